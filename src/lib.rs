@@ -1,1 +1,9 @@
-//! x
+//! A SQLite-backed process ledger.
+#![cfg(target_os = "linux")]
+mod error;
+mod identity;
+#[allow(dead_code)]
+mod record;
+mod state;
+pub use error::{Error, Result};
+pub use identity::{Identity, Pid, Place, Reach, Sameness};

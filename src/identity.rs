@@ -1,0 +1,227 @@
+//! What makes a process itself.
+//!
+//! A pid alone is a number that the kernel hands out again. An [`Identity`] has five parts: the boot, the PID
+//! namespace, the pid, the start tick and the inode of the pidfd. Comparing two of them gives one of three answers
+//! ([`Sameness`]), and only [`Sameness::Same`] ever lets a signal go out.
+//!
+//! Where each part comes from:
+//!
+//! - boot: `/proc/sys/kernel/random/boot_id` (proc_sys_kernel(5)), one random UUID for each boot;
+//! - PID namespace: inode of `/proc/self/ns/pid` (namespaces(7));
+//! - boottime offset: `/proc/self/timens_offsets` (time_namespaces(7)); it shifts field 22 of every `stat` that is read;
+//! - start tick: field 22 of `/proc/PID/stat` (proc_pid_stat(5)), in clock ticks since boot, 10 ms each. It is compared
+//!   raw: wall time is stepped by NTP, ticks are not;
+//! - pidfd inode: `fstat` on a pidfd, unique for the boot since pidfs (Linux 6.9). Two processes may share pid *and*
+//!   tick when a pid is reused within one tick; the inode still differs.
+
+use std::{fmt, num::NonZeroU32};
+
+use uuid::Uuid;
+
+/// Inode of the initial PID namespace: `PROC_PID_INIT_INO` in the kernel's `include/linux/proc_ns.h`.
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// A process number that may name a process: greater than 0, and no more than `i32::MAX`.
+///
+/// Zero and negative numbers mean "my process group" and "everything" to kill(2); they cannot be expressed here.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pid(NonZeroU32);
+
+impl Pid {
+    /// `None` unless `1 <= raw <= i32::MAX`.
+    ///
+    /// ```
+    /// use procledger::Pid;
+    /// assert_eq!(Pid::new(42).map(Pid::get), Some(42));
+    /// assert_eq!(Pid::new(0), None);
+    /// assert_eq!(Pid::new(-1), None);
+    /// ```
+    pub fn new(raw: i64) -> Option<Self> {
+        i32::try_from(raw).ok().and_then(|raw| u32::try_from(raw).ok()).and_then(NonZeroU32::new).map(Self)
+    }
+
+    /// The number, always within `1..=i32::MAX`.
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+
+    /// The number as system calls take it.
+    pub(crate) fn raw(self) -> i32 {
+        self.0.get().cast_signed()
+    }
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pid({})", self.0)
+    }
+}
+
+/// Where a pid means something: a boot of a machine, a PID namespace and a boottime offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// `/etc/machine-id`; `None` where the machine has none.
+    pub machine_id: Option<Uuid>,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: Uuid,
+    /// Inode of `/proc/self/ns/pid`.
+    pub pid_namespace: u64,
+    /// Nanoseconds that the time namespace adds to the boot clock.
+    pub boottime_offset: i64,
+}
+
+/// What an observer can say about everything recorded in some place, before looking at a single process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The same place: pids can be looked up.
+    Here,
+    /// An earlier boot of this machine: everything recorded there is gone.
+    Gone,
+    /// Another machine, namespace or time offset: nothing can be said.
+    Elsewhere,
+}
+
+impl Place {
+    /// What an observer at `self` can say about processes recorded at `recorded`.
+    ///
+    /// An equal boot id proves the same boot of the same machine. A different one proves a reboot only when the machine
+    /// ids agree and the observer sits in the initial PID namespace: containers share their host's kernel but carry
+    /// whatever machine id their image has.
+    pub fn reach(&self, recorded: &Self) -> Reach {
+        if self.boot_id == recorded.boot_id {
+            let same = self.pid_namespace == recorded.pid_namespace
+                && self.boottime_offset == recorded.boottime_offset;
+            return if same { Reach::Here } else { Reach::Elsewhere };
+        }
+        let same_machine = self.machine_id.is_some() && self.machine_id == recorded.machine_id;
+        if same_machine && self.pid_namespace == INITIAL_PID_NAMESPACE {
+            Reach::Gone
+        } else {
+            Reach::Elsewhere
+        }
+    }
+}
+
+/// Whether two identities are one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sameness {
+    /// The same process.
+    Same,
+    /// Certainly another process, so the recorded one is gone.
+    Different,
+    /// Cannot be told from here. Neither dead nor a leak: leave it alone.
+    Unknown,
+}
+
+/// What makes a process itself: place, pid, start tick and pidfd inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Boot and namespaces in which the pid means something.
+    pub place: Place,
+    /// The process number in that place.
+    pub pid: Pid,
+    /// Field 22 of `/proc/PID/stat`, in clock ticks since boot, raw.
+    pub start_tick: u64,
+    /// Inode of a pidfd to it; `None` before pidfs (Linux 6.9).
+    pub pidfd_inode: Option<u64>,
+}
+
+impl Identity {
+    /// Whether the process observed now is the one that was recorded as `self`.
+    ///
+    /// Every part that both sides have must agree. A recorded inode that can no longer be observed makes the answer
+    /// unknown: within one boot the kernel does not lose pidfs, so something stands between us and it.
+    pub fn sameness(&self, observed: &Self) -> Sameness {
+        match observed.place.reach(&self.place) {
+            Reach::Elsewhere => return Sameness::Unknown,
+            Reach::Gone => return Sameness::Different,
+            Reach::Here => {}
+        }
+        if self.pid != observed.pid || self.start_tick != observed.start_tick {
+            return Sameness::Different;
+        }
+        match (self.pidfd_inode, observed.pidfd_inode) {
+            (Some(recorded), Some(now)) if recorded == now => Sameness::Same,
+            (Some(_), Some(_)) => Sameness::Different,
+            (Some(_), None) => Sameness::Unknown,
+            (None, _) => Sameness::Same,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place {
+        Place {
+            machine_id: Some(Uuid::from_u128(1)),
+            boot_id: Uuid::from_u128(2),
+            pid_namespace: INITIAL_PID_NAMESPACE,
+            boottime_offset: 0,
+        }
+    }
+
+    fn identity() -> Identity {
+        Identity { place: place(), pid: Pid::new(7).expect("valid"), start_tick: 100, pidfd_inode: Some(55) }
+    }
+
+    #[test]
+    fn a_pid_is_positive_and_fits_the_kernels_type() {
+        assert!(Pid::new(1).is_some());
+        assert!(Pid::new(i64::from(i32::MAX)).is_some());
+        for bad in [0, -1, i64::MIN, i64::from(i32::MAX) + 1, i64::MAX] {
+            assert_eq!(Pid::new(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn all_parts_equal_is_the_same_process() {
+        assert_eq!(identity().sameness(&identity()), Sameness::Same);
+    }
+
+    #[test]
+    fn a_pid_reused_within_one_tick_differs_by_its_inode() {
+        let reused = Identity { pidfd_inode: Some(56), ..identity() };
+        assert_eq!(identity().sameness(&reused), Sameness::Different);
+    }
+
+    #[test]
+    fn without_pidfs_the_tick_decides() {
+        let old = Identity { pidfd_inode: None, ..identity() };
+        assert_eq!(old.sameness(&identity()), Sameness::Same);
+        assert_eq!(old.sameness(&Identity { start_tick: 101, ..identity() }), Sameness::Different);
+    }
+
+    #[test]
+    fn an_inode_that_cannot_be_observed_any_more_is_unknown() {
+        let blind = Identity { pidfd_inode: None, ..identity() };
+        assert_eq!(identity().sameness(&blind), Sameness::Unknown);
+    }
+
+    #[test]
+    fn another_boot_of_this_machine_is_gone_only_from_the_initial_namespace() {
+        let rebooted = Place { boot_id: Uuid::from_u128(3), ..place() };
+        assert_eq!(rebooted.reach(&place()), Reach::Gone);
+        let contained = Place { pid_namespace: 4_026_532_000, ..rebooted };
+        assert_eq!(contained.reach(&place()), Reach::Elsewhere);
+        let stranger = Place { machine_id: Some(Uuid::from_u128(9)), ..rebooted };
+        assert_eq!(stranger.reach(&place()), Reach::Elsewhere);
+        let nameless = Place { machine_id: None, ..rebooted };
+        assert_eq!(nameless.reach(&Place { machine_id: None, ..place() }), Reach::Elsewhere);
+    }
+
+    #[test]
+    fn another_namespace_or_time_offset_is_unknown() {
+        for elsewhere in [Place { pid_namespace: 5, ..place() }, Place { boottime_offset: 1, ..place() }] {
+            let observed = Identity { place: elsewhere, ..identity() };
+            assert_eq!(identity().sameness(&observed), Sameness::Unknown);
+        }
+    }
+}
