@@ -72,11 +72,18 @@ impl Error {
         let kind = match source.raw_os_error() {
             Some(libc::ESRCH | libc::ECHILD) => Kind::Gone,
             Some(libc::EPERM | libc::EACCES) => Kind::Denied,
-            Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EBUSY) => Kind::Busy,
+            Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EBUSY) => {
+                Kind::Busy
+            }
             Some(libc::ENOSYS) => Kind::Unsupported,
             _ => Kind::Other,
         };
-        Self { kind, message: message.into(), errno: source.raw_os_error(), source: Some(source.into()) }
+        Self {
+            kind,
+            message: message.into(),
+            errno: source.raw_os_error(),
+            source: Some(source.into()),
+        }
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<Source>) -> Self {

@@ -37,7 +37,11 @@ impl Pid {
     /// assert_eq!(Pid::new(-1), None);
     /// ```
     pub fn new(raw: i64) -> Option<Self> {
-        i32::try_from(raw).ok().and_then(|raw| u32::try_from(raw).ok()).and_then(NonZeroU32::new).map(Self)
+        i32::try_from(raw)
+            .ok()
+            .and_then(|raw| u32::try_from(raw).ok())
+            .and_then(NonZeroU32::new)
+            .map(Self)
     }
 
     /// The number, always within `1..=i32::MAX`.
@@ -169,7 +173,12 @@ mod tests {
     }
 
     fn identity() -> Identity {
-        Identity { place: place(), pid: Pid::new(7).expect("valid"), start_tick: 100, pidfd_inode: Some(55) }
+        Identity {
+            place: place(),
+            pid: Pid::new(7).expect("valid"),
+            start_tick: 100,
+            pidfd_inode: Some(55),
+        }
     }
 
     #[test]
@@ -219,7 +228,9 @@ mod tests {
 
     #[test]
     fn another_namespace_or_time_offset_is_unknown() {
-        for elsewhere in [Place { pid_namespace: 5, ..place() }, Place { boottime_offset: 1, ..place() }] {
+        for elsewhere in
+            [Place { pid_namespace: 5, ..place() }, Place { boottime_offset: 1, ..place() }]
+        {
             let observed = Identity { place: elsewhere, ..identity() };
             assert_eq!(identity().sameness(&observed), Sameness::Unknown);
         }

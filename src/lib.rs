@@ -3,6 +3,8 @@
 mod error;
 mod identity;
 #[allow(dead_code)]
+mod os;
+#[allow(dead_code)]
 mod record;
 mod state;
 pub use error::{Error, Result};

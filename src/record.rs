@@ -30,8 +30,10 @@ impl Millis {
 
     /// RFC 3339 in UTC with milliseconds, as `2025-01-10T12:34:56.000Z`.
     pub fn to_rfc3339(self) -> String {
-        DateTime::<Utc>::from_timestamp_millis(self.0)
-            .map_or_else(|| self.0.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
+        DateTime::<Utc>::from_timestamp_millis(self.0).map_or_else(
+            || self.0.to_string(),
+            |time| time.to_rfc3339_opts(SecondsFormat::Millis, true),
+        )
     }
 
     /// The time since `earlier`; zero where the clock was set back between them.

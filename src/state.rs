@@ -75,9 +75,10 @@ pub fn next(state: State, event: Event) -> Result<State> {
         (State::Ending, Event::GiveBack) | (State::Running, Event::Adopt) => Ok(State::Running),
         (State::Running | State::Survived, Event::Survived | Event::GiveBack)
         | (State::Ending | State::Survived, Event::Adopt)
-        | (State::Ended, Event::Claim | Event::Died | Event::Survived | Event::GiveBack | Event::Adopt) => {
-            Err(Error::invalid(format!("a row that is {} cannot take {event:?}", state.as_str())))
-        }
+        | (
+            State::Ended,
+            Event::Claim | Event::Died | Event::Survived | Event::GiveBack | Event::Adopt,
+        ) => Err(Error::invalid(format!("a row that is {} cannot take {event:?}", state.as_str()))),
     }
 }
 
@@ -85,7 +86,8 @@ pub fn next(state: State, event: Event) -> Result<State> {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 5] = [Event::Claim, Event::Died, Event::Survived, Event::GiveBack, Event::Adopt];
+    const EVENTS: [Event; 5] =
+        [Event::Claim, Event::Died, Event::Survived, Event::GiveBack, Event::Adopt];
 
     #[test]
     fn ended_is_final() {

@@ -1,0 +1,21 @@
+//! The operating system: the only `unsafe`, and the only raw system calls, of this crate.
+//!
+//! - [`raw`]: system calls by instruction, for the one place that must not touch libc;
+//! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
+//! - [`procfs`]: what `/proc` tells, parsed from bytes;
+//! - [`place`]: boot, namespaces, machine;
+//! - [`lock`]: an instance's lock file;
+//! - [`spawn`]: the gate;
+//! - [`tty`]: the terminal's foreground group.
+
+pub(crate) mod lock;
+pub(crate) mod pidfd;
+pub(crate) mod place;
+pub(crate) mod procfs;
+mod raw;
+pub(crate) mod spawn;
+pub(crate) mod tty;
+
+pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};
+pub(crate) use place::{boot_clock, current_place};
+pub(crate) use procfs::{Proc, Snapshot, Stat};

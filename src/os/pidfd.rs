@@ -1,0 +1,338 @@
+//! Handles on processes: opened, then verified, then signalled.
+//!
+//! A pidfd (pidfd_open(2), Linux 5.3) stays with the process that it was opened for, whatever happens to the number. The
+//! number may have changed hands *before* the open, so a pidfd is worth nothing until what it refers to was compared with
+//! what was recorded: that is [`Pinned`], and only a `Pinned` can be signalled.
+
+#![expect(
+    unsafe_code,
+    reason = "ioctl on a pidfd has no wrapper, and a descriptor number is taken over from clone"
+)]
+
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
+};
+
+use super::procfs::{Proc, Stat};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::{Identity, Pid, Place, Sameness},
+    record::ExitStatus,
+};
+
+/// `PID_FS_MAGIC` in `linux/magic.h`: since Linux 6.9 a pidfd's inode is unique for the boot.
+const PID_FS_MAGIC: i64 = 0x5049_4446;
+
+/// The signals that this crate sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Signal(rustix::process::Signal);
+
+impl Signal {
+    pub(crate) const TERM: Self = Self(rustix::process::Signal::TERM);
+    pub(crate) const CONT: Self = Self(rustix::process::Signal::CONT);
+    pub(crate) const STOP: Self = Self(rustix::process::Signal::STOP);
+    pub(crate) const KILL: Self = Self(rustix::process::Signal::KILL);
+
+    /// A signal by its number in signal(7).
+    pub(crate) fn from_number(number: i32) -> Option<Self> {
+        rustix::process::Signal::from_named_raw(number).map(Self)
+    }
+}
+
+/// An open pidfd: some process, not yet known to be the right one.
+#[derive(Debug)]
+pub(crate) struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Opens whatever process has this number now; `None` where none has.
+    ///
+    /// The number of a thread that leads no process is as free as any: `EINVAL` before Linux 6.16, `ENOENT` since.
+    pub(crate) fn open(pid: Pid) -> Result<Option<Self>> {
+        let number = rustix::process::Pid::from_raw(pid.raw())
+            .ok_or_else(|| Error::invalid("pid 0 names no process"))?;
+        match pidfd_open(number, PidfdFlags::empty()) {
+            Ok(fd) => Ok(Some(Self(fd))),
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Ok(None),
+            Err(error) => {
+                Err(Error::os(format!("failed to open a pidfd for process {pid}"), error))
+            }
+        }
+    }
+
+    /// Takes over a descriptor that clone made.
+    pub(crate) fn from_owned(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        self.0
+            .try_clone()
+            .map(Self)
+            .map_err(|error| Error::os("failed to duplicate a pidfd", error))
+    }
+
+    /// The inode, where it tells processes apart.
+    pub(crate) fn inode(&self) -> Result<Option<u64>> {
+        let failed = |error: Errno| Error::os("failed to look at a pidfd", error);
+        if rustix::fs::fstatfs(&self.0).map_err(failed)?.f_type != PID_FS_MAGIC {
+            return Ok(None);
+        }
+        Ok(Some(rustix::fs::fstat(&self.0).map_err(failed)?.st_ino))
+    }
+
+    /// Whether the whole process, every thread of it, is dead: the pidfd is readable then and for ever.
+    pub(crate) fn is_dead(&self) -> Result<bool> {
+        self.wait_dead(Duration::ZERO)
+    }
+
+    /// Waits until the process is dead, at most `limit`; `false` when the time is up.
+    pub(crate) fn wait_dead(&self, limit: Duration) -> Result<bool> {
+        let deadline = Instant::now().checked_add(limit);
+        loop {
+            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+            let left = deadline
+                .map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+            match poll(&mut fds, left.as_ref()) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::os("failed to poll a pidfd", error)),
+            }
+        }
+    }
+
+    /// `false` where the process is reaped; `true` also where we may not signal it.
+    fn exists(&self) -> Result<bool> {
+        match self.signal_raw(None) {
+            Ok(()) | Err(Errno::PERM) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(error) => Err(Error::os("failed to send signal 0 through a pidfd", error)),
+        }
+    }
+
+    fn signal_raw(&self, signal: Option<Signal>) -> std::result::Result<(), Errno> {
+        let Some(signal) = signal else {
+            let args = [self.0.as_raw_fd().cast_unsigned() as usize, 0, 0, 0, 0];
+            // SAFETY: pidfd_send_signal(2) with an open descriptor, signal 0 and no siginfo touches no memory of ours.
+            let result = unsafe { super::raw::syscall(libc::SYS_pidfd_send_signal, args) };
+            return match i32::try_from(-result) {
+                Ok(errno) if errno > 0 => Err(Errno::from_raw_os_error(errno)),
+                _ => Ok(()),
+            };
+        };
+        pidfd_send_signal(&self.0, signal.0)
+    }
+
+    /// The status of our own dead child; `Gone` where somebody else took it, `None` while it lives.
+    ///
+    /// With `reap` the zombie is released; without, it stays, and with it its pid and its session number.
+    pub(crate) fn child_status(&self, reap: bool) -> Result<Option<ExitStatus>> {
+        let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if !reap {
+            options |= WaitIdOptions::NOWAIT;
+        }
+        loop {
+            match waitid(WaitId::PidFd(self.0.as_fd()), options) {
+                Ok(None) => return Ok(None),
+                Ok(Some(status)) => {
+                    let code = status.exit_status().map(ExitStatus::Exited);
+                    let signal = status.terminating_signal().map(ExitStatus::Signaled);
+                    return Ok(code.or(signal).or(Some(ExitStatus::Unobserved)));
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::os("failed to wait for a child", error)),
+            }
+        }
+    }
+
+    /// What the kernel still knows of a reaped process's end: `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15.
+    ///
+    /// `None` where the kernel is older, or the process not reaped yet.
+    pub(crate) fn exit_info(&self) -> Option<ExitStatus> {
+        let mut info = PidFdInfo { mask: PIDFD_INFO_EXIT, ..PidFdInfo::default() };
+        // SAFETY: `PIDFD_GET_INFO` encodes the size of `PidFdInfo`; the kernel writes at most that many bytes.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+        (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| wait_status(info.exit_code))
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// `struct pidfd_info` of `linux/pidfd.h`, its first published size.
+#[repr(C)]
+#[derive(Default)]
+struct PidFdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+/// `_IOWR(0xFF, 11, struct pidfd_info)` with 64 bytes.
+const PIDFD_GET_INFO: libc::Ioctl = ((3 << 30) | (64 << 16) | (0xFF << 8) | 11) as libc::Ioctl;
+const _: () = assert!(size_of::<PidFdInfo>() == 64, "the ioctl's number holds this size");
+
+/// A wait status as wait(2) packs it.
+fn wait_status(raw: i32) -> ExitStatus {
+    match raw & 0x7f {
+        0 => ExitStatus::Exited((raw >> 8) & 0xff),
+        signal => ExitStatus::Signaled(signal),
+    }
+}
+
+pub(crate) fn timespec(span: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(span.subsec_nanos()),
+    }
+}
+
+/// A process whose identity was verified after its pidfd was opened: the only thing that can be signalled.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    fd: PidFd,
+    pub(crate) identity: Identity,
+    pub(crate) stat: Stat,
+}
+
+/// What was found where a process was recorded.
+#[derive(Debug)]
+pub(crate) enum Probe {
+    /// The same process, alive.
+    Alive(Pinned),
+    /// The same process, dead and not yet reaped: it still pins its pid and its session number.
+    Zombie(Pinned),
+    /// Certainly not there any more; another process may have its number.
+    Gone,
+    /// It cannot be told.
+    Unknown(Error),
+}
+
+impl Pinned {
+    /// Pins whatever has this number now: for a process that is about to be recorded.
+    pub(crate) fn open(proc: &Proc, place: Place, pid: Pid) -> Result<Option<Self>> {
+        match PidFd::open(pid)? {
+            Some(fd) => Self::identify(proc, place, pid, fd),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads the identity of the process behind `fd`; `None` when it is reaped meanwhile.
+    pub(crate) fn identify(proc: &Proc, place: Place, pid: Pid, fd: PidFd) -> Result<Option<Self>> {
+        let stat = proc.stat(pid)?;
+        // Only now is it certain that what was read belongs to the process behind the descriptor: had that one been reaped
+        // before the read, signal 0 would fail.
+        if !fd.exists()? {
+            return Ok(None);
+        }
+        let Some(stat) = stat else {
+            return Err(Error::new(
+                Kind::Unknown,
+                format!(
+                    "process {pid} exists but `/proc/{pid}/stat` cannot be seen: is /proc mounted with hidepid?"
+                ),
+            ));
+        };
+        let identity =
+            Identity { place, pid, start_tick: stat.start_tick, pidfd_inode: fd.inode()? };
+        Ok(Some(Self { fd, identity, stat }))
+    }
+
+    /// Looks for the process that was recorded as `identity`.
+    pub(crate) fn probe(proc: &Proc, here: Place, identity: &Identity) -> Probe {
+        Self::try_probe(proc, here, identity).unwrap_or_else(Probe::Unknown)
+    }
+
+    fn try_probe(proc: &Proc, here: Place, identity: &Identity) -> Result<Probe> {
+        use crate::identity::Reach;
+        match here.reach(&identity.place) {
+            Reach::Gone => return Ok(Probe::Gone),
+            Reach::Elsewhere => return Ok(Probe::Unknown(elsewhere(identity.pid))),
+            Reach::Here => {}
+        }
+        let Some(pinned) = Self::open(proc, here, identity.pid)? else { return Ok(Probe::Gone) };
+        match identity.sameness(&pinned.identity) {
+            Sameness::Different => Ok(Probe::Gone),
+            Sameness::Unknown => Ok(Probe::Unknown(elsewhere(identity.pid))),
+            Sameness::Same if pinned.fd.is_dead()? => Ok(Probe::Zombie(pinned)),
+            Sameness::Same => Ok(Probe::Alive(pinned)),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.identity.pid
+    }
+
+    pub(crate) fn fd(&self) -> &PidFd {
+        &self.fd
+    }
+
+    pub(crate) fn into_fd(self) -> PidFd {
+        self.fd
+    }
+
+    /// Whether every thread of it is dead.
+    pub(crate) fn is_dead(&self) -> Result<bool> {
+        self.fd.is_dead()
+    }
+
+    /// Whether its number is still its own: alive, or a zombie.
+    pub(crate) fn holds_its_number(&self) -> bool {
+        self.fd.exists().unwrap_or(false)
+    }
+
+    /// Sends a signal; `Gone` where the process is reaped, `Denied` where it is not ours to signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.fd.signal_raw(Some(signal)).map_err(|error| {
+            Error::os(format!("failed to signal process {}", self.identity.pid), error)
+        })
+    }
+}
+
+fn elsewhere(pid: Pid) -> Error {
+    Error::new(
+        Kind::Unknown,
+        format!(
+            "process {pid} was recorded on another machine, in another PID namespace or under another clock: \
+             it cannot be judged from here"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::current_place;
+
+    #[test]
+    fn this_process_is_the_same_as_itself_and_not_as_an_older_one() {
+        let proc = Proc::open().expect("/proc");
+        let place = current_place().expect("a place");
+        let pid = Pid::new(i64::from(std::process::id())).expect("a pid");
+        let me = Pinned::open(&proc, place, pid).expect("a look").expect("alive");
+        assert!(matches!(Pinned::probe(&proc, place, &me.identity), Probe::Alive(_)));
+        let older = Identity { start_tick: me.identity.start_tick - 1, ..me.identity };
+        assert!(matches!(Pinned::probe(&proc, place, &older), Probe::Gone));
+        let elsewhere = Identity { place: Place { pid_namespace: 1, ..place }, ..me.identity };
+        assert!(matches!(Pinned::probe(&proc, place, &elsewhere), Probe::Unknown(_)));
+    }
+
+    #[test]
+    fn a_wait_status_is_unpacked() {
+        assert_eq!(wait_status(0x0300), ExitStatus::Exited(3));
+        assert_eq!(wait_status(9), ExitStatus::Signaled(9));
+        assert_eq!(wait_status(0x80 | 11), ExitStatus::Signaled(11));
+    }
+}

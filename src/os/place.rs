@@ -1,0 +1,81 @@
+//! Where this process runs: boot, PID namespace, time namespace, machine.
+
+use std::{fs, os::unix::fs::MetadataExt, time::Duration};
+
+use uuid::Uuid;
+
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Place,
+};
+
+/// The place of the calling process.
+pub(crate) fn current_place() -> Result<Place> {
+    let boot = read("/proc/sys/kernel/random/boot_id")?;
+    let boot_id = Uuid::try_parse(boot.trim()).map_err(|error| {
+        Error::new(Kind::Unsupported, "failed to parse `/proc/sys/kernel/random/boot_id`")
+            .with_source(error)
+    })?;
+    let namespace = fs::metadata("/proc/self/ns/pid").map_err(|error| {
+        Error::os("failed to read `/proc/self/ns/pid`: is /proc mounted?", error)
+    })?;
+    Ok(Place {
+        machine_id: machine_id(),
+        boot_id,
+        pid_namespace: namespace.ino(),
+        boottime_offset: fs::read_to_string("/proc/self/timens_offsets")
+            .map_or(0, |text| parse_offset(&text)),
+    })
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(path)
+        .map_err(|error| Error::os(format!("failed to read `{path}`: is /proc mounted?"), error))
+}
+
+/// machine-id(5): 32 hex digits. A machine without one is told from others by its boots alone.
+fn machine_id() -> Option<Uuid> {
+    ["/etc/machine-id", "/var/lib/dbus/machine-id"]
+        .into_iter()
+        .find_map(|path| Uuid::try_parse(fs::read_to_string(path).ok()?.trim()).ok())
+}
+
+/// The boottime line of `/proc/self/timens_offsets`: `boottime SECONDS NANOSECONDS` (time_namespaces(7)).
+fn parse_offset(text: &str) -> i64 {
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace();
+        // Older kernels print the clock's number instead of its name.
+        matches!(words.next()?, "boottime" | "7").then_some(())?;
+        let seconds: i64 = words.next()?.parse().ok()?;
+        let nanoseconds: i64 = words.next()?.parse().ok()?;
+        seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+    };
+    text.lines().find_map(parse).unwrap_or(0)
+}
+
+/// Time since boot, suspended time included: the clock of start ticks.
+pub(crate) fn boot_clock() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_read_by_name_and_by_number() {
+        assert_eq!(
+            parse_offset("monotonic           0         0\nboottime           0         0\n"),
+            0
+        );
+        assert_eq!(parse_offset("monotonic 5 0\nboottime -86400 7\n"), -86_399_999_999_993);
+        assert_eq!(parse_offset("1 0 0\n7 3 0\n"), 3_000_000_000);
+        assert_eq!(parse_offset("nonsense"), 0);
+    }
+
+    #[test]
+    fn the_place_of_this_process_is_stable() {
+        assert_eq!(current_place().expect("a place"), current_place().expect("a place"));
+    }
+}

@@ -1,0 +1,404 @@
+//! What `/proc` tells.
+//!
+//! Parsers take bytes, so that tests feed them captured input. Reading goes through one descriptor on `/proc` that is kept
+//! open, and `ENOENT` or `ESRCH` is an answer, not an error: the process is gone, or hidden from us (`hidepid`).
+
+use std::{cell::RefCell, collections::HashMap, ffi::OsStr, mem::MaybeUninit, os::fd::OwnedFd};
+
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, RawDir},
+    io::Errno,
+};
+use uuid::Uuid;
+
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+};
+
+/// `PROC_SUPER_MAGIC` in `linux/magic.h`.
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+/// `PF_KTHREAD` in the kernel's `include/linux/sched.h`: field 9 of `stat` shows it.
+const PF_KTHREAD: u64 = 0x0020_0000;
+/// Clock ticks a second in `/proc`: `USER_HZ`, 100 on every architecture that this crate knows (proc_pid_stat(5)).
+pub(crate) const TICKS_PER_SECOND: u64 = 100;
+/// The variable that ties a tree to its row.
+pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
+/// An environment is read up to here; the kernel allows more, no program of ours needs it.
+const ENVIRON_LIMIT: usize = 4 << 20;
+
+/// `/proc/PID/stat`, the fields that are used (proc_pid_stat(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) pid: Pid,
+    /// Advisory: it changes at exec, and a program may set it to anything.
+    pub(crate) comm: Vec<u8>,
+    pub(crate) state: u8,
+    /// 0 where the parent is outside of our namespace, or the kernel.
+    pub(crate) parent: u32,
+    pub(crate) group: u32,
+    pub(crate) session: u32,
+    /// 0 where there is no controlling terminal.
+    pub(crate) terminal: i32,
+    pub(crate) flags: u64,
+    /// User and system time, clock ticks.
+    pub(crate) cpu_ticks: u64,
+    /// Field 22.
+    pub(crate) start_tick: u64,
+    /// Resident pages.
+    pub(crate) rss_pages: u64,
+}
+
+impl Stat {
+    pub(crate) fn is_kernel_thread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+
+    /// Dead, or about to be.
+    pub(crate) fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+
+    pub(crate) fn rss_bytes(&self) -> u64 {
+        self.rss_pages.saturating_mul(rustix::param::page_size() as u64)
+    }
+}
+
+/// Parses `/proc/PID/stat`. The name may hold anything, so it ends at the *last* closing parenthesis.
+pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let open = text.iter().position(|&byte| byte == b'(')?;
+    let close = text.iter().rposition(|&byte| byte == b')')?;
+    let pid: i64 = number(text.get(..open)?.strip_suffix(b" ")?)?;
+    let comm = text.get(open + 1..close)?;
+    let mut fields =
+        text.get(close + 1..)?.strip_prefix(b" ")?.trim_ascii_end().split(|&byte| byte == b' ');
+    let state = match fields.next()? {
+        [state] => *state,
+        _ => return None,
+    };
+    // From here on `nth(n)` skips n fields; the numbers are those of proc_pid_stat(5).
+    let parent = number(fields.next()?)?; // 4
+    let group = number(fields.next()?)?; // 5
+    let session = number(fields.next()?)?; // 6
+    let terminal = number(fields.next()?)?; // 7
+    let flags = number(fields.nth(1)?)?; // 9
+    let user: u64 = number(fields.nth(4)?)?; // 14
+    let system: u64 = number(fields.next()?)?; // 15
+    let start_tick = number(fields.nth(6)?)?; // 22
+    let rss: i64 = number(fields.nth(1)?)?; // 24
+    Some(Stat {
+        pid: Pid::new(pid)?,
+        comm: comm.to_vec(),
+        state,
+        parent,
+        group,
+        session,
+        terminal,
+        flags,
+        cpu_ticks: user.saturating_add(system),
+        start_tick,
+        rss_pages: u64::try_from(rss).unwrap_or(0),
+    })
+}
+
+fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Splits `/proc/PID/cmdline` or `environ` into its elements.
+pub(crate) fn split_nul(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.strip_suffix(b"\0").unwrap_or(bytes).split(|&byte| byte == 0)
+}
+
+/// The tokens in an environment: whole elements of the colon-separated list in `PROCLEDGER_TOKEN`.
+pub(crate) fn tokens(environ: &[u8]) -> Vec<Uuid> {
+    split_nul(environ)
+        .filter_map(|entry| entry.strip_prefix(TOKEN_VARIABLE.as_bytes())?.strip_prefix(b"="))
+        .flat_map(|list| list.split(|&byte| byte == b':'))
+        .filter_map(|element| Uuid::try_parse_ascii(element).ok())
+        .collect()
+}
+
+/// A kept descriptor on `/proc`, and a buffer for each thread that reads through it.
+#[derive(Debug)]
+pub(crate) struct Proc {
+    dir: OwnedFd,
+}
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Proc {
+    /// Opens `/proc` and checks that it is the real one, of our own PID namespace.
+    pub(crate) fn open() -> Result<Self> {
+        let failed = |error: Errno| Error::os("failed to open `/proc`: mount it", error);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open("/proc", flags, Mode::empty()).map_err(failed)?;
+        if rustix::fs::fstatfs(&dir).map_err(failed)?.f_type != PROC_SUPER_MAGIC {
+            return Err(Error::new(
+                Kind::Unsupported,
+                "`/proc` is not a proc file system: mount it",
+            ));
+        }
+        let own = rustix::fs::readlinkat(&dir, "self", Vec::new()).map_err(failed)?;
+        if own.to_bytes() != std::process::id().to_string().as_bytes() {
+            return Err(Error::new(
+                Kind::Unsupported,
+                "`/proc` belongs to another PID namespace: mount one for this namespace",
+            ));
+        }
+        Ok(Self { dir })
+    }
+
+    /// `/proc/PID/stat`; `None` where the process is gone or hidden.
+    pub(crate) fn stat(&self, pid: Pid) -> Result<Option<Stat>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            if !self.read(pid, "stat", buffer, 4096)? {
+                return Ok(None);
+            }
+            let parsed = parse_stat(buffer);
+            parsed.map(Some).ok_or_else(|| {
+                Error::new(Kind::Unknown, format!("failed to parse `/proc/{pid}/stat`"))
+            })
+        })
+    }
+
+    /// The arguments; empty for a kernel thread or a zombie, `None` where it is gone.
+    pub(crate) fn command(&self, pid: Pid) -> Result<Option<Vec<Vec<u8>>>> {
+        let mut buffer = Vec::new();
+        if !self.read(pid, "cmdline", &mut buffer, ENVIRON_LIMIT)? {
+            return Ok(None);
+        }
+        if buffer.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        Ok(Some(split_nul(&buffer).map(<[u8]>::to_vec).collect()))
+    }
+
+    /// The tokens that the process carries; `None` where it is gone or its environment may not be read.
+    pub(crate) fn tokens(&self, pid: Pid) -> Option<Vec<Uuid>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            self.read(pid, "environ", buffer, ENVIRON_LIMIT).ok()?.then(|| tokens(buffer))
+        })
+    }
+
+    /// Effective uid; `None` where it is gone.
+    pub(crate) fn uid(&self, pid: Pid) -> Result<Option<u32>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            if !self.read(pid, "status", buffer, 16 << 10)? {
+                return Ok(None);
+            }
+            let uid = parse_uid(buffer);
+            uid.map(Some).ok_or_else(|| {
+                Error::new(Kind::Unknown, format!("failed to parse `/proc/{pid}/status`"))
+            })
+        })
+    }
+
+    /// The path of the executable; `None` where it is gone or not ours to see.
+    pub(crate) fn executable(&self, pid: Pid) -> Option<Vec<u8>> {
+        rustix::fs::readlinkat(&self.dir, format!("{pid}/exe"), Vec::new())
+            .ok()
+            .map(std::ffi::CString::into_bytes)
+    }
+
+    /// Reads a whole file of a process into `buffer`; `false` where the process is gone.
+    fn read(&self, pid: Pid, file: &str, buffer: &mut Vec<u8>, limit: usize) -> Result<bool> {
+        use std::io::Write;
+        let mut path = [0_u8; 32];
+        let length = {
+            let mut rest = &mut path[..];
+            // 10 digits, a slash and the longest name fit.
+            drop(write!(rest, "{pid}/{file}"));
+            32 - rest.len()
+        };
+        let name = OsStr::new(std::str::from_utf8(&path[..length]).unwrap_or(file));
+        buffer.clear();
+        match read_at(&self.dir, name, buffer, limit) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT | Errno::SRCH) => Ok(false),
+            Err(error) => Err(Error::os(format!("failed to read `/proc/{pid}/{file}`"), error)),
+        }
+    }
+
+    /// The numbers of all processes that are visible.
+    pub(crate) fn pids(&self) -> Result<Vec<Pid>> {
+        let failed = |error: Errno| Error::os("failed to list `/proc`", error);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Opened anew: the kept descriptor has one offset, and threads list at the same time.
+        let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).map_err(failed)?;
+        let mut buffer = [MaybeUninit::<u8>::uninit(); 32 << 10];
+        let mut entries = RawDir::new(dir, &mut buffer);
+        let mut pids = Vec::with_capacity(512);
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(failed)?;
+            pids.extend(number::<i64>(entry.file_name().to_bytes()).and_then(Pid::new));
+        }
+        Ok(pids)
+    }
+
+    /// Every process that is visible now.
+    ///
+    /// It is no atomic picture: what is born while it is taken may be missing. Callers repeat it until nothing is new.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
+        let pids = self.pids()?;
+        let mut stats = HashMap::with_capacity(pids.len());
+        for pid in pids {
+            // One that cannot be read is left out: it is never a member, and so never hit.
+            if let Ok(Some(stat)) = self.stat(pid) {
+                stats.insert(pid, stat);
+            }
+        }
+        Ok(Snapshot { stats })
+    }
+
+    /// Whether other users' processes are hidden from us.
+    pub(crate) fn hides_others(&self) -> bool {
+        rustix::fs::statat(&self.dir, "1", AtFlags::empty()).is_err()
+    }
+}
+
+fn read_at(
+    dir: &OwnedFd,
+    name: &OsStr,
+    buffer: &mut Vec<u8>,
+    limit: usize,
+) -> std::result::Result<(), Errno> {
+    let file = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    buffer.reserve(1024);
+    loop {
+        if buffer.len() == buffer.capacity() {
+            buffer.reserve(buffer.len().max(1024));
+        }
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(buffer)) {
+            Ok(0) => return Ok(()),
+            Ok(_) if buffer.len() >= limit => return Ok(()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The effective uid in `/proc/PID/status`: second number of the line `Uid:`.
+fn parse_uid(status: &[u8]) -> Option<u32> {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
+    let mut numbers = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    number(numbers.nth(1)?)
+}
+
+/// All processes as they were read in one sweep over `/proc`.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) stats: HashMap<Pid, Stat>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: &[u8] = b"42 (cat) R 7 42 5 34816 42 4194304 100 0 0 0 3 4 0 0 20 0 1 0 98765 \
+        5000000 123 18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+
+    #[test]
+    fn a_plain_line_is_parsed() {
+        let stat = parse_stat(PLAIN).expect("parsed");
+        assert_eq!(stat.pid.get(), 42);
+        assert_eq!(stat.comm, b"cat");
+        assert_eq!((stat.state, stat.parent, stat.group, stat.session), (b'R', 7, 42, 5));
+        assert_eq!(
+            (stat.terminal, stat.cpu_ticks, stat.start_tick, stat.rss_pages),
+            (34816, 7, 98765, 123)
+        );
+        assert!(!stat.is_kernel_thread());
+    }
+
+    fn named(name: &[u8]) -> Vec<u8> {
+        let mut line = b"42 (".to_vec();
+        line.extend_from_slice(name);
+        line.extend_from_slice(&PLAIN[7..]);
+        line
+    }
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        for name in [
+            &b"a b"[..],
+            b"a) S 1 (b",
+            b")",
+            b"((",
+            b"line\nbreak",
+            b"",
+            b") R 1 1 1 1",
+            b"\xff\xfe",
+        ] {
+            let stat = parse_stat(&named(name)).expect("parsed");
+            assert_eq!(stat.comm, name);
+            assert_eq!((stat.parent, stat.start_tick), (7, 98765), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn every_truncation_before_the_last_field_used_is_refused() {
+        let used = PLAIN.windows(3).position(|window| window == b"123").expect("the field");
+        for length in 0..used {
+            assert_eq!(parse_stat(&PLAIN[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_refused() {
+        let text = String::from_utf8(PLAIN.to_vec()).expect("text");
+        for (from, to) in [
+            ("42 (cat)", "0 (cat)"),
+            ("42 (cat)", "-1 (cat)"),
+            ("42 (cat)", "99999999999 (cat)"),
+            (" 98765 ", " -1 "),
+            (" 98765 ", " 99999999999999999999999 "),
+            (" 98765 ", " 12x "),
+            ("R 7", "RR 7"),
+            ("R 7", "R -7"),
+        ] {
+            assert_eq!(parse_stat(text.replacen(from, to, 1).as_bytes()), None, "{to}");
+        }
+    }
+
+    #[test]
+    fn the_largest_start_tick_is_kept_exactly() {
+        let text = String::from_utf8(PLAIN.to_vec())
+            .expect("text")
+            .replace(" 98765 ", " 18446744073709551615 ");
+        assert_eq!(parse_stat(text.as_bytes()).expect("parsed").start_tick, u64::MAX);
+    }
+
+    #[test]
+    fn a_token_counts_only_as_a_whole_element() {
+        let token = Uuid::from_u128(0xabc);
+        let text = token.simple().to_string();
+        let other = Uuid::from_u128(5).simple().to_string();
+        let carried = |environ: String| tokens(environ.as_bytes()).contains(&token);
+        assert!(carried(format!("A=1\0PROCLEDGER_TOKEN={text}\0B=2\0")));
+        assert!(carried(format!("PROCLEDGER_TOKEN={other}:{text}")));
+        assert!(!carried(format!("PROCLEDGER_TOKEN={text}0\0")));
+        assert!(!carried(format!("XPROCLEDGER_TOKEN={text}\0")));
+        assert!(!carried(format!("A=PROCLEDGER_TOKEN={text}\0")));
+        assert!(!carried(String::new()));
+    }
+
+    #[test]
+    fn the_effective_uid_is_the_second_number() {
+        assert_eq!(parse_uid(b"Name:\tx\nUid:\t1000\t1001\t1002\t1003\nGid:\t1\n"), Some(1001));
+        assert_eq!(parse_uid(b"Name:\tUid: 3\n"), None);
+    }
+
+    #[test]
+    fn a_snapshot_holds_this_process() {
+        let snapshot = Proc::open().expect("/proc").snapshot().expect("a snapshot");
+        let own = Pid::new(i64::from(std::process::id())).expect("a pid");
+        assert!(snapshot.stats.contains_key(&own));
+    }
+}

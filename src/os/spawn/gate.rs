@@ -1,0 +1,193 @@
+//! Where a child waits until its row is committed.
+//!
+//! The caller puts an [`Applicant`] on the [`Doorbell`]'s list *before* it makes the child, since it sleeps in the kernel
+//! afterwards. The child marks the applicant as waiting and rings; the registrar takes every applicant that waits, commits
+//! them in one transaction, and decides each.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::thread::futex;
+
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    record::ProcessId,
+};
+
+/// A child at the gate looks after its parent this often: PDEATHSIG alone has a window between clone and prctl(2).
+pub(super) const GATE_TICK: Duration = Duration::from_secs(1);
+/// Then a child gives up: far longer than SQLite's busy timeout, so only a hung disk or a dead registrar gets here.
+pub(crate) const GATE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The states of the gate's word.
+pub(super) mod word {
+    pub(in super::super) const NEW: u32 = 0;
+    pub(in super::super) const WAITING: u32 = 1;
+    pub(in super::super) const GO: u32 = 2;
+    pub(in super::super) const REFUSED: u32 = 3;
+    pub(in super::super) const EXPIRED: u32 = 4;
+}
+
+/// How far the child came; the last one that it stored tells where it failed.
+pub(super) mod step {
+    pub(in super::super) const NONE: u32 = 0;
+    pub(in super::super) const PARENT: u32 = 1;
+    pub(in super::super) const SESSION: u32 = 2;
+    pub(in super::super) const STDIO: u32 = 3;
+    pub(in super::super) const DESCRIPTORS: u32 = 4;
+    pub(in super::super) const GATE: u32 = 5;
+    pub(in super::super) const DIRECTORY: u32 = 6;
+    pub(in super::super) const TERMINAL: u32 = 7;
+    pub(in super::super) const EXEC: u32 = 8;
+}
+
+/// The memory that child, caller and registrar share.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    pub(super) word: AtomicU32,
+    pub(super) step: AtomicU32,
+    pub(super) errno: AtomicI32,
+    pub(super) pid: AtomicI32,
+    /// Written by the kernel before the child's first instruction (`CLONE_PIDFD`).
+    pub(super) pidfd: AtomicI32,
+}
+
+/// A child that asks to run, and what its row shall say.
+#[derive(Debug)]
+pub(crate) struct Applicant<P> {
+    pub(crate) payload: P,
+    pub(super) gate: Gate,
+    decision: Mutex<Option<Result<ProcessId>>>,
+    decided: Condvar,
+}
+
+impl<P> Applicant<P> {
+    pub(crate) fn new(payload: P) -> Arc<Self> {
+        Arc::new(Self {
+            payload,
+            gate: Gate::default(),
+            decision: Mutex::new(None),
+            decided: Condvar::new(),
+        })
+    }
+
+    /// The child's number, and the number of a pidfd to it that stays open until [`decide`](Self::decide).
+    pub(crate) fn child(&self) -> Option<(Pid, i32)> {
+        let pid = Pid::new(i64::from(self.gate.pid.load(Ordering::Acquire)))?;
+        Some((pid, self.gate.pidfd.load(Ordering::Acquire)))
+    }
+
+    /// Opens the gate, or refuses for good. Whoever takes an applicant from the doorbell must decide it.
+    pub(crate) fn decide(&self, decision: Result<ProcessId>) {
+        let go = decision.is_ok();
+        *lock(&self.decision) = Some(decision);
+        self.decided.notify_all();
+        let answer = if go { word::GO } else { word::REFUSED };
+        // Fails where the child has expired: then it is dead, and its caller reads that from the word.
+        let _ = self.gate.word.compare_exchange(
+            word::WAITING,
+            answer,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        let _ = futex::wake(&self.gate.word, futex::Flags::PRIVATE, 1);
+    }
+
+    pub(super) fn decision(&self) -> Result<ProcessId> {
+        let mut decision = lock(&self.decision);
+        loop {
+            if let Some(decision) = decision.take() {
+                return decision;
+            }
+            decision = self.decided.wait(decision).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Where children ring, and the registrar listens.
+#[derive(Debug)]
+pub(crate) struct Doorbell<P> {
+    pub(super) bell: AtomicU32,
+    expected: Mutex<Vec<Arc<Applicant<P>>>>,
+    closed: AtomicBool,
+}
+
+impl<P> Default for Doorbell<P> {
+    fn default() -> Self {
+        Self {
+            bell: AtomicU32::new(0),
+            expected: Mutex::new(Vec::new()),
+            closed: AtomicBool::new(false),
+        }
+    }
+}
+
+impl<P> Doorbell<P> {
+    /// Waits for children at the gate and takes them all; `None` once the doorbell is closed and nobody is expected.
+    pub(crate) fn answer(&self) -> Option<Vec<Arc<Applicant<P>>>> {
+        loop {
+            let seen = self.bell.load(Ordering::Acquire);
+            let (waiting, expected) = self.take_waiting();
+            if !waiting.is_empty() {
+                return Some(waiting);
+            }
+            if expected == 0 && self.closed.load(Ordering::Acquire) {
+                return None;
+            }
+            // Returns at once where the bell rang since it was read.
+            let _ = futex::wait(&self.bell, futex::Flags::PRIVATE, seen, None);
+        }
+    }
+
+    fn take_waiting(&self) -> (Vec<Arc<Applicant<P>>>, usize) {
+        let mut expected = lock(&self.expected);
+        let waiting = expected
+            .extract_if(.., |applicant| applicant.gate.word.load(Ordering::Acquire) != word::NEW)
+            .collect();
+        (waiting, expected.len())
+    }
+
+    /// Lets the registrar end once everyone who is expected has been answered.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    pub(super) fn expect(&self, applicant: Arc<Applicant<P>>) -> Result<()> {
+        let mut expected = lock(&self.expected);
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(
+                Kind::Closed,
+                "the tracker is shut down: no program is started any more",
+            ));
+        }
+        expected.push(applicant);
+        Ok(())
+    }
+
+    /// Takes back an applicant; `false` where the registrar has it already and will decide it.
+    pub(super) fn withdraw(&self, applicant: &Arc<Applicant<P>>) -> bool {
+        let mut expected = lock(&self.expected);
+        let before = expected.len();
+        expected.retain(|other| !Arc::ptr_eq(other, applicant));
+        let withdrawn = expected.len() < before;
+        drop(expected);
+        self.ring();
+        withdrawn
+    }
+
+    fn ring(&self) {
+        self.bell.fetch_add(1, Ordering::AcqRel);
+        let _ = futex::wake(&self.bell, futex::Flags::PRIVATE, 1);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

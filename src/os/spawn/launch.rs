@@ -1,0 +1,402 @@
+//! The caller's side of a spawn.
+
+#![expect(unsafe_code, reason = "clone by instruction, and the descriptor that it makes")]
+
+use std::{
+    cell::RefCell,
+    ffi::{CString, OsString, c_char, c_void},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::PathBuf,
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::fs::{Mode, OFlags};
+
+pub(crate) use super::child::Session;
+use super::{
+    super::{PidFd, raw},
+    child::{Descriptor, Plan, enter},
+    gate::{Applicant, Doorbell, step},
+    stack::Stack,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    record::ProcessId,
+};
+
+/// A child that is on its way out is dead within microseconds; this bounds a kernel that hangs.
+const EXIT_LIMIT: Duration = Duration::from_secs(5);
+/// Where programs are looked for when the environment has no `PATH`: the default of execvp(3).
+const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+
+/// What one of the program's standard descriptors is.
+#[derive(Debug)]
+pub(crate) enum StdioSource {
+    Inherit,
+    Null,
+    Piped,
+    Fd(OwnedFd),
+}
+
+/// A program, ready to be started.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) program: OsString,
+    pub(crate) args: Vec<OsString>,
+    /// The whole environment.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    pub(crate) directory: Option<PathBuf>,
+    /// Stdin, stdout, stderr.
+    pub(crate) stdio: [StdioSource; 3],
+    pub(crate) session: Session,
+}
+
+/// A program that runs and is recorded.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: PidFd,
+    pub(crate) row: ProcessId,
+    /// Our ends of the pipes: stdin, stdout, stderr.
+    pub(crate) pipes: [Option<OwnedFd>; 3],
+}
+
+/// A program that did not run; its row, where one was committed, must be ended as failed.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) row: Option<ProcessId>,
+    pub(crate) error: Error,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { row: None, error }
+    }
+}
+
+/// Set once clone3 was refused, so that it is not tried in vain each time.
+static WITHOUT_CLONE3: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static STACK: RefCell<Option<Stack>> = const { RefCell::new(None) };
+}
+
+/// Starts `command` through the gate. The registrar must be answering `doorbell` on another thread.
+pub(crate) fn spawn<P>(
+    command: Command,
+    doorbell: &Doorbell<P>,
+    applicant: &Arc<Applicant<P>>,
+) -> Result<Spawned, Refusal> {
+    let program = Program::new(&command)?;
+    let (stdio, sources, pipes) = prepare_stdio(command.stdio)?;
+    let plan = Plan {
+        gate: &applicant.gate,
+        bell: &doorbell.bell,
+        parent: std::process::id() as usize,
+        session: command.session,
+        stdio,
+        directory: program.directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
+        programs: program.paths.pointers.as_ptr(),
+        argv: program.argv.pointers.as_ptr(),
+        envp: program.envp.pointers.as_ptr(),
+    };
+    doorbell.expect(Arc::clone(applicant))?;
+    let cloned = make_child(&plan);
+    drop(sources);
+    let pid = match cloned {
+        Ok(pid) => pid,
+        Err(error) => {
+            doorbell.withdraw(applicant);
+            return Err(error.into());
+        }
+    };
+    // SAFETY: the kernel stored a new descriptor there, and nobody else closes it.
+    let pidfd = PidFd::from_owned(unsafe {
+        OwnedFd::from_raw_fd(applicant.gate.pidfd.load(Ordering::Acquire))
+    });
+    match outcome(&command.program, doorbell, applicant) {
+        Ok(row) => Ok(Spawned { pid, pidfd, row, pipes }),
+        Err(refusal) => {
+            // The parent of a vfork child wakes a moment before its child is a zombie.
+            let _ = pidfd.wait_dead(EXIT_LIMIT);
+            let _ = pidfd.child_status(true);
+            Err(refusal)
+        }
+    }
+}
+
+/// What became of the child, now that it has left our memory.
+fn outcome<P>(
+    program: &OsString,
+    doorbell: &Doorbell<P>,
+    applicant: &Arc<Applicant<P>>,
+) -> Result<ProcessId, Refusal> {
+    let gate = &applicant.gate;
+    let (at, errno) = (gate.step.load(Ordering::Acquire), gate.errno.load(Ordering::Acquire));
+    if doorbell.withdraw(applicant) {
+        // The registrar never saw it: it failed, or was killed, before it reached the gate.
+        return Err(Refusal { row: None, error: failure(program, at, errno) });
+    }
+    let row = applicant.decision()?;
+    if errno != 0 || at != step::EXEC {
+        return Err(Refusal { row: Some(row), error: failure(program, at, errno) });
+    }
+    Ok(row)
+}
+
+fn failure(program: &OsString, at: u32, errno: i32) -> Error {
+    let name = program.display();
+    let what = match at {
+        step::PARENT => format!("failed to start `{name}`: the child is not in this PID namespace"),
+        step::SESSION => format!("failed to start `{name}`: no session of its own"),
+        step::STDIO => {
+            format!("failed to start `{name}`: its standard descriptors could not be set")
+        }
+        step::DESCRIPTORS => {
+            format!("failed to start `{name}`: close_range is refused (Linux 5.9 is needed)")
+        }
+        step::DIRECTORY => {
+            format!("failed to start `{name}`: its working directory cannot be entered")
+        }
+        step::TERMINAL => format!("failed to start `{name}`: it cannot be given the terminal"),
+        step::EXEC => format!("failed to start `{name}`"),
+        _ => format!("failed to start `{name}`: it was killed before it ran"),
+    };
+    let error = Error::new(Kind::NotStarted, what);
+    if errno == 0 { error } else { error.with_errno(errno) }
+}
+
+/// Makes the child and returns when it has left our memory, by exec or by death.
+fn make_child(plan: &Plan<'_>) -> Result<Pid> {
+    STACK.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = Some(Stack::new()?);
+        }
+        let Some(stack) = slot.as_ref() else {
+            return Err(Error::new(Kind::Other, "no stack for the child"));
+        };
+        let mask = mask_signals(u64::MAX);
+        let result = clone(plan, stack);
+        mask_signals(mask);
+        if result < 0 {
+            let errno = i32::try_from(-result).unwrap_or(libc::EINVAL);
+            return Err(Error::os(
+                "failed to make a child process",
+                std::io::Error::from_raw_os_error(errno),
+            ));
+        }
+        Pid::new(result as i64).ok_or_else(|| Error::new(Kind::Other, "clone answered with no pid"))
+    })
+}
+
+/// Sets the thread's signal mask raw, with the real-time signals that libc keeps to itself, and returns the former one.
+///
+/// No handler of the host may run in the child, which shares its memory.
+fn mask_signals(mask: u64) -> u64 {
+    let mut before = 0_u64;
+    let args =
+        [libc::SIG_SETMASK as usize, (&raw const mask) as usize, (&raw mut before) as usize, 8, 0];
+    // SAFETY: both point to signal sets of the kernel's size, 8 bytes.
+    unsafe { raw::syscall(libc::SYS_rt_sigprocmask, args) };
+    before
+}
+
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
+
+/// `struct clone_args` up to Linux 5.5 (clone3(2)).
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+}
+
+fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
+    if !WITHOUT_CLONE3.load(Ordering::Relaxed) {
+        let result = clone3(plan, stack);
+        // ENOSYS: an old kernel, or a seccomp profile that does not know it. EPERM: a profile that says no. EINVAL: a
+        // kernel before CLONE_CLEAR_SIGHAND.
+        if ![libc::ENOSYS, libc::EPERM, libc::EINVAL]
+            .iter()
+            .any(|&errno| result == -(errno as isize))
+        {
+            return result;
+        }
+        let plain = clone2(plan, stack);
+        WITHOUT_CLONE3.store(plain > 0, Ordering::Relaxed);
+        return plain;
+    }
+    clone2(plan, stack)
+}
+
+fn clone3(plan: &Plan<'_>, stack: &Stack) -> isize {
+    let args = CloneArgs {
+        flags: u64::from(FLAGS.cast_unsigned()) | CLONE_CLEAR_SIGHAND,
+        pidfd: plan.gate.pidfd.as_ptr() as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.bottom() as u64,
+        stack_size: Stack::SIZE as u64,
+        ..CloneArgs::default()
+    };
+    let registers = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
+    // SAFETY: the arguments are as clone3(2) wants them, with CLONE_VFORK; `enter` makes raw system calls only, and the
+    // plan lives on the frame of our suspended caller.
+    unsafe {
+        raw::clone_onto(libc::SYS_clone3, registers, enter, ptr::from_ref(plan).cast::<c_void>())
+    }
+}
+
+fn clone2(plan: &Plan<'_>, stack: &Stack) -> isize {
+    let flags = (FLAGS | libc::SIGCHLD).cast_unsigned() as usize;
+    // The raw call takes flags, stack and the place for the pidfd first on both architectures (clone(2)).
+    let registers = [flags, stack.top() as usize, plan.gate.pidfd.as_ptr() as usize, 0, 0];
+    // SAFETY: as in `clone3`.
+    unsafe {
+        raw::clone_onto(libc::SYS_clone, registers, enter, ptr::from_ref(plan).cast::<c_void>())
+    }
+}
+
+/// Strings and the null-ended array of pointers to them that execve(2) takes.
+#[derive(Debug)]
+struct Strings {
+    pointers: Vec<*const c_char>,
+    _owned: Vec<CString>,
+}
+
+impl Strings {
+    fn new(owned: Vec<CString>) -> Self {
+        let pointers = owned.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
+        Self { pointers, _owned: owned }
+    }
+}
+
+#[derive(Debug)]
+struct Program {
+    paths: Strings,
+    argv: Strings,
+    envp: Strings,
+    directory: Option<CString>,
+}
+
+impl Program {
+    fn new(command: &Command) -> Result<Self> {
+        if command.program.is_empty() {
+            return Err(Error::invalid("the program's name is empty: name a program to run"));
+        }
+        let argv = std::iter::once(&command.program)
+            .chain(&command.args)
+            .map(|arg| no_nul("argument", arg.as_bytes()))
+            .collect::<Result<Vec<_>>>()?;
+        let envp = command
+            .environment
+            .iter()
+            .map(|(key, value)| variable(key, value))
+            .collect::<Result<Vec<_>>>()?;
+        let directory = command
+            .directory
+            .as_ref()
+            .map(|path| no_nul("working directory", path.as_os_str().as_bytes()));
+        Ok(Self {
+            paths: Strings::new(candidates(command)?),
+            argv: Strings::new(argv),
+            envp: Strings::new(envp),
+            directory: directory.transpose()?,
+        })
+    }
+}
+
+fn no_nul(what: &str, bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| {
+        Error::invalid(format!("the {what} {:?} holds a NUL byte", String::from_utf8_lossy(bytes)))
+    })
+}
+
+fn variable(key: &OsString, value: &OsString) -> Result<CString> {
+    if key.is_empty() || key.as_bytes()[1..].contains(&b'=') {
+        return Err(Error::invalid(format!(
+            "the environment variable name {key:?} is empty or holds `=`"
+        )));
+    }
+    let mut entry = key.clone().into_vec();
+    entry.push(b'=');
+    entry.extend_from_slice(value.as_bytes());
+    no_nul("environment variable", &entry)
+}
+
+/// The paths that execvp(3) would try, with the `PATH` of the environment that the program gets.
+fn candidates(command: &Command) -> Result<Vec<CString>> {
+    let program = command.program.as_bytes();
+    if program.contains(&b'/') {
+        return Ok(vec![no_nul("program", program)?]);
+    }
+    let path = command.environment.iter().rev().find(|(key, _)| key == "PATH");
+    let folders = path.map_or(DEFAULT_PATH, |(_, value)| value.as_bytes());
+    folders
+        .split(|&byte| byte == b':')
+        .map(|folder| {
+            let folder = if folder.is_empty() { b"." } else { folder };
+            no_nul("program", &[folder, b"/", program].concat())
+        })
+        .collect()
+}
+
+type Pipes = [Option<OwnedFd>; 3];
+
+/// Opens what the child's standard descriptors are made from; the second value keeps them open until it has them.
+fn prepare_stdio(stdio: [StdioSource; 3]) -> Result<([Descriptor; 3], Pipes, Pipes)> {
+    let mut descriptors = [Descriptor::Keep; 3];
+    let mut sources = Pipes::default();
+    let mut ours = Pipes::default();
+    for (target, source) in stdio.into_iter().enumerate() {
+        let source = match source {
+            StdioSource::Inherit => continue,
+            StdioSource::Null => {
+                rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(|error| Error::os("failed to open `/dev/null`", error))?
+            }
+            StdioSource::Piped => {
+                let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                    .map_err(|error| Error::os("failed to make a pipe", error))?;
+                let (theirs, own) = if target == 0 { (read, write) } else { (write, read) };
+                ours[target] = Some(above_stdio(own)?);
+                theirs
+            }
+            StdioSource::Fd(fd) => fd,
+        };
+        let source = above_stdio(source)?;
+        descriptors[target] = Descriptor::Copy(source.as_raw_fd());
+        sources[target] = Some(source);
+    }
+    Ok((descriptors, sources, ours))
+}
+
+/// A descriptor that is 3 or higher, so that installing one never overwrites another.
+fn above_stdio(fd: OwnedFd) -> Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)
+        .map_err(|error| Error::os("failed to duplicate a descriptor", error))
+}
+
+/// Makes every spawn of this test process use clone(2).
+#[cfg(test)]
+pub(crate) fn force_clone2(on: bool) {
+    WITHOUT_CLONE3.store(on, Ordering::Relaxed);
+}

@@ -1,0 +1,60 @@
+//! The stack that a child runs on until it execs.
+
+#![expect(unsafe_code, reason = "mmap of a stack")]
+
+use std::{ffi::c_void, ptr};
+
+use crate::error::{Error, Result};
+
+/// The child needs a few hundred bytes; an unoptimised build some thousands.
+const STACK_SIZE: usize = 64 << 10;
+/// Below the stack, unmapped: an overflow dies instead of writing into the host. At least one page on every kernel.
+const GUARD_SIZE: usize = 64 << 10;
+
+/// A mapping with a guard at its low end; each spawning thread keeps one.
+#[derive(Debug)]
+pub(super) struct Stack {
+    base: *mut c_void,
+}
+
+impl Stack {
+    pub(super) fn new() -> Result<Self> {
+        let failed = |message: &str| Error::os(message, std::io::Error::last_os_error());
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
+        // SAFETY: a fresh anonymous mapping overlaps nothing.
+        let base = unsafe {
+            libc::mmap(ptr::null_mut(), GUARD_SIZE + STACK_SIZE, libc::PROT_NONE, flags, -1, 0)
+        };
+        if base == libc::MAP_FAILED {
+            return Err(failed("failed to map a stack for the child"));
+        }
+        let stack = Self { base };
+        // SAFETY: the range lies within the mapping just made.
+        let result = unsafe {
+            libc::mprotect(stack.bottom(), STACK_SIZE, libc::PROT_READ | libc::PROT_WRITE)
+        };
+        if result != 0 {
+            return Err(failed("failed to make the child's stack writable"));
+        }
+        Ok(stack)
+    }
+
+    /// Lowest usable address, as clone3(2) wants it.
+    pub(super) fn bottom(&self) -> *mut c_void {
+        self.base.wrapping_byte_add(GUARD_SIZE)
+    }
+
+    /// One past the highest address, aligned to 16 bytes, as clone(2) wants it.
+    pub(super) fn top(&self) -> *mut c_void {
+        self.bottom().wrapping_byte_add(STACK_SIZE)
+    }
+
+    pub(super) const SIZE: usize = STACK_SIZE;
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and its child has left it: the caller was suspended until then.
+        unsafe { libc::munmap(self.base, GUARD_SIZE + STACK_SIZE) };
+    }
+}
