@@ -5,6 +5,8 @@ mod identity;
 #[allow(dead_code)]
 mod os;
 #[allow(dead_code)]
+mod plan;
+#[allow(dead_code)]
 mod record;
 mod state;
 pub use error::{Error, Result};

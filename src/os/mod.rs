@@ -18,4 +18,4 @@ pub(crate) mod tty;
 
 pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};
 pub(crate) use place::{boot_clock, current_place};
-pub(crate) use procfs::{Proc, Snapshot, Stat};
+pub(crate) use procfs::Proc;

@@ -20,10 +20,11 @@ use rustix::{
     process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
 };
 
-use super::procfs::{Proc, Stat};
+use super::procfs::Proc;
 use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid, Place, Sameness},
+    plan::observe::Stat,
     record::ExitStatus,
 };
 

@@ -3,7 +3,7 @@
 //! Parsers take bytes, so that tests feed them captured input. Reading goes through one descriptor on `/proc` that is kept
 //! open, and `ENOENT` or `ESRCH` is an answer, not an error: the process is gone, or hidden from us (`hidepid`).
 
-use std::{cell::RefCell, collections::HashMap, ffi::OsStr, mem::MaybeUninit, os::fd::OwnedFd};
+use std::{cell::RefCell, ffi::OsStr, mem::MaybeUninit, os::fd::OwnedFd};
 
 use rustix::{
     fs::{AtFlags, Mode, OFlags, RawDir},
@@ -14,59 +14,17 @@ use uuid::Uuid;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
+    plan::observe::{Snapshot, Stat},
 };
 
 /// `PROC_SUPER_MAGIC` in `linux/magic.h`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-/// `PF_KTHREAD` in the kernel's `include/linux/sched.h`: field 9 of `stat` shows it.
-const PF_KTHREAD: u64 = 0x0020_0000;
 /// Clock ticks a second in `/proc`: `USER_HZ`, 100 on every architecture that this crate knows (proc_pid_stat(5)).
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
 /// The variable that ties a tree to its row.
 pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
 /// An environment is read up to here; the kernel allows more, no program of ours needs it.
 const ENVIRON_LIMIT: usize = 4 << 20;
-
-/// `/proc/PID/stat`, the fields that are used (proc_pid_stat(5)).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stat {
-    pub(crate) pid: Pid,
-    /// Advisory: it changes at exec, and a program may set it to anything.
-    pub(crate) comm: Vec<u8>,
-    pub(crate) state: u8,
-    /// 0 where the parent is outside of our namespace, or the kernel.
-    pub(crate) parent: u32,
-    pub(crate) group: u32,
-    pub(crate) session: u32,
-    /// 0 where there is no controlling terminal.
-    pub(crate) terminal: i32,
-    pub(crate) flags: u64,
-    /// User and system time, clock ticks.
-    pub(crate) cpu_ticks: u64,
-    /// Field 22.
-    pub(crate) start_tick: u64,
-    /// Resident pages.
-    pub(crate) rss_pages: u64,
-}
-
-impl Stat {
-    pub(crate) fn is_kernel_thread(&self) -> bool {
-        self.flags & PF_KTHREAD != 0
-    }
-
-    pub(crate) fn is_stopped(&self) -> bool {
-        matches!(self.state, b'T' | b't')
-    }
-
-    /// Dead, or about to be.
-    pub(crate) fn is_zombie(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
-    }
-
-    pub(crate) fn rss_bytes(&self) -> u64 {
-        self.rss_pages.saturating_mul(rustix::param::page_size() as u64)
-    }
-}
 
 /// Parses `/proc/PID/stat`. The name may hold anything, so it ends at the *last* closing parenthesis.
 pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
@@ -101,7 +59,9 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
         flags,
         cpu_ticks: user.saturating_add(system),
         start_tick,
-        rss_pages: u64::try_from(rss).unwrap_or(0),
+        rss_bytes: u64::try_from(rss)
+            .unwrap_or(0)
+            .saturating_mul(rustix::param::page_size() as u64),
     })
 }
 
@@ -246,15 +206,8 @@ impl Proc {
     ///
     /// It is no atomic picture: what is born while it is taken may be missing. Callers repeat it until nothing is new.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
-        let pids = self.pids()?;
-        let mut stats = HashMap::with_capacity(pids.len());
-        for pid in pids {
-            // One that cannot be read is left out: it is never a member, and so never hit.
-            if let Ok(Some(stat)) = self.stat(pid) {
-                stats.insert(pid, stat);
-            }
-        }
-        Ok(Snapshot { stats })
+        // One that cannot be read is left out: it is never a member, and so never hit.
+        Ok(Snapshot::new(self.pids()?.into_iter().filter_map(|pid| self.stat(pid).ok().flatten())))
     }
 
     /// Whether other users' processes are hidden from us.
@@ -291,12 +244,6 @@ fn parse_uid(status: &[u8]) -> Option<u32> {
     number(numbers.nth(1)?)
 }
 
-/// All processes as they were read in one sweep over `/proc`.
-#[derive(Debug, Default)]
-pub(crate) struct Snapshot {
-    pub(crate) stats: HashMap<Pid, Stat>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,7 +258,7 @@ mod tests {
         assert_eq!(stat.comm, b"cat");
         assert_eq!((stat.state, stat.parent, stat.group, stat.session), (b'R', 7, 42, 5));
         assert_eq!(
-            (stat.terminal, stat.cpu_ticks, stat.start_tick, stat.rss_pages),
+            (stat.terminal, stat.cpu_ticks, stat.start_tick, stat.rss_bytes / 4096),
             (34816, 7, 98765, 123)
         );
         assert!(!stat.is_kernel_thread());
@@ -399,6 +346,6 @@ mod tests {
     fn a_snapshot_holds_this_process() {
         let snapshot = Proc::open().expect("/proc").snapshot().expect("a snapshot");
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
-        assert!(snapshot.stats.contains_key(&own));
+        assert!(snapshot.get(own).is_some());
     }
 }

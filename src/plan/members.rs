@@ -1,0 +1,218 @@
+//! Which processes belong to a root, and by what evidence.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+};
+
+use super::observe::Snapshot;
+use crate::identity::Pid;
+
+/// What ties a process to a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Evidence {
+    /// It is the root.
+    Root,
+    /// It is in the session that the gate made for the root.
+    Session,
+    /// It is in the foreground process group that the gate made for the root.
+    Group,
+    /// Its parent is a member.
+    ChildOf(Pid),
+    /// It carries the root's token.
+    Token,
+    /// An earlier pass recorded it below the root.
+    Recorded,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => f.write_str("identity"),
+            Self::Session => f.write_str("session"),
+            Self::Group => f.write_str("process group"),
+            Self::ChildOf(parent) => write!(f, "child of {parent}"),
+            Self::Token => f.write_str("token"),
+            Self::Recorded => f.write_str("recorded descendant"),
+        }
+    }
+}
+
+/// What is known of one tree when the snapshot was taken. Every pid in it was verified: it is who it is said to be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TreeView {
+    /// The root, if it is there: alive, or a zombie that still pins its numbers.
+    pub(crate) root: Option<Pid>,
+    /// The session that the gate made, while somebody verified pins it; afterwards its number may be a stranger's.
+    pub(crate) session: Option<Pid>,
+    /// The process group that the gate made, under the same condition.
+    pub(crate) group: Option<Pid>,
+    /// Members that were recorded, or found by an earlier look.
+    pub(crate) known: Vec<(Pid, Evidence)>,
+    /// Processes of the row's uid that carry the token.
+    pub(crate) carriers: Vec<Pid>,
+}
+
+/// The members of one tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Members {
+    pub(crate) members: BTreeMap<Pid, Evidence>,
+    /// Token alone in a process with a controlling terminal: it may be a person's window in a `tmux` that the task started.
+    pub(crate) suspects: Vec<Pid>,
+}
+
+/// Finds the members of one tree.
+///
+/// Whatever is in `exempt` is no member, and nothing is a member through it: the acting process, its ancestors, what is
+/// below it, and what another live instance answers for.
+pub(crate) fn members(snapshot: &Snapshot, tree: &TreeView, exempt: &HashSet<Pid>) -> Members {
+    let mut found = Members::default();
+    let mut open = Vec::new();
+    let mut add = |members: &mut BTreeMap<Pid, Evidence>,
+                   open: &mut Vec<Pid>,
+                   pid: Pid,
+                   evidence: Evidence| {
+        let there = snapshot.get(pid).is_some_and(|stat| !stat.is_kernel_thread());
+        if there && !exempt.contains(&pid) && !members.contains_key(&pid) {
+            members.insert(pid, evidence);
+            open.push(pid);
+        }
+    };
+    if let Some(root) = tree.root {
+        add(&mut found.members, &mut open, root, Evidence::Root);
+    }
+    for &(pid, evidence) in &tree.known {
+        add(&mut found.members, &mut open, pid, evidence);
+    }
+    for stat in snapshot.iter() {
+        if tree.session.is_some_and(|session| stat.session == session.get()) {
+            add(&mut found.members, &mut open, stat.pid, Evidence::Session);
+        } else if tree.group.is_some_and(|group| stat.group == group.get()) {
+            add(&mut found.members, &mut open, stat.pid, Evidence::Group);
+        }
+    }
+    close(snapshot, &mut found.members, &mut open, &mut add);
+    let (plain, on_terminal): (Vec<_>, Vec<_>) = tree
+        .carriers
+        .iter()
+        .partition(|&&pid| snapshot.get(pid).is_some_and(|stat| stat.terminal == 0));
+    for pid in plain {
+        add(&mut found.members, &mut open, pid, Evidence::Token);
+    }
+    close(snapshot, &mut found.members, &mut open, &mut add);
+    let is_member = |pid: &Pid| found.members.contains_key(pid);
+    found.suspects =
+        on_terminal.into_iter().filter(|pid| !is_member(pid) && !exempt.contains(pid)).collect();
+    found
+}
+
+/// Adds children of members until there are no more.
+fn close(
+    snapshot: &Snapshot,
+    members: &mut BTreeMap<Pid, Evidence>,
+    open: &mut Vec<Pid>,
+    add: &mut impl FnMut(&mut BTreeMap<Pid, Evidence>, &mut Vec<Pid>, Pid, Evidence),
+) {
+    while let Some(parent) = open.pop() {
+        for child in snapshot.children(parent) {
+            add(members, open, child.pid, Evidence::ChildOf(parent));
+        }
+    }
+}
+
+/// The acting process, its ancestors and everything below it: never a member of anything.
+pub(crate) fn oneself(snapshot: &Snapshot, own: Pid) -> HashSet<Pid> {
+    let mut exempt = snapshot.below(own);
+    exempt.extend(snapshot.ancestors(own));
+    exempt.insert(own);
+    exempt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::observe::tests::{pid, stat},
+        *,
+    };
+
+    fn world() -> Snapshot {
+        // 10 is a root with a session; 11 its child, 12 a grandchild in a session of its own; 20 a stranger; 30 a daemon
+        // that was reparented to init and carries the token; 31 its child.
+        let all = [
+            (1, 0, 1),
+            (10, 1, 10),
+            (11, 10, 10),
+            (12, 11, 12),
+            (20, 1, 20),
+            (30, 1, 30),
+            (31, 30, 30),
+        ];
+        Snapshot::new(all.map(|(number, parent, session)| stat(number, parent, session)))
+    }
+
+    fn pids(found: &Members) -> Vec<u32> {
+        found.members.keys().map(|pid| pid.get()).collect()
+    }
+
+    #[test]
+    fn a_registered_root_has_only_what_is_below_it() {
+        let tree = TreeView { root: Some(pid(10)), ..TreeView::default() };
+        assert_eq!(pids(&members(&world(), &tree, &HashSet::new())), [10, 11, 12]);
+    }
+
+    #[test]
+    fn a_session_counts_when_its_root_is_gone_and_somebody_pins_it() {
+        let snapshot = Snapshot::new([stat(1, 0, 1), stat(11, 1, 10), stat(12, 11, 12)]);
+        let tree = TreeView { session: Some(pid(10)), ..TreeView::default() };
+        let found = members(&snapshot, &tree, &HashSet::new());
+        assert_eq!(pids(&found), [11, 12]);
+        assert_eq!(found.members[&pid(11)], Evidence::Session);
+        assert_eq!(found.members[&pid(12)], Evidence::ChildOf(pid(11)));
+    }
+
+    #[test]
+    fn the_token_finds_a_daemon_and_what_is_below_it() {
+        let tree = TreeView { carriers: vec![pid(30)], ..TreeView::default() };
+        assert_eq!(pids(&members(&world(), &tree, &HashSet::new())), [30, 31]);
+    }
+
+    #[test]
+    fn w3_token_alone_on_a_terminal_is_a_suspect() {
+        let snapshot = Snapshot::new(world().iter().cloned().map(|mut stat| {
+            stat.terminal = if stat.pid == pid(30) { 34817 } else { 0 };
+            stat
+        }));
+        let tree = TreeView { root: Some(pid(10)), carriers: vec![pid(30)], ..TreeView::default() };
+        let found = members(&snapshot, &tree, &HashSet::new());
+        assert_eq!(pids(&found), [10, 11, 12]);
+        assert_eq!(found.suspects, [pid(30)]);
+    }
+
+    #[test]
+    fn invariant_13_oneself_and_ones_ancestors_are_never_members() {
+        // The acting process is 12, below root 10.
+        let exempt = oneself(&world(), pid(12));
+        let tree = TreeView {
+            root: Some(pid(10)),
+            session: Some(pid(10)),
+            carriers: vec![pid(12), pid(11), pid(30)],
+            ..TreeView::default()
+        };
+        assert_eq!(pids(&members(&world(), &tree, &exempt)), [30, 31]);
+    }
+
+    #[test]
+    fn nothing_is_a_member_through_what_is_exempt() {
+        let tree = TreeView { root: Some(pid(10)), ..TreeView::default() };
+        assert_eq!(pids(&members(&world(), &tree, &HashSet::from([pid(11)]))), [10]);
+    }
+
+    #[test]
+    fn a_kernel_thread_is_never_a_member() {
+        let mut thread = stat(40, 2, 0);
+        thread.flags = 0x0020_0000;
+        let snapshot = Snapshot::new([thread]);
+        let tree = TreeView { root: Some(pid(40)), ..TreeView::default() };
+        assert_eq!(pids(&members(&snapshot, &tree, &HashSet::new())), [0_u32; 0]);
+    }
+}

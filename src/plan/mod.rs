@@ -1,0 +1,11 @@
+//! What a pass decides, purely: from observations that were made and a `now` that is passed in.
+//!
+//! - [`observe`]: one process as `/proc` shows it, and all of them at one time;
+//! - [`members`]: which processes belong to a root, and by what evidence;
+//! - [`sweep`]: which unregistered processes match a configured name;
+//! - [`limits`]: which trees have used up their time or memory.
+
+pub(crate) mod limits;
+pub(crate) mod members;
+pub(crate) mod observe;
+pub(crate) mod sweep;

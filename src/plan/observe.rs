@@ -1,0 +1,158 @@
+//! Observations: what `/proc` showed of one process, and of all at one time.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::identity::Pid;
+
+/// `PF_KTHREAD` in the kernel's `include/linux/sched.h`: field 9 of `stat` shows it.
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// `/proc/PID/stat`, the fields that are used (proc_pid_stat(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) pid: Pid,
+    /// Advisory: it changes at exec, and a program may set it to anything.
+    pub(crate) comm: Vec<u8>,
+    pub(crate) state: u8,
+    /// 0 where the parent is outside of our namespace, or the kernel.
+    pub(crate) parent: u32,
+    pub(crate) group: u32,
+    pub(crate) session: u32,
+    /// 0 where there is no controlling terminal.
+    pub(crate) terminal: i32,
+    pub(crate) flags: u64,
+    /// User and system time, clock ticks.
+    pub(crate) cpu_ticks: u64,
+    /// Field 22.
+    pub(crate) start_tick: u64,
+    /// Resident memory.
+    pub(crate) rss_bytes: u64,
+}
+
+impl Stat {
+    pub(crate) fn is_kernel_thread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+
+    /// Stopped by a signal or a tracer: it cannot fork.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+
+    /// Dead, or about to be.
+    pub(crate) fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+
+    /// In uninterruptible sleep: no signal reaches it until the kernel lets go.
+    pub(crate) fn is_uninterruptible(&self) -> bool {
+        self.state == b'D'
+    }
+}
+
+/// All processes as they were read in one sweep over `/proc`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Snapshot {
+    stats: HashMap<Pid, Stat>,
+    children: HashMap<u32, Vec<Pid>>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(all: impl IntoIterator<Item = Stat>) -> Self {
+        let mut snapshot = Self::default();
+        for stat in all {
+            snapshot.children.entry(stat.parent).or_default().push(stat.pid);
+            snapshot.stats.insert(stat.pid, stat);
+        }
+        snapshot
+    }
+
+    pub(crate) fn get(&self, pid: Pid) -> Option<&Stat> {
+        self.stats.get(&pid)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Stat> {
+        self.stats.values()
+    }
+
+    pub(crate) fn children(&self, pid: Pid) -> impl Iterator<Item = &Stat> {
+        self.children
+            .get(&pid.get())
+            .into_iter()
+            .flatten()
+            .filter_map(|child| self.stats.get(child))
+    }
+
+    /// The parents of a process, nearest first. A loop, which a torn read could show, ends it.
+    pub(crate) fn ancestors(&self, pid: Pid) -> Vec<Pid> {
+        let mut found = Vec::new();
+        let mut next = self.get(pid);
+        while let Some(stat) = next {
+            let Some(parent) = Pid::new(i64::from(stat.parent)) else { break };
+            if parent == pid || found.contains(&parent) {
+                break;
+            }
+            found.push(parent);
+            next = self.get(parent);
+        }
+        found
+    }
+
+    /// Everything below a process, itself not included.
+    pub(crate) fn below(&self, pid: Pid) -> HashSet<Pid> {
+        let mut found = HashSet::new();
+        let mut open = vec![pid];
+        while let Some(parent) = open.pop() {
+            open.extend(
+                self.children(parent).map(|child| child.pid).filter(|&child| found.insert(child)),
+            );
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn pid(number: u32) -> Pid {
+        Pid::new(i64::from(number)).expect("a pid")
+    }
+
+    /// A sleeping process: pid, parent, session.
+    pub(crate) fn stat(number: u32, parent: u32, session: u32) -> Stat {
+        Stat {
+            pid: pid(number),
+            comm: b"x".to_vec(),
+            state: b'S',
+            parent,
+            group: session,
+            session,
+            terminal: 0,
+            flags: 0,
+            cpu_ticks: 0,
+            start_tick: u64::from(number),
+            rss_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn ancestors_and_descendants_are_found() {
+        let snapshot = Snapshot::new([
+            stat(1, 0, 1),
+            stat(2, 1, 1),
+            stat(3, 2, 1),
+            stat(4, 2, 1),
+            stat(5, 1, 1),
+        ]);
+        assert_eq!(snapshot.ancestors(pid(3)), [pid(2), pid(1)]);
+        assert_eq!(snapshot.below(pid(2)), HashSet::from([pid(3), pid(4)]));
+    }
+
+    #[test]
+    fn a_torn_read_that_shows_a_loop_ends() {
+        let snapshot = Snapshot::new([stat(2, 3, 1), stat(3, 2, 1)]);
+        assert_eq!(snapshot.ancestors(pid(2)), [pid(3)]);
+        assert_eq!(snapshot.below(pid(2)), HashSet::from([pid(2), pid(3)]));
+    }
+}
