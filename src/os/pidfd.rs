@@ -11,6 +11,7 @@
 
 use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -95,11 +96,19 @@ impl PidFd {
 
     /// Waits until the process is dead, at most `limit`; `false` when the time is up.
     pub(crate) fn wait_dead(&self, limit: Duration) -> Result<bool> {
+        self.wait_for(PollFlags::IN, limit)
+    }
+
+    /// Waits until its parent has reaped it, at most `limit`: the kernel tells its status only then.
+    pub(crate) fn wait_reaped(&self, limit: Duration) -> Result<bool> {
+        self.wait_for(PollFlags::empty(), limit)
+    }
+
+    fn wait_for(&self, events: PollFlags, limit: Duration) -> Result<bool> {
         let deadline = Instant::now().checked_add(limit);
         loop {
-            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-            let left = deadline
-                .map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+            let mut fds = [PollFd::new(&self.0, events)];
+            let left = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
             match poll(&mut fds, left.as_ref()) {
                 Ok(0) => return Ok(false),
                 Ok(_) => return Ok(true),
@@ -203,7 +212,7 @@ pub(crate) fn timespec(span: Duration) -> Timespec {
 /// A process whose identity was verified after its pidfd was opened: the only thing that can be signalled.
 #[derive(Debug)]
 pub(crate) struct Pinned {
-    fd: PidFd,
+    fd: Arc<PidFd>,
     pub(crate) identity: Identity,
     pub(crate) stat: Stat,
 }
@@ -225,13 +234,13 @@ impl Pinned {
     /// Pins whatever has this number now: for a process that is about to be recorded.
     pub(crate) fn open(proc: &Proc, place: Place, pid: Pid) -> Result<Option<Self>> {
         match PidFd::open(pid)? {
-            Some(fd) => Self::identify(proc, place, pid, fd),
+            Some(fd) => Self::identify(proc, place, pid, Arc::new(fd)),
             None => Ok(None),
         }
     }
 
     /// Reads the identity of the process behind `fd`; `None` when it is reaped meanwhile.
-    pub(crate) fn identify(proc: &Proc, place: Place, pid: Pid, fd: PidFd) -> Result<Option<Self>> {
+    pub(crate) fn identify(proc: &Proc, place: Place, pid: Pid, fd: Arc<PidFd>) -> Result<Option<Self>> {
         let stat = proc.stat(pid)?;
         // Only now is it certain that what was read belongs to the process behind the descriptor: had that one been reaped
         // before the read, signal 0 would fail.
@@ -263,7 +272,15 @@ impl Pinned {
             Reach::Elsewhere => return Ok(Probe::Unknown(elsewhere(identity.pid))),
             Reach::Here => {}
         }
-        let Some(pinned) = Self::open(proc, here, identity.pid)? else { return Ok(Probe::Gone) };
+        match PidFd::open(identity.pid)? {
+            Some(fd) => Self::verify(proc, here, identity, Arc::new(fd)),
+            None => Ok(Probe::Gone),
+        }
+    }
+
+    /// Verifies that the process behind `fd` is the one that was recorded as `identity`.
+    pub(crate) fn verify(proc: &Proc, here: Place, identity: &Identity, fd: Arc<PidFd>) -> Result<Probe> {
+        let Some(pinned) = Self::identify(proc, here, identity.pid, fd)? else { return Ok(Probe::Gone) };
         match identity.sameness(&pinned.identity) {
             Sameness::Different => Ok(Probe::Gone),
             Sameness::Unknown => Ok(Probe::Unknown(elsewhere(identity.pid))),
@@ -280,7 +297,7 @@ impl Pinned {
         &self.fd
     }
 
-    pub(crate) fn into_fd(self) -> PidFd {
+    pub(crate) fn into_fd(self) -> Arc<PidFd> {
         self.fd
     }
 

@@ -1,0 +1,173 @@
+//! What a tracker holds in memory of each process that it answers for.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+use crate::{
+    error::Result,
+    identity::{Identity, Pid},
+    os::PidFd,
+    record::{ExitStatus, Limits, Millis, NewProcess, Origin, ProcessId, ProcessRecord, TaskId},
+};
+
+/// A process that is not our child is reaped by its parent; the kernel tells its status only afterwards. This long we
+/// wait for that before the row says `unobserved`.
+const REAPED_BY_PARENT: Duration = Duration::from_millis(20);
+
+/// A recorded root, as ending and waiting need it.
+#[derive(Clone, Debug)]
+pub(super) struct Root {
+    pub(super) row: ProcessId,
+    pub(super) task: Option<TaskId>,
+    pub(super) identity: Identity,
+    pub(super) token: Option<Uuid>,
+    pub(super) uid: u32,
+    pub(super) session: Option<Pid>,
+    pub(super) origin: Origin,
+    pub(super) limits: Limits,
+    pub(super) command: Vec<String>,
+    pub(super) started_at: Millis,
+}
+
+impl Root {
+    pub(super) fn recorded(row: ProcessId, new: &NewProcess) -> Self {
+        Self {
+            row,
+            task: new.task.clone(),
+            identity: new.identity,
+            token: new.token,
+            uid: new.uid,
+            session: new.session,
+            origin: new.origin,
+            limits: new.limits,
+            command: new.command.clone(),
+            started_at: new.started_at,
+        }
+    }
+}
+
+impl From<&ProcessRecord> for Root {
+    fn from(record: &ProcessRecord) -> Self {
+        Self {
+            row: record.id,
+            task: record.task.clone(),
+            identity: record.identity,
+            token: record.token,
+            uid: record.uid,
+            session: record.session,
+            origin: record.origin,
+            limits: record.limits,
+            command: record.command.clone(),
+            started_at: record.started_at,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    status: Option<ExitStatus>,
+    /// Somebody is recording its end, or ending it: nobody else starts to.
+    busy: bool,
+    /// The ledger has its end.
+    recorded: bool,
+}
+
+/// One process that this tracker answers for.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) root: Root,
+    /// We made it, so its status comes to us.
+    pub(super) child: bool,
+    pub(super) keep_strays: bool,
+    /// `None` beyond the share of the descriptor limit: then the health pass covers it.
+    pub(super) pidfd: Option<Arc<PidFd>>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+impl Entry {
+    pub(super) fn new(root: Root, child: bool, keep_strays: bool, pidfd: Option<Arc<PidFd>>) -> Arc<Self> {
+        Arc::new(Self { root, child, keep_strays, pidfd, progress: Mutex::default(), changed: Condvar::new() })
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn status(&self) -> Option<ExitStatus> {
+        self.progress().status
+    }
+
+    /// Reserves the right to record or cause its end; `false` where somebody else has it.
+    pub(super) fn begin(&self) -> bool {
+        let mut progress = self.progress();
+        let free = !progress.busy && !progress.recorded;
+        progress.busy |= free;
+        free
+    }
+
+    /// Gives that right back.
+    pub(super) fn give_up(&self) {
+        self.progress().busy = false;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn publish(&self, status: ExitStatus) -> ExitStatus {
+        let status = *self.progress().status.get_or_insert(status);
+        self.changed.notify_all();
+        status
+    }
+
+    pub(super) fn mark_recorded(&self) {
+        let mut progress = self.progress();
+        progress.recorded = true;
+        progress.busy = false;
+        drop(progress);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn is_recorded(&self) -> bool {
+        self.progress().recorded
+    }
+
+    /// Waits until its end is in the ledger, or it is certain that nobody writes it now; at most until `deadline`.
+    pub(super) fn wait_recorded(&self, deadline: Instant) -> bool {
+        let mut progress = self.progress();
+        while !progress.recorded {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            progress = self.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Learns the status of the dead process and publishes it; the zombie stays, and pins pid and session.
+    pub(super) fn learn_status(&self, pidfd: &PidFd) -> ExitStatus {
+        if let Some(status) = self.status() {
+            return status;
+        }
+        self.publish(if self.child { child_status(pidfd) } else { stranger_status(pidfd) })
+    }
+}
+
+fn child_status(pidfd: &PidFd) -> ExitStatus {
+    match pidfd.child_status(false) {
+        Ok(Some(status)) => status,
+        // The host reaped it, or ignores SIGCHLD: a code is lost, correctness is not.
+        Ok(None) | Err(_) => pidfd.exit_info().unwrap_or(ExitStatus::Unobserved),
+    }
+}
+
+fn stranger_status(pidfd: &PidFd) -> ExitStatus {
+    let reaped: Result<bool> = pidfd.wait_reaped(REAPED_BY_PARENT);
+    match reaped {
+        Ok(true) => pidfd.exit_info().unwrap_or(ExitStatus::Unobserved),
+        Ok(false) | Err(_) => ExitStatus::Unobserved,
+    }
+}

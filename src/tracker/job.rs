@@ -1,0 +1,233 @@
+//! What to run, and how to track it.
+
+use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, time::Duration};
+
+use crate::os::spawn::StdioSource;
+
+/// One of a program's standard descriptors.
+///
+/// ```
+/// use procledger::{Job, Stdio};
+/// let job = Job::new("task-42", "cat").stdin(Stdio::piped()).stdout(Stdio::null());
+/// ```
+#[derive(Debug)]
+pub struct Stdio(pub(super) StdioSource);
+
+impl Stdio {
+    /// The host's own descriptor.
+    pub fn inherit() -> Self {
+        Self(StdioSource::Inherit)
+    }
+
+    /// `/dev/null`.
+    pub fn null() -> Self {
+        Self(StdioSource::Null)
+    }
+
+    /// A new pipe; the other end is in the [`Process`](crate::Process).
+    pub fn piped() -> Self {
+        Self(StdioSource::Piped)
+    }
+
+    /// A descriptor of the caller's: a log file, a socket.
+    pub fn fd(fd: impl Into<OwnedFd>) -> Self {
+        Self(StdioSource::Fd(fd.into()))
+    }
+}
+
+impl From<OwnedFd> for Stdio {
+    fn from(fd: OwnedFd) -> Self {
+        Self::fd(fd)
+    }
+}
+
+impl From<std::fs::File> for Stdio {
+    fn from(file: std::fs::File) -> Self {
+        Self::fd(file)
+    }
+}
+
+/// A program to run for a task, and the limits it runs within.
+///
+/// The program gets a session of its own, default signal dispositions, an empty signal mask, the descriptors 0 to 2 and
+/// no others. It is looked for as execvp(3) does, in the `PATH` that it gets itself.
+///
+/// ```
+/// use std::time::Duration;
+/// use procledger::{Job, Stdio};
+///
+/// let job = Job::new("task-42", "sh")
+///     .args(["-c", "echo hello"])
+///     .env("LANG", "C")
+///     .stdout(Stdio::piped())
+///     .max_runtime(Duration::from_secs(3600));
+/// ```
+#[derive(Debug)]
+pub struct Job {
+    pub(super) task: String,
+    pub(super) program: OsString,
+    pub(super) args: Vec<OsString>,
+    pub(super) clear_env: bool,
+    pub(super) env: Vec<(OsString, Option<OsString>)>,
+    pub(super) directory: Option<PathBuf>,
+    pub(super) stdio: [StdioSource; 3],
+    pub(super) grace: Option<Duration>,
+    pub(super) max_runtime: Option<Duration>,
+    pub(super) max_rss: Option<u64>,
+    pub(super) survive: bool,
+    pub(super) allow_survivor: bool,
+    pub(super) keep_strays: bool,
+    pub(super) foreground: bool,
+}
+
+impl Job {
+    /// A job for `task_id` that runs `program` with inherited standard descriptors.
+    ///
+    /// Both are checked by [`Tracker::spawn`](crate::Tracker::spawn).
+    pub fn new(task_id: impl Into<String>, program: impl Into<OsString>) -> Self {
+        Self {
+            task: task_id.into(),
+            program: program.into(),
+            args: Vec::new(),
+            clear_env: false,
+            env: Vec::new(),
+            directory: None,
+            stdio: [StdioSource::Inherit, StdioSource::Inherit, StdioSource::Inherit],
+            grace: None,
+            max_runtime: None,
+            max_rss: None,
+            survive: false,
+            allow_survivor: false,
+            keep_strays: false,
+            foreground: false,
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<I: IntoIterator<Item = S>, S: Into<OsString>>(mut self, args: I) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets a variable in the program's environment, which otherwise is the host's.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), Some(value.into())));
+        self
+    }
+
+    /// Removes a variable from the program's environment.
+    #[must_use]
+    pub fn env_remove(mut self, key: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), None));
+        self
+    }
+
+    /// Starts with an empty environment; variables set before are dropped too. The tracker's token is always added.
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.clear_env = true;
+        self.env.clear();
+        self
+    }
+
+    /// The program's working directory; a relative program path is looked up from there.
+    #[must_use]
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Standard input.
+    #[must_use]
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdio[0] = stdin.into().0;
+        self
+    }
+
+    /// Standard output.
+    #[must_use]
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdio[1] = stdout.into().0;
+        self
+    }
+
+    /// Standard error.
+    #[must_use]
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stdio[2] = stderr.into().0;
+        self
+    }
+
+    /// Time between SIGTERM and SIGKILL; the tracker's otherwise.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = Some(grace);
+        self
+    }
+
+    /// The tree is ended when the program has run this long. With the monitor off, the next health pass sees to it.
+    #[must_use]
+    pub fn max_runtime(mut self, limit: Duration) -> Self {
+        self.max_runtime = Some(limit);
+        self
+    }
+
+    /// The tree is ended when a health pass finds that its resident memory, in bytes, is more than this.
+    #[must_use]
+    pub fn max_rss(mut self, bytes: u64) -> Self {
+        self.max_rss = Some(bytes);
+        self
+    }
+
+    /// The program outlives the tracker, and is adopted by the next instance of the same program.
+    #[must_use]
+    pub fn survive(mut self, on: bool) -> Self {
+        self.survive = on;
+        self
+    }
+
+    /// A survivor of the same task, which could not be ended, does not stand in the way.
+    #[must_use]
+    pub fn allow_survivor(mut self, on: bool) -> Self {
+        self.allow_survivor = on;
+        self
+    }
+
+    /// What the program leaves behind when it ends is left alone.
+    #[must_use]
+    pub fn keep_strays(mut self, on: bool) -> Self {
+        self.keep_strays = on;
+        self
+    }
+
+    /// The program stays in the host's session and becomes the foreground process group of the terminal on its standard
+    /// input, as a shell's job: Ctrl-C and Ctrl-Z reach it. Wait for it with
+    /// [`wait_in_foreground`](crate::Process::wait_in_foreground).
+    #[must_use]
+    pub fn foreground(mut self, on: bool) -> Self {
+        self.foreground = on;
+        self
+    }
+
+    /// The whole environment that the program gets, with `token` in it.
+    pub(super) fn environment(&self, token: &str) -> Vec<(OsString, OsString)> {
+        let mut all: Vec<(OsString, OsString)> =
+            if self.clear_env { Vec::new() } else { std::env::vars_os().collect() };
+        for (key, value) in &self.env {
+            all.retain(|(other, _)| other != key);
+            all.extend(value.clone().map(|value| (key.clone(), value)));
+        }
+        all.retain(|(key, _)| key != crate::os::procfs::TOKEN_VARIABLE);
+        all.push((crate::os::procfs::TOKEN_VARIABLE.into(), token.into()));
+        all
+    }
+}
