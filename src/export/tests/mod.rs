@@ -1,6 +1,7 @@
 //! What the export promises, by what happens to it.
 
 mod file;
+mod legacy;
 mod lock;
 mod writer;
 
