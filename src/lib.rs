@@ -1,6 +1,8 @@
 //! A SQLite-backed process ledger.
 #![cfg(target_os = "linux")]
 mod error;
+#[allow(dead_code, unused_imports)]
+mod export;
 mod identity;
 #[allow(dead_code)]
 mod os;

@@ -1,0 +1,144 @@
+//! The handle on the writer's thread.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use super::{
+    file::Target,
+    lock::Lock,
+    writer::{Ending, Held, Shared, Writer},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    record::ExportEntry,
+};
+
+/// Keeps a JSON file equal to what its source tells, from a thread of its own.
+///
+/// It must not be ended or dropped by someone who holds what the source waits for: the thread is joined. In a forked
+/// child, which has no such thread, all calls do nothing or refuse.
+pub(crate) struct Exporter {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Held>>,
+    path: PathBuf,
+    process: u32,
+}
+
+impl Exporter {
+    /// Takes the lock, or stays passive where another instance has it, and starts the thread, which writes at once.
+    ///
+    /// `owner_uid` owns the ledger: the lock and the file are given to it where root acts on its behalf.
+    ///
+    /// # Errors
+    ///
+    /// The folder is missing, a folder stands at the path, or the lock file is a stranger's.
+    pub(crate) fn start(
+        path: PathBuf,
+        owner_uid: u32,
+        source: impl Fn() -> Result<Vec<ExportEntry>> + Send + 'static,
+    ) -> Result<Self> {
+        let target = Target::new(&path, owner_uid)?;
+        let lock = Lock::acquire(&target.lock_path(), owner_uid)?;
+        let shared = Arc::new(Shared::new(lock.is_none()));
+        let writer = Writer::new(target, lock, Box::new(source), Arc::clone(&shared));
+        let thread = thread::Builder::new()
+            .name("procledger-export".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| Error::os("failed to start the export's thread", error))?;
+        Ok(Self { shared, thread: Some(thread), path, process: std::process::id() })
+    }
+
+    /// Says that the source has changed. Never waits for the file.
+    pub(crate) fn notify(&self) {
+        if self.is_here() {
+            self.shared.lock().requested += 1;
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Waits until everything notified before is in the file.
+    ///
+    /// # Errors
+    ///
+    /// Busy when another instance writes the file, or when it took too long; then the message has the last error.
+    pub(crate) fn flush(&self, timeout: Duration) -> Result<()> {
+        if !self.is_here() {
+            return Err(Error::new(Kind::Closed, "the export's thread is not in a forked child"));
+        }
+        let state = self.shared.lock();
+        let wanted = state.requested;
+        let (state, _) = self
+            .shared
+            .done
+            .wait_timeout_while(state, timeout, |state| state.settled < wanted)
+            .unwrap_or_else(PoisonError::into_inner);
+        let path = self.path.display();
+        if state.settled < wanted {
+            let why = state.last_error.as_deref().unwrap_or("the writer is not done");
+            let message = format!("the export `{path}` was not written in {timeout:?}: {why}");
+            return Err(Error::new(Kind::Busy, message));
+        }
+        if state.passive {
+            return Err(Error::new(
+                Kind::Busy,
+                format!("the export `{path}` is another instance's, which holds its lock"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Why the file is not up to date; `None` once a write succeeded.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.is_here().then(|| self.shared.lock().last_error.clone()).flatten()
+    }
+
+    /// How often the file was replaced.
+    pub(crate) fn writes(&self) -> u64 {
+        if self.is_here() { self.shared.lock().writes } else { 0 }
+    }
+
+    /// Whether another instance writes the file.
+    pub(crate) fn is_passive(&self) -> bool {
+        self.is_here() && self.shared.lock().passive
+    }
+
+    /// Writes what is still to be written, tried once, and ends the thread. The file stays. Dropping does the same.
+    pub(crate) fn stop(mut self) {
+        drop(self.end(Ending::Stop));
+    }
+
+    /// Ends the thread and removes the file, if it is still the one that we wrote, and the lock file.
+    ///
+    /// # Errors
+    ///
+    /// One of them could not be removed.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.end(Ending::Finish).map_or(Ok(()), Held::remove)
+    }
+
+    fn end(&mut self, ending: Ending) -> Option<Held> {
+        let thread = self.thread.take().filter(|_| self.is_here())?;
+        self.shared.lock().ending = Some(ending);
+        self.shared.wake.notify_one();
+        // The source may own the last handle to us: the thread cannot wait for itself.
+        if thread.thread().id() == thread::current().id() {
+            return None;
+        }
+        thread.join().ok()
+    }
+
+    /// Whether this is the process that started the thread: a forked child has a copy of the mutex, maybe locked.
+    fn is_here(&self) -> bool {
+        self.process == std::process::id()
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        drop(self.end(Ending::Stop));
+    }
+}

@@ -1,0 +1,219 @@
+//! The file itself: its text, and how it is replaced.
+
+use std::{
+    ffi::OsString,
+    fs::{File, Metadata},
+    io::{self, Write},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use rustix::fs::FlockOperation;
+use tempfile::NamedTempFile;
+
+use super::lock::{FileId, hand_over, open_as_is, try_flock};
+use crate::{
+    error::{Error, Kind, Result},
+    record::ExportEntry,
+};
+
+/// Readable by all, as the former processor's file was: it names tasks and pids, which `ps` shows as well.
+const MODE: u32 = 0o644;
+
+/// Random characters at the end of a temporary file's name, after a prefix that names the target.
+const RANDOM: usize = 12;
+
+/// How often a new temporary file may be taken for a left-over before it is locked; once is rare.
+const ATTEMPTS: u32 = 10;
+
+/// The sticky bit of a folder's mode: only a file's owner may replace it.
+const STICKY: u32 = 0o1000;
+
+/// The text of the file: two-space indent, a line end at the end.
+pub(crate) fn to_json(entries: &[ExportEntry]) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(entries).expect("strings and numbers serialize");
+    text.push(b'\n');
+    text
+}
+
+/// Replaces the file at `path` once, without the lock: for a file that a person asked for.
+pub(crate) fn write_once(path: &Path, entries: &[ExportEntry]) -> Result<()> {
+    let target = Target::new(path, rustix::process::geteuid().as_raw())?;
+    target.replace(to_json(entries)).map(drop)
+}
+
+/// Where the file goes. The folder is resolved once; the last part of the path never is.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) path: PathBuf,
+    folder: PathBuf,
+    prefix: OsString,
+    pub(super) owner: u32,
+}
+
+impl Target {
+    pub(super) fn new(path: &Path, owner: u32) -> Result<Self> {
+        let name = path.file_name().ok_or_else(|| {
+            Error::invalid(format!("the export path `{}` does not name a file", path.display()))
+        })?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        let folder = parent.canonicalize().map_err(|error| {
+            let parent = parent.display();
+            Error::os(format!("the export's folder `{parent}` cannot be used: create it"), error)
+        })?;
+        let path = folder.join(name);
+        if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            return Err(folder_in_the_way(&path));
+        }
+        let prefix = [b".", name.as_bytes(), b".tmp-"].concat();
+        let prefix = std::ffi::OsStr::from_bytes(&prefix).to_owned();
+        Ok(Self { path, folder, prefix, owner })
+    }
+
+    pub(super) fn lock_path(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".lock");
+        name.into()
+    }
+
+    /// Writes a temporary file and renames it into place.
+    ///
+    /// There is no fsync: after a power cut nothing that the file could name is running, and the ledger tells so. An
+    /// fsync would make each start of a process wait for the disk, for a file that is worthless by then.
+    pub(super) fn replace(&self, text: Vec<u8>) -> Result<Written> {
+        let mut temp = self.create().map_err(|error| self.failed(error))?;
+        let stamp = self.fill(temp.as_file_mut(), &text).map_err(|error| self.failed(error))?;
+        let file = temp.persist(&self.path).map_err(|error| self.failed(error.error))?;
+        // The descriptor is kept, the lock is not: a reader may want to lock the file.
+        let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
+        Ok(Written { stamp, _file: file, text })
+    }
+
+    fn fill(&self, file: &mut File, text: &[u8]) -> io::Result<Stamp> {
+        hand_over(file, self.owner, MODE)?;
+        file.write_all(text)?;
+        Ok(Stamp::of(&file.metadata()?))
+    }
+
+    /// Creates a temporary file, locked, so that nobody takes it for a left-over.
+    fn create(&self) -> io::Result<NamedTempFile> {
+        for _ in 0..ATTEMPTS {
+            let mut builder = tempfile::Builder::new();
+            // `make_in` rather than `tempfile_in`, whose errors carry the random name and no errno.
+            let temp =
+                builder.prefix(&self.prefix).rand_bytes(RANDOM).make_in(&self.folder, |path| {
+                    File::options().write(true).create_new(true).mode(0o600).open(path)
+                })?;
+            // Where the file system knows no locks, there is no exporter either that would remove it.
+            let ours = try_flock(temp.as_file()).unwrap_or(true);
+            // Somebody who removes left-overs may have had it between its creation and the lock.
+            if ours && FileId::of(&temp.as_file().metadata()?).is_at(temp.path()) {
+                return Ok(temp);
+            }
+        }
+        Err(io::Error::from(rustix::io::Errno::AGAIN))
+    }
+
+    /// Removes what crashed writers left beside the file: regular files of the owner with exactly our kind of name that
+    /// no writer has locked. What cannot be removed does no harm.
+    pub(super) fn remove_leftovers(&self) {
+        let Ok(folder) = self.folder.read_dir() else { return };
+        for found in folder.flatten() {
+            if self.is_temporary(found.file_name().as_bytes()) {
+                self.remove_leftover(&found.path());
+            }
+        }
+    }
+
+    fn is_temporary(&self, name: &[u8]) -> bool {
+        name.strip_prefix(self.prefix.as_bytes())
+            .is_some_and(|rest| rest.len() == RANDOM && rest.iter().all(u8::is_ascii_alphanumeric))
+    }
+
+    fn remove_leftover(&self, path: &Path) {
+        let Ok(file) = open_as_is(path) else { return };
+        let ours = file.metadata().is_ok_and(|found| found.is_file() && found.uid() == self.owner);
+        if ours && try_flock(&file) == Ok(true) && std::fs::remove_file(path).is_ok() {
+            tracing::debug!("removed `{}`, which a crashed writer left", path.display());
+        }
+    }
+
+    /// Names what stands in the way. The temporary file's name is not part of it, so equal causes give equal messages.
+    fn failed(&self, error: io::Error) -> Error {
+        let path = self.path.display();
+        let found = self.path.symlink_metadata().ok();
+        if found.as_ref().is_some_and(Metadata::is_dir) {
+            return folder_in_the_way(&self.path).with_source(error);
+        }
+        let stranger = found.map(|found| found.uid()).filter(|uid| *uid != self.owner);
+        if let (io::ErrorKind::PermissionDenied, Some(uid), true) =
+            (error.kind(), stranger, self.is_sticky())
+        {
+            let message = format!(
+                "the export `{path}` belongs to uid {uid} and its folder is sticky: have it removed, or choose another path"
+            );
+            return Error::os(message, error);
+        }
+        Error::os(format!("failed to write the export `{path}`: check its folder"), error)
+    }
+
+    fn is_sticky(&self) -> bool {
+        self.folder.metadata().is_ok_and(|folder| folder.permissions().mode() & STICKY != 0)
+    }
+}
+
+/// What we renamed into place.
+///
+/// The descriptor stays open, which keeps the kernel from giving the inode's number to a stranger's file.
+#[derive(Debug)]
+pub(super) struct Written {
+    stamp: Stamp,
+    _file: File,
+    text: Vec<u8>,
+}
+
+impl Written {
+    /// Whether the file at `path` is ours, holds this text, and nobody wrote into it.
+    pub(super) fn holds(&self, text: &[u8], path: &Path) -> bool {
+        self.text == text
+            && path.symlink_metadata().is_ok_and(|found| Stamp::of(&found) == self.stamp)
+    }
+
+    /// Removes the file if it is still the one that we wrote.
+    ///
+    /// Between the look and the removal somebody could put a file of his own there; another instance does not, since it
+    /// needs the lock that we hold.
+    pub(super) fn remove(self, path: &Path) -> Result<()> {
+        if !self.stamp.id.is_at(path) {
+            return Ok(());
+        }
+        std::fs::remove_file(path).map_err(|error| {
+            Error::os(format!("failed to remove the export `{}`", path.display()), error)
+        })
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    id: FileId,
+    size: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        let modified = metadata.modified().ok();
+        Self { id: FileId::of(metadata), size: metadata.len(), modified }
+    }
+}
+
+fn folder_in_the_way(path: &Path) -> Error {
+    let message =
+        format!("a folder stands at the export path `{}`: choose another path", path.display());
+    Error::new(Kind::InvalidInput, message)
+}

@@ -1,0 +1,249 @@
+//! Reads the JSON file that the former processor left.
+//!
+//! The file names processes that may get a signal, so nobody but the ledger's owner may have written it. It is judged by
+//! the file that was opened, never by its name: no symlink is followed and no FIFO waited for.
+//!
+//! A file that is no JSON array is renamed to `PATH.corrupt`, atomically and in place of an older one, so that a crash
+//! leaves it under one of the two names. In an array each entry is judged alone. Of a key that an object has twice the
+//! last one counts, as it did for the former processor.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    fs::{File, Metadata},
+    io::Read,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use chrono::DateTime;
+use rustix::io::Errno;
+use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::lock::{FileId, open_as_is};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    record::{Millis, TaskId},
+};
+
+/// Largest file that is read: some 100,000 processes, and it is held in memory. A larger one is no list of processes.
+const SIZE_MAX: u64 = 16 * 1024 * 1024;
+
+/// Most lines about rejected entries; one more says how many are left out. They go to the log.
+const REJECTED_MAX: usize = 1000;
+
+/// Longest piece of a rejected value in such a line, in characters.
+const EXCERPT_MAX: usize = 60;
+
+/// What was found at the legacy file's path.
+#[derive(Debug)]
+pub(crate) enum Legacy {
+    /// Nothing.
+    Absent,
+    /// A list.
+    Entries {
+        /// What it names.
+        entries: Vec<LegacyEntry>,
+        /// A line for each entry that was skipped, safe for a terminal.
+        rejected: Vec<String>,
+    },
+    /// Something that a stranger may have put there; it was left alone. Says why.
+    Untrusted(String),
+    /// No list; it was renamed.
+    Corrupt {
+        /// Its name now.
+        kept_as: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// One process that the former processor had registered. Nothing in it was verified against the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LegacyEntry {
+    /// The task.
+    pub(crate) task: TaskId,
+    /// Its pid then.
+    pub(crate) pid: Pid,
+    /// When the former processor had started it.
+    pub(crate) start_time: Millis,
+}
+
+/// Reads the file at `path`, which is trusted only if `trusted_uid` owns it and nobody else can write it.
+///
+/// # Errors
+///
+/// The file could not be read, or is corrupt and could not be renamed. The caller logs it and goes on.
+pub(crate) fn read_legacy(path: &Path, trusted_uid: u32) -> Result<Legacy> {
+    let file = match open_as_is(path) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(Legacy::Absent),
+        Err(Errno::LOOP) => return Ok(untrusted(path, "is a symlink")),
+        Err(Errno::NXIO | Errno::NODEV) => return Ok(untrusted(path, "is not a regular file")),
+        Err(Errno::ACCESS | Errno::PERM) => return Ok(untrusted(path, "cannot be opened by us")),
+        Err(errno) => return Err(failed("open", path, errno)),
+    };
+    let found = file.metadata().map_err(|error| failed("examine", path, error))?;
+    if let Some(why) = distrust(&found, trusted_uid) {
+        return Ok(untrusted(path, &why));
+    }
+    match read_bounded(file, &found).map_err(|error| failed("read", path, error))? {
+        None => keep_aside(path, &found, format!("it has more than {SIZE_MAX} bytes")),
+        Some(text) => match parse(&text) {
+            Ok(Parsed { entries, rejected, .. }) => Ok(Legacy::Entries { entries, rejected }),
+            Err(reason) => keep_aside(path, &found, reason),
+        },
+    }
+}
+
+fn untrusted(path: &Path, why: &str) -> Legacy {
+    Legacy::Untrusted(format!("the file `{}` {why}: look at it, then remove it", path.display()))
+}
+
+fn distrust(found: &Metadata, trusted_uid: u32) -> Option<String> {
+    let mode = found.permissions().mode();
+    if !found.is_file() {
+        Some("is not a regular file".to_owned())
+    } else if found.uid() != trusted_uid {
+        Some(format!("belongs to uid {}, not to uid {trusted_uid}", found.uid()))
+    } else if mode & 0o022 != 0 {
+        Some(format!("can be written by others (mode {:03o})", mode & 0o777))
+    } else {
+        None
+    }
+}
+
+/// The whole text; `None` when it is too long, also when it grew since it was measured.
+fn read_bounded(file: File, found: &Metadata) -> std::io::Result<Option<Vec<u8>>> {
+    if found.len() > SIZE_MAX {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    file.take(SIZE_MAX + 1).read_to_end(&mut text)?;
+    Ok((text.len() as u64 <= SIZE_MAX).then_some(text))
+}
+
+fn keep_aside(path: &Path, found: &Metadata, reason: String) -> Result<Legacy> {
+    let mut kept_as = path.as_os_str().to_owned();
+    kept_as.push(".corrupt");
+    let kept_as = PathBuf::from(kept_as);
+    if !FileId::of(found).is_at(path) {
+        let message = format!("the file `{}` changed while it was read: try again", path.display());
+        return Err(Error::new(Kind::Busy, message));
+    }
+    std::fs::rename(path, &kept_as).map_err(|error| {
+        let (path, kept_as) = (path.display(), kept_as.display());
+        Error::os(
+            format!("the file `{path}` is no list of processes ({reason}), and could not be kept as `{kept_as}`"),
+            error,
+        )
+    })?;
+    Ok(Legacy::Corrupt { kept_as, reason })
+}
+
+fn failed(verb: &str, path: &Path, source: impl Into<std::io::Error>) -> Error {
+    Error::os(format!("failed to {verb} the former list of processes `{}`", path.display()), source)
+}
+
+/// The entries of an array or of `null`; otherwise what is wrong with the text.
+fn parse(text: &[u8]) -> Result<Parsed, String> {
+    if text.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    serde_json::from_slice(text).map_err(|error| format!("it is no list of processes: {error}"))
+}
+
+/// Entries are judged one by one as they are parsed, so memory holds no tree of the whole file.
+#[derive(Default)]
+struct Parsed {
+    entries: Vec<LegacyEntry>,
+    rejected: Vec<String>,
+    pids: HashSet<Pid>,
+}
+
+impl Parsed {
+    fn judge(&mut self, value: &Value) -> Result<(), String> {
+        let object = value.as_object().ok_or_else(|| format!("{} is no object", excerpt(value)))?;
+        let entry = entry(object)?;
+        if !self.pids.insert(entry.pid) {
+            return Err(format!("pid {} was listed before", entry.pid));
+        }
+        self.entries.push(entry);
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Parsed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor)
+    }
+}
+
+struct ListVisitor;
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = Parsed;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    /// Go writes `null` for a slice that was never filled.
+    fn visit_unit<E>(self) -> Result<Parsed, E> {
+        Ok(Parsed::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Parsed, A::Error> {
+        let mut parsed = Parsed::default();
+        let (mut number, mut unlisted) = (0_u64, 0_u64);
+        while let Some(value) = array.next_element::<Value>()? {
+            number += 1;
+            let Err(why) = parsed.judge(&value) else { continue };
+            if parsed.rejected.len() < REJECTED_MAX {
+                parsed.rejected.push(format!("entry {number}: {why}"));
+            } else {
+                unlisted += 1;
+            }
+        }
+        if unlisted > 0 {
+            parsed.rejected.push(format!("{unlisted} more entries were skipped"));
+        }
+        Ok(parsed)
+    }
+}
+
+fn entry(object: &Map<String, Value>) -> Result<LegacyEntry, String> {
+    let task = text(object, "task_id")?;
+    let task = TaskId::new(task).map_err(|error| error.to_string())?;
+    let number = field(object, "process_id")?;
+    let pid = number.as_i64().and_then(Pid::new).ok_or_else(|| {
+        format!("process_id {} is not a whole number from 1 to {}", excerpt(number), i32::MAX)
+    })?;
+    let start = text(object, "start_time")?;
+    let start_time = DateTime::parse_from_rfc3339(start)
+        .map(|time| Millis(time.timestamp_millis()))
+        .map_err(|error| format!("start_time {} is no date: {error}", excerpt(&start.into())))?;
+    Ok(LegacyEntry { task, pid, start_time })
+}
+
+fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
+    let value = field(object, name)?;
+    value.as_str().ok_or_else(|| format!("{name} {} is no text", excerpt(value)))
+}
+
+fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a Value, String> {
+    object.get(name).ok_or_else(|| format!("{name} is missing"))
+}
+
+/// The start of a value, with all that could move a terminal's cursor escaped.
+fn excerpt(value: &Value) -> String {
+    let text = match value {
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        Value::String(text) => format!("{:?}", text.chars().take(EXCERPT_MAX).collect::<String>()),
+        other => other.to_string(),
+    };
+    text.chars().take(2 * EXCERPT_MAX).collect()
+}

@@ -1,0 +1,36 @@
+//! The JSON export: a file that follows the ledger, for people and for readers of the former processor's file.
+//!
+//! The file is an array of `{"task_id", "process_id", "start_time"}`, `[]` while nothing runs. The ledger is the truth;
+//! whoever needs certainty reads that. `exporter` is the handle on the thread in `writer` that follows the ledger, `file`
+//! replaces the file, `lock` says who may, and `legacy` reads what the former processor left.
+//!
+//! # At a crash
+//!
+//! The file is written beside its place and renamed, so a reader sees the old list or the new one, never a part, and
+//! never no file. A writer that dies leaves the last list, and maybe a temporary file, which the next holder of the lock
+//! removes. Nothing is flushed to the disk: what a power cut loses it has ended as well.
+//!
+//! # Locking
+//!
+//! Of all instances with the same path one holds an exclusive `flock` on `PATH.lock` and writes; the others stay passive
+//! and try again when they have something to tell. The kernel drops the lock with its holder, however that dies. A clean
+//! end removes the lock file while it is locked, so whoever locks a file checks that the path still names it. A holder
+//! checks the same before each write: something that cleans `/tmp` may have taken the file away.
+//!
+//! # Hostile paths
+//!
+//! In `/tmp` anybody may put something at the path first. The export never opens what stands there: the rename replaces
+//! a symlink, a FIFO or a stranger's file as a name. It fails on a folder, and on a stranger's file in a sticky folder;
+//! then the error is logged once, kept for `last_error`, and tracking goes on. The lock and the legacy file are opened
+//! without following a symlink and without blocking, and are judged by what was opened, not by the name.
+mod exporter;
+mod file;
+mod legacy;
+mod lock;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub(crate) use exporter::Exporter;
+pub(crate) use file::{to_json, write_once};
+pub(crate) use legacy::{Legacy, LegacyEntry, read_legacy};

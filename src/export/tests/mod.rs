@@ -1,0 +1,52 @@
+//! What the export promises, by what happens to it.
+
+mod file;
+mod legacy;
+mod lock;
+mod writer;
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::record::ExportEntry;
+
+/// Far beyond what anything here takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn entry(task: &str, pid: u32) -> ExportEntry {
+    ExportEntry {
+        task_id: task.to_owned(),
+        process_id: pid,
+        start_time: "2025-01-10T12:34:56.000Z".to_owned(),
+    }
+}
+
+fn my_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Polls until `holds`, with a bound.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = folder
+        .read_dir()
+        .unwrap()
+        .map(|found| found.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn make_fifo(path: &Path) {
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+        .unwrap();
+}

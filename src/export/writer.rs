@@ -1,0 +1,310 @@
+//! The thread that keeps the file equal to the ledger.
+
+use std::{
+    error::Error as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    file::{Target, Written, to_json},
+    lock::Lock,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    record::ExportEntry,
+};
+
+/// How long a change waits for more of its kind: a task rarely starts alone, and 50 ms are promised.
+const SETTLE: Duration = Duration::from_millis(1);
+
+/// First wait after a failed write. Also the least time between a failure and a write that a new change asks for: a
+/// full disk must not turn into a busy loop, yet once there is room again a change is to be seen within 50 ms.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+
+/// Longest wait after a failed write when nothing changes.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Least time between two attempts to take the lock from whoever writes now.
+const TAKEOVER: Duration = Duration::from_secs(1);
+
+/// Distinct errors that are remembered as logged until a write succeeds.
+const COMPLAINTS_MAX: usize = 16;
+
+pub(super) type Source = Box<dyn Fn() -> Result<Vec<ExportEntry>> + Send>;
+
+/// What the thread held when it ended.
+pub(super) struct Held {
+    target: Target,
+    lock: Option<Lock>,
+    written: Option<Written>,
+}
+
+impl Held {
+    pub(super) fn remove(self) -> Result<()> {
+        // Without the lock, or with one that lost its name, the file is another instance's to keep.
+        let Some(lock) = self.lock.filter(Lock::is_named) else { return Ok(()) };
+        let removed = self.written.map_or(Ok(()), |written| written.remove(&self.target.path));
+        removed.and(lock.remove())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Stop,
+    Finish,
+}
+
+/// What the handle and the thread share. The mutex is never held across I/O, the source or a log line.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    pub(super) wake: Condvar,
+    pub(super) done: Condvar,
+}
+
+pub(super) struct State {
+    /// Changes so far; the first is the start itself.
+    pub(super) requested: u64,
+    /// How many of them are in the file, or are another instance's to write.
+    pub(super) settled: u64,
+    pub(super) writes: u64,
+    pub(super) passive: bool,
+    pub(super) last_error: Option<String>,
+    pub(super) ending: Option<Ending>,
+}
+
+impl Shared {
+    pub(super) fn new(passive: bool) -> Self {
+        let state = State {
+            requested: 1,
+            settled: u64::from(passive),
+            writes: 0,
+            passive,
+            last_error: None,
+            ending: None,
+        };
+        Self { state: Mutex::new(state), wake: Condvar::new(), done: Condvar::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a write is due, or until the end.
+    fn wait(&self, pace: &Pace) -> Option<Ending> {
+        let mut state = self.lock();
+        loop {
+            if state.ending.is_some() {
+                return state.ending;
+            }
+            let due = pace.due(&state);
+            let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
+            state = match wait {
+                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return None,
+                Some(wait) => {
+                    let woken = self.wake.wait_timeout(state, wait);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    fn settle(&self, seen: u64, result: &Result<Attempt, String>) {
+        let mut state = self.lock();
+        match result {
+            Ok(attempt) => {
+                state.settled = seen;
+                state.passive = *attempt == Attempt::Passive;
+                state.writes += u64::from(*attempt == Attempt::Written);
+                state.last_error = None;
+            }
+            Err(message) => state.last_error = Some(message.clone()),
+        }
+        drop(state);
+        self.done.notify_all();
+    }
+}
+
+/// When the next attempt may come.
+struct Pace {
+    /// The last change that an attempt covered.
+    seen: u64,
+    /// Not before this for a new change.
+    change_at: Instant,
+    /// Not before this for one that failed.
+    retry_at: Instant,
+    backoff: Duration,
+}
+
+impl Pace {
+    fn due(&self, state: &State) -> Option<Instant> {
+        if state.requested > self.seen {
+            Some(self.change_at)
+        } else {
+            (state.settled < state.requested).then_some(self.retry_at)
+        }
+    }
+
+    fn follow(&mut self, result: &Result<Attempt, String>) {
+        let now = Instant::now();
+        self.change_at = match result {
+            Ok(Attempt::Passive) => now + TAKEOVER,
+            Ok(_) => now,
+            Err(_) => now + RETRY_FIRST,
+        };
+        self.retry_at = now + self.backoff;
+        self.backoff = if result.is_ok() {
+            RETRY_FIRST
+        } else {
+            RETRY_MAX.min(self.backoff.saturating_mul(2))
+        };
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Written,
+    Unchanged,
+    Passive,
+}
+
+/// The thread's side.
+pub(super) struct Writer {
+    held: Held,
+    source: Source,
+    shared: Arc<Shared>,
+    pace: Pace,
+    /// Whether left-overs were removed since the lock was taken.
+    swept: bool,
+    complaints: Complaints,
+}
+
+impl Writer {
+    pub(super) fn new(
+        target: Target,
+        lock: Option<Lock>,
+        source: Source,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let now = Instant::now();
+        let passive = lock.is_none();
+        let pace = Pace {
+            seen: u64::from(passive),
+            change_at: if passive { now + TAKEOVER } else { now },
+            retry_at: now,
+            backoff: RETRY_FIRST,
+        };
+        let held = Held { target, lock, written: None };
+        Self { held, source, shared, pace, swept: false, complaints: Complaints::default() }
+    }
+
+    pub(super) fn run(mut self) -> Held {
+        let ending = loop {
+            if let Some(ending) = self.shared.wait(&self.pace) {
+                break ending;
+            }
+            thread::sleep(SETTLE);
+            self.step();
+        };
+        let behind = {
+            let state = self.shared.lock();
+            state.settled < state.requested
+        };
+        // Only what is ours to write: whoever ends does not take over.
+        if ending == Ending::Stop && behind && self.held.lock.is_some() {
+            self.step();
+        }
+        self.held
+    }
+
+    fn step(&mut self) {
+        self.pace.seen = self.shared.lock().requested;
+        let result = self.attempt().map_err(|error| with_causes(&error));
+        self.shared.settle(self.pace.seen, &result);
+        self.pace.follow(&result);
+        self.log(&result);
+        // Last, since a folder such as /tmp may hold very many names.
+        if self.held.lock.is_some() && !self.swept {
+            self.held.target.remove_leftovers();
+            self.swept = true;
+        }
+    }
+
+    fn attempt(&mut self) -> Result<Attempt> {
+        if !self.hold_lock()? {
+            return Ok(Attempt::Passive);
+        }
+        let text = to_json(&self.ask_source()?);
+        let target = &self.held.target;
+        if self.held.written.as_ref().is_some_and(|written| written.holds(&text, &target.path)) {
+            return Ok(Attempt::Unchanged);
+        }
+        self.held.written = Some(target.replace(text)?);
+        Ok(Attempt::Written)
+    }
+
+    /// Whether we may write; takes the lock where it is free.
+    fn hold_lock(&mut self) -> Result<bool> {
+        if self.held.lock.as_ref().is_some_and(Lock::is_named) {
+            return Ok(true);
+        }
+        // Ours lost its name: let it go before taking the one that has it.
+        self.held.lock = None;
+        self.swept = false;
+        let target = &self.held.target;
+        self.held.lock = Lock::acquire(&target.lock_path(), target.owner)?;
+        Ok(self.held.lock.is_some())
+    }
+
+    /// A source that panics is an error like another: the thread goes on.
+    fn ask_source(&self) -> Result<Vec<ExportEntry>> {
+        catch_unwind(AssertUnwindSafe(|| (self.source)())).unwrap_or_else(|_| {
+            Err(Error::new(Kind::Other, "the list for the export could not be read: it panicked"))
+        })
+    }
+
+    fn log(&mut self, result: &Result<Attempt, String>) {
+        match result {
+            Ok(_) => self.complaints.settle(),
+            Err(message) if self.complaints.is_new(message) => tracing::warn!("{message}"),
+            Err(_) => {}
+        }
+    }
+}
+
+/// What was logged since the last success, so that an error that goes on is logged once.
+#[derive(Default)]
+pub(super) struct Complaints(Vec<String>);
+
+impl Complaints {
+    /// Whether this was not logged yet; from now on it was.
+    pub(super) fn is_new(&mut self, message: &str) -> bool {
+        if self.0.iter().any(|known| known == message) {
+            return false;
+        }
+        if self.0.len() == COMPLAINTS_MAX {
+            self.0.remove(0);
+        }
+        self.0.push(message.to_owned());
+        true
+    }
+
+    /// It works again: the next error is news.
+    pub(super) fn settle(&mut self) {
+        self.0.clear();
+    }
+}
+
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
