@@ -5,5 +5,7 @@ mod identity;
 #[allow(dead_code)]
 mod record;
 mod state;
+#[allow(dead_code)]
+mod store;
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};
