@@ -11,5 +11,7 @@ mod plan;
 #[allow(dead_code)]
 mod record;
 mod state;
+#[allow(dead_code)]
+mod store;
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};

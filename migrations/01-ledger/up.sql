@@ -98,6 +98,7 @@ CREATE TABLE leak (
 -- History may grow for years; what is asked at every spawn, end and pass reads only the living.
 CREATE INDEX process_live_owner ON process (owner) WHERE state <> 'ended';
 CREATE INDEX process_live_task ON process (task_id) WHERE state <> 'ended';
+CREATE INDEX process_claim ON process (claimed_by) WHERE claimed_by IS NOT NULL;
 CREATE INDEX process_task ON process (task_id, started_at);
 CREATE INDEX process_ended ON process (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX process_root ON process (root) WHERE root IS NOT NULL;
@@ -106,6 +107,11 @@ CREATE INDEX leak_found ON leak (found_at);
 CREATE INDEX leak_process ON leak (process);
 CREATE INDEX leak_pass ON leak (pass) WHERE pass IS NOT NULL;
 CREATE INDEX pass_kind ON pass (kind, started_at);
+
+-- To delete an instance, SQLite must know that nothing names it: without these it reads all history for each.
+CREATE INDEX process_owner ON process (owner);
+CREATE INDEX process_first_owner ON process (first_owner);
+CREATE INDEX pass_instance ON pass (instance);
 
 -- Views for people: ISO 8601 in UTC, durations one can read.
 

@@ -1,0 +1,126 @@
+//! New rows: a program runs only after its row, with its whole identity, is committed.
+
+use rusqlite::{OptionalExtension, Transaction, named_params};
+
+use super::{Store, rows::hex};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::{Pid, Place},
+    record::{NewProcess, ProcessId, TaskId, millis},
+    state::State,
+};
+
+impl Store {
+    /// Records a batch in one transaction; an outer error means that nothing of it was committed.
+    ///
+    /// A task that has a root alive in `here` is refused, and only that item: one alive elsewhere cannot be judged from
+    /// here, and blocks nothing.
+    pub(crate) fn admit(
+        &self,
+        here: &Place,
+        batch: &[NewProcess],
+    ) -> Result<Vec<Result<ProcessId>>> {
+        self.write("record a process", |tx| {
+            batch
+                .iter()
+                .map(|new| match refusal(tx, here, new)? {
+                    Some(refused) => Ok(Err(refused)),
+                    None => insert(tx, new).map(Ok),
+                })
+                .collect()
+        })
+    }
+}
+
+fn refusal(
+    tx: &Transaction<'_>,
+    here: &Place,
+    new: &NewProcess,
+) -> rusqlite::Result<Option<Error>> {
+    if !matches!(new.state, State::Running | State::Ending) {
+        let message = format!("a new row cannot be {}", new.state.as_str());
+        return Ok(Some(Error::invalid(message)));
+    }
+    let (Some(task), None) = (&new.task, new.root) else { return Ok(None) };
+    let found = alive(tx, here, task.as_str(), new.allow_survivor)?;
+    Ok(found.map(|(pid, state)| {
+        let what = if state == State::Survived.as_str() {
+            "is still there as a survivor"
+        } else {
+            "already runs"
+        };
+        Error::new(
+            Kind::AlreadyRunning,
+            format!("the task `{task}` {what} (pid {pid}): end it first"),
+        )
+    }))
+}
+
+/// Pid and state of a root that stands in the way of another one of its task.
+fn alive(
+    tx: &Transaction<'_>,
+    here: &Place,
+    task: &str,
+    allow_survivor: bool,
+) -> rusqlite::Result<Option<(i64, String)>> {
+    tx.prepare_cached(
+        "SELECT p.pid, p.state
+         FROM process AS p INDEXED BY process_live_task
+         CROSS JOIN instance AS f ON f.id = p.first_owner
+         WHERE p.task_id = :task AND p.state <> 'ended' AND p.root IS NULL
+           AND NOT (:allow_survivor AND p.state = 'survived')
+           AND f.boot_id = :boot_id AND f.pid_namespace = :pid_namespace
+           AND f.boottime_offset = :boottime_offset
+         LIMIT 1",
+    )?
+    .query_one(
+        named_params! {
+            ":task": task,
+            ":allow_survivor": allow_survivor,
+            ":boot_id": hex(here.boot_id),
+            ":pid_namespace": here.pid_namespace.cast_signed(),
+            ":boottime_offset": here.boottime_offset,
+        },
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+    .optional()
+}
+
+/// One row, whole: its owner is also the first one, which names boot and namespace.
+pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result<ProcessId> {
+    let claimed_by = (new.state == State::Ending).then_some(new.owner.0);
+    let command = serde_json::to_string(&new.command)
+        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+    tx.prepare_cached(
+        "INSERT INTO process (task_id, owner, first_owner, root, origin, token, pid, start_tick,
+           pidfd_inode, session, containment, command, cwd, uid, state, claimed_by, started_at,
+           survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes)
+         VALUES (:task, :owner, :owner, :root, :origin, :token, :pid, :start_tick,
+           :pidfd_inode, :session, :containment, :command, :cwd, :uid, :state, :claimed_by,
+           :started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss)",
+    )?
+    .execute(named_params! {
+        ":task": new.task.as_ref().map(TaskId::as_str),
+        ":owner": new.owner.0,
+        ":root": new.root.map(|root| root.0),
+        ":origin": new.origin.as_str(),
+        ":token": new.token.map(|token| token.to_string()),
+        ":pid": new.identity.pid.get(),
+        ":start_tick": new.identity.start_tick.cast_signed(),
+        ":pidfd_inode": new.identity.pidfd_inode.map(u64::cast_signed),
+        ":session": new.session.map(Pid::get),
+        ":containment": new.containment.as_str(),
+        ":command": command,
+        ":cwd": new.cwd,
+        ":uid": new.uid,
+        ":state": new.state.as_str(),
+        ":claimed_by": claimed_by,
+        ":started_at": new.started_at.0,
+        ":survive": new.limits.survive,
+        ":grace": millis(new.limits.grace),
+        ":max_runtime": new.limits.max_runtime.map(millis),
+        ":max_rss": new.limits.max_rss.map(u64::cast_signed),
+        ":peak_rss": new.peak_rss.map(u64::cast_signed),
+    })?;
+    Ok(ProcessId(tx.last_insert_rowid()))
+}

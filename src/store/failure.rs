@@ -1,0 +1,78 @@
+//! The one place that turns what SQLite reports into the crate's error.
+
+use std::path::Path;
+
+use rusqlite::{Error as Sqlite, ErrorCode};
+
+use crate::error::{Error, Kind};
+
+/// What SQLite reported while we were to `doing` ("record a pass") the ledger at `path`.
+pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
+    let kind = kind(&source);
+    let hint = match kind {
+        Kind::Busy => ": another process holds its write lock, try again",
+        Kind::Denied => ": check the permissions of the file and of its folder",
+        Kind::NotALedger => ": it is no ledger, or it is damaged",
+        _ => "",
+    };
+    let message = format!("failed to {doing} in the ledger `{}`{hint}", path.display());
+    Error::new(kind, message).with_source(source)
+}
+
+/// No connection was free in time, or none could be made.
+pub(super) fn no_connection(path: &Path, doing: &str, source: r2d2::Error) -> Error {
+    let message = format!(
+        "failed to {doing} in the ledger `{}`: no connection was free in time, try again",
+        path.display()
+    );
+    Error::new(Kind::Busy, message).with_source(source)
+}
+
+fn kind(error: &Sqlite) -> Kind {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::Busy,
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            Kind::Denied
+        }
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Kind::NotALedger,
+        Some(_) => Kind::Other,
+        None => decoding(error),
+    }
+}
+
+/// A value that no version of ours wrote: somebody edited the file.
+fn decoding(error: &Sqlite) -> Kind {
+    match error {
+        Sqlite::FromSqlConversionFailure(..)
+        | Sqlite::IntegralValueOutOfRange(..)
+        | Sqlite::InvalidColumnType(..) => Kind::NotALedger,
+        _ => Kind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn every_code_of_sqlite_that_has_a_predicate_gets_it() {
+        for (code, expected) in [
+            (ffi::SQLITE_BUSY, Kind::Busy),
+            (ffi::SQLITE_LOCKED, Kind::Busy),
+            (ffi::SQLITE_READONLY, Kind::Denied),
+            (ffi::SQLITE_CANTOPEN, Kind::Denied),
+            (ffi::SQLITE_PERM, Kind::Denied),
+            (ffi::SQLITE_NOTADB, Kind::NotALedger),
+            (ffi::SQLITE_CORRUPT, Kind::NotALedger),
+            (ffi::SQLITE_FULL, Kind::Other),
+        ] {
+            let source = Sqlite::SqliteFailure(ffi::Error::new(code), None);
+            let error = failed(Path::new("/x/ledger.db"), "record a pass", source);
+            assert_eq!(error.kind(), expected, "{code}");
+            assert!(error.to_string().contains("record a pass in the ledger `/x/ledger.db`"));
+            assert!(std::error::Error::source(&error).is_some(), "the chain is kept");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Which file systems can carry a ledger.
+//!
+//! WAL needs memory that all its users share (<https://sqlite.org/wal.html>), and the locks of instances need flock(2)
+//! that the kernel drops at death. A network file system promises neither.
+
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
+
+use crate::error::{Error, Kind, Result};
+
+/// `f_type` of network file systems, from statfs(2) and the kernel's `include/uapi/linux/magic.h`.
+const NETWORK: [(u64, &str); 12] = [
+    (0x0000_6969, "nfs"),
+    (0x0000_517B, "smb"),
+    (0xFF53_4D42, "cifs"),
+    (0xFE53_4D42, "smb2"),
+    (0x00C3_6400, "ceph"),
+    (0x5346_414F, "afs"),
+    (0x6B41_4653, "afs"),
+    (0x7375_7245, "coda"),
+    (0x0000_564C, "ncp"),
+    (0x0102_1997, "9p"),
+    (0x0BD0_0BD0, "lustre"),
+    (0x0116_1970, "gfs2"),
+];
+
+/// `FUSE_SUPER_MAGIC`: says nothing by itself, an encrypted home or an `ntfs-3g` disk is local.
+const FUSE: u64 = 0x6573_5546;
+
+/// Types, as mountinfo names them, of the FUSE file systems that are a network.
+const NETWORK_FUSE: [&str; 14] = [
+    "fuse.sshfs",
+    "fuse.s3fs",
+    "fuse.rclone",
+    "fuse.glusterfs",
+    "fuse.cephfs",
+    "fuse.ceph-fuse",
+    "fuse.curlftpfs",
+    "fuse.gcsfuse",
+    "fuse.goofys",
+    "fuse.mount-s3",
+    "fuse.blobfuse",
+    "fuse.blobfuse2",
+    "fuse.davfs",
+    "fuse.juicefs",
+];
+
+/// Refuses a folder on a network file system.
+pub(super) fn check_local(folder: &Path) -> Result<()> {
+    let shown = folder.display();
+    let found = rustix::fs::statfs(folder)
+        .map_err(|e| Error::os(format!("failed to read the file system type of `{shown}`"), e))?;
+    let magic = magic(found.f_type);
+    let fuse = if magic == FUSE { fuse_type_of(folder)? } else { None };
+    match network_name(magic, fuse.as_deref()) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "`{shown}` is on a network file system ({name}), which cannot hold a ledger: \
+                 choose a folder on a local disk"
+            ),
+        )),
+    }
+}
+
+/// `f_type` is signed or unsigned, 32 or 64 bits wide, as the architecture likes; a magic has 32 bits.
+fn magic(f_type: impl TryInto<i128>) -> u64 {
+    let wide: i128 = f_type.try_into().unwrap_or(0);
+    u64::try_from(wide & 0xFFFF_FFFF).unwrap_or(0)
+}
+
+fn network_name(magic: u64, fuse: Option<&str>) -> Option<String> {
+    if magic == FUSE {
+        return fuse.filter(|name| NETWORK_FUSE.contains(name)).map(ToOwned::to_owned);
+    }
+    NETWORK.iter().find(|(known, _)| *known == magic).map(|(_, name)| (*name).to_owned())
+}
+
+fn fuse_type_of(folder: &Path) -> Result<Option<String>> {
+    let device = fs::metadata(folder)
+        .map_err(|e| Error::os(format!("failed to look at `{}`", folder.display()), e))?
+        .dev();
+    let table = fs::read("/proc/self/mountinfo")
+        .map_err(|e| Error::os("failed to read `/proc/self/mountinfo`", e))?;
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    Ok(type_in_mountinfo(&table, &format!("{major}:{minor}")))
+}
+
+/// File system type of the mount whose device is `device` ("0:54"), in the format of `proc_pid_mountinfo(5)`.
+fn type_in_mountinfo(table: &[u8], device: &str) -> Option<String> {
+    let table = String::from_utf8_lossy(table);
+    table.lines().find_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        (mount.split(' ').nth(2)? == device).then(|| source.split(' ').next().map(str::to_owned))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &[u8] = b"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+        40 22 0:54 / /home/a/far rw,nosuid - fuse.sshfs a@b:/c rw,user_id=0\n\
+        41 22 0:55 / /home/a/disk\\040x rw - fuseblk /dev/sdb1 rw\n\
+        broken line\n";
+
+    #[test]
+    fn network_file_systems_are_known_by_their_magic() {
+        for magic in [0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42, 0x0102_1997] {
+            assert!(network_name(magic, None).is_some(), "{magic:#x}");
+        }
+        for local in [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794C_7630] {
+            assert_eq!(network_name(local, None), None, "{local:#x}");
+        }
+    }
+
+    #[test]
+    fn a_magic_with_its_top_bit_set_is_the_same_whatever_its_sign() {
+        assert_eq!(magic(-11_317_950_i32), 0xFF53_4D42);
+        assert_eq!(magic(0xFF53_4D42_i64), 0xFF53_4D42);
+    }
+
+    #[test]
+    fn fuse_is_a_network_only_when_its_mount_says_so() {
+        let far = type_in_mountinfo(MOUNTS, "0:54");
+        assert_eq!(far.as_deref(), Some("fuse.sshfs"));
+        assert!(network_name(FUSE, far.as_deref()).is_some());
+        let near = type_in_mountinfo(MOUNTS, "0:55");
+        assert_eq!(near.as_deref(), Some("fuseblk"));
+        assert_eq!(network_name(FUSE, near.as_deref()), None);
+        assert_eq!(network_name(FUSE, type_in_mountinfo(MOUNTS, "9:9").as_deref()), None);
+    }
+}

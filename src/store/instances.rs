@@ -1,0 +1,133 @@
+//! Instances: who has opened the ledger for writing.
+
+use rusqlite::{OptionalExtension, Row, named_params};
+
+use super::{
+    Store,
+    rows::{Cells, hex},
+};
+use crate::{
+    error::Result,
+    identity::Identity,
+    record::{InstanceId, InstanceRecord, Millis, NewInstance, StopHow},
+};
+
+/// The columns that [`instance`] takes, with what follows.
+macro_rules! select_instances {
+    ($rest:literal) => {
+        concat!(
+            "SELECT i.id, i.program, i.machine_id, i.boot_id, i.pid_namespace, i.boottime_offset, ",
+            "i.pid, i.start_tick, i.pidfd_inode, i.uid, i.lock_name, ",
+            "i.ledger_device, i.ledger_inode, i.started_at, i.stopped_at, i.stopped_how ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// Records this run of the program, with the ledger file that it opened.
+    pub(crate) fn add_instance(&self, new: &NewInstance) -> Result<InstanceId> {
+        let place = new.identity.place;
+        let (device, inode) = self.file();
+        self.write("record an instance", |tx| {
+            tx.prepare_cached(
+                "INSERT INTO instance (program, version, machine_id, boot_id, pid_namespace,
+                   boottime_offset, pid, start_tick, pidfd_inode, uid, lock_name, ledger_device,
+                   ledger_inode, started_at)
+                 VALUES (:program, :version, :machine_id, :boot_id, :pid_namespace,
+                   :boottime_offset, :pid, :start_tick, :pidfd_inode, :uid, :lock_name, :device,
+                   :inode, :started_at)",
+            )?
+            .execute(named_params! {
+                ":program": new.program,
+                ":version": env!("CARGO_PKG_VERSION"),
+                ":machine_id": place.machine_id.map(hex),
+                ":boot_id": hex(place.boot_id),
+                ":pid_namespace": place.pid_namespace.cast_signed(),
+                ":boottime_offset": place.boottime_offset,
+                ":pid": new.identity.pid.get(),
+                ":start_tick": new.identity.start_tick.cast_signed(),
+                ":pidfd_inode": new.identity.pidfd_inode.map(u64::cast_signed),
+                ":uid": new.uid,
+                ":lock_name": new.lock_name,
+                ":device": device.cast_signed(),
+                ":inode": inode.cast_signed(),
+                ":started_at": new.started_at.0,
+            })?;
+            Ok(InstanceId(tx.last_insert_rowid()))
+        })
+    }
+
+    /// Records how an instance stopped; `false` when that was recorded before.
+    pub(crate) fn stop_instance(&self, id: InstanceId, how: StopHow, at: Millis) -> Result<bool> {
+        self.write("stop an instance", |tx| mark_stopped(tx, id, how, at))
+    }
+
+    /// Instances that may have left something: not stopped, or with a row or a claim of theirs still alive.
+    pub(crate) fn instances_to_judge(&self) -> Result<Vec<InstanceRecord>> {
+        self.read("list the instances", |connection| {
+            connection
+                .prepare_cached(select_instances!(
+                    "FROM (
+                       SELECT id FROM instance WHERE stopped_at IS NULL
+                       UNION
+                       SELECT owner FROM process INDEXED BY process_live_owner
+                       WHERE state <> 'ended'
+                       UNION
+                       SELECT claimed_by FROM process INDEXED BY process_live_owner
+                       WHERE state <> 'ended' AND claimed_by IS NOT NULL
+                     ) AS judged
+                     CROSS JOIN instance AS i ON i.id = judged.id
+                     ORDER BY i.id"
+                ))?
+                .query_map([], instance)?
+                .collect()
+        })
+    }
+
+    /// One instance.
+    pub(crate) fn instance(&self, id: InstanceId) -> Result<Option<InstanceRecord>> {
+        self.read("look up an instance", |connection| {
+            connection
+                .prepare_cached(select_instances!("FROM instance AS i WHERE i.id = ?1"))?
+                .query_one([id.0], instance)
+                .optional()
+        })
+    }
+}
+
+/// Conditional on its not having been recorded before.
+pub(super) fn mark_stopped(
+    connection: &rusqlite::Connection,
+    id: InstanceId,
+    how: StopHow,
+    at: Millis,
+) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "UPDATE instance SET stopped_at = ?1, stopped_how = ?2
+             WHERE id = ?3 AND stopped_at IS NULL",
+        )?
+        .execute((at.0, how.as_str(), id.0))
+        .map(|changed| changed == 1)
+}
+
+fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRecord> {
+    let mut cells = Cells::of(row);
+    Ok(InstanceRecord {
+        id: InstanceId(cells.take()?),
+        program: cells.take()?,
+        identity: Identity {
+            place: cells.place()?,
+            pid: cells.pid()?,
+            start_tick: cells.u64()?,
+            pidfd_inode: cells.u64_opt()?,
+        },
+        uid: cells.take()?,
+        lock_name: cells.take()?,
+        ledger_file: (cells.u64()?, cells.u64()?),
+        started_at: cells.time()?,
+        stopped_at: cells.time_opt()?,
+        stopped_how: cells.parse_opt(StopHow::parse)?,
+    })
+}

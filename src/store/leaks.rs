@@ -1,0 +1,197 @@
+//! Leaks: what outlived its owner, one row for each process and kind.
+
+use rusqlite::{Row, Transaction, named_params};
+use serde::Serialize;
+
+use super::{Store, rows::Cells};
+use crate::{
+    error::Result,
+    record::{LeakKind, LeakRecord, Millis, NewLeak, Outcome, ProcessId, millis},
+};
+
+/// What leaks are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeakGrouping {
+    /// The day they were found, in UTC.
+    Day,
+    /// The task they belonged to.
+    Task,
+    /// Why they count as leaks.
+    Rule,
+}
+
+/// Leaks that have a day, a task or a rule in common.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LeakGroup {
+    /// Day as `2025-01-10`, task id, or rule. Empty for leaks of no task.
+    pub key: String,
+    /// How many there were.
+    pub leaks: u64,
+    /// Of these, whose instance was dead.
+    pub orphans: u64,
+    /// Of these, whose root had ended.
+    pub strays: u64,
+    /// Of these, that nobody had registered.
+    pub unregistered: u64,
+    /// Of these, that could not be ended.
+    pub survived: u64,
+    /// Time from start until found, of all together.
+    pub process_hours: f64,
+    /// Resident bytes when found, of all together; what could not be measured counts as 0.
+    pub rss_bytes: u64,
+    /// When the newest was found, unix milliseconds.
+    pub last_found_at: Millis,
+}
+
+impl Store {
+    /// Leaks that were found since, newest first.
+    pub(crate) fn leaks(&self, since: Option<Millis>) -> Result<Vec<LeakRecord>> {
+        let since = since.map_or(i64::MIN, |since| since.0);
+        self.read("read the leaks", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT l.process, p.task_id, p.pid, l.kind, l.rule, l.evidence, l.found_at,
+                       l.age_ms, l.rss_bytes, l.outcome, l.died_after_ms, p.command
+                     FROM leak AS l INDEXED BY leak_found
+                     CROSS JOIN process AS p ON p.id = l.process
+                     WHERE l.found_at >= ?1
+                     ORDER BY l.found_at DESC, l.id DESC",
+                )?
+                .query_map([since], leak)?
+                .collect()
+        })
+    }
+
+    /// Leaks that were found since, counted by day (newest first), or by task or rule (most first).
+    pub(crate) fn leak_groups(
+        &self,
+        since: Option<Millis>,
+        by: LeakGrouping,
+    ) -> Result<Vec<LeakGroup>> {
+        let since = since.map_or(i64::MIN, |since| since.0);
+        match by {
+            LeakGrouping::Day => self.leaks_by_day(since),
+            LeakGrouping::Task => self.leaks_by_task(since),
+            LeakGrouping::Rule => self.leaks_by_rule(since),
+        }
+    }
+
+    fn leaks_by_day(&self, since: i64) -> Result<Vec<LeakGroup>> {
+        self.read("count the leaks of each day", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT strftime('%Y-%m-%d', l.found_at / 1000.0, 'unixepoch') AS key, count(*),
+                       sum(l.kind = 'orphan'), sum(l.kind = 'stray'), sum(l.kind = 'unregistered'),
+                       sum(l.outcome = 'survived'), sum(l.age_ms) / 3600000.0,
+                       coalesce(sum(l.rss_bytes), 0), max(l.found_at)
+                     FROM leak AS l INDEXED BY leak_found
+                     WHERE l.found_at >= ?1 GROUP BY key ORDER BY key DESC",
+                )?
+                .query_map([since], group)?
+                .collect()
+        })
+    }
+
+    fn leaks_by_task(&self, since: i64) -> Result<Vec<LeakGroup>> {
+        self.read("count the leaks of each task", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT coalesce(p.task_id, '') AS key, count(*) AS leaks,
+                       sum(l.kind = 'orphan'), sum(l.kind = 'stray'), sum(l.kind = 'unregistered'),
+                       sum(l.outcome = 'survived'), sum(l.age_ms) / 3600000.0,
+                       coalesce(sum(l.rss_bytes), 0), max(l.found_at) AS last
+                     FROM leak AS l INDEXED BY leak_found
+                     CROSS JOIN process AS p ON p.id = l.process
+                     WHERE l.found_at >= ?1 GROUP BY key ORDER BY leaks DESC, last DESC, key",
+                )?
+                .query_map([since], group)?
+                .collect()
+        })
+    }
+
+    fn leaks_by_rule(&self, since: i64) -> Result<Vec<LeakGroup>> {
+        self.read("count the leaks of each rule", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT l.rule AS key, count(*) AS leaks,
+                       sum(l.kind = 'orphan'), sum(l.kind = 'stray'), sum(l.kind = 'unregistered'),
+                       sum(l.outcome = 'survived'), sum(l.age_ms) / 3600000.0,
+                       coalesce(sum(l.rss_bytes), 0), max(l.found_at) AS last
+                     FROM leak AS l INDEXED BY leak_found
+                     WHERE l.found_at >= ?1 GROUP BY key ORDER BY leaks DESC, last DESC, key",
+                )?
+                .query_map([since], group)?
+                .collect()
+        })
+    }
+}
+
+/// A survivor that is met again at each pass stays one leak: only what became of it is new.
+pub(super) fn upsert(
+    tx: &Transaction<'_>,
+    pass: Option<i64>,
+    leak: &NewLeak,
+) -> rusqlite::Result<()> {
+    let died_after = leak.died_after.map(millis);
+    let updated = tx
+        .prepare_cached(
+            "UPDATE leak SET outcome = ?1, died_after_ms = ?2, pass = coalesce(?3, pass)
+             WHERE process = ?4 AND kind = ?5",
+        )?
+        .execute((leak.outcome.as_str(), died_after, pass, leak.process.0, leak.kind.as_str()))?;
+    if updated > 0 {
+        return Ok(());
+    }
+    tx.prepare_cached(
+        "INSERT INTO leak (process, kind, rule, evidence, pass, found_at, age_ms, rss_bytes, outcome,
+           died_after_ms)
+         VALUES (:process, :kind, :rule, :evidence, :pass, :found_at, :age, :rss, :outcome,
+           :died_after)",
+    )?
+    .execute(named_params! {
+        ":process": leak.process.0,
+        ":kind": leak.kind.as_str(),
+        ":rule": leak.rule,
+        ":evidence": leak.evidence,
+        ":pass": pass,
+        ":found_at": leak.found_at.0,
+        ":age": millis(leak.age),
+        ":rss": leak.rss.map(u64::cast_signed),
+        ":outcome": leak.outcome.as_str(),
+        ":died_after": died_after,
+    })
+    .map(|_| ())
+}
+
+fn leak(row: &Row<'_>) -> rusqlite::Result<LeakRecord> {
+    let mut cells = Cells::of(row);
+    Ok(LeakRecord {
+        process: ProcessId(cells.take()?),
+        task_id: cells.task()?,
+        pid: cells.pid()?,
+        kind: cells.parse(LeakKind::parse)?,
+        rule: cells.take()?,
+        evidence: cells.take()?,
+        found_at: cells.time()?,
+        age_ms: cells.u64()?,
+        rss_bytes: cells.u64_opt()?,
+        outcome: cells.parse(Outcome::parse)?,
+        died_after_ms: cells.u64_opt()?,
+        command: cells.command()?,
+    })
+}
+
+fn group(row: &Row<'_>) -> rusqlite::Result<LeakGroup> {
+    let mut cells = Cells::of(row);
+    Ok(LeakGroup {
+        key: cells.take()?,
+        leaks: cells.u64()?,
+        orphans: cells.u64()?,
+        strays: cells.u64()?,
+        unregistered: cells.u64()?,
+        survived: cells.u64()?,
+        process_hours: cells.take()?,
+        rss_bytes: cells.u64()?,
+        last_found_at: cells.time()?,
+    })
+}

@@ -1,0 +1,52 @@
+//! The ledger file: the only SQL of the crate.
+//!
+//! # Locking
+//!
+//! - The ledger is in WAL mode: readers never wait for the writer, and the writer never waits for readers.
+//! - One [`Store`] has one connection that writes, in an r2d2 pool of one. A method fetches it once and passes it down;
+//!   fetching it twice in one call chain would wait for itself.
+//! - Every write is `BEGIN IMMEDIATE`. A transaction that began as a reader cannot wait for its turn to write: SQLite
+//!   answers it with `SQLITE_BUSY` at once, whatever `busy_timeout` says.
+//! - Rows move by conditional update from the state that was expected. Zero rows changed means that somebody else
+//!   decided; the caller is told, and nothing else of that row is written.
+//! - POSIX locks belong to a process, and closing *any* descriptor of a file drops them all. So nothing here opens the
+//!   ledger but SQLite, which knows of this (<https://sqlite.org/howtocorrupt.html>, 2.2).
+//!
+//! # Crashes
+//!
+//! A process that dies loses the transaction that it had not committed, and nothing else. `synchronous=NORMAL` may lose
+//! the last commits to a power cut; what they tracked has ended as well. A ledger whose setup was cut short (an empty
+//! file, WAL without tables) counts as new, and the next opening completes it.
+//!
+//! # Compatibility
+//!
+//! `application_id` says that a file is a ledger, `user_version` counts the migrations that it has had. A newer ledger,
+//! and any other file, is refused before a byte is written. Migrations are append-only.
+//!
+//! # Layers
+//!
+//! `connection`, `trust`, `filesystem`, `setup` and `failure` make a [`Store`]; each other file is one group of verbs on
+//! it, each query beside the function that maps its rows. What every file may use of the crate: `identity`, `error`,
+//! `state` and `record`.
+
+mod admit;
+mod claim;
+mod connection;
+mod failure;
+mod filesystem;
+mod instances;
+mod leaks;
+mod observe;
+mod orphans;
+mod passes;
+mod prune;
+mod query;
+mod rows;
+mod settle;
+mod setup;
+#[cfg(test)]
+mod tests;
+mod trust;
+
+pub(crate) use connection::Store;
+pub use leaks::{LeakGroup, LeakGrouping};

@@ -1,0 +1,97 @@
+//! Passes: proof that the checker ran.
+
+use std::time::Duration;
+
+use rusqlite::{Row, Transaction, named_params};
+
+use super::{Store, rows::Cells};
+use crate::{
+    error::Result,
+    record::{InstanceId, Millis, PassKind, PassRecord},
+};
+
+impl Store {
+    /// Records a pass that had nothing to settle.
+    pub(crate) fn record_pass(&self, by: InstanceId, pass: &PassRecord) -> Result<()> {
+        self.write("record a pass", |tx| insert(tx, by, pass).map(|_| ()))
+    }
+
+    /// The newest pass of each kind.
+    pub(crate) fn last_passes(&self) -> Result<Vec<PassRecord>> {
+        self.read("read the last passes", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT kind, started_at, duration_us, checked, found, ended, survived, unknown,
+                       error
+                     FROM pass
+                     WHERE id IN (
+                       (SELECT id FROM pass WHERE kind = 'health'
+                        ORDER BY started_at DESC, id DESC LIMIT 1),
+                       (SELECT id FROM pass WHERE kind = 'orphan'
+                        ORDER BY started_at DESC, id DESC LIMIT 1)
+                     )
+                     ORDER BY started_at DESC, id DESC",
+                )?
+                .query_map([], pass)?
+                .collect()
+        })
+    }
+
+    /// Passes that started since, newest first.
+    pub(crate) fn passes(&self, since: Option<Millis>, limit: u32) -> Result<Vec<PassRecord>> {
+        let since = since.map_or(i64::MIN, |since| since.0);
+        self.read("read the passes", |connection| {
+            // In the order of recording, which needs no sorting and is that of starting but for passes side by side.
+            connection
+                .prepare_cached(
+                    "SELECT kind, started_at, duration_us, checked, found, ended, survived, unknown,
+                       error
+                     FROM pass WHERE started_at >= ?1 ORDER BY id DESC LIMIT ?2",
+                )?
+                .query_map((since, limit), pass)?
+                .collect()
+        })
+    }
+}
+
+/// Within the transaction of whoever settles its rows; the row number for its leaks.
+pub(super) fn insert(
+    tx: &Transaction<'_>,
+    by: InstanceId,
+    pass: &PassRecord,
+) -> rusqlite::Result<i64> {
+    tx.prepare_cached(
+        "INSERT INTO pass (instance, kind, started_at, duration_us, checked, found, ended, survived,
+           unknown, error)
+         VALUES (:by, :kind, :started_at, :duration, :checked, :found, :ended, :survived,
+           :unknown, :error)",
+    )?
+    .execute(named_params! {
+        ":by": by.0,
+        ":kind": pass.kind.as_str(),
+        ":started_at": pass.started_at.0,
+        ":duration": i64::try_from(pass.duration.as_micros()).unwrap_or(i64::MAX),
+        ":checked": pass.checked.cast_signed(),
+        ":found": pass.found.cast_signed(),
+        ":ended": pass.ended.cast_signed(),
+        ":survived": pass.survived.cast_signed(),
+        ":unknown": pass.unknown.cast_signed(),
+        ":error": pass.error,
+    })?;
+    Ok(tx.last_insert_rowid())
+}
+
+fn pass(row: &Row<'_>) -> rusqlite::Result<PassRecord> {
+    let mut cells = Cells::of(row);
+    Ok(PassRecord {
+        kind: cells.parse(PassKind::parse)?,
+        started_at: cells.time()?,
+        duration: Duration::from_micros(cells.u64()?),
+        checked: cells.u64()?,
+        found: cells.u64()?,
+        ended: cells.u64()?,
+        survived: cells.u64()?,
+        unknown: cells.u64()?,
+        error: cells.take()?,
+    })
+}

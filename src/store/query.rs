@@ -1,0 +1,221 @@
+//! Processes: what the ledger says about them.
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::{
+    Store,
+    rows::{Cells, uuid},
+};
+use crate::{
+    error::Result,
+    identity::Identity,
+    record::{
+        Containment, EndReason, InstanceId, Limits, Millis, Origin, ProcessId, ProcessRecord,
+        TaskId,
+    },
+    state::State,
+};
+
+/// The columns that [`process`] takes, of the rows `p` that come first, then what follows.
+///
+/// `CROSS JOIN` keeps that order: for SQLite it may be tempting to begin with the few instances. The indexes are named,
+/// so that a statement that could not use one fails in the tests instead of reading all history at every spawn.
+macro_rules! select_processes {
+    ($from:literal, $rest:literal) => {
+        concat!(
+            "SELECT p.id, p.task_id, p.owner, o.program, p.root, p.origin, p.token, ",
+            "f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset, ",
+            "p.pid, p.start_tick, p.pidfd_inode, p.session, p.containment, p.command, p.cwd, ",
+            "p.uid, p.state, p.claimed_by, p.asked_by, p.started_at, p.ended_at, ",
+            "p.exit_code, p.exit_signal, p.end_reason, ",
+            "p.survive, p.grace_ms, p.max_runtime_ms, p.max_rss_bytes, ",
+            "p.peak_rss_bytes, p.cpu_ms, p.last_error ",
+            $from,
+            " CROSS JOIN instance AS o ON o.id = p.owner",
+            " CROSS JOIN instance AS f ON f.id = p.first_owner ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// Every row that has not ended, oldest first.
+    pub(crate) fn live(&self) -> Result<Vec<ProcessRecord>> {
+        self.read("list the processes", |connection| {
+            connection
+                .prepare_cached(select_processes!(
+                    "FROM process AS p INDEXED BY process_live_owner",
+                    "WHERE p.state <> 'ended' ORDER BY p.started_at, p.id"
+                ))?
+                .query_map([], process)?
+                .collect()
+        })
+    }
+
+    /// As [`Store::live`], of one instance.
+    pub(crate) fn live_of(&self, owner: InstanceId) -> Result<Vec<ProcessRecord>> {
+        self.read("list the processes of an instance", |connection| {
+            connection
+                .prepare_cached(select_processes!(
+                    "FROM process AS p INDEXED BY process_live_owner",
+                    "WHERE p.owner = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
+                ))?
+                .query_map([owner.0], process)?
+                .collect()
+        })
+    }
+
+    /// As [`Store::live`], of one task.
+    pub(crate) fn live_of_task(&self, task: &TaskId) -> Result<Vec<ProcessRecord>> {
+        self.read("list the processes of a task", |connection| {
+            connection
+                .prepare_cached(select_processes!(
+                    "FROM process AS p INDEXED BY process_live_task",
+                    "WHERE p.task_id = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
+                ))?
+                .query_map([task.as_str()], process)?
+                .collect()
+        })
+    }
+
+    /// As [`Store::live`], what was found below one root.
+    pub(crate) fn descendants_of(&self, root: ProcessId) -> Result<Vec<ProcessRecord>> {
+        self.read("list the descendants of a process", |connection| {
+            connection
+                .prepare_cached(select_processes!(
+                    "FROM process AS p INDEXED BY process_root",
+                    "WHERE p.root = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
+                ))?
+                .query_map([root.0], process)?
+                .collect()
+        })
+    }
+
+    /// One row, whatever its state.
+    pub(crate) fn process(&self, id: ProcessId) -> Result<Option<ProcessRecord>> {
+        self.read("look up a process", |connection| one(connection, id).optional())
+    }
+
+    /// Rows that have ended, newest end first: of a task, since a time, or all.
+    pub(crate) fn history(
+        &self,
+        task: Option<&TaskId>,
+        since: Option<Millis>,
+        limit: u32,
+    ) -> Result<Vec<ProcessRecord>> {
+        let since = since.map_or(i64::MIN, |since| since.0);
+        match task {
+            Some(task) => self.history_of(task, since, limit),
+            None => self.history_of_all(since, limit),
+        }
+    }
+
+    fn history_of(&self, task: &TaskId, since: i64, limit: u32) -> Result<Vec<ProcessRecord>> {
+        self.read("read the history of a task", |connection| {
+            connection
+                .prepare_cached(select_processes!(
+                    "FROM process AS p INDEXED BY process_task",
+                    "WHERE p.task_id = ?1 AND p.ended_at >= ?2
+                     ORDER BY p.ended_at DESC, p.id DESC LIMIT ?3"
+                ))?
+                .query_map((task.as_str(), since, limit), process)?
+                .collect()
+        })
+    }
+
+    fn history_of_all(&self, since: i64, limit: u32) -> Result<Vec<ProcessRecord>> {
+        self.read("read the history", |connection| {
+            connection
+                .prepare_cached(select_processes!(
+                    "FROM process AS p INDEXED BY process_ended",
+                    "WHERE p.ended_at >= ?1 ORDER BY p.ended_at DESC, p.id DESC LIMIT ?2"
+                ))?
+                .query_map((since, limit), process)?
+                .collect()
+        })
+    }
+
+    /// How many roots of an instance have not ended: what it spawned or registered, not what was found below.
+    pub(crate) fn executing_count(&self, owner: InstanceId) -> Result<u64> {
+        self.read("count the processes", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT count(*) FROM process INDEXED BY process_live_owner
+                     WHERE owner = ?1 AND state <> 'ended' AND root IS NULL",
+                )?
+                .query_one([owner.0], |row| row.get(0))
+                .map(i64::cast_unsigned)
+        })
+    }
+}
+
+/// One row, within the transaction of whoever asks.
+pub(super) fn one(connection: &Connection, id: ProcessId) -> rusqlite::Result<ProcessRecord> {
+    connection
+        .prepare_cached(select_processes!("FROM process AS p", "WHERE p.id = ?1"))?
+        .query_one([id.0], process)
+}
+
+fn process(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
+    let mut cells = Cells::of(row);
+    let id = ProcessId(cells.take()?);
+    let task = cells.task()?;
+    let (owner, owner_program) = (InstanceId(cells.take()?), cells.take()?);
+    let root = cells.take::<Option<i64>>()?.map(ProcessId);
+    let (origin, token) = (cells.parse(Origin::parse)?, cells.parse_opt(uuid)?);
+    let identity = identity(&mut cells)?;
+    let (session, containment) = (cells.pid_opt()?, cells.parse(Containment::parse)?);
+    let (command, cwd, uid) = (cells.command()?, cells.take()?, cells.take()?);
+    let state = cells.parse(State::parse)?;
+    let claimed_by = cells.take::<Option<i64>>()?.map(InstanceId);
+    let asked_by = cells.take()?;
+    let (started_at, ended_at) = (cells.time()?, cells.time_opt()?);
+    let status = cells.status(state == State::Ended)?;
+    let end_reason = cells.parse_opt(EndReason::parse)?;
+    let limits = limits(&mut cells)?;
+    let (peak_rss, cpu, last_error) = (cells.u64_opt()?, cells.millis_opt()?, cells.take()?);
+    Ok(ProcessRecord {
+        id,
+        task,
+        owner,
+        owner_program,
+        root,
+        origin,
+        token,
+        identity,
+        session,
+        containment,
+        command,
+        cwd,
+        uid,
+        state,
+        claimed_by,
+        asked_by,
+        started_at,
+        ended_at,
+        status,
+        end_reason,
+        limits,
+        peak_rss,
+        cpu,
+        last_error,
+    })
+}
+
+fn identity(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Identity> {
+    Ok(Identity {
+        place: cells.place()?,
+        pid: cells.pid()?,
+        start_tick: cells.u64()?,
+        pidfd_inode: cells.u64_opt()?,
+    })
+}
+
+fn limits(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Limits> {
+    Ok(Limits {
+        survive: cells.take()?,
+        grace: cells.millis()?,
+        max_runtime: cells.millis_opt()?,
+        max_rss: cells.u64_opt()?,
+    })
+}

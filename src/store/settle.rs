@@ -1,0 +1,145 @@
+//! What came of a row: by itself, or after a claim.
+
+use rusqlite::{OptionalExtension, Transaction, named_params};
+
+use super::{Store, admit, leaks, passes};
+use crate::{
+    error::Result,
+    record::{End, InstanceId, PassRecord, ProcessId, RootEnd, Settled, Verdict},
+    state::State,
+};
+
+impl Store {
+    /// Ends roots of `by` that ended by themselves, each together with what it left.
+    ///
+    /// `None` for a root that somebody else is ending or has ended; its strays are not recorded then. Otherwise the row
+    /// numbers of its strays. A root that had survived an attempt to end it, and is gone now, is ended as well.
+    pub(crate) fn settle_roots(
+        &self,
+        by: InstanceId,
+        ends: &[RootEnd],
+    ) -> Result<Vec<Option<Vec<ProcessId>>>> {
+        self.write("record the end of processes", |tx| {
+            ends.iter()
+                .map(|root| {
+                    if !end_own(tx, by, root)? {
+                        return Ok(None);
+                    }
+                    let strays = root.strays.iter().map(|stray| admit::insert(tx, stray));
+                    strays.collect::<rusqlite::Result<_>>().map(Some)
+                })
+                .collect()
+        })
+    }
+
+    /// Ends rows, each from the state that was expected; `false` where it was another one.
+    pub(crate) fn end(&self, ends: &[(ProcessId, State, End)]) -> Result<Vec<bool>> {
+        self.write("record the end of processes", |tx| {
+            ends.iter().map(|(id, expected, end)| end_from(tx, *id, *expected, end)).collect()
+        })
+    }
+
+    /// Records a pass and what came of the rows that `by` had claimed, with the leaks that they were.
+    ///
+    /// `false` for a row that `by` holds no claim of any more; nothing of it is recorded, and neither is its leak.
+    pub(crate) fn record(
+        &self,
+        by: InstanceId,
+        pass: Option<&PassRecord>,
+        settled: &[Settled],
+    ) -> Result<Vec<bool>> {
+        self.write("record a pass", |tx| {
+            let pass = pass.map(|pass| passes::insert(tx, by, pass)).transpose()?;
+            settled.iter().map(|settled| settle(tx, by, pass, settled)).collect()
+        })
+    }
+}
+
+fn end_own(tx: &Transaction<'_>, by: InstanceId, root: &RootEnd) -> rusqlite::Result<bool> {
+    let RootEnd { process, end, .. } = root;
+    tx.prepare_cached(
+        "UPDATE process
+         SET state = 'ended', ended_at = :at, end_reason = :reason, exit_code = :code,
+           exit_signal = :signal, last_error = :error
+         WHERE id = :id AND owner = :owner AND state IN ('running', 'survived')",
+    )?
+    .execute(named_params! {
+        ":id": process.0,
+        ":owner": by.0,
+        ":at": end.at.0,
+        ":reason": end.reason.as_str(),
+        ":code": end.status.code(),
+        ":signal": end.status.signal(),
+        ":error": end.error,
+    })
+    .map(|changed| changed == 1)
+}
+
+/// From one live state; an expected `Ended` fits no row.
+pub(super) fn end_from(
+    tx: &Transaction<'_>,
+    id: ProcessId,
+    expected: State,
+    end: &End,
+) -> rusqlite::Result<bool> {
+    tx.prepare_cached(
+        "UPDATE process
+         SET state = 'ended', ended_at = :at, end_reason = :reason, exit_code = :code,
+           exit_signal = :signal, last_error = :error, claimed_by = NULL
+         WHERE id = :id AND state = :expected AND state <> 'ended'",
+    )?
+    .execute(named_params! {
+        ":id": id.0,
+        ":expected": expected.as_str(),
+        ":at": end.at.0,
+        ":reason": end.reason.as_str(),
+        ":code": end.status.code(),
+        ":signal": end.status.signal(),
+        ":error": end.error,
+    })
+    .map(|changed| changed == 1)
+}
+
+fn settle(
+    tx: &Transaction<'_>,
+    by: InstanceId,
+    pass: Option<i64>,
+    settled: &Settled,
+) -> rusqlite::Result<bool> {
+    let id = settled.process;
+    let took = claimant(tx, id)? == Some(by)
+        && match &settled.verdict {
+            Verdict::Ended(end) => end_from(tx, id, State::Ending, end)?,
+            Verdict::Survived(why) => put_back(tx, id, by, State::Survived, why)?,
+            Verdict::Unknown(why) => put_back(tx, id, by, State::Running, why)?,
+        };
+    if took && let Some(leak) = &settled.leak {
+        leaks::upsert(tx, pass, leak)?;
+    }
+    Ok(took)
+}
+
+/// Who is ending the row; `None` when nobody is.
+fn claimant(tx: &Transaction<'_>, id: ProcessId) -> rusqlite::Result<Option<InstanceId>> {
+    let claimant: Option<Option<i64>> = tx
+        .prepare_cached("SELECT claimed_by FROM process WHERE id = ?1 AND state = 'ending'")?
+        .query_one([id.0], |row| row.get(0))
+        .optional()?;
+    Ok(claimant.flatten().map(InstanceId))
+}
+
+/// The claim of `by` ends, and the row lives on.
+fn put_back(
+    tx: &Transaction<'_>,
+    id: ProcessId,
+    by: InstanceId,
+    state: State,
+    why: &str,
+) -> rusqlite::Result<bool> {
+    tx.prepare_cached(
+        "UPDATE process SET state = ?1, claimed_by = NULL, last_error = ?2
+         WHERE id = ?3 AND state = 'ending' AND claimed_by = ?4",
+    )?
+    .execute((state.as_str(), why, id.0, by.0))
+    .map(|changed| changed == 1)
+}

@@ -1,0 +1,287 @@
+//! From no file, or an older ledger, to one that this version can use.
+//!
+//! A ledger that is current takes no lock at all. Otherwise everything happens under an exclusive flock(2) on
+//! `<ledger>-setup.lock`: without it, of 900 concurrent first openings 17 met "table already exists" and 2 "database is
+//! locked". The kernel drops that lock at death, and each step can be cut short: an empty file, or WAL without tables,
+//! counts as new. The lock file stays; removing a lock file that somebody waits for would split the waiters.
+//!
+//! A file is judged before the lock is even created, so that a refusal leaves the folder as it was. It is judged through
+//! SQLite, which never drops this process's locks as a descriptor of our own would: where no `-wal` exists with
+//! `immutable=1` (no locks, no files), otherwise as any reader.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{OpenOptionsExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use include_dir::{Dir, include_dir};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, config::DbConfig};
+use rusqlite_migration::Migrations;
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, Uid, fchmod, fchown, flock},
+    io::Errno,
+};
+
+use super::{
+    connection::BUSY_TIMEOUT,
+    failure::failed,
+    trust::{Located, beside},
+};
+use crate::error::{Error, Kind, Result};
+
+static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations");
+
+/// "pldg": what file(1) and we know a ledger by.
+const APPLICATION_ID: i32 = 0x706c_6467;
+/// Only the owner reads or writes a ledger; SQLite gives `-wal` and `-shm` the same mode.
+const MODE: u32 = 0o600;
+/// How long another process may take for its setup: milliseconds as a rule, seconds on a busy disk.
+const SETUP_PATIENCE: Duration = Duration::from_secs(30);
+/// Between two attempts at the setup lock: a setup takes about 10 ms.
+const SETUP_POLL: Duration = Duration::from_millis(2);
+/// A file that somebody begins to write while we judge it can look torn; then it is judged again.
+const JUDGE_ATTEMPTS: u32 = 4;
+const JUDGE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How far a ledger's setup has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// No file, an empty one, or one without tables.
+    New,
+    /// Fewer migrations than we have.
+    Older,
+    Current,
+}
+
+/// Makes the ledger current where it is not. Whatever is refused is left as it was.
+pub(super) fn make_current(located: &Located) -> Result<()> {
+    match standing(located) {
+        Ok(Standing::Current) => return Ok(()),
+        Ok(Standing::New | Standing::Older) => {}
+        // It cannot be told while somebody holds it; under the lock it can.
+        Err(error) if error.is_busy() => {}
+        Err(error) => return Err(error),
+    }
+    let _lock = lock(located)?;
+    let located = Located::at(&located.path)?;
+    located.check_trusted()?;
+    match standing(&located)? {
+        Standing::Current => Ok(()),
+        Standing::New => create(&located).and_then(|()| migrate(&located.path)),
+        Standing::Older => migrate(&located.path),
+    }
+}
+
+/// How far the setup of the file has come; an error when it is not ours to use.
+pub(super) fn standing(located: &Located) -> Result<Standing> {
+    if located.found.is_none_or(|found| found.len == 0) {
+        return Ok(Standing::New);
+    }
+    let mut attempt = 1;
+    loop {
+        match judge(&located.path) {
+            Err(error) if error.is_not_a_ledger() && attempt < JUDGE_ATTEMPTS => {
+                attempt += 1;
+                thread::sleep(JUDGE_PAUSE);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn judge(path: &Path) -> Result<Standing> {
+    let connection = look_only(path).map_err(|e| failed(path, "look at the header", e))?;
+    let (application, version, empty) =
+        header(&connection).map_err(|e| failed(path, "read the header", e))?;
+    let shown = path.display();
+    match (application, version) {
+        (APPLICATION_ID, version) if version > latest() => Err(Error::new(
+            Kind::Newer,
+            format!(
+                "the ledger `{shown}` has version {version}, and this program knows up to {}: \
+                 update the program",
+                latest()
+            ),
+        )),
+        (APPLICATION_ID, version) if version == latest() => Ok(Standing::Current),
+        (APPLICATION_ID, 1..) => Ok(Standing::Older),
+        (0, 0) if empty => Ok(Standing::New),
+        _ => Err(Error::new(
+            Kind::NotALedger,
+            format!("`{shown}` is a database of another application: choose another path"),
+        )),
+    }
+}
+
+/// `application_id`, `user_version`, and whether there is nothing in it.
+fn header(connection: &Connection) -> rusqlite::Result<(i32, i64, bool)> {
+    let application = connection.query_one("PRAGMA application_id", [], |row| row.get(0))?;
+    let version = connection.query_one("PRAGMA user_version", [], |row| row.get(0))?;
+    // A ledger's schema may be half a checkpoint away, and needs no look.
+    let empty = application != APPLICATION_ID
+        && connection.query_one("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok((application, version, empty))
+}
+
+/// A connection that creates nothing where nothing of SQLite's is there.
+pub(super) fn look_only(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = if beside(path, "-wal").exists() {
+        Connection::open_with_flags(path, flags)?
+    } else {
+        Connection::open_with_flags(immutable_uri(path), flags | OpenFlags::SQLITE_OPEN_URI)?
+    };
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+/// The path as a URI that lets SQLite take no lock and make no file (<https://sqlite.org/uri.html>).
+pub(super) fn immutable_uri(path: &Path) -> PathBuf {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                uri.push(char::from(*byte));
+            }
+            byte => uri.extend(["%", &format!("{byte:02X}")]),
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri.into()
+}
+
+/// Number of migrations that this version has: the `user_version` of a current ledger.
+pub(super) fn latest() -> i64 {
+    i64::try_from(MIGRATIONS.dirs().count()).unwrap_or(i64::MAX)
+}
+
+/// An empty file with its mode, whatever the umask is.
+fn create(located: &Located) -> Result<()> {
+    let path = &located.path;
+    let wrong =
+        |e: io::Error| Error::os(format!("failed to create the ledger `{}`", path.display()), e);
+    if located.found.is_some() {
+        // Left by a setup that was cut short. By path: a descriptor would drop locks, and nobody can swap the file.
+        return fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(wrong);
+    }
+    // Somebody removed a ledger and left these. A process that still has it open keeps what they were; were they to
+    // stay under their names, it would share its memory with a new ledger (howtocorrupt.html, 2.4).
+    for suffix in ["-wal", "-shm", "-journal"] {
+        match fs::remove_file(beside(path, suffix)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(wrong(e)),
+            _ => {}
+        }
+    }
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(MODE)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(wrong)?;
+    fchmod(&file, Mode::from_raw_mode(MODE)).map_err(|e| wrong(e.into()))
+}
+
+/// Brings the schema up to date. A crash leaves all of the migrations or none.
+fn migrate(path: &Path) -> Result<()> {
+    let wrong = |e| failed(path, "set up the tables", e);
+    let mut connection = prepare(path).map_err(wrong)?;
+    let migrations = Migrations::from_directory(&MIGRATIONS).map_err(|e| broken(path, e))?;
+    migrations.to_latest(&mut connection).map_err(|e| match e {
+        rusqlite_migration::Error::RusqliteError { err, .. } => wrong(err),
+        other => broken(path, other),
+    })
+}
+
+fn broken(path: &Path, source: rusqlite_migration::Error) -> Error {
+    let message =
+        format!("failed to migrate the ledger `{}`: no migration fits it", path.display());
+    Error::new(Kind::Other, message).with_source(source)
+}
+
+/// A connection for the migrations alone: foreign keys are off, as changes of tables need it.
+fn prepare(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
+    // Only before the first page is written does this one count.
+    connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL")?;
+    Ok(connection)
+}
+
+/// The setup lock, held until the file is dropped.
+fn lock(located: &Located) -> Result<File> {
+    let path = beside(&located.path, "-setup.lock");
+    let shown = path.display();
+    let wrong = |e: io::Error| Error::os(format!("failed to lock `{shown}`"), e);
+    let deadline = Instant::now() + SETUP_PATIENCE;
+    let file = open_lock(&path, deadline).map_err(wrong)?;
+    own_lock(&file, located.owner()).map_err(|e| wrong(e.into()))?;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => {
+                thread::sleep(SETUP_POLL);
+            }
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {
+                let message = format!(
+                    "another process has held `{shown}` for {} s: find it (fuser), then try again",
+                    SETUP_PATIENCE.as_secs()
+                );
+                return Err(Error::new(Kind::Busy, message));
+            }
+            Err(e) => return Err(wrong(e.into())),
+        }
+    }
+}
+
+/// Under a strange umask the file is born without any permission; its maker mends that at once, and we try again.
+fn open_lock(path: &Path, deadline: Instant) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    loop {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(MODE)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path);
+        match opened {
+            Err(e) if e.kind() == ErrorKind::PermissionDenied && born_now(path) => {
+                if Instant::now() >= deadline {
+                    return Err(e);
+                }
+                thread::sleep(SETUP_POLL);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn born_now(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|seen| seen.permissions().mode() & MODE != MODE)
+}
+
+/// Mode and owner of the ledger: what root made for another must not lock that one out.
+fn own_lock(file: &File, owner: u32) -> rustix::io::Result<()> {
+    fchmod(file, Mode::from_raw_mode(MODE))?;
+    if rustix::process::geteuid().is_root() && owner != 0 {
+        fchown(file, Some(Uid::from_raw(owner)), None)?;
+    }
+    Ok(())
+}
