@@ -1,17 +1,26 @@
-//! A SQLite-backed process ledger.
+//! A SQLite-backed process ledger: every process recorded before it runs, none leaked, no innocent killed.
+//!
 #![cfg(target_os = "linux")]
+
 mod error;
-#[allow(dead_code, unused_imports)]
 mod export;
 mod identity;
-#[allow(dead_code)]
 mod os;
-#[allow(dead_code)]
 mod plan;
-#[allow(dead_code)]
 mod record;
 mod state;
-#[allow(dead_code)]
 mod store;
+mod tracker;
+
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};
+pub use record::{
+    Containment, EndReason, Ending, ExitStatus, InstanceId, InstanceRecord, LeakKind, LeakRecord, Limits, Millis, Origin,
+    Outcome, PassKind, PassRecord, ProcessId, ProcessRecord, Report, StopHow, Suspect, TASK_ID_MAX, TaskId,
+};
+pub use state::{Event, State, next};
+pub use store::{LeakGroup, LeakGrouping};
+pub use tracker::{
+    Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME, Finding, Job, Ledger, Level, Output,
+    Process, Signaller, Stdio, Tracker, diagnose,
+};

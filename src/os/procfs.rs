@@ -3,7 +3,7 @@
 //! Parsers take bytes, so that tests feed them captured input. Reading goes through one descriptor on `/proc` that is kept
 //! open, and `ENOENT` or `ESRCH` is an answer, not an error: the process is gone, or hidden from us (`hidepid`).
 
-use std::{cell::RefCell, ffi::OsStr, mem::MaybeUninit, os::fd::OwnedFd};
+use std::{cell::RefCell, ffi::OsStr, mem::MaybeUninit, os::fd::OwnedFd, time::Duration};
 
 use rustix::{
     fs::{AtFlags, Mode, OFlags, RawDir},
@@ -67,6 +67,12 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
 
 fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// How long ago a process with this start tick was started.
+pub(crate) fn age(start_tick: u64) -> Duration {
+    let started = Duration::from_millis(start_tick.saturating_mul(1000 / TICKS_PER_SECOND));
+    super::boot_clock().saturating_sub(started)
 }
 
 /// Splits `/proc/PID/cmdline` or `environ` into its elements.

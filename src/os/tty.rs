@@ -2,6 +2,8 @@
 
 use std::os::fd::AsFd;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
+
 use crate::{
     error::{Error, Result},
     identity::Pid,
@@ -15,18 +17,30 @@ pub(crate) fn is_foreground() -> bool {
 }
 
 /// Gives the terminal on standard input to a process group of our session.
-///
-/// SIGTTOU must be blocked or ignored when ours is not the foreground group (tcsetpgrp(3)).
 pub(crate) fn give_to(group: Pid) -> Result<()> {
-    let group = rustix::process::Pid::from_raw(group.raw())
-        .ok_or_else(|| Error::invalid("pid 0 names no group"))?;
-    rustix::termios::tcsetpgrp(rustix::stdio::stdin().as_fd(), group).map_err(|error| {
-        Error::os(format!("failed to give the terminal to group {}", group.as_raw_nonzero()), error)
-    })
+    let number = rustix::process::Pid::from_raw(group.raw()).ok_or_else(|| Error::invalid("pid 0 names no group"))?;
+    set_foreground(number).map_err(|error| Error::os(format!("failed to give the terminal to group {group}"), error))
 }
 
 /// Takes the terminal on standard input back for our own group.
 pub(crate) fn take_back() -> Result<()> {
-    rustix::termios::tcsetpgrp(rustix::stdio::stdin().as_fd(), rustix::process::getpgrp())
-        .map_err(|error| Error::os("failed to take the terminal back", error))
+    set_foreground(rustix::process::getpgrp()).map_err(|error| Error::os("failed to take the terminal back", error))
+}
+
+/// With SIGTTOU blocked: a background group that sets the foreground is stopped by it otherwise (tcsetpgrp(3)).
+fn set_foreground(group: rustix::process::Pid) -> Result<(), nix::Error> {
+    let mut blocked = SigSet::empty();
+    blocked.add(nix::sys::signal::Signal::SIGTTOU);
+    let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let result = rustix::termios::tcsetpgrp(rustix::stdio::stdin().as_fd(), group);
+    before.thread_set_mask()?;
+    result.map_err(|error| nix::Error::from_raw(error.raw_os_error()))
+}
+
+/// Stops our whole process group, as the terminal's Ctrl-Z would have; returns when it is continued.
+///
+/// Not a signal to a number that may be a stranger's: 0 names our own group, and we are in it.
+pub(crate) fn stop_own_group() -> Result<()> {
+    rustix::process::kill_current_process_group(rustix::process::Signal::STOP)
+        .map_err(|error| Error::os("failed to stop this process group", error))
 }

@@ -104,7 +104,7 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
         ":owner": new.owner.0,
         ":root": new.root.map(|root| root.0),
         ":origin": new.origin.as_str(),
-        ":token": new.token.map(|token| token.to_string()),
+        ":token": new.token.map(hex),
         ":pid": new.identity.pid.get(),
         ":start_tick": new.identity.start_tick.cast_signed(),
         ":pidfd_inode": new.identity.pidfd_inode.map(u64::cast_signed),

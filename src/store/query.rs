@@ -91,6 +91,32 @@ impl Store {
         })
     }
 
+    /// How many orphans another instance has taken over and is still ending.
+    pub(crate) fn live_ending_by_others(&self, own: InstanceId) -> Result<u64> {
+        self.read("count what others are ending", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT count(*) FROM process INDEXED BY process_live_owner
+                     WHERE state <> 'ended' AND state = 'ending' AND owner = claimed_by
+                       AND owner <> first_owner AND owner <> ?1",
+                )?
+                .query_row([own.0], |row| row.get::<_, i64>(0))
+                .map(i64::cast_unsigned)
+        })
+    }
+
+    /// Whether a live root of this ledger has this token.
+    pub(crate) fn knows_token(&self, token: &uuid::Uuid) -> Result<bool> {
+        self.read("look up a token", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM process INDEXED BY process_live_owner
+                                    WHERE state <> 'ended' AND token = ?1)",
+                )?
+                .query_row([super::rows::hex(*token)], |row| row.get(0))
+        })
+    }
+
     /// One row, whatever its state.
     pub(crate) fn process(&self, id: ProcessId) -> Result<Option<ProcessRecord>> {
         self.read("look up a process", |connection| one(connection, id).optional())

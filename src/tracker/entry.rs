@@ -8,15 +8,14 @@ use std::{
 use uuid::Uuid;
 
 use crate::{
-    error::Result,
     identity::{Identity, Pid},
     os::PidFd,
     record::{ExitStatus, Limits, Millis, NewProcess, Origin, ProcessId, ProcessRecord, TaskId},
 };
 
-/// A process that is not our child is reaped by its parent; the kernel tells its status only afterwards. This long we
-/// wait for that before the row says `unobserved`.
-const REAPED_BY_PARENT: Duration = Duration::from_millis(20);
+/// A process that is not our child is reaped by its parent; the kernel tells its status only afterwards. This long a
+/// batch of ends waits for that before the rows say `unobserved`.
+pub(super) const REAPED_BY_PARENT: Duration = Duration::from_millis(20);
 
 /// A recorded root, as ending and waiting need it.
 #[derive(Clone, Debug)]
@@ -130,8 +129,10 @@ impl Entry {
         self.changed.notify_all();
     }
 
-    pub(super) fn is_recorded(&self) -> bool {
-        self.progress().recorded
+    /// Somebody is recording its end, or ending it, or has.
+    pub(super) fn is_being_ended(&self) -> bool {
+        let progress = self.progress();
+        progress.busy || progress.recorded
     }
 
     /// Waits until its end is in the ledger, or it is certain that nobody writes it now; at most until `deadline`.
@@ -148,11 +149,13 @@ impl Entry {
     }
 
     /// Learns the status of the dead process and publishes it; the zombie stays, and pins pid and session.
-    pub(super) fn learn_status(&self, pidfd: &PidFd) -> ExitStatus {
+    ///
+    /// A process that is not our child has until `deadline` to be reaped by its parent.
+    pub(super) fn learn_status(&self, pidfd: &PidFd, deadline: Instant) -> ExitStatus {
         if let Some(status) = self.status() {
             return status;
         }
-        self.publish(if self.child { child_status(pidfd) } else { stranger_status(pidfd) })
+        self.publish(if self.child { child_status(pidfd) } else { stranger_status(pidfd, deadline) })
     }
 }
 
@@ -164,9 +167,8 @@ fn child_status(pidfd: &PidFd) -> ExitStatus {
     }
 }
 
-fn stranger_status(pidfd: &PidFd) -> ExitStatus {
-    let reaped: Result<bool> = pidfd.wait_reaped(REAPED_BY_PARENT);
-    match reaped {
+fn stranger_status(pidfd: &PidFd, deadline: Instant) -> ExitStatus {
+    match pidfd.wait_reaped(deadline.saturating_duration_since(Instant::now())) {
         Ok(true) => pidfd.exit_info().unwrap_or(ExitStatus::Unobserved),
         Ok(false) | Err(_) => ExitStatus::Unobserved,
     }

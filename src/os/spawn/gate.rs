@@ -4,7 +4,10 @@
 //! afterwards. The child marks the applicant as waiting and rings; the registrar takes every applicant that waits, commits
 //! them in one transaction, and decides each.
 
+#![expect(unsafe_code, reason = "a descriptor's number in shared memory is borrowed")]
+
 use std::{
+    os::fd::BorrowedFd,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering},
@@ -14,6 +17,7 @@ use std::{
 
 use rustix::thread::futex;
 
+use super::super::PidFd;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -77,10 +81,17 @@ impl<P> Applicant<P> {
         })
     }
 
-    /// The child's number, and the number of a pidfd to it that stays open until [`decide`](Self::decide).
-    pub(crate) fn child(&self) -> Option<(Pid, i32)> {
-        let pid = Pid::new(i64::from(self.gate.pid.load(Ordering::Acquire)))?;
-        Some((pid, self.gate.pidfd.load(Ordering::Acquire)))
+    /// The child's number, and a pidfd to it; `None` where it never came to the gate.
+    ///
+    /// To be called by whoever took the applicant from the doorbell, before it decides: until then the caller of the spawn
+    /// keeps the descriptor open.
+    pub(crate) fn child(&self) -> Result<Option<(Pid, PidFd)>> {
+        let Some(pid) = Pid::new(i64::from(self.gate.pid.load(Ordering::Acquire))) else { return Ok(None) };
+        // SAFETY: the kernel stored an open descriptor there before the child's first instruction, and the caller of the
+        // spawn closes it only after our decision.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.gate.pidfd.load(Ordering::Acquire)) };
+        let copy = fd.try_clone_to_owned().map_err(|error| Error::os("failed to duplicate a pidfd", error))?;
+        Ok(Some((pid, PidFd::from_owned(copy))))
     }
 
     /// Opens the gate, or refuses for good. Whoever takes an applicant from the doorbell must decide it.

@@ -1,0 +1,139 @@
+//! One look at `/proc`: who belongs to the trees now?
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::work::{Member, Recorder, TokenCache, Work, World, describe};
+use crate::{
+    identity::Pid,
+    os::Pinned,
+    plan::{
+        members::{Evidence, TreeView, members, oneself},
+        observe::Snapshot,
+    },
+};
+
+/// Takes a snapshot, adds every new member to its tree and records it; returns the snapshot, and whether anyone was new.
+pub(super) fn look(
+    world: &World<'_>,
+    trees: &mut [Work],
+    cache: &mut TokenCache,
+    recorder: &mut Recorder<'_>,
+) -> (Snapshot, bool) {
+    let Ok(snapshot) = world.proc.snapshot() else { return (Snapshot::default(), false) };
+    let oneself = oneself(&snapshot, world.own);
+    let mut carriers = carriers(world, &snapshot, trees, cache);
+    let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
+    let mut any = false;
+    for tree in trees {
+        let view = view(&snapshot, tree, carriers.remove(&tree.root.token).unwrap_or_default());
+        let exempt = exempt(&snapshot, world, &view, &oneself);
+        let found = members(&snapshot, &view, &exempt);
+        tree.suspects = found.suspects.into_iter().filter(|pid| !taken.contains(pid)).collect();
+        let first = tree.members.len();
+        for (pid, evidence) in found.members {
+            if !tree.pids.contains_key(&pid) && taken.insert(pid) {
+                add(world, &snapshot, tree, pid, evidence);
+            }
+        }
+        any |= tree.members.len() > first;
+        record(tree, first, recorder);
+    }
+    (snapshot, any)
+}
+
+fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {
+    let new: Vec<_> = tree.members[first..].iter().map(Member::found).collect();
+    if new.is_empty() {
+        return;
+    }
+    let rows = recorder(&tree.root, &new);
+    for (member, row) in tree.members[first..].iter_mut().zip(rows) {
+        member.row = row;
+    }
+}
+
+/// What of the tree is certain in this snapshot.
+fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
+    let mut view = TreeView { carriers, ..TreeView::default() };
+    let mut anchored = false;
+    for member in &tree.members {
+        let pid = member.identity.pid;
+        let Some(stat) = snapshot.get(pid).filter(|stat| stat.start_tick == member.identity.start_tick) else {
+            continue;
+        };
+        // Only what still holds its number now, after the snapshot, held it while the snapshot was taken.
+        if !member.pinned.as_ref().is_some_and(Pinned::holds_its_number) {
+            continue;
+        }
+        if member.is_root {
+            view.root = Some(pid);
+        } else {
+            view.known.push((pid, member.evidence));
+        }
+        anchored |= tree.root.session.is_some_and(|id| id.get() == stat.session || id.get() == stat.group);
+    }
+    if anchored {
+        view.session = tree.root.session;
+        view.group = tree.root.session;
+    }
+    view
+}
+
+/// The acting process and its kin, and what other live instances answer for, unless they run below this very tree.
+fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &TreeView, oneself: &HashSet<Pid>) -> HashSet<Pid> {
+    if world.guards.is_empty() {
+        return oneself.clone();
+    }
+    let provisional = members(snapshot, view, oneself).members;
+    let outside = world.guards.iter().filter(|(instance, _)| !provisional.contains_key(instance));
+    oneself.iter().copied().chain(outside.flat_map(|(instance, theirs)| theirs.iter().copied().chain([*instance]))).collect()
+}
+
+/// Reads the environments of processes that are in no tree yet, where some tree has a token.
+fn carriers(
+    world: &World<'_>,
+    snapshot: &Snapshot,
+    trees: &[Work],
+    cache: &mut TokenCache,
+) -> HashMap<Option<Uuid>, Vec<Pid>> {
+    let wanted: HashMap<Uuid, u32> =
+        trees.iter().filter_map(|tree| Some((tree.root.token?, tree.root.uid))).collect();
+    let mut found: HashMap<Option<Uuid>, Vec<Pid>> = HashMap::new();
+    if wanted.is_empty() {
+        return found;
+    }
+    let known: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
+    for stat in snapshot.iter().filter(|stat| !stat.is_kernel_thread() && !known.contains(&stat.pid)) {
+        let key = (stat.pid, stat.start_tick);
+        let tokens = match cache.0.get(&key) {
+            Some(tokens) => tokens.clone(),
+            None => world.proc.tokens(stat.pid).unwrap_or_default(),
+        };
+        for token in &tokens {
+            let same_uid = |uid: u32| world.proc.uid(stat.pid).ok().flatten() == Some(uid);
+            if wanted.get(token).is_some_and(|&uid| same_uid(uid)) {
+                found.entry(Some(*token)).or_default().push(stat.pid);
+            }
+        }
+        if !tokens.is_empty() {
+            cache.0.insert(key, tokens);
+        }
+    }
+    found
+}
+
+/// Pins a process that the snapshot shows as a member, if it still is the one that the snapshot saw.
+fn add(world: &World<'_>, snapshot: &Snapshot, tree: &mut Work, pid: Pid, evidence: Evidence) {
+    let Some(seen) = snapshot.get(pid) else { return };
+    // An error leaves it out of this round; the next look finds it again.
+    let Ok(Some(pinned)) = Pinned::open(world.proc, world.observer.place, pid) else { return };
+    if pinned.stat.start_tick != seen.start_tick || pinned.is_dead().unwrap_or(true) {
+        return;
+    }
+    let member = describe(world, pinned.identity, evidence, Some(pinned));
+    if world.observer.may_touch(member.uid) {
+        tree.push(member);
+    }
+}

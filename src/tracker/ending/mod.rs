@@ -1,0 +1,20 @@
+//! Ending trees: all trees of a call together, each to the last member.
+//!
+//! 1. Every root and every recorded descendant is pinned by a pidfd and verified ([`work`]).
+//! 2. A snapshot of `/proc` shows who else belongs to them ([`look`]); these are pinned and verified too, and recorded
+//!    *before* any signal: if we die now, the next pass knows them.
+//! 3. SIGTERM, then SIGCONT, since a stopped process keeps SIGTERM pending ([`run`]).
+//! 4. The grace is counted anew as long as members keep dying: a shared fixed one kills obedient processes of a large
+//!    tree. Then another snapshot; what is new gets its SIGTERM too.
+//! 5. What is left when the grace is over is frozen by SIGSTOP until a snapshot shows nobody new: a stopped process
+//!    cannot fork. Then SIGKILL, and another look.
+//!
+//! A session counts only while somebody verified pins its number; the kernel hands out the number of a session again when
+//! its last member is reaped.
+
+mod look;
+mod run;
+mod work;
+
+pub(super) use run::{end_trees, preview, strays};
+pub(super) use work::{Found, MemberEnd, Preview, Tree, TreeEnd, World, command_of};

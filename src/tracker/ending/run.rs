@@ -1,0 +1,234 @@
+//! The course of an end: ask, wait, freeze, kill, look again.
+
+use std::time::{Duration, Instant};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+
+use super::{
+    look::look,
+    super::entry::Root,
+    work::{Found, Preview, Recorder, Seen, Stray, TokenCache, Tree, TreeEnd, Work, World, command_of},
+};
+use crate::{
+    os::{Signal, pidfd::timespec},
+    plan::observe::Snapshot,
+};
+
+/// The grace is counted anew while members keep dying, but no longer than this in all, unless one grace alone is longer.
+const GRACE_CAP: Duration = Duration::from_secs(2);
+/// A killed process is dead within milliseconds; what takes longer is stuck in the kernel and survives.
+const KILL_LIMIT: Duration = Duration::from_secs(1);
+/// A frozen tree needs two or three looks; this bounds one whose members cannot be frozen.
+const FREEZE_LOOKS: u32 = 50;
+/// Between two looks at a tree that is still stopping.
+const FREEZE_PAUSE: Duration = Duration::from_millis(1);
+/// After a kill another look; only what a member of uninterruptible sleep starts later needs more than one.
+const KILL_ROUNDS: u32 = 10;
+/// While members die, this often at most for what they started on their way out.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Ends all trees together and answers for each member.
+pub(in super::super) fn end_trees(world: &World<'_>, trees: Vec<Tree>, recorder: &mut Recorder<'_>) -> Vec<TreeEnd> {
+    let mut answers = Vec::with_capacity(trees.len());
+    let mut trees = trees.into_iter().peekable();
+    let chunk = at_once();
+    while trees.peek().is_some() {
+        let works = trees.by_ref().take(chunk).map(|tree| Work::new(world, tree)).collect();
+        answers.extend(Run::new(world, works, recorder).end());
+    }
+    answers
+}
+
+/// Finds what dead roots left, without touching it; where `wanted` is false nothing is looked for.
+pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree], wanted: &[bool]) -> Vec<Vec<Stray>> {
+    let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
+    let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
+    let mut run = Run::new(world, works, &mut recorder);
+    if wanted.iter().any(|&wanted| wanted) {
+        run.look();
+    }
+    run.works
+        .into_iter()
+        .zip(wanted)
+        .map(|(work, &wanted)| {
+            let alive = work.members.into_iter().filter(|member| wanted && !member.is_root && member.is_alive());
+            alive.map(Stray::from).collect()
+        })
+        .collect()
+}
+
+/// Who belongs to a tree now, without touching anyone.
+pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Preview {
+    let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
+    let mut run = Run::new(world, vec![Work::new(world, tree)], &mut recorder);
+    run.look();
+    let mut preview = Preview::default();
+    for work in run.works {
+        preview.members.extend(work.members.into_iter().map(Seen::from));
+        preview.suspects.extend(work.suspects.into_iter().map(|pid| (pid, command_of(world.proc, pid))));
+        preview.unknown.extend(work.unknown.into_iter().map(|(_, error)| error));
+    }
+    preview
+}
+
+/// Trees that are ended together: each member takes a descriptor.
+fn at_once() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit / 4).unwrap_or(usize::MAX).max(16)
+}
+
+struct Run<'a, 'b> {
+    world: &'a World<'a>,
+    works: Vec<Work>,
+    cache: TokenCache,
+    recorder: &'a mut Recorder<'b>,
+    start: Instant,
+    /// When somebody last died.
+    progress: Instant,
+    /// Looks cost as much as there are processes: they are spaced by their own duration.
+    next_look: Instant,
+    last: Snapshot,
+}
+
+impl<'a, 'b> Run<'a, 'b> {
+    fn new(world: &'a World<'a>, works: Vec<Work>, recorder: &'a mut Recorder<'b>) -> Self {
+        let now = Instant::now();
+        let (cache, last) = (TokenCache::default(), Snapshot::default());
+        Self { world, works, cache, recorder, start: now, progress: now, next_look: now, last }
+    }
+
+    fn end(mut self) -> Vec<TreeEnd> {
+        self.look();
+        let mut kills = 0;
+        loop {
+            self.ask_new();
+            if self.expire() {
+                kills += 1;
+                self.kill();
+                if kills == KILL_ROUNDS {
+                    break;
+                }
+                continue;
+            }
+            let Some(deadline) = self.next_deadline() else {
+                // All are dead, or beyond us: one more look for what was born meanwhile.
+                if self.look() {
+                    continue;
+                }
+                break;
+            };
+            if self.wait(deadline.saturating_duration_since(Instant::now()).min(LOOK_AGAIN)) {
+                self.progress = Instant::now();
+            }
+            if Instant::now() >= self.next_look {
+                self.look();
+            }
+        }
+        let (world, last) = (self.world, self.last);
+        self.works.into_iter().map(|work| work.finish(&last, |pid| command_of(world.proc, pid))).collect()
+    }
+
+    /// Whether anyone is new.
+    fn look(&mut self) -> bool {
+        let began = Instant::now();
+        let (snapshot, any_new) = look(self.world, &mut self.works, &mut self.cache, self.recorder);
+        self.last = snapshot;
+        self.next_look = Instant::now() + LOOK_AGAIN.max(began.elapsed() * 4);
+        any_new
+    }
+
+    /// SIGTERM and SIGCONT to whoever has had none yet.
+    fn ask_new(&mut self) {
+        for member in self.works.iter_mut().filter(|work| !work.expired).flat_map(Work::alive) {
+            if member.signalled.is_none() && member.refused.is_none() {
+                member.signal(Signal::TERM);
+                member.signal(Signal::CONT);
+            }
+        }
+    }
+
+    fn deadline(&self, work: &Work) -> Instant {
+        let grace = work.root.limits.grace;
+        (self.progress + grace).min(self.start + grace.max(GRACE_CAP))
+    }
+
+    /// When patience with the least patient tree ends; `None` when nobody is left to wait for.
+    fn next_deadline(&self) -> Option<Instant> {
+        let waiting = self.works.iter().filter(|work| !work.expired && work.is_pending());
+        waiting.map(|work| self.deadline(work)).min()
+    }
+
+    /// Marks the trees whose time is up; whether there is anyone to kill.
+    fn expire(&mut self) -> bool {
+        let now = Instant::now();
+        for index in 0..self.works.len() {
+            let work = &self.works[index];
+            let up = !work.expired && work.is_pending() && self.deadline(work) <= now;
+            self.works[index].expired |= up;
+        }
+        self.works.iter().any(|work| work.expired && work.has_unkilled())
+    }
+
+    /// Waits until somebody dies, at most `limit`; marks all that are dead, and says whether there were any.
+    fn wait(&mut self, limit: Duration) -> bool {
+        let mut fds: Vec<PollFd<'_>> = (self.works.iter())
+            .flat_map(|work| &work.members)
+            .filter(|member| member.is_alive())
+            .filter_map(|member| Some(PollFd::new(member.pinned.as_ref()?.fd(), PollFlags::IN)))
+            .collect();
+        match poll(&mut fds, Some(&timespec(limit))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            // Out of memory for the poll: fall back to looking at each.
+            Err(_) => std::thread::sleep(limit.min(FREEZE_PAUSE)),
+        }
+        drop(fds);
+        self.mark_dead()
+    }
+
+    fn mark_dead(&mut self) -> bool {
+        let mut any = false;
+        for member in self.works.iter_mut().flat_map(Work::alive) {
+            any |= member.look();
+        }
+        any
+    }
+
+    /// Freezes what is left of expired trees until nobody new appears, kills it, and waits.
+    fn kill(&mut self) {
+        self.freeze();
+        self.signal_expired(Signal::KILL);
+        let start = Instant::now();
+        while start.elapsed() < KILL_LIMIT && self.works.iter().any(Work::is_dying) {
+            self.wait(KILL_LIMIT.saturating_sub(start.elapsed()));
+        }
+        self.progress = Instant::now();
+        self.look();
+    }
+
+    fn signal_expired(&mut self, signal: Signal) {
+        for member in self.works.iter_mut().filter(|work| work.expired).flat_map(Work::alive) {
+            member.signal(signal);
+        }
+    }
+
+    fn freeze(&mut self) {
+        for _ in 0..FREEZE_LOOKS {
+            self.signal_expired(Signal::STOP);
+            let any_new = self.look();
+            self.mark_dead();
+            let last = &self.last;
+            let expired = self.works.iter().filter(|work| work.expired);
+            let still = expired.flat_map(|work| &work.members).filter(|member| member.can_be_ended()).all(|member| {
+                last.get(member.identity.pid)
+                    .is_none_or(|stat| stat.is_stopped() || stat.is_zombie() || stat.is_uninterruptible())
+            });
+            if still && !any_new {
+                return;
+            }
+            std::thread::sleep(FREEZE_PAUSE);
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! What is to be ended, and how far it has come.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+use super::super::entry::Root;
+use crate::{
+    error::Error,
+    identity::{Identity, Pid},
+    os::{PidFd, Pinned, Probe, Proc, Signal},
+    plan::{members::Evidence, observe::Snapshot},
+    record::{ExitStatus, Observer, Outcome, ProcessId},
+};
+
+/// Whom a call acts for, and whom it must leave alone.
+pub(in super::super) struct World<'a> {
+    pub(in super::super) proc: &'a Proc,
+    pub(in super::super) observer: Observer,
+    pub(in super::super) own: Pid,
+    /// What other live instances answer for: each instance with its processes.
+    pub(in super::super) guards: Vec<(Pid, Vec<Pid>)>,
+}
+
+/// A tree that shall be ended.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Tree {
+    pub(in super::super) root: Root,
+    /// A pidfd that is held already; it belongs to the root for certain.
+    pub(in super::super) pidfd: Option<Arc<PidFd>>,
+    /// Descendants that earlier passes recorded.
+    pub(in super::super) recorded: Vec<(ProcessId, Identity)>,
+}
+
+/// What became of a tree.
+#[derive(Debug)]
+pub(in super::super) struct TreeEnd {
+    pub(in super::super) root: Root,
+    /// The root first, where it was looked at.
+    pub(in super::super) members: Vec<MemberEnd>,
+    /// Carriers of the token that may be a person's.
+    pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,
+    /// The root, or a recorded descendant, could not be judged; it was left alone.
+    pub(in super::super) unknown: Vec<(ProcessId, Error)>,
+}
+
+/// What became of one member.
+#[derive(Debug)]
+pub(in super::super) struct MemberEnd {
+    /// Its row, where it has one.
+    pub(in super::super) row: Option<ProcessId>,
+    pub(in super::super) is_root: bool,
+    pub(in super::super) identity: Identity,
+    pub(in super::super) evidence: Evidence,
+    pub(in super::super) command: Vec<String>,
+    pub(in super::super) rss: u64,
+    pub(in super::super) age: Duration,
+    pub(in super::super) outcome: Outcome,
+    pub(in super::super) status: ExitStatus,
+    pub(in super::super) died_after: Option<Duration>,
+    pub(in super::super) obstacle: Option<String>,
+}
+
+/// A member that was found below a root, for whoever records it.
+#[derive(Debug)]
+pub(in super::super) struct Found<'a> {
+    pub(in super::super) identity: Identity,
+    pub(in super::super) command: &'a [String],
+    pub(in super::super) rss: u64,
+    pub(in super::super) age: Duration,
+    pub(in super::super) uid: u32,
+}
+
+/// What a dead root left.
+#[derive(Debug)]
+pub(in super::super) struct Stray {
+    pub(in super::super) identity: Identity,
+    command: Vec<String>,
+    rss: u64,
+    age: Duration,
+    uid: u32,
+}
+
+impl Stray {
+    pub(in super::super) fn as_found(&self) -> Found<'_> {
+        Found { identity: self.identity, command: &self.command, rss: self.rss, age: self.age, uid: self.uid }
+    }
+}
+
+impl From<Member> for Stray {
+    fn from(member: Member) -> Self {
+        Self {
+            identity: member.identity,
+            command: member.command,
+            rss: member.rss,
+            age: member.age,
+            uid: member.uid,
+        }
+    }
+}
+
+/// Who belongs to a tree, for a dry run.
+#[derive(Debug, Default)]
+pub(in super::super) struct Preview {
+    pub(in super::super) members: Vec<Seen>,
+    pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,
+    pub(in super::super) unknown: Vec<Error>,
+}
+
+/// One member in a dry run.
+#[derive(Debug)]
+pub(in super::super) struct Seen {
+    pub(in super::super) pid: Pid,
+    pub(in super::super) alive: bool,
+    pub(in super::super) evidence: Evidence,
+    pub(in super::super) command: Vec<String>,
+}
+
+impl From<Member> for Seen {
+    fn from(member: Member) -> Self {
+        Self {
+            pid: member.identity.pid,
+            alive: member.is_alive(),
+            evidence: member.evidence,
+            command: member.command,
+        }
+    }
+}
+
+/// Records members that were found, before they get a signal; answers with their rows.
+pub(in super::super) type Recorder<'a> = dyn FnMut(&Root, &[Found<'_>]) -> Vec<Option<ProcessId>> + 'a;
+
+/// A pinned process that belongs to a tree.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) row: Option<ProcessId>,
+    pub(super) is_root: bool,
+    pub(super) identity: Identity,
+    pub(super) evidence: Evidence,
+    pub(super) command: Vec<String>,
+    pub(super) rss: u64,
+    pub(super) age: Duration,
+    pub(super) uid: u32,
+    /// `None` where it was gone before it could be pinned.
+    pub(super) pinned: Option<Pinned>,
+    pub(super) dead: bool,
+    pub(super) signalled: Option<Instant>,
+    pub(super) killed: bool,
+    pub(super) died_after: Option<Duration>,
+    pub(super) refused: Option<Error>,
+}
+
+impl Member {
+    pub(super) fn found(&self) -> Found<'_> {
+        Found { identity: self.identity, command: &self.command, rss: self.rss, age: self.age, uid: self.uid }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        !self.dead
+    }
+
+    /// Alive, and no signal was refused.
+    pub(super) fn can_be_ended(&self) -> bool {
+        !self.dead && self.refused.is_none()
+    }
+
+    pub(super) fn mark_dead(&mut self) {
+        self.dead = true;
+        self.died_after = self.signalled.map(|at| at.elapsed());
+    }
+
+    /// Looks whether it has died.
+    pub(super) fn look(&mut self) -> bool {
+        let newly = !self.dead && self.pinned.as_ref().is_none_or(|pinned| pinned.is_dead().unwrap_or(false));
+        if newly {
+            self.mark_dead();
+        }
+        newly
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) {
+        let Some(pinned) = self.pinned.as_ref().filter(|_| !self.dead) else { return };
+        match pinned.signal(signal) {
+            Ok(()) => {
+                self.signalled.get_or_insert_with(Instant::now);
+                self.killed |= signal == Signal::KILL;
+            }
+            Err(error) if error.is_gone() => self.mark_dead(),
+            Err(error) => self.refused = Some(error),
+        }
+    }
+}
+
+/// A tree on its way.
+pub(super) struct Work {
+    pub(super) root: Root,
+    pub(super) members: Vec<Member>,
+    pub(super) pids: HashMap<Pid, usize>,
+    pub(super) suspects: HashSet<Pid>,
+    pub(super) unknown: Vec<(ProcessId, Error)>,
+    /// Its grace is over.
+    pub(super) expired: bool,
+}
+
+impl Work {
+    /// Pins the root and the recorded descendants.
+    pub(super) fn new(world: &World<'_>, tree: Tree) -> Self {
+        let Tree { root, pidfd, recorded } = tree;
+        let mut work = Self {
+            root,
+            members: Vec::new(),
+            pids: HashMap::new(),
+            suspects: HashSet::new(),
+            unknown: Vec::new(),
+            expired: false,
+        };
+        let (row, identity) = (work.root.row, work.root.identity);
+        let probe = match pidfd {
+            Some(fd) => Pinned::verify(world.proc, world.observer.place, &identity, fd).unwrap_or_else(Probe::Unknown),
+            None => Pinned::probe(world.proc, world.observer.place, &identity),
+        };
+        work.add_recorded(world, row, identity, Evidence::Root, probe);
+        for (row, identity) in recorded {
+            let probe = Pinned::probe(world.proc, world.observer.place, &identity);
+            work.add_recorded(world, row, identity, Evidence::Recorded, probe);
+        }
+        work
+    }
+
+    fn add_recorded(&mut self, world: &World<'_>, row: ProcessId, identity: Identity, evidence: Evidence, probe: Probe) {
+        let (pinned, dead) = match probe {
+            Probe::Alive(pinned) => (Some(pinned), false),
+            Probe::Zombie(pinned) => (Some(pinned), true),
+            Probe::Gone => (None, true),
+            Probe::Unknown(error) => {
+                self.unknown.push((row, error));
+                return;
+            }
+        };
+        let mut member = describe(world, identity, evidence, pinned);
+        member.row = Some(row);
+        member.is_root = evidence == Evidence::Root;
+        member.dead = dead;
+        if member.is_root && member.command.is_empty() {
+            member.command.clone_from(&self.root.command);
+        }
+        self.push(member);
+    }
+
+    pub(super) fn push(&mut self, member: Member) {
+        if member.is_alive() || member.pinned.is_some() {
+            self.pids.insert(member.identity.pid, self.members.len());
+        }
+        self.members.push(member);
+    }
+
+    /// Somebody is left who may still end.
+    pub(super) fn is_pending(&self) -> bool {
+        self.members.iter().any(Member::can_be_ended)
+    }
+
+    pub(super) fn has_unkilled(&self) -> bool {
+        self.members.iter().any(|member| member.can_be_ended() && !member.killed)
+    }
+
+    /// Somebody was killed and is not dead yet.
+    pub(super) fn is_dying(&self) -> bool {
+        self.members.iter().any(|member| member.is_alive() && member.killed)
+    }
+
+    pub(super) fn alive(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.members.iter_mut().filter(|member| member.is_alive())
+    }
+
+    pub(super) fn finish(self, snapshot: &Snapshot, commands: impl Fn(Pid) -> Vec<String>) -> TreeEnd {
+        let members = self.members.into_iter().map(|member| conclude(member, snapshot)).collect();
+        let suspects = self.suspects.into_iter().map(|pid| (pid, commands(pid))).collect();
+        TreeEnd { root: self.root, members, suspects, unknown: self.unknown }
+    }
+}
+
+/// A member with what `/proc` tells of it.
+pub(super) fn describe(
+    world: &World<'_>,
+    identity: Identity,
+    evidence: Evidence,
+    pinned: Option<Pinned>,
+) -> Member {
+    let (rss, tick) = pinned.as_ref().map_or((0, None), |pinned| (pinned.stat.rss_bytes, Some(pinned.stat.start_tick)));
+    Member {
+        row: None,
+        is_root: false,
+        identity,
+        evidence,
+        command: pinned.as_ref().map_or_else(Vec::new, |pinned| command_of(world.proc, pinned.pid())),
+        rss,
+        age: tick.map_or(Duration::ZERO, crate::os::procfs::age),
+        uid: pinned.as_ref().and_then(|pinned| world.proc.uid(pinned.pid()).ok().flatten()).unwrap_or(u32::MAX),
+        pinned,
+        dead: false,
+        signalled: None,
+        killed: false,
+        died_after: None,
+        refused: None,
+    }
+}
+
+/// The arguments as text; a zombie or a kernel thread has none.
+pub(in super::super) fn command_of(proc: &Proc, pid: Pid) -> Vec<String> {
+    let arguments = proc.command(pid).ok().flatten().unwrap_or_default();
+    arguments.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
+}
+
+fn conclude(member: Member, snapshot: &Snapshot) -> MemberEnd {
+    let outcome = match (member.dead, member.signalled.is_some(), member.killed) {
+        (false, _, _) => Outcome::Survived,
+        (true, false, _) => Outcome::Gone,
+        (true, true, false) => Outcome::Term,
+        (true, true, true) => Outcome::Kill,
+    };
+    let obstacle = (!member.dead).then(|| obstacle(&member, snapshot));
+    let fd: Option<&PidFd> = member.pinned.as_ref().map(Pinned::fd);
+    MemberEnd {
+        row: member.row,
+        is_root: member.is_root,
+        identity: member.identity,
+        evidence: member.evidence,
+        rss: member.rss,
+        age: member.age,
+        outcome,
+        status: fd.and_then(PidFd::exit_info).unwrap_or(ExitStatus::Unobserved),
+        died_after: member.died_after,
+        obstacle,
+        command: member.command,
+    }
+}
+
+/// What stands in the way of a survivor's end, and what to do.
+fn obstacle(member: &Member, snapshot: &Snapshot) -> String {
+    let pid = member.identity.pid;
+    if let Some(error) = &member.refused {
+        return if error.is_denied() {
+            format!("process {pid} may not be signalled: it belongs to uid {}; end it as that user or as root", member.uid)
+        } else {
+            error.to_string()
+        };
+    }
+    match snapshot.get(pid) {
+        Some(stat) if stat.is_uninterruptible() => {
+            format!("process {pid} is in uninterruptible sleep: it ends when the device or file system answers")
+        }
+        Some(stat) if stat.is_zombie() => {
+            format!("process {pid} has threads that do not end: look at /proc/{pid}/task")
+        }
+        _ => format!("process {pid} is still there after SIGKILL: look at /proc/{pid}/status and /proc/{pid}/wchan"),
+    }
+}
+
+/// Tokens that were read in this call; an empty answer is not kept, since a process in exec shows no environment.
+#[derive(Debug, Default)]
+pub(super) struct TokenCache(pub(super) HashMap<(Pid, u64), Vec<Uuid>>);

@@ -1,0 +1,71 @@
+//! Closing rows that cannot be judged, and deleting old history.
+
+use std::time::Duration;
+
+use super::Tracker;
+use crate::{
+    error::{Error, Kind, Result},
+    os::{Pinned, Probe},
+    record::{Millis, ProcessId, TaskId},
+};
+
+/// A writer waits at most for one such batch: some milliseconds.
+const PRUNE_BATCH: u32 = 500;
+
+impl Tracker {
+    /// Closes the rows of a task that cannot be judged from here, or whose process is gone; returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found) when the task has no live row; [`is_busy`](Error::is_busy) when its process
+    /// is known to be alive: forgetting it would leak it.
+    pub fn forget(&self, task_id: &str, asked_by: &str) -> Result<u64> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let task = TaskId::new(task_id)?;
+        let rows = shared.store.live_of_task(&task)?;
+        if rows.is_empty() {
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("the ledger has no live row for task {task_id:?}: `procledger ps` lists them"),
+            ));
+        }
+        for row in &rows {
+            if let Probe::Alive(_) = Pinned::probe(&shared.proc, shared.place(), &row.identity) {
+                return Err(Error::new(
+                    Kind::Busy,
+                    format!("task {task_id:?} still runs as process {}: end it with `procledger kill`", row.identity.pid),
+                ));
+            }
+        }
+        let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
+        let forgotten = shared.store.forget(&ids, asked_by, Millis::now())?;
+        shared.notify_export();
+        Ok(forgotten)
+    }
+
+    /// Deletes history that ended longer ago than `older_than`, in small batches; `progress` gets the number of rows
+    /// deleted so far after each. Live rows, survivors and the last pass of each kind stay.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be written; what was deleted until then stays deleted.
+    pub fn prune(&self, older_than: Duration, mut progress: impl FnMut(u64)) -> Result<u64> {
+        let store = &self.inner.shared.store;
+        self.inner.shared.check_usable()?;
+        let before = Millis::now().minus(older_than);
+        let mut total = 0;
+        loop {
+            let deleted = store.prune(before, PRUNE_BATCH)?;
+            if deleted == 0 {
+                break;
+            }
+            total += deleted;
+            progress(total);
+        }
+        if total > 0 {
+            store.vacuum()?;
+        }
+        Ok(total)
+    }
+}

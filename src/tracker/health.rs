@@ -1,0 +1,276 @@
+//! The health pass: are the recorded processes still there?
+//!
+//! The monitor learns of a death from the kernel within a millisecond; this pass is the net under it. It also records what
+//! is below each root, with memory and CPU time, enforces limits, tries survivors again, and writes what could not be
+//! written before.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    Tracker,
+    liveness::Life,
+    outcome::{Cause, Pass},
+    settle::{Dead, log_dead},
+    shared::{Shared, lock},
+};
+use crate::{
+    error::Result,
+    identity::Pid,
+    os::{Pinned, Probe, procfs::TICKS_PER_SECOND, spawn::gate::GATE_LIMIT},
+    plan::{limits::passed, observe::Snapshot},
+    record::{
+        EndReason, Ending, InstanceId, Limits, Millis, NewProcess, Outcome, PassKind, ProcessId, ProcessRecord, Report,
+        Sighting, Suspect,
+    },
+    state::State,
+};
+
+impl Tracker {
+    /// Looks at every recorded process, and ends the rows of those that are gone.
+    ///
+    /// Rows of other instances are ended only when those are dead; a live owner keeps its exit codes.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read. What goes wrong with a single process is in the report.
+    pub fn health_pass(&self) -> Result<Report> {
+        self.inner.shared.check_usable()?;
+        self.inner.shared.health_pass()
+    }
+}
+
+/// What was seen of our own rows.
+#[derive(Default)]
+struct Seen {
+    alive: Vec<(ProcessRecord, Pinned)>,
+    dead: Vec<Dead>,
+}
+
+impl Shared {
+    pub(super) fn health_pass(self: &Arc<Self>) -> Result<Report> {
+        let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write_late();
+        let pass = Pass::begin(PassKind::Health);
+        let mut report = Report::default();
+        let rows = self.store.live()?;
+        let dead_instances = self.dead_instances(&mut report);
+        let mut seen = Seen::default();
+        for row in rows {
+            report.checked += 1;
+            if row.owner == self.instance {
+                self.look_at_own(row, &mut seen, &mut report);
+            } else {
+                self.look_at_other(row, &dead_instances, &mut report);
+            }
+        }
+        let removed = report.endings.len() + seen.dead.len();
+        self.settle_found(seen.dead, &mut report);
+        self.look_below(&seen.alive, &mut report);
+        if removed > 0 {
+            tracing::info!("Cleaned up {removed} dead processes from registry");
+        }
+        if let Err(error) = self.store.record_pass(self.instance, &pass.record(&report)) {
+            tracing::error!("failed to record the health pass: {error}");
+            report.errors.push(error.to_string());
+        }
+        self.notify_export();
+        Ok(report)
+    }
+
+    fn dead_instances(&self, report: &mut Report) -> HashSet<InstanceId> {
+        match self.judge_others() {
+            Ok(others) => others
+                .into_iter()
+                .filter(|(_, life)| matches!(life, Life::Dead(_)))
+                .map(|(instance, _)| instance.id)
+                .collect(),
+            Err(error) => {
+                report.errors.push(error.to_string());
+                HashSet::new()
+            }
+        }
+    }
+
+    fn look_at_own(self: &Arc<Self>, row: ProcessRecord, seen: &mut Seen, report: &mut Report) {
+        match Pinned::probe(&self.proc, self.place(), &row.identity) {
+            Probe::Alive(pinned) => seen.alive.push((row, pinned)),
+            Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
+            Probe::Zombie(pinned) => self.found_dead(row, Some(pinned), seen, report),
+            Probe::Gone => self.found_dead(row, None, seen, report),
+        }
+    }
+
+    /// A root that we hold is settled with its status; a row without an entry is closed, if nobody is about to make one.
+    fn found_dead(
+        self: &Arc<Self>,
+        row: ProcessRecord,
+        pinned: Option<Pinned>,
+        seen: &mut Seen,
+        report: &mut Report,
+    ) {
+        let fd = |entry: &super::entry::Entry| entry.pidfd.clone().or_else(|| pinned.map(Pinned::into_fd));
+        if let Some(entry) = self.entry(row.id) {
+            match fd(&entry) {
+                Some(fd) => seen.dead.push((entry, fd)),
+                // Held by nobody and reaped by somebody: its status is lost, its end is not.
+                None => {
+                    self.record_gone(&row, report);
+                    entry.publish(crate::record::ExitStatus::Unobserved);
+                    entry.mark_recorded();
+                    self.let_go(row.id);
+                }
+            }
+            return;
+        }
+        let at_the_gate = row.root.is_none() && Millis::now().since(row.started_at) < GATE_LIMIT;
+        let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id);
+        if !at_the_gate && !waits && row.state != State::Ending {
+            self.record_gone(&row, report);
+        }
+    }
+
+    fn look_at_other(&self, row: ProcessRecord, dead: &HashSet<InstanceId>, report: &mut Report) {
+        match Pinned::probe(&self.proc, self.place(), &row.identity) {
+            Probe::Alive(_) => {}
+            Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
+            Probe::Zombie(_) | Probe::Gone => {
+                if dead.contains(&row.owner) && row.state != State::Ending {
+                    log_dead(row.identity.pid, row.task.as_ref().map_or("(none)", |task| task.as_str()));
+                    self.record_gone(&row, report);
+                }
+            }
+        }
+    }
+
+    fn settle_found(self: &Arc<Self>, dead: Vec<Dead>, report: &mut Report) {
+        for (entry, _) in &dead {
+            let root = &entry.root;
+            if root.origin == crate::record::Origin::Spawned {
+                // For the others settling logs it.
+                log_dead(root.identity.pid, root.task.as_ref().map_or("(none)", |task| task.as_str()));
+            }
+            report.endings.push(Ending {
+                task_id: root.task.clone(),
+                pid: root.identity.pid,
+                command: root.command.clone(),
+                rule: "it is not there any more".into(),
+                evidence: "identity".into(),
+                outcome: Outcome::Gone,
+                died_after_ms: None,
+                obstacle: None,
+            });
+        }
+        self.settle(&dead);
+    }
+
+    /// Records what is below each living root, and ends the trees that have passed a limit or had survived.
+    fn look_below(self: &Arc<Self>, alive: &[(ProcessRecord, Pinned)], report: &mut Report) {
+        if alive.is_empty() {
+            return;
+        }
+        let snapshot = match self.proc.snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(error) => return report.errors.push(error.to_string()),
+        };
+        let known: HashSet<(Pid, u64)> =
+            alive.iter().map(|(row, _)| (row.identity.pid, row.identity.start_tick)).collect();
+        let mut sightings = Vec::new();
+        let mut found = Vec::new();
+        let mut due = Vec::new();
+        for (row, pinned) in alive {
+            let below = snapshot.below(row.identity.pid);
+            let rss = tree_rss(&snapshot, row, &below);
+            sightings.push(Sighting { process: row.id, rss, cpu: cpu(pinned) });
+            if row.root.is_none() {
+                found.extend(self.new_below(row, &snapshot, &below, &known));
+                let age = Millis::now().since(row.started_at);
+                if let Some((reason, rule)) = passed(&row.limits, age, rss) {
+                    due.push((row.id, reason, rule));
+                } else if row.state == State::Survived {
+                    due.push((row.id, EndReason::Terminated, "it had survived an earlier attempt".into()));
+                }
+            }
+        }
+        let written = self.store.observe(&sightings).and_then(|_| match found.as_slice() {
+            [] => Ok(()),
+            found => self.store.admit(&self.place(), found).map(|_| ()),
+        });
+        if let Err(error) = written {
+            report.errors.push(error.to_string());
+        }
+        self.end_due(due, report);
+    }
+
+    /// Descendants that are not in the ledger yet. What leaves the session and wipes its environment later is known then.
+    fn new_below(
+        &self,
+        root: &ProcessRecord,
+        snapshot: &Snapshot,
+        below: &HashSet<Pid>,
+        known: &HashSet<(Pid, u64)>,
+    ) -> Vec<NewProcess> {
+        let mut new = Vec::new();
+        for &pid in below {
+            let Some(seen) = snapshot.get(pid) else { continue };
+            if known.contains(&(pid, seen.start_tick)) || seen.is_zombie() {
+                continue;
+            }
+            let Ok(Some(pinned)) = Pinned::open(&self.proc, self.place(), pid) else { continue };
+            let uid = self.proc.uid(pid).ok().flatten().unwrap_or(root.uid);
+            if pinned.stat.start_tick != seen.start_tick || !self.observer.may_touch(uid) {
+                continue;
+            }
+            new.push(NewProcess {
+                task: root.task.clone(),
+                owner: self.instance,
+                root: Some(root.id),
+                origin: crate::record::Origin::Descendant,
+                token: None,
+                identity: pinned.identity,
+                session: None,
+                containment: crate::record::Containment::None,
+                command: super::ending::command_of(&self.proc, pid),
+                cwd: None,
+                uid,
+                limits: Limits { max_runtime: None, max_rss: None, ..root.limits },
+                started_at: Millis::now().minus(crate::os::procfs::age(seen.start_tick)),
+                peak_rss: Some(seen.rss_bytes),
+                state: State::Running,
+                allow_survivor: true,
+            });
+        }
+        new
+    }
+
+    /// Ends roots of ours that have passed a limit, each with its reason.
+    pub(super) fn end_due(self: &Arc<Self>, due: Vec<(ProcessId, EndReason, String)>, report: &mut Report) {
+        let mut by_rule: HashMap<(EndReason, String), Vec<_>> = HashMap::new();
+        for (row, reason, rule) in due {
+            by_rule.entry((reason, rule)).or_default().extend(self.entry(row));
+        }
+        for ((reason, rule), entries) in by_rule {
+            if !entries.is_empty() {
+                tracing::warn!("ending {} tasks: {rule}", entries.len());
+                report.absorb(self.end_entries(&Cause { reason, leak: None, rule }, &entries));
+            }
+        }
+    }
+}
+
+fn unknown(row: ProcessRecord, why: &str) -> Suspect {
+    Suspect { task_id: row.task, pid: row.identity.pid, command: row.command, why: why.to_owned() }
+}
+
+fn tree_rss(snapshot: &Snapshot, row: &ProcessRecord, below: &HashSet<Pid>) -> u64 {
+    let own = [row.identity.pid];
+    let all = if row.root.is_none() { below.iter().chain(&own) } else { own.iter().chain([].iter().take(0)) };
+    all.filter_map(|&pid| snapshot.get(pid)).map(|stat| stat.rss_bytes).sum()
+}
+
+fn cpu(pinned: &Pinned) -> Duration {
+    Duration::from_millis(pinned.stat.cpu_ticks.saturating_mul(1000 / TICKS_PER_SECOND))
+}

@@ -1,0 +1,283 @@
+//! Looking at a ledger without touching it.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    Tracker,
+    ending::{Preview, Tree, World, preview},
+    entry::Root,
+    liveness::{Life, judge},
+    open::entries,
+    sweep::{Search, answered_for},
+};
+use crate::{
+    error::{Error, Result},
+    export,
+    identity::Pid,
+    os::{Proc, current_place},
+    plan::sweep::Judgement,
+    record::{
+        DeadInstance, Ending, LeakRecord, Millis, Observer, Outcome, PassRecord, ProcessId, ProcessRecord, Report,
+        Suspect, TaskId,
+    },
+    state::State,
+    store::{LeakGroup, LeakGrouping, Store},
+};
+
+/// A ledger, open for reading: no instance, and nothing is changed.
+///
+/// ```
+/// # fn main() -> procledger::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("ledger.db");
+/// # procledger::Tracker::builder(&path).open()?.shutdown()?;
+/// let ledger = procledger::Ledger::open(&path)?;
+/// assert!(ledger.running()?.is_empty());
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    store: Store,
+}
+
+impl Tracker {
+    /// A look at the same ledger.
+    pub fn ledger(&self) -> Ledger {
+        Ledger { store: self.inner.shared.store.clone() }
+    }
+}
+
+impl Ledger {
+    /// Opens an existing ledger for reading.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found) when there is none at `path`; otherwise as
+    /// [`Builder::open`](crate::Builder::open).
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(Self { store: Store::open_read_only(path.as_ref())? })
+    }
+
+    /// Where it really is.
+    pub fn path(&self) -> &Path {
+        self.store.path()
+    }
+
+    /// Everything that is not known to have ended, roots and recorded descendants, the longest-running first.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn running(&self) -> Result<Vec<ProcessRecord>> {
+        self.store.live()
+    }
+
+    /// Ended processes, newest end first: of one task or of all, since a time or for ever, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input for a bad task id; when the ledger cannot be read.
+    pub fn history(&self, task_id: Option<&str>, since: Option<SystemTime>, limit: u32) -> Result<Vec<ProcessRecord>> {
+        let task = task_id.map(TaskId::new).transpose()?;
+        self.store.history(task.as_ref(), since.map(Millis::from), limit)
+    }
+
+    /// Leaks that were found since a time, newest first.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn leaks(&self, since: Option<SystemTime>) -> Result<Vec<LeakRecord>> {
+        self.store.leaks(since.map(Millis::from))
+    }
+
+    /// The same, counted by day, task or rule.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn leak_groups(&self, since: Option<SystemTime>, by: LeakGrouping) -> Result<Vec<LeakGroup>> {
+        self.store.leak_groups(since.map(Millis::from), by)
+    }
+
+    /// The newest pass of each kind.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn last_passes(&self) -> Result<Vec<PassRecord>> {
+        self.store.last_passes()
+    }
+
+    /// What an orphan pass would do now, with rule and evidence, without doing it.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger or `/proc` cannot be read.
+    pub fn plan_reap(&self, orphan_names: &[String], min_age: Duration) -> Result<Report> {
+        let proc = Proc::open()?;
+        let observer = Observer { place: current_place()?, uid: self.store.owner_uid() };
+        let own = Pid::new(i64::from(std::process::id())).ok_or_else(|| Error::invalid("pid 0 looks at nothing"))?;
+        let mut report = Report::default();
+        let (orphans, guards) = self.orphans(&proc, observer, &mut report)?;
+        let world = World { proc: &proc, observer, own, guards };
+        for (dead, rows) in orphans {
+            self.plan_instance(&world, dead, rows, &mut report);
+        }
+        let answered_for: HashSet<Pid> = answered_for(&self.store)?;
+        let search = Search { proc: &proc, observer, own, names: orphan_names, min_age, answered_for };
+        plan_sweep(&search, &mut report)?;
+        Ok(report)
+    }
+
+    /// Dead instances with what they left, and what living ones answer for.
+    #[expect(clippy::type_complexity, reason = "two lists that are made in one walk")]
+    fn orphans(
+        &self,
+        proc: &Proc,
+        observer: Observer,
+        report: &mut Report,
+    ) -> Result<(Vec<(DeadInstance, Vec<ProcessRecord>)>, Vec<(Pid, Vec<Pid>)>)> {
+        let (mut orphans, mut guards) = (Vec::new(), Vec::new());
+        for instance in self.store.instances_to_judge()? {
+            let rows = self.store.live_of(instance.id)?;
+            match judge(&self.store, proc, observer.place, &instance) {
+                Life::Dead(dead) => orphans.push((dead, rows)),
+                Life::Alive if instance.identity.place == observer.place => {
+                    guards.push((instance.identity.pid, rows.iter().map(|row| row.identity.pid).collect()));
+                }
+                Life::Alive => {}
+                Life::Unknown(why) => report.suspects.extend(rows.into_iter().map(|row| Suspect {
+                    task_id: row.task,
+                    pid: row.identity.pid,
+                    command: row.command,
+                    why: format!("its instance {} cannot be judged: {why}", instance.program),
+                })),
+            }
+        }
+        Ok((orphans, guards))
+    }
+
+    fn plan_instance(&self, world: &World<'_>, dead: DeadInstance, rows: Vec<ProcessRecord>, report: &mut Report) {
+        let rows: Vec<ProcessRecord> =
+            rows.into_iter().filter(|row| world.observer.may_touch(row.uid)).collect();
+        let (kept, rows): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| row.limits.survive && dead.processes_gone.is_none());
+        for row in kept.iter().filter(|row| row.root.is_none()) {
+            report.endings.push(planned(row, "it is marked survive: the next instance of its program adopts it", Outcome::Kept));
+        }
+        if dead.processes_gone.is_some() {
+            let rule = "its machine was restarted, or its PID namespace is gone";
+            report.endings.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
+            return;
+        }
+        let (roots, descendants): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.root.is_none());
+        let is_root = |id: Option<ProcessId>| roots.iter().any(|root| Some(root.id) == id);
+        let alone = descendants.iter().filter(|row| !is_root(row.root));
+        for root in roots.iter().chain(alone) {
+            let recorded =
+                descendants.iter().filter(|row| row.root == Some(root.id)).map(|row| (row.id, row.identity)).collect();
+            let tree = Tree { root: Root::from(*root), pidfd: None, recorded };
+            plan_tree(root, preview(world, tree), report);
+        }
+    }
+
+    /// The JSON export, as bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn export_json(&self) -> Result<Vec<u8>> {
+        Ok(export::to_json(&entries(&self.store)?))
+    }
+
+    /// Replaces the file at `path` by the JSON export, atomically.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read, or the file not be replaced.
+    pub fn export_to(&self, path: impl AsRef<Path>) -> Result<()> {
+        export::write_once(path.as_ref(), &entries(&self.store)?)
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
+    Ending {
+        task_id: row.task.clone(),
+        pid: row.identity.pid,
+        command: row.command.clone(),
+        rule: rule.into(),
+        evidence: "identity".into(),
+        outcome,
+        died_after_ms: None,
+        obstacle: None,
+    }
+}
+
+fn plan_tree(root: &ProcessRecord, seen: Preview, report: &mut Report) {
+    report.checked += seen.members.len() as u64;
+    for member in seen.members {
+        let (rule, outcome) = if member.alive {
+            ("its instance is dead", Outcome::Term)
+        } else {
+            ("it is not there any more", Outcome::Gone)
+        };
+        let command = if member.command.is_empty() { root.command.clone() } else { member.command };
+        report.endings.push(Ending {
+            task_id: root.task.clone(),
+            pid: member.pid,
+            command,
+            rule: rule.into(),
+            evidence: member.evidence.to_string(),
+            outcome,
+            died_after_ms: None,
+            obstacle: (root.state == State::Survived).then(|| root.last_error.clone()).flatten(),
+        });
+    }
+    report.suspects.extend(seen.suspects.into_iter().map(|(pid, command)| Suspect {
+        task_id: root.task.clone(),
+        pid,
+        command,
+        why: "it carries the task's token, but has a controlling terminal: it may be a person's".into(),
+    }));
+    report.suspects.extend(seen.unknown.into_iter().map(|error| Suspect {
+        task_id: root.task.clone(),
+        pid: root.identity.pid,
+        command: root.command.clone(),
+        why: error.to_string(),
+    }));
+}
+
+fn plan_sweep(search: &Search<'_>, report: &mut Report) -> Result<()> {
+    for found in search.run()? {
+        report.checked += 1;
+        match found.judgement {
+            Judgement::Leak(rule) => report.endings.push(Ending {
+                task_id: None,
+                pid: found.pid,
+                command: found.command,
+                rule,
+                evidence: "name".into(),
+                outcome: Outcome::Term,
+                died_after_ms: None,
+                obstacle: None,
+            }),
+            Judgement::Suspect(why) => report.suspects.push(Suspect {
+                task_id: None,
+                pid: found.pid,
+                command: found.command,
+                why,
+            }),
+            Judgement::Nothing => {}
+        }
+    }
+    Ok(())
+}

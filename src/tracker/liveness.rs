@@ -1,0 +1,86 @@
+//! Is an instance dead?
+//!
+//! Two witnesses must agree: its lock is free, and its identity is gone. The kernel drops the lock at death, whatever
+//! killed it and across namespaces; the identity survives a lock file that somebody deleted. A row that came with a copy of
+//! the ledger proves nothing: its instance may live beside the original.
+
+use std::path::Path;
+
+use super::shared::Shared;
+use crate::{
+    identity::{Place, Reach},
+    os::{
+        Pinned, Probe, Proc,
+        lock::{LockState, probe},
+    },
+    record::{DeadInstance, EndReason, InstanceRecord, StopHow},
+    store::Store,
+};
+
+/// What is known of an instance.
+#[derive(Debug)]
+pub(super) enum Life {
+    /// It lives, or nothing proves that it does not.
+    Alive,
+    /// It is dead, or has stopped.
+    Dead(DeadInstance),
+    /// It cannot be told from here. With the reason.
+    Unknown(String),
+}
+
+/// Judges an instance by its lock and its identity.
+pub(super) fn judge(store: &Store, proc: &Proc, here: Place, instance: &InstanceRecord) -> Life {
+    let dead = |how, processes_gone| Life::Dead(DeadInstance { id: instance.id, how, processes_gone });
+    let lock = match probe(&lock_path(store, instance)) {
+        Ok(LockState::Held) => return Life::Alive,
+        Ok(state) => state,
+        Err(error) => return Life::Unknown(error.to_string()),
+    };
+    let reach = here.reach(&instance.identity.place);
+    if reach == Reach::Gone {
+        return dead(StopHow::Rebooted, Some(EndReason::Rebooted));
+    }
+    if instance.ledger_file != store.file() {
+        return Life::Unknown("its rows came with a copy of the ledger that it opened".into());
+    }
+    if instance.stopped_at.is_some() {
+        // It stopped and said so; what it left is an orphan, if it can be looked at from here.
+        return match reach {
+            Reach::Here => dead(StopHow::Clean, None),
+            Reach::Gone | Reach::Elsewhere => Life::Unknown("it ran in another place".into()),
+        };
+    }
+    if reach == Reach::Elsewhere {
+        // pid_namespaces(7): when the first process of a namespace ends, all others in it are killed.
+        let was_init = instance.identity.pid.get() == 1 && here.boot_id == instance.identity.place.boot_id;
+        return if was_init && lock == LockState::Free {
+            dead(StopHow::Crashed, Some(EndReason::Gone))
+        } else {
+            Life::Unknown("it ran on another machine, or in another PID namespace".into())
+        };
+    }
+    match Pinned::probe(proc, here, &instance.identity) {
+        Probe::Alive(_) => Life::Alive,
+        Probe::Zombie(_) | Probe::Gone => dead(StopHow::Crashed, None),
+        Probe::Unknown(error) => Life::Unknown(error.to_string()),
+    }
+}
+
+pub(super) fn lock_path(store: &Store, instance: &InstanceRecord) -> std::path::PathBuf {
+    // A name from the ledger is data: only its last part counts, so it cannot lead elsewhere.
+    let name = Path::new(&instance.lock_name).file_name().unwrap_or_default();
+    store.path().with_file_name(name)
+}
+
+impl Shared {
+    /// Judges every other instance that is not known to have stopped, or that left something.
+    pub(super) fn judge_others(&self) -> crate::error::Result<Vec<(InstanceRecord, Life)>> {
+        let others = self.store.instances_to_judge()?.into_iter().filter(|other| other.id != self.instance);
+        Ok(others
+            .map(|other| {
+                let life = judge(&self.store, &self.proc, self.place(), &other);
+                (other, life)
+            })
+            .collect())
+    }
+}

@@ -1,0 +1,85 @@
+//! The tracker: one verb a file.
+//!
+//! - [`open`]: the builder, and what opening does in which order;
+//! - [`spawn`] and [`register`]: how processes come under the tracker;
+//! - [`process`], [`output`] and [`foreground`]: waiting for one;
+//! - [`settle`]: a root ended by itself;
+//! - [`terminate`] and [`ending`]: ending trees;
+//! - [`reap`] with [`liveness`], [`sweep`] and [`import`]: what dead instances left;
+//! - [`health`] and [`monitor`]: are the recorded processes still there?
+//! - [`watch`]: reaping for other instances;
+//! - [`shutdown`]: the orderly end;
+//! - [`ledger`] and [`doctor`]: looking without touching.
+
+mod doctor;
+mod ending;
+mod entry;
+mod foreground;
+mod forget;
+mod health;
+mod import;
+mod job;
+mod ledger;
+mod liveness;
+mod monitor;
+mod open;
+mod outcome;
+mod output;
+mod process;
+mod reap;
+mod register;
+mod settle;
+mod shared;
+mod shutdown;
+mod spawn;
+mod sweep;
+mod terminate;
+mod watch;
+
+use std::sync::Arc;
+
+pub use doctor::{Finding, Level, diagnose};
+pub use job::{Job, Stdio};
+pub use ledger::Ledger;
+pub use open::{Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME};
+pub use output::Output;
+pub use process::{Process, Signaller};
+
+use crate::record::Report;
+
+/// A handle on an open ledger: starts programs, watches them, ends them.
+///
+/// Clones share one instance; it is `Send` and `Sync`. Dropping the last clone shuts the instance down, as
+/// [`shutdown`](Tracker::shutdown) does.
+///
+/// ```
+/// # fn main() -> procledger::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("ledger.db");
+/// use procledger::{Job, Tracker};
+///
+/// let tracker = Tracker::builder(path).open()?;
+/// let mut process = tracker.spawn(Job::new("task-42", "true"))?;
+/// assert!(process.wait()?.success());
+/// tracker.shutdown()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Tracker {
+    inner: Arc<Inner>,
+}
+
+/// Shuts down when the last handle goes.
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<shared::Shared>,
+    startup: Report,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = shutdown::shut_down(&self.shared) {
+            tracing::error!("failed to shut down: {error}");
+        }
+    }
+}

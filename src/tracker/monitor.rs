@@ -1,0 +1,115 @@
+//! The monitor thread: epoll on pidfds, the health pass on a timer, run-time limits on their deadlines.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use rustix::{event::epoll, io::Errno};
+
+use super::{
+    settle::Dead,
+    shared::{Shared, WAKE},
+};
+use crate::{
+    error::{Error, Result},
+    os::pidfd::timespec,
+    plan::limits::passed,
+    record::{Millis, ProcessId, Report},
+};
+
+/// Deaths that are handled in one transaction.
+const EVENTS: usize = 256;
+/// After an error of epoll itself, which has none that goes on: no busy loop.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// Starts the thread.
+pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
+    let theirs = Arc::clone(shared);
+    shared.monitoring.store(true, Ordering::Release);
+    let thread = std::thread::Builder::new()
+        .name("procledger-monitor".into())
+        .spawn(move || run(&theirs))
+        .map_err(|error| Error::os("failed to start the monitor thread", error))?;
+    super::shared::lock(&shared.threads).push(thread);
+    Ok(())
+}
+
+fn run(shared: &Arc<Shared>) {
+    let mut next_pass = Instant::now() + shared.options.health_interval;
+    let mut events = Vec::with_capacity(EVENTS);
+    while shared.monitoring.load(Ordering::Acquire) {
+        let until = shared.next_deadline().map_or(next_pass, |deadline| deadline.min(next_pass));
+        events.clear();
+        let left = timespec(until.saturating_duration_since(Instant::now()));
+        match epoll::wait(&shared.epoll, rustix::buffer::spare_capacity(&mut events), Some(&left)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                tracing::error!("failed to wait for deaths: {error}");
+                std::thread::sleep(ERROR_PAUSE);
+            }
+        }
+        shared.handle(&events);
+        if !shared.monitoring.load(Ordering::Acquire) {
+            return;
+        }
+        shared.enforce_runtimes();
+        if Instant::now() >= next_pass {
+            if let Err(error) = shared.health_pass() {
+                tracing::error!("the health pass failed: {error}");
+            }
+            next_pass = Instant::now() + shared.options.health_interval;
+        }
+    }
+}
+
+impl Shared {
+    fn handle(self: &Arc<Self>, events: &[epoll::Event]) {
+        let mut dead: Vec<Dead> = Vec::with_capacity(events.len());
+        for event in events {
+            // The structure is packed: copied before use.
+            let data = event.data;
+            if data.u64() == WAKE {
+                let mut counter = [0; 8];
+                let _ = rustix::io::read(&self.wake, &mut counter);
+                continue;
+            }
+            if let Some(entry) = self.entry(ProcessId(data.u64().cast_signed()))
+                && let Some(pidfd) = entry.pidfd.clone()
+            {
+                dead.push((entry, pidfd));
+            }
+        }
+        self.settle(&dead);
+    }
+
+    /// When the next process reaches its longest run time.
+    fn next_deadline(&self) -> Option<Instant> {
+        let now = Millis::now();
+        let limits = self.all_entries();
+        let left = limits.iter().filter(|entry| !entry.is_being_ended()).filter_map(|entry| {
+            let limit = entry.root.limits.max_runtime?;
+            Some(limit.saturating_sub(now.since(entry.root.started_at)))
+        });
+        left.min().map(|left| Instant::now() + left)
+    }
+
+    fn enforce_runtimes(self: &Arc<Self>) {
+        let now = Millis::now();
+        let due: Vec<_> = self
+            .all_entries()
+            .iter()
+            .filter(|entry| !entry.is_being_ended())
+            .filter_map(|entry| {
+                let (reason, rule) = passed(&entry.root.limits, now.since(entry.root.started_at), 0)?;
+                Some((entry.root.row, reason, rule))
+            })
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        // Aside: the next death must not wait for their grace.
+        let shared = Arc::clone(self);
+        self.run_aside("procledger-limits", move || shared.end_due(due, &mut Report::default()));
+    }
+}

@@ -1,0 +1,331 @@
+//! Opening a ledger, in the seed's order: set up, load, clean up, monitor, begin.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{
+    Inner, Tracker, monitor,
+    shared::{Opened, Options, Shared, lock},
+    spawn,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    export::Exporter,
+    identity::Pid,
+    os::{Pinned, Proc, current_place, lock::HeldLock},
+    record::{ExportEntry, Millis, NewInstance, Observer, ProcessRecord, Report},
+    store::Store,
+};
+
+/// Where the seed's processor keeps its list of processes.
+pub const ECOSYSTEM_MANAGER_EXPORT: &str = "/tmp/ecosystem-manager-processes.json";
+/// The program that the seed's processor starts, and looks for as an orphan.
+pub const ECOSYSTEM_MANAGER_NAME: &str = "resource-claude-code";
+/// The seed's interval between health checks.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// The seed's time between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_millis(100);
+/// A process younger than this may be about to be registered.
+pub const DEFAULT_MIN_AGE: Duration = Duration::from_secs(10);
+
+/// How to open a ledger. Made by [`Tracker::builder`].
+///
+/// ```
+/// # fn main() -> procledger::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("ledger.db");
+/// use std::time::Duration;
+/// let tracker = procledger::Tracker::builder(path)
+///     .program("build-api")
+///     .health_interval(Duration::from_secs(10))
+///     .grace(Duration::from_millis(500))
+///     .open()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    path: PathBuf,
+    options: Options,
+}
+
+impl Tracker {
+    /// Begins to open the ledger at `path`, which is created if it is not there.
+    pub fn builder(path: impl Into<PathBuf>) -> Builder {
+        Builder {
+            path: path.into(),
+            options: Options {
+                program: own_program(),
+                export: None,
+                orphan_names: Vec::new(),
+                min_age: DEFAULT_MIN_AGE,
+                health_interval: HEALTH_INTERVAL,
+                grace: GRACE,
+                monitor: true,
+                reap_on_open: true,
+            },
+        }
+    }
+
+    /// What `open` found of dead instances, and did with it.
+    pub fn startup_report(&self) -> &Report {
+        &self.inner.startup
+    }
+
+    /// Live roots of this ledger, of all instances, the longest-running first.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn running(&self) -> Result<Vec<ProcessRecord>> {
+        let mut rows = self.inner.shared.store.live()?;
+        rows.retain(|row| row.root.is_none());
+        Ok(rows)
+    }
+
+    /// Leaks that were found since a time, newest first; all of them with `None`.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn leaks(
+        &self,
+        since: impl Into<Option<std::time::SystemTime>>,
+    ) -> Result<Vec<crate::record::LeakRecord>> {
+        self.inner.shared.store.leaks(since.into().map(Millis::from))
+    }
+
+    /// Where the ledger really is.
+    pub fn path(&self) -> &Path {
+        self.inner.shared.store.path()
+    }
+
+    /// How many of this instance's processes are not watched by the monitor, because half of the descriptor limit is used
+    /// up: their ends are noticed by the health pass.
+    pub fn unwatched(&self) -> usize {
+        self.inner.shared.unwatched()
+    }
+}
+
+impl Builder {
+    /// Everything as the seed's processor has it: the export at [`ECOSYSTEM_MANAGER_EXPORT`], the orphan name
+    /// [`ECOSYSTEM_MANAGER_NAME`], 30 s between health passes, 100 ms of grace.
+    pub fn ecosystem_manager(self) -> Self {
+        self.program("ecosystem-manager")
+            .export(ECOSYSTEM_MANAGER_EXPORT)
+            .orphan_name(ECOSYSTEM_MANAGER_NAME)
+            .health_interval(HEALTH_INTERVAL)
+            .grace(GRACE)
+    }
+
+    /// Name of the embedding program; the file name of its executable otherwise. What it marks `survive` is adopted by the
+    /// next instance of the same name.
+    pub fn program(mut self, name: impl Into<String>) -> Self {
+        self.options.program = name.into();
+        self
+    }
+
+    /// Keeps a JSON file in sync with the ledger.
+    pub fn export(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.export = Some(path.into());
+        self
+    }
+
+    /// Adds a program name that the orphan pass looks for among unregistered processes.
+    pub fn orphan_name(mut self, name: impl Into<String>) -> Self {
+        self.options.orphan_names.push(name.into());
+        self
+    }
+
+    /// A match of a name that is younger than this is left alone; 10 s otherwise.
+    pub fn min_age(mut self, age: Duration) -> Self {
+        self.options.min_age = age;
+        self
+    }
+
+    /// Time between health passes; 30 s otherwise.
+    pub fn health_interval(mut self, interval: Duration) -> Self {
+        self.options.health_interval = interval;
+        self
+    }
+
+    /// Time between SIGTERM and SIGKILL; 100 ms otherwise.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.options.grace = grace;
+        self
+    }
+
+    /// Whether a thread learns of deaths at once and runs the health pass; on otherwise. Without it, call
+    /// [`health_pass`](Tracker::health_pass).
+    pub fn monitor(mut self, on: bool) -> Self {
+        self.options.monitor = on;
+        self
+    }
+
+    /// Whether opening ends what dead instances left; on otherwise. Without it, nothing can be spawned until
+    /// [`reap_orphans`](Tracker::reap_orphans) has run.
+    pub fn reap_on_open(mut self, on: bool) -> Self {
+        self.options.reap_on_open = on;
+        self
+    }
+
+    /// Opens the ledger. When this returns, what dead instances left is gone, or is in the
+    /// [`startup_report`](Tracker::startup_report).
+    ///
+    /// # Errors
+    ///
+    /// Each names the path and leaves the disk as it was: a missing folder; a folder that others can write, a ledger of
+    /// another user ([`is_denied`](Error::is_denied)); a file that is no ledger
+    /// ([`is_not_a_ledger`](Error::is_not_a_ledger)); a ledger of a newer version ([`is_newer`](Error::is_newer)); a
+    /// network file system; no `/proc`, or one of another PID namespace ([`is_unsupported`](Error::is_unsupported)).
+    pub fn open(self) -> Result<Tracker> {
+        check_options(&self.options)?;
+        let proc = Proc::open()?;
+        let place = current_place()?;
+        let store = Store::open(&self.path)?;
+        let observer = Observer { place, uid: store.owner_uid() };
+        let own = Pid::new(i64::from(std::process::id())).ok_or_else(|| Error::invalid("pid 0 opens nothing"))?;
+        let identity = Pinned::open(&proc, place, own)?
+            .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
+            .identity;
+        let lock_name = lock_name(store.path());
+        // The lock before the row: a row without a held lock looks like a dead instance.
+        let lock = HeldLock::create(&store.path().with_file_name(&lock_name), observer.uid)?;
+        let new = NewInstance {
+            program: self.options.program.clone(),
+            identity,
+            uid: rustix::process::geteuid().as_raw(),
+            lock_name,
+            started_at: Millis::now(),
+        };
+        let instance = match store.add_instance(&new) {
+            Ok(instance) => instance,
+            Err(error) => {
+                lock.remove();
+                return Err(error);
+            }
+        };
+        let outer_tokens = spawn::outer_tokens(|token| store.knows_token(token))?;
+        let options = self.options;
+        let shared = Shared::new(Opened { store, options, observer, proc, instance, identity, outer_tokens, lock })?;
+        begin(shared)
+    }
+}
+
+fn check_options(options: &Options) -> Result<()> {
+    if options.program.is_empty() {
+        return Err(Error::invalid("the program's name is empty: name the embedding program"));
+    }
+    if let Some(name) = options.orphan_names.iter().find(|name| name.is_empty() || name.contains('/')) {
+        return Err(Error::invalid(format!("the orphan name {name:?} is no file name: give one without folders")));
+    }
+    if options.health_interval.is_zero() {
+        return Err(Error::invalid("the health interval is zero: give a time between passes"));
+    }
+    Ok(())
+}
+
+/// From here on a failure shuts the instance down.
+fn begin(shared: Arc<Shared>) -> Result<Tracker> {
+    let mut tracker = Inner { shared, startup: Report::default() };
+    let shared = &tracker.shared;
+    start_registrar(shared)?;
+    if shared.options.reap_on_open {
+        tracker.startup = clean_up(shared)?;
+    }
+    if let Some(path) = shared.options.export.clone() {
+        start_export(shared, path);
+    }
+    if shared.options.monitor {
+        monitor::start(shared)?;
+    }
+    Ok(Tracker { inner: Arc::new(tracker) })
+}
+
+fn clean_up(shared: &Arc<Shared>) -> Result<Report> {
+    let mut report = shared.reap_orphans()?;
+    if let Some(path) = &shared.options.export {
+        match shared.import(path) {
+            Ok(imported) => report.absorb(imported),
+            Err(error) => {
+                tracing::error!("{error}");
+                report.errors.push(error.to_string());
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn start_registrar(shared: &Arc<Shared>) -> Result<()> {
+    let theirs = Arc::clone(shared);
+    let thread = std::thread::Builder::new()
+        .name("procledger-registrar".into())
+        .spawn(move || spawn::registrar(&theirs))
+        .map_err(|error| Error::os("failed to start the registrar thread", error))?;
+    lock(&shared.threads).push(thread);
+    Ok(())
+}
+
+/// An export that cannot be written is an error in the log and in `doctor`; tracking goes on.
+fn start_export(shared: &Arc<Shared>, path: PathBuf) {
+    let store = shared.store.clone();
+    let started = Exporter::start(path, shared.observer.uid, move || entries(&store));
+    match started {
+        Ok(exporter) => {
+            exporter.notify();
+            *lock(&shared.exporter) = Some(exporter);
+        }
+        Err(error) => tracing::error!("the export is off: {error}"),
+    }
+}
+
+/// What the export lists: live roots that have a task.
+pub(super) fn entries(store: &Store) -> Result<Vec<ExportEntry>> {
+    Ok(store
+        .live()?
+        .into_iter()
+        .filter(|row| row.root.is_none())
+        .filter_map(|row| {
+            Some(ExportEntry {
+                task_id: row.task?.as_str().to_owned(),
+                process_id: row.identity.pid.get(),
+                start_time: row.started_at.to_rfc3339(),
+            })
+        })
+        .collect())
+}
+
+fn own_program() -> String {
+    std::env::current_exe()
+        .ok()
+        .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
+        .unwrap_or_else(|| "unknown".into())
+}
+
+fn lock_name(ledger: &Path) -> String {
+    let name = ledger.file_name().unwrap_or_default().to_string_lossy();
+    format!("{name}-instance-{}.lock", uuid::Uuid::new_v4().simple())
+}
+
+impl Tracker {
+    /// Writes everything that the export has been told so far, and waits for it at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`is_busy`](Error::is_busy) when the time is up, or another instance writes the export;
+    /// [`is_not_found`](Error::is_not_found) when there is no export.
+    pub fn flush_export(&self, timeout: Duration) -> Result<()> {
+        match lock(&self.inner.shared.exporter).as_ref() {
+            Some(exporter) => exporter.flush(timeout),
+            None => Err(Error::new(Kind::NotFound, "the tracker has no export")),
+        }
+    }
+
+    /// Whether the first orphan pass has run, so that spawning is allowed.
+    pub fn is_clean(&self) -> bool {
+        self.inner.shared.clean.load(Ordering::Acquire)
+    }
+}

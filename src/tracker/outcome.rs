@@ -1,0 +1,245 @@
+//! From what became of trees to rows, leaks and a report.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    ending::{MemberEnd, TreeEnd},
+    entry::{REAPED_BY_PARENT, Root},
+    shared::{Shared, lock},
+};
+use crate::{
+    error::Result,
+    record::{
+        Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits, Millis, NewLeak, NewProcess,
+        Origin, Outcome, PassRecord, ProcessId, Report, Settled, Suspect, Verdict,
+    },
+    state::State,
+};
+
+/// Why trees were ended: what their rows will say.
+#[derive(Clone, Debug)]
+pub(super) struct Cause {
+    pub(super) reason: EndReason,
+    /// What their members count as, where this is a leak.
+    pub(super) leak: Option<LeakKind>,
+    /// The rule, in words.
+    pub(super) rule: String,
+}
+
+/// The row of a member that was found below a root, claimed by `owner` from the start.
+pub(super) fn descendant(owner: InstanceId, root: &Root, member: &super::ending::Found<'_>) -> NewProcess {
+    NewProcess {
+        task: root.task.clone(),
+        owner,
+        root: Some(root.row),
+        origin: Origin::Descendant,
+        token: None,
+        identity: member.identity,
+        session: None,
+        containment: Containment::None,
+        command: member.command.to_vec(),
+        cwd: None,
+        uid: member.uid,
+        limits: Limits { max_runtime: None, max_rss: None, survive: false, grace: root.limits.grace },
+        started_at: Millis::now().minus(member.age),
+        peak_rss: Some(member.rss),
+        state: State::Ending,
+        allow_survivor: false,
+    }
+}
+
+impl Shared {
+    /// Records members that an end has found, before they get a signal. Where the ledger cannot be written they are ended
+    /// all the same, and have no row.
+    pub(super) fn record_found(&self, root: &Root, found: &[super::ending::Found<'_>]) -> Vec<Option<ProcessId>> {
+        let rows: Vec<NewProcess> = found.iter().map(|member| descendant(self.instance, root, member)).collect();
+        match self.store.admit(&self.place(), &rows) {
+            Ok(rows) => rows.into_iter().map(Result::ok).collect(),
+            Err(error) => {
+                tracing::error!("failed to record {} processes before they are ended: {error}", found.len());
+                vec![None; found.len()]
+            }
+        }
+    }
+
+    /// Tells in `report` what became of trees, and answers with what there is to write.
+    pub(super) fn conclude(&self, cause: &Cause, ends: Vec<TreeEnd>, report: &mut Report) -> Vec<Settled> {
+        let mut settled = Vec::new();
+        let deadline = Instant::now() + REAPED_BY_PARENT;
+        for end in ends {
+            self.conclude_tree(cause, end, deadline, &mut settled, report);
+        }
+        settled
+    }
+
+    /// Writes what became of claimed rows, with the pass that did it. What cannot be written now is tried again.
+    pub(super) fn write(&self, pass: Option<Pass>, settled: Vec<Settled>, report: &mut Report) {
+        let pass = pass.map(|pass| pass.record(report));
+        if settled.is_empty() && pass.is_none() {
+            return;
+        }
+        if let Err(error) = self.store.record(self.instance, pass.as_ref(), &settled) {
+            tracing::error!("failed to record what became of {} processes: {error}; it is tried again", settled.len());
+            report.errors.push(error.to_string());
+            lock(&self.unsettled).extend(settled);
+        }
+        self.notify_export();
+    }
+
+    fn conclude_tree(
+        &self,
+        cause: &Cause,
+        tree: TreeEnd,
+        deadline: Instant,
+        settled: &mut Vec<Settled>,
+        report: &mut Report,
+    ) {
+        let TreeEnd { root, members, suspects, unknown } = tree;
+        for member in members {
+            if member.is_root {
+                self.publish_root(&root, &member, deadline);
+            }
+            settled.extend(member.row.map(|row| settle(cause, row, &member, self.status_of(&root, &member))));
+            log_survivor(&root, &member);
+            report.checked += 1;
+            report.endings.push(ending(cause, &root, member));
+        }
+        report.suspects.extend(suspects.into_iter().map(|(pid, command)| Suspect {
+            task_id: root.task.clone(),
+            pid,
+            command,
+            why: "it carries the task's token, but has a controlling terminal: it may be a person's".into(),
+        }));
+        for (row, error) in unknown {
+            report.checked += 1;
+            report.suspects.push(Suspect {
+                task_id: root.task.clone(),
+                pid: root.identity.pid,
+                command: root.command.clone(),
+                why: format!("{error}; close its row with `procledger forget` when you know that it is gone"),
+            });
+            settled.push(Settled { process: row, verdict: Verdict::Unknown(error.to_string()), leak: None });
+        }
+    }
+
+    /// A root that we hold: its waiters learn that it is dead.
+    fn publish_root(&self, root: &Root, member: &MemberEnd, deadline: Instant) {
+        let Some(entry) = self.entry(root.row) else { return };
+        if member.outcome != Outcome::Survived {
+            match &entry.pidfd {
+                Some(fd) => entry.learn_status(fd, deadline),
+                None => entry.publish(member.status),
+            };
+        }
+    }
+
+    fn status_of(&self, root: &Root, member: &MemberEnd) -> ExitStatus {
+        let known = member.is_root.then(|| self.entry(root.row)?.status()).flatten();
+        known.unwrap_or(member.status)
+    }
+
+    /// After the rows are written: lets waiters go, reaps zombies of ours, and keeps what survived.
+    pub(super) fn release_ended(&self, rows: &[ProcessId]) {
+        for &row in rows {
+            let Some(entry) = self.entry(row) else { continue };
+            if entry.status().is_some() {
+                entry.mark_recorded();
+                if let (Some(fd), true) = (&entry.pidfd, entry.child) {
+                    let _ = fd.child_status(true);
+                }
+                self.let_go(row);
+            } else {
+                entry.give_up();
+            }
+        }
+    }
+}
+
+fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus) -> Settled {
+    let now = Millis::now();
+    let verdict = match member.outcome {
+        Outcome::Survived => Verdict::Survived(member.obstacle.clone().unwrap_or_default()),
+        Outcome::Gone | Outcome::Term | Outcome::Kill | Outcome::Kept => Verdict::Ended(End {
+            reason: reason(cause, member, status),
+            status,
+            at: now,
+            error: None,
+        }),
+    };
+    // What was gone before anybody looked is no leak.
+    let leak = cause.leak.filter(|_| member.outcome != Outcome::Gone).map(|kind| NewLeak {
+        process: row,
+        kind,
+        rule: cause.rule.clone(),
+        evidence: member.evidence.to_string(),
+        found_at: now,
+        age: member.age,
+        rss: Some(member.rss),
+        outcome: member.outcome,
+        died_after: member.died_after,
+    });
+    Settled { process: row, verdict, leak }
+}
+
+/// Who was dead before the first signal ended by itself, if its status is known, and is gone otherwise.
+fn reason(cause: &Cause, member: &MemberEnd, status: ExitStatus) -> EndReason {
+    match (member.outcome, status) {
+        (Outcome::Gone, ExitStatus::Unobserved) => EndReason::Gone,
+        (Outcome::Gone, _) => EndReason::Exited,
+        _ => cause.reason,
+    }
+}
+
+fn ending(cause: &Cause, root: &Root, member: MemberEnd) -> Ending {
+    Ending {
+        task_id: root.task.clone(),
+        pid: member.identity.pid,
+        command: member.command,
+        rule: cause.rule.clone(),
+        evidence: member.evidence.to_string(),
+        outcome: member.outcome,
+        died_after_ms: member.died_after.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        obstacle: member.obstacle,
+    }
+}
+
+fn log_survivor(root: &Root, member: &MemberEnd) {
+    if member.outcome == Outcome::Survived {
+        tracing::error!(
+            "process {} for task {} could not be ended: {}",
+            member.identity.pid,
+            root.task.as_ref().map_or("(none)", |task| task.as_str()),
+            member.obstacle.as_deref().unwrap_or("it is still there"),
+        );
+    }
+}
+
+/// A pass under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass {
+    pub(super) kind: crate::record::PassKind,
+    pub(super) started_at: Millis,
+    pub(super) began: Instant,
+}
+
+impl Pass {
+    pub(super) fn begin(kind: crate::record::PassKind) -> Self {
+        Self { kind, started_at: Millis::now(), began: Instant::now() }
+    }
+
+    /// Its row, as far as `report` tells.
+    pub(super) fn record(&self, report: &Report) -> PassRecord {
+        let duration: Duration = self.began.elapsed();
+        PassRecord {
+            kind: self.kind,
+            started_at: self.started_at,
+            duration,
+            checked: report.checked,
+            found: report.endings.len() as u64,
+            ended: report.ended(),
+            survived: report.survived(),
+            unknown: report.suspects.len() as u64,
+            error: report.errors.first().cloned(),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The handle on one spawned program, and waiting for it.
+
+use std::{
+    process::{ChildStderr, ChildStdin, ChildStdout},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{entry::Entry, shared::Shared};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    os::{PidFd, Signal},
+    record::{ExitStatus, Report, TaskId},
+};
+
+/// A death is recorded within milliseconds; a ledger that cannot be written must not hold up the waiter for longer.
+const RECORD_LIMIT: Duration = Duration::from_secs(1);
+
+/// One spawned program.
+///
+/// Dropping it kills nothing and closes our ends of its pipes: the tracker still has the process.
+#[derive(Debug)]
+pub struct Process {
+    /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was asked for.
+    pub stdin: Option<ChildStdin>,
+    /// The pipe from its standard output.
+    pub stdout: Option<ChildStdout>,
+    /// The pipe from its standard error.
+    pub stderr: Option<ChildStderr>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) entry: Arc<Entry>,
+    pub(super) pidfd: Arc<PidFd>,
+    pub(super) foreground: bool,
+}
+
+impl Process {
+    pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>, pidfd: Arc<PidFd>, foreground: bool) -> Self {
+        Self { stdin: None, stdout: None, stderr: None, shared, entry, pidfd, foreground }
+    }
+
+    /// Its process number. Do not signal it by number: use [`signal`](Self::signal) or [`terminate`](Self::terminate).
+    pub fn pid(&self) -> Pid {
+        self.entry.root.identity.pid
+    }
+
+    /// The task that it runs for.
+    #[expect(clippy::missing_panics_doc, reason = "a spawned process always has a task")]
+    pub fn task_id(&self) -> &TaskId {
+        self.entry.root.task.as_ref().expect("a spawned process has a task")
+    }
+
+    /// Whether it was given the terminal, as [`Job::foreground`](crate::Job::foreground) asks.
+    pub fn is_foreground(&self) -> bool {
+        self.foreground
+    }
+
+    /// Waits until the program has ended and its end is in the ledger.
+    ///
+    /// What it left behind is ended by the monitor at the same time; this does not wait for that.
+    ///
+    /// # Errors
+    ///
+    /// Only when the kernel cannot be asked. A status that somebody else took is
+    /// [`Unobserved`](ExitStatus::Unobserved), no error.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        // Standard input is closed, as `std::process::Child::wait` does: a program that reads it to the end would never end.
+        self.stdin = None;
+        loop {
+            if let Some(status) = self.wait_timeout(Duration::from_secs(3600))? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Its status, if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    /// Waits at most `timeout`; `None` when the program still runs then.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        if self.shared.is_forked() {
+            self.shared.check_usable()?;
+        }
+        if !self.pidfd.wait_dead(timeout)? {
+            return Ok(None);
+        }
+        Ok(Some(self.ended()))
+    }
+
+    /// The program is dead: learns how, and sees that it is recorded.
+    fn ended(&self) -> ExitStatus {
+        let status = self.entry.learn_status(&self.pidfd, Instant::now());
+        let deadline = Instant::now() + RECORD_LIMIT;
+        let watched = self.entry.pidfd.is_some() && self.shared.monitoring.load(Ordering::Acquire);
+        if !watched {
+            self.shared.settle(&[(Arc::clone(&self.entry), Arc::clone(&self.pidfd))]);
+        }
+        self.entry.wait_recorded(deadline);
+        status
+    }
+
+    /// Ends the program's whole tree: SIGTERM, the grace, SIGKILL; each member's outcome is in the report.
+    ///
+    /// # Errors
+    ///
+    /// [`is_closed`](Error::is_closed) after shutdown. What could not be ended is in the report, and no error.
+    pub fn terminate(&mut self) -> Result<Report> {
+        self.shared.terminate_entries(std::slice::from_ref(&self.entry))
+    }
+
+    /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input for a number that is no signal; [`is_gone`](Error::is_gone) when the program has ended.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.signaller().signal(signal)
+    }
+
+    /// A handle that signals the program while this one waits for it.
+    pub fn signaller(&self) -> Signaller {
+        Signaller { pid: self.pid(), pidfd: Arc::clone(&self.pidfd) }
+    }
+}
+
+/// Signals one program through its pidfd, from any thread; see [`Process::signaller`].
+#[derive(Clone, Debug)]
+pub struct Signaller {
+    pid: Pid,
+    pidfd: Arc<PidFd>,
+}
+
+impl Signaller {
+    /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input for a number that is no signal; [`is_gone`](Error::is_gone) when the program has ended.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let signal = Signal::from_number(signal)
+            .ok_or_else(|| Error::invalid(format!("{signal} is no signal: see `kill -l`")))?;
+        let pid = self.pid;
+        // The descriptor is that of our own child, made by clone: it needs no verifying.
+        if self.pidfd.is_dead()? {
+            return Err(Error::new(Kind::Gone, format!("process {pid} has ended")));
+        }
+        self.pidfd.send(signal).map_err(|error| Error::os(format!("failed to signal process {pid}"), error))
+    }
+}

@@ -1,0 +1,196 @@
+//! The orphan pass: what did dead instances leave?
+//!
+//! One transaction marks the dead instances and takes over their rows, so two that restart at once never both act; the
+//! ends follow outside of any transaction; a second transaction records what became of each.
+
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Tracker,
+    entry::Root,
+    liveness::{Life, lock_path},
+    outcome::{Cause, Pass},
+    shared::Shared,
+};
+use crate::{
+    error::Result,
+    os::{Pinned, Probe, lock::discard},
+    record::{
+        DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis, OrphanClaim, Outcome,
+        PassKind, ProcessRecord, Report, Suspect,
+    },
+    state::State,
+};
+
+/// How long `open` waits for another reaper that is at work: longer than any grace cap and kill limit together.
+const OTHER_REAPER_LIMIT: Duration = Duration::from_secs(10);
+const OTHER_REAPER_PAUSE: Duration = Duration::from_millis(10);
+
+impl Tracker {
+    /// Ends what dead instances left, and what matches the configured names; returns when each is gone or has survived.
+    ///
+    /// [`open`](crate::Builder::open) does this by itself.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read or claimed from. What goes wrong with a single process is in the report.
+    pub fn reap_orphans(&self) -> Result<Report> {
+        self.inner.shared.check_usable()?;
+        self.inner.shared.reap_orphans()
+    }
+}
+
+impl Shared {
+    pub(super) fn reap_orphans(self: &Arc<Self>) -> Result<Report> {
+        let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
+        let pass = Pass::begin(PassKind::Orphan);
+        let mut report = Report::default();
+        let (dead, instances) = self.find_dead(&mut report)?;
+        let uid_limit = (self.observer.uid != 0).then_some(self.observer.uid);
+        let claim =
+            self.store.claim_orphans(self.instance, &self.options.program, uid_limit, &dead, pass.started_at)?;
+        self.log_loaded(&claim);
+        self.report_gone(&claim, &mut report);
+        self.adopt(&claim.adopted, &mut report);
+        let cause = Cause {
+            reason: EndReason::Orphan,
+            leak: Some(LeakKind::Orphan),
+            rule: "its instance is dead".into(),
+        };
+        let mut settled = self.end_claimed(&cause, claim.claimed, &mut report).unwrap_or_else(|error| {
+            report.errors.push(error.to_string());
+            Vec::new()
+        });
+        settled.extend(self.sweep(&mut report));
+        log_cleaned(&report);
+        self.write(Some(pass), settled, &mut report);
+        self.wait_for_other_reapers(&mut report);
+        for instance in instances {
+            discard(&lock_path(&self.store, &instance));
+        }
+        self.clean.store(true, Ordering::Release);
+        Ok(report)
+    }
+
+    fn find_dead(&self, report: &mut Report) -> Result<(Vec<DeadInstance>, Vec<InstanceRecord>)> {
+        let (mut dead, mut instances) = (Vec::new(), Vec::new());
+        for (instance, life) in self.judge_others()? {
+            match life {
+                Life::Alive => {}
+                Life::Dead(record) => {
+                    dead.push(record);
+                    instances.push(instance);
+                }
+                Life::Unknown(why) => self.report_unknown(&instance, &why, report),
+            }
+        }
+        Ok((dead, instances))
+    }
+
+    /// What an instance left that cannot be judged: left alone, and told.
+    fn report_unknown(&self, instance: &InstanceRecord, why: &str, report: &mut Report) {
+        let rows = self.store.live_of(instance.id).unwrap_or_default();
+        report.checked += rows.len() as u64;
+        report.suspects.extend(rows.into_iter().map(|row| Suspect {
+            task_id: row.task,
+            pid: row.identity.pid,
+            command: row.command,
+            why: format!("its instance {} (pid {}) cannot be judged: {why}", instance.program, instance.identity.pid),
+        }));
+    }
+
+    /// The seed's line; the path is the export's where there is one, as there.
+    fn log_loaded(&self, claim: &OrphanClaim) {
+        let loaded = claim.claimed.len() + claim.adopted.len() + claim.gone.len();
+        if loaded > 0 {
+            let path = self.options.export.as_deref().unwrap_or_else(|| self.store.path());
+            tracing::info!("Loaded {loaded} persisted processes from {}", path.display());
+        }
+    }
+
+    fn report_gone(&self, claim: &OrphanClaim, report: &mut Report) {
+        report.checked += claim.gone.len() as u64;
+        report.endings.extend(claim.gone.iter().map(|row| Ending {
+            task_id: row.task.clone(),
+            pid: row.identity.pid,
+            command: row.command.clone(),
+            rule: "its machine was restarted, or its PID namespace is gone".into(),
+            evidence: "boot id or namespace".into(),
+            outcome: Outcome::Gone,
+            died_after_ms: None,
+            obstacle: None,
+        }));
+        if !claim.gone.is_empty() {
+            self.notify_export();
+        }
+    }
+
+    /// Takes on what a former run of this program left on purpose.
+    fn adopt(self: &Arc<Self>, records: &[ProcessRecord], report: &mut Report) {
+        for record in records {
+            report.checked += 1;
+            match Pinned::probe(&self.proc, self.place(), &record.identity) {
+                Probe::Alive(pinned) => {
+                    report.adopted += 1;
+                    self.take_on(Root::from(record), false, false, pinned.into_fd());
+                }
+                Probe::Zombie(_) | Probe::Gone => self.record_gone(record, report),
+                // It stays ours in the ledger; the health pass looks again.
+                Probe::Unknown(error) => report.errors.push(error.to_string()),
+            }
+        }
+        if !records.is_empty() {
+            self.notify_export();
+        }
+    }
+
+    /// A row of ours, or of a dead instance, whose process is gone: no leak, and nobody saw how it ended.
+    pub(super) fn record_gone(&self, record: &ProcessRecord, report: &mut Report) {
+        let end =
+            End { reason: EndReason::Gone, status: ExitStatus::Unobserved, at: Millis::now(), error: None };
+        let state = if record.state == State::Survived { State::Survived } else { State::Running };
+        match self.store.end(&[(record.id, state, end)]) {
+            Ok(changed) if changed == [true] => report.endings.push(Ending {
+                task_id: record.task.clone(),
+                pid: record.identity.pid,
+                command: record.command.clone(),
+                rule: "it is not there any more".into(),
+                evidence: "identity".into(),
+                outcome: Outcome::Gone,
+                died_after_ms: None,
+                obstacle: None,
+            }),
+            Ok(_) => {}
+            Err(error) => report.errors.push(error.to_string()),
+        }
+    }
+
+    /// Rows that another reaper took over and is still ending: clean before new (invariant 8).
+    fn wait_for_other_reapers(&self, report: &mut Report) {
+        let deadline = Instant::now() + OTHER_REAPER_LIMIT;
+        loop {
+            let live = match self.store.live_ending_by_others(self.instance) {
+                Ok(live) => live,
+                Err(error) => return report.errors.push(error.to_string()),
+            };
+            if live == 0 {
+                return;
+            }
+            if Instant::now() >= deadline {
+                return report.errors.push(format!("another instance is still ending {live} orphans"));
+            }
+            std::thread::sleep(OTHER_REAPER_PAUSE);
+        }
+    }
+}
+
+/// The seed's line.
+fn log_cleaned(report: &Report) {
+    let killed = report.count(Outcome::Term) + report.count(Outcome::Kill);
+    if killed > 0 {
+        tracing::info!("Cleaned up {killed} orphaned processes from previous run");
+    }
+}

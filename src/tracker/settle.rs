@@ -1,0 +1,240 @@
+//! A root has ended by itself: its end is recorded, and what it left is ended.
+//!
+//! The order makes a crash harmless. The root's status is looked at while it stays a zombie, which pins its session number.
+//! A snapshot shows what it left. One transaction ends the root's row and records the strays, claimed by us: if we die now,
+//! the next pass finds their rows. Only then do they get a signal, and last the zombie is reaped.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use super::{
+    ending::{Tree, end_trees, strays},
+    entry::{Entry, REAPED_BY_PARENT},
+    outcome::{Cause, descendant},
+    shared::{Shared, lock},
+};
+use crate::{
+    os::PidFd,
+    record::{End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, Report, RootEnd},
+};
+
+/// A dead process with the pidfd that told.
+pub(super) type Dead = (Arc<Entry>, Arc<PidFd>);
+
+impl Shared {
+    /// Records the ends of processes that have died, and ends what they left. Those that somebody else is ending are left
+    /// to them.
+    pub(super) fn settle(self: &Arc<Self>, dead: &[Dead]) {
+        let mine: Vec<&Dead> = dead.iter().filter(|(entry, _)| entry.begin()).collect();
+        if mine.is_empty() {
+            return;
+        }
+        let deadline = Instant::now() + REAPED_BY_PARENT;
+        let statuses: Vec<ExitStatus> =
+            mine.iter().map(|(entry, pidfd)| entry.learn_status(pidfd, deadline)).collect();
+        let (trees, ends) = self.find_strays(&mine, &statuses);
+        match self.store.settle_roots(self.instance, &ends) {
+            Ok(rows) => {
+                for ((entry, _), status) in mine.iter().zip(&statuses) {
+                    log_end(entry, *status);
+                    entry.mark_recorded();
+                }
+                self.notify_export();
+                self.end_strays(&mine, trees, &rows);
+            }
+            Err(error) => {
+                // Ended they are all the same; the record waits in memory until the ledger can be written (invariant 10).
+                tracing::error!("failed to record the end of {} processes: {error}; it is tried again", ends.len());
+                lock(&self.unwritten).extend(ends);
+                let none = vec![None; mine.len()];
+                self.end_strays(&mine, trees, &none);
+            }
+        }
+    }
+
+    /// What each dead root left, pinned; and the rows that say so.
+    fn find_strays(&self, dead: &[&Dead], statuses: &[ExitStatus]) -> (Vec<Tree>, Vec<RootEnd>) {
+        let mut trees: Vec<Tree> = dead.iter().map(|(entry, pidfd)| self.tree_of(entry, Some(pidfd))).collect();
+        let wanted: Vec<bool> = dead.iter().map(|(entry, _)| !entry.keep_strays).collect();
+        let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
+        let found = match self.world(&targets) {
+            Ok(world) => strays(&world, &trees, &wanted),
+            Err(error) => {
+                tracing::error!("failed to look for what ended processes left: {error}");
+                Vec::new()
+            }
+        };
+        let at = Millis::now();
+        let mut ends = Vec::with_capacity(dead.len());
+        for (index, (tree, status)) in trees.iter_mut().zip(statuses).enumerate() {
+            let strays = found.get(index).map(Vec::as_slice).unwrap_or_default();
+            // Until their rows are known they bear no row number of their own.
+            tree.recorded.extend(strays.iter().map(|stray| (UNRECORDED, stray.identity)));
+            ends.push(RootEnd {
+                process: tree.root.row,
+                end: End { reason: EndReason::Exited, status: *status, at, error: None },
+                strays: strays
+                    .iter()
+                    .map(|stray| descendant(self.instance, &tree.root, &stray.as_found()))
+                    .collect(),
+            });
+        }
+        (trees, ends)
+    }
+
+    /// Ends the strays, on a thread of their own where there are any: the next death must not wait for their grace.
+    fn end_strays(self: &Arc<Self>, dead: &[&Dead], trees: Vec<Tree>, rows: &[Option<Vec<ProcessId>>]) {
+        let mut with_strays = Vec::new();
+        for (((entry, _), mut tree), rows) in dead.iter().zip(trees).zip(rows) {
+            let recorded_before = self.take_recorded(&mut tree, rows.as_deref().unwrap_or_default());
+            if tree.recorded.is_empty() && !recorded_before {
+                self.reap_and_let_go(entry);
+            } else {
+                with_strays.push((Arc::clone(entry), tree));
+            }
+        }
+        if with_strays.is_empty() {
+            return;
+        }
+        let shared = Arc::clone(self);
+        let work = move || shared.end_stray_trees(with_strays);
+        if self.monitoring.load(Ordering::Acquire) {
+            self.run_aside("procledger-strays", work);
+        } else {
+            work();
+        }
+    }
+
+    /// Gives the strays their row numbers, and claims descendants that earlier passes recorded.
+    fn take_recorded(&self, tree: &mut Tree, rows: &[ProcessId]) -> bool {
+        let mut rows = rows.iter();
+        for (row, _) in &mut tree.recorded {
+            if *row == UNRECORDED {
+                *row = rows.next().copied().unwrap_or(UNRECORDED);
+            }
+        }
+        let earlier: Vec<ProcessId> =
+            self.store.descendants_of(tree.root.row).unwrap_or_default().iter().map(|row| row.id).collect();
+        let earlier: Vec<ProcessId> =
+            earlier.into_iter().filter(|id| !tree.recorded.iter().any(|(row, _)| row == id)).collect();
+        if earlier.is_empty() {
+            return false;
+        }
+        match self.store.claim(&earlier, self.instance, Some(self.instance), None) {
+            Ok(claimed) => tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity))),
+            Err(error) => tracing::error!("failed to claim recorded descendants: {error}"),
+        }
+        true
+    }
+
+    fn end_stray_trees(&self, trees: Vec<(Arc<Entry>, Tree)>) {
+        let (entries, trees): (Vec<_>, Vec<_>) = trees.into_iter().unzip();
+        let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
+        let cause = Cause {
+            reason: EndReason::Stray,
+            leak: Some(LeakKind::Stray),
+            rule: "its root had ended".into(),
+        };
+        let mut report = Report::default();
+        match self.world(&targets) {
+            Ok(world) => {
+                let mut ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
+                for end in &mut ends {
+                    // The root's own end is recorded already.
+                    end.members.retain(|member| !member.is_root);
+                    end.unknown.retain(|(row, _)| *row != end.root.row);
+                    for member in &mut end.members {
+                        member.row = member.row.filter(|row| *row != UNRECORDED);
+                    }
+                }
+                let settled = self.conclude(&cause, ends, &mut report);
+                self.write(None, settled, &mut report);
+            }
+            Err(error) => tracing::error!("failed to end what ended processes left: {error}"),
+        }
+        for entry in entries {
+            self.reap_and_let_go(&entry);
+        }
+    }
+
+    fn reap_and_let_go(&self, entry: &Entry) {
+        if let (Some(fd), true) = (&entry.pidfd, entry.child) {
+            let _ = fd.child_status(true);
+        }
+        self.let_go(entry.root.row);
+    }
+
+    /// The tree of a root that we answer for, with what earlier passes recorded below it.
+    pub(super) fn tree_of(&self, entry: &Entry, pidfd: Option<&Arc<PidFd>>) -> Tree {
+        Tree { root: entry.root.clone(), pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(), recorded: Vec::new() }
+    }
+
+    /// Tries again to write what could not be written before.
+    pub(super) fn write_late(&self) {
+        let ends = std::mem::take(&mut *lock(&self.unwritten));
+        if !ends.is_empty() {
+            match self.store.settle_roots(self.instance, &ends) {
+                Ok(_) => {
+                    for end in &ends {
+                        if let Some(entry) = self.entry(end.process) {
+                            entry.mark_recorded();
+                            self.let_go(end.process);
+                        }
+                    }
+                    self.notify_export();
+                }
+                Err(_) => lock(&self.unwritten).extend(ends),
+            }
+        }
+        let settled = std::mem::take(&mut *lock(&self.unsettled));
+        if !settled.is_empty() && self.store.record(self.instance, None, &settled).is_err() {
+            lock(&self.unsettled).extend(settled);
+        }
+    }
+
+    /// Runs something on a thread that shutdown waits for; here, where no thread can be had.
+    pub(super) fn run_aside(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+        let slot = Arc::new(std::sync::Mutex::new(Some(work)));
+        let theirs = Arc::clone(&slot);
+        let run = move || {
+            let work = lock(&theirs).take();
+            if let Some(work) = work {
+                work();
+            }
+        };
+        match std::thread::Builder::new().name(name.into()).spawn(run) {
+            Ok(handle) => {
+                let mut threads = lock(&self.threads);
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(handle);
+            }
+            Err(_) => {
+                let work = lock(&slot).take();
+                if let Some(work) = work {
+                    work();
+                }
+            }
+        }
+    }
+}
+
+/// Stands for a row that could not be written.
+const UNRECORDED: ProcessId = ProcessId(0);
+
+/// The seed's line, for a process whose end nobody saw coming; a program of our own that ends is no news.
+fn log_end(entry: &Entry, status: ExitStatus) {
+    let pid = entry.root.identity.pid;
+    let task = entry.root.task.as_ref().map_or("(none)", |task| task.as_str());
+    if entry.root.origin == Origin::Spawned {
+        tracing::debug!("process {pid} for task {task} has ended: {status}");
+    } else {
+        log_dead(pid, task);
+    }
+}
+
+/// The seed's words.
+pub(super) fn log_dead(pid: crate::identity::Pid, task: &str) {
+    tracing::info!("Process {pid} for task {task} is no longer alive - removing from registry");
+}

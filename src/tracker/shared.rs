@@ -1,0 +1,244 @@
+//! What all parts of one open tracker share.
+
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rustix::event::{EventfdFlags, epoll, eventfd};
+
+use super::{
+    ending::World,
+    entry::{Entry, Root},
+    spawn::Request,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    export::Exporter,
+    identity::{Identity, Pid, Place},
+    os::{PidFd, Proc, lock::HeldLock, spawn::Doorbell},
+    record::{InstanceId, InstanceRecord, Limits, Observer, ProcessId, RootEnd, Settled},
+    store::Store,
+};
+
+/// How a tracker was asked to behave.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) program: String,
+    pub(super) export: Option<std::path::PathBuf>,
+    pub(super) orphan_names: Vec<String>,
+    pub(super) min_age: Duration,
+    pub(super) health_interval: Duration,
+    pub(super) grace: Duration,
+    pub(super) monitor: bool,
+    pub(super) reap_on_open: bool,
+}
+
+/// One open tracker.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) store: Store,
+    pub(super) options: Options,
+    pub(super) observer: Observer,
+    pub(super) proc: Proc,
+    pub(super) instance: InstanceId,
+    pub(super) identity: Identity,
+    /// Tokens of other ledgers' trackers that we run below; our programs carry them on.
+    pub(super) outer_tokens: Vec<String>,
+    pub(super) doorbell: Arc<Doorbell<Request>>,
+    pub(super) epoll: OwnedFd,
+    pub(super) wake: OwnedFd,
+    pub(super) exporter: Mutex<Option<Exporter>>,
+    pub(super) entries: Mutex<HashMap<ProcessId, Arc<Entry>>>,
+    /// Ends that could not be written yet (invariant 10).
+    pub(super) unwritten: Mutex<Vec<RootEnd>>,
+    /// Outcomes of claimed rows that could not be written yet.
+    pub(super) unsettled: Mutex<Vec<Settled>>,
+    /// One pass at a time.
+    pub(super) pass: Mutex<()>,
+    /// Held for reading while a spawn is under way, for writing when the tracker closes.
+    pub(super) spawning: RwLock<()>,
+    pub(super) closed: AtomicBool,
+    /// The orphan pass has run: spawning is allowed (invariant 8).
+    pub(super) clean: AtomicBool,
+    pub(super) monitoring: AtomicBool,
+    pub(super) lock: Mutex<Option<HeldLock>>,
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    held_pidfds: AtomicUsize,
+    pidfd_limit: usize,
+}
+
+/// What opening prepared.
+pub(super) struct Opened {
+    pub(super) store: Store,
+    pub(super) options: Options,
+    pub(super) observer: Observer,
+    pub(super) proc: Proc,
+    pub(super) instance: InstanceId,
+    pub(super) identity: Identity,
+    pub(super) outer_tokens: Vec<String>,
+    pub(super) lock: HeldLock,
+}
+
+impl Shared {
+    pub(super) fn new(opened: Opened) -> Result<Arc<Self>> {
+        let failed = |error| Error::os("failed to set up the monitor", error);
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN).map_err(failed)?;
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        Ok(Arc::new(Self {
+            store: opened.store,
+            options: opened.options,
+            observer: opened.observer,
+            proc: opened.proc,
+            instance: opened.instance,
+            identity: opened.identity,
+            outer_tokens: opened.outer_tokens,
+            doorbell: Arc::default(),
+            epoll,
+            wake,
+            exporter: Mutex::default(),
+            entries: Mutex::default(),
+            unwritten: Mutex::default(),
+            unsettled: Mutex::default(),
+            pass: Mutex::default(),
+            spawning: RwLock::default(),
+            closed: AtomicBool::new(false),
+            clean: AtomicBool::new(false),
+            monitoring: AtomicBool::new(false),
+            lock: Mutex::new(Some(opened.lock)),
+            threads: Mutex::default(),
+            held_pidfds: AtomicUsize::new(0),
+            pidfd_limit: usize::try_from(limit / 2).unwrap_or(usize::MAX),
+        }))
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.observer.place
+    }
+
+    pub(super) fn own_pid(&self) -> Pid {
+        self.identity.pid
+    }
+
+    /// Refuses in a forked child of the process that opened the tracker, whose threads are missing there.
+    pub(super) fn is_forked(&self) -> bool {
+        std::process::id() != self.identity.pid.get()
+    }
+
+    pub(super) fn check_usable(&self) -> Result<()> {
+        if self.is_forked() {
+            return Err(Error::new(
+                Kind::Closed,
+                "the tracker was opened by the parent of this process: open one of your own after fork",
+            ));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Closed, "the tracker is shut down: open a new one"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits { survive: false, grace: self.options.grace, max_runtime: None, max_rss: None }
+    }
+
+    /// Tells the exporter that the ledger has changed; never waits for it.
+    pub(super) fn notify_export(&self) {
+        if let Some(exporter) = lock(&self.exporter).as_ref() {
+            exporter.notify();
+        }
+    }
+
+    /// Makes the monitor look at its deadlines anew.
+    pub(super) fn wake_monitor(&self) {
+        // Full means that it has not yet woken from earlier calls.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Takes on a process: from now on its death is noticed.
+    pub(super) fn take_on(&self, root: Root, child: bool, keep_strays: bool, pidfd: Arc<PidFd>) -> Arc<Entry> {
+        let held = self.held_pidfds.fetch_add(1, Ordering::Relaxed);
+        let held_by_us = (held < self.pidfd_limit).then(|| Arc::clone(&pidfd));
+        let row = root.row;
+        let has_deadline = root.limits.max_runtime.is_some();
+        let entry = Entry::new(root, child, keep_strays, held_by_us);
+        lock(&self.entries).insert(row, Arc::clone(&entry));
+        if let Some(fd) = &entry.pidfd {
+            let data = epoll::EventData::new_u64(row.0.cast_unsigned());
+            // Level-triggered once: the monitor settles it and lets it go. A failure leaves it to the health pass.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+            if let Err(error) = epoll::add(&self.epoll, fd.as_ref(), data, flags) {
+                tracing::warn!("failed to watch process {}: {error}; the health pass covers it", entry.root.identity.pid);
+            }
+        }
+        if has_deadline {
+            self.wake_monitor();
+        }
+        entry
+    }
+
+    /// Lets go of a process whose end is recorded.
+    pub(super) fn let_go(&self, row: ProcessId) {
+        if let Some(entry) = lock(&self.entries).remove(&row) {
+            self.held_pidfds.fetch_sub(1, Ordering::Relaxed);
+            if let Some(fd) = &entry.pidfd {
+                let _ = epoll::delete(&self.epoll, fd.as_ref());
+            }
+        }
+    }
+
+    pub(super) fn entry(&self, row: ProcessId) -> Option<Arc<Entry>> {
+        lock(&self.entries).get(&row).cloned()
+    }
+
+    pub(super) fn all_entries(&self) -> Vec<Arc<Entry>> {
+        lock(&self.entries).values().cloned().collect()
+    }
+
+    /// How many processes have no pidfd, because of the descriptor limit.
+    pub(super) fn unwatched(&self) -> usize {
+        lock(&self.entries).values().filter(|entry| entry.pidfd.is_none()).count()
+    }
+
+    /// The surroundings of an end: whom to leave alone. `targets` are the rows that are to be ended.
+    pub(super) fn world(&self, targets: &[ProcessId]) -> Result<World<'_>> {
+        Ok(World {
+            proc: &self.proc,
+            observer: self.observer,
+            own: self.own_pid(),
+            guards: self.guards(targets)?,
+        })
+    }
+
+    fn guards(&self, targets: &[ProcessId]) -> Result<Vec<(Pid, Vec<Pid>)>> {
+        let others: Vec<InstanceRecord> = self
+            .store
+            .instances_to_judge()?
+            .into_iter()
+            .filter(|other| other.id != self.instance && other.stopped_at.is_none())
+            .filter(|other| other.identity.place == self.place())
+            .collect();
+        let mut guards = Vec::with_capacity(others.len());
+        for other in others {
+            let theirs = self.store.live_of(other.id)?;
+            let pids = theirs.iter().filter(|row| !targets.contains(&row.id)).map(|row| row.identity.pid).collect();
+            guards.push((other.identity.pid, pids));
+        }
+        Ok(guards)
+    }
+}
+
+/// The epoll data of the wake-up descriptor; rows count from 1.
+pub(super) const WAKE: u64 = 0;
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

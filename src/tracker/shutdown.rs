@@ -1,0 +1,79 @@
+//! The orderly end, in the seed's order: monitoring stops, tasks end, the export goes.
+
+use std::sync::{Arc, PoisonError, atomic::Ordering};
+
+use super::{
+    Tracker,
+    entry::Entry,
+    outcome::Cause,
+    shared::{Shared, lock},
+};
+use crate::{
+    error::Result,
+    record::{EndReason, Millis, Report, StopHow},
+};
+
+impl Tracker {
+    /// Ends this instance's processes, but for those marked `survive`, removes the export, and records a clean stop.
+    ///
+    /// All clones of this handle are closed by it; a second call does nothing. Dropping the last clone does the same, but
+    /// has nobody to tell.
+    ///
+    /// # Errors
+    ///
+    /// When the stop cannot be recorded. What could not be ended is in the report, and stays in the ledger as a survivor.
+    pub fn shutdown(&self) -> Result<Report> {
+        shut_down(&self.inner.shared)
+    }
+}
+
+pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
+    // A forked child has a copy of everything, and owns nothing of it.
+    if shared.is_forked() || shared.closed.swap(true, Ordering::AcqRel) {
+        return Ok(Report::default());
+    }
+    stop_monitor(shared);
+    // Spawns under way end first; none starts after this.
+    drop(shared.spawning.write().unwrap_or_else(PoisonError::into_inner));
+    shared.doorbell.close();
+    let (survivors, mine): (Vec<Arc<Entry>>, Vec<Arc<Entry>>) =
+        shared.all_entries().into_iter().partition(|entry| entry.root.limits.survive);
+    let cause = Cause { reason: EndReason::Shutdown, leak: None, rule: "its owner shut down".into() };
+    let report = shared.end_entries(&cause, &mine);
+    for entry in survivors {
+        shared.let_go(entry.root.row);
+    }
+    join_all(shared);
+    shared.write_late();
+    let exporter = lock(&shared.exporter).take();
+    let exported = exporter.map_or(Ok(()), crate::export::Exporter::finish);
+    let stopped = shared.store.stop_instance(shared.instance, StopHow::Clean, Millis::now());
+    // The lock goes last, and only after a stop that was recorded: otherwise our death is what the next one finds.
+    if let (Some(held), Ok(_)) = (lock(&shared.lock).take(), &stopped) {
+        held.remove();
+    }
+    if let Err(error) = exported {
+        tracing::warn!("failed to remove the export: {error}");
+    }
+    stopped.map(|_| report)
+}
+
+fn stop_monitor(shared: &Shared) {
+    shared.monitoring.store(false, Ordering::Release);
+    shared.wake_monitor();
+}
+
+fn join_all(shared: &Shared) {
+    loop {
+        let threads = std::mem::take(&mut *lock(&shared.threads));
+        if threads.is_empty() {
+            return;
+        }
+        for thread in threads {
+            // The last handle may be dropped by one of our own threads.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}

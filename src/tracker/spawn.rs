@@ -1,0 +1,260 @@
+//! Spawning through the gate: no program runs before its row is committed.
+
+use std::{
+    process::{ChildStderr, ChildStdin, ChildStdout},
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
+
+use uuid::Uuid;
+
+use super::{
+    Tracker,
+    entry::Root,
+    job::Job,
+    process::Process,
+    shared::Shared,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    os::{Pinned, procfs::TOKEN_VARIABLE, spawn},
+    record::{Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin, TaskId},
+    state::State,
+};
+
+/// What the registrar writes about a child at the gate.
+#[derive(Debug)]
+pub(super) struct Request {
+    task: TaskId,
+    token: Uuid,
+    command: Vec<String>,
+    cwd: Option<String>,
+    limits: Limits,
+    allow_survivor: bool,
+    started: std::sync::OnceLock<Box<NewProcess>>,
+}
+
+impl Tracker {
+    /// Starts a program. When this returns it is running, or has ended, and its row was committed before its first
+    /// instruction.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::{Job, Stdio};
+    ///
+    /// let process = tracker.spawn(Job::new("task-42", "echo").arg("hello").stdout(Stdio::piped()))?;
+    /// let output = process.wait_with_output()?;
+    /// assert_eq!(output.stdout, b"hello\n");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - invalid input: an empty or overlong task id, a NUL byte anywhere, an empty program name;
+    /// - [`is_already_running`](Error::is_already_running): the task has a live process, or a survivor, in this ledger;
+    /// - [`is_not_started`](Error::is_not_started): the program is not found, not executable, or its directory cannot be
+    ///   entered; the errno is in [`raw_os_error`](Error::raw_os_error), and the row says `failed`;
+    /// - the row cannot be written: the program has not run, and never will;
+    /// - [`is_closed`](Error::is_closed): after shutdown, or in a forked child.
+    pub fn spawn(&self, job: Job) -> Result<Process> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let _spawning = shared.spawning.read().unwrap_or_else(PoisonError::into_inner);
+        shared.check_usable()?;
+        if !shared.clean.load(Ordering::Acquire) {
+            return Err(Error::new(
+                Kind::Busy,
+                "what dead instances left is not cleaned up yet: call `reap_orphans` before the first spawn",
+            ));
+        }
+        may_own_programs(shared)?;
+        spawn_job(shared, job)
+    }
+}
+
+/// root may open a user's ledger, to end what is in it; programs of root do not belong there.
+fn may_own_programs(shared: &Shared) -> Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    if shared.observer.may_touch(own) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Denied,
+        format!("the ledger belongs to uid {}: start its programs as that user, not as uid {own}", shared.observer.uid),
+    ))
+}
+
+fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
+    let task = TaskId::new(job.task.clone())?;
+    let token = Uuid::new_v4();
+    let keep_strays = job.keep_strays;
+    let request = Request {
+        task,
+        token,
+        command: std::iter::once(&job.program)
+            .chain(&job.args)
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect(),
+        cwd: job.directory.as_ref().map(|path| path.display().to_string()),
+        limits: Limits {
+            survive: job.survive,
+            grace: job.grace.unwrap_or(shared.options.grace),
+            max_runtime: job.max_runtime,
+            max_rss: job.max_rss,
+        },
+        allow_survivor: job.allow_survivor,
+        started: std::sync::OnceLock::new(),
+    };
+    let foreground = job.foreground && crate::os::tty::is_foreground();
+    let command = spawn::Command {
+        environment: job.environment(&carried(shared, token)),
+        program: job.program,
+        args: job.args,
+        directory: job.directory,
+        stdio: job.stdio,
+        session: if foreground { spawn::Session::Foreground } else { spawn::Session::New },
+    };
+    let applicant = spawn::Applicant::new(request);
+    match spawn::spawn(command, &shared.doorbell, &applicant) {
+        Ok(spawned) => {
+            let new = applicant
+                .payload
+                .started
+                .get()
+                .ok_or_else(|| Error::new(Kind::Other, "a program ran without the registrar's word"))?;
+            Ok(started(shared, spawned, new, keep_strays, foreground))
+        }
+        Err(refusal) => Err(refused(shared, refusal, foreground)),
+    }
+}
+
+/// The tokens that our programs carry: those of other ledgers' trackers above us, then their own.
+fn carried(shared: &Shared, token: Uuid) -> String {
+    let mut list = shared.outer_tokens.join(":");
+    if !list.is_empty() {
+        list.push(':');
+    }
+    list + &token.simple().to_string()
+}
+
+fn started(
+    shared: &Arc<Shared>,
+    spawned: spawn::Spawned,
+    new: &NewProcess,
+    keep_strays: bool,
+    foreground: bool,
+) -> Process {
+    let spawn::Spawned { pidfd, row, pipes: [stdin, stdout, stderr], pid } = spawned;
+    let pidfd = Arc::new(pidfd);
+    let entry = shared.take_on(Root::recorded(row, new), true, keep_strays, Arc::clone(&pidfd));
+    shared.notify_export();
+    tracing::debug!("process {pid} for task {} runs", new.task.as_ref().map_or("", TaskId::as_str));
+    let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);
+    process.stdin = stdin.map(ChildStdin::from);
+    process.stdout = stdout.map(ChildStdout::from);
+    process.stderr = stderr.map(ChildStderr::from);
+    process
+}
+
+/// Ends the row of a program that did not run, where one was committed.
+fn refused(shared: &Shared, refusal: spawn::Refusal, foreground: bool) -> Error {
+    if foreground {
+        // The child may have had the terminal already.
+        let _ = crate::os::tty::take_back();
+    }
+    if let Some(row) = refusal.row {
+        let cause = std::error::Error::source(&refusal.error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let end = End {
+            reason: EndReason::Failed,
+            status: ExitStatus::Unobserved,
+            at: Millis::now(),
+            error: Some(format!("{}{cause}", refusal.error)),
+        };
+        // On failure the next pass finds the row gone.
+        if let Err(error) = shared.store.end(&[(row, State::Running, end)]) {
+            tracing::error!("failed to record that a program did not start: {error}");
+        }
+        shared.notify_export();
+    }
+    refusal.error
+}
+
+/// The registrar's thread: commits the children that arrive together in one transaction, and opens their gates.
+pub(super) fn registrar(shared: &Shared) {
+    while let Some(applicants) = shared.doorbell.answer() {
+        let mut news = Vec::with_capacity(applicants.len());
+        let mut admitted = Vec::with_capacity(applicants.len());
+        for applicant in applicants {
+            match describe(shared, &applicant) {
+                Ok(new) => {
+                    news.push(new);
+                    admitted.push(applicant);
+                }
+                Err(error) => applicant.decide(Err(error)),
+            }
+        }
+        if !news.is_empty() {
+            decide(shared, news, &admitted);
+        }
+    }
+}
+
+fn decide(shared: &Shared, news: Vec<NewProcess>, applicants: &[Arc<spawn::Applicant<Request>>]) {
+    match shared.store.admit(&shared.place(), &news) {
+        Ok(rows) => {
+            for ((applicant, new), row) in applicants.iter().zip(news).zip(rows) {
+                // Told before the gate opens: the caller reads it as soon as the program runs.
+                let _ = applicant.payload.started.set(Box::new(new));
+                applicant.decide(row);
+            }
+        }
+        Err(error) => {
+            let text = error.to_string();
+            for applicant in applicants {
+                applicant.decide(Err(Error::new(error.kind(), format!("the program was not started: {text}"))));
+            }
+        }
+    }
+}
+
+/// Reads the identity of the child at the gate.
+fn describe(shared: &Shared, applicant: &spawn::Applicant<Request>) -> Result<NewProcess> {
+    let lost = || Error::new(Kind::NotStarted, "the child was killed before it ran");
+    let (pid, pidfd) = applicant.child()?.ok_or_else(lost)?;
+    let pinned = Pinned::identify(&shared.proc, shared.place(), pid, Arc::new(pidfd))?.ok_or_else(lost)?;
+    let request = &applicant.payload;
+    Ok(NewProcess {
+        task: Some(request.task.clone()),
+        owner: shared.instance,
+        root: None,
+        origin: Origin::Spawned,
+        token: Some(request.token),
+        identity: pinned.identity,
+        session: Some(pid),
+        containment: Containment::Session,
+        command: request.command.clone(),
+        cwd: request.cwd.clone(),
+        uid: rustix::process::geteuid().as_raw(),
+        limits: request.limits,
+        started_at: Millis::now(),
+        peak_rss: None,
+        state: State::Running,
+        allow_survivor: request.allow_survivor,
+    })
+}
+
+/// Tokens that this process inherited: those of its own ledger are dropped, since a task that restarts its host must not
+/// make the new host a member of the old tree; those of other ledgers are carried on.
+pub(super) fn outer_tokens(known: impl Fn(&Uuid) -> Result<bool>) -> Result<Vec<String>> {
+    let Some(list) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(Vec::new()) };
+    let mut outer = Vec::new();
+    for element in list.to_string_lossy().split(':') {
+        if let Ok(token) = Uuid::try_parse(element)
+            && !known(&token)?
+        {
+            outer.push(token.simple().to_string());
+        }
+    }
+    Ok(outer)
+}

@@ -1,0 +1,207 @@
+//! Ending tasks because their owner, or a person, asked.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Tracker,
+    ending::{Tree, end_trees},
+    entry::{Entry, Root},
+    outcome::Cause,
+    shared::Shared,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    record::{EndReason, ProcessId, ProcessRecord, Report, Settled, TaskId},
+    state::State,
+};
+
+/// Somebody else who is recording an end does so within milliseconds.
+const OTHERS_LIMIT: Duration = Duration::from_secs(5);
+
+impl Tracker {
+    /// Ends the whole tree of a task of this instance: SIGTERM, the grace, SIGKILL, and a look that each is dead.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found) when this instance runs no such task. What could not be ended is in the
+    /// report ([`Report::survived`]), and no error.
+    pub fn terminate(&self, task_id: &str) -> Result<Report> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let task = TaskId::new(task_id)?;
+        let rows = shared.store.live_of_task(&task)?;
+        let entries: Vec<Arc<Entry>> = rows.iter().filter_map(|row| shared.entry(row.id)).collect();
+        if entries.is_empty() {
+            return Err(not_found(&task, "this instance"));
+        }
+        shared.terminate_entries(&entries)
+    }
+
+    /// Ends tasks of *any* instance because a person asked; `asked_by` goes into the history.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found), before anything is touched, when the ledger has no live process for one of
+    /// the tasks.
+    pub fn kill(&self, task_ids: &[&str], asked_by: &str) -> Result<Report> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let mut rows = Vec::new();
+        for id in task_ids {
+            let task = TaskId::new(*id)?;
+            let live = shared.store.live_of_task(&task)?;
+            if live.is_empty() {
+                return Err(not_found(&task, "the ledger"));
+            }
+            rows.extend(live);
+        }
+        kill_rows(shared, &rows, asked_by)
+    }
+
+    /// Ends every live task of the ledger because a person asked.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read or written.
+    pub fn kill_all(&self, asked_by: &str) -> Result<Report> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let rows = shared.store.live()?;
+        kill_rows(shared, &rows, asked_by)
+    }
+}
+
+fn not_found(task: &TaskId, whose: &str) -> Error {
+    Error::new(Kind::NotFound, format!("{whose} runs no task {:?}: `procledger ps` lists what runs", task.as_str()))
+}
+
+fn kill_rows(shared: &Arc<Shared>, rows: &[ProcessRecord], asked_by: &str) -> Result<Report> {
+    let _pass = shared.pass.lock().unwrap_or_else(PoisonError::into_inner);
+    let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
+    let claimed = shared.store.claim(&ids, shared.instance, None, Some(asked_by))?;
+    let mut report = Report::default();
+    let missed = rows.len() - claimed.len();
+    if missed > 0 {
+        report.errors.push(format!("{missed} processes are being ended by somebody else already"));
+    }
+    let cause =
+        Cause { reason: EndReason::Killed, leak: None, rule: format!("asked by {asked_by}") };
+    let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
+    let settled = shared.end_claimed(&cause, claimed, &mut report)?;
+    shared.write(None, settled, &mut report);
+    shared.release_ended(&rows);
+    Ok(report)
+}
+
+impl Shared {
+    /// Ends the trees of rows that were claimed, and answers with what there is to write.
+    pub(super) fn end_claimed(
+        &self,
+        cause: &Cause,
+        claimed: Vec<ProcessRecord>,
+        report: &mut Report,
+    ) -> Result<Vec<Settled>> {
+        if claimed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
+        let world = self.world(&rows)?;
+        let ends = end_trees(&world, self.group(claimed), &mut |root, found| self.record_found(root, found));
+        Ok(self.conclude(cause, ends, report))
+    }
+
+    /// Groups claimed rows into trees: descendants go with their root, and stand alone where it has ended.
+    fn group(&self, claimed: Vec<ProcessRecord>) -> Vec<Tree> {
+        let (roots, descendants): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|record| record.root.is_none());
+        let mut trees: Vec<Tree> = roots.iter().map(|record| self.tree(record)).collect();
+        let index: HashMap<ProcessId, usize> =
+            trees.iter().enumerate().map(|(index, tree)| (tree.root.row, index)).collect();
+        for record in descendants {
+            match record.root.and_then(|root| index.get(&root)) {
+                Some(&index) => trees[index].recorded.push((record.id, record.identity)),
+                None => trees.push(self.tree(&record)),
+            }
+        }
+        trees
+    }
+
+    fn tree(&self, record: &ProcessRecord) -> Tree {
+        let pidfd = self.entry(record.id).and_then(|entry| entry.pidfd.clone());
+        Tree { root: Root::from(record), pidfd, recorded: Vec::new() }
+    }
+
+    /// Ends trees that this instance answers for, because it asked.
+    pub(super) fn terminate_entries(self: &Arc<Self>, entries: &[Arc<Entry>]) -> Result<Report> {
+        self.check_usable()?;
+        let cause = Cause {
+            reason: EndReason::Terminated,
+            leak: None,
+            rule: "its owner asked".into(),
+        };
+        Ok(self.end_entries(&cause, entries))
+    }
+
+    /// Ends trees that this instance answers for. Ours are ended even when the claim cannot be written (invariant 10).
+    pub(super) fn end_entries(self: &Arc<Self>, cause: &Cause, entries: &[Arc<Entry>]) -> Report {
+        let mut report = Report::default();
+        let (mine, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
+        let claimed = self.claim_own(&mine);
+        for entry in mine.iter().filter(|entry| !claimed.iter().any(|tree| tree.root.row == entry.root.row)) {
+            // Somebody else decided: a person's kill, or it has been settled.
+            entry.give_up();
+        }
+        let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
+        match self.world(&rows) {
+            Ok(world) => self.end_own(cause, world, claimed, &mut report),
+            Err(error) => {
+                // Whom to leave alone is not known: only what is certainly below our own roots is ended.
+                report.errors.push(error.to_string());
+                let world = super::ending::World {
+                    proc: &self.proc,
+                    observer: self.observer,
+                    own: self.own_pid(),
+                    guards: Vec::new(),
+                };
+                self.end_own(cause, world, claimed, &mut report);
+            }
+        }
+        self.release_ended(&rows);
+        let deadline = Instant::now() + OTHERS_LIMIT;
+        for entry in others {
+            entry.wait_recorded(deadline);
+        }
+        report
+    }
+
+    fn end_own(&self, cause: &Cause, world: super::ending::World<'_>, trees: Vec<Tree>, report: &mut Report) {
+        let ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
+        let settled = self.conclude(cause, ends, report);
+        self.write(None, settled, report);
+    }
+
+    /// Claims our own roots with their recorded descendants; all of them where the ledger cannot be written.
+    fn claim_own(&self, entries: &[&Arc<Entry>]) -> Vec<Tree> {
+        let mut trees: Vec<Tree> = entries.iter().map(|entry| self.tree_of(entry, None)).collect();
+        let mut ids: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
+        for tree in &mut trees {
+            // A session holds what a root without recorded descendants has; asking costs a read for each root.
+            let below = self.store.descendants_of(tree.root.row).unwrap_or_default();
+            tree.recorded = below.iter().map(|record| (record.id, record.identity)).collect();
+            ids.extend(below.iter().map(|record| record.id));
+        }
+        match self.store.claim(&ids, self.instance, Some(self.instance), None) {
+            Ok(claimed) => {
+                let is_claimed = |id: ProcessId| claimed.iter().any(|record| record.id == id && record.state == State::Ending);
+                trees.retain(|tree| is_claimed(tree.root.row));
+            }
+            Err(error) => {
+                tracing::error!("failed to record that {} tasks are being ended: {error}; they are ended all the same", trees.len());
+            }
+        }
+        trees
+    }
+}
