@@ -1,0 +1,38 @@
+//! `export`: what runs, as the JSON file that former processors kept.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::{
+    context::Context,
+    exit::{Exit, Failure, Result},
+    output,
+};
+
+/// Write what runs now as a JSON array of {task_id, process_id, start_time}
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  procledger export /tmp/running.json   (replaced atomically, mode 0644)"
+)]
+pub(crate) struct ExportArgs {
+    /// The file to replace; `-` is stdout
+    #[arg(default_value = "-")]
+    file: PathBuf,
+}
+
+impl ExportArgs {
+    pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+        if self.file.as_os_str().is_empty() {
+            return Err(Failure::usage("the file's name is empty: name one, or `-` for stdout"));
+        }
+        let ledger = context.read()?;
+        if self.file == Path::new("-") {
+            let json = ledger.export_json()?;
+            output::print(json)?;
+        } else {
+            ledger.export_to(&self.file)?;
+        }
+        Ok(Exit::DONE)
+    }
+}
