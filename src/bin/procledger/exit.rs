@@ -94,7 +94,11 @@ pub(crate) fn of_run_error(error: &procledger::Error) -> Exit {
     if !error.is_not_started() {
         return Exit::RUN_FAILED;
     }
-    match error.raw_os_error() {
+    of_exec_errno(error.raw_os_error())
+}
+
+fn of_exec_errno(errno: Option<i32>) -> Exit {
+    match errno {
         Some(libc::ENOENT) => Exit::NOT_FOUND,
         // The errors of execve(2) that are about the file. EAGAIN, ENOMEM and EMFILE are about us.
         Some(
@@ -164,6 +168,15 @@ mod tests {
         assert_eq!(Exit::of_program(ExitStatus::Signaled(libc::SIGTERM)), Some(Exit(143)));
         assert_eq!(Exit::of_program(ExitStatus::Signaled(64)), Some(Exit(192)));
         assert_eq!(Exit::of_program(ExitStatus::Unobserved), None);
+    }
+
+    #[test]
+    fn a_program_that_did_not_start_exits_as_from_a_shell() {
+        assert_eq!(of_exec_errno(Some(libc::ENOENT)), Exit(127));
+        assert_eq!(of_exec_errno(Some(libc::EACCES)), Exit(126));
+        assert_eq!(of_exec_errno(Some(libc::ENOEXEC)), Exit(126));
+        assert_eq!(of_exec_errno(Some(libc::EAGAIN)), Exit(125));
+        assert_eq!(of_exec_errno(None), Exit(125));
     }
 
     #[test]

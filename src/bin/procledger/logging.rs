@@ -1,7 +1,7 @@
 //! Log lines: to stderr as `-v` says, and to a file.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     fs::OpenOptions,
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,

@@ -75,7 +75,7 @@ fn raw(identity: &Identity) -> Option<Pid> {
     i32::try_from(identity.pid.get()).ok().and_then(Pid::from_raw)
 }
 
-/// Field 22 of proc_pid_stat(5). The name in field 2 may hold anything; it ends at the last parenthesis.
+/// Field 22 of `proc_pid_stat(5)`. The name in field 2 may hold anything; it ends at the last parenthesis.
 fn start_tick(stat: &[u8]) -> Option<u64> {
     let after = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let rest = std::str::from_utf8(stat.get(after..)?).ok()?;

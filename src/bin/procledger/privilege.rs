@@ -34,16 +34,13 @@ pub(crate) fn act_as_owner(ledger: &Path) -> Result<Option<Account>> {
 
 fn become_user(uid: Uid, file_gid: Gid) -> nix::Result<Account> {
     let entry = User::from_uid(uid)?;
-    match &entry {
-        Some(user) => {
-            let name = CString::new(user.name.as_bytes()).map_err(|_| nix::Error::EINVAL)?;
-            initgroups(&name, user.gid)?;
-            setgid(user.gid)?;
-        }
-        None => {
-            setgroups(&[])?;
-            setgid(file_gid)?;
-        }
+    if let Some(user) = &entry {
+        let name = CString::new(user.name.as_bytes()).map_err(|_| nix::Error::EINVAL)?;
+        initgroups(&name, user.gid)?;
+        setgid(user.gid)?;
+    } else {
+        setgroups(&[])?;
+        setgid(file_gid)?;
     }
     setuid(uid)?;
     // setuid(2) clears it, and without it our own /proc/self belongs to root, where identities are read.

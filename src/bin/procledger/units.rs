@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Longer spans are a slip of the finger, and overflow the ledger's milliseconds sooner or later.
-const LONGEST: Duration = Duration::from_secs(1000 * 366 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(1000 * 366 * 24);
 
 /// The ledger keeps sizes in SQLite's signed 64 bits.
 const LARGEST: u64 = i64::MAX.cast_unsigned();

@@ -10,11 +10,14 @@ use crate::{
     output,
 };
 
-/// Write what runs now as a JSON array of {task_id, process_id, start_time}
+/// Write what runs now as JSON: task, process and start time of each
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  procledger export /tmp/running.json   (replaced atomically, mode 0644)"
-)]
+#[command(after_help = "\
+Example:
+  procledger export /tmp/running.json
+
+An array of {task_id, process_id, start_time (RFC 3339)}. A file is replaced atomically, with
+mode 0644.")]
 pub(crate) struct ExportArgs {
     /// The file to replace; `-` is stdout
     #[arg(default_value = "-")]

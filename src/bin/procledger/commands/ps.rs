@@ -157,3 +157,87 @@ impl<'a> From<&'a ProcessRecord> for Line<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use procledger::{
+        Containment, EndReason, ExitStatus, Identity, InstanceId, Limits, Origin, Pid, Place,
+        ProcessId, TaskId,
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn row() -> ProcessRecord {
+        let place = Place {
+            machine_id: None,
+            boot_id: Uuid::from_u128(1),
+            pid_namespace: 1,
+            boottime_offset: 0,
+        };
+        let pid = Pid::new(4711).expect("valid");
+        ProcessRecord {
+            id: ProcessId(3),
+            task: TaskId::new("evil\n\u{9b}task").ok(),
+            owner: InstanceId(2),
+            owner_program: "api".to_owned(),
+            root: None,
+            origin: Origin::Spawned,
+            token: None,
+            identity: Identity { place, pid, start_tick: 7, pidfd_inode: None },
+            session: None,
+            containment: Containment::Session,
+            command: vec!["sh".to_owned(), "-c".to_owned(), "exit 1".to_owned()],
+            cwd: None,
+            uid: 1000,
+            state: State::Ended,
+            claimed_by: None,
+            asked_by: None,
+            started_at: Millis(1_736_512_496_000),
+            ended_at: Some(Millis(1_736_512_500_000)),
+            status: Some(ExitStatus::Exited(1)),
+            end_reason: Some(EndReason::Exited),
+            limits: Limits {
+                survive: false,
+                grace: Duration::from_millis(100),
+                max_runtime: None,
+                max_rss: Some(1 << 20),
+            },
+            peak_rss: Some(1 << 20),
+            cpu: None,
+            last_error: None,
+        }
+    }
+
+    #[test]
+    fn the_json_has_the_documented_fields() {
+        let json = output::json(&[Line::from(&row())]).expect("JSON");
+        assert!(json.contains(r#""task_id": "evil\n\u009btask""#), "{json}");
+        for field in [
+            r#""pid": 4711,"#,
+            r#""state": "ended","#,
+            r#""root": null,"#,
+            r#""started_at": "2025-01-10T12:34:56.000Z","#,
+            r#""exit_code": 1,"#,
+            r#""exit_signal": null,"#,
+            r#""end_reason": "exited","#,
+            r#""grace_ms": 100,"#,
+        ] {
+            assert!(json.contains(field), "{field} in {json}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_the_table_is_one_harmless_line() {
+        let args = PsArgs { json: false, all: true, limit: 10, wide: true };
+        let text = args.table(&[row()]);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        for part in
+            ["evil\\x0a\\u{9b}task", "exited, exit code 1", "4s", "1.0 MiB", "sh -c 'exit 1'"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

@@ -61,7 +61,6 @@ fn print(report: &Report) -> Result<Reader> {
         complain(error);
     }
     let now = clock(Millis::now());
-    let lines: String =
-        report.endings.iter().map(|ending| format!("{now} {}\n", ending_line(ending))).collect();
-    output::print(lines)
+    let line = |ending| now.clone() + " " + &ending_line(ending) + "\n";
+    output::print(report.endings.iter().map(line).collect::<String>())
 }

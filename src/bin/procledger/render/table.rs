@@ -94,7 +94,7 @@ mod tests {
         table.row(["b".to_owned(), "4711".to_owned()]);
         assert_eq!(
             table.text(),
-            "TASK                 PID\nevil\\x0aid\\x1b[2J     7\nb                   4711\n"
+            "TASK                PID\nevil\\x0aid\\x1b[2J     7\nb                  4711\n"
         );
     }
 }
