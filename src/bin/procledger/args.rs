@@ -28,9 +28,9 @@ command becomes that user first. $PROCLEDGER_LOG takes log filters (procledger=d
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` exits as its program did.";
 
-/// A ledger of processes: every one recorded before it runs, none leaked, no innocent killed
+/// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "procledger", version, about, after_help = AFTER_HELP, propagate_version = true)]
+#[command(name = "procledger", version, about, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
@@ -44,7 +44,7 @@ pub(crate) struct GlobalArgs {
     /// The ledger's file
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) db: Option<PathBuf>,
-    /// Settings of a known program: its JSON export, names, grace and interval
+    /// Settings of a known program: its JSON export, names, grace, interval
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) profile: Option<Profile>,
     /// Keep a JSON file of what runs (for run, watch, reap; doctor checks it)
@@ -61,7 +61,8 @@ pub(crate) struct GlobalArgs {
 /// Settings that a known program needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
-    /// Export to /tmp/ecosystem-manager-processes.json, sweep for resource-claude-code
+    // A comment, not help: with help of its own every option of every subcommand takes three lines.
+    // Exports to /tmp/ecosystem-manager-processes.json, sweeps for resource-claude-code.
     EcosystemManager,
 }
 

@@ -10,14 +10,13 @@ use std::{
 
 use clap::Args;
 use procledger::{Ledger, Outcome, ProcessRecord, Report, Tracker};
-use tempfile::TempDir;
 
 use super::{demo_guard::Host, report::leak_table};
 use crate::{
     exit::{Exit, Failure, Result},
     output,
     pin::Pin,
-    render::{Paint, Table, Tense, escape, millis, outcome, shell_words},
+    render::{Paint, Table, Tense, after, escape, outcome, shell_words},
     signals::{STOP, Signals},
 };
 
@@ -44,7 +43,7 @@ struct Witness {
 impl DemoArgs {
     pub(crate) fn run(self) -> Result<Exit> {
         let signals = Signals::block(&STOP)?;
-        let mut folder = tempfile::Builder::new()
+        let folder = tempfile::Builder::new()
             .prefix("procledger-demo-")
             .permissions(Permissions::from_mode(0o700))
             .disable_cleanup(self.keep)
@@ -52,35 +51,31 @@ impl DemoArgs {
             .map_err(|error| Failure::because("failed to create a folder for the demo", &error))?;
         // The host's guard is gone when this returns, so the ledger's folder goes last.
         let result = show(&folder.path().join("ledger.db"), &signals, self.keep);
-        if result.is_err() {
-            folder.disable_cleanup(false);
+        if self.keep {
+            return result;
         }
-        remove(folder, result.is_ok() && self.keep)?;
-        result
+        let path = folder.path().to_owned();
+        let removed = folder.close().map_err(|error| {
+            Failure::because(format!("failed to remove {}", path.display()), &error)
+        });
+        result.and_then(|exit| removed.map(|()| exit))
     }
-}
-
-fn remove(folder: TempDir, keep: bool) -> Result<()> {
-    if keep {
-        return Ok(());
-    }
-    let path = folder.path().to_owned();
-    folder
-        .close()
-        .map_err(|error| Failure::because(format!("failed to remove {}", path.display()), &error))
 }
 
 /// The play in four acts. What anybody prints may have lost its reader; the acts go on.
 fn show(ledger: &Path, signals: &Signals, keep: bool) -> Result<Exit> {
     let paint = Paint::detect();
     let marker = marker(ledger);
-    say(&paint.bold("1. A host starts three tasks, each recorded before it runs."))?;
+    if keep {
+        say(&format!("The ledger is {}.", ledger.display()))?;
+    }
+    act(paint, "1. A host starts three tasks, each recorded before it runs.")?;
     let mut host = Host::start(ledger, &marker)?;
     let witnesses = witnesses(ledger)?;
     output::print(processes(&witnesses))?;
     check(signals)?;
 
-    say(&paint.bold(&format!("\n2. The host (pid {}) is killed with SIGKILL.", host.pid())))?;
+    act(paint, &format!("2. The host (pid {}) is killed with SIGKILL.", host.pid()))?;
     host.crash().map_err(|error| Failure::because("failed to crash the host", &error))?;
     let alive = alive(&witnesses, Duration::ZERO)?;
     say(&format!(
@@ -90,14 +85,14 @@ fn show(ledger: &Path, signals: &Signals, keep: bool) -> Result<Exit> {
     ))?;
     check(signals)?;
 
-    say(&paint.bold("\n3. The next host opens the ledger, and that reaps."))?;
+    act(paint, "3. The next host opens the ledger, and that reaps.")?;
     let since = Instant::now();
     let tracker = Tracker::builder(ledger).program("demo-host").monitor(false).open()?;
     let took = since.elapsed();
     output::print(reaped(tracker.startup_report(), &witnesses))?;
     say(&format!("Done in {} ms, before anything new could have been started.", took.as_millis()))?;
 
-    say(&paint.bold("\n4. What the ledger keeps of it."))?;
+    act(paint, "4. What the ledger keeps of it.")?;
     output::print(leak_table(&tracker.leaks(None)?))?;
     let left = verify(&tracker, &witnesses)?;
     if left.is_empty() {
@@ -111,6 +106,10 @@ fn show(ledger: &Path, signals: &Signals, keep: bool) -> Result<Exit> {
 fn marker(ledger: &Path) -> String {
     let folder = ledger.parent().and_then(Path::file_name).unwrap_or_default();
     folder.to_string_lossy().into_owned()
+}
+
+fn act(paint: Paint, title: &str) -> Result<()> {
+    say(&format!("\n{}", paint.bold(title)))
 }
 
 fn say(line: &str) -> Result<()> {
@@ -166,11 +165,10 @@ fn alive(witnesses: &[Witness], patience: Duration) -> Result<Vec<String>> {
 }
 
 fn reaped(report: &Report, witnesses: &[Witness]) -> String {
-    let mut table =
-        Table::cut(&["TASK", "PID", "OUTCOME", "AFTER", "COMMAND"], false).right(1).right(3);
+    let mut table = Table::cut(&["TASK", "PID", "OUTCOME", "COMMAND"], false).right(1);
     for ending in &report.endings {
         let known = witnesses.iter().any(|witness| witness.row.identity.pid == ending.pid);
-        let mut what = outcome(ending.outcome, Tense::Done).to_owned();
+        let mut what = after(outcome(ending.outcome, Tense::Done), ending.died_after_ms);
         if !known && ending.outcome != Outcome::Gone {
             what.push_str(" (found just now)");
         }
@@ -178,7 +176,6 @@ fn reaped(report: &Report, witnesses: &[Witness]) -> String {
             ending.task_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             ending.pid.to_string(),
             what,
-            millis(ending.died_after_ms),
             shell_words(&ending.command),
         ]);
     }
@@ -209,11 +206,12 @@ fn verdict(left: &[String], ledger: &Path, keep: bool, paint: Paint) -> Result<E
             "\nTo look for yourself, run it with --keep (this folder is removed now) and then\n{look}"
         ))?;
     }
+    say("")?;
     if left.is_empty() {
-        say(&paint.good("\nNothing is left."))?;
+        say(&paint.good("Nothing is left."))?;
         return Ok(Exit::DONE);
     }
-    say(&paint.bad(&format!("\nLeft: {}", left.join(", "))))?;
+    say(&paint.bad(&format!("Left: {}", left.join(", "))))?;
     Err(Failure::new(format!("{} processes of the demo are left", left.len())))
 }
 

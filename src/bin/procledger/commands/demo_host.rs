@@ -18,8 +18,8 @@ pub(super) const READY: &str = "ready";
 /// for long; every shell says `up` when its tree stands.
 const TREES: [(&str, &str); 3] = [
     ("demo-plain", "echo up; exec sleep 300"),
-    ("demo-stubborn", "trap '' TERM; echo up; sleep 300; exit"),
-    ("demo-family", "sleep 300 & sh -c 'sleep 300 & echo up; wait' \"$0\" & wait"),
+    ("demo-stubborn", "trap \"\" TERM; echo up; sleep 300; exit"),
+    ("demo-family", "sleep 300 & sh -c \"sleep 300 & echo up; wait\" \"$0\" & wait"),
 ];
 
 /// Plays the host of `demo`

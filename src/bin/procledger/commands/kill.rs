@@ -13,6 +13,7 @@ use crate::{
 
 /// End tasks and everything below them: SIGTERM, the grace, SIGKILL, verified
 #[derive(Debug, Args)]
+#[group(id = "which", required = true)]
 #[command(after_help = "\
 Example:
   procledger kill nightly build-17
@@ -20,10 +21,10 @@ Example:
 The history records who asked. Exit code 3 where something survived.")]
 pub(crate) struct KillArgs {
     /// Tasks to end
-    #[arg(required_unless_present = "all", value_name = "TASK")]
+    #[arg(value_name = "TASK", conflicts_with = "all")]
     tasks: Vec<String>,
     /// End every task of the ledger
-    #[arg(long, conflicts_with = "tasks")]
+    #[arg(long)]
     all: bool,
 }
 

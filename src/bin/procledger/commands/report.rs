@@ -7,14 +7,14 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use procledger::{LeakGroup, LeakGrouping, LeakRecord};
+use procledger::{LeakGroup, LeakGrouping, LeakRecord, Millis};
 use serde::Serialize;
 
 use crate::{
     context::Context,
     exit::{Exit, Failure, Result},
     output,
-    render::{Table, bytes, clock, csv, shell_words, span},
+    render::{Table, Tense, after, bytes, clock, csv, outcome, shell_words, span},
     units,
 };
 
@@ -112,23 +112,20 @@ fn groups(groups: &[LeakGroup], format: Format) -> Result<String> {
 
 /// Leaks for people.
 pub(super) fn leak_table(leaks: &[LeakRecord]) -> String {
-    let header = [
-        "FOUND", "TASK", "PID", "KIND", "AGE", "MEMORY", "OUTCOME", "AFTER", "RULE", "EVIDENCE",
-        "COMMAND",
-    ];
-    let mut table = Table::new(&header).right(2).right(4).right(5).right(7);
+    let header = ["TASK", "PID", "KIND", "FOUND", "OUTCOME", "WHY", "COMMAND"];
+    let mut table = Table::new(&header, 2).right(1);
+    let now = Millis::now();
     for leak in leaks {
+        let age = span(Duration::from_millis(leak.age_ms));
+        let memory =
+            leak.rss_bytes.map_or_else(String::new, |rss| format!(", {}", bytes(Some(rss))));
         table.row([
-            clock(leak.found_at),
             leak.task_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             leak.pid.to_string(),
             leak.kind.to_string(),
-            span(Duration::from_millis(leak.age_ms)),
-            bytes(leak.rss_bytes),
-            leak.outcome.to_string(),
-            crate::render::millis(leak.died_after_ms),
-            leak.rule.clone(),
-            leak.evidence.clone(),
+            format!("{} ago", span(now.since(leak.found_at))),
+            after(outcome(leak.outcome, Tense::Done), leak.died_after_ms),
+            format!("{}: {} ({age} old{memory})", leak.rule, leak.evidence),
             shell_words(&leak.command),
         ]);
     }
@@ -147,7 +144,7 @@ fn group_table(groups: &[LeakGroup]) -> String {
         "MEMORY",
         "LAST FOUND",
     ];
-    let mut table = (1..8).fold(Table::new(&header), Table::right);
+    let mut table = (1..8).fold(Table::new(&header, 0), Table::right);
     for group in groups {
         table.row([
             group.key.clone(),

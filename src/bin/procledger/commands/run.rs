@@ -23,7 +23,9 @@ use crate::{
 
 /// Run a program as a task: recorded before it runs, ended with all it started
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "procledger run [OPTIONS] --task <ID> -- <CMD>...",
+    after_help = "\
 Example:
   procledger run --task nightly --max-runtime 2h --max-rss 4G -- ./backup.sh --full
 
@@ -32,7 +34,8 @@ terminal it runs in the foreground as from a shell: Ctrl-C and Ctrl-Z reach it d
 As root on another user's ledger the program runs as that user.
 
 Exit codes: the program's own (128 + signal where one ended it); 75 the task already runs,
-125 a failure of procledger, 126 not executable, 127 not found.")]
+125 a failure of procledger, 126 not executable, 127 not found."
+)]
 pub(crate) struct RunArgs {
     /// Names the unit of work; one program at a time
     #[arg(long, value_name = "ID")]

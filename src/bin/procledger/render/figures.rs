@@ -18,11 +18,6 @@ pub(crate) fn span(span: Duration) -> String {
     }
 }
 
-/// `12 ms`, or `-` where nothing was measured.
-pub(crate) fn millis(millis: Option<u64>) -> String {
-    millis.map_or_else(|| "-".to_owned(), |millis| format!("{millis} ms"))
-}
-
 /// `512 B`, `1.5 MiB`; `-` where nothing was measured.
 pub(crate) fn bytes(bytes: Option<u64>) -> String {
     let Some(bytes) = bytes else { return "-".to_owned() };

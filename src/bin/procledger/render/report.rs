@@ -2,7 +2,7 @@
 
 use procledger::{Ending, Outcome, Report, TaskId};
 
-use super::{Table, escape, millis, shell_words};
+use super::{Table, escape, shell_words};
 use crate::exit::{Exit, complain};
 
 /// Whether a report tells what was done or what would be.
@@ -58,39 +58,41 @@ pub(crate) fn report_exit(report: &Report) -> Exit {
 
 /// One ended process in one line, for a log.
 pub(crate) fn ending_line(ending: &Ending) -> String {
-    let mut line = format!(
-        "{} pid {}: {}",
+    let line = format!(
+        "{} pid {}: {} ({}): {}",
         escape(&task(ending.task_id.as_ref())),
         ending.pid,
-        outcome(ending.outcome, Tense::Done)
+        after(outcome(ending.outcome, Tense::Done), ending.died_after_ms),
+        escape(&ending.rule),
+        shell_words(&ending.command)
     );
-    if ending.died_after_ms.is_some() {
-        line = format!("{line} after {}", millis(ending.died_after_ms));
-    }
-    line = format!("{line} ({}): {}", escape(&ending.rule), shell_words(&ending.command));
     match &ending.obstacle {
         Some(obstacle) => format!("{line}: {}", escape(obstacle)),
         None => line,
     }
 }
 
+/// `ended by TERM, 3 ms`.
+pub(crate) fn after(outcome: &str, millis: Option<u64>) -> String {
+    millis.map_or_else(|| outcome.to_owned(), |millis| format!("{outcome}, {millis} ms"))
+}
+
 fn endings(report: &Report, tense: Tense) -> String {
     let header = if tense == Tense::Done { "OUTCOME" } else { "WOULD" };
-    let mut table = Table::new(&["TASK", "PID", header, "AFTER", "RULE", "EVIDENCE", "COMMAND"])
-        .right(1)
-        .right(3);
+    let mut table = Table::new(&["TASK", "PID", header, "WHY", "COMMAND"], 2).right(1);
     for ending in &report.endings {
-        let what = outcome(ending.outcome, tense);
+        let mut why = format!("{}: {}", ending.rule, ending.evidence);
+        if let Some(obstacle) = &ending.obstacle {
+            why = format!("{obstacle} ({why})");
+        }
         table.row([
             task(ending.task_id.as_ref()),
             ending.pid.to_string(),
-            ending
-                .obstacle
-                .as_ref()
-                .map_or_else(|| what.to_owned(), |why| format!("{what}: {why}")),
-            millis(ending.died_after_ms),
-            ending.rule.clone(),
-            ending.evidence.clone(),
+            after(
+                outcome(ending.outcome, tense),
+                ending.died_after_ms.filter(|_| tense == Tense::Done),
+            ),
+            why,
             shell_words(&ending.command),
         ]);
     }
@@ -98,7 +100,7 @@ fn endings(report: &Report, tense: Tense) -> String {
 }
 
 fn suspects(report: &Report) -> String {
-    let mut table = Table::new(&["TASK", "PID", "WHY", "COMMAND"]).right(1);
+    let mut table = Table::new(&["TASK", "PID", "WHY", "COMMAND"], 2).right(1);
     for suspect in &report.suspects {
         table.row([
             task(suspect.task_id.as_ref()),
@@ -174,7 +176,7 @@ mod tests {
     fn a_line_is_escaped_and_tells_how_long_it_took() {
         assert_eq!(
             ending_line(&ending(Outcome::Kill)),
-            "t\\x1b1 pid 7: ended by KILL after 3 ms (orphan): sleep 300"
+            "t\\x1b1 pid 7: ended by KILL, 3 ms (orphan): sleep 300"
         );
     }
 

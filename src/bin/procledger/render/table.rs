@@ -1,24 +1,27 @@
 //! Tables without borders, every cell escaped, fitted to the terminal.
+//!
+//! Elsewhere than on a terminal a row is a line, however long, for grep(1) and its like.
 
 use std::io::{IsTerminal, stdout};
 
-use comfy_table::{
-    CellAlignment, ColumnConstraint, ContentArrangement, Row, TableStyle, Width, presets,
-};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Width, presets};
 
 use super::escape;
 
-/// Cells of what cannot be wrapped in a sensible way stay below this share of the terminal.
-const WIDEST_FIRST_COLUMN: Width = Width::Percentage(40);
+/// The first column, a task id or the like, gets at most this share of a terminal.
+const FIRST_COLUMN_PERCENT: u16 = 30;
 
-/// Lines that a row may have.
+/// Below this a flexible column tells nothing: rather let the terminal break the line.
+const NARROWEST: Width = Width::Fixed(14);
+
+/// How rows are fitted to a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
-    /// All of it in one line, however long.
+    /// Not at all.
     Whole,
-    /// Wrapped at the terminal's edge.
-    Wrapped,
-    /// Cut at the terminal's edge.
+    /// The last so many columns are wrapped.
+    Wrapped(usize),
+    /// The last column is cut.
     Cut,
 }
 
@@ -29,34 +32,31 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// On a terminal long cells are wrapped; elsewhere a row is a line.
-    pub(crate) fn new(header: &[&str]) -> Self {
-        Self::fitted(header, if stdout().is_terminal() { Fit::Wrapped } else { Fit::Whole })
+    /// A table whose last `flexible` columns hold text that may be wrapped.
+    pub(crate) fn new(header: &[&str], flexible: usize) -> Self {
+        Self::fitted(
+            header,
+            if stdout().is_terminal() { Fit::Wrapped(flexible) } else { Fit::Whole },
+        )
     }
 
-    /// On a terminal the last column is cut, unless all of it is wanted.
+    /// A table of one line a row: the last column is cut, unless all of it is wanted.
     pub(crate) fn cut(header: &[&str], whole: bool) -> Self {
-        let cut = stdout().is_terminal() && !whole;
-        Self::fitted(header, if cut { Fit::Cut } else { Fit::Whole })
+        Self::fitted(header, if stdout().is_terminal() && !whole { Fit::Cut } else { Fit::Whole })
     }
 
     fn fitted(header: &[&str], fit: Fit) -> Self {
-        const PLAIN: TableStyle = presets::NOTHING;
         let mut inner = comfy_table::Table::new();
-        inner.load_style(PLAIN).set_header(header.to_vec());
+        let mut names: Row = header.to_vec().into();
+        names.max_height(1);
+        inner.load_style(presets::NOTHING).set_header(names);
         if fit == Fit::Whole {
             inner.force_no_tty().set_content_arrangement(ContentArrangement::Disabled);
         } else {
             inner.set_content_arrangement(ContentArrangement::Dynamic);
         }
-        let columns = header.len();
-        for (index, column) in inner.column_iter_mut().enumerate() {
+        for column in inner.column_iter_mut() {
             column.set_padding((0, 2));
-            if fit == Fit::Cut && index == 0 {
-                column.set_constraint(ColumnConstraint::UpperBoundary(WIDEST_FIRST_COLUMN));
-            } else if fit == Fit::Cut && index + 1 < columns {
-                column.set_constraint(ColumnConstraint::ContentWidth);
-            }
         }
         Self { inner, fit }
     }
@@ -78,8 +78,32 @@ impl Table {
     }
 
     /// The lines, each with its newline.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(mut self) -> String {
+        self.fit();
         self.inner.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    }
+
+    /// Columns that are not flexible keep the width of what they hold.
+    fn fit(&mut self) {
+        let flexible = match self.fit {
+            Fit::Whole => return,
+            Fit::Wrapped(flexible) => flexible,
+            Fit::Cut => 1,
+        };
+        let widths = self.inner.column_max_content_widths();
+        let most = self.inner.width().map(|width| width.saturating_mul(FIRST_COLUMN_PERCENT) / 100);
+        let rigid = widths.len().saturating_sub(flexible);
+        for (index, column) in self.inner.column_iter_mut().enumerate() {
+            let too_wide =
+                most.is_some_and(|most| widths.get(index).is_some_and(|width| *width > most));
+            column.set_constraint(if index >= rigid {
+                ColumnConstraint::LowerBoundary(NARROWEST)
+            } else if index == 0 && too_wide {
+                ColumnConstraint::Absolute(Width::Percentage(FIRST_COLUMN_PERCENT))
+            } else {
+                ColumnConstraint::ContentWidth
+            });
+        }
     }
 }
 
