@@ -140,6 +140,33 @@ mod tests {
     }
 
     #[test]
+    fn empty_files_are_usage_errors() {
+        for line in [
+            &["procledger", "ps", "--db", ""][..],
+            &["procledger", "ps", "--export", ""],
+            &["procledger", "ps", "--log-file", ""],
+            &["procledger", "export", ""],
+            &["procledger", "import", ""],
+            &["procledger", "report", "-o", ""],
+        ] {
+            let error = Cli::try_parse_from(line).expect_err("empty");
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn kill_needs_tasks_or_all_and_not_both() {
+        for (line, valid) in [
+            (&["procledger", "kill"][..], false),
+            (&["procledger", "kill", "a", "--all"], false),
+            (&["procledger", "kill", "a", "b"], true),
+            (&["procledger", "kill", "--all"], true),
+        ] {
+            assert_eq!(Cli::try_parse_from(line).is_ok(), valid, "{line:?}");
+        }
+    }
+
+    #[test]
     fn global_options_may_follow_the_subcommand() {
         let cli = Cli::try_parse_from(["procledger", "ps", "--db", "x", "-vv"]).expect("valid");
         assert_eq!(cli.global.db, Some(PathBuf::from("x")));

@@ -7,7 +7,7 @@ use procledger::{Builder, Ledger, Tracker};
 
 use crate::{
     args::{GlobalArgs, Profile},
-    exit::{Failure, Result},
+    exit::Result,
     ledger_path::{Environment, LedgerPath},
     logging,
     privilege::{self, Account},
@@ -46,9 +46,6 @@ impl Context {
             Access::Inspect => {}
             Access::Existing => path.demand()?,
             Access::Create => path.create_folder()?,
-        }
-        if global.export.as_ref().is_some_and(|export| export.as_os_str().is_empty()) {
-            return Err(Failure::usage("--export is empty: name the JSON file"));
         }
         let asked_by = getuid().as_raw();
         let account = privilege::act_as_owner(&path.file)?;

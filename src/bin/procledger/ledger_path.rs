@@ -40,9 +40,6 @@ impl LedgerPath {
     /// `$HOME/.local/state`.
     pub(crate) fn resolve(db: Option<&Path>, environment: &Environment) -> Result<Self> {
         if let Some(db) = db {
-            if db.as_os_str().is_empty() {
-                return Err(Failure::usage("--db is empty: name the ledger's file"));
-            }
             return Ok(Self { file: db.to_owned(), is_default: false });
         }
         if let Some(db) = set(environment.procledger_db.as_ref()) {
@@ -145,11 +142,5 @@ mod tests {
         assert!(error.message.contains("--db"), "{}", error.message);
         let unset = LedgerPath::resolve(None, &Environment::default()).expect_err("unset");
         assert!(unset.message.contains("--db"));
-    }
-
-    #[test]
-    fn an_empty_db_is_a_usage_error() {
-        let error = resolve(Some(""), ["/a", "/b", "/c"]).expect_err("empty");
-        assert_eq!(error.exit, crate::exit::Exit::USAGE);
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     context::Context,
-    exit::{Exit, Failure, Result},
+    exit::{Exit, Result},
     output,
 };
 
@@ -26,9 +26,6 @@ pub(crate) struct ExportArgs {
 
 impl ExportArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        if self.file.as_os_str().is_empty() {
-            return Err(Failure::usage("the file's name is empty: name one, or `-` for stdout"));
-        }
         let ledger = context.read()?;
         if self.file == Path::new("-") {
             let json = ledger.export_json()?;

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     context::Context,
-    exit::{Exit, Failure, Result},
+    exit::{Exit, Result},
     output,
     render::{Tense, report_exit, report_text},
     units,
@@ -36,9 +36,6 @@ pub(crate) struct ImportArgs {
 
 impl ImportArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        if self.file.as_os_str().is_empty() {
-            return Err(Failure::usage("the file's name is empty: name the JSON file"));
-        }
         let mut builder = context.actor();
         for name in context.orphan_names(&self.orphan_name) {
             builder = builder.orphan_name(name);

@@ -33,7 +33,8 @@ pub(crate) struct PsArgs {
     #[arg(long)]
     all: bool,
     /// With --all: at most so many that have ended
-    #[arg(long, value_name = "N", default_value_t = 1000, requires = "all")]
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "all",
+        value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// Whole commands, however long
     #[arg(long)]

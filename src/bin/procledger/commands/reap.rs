@@ -13,7 +13,7 @@ use crate::{
     units,
 };
 
-/// The library's own minimum; a dry run has to be told.
+/// A name alone says little of what has only just started. A real pass has the library's own default.
 const MIN_AGE: Duration = Duration::from_secs(10);
 
 /// End what dead owners left (orphans), and unregistered processes of the names given
