@@ -1,1 +1,29 @@
+<<<<<<< HEAD
 fn main() {}
+=======
+//! The `procledger` command: a ledger of processes for people at a shell.
+//!
+//! Data goes to stdout, everything else to stderr. What it can do it does through the crate's public API; it never
+//! opens SQLite itself. Exit codes are in [`exit`], where a ledger lies and whom root acts as in [`context`].
+
+mod args;
+mod commands;
+mod context;
+mod exit;
+mod ledger_path;
+mod logging;
+mod output;
+mod pin;
+mod privilege;
+mod render;
+mod signals;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    exit::conclude(args::Cli::parse().run())
+}
+>>>>>>> cli

@@ -1,0 +1,175 @@
+//! The command line as it is typed. What a value must be is checked by its parser; what values mean together is checked
+//! by each subcommand, before it does anything.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    commands::{
+        completions, demo, demo_host, doctor, export, forget, health, import, kill, prune, ps,
+        reap, report, run, watch,
+    },
+    context::{Access, Context},
+    exit::{Exit, Result},
+    logging,
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  procledger run --task nightly -- ./backup.sh   track a program until it ends
+  procledger ps                                  what runs now
+  procledger reap --dry-run                      what dead owners left
+  procledger demo                                see a crash being cleaned up
+
+The ledger is --db FILE, else $PROCLEDGER_DB, else $XDG_STATE_HOME/procledger/ledger.db,
+else $HOME/.local/state/procledger/ledger.db. As root on another user's ledger the
+command becomes that user first. $PROCLEDGER_LOG takes log filters (procledger=debug).
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` exits as its program did.";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "procledger", version, about, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArgs {
+    /// The ledger's file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) db: Option<PathBuf>,
+    /// Settings of a known program: its JSON export, names, grace, interval
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) profile: Option<Profile>,
+    /// Keep a JSON file of what runs (for run, watch, reap; doctor checks it)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) export: Option<PathBuf>,
+    /// Append the log to this file (created with mode 0600)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+    /// Say more on stderr (repeat for still more)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// Settings that a known program needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    // A comment, not help: with help of its own every option of every subcommand takes three lines.
+    // Exports to /tmp/ecosystem-manager-processes.json, sweeps for resource-claude-code.
+    EcosystemManager,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Ps(ps::PsArgs),
+    Kill(kill::KillArgs),
+    Forget(forget::ForgetArgs),
+    Health(health::HealthArgs),
+    Reap(reap::ReapArgs),
+    Watch(watch::WatchArgs),
+    Report(report::ReportArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    Doctor(doctor::DoctorArgs),
+    Prune(prune::PruneArgs),
+    Completions(completions::CompletionsArgs),
+    Demo(demo::DemoArgs),
+    DemoHost(demo_host::DemoHostArgs),
+}
+
+impl Cli {
+    /// Does what was typed.
+    pub(crate) fn run(self) -> Result<Exit> {
+        use Access::{Create, Existing, Inspect};
+        let context = |access| Context::prepare(&self.global, access);
+        match self.command {
+            Command::Run(args) => args.run(context(Create)),
+            Command::Ps(args) => args.run(&context(Existing)?),
+            Command::Kill(args) => args.run(&context(Existing)?),
+            Command::Forget(args) => args.run(&context(Existing)?),
+            Command::Health(args) => args.run(&context(Existing)?),
+            Command::Reap(args) => {
+                let context = context(args.access())?;
+                args.run(&context)
+            }
+            Command::Watch(args) => args.run(&context(Create)?),
+            Command::Report(args) => args.run(&context(Existing)?),
+            Command::Export(args) => args.run(&context(Existing)?),
+            Command::Import(args) => args.run(&context(Create)?),
+            Command::Doctor(args) => args.run(&context(Inspect)?),
+            Command::Prune(args) => args.run(&context(Existing)?),
+            Command::Completions(args) => args.run(),
+            Command::Demo(args) => {
+                logging::start(self.global.verbose, self.global.log_file.as_deref())?;
+                args.run()
+            }
+            Command::DemoHost(args) => args.run(&context(Create)?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_program_takes_its_own_options() {
+        for line in [
+            &["procledger", "run", "--task", "t", "--", "sleep", "-v"][..],
+            &["procledger", "run", "--task", "t", "sleep", "-v", "--db", "x"],
+        ] {
+            let cli = Cli::try_parse_from(line).expect("valid");
+            assert!(cli.global.db.is_none());
+            assert_eq!(cli.global.verbose, 0);
+        }
+    }
+
+    #[test]
+    fn empty_files_are_usage_errors() {
+        for line in [
+            &["procledger", "ps", "--db", ""][..],
+            &["procledger", "ps", "--export", ""],
+            &["procledger", "ps", "--log-file", ""],
+            &["procledger", "export", ""],
+            &["procledger", "import", ""],
+            &["procledger", "report", "-o", ""],
+        ] {
+            let error = Cli::try_parse_from(line).expect_err("empty");
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn kill_needs_tasks_or_all_and_not_both() {
+        for (line, valid) in [
+            (&["procledger", "kill"][..], false),
+            (&["procledger", "kill", "a", "--all"], false),
+            (&["procledger", "kill", "a", "b"], true),
+            (&["procledger", "kill", "--all"], true),
+        ] {
+            assert_eq!(Cli::try_parse_from(line).is_ok(), valid, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn global_options_may_follow_the_subcommand() {
+        let cli = Cli::try_parse_from(["procledger", "ps", "--db", "x", "-vv"]).expect("valid");
+        assert_eq!(cli.global.db, Some(PathBuf::from("x")));
+        assert_eq!(cli.global.verbose, 2);
+    }
+}

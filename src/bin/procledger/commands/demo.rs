@@ -1,0 +1,220 @@
+//! `demo`: crashes a real host on purpose and shows its orphans being reaped.
+
+use std::{
+    fs::Permissions,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use procledger::{Ledger, Outcome, ProcessRecord, Report, Tracker};
+
+use super::{demo_guard::Host, report::leak_table};
+use crate::{
+    exit::{Exit, Failure, Result},
+    output,
+    pin::Pin,
+    render::{Paint, Table, Tense, after, escape, outcome, shell_words},
+    signals::{STOP, Signals},
+};
+
+/// Crash a real host on purpose and see its orphans being reaped
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  procledger demo --keep
+
+Everything happens in a folder of its own below $TMPDIR. Exit code 1 where anything is left.")]
+pub(crate) struct DemoArgs {
+    /// Keep the folder, to look at the ledger afterwards
+    #[arg(long)]
+    keep: bool,
+}
+
+/// A process of the demo, held so that nothing else can be taken for it.
+struct Witness {
+    row: ProcessRecord,
+    /// `None` where it had ended before we looked.
+    pin: Option<Pin>,
+}
+
+impl DemoArgs {
+    pub(crate) fn run(self) -> Result<Exit> {
+        let signals = Signals::block(&STOP)?;
+        let folder = tempfile::Builder::new()
+            .prefix("procledger-demo-")
+            .permissions(Permissions::from_mode(0o700))
+            .disable_cleanup(self.keep)
+            .tempdir()
+            .map_err(|error| Failure::because("failed to create a folder for the demo", &error))?;
+        // The host's guard is gone when this returns, so the ledger's folder goes last.
+        let result = show(&folder.path().join("ledger.db"), &signals, self.keep);
+        if self.keep {
+            return result;
+        }
+        let path = folder.path().to_owned();
+        let removed = folder.close().map_err(|error| {
+            Failure::because(format!("failed to remove {}", path.display()), &error)
+        });
+        result.and_then(|exit| removed.map(|()| exit))
+    }
+}
+
+/// The play in four acts. What anybody prints may have lost its reader; the acts go on.
+fn show(ledger: &Path, signals: &Signals, keep: bool) -> Result<Exit> {
+    let paint = Paint::detect();
+    let marker = marker(ledger);
+    if keep {
+        say(&format!("The ledger is {}.", ledger.display()))?;
+    }
+    act(paint, "1. A host starts three tasks, each recorded before it runs.")?;
+    let mut host = Host::start(ledger, &marker)?;
+    let witnesses = witnesses(ledger)?;
+    output::print(processes(&witnesses))?;
+    check(signals)?;
+
+    act(paint, &format!("2. The host (pid {}) is killed with SIGKILL.", host.pid()))?;
+    host.crash().map_err(|error| Failure::because("failed to crash the host", &error))?;
+    let alive = alive(&witnesses, Duration::ZERO)?;
+    say(&format!(
+        "{} of its {} processes are still there; nobody owns them.",
+        alive.len(),
+        witnesses.len()
+    ))?;
+    check(signals)?;
+
+    act(paint, "3. The next host opens the ledger, and that reaps.")?;
+    let since = Instant::now();
+    let tracker = Tracker::builder(ledger).program("demo-host").monitor(false).open()?;
+    let took = since.elapsed();
+    output::print(reaped(tracker.startup_report(), &witnesses))?;
+    say(&format!("Done in {} ms, before anything new could have been started.", took.as_millis()))?;
+
+    act(paint, "4. What the ledger keeps of it.")?;
+    output::print(leak_table(&tracker.leaks(None)?))?;
+    let left = verify(&tracker, &witnesses)?;
+    if left.is_empty() {
+        host.reaped();
+    }
+    tracker.shutdown()?;
+    verdict(&left, ledger, keep, paint)
+}
+
+/// The folder's name, which no other demo has.
+fn marker(ledger: &Path) -> String {
+    let folder = ledger.parent().and_then(Path::file_name).unwrap_or_default();
+    folder.to_string_lossy().into_owned()
+}
+
+fn act(paint: Paint, title: &str) -> Result<()> {
+    say(&format!("\n{}", paint.bold(title)))
+}
+
+fn say(line: &str) -> Result<()> {
+    output::print_line(line).map(drop)
+}
+
+/// Ctrl-C between two acts: the guards clean up.
+fn check(signals: &Signals) -> Result<()> {
+    match signals.pending() {
+        Ok(Some(signal)) => {
+            Err(Failure::new("interrupted; cleaning up").with_exit(Exit::signal(signal)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn witnesses(ledger: &Path) -> Result<Vec<Witness>> {
+    let rows = Ledger::open(ledger)?.running()?;
+    rows.into_iter()
+        .map(|row| Ok(Witness { pin: Pin::of(&row)?, row }))
+        .collect::<io::Result<_>>()
+        .map_err(|error| Failure::because("failed to look at the demo's processes", &error))
+}
+
+fn processes(witnesses: &[Witness]) -> String {
+    let mut table =
+        Table::cut(&["TASK", "PID", "FOUND AS", "CONTAINMENT", "COMMAND"], false).right(1);
+    for Witness { row, .. } in witnesses {
+        table.row([
+            task(row),
+            row.identity.pid.to_string(),
+            row.origin.to_string(),
+            row.containment.to_string(),
+            shell_words(&row.command),
+        ]);
+    }
+    table.text()
+}
+
+/// Those that have not ended within `patience`, each.
+fn alive(witnesses: &[Witness], patience: Duration) -> Result<Vec<String>> {
+    let mut alive = Vec::new();
+    for witness in witnesses {
+        let Some(pin) = &witness.pin else { continue };
+        let ended = pin
+            .has_ended(patience)
+            .map_err(|error| Failure::because("failed to look at a process", &error))?;
+        if !ended {
+            alive.push(format!("{} pid {}", escape(&task(&witness.row)), witness.row.identity.pid));
+        }
+    }
+    Ok(alive)
+}
+
+fn reaped(report: &Report, witnesses: &[Witness]) -> String {
+    let mut table = Table::cut(&["TASK", "PID", "OUTCOME", "COMMAND"], false).right(1);
+    for ending in &report.endings {
+        let known = witnesses.iter().any(|witness| witness.row.identity.pid == ending.pid);
+        let mut what = after(outcome(ending.outcome, Tense::Done), ending.died_after_ms);
+        if !known && ending.outcome != Outcome::Gone {
+            what.push_str(" (found just now)");
+        }
+        table.row([
+            ending.task_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            ending.pid.to_string(),
+            what,
+            shell_words(&ending.command),
+        ]);
+    }
+    table.text()
+}
+
+/// What is left of the demo, by its own pidfds and by the ledger.
+fn verify(tracker: &Tracker, witnesses: &[Witness]) -> Result<Vec<String>> {
+    let mut left = alive(witnesses, Duration::from_millis(500))?;
+    let rows = tracker.ledger().running()?;
+    left.extend(rows.iter().map(|row| {
+        format!(
+            "{} pid {} is {} in the ledger",
+            escape(&task(row)),
+            row.identity.pid,
+            row.state.as_str()
+        )
+    }));
+    Ok(left)
+}
+
+fn verdict(left: &[String], ledger: &Path, keep: bool, paint: Paint) -> Result<Exit> {
+    let look = format!("  sqlite3 -readonly {} 'SELECT * FROM leaks'", ledger.display());
+    if keep {
+        say(&format!("\nTo look for yourself:\n{look}"))?;
+    } else {
+        say(&format!(
+            "\nTo look for yourself, run it with --keep (this folder is removed now) and then\n{look}"
+        ))?;
+    }
+    say("")?;
+    if left.is_empty() {
+        say(&paint.good("Nothing is left."))?;
+        return Ok(Exit::DONE);
+    }
+    say(&paint.bad(&format!("Left: {}", left.join(", "))))?;
+    Err(Failure::new(format!("{} processes of the demo are left", left.len())))
+}
+
+fn task(row: &ProcessRecord) -> String {
+    row.task.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
+}

@@ -1,0 +1,97 @@
+//! What `demo` started, and the promise that it ends with the demo, however that ends.
+
+use std::{
+    io::{self, BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use procledger::Tracker;
+
+use super::demo_host::READY;
+use crate::{
+    exit::{Failure, Result, chain, complain},
+    pin::Pin,
+};
+
+/// A host that runs, until it is crashed or dropped.
+#[derive(Debug)]
+pub(super) struct Host {
+    child: Child,
+    pidfd: Pin,
+    ledger: PathBuf,
+    /// The ledger was opened after the crash: nothing is left for the guard.
+    reaped: bool,
+}
+
+impl Host {
+    /// Starts the host and waits until its trees stand.
+    pub(super) fn start(ledger: &Path, marker: &str) -> Result<Self> {
+        let failed = |error: io::Error| Failure::because("failed to start the demo's host", &error);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the host is what gets crashed, not what is tracked; it ends when our end of its stdin closes"
+        )]
+        let mut command = Command::new("/proc/self/exe");
+        let mut child = command
+            .arg0("procledger")
+            .arg("--db")
+            .arg(ledger)
+            .args(["demo-host", marker])
+            .env_remove("PROCLEDGER_TOKEN")
+            // Ctrl-C is for the demo, which then cleans up.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let stdout = child.stdout.take();
+        let pidfd = Pin::of_child(&child).map_err(failed)?;
+        let host = Self { child, pidfd, ledger: ledger.to_owned(), reaped: false };
+        let mut line = String::new();
+        if let Some(stdout) = stdout {
+            BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
+        }
+        if line.trim() == READY {
+            Ok(host)
+        } else {
+            Err(Failure::new("the demo's host could not start its tasks (its own words are above)"))
+        }
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, as the kernel's out-of-memory killer does it: no chance to clean up.
+    pub(super) fn crash(&mut self) -> io::Result<()> {
+        // Kept open until here: end-of-file would be a clean stop.
+        self.pidfd.signal(libc::SIGKILL)?;
+        self.child.wait().map(drop)
+    }
+
+    /// Everything that it left was dealt with.
+    pub(super) fn reaped(&mut self) {
+        self.reaped = true;
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if self.reaped {
+            return;
+        }
+        // A clean stop first: the host ends what it started.
+        drop(self.child.stdin.take());
+        if !self.pidfd.has_ended(Duration::from_secs(5)).unwrap_or(false) {
+            let _ = self.pidfd.signal(libc::SIGKILL);
+        }
+        let _ = self.child.wait();
+        let cleaned = Tracker::builder(&self.ledger).open().and_then(|tracker| tracker.shutdown());
+        if let Err(error) = cleaned {
+            complain(&format!("failed to clean up after the demo: {}", chain(&error)));
+        }
+    }
+}

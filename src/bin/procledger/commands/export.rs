@@ -1,0 +1,38 @@
+//! `export`: what runs, as the JSON file that former processors kept.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::{
+    context::Context,
+    exit::{Exit, Result},
+    output,
+};
+
+/// Write what runs now as JSON: task, process and start time of each
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  procledger export /tmp/running.json
+
+An array of {task_id, process_id, start_time (RFC 3339)}. A file is replaced atomically, with
+mode 0644.")]
+pub(crate) struct ExportArgs {
+    /// The file to replace; `-` is stdout
+    #[arg(default_value = "-")]
+    file: PathBuf,
+}
+
+impl ExportArgs {
+    pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+        let ledger = context.read()?;
+        if self.file == Path::new("-") {
+            let json = ledger.export_json()?;
+            output::print(json)?;
+        } else {
+            ledger.export_to(&self.file)?;
+        }
+        Ok(Exit::DONE)
+    }
+}

@@ -1,0 +1,37 @@
+//! `health`: the health pass by hand.
+
+use clap::Args;
+
+use crate::{
+    context::Context,
+    exit::{Exit, Result},
+    output,
+    render::{Tense, report_exit, report_text},
+};
+
+/// Look at every recorded process once and record those that are dead
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  procledger health
+
+Rows of a living owner are left to it: it knows the exit codes.
+--json: {checked, endings, suspects, adopted, errors}; an ending is {task_id, pid, command,
+rule, evidence, outcome (gone, term, kill, survived, kept), died_after_ms, obstacle}.")]
+pub(crate) struct HealthArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl HealthArgs {
+    pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+        let tracker = context.actor().open()?;
+        let report = tracker.health_pass()?;
+        let text =
+            if self.json { output::json(&report)? } else { report_text(&report, Tense::Done) };
+        output::print(text)?;
+        tracker.shutdown()?;
+        Ok(report_exit(&report))
+    }
+}

@@ -1,0 +1,54 @@
+//! `import`: ends what a former processor left, by its JSON file.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use crate::{
+    context::Context,
+    exit::{Exit, Result},
+    output,
+    render::{Tense, report_exit, report_text},
+    units,
+};
+
+/// End the processes that a former processor left in its JSON file
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  procledger import --orphan-name resource-claude-code /tmp/ecosystem-manager-processes.json
+
+The file must be yours and writable by you alone. An entry is ended only where its start time,
+a configured name and its parent leave no doubt; all others are listed and left alone.")]
+pub(crate) struct ImportArgs {
+    /// The JSON file
+    file: PathBuf,
+    /// Name of the executable or script of such processes (the profile's is added)
+    #[arg(long, value_name = "NAME")]
+    orphan_name: Vec<String>,
+    /// Leave alone what is younger
+    #[arg(long, value_name = "D", value_parser = units::duration)]
+    min_age: Option<Duration>,
+    /// Print JSON, as `health --json`
+    #[arg(long)]
+    json: bool,
+}
+
+impl ImportArgs {
+    pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+        let mut builder = context.actor();
+        for name in context.orphan_names(&self.orphan_name) {
+            builder = builder.orphan_name(name);
+        }
+        if let Some(age) = self.min_age {
+            builder = builder.min_age(age);
+        }
+        let tracker = builder.open()?;
+        let report = tracker.import(&self.file)?;
+        let text =
+            if self.json { output::json(&report)? } else { report_text(&report, Tense::Done) };
+        output::print(text)?;
+        tracker.shutdown()?;
+        Ok(report_exit(&report))
+    }
+}

@@ -1,0 +1,88 @@
+//! `kill`: a person ends tasks, whoever owns them.
+
+use clap::Args;
+use procledger::{Report, TaskId, Tracker};
+
+use super::task_ids;
+use crate::{
+    context::Context,
+    exit::{Exit, Result, complain},
+    output,
+    render::{ending_line, report_exit},
+};
+
+/// End tasks and everything below them: SIGTERM, the grace, SIGKILL, verified
+#[derive(Debug, Args)]
+#[group(id = "which", required = true)]
+#[command(after_help = "\
+Example:
+  procledger kill nightly build-17
+
+The history records who asked. Exit code 3 where something survived.")]
+pub(crate) struct KillArgs {
+    /// Tasks to end
+    #[arg(value_name = "TASK", conflicts_with = "all")]
+    tasks: Vec<String>,
+    /// End every task of the ledger
+    #[arg(long)]
+    all: bool,
+}
+
+impl KillArgs {
+    pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+        let tasks = task_ids(self.tasks)?;
+        let tracker = context.actor().open()?;
+        let asked_by = context.asked_by("kill");
+        let (report, unknown) = if self.all {
+            (tracker.kill_all(&asked_by)?, Vec::new())
+        } else {
+            kill(&tracker, tasks, &asked_by)?
+        };
+        let lines: String =
+            report.endings.iter().map(|ending| ending_line(ending) + "\n").collect();
+        output::print(lines)?;
+        if self.all && report.endings.is_empty() {
+            output::to_stderr("nothing runs");
+        }
+        for task in &unknown {
+            complain(&format!("no task {task} is running: `procledger ps` lists those that are"));
+        }
+        tracker.shutdown()?;
+        match report_exit(&report) {
+            Exit::DONE if !unknown.is_empty() => Ok(Exit::FAILED),
+            exit => Ok(exit),
+        }
+    }
+}
+
+/// Ends those that are live, all together, and names those that are not.
+fn kill(tracker: &Tracker, tasks: Vec<TaskId>, asked_by: &str) -> Result<(Report, Vec<TaskId>)> {
+    let live = tracker.ledger().running()?;
+    let (known, mut unknown): (Vec<_>, Vec<_>) =
+        tasks.into_iter().partition(|task| live.iter().any(|row| row.task.as_ref() == Some(task)));
+    if known.is_empty() {
+        return Ok((Report::default(), unknown));
+    }
+    let ids: Vec<&str> = known.iter().map(TaskId::as_str).collect();
+    match tracker.kill(&ids, asked_by) {
+        Err(error) if error.is_not_found() => {}
+        result => return Ok((result?, unknown)),
+    }
+    // One of them ended since we looked: the others one by one.
+    let mut report = Report::default();
+    for task in known {
+        match tracker.kill(&[task.as_str()], asked_by) {
+            Ok(one) => absorb(&mut report, one),
+            Err(error) if error.is_not_found() => unknown.push(task),
+            Err(error) => report.errors.push(crate::exit::chain(&error)),
+        }
+    }
+    Ok((report, unknown))
+}
+
+fn absorb(report: &mut Report, other: Report) {
+    report.checked += other.checked;
+    report.endings.extend(other.endings);
+    report.suspects.extend(other.suspects);
+    report.errors.extend(other.errors);
+}

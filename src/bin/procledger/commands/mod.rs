@@ -1,0 +1,31 @@
+//! One file a subcommand: its arguments, their check, what it does.
+
+pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod demo_host;
+pub(crate) mod doctor;
+pub(crate) mod export;
+pub(crate) mod forget;
+pub(crate) mod health;
+pub(crate) mod import;
+pub(crate) mod kill;
+pub(crate) mod prune;
+pub(crate) mod ps;
+pub(crate) mod reap;
+pub(crate) mod report;
+pub(crate) mod run;
+pub(crate) mod watch;
+
+mod demo_guard;
+
+use procledger::TaskId;
+
+use crate::exit::{Failure, Result};
+
+/// Task ids as typed, checked.
+fn task_ids(typed: Vec<String>) -> Result<Vec<TaskId>> {
+    typed
+        .into_iter()
+        .map(|id| TaskId::new(id).map_err(|error| Failure::usage(error.to_string())))
+        .collect()
+}

@@ -1,0 +1,89 @@
+//! `reap`: ends what dead owners left, or says what it would end.
+
+use std::time::Duration;
+
+use clap::Args;
+use procledger::Report;
+
+use crate::{
+    context::{Access, Context},
+    exit::{Exit, Failure, Result},
+    output,
+    render::{Tense, report_exit, report_text},
+    units,
+};
+
+/// A name alone says little of what has only just started. A real pass has the library's own default.
+const MIN_AGE: Duration = Duration::from_secs(10);
+
+/// End what dead owners left (orphans), and unregistered processes of the names given
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  procledger reap --dry-run --orphan-name resource-claude-code
+
+A name is compared with the base name of the executable, of argv[0] or of the script, never
+with text in a command line. Exit code 3 where something survived.
+--json: as `health --json`; in a dry run `outcome` is what would be done.")]
+pub(crate) struct ReapArgs {
+    /// Say what would be done, with rule and evidence, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Also end unregistered processes of this name (the profile's is added)
+    #[arg(long, value_name = "NAME")]
+    orphan_name: Vec<String>,
+    /// Leave alone what is younger and was found by its name only
+    #[arg(long, value_name = "D", value_parser = units::duration)]
+    min_age: Option<Duration>,
+}
+
+impl ReapArgs {
+    /// A dry run creates nothing.
+    pub(crate) fn access(&self) -> Access {
+        if self.dry_run { Access::Existing } else { Access::Create }
+    }
+
+    pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+        if self.orphan_name.iter().any(|name| name.is_empty() || name.contains('/')) {
+            return Err(Failure::usage(
+                "--orphan-name is the base name of a program: not empty, without a slash",
+            ));
+        }
+        if self.dry_run { self.plan(context) } else { self.reap(context) }
+    }
+
+    fn plan(&self, context: &Context) -> Result<Exit> {
+        let names = context.orphan_names(&self.orphan_name);
+        let plan = context.read()?.plan_reap(&names, self.min_age.unwrap_or(MIN_AGE))?;
+        self.print(&plan, Tense::Planned)?;
+        Ok(match report_exit(&plan) {
+            // Nothing was tried, so nothing survived.
+            Exit::SURVIVED => Exit::DONE,
+            exit => exit,
+        })
+    }
+
+    fn reap(&self, context: &Context) -> Result<Exit> {
+        let mut builder = context.owner().monitor(false);
+        for name in &self.orphan_name {
+            builder = builder.orphan_name(name);
+        }
+        if let Some(age) = self.min_age {
+            builder = builder.min_age(age);
+        }
+        // Opening reaps.
+        let tracker = builder.open()?;
+        let report = tracker.startup_report().clone();
+        self.print(&report, Tense::Done)?;
+        tracker.shutdown()?;
+        Ok(report_exit(&report))
+    }
+
+    fn print(&self, report: &Report, tense: Tense) -> Result<()> {
+        let text = if self.json { output::json(report)? } else { report_text(report, tense) };
+        output::print(text).map(drop)
+    }
+}

@@ -1,0 +1,211 @@
+//! `run`: owns a program until it ends, and exits as it did.
+
+use std::{
+    ffi::OsString,
+    io::{IsTerminal, stdin},
+    os::unix::fs::FileTypeExt,
+    thread,
+    time::Duration,
+};
+
+use clap::Args;
+use nix::unistd::{getpgrp, tcgetpgrp};
+use procledger::{Job, Process, Stdio, TaskId, Tracker};
+
+use crate::{
+    context::Context,
+    exit::{Exit, Failure, Result, chain, complain, of_run_error},
+    pin::Pin,
+    privilege::Account,
+    signals::{FORWARDED, Signals},
+    units,
+};
+
+/// Run a program as a task: recorded before it runs, ended with all it started
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "procledger run [OPTIONS] --task <ID> -- <CMD>...",
+    after_help = "\
+Example:
+  procledger run --task nightly --max-runtime 2h --max-rss 4G -- ./backup.sh --full
+
+SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are forwarded to the program. On a
+terminal it runs in the foreground as from a shell: Ctrl-C and Ctrl-Z reach it directly.
+As root on another user's ledger the program runs as that user.
+
+Exit codes: the program's own (128 + signal where one ended it); 75 the task already runs,
+125 a failure of procledger, 126 not executable, 127 not found."
+)]
+pub(crate) struct RunArgs {
+    /// Names the unit of work; one program at a time
+    #[arg(long, value_name = "ID")]
+    task: String,
+    /// Between SIGTERM and SIGKILL (100ms)
+    #[arg(long, value_name = "D", value_parser = units::duration)]
+    grace: Option<Duration>,
+    /// End it when it runs longer
+    #[arg(long, value_name = "D", value_parser = units::limit)]
+    max_runtime: Option<Duration>,
+    /// End it when its tree's resident memory is larger (512M, 2G)
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    max_rss: Option<u64>,
+    /// Leave it running when its owner dies or stops; the next owner adopts it
+    #[arg(long)]
+    survive: bool,
+    /// Leave running what it leaves behind when it ends
+    #[arg(long)]
+    keep_strays: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// What was typed, checked.
+struct Plan {
+    task: TaskId,
+    program: OsString,
+    raw: RunArgs,
+}
+
+impl RunArgs {
+    pub(crate) fn run(self, context: Result<Context>) -> Result<Exit> {
+        let plan = self.check()?;
+        // A failure on the way to the program is 125, lest it be taken for the program's own 1.
+        let own = |failure: Failure| match failure.exit {
+            Exit::FAILED => failure.with_exit(Exit::RUN_FAILED),
+            _ => failure,
+        };
+        context.and_then(|context| plan.run(&context)).map_err(own)
+    }
+
+    fn check(mut self) -> Result<Plan> {
+        let task = TaskId::new(std::mem::take(&mut self.task))
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        let program = self.command.remove(0);
+        if program.is_empty() {
+            return Err(Failure::usage("the program's name is empty: name it after `--`"));
+        }
+        Ok(Plan { task, program, raw: self })
+    }
+}
+
+impl Plan {
+    fn run(self, context: &Context) -> Result<Exit> {
+        // Before any thread is started, so that none of them takes a signal.
+        let signals = Signals::block(&FORWARDED)?;
+        std::env::current_dir()
+            .map_err(|error| Failure::because("the working directory is gone", &error))?;
+        let tracker = context.owner().open()?;
+        let result = self.own(context, &tracker, signals);
+        // Whatever came of it: what is still ours ends now.
+        let ended = tracker.shutdown();
+        let exit = result?;
+        match ended {
+            Err(error) => complain(&format!("failed to shut down: {}", chain(&error))),
+            Ok(report) if report.survived() > 0 => complain(&format!(
+                "{} processes could not be ended: `procledger ps` lists them",
+                report.survived()
+            )),
+            Ok(_) => {}
+        }
+        Ok(exit)
+    }
+
+    /// Starts the program and waits for it.
+    fn own(self, context: &Context, tracker: &Tracker, signals: Signals) -> Result<Exit> {
+        if let Ok(Some(signal)) = signals.pending() {
+            return Err(Failure::new("interrupted before the program was started")
+                .with_exit(Exit::signal(signal)));
+        }
+        let foreground = has_the_terminal();
+        let task = self.task.clone();
+        let job = self.job(context.account.as_ref(), foreground);
+        let mut process = tracker.spawn(job).map_err(|error| {
+            let failure = Failure::new(chain(&error)).with_exit(of_run_error(&error));
+            if error.is_already_running() {
+                Failure {
+                    message: format!("{}: `procledger kill` ends it", failure.message),
+                    ..failure
+                }
+            } else {
+                failure
+            }
+        })?;
+        forward(signals, pin(tracker, &process), foreground);
+        let status = if foreground { process.wait_in_foreground() } else { process.wait() }?;
+        Exit::of_program(status).ok_or_else(|| {
+            Failure::new(format!("task {task} has ended, but nobody saw with which exit code"))
+        })
+    }
+
+    fn job(self, account: Option<&Account>, foreground: bool) -> Job {
+        let mut job = Job::new(self.task.as_str(), self.program)
+            .args(self.raw.command)
+            .stdin(Stdio::inherit())
+            .stdout(Stdio::inherit())
+            .stderr(Stdio::inherit())
+            .survive(self.raw.survive)
+            .keep_strays(self.raw.keep_strays)
+            .foreground(foreground);
+        if let Some(grace) = self.raw.grace {
+            job = job.grace(grace);
+        }
+        if let Some(limit) = self.raw.max_runtime {
+            job = job.max_runtime(limit);
+        }
+        if let Some(limit) = self.raw.max_rss {
+            job = job.max_rss(limit);
+        }
+        // Root's own HOME would be of no use to the program.
+        match account.and_then(|account| account.entry.as_ref()) {
+            Some(user) => job
+                .env("HOME", user.dir.as_os_str())
+                .env("USER", user.name.as_str())
+                .env("LOGNAME", user.name.as_str()),
+            None => job,
+        }
+    }
+}
+
+/// A person's terminal, and we are its foreground job. In front of a pipe the terminal stays with the pipeline: a pager
+/// at its end needs it.
+fn has_the_terminal() -> bool {
+    let piped = std::fs::metadata("/proc/self/fd/1").is_ok_and(|file| file.file_type().is_fifo());
+    stdin().is_terminal() && !piped && tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+/// The program by a descriptor of its own, since `wait` keeps the handle. `None` where it has already ended.
+fn pin(tracker: &Tracker, process: &Process) -> Option<Pin> {
+    let rows = match tracker.ledger().running() {
+        Ok(rows) => rows,
+        Err(error) => {
+            complain(&format!("signals will not be forwarded: {}", chain(&error)));
+            return None;
+        }
+    };
+    let row = rows.iter().find(|row| {
+        row.identity.pid == process.pid() && row.task.as_ref() == Some(process.task_id())
+    })?;
+    Pin::of(row).unwrap_or_else(|error| {
+        complain(&format!("signals will not be forwarded: {}", chain(&error)));
+        None
+    })
+}
+
+/// Hands signals on until we exit. Those that a terminal sends to its foreground job have reached the program already.
+fn forward(signals: Signals, program: Option<Pin>, foreground: bool) {
+    let Some(program) = program else { return };
+    thread::spawn(move || {
+        while let Ok(signal) = signals.next() {
+            if foreground && matches!(signal, libc::SIGINT | libc::SIGQUIT) {
+                continue;
+            }
+            match program.signal(signal) {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                    complain(&format!("failed to forward signal {signal}: {error}"));
+                }
+                _ => {}
+            }
+        }
+    });
+}

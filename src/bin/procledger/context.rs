@@ -1,0 +1,98 @@
+//! What every subcommand needs: the ledger's place, the profile, who asked. The only place where ledgers are opened.
+
+use std::path::PathBuf;
+
+use nix::unistd::getuid;
+use procledger::{Builder, Ledger, Tracker};
+
+use crate::{
+    args::{GlobalArgs, Profile},
+    exit::Result,
+    ledger_path::{Environment, LedgerPath},
+    logging,
+    privilege::{self, Account},
+};
+
+/// The name that `Builder::ecosystem_manager` sweeps for.
+const ECOSYSTEM_MANAGER_NAME: &str = "resource-claude-code";
+
+/// What a subcommand wants of a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Looks at one that may be missing or broken; answers for it itself.
+    Inspect,
+    /// Reads or changes one that must be there: a mistyped `--db` creates nothing.
+    Existing,
+    /// Creates one where there is none.
+    Create,
+}
+
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) ledger: PathBuf,
+    pub(crate) export: Option<PathBuf>,
+    profile: Option<Profile>,
+    /// Who typed the command, before root became somebody else.
+    asked_by: u32,
+    /// The user that root became.
+    pub(crate) account: Option<Account>,
+}
+
+impl Context {
+    /// Checks the global options, becomes the ledger's owner and starts the log. Only while no other thread runs.
+    pub(crate) fn prepare(global: &GlobalArgs, access: Access) -> Result<Self> {
+        let path = LedgerPath::resolve(global.db.as_deref(), &Environment::read())?;
+        match access {
+            Access::Inspect => {}
+            Access::Existing => path.demand()?,
+            Access::Create => path.create_folder()?,
+        }
+        let asked_by = getuid().as_raw();
+        let account = privilege::act_as_owner(&path.file)?;
+        logging::start(global.verbose, global.log_file.as_deref())?;
+        Ok(Self {
+            ledger: path.file,
+            export: global.export.clone(),
+            profile: global.profile,
+            asked_by,
+            account,
+        })
+    }
+
+    /// A look that changes nothing.
+    pub(crate) fn read(&self) -> Result<Ledger> {
+        Ok(Ledger::open(&self.ledger)?)
+    }
+
+    /// An instance that owns processes or cleans up: with the profile and the export.
+    pub(crate) fn owner(&self) -> Builder {
+        let mut builder = Tracker::builder(&self.ledger);
+        if self.profile == Some(Profile::EcosystemManager) {
+            builder = builder.ecosystem_manager();
+        }
+        match &self.export {
+            Some(export) => builder.export(export),
+            None => builder,
+        }
+    }
+
+    /// An instance for one action by hand: no orphan pass, no monitor, and no export, which it would take from an owner
+    /// to come or remove on leaving.
+    pub(crate) fn actor(&self) -> Builder {
+        Tracker::builder(&self.ledger).reap_on_open(false).monitor(false)
+    }
+
+    /// The names to sweep for: those given, and the profile's.
+    pub(crate) fn orphan_names(&self, given: &[String]) -> Vec<String> {
+        let mut names = given.to_vec();
+        if self.profile.is_some() && !names.iter().any(|name| name == ECOSYSTEM_MANAGER_NAME) {
+            names.push(ECOSYSTEM_MANAGER_NAME.to_owned());
+        }
+        names
+    }
+
+    /// Goes into the history of what a person ended.
+    pub(crate) fn asked_by(&self, command: &str) -> String {
+        format!("uid {} (procledger {command})", self.asked_by)
+    }
+}

@@ -1,0 +1,192 @@
+//! Exit codes, and the one line that goes with a failure.
+//!
+//! | code | meaning |
+//! | --- | --- |
+//! | 0 | done |
+//! | 1 | failed |
+//! | 2 | usage |
+//! | 3 | something survived |
+//!
+//! `run` exits as its program did (128 + signal where one ended it) and keeps five codes for itself: 75 the task already
+//! runs, 125 a failure of its own, 126 not executable, 127 not found.
+
+use std::{error::Error as StdError, io, process::ExitCode};
+
+use procledger::ExitStatus;
+
+use crate::{output, render::escape};
+
+/// A process exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit(u8);
+
+impl Exit {
+    pub(crate) const DONE: Self = Self(0);
+    pub(crate) const FAILED: Self = Self(1);
+    pub(crate) const USAGE: Self = Self(2);
+    pub(crate) const SURVIVED: Self = Self(3);
+    /// `EX_TEMPFAIL` of sysexits.h: the task already runs, try again later.
+    pub(crate) const ALREADY_RUNNING: Self = Self(75);
+    pub(crate) const RUN_FAILED: Self = Self(125);
+    pub(crate) const NOT_EXECUTABLE: Self = Self(126);
+    pub(crate) const NOT_FOUND: Self = Self(127);
+
+    /// What a shell would say of a program that this signal ended.
+    pub(crate) fn signal(signal: i32) -> Self {
+        Self(u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX))
+    }
+
+    /// As the program did; `None` where nobody saw how.
+    pub(crate) fn of_program(status: ExitStatus) -> Option<Self> {
+        match status {
+            ExitStatus::Exited(code) => Some(Self(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
+            ExitStatus::Signaled(signal) => Some(Self::signal(signal)),
+            ExitStatus::Unobserved => None,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.0)
+    }
+}
+
+/// Why the command fails: one line, and the code to exit with.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+}
+
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { exit: Exit::FAILED, message: message.into() }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Exit::USAGE, message: message.into() }
+    }
+
+    /// `what` failed, because of `error`.
+    pub(crate) fn because(what: impl Into<String>, error: &(dyn StdError + 'static)) -> Self {
+        Self::new(format!("{}: {}", what.into(), chain(error)))
+    }
+
+    pub(crate) fn with_exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+}
+
+impl From<procledger::Error> for Failure {
+    fn from(error: procledger::Error) -> Self {
+        Self::new(chain(&error))
+    }
+}
+
+/// The exit code of `run` for an error on the way to the program.
+pub(crate) fn of_run_error(error: &procledger::Error) -> Exit {
+    if error.is_already_running() {
+        return Exit::ALREADY_RUNNING;
+    }
+    if !error.is_not_started() {
+        return Exit::RUN_FAILED;
+    }
+    of_exec_errno(error.raw_os_error())
+}
+
+fn of_exec_errno(errno: Option<i32>) -> Exit {
+    match errno {
+        Some(libc::ENOENT) => Exit::NOT_FOUND,
+        // The errors of execve(2) that are about the file. EAGAIN, ENOMEM and EMFILE are about us.
+        Some(
+            libc::EACCES
+            | libc::ENOEXEC
+            | libc::EPERM
+            | libc::ENOTDIR
+            | libc::EISDIR
+            | libc::ELOOP
+            | libc::ENAMETOOLONG
+            | libc::ETXTBSY
+            | libc::ELIBBAD
+            | libc::EINVAL
+            | libc::E2BIG,
+        ) => Exit::NOT_EXECUTABLE,
+        _ => Exit::RUN_FAILED,
+    }
+}
+
+/// An error and its causes in one line, without those that the line already tells.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        source = cause.source();
+    }
+    line
+}
+
+/// Says what went wrong, if anything, and gives the code to exit with.
+pub(crate) fn conclude(result: Result<Exit>) -> ExitCode {
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            complain(&failure.message);
+            failure.exit.into()
+        }
+    }
+}
+
+/// One line on stderr.
+pub(crate) fn complain(message: &str) {
+    output::to_stderr(&format!("procledger: {}", escape(message)));
+}
+
+/// The failure of a write to stdout.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::because("failed to write to standard output", &error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_exits_as_its_program_did() {
+        assert_eq!(Exit::of_program(ExitStatus::Exited(0)), Some(Exit::DONE));
+        assert_eq!(Exit::of_program(ExitStatus::Exited(7)), Some(Exit(7)));
+        assert_eq!(Exit::of_program(ExitStatus::Exited(255)), Some(Exit(255)));
+        assert_eq!(Exit::of_program(ExitStatus::Signaled(libc::SIGTERM)), Some(Exit(143)));
+        assert_eq!(Exit::of_program(ExitStatus::Signaled(64)), Some(Exit(192)));
+        assert_eq!(Exit::of_program(ExitStatus::Unobserved), None);
+    }
+
+    #[test]
+    fn a_program_that_did_not_start_exits_as_from_a_shell() {
+        assert_eq!(of_exec_errno(Some(libc::ENOENT)), Exit(127));
+        assert_eq!(of_exec_errno(Some(libc::EACCES)), Exit(126));
+        assert_eq!(of_exec_errno(Some(libc::ENOEXEC)), Exit(126));
+        assert_eq!(of_exec_errno(Some(libc::EAGAIN)), Exit(125));
+        assert_eq!(of_exec_errno(None), Exit(125));
+    }
+
+    #[test]
+    fn a_line_tells_each_cause_once() {
+        let inner = io::Error::other("no space");
+        let outer = io::Error::other(inner);
+        assert_eq!(chain(&outer), "no space");
+        assert_eq!(
+            Failure::because("failed to write", &outer).message,
+            "failed to write: no space"
+        );
+    }
+}

@@ -1,0 +1,146 @@
+//! Where the ledger lies when nobody says.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use crate::exit::{Failure, Result};
+
+/// What the environment says about it. An empty value counts as unset.
+#[derive(Debug, Default)]
+pub(crate) struct Environment {
+    pub(crate) procledger_db: Option<OsString>,
+    pub(crate) xdg_state_home: Option<OsString>,
+    pub(crate) home: Option<OsString>,
+}
+
+impl Environment {
+    pub(crate) fn read() -> Self {
+        Self {
+            procledger_db: std::env::var_os("PROCLEDGER_DB"),
+            xdg_state_home: std::env::var_os("XDG_STATE_HOME"),
+            home: std::env::var_os("HOME"),
+        }
+    }
+}
+
+/// A ledger's place.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct LedgerPath {
+    pub(crate) file: PathBuf,
+    /// Nobody named it: its folder is ours to create.
+    pub(crate) is_default: bool,
+}
+
+impl LedgerPath {
+    /// `--db`, else `$PROCLEDGER_DB`, else `$XDG_STATE_HOME/procledger/ledger.db`, else the same below
+    /// `$HOME/.local/state`.
+    pub(crate) fn resolve(db: Option<&Path>, environment: &Environment) -> Result<Self> {
+        if let Some(db) = db {
+            return Ok(Self { file: db.to_owned(), is_default: false });
+        }
+        if let Some(db) = set(environment.procledger_db.as_ref()) {
+            return Ok(Self { file: db.into(), is_default: false });
+        }
+        // The XDG base directory specification: a relative path is invalid and to be ignored.
+        let state = set(environment.xdg_state_home.as_ref())
+            .map(PathBuf::from)
+            .filter(|state| state.is_absolute())
+            .or_else(|| {
+                set(environment.home.as_ref()).map(|home| Path::new(home).join(".local/state"))
+            });
+        match state {
+            Some(state) => Ok(Self { file: state.join("procledger/ledger.db"), is_default: true }),
+            None => Err(Failure::new(
+                "no place for a ledger: neither HOME nor XDG_STATE_HOME nor PROCLEDGER_DB is set, name one with --db FILE",
+            )),
+        }
+    }
+
+    /// Fails with one clear line where there is no ledger.
+    pub(crate) fn demand(&self) -> Result<()> {
+        match self.file.try_exists() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::new(format!(
+                "no ledger at {} yet: the first `procledger run` creates it, --db FILE names another",
+                self.file.display()
+            ))),
+            Err(error) => {
+                Err(Failure::because(format!("failed to look at {}", self.file.display()), &error))
+            }
+        }
+    }
+
+    /// Creates the default folder, for its owner alone; a folder that somebody named is theirs to create.
+    pub(crate) fn create_folder(&self) -> Result<()> {
+        let Some(folder) = self.file.parent().filter(|_| self.is_default) else { return Ok(()) };
+        if folder.is_dir() {
+            return Ok(());
+        }
+        self.refuse_a_strangers_home(folder)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| {
+            Failure::because(
+                format!("failed to create {} (--db FILE names another place)", folder.display()),
+                &error,
+            )
+        })
+    }
+
+    /// `sudo` may keep HOME: folders of root in there would lock its owner out.
+    fn refuse_a_strangers_home(&self, folder: &Path) -> Result<()> {
+        let nearest = folder.ancestors().find_map(|place| fs::metadata(place).ok());
+        match nearest.map(|place| place.uid()) {
+            Some(owner) if owner != nix::unistd::geteuid().as_raw() => Err(Failure::new(format!(
+                "{} would lie in a folder of uid {owner}: run as that user, or name another ledger with --db FILE",
+                self.file.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn set(value: Option<&OsString>) -> Option<&OsString> {
+    value.filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(db: Option<&str>, values: [&str; 3]) -> Result<(String, bool)> {
+        let value = |index: usize| Some(OsString::from(values[index]));
+        let environment =
+            Environment { procledger_db: value(0), xdg_state_home: value(1), home: value(2) };
+        let path = LedgerPath::resolve(db.map(Path::new), &environment)?;
+        Ok((path.file.display().to_string(), path.is_default))
+    }
+
+    #[test]
+    fn the_first_that_is_set_wins() {
+        let all = ["/a/env.db", "/state", "/home/me"];
+        let file = |path: &str, is_default| (path.to_owned(), is_default);
+        assert_eq!(resolve(Some("x.db"), all).expect("named"), file("x.db", false));
+        assert_eq!(resolve(None, all).expect("env"), file("/a/env.db", false));
+        let default = resolve(None, ["", "/state", "/home/me"]).expect("state");
+        assert_eq!(default, file("/state/procledger/ledger.db", true));
+        let home = resolve(None, ["", "", "/home/me"]).expect("home");
+        assert_eq!(home, file("/home/me/.local/state/procledger/ledger.db", true));
+    }
+
+    #[test]
+    fn a_relative_state_folder_is_ignored() {
+        let home = resolve(None, ["", "state", "/home/me"]).expect("home");
+        assert_eq!(home.0, "/home/me/.local/state/procledger/ledger.db");
+    }
+
+    #[test]
+    fn without_a_home_the_error_names_db() {
+        let error = resolve(None, ["", "", ""]).expect_err("nothing is set");
+        assert!(error.message.contains("--db"), "{}", error.message);
+        let unset = LedgerPath::resolve(None, &Environment::default()).expect_err("unset");
+        assert!(unset.message.contains("--db"));
+    }
+}

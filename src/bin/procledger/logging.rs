@@ -1,0 +1,131 @@
+//! Log lines: to stderr as `-v` says, and to a file.
+
+use std::{
+    fmt,
+    fs::OpenOptions,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Mutex,
+};
+
+use procledger::Millis;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{DefaultFields, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+use crate::{
+    exit::{Failure, Result},
+    render::escape,
+};
+
+/// Filter directives of tracing-subscriber, as `procledger=debug`; stronger than `-v`.
+const FILTER: &str = "PROCLEDGER_LOG";
+
+/// Starts logging: warnings to stderr, more with each `-v`; to the file at least what is worth knowing later.
+pub(crate) fn start(verbose: u8, file: Option<&Path>) -> Result<()> {
+    let stderr = tracing_subscriber::fmt::layer()
+        .event_format(Plain { dated: false })
+        .with_writer(|| Escaping(io::stderr()))
+        .with_filter(filter(match verbose {
+            0 => "warn",
+            1 => "info",
+            2 => "debug",
+            _ => "trace",
+        })?);
+    let file = file.map(|path| log_file(path, verbose)).transpose()?;
+    tracing_subscriber::registry()
+        .with(stderr)
+        .with(file)
+        .try_init()
+        .map_err(|error| Failure::because("failed to start the log", &error))
+}
+
+fn log_file<S>(path: &Path, verbose: u8) -> Result<impl Layer<S> + use<S>>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let file =
+        OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|error| {
+            Failure::because(format!("failed to open the log file {}", path.display()), &error)
+        })?;
+    Ok(tracing_subscriber::fmt::layer()
+        .event_format(Plain { dated: true })
+        .with_writer(Mutex::new(Escaping(file)))
+        .with_filter(filter(match verbose {
+            0 | 1 => "info",
+            2 => "debug",
+            _ => "trace",
+        })?))
+}
+
+fn filter(default: &str) -> Result<EnvFilter> {
+    let wanted = std::env::var(FILTER).unwrap_or_default();
+    let wanted = if wanted.is_empty() { default } else { &wanted };
+    EnvFilter::try_new(wanted).map_err(|error| {
+        Failure::usage(format!(
+            "{FILTER} is not a filter: {error}: write one such as procledger=debug"
+        ))
+    })
+}
+
+/// `INFO: Loaded 2 persisted processes ...`, with the time before it in a file.
+struct Plain {
+    dated: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if self.dated {
+            write!(writer, "{} ", Millis::now().to_rfc3339())?;
+        }
+        write!(writer, "{}: ", event.metadata().level())?;
+        DefaultFields::new().format_fields(writer.by_ref(), event)?;
+        writer.write_char('\n')
+    }
+}
+
+/// Escapes each event as a whole: its layer writes one at a time.
+struct Escaping<W>(W);
+
+impl<W: Write> Write for Escaping<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = escape(text.strip_suffix('\n').unwrap_or(&text)) + "\n";
+        self.0.write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_harmless_line() {
+        let mut log = Escaping(Vec::new());
+        log.write_all(b"WARN: task \x1b[31m\nfoo\n").expect("a vector");
+        assert_eq!(log.0, b"WARN: task \\x1b[31m\\x0afoo\n");
+    }
+}

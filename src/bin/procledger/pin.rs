@@ -1,0 +1,96 @@
+//! A process of the ledger held by a verified pidfd.
+//!
+//! SHIM: for `run` this goes once the library hands out a sender beside `Process::wait` (`Process::signal` borrows what
+//! `wait` borrows mutably). `demo` keeps it: it looks from outside, as a person would.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use procledger::{Identity, ProcessRecord};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+/// A pidfd to the very process that the ledger means.
+#[derive(Debug)]
+pub(crate) struct Pin(OwnedFd);
+
+impl Pin {
+    /// `None` where the process is gone, its number somebody else's.
+    pub(crate) fn of(record: &ProcessRecord) -> io::Result<Option<Self>> {
+        let identity = &record.identity;
+        let Some(pid) = raw(identity) else { return Ok(None) };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // Read after the pidfd was opened: from here on the number cannot change hands unnoticed.
+        let stat = match fs::read(format!("/proc/{}/stat", identity.pid)) {
+            Ok(stat) => stat,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let inode = rustix::fs::fstat(&pidfd)?.st_ino;
+        let same = start_tick(&stat) == Some(identity.start_tick)
+            && identity.pidfd_inode.is_none_or(|recorded| recorded == inode);
+        Ok(same.then_some(Self(pidfd)))
+    }
+
+    /// Of a child of our own that nobody has waited for: its number is its own until then.
+    pub(crate) fn of_child(child: &std::process::Child) -> io::Result<Self> {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
+    }
+
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        let signal = Signal::from_named_raw(signal)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(pidfd_send_signal(&self.0, signal)?)
+    }
+
+    /// Whether it has ended within `timeout`: told by the pidfd, which also knows a zombie.
+    pub(crate) fn has_ended(&self, timeout: Duration) -> io::Result<bool> {
+        let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+        let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
+        loop {
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn raw(identity: &Identity) -> Option<Pid> {
+    i32::try_from(identity.pid.get()).ok().and_then(Pid::from_raw)
+}
+
+/// Field 22 of `proc_pid_stat(5)`. The name in field 2 may hold anything; it ends at the last parenthesis.
+fn start_tick(stat: &[u8]) -> Option<u64> {
+    let after = stat.iter().rposition(|&byte| byte == b')')? + 1;
+    let rest = std::str::from_utf8(stat.get(after..)?).ok()?;
+    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_shift_the_fields() {
+        let stat = b"7 (a) b (c) S 1 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1\n";
+        assert_eq!(start_tick(stat), Some(4711));
+        assert_eq!(start_tick(b"7 (a"), None);
+        assert_eq!(start_tick(b""), None);
+    }
+}

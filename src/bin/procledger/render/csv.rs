@@ -1,0 +1,56 @@
+//! CSV of RFC 4180: comma, CRLF, quotes where needed.
+//!
+//! Fields are raw data but for control characters, which are escaped as on a terminal, so that a record is one line.
+//! Nothing is put before a leading `=`, `+`, `-` or `@`: a spreadsheet takes such a field for a formula, so import it as
+//! text.
+
+use super::escape;
+
+/// A header and its records.
+pub(crate) fn csv(header: &[&str], records: &[Vec<String>]) -> String {
+    let mut text = line(header.iter().copied());
+    for record in records {
+        text.push_str(&line(record.iter().map(String::as_str)));
+    }
+    text
+}
+
+fn line<'a>(fields: impl Iterator<Item = &'a str>) -> String {
+    let fields: Vec<String> = fields.map(field).collect();
+    fields.join(",") + "\r\n"
+}
+
+fn field(text: &str) -> String {
+    let text = escape(text);
+    if text.contains([',', '"']) || text.starts_with(' ') || text.ends_with(' ') {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_quoted_where_needed() {
+        for (text, shown) in [
+            ("plain", "plain"),
+            ("", ""),
+            ("a,b", "\"a,b\""),
+            ("say \"hi\"", "\"say \"\"hi\"\"\""),
+            (" edge", "\" edge\""),
+            ("two\r\nlines", "two\\x0d\\x0alines"),
+            ("=1+1", "=1+1"),
+        ] {
+            assert_eq!(field(text), shown);
+        }
+    }
+
+    #[test]
+    fn lines_end_with_crlf() {
+        let records = [vec!["1".to_owned(), "x,y".to_owned()]];
+        assert_eq!(csv(&["a", "b"], &records), "a,b\r\n1,\"x,y\"\r\n");
+    }
+}

@@ -1,0 +1,88 @@
+//! Task ids, commands and evidence are data of strangers: made harmless before they reach a terminal.
+
+use std::fmt::Write;
+
+/// C0, DEL and C1 as `\x1b`, and what turns the direction of text or breaks lines as `\u{202e}`.
+pub(crate) fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for char in text.chars() {
+        let code = u32::from(char);
+        // Writing to a String cannot fail.
+        let _ = match code {
+            _ if !is_harmful(char) => safe.write_char(char),
+            0..0x80 => write!(safe, "\\x{code:02x}"),
+            _ => write!(safe, "\\u{{{code:x}}}"),
+        };
+    }
+    safe
+}
+
+/// The same for a whole JSON text, by JSON's own `\u` escapes: its meaning stays. Line breaks between values stay too.
+pub(crate) fn escape_json(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for char in json.chars() {
+        let _ = if is_harmful(char) && char != '\n' {
+            write!(safe, "\\u{:04x}", u32::from(char))
+        } else {
+            safe.write_char(char)
+        };
+    }
+    safe
+}
+
+/// A command as a shell would take it, escaped.
+pub(crate) fn shell_words(command: &[String]) -> String {
+    let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
+    escape(&words.join(" "))
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |char: char| char.is_alphanumeric() || "_@%+=:,./-".contains(char);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+fn is_harmful(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_and_bidi_overrides_are_shown() {
+        for (text, shown) in [
+            ("plain täxt 日本", "plain täxt 日本"),
+            ("\x1b[2J", "\\x1b[2J"),
+            ("a\nb\tc\r", "a\\x0ab\\x09c\\x0d"),
+            ("\0\x7f", "\\x00\\x7f"),
+            ("\u{9b}31m", "\\u{9b}31m"),
+            ("\u{202a}\u{202e}x\u{2066}\u{2069}", "\\u{202a}\\u{202e}x\\u{2066}\\u{2069}"),
+            ("\u{2028}", "\\u{2028}"),
+        ] {
+            assert_eq!(escape(text), shown);
+        }
+    }
+
+    #[test]
+    fn json_keeps_its_meaning() {
+        let value = vec!["\u{9b}\u{202e}\x7f\x1b".to_owned()];
+        let json = escape_json(&serde_json::to_string_pretty(&value).expect("strings"));
+        assert_eq!(json, "[\n  \"\\u009b\\u202e\\u007f\\u001b\"\n]");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&json).expect("JSON"), value);
+    }
+
+    #[test]
+    fn words_are_quoted_as_a_shell_takes_them() {
+        let command = ["sh", "-c", "echo 'a' $b", "", "x\x1b"].map(str::to_owned);
+        assert_eq!(shell_words(&command), r"sh -c 'echo '\''a'\'' $b' '' 'x\x1b'");
+    }
+}

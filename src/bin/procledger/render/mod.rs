@@ -1,0 +1,15 @@
+//! How things look: escaping, tables, CSV, figures.
+
+mod csv;
+mod escape;
+mod figures;
+mod paint;
+mod report;
+mod table;
+
+pub(crate) use csv::csv;
+pub(crate) use escape::{escape, escape_json, shell_words};
+pub(crate) use figures::{bytes, clock, span};
+pub(crate) use paint::Paint;
+pub(crate) use report::{Tense, after, ending_line, outcome, report_exit, report_text};
+pub(crate) use table::Table;

@@ -1,0 +1,191 @@
+//! What a pass or a call did, process by process.
+
+use procledger::{Ending, Outcome, Report, TaskId};
+
+use super::{Table, escape, shell_words};
+use crate::exit::{Exit, complain};
+
+/// Whether a report tells what was done or what would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tense {
+    Done,
+    Planned,
+}
+
+/// What became of a process, or would.
+pub(crate) fn outcome(outcome: Outcome, tense: Tense) -> &'static str {
+    match (tense, outcome) {
+        (Tense::Done, Outcome::Gone) => "already gone",
+        (Tense::Done, Outcome::Term) => "ended by TERM",
+        (Tense::Done, Outcome::Kill) => "ended by KILL",
+        (Tense::Done, Outcome::Survived) => "survived",
+        (Tense::Done, Outcome::Kept) => "left alone",
+        (Tense::Planned, Outcome::Gone) => "record as gone",
+        (Tense::Planned, Outcome::Term | Outcome::Kill) => "end",
+        (Tense::Planned, Outcome::Survived) => "try again",
+        (Tense::Planned, Outcome::Kept) => "leave alone",
+    }
+}
+
+/// Tables of what was ended and what was left alone, then a line of figures.
+pub(crate) fn report_text(report: &Report, tense: Tense) -> String {
+    let mut text = String::new();
+    if !report.endings.is_empty() {
+        text.push_str(&endings(report, tense));
+        text.push('\n');
+    }
+    if !report.suspects.is_empty() {
+        text.push_str("Left alone, since nothing certain can be said:\n");
+        text.push_str(&suspects(report));
+        text.push('\n');
+    }
+    text + &summary(report, tense) + "\n"
+}
+
+/// 3 where something survived, 1 where something went wrong, which is said on stderr.
+pub(crate) fn report_exit(report: &Report) -> Exit {
+    for error in &report.errors {
+        complain(error);
+    }
+    if report.survived() > 0 {
+        Exit::SURVIVED
+    } else if report.errors.is_empty() {
+        Exit::DONE
+    } else {
+        Exit::FAILED
+    }
+}
+
+/// One ended process in one line, for a log.
+pub(crate) fn ending_line(ending: &Ending) -> String {
+    let line = format!(
+        "{} pid {}: {} ({}): {}",
+        escape(&task(ending.task_id.as_ref())),
+        ending.pid,
+        after(outcome(ending.outcome, Tense::Done), ending.died_after_ms),
+        escape(&ending.rule),
+        shell_words(&ending.command)
+    );
+    match &ending.obstacle {
+        Some(obstacle) => format!("{line}: {}", escape(obstacle)),
+        None => line,
+    }
+}
+
+/// `ended by TERM, 3 ms`.
+pub(crate) fn after(outcome: &str, millis: Option<u64>) -> String {
+    millis.map_or_else(|| outcome.to_owned(), |millis| format!("{outcome}, {millis} ms"))
+}
+
+fn endings(report: &Report, tense: Tense) -> String {
+    let header = if tense == Tense::Done { "OUTCOME" } else { "WOULD" };
+    let mut table = Table::new(&["TASK", "PID", header, "WHY", "COMMAND"], 2).right(1);
+    for ending in &report.endings {
+        let mut why = format!("{}: {}", ending.rule, ending.evidence);
+        if let Some(obstacle) = &ending.obstacle {
+            why = format!("{obstacle} ({why})");
+        }
+        table.row([
+            task(ending.task_id.as_ref()),
+            ending.pid.to_string(),
+            after(
+                outcome(ending.outcome, tense),
+                ending.died_after_ms.filter(|_| tense == Tense::Done),
+            ),
+            why,
+            shell_words(&ending.command),
+        ]);
+    }
+    table.text()
+}
+
+fn suspects(report: &Report) -> String {
+    let mut table = Table::new(&["TASK", "PID", "WHY", "COMMAND"], 2).right(1);
+    for suspect in &report.suspects {
+        table.row([
+            task(suspect.task_id.as_ref()),
+            suspect.pid.to_string(),
+            suspect.why.clone(),
+            shell_words(&suspect.command),
+        ]);
+    }
+    table.text()
+}
+
+fn summary(report: &Report, tense: Tense) -> String {
+    let mut parts = vec![format!("checked {}", report.checked)];
+    match tense {
+        Tense::Done => {
+            parts.push(format!(
+                "ended {}",
+                report.count(Outcome::Term) + report.count(Outcome::Kill)
+            ));
+            parts.push(format!("already gone {}", report.count(Outcome::Gone)));
+        }
+        Tense::Planned => {
+            let planned = report.endings.iter().filter(|ending| ending.outcome != Outcome::Kept);
+            parts.push(format!("nothing was changed; would act on {}", planned.count()));
+        }
+    }
+    for (word, count) in [
+        ("survived", if tense == Tense::Done { report.survived() } else { 0 }),
+        ("adopted", report.adopted),
+        ("left alone", report.suspects.len() as u64),
+    ] {
+        if count > 0 {
+            parts.push(format!("{word} {count}"));
+        }
+    }
+    parts.join(", ")
+}
+
+fn task(task: Option<&TaskId>) -> String {
+    task.map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use procledger::Pid;
+
+    use super::*;
+
+    fn ending(outcome: Outcome) -> Ending {
+        Ending {
+            task_id: TaskId::new("t\x1b1").ok(),
+            pid: Pid::new(7).expect("valid"),
+            command: vec!["sleep".to_owned(), "300".to_owned()],
+            rule: "orphan".to_owned(),
+            evidence: "owner is dead".to_owned(),
+            outcome,
+            died_after_ms: Some(3),
+            obstacle: None,
+        }
+    }
+
+    #[test]
+    fn a_survivor_decides_the_exit_code() {
+        let mut report = Report::default();
+        assert_eq!(report_exit(&report), Exit::DONE);
+        report.endings.push(ending(Outcome::Term));
+        assert_eq!(report_exit(&report), Exit::DONE);
+        report.endings.push(ending(Outcome::Survived));
+        assert_eq!(report_exit(&report), Exit::SURVIVED);
+    }
+
+    #[test]
+    fn a_line_is_escaped_and_tells_how_long_it_took() {
+        assert_eq!(
+            ending_line(&ending(Outcome::Kill)),
+            "t\\x1b1 pid 7: ended by KILL, 3 ms (orphan): sleep 300"
+        );
+    }
+
+    #[test]
+    fn a_plan_does_not_claim_to_have_acted() {
+        let report =
+            Report { checked: 2, endings: vec![ending(Outcome::Kill)], ..Report::default() };
+        let text = report_text(&report, Tense::Planned);
+        assert!(text.ends_with("checked 2, nothing was changed; would act on 1\n"), "{text}");
+        assert!(text.contains("WOULD") && !text.contains("ended"), "{text}");
+    }
+}

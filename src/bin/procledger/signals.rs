@@ -1,0 +1,90 @@
+//! Signals taken from a descriptor instead of a handler.
+
+use std::{fs, io};
+
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::exit::{Failure, Result};
+
+/// What asks a service to stop.
+pub(crate) const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// What `run` hands on. The last three would otherwise end `run` and leave its program without an owner.
+pub(crate) const FORWARDED: [Signal; 6] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Signals that are blocked, and wait to be read.
+#[derive(Debug)]
+pub(crate) struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks `which` in this thread and in those that it starts; so before any other thread runs. What the caller had
+    /// ignored for us, as `nohup` does, stays ignored.
+    pub(crate) fn block(which: &[Signal]) -> Result<Self> {
+        let ignored = fs::read_to_string("/proc/self/status").map_or(0, |text| ignored(&text));
+        let mut set = SigSet::empty();
+        for &signal in which.iter().filter(|&&signal| ignored & bit(signal) == 0) {
+            set.add(signal);
+        }
+        set.thread_block()
+            .and_then(|()| {
+                SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            })
+            .map(Self)
+            .map_err(|error| Failure::because("failed to set up signals", &error))
+    }
+
+    /// The next signal, if one has come.
+    pub(crate) fn pending(&self) -> io::Result<Option<i32>> {
+        let next = self.0.read_signal()?;
+        Ok(next.and_then(|info| i32::try_from(info.ssi_signo).ok()))
+    }
+
+    /// Waits for the next signal.
+    pub(crate) fn next(&self) -> io::Result<i32> {
+        loop {
+            if let Some(signal) = self.pending()? {
+                return Ok(signal);
+            }
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn bit(signal: Signal) -> u64 {
+    1 << (signal as i32 - 1)
+}
+
+/// The mask in `SigIgn:` of `proc_pid_status(5)`.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nohup_ignored_is_read_from_the_status() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        let mask = ignored(status);
+        assert_ne!(mask & bit(Signal::SIGHUP), 0);
+        assert_ne!(mask & bit(Signal::SIGPIPE), 0);
+        assert_eq!(mask & bit(Signal::SIGTERM), 0);
+        assert_eq!(ignored("nothing"), 0);
+    }
+}

@@ -1,0 +1,145 @@
+//! Durations and sizes as people write them, with errors that say what to write instead.
+
+use std::time::Duration;
+
+/// Longer spans are a slip of the finger, and overflow the ledger's milliseconds sooner or later.
+const LONGEST: Duration = Duration::from_hours(1000 * 366 * 24);
+
+/// The ledger keeps sizes in SQLite's signed 64 bits.
+const LARGEST: u64 = i64::MAX.cast_unsigned();
+
+/// A span such as `30s`, `5m`, `1h 30m` or `7days`. A number without a unit is refused: nobody agrees on what it means.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("it is empty: write a duration such as 30s, 5m or 2h".to_owned());
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!(
+            "`{text}` has no unit: write {text}s for seconds, {text}m for minutes"
+        ));
+    }
+    let span = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: write a duration such as 500ms, 30s, 5m or 2h"))?;
+    if span > LONGEST { Err("it is longer than 1000 years".to_owned()) } else { Ok(span) }
+}
+
+/// A span longer than zero.
+pub(crate) fn limit(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("a limit of zero would end the program at once".to_owned()),
+        span => Ok(span),
+    }
+}
+
+/// A size in bytes: `1048576`, `512M`, `2G`, `1GiB` (powers of 1024), `500MB` (powers of 1000).
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    if unit.starts_with(['.', ',']) {
+        return Err(format!(
+            "`{text}` has a fraction: write a whole number in a smaller unit, as 1536M for 1.5G"
+        ));
+    }
+    if number.is_empty() {
+        return Err(format!("`{text}` is not a size: write one such as 512M, 2G or 1GiB"));
+    }
+    let Some(factor) = factor(unit.trim_start()) else {
+        return Err(format!(
+            "`{unit}` is not a unit: use K, M, G, T (or KiB, MiB, ...) or kB, MB, GB, TB"
+        ));
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    match bytes {
+        Some(0) => Err("a limit of zero would end the program at once".to_owned()),
+        Some(bytes) if bytes <= LARGEST => Ok(bytes),
+        _ => Err(format!("`{text}` is larger than 8 EiB")),
+    }
+}
+
+fn factor(unit: &str) -> Option<u64> {
+    Some(match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_in_powers_of_1024_and_of_1000() {
+        for (text, bytes) in [
+            ("1", 1),
+            ("1048576", 1_048_576),
+            ("512M", 512 << 20),
+            ("512m", 512 << 20),
+            ("2G", 2 << 30),
+            ("1GiB", 1 << 30),
+            ("1 GiB", 1 << 30),
+            ("4k", 4096),
+            ("3T", 3 << 40),
+            ("500MB", 500_000_000),
+            ("10B", 10),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_are_refused_say_why() {
+        for (text, part) in [
+            ("", "is not a size"),
+            ("M", "is not a size"),
+            ("-1M", "is not a size"),
+            ("1.5G", "has a fraction"),
+            ("1X", "is not a unit"),
+            ("1GiBs", "is not a unit"),
+            ("0", "zero"),
+            ("0G", "zero"),
+            ("9223372036854775808", "larger than"),
+            ("99999999999999999999", "larger than"),
+            ("16777216T", "larger than"),
+            ("١M", "is not a size"),
+        ] {
+            let error = size(text).expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn durations_with_units() {
+        for (text, millis) in
+            [("100ms", 100), ("30s", 30_000), ("5m", 300_000), ("1h 30m", 5_400_000), ("0s", 0)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_that_are_refused_say_what_to_write() {
+        for (text, part) in [
+            ("", "empty"),
+            ("30", "write 30s"),
+            ("0", "no unit"),
+            ("-5s", "write a duration"),
+            ("5 parsecs", "write a duration"),
+            ("2000years", "1000 years"),
+            ("99999999999999999999s", "write a duration"),
+        ] {
+            let error = duration(text).expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+        assert!(limit("0s").expect_err("zero").contains("zero"));
+    }
+}
