@@ -6,7 +6,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, mpsc},
     time::Duration,
 };
 
@@ -38,6 +38,9 @@ const STATEMENTS: usize = 64;
 /// How long [`Store::vacuum`] waits for readers before it leaves the rest to the next one.
 const VACUUM_PATIENCE: Duration = Duration::from_millis(250);
 
+/// How long closing waits for a connection that is just being made, for another ledger perhaps.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Makes the connections of every pool in this process; one thread, where r2d2 would start three a pool.
 static CONNECTOR: LazyLock<Arc<ScheduledThreadPool>> = LazyLock::new(|| {
     let pool = ScheduledThreadPool::builder().num_threads(1).thread_name_pattern("procledger-sql");
@@ -58,6 +61,16 @@ struct Inner {
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
     readers: Pool,
     writer: Option<Pool>,
+}
+
+impl Drop for Inner {
+    /// Lets the connector finish: until then it may hold a pool, and would be the one to close its connections, some
+    /// time after this returned, or never when the process ends first.
+    fn drop(&mut self) {
+        let (done, wait) = mpsc::channel();
+        CONNECTOR.execute(move || drop(done.send(())));
+        drop(wait.recv_timeout(CLOSE_PATIENCE));
+    }
 }
 
 impl Store {
