@@ -5,7 +5,7 @@ mod identity;
 #[allow(dead_code)]
 mod record;
 mod state;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports, unreachable_pub)]
 mod store;
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};

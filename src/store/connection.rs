@@ -68,8 +68,10 @@ impl Drop for Inner {
     /// time after this returned, or never when the process ends first.
     fn drop(&mut self) {
         let (done, wait) = mpsc::channel();
-        CONNECTOR.execute(move || drop(done.send(())));
-        drop(wait.recv_timeout(CLOSE_PATIENCE));
+        CONNECTOR.execute(move || {
+            let _ = done.send(());
+        });
+        let _ = wait.recv_timeout(CLOSE_PATIENCE);
     }
 }
 

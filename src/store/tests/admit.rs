@@ -13,7 +13,7 @@ fn a_row_comes_back_as_it_went_in() {
         limits: Limits {
             survive: true,
             grace: Duration::from_millis(250),
-            max_runtime: Some(Duration::from_secs(60)),
+            max_runtime: Some(Duration::from_mins(1)),
             max_rss: Some(u64::MAX),
         },
         peak_rss: Some(7),

@@ -79,17 +79,17 @@ fn a_survivor_and_an_unknown_stay_with_the_reason() {
 fn a_survivor_met_again_is_one_leak() {
     let f = Fixture::new();
     let id = f.row(f.me, 10, State::Running);
-    for (round, outcome) in [Outcome::Survived, Outcome::Survived, Outcome::Kill].iter().enumerate()
-    {
+    let outcomes = [Outcome::Survived, Outcome::Survived, Outcome::Kill];
+    for (round, outcome) in (0_i64..).zip(&outcomes) {
         f.store.claim(&[id], f.me, None, None).expect("committed");
         let mut again = leak(id, LeakKind::Orphan, *outcome);
-        again.found_at = Millis(1_000 + round as i64);
+        again.found_at = Millis(1_000 + round);
         let verdict = match outcome {
             Outcome::Kill => Verdict::Ended(end(EndReason::Orphan)),
             _ => Verdict::Survived("still there".to_owned()),
         };
         let settled = Settled { process: id, verdict, leak: Some(again) };
-        let pass = pass(PassKind::Orphan, round as i64);
+        let pass = pass(PassKind::Orphan, round);
         let took = f.store.record(f.me, Some(&pass), &[settled]).expect("committed");
         assert_eq!(took, [true], "{round}");
     }

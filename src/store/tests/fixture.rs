@@ -189,7 +189,7 @@ pub(super) fn leak(process: ProcessId, kind: LeakKind, outcome: Outcome) -> NewL
         rule: "owner-dead".to_owned(),
         evidence: "cgroup".to_owned(),
         found_at: Millis(86_400_000 * 3),
-        age: Duration::from_secs(3_600),
+        age: Duration::from_hours(1),
         rss: Some(1 << 20),
         outcome,
         died_after: Some(Duration::from_millis(12)),

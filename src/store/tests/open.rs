@@ -151,6 +151,7 @@ fn child_that_dies_in_the_setup() {
     std::process::exit(0);
 }
 
+/// Were the new ledger to share the memory of the old one's WAL, both would be damaged.
 #[test]
 fn what_a_removed_ledger_left_is_not_taken_for_the_new_one() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -158,12 +159,17 @@ fn what_a_removed_ledger_left_is_not_taken_for_the_new_one() {
     let old = Store::open(&path).expect("created");
     old.add_instance(&instance("old", here(), 5)).expect("recorded");
     fs::remove_file(&path).expect("removed while it is open");
-    let new = Store::open(&path).expect("created anew");
-    new.add_instance(&instance("new", here(), 6)).expect("recorded");
-    assert_ne!(old.file(), new.file());
+    let opens = || run(child("store::tests::open::child_that_opens_and_closes", folder.path()));
+    opens();
+    old.add_instance(&instance("old", here(), 6)).expect("the old one still has its own");
+    assert!(old.check().expect("checked").is_empty());
+    opens();
+    let new = Store::open(&path).expect("opened");
+    drop(old);
+    opens();
     let programs: Vec<_> =
         new.instances_to_judge().expect("read").into_iter().map(|i| i.program).collect();
-    assert_eq!(programs, ["new"]);
+    assert_eq!(programs, ["child", "child", "child"]);
     assert!(new.check().expect("checked").is_empty());
 }
 
@@ -231,6 +237,28 @@ fn a_write_waits_for_another_process_and_a_read_does_not() {
     assert!(started.elapsed() < Duration::from_millis(250), "the reader did not wait");
     assert!(f.store.stop_instance(f.me, StopHow::Clean, Millis(5)).expect("waited"));
     other.join().expect("no panic");
+}
+
+/// A transaction that began as a reader is refused at once when somebody has written since, however long it would wait.
+#[test]
+fn writers_that_read_first_wait_for_each_other() {
+    let f = Fixture::new();
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (path, me) = (f.store.path().to_owned(), f.me);
+            thread::spawn(move || {
+                let store = Store::open(&path).expect("opens");
+                for n in 0..50 {
+                    let new = process(me, &format!("task-{writer}-{n}"), 10 + n);
+                    store.admit(&here(), &[new]).expect("waited").remove(0).expect("admitted");
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.join().expect("no error");
+    }
+    assert_eq!(f.store.live().expect("read").len(), 200);
 }
 
 #[test]

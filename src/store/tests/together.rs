@@ -48,7 +48,7 @@ fn child_that_opens_all() {
 /// Waits until all are here, so that all begin together.
 fn meet(folder: &Path, index: &str) {
     fs::write(folder.join(format!("here-{index}")), "").expect("written");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while (0..OPENERS).any(|index| !folder.join(format!("here-{index}")).exists()) {
         assert!(Instant::now() < deadline, "one of the openers did not come");
         thread::yield_now();
