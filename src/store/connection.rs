@@ -122,6 +122,8 @@ impl Store {
                 return Err(Error::new(Kind::Unsupported, message));
             }
         }
+        // SQLite under root hands these files to the ledger's owner, whatever they are.
+        located.check_companions()?;
         let access = Access::for_reading(&located);
         let store = Self::with(located, access, None)?;
         store.schema_version()?;
@@ -173,7 +175,7 @@ impl Store {
 
     /// What is wrong with the file, a line each; empty when it is sound.
     pub(crate) fn check(&self) -> Result<Vec<String>> {
-        self.read("check", |connection| {
+        self.read("look for damage", |connection| {
             let mut quick = connection.prepare("PRAGMA quick_check")?;
             let mut problems: Vec<String> =
                 quick.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
@@ -192,7 +194,7 @@ impl Store {
 
     /// Gives freed pages back to the file system and empties the WAL, as far as readers let it.
     pub(crate) fn vacuum(&self) -> Result<()> {
-        let doing = "vacuum";
+        let doing = "free pages";
         let connection = self.writer(doing)?;
         let done = connection.busy_timeout(VACUUM_PATIENCE).and_then(|()| shrink(&connection));
         let restored = connection.busy_timeout(BUSY_TIMEOUT);
@@ -250,7 +252,8 @@ enum Access {
     /// Reads, through a descriptor that could write. Where no `-wal` exists, SQLite makes one for every reader, and only
     /// a connection that can write removes it again.
     ReadTidily,
-    /// Reads a file that nobody can be writing, in a folder where no `-wal` can be made.
+    /// Reads the file as it stands, in a folder where we can make no `-wal`. Nobody writes it now. Should its owner begin
+    /// while we read, what we read may be torn; it is still only read.
     ReadFrozen,
 }
 

@@ -7,7 +7,7 @@
 //!
 //! A file is judged before the lock is even created, so that a refusal leaves the folder as it was. It is judged through
 //! SQLite, which never drops this process's locks as a descriptor of our own would: where no `-wal` exists with
-//! `immutable=1` (no locks, no files), otherwise as any reader.
+//! `immutable=1` (no locks, no files), otherwise as any reader. (After a crash such a reader rebuilds `-shm`, which is memory and holds nothing of its own.)
 
 use std::{
     fs::{self, File, OpenOptions},

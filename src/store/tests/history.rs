@@ -167,6 +167,18 @@ fn one_batch_is_no_larger_than_asked() {
 }
 
 #[test]
+fn a_pass_stays_as_long_as_a_leak_that_it_found() {
+    let f = Fixture::new();
+    let id = f.row(f.me, 10, State::Running);
+    leaked(&f, id, LeakKind::Orphan, Outcome::Survived, 100);
+    f.store.record_pass(f.me, &pass(PassKind::Orphan, 5_000)).expect("committed");
+    assert_eq!(prune(&f, 1_000, 10), 0, "the survivor is still there");
+    let end = crate::record::End { at: Millis(200), ..end(EndReason::Gone) };
+    f.store.end(&[(id, State::Survived, end)]).expect("committed");
+    assert_eq!(prune(&f, 1_000, 10), 2, "the process and the pass");
+}
+
+#[test]
 fn an_instance_that_runs_or_is_named_stays() {
     let f = Fixture::new();
     let [first, adopter, checker, recent] = [2, 3, 4, 5].map(|pid| f.instance("api", pid));

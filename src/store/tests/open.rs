@@ -92,40 +92,25 @@ fn a_current_ledger_is_opened_without_the_setup_lock() {
 #[test]
 fn a_setup_that_was_cut_short_is_completed() {
     let cuts: [fn(&Path); 4] = [
-        |path| fs::write(path, "").expect("written"),
+        |folder| fs::write(file(folder, ""), "").expect("written"),
         // Under a umask of 0777 the crash left it without any permission.
-        |path| {
-            fs::write(path, "").expect("written");
-            chmod(path, 0);
+        |folder| {
+            fs::write(file(folder, ""), "").expect("written");
+            chmod(&file(folder, ""), 0);
         },
-        |path| {
-            let connection = Connection::open(path).expect("opens");
-            chmod(path, 0o600);
+        |folder| {
+            let connection = Connection::open(file(folder, "")).expect("opens");
             let wal = "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL";
             connection.execute_batch(wal).expect("runs");
+            chmod(&file(folder, ""), 0o600);
         },
         // The migration was not committed, and the WAL is still there.
-        |path| {
-            let connection = Connection::open(path).expect("opens");
-            chmod(path, 0o600);
-            connection
-                .execute_batch(
-                    "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;
-                     BEGIN IMMEDIATE; CREATE TABLE half (x); PRAGMA application_id = 1;",
-                )
-                .expect("runs");
-            std::mem::forget(connection);
-        },
+        |folder| run(child("store::tests::open::child_that_dies_in_the_setup", folder)),
     ];
     for (index, cut) in cuts.into_iter().enumerate() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = file(folder.path(), "");
-        // In a process of its own where it matters: a forgotten connection keeps its locks until its process ends.
-        if index == 3 {
-            run(child("store::tests::open::child_that_dies_in_the_setup", folder.path()));
-        } else {
-            cut(&path);
-        }
+        cut(folder.path());
         let store = Store::open(&path).unwrap_or_else(|e| panic!("cut {index}: {e:?}"));
         assert_eq!(store.schema_version().expect("read"), 1, "cut {index}");
         assert_eq!(mode(&path), 0o600, "cut {index}");

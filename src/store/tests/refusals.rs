@@ -183,11 +183,25 @@ fn a_companion_that_is_not_the_owners() {
     });
     assert_eq!(kind, Kind::Denied);
     let (kind, _) = refused(|folder, _| {
-        fs::write(folder.join("other"), "").expect("written");
-        chmod(&folder.join("other"), 0o600);
-        fs::hard_link(folder.join("other"), file(folder, "-setup.lock")).expect("linked");
+        chmod(folder, 0o1777);
+        second_name(folder, "-setup.lock");
     });
     assert_eq!(kind, Kind::Denied);
+}
+
+/// A file, and a companion of the ledger that is the same file.
+fn second_name(folder: &Path, suffix: &str) {
+    fs::write(folder.join("other"), "").expect("written");
+    chmod(&folder.join("other"), 0o600);
+    fs::hard_link(folder.join("other"), file(folder, suffix)).expect("linked");
+}
+
+/// `cp -al` makes backups of links; in a folder that is ours alone they do no harm.
+#[test]
+fn a_backup_made_of_links_is_no_obstacle() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    second_name(folder.path(), "-setup.lock");
+    Store::open(&file(folder.path(), "")).expect("opens");
 }
 
 #[test]
