@@ -98,7 +98,6 @@ CREATE TABLE leak (
 -- History may grow for years; what is asked at every spawn, end and pass reads only the living.
 CREATE INDEX process_live_owner ON process (owner) WHERE state <> 'ended';
 CREATE INDEX process_live_task ON process (task_id) WHERE state <> 'ended';
-CREATE INDEX process_claim ON process (claimed_by) WHERE claimed_by IS NOT NULL;
 CREATE INDEX process_task ON process (task_id, started_at);
 CREATE INDEX process_ended ON process (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX process_root ON process (root) WHERE root IS NOT NULL;
@@ -111,6 +110,7 @@ CREATE INDEX pass_kind ON pass (kind, started_at);
 -- To delete an instance, SQLite must know that nothing names it: without these it reads all history for each.
 CREATE INDEX process_owner ON process (owner);
 CREATE INDEX process_first_owner ON process (first_owner);
+CREATE INDEX process_claim ON process (claimed_by) WHERE claimed_by IS NOT NULL;
 CREATE INDEX pass_instance ON pass (instance);
 
 -- Views for people: ISO 8601 in UTC, durations one can read.

@@ -56,6 +56,15 @@ fn refusal(
     }))
 }
 
+pub(super) const ALIVE: &str = "SELECT p.pid, p.state
+         FROM process AS p INDEXED BY process_live_task
+         CROSS JOIN instance AS f ON f.id = p.first_owner
+         WHERE p.task_id = :task AND p.state <> 'ended' AND p.root IS NULL
+           AND NOT (:allow_survivor AND p.state = 'survived')
+           AND f.boot_id = :boot_id AND f.pid_namespace = :pid_namespace
+           AND f.boottime_offset = :boottime_offset
+         LIMIT 1";
+
 /// Pid and state of a root that stands in the way of another one of its task.
 fn alive(
     tx: &Transaction<'_>,
@@ -63,27 +72,18 @@ fn alive(
     task: &str,
     allow_survivor: bool,
 ) -> rusqlite::Result<Option<(i64, String)>> {
-    tx.prepare_cached(
-        "SELECT p.pid, p.state
-         FROM process AS p INDEXED BY process_live_task
-         CROSS JOIN instance AS f ON f.id = p.first_owner
-         WHERE p.task_id = :task AND p.state <> 'ended' AND p.root IS NULL
-           AND NOT (:allow_survivor AND p.state = 'survived')
-           AND f.boot_id = :boot_id AND f.pid_namespace = :pid_namespace
-           AND f.boottime_offset = :boottime_offset
-         LIMIT 1",
-    )?
-    .query_one(
-        named_params! {
-            ":task": task,
-            ":allow_survivor": allow_survivor,
-            ":boot_id": hex(here.boot_id),
-            ":pid_namespace": here.pid_namespace.cast_signed(),
-            ":boottime_offset": here.boottime_offset,
-        },
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )
-    .optional()
+    tx.prepare_cached(ALIVE)?
+        .query_one(
+            named_params! {
+                ":task": task,
+                ":allow_survivor": allow_survivor,
+                ":boot_id": hex(here.boot_id),
+                ":pid_namespace": here.pid_namespace.cast_signed(),
+                ":boottime_offset": here.boottime_offset,
+            },
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()
 }
 
 /// One row, whole: its owner is also the first one, which names boot and namespace.

@@ -6,7 +6,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, mpsc},
     time::Duration,
 };
 
@@ -38,6 +38,9 @@ const STATEMENTS: usize = 64;
 /// How long [`Store::vacuum`] waits for readers before it leaves the rest to the next one.
 const VACUUM_PATIENCE: Duration = Duration::from_millis(250);
 
+/// How long closing waits for a connection that is just being made, for another ledger perhaps.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Makes the connections of every pool in this process; one thread, where r2d2 would start three a pool.
 static CONNECTOR: LazyLock<Arc<ScheduledThreadPool>> = LazyLock::new(|| {
     let pool = ScheduledThreadPool::builder().num_threads(1).thread_name_pattern("procledger-sql");
@@ -58,6 +61,18 @@ struct Inner {
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
     readers: Pool,
     writer: Option<Pool>,
+}
+
+impl Drop for Inner {
+    /// Lets the connector finish: until then it may hold a pool, and would be the one to close its connections, some
+    /// time after this returned, or never when the process ends first.
+    fn drop(&mut self) {
+        let (done, wait) = mpsc::channel();
+        CONNECTOR.execute(move || {
+            let _ = done.send(());
+        });
+        let _ = wait.recv_timeout(CLOSE_PATIENCE);
+    }
 }
 
 impl Store {
@@ -107,6 +122,8 @@ impl Store {
                 return Err(Error::new(Kind::Unsupported, message));
             }
         }
+        // SQLite under root hands these files to the ledger's owner, whatever they are.
+        located.check_companions()?;
         let access = Access::for_reading(&located);
         let store = Self::with(located, access, None)?;
         store.schema_version()?;
@@ -158,7 +175,7 @@ impl Store {
 
     /// What is wrong with the file, a line each; empty when it is sound.
     pub(crate) fn check(&self) -> Result<Vec<String>> {
-        self.read("check", |connection| {
+        self.read("look for damage", |connection| {
             let mut quick = connection.prepare("PRAGMA quick_check")?;
             let mut problems: Vec<String> =
                 quick.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
@@ -177,7 +194,7 @@ impl Store {
 
     /// Gives freed pages back to the file system and empties the WAL, as far as readers let it.
     pub(crate) fn vacuum(&self) -> Result<()> {
-        let doing = "vacuum";
+        let doing = "free pages";
         let connection = self.writer(doing)?;
         let done = connection.busy_timeout(VACUUM_PATIENCE).and_then(|()| shrink(&connection));
         let restored = connection.busy_timeout(BUSY_TIMEOUT);
@@ -235,7 +252,8 @@ enum Access {
     /// Reads, through a descriptor that could write. Where no `-wal` exists, SQLite makes one for every reader, and only
     /// a connection that can write removes it again.
     ReadTidily,
-    /// Reads a file that nobody can be writing, in a folder where no `-wal` can be made.
+    /// Reads the file as it stands, in a folder where we can make no `-wal`. Nobody writes it now. Should its owner begin
+    /// while we read, what we read may be torn; it is still only read.
     ReadFrozen,
 }
 

@@ -24,6 +24,20 @@ macro_rules! select_instances {
     };
 }
 
+pub(super) const TO_JUDGE: &str = select_instances!(
+    "FROM (
+                       SELECT id FROM instance WHERE stopped_at IS NULL
+                       UNION
+                       SELECT owner FROM process INDEXED BY process_live_owner
+                       WHERE state <> 'ended'
+                       UNION
+                       SELECT claimed_by FROM process INDEXED BY process_live_owner
+                       WHERE state <> 'ended' AND claimed_by IS NOT NULL
+                     ) AS judged
+                     CROSS JOIN instance AS i ON i.id = judged.id
+                     ORDER BY i.id"
+);
+
 impl Store {
     /// Records this run of the program, with the ledger file that it opened.
     pub(crate) fn add_instance(&self, new: &NewInstance) -> Result<InstanceId> {
@@ -66,22 +80,7 @@ impl Store {
     /// Instances that may have left something: not stopped, or with a row or a claim of theirs still alive.
     pub(crate) fn instances_to_judge(&self) -> Result<Vec<InstanceRecord>> {
         self.read("list the instances", |connection| {
-            connection
-                .prepare_cached(select_instances!(
-                    "FROM (
-                       SELECT id FROM instance WHERE stopped_at IS NULL
-                       UNION
-                       SELECT owner FROM process INDEXED BY process_live_owner
-                       WHERE state <> 'ended'
-                       UNION
-                       SELECT claimed_by FROM process INDEXED BY process_live_owner
-                       WHERE state <> 'ended' AND claimed_by IS NOT NULL
-                     ) AS judged
-                     CROSS JOIN instance AS i ON i.id = judged.id
-                     ORDER BY i.id"
-                ))?
-                .query_map([], instance)?
-                .collect()
+            connection.prepare_cached(TO_JUDGE)?.query_map([], instance)?.collect()
         })
     }
 

@@ -92,32 +92,33 @@ fn fate(left: &Left, dead: &HashMap<InstanceId, DeadInstance>) -> Fate {
     }
 }
 
-/// Every live row; the index has no others, whatever the history is.
-fn live_rows(tx: &Transaction<'_>, program: &str) -> rusqlite::Result<Vec<Left>> {
-    tx.prepare_cached(
-        "SELECT p.id, p.owner, p.claimed_by, p.state = 'ending', p.state = 'survived', p.survive,
+pub(super) const LIVE_ROWS: &str =
+    "SELECT p.id, p.owner, p.claimed_by, p.state = 'ending', p.state = 'survived', p.survive,
            o.program = ?1, p.uid
          FROM process AS p INDEXED BY process_live_owner
          CROSS JOIN instance AS o ON o.id = p.owner
-         WHERE p.state <> 'ended'",
-    )?
-    .query_map([program], |row| {
-        let state = match (row.get(3)?, row.get(4)?) {
-            (true, _) => State::Ending,
-            (_, true) => State::Survived,
-            (false, false) => State::Running,
-        };
-        Ok(Left {
-            id: ProcessId(row.get(0)?),
-            owner: InstanceId(row.get(1)?),
-            claimed_by: row.get::<_, Option<i64>>(2)?.map(InstanceId),
-            state,
-            survive: row.get(5)?,
-            same_program: row.get(6)?,
-            uid: row.get(7)?,
-        })
-    })?
-    .collect()
+         WHERE p.state <> 'ended'";
+
+/// Every live row; the index has no others, whatever the history is.
+fn live_rows(tx: &Transaction<'_>, program: &str) -> rusqlite::Result<Vec<Left>> {
+    tx.prepare_cached(LIVE_ROWS)?
+        .query_map([program], |row| {
+            let state = match (row.get(3)?, row.get(4)?) {
+                (true, _) => State::Ending,
+                (_, true) => State::Survived,
+                (false, false) => State::Running,
+            };
+            Ok(Left {
+                id: ProcessId(row.get(0)?),
+                owner: InstanceId(row.get(1)?),
+                claimed_by: row.get::<_, Option<i64>>(2)?.map(InstanceId),
+                state,
+                survive: row.get(5)?,
+                same_program: row.get(6)?,
+                uid: row.get(7)?,
+            })
+        })?
+        .collect()
 }
 
 fn apply(

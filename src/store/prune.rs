@@ -7,13 +7,17 @@ use crate::{error::Result, record::Millis};
 
 impl Store {
     /// Deletes one batch of what ended before, and returns how many rows went (without leaks); 0 when nothing is left.
+    /// First processes, then passes, then instances: the caller goes on until it gets 0.
     ///
     /// Processes go with their leaks, and a root after what was found below it; the newest pass of each kind stays, and
     /// so does an instance that a row still names.
     pub(crate) fn prune(&self, before: Millis, batch: u32) -> Result<u64> {
         self.write("prune the history", |tx| {
-            let processes = processes(tx, before, batch)?;
-            Ok(processes + passes(tx, before, batch)? + instances(tx, before, batch)?)
+            let deleted = match processes(tx, before, batch)? {
+                0 => passes(tx, before, batch)?,
+                deleted => deleted,
+            };
+            if deleted == 0 { instances(tx, before, batch) } else { Ok(deleted) }
         })
     }
 }

@@ -38,56 +38,59 @@ macro_rules! select_processes {
     };
 }
 
+// Each beside the function that maps its rows; by name, so that a test can ask SQLite how it runs them.
+pub(super) const LIVE: &str = select_processes!(
+    "FROM process AS p INDEXED BY process_live_owner",
+    "WHERE p.state <> 'ended' ORDER BY p.started_at, p.id"
+);
+pub(super) const LIVE_OF: &str = select_processes!(
+    "FROM process AS p INDEXED BY process_live_owner",
+    "WHERE p.owner = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
+);
+pub(super) const LIVE_OF_TASK: &str = select_processes!(
+    "FROM process AS p INDEXED BY process_live_task",
+    "WHERE p.task_id = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
+);
+pub(super) const DESCENDANTS: &str = select_processes!(
+    "FROM process AS p INDEXED BY process_root",
+    "WHERE p.root = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
+);
+pub(super) const HISTORY_OF: &str = select_processes!(
+    "FROM process AS p INDEXED BY process_task",
+    "WHERE p.task_id = ?1 AND p.ended_at >= ?2
+                     ORDER BY p.ended_at DESC, p.id DESC LIMIT ?3"
+);
+pub(super) const HISTORY: &str = select_processes!(
+    "FROM process AS p INDEXED BY process_ended",
+    "WHERE p.ended_at >= ?1 ORDER BY p.ended_at DESC, p.id DESC LIMIT ?2"
+);
+
 impl Store {
     /// Every row that has not ended, oldest first.
     pub(crate) fn live(&self) -> Result<Vec<ProcessRecord>> {
         self.read("list the processes", |connection| {
-            connection
-                .prepare_cached(select_processes!(
-                    "FROM process AS p INDEXED BY process_live_owner",
-                    "WHERE p.state <> 'ended' ORDER BY p.started_at, p.id"
-                ))?
-                .query_map([], process)?
-                .collect()
+            connection.prepare_cached(LIVE)?.query_map([], process)?.collect()
         })
     }
 
     /// As [`Store::live`], of one instance.
     pub(crate) fn live_of(&self, owner: InstanceId) -> Result<Vec<ProcessRecord>> {
         self.read("list the processes of an instance", |connection| {
-            connection
-                .prepare_cached(select_processes!(
-                    "FROM process AS p INDEXED BY process_live_owner",
-                    "WHERE p.owner = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
-                ))?
-                .query_map([owner.0], process)?
-                .collect()
+            connection.prepare_cached(LIVE_OF)?.query_map([owner.0], process)?.collect()
         })
     }
 
     /// As [`Store::live`], of one task.
     pub(crate) fn live_of_task(&self, task: &TaskId) -> Result<Vec<ProcessRecord>> {
         self.read("list the processes of a task", |connection| {
-            connection
-                .prepare_cached(select_processes!(
-                    "FROM process AS p INDEXED BY process_live_task",
-                    "WHERE p.task_id = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
-                ))?
-                .query_map([task.as_str()], process)?
-                .collect()
+            connection.prepare_cached(LIVE_OF_TASK)?.query_map([task.as_str()], process)?.collect()
         })
     }
 
     /// As [`Store::live`], what was found below one root.
     pub(crate) fn descendants_of(&self, root: ProcessId) -> Result<Vec<ProcessRecord>> {
         self.read("list the descendants of a process", |connection| {
-            connection
-                .prepare_cached(select_processes!(
-                    "FROM process AS p INDEXED BY process_root",
-                    "WHERE p.root = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
-                ))?
-                .query_map([root.0], process)?
-                .collect()
+            connection.prepare_cached(DESCENDANTS)?.query_map([root.0], process)?.collect()
         })
     }
 
@@ -139,11 +142,7 @@ impl Store {
     fn history_of(&self, task: &TaskId, since: i64, limit: u32) -> Result<Vec<ProcessRecord>> {
         self.read("read the history of a task", |connection| {
             connection
-                .prepare_cached(select_processes!(
-                    "FROM process AS p INDEXED BY process_task",
-                    "WHERE p.task_id = ?1 AND p.ended_at >= ?2
-                     ORDER BY p.ended_at DESC, p.id DESC LIMIT ?3"
-                ))?
+                .prepare_cached(HISTORY_OF)?
                 .query_map((task.as_str(), since, limit), process)?
                 .collect()
         })
@@ -151,13 +150,7 @@ impl Store {
 
     fn history_of_all(&self, since: i64, limit: u32) -> Result<Vec<ProcessRecord>> {
         self.read("read the history", |connection| {
-            connection
-                .prepare_cached(select_processes!(
-                    "FROM process AS p INDEXED BY process_ended",
-                    "WHERE p.ended_at >= ?1 ORDER BY p.ended_at DESC, p.id DESC LIMIT ?2"
-                ))?
-                .query_map((since, limit), process)?
-                .collect()
+            connection.prepare_cached(HISTORY)?.query_map((since, limit), process)?.collect()
         })
     }
 

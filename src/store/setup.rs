@@ -7,7 +7,7 @@
 //!
 //! A file is judged before the lock is even created, so that a refusal leaves the folder as it was. It is judged through
 //! SQLite, which never drops this process's locks as a descriptor of our own would: where no `-wal` exists with
-//! `immutable=1` (no locks, no files), otherwise as any reader.
+//! `immutable=1` (no locks, no files), otherwise as any reader. (After a crash such a reader rebuilds `-shm`, which is memory and holds nothing of its own.)
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -40,6 +40,8 @@ static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations")
 
 /// "pldg": what file(1) and we know a ledger by.
 const APPLICATION_ID: i32 = 0x706c_6467;
+/// One page of the smallest size.
+const SMALLEST_DATABASE: u64 = 512;
 /// Only the owner reads or writes a ledger; SQLite gives `-wal` and `-shm` the same mode.
 const MODE: u32 = 0o600;
 /// How long another process may take for its setup: milliseconds as a rule, seconds on a busy disk.
@@ -81,8 +83,15 @@ pub(super) fn make_current(located: &Located) -> Result<()> {
 
 /// How far the setup of the file has come; an error when it is not ours to use.
 pub(super) fn standing(located: &Located) -> Result<Standing> {
-    if located.found.is_none_or(|found| found.len == 0) {
-        return Ok(Standing::New);
+    let shown = located.path.display();
+    match located.found.map_or(0, |found| found.len) {
+        0 => return Ok(Standing::New),
+        // SQLite takes a file of one byte for an empty one, and would write over it.
+        1..SMALLEST_DATABASE => {
+            let message = format!("`{shown}` is no database: choose another path");
+            return Err(Error::new(Kind::NotALedger, message));
+        }
+        _ => {}
     }
     let mut attempt = 1;
     loop {

@@ -133,6 +133,8 @@ impl Located {
     /// In a sticky folder a stranger can leave a `-wal` for us to read. Checked before SQLite opens it and again after,
     /// when nobody can replace it any more.
     pub(super) fn check_companions(&self) -> Result<()> {
+        let shared =
+            fs::metadata(self.folder()).is_ok_and(|folder| folder.mode() & WRITABLE_BY_OTHERS != 0);
         COMPANIONS.iter().try_for_each(|suffix| {
             let path = beside(&self.path, suffix);
             let shown = path.display();
@@ -141,9 +143,11 @@ impl Located {
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
                 Err(e) => return Err(Error::os(format!("failed to look at `{shown}`"), e)),
             };
-            let ours = [0, self.owner()].contains(&seen.uid());
-            if ours && seen.is_file() && seen.nlink() <= 1 && seen.mode() & WRITABLE_BY_OTHERS == 0
-            {
+            let ours = seen.uid() == self.owner();
+            let plain = seen.is_file() && seen.mode() & WRITABLE_BY_OTHERS == 0;
+            // Two names for one file: a backup made of links, or a stranger's way to have root write elsewhere.
+            let linked = seen.nlink() > 1 && (shared || !ours);
+            if plain && !linked && (ours || seen.uid() == 0) {
                 return Ok(());
             }
             Err(Error::new(

@@ -1,1 +1,13 @@
-//! placeholder
+//! Tests of the store on real files, in folders of their own. No process is ever signalled.
+
+mod admit;
+mod claims;
+mod fixture;
+mod history;
+mod open;
+mod orphans;
+mod plans;
+mod read_only;
+mod refusals;
+mod together;
+mod transitions;

@@ -1,0 +1,201 @@
+use super::fixture::*;
+use crate::{
+    error::Kind,
+    record::{EndReason, ExitStatus, Limits, NewProcess, Origin, RootEnd, StopHow},
+    state::State,
+};
+use std::time::Duration;
+
+#[test]
+fn a_row_comes_back_as_it_went_in() {
+    let f = Fixture::new();
+    let new = NewProcess {
+        limits: Limits {
+            survive: true,
+            grace: Duration::from_millis(250),
+            max_runtime: Some(Duration::from_mins(1)),
+            max_rss: Some(u64::MAX),
+        },
+        peak_rss: Some(7),
+        command: vec!["sh".to_owned(), "-c".to_owned(), "echo \"\u{1}\u{fffd}'\"".to_owned()],
+        ..process(f.me, "a; DROP TABLE process", 10)
+    };
+    let row = f.get(f.admit(new.clone()));
+    assert_eq!(row.task, new.task);
+    assert_eq!((row.owner, row.owner_program.as_str()), (f.me, "api"));
+    assert_eq!(row.identity, new.identity, "the whole identity, unsigned numbers included");
+    assert_eq!((row.root, row.origin, row.token), (None, Origin::Spawned, new.token));
+    assert_eq!((row.session, row.containment), (new.session, new.containment));
+    assert_eq!((row.command, row.cwd, row.uid), (new.command, new.cwd, UID));
+    assert_eq!((row.state, row.claimed_by), (State::Running, None));
+    assert_eq!((row.limits, row.peak_rss), (new.limits, Some(7)));
+    assert_eq!((row.started_at, row.ended_at), (new.started_at, None));
+    assert_eq!((row.status, row.end_reason, row.cpu), (None, None, None));
+}
+
+#[test]
+fn a_task_that_runs_here_is_refused_and_only_that_item() {
+    let f = Fixture::new();
+    for (pid, state) in [(10, State::Running), (11, State::Ending), (12, State::Survived)] {
+        f.row(f.me, pid, state);
+    }
+    let batch = ["task-10", "task-11", "task-12", "other"].map(|name| process(f.me, name, 50));
+    let answers = f.store.admit(&here(), &batch).expect("committed");
+    for (answer, pid) in answers.iter().zip([10, 11, 12]) {
+        let error = answer.as_ref().expect_err("refused");
+        assert_eq!(error.kind(), Kind::AlreadyRunning);
+        assert!(error.to_string().contains(&format!("`task-{pid}`")), "{error}");
+        assert!(error.to_string().contains(&format!("pid {pid}")), "{error}");
+    }
+    assert!(answers[3].is_ok());
+    assert_eq!(f.store.live().expect("read").len(), 4);
+}
+
+#[test]
+fn a_task_twice_in_one_batch_is_admitted_once() {
+    let f = Fixture::new();
+    let batch = [process(f.me, "a", 10), process(f.me, "a", 11)];
+    let answers = f.store.admit(&here(), &batch).expect("committed");
+    assert!(answers[0].is_ok());
+    assert_eq!(answers[1].as_ref().expect_err("refused").kind(), Kind::AlreadyRunning);
+}
+
+#[test]
+fn what_cannot_stand_in_the_way() {
+    let f = Fixture::new();
+    let far = f.store.add_instance(&instance("api", elsewhere(), 3)).expect("recorded");
+    f.admit(process(far, "far", 10));
+    f.row(f.me, 11, State::Ended);
+    let root = f.row(f.me, 12, State::Running);
+    f.admit(NewProcess { root: Some(root), ..process(f.me, "below", 13) });
+    f.row(f.me, 14, State::Survived);
+    f.admit(NewProcess { task: None, ..process(f.me, "x", 15) });
+    let again = [
+        process(f.me, "far", 20),
+        process(f.me, "task-11", 21),
+        process(f.me, "below", 22),
+        NewProcess { allow_survivor: true, ..process(f.me, "task-14", 23) },
+        NewProcess { task: None, ..process(f.me, "x", 24) },
+        NewProcess { root: Some(root), ..process(f.me, "task-12", 25) },
+    ];
+    for (index, answer) in f.store.admit(&here(), &again).expect("committed").iter().enumerate() {
+        assert!(answer.is_ok(), "{index}: {answer:?}");
+    }
+}
+
+/// Neither the boot alone, nor the namespace, nor the time offset makes the place.
+#[test]
+fn the_place_has_three_parts() {
+    let f = Fixture::new();
+    f.admit(process(f.me, "a", 10));
+    let mut places = [here(), here(), here()];
+    places[0].boot_id = elsewhere().boot_id;
+    places[1].pid_namespace = 5;
+    places[2].boottime_offset = 5;
+    for place in places {
+        let owner = f.store.add_instance(&instance("api", place, 3)).expect("recorded");
+        let new = NewProcess { identity: identity(place, 11), ..process(owner, "a", 11) };
+        assert!(f.store.admit(&place, &[new]).expect("committed")[0].is_ok(), "{place:?}");
+    }
+}
+
+#[test]
+fn an_allowed_survivor_still_blocks_once_it_is_being_ended() {
+    let f = Fixture::new();
+    f.row(f.me, 10, State::Ending);
+    let new = NewProcess { allow_survivor: true, ..process(f.me, "task-10", 11) };
+    assert!(f.store.admit(&here(), &[new]).expect("committed")[0].is_err());
+}
+
+#[test]
+fn a_new_row_cannot_be_ended_or_survived() {
+    let f = Fixture::new();
+    for state in [State::Survived, State::Ended] {
+        let new = NewProcess { state, ..process(f.me, "a", 10) };
+        let answer = f.store.admit(&here(), &[new]).expect("committed").remove(0);
+        assert_eq!(answer.expect_err("refused").kind(), Kind::InvalidInput);
+    }
+}
+
+#[test]
+fn a_root_ends_together_with_what_it_left() {
+    let f = Fixture::new();
+    let root = f.row(f.me, 10, State::Running);
+    let strays = vec![stray(f.me, root, 11), stray(f.me, root, 12)];
+    let ends = [RootEnd { process: root, end: end(EndReason::Exited), strays }];
+    let answer = f.store.settle_roots(f.me, &ends).expect("committed").remove(0);
+    let ids = answer.expect("it was ours to settle");
+    let row = f.get(root);
+    assert_eq!((row.state, row.end_reason), (State::Ended, Some(EndReason::Exited)));
+    assert_eq!((row.status, row.ended_at), (Some(ExitStatus::Exited(3)), Some(ends[0].end.at)));
+    let below = f.store.descendants_of(root).expect("read");
+    assert_eq!(below.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
+    assert!(below.iter().all(|row| (row.state, row.claimed_by) == (State::Ending, Some(f.me))));
+}
+
+#[test]
+fn a_root_that_somebody_else_decided_on_leaves_no_strays() {
+    let f = Fixture::new();
+    let other = f.instance("cli", 2);
+    let claimed = f.row(f.me, 10, State::Running);
+    f.put(claimed, State::Ending, Some(other));
+    let ended = f.row(f.me, 11, State::Ended);
+    let anothers = f.row(other, 12, State::Running);
+    let survived = f.row(f.me, 13, State::Survived);
+    let ends = [claimed, ended, anothers, survived].map(|root| RootEnd {
+        process: root,
+        end: end(EndReason::Exited),
+        strays: vec![stray(f.me, root, 20)],
+    });
+    let answers = f.store.settle_roots(f.me, &ends).expect("committed");
+    assert_eq!(answers[..3], [None, None, None]);
+    assert!(answers[3].is_some(), "a survivor that is gone now");
+    assert_eq!(f.number("SELECT count(*) FROM process"), 5);
+    assert_eq!(f.state(claimed), State::Ending);
+    assert_eq!(f.get(ended).end_reason, Some(EndReason::Gone));
+}
+
+#[test]
+fn a_signal_and_an_unseen_end_are_told_apart() {
+    let f = Fixture::new();
+    for (pid, status) in
+        [(10, ExitStatus::Signaled(9)), (11, ExitStatus::Unobserved), (12, ExitStatus::Exited(0))]
+    {
+        let id = f.row(f.me, pid, State::Running);
+        let end = crate::record::End { status, ..end(EndReason::Gone) };
+        assert_eq!(f.store.end(&[(id, State::Running, end)]).expect("committed"), [true]);
+        assert_eq!(f.get(id).status, Some(status));
+    }
+}
+
+#[test]
+fn an_instance_comes_back_as_it_went_in_and_stops_once() {
+    let f = Fixture::new();
+    let row = f.store.instance(f.me).expect("read").expect("there");
+    let new = instance("api", here(), 1);
+    assert_eq!((row.program, row.identity, row.uid), (new.program, new.identity, new.uid));
+    assert_eq!((row.lock_name, row.ledger_file), (new.lock_name, f.store.file()));
+    assert_eq!((row.started_at, row.stopped_at), (new.started_at, None));
+    let at = crate::record::Millis(7);
+    assert!(f.store.stop_instance(f.me, StopHow::Clean, at).expect("committed"));
+    assert!(!f.store.stop_instance(f.me, StopHow::Crashed, at).expect("committed"), "only once");
+    let row = f.store.instance(f.me).expect("read").expect("there");
+    assert_eq!((row.stopped_at, row.stopped_how), (Some(at), Some(StopHow::Clean)));
+    assert!(f.store.instance(crate::record::InstanceId(99)).expect("read").is_none());
+}
+
+#[test]
+fn an_instance_is_judged_while_it_may_have_left_something() {
+    let f = Fixture::new();
+    let [idle, owner, claimant, done] = [2, 3, 4, 5].map(|pid| f.instance("api", pid));
+    f.row(owner, 10, State::Survived);
+    let row = f.row(f.me, 11, State::Running);
+    f.put(row, State::Ending, Some(claimant));
+    f.row(done, 12, State::Ended);
+    for id in [owner, claimant, done] {
+        f.store.stop_instance(id, StopHow::Clean, crate::record::Millis(7)).expect("committed");
+    }
+    let judged: Vec<_> =
+        f.store.instances_to_judge().expect("read").into_iter().map(|row| row.id).collect();
+    assert_eq!(judged, [f.me, idle, owner, claimant]);
+}

@@ -1,0 +1,206 @@
+use super::fixture::*;
+use crate::{
+    record::{
+        EndReason, ExitStatus, LeakKind, Millis, Outcome, PassKind, Settled, Sighting, Verdict,
+    },
+    state::State,
+};
+use std::time::Duration;
+
+#[test]
+fn a_claim_is_granted_once() {
+    let f = Fixture::new();
+    let other = f.instance("cli", 2);
+    let ids = [State::Running, State::Survived, State::Ending, State::Ended]
+        .map(|state| f.row(f.me, 10 + state as i64, state));
+    let claimed = f.store.claim(&ids, other, None, Some("ann")).expect("committed");
+    assert_eq!(claimed.iter().map(|row| row.id).collect::<Vec<_>>(), ids[..2]);
+    for row in &claimed {
+        assert_eq!((row.state, row.claimed_by), (State::Ending, Some(other)));
+        assert_eq!((row.owner, row.asked_by.as_deref()), (f.me, Some("ann")));
+    }
+    assert!(f.store.claim(&ids, f.me, None, None).expect("committed").is_empty());
+}
+
+#[test]
+fn a_claim_can_be_limited_to_an_owner() {
+    let f = Fixture::new();
+    let other = f.instance("api", 2);
+    let ids = [f.row(f.me, 10, State::Running), f.row(other, 11, State::Running)];
+    let claimed = f.store.claim(&ids, f.me, Some(f.me), None).expect("committed");
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(f.state(ids[1]), State::Running);
+}
+
+#[test]
+fn only_the_claimant_records_what_came_of_it() {
+    let f = Fixture::new();
+    let other = f.instance("cli", 2);
+    let id = f.row(f.me, 10, State::Running);
+    let leak = leak(id, LeakKind::Orphan, Outcome::Term);
+    let ended = || Settled {
+        leak: Some(leak.clone()),
+        ..settled(id, Verdict::Ended(end(EndReason::Orphan)))
+    };
+    assert_eq!(f.store.record(other, None, &[ended()]).expect("committed"), [false], "no claim");
+    f.store.claim(&[id], f.me, None, None).expect("committed");
+    assert_eq!(f.store.record(other, None, &[ended()]).expect("committed"), [false]);
+    assert!(f.store.leaks(None).expect("read").is_empty(), "and no leak of it");
+    assert_eq!(f.store.record(f.me, None, &[ended()]).expect("committed"), [true]);
+    assert_eq!(f.store.record(f.me, None, &[ended()]).expect("committed"), [false], "only once");
+    let row = f.get(id);
+    assert_eq!((row.state, row.claimed_by), (State::Ended, None));
+    assert_eq!(
+        (row.end_reason, row.status),
+        (Some(EndReason::Orphan), Some(ExitStatus::Exited(3)))
+    );
+    assert_eq!(f.store.leaks(None).expect("read").len(), 1);
+}
+
+#[test]
+fn a_survivor_and_an_unknown_stay_with_the_reason() {
+    let f = Fixture::new();
+    let survivor = f.row(f.me, 10, State::Ending);
+    let unknown = f.row(f.me, 11, State::Ending);
+    let both = [
+        settled(survivor, Verdict::Survived("not permitted".to_owned())),
+        settled(unknown, Verdict::Unknown("cannot be read".to_owned())),
+    ];
+    assert_eq!(f.store.record(f.me, None, &both).expect("committed"), [true, true]);
+    let row = f.get(survivor);
+    assert_eq!((row.state, row.claimed_by), (State::Survived, None));
+    assert_eq!(row.last_error.as_deref(), Some("not permitted"));
+    let row = f.get(unknown);
+    assert_eq!((row.state, row.claimed_by), (State::Running, None));
+    assert_eq!(row.last_error.as_deref(), Some("cannot be read"));
+}
+
+#[test]
+fn a_survivor_met_again_is_one_leak() {
+    let f = Fixture::new();
+    let id = f.row(f.me, 10, State::Running);
+    let outcomes = [Outcome::Survived, Outcome::Survived, Outcome::Kill];
+    for (round, outcome) in (0_i64..).zip(&outcomes) {
+        f.store.claim(&[id], f.me, None, None).expect("committed");
+        let mut again = leak(id, LeakKind::Orphan, *outcome);
+        again.found_at = Millis(1_000 + round);
+        let verdict = match outcome {
+            Outcome::Kill => Verdict::Ended(end(EndReason::Orphan)),
+            _ => Verdict::Survived("still there".to_owned()),
+        };
+        let settled = Settled { process: id, verdict, leak: Some(again) };
+        let pass = pass(PassKind::Orphan, round);
+        let took = f.store.record(f.me, Some(&pass), &[settled]).expect("committed");
+        assert_eq!(took, [true], "{round}");
+    }
+    let leaks = f.store.leaks(None).expect("read");
+    assert_eq!(leaks.len(), 1);
+    assert_eq!((leaks[0].outcome, leaks[0].found_at), (Outcome::Kill, Millis(1_000)));
+    assert_eq!(leaks[0].died_after_ms, Some(12));
+    assert_eq!(f.number("SELECT pass FROM leak"), 3, "the pass that met it last");
+    assert_eq!(f.store.passes(None, 10).expect("read").len(), 3);
+}
+
+#[test]
+fn one_process_can_be_a_leak_of_two_kinds() {
+    let f = Fixture::new();
+    let id = f.row(f.me, 10, State::Running);
+    for kind in [LeakKind::Stray, LeakKind::Orphan] {
+        f.store.claim(&[id], f.me, None, None).expect("committed");
+        let leak = Some(leak(id, kind, Outcome::Survived));
+        let verdict = Verdict::Survived("x".to_owned());
+        f.store.record(f.me, None, &[Settled { process: id, verdict, leak }]).expect("committed");
+    }
+    assert_eq!(f.store.leaks(None).expect("read").len(), 2);
+}
+
+#[test]
+fn end_needs_the_expected_state() {
+    let f = Fixture::new();
+    for state in State::ALL {
+        for expected in State::ALL {
+            let id = f.row(f.me, 10, state);
+            let took = f.store.end(&[(id, expected, end(EndReason::Gone))]).expect("committed");
+            assert_eq!(
+                took,
+                [state == expected && state != State::Ended],
+                "{state:?} {expected:?}"
+            );
+            f.put(id, State::Ended, None);
+        }
+    }
+}
+
+#[test]
+fn forgetting_names_the_person_and_takes_any_live_row() {
+    let f = Fixture::new();
+    let ids = State::ALL.map(|state| f.row(f.me, 10 + state as i64, state));
+    assert_eq!(f.store.forget(&ids, "ann", Millis(50)).expect("committed"), 3);
+    for id in &ids[..3] {
+        let row = f.get(*id);
+        assert_eq!((row.state, row.claimed_by), (State::Ended, None));
+        assert_eq!(row.end_reason, Some(EndReason::Forgotten));
+        assert_eq!((row.status, row.ended_at), (Some(ExitStatus::Unobserved), Some(Millis(50))));
+        assert_eq!(row.asked_by.as_deref(), Some("ann"));
+    }
+    assert_eq!(f.get(ids[3]).asked_by, None, "what had ended is history");
+}
+
+#[test]
+fn only_the_owner_releases_what_nobody_is_ending() {
+    let f = Fixture::new();
+    let other = f.instance("api", 2);
+    let id = f.row(f.me, 10, State::Running);
+    assert!(!f.store.release(id, other, Millis(5)).expect("committed"));
+    assert!(f.store.release(id, f.me, Millis(5)).expect("committed"));
+    assert!(!f.store.release(id, f.me, Millis(6)).expect("committed"), "only once");
+    let row = f.get(id);
+    assert_eq!((row.end_reason, row.ended_at), (Some(EndReason::Released), Some(Millis(5))));
+    let ending = f.row(f.me, 11, State::Ending);
+    assert!(!f.store.release(ending, f.me, Millis(5)).expect("committed"));
+}
+
+fn seen(process: crate::record::ProcessId, rss: u64, cpu_ms: u64) -> Sighting {
+    Sighting { process, rss, cpu: Duration::from_millis(cpu_ms) }
+}
+
+#[test]
+fn only_what_changed_is_written() {
+    let f = Fixture::new();
+    let id = f.row(f.me, 10, State::Running);
+    let ended = f.row(f.me, 11, State::Ended);
+    for (rss, cpu, written) in
+        [(100, 10, 1), (100, 900, 0), (50, 10, 0), (101, 20, 1), (50, 1_020, 1), (101, 2_019, 0)]
+    {
+        let sightings = [seen(id, rss, cpu), seen(ended, 1 << 30, 1 << 20)];
+        assert_eq!(f.store.observe(&sightings).expect("committed"), written, "{rss} {cpu}");
+    }
+    let row = f.get(id);
+    assert_eq!((row.peak_rss, row.cpu), (Some(101), Some(Duration::from_millis(1_020))));
+    assert_eq!(f.get(ended).peak_rss, None);
+}
+
+#[test]
+fn a_look_that_changes_nothing_does_not_wait_for_a_writer() {
+    let f = Fixture::new();
+    let id = f.row(f.me, 10, State::Running);
+    f.store.observe(&[seen(id, 100, 10)]).expect("committed");
+    let mut other = rusqlite::Connection::open(f.store.path()).expect("opens");
+    let held = other.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate);
+    let held = held.expect("begins");
+    assert_eq!(f.store.observe(&[seen(id, 100, 20)]).expect("no transaction at all"), 0);
+    drop(held);
+}
+
+#[test]
+fn only_live_roots_of_the_owner_are_counted_as_executing() {
+    let f = Fixture::new();
+    let other = f.instance("api", 2);
+    let root = f.row(f.me, 10, State::Running);
+    for (pid, state) in [(11, State::Ending), (12, State::Survived), (13, State::Ended)] {
+        f.row(f.me, pid, state);
+    }
+    f.row(other, 14, State::Running);
+    f.admit(stray(f.me, root, 15));
+    assert_eq!(f.store.executing_count(f.me).expect("read"), 3);
+}

@@ -1,0 +1,261 @@
+//! A ledger in a folder of its own, and rows to put into it.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::{
+    identity::{Identity, Pid, Place},
+    record::{
+        Containment, DeadInstance, End, EndReason, ExitStatus, InstanceId, LeakKind, Limits,
+        Millis, NewInstance, NewLeak, NewProcess, Origin, Outcome, PassKind, PassRecord, ProcessId,
+        ProcessRecord, Settled, StopHow, TaskId, Verdict,
+    },
+    state::State,
+    store::Store,
+};
+
+pub(super) const UID: u32 = 1000;
+
+/// An open ledger with one instance of the program "api".
+pub(super) struct Fixture {
+    pub(super) folder: TempDir,
+    pub(super) store: Store,
+    pub(super) me: InstanceId,
+}
+
+impl Fixture {
+    pub(super) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&folder.path().join("ledger.db")).expect("opens");
+        let me = store.add_instance(&instance("api", here(), 1)).expect("recorded");
+        Self { folder, store, me }
+    }
+
+    pub(super) fn instance(&self, program: &str, pid: i64) -> InstanceId {
+        self.store.add_instance(&instance(program, here(), pid)).expect("recorded")
+    }
+
+    pub(super) fn admit(&self, new: NewProcess) -> ProcessId {
+        let admitted = self.store.admit(&here(), &[new]).expect("committed").remove(0);
+        admitted.expect("admitted")
+    }
+
+    /// A row of `owner` in any state; a claim is the owner's own.
+    pub(super) fn row(&self, owner: InstanceId, pid: i64, state: State) -> ProcessId {
+        let id = self.admit(process(owner, &format!("task-{pid}"), pid));
+        self.put(id, state, (state == State::Ending).then_some(owner));
+        id
+    }
+
+    /// Forces a row into a state, past all guards.
+    pub(super) fn put(&self, id: ProcessId, state: State, claimed_by: Option<InstanceId>) {
+        let end = (state == State::Ended).then_some("gone");
+        self.sql(
+            "UPDATE process SET state = ?1, claimed_by = ?2, end_reason = ?3,
+               ended_at = CASE WHEN ?3 IS NULL THEN NULL ELSE 5 END WHERE id = ?4",
+            (state.as_str(), claimed_by.map(|by| by.0), end, id.0),
+        );
+    }
+
+    pub(super) fn sql(&self, sql: &str, params: impl rusqlite::Params) -> usize {
+        self.store.write("test", |tx| tx.execute(sql, params)).expect("runs")
+    }
+
+    pub(super) fn number(&self, sql: &str) -> i64 {
+        self.store.read("test", |c| c.query_one(sql, [], |row| row.get(0))).expect("runs")
+    }
+
+    pub(super) fn get(&self, id: ProcessId) -> ProcessRecord {
+        self.store.process(id).expect("read").expect("there")
+    }
+
+    pub(super) fn state(&self, id: ProcessId) -> State {
+        self.get(id).state
+    }
+}
+
+pub(super) fn here() -> Place {
+    Place {
+        machine_id: Some(Uuid::from_u128(1)),
+        boot_id: Uuid::from_u128(2),
+        pid_namespace: u64::MAX - 3,
+        boottime_offset: -7,
+    }
+}
+
+pub(super) fn elsewhere() -> Place {
+    Place { boot_id: Uuid::from_u128(99), ..here() }
+}
+
+pub(super) fn identity(place: Place, pid: i64) -> Identity {
+    let pid = Pid::new(pid).expect("a pid");
+    Identity { place, pid, start_tick: u64::MAX, pidfd_inode: Some(u64::MAX - 1) }
+}
+
+pub(super) fn instance(program: &str, place: Place, pid: i64) -> NewInstance {
+    NewInstance {
+        program: program.to_owned(),
+        identity: identity(place, pid),
+        uid: UID,
+        lock_name: format!("ledger.db-{pid}.lock"),
+        started_at: Millis(1_000),
+    }
+}
+
+pub(super) fn task(name: &str) -> TaskId {
+    TaskId::new(name).expect("a task id")
+}
+
+/// A running root without limits.
+pub(super) fn process(owner: InstanceId, name: &str, pid: i64) -> NewProcess {
+    NewProcess {
+        task: Some(task(name)),
+        owner,
+        root: None,
+        origin: Origin::Spawned,
+        token: Some(Uuid::from_u128(77)),
+        identity: identity(here(), pid),
+        session: Pid::new(pid),
+        containment: Containment::Session,
+        command: ["resource-claude-code", "run", "--tag", name].map(str::to_owned).to_vec(),
+        cwd: Some("/srv/api".to_owned()),
+        uid: UID,
+        limits: Limits {
+            survive: false,
+            grace: Duration::from_millis(100),
+            max_runtime: None,
+            max_rss: None,
+        },
+        started_at: Millis(2_000 + pid),
+        peak_rss: None,
+        state: State::Running,
+        allow_survivor: false,
+    }
+}
+
+pub(super) fn surviving(mut new: NewProcess) -> NewProcess {
+    new.limits.survive = true;
+    new
+}
+
+/// A stray below `root`, claimed by its owner at once.
+pub(super) fn stray(owner: InstanceId, root: ProcessId, pid: i64) -> NewProcess {
+    NewProcess {
+        root: Some(root),
+        origin: Origin::Descendant,
+        state: State::Ending,
+        ..process(owner, "stray", pid)
+    }
+}
+
+pub(super) fn end(reason: EndReason) -> End {
+    End { reason, status: ExitStatus::Exited(3), at: Millis(9_000), error: None }
+}
+
+pub(super) fn dead(id: InstanceId) -> DeadInstance {
+    DeadInstance { id, how: StopHow::Crashed, processes_gone: None }
+}
+
+pub(super) fn pass(kind: PassKind, started_at: i64) -> PassRecord {
+    PassRecord {
+        kind,
+        started_at: Millis(started_at),
+        duration: Duration::from_micros(1_234),
+        checked: 5,
+        found: 2,
+        ended: 1,
+        survived: 1,
+        unknown: 0,
+        error: Some("failed to read `/proc/7/stat`".to_owned()),
+    }
+}
+
+pub(super) fn leak(process: ProcessId, kind: LeakKind, outcome: Outcome) -> NewLeak {
+    NewLeak {
+        process,
+        kind,
+        rule: "owner-dead".to_owned(),
+        evidence: "cgroup".to_owned(),
+        found_at: Millis(86_400_000 * 3),
+        age: Duration::from_hours(1),
+        rss: Some(1 << 20),
+        outcome,
+        died_after: Some(Duration::from_millis(12)),
+    }
+}
+
+pub(super) fn settled(process: ProcessId, verdict: Verdict) -> Settled {
+    Settled { process, verdict, leak: None }
+}
+
+/// Name, bytes, mode and modification time of all that a folder holds: what "untouched" means.
+pub(super) fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u64, u32, i64, i64)> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let mut all: BTreeMap<_, _> = entries
+        .map(|entry| {
+            let path = entry.expect("an entry").path();
+            let seen = fs::symlink_metadata(&path).expect("metadata");
+            // Not through SQLite: only for ledgers that this process does not have open.
+            let bytes = if seen.is_file() { fs::read(&path).expect("bytes") } else { Vec::new() };
+            (path, (digest(&bytes), seen.mode(), seen.mtime(), seen.mtime_nsec()))
+        })
+        .collect();
+    let seen = fs::metadata(folder).expect("metadata");
+    all.insert(folder.to_owned(), (0, seen.mode(), seen.mtime(), seen.mtime_nsec()));
+    all
+}
+
+/// A digest and not the bytes, so that a failure can be read.
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+pub(super) fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("metadata").mode() & 0o7777
+}
+
+pub(super) fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+/// What the test `name` of this program, in a process of its own, gets in its environment.
+const FOLDER: &str = "PROCLEDGER_TEST_FOLDER";
+
+#[expect(clippy::disallowed_methods, reason = "a test runs itself in a process of its own")]
+pub(super) fn child(name: &str, folder: &Path) -> Command {
+    let mut command = Command::new(env::current_exe().expect("this program"));
+    command.args([name, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder);
+    command
+}
+
+/// The folder that a parent gave to this child; `None` where somebody runs all ignored tests.
+pub(super) fn given_folder() -> Option<PathBuf> {
+    env::var_os(FOLDER).map(PathBuf::from)
+}
+
+pub(super) fn run(mut command: Command) {
+    let output = command.output().expect("starts");
+    let text = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
+}
+
+/// Beside the ledger of a folder.
+pub(super) fn file(folder: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from("ledger.db");
+    name.push(suffix);
+    folder.join(name)
+}

@@ -1,0 +1,228 @@
+use super::fixture::*;
+use crate::{
+    record::{
+        EndReason, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId, Settled, StopHow,
+        Verdict,
+    },
+    state::State,
+    store::LeakGrouping,
+};
+
+fn ended(f: &Fixture, owner: InstanceId, name: &str, pid: i64, at: i64) -> ProcessId {
+    let id = f.admit(process(owner, name, pid));
+    let end = crate::record::End { at: Millis(at), ..end(EndReason::Exited) };
+    f.store.end(&[(id, State::Running, end)]).expect("committed");
+    id
+}
+
+fn leaked(f: &Fixture, id: ProcessId, kind: LeakKind, outcome: Outcome, at: i64) {
+    f.put(id, State::Ending, Some(f.me));
+    let mut leak = leak(id, kind, outcome);
+    leak.found_at = Millis(at);
+    let verdict = match outcome {
+        Outcome::Survived => Verdict::Survived("x".to_owned()),
+        _ => Verdict::Ended(end(EndReason::Stray)),
+    };
+    let settled = Settled { process: id, verdict, leak: Some(leak) };
+    let pass = pass(PassKind::Orphan, at);
+    assert_eq!(f.store.record(f.me, Some(&pass), &[settled]).expect("committed"), [true]);
+}
+
+#[test]
+fn history_is_newest_first_and_can_be_narrowed() {
+    let f = Fixture::new();
+    let ids = [(10, "a", 100), (11, "b", 200), (12, "a", 300)]
+        .map(|(pid, name, at)| ended(&f, f.me, name, pid, at));
+    f.admit(process(f.me, "a", 13));
+    let history = |name: Option<&str>, since: Option<i64>, limit| {
+        let name = name.map(task);
+        let rows = f.store.history(name.as_ref(), since.map(Millis), limit).expect("read");
+        rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(history(None, None, 10), [ids[2], ids[1], ids[0]]);
+    assert_eq!(history(None, Some(200), 10), [ids[2], ids[1]]);
+    assert_eq!(history(None, None, 1), [ids[2]]);
+    assert_eq!(history(Some("a"), None, 10), [ids[2], ids[0]]);
+    assert_eq!(history(Some("a"), Some(200), 10), [ids[2]]);
+}
+
+#[test]
+fn what_lives_is_listed_by_age_owner_task_and_root() {
+    let f = Fixture::new();
+    let other = f.instance("api", 2);
+    let young = f.row(f.me, 30, State::Survived);
+    let old = f.row(f.me, 10, State::Running);
+    let theirs = f.row(other, 20, State::Ending);
+    f.row(f.me, 5, State::Ended);
+    let below = f.admit(stray(f.me, old, 40));
+    let ids = |rows: Vec<crate::record::ProcessRecord>| {
+        rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(f.store.live().expect("read")), [old, theirs, young, below]);
+    assert_eq!(ids(f.store.live_of(other).expect("read")), [theirs]);
+    assert_eq!(ids(f.store.live_of_task(&task("task-30")).expect("read")), [young]);
+    assert_eq!(ids(f.store.descendants_of(old).expect("read")), [below]);
+    assert!(f.store.process(ProcessId(99)).expect("read").is_none());
+}
+
+const DAY: i64 = 86_400_000;
+
+#[test]
+fn leaks_are_counted_by_day_task_and_rule() {
+    let f = Fixture::new();
+    let ids = [(10, "a"), (11, "a"), (12, "b")].map(|(pid, name)| {
+        let id = f.admit(process(f.me, name, pid));
+        f.put(id, State::Ended, None);
+        id
+    });
+    leaked(&f, ids[0], LeakKind::Orphan, Outcome::Term, DAY);
+    leaked(&f, ids[1], LeakKind::Stray, Outcome::Survived, DAY + 5);
+    leaked(&f, ids[2], LeakKind::Unregistered, Outcome::Kill, 2 * DAY);
+    f.sql("UPDATE process SET task_id = NULL WHERE id = ?1", [ids[2].0]);
+    let groups = |by| f.store.leak_groups(None, by).expect("read");
+    let days = groups(LeakGrouping::Day);
+    assert_eq!(
+        days.iter().map(|g| g.key.as_str()).collect::<Vec<_>>(),
+        ["1970-01-03", "1970-01-02"]
+    );
+    assert_eq!((days[1].leaks, days[1].orphans, days[1].strays, days[1].survived), (2, 1, 1, 1));
+    assert!((days[1].process_hours - 2.0).abs() < 1e-9);
+    assert_eq!((days[1].rss_bytes, days[1].last_found_at), (2 << 20, Millis(DAY + 5)));
+    let tasks = groups(LeakGrouping::Task);
+    assert_eq!(tasks.iter().map(|g| g.key.as_str()).collect::<Vec<_>>(), ["a", ""]);
+    assert_eq!((tasks[1].leaks, tasks[1].unregistered), (1, 1));
+    assert_eq!(groups(LeakGrouping::Rule)[0].key, "owner-dead");
+    let since = f.store.leak_groups(Some(Millis(2 * DAY)), LeakGrouping::Day).expect("read");
+    assert_eq!(since.len(), 1);
+    let leaks = f.store.leaks(Some(Millis(DAY + 5))).expect("read");
+    assert_eq!(leaks.iter().map(|leak| leak.process).collect::<Vec<_>>(), [ids[2], ids[1]]);
+    assert_eq!((leaks[0].task_id.as_ref(), leaks[0].age_ms), (None, 3_600_000));
+}
+
+#[test]
+fn the_newest_pass_of_each_kind_is_found() {
+    let f = Fixture::new();
+    for (kind, at) in [(PassKind::Health, 1), (PassKind::Orphan, 2), (PassKind::Health, 3)] {
+        f.store.record_pass(f.me, &pass(kind, at)).expect("committed");
+    }
+    let last = f.store.last_passes().expect("read");
+    assert_eq!(
+        last.iter().map(|p| (p.kind, p.started_at.0)).collect::<Vec<_>>(),
+        [(PassKind::Health, 3), (PassKind::Orphan, 2)]
+    );
+    let sent = pass(PassKind::Health, 3);
+    assert_eq!((last[0].duration, last[0].checked), (sent.duration, sent.checked));
+    assert_eq!((&last[0].error, last[0].survived), (&sent.error, 1));
+    let since = f.store.passes(Some(Millis(2)), 10).expect("read");
+    assert_eq!(since.iter().map(|p| p.started_at.0).collect::<Vec<_>>(), [3, 2]);
+    assert_eq!(f.store.passes(None, 1).expect("read").len(), 1);
+}
+
+fn prune(f: &Fixture, before: i64, batch: u32) -> u64 {
+    let mut all = 0;
+    loop {
+        match f.store.prune(Millis(before), batch).expect("committed") {
+            0 => return all,
+            deleted => all += deleted,
+        }
+    }
+}
+
+#[test]
+fn old_history_goes_and_the_rest_stays() {
+    let f = Fixture::new();
+    let gone = f.instance("api", 2);
+    let old = ended(&f, gone, "a", 10, 100);
+    leaked(&f, old, LeakKind::Stray, Outcome::Term, 100);
+    f.sql("UPDATE process SET ended_at = 100 WHERE id = ?1", [old.0]);
+    let root = ended(&f, f.me, "root", 11, 100);
+    let below = f.admit(stray(f.me, root, 12));
+    let new = ended(&f, f.me, "b", 13, 5_000);
+    for at in [1, 2] {
+        f.store.record_pass(f.me, &pass(PassKind::Health, at)).expect("committed");
+    }
+    f.store.stop_instance(gone, StopHow::Crashed, Millis(150)).expect("committed");
+    assert_eq!(prune(&f, 1_000, 1), 3, "one process, one pass, one instance");
+    assert!(f.store.leaks(None).expect("read").is_empty(), "with its leak");
+    assert!(f.store.instance(gone).expect("read").is_none());
+    for id in [root, below, new] {
+        assert!(f.store.process(id).expect("read").is_some(), "{id:?} has to stay");
+    }
+    let last = f.store.last_passes().expect("read");
+    assert_eq!(last.len(), 2, "the newest of each kind stays, however old");
+    f.store.end(&[(below, State::Ending, end(EndReason::Stray))]).expect("committed");
+    f.sql("UPDATE process SET ended_at = 100 WHERE id = ?1", [below.0]);
+    assert_eq!(prune(&f, 1_000, 1), 2, "what was below, then the root");
+    assert!(f.store.check().expect("checked").is_empty());
+}
+
+#[test]
+fn one_batch_is_no_larger_than_asked() {
+    let f = Fixture::new();
+    for pid in 10..20 {
+        ended(&f, f.me, "a", pid, 100);
+    }
+    assert_eq!(f.store.prune(Millis(1_000), 4).expect("committed"), 4);
+    assert_eq!(prune(&f, 1_000, 4), 6);
+}
+
+#[test]
+fn a_pass_stays_as_long_as_a_leak_that_it_found() {
+    let f = Fixture::new();
+    let id = f.row(f.me, 10, State::Running);
+    leaked(&f, id, LeakKind::Orphan, Outcome::Survived, 100);
+    f.store.record_pass(f.me, &pass(PassKind::Orphan, 5_000)).expect("committed");
+    assert_eq!(prune(&f, 1_000, 10), 0, "the survivor is still there");
+    let end = crate::record::End { at: Millis(200), ..end(EndReason::Gone) };
+    f.store.end(&[(id, State::Survived, end)]).expect("committed");
+    assert_eq!(prune(&f, 1_000, 10), 2, "the process and the pass");
+}
+
+#[test]
+fn an_instance_that_runs_or_is_named_stays() {
+    let f = Fixture::new();
+    let [first, adopter, checker, recent] = [2, 3, 4, 5].map(|pid| f.instance("api", pid));
+    let row = f.row(first, 10, State::Running);
+    f.sql("UPDATE process SET owner = ?1 WHERE id = ?2", [adopter.0, row.0]);
+    f.store.record_pass(checker, &pass(PassKind::Health, 1)).expect("committed");
+    for (id, at) in [(first, 1), (adopter, 1), (checker, 1), (recent, 9_000)] {
+        f.store.stop_instance(id, StopHow::Clean, Millis(at)).expect("committed");
+    }
+    assert_eq!(prune(&f, 1_000, 10), 0);
+}
+
+#[test]
+fn every_view_answers_with_iso_times() {
+    let f = Fixture::new();
+    f.row(f.me, 10, State::Running);
+    let survivor = f.row(f.me, 11, State::Running);
+    leaked(&f, survivor, LeakKind::Stray, Outcome::Survived, 86_400_000);
+    ended(&f, f.me, "a", 12, 1_736_512_496_789);
+    for (view, rows) in [
+        ("running", 2),
+        ("history", 1),
+        ("leaks", 1),
+        ("leaks_by_day", 1),
+        ("leaks_by_task", 1),
+        ("survivors", 1),
+        ("passes", 1),
+    ] {
+        let found = f.store.read("test", |c| {
+            let mut statement = c.prepare(&format!("SELECT * FROM {view}"))?;
+            let mut found = statement.query([])?;
+            let mut count = 0;
+            while found.next()?.is_some() {
+                count += 1;
+            }
+            Ok(count)
+        });
+        assert_eq!(found.unwrap_or_else(|e| panic!("{view}: {e:?}")), rows, "{view}");
+    }
+    let text = |sql: &str| {
+        f.store.read("test", |c| c.query_one(sql, [], |row| row.get::<_, String>(0))).expect("read")
+    };
+    assert_eq!(text("SELECT ended FROM history"), "2025-01-10T12:34:56.789Z");
+    assert_eq!(text("SELECT found FROM leaks"), "1970-01-02T00:00:00.000Z");
+    assert_eq!(text("SELECT age FROM leaks"), "0d 01:00:00");
+    assert_eq!(text("SELECT day FROM leaks_by_day"), "1970-01-02");
+}
