@@ -15,12 +15,13 @@ mod tracker;
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};
 pub use record::{
-    Containment, EndReason, Ending, ExitStatus, InstanceId, InstanceRecord, LeakKind, LeakRecord, Limits, Millis, Origin,
-    Outcome, PassKind, PassRecord, ProcessId, ProcessRecord, Report, StopHow, Suspect, TASK_ID_MAX, TaskId,
+    Containment, EndReason, Ending, ExitStatus, InstanceId, InstanceRecord, LeakKind, LeakRecord,
+    Limits, Millis, Origin, Outcome, PassKind, PassRecord, ProcessId, ProcessRecord, Report,
+    StopHow, Suspect, TASK_ID_MAX, TaskId,
 };
 pub use state::{Event, State, next};
 pub use store::{LeakGroup, LeakGrouping};
 pub use tracker::{
-    Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME, Finding, Job, Ledger, Level, Output,
-    Process, Signaller, Stdio, Tracker, diagnose,
+    Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME, Finding, Job,
+    Ledger, Level, Output, Process, Signaller, Stdio, Tracker, diagnose,
 };

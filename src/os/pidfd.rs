@@ -73,13 +73,6 @@ impl PidFd {
         Self(fd)
     }
 
-    pub(crate) fn try_clone(&self) -> Result<Self> {
-        self.0
-            .try_clone()
-            .map(Self)
-            .map_err(|error| Error::os("failed to duplicate a pidfd", error))
-    }
-
     /// The inode, where it tells processes apart.
     pub(crate) fn inode(&self) -> Result<Option<u64>> {
         let failed = |error: Errno| Error::os("failed to look at a pidfd", error);
@@ -108,7 +101,8 @@ impl PidFd {
         let deadline = Instant::now().checked_add(limit);
         loop {
             let mut fds = [PollFd::new(&self.0, events)];
-            let left = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+            let left = deadline
+                .map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
             match poll(&mut fds, left.as_ref()) {
                 Ok(0) => return Ok(false),
                 Ok(_) => return Ok(true),
@@ -136,7 +130,8 @@ impl PidFd {
     /// the process alone on older kernels.
     pub(crate) fn send_to_group(&self, signal: Signal) -> std::result::Result<(), Errno> {
         let fd = self.0.as_raw_fd().cast_unsigned() as usize;
-        let args = [fd, signal.0.as_raw().cast_unsigned() as usize, 0, PIDFD_SIGNAL_PROCESS_GROUP, 0];
+        let args =
+            [fd, signal.0.as_raw().cast_unsigned() as usize, 0, PIDFD_SIGNAL_PROCESS_GROUP, 0];
         // SAFETY: pidfd_send_signal(2) with an open descriptor and no siginfo touches no memory of ours.
         let result = unsafe { super::raw::syscall(libc::SYS_pidfd_send_signal, args) };
         if result == 0 { Ok(()) } else { self.signal_raw(Some(signal)) }
@@ -144,7 +139,8 @@ impl PidFd {
 
     /// Whether our child has been stopped since this was last asked.
     pub(crate) fn has_stopped(&self) -> Result<bool> {
-        match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG) {
+        match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)
+        {
             Ok(status) => Ok(status.is_some_and(|status| status.stopped())),
             Err(Errno::INTR | Errno::CHILD) => Ok(false),
             Err(error) => Err(Error::os("failed to wait for a child to stop", error)),
@@ -266,7 +262,12 @@ impl Pinned {
     }
 
     /// Reads the identity of the process behind `fd`; `None` when it is reaped meanwhile.
-    pub(crate) fn identify(proc: &Proc, place: Place, pid: Pid, fd: Arc<PidFd>) -> Result<Option<Self>> {
+    pub(crate) fn identify(
+        proc: &Proc,
+        place: Place,
+        pid: Pid,
+        fd: Arc<PidFd>,
+    ) -> Result<Option<Self>> {
         let stat = proc.stat(pid)?;
         // Only now is it certain that what was read belongs to the process behind the descriptor: had that one been reaped
         // before the read, signal 0 would fail.
@@ -305,8 +306,15 @@ impl Pinned {
     }
 
     /// Verifies that the process behind `fd` is the one that was recorded as `identity`.
-    pub(crate) fn verify(proc: &Proc, here: Place, identity: &Identity, fd: Arc<PidFd>) -> Result<Probe> {
-        let Some(pinned) = Self::identify(proc, here, identity.pid, fd)? else { return Ok(Probe::Gone) };
+    pub(crate) fn verify(
+        proc: &Proc,
+        here: Place,
+        identity: &Identity,
+        fd: Arc<PidFd>,
+    ) -> Result<Probe> {
+        let Some(pinned) = Self::identify(proc, here, identity.pid, fd)? else {
+            return Ok(Probe::Gone);
+        };
         match identity.sameness(&pinned.identity) {
             Sameness::Different => Ok(Probe::Gone),
             Sameness::Unknown => Ok(Probe::Unknown(elsewhere(identity.pid))),

@@ -18,13 +18,16 @@ pub(crate) fn is_foreground() -> bool {
 
 /// Gives the terminal on standard input to a process group of our session.
 pub(crate) fn give_to(group: Pid) -> Result<()> {
-    let number = rustix::process::Pid::from_raw(group.raw()).ok_or_else(|| Error::invalid("pid 0 names no group"))?;
-    set_foreground(number).map_err(|error| Error::os(format!("failed to give the terminal to group {group}"), error))
+    let number = rustix::process::Pid::from_raw(group.raw())
+        .ok_or_else(|| Error::invalid("pid 0 names no group"))?;
+    set_foreground(number)
+        .map_err(|error| Error::os(format!("failed to give the terminal to group {group}"), error))
 }
 
 /// Takes the terminal on standard input back for our own group.
 pub(crate) fn take_back() -> Result<()> {
-    set_foreground(rustix::process::getpgrp()).map_err(|error| Error::os("failed to take the terminal back", error))
+    set_foreground(rustix::process::getpgrp())
+        .map_err(|error| Error::os("failed to take the terminal back", error))
 }
 
 /// With SIGTTOU blocked: a background group that sets the foreground is stopped by it otherwise (tcsetpgrp(3)).

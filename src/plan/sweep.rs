@@ -30,7 +30,6 @@ const REAPERS: [&str; 8] = [
 /// A process that nobody registered, as far as the sweep looks at it.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
-    pub(crate) pid: Pid,
     /// Path of the executable, where we may see it.
     pub(crate) executable: Option<Vec<u8>>,
     pub(crate) argv: Vec<Vec<u8>>,
@@ -136,7 +135,6 @@ mod tests {
 
     fn candidate(executable: &str, argv: &[&str]) -> Candidate {
         Candidate {
-            pid: pid(7),
             executable: Some(executable.as_bytes().to_vec()),
             argv: argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
             on_terminal: false,

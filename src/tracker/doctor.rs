@@ -44,7 +44,12 @@ pub struct Finding {
     pub advice: String,
 }
 
-fn finding(check: &str, level: Level, detail: impl Into<String>, advice: impl Into<String>) -> Finding {
+fn finding(
+    check: &str,
+    level: Level,
+    detail: impl Into<String>,
+    advice: impl Into<String>,
+) -> Finding {
     Finding { check: check.into(), level, detail: detail.into(), advice: advice.into() }
 }
 
@@ -54,14 +59,28 @@ pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
     machine(&mut findings);
     match Ledger::open(ledger) {
         Ok(open) => {
-            findings.push(finding("ledger", Level::Ok, format!("`{}` can be read", open.path().display()), ""));
+            findings.push(finding(
+                "ledger",
+                Level::Ok,
+                format!("`{}` can be read", open.path().display()),
+                "",
+            ));
             soundness(open.store(), &mut findings);
             if let Err(error) = rows(open.store(), &mut findings) {
-                findings.push(finding("rows", Level::Problem, error.to_string(), "look at the line above it"));
+                findings.push(finding(
+                    "rows",
+                    Level::Problem,
+                    error.to_string(),
+                    "look at the line above it",
+                ));
             }
         }
         Err(error) => {
-            let advice = if error.is_not_found() { "it is made by the first `run`" } else { "see the message" };
+            let advice = if error.is_not_found() {
+                "it is made by the first `run`"
+            } else {
+                "see the message"
+            };
             let level = if error.is_not_found() { Level::Warning } else { Level::Problem };
             findings.push(finding("ledger", level, error.to_string(), advice));
         }
@@ -94,12 +113,17 @@ fn machine(findings: &mut Vec<Finding>) {
         Ok(_) => findings.push(finding("machine id", Level::Ok, "is there", "")),
         Err(error) => findings.push(finding("machine id", Level::Problem, error.to_string(), "mount /proc")),
     }
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit =
+        rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     findings.push(finding(
         "descriptors",
         if limit < 1024 { Level::Warning } else { Level::Ok },
         format!("soft limit {limit}: up to {} processes are watched by the kernel", limit / 2),
-        if limit < 1024 { "more than that are noticed by the health pass alone: raise `ulimit -n`" } else { "" },
+        if limit < 1024 {
+            "more than that are noticed by the health pass alone: raise `ulimit -n`"
+        } else {
+            ""
+        },
     ));
 }
 
@@ -115,12 +139,25 @@ fn pidfds() -> Finding {
                 "without pidfs (before Linux 6.9)",
                 "a pid that is reused within 10 ms cannot be told from the one before",
             ),
-            Err(error) => finding("pidfd", Level::Problem, error.to_string(), "nothing can be signalled without it"),
+            Err(error) => finding(
+                "pidfd",
+                Level::Problem,
+                error.to_string(),
+                "nothing can be signalled without it",
+            ),
         },
-        Some(Err(error)) => {
-            finding("pidfd", Level::Problem, error.to_string(), "Linux 5.9 or newer is needed, and pidfd_open allowed")
-        }
-        _ => finding("pidfd", Level::Problem, "this process cannot open itself", "look at seccomp and /proc"),
+        Some(Err(error)) => finding(
+            "pidfd",
+            Level::Problem,
+            error.to_string(),
+            "Linux 5.9 or newer is needed, and pidfd_open allowed",
+        ),
+        _ => finding(
+            "pidfd",
+            Level::Problem,
+            "this process cannot open itself",
+            "look at seccomp and /proc",
+        ),
     }
 }
 
@@ -136,18 +173,33 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
         Err(error) => finding("integrity", Level::Problem, error.to_string(), "the ledger cannot be read"),
     });
     findings.push(match store.schema_version() {
-        Ok(version) => finding("schema", Level::Ok, format!("version {version}, SQLite {}", Store::sqlite_version()), ""),
-        Err(error) => finding("schema", Level::Problem, error.to_string(), "the ledger cannot be read"),
+        Ok(version) => finding(
+            "schema",
+            Level::Ok,
+            format!("version {version}, SQLite {}", Store::sqlite_version()),
+            "",
+        ),
+        Err(error) => {
+            finding("schema", Level::Problem, error.to_string(), "the ledger cannot be read")
+        }
     });
     findings.push(if rustix::process::geteuid().as_raw() == store.owner_uid() {
         match lock::usable(&store.beside(&format!("-doctor-{}.lock", std::process::id()))) {
             Ok(()) => finding("locks", Level::Ok, "hold beside the ledger", ""),
-            Err(error) => {
-                finding("locks", Level::Problem, error.to_string(), "instances cannot tell whether others live: use a local folder that you may write")
-            }
+            Err(error) => finding(
+                "locks",
+                Level::Problem,
+                error.to_string(),
+                "instances cannot tell whether others live: use a local folder that you may write",
+            ),
         }
     } else {
-        finding("locks", Level::Ok, format!("not tried: the ledger belongs to uid {}", store.owner_uid()), "")
+        finding(
+            "locks",
+            Level::Ok,
+            format!("not tried: the ledger belongs to uid {}", store.owner_uid()),
+            "",
+        )
     });
 }
 
@@ -157,7 +209,8 @@ fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
     let live = store.live()?;
     let (mut orphaned, mut unknown) = (0, 0);
     for instance in store.instances_to_judge()? {
-        let left = live.iter().filter(|row| row.owner == instance.id && !row.limits.survive).count();
+        let left =
+            live.iter().filter(|row| row.owner == instance.id && !row.limits.survive).count();
         match judge(store, &proc, here, &instance) {
             Life::Alive => {}
             Life::Dead(_) => orphaned += left,
@@ -166,9 +219,27 @@ fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
     }
     let survivors = live.iter().filter(|row| row.state == crate::state::State::Survived).count();
     findings.push(count("running", live.len(), Level::Ok, "processes are tracked", ""));
-    findings.push(count("orphans", orphaned, Level::Warning, "rows of dead instances", "`procledger reap` ends them"));
-    findings.push(count("unknown", unknown, Level::Warning, "rows cannot be judged from here", "`procledger forget TASK` closes them"));
-    findings.push(count("survivors", survivors, Level::Warning, "processes could not be ended", "`procledger ps` says why"));
+    findings.push(count(
+        "orphans",
+        orphaned,
+        Level::Warning,
+        "rows of dead instances",
+        "`procledger reap` ends them",
+    ));
+    findings.push(count(
+        "unknown",
+        unknown,
+        Level::Warning,
+        "rows cannot be judged from here",
+        "`procledger forget TASK` closes them",
+    ));
+    findings.push(count(
+        "survivors",
+        survivors,
+        Level::Warning,
+        "processes could not be ended",
+        "`procledger ps` says why",
+    ));
     findings.push(last_pass(store, !live.is_empty())?);
     Ok(())
 }
@@ -186,9 +257,15 @@ fn last_pass(store: &Store, anything_runs: bool) -> Result<Finding> {
         return Ok(finding("last pass", Level::Ok, "there was none yet", ""));
     };
     let ago = Millis::now().since(newest.started_at);
-    let detail = format!("{} at {}, {} s ago", newest.kind, newest.started_at.to_rfc3339(), ago.as_secs());
+    let detail =
+        format!("{} at {}, {} s ago", newest.kind, newest.started_at.to_rfc3339(), ago.as_secs());
     Ok(if anything_runs && ago > PASS_IS_LATE {
-        finding("last pass", Level::Warning, detail, "something runs and nobody looks: is its host stuck, or run without the monitor?")
+        finding(
+            "last pass",
+            Level::Warning,
+            detail,
+            "something runs and nobody looks: is its host stuck, or run without the monitor?",
+        )
     } else {
         finding("last pass", Level::Ok, detail, "")
     })
@@ -210,6 +287,11 @@ fn export_state(path: &Path) -> Finding {
             "in a sticky folder it cannot be replaced: choose another path with --export",
         ),
         Ok(_) => finding("export", Level::Ok, format!("`{}` is there", path.display()), ""),
-        Err(_) => finding("export", Level::Ok, format!("`{}` is not there: nothing writes it now", path.display()), ""),
+        Err(_) => finding(
+            "export",
+            Level::Ok,
+            format!("`{}` is not there: nothing writes it now", path.display()),
+            "",
+        ),
     }
 }

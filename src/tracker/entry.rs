@@ -89,8 +89,20 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(root: Root, child: bool, keep_strays: bool, pidfd: Option<Arc<PidFd>>) -> Arc<Self> {
-        Arc::new(Self { root, child, keep_strays, pidfd, progress: Mutex::default(), changed: Condvar::new() })
+    pub(super) fn new(
+        root: Root,
+        child: bool,
+        keep_strays: bool,
+        pidfd: Option<Arc<PidFd>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            root,
+            child,
+            keep_strays,
+            pidfd,
+            progress: Mutex::default(),
+            changed: Condvar::new(),
+        })
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -143,7 +155,8 @@ impl Entry {
             if left.is_zero() {
                 return false;
             }
-            progress = self.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
+            progress =
+                self.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
@@ -155,7 +168,11 @@ impl Entry {
         if let Some(status) = self.status() {
             return status;
         }
-        self.publish(if self.child { child_status(pidfd) } else { stranger_status(pidfd, deadline) })
+        self.publish(if self.child {
+            child_status(pidfd)
+        } else {
+            stranger_status(pidfd, deadline)
+        })
     }
 }
 

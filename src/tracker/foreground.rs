@@ -56,7 +56,9 @@ impl Process {
         }
         match self.pidfd.send_to_group(Signal::CONT) {
             Ok(()) => Ok(()),
-            Err(error) => Err(Error::os(format!("failed to continue process {}", self.pid()), error)),
+            Err(error) => {
+                Err(Error::os(format!("failed to continue process {}", self.pid()), error))
+            }
         }
     }
 }

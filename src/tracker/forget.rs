@@ -27,14 +27,19 @@ impl Tracker {
         if rows.is_empty() {
             return Err(Error::new(
                 Kind::NotFound,
-                format!("the ledger has no live row for task {task_id:?}: `procledger ps` lists them"),
+                format!(
+                    "the ledger has no live row for task {task_id:?}: `procledger ps` lists them"
+                ),
             ));
         }
         for row in &rows {
             if let Probe::Alive(_) = Pinned::probe(&shared.proc, shared.place(), &row.identity) {
                 return Err(Error::new(
                     Kind::Busy,
-                    format!("task {task_id:?} still runs as process {}: end it with `procledger kill`", row.identity.pid),
+                    format!(
+                        "task {task_id:?} still runs as process {}: end it with `procledger kill`",
+                        row.identity.pid
+                    ),
                 ));
             }
         }

@@ -23,8 +23,8 @@ use crate::{
     os::{Pinned, Probe, procfs::TICKS_PER_SECOND, spawn::gate::GATE_LIMIT},
     plan::{limits::passed, observe::Snapshot},
     record::{
-        EndReason, Ending, InstanceId, Limits, Millis, NewProcess, Outcome, PassKind, ProcessId, ProcessRecord, Report,
-        Sighting, Suspect,
+        EndReason, Ending, InstanceId, Limits, Millis, NewProcess, Outcome, PassKind, ProcessId,
+        ProcessRecord, Report, Sighting, Suspect,
     },
     state::State,
 };
@@ -112,7 +112,9 @@ impl Shared {
         seen: &mut Seen,
         report: &mut Report,
     ) {
-        let fd = |entry: &super::entry::Entry| entry.pidfd.clone().or_else(|| pinned.map(Pinned::into_fd));
+        let fd = |entry: &super::entry::Entry| {
+            entry.pidfd.clone().or_else(|| pinned.map(Pinned::into_fd))
+        };
         if let Some(entry) = self.entry(row.id) {
             match fd(&entry) {
                 Some(fd) => seen.dead.push((entry, fd)),
@@ -139,7 +141,10 @@ impl Shared {
             Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
             Probe::Zombie(_) | Probe::Gone => {
                 if dead.contains(&row.owner) && row.state != State::Ending {
-                    log_dead(row.identity.pid, row.task.as_ref().map_or("(none)", |task| task.as_str()));
+                    log_dead(
+                        row.identity.pid,
+                        row.task.as_ref().map_or("(none)", |task| task.as_str()),
+                    );
                     self.record_gone(&row, report);
                 }
             }
@@ -151,7 +156,10 @@ impl Shared {
             let root = &entry.root;
             if root.origin == crate::record::Origin::Spawned {
                 // For the others settling logs it.
-                log_dead(root.identity.pid, root.task.as_ref().map_or("(none)", |task| task.as_str()));
+                log_dead(
+                    root.identity.pid,
+                    root.task.as_ref().map_or("(none)", |task| task.as_str()),
+                );
             }
             report.endings.push(Ending {
                 task_id: root.task.clone(),
@@ -191,7 +199,11 @@ impl Shared {
                 if let Some((reason, rule)) = passed(&row.limits, age, rss) {
                     due.push((row.id, reason, rule));
                 } else if row.state == State::Survived {
-                    due.push((row.id, EndReason::Terminated, "it had survived an earlier attempt".into()));
+                    due.push((
+                        row.id,
+                        EndReason::Terminated,
+                        "it had survived an earlier attempt".into(),
+                    ));
                 }
             }
         }
@@ -247,7 +259,11 @@ impl Shared {
     }
 
     /// Ends roots of ours that have passed a limit, each with its reason.
-    pub(super) fn end_due(self: &Arc<Self>, due: Vec<(ProcessId, EndReason, String)>, report: &mut Report) {
+    pub(super) fn end_due(
+        self: &Arc<Self>,
+        due: Vec<(ProcessId, EndReason, String)>,
+        report: &mut Report,
+    ) {
         let mut by_rule: HashMap<(EndReason, String), Vec<_>> = HashMap::new();
         for (row, reason, rule) in due {
             by_rule.entry((reason, rule)).or_default().extend(self.entry(row));
@@ -265,10 +281,11 @@ fn unknown(row: ProcessRecord, why: &str) -> Suspect {
     Suspect { task_id: row.task, pid: row.identity.pid, command: row.command, why: why.to_owned() }
 }
 
+/// Resident memory of a root with all that is below it; of a descendant alone.
 fn tree_rss(snapshot: &Snapshot, row: &ProcessRecord, below: &HashSet<Pid>) -> u64 {
-    let own = [row.identity.pid];
-    let all = if row.root.is_none() { below.iter().chain(&own) } else { own.iter().chain([].iter().take(0)) };
-    all.filter_map(|&pid| snapshot.get(pid)).map(|stat| stat.rss_bytes).sum()
+    let rss = |pid: &Pid| snapshot.get(*pid).map_or(0, |stat| stat.rss_bytes);
+    let others = if row.root.is_none() { below.iter().map(rss).sum() } else { 0 };
+    rss(&row.identity.pid) + others
 }
 
 fn cpu(pinned: &Pinned) -> Duration {

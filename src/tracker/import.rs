@@ -46,8 +46,11 @@ impl Shared {
                 report.errors.push(line);
             }
             Legacy::Corrupt { kept_as, reason } => {
-                let line =
-                    format!("`{}` is broken: {reason}; it is kept as `{}`", path.display(), kept_as.display());
+                let line = format!(
+                    "`{}` is broken: {reason}; it is kept as `{}`",
+                    path.display(),
+                    kept_as.display()
+                );
                 tracing::error!("{line}");
                 report.errors.push(line);
             }
@@ -62,11 +65,20 @@ impl Shared {
         Ok(report)
     }
 
-    fn import_entries(self: &Arc<Self>, path: &Path, entries: Vec<LegacyEntry>, report: &mut Report) -> Result<()> {
+    fn import_entries(
+        self: &Arc<Self>,
+        path: &Path,
+        entries: Vec<LegacyEntry>,
+        report: &mut Report,
+    ) -> Result<()> {
         let known = self.store.live()?;
         let new: Vec<LegacyEntry> = entries
             .into_iter()
-            .filter(|entry| !known.iter().any(|row| row.identity.pid == entry.pid && row.task.as_ref() == Some(&entry.task)))
+            .filter(|entry| {
+                !known.iter().any(|row| {
+                    row.identity.pid == entry.pid && row.task.as_ref() == Some(&entry.task)
+                })
+            })
             .collect();
         if new.is_empty() {
             return Ok(());
@@ -79,14 +91,30 @@ impl Shared {
             match judge(&search, &entry)? {
                 Verdict::Gone => {}
                 Verdict::Leave { command, why } => {
-                    tracing::warn!("process {} for task {} is left alone: {why}", entry.pid, entry.task);
-                    report.suspects.push(Suspect { task_id: Some(entry.task), pid: entry.pid, command, why });
+                    tracing::warn!(
+                        "process {} for task {} is left alone: {why}",
+                        entry.pid,
+                        entry.task
+                    );
+                    report.suspects.push(Suspect {
+                        task_id: Some(entry.task),
+                        pid: entry.pid,
+                        command,
+                        why,
+                    });
                 }
                 Verdict::End(found, rule) => {
                     report.checked -= 1;
                     let rule = format!("the former processor left it; {rule}");
-                    let cause = Cause { reason: EndReason::Orphan, leak: Some(LeakKind::Orphan), rule };
-                    settled.extend(self.end_found(&cause, Some(entry.task), Origin::Imported, &found, report)?);
+                    let cause =
+                        Cause { reason: EndReason::Orphan, leak: Some(LeakKind::Orphan), rule };
+                    settled.extend(self.end_found(
+                        &cause,
+                        Some(entry.task),
+                        Origin::Imported,
+                        &found,
+                        report,
+                    )?);
                 }
             }
         }
@@ -106,7 +134,11 @@ fn judge(search: &Search<'_>, entry: &LegacyEntry) -> Result<Verdict> {
     let command = super::ending::command_of(search.proc, entry.pid);
     let started = Millis::now().minus(age(stat.start_tick));
     if started.since(entry.start_time).max(entry.start_time.since(started)) > START_TOLERANCE {
-        let why = format!("it started at {}, not at {}", started.to_rfc3339(), entry.start_time.to_rfc3339());
+        let why = format!(
+            "it started at {}, not at {}",
+            started.to_rfc3339(),
+            entry.start_time.to_rfc3339()
+        );
         return Ok(Verdict::Leave { command, why });
     }
     Ok(match search.judge_one(entry.pid)? {

@@ -21,8 +21,8 @@ use crate::{
     os::{Proc, current_place},
     plan::sweep::Judgement,
     record::{
-        DeadInstance, Ending, LeakRecord, Millis, Observer, Outcome, PassRecord, ProcessId, ProcessRecord, Report,
-        Suspect, TaskId,
+        DeadInstance, Ending, LeakRecord, Millis, Observer, Outcome, PassRecord, ProcessId,
+        ProcessRecord, Report, Suspect, TaskId,
     },
     state::State,
     store::{LeakGroup, LeakGrouping, Store},
@@ -81,7 +81,12 @@ impl Ledger {
     /// # Errors
     ///
     /// Invalid input for a bad task id; when the ledger cannot be read.
-    pub fn history(&self, task_id: Option<&str>, since: Option<SystemTime>, limit: u32) -> Result<Vec<ProcessRecord>> {
+    pub fn history(
+        &self,
+        task_id: Option<&str>,
+        since: Option<SystemTime>,
+        limit: u32,
+    ) -> Result<Vec<ProcessRecord>> {
         let task = task_id.map(TaskId::new).transpose()?;
         self.store.history(task.as_ref(), since.map(Millis::from), limit)
     }
@@ -100,7 +105,11 @@ impl Ledger {
     /// # Errors
     ///
     /// When the ledger cannot be read.
-    pub fn leak_groups(&self, since: Option<SystemTime>, by: LeakGrouping) -> Result<Vec<LeakGroup>> {
+    pub fn leak_groups(
+        &self,
+        since: Option<SystemTime>,
+        by: LeakGrouping,
+    ) -> Result<Vec<LeakGroup>> {
         self.store.leak_groups(since.map(Millis::from), by)
     }
 
@@ -121,7 +130,8 @@ impl Ledger {
     pub fn plan_reap(&self, orphan_names: &[String], min_age: Duration) -> Result<Report> {
         let proc = Proc::open()?;
         let observer = Observer { place: current_place()?, uid: self.store.owner_uid() };
-        let own = Pid::new(i64::from(std::process::id())).ok_or_else(|| Error::invalid("pid 0 looks at nothing"))?;
+        let own = Pid::new(i64::from(std::process::id()))
+            .ok_or_else(|| Error::invalid("pid 0 looks at nothing"))?;
         let mut report = Report::default();
         let (orphans, guards) = self.orphans(&proc, observer, &mut report)?;
         let world = World { proc: &proc, observer, own, guards };
@@ -129,7 +139,8 @@ impl Ledger {
             self.plan_instance(&world, dead, rows, &mut report);
         }
         let answered_for: HashSet<Pid> = answered_for(&self.store)?;
-        let search = Search { proc: &proc, observer, own, names: orphan_names, min_age, answered_for };
+        let search =
+            Search { proc: &proc, observer, own, names: orphan_names, min_age, answered_for };
         plan_sweep(&search, &mut report)?;
         Ok(report)
     }
@@ -148,7 +159,10 @@ impl Ledger {
             match judge(&self.store, proc, observer.place, &instance) {
                 Life::Dead(dead) => orphans.push((dead, rows)),
                 Life::Alive if instance.identity.place == observer.place => {
-                    guards.push((instance.identity.pid, rows.iter().map(|row| row.identity.pid).collect()));
+                    guards.push((
+                        instance.identity.pid,
+                        rows.iter().map(|row| row.identity.pid).collect(),
+                    ));
                 }
                 Life::Alive => {}
                 Life::Unknown(why) => report.suspects.extend(rows.into_iter().map(|row| Suspect {
@@ -162,25 +176,39 @@ impl Ledger {
         Ok((orphans, guards))
     }
 
-    fn plan_instance(&self, world: &World<'_>, dead: DeadInstance, rows: Vec<ProcessRecord>, report: &mut Report) {
+    fn plan_instance(
+        &self,
+        world: &World<'_>,
+        dead: DeadInstance,
+        rows: Vec<ProcessRecord>,
+        report: &mut Report,
+    ) {
         let rows: Vec<ProcessRecord> =
             rows.into_iter().filter(|row| world.observer.may_touch(row.uid)).collect();
         let (kept, rows): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|row| row.limits.survive && dead.processes_gone.is_none());
         for row in kept.iter().filter(|row| row.root.is_none()) {
-            report.endings.push(planned(row, "it is marked survive: the next instance of its program adopts it", Outcome::Kept));
+            report.endings.push(planned(
+                row,
+                "it is marked survive: the next instance of its program adopts it",
+                Outcome::Kept,
+            ));
         }
         if dead.processes_gone.is_some() {
             let rule = "its machine was restarted, or its PID namespace is gone";
             report.endings.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
             return;
         }
-        let (roots, descendants): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.root.is_none());
+        let (roots, descendants): (Vec<_>, Vec<_>) =
+            rows.iter().partition(|row| row.root.is_none());
         let is_root = |id: Option<ProcessId>| roots.iter().any(|root| Some(root.id) == id);
         let alone = descendants.iter().filter(|row| !is_root(row.root));
         for root in roots.iter().chain(alone) {
-            let recorded =
-                descendants.iter().filter(|row| row.root == Some(root.id)).map(|row| (row.id, row.identity)).collect();
+            let recorded = descendants
+                .iter()
+                .filter(|row| row.root == Some(root.id))
+                .map(|row| (row.id, row.identity))
+                .collect();
             let tree = Tree { root: Root::from(*root), pidfd: None, recorded };
             plan_tree(root, preview(world, tree), report);
         }
@@ -242,11 +270,15 @@ fn plan_tree(root: &ProcessRecord, seen: Preview, report: &mut Report) {
             obstacle: (root.state == State::Survived).then(|| root.last_error.clone()).flatten(),
         });
     }
-    report.suspects.extend(seen.suspects.into_iter().map(|(pid, command)| Suspect {
-        task_id: root.task.clone(),
-        pid,
-        command,
-        why: "it carries the task's token, but has a controlling terminal: it may be a person's".into(),
+    report.suspects.extend(seen.suspects.into_iter().map(|(pid, command)| {
+        Suspect {
+            task_id: root.task.clone(),
+            pid,
+            command,
+            why:
+                "it carries the task's token, but has a controlling terminal: it may be a person's"
+                    .into(),
+        }
     }));
     report.suspects.extend(seen.unknown.into_iter().map(|error| Suspect {
         task_id: root.task.clone(),

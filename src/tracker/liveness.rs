@@ -30,7 +30,8 @@ pub(super) enum Life {
 
 /// Judges an instance by its lock and its identity.
 pub(super) fn judge(store: &Store, proc: &Proc, here: Place, instance: &InstanceRecord) -> Life {
-    let dead = |how, processes_gone| Life::Dead(DeadInstance { id: instance.id, how, processes_gone });
+    let dead =
+        |how, processes_gone| Life::Dead(DeadInstance { id: instance.id, how, processes_gone });
     let lock = match probe(&lock_path(store, instance)) {
         Ok(LockState::Held) => return Life::Alive,
         Ok(state) => state,
@@ -52,7 +53,8 @@ pub(super) fn judge(store: &Store, proc: &Proc, here: Place, instance: &Instance
     }
     if reach == Reach::Elsewhere {
         // pid_namespaces(7): when the first process of a namespace ends, all others in it are killed.
-        let was_init = instance.identity.pid.get() == 1 && here.boot_id == instance.identity.place.boot_id;
+        let was_init =
+            instance.identity.pid.get() == 1 && here.boot_id == instance.identity.place.boot_id;
         return if was_init && lock == LockState::Free {
             dead(StopHow::Crashed, Some(EndReason::Gone))
         } else {
@@ -75,7 +77,8 @@ pub(super) fn lock_path(store: &Store, instance: &InstanceRecord) -> std::path::
 impl Shared {
     /// Judges every other instance that is not known to have stopped, or that left something.
     pub(super) fn judge_others(&self) -> crate::error::Result<Vec<(InstanceRecord, Life)>> {
-        let others = self.store.instances_to_judge()?.into_iter().filter(|other| other.id != self.instance);
+        let others =
+            self.store.instances_to_judge()?.into_iter().filter(|other| other.id != self.instance);
         Ok(others
             .map(|other| {
                 let life = judge(&self.store, &self.proc, self.place(), &other);

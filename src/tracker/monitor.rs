@@ -101,7 +101,8 @@ impl Shared {
             .iter()
             .filter(|entry| !entry.is_being_ended())
             .filter_map(|entry| {
-                let (reason, rule) = passed(&entry.root.limits, now.since(entry.root.started_at), 0)?;
+                let (reason, rule) =
+                    passed(&entry.root.limits, now.since(entry.root.started_at), 0)?;
                 Some((entry.root.row, reason, rule))
             })
             .collect();

@@ -187,7 +187,8 @@ impl Builder {
         let place = current_place()?;
         let store = Store::open(&self.path)?;
         let observer = Observer { place, uid: store.owner_uid() };
-        let own = Pid::new(i64::from(std::process::id())).ok_or_else(|| Error::invalid("pid 0 opens nothing"))?;
+        let own = Pid::new(i64::from(std::process::id()))
+            .ok_or_else(|| Error::invalid("pid 0 opens nothing"))?;
         let identity = Pinned::open(&proc, place, own)?
             .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
             .identity;
@@ -210,7 +211,16 @@ impl Builder {
         };
         let outer_tokens = spawn::outer_tokens(|token| store.knows_token(token))?;
         let options = self.options;
-        let shared = Shared::new(Opened { store, options, observer, proc, instance, identity, outer_tokens, lock })?;
+        let shared = Shared::new(Opened {
+            store,
+            options,
+            observer,
+            proc,
+            instance,
+            identity,
+            outer_tokens,
+            lock,
+        })?;
         begin(shared)
     }
 }
@@ -219,8 +229,12 @@ fn check_options(options: &Options) -> Result<()> {
     if options.program.is_empty() {
         return Err(Error::invalid("the program's name is empty: name the embedding program"));
     }
-    if let Some(name) = options.orphan_names.iter().find(|name| name.is_empty() || name.contains('/')) {
-        return Err(Error::invalid(format!("the orphan name {name:?} is no file name: give one without folders")));
+    if let Some(name) =
+        options.orphan_names.iter().find(|name| name.is_empty() || name.contains('/'))
+    {
+        return Err(Error::invalid(format!(
+            "the orphan name {name:?} is no file name: give one without folders"
+        )));
     }
     if options.health_interval.is_zero() {
         return Err(Error::invalid("the health interval is zero: give a time between passes"));

@@ -10,8 +10,9 @@ use super::{
 use crate::{
     error::Result,
     record::{
-        Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits, Millis, NewLeak, NewProcess,
-        Origin, Outcome, PassRecord, ProcessId, Report, Settled, Suspect, Verdict,
+        Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits, Millis,
+        NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, Report, Settled, Suspect,
+        Verdict,
     },
     state::State,
 };
@@ -27,7 +28,11 @@ pub(super) struct Cause {
 }
 
 /// The row of a member that was found below a root, claimed by `owner` from the start.
-pub(super) fn descendant(owner: InstanceId, root: &Root, member: &super::ending::Found<'_>) -> NewProcess {
+pub(super) fn descendant(
+    owner: InstanceId,
+    root: &Root,
+    member: &super::ending::Found<'_>,
+) -> NewProcess {
     NewProcess {
         task: root.task.clone(),
         owner,
@@ -40,7 +45,12 @@ pub(super) fn descendant(owner: InstanceId, root: &Root, member: &super::ending:
         command: member.command.to_vec(),
         cwd: None,
         uid: member.uid,
-        limits: Limits { max_runtime: None, max_rss: None, survive: false, grace: root.limits.grace },
+        limits: Limits {
+            max_runtime: None,
+            max_rss: None,
+            survive: false,
+            grace: root.limits.grace,
+        },
         started_at: Millis::now().minus(member.age),
         peak_rss: Some(member.rss),
         state: State::Ending,
@@ -51,19 +61,32 @@ pub(super) fn descendant(owner: InstanceId, root: &Root, member: &super::ending:
 impl Shared {
     /// Records members that an end has found, before they get a signal. Where the ledger cannot be written they are ended
     /// all the same, and have no row.
-    pub(super) fn record_found(&self, root: &Root, found: &[super::ending::Found<'_>]) -> Vec<Option<ProcessId>> {
-        let rows: Vec<NewProcess> = found.iter().map(|member| descendant(self.instance, root, member)).collect();
+    pub(super) fn record_found(
+        &self,
+        root: &Root,
+        found: &[super::ending::Found<'_>],
+    ) -> Vec<Option<ProcessId>> {
+        let rows: Vec<NewProcess> =
+            found.iter().map(|member| descendant(self.instance, root, member)).collect();
         match self.store.admit(&self.place(), &rows) {
             Ok(rows) => rows.into_iter().map(Result::ok).collect(),
             Err(error) => {
-                tracing::error!("failed to record {} processes before they are ended: {error}", found.len());
+                tracing::error!(
+                    "failed to record {} processes before they are ended: {error}",
+                    found.len()
+                );
                 vec![None; found.len()]
             }
         }
     }
 
     /// Tells in `report` what became of trees, and answers with what there is to write.
-    pub(super) fn conclude(&self, cause: &Cause, ends: Vec<TreeEnd>, report: &mut Report) -> Vec<Settled> {
+    pub(super) fn conclude(
+        &self,
+        cause: &Cause,
+        ends: Vec<TreeEnd>,
+        report: &mut Report,
+    ) -> Vec<Settled> {
         let mut settled = Vec::new();
         let deadline = Instant::now() + REAPED_BY_PARENT;
         for end in ends {
@@ -79,7 +102,10 @@ impl Shared {
             return;
         }
         if let Err(error) = self.store.record(self.instance, pass.as_ref(), &settled) {
-            tracing::error!("failed to record what became of {} processes: {error}; it is tried again", settled.len());
+            tracing::error!(
+                "failed to record what became of {} processes: {error}; it is tried again",
+                settled.len()
+            );
             report.errors.push(error.to_string());
             lock(&self.unsettled).extend(settled);
         }
@@ -99,7 +125,9 @@ impl Shared {
             if member.is_root {
                 self.publish_root(&root, &member, deadline);
             }
-            settled.extend(member.row.map(|row| settle(cause, row, &member, self.status_of(&root, &member))));
+            settled.extend(
+                member.row.map(|row| settle(cause, row, &member, self.status_of(&root, &member))),
+            );
             log_survivor(&root, &member);
             report.checked += 1;
             report.endings.push(ending(cause, &root, member));
@@ -116,9 +144,15 @@ impl Shared {
                 task_id: root.task.clone(),
                 pid: root.identity.pid,
                 command: root.command.clone(),
-                why: format!("{error}; close its row with `procledger forget` when you know that it is gone"),
+                why: format!(
+                    "{error}; close its row with `procledger forget` when you know that it is gone"
+                ),
             });
-            settled.push(Settled { process: row, verdict: Verdict::Unknown(error.to_string()), leak: None });
+            settled.push(Settled {
+                process: row,
+                verdict: Verdict::Unknown(error.to_string()),
+                leak: None,
+            });
         }
     }
 
@@ -198,7 +232,9 @@ fn ending(cause: &Cause, root: &Root, member: MemberEnd) -> Ending {
         rule: cause.rule.clone(),
         evidence: member.evidence.to_string(),
         outcome: member.outcome,
-        died_after_ms: member.died_after.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        died_after_ms: member
+            .died_after
+            .map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
         obstacle: member.obstacle,
     }
 }

@@ -83,9 +83,16 @@ impl Process {
     }
 
     /// Waits until something can be read, the program ends, or `limit` is over; whether it has ended.
-    fn poll(&self, pipes: &[Pipe; 2], watch_process: bool, limit: Option<Duration>) -> Result<bool> {
-        let mut fds: Vec<PollFd<'_>> =
-            pipes.iter().filter_map(|pipe| Some(PollFd::new(pipe.fd.as_ref()?, PollFlags::IN))).collect();
+    fn poll(
+        &self,
+        pipes: &[Pipe; 2],
+        watch_process: bool,
+        limit: Option<Duration>,
+    ) -> Result<bool> {
+        let mut fds: Vec<PollFd<'_>> = pipes
+            .iter()
+            .filter_map(|pipe| Some(PollFd::new(pipe.fd.as_ref()?, PollFlags::IN)))
+            .collect();
         let process = fds.len();
         if watch_process {
             fds.push(PollFd::new(&*self.pidfd, PollFlags::IN));

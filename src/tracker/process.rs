@@ -35,7 +35,12 @@ pub struct Process {
 }
 
 impl Process {
-    pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>, pidfd: Arc<PidFd>, foreground: bool) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        entry: Arc<Entry>,
+        pidfd: Arc<PidFd>,
+        foreground: bool,
+    ) -> Self {
         Self { stdin: None, stdout: None, stderr: None, shared, entry, pidfd, foreground }
     }
 
@@ -154,6 +159,8 @@ impl Signaller {
         if self.pidfd.is_dead()? {
             return Err(Error::new(Kind::Gone, format!("process {pid} has ended")));
         }
-        self.pidfd.send(signal).map_err(|error| Error::os(format!("failed to signal process {pid}"), error))
+        self.pidfd
+            .send(signal)
+            .map_err(|error| Error::os(format!("failed to signal process {pid}"), error))
     }
 }

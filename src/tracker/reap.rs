@@ -19,8 +19,8 @@ use crate::{
     error::Result,
     os::{Pinned, Probe, lock::discard},
     record::{
-        DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis, OrphanClaim, Outcome,
-        PassKind, ProcessRecord, Report, Suspect,
+        DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis,
+        OrphanClaim, Outcome, PassKind, ProcessRecord, Report, Suspect,
     },
     state::State,
 };
@@ -50,8 +50,13 @@ impl Shared {
         let mut report = Report::default();
         let (dead, instances) = self.find_dead(&mut report)?;
         let uid_limit = (self.observer.uid != 0).then_some(self.observer.uid);
-        let claim =
-            self.store.claim_orphans(self.instance, &self.options.program, uid_limit, &dead, pass.started_at)?;
+        let claim = self.store.claim_orphans(
+            self.instance,
+            &self.options.program,
+            uid_limit,
+            &dead,
+            pass.started_at,
+        )?;
         self.log_loaded(&claim);
         self.report_gone(&claim, &mut report);
         self.adopt(&claim.adopted, &mut report);
@@ -60,10 +65,11 @@ impl Shared {
             leak: Some(LeakKind::Orphan),
             rule: "its instance is dead".into(),
         };
-        let mut settled = self.end_claimed(&cause, claim.claimed, &mut report).unwrap_or_else(|error| {
-            report.errors.push(error.to_string());
-            Vec::new()
-        });
+        let mut settled =
+            self.end_claimed(&cause, claim.claimed, &mut report).unwrap_or_else(|error| {
+                report.errors.push(error.to_string());
+                Vec::new()
+            });
         settled.extend(self.sweep(&mut report));
         log_cleaned(&report);
         self.write(Some(pass), settled, &mut report);
@@ -98,7 +104,10 @@ impl Shared {
             task_id: row.task,
             pid: row.identity.pid,
             command: row.command,
-            why: format!("its instance {} (pid {}) cannot be judged: {why}", instance.program, instance.identity.pid),
+            why: format!(
+                "its instance {} (pid {}) cannot be judged: {why}",
+                instance.program, instance.identity.pid
+            ),
         }));
     }
 
@@ -149,8 +158,12 @@ impl Shared {
 
     /// A row of ours, or of a dead instance, whose process is gone: no leak, and nobody saw how it ended.
     pub(super) fn record_gone(&self, record: &ProcessRecord, report: &mut Report) {
-        let end =
-            End { reason: EndReason::Gone, status: ExitStatus::Unobserved, at: Millis::now(), error: None };
+        let end = End {
+            reason: EndReason::Gone,
+            status: ExitStatus::Unobserved,
+            at: Millis::now(),
+            error: None,
+        };
         let state = if record.state == State::Survived { State::Survived } else { State::Running };
         match self.store.end(&[(record.id, state, end)]) {
             Ok(changed) if changed == [true] => report.endings.push(Ending {
@@ -180,7 +193,9 @@ impl Shared {
                 return;
             }
             if Instant::now() >= deadline {
-                return report.errors.push(format!("another instance is still ending {live} orphans"));
+                return report
+                    .errors
+                    .push(format!("another instance is still ending {live} orphans"));
             }
             std::thread::sleep(OTHER_REAPER_PAUSE);
         }

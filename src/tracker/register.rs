@@ -44,12 +44,17 @@ impl Tracker {
         let task = TaskId::new(task_id)?;
         let pid = pid.into();
         let number = Pid::new(pid).filter(|pid| pid.get() != 1).ok_or_else(|| {
-            Error::invalid(format!("pid {pid} cannot be registered: only numbers above 1 name a process of yours"))
+            Error::invalid(format!(
+                "pid {pid} cannot be registered: only numbers above 1 name a process of yours"
+            ))
         })?;
         let pinned = pin(shared, number)?;
         let new = describe(shared, task, &pinned)?;
         let rows = shared.store.admit(&shared.place(), std::slice::from_ref(&new))?;
-        let row = rows.into_iter().next().ok_or_else(|| Error::new(Kind::Other, "the ledger took no row"))??;
+        let row = rows
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::new(Kind::Other, "the ledger took no row"))??;
         // Even if it is a child of ours: whoever started it waits for it, and we never take its status away.
         shared.take_on(Root::recorded(row, &new), false, false, pinned.into_fd());
         shared.notify_export();
@@ -94,15 +99,21 @@ impl Tracker {
 fn pin(shared: &Arc<Shared>, pid: Pid) -> Result<Pinned> {
     let own = shared.own_pid();
     if pid == own {
-        return Err(Error::invalid(format!("pid {pid} is this process itself: it cannot track itself")));
+        return Err(Error::invalid(format!(
+            "pid {pid} is this process itself: it cannot track itself"
+        )));
     }
     let gone = || Error::new(Kind::Gone, format!("process {pid} is not there"));
     let pinned = Pinned::open(&shared.proc, shared.place(), pid)?.ok_or_else(gone)?;
     if pinned.stat.is_kernel_thread() {
-        return Err(Error::invalid(format!("process {pid} is a kernel thread: it cannot be tracked")));
+        return Err(Error::invalid(format!(
+            "process {pid} is a kernel thread: it cannot be tracked"
+        )));
     }
     if shared.proc.snapshot()?.ancestors(own).contains(&pid) {
-        return Err(Error::invalid(format!("process {pid} is an ancestor of this one: it cannot be tracked from here")));
+        return Err(Error::invalid(format!(
+            "process {pid} is an ancestor of this one: it cannot be tracked from here"
+        )));
     }
     if pinned.is_dead()? {
         return Err(gone());
@@ -119,7 +130,10 @@ fn describe(shared: &Shared, task: TaskId, pinned: &Pinned) -> Result<NewProcess
     if !shared.observer.may_touch(uid) {
         return Err(Error::new(
             Kind::Denied,
-            format!("process {pid} belongs to uid {uid}, the ledger to uid {}: track it as that user", shared.observer.uid),
+            format!(
+                "process {pid} belongs to uid {uid}, the ledger to uid {}: track it as that user",
+                shared.observer.uid
+            ),
         ));
     }
     Ok(NewProcess {

@@ -46,7 +46,10 @@ impl Shared {
             }
             Err(error) => {
                 // Ended they are all the same; the record waits in memory until the ledger can be written (invariant 10).
-                tracing::error!("failed to record the end of {} processes: {error}; it is tried again", ends.len());
+                tracing::error!(
+                    "failed to record the end of {} processes: {error}; it is tried again",
+                    ends.len()
+                );
                 lock(&self.unwritten).extend(ends);
                 let none = vec![None; mine.len()];
                 self.end_strays(&mine, trees, &none);
@@ -56,7 +59,8 @@ impl Shared {
 
     /// What each dead root left, pinned; and the rows that say so.
     fn find_strays(&self, dead: &[&Dead], statuses: &[ExitStatus]) -> (Vec<Tree>, Vec<RootEnd>) {
-        let mut trees: Vec<Tree> = dead.iter().map(|(entry, pidfd)| self.tree_of(entry, Some(pidfd))).collect();
+        let mut trees: Vec<Tree> =
+            dead.iter().map(|(entry, pidfd)| self.tree_of(entry, Some(pidfd))).collect();
         let wanted: Vec<bool> = dead.iter().map(|(entry, _)| !entry.keep_strays).collect();
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         let found = match self.world(&targets) {
@@ -85,10 +89,16 @@ impl Shared {
     }
 
     /// Ends the strays, on a thread of their own where there are any: the next death must not wait for their grace.
-    fn end_strays(self: &Arc<Self>, dead: &[&Dead], trees: Vec<Tree>, rows: &[Option<Vec<ProcessId>>]) {
+    fn end_strays(
+        self: &Arc<Self>,
+        dead: &[&Dead],
+        trees: Vec<Tree>,
+        rows: &[Option<Vec<ProcessId>>],
+    ) {
         let mut with_strays = Vec::new();
         for (((entry, _), mut tree), rows) in dead.iter().zip(trees).zip(rows) {
-            let recorded_before = self.take_recorded(&mut tree, rows.as_deref().unwrap_or_default());
+            let recorded_before =
+                self.take_recorded(&mut tree, rows.as_deref().unwrap_or_default());
             if tree.recorded.is_empty() && !recorded_before {
                 self.reap_and_let_go(entry);
             } else {
@@ -115,15 +125,24 @@ impl Shared {
                 *row = rows.next().copied().unwrap_or(UNRECORDED);
             }
         }
-        let earlier: Vec<ProcessId> =
-            self.store.descendants_of(tree.root.row).unwrap_or_default().iter().map(|row| row.id).collect();
-        let earlier: Vec<ProcessId> =
-            earlier.into_iter().filter(|id| !tree.recorded.iter().any(|(row, _)| row == id)).collect();
+        let earlier: Vec<ProcessId> = self
+            .store
+            .descendants_of(tree.root.row)
+            .unwrap_or_default()
+            .iter()
+            .map(|row| row.id)
+            .collect();
+        let earlier: Vec<ProcessId> = earlier
+            .into_iter()
+            .filter(|id| !tree.recorded.iter().any(|(row, _)| row == id))
+            .collect();
         if earlier.is_empty() {
             return false;
         }
         match self.store.claim(&earlier, self.instance, Some(self.instance), None) {
-            Ok(claimed) => tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity))),
+            Ok(claimed) => {
+                tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity)))
+            }
             Err(error) => tracing::error!("failed to claim recorded descendants: {error}"),
         }
         true
@@ -140,7 +159,8 @@ impl Shared {
         let mut report = Report::default();
         match self.world(&targets) {
             Ok(world) => {
-                let mut ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
+                let mut ends =
+                    end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
                 for end in &mut ends {
                     // The root's own end is recorded already.
                     end.members.retain(|member| !member.is_root);
@@ -168,7 +188,11 @@ impl Shared {
 
     /// The tree of a root that we answer for, with what earlier passes recorded below it.
     pub(super) fn tree_of(&self, entry: &Entry, pidfd: Option<&Arc<PidFd>>) -> Tree {
-        Tree { root: entry.root.clone(), pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(), recorded: Vec::new() }
+        Tree {
+            root: entry.root.clone(),
+            pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(),
+            recorded: Vec::new(),
+        }
     }
 
     /// Tries again to write what could not be written before.

@@ -41,7 +41,6 @@ pub(super) struct Options {
 }
 
 /// One open tracker.
-#[derive(Debug)]
 pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) options: Options,
@@ -74,6 +73,15 @@ pub(super) struct Shared {
     pidfd_limit: usize,
 }
 
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("ledger", &self.store.path())
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What opening prepared.
 pub(super) struct Opened {
     pub(super) store: Store,
@@ -91,8 +99,11 @@ impl Shared {
         let failed = |error| Error::os("failed to set up the monitor", error);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN).map_err(failed)?;
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)
+            .map_err(failed)?;
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+            .current
+            .unwrap_or(u64::MAX);
         Ok(Arc::new(Self {
             store: opened.store,
             options: opened.options,
@@ -164,7 +175,13 @@ impl Shared {
     }
 
     /// Takes on a process: from now on its death is noticed.
-    pub(super) fn take_on(&self, root: Root, child: bool, keep_strays: bool, pidfd: Arc<PidFd>) -> Arc<Entry> {
+    pub(super) fn take_on(
+        &self,
+        root: Root,
+        child: bool,
+        keep_strays: bool,
+        pidfd: Arc<PidFd>,
+    ) -> Arc<Entry> {
         let held = self.held_pidfds.fetch_add(1, Ordering::Relaxed);
         let held_by_us = (held < self.pidfd_limit).then(|| Arc::clone(&pidfd));
         let row = root.row;
@@ -176,7 +193,10 @@ impl Shared {
             // Level-triggered once: the monitor settles it and lets it go. A failure leaves it to the health pass.
             let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
             if let Err(error) = epoll::add(&self.epoll, fd.as_ref(), data, flags) {
-                tracing::warn!("failed to watch process {}: {error}; the health pass covers it", entry.root.identity.pid);
+                tracing::warn!(
+                    "failed to watch process {}: {error}; the health pass covers it",
+                    entry.root.identity.pid
+                );
             }
         }
         if has_deadline {
@@ -229,7 +249,11 @@ impl Shared {
         let mut guards = Vec::with_capacity(others.len());
         for other in others {
             let theirs = self.store.live_of(other.id)?;
-            let pids = theirs.iter().filter(|row| !targets.contains(&row.id)).map(|row| row.identity.pid).collect();
+            let pids = theirs
+                .iter()
+                .filter(|row| !targets.contains(&row.id))
+                .map(|row| row.identity.pid)
+                .collect();
             guards.push((other.identity.pid, pids));
         }
         Ok(guards)

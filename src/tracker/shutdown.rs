@@ -38,7 +38,8 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     shared.doorbell.close();
     let (survivors, mine): (Vec<Arc<Entry>>, Vec<Arc<Entry>>) =
         shared.all_entries().into_iter().partition(|entry| entry.root.limits.survive);
-    let cause = Cause { reason: EndReason::Shutdown, leak: None, rule: "its owner shut down".into() };
+    let cause =
+        Cause { reason: EndReason::Shutdown, leak: None, rule: "its owner shut down".into() };
     let report = shared.end_entries(&cause, &mine);
     for entry in survivors {
         shared.let_go(entry.root.row);

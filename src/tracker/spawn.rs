@@ -7,13 +7,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{
-    Tracker,
-    entry::Root,
-    job::Job,
-    process::Process,
-    shared::Shared,
-};
+use super::{Tracker, entry::Root, job::Job, process::Process, shared::Shared};
 use crate::{
     error::{Error, Kind, Result},
     os::{Pinned, procfs::TOKEN_VARIABLE, spawn},
@@ -81,7 +75,10 @@ fn may_own_programs(shared: &Shared) -> Result<()> {
     }
     Err(Error::new(
         Kind::Denied,
-        format!("the ledger belongs to uid {}: start its programs as that user, not as uid {own}", shared.observer.uid),
+        format!(
+            "the ledger belongs to uid {}: start its programs as that user, not as uid {own}",
+            shared.observer.uid
+        ),
     ))
 }
 
@@ -118,11 +115,9 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
     let applicant = spawn::Applicant::new(request);
     match spawn::spawn(command, &shared.doorbell, &applicant) {
         Ok(spawned) => {
-            let new = applicant
-                .payload
-                .started
-                .get()
-                .ok_or_else(|| Error::new(Kind::Other, "a program ran without the registrar's word"))?;
+            let new = applicant.payload.started.get().ok_or_else(|| {
+                Error::new(Kind::Other, "a program ran without the registrar's word")
+            })?;
             Ok(started(shared, spawned, new, keep_strays, foreground))
         }
         Err(refusal) => Err(refused(shared, refusal, foreground)),
@@ -164,7 +159,9 @@ fn refused(shared: &Shared, refusal: spawn::Refusal, foreground: bool) -> Error 
         let _ = crate::os::tty::take_back();
     }
     if let Some(row) = refusal.row {
-        let cause = std::error::Error::source(&refusal.error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let cause = std::error::Error::source(&refusal.error)
+            .map(|cause| format!(": {cause}"))
+            .unwrap_or_default();
         let end = End {
             reason: EndReason::Failed,
             status: ExitStatus::Unobserved,
@@ -212,7 +209,10 @@ fn decide(shared: &Shared, news: Vec<NewProcess>, applicants: &[Arc<spawn::Appli
         Err(error) => {
             let text = error.to_string();
             for applicant in applicants {
-                applicant.decide(Err(Error::new(error.kind(), format!("the program was not started: {text}"))));
+                applicant.decide(Err(Error::new(
+                    error.kind(),
+                    format!("the program was not started: {text}"),
+                )));
             }
         }
     }
@@ -222,7 +222,8 @@ fn decide(shared: &Shared, news: Vec<NewProcess>, applicants: &[Arc<spawn::Appli
 fn describe(shared: &Shared, applicant: &spawn::Applicant<Request>) -> Result<NewProcess> {
     let lost = || Error::new(Kind::NotStarted, "the child was killed before it ran");
     let (pid, pidfd) = applicant.child()?.ok_or_else(lost)?;
-    let pinned = Pinned::identify(&shared.proc, shared.place(), pid, Arc::new(pidfd))?.ok_or_else(lost)?;
+    let pinned =
+        Pinned::identify(&shared.proc, shared.place(), pid, Arc::new(pidfd))?.ok_or_else(lost)?;
     let request = &applicant.payload;
     Ok(NewProcess {
         task: Some(request.task.clone()),

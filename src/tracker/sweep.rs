@@ -4,17 +4,9 @@
 //! its kin, other uids, whatever a ledger's instance answers for or has below it, whatever carries a token, what sits at a
 //! terminal, and what is younger than the minimum age.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::{
-    ending::command_of,
-    outcome::Cause,
-    shared::Shared,
-};
+use super::{ending::command_of, outcome::Cause, shared::Shared};
 use crate::{
     error::Result,
     identity::Pid,
@@ -25,8 +17,8 @@ use crate::{
         sweep::{Candidate, Judgement, Parent, base_name, judge},
     },
     record::{
-        Containment, EndReason, LeakKind, Limits, Millis, NewProcess, Observer, Origin, ProcessRecord, Report, Settled,
-        Suspect, TaskId,
+        Containment, EndReason, LeakKind, Limits, Millis, NewProcess, Observer, Origin,
+        ProcessRecord, Report, Settled, Suspect, TaskId,
     },
     state::State,
 };
@@ -60,15 +52,22 @@ impl Search<'_> {
         }
         let snapshot = self.proc.snapshot()?;
         let exempt = self.exempt(&snapshot);
-        let candidates = snapshot.iter().filter(|stat| !exempt.contains(&stat.pid) && !stat.is_kernel_thread());
-        Ok(candidates.filter(|stat| !stat.is_zombie()).filter_map(|stat| self.look(&snapshot, stat)).collect())
+        let candidates =
+            snapshot.iter().filter(|stat| !exempt.contains(&stat.pid) && !stat.is_kernel_thread());
+        Ok(candidates
+            .filter(|stat| !stat.is_zombie())
+            .filter_map(|stat| self.look(&snapshot, stat))
+            .collect())
     }
 
     /// Judges one process by its number; for an entry of a legacy file.
     pub(super) fn judge_one(&self, pid: Pid) -> Result<Option<Match>> {
         let snapshot = self.proc.snapshot()?;
         let exempt = self.exempt(&snapshot);
-        Ok(snapshot.get(pid).filter(|_| !exempt.contains(&pid)).and_then(|stat| self.look(&snapshot, stat)))
+        Ok(snapshot
+            .get(pid)
+            .filter(|_| !exempt.contains(&pid))
+            .and_then(|stat| self.look(&snapshot, stat)))
     }
 
     fn exempt(&self, snapshot: &Snapshot) -> HashSet<Pid> {
@@ -83,7 +82,6 @@ impl Search<'_> {
     fn look(&self, snapshot: &Snapshot, stat: &Stat) -> Option<Match> {
         let argv = self.proc.command(stat.pid).ok()??;
         let candidate = Candidate {
-            pid: stat.pid,
             executable: self.proc.executable(stat.pid),
             argv,
             on_terminal: stat.terminal != 0,
@@ -91,10 +89,17 @@ impl Search<'_> {
             parent: self.parent(snapshot, stat),
         };
         let judgement = judge(&candidate, self.names, self.min_age);
-        if judgement == Judgement::Nothing || !self.is_ours(stat.pid) || self.carries_a_token(stat.pid) {
+        if judgement == Judgement::Nothing
+            || !self.is_ours(stat.pid)
+            || self.carries_a_token(stat.pid)
+        {
             return None;
         }
-        let command = candidate.argv.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
+        let command = candidate
+            .argv
+            .iter()
+            .map(|argument| String::from_utf8_lossy(argument).into_owned())
+            .collect();
         Some(Match { pid: stat.pid, start_tick: stat.start_tick, command, judgement })
     }
 
@@ -110,7 +115,9 @@ impl Search<'_> {
 
     fn parent(&self, snapshot: &Snapshot, stat: &Stat) -> Parent {
         let parent = Pid::new(i64::from(stat.parent)).filter(|parent| parent.get() != 1);
-        let Some(parent) = parent.and_then(|parent| snapshot.get(parent)) else { return Parent::Reaper };
+        let Some(parent) = parent.and_then(|parent| snapshot.get(parent)) else {
+            return Parent::Reaper;
+        };
         let executable = self.proc.executable(parent.pid);
         let name = executable.as_deref().map_or(parent.comm.as_slice(), base_name);
         Parent::Alive(parent.pid, String::from_utf8_lossy(name).into_owned())
@@ -118,7 +125,11 @@ impl Search<'_> {
 }
 
 impl Shared {
-    pub(super) fn search<'a>(&'a self, names: &'a [String], min_age: Duration) -> Result<Search<'a>> {
+    pub(super) fn search<'a>(
+        &'a self,
+        names: &'a [String],
+        min_age: Duration,
+    ) -> Result<Search<'a>> {
         Ok(Search {
             proc: &self.proc,
             observer: self.observer,
@@ -131,7 +142,9 @@ impl Shared {
 
     /// Ends what matches a configured name, as part of an orphan pass; answers with what there is to write.
     pub(super) fn sweep(self: &Arc<Self>, report: &mut Report) -> Vec<Settled> {
-        let matches = self.search(&self.options.orphan_names, self.options.min_age).and_then(|search| search.run());
+        let matches = self
+            .search(&self.options.orphan_names, self.options.min_age)
+            .and_then(|search| search.run());
         let matches = match matches {
             Ok(matches) => matches,
             Err(error) => {
@@ -176,7 +189,9 @@ impl Shared {
         found: &Match,
         report: &mut Report,
     ) -> Result<Vec<Settled>> {
-        let Some(pinned) = Pinned::open(&self.proc, self.place(), found.pid)? else { return Ok(Vec::new()) };
+        let Some(pinned) = Pinned::open(&self.proc, self.place(), found.pid)? else {
+            return Ok(Vec::new());
+        };
         if pinned.stat.start_tick != found.start_tick {
             return Ok(Vec::new());
         }
@@ -192,7 +207,12 @@ impl Shared {
             command: command_of(&self.proc, found.pid),
             cwd: None,
             uid: self.proc.uid(found.pid)?.unwrap_or(self.observer.uid),
-            limits: Limits { grace: self.options.grace, survive: false, max_runtime: None, max_rss: None },
+            limits: Limits {
+                grace: self.options.grace,
+                survive: false,
+                max_runtime: None,
+                max_rss: None,
+            },
             started_at: Millis::now().minus(age(pinned.stat.start_tick)),
             peak_rss: Some(pinned.stat.rss_bytes),
             state: State::Ending,
@@ -210,5 +230,8 @@ pub(super) fn answered_for(store: &crate::store::Store) -> Result<HashSet<Pid>> 
     let instances = store.instances_to_judge()?;
     let living = instances.iter().filter(|instance| instance.stopped_at.is_none());
     let rows = store.live()?;
-    Ok(living.map(|instance| instance.identity.pid).chain(rows.iter().map(|row| row.identity.pid)).collect())
+    Ok(living
+        .map(|instance| instance.identity.pid)
+        .chain(rows.iter().map(|row| row.identity.pid))
+        .collect())
 }

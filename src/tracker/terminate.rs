@@ -76,7 +76,10 @@ impl Tracker {
 }
 
 fn not_found(task: &TaskId, whose: &str) -> Error {
-    Error::new(Kind::NotFound, format!("{whose} runs no task {:?}: `procledger ps` lists what runs", task.as_str()))
+    Error::new(
+        Kind::NotFound,
+        format!("{whose} runs no task {:?}: `procledger ps` lists what runs", task.as_str()),
+    )
 }
 
 fn kill_rows(shared: &Arc<Shared>, rows: &[ProcessRecord], asked_by: &str) -> Result<Report> {
@@ -110,13 +113,16 @@ impl Shared {
         }
         let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
         let world = self.world(&rows)?;
-        let ends = end_trees(&world, self.group(claimed), &mut |root, found| self.record_found(root, found));
+        let ends = end_trees(&world, self.group(claimed), &mut |root, found| {
+            self.record_found(root, found)
+        });
         Ok(self.conclude(cause, ends, report))
     }
 
     /// Groups claimed rows into trees: descendants go with their root, and stand alone where it has ended.
     fn group(&self, claimed: Vec<ProcessRecord>) -> Vec<Tree> {
-        let (roots, descendants): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|record| record.root.is_none());
+        let (roots, descendants): (Vec<_>, Vec<_>) =
+            claimed.into_iter().partition(|record| record.root.is_none());
         let mut trees: Vec<Tree> = roots.iter().map(|record| self.tree(record)).collect();
         let index: HashMap<ProcessId, usize> =
             trees.iter().enumerate().map(|(index, tree)| (tree.root.row, index)).collect();
@@ -137,11 +143,8 @@ impl Shared {
     /// Ends trees that this instance answers for, because it asked.
     pub(super) fn terminate_entries(self: &Arc<Self>, entries: &[Arc<Entry>]) -> Result<Report> {
         self.check_usable()?;
-        let cause = Cause {
-            reason: EndReason::Terminated,
-            leak: None,
-            rule: "its owner asked".into(),
-        };
+        let cause =
+            Cause { reason: EndReason::Terminated, leak: None, rule: "its owner asked".into() };
         Ok(self.end_entries(&cause, entries))
     }
 
@@ -150,7 +153,9 @@ impl Shared {
         let mut report = Report::default();
         let (mine, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
         let claimed = self.claim_own(&mine);
-        for entry in mine.iter().filter(|entry| !claimed.iter().any(|tree| tree.root.row == entry.root.row)) {
+        for entry in
+            mine.iter().filter(|entry| !claimed.iter().any(|tree| tree.root.row == entry.root.row))
+        {
             // Somebody else decided: a person's kill, or it has been settled.
             entry.give_up();
         }
@@ -177,7 +182,13 @@ impl Shared {
         report
     }
 
-    fn end_own(&self, cause: &Cause, world: super::ending::World<'_>, trees: Vec<Tree>, report: &mut Report) {
+    fn end_own(
+        &self,
+        cause: &Cause,
+        world: super::ending::World<'_>,
+        trees: Vec<Tree>,
+        report: &mut Report,
+    ) {
         let ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
         let settled = self.conclude(cause, ends, report);
         self.write(None, settled, report);
@@ -195,11 +206,16 @@ impl Shared {
         }
         match self.store.claim(&ids, self.instance, Some(self.instance), None) {
             Ok(claimed) => {
-                let is_claimed = |id: ProcessId| claimed.iter().any(|record| record.id == id && record.state == State::Ending);
+                let is_claimed = |id: ProcessId| {
+                    claimed.iter().any(|record| record.id == id && record.state == State::Ending)
+                };
                 trees.retain(|tree| is_claimed(tree.root.row));
             }
             Err(error) => {
-                tracing::error!("failed to record that {} tasks are being ended: {error}; they are ended all the same", trees.len());
+                tracing::error!(
+                    "failed to record that {} tasks are being ended: {error}; they are ended all the same",
+                    trees.len()
+                );
             }
         }
         trees

@@ -54,9 +54,13 @@ impl Tracker {
             }
             if needs_a_pass(shared)? {
                 match shared.reap_orphans() {
-                    Ok(report) if !report.endings.is_empty() || !report.errors.is_empty() => on_report(&report),
+                    Ok(report) if !report.endings.is_empty() || !report.errors.is_empty() => {
+                        on_report(&report)
+                    }
                     Ok(_) => {}
-                    Err(error) => tracing::error!("the orphan pass failed: {error}; it is tried again"),
+                    Err(error) => {
+                        tracing::error!("the orphan pass failed: {error}; it is tried again")
+                    }
                 }
             }
         }
@@ -72,8 +76,10 @@ enum Wake {
 fn watch_folder(shared: &Shared) -> Result<OwnedFd> {
     let folder = shared.store.path().parent().unwrap_or_else(|| shared.store.path());
     let failed = |error: Errno| Error::os(format!("failed to watch `{}`", folder.display()), error);
-    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).map_err(failed)?;
-    let events = inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_TO;
+    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        .map_err(failed)?;
+    let events =
+        inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_TO;
     inotify::add_watch(&fd, folder, events).map_err(failed)?;
     Ok(fd)
 }
@@ -81,21 +87,33 @@ fn watch_folder(shared: &Shared) -> Result<OwnedFd> {
 /// Opens a pidfd for each living instance that has none yet.
 fn refresh(shared: &Shared, others: &mut HashMap<InstanceId, Arc<PidFd>>) -> Result<()> {
     for instance in shared.store.instances_to_judge()? {
-        let is_new = instance.id != shared.instance && instance.stopped_at.is_none() && !others.contains_key(&instance.id);
+        let is_new = instance.id != shared.instance
+            && instance.stopped_at.is_none()
+            && !others.contains_key(&instance.id);
         if !is_new {
             continue;
         }
-        if let Probe::Alive(pinned) = Pinned::probe(&shared.proc, shared.place(), &instance.identity) {
+        if let Probe::Alive(pinned) =
+            Pinned::probe(&shared.proc, shared.place(), &instance.identity)
+        {
             others.insert(instance.id, pinned.into_fd());
         }
     }
     Ok(())
 }
 
-fn wait(stop: &OwnedFd, folder: &OwnedFd, others: &HashMap<InstanceId, Arc<PidFd>>) -> Result<Wake> {
+fn wait(
+    stop: &OwnedFd,
+    folder: &OwnedFd,
+    others: &HashMap<InstanceId, Arc<PidFd>>,
+) -> Result<Wake> {
     let ids: Vec<InstanceId> = others.keys().copied().collect();
     let mut fds = vec![PollFd::new(stop, PollFlags::IN), PollFd::new(folder, PollFlags::IN)];
-    fds.extend(ids.iter().filter_map(|id| others.get(id)).map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
+    fds.extend(
+        ids.iter()
+            .filter_map(|id| others.get(id))
+            .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)),
+    );
     match poll(&mut fds, Some(&timespec(LOOK_AGAIN))) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(error) => return Err(Error::os("failed to wait for instances to die", error)),
@@ -107,7 +125,8 @@ fn wait(stop: &OwnedFd, folder: &OwnedFd, others: &HashMap<InstanceId, Arc<PidFd
     if ready[1] {
         drain(folder);
     }
-    let died: Vec<InstanceId> = ids.iter().zip(&ready[2..]).filter(|(_, dead)| **dead).map(|(id, _)| *id).collect();
+    let died: Vec<InstanceId> =
+        ids.iter().zip(&ready[2..]).filter(|(_, dead)| **dead).map(|(id, _)| *id).collect();
     Ok(if died.is_empty() { Wake::LookAgain } else { Wake::Died(died) })
 }
 
@@ -131,6 +150,9 @@ fn needs_a_pass(shared: &Shared) -> Result<bool> {
     Ok(shared.judge_others()?.iter().any(|(instance, life)| {
         matches!(life, Life::Dead(_))
             && (instance.stopped_at.is_none()
-                || shared.store.live_of(instance.id).is_ok_and(|rows| rows.iter().any(|row| !row.limits.survive)))
+                || shared
+                    .store
+                    .live_of(instance.id)
+                    .is_ok_and(|rows| rows.iter().any(|row| !row.limits.survive)))
     }))
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The name that `Builder::ecosystem_manager` sweeps for.
-const ECOSYSTEM_MANAGER_NAME: &str = "resource-claude-code";
+use procledger::ECOSYSTEM_MANAGER_NAME;
 
 /// What a subcommand wants of a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! The `procledger` command: a ledger of processes for people at a shell.
 //!
 //! Data goes to stdout, everything else to stderr. What it can do it does through the crate's public API; it never
@@ -26,4 +23,3 @@ use clap::Parser;
 fn main() -> ExitCode {
     exit::conclude(args::Cli::parse().run())
 }
->>>>>>> cli

@@ -1,7 +1,6 @@
 //! A process of the ledger held by a verified pidfd.
 //!
-//! SHIM: for `run` this goes once the library hands out a sender beside `Process::wait` (`Process::signal` borrows what
-//! `wait` borrows mutably). `demo` keeps it: it looks from outside, as a person would.
+//! `demo` looks from outside, as a person would: the tracker that made the process is the one that it crashes.
 
 use std::{
     fs, io,

@@ -40,7 +40,6 @@ pub(super) mod word {
 
 /// How far the child came; the last one that it stored tells where it failed.
 pub(super) mod step {
-    pub(in super::super) const NONE: u32 = 0;
     pub(in super::super) const PARENT: u32 = 1;
     pub(in super::super) const SESSION: u32 = 2;
     pub(in super::super) const STDIO: u32 = 3;
@@ -86,11 +85,15 @@ impl<P> Applicant<P> {
     /// To be called by whoever took the applicant from the doorbell, before it decides: until then the caller of the spawn
     /// keeps the descriptor open.
     pub(crate) fn child(&self) -> Result<Option<(Pid, PidFd)>> {
-        let Some(pid) = Pid::new(i64::from(self.gate.pid.load(Ordering::Acquire))) else { return Ok(None) };
+        let Some(pid) = Pid::new(i64::from(self.gate.pid.load(Ordering::Acquire))) else {
+            return Ok(None);
+        };
         // SAFETY: the kernel stored an open descriptor there before the child's first instruction, and the caller of the
         // spawn closes it only after our decision.
         let fd = unsafe { BorrowedFd::borrow_raw(self.gate.pidfd.load(Ordering::Acquire)) };
-        let copy = fd.try_clone_to_owned().map_err(|error| Error::os("failed to duplicate a pidfd", error))?;
+        let copy = fd
+            .try_clone_to_owned()
+            .map_err(|error| Error::os("failed to duplicate a pidfd", error))?;
         Ok(Some((pid, PidFd::from_owned(copy))))
     }
 

@@ -60,7 +60,9 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
     let mut anchored = false;
     for member in &tree.members {
         let pid = member.identity.pid;
-        let Some(stat) = snapshot.get(pid).filter(|stat| stat.start_tick == member.identity.start_tick) else {
+        let Some(stat) =
+            snapshot.get(pid).filter(|stat| stat.start_tick == member.identity.start_tick)
+        else {
             continue;
         };
         // Only what still holds its number now, after the snapshot, held it while the snapshot was taken.
@@ -72,7 +74,8 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
         } else {
             view.known.push((pid, member.evidence));
         }
-        anchored |= tree.root.session.is_some_and(|id| id.get() == stat.session || id.get() == stat.group);
+        anchored |=
+            tree.root.session.is_some_and(|id| id.get() == stat.session || id.get() == stat.group);
     }
     if anchored {
         view.session = tree.root.session;
@@ -82,13 +85,22 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
 }
 
 /// The acting process and its kin, and what other live instances answer for, unless they run below this very tree.
-fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &TreeView, oneself: &HashSet<Pid>) -> HashSet<Pid> {
+fn exempt(
+    snapshot: &Snapshot,
+    world: &World<'_>,
+    view: &TreeView,
+    oneself: &HashSet<Pid>,
+) -> HashSet<Pid> {
     if world.guards.is_empty() {
         return oneself.clone();
     }
     let provisional = members(snapshot, view, oneself).members;
     let outside = world.guards.iter().filter(|(instance, _)| !provisional.contains_key(instance));
-    oneself.iter().copied().chain(outside.flat_map(|(instance, theirs)| theirs.iter().copied().chain([*instance]))).collect()
+    oneself
+        .iter()
+        .copied()
+        .chain(outside.flat_map(|(instance, theirs)| theirs.iter().copied().chain([*instance])))
+        .collect()
 }
 
 /// Reads the environments of processes that are in no tree yet, where some tree has a token.
@@ -105,7 +117,9 @@ fn carriers(
         return found;
     }
     let known: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
-    for stat in snapshot.iter().filter(|stat| !stat.is_kernel_thread() && !known.contains(&stat.pid)) {
+    for stat in
+        snapshot.iter().filter(|stat| !stat.is_kernel_thread() && !known.contains(&stat.pid))
+    {
         let key = (stat.pid, stat.start_tick);
         let tokens = match cache.0.get(&key) {
             Some(tokens) => tokens.clone(),

@@ -8,9 +8,11 @@ use rustix::{
 };
 
 use super::{
-    look::look,
     super::entry::Root,
-    work::{Found, Preview, Recorder, Seen, Stray, TokenCache, Tree, TreeEnd, Work, World, command_of},
+    look::look,
+    work::{
+        Found, Preview, Recorder, Seen, Stray, TokenCache, Tree, TreeEnd, Work, World, command_of,
+    },
 };
 use crate::{
     os::{Signal, pidfd::timespec},
@@ -31,7 +33,11 @@ const KILL_ROUNDS: u32 = 10;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Ends all trees together and answers for each member.
-pub(in super::super) fn end_trees(world: &World<'_>, trees: Vec<Tree>, recorder: &mut Recorder<'_>) -> Vec<TreeEnd> {
+pub(in super::super) fn end_trees(
+    world: &World<'_>,
+    trees: Vec<Tree>,
+    recorder: &mut Recorder<'_>,
+) -> Vec<TreeEnd> {
     let mut answers = Vec::with_capacity(trees.len());
     let mut trees = trees.into_iter().peekable();
     let chunk = at_once();
@@ -43,7 +49,11 @@ pub(in super::super) fn end_trees(world: &World<'_>, trees: Vec<Tree>, recorder:
 }
 
 /// Finds what dead roots left, without touching it; where `wanted` is false nothing is looked for.
-pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree], wanted: &[bool]) -> Vec<Vec<Stray>> {
+pub(in super::super) fn strays(
+    world: &World<'_>,
+    trees: &[Tree],
+    wanted: &[bool],
+) -> Vec<Vec<Stray>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(world, works, &mut recorder);
@@ -54,7 +64,10 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree], wanted: &[bool
         .into_iter()
         .zip(wanted)
         .map(|(work, &wanted)| {
-            let alive = work.members.into_iter().filter(|member| wanted && !member.is_root && member.is_alive());
+            let alive = work
+                .members
+                .into_iter()
+                .filter(|member| wanted && !member.is_root && member.is_alive());
             alive.map(Stray::from).collect()
         })
         .collect()
@@ -68,7 +81,9 @@ pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Preview {
     let mut preview = Preview::default();
     for work in run.works {
         preview.members.extend(work.members.into_iter().map(Seen::from));
-        preview.suspects.extend(work.suspects.into_iter().map(|pid| (pid, command_of(world.proc, pid))));
+        preview
+            .suspects
+            .extend(work.suspects.into_iter().map(|pid| (pid, command_of(world.proc, pid))));
         preview.unknown.extend(work.unknown.into_iter().map(|(_, error)| error));
     }
     preview
@@ -76,7 +91,8 @@ pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Preview {
 
 /// Trees that are ended together: each member takes a descriptor.
 fn at_once() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit =
+        rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(limit / 4).unwrap_or(usize::MAX).max(16)
 }
 
@@ -128,7 +144,10 @@ impl<'a, 'b> Run<'a, 'b> {
             }
         }
         let (world, last) = (self.world, self.last);
-        self.works.into_iter().map(|work| work.finish(&last, |pid| command_of(world.proc, pid))).collect()
+        self.works
+            .into_iter()
+            .map(|work| work.finish(&last, |pid| command_of(world.proc, pid)))
+            .collect()
     }
 
     /// Whether anyone is new.
@@ -221,10 +240,14 @@ impl<'a, 'b> Run<'a, 'b> {
             self.mark_dead();
             let last = &self.last;
             let expired = self.works.iter().filter(|work| work.expired);
-            let still = expired.flat_map(|work| &work.members).filter(|member| member.can_be_ended()).all(|member| {
-                last.get(member.identity.pid)
-                    .is_none_or(|stat| stat.is_stopped() || stat.is_zombie() || stat.is_uninterruptible())
-            });
+            let still = expired
+                .flat_map(|work| &work.members)
+                .filter(|member| member.can_be_ended())
+                .all(|member| {
+                    last.get(member.identity.pid).is_none_or(|stat| {
+                        stat.is_stopped() || stat.is_zombie() || stat.is_uninterruptible()
+                    })
+                });
             if still && !any_new {
                 return;
             }

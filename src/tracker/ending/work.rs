@@ -87,7 +87,13 @@ pub(in super::super) struct Stray {
 
 impl Stray {
     pub(in super::super) fn as_found(&self) -> Found<'_> {
-        Found { identity: self.identity, command: &self.command, rss: self.rss, age: self.age, uid: self.uid }
+        Found {
+            identity: self.identity,
+            command: &self.command,
+            rss: self.rss,
+            age: self.age,
+            uid: self.uid,
+        }
     }
 }
 
@@ -132,7 +138,8 @@ impl From<Member> for Seen {
 }
 
 /// Records members that were found, before they get a signal; answers with their rows.
-pub(in super::super) type Recorder<'a> = dyn FnMut(&Root, &[Found<'_>]) -> Vec<Option<ProcessId>> + 'a;
+pub(in super::super) type Recorder<'a> =
+    dyn FnMut(&Root, &[Found<'_>]) -> Vec<Option<ProcessId>> + 'a;
 
 /// A pinned process that belongs to a tree.
 #[derive(Debug)]
@@ -156,7 +163,13 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn found(&self) -> Found<'_> {
-        Found { identity: self.identity, command: &self.command, rss: self.rss, age: self.age, uid: self.uid }
+        Found {
+            identity: self.identity,
+            command: &self.command,
+            rss: self.rss,
+            age: self.age,
+            uid: self.uid,
+        }
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -175,7 +188,8 @@ impl Member {
 
     /// Looks whether it has died.
     pub(super) fn look(&mut self) -> bool {
-        let newly = !self.dead && self.pinned.as_ref().is_none_or(|pinned| pinned.is_dead().unwrap_or(false));
+        let newly = !self.dead
+            && self.pinned.as_ref().is_none_or(|pinned| pinned.is_dead().unwrap_or(false));
         if newly {
             self.mark_dead();
         }
@@ -220,7 +234,8 @@ impl Work {
         };
         let (row, identity) = (work.root.row, work.root.identity);
         let probe = match pidfd {
-            Some(fd) => Pinned::verify(world.proc, world.observer.place, &identity, fd).unwrap_or_else(Probe::Unknown),
+            Some(fd) => Pinned::verify(world.proc, world.observer.place, &identity, fd)
+                .unwrap_or_else(Probe::Unknown),
             None => Pinned::probe(world.proc, world.observer.place, &identity),
         };
         work.add_recorded(world, row, identity, Evidence::Root, probe);
@@ -231,7 +246,14 @@ impl Work {
         work
     }
 
-    fn add_recorded(&mut self, world: &World<'_>, row: ProcessId, identity: Identity, evidence: Evidence, probe: Probe) {
+    fn add_recorded(
+        &mut self,
+        world: &World<'_>,
+        row: ProcessId,
+        identity: Identity,
+        evidence: Evidence,
+        probe: Probe,
+    ) {
         let (pinned, dead) = match probe {
             Probe::Alive(pinned) => (Some(pinned), false),
             Probe::Zombie(pinned) => (Some(pinned), true),
@@ -276,7 +298,11 @@ impl Work {
         self.members.iter_mut().filter(|member| member.is_alive())
     }
 
-    pub(super) fn finish(self, snapshot: &Snapshot, commands: impl Fn(Pid) -> Vec<String>) -> TreeEnd {
+    pub(super) fn finish(
+        self,
+        snapshot: &Snapshot,
+        commands: impl Fn(Pid) -> Vec<String>,
+    ) -> TreeEnd {
         let members = self.members.into_iter().map(|member| conclude(member, snapshot)).collect();
         let suspects = self.suspects.into_iter().map(|pid| (pid, commands(pid))).collect();
         TreeEnd { root: self.root, members, suspects, unknown: self.unknown }
@@ -290,16 +316,23 @@ pub(super) fn describe(
     evidence: Evidence,
     pinned: Option<Pinned>,
 ) -> Member {
-    let (rss, tick) = pinned.as_ref().map_or((0, None), |pinned| (pinned.stat.rss_bytes, Some(pinned.stat.start_tick)));
+    let (rss, tick) = pinned
+        .as_ref()
+        .map_or((0, None), |pinned| (pinned.stat.rss_bytes, Some(pinned.stat.start_tick)));
     Member {
         row: None,
         is_root: false,
         identity,
         evidence,
-        command: pinned.as_ref().map_or_else(Vec::new, |pinned| command_of(world.proc, pinned.pid())),
+        command: pinned
+            .as_ref()
+            .map_or_else(Vec::new, |pinned| command_of(world.proc, pinned.pid())),
         rss,
         age: tick.map_or(Duration::ZERO, crate::os::procfs::age),
-        uid: pinned.as_ref().and_then(|pinned| world.proc.uid(pinned.pid()).ok().flatten()).unwrap_or(u32::MAX),
+        uid: pinned
+            .as_ref()
+            .and_then(|pinned| world.proc.uid(pinned.pid()).ok().flatten())
+            .unwrap_or(u32::MAX),
         pinned,
         dead: false,
         signalled: None,
@@ -344,19 +377,26 @@ fn obstacle(member: &Member, snapshot: &Snapshot) -> String {
     let pid = member.identity.pid;
     if let Some(error) = &member.refused {
         return if error.is_denied() {
-            format!("process {pid} may not be signalled: it belongs to uid {}; end it as that user or as root", member.uid)
+            format!(
+                "process {pid} may not be signalled: it belongs to uid {}; end it as that user or as root",
+                member.uid
+            )
         } else {
             error.to_string()
         };
     }
     match snapshot.get(pid) {
         Some(stat) if stat.is_uninterruptible() => {
-            format!("process {pid} is in uninterruptible sleep: it ends when the device or file system answers")
+            format!(
+                "process {pid} is in uninterruptible sleep: it ends when the device or file system answers"
+            )
         }
         Some(stat) if stat.is_zombie() => {
             format!("process {pid} has threads that do not end: look at /proc/{pid}/task")
         }
-        _ => format!("process {pid} is still there after SIGKILL: look at /proc/{pid}/status and /proc/{pid}/wchan"),
+        _ => format!(
+            "process {pid} is still there after SIGKILL: look at /proc/{pid}/status and /proc/{pid}/wchan"
+        ),
     }
 }
 

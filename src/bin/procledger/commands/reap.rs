@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A name alone says little of what has only just started. A real pass has the library's own default.
-const MIN_AGE: Duration = Duration::from_secs(10);
+use procledger::DEFAULT_MIN_AGE as MIN_AGE;
 
 /// End what dead owners left (orphans), and unregistered processes of the names given
 #[derive(Debug, Args)]

@@ -10,12 +10,11 @@ use std::{
 
 use clap::Args;
 use nix::unistd::{getpgrp, tcgetpgrp};
-use procledger::{Job, Process, Stdio, TaskId, Tracker};
+use procledger::{Job, Signaller, Stdio, TaskId, Tracker};
 
 use crate::{
     context::Context,
     exit::{Exit, Failure, Result, chain, complain, of_run_error},
-    pin::Pin,
     privilege::Account,
     signals::{FORWARDED, Signals},
     units,
@@ -131,8 +130,8 @@ impl Plan {
                 failure
             }
         })?;
-        forward(signals, pin(tracker, &process), foreground);
-        let status = if foreground { process.wait_in_foreground() } else { process.wait() }?;
+        forward(signals, process.signaller(), process.is_foreground());
+        let status = process.wait_in_foreground()?;
         Exit::of_program(status).ok_or_else(|| {
             Failure::new(format!("task {task} has ended, but nobody saw with which exit code"))
         })
@@ -174,34 +173,15 @@ fn has_the_terminal() -> bool {
     stdin().is_terminal() && !piped && tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
 }
 
-/// The program by a descriptor of its own, since `wait` keeps the handle. `None` where it has already ended.
-fn pin(tracker: &Tracker, process: &Process) -> Option<Pin> {
-    let rows = match tracker.ledger().running() {
-        Ok(rows) => rows,
-        Err(error) => {
-            complain(&format!("signals will not be forwarded: {}", chain(&error)));
-            return None;
-        }
-    };
-    let row = rows.iter().find(|row| {
-        row.identity.pid == process.pid() && row.task.as_ref() == Some(process.task_id())
-    })?;
-    Pin::of(row).unwrap_or_else(|error| {
-        complain(&format!("signals will not be forwarded: {}", chain(&error)));
-        None
-    })
-}
-
 /// Hands signals on until we exit. Those that a terminal sends to its foreground job have reached the program already.
-fn forward(signals: Signals, program: Option<Pin>, foreground: bool) {
-    let Some(program) = program else { return };
+fn forward(signals: Signals, program: Signaller, foreground: bool) {
     thread::spawn(move || {
         while let Ok(signal) = signals.next() {
             if foreground && matches!(signal, libc::SIGINT | libc::SIGQUIT) {
                 continue;
             }
             match program.signal(signal) {
-                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                Err(error) if !error.is_gone() => {
                     complain(&format!("failed to forward signal {signal}: {error}"));
                 }
                 _ => {}

@@ -1,0 +1,10 @@
+//! The integration suite: one binary, a file a scenario, real processes and real ledgers.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "hosts, canaries and tools are started by other means than the tracker"
+)]
+
+mod support;
+
+mod as_a_host;

@@ -1,0 +1,262 @@
+//! What all scenarios share: folders, unique names, bounded waiting, hosts to crash, and a look at processes that does not
+//! go through the ledger.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::{Receiver, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tempfile::TempDir;
+
+/// Longer than anything that is waited for takes, on a busy machine with two cores.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A folder of one test, with the ledger that goes into it. Whatever the test has started there and not ended is ended when
+/// it is dropped, even when the test fails: every program is given [`Place::marker`] in its environment or arguments.
+pub(crate) struct Place {
+    folder: TempDir,
+    marker: String,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = tempfile::Builder::new().prefix("procledger-it-").tempdir().expect("a folder");
+        let marker =
+            format!("plit-{}-{count}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
+        Self { folder, marker }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.path().join("ledger.db")
+    }
+
+    /// Unique to this test: in every name and argument that a test matches by.
+    pub(crate) fn marker(&self) -> &str {
+        &self.marker
+    }
+
+    /// An executable shell script of this name in the folder.
+    pub(crate) fn script(&self, name: &str, body: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+        path
+    }
+
+    /// Live processes (no zombies) whose arguments or environment hold the marker, but for this one.
+    pub(crate) fn alive(&self) -> Vec<u32> {
+        processes_with(&self.marker)
+    }
+
+    /// Answers of a real `sqlite3` to a query on the ledger, opened read-only.
+    pub(crate) fn sqlite3(&self, query: &str) -> String {
+        sqlite3(&self.ledger(), query)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for pid in self.alive() {
+            if let Some(fd) = pidfd(pid)
+                && processes_with(&self.marker).contains(&pid)
+            {
+                let _ = pidfd_send_signal(&fd, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Answers of a real `sqlite3`, opened read-only.
+pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
+    let output = Command::new("sqlite3")
+        .arg("-readonly")
+        .arg(ledger)
+        .arg(query)
+        .output()
+        .expect("sqlite3 is installed");
+    assert!(output.status.success(), "{query}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+}
+
+/// Live processes whose arguments or environment hold `text`, but for this one.
+pub(crate) fn processes_with(text: &str) -> Vec<u32> {
+    let own = std::process::id();
+    let holds = |pid: &u32| {
+        ["cmdline", "environ"].iter().any(|file| {
+            let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        })
+    };
+    pids().into_iter().filter(|&pid| pid != own && is_alive(pid)).filter(holds).collect()
+}
+
+pub(crate) fn pids() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("/proc");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// There, and no zombie.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// The state letter of `/proc/PID/stat`.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Waits until `condition` gives something.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "did not happen within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[track_caller]
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually(what, || condition().then_some(()));
+}
+
+/// A process that a test started and ends: killed and reaped when it is dropped.
+pub(crate) struct Guard(pub(crate) Child);
+
+impl Guard {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.0.try_wait().expect("a child").is_none()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A program of ours, not known to any ledger: it must live through whatever a test does.
+pub(crate) fn canary() -> Guard {
+    Guard(Command::new("sleep").arg("3600").stdin(Stdio::null()).spawn().expect("sleep"))
+}
+
+/// A real program that embeds the tracker: this test binary, started again. See `as_a_host` for what it understands.
+pub(crate) struct Host {
+    child: Guard,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+impl Host {
+    /// Starts a host on the ledger; the tracker is open when this returns.
+    pub(crate) fn start(place: &Place, options: &str) -> Self {
+        Self::start_on(place, &place.ledger(), options)
+    }
+
+    pub(crate) fn start_on(place: &Place, ledger: &Path, options: &str) -> Self {
+        let host = Self::launch(place, ledger, options);
+        let first = host.answer();
+        assert!(first.starts_with("open "), "the host did not open its ledger: {first}");
+        host
+    }
+
+    /// Starts a host without waiting for its tracker.
+    pub(crate) fn launch(place: &Place, ledger: &Path, options: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "as_a_host::as_a_host", "--nocapture", "--test-threads=1"])
+            .env("PROCLEDGER_IT_HOST", ledger)
+            .env("PROCLEDGER_IT_OPTIONS", options)
+            .env("PROCLEDGER_IT_MARKER", place.marker())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a host");
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // libtest prints too, and may do so at the start of our first line.
+                if let Some((_, answer)) = line.split_once("host> ")
+                    && sender.send(answer.to_owned()).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Self { child: Guard(child), stdin, lines }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Sends one command and returns its one line of answer.
+    pub(crate) fn ask(&mut self, command: &str) -> String {
+        self.tell(command);
+        self.answer()
+    }
+
+    pub(crate) fn tell(&mut self, command: &str) {
+        let stdin = self.stdin.as_mut().expect("the host listens");
+        writeln!(stdin, "{command}").expect("the host listens");
+    }
+
+    pub(crate) fn answer(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("the host answers")
+    }
+
+    /// Spawns a shell script for a task; returns the pid of the shell.
+    pub(crate) fn spawn(&mut self, task: &str, script: &str) -> u32 {
+        let answer = self.ask(&format!("spawn {task} {script}"));
+        answer
+            .strip_prefix("pid ")
+            .and_then(|pid| pid.parse().ok())
+            .unwrap_or_else(|| panic!("no pid: {answer}"))
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub(crate) fn crash(mut self) {
+        let fd = pidfd(self.pid()).expect("the host lives");
+        pidfd_send_signal(fd.as_fd(), Signal::KILL).expect("killed");
+        self.child.0.wait().expect("reaped");
+    }
+
+    /// An orderly end.
+    pub(crate) fn stop(mut self) {
+        self.stdin = None;
+        let status = self.child.0.wait().expect("reaped");
+        assert!(status.success(), "the host failed: {status}");
+    }
+}
