@@ -6,10 +6,10 @@
 //!
 //! Where each part comes from:
 //!
-//! - boot: `/proc/sys/kernel/random/boot_id` (proc_sys_kernel(5)), one random UUID for each boot;
+//! - boot: `/proc/sys/kernel/random/boot_id` (`proc_sys_kernel(5)`), one random UUID for each boot;
 //! - PID namespace: inode of `/proc/self/ns/pid` (namespaces(7));
-//! - boottime offset: `/proc/self/timens_offsets` (time_namespaces(7)); it shifts field 22 of every `stat` that is read;
-//! - start tick: field 22 of `/proc/PID/stat` (proc_pid_stat(5)), in clock ticks since boot, 10 ms each. It is compared
+//! - boottime offset: `/proc/self/timens_offsets` (`time_namespaces(7)`); it shifts field 22 of every `stat` that is read;
+//! - start tick: field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), in clock ticks since boot, 10 ms each. It is compared
 //!   raw: wall time is stepped by NTP, ticks are not;
 //! - pidfd inode: `fstat` on a pidfd, unique for the boot since pidfs (Linux 6.9). Two processes may share pid *and*
 //!   tick when a pid is reused within one tick; the inode still differs.

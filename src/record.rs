@@ -526,6 +526,7 @@ pub struct LeakRecord {
     pub command: Vec<String>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
 fn pid_number<S: serde::Serializer>(pid: &Pid, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u32(pid.get())
 }

@@ -97,16 +97,19 @@ impl Exporter {
     }
 
     /// How often the file was replaced.
+    #[cfg(test)]
     pub(crate) fn writes(&self) -> u64 {
         if self.is_here() { self.shared.lock().writes } else { 0 }
     }
 
     /// Whether another instance writes the file.
+    #[cfg(test)]
     pub(crate) fn is_passive(&self) -> bool {
         self.is_here() && self.shared.lock().passive
     }
 
     /// Writes what is still to be written, tried once, and ends the thread. The file stays. Dropping does the same.
+    #[cfg(test)]
     pub(crate) fn stop(mut self) {
         drop(self.end(Ending::Stop));
     }

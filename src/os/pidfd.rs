@@ -1,6 +1,6 @@
 //! Handles on processes: opened, then verified, then signalled.
 //!
-//! A pidfd (pidfd_open(2), Linux 5.3) stays with the process that it was opened for, whatever happens to the number. The
+//! A pidfd (`pidfd_open(2)`, Linux 5.3) stays with the process that it was opened for, whatever happens to the number. The
 //! number may have changed hands *before* the open, so a pidfd is worth nothing until what it refers to was compared with
 //! what was recorded: that is [`Pinned`], and only a `Pinned` can be signalled.
 
@@ -213,7 +213,7 @@ struct PidFdInfo {
 const PIDFD_SIGNAL_PROCESS_GROUP: usize = 1 << 2;
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 /// `_IOWR(0xFF, 11, struct pidfd_info)` with 64 bytes.
-const PIDFD_GET_INFO: libc::Ioctl = ((3 << 30) | (64 << 16) | (0xFF << 8) | 11) as libc::Ioctl;
+const PIDFD_GET_INFO: libc::Ioctl = 0xC040_FF0B;
 const _: () = assert!(size_of::<PidFdInfo>() == 64, "the ioctl's number holds this size");
 
 /// A wait status as wait(2) packs it.

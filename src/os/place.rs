@@ -40,7 +40,7 @@ fn machine_id() -> Option<Uuid> {
         .find_map(|path| Uuid::try_parse(fs::read_to_string(path).ok()?.trim()).ok())
 }
 
-/// The boottime line of `/proc/self/timens_offsets`: `boottime SECONDS NANOSECONDS` (time_namespaces(7)).
+/// The boottime line of `/proc/self/timens_offsets`: `boottime SECONDS NANOSECONDS` (`time_namespaces(7)`).
 fn parse_offset(text: &str) -> i64 {
     let parse = |line: &str| {
         let mut words = line.split_whitespace();

@@ -19,7 +19,7 @@ use crate::{
 
 /// `PROC_SUPER_MAGIC` in `linux/magic.h`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-/// Clock ticks a second in `/proc`: `USER_HZ`, 100 on every architecture that this crate knows (proc_pid_stat(5)).
+/// Clock ticks a second in `/proc`: `USER_HZ`, 100 on every architecture that this crate knows (`proc_pid_stat(5)`).
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
 /// The variable that ties a tree to its row.
 pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
@@ -198,7 +198,7 @@ impl Proc {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // Opened anew: the kept descriptor has one offset, and threads list at the same time.
         let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).map_err(failed)?;
-        let mut buffer = [MaybeUninit::<u8>::uninit(); 32 << 10];
+        let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
         let mut entries = RawDir::new(dir, &mut buffer);
         let mut pids = Vec::with_capacity(512);
         while let Some(entry) = entries.next() {

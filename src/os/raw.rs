@@ -24,7 +24,7 @@ pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
     unsafe {
         asm!(
             "syscall",
-            inlateout("rax") number as isize => result,
+            inlateout("rax") number => result,
             in("rdi") args[0],
             in("rsi") args[1],
             in("rdx") args[2],
@@ -92,7 +92,7 @@ pub(super) unsafe fn clone_onto(
             "call r13",
             "ud2",
             "2:",
-            inlateout("rax") number as isize => result,
+            inlateout("rax") number => result,
             in("rdi") args[0],
             in("rsi") args[1],
             in("rdx") args[2],

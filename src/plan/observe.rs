@@ -7,7 +7,7 @@ use crate::identity::Pid;
 /// `PF_KTHREAD` in the kernel's `include/linux/sched.h`: field 9 of `stat` shows it.
 const PF_KTHREAD: u64 = 0x0020_0000;
 
-/// `/proc/PID/stat`, the fields that are used (proc_pid_stat(5)).
+/// `/proc/PID/stat`, the fields that are used (`proc_pid_stat(5)`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) pid: Pid,

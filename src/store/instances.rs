@@ -85,6 +85,7 @@ impl Store {
     }
 
     /// One instance.
+    #[cfg(test)]
     pub(crate) fn instance(&self, id: InstanceId) -> Result<Option<InstanceRecord>> {
         self.read("look up an instance", |connection| {
             connection

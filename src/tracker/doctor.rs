@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A health pass that is older than this, while something runs, means that nobody looks: four of the seed's intervals.
-const PASS_IS_LATE: std::time::Duration = std::time::Duration::from_secs(120);
+const PASS_IS_LATE: std::time::Duration = std::time::Duration::from_mins(2);
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -68,7 +68,7 @@ impl Shared {
             }
         }
         let removed = report.endings.len() + seen.dead.len();
-        self.settle_found(seen.dead, &mut report);
+        self.settle_found(&seen.dead, &mut report);
         self.look_below(&seen.alive, &mut report);
         if removed > 0 {
             tracing::info!("Cleaned up {removed} dead processes from registry");
@@ -99,39 +99,35 @@ impl Shared {
         match Pinned::probe(&self.proc, self.place(), &row.identity) {
             Probe::Alive(pinned) => seen.alive.push((row, pinned)),
             Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
-            Probe::Zombie(pinned) => self.found_dead(row, Some(pinned), seen, report),
-            Probe::Gone => self.found_dead(row, None, seen, report),
+            Probe::Zombie(pinned) => self.found_dead(&row, Some(pinned), seen, report),
+            Probe::Gone => self.found_dead(&row, None, seen, report),
         }
     }
 
     /// A root that we hold is settled with its status; a row without an entry is closed, if nobody is about to make one.
     fn found_dead(
         self: &Arc<Self>,
-        row: ProcessRecord,
+        row: &ProcessRecord,
         pinned: Option<Pinned>,
         seen: &mut Seen,
         report: &mut Report,
     ) {
-        let fd = |entry: &super::entry::Entry| {
-            entry.pidfd.clone().or_else(|| pinned.map(Pinned::into_fd))
-        };
         if let Some(entry) = self.entry(row.id) {
-            match fd(&entry) {
-                Some(fd) => seen.dead.push((entry, fd)),
+            if let Some(fd) = entry.pidfd.clone().or_else(|| pinned.map(Pinned::into_fd)) {
+                seen.dead.push((entry, fd));
+            } else {
                 // Held by nobody and reaped by somebody: its status is lost, its end is not.
-                None => {
-                    self.record_gone(&row, report);
-                    entry.publish(crate::record::ExitStatus::Unobserved);
-                    entry.mark_recorded();
-                    self.let_go(row.id);
-                }
+                self.record_gone(row, report);
+                entry.publish(crate::record::ExitStatus::Unobserved);
+                entry.mark_recorded();
+                self.let_go(row.id);
             }
             return;
         }
         let at_the_gate = row.root.is_none() && Millis::now().since(row.started_at) < GATE_LIMIT;
         let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id);
         if !at_the_gate && !waits && row.state != State::Ending {
-            self.record_gone(&row, report);
+            self.record_gone(row, report);
         }
     }
 
@@ -151,8 +147,8 @@ impl Shared {
         }
     }
 
-    fn settle_found(self: &Arc<Self>, dead: Vec<Dead>, report: &mut Report) {
-        for (entry, _) in &dead {
+    fn settle_found(self: &Arc<Self>, dead: &[Dead], report: &mut Report) {
+        for (entry, _) in dead {
             let root = &entry.root;
             if root.origin == crate::record::Origin::Spawned {
                 // For the others settling logs it.
@@ -172,7 +168,7 @@ impl Shared {
                 obstacle: None,
             });
         }
-        self.settle(&dead);
+        self.settle(dead);
     }
 
     /// Records what is below each living root, and ends the trees that have passed a limit or had survived.

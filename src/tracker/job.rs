@@ -63,6 +63,10 @@ impl From<std::fs::File> for Stdio {
 ///     .max_runtime(Duration::from_secs(3600));
 /// ```
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches, each with a setter of its own"
+)]
 pub struct Job {
     pub(super) task: String,
     pub(super) program: OsString,

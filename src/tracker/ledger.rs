@@ -122,6 +122,15 @@ impl Ledger {
         self.store.last_passes()
     }
 
+    /// Passes since a time, newest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn passes(&self, since: Option<SystemTime>, limit: u32) -> Result<Vec<PassRecord>> {
+        self.store.passes(since.map(Millis::from), limit)
+    }
+
     /// What an orphan pass would do now, with rule and evidence, without doing it.
     ///
     /// # Errors
@@ -136,7 +145,7 @@ impl Ledger {
         let (orphans, guards) = self.orphans(&proc, observer, &mut report)?;
         let world = World { proc: &proc, observer, own, guards };
         for (dead, rows) in orphans {
-            self.plan_instance(&world, dead, rows, &mut report);
+            plan_instance(&world, dead, rows, &mut report);
         }
         let answered_for: HashSet<Pid> = answered_for(&self.store)?;
         let search =
@@ -176,44 +185,6 @@ impl Ledger {
         Ok((orphans, guards))
     }
 
-    fn plan_instance(
-        &self,
-        world: &World<'_>,
-        dead: DeadInstance,
-        rows: Vec<ProcessRecord>,
-        report: &mut Report,
-    ) {
-        let rows: Vec<ProcessRecord> =
-            rows.into_iter().filter(|row| world.observer.may_touch(row.uid)).collect();
-        let (kept, rows): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|row| row.limits.survive && dead.processes_gone.is_none());
-        for row in kept.iter().filter(|row| row.root.is_none()) {
-            report.endings.push(planned(
-                row,
-                "it is marked survive: the next instance of its program adopts it",
-                Outcome::Kept,
-            ));
-        }
-        if dead.processes_gone.is_some() {
-            let rule = "its machine was restarted, or its PID namespace is gone";
-            report.endings.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
-            return;
-        }
-        let (roots, descendants): (Vec<_>, Vec<_>) =
-            rows.iter().partition(|row| row.root.is_none());
-        let is_root = |id: Option<ProcessId>| roots.iter().any(|root| Some(root.id) == id);
-        let alone = descendants.iter().filter(|row| !is_root(row.root));
-        for root in roots.iter().chain(alone) {
-            let recorded = descendants
-                .iter()
-                .filter(|row| row.root == Some(root.id))
-                .map(|row| (row.id, row.identity))
-                .collect();
-            let tree = Tree { root: Root::from(*root), pidfd: None, recorded };
-            plan_tree(root, preview(world, tree), report);
-        }
-    }
-
     /// The JSON export, as bytes.
     ///
     /// # Errors
@@ -234,6 +205,42 @@ impl Ledger {
 
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+}
+
+fn plan_instance(
+    world: &World<'_>,
+    dead: DeadInstance,
+    rows: Vec<ProcessRecord>,
+    report: &mut Report,
+) {
+    let rows: Vec<ProcessRecord> =
+        rows.into_iter().filter(|row| world.observer.may_touch(row.uid)).collect();
+    let (kept, rows): (Vec<_>, Vec<_>) =
+        rows.into_iter().partition(|row| row.limits.survive && dead.processes_gone.is_none());
+    for row in kept.iter().filter(|row| row.root.is_none()) {
+        report.endings.push(planned(
+            row,
+            "it is marked survive: the next instance of its program adopts it",
+            Outcome::Kept,
+        ));
+    }
+    if dead.processes_gone.is_some() {
+        let rule = "its machine was restarted, or its PID namespace is gone";
+        report.endings.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
+        return;
+    }
+    let (roots, descendants): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.root.is_none());
+    let is_root = |id: Option<ProcessId>| roots.iter().any(|root| Some(root.id) == id);
+    let alone = descendants.iter().filter(|row| !is_root(row.root));
+    for root in roots.iter().chain(alone) {
+        let recorded = descendants
+            .iter()
+            .filter(|row| row.root == Some(root.id))
+            .map(|row| (row.id, row.identity))
+            .collect();
+        let tree = Tree { root: Root::from(*root), pidfd: None, recorded };
+        plan_tree(root, preview(world, tree), report);
     }
 }
 

@@ -338,6 +338,11 @@ impl Tracker {
         }
     }
 
+    /// What keeps the export from being written; `None` while all is well, or there is no export.
+    pub fn export_error(&self) -> Option<String> {
+        lock(&self.inner.shared.exporter).as_ref().and_then(Exporter::last_error)
+    }
+
     /// Whether the first orphan pass has run, so that spawning is allowed.
     pub fn is_clean(&self) -> bool {
         self.inner.shared.clean.load(Ordering::Acquire)

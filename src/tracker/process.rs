@@ -72,7 +72,7 @@ impl Process {
         // Standard input is closed, as `std::process::Child::wait` does: a program that reads it to the end would never end.
         self.stdin = None;
         loop {
-            if let Some(status) = self.wait_timeout(Duration::from_secs(3600))? {
+            if let Some(status) = self.wait_timeout(Duration::from_hours(1))? {
                 return Ok(status);
             }
         }

@@ -144,7 +144,7 @@ impl Shared {
             match Pinned::probe(&self.proc, self.place(), &record.identity) {
                 Probe::Alive(pinned) => {
                     report.adopted += 1;
-                    self.take_on(Root::from(record), false, false, pinned.into_fd());
+                    self.take_on(Root::from(record), false, false, &pinned.into_fd());
                 }
                 Probe::Zombie(_) | Probe::Gone => self.record_gone(record, report),
                 // It stays ours in the ledger; the health pass looks again.

@@ -56,7 +56,7 @@ impl Tracker {
             .next()
             .ok_or_else(|| Error::new(Kind::Other, "the ledger took no row"))??;
         // Even if it is a child of ours: whoever started it waits for it, and we never take its status away.
-        shared.take_on(Root::recorded(row, &new), false, false, pinned.into_fd());
+        shared.take_on(Root::recorded(row, &new), false, false, &pinned.into_fd());
         shared.notify_export();
         Ok(())
     }
@@ -84,9 +84,13 @@ impl Tracker {
         Ok(any)
     }
 
-    /// Processes that this instance answers for now: the seed's `executing_count`.
-    pub fn executing_count(&self) -> usize {
-        super::shared::lock(&self.inner.shared.entries).len()
+    /// Roots that this instance answers for now: the seed's `executing_count`.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn executing_count(&self) -> Result<u64> {
+        self.inner.shared.store.executing_count(self.inner.shared.instance)
     }
 
     /// Whether the monitor thread runs.

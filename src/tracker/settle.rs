@@ -60,7 +60,7 @@ impl Shared {
     /// What each dead root left, pinned; and the rows that say so.
     fn find_strays(&self, dead: &[&Dead], statuses: &[ExitStatus]) -> (Vec<Tree>, Vec<RootEnd>) {
         let mut trees: Vec<Tree> =
-            dead.iter().map(|(entry, pidfd)| self.tree_of(entry, Some(pidfd))).collect();
+            dead.iter().map(|(entry, pidfd)| tree_of(entry, Some(pidfd))).collect();
         let wanted: Vec<bool> = dead.iter().map(|(entry, _)| !entry.keep_strays).collect();
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         let found = match self.world(&targets) {
@@ -141,7 +141,7 @@ impl Shared {
         }
         match self.store.claim(&earlier, self.instance, Some(self.instance), None) {
             Ok(claimed) => {
-                tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity)))
+                tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity)));
             }
             Err(error) => tracing::error!("failed to claim recorded descendants: {error}"),
         }
@@ -186,15 +186,6 @@ impl Shared {
         self.let_go(entry.root.row);
     }
 
-    /// The tree of a root that we answer for, with what earlier passes recorded below it.
-    pub(super) fn tree_of(&self, entry: &Entry, pidfd: Option<&Arc<PidFd>>) -> Tree {
-        Tree {
-            root: entry.root.clone(),
-            pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(),
-            recorded: Vec::new(),
-        }
-    }
-
     /// Tries again to write what could not be written before.
     pub(super) fn write_late(&self) {
         let ends = std::mem::take(&mut *lock(&self.unwritten));
@@ -228,19 +219,25 @@ impl Shared {
                 work();
             }
         };
-        match std::thread::Builder::new().name(name.into()).spawn(run) {
-            Ok(handle) => {
-                let mut threads = lock(&self.threads);
-                threads.retain(|thread| !thread.is_finished());
-                threads.push(handle);
-            }
-            Err(_) => {
-                let work = lock(&slot).take();
-                if let Some(work) = work {
-                    work();
-                }
+        if let Ok(handle) = std::thread::Builder::new().name(name.into()).spawn(run) {
+            let mut threads = lock(&self.threads);
+            threads.retain(|thread| !thread.is_finished());
+            threads.push(handle);
+        } else {
+            let work = lock(&slot).take();
+            if let Some(work) = work {
+                work();
             }
         }
+    }
+}
+
+/// The tree of a root that we answer for, pinned by a descriptor that is held already.
+pub(super) fn tree_of(entry: &Entry, pidfd: Option<&Arc<PidFd>>) -> Tree {
+    Tree {
+        root: entry.root.clone(),
+        pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(),
+        recorded: Vec::new(),
     }
 }
 

@@ -180,10 +180,10 @@ impl Shared {
         root: Root,
         child: bool,
         keep_strays: bool,
-        pidfd: Arc<PidFd>,
+        pidfd: &Arc<PidFd>,
     ) -> Arc<Entry> {
         let held = self.held_pidfds.fetch_add(1, Ordering::Relaxed);
-        let held_by_us = (held < self.pidfd_limit).then(|| Arc::clone(&pidfd));
+        let held_by_us = (held < self.pidfd_limit).then(|| Arc::clone(pidfd));
         let row = root.row;
         let has_deadline = root.limits.max_runtime.is_some();
         let entry = Entry::new(root, child, keep_strays, held_by_us);

@@ -47,13 +47,13 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     join_all(shared);
     shared.write_late();
     let exporter = lock(&shared.exporter).take();
-    let exported = exporter.map_or(Ok(()), crate::export::Exporter::finish);
+    let removed = exporter.map_or(Ok(()), crate::export::Exporter::finish);
     let stopped = shared.store.stop_instance(shared.instance, StopHow::Clean, Millis::now());
     // The lock goes last, and only after a stop that was recorded: otherwise our death is what the next one finds.
     if let (Some(held), Ok(_)) = (lock(&shared.lock).take(), &stopped) {
         held.remove();
     }
-    if let Err(error) = exported {
+    if let Err(error) = removed {
         tracing::warn!("failed to remove the export: {error}");
     }
     stopped.map(|_| report)

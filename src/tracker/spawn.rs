@@ -142,7 +142,7 @@ fn started(
 ) -> Process {
     let spawn::Spawned { pidfd, row, pipes: [stdin, stdout, stderr], pid } = spawned;
     let pidfd = Arc::new(pidfd);
-    let entry = shared.take_on(Root::recorded(row, new), true, keep_strays, Arc::clone(&pidfd));
+    let entry = shared.take_on(Root::recorded(row, new), true, keep_strays, &pidfd);
     shared.notify_export();
     tracing::debug!("process {pid} for task {} runs", new.task.as_ref().map_or("", TaskId::as_str));
     let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);

@@ -11,6 +11,7 @@ use super::{
     ending::{Tree, end_trees},
     entry::{Entry, Root},
     outcome::Cause,
+    settle::tree_of,
     shared::Shared,
 };
 use crate::{
@@ -161,7 +162,7 @@ impl Shared {
         }
         let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
         match self.world(&rows) {
-            Ok(world) => self.end_own(cause, world, claimed, &mut report),
+            Ok(world) => self.end_own(cause, &world, claimed, &mut report),
             Err(error) => {
                 // Whom to leave alone is not known: only what is certainly below our own roots is ended.
                 report.errors.push(error.to_string());
@@ -171,7 +172,7 @@ impl Shared {
                     own: self.own_pid(),
                     guards: Vec::new(),
                 };
-                self.end_own(cause, world, claimed, &mut report);
+                self.end_own(cause, &world, claimed, &mut report);
             }
         }
         self.release_ended(&rows);
@@ -185,18 +186,18 @@ impl Shared {
     fn end_own(
         &self,
         cause: &Cause,
-        world: super::ending::World<'_>,
+        world: &super::ending::World<'_>,
         trees: Vec<Tree>,
         report: &mut Report,
     ) {
-        let ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
+        let ends = end_trees(world, trees, &mut |root, found| self.record_found(root, found));
         let settled = self.conclude(cause, ends, report);
         self.write(None, settled, report);
     }
 
     /// Claims our own roots with their recorded descendants; all of them where the ledger cannot be written.
     fn claim_own(&self, entries: &[&Arc<Entry>]) -> Vec<Tree> {
-        let mut trees: Vec<Tree> = entries.iter().map(|entry| self.tree_of(entry, None)).collect();
+        let mut trees: Vec<Tree> = entries.iter().map(|entry| tree_of(entry, None)).collect();
         let mut ids: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         for tree in &mut trees {
             // A session holds what a root without recorded descendants has; asking costs a read for each root.

@@ -30,6 +30,10 @@ const LOCK_PAUSE: Duration = Duration::from_millis(1);
 const LOCK_ASKS: u32 = 200;
 
 impl Tracker {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the descriptor is the watch's own until it ends"
+    )]
     /// Ends what dead instances leave as soon as they die, until `stop` becomes readable or is closed by its other end.
     /// `on_report` gets the report of every pass that found something.
     ///
@@ -55,11 +59,11 @@ impl Tracker {
             if needs_a_pass(shared)? {
                 match shared.reap_orphans() {
                     Ok(report) if !report.endings.is_empty() || !report.errors.is_empty() => {
-                        on_report(&report)
+                        on_report(&report);
                     }
                     Ok(_) => {}
                     Err(error) => {
-                        tracing::error!("the orphan pass failed: {error}; it is tried again")
+                        tracing::error!("the orphan pass failed: {error}; it is tried again");
                     }
                 }
             }

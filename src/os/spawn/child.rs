@@ -218,6 +218,7 @@ fn become_program(plan: &Plan<'_>) -> ! {
     }
     if plan.session == Session::Foreground {
         let own = plan.gate.pid.load(Ordering::Acquire);
+        #[expect(clippy::cast_possible_truncation, reason = "ioctl numbers have 32 bits")]
         let args = [0, libc::TIOCSPGRP as usize, ptr::from_ref(&own) as usize, 0, 0];
         // SIGTTOU is masked, so a background group may do this too (tcsetpgrp(3)).
         check(plan, step::TERMINAL, call(libc::SYS_ioctl, args));

@@ -27,7 +27,7 @@ use crate::{
 /// A child at the gate looks after its parent this often: PDEATHSIG alone has a window between clone and prctl(2).
 pub(super) const GATE_TICK: Duration = Duration::from_secs(1);
 /// Then a child gives up: far longer than SQLite's busy timeout, so only a hung disk or a dead registrar gets here.
-pub(crate) const GATE_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const GATE_LIMIT: Duration = Duration::from_mins(1);
 
 /// The states of the gate's word.
 pub(super) mod word {

@@ -238,9 +238,9 @@ fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
         {
             return result;
         }
-        let plain = clone2(plan, stack);
-        WITHOUT_CLONE3.store(plain > 0, Ordering::Relaxed);
-        return plain;
+        let fallback = clone2(plan, stack);
+        WITHOUT_CLONE3.store(fallback > 0, Ordering::Relaxed);
+        return fallback;
     }
     clone2(plan, stack)
 }
@@ -330,7 +330,8 @@ fn no_nul(what: &str, bytes: &[u8]) -> Result<CString> {
 fn variable(key: &OsString, value: &OsString) -> Result<CString> {
     if key.is_empty() || key.as_bytes()[1..].contains(&b'=') {
         return Err(Error::invalid(format!(
-            "the environment variable name {key:?} is empty or holds `=`"
+            "the environment variable name `{}` is empty or holds `=`",
+            key.display()
         )));
     }
     let mut entry = key.clone().into_vec();
@@ -393,10 +394,4 @@ fn above_stdio(fd: OwnedFd) -> Result<OwnedFd> {
     }
     rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)
         .map_err(|error| Error::os("failed to duplicate a descriptor", error))
-}
-
-/// Makes every spawn of this test process use clone(2).
-#[cfg(test)]
-pub(crate) fn force_clone2(on: bool) {
-    WITHOUT_CLONE3.store(on, Ordering::Relaxed);
 }

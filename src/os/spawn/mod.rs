@@ -1,6 +1,6 @@
 //! The gate: a program runs only after its row is committed.
 //!
-//! A child is made as posix_spawn(3) makes it, by `CLONE_VM | CLONE_VFORK`: nothing of the host is copied, and the calling
+//! A child is made as `posix_spawn(3)` makes it, by `CLONE_VM | CLONE_VFORK`: nothing of the host is copied, and the calling
 //! thread is suspended until the child execs or dies, so nothing that it owns is shared with running code. Before exec the
 //! child stops at a gate ([`gate`]). A second thread, the registrar, reads the child's identity, commits the row, and opens
 //! the gate. Who dies when:
@@ -25,7 +25,7 @@
 //! Between clone and exec the child makes raw system calls only ([`super::raw`]): it shares errno, the allocator's locks
 //! and everything else with its suspended parent.
 //!
-//! Linux 5.9 is needed (close_range(2)). Where clone3 is refused, as by seccomp profiles older than it, clone(2) serves.
+//! Linux 5.9 is needed (`close_range(2)`). Where clone3 is refused, as by seccomp profiles older than it, clone(2) serves.
 
 mod child;
 pub(crate) mod gate;
