@@ -385,6 +385,6 @@ mod tests {
     fn a_wait_status_is_unpacked() {
         assert_eq!(wait_status(0x0300), ExitStatus::Exited(3));
         assert_eq!(wait_status(9), ExitStatus::Signaled(9));
-        assert_eq!(wait_status(0x80 | 11), ExitStatus::Signaled(11));
+        assert_eq!(wait_status(0x8b), ExitStatus::Signaled(11));
     }
 }

@@ -138,7 +138,7 @@ mod tests {
             executable: Some(executable.as_bytes().to_vec()),
             argv: argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
             on_terminal: false,
-            age: Duration::from_secs(60),
+            age: Duration::from_mins(1),
             parent: Parent::Reaper,
         }
     }

@@ -1,6 +1,6 @@
 //! Instances: who has opened the ledger for writing.
 
-use rusqlite::{OptionalExtension, Row, named_params};
+use rusqlite::{Row, named_params};
 
 use super::{
     Store,
@@ -88,10 +88,10 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn instance(&self, id: InstanceId) -> Result<Option<InstanceRecord>> {
         self.read("look up an instance", |connection| {
-            connection
-                .prepare_cached(select_instances!("FROM instance AS i WHERE i.id = ?1"))?
-                .query_one([id.0], instance)
-                .optional()
+            let mut statement = connection
+                .prepare_cached(select_instances!("FROM instance AS i WHERE i.id = ?1"))?;
+            let mut rows = statement.query_map([id.0], instance)?;
+            rows.next().transpose()
         })
     }
 }

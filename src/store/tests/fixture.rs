@@ -238,11 +238,11 @@ const FOLDER: &str = "PROCLEDGER_TEST_FOLDER";
 #[expect(clippy::disallowed_methods, reason = "a test runs itself in a process of its own")]
 pub(super) fn child(name: &str, folder: &Path) -> Command {
     let mut command = Command::new(env::current_exe().expect("this program"));
-    command.args([name, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder);
+    command.args([name, "--exact", "--nocapture"]).env(FOLDER, folder);
     command
 }
 
-/// The folder that a parent gave to this child; `None` where somebody runs all ignored tests.
+/// The folder that a parent gave to this child; `None` where it is run for itself, and has nothing to do.
 pub(super) fn given_folder() -> Option<PathBuf> {
     env::var_os(FOLDER).map(PathBuf::from)
 }

@@ -66,7 +66,6 @@ fn modes_hold_under_any_umask() {
 }
 
 #[test]
-#[ignore = "run by its parent in a process of its own: the umask belongs to the whole process"]
 fn child_with_a_umask() {
     let Some(folder) = given_folder() else { return };
     let mask = std::env::var("PROCLEDGER_TEST_UMASK").expect("given");
@@ -122,7 +121,6 @@ fn a_setup_that_was_cut_short_is_completed() {
 }
 
 #[test]
-#[ignore = "run by its parent in a process of its own: it dies with a transaction open"]
 fn child_that_dies_in_the_setup() {
     let Some(folder) = given_folder() else { return };
     let connection = Connection::open(file(&folder, "")).expect("opens");
@@ -187,7 +185,6 @@ fn a_second_opening_in_this_process_keeps_the_locks_of_the_first() {
 }
 
 #[test]
-#[ignore = "run by its parent in a process of its own"]
 fn child_that_opens_and_closes() {
     let Some(folder) = given_folder() else { return };
     let store = Store::open(&file(&folder, "")).expect("opens");

@@ -34,7 +34,6 @@ fn six_processes_open_a_new_ledger_at_once() {
 }
 
 #[test]
-#[ignore = "run by its parent, six at a time"]
 fn child_that_opens_all() {
     let Some(folder) = given_folder() else { return };
     let index = std::env::var("PROCLEDGER_TEST_INDEX").expect("given");
