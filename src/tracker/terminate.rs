@@ -1,7 +1,7 @@
 //! Ending tasks because their owner, or a person, asked.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -17,7 +17,6 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     record::{EndReason, ProcessId, ProcessRecord, Report, Settled, TaskId},
-    state::State,
 };
 
 /// Somebody else who is recording an end does so within milliseconds.
@@ -154,13 +153,12 @@ impl Shared {
         let mut report = Report::default();
         let (mine, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
         let claimed = self.claim_own(&mine);
-        for entry in
-            mine.iter().filter(|entry| !claimed.iter().any(|tree| tree.root.row == entry.root.row))
-        {
+        let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
+        let ours: HashSet<ProcessId> = rows.iter().copied().collect();
+        for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
             // Somebody else decided: a person's kill, or it has been settled.
             entry.give_up();
         }
-        let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
         match self.world(&rows) {
             Ok(world) => self.end_own(cause, &world, claimed, &mut report),
             Err(error) => {
@@ -207,10 +205,8 @@ impl Shared {
         }
         match self.store.claim(&ids, self.instance, Some(self.instance), None) {
             Ok(claimed) => {
-                let is_claimed = |id: ProcessId| {
-                    claimed.iter().any(|record| record.id == id && record.state == State::Ending)
-                };
-                trees.retain(|tree| is_claimed(tree.root.row));
+                let claimed: HashSet<ProcessId> = claimed.iter().map(|record| record.id).collect();
+                trees.retain(|tree| claimed.contains(&tree.root.row));
             }
             Err(error) => {
                 tracing::error!(

@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::work::{Member, Recorder, TokenCache, Work, World, describe};
+use super::{
+    answer::Recorder,
+    work::{Member, TokenCache, Work, World, describe},
+};
 use crate::{
     identity::Pid,
     os::Pinned,

@@ -9,10 +9,9 @@ use rustix::{
 
 use super::{
     super::entry::Root,
+    answer::{Found, Preview, Recorder, Seen, Stray, TreeEnd},
     look::look,
-    work::{
-        Found, Preview, Recorder, Seen, Stray, TokenCache, Tree, TreeEnd, Work, World, command_of,
-    },
+    work::{TokenCache, Tree, Work, World, command_of},
 };
 use crate::{
     os::{Signal, pidfd::timespec},
