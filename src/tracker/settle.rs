@@ -51,8 +51,8 @@ impl Shared {
                     ends.len()
                 );
                 lock(&self.unwritten).extend(ends);
-                let none = vec![None; mine.len()];
-                self.end_strays(&mine, trees, &none);
+                let unrecorded = vec![Some(Vec::new()); mine.len()];
+                self.end_strays(&mine, trees, &unrecorded);
             }
         }
     }
@@ -61,6 +61,10 @@ impl Shared {
     fn find_strays(&self, dead: &[&Dead], statuses: &[ExitStatus]) -> (Vec<Tree>, Vec<RootEnd>) {
         let mut trees: Vec<Tree> =
             dead.iter().map(|(entry, pidfd)| tree_of(entry, Some(pidfd))).collect();
+        for tree in &mut trees {
+            let below = self.store.descendants_of(tree.root.row).unwrap_or_default();
+            tree.recorded = below.iter().map(|row| (row.id, row.identity)).collect();
+        }
         let wanted: Vec<bool> = dead.iter().map(|(entry, _)| !entry.keep_strays).collect();
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         let found = match self.world(&targets) {
@@ -97,12 +101,13 @@ impl Shared {
     ) {
         let mut with_strays = Vec::new();
         for (((entry, _), mut tree), rows) in dead.iter().zip(trees).zip(rows) {
-            let recorded_before =
-                self.take_recorded(&mut tree, rows.as_deref().unwrap_or_default());
-            if tree.recorded.is_empty() && !recorded_before {
-                self.reap_and_let_go(entry);
-            } else {
+            // `None`: somebody else is ending the tree, or released it; what is left is not ours to end.
+            let left =
+                rows.as_deref().is_some_and(|rows| self.take_recorded(entry, &mut tree, rows));
+            if left {
                 with_strays.push((Arc::clone(entry), tree));
+            } else {
+                self.reap_and_let_go(entry);
             }
         }
         if with_strays.is_empty() {
@@ -117,35 +122,36 @@ impl Shared {
         }
     }
 
-    /// Gives the strays their row numbers, and claims descendants that earlier passes recorded.
-    fn take_recorded(&self, tree: &mut Tree, rows: &[ProcessId]) -> bool {
+    /// Gives the strays their row numbers and claims descendants that earlier passes recorded; whether there is anyone.
+    fn take_recorded(&self, entry: &Entry, tree: &mut Tree, rows: &[ProcessId]) -> bool {
         let mut rows = rows.iter();
-        for (row, _) in &mut tree.recorded {
-            if *row == UNRECORDED {
-                *row = rows.next().copied().unwrap_or(UNRECORDED);
-            }
-        }
-        let earlier: Vec<ProcessId> = self
-            .store
-            .descendants_of(tree.root.row)
-            .unwrap_or_default()
-            .iter()
-            .map(|row| row.id)
-            .collect();
-        let earlier: Vec<ProcessId> = earlier
-            .into_iter()
-            .filter(|id| !tree.recorded.iter().any(|(row, _)| row == id))
-            .collect();
-        if earlier.is_empty() {
+        let (new, earlier): (Vec<_>, Vec<_>) =
+            tree.recorded.drain(..).partition(|(row, _)| *row == UNRECORDED);
+        let earlier: Vec<ProcessId> = earlier.into_iter().map(|(row, _)| row).collect();
+        if entry.keep_strays {
+            self.release_all(&earlier);
             return false;
         }
+        tree.recorded.extend(
+            new.into_iter()
+                .map(|(_, identity)| (rows.next().copied().unwrap_or(UNRECORDED), identity)),
+        );
         match self.store.claim(&earlier, self.instance, Some(self.instance), None) {
             Ok(claimed) => {
                 tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity)));
             }
             Err(error) => tracing::error!("failed to claim recorded descendants: {error}"),
         }
-        true
+        !tree.recorded.is_empty()
+    }
+
+    /// What a task is allowed to leave behind: nobody answers for it any more.
+    fn release_all(&self, rows: &[ProcessId]) {
+        for &row in rows {
+            if let Err(error) = self.store.release(row, self.instance, Millis::now()) {
+                tracing::error!("failed to release what a task left: {error}");
+            }
+        }
     }
 
     fn end_stray_trees(&self, trees: Vec<(Arc<Entry>, Tree)>) {

@@ -66,7 +66,7 @@ pub(in super::super) fn strays(
             let alive = work
                 .members
                 .into_iter()
-                .filter(|member| wanted && !member.is_root && member.is_alive());
+                .filter(|member| wanted && member.row.is_none() && member.is_alive());
             alive.map(Stray::from).collect()
         })
         .collect()
