@@ -16,7 +16,7 @@ use super::{
     shared::{Shared, lock},
 };
 use crate::{
-    os::PidFd,
+    os::{PidFd, Pinned, Probe},
     record::{End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, Report, RootEnd},
 };
 
@@ -62,6 +62,10 @@ impl Shared {
         let mut trees: Vec<Tree> =
             dead.iter().map(|(entry, pidfd)| self.tree_of(entry, Some(pidfd))).collect();
         let wanted: Vec<bool> = dead.iter().map(|(entry, _)| !entry.keep_strays).collect();
+        for (tree, _) in trees.iter_mut().zip(&wanted).filter(|(_, wanted)| **wanted) {
+            let earlier = self.store.descendants_of(tree.root.row).unwrap_or_default();
+            tree.recorded = earlier.iter().map(|row| (row.id, row.identity)).collect();
+        }
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         let found = match self.world(&targets) {
             Ok(world) => strays(&world, &trees, &wanted),
@@ -96,11 +100,13 @@ impl Shared {
         rows: &[Option<Vec<ProcessId>>],
     ) {
         let mut with_strays = Vec::new();
-        for (((entry, _), mut tree), rows) in dead.iter().zip(trees).zip(rows) {
-            let recorded_before =
-                self.take_recorded(&mut tree, rows.as_deref().unwrap_or_default());
-            if tree.recorded.is_empty() && !recorded_before {
-                self.reap_and_let_go(entry);
+        for (((entry, pidfd), mut tree), rows) in dead.iter().zip(trees).zip(rows) {
+            if entry.keep_strays {
+                self.release_below(entry);
+            }
+            self.take_recorded(&mut tree, rows.as_deref().unwrap_or_default());
+            if tree.recorded.is_empty() {
+                self.reap_and_let_go(entry, Some(pidfd));
             } else {
                 with_strays.push((Arc::clone(entry), tree));
             }
@@ -118,44 +124,37 @@ impl Shared {
     }
 
     /// Gives the strays their row numbers, and claims descendants that earlier passes recorded.
-    fn take_recorded(&self, tree: &mut Tree, rows: &[ProcessId]) -> bool {
+    fn take_recorded(&self, tree: &mut Tree, rows: &[ProcessId]) {
+        let earlier: Vec<ProcessId> =
+            tree.recorded.iter().map(|(row, _)| *row).filter(|row| *row != UNRECORDED).collect();
         let mut rows = rows.iter();
-        for (row, _) in &mut tree.recorded {
-            if *row == UNRECORDED {
-                *row = rows.next().copied().unwrap_or(UNRECORDED);
-            }
+        for (row, _) in tree.recorded.iter_mut().filter(|(row, _)| *row == UNRECORDED) {
+            *row = rows.next().copied().unwrap_or(UNRECORDED);
         }
-        let earlier: Vec<ProcessId> = self
-            .store
-            .descendants_of(tree.root.row)
-            .unwrap_or_default()
-            .iter()
-            .map(|row| row.id)
-            .collect();
-        let earlier: Vec<ProcessId> = earlier
-            .into_iter()
-            .filter(|id| !tree.recorded.iter().any(|(row, _)| row == id))
-            .collect();
         if earlier.is_empty() {
-            return false;
+            return;
         }
         match self.store.claim(&earlier, self.instance, Some(self.instance), None) {
-            Ok(claimed) => {
-                tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity)))
-            }
+            Ok(claimed) => tree.recorded.retain(|(row, _)| {
+                !earlier.contains(row) || claimed.iter().any(|record| record.id == *row)
+            }),
             Err(error) => tracing::error!("failed to claim recorded descendants: {error}"),
         }
-        true
+    }
+
+    /// What a root was told to leave behind is nobody's any more.
+    fn release_below(&self, entry: &Entry) {
+        for row in self.store.descendants_of(entry.root.row).unwrap_or_default() {
+            if let Err(error) = self.store.release(row.id, self.instance, Millis::now()) {
+                tracing::error!("failed to release process {}: {error}", row.identity.pid);
+            }
+        }
     }
 
     fn end_stray_trees(&self, trees: Vec<(Arc<Entry>, Tree)>) {
         let (entries, trees): (Vec<_>, Vec<_>) = trees.into_iter().unzip();
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
-        let cause = Cause {
-            reason: EndReason::Stray,
-            leak: Some(LeakKind::Stray),
-            rule: "its root had ended".into(),
-        };
+        let cause = stray();
         let mut report = Report::default();
         match self.world(&targets) {
             Ok(world) => {
@@ -172,18 +171,37 @@ impl Shared {
                 let settled = self.conclude(&cause, ends, &mut report);
                 self.write(None, settled, &mut report);
             }
-            Err(error) => tracing::error!("failed to end what ended processes left: {error}"),
+            Err(error) => {
+                // The claims go back: the health pass tries again.
+                tracing::error!("failed to end what ended processes left: {error}");
+                let rows = trees.iter().flat_map(|tree| &tree.recorded).map(|(row, _)| *row);
+                let settled = rows.filter(|row| *row != UNRECORDED);
+                let settled = settled.map(|row| super::outcome::given_back(row, &error)).collect();
+                self.write(None, settled, &mut report);
+            }
         }
         for entry in entries {
-            self.reap_and_let_go(&entry);
+            self.reap_and_let_go(&entry, None);
         }
     }
 
-    fn reap_and_let_go(&self, entry: &Entry) {
-        if let (Some(fd), true) = (&entry.pidfd, entry.child) {
+    pub(super) fn reap_and_let_go(&self, entry: &Entry, pidfd: Option<&Arc<PidFd>>) {
+        if entry.child
+            && let Some(fd) = pidfd.cloned().or_else(|| self.pidfd_of(entry))
+        {
             let _ = fd.child_status(true);
         }
         self.let_go(entry.root.row);
+    }
+
+    /// The pidfd that is held; beyond the descriptor limit a new one, while the process still has its number.
+    pub(super) fn pidfd_of(&self, entry: &Entry) -> Option<Arc<PidFd>> {
+        entry.pidfd.clone().or_else(|| {
+            match Pinned::probe(&self.proc, self.place(), &entry.root.identity) {
+                Probe::Alive(pinned) | Probe::Zombie(pinned) => Some(pinned.into_fd()),
+                Probe::Gone | Probe::Unknown(_) => None,
+            }
+        })
     }
 
     /// The tree of a root that we answer for, with what earlier passes recorded below it.
@@ -200,7 +218,7 @@ impl Shared {
         let ends = std::mem::take(&mut *lock(&self.unwritten));
         if !ends.is_empty() {
             match self.store.settle_roots(self.instance, &ends) {
-                Ok(_) => {
+                Ok(rows) => {
                     for end in &ends {
                         if let Some(entry) = self.entry(end.process) {
                             entry.mark_recorded();
@@ -208,6 +226,9 @@ impl Shared {
                         }
                     }
                     self.notify_export();
+                    // Their strays were ended without rows; now they have some, claimed by us.
+                    let rows: Vec<ProcessId> = rows.into_iter().flatten().flatten().collect();
+                    self.end_late(&rows);
                 }
                 Err(_) => lock(&self.unwritten).extend(ends),
             }
@@ -215,6 +236,15 @@ impl Shared {
         let settled = std::mem::take(&mut *lock(&self.unsettled));
         if !settled.is_empty() && self.store.record(self.instance, None, &settled).is_err() {
             lock(&self.unsettled).extend(settled);
+        }
+    }
+
+    fn end_late(&self, rows: &[ProcessId]) {
+        let records = rows.iter().filter_map(|row| self.store.process(*row).ok().flatten()).collect();
+        let mut report = Report::default();
+        match self.end_claimed(&stray(), records, &mut report) {
+            Ok(settled) => self.write(None, settled, &mut report),
+            Err(error) => tracing::error!("failed to look after late strays: {error}"),
         }
     }
 
@@ -241,6 +271,15 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+/// Why strays are ended.
+pub(super) fn stray() -> Cause {
+    Cause {
+        reason: EndReason::Stray,
+        leak: Some(LeakKind::Stray),
+        rule: "its root had ended".into(),
     }
 }
 

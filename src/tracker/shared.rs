@@ -215,6 +215,16 @@ impl Shared {
         }
     }
 
+    /// Gives back the right to end a process that lives on. A death that was told meanwhile, to nobody, is told again.
+    pub(super) fn give_up(&self, entry: &Entry) {
+        entry.give_up();
+        if let Some(fd) = &entry.pidfd {
+            let data = epoll::EventData::new_u64(entry.root.row.0.cast_unsigned());
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+            let _ = epoll::modify(&self.epoll, fd.as_ref(), data, flags);
+        }
+    }
+
     pub(super) fn entry(&self, row: ProcessId) -> Option<Arc<Entry>> {
         lock(&self.entries).get(&row).cloned()
     }

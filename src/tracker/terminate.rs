@@ -112,7 +112,15 @@ impl Shared {
             return Ok(Vec::new());
         }
         let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
-        let world = self.world(&rows)?;
+        let world = match self.world(&rows) {
+            Ok(world) => world,
+            Err(error) => {
+                // The claims go back, so that the next pass tries again.
+                let settled = rows.iter().map(|row| super::outcome::given_back(*row, &error));
+                report.errors.push(error.to_string());
+                return Ok(settled.collect());
+            }
+        };
         let ends = end_trees(&world, self.group(claimed), &mut |root, found| {
             self.record_found(root, found)
         });
@@ -157,7 +165,7 @@ impl Shared {
             mine.iter().filter(|entry| !claimed.iter().any(|tree| tree.root.row == entry.root.row))
         {
             // Somebody else decided: a person's kill, or it has been settled.
-            entry.give_up();
+            self.give_up(entry);
         }
         let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
         match self.world(&rows) {

@@ -67,7 +67,9 @@ pub(in super::super) fn strays(
             let alive = work
                 .members
                 .into_iter()
-                .filter(|member| wanted && !member.is_root && member.is_alive());
+                .filter(|member| wanted && !member.is_root && member.is_alive())
+                // What has a row already needs no second one.
+                .filter(|member| member.row.is_none());
             alive.map(Stray::from).collect()
         })
         .collect()
