@@ -94,7 +94,7 @@ fn kill_rows(shared: &Arc<Shared>, rows: &[ProcessRecord], asked_by: &str) -> Re
     let cause =
         Cause { reason: EndReason::Killed, leak: None, rule: format!("asked by {asked_by}") };
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
-    let settled = shared.end_claimed(&cause, claimed, &mut report)?;
+    let settled = shared.end_claimed(&cause, claimed, &mut report);
     shared.write(None, settled, &mut report);
     shared.release_ended(&rows);
     Ok(report)
@@ -107,16 +107,24 @@ impl Shared {
         cause: &Cause,
         claimed: Vec<ProcessRecord>,
         report: &mut Report,
-    ) -> Result<Vec<Settled>> {
+    ) -> Vec<Settled> {
         if claimed.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
-        let world = self.world(&rows)?;
+        let world = match self.world(&rows) {
+            Ok(world) => world,
+            Err(error) => {
+                // The claims go back, so that the next pass tries again.
+                let settled = rows.iter().map(|row| super::outcome::given_back(*row, &error));
+                report.errors.push(error.to_string());
+                return settled.collect();
+            }
+        };
         let ends = end_trees(&world, self.group(claimed), &mut |root, found| {
             self.record_found(root, found)
         });
-        Ok(self.conclude(cause, ends, report))
+        self.conclude(cause, ends, report)
     }
 
     /// Groups claimed rows into trees: descendants go with their root, and stand alone where it has ended.
@@ -157,7 +165,7 @@ impl Shared {
         let ours: HashSet<ProcessId> = rows.iter().copied().collect();
         for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
             // Somebody else decided: a person's kill, or it has been settled.
-            entry.give_up();
+            self.give_up(entry);
         }
         match self.world(&rows) {
             Ok(world) => self.end_own(cause, &world, claimed, &mut report),
@@ -168,6 +176,7 @@ impl Shared {
                     proc: &self.proc,
                     observer: self.observer,
                     own: self.own_pid(),
+                    ancestors: super::shared::ancestors(&self.proc, self.own_pid()),
                     guards: Vec::new(),
                 };
                 self.end_own(cause, &world, claimed, &mut report);

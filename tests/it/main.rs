@@ -7,4 +7,7 @@
 
 mod support;
 
+mod a_descendant_that_hid;
+mod a_host_that_is_in_the_ledger;
 mod as_a_host;
+mod ends_that_went_wrong;

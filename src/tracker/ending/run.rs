@@ -66,6 +66,7 @@ pub(in super::super) fn strays(
             let alive = work
                 .members
                 .into_iter()
+                // What has a row already needs no second one.
                 .filter(|member| wanted && member.row.is_none() && member.is_alive());
             alive.map(Stray::from).collect()
         })

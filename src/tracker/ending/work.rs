@@ -13,7 +13,7 @@ use super::{
     answer::{Found, MemberEnd, TreeEnd},
 };
 use crate::{
-    error::Error,
+    error::{Error, Kind},
     identity::{Identity, Pid},
     os::{PidFd, Pinned, Probe, Proc, Signal},
     plan::{members::Evidence, observe::Snapshot},
@@ -25,6 +25,8 @@ pub(in super::super) struct World<'a> {
     pub(in super::super) proc: &'a Proc,
     pub(in super::super) observer: Observer,
     pub(in super::super) own: Pid,
+    /// The ancestors of that one.
+    pub(in super::super) ancestors: Vec<Pid>,
     /// What other live instances answer for: each instance with its processes.
     pub(in super::super) guards: Vec<(Pid, Vec<Pid>)>,
 }
@@ -95,7 +97,8 @@ impl Member {
     }
 
     pub(super) fn signal(&mut self, signal: Signal) {
-        let Some(pinned) = self.pinned.as_ref().filter(|_| !self.dead) else { return };
+        let open = self.pinned.as_ref().filter(|_| !self.dead && self.refused.is_none());
+        let Some(pinned) = open else { return };
         match pinned.signal(signal) {
             Ok(()) => {
                 self.signalled.get_or_insert_with(Instant::now);
@@ -153,7 +156,13 @@ impl Work {
         probe: Probe,
     ) {
         let (pinned, dead) = match probe {
-            Probe::Alive(pinned) => (Some(pinned), false),
+            Probe::Alive(pinned) => {
+                if let Some(why) = spared(world, pinned.pid(), evidence) {
+                    self.unknown.push((row, why));
+                    return;
+                }
+                (Some(pinned), false)
+            }
             Probe::Zombie(pinned) => (Some(pinned), true),
             Probe::Gone => (None, true),
             Probe::Unknown(error) => {
@@ -165,6 +174,11 @@ impl Work {
         member.row = Some(row);
         member.is_root = evidence == Evidence::Root;
         member.dead = dead;
+        if !dead && !world.observer.may_touch(member.uid) {
+            // Where root acts for a user, a row may name anybody; that user could not signal it either.
+            let what = format!("process {} is not of the ledger's user", member.identity.pid);
+            member.refused = Some(Error::new(Kind::Denied, what));
+        }
         if member.is_root && member.command.is_empty() {
             member.command.clone_from(&self.root.command);
         }
@@ -205,6 +219,23 @@ impl Work {
         let suspects = self.suspects.into_iter().map(|pid| (pid, commands(pid))).collect();
         TreeEnd { root: self.root, members, suspects, unknown: self.unknown }
     }
+}
+
+/// Why a recorded process is left alone, whatever its row says: the acting process and its ancestors, by any rule
+/// (invariant 13); and, where a row of an earlier pass is all that ties it to the root, what another live instance is or
+/// answers for (invariant 7). A look finds the latter again if it really runs below the root.
+fn spared(world: &World<'_>, pid: Pid, evidence: Evidence) -> Option<Error> {
+    let left = |what: &str| {
+        Some(Error::new(Kind::Unknown, format!("process {pid} is {what}: it is left alone")))
+    };
+    if pid == world.own || world.ancestors.contains(&pid) {
+        return left("the one that acts, or an ancestor of it");
+    }
+    let guarded = |(instance, theirs): &(Pid, Vec<Pid>)| *instance == pid || theirs.contains(&pid);
+    if evidence == Evidence::Recorded && world.guards.iter().any(guarded) {
+        return left("another live instance, or that one's");
+    }
+    None
 }
 
 /// A member with what `/proc` tells of it.
