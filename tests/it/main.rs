@@ -8,3 +8,14 @@
 mod support;
 
 mod as_a_host;
+mod clean_program;
+mod clone2_fallback;
+mod gate_host;
+mod invariant_01_recorded_before_it_runs;
+mod invariant_10_fail_closed;
+mod not_started;
+mod odd_names;
+mod pid_reuse;
+mod registrar_under_load;
+mod storm;
+mod thread_ends;
