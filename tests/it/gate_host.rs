@@ -48,6 +48,8 @@ fn gate_host() {
         "invariant-01" => crate::invariant_01_recorded_before_it_runs::host(&given),
         "storm" => crate::storm::body(&given, 4, crate::storm::spawns()),
         "clean-program" => crate::clean_program::body(&given),
+        "crosswise" => crate::clean_program::crosswise(&given),
+        "closed" => crate::clean_program::closed(&given),
         "not-started" => crate::not_started::body(&given),
         "thread-ends" => crate::thread_ends::body(&given),
         "clone2-enosys" => crate::clone2_fallback::body(&given, libc::ENOSYS),
