@@ -14,8 +14,8 @@ use std::{
 use procledger::{Job, Stdio, Tracker};
 
 use crate::{
-    gate_host::{Given, note, play},
-    support::Place,
+    gate_host::{Given, play},
+    support::{Place, state, until},
 };
 
 #[test]
@@ -162,58 +162,59 @@ pub(crate) fn crosswise(given: &Given) {
     assert_eq!(read("two"), "two ");
 }
 
-/// The host has closed its standard descriptors: the tracker's own take their numbers, and must not reach the program.
+/// The host has closed its standard descriptors: the tracker's own take their numbers, and must not reach a program that
+/// inherits "the host's".
 pub(crate) fn closed(given: &Given) {
     let saved = save();
     for number in 0..3 {
         // SAFETY: the standard streams of this process, restored below.
         unsafe { libc::close(number) };
     }
-    std::panic::set_hook(Box::new(|panic| {
-        let path = std::env::var(crate::gate_host::FOLDER).expect("a folder") + "/panic";
-        let _ = fs::write(path, panic.to_string());
-    }));
-    let results = std::panic::catch_unwind(|| {
+    // Nobody would see a panic's message.
+    let panicked = given.folder.join("panic");
+    let path = panicked.clone();
+    std::panic::set_hook(Box::new(move |panic| drop(fs::write(&path, panic.to_string()))));
+    let seen = std::panic::catch_unwind(|| {
         let tracker = Tracker::builder(given.ledger()).open().expect("a ledger");
-        let mut seen = Vec::new();
-        for (number, which) in ["inherited", "piped", "null"].into_iter().enumerate() {
-            let listing = given.folder.join(which);
-            let script = r#"ls -l /proc/$$/fd >"$1"; :"#;
-            let mut job =
-                Job::new(format!("closed-{number}"), "/bin/sh").args(["-c", script, &given.marker]).arg(&listing);
-            if number > 0 {
-                let stdio = || if number == 1 { Stdio::piped() } else { Stdio::null() };
-                job = job.stdin(stdio()).stdout(stdio()).stderr(stdio());
-            }
-            let mut process = tracker.spawn(job).expect("spawned");
-            let pipes = (process.stdout.take(), process.stderr.take());
-            process.wait().expect("waited");
-            drop(pipes);
-            seen.push((which, fs::read_to_string(&listing).expect("a listing")));
-        }
+        let seen = ["inherited", "piped", "null"].map(|which| descriptors_of(given, &tracker, which));
         tracker.shutdown().expect("an orderly end");
         seen
     });
     restore(saved);
     drop(std::panic::take_hook());
-    if let Ok(text) = fs::read_to_string(given.folder.join("panic")) {
+    if let Ok(text) = fs::read_to_string(&panicked) {
         panic!("with closed descriptors: {text}");
     }
-    let seen: BTreeMap<_, _> = results.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).into_iter().collect();
-    note(&format!("{seen:?}"));
-    let numbers = |which: &str| {
-        let lines = seen[which].lines();
-        let numbers = lines.filter_map(|line| line.split_once(" -> ")?.0.split(' ').next_back());
-        numbers.collect::<Vec<_>>().join(" ")
-    };
-    for which in ["piped", "null"] {
-        assert_eq!(numbers(which), "0 1 2", "{which}: {seen:?}");
+    let [inherited, piped, null] = seen.expect("no panic");
+    let text = format!("inherited {inherited:?}, piped {piped:?}, null {null:?}");
+    for seen in [&piped, &null] {
+        assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{text}");
     }
-    let leaked: Vec<&str> = seen["inherited"]
-        .lines()
-        .filter(|line| ["ledger", "/proc", "anon_inode", "pidfd", ".lock"].iter().any(|mine| line.contains(mine)))
+    assert_eq!(inherited, BTreeMap::new(), "descriptors of the tracker reached a program");
+    assert!(piped.values().all(|target| target.starts_with("pipe:")), "{text}");
+    assert!(null.values().all(|target| target == "/dev/null"), "{text}");
+}
+
+/// What a program has open when it has settled down.
+fn descriptors_of(given: &Given, tracker: &Tracker, which: &str) -> BTreeMap<u32, String> {
+    let mut job = Job::new(which, "/bin/sleep").arg("600").env("MARKER", &given.marker);
+    if which != "inherited" {
+        let stdio = || if which == "piped" { Stdio::piped() } else { Stdio::null() };
+        job = job.stdin(stdio()).stdout(stdio()).stderr(stdio());
+    }
+    let mut process = tracker.spawn(job).expect("spawned");
+    // Its loader opens libraries before that.
+    until("it sleeps", || state(process.pid().get()) == Some('S'));
+    let listed = fs::read_dir(format!("/proc/{}/fd", process.pid())).expect("a listing");
+    let seen = listed
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            let target = fs::read_link(entry.path()).expect("a link").display().to_string();
+            (entry.file_name().to_str().expect("text").parse().expect("a number"), target)
+        })
         .collect();
-    assert_eq!(leaked, Vec::<&str>::new(), "descriptors of the tracker reached the program");
+    process.terminate().expect("ended");
+    seen
 }
 
 fn save() -> [OwnedFd; 3] {

@@ -17,7 +17,7 @@ use procledger::{Builder, Tracker};
 use crate::support::{Guard, Place, pids};
 
 const ROLE: &str = "PROCLEDGER_IT_ROLE";
-pub(crate) const FOLDER: &str = "PROCLEDGER_IT_FOLDER";
+const FOLDER: &str = "PROCLEDGER_IT_FOLDER";
 const MARKER: &str = "PROCLEDGER_IT_MARKER";
 
 /// What the body of a scenario is given of the test's [`Place`].
