@@ -190,7 +190,9 @@ pub(crate) fn closed(given: &Given) {
     for seen in [&piped, &null] {
         assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{text}");
     }
-    assert_eq!(inherited, BTreeMap::new(), "descriptors of the tracker reached a program");
+    // SQLite keeps low numbers occupied with this.
+    let harmless = |target: &String| target == "/dev/null";
+    assert!(inherited.values().all(harmless), "descriptors of the tracker reached a program: {text}");
     assert!(piped.values().all(|target| target.starts_with("pipe:")), "{text}");
     assert!(null.values().all(|target| target == "/dev/null"), "{text}");
 }

@@ -151,10 +151,9 @@ fn reset_dispositions() {
 
 fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     match descriptor {
-        // One that the host has closed stays closed.
-        Descriptor::Keep => {
-            call(libc::SYS_fcntl, [target, libc::F_SETFD as usize, 0, 0, 0]);
-        }
+        // One that the host has closed stays closed. Its number may be in use by a descriptor of ours or of some library
+        // by now, the instance's lock even; those are close-on-exec, and no standard stream.
+        Descriptor::Keep => {}
         Descriptor::Copy(source) => {
             check(
                 plan,
