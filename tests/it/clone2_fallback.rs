@@ -2,13 +2,13 @@
 
 #![expect(unsafe_code, reason = "a seccomp filter, written by hand")]
 
-use std::{thread, time::Duration};
+use std::{sync::mpsc::channel, thread, time::Duration};
 
 use crate::{
     clean_program,
     gate_host::{Given, note, play},
     not_started, storm,
-    support::Place,
+    support::{Place, sqlite3},
 };
 
 const SPAWNS: u32 = 1_000;
@@ -40,15 +40,26 @@ pub(crate) fn body(given: &Given, errno: i32) {
     // EPERM. The filter holds for the thread that installs it, and its children.
     let tracker = given.builder().open().expect("a ledger");
     storm::rage(&tracker, 4, SPAWNS, || refuse_clone3(errno));
-    let filtered = thread::scope(|scope| {
-        let run = || {
-            refuse_clone3(errno);
-            not_started::check(given, &tracker);
-            clean_program::check(given, &tracker);
+    thread::scope(|scope| {
+        let (ask, queries) = channel::<String>();
+        let (tell, answers) = channel();
+        let run = {
+            let tracker = &tracker;
+            move || {
+                refuse_clone3(errno);
+                not_started::check(given, tracker, &|query| {
+                    ask.send(query.to_owned()).expect("it listens");
+                    answers.recv().expect("it answers")
+                });
+                clean_program::check(given, tracker);
+            }
         };
-        scope.spawn(run).join()
+        let filtered = scope.spawn(run);
+        for query in queries {
+            tell.send(sqlite3(&given.ledger(), &query)).expect("it listens");
+        }
+        filtered.join().expect("all is the same");
     });
-    filtered.expect("all is the same");
     // What changes the whole process comes last.
     clean_program::soil();
     thread::scope(|scope| {

@@ -23,7 +23,7 @@ fn programs_that_cannot_be_started_leave_a_failed_row_and_nothing_else() {
 
 pub(crate) fn body(given: &Given) {
     let tracker = given.builder().open().expect("a ledger");
-    check(given, &tracker);
+    check(given, &tracker, &|query| sqlite3(&given.ledger(), query));
     tracker.shutdown().expect("an orderly end");
 }
 
@@ -34,7 +34,8 @@ fn file(path: &Path, text: &str, mode: u32) -> PathBuf {
     path.to_owned()
 }
 
-pub(crate) fn check(given: &Given, tracker: &Tracker) {
+/// `ask` asks a real `sqlite3`, which is started where that is possible.
+pub(crate) fn check(given: &Given, tracker: &Tracker, ask: &dyn Fn(&str) -> String) {
     let quiet = |job: Job| job.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     tracker.spawn(quiet(Job::new("first", "true"))).and_then(|mut p| p.wait()).expect("true");
     let before = descriptors();
@@ -72,7 +73,7 @@ pub(crate) fn check(given: &Given, tracker: &Tracker) {
             "SELECT state, end_reason, exit_code IS NULL, exit_signal IS NULL, last_error LIKE '%os error {errno})'
              FROM process WHERE task_id = '{task}'"
         );
-        assert_eq!(sqlite3(&given.ledger(), &query), "ended|failed|1|1|1", "{task}");
+        assert_eq!(ask(&query), "ended|failed|1|1|1", "{task}");
     }
     let found = [
         // EACCES in one folder, a file for a folder, found in the next.
@@ -106,7 +107,7 @@ pub(crate) fn check(given: &Given, tracker: &Tracker) {
         assert!(error.is_invalid_input(), "{error:?}");
     }
     let rows = "SELECT count(*) FROM process WHERE task_id IN ('nul', '') OR state <> 'ended'";
-    assert_eq!(sqlite3(&given.ledger(), rows), "0");
+    assert_eq!(ask(rows), "0");
     until("no child is left", || children().is_empty());
     until("no descriptor is left", || descriptors().len() <= before.len());
 }

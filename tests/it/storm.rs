@@ -154,7 +154,7 @@ fn allocate(done: &AtomicBool) {
                 let fill = u8::try_from(one.len() % 251).expect("small");
                 assert!(one.iter().all(|&byte| byte == fill), "memory was overwritten");
             }
-            thread::sleep(Duration::from_micros(200));
+            thread::sleep(Duration::from_millis(2));
         }
     }
 }
@@ -177,6 +177,6 @@ fn live_on_errno(own: i32, done: &AtomicBool, foreign: &AtomicU64, checks: &Atom
             foreign.fetch_add(1, Ordering::Relaxed);
         }
         checks.fetch_add(2, Ordering::Relaxed);
-        thread::sleep(Duration::from_micros(50));
+        thread::sleep(Duration::from_micros(100));
     }
 }
