@@ -176,7 +176,8 @@ pub(crate) fn closed(given: &Given) {
     std::panic::set_hook(Box::new(move |panic| drop(fs::write(&path, panic.to_string()))));
     let seen = std::panic::catch_unwind(|| {
         let tracker = Tracker::builder(given.ledger()).open().expect("a ledger");
-        let seen = ["inherited", "piped", "null"].map(|which| descriptors_of(given, &tracker, which));
+        let seen =
+            ["inherited", "piped", "null"].map(|which| descriptors_of(given, &tracker, which));
         tracker.shutdown().expect("an orderly end");
         seen
     });
@@ -192,7 +193,10 @@ pub(crate) fn closed(given: &Given) {
     }
     // SQLite keeps low numbers occupied with this.
     let harmless = |target: &String| target == "/dev/null";
-    assert!(inherited.values().all(harmless), "descriptors of the tracker reached a program: {text}");
+    assert!(
+        inherited.values().all(harmless),
+        "descriptors of the tracker reached a program: {text}"
+    );
     assert!(piped.values().all(|target| target.starts_with("pipe:")), "{text}");
     assert!(null.values().all(|target| target == "/dev/null"), "{text}");
 }

@@ -2,7 +2,11 @@
 
 #![expect(unsafe_code, reason = "a seccomp filter, written by hand")]
 
-use std::{sync::mpsc::channel, thread, time::Duration};
+use std::{
+    sync::{PoisonError, mpsc::channel},
+    thread,
+    time::Duration,
+};
 
 use crate::{
     clean_program,
@@ -15,6 +19,7 @@ const SPAWNS: u32 = 1_000;
 
 #[test]
 fn all_is_the_same_where_clone3_is_not_known() {
+    let _one = storm::ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     play(&place, "clone2-enosys", Duration::from_secs(120));
     check(&place);
@@ -22,6 +27,7 @@ fn all_is_the_same_where_clone3_is_not_known() {
 
 #[test]
 fn all_is_the_same_where_clone3_is_forbidden() {
+    let _one = storm::ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     play(&place, "clone2-eperm", Duration::from_secs(120));
     check(&place);

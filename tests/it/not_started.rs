@@ -50,7 +50,11 @@ pub(crate) fn check(given: &Given, tracker: &Tracker, ask: &dyn Fn(&str) -> Stri
     let path = format!("{0}/none:{0}/a:{0}/a/plain:{0}/b", folder.display());
     let refused = [
         ("not-found", Job::new("not-found", "/no/such/program"), libc::ENOENT),
-        ("not-found-in-path", Job::new("not-found-in-path", "no-such-program-at-all"), libc::ENOENT),
+        (
+            "not-found-in-path",
+            Job::new("not-found-in-path", "no-such-program-at-all"),
+            libc::ENOENT,
+        ),
         ("below-a-file", Job::new("below-a-file", plain.join("x")), libc::ENOTDIR),
         ("not-executable", Job::new("not-executable", &plain), libc::EACCES),
         ("a-folder", Job::new("a-folder", &folder), libc::EACCES),

@@ -10,8 +10,16 @@ use procledger::{Job, Outcome, Tracker};
 use crate::support::{Guard, Place, canary, until};
 
 /// 15 bytes at most (prctl(2), `PR_SET_NAME`), as printf(1) writes them.
-const NAMES: [&str; 8] =
-    ["a) S 1 (b", ") R 1 1 1 1 0", "(((((", ")))))", "line\\nbreak", " ", "\\t) Z 2", "\\377\\376)"];
+const NAMES: [&str; 8] = [
+    "a) S 1 (b",
+    ") R 1 1 1 1 0",
+    "(((((",
+    ")))))",
+    "line\\nbreak",
+    " ",
+    "\\t) Z 2",
+    "\\377\\376)",
+];
 
 /// Names itself, says that it did, and stays.
 fn script(name: &str) -> String {
@@ -37,7 +45,9 @@ fn names_made_to_mislead_are_spawned_registered_seen_and_ended() {
             .stdin(Stdio::null())
             .spawn();
         let mut outside = Guard(outside.expect("a shell"));
-        until("both have their names", || ready("spawned").exists() && ready("registered").exists());
+        until("both have their names", || {
+            ready("spawned").exists() && ready("registered").exists()
+        });
         let registered = format!("registered-{number}");
         tracker.register(&registered, outside.pid()).expect("registered");
         let comm = fs::read(format!("/proc/{}/comm", process.pid())).expect("a name");

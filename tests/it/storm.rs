@@ -4,7 +4,10 @@
 #![expect(unsafe_code, reason = "handlers, errno, and signals to the own group")]
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -21,8 +24,12 @@ pub(crate) fn spawns() -> u32 {
     if std::env::var_os("PROCLEDGER_FULL").is_some() { 200_000 } else { 20_000 }
 }
 
+/// Two storms at once take ten times as long, not twice, on two cores.
+pub(crate) static ONE_STORM: Mutex<()> = Mutex::new(());
+
 #[test]
 fn storm() {
+    let _one = ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     play(&place, "storm", Duration::from_secs(600));
     let wanted = u64::from(spawns());
@@ -67,7 +74,11 @@ pub(crate) fn body(given: &Given, threads: u32, spawns: u32) {
 pub(crate) fn rage(tracker: &Tracker, threads: u32, spawns: u32, prepare: impl Fn() + Sync) {
     handle_signals();
     // SAFETY: getpgid(2) of oneself.
-    assert_eq!(unsafe { libc::getpgid(0) }.cast_unsigned(), std::process::id(), "a group of its own");
+    assert_eq!(
+        unsafe { libc::getpgid(0) }.cast_unsigned(),
+        std::process::id(),
+        "a group of its own"
+    );
     // Once around, so that threads, connections and stacks are there.
     tracker.spawn(job("warm-up-0", 0)).and_then(|mut one| one.wait()).expect("true");
     let before = descriptors();
