@@ -8,3 +8,14 @@
 mod support;
 
 mod as_a_host;
+
+mod clean_restart;
+mod crash_restart;
+mod failed_operation;
+mod grandchild_holds_stdout;
+mod process_death;
+mod copied_ledger;
+mod many_at_once;
+mod restarts_its_own_host;
+mod shared_session;
+mod two_instances;
