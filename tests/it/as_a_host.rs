@@ -3,7 +3,7 @@
 //! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `min-age=MS`, `program=NAME`, `interval=MS`,
 //! `grace=MS`, `log=PATH`, `sigchld-ignored`, `wait-any`. Commands, a line each: `spawn TASK SCRIPT` (`survive` and `keep`
 //! with that option of the job), `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
-//! `running`, `adopted`, `fork HOW`, `quit`. End of input is an orderly end.
+//! `running`, `adopted`, `import PATH`, `fork`, `quit`. End of input is an orderly end.
 
 use std::{
     collections::HashMap,
@@ -142,9 +142,13 @@ fn obey(
         "terminate" => format!("{}", tracker.terminate(task)?.ended()),
         "health" => format!("{}", tracker.health_pass()?.endings.len()),
         "reap" => format!("{}", tracker.reap_orphans()?.endings.len()),
+        "import" => {
+            let report = tracker.import(task)?;
+            format!("endings {} suspects {}", report.endings.len(), report.suspects.len())
+        }
         "running" => format!("{}", tracker.running()?.len()),
         "adopted" => format!("{}", tracker.startup_report().adopted),
-        "fork" => in_a_forked_child(tracker, task),
+        "fork" => in_a_forked_child(tracker),
         other => format!("error no command {other}"),
     })
 }
@@ -157,9 +161,9 @@ fn job(task: &str, script: &str) -> Job {
         .stdout(Stdio::null())
 }
 
-/// What a forked child says when it uses its parent's tracker, and then ends in one of the ways that a child does.
+/// What a forked child says when it uses its parent's tracker, and that it shuts nothing down.
 #[expect(unsafe_code, reason = "the scenario is a fork")]
-fn in_a_forked_child(tracker: &Tracker, how: &str) -> String {
+fn in_a_forked_child(tracker: &Tracker) -> String {
     use std::io::Read;
     let (mut read, mut write) = std::io::pipe().expect("a pipe");
     // SAFETY: the child uses no lock that another thread may have held; glibc keeps malloc usable.
@@ -171,9 +175,6 @@ fn in_a_forked_child(tracker: &Tracker, how: &str) -> String {
             };
             let ended = tracker.shutdown().map_or(u64::MAX, |report| report.checked);
             write!(write, "{told}; shutdown checked {ended}").expect("a reader");
-            if how == "drop" {
-                drop(tracker.clone());
-            }
             std::process::exit(0);
         }
         nix::unistd::ForkResult::Parent { child } => {

@@ -19,3 +19,8 @@ mod many_at_once;
 mod restarts_its_own_host;
 mod shared_session;
 mod two_instances;
+mod export_follows;
+mod legacy_list;
+mod limits;
+mod strays;
+mod survive;
