@@ -152,7 +152,7 @@ impl Shared {
     pub(super) fn end_entries(self: &Arc<Self>, cause: &Cause, entries: &[Arc<Entry>]) -> Report {
         let mut report = Report::default();
         let (mine, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
-        let claimed = self.claim_own(&mine);
+        let (claimed, recorded) = self.claim_own(&mine);
         for entry in
             mine.iter().filter(|entry| !claimed.iter().any(|tree| tree.root.row == entry.root.row))
         {
@@ -161,7 +161,7 @@ impl Shared {
         }
         let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
         match self.world(&rows) {
-            Ok(world) => self.end_own(cause, world, claimed, &mut report),
+            Ok(world) => self.end_own(cause, world, claimed, recorded, &mut report),
             Err(error) => {
                 // Whom to leave alone is not known: only what is certainly below our own roots is ended.
                 report.errors.push(error.to_string());
@@ -171,7 +171,7 @@ impl Shared {
                     own: self.own_pid(),
                     guards: Vec::new(),
                 };
-                self.end_own(cause, world, claimed, &mut report);
+                self.end_own(cause, world, claimed, recorded, &mut report);
             }
         }
         self.release_ended(&rows);
@@ -187,15 +187,23 @@ impl Shared {
         cause: &Cause,
         world: super::ending::World<'_>,
         trees: Vec<Tree>,
+        claim_recorded: bool,
         report: &mut Report,
     ) {
         let ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
         let settled = self.conclude(cause, ends, report);
-        self.write(None, settled, report);
+        if claim_recorded {
+            self.write(None, settled, report);
+        } else {
+            // What nobody holds a claim of is not recorded: the claim comes late, with the outcome.
+            report.errors.push("the ledger could not be written while tasks were ended".into());
+            super::shared::lock(&self.unsettled).extend(settled);
+            self.write_late();
+        }
     }
 
-    /// Claims our own roots with their recorded descendants; all of them where the ledger cannot be written.
-    fn claim_own(&self, entries: &[&Arc<Entry>]) -> Vec<Tree> {
+    /// Claims our own roots with their recorded descendants; all of them, and `false`, where the ledger cannot be written.
+    fn claim_own(&self, entries: &[&Arc<Entry>]) -> (Vec<Tree>, bool) {
         let mut trees: Vec<Tree> = entries.iter().map(|entry| self.tree_of(entry, None)).collect();
         let mut ids: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         for tree in &mut trees {
@@ -210,14 +218,15 @@ impl Shared {
                     claimed.iter().any(|record| record.id == id && record.state == State::Ending)
                 };
                 trees.retain(|tree| is_claimed(tree.root.row));
+                (trees, true)
             }
             Err(error) => {
                 tracing::error!(
                     "failed to record that {} tasks are being ended: {error}; they are ended all the same",
                     trees.len()
                 );
+                (trees, false)
             }
         }
-        trees
     }
 }
