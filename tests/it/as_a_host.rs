@@ -52,7 +52,7 @@ fn as_a_zombie_leader() {
         signal(Signal::SIGUSR1, SigHandler::Handler(end_this_thread)).expect("a handler");
         libc::syscall(libc::SYS_tgkill, first, first, libc::SIGUSR1);
     }
-    std::thread::sleep(Duration::from_secs(3600));
+    std::thread::sleep(Duration::from_hours(1));
 }
 
 fn say(line: &str) {

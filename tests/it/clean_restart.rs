@@ -28,7 +28,8 @@ fn a_clean_stop_leaves_nothing_and_the_next_start_has_nothing_to_do() {
 
     let again = Host::start(&place, &options);
     assert_eq!(place.sqlite3("SELECT count(*) FROM leaks"), "0");
-    let pass = "SELECT checked, found, ended FROM pass WHERE kind = 'orphan' ORDER BY id DESC LIMIT 1";
+    let pass =
+        "SELECT checked, found, ended FROM pass WHERE kind = 'orphan' ORDER BY id DESC LIMIT 1";
     assert_eq!(place.sqlite3(pass), "0|0|0", "the pass is recorded though it found nothing");
     again.stop();
     let locks = std::fs::read_dir(place.path()).expect("the folder").filter(|entry| {

@@ -82,7 +82,10 @@ fn invariant_11_every_end_has_a_reason_and_every_kill_its_rule_and_evidence() {
     let orphans = "SELECT count(*) FROM process AS p WHERE end_reason = 'orphan'
                    AND NOT EXISTS (SELECT * FROM leak WHERE process = p.id AND outcome IN ('term', 'kill'))";
     assert_eq!(place.sqlite3(orphans), "0", "every orphan that was ended is a leak");
-    assert_eq!(place.sqlite3("SELECT end_reason FROM process WHERE task_id = 'asked'"), "terminated");
+    assert_eq!(
+        place.sqlite3("SELECT end_reason FROM process WHERE task_id = 'asked'"),
+        "terminated"
+    );
     let evidence = place.sqlite3("SELECT DISTINCT evidence FROM leaks ORDER BY 1");
     assert!(evidence.lines().count() >= 2, "the evidence differs by what tied each: {evidence}");
 }

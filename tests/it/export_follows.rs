@@ -23,7 +23,10 @@ fn read(path: &Path) -> Option<BTreeMap<String, u64>> {
     let pair = |entry: &serde_json::Value| {
         let time = entry["start_time"].as_str().expect("a time");
         chrono::DateTime::parse_from_rfc3339(time).expect("RFC 3339");
-        (entry["task_id"].as_str().expect("a task").to_owned(), entry["process_id"].as_u64().expect("a pid"))
+        (
+            entry["task_id"].as_str().expect("a task").to_owned(),
+            entry["process_id"].as_u64().expect("a pid"),
+        )
     };
     Some(entries.iter().map(pair).collect())
 }

@@ -31,7 +31,8 @@ fn a_program_that_cannot_start_leaves_a_row_that_says_so() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let missing = place.path().join("missing");
-    let error = tracker.spawn(procledger::Job::new("task", missing.as_os_str())).expect_err("not there");
+    let error =
+        tracker.spawn(procledger::Job::new("task", missing.as_os_str())).expect_err("not there");
     assert!(error.is_not_started(), "{error}");
     assert_eq!(error.raw_os_error(), Some(2));
     assert_eq!(place.sqlite3("SELECT state, end_reason FROM process"), "ended|failed");

@@ -115,7 +115,8 @@ fn every_invariant_but_the_first_has_a_scenario_that_the_table_names() {
         let row = format!("//! | {number}, ");
         let row = include_str!("invariants.rs").lines().find(|line| line.starts_with(&row));
         let row = row.unwrap_or_else(|| panic!("no row for invariant {number}"));
-        let names: Vec<&str> = row.split("[`").skip(1).filter_map(|part| part.split('`').next()).collect();
+        let names: Vec<&str> =
+            row.split("[`").skip(1).filter_map(|part| part.split('`').next()).collect();
         assert!(!names.is_empty(), "{row}");
         for name in names {
             assert!(name.starts_with(&format!("invariant_{number:02}_")), "{name}");

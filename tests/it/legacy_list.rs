@@ -10,6 +10,9 @@ use std::{
 
 use crate::support::{Eye, Guard, Host, Place, in_namespace, is_alive};
 
+/// Makes a list one that is not to be trusted.
+type Spoil = fn(&Path);
+
 const BODY: &str = "while :; do sleep 1; done";
 
 fn program(place: &Place, path: &Path) -> Guard {
@@ -53,14 +56,17 @@ fn an_entry_is_ended_only_when_time_name_and_parent_agree() {
     let owned = place.child(&format!("{} & echo $! > owned; wait", worker.display()));
     let its_child = place.eye("owned");
     // What the sweep itself would find is only the first one; the entries say whose it was.
-    let hour_ago = now.checked_sub(Duration::from_secs(3600)).expect("a time");
-    write(&list, &[
-        entry("left", left.pid(), now),
-        entry("renamed", named_otherwise.pid(), now),
-        entry("owned", its_child.pid(), now),
-        entry("another time", owned.pid(), hour_ago),
-        entry("gone", 4_000_000, now),
-    ]);
+    let hour_ago = now.checked_sub(Duration::from_hours(1)).expect("a time");
+    write(
+        &list,
+        &[
+            entry("left", left.pid(), now),
+            entry("renamed", named_otherwise.pid(), now),
+            entry("owned", its_child.pid(), now),
+            entry("another time", owned.pid(), hour_ago),
+            entry("gone", 4_000_000, now),
+        ],
+    );
     let host = Host::start(&place, &options);
     assert!(Eye::on(left.pid()).is_dead());
     assert!(is_alive(named_otherwise.pid()) && is_alive(its_child.pid()) && is_alive(owned.pid()));
@@ -68,10 +74,15 @@ fn an_entry_is_ended_only_when_time_name_and_parent_agree() {
                 WHERE p.root IS NULL";
     assert_eq!(place.sqlite3(leak), format!("left|orphan|imported|{}", left.pid()));
     let log = fs::read_to_string(place.path().join("log")).expect("a log");
-    assert!(log.contains(&format!("Loaded 5 persisted processes from {}", list.display())), "{log}");
-    for (task, pid) in
-        [("renamed", named_otherwise.pid()), ("owned", its_child.pid()), ("another time", owned.pid())]
-    {
+    assert!(
+        log.contains(&format!("Loaded 5 persisted processes from {}", list.display())),
+        "{log}"
+    );
+    for (task, pid) in [
+        ("renamed", named_otherwise.pid()),
+        ("owned", its_child.pid()),
+        ("another time", owned.pid()),
+    ] {
         let line = format!("process {pid} for task {task} is left alone: ");
         assert!(log.contains(&line), "no `{line}` in {log}");
     }
@@ -84,7 +95,7 @@ fn a_list_that_a_stranger_could_have_written_ends_nothing() {
     if !in_namespace("legacy_list::a_list_that_a_stranger_could_have_written_ends_nothing") {
         return;
     }
-    let hostile: [(&str, fn(&Path)); 3] = [
+    let hostile: [(&str, Spoil); 3] = [
         ("a symlink", |list| {
             let real = list.with_extension("real");
             fs::rename(list, &real).expect("renamed");
@@ -102,7 +113,8 @@ fn a_list_that_a_stranger_could_have_written_ends_nothing() {
         let worker = program(&place, &place.script(NAME, BODY));
         write(&list, &[entry("left", worker.pid(), SystemTime::now())]);
         make(&list);
-        let mut host = Host::start(&place, &format!("no-reap name={NAME} min-age=0 log={}", log.display()));
+        let mut host =
+            Host::start(&place, &format!("no-reap name={NAME} min-age=0 log={}", log.display()));
         let told = host.ask(&format!("import {}", list.display()));
         assert!(told.starts_with("endings 0"), "{what}: {told}");
         assert!(is_alive(worker.pid()), "{what}");

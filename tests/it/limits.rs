@@ -15,7 +15,7 @@ fn a_job_that_runs_too_long_is_ended_with_its_tree() {
     let job = place.job("long", TREE).max_runtime(Duration::from_millis(300));
     let root = Eye::on(tracker.spawn(job).expect("spawned").pid().get());
     let daemon = place.eye("daemon");
-    let patient = place.job("patient", "exec sleep 3600").max_runtime(Duration::from_secs(3600));
+    let patient = place.job("patient", "exec sleep 3600").max_runtime(Duration::from_hours(1));
     let patient = tracker.spawn(patient).expect("spawned");
     until("the tree is ended", || root.is_dead() && daemon.is_dead());
     let row = "SELECT end_reason FROM process WHERE task_id = 'long' AND state = 'ended'";
@@ -54,7 +54,8 @@ fn a_tree_that_uses_too_much_memory_is_ended_by_the_health_pass() {
     let row = "SELECT end_reason FROM process WHERE task_id = 'fat' AND root IS NULL";
     assert_eq!(place.sqlite3(row), "max_rss");
     assert!(is_alive(roomy.pid().get()));
-    let peak = "SELECT peak_rss_bytes > 40000000 FROM process WHERE task_id = 'fat' AND root IS NULL";
+    let peak =
+        "SELECT peak_rss_bytes > 40000000 FROM process WHERE task_id = 'fat' AND root IS NULL";
     assert_eq!(place.sqlite3(peak), "1");
     let below = Ledger::open(place.ledger()).expect("a ledger").running().expect("readable");
     assert!(below.iter().any(|row| row.root.is_some()), "what is below a root is recorded");

@@ -95,7 +95,10 @@ fn the_monitor_names_a_registered_process_that_has_died() {
     let child = place.child("exec sleep 3600");
     host.ask(&format!("register task {}", child.pid()));
     Eye::on(child.pid()).kill();
-    let line = format!("Process {} for task task is no longer alive - removing from registry", child.pid());
+    let line = format!(
+        "Process {} for task task is no longer alive - removing from registry",
+        child.pid()
+    );
     until("it is logged", || std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&line)));
     host.stop();
 }

@@ -11,8 +11,8 @@ use crate::support::{Eye, Guard, Place, alone, is_alive, until};
 
 #[test]
 fn a_thousand_deaths_are_all_recorded() {
-    let _alone = alone();
     const COUNT: usize = 1000;
+    let _alone = alone();
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     // One shell is the parent of them all, and reaps each at once.
@@ -34,10 +34,12 @@ fn a_thousand_deaths_are_all_recorded() {
         eye.kill();
     }
     until("all are recorded", || tracker.running().expect("readable").is_empty());
-    let rows = "SELECT count(*), count(DISTINCT pid), sum(end_reason = 'exited' OR end_reason = 'gone')
+    let rows =
+        "SELECT count(*), count(DISTINCT pid), sum(end_reason = 'exited' OR end_reason = 'gone')
                 FROM process WHERE state = 'ended'";
     assert_eq!(place.sqlite3(rows), "1000|1000|1000");
-    let seen = place.sqlite3("SELECT group_concat(pid, ' ') FROM (SELECT pid FROM process ORDER BY id)");
+    let seen =
+        place.sqlite3("SELECT group_concat(pid, ' ') FROM (SELECT pid FROM process ORDER BY id)");
     let registered: Vec<String> = pids.iter().map(ToString::to_string).collect();
     assert_eq!(seen, registered.join(" "), "no row is lost or another's");
     assert_eq!(tracker.health_pass().expect("a pass").checked, 0);
@@ -45,8 +47,8 @@ fn a_thousand_deaths_are_all_recorded() {
 
 #[test]
 fn a_hundred_that_ignore_sigterm_are_ended_in_one_pass_within_a_second() {
-    let _alone = alone();
     const COUNT: usize = 100;
+    let _alone = alone();
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let names: Vec<String> = (0..COUNT).map(|number| format!("stubborn-{number}")).collect();

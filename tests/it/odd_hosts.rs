@@ -1,5 +1,7 @@
 //! Hosts that fork, ignore SIGCHLD, or reap whatever dies.
 
+use std::os::unix::process::ExitStatusExt;
+
 use crate::support::{Eye, Host, Place, is_alive, until};
 
 #[test]
@@ -64,7 +66,6 @@ fn a_registered_child_keeps_its_status_for_its_parent() {
     host.ask(&format!("register task {}", child.pid()));
     assert_eq!(host.ask("terminate task"), "1");
     assert!(Eye::on(child.pid()).is_dead());
-    use std::os::unix::process::ExitStatusExt;
     assert_eq!(child.0.wait().expect("a status").signal(), Some(15));
     host.stop();
 }

@@ -1,6 +1,11 @@
 //! What the tracker must not take on.
 
-use std::{fs, os::unix::fs::{PermissionsExt, chown}, path::PathBuf, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::PathBuf,
+    process::Command,
+};
 
 use procledger::{Error, Job, Tracker};
 
@@ -64,7 +69,8 @@ fn names_and_arguments_that_nobody_could_store_or_start_are_refused() {
 fn a_task_that_runs_is_refused_and_may_run_again_after_its_end() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
-    let first = Eye::on(tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned").pid().get());
+    let first =
+        Eye::on(tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned").pid().get());
     let error = tracker.spawn(place.job("task", "touch ran")).expect_err("it runs");
     assert!(error.is_already_running(), "{error}");
     let child = place.child("exec sleep 3600");
@@ -126,7 +132,8 @@ fn invariant_12_what_cannot_be_killed_stays_in_the_ledger_and_is_tried_again() {
     fs::copy("/usr/bin/setpriv", &elevated).expect("setpriv is installed");
     fs::set_permissions(&elevated, fs::Permissions::from_mode(0o4755)).expect("its mode");
     let mut host = host_of_nobody(&place, &ledger, &binary);
-    let script = format!("exec {} --reuid 0 --regid 0 --clear-groups sleep 3600", elevated.display());
+    let script =
+        format!("exec {} --reuid 0 --regid 0 --clear-groups sleep 3600", elevated.display());
     let stubborn = host.spawn("stubborn", &script);
     let uid = format!("/proc/{}/status", stubborn.pid());
     until("it is root's", || {
@@ -142,7 +149,8 @@ fn invariant_12_what_cannot_be_killed_stays_in_the_ledger_and_is_tried_again() {
     let mut next = host_of_nobody(&place, &ledger, &binary);
     assert!(!stubborn.is_dead());
     assert_eq!(query("SELECT count(*) FROM survivors"), "1", "still there, and still known");
-    let owner = "SELECT owner = (SELECT max(id) FROM instance) FROM process WHERE state = 'survived'";
+    let owner =
+        "SELECT owner = (SELECT max(id) FROM instance) FROM process WHERE state = 'survived'";
     assert_eq!(query(owner), "1", "the next host has taken it over");
     stubborn.kill();
     until("its end is recorded", || {

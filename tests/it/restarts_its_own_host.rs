@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use crate::support::{Eye, Place, Host, eventually, is_alive, until};
+use crate::support::{Eye, Host, Place, eventually, is_alive, until};
 
 #[test]
 fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_gone() {
@@ -44,7 +44,10 @@ fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_
     let tokens = fs::read(format!("/proc/{}/environ", fresh.pid())).expect("its environment");
     let tokens = String::from_utf8_lossy(&tokens).into_owned();
     let token = tokens.split('\0').find_map(|line| line.strip_prefix("PROCLEDGER_TOKEN="));
-    assert!(token.is_some_and(|token| !token.contains(':')), "the inherited token is dropped: {token:?}");
+    assert!(
+        token.is_some_and(|token| !token.contains(':')),
+        "the inherited token is dropped: {token:?}"
+    );
     let reap = place.procledger(&["reap"]);
     assert!(reap.status.success(), "{reap:?}");
     assert!(!new.is_dead() && !fresh.is_dead());

@@ -14,7 +14,8 @@ fn the_schema_explains_itself_and_every_view_answers() {
     host.spawn("runs", "exec sleep 3600");
     host.ask("health");
 
-    let schema = Command::new("sqlite3").arg("-readonly").arg(place.ledger()).arg(".schema").output();
+    let schema =
+        Command::new("sqlite3").arg("-readonly").arg(place.ledger()).arg(".schema").output();
     let schema = String::from_utf8(schema.expect("sqlite3 is installed").stdout).expect("text");
     for words in [
         "-- One run of a program that opened this ledger for writing.",

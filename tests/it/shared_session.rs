@@ -25,5 +25,8 @@ fn a_registered_process_is_ended_with_what_is_below_it_and_nothing_else_of_its_s
     Host::start(&place, "").stop();
     assert!(Eye::on(registered.pid()).is_dead(), "and so after a crash");
     assert!(sibling.is_running() && canary.is_running());
-    assert_eq!(place.sqlite3("SELECT DISTINCT containment FROM process WHERE origin = 'registered'"), "none");
+    assert_eq!(
+        place.sqlite3("SELECT DISTINCT containment FROM process WHERE origin = 'registered'"),
+        "none"
+    );
 }

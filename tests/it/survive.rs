@@ -53,7 +53,10 @@ fn a_surviving_job_outlives_an_orderly_stop_and_its_end_is_noticed_by_the_next_r
     host.stop();
     assert!(passing.is_dead());
     assert!(lasting.iter().all(|one| is_alive(one.pid())), "a shutdown leaves it");
-    assert_eq!(place.sqlite3("SELECT task_id, state FROM running WHERE NOT descendant"), "lasting|running");
+    assert_eq!(
+        place.sqlite3("SELECT task_id, state FROM running WHERE NOT descendant"),
+        "lasting|running"
+    );
 
     let next = start(&place, "api");
     lasting[0].kill();

@@ -57,7 +57,9 @@ fn invariant_05_two_hosts_that_restart_at_once_end_each_orphan_once() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     let orphans: Vec<Eye> = (0..ORPHANS)
-        .map(|number| host.spawn(&format!("task-{number}"), "trap '' TERM; while :; do sleep 9; done"))
+        .map(|number| {
+            host.spawn(&format!("task-{number}"), "trap '' TERM; while :; do sleep 9; done")
+        })
         .collect();
     host.crash();
     let ledger = place.ledger();
@@ -67,9 +69,11 @@ fn invariant_05_two_hosts_that_restart_at_once_end_each_orphan_once() {
         assert!(open.starts_with("open "), "{open}");
         assert!(orphans.iter().all(Eye::is_dead), "clean before new, whoever did the work");
     }
-    let twice = "SELECT count(*) FROM (SELECT process FROM leak GROUP BY process HAVING count(*) > 1)";
+    let twice =
+        "SELECT count(*) FROM (SELECT process FROM leak GROUP BY process HAVING count(*) > 1)";
     assert_eq!(place.sqlite3(twice), "0", "each leak is recorded once");
-    let roots = "SELECT count(*) FROM leak JOIN process AS p ON p.id = process WHERE p.root IS NULL";
+    let roots =
+        "SELECT count(*) FROM leak JOIN process AS p ON p.id = process WHERE p.root IS NULL";
     assert_eq!(place.sqlite3(roots), ORPHANS.to_string(), "and none is missing");
     let rows = "SELECT count(*) FROM process WHERE root IS NULL AND end_reason = 'orphan'";
     assert_eq!(place.sqlite3(rows), ORPHANS.to_string());
@@ -138,7 +142,7 @@ fn a_watcher_reaps_the_moment_an_instance_dies() {
     watching.join().expect("no panic").expect("watched");
     tracker.shutdown().expect("shut down");
     assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "0");
-    let since = Duration::from_secs(3600);
+    let since = Duration::from_hours(1);
     let leaks = procledger::Ledger::open(place.ledger()).expect("a ledger");
     let leaks = leaks.leaks(std::time::SystemTime::now().checked_sub(since)).expect("leaks");
     assert!(leaks.iter().any(|leak| leak.pid.get() == orphan.pid()));
