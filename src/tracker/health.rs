@@ -190,8 +190,11 @@ impl Shared {
             }
             return;
         }
-        let at_the_gate = row.root.is_none() && Millis::now().since(row.started_at) < GATE_LIMIT;
-        let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id);
+        let at_the_gate = row.root.is_none()
+            && row.state == State::Running
+            && Millis::now().since(row.started_at) < GATE_LIMIT;
+        let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id)
+            || lock(&self.unsettled).iter().any(|settled| settled.process == row.id);
         if !at_the_gate && !waits && row.state != State::Ending {
             self.record_gone(row, report);
         }

@@ -234,8 +234,18 @@ impl Shared {
             }
         }
         let settled = std::mem::take(&mut *lock(&self.unsettled));
-        if !settled.is_empty() && self.store.record(self.instance, None, &settled).is_err() {
-            lock(&self.unsettled).extend(settled);
+        if settled.is_empty() {
+            return;
+        }
+        // The claim may be what could not be written. Rows that are claimed already stay as they are.
+        let rows: Vec<ProcessId> = settled.iter().map(|settled| settled.process).collect();
+        let written = self
+            .store
+            .claim(&rows, self.instance, Some(self.instance), None)
+            .and_then(|_| self.store.record(self.instance, None, &settled));
+        match written {
+            Ok(_) => self.notify_export(),
+            Err(_) => lock(&self.unsettled).extend(settled),
         }
     }
 

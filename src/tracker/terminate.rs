@@ -160,7 +160,7 @@ impl Shared {
     pub(super) fn end_entries(self: &Arc<Self>, cause: &Cause, entries: &[Arc<Entry>]) -> Report {
         let mut report = Report::default();
         let (mine, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
-        let claimed = self.claim_own(&mine);
+        let (claimed, recorded) = self.claim_own(&mine);
         let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
         let ours: HashSet<ProcessId> = rows.iter().copied().collect();
         for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
@@ -168,7 +168,7 @@ impl Shared {
             self.give_up(entry);
         }
         match self.world(&rows) {
-            Ok(world) => self.end_own(cause, &world, claimed, &mut report),
+            Ok(world) => self.end_own(cause, &world, claimed, recorded, &mut report),
             Err(error) => {
                 // Whom to leave alone is not known: only what is certainly below our own roots is ended.
                 report.errors.push(error.to_string());
@@ -179,7 +179,7 @@ impl Shared {
                     ancestors: super::shared::ancestors(&self.proc, self.own_pid()),
                     guards: Vec::new(),
                 };
-                self.end_own(cause, &world, claimed, &mut report);
+                self.end_own(cause, &world, claimed, recorded, &mut report);
             }
         }
         self.release_ended(&rows);
@@ -195,15 +195,23 @@ impl Shared {
         cause: &Cause,
         world: &super::ending::World<'_>,
         trees: Vec<Tree>,
+        claim_recorded: bool,
         report: &mut Report,
     ) {
         let ends = end_trees(world, trees, &mut |root, found| self.record_found(root, found));
         let settled = self.conclude(cause, ends, report);
-        self.write(None, settled, report);
+        if claim_recorded {
+            self.write(None, settled, report);
+        } else {
+            // What nobody holds a claim of is not recorded: the claim comes late, with the outcome.
+            report.errors.push("the ledger could not be written while tasks were ended".into());
+            super::shared::lock(&self.unsettled).extend(settled);
+            self.write_late();
+        }
     }
 
-    /// Claims our own roots with their recorded descendants; all of them where the ledger cannot be written.
-    fn claim_own(&self, entries: &[&Arc<Entry>]) -> Vec<Tree> {
+    /// Claims our own roots with their recorded descendants; all of them, and `false`, where the ledger cannot be written.
+    fn claim_own(&self, entries: &[&Arc<Entry>]) -> (Vec<Tree>, bool) {
         let mut trees: Vec<Tree> = entries.iter().map(|entry| tree_of(entry, None)).collect();
         let mut ids: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         for tree in &mut trees {
@@ -216,14 +224,15 @@ impl Shared {
             Ok(claimed) => {
                 let claimed: HashSet<ProcessId> = claimed.iter().map(|record| record.id).collect();
                 trees.retain(|tree| claimed.contains(&tree.root.row));
+                (trees, true)
             }
             Err(error) => {
                 tracing::error!(
                     "failed to record that {} tasks are being ended: {error}; they are ended all the same",
                     trees.len()
                 );
+                (trees, false)
             }
         }
-        trees
     }
 }
