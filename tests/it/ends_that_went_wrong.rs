@@ -113,3 +113,29 @@ fn l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie() {
     assert_eq!(crate::support::state(pid), None);
     tracker.shutdown().expect("shut down");
 }
+
+/// What the caller has registered is a task of its own, and no stray of the program that happened to start it.
+#[test]
+fn a_registered_process_is_no_stray_of_its_starter() {
+    let place = Place::new();
+    let (go, child) = (place.path().join("go"), place.path().join("child"));
+    let script = format!(
+        "sleep 3600 & echo $! > {}; until [ -e {} ]; do sleep 0.01; done",
+        child.display(),
+        go.display()
+    );
+    let tracker = Tracker::builder(place.ledger()).open().expect("open");
+    let job = job(&place, "starter", &script).env("MARKER", place.marker());
+    let mut process = tracker.spawn(job).expect("spawned");
+    let pid: u32 = crate::support::eventually("the child is named", || {
+        fs::read_to_string(&child).ok()?.trim().parse().ok()
+    });
+    tracker.register("daemon", pid).expect("registered");
+    fs::write(&go, "").expect("written");
+    process.wait().expect("ended");
+    until("the end is settled", || tracker.executing_count() == 1);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(is_alive(pid), "a task of its own was ended as a stray");
+    tracker.terminate("daemon").expect("terminated");
+    assert!(!is_alive(pid));
+}
