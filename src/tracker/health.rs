@@ -12,6 +12,8 @@ use std::{
 
 use super::{
     Tracker,
+    ending::{Tree, preview},
+    entry::Root,
     liveness::Life,
     outcome::{Cause, Pass},
     settle::{Dead, log_dead},
@@ -197,6 +199,9 @@ impl Shared {
         let at_the_gate = row.root.is_none() && Millis::now().since(row.started_at) < GATE_LIMIT;
         let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id);
         if !at_the_gate && !waits && row.state != State::Ending {
+            if self.has_left_something(&row) {
+                return seen.left.push(row);
+            }
             self.record_gone(&row, report);
         }
     }
@@ -207,6 +212,10 @@ impl Shared {
             Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
             Probe::Zombie(_) | Probe::Gone => {
                 if dead.contains(&row.owner) && row.state != State::Ending {
+                    if self.has_left_something(&row) {
+                        let why = "it is gone, but what it left lives: `procledger reap` ends that";
+                        return report.suspects.push(unknown(row, why));
+                    }
                     log_dead(
                         row.identity.pid,
                         row.task.as_ref().map_or("(none)", |task| task.as_str()),
@@ -215,6 +224,16 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Whether a root that is gone has members that live: its row, with the token, is all that leads to them.
+    fn has_left_something(&self, row: &ProcessRecord) -> bool {
+        if row.token.is_none() {
+            return false;
+        }
+        let tree = Tree { root: Root::from(row), pidfd: None, recorded: Vec::new() };
+        self.world(&[row.id])
+            .is_ok_and(|world| preview(&world, tree).members.iter().any(|member| member.alive))
     }
 
     fn settle_found(self: &Arc<Self>, dead: Vec<Dead>, report: &mut Report) {

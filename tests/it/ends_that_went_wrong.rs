@@ -139,3 +139,24 @@ fn a_registered_process_is_no_stray_of_its_starter() {
     tracker.terminate("daemon").expect("terminated");
     assert!(!is_alive(pid));
 }
+
+/// A health pass by hand, before any reaping, closed the row by whose token a daemon is found.
+#[test]
+fn a_health_pass_before_the_reaping_hides_no_daemon() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "no-monitor");
+    let root = host.spawn("task", "setsid sleep 3600 >/dev/null 2>&1 & sleep 0.2");
+    until("the root has ended", || crate::support::state(root) == Some('Z'));
+    host.crash();
+    until("the root is reaped", || crate::support::state(root).is_none());
+    let own = std::process::id();
+    let daemons = || {
+        let token = place.sqlite3("SELECT token FROM process WHERE task_id = 'task' AND root IS NULL");
+        crate::support::processes_with(&token).into_iter().filter(|pid| *pid != own).count()
+    };
+    assert_eq!(daemons(), 1);
+    let tracker = Tracker::builder(place.ledger()).reap_on_open(false).open().expect("open");
+    tracker.health_pass().expect("a pass");
+    tracker.reap_orphans().expect("a pass");
+    assert_eq!(daemons(), 0);
+}
