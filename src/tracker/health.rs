@@ -12,6 +12,8 @@ use std::{
 
 use super::{
     Tracker,
+    ending::{Tree, preview},
+    entry::Root,
     liveness::Life,
     outcome::{Cause, Pass},
     settle::{Dead, log_dead},
@@ -196,6 +198,9 @@ impl Shared {
         let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id)
             || lock(&self.unsettled).iter().any(|settled| settled.process == row.id);
         if !at_the_gate && !waits && row.state != State::Ending {
+            if self.has_left_something(row) {
+                return seen.left.push(row.clone());
+            }
             self.record_gone(row, report);
         }
     }
@@ -206,6 +211,10 @@ impl Shared {
             Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
             Probe::Zombie(_) | Probe::Gone => {
                 if dead.contains(&row.owner) && row.state != State::Ending {
+                    if self.has_left_something(&row) {
+                        let why = "it is gone, but what it left lives: `procledger reap` ends that";
+                        return report.suspects.push(unknown(row, why));
+                    }
                     log_dead(
                         row.identity.pid,
                         row.task.as_ref().map_or("(none)", |task| task.as_str()),
@@ -214,6 +223,16 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Whether a root that is gone has members that live: its row, with the token, is all that leads to them.
+    fn has_left_something(&self, row: &ProcessRecord) -> bool {
+        if row.token.is_none() {
+            return false;
+        }
+        let tree = Tree { root: Root::from(row), pidfd: None, recorded: Vec::new() };
+        self.world(&[row.id])
+            .is_ok_and(|world| preview(&world, tree).members.iter().any(|member| member.alive))
     }
 
     fn settle_found(self: &Arc<Self>, dead: &[Dead], report: &mut Report) {

@@ -148,7 +148,7 @@ impl Ledger {
         for (dead, rows) in orphans {
             plan_instance(&world, dead, rows, &mut report);
         }
-        let answered_for: HashSet<Pid> = answered_for(&self.store)?;
+        let answered_for: HashSet<Pid> = answered_for(&self.store, observer.place)?;
         let search =
             Search { proc: &proc, observer, own, names: orphan_names, min_age, answered_for };
         plan_sweep(&search, &mut report)?;

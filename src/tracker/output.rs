@@ -21,6 +21,7 @@ use crate::{
 /// daemon that it left, must not hang the caller.
 const DRAIN: Duration = Duration::from_millis(200);
 const CHUNK: usize = 64 << 10;
+const READS_AT_ONCE: u32 = 16;
 
 /// What a program printed, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +130,9 @@ impl Pipe {
     }
 
     fn read_available(&mut self) -> Result<()> {
-        while let Some(fd) = &self.fd {
+        // A bound: who writes faster than we read must not keep us from seeing that the program has ended.
+        for _ in 0..READS_AT_ONCE {
+            let Some(fd) = &self.fd else { break };
             self.read.reserve(CHUNK);
             match rustix::io::read(fd, rustix::buffer::spare_capacity(&mut self.read)) {
                 Ok(0) => self.fd = None,

@@ -46,6 +46,17 @@ impl Tracker {
 impl Shared {
     pub(super) fn reap_orphans(self: &Arc<Self>) -> Result<Report> {
         let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = Instant::now() + OTHER_REAPER_LIMIT;
+        let mut report = self.orphan_pass()?;
+        // One that dies while we wait for it loses its claims to us.
+        while self.other_reaper_has_died(deadline, &mut report) {
+            report.absorb(self.orphan_pass()?);
+        }
+        self.clean.store(true, Ordering::Release);
+        Ok(report)
+    }
+
+    fn orphan_pass(self: &Arc<Self>) -> Result<Report> {
         let pass = Pass::begin(PassKind::Orphan);
         let mut report = Report::default();
         let (dead, instances) = self.find_dead(&mut report)?;
@@ -69,11 +80,9 @@ impl Shared {
         settled.extend(self.sweep(&mut report));
         log_cleaned(&report);
         self.write(Some(pass), settled, &mut report);
-        self.wait_for_other_reapers(&mut report);
         for instance in instances {
             discard(&lock_path(&self.store, &instance));
         }
-        self.clean.store(true, Ordering::Release);
         Ok(report)
     }
 
@@ -138,6 +147,8 @@ impl Shared {
         for record in records {
             report.checked += 1;
             match Pinned::probe(&self.proc, self.place(), &record.identity) {
+                // A recorded descendant goes with its root.
+                Probe::Alive(_) if record.root.is_some() => {}
                 Probe::Alive(pinned) => {
                     report.adopted += 1;
                     self.take_on(Root::from(record), false, false, &pinned.into_fd());
@@ -177,23 +188,31 @@ impl Shared {
         }
     }
 
-    /// Rows that another reaper took over and is still ending: clean before new (invariant 8).
-    fn wait_for_other_reapers(&self, report: &mut Report) {
-        let deadline = Instant::now() + OTHER_REAPER_LIMIT;
+    /// Waits for rows that another reaper took over and is still ending: clean before new (invariant 8). Whether one of
+    /// those has died meanwhile.
+    fn other_reaper_has_died(&self, deadline: Instant, report: &mut Report) -> bool {
         loop {
             let live = match self.store.live_ending_by_others(self.instance) {
                 Ok(live) => live,
-                Err(error) => return report.errors.push(error.to_string()),
+                Err(error) => {
+                    report.errors.push(error.to_string());
+                    return false;
+                }
             };
             if live == 0 {
-                return;
+                return false;
             }
             if Instant::now() >= deadline {
-                return report
-                    .errors
-                    .push(format!("another instance is still ending {live} orphans"));
+                report.errors.push(format!("another instance is still ending {live} orphans"));
+                return false;
             }
             std::thread::sleep(OTHER_REAPER_PAUSE);
+            let died = |(instance, life): &(InstanceRecord, Life)| {
+                matches!(life, Life::Dead(_)) && instance.stopped_at.is_none()
+            };
+            if self.judge_others().is_ok_and(|others| others.iter().any(died)) {
+                return true;
+            }
         }
     }
 }

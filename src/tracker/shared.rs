@@ -257,7 +257,15 @@ impl Shared {
             .filter(|other| other.id != self.instance && other.stopped_at.is_none())
             .filter(|other| other.identity.place == self.place())
             .collect();
-        let mut guards = Vec::with_capacity(others.len());
+        let mut guards = Vec::with_capacity(others.len() + 1);
+        // What somebody else started and we were told to track is a task of its own, whoever its parent is.
+        let told: Vec<Pid> = (self.all_entries().iter())
+            .filter(|entry| !entry.child && !targets.contains(&entry.root.row))
+            .map(|entry| entry.root.identity.pid)
+            .collect();
+        if !told.is_empty() {
+            guards.push((self.own_pid(), told));
+        }
         for other in others {
             let theirs = self.store.live_of(other.id)?;
             let pids = theirs

@@ -136,7 +136,7 @@ impl Shared {
             own: self.own_pid(),
             names,
             min_age,
-            answered_for: answered_for(&self.store)?,
+            answered_for: answered_for(&self.store, self.place())?,
         })
     }
 
@@ -226,10 +226,17 @@ impl Shared {
 }
 
 /// Whom the ledger knows: instances that have not stopped, and live rows of any state.
-pub(super) fn answered_for(store: &crate::store::Store) -> Result<HashSet<Pid>> {
+/// Pids of another place mean nothing here: that of a container's pid 1 would exempt everything.
+pub(super) fn answered_for(
+    store: &crate::store::Store,
+    here: crate::identity::Place,
+) -> Result<HashSet<Pid>> {
     let instances = store.instances_to_judge()?;
-    let living = instances.iter().filter(|instance| instance.stopped_at.is_none());
-    let rows = store.live()?;
+    let living = instances
+        .iter()
+        .filter(|instance| instance.stopped_at.is_none() && instance.identity.place == here);
+    let mut rows = store.live()?;
+    rows.retain(|row| row.identity.place == here);
     Ok(living
         .map(|instance| instance.identity.pid)
         .chain(rows.iter().map(|row| row.identity.pid))

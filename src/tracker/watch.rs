@@ -46,7 +46,9 @@ impl Tracker {
         let folder = watch_folder(shared)?;
         let mut others: HashMap<InstanceId, Arc<PidFd>> = HashMap::new();
         loop {
-            refresh(shared, &mut others)?;
+            if let Err(error) = refresh(shared, &mut others) {
+                tracing::error!("failed to list the instances: {error}; it is tried again");
+            }
             let died = match wait(&stop, &folder, &others)? {
                 Wake::Stop => return Ok(()),
                 Wake::Died(died) => died,
@@ -56,7 +58,11 @@ impl Tracker {
                 others.remove(id);
                 wait_for_lock(shared, *id);
             }
-            if needs_a_pass(shared)? {
+            let needed = needs_a_pass(shared).unwrap_or_else(|error| {
+                tracing::error!("failed to judge the instances: {error}; it is tried again");
+                false
+            });
+            if needed {
                 match shared.reap_orphans() {
                     Ok(report) if !report.endings.is_empty() || !report.errors.is_empty() => {
                         on_report(&report);

@@ -113,3 +113,51 @@ fn l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie() {
     assert_eq!(crate::support::state(pid), None);
     tracker.shutdown().expect("shut down");
 }
+
+/// What the caller has registered is a task of its own, and no stray of the program that happened to start it.
+#[test]
+fn a_registered_process_is_no_stray_of_its_starter() {
+    let place = Place::new();
+    let (go, child) = (place.path().join("go"), place.path().join("child"));
+    let script = format!(
+        "sleep 3600 & echo $! > {}; until [ -e {} ]; do sleep 0.01; done",
+        child.display(),
+        go.display()
+    );
+    let tracker = Tracker::builder(place.ledger()).open().expect("open");
+    let job = job(&place, "starter", &script).env("MARKER", place.marker());
+    let mut process = tracker.spawn(job).expect("spawned");
+    let pid: u32 = crate::support::eventually("the child is named", || {
+        fs::read_to_string(&child).ok()?.trim().parse().ok()
+    });
+    tracker.register("daemon", pid).expect("registered");
+    fs::write(&go, "").expect("written");
+    process.wait().expect("ended");
+    until("the end is settled", || tracker.executing_count() == 1);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(is_alive(pid), "a task of its own was ended as a stray");
+    tracker.terminate("daemon").expect("terminated");
+    assert!(!is_alive(pid));
+}
+
+/// A health pass by hand, before any reaping, closed the row by whose token a daemon is found.
+#[test]
+fn a_health_pass_before_the_reaping_hides_no_daemon() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "no-monitor");
+    let root = host.spawn("task", "setsid sleep 3600 >/dev/null 2>&1 & sleep 0.2");
+    until("the root has ended", || crate::support::state(root) == Some('Z'));
+    host.crash();
+    until("the root is reaped", || crate::support::state(root).is_none());
+    let own = std::process::id();
+    let daemons = || {
+        let token =
+            place.sqlite3("SELECT token FROM process WHERE task_id = 'task' AND root IS NULL");
+        crate::support::processes_with(&token).into_iter().filter(|pid| *pid != own).count()
+    };
+    assert_eq!(daemons(), 1);
+    let tracker = Tracker::builder(place.ledger()).reap_on_open(false).open().expect("open");
+    tracker.health_pass().expect("a pass");
+    tracker.reap_orphans().expect("a pass");
+    assert_eq!(daemons(), 0);
+}

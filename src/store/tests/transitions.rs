@@ -38,7 +38,8 @@ const VERBS: [(&str, Verb, Events); 12] = [
     ("settle_roots", settle_root, |state| unless_ending(state, &[Died])),
     ("release", release, |state| unless_ending(state, &[Died])),
     ("forget", forget, |state| if_live(state, &[Died])),
-    ("record ended", record_ended, |state| if_ending(state, &[Died])),
+    // Its owner may end a row also where the claim could not be written.
+    ("record ended", record_ended, |state| if_live(state, &[Died])),
     ("record survived", record_survived, |state| if_ending(state, &[Survived])),
     ("record unknown", record_unknown, |state| if_ending(state, &[GiveBack])),
     ("orphan claimed", orphan_claimed, |state| if_live(state, &[Claim])),

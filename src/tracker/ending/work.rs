@@ -17,7 +17,7 @@ use crate::{
     identity::{Identity, Pid},
     os::{PidFd, Pinned, Probe, Proc, Signal},
     plan::{members::Evidence, observe::Snapshot},
-    record::{ExitStatus, Observer, Outcome, ProcessId},
+    record::{ExitStatus, Observer, Origin, Outcome, ProcessId},
 };
 
 /// Whom a call acts for, and whom it must leave alone.
@@ -157,7 +157,10 @@ impl Work {
     ) {
         let (pinned, dead) = match probe {
             Probe::Alive(pinned) => {
-                if let Some(why) = spared(world, pinned.pid(), evidence) {
+                if let Some(why) = spared(world, pinned.pid(), {
+                    // A recorded descendant that stands alone is no more certain than below its root.
+                    evidence == Evidence::Recorded || self.root.origin == Origin::Descendant
+                }) {
                     self.unknown.push((row, why));
                     return;
                 }
@@ -224,7 +227,7 @@ impl Work {
 /// Why a recorded process is left alone, whatever its row says: the acting process and its ancestors, by any rule
 /// (invariant 13); and, where a row of an earlier pass is all that ties it to the root, what another live instance is or
 /// answers for (invariant 7). A look finds the latter again if it really runs below the root.
-fn spared(world: &World<'_>, pid: Pid, evidence: Evidence) -> Option<Error> {
+fn spared(world: &World<'_>, pid: Pid, recorded: bool) -> Option<Error> {
     let left = |what: &str| {
         Some(Error::new(Kind::Unknown, format!("process {pid} is {what}: it is left alone")))
     };
@@ -232,7 +235,7 @@ fn spared(world: &World<'_>, pid: Pid, evidence: Evidence) -> Option<Error> {
         return left("the one that acts, or an ancestor of it");
     }
     let guarded = |(instance, theirs): &(Pid, Vec<Pid>)| *instance == pid || theirs.contains(&pid);
-    if evidence == Evidence::Recorded && world.guards.iter().any(guarded) {
+    if recorded && world.guards.iter().any(guarded) {
         return left("another live instance, or that one's");
     }
     None
