@@ -8,3 +8,9 @@
 mod support;
 
 mod as_a_host;
+
+mod command;
+mod pty;
+
+mod command_run;
+mod command_terminal;
