@@ -14,3 +14,8 @@ mod pty;
 
 mod command_run;
 mod command_terminal;
+mod command_bad_input;
+mod command_demo;
+mod command_look;
+mod command_reap;
+mod command_watch;
