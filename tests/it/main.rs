@@ -19,3 +19,5 @@ mod command_demo;
 mod command_look;
 mod command_reap;
 mod command_watch;
+mod tidy;
+mod readme;
