@@ -134,12 +134,13 @@ pub(crate) struct Running {
 impl Running {
     /// `options` stand before the `--`. The script has to say a line once it is ready.
     pub(crate) fn start(place: &Place, task: &str, options: &[&str], script: &str) -> Self {
-        Self::spawn(
-            procledger(place)
-                .args(["run", "--task", task])
-                .args(options)
-                .args(["--", "sh", "-c", script, place.marker()]),
-        )
+        Self::spawn(procledger(place).args(["run", "--task", task]).args(options).args([
+            "--",
+            "sh",
+            "-c",
+            script,
+            place.marker(),
+        ]))
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
@@ -147,9 +148,7 @@ impl Running {
         let mut out = BufReader::new(child.stdout.take().expect("piped"));
         let mut said = String::new();
         out.read_line(&mut said).expect("a first line");
-        if said.is_empty() {
-            panic!("the program said nothing: {:#?}", finish(child));
-        }
+        assert!(!said.is_empty(), "the program said nothing: {:#?}", finish(child));
         Self { child, said: said.trim().to_owned(), out }
     }
 
@@ -182,7 +181,8 @@ pub(crate) fn bytes_of(folder: &Path) -> Vec<(PathBuf, u32, u32, Vec<u8>)> {
         for entry in fs::read_dir(&folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             let seen = fs::symlink_metadata(&path).expect("it is there");
-            let bytes = if seen.is_file() { fs::read(&path).expect("readable") } else { Vec::new() };
+            let bytes =
+                if seen.is_file() { fs::read(&path).expect("readable") } else { Vec::new() };
             if seen.is_dir() {
                 folders.push(path.clone());
             }

@@ -56,7 +56,8 @@ fn a_folder_as_ledger() {
 fn a_text_file_as_ledger() {
     let place = Place::new();
     let text = place.path().join("text");
-    fs::write(&text, "Dear ledger, this is a letter and no database.\n".repeat(200)).expect("a file");
+    fs::write(&text, "Dear ledger, this is a letter and no database.\n".repeat(200))
+        .expect("a file");
     refused(&place, &text, "text");
 }
 
@@ -65,7 +66,9 @@ fn another_programs_database_as_ledger() {
     let place = Place::new();
     let other = place.path().join("other.db");
     let database = rusqlite::Connection::open(&other).expect("a database");
-    database.execute_batch("CREATE TABLE process (id INTEGER PRIMARY KEY, name TEXT)").expect("a table");
+    database
+        .execute_batch("CREATE TABLE process (id INTEGER PRIMARY KEY, name TEXT)")
+        .expect("a table");
     drop(database);
     fs::set_permissions(&other, Permissions::from_mode(0o600)).expect("a mode");
     refused(&place, &other, "other.db");
@@ -103,8 +106,14 @@ fn a_folder_that_the_group_can_write() {
 fn a_missing_ledger_is_not_created_by_looking() {
     let place = Place::new();
     for args in [
-        &["ps"][..], &["kill", "t"], &["forget", "t"], &["health"], &["reap", "--dry-run"],
-        &["report"], &["export"], &["prune", "--older-than", "1h"],
+        &["ps"][..],
+        &["kill", "t"],
+        &["forget", "t"],
+        &["health"],
+        &["reap", "--dry-run"],
+        &["report"],
+        &["export"],
+        &["prune", "--older-than", "1h"],
     ] {
         let answer = run(&place, args).expect(1);
         assert!(answer.complaint().contains("no ledger at"), "{args:?}: {answer:?}");
@@ -189,7 +198,9 @@ fn output_that_has_no_place_to_go() {
     for (target, named) in [(nowhere.as_path(), missing.as_path()), (place.path(), place.path())] {
         let target = target.to_str().expect("UTF-8");
         let named = named.to_str().expect("UTF-8");
-        for args in [&["report", "-o", target][..], &["export", target], &["ps", "--log-file", target]] {
+        for args in
+            [&["report", "-o", target][..], &["export", target], &["ps", "--log-file", target]]
+        {
             let answer = run(&place, args).expect(1);
             assert!(answer.complaint().contains(named), "{args:?}: {answer:?}");
             assert!(before == bytes_of(place.path()), "{args:?} changed the disk");

@@ -18,7 +18,10 @@ fn it_exits_0_and_leaves_nothing() {
     let place = Place::new();
     let answer = answer(bare(&place).arg("demo").env("TMPDIR", place.path())).expect(0);
     assert!(answer.out.contains("7 of its 7 processes are still there"), "{answer:?}");
-    assert!(answer.out.contains("ended by KILL") && answer.out.contains("Nothing is left."), "{answer:?}");
+    assert!(
+        answer.out.contains("ended by KILL") && answer.out.contains("Nothing is left."),
+        "{answer:?}"
+    );
     assert_eq!(place.alive(), [0_u32; 0]);
     assert!(bytes_of(place.path()).is_empty(), "it left files");
 }
@@ -27,7 +30,8 @@ fn it_exits_0_and_leaves_nothing() {
 fn keep_keeps_a_ledger_to_look_at() {
     let place = Place::new();
     answer(bare(&place).args(["demo", "--keep"]).env("TMPDIR", place.path())).expect(0);
-    let folder = fs::read_dir(place.path()).expect("a folder").next().expect("kept").expect("an entry");
+    let folder =
+        fs::read_dir(place.path()).expect("a folder").next().expect("kept").expect("an entry");
     let ledger = folder.path().join("ledger.db");
     let report = answer(bare(&place).arg("--db").arg(&ledger).args(["report", "--format", "json"]));
     assert_eq!(report.expect(0).json().as_array().expect("leaks").len(), 7);

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
     process::Stdio,
 };
 
@@ -55,10 +56,31 @@ fn ps_json_has_the_documented_fields() {
         assert!(documented.contains(&name), "{name} is not documented");
     }
     for name in [
-        "id", "task_id", "pid", "state", "owner", "owner_instance", "root", "origin",
-        "containment", "command", "cwd", "uid", "started_at", "ended_at", "exit_code",
-        "exit_signal", "end_reason", "peak_rss_bytes", "cpu_ms", "survive", "grace_ms",
-        "max_runtime_ms", "max_rss_bytes", "asked_by", "last_error",
+        "id",
+        "task_id",
+        "pid",
+        "state",
+        "owner",
+        "owner_instance",
+        "root",
+        "origin",
+        "containment",
+        "command",
+        "cwd",
+        "uid",
+        "started_at",
+        "ended_at",
+        "exit_code",
+        "exit_signal",
+        "end_reason",
+        "peak_rss_bytes",
+        "cpu_ms",
+        "survive",
+        "grace_ms",
+        "max_runtime_ms",
+        "max_rss_bytes",
+        "asked_by",
+        "last_error",
     ] {
         assert!(documented.contains(name), "{name} is not documented any more");
         assert!(row.get(name).is_some(), "{name} is gone from {row:#}");
@@ -85,7 +107,8 @@ fn kill_ends_several_tasks_and_names_those_it_does_not_know() {
     }
     assert!(is_alive(c.said.parse().expect("a pid")), "c was not named");
     let rows = run(&place, &["ps", "--all", "--json"]).expect(0).json();
-    let killed: Vec<_> = rows.as_array().expect("rows").iter().filter(|row| row["end_reason"] == "killed").collect();
+    let killed: Vec<_> =
+        rows.as_array().expect("rows").iter().filter(|row| row["end_reason"] == "killed").collect();
     assert_eq!(killed.len(), 2, "{rows:#}");
     let asked_by = killed[0]["asked_by"].as_str().expect("who");
     assert!(asked_by.starts_with("uid ") && asked_by.contains("procledger kill"), "{asked_by}");
@@ -132,7 +155,12 @@ fn forget_closes_a_row_of_another_machine_and_signals_nobody() {
 #[test]
 fn health_records_the_dead_of_dead_owners() {
     let place = Place::new();
-    let running = Running::start(&place, "died", &[], "echo up; while [ ! -e \"$0.go\" ]; do sleep 0.01; done");
+    let running = Running::start(
+        &place,
+        "died",
+        &[],
+        "echo up; while [ ! -e \"$0.go\" ]; do sleep 0.01; done",
+    );
     running.crash();
     for pid in place.alive() {
         let fd = crate::support::pidfd(pid).expect("it lives");
@@ -147,7 +175,10 @@ fn health_records_the_dead_of_dead_owners() {
         ["command", "died_after_ms", "evidence", "obstacle", "outcome", "pid", "rule", "task_id"]
     );
     assert_eq!((&ending["task_id"], &ending["outcome"]), (&"died".into(), &"gone".into()));
-    assert!(run(&place, &["health"]).expect(0).out.contains("checked 0"), "there is nothing left to check");
+    assert!(
+        run(&place, &["health"]).expect(0).out.contains("checked 0"),
+        "there is nothing left to check"
+    );
 }
 
 #[test]
@@ -173,7 +204,11 @@ fn report_tells_rule_and_evidence_in_every_format() {
             serde_json::Value::String(text) => assert_eq!(text, field, "{name}"),
             serde_json::Value::Number(number) => assert_eq!(&number.to_string(), field, "{name}"),
             serde_json::Value::Null => assert_eq!(field, "", "{name}"),
-            serde_json::Value::Array(words) => assert_eq!(words[0].as_str().expect("text"), field.split(' ').next().expect("one"), "{name}"),
+            serde_json::Value::Array(words) => assert_eq!(
+                words[0].as_str().expect("text"),
+                field.split(' ').next().expect("one"),
+                "{name}"
+            ),
             other => panic!("{name}: {other}"),
         }
     }
@@ -185,7 +220,9 @@ fn parse_csv(text: &str) -> Vec<Vec<String>> {
     let mut chars = text.chars().peekable();
     while let Some(char) = chars.next() {
         match char {
-            '"' if quoted && chars.peek() == Some(&'"') => field.push(chars.next().expect("peeked")),
+            '"' if quoted && chars.peek() == Some(&'"') => {
+                field.push(chars.next().expect("peeked"));
+            }
             '"' => quoted = !quoted,
             ',' if !quoted => record.push(std::mem::take(&mut field)),
             '\r' if !quoted && chars.peek() == Some(&'\n') => {
@@ -216,8 +253,12 @@ fn report_counts_by_day_task_and_rule() {
     assert_eq!(by("day")[0]["orphans"], 3);
     assert_eq!(by("rule")[0]["key"], "its instance is dead");
     assert!(run(&place, &["report", "--by", "task"]).expect(0).out.starts_with("KEY"));
-    assert_eq!(run(&place, &["report", "--since", "0s", "--format", "json"]).expect(0).out.trim(), "[]");
-    let everything = run(&place, &["report", "--since", "900years", "--format", "json"]).expect(0).json();
+    assert_eq!(
+        run(&place, &["report", "--since", "0s", "--format", "json"]).expect(0).out.trim(),
+        "[]"
+    );
+    let everything =
+        run(&place, &["report", "--since", "900years", "--format", "json"]).expect(0).json();
     assert_eq!(everything.as_array().expect("leaks").len(), 3);
 }
 
@@ -256,7 +297,8 @@ fn import_leaves_a_process_alone_that_only_the_file_names() {
     let mut canary = canary();
     let file = place.path().join("former.json");
     let start = procledger::Millis::now().to_rfc3339();
-    let json = format!(r#"[{{"task_id":"t","process_id":{},"start_time":"{start}"}}]"#, canary.pid());
+    let json =
+        format!(r#"[{{"task_id":"t","process_id":{},"start_time":"{start}"}}]"#, canary.pid());
     fs::write(&file, json).expect("a file");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("a mode");
     let file = file.to_str().expect("UTF-8");
@@ -283,7 +325,9 @@ fn prune_deletes_what_is_old_and_nothing_else() {
     let place = Place::new();
     with_a_leak(&place, "old");
     let running = Running::start(&place, "going", &[], UP);
-    assert!(run(&place, &["prune", "--older-than", "1h"]).expect(0).out.starts_with("deleted 0 rows"));
+    assert!(
+        run(&place, &["prune", "--older-than", "1h"]).expect(0).out.starts_with("deleted 0 rows")
+    );
     let answer = run(&place, &["prune", "--older-than", "0s"]).expect(0);
     assert!(!answer.out.starts_with("deleted 0 "), "{answer:?}");
     let rows = run(&place, &["ps", "--all", "--json"]).expect(0).json();
@@ -345,7 +389,11 @@ fn doctor_on_no_ledger_creates_none() {
 #[test]
 fn completions_are_scripts_of_their_shells() {
     let place = Place::new();
-    for (shell, part) in [("bash", "complete -F"), ("zsh", "#compdef procledger"), ("fish", "complete -c procledger")] {
+    for (shell, part) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef procledger"),
+        ("fish", "complete -c procledger"),
+    ] {
         let answer = answer(bare(&place).args(["completions", shell])).expect(0);
         assert!(answer.out.contains(part), "{shell}");
         assert!(answer.out.contains("orphan-name"), "{shell}");
@@ -405,7 +453,11 @@ fn looking_changes_nothing() {
     let before = rows_of(&place);
     let files = fs::read(place.ledger()).expect("a ledger");
     for args in [
-        &["ps"][..], &["ps", "--all", "--json"], &["report"], &["export"], &["doctor"],
+        &["ps"][..],
+        &["ps", "--all", "--json"],
+        &["report"],
+        &["export"],
+        &["doctor"],
         &["reap", "--dry-run"],
     ] {
         run(&place, args).expect(0);
@@ -418,12 +470,16 @@ fn looking_changes_nothing() {
 /// Every row of every table.
 pub(crate) fn rows_of(place: &Place) -> Vec<String> {
     use rusqlite::{Connection, OpenFlags, types::Value};
-    let ledger = Connection::open_with_flags(place.ledger(), OpenFlags::SQLITE_OPEN_READ_ONLY).expect("a ledger");
+    let ledger = Connection::open_with_flags(place.ledger(), OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .expect("a ledger");
     let mut all = Vec::new();
     for table in ["instance", "process", "pass", "leak"] {
-        let mut statement = ledger.prepare(&format!("SELECT * FROM {table} ORDER BY id")).expect("a table");
+        let mut statement =
+            ledger.prepare(&format!("SELECT * FROM {table} ORDER BY id")).expect("a table");
         let width = statement.column_count();
-        let rows = statement.query_map([], |row| (0..width).map(|column| row.get::<_, Value>(column)).collect::<Result<Vec<_>, _>>());
+        let rows = statement.query_map([], |row| {
+            (0..width).map(|column| row.get::<_, Value>(column)).collect::<Result<Vec<_>, _>>()
+        });
         all.extend(rows.expect("rows").map(|row| format!("{table} {:?}", row.expect("a row"))));
     }
     all
@@ -437,24 +493,25 @@ fn the_ledgers_place_is_the_first_that_is_named() {
     let named = place.path().join("named.db");
     let told = place.path().join("told.db");
     fs::create_dir(&home).expect("a folder");
-    let run = |set: &dyn Fn(&mut std::process::Command)| {
+    let run = |set: &[(&str, &Path)], args: &[&str]| {
         let mut command = bare(&place);
-        command.env("HOME", &home);
-        set(&mut command);
+        command.env_remove("HOME").envs(set.iter().copied()).args(args);
         answer(command.args(["run", "--task", "t", "--", "true"]))
     };
-    run(&|_| {}).expect(0);
-    let by_home = home.join(".local/state/procledger");
+    let home = ("HOME", home.as_path());
+    let (xdg, db) = (("XDG_STATE_HOME", state.as_path()), ("PROCLEDGER_DB", named.as_path()));
+    run(&[home], &[]).expect(0);
+    let by_home = home.1.join(".local/state/procledger");
     assert!(by_home.join("ledger.db").exists());
     assert_eq!(fs::metadata(&by_home).expect("a folder").mode() & 0o777, 0o700);
-    run(&|command| drop(command.env("XDG_STATE_HOME", &state))).expect(0);
+    run(&[home, xdg], &[]).expect(0);
     assert!(state.join("procledger/ledger.db").exists());
-    run(&|command| drop(command.env("XDG_STATE_HOME", &state).env("PROCLEDGER_DB", &named))).expect(0);
+    run(&[home, xdg, db], &[]).expect(0);
     assert!(named.exists());
-    run(&|command| drop(command.env("PROCLEDGER_DB", &named).arg("--db").arg(&told))).expect(0);
+    run(&[home, xdg, db], &["--db", told.to_str().expect("UTF-8")]).expect(0);
     assert!(told.exists());
     assert_eq!(fs::metadata(&told).expect("a ledger").mode() & 0o777, 0o600);
-    let nowhere = run(&|command| drop(command.env_remove("HOME"))).expect(125);
+    let nowhere = run(&[], &[]).expect(125);
     assert!(nowhere.complaint().contains("--db"), "{nowhere:?}");
     let nowhere = answer(bare(&place).env_remove("HOME").arg("ps")).expect(1);
     assert!(nowhere.complaint().contains("--db"), "{nowhere:?}");
@@ -489,14 +546,26 @@ fn control_characters_never_reach_a_terminal() {
     with_a_leak(&place, task);
     let _running = Running::start(&place, task, &[], UP);
     for args in [
-        &["ps"][..], &["ps", "--all"], &["ps", "--all", "--json"], &["report"], &["doctor"],
-        &["report", "--format", "json"], &["report", "--format", "csv"], &["report", "--by", "task"],
-        &["export"], &["reap", "--dry-run"], &["forget", task], &["kill", task], &["kill", task],
-        &["forget", "\u{1b}[2Jnobody"], &["reap", "--orphan-name", "\u{1b}[2J/"],
+        &["ps"][..],
+        &["ps", "--all"],
+        &["ps", "--all", "--json"],
+        &["report"],
+        &["doctor"],
+        &["report", "--format", "json"],
+        &["report", "--format", "csv"],
+        &["report", "--by", "task"],
+        &["export"],
+        &["reap", "--dry-run"],
+        &["forget", task],
+        &["kill", task],
+        &["kill", task],
+        &["forget", "\u{1b}[2Jnobody"],
+        &["reap", "--orphan-name", "\u{1b}[2J/"],
     ] {
         let answer = run(&place, args);
         let said = answer.out.replace("\r\n", "\n") + &answer.err;
-        let raw = said.chars().find(|&char| (char.is_control() && char != '\n') || char == '\u{202e}');
+        let raw =
+            said.chars().find(|&char| (char.is_control() && char != '\n') || char == '\u{202e}');
         assert_eq!(raw, None, "{args:?}: {answer:?}");
     }
 }

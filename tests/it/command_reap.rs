@@ -24,7 +24,8 @@ fn a_dry_run_tells_rule_and_evidence_and_changes_nothing() {
     let files = files(&place);
     let rows = rows_of(&place);
     let text = run(&place, &["reap", "--dry-run"]).expect(0).out;
-    for part in ["WOULD", "orphan", "its instance is dead: ", "nothing was changed; would act on 2"] {
+    for part in ["WOULD", "orphan", "its instance is dead: ", "nothing was changed; would act on 2"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
     let plan = run(&place, &["reap", "--dry-run", "--json"]).expect(0).json();
@@ -61,10 +62,15 @@ fn a_dry_run_plans_what_the_reap_then_does() {
     // All of them run before the first owner dies: each start would reap what the one before left.
     let script = "sh -c 'echo up; sleep 300; :' & wait";
     let running = ["a", "b", "c"].map(|task| Running::start(&place, task, &[], script));
-    running.map(Running::crash);
+    running.into_iter().for_each(Running::crash);
     let pids = |answer: Answer| {
         let report = answer.expect(0).json();
-        let mut pids: Vec<u64> = report["endings"].as_array().expect("endings").iter().map(|ending| ending["pid"].as_u64().expect("a pid")).collect();
+        let mut pids: Vec<u64> = report["endings"]
+            .as_array()
+            .expect("endings")
+            .iter()
+            .map(|ending| ending["pid"].as_u64().expect("a pid"))
+            .collect();
         pids.sort_unstable();
         pids
     };
@@ -143,7 +149,9 @@ fn a_name_ends_the_program_and_spares_every_look_alike() {
 fn a_dry_run_with_a_name_ends_nothing() {
     let place = Place::new();
     run(&place, &["reap"]).expect(0);
-    let Some(out) = look_alikes(&place, "reap --dry-run --min-age 0s --orphan-name NAME") else { return };
+    let Some(out) = look_alikes(&place, "reap --dry-run --min-age 0s --orphan-name NAME") else {
+        return;
+    };
     assert!(out.contains("script alive") && !out.contains(" dead\n"), "{out}");
     assert!(out.contains("would act on"), "{out}");
 }
@@ -206,8 +214,15 @@ fn a_forged_row_does_not_make_root_kill_a_stranger() {
     let kill = answer(on_ledger(&place, &ledger).args(["kill", "theirs"]));
     assert!(canary.is_running(), "a forged row made root kill a stranger: {kill:?}");
     for uid in ["uid = 65534", "uid = 0"] {
-        forge(&ledger, &format!("UPDATE process SET {uid}, state = 'running', ended_at = NULL, end_reason = NULL, claimed_by = NULL, exit_code = NULL, exit_signal = NULL"));
-        for args in [&["health"][..], &["kill", "--all"], &["reap"], &["run", "--task", "x", "--", "true"]] {
+        forge(
+            &ledger,
+            &format!(
+                "UPDATE process SET {uid}, state = 'running', ended_at = NULL, end_reason = NULL, claimed_by = NULL, exit_code = NULL, exit_signal = NULL"
+            ),
+        );
+        for args in
+            [&["health"][..], &["kill", "--all"], &["reap"], &["run", "--task", "x", "--", "true"]]
+        {
             let answer = answer(on_ledger(&place, &ledger).args(args));
             assert!(!answer.err.contains("panicked"), "{answer:?}");
             assert!(canary.is_running(), "{uid}, {args:?}: {answer:?}");
@@ -257,13 +272,22 @@ fn what_cannot_be_ended_is_told_by_exit_code_3_and_stays() {
     let mut canary = canary();
     let stat = fs::read_to_string(format!("/proc/{}/stat", canary.pid())).expect("a stat");
     let tick = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("a tick");
-    let inode = rustix::fs::fstat(crate::support::pidfd(canary.pid()).expect("it lives")).expect("a stat").st_ino;
-    forge(&ledger, &format!("UPDATE process SET pid = {}, start_tick = {tick}, pidfd_inode = {inode} WHERE pid = {theirs}", canary.pid()));
+    let inode = rustix::fs::fstat(crate::support::pidfd(canary.pid()).expect("it lives"))
+        .expect("a stat")
+        .st_ino;
+    forge(
+        &ledger,
+        &format!(
+            "UPDATE process SET pid = {}, start_tick = {tick}, pidfd_inode = {inode} WHERE pid = {theirs}",
+            canary.pid()
+        ),
+    );
     let answer = answer(as_nobody(&place, &ledger).arg("reap"));
     assert!(canary.is_running());
     let answer = answer.expect(3);
     assert!(answer.out.contains("survived 1"), "{answer:?}");
-    let rows = crate::command::answer(as_nobody(&place, &ledger).args(["ps", "--json"])).expect(0).json();
+    let rows =
+        crate::command::answer(as_nobody(&place, &ledger).args(["ps", "--json"])).expect(0).json();
     assert_eq!(rows[0]["state"], "survived", "{rows:#}");
     assert!(rows[0]["last_error"].as_str().is_some_and(|error| !error.is_empty()), "{rows:#}");
     assert_eq!(fs::metadata(&ledger).expect("a ledger").uid(), NOBODY);

@@ -23,8 +23,12 @@ fn it_exits_as_the_program_did() {
         run(&place, &["run", "--task", "code", "--", "sh", "-c", &script]).expect(code);
     }
     let rows = run(&place, &["ps", "--all", "--json"]).expect(0).json();
-    let codes: Vec<i64> =
-        rows.as_array().expect("rows").iter().map(|row| row["exit_code"].as_i64().expect("a code")).collect();
+    let codes: Vec<i64> = rows
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| row["exit_code"].as_i64().expect("a code"))
+        .collect();
     assert_eq!(codes, [255, 125, 7, 1, 0], "newest first");
 }
 
@@ -106,7 +110,9 @@ fn signals_are_forwarded_to_the_program() {
         (Signal::USR1, "USR1"),
         (Signal::USR2, "USR2"),
     ] {
-        let script = format!("trap 'echo got {name}; exit 42' {name}; echo up; while :; do sleep 0.01; done");
+        let script = format!(
+            "trap 'echo got {name}; exit 42' {name}; echo up; while :; do sleep 0.01; done"
+        );
         let running = Running::start(&place, "signals", &[], &script);
         running.signal(signal);
         let answer = running.finish().expect(42);
@@ -160,7 +166,11 @@ fn without_a_terminal_the_program_leads_its_own_session() {
 fn the_program_gets_no_descriptor_of_ours() {
     let place = Place::new();
     let answer = run(&place, &["run", "--task", "fds", "--", "ls", "/proc/self/fd"]).expect(0);
-    assert_eq!(answer.out.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"], "3 is ls's own");
+    assert_eq!(
+        answer.out.split_whitespace().collect::<Vec<_>>(),
+        ["0", "1", "2", "3"],
+        "3 is ls's own"
+    );
 }
 
 #[test]
@@ -212,7 +222,8 @@ fn what_the_program_leaves_behind_is_ended_with_it() {
 fn keep_strays_leaves_them() {
     let place = Place::new();
     let script = "sleep 300 >/dev/null 2>&1 & echo $!";
-    let args = ["run", "--task", "stray", "--keep-strays", "--", "sh", "-c", script, place.marker()];
+    let args =
+        ["run", "--task", "stray", "--keep-strays", "--", "sh", "-c", script, place.marker()];
     let answer = run(&place, &args).expect(0);
     let stray: u32 = answer.out.trim().parse().expect("a pid");
     assert!(is_alive(stray));

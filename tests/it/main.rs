@@ -12,12 +12,12 @@ mod as_a_host;
 mod command;
 mod pty;
 
-mod command_run;
-mod command_terminal;
 mod command_bad_input;
 mod command_demo;
 mod command_look;
 mod command_reap;
+mod command_run;
+mod command_terminal;
 mod command_watch;
-mod tidy;
 mod readme;
+mod tidy;

@@ -16,10 +16,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("os", &["identity", "error", "state", "record", "plan"]),
     ("store", &["identity", "error", "state", "record", "plan"]),
     ("export", &["identity", "error", "state", "record", "plan"]),
-    (
-        "tracker",
-        &["identity", "error", "state", "record", "plan", "os", "store", "export"],
-    ),
+    ("tracker", &["identity", "error", "state", "record", "plan", "os", "store", "export"]),
 ];
 
 const LONGEST_FILE: usize = 400;
@@ -198,7 +195,12 @@ fn no_function_is_longer_than_a_screen() {
                 is_function(line) && line.len() - line.trim_start().len() == indent
             });
             if length + 1 > LONGEST_FUNCTION && next.is_none_or(|next| next >= length) {
-                long.push(format!("{}: {} lines: {}", source.path.display(), length + 1, line.trim()));
+                long.push(format!(
+                    "{}: {} lines: {}",
+                    source.path.display(),
+                    length + 1,
+                    line.trim()
+                ));
             }
         }
     }
@@ -207,7 +209,17 @@ fn no_function_is_longer_than_a_screen() {
 
 fn is_function(line: &str) -> bool {
     let line = line.trim_start();
-    ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "unsafe fn ", "const fn ", "pub(crate) unsafe fn ", "pub(super) unsafe fn ", "extern \"C\" fn "]
-        .iter()
-        .any(|start| line.starts_with(start))
+    [
+        "fn ",
+        "pub fn ",
+        "pub(crate) fn ",
+        "pub(super) fn ",
+        "unsafe fn ",
+        "const fn ",
+        "pub(crate) unsafe fn ",
+        "pub(super) unsafe fn ",
+        "extern \"C\" fn ",
+    ]
+    .iter()
+    .any(|start| line.starts_with(start))
 }
