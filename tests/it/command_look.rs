@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     process::Stdio,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -373,9 +374,22 @@ fn doctor_finds_a_damaged_ledger() {
         file.write_all(&[0x5a; 200]).expect("damage");
     }
     drop(file);
-    let answer = answer(on_ledger(&place, &copy).arg("doctor")).expect(1);
-    assert!(answer.out.contains("problem"), "{answer:?}");
-    assert!(answer.out.contains("->"), "no advice: {answer:?}");
+    let doctor = answer(on_ledger(&place, &copy).arg("doctor")).expect(1);
+    assert!(doctor.out.contains("problem") && doctor.out.contains("damaged"), "{doctor:?}");
+    assert!(doctor.out.contains("->"), "no advice: {doctor:?}");
+    damaged_ledgers_were_told_as_busy(&place, &copy);
+}
+
+/// Looking at a damaged ledger took ten seconds, and then said that no connection was free and to try again.
+fn damaged_ledgers_were_told_as_busy(place: &Place, damaged: &Path) {
+    let before = fs::read(damaged).expect("a ledger");
+    for args in [&["ps"][..], &["report"], &["reap", "--dry-run"], &["kill", "--all"], &["reap"]] {
+        let since = Instant::now();
+        let answer = answer(on_ledger(place, damaged).args(args)).expect(1);
+        assert!(answer.complaint().contains("it is damaged"), "{args:?}: {answer:?}");
+        assert!(since.elapsed() < Duration::from_secs(8), "{args:?} took {:?}", since.elapsed());
+    }
+    assert_eq!(fs::read(damaged).expect("a ledger"), before);
 }
 
 #[test]
