@@ -134,6 +134,21 @@ impl Proc {
         })
     }
 
+    /// The parent, its parent and so on: a few reads, however many processes the machine has.
+    pub(crate) fn ancestors(&self, pid: Pid) -> Result<Vec<Pid>> {
+        let mut found = Vec::new();
+        let mut next = pid;
+        while let Some(stat) = self.stat(next)? {
+            let Some(parent) = Pid::new(i64::from(stat.parent)) else { break };
+            if parent == pid || found.contains(&parent) {
+                break;
+            }
+            found.push(parent);
+            next = parent;
+        }
+        Ok(found)
+    }
+
     /// The arguments; empty for a kernel thread or a zombie, `None` where it is gone.
     pub(crate) fn command(&self, pid: Pid) -> Result<Option<Vec<Vec<u8>>>> {
         let mut buffer = Vec::new();

@@ -5,7 +5,7 @@ use std::{
     fmt,
 };
 
-use super::observe::Snapshot;
+use super::observe::{Snapshot, Stat};
 use crate::identity::Pid;
 
 /// What ties a process to a root.
@@ -120,7 +120,32 @@ fn close(
     }
 }
 
-/// The acting process, its ancestors and everything below it: never a member of anything.
+impl TreeView {
+    /// Whether the process is one that the tree's closure begins with.
+    fn begins_with(&self, stat: &Stat) -> bool {
+        self.root == Some(stat.pid)
+            || self.known.iter().any(|(pid, _)| *pid == stat.pid)
+            || self.carriers.contains(&stat.pid)
+            || self.session.is_some_and(|session| stat.session == session.get())
+            || self.group.is_some_and(|group| stat.group == group.get())
+    }
+}
+
+/// Whom a tree must leave alone on behalf of the acting process: itself and its ancestors; and what is below it, where it
+/// runs within this very tree, whose token, session and parents are its own then. Of any other tree the acting process is
+/// often the parent, and that exempts nobody.
+pub(crate) fn kin(snapshot: &Snapshot, tree: &TreeView, own: Pid) -> HashSet<Pid> {
+    let mut lineage: HashSet<Pid> = snapshot.ancestors(own).into_iter().collect();
+    lineage.insert(own);
+    let within =
+        lineage.iter().any(|&pid| snapshot.get(pid).is_some_and(|stat| tree.begins_with(stat)));
+    if within {
+        lineage.extend(snapshot.below(own));
+    }
+    lineage
+}
+
+/// The acting process, its ancestors and everything below it: what a search by name never looks at.
 pub(crate) fn oneself(snapshot: &Snapshot, own: Pid) -> HashSet<Pid> {
     let mut exempt = snapshot.below(own);
     exempt.extend(snapshot.ancestors(own));
@@ -199,6 +224,22 @@ mod tests {
             ..TreeView::default()
         };
         assert_eq!(pids(&members(&world(), &tree, &exempt)), [30, 31]);
+    }
+
+    #[test]
+    fn what_the_acting_process_has_started_itself_is_a_member() {
+        // The acting process is 10, and 11 the root.
+        let tree = TreeView { root: Some(pid(11)), ..TreeView::default() };
+        let exempt = kin(&world(), &tree, pid(10));
+        assert_eq!(pids(&members(&world(), &tree, &exempt)), [11, 12]);
+    }
+
+    #[test]
+    fn invariant_13_within_the_tree_what_is_below_oneself_is_no_member() {
+        // The acting process is 11, below root 10; 12 is its child, and carries the token that 11 inherited.
+        let tree = TreeView { root: Some(pid(10)), carriers: vec![pid(12)], ..TreeView::default() };
+        let exempt = kin(&world(), &tree, pid(11));
+        assert_eq!(pids(&members(&world(), &tree, &exempt)), [0_u32; 0]);
     }
 
     #[test]

@@ -100,11 +100,19 @@ impl Snapshot {
 
     /// Everything below a process, itself not included.
     pub(crate) fn below(&self, pid: Pid) -> HashSet<Pid> {
+        self.below_until(pid, &HashSet::new())
+    }
+
+    /// Everything below a process, but for `others` and what is below those: they are answered for by themselves.
+    pub(crate) fn below_until(&self, pid: Pid, others: &HashSet<Pid>) -> HashSet<Pid> {
         let mut found = HashSet::new();
         let mut open = vec![pid];
         while let Some(parent) = open.pop() {
             open.extend(
-                self.children(parent).map(|child| child.pid).filter(|&child| found.insert(child)),
+                self.children(parent)
+                    .map(|child| child.pid)
+                    .filter(|child| !others.contains(child))
+                    .filter(|&child| found.insert(child)),
             );
         }
         found
@@ -147,6 +155,8 @@ pub(crate) mod tests {
         ]);
         assert_eq!(snapshot.ancestors(pid(3)), [pid(2), pid(1)]);
         assert_eq!(snapshot.below(pid(2)), HashSet::from([pid(3), pid(4)]));
+        let others = HashSet::from([pid(2)]);
+        assert_eq!(snapshot.below_until(pid(1), &others), HashSet::from([pid(5)]));
     }
 
     #[test]

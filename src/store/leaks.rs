@@ -1,6 +1,6 @@
 //! Leaks: what outlived its owner, one row for each process and kind.
 
-use rusqlite::{Row, Transaction, named_params};
+use rusqlite::{OptionalExtension, Row, Transaction, named_params};
 use serde::Serialize;
 
 use super::{Store, rows::Cells};
@@ -122,6 +122,18 @@ impl Store {
                 )?
                 .query_map([since], group)?
                 .collect()
+        })
+    }
+}
+
+impl Store {
+    /// What a process was recorded as, if it was a leak.
+    pub(crate) fn leak_kind(&self, process: ProcessId) -> Result<Option<LeakKind>> {
+        self.read("look up a leak", |connection| {
+            connection
+                .prepare_cached("SELECT kind FROM leak WHERE process = ?1 ORDER BY id LIMIT 1")?
+                .query_one([process.0], |row| Cells::of(row).parse(LeakKind::parse))
+                .optional()
         })
     }
 }

@@ -153,19 +153,6 @@ impl Store {
             connection.prepare_cached(HISTORY)?.query_map((since, limit), process)?.collect()
         })
     }
-
-    /// How many roots of an instance have not ended: what it spawned or registered, not what was found below.
-    pub(crate) fn executing_count(&self, owner: InstanceId) -> Result<u64> {
-        self.read("count the processes", |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT count(*) FROM process INDEXED BY process_live_owner
-                     WHERE owner = ?1 AND state <> 'ended' AND root IS NULL",
-                )?
-                .query_one([owner.0], |row| row.get(0))
-                .map(i64::cast_unsigned)
-        })
-    }
 }
 
 /// One row, within the transaction of whoever asks.

@@ -41,7 +41,7 @@ impl Store {
 
     /// Records a pass and what came of the rows that `by` had claimed, with the leaks that they were.
     ///
-    /// `false` for a row that `by` holds no claim of any more; nothing of it is recorded, and neither is its leak.
+    /// `false` for a row that `by` holds no claim of any more, and that is not its own; nothing of it is recorded, and neither is its leak.
     pub(crate) fn record(
         &self,
         by: InstanceId,
@@ -107,25 +107,36 @@ fn settle(
     settled: &Settled,
 ) -> rusqlite::Result<bool> {
     let id = settled.process;
-    let took = claimant(tx, id)? == Some(by)
-        && match &settled.verdict {
-            Verdict::Ended(end) => end_from(tx, id, State::Ending, end)?,
+    let took = match answered_by(tx, id, by)? {
+        None => false,
+        Some(state) => match &settled.verdict {
+            Verdict::Ended(end) => end_from(tx, id, state, end)?,
             Verdict::Survived(why) => put_back(tx, id, by, State::Survived, why)?,
             Verdict::Unknown(why) => put_back(tx, id, by, State::Running, why)?,
-        };
+        },
+    };
     if took && let Some(leak) = &settled.leak {
         leaks::upsert(tx, pass, leak)?;
     }
     Ok(took)
 }
 
-/// Who is ending the row; `None` when nobody is.
-fn claimant(tx: &Transaction<'_>, id: ProcessId) -> rusqlite::Result<Option<InstanceId>> {
-    let claimant: Option<Option<i64>> = tx
-        .prepare_cached("SELECT claimed_by FROM process WHERE id = ?1 AND state = 'ending'")?
-        .query_one([id.0], |row| row.get(0))
+/// The state of a row that `by` is ending, or that is its own and nobody is ending: an owner ends its processes even when
+/// its claim could not be written (invariant 10). `None` for any other.
+fn answered_by(
+    tx: &Transaction<'_>,
+    id: ProcessId,
+    by: InstanceId,
+) -> rusqlite::Result<Option<State>> {
+    let state: Option<String> = tx
+        .prepare_cached(
+            "SELECT state FROM process
+             WHERE id = ?1 AND ((state = 'ending' AND claimed_by = ?2)
+               OR (state IN ('running', 'survived') AND owner = ?2))",
+        )?
+        .query_one((id.0, by.0), |row| row.get(0))
         .optional()?;
-    Ok(claimant.flatten().map(InstanceId))
+    Ok(state.as_deref().and_then(State::parse))
 }
 
 /// The claim of `by` ends, and the row lives on.

@@ -73,6 +73,8 @@ struct Progress {
     busy: bool,
     /// The ledger has its end.
     recorded: bool,
+    /// An attempt to end it was given up: the next one is the health pass's.
+    given_up: bool,
 }
 
 /// One process that this tracker answers for.
@@ -123,7 +125,10 @@ impl Entry {
 
     /// Gives that right back.
     pub(super) fn give_up(&self) {
-        self.progress().busy = false;
+        let mut progress = self.progress();
+        progress.busy = false;
+        progress.given_up = true;
+        drop(progress);
         self.changed.notify_all();
     }
 
@@ -141,10 +146,10 @@ impl Entry {
         self.changed.notify_all();
     }
 
-    /// Somebody is recording its end, or ending it, or has.
+    /// Somebody is recording its end, or ending it, or has, or has tried in vain: its deadline is nobody's concern now.
     pub(super) fn is_being_ended(&self) -> bool {
         let progress = self.progress();
-        progress.busy || progress.recorded
+        progress.busy || progress.recorded || progress.given_up
     }
 
     /// Waits until its end is in the ledger, or it is certain that nobody writes it now; at most until `deadline`.

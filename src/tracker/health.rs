@@ -23,8 +23,8 @@ use crate::{
     os::{Pinned, Probe, procfs::TICKS_PER_SECOND, spawn::gate::GATE_LIMIT},
     plan::{limits::passed, observe::Snapshot},
     record::{
-        EndReason, Ending, InstanceId, Limits, Millis, NewProcess, Outcome, PassKind, ProcessId,
-        ProcessRecord, Report, Sighting, Suspect,
+        EndReason, Ending, InstanceId, LeakKind, Limits, Millis, NewProcess, Outcome, PassKind,
+        ProcessId, ProcessRecord, Report, Sighting, Suspect,
     },
     state::State,
 };
@@ -48,6 +48,8 @@ impl Tracker {
 struct Seen {
     alive: Vec<(ProcessRecord, Pinned)>,
     dead: Vec<Dead>,
+    /// Ours, alive, and nobody's concern since an attempt to end them failed.
+    left: Vec<ProcessRecord>,
 }
 
 impl Shared {
@@ -59,6 +61,7 @@ impl Shared {
         let rows = self.store.live()?;
         let dead_instances = self.dead_instances(&mut report);
         let mut seen = Seen::default();
+        let listed: HashSet<ProcessId> = rows.iter().map(|row| row.id).collect();
         for row in rows {
             report.checked += 1;
             if row.owner == self.instance {
@@ -69,7 +72,9 @@ impl Shared {
         }
         let removed = report.endings.len() + seen.dead.len();
         self.settle_found(&seen.dead, &mut report);
+        self.settle_unlisted(&listed);
         self.look_below(&seen.alive, &mut report);
+        self.try_again(&seen.left, &mut report);
         if removed > 0 {
             tracing::info!("Cleaned up {removed} dead processes from registry");
         }
@@ -97,11 +102,72 @@ impl Shared {
 
     fn look_at_own(self: &Arc<Self>, row: ProcessRecord, seen: &mut Seen, report: &mut Report) {
         match Pinned::probe(&self.proc, self.place(), &row.identity) {
-            Probe::Alive(pinned) => seen.alive.push((row, pinned)),
+            Probe::Alive(pinned) => {
+                if self.is_left(&row) {
+                    seen.left.push(row.clone());
+                }
+                seen.alive.push((row, pinned));
+            }
             Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
             Probe::Zombie(pinned) => self.found_dead(&row, Some(pinned), seen, report),
             Probe::Gone => self.found_dead(&row, None, seen, report),
         }
+    }
+
+    /// Whether a live row of ours has no entry, by which it would be ended, and was to be ended before: an orphan or a stray
+    /// that survived, or whose claim was given back.
+    fn is_left(&self, row: &ProcessRecord) -> bool {
+        let tried = row.state == State::Survived
+            || (row.state == State::Running && row.last_error.is_some());
+        let held =
+            [Some(row.id), row.root].into_iter().flatten().any(|id| self.entry(id).is_some());
+        tried && !held
+    }
+
+    /// Tries once more to end what is left (invariant 12), each as what it was.
+    fn try_again(&self, left: &[ProcessRecord], report: &mut Report) {
+        if left.is_empty() {
+            return;
+        }
+        let ids: Vec<ProcessId> = left.iter().map(|row| row.id).collect();
+        let claimed = match self.store.claim(&ids, self.instance, Some(self.instance), None) {
+            Ok(claimed) => claimed,
+            Err(error) => return report.errors.push(error.to_string()),
+        };
+        let mut by_kind: HashMap<Option<LeakKind>, Vec<ProcessRecord>> = HashMap::new();
+        for row in claimed {
+            let survived = left.iter().any(|old| old.id == row.id && old.state == State::Survived);
+            let kind = self.store.leak_kind(row.id).ok().flatten().or(match row.root {
+                _ if survived => None,
+                Some(_) => Some(LeakKind::Stray),
+                None => Some(LeakKind::Orphan),
+            });
+            by_kind.entry(kind).or_default().push(row);
+        }
+        for (leak, rows) in by_kind {
+            let reason = match leak {
+                Some(LeakKind::Orphan) => EndReason::Orphan,
+                Some(LeakKind::Stray) => EndReason::Stray,
+                Some(LeakKind::Unregistered) => EndReason::Unregistered,
+                None => EndReason::Terminated,
+            };
+            let rule = "it had survived an earlier attempt".into();
+            let settled = self.end_claimed(&Cause { reason, leak, rule }, rows, report);
+            self.write(None, settled, report);
+        }
+    }
+
+    /// Lets go of what has died while somebody else ended its row, should the monitor have missed it.
+    fn settle_unlisted(self: &Arc<Self>, listed: &HashSet<ProcessId>) {
+        let unlisted =
+            self.all_entries().into_iter().filter(|entry| !listed.contains(&entry.root.row));
+        let dead: Vec<Dead> = unlisted
+            .filter_map(|entry| {
+                let fd = self.pidfd_of(&entry)?;
+                fd.is_dead().unwrap_or(false).then_some((entry, fd))
+            })
+            .collect();
+        self.settle(&dead);
     }
 
     /// A root that we hold is settled with its status; a row without an entry is closed, if nobody is about to make one.
@@ -124,8 +190,11 @@ impl Shared {
             }
             return;
         }
-        let at_the_gate = row.root.is_none() && Millis::now().since(row.started_at) < GATE_LIMIT;
-        let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id);
+        let at_the_gate = row.root.is_none()
+            && row.state == State::Running
+            && Millis::now().since(row.started_at) < GATE_LIMIT;
+        let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id)
+            || lock(&self.unsettled).iter().any(|settled| settled.process == row.id);
         if !at_the_gate && !waits && row.state != State::Ending {
             self.record_gone(row, report);
         }
@@ -182,6 +251,11 @@ impl Shared {
         };
         let known: HashSet<(Pid, u64)> =
             alive.iter().map(|(row, _)| (row.identity.pid, row.identity.start_tick)).collect();
+        let roots: HashSet<Pid> = (alive.iter())
+            .filter(|(row, _)| row.root.is_none())
+            .map(|(row, _)| row.identity.pid)
+            .chain([self.own_pid()])
+            .collect();
         let mut sightings = Vec::new();
         let mut found = Vec::new();
         let mut due = Vec::new();
@@ -190,6 +264,7 @@ impl Shared {
             let rss = tree_rss(&snapshot, row, &below);
             sightings.push(Sighting { process: row.id, rss, cpu: cpu(pinned) });
             if row.root.is_none() {
+                let below = snapshot.below_until(row.identity.pid, &roots);
                 found.extend(self.new_below(row, &snapshot, &below, &known));
                 let age = Millis::now().since(row.started_at);
                 if let Some((reason, rule)) = passed(&row.limits, age, rss) {

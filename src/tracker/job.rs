@@ -14,7 +14,7 @@ use crate::os::spawn::StdioSource;
 pub struct Stdio(pub(super) StdioSource);
 
 impl Stdio {
-    /// The host's own descriptor.
+    /// The host's own descriptor. One that is closed, or close-on-exec, is closed in the program.
     pub fn inherit() -> Self {
         Self(StdioSource::Inherit)
     }

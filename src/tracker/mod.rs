@@ -78,6 +78,11 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.shared.is_forked() {
+            // Closing SQLite's files in a forked child could remove the log that the parent still writes.
+            std::mem::forget(Arc::clone(&self.shared));
+            return;
+        }
         if let Err(error) = shutdown::shut_down(&self.shared) {
             tracing::error!("failed to shut down: {error}");
         }

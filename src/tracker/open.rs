@@ -260,7 +260,9 @@ fn begin(shared: Arc<Shared>) -> Result<Tracker> {
 }
 
 fn clean_up(shared: &Arc<Shared>) -> Result<Report> {
-    let mut report = shared.reap_orphans()?;
+    let mut report = Report::default();
+    // Before the name sweep, which would end the same processes and not know whose they were. Rows that the ledger has
+    // itself are not the list's to judge: the orphan pass deals with them.
     if let Some(path) = &shared.options.export {
         match shared.import(path) {
             Ok(imported) => report.absorb(imported),
@@ -270,6 +272,7 @@ fn clean_up(shared: &Arc<Shared>) -> Result<Report> {
             }
         }
     }
+    report.absorb(shared.reap_orphans()?);
     Ok(report)
 }
 

@@ -160,8 +160,8 @@ impl Shared {
     fn publish_root(&self, root: &Root, member: &MemberEnd, deadline: Instant) {
         let Some(entry) = self.entry(root.row) else { return };
         if member.outcome != Outcome::Survived {
-            match &entry.pidfd {
-                Some(fd) => entry.learn_status(fd, deadline),
+            match self.pidfd_of(&entry) {
+                Some(fd) => entry.learn_status(&fd, deadline),
                 None => entry.publish(member.status),
             };
         }
@@ -178,15 +178,17 @@ impl Shared {
             let Some(entry) = self.entry(row) else { continue };
             if entry.status().is_some() {
                 entry.mark_recorded();
-                if let (Some(fd), true) = (&entry.pidfd, entry.child) {
-                    let _ = fd.child_status(true);
-                }
-                self.let_go(row);
+                self.reap_and_let_go(&entry, None);
             } else {
-                entry.give_up();
+                self.give_up(&entry);
             }
         }
     }
+}
+
+/// The claim of a row is given back: it could not be seen to.
+pub(super) fn given_back(row: ProcessId, error: &crate::error::Error) -> Settled {
+    Settled { process: row, verdict: Verdict::Unknown(error.to_string()), leak: None }
 }
 
 fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus) -> Settled {

@@ -50,7 +50,12 @@ impl Process {
         ];
         if let Err(error) = self.read_all(&mut pipes) {
             // The seed's rule: an operation that failed leaves no process behind.
-            self.terminate()?;
+            if let Err(other) = self.terminate() {
+                tracing::error!(
+                    "failed to end process {} after a failed read: {other}",
+                    self.pid()
+                );
+            }
             return Err(error);
         }
         let status = self.wait()?;

@@ -65,11 +65,7 @@ impl Shared {
             leak: Some(LeakKind::Orphan),
             rule: "its instance is dead".into(),
         };
-        let mut settled =
-            self.end_claimed(&cause, claim.claimed, &mut report).unwrap_or_else(|error| {
-                report.errors.push(error.to_string());
-                Vec::new()
-            });
+        let mut settled = self.end_claimed(&cause, claim.claimed, &mut report);
         settled.extend(self.sweep(&mut report));
         log_cleaned(&report);
         self.write(Some(pass), settled, &mut report);

@@ -85,12 +85,8 @@ impl Tracker {
     }
 
     /// Roots that this instance answers for now: the seed's `executing_count`.
-    ///
-    /// # Errors
-    ///
-    /// When the ledger cannot be read.
-    pub fn executing_count(&self) -> Result<u64> {
-        self.inner.shared.store.executing_count(self.inner.shared.instance)
+    pub fn executing_count(&self) -> usize {
+        super::shared::lock(&self.inner.shared.entries).len()
     }
 
     /// Whether the monitor thread runs.
@@ -114,7 +110,7 @@ fn pin(shared: &Arc<Shared>, pid: Pid) -> Result<Pinned> {
             "process {pid} is a kernel thread: it cannot be tracked"
         )));
     }
-    if shared.proc.snapshot()?.ancestors(own).contains(&pid) {
+    if shared.proc.ancestors(own)?.contains(&pid) {
         return Err(Error::invalid(format!(
             "process {pid} is an ancestor of this one: it cannot be tracked from here"
         )));

@@ -16,7 +16,7 @@ use super::{
     shared::{Shared, lock},
 };
 use crate::{
-    os::PidFd,
+    os::{PidFd, Pinned, Probe},
     record::{End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, Report, RootEnd},
 };
 
@@ -51,8 +51,8 @@ impl Shared {
                     ends.len()
                 );
                 lock(&self.unwritten).extend(ends);
-                let none = vec![None; mine.len()];
-                self.end_strays(&mine, trees, &none);
+                let unrecorded = vec![Some(Vec::new()); mine.len()];
+                self.end_strays(&mine, trees, &unrecorded);
             }
         }
     }
@@ -61,6 +61,10 @@ impl Shared {
     fn find_strays(&self, dead: &[&Dead], statuses: &[ExitStatus]) -> (Vec<Tree>, Vec<RootEnd>) {
         let mut trees: Vec<Tree> =
             dead.iter().map(|(entry, pidfd)| tree_of(entry, Some(pidfd))).collect();
+        for tree in &mut trees {
+            let below = self.store.descendants_of(tree.root.row).unwrap_or_default();
+            tree.recorded = below.iter().map(|row| (row.id, row.identity)).collect();
+        }
         let wanted: Vec<bool> = dead.iter().map(|(entry, _)| !entry.keep_strays).collect();
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         let found = match self.world(&targets) {
@@ -96,13 +100,14 @@ impl Shared {
         rows: &[Option<Vec<ProcessId>>],
     ) {
         let mut with_strays = Vec::new();
-        for (((entry, _), mut tree), rows) in dead.iter().zip(trees).zip(rows) {
-            let recorded_before =
-                self.take_recorded(&mut tree, rows.as_deref().unwrap_or_default());
-            if tree.recorded.is_empty() && !recorded_before {
-                self.reap_and_let_go(entry);
-            } else {
+        for (((entry, pidfd), mut tree), rows) in dead.iter().zip(trees).zip(rows) {
+            // `None`: somebody else is ending the tree, or released it; what is left is not ours to end.
+            let left =
+                rows.as_deref().is_some_and(|rows| self.take_recorded(entry, &mut tree, rows));
+            if left {
                 with_strays.push((Arc::clone(entry), tree));
+            } else {
+                self.reap_and_let_go(entry, Some(pidfd));
             }
         }
         if with_strays.is_empty() {
@@ -117,45 +122,48 @@ impl Shared {
         }
     }
 
-    /// Gives the strays their row numbers, and claims descendants that earlier passes recorded.
-    fn take_recorded(&self, tree: &mut Tree, rows: &[ProcessId]) -> bool {
+    /// Gives the strays their row numbers and claims descendants that earlier passes recorded; whether there is anyone.
+    fn take_recorded(&self, entry: &Entry, tree: &mut Tree, rows: &[ProcessId]) -> bool {
         let mut rows = rows.iter();
-        for (row, _) in &mut tree.recorded {
-            if *row == UNRECORDED {
-                *row = rows.next().copied().unwrap_or(UNRECORDED);
-            }
-        }
-        let earlier: Vec<ProcessId> = self
-            .store
-            .descendants_of(tree.root.row)
-            .unwrap_or_default()
-            .iter()
-            .map(|row| row.id)
-            .collect();
-        let earlier: Vec<ProcessId> = earlier
-            .into_iter()
-            .filter(|id| !tree.recorded.iter().any(|(row, _)| row == id))
-            .collect();
-        if earlier.is_empty() {
+        let (new, earlier): (Vec<_>, Vec<_>) =
+            tree.recorded.drain(..).partition(|(row, _)| *row == UNRECORDED);
+        let kept = earlier.clone();
+        let earlier: Vec<ProcessId> = earlier.into_iter().map(|(row, _)| row).collect();
+        if entry.keep_strays {
+            self.release_all(&earlier);
             return false;
         }
+        tree.recorded.extend(
+            new.into_iter()
+                .map(|(_, identity)| (rows.next().copied().unwrap_or(UNRECORDED), identity)),
+        );
         match self.store.claim(&earlier, self.instance, Some(self.instance), None) {
             Ok(claimed) => {
                 tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity)));
             }
-            Err(error) => tracing::error!("failed to claim recorded descendants: {error}"),
+            Err(error) => {
+                tracing::error!(
+                    "failed to claim recorded descendants: {error}; they are ended all the same"
+                );
+                tree.recorded.extend(kept);
+            }
         }
-        true
+        !tree.recorded.is_empty()
+    }
+
+    /// What a task is allowed to leave behind: nobody answers for it any more.
+    fn release_all(&self, rows: &[ProcessId]) {
+        for &row in rows {
+            if let Err(error) = self.store.release(row, self.instance, Millis::now()) {
+                tracing::error!("failed to release what a task left: {error}");
+            }
+        }
     }
 
     fn end_stray_trees(&self, trees: Vec<(Arc<Entry>, Tree)>) {
         let (entries, trees): (Vec<_>, Vec<_>) = trees.into_iter().unzip();
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
-        let cause = Cause {
-            reason: EndReason::Stray,
-            leak: Some(LeakKind::Stray),
-            rule: "its root had ended".into(),
-        };
+        let cause = stray();
         let mut report = Report::default();
         match self.world(&targets) {
             Ok(world) => {
@@ -172,18 +180,37 @@ impl Shared {
                 let settled = self.conclude(&cause, ends, &mut report);
                 self.write(None, settled, &mut report);
             }
-            Err(error) => tracing::error!("failed to end what ended processes left: {error}"),
+            Err(error) => {
+                // The claims go back: the health pass tries again.
+                tracing::error!("failed to end what ended processes left: {error}");
+                let rows = trees.iter().flat_map(|tree| &tree.recorded).map(|(row, _)| *row);
+                let settled = rows.filter(|row| *row != UNRECORDED);
+                let settled = settled.map(|row| super::outcome::given_back(row, &error)).collect();
+                self.write(None, settled, &mut report);
+            }
         }
         for entry in entries {
-            self.reap_and_let_go(&entry);
+            self.reap_and_let_go(&entry, None);
         }
     }
 
-    fn reap_and_let_go(&self, entry: &Entry) {
-        if let (Some(fd), true) = (&entry.pidfd, entry.child) {
+    pub(super) fn reap_and_let_go(&self, entry: &Entry, pidfd: Option<&Arc<PidFd>>) {
+        if entry.child
+            && let Some(fd) = pidfd.cloned().or_else(|| self.pidfd_of(entry))
+        {
             let _ = fd.child_status(true);
         }
         self.let_go(entry.root.row);
+    }
+
+    /// The pidfd that is held; beyond the descriptor limit a new one, while the process still has its number.
+    pub(super) fn pidfd_of(&self, entry: &Entry) -> Option<Arc<PidFd>> {
+        entry.pidfd.clone().or_else(|| {
+            match Pinned::probe(&self.proc, self.place(), &entry.root.identity) {
+                Probe::Alive(pinned) | Probe::Zombie(pinned) => Some(pinned.into_fd()),
+                Probe::Gone | Probe::Unknown(_) => None,
+            }
+        })
     }
 
     /// Tries again to write what could not be written before.
@@ -191,7 +218,7 @@ impl Shared {
         let ends = std::mem::take(&mut *lock(&self.unwritten));
         if !ends.is_empty() {
             match self.store.settle_roots(self.instance, &ends) {
-                Ok(_) => {
+                Ok(rows) => {
                     for end in &ends {
                         if let Some(entry) = self.entry(end.process) {
                             entry.mark_recorded();
@@ -199,14 +226,35 @@ impl Shared {
                         }
                     }
                     self.notify_export();
+                    // Their strays were ended without rows; now they have some, claimed by us.
+                    let rows: Vec<ProcessId> = rows.into_iter().flatten().flatten().collect();
+                    self.end_late(&rows);
                 }
                 Err(_) => lock(&self.unwritten).extend(ends),
             }
         }
         let settled = std::mem::take(&mut *lock(&self.unsettled));
-        if !settled.is_empty() && self.store.record(self.instance, None, &settled).is_err() {
-            lock(&self.unsettled).extend(settled);
+        if settled.is_empty() {
+            return;
         }
+        // The claim may be what could not be written. Rows that are claimed already stay as they are.
+        let rows: Vec<ProcessId> = settled.iter().map(|settled| settled.process).collect();
+        let written = self
+            .store
+            .claim(&rows, self.instance, Some(self.instance), None)
+            .and_then(|_| self.store.record(self.instance, None, &settled));
+        match written {
+            Ok(_) => self.notify_export(),
+            Err(_) => lock(&self.unsettled).extend(settled),
+        }
+    }
+
+    fn end_late(&self, rows: &[ProcessId]) {
+        let records =
+            rows.iter().filter_map(|row| self.store.process(*row).ok().flatten()).collect();
+        let mut report = Report::default();
+        let settled = self.end_claimed(&stray(), records, &mut report);
+        self.write(None, settled, &mut report);
     }
 
     /// Runs something on a thread that shutdown waits for; here, where no thread can be had.
@@ -238,6 +286,15 @@ pub(super) fn tree_of(entry: &Entry, pidfd: Option<&Arc<PidFd>>) -> Tree {
         root: entry.root.clone(),
         pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(),
         recorded: Vec::new(),
+    }
+}
+
+/// Why strays are ended.
+pub(super) fn stray() -> Cause {
+    Cause {
+        reason: EndReason::Stray,
+        leak: Some(LeakKind::Stray),
+        rule: "its root had ended".into(),
     }
 }
 

@@ -215,6 +215,16 @@ impl Shared {
         }
     }
 
+    /// Gives back the right to end a process that lives on. A death that was told meanwhile, to nobody, is told again.
+    pub(super) fn give_up(&self, entry: &Entry) {
+        entry.give_up();
+        if let Some(fd) = &entry.pidfd {
+            let data = epoll::EventData::new_u64(entry.root.row.0.cast_unsigned());
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+            let _ = epoll::modify(&self.epoll, fd.as_ref(), data, flags);
+        }
+    }
+
     pub(super) fn entry(&self, row: ProcessId) -> Option<Arc<Entry>> {
         lock(&self.entries).get(&row).cloned()
     }
@@ -234,6 +244,7 @@ impl Shared {
             proc: &self.proc,
             observer: self.observer,
             own: self.own_pid(),
+            ancestors: ancestors(&self.proc, self.own_pid()),
             guards: self.guards(targets)?,
         })
     }
@@ -258,6 +269,19 @@ impl Shared {
         }
         Ok(guards)
     }
+}
+
+/// The parents of a process, nearest first, each read from its own `stat`.
+pub(super) fn ancestors(proc: &Proc, pid: Pid) -> Vec<Pid> {
+    let parent =
+        |pid: Pid| proc.stat(pid).ok().flatten().and_then(|stat| Pid::new(i64::from(stat.parent)));
+    let mut found = Vec::new();
+    let mut next = parent(pid);
+    while let Some(pid) = next.filter(|pid| !found.contains(pid)) {
+        found.push(pid);
+        next = parent(pid);
+    }
+    found
 }
 
 /// The epoll data of the wake-up descriptor; rows count from 1.

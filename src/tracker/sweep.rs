@@ -221,7 +221,7 @@ impl Shared {
         let rows = self.store.admit(&self.place(), &[new])?;
         let Some(Ok(row)) = rows.into_iter().next() else { return Ok(Vec::new()) };
         let record: Option<ProcessRecord> = self.store.process(row)?;
-        self.end_claimed(cause, record.into_iter().collect(), report)
+        Ok(self.end_claimed(cause, record.into_iter().collect(), report))
     }
 }
 

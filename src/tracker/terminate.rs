@@ -1,7 +1,7 @@
 //! Ending tasks because their owner, or a person, asked.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -17,7 +17,6 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     record::{EndReason, ProcessId, ProcessRecord, Report, Settled, TaskId},
-    state::State,
 };
 
 /// Somebody else who is recording an end does so within milliseconds.
@@ -95,7 +94,7 @@ fn kill_rows(shared: &Arc<Shared>, rows: &[ProcessRecord], asked_by: &str) -> Re
     let cause =
         Cause { reason: EndReason::Killed, leak: None, rule: format!("asked by {asked_by}") };
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
-    let settled = shared.end_claimed(&cause, claimed, &mut report)?;
+    let settled = shared.end_claimed(&cause, claimed, &mut report);
     shared.write(None, settled, &mut report);
     shared.release_ended(&rows);
     Ok(report)
@@ -108,16 +107,24 @@ impl Shared {
         cause: &Cause,
         claimed: Vec<ProcessRecord>,
         report: &mut Report,
-    ) -> Result<Vec<Settled>> {
+    ) -> Vec<Settled> {
         if claimed.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
-        let world = self.world(&rows)?;
+        let world = match self.world(&rows) {
+            Ok(world) => world,
+            Err(error) => {
+                // The claims go back, so that the next pass tries again.
+                let settled = rows.iter().map(|row| super::outcome::given_back(*row, &error));
+                report.errors.push(error.to_string());
+                return settled.collect();
+            }
+        };
         let ends = end_trees(&world, self.group(claimed), &mut |root, found| {
             self.record_found(root, found)
         });
-        Ok(self.conclude(cause, ends, report))
+        self.conclude(cause, ends, report)
     }
 
     /// Groups claimed rows into trees: descendants go with their root, and stand alone where it has ended.
@@ -153,16 +160,15 @@ impl Shared {
     pub(super) fn end_entries(self: &Arc<Self>, cause: &Cause, entries: &[Arc<Entry>]) -> Report {
         let mut report = Report::default();
         let (mine, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
-        let claimed = self.claim_own(&mine);
-        for entry in
-            mine.iter().filter(|entry| !claimed.iter().any(|tree| tree.root.row == entry.root.row))
-        {
-            // Somebody else decided: a person's kill, or it has been settled.
-            entry.give_up();
-        }
+        let (claimed, recorded) = self.claim_own(&mine);
         let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
+        let ours: HashSet<ProcessId> = rows.iter().copied().collect();
+        for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
+            // Somebody else decided: a person's kill, or it has been settled.
+            self.give_up(entry);
+        }
         match self.world(&rows) {
-            Ok(world) => self.end_own(cause, &world, claimed, &mut report),
+            Ok(world) => self.end_own(cause, &world, claimed, recorded, &mut report),
             Err(error) => {
                 // Whom to leave alone is not known: only what is certainly below our own roots is ended.
                 report.errors.push(error.to_string());
@@ -170,9 +176,10 @@ impl Shared {
                     proc: &self.proc,
                     observer: self.observer,
                     own: self.own_pid(),
+                    ancestors: super::shared::ancestors(&self.proc, self.own_pid()),
                     guards: Vec::new(),
                 };
-                self.end_own(cause, &world, claimed, &mut report);
+                self.end_own(cause, &world, claimed, recorded, &mut report);
             }
         }
         self.release_ended(&rows);
@@ -188,15 +195,23 @@ impl Shared {
         cause: &Cause,
         world: &super::ending::World<'_>,
         trees: Vec<Tree>,
+        claim_recorded: bool,
         report: &mut Report,
     ) {
         let ends = end_trees(world, trees, &mut |root, found| self.record_found(root, found));
         let settled = self.conclude(cause, ends, report);
-        self.write(None, settled, report);
+        if claim_recorded {
+            self.write(None, settled, report);
+        } else {
+            // What nobody holds a claim of is not recorded: the claim comes late, with the outcome.
+            report.errors.push("the ledger could not be written while tasks were ended".into());
+            super::shared::lock(&self.unsettled).extend(settled);
+            self.write_late();
+        }
     }
 
-    /// Claims our own roots with their recorded descendants; all of them where the ledger cannot be written.
-    fn claim_own(&self, entries: &[&Arc<Entry>]) -> Vec<Tree> {
+    /// Claims our own roots with their recorded descendants; all of them, and `false`, where the ledger cannot be written.
+    fn claim_own(&self, entries: &[&Arc<Entry>]) -> (Vec<Tree>, bool) {
         let mut trees: Vec<Tree> = entries.iter().map(|entry| tree_of(entry, None)).collect();
         let mut ids: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         for tree in &mut trees {
@@ -207,18 +222,17 @@ impl Shared {
         }
         match self.store.claim(&ids, self.instance, Some(self.instance), None) {
             Ok(claimed) => {
-                let is_claimed = |id: ProcessId| {
-                    claimed.iter().any(|record| record.id == id && record.state == State::Ending)
-                };
-                trees.retain(|tree| is_claimed(tree.root.row));
+                let claimed: HashSet<ProcessId> = claimed.iter().map(|record| record.id).collect();
+                trees.retain(|tree| claimed.contains(&tree.root.row));
+                (trees, true)
             }
             Err(error) => {
                 tracing::error!(
                     "failed to record that {} tasks are being ended: {error}; they are ended all the same",
                     trees.len()
                 );
+                (trees, false)
             }
         }
-        trees
     }
 }

@@ -1,38 +1,94 @@
 //! Not a scenario: what a host process does that `support::Host` has started. Run by itself it does nothing.
 //!
-//! Options, by spaces: `no-monitor`, `no-reap`, `survive`, `keep-strays`, `export=PATH`, `name=NAME`, `min-age=MS`,
-//! `program=NAME`, `interval=MS`, `grace=MS`. Commands, a line each: `spawn TASK SCRIPT`, `register TASK PID`,
-//! `unregister TASK`, `terminate TASK`, `health`, `reap`, `running`, `quit`. End of input is an orderly end.
+//! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `min-age=MS`, `program=NAME`, `interval=MS`,
+//! `grace=MS`, `log=PATH`, `sigchld-ignored`, `wait-any`. Commands, a line each: `spawn TASK SCRIPT` (`survive` and `keep`
+//! with that option of the job), `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
+//! `running`, `adopted`, `import PATH`, `fork`, `quit`. End of input is an orderly end.
 
 use std::{
+    collections::HashMap,
+    fs::File,
     io::{BufRead, Write, stdin, stdout},
     time::Duration,
 };
 
-use procledger::{Builder, Job, Stdio, Tracker};
+use procledger::{Builder, Job, Process, Stdio, Tracker};
 
 #[test]
 fn as_a_host() {
     let Some(ledger) = std::env::var_os("PROCLEDGER_IT_HOST") else { return };
     let options = std::env::var("PROCLEDGER_IT_OPTIONS").unwrap_or_default();
+    prepare(&options);
     let tracker = match build(Tracker::builder(ledger), &options).open() {
         Ok(tracker) => tracker,
         Err(error) => return say(&format!("error {error}")),
     };
     say(&format!("open {}", tracker.startup_report().endings.len()));
+    let mut processes = HashMap::new();
     for line in stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
             break;
         }
-        say(&obey(&tracker, &options, &line).unwrap_or_else(|error| format!("error {error}")));
+        say(&obey(&tracker, &mut processes, &line).unwrap_or_else(|error| format!("error {error}")));
     }
     tracker.shutdown().expect("an orderly end");
+}
+
+/// Not a scenario either: a program whose first thread ends while another one runs on.
+#[test]
+#[expect(unsafe_code, reason = "only a signal handler of its own can end just the first thread")]
+fn as_a_zombie_leader() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    extern "C" fn end_this_thread(_: i32) {
+        // SAFETY: exit(2) ends this thread alone; nobody joins it.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+    if std::env::var_os("PROCLEDGER_IT_ZOMBIE_LEADER").is_none() {
+        return;
+    }
+    let first = std::process::id().cast_signed();
+    // SAFETY: the handler does one system call; the thread that gets the signal is this process's first.
+    unsafe {
+        signal(Signal::SIGUSR1, SigHandler::Handler(end_this_thread)).expect("a handler");
+        libc::syscall(libc::SYS_tgkill, first, first, libc::SIGUSR1);
+    }
+    std::thread::sleep(Duration::from_hours(1));
 }
 
 fn say(line: &str) {
     let mut out = stdout().lock();
     writeln!(out, "host> {line}").expect("somebody listens");
     out.flush().expect("somebody listens");
+}
+
+/// What a host may have done before it opens its ledger.
+fn prepare(options: &str) {
+    for option in options.split_whitespace() {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("log", path) => {
+                let file = File::options().create(true).append(true).open(path).expect("a log");
+                tracing_subscriber::fmt().with_ansi(false).with_writer(file).init();
+            }
+            ("sigchld-ignored", _) => ignore_sigchld(),
+            ("wait-any", _) => {
+                std::thread::spawn(|| {
+                    loop {
+                        if nix::sys::wait::waitpid(None, None).is_err() {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "a disposition can be set in no other way")]
+fn ignore_sigchld() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: no handler is installed.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.expect("ignored");
 }
 
 fn build(mut builder: Builder, options: &str) -> Builder {
@@ -48,14 +104,18 @@ fn build(mut builder: Builder, options: &str) -> Builder {
             "program" => builder.program(value),
             "interval" => builder.health_interval(millis()),
             "grace" => builder.grace(millis()),
-            "survive" | "keep-strays" => builder,
+            "log" | "sigchld-ignored" | "wait-any" => builder,
             other => panic!("no option {other}"),
         };
     }
     builder
 }
 
-fn obey(tracker: &Tracker, options: &str, line: &str) -> procledger::Result<String> {
+fn obey(
+    tracker: &Tracker,
+    processes: &mut HashMap<String, Process>,
+    line: &str,
+) -> procledger::Result<String> {
     let mut words = line.splitn(3, ' ');
     let (verb, task, rest) = (
         words.next().unwrap_or_default(),
@@ -63,16 +123,17 @@ fn obey(tracker: &Tracker, options: &str, line: &str) -> procledger::Result<Stri
         words.next().unwrap_or_default(),
     );
     Ok(match verb {
-        "spawn" => {
-            let marker = std::env::var("PROCLEDGER_IT_MARKER").unwrap_or_default();
-            let job = Job::new(task, "/bin/sh")
-                .args(["-c", rest, &marker])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .survive(options.contains("survive"))
-                .keep_strays(options.contains("keep-strays"));
-            format!("pid {}", tracker.spawn(job)?.pid())
+        "spawn" | "survive" | "keep" => {
+            let job = job(task, rest).survive(verb == "survive").keep_strays(verb == "keep");
+            let process = tracker.spawn(job)?;
+            let pid = process.pid();
+            processes.insert(task.to_owned(), process);
+            format!("pid {pid}")
         }
+        "wait" => match processes.get_mut(task) {
+            Some(process) => process.wait()?.to_string(),
+            None => "error no such process".into(),
+        },
         "register" => {
             tracker.register(task, rest.parse::<i64>().expect("a pid"))?;
             "done".into()
@@ -81,7 +142,47 @@ fn obey(tracker: &Tracker, options: &str, line: &str) -> procledger::Result<Stri
         "terminate" => format!("{}", tracker.terminate(task)?.ended()),
         "health" => format!("{}", tracker.health_pass()?.endings.len()),
         "reap" => format!("{}", tracker.reap_orphans()?.endings.len()),
+        "import" => {
+            let report = tracker.import(task)?;
+            format!("endings {} suspects {}", report.endings.len(), report.suspects.len())
+        }
         "running" => format!("{}", tracker.running()?.len()),
+        "adopted" => format!("{}", tracker.startup_report().adopted),
+        "fork" => in_a_forked_child(tracker),
         other => format!("error no command {other}"),
     })
+}
+
+fn job(task: &str, script: &str) -> Job {
+    let marker = std::env::var("PROCLEDGER_IT_MARKER").unwrap_or_default();
+    Job::new(task, "/bin/sh")
+        .args(["-c", script, &marker])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+}
+
+/// What a forked child says when it uses its parent's tracker, and that it shuts nothing down.
+#[expect(unsafe_code, reason = "the scenario is a fork")]
+fn in_a_forked_child(tracker: &Tracker) -> String {
+    use std::io::Read;
+    let (mut read, mut write) = std::io::pipe().expect("a pipe");
+    // SAFETY: the child uses no lock that another thread may have held; glibc keeps malloc usable.
+    match unsafe { nix::unistd::fork() }.expect("a child") {
+        nix::unistd::ForkResult::Child => {
+            let told = match tracker.spawn(job("forked", "true")) {
+                Ok(_) => "spawned".to_owned(),
+                Err(error) => format!("closed={} {error}", error.is_closed()),
+            };
+            let ended = tracker.shutdown().map_or(u64::MAX, |report| report.checked);
+            write!(write, "{told}; shutdown checked {ended}").expect("a reader");
+            std::process::exit(0);
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            drop(write);
+            let mut told = String::new();
+            read.read_to_string(&mut told).expect("the child tells");
+            let _ = nix::sys::wait::waitpid(child, None);
+            told
+        }
+    }
 }

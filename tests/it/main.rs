@@ -5,13 +5,13 @@
     reason = "hosts, canaries and tools are started by other means than the tracker"
 )]
 
-mod support;
-
+mod a_descendant_that_hid;
+mod a_host_that_is_in_the_ledger;
 mod as_a_host;
-
+mod clean_program;
+mod clean_restart;
+mod clone2_fallback;
 mod command;
-mod pty;
-
 mod command_bad_input;
 mod command_demo;
 mod command_look;
@@ -19,5 +19,37 @@ mod command_reap;
 mod command_run;
 mod command_terminal;
 mod command_watch;
+mod copied_ledger;
+mod crash_restart;
+mod ends_that_went_wrong;
+mod export_follows;
+mod failed_operation;
+mod gate_host;
+mod grandchild_holds_stdout;
+mod invariant_01_recorded_before_it_runs;
+mod invariant_10_fail_closed;
+mod invariants;
+mod legacy_list;
+mod limits;
+mod log_lines;
+mod many_at_once;
+mod not_started;
+mod odd_hosts;
+mod odd_names;
+mod pid_reuse;
+mod process_death;
+mod pty;
 mod readme;
+mod refusals;
+mod registrar_under_load;
+mod restarts_its_own_host;
+mod schema_reads_as_a_manual;
+mod shared_session;
+mod storm;
+mod strays;
+mod support;
+mod survive;
+mod thread_ends;
 mod tidy;
+mod two_instances;
+mod verbs;

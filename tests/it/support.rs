@@ -6,8 +6,9 @@ use std::{
     io::{BufRead, BufReader, Write},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{self, Child, ChildStdin, Command},
     sync::{
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
         mpsc::{Receiver, channel},
     },
@@ -15,7 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use procledger::{Job, Stdio};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use tempfile::TempDir;
 
 /// Longer than anything that is waited for takes, on a busy machine with two cores.
@@ -65,6 +70,56 @@ impl Place {
         processes_with(&self.marker)
     }
 
+    /// The pid that a script writes to this file of the folder, pinned.
+    pub(crate) fn eye(&self, name: &str) -> Eye {
+        let path = self.path().join(name);
+        let pid = eventually(name, || fs::read_to_string(&path).ok()?.trim().parse().ok());
+        Eye::on(pid)
+    }
+
+    /// Waits until a script has made this file.
+    pub(crate) fn wait_for(&self, name: &str) {
+        until(name, || self.path().join(name).exists());
+    }
+
+    /// A shell script as a job, with the marker.
+    pub(crate) fn job(&self, task: &str, script: &str) -> Job {
+        Job::new(task, "/bin/sh")
+            .args(["-c", script, self.marker()])
+            .env("PROCLEDGER_IT_MARKER", self.marker())
+            .current_dir(self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+    }
+
+    /// A child of the test that runs a shell script, not known to any ledger.
+    pub(crate) fn child(&self, script: &str) -> Guard {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script, self.marker()]).env("PROCLEDGER_IT_MARKER", self.marker());
+        command.current_dir(self.path()).stdin(process::Stdio::null());
+        Guard(command.spawn().expect("a shell"))
+    }
+
+    /// A child of the test whose first thread has ended while another one runs on.
+    pub(crate) fn zombie_leader(&self) -> Guard {
+        let child = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "as_a_host::as_a_zombie_leader", "--nocapture", "--test-threads=1"])
+            .env("PROCLEDGER_IT_ZOMBIE_LEADER", "1")
+            .env("PROCLEDGER_IT_MARKER", self.marker())
+            .stdin(process::Stdio::null())
+            .stdout(process::Stdio::null())
+            .spawn()
+            .expect("a program");
+        let guard = Guard(child);
+        until("its first thread ends", || state(guard.pid()) == Some('Z'));
+        guard
+    }
+
+    /// The command, on the ledger.
+    pub(crate) fn procledger(&self, args: &[&str]) -> process::Output {
+        procledger(&self.ledger(), args)
+    }
+
     /// Answers of a real `sqlite3` to a query on the ledger, opened read-only.
     pub(crate) fn sqlite3(&self, query: &str) -> String {
         sqlite3(&self.ledger(), query)
@@ -83,10 +138,71 @@ impl Drop for Place {
     }
 }
 
+/// One process, held by its pidfd: a reused number does not deceive it.
+#[derive(Debug)]
+pub(crate) struct Eye {
+    pid: u32,
+    fd: OwnedFd,
+}
+
+impl Eye {
+    pub(crate) fn on(pid: u32) -> Self {
+        Self { pid, fd: pidfd(pid).unwrap_or_else(|| panic!("process {pid} is not there")) }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// As the kernel tells it: a zombie is dead, unless threads of it live on.
+    pub(crate) fn is_dead(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).expect("poll") > 0
+    }
+
+    pub(crate) fn kill(&self) {
+        pidfd_send_signal(&self.fd, Signal::KILL).expect("killed");
+        until("it is dead", || self.is_dead());
+    }
+}
+
+/// The built command on a ledger.
+pub(crate) fn procledger(ledger: &Path, args: &[&str]) -> process::Output {
+    Command::new(env!("CARGO_BIN_EXE_procledger"))
+        .arg("--db")
+        .arg(ledger)
+        .args(args)
+        .stdin(process::Stdio::null())
+        .output()
+        .expect("the command runs")
+}
+
+/// Runs a test again, alone in a new PID namespace with its own `/proc`; `true` inside of it, where the test goes on.
+///
+/// For scenarios that match by name or reuse pids: nothing outside can be hit, and all of it dies with its first process.
+pub(crate) fn in_namespace(test: &str) -> bool {
+    if std::env::var_os("PROCLEDGER_IT_INSIDE").is_some() {
+        return true;
+    }
+    let output = Command::new("unshare")
+        .args(["-p", "-f", "--mount-proc", "--kill-child"])
+        .arg(std::env::current_exe().expect("this binary"))
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("PROCLEDGER_IT_INSIDE", "1")
+        .stdin(process::Stdio::null())
+        .output()
+        .expect("unshare is installed");
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "in the namespace:\n{out}\n{err}");
+    assert!(out.contains("1 passed"), "no test is named {test}:\n{out}");
+    false
+}
+
 /// Answers of a real `sqlite3`, opened read-only.
 pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
     let output = Command::new("sqlite3")
-        .arg("-readonly")
+        .args(["-readonly", "-cmd", ".timeout 5000"])
         .arg(ledger)
         .arg(query)
         .output()
@@ -165,6 +281,12 @@ pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
+/// Scenarios that measure time, or that load the machine, come one after another.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Waits until `condition` gives something.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -205,7 +327,7 @@ impl Drop for Guard {
 
 /// A program of ours, not known to any ledger: it must live through whatever a test does.
 pub(crate) fn canary() -> Guard {
-    Guard(Command::new("sleep").arg("3600").stdin(Stdio::null()).spawn().expect("sleep"))
+    Guard(Command::new("sleep").arg("3600").stdin(process::Stdio::null()).spawn().expect("sleep"))
 }
 
 /// A real program that embeds the tracker: this test binary, started again. See `as_a_host` for what it understands.
@@ -230,13 +352,24 @@ impl Host {
 
     /// Starts a host without waiting for its tracker.
     pub(crate) fn launch(place: &Place, ledger: &Path, options: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+        let command = Command::new(std::env::current_exe().expect("this binary"));
+        Self::launch_by(command, place, ledger, options)
+    }
+
+    /// The same by another command, such as `setpriv`, which ends in the path of this binary.
+    pub(crate) fn launch_by(
+        mut command: Command,
+        place: &Place,
+        ledger: &Path,
+        options: &str,
+    ) -> Self {
+        let mut child = command
             .args(["--exact", "as_a_host::as_a_host", "--nocapture", "--test-threads=1"])
             .env("PROCLEDGER_IT_HOST", ledger)
             .env("PROCLEDGER_IT_OPTIONS", options)
             .env("PROCLEDGER_IT_MARKER", place.marker())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdin(process::Stdio::piped())
+            .stdout(process::Stdio::piped())
             .spawn()
             .expect("a host");
         let stdin = child.stdin.take();
@@ -270,17 +403,25 @@ impl Host {
         writeln!(stdin, "{command}").expect("the host listens");
     }
 
+    /// The next answer, if it is there already.
+    pub(crate) fn answer_so_far(&self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
+
     pub(crate) fn answer(&self) -> String {
         self.lines.recv_timeout(PATIENCE).expect("the host answers")
     }
 
-    /// Spawns a shell script for a task; returns the pid of the shell.
-    pub(crate) fn spawn(&mut self, task: &str, script: &str) -> u32 {
-        let answer = self.ask(&format!("spawn {task} {script}"));
-        answer
-            .strip_prefix("pid ")
-            .and_then(|pid| pid.parse().ok())
-            .unwrap_or_else(|| panic!("no pid: {answer}"))
+    /// Spawns a shell script for a task; returns the shell.
+    pub(crate) fn spawn(&mut self, task: &str, script: &str) -> Eye {
+        self.spawn_as("spawn", task, script)
+    }
+
+    /// The same by another verb: `survive` or `keep`.
+    pub(crate) fn spawn_as(&mut self, verb: &str, task: &str, script: &str) -> Eye {
+        let answer = self.ask(&format!("{verb} {task} {script}"));
+        let pid = answer.strip_prefix("pid ").and_then(|pid| pid.parse().ok());
+        Eye::on(pid.unwrap_or_else(|| panic!("no pid: {answer}")))
     }
 
     /// SIGKILL, and waits until it is gone.

@@ -151,10 +151,9 @@ fn reset_dispositions() {
 
 fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     match descriptor {
-        // One that the host has closed stays closed.
-        Descriptor::Keep => {
-            call(libc::SYS_fcntl, [target, libc::F_SETFD as usize, 0, 0, 0]);
-        }
+        // One that the host has closed stays closed. Its number may be in use by a descriptor of ours or of some library
+        // by now, the instance's lock even; those are close-on-exec, and no standard stream.
+        Descriptor::Keep => {}
         Descriptor::Copy(source) => {
             check(
                 plan,
@@ -247,9 +246,16 @@ fn try_programs(plan: &Plan<'_>) -> isize {
             call(libc::SYS_execve, [path as usize, plan.argv as usize, plan.envp as usize, 0, 0]);
         match i32::try_from(result.wrapping_neg()) {
             Ok(libc::EACCES) => reason = result,
-            Ok(libc::ENOENT | libc::ENOTDIR) => {}
+            Ok(libc::ENOENT) => {}
+            // Of a list this one is passed over; of a program named by its path it is the reason.
+            Ok(libc::ENOTDIR) if !is_alone(plan.programs) => {}
             _ => return result,
         }
         next = next.wrapping_add(1);
     }
+}
+
+fn is_alone(programs: *const *const c_char) -> bool {
+    // SAFETY: the list is ended by null, and its first element has just been tried.
+    unsafe { (*programs.wrapping_add(1)).is_null() }
 }

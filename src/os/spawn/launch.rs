@@ -4,11 +4,8 @@
 
 use std::{
     cell::RefCell,
-    ffi::{CString, OsString, c_char, c_void},
-    os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-        unix::ffi::{OsStrExt, OsStringExt},
-    },
+    ffi::{OsString, c_void},
+    os::fd::{FromRawFd, OwnedFd},
     path::PathBuf,
     ptr,
     sync::{
@@ -18,14 +15,14 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{Mode, OFlags};
-
 pub(crate) use super::child::Session;
 use super::{
     super::{PidFd, raw},
-    child::{Descriptor, Plan, enter},
+    child::{Plan, enter},
     gate::{Applicant, Doorbell, step},
+    program::Program,
     stack::Stack,
+    stdio::prepare_stdio,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -35,8 +32,6 @@ use crate::{
 
 /// A child that is on its way out is dead within microseconds; this bounds a kernel that hangs.
 const EXIT_LIMIT: Duration = Duration::from_secs(5);
-/// Where programs are looked for when the environment has no `PATH`: the default of execvp(3).
-const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
 /// What one of the program's standard descriptors is.
 #[derive(Debug)]
@@ -270,128 +265,4 @@ fn clone2(plan: &Plan<'_>, stack: &Stack) -> isize {
     unsafe {
         raw::clone_onto(libc::SYS_clone, registers, enter, ptr::from_ref(plan).cast::<c_void>())
     }
-}
-
-/// Strings and the null-ended array of pointers to them that execve(2) takes.
-#[derive(Debug)]
-struct Strings {
-    pointers: Vec<*const c_char>,
-    _owned: Vec<CString>,
-}
-
-impl Strings {
-    fn new(owned: Vec<CString>) -> Self {
-        let pointers = owned.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
-        Self { pointers, _owned: owned }
-    }
-}
-
-#[derive(Debug)]
-struct Program {
-    paths: Strings,
-    argv: Strings,
-    envp: Strings,
-    directory: Option<CString>,
-}
-
-impl Program {
-    fn new(command: &Command) -> Result<Self> {
-        if command.program.is_empty() {
-            return Err(Error::invalid("the program's name is empty: name a program to run"));
-        }
-        let argv = std::iter::once(&command.program)
-            .chain(&command.args)
-            .map(|arg| no_nul("argument", arg.as_bytes()))
-            .collect::<Result<Vec<_>>>()?;
-        let envp = command
-            .environment
-            .iter()
-            .map(|(key, value)| variable(key, value))
-            .collect::<Result<Vec<_>>>()?;
-        let directory = command
-            .directory
-            .as_ref()
-            .map(|path| no_nul("working directory", path.as_os_str().as_bytes()));
-        Ok(Self {
-            paths: Strings::new(candidates(command)?),
-            argv: Strings::new(argv),
-            envp: Strings::new(envp),
-            directory: directory.transpose()?,
-        })
-    }
-}
-
-fn no_nul(what: &str, bytes: &[u8]) -> Result<CString> {
-    CString::new(bytes).map_err(|_| {
-        Error::invalid(format!("the {what} {:?} holds a NUL byte", String::from_utf8_lossy(bytes)))
-    })
-}
-
-fn variable(key: &OsString, value: &OsString) -> Result<CString> {
-    if key.is_empty() || key.as_bytes()[1..].contains(&b'=') {
-        return Err(Error::invalid(format!(
-            "the environment variable name `{}` is empty or holds `=`",
-            key.display()
-        )));
-    }
-    let mut entry = key.clone().into_vec();
-    entry.push(b'=');
-    entry.extend_from_slice(value.as_bytes());
-    no_nul("environment variable", &entry)
-}
-
-/// The paths that execvp(3) would try, with the `PATH` of the environment that the program gets.
-fn candidates(command: &Command) -> Result<Vec<CString>> {
-    let program = command.program.as_bytes();
-    if program.contains(&b'/') {
-        return Ok(vec![no_nul("program", program)?]);
-    }
-    let path = command.environment.iter().rev().find(|(key, _)| key == "PATH");
-    let folders = path.map_or(DEFAULT_PATH, |(_, value)| value.as_bytes());
-    folders
-        .split(|&byte| byte == b':')
-        .map(|folder| {
-            let folder = if folder.is_empty() { b"." } else { folder };
-            no_nul("program", &[folder, b"/", program].concat())
-        })
-        .collect()
-}
-
-type Pipes = [Option<OwnedFd>; 3];
-
-/// Opens what the child's standard descriptors are made from; the second value keeps them open until it has them.
-fn prepare_stdio(stdio: [StdioSource; 3]) -> Result<([Descriptor; 3], Pipes, Pipes)> {
-    let mut descriptors = [Descriptor::Keep; 3];
-    let mut sources = Pipes::default();
-    let mut ours = Pipes::default();
-    for (target, source) in stdio.into_iter().enumerate() {
-        let source = match source {
-            StdioSource::Inherit => continue,
-            StdioSource::Null => {
-                rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-                    .map_err(|error| Error::os("failed to open `/dev/null`", error))?
-            }
-            StdioSource::Piped => {
-                let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-                    .map_err(|error| Error::os("failed to make a pipe", error))?;
-                let (theirs, own) = if target == 0 { (read, write) } else { (write, read) };
-                ours[target] = Some(above_stdio(own)?);
-                theirs
-            }
-            StdioSource::Fd(fd) => fd,
-        };
-        let source = above_stdio(source)?;
-        descriptors[target] = Descriptor::Copy(source.as_raw_fd());
-        sources[target] = Some(source);
-    }
-    Ok((descriptors, sources, ours))
-}
-
-/// A descriptor that is 3 or higher, so that installing one never overwrites another.
-fn above_stdio(fd: OwnedFd) -> Result<OwnedFd> {
-    if fd.as_raw_fd() > 2 {
-        return Ok(fd);
-    }
-    rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)
-        .map_err(|error| Error::os("failed to duplicate a descriptor", error))
 }

@@ -30,7 +30,9 @@
 mod child;
 pub(crate) mod gate;
 mod launch;
+mod program;
 mod stack;
+mod stdio;
 
 pub(crate) use gate::{Applicant, Doorbell};
 pub(crate) use launch::{Command, Refusal, Session, Spawned, StdioSource, spawn};

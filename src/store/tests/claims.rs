@@ -191,16 +191,3 @@ fn a_look_that_changes_nothing_does_not_wait_for_a_writer() {
     assert_eq!(f.store.observe(&[seen(id, 100, 20)]).expect("no transaction at all"), 0);
     drop(held);
 }
-
-#[test]
-fn only_live_roots_of_the_owner_are_counted_as_executing() {
-    let f = Fixture::new();
-    let other = f.instance("api", 2);
-    let root = f.row(f.me, 10, State::Running);
-    for (pid, state) in [(11, State::Ending), (12, State::Survived), (13, State::Ended)] {
-        f.row(f.me, pid, state);
-    }
-    f.row(other, 14, State::Running);
-    f.admit(stray(f.me, root, 15));
-    assert_eq!(f.store.executing_count(f.me).expect("read"), 3);
-}

@@ -4,12 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::work::{Member, Recorder, TokenCache, Work, World, describe};
+use super::{
+    answer::Recorder,
+    work::{Member, TokenCache, Work, World, describe},
+};
 use crate::{
     identity::Pid,
     os::Pinned,
     plan::{
-        members::{Evidence, TreeView, members, oneself},
+        members::{Evidence, TreeView, kin, members},
         observe::Snapshot,
     },
 };
@@ -22,13 +25,12 @@ pub(super) fn look(
     recorder: &mut Recorder<'_>,
 ) -> (Snapshot, bool) {
     let Ok(snapshot) = world.proc.snapshot() else { return (Snapshot::default(), false) };
-    let oneself = oneself(&snapshot, world.own);
     let mut carriers = carriers(world, &snapshot, trees, cache);
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     let mut any = false;
     for tree in trees {
         let view = view(&snapshot, tree, carriers.remove(&tree.root.token).unwrap_or_default());
-        let exempt = exempt(&snapshot, world, &view, &oneself);
+        let exempt = exempt(&snapshot, world, &view);
         let found = members(&snapshot, &view, &exempt);
         tree.suspects = found.suspects.into_iter().filter(|pid| !taken.contains(pid)).collect();
         let first = tree.members.len();
@@ -85,22 +87,25 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
 }
 
 /// The acting process and its kin, and what other live instances answer for, unless they run below this very tree.
-fn exempt(
-    snapshot: &Snapshot,
-    world: &World<'_>,
-    view: &TreeView,
-    oneself: &HashSet<Pid>,
-) -> HashSet<Pid> {
+///
+/// A token, or a row that an earlier pass made, does not tell "below": a task that restarts its host leaves both to the new
+/// one, which is nobody's descendant any more.
+fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &TreeView) -> HashSet<Pid> {
+    let mut exempt = kin(snapshot, view, world.own);
     if world.guards.is_empty() {
-        return oneself.clone();
+        return exempt;
     }
-    let provisional = members(snapshot, view, oneself).members;
+    let certain = TreeView {
+        carriers: Vec::new(),
+        known: (view.known.iter().copied())
+            .filter(|(_, evidence)| !matches!(evidence, Evidence::Token | Evidence::Recorded))
+            .collect(),
+        ..view.clone()
+    };
+    let provisional = members(snapshot, &certain, &exempt).members;
     let outside = world.guards.iter().filter(|(instance, _)| !provisional.contains_key(instance));
-    oneself
-        .iter()
-        .copied()
-        .chain(outside.flat_map(|(instance, theirs)| theirs.iter().copied().chain([*instance])))
-        .collect()
+    exempt.extend(outside.flat_map(|(instance, theirs)| theirs.iter().copied().chain([*instance])));
+    exempt
 }
 
 /// Reads the environments of processes that are in no tree yet, where some tree has a token.

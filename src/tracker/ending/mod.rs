@@ -12,9 +12,11 @@
 //! A session counts only while somebody verified pins its number; the kernel hands out the number of a session again when
 //! its last member is reaped.
 
+mod answer;
 mod look;
 mod run;
 mod work;
 
+pub(super) use answer::{Found, MemberEnd, Preview, TreeEnd};
 pub(super) use run::{end_trees, preview, strays};
-pub(super) use work::{Found, MemberEnd, Preview, Tree, TreeEnd, World, command_of};
+pub(super) use work::{Tree, World, command_of};

@@ -9,10 +9,9 @@ use rustix::{
 
 use super::{
     super::entry::Root,
+    answer::{Found, Preview, Recorder, Seen, Stray, TreeEnd},
     look::look,
-    work::{
-        Found, Preview, Recorder, Seen, Stray, TokenCache, Tree, TreeEnd, Work, World, command_of,
-    },
+    work::{TokenCache, Tree, Work, World, command_of},
 };
 use crate::{
     os::{Signal, pidfd::timespec},
@@ -67,7 +66,8 @@ pub(in super::super) fn strays(
             let alive = work
                 .members
                 .into_iter()
-                .filter(|member| wanted && !member.is_root && member.is_alive());
+                // What has a row already needs no second one.
+                .filter(|member| wanted && member.row.is_none() && member.is_alive());
             alive.map(Stray::from).collect()
         })
         .collect()

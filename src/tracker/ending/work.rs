@@ -8,9 +8,12 @@ use std::{
 
 use uuid::Uuid;
 
-use super::super::entry::Root;
+use super::{
+    super::entry::Root,
+    answer::{Found, MemberEnd, TreeEnd},
+};
 use crate::{
-    error::Error,
+    error::{Error, Kind},
     identity::{Identity, Pid},
     os::{PidFd, Pinned, Probe, Proc, Signal},
     plan::{members::Evidence, observe::Snapshot},
@@ -22,6 +25,8 @@ pub(in super::super) struct World<'a> {
     pub(in super::super) proc: &'a Proc,
     pub(in super::super) observer: Observer,
     pub(in super::super) own: Pid,
+    /// The ancestors of that one.
+    pub(in super::super) ancestors: Vec<Pid>,
     /// What other live instances answer for: each instance with its processes.
     pub(in super::super) guards: Vec<(Pid, Vec<Pid>)>,
 }
@@ -35,111 +40,6 @@ pub(in super::super) struct Tree {
     /// Descendants that earlier passes recorded.
     pub(in super::super) recorded: Vec<(ProcessId, Identity)>,
 }
-
-/// What became of a tree.
-#[derive(Debug)]
-pub(in super::super) struct TreeEnd {
-    pub(in super::super) root: Root,
-    /// The root first, where it was looked at.
-    pub(in super::super) members: Vec<MemberEnd>,
-    /// Carriers of the token that may be a person's.
-    pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,
-    /// The root, or a recorded descendant, could not be judged; it was left alone.
-    pub(in super::super) unknown: Vec<(ProcessId, Error)>,
-}
-
-/// What became of one member.
-#[derive(Debug)]
-pub(in super::super) struct MemberEnd {
-    /// Its row, where it has one.
-    pub(in super::super) row: Option<ProcessId>,
-    pub(in super::super) is_root: bool,
-    pub(in super::super) identity: Identity,
-    pub(in super::super) evidence: Evidence,
-    pub(in super::super) command: Vec<String>,
-    pub(in super::super) rss: u64,
-    pub(in super::super) age: Duration,
-    pub(in super::super) outcome: Outcome,
-    pub(in super::super) status: ExitStatus,
-    pub(in super::super) died_after: Option<Duration>,
-    pub(in super::super) obstacle: Option<String>,
-}
-
-/// A member that was found below a root, for whoever records it.
-#[derive(Debug)]
-pub(in super::super) struct Found<'a> {
-    pub(in super::super) identity: Identity,
-    pub(in super::super) command: &'a [String],
-    pub(in super::super) rss: u64,
-    pub(in super::super) age: Duration,
-    pub(in super::super) uid: u32,
-}
-
-/// What a dead root left.
-#[derive(Debug)]
-pub(in super::super) struct Stray {
-    pub(in super::super) identity: Identity,
-    command: Vec<String>,
-    rss: u64,
-    age: Duration,
-    uid: u32,
-}
-
-impl Stray {
-    pub(in super::super) fn as_found(&self) -> Found<'_> {
-        Found {
-            identity: self.identity,
-            command: &self.command,
-            rss: self.rss,
-            age: self.age,
-            uid: self.uid,
-        }
-    }
-}
-
-impl From<Member> for Stray {
-    fn from(member: Member) -> Self {
-        Self {
-            identity: member.identity,
-            command: member.command,
-            rss: member.rss,
-            age: member.age,
-            uid: member.uid,
-        }
-    }
-}
-
-/// Who belongs to a tree, for a dry run.
-#[derive(Debug, Default)]
-pub(in super::super) struct Preview {
-    pub(in super::super) members: Vec<Seen>,
-    pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,
-    pub(in super::super) unknown: Vec<Error>,
-}
-
-/// One member in a dry run.
-#[derive(Debug)]
-pub(in super::super) struct Seen {
-    pub(in super::super) pid: Pid,
-    pub(in super::super) alive: bool,
-    pub(in super::super) evidence: Evidence,
-    pub(in super::super) command: Vec<String>,
-}
-
-impl From<Member> for Seen {
-    fn from(member: Member) -> Self {
-        Self {
-            pid: member.identity.pid,
-            alive: member.is_alive(),
-            evidence: member.evidence,
-            command: member.command,
-        }
-    }
-}
-
-/// Records members that were found, before they get a signal; answers with their rows.
-pub(in super::super) type Recorder<'a> =
-    dyn FnMut(&Root, &[Found<'_>]) -> Vec<Option<ProcessId>> + 'a;
 
 /// A pinned process that belongs to a tree.
 #[derive(Debug)]
@@ -197,7 +97,8 @@ impl Member {
     }
 
     pub(super) fn signal(&mut self, signal: Signal) {
-        let Some(pinned) = self.pinned.as_ref().filter(|_| !self.dead) else { return };
+        let open = self.pinned.as_ref().filter(|_| !self.dead && self.refused.is_none());
+        let Some(pinned) = open else { return };
         match pinned.signal(signal) {
             Ok(()) => {
                 self.signalled.get_or_insert_with(Instant::now);
@@ -255,7 +156,13 @@ impl Work {
         probe: Probe,
     ) {
         let (pinned, dead) = match probe {
-            Probe::Alive(pinned) => (Some(pinned), false),
+            Probe::Alive(pinned) => {
+                if let Some(why) = spared(world, pinned.pid(), evidence) {
+                    self.unknown.push((row, why));
+                    return;
+                }
+                (Some(pinned), false)
+            }
             Probe::Zombie(pinned) => (Some(pinned), true),
             Probe::Gone => (None, true),
             Probe::Unknown(error) => {
@@ -267,6 +174,11 @@ impl Work {
         member.row = Some(row);
         member.is_root = evidence == Evidence::Root;
         member.dead = dead;
+        if !dead && !world.observer.may_touch(member.uid) {
+            // Where root acts for a user, a row may name anybody; that user could not signal it either.
+            let what = format!("process {} is not of the ledger's user", member.identity.pid);
+            member.refused = Some(Error::new(Kind::Denied, what));
+        }
         if member.is_root && member.command.is_empty() {
             member.command.clone_from(&self.root.command);
         }
@@ -307,6 +219,23 @@ impl Work {
         let suspects = self.suspects.into_iter().map(|pid| (pid, commands(pid))).collect();
         TreeEnd { root: self.root, members, suspects, unknown: self.unknown }
     }
+}
+
+/// Why a recorded process is left alone, whatever its row says: the acting process and its ancestors, by any rule
+/// (invariant 13); and, where a row of an earlier pass is all that ties it to the root, what another live instance is or
+/// answers for (invariant 7). A look finds the latter again if it really runs below the root.
+fn spared(world: &World<'_>, pid: Pid, evidence: Evidence) -> Option<Error> {
+    let left = |what: &str| {
+        Some(Error::new(Kind::Unknown, format!("process {pid} is {what}: it is left alone")))
+    };
+    if pid == world.own || world.ancestors.contains(&pid) {
+        return left("the one that acts, or an ancestor of it");
+    }
+    let guarded = |(instance, theirs): &(Pid, Vec<Pid>)| *instance == pid || theirs.contains(&pid);
+    if evidence == Evidence::Recorded && world.guards.iter().any(guarded) {
+        return left("another live instance, or that one's");
+    }
+    None
 }
 
 /// A member with what `/proc` tells of it.

@@ -1,0 +1,98 @@
+//! A command as execve(2) takes it: prepared while allocation is still allowed.
+
+use std::{
+    ffi::{CString, OsString, c_char},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    ptr,
+};
+
+use super::launch::Command;
+use crate::error::{Error, Result};
+
+/// Where programs are looked for when the environment has no `PATH`: the default of execvp(3).
+const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+
+/// Strings and the null-ended array of pointers to them that execve(2) takes.
+#[derive(Debug)]
+pub(super) struct Strings {
+    pub(super) pointers: Vec<*const c_char>,
+    _owned: Vec<CString>,
+}
+
+impl Strings {
+    fn new(owned: Vec<CString>) -> Self {
+        let pointers = owned.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
+        Self { pointers, _owned: owned }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Program {
+    pub(super) paths: Strings,
+    pub(super) argv: Strings,
+    pub(super) envp: Strings,
+    pub(super) directory: Option<CString>,
+}
+
+impl Program {
+    pub(super) fn new(command: &Command) -> Result<Self> {
+        if command.program.is_empty() {
+            return Err(Error::invalid("the program's name is empty: name a program to run"));
+        }
+        let argv = std::iter::once(&command.program)
+            .chain(&command.args)
+            .map(|arg| no_nul("argument", arg.as_bytes()))
+            .collect::<Result<Vec<_>>>()?;
+        let envp = command
+            .environment
+            .iter()
+            .map(|(key, value)| variable(key, value))
+            .collect::<Result<Vec<_>>>()?;
+        let directory = command
+            .directory
+            .as_ref()
+            .map(|path| no_nul("working directory", path.as_os_str().as_bytes()));
+        Ok(Self {
+            paths: Strings::new(candidates(command)?),
+            argv: Strings::new(argv),
+            envp: Strings::new(envp),
+            directory: directory.transpose()?,
+        })
+    }
+}
+
+fn no_nul(what: &str, bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| {
+        Error::invalid(format!("the {what} {:?} holds a NUL byte", String::from_utf8_lossy(bytes)))
+    })
+}
+
+fn variable(key: &OsString, value: &OsString) -> Result<CString> {
+    if key.is_empty() || key.as_bytes()[1..].contains(&b'=') {
+        return Err(Error::invalid(format!(
+            "the environment variable name `{}` is empty or holds `=`",
+            key.display()
+        )));
+    }
+    let mut entry = key.clone().into_vec();
+    entry.push(b'=');
+    entry.extend_from_slice(value.as_bytes());
+    no_nul("environment variable", &entry)
+}
+
+/// The paths that execvp(3) would try, with the `PATH` of the environment that the program gets.
+fn candidates(command: &Command) -> Result<Vec<CString>> {
+    let program = command.program.as_bytes();
+    if program.contains(&b'/') {
+        return Ok(vec![no_nul("program", program)?]);
+    }
+    let path = command.environment.iter().rev().find(|(key, _)| key == "PATH");
+    let folders = path.map_or(DEFAULT_PATH, |(_, value)| value.as_bytes());
+    folders
+        .split(|&byte| byte == b':')
+        .map(|folder| {
+            let folder = if folder.is_empty() { b"." } else { folder };
+            no_nul("program", &[folder, b"/", program].concat())
+        })
+        .collect()
+}

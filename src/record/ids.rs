@@ -1,0 +1,145 @@
+//! Times, names and numbers.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Longest task id, in bytes: long enough for any path or URL, short enough for an index.
+pub const TASK_ID_MAX: usize = 1024;
+
+/// Unix time in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Millis(pub i64);
+
+impl Millis {
+    /// The wall clock now.
+    pub fn now() -> Self {
+        Self::from(SystemTime::now())
+    }
+
+    /// RFC 3339 in UTC with milliseconds, as `2025-01-10T12:34:56.000Z`.
+    pub fn to_rfc3339(self) -> String {
+        DateTime::<Utc>::from_timestamp_millis(self.0).map_or_else(
+            || self.0.to_string(),
+            |time| time.to_rfc3339_opts(SecondsFormat::Millis, true),
+        )
+    }
+
+    /// The time since `earlier`; zero where the clock was set back between them.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// This time less `span`.
+    #[must_use]
+    pub fn minus(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(span)))
+    }
+}
+
+impl From<SystemTime> for Millis {
+    fn from(time: SystemTime) -> Self {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => Self(millis(after)),
+            Err(before) => Self(-millis(before.duration())),
+        }
+    }
+}
+
+/// A span in whole milliseconds, as the ledger stores it.
+pub(crate) fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The caller's unit of work: 1 to [`TASK_ID_MAX`] bytes without NUL.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct TaskId(String);
+
+impl TaskId {
+    /// Checks a task id.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input when it is empty, longer than [`TASK_ID_MAX`] bytes or holds a NUL byte.
+    pub fn new(id: impl Into<String>) -> Result<Self> {
+        let id = id.into();
+        if id.is_empty() {
+            return Err(Error::invalid("the task id is empty: name the unit of work"));
+        }
+        if id.len() > TASK_ID_MAX {
+            return Err(Error::invalid(format!(
+                "the task id has {} bytes: at most {TASK_ID_MAX} are allowed",
+                id.len()
+            )));
+        }
+        if id.contains('\0') {
+            return Err(Error::invalid(format!("the task id {id:?} holds a NUL byte")));
+        }
+        Ok(Self(id))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for TaskId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Row number of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct InstanceId(pub i64);
+
+/// Row number of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ProcessId(pub i64);
+
+/// How a process ended, as far as anyone could see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// It called exit(3) with this code, 0 to 255.
+    Exited(i32),
+    /// This signal ended it.
+    Signaled(i32),
+    /// It is dead, but its status went to somebody else: it was not our child, or the host reaped it.
+    Unobserved,
+}
+
+impl ExitStatus {
+    /// It exited with code 0.
+    pub fn success(self) -> bool {
+        self == Self::Exited(0)
+    }
+
+    /// The exit code, where it called exit(3).
+    pub fn code(self) -> Option<i32> {
+        if let Self::Exited(code) = self { Some(code) } else { None }
+    }
+
+    /// The signal, where one ended it.
+    pub fn signal(self) -> Option<i32> {
+        if let Self::Signaled(signal) = self { Some(signal) } else { None }
+    }
+}
+
+impl std::fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit code {code}"),
+            Self::Signaled(signal) => write!(f, "signal {signal}"),
+            Self::Unobserved => f.write_str("unobserved"),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Instances, where observers stand, and what is claimed from the dead.
+
+use super::{EndReason, InstanceId, Millis, ProcessRecord, StopHow};
+use crate::identity::{Identity, Place};
+
+/// An instance about to be recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct NewInstance {
+    pub(crate) program: String,
+    pub(crate) identity: Identity,
+    pub(crate) uid: u32,
+    pub(crate) lock_name: String,
+    pub(crate) started_at: Millis,
+}
+
+/// One run of a program that opened the ledger for writing.
+#[derive(Clone, Debug)]
+pub struct InstanceRecord {
+    /// Row number.
+    pub id: InstanceId,
+    /// Name of the embedding program.
+    pub program: String,
+    /// What makes its process itself.
+    pub identity: Identity,
+    /// Who it ran as.
+    pub uid: u32,
+    /// File name, beside the ledger, that it keeps locked while it lives.
+    pub lock_name: String,
+    /// Device and inode of the ledger file that it opened.
+    pub ledger_file: (u64, u64),
+    /// When it opened the ledger.
+    pub started_at: Millis,
+    /// When it stopped, or was found dead.
+    pub stopped_at: Option<Millis>,
+    /// How it stopped.
+    pub stopped_how: Option<StopHow>,
+}
+
+/// An instance that is known to be dead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeadInstance {
+    pub(crate) id: InstanceId,
+    pub(crate) how: StopHow,
+    /// Its processes are gone for certain (a reboot, a dead namespace): no need to look. `None`: each must be looked at.
+    pub(crate) processes_gone: Option<EndReason>,
+}
+
+/// What a claim of orphans gave.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OrphanClaim {
+    /// To be ended by the claimant, which owns them now.
+    pub(crate) claimed: Vec<ProcessRecord>,
+    /// Marked `survive`, and the claimant is the same program: it owns them now, and they run on.
+    pub(crate) adopted: Vec<ProcessRecord>,
+    /// Recorded as ended without a look: the machine was restarted, or their namespace is dead.
+    pub(crate) gone: Vec<ProcessRecord>,
+}
+
+/// Where an observer stands: what it needs to judge rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Observer {
+    pub(crate) place: Place,
+    /// Owner of the ledger: only this uid's processes are touched, but for root's ledger.
+    pub(crate) uid: u32,
+}
+
+impl Observer {
+    /// Whether a process of `uid` may be touched on behalf of this ledger.
+    pub(crate) fn may_touch(&self, uid: u32) -> bool {
+        self.uid == 0 || self.uid == uid
+    }
+}

@@ -1,0 +1,19 @@
+//! Plain records and reports: what the ledger holds, and what a pass answers.
+//!
+//! All times are [`Millis`], unix milliseconds as the ledger stores them.
+
+mod ids;
+mod instance;
+mod process;
+mod report;
+mod words;
+
+pub(crate) use ids::millis;
+pub use ids::{ExitStatus, InstanceId, Millis, ProcessId, TASK_ID_MAX, TaskId};
+pub use instance::InstanceRecord;
+pub(crate) use instance::{DeadInstance, NewInstance, Observer, OrphanClaim};
+pub(crate) use process::{End, ExportEntry, NewProcess, RootEnd, Settled, Sighting, Verdict};
+pub use process::{Limits, ProcessRecord};
+pub(crate) use report::NewLeak;
+pub use report::{Ending, LeakRecord, PassRecord, Report, Suspect};
+pub use words::{Containment, EndReason, LeakKind, Origin, Outcome, PassKind, StopHow};

@@ -1,0 +1,156 @@
+//! Leaks, passes and reports.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{LeakKind, Millis, Outcome, PassKind, ProcessId, TaskId};
+use crate::{error::Result, identity::Pid};
+
+/// A leak about to be recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct NewLeak {
+    pub(crate) process: ProcessId,
+    pub(crate) kind: LeakKind,
+    pub(crate) rule: String,
+    pub(crate) evidence: String,
+    pub(crate) found_at: Millis,
+    pub(crate) age: Duration,
+    pub(crate) rss: Option<u64>,
+    pub(crate) outcome: Outcome,
+    pub(crate) died_after: Option<Duration>,
+}
+
+/// One leak, joined with its process.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeakRecord {
+    /// Row number of the process.
+    pub process: ProcessId,
+    /// The task it belonged to.
+    pub task_id: Option<TaskId>,
+    /// Its pid.
+    #[serde(serialize_with = "pid_number")]
+    pub pid: Pid,
+    /// What it was.
+    pub kind: LeakKind,
+    /// Why it counts as a leak.
+    pub rule: String,
+    /// What tied it to the task.
+    pub evidence: String,
+    /// Unix milliseconds.
+    pub found_at: Millis,
+    /// Milliseconds from its start until it was found.
+    pub age_ms: u64,
+    /// Resident bytes when it was found.
+    pub rss_bytes: Option<u64>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Milliseconds from the first signal until it was dead.
+    pub died_after_ms: Option<u64>,
+    /// Program and arguments.
+    pub command: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn pid_number<S: serde::Serializer>(pid: &Pid, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u32(pid.get())
+}
+
+/// Figures of a pass, as its row has them.
+#[derive(Clone, Debug)]
+pub struct PassRecord {
+    /// Which check.
+    pub kind: PassKind,
+    /// When it started.
+    pub started_at: Millis,
+    /// How long it took.
+    pub duration: Duration,
+    /// Processes looked at.
+    pub checked: u64,
+    /// Of these, that needed something done.
+    pub found: u64,
+    /// Of these, known to be dead now.
+    pub ended: u64,
+    /// Of these, that could not be ended.
+    pub survived: u64,
+    /// That could not be judged and were left alone.
+    pub unknown: u64,
+    /// The first thing that went wrong.
+    pub error: Option<String>,
+}
+
+/// One process that a call or a pass dealt with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ending {
+    /// The task it belonged to.
+    pub task_id: Option<TaskId>,
+    /// Its pid.
+    #[serde(serialize_with = "pid_number")]
+    pub pid: Pid,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Why it was dealt with.
+    pub rule: String,
+    /// What tied it to the task.
+    pub evidence: String,
+    /// What became of it; in a dry run what would be done.
+    pub outcome: Outcome,
+    /// Milliseconds from the first signal until it was dead.
+    pub died_after_ms: Option<u64>,
+    /// For a survivor: what stands in the way, and what to do.
+    pub obstacle: Option<String>,
+}
+
+/// A process that could not be judged, or looks like a leak but may be a person's; it was left alone.
+#[derive(Clone, Debug, Serialize)]
+pub struct Suspect {
+    /// The task whose token it carries, where there is one.
+    pub task_id: Option<TaskId>,
+    /// Its pid.
+    #[serde(serialize_with = "pid_number")]
+    pub pid: Pid,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Why it was looked at, and why it was left.
+    pub why: String,
+}
+
+/// What a call or a pass did, process by process.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Processes looked at.
+    pub checked: u64,
+    /// Each process that was ended, was found gone, or survived.
+    pub endings: Vec<Ending>,
+    /// Each process that was left alone because nothing certain could be said.
+    pub suspects: Vec<Suspect>,
+    /// Processes that a dead instance left on purpose and this one took on.
+    pub adopted: u64,
+    /// What went wrong on the way, a line each. The pass went on.
+    pub errors: Vec<String>,
+}
+
+impl Report {
+    /// How many processes had this outcome.
+    pub fn count(&self, outcome: Outcome) -> u64 {
+        self.endings.iter().filter(|ending| ending.outcome == outcome).count() as u64
+    }
+
+    /// How many are known to be dead.
+    pub fn ended(&self) -> u64 {
+        self.count(Outcome::Gone) + self.count(Outcome::Term) + self.count(Outcome::Kill)
+    }
+
+    /// How many could not be ended.
+    pub fn survived(&self) -> u64 {
+        self.count(Outcome::Survived)
+    }
+
+    pub(crate) fn absorb(&mut self, other: Self) {
+        self.checked += other.checked;
+        self.endings.extend(other.endings);
+        self.suspects.extend(other.suspects);
+        self.adopted += other.adopted;
+        self.errors.extend(other.errors);
+    }
+}

@@ -1,0 +1,149 @@
+//! Words: enums as the ledger and JSON spell them.
+
+use serde::Serialize;
+
+/// An enum whose variants are words in the ledger and in JSON.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+        pub enum $name { $($(#[$doc])* #[serde(rename = $word)] $variant,)+ }
+
+        impl $name {
+            /// Every variant.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The word in the ledger.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+
+            /// The variant that a word in the ledger names.
+            pub fn parse(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// How a process came to be in the ledger.
+    Origin {
+        /// Started through the gate.
+        Spawned = "spawned",
+        /// Started by the caller, then registered.
+        Registered = "registered",
+        /// Named in a JSON file that a former processor left.
+        Imported = "imported",
+        /// Found below a root.
+        Descendant = "descendant",
+        /// Matched a configured name; nobody had registered it.
+        Swept = "swept",
+    }
+}
+
+words! {
+    /// What keeps a tree together.
+    Containment {
+        /// Nothing of ours: parent pids and recorded descendants only.
+        None = "none",
+        /// A session (or a foreground process group) that the gate made.
+        Session = "session",
+        /// A keeper process that is the tree's subreaper.
+        Keeper = "keeper",
+        /// A cgroup v2 leaf.
+        Cgroup = "cgroup",
+    }
+}
+
+words! {
+    /// Why a process is no longer running.
+    EndReason {
+        /// By itself: exit code or signal say how.
+        Exited = "exited",
+        /// It never ran: the gate was refused or exec failed.
+        Failed = "failed",
+        /// Its owner asked.
+        Terminated = "terminated",
+        /// A person asked.
+        Killed = "killed",
+        /// Its owner shut down.
+        Shutdown = "shutdown",
+        /// Its owner had died.
+        Orphan = "orphan",
+        /// Its root had ended.
+        Stray = "stray",
+        /// It matched a configured name and nobody had registered it.
+        Unregistered = "unregistered",
+        /// It ran longer than its limit.
+        MaxRuntime = "max_runtime",
+        /// Its tree used more memory than its limit.
+        MaxRss = "max_rss",
+        /// The kernel's out-of-memory killer ended it.
+        Oom = "oom",
+        /// It was found gone; nobody saw how.
+        Gone = "gone",
+        /// The machine was restarted.
+        Rebooted = "rebooted",
+        /// Its owner stopped tracking it.
+        Released = "released",
+        /// A person closed a row that could not be judged.
+        Forgotten = "forgotten",
+    }
+}
+
+words! {
+    /// How an instance stopped.
+    StopHow {
+        /// It shut down.
+        Clean = "clean",
+        /// It died without shutting down.
+        Crashed = "crashed",
+        /// The machine was restarted under it.
+        Rebooted = "rebooted",
+    }
+}
+
+words! {
+    /// What kind of leak it was.
+    LeakKind {
+        /// Its instance was dead.
+        Orphan = "orphan",
+        /// Its root had ended.
+        Stray = "stray",
+        /// It matched a configured name and nobody had registered it.
+        Unregistered = "unregistered",
+    }
+}
+
+words! {
+    /// What became of a process that was to be ended.
+    Outcome {
+        /// It was already gone.
+        Gone = "gone",
+        /// It ended after SIGTERM.
+        Term = "term",
+        /// It had to be killed.
+        Kill = "kill",
+        /// It is still there.
+        Survived = "survived",
+        /// It was left alone on purpose.
+        Kept = "kept",
+    }
+}
+
+words! {
+    /// Which check a pass was.
+    PassKind {
+        /// Are the recorded processes still there?
+        Health = "health",
+        /// What did dead instances leave?
+        Orphan = "orphan",
+    }
+}

@@ -1,0 +1,116 @@
+//! What an end, or a look, answers.
+
+use std::time::Duration;
+
+use super::{super::entry::Root, work::Member};
+use crate::{
+    error::Error,
+    identity::{Identity, Pid},
+    plan::members::Evidence,
+    record::{ExitStatus, Outcome, ProcessId},
+};
+
+/// What became of a tree.
+#[derive(Debug)]
+pub(in super::super) struct TreeEnd {
+    pub(in super::super) root: Root,
+    /// The root first, where it was looked at.
+    pub(in super::super) members: Vec<MemberEnd>,
+    /// Carriers of the token that may be a person's.
+    pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,
+    /// The root, or a recorded descendant, could not be judged; it was left alone.
+    pub(in super::super) unknown: Vec<(ProcessId, Error)>,
+}
+
+/// What became of one member.
+#[derive(Debug)]
+pub(in super::super) struct MemberEnd {
+    /// Its row, where it has one.
+    pub(in super::super) row: Option<ProcessId>,
+    pub(in super::super) is_root: bool,
+    pub(in super::super) identity: Identity,
+    pub(in super::super) evidence: Evidence,
+    pub(in super::super) command: Vec<String>,
+    pub(in super::super) rss: u64,
+    pub(in super::super) age: Duration,
+    pub(in super::super) outcome: Outcome,
+    pub(in super::super) status: ExitStatus,
+    pub(in super::super) died_after: Option<Duration>,
+    pub(in super::super) obstacle: Option<String>,
+}
+
+/// A member that was found below a root, for whoever records it.
+#[derive(Debug)]
+pub(in super::super) struct Found<'a> {
+    pub(in super::super) identity: Identity,
+    pub(in super::super) command: &'a [String],
+    pub(in super::super) rss: u64,
+    pub(in super::super) age: Duration,
+    pub(in super::super) uid: u32,
+}
+
+/// What a dead root left.
+#[derive(Debug)]
+pub(in super::super) struct Stray {
+    pub(in super::super) identity: Identity,
+    command: Vec<String>,
+    rss: u64,
+    age: Duration,
+    uid: u32,
+}
+
+impl Stray {
+    pub(in super::super) fn as_found(&self) -> Found<'_> {
+        Found {
+            identity: self.identity,
+            command: &self.command,
+            rss: self.rss,
+            age: self.age,
+            uid: self.uid,
+        }
+    }
+}
+
+impl From<Member> for Stray {
+    fn from(member: Member) -> Self {
+        Self {
+            identity: member.identity,
+            command: member.command,
+            rss: member.rss,
+            age: member.age,
+            uid: member.uid,
+        }
+    }
+}
+
+/// Who belongs to a tree, for a dry run.
+#[derive(Debug, Default)]
+pub(in super::super) struct Preview {
+    pub(in super::super) members: Vec<Seen>,
+    pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,
+    pub(in super::super) unknown: Vec<Error>,
+}
+
+/// One member in a dry run.
+#[derive(Debug)]
+pub(in super::super) struct Seen {
+    pub(in super::super) pid: Pid,
+    pub(in super::super) alive: bool,
+    pub(in super::super) evidence: Evidence,
+    pub(in super::super) command: Vec<String>,
+}
+
+impl From<Member> for Seen {
+    fn from(member: Member) -> Self {
+        Self {
+            pid: member.identity.pid,
+            alive: member.is_alive(),
+            evidence: member.evidence,
+            command: member.command,
+        }
+    }
+}
+
+/// Records members that were found, before they get a signal; answers with their rows.
+pub(in super::super) type Recorder<'a> =
+    dyn FnMut(&Root, &[Found<'_>]) -> Vec<Option<ProcessId>> + 'a;

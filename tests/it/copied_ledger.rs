@@ -1,0 +1,75 @@
+//! A ledger is copied while it is in use, and the copy is reaped.
+
+use std::{path::Path, process::Command};
+
+use crate::support::{Host, Place, is_alive, procledger, sqlite3};
+
+fn backup(from: &Path, to: &Path) {
+    let done = Command::new("sqlite3")
+        .arg(from)
+        .arg(format!(".backup '{}'", to.display()))
+        .status()
+        .expect("sqlite3 is installed");
+    assert!(done.success());
+}
+
+#[test]
+fn invariant_03_what_cannot_be_judged_is_left_as_it_is() {
+    let place = Place::new();
+    let copies = Place::new();
+    let mut host = Host::start(&place, "");
+    let task = host.spawn("task", "sleep 3600 & wait");
+    let live = "SELECT count(*) FROM process WHERE state = 'running' AND task_id = 'task'";
+
+    let during = copies.path().join("during.db");
+    backup(&place.ledger(), &during);
+    let reap = procledger(&during, &["reap"]);
+    assert_eq!(reap.status.code(), Some(0), "{reap:?}");
+    assert!(!task.is_dead(), "a copy kills nothing");
+    assert_eq!(sqlite3(&during, live), "1", "its rows stay as they are");
+
+    host.crash();
+    let after = copies.path().join("after.db");
+    backup(&place.ledger(), &after);
+    for copy in [&during, &after] {
+        for words in [&["reap"][..], &["health"]] {
+            let done = procledger(copy, words);
+            assert_eq!(done.status.code(), Some(0), "{done:?}");
+            assert!(!task.is_dead() && is_alive(task.pid()), "nor after its host has died");
+            assert_eq!(sqlite3(copy, live), "1", "{words:?}");
+            assert_eq!(sqlite3(copy, "SELECT count(*) FROM leak"), "0");
+        }
+    }
+    // A copy beside the original sees the original's lock files, and still proves nothing.
+    let beside = place.path().join("beside.db");
+    backup(&place.ledger(), &beside);
+    assert!(procledger(&beside, &["reap"]).status.success());
+    assert!(!task.is_dead());
+    assert_eq!(sqlite3(&beside, live), "1");
+
+    let reap = place.procledger(&["reap"]);
+    assert!(reap.status.success(), "{reap:?}");
+    assert!(task.is_dead(), "the original may");
+}
+
+#[test]
+fn what_is_in_another_pid_namespace_is_left_as_it_is() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "");
+    let task = host.spawn("task", "exec sleep 3600");
+    host.crash();
+    let inside = Command::new("unshare")
+        .args(["-p", "-f", "--mount-proc", "--kill-child"])
+        .arg(env!("CARGO_BIN_EXE_procledger"))
+        .arg("--db")
+        .arg(place.ledger())
+        .arg("reap")
+        .output()
+        .expect("unshare is installed");
+    assert!(inside.status.success(), "{inside:?}");
+    assert!(!task.is_dead());
+    assert_eq!(place.sqlite3("SELECT state FROM process"), "running");
+    assert_eq!(place.sqlite3("SELECT unknown FROM pass ORDER BY id DESC LIMIT 1"), "1");
+    Host::start(&place, "").stop();
+    assert!(task.is_dead(), "who can judge it ends it");
+}

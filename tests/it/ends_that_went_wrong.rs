@@ -1,0 +1,115 @@
+//! What must still come right when an end, or its record, went another way than planned.
+
+use std::{fs, process::Command, time::Duration};
+
+use procledger::{Job, Stdio, Tracker};
+
+use crate::support::{Host, Place, canary, is_alive, until};
+
+fn job(place: &Place, task: &str, script: &str) -> Job {
+    Job::new(task, "/bin/sh")
+        .args(["-c", script, place.marker()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+}
+
+/// A stray that a health pass had recorded before its root ended had two rows, and was two leaks.
+#[test]
+fn a_stray_that_was_recorded_before_is_one_leak() {
+    let place = Place::new();
+    let go = place.path().join("go");
+    let script = format!("sleep 3600 & until [ -e {} ]; do sleep 0.01; done", go.display());
+    let tracker = Tracker::builder(place.ledger()).open().expect("open");
+    let mut process = tracker.spawn(job(&place, "task", &script)).expect("spawned");
+    let stray = "SELECT count(*) FROM process WHERE command LIKE '%3600%' AND root IS NOT NULL";
+    until("the child is recorded", || {
+        tracker.health_pass().expect("a pass");
+        place.sqlite3(stray) == "1"
+    });
+    fs::write(&go, "").expect("written");
+    process.wait().expect("ended");
+    until("nothing is left", || tracker.executing_count() == 0);
+    let strays = "SELECT count(*) FROM leak AS l JOIN process AS p ON p.id = l.process
+                  WHERE p.command LIKE '[\"sleep\",\"3600\"%'";
+    assert_eq!(place.sqlite3(strays), "1");
+    assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
+}
+
+/// What a job was told to keep was ended all the same, once a health pass had seen it.
+#[test]
+fn kept_strays_live_on_after_a_health_pass() {
+    let place = Place::new();
+    let go = place.path().join("go");
+    let script = format!("sleep 3600 {} & until [ -e {} ]; do sleep 0.01; done", "", go.display());
+    let tracker = Tracker::builder(place.ledger()).open().expect("open");
+    let job = job(&place, "task", &script).env("MARKER", place.marker()).keep_strays(true);
+    let mut process = tracker.spawn(job).expect("spawned");
+    let below = "SELECT count(*) FROM process WHERE root IS NOT NULL AND command LIKE '%3600%'";
+    until("the child is recorded", || {
+        tracker.health_pass().expect("a pass");
+        place.sqlite3(below) == "1"
+    });
+    fs::write(&go, "").expect("written");
+    process.wait().expect("ended");
+    until("the end is settled", || tracker.executing_count() == 0);
+    let kept: u32 = place
+        .sqlite3("SELECT pid FROM process WHERE root IS NOT NULL AND command LIKE '%3600%'")
+        .parse()
+        .expect("a pid");
+    tracker.shutdown().expect("shut down");
+    drop(Tracker::builder(place.ledger()).open().expect("open"));
+    assert!(is_alive(kept), "what was to be kept was ended");
+}
+
+/// Invariant 12: what a pass could not end, and has no entry, is tried again by the next one.
+#[test]
+fn a_survivor_of_an_orphan_pass_is_tried_again() {
+    let place = Place::new();
+    let mut left = canary();
+    let mut host = Host::start(&place, "no-monitor");
+    assert_eq!(host.ask(&format!("register task {}", left.pid())), "done");
+    assert_eq!(host.ask("unregister task"), "true");
+    let survived = "UPDATE process SET state = 'survived', ended_at = NULL, end_reason = NULL, last_error = 'x'";
+    let status = Command::new("sqlite3").arg(place.ledger()).arg(survived).status();
+    assert!(status.expect("sqlite3 is installed").success());
+    host.ask("health");
+    until("it is ended", || !left.is_running());
+    assert_eq!(place.sqlite3("SELECT state FROM process"), "ended");
+    host.stop();
+}
+
+/// Beyond the share of the descriptor limit no pidfd is held; a child is reaped all the same, with its exit code.
+#[test]
+fn l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie() {
+    const NAME: &str =
+        "ends_that_went_wrong::l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie";
+    let Ok(ledger) = std::env::var("PROCLEDGER_IT_FEW") else {
+        let place = Place::new();
+        let status = Command::new("/bin/sh")
+            .args(["-c", "ulimit -n 48; exec \"$@\"", "sh"])
+            .arg(std::env::current_exe().expect("this binary"))
+            .args(["--exact", NAME])
+            .env("PROCLEDGER_IT_FEW", place.ledger())
+            .status()
+            .expect("sh");
+        assert!(status.success());
+        return;
+    };
+    let place = Place::new();
+    let tracker = Tracker::builder(ledger).open().expect("open");
+    for number in 0..25 {
+        drop(tracker.spawn(job(&place, &number.to_string(), "exec sleep 3600")).expect("spawned"));
+    }
+    let mut process = tracker.spawn(job(&place, "short", "exit 7")).expect("spawned");
+    let pid = process.pid().get();
+    assert!(tracker.unwatched() > 0, "the test reaches the limit");
+    assert_eq!(process.wait().expect("ended").code(), Some(7));
+    until("the zombie is reaped", || crate::support::state(pid).is_none());
+    let ended = tracker.spawn(job(&place, "long", "exec sleep 3600")).expect("spawned");
+    let pid = ended.pid().get();
+    drop(ended);
+    tracker.terminate("long").expect("terminated");
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(crate::support::state(pid), None);
+    tracker.shutdown().expect("shut down");
+}

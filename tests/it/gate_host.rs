@@ -1,0 +1,196 @@
+//! Not a scenario: what a process of its own does that [`play`] has started. Run by itself it does nothing.
+//!
+//! A scenario that counts descriptors or zombies, changes dispositions, storms its process group or installs a seccomp
+//! filter must not share a process with the other tests: its body runs in a second run of this binary.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use procledger::{Builder, Tracker};
+
+use crate::support::{Guard, Place, pids};
+
+const ROLE: &str = "PROCLEDGER_IT_ROLE";
+const FOLDER: &str = "PROCLEDGER_IT_FOLDER";
+const MARKER: &str = "PROCLEDGER_IT_MARKER";
+
+/// What the body of a scenario is given of the test's [`Place`].
+pub(crate) struct Given {
+    pub(crate) folder: PathBuf,
+    pub(crate) marker: String,
+}
+
+impl Given {
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.folder.join("ledger.db")
+    }
+
+    /// A tracker that nothing but the test drives.
+    pub(crate) fn builder(&self) -> Builder {
+        Tracker::builder(self.ledger()).program("gate-host")
+    }
+}
+
+#[test]
+fn gate_host() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let given = Given {
+        folder: std::env::var_os(FOLDER).expect("a folder").into(),
+        marker: std::env::var(MARKER).expect("a marker"),
+    };
+    match role.as_str() {
+        "invariant-01" => crate::invariant_01_recorded_before_it_runs::host(&given),
+        "storm" => crate::storm::body(&given, 4, crate::storm::spawns()),
+        "clean-program" => crate::clean_program::body(&given),
+        "crosswise" => crate::clean_program::crosswise(&given),
+        "closed" => crate::clean_program::closed(&given),
+        "not-started" => crate::not_started::body(&given),
+        "thread-ends" => crate::thread_ends::body(&given),
+        "clone2-enosys" => crate::clone2_fallback::body(&given, libc::ENOSYS),
+        "clone2-eperm" => crate::clone2_fallback::body(&given, libc::EPERM),
+        "load" => crate::registrar_under_load::load(&given),
+        "killed-at-the-gate" => crate::registrar_under_load::killed_at_the_gate(&given),
+        "fail-closed" => crate::invariant_10_fail_closed::body(&given),
+        "pid-reuse" => crate::pid_reuse::body(&given),
+        other => panic!("no role {other}"),
+    }
+}
+
+/// A run of this binary in that role, leader of a process group of its own.
+pub(crate) fn command(place: &Place, role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command
+        .args(["--exact", "gate_host::gate_host", "--nocapture", "--test-threads=1"])
+        .process_group(0);
+    for (key, value) in variables(place.path(), place.marker(), role) {
+        command.env(key, value);
+    }
+    command
+}
+
+fn variables(folder: &Path, marker: &str, role: &str) -> [(&'static str, String); 3] {
+    [
+        (ROLE, role.to_owned()),
+        (FOLDER, folder.to_str().expect("text").to_owned()),
+        (MARKER, marker.to_owned()),
+    ]
+}
+
+/// Plays a role to its end; fails with all that it wrote when it fails, or takes longer than `limit`.
+#[track_caller]
+pub(crate) fn play(place: &Place, role: &str, limit: Duration) -> String {
+    play_command(command(place, role), place, role, limit)
+}
+
+#[track_caller]
+pub(crate) fn play_command(
+    mut command: Command,
+    place: &Place,
+    role: &str,
+    limit: Duration,
+) -> String {
+    let path = place.path().join(format!("{role}.log"));
+    let log = fs::File::create(&path).expect("a log");
+    let child: Child = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a descriptor"))
+        .stderr(log)
+        .spawn()
+        .expect("a host");
+    let mut guard = Guard(child);
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = guard.0.try_wait().expect("a child") {
+            break Some(status);
+        }
+        if Instant::now() > deadline {
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let text = String::from_utf8_lossy(&fs::read(&path).expect("a log")).into_owned();
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "the role {role} failed ({status:?}; None: not done within {limit:?}):\n{text}"
+    );
+    eprintln!(
+        "{}",
+        text.lines().filter(|line| line.starts_with("note> ")).collect::<Vec<_>>().join("\n")
+    );
+    text
+}
+
+/// A line that [`play`] passes on to whoever reads the test's output.
+pub(crate) fn note(text: &str) {
+    println!("\nnote> {text}");
+}
+
+/// Descriptors that are open in this process, with what they refer to.
+pub(crate) fn descriptors() -> Vec<String> {
+    let listed = fs::read_dir("/proc/self/fd").expect("/proc/self/fd");
+    let mut all: Vec<String> = listed
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let target = fs::read_link(entry.path()).ok()?;
+            Some(format!("{} -> {}", entry.file_name().display(), target.display()))
+        })
+        // The listing's own.
+        .filter(|line| !line.ends_with("/fd"))
+        .collect();
+    all.sort();
+    all
+}
+
+/// Children of this process that are zombies, or anything else.
+pub(crate) fn children() -> Vec<(u32, char)> {
+    let own = std::process::id();
+    let child = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let state = fields.next()?.chars().next()?;
+        (fields.next()?.parse() == Ok(own)).then_some((pid, state))
+    };
+    pids().into_iter().filter_map(child).collect()
+}
+
+/// A real `sqlite3` that holds the ledger's write lock until it is dropped.
+pub(crate) struct WriteLock {
+    _child: Guard,
+    stdin: Option<ChildStdin>,
+}
+
+impl WriteLock {
+    pub(crate) fn take(ledger: &Path, marker: &str) -> Self {
+        use std::io::{BufRead, BufReader};
+        let mut child = Command::new("sqlite3")
+            .args(["-cmd", ".timeout 10000"])
+            .arg(ledger)
+            .env("PROCLEDGER_IT_MARKER", marker)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sqlite3 is installed");
+        let mut stdin = child.stdin.take().expect("piped");
+        let stdout = child.stdout.take().expect("piped");
+        let child = Guard(child);
+        writeln!(stdin, "BEGIN IMMEDIATE;\nSELECT 'held';").expect("sqlite3 listens");
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).expect("an answer");
+        assert_eq!(line.trim(), "held");
+        Self { _child: child, stdin: Some(stdin) }
+    }
+
+    /// Rolls back, and waits until the lock is free.
+    pub(crate) fn release(mut self) {
+        let mut stdin = self.stdin.take().expect("held");
+        writeln!(stdin, "ROLLBACK;").expect("sqlite3 listens");
+        drop(stdin);
+        self._child.0.wait().expect("reaped");
+    }
+}

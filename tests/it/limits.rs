@@ -1,0 +1,62 @@
+//! Jobs that run too long or use too much memory.
+
+use std::time::Duration;
+
+use procledger::{Ledger, Tracker};
+
+use crate::support::{Eye, Place, is_alive, until};
+
+const TREE: &str = "setsid sleep 3600 & echo $! > daemon; wait";
+
+#[test]
+fn a_job_that_runs_too_long_is_ended_with_its_tree() {
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
+    let job = place.job("long", TREE).max_runtime(Duration::from_millis(300));
+    let root = Eye::on(tracker.spawn(job).expect("spawned").pid().get());
+    let daemon = place.eye("daemon");
+    let patient = place.job("patient", "exec sleep 3600").max_runtime(Duration::from_hours(1));
+    let patient = tracker.spawn(patient).expect("spawned");
+    until("the tree is ended", || root.is_dead() && daemon.is_dead());
+    let row = "SELECT end_reason FROM process WHERE task_id = 'long' AND state = 'ended'";
+    until("the reason is recorded", || {
+        place.sqlite3(row).lines().filter(|reason| *reason == "max_runtime").count() == 2
+    });
+    assert!(is_alive(patient.pid().get()));
+}
+
+#[test]
+fn without_a_monitor_the_health_pass_ends_what_runs_too_long() {
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
+    let job = place.job("long", "exec sleep 3600").max_runtime(Duration::from_millis(1));
+    let root = Eye::on(tracker.spawn(job).expect("spawned").pid().get());
+    until("the limit is over", || {
+        tracker.health_pass().expect("a pass");
+        root.is_dead()
+    });
+    assert_eq!(place.sqlite3("SELECT end_reason FROM process"), "max_runtime");
+}
+
+#[test]
+fn a_tree_that_uses_too_much_memory_is_ended_by_the_health_pass() {
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
+    // It is not the root that grows: `tail` holds the last 50 MB until its input ends.
+    let script = "(head -c 50000000 /dev/zero; sleep 3600) | tail -c 50000000";
+    let fat = tracker.spawn(place.job("fat", script).max_rss(40_000_000)).expect("spawned");
+    let fat = Eye::on(fat.pid().get());
+    let roomy = tracker.spawn(place.job("roomy", script).max_rss(4_000_000_000)).expect("spawned");
+    until("it has grown, and a pass sees it", || {
+        tracker.health_pass().expect("a pass");
+        fat.is_dead()
+    });
+    let row = "SELECT end_reason FROM process WHERE task_id = 'fat' AND root IS NULL";
+    assert_eq!(place.sqlite3(row), "max_rss");
+    assert!(is_alive(roomy.pid().get()));
+    let peak =
+        "SELECT peak_rss_bytes > 40000000 FROM process WHERE task_id = 'fat' AND root IS NULL";
+    assert_eq!(place.sqlite3(peak), "1");
+    let below = Ledger::open(place.ledger()).expect("a ledger").running().expect("readable");
+    assert!(below.iter().any(|row| row.root.is_some()), "what is below a root is recorded");
+}

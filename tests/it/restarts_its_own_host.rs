@@ -1,0 +1,66 @@
+//! A task restarts the host that started it.
+
+use std::{fs, process::Command};
+
+use crate::support::{Eye, Host, Place, eventually, is_alive, until};
+
+#[test]
+fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_gone() {
+    let place = Place::new();
+    let mut old = Host::start(&place, "");
+    let binary = std::env::current_exe().expect("this binary");
+    let folder = place.path().display();
+    // Double-forked: the new host is in the task's session, has its token, and is nobody's child. Its input stays open
+    // through a FIFO that the task holds.
+    let script = format!(
+        "mkfifo {folder}/in; sleep 3600 & echo $! > {folder}/sibling; \
+         (setsid sh -c 'while [ ! -e {folder}/go ]; do sleep 0.01; done; echo $$ > {folder}/host; \
+            exec {binary} --exact as_a_host::as_a_host --nocapture --test-threads=1 \
+            <> {folder}/in > {folder}/out 2>&1' &) ; wait",
+        binary = binary.display()
+    );
+    let root = old.spawn("restarts", &script);
+    let sibling = place.eye("sibling");
+    let same_session = old.spawn("other", "exec sleep 3600");
+    old.crash();
+    fs::write(place.path().join("go"), "").expect("the sign");
+
+    let new = place.eye("host");
+    let out = place.path().join("out");
+    let open = eventually("the new host opens the ledger", || {
+        let text = fs::read_to_string(&out).unwrap_or_default();
+        text.lines().find_map(|line| Some(line.split_once("host> ")?.1.to_owned()))
+    });
+    assert!(open.starts_with("open "), "{open}");
+    assert!(root.is_dead() && sibling.is_dead() && same_session.is_dead(), "the old tree is gone");
+    assert!(!new.is_dead() && is_alive(new.pid()), "the new host lives");
+    let hit = format!("SELECT count(*) FROM process WHERE pid = {}", new.pid());
+    assert_eq!(place.sqlite3(&hit), "0", "and it never was a member of anything");
+
+    // What it starts itself has a token of its own, and outlives a further pass.
+    tell(&place, "spawn fresh exec sleep 3600");
+    let fresh = "SELECT pid FROM process WHERE task_id = 'fresh'";
+    let fresh = eventually("it spawns", || place.sqlite3(fresh).parse().ok().map(Eye::on));
+    let tokens = fs::read(format!("/proc/{}/environ", fresh.pid())).expect("its environment");
+    let tokens = String::from_utf8_lossy(&tokens).into_owned();
+    let token = tokens.split('\0').find_map(|line| line.strip_prefix("PROCLEDGER_TOKEN="));
+    assert!(
+        token.is_some_and(|token| !token.contains(':')),
+        "the inherited token is dropped: {token:?}"
+    );
+    let reap = place.procledger(&["reap"]);
+    assert!(reap.status.success(), "{reap:?}");
+    assert!(!new.is_dead() && !fresh.is_dead());
+    tell(&place, "quit");
+    until("the new host stops in order", || new.is_dead());
+    assert!(fresh.is_dead());
+}
+
+fn tell(place: &Place, line: &str) {
+    let done = Command::new("sh")
+        .args(["-c", "echo \"$1\" > \"$2\"", "sh", line])
+        .arg(place.path().join("in"))
+        .status()
+        .expect("a shell");
+    assert!(done.success());
+}
