@@ -84,3 +84,8 @@ pub use tracker::{
     Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME, Finding, Job,
     Ledger, Level, Output, Process, Signaller, Stdio, Tracker, diagnose,
 };
+
+/// The README's Rust, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

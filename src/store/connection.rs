@@ -125,8 +125,10 @@ impl Store {
         // SQLite under root hands these files to the ledger's owner, whatever they are.
         located.check_companions()?;
         let access = Access::for_reading(&located);
+        let first = first_reader(&located.path, access)?;
         let store = Self::with(located, access, None)?;
         store.schema_version()?;
+        drop(first);
         Ok(store)
     }
 
@@ -268,6 +270,14 @@ impl Access {
         }
     }
 
+    /// What SQLite is told to open.
+    fn name(self, path: &Path) -> PathBuf {
+        match self {
+            Self::ReadFrozen => setup::immutable_uri(path),
+            _ => path.to_path_buf(),
+        }
+    }
+
     fn flags(self) -> OpenFlags {
         let shared = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         shared
@@ -281,11 +291,7 @@ impl Access {
 }
 
 fn pool(path: &Path, access: Access, size: u32) -> Result<Pool> {
-    let file = match access {
-        Access::ReadFrozen => setup::immutable_uri(path),
-        _ => path.to_path_buf(),
-    };
-    let manager = SqliteConnectionManager::file(file)
+    let manager = SqliteConnectionManager::file(access.name(path))
         .with_flags(access.flags())
         .with_init(move |connection| configure(connection, access));
     Pool::builder()
@@ -338,6 +344,13 @@ fn first_writer(path: &Path) -> Result<Connection> {
         return Err(Error::new(Kind::Unsupported, message));
     }
     Ok(connection)
+}
+
+/// The same for reading: a damaged ledger was told as a busy one, after ten seconds.
+fn first_reader(path: &Path, access: Access) -> Result<Connection> {
+    Connection::open_with_flags(access.name(path), access.flags())
+        .and_then(|connection| configure(&connection, access).map(|()| connection))
+        .map_err(|e| failed(path, "open a connection", e))
 }
 
 fn shrink(connection: &Connection) -> rusqlite::Result<()> {

@@ -211,6 +211,43 @@ pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
     String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
 }
 
+/// A tool that a test needs and a machine with only Rust and a C compiler may lack. Where it is missing the test says so
+/// and is skipped, but not under CI, which installs all of them. Use it by [`need!`].
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found =
+        std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
+    if found.is_none() {
+        skipped(&format!("no {name}"));
+    }
+    found
+}
+
+/// Says why a test proves nothing here; under CI it fails instead.
+pub(crate) fn skipped(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "CI must be able to run every test: {why}");
+    // Not `eprintln!`: libtest shows that only of tests that fail.
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+/// `need!("sqlite3", "unshare")`: returns from the test where one of the tools is missing.
+macro_rules! need {
+    ($($name:literal),+ $(,)?) => {
+        $(if $crate::support::tool($name).is_none() { return; })+
+    };
+}
+pub(crate) use need;
+
+/// `program` in a PID namespace of its own, which dies with it.
+pub(crate) fn namespaced(program: &str) -> Command {
+    let mut command = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child", program]);
+    command
+}
+
 /// Live processes whose arguments or environment hold `text`, but for this one.
 pub(crate) fn processes_with(text: &str) -> Vec<u32> {
     let own = std::process::id();

@@ -8,6 +8,7 @@ use crate::{
     context::Context,
     exit::{Exit, Result},
     output,
+    render::escape_json,
 };
 
 /// Write what runs now as JSON: task, process and start time of each
@@ -29,7 +30,7 @@ impl ExportArgs {
         let ledger = context.read()?;
         if self.file == Path::new("-") {
             let json = ledger.export_json()?;
-            output::print(json)?;
+            output::print(escape_json(&String::from_utf8_lossy(&json)))?;
         } else {
             ledger.export_to(&self.file)?;
         }

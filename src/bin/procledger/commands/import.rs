@@ -1,12 +1,12 @@
 //! `import`: ends what a former processor left, by its JSON file.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Args;
 
 use crate::{
     context::Context,
-    exit::{Exit, Result},
+    exit::{Exit, Failure, Result},
     output,
     render::{Tense, report_exit, report_text},
     units,
@@ -36,6 +36,10 @@ pub(crate) struct ImportArgs {
 
 impl ImportArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+        // Nothing to import is fine for a host that starts, not for a person who named a file.
+        fs::symlink_metadata(&self.file).map_err(|error| {
+            Failure::because(format!("failed to look at {}", self.file.display()), &error)
+        })?;
         let mut builder = context.actor();
         for name in context.orphan_names(&self.orphan_name) {
             builder = builder.orphan_name(name);

@@ -1,0 +1,194 @@
+//! Not a scenario: how tests run the `procledger` command, with a bound on how long it may take.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    os::{fd::AsFd, unix::process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+};
+
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::support::{Guard, PATIENCE, Place, eventually, pidfd};
+
+/// The command as built.
+pub(crate) const PROCLEDGER: &str = env!("CARGO_BIN_EXE_procledger");
+
+/// How the command ended and what it said.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: ExitStatus,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Answer {
+    /// The exit code; -1 where a signal ended it.
+    pub(crate) fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code(), code, "signal {:?}, {self:#?}", self.status.signal());
+        assert!(!self.err.contains("panicked"), "{self:#?}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+
+    /// One line on stderr, nothing on stdout: what every failure looks like.
+    #[track_caller]
+    pub(crate) fn complaint(&self) -> &str {
+        assert_eq!(self.out, "", "{self:#?}");
+        let lines: Vec<&str> = self.err.lines().collect();
+        assert_eq!(lines.len(), 1, "not one line: {self:#?}");
+        assert!(lines[0].starts_with("procledger: "), "{self:#?}");
+        lines[0]
+    }
+}
+
+/// The command on the test's ledger; whatever it starts bears the marker.
+pub(crate) fn procledger(place: &Place) -> Command {
+    on_ledger(place, &place.ledger())
+}
+
+pub(crate) fn on_ledger(place: &Place, ledger: &Path) -> Command {
+    let mut command = bare(place);
+    command.env("PROCLEDGER_DB", ledger);
+    command
+}
+
+/// The command without any word on where the ledger lies.
+pub(crate) fn bare(place: &Place) -> Command {
+    let mut command = Command::new(PROCLEDGER);
+    clean(&mut command, place);
+    command
+}
+
+/// Takes what the developer's shell may have set out of a command's environment.
+pub(crate) fn clean(command: &mut Command, place: &Place) {
+    for name in
+        ["PROCLEDGER_DB", "PROCLEDGER_TOKEN", "PROCLEDGER_LOG", "XDG_STATE_HOME", "NO_COLOR"]
+    {
+        command.env_remove(name);
+    }
+    command
+        .env("PROCLEDGER_IT_MARKER", place.marker())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+}
+
+/// Runs a command to its end.
+#[track_caller]
+pub(crate) fn answer(command: &mut Command) -> Answer {
+    let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    finish(child)
+}
+
+/// Runs the command with these arguments on the test's ledger.
+#[track_caller]
+pub(crate) fn run(place: &Place, args: &[&str]) -> Answer {
+    answer(procledger(place).args(args))
+}
+
+/// Waits for a command that was started, and hears what it says until then.
+#[track_caller]
+pub(crate) fn finish(mut child: Child) -> Answer {
+    let out = child.stdout.take().map(hear);
+    let err = child.stderr.take().map(hear);
+    let mut child = Guard(child);
+    let status = eventually("the command ends", || child.0.try_wait().expect("a child"));
+    let heard = |from: Option<Receiver<String>>| {
+        from.map(|from| from.recv_timeout(PATIENCE).expect("its pipe is closed"))
+            .unwrap_or_default()
+    };
+    Answer { status, out: heard(out), err: heard(err) }
+}
+
+fn hear(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
+}
+
+/// A `procledger run` whose program has said its first line: the program runs, and its row is committed.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    /// The first line.
+    pub(crate) said: String,
+    out: BufReader<ChildStdout>,
+}
+
+impl Running {
+    /// `options` stand before the `--`. The script has to say a line once it is ready.
+    pub(crate) fn start(place: &Place, task: &str, options: &[&str], script: &str) -> Self {
+        Self::spawn(procledger(place).args(["run", "--task", task]).args(options).args([
+            "--",
+            "sh",
+            "-c",
+            script,
+            place.marker(),
+        ]))
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("procledger");
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        let mut said = String::new();
+        out.read_line(&mut said).expect("a first line");
+        assert!(!said.is_empty(), "the program said nothing: {:#?}", finish(child));
+        Self { child, said: said.trim().to_owned(), out }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let fd = pidfd(self.child.id()).expect("it is ours and not waited for");
+        pidfd_send_signal(fd.as_fd(), signal).expect("a signal");
+    }
+
+    /// SIGKILL: the owner dies, what it owned does not.
+    pub(crate) fn crash(mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().expect("reaped");
+    }
+
+    #[track_caller]
+    pub(crate) fn finish(self) -> Answer {
+        let out = hear(self.out);
+        let mut answer = finish(self.child);
+        answer.out = out.recv_timeout(PATIENCE).expect("its pipe is closed");
+        answer
+    }
+}
+
+/// What a folder holds: each file's name, mode, owner and bytes. Two of them are equal where nothing was changed.
+pub(crate) fn bytes_of(folder: &Path) -> Vec<(PathBuf, u32, u32, Vec<u8>)> {
+    use std::os::unix::fs::MetadataExt;
+    let mut all = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let seen = fs::symlink_metadata(&path).expect("it is there");
+            let bytes =
+                if seen.is_file() { fs::read(&path).expect("readable") } else { Vec::new() };
+            if seen.is_dir() {
+                folders.push(path.clone());
+            }
+            all.push((path, seen.mode(), seen.uid(), bytes));
+        }
+    }
+    all.sort();
+    all
+}

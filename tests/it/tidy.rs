@@ -1,0 +1,225 @@
+//! The house rules that a reader of the source may rely on, read from the source itself.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each layer with the modules of the crate that it may use; see docs/architecture.md.
+const LAYERS: [(&str, &[&str]); 9] = [
+    ("identity", &[]),
+    ("error", &["identity"]),
+    ("state", &["identity", "error"]),
+    ("record", &["identity", "error", "state"]),
+    ("plan", &["identity", "error", "state", "record"]),
+    ("os", &["identity", "error", "state", "record", "plan"]),
+    ("store", &["identity", "error", "state", "record", "plan"]),
+    ("export", &["identity", "error", "state", "record", "plan"]),
+    ("tracker", &["identity", "error", "state", "record", "plan", "os", "store", "export"]),
+];
+
+const LONGEST_FILE: usize = 400;
+/// Files that are longer and wait to be split, with what they may have at most. Only ever to be made shorter.
+const TO_BE_SPLIT: [(&str, usize); 2] = [("record.rs", 655), ("tracker/ending/work.rs", 405)];
+const LONGEST_FUNCTION: usize = 60;
+
+struct Source {
+    /// Below `src`.
+    path: PathBuf,
+    /// Without comments, and without the module of tests at its end.
+    code: String,
+    /// As it is.
+    text: String,
+}
+
+impl Source {
+    fn is_in(&self, folder: &str) -> bool {
+        self.path.starts_with(folder) || self.path == Path::new(folder).with_extension("rs")
+    }
+}
+
+/// Every source file; those that are all tests are not among them.
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut folders, mut all) = (vec![root.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("UTF-8");
+                let path = path.strip_prefix(&root).expect("below").to_owned();
+                let tests = path.components().any(|part| part.as_os_str() == "tests")
+                    || path.file_name().is_some_and(|name| name == "tests.rs");
+                if !tests {
+                    all.push(Source { path, code: code(&text), text });
+                }
+            }
+        }
+    }
+    assert!(all.len() > 50, "where is the source?");
+    all.sort_by(|a, b| a.path.cmp(&b.path));
+    all
+}
+
+fn code(text: &str) -> String {
+    let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The modules named right after `crate::`, in a path or in a group of a `use`.
+fn modules_used(code: &str) -> BTreeSet<String> {
+    let mut used = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        // Not the end of `$crate::` or of another word.
+        if code[..at].ends_with(|char: char| char.is_alphanumeric() || "_$".contains(char)) {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            used.extend(first_names(group));
+        } else {
+            used.insert(word(rest));
+        }
+    }
+    used
+}
+
+/// The first name of each part of a group, up to the brace that closes it.
+fn first_names(group: &str) -> Vec<String> {
+    let (mut depth, mut at_start, mut names) = (0, true, Vec::new());
+    for (at, char) in group.char_indices() {
+        match char {
+            '}' if depth == 0 => break,
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => at_start = true,
+            _ if at_start && !char.is_whitespace() => {
+                names.push(word(&group[at..]));
+                at_start = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+fn word(text: &str) -> String {
+    text.chars().take_while(|char| char.is_alphanumeric() || *char == '_').collect()
+}
+
+#[test]
+fn imports_are_read_as_they_are_meant() {
+    let code = "use crate::{\n    a::{b, c},\n    d,\n    e::f,\n};\nlet x = crate::g::h(); pub(crate) fn i() {} $crate::j;";
+    assert_eq!(modules_used(code).into_iter().collect::<Vec<_>>(), ["a", "d", "e", "g"]);
+}
+
+#[test]
+fn each_layer_uses_only_what_stands_left_of_it() {
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| !source.is_in("bin") && !source.is_in("lib")) {
+        let layer = LAYERS.iter().find(|(layer, _)| source.is_in(layer));
+        let (layer, allowed) = layer.unwrap_or_else(|| panic!("{:?} is in no layer", source.path));
+        for used in modules_used(&source.code) {
+            if used != *layer && !allowed.contains(&used.as_str()) {
+                wrong.push(format!("{} uses {used}", source.path.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
+#[test]
+fn the_command_uses_only_the_public_api() {
+    for source in sources().iter().filter(|source| source.is_in("bin")) {
+        for word in ["rusqlite", "r2d2", "#[path"] {
+            assert!(!source.code.contains(word), "{:?} uses {word}", source.path);
+        }
+    }
+}
+
+#[test]
+fn unsafe_stands_only_in_os_and_says_why_it_holds() {
+    for source in sources() {
+        let has = source.code.contains("unsafe {") || source.code.contains("unsafe impl");
+        assert!(!has || source.is_in("os"), "unsafe in {:?}", source.path);
+        assert!(!has || source.text.contains("SAFETY:"), "no SAFETY: in {:?}", source.path);
+    }
+}
+
+#[test]
+fn sql_stands_only_in_store() {
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| !source.is_in("store")) {
+        for (number, line) in source.code.lines().enumerate() {
+            // What `demo` tells a person to type into sqlite3 is text for that person.
+            let told = line.contains("sqlite3 -readonly");
+            let sql = ["SELECT ", "INSERT ", "UPDATE ", "DELETE FROM ", "PRAGMA "];
+            if !told && sql.iter().any(|word| line.contains(word)) {
+                wrong.push(format!("{}, code line {}: {line}", source.path.display(), number + 1));
+            }
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
+#[test]
+fn no_file_is_longer_than_can_be_read_at_a_sitting() {
+    let lengths: Vec<(String, usize)> = sources()
+        .iter()
+        .map(|source| (source.path.display().to_string(), source.text.lines().count()))
+        .collect();
+    for (path, length) in &lengths {
+        let excused = TO_BE_SPLIT.iter().find(|(other, _)| other == path).map(|(_, most)| *most);
+        let most = excused.unwrap_or(LONGEST_FILE);
+        assert!(*length <= most, "{path} has {length} lines, and may have {most}");
+        let stale = excused.is_some() && *length <= LONGEST_FILE;
+        assert!(!stale, "{path} is short now: take it out of TO_BE_SPLIT");
+    }
+}
+
+#[test]
+fn no_function_is_longer_than_a_screen() {
+    let mut long = Vec::new();
+    for source in sources() {
+        let lines: Vec<&str> = source.code.lines().collect();
+        for (start, line) in lines.iter().enumerate().filter(|(_, line)| is_function(line)) {
+            let indent = line.len() - line.trim_start().len();
+            let end = format!("{}}}", " ".repeat(indent));
+            // rustfmt puts the closing brace where the function began; one without a body has none.
+            let length = lines[start..].iter().position(|line| *line == end).unwrap_or(0);
+            let next = lines[start + 1..].iter().position(|line| {
+                is_function(line) && line.len() - line.trim_start().len() == indent
+            });
+            if length + 1 > LONGEST_FUNCTION && next.is_none_or(|next| next >= length) {
+                long.push(format!(
+                    "{}: {} lines: {}",
+                    source.path.display(),
+                    length + 1,
+                    line.trim()
+                ));
+            }
+        }
+    }
+    assert_eq!(long, [""; 0]);
+}
+
+fn is_function(line: &str) -> bool {
+    let line = line.trim_start();
+    [
+        "fn ",
+        "pub fn ",
+        "pub(crate) fn ",
+        "pub(super) fn ",
+        "unsafe fn ",
+        "const fn ",
+        "pub(crate) unsafe fn ",
+        "pub(super) unsafe fn ",
+        "extern \"C\" fn ",
+    ]
+    .iter()
+    .any(|start| line.starts_with(start))
+}
