@@ -66,7 +66,7 @@ fn a_host_that_is_killed_is_cleaned_up_after_at_once() {
     let second = later.spawn("second", "trap '' TERM; sleep 300; :");
     for (host, pid, task) in [(host, first, "first"), (later, second, "second")] {
         host.crash();
-        until("its tree is dead", || !is_alive(pid));
+        until("its tree is dead", || pid.is_dead());
         // The shell and its sleep, each in a line.
         for line in [watch.line(), watch.line()] {
             assert!(line.contains(task) && line.contains("its instance is dead"), "{line}");

@@ -145,7 +145,7 @@ fn a_registered_process_is_no_stray_of_its_starter() {
 fn a_health_pass_before_the_reaping_hides_no_daemon() {
     let place = Place::new();
     let mut host = Host::start(&place, "no-monitor");
-    let root = host.spawn("task", "setsid sleep 3600 >/dev/null 2>&1 & sleep 0.2");
+    let root = host.spawn("task", "setsid sleep 3600 >/dev/null 2>&1 & sleep 0.2").pid();
     until("the root has ended", || crate::support::state(root) == Some('Z'));
     host.crash();
     until("the root is reaped", || crate::support::state(root).is_none());
