@@ -7,7 +7,7 @@ use std::{
 
 use procledger::Tracker;
 
-use crate::support::{Eye, Guard, Place, alone, is_alive, until};
+use crate::support::{Eye, Guard, Host, Place, alone, is_alive, until};
 
 #[test]
 fn a_thousand_deaths_are_all_recorded() {
@@ -70,6 +70,40 @@ fn a_hundred_that_ignore_sigterm_are_ended_in_one_pass_within_a_second() {
     assert_eq!(report.count(procledger::Outcome::Kill), COUNT as u64, "{report:?}");
     assert!(took < Duration::from_secs(1), "the issue's bound: it took {took:?}");
     assert_eq!(place.sqlite3("SELECT count(*) FROM history WHERE end_reason = 'killed'"), "100");
+}
+
+#[test]
+fn a_hundred_orphans_that_ignore_sigterm_are_ended_in_one_pass_within_a_second() {
+    const COUNT: usize = 100;
+    let _alone = alone();
+    let place = Place::new();
+    let folder = place.path().display();
+    let mut host = Host::start(&place, "");
+    let orphans: Vec<Eye> = (0..COUNT)
+        .map(|number| {
+            let script = format!("trap '' TERM; touch {folder}/ready-{number}; exec sleep 3600");
+            host.spawn(&format!("stubborn-{number}"), &script)
+        })
+        .collect();
+    for number in 0..COUNT {
+        place.wait_for(&format!("ready-{number}"));
+    }
+    host.crash();
+    let tracker = Tracker::builder(place.ledger()).reap_on_open(false).open().expect("a ledger");
+    let started = Instant::now();
+    let report = tracker.reap_orphans().expect("reaped");
+    let took = started.elapsed();
+    assert!(orphans.iter().all(Eye::is_dead));
+    assert_eq!(report.count(procledger::Outcome::Kill), COUNT as u64, "{report:?}");
+    assert!(took < Duration::from_secs(1), "the issue's bound: it took {took:?}");
+    let leaks = "SELECT count(*), sum(outcome = 'kill') FROM leaks WHERE kind = 'orphan'";
+    assert_eq!(place.sqlite3(leaks), "100|100");
+    assert_eq!(
+        place.sqlite3(
+            "SELECT checked, ended FROM pass WHERE kind = 'orphan' ORDER BY id DESC LIMIT 1"
+        ),
+        "100|100"
+    );
 }
 
 #[test]
