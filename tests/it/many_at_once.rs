@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use procledger::Tracker;
 
-use crate::support::{Eye, Guard, Host, Place, alone, is_alive, until};
+use crate::support::{Eye, Guard, Host, Place, alone, is_alive, state, until};
 
 #[test]
 fn a_thousand_deaths_are_all_recorded() {
@@ -111,7 +112,7 @@ fn invariant_04_a_death_is_told_by_the_pidfd_and_not_by_the_state_letter() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     // Its first thread is gone, so its state letter is that of a zombie; another thread lives.
-    let living: Guard = place.zombie_leader();
+    let living: Guard = zombie_leader(&place);
     let eye = Eye::on(living.pid());
     tracker.register("leader", living.pid()).expect("registered");
     // A true zombie answers signal 0.
@@ -127,4 +128,19 @@ fn invariant_04_a_death_is_told_by_the_pidfd_and_not_by_the_state_letter() {
     assert_eq!(rows, "leader|running\ndead|ended");
     tracker.terminate("leader").expect("ended");
     assert!(eye.is_dead(), "it can be ended, too");
+}
+
+/// A child of the test whose first thread has ended while another one runs on.
+fn zombie_leader(place: &Place) -> Guard {
+    let child = Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", "as_a_host::as_a_zombie_leader", "--nocapture", "--test-threads=1"])
+        .env("PROCLEDGER_IT_ZOMBIE_LEADER", "1")
+        .env("PROCLEDGER_IT_MARKER", place.marker())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a program");
+    let guard = Guard(child);
+    until("its first thread ends", || state(guard.pid()) == Some('Z'));
+    guard
 }
