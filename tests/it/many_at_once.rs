@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use procledger::Tracker;
 
-use crate::support::{Eye, Guard, Place, alone, is_alive, until};
+use crate::support::{Eye, Guard, Host, Place, alone, is_alive, state, until};
 
 #[test]
 fn a_thousand_deaths_are_all_recorded() {
@@ -73,11 +74,45 @@ fn a_hundred_that_ignore_sigterm_are_ended_in_one_pass_within_a_second() {
 }
 
 #[test]
+fn a_hundred_orphans_that_ignore_sigterm_are_ended_in_one_pass_within_a_second() {
+    const COUNT: usize = 100;
+    let _alone = alone();
+    let place = Place::new();
+    let folder = place.path().display();
+    let mut host = Host::start(&place, "");
+    let orphans: Vec<Eye> = (0..COUNT)
+        .map(|number| {
+            let script = format!("trap '' TERM; touch {folder}/ready-{number}; exec sleep 3600");
+            host.spawn(&format!("stubborn-{number}"), &script)
+        })
+        .collect();
+    for number in 0..COUNT {
+        place.wait_for(&format!("ready-{number}"));
+    }
+    host.crash();
+    let tracker = Tracker::builder(place.ledger()).reap_on_open(false).open().expect("a ledger");
+    let started = Instant::now();
+    let report = tracker.reap_orphans().expect("reaped");
+    let took = started.elapsed();
+    assert!(orphans.iter().all(Eye::is_dead));
+    assert_eq!(report.count(procledger::Outcome::Kill), COUNT as u64, "{report:?}");
+    assert!(took < Duration::from_secs(1), "the issue's bound: it took {took:?}");
+    let leaks = "SELECT count(*), sum(outcome = 'kill') FROM leaks WHERE kind = 'orphan'";
+    assert_eq!(place.sqlite3(leaks), "100|100");
+    assert_eq!(
+        place.sqlite3(
+            "SELECT checked, ended FROM pass WHERE kind = 'orphan' ORDER BY id DESC LIMIT 1"
+        ),
+        "100|100"
+    );
+}
+
+#[test]
 fn invariant_04_a_death_is_told_by_the_pidfd_and_not_by_the_state_letter() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     // Its first thread is gone, so its state letter is that of a zombie; another thread lives.
-    let living: Guard = place.zombie_leader();
+    let living: Guard = zombie_leader(&place);
     let eye = Eye::on(living.pid());
     tracker.register("leader", living.pid()).expect("registered");
     // A true zombie answers signal 0.
@@ -93,4 +128,19 @@ fn invariant_04_a_death_is_told_by_the_pidfd_and_not_by_the_state_letter() {
     assert_eq!(rows, "leader|running\ndead|ended");
     tracker.terminate("leader").expect("ended");
     assert!(eye.is_dead(), "it can be ended, too");
+}
+
+/// A child of the test whose first thread has ended while another one runs on.
+fn zombie_leader(place: &Place) -> Guard {
+    let child = Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", "as_a_host::as_a_zombie_leader", "--nocapture", "--test-threads=1"])
+        .env("PROCLEDGER_IT_ZOMBIE_LEADER", "1")
+        .env("PROCLEDGER_IT_MARKER", place.marker())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a program");
+    let guard = Guard(child);
+    until("its first thread ends", || state(guard.pid()) == Some('Z'));
+    guard
 }

@@ -41,13 +41,14 @@ fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_
     tell(&place, "spawn fresh exec sleep 3600");
     let fresh = "SELECT pid FROM process WHERE task_id = 'fresh'";
     let fresh = eventually("it spawns", || place.sqlite3(fresh).parse().ok().map(Eye::on));
-    let tokens = fs::read(format!("/proc/{}/environ", fresh.pid())).expect("its environment");
-    let tokens = String::from_utf8_lossy(&tokens).into_owned();
-    let token = tokens.split('\0').find_map(|line| line.strip_prefix("PROCLEDGER_TOKEN="));
-    assert!(
-        token.is_some_and(|token| !token.contains(':')),
-        "the inherited token is dropped: {token:?}"
-    );
+    // The row is there before the program: until exec the child still shows its host's environment.
+    let commands = format!("/proc/{}/cmdline", fresh.pid());
+    until("it runs", || fs::read(&commands).is_ok_and(|command| command.starts_with(b"sleep")));
+    let environment = fs::read(format!("/proc/{}/environ", fresh.pid())).expect("its environment");
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    let tokens = environment.split('\0').find_map(|line| line.strip_prefix("PROCLEDGER_TOKEN="));
+    let row = "SELECT replace(token, '-', '') FROM process WHERE task_id = 'fresh'";
+    assert_eq!(tokens, Some(place.sqlite3(row).as_str()), "its own, and not the inherited one");
     let reap = place.procledger(&["reap"]);
     assert!(reap.status.success(), "{reap:?}");
     assert!(!new.is_dead() && !fresh.is_dead());

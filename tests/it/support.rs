@@ -100,21 +100,6 @@ impl Place {
         Guard(command.spawn().expect("a shell"))
     }
 
-    /// A child of the test whose first thread has ended while another one runs on.
-    pub(crate) fn zombie_leader(&self) -> Guard {
-        let child = Command::new(std::env::current_exe().expect("this binary"))
-            .args(["--exact", "as_a_host::as_a_zombie_leader", "--nocapture", "--test-threads=1"])
-            .env("PROCLEDGER_IT_ZOMBIE_LEADER", "1")
-            .env("PROCLEDGER_IT_MARKER", self.marker())
-            .stdin(process::Stdio::null())
-            .stdout(process::Stdio::null())
-            .spawn()
-            .expect("a program");
-        let guard = Guard(child);
-        until("its first thread ends", || state(guard.pid()) == Some('Z'));
-        guard
-    }
-
     /// The command, on the ledger.
     pub(crate) fn procledger(&self, args: &[&str]) -> process::Output {
         procledger(&self.ledger(), args)
