@@ -46,7 +46,8 @@ pub(crate) fn host(given: &Given) {
             .arg(&runs)
             .env("PROCLEDGER_IT_TRIAL", format!("{}-trial-{trial}-", given.marker))
             .stdin(procledger::Stdio::null())
-            .stdout(procledger::Stdio::null());
+            .stdout(procledger::Stdio::null())
+            .stderr(procledger::Stdio::null());
         say("b");
         tracker.spawn(job).expect("a program");
         say("r");
