@@ -20,6 +20,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 const LONGEST_FILE: usize = 400;
+const LONGEST_FUNCTION: usize = 60;
 
 struct Source {
     /// Below `src`.
