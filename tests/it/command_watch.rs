@@ -64,9 +64,9 @@ fn a_host_that_is_killed_is_cleaned_up_after_at_once() {
     // Started after the watch: it learns of those as well.
     let mut later = Host::start(&place, "program=later");
     let second = later.spawn("second", "trap '' TERM; sleep 300; :");
-    for (host, pid, task) in [(host, first, "first"), (later, second, "second")] {
+    for (host, root, task) in [(host, first, "first"), (later, second, "second")] {
         host.crash();
-        until("its tree is dead", || pid.is_dead());
+        until("its tree is dead", || root.is_dead());
         // The shell and its sleep, each in a line.
         for line in [watch.line(), watch.line()] {
             assert!(line.contains(task) && line.contains("its instance is dead"), "{line}");

@@ -169,6 +169,9 @@ pub(crate) fn in_namespace(test: &str) -> bool {
     if std::env::var_os("PROCLEDGER_IT_INSIDE").is_some() {
         return true;
     }
+    if tool("unshare").is_none() {
+        return false;
+    }
     let output = Command::new("unshare")
         .args(["-p", "-f", "--mount-proc", "--kill-child"])
         .arg(std::env::current_exe().expect("this binary"))
@@ -184,8 +187,12 @@ pub(crate) fn in_namespace(test: &str) -> bool {
     false
 }
 
-/// Answers of a real `sqlite3`, opened read-only.
+/// Answers of a real `sqlite3`, opened read-only. Where there is none, the answers of the library in its format; what only
+/// the tool has, such as `.dump`, [`need!`]s it.
 pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
+    if tool("sqlite3").is_none() {
+        return like_sqlite3(ledger, query).unwrap_or_else(|error| panic!("{query}: {error}"));
+    }
     let output = Command::new("sqlite3")
         .args(["-readonly", "-cmd", ".timeout 5000"])
         .arg(ledger)
@@ -194,6 +201,26 @@ pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
         .expect("sqlite3 is installed");
     assert!(output.status.success(), "{query}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+}
+
+fn like_sqlite3(ledger: &Path, query: &str) -> rusqlite::Result<String> {
+    use rusqlite::{Connection, OpenFlags, types::Value};
+    let ledger = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let mut query = ledger.prepare(query)?;
+    let width = query.column_count();
+    let lines = query.query_map([], |row| {
+        let fields = (0..width).map(|column| {
+            Ok(match row.get(column)? {
+                Value::Null => String::new(),
+                Value::Integer(number) => number.to_string(),
+                Value::Real(number) => format!("{number:?}"),
+                Value::Text(text) => text,
+                Value::Blob(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            })
+        });
+        Ok(fields.collect::<rusqlite::Result<Vec<_>>>()?.join("|"))
+    })?;
+    Ok(lines.collect::<rusqlite::Result<Vec<_>>>()?.join("\n").trim_end().to_owned())
 }
 
 /// A tool that a test needs and a machine with only Rust and a C compiler may lack. Where it is missing the test says so

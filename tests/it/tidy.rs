@@ -20,8 +20,6 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 const LONGEST_FILE: usize = 400;
-/// Files that are longer and wait to be split, with what they may have at most. Only ever to be made shorter.
-const TO_BE_SPLIT: [(&str, usize); 2] = [("record.rs", 655), ("tracker/ending/work.rs", 405)];
 const LONGEST_FUNCTION: usize = 60;
 
 struct Source {
@@ -168,16 +166,9 @@ fn sql_stands_only_in_store() {
 
 #[test]
 fn no_file_is_longer_than_can_be_read_at_a_sitting() {
-    let lengths: Vec<(String, usize)> = sources()
-        .iter()
-        .map(|source| (source.path.display().to_string(), source.text.lines().count()))
-        .collect();
-    for (path, length) in &lengths {
-        let excused = TO_BE_SPLIT.iter().find(|(other, _)| other == path).map(|(_, most)| *most);
-        let most = excused.unwrap_or(LONGEST_FILE);
-        assert!(*length <= most, "{path} has {length} lines, and may have {most}");
-        let stale = excused.is_some() && *length <= LONGEST_FILE;
-        assert!(!stale, "{path} is short now: take it out of TO_BE_SPLIT");
+    for source in sources() {
+        let length = source.text.lines().count();
+        assert!(length <= LONGEST_FILE, "{} has {length} lines", source.path.display());
     }
 }
 
