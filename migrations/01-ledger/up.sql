@@ -53,6 +53,8 @@ CREATE TABLE process (
   end_reason        TEXT CHECK (end_reason IN ('exited', 'failed', 'terminated', 'killed', 'shutdown', 'orphan', 'stray',
                                                'unregistered', 'max_runtime', 'max_rss', 'oom', 'gone', 'rebooted',
                                                'released', 'forgotten')),
+  end_rule          TEXT,             -- why it was ended, in words; NULL for what ended by itself
+  end_evidence      TEXT,             -- what tied it to its task
   survive           INTEGER NOT NULL DEFAULT 0 CHECK (survive IN (0, 1)), -- 1: outlives its owner, adopted by the next
   grace_ms          INTEGER NOT NULL, -- between SIGTERM and SIGKILL, counted anew while members keep dying
   max_runtime_ms    INTEGER,
@@ -143,6 +145,8 @@ CREATE VIEW history AS
     p.task_id,
     p.pid,
     p.end_reason,
+    p.end_rule,
+    p.end_evidence,
     p.exit_code,
     p.exit_signal,
     strftime('%Y-%m-%dT%H:%M:%fZ', p.started_at / 1000.0, 'unixepoch') AS started,

@@ -21,6 +21,8 @@ use crate::{
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 /// Clock ticks a second in `/proc`: `USER_HZ`, 100 on every architecture that this crate knows (`proc_pid_stat(5)`).
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
+/// One of them.
+pub(crate) const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND);
 /// The variable that ties a tree to its row.
 pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
 /// An environment is read up to here; the kernel allows more, no program of ours needs it.

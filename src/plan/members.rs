@@ -57,7 +57,8 @@ pub(crate) struct TreeView {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Members {
     pub(crate) members: BTreeMap<Pid, Evidence>,
-    /// Token alone in a process with a controlling terminal: it may be a person's window in a `tmux` that the task started.
+    /// Token alone, and a controlling terminal there or below: it may be a person's window in a `tmux` that the task started,
+    /// or that `tmux`, which takes its windows with it.
     pub(crate) suspects: Vec<Pid>,
 }
 
@@ -92,10 +93,8 @@ pub(crate) fn members(snapshot: &Snapshot, tree: &TreeView, exempt: &HashSet<Pid
         }
     }
     close(snapshot, &mut found.members, &mut open, &mut add);
-    let (plain, on_terminal): (Vec<_>, Vec<_>) = tree
-        .carriers
-        .iter()
-        .partition(|&&pid| snapshot.get(pid).is_some_and(|stat| stat.terminal == 0));
+    let (on_terminal, plain): (Vec<_>, Vec<_>) =
+        tree.carriers.iter().partition(|&&pid| serves_a_terminal(snapshot, pid));
     for pid in plain {
         add(&mut found.members, &mut open, pid, Evidence::Token);
     }
@@ -118,6 +117,12 @@ fn close(
             add(members, open, child.pid, Evidence::ChildOf(parent));
         }
     }
+}
+
+/// Whether the process, or one below it, has a controlling terminal: a `tmux` server has none itself, its windows have.
+fn serves_a_terminal(snapshot: &Snapshot, pid: Pid) -> bool {
+    let on_terminal = |pid| snapshot.get(pid).is_some_and(|stat| stat.terminal != 0);
+    on_terminal(pid) || snapshot.below(pid).into_iter().any(on_terminal)
 }
 
 impl TreeView {
@@ -211,6 +216,21 @@ mod tests {
         let found = members(&snapshot, &tree, &HashSet::new());
         assert_eq!(pids(&found), [10, 11, 12]);
         assert_eq!(found.suspects, [pid(30)]);
+    }
+
+    #[test]
+    fn w3_a_tmux_server_with_windows_is_a_suspect() {
+        let snapshot = Snapshot::new(world().iter().cloned().map(|mut stat| {
+            stat.terminal = if stat.pid == pid(31) { 34817 } else { 0 };
+            stat
+        }));
+        let tree = TreeView { carriers: vec![pid(30)], ..TreeView::default() };
+        let found = members(&snapshot, &tree, &HashSet::new());
+        assert_eq!(pids(&found), [0_u32; 0]);
+        assert_eq!(found.suspects, [pid(30)]);
+        // What an earlier pass saw below the root is the task's own, terminals or not.
+        let recorded = TreeView { known: vec![(pid(30), Evidence::Recorded)], ..tree };
+        assert_eq!(pids(&members(&snapshot, &recorded, &HashSet::new())), [30, 31]);
     }
 
     #[test]

@@ -12,7 +12,9 @@ pub(crate) use ids::millis;
 pub use ids::{ExitStatus, InstanceId, Millis, ProcessId, TASK_ID_MAX, TaskId};
 pub use instance::InstanceRecord;
 pub(crate) use instance::{DeadInstance, NewInstance, Observer, OrphanClaim};
-pub(crate) use process::{End, ExportEntry, NewProcess, RootEnd, Settled, Sighting, Verdict};
+pub(crate) use process::{
+    Because, End, ExportEntry, NewProcess, RootEnd, Settled, Sighting, Verdict,
+};
 pub use process::{Limits, ProcessRecord};
 pub(crate) use report::NewLeak;
 pub use report::{Ending, LeakRecord, PassRecord, Report, Suspect};

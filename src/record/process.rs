@@ -92,6 +92,10 @@ pub struct ProcessRecord {
     pub status: Option<ExitStatus>,
     /// Why it ended; `None` while it runs.
     pub end_reason: Option<EndReason>,
+    /// Why somebody ended it, in words; `None` for what ended by itself.
+    pub end_rule: Option<String>,
+    /// What tied it to its task when it was ended.
+    pub end_evidence: Option<String>,
     /// Its limits.
     pub limits: Limits,
     /// Largest resident size that was seen, bytes.
@@ -109,6 +113,15 @@ pub(crate) struct End {
     pub(crate) status: ExitStatus,
     pub(crate) at: Millis,
     pub(crate) error: Option<String>,
+    /// Why and on what evidence somebody ended it; `None` for what ended by itself.
+    pub(crate) because: Option<Because>,
+}
+
+/// The rule and the evidence of a kill (invariant 11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Because {
+    pub(crate) rule: String,
+    pub(crate) evidence: String,
 }
 
 /// A root that ended by itself, and what it left: recorded in one transaction, so that a crash between the two loses nothing.

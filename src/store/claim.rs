@@ -30,6 +30,20 @@ impl Store {
         })
     }
 
+    /// An owner takes its rows back from claimants that died before they had ended them; returns how many.
+    pub(crate) fn give_back(&self, owner: InstanceId, dead: &[InstanceId]) -> Result<u64> {
+        if dead.is_empty() {
+            return Ok(0);
+        }
+        self.write("give claims back", |tx| {
+            let mut statement = tx.prepare_cached(
+                "UPDATE process SET state = 'running', claimed_by = NULL
+                 WHERE owner = ?1 AND state = 'ending' AND claimed_by = ?2",
+            )?;
+            dead.iter().map(|dead| Ok(statement.execute((owner.0, dead.0))? as u64)).sum()
+        })
+    }
+
     /// A person closes rows that cannot be judged. Nothing is signalled; how they ended stays unobserved.
     pub(crate) fn forget(&self, ids: &[ProcessId], asked_by: &str, at: Millis) -> Result<u64> {
         self.write("forget processes", |tx| {

@@ -133,7 +133,8 @@ fn apply(
         Fate::Leave => return Ok(()),
         Fate::GiveBack => return give_back(tx, left),
         Fate::Gone(reason) => {
-            let end = End { reason, status: ExitStatus::Unobserved, at, error: None };
+            let end =
+                End { reason, status: ExitStatus::Unobserved, at, error: None, because: None };
             (settle::end_from(tx, left.id, left.state, &end)?, &mut claim.gone)
         }
         Fate::Adopt => (adopt(tx, by, left)?, &mut claim.adopted),

@@ -27,7 +27,7 @@ macro_rules! select_processes {
             "f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset, ",
             "p.pid, p.start_tick, p.pidfd_inode, p.session, p.containment, p.command, p.cwd, ",
             "p.uid, p.state, p.claimed_by, p.asked_by, p.started_at, p.ended_at, ",
-            "p.exit_code, p.exit_signal, p.end_reason, ",
+            "p.exit_code, p.exit_signal, p.end_reason, p.end_rule, p.end_evidence, ",
             "p.survive, p.grace_ms, p.max_runtime_ms, p.max_rss_bytes, ",
             "p.peak_rss_bytes, p.cpu_ms, p.last_error ",
             $from,
@@ -178,6 +178,7 @@ fn process(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
     let (started_at, ended_at) = (cells.time()?, cells.time_opt()?);
     let status = cells.status(state == State::Ended)?;
     let end_reason = cells.parse_opt(EndReason::parse)?;
+    let (end_rule, end_evidence) = (cells.take()?, cells.take()?);
     let limits = limits(&mut cells)?;
     let (peak_rss, cpu, last_error) = (cells.u64_opt()?, cells.millis_opt()?, cells.take()?);
     Ok(ProcessRecord {
@@ -201,6 +202,8 @@ fn process(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
         ended_at,
         status,
         end_reason,
+        end_rule,
+        end_evidence,
         limits,
         peak_rss,
         cpu,

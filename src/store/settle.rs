@@ -60,7 +60,8 @@ fn end_own(tx: &Transaction<'_>, by: InstanceId, root: &RootEnd) -> rusqlite::Re
     tx.prepare_cached(
         "UPDATE process
          SET state = 'ended', ended_at = :at, end_reason = :reason, exit_code = :code,
-           exit_signal = :signal, last_error = :error
+           exit_signal = :signal, last_error = :error,
+           end_rule = :rule, end_evidence = :evidence
          WHERE id = :id AND owner = :owner AND state IN ('running', 'survived')",
     )?
     .execute(named_params! {
@@ -71,6 +72,8 @@ fn end_own(tx: &Transaction<'_>, by: InstanceId, root: &RootEnd) -> rusqlite::Re
         ":code": end.status.code(),
         ":signal": end.status.signal(),
         ":error": end.error,
+        ":rule": end.because.as_ref().map(|because| &because.rule),
+        ":evidence": end.because.as_ref().map(|because| &because.evidence),
     })
     .map(|changed| changed == 1)
 }
@@ -85,7 +88,8 @@ pub(super) fn end_from(
     tx.prepare_cached(
         "UPDATE process
          SET state = 'ended', ended_at = :at, end_reason = :reason, exit_code = :code,
-           exit_signal = :signal, last_error = :error, claimed_by = NULL
+           exit_signal = :signal, last_error = :error, claimed_by = NULL,
+           end_rule = :rule, end_evidence = :evidence
          WHERE id = :id AND state = :expected AND state <> 'ended'",
     )?
     .execute(named_params! {
@@ -96,6 +100,8 @@ pub(super) fn end_from(
         ":code": end.status.code(),
         ":signal": end.status.signal(),
         ":error": end.error,
+        ":rule": end.because.as_ref().map(|because| &because.rule),
+        ":evidence": end.because.as_ref().map(|because| &because.evidence),
     })
     .map(|changed| changed == 1)
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     identity::{Identity, Pid},
     os::PidFd,
-    record::{ExitStatus, Limits, Millis, NewProcess, Origin, ProcessId, ProcessRecord, TaskId},
+    record::{ExitStatus, Limits, NewProcess, Origin, ProcessId, ProcessRecord, TaskId},
 };
 
 /// A process that is not our child is reaped by its parent; the kernel tells its status only afterwards. This long a
@@ -29,7 +29,14 @@ pub(super) struct Root {
     pub(super) origin: Origin,
     pub(super) limits: Limits,
     pub(super) command: Vec<String>,
-    pub(super) started_at: Millis,
+}
+
+impl Root {
+    /// How long it has run, by the clock of start ticks: a wall clock that is set must end nobody. A tick less than what
+    /// the kernel tells, so that a limit never strikes early.
+    pub(super) fn age(&self) -> Duration {
+        crate::os::procfs::age(self.identity.start_tick).saturating_sub(crate::os::procfs::TICK)
+    }
 }
 
 impl Root {
@@ -44,7 +51,6 @@ impl Root {
             origin: new.origin,
             limits: new.limits,
             command: new.command.clone(),
-            started_at: new.started_at,
         }
     }
 }
@@ -61,7 +67,6 @@ impl From<&ProcessRecord> for Root {
             origin: record.origin,
             limits: record.limits,
             command: record.command.clone(),
-            started_at: record.started_at,
         }
     }
 }

@@ -60,8 +60,12 @@ impl Shared {
         self.write_late();
         let pass = Pass::begin(PassKind::Health);
         let mut report = Report::default();
-        let rows = self.store.live()?;
         let dead_instances = self.dead_instances(&mut report);
+        let dead: Vec<InstanceId> = dead_instances.iter().copied().collect();
+        if let Err(error) = self.store.give_back(self.instance, &dead) {
+            report.errors.push(error.to_string());
+        }
+        let rows = self.store.live()?;
         let mut seen = Seen::default();
         let listed: HashSet<ProcessId> = rows.iter().map(|row| row.id).collect();
         for row in rows {
@@ -285,7 +289,7 @@ impl Shared {
             if row.root.is_none() {
                 let below = snapshot.below_until(row.identity.pid, &roots);
                 found.extend(self.new_below(row, &snapshot, &below, &known));
-                let age = Millis::now().since(row.started_at);
+                let age = Root::from(row).age();
                 if let Some((reason, rule)) = passed(&row.limits, age, rss) {
                     due.push((row.id, reason, rule));
                 } else if row.state == State::Survived {

@@ -53,8 +53,10 @@ pub(super) fn judge(store: &Store, proc: &Proc, here: Place, instance: &Instance
     }
     if reach == Reach::Elsewhere {
         // pid_namespaces(7): when the first process of a namespace ends, all others in it are killed.
-        let was_init =
-            instance.identity.pid.get() == 1 && here.boot_id == instance.identity.place.boot_id;
+        let there = instance.identity.place;
+        let was_init = instance.identity.pid.get() == 1
+            && here.boot_id == there.boot_id
+            && here.pid_namespace != there.pid_namespace;
         return if was_init && lock == LockState::Free {
             dead(StopHow::Crashed, Some(EndReason::Gone))
         } else {

@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     os::pidfd::timespec,
     plan::limits::passed,
-    record::{Millis, ProcessId, Report},
+    record::{ProcessId, Report},
 };
 
 /// Deaths that are handled in one transaction.
@@ -85,24 +85,21 @@ impl Shared {
 
     /// When the next process reaches its longest run time.
     fn next_deadline(&self) -> Option<Instant> {
-        let now = Millis::now();
-        let limits = self.all_entries();
-        let left = limits.iter().filter(|entry| !entry.is_being_ended()).filter_map(|entry| {
+        let entries = self.all_entries();
+        let left = entries.iter().filter(|entry| !entry.is_being_ended()).filter_map(|entry| {
             let limit = entry.root.limits.max_runtime?;
-            Some(limit.saturating_sub(now.since(entry.root.started_at)))
+            Some(limit.saturating_sub(entry.root.age()))
         });
         left.min().map(|left| Instant::now() + left)
     }
 
     fn enforce_runtimes(self: &Arc<Self>) {
-        let now = Millis::now();
         let due: Vec<_> = self
             .all_entries()
             .iter()
             .filter(|entry| !entry.is_being_ended())
             .filter_map(|entry| {
-                let (reason, rule) =
-                    passed(&entry.root.limits, now.since(entry.root.started_at), 0)?;
+                let (reason, rule) = passed(&entry.root.limits, entry.root.age(), 0)?;
                 Some((entry.root.row, reason, rule))
             })
             .collect();

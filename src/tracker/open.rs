@@ -293,7 +293,7 @@ fn start_export(shared: &Arc<Shared>, path: PathBuf) {
     match started {
         Ok(exporter) => {
             exporter.notify();
-            *lock(&shared.exporter) = Some(exporter);
+            *lock(&shared.exporter) = Some(Arc::new(exporter));
         }
         Err(error) => tracing::error!("the export is off: {error}"),
     }
@@ -335,7 +335,9 @@ impl Tracker {
     /// [`is_busy`](Error::is_busy) when the time is up, or another instance writes the export;
     /// [`is_not_found`](Error::is_not_found) when there is no export.
     pub fn flush_export(&self, timeout: Duration) -> Result<()> {
-        match lock(&self.inner.shared.exporter).as_ref() {
+        // Not while holding the lock: spawns take it to tell of theirs.
+        let exporter = lock(&self.inner.shared.exporter).clone();
+        match exporter {
             Some(exporter) => exporter.flush(timeout),
             None => Err(Error::new(Kind::NotFound, "the tracker has no export")),
         }
@@ -343,7 +345,7 @@ impl Tracker {
 
     /// What keeps the export from being written; `None` while all is well, or there is no export.
     pub fn export_error(&self) -> Option<String> {
-        lock(&self.inner.shared.exporter).as_ref().and_then(Exporter::last_error)
+        lock(&self.inner.shared.exporter).as_ref().and_then(|exporter| exporter.last_error())
     }
 
     /// Whether the first orphan pass has run, so that spawning is allowed.

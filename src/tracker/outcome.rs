@@ -10,9 +10,9 @@ use super::{
 use crate::{
     error::Result,
     record::{
-        Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits, Millis,
-        NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, Report, Settled, Suspect,
-        Verdict,
+        Because, Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits,
+        Millis, NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, Report, Settled,
+        Suspect, Verdict,
     },
     state::State,
 };
@@ -200,6 +200,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
             status,
             at: now,
             error: None,
+            because: because(cause, member),
         }),
     };
     // What was gone before anybody looked is no leak.
@@ -215,6 +216,12 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
         died_after: member.died_after,
     });
     Settled { process: row, verdict, leak }
+}
+
+/// What was already gone was ended by nobody.
+fn because(cause: &Cause, member: &MemberEnd) -> Option<Because> {
+    (member.outcome != Outcome::Gone)
+        .then(|| Because { rule: cause.rule.clone(), evidence: member.evidence.to_string() })
 }
 
 /// Who was dead before the first signal ended by itself, if its status is known, and is gone otherwise.

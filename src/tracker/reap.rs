@@ -4,6 +4,7 @@
 //! ends follow outside of any transaction; a second transaction records what became of each.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use super::{
     entry::Root,
     liveness::{Life, lock_path},
     outcome::{Cause, Pass},
+    settle::stray,
     shared::Shared,
 };
 use crate::{
@@ -20,7 +22,7 @@ use crate::{
     os::{Pinned, Probe, lock::discard},
     record::{
         DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis,
-        OrphanClaim, Outcome, PassKind, ProcessRecord, Report, Suspect,
+        OrphanClaim, Outcome, PassKind, ProcessId, ProcessRecord, Report, Settled, Suspect,
     },
     state::State,
 };
@@ -70,13 +72,14 @@ impl Shared {
         )?;
         self.log_loaded(&claim);
         self.report_gone(&claim, &mut report);
-        self.adopt(&claim.adopted, &mut report);
+        let adopted = self.adopt(&claim.adopted, &mut report);
         let cause = Cause {
             reason: EndReason::Orphan,
             leak: Some(LeakKind::Orphan),
             rule: "its instance is dead".into(),
         };
         let mut settled = self.end_claimed(&cause, claim.claimed, &mut report);
+        settled.extend(adopted);
         settled.extend(self.sweep(&mut report));
         log_cleaned(&report);
         self.write(Some(pass), settled, &mut report);
@@ -143,23 +146,37 @@ impl Shared {
     }
 
     /// Takes on what a former run of this program left on purpose.
-    fn adopt(self: &Arc<Self>, records: &[ProcessRecord], report: &mut Report) {
-        for record in records {
-            report.checked += 1;
+    ///
+    /// Where the root is gone, what it left is ended like any stray; answers with what there is to write.
+    fn adopt(self: &Arc<Self>, records: &[ProcessRecord], report: &mut Report) -> Vec<Settled> {
+        let mut gone = HashSet::new();
+        for record in records.iter().filter(|record| record.root.is_none()) {
             match Pinned::probe(&self.proc, self.place(), &record.identity) {
-                // A recorded descendant goes with its root.
-                Probe::Alive(_) if record.root.is_some() => {}
                 Probe::Alive(pinned) => {
+                    report.checked += 1;
                     report.adopted += 1;
                     self.take_on(Root::from(record), false, false, &pinned.into_fd());
                 }
-                Probe::Zombie(_) | Probe::Gone => self.record_gone(record, report),
+                Probe::Zombie(_) | Probe::Gone => {
+                    gone.insert(record.id);
+                }
                 // It stays ours in the ledger; the health pass looks again.
                 Probe::Unknown(error) => report.errors.push(error.to_string()),
             }
         }
         if !records.is_empty() {
             self.notify_export();
+        }
+        let of_the_gone =
+            |record: &&ProcessRecord| gone.contains(&record.root.unwrap_or(record.id));
+        let left: Vec<ProcessId> =
+            records.iter().filter(of_the_gone).map(|record| record.id).collect();
+        match self.store.claim(&left, self.instance, Some(self.instance), None) {
+            Ok(claimed) => self.end_claimed(&stray(), claimed, report),
+            Err(error) => {
+                report.errors.push(error.to_string());
+                Vec::new()
+            }
         }
     }
 
@@ -170,6 +187,7 @@ impl Shared {
             status: ExitStatus::Unobserved,
             at: Millis::now(),
             error: None,
+            because: None,
         };
         let state = if record.state == State::Survived { State::Survived } else { State::Running };
         match self.store.end(&[(record.id, state, end)]) {

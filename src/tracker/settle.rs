@@ -82,7 +82,13 @@ impl Shared {
             tree.recorded.extend(strays.iter().map(|stray| (UNRECORDED, stray.identity)));
             ends.push(RootEnd {
                 process: tree.root.row,
-                end: End { reason: EndReason::Exited, status: *status, at, error: None },
+                end: End {
+                    reason: EndReason::Exited,
+                    status: *status,
+                    at,
+                    error: None,
+                    because: None,
+                },
                 strays: strays
                     .iter()
                     .map(|stray| descendant(self.instance, &tree.root, &stray.as_found()))

@@ -53,7 +53,7 @@ pub(super) struct Shared {
     pub(super) doorbell: Arc<Doorbell<Request>>,
     pub(super) epoll: OwnedFd,
     pub(super) wake: OwnedFd,
-    pub(super) exporter: Mutex<Option<Exporter>>,
+    pub(super) exporter: Mutex<Option<Arc<Exporter>>>,
     pub(super) entries: Mutex<HashMap<ProcessId, Arc<Entry>>>,
     /// Ends that could not be written yet (invariant 10).
     pub(super) unwritten: Mutex<Vec<RootEnd>>,

@@ -47,7 +47,9 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     join_all(shared);
     shared.write_late();
     let exporter = lock(&shared.exporter).take();
-    let removed = exporter.map_or(Ok(()), crate::export::Exporter::finish);
+    // Somebody who is just flushing it keeps it, and the file: the next instance replaces that.
+    let removed =
+        exporter.and_then(Arc::into_inner).map_or(Ok(()), crate::export::Exporter::finish);
     let stopped = shared.store.stop_instance(shared.instance, StopHow::Clean, Millis::now());
     // The lock goes last, and only after a stop that was recorded: otherwise our death is what the next one finds.
     if let (Some(held), Ok(_)) = (lock(&shared.lock).take(), &stopped) {

@@ -167,6 +167,7 @@ fn refused(shared: &Shared, refusal: spawn::Refusal, foreground: bool) -> Error 
             status: ExitStatus::Unobserved,
             at: Millis::now(),
             error: Some(format!("{}{cause}", refusal.error)),
+            because: None,
         };
         // On failure the next pass finds the row gone.
         if let Err(error) = shared.store.end(&[(row, State::Running, end)]) {

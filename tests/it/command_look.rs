@@ -74,6 +74,8 @@ fn ps_json_has_the_documented_fields() {
         "exit_code",
         "exit_signal",
         "end_reason",
+        "end_rule",
+        "end_evidence",
         "peak_rss_bytes",
         "cpu_ms",
         "survive",

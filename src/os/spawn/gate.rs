@@ -113,14 +113,15 @@ impl<P> Applicant<P> {
         let _ = futex::wake(&self.gate.word, futex::Flags::PRIVATE, 1);
     }
 
+    /// What the registrar decided. It has an answer within SQLite's busy timeout; where it is gone there is none.
     pub(super) fn decision(&self) -> Result<ProcessId> {
-        let mut decision = lock(&self.decision);
-        loop {
-            if let Some(decision) = decision.take() {
-                return decision;
-            }
-            decision = self.decided.wait(decision).unwrap_or_else(PoisonError::into_inner);
-        }
+        let undecided = |decision: &mut Option<Result<ProcessId>>| decision.is_none();
+        let decision = lock(&self.decision);
+        let waited = self.decided.wait_timeout_while(decision, GATE_LIMIT, undecided);
+        let (mut decision, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        decision
+            .take()
+            .unwrap_or_else(|| Err(Error::new(Kind::Other, "the registrar thread does not answer")))
     }
 }
 

@@ -191,3 +191,17 @@ fn a_look_that_changes_nothing_does_not_wait_for_a_writer() {
     assert_eq!(f.store.observe(&[seen(id, 100, 20)]).expect("no transaction at all"), 0);
     drop(held);
 }
+
+/// The person's command died between its claim and the kill.
+#[test]
+fn an_owner_takes_back_what_a_dead_claimant_left() {
+    let f = Fixture::new();
+    let [dead, living] = [2, 3].map(|pid| f.instance("cli", pid));
+    let rows = [10, 11].map(|pid| f.row(f.me, pid, State::Running));
+    for (by, row) in [dead, living].into_iter().zip(rows) {
+        assert_eq!(f.store.claim(&[row], by, None, Some("somebody")).expect("claimed").len(), 1);
+    }
+    assert_eq!(f.store.give_back(f.me, &[dead]).expect("written"), 1);
+    let state = |row| f.store.process(row).expect("read").expect("there").state;
+    assert_eq!(rows.map(state), [State::Running, State::Ending]);
+}

@@ -161,7 +161,7 @@ pub(super) fn stray(owner: InstanceId, root: ProcessId, pid: i64) -> NewProcess 
 }
 
 pub(super) fn end(reason: EndReason) -> End {
-    End { reason, status: ExitStatus::Exited(3), at: Millis(9_000), error: None }
+    End { reason, status: ExitStatus::Exited(3), at: Millis(9_000), error: None, because: None }
 }
 
 pub(super) fn dead(id: InstanceId) -> DeadInstance {

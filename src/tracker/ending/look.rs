@@ -13,7 +13,7 @@ use crate::{
     os::Pinned,
     plan::{
         members::{Evidence, TreeView, kin, members},
-        observe::Snapshot,
+        observe::{Snapshot, Stat},
     },
 };
 
@@ -122,9 +122,11 @@ fn carriers(
         return found;
     }
     let known: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
-    for stat in
-        snapshot.iter().filter(|stat| !stat.is_kernel_thread() && !known.contains(&stat.pid))
-    {
+    // What was forked before every one of the roots cannot have inherited a token of theirs.
+    let with_token = trees.iter().filter(|tree| tree.root.token.is_some());
+    let oldest = with_token.map(|tree| tree.root.identity.start_tick).min().unwrap_or(0);
+    let unknown = |stat: &&Stat| !stat.is_kernel_thread() && !known.contains(&stat.pid);
+    for stat in snapshot.iter().filter(unknown).filter(|stat| stat.start_tick >= oldest) {
         let key = (stat.pid, stat.start_tick);
         let tokens = match cache.0.get(&key) {
             Some(tokens) => tokens.clone(),

@@ -23,7 +23,7 @@ Example:
   id, task_id, pid, state (running, ending, survived, ended), owner (program), owner_instance,
   root (id of the process it was found below, null for a root), origin, containment, command
   (array), cwd, uid, started_at, ended_at (RFC 3339, UTC), exit_code, exit_signal, end_reason,
-  peak_rss_bytes, cpu_ms, survive, grace_ms, max_runtime_ms, max_rss_bytes, asked_by, last_error
+  end_rule, end_evidence (why somebody ended it, and what tied it to its task), peak_rss_bytes, cpu_ms, survive, grace_ms, max_runtime_ms, max_rss_bytes, asked_by, last_error
 Fields may be added, none is renamed or removed.")]
 pub(crate) struct PsArgs {
     /// Print JSON
@@ -117,6 +117,8 @@ struct Line<'a> {
     exit_code: Option<i32>,
     exit_signal: Option<i32>,
     end_reason: Option<&'static str>,
+    end_rule: Option<&'a str>,
+    end_evidence: Option<&'a str>,
     peak_rss_bytes: Option<u64>,
     cpu_ms: Option<u128>,
     survive: bool,
@@ -147,6 +149,8 @@ impl<'a> From<&'a ProcessRecord> for Line<'a> {
             exit_code: row.status.and_then(procledger::ExitStatus::code),
             exit_signal: row.status.and_then(procledger::ExitStatus::signal),
             end_reason: row.end_reason.map(procledger::EndReason::as_str),
+            end_rule: row.end_rule.as_deref(),
+            end_evidence: row.end_evidence.as_deref(),
             peak_rss_bytes: row.peak_rss,
             cpu_ms: row.cpu.map(|cpu| cpu.as_millis()),
             survive: row.limits.survive,
@@ -200,6 +204,8 @@ mod tests {
             ended_at: Some(Millis(1_736_512_500_000)),
             status: Some(ExitStatus::Exited(1)),
             end_reason: Some(EndReason::Exited),
+            end_rule: None,
+            end_evidence: None,
             limits: Limits {
                 survive: false,
                 grace: Duration::from_millis(100),
