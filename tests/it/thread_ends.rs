@@ -15,7 +15,7 @@ const PROGRAMS: usize = 50;
 #[test]
 fn programs_outlive_the_thread_that_spawned_them() {
     let place = Place::new();
-    play(&place, "thread-ends", Duration::from_secs(60));
+    play(&place, "thread-ends", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
