@@ -37,12 +37,16 @@ fn names_made_to_mislead_are_spawned_registered_seen_and_ended() {
         let job = Job::new(&spawned, "/bin/sh")
             .args(["-c", &script(name), place.marker()])
             .arg(ready("spawned"))
-            .stdin(procledger::Stdio::null());
+            .stdin(procledger::Stdio::null())
+            .stdout(procledger::Stdio::null())
+            .stderr(procledger::Stdio::null());
         let mut process = tracker.spawn(job).expect("spawned");
         let outside = Command::new("/bin/sh")
             .args(["-c", &script(name), place.marker()])
             .arg(ready("registered"))
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn();
         let mut outside = Guard(outside.expect("a shell"));
         until("both have their names", || {
