@@ -63,8 +63,8 @@ fn names_made_to_mislead_are_spawned_registered_seen_and_ended() {
 
         for task in [&spawned, &registered] {
             let report = tracker.terminate(task).expect("ended");
-            // The shell and its `sleep`.
-            assert_eq!(report.endings.len(), 2, "{name}: {report:?}");
+            // The shell, and its `sleep` where that was started yet.
+            assert!(matches!(report.endings.len(), 1 | 2), "{name}: {report:?}");
             for ending in &report.endings {
                 assert!(matches!(ending.outcome, Outcome::Term), "{name}: {ending:?}");
             }
