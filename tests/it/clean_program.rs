@@ -21,21 +21,21 @@ use crate::{
 #[test]
 fn standard_descriptors_may_be_given_crosswise() {
     let place = Place::new();
-    play(&place, "crosswise", Duration::from_secs(60));
+    play(&place, "crosswise", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
 #[test]
 fn nothing_of_a_tracker_reaches_programs_of_a_host_that_has_closed_its_standard_descriptors() {
     let place = Place::new();
-    play(&place, "closed", Duration::from_secs(60));
+    play(&place, "closed", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
 #[test]
 fn a_program_starts_clean_in_an_unclean_host() {
     let place = Place::new();
-    play(&place, "clean-program", Duration::from_secs(60));
+    play(&place, "clean-program", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

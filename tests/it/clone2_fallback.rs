@@ -21,7 +21,7 @@ const SPAWNS: u32 = 1_000;
 fn all_is_the_same_where_clone3_is_not_known() {
     let _one = storm::ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
-    play(&place, "clone2-enosys", Duration::from_secs(120));
+    play(&place, "clone2-enosys", Duration::from_mins(2));
     check(&place);
 }
 
@@ -29,7 +29,7 @@ fn all_is_the_same_where_clone3_is_not_known() {
 fn all_is_the_same_where_clone3_is_forbidden() {
     let _one = storm::ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
-    play(&place, "clone2-eperm", Duration::from_secs(120));
+    play(&place, "clone2-eperm", Duration::from_mins(2));
     check(&place);
 }
 

@@ -161,7 +161,7 @@ pub(crate) fn children() -> Vec<(u32, char)> {
 
 /// A real `sqlite3` that holds the ledger's write lock until it is dropped.
 pub(crate) struct WriteLock {
-    _child: Guard,
+    child: Guard,
     stdin: Option<ChildStdin>,
 }
 
@@ -183,7 +183,7 @@ impl WriteLock {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("an answer");
         assert_eq!(line.trim(), "held");
-        Self { _child: child, stdin: Some(stdin) }
+        Self { child, stdin: Some(stdin) }
     }
 
     /// Rolls back, and waits until the lock is free.
@@ -191,6 +191,6 @@ impl WriteLock {
         let mut stdin = self.stdin.take().expect("held");
         writeln!(stdin, "ROLLBACK;").expect("sqlite3 listens");
         drop(stdin);
-        self._child.0.wait().expect("reaped");
+        self.child.0.wait().expect("reaped");
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 #[test]
 fn programs_that_cannot_be_started_leave_a_failed_row_and_nothing_else() {
     let place = Place::new();
-    play(&place, "not-started", Duration::from_secs(60));
+    play(&place, "not-started", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

@@ -39,7 +39,7 @@ fn an_innocent_with_the_number_of_a_dead_process_survives() {
     for (key, value) in inner.get_envs() {
         command.env(key, value.expect("set"));
     }
-    play_command(command, &place, "pid-reuse", Duration::from_secs(180));
+    play_command(command, &place, "pid-reuse", Duration::from_mins(3));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
@@ -60,8 +60,8 @@ enum Way {
 }
 
 pub(crate) fn body(given: &Given) {
-    assert_eq!(std::process::id(), 1, "this must run in a PID namespace of its own");
     use Way::{HealthPass, Kill, OrphanOfACrash, OrphanPass, Reap, Shutdown, Terminate};
+    assert_eq!(std::process::id(), 1, "this must run in a PID namespace of its own");
     let mut same_tick = 0;
     for way in [OrphanPass, HealthPass, Terminate, Shutdown, Kill, Reap, OrphanOfACrash] {
         let mut equal = 0;

@@ -21,7 +21,7 @@ const PROGRAMS: usize = 1_000;
 #[test]
 fn a_thousand_programs_at_once_all_have_their_rows() {
     let place = Place::new();
-    play(&place, "load", Duration::from_secs(180));
+    play(&place, "load", Duration::from_mins(3));
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
     assert_eq!(place.alive(), [0_u32; 0]);
 }
@@ -29,7 +29,7 @@ fn a_thousand_programs_at_once_all_have_their_rows() {
 #[test]
 fn a_child_killed_at_the_gate_is_an_error_and_leaves_nothing() {
     let place = Place::new();
-    play(&place, "killed-at-the-gate", Duration::from_secs(120));
+    play(&place, "killed-at-the-gate", Duration::from_mins(2));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

@@ -31,7 +31,7 @@ pub(crate) static ONE_STORM: Mutex<()> = Mutex::new(());
 fn storm() {
     let _one = ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
-    play(&place, "storm", Duration::from_secs(600));
+    play(&place, "storm", Duration::from_mins(10));
     let wanted = u64::from(spawns());
     assert_eq!(
         place.sqlite3("SELECT state, end_reason, exit_code, exit_signal, count(*) FROM process GROUP BY 1, 2, 3, 4"),
@@ -74,11 +74,8 @@ pub(crate) fn body(given: &Given, threads: u32, spawns: u32) {
 pub(crate) fn rage(tracker: &Tracker, threads: u32, spawns: u32, prepare: impl Fn() + Sync) {
     handle_signals();
     // SAFETY: getpgid(2) of oneself.
-    assert_eq!(
-        unsafe { libc::getpgid(0) }.cast_unsigned(),
-        std::process::id(),
-        "a group of its own"
-    );
+    let group = unsafe { libc::getpgid(0) };
+    assert_eq!(group.cast_unsigned(), std::process::id(), "a group of its own");
     // Once around, so that threads, connections and stacks are there.
     tracker.spawn(job("warm-up-0", 0)).and_then(|mut one| one.wait()).expect("true");
     let before = descriptors();
@@ -103,7 +100,9 @@ pub(crate) fn rage(tracker: &Tracker, threads: u32, spawns: u32, prepare: impl F
             .collect();
         let results: Vec<_> = workers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         done.store(true, Ordering::Release);
-        results.into_iter().for_each(|result| result.expect("all right"));
+        for result in results {
+            result.expect("all right");
+        }
     });
     note(&format!(
         "{spawns} spawns in {:?}, {} storms sent, {} signals handled, {} errno checks",
