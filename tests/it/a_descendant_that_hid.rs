@@ -1,11 +1,11 @@
 //! Descendants that leave the session and wipe their environment are known by their parent alone, and the host is the parent
 //! of every root: what is below the host is no reason to leave it alone.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use procledger::{Job, Stdio, Tracker};
 
-use crate::support::{Place, until};
+use crate::support::{Place, namespaced, namespaces, until};
 
 fn job(place: &Place, script: &str) -> Job {
     Job::new("task", "/bin/sh")
@@ -34,10 +34,11 @@ fn terminate_ends_a_child_that_left_session_and_environment() {
 #[test]
 fn strays_that_become_children_of_the_host_are_ended() {
     let Ok(ledger) = std::env::var("PROCLEDGER_IT_AS_INIT") else {
+        if !namespaces() {
+            return;
+        }
         let place = Place::new();
-        let status = Command::new("unshare")
-            .args(["-p", "-f", "--mount-proc", "--kill-child"])
-            .arg(std::env::current_exe().expect("this binary"))
+        let status = namespaced(std::env::current_exe().expect("this binary"))
             .args([
                 "--exact",
                 "a_descendant_that_hid::strays_that_become_children_of_the_host_are_ended",

@@ -5,7 +5,6 @@
 
 use std::{
     fs,
-    io::Write,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
@@ -16,6 +15,7 @@ use procledger::{Builder, Tracker};
 
 use crate::support::{Guard, Place, pids};
 
+const HOST: [&str; 4] = ["--exact", "gate_host::gate_host", "--nocapture", "--test-threads=1"];
 const ROLE: &str = "PROCLEDGER_IT_ROLE";
 const FOLDER: &str = "PROCLEDGER_IT_FOLDER";
 const MARKER: &str = "PROCLEDGER_IT_MARKER";
@@ -58,6 +58,7 @@ fn gate_host() {
         "killed-at-the-gate" => crate::registrar_under_load::killed_at_the_gate(&given),
         "fail-closed" => crate::invariant_10_fail_closed::body(&given),
         "pid-reuse" => crate::pid_reuse::body(&given),
+        "write-lock" => hold_write_lock(&given.ledger()),
         other => panic!("no role {other}"),
     }
 }
@@ -65,12 +66,7 @@ fn gate_host() {
 /// A run of this binary in that role, leader of a process group of its own.
 pub(crate) fn command(place: &Place, role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this binary"));
-    command
-        .args(["--exact", "gate_host::gate_host", "--nocapture", "--test-threads=1"])
-        .process_group(0);
-    for (key, value) in variables(place.path(), place.marker(), role) {
-        command.env(key, value);
-    }
+    command.args(HOST).process_group(0).envs(variables(place.path(), place.marker(), role));
     command
 }
 
@@ -159,38 +155,46 @@ pub(crate) fn children() -> Vec<(u32, char)> {
     pids().into_iter().filter_map(child).collect()
 }
 
-/// A real `sqlite3` that holds the ledger's write lock until it is dropped.
+/// Another process that holds the ledger's write lock until it is dropped. Not this one: what SQLite keeps open here while
+/// it holds a lock would be among the [`descriptors`].
 pub(crate) struct WriteLock {
     child: Guard,
-    stdin: Option<ChildStdin>,
+    stdin: ChildStdin,
 }
 
 impl WriteLock {
     pub(crate) fn take(ledger: &Path, marker: &str) -> Self {
         use std::io::{BufRead, BufReader};
-        let mut child = Command::new("sqlite3")
-            .args(["-cmd", ".timeout 10000"])
-            .arg(ledger)
-            .env("PROCLEDGER_IT_MARKER", marker)
+        let folder = ledger.parent().expect("a folder");
+        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+            .args(HOST)
+            .envs(variables(folder, marker, "write-lock"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("sqlite3 is installed");
-        let mut stdin = child.stdin.take().expect("piped");
+            .expect("a program");
+        let stdin = child.stdin.take().expect("piped");
         let stdout = child.stdout.take().expect("piped");
         let child = Guard(child);
-        writeln!(stdin, "BEGIN IMMEDIATE;\nSELECT 'held';").expect("sqlite3 listens");
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).expect("an answer");
-        assert_eq!(line.trim(), "held");
-        Self { child, stdin: Some(stdin) }
+        // libtest prints too. To its end would be to the end of the lock.
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.ends_with("held")), "the lock was not had");
+        Self { child, stdin }
     }
 
     /// Rolls back, and waits until the lock is free.
     pub(crate) fn release(mut self) {
-        let mut stdin = self.stdin.take().expect("held");
-        writeln!(stdin, "ROLLBACK;").expect("sqlite3 listens");
-        drop(stdin);
-        self.child.0.wait().expect("reaped");
+        drop(self.stdin);
+        assert!(self.child.0.wait().expect("reaped").success());
     }
+}
+
+/// What [`WriteLock`] starts: it has the lock until its input ends.
+fn hold_write_lock(ledger: &Path) {
+    let ledger = rusqlite::Connection::open(ledger).expect("a ledger");
+    ledger.busy_timeout(Duration::from_secs(10)).expect("patience");
+    ledger.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    println!("held");
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).expect("an end");
+    ledger.execute_batch("ROLLBACK").expect("released");
 }

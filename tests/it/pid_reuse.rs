@@ -15,7 +15,7 @@ use procledger::{EndReason, Ledger, Tracker};
 
 use crate::{
     gate_host::{self, Given, note, play_command},
-    support::{Guard, Place},
+    support::{Guard, Place, namespaced, namespaces},
 };
 
 /// For each way.
@@ -23,19 +23,13 @@ const TIMES: u32 = 25;
 
 #[test]
 fn an_innocent_with_the_number_of_a_dead_process_survives() {
-    let place = Place::new();
-    // A namespace of users only where root is not at hand.
-    let own_user = if rustix::process::geteuid().is_root() { "" } else { "-Ur" };
-    let flags = [own_user, "-pf", "--mount-proc", "--kill-child"];
-    let flags: Vec<&str> = flags.into_iter().filter(|flag| !flag.is_empty()).collect();
-    let possible = Command::new("unshare").args(&flags).arg("true").output();
-    if !possible.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no PID namespace can be made here");
+    if !namespaces() {
         return;
     }
+    let place = Place::new();
     let inner = gate_host::command(&place, "pid-reuse");
-    let mut command = Command::new("unshare");
-    command.args(&flags).arg(inner.get_program()).args(inner.get_args()).process_group(0);
+    let mut command = namespaced(inner.get_program());
+    command.args(inner.get_args()).process_group(0);
     for (key, value) in inner.get_envs() {
         command.env(key, value.expect("set"));
     }

@@ -2,6 +2,7 @@
 //! go through the ledger.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Write},
     os::fd::{AsFd, OwnedFd},
@@ -169,12 +170,10 @@ pub(crate) fn in_namespace(test: &str) -> bool {
     if std::env::var_os("PROCLEDGER_IT_INSIDE").is_some() {
         return true;
     }
-    if tool("unshare").is_none() {
+    if !namespaces() {
         return false;
     }
-    let output = Command::new("unshare")
-        .args(["-p", "-f", "--mount-proc", "--kill-child"])
-        .arg(std::env::current_exe().expect("this binary"))
+    let output = namespaced(std::env::current_exe().expect("this binary"))
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("PROCLEDGER_IT_INSIDE", "1")
         .stdin(process::Stdio::null())
@@ -250,13 +249,34 @@ macro_rules! need {
 }
 pub(crate) use need;
 
+/// Whether this user may do what only root can.
+pub(crate) fn root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skipped("only root can play this");
+    }
+    root
+}
+
+/// Whether [`namespaced`] works on this machine and for this user.
+pub(crate) fn namespaces() -> bool {
+    if tool("unshare").is_none() {
+        return false;
+    }
+    let tried = namespaced("true").stdin(process::Stdio::null()).output().expect("unshare");
+    if !tried.status.success() {
+        skipped("no PID namespace can be made here");
+    }
+    tried.status.success()
+}
+
 /// `program` in a PID namespace of its own, which dies with it.
-pub(crate) fn namespaced(program: &str) -> Command {
+pub(crate) fn namespaced(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
         command.arg("--map-root-user");
     }
-    command.args(["--pid", "--fork", "--mount-proc", "--kill-child", program]);
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(program);
     command
 }
 
