@@ -47,7 +47,11 @@ impl Exporter {
         let writer = Writer::new(target, lock, Box::new(source), Arc::clone(&shared));
         let thread = thread::Builder::new()
             .name("procledger-export".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                // Signals of the host are for the host's own threads.
+                let _ = nix::sys::signal::SigSet::all().thread_block();
+                writer.run();
+            })
             .map_err(|error| Error::os("failed to start the export's thread", error))?;
         Ok(Self { shared, thread: Some(thread), path, process: std::process::id() })
     }

@@ -16,6 +16,12 @@ mod raw;
 pub(crate) mod spawn;
 pub(crate) mod tty;
 
+/// Blocks every signal in the calling thread: signals of the host are for the host's own threads.
+pub(crate) fn leave_signals_to_the_host() {
+    // Fails only for a bad argument.
+    let _ = nix::sys::signal::SigSet::all().thread_block();
+}
+
 pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};
 pub(crate) use place::{boot_clock, current_place};
 pub(crate) use procfs::Proc;

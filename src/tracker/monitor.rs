@@ -36,6 +36,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
 }
 
 fn run(shared: &Arc<Shared>) {
+    crate::os::leave_signals_to_the_host();
     let mut next_pass = Instant::now() + shared.options.health_interval;
     let mut events = Vec::with_capacity(EVENTS);
     while shared.monitoring.load(Ordering::Acquire) {

@@ -268,6 +268,7 @@ impl Shared {
         let slot = Arc::new(std::sync::Mutex::new(Some(work)));
         let theirs = Arc::clone(&slot);
         let run = move || {
+            crate::os::leave_signals_to_the_host();
             let work = lock(&theirs).take();
             if let Some(work) = work {
                 work();

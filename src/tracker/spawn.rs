@@ -180,6 +180,7 @@ fn refused(shared: &Shared, refusal: spawn::Refusal, foreground: bool) -> Error 
 
 /// The registrar's thread: commits the children that arrive together in one transaction, and opens their gates.
 pub(super) fn registrar(shared: &Shared) {
+    crate::os::leave_signals_to_the_host();
     while let Some(applicants) = shared.doorbell.answer() {
         let mut news = Vec::with_capacity(applicants.len());
         let mut admitted = Vec::with_capacity(applicants.len());

@@ -5,9 +5,10 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -160,11 +161,12 @@ pub(crate) fn children() -> Vec<(u32, char)> {
 pub(crate) struct WriteLock {
     child: Guard,
     stdin: ChildStdin,
+    /// Kept open: libtest has a last word to say there.
+    stdout: BufReader<ChildStdout>,
 }
 
 impl WriteLock {
     pub(crate) fn take(ledger: &Path, marker: &str) -> Self {
-        use std::io::{BufRead, BufReader};
         let folder = ledger.parent().expect("a folder");
         let mut child = Command::new(std::env::current_exe().expect("this binary"))
             .args(HOST)
@@ -177,15 +179,17 @@ impl WriteLock {
         let stdout = child.stdout.take().expect("piped");
         let child = Guard(child);
         // libtest prints too. To its end would be to the end of the lock.
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let mut stdout = BufReader::new(stdout);
+        let mut lines = stdout.by_ref().lines().map_while(Result::ok);
         assert!(lines.any(|line| line.ends_with("held")), "the lock was not had");
-        Self { child, stdin }
+        Self { child, stdin, stdout }
     }
 
     /// Rolls back, and waits until the lock is free.
     pub(crate) fn release(mut self) {
         drop(self.stdin);
         assert!(self.child.0.wait().expect("reaped").success());
+        drop(self.stdout);
     }
 }
 
