@@ -24,6 +24,8 @@ use rustix::{
 };
 use tempfile::TempDir;
 
+use crate::gate_host;
+
 /// Longer than anything that is waited for takes, on a busy machine with two cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -189,8 +191,8 @@ pub(crate) fn in_namespace(test: &str) -> bool {
 /// Answers of a real `sqlite3`, opened read-only. Where there is none, the answers of the library in its format; what only
 /// the tool has, such as `.dump`, [`need!`]s it.
 pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
-    if tool("sqlite3").is_none() {
-        return like_sqlite3(ledger, query).unwrap_or_else(|error| panic!("{query}: {error}"));
+    if find("sqlite3").is_none() {
+        return ask_another_process(ledger, query);
     }
     let output = Command::new("sqlite3")
         .args(["-readonly", "-cmd", ".timeout 5000"])
@@ -200,6 +202,33 @@ pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
         .expect("sqlite3 is installed");
     assert!(output.status.success(), "{query}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+}
+
+/// What SQLite keeps open in a process that has a tracker on the same ledger, a test that counts descriptors would count.
+fn ask_another_process(ledger: &Path, query: &str) -> String {
+    let output = Command::new(std::env::current_exe().expect("this binary"))
+        .args(gate_host::HOST)
+        .env(gate_host::ROLE, "query")
+        .env(gate_host::FOLDER, ledger.parent().expect("a folder"))
+        .env(gate_host::MARKER, "")
+        .env("PROCLEDGER_IT_LEDGER", ledger)
+        .env("PROCLEDGER_IT_QUERY", query)
+        .stdin(process::Stdio::null())
+        .output()
+        .expect("a program");
+    let out = String::from_utf8(output.stdout).expect("text");
+    let answer = out.split_once("answer>\n").map(|(_, answer)| answer.to_owned());
+    answer.unwrap_or_else(|| panic!("{query}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// What [`ask_another_process`] starts.
+pub(crate) fn answer_query() -> ! {
+    let ledger = std::env::var_os("PROCLEDGER_IT_LEDGER").expect("a ledger");
+    let query = std::env::var("PROCLEDGER_IT_QUERY").expect("a query");
+    let answer = like_sqlite3(Path::new(&ledger), &query).expect("an answer");
+    print!("\nanswer>\n{answer}");
+    std::io::stdout().flush().expect("told");
+    process::exit(0)
 }
 
 fn like_sqlite3(ledger: &Path, query: &str) -> rusqlite::Result<String> {
@@ -225,13 +254,16 @@ fn like_sqlite3(ledger: &Path, query: &str) -> rusqlite::Result<String> {
 /// A tool that a test needs and a machine with only Rust and a C compiler may lack. Where it is missing the test says so
 /// and is skipped, but not under CI, which installs all of them. Use it by [`need!`].
 pub(crate) fn tool(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found =
-        std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
+    let found = find(name);
     if found.is_none() {
         skipped(&format!("no {name}"));
     }
     found
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 /// Says why a test proves nothing here; under CI it fails instead.
