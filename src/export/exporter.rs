@@ -50,7 +50,7 @@ impl Exporter {
             .spawn(move || {
                 // Signals of the host are for the host's own threads.
                 let _ = nix::sys::signal::SigSet::all().thread_block();
-                writer.run();
+                writer.run()
             })
             .map_err(|error| Error::os("failed to start the export's thread", error))?;
         Ok(Self { shared, thread: Some(thread), path, process: std::process::id() })
