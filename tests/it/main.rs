@@ -45,6 +45,7 @@ mod registrar_under_load;
 mod restarts_its_own_host;
 mod schema_reads_as_a_manual;
 mod shared_session;
+mod stopped_group;
 mod storm;
 mod strays;
 mod support;

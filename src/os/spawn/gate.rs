@@ -15,9 +15,13 @@ use std::{
     time::Duration,
 };
 
-use rustix::thread::futex;
+use rustix::{
+    io::Errno,
+    process::{Signal, pidfd_send_signal},
+    thread::futex,
+};
 
-use super::super::PidFd;
+use super::super::{PidFd, pidfd::timespec};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -51,7 +55,7 @@ pub(super) mod step {
 }
 
 /// The memory that child, caller and registrar share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gate {
     pub(super) word: AtomicU32,
     pub(super) step: AtomicU32,
@@ -59,6 +63,18 @@ pub(super) struct Gate {
     pub(super) pid: AtomicI32,
     /// Written by the kernel before the child's first instruction (`CLONE_PIDFD`).
     pub(super) pidfd: AtomicI32,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            word: AtomicU32::new(word::NEW),
+            step: AtomicU32::new(0),
+            errno: AtomicI32::new(0),
+            pid: AtomicI32::new(0),
+            pidfd: AtomicI32::new(-1),
+        }
+    }
 }
 
 /// A child that asks to run, and what its row shall say.
@@ -131,6 +147,8 @@ pub(crate) struct Doorbell<P> {
     pub(super) bell: AtomicU32,
     expected: Mutex<Vec<Arc<Applicant<P>>>>,
     closed: AtomicBool,
+    /// The registrar sleeps without a limit; only with the list's lock.
+    asleep: AtomicBool,
 }
 
 impl<P> Default for Doorbell<P> {
@@ -139,6 +157,7 @@ impl<P> Default for Doorbell<P> {
             bell: AtomicU32::new(0),
             expected: Mutex::new(Vec::new()),
             closed: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
         }
     }
 }
@@ -146,25 +165,49 @@ impl<P> Default for Doorbell<P> {
 impl<P> Doorbell<P> {
     /// Waits for children at the gate and takes them all; `None` once the doorbell is closed and nobody is expected.
     pub(crate) fn answer(&self) -> Option<Vec<Arc<Applicant<P>>>> {
+        // After a quiet tick the registrar sleeps without a limit, and the next spawn wakes it.
+        let mut quiet = false;
         loop {
             let seen = self.bell.load(Ordering::Acquire);
-            let (waiting, expected) = self.take_waiting();
+            let (waiting, expected) = self.take_waiting(quiet);
             if !waiting.is_empty() {
                 return Some(waiting);
             }
             if expected == 0 && self.closed.load(Ordering::Acquire) {
                 return None;
             }
+            let limit = (expected > 0 || !quiet).then(|| timespec(GATE_TICK));
             // Returns at once where the bell rang since it was read.
-            let _ = futex::wait(&self.bell, futex::Flags::PRIVATE, seen, None);
+            let waited = futex::wait(&self.bell, futex::Flags::PRIVATE, seen, limit.as_ref());
+            quiet = waited == Err(Errno::TIMEDOUT);
+            if quiet {
+                self.continue_stopped();
+            }
         }
     }
 
-    fn take_waiting(&self) -> (Vec<Arc<Applicant<P>>>, usize) {
+    /// Continues children that do not come to the gate: a SIGSTOP to the host's group that catches a child just before it
+    /// leaves that group stops it for good, since the SIGCONT goes to the group alone, and its caller sleeps until it execs.
+    fn continue_stopped(&self) {
+        let expected = lock(&self.expected);
+        for applicant in expected.iter() {
+            let number = applicant.gate.pidfd.load(Ordering::Acquire);
+            if number >= 0 && applicant.gate.word.load(Ordering::Acquire) == word::NEW {
+                // SAFETY: the caller of the spawn closes the descriptor only after it has withdrawn the applicant, for which
+                // it needs the lock that is held here.
+                let fd = unsafe { BorrowedFd::borrow_raw(number) };
+                let _ = pidfd_send_signal(fd, Signal::CONT);
+            }
+        }
+    }
+
+    /// Takes those at the gate; says how many are still expected. With nobody to expect, `rest` sends the registrar to sleep.
+    fn take_waiting(&self, rest: bool) -> (Vec<Arc<Applicant<P>>>, usize) {
         let mut expected = lock(&self.expected);
         let waiting = expected
             .extract_if(.., |applicant| applicant.gate.word.load(Ordering::Acquire) != word::NEW)
             .collect();
+        self.asleep.store(rest && expected.is_empty(), Ordering::Relaxed);
         (waiting, expected.len())
     }
 
@@ -183,6 +226,10 @@ impl<P> Doorbell<P> {
             ));
         }
         expected.push(applicant);
+        // Under the list's lock, so that the registrar either sees the applicant or is woken.
+        if self.asleep.swap(false, Ordering::Relaxed) {
+            self.ring();
+        }
         Ok(())
     }
 
