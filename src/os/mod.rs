@@ -4,10 +4,12 @@
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
 //! - [`procfs`]: what `/proc` tells, parsed from bytes;
 //! - [`place`]: boot, namespaces, machine;
+//! - [`features`]: what the kernel allows;
 //! - [`lock`]: an instance's lock file;
 //! - [`spawn`]: the gate;
 //! - [`tty`]: the terminal's foreground group.
 
+pub(crate) mod features;
 pub(crate) mod lock;
 pub(crate) mod pidfd;
 pub(crate) mod place;

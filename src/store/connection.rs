@@ -168,6 +168,11 @@ impl Store {
         rusqlite::version()
     }
 
+    /// An error that names it where the ledger lies on a network file system.
+    pub(crate) fn check_file_system(&self) -> Result<()> {
+        super::filesystem::check_local(self.path().parent().unwrap_or_else(|| self.path()))
+    }
+
     /// How many migrations the ledger has had.
     pub(crate) fn schema_version(&self) -> Result<u32> {
         self.read("read the version", |connection| {

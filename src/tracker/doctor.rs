@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::{PidFd, Proc, current_place, lock},
+    os::{PidFd, Proc, current_place, features, lock},
     record::Millis,
     store::Store,
 };
@@ -103,6 +103,7 @@ fn machine(findings: &mut Vec<Finding>) {
         Err(error) => findings.push(finding("/proc", Level::Problem, error.to_string(), "nothing can be tracked without it")),
     }
     findings.push(pidfds());
+    findings.extend(features::probe().iter().map(feature));
     match current_place() {
         Ok(place) if place.machine_id.is_none() => findings.push(finding(
             "machine id",
@@ -125,6 +126,14 @@ fn machine(findings: &mut Vec<Finding>) {
             ""
         },
     ));
+}
+
+fn feature(feature: &features::Feature) -> Finding {
+    match (feature.there, feature.needed) {
+        (true, _) => finding(feature.name, Level::Ok, "is there", ""),
+        (false, true) => finding(feature.name, Level::Problem, "is missing", feature.cost),
+        (false, false) => finding(feature.name, Level::Warning, "is missing", feature.cost),
+    }
 }
 
 fn pidfds() -> Finding {
@@ -162,6 +171,15 @@ fn pidfds() -> Finding {
 }
 
 fn soundness(store: &Store, findings: &mut Vec<Finding>) {
+    findings.push(match store.check_file_system() {
+        Ok(()) => finding("file system", Level::Ok, "is a local one", ""),
+        Err(error) => finding(
+            "file system",
+            Level::Problem,
+            error.to_string(),
+            "locks and shared memory do not hold there: move the ledger to a local disk",
+        ),
+    });
     findings.push(match store.check() {
         Ok(problems) if problems.is_empty() => finding("integrity", Level::Ok, "pages and references are sound", ""),
         Ok(problems) => finding(
