@@ -136,11 +136,11 @@ impl Proc {
         })
     }
 
-    /// The parent, its parent and so on: a few reads, however many processes the machine has.
-    pub(crate) fn ancestors(&self, pid: Pid) -> Result<Vec<Pid>> {
+    /// The parent, its parent and so on, as far as they can be read: a few reads, however many processes there are.
+    pub(crate) fn ancestors(&self, pid: Pid) -> Vec<Pid> {
         let mut found = Vec::new();
         let mut next = pid;
-        while let Some(stat) = self.stat(next)? {
+        while let Ok(Some(stat)) = self.stat(next) {
             let Some(parent) = Pid::new(i64::from(stat.parent)) else { break };
             if parent == pid || found.contains(&parent) {
                 break;
@@ -148,7 +148,7 @@ impl Proc {
             found.push(parent);
             next = parent;
         }
-        Ok(found)
+        found
     }
 
     /// The arguments; empty for a kernel thread or a zombie, `None` where it is gone.

@@ -143,7 +143,7 @@ impl Ledger {
             .ok_or_else(|| Error::invalid("pid 0 looks at nothing"))?;
         let mut report = Report::default();
         let (orphans, guards) = self.orphans(&proc, observer, &mut report)?;
-        let ancestors = super::shared::ancestors(&proc, own);
+        let ancestors = proc.ancestors(own);
         let world = World { proc: &proc, observer, own, ancestors, guards };
         for (dead, rows) in orphans {
             plan_instance(&world, dead, rows, &mut report);

@@ -110,7 +110,7 @@ fn pin(shared: &Arc<Shared>, pid: Pid) -> Result<Pinned> {
             "process {pid} is a kernel thread: it cannot be tracked"
         )));
     }
-    if shared.proc.ancestors(own)?.contains(&pid) {
+    if shared.proc.ancestors(own).contains(&pid) {
         return Err(Error::invalid(format!(
             "process {pid} is an ancestor of this one: it cannot be tracked from here"
         )));

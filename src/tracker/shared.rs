@@ -244,7 +244,7 @@ impl Shared {
             proc: &self.proc,
             observer: self.observer,
             own: self.own_pid(),
-            ancestors: ancestors(&self.proc, self.own_pid()),
+            ancestors: self.proc.ancestors(self.own_pid()),
             guards: self.guards(targets)?,
         })
     }
@@ -277,19 +277,6 @@ impl Shared {
         }
         Ok(guards)
     }
-}
-
-/// The parents of a process, nearest first, each read from its own `stat`.
-pub(super) fn ancestors(proc: &Proc, pid: Pid) -> Vec<Pid> {
-    let parent =
-        |pid: Pid| proc.stat(pid).ok().flatten().and_then(|stat| Pid::new(i64::from(stat.parent)));
-    let mut found = Vec::new();
-    let mut next = parent(pid);
-    while let Some(pid) = next.filter(|pid| !found.contains(pid)) {
-        found.push(pid);
-        next = parent(pid);
-    }
-    found
 }
 
 /// The epoll data of the wake-up descriptor; rows count from 1.

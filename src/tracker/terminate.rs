@@ -176,7 +176,7 @@ impl Shared {
                     proc: &self.proc,
                     observer: self.observer,
                     own: self.own_pid(),
-                    ancestors: super::shared::ancestors(&self.proc, self.own_pid()),
+                    ancestors: self.proc.ancestors(self.own_pid()),
                     guards: Vec::new(),
                 };
                 self.end_own(cause, &world, claimed, recorded, &mut report);
