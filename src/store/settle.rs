@@ -41,7 +41,8 @@ impl Store {
 
     /// Records a pass and what came of the rows that `by` had claimed, with the leaks that they were.
     ///
-    /// `false` for a row that `by` holds no claim of any more, and that is not its own; nothing of it is recorded, and neither is its leak.
+    /// `false` for a row that `by` holds no claim of any more, and that is not its own; nothing of it is recorded, and
+    /// neither is its leak.
     pub(crate) fn record(
         &self,
         by: InstanceId,
@@ -55,34 +56,28 @@ impl Store {
     }
 }
 
+/// From `running` or `survived`, and only where `by` is the owner.
 fn end_own(tx: &Transaction<'_>, by: InstanceId, root: &RootEnd) -> rusqlite::Result<bool> {
-    let RootEnd { process, end, .. } = root;
-    tx.prepare_cached(
-        "UPDATE process
-         SET state = 'ended', ended_at = :at, end_reason = :reason, exit_code = :code,
-           exit_signal = :signal, last_error = :error,
-           end_rule = :rule, end_evidence = :evidence
-         WHERE id = :id AND owner = :owner AND state IN ('running', 'survived')",
-    )?
-    .execute(named_params! {
-        ":id": process.0,
-        ":owner": by.0,
-        ":at": end.at.0,
-        ":reason": end.reason.as_str(),
-        ":code": end.status.code(),
-        ":signal": end.status.signal(),
-        ":error": end.error,
-        ":rule": end.because.as_ref().map(|because| &because.rule),
-        ":evidence": end.because.as_ref().map(|because| &because.evidence),
-    })
-    .map(|changed| changed == 1)
+    write_end(tx, root.process, Some(by), None, &root.end)
 }
 
-/// From one live state; an expected `Ended` fits no row.
+/// From one live state, whoever the owner is; an expected `Ended` fits no row.
 pub(super) fn end_from(
     tx: &Transaction<'_>,
     id: ProcessId,
     expected: State,
+    end: &End,
+) -> rusqlite::Result<bool> {
+    write_end(tx, id, None, Some(expected), end)
+}
+
+/// The one statement that ends a row with what is known of its end. Without an expected state, a row that somebody has
+/// claimed is theirs.
+fn write_end(
+    tx: &Transaction<'_>,
+    id: ProcessId,
+    owner: Option<InstanceId>,
+    expected: Option<State>,
     end: &End,
 ) -> rusqlite::Result<bool> {
     tx.prepare_cached(
@@ -90,11 +85,14 @@ pub(super) fn end_from(
          SET state = 'ended', ended_at = :at, end_reason = :reason, exit_code = :code,
            exit_signal = :signal, last_error = :error, claimed_by = NULL,
            end_rule = :rule, end_evidence = :evidence
-         WHERE id = :id AND state = :expected AND state <> 'ended'",
+         WHERE id = :id AND state <> 'ended'
+           AND (:owner IS NULL OR owner = :owner)
+           AND CASE WHEN :expected IS NULL THEN state <> 'ending' ELSE state = :expected END",
     )?
     .execute(named_params! {
         ":id": id.0,
-        ":expected": expected.as_str(),
+        ":owner": owner.map(|owner| owner.0),
+        ":expected": expected.map(State::as_str),
         ":at": end.at.0,
         ":reason": end.reason.as_str(),
         ":code": end.status.code(),

@@ -34,6 +34,9 @@ use crate::{
 impl Tracker {
     /// Looks at every recorded process, and ends the rows of those that are gone.
     ///
+    /// Of this instance's own it also records what is below each root, with memory and CPU time, ends the trees that have
+    /// passed a limit, and tries again to end what had survived.
+    ///
     /// Rows of other instances are ended only when those are dead; a live owner keeps its exit codes.
     ///
     /// # Errors
