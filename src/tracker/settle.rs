@@ -16,6 +16,7 @@ use super::{
     shared::{Shared, lock},
 };
 use crate::{
+    error::Result,
     os::{PidFd, Pinned, Probe},
     record::{End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, Report, RootEnd},
 };
@@ -34,7 +35,17 @@ impl Shared {
         let deadline = Instant::now() + REAPED_BY_PARENT;
         let statuses: Vec<ExitStatus> =
             mine.iter().map(|(entry, pidfd)| entry.learn_status(pidfd, deadline)).collect();
-        let (trees, ends) = self.find_strays(&mine, &statuses);
+        let (trees, ends) = match self.find_strays(&mine, &statuses) {
+            Ok(found) => found,
+            Err(error) => {
+                // A row that is ended now would hide what its root has left: the health pass looks again.
+                tracing::error!(
+                    "failed to look for what {} ended processes left: {error}",
+                    mine.len()
+                );
+                return mine.iter().for_each(|(entry, _)| entry.give_up());
+            }
+        };
         match self.store.settle_roots(self.instance, &ends) {
             Ok(rows) => {
                 for ((entry, _), status) in mine.iter().zip(&statuses) {
@@ -58,26 +69,23 @@ impl Shared {
     }
 
     /// What each dead root left, pinned; and the rows that say so.
-    fn find_strays(&self, dead: &[&Dead], statuses: &[ExitStatus]) -> (Vec<Tree>, Vec<RootEnd>) {
+    fn find_strays(
+        &self,
+        dead: &[&Dead],
+        statuses: &[ExitStatus],
+    ) -> Result<(Vec<Tree>, Vec<RootEnd>)> {
         let mut trees: Vec<Tree> =
             dead.iter().map(|(entry, pidfd)| tree_of(entry, Some(pidfd))).collect();
         for tree in &mut trees {
-            let below = self.store.descendants_of(tree.root.row).unwrap_or_default();
+            let below = self.store.descendants_of(tree.root.row)?;
             tree.recorded = below.iter().map(|row| (row.id, row.identity)).collect();
         }
         let wanted: Vec<bool> = dead.iter().map(|(entry, _)| !entry.keep_strays).collect();
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
-        let found = match self.world(&targets) {
-            Ok(world) => strays(&world, &trees, &wanted),
-            Err(error) => {
-                tracing::error!("failed to look for what ended processes left: {error}");
-                Vec::new()
-            }
-        };
+        let found = strays(&self.world(&targets)?, &trees, &wanted)?;
         let at = Millis::now();
         let mut ends = Vec::with_capacity(dead.len());
-        for (index, (tree, status)) in trees.iter_mut().zip(statuses).enumerate() {
-            let strays = found.get(index).map(Vec::as_slice).unwrap_or_default();
+        for ((tree, status), strays) in trees.iter_mut().zip(statuses).zip(&found) {
             // Until their rows are known they bear no row number of their own.
             tree.recorded.extend(strays.iter().map(|stray| (UNRECORDED, stray.identity)));
             ends.push(RootEnd {
@@ -95,7 +103,7 @@ impl Shared {
                     .collect(),
             });
         }
-        (trees, ends)
+        Ok((trees, ends))
     }
 
     /// Ends the strays, on a thread of their own where there are any: the next death must not wait for their grace.

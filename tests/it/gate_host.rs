@@ -49,6 +49,7 @@ fn gate_host() {
     match role.as_str() {
         "invariant-01" => crate::invariant_01_recorded_before_it_runs::host(&given),
         "storm" => crate::storm::body(&given, 4, crate::storm::spawns()),
+        "out-of-descriptors" => crate::out_of_descriptors::body(&given),
         "stopped-group" => crate::stopped_group::body(&given),
         "clean-program" => crate::clean_program::body(&given),
         "crosswise" => crate::clean_program::crosswise(&given),

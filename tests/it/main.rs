@@ -36,6 +36,7 @@ mod many_at_once;
 mod not_started;
 mod odd_hosts;
 mod odd_names;
+mod out_of_descriptors;
 mod pid_reuse;
 mod process_death;
 mod pty;

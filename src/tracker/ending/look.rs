@@ -9,6 +9,7 @@ use super::{
     work::{Member, TokenCache, Work, World, describe},
 };
 use crate::{
+    error::Result,
     identity::Pid,
     os::Pinned,
     plan::{
@@ -23,8 +24,8 @@ pub(super) fn look(
     trees: &mut [Work],
     cache: &mut TokenCache,
     recorder: &mut Recorder<'_>,
-) -> (Snapshot, bool) {
-    let Ok(snapshot) = world.proc.snapshot() else { return (Snapshot::default(), false) };
+) -> Result<(Snapshot, bool)> {
+    let snapshot = world.proc.snapshot()?;
     let mut carriers = carriers(world, &snapshot, trees, cache);
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     let mut any = false;
@@ -42,7 +43,7 @@ pub(super) fn look(
         any |= tree.members.len() > first;
         record(tree, first, recorder);
     }
-    (snapshot, any)
+    Ok((snapshot, any))
 }
 
 fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {

@@ -14,6 +14,7 @@ use super::{
     work::{TokenCache, Tree, Work, World, command_of},
 };
 use crate::{
+    error::Result,
     os::{Signal, pidfd::timespec},
     plan::observe::Snapshot,
 };
@@ -47,19 +48,21 @@ pub(in super::super) fn end_trees(
     answers
 }
 
-/// Finds what dead roots left, without touching it; where `wanted` is false nothing is looked for.
+/// Finds what dead roots left, without touching it; where `wanted` is false nothing is looked for. An error where `/proc`
+/// cannot be read: then nothing is known of what they left.
 pub(in super::super) fn strays(
     world: &World<'_>,
     trees: &[Tree],
     wanted: &[bool],
-) -> Vec<Vec<Stray>> {
+) -> Result<Vec<Vec<Stray>>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(world, works, &mut recorder);
     if wanted.iter().any(|&wanted| wanted) {
-        run.look();
+        run.try_look()?;
     }
-    run.works
+    let found = run
+        .works
         .into_iter()
         .zip(wanted)
         .map(|(work, &wanted)| {
@@ -70,7 +73,8 @@ pub(in super::super) fn strays(
                 .filter(|member| wanted && member.row.is_none() && member.is_alive());
             alive.map(Stray::from).collect()
         })
-        .collect()
+        .collect();
+    Ok(found)
 }
 
 /// Who belongs to a tree now, without touching anyone.
@@ -150,13 +154,21 @@ impl<'a, 'b> Run<'a, 'b> {
             .collect()
     }
 
-    /// Whether anyone is new.
+    /// Whether anyone is new. Where `/proc` cannot be read, the members that are known are ended all the same.
     fn look(&mut self) -> bool {
+        self.try_look().unwrap_or_else(|error| {
+            tracing::error!("failed to look for more members of what is being ended: {error}");
+            false
+        })
+    }
+
+    fn try_look(&mut self) -> Result<bool> {
         let began = Instant::now();
-        let (snapshot, any_new) = look(self.world, &mut self.works, &mut self.cache, self.recorder);
-        self.last = snapshot;
+        let looked = look(self.world, &mut self.works, &mut self.cache, self.recorder);
         self.next_look = Instant::now() + LOOK_AGAIN.max(began.elapsed() * 4);
-        any_new
+        let (snapshot, any_new) = looked?;
+        self.last = snapshot;
+        Ok(any_new)
     }
 
     /// SIGTERM and SIGCONT to whoever has had none yet.
