@@ -74,9 +74,9 @@ mod tracker;
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};
 pub use record::{
-    Containment, EndReason, Ending, ExitStatus, InstanceId, InstanceRecord, LeakKind, LeakRecord,
-    Limits, Millis, Origin, Outcome, PassKind, PassRecord, ProcessId, ProcessRecord, Report,
-    StopHow, Suspect, TASK_ID_MAX, TaskId,
+    Cgroup, Containment, ContainmentMode, EndReason, Ending, ExitStatus, InstanceId,
+    InstanceRecord, LeakKind, LeakRecord, Limits, Millis, Origin, Outcome, PassKind, PassRecord,
+    ProcessId, ProcessRecord, Report, StopHow, Suspect, TASK_ID_MAX, TaskId,
 };
 pub use state::{Event, State, next};
 pub use store::{LeakGroup, LeakGrouping};

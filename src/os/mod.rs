@@ -5,10 +5,12 @@
 //! - [`procfs`]: what `/proc` tells, parsed from bytes;
 //! - [`place`]: boot, namespaces, machine;
 //! - [`features`]: what the kernel allows;
+//! - [`cgroup`]: a v2 leaf for each tree;
 //! - [`lock`]: an instance's lock file;
 //! - [`spawn`]: the gate;
 //! - [`tty`]: the terminal's foreground group.
 
+pub(crate) mod cgroup;
 pub(crate) mod features;
 pub(crate) mod lock;
 pub(crate) mod pidfd;

@@ -13,6 +13,8 @@ use crate::identity::Pid;
 pub(crate) enum Evidence {
     /// It is the root.
     Root,
+    /// It is in the cgroup leaf that was made for the root.
+    Leaf,
     /// It is in the session that the gate made for the root.
     Session,
     /// It is in the foreground process group that the gate made for the root.
@@ -29,6 +31,7 @@ impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => f.write_str("identity"),
+            Self::Leaf => f.write_str("cgroup"),
             Self::Session => f.write_str("session"),
             Self::Group => f.write_str("process group"),
             Self::ChildOf(parent) => write!(f, "child of {parent}"),
@@ -47,6 +50,8 @@ pub(crate) struct TreeView {
     pub(crate) session: Option<Pid>,
     /// The process group that the gate made, under the same condition.
     pub(crate) group: Option<Pid>,
+    /// Who is in its cgroup leaf. Listed after the snapshot was taken: a pid of both is the same process in both.
+    pub(crate) leaf: HashSet<Pid>,
     /// Members that were recorded, or found by an earlier look.
     pub(crate) known: Vec<(Pid, Evidence)>,
     /// Processes of the row's uid that carry the token.
@@ -81,6 +86,9 @@ pub(crate) fn members(snapshot: &Snapshot, tree: &TreeView, exempt: &HashSet<Pid
     };
     if let Some(root) = tree.root {
         add(&mut found.members, &mut open, root, Evidence::Root);
+    }
+    for &pid in &tree.leaf {
+        add(&mut found.members, &mut open, pid, Evidence::Leaf);
     }
     for &(pid, evidence) in &tree.known {
         add(&mut found.members, &mut open, pid, evidence);
@@ -130,6 +138,7 @@ impl TreeView {
     fn begins_with(&self, stat: &Stat) -> bool {
         self.root == Some(stat.pid)
             || self.known.iter().any(|(pid, _)| *pid == stat.pid)
+            || self.leaf.contains(&stat.pid)
             || self.carriers.contains(&stat.pid)
             || self.session.is_some_and(|session| stat.session == session.get())
             || self.group.is_some_and(|group| stat.group == group.get())

@@ -15,7 +15,9 @@ pub(crate) use instance::{DeadInstance, NewInstance, Observer, OrphanClaim};
 pub(crate) use process::{
     Because, End, ExportEntry, NewProcess, RootEnd, Settled, Sighting, Verdict,
 };
-pub use process::{Limits, ProcessRecord};
+pub use process::{Cgroup, Limits, ProcessRecord};
 pub(crate) use report::NewLeak;
 pub use report::{Ending, LeakRecord, PassRecord, Report, Suspect};
-pub use words::{Containment, EndReason, LeakKind, Origin, Outcome, PassKind, StopHow};
+pub use words::{
+    Containment, ContainmentMode, EndReason, LeakKind, Origin, Outcome, PassKind, StopHow,
+};

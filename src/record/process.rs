@@ -1,6 +1,6 @@
 //! Processes: what is recorded of one, how it ends, and what comes of a claim.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -26,6 +26,15 @@ pub struct Limits {
     pub max_rss: Option<u64>,
 }
 
+/// A cgroup v2 leaf that was made for one root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Its folder.
+    pub path: PathBuf,
+    /// The folder's inode: the cgroup's id, which is not used again in one boot.
+    pub inode: u64,
+}
+
 /// A process about to be recorded.
 #[derive(Clone, Debug)]
 pub(crate) struct NewProcess {
@@ -36,6 +45,7 @@ pub(crate) struct NewProcess {
     pub(crate) token: Option<Uuid>,
     pub(crate) identity: Identity,
     pub(crate) session: Option<Pid>,
+    pub(crate) cgroup: Option<Cgroup>,
     pub(crate) containment: Containment,
     pub(crate) command: Vec<String>,
     pub(crate) cwd: Option<String>,
@@ -70,6 +80,8 @@ pub struct ProcessRecord {
     pub identity: Identity,
     /// Session or foreground process group that the gate made for it.
     pub session: Option<Pid>,
+    /// The cgroup leaf that was made for it.
+    pub cgroup: Option<Cgroup>,
     /// What keeps its tree together.
     pub containment: Containment,
     /// Program and arguments.

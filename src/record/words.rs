@@ -49,6 +49,20 @@ words! {
 }
 
 words! {
+    /// What shall keep trees together, as the caller asks for it.
+    ContainmentMode {
+        /// A cgroup leaf, else a keeper, else a session: the best that can be had.
+        Auto = "auto",
+        /// A cgroup leaf, or an error.
+        Cgroup = "cgroup",
+        /// A keeper process, or an error.
+        Keeper = "keeper",
+        /// A session only.
+        Session = "session",
+    }
+}
+
+words! {
     /// What keeps a tree together.
     Containment {
         /// Nothing of ours: parent pids and recorded descendants only.

@@ -93,10 +93,10 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     tx.prepare_cached(
         "INSERT INTO process (task_id, owner, first_owner, root, origin, token, pid, start_tick,
-           pidfd_inode, session, containment, command, cwd, uid, state, claimed_by, started_at,
+           pidfd_inode, session, cgroup, cgroup_inode, containment, command, cwd, uid, state, claimed_by, started_at,
            survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes)
          VALUES (:task, :owner, :owner, :root, :origin, :token, :pid, :start_tick,
-           :pidfd_inode, :session, :containment, :command, :cwd, :uid, :state, :claimed_by,
+           :pidfd_inode, :session, :cgroup, :cgroup_inode, :containment, :command, :cwd, :uid, :state, :claimed_by,
            :started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss)",
     )?
     .execute(named_params! {
@@ -109,6 +109,8 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
         ":start_tick": new.identity.start_tick.cast_signed(),
         ":pidfd_inode": new.identity.pidfd_inode.map(u64::cast_signed),
         ":session": new.session.map(Pid::get),
+        ":cgroup": new.cgroup.as_ref().map(|cgroup| cgroup.path.to_string_lossy()),
+        ":cgroup_inode": new.cgroup.as_ref().map(|cgroup| cgroup.inode.cast_signed()),
         ":containment": new.containment.as_str(),
         ":command": command,
         ":cwd": new.cwd,

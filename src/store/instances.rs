@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    identity::Identity,
+    identity::{Identity, Place},
     record::{InstanceId, InstanceRecord, Millis, NewInstance, StopHow},
 };
 
@@ -37,6 +37,11 @@ pub(super) const TO_JUDGE: &str = select_instances!(
                      CROSS JOIN instance AS i ON i.id = judged.id
                      ORDER BY i.id"
 );
+
+pub(super) const CGROUPS_LEFT: &str =
+    "SELECT id, cgroup, cgroup_inode FROM instance INDEXED BY instance_cgroup
+     WHERE cgroup IS NOT NULL AND stopped_at IS NOT NULL
+       AND boot_id = :boot_id AND pid_namespace = :pid_namespace";
 
 impl Store {
     /// Records this run of the program, with the ledger file that it opened.
@@ -75,6 +80,57 @@ impl Store {
     /// Records how an instance stopped; `false` when that was recorded before.
     pub(crate) fn stop_instance(&self, id: InstanceId, how: StopHow, at: Millis) -> Result<bool> {
         self.write("stop an instance", |tx| mark_stopped(tx, id, how, at))
+    }
+
+    /// Records where an instance is about to make its branch; before that, so that a crash in between forgets nothing.
+    pub(crate) fn plan_cgroup(&self, id: InstanceId, path: &str) -> Result<()> {
+        self.write("record a cgroup", |tx| {
+            tx.prepare_cached("UPDATE instance SET cgroup = ?1, cgroup_inode = NULL WHERE id = ?2")?
+                .execute((path, id.0))
+                .map(|_| ())
+        })
+    }
+
+    /// Records the inode of the branch that was planned.
+    pub(crate) fn confirm_cgroup(&self, id: InstanceId, inode: u64) -> Result<()> {
+        self.write("record a cgroup", |tx| {
+            tx.prepare_cached("UPDATE instance SET cgroup_inode = ?1 WHERE id = ?2")?
+                .execute((inode.cast_signed(), id.0))
+                .map(|_| ())
+        })
+    }
+
+    /// The branch is gone.
+    pub(crate) fn forget_cgroup(&self, id: InstanceId) -> Result<()> {
+        self.write("record a cgroup", |tx| {
+            tx.prepare_cached(
+                "UPDATE instance SET cgroup = NULL, cgroup_inode = NULL WHERE id = ?1",
+            )?
+            .execute([id.0])
+            .map(|_| ())
+        })
+    }
+
+    /// Branches that stopped instances in `here` have left: instance, folder, and its inode, where it was made.
+    pub(crate) fn cgroups_left(
+        &self,
+        here: &Place,
+    ) -> Result<Vec<(InstanceId, String, Option<u64>)>> {
+        self.read("list the cgroups", |connection| {
+            connection
+                .prepare_cached(CGROUPS_LEFT)?
+                .query_map(
+                    named_params! {
+                        ":boot_id": hex(here.boot_id),
+                        ":pid_namespace": here.pid_namespace.cast_signed(),
+                    },
+                    |row| {
+                        let inode: Option<i64> = row.get(2)?;
+                        Ok((InstanceId(row.get(0)?), row.get(1)?, inode.map(i64::cast_unsigned)))
+                    },
+                )?
+                .collect()
+        })
     }
 
     /// Instances that may have left something: not stopped, or with a row or a claim of theirs still alive.

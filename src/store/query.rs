@@ -10,8 +10,8 @@ use crate::{
     error::Result,
     identity::Identity,
     record::{
-        Containment, EndReason, InstanceId, Limits, Millis, Origin, ProcessId, ProcessRecord,
-        TaskId,
+        Cgroup, Containment, EndReason, InstanceId, Limits, Millis, Origin, ProcessId,
+        ProcessRecord, TaskId,
     },
     state::State,
 };
@@ -25,7 +25,7 @@ macro_rules! select_processes {
         concat!(
             "SELECT p.id, p.task_id, p.owner, o.program, p.root, p.origin, p.token, ",
             "f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset, ",
-            "p.pid, p.start_tick, p.pidfd_inode, p.session, p.containment, p.command, p.cwd, ",
+            "p.pid, p.start_tick, p.pidfd_inode, p.session, p.cgroup, p.cgroup_inode, p.containment, p.command, p.cwd, ",
             "p.uid, p.state, p.claimed_by, p.asked_by, p.started_at, p.ended_at, ",
             "p.exit_code, p.exit_signal, p.end_reason, p.end_rule, p.end_evidence, ",
             "p.survive, p.grace_ms, p.max_runtime_ms, p.max_rss_bytes, ",
@@ -170,7 +170,8 @@ fn process(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
     let root = cells.take::<Option<i64>>()?.map(ProcessId);
     let (origin, token) = (cells.parse(Origin::parse)?, cells.parse_opt(uuid)?);
     let identity = identity(&mut cells)?;
-    let (session, containment) = (cells.pid_opt()?, cells.parse(Containment::parse)?);
+    let (session, cgroup) = (cells.pid_opt()?, cgroup(&mut cells)?);
+    let containment = cells.parse(Containment::parse)?;
     let (command, cwd, uid) = (cells.command()?, cells.take()?, cells.take()?);
     let state = cells.parse(State::parse)?;
     let claimed_by = cells.take::<Option<i64>>()?.map(InstanceId);
@@ -191,6 +192,7 @@ fn process(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
         token,
         identity,
         session,
+        cgroup,
         containment,
         command,
         cwd,
@@ -218,6 +220,11 @@ fn identity(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Identity> {
         start_tick: cells.u64()?,
         pidfd_inode: cells.u64_opt()?,
     })
+}
+
+fn cgroup(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Option<Cgroup>> {
+    let (path, inode): (Option<String>, _) = (cells.take()?, cells.u64_opt()?);
+    Ok(path.zip(inode).map(|(path, inode)| Cgroup { path: path.into(), inode }))
 }
 
 fn limits(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Limits> {

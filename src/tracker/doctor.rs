@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::{PidFd, Proc, current_place, features, lock},
+    os::{PidFd, Proc, cgroup, current_place, features, lock},
     record::Millis,
     store::Store,
 };
@@ -102,6 +102,7 @@ fn machine(findings: &mut Vec<Finding>) {
         Ok(_) => findings.push(finding("/proc", Level::Ok, "is this namespace's own", "")),
         Err(error) => findings.push(finding("/proc", Level::Problem, error.to_string(), "nothing can be tracked without it")),
     }
+    findings.push(containment());
     findings.push(pidfds());
     findings.extend(features::probe().iter().map(feature));
     match current_place() {
@@ -126,6 +127,25 @@ fn machine(findings: &mut Vec<Finding>) {
             ""
         },
     ));
+}
+
+/// What would keep a new tree together. Looking makes no cgroup, so that joining works is not known before a spawn.
+fn containment() -> Finding {
+    let advice = "a daemon that leaves its session and wipes its environment is found only where a pass has recorded it: \
+                  delegate a cgroup v2 subtree (`Delegate=yes` in a systemd unit)";
+    match cgroup::prospect() {
+        Ok(Some(base)) => {
+            let detail = format!("cgroup leaves can be made below `{}`", base.display());
+            finding("containment", Level::Ok, detail, "")
+        }
+        Ok(None) => {
+            let detail = "sessions only: no cgroup v2 folder here may be written to";
+            finding("containment", Level::Warning, detail, advice)
+        }
+        Err(error) => {
+            finding("containment", Level::Warning, format!("sessions only: {error}"), advice)
+        }
+    }
 }
 
 fn feature(feature: &features::Feature) -> Finding {

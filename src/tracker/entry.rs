@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     identity::{Identity, Pid},
     os::PidFd,
-    record::{ExitStatus, Limits, NewProcess, Origin, ProcessId, ProcessRecord, TaskId},
+    record::{Cgroup, ExitStatus, Limits, NewProcess, Origin, ProcessId, ProcessRecord, TaskId},
 };
 
 /// A process that is not our child is reaped by its parent; the kernel tells its status only afterwards. This long a
@@ -26,6 +26,7 @@ pub(super) struct Root {
     pub(super) token: Option<Uuid>,
     pub(super) uid: u32,
     pub(super) session: Option<Pid>,
+    pub(super) cgroup: Option<Cgroup>,
     pub(super) origin: Origin,
     pub(super) limits: Limits,
     pub(super) command: Vec<String>,
@@ -48,6 +49,7 @@ impl Root {
             token: new.token,
             uid: new.uid,
             session: new.session,
+            cgroup: new.cgroup.clone(),
             origin: new.origin,
             limits: new.limits,
             command: new.command.clone(),
@@ -64,6 +66,7 @@ impl From<&ProcessRecord> for Root {
             token: record.token,
             uid: record.uid,
             session: record.session,
+            cgroup: record.cgroup.clone(),
             origin: record.origin,
             limits: record.limits,
             command: record.command.clone(),

@@ -286,11 +286,14 @@ impl Shared {
         let mut found = Vec::new();
         let mut due = Vec::new();
         for (row, pinned) in alive {
-            let below = snapshot.below(row.identity.pid);
+            let in_leaf = self.in_leaf(row, &snapshot);
+            let mut below = snapshot.below(row.identity.pid);
+            below.extend(&in_leaf);
             let rss = tree_rss(&snapshot, row, &below);
             sightings.push(Sighting { process: row.id, rss, cpu: cpu(pinned) });
             if row.root.is_none() {
-                let below = snapshot.below_until(row.identity.pid, &roots);
+                let mut below = snapshot.below_until(row.identity.pid, &roots);
+                below.extend(in_leaf.difference(&roots));
                 found.extend(self.new_below(row, &snapshot, &below, &known));
                 let age = Root::from(row).age();
                 if let Some((reason, rule)) = passed(&row.limits, age, rss) {
@@ -341,6 +344,7 @@ impl Shared {
                 token: None,
                 identity: pinned.identity,
                 session: None,
+                cgroup: None,
                 containment: crate::record::Containment::None,
                 command: super::ending::command_of(&self.proc, pid),
                 cwd: None,

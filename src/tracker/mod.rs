@@ -2,6 +2,7 @@
 //!
 //! - [`open`]: the builder, and what opening does in which order;
 //! - [`spawn`] and [`register`]: how processes come under the tracker;
+//! - [`containment`]: what keeps a tree together;
 //! - [`process`], [`output`] and [`foreground`]: waiting for one;
 //! - [`settle`]: a root ended by itself;
 //! - [`terminate`] and [`ending`]: ending trees;
@@ -11,6 +12,7 @@
 //! - [`shutdown`]: the orderly end;
 //! - [`ledger`] and [`doctor`]: looking without touching.
 
+mod containment;
 mod doctor;
 mod ending;
 mod entry;

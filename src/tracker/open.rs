@@ -16,7 +16,7 @@ use crate::{
     export::Exporter,
     identity::Pid,
     os::{Pinned, Proc, current_place, lock::HeldLock},
-    record::{ExportEntry, Millis, NewInstance, Observer, ProcessRecord, Report},
+    record::{ContainmentMode, ExportEntry, Millis, NewInstance, Observer, ProcessRecord, Report},
     store::Store,
 };
 
@@ -66,6 +66,8 @@ impl Tracker {
                 grace: GRACE,
                 monitor: true,
                 reap_on_open: true,
+                containment: None,
+                cgroup: None,
             },
         }
     }
@@ -172,6 +174,26 @@ impl Builder {
         self
     }
 
+    /// What keeps the trees of spawned programs together; otherwise what the environment variable
+    /// `PROCLEDGER_CONTAINMENT` says (`auto`, `cgroup`, `keeper`, `session`), else [`ContainmentMode::Auto`].
+    ///
+    /// A cgroup v2 leaf holds whatever a program starts, whichever session it is in; a session loses a daemon that leaves it,
+    /// wipes its environment and loses its parent before a health pass has seen it. Each row says which one it has.
+    pub fn containment(mut self, mode: ContainmentMode) -> Self {
+        self.options.containment = Some(mode);
+        self
+    }
+
+    /// The cgroup v2 folder to make leaves in. Otherwise it is the nearest one that a manager has delegated (systemd's
+    /// `Delegate=`, told by its extended attribute), else the one that this process is in.
+    ///
+    /// Whoever opens the tracker must be able to make folders there, and to write the `cgroup.procs` of the nearest common
+    /// ancestor of that folder and its own (cgroups(7)).
+    pub fn cgroup(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.options.cgroup = Some(folder.into());
+        self
+    }
+
     /// Opens the ledger. When this returns, what dead instances left is gone, or is in the
     /// [`startup_report`](Tracker::startup_report).
     ///
@@ -180,7 +202,8 @@ impl Builder {
     /// Each names the path and leaves the disk as it was: a missing folder; a folder that others can write, a ledger of
     /// another user ([`is_denied`](Error::is_denied)); a file that is no ledger
     /// ([`is_not_a_ledger`](Error::is_not_a_ledger)); a ledger of a newer version ([`is_newer`](Error::is_newer)); a
-    /// network file system; no `/proc`, or one of another PID namespace ([`is_unsupported`](Error::is_unsupported)).
+    /// network file system; no `/proc`, or one of another PID namespace ([`is_unsupported`](Error::is_unsupported)); a
+    /// containment that was asked for and cannot be had.
     pub fn open(self) -> Result<Tracker> {
         check_options(&self.options)?;
         let proc = Proc::open()?;
@@ -246,6 +269,7 @@ fn check_options(options: &Options) -> Result<()> {
 fn begin(shared: Arc<Shared>) -> Result<Tracker> {
     let mut tracker = Inner { shared, startup: Report::default() };
     let shared = &tracker.shared;
+    shared.check_containment()?;
     start_registrar(shared)?;
     if shared.options.reap_on_open {
         tracker.startup = clean_up(shared)?;

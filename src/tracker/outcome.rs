@@ -41,6 +41,7 @@ pub(super) fn descendant(
         token: None,
         identity: member.identity,
         session: None,
+        cgroup: None,
         containment: Containment::None,
         command: member.command.to_vec(),
         cwd: None,

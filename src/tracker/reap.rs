@@ -83,6 +83,7 @@ impl Shared {
         settled.extend(self.sweep(&mut report));
         log_cleaned(&report);
         self.write(Some(pass), settled, &mut report);
+        self.remove_branches_of_others();
         for instance in instances {
             discard(&lock_path(&self.store, &instance));
         }
@@ -191,16 +192,19 @@ impl Shared {
         };
         let state = if record.state == State::Survived { State::Survived } else { State::Running };
         match self.store.end(&[(record.id, state, end)]) {
-            Ok(changed) if changed == [true] => report.endings.push(Ending {
-                task_id: record.task.clone(),
-                pid: record.identity.pid,
-                command: record.command.clone(),
-                rule: "it is not there any more".into(),
-                evidence: "identity".into(),
-                outcome: Outcome::Gone,
-                died_after_ms: None,
-                obstacle: None,
-            }),
+            Ok(changed) if changed == [true] => {
+                self.remove_leaf(record.cgroup.as_ref());
+                report.endings.push(Ending {
+                    task_id: record.task.clone(),
+                    pid: record.identity.pid,
+                    command: record.command.clone(),
+                    rule: "it is not there any more".into(),
+                    evidence: "identity".into(),
+                    outcome: Outcome::Gone,
+                    died_after_ms: None,
+                    obstacle: None,
+                });
+            }
             Ok(_) => {}
             Err(error) => report.errors.push(error.to_string()),
         }

@@ -144,6 +144,7 @@ fn describe(shared: &Shared, task: TaskId, pinned: &Pinned) -> Result<NewProcess
         token: None,
         identity: pinned.identity,
         session: None,
+        cgroup: None,
         containment: Containment::None,
         command: super::ending::command_of(&shared.proc, pid),
         cwd: None,

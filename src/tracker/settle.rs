@@ -11,14 +11,16 @@ use std::{
 
 use super::{
     ending::{Tree, end_trees, strays},
-    entry::{Entry, REAPED_BY_PARENT},
+    entry::{Entry, REAPED_BY_PARENT, Root},
     outcome::{Cause, descendant},
     shared::{Shared, lock},
 };
 use crate::{
     error::Result,
     os::{PidFd, Pinned, Probe},
-    record::{End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, Report, RootEnd},
+    record::{
+        Because, End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, Report, RootEnd,
+    },
 };
 
 /// A dead process with the pidfd that told.
@@ -90,13 +92,7 @@ impl Shared {
             tree.recorded.extend(strays.iter().map(|stray| (UNRECORDED, stray.identity)));
             ends.push(RootEnd {
                 process: tree.root.row,
-                end: End {
-                    reason: EndReason::Exited,
-                    status: *status,
-                    at,
-                    error: None,
-                    because: None,
-                },
+                end: self.end_of(&tree.root, *status, at),
                 strays: strays
                     .iter()
                     .map(|stray| descendant(self.instance, &tree.root, &stray.as_found()))
@@ -104,6 +100,21 @@ impl Shared {
             });
         }
         Ok((trees, ends))
+    }
+
+    /// How a root ended that nobody has signalled: by itself, or by the kernel for lack of memory.
+    fn end_of(&self, root: &Root, status: ExitStatus, at: Millis) -> End {
+        let killed = status == ExitStatus::Signaled(libc::SIGKILL);
+        let oom_kills = if killed { self.oom_kills(root) } else { 0 };
+        let because = (oom_kills > 0).then(|| Because {
+            rule: root.limits.max_rss.map_or_else(
+                || "the kernel ran out of memory".into(),
+                |bytes| format!("the kernel enforced its memory limit of {bytes} bytes"),
+            ),
+            evidence: format!("oom_kill {oom_kills} in its cgroup's memory.events"),
+        });
+        let reason = if because.is_some() { EndReason::Oom } else { EndReason::Exited };
+        End { reason, status, at, error: None, because }
     }
 
     /// Ends the strays, on a thread of their own where there are any: the next death must not wait for their grace.
@@ -214,6 +225,7 @@ impl Shared {
         {
             let _ = fd.child_status(true);
         }
+        self.remove_leaf(entry.root.cgroup.as_ref());
         self.let_go(entry.root.row);
     }
 

@@ -14,6 +14,7 @@ use std::{
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use super::{
+    containment::Leaves,
     ending::World,
     entry::{Entry, Root},
     spawn::Request,
@@ -23,7 +24,9 @@ use crate::{
     export::Exporter,
     identity::{Identity, Pid, Place},
     os::{PidFd, Proc, lock::HeldLock, spawn::Doorbell},
-    record::{InstanceId, InstanceRecord, Limits, Observer, ProcessId, RootEnd, Settled},
+    record::{
+        ContainmentMode, InstanceId, InstanceRecord, Limits, Observer, ProcessId, RootEnd, Settled,
+    },
     store::Store,
 };
 
@@ -38,6 +41,10 @@ pub(super) struct Options {
     pub(super) grace: Duration,
     pub(super) monitor: bool,
     pub(super) reap_on_open: bool,
+    /// `None`: as the environment says, else `Auto`.
+    pub(super) containment: Option<ContainmentMode>,
+    /// Where leaves are made; found by itself otherwise.
+    pub(super) cgroup: Option<std::path::PathBuf>,
 }
 
 /// One open tracker.
@@ -69,6 +76,7 @@ pub(super) struct Shared {
     pub(super) monitoring: AtomicBool,
     pub(super) lock: Mutex<Option<HeldLock>>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) leaves: Leaves,
     held_pidfds: AtomicUsize,
     pidfd_limit: usize,
 }
@@ -126,6 +134,7 @@ impl Shared {
             monitoring: AtomicBool::new(false),
             lock: Mutex::new(Some(opened.lock)),
             threads: Mutex::default(),
+            leaves: Leaves::default(),
             held_pidfds: AtomicUsize::new(0),
             pidfd_limit: usize::try_from(limit / 2).unwrap_or(usize::MAX),
         }))

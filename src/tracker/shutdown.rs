@@ -46,6 +46,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     }
     join_all(shared);
     shared.write_late();
+    shared.close_branch();
     let exporter = lock(&shared.exporter).take();
     // Somebody who is just flushing it keeps it, and the file: the next instance replaces that.
     let removed =

@@ -11,7 +11,9 @@ use super::{Tracker, entry::Root, job::Job, process::Process, shared::Shared};
 use crate::{
     error::{Error, Kind, Result},
     os::{Pinned, procfs::TOKEN_VARIABLE, spawn},
-    record::{Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin, TaskId},
+    record::{
+        Cgroup, Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin, TaskId,
+    },
     state::State,
 };
 
@@ -24,6 +26,7 @@ pub(super) struct Request {
     cwd: Option<String>,
     limits: Limits,
     allow_survivor: bool,
+    cgroup: Option<Cgroup>,
     started: std::sync::OnceLock<Box<NewProcess>>,
 }
 
@@ -86,6 +89,8 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
     let task = TaskId::new(job.task.clone())?;
     let token = Uuid::new_v4();
     let keep_strays = job.keep_strays;
+    let place = shared.leaf_for(token, job.max_rss)?;
+    let cgroup = place.as_ref().map(|place| place.leaf.record().clone());
     let request = Request {
         task,
         token,
@@ -101,6 +106,7 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
             max_rss: job.max_rss,
         },
         allow_survivor: job.allow_survivor,
+        cgroup: cgroup.clone(),
         started: std::sync::OnceLock::new(),
     };
     let foreground = job.foreground && crate::os::tty::is_foreground();
@@ -111,6 +117,7 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
         directory: job.directory,
         stdio: job.stdio,
         session: if foreground { spawn::Session::Foreground } else { spawn::Session::New },
+        place,
     };
     let applicant = spawn::Applicant::new(request);
     match spawn::spawn(command, &shared.doorbell, &applicant) {
@@ -118,9 +125,15 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
             let new = applicant.payload.started.get().ok_or_else(|| {
                 Error::new(Kind::Other, "a program ran without the registrar's word")
             })?;
+            if new.cgroup.is_none() {
+                shared.give_up_leaves(cgroup.as_ref());
+            }
             Ok(started(shared, spawned, new, keep_strays, foreground))
         }
-        Err(refusal) => Err(refused(shared, refusal, foreground)),
+        Err(refusal) => {
+            shared.remove_leaf(cgroup.as_ref());
+            Err(refused(shared, refusal, foreground))
+        }
     }
 }
 
@@ -235,7 +248,12 @@ fn describe(shared: &Shared, applicant: &spawn::Applicant<Request>) -> Result<Ne
         token: Some(request.token),
         identity: pinned.identity,
         session: Some(pid),
-        containment: Containment::Session,
+        cgroup: request.cgroup.clone().filter(|_| applicant.is_in_leaf()),
+        containment: if request.cgroup.is_some() && applicant.is_in_leaf() {
+            Containment::Cgroup
+        } else {
+            Containment::Session
+        },
         command: request.command.clone(),
         cwd: request.cwd.clone(),
         uid: rustix::process::geteuid().as_raw(),

@@ -203,6 +203,7 @@ impl Shared {
             token: None,
             identity: pinned.identity,
             session: None,
+            cgroup: None,
             containment: Containment::None,
             command: command_of(&self.proc, found.pid),
             cwd: None,

@@ -123,6 +123,27 @@ impl Drop for Place {
                 let _ = pidfd_send_signal(&fd, Signal::KILL);
             }
         }
+        remove_cgroups(&self.ledger());
+    }
+}
+
+/// The cgroups that hosts of this ledger have left: whoever crashed and was never reaped.
+fn remove_cgroups(ledger: &Path) {
+    let open =
+        rusqlite::Connection::open_with_flags(ledger, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
+    let folders: Vec<PathBuf> = open
+        .and_then(|ledger| {
+            ledger
+                .prepare("SELECT cgroup FROM instance WHERE cgroup IS NOT NULL")?
+                .query_map([], |row| row.get::<_, String>(0).map(PathBuf::from))?
+                .collect()
+        })
+        .unwrap_or_default();
+    for folder in folders {
+        for leaf in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(leaf.path());
+        }
+        let _ = fs::remove_dir(folder);
     }
 }
 

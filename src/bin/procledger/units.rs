@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use procledger::ContainmentMode;
+
 /// Longer spans are a slip of the finger, and overflow the ledger's milliseconds sooner or later.
 const LONGEST: Duration = Duration::from_hours(1000 * 366 * 24);
 
@@ -71,6 +73,11 @@ fn factor(unit: &str) -> Option<u64> {
         "tb" => 1_000_000_000_000,
         _ => return None,
     })
+}
+
+/// What keeps a tree together.
+pub(crate) fn containment(text: &str) -> Result<ContainmentMode, String> {
+    ContainmentMode::parse(text).ok_or_else(|| "give auto, cgroup, keeper or session".to_owned())
 }
 
 #[cfg(test)]

@@ -47,6 +47,8 @@ pub(super) struct Plan<'a> {
     pub(super) bell: &'a AtomicU32,
     pub(super) parent: usize,
     pub(super) session: Session,
+    /// The cgroup that it is born in.
+    pub(super) cgroup: Option<i32>,
     pub(super) stdio: [Descriptor; 3],
     /// Null: stay where the host is.
     pub(super) directory: *const c_char,
@@ -73,6 +75,11 @@ pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
     prepare(plan);
     wait_at_gate(plan);
     become_program(plan)
+}
+
+/// A child that has nothing to do but to have been born.
+pub(super) extern "C" fn leave(_: *const c_void) -> ! {
+    exit()
 }
 
 fn call(number: i64, args: [usize; 5]) -> isize {

@@ -61,6 +61,8 @@ pub(super) struct Gate {
     pub(super) step: AtomicU32,
     pub(super) errno: AtomicI32,
     pub(super) pid: AtomicI32,
+    /// The child is born in the leaf that was made for it.
+    pub(super) in_leaf: AtomicBool,
     /// Written by the kernel before the child's first instruction (`CLONE_PIDFD`).
     pub(super) pidfd: AtomicI32,
 }
@@ -72,6 +74,7 @@ impl Default for Gate {
             step: AtomicU32::new(0),
             errno: AtomicI32::new(0),
             pid: AtomicI32::new(0),
+            in_leaf: AtomicBool::new(false),
             pidfd: AtomicI32::new(-1),
         }
     }
@@ -94,6 +97,11 @@ impl<P> Applicant<P> {
             decision: Mutex::new(None),
             decided: Condvar::new(),
         })
+    }
+
+    /// Whether the child was born in the leaf that was made for it.
+    pub(crate) fn is_in_leaf(&self) -> bool {
+        self.gate.in_leaf.load(Ordering::Acquire)
     }
 
     /// The child's number, and a pidfd to it; `None` where it never came to the gate.

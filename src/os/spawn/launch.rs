@@ -5,21 +5,21 @@
 use std::{
     cell::RefCell,
     ffi::{OsString, c_void},
-    os::fd::{FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     path::PathBuf,
     ptr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI32, Ordering},
     },
     time::Duration,
 };
 
 pub(crate) use super::child::Session;
 use super::{
-    super::{PidFd, raw},
-    child::{Plan, enter},
-    gate::{Applicant, Doorbell, step},
+    super::{PidFd, cgroup::Leaf, raw},
+    child::{Plan, enter, leave},
+    gate::{Applicant, Doorbell, Gate, step},
     program::Program,
     stack::Stack,
     stdio::prepare_stdio,
@@ -53,6 +53,15 @@ pub(crate) struct Command {
     /// Stdin, stdout, stderr.
     pub(crate) stdio: [StdioSource; 3],
     pub(crate) session: Session,
+    pub(crate) place: Option<Place>,
+}
+
+/// The leaf that a child is born in.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) leaf: Leaf,
+    /// Rather no child than one outside of it.
+    pub(crate) must: bool,
 }
 
 /// A program that runs and is recorded.
@@ -98,6 +107,7 @@ pub(crate) fn spawn<P>(
         bell: &doorbell.bell,
         parent: std::process::id() as usize,
         session: command.session,
+        cgroup: command.place.as_ref().map(|place| place.leaf.as_fd().as_raw_fd()),
         stdio,
         directory: program.directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
         programs: program.paths.pointers.as_ptr(),
@@ -105,7 +115,7 @@ pub(crate) fn spawn<P>(
         envp: program.envp.pointers.as_ptr(),
     };
     doorbell.expect(Arc::clone(applicant))?;
-    let cloned = make_child(&plan);
+    let cloned = make_child(plan, command.place.as_ref(), &applicant.gate);
     drop(sources);
     let pid = match cloned {
         Ok(pid) => pid,
@@ -171,7 +181,24 @@ fn failure(program: &OsString, at: u32, errno: i32) -> Error {
 }
 
 /// Makes the child and returns when it has left our memory, by exec or by death.
-fn make_child(plan: &Plan<'_>) -> Result<Pid> {
+///
+/// Where its leaf does not take it, as when a seccomp profile was set meanwhile, it is born outside and its gate says so,
+/// unless it must be born there or not at all.
+fn make_child(mut plan: Plan<'_>, place: Option<&Place>, gate: &Gate) -> Result<Pid> {
+    with_stack(|stack| {
+        gate.in_leaf.store(place.is_some(), Ordering::Release);
+        let made = to_pid(clone(&plan, stack));
+        if made.is_ok() || place.is_none_or(|place| place.must) {
+            return made;
+        }
+        gate.in_leaf.store(false, Ordering::Release);
+        plan.cgroup = None;
+        to_pid(clone(&plan, stack))
+    })
+}
+
+/// Runs `clone` with the thread's stack for children, and with all signals blocked.
+fn with_stack<T>(clone: impl FnOnce(&Stack) -> Result<T>) -> Result<T> {
     STACK.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = Some(Stack::new()?);
@@ -180,17 +207,21 @@ fn make_child(plan: &Plan<'_>) -> Result<Pid> {
             return Err(Error::new(Kind::Other, "no stack for the child"));
         };
         let mask = mask_signals(u64::MAX);
-        let result = clone(plan, stack);
+        let result = clone(stack);
         mask_signals(mask);
-        if result < 0 {
-            let errno = i32::try_from(-result).unwrap_or(libc::EINVAL);
-            return Err(Error::os(
-                "failed to make a child process",
-                std::io::Error::from_raw_os_error(errno),
-            ));
-        }
-        Pid::new(result as i64).ok_or_else(|| Error::new(Kind::Other, "clone answered with no pid"))
+        result
     })
+}
+
+fn to_pid(result: isize) -> Result<Pid> {
+    if result < 0 {
+        let errno = i32::try_from(-result).unwrap_or(libc::EINVAL);
+        return Err(Error::os(
+            "failed to make a child process",
+            std::io::Error::from_raw_os_error(errno),
+        ));
+    }
+    Pid::new(result as i64).ok_or_else(|| Error::new(Kind::Other, "clone answered with no pid"))
 }
 
 /// Sets the thread's signal mask raw, with the real-time signals that libc keeps to itself, and returns the former one.
@@ -206,9 +237,10 @@ fn mask_signals(mask: u64) -> u64 {
 }
 
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
 
-/// `struct clone_args` up to Linux 5.5 (clone3(2)).
+/// `struct clone_args` of Linux 5.7 (clone3(2)). An older kernel takes it while what it does not know is zero.
 #[repr(C, align(8))]
 #[derive(Default)]
 struct CloneArgs {
@@ -220,9 +252,16 @@ struct CloneArgs {
     stack: u64,
     stack_size: u64,
     tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
 }
 
 fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
+    if plan.cgroup.is_some() {
+        // clone(2) knows no cgroups, and a program that its row places in a leaf is never started elsewhere.
+        return clone3(plan, stack);
+    }
     if !WITHOUT_CLONE3.load(Ordering::Relaxed) {
         let result = clone3(plan, stack);
         // ENOSYS: an old kernel, or a seccomp profile that does not know it. EPERM: a profile that says no. EINVAL: a
@@ -241,9 +280,11 @@ fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
 }
 
 fn clone3(plan: &Plan<'_>, stack: &Stack) -> isize {
+    let into_cgroup = if plan.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
     let args = CloneArgs {
-        flags: u64::from(FLAGS.cast_unsigned()) | CLONE_CLEAR_SIGHAND,
+        flags: u64::from(FLAGS.cast_unsigned()) | CLONE_CLEAR_SIGHAND | into_cgroup,
         pidfd: plan.gate.pidfd.as_ptr() as u64,
+        cgroup: plan.cgroup.map_or(0, |fd| u64::from(fd.cast_unsigned())),
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.bottom() as u64,
         stack_size: Stack::SIZE as u64,
@@ -265,4 +306,31 @@ fn clone2(plan: &Plan<'_>, stack: &Stack) -> isize {
     unsafe {
         raw::clone_onto(libc::SYS_clone, registers, enter, ptr::from_ref(plan).cast::<c_void>())
     }
+}
+
+/// Whether a child can be born in a cgroup: makes one that ends at once.
+pub(in super::super) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
+    with_stack(|stack| {
+        let pidfd = AtomicI32::new(-1);
+        let args = CloneArgs {
+            flags: u64::from(FLAGS.cast_unsigned()) | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
+            pidfd: pidfd.as_ptr() as u64,
+            exit_signal: libc::SIGCHLD as u64,
+            stack: stack.bottom() as u64,
+            stack_size: Stack::SIZE as u64,
+            cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
+            ..CloneArgs::default()
+        };
+        let registers = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
+        // SAFETY: as in `clone3`; `leave` makes one raw system call.
+        let result =
+            unsafe { raw::clone_onto(libc::SYS_clone3, registers, leave, ptr::null::<c_void>()) };
+        to_pid(result)?;
+        // SAFETY: the kernel stored a new descriptor there, and nobody else closes it.
+        let child =
+            PidFd::from_owned(unsafe { OwnedFd::from_raw_fd(pidfd.load(Ordering::Acquire)) });
+        let _ = child.wait_dead(EXIT_LIMIT);
+        let _ = child.child_status(true);
+        Ok(())
+    })
 }

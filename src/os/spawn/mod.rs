@@ -35,4 +35,5 @@ mod stack;
 mod stdio;
 
 pub(crate) use gate::{Applicant, Doorbell};
-pub(crate) use launch::{Command, Refusal, Session, Spawned, StdioSource, spawn};
+pub(super) use launch::try_joining;
+pub(crate) use launch::{Command, Place, Refusal, Session, Spawned, StdioSource, spawn};

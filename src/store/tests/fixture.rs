@@ -128,6 +128,7 @@ pub(super) fn process(owner: InstanceId, name: &str, pid: i64) -> NewProcess {
         token: Some(Uuid::from_u128(77)),
         identity: identity(here(), pid),
         session: Pid::new(pid),
+        cgroup: None,
         containment: Containment::Session,
         command: ["resource-claude-code", "run", "--tag", name].map(str::to_owned).to_vec(),
         cwd: Some("/srv/api".to_owned()),

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::Pinned,
+    os::{Pinned, cgroup::Leaf},
     plan::{
         members::{Evidence, TreeView, kin, members},
         observe::{Snapshot, Stat},
@@ -30,8 +30,12 @@ pub(super) fn look(
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     let mut any = false;
     for tree in trees {
-        let view = view(&snapshot, tree, carriers.remove(&tree.root.token).unwrap_or_default());
+        let mut view = view(&snapshot, tree, carriers.remove(&tree.root.token).unwrap_or_default());
+        // After the snapshot: who is in both lists had its number all the time in between.
+        view.leaf =
+            tree.leaf.as_ref().map_or_else(|| Ok(Vec::new()), Leaf::pids)?.into_iter().collect();
         let exempt = exempt(&snapshot, world, &view);
+        let leaf_is_shared = !view.leaf.is_disjoint(&exempt);
         let found = members(&snapshot, &view, &exempt);
         tree.suspects = found.suspects.into_iter().filter(|pid| !taken.contains(pid)).collect();
         let first = tree.members.len();
@@ -41,6 +45,7 @@ pub(super) fn look(
             }
         }
         any |= tree.members.len() > first;
+        tree.mark_leaf(&view.leaf, leaf_is_shared);
         record(tree, first, recorder);
     }
     Ok((snapshot, any))
@@ -89,7 +94,7 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
 
 /// The acting process and its kin, and what other live instances answer for, unless they run below this very tree.
 ///
-/// A token, or a row that an earlier pass made, does not tell "below": a task that restarts its host leaves both to the new
+/// A leaf, a token, or a row that an earlier pass made, does not tell "below": a task that restarts its host leaves both to the new
 /// one, which is nobody's descendant any more.
 fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &TreeView) -> HashSet<Pid> {
     let mut exempt = kin(snapshot, view, world.own);
@@ -98,14 +103,24 @@ fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &TreeView) -> HashSet<Pi
     }
     let certain = TreeView {
         carriers: Vec::new(),
+        leaf: HashSet::new(),
         known: (view.known.iter().copied())
-            .filter(|(_, evidence)| !matches!(evidence, Evidence::Token | Evidence::Recorded))
+            .filter(|(_, evidence)| {
+                !matches!(evidence, Evidence::Leaf | Evidence::Token | Evidence::Recorded)
+            })
             .collect(),
         ..view.clone()
     };
     let provisional = members(snapshot, &certain, &exempt).members;
     let outside = world.guards.iter().filter(|(instance, _)| !provisional.contains_key(instance));
-    exempt.extend(outside.flat_map(|(instance, theirs)| theirs.iter().copied().chain([*instance])));
+    for pid in outside.flat_map(|(instance, theirs)| theirs.iter().chain([instance])) {
+        exempt.insert(*pid);
+        // One that a task of this tree has started has passed leaf and token on to what it starts itself, told or untold.
+        // Of any other it tells nothing that a process is below it: it may be the subreaper of all (or pid 1).
+        if view.leaf.contains(pid) || view.carriers.contains(pid) {
+            exempt.extend(snapshot.below(*pid));
+        }
+    }
     exempt
 }
 
@@ -155,7 +170,7 @@ fn add(world: &World<'_>, snapshot: &Snapshot, tree: &mut Work, pid: Pid, eviden
         return;
     }
     let member = describe(world, pinned.identity, evidence, Some(pinned));
-    if world.observer.may_touch(member.uid) {
+    if evidence == Evidence::Leaf || world.observer.may_touch(member.uid) {
         tree.push(member);
     }
 }

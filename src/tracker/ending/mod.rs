@@ -7,12 +7,14 @@
 //! 4. The grace is counted anew as long as members keep dying: a shared fixed one kills obedient processes of a large
 //!    tree. Then another snapshot; what is new gets its SIGTERM too.
 //! 5. What is left when the grace is over is frozen by SIGSTOP until a snapshot shows nobody new: a stopped process
-//!    cannot fork. Then SIGKILL, and another look.
+//!    cannot fork. Then SIGKILL, and another look. A tree with a cgroup leaf of its own is frozen and killed as one
+//!    ([`leaf`]).
 //!
 //! A session counts only while somebody verified pins its number; the kernel hands out the number of a session again when
 //! its last member is reaped.
 
 mod answer;
+mod leaf;
 mod look;
 mod run;
 mod work;

@@ -121,6 +121,7 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     fn end(mut self) -> Vec<TreeEnd> {
+        self.works.iter().for_each(Work::thaw);
         self.look();
         let mut kills = 0;
         loop {
@@ -147,6 +148,7 @@ impl<'a, 'b> Run<'a, 'b> {
                 self.look();
             }
         }
+        self.works.iter().for_each(Work::remove_leaf);
         let (world, last) = (self.world, self.last);
         self.works
             .into_iter()
@@ -230,7 +232,7 @@ impl<'a, 'b> Run<'a, 'b> {
     /// Freezes what is left of expired trees until nobody new appears, kills it, and waits.
     fn kill(&mut self) {
         self.freeze();
-        self.signal_expired(Signal::KILL);
+        self.works.iter_mut().filter(|work| work.expired).for_each(Work::kill);
         let start = Instant::now();
         while start.elapsed() < KILL_LIMIT && self.works.iter().any(Work::is_dying) {
             self.wait(KILL_LIMIT.saturating_sub(start.elapsed()));
@@ -239,27 +241,13 @@ impl<'a, 'b> Run<'a, 'b> {
         self.look();
     }
 
-    fn signal_expired(&mut self, signal: Signal) {
-        for member in self.works.iter_mut().filter(|work| work.expired).flat_map(Work::alive) {
-            member.signal(signal);
-        }
-    }
-
     fn freeze(&mut self) {
         for _ in 0..FREEZE_LOOKS {
-            self.signal_expired(Signal::STOP);
+            self.works.iter_mut().filter(|work| work.expired).for_each(Work::stop);
             let any_new = self.look();
             self.mark_dead();
-            let last = &self.last;
-            let expired = self.works.iter().filter(|work| work.expired);
-            let still = expired
-                .flat_map(|work| &work.members)
-                .filter(|member| member.can_be_ended())
-                .all(|member| {
-                    last.get(member.identity.pid).is_none_or(|stat| {
-                        stat.is_stopped() || stat.is_zombie() || stat.is_uninterruptible()
-                    })
-                });
+            let still =
+                self.works.iter().filter(|work| work.expired).all(|work| work.is_still(&self.last));
             if still && !any_new {
                 return;
             }

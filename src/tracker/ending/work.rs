@@ -11,11 +11,12 @@ use uuid::Uuid;
 use super::{
     super::entry::Root,
     answer::{Found, MemberEnd, TreeEnd},
+    leaf::open_leaf,
 };
 use crate::{
     error::{Error, Kind},
     identity::{Identity, Pid},
-    os::{PidFd, Pinned, Probe, Proc, Signal},
+    os::{PidFd, Pinned, Probe, Proc, Signal, cgroup::Leaf},
     plan::{members::Evidence, observe::Snapshot},
     record::{ExitStatus, Observer, Origin, Outcome, ProcessId},
 };
@@ -43,6 +44,7 @@ pub(in super::super) struct Tree {
 
 /// A pinned process that belongs to a tree.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one process")]
 pub(super) struct Member {
     pub(super) row: Option<ProcessId>,
     pub(super) is_root: bool,
@@ -52,6 +54,8 @@ pub(super) struct Member {
     pub(super) rss: u64,
     pub(super) age: Duration,
     pub(super) uid: u32,
+    /// `cgroup.kill` of the tree's leaf reaches it, whatever uid it has.
+    pub(super) in_leaf: bool,
     /// `None` where it was gone before it could be pinned.
     pub(super) pinned: Option<Pinned>,
     pub(super) dead: bool,
@@ -76,9 +80,16 @@ impl Member {
         !self.dead
     }
 
-    /// Alive, and no signal was refused.
+    /// Alive, and no signal was refused, or none is needed.
     pub(super) fn can_be_ended(&self) -> bool {
-        !self.dead && self.refused.is_none()
+        !self.dead && (self.refused.is_none() || self.in_leaf)
+    }
+
+    /// The kernel was told to kill it with its leaf.
+    pub(super) fn mark_killed(&mut self) {
+        self.signalled.get_or_insert_with(Instant::now);
+        self.killed = true;
+        self.refused = None;
     }
 
     pub(super) fn mark_dead(&mut self) {
@@ -116,6 +127,10 @@ pub(super) struct Work {
     pub(super) members: Vec<Member>,
     pub(super) pids: HashMap<Pid, usize>,
     pub(super) suspects: HashSet<Pid>,
+    /// The root's leaf, where it has one and it is the recorded one.
+    pub(super) leaf: Option<Leaf>,
+    /// Somebody is in the leaf who must be left alone: its members are ended one by one (invariant 13).
+    pub(super) leaf_is_shared: bool,
     pub(super) unknown: Vec<(ProcessId, Error)>,
     /// Its grace is over.
     pub(super) expired: bool,
@@ -126,6 +141,8 @@ impl Work {
     pub(super) fn new(world: &World<'_>, tree: Tree) -> Self {
         let Tree { root, pidfd, recorded } = tree;
         let mut work = Self {
+            leaf: open_leaf(world, &root),
+            leaf_is_shared: false,
             root,
             members: Vec::new(),
             pids: HashMap::new(),
@@ -265,6 +282,7 @@ pub(super) fn describe(
             .as_ref()
             .and_then(|pinned| world.proc.uid(pinned.pid()).ok().flatten())
             .unwrap_or(u32::MAX),
+        in_leaf: false,
         pinned,
         dead: false,
         signalled: None,

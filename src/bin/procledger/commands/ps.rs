@@ -193,6 +193,7 @@ mod tests {
             token: None,
             identity: Identity { place, pid, start_tick: 7, pidfd_inode: None },
             session: None,
+            cgroup: None,
             containment: Containment::Session,
             command: vec!["sh".to_owned(), "-c".to_owned(), "exit 1".to_owned()],
             cwd: None,

@@ -4,13 +4,14 @@ use std::{
     ffi::OsString,
     io::{IsTerminal, stdin},
     os::unix::fs::FileTypeExt,
+    path::PathBuf,
     thread,
     time::Duration,
 };
 
 use clap::Args;
 use nix::unistd::{getpgrp, tcgetpgrp};
-use procledger::{Job, Signaller, Stdio, TaskId, Tracker};
+use procledger::{Builder, ContainmentMode, Job, Signaller, Stdio, TaskId, Tracker};
 
 use crate::{
     context::Context,
@@ -54,6 +55,12 @@ pub(crate) struct RunArgs {
     /// Leave running what it leaves behind when it ends
     #[arg(long)]
     keep_strays: bool,
+    /// What keeps its tree together: auto, cgroup, keeper, session
+    #[arg(long, value_name = "HOW", value_parser = units::containment)]
+    containment: Option<ContainmentMode>,
+    /// The cgroup v2 folder to make its leaf in
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -89,12 +96,23 @@ impl RunArgs {
 }
 
 impl Plan {
+    fn contained(&self, builder: Builder) -> Builder {
+        let builder = match self.raw.containment {
+            Some(mode) => builder.containment(mode),
+            None => builder,
+        };
+        match &self.raw.cgroup {
+            Some(folder) => builder.cgroup(folder),
+            None => builder,
+        }
+    }
+
     fn run(self, context: &Context) -> Result<Exit> {
         // Before any thread is started, so that none of them takes a signal.
         let signals = Signals::block(&FORWARDED)?;
         std::env::current_dir()
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
-        let tracker = context.owner().open()?;
+        let tracker = self.contained(context.owner()).open()?;
         let result = self.own(context, &tracker, signals);
         // Whatever came of it: what is still ours ends now.
         let ended = tracker.shutdown();
