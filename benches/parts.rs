@@ -13,7 +13,7 @@ use std::{
 };
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use procledger::{Job, Process, Stdio, Tracker};
+use procledger::{ContainmentMode, Job, Process, Stdio, Tracker};
 use tempfile::TempDir;
 
 /// Rows and processes that a pass looks at.
@@ -25,11 +25,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(containment: ContainmentMode) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         // Without the monitor, so that nothing else runs while a verb is measured.
         let tracker = Tracker::builder(folder.path().join("ledger.db"))
             .monitor(false)
+            .containment(containment)
             .open()
             .expect("a ledger");
         Self { tracker, _folder: folder }
@@ -59,18 +60,20 @@ fn spawn(criterion: &mut Criterion) {
             )
         });
     });
-    let bench = Bench::new();
-    group.bench_function("ours: recorded before exec", |bencher| {
-        bencher.iter_custom(|rounds| {
-            timed(
-                rounds,
-                |round| bench.spawn(format!("spawn-{round}"), "/bin/true", &[]),
-                |mut process| {
-                    process.wait().expect("it ends");
-                },
-            )
+    for mode in [ContainmentMode::Session, ContainmentMode::Auto] {
+        let bench = Bench::new(mode);
+        group.bench_function(format!("ours: recorded before exec, {mode}"), |bencher| {
+            bencher.iter_custom(|rounds| {
+                timed(
+                    rounds,
+                    |round| bench.spawn(format!("spawn-{round}"), "/bin/true", &[]),
+                    |mut process| {
+                        process.wait().expect("it ends");
+                    },
+                )
+            });
         });
-    });
+    }
     group.finish();
 }
 
@@ -86,7 +89,7 @@ fn timed<T>(rounds: u64, mut measured: impl FnMut(u64) -> T, mut after: impl FnM
 }
 
 fn passes(criterion: &mut Criterion) {
-    let bench = Bench::new();
+    let bench = Bench::new(ContainmentMode::Auto);
     let processes: Vec<Process> = (0..TRACKED)
         .map(|task| bench.spawn(format!("pass-{task}"), "/bin/sleep", &["600"]))
         .collect();

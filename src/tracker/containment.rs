@@ -85,7 +85,9 @@ impl Shared {
             ContainmentMode::Cgroup => true,
         };
         let made = self.branch().and_then(|branch| {
-            let leaf = branch.leaf(token)?;
+            let leaf = branch
+                .leaf(token)
+                .inspect_err(|error| tracing::warn!("{error}: the task goes without a leaf"))?;
             if let Some(bytes) = max_rss.filter(|_| branch.enable_memory()) {
                 leaf.limit_memory(bytes);
             }

@@ -1,7 +1,7 @@
 //! Not a scenario: what a host process does that `support::Host` has started. Run by itself it does nothing.
 //!
 //! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `min-age=MS`, `program=NAME`, `interval=MS`,
-//! `grace=MS`, `log=PATH`, `sigchld-ignored`, `wait-any`. Commands, a line each: `spawn TASK SCRIPT` (`survive` and `keep`
+//! `grace=MS`, `log=PATH`, `containment=MODE`, `sigchld-ignored`, `wait-any`. Commands, a line each: `spawn TASK SCRIPT` (`survive` and `keep`
 //! with that option of the job), `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
 //! `running`, `adopted`, `import PATH`, `fork`, `quit`. End of input is an orderly end.
 
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use procledger::{Builder, Job, Process, Stdio, Tracker};
+use procledger::{Builder, ContainmentMode, Job, Process, Stdio, Tracker};
 
 #[test]
 fn as_a_host() {
@@ -104,6 +104,9 @@ fn build(mut builder: Builder, options: &str) -> Builder {
             "program" => builder.program(value),
             "interval" => builder.health_interval(millis()),
             "grace" => builder.grace(millis()),
+            "containment" => {
+                builder.containment(ContainmentMode::parse(value).expect("a containment"))
+            }
             "log" | "sigchld-ignored" | "wait-any" => builder,
             other => panic!("no option {other}"),
         };

@@ -38,6 +38,9 @@ fn check(place: &Place) {
         WHERE task_id LIKE '%-%' AND (task_id GLOB '[0-9]*' OR task_id = 'warm-up-0') GROUP BY 1";
     assert_eq!(place.sqlite3(storm), format!("0|{}\n1|{}", SPAWNS / 2, SPAWNS / 2));
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
+    // clone(2) puts nobody into a cgroup leaf, and no row says that it had.
+    let contained = "SELECT count(*) FROM process WHERE task_id = 'again' AND cgroup IS NOT NULL";
+    assert_eq!(place.sqlite3(contained), "0");
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

@@ -29,6 +29,7 @@ mod grandchild_holds_stdout;
 mod invariant_01_recorded_before_it_runs;
 mod invariant_10_fail_closed;
 mod invariants;
+mod leaves;
 mod legacy_list;
 mod limits;
 mod log_lines;

@@ -6,10 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::branch::PREFIX;
 use crate::error::{Error, Kind, Result};
 
 /// Set by systemd on a cgroup that it delegates (systemd.resource-control(5), `Delegate=`); `user.` since systemd 254.
 const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
+
+/// So many leaves may lie within each other.
+const NESTING: usize = 8;
 
 /// One mount of the v2 hierarchy.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,10 +46,24 @@ pub(crate) fn bases() -> Result<Vec<PathBuf>> {
         .filter(|(folder, _)| folder.is_dir())
         .ok_or_else(|| none("the cgroup of this process is not below any mount that it sees"))?;
     let mut bases: Vec<PathBuf> = delegated(&folder, &mount.point).into_iter().collect();
+    bases.extend(outermost(&folder));
     if bases.first() != Some(&folder) {
         bases.push(folder);
     }
     Ok(bases)
+}
+
+/// Where the outermost branch is, for one that sits in a leaf in a leaf in a leaf: a host that its own task restarts, over and
+/// over, must not be buried deeper each time.
+fn outermost(folder: &Path) -> Option<PathBuf> {
+    let branches = folder.ancestors().filter(|ancestor| is_branch(ancestor));
+    let outermost = branches.enumerate().skip(NESTING).last();
+    outermost.and_then(|(_, branch)| branch.parent()).map(Path::to_owned)
+}
+
+fn is_branch(folder: &Path) -> bool {
+    let name = folder.file_name().map(OsStrExt::as_bytes);
+    name.is_some_and(|name| name.starts_with(PREFIX.as_bytes()))
 }
 
 /// Where a leaf could probably be made, told without making one: the first base that we may write to.
@@ -160,6 +178,15 @@ mod tests {
         assert_eq!(folder(&mount, Path::new("/docker/1")), Some("/sys/fs/cgroup".into()));
         assert_eq!(folder(&mount, Path::new("/docker/10")), None);
         assert_eq!(folder(&mount, Path::new("/../x")), None);
+    }
+
+    #[test]
+    fn what_is_buried_deep_in_leaves_goes_back_to_the_outermost_base() {
+        let nested =
+            |depth: usize| PathBuf::from(format!("/base{}", "/procledger-x/token".repeat(depth)));
+        assert_eq!(outermost(&nested(0)), None);
+        assert_eq!(outermost(&nested(NESTING)), None);
+        assert_eq!(outermost(&nested(NESTING + 1)), Some("/base".into()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     identity::Pid,
     os::{Signal, cgroup::Leaf},
-    plan::observe::Snapshot,
+    plan::{members::Evidence, observe::Snapshot},
 };
 
 impl Work {
@@ -25,7 +25,12 @@ impl Work {
     pub(super) fn mark_leaf(&mut self, in_leaf: &HashSet<Pid>, shared: bool) {
         self.leaf_is_shared = shared;
         for member in &mut self.members {
-            member.in_leaf = !shared && in_leaf.contains(&member.identity.pid);
+            let is_in_it = in_leaf.contains(&member.identity.pid);
+            member.in_leaf = !shared && is_in_it;
+            if is_in_it && member.evidence == Evidence::Recorded {
+                // What ties it to its root now says more than that something once did.
+                member.evidence = Evidence::Leaf;
+            }
         }
     }
 

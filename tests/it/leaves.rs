@@ -1,0 +1,331 @@
+//! A cgroup leaf holds whatever a task starts, whichever way it went.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use procledger::{ContainmentMode, Tracker};
+
+use crate::support::{Eye, Host, Place, canary, eventually, skipped, until};
+
+/// Whether leaves can be had here.
+pub(crate) fn leaves() -> bool {
+    let place = Place::new();
+    let opened = Tracker::builder(place.ledger()).containment(ContainmentMode::Cgroup).open();
+    if let Err(error) = &opened {
+        skipped(&format!("no cgroup leaf: {error}"));
+    }
+    opened.is_ok()
+}
+
+/// A daemon that forks twice, has a session, an empty environment and a working directory of its own; its pid in `FILE`.
+fn daemon(place: &Place, file: &str) -> String {
+    let path = place.path().join(file);
+    format!(
+        "(setsid env -i /bin/sh -c 'cd /; echo $$ > {}; exec sleep 3600' {} > /dev/null 2>&1 &)",
+        path.display(),
+        place.marker()
+    )
+}
+
+/// The folder of a task's leaf, as its row names it.
+fn leaf_of(place: &Place, task: &str) -> PathBuf {
+    let row = format!("SELECT cgroup FROM process WHERE task_id = '{task}' AND root IS NULL");
+    PathBuf::from(place.sqlite3(&row))
+}
+
+fn no_cgroup_is_recorded(place: &Place) -> bool {
+    place.sqlite3("SELECT count(*) FROM instance WHERE cgroup IS NOT NULL") == "0"
+}
+
+#[test]
+fn a_row_names_its_leaf_and_the_root_was_born_in_it() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let tracker =
+        Tracker::builder(place.ledger()).containment(ContainmentMode::Cgroup).open().expect("open");
+    let script = "cat /proc/self/cgroup > first; exec sleep 3600";
+    let process = tracker.spawn(place.job("task", script)).expect("spawned");
+    let first = place.path().join("first");
+    let first =
+        eventually("it tells", || fs::read_to_string(&first).ok().filter(|t| !t.is_empty()));
+    let leaf = leaf_of(&place, "task");
+    let row = &tracker.running().expect("rows")[0];
+    let recorded = row.cgroup.as_ref().expect("a leaf");
+    assert_eq!((row.containment.as_str(), &recorded.path), ("cgroup", &leaf));
+    assert_eq!(recorded.inode, fs::metadata(&leaf).expect("the folder").ino());
+    let name = leaf.file_name().expect("a name").to_str().expect("text");
+    assert!(first.trim_end().ends_with(name), "{first} is {name}");
+    assert_eq!(place.sqlite3("SELECT containment FROM running"), "cgroup");
+    drop(process);
+    tracker.shutdown().expect("shut down");
+    assert!(!leaf.exists() && !leaf.parent().expect("a branch").exists(), "all is removed");
+    assert!(no_cgroup_is_recorded(&place));
+}
+
+#[test]
+fn a_daemon_that_left_everything_behind_is_ended_after_a_crash() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let mut host = Host::start(&place, "containment=cgroup");
+    let root = host.spawn("task", &format!("{}; exec sleep 3600", daemon(&place, "daemon")));
+    let daemon = place.eye("daemon");
+    let leaf = leaf_of(&place, "task");
+    let stranger = canary();
+    host.crash();
+    let reap = place.procledger(&["reap"]);
+    assert!(reap.status.success(), "{reap:?}");
+    assert!(root.is_dead() && daemon.is_dead());
+    let evidence =
+        format!("SELECT kind, task_id, evidence FROM leaks WHERE pid = {}", daemon.pid());
+    assert_eq!(place.sqlite3(&evidence), "orphan|task|cgroup");
+    assert!(!leaf.exists() && no_cgroup_is_recorded(&place), "the leaf and its branch are removed");
+    drop(stranger);
+}
+
+#[test]
+fn a_daemon_that_a_root_leaves_when_it_ends_well_is_a_stray_of_its_task() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let tracker =
+        Tracker::builder(place.ledger()).containment(ContainmentMode::Cgroup).open().expect("open");
+    let script = format!("{}; until [ -s daemon ]; do sleep 0.01; done", daemon(&place, "daemon"));
+    let mut process = tracker.spawn(place.job("task", &script)).expect("spawned");
+    let daemon = place.eye("daemon");
+    assert!(process.wait().expect("ended").success());
+    let ended = Instant::now();
+    until("the daemon is ended", || daemon.is_dead());
+    assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
+    let leak = "SELECT task_id, kind, outcome, evidence FROM leaks";
+    until("it is recorded", || place.sqlite3(leak) == "task|stray|term|cgroup");
+    until("its leaf is removed", || !leaf_of(&place, "task").exists());
+}
+
+/// Members that no pidfd was opened on die with the leaf: what forks faster than anyone can look.
+#[test]
+fn a_tree_that_ignores_sigterm_and_forks_dies_with_its_leaf() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let tracker =
+        Tracker::builder(place.ledger()).containment(ContainmentMode::Cgroup).open().expect("open");
+    let script = "trap '' TERM; n=0; while :; do n=$((n+1)); \
+                  setsid env -i /bin/sh -c 'trap \"\" TERM; sleep 0.2' sleeper & \
+                  [ $n -gt 20 ] && wait $!; touch started; done";
+    tracker.spawn(place.job("task", script)).expect("spawned");
+    place.wait_for("started");
+    std::thread::sleep(Duration::from_millis(200));
+    let leaf = leaf_of(&place, "task");
+    let report = tracker.terminate("task").expect("terminated");
+    assert_eq!(report.survived(), 0, "{report:?}");
+    assert!(!leaf.exists(), "nobody is left in it");
+    assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "0");
+}
+
+#[test]
+fn a_leaf_that_a_dead_reaper_left_frozen_is_thawed_so_that_sigterm_can_be_obeyed() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let mut host = Host::start(&place, "containment=cgroup");
+    let script = format!(
+        "cd {}; trap 'touch obeyed; exit' TERM; touch up; while :; do sleep 0.05; done",
+        place.path().display()
+    );
+    let root = host.spawn("task", &script);
+    place.wait_for("up");
+    let leaf = leaf_of(&place, "task");
+    fs::write(leaf.join("cgroup.freeze"), "1").expect("frozen");
+    let events = leaf.join("cgroup.events");
+    until("it is frozen", || {
+        fs::read_to_string(&events).is_ok_and(|text| text.contains("frozen 1"))
+    });
+    host.crash();
+    let reap = place.procledger(&["reap"]);
+    assert!(reap.status.success(), "{reap:?}");
+    assert!(root.is_dead());
+    assert!(place.path().join("obeyed").exists(), "it was asked before it was killed");
+}
+
+/// A folder of the recorded name that is another cgroup is not the leaf: nobody in it is touched.
+#[test]
+fn invariant_02_a_leaf_with_another_inode_is_not_touched() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let mut host = Host::start(&place, "containment=cgroup no-monitor");
+    let root = host.spawn("task", "exec sleep 3600");
+    let leaf = leaf_of(&place, "task");
+    root.kill();
+    host.crash();
+    until("it is empty", || fs::remove_dir(&leaf).is_ok());
+    fs::create_dir(&leaf).expect("another one of its name");
+    let stranger = canary();
+    fs::write(leaf.join("cgroup.procs"), stranger.pid().to_string()).expect("moved in");
+    let eye = Eye::on(stranger.pid());
+    let reap = place.procledger(&["reap"]);
+    assert!(!eye.is_dead(), "{reap:?}");
+    drop(stranger);
+    until("it is empty", || fs::remove_dir(&leaf).is_ok());
+}
+
+#[test]
+fn a_host_in_a_leaf_of_another_ledger_dies_with_it_and_all_it_started() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let inner = place.path().join("inner.db");
+    let tracker =
+        Tracker::builder(place.ledger()).containment(ContainmentMode::Cgroup).open().expect("open");
+    let script = format!(
+        "exec {} --db {} run --task inner --containment cgroup -- /bin/sh -c 'echo $$ > up; {}; exec sleep 3600' {}",
+        env!("CARGO_BIN_EXE_procledger"),
+        inner.display(),
+        daemon(&place, "daemon").replace('\'', "\""),
+        place.marker()
+    );
+    tracker.spawn(place.job("outer", &script)).expect("spawned");
+    let (program, daemon) = (place.eye("up"), place.eye("daemon"));
+    let outer = leaf_of(&place, "outer");
+    let inside: PathBuf =
+        crate::support::sqlite3(&inner, "SELECT cgroup FROM process WHERE root IS NULL").into();
+    assert!(inside.starts_with(&outer), "{} is in {}", inside.display(), outer.display());
+    let report = tracker.terminate("outer").expect("killed");
+    assert_eq!(report.survived(), 0, "{report:?}");
+    assert!(program.is_dead() && daemon.is_dead());
+    assert!(!outer.exists(), "with what the inner one made in it");
+}
+
+#[test]
+fn a_kept_stray_keeps_its_leaf_until_it_ends() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let mut host = Host::start(&place, "containment=cgroup");
+    let root = host.spawn_as("keep", "task", &format!("{}; sleep 0.2", daemon(&place, "daemon")));
+    let daemon = place.eye("daemon");
+    let leaf = leaf_of(&place, "task");
+    until("the root ends", || root.is_dead());
+    host.stop();
+    let reap = place.procledger(&["reap"]);
+    assert!(reap.status.success() && !daemon.is_dead() && leaf.exists(), "{reap:?}");
+    daemon.kill();
+    let reap = place.procledger(&["reap"]);
+    assert!(reap.status.success(), "{reap:?}");
+    assert!(!leaf.exists() && no_cgroup_is_recorded(&place));
+}
+
+/// A crash between the making of a cgroup and the commit of the row that names it.
+#[test]
+fn a_leaf_without_a_row_is_removed_with_the_branch_of_its_dead_instance() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let mut host = Host::start(&place, "containment=cgroup");
+    host.spawn("task", "exec sleep 3600");
+    let branch = leaf_of(&place, "task").parent().expect("a branch").to_owned();
+    let lost = branch.join("00000000000040008000000000000000");
+    fs::create_dir_all(lost.join("deeper")).expect("a leaf");
+    host.crash();
+    assert!(place.procledger(&["reap"]).status.success());
+    assert!(!branch.exists() && no_cgroup_is_recorded(&place));
+}
+
+/// Killed while they spawn, again and again: whatever cgroup was made is known, and gone after one reap.
+#[test]
+fn no_cgroup_is_forgotten_by_hosts_that_die_while_they_spawn() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let mut branches = Vec::new();
+    for round in 0..40_u64 {
+        let mut host = Host::start(&place, "containment=cgroup no-reap");
+        // Refused before the orphan pass; nothing is spawned by then.
+        host.ask("reap");
+        for task in 0..3 {
+            host.tell(&format!("spawn t{round}-{task} exec sleep 3600"));
+        }
+        std::thread::sleep(Duration::from_micros(round * 150));
+        host.crash();
+        let recorded = place.sqlite3("SELECT cgroup FROM instance WHERE cgroup IS NOT NULL");
+        branches.extend(recorded.lines().map(PathBuf::from));
+    }
+    assert!(place.procledger(&["reap"]).status.success());
+    assert!(!branches.is_empty(), "none came as far as its first cgroup");
+    until("the branches are removed", || branches.iter().all(|branch| !branch.exists()));
+    assert!(no_cgroup_is_recorded(&place));
+    assert_eq!(place.alive(), [0_u32; 0]);
+}
+
+#[test]
+fn a_containment_that_cannot_be_had_is_refused_in_one_line() {
+    let place = Place::new();
+    let run = |arguments: &[&str], variable: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_procledger"));
+        command.arg("--db").arg(place.ledger()).args(["run", "--task", "t"]).args(arguments);
+        command.args(["--", "true"]).env("PROCLEDGER_CONTAINMENT", variable);
+        let output = command.output().expect("the command runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    let folder = place.path().to_str().expect("text");
+    let (code, error) = run(&["--containment", "cgroup", "--cgroup", folder], "");
+    assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
+    assert!(error.contains(folder) && error.contains("not on a cgroup v2 file system"), "{error}");
+    let (code, error) = run(&["--containment", "wood"], "");
+    assert_eq!(code, Some(2));
+    assert!(error.contains("give auto, cgroup, keeper or session"), "{error}");
+    let (code, error) = run(&[], "wood");
+    assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
+    assert!(error.contains("PROCLEDGER_CONTAINMENT"), "{error}");
+    // By itself a folder that is no cgroup is no reason not to run: there is still the session.
+    let (code, error) = run(&["--cgroup", folder], "");
+    assert_eq!(code, Some(0), "{error}");
+    assert_eq!(place.sqlite3("SELECT DISTINCT containment FROM process"), "session");
+}
+
+#[test]
+fn the_operator_can_turn_leaves_off() {
+    let place = Place::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_procledger"))
+        .arg("--db")
+        .arg(place.ledger())
+        .args(["run", "--task", "t", "--", "true"])
+        .env("PROCLEDGER_CONTAINMENT", "session")
+        .output()
+        .expect("the command runs");
+    assert!(output.status.success());
+    assert_eq!(place.sqlite3("SELECT containment, cgroup FROM process"), "session|");
+}
+
+#[test]
+fn doctor_says_where_leaves_can_be_made() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let output = place.procledger(&["doctor", "--json"]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    let findings: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let all = findings.as_array().or_else(|| findings["findings"].as_array()).expect("a list");
+    let found = all.iter().find(|finding| finding["check"] == "containment").expect("told");
+    let detail = found["detail"].as_str().expect("text");
+    let folder = detail.split('`').nth(1).expect("a folder");
+    assert!(Path::new(folder).join("cgroup.procs").exists(), "{detail}");
+}
