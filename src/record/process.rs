@@ -130,6 +130,8 @@ pub(crate) struct RootEnd {
     pub(crate) process: ProcessId,
     pub(crate) end: End,
     pub(crate) strays: Vec<NewProcess>,
+    /// What of it is left on purpose, or is gone.
+    pub(crate) kept: Vec<Settled>,
 }
 
 /// What came of a claimed row.
@@ -140,11 +142,14 @@ pub(crate) enum Verdict {
     Survived(String),
     /// It cannot be told what the process is: the claim is given back.
     Unknown(String),
+    /// It was left alone on purpose, and nobody answers for it any more. With its row, where it has none yet.
+    Kept(Option<Box<NewProcess>>, End),
 }
 
 /// What came of a claimed row, with the leak that it was.
 #[derive(Clone, Debug)]
 pub(crate) struct Settled {
+    /// [`ProcessId::UNRECORDED`] where the verdict brings the row.
     pub(crate) process: ProcessId,
     pub(crate) verdict: Verdict,
     pub(crate) leak: Option<NewLeak>,

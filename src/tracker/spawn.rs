@@ -7,7 +7,13 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Tracker, entry::Root, job::Job, process::Process, shared::Shared};
+use super::{
+    Tracker,
+    entry::{Root, Strays},
+    job::Job,
+    process::Process,
+    shared::Shared,
+};
 use crate::{
     error::{Error, Kind, Result},
     os::{Pinned, procfs::TOKEN_VARIABLE, spawn},
@@ -84,8 +90,9 @@ fn may_own_programs(shared: &Shared) -> Result<()> {
 
 fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
     let task = TaskId::new(job.task.clone())?;
+    super::open::check_names("protected", &job.protected)?;
     let token = Uuid::new_v4();
-    let keep_strays = job.keep_strays;
+    let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
     let request = Request {
         task,
         token,
@@ -118,7 +125,7 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
             let new = applicant.payload.started.get().ok_or_else(|| {
                 Error::new(Kind::Other, "a program ran without the registrar's word")
             })?;
-            Ok(started(shared, spawned, new, keep_strays, foreground))
+            Ok(started(shared, spawned, new, strays, foreground))
         }
         Err(refusal) => Err(refused(shared, refusal, foreground)),
     }
@@ -137,12 +144,12 @@ fn started(
     shared: &Arc<Shared>,
     spawned: spawn::Spawned,
     new: &NewProcess,
-    keep_strays: bool,
+    strays: Strays,
     foreground: bool,
 ) -> Process {
     let spawn::Spawned { pidfd, row, pipes: [stdin, stdout, stderr], pid } = spawned;
     let pidfd = Arc::new(pidfd);
-    let entry = shared.take_on(Root::recorded(row, new), true, keep_strays, &pidfd);
+    let entry = shared.take_on(Root::recorded(row, new), true, strays, &pidfd);
     shared.notify_export();
     tracing::debug!("process {pid} for task {} runs", new.task.as_ref().map_or("", TaskId::as_str));
     let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);

@@ -160,6 +160,16 @@ pub(super) fn stray(owner: InstanceId, root: ProcessId, pid: i64) -> NewProcess 
     }
 }
 
+/// What `root` is let keep, without a row so far.
+pub(super) fn kept(owner: InstanceId, root: ProcessId, pid: i64) -> Settled {
+    let new = NewProcess { state: State::Running, ..stray(owner, root, pid) };
+    Settled {
+        process: ProcessId::UNRECORDED,
+        verdict: Verdict::Kept(Some(Box::new(new)), end(EndReason::Released)),
+        leak: Some(leak(LeakKind::Stray, Outcome::Kept)),
+    }
+}
+
 pub(super) fn end(reason: EndReason) -> End {
     End { reason, status: ExitStatus::Exited(3), at: Millis(9_000), error: None, because: None }
 }
@@ -182,9 +192,8 @@ pub(super) fn pass(kind: PassKind, started_at: i64) -> PassRecord {
     }
 }
 
-pub(super) fn leak(process: ProcessId, kind: LeakKind, outcome: Outcome) -> NewLeak {
+pub(super) fn leak(kind: LeakKind, outcome: Outcome) -> NewLeak {
     NewLeak {
-        process,
         kind,
         rule: "owner-dead".to_owned(),
         evidence: "cgroup".to_owned(),

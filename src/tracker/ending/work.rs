@@ -11,6 +11,8 @@ use uuid::Uuid;
 use super::{
     super::entry::Root,
     answer::{Found, MemberEnd, TreeEnd},
+    leave::Leave,
+    obstacle::obstacle,
 };
 use crate::{
     error::{Error, Kind},
@@ -19,6 +21,10 @@ use crate::{
     plan::{members::Evidence, observe::Snapshot},
     record::{ExitStatus, Observer, Origin, Outcome, ProcessId},
 };
+
+/// After a kill another look; only what a member of uninterruptible sleep starts later needs more than one. Each tree has its
+/// own rounds: a fork storm must not use up another one's.
+const KILL_ROUNDS: u32 = 10;
 
 /// Whom a call acts for, and whom it must leave alone.
 pub(in super::super) struct World<'a> {
@@ -29,6 +35,20 @@ pub(in super::super) struct World<'a> {
     pub(in super::super) ancestors: Vec<Pid>,
     /// What other live instances answer for: each instance with its processes.
     pub(in super::super) guards: Vec<(Pid, Vec<Pid>)>,
+    /// Names of programs that are left alone, with what is below them, in every tree.
+    pub(in super::super) protected: &'a [String],
+}
+
+impl World<'_> {
+    /// Whether a process of `uid` may be signalled. Where root acts for a user, a row may name anybody, and that user could
+    /// not signal it; where nobody has root's power, the kernel decides: it knows more than one uid of a process.
+    pub(super) fn may_try(&self, uid: u32) -> bool {
+        self.observer.may_touch(uid) || !rustix::process::geteuid().is_root()
+    }
+}
+
+pub(super) fn not_ours(pid: Pid) -> Error {
+    Error::new(Kind::Denied, format!("process {pid} is not of the ledger's user"))
 }
 
 /// A tree that shall be ended.
@@ -39,6 +59,7 @@ pub(in super::super) struct Tree {
     pub(in super::super) pidfd: Option<Arc<PidFd>>,
     /// Descendants that earlier passes recorded.
     pub(in super::super) recorded: Vec<(ProcessId, Identity)>,
+    pub(in super::super) leave: Leave,
 }
 
 /// A pinned process that belongs to a tree.
@@ -59,6 +80,8 @@ pub(super) struct Member {
     pub(super) killed: bool,
     pub(super) died_after: Option<Duration>,
     pub(super) refused: Option<Error>,
+    /// The rule by which it is left alone.
+    pub(super) kept: Option<String>,
 }
 
 impl Member {
@@ -76,9 +99,9 @@ impl Member {
         !self.dead
     }
 
-    /// Alive, and no signal was refused.
+    /// Alive, not left on purpose, and no signal was refused.
     pub(super) fn can_be_ended(&self) -> bool {
-        !self.dead && self.refused.is_none()
+        !self.dead && self.kept.is_none() && self.refused.is_none()
     }
 
     pub(super) fn mark_dead(&mut self) {
@@ -97,8 +120,8 @@ impl Member {
     }
 
     pub(super) fn signal(&mut self, signal: Signal) {
-        let open = self.pinned.as_ref().filter(|_| !self.dead && self.refused.is_none());
-        let Some(pinned) = open else { return };
+        let open = self.can_be_ended();
+        let Some(pinned) = self.pinned.as_ref().filter(|_| open) else { return };
         match pinned.signal(signal) {
             Ok(()) => {
                 self.signalled.get_or_insert_with(Instant::now);
@@ -119,12 +142,19 @@ pub(super) struct Work {
     pub(super) unknown: Vec<(ProcessId, Error)>,
     /// Its grace is over.
     pub(super) expired: bool,
+    /// How often it was frozen and killed.
+    pub(super) kills: u32,
+    pub(super) leave: Leave,
+    /// Programs that were matched against protected names: the answer for each.
+    pub(super) judged: HashMap<(Pid, u64), Option<String>>,
+    /// Something is there that was left before.
+    pub(super) left_before: bool,
 }
 
 impl Work {
     /// Pins the root and the recorded descendants.
     pub(super) fn new(world: &World<'_>, tree: Tree) -> Self {
-        let Tree { root, pidfd, recorded } = tree;
+        let Tree { root, pidfd, recorded, leave } = tree;
         let mut work = Self {
             root,
             members: Vec::new(),
@@ -132,6 +162,10 @@ impl Work {
             suspects: HashSet::new(),
             unknown: Vec::new(),
             expired: false,
+            kills: 0,
+            leave,
+            judged: HashMap::new(),
+            left_before: false,
         };
         let (row, identity) = (work.root.row, work.root.identity);
         let probe = match pidfd {
@@ -177,10 +211,8 @@ impl Work {
         member.row = Some(row);
         member.is_root = evidence == Evidence::Root;
         member.dead = dead;
-        if !dead && !world.observer.may_touch(member.uid) {
-            // Where root acts for a user, a row may name anybody; that user could not signal it either.
-            let what = format!("process {} is not of the ledger's user", member.identity.pid);
-            member.refused = Some(Error::new(Kind::Denied, what));
+        if !dead && !world.may_try(member.uid) {
+            member.refused = Some(not_ours(member.identity.pid));
         }
         if member.is_root && member.command.is_empty() {
             member.command.clone_from(&self.root.command);
@@ -200,27 +232,45 @@ impl Work {
         self.members.iter().any(Member::can_be_ended)
     }
 
-    pub(super) fn has_unkilled(&self) -> bool {
+    /// Its grace is over, somebody was not killed yet, and there are rounds left to do it.
+    pub(super) fn must_be_killed(&self) -> bool {
+        self.expired && self.kills < KILL_ROUNDS && self.has_unkilled()
+    }
+
+    fn has_unkilled(&self) -> bool {
         self.members.iter().any(|member| member.can_be_ended() && !member.killed)
     }
 
-    /// Somebody was killed and is not dead yet.
-    pub(super) fn is_dying(&self) -> bool {
-        self.members.iter().any(|member| member.is_alive() && member.killed)
+    /// There is something left to do for it: to ask, to wait or to kill.
+    pub(super) fn goes_on(&self) -> bool {
+        if self.expired { self.must_be_killed() } else { self.is_pending() }
     }
 
+    /// Those that live and are not left on purpose.
     pub(super) fn alive(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.members.iter_mut().filter(|member| member.is_alive())
+        self.members.iter_mut().filter(|member| member.is_alive() && member.kept.is_none())
     }
 
+    /// What became of it. `unseen`: why the last look failed, so that nobody knows whether these were all.
     pub(super) fn finish(
         self,
+        world: &World<'_>,
         snapshot: &Snapshot,
-        commands: impl Fn(Pid) -> Vec<String>,
+        unseen: Option<&str>,
     ) -> TreeEnd {
-        let members = self.members.into_iter().map(|member| conclude(member, snapshot)).collect();
-        let suspects = self.suspects.into_iter().map(|pid| (pid, commands(pid))).collect();
-        TreeEnd { root: self.root, members, suspects, unknown: self.unknown }
+        let unseen = match unseen {
+            Some(why) => Some(format!("what it left could not be looked for: {why}")),
+            None if self.has_unkilled() => {
+                Some("its tree starts new processes faster than they can be ended".into())
+            }
+            None => None,
+        };
+        let members = (self.members.into_iter())
+            .map(|member| conclude(world.proc, member, snapshot))
+            .collect();
+        let suspects =
+            self.suspects.into_iter().map(|pid| (pid, command_of(world.proc, pid))).collect();
+        TreeEnd { root: self.root, members, suspects, unknown: self.unknown, unseen }
     }
 }
 
@@ -271,6 +321,7 @@ pub(super) fn describe(
         killed: false,
         died_after: None,
         refused: None,
+        kept: None,
     }
 }
 
@@ -280,14 +331,18 @@ pub(in super::super) fn command_of(proc: &Proc, pid: Pid) -> Vec<String> {
     arguments.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
 }
 
-fn conclude(member: Member, snapshot: &Snapshot) -> MemberEnd {
+fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> MemberEnd {
+    if member.kept.is_some() {
+        member.look();
+    }
     let outcome = match (member.dead, member.signalled.is_some(), member.killed) {
+        (false, _, _) if member.kept.is_some() => Outcome::Kept,
         (false, _, _) => Outcome::Survived,
         (true, false, _) => Outcome::Gone,
         (true, true, false) => Outcome::Term,
         (true, true, true) => Outcome::Kill,
     };
-    let obstacle = (!member.dead).then(|| obstacle(&member, snapshot));
+    let obstacle = (outcome == Outcome::Survived).then(|| obstacle(proc, &member, snapshot));
     let fd: Option<&PidFd> = member.pinned.as_ref().map(Pinned::fd);
     MemberEnd {
         row: member.row,
@@ -301,34 +356,8 @@ fn conclude(member: Member, snapshot: &Snapshot) -> MemberEnd {
         died_after: member.died_after,
         obstacle,
         command: member.command,
-    }
-}
-
-/// What stands in the way of a survivor's end, and what to do.
-fn obstacle(member: &Member, snapshot: &Snapshot) -> String {
-    let pid = member.identity.pid;
-    if let Some(error) = &member.refused {
-        return if error.is_denied() {
-            format!(
-                "process {pid} may not be signalled: it belongs to uid {}; end it as that user or as root",
-                member.uid
-            )
-        } else {
-            error.to_string()
-        };
-    }
-    match snapshot.get(pid) {
-        Some(stat) if stat.is_uninterruptible() => {
-            format!(
-                "process {pid} is in uninterruptible sleep: it ends when the device or file system answers"
-            )
-        }
-        Some(stat) if stat.is_zombie() => {
-            format!("process {pid} has threads that do not end: look at /proc/{pid}/task")
-        }
-        _ => format!(
-            "process {pid} is still there after SIGKILL: look at /proc/{pid}/status and /proc/{pid}/wchan"
-        ),
+        uid: member.uid,
+        kept: member.kept,
     }
 }
 

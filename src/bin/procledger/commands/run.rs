@@ -54,6 +54,9 @@ pub(crate) struct RunArgs {
     /// Leave running what it leaves behind when it ends
     #[arg(long)]
     keep_strays: bool,
+    /// Leave running programs of this name, with what is below them, whenever it is ended
+    #[arg(long, value_name = "NAME", value_parser = units::program_name)]
+    protect: Vec<String>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -94,7 +97,7 @@ impl Plan {
         let signals = Signals::block(&FORWARDED)?;
         std::env::current_dir()
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
-        let tracker = context.owner().open()?;
+        let tracker = context.owner().protected_names(&self.raw.protect).open()?;
         let result = self.own(context, &tracker, signals);
         // Whatever came of it: what is still ours ends now.
         let ended = tracker.shutdown();
