@@ -27,12 +27,18 @@ const REAPERS: [&str; 8] = [
     "s6-svscan",
 ];
 
-/// A process that nobody registered, as far as the sweep looks at it.
-#[derive(Clone, Debug)]
-pub(crate) struct Candidate {
+/// What a process runs, as far as names are matched against it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Program {
     /// Path of the executable, where we may see it.
     pub(crate) executable: Option<Vec<u8>>,
     pub(crate) argv: Vec<Vec<u8>>,
+}
+
+/// A process that nobody registered, as far as the sweep looks at it.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) program: Program,
     pub(crate) on_terminal: bool,
     pub(crate) age: Duration,
     pub(crate) parent: Parent,
@@ -59,10 +65,20 @@ pub(crate) enum Judgement {
 }
 
 /// Judges one candidate. Exempt by uid, registration or kinship are sorted out before.
-pub(crate) fn judge(candidate: &Candidate, names: &[String], min_age: Duration) -> Judgement {
-    let Some(rule) = matched(candidate, names) else { return Judgement::Nothing };
+///
+/// A program that bears a `protected` name as well is left, and told: somebody asked for two things that contradict.
+pub(crate) fn judge(
+    candidate: &Candidate,
+    names: &[String],
+    protected: &[String],
+    min_age: Duration,
+) -> Judgement {
+    let Some(rule) = matched(&candidate.program, names) else { return Judgement::Nothing };
     if candidate.on_terminal || candidate.age < min_age {
         return Judgement::Nothing;
+    }
+    if let Some(other) = matched(&candidate.program, protected) {
+        return Judgement::Suspect(format!("{rule}, but {}", protects(&other)));
     }
     match &candidate.parent {
         Parent::Reaper => Judgement::Leak(rule),
@@ -73,15 +89,18 @@ pub(crate) fn judge(candidate: &Candidate, names: &[String], min_age: Duration) 
     }
 }
 
-/// The rule by which a command matches one of the names.
-pub(crate) fn matched(candidate: &Candidate, names: &[String]) -> Option<String> {
-    let executable = candidate
-        .executable
-        .as_deref()
-        .map(|path| path.strip_suffix(b" (deleted)").unwrap_or(path));
-    let argv0 = candidate.argv.first().map(Vec::as_slice);
+/// The rule by which a program is protected, from the rule by which it matched.
+pub(crate) fn protects(matched: &str) -> String {
+    format!("its {matched}, which is protected")
+}
+
+/// The rule by which a program matches one of the names.
+pub(crate) fn matched(program: &Program, names: &[String]) -> Option<String> {
+    let executable =
+        program.executable.as_deref().map(|path| path.strip_suffix(b" (deleted)").unwrap_or(path));
+    let argv0 = program.argv.first().map(Vec::as_slice);
     let looked_at =
-        [("executable", executable), ("argv[0]", argv0), ("script", script(&candidate.argv))];
+        [("executable", executable), ("argv[0]", argv0), ("script", script(&program.argv))];
     names.iter().find_map(|name| {
         let (what, _) = looked_at
             .iter()
@@ -135,8 +154,10 @@ mod tests {
 
     fn candidate(executable: &str, argv: &[&str]) -> Candidate {
         Candidate {
-            executable: Some(executable.as_bytes().to_vec()),
-            argv: argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+            program: Program {
+                executable: Some(executable.as_bytes().to_vec()),
+                argv: argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+            },
             on_terminal: false,
             age: Duration::from_mins(1),
             parent: Parent::Reaper,
@@ -144,7 +165,18 @@ mod tests {
     }
 
     fn verdict(candidate: &Candidate) -> Judgement {
-        judge(candidate, &["worker".to_owned()], Duration::from_secs(1))
+        judge(candidate, &["worker".to_owned()], &[], Duration::from_secs(1))
+    }
+
+    #[test]
+    fn a_protected_name_is_left_and_told() {
+        let node = candidate("/usr/bin/node", &["node", "/opt/worker"]);
+        let judged = |protected: &str| {
+            judge(&node, &["worker".to_owned()], &[protected.to_owned()], Duration::ZERO)
+        };
+        let why = "script is named worker, but its executable is named node, which is protected";
+        assert_eq!(judged("node"), Judgement::Suspect(why.to_owned()));
+        assert!(matches!(judged("worker.js"), Judgement::Leak(_)));
     }
 
     #[test]

@@ -105,6 +105,11 @@ pub struct InstanceId(pub i64);
 #[serde(transparent)]
 pub struct ProcessId(pub i64);
 
+impl ProcessId {
+    /// Stands for a row that is not there, or could not be written: rows count from 1.
+    pub(crate) const UNRECORDED: Self = Self(0);
+}
+
 /// How a process ended, as far as anyone could see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

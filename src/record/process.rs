@@ -53,6 +53,9 @@ pub(crate) struct NewProcess {
     pub(crate) limits: Limits,
     pub(crate) started_at: Millis,
     pub(crate) peak_rss: Option<u64>,
+    pub(crate) cpu: Option<Duration>,
+    /// What ties a descendant to its root.
+    pub(crate) evidence: Option<String>,
     /// `Running`, or `Ending` (then claimed by `owner`).
     pub(crate) state: State,
     /// A survivor of the same task does not stand in the way.
@@ -142,6 +145,8 @@ pub(crate) struct RootEnd {
     pub(crate) process: ProcessId,
     pub(crate) end: End,
     pub(crate) strays: Vec<NewProcess>,
+    /// What of it is left on purpose, or is gone.
+    pub(crate) kept: Vec<Settled>,
 }
 
 /// What came of a claimed row.
@@ -152,11 +157,14 @@ pub(crate) enum Verdict {
     Survived(String),
     /// It cannot be told what the process is: the claim is given back.
     Unknown(String),
+    /// It was left alone on purpose, and nobody answers for it any more. With its row, where it has none yet.
+    Kept(Option<Box<NewProcess>>, End),
 }
 
 /// What came of a claimed row, with the leak that it was.
 #[derive(Clone, Debug)]
 pub(crate) struct Settled {
+    /// [`ProcessId::UNRECORDED`] where the verdict brings the row.
     pub(crate) process: ProcessId,
     pub(crate) verdict: Verdict,
     pub(crate) leak: Option<NewLeak>,

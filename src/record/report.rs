@@ -10,7 +10,6 @@ use crate::{error::Result, identity::Pid};
 /// A leak about to be recorded.
 #[derive(Clone, Debug)]
 pub(crate) struct NewLeak {
-    pub(crate) process: ProcessId,
     pub(crate) kind: LeakKind,
     pub(crate) rule: String,
     pub(crate) evidence: String,

@@ -94,10 +94,10 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
     tx.prepare_cached(
         "INSERT INTO process (task_id, owner, first_owner, root, origin, token, pid, start_tick,
            pidfd_inode, session, cgroup, cgroup_inode, containment, command, cwd, uid, state, claimed_by, started_at,
-           survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes)
+           survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes, cpu_ms, evidence)
          VALUES (:task, :owner, :owner, :root, :origin, :token, :pid, :start_tick,
            :pidfd_inode, :session, :cgroup, :cgroup_inode, :containment, :command, :cwd, :uid, :state, :claimed_by,
-           :started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss)",
+           :started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss, :cpu, :evidence)",
     )?
     .execute(named_params! {
         ":task": new.task.as_ref().map(TaskId::as_str),
@@ -123,6 +123,8 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
         ":max_runtime": new.limits.max_runtime.map(millis),
         ":max_rss": new.limits.max_rss.map(u64::cast_signed),
         ":peak_rss": new.peak_rss.map(u64::cast_signed),
+        ":cpu": new.cpu.map(millis),
+        ":evidence": new.evidence,
     })?;
     Ok(ProcessId(tx.last_insert_rowid()))
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{Store, rows::Cells};
 use crate::{
     error::Result,
+    identity::Identity,
     record::{LeakKind, LeakRecord, Millis, NewLeak, Outcome, ProcessId, millis},
 };
 
@@ -138,10 +139,45 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Whether a process was left on purpose since a time: not after it was started.
+    pub(crate) fn was_kept(&self, identity: &Identity, since: Millis) -> Result<bool> {
+        self.read("look up what was left on purpose", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (
+                       SELECT 1 FROM leak AS l INDEXED BY leak_found
+                       CROSS JOIN process AS p ON p.id = l.process
+                       WHERE l.found_at >= ?1 AND l.outcome = 'kept'
+                         AND p.pid = ?2 AND p.start_tick = ?3 AND p.pidfd_inode IS ?4)",
+                )?
+                .query_row(
+                    (
+                        since.0,
+                        identity.pid.get(),
+                        identity.start_tick.cast_signed(),
+                        identity.pidfd_inode.map(u64::cast_signed),
+                    ),
+                    |row| row.get(0),
+                )
+        })
+    }
+}
+
+/// A leak whose process has ended is no survivor any more; whoever saw it end says more by [`upsert`].
+pub(super) fn survives_no_more(tx: &Transaction<'_>, process: ProcessId) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "UPDATE leak SET outcome = 'gone' WHERE process = ?1 AND outcome = 'survived'",
+    )?
+    .execute([process.0])
+    .map(|_| ())
+}
+
 /// A survivor that is met again at each pass stays one leak: only what became of it is new.
 pub(super) fn upsert(
     tx: &Transaction<'_>,
     pass: Option<i64>,
+    process: ProcessId,
     leak: &NewLeak,
 ) -> rusqlite::Result<()> {
     let died_after = leak.died_after.map(millis);
@@ -150,7 +186,7 @@ pub(super) fn upsert(
             "UPDATE leak SET outcome = ?1, died_after_ms = ?2, pass = coalesce(?3, pass)
              WHERE process = ?4 AND kind = ?5",
         )?
-        .execute((leak.outcome.as_str(), died_after, pass, leak.process.0, leak.kind.as_str()))?;
+        .execute((leak.outcome.as_str(), died_after, pass, process.0, leak.kind.as_str()))?;
     if updated > 0 {
         return Ok(());
     }
@@ -161,7 +197,7 @@ pub(super) fn upsert(
            :died_after)",
     )?
     .execute(named_params! {
-        ":process": leak.process.0,
+        ":process": process.0,
         ":kind": leak.kind.as_str(),
         ":rule": leak.rule,
         ":evidence": leak.evidence,

@@ -55,6 +55,12 @@ pub(super) const DESCENDANTS: &str = select_processes!(
     "FROM process AS p INDEXED BY process_root",
     "WHERE p.root = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
 );
+pub(super) const KEPT_BELOW: &str =
+    "SELECT f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset,
+       p.pid, p.start_tick, p.pidfd_inode
+     FROM process AS p INDEXED BY process_root
+     CROSS JOIN instance AS f ON f.id = p.first_owner
+     WHERE p.root = ?1 AND p.end_reason = 'released'";
 pub(super) const HISTORY_OF: &str = select_processes!(
     "FROM process AS p INDEXED BY process_task",
     "WHERE p.task_id = ?1 AND p.ended_at >= ?2
@@ -91,6 +97,16 @@ impl Store {
     pub(crate) fn descendants_of(&self, root: ProcessId) -> Result<Vec<ProcessRecord>> {
         self.read("list the descendants of a process", |connection| {
             connection.prepare_cached(DESCENDANTS)?.query_map([root.0], process)?.collect()
+        })
+    }
+
+    /// What was left on purpose below one root: it is nobody's to end, whatever else is done to the tree.
+    pub(crate) fn kept_below(&self, root: ProcessId) -> Result<Vec<Identity>> {
+        self.read("list what a process was let keep", |connection| {
+            connection
+                .prepare_cached(KEPT_BELOW)?
+                .query_map([root.0], |row| identity(&mut Cells::of(row)))?
+                .collect()
         })
     }
 

@@ -25,6 +25,9 @@ impl Store {
                     if !end_own(tx, by, root)? {
                         return Ok(None);
                     }
+                    for kept in &root.kept {
+                        settle(tx, by, None, kept)?;
+                    }
                     let strays = root.strays.iter().map(|stray| admit::insert(tx, stray));
                     strays.collect::<rusqlite::Result<_>>().map(Some)
                 })
@@ -71,7 +74,7 @@ pub(super) fn end_from(
     write_end(tx, id, None, Some(expected), end)
 }
 
-/// The one statement that ends a row with what is known of its end. Without an expected state, a row that somebody has
+/// The one place that ends a row with what is known of its end. Without an expected state, a row that somebody has
 /// claimed is theirs.
 fn write_end(
     tx: &Transaction<'_>,
@@ -80,47 +83,55 @@ fn write_end(
     expected: Option<State>,
     end: &End,
 ) -> rusqlite::Result<bool> {
-    tx.prepare_cached(
-        "UPDATE process
+    let changed = tx
+        .prepare_cached(
+            "UPDATE process
          SET state = 'ended', ended_at = :at, end_reason = :reason, exit_code = :code,
            exit_signal = :signal, last_error = :error, claimed_by = NULL,
            end_rule = :rule, end_evidence = :evidence
          WHERE id = :id AND state <> 'ended'
            AND (:owner IS NULL OR owner = :owner)
            AND CASE WHEN :expected IS NULL THEN state <> 'ending' ELSE state = :expected END",
-    )?
-    .execute(named_params! {
-        ":id": id.0,
-        ":owner": owner.map(|owner| owner.0),
-        ":expected": expected.map(State::as_str),
-        ":at": end.at.0,
-        ":reason": end.reason.as_str(),
-        ":code": end.status.code(),
-        ":signal": end.status.signal(),
-        ":error": end.error,
-        ":rule": end.because.as_ref().map(|because| &because.rule),
-        ":evidence": end.because.as_ref().map(|because| &because.evidence),
-    })
-    .map(|changed| changed == 1)
+        )?
+        .execute(named_params! {
+            ":id": id.0,
+            ":owner": owner.map(|owner| owner.0),
+            ":expected": expected.map(State::as_str),
+            ":at": end.at.0,
+            ":reason": end.reason.as_str(),
+            ":code": end.status.code(),
+            ":signal": end.status.signal(),
+            ":error": end.error,
+            ":rule": end.because.as_ref().map(|because| &because.rule),
+            ":evidence": end.because.as_ref().map(|because| &because.evidence),
+        })?;
+    if changed == 1 {
+        leaks::survives_no_more(tx, id)?;
+    }
+    Ok(changed == 1)
 }
 
+/// One settlement; a process that was left on purpose gets its row here, where it has none yet.
 fn settle(
     tx: &Transaction<'_>,
     by: InstanceId,
     pass: Option<i64>,
     settled: &Settled,
 ) -> rusqlite::Result<bool> {
-    let id = settled.process;
+    let id = match &settled.verdict {
+        Verdict::Kept(Some(new), _) => admit::insert(tx, new)?,
+        _ => settled.process,
+    };
     let took = match answered_by(tx, id, by)? {
         None => false,
         Some(state) => match &settled.verdict {
-            Verdict::Ended(end) => end_from(tx, id, state, end)?,
+            Verdict::Ended(end) | Verdict::Kept(_, end) => end_from(tx, id, state, end)?,
             Verdict::Survived(why) => put_back(tx, id, by, State::Survived, why)?,
             Verdict::Unknown(why) => put_back(tx, id, by, State::Running, why)?,
         },
     };
     if took && let Some(leak) = &settled.leak {
-        leaks::upsert(tx, pass, leak)?;
+        leaks::upsert(tx, pass, id, leak)?;
     }
     Ok(took)
 }

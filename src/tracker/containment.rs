@@ -27,7 +27,7 @@ use crate::{
         spawn::Place,
     },
     plan::observe::Snapshot,
-    record::{Cgroup, ContainmentMode, ProcessRecord},
+    record::{Because, Cgroup, ContainmentMode, ExitStatus, ProcessRecord},
 };
 
 /// Operators may choose without a change of the program.
@@ -171,10 +171,21 @@ impl Shared {
             .collect()
     }
 
-    /// How many processes of a root's leaf the kernel has killed for lack of memory.
-    pub(super) fn oom_kills(&self, root: &Root) -> u64 {
-        let leaf = root.cgroup.as_ref().map(|record| Leaf::open(record, self.observer.uid));
-        leaf.and_then(|leaf| leaf.ok().flatten()?.oom_kills()).unwrap_or(0)
+    /// Why the kernel has killed a root for lack of memory; `None` where it was not that.
+    pub(super) fn oom_because(&self, root: &Root, status: ExitStatus) -> Option<Because> {
+        if status != ExitStatus::Signaled(libc::SIGKILL) {
+            return None;
+        }
+        let leaf = Leaf::open(root.cgroup.as_ref()?, self.observer.uid).ok()??;
+        let kills = leaf.oom_kills().filter(|&kills| kills > 0)?;
+        let limit = root.limits.max_rss;
+        Some(Because {
+            rule: limit.map_or_else(
+                || "the kernel ran out of memory".into(),
+                |bytes| format!("the kernel enforced its memory limit of {bytes} bytes"),
+            ),
+            evidence: format!("oom_kill {kills} in its cgroup's memory.events"),
+        })
     }
 
     /// Removes the leaf of a tree that has ended; later, where somebody is still in it.

@@ -10,7 +10,10 @@ use uuid::Uuid;
 use crate::{
     identity::{Identity, Pid},
     os::PidFd,
-    record::{Cgroup, ExitStatus, Limits, NewProcess, Origin, ProcessId, ProcessRecord, TaskId},
+    record::{
+        Because, Cgroup, EndReason, ExitStatus, Limits, NewProcess, Origin, ProcessId,
+        ProcessRecord, TaskId,
+    },
 };
 
 /// A process that is not our child is reaped by its parent; the kernel tells its status only afterwards. This long a
@@ -74,7 +77,17 @@ impl From<&ProcessRecord> for Root {
     }
 }
 
+/// What a root may leave behind.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Strays {
+    /// All of it, when it ends by itself.
+    pub(super) keep: bool,
+    /// Programs of these names, with what is below them, whenever the tree is ended.
+    pub(super) protected: Arc<[String]>,
+}
+
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that come true one after the other")]
 struct Progress {
     status: Option<ExitStatus>,
     /// Somebody is recording its end, or ending it: nobody else starts to.
@@ -83,6 +96,10 @@ struct Progress {
     recorded: bool,
     /// An attempt to end it was given up: the next one is the health pass's.
     given_up: bool,
+    /// What it left has been seen to as well: nobody is at work on the tree any more.
+    over: bool,
+    /// Why it was ended, where that could not be recorded with the attempt.
+    cause: Option<(EndReason, Option<Because>)>,
 }
 
 /// One process that this tracker answers for.
@@ -91,7 +108,7 @@ pub(super) struct Entry {
     pub(super) root: Root,
     /// We made it, so its status comes to us.
     pub(super) child: bool,
-    pub(super) keep_strays: bool,
+    pub(super) strays: Strays,
     /// `None` beyond the share of the descriptor limit: then the health pass covers it.
     pub(super) pidfd: Option<Arc<PidFd>>,
     progress: Mutex<Progress>,
@@ -102,13 +119,13 @@ impl Entry {
     pub(super) fn new(
         root: Root,
         child: bool,
-        keep_strays: bool,
+        strays: Strays,
         pidfd: Option<Arc<PidFd>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             root,
             child,
-            keep_strays,
+            strays,
             pidfd,
             progress: Mutex::default(),
             changed: Condvar::new(),
@@ -154,16 +171,41 @@ impl Entry {
         self.changed.notify_all();
     }
 
+    /// Nobody is at work on its tree any more.
+    pub(super) fn mark_over(&self) {
+        self.progress().over = true;
+        self.changed.notify_all();
+    }
+
+    /// Remembers why it has ended, for whoever records its end later; `None` where it is about to be recorded.
+    pub(super) fn set_cause(&self, cause: Option<(EndReason, Option<Because>)>) {
+        self.progress().cause = cause;
+    }
+
+    /// Why it has ended, where that is known and could not be recorded.
+    pub(super) fn cause(&self) -> Option<(EndReason, Option<Because>)> {
+        self.progress().cause.clone()
+    }
+
     /// Somebody is recording its end, or ending it, or has, or has tried in vain: its deadline is nobody's concern now.
     pub(super) fn is_being_ended(&self) -> bool {
         let progress = self.progress();
         progress.busy || progress.recorded || progress.given_up
     }
 
-    /// Waits until its end is in the ledger, or it is certain that nobody writes it now; at most until `deadline`.
+    /// Waits until its end is in the ledger; at most until `deadline`.
     pub(super) fn wait_recorded(&self, deadline: Instant) -> bool {
+        self.wait_for(deadline, |progress| progress.recorded)
+    }
+
+    /// Waits until nobody is at work on its tree any more; at most until `deadline`.
+    pub(super) fn wait_over(&self, deadline: Instant) -> bool {
+        self.wait_for(deadline, |progress| progress.over || !(progress.busy || progress.recorded))
+    }
+
+    fn wait_for(&self, deadline: Instant, done: impl Fn(&Progress) -> bool) -> bool {
         let mut progress = self.progress();
-        while !progress.recorded {
+        while !done(&progress) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;

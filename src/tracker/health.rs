@@ -7,13 +7,12 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, PoisonError},
-    time::Duration,
 };
 
 use super::{
     Tracker,
-    ending::{Tree, preview},
-    entry::Root,
+    ending::preview,
+    entry::Entry,
     liveness::Life,
     outcome::{Cause, Pass},
     settle::{Dead, log_dead},
@@ -21,12 +20,10 @@ use super::{
 };
 use crate::{
     error::Result,
-    identity::Pid,
-    os::{Pinned, Probe, procfs::TICKS_PER_SECOND, spawn::gate::GATE_LIMIT},
-    plan::{limits::passed, observe::Snapshot},
+    os::{Pinned, Probe, spawn::gate::GATE_LIMIT},
     record::{
-        EndReason, Ending, InstanceId, LeakKind, Limits, Millis, NewProcess, Outcome, PassKind,
-        ProcessId, ProcessRecord, Report, Sighting, Suspect,
+        EndReason, Ending, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId,
+        ProcessRecord, Report, Suspect,
     },
     state::State,
 };
@@ -170,13 +167,17 @@ impl Shared {
     fn settle_unlisted(self: &Arc<Self>, listed: &HashSet<ProcessId>) {
         let unlisted =
             self.all_entries().into_iter().filter(|entry| !listed.contains(&entry.root.row));
-        let dead: Vec<Dead> = unlisted
+        self.settle(&self.dead_among(unlisted));
+    }
+
+    /// Those of our processes that have died.
+    pub(super) fn dead_among(&self, entries: impl Iterator<Item = Arc<Entry>>) -> Vec<Dead> {
+        entries
             .filter_map(|entry| {
                 let fd = self.pidfd_of(&entry)?;
                 fd.is_dead().unwrap_or(false).then_some((entry, fd))
             })
-            .collect();
-        self.settle(&dead);
+            .collect()
     }
 
     /// A root that we hold is settled with its status; a row without an entry is closed, if nobody is about to make one.
@@ -205,10 +206,12 @@ impl Shared {
         let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id)
             || lock(&self.unsettled).iter().any(|settled| settled.process == row.id);
         if !at_the_gate && !waits && row.state != State::Ending {
-            if self.has_left_something(row) {
-                return seen.left.push(row.clone());
+            match self.has_left_something(row) {
+                Ok(true) => seen.left.push(row.clone()),
+                Ok(false) => self.record_gone(row, report),
+                // Its row is all that may lead to what it left.
+                Err(error) => report.suspects.push(unknown(row.clone(), &error.to_string())),
             }
-            self.record_gone(row, report);
         }
     }
 
@@ -218,9 +221,16 @@ impl Shared {
             Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
             Probe::Zombie(_) | Probe::Gone => {
                 if dead.contains(&row.owner) && row.state != State::Ending {
-                    if self.has_left_something(&row) {
-                        let why = "it is gone, but what it left lives: `procledger reap` ends that";
-                        return report.suspects.push(unknown(row, why));
+                    match self.has_left_something(&row) {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            let why =
+                                "it is gone, but what it left lives: `procledger reap` ends that";
+                            return report.suspects.push(unknown(row, why));
+                        }
+                        Err(error) => {
+                            return report.suspects.push(unknown(row, &error.to_string()));
+                        }
                     }
                     log_dead(
                         row.identity.pid,
@@ -233,13 +243,12 @@ impl Shared {
     }
 
     /// Whether a root that is gone has members that live: its row, with the token, is all that leads to them.
-    fn has_left_something(&self, row: &ProcessRecord) -> bool {
+    fn has_left_something(&self, row: &ProcessRecord) -> Result<bool> {
         if row.token.is_none() {
-            return false;
+            return Ok(false);
         }
-        let tree = Tree { root: Root::from(row), pidfd: None, recorded: Vec::new() };
-        self.world(&[row.id])
-            .is_ok_and(|world| preview(&world, tree).members.iter().any(|member| member.alive))
+        let seen = preview(&self.world(&[row.id])?, self.tree(row)?)?;
+        Ok(seen.members.iter().any(|member| member.alive))
     }
 
     fn settle_found(self: &Arc<Self>, dead: &[Dead], report: &mut Report) {
@@ -266,99 +275,6 @@ impl Shared {
         self.settle(dead);
     }
 
-    /// Records what is below each living root, and ends the trees that have passed a limit or had survived.
-    fn look_below(self: &Arc<Self>, alive: &[(ProcessRecord, Pinned)], report: &mut Report) {
-        if alive.is_empty() {
-            return;
-        }
-        let snapshot = match self.proc.snapshot() {
-            Ok(snapshot) => snapshot,
-            Err(error) => return report.errors.push(error.to_string()),
-        };
-        let known: HashSet<(Pid, u64)> =
-            alive.iter().map(|(row, _)| (row.identity.pid, row.identity.start_tick)).collect();
-        let roots: HashSet<Pid> = (alive.iter())
-            .filter(|(row, _)| row.root.is_none())
-            .map(|(row, _)| row.identity.pid)
-            .chain([self.own_pid()])
-            .collect();
-        let mut sightings = Vec::new();
-        let mut found = Vec::new();
-        let mut due = Vec::new();
-        for (row, pinned) in alive {
-            let in_leaf = self.in_leaf(row, &snapshot);
-            let mut below = snapshot.below(row.identity.pid);
-            below.extend(&in_leaf);
-            let rss = tree_rss(&snapshot, row, &below);
-            sightings.push(Sighting { process: row.id, rss, cpu: cpu(pinned) });
-            if row.root.is_none() {
-                let mut below = snapshot.below_until(row.identity.pid, &roots);
-                below.extend(in_leaf.difference(&roots));
-                found.extend(self.new_below(row, &snapshot, &below, &known));
-                let age = Root::from(row).age();
-                if let Some((reason, rule)) = passed(&row.limits, age, rss) {
-                    due.push((row.id, reason, rule));
-                } else if row.state == State::Survived {
-                    due.push((
-                        row.id,
-                        EndReason::Terminated,
-                        "it had survived an earlier attempt".into(),
-                    ));
-                }
-            }
-        }
-        let written = self.store.observe(&sightings).and_then(|_| match found.as_slice() {
-            [] => Ok(()),
-            found => self.store.admit(&self.place(), found).map(|_| ()),
-        });
-        if let Err(error) = written {
-            report.errors.push(error.to_string());
-        }
-        self.end_due(due, report);
-    }
-
-    /// Descendants that are not in the ledger yet. What leaves the session and wipes its environment later is known then.
-    fn new_below(
-        &self,
-        root: &ProcessRecord,
-        snapshot: &Snapshot,
-        below: &HashSet<Pid>,
-        known: &HashSet<(Pid, u64)>,
-    ) -> Vec<NewProcess> {
-        let mut new = Vec::new();
-        for &pid in below {
-            let Some(seen) = snapshot.get(pid) else { continue };
-            if known.contains(&(pid, seen.start_tick)) || seen.is_zombie() {
-                continue;
-            }
-            let Ok(Some(pinned)) = Pinned::open(&self.proc, self.place(), pid) else { continue };
-            let uid = self.proc.uid(pid).ok().flatten().unwrap_or(root.uid);
-            if pinned.stat.start_tick != seen.start_tick || !self.observer.may_touch(uid) {
-                continue;
-            }
-            new.push(NewProcess {
-                task: root.task.clone(),
-                owner: self.instance,
-                root: Some(root.id),
-                origin: crate::record::Origin::Descendant,
-                token: None,
-                identity: pinned.identity,
-                session: None,
-                cgroup: None,
-                containment: crate::record::Containment::None,
-                command: super::ending::command_of(&self.proc, pid),
-                cwd: None,
-                uid,
-                limits: Limits { max_runtime: None, max_rss: None, ..root.limits },
-                started_at: Millis::now().minus(crate::os::procfs::age(seen.start_tick)),
-                peak_rss: Some(seen.rss_bytes),
-                state: State::Running,
-                allow_survivor: true,
-            });
-        }
-        new
-    }
-
     /// Ends roots of ours that have passed a limit, each with its reason.
     pub(super) fn end_due(
         self: &Arc<Self>,
@@ -380,15 +296,4 @@ impl Shared {
 
 fn unknown(row: ProcessRecord, why: &str) -> Suspect {
     Suspect { task_id: row.task, pid: row.identity.pid, command: row.command, why: why.to_owned() }
-}
-
-/// Resident memory of a root with all that is below it; of a descendant alone.
-fn tree_rss(snapshot: &Snapshot, row: &ProcessRecord, below: &HashSet<Pid>) -> u64 {
-    let rss = |pid: &Pid| snapshot.get(*pid).map_or(0, |stat| stat.rss_bytes);
-    let others = if row.root.is_none() { below.iter().map(rss).sum() } else { 0 };
-    rss(&row.identity.pid) + others
-}
-
-fn cpu(pinned: &Pinned) -> Duration {
-    Duration::from_millis(pinned.stat.cpu_ticks.saturating_mul(1000 / TICKS_PER_SECOND))
 }

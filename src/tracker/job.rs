@@ -81,6 +81,7 @@ pub struct Job {
     pub(super) survive: bool,
     pub(super) allow_survivor: bool,
     pub(super) keep_strays: bool,
+    pub(super) protected: Vec<String>,
     pub(super) foreground: bool,
 }
 
@@ -103,6 +104,7 @@ impl Job {
             survive: false,
             allow_survivor: false,
             keep_strays: false,
+            protected: Vec::new(),
             foreground: false,
         }
     }
@@ -206,10 +208,26 @@ impl Job {
         self
     }
 
-    /// What the program leaves behind when it ends is left alone.
+    /// What the program leaves behind when it ends by itself is left alone, for good.
+    ///
+    /// Each such process is recorded: a leak of the kind `stray` with the outcome `kept`, and a row that ended as
+    /// `released`. Nobody answers for it any more, so nothing ends it later, as an orphan or otherwise.
+    ///
+    /// A program that is asked to end ([`terminate`](crate::Tracker::terminate), a limit, a shutdown), or whose owner died
+    /// before it ended, keeps nothing by this: what shall live then needs [`protect`](Self::protect).
     #[must_use]
     pub fn keep_strays(mut self, on: bool) -> Self {
         self.keep_strays = on;
+        self
+    }
+
+    /// Programs of this name, and what is below them, are left alone when the tree is ended: a build server, a `tmux`.
+    ///
+    /// As [`Builder::protect`](crate::Builder::protect), for this job alone. This instance knows it and the ledger does
+    /// not: after a crash only the names of whoever cleans up count. May be given more than once.
+    #[must_use]
+    pub fn protect(mut self, name: impl Into<String>) -> Self {
+        self.protected.push(name.into());
         self
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Tracker,
-    ending::{Preview, Tree, World, preview},
+    ending::{Leave, Preview, Tree, World, preview},
     entry::Root,
     liveness::{Life, judge},
     open::entries,
@@ -42,12 +42,15 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Ledger {
     store: Store,
+    /// Names that a dry run protects.
+    protected: Vec<String>,
 }
 
 impl Tracker {
     /// A look at the same ledger.
     pub fn ledger(&self) -> Ledger {
-        Ledger { store: self.inner.shared.store.clone() }
+        let shared = &self.inner.shared;
+        Ledger { store: shared.store.clone(), protected: shared.options.protected.clone() }
     }
 }
 
@@ -59,7 +62,15 @@ impl Ledger {
     /// [`is_not_found`](Error::is_not_found) when there is none at `path`; otherwise as
     /// [`Builder::open`](crate::Builder::open).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Ok(Self { store: Store::open_read_only(path.as_ref())? })
+        Ok(Self { store: Store::open_read_only(path.as_ref())?, protected: Vec::new() })
+    }
+
+    /// Adds names that [`plan_reap`](Self::plan_reap) protects, as
+    /// [`Builder::protect`](crate::Builder::protect) does for a pass that acts.
+    #[must_use]
+    pub fn protected_names<I: IntoIterator<Item = S>, S: Into<String>>(mut self, names: I) -> Self {
+        self.protected.extend(names.into_iter().map(Into::into));
+        self
     }
 
     /// Where it really is.
@@ -144,13 +155,22 @@ impl Ledger {
         let mut report = Report::default();
         let (orphans, guards) = self.orphans(&proc, observer, &mut report)?;
         let ancestors = proc.ancestors(own);
-        let world = World { proc: &proc, observer, own, ancestors, guards };
+        let protected = &self.protected;
+        let world = World { proc: &proc, observer, own, ancestors, guards, protected };
         for (dead, rows) in orphans {
-            plan_instance(&world, dead, rows, &mut report);
+            self.plan_instance(&world, dead, rows, &mut report)?;
         }
         let answered_for: HashSet<Pid> = answered_for(&self.store, observer.place)?;
-        let search =
-            Search { proc: &proc, observer, own, names: orphan_names, min_age, answered_for };
+        let search = Search {
+            proc: &proc,
+            observer,
+            own,
+            store: &self.store,
+            names: orphan_names,
+            protected,
+            min_age,
+            answered_for,
+        };
         plan_sweep(&search, &mut report)?;
         Ok(report)
     }
@@ -186,6 +206,50 @@ impl Ledger {
         Ok((orphans, guards))
     }
 
+    fn plan_instance(
+        &self,
+        world: &World<'_>,
+        dead: DeadInstance,
+        rows: Vec<ProcessRecord>,
+        report: &mut Report,
+    ) -> Result<()> {
+        let rows: Vec<ProcessRecord> =
+            rows.into_iter().filter(|row| world.observer.may_touch(row.uid)).collect();
+        let (kept, rows): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| row.limits.survive && dead.processes_gone.is_none());
+        for row in kept.iter().filter(|row| row.root.is_none()) {
+            report.endings.push(planned(
+                row,
+                "it is marked survive: the next instance of its program adopts it",
+                Outcome::Kept,
+            ));
+        }
+        if dead.processes_gone.is_some() {
+            let rule = "its machine was restarted, or its PID namespace is gone";
+            report.endings.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
+            return Ok(());
+        }
+        let (roots, descendants): (Vec<_>, Vec<_>) =
+            rows.iter().partition(|row| row.root.is_none());
+        let is_root = |id: Option<ProcessId>| roots.iter().any(|root| Some(root.id) == id);
+        let alone = descendants.iter().filter(|row| !is_root(row.root));
+        for root in roots.iter().chain(alone) {
+            let recorded = descendants
+                .iter()
+                .filter(|row| row.root == Some(root.id))
+                .map(|row| (row.id, row.identity))
+                .collect();
+            let mut before = self.store.kept_below(root.id)?;
+            if let Some(root) = root.root {
+                before.extend(self.store.kept_below(root)?);
+            }
+            let leave = Leave { before, ..Leave::default() };
+            let tree = Tree { root: Root::from(*root), pidfd: None, recorded, leave };
+            plan_tree(root, preview(world, tree)?, report);
+        }
+        Ok(())
+    }
+
     /// The JSON export, as bytes.
     ///
     /// # Errors
@@ -209,42 +273,6 @@ impl Ledger {
     }
 }
 
-fn plan_instance(
-    world: &World<'_>,
-    dead: DeadInstance,
-    rows: Vec<ProcessRecord>,
-    report: &mut Report,
-) {
-    let rows: Vec<ProcessRecord> =
-        rows.into_iter().filter(|row| world.observer.may_touch(row.uid)).collect();
-    let (kept, rows): (Vec<_>, Vec<_>) =
-        rows.into_iter().partition(|row| row.limits.survive && dead.processes_gone.is_none());
-    for row in kept.iter().filter(|row| row.root.is_none()) {
-        report.endings.push(planned(
-            row,
-            "it is marked survive: the next instance of its program adopts it",
-            Outcome::Kept,
-        ));
-    }
-    if dead.processes_gone.is_some() {
-        let rule = "its machine was restarted, or its PID namespace is gone";
-        report.endings.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
-        return;
-    }
-    let (roots, descendants): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.root.is_none());
-    let is_root = |id: Option<ProcessId>| roots.iter().any(|root| Some(root.id) == id);
-    let alone = descendants.iter().filter(|row| !is_root(row.root));
-    for root in roots.iter().chain(alone) {
-        let recorded = descendants
-            .iter()
-            .filter(|row| row.root == Some(root.id))
-            .map(|row| (row.id, row.identity))
-            .collect();
-        let tree = Tree { root: Root::from(*root), pidfd: None, recorded };
-        plan_tree(root, preview(world, tree), report);
-    }
-}
-
 fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
     Ending {
         task_id: row.task.clone(),
@@ -261,17 +289,17 @@ fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
 fn plan_tree(root: &ProcessRecord, seen: Preview, report: &mut Report) {
     report.checked += seen.members.len() as u64;
     for member in seen.members {
-        let (rule, outcome) = if member.alive {
-            ("its instance is dead", Outcome::Term)
-        } else {
-            ("it is not there any more", Outcome::Gone)
+        let (rule, outcome) = match &member.kept {
+            _ if !member.alive => ("it is not there any more", Outcome::Gone),
+            Some(why) => (why.as_str(), Outcome::Kept),
+            None => ("its instance is dead", Outcome::Term),
         };
         let command = if member.command.is_empty() { root.command.clone() } else { member.command };
         report.endings.push(Ending {
             task_id: root.task.clone(),
             pid: member.pid,
             command,
-            rule: rule.into(),
+            rule: rule.to_owned(),
             evidence: member.evidence.to_string(),
             outcome,
             died_after_ms: None,

@@ -6,12 +6,14 @@
 //! - [`process`], [`output`] and [`foreground`]: waiting for one;
 //! - [`settle`]: a root ended by itself;
 //! - [`terminate`] and [`ending`]: ending trees;
+//! - [`keep`]: what is left alone on purpose;
 //! - [`reap`] with [`liveness`], [`sweep`] and [`import`]: what dead instances left;
-//! - [`health`] and [`monitor`]: are the recorded processes still there?
+//! - [`health`] with [`below`], and [`monitor`]: are the recorded processes still there?
 //! - [`watch`]: reaping for other instances;
 //! - [`shutdown`]: the orderly end;
 //! - [`ledger`] and [`doctor`]: looking without touching.
 
+mod below;
 mod containment;
 mod doctor;
 mod ending;
@@ -21,6 +23,7 @@ mod forget;
 mod health;
 mod import;
 mod job;
+mod keep;
 mod ledger;
 mod liveness;
 mod monitor;

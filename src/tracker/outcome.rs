@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{
     ending::{MemberEnd, TreeEnd},
     entry::{REAPED_BY_PARENT, Root},
+    keep::kept_member,
     shared::{Shared, lock},
 };
 use crate::{
@@ -54,6 +55,8 @@ pub(super) fn descendant(
         },
         started_at: Millis::now().minus(member.age),
         peak_rss: Some(member.rss),
+        cpu: Some(member.cpu),
+        evidence: Some(member.evidence.to_string()),
         state: State::Ending,
         allow_survivor: false,
     }
@@ -121,8 +124,23 @@ impl Shared {
         settled: &mut Vec<Settled>,
         report: &mut Report,
     ) {
-        let TreeEnd { root, members, suspects, unknown } = tree;
+        let TreeEnd { root, members, suspects, unknown, unseen } = tree;
         for member in members {
+            report.checked += 1;
+            if let Some(why) = &member.kept {
+                if member.outcome == Outcome::Kept {
+                    let kind = cause.leak.unwrap_or(LeakKind::Stray);
+                    settled.push(kept_member(self.instance, &root, kind, &member, why));
+                    report.endings.push(ending(why.clone(), &root, member));
+                    continue;
+                }
+            } else if member.is_root
+                && member.outcome != Outcome::Survived
+                && let Some(why) = &unseen
+            {
+                settled.extend(self.stays(cause, &root, &member, why, report));
+                continue;
+            }
             if member.is_root {
                 self.publish_root(&root, &member, deadline);
             }
@@ -130,8 +148,7 @@ impl Shared {
                 member.row.map(|row| settle(cause, row, &member, self.status_of(&root, &member))),
             );
             log_survivor(&root, &member);
-            report.checked += 1;
-            report.endings.push(ending(cause, &root, member));
+            report.endings.push(ending(cause.rule.clone(), &root, member));
         }
         report.suspects.extend(suspects.into_iter().map(|(pid, command)| Suspect {
             task_id: root.task.clone(),
@@ -157,9 +174,34 @@ impl Shared {
         }
     }
 
+    /// The root is dead, but it is not known what else there was: its row stays, and the next pass tries again.
+    fn stays(
+        &self,
+        cause: &Cause,
+        root: &Root,
+        member: &MemberEnd,
+        why: &str,
+        report: &mut Report,
+    ) -> Option<Settled> {
+        let why = format!("it has ended, but {why}; the next pass tries again");
+        if let Some(entry) = self.entry(root.row) {
+            let by_itself = member.outcome == Outcome::Gone;
+            let reason = if by_itself { EndReason::Exited } else { cause.reason };
+            entry.set_cause(Some((reason, because(cause, member))));
+        }
+        report.suspects.push(Suspect {
+            task_id: root.task.clone(),
+            pid: root.identity.pid,
+            command: root.command.clone(),
+            why: why.clone(),
+        });
+        member.row.map(|process| Settled { process, verdict: Verdict::Unknown(why), leak: None })
+    }
+
     /// A root that we hold: its waiters learn that it is dead.
     fn publish_root(&self, root: &Root, member: &MemberEnd, deadline: Instant) {
         let Some(entry) = self.entry(root.row) else { return };
+        entry.set_cause(None);
         if member.outcome != Outcome::Survived {
             match self.pidfd_of(&entry) {
                 Some(fd) => entry.learn_status(&fd, deadline),
@@ -177,7 +219,8 @@ impl Shared {
     pub(super) fn release_ended(&self, rows: &[ProcessId]) {
         for &row in rows {
             let Some(entry) = self.entry(row) else { continue };
-            if entry.status().is_some() {
+            // One whose end could not be recorded is kept, though a waiter may have learned its status.
+            if entry.status().is_some() && entry.cause().is_none() {
                 entry.mark_recorded();
                 self.reap_and_let_go(&entry, None);
             } else {
@@ -196,6 +239,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
     let now = Millis::now();
     let verdict = match member.outcome {
         Outcome::Survived => Verdict::Survived(member.obstacle.clone().unwrap_or_default()),
+        // Who was to be left and has died since has ended by itself.
         Outcome::Gone | Outcome::Term | Outcome::Kill | Outcome::Kept => Verdict::Ended(End {
             reason: reason(cause, member, status),
             status,
@@ -206,7 +250,6 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
     };
     // What was gone before anybody looked is no leak.
     let leak = cause.leak.filter(|_| member.outcome != Outcome::Gone).map(|kind| NewLeak {
-        process: row,
         kind,
         rule: cause.rule.clone(),
         evidence: member.evidence.to_string(),
@@ -234,12 +277,12 @@ fn reason(cause: &Cause, member: &MemberEnd, status: ExitStatus) -> EndReason {
     }
 }
 
-fn ending(cause: &Cause, root: &Root, member: MemberEnd) -> Ending {
+fn ending(rule: String, root: &Root, member: MemberEnd) -> Ending {
     Ending {
         task_id: root.task.clone(),
         pid: member.identity.pid,
         command: member.command,
-        rule: cause.rule.clone(),
+        rule,
         evidence: member.evidence.to_string(),
         outcome: member.outcome,
         died_after_ms: member

@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Tracker, entry::Root, shared::Shared};
+use super::{
+    Tracker,
+    entry::{Root, Strays},
+    shared::Shared,
+};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -56,7 +60,7 @@ impl Tracker {
             .next()
             .ok_or_else(|| Error::new(Kind::Other, "the ledger took no row"))??;
         // Even if it is a child of ours: whoever started it waits for it, and we never take its status away.
-        shared.take_on(Root::recorded(row, &new), false, false, &pinned.into_fd());
+        shared.take_on(Root::recorded(row, &new), false, Strays::default(), &pinned.into_fd());
         shared.notify_export();
         Ok(())
     }
@@ -152,6 +156,8 @@ fn describe(shared: &Shared, task: TaskId, pinned: &Pinned) -> Result<NewProcess
         limits: shared.limits(),
         started_at: Millis::now(),
         peak_rss: None,
+        cpu: None,
+        evidence: None,
         state: State::Running,
         allow_survivor: false,
     })

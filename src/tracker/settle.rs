@@ -10,8 +10,9 @@ use std::{
 };
 
 use super::{
-    ending::{Tree, end_trees, strays},
-    entry::{Entry, REAPED_BY_PARENT, Root},
+    ending::{Leave, Stray, Tree, end_trees, strays},
+    entry::{Entry, REAPED_BY_PARENT},
+    keep::kept_stray,
     outcome::{Cause, descendant},
     shared::{Shared, lock},
 };
@@ -19,7 +20,8 @@ use crate::{
     error::Result,
     os::{PidFd, Pinned, Probe},
     record::{
-        Because, End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, Report, RootEnd,
+        End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, Report, RootEnd, Settled,
+        Verdict,
     },
 };
 
@@ -78,43 +80,54 @@ impl Shared {
     ) -> Result<(Vec<Tree>, Vec<RootEnd>)> {
         let mut trees: Vec<Tree> =
             dead.iter().map(|(entry, pidfd)| tree_of(entry, Some(pidfd))).collect();
-        for tree in &mut trees {
+        for (tree, (entry, _)) in trees.iter_mut().zip(dead) {
+            tree.leave = Leave { all: entry.strays.keep, ..self.leave_of(entry)? };
             let below = self.store.descendants_of(tree.root.row)?;
             tree.recorded = below.iter().map(|row| (row.id, row.identity)).collect();
         }
-        let wanted: Vec<bool> = dead.iter().map(|(entry, _)| !entry.keep_strays).collect();
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
-        let found = strays(&self.world(&targets)?, &trees, &wanted)?;
-        let at = Millis::now();
-        let mut ends = Vec::with_capacity(dead.len());
-        for ((tree, status), strays) in trees.iter_mut().zip(statuses).zip(&found) {
+        let found = strays(&self.world(&targets)?, &trees)?;
+        let ends = (dead.iter().zip(statuses)).zip(trees.iter_mut().zip(&found));
+        let ends = ends.map(|(((entry, _), status), (tree, strays))| RootEnd {
+            process: tree.root.row,
+            end: self.own_end(entry, *status),
+            kept: self.set_apart(tree, strays),
+            strays: new_strays(strays)
+                .map(|stray| descendant(self.instance, &tree.root, &stray.as_found()))
+                .collect(),
+        });
+        let ends = ends.collect();
+        for (tree, strays) in trees.iter_mut().zip(&found) {
             // Until their rows are known they bear no row number of their own.
-            tree.recorded.extend(strays.iter().map(|stray| (UNRECORDED, stray.identity)));
-            ends.push(RootEnd {
-                process: tree.root.row,
-                end: self.end_of(&tree.root, *status, at),
-                strays: strays
-                    .iter()
-                    .map(|stray| descendant(self.instance, &tree.root, &stray.as_found()))
-                    .collect(),
-            });
+            let new = new_strays(strays).map(|stray| (ProcessId::UNRECORDED, stray.identity));
+            tree.recorded.extend(new);
         }
         Ok((trees, ends))
     }
 
-    /// How a root ended that nobody has signalled: by itself, or by the kernel for lack of memory.
-    fn end_of(&self, root: &Root, status: ExitStatus, at: Millis) -> End {
-        let killed = status == ExitStatus::Signaled(libc::SIGKILL);
-        let oom_kills = if killed { self.oom_kills(root) } else { 0 };
-        let because = (oom_kills > 0).then(|| Because {
-            rule: root.limits.max_rss.map_or_else(
-                || "the kernel ran out of memory".into(),
-                |bytes| format!("the kernel enforced its memory limit of {bytes} bytes"),
-            ),
-            evidence: format!("oom_kill {oom_kills} in its cgroup's memory.events"),
-        });
-        let reason = if because.is_some() { EndReason::Oom } else { EndReason::Exited };
-        End { reason, status, at, error: None, because }
+    /// The end of a root: by itself, or by the kernel for lack of memory, unless somebody ended it and could not record it.
+    fn own_end(&self, entry: &Entry, status: ExitStatus) -> End {
+        let by_the_kernel = || Some((EndReason::Oom, Some(self.oom_because(&entry.root, status)?)));
+        let (reason, because) =
+            entry.cause().or_else(by_the_kernel).unwrap_or((EndReason::Exited, None));
+        End { reason, status, at: Millis::now(), error: None, because }
+    }
+
+    /// Takes out of the tree what is left on purpose; and, where everything is, what is gone already.
+    fn set_apart(&self, tree: &mut Tree, strays: &[Stray]) -> Vec<Settled> {
+        let mut apart = Vec::new();
+        for stray in strays {
+            match (&stray.kept, stray.row) {
+                (Some(why), _) if stray.alive => {
+                    tree.leave.before.push(stray.identity);
+                    apart.push(kept_stray(self.instance, &tree.root, stray, why));
+                }
+                (_, Some(row)) if tree.leave.all && !stray.alive => apart.push(gone(row)),
+                _ => continue,
+            }
+            tree.recorded.retain(|(row, _)| Some(*row) != stray.row);
+        }
+        apart
     }
 
     /// Ends the strays, on a thread of their own where there are any: the next death must not wait for their grace.
@@ -151,17 +164,16 @@ impl Shared {
     fn take_recorded(&self, entry: &Entry, tree: &mut Tree, rows: &[ProcessId]) -> bool {
         let mut rows = rows.iter();
         let (new, earlier): (Vec<_>, Vec<_>) =
-            tree.recorded.drain(..).partition(|(row, _)| *row == UNRECORDED);
+            tree.recorded.drain(..).partition(|(row, _)| *row == ProcessId::UNRECORDED);
         let kept = earlier.clone();
         let earlier: Vec<ProcessId> = earlier.into_iter().map(|(row, _)| row).collect();
-        if entry.keep_strays {
+        if entry.strays.keep {
+            // Only what could not be judged is left in the list.
             self.release_all(&earlier);
             return false;
         }
-        tree.recorded.extend(
-            new.into_iter()
-                .map(|(_, identity)| (rows.next().copied().unwrap_or(UNRECORDED), identity)),
-        );
+        let mut row = || rows.next().copied().unwrap_or(ProcessId::UNRECORDED);
+        tree.recorded.extend(new.into_iter().map(|(_, identity)| (row(), identity)));
         match self.store.claim(&earlier, self.instance, Some(self.instance), None) {
             Ok(claimed) => {
                 tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity)));
@@ -199,7 +211,7 @@ impl Shared {
                     end.members.retain(|member| !member.is_root);
                     end.unknown.retain(|(row, _)| *row != end.root.row);
                     for member in &mut end.members {
-                        member.row = member.row.filter(|row| *row != UNRECORDED);
+                        member.row = member.row.filter(|row| *row != ProcessId::UNRECORDED);
                     }
                 }
                 let settled = self.conclude(&cause, ends, &mut report);
@@ -209,7 +221,7 @@ impl Shared {
                 // The claims go back: the health pass tries again.
                 tracing::error!("failed to end what ended processes left: {error}");
                 let rows = trees.iter().flat_map(|tree| &tree.recorded).map(|(row, _)| *row);
-                let settled = rows.filter(|row| *row != UNRECORDED);
+                let settled = rows.filter(|row| *row != ProcessId::UNRECORDED);
                 let settled = settled.map(|row| super::outcome::given_back(row, &error)).collect();
                 self.write(None, settled, &mut report);
             }
@@ -313,6 +325,7 @@ pub(super) fn tree_of(entry: &Entry, pidfd: Option<&Arc<PidFd>>) -> Tree {
         root: entry.root.clone(),
         pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(),
         recorded: Vec::new(),
+        leave: Leave::default(),
     }
 }
 
@@ -325,8 +338,22 @@ pub(super) fn stray() -> Cause {
     }
 }
 
-/// Stands for a row that could not be written.
-const UNRECORDED: ProcessId = ProcessId(0);
+/// Of what a root left, what is to be ended and has no row yet.
+fn new_strays(strays: &[Stray]) -> impl Iterator<Item = &Stray> {
+    strays.iter().filter(|stray| stray.alive && stray.kept.is_none() && stray.row.is_none())
+}
+
+/// A recorded descendant that ended unseen.
+fn gone(row: ProcessId) -> Settled {
+    let end = End {
+        reason: EndReason::Gone,
+        status: ExitStatus::Unobserved,
+        at: Millis::now(),
+        error: None,
+        because: None,
+    };
+    Settled { process: row, verdict: Verdict::Ended(end), leak: None }
+}
 
 /// The seed's line, for a process whose end nobody saw coming; a program of our own that ends is no news.
 fn log_end(entry: &Entry, status: ExitStatus) {

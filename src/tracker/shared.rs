@@ -16,7 +16,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use super::{
     containment::Leaves,
     ending::World,
-    entry::{Entry, Root},
+    entry::{Entry, Root, Strays},
     spawn::Request,
 };
 use crate::{
@@ -36,6 +36,7 @@ pub(super) struct Options {
     pub(super) program: String,
     pub(super) export: Option<std::path::PathBuf>,
     pub(super) orphan_names: Vec<String>,
+    pub(super) protected: Vec<String>,
     pub(super) min_age: Duration,
     pub(super) health_interval: Duration,
     pub(super) grace: Duration,
@@ -188,14 +189,14 @@ impl Shared {
         &self,
         root: Root,
         child: bool,
-        keep_strays: bool,
+        strays: Strays,
         pidfd: &Arc<PidFd>,
     ) -> Arc<Entry> {
         let held = self.held_pidfds.fetch_add(1, Ordering::Relaxed);
         let held_by_us = (held < self.pidfd_limit).then(|| Arc::clone(pidfd));
         let row = root.row;
         let has_deadline = root.limits.max_runtime.is_some();
-        let entry = Entry::new(root, child, keep_strays, held_by_us);
+        let entry = Entry::new(root, child, strays, held_by_us);
         lock(&self.entries).insert(row, Arc::clone(&entry));
         if let Some(fd) = &entry.pidfd {
             let data = epoll::EventData::new_u64(row.0.cast_unsigned());
@@ -217,6 +218,7 @@ impl Shared {
     /// Lets go of a process whose end is recorded.
     pub(super) fn let_go(&self, row: ProcessId) {
         if let Some(entry) = lock(&self.entries).remove(&row) {
+            entry.mark_over();
             self.held_pidfds.fetch_sub(1, Ordering::Relaxed);
             if let Some(fd) = &entry.pidfd {
                 let _ = epoll::delete(&self.epoll, fd.as_ref());
@@ -255,6 +257,7 @@ impl Shared {
             own: self.own_pid(),
             ancestors: self.proc.ancestors(self.own_pid()),
             guards: self.guards(targets)?,
+            protected: &self.options.protected,
         })
     }
 

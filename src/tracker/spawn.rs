@@ -7,7 +7,13 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Tracker, entry::Root, job::Job, process::Process, shared::Shared};
+use super::{
+    Tracker,
+    entry::{Root, Strays},
+    job::Job,
+    process::Process,
+    shared::Shared,
+};
 use crate::{
     error::{Error, Kind, Result},
     os::{Pinned, procfs::TOKEN_VARIABLE, spawn},
@@ -87,10 +93,11 @@ fn may_own_programs(shared: &Shared) -> Result<()> {
 
 fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
     let task = TaskId::new(job.task.clone())?;
+    super::open::check_names("protected", &job.protected)?;
     let token = Uuid::new_v4();
-    let keep_strays = job.keep_strays;
     let place = shared.leaf_for(token, job.max_rss)?;
     let cgroup = place.as_ref().map(|place| place.leaf.record().clone());
+    let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
     let request = Request {
         task,
         token,
@@ -128,7 +135,7 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
             if new.cgroup.is_none() {
                 shared.give_up_leaves(cgroup.as_ref());
             }
-            Ok(started(shared, spawned, new, keep_strays, foreground))
+            Ok(started(shared, spawned, new, strays, foreground))
         }
         Err(refusal) => {
             shared.remove_leaf(cgroup.as_ref());
@@ -150,12 +157,12 @@ fn started(
     shared: &Arc<Shared>,
     spawned: spawn::Spawned,
     new: &NewProcess,
-    keep_strays: bool,
+    strays: Strays,
     foreground: bool,
 ) -> Process {
     let spawn::Spawned { pidfd, row, pipes: [stdin, stdout, stderr], pid } = spawned;
     let pidfd = Arc::new(pidfd);
-    let entry = shared.take_on(Root::recorded(row, new), true, keep_strays, &pidfd);
+    let entry = shared.take_on(Root::recorded(row, new), true, strays, &pidfd);
     shared.notify_export();
     tracing::debug!("process {pid} for task {} runs", new.task.as_ref().map_or("", TaskId::as_str));
     let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);
@@ -260,6 +267,8 @@ fn describe(shared: &Shared, applicant: &spawn::Applicant<Request>) -> Result<Ne
         limits: request.limits,
         started_at: Millis::now(),
         peak_rss: None,
+        cpu: None,
+        evidence: None,
         state: State::Running,
         allow_survivor: request.allow_survivor,
     })

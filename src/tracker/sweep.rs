@@ -14,14 +14,18 @@ use crate::{
     plan::{
         members::oneself,
         observe::{Snapshot, Stat},
-        sweep::{Candidate, Judgement, Parent, base_name, judge},
+        sweep::{Candidate, Judgement, Parent, Program, base_name, judge},
     },
     record::{
         Containment, EndReason, LeakKind, Limits, Millis, NewProcess, Observer, Origin,
         ProcessRecord, Report, Settled, Suspect, TaskId,
     },
     state::State,
+    store::Store,
 };
+
+/// The wall clock may have been set since something was left: what was left before a process began is another one's.
+const CLOCK_SLACK: Duration = Duration::from_hours(24);
 
 /// What a sweep looks for, and on whose behalf.
 #[derive(Debug)]
@@ -29,7 +33,9 @@ pub(super) struct Search<'a> {
     pub(super) proc: &'a Proc,
     pub(super) observer: Observer,
     pub(super) own: Pid,
+    pub(super) store: &'a Store,
     pub(super) names: &'a [String],
+    pub(super) protected: &'a [String],
     pub(super) min_age: Duration,
     /// Instances that live and processes that the ledger has: they and what is below them are exempt.
     pub(super) answered_for: HashSet<Pid>,
@@ -54,20 +60,41 @@ impl Search<'_> {
         let exempt = self.exempt(&snapshot);
         let candidates =
             snapshot.iter().filter(|stat| !exempt.contains(&stat.pid) && !stat.is_kernel_thread());
-        Ok(candidates
+        let matches: Vec<Match> = candidates
             .filter(|stat| !stat.is_zombie())
             .filter_map(|stat| self.look(&snapshot, stat))
-            .collect())
+            .collect();
+        self.but_kept(matches)
+    }
+
+    /// What a task was let keep is no leak, whatever its name and though its environment may be wiped.
+    fn but_kept(&self, matches: Vec<Match>) -> Result<Vec<Match>> {
+        let mut rest = Vec::with_capacity(matches.len());
+        for found in matches {
+            if !self.was_kept(&found)? {
+                rest.push(found);
+            }
+        }
+        Ok(rest)
+    }
+
+    fn was_kept(&self, found: &Match) -> Result<bool> {
+        let Some(pinned) = Pinned::open(self.proc, self.observer.place, found.pid)? else {
+            return Ok(false);
+        };
+        let since = Millis::now().minus(age(found.start_tick) + CLOCK_SLACK);
+        self.store.was_kept(&pinned.identity, since)
     }
 
     /// Judges one process by its number; for an entry of a legacy file.
     pub(super) fn judge_one(&self, pid: Pid) -> Result<Option<Match>> {
         let snapshot = self.proc.snapshot()?;
         let exempt = self.exempt(&snapshot);
-        Ok(snapshot
+        let found = snapshot
             .get(pid)
             .filter(|_| !exempt.contains(&pid))
-            .and_then(|stat| self.look(&snapshot, stat)))
+            .and_then(|stat| self.look(&snapshot, stat));
+        Ok(self.but_kept(found.into_iter().collect())?.pop())
     }
 
     fn exempt(&self, snapshot: &Snapshot) -> HashSet<Pid> {
@@ -82,13 +109,12 @@ impl Search<'_> {
     fn look(&self, snapshot: &Snapshot, stat: &Stat) -> Option<Match> {
         let argv = self.proc.command(stat.pid).ok()??;
         let candidate = Candidate {
-            executable: self.proc.executable(stat.pid),
-            argv,
+            program: Program { executable: self.proc.executable(stat.pid), argv },
             on_terminal: stat.terminal != 0,
             age: age(stat.start_tick),
             parent: self.parent(snapshot, stat),
         };
-        let judgement = judge(&candidate, self.names, self.min_age);
+        let judgement = judge(&candidate, self.names, self.protected, self.min_age);
         if judgement == Judgement::Nothing
             || !self.is_ours(stat.pid)
             || self.carries_a_token(stat.pid)
@@ -96,6 +122,7 @@ impl Search<'_> {
             return None;
         }
         let command = candidate
+            .program
             .argv
             .iter()
             .map(|argument| String::from_utf8_lossy(argument).into_owned())
@@ -134,7 +161,9 @@ impl Shared {
             proc: &self.proc,
             observer: self.observer,
             own: self.own_pid(),
+            store: &self.store,
             names,
+            protected: &self.options.protected,
             min_age,
             answered_for: answered_for(&self.store, self.place())?,
         })
@@ -216,6 +245,8 @@ impl Shared {
             },
             started_at: Millis::now().minus(age(pinned.stat.start_tick)),
             peak_rss: Some(pinned.stat.rss_bytes),
+            cpu: Some(crate::os::procfs::cpu_time(&pinned.stat)),
+            evidence: None,
             state: State::Ending,
             allow_survivor: true,
         };
@@ -228,10 +259,7 @@ impl Shared {
 
 /// Whom the ledger knows: instances that have not stopped, and live rows of any state.
 /// Pids of another place mean nothing here: that of a container's pid 1 would exempt everything.
-pub(super) fn answered_for(
-    store: &crate::store::Store,
-    here: crate::identity::Place,
-) -> Result<HashSet<Pid>> {
+pub(super) fn answered_for(store: &Store, here: crate::identity::Place) -> Result<HashSet<Pid>> {
     let instances = store.instances_to_judge()?;
     let living = instances
         .iter()

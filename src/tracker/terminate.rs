@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Tracker,
-    ending::{Tree, end_trees},
+    ending::{Leave, Tree, end_trees},
     entry::{Entry, Root},
     outcome::Cause,
     settle::tree_of,
@@ -19,7 +19,8 @@ use crate::{
     record::{EndReason, ProcessId, ProcessRecord, Report, Settled, TaskId},
 };
 
-/// Somebody else who is recording an end does so within milliseconds.
+/// Somebody else who is ending a tree, or recording its end, is done within this and its grace: a cap on the grace, a second
+/// for each kill.
 const OTHERS_LIMIT: Duration = Duration::from_secs(5);
 
 impl Tracker {
@@ -34,7 +35,9 @@ impl Tracker {
         shared.check_usable()?;
         let task = TaskId::new(task_id)?;
         let rows = shared.store.live_of_task(&task)?;
-        let entries: Vec<Arc<Entry>> = rows.iter().filter_map(|row| shared.entry(row.id)).collect();
+        // Where the root has just ended by itself, what it left leads to it: its end is waited for.
+        let roots: HashSet<ProcessId> = rows.iter().map(|row| row.root.unwrap_or(row.id)).collect();
+        let entries: Vec<Arc<Entry>> = roots.iter().filter_map(|row| shared.entry(*row)).collect();
         if entries.is_empty() {
             return Err(not_found(&task, "this instance"));
         }
@@ -121,31 +124,39 @@ impl Shared {
                 return settled.collect();
             }
         };
-        let ends = end_trees(&world, self.group(claimed), &mut |root, found| {
-            self.record_found(root, found)
-        });
+        let trees = match self.group(claimed) {
+            Ok(trees) => trees,
+            Err(error) => {
+                let settled = rows.iter().map(|row| super::outcome::given_back(*row, &error));
+                report.errors.push(error.to_string());
+                return settled.collect();
+            }
+        };
+        let ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
         self.conclude(cause, ends, report)
     }
 
     /// Groups claimed rows into trees: descendants go with their root, and stand alone where it has ended.
-    fn group(&self, claimed: Vec<ProcessRecord>) -> Vec<Tree> {
+    fn group(&self, claimed: Vec<ProcessRecord>) -> Result<Vec<Tree>> {
         let (roots, descendants): (Vec<_>, Vec<_>) =
             claimed.into_iter().partition(|record| record.root.is_none());
-        let mut trees: Vec<Tree> = roots.iter().map(|record| self.tree(record)).collect();
+        let trees: Result<Vec<Tree>> = roots.iter().map(|record| self.tree(record)).collect();
+        let mut trees = trees?;
         let index: HashMap<ProcessId, usize> =
             trees.iter().enumerate().map(|(index, tree)| (tree.root.row, index)).collect();
         for record in descendants {
             match record.root.and_then(|root| index.get(&root)) {
                 Some(&index) => trees[index].recorded.push((record.id, record.identity)),
-                None => trees.push(self.tree(&record)),
+                None => trees.push(self.tree(&record)?),
             }
         }
-        trees
+        Ok(trees)
     }
 
-    fn tree(&self, record: &ProcessRecord) -> Tree {
+    pub(super) fn tree(&self, record: &ProcessRecord) -> Result<Tree> {
         let pidfd = self.entry(record.id).and_then(|entry| entry.pidfd.clone());
-        Tree { root: Root::from(record), pidfd, recorded: Vec::new() }
+        let leave = self.leave(record)?;
+        Ok(Tree { root: Root::from(record), pidfd, recorded: Vec::new(), leave })
     }
 
     /// Ends trees that this instance answers for, because it asked.
@@ -178,14 +189,16 @@ impl Shared {
                     own: self.own_pid(),
                     ancestors: self.proc.ancestors(self.own_pid()),
                     guards: Vec::new(),
+                    protected: &self.options.protected,
                 };
                 self.end_own(cause, &world, claimed, recorded, &mut report);
             }
         }
         self.release_ended(&rows);
-        let deadline = Instant::now() + OTHERS_LIMIT;
+        let grace = others.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
+        let deadline = Instant::now() + OTHERS_LIMIT + grace;
         for entry in others {
-            entry.wait_recorded(deadline);
+            entry.wait_over(deadline);
         }
         report
     }
@@ -214,7 +227,10 @@ impl Shared {
     fn claim_own(&self, entries: &[&Arc<Entry>]) -> (Vec<Tree>, bool) {
         let mut trees: Vec<Tree> = entries.iter().map(|entry| tree_of(entry, None)).collect();
         let mut ids: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
-        for tree in &mut trees {
+        for (tree, entry) in trees.iter_mut().zip(entries) {
+            // Where the ledger cannot be read either, the names that are known here still count.
+            let names = Arc::clone(&entry.strays.protected);
+            tree.leave = self.leave_of(entry).unwrap_or(Leave { names, ..Leave::default() });
             // A session holds what a root without recorded descendants has; asking costs a read for each root.
             let below = self.store.descendants_of(tree.root.row).unwrap_or_default();
             tree.recorded = below.iter().map(|record| (record.id, record.identity)).collect();

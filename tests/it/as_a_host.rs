@@ -1,7 +1,8 @@
 //! Not a scenario: what a host process does that `support::Host` has started. Run by itself it does nothing.
 //!
-//! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `min-age=MS`, `program=NAME`, `interval=MS`,
-//! `grace=MS`, `log=PATH`, `containment=MODE`, `sigchld-ignored`, `wait-any`. Commands, a line each: `spawn TASK SCRIPT` (`survive` and `keep`
+//! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `protect=NAME`, `min-age=MS`, `program=NAME`,
+//! `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `sigchld-ignored`, `wait-any`. Commands, a line each:
+//! `spawn TASK SCRIPT` (`survive` and `keep`
 //! with that option of the job), `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
 //! `running`, `adopted`, `import PATH`, `fork`, `quit`. End of input is an orderly end.
 
@@ -100,6 +101,7 @@ fn build(mut builder: Builder, options: &str) -> Builder {
             "no-reap" => builder.reap_on_open(false),
             "export" => builder.export(value),
             "name" => builder.orphan_name(value),
+            "protect" => builder.protect(value),
             "min-age" => builder.min_age(millis()),
             "program" => builder.program(value),
             "interval" => builder.health_interval(millis()),

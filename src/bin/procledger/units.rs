@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them, with errors that say what to write instead.
+//! Durations, sizes and program names as people write them, with errors that say what to write instead.
 
 use std::time::Duration;
 
@@ -58,6 +58,14 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         Some(bytes) if bytes <= LARGEST => Ok(bytes),
         _ => Err(format!("`{text}` is larger than 8 EiB")),
     }
+}
+
+/// The base name of a program.
+pub(crate) fn program_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('/') {
+        return Err("write the base name of a program: not empty, without a slash".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn factor(unit: &str) -> Option<u64> {

@@ -1,7 +1,10 @@
 use super::fixture::*;
 use crate::{
     error::Kind,
-    record::{EndReason, ExitStatus, Limits, NewProcess, Origin, RootEnd, StopHow},
+    record::{
+        EndReason, ExitStatus, Limits, Millis, NewProcess, Origin, Outcome, RootEnd, Settled,
+        StopHow, Verdict,
+    },
     state::State,
 };
 use std::time::Duration;
@@ -122,7 +125,7 @@ fn a_root_ends_together_with_what_it_left() {
     let f = Fixture::new();
     let root = f.row(f.me, 10, State::Running);
     let strays = vec![stray(f.me, root, 11), stray(f.me, root, 12)];
-    let ends = [RootEnd { process: root, end: end(EndReason::Exited), strays }];
+    let ends = [RootEnd { process: root, end: end(EndReason::Exited), strays, kept: Vec::new() }];
     let answer = f.store.settle_roots(f.me, &ends).expect("committed").remove(0);
     let ids = answer.expect("it was ours to settle");
     let row = f.get(root);
@@ -131,6 +134,38 @@ fn a_root_ends_together_with_what_it_left() {
     let below = f.store.descendants_of(root).expect("read");
     assert_eq!(below.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
     assert!(below.iter().all(|row| (row.state, row.claimed_by) == (State::Ending, Some(f.me))));
+}
+
+#[test]
+fn what_a_root_is_let_keep_is_recorded_with_its_end_and_nobodys_any_more() {
+    let f = Fixture::new();
+    let root = f.row(f.me, 10, State::Running);
+    let seen = f.store.admit(
+        &here(),
+        &[crate::record::NewProcess { state: State::Running, ..stray(f.me, root, 11) }],
+    );
+    let seen = *seen.expect("committed")[0].as_ref().expect("admitted");
+    let earlier = Settled { process: seen, ..kept(f.me, root, 11) };
+    let earlier = Settled { verdict: Verdict::Kept(None, end(EndReason::Released)), ..earlier };
+    let ends = [RootEnd {
+        process: root,
+        end: end(EndReason::Exited),
+        strays: Vec::new(),
+        kept: vec![earlier, kept(f.me, root, 12)],
+    }];
+    f.store.settle_roots(f.me, &ends).expect("committed");
+    assert!(f.store.live().expect("read").is_empty());
+    let leaks = f.store.leaks(None).expect("read");
+    assert_eq!(leaks.len(), 2);
+    assert!(leaks.iter().all(|leak| leak.outcome == Outcome::Kept));
+    let reasons = "SELECT count(*) FROM process WHERE end_reason = 'released' AND root IS NOT NULL";
+    assert_eq!(f.number(reasons), 2);
+    let below = f.store.kept_below(root).expect("read");
+    assert_eq!(below.iter().map(|kept| kept.pid.get()).collect::<Vec<_>>(), [11, 12]);
+    assert!(f.store.was_kept(&below[1], leaks[0].found_at).expect("read"));
+    assert!(!f.store.was_kept(&below[1], Millis(leaks[0].found_at.0 + 1)).expect("read"));
+    let other = crate::identity::Identity { start_tick: 5, ..below[1] };
+    assert!(!f.store.was_kept(&other, leaks[0].found_at).expect("read"));
 }
 
 #[test]
@@ -146,6 +181,7 @@ fn a_root_that_somebody_else_decided_on_leaves_no_strays() {
         process: root,
         end: end(EndReason::Exited),
         strays: vec![stray(f.me, root, 20)],
+        kept: vec![kept(f.me, root, 21)],
     });
     let answers = f.store.settle_roots(f.me, &ends).expect("committed");
     assert_eq!(answers[..3], [None, None, None]);

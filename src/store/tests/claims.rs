@@ -37,7 +37,7 @@ fn only_the_claimant_records_what_came_of_it() {
     let f = Fixture::new();
     let other = f.instance("cli", 2);
     let id = f.row(f.me, 10, State::Running);
-    let leak = leak(id, LeakKind::Orphan, Outcome::Term);
+    let leak = leak(LeakKind::Orphan, Outcome::Term);
     let ended = || Settled {
         leak: Some(leak.clone()),
         ..settled(id, Verdict::Ended(end(EndReason::Orphan)))
@@ -82,7 +82,7 @@ fn a_survivor_met_again_is_one_leak() {
     let outcomes = [Outcome::Survived, Outcome::Survived, Outcome::Kill];
     for (round, outcome) in (0_i64..).zip(&outcomes) {
         f.store.claim(&[id], f.me, None, None).expect("committed");
-        let mut again = leak(id, LeakKind::Orphan, *outcome);
+        let mut again = leak(LeakKind::Orphan, *outcome);
         again.found_at = Millis(1_000 + round);
         let verdict = match outcome {
             Outcome::Kill => Verdict::Ended(end(EndReason::Orphan)),
@@ -102,12 +102,24 @@ fn a_survivor_met_again_is_one_leak() {
 }
 
 #[test]
+fn a_survivor_that_is_found_dead_is_told_as_a_survivor_no_more() {
+    let f = Fixture::new();
+    let id = f.row(f.me, 10, State::Running);
+    f.store.claim(&[id], f.me, None, None).expect("committed");
+    let leak = Some(leak(LeakKind::Orphan, Outcome::Survived));
+    let verdict = Verdict::Survived("x".to_owned());
+    f.store.record(f.me, None, &[Settled { process: id, verdict, leak }]).expect("committed");
+    f.store.end(&[(id, State::Survived, end(EndReason::Gone))]).expect("committed");
+    assert_eq!(f.store.leaks(None).expect("read")[0].outcome, Outcome::Gone);
+}
+
+#[test]
 fn one_process_can_be_a_leak_of_two_kinds() {
     let f = Fixture::new();
     let id = f.row(f.me, 10, State::Running);
     for kind in [LeakKind::Stray, LeakKind::Orphan] {
         f.store.claim(&[id], f.me, None, None).expect("committed");
-        let leak = Some(leak(id, kind, Outcome::Survived));
+        let leak = Some(leak(kind, Outcome::Survived));
         let verdict = Verdict::Survived("x".to_owned());
         f.store.record(f.me, None, &[Settled { process: id, verdict, leak }]).expect("committed");
     }

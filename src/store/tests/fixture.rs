@@ -141,6 +141,8 @@ pub(super) fn process(owner: InstanceId, name: &str, pid: i64) -> NewProcess {
         },
         started_at: Millis(2_000 + pid),
         peak_rss: None,
+        cpu: None,
+        evidence: None,
         state: State::Running,
         allow_survivor: false,
     }
@@ -158,6 +160,16 @@ pub(super) fn stray(owner: InstanceId, root: ProcessId, pid: i64) -> NewProcess 
         origin: Origin::Descendant,
         state: State::Ending,
         ..process(owner, "stray", pid)
+    }
+}
+
+/// What `root` is let keep, without a row so far.
+pub(super) fn kept(owner: InstanceId, root: ProcessId, pid: i64) -> Settled {
+    let new = NewProcess { state: State::Running, ..stray(owner, root, pid) };
+    Settled {
+        process: ProcessId::UNRECORDED,
+        verdict: Verdict::Kept(Some(Box::new(new)), end(EndReason::Released)),
+        leak: Some(leak(LeakKind::Stray, Outcome::Kept)),
     }
 }
 
@@ -183,9 +195,8 @@ pub(super) fn pass(kind: PassKind, started_at: i64) -> PassRecord {
     }
 }
 
-pub(super) fn leak(process: ProcessId, kind: LeakKind, outcome: Outcome) -> NewLeak {
+pub(super) fn leak(kind: LeakKind, outcome: Outcome) -> NewLeak {
     NewLeak {
-        process,
         kind,
         rule: "owner-dead".to_owned(),
         evidence: "cgroup".to_owned(),

@@ -17,7 +17,7 @@ fn ended(f: &Fixture, owner: InstanceId, name: &str, pid: i64, at: i64) -> Proce
 
 fn leaked(f: &Fixture, id: ProcessId, kind: LeakKind, outcome: Outcome, at: i64) {
     f.put(id, State::Ending, Some(f.me));
-    let mut leak = leak(id, kind, outcome);
+    let mut leak = leak(kind, outcome);
     leak.found_at = Millis(at);
     let verdict = match outcome {
         Outcome::Survived => Verdict::Survived("x".to_owned()),

@@ -32,6 +32,7 @@ fn nothing_that_recurs_reads_all_history() {
         ("live_of", query::LIVE_OF, "process_live_owner"),
         ("live_of_task", query::LIVE_OF_TASK, "process_live_task"),
         ("descendants_of", query::DESCENDANTS, "process_root"),
+        ("kept_below", query::KEPT_BELOW, "process_root"),
         ("admit", admit::ALIVE, "process_live_task"),
         ("claim_orphans", orphans::LIVE_ROWS, "process_live_owner"),
         ("instances_to_judge", instances::TO_JUDGE, "process_live_owner"),

@@ -76,7 +76,12 @@ fn end_it(case: &Case<'_>, state: State) {
 }
 
 fn settle_root(case: &Case<'_>, _: State) {
-    let root = RootEnd { process: case.id, end: end(EndReason::Exited), strays: Vec::new() };
+    let root = RootEnd {
+        process: case.id,
+        end: end(EndReason::Exited),
+        strays: Vec::new(),
+        kept: Vec::new(),
+    };
     case.f.store.settle_roots(case.owner, &[root]).expect("committed");
 }
 

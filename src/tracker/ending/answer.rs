@@ -20,6 +20,8 @@ pub(in super::super) struct TreeEnd {
     pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,
     /// The root, or a recorded descendant, could not be judged; it was left alone.
     pub(in super::super) unknown: Vec<(ProcessId, Error)>,
+    /// Why nobody knows whether these were all: the root's row must stay, since it leads to the others.
+    pub(in super::super) unseen: Option<String>,
 }
 
 /// What became of one member.
@@ -32,29 +34,56 @@ pub(in super::super) struct MemberEnd {
     pub(in super::super) evidence: Evidence,
     pub(in super::super) command: Vec<String>,
     pub(in super::super) rss: u64,
+    pub(in super::super) cpu: Duration,
     pub(in super::super) age: Duration,
     pub(in super::super) outcome: Outcome,
     pub(in super::super) status: ExitStatus,
     pub(in super::super) died_after: Option<Duration>,
     pub(in super::super) obstacle: Option<String>,
+    pub(in super::super) uid: u32,
+    /// The rule by which it was left alone.
+    pub(in super::super) kept: Option<String>,
+}
+
+impl MemberEnd {
+    pub(in super::super) fn as_found(&self) -> Found<'_> {
+        Found {
+            identity: self.identity,
+            command: &self.command,
+            evidence: self.evidence,
+            rss: self.rss,
+            cpu: self.cpu,
+            age: self.age,
+            uid: self.uid,
+        }
+    }
 }
 
 /// A member that was found below a root, for whoever records it.
 #[derive(Debug)]
 pub(in super::super) struct Found<'a> {
     pub(in super::super) identity: Identity,
+    pub(in super::super) evidence: Evidence,
     pub(in super::super) command: &'a [String],
     pub(in super::super) rss: u64,
+    pub(in super::super) cpu: Duration,
     pub(in super::super) age: Duration,
     pub(in super::super) uid: u32,
 }
 
-/// What a dead root left.
+/// A descendant of a dead root.
 #[derive(Debug)]
 pub(in super::super) struct Stray {
+    /// An earlier pass recorded it.
+    pub(in super::super) row: Option<ProcessId>,
+    pub(in super::super) alive: bool,
     pub(in super::super) identity: Identity,
+    pub(in super::super) evidence: Evidence,
+    /// The rule by which it is left alone.
+    pub(in super::super) kept: Option<String>,
     command: Vec<String>,
     rss: u64,
+    cpu: Duration,
     age: Duration,
     uid: u32,
 }
@@ -64,7 +93,9 @@ impl Stray {
         Found {
             identity: self.identity,
             command: &self.command,
+            evidence: self.evidence,
             rss: self.rss,
+            cpu: self.cpu,
             age: self.age,
             uid: self.uid,
         }
@@ -74,9 +105,14 @@ impl Stray {
 impl From<Member> for Stray {
     fn from(member: Member) -> Self {
         Self {
+            row: member.row,
+            alive: member.is_alive(),
             identity: member.identity,
+            evidence: member.evidence,
+            kept: member.kept,
             command: member.command,
             rss: member.rss,
+            cpu: member.cpu,
             age: member.age,
             uid: member.uid,
         }
@@ -98,6 +134,8 @@ pub(in super::super) struct Seen {
     pub(in super::super) alive: bool,
     pub(in super::super) evidence: Evidence,
     pub(in super::super) command: Vec<String>,
+    /// The rule by which it would be left alone.
+    pub(in super::super) kept: Option<String>,
 }
 
 impl From<Member> for Seen {
@@ -106,6 +144,7 @@ impl From<Member> for Seen {
             pid: member.identity.pid,
             alive: member.is_alive(),
             evidence: member.evidence,
+            kept: member.kept,
             command: member.command,
         }
     }

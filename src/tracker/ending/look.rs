@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::{
     answer::Recorder,
-    work::{Member, TokenCache, Work, World, describe},
+    leave::take_left,
+    work::{Member, TokenCache, Work, World, describe, not_ours},
 };
 use crate::{
     error::Result,
@@ -35,13 +36,18 @@ pub(super) fn look(
         view.leaf =
             tree.leaf.as_ref().map_or_else(|| Ok(Vec::new()), Leaf::pids)?.into_iter().collect();
         let exempt = exempt(&snapshot, world, &view);
-        let leaf_is_shared = !view.leaf.is_disjoint(&exempt);
-        let found = members(&snapshot, &view, &exempt);
+        let mut found = members(&snapshot, &view, &exempt);
+        for (pid, evidence, why) in
+            take_left(world, &snapshot, tree, &mut found, (view.root, &exempt))
+        {
+            leave(world, &snapshot, tree, &mut taken, (pid, evidence, why));
+        }
+        let leaf_is_shared = tree.has_protected() || !view.leaf.is_disjoint(&exempt);
         tree.suspects = found.suspects.into_iter().filter(|pid| !taken.contains(pid)).collect();
         let first = tree.members.len();
         for (pid, evidence) in found.members {
             if !tree.pids.contains_key(&pid) && taken.insert(pid) {
-                add(world, &snapshot, tree, pid, evidence);
+                add(world, &snapshot, tree, pid, evidence, None);
             }
         }
         any |= tree.members.len() > first;
@@ -49,6 +55,24 @@ pub(super) fn look(
         record(tree, first, recorder);
     }
     Ok((snapshot, any))
+}
+
+/// A member that is to be left; one that has got a signal already is not.
+fn leave(
+    world: &World<'_>,
+    snapshot: &Snapshot,
+    tree: &mut Work,
+    taken: &mut HashSet<Pid>,
+    (pid, evidence, why): (Pid, Evidence, String),
+) {
+    if let Some(&index) = tree.pids.get(&pid) {
+        let member = &mut tree.members[index];
+        if member.signalled.is_none() && member.is_alive() {
+            member.kept = Some(why);
+        }
+    } else if taken.insert(pid) {
+        add(world, snapshot, tree, pid, evidence, Some(why));
+    }
 }
 
 fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {
@@ -162,15 +186,25 @@ fn carriers(
 }
 
 /// Pins a process that the snapshot shows as a member, if it still is the one that the snapshot saw.
-fn add(world: &World<'_>, snapshot: &Snapshot, tree: &mut Work, pid: Pid, evidence: Evidence) {
+fn add(
+    world: &World<'_>,
+    snapshot: &Snapshot,
+    tree: &mut Work,
+    pid: Pid,
+    evidence: Evidence,
+    kept: Option<String>,
+) {
     let Some(seen) = snapshot.get(pid) else { return };
     // An error leaves it out of this round; the next look finds it again.
     let Ok(Some(pinned)) = Pinned::open(world.proc, world.observer.place, pid) else { return };
     if pinned.stat.start_tick != seen.start_tick || pinned.is_dead().unwrap_or(true) {
         return;
     }
-    let member = describe(world, pinned.identity, evidence, Some(pinned));
-    if evidence == Evidence::Leaf || world.observer.may_touch(member.uid) {
-        tree.push(member);
+    let mut member = describe(world, pinned.identity, evidence, Some(pinned));
+    if !world.may_try(member.uid) {
+        // It belongs to the tree for certain, so it is told as what survived.
+        member.refused = Some(not_ours(pid));
     }
+    member.kept = kept;
+    tree.push(member);
 }

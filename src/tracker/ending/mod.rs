@@ -10,15 +10,25 @@
 //!    cannot fork. Then SIGKILL, and another look. A tree with a cgroup leaf of its own is frozen and killed as one
 //!    ([`leaf`]).
 //!
+//! Members of protected names, and what is below them, are left ([`leave`]): they are pinned like the others, so that they
+//! are known, and get no signal. They are not recorded before the end but with it, as kept and released in one transaction:
+//! a crash in between leaves no row by which somebody else would end them.
+//!
+//! Where the last look fails, nobody knows whether all members were seen. Then the root's row is not ended, dead as it may
+//! be: it is all that leads to the others, and the next pass tries again.
+//!
 //! A session counts only while somebody verified pins its number; the kernel hands out the number of a session again when
 //! its last member is reaped.
 
 mod answer;
 mod leaf;
+mod leave;
 mod look;
+mod obstacle;
 mod run;
 mod work;
 
-pub(super) use answer::{Found, MemberEnd, Preview, TreeEnd};
+pub(super) use answer::{Found, MemberEnd, Preview, Stray, TreeEnd};
+pub(super) use leave::{Leave, protected};
 pub(super) use run::{end_trees, preview, strays};
 pub(super) use work::{Tree, World, command_of};

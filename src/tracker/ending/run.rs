@@ -27,8 +27,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(1);
 const FREEZE_LOOKS: u32 = 50;
 /// Between two looks at a tree that is still stopping.
 const FREEZE_PAUSE: Duration = Duration::from_millis(1);
-/// After a kill another look; only what a member of uninterruptible sleep starts later needs more than one.
-const KILL_ROUNDS: u32 = 10;
+/// So long the last look is tried again where `/proc` cannot be read: out of descriptors is a matter of moments.
+const BLIND_LIMIT: Duration = Duration::from_secs(1);
 /// While members die, this often at most for what they started on their way out.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -48,40 +48,24 @@ pub(in super::super) fn end_trees(
     answers
 }
 
-/// Finds what dead roots left, without touching it; where `wanted` is false nothing is looked for. An error where `/proc`
-/// cannot be read: then nothing is known of what they left.
-pub(in super::super) fn strays(
-    world: &World<'_>,
-    trees: &[Tree],
-    wanted: &[bool],
-) -> Result<Vec<Vec<Stray>>> {
+/// Finds what dead roots left, without touching it. An error where `/proc` cannot be read: then nothing is known of what
+/// they left.
+pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Vec<Stray>>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(world, works, &mut recorder);
-    if wanted.iter().any(|&wanted| wanted) {
-        run.try_look()?;
-    }
-    let found = run
-        .works
-        .into_iter()
-        .zip(wanted)
-        .map(|(work, &wanted)| {
-            let alive = work
-                .members
-                .into_iter()
-                // What has a row already needs no second one.
-                .filter(|member| wanted && member.row.is_none() && member.is_alive());
-            alive.map(Stray::from).collect()
-        })
-        .collect();
-    Ok(found)
+    run.try_look()?;
+    let below = |work: Work| {
+        work.members.into_iter().filter(|member| !member.is_root).map(Stray::from).collect()
+    };
+    Ok(run.works.into_iter().map(below).collect())
 }
 
-/// Who belongs to a tree now, without touching anyone.
-pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Preview {
+/// Who belongs to a tree now, without touching anyone. An error where `/proc` cannot be read.
+pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview> {
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(world, vec![Work::new(world, tree)], &mut recorder);
-    run.look();
+    run.try_look()?;
     let mut preview = Preview::default();
     for work in run.works {
         preview.members.extend(work.members.into_iter().map(Seen::from));
@@ -90,7 +74,7 @@ pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Preview {
             .extend(work.suspects.into_iter().map(|pid| (pid, command_of(world.proc, pid))));
         preview.unknown.extend(work.unknown.into_iter().map(|(_, error)| error));
     }
-    preview
+    Ok(preview)
 }
 
 /// Trees that are ended together: each member takes a descriptor.
@@ -111,32 +95,43 @@ struct Run<'a, 'b> {
     /// Looks cost as much as there are processes: they are spaced by their own duration.
     next_look: Instant,
     last: Snapshot,
+    /// Why the last look failed.
+    unseen: Option<String>,
 }
 
 impl<'a, 'b> Run<'a, 'b> {
     fn new(world: &'a World<'a>, works: Vec<Work>, recorder: &'a mut Recorder<'b>) -> Self {
         let now = Instant::now();
         let (cache, last) = (TokenCache::default(), Snapshot::default());
-        Self { world, works, cache, recorder, start: now, progress: now, next_look: now, last }
+        Self {
+            world,
+            works,
+            cache,
+            recorder,
+            start: now,
+            progress: now,
+            next_look: now,
+            last,
+            unseen: None,
+        }
     }
 
     fn end(mut self) -> Vec<TreeEnd> {
         self.works.iter().for_each(Work::thaw);
-        self.look();
-        let mut kills = 0;
+        if let Err(error) = self.try_look() {
+            let world = self.world;
+            self.works.iter_mut().for_each(|work| work.doubt_recorded(world, &error));
+        }
         loop {
             self.ask_new();
             if self.expire() {
-                kills += 1;
                 self.kill();
-                if kills == KILL_ROUNDS {
-                    break;
-                }
                 continue;
             }
             let Some(deadline) = self.next_deadline() else {
                 // All are dead, or beyond us: one more look for what was born meanwhile.
-                if self.look() {
+                self.look_once_more();
+                if self.works.iter().any(Work::goes_on) {
                     continue;
                 }
                 break;
@@ -149,25 +144,32 @@ impl<'a, 'b> Run<'a, 'b> {
             }
         }
         self.works.iter().for_each(Work::remove_leaf);
-        let (world, last) = (self.world, self.last);
-        self.works
-            .into_iter()
-            .map(|work| work.finish(&last, |pid| command_of(world.proc, pid)))
-            .collect()
+        let (world, last, unseen) = (self.world, self.last, self.unseen);
+        self.works.into_iter().map(|work| work.finish(world, &last, unseen.as_deref())).collect()
     }
 
     /// Whether anyone is new. Where `/proc` cannot be read, the members that are known are ended all the same.
     fn look(&mut self) -> bool {
-        self.try_look().unwrap_or_else(|error| {
-            tracing::error!("failed to look for more members of what is being ended: {error}");
-            false
-        })
+        self.try_look().unwrap_or(false)
+    }
+
+    /// The look that decides whether these were all.
+    fn look_once_more(&mut self) {
+        let deadline = Instant::now() + BLIND_LIMIT;
+        while let Err(error) = self.try_look() {
+            if Instant::now() >= deadline {
+                tracing::error!("failed to look for more members of what is being ended: {error}");
+                return;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     fn try_look(&mut self) -> Result<bool> {
         let began = Instant::now();
         let looked = look(self.world, &mut self.works, &mut self.cache, self.recorder);
         self.next_look = Instant::now() + LOOK_AGAIN.max(began.elapsed() * 4);
+        self.unseen = looked.as_ref().err().map(ToString::to_string);
         let (snapshot, any_new) = looked?;
         self.last = snapshot;
         Ok(any_new)
@@ -202,7 +204,7 @@ impl<'a, 'b> Run<'a, 'b> {
             let up = !work.expired && work.is_pending() && self.deadline(work) <= now;
             self.works[index].expired |= up;
         }
-        self.works.iter().any(|work| work.expired && work.has_unkilled())
+        self.works.iter().any(Work::must_be_killed)
     }
 
     /// Waits until somebody dies, at most `limit`; marks all that are dead, and says whether there were any.
@@ -231,6 +233,9 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// Freezes what is left of expired trees until nobody new appears, kills it, and waits.
     fn kill(&mut self) {
+        for work in self.works.iter_mut().filter(|work| work.must_be_killed()) {
+            work.kills += 1;
+        }
         self.freeze();
         self.works.iter_mut().filter(|work| work.expired).for_each(Work::kill);
         let start = Instant::now();

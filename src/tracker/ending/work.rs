@@ -12,14 +12,24 @@ use super::{
     super::entry::Root,
     answer::{Found, MemberEnd, TreeEnd},
     leaf::open_leaf,
+    leave::Leave,
+    obstacle::obstacle,
 };
 use crate::{
     error::{Error, Kind},
     identity::{Identity, Pid},
-    os::{PidFd, Pinned, Probe, Proc, Signal, cgroup::Leaf},
+    os::{
+        PidFd, Pinned, Probe, Proc, Signal,
+        cgroup::Leaf,
+        procfs::{age, cpu_time},
+    },
     plan::{members::Evidence, observe::Snapshot},
     record::{ExitStatus, Observer, Origin, Outcome, ProcessId},
 };
+
+/// After a kill another look; only what a member of uninterruptible sleep starts later needs more than one. Each tree has its
+/// own rounds: a fork storm must not use up another one's.
+const KILL_ROUNDS: u32 = 10;
 
 /// Whom a call acts for, and whom it must leave alone.
 pub(in super::super) struct World<'a> {
@@ -30,6 +40,20 @@ pub(in super::super) struct World<'a> {
     pub(in super::super) ancestors: Vec<Pid>,
     /// What other live instances answer for: each instance with its processes.
     pub(in super::super) guards: Vec<(Pid, Vec<Pid>)>,
+    /// Names of programs that are left alone, with what is below them, in every tree.
+    pub(in super::super) protected: &'a [String],
+}
+
+impl World<'_> {
+    /// Whether a process of `uid` may be signalled. Where root acts for a user, a row may name anybody, and that user could
+    /// not signal it; where nobody has root's power, the kernel decides: it knows more than one uid of a process.
+    pub(super) fn may_try(&self, uid: u32) -> bool {
+        self.observer.may_touch(uid) || !rustix::process::geteuid().is_root()
+    }
+}
+
+pub(super) fn not_ours(pid: Pid) -> Error {
+    Error::new(Kind::Denied, format!("process {pid} is not of the ledger's user"))
 }
 
 /// A tree that shall be ended.
@@ -40,6 +64,7 @@ pub(in super::super) struct Tree {
     pub(in super::super) pidfd: Option<Arc<PidFd>>,
     /// Descendants that earlier passes recorded.
     pub(in super::super) recorded: Vec<(ProcessId, Identity)>,
+    pub(in super::super) leave: Leave,
 }
 
 /// A pinned process that belongs to a tree.
@@ -52,6 +77,7 @@ pub(super) struct Member {
     pub(super) evidence: Evidence,
     pub(super) command: Vec<String>,
     pub(super) rss: u64,
+    pub(super) cpu: Duration,
     pub(super) age: Duration,
     pub(super) uid: u32,
     /// `cgroup.kill` of the tree's leaf reaches it, whatever uid it has.
@@ -63,6 +89,8 @@ pub(super) struct Member {
     pub(super) killed: bool,
     pub(super) died_after: Option<Duration>,
     pub(super) refused: Option<Error>,
+    /// The rule by which it is left alone.
+    pub(super) kept: Option<String>,
 }
 
 impl Member {
@@ -70,7 +98,9 @@ impl Member {
         Found {
             identity: self.identity,
             command: &self.command,
+            evidence: self.evidence,
             rss: self.rss,
+            cpu: self.cpu,
             age: self.age,
             uid: self.uid,
         }
@@ -80,9 +110,9 @@ impl Member {
         !self.dead
     }
 
-    /// Alive, and no signal was refused, or none is needed.
+    /// Alive, not left on purpose, and no signal was refused, or none is needed.
     pub(super) fn can_be_ended(&self) -> bool {
-        !self.dead && (self.refused.is_none() || self.in_leaf)
+        !self.dead && self.kept.is_none() && (self.refused.is_none() || self.in_leaf)
     }
 
     /// The kernel was told to kill it with its leaf.
@@ -108,8 +138,8 @@ impl Member {
     }
 
     pub(super) fn signal(&mut self, signal: Signal) {
-        let open = self.pinned.as_ref().filter(|_| !self.dead && self.refused.is_none());
-        let Some(pinned) = open else { return };
+        let open = self.can_be_ended();
+        let Some(pinned) = self.pinned.as_ref().filter(|_| open) else { return };
         match pinned.signal(signal) {
             Ok(()) => {
                 self.signalled.get_or_insert_with(Instant::now);
@@ -134,12 +164,19 @@ pub(super) struct Work {
     pub(super) unknown: Vec<(ProcessId, Error)>,
     /// Its grace is over.
     pub(super) expired: bool,
+    /// How often it was frozen and killed.
+    pub(super) kills: u32,
+    pub(super) leave: Leave,
+    /// Programs that were matched against protected names: the answer for each.
+    pub(super) judged: HashMap<(Pid, u64), Option<String>>,
+    /// Something is there that was left before.
+    pub(super) left_before: bool,
 }
 
 impl Work {
     /// Pins the root and the recorded descendants.
     pub(super) fn new(world: &World<'_>, tree: Tree) -> Self {
-        let Tree { root, pidfd, recorded } = tree;
+        let Tree { root, pidfd, recorded, leave } = tree;
         let mut work = Self {
             leaf: open_leaf(world, &root),
             leaf_is_shared: false,
@@ -149,6 +186,10 @@ impl Work {
             suspects: HashSet::new(),
             unknown: Vec::new(),
             expired: false,
+            kills: 0,
+            leave,
+            judged: HashMap::new(),
+            left_before: false,
         };
         let (row, identity) = (work.root.row, work.root.identity);
         let probe = match pidfd {
@@ -194,10 +235,8 @@ impl Work {
         member.row = Some(row);
         member.is_root = evidence == Evidence::Root;
         member.dead = dead;
-        if !dead && !world.observer.may_touch(member.uid) {
-            // Where root acts for a user, a row may name anybody; that user could not signal it either.
-            let what = format!("process {} is not of the ledger's user", member.identity.pid);
-            member.refused = Some(Error::new(Kind::Denied, what));
+        if !dead && !world.may_try(member.uid) {
+            member.refused = Some(not_ours(member.identity.pid));
         }
         if member.is_root && member.command.is_empty() {
             member.command.clone_from(&self.root.command);
@@ -217,27 +256,45 @@ impl Work {
         self.members.iter().any(Member::can_be_ended)
     }
 
-    pub(super) fn has_unkilled(&self) -> bool {
+    /// Its grace is over, somebody was not killed yet, and there are rounds left to do it.
+    pub(super) fn must_be_killed(&self) -> bool {
+        self.expired && self.kills < KILL_ROUNDS && self.has_unkilled()
+    }
+
+    fn has_unkilled(&self) -> bool {
         self.members.iter().any(|member| member.can_be_ended() && !member.killed)
     }
 
-    /// Somebody was killed and is not dead yet.
-    pub(super) fn is_dying(&self) -> bool {
-        self.members.iter().any(|member| member.is_alive() && member.killed)
+    /// There is something left to do for it: to ask, to wait or to kill.
+    pub(super) fn goes_on(&self) -> bool {
+        if self.expired { self.must_be_killed() } else { self.is_pending() }
     }
 
+    /// Those that live and are not left on purpose.
     pub(super) fn alive(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.members.iter_mut().filter(|member| member.is_alive())
+        self.members.iter_mut().filter(|member| member.is_alive() && member.kept.is_none())
     }
 
+    /// What became of it. `unseen`: why the last look failed, so that nobody knows whether these were all.
     pub(super) fn finish(
         self,
+        world: &World<'_>,
         snapshot: &Snapshot,
-        commands: impl Fn(Pid) -> Vec<String>,
+        unseen: Option<&str>,
     ) -> TreeEnd {
-        let members = self.members.into_iter().map(|member| conclude(member, snapshot)).collect();
-        let suspects = self.suspects.into_iter().map(|pid| (pid, commands(pid))).collect();
-        TreeEnd { root: self.root, members, suspects, unknown: self.unknown }
+        let unseen = match unseen {
+            Some(why) => Some(format!("what it left could not be looked for: {why}")),
+            None if self.has_unkilled() => {
+                Some("its tree starts new processes faster than they can be ended".into())
+            }
+            None => None,
+        };
+        let members = (self.members.into_iter())
+            .map(|member| conclude(world.proc, member, snapshot))
+            .collect();
+        let suspects =
+            self.suspects.into_iter().map(|pid| (pid, command_of(world.proc, pid))).collect();
+        TreeEnd { root: self.root, members, suspects, unknown: self.unknown, unseen }
     }
 }
 
@@ -265,9 +322,7 @@ pub(super) fn describe(
     evidence: Evidence,
     pinned: Option<Pinned>,
 ) -> Member {
-    let (rss, tick) = pinned
-        .as_ref()
-        .map_or((0, None), |pinned| (pinned.stat.rss_bytes, Some(pinned.stat.start_tick)));
+    let stat = pinned.as_ref().map(|pinned| &pinned.stat);
     Member {
         row: None,
         is_root: false,
@@ -276,8 +331,9 @@ pub(super) fn describe(
         command: pinned
             .as_ref()
             .map_or_else(Vec::new, |pinned| command_of(world.proc, pinned.pid())),
-        rss,
-        age: tick.map_or(Duration::ZERO, crate::os::procfs::age),
+        rss: stat.map_or(0, |stat| stat.rss_bytes),
+        cpu: stat.map_or(Duration::ZERO, cpu_time),
+        age: stat.map_or(Duration::ZERO, |stat| age(stat.start_tick)),
         uid: pinned
             .as_ref()
             .and_then(|pinned| world.proc.uid(pinned.pid()).ok().flatten())
@@ -289,6 +345,7 @@ pub(super) fn describe(
         killed: false,
         died_after: None,
         refused: None,
+        kept: None,
     }
 }
 
@@ -298,14 +355,18 @@ pub(in super::super) fn command_of(proc: &Proc, pid: Pid) -> Vec<String> {
     arguments.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
 }
 
-fn conclude(member: Member, snapshot: &Snapshot) -> MemberEnd {
+fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> MemberEnd {
+    if member.kept.is_some() {
+        member.look();
+    }
     let outcome = match (member.dead, member.signalled.is_some(), member.killed) {
+        (false, _, _) if member.kept.is_some() => Outcome::Kept,
         (false, _, _) => Outcome::Survived,
         (true, false, _) => Outcome::Gone,
         (true, true, false) => Outcome::Term,
         (true, true, true) => Outcome::Kill,
     };
-    let obstacle = (!member.dead).then(|| obstacle(&member, snapshot));
+    let obstacle = (outcome == Outcome::Survived).then(|| obstacle(proc, &member, snapshot));
     let fd: Option<&PidFd> = member.pinned.as_ref().map(Pinned::fd);
     MemberEnd {
         row: member.row,
@@ -313,40 +374,15 @@ fn conclude(member: Member, snapshot: &Snapshot) -> MemberEnd {
         identity: member.identity,
         evidence: member.evidence,
         rss: member.rss,
+        cpu: member.cpu,
         age: member.age,
         outcome,
         status: fd.and_then(PidFd::exit_info).unwrap_or(ExitStatus::Unobserved),
         died_after: member.died_after,
         obstacle,
         command: member.command,
-    }
-}
-
-/// What stands in the way of a survivor's end, and what to do.
-fn obstacle(member: &Member, snapshot: &Snapshot) -> String {
-    let pid = member.identity.pid;
-    if let Some(error) = &member.refused {
-        return if error.is_denied() {
-            format!(
-                "process {pid} may not be signalled: it belongs to uid {}; end it as that user or as root",
-                member.uid
-            )
-        } else {
-            error.to_string()
-        };
-    }
-    match snapshot.get(pid) {
-        Some(stat) if stat.is_uninterruptible() => {
-            format!(
-                "process {pid} is in uninterruptible sleep: it ends when the device or file system answers"
-            )
-        }
-        Some(stat) if stat.is_zombie() => {
-            format!("process {pid} has threads that do not end: look at /proc/{pid}/task")
-        }
-        _ => format!(
-            "process {pid} is still there after SIGKILL: look at /proc/{pid}/status and /proc/{pid}/wchan"
-        ),
+        uid: member.uid,
+        kept: member.kept,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     exit::{Exit, Result, complain},
     output,
     render::{ending_line, report_exit},
+    units,
 };
 
 /// End tasks and everything below them: SIGTERM, the grace, SIGKILL, verified
@@ -26,12 +27,15 @@ pub(crate) struct KillArgs {
     /// End every task of the ledger
     #[arg(long)]
     all: bool,
+    /// Leave running programs of this name, with what is below them; never a task's own program
+    #[arg(long, value_name = "NAME", value_parser = units::program_name)]
+    protect: Vec<String>,
 }
 
 impl KillArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
         let tasks = task_ids(self.tasks)?;
-        let tracker = context.actor().open()?;
+        let tracker = context.actor().protected_names(&self.protect).open()?;
         let asked_by = context.asked_by("kill");
         let (report, unknown) = if self.all {
             (tracker.kill_all(&asked_by)?, Vec::new())

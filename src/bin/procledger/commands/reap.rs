@@ -23,7 +23,7 @@ Example:
   procledger reap --dry-run --orphan-name resource-claude-code
 
 A name is compared with the base name of the executable, of argv[0] or of the script, never
-with text in a command line. Exit code 3 where something survived.
+with text in a command line; --protect goes before. What is left is recorded as `kept`. Exit code 3 where something survived.
 --json: as `health --json`; in a dry run `outcome` is what would be done.")]
 pub(crate) struct ReapArgs {
     /// Say what would be done, with rule and evidence, and change nothing
@@ -35,6 +35,9 @@ pub(crate) struct ReapArgs {
     /// Also end unregistered processes of this name (the profile's is added)
     #[arg(long, value_name = "NAME")]
     orphan_name: Vec<String>,
+    /// Leave running programs of this name, with what is below them
+    #[arg(long, value_name = "NAME", value_parser = units::program_name)]
+    protect: Vec<String>,
     /// Leave alone what is younger and was found by its name only
     #[arg(long, value_name = "D", value_parser = units::duration)]
     min_age: Option<Duration>,
@@ -57,7 +60,8 @@ impl ReapArgs {
 
     fn plan(&self, context: &Context) -> Result<Exit> {
         let names = context.orphan_names(&self.orphan_name);
-        let plan = context.read()?.plan_reap(&names, self.min_age.unwrap_or(MIN_AGE))?;
+        let ledger = context.read()?.protected_names(&self.protect);
+        let plan = ledger.plan_reap(&names, self.min_age.unwrap_or(MIN_AGE))?;
         self.print(&plan, Tense::Planned)?;
         Ok(match report_exit(&plan) {
             // Nothing was tried, so nothing survived.
@@ -67,7 +71,7 @@ impl ReapArgs {
     }
 
     fn reap(&self, context: &Context) -> Result<Exit> {
-        let mut builder = context.owner().monitor(false);
+        let mut builder = context.owner().monitor(false).protected_names(&self.protect);
         for name in &self.orphan_name {
             builder = builder.orphan_name(name);
         }

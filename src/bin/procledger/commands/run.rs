@@ -61,6 +61,9 @@ pub(crate) struct RunArgs {
     /// The cgroup v2 folder to make its leaf in
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
+    /// Leave running programs of this name, with what is below them, whenever it is ended
+    #[arg(long, value_name = "NAME", value_parser = units::program_name)]
+    protect: Vec<String>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -112,7 +115,8 @@ impl Plan {
         let signals = Signals::block(&FORWARDED)?;
         std::env::current_dir()
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
-        let tracker = self.contained(context.owner()).open()?;
+        let builder = context.owner().protected_names(&self.raw.protect);
+        let tracker = self.contained(builder).open()?;
         let result = self.own(context, &tracker, signals);
         // Whatever came of it: what is still ours ends now.
         let ended = tracker.shutdown();

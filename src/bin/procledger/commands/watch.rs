@@ -12,6 +12,7 @@ use crate::{
     output::{self, Reader},
     render::{clock, ending_line},
     signals::{STOP, Signals},
+    units,
 };
 
 /// Stay and end what an owner leaves the moment it dies
@@ -21,13 +22,16 @@ Example:
   procledger watch --db /var/lib/api/ledger.db
 
 Prints a line for each process that it ended. Ends on SIGINT, SIGTERM or SIGHUP.")]
-pub(crate) struct WatchArgs {}
+pub(crate) struct WatchArgs {
+    /// Leave running programs of this name, with what is below them
+    #[arg(long, value_name = "NAME", value_parser = units::program_name)]
+    protect: Vec<String>,
+}
 
 impl WatchArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        let Self {} = self;
         let signals = Signals::block(&STOP)?;
-        let tracker = context.owner().open()?;
+        let tracker = context.owner().protected_names(self.protect).open()?;
         let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| Failure::because("failed to create a pipe", &error))?;
         let unread = stopper

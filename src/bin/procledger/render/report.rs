@@ -19,7 +19,7 @@ pub(crate) fn outcome(outcome: Outcome, tense: Tense) -> &'static str {
         (Tense::Done, Outcome::Term) => "ended by TERM",
         (Tense::Done, Outcome::Kill) => "ended by KILL",
         (Tense::Done, Outcome::Survived) => "survived",
-        (Tense::Done, Outcome::Kept) => "left alone",
+        (Tense::Done, Outcome::Kept) => "kept running",
         (Tense::Planned, Outcome::Gone) => "record as gone",
         (Tense::Planned, Outcome::Term | Outcome::Kill) => "end",
         (Tense::Planned, Outcome::Survived) => "try again",
@@ -130,6 +130,7 @@ fn summary(report: &Report, tense: Tense) -> String {
     for (word, count) in [
         ("survived", if tense == Tense::Done { report.survived() } else { 0 }),
         ("adopted", report.adopted),
+        ("kept", report.count(Outcome::Kept)),
         ("left alone", report.suspects.len() as u64),
     ] {
         if count > 0 {

@@ -1,0 +1,101 @@
+//! Which members of a tree are left alone: programs that bear a protected name, and what is below them.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::observe::Snapshot;
+use crate::identity::Pid;
+
+/// Who of a tree is left, each with the rule, in words.
+///
+/// `judge` gives the rule by which a process is left for its own sake; `candidates` are those it is asked about, in the
+/// order of their pids. Whatever is below one of these is left with it, but for `root`, which its caller asked to end, with
+/// all that only that one has below it; and for `exempt`, which is no member anyhow.
+pub(crate) fn left(
+    snapshot: &Snapshot,
+    root: Option<Pid>,
+    candidates: impl IntoIterator<Item = Pid>,
+    exempt: &HashSet<Pid>,
+    mut judge: impl FnMut(Pid) -> Option<String>,
+) -> BTreeMap<Pid, String> {
+    let mut left: BTreeMap<Pid, String> = (candidates.into_iter())
+        .filter(|pid| Some(*pid) != root)
+        .filter_map(|pid| Some((pid, judge(pid)?)))
+        .collect();
+    let mut stop = exempt.clone();
+    stop.extend(root);
+    for (pid, why) in left.clone() {
+        for below in snapshot.below_until(pid, &stop) {
+            if snapshot.get(below).is_some_and(|stat| !stat.is_kernel_thread()) {
+                left.entry(below).or_insert_with(|| format!("it is below process {pid}: {why}"));
+            }
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::observe::tests::{pid, stat},
+        *,
+    };
+
+    /// Root 10 with a server 11 (its window 12, a shell 13 in that) and a sibling 14.
+    fn world() -> Snapshot {
+        Snapshot::new([
+            stat(1, 0, 1),
+            stat(10, 1, 10),
+            stat(11, 10, 11),
+            stat(12, 11, 12),
+            stat(13, 12, 12),
+            stat(14, 10, 10),
+        ])
+    }
+
+    fn named(number: u32) -> impl Fn(Pid) -> Option<String> {
+        move |candidate| (candidate == pid(number)).then(|| "its name is protected".to_owned())
+    }
+
+    fn pids(left: &BTreeMap<Pid, String>) -> Vec<u32> {
+        left.keys().map(|pid| pid.get()).collect()
+    }
+
+    fn members() -> Vec<Pid> {
+        [10, 11, 12, 13, 14].map(pid).to_vec()
+    }
+
+    #[test]
+    fn what_is_below_a_protected_program_is_left_with_it_and_its_sibling_is_not() {
+        let left = left(&world(), Some(pid(10)), members(), &HashSet::new(), named(11));
+        assert_eq!(pids(&left), [11, 12, 13]);
+        assert_eq!(left[&pid(11)], "its name is protected");
+        assert_eq!(left[&pid(13)], "it is below process 11: its name is protected");
+    }
+
+    #[test]
+    fn the_root_is_never_left_whatever_its_name() {
+        let left = left(&world(), Some(pid(10)), members(), &HashSet::new(), named(10));
+        assert_eq!(pids(&left), [0_u32; 0]);
+    }
+
+    #[test]
+    fn a_descendant_that_stands_alone_is_no_root() {
+        let left = left(&world(), None, [pid(11)], &HashSet::new(), named(11));
+        assert_eq!(pids(&left), [11, 12, 13]);
+    }
+
+    #[test]
+    fn a_root_below_a_protected_program_is_ended_with_all_it_has() {
+        let left = left(&world(), Some(pid(12)), [11, 12, 13].map(pid), &HashSet::new(), named(11));
+        assert_eq!(pids(&left), [11]);
+    }
+
+    #[test]
+    fn what_another_instance_answers_for_is_not_ours_to_leave() {
+        let exempt = HashSet::from([pid(12)]);
+        let left = left(&world(), Some(pid(10)), members(), &exempt, |candidate| {
+            (candidate == pid(11)).then(|| "x".to_owned())
+        });
+        assert_eq!(pids(&left), [11]);
+    }
+}
