@@ -4,6 +4,7 @@
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
 //! - [`procfs`]: what `/proc` tells, parsed from bytes;
 //! - [`place`]: boot, namespaces, machine;
+//! - [`holders`]: who keeps a process from ending: a tracer, the freezer;
 //! - [`features`]: what the kernel allows;
 //! - [`cgroup`]: a v2 leaf for each tree;
 //! - [`lock`]: an instance's lock file;
@@ -12,6 +13,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod features;
+mod holders;
 pub(crate) mod lock;
 pub(crate) mod pidfd;
 pub(crate) mod place;

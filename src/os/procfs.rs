@@ -67,7 +67,7 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     })
 }
 
-fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
+pub(super) fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
@@ -188,25 +188,6 @@ impl Proc {
         })
     }
 
-    /// Who traces the process (`ptrace(2)`), as `TracerPid` in `proc_pid_status(5)` has it.
-    pub(crate) fn tracer(&self, pid: Pid) -> Option<Pid> {
-        BUFFER.with_borrow_mut(|buffer| {
-            self.read(pid, "status", buffer, 16 << 10).ok()?.then(|| parse_tracer(buffer))?
-        })
-    }
-
-    /// The cgroup of the v1 freezer that the process is in, where it is not the topmost one (`cgroups(7)`). In v2 a frozen
-    /// process can be killed; in v1 it cannot.
-    pub(crate) fn freezer(&self, pid: Pid) -> Option<String> {
-        let stat = self.stat(pid).ok()??;
-        if !stat.is_uninterruptible() {
-            return None;
-        }
-        BUFFER.with_borrow_mut(|buffer| {
-            self.read(pid, "cgroup", buffer, 64 << 10).ok()?.then(|| parse_freezer(buffer))?
-        })
-    }
-
     /// The path of the executable; `None` where it is gone or not ours to see.
     pub(crate) fn executable(&self, pid: Pid) -> Option<Vec<u8>> {
         rustix::fs::readlinkat(&self.dir, format!("{pid}/exe"), Vec::new())
@@ -215,7 +196,13 @@ impl Proc {
     }
 
     /// Reads a whole file of a process into `buffer`; `false` where the process is gone.
-    fn read(&self, pid: Pid, file: &str, buffer: &mut Vec<u8>, limit: usize) -> Result<bool> {
+    pub(super) fn read(
+        &self,
+        pid: Pid,
+        file: &str,
+        buffer: &mut Vec<u8>,
+        limit: usize,
+    ) -> Result<bool> {
         use std::io::Write;
         let mut path = [0_u8; 32];
         let length = {
@@ -289,24 +276,6 @@ fn parse_uid(status: &[u8]) -> Option<u32> {
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
     let mut numbers = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     number(numbers.nth(1)?)
-}
-
-/// Line `TracerPid:` of `/proc/PID/status`; 0 there means none.
-fn parse_tracer(status: &[u8]) -> Option<Pid> {
-    let lines = status.split(|&byte| byte == b'\n');
-    let value = lines.filter_map(|line| line.strip_prefix(b"TracerPid:")).next()?;
-    number::<i64>(value.trim_ascii()).and_then(Pid::new)
-}
-
-/// The path after `N:freezer:` in `/proc/PID/cgroup`, but for the root; controllers may be mounted together.
-fn parse_freezer(cgroup: &[u8]) -> Option<String> {
-    cgroup.split(|&byte| byte == b'\n').find_map(|line| {
-        let mut parts = line.splitn(3, |&byte| byte == b':');
-        let (_, mut controllers) = (parts.next()?, parts.next()?.split(|&byte| byte == b','));
-        let path = parts.next().filter(|path| *path != b"/")?;
-        let is_freezer = controllers.any(|controller| controller == b"freezer");
-        is_freezer.then(|| String::from_utf8_lossy(path).into_owned())
-    })
 }
 
 #[cfg(test)]
@@ -405,23 +374,6 @@ mod tests {
     fn the_effective_uid_is_the_second_number() {
         assert_eq!(parse_uid(b"Name:\tx\nUid:\t1000\t1001\t1002\t1003\nGid:\t1\n"), Some(1001));
         assert_eq!(parse_uid(b"Name:\tUid: 3\n"), None);
-    }
-
-    #[test]
-    fn a_tracer_is_told_where_there_is_one() {
-        let tracer = |text: &str| parse_tracer(text.as_bytes()).map(|pid| pid.get());
-        assert_eq!(tracer("Name:\tx\nTracerPid:\t812\nUid:\t0\n"), Some(812));
-        assert_eq!(tracer("Name:\tTracerPid: 3\nTracerPid:\t0\n"), None);
-        assert_eq!(tracer(""), None);
-    }
-
-    #[test]
-    fn the_freezer_is_found_among_the_hierarchies() {
-        let freezer = |text: &str| parse_freezer(text.as_bytes());
-        assert_eq!(freezer("5:freezer:/a:b\n0::/x\n").as_deref(), Some("/a:b"));
-        assert_eq!(freezer("3:cpu,freezer:/a\n").as_deref(), Some("/a"));
-        assert_eq!(freezer("5:freezer:/\n0::/freezer\n"), None);
-        assert_eq!(freezer("0::/a\n"), None);
     }
 
     #[test]

@@ -38,6 +38,45 @@ fn without_a_monitor_the_health_pass_ends_what_runs_too_long() {
     assert_eq!(place.sqlite3("SELECT end_reason FROM process"), "max_runtime");
 }
 
+/// It left the session and lost its parent, so that only the token tied it to the job: its memory was nobody's.
+#[test]
+fn memory_of_what_has_left_the_session_counts_against_the_limit() {
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
+    // The shell in between ends, so that nothing leads from the root to the hungry one.
+    let script = "(setsid /bin/sh -c 'echo $$ > hungry; (head -c 50000000 /dev/zero; sleep 3600) | \
+                  tail -c 50000000' & exit 0); exec sleep 3600";
+    let hungry = tracker.spawn(place.job("hungry", script).max_rss(40_000_000)).expect("spawned");
+    let root = Eye::on(hungry.pid().get());
+    let escaped = place.eye("hungry");
+    until("it has grown, and a pass sees it", || {
+        tracker.health_pass().expect("a pass");
+        root.is_dead()
+    });
+    assert!(escaped.is_dead());
+    let row = "SELECT end_reason, end_rule LIKE 'its tree used %', peak_mib > 38
+               FROM history WHERE NOT descendant";
+    assert_eq!(place.sqlite3(row), "max_rss|1|1");
+    let reasons =
+        "SELECT DISTINCT end_reason FROM history WHERE descendant AND end_reason <> 'gone'";
+    assert_eq!(place.sqlite3(reasons), "max_rss");
+}
+
+/// In its session, but no longer below it: the daemon's parent has ended.
+#[test]
+fn a_pass_records_what_lost_its_parent_but_not_its_session() {
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
+    let script = "(sleep 3600 & echo $! > orphan; exit 0); exec sleep 3600";
+    tracker.spawn(place.job("task", script)).expect("spawned");
+    let orphan = place.eye("orphan");
+    until("it is recorded", || {
+        tracker.health_pass().expect("a pass");
+        let row = format!("SELECT count(*) FROM running WHERE pid = {}", orphan.pid());
+        place.sqlite3(&row) == "1"
+    });
+}
+
 #[test]
 fn a_tree_that_uses_too_much_memory_is_ended_by_the_health_pass() {
     let place = Place::new();

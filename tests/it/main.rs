@@ -24,6 +24,7 @@ mod crash_restart;
 mod ends_that_went_wrong;
 mod export_follows;
 mod failed_operation;
+mod fork_storm;
 mod gate_host;
 mod grandchild_holds_stdout;
 mod invariant_01_recorded_before_it_runs;

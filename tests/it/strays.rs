@@ -23,6 +23,26 @@ fn what_a_root_leaves_in_its_session_and_outside_of_it_is_ended_and_recorded() {
     assert_eq!(place.sqlite3(rows), "stray|1");
 }
 
+/// It answered that no such task runs, while what the task had left was still being ended beside.
+#[test]
+fn terminate_waits_for_the_strays_of_a_root_that_has_just_ended() {
+    let place = Place::new();
+    let grace = std::time::Duration::from_millis(700);
+    let tracker = Tracker::builder(place.ledger()).grace(grace).open().expect("a ledger");
+    let script = "(trap '' TERM; setsid sleep 3600 & echo $! > stray; exit 0); exit 0";
+    let mut process = tracker.spawn(place.job("leaves", script)).expect("spawned");
+    process.wait().expect("ended");
+    let stray = place.eye("stray");
+    if !stray.is_dead() {
+        let report = tracker.terminate("leaves").expect("it still has something of the task");
+        assert!(report.errors.is_empty(), "{report:?}");
+    }
+    assert!(stray.is_dead(), "terminate came back before it was dead");
+    process.terminate().expect("the same by the handle");
+    assert_eq!(place.sqlite3("SELECT kind, outcome FROM leaks"), "stray|kill");
+    assert!(tracker.terminate("leaves").expect_err("nothing is left").is_not_found());
+}
+
 #[test]
 fn a_crash_between_a_roots_end_and_its_strays_end_loses_nothing() {
     let place = Place::new();

@@ -190,13 +190,30 @@ pub(crate) fn procledger(ledger: &Path, args: &[&str]) -> process::Output {
 ///
 /// For scenarios that match by name or reuse pids: nothing outside can be hit, and all of it dies with its first process.
 pub(crate) fn in_namespace(test: &str) -> bool {
-    if std::env::var_os("PROCLEDGER_IT_INSIDE").is_some() {
-        return true;
-    }
+    is_inside() || run_inside(namespaced(this_binary()), test)
+}
+
+/// The same where the first process is a shell, which reaps orphans as an init does: the test is a child of it.
+pub(crate) fn in_namespace_with_init(test: &str) -> bool {
+    let mut init = namespaced("/bin/sh");
+    init.args(["-c", "\"$@\"; exit $?", "sh"]).arg(this_binary());
+    is_inside() || run_inside(init, test)
+}
+
+fn this_binary() -> PathBuf {
+    std::env::current_exe().expect("this binary")
+}
+
+fn is_inside() -> bool {
+    std::env::var_os("PROCLEDGER_IT_INSIDE").is_some()
+}
+
+/// Always `false`: what goes on is the run inside.
+fn run_inside(mut inside: Command, test: &str) -> bool {
     if !namespaces() {
         return false;
     }
-    let output = namespaced(std::env::current_exe().expect("this binary"))
+    let output = inside
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("PROCLEDGER_IT_INSIDE", "1")
         .stdin(process::Stdio::null())
