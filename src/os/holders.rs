@@ -4,10 +4,16 @@ use super::procfs::{Proc, number};
 use crate::identity::Pid;
 
 impl Proc {
-    /// Who traces the process (`ptrace(2)`), as `TracerPid` in `proc_pid_status(5)` has it.
+    /// The process that traces this one (`ptrace(2)`). `TracerPid` in `proc_pid_status(5)` names a thread of it: a debugger
+    /// with several traces by one of them.
     pub(crate) fn tracer(&self, pid: Pid) -> Option<Pid> {
         let mut buffer = Vec::new();
-        self.read(pid, "status", &mut buffer, 16 << 10).ok()?.then(|| parse_tracer(&buffer))?
+        let mut ask = |pid, label: &[u8]| {
+            let there = self.read(pid, "status", &mut buffer, 16 << 10).ok()?;
+            there.then(|| parse_pid(&buffer, label))?
+        };
+        let thread = ask(pid, b"TracerPid:")?;
+        ask(thread, b"Tgid:")
     }
 
     /// The cgroup of the v1 freezer that the process is in, where it is not the topmost one (`cgroups(7)`). In v2 a frozen
@@ -22,10 +28,10 @@ impl Proc {
     }
 }
 
-/// Line `TracerPid:` of `/proc/PID/status`; 0 there means none.
-fn parse_tracer(status: &[u8]) -> Option<Pid> {
-    let lines = status.split(|&byte| byte == b'\n');
-    let value = lines.filter_map(|line| line.strip_prefix(b"TracerPid:")).next()?;
+/// The line of `/proc/PID/status` that begins with `label`; 0 there means none.
+fn parse_pid(status: &[u8], label: &[u8]) -> Option<Pid> {
+    let mut lines = status.split(|&byte| byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(label))?;
     number::<i64>(value.trim_ascii()).and_then(Pid::new)
 }
 
@@ -46,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_tracer_is_told_where_there_is_one() {
-        let tracer = |text: &str| parse_tracer(text.as_bytes()).map(|pid| pid.get());
+        let tracer = |text: &str| parse_pid(text.as_bytes(), b"TracerPid:").map(|pid| pid.get());
         assert_eq!(tracer("Name:\tx\nTracerPid:\t812\nUid:\t0\n"), Some(812));
         assert_eq!(tracer("Name:\tTracerPid: 3\nTracerPid:\t0\n"), None);
         assert_eq!(tracer(""), None);

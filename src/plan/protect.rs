@@ -8,8 +8,10 @@ use crate::identity::Pid;
 /// Who of a tree is left, each with the rule, in words.
 ///
 /// `judge` gives the rule by which a process is left for its own sake; `candidates` are those it is asked about, in the
-/// order of their pids. Whatever is below one of these is left with it, but for `root`, which its caller asked to end, with
-/// all that only that one has below it; and for `exempt`, which is no member anyhow.
+/// order of their pids. Whatever is below one of these is left with it, but for `exempt`, which is no member anyhow.
+///
+/// The root, which its caller asked to end, is never left, and no more is what it has forked that runs on as the same
+/// program: the workers of a server, a subshell, a child just before its exec.
 pub(crate) fn left(
     snapshot: &Snapshot,
     root: Option<Pid>,
@@ -17,12 +19,13 @@ pub(crate) fn left(
     exempt: &HashSet<Pid>,
     mut judge: impl FnMut(Pid) -> Option<String>,
 ) -> BTreeMap<Pid, String> {
+    let own = root.map_or_else(HashSet::new, |root| same_program(snapshot, root, &mut judge));
     let mut left: BTreeMap<Pid, String> = (candidates.into_iter())
-        .filter(|pid| Some(*pid) != root)
+        .filter(|pid| !own.contains(pid))
         .filter_map(|pid| Some((pid, judge(pid)?)))
         .collect();
     let mut stop = exempt.clone();
-    stop.extend(root);
+    stop.extend(own);
     for (pid, why) in left.clone() {
         for below in snapshot.below_until(pid, &stop) {
             if snapshot.get(below).is_some_and(|stat| !stat.is_kernel_thread()) {
@@ -31,6 +34,25 @@ pub(crate) fn left(
         }
     }
     left
+}
+
+/// The root, and what is below it by an unbroken line of processes that are protected by the same rule as itself.
+fn same_program(
+    snapshot: &Snapshot,
+    root: Pid,
+    judge: &mut impl FnMut(Pid) -> Option<String>,
+) -> HashSet<Pid> {
+    let mut same = HashSet::from([root]);
+    let Some(rule) = judge(root) else { return same };
+    let mut open = vec![root];
+    while let Some(parent) = open.pop() {
+        for child in snapshot.children(parent) {
+            if judge(child.pid).as_ref() == Some(&rule) && same.insert(child.pid) {
+                open.push(child.pid);
+            }
+        }
+    }
+    same
 }
 
 #[cfg(test)]
@@ -76,6 +98,25 @@ mod tests {
     fn the_root_is_never_left_whatever_its_name() {
         let left = left(&world(), Some(pid(10)), members(), &HashSet::new(), named(10));
         assert_eq!(pids(&left), [0_u32; 0]);
+    }
+
+    #[test]
+    fn what_the_root_has_forked_ends_with_it_though_it_bears_the_name() {
+        // 12 is a worker of worker 11; 14 bears the name of another protected program.
+        let judge = |candidate: Pid| {
+            let rule = if candidate == pid(14) { "another" } else { "the root's" };
+            (candidate != pid(13)).then(|| rule.to_owned())
+        };
+        let left = left(&world(), Some(pid(10)), members(), &HashSet::new(), judge);
+        assert_eq!(pids(&left), [14]);
+    }
+
+    #[test]
+    fn a_server_that_has_left_its_client_is_no_fork_of_it_any_more() {
+        let snapshot = Snapshot::new([stat(1, 0, 1), stat(10, 1, 10), stat(11, 1, 11)]);
+        let rule = |_: Pid| Some("named".to_owned());
+        let left = left(&snapshot, Some(pid(10)), [10, 11].map(pid), &HashSet::new(), rule);
+        assert_eq!(pids(&left), [11]);
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Shared {
     pub(super) fn health_pass(self: &Arc<Self>) -> Result<Report> {
         let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
         self.write_late();
+        self.reap_late();
         let pass = Pass::begin(PassKind::Health);
         let mut report = Report::default();
         let dead_instances = self.dead_instances(&mut report);

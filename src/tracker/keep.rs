@@ -6,11 +6,12 @@
 use super::{
     ending::{Found, Leave, MemberEnd, Stray},
     entry::{Entry, Root},
+    open::Builder,
     outcome::descendant,
     shared::Shared,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     plan::members::Evidence,
     record::{
         Because, End, EndReason, ExitStatus, InstanceId, LeakKind, Millis, NewLeak, NewProcess,
@@ -78,6 +79,49 @@ fn settle(by: InstanceId, root: &Root, kind: LeakKind, left: &Left<'_>) -> Settl
             outcome: Outcome::Kept,
             died_after: None,
         }),
+    }
+}
+
+impl Builder {
+    /// Protects programs of this name: they, and what is below them, are left alone in every tree that this instance ends.
+    ///
+    /// For what shall outlive the task that happened to start it: a build server, a `tmux`. It holds whatever the occasion:
+    /// a root that ended by itself, a tree that is terminated, a shutdown, the orphans of a dead instance, a name sweep.
+    ///
+    /// The name is compared with the base name of the executable, of `argv[0]`, and of the script where `argv[0]` is an
+    /// interpreter; never with text in a command line. A task's own root is never protected, nor what it has
+    /// forked that runs on as the same program: who asks for a task's end gets it, whatever its program is called. A program that has only just been forked bears the name of its parent until it
+    /// execs, and is not protected before.
+    ///
+    /// What is left is recorded, with the rule and the evidence: a leak with the outcome `kept`, and a row that ended as
+    /// `released`. From then on nobody answers for it, and no later pass ends it.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// let tracker = procledger::Tracker::builder(path).protect("tmux").protect("sccache").open()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn protect(mut self, name: impl Into<String>) -> Self {
+        self.options.protected.push(name.into());
+        self
+    }
+
+    /// Adds each of these names, as [`protect`](Self::protect) does.
+    pub fn protected_names<I: IntoIterator<Item = S>, S: Into<String>>(mut self, names: I) -> Self {
+        self.options.protected.extend(names.into_iter().map(Into::into));
+        self
+    }
+}
+
+/// Programs are known by the last part of a path.
+pub(super) fn check_names(what: &str, names: &[String]) -> Result<()> {
+    match names.iter().find(|name| name.is_empty() || name.contains('/')) {
+        Some(name) => Err(Error::invalid(format!(
+            "the {what} name {name:?} is no file name: give one without folders"
+        ))),
+        None => Ok(()),
     }
 }
 

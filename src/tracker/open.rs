@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{
-    Inner, Tracker, monitor,
+    Inner, Tracker,
+    keep::check_names,
+    monitor,
     shared::{Opened, Options, Shared, lock},
     spawn,
 };
@@ -49,7 +51,7 @@ pub const DEFAULT_MIN_AGE: Duration = Duration::from_secs(10);
 #[must_use]
 pub struct Builder {
     path: PathBuf,
-    options: Options,
+    pub(super) options: Options,
 }
 
 impl Tracker {
@@ -140,37 +142,6 @@ impl Builder {
     /// Adds a program name that the orphan pass looks for among unregistered processes.
     pub fn orphan_name(mut self, name: impl Into<String>) -> Self {
         self.options.orphan_names.push(name.into());
-        self
-    }
-
-    /// Protects programs of this name: they, and what is below them, are left alone in every tree that this instance ends.
-    ///
-    /// For what shall outlive the task that happened to start it: a build server, a `tmux`. It holds whatever the occasion:
-    /// a root that ended by itself, a tree that is terminated, a shutdown, the orphans of a dead instance, a name sweep.
-    ///
-    /// The name is compared with the base name of the executable, of `argv[0]`, and of the script where `argv[0]` is an
-    /// interpreter; never with text in a command line. A task's own root is never protected: who asks for a task's end gets
-    /// it, whatever its program is called. A program that has only just been forked bears the name of its parent until it
-    /// execs, and is not protected before.
-    ///
-    /// What is left is recorded, with the rule and the evidence: a leak with the outcome `kept`, and a row that ended as
-    /// `released`. From then on nobody answers for it, and no later pass ends it.
-    ///
-    /// ```
-    /// # fn main() -> procledger::Result<()> {
-    /// # let folder = tempfile::tempdir().unwrap();
-    /// # let path = folder.path().join("ledger.db");
-    /// let tracker = procledger::Tracker::builder(path).protect("tmux").protect("sccache").open()?;
-    /// # Ok(()) }
-    /// ```
-    pub fn protect(mut self, name: impl Into<String>) -> Self {
-        self.options.protected.push(name.into());
-        self
-    }
-
-    /// Adds each of these names, as [`protect`](Self::protect) does.
-    pub fn protected_names<I: IntoIterator<Item = S>, S: Into<String>>(mut self, names: I) -> Self {
-        self.options.protected.extend(names.into_iter().map(Into::into));
         self
     }
 
@@ -290,16 +261,6 @@ fn check_options(options: &Options) -> Result<()> {
         return Err(Error::invalid("the health interval is zero: give a time between passes"));
     }
     Ok(())
-}
-
-/// Programs are known by the last part of a path.
-pub(super) fn check_names(what: &str, names: &[String]) -> Result<()> {
-    match names.iter().find(|name| name.is_empty() || name.contains('/')) {
-        Some(name) => Err(Error::invalid(format!(
-            "the {what} name {name:?} is no file name: give one without folders"
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// From here on a failure shuts the instance down.

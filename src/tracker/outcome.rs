@@ -142,7 +142,7 @@ impl Shared {
                 continue;
             }
             if member.is_root {
-                self.publish_root(&root, &member, deadline);
+                self.publish_root(cause, &root, &member, deadline);
             }
             settled.extend(
                 member.row.map(|row| settle(cause, row, &member, self.status_of(&root, &member))),
@@ -199,9 +199,11 @@ impl Shared {
     }
 
     /// A root that we hold: its waiters learn that it is dead.
-    fn publish_root(&self, root: &Root, member: &MemberEnd, deadline: Instant) {
+    fn publish_root(&self, cause: &Cause, root: &Root, member: &MemberEnd, deadline: Instant) {
         let Some(entry) = self.entry(root.row) else { return };
-        entry.set_cause(None);
+        // A survivor that SIGKILL still reaches, hours later perhaps, has not ended by itself.
+        let pending = member.outcome == Outcome::Survived && member.killed;
+        entry.set_cause(pending.then(|| (cause.reason, because(cause, member))));
         if member.outcome != Outcome::Survived {
             match self.pidfd_of(&entry) {
                 Some(fd) => entry.learn_status(&fd, deadline),

@@ -235,10 +235,22 @@ impl Shared {
         if entry.child
             && let Some(fd) = pidfd.cloned().or_else(|| self.pidfd_of(entry))
         {
-            let _ = fd.child_status(true);
+            self.reap_child(fd);
         }
         self.remove_leaf(entry.root.cgroup.as_ref());
         self.let_go(entry.root.row);
+    }
+
+    /// Reaps a dead child of ours. Where a debugger traces it, that one has the first word, and we come back later.
+    fn reap_child(&self, fd: Arc<PidFd>) {
+        if matches!(fd.child_status(true), Ok(None)) {
+            lock(&self.unreaped).push(fd);
+        }
+    }
+
+    pub(super) fn reap_late(&self) {
+        let unreaped = std::mem::take(&mut *lock(&self.unreaped));
+        unreaped.into_iter().for_each(|fd| self.reap_child(fd));
     }
 
     /// The pidfd that is held; beyond the descriptor limit a new one, while the process still has its number.

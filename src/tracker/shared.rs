@@ -65,6 +65,8 @@ pub(super) struct Shared {
     pub(super) entries: Mutex<HashMap<ProcessId, Arc<Entry>>>,
     /// Ends that could not be written yet (invariant 10).
     pub(super) unwritten: Mutex<Vec<RootEnd>>,
+    /// Children that are dead, and that their tracers have not let go of: nobody can reap them before.
+    pub(super) unreaped: Mutex<Vec<Arc<PidFd>>>,
     /// Outcomes of claimed rows that could not be written yet.
     pub(super) unsettled: Mutex<Vec<Settled>>,
     /// One pass at a time.
@@ -128,6 +130,7 @@ impl Shared {
             entries: Mutex::default(),
             unwritten: Mutex::default(),
             unsettled: Mutex::default(),
+            unreaped: Mutex::default(),
             pass: Mutex::default(),
             spawning: RwLock::default(),
             closed: AtomicBool::new(false),

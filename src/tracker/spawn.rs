@@ -93,7 +93,7 @@ fn may_own_programs(shared: &Shared) -> Result<()> {
 
 fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
     let task = TaskId::new(job.task.clone())?;
-    super::open::check_names("protected", &job.protected)?;
+    super::keep::check_names("protected", &job.protected)?;
     let token = Uuid::new_v4();
     let place = shared.leaf_for(token, job.max_rss)?;
     let cgroup = place.as_ref().map(|place| place.leaf.record().clone());

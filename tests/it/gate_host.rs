@@ -51,6 +51,7 @@ fn gate_host() {
         "storm" => crate::storm::body(&given, 4, crate::storm::spawns()),
         "out-of-descriptors" => crate::out_of_descriptors::body(&given),
         "fork-storm" => crate::fork_storm::body(&given),
+        "tracer" => crate::obstacles::trace(),
         "stopped-group" => crate::stopped_group::body(&given),
         "clean-program" => crate::clean_program::body(&given),
         "crosswise" => crate::clean_program::crosswise(&given),

@@ -37,6 +37,7 @@ mod limits;
 mod log_lines;
 mod many_at_once;
 mod not_started;
+mod obstacles;
 mod odd_hosts;
 mod odd_names;
 mod out_of_descriptors;

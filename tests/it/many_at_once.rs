@@ -152,7 +152,7 @@ fn invariant_04_a_death_is_told_by_the_pidfd_and_not_by_the_state_letter() {
 }
 
 /// A child of the test whose first thread has ended while another one runs on.
-fn zombie_leader(place: &Place) -> Guard {
+pub(crate) fn zombie_leader(place: &Place) -> Guard {
     let child = Command::new(std::env::current_exe().expect("this binary"))
         .args(["--exact", "as_a_host::as_a_zombie_leader", "--nocapture", "--test-threads=1"])
         .env("PROCLEDGER_IT_ZOMBIE_LEADER", "1")

@@ -90,7 +90,7 @@ fn a_task_that_runs_is_refused_and_may_run_again_after_its_end() {
 
 /// A ledger of uid 65534 in a folder of its own, and this binary where that user may run it; `None` where we cannot become
 /// that user.
-fn grounds_of_nobody(place: &Place) -> Option<(PathBuf, PathBuf)> {
+pub(crate) fn grounds_of_nobody(place: &Place) -> Option<(PathBuf, PathBuf)> {
     if !root() {
         return None;
     }
@@ -105,7 +105,11 @@ fn grounds_of_nobody(place: &Place) -> Option<(PathBuf, PathBuf)> {
     Some((folder.join("ledger.db"), binary))
 }
 
-fn host_of_nobody(place: &Place, ledger: &std::path::Path, binary: &std::path::Path) -> Host {
+pub(crate) fn host_of_nobody(
+    place: &Place,
+    ledger: &std::path::Path,
+    binary: &std::path::Path,
+) -> Host {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(binary);
     let host = Host::launch_by(command, place, ledger, "");

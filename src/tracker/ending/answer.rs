@@ -43,6 +43,8 @@ pub(in super::super) struct MemberEnd {
     pub(in super::super) uid: u32,
     /// The rule by which it was left alone.
     pub(in super::super) kept: Option<String>,
+    /// SIGKILL is on its way, however long it takes.
+    pub(in super::super) killed: bool,
 }
 
 impl MemberEnd {

@@ -383,6 +383,7 @@ fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> MemberEnd {
         command: member.command,
         uid: member.uid,
         kept: member.kept,
+        killed: member.killed,
     }
 }
 
