@@ -203,6 +203,7 @@ impl Shared {
         }
         let at_the_gate = row.root.is_none()
             && row.state == State::Running
+            && row.last_error.is_none()
             && Millis::now().since(row.started_at) < GATE_LIMIT;
         let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id)
             || lock(&self.unsettled).iter().any(|settled| settled.process == row.id);

@@ -85,6 +85,15 @@ pub(crate) fn body(given: &Given, errno: i32) {
 
 /// Makes clone3 fail in this thread, and proves it.
 fn refuse_clone3(errno: i32) {
+    refuse(libc::SYS_clone3, errno);
+    // SAFETY: without arguments the call does nothing but fail, with EINVAL where it is allowed.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, 0, 0) };
+    let error = std::io::Error::last_os_error();
+    assert_eq!((result, error.raw_os_error()), (-1, Some(errno)), "the filter does not hold");
+}
+
+/// Makes a system call fail in this thread, and in those that it starts.
+pub(crate) fn refuse(call: libc::c_long, errno: i32) {
     /// `AUDIT_ARCH_X86_64` and `AUDIT_ARCH_AARCH64` of `linux/audit.h`.
     const ARCH: u32 = if cfg!(target_arch = "x86_64") { 0xC000_003E } else { 0xC000_00B7 };
     // Offsets in `struct seccomp_data`: the number at 0, the architecture at 4.
@@ -92,12 +101,12 @@ fn refuse_clone3(errno: i32) {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let answer = libc::BPF_RET | libc::BPF_K;
-    let clone3 = u32::try_from(libc::SYS_clone3).expect("small");
+    let call = u32::try_from(call).expect("small");
     let mut program = [
         statement(load, 4),
         filter(equal, 0, 3, ARCH),
         statement(load, 0),
-        filter(equal, 0, 1, clone3),
+        filter(equal, 0, 1, call),
         statement(answer, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()),
         statement(answer, libc::SECCOMP_RET_ALLOW),
     ];
@@ -109,10 +118,6 @@ fn refuse_clone3(errno: i32) {
         let mode = libc::SECCOMP_MODE_FILTER;
         assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program), 0);
     }
-    // SAFETY: without arguments the call does nothing but fail, with EINVAL where it is allowed.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, 0, 0) };
-    let error = std::io::Error::last_os_error();
-    assert_eq!((result, error.raw_os_error()), (-1, Some(errno)), "the filter does not hold");
 }
 
 fn filter(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {

@@ -7,6 +7,7 @@
 
 mod a_descendant_that_hid;
 mod a_host_that_is_in_the_ledger;
+mod a_look_that_failed;
 mod as_a_host;
 mod clean_program;
 mod clean_restart;
