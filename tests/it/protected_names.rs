@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use procledger::{Builder, Outcome, Report, Tracker};
+use procledger::{Builder, ContainmentMode, Outcome, Report, Tracker};
 
 use crate::support::{Eye, Host, Place, is_alive, need, until};
 
@@ -219,5 +219,42 @@ fn a_name_with_a_folder_is_refused_before_anything_happens() {
     for command in ["run", "reap", "watch", "kill"] {
         let output = place.procledger(&[command, "--protect", "a/b"]);
         assert_eq!(output.status.code(), Some(2), "{command}");
+    }
+}
+
+/// It was started while the leaf was being frozen: the leaf stayed frozen, and what was to be left with it.
+#[test]
+fn what_is_protected_in_a_leaf_is_not_left_frozen() {
+    if !crate::leaves::leaves() {
+        return;
+    }
+    let place = Place::new();
+    let tracker = builder(&place).containment(ContainmentMode::Cgroup).open().expect("a ledger");
+    let folder = place.path().display();
+    let server = place.script("buildserver", "sleep 3600; exit");
+    // It ignores SIGTERM and starts another one all the time, at the moment of the freeze as well.
+    let script = format!(
+        "trap '' TERM; while :; do {} & touch {folder}/up; sleep 0.01; done",
+        server.display()
+    );
+    tracker.spawn(place.job("task", &script)).expect("spawned");
+    place.wait_for("up");
+    let leaf = std::path::PathBuf::from(place.sqlite3("SELECT cgroup FROM process"));
+    let report = tracker.terminate("task").expect("terminated");
+    assert!(report.survived() == 0 && kept(&report) > 0, "{report:?}");
+    let frozen = std::fs::read_to_string(leaf.join("cgroup.freeze")).expect("it is in use");
+    assert_eq!(frozen.trim(), "0");
+    let inside = std::fs::read_to_string(leaf.join("cgroup.procs")).expect("it is in use");
+    let kept: Vec<u32> = report
+        .endings
+        .iter()
+        .filter(|ending| ending.outcome == Outcome::Kept)
+        .map(|ending| ending.pid.get())
+        .collect();
+    for pid in inside.lines().map(|pid| pid.parse::<u32>().expect("a pid")) {
+        // What it starts itself is its own, whenever.
+        let parent = crate::support::parent(pid).unwrap_or(pid);
+        let is_kept = kept.contains(&pid) || kept.contains(&parent);
+        assert!(is_kept, "{pid} was neither ended nor kept: {report:?}");
     }
 }

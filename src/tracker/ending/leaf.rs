@@ -1,7 +1,8 @@
 //! Ending by leaf: one write stops or kills all that is in it, whoever they are forking.
 //!
 //! It is used only where everybody in the leaf is to be ended. Where the acting process, an ancestor of it, or another live
-//! instance sits in the leaf, as after a task has restarted its host, members are ended one by one (invariant 13).
+//! instance sits in the leaf, as after a task has restarted its host (invariant 13), or a program that is protected, members
+//! are ended one by one.
 
 use std::collections::HashSet;
 
@@ -36,13 +37,18 @@ impl Work {
 
     /// Lets go on what an earlier attempt, whose host died over it, has left frozen: frozen, nobody can obey SIGTERM.
     pub(super) fn thaw(&self) {
-        if let Some(leaf) = self.leaf_of_its_own() {
+        // Shared or not: nobody but us freezes it, and those who must be left alone must not stay frozen.
+        if let Some(leaf) = &self.leaf {
             let _ = leaf.freeze(false);
         }
     }
 
     /// Stops all members, so that nobody forks any more.
     pub(super) fn stop(&mut self) {
+        if self.leaf_is_shared {
+            // Somebody who is to be left was found only after it was frozen.
+            self.thaw();
+        }
         let frozen = self.leaf_of_its_own().is_some_and(|leaf| leaf.freeze(true).is_ok());
         for member in self.alive().filter(|member| !(frozen && member.in_leaf)) {
             member.signal(Signal::STOP);
