@@ -250,7 +250,9 @@ impl Shared {
 
     pub(super) fn reap_late(&self) {
         let unreaped = std::mem::take(&mut *lock(&self.unreaped));
-        unreaped.into_iter().for_each(|fd| self.reap_child(fd));
+        for fd in unreaped {
+            self.reap_child(fd);
+        }
     }
 
     /// The pidfd that is held; beyond the descriptor limit a new one, while the process still has its number.

@@ -4,10 +4,11 @@
 
 use std::{fs, thread, time::Duration};
 
-use procledger::{Builder, Job, Stdio, Tracker};
+use procledger::{ContainmentMode, Job, Stdio, Tracker};
 
 use crate::{
     gate_host::{FOLDER, Given, HOST, MARKER, ROLE},
+    leaves::leaves,
     support::{Place, alone, in_namespace_with_init, is_alive, pids, until},
 };
 
@@ -22,14 +23,24 @@ fn a_fork_storm_in_a_session_is_ended_in_one_call_ten_times_of_ten() {
         "fork_storm::a_fork_storm_in_a_session_is_ended_in_one_call_ten_times_of_ten";
     let _alone = alone();
     if in_namespace_with_init(NAME) {
-        ten_times(|builder| builder);
+        ten_times(ContainmentMode::Session);
     }
 }
 
-/// In a namespace of its own. `contained` asks for a containment.
-fn ten_times(contained: fn(Builder) -> Builder) {
+#[test]
+fn a_fork_storm_in_a_leaf_is_ended_in_one_call_ten_times_of_ten() {
+    const NAME: &str = "fork_storm::a_fork_storm_in_a_leaf_is_ended_in_one_call_ten_times_of_ten";
+    let _alone = alone();
+    if leaves() && in_namespace_with_init(NAME) {
+        ten_times(ContainmentMode::Cgroup);
+    }
+}
+
+/// In a namespace of its own.
+fn ten_times(containment: ContainmentMode) {
     let place = Place::new();
-    let tracker = contained(Tracker::builder(place.ledger())).open().expect("a ledger");
+    let tracker =
+        Tracker::builder(place.ledger()).containment(containment).open().expect("a ledger");
     let before = others();
     for round in 0..ROUNDS {
         let _ = fs::remove_file(place.path().join(READY));

@@ -6,6 +6,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{ChildStdin, Stdio},
     time::Duration,
@@ -141,7 +142,6 @@ fn a_descendant_of_another_uid_survives_by_name() {
     let Some((ledger, binary)) = grounds_of_nobody(&place) else { return };
     let elevated = place.path().join("elevated");
     fs::copy(tool("setpriv").expect("it is there"), &elevated).expect("copied");
-    use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(&elevated, fs::Permissions::from_mode(0o4755)).expect("its mode");
     let mut host = host_of_nobody(&place, &ledger, &binary);
     let script =
@@ -240,7 +240,12 @@ pub(crate) fn trace() -> ! {
     // SAFETY: requests of ptrace(2) that touch no memory of ours.
     let held = unsafe {
         let none = std::ptr::null_mut::<libc::c_void>();
-        libc::ptrace(libc::PTRACE_SEIZE, pid, none, options as usize as *mut libc::c_void) == 0
+        libc::ptrace(
+            libc::PTRACE_SEIZE,
+            pid,
+            none,
+            usize::try_from(options).unwrap_or(0) as *mut libc::c_void,
+        ) == 0
             && libc::ptrace(libc::PTRACE_INTERRUPT, pid, none, none) == 0
     };
     println!("\ntrace> {}", if held { "held" } else { "refused" });
@@ -257,13 +262,13 @@ fn what_a_debugger_holds_is_killed_and_its_zombie_does_not_stay() {
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(place.job("traced", "exec sleep 3600")).expect("spawned");
     let eye = Eye::on(process.pid().get());
-    let Some(tracer) = Tracer::of(&place, eye.pid(), 0) else { return };
+    let Some(debugger) = Tracer::of(&place, eye.pid(), 0) else { return };
     let report = process.terminate().expect("ended");
     assert_eq!(report.count(Outcome::Kill), 1, "{report:?}");
     assert!(eye.is_dead());
     assert_eq!(place.sqlite3("SELECT task_id, end_reason FROM history"), "traced|terminated");
     // The tracer has the first word on a zombie; we are the parent, and have the second.
-    drop(tracer);
+    drop(debugger);
     until("the zombie is reaped", || {
         tracker.health_pass().expect("a pass");
         state(eye.pid()).is_none()
@@ -277,17 +282,17 @@ fn what_a_debugger_holds_at_its_exit_is_told_with_the_tracer() {
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(place.job("traced", "exec sleep 3600")).expect("spawned");
     let eye = Eye::on(process.pid().get());
-    let Some(tracer) = Tracer::of(&place, eye.pid(), libc::PTRACE_O_TRACEEXIT) else { return };
+    let Some(debugger) = Tracer::of(&place, eye.pid(), libc::PTRACE_O_TRACEEXIT) else { return };
     let report = process.terminate().expect("tried");
     let line = format!(
         "process {} is held by process {}, which traces it: let that one detach, or end it",
         eye.pid(),
-        tracer.guard.pid()
+        debugger.guard.pid()
     );
     assert_eq!(obstacle(&report), line);
     let told = kill(&place.ledger(), "traced");
     assert!(told.trim_end().ends_with(&line), "{told}");
-    drop(tracer);
+    drop(debugger);
     until("it ends", || eye.is_dead());
     until("its end is recorded", || {
         tracker.health_pass().expect("a pass");

@@ -222,9 +222,9 @@ fn a_name_with_a_folder_is_refused_before_anything_happens() {
     }
 }
 
-/// It was started while the leaf was being frozen: the leaf stayed frozen, and what was to be left with it.
+/// Then the leaf cannot be killed as one: its members are ended one by one, and it does not stay frozen.
 #[test]
-fn what_is_protected_in_a_leaf_is_not_left_frozen() {
+fn what_is_protected_in_a_leaf_is_left_and_all_others_are_ended() {
     if !crate::leaves::leaves() {
         return;
     }
@@ -232,7 +232,7 @@ fn what_is_protected_in_a_leaf_is_not_left_frozen() {
     let tracker = builder(&place).containment(ContainmentMode::Cgroup).open().expect("a ledger");
     let folder = place.path().display();
     let server = place.script("buildserver", "sleep 3600; exit");
-    // It ignores SIGTERM and starts another one all the time, at the moment of the freeze as well.
+    // It ignores SIGTERM and starts another one all the time.
     let script = format!(
         "trap '' TERM; while :; do {} & touch {folder}/up; sleep 0.01; done",
         server.display()
