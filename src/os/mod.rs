@@ -3,6 +3,7 @@
 //! - [`raw`]: system calls by instruction, for the one place that must not touch libc;
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
 //! - [`procfs`]: what `/proc` tells, parsed from bytes;
+//! - [`belonging`]: whose a process is;
 //! - [`place`]: boot, namespaces, machine;
 //! - [`features`]: what the kernel allows;
 //! - [`cgroup`]: a v2 leaf for each tree;
@@ -10,6 +11,7 @@
 //! - [`spawn`]: the gate;
 //! - [`tty`]: the terminal's foreground group.
 
+pub(crate) mod belonging;
 pub(crate) mod cgroup;
 pub(crate) mod features;
 pub(crate) mod lock;

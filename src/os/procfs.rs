@@ -26,7 +26,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND)
 /// The variable that ties a tree to its row.
 pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
 /// An environment is read up to here; the kernel allows more, no program of ours needs it.
-const ENVIRON_LIMIT: usize = 4 << 20;
+pub(super) const ENVIRON_LIMIT: usize = 4 << 20;
 
 /// Parses `/proc/PID/stat`. The name may hold anything, so it ends at the *last* closing parenthesis.
 pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
@@ -67,7 +67,7 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     })
 }
 
-fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
+pub(super) fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
@@ -103,7 +103,7 @@ pub(crate) struct Proc {
 }
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    pub(super) static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Proc {
@@ -175,26 +175,6 @@ impl Proc {
         })
     }
 
-    /// Effective uid; `None` where it is gone.
-    pub(crate) fn uid(&self, pid: Pid) -> Result<Option<u32>> {
-        BUFFER.with_borrow_mut(|buffer| {
-            if !self.read(pid, "status", buffer, 16 << 10)? {
-                return Ok(None);
-            }
-            let uid = parse_uid(buffer);
-            uid.map(Some).ok_or_else(|| {
-                Error::new(Kind::Unknown, format!("failed to parse `/proc/{pid}/status`"))
-            })
-        })
-    }
-
-    /// Who traces the process (`ptrace(2)`), as `TracerPid` in `proc_pid_status(5)` has it.
-    pub(crate) fn tracer(&self, pid: Pid) -> Option<Pid> {
-        BUFFER.with_borrow_mut(|buffer| {
-            self.read(pid, "status", buffer, 16 << 10).ok()?.then(|| parse_tracer(buffer))?
-        })
-    }
-
     /// The cgroup of the v1 freezer that the process is in, where it is not the topmost one (`cgroups(7)`). In v2 a frozen
     /// process can be killed; in v1 it cannot.
     pub(crate) fn freezer(&self, pid: Pid) -> Option<String> {
@@ -215,7 +195,13 @@ impl Proc {
     }
 
     /// Reads a whole file of a process into `buffer`; `false` where the process is gone.
-    fn read(&self, pid: Pid, file: &str, buffer: &mut Vec<u8>, limit: usize) -> Result<bool> {
+    pub(super) fn read(
+        &self,
+        pid: Pid,
+        file: &str,
+        buffer: &mut Vec<u8>,
+        limit: usize,
+    ) -> Result<bool> {
         use std::io::Write;
         let mut path = [0_u8; 32];
         let length = {
@@ -282,20 +268,6 @@ fn read_at(
             Err(error) => return Err(error),
         }
     }
-}
-
-/// The effective uid in `/proc/PID/status`: second number of the line `Uid:`.
-fn parse_uid(status: &[u8]) -> Option<u32> {
-    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
-    let mut numbers = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    number(numbers.nth(1)?)
-}
-
-/// Line `TracerPid:` of `/proc/PID/status`; 0 there means none.
-fn parse_tracer(status: &[u8]) -> Option<Pid> {
-    let lines = status.split(|&byte| byte == b'\n');
-    let value = lines.filter_map(|line| line.strip_prefix(b"TracerPid:")).next()?;
-    number::<i64>(value.trim_ascii()).and_then(Pid::new)
 }
 
 /// The path after `N:freezer:` in `/proc/PID/cgroup`, but for the root; controllers may be mounted together.
@@ -399,20 +371,6 @@ mod tests {
         assert!(!carried(format!("XPROCLEDGER_TOKEN={text}\0")));
         assert!(!carried(format!("A=PROCLEDGER_TOKEN={text}\0")));
         assert!(!carried(String::new()));
-    }
-
-    #[test]
-    fn the_effective_uid_is_the_second_number() {
-        assert_eq!(parse_uid(b"Name:\tx\nUid:\t1000\t1001\t1002\t1003\nGid:\t1\n"), Some(1001));
-        assert_eq!(parse_uid(b"Name:\tUid: 3\n"), None);
-    }
-
-    #[test]
-    fn a_tracer_is_told_where_there_is_one() {
-        let tracer = |text: &str| parse_tracer(text.as_bytes()).map(|pid| pid.get());
-        assert_eq!(tracer("Name:\tx\nTracerPid:\t812\nUid:\t0\n"), Some(812));
-        assert_eq!(tracer("Name:\tTracerPid: 3\nTracerPid:\t0\n"), None);
-        assert_eq!(tracer(""), None);
     }
 
     #[test]
