@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_tracer_is_told_where_there_is_one() {
-        let tracer = |text: &str| parse_tracer(text.as_bytes()).map(|pid| pid.get());
+        let tracer = |text: &str| parse_tracer(text.as_bytes()).map(Pid::get);
         assert_eq!(tracer("Name:\tx\nTracerPid:\t812\nUid:\t0\n"), Some(812));
         assert_eq!(tracer("Name:\tTracerPid: 3\nTracerPid:\t0\n"), None);
         assert_eq!(tracer(""), None);
