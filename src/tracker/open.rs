@@ -9,6 +9,7 @@ use std::{
 use super::{
     Inner, Tracker,
     keep::check_names,
+    liveness::new_lock_name,
     monitor,
     shared::{Opened, Options, Shared, lock},
     spawn,
@@ -218,7 +219,7 @@ impl Builder {
         let identity = Pinned::open(&proc, place, own)?
             .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
             .identity;
-        let lock_name = lock_name(store.path());
+        let lock_name = new_lock_name(store.path());
         // The lock before the row: a row without a held lock looks like a dead instance.
         let lock = HeldLock::create(&store.path().with_file_name(&lock_name), observer.uid)?;
         let new = NewInstance {
@@ -342,11 +343,6 @@ fn own_program() -> String {
         .ok()
         .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
         .unwrap_or_else(|| "unknown".into())
-}
-
-fn lock_name(ledger: &Path) -> String {
-    let name = ledger.file_name().unwrap_or_default().to_string_lossy();
-    format!("{name}-instance-{}.lock", uuid::Uuid::new_v4().simple())
 }
 
 impl Tracker {
