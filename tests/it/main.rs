@@ -41,6 +41,7 @@ mod not_started;
 mod obstacles;
 mod odd_hosts;
 mod odd_names;
+mod older_ledger;
 mod out_of_descriptors;
 mod pid_reuse;
 mod process_death;
