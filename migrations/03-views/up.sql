@@ -21,6 +21,7 @@ INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES
   ('process', 'process_owner', '1000000 1000'),
   ('process', 'process_first_owner', '1000000 1000'),
   ('instance', 'instance_running', '10 1'),
+  ('instance', 'instance_cgroup', '10 1'),
   ('leak', 'leak_found', '50000 1'),
   ('leak', 'leak_day', '50000 100'),
   ('leak', 'leak_process', '50000 1'),

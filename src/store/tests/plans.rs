@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rusqlite::StatementStatus;
+
 use super::fixture::*;
 use crate::{
     record::{EndReason, Millis},
@@ -124,6 +126,58 @@ fn reads_all_processes(lines: &[String]) -> bool {
             line.strip_prefix(scan).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
         }) && !line.contains("INDEX process_live")
     })
+}
+
+/// Not time, which a busy machine spoils: the steps of SQLite's own machine.
+#[test]
+fn what_recurs_takes_as_many_steps_beside_a_long_history_as_beside_none() {
+    let f = Fixture::new();
+    for pid in 1..=5 {
+        f.row(f.me, pid, State::Running);
+    }
+    let asked = [
+        query::LIVE,
+        query::LIVE_OF,
+        query::LIVE_OF_TASK,
+        admit::ALIVE,
+        orphans::LIVE_ROWS,
+        instances::TO_JUDGE,
+        "SELECT * FROM running",
+        "SELECT * FROM running WHERE task_id = 'task-1'",
+        "SELECT * FROM survivors",
+        "SELECT * FROM history LIMIT 5",
+        "SELECT * FROM passes LIMIT 5",
+    ];
+    let steps = || asked.map(|sql| (sql, steps(&f, sql)));
+    for pid in 10..20 {
+        f.row(f.me, pid, State::Ended);
+    }
+    let short = steps();
+    // Of one task that also runs, and of many.
+    f.sql(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         INSERT INTO process (task_id, owner, first_owner, origin, pid, start_tick, containment, command, uid,
+           state, started_at, ended_at, end_reason, grace_ms)
+         SELECT CASE WHEN i % 2 THEN 'task-1' ELSE 'old-' || i END, ?1, ?1, 'spawned', i, i, 'none', '[]', 0,
+           'ended', i, i, 'exited', 100 FROM n",
+        [f.me.0],
+    );
+    assert_eq!(steps(), short);
+}
+
+fn steps(f: &Fixture, sql: &str) -> i32 {
+    f.store
+        .read("test", |c| {
+            let mut statement = c.prepare(sql)?;
+            for parameter in 1..=statement.parameter_count() {
+                statement.raw_bind_parameter(parameter, "task-1")?;
+            }
+            let mut rows = statement.raw_query();
+            while rows.next()?.is_some() {}
+            drop(rows);
+            Ok(statement.get_status(StatementStatus::VmStep))
+        })
+        .expect("runs")
 }
 
 /// Plans must not hang on whether somebody ran `ANALYZE`: the sizes are given, and each index has its own.
