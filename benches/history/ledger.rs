@@ -17,16 +17,6 @@ pub(crate) struct Past {
     pub(crate) days: i64,
 }
 
-/// What `Builder::keep_history` keeps by default: 90 days, with a pass every 30 seconds.
-pub(crate) const A_BUSY_QUARTER: Past = Past {
-    processes: 1_000_000,
-    leaks: 50_000,
-    passes: 260_000,
-    tasks: 10_000,
-    instances: 400,
-    days: 90,
-};
-
 /// Makes a ledger at `path` and gives it this past. Nobody may have it open.
 pub(crate) fn make(path: &Path, past: Past) -> rusqlite::Result<()> {
     Tracker::builder(path)

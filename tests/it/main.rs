@@ -30,6 +30,7 @@ mod fork_storm;
 mod gate_host;
 mod grandchild_holds_stdout;
 mod in_a_browser;
+mod installed;
 mod invariant_01_recorded_before_it_runs;
 mod invariant_10_fail_closed;
 mod invariants;
