@@ -1,6 +1,7 @@
 //! A ledger is copied while its host goes on: the two ways of docs/ledger.md give a whole copy.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     process::Command,
     sync::atomic::{AtomicBool, AtomicI64, Ordering},
     thread,
@@ -60,7 +61,6 @@ fn a_backup_that_is_taken_during_writes_is_whole() {
                 assert_eq!(last, rows.to_string(), "none is missing in between");
                 let open = "SELECT count(*) FROM process WHERE state <> 'ended'";
                 assert!(matches!(sqlite3(&copy, open).as_str(), "0" | "1"), "of one transaction");
-                use std::os::unix::fs::PermissionsExt;
                 let mode = std::fs::metadata(&copy).expect("there").permissions().mode();
                 assert_eq!(mode & 0o077, 0, "nobody else reads it");
                 std::fs::remove_file(&copy).expect("removed");
