@@ -53,11 +53,9 @@ fn nothing_that_recurs_reads_all_history() {
 }
 
 #[test]
-fn to_find_what_names_an_instance_or_a_root_needs_no_scan() {
+fn to_find_what_claims_or_names_a_row_needs_no_scan() {
     let f = Fixture::new();
     for sql in [
-        "SELECT 1 FROM process WHERE owner = 1",
-        "SELECT 1 FROM process WHERE first_owner = 1",
         "SELECT 1 FROM process WHERE claimed_by = 1",
         "SELECT 1 FROM process WHERE root = 1",
         "SELECT 1 FROM pass WHERE instance = 1",
