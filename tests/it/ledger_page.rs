@@ -104,6 +104,22 @@ fn every_recipe_answers_in_sqlite3() {
 }
 
 #[test]
+fn the_first_command_of_the_page_shows_what_runs() {
+    need!("sqlite3");
+    let place = Place::new();
+    let mut host = Host::start(&place, "");
+    host.spawn("build-17", "exec sleep 3600");
+    let page = doc("ledger.md");
+    let (_, command) = section(&page, "## Opening it").split_once("```sh\n").expect("a command");
+    let (command, _) = command.split_once("```").expect("a closed block");
+    let mut shell = Command::new("sh");
+    let shown = shell.args(["-euc", command]).current_dir(place.path()).output().expect("a shell");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("│ build-17 │"), "{shown}");
+    host.stop();
+}
+
+#[test]
 fn what_the_recipes_show_is_what_is_there() {
     need!("sqlite3");
     let place = with_a_past();
