@@ -57,6 +57,7 @@ CREATE VIEW running AS
     round(p.peak_rss_bytes / 1048576.0, 1) AS peak_mib,
     p.survive,
     p.root IS NOT NULL AS descendant, -- 1: found below a root that was spawned or registered
+    p.evidence,        -- what tied a descendant to its root
     p.command,
     p.id AS process,   -- its row in the table
     p.started_at
