@@ -29,6 +29,105 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # A task from start to end
+//!
+//! [`Tracker::spawn`] returns when the row is committed and the program runs. A [`Job`] says what may go wrong with it:
+//!
+//! ```
+//! use std::time::Duration;
+//! use procledger::{EndReason, ExitStatus, Job, Stdio, Tracker};
+//!
+//! # fn main() -> procledger::Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let tracker = Tracker::builder(folder.path().join("ledger.db")).open()?;
+//! let job = Job::new("task-43", "sh")
+//!     .args(["-c", "sleep 300 & sleep 300"])
+//!     .stdout(Stdio::null())
+//!     .grace(Duration::from_millis(500)) // between SIGTERM and SIGKILL
+//!     .max_runtime(Duration::from_secs(3600))
+//!     .max_rss(4 << 30); // of the whole tree
+//! let mut process = tracker.spawn(job)?;
+//!
+//! let running = tracker.running()?;
+//! assert_eq!(running[0].identity.pid, process.pid());
+//!
+//! // The whole tree: pinned by pidfds, verified, SIGTERM, the grace, SIGKILL; and each answered for.
+//! let report = tracker.terminate("task-43")?;
+//! assert_eq!(report.survived(), 0);
+//! assert_eq!(process.wait()?, ExitStatus::Signaled(15));
+//!
+//! // What has ended is kept, with its reason.
+//! let past = tracker.ledger().history(Some("task-43"), None, 10)?;
+//! assert!(past.iter().all(|process| process.end_reason == Some(EndReason::Terminated)));
+//! # Ok(()) }
+//! ```
+//!
+//! Dropping a [`Process`] ends nothing: the tracker still has it, learns of its end within milliseconds, and ends what it
+//! leaves behind. Dropping the last [`Tracker`] ends all that is still its own.
+//!
+//! # What somebody else started
+//!
+//! A process that was started by other means is tracked from [`Tracker::register`] on. It was never ours to gate, so only
+//! what is found below it counts as its tree:
+//!
+//! ```
+//! use procledger::Tracker;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let tracker = Tracker::builder(folder.path().join("ledger.db")).open()?;
+//! let mut child = std::process::Command::new("sleep").arg("300").spawn()?;
+//! tracker.register("task-44", child.id())?;
+//! assert_eq!(tracker.executing_count(), 1);
+//!
+//! tracker.terminate("task-44")?;
+//! child.wait()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Looking at a ledger
+//!
+//! [`Ledger`] opens for reading and changes nothing, beside any number of hosts. The file is plain SQLite with views for
+//! people; its tables, recipes and how to copy it are in `docs/ledger.md`.
+//!
+//! ```
+//! use std::time::{Duration, SystemTime};
+//! use procledger::{LeakGrouping, Ledger};
+//!
+//! # fn main() -> procledger::Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("ledger.db");
+//! # procledger::Tracker::builder(&path).open()?.shutdown()?;
+//! let ledger = Ledger::open(&path)?;
+//! let a_month_ago = SystemTime::now() - Duration::from_hours(30 * 24);
+//! for group in ledger.leak_groups(Some(a_month_ago), LeakGrouping::Task)? {
+//!     println!("{}: {} leaks, {:.1} process hours", group.key, group.leaks, group.process_hours);
+//! }
+//! // Silence, or nobody there to speak? Each pass is recorded, also when it found nothing.
+//! assert!(!ledger.last_passes()?.is_empty());
+//! # Ok(()) }
+//! ```
+//!
+//! # When something fails
+//!
+//! One [`Error`] with predicates: a host decides by what it is, and logs what it says. If a row cannot be written, the
+//! program does not run.
+//!
+//! ```
+//! use procledger::{Job, Tracker};
+//!
+//! # fn main() -> procledger::Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let tracker = Tracker::builder(folder.path().join("ledger.db")).open()?;
+//! tracker.spawn(Job::new("task-45", "sleep").arg("300"))?;
+//! let twice = tracker.spawn(Job::new("task-45", "sleep").arg("300")).unwrap_err();
+//! assert!(twice.is_already_running());
+//! let missing = tracker.spawn(Job::new("task-46", "no-such-program")).unwrap_err();
+//! assert!(missing.is_not_started());
+//! assert_eq!(missing.raw_os_error(), Some(2)); // ENOENT
+//! # Ok(()) }
+//! ```
+//!
 //! # The parts
 //!
 //! | for | see |

@@ -239,7 +239,7 @@ impl Store {
         work(&connection).map_err(|e| failed(self.path(), doing, e))
     }
 
-    fn writer(&self, doing: &str) -> Result<PooledConnection<SqliteConnectionManager>> {
+    pub(super) fn writer(&self, doing: &str) -> Result<PooledConnection<SqliteConnectionManager>> {
         let Some(pool) = &self.0.writer else {
             let message = format!(
                 "failed to {doing} in the ledger `{}`: it was opened for reading only",

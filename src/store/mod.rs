@@ -40,6 +40,7 @@ mod observe;
 mod orphans;
 mod passes;
 mod prune;
+mod prune_instances;
 mod query;
 mod rows;
 mod settle;

@@ -12,13 +12,12 @@ impl Store {
     /// Processes go with their leaks, and a root after what was found below it; the newest pass of each kind stays, and
     /// so does an instance that a row still names.
     pub(crate) fn prune(&self, before: Millis, batch: u32) -> Result<u64> {
-        self.write("prune the history", |tx| {
-            let deleted = match processes(tx, before, batch)? {
-                0 => passes(tx, before, batch)?,
-                deleted => deleted,
-            };
-            if deleted == 0 { instances(tx, before, batch) } else { Ok(deleted) }
-        })
+        let deleted =
+            self.write("prune the history", |tx| match processes(tx, before, batch)? {
+                0 => passes(tx, before, batch),
+                deleted => Ok(deleted),
+            })?;
+        if deleted == 0 { self.prune_instances(before, batch) } else { Ok(deleted) }
     }
 }
 
@@ -50,21 +49,6 @@ fn passes(tx: &Transaction<'_>, before: Millis, batch: u32) -> rusqlite::Result<
              AND s.id <> (SELECT n.id FROM pass AS n WHERE n.kind = s.kind
                           ORDER BY n.started_at DESC, n.id DESC LIMIT 1)
              AND NOT EXISTS (SELECT 1 FROM leak WHERE leak.pass = s.id)
-           LIMIT ?2)",
-    )?
-    .execute((before.0, batch))
-    .map(|deleted| deleted as u64)
-}
-
-fn instances(tx: &Transaction<'_>, before: Millis, batch: u32) -> rusqlite::Result<u64> {
-    tx.prepare_cached(
-        "DELETE FROM instance WHERE id IN (
-           SELECT i.id FROM instance AS i
-           WHERE i.stopped_at < ?1
-             AND NOT EXISTS (SELECT 1 FROM process AS p WHERE p.first_owner = i.id)
-             AND NOT EXISTS (SELECT 1 FROM process AS p WHERE p.owner = i.id)
-             AND NOT EXISTS (SELECT 1 FROM process AS p WHERE p.claimed_by = i.id)
-             AND NOT EXISTS (SELECT 1 FROM pass AS s WHERE s.instance = i.id)
            LIMIT ?2)",
     )?
     .execute((before.0, batch))

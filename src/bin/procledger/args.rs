@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     commands::{
-        completions, demo, demo_host, doctor, export, forget, health, import, kill, prune, ps,
+        completions, demo, demo_host, doctor, export, forget, health, import, kill, man, prune, ps,
         reap, report, run, watch,
     },
     context::{Access, Context},
@@ -81,6 +81,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Prune(prune::PruneArgs),
     Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
     Demo(demo::DemoArgs),
     DemoHost(demo_host::DemoHostArgs),
 }
@@ -107,6 +108,7 @@ impl Cli {
             Command::Doctor(args) => args.run(&context(Inspect)?),
             Command::Prune(args) => args.run(&context(Existing)?),
             Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
             Command::Demo(args) => {
                 logging::start(self.global.verbose, self.global.log_file.as_deref())?;
                 args.run()

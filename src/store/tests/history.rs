@@ -226,3 +226,38 @@ fn every_view_answers_with_iso_times() {
     assert_eq!(text("SELECT age FROM leaks"), "0d 01:00:00");
     assert_eq!(text("SELECT day FROM leaks_by_day"), "1970-01-02");
 }
+
+/// Nothing but a look through the processes says so: no index does.
+#[test]
+fn an_instance_that_a_row_names_in_any_way_is_not_pruned() {
+    let f = Fixture::new();
+    let [owner, first, claimant, looked, unnamed] =
+        [2, 3, 4, 5, 6].map(|pid| f.instance("api", pid));
+    let row = f.row(f.me, 10, State::Ended);
+    f.sql(
+        "UPDATE process SET owner = ?1, first_owner = ?2, ended_at = 9999 WHERE id = ?3",
+        [owner.0, first.0, row.0],
+    );
+    let ending = f.row(f.me, 11, State::Running);
+    f.put(ending, State::Ending, Some(claimant));
+    f.store.record_pass(looked, &pass(PassKind::Health, 9_000)).expect("recorded");
+    for id in [owner, first, claimant, looked, unnamed] {
+        f.store.stop_instance(id, StopHow::Crashed, Millis(500)).expect("stopped");
+    }
+
+    assert_eq!(prune(&f, 1_000, 10), 1);
+    let left = f.store.read("test", |c| {
+        c.prepare("SELECT id FROM instance ORDER BY id")?
+            .query_map([], |row| row.get(0).map(InstanceId))?
+            .collect::<rusqlite::Result<Vec<_>>>()
+    });
+    assert_eq!(left.expect("read"), [f.me, owner, first, claimant, looked]);
+    assert_eq!(f.store.check().expect("read"), [""; 0]);
+    // References are checked again.
+    let named = f.store.write("test", |tx| {
+        tx.execute("UPDATE process SET owner = ?1 WHERE id = ?2", [unnamed.0, row.0])
+    });
+    let refused = named.expect_err("its instance is gone");
+    let why = std::error::Error::source(&refused).expect("a source").to_string();
+    assert!(why.contains("FOREIGN KEY"), "{why}");
+}

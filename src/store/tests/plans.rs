@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rusqlite::StatementStatus;
+
 use super::fixture::*;
 use crate::{
     record::{EndReason, Millis},
@@ -51,11 +53,9 @@ fn nothing_that_recurs_reads_all_history() {
 }
 
 #[test]
-fn to_find_what_names_an_instance_or_a_root_needs_no_scan() {
+fn to_find_what_claims_or_names_a_row_needs_no_scan() {
     let f = Fixture::new();
     for sql in [
-        "SELECT 1 FROM process WHERE owner = 1",
-        "SELECT 1 FROM process WHERE first_owner = 1",
         "SELECT 1 FROM process WHERE claimed_by = 1",
         "SELECT 1 FROM process WHERE root = 1",
         "SELECT 1 FROM pass WHERE instance = 1",
@@ -65,6 +65,134 @@ fn to_find_what_names_an_instance_or_a_root_needs_no_scan() {
         let lines = plan(&f, sql);
         assert!(lines.iter().all(|line| line.starts_with("SEARCH")), "{sql}: {lines:?}");
     }
+}
+
+/// What people ask the views for. `*` stands where a whole table of history may be read: nothing here reads `process` so.
+#[test]
+fn the_views_find_what_people_ask_for_by_an_index() {
+    let f = Fixture::new();
+    for (asked, index) in [
+        ("running", "process_live_owner"),
+        ("running WHERE task_id = 'a'", "process_live_task"),
+        ("running ORDER BY peak_mib DESC LIMIT 5", "process_live_owner"),
+        ("running WHERE owner = 'api'", "process_live"),
+        ("survivors", "process_live_owner"),
+        ("survivors WHERE task_id = 'a'", "process_live_task"),
+        ("history LIMIT 20", "process_ended"),
+        ("history WHERE task_id = 'a'", "process_task"),
+        ("history WHERE task_id = 'a' LIMIT 20", "process_task"),
+        ("history WHERE ended_at >= 1767225600000", "process_ended"),
+        ("history WHERE ended_at >= strftime('%s', 'now', '-30 days') * 1000", "process_ended"),
+        ("history WHERE process = 7", "INTEGER PRIMARY KEY"),
+        ("leaks LIMIT 20", "leak_found"),
+        ("leaks WHERE found_at >= strftime('%s', 'now', '-30 days') * 1000", "leak_found"),
+        ("leaks WHERE task_id = 'a'", "process_task"),
+        ("leaks WHERE process = 7", "leak_process"),
+        ("leaks_by_day", "leak_day"),
+        ("leaks_by_day LIMIT 7", "leak_day"),
+        ("leaks_by_day WHERE day = '2026-01-01'", "leak_day"),
+        ("leaks_by_day WHERE day >= date('now', '-30 days')", "leak_day"),
+        ("leaks_by_task WHERE task_id = 'a'", "process_task"),
+        ("passes LIMIT 20", "pass_started"),
+        ("passes WHERE started_at >= 1767225600000", "pass_started"),
+        ("passes WHERE kind = 'orphan' LIMIT 1", "pass_kind"),
+    ] {
+        let lines = plan(&f, &format!("SELECT * FROM {asked}"));
+        assert!(lines.iter().any(|line| line.contains(index)), "{asked}: {lines:?}");
+        assert!(!reads_all_processes(&lines), "{asked}: {lines:?}");
+    }
+}
+
+#[test]
+fn the_sums_over_all_leaks_do_not_read_the_processes_that_did_not_leak() {
+    let f = Fixture::new();
+    for asked in ["leaks", "leaks WHERE kind = 'stray'", "leaks_by_task", "leaks_by_task LIMIT 10"]
+    {
+        let lines = plan(&f, &format!("SELECT * FROM {asked}"));
+        assert!(!reads_all_processes(&lines), "{asked}: {lines:?}");
+        assert!(
+            lines.iter().any(|line| line.starts_with("SEARCH p USING INTEGER PRIMARY KEY")),
+            "{asked}: {lines:?}"
+        );
+    }
+}
+
+/// A scan of `process` that is not of the index of the living. In the views it is `p`, or its own name.
+fn reads_all_processes(lines: &[String]) -> bool {
+    lines.iter().any(|line| {
+        ["SCAN p", "SCAN p USING", "SCAN process"].iter().any(|scan| {
+            line.strip_prefix(scan).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        }) && !line.contains("INDEX process_live")
+    })
+}
+
+/// Not time, which a busy machine spoils: the steps of SQLite's own machine.
+#[test]
+fn what_recurs_takes_as_many_steps_beside_a_long_history_as_beside_none() {
+    let f = Fixture::new();
+    for pid in 1..=5 {
+        f.row(f.me, pid, State::Running);
+    }
+    let asked = [
+        query::LIVE,
+        query::LIVE_OF,
+        query::LIVE_OF_TASK,
+        admit::ALIVE,
+        orphans::LIVE_ROWS,
+        instances::TO_JUDGE,
+        "SELECT * FROM running",
+        "SELECT * FROM running WHERE task_id = 'task-1'",
+        "SELECT * FROM survivors",
+        "SELECT * FROM history LIMIT 5",
+        "SELECT * FROM passes LIMIT 5",
+    ];
+    let steps = || asked.map(|sql| (sql, steps(&f, sql)));
+    for pid in 10..20 {
+        f.row(f.me, pid, State::Ended);
+    }
+    let short = steps();
+    // Of one task that also runs, and of many.
+    f.sql(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         INSERT INTO process (task_id, owner, first_owner, origin, pid, start_tick, containment, command, uid,
+           state, started_at, ended_at, end_reason, grace_ms)
+         SELECT CASE WHEN i % 2 THEN 'task-1' ELSE 'old-' || i END, ?1, ?1, 'spawned', i, i, 'none', '[]', 0,
+           'ended', i, i, 'exited', 100 FROM n",
+        [f.me.0],
+    );
+    assert_eq!(steps(), short);
+}
+
+fn steps(f: &Fixture, sql: &str) -> i32 {
+    f.store
+        .read("test", |c| {
+            let mut statement = c.prepare(sql)?;
+            for parameter in 1..=statement.parameter_count() {
+                statement.raw_bind_parameter(parameter, "task-1")?;
+            }
+            let mut rows = statement.raw_query();
+            while rows.next()?.is_some() {}
+            drop(rows);
+            Ok(statement.get_status(StatementStatus::VmStep))
+        })
+        .expect("runs")
+}
+
+/// Plans must not hang on whether somebody ran `ANALYZE`: the sizes are given, and each index has its own.
+#[test]
+fn every_index_has_its_size_written_down() {
+    let f = Fixture::new();
+    let missing = f.store.read("test", |c| {
+        c.prepare(
+            "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL
+             AND name NOT IN (SELECT idx FROM sqlite_stat1)
+             UNION ALL
+             SELECT idx FROM sqlite_stat1 WHERE idx NOT IN (SELECT name FROM sqlite_schema)",
+        )?
+        .query_map([], |row| row.get::<_, String>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()
+    });
+    assert_eq!(missing.expect("read"), [""; 0]);
 }
 
 /// A year of one run a minute is half a million rows.

@@ -9,6 +9,7 @@ pub(crate) mod forget;
 pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod kill;
+pub(crate) mod man;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod reap;

@@ -1,0 +1,34 @@
+//! `man`: the manual pages, for whoever packages the command. Hidden; a person has them installed, or `--help`.
+
+use std::{fs, path::PathBuf};
+
+use clap::{Args, CommandFactory};
+
+use crate::{
+    args::Cli,
+    exit::{Exit, Failure, Result},
+};
+
+/// Write the manual pages, procledger(1) and one for each subcommand, into a folder
+#[derive(Debug, Args)]
+#[command(
+    hide = true,
+    after_help = "Example:\n  procledger man ~/.local/share/man/man1 && man procledger-run"
+)]
+pub(crate) struct ManArgs {
+    /// Made where it does not exist
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+impl ManArgs {
+    pub(crate) fn run(self) -> Result<Exit> {
+        fs::create_dir_all(&self.folder)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), &self.folder))
+            .map_err(|error| {
+                let what = format!("failed to write manual pages to {}", self.folder.display());
+                Failure::because(what, &error)
+            })?;
+        Ok(Exit::DONE)
+    }
+}
