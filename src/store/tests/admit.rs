@@ -186,7 +186,7 @@ fn a_root_that_somebody_else_decided_on_leaves_no_strays() {
     let answers = f.store.settle_roots(f.me, &ends).expect("committed");
     assert_eq!(answers[..3], [None, None, None]);
     assert!(answers[3].is_some(), "a survivor that is gone now");
-    assert_eq!(f.number("SELECT count(*) FROM process"), 5);
+    assert_eq!(f.number("SELECT count(*) FROM process"), 6, "a stray and what is kept, of the one");
     assert_eq!(f.state(claimed), State::Ending);
     assert_eq!(f.get(ended).end_reason, Some(EndReason::Gone));
 }
