@@ -3,6 +3,7 @@
 //! - [`raw`]: system calls by instruction, for the one place that must not touch libc;
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
 //! - [`procfs`]: what `/proc` tells, parsed from bytes;
+//! - [`belonging`]: whose a process is;
 //! - [`place`]: boot, namespaces, machine;
 //! - [`holders`]: who keeps a process from ending: a tracer, the freezer;
 //! - [`features`]: what the kernel allows;
@@ -11,6 +12,7 @@
 //! - [`spawn`]: the gate;
 //! - [`tty`]: the terminal's foreground group.
 
+pub(crate) mod belonging;
 pub(crate) mod cgroup;
 pub(crate) mod features;
 mod holders;

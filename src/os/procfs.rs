@@ -26,7 +26,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND)
 /// The variable that ties a tree to its row.
 pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
 /// An environment is read up to here; the kernel allows more, no program of ours needs it.
-const ENVIRON_LIMIT: usize = 4 << 20;
+pub(super) const ENVIRON_LIMIT: usize = 4 << 20;
 
 /// Parses `/proc/PID/stat`. The name may hold anything, so it ends at the *last* closing parenthesis.
 pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
@@ -103,7 +103,7 @@ pub(crate) struct Proc {
 }
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    pub(super) static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Proc {
@@ -172,19 +172,6 @@ impl Proc {
     pub(crate) fn tokens(&self, pid: Pid) -> Option<Vec<Uuid>> {
         BUFFER.with_borrow_mut(|buffer| {
             self.read(pid, "environ", buffer, ENVIRON_LIMIT).ok()?.then(|| tokens(buffer))
-        })
-    }
-
-    /// Effective uid; `None` where it is gone.
-    pub(crate) fn uid(&self, pid: Pid) -> Result<Option<u32>> {
-        BUFFER.with_borrow_mut(|buffer| {
-            if !self.read(pid, "status", buffer, 16 << 10)? {
-                return Ok(None);
-            }
-            let uid = parse_uid(buffer);
-            uid.map(Some).ok_or_else(|| {
-                Error::new(Kind::Unknown, format!("failed to parse `/proc/{pid}/status`"))
-            })
         })
     }
 
@@ -269,13 +256,6 @@ fn read_at(
             Err(error) => return Err(error),
         }
     }
-}
-
-/// The effective uid in `/proc/PID/status`: second number of the line `Uid:`.
-fn parse_uid(status: &[u8]) -> Option<u32> {
-    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
-    let mut numbers = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    number(numbers.nth(1)?)
 }
 
 #[cfg(test)]
@@ -368,12 +348,6 @@ mod tests {
         assert!(!carried(format!("XPROCLEDGER_TOKEN={text}\0")));
         assert!(!carried(format!("A=PROCLEDGER_TOKEN={text}\0")));
         assert!(!carried(String::new()));
-    }
-
-    #[test]
-    fn the_effective_uid_is_the_second_number() {
-        assert_eq!(parse_uid(b"Name:\tx\nUid:\t1000\t1001\t1002\t1003\nGid:\t1\n"), Some(1001));
-        assert_eq!(parse_uid(b"Name:\tUid: 3\n"), None);
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! - [`observe`]: one process as `/proc` shows it, and all of them at one time;
 //! - [`members`]: which processes belong to a root, and by what evidence;
 //! - [`protect`]: which of these are left alone, because of a protected name;
-//! - [`sweep`]: which unregistered processes match a configured name;
+//! - [`sweep`]: which unregistered processes match a configured name, by [`interpreter`] for scripts;
 //! - [`limits`]: which trees have used up their time or memory.
 
+mod interpreter;
 pub(crate) mod limits;
 pub(crate) mod members;
 pub(crate) mod observe;

@@ -109,6 +109,7 @@ impl Shared {
                     let cause =
                         Cause { reason: EndReason::Orphan, leak: Some(LeakKind::Orphan), rule };
                     settled.extend(self.end_found(
+                        &search,
                         &cause,
                         Some(entry.task),
                         Origin::Imported,
@@ -141,14 +142,11 @@ fn judge(search: &Search<'_>, entry: &LegacyEntry) -> Result<Verdict> {
         );
         return Ok(Verdict::Leave { command, why });
     }
-    Ok(match search.judge_one(entry.pid)? {
-        Some(found) => match found.judgement.clone() {
-            Judgement::Leak(rule) => Verdict::End(found, rule),
-            Judgement::Suspect(why) => Verdict::Leave { command, why },
-            Judgement::Nothing => Verdict::Leave { command, why: NO_MATCH.into() },
-        },
-        None => Verdict::Leave { command, why: NO_MATCH.into() },
+    let Some(found) = search.judge_one(entry.pid)? else {
+        return Ok(Verdict::Leave { command, why: "no configured name matches it".into() });
+    };
+    Ok(match found.judgement.clone() {
+        Judgement::Leak(rule) => Verdict::End(found, rule),
+        Judgement::Suspect(why) | Judgement::Spared(why) => Verdict::Leave { command, why },
     })
 }
-
-const NO_MATCH: &str = "no configured name matches it, or it is exempt";

@@ -12,7 +12,7 @@ use super::{
     entry::Root,
     liveness::{Life, judge},
     open::entries,
-    sweep::{Search, answered_for},
+    sweep::{Search, answered_for, suspect},
 };
 use crate::{
     error::{Error, Result},
@@ -157,10 +157,11 @@ impl Ledger {
         let ancestors = proc.ancestors(own);
         let protected = &self.protected;
         let world = World { proc: &proc, observer, own, ancestors, guards, protected };
+        let dead = orphans.iter().map(|(dead, _)| dead.id).collect();
         for (dead, rows) in orphans {
             self.plan_instance(&world, dead, rows, &mut report)?;
         }
-        let answered_for: HashSet<Pid> = answered_for(&self.store, observer.place)?;
+        let answered_for = answered_for(&self.store, observer.place, &dead)?;
         let search = Search {
             proc: &proc,
             observer,
@@ -171,7 +172,7 @@ impl Ledger {
             min_age,
             answered_for,
         };
-        plan_sweep(&search, &mut report)?;
+        plan_sweep(&world, &search, &mut report)?;
         Ok(report)
     }
 
@@ -324,27 +325,31 @@ fn plan_tree(root: &ProcessRecord, seen: Preview, report: &mut Report) {
     }));
 }
 
-fn plan_sweep(search: &Search<'_>, report: &mut Report) -> Result<()> {
-    for found in search.run()? {
-        report.checked += 1;
-        match found.judgement {
-            Judgement::Leak(rule) => report.endings.push(Ending {
+/// What the sweep would end, each match with what is below it. Who is ended as an orphan is gone before the sweep.
+fn plan_sweep(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
+    let planned: HashSet<Pid> = report.endings.iter().map(|ending| ending.pid).collect();
+    for found in search.run()?.into_iter().filter(|found| !planned.contains(&found.pid)) {
+        let Judgement::Leak(rule) = &found.judgement else {
+            suspect(found, report);
+            continue;
+        };
+        let Some(root) = search.tree(&found)? else { continue };
+        let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
+        let seen = preview(world, tree)?;
+        let members = seen.members.into_iter().filter(|member| !planned.contains(&member.pid));
+        for member in members {
+            report.checked += 1;
+            let outcome = if member.kept.is_some() { Outcome::Kept } else { Outcome::Term };
+            report.endings.push(Ending {
                 task_id: None,
-                pid: found.pid,
-                command: found.command,
-                rule,
-                evidence: "name".into(),
-                outcome: Outcome::Term,
+                pid: member.pid,
+                command: member.command,
+                rule: member.kept.unwrap_or_else(|| rule.clone()),
+                evidence: member.evidence.to_string(),
+                outcome,
                 died_after_ms: None,
                 obstacle: None,
-            }),
-            Judgement::Suspect(why) => report.suspects.push(Suspect {
-                task_id: None,
-                pid: found.pid,
-                command: found.command,
-                why,
-            }),
-            Judgement::Nothing => {}
+            });
         }
     }
     Ok(())

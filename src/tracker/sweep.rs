@@ -4,21 +4,28 @@
 //! its kin, other uids, whatever a ledger's instance answers for or has below it, whatever carries a token, what sits at a
 //! terminal, and what is younger than the minimum age.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use super::{ending::command_of, outcome::Cause, shared::Shared};
+use super::{ending::command_of, entry::Root, outcome::Cause, shared::Shared};
 use crate::{
     error::Result,
-    identity::Pid,
-    os::{Pinned, Proc, procfs::age},
+    identity::{Pid, Place},
+    os::{
+        Pinned, Proc,
+        procfs::{age, cpu_time},
+    },
     plan::{
         members::oneself,
         observe::{Snapshot, Stat},
-        sweep::{Candidate, Judgement, Parent, Program, base_name, judge},
+        sweep::{Circumstances, Judgement, Parent, Program, base_name, judge, matched, protects},
     },
     record::{
-        Containment, EndReason, LeakKind, Limits, Millis, NewProcess, Observer, Origin,
-        ProcessRecord, Report, Settled, Suspect, TaskId,
+        Containment, EndReason, InstanceId, LeakKind, Limits, Millis, NewProcess, Observer, Origin,
+        ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId,
     },
     state::State,
     store::Store,
@@ -51,103 +58,190 @@ pub(super) struct Match {
 }
 
 impl Search<'_> {
-    /// Every process that matches a name and is not exempt.
+    /// Every process that matches a name and is a leak or a suspect.
+    ///
+    /// What stands below a leak is ended with it, and no match of its own: a shell and its subshells have the same name.
     pub(super) fn run(&self) -> Result<Vec<Match>> {
         if self.names.is_empty() {
             return Ok(Vec::new());
         }
         let snapshot = self.proc.snapshot()?;
         let exempt = self.exempt(&snapshot);
-        let candidates =
-            snapshot.iter().filter(|stat| !exempt.contains(&stat.pid) && !stat.is_kernel_thread());
-        let matches: Vec<Match> = candidates
-            .filter(|stat| !stat.is_zombie())
-            .filter_map(|stat| self.look(&snapshot, stat))
-            .collect();
-        self.but_kept(matches)
-    }
-
-    /// What a task was let keep is no leak, whatever its name and though its environment may be wiped.
-    fn but_kept(&self, matches: Vec<Match>) -> Result<Vec<Match>> {
-        let mut rest = Vec::with_capacity(matches.len());
-        for found in matches {
-            if !self.was_kept(&found)? {
-                rest.push(found);
+        let running = snapshot.iter().filter(|stat| !stat.is_kernel_thread() && !stat.is_zombie());
+        let mut found: Vec<Match> =
+            running.filter_map(|stat| self.look(&snapshot, &exempt, stat)).collect();
+        found.retain(|found| match &found.judgement {
+            Judgement::Leak(_) | Judgement::Suspect(_) => true,
+            Judgement::Spared(why) => {
+                tracing::debug!("process {} is left alone: {why}", found.pid);
+                false
             }
-        }
-        Ok(rest)
+        });
+        let is_leak = |found: &&Match| matches!(found.judgement, Judgement::Leak(_));
+        let leaks: HashSet<Pid> = found.iter().filter(is_leak).map(|found| found.pid).collect();
+        let is_below = |pid| snapshot.ancestors(pid).iter().any(|above| leaks.contains(above));
+        found.retain(|found| !is_below(found.pid));
+        found.sort_unstable_by_key(|found| found.pid);
+        Ok(found)
     }
 
-    fn was_kept(&self, found: &Match) -> Result<bool> {
-        let Some(pinned) = Pinned::open(self.proc, self.observer.place, found.pid)? else {
-            return Ok(false);
-        };
-        let since = Millis::now().minus(age(found.start_tick) + CLOCK_SLACK);
-        self.store.was_kept(&pinned.identity, since)
-    }
-
-    /// Judges one process by its number; for an entry of a legacy file.
+    /// Judges one process by its number; `None` where it is gone, or does not match.
     pub(super) fn judge_one(&self, pid: Pid) -> Result<Option<Match>> {
         let snapshot = self.proc.snapshot()?;
         let exempt = self.exempt(&snapshot);
-        let found = snapshot
-            .get(pid)
-            .filter(|_| !exempt.contains(&pid))
-            .and_then(|stat| self.look(&snapshot, stat));
-        Ok(self.but_kept(found.into_iter().collect())?.pop())
+        Ok(snapshot.get(pid).and_then(|stat| self.look(&snapshot, &exempt, stat)))
     }
 
-    fn exempt(&self, snapshot: &Snapshot) -> HashSet<Pid> {
-        let mut exempt = oneself(snapshot, self.own);
+    /// Whose kin is exempt, and why.
+    fn exempt(&self, snapshot: &Snapshot) -> HashMap<Pid, &'static str> {
+        let mut exempt = HashMap::new();
         for &pid in &self.answered_for {
-            exempt.insert(pid);
-            exempt.extend(snapshot.below(pid));
+            exempt.insert(pid, "the ledger answers for it");
+            let below = "it runs below a process that the ledger answers for";
+            exempt.extend(snapshot.below(pid).into_iter().map(|pid| (pid, below)));
         }
+        let own = "it is the process that looks, an ancestor of that or below it";
+        exempt.extend(oneself(snapshot, self.own).into_iter().map(|pid| (pid, own)));
         exempt
     }
 
-    fn look(&self, snapshot: &Snapshot, stat: &Stat) -> Option<Match> {
+    fn look(
+        &self,
+        snapshot: &Snapshot,
+        exempt: &HashMap<Pid, &'static str>,
+        stat: &Stat,
+    ) -> Option<Match> {
         let argv = self.proc.command(stat.pid).ok()??;
-        let candidate = Candidate {
-            program: Program { executable: self.proc.executable(stat.pid), argv },
+        let program = Program { executable: self.proc.executable(stat.pid), argv };
+        let matched = matched(&program, self.names)?;
+        let exempt = exempt.get(&stat.pid).map(|&why| why.to_owned());
+        let about = Circumstances {
+            exempt: exempt
+                .or_else(|| self.exempt_by_itself(stat.pid))
+                .or_else(|| self.exempt_by_ledger(stat)),
+            doubt: self.doubt(stat.pid, &program),
             on_terminal: stat.terminal != 0,
             age: age(stat.start_tick),
             parent: self.parent(snapshot, stat),
         };
-        let judgement = judge(&candidate, self.names, self.protected, self.min_age);
-        if judgement == Judgement::Nothing
-            || !self.is_ours(stat.pid)
-            || self.carries_a_token(stat.pid)
-        {
-            return None;
+        let text = |argument: &Vec<u8>| String::from_utf8_lossy(argument).into_owned();
+        Some(Match {
+            pid: stat.pid,
+            start_tick: stat.start_tick,
+            command: program.argv.iter().map(text).collect(),
+            judgement: judge(&matched, &about, self.min_age),
+        })
+    }
+
+    /// Why a process is not for this sweep, whoever its kin are.
+    ///
+    /// Unlike in a tree, root's sweep too looks at root's processes alone: another user's are that user's business, and a
+    /// set-uid program is of whoever started it. A token means that some tracker answers for it, or did: its own ledger
+    /// decides.
+    fn exempt_by_itself(&self, pid: Pid) -> Option<String> {
+        let Some(belonging) = self.proc.belonging(pid).ok().flatten() else {
+            return Some("it cannot be told whose it is".into());
+        };
+        let stranger = [belonging.real_uid, belonging.effective_uid]
+            .into_iter()
+            .find(|&uid| uid != self.observer.uid);
+        if let Some(uid) = stranger {
+            return Some(format!("it belongs to uid {uid}"));
         }
-        let command = candidate
-            .program
-            .argv
-            .iter()
-            .map(|argument| String::from_utf8_lossy(argument).into_owned())
-            .collect();
-        Some(Match { pid: stat.pid, start_tick: stat.start_tick, command, judgement })
+        if belonging.nested {
+            return Some("it runs in a PID namespace of its own, such as a container".into());
+        }
+        match self.proc.tokens(pid) {
+            None => Some("its environment cannot be read".into()),
+            Some(tokens) if tokens.is_empty() => None,
+            Some(_) => Some("it carries a token: the ledger that gave it decides".into()),
+        }
     }
 
-    /// Unlike in a tree, root's sweep too looks at root's processes alone: another user's are that user's business.
-    fn is_ours(&self, pid: Pid) -> bool {
-        self.proc.uid(pid).ok().flatten() == Some(self.observer.uid)
+    /// What a task was let keep is no leak, whatever its name and though its environment may be wiped.
+    fn exempt_by_ledger(&self, stat: &Stat) -> Option<String> {
+        let since = Millis::now().minus(age(stat.start_tick) + CLOCK_SLACK);
+        let kept = Pinned::open(self.proc, self.observer.place, stat.pid).and_then(|pinned| {
+            pinned.map_or(Ok(false), |it| self.store.was_kept(&it.identity, since))
+        });
+        match kept {
+            Ok(false) => None,
+            Ok(true) => Some("a task was let keep it".into()),
+            Err(error) => {
+                Some(format!("it cannot be told whether a task was let keep it: {error}"))
+            }
+        }
     }
 
-    /// Some tracker answers for it, or did: its own ledger decides.
-    fn carries_a_token(&self, pid: Pid) -> bool {
-        self.proc.tokens(pid).is_none_or(|tokens| !tokens.is_empty())
+    /// A program that bears a protected name as well is told: somebody asked for two things that contradict.
+    fn doubt(&self, pid: Pid, program: &Program) -> Option<String> {
+        if let Some(other) = matched(program, self.protected) {
+            return Some(protects(&other.rule));
+        }
+        let is_service = self.proc.is_started_by_systemd(pid);
+        is_service.then(|| "systemd started it as a service of its own".into())
     }
 
     fn parent(&self, snapshot: &Snapshot, stat: &Stat) -> Parent {
-        let parent = Pid::new(i64::from(stat.parent)).filter(|parent| parent.get() != 1);
-        let Some(parent) = parent.and_then(|parent| snapshot.get(parent)) else {
-            return Parent::Reaper;
-        };
+        let Some(parent) = Pid::new(i64::from(stat.parent)) else { return Parent::Outside };
+        if parent.get() == 1 {
+            return Parent::Init;
+        }
+        let Some(parent) = snapshot.get(parent) else { return Parent::Hidden(stat.parent) };
         let executable = self.proc.executable(parent.pid);
         let name = executable.as_deref().map_or(parent.comm.as_slice(), base_name);
         Parent::Alive(parent.pid, String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// Pins a match, if it still is the one that was found and still a leak: a process may have become another program.
+    fn pin(&self, found: &Match) -> Result<Option<Pinned>> {
+        let Some(pinned) = Pinned::open(self.proc, self.observer.place, found.pid)? else {
+            return Ok(None);
+        };
+        let again = self.judge_one(found.pid)?;
+        let same = again.is_some_and(|again| {
+            again.start_tick == found.start_tick && again.judgement == found.judgement
+        });
+        Ok((same && pinned.stat.start_tick == found.start_tick).then_some(pinned))
+    }
+
+    /// The row that a match would get.
+    fn row(
+        &self,
+        owner: InstanceId,
+        task: Option<TaskId>,
+        origin: Origin,
+        grace: Duration,
+        pinned: &Pinned,
+    ) -> Result<NewProcess> {
+        Ok(NewProcess {
+            task,
+            owner,
+            root: None,
+            origin,
+            token: None,
+            identity: pinned.identity,
+            session: None,
+            cgroup: None,
+            containment: Containment::None,
+            command: command_of(self.proc, pinned.pid()),
+            cwd: None,
+            uid: self.proc.uid(pinned.pid())?.unwrap_or(self.observer.uid),
+            limits: Limits { grace, survive: false, max_runtime: None, max_rss: None },
+            started_at: Millis::now().minus(age(pinned.stat.start_tick)),
+            peak_rss: Some(pinned.stat.rss_bytes),
+            cpu: Some(cpu_time(&pinned.stat)),
+            evidence: None,
+            state: State::Ending,
+            allow_survivor: true,
+        })
+    }
+
+    /// The tree of a match, for a dry run: no row is made.
+    pub(super) fn tree(&self, found: &Match) -> Result<Option<Root>> {
+        let Some(pinned) = self.pin(found)? else { return Ok(None) };
+        let new = self.row(InstanceId(0), None, Origin::Swept, Duration::ZERO, &pinned)?;
+        Ok(Some(Root::recorded(ProcessId(0), &new)))
     }
 }
 
@@ -165,17 +259,17 @@ impl Shared {
             names,
             protected: &self.options.protected,
             min_age,
-            answered_for: answered_for(&self.store, self.place())?,
+            answered_for: answered_for(&self.store, self.place(), &HashSet::new())?,
         })
     }
 
     /// Ends what matches a configured name, as part of an orphan pass; answers with what there is to write.
     pub(super) fn sweep(self: &Arc<Self>, report: &mut Report) -> Vec<Settled> {
-        let matches = self
+        let found = self
             .search(&self.options.orphan_names, self.options.min_age)
-            .and_then(|search| search.run());
-        let matches = match matches {
-            Ok(matches) => matches,
+            .and_then(|search| Ok((search.run()?, search)));
+        let (matches, search) = match found {
+            Ok(found) => found,
             Err(error) => {
                 report.errors.push(error.to_string());
                 return Vec::new();
@@ -183,7 +277,6 @@ impl Shared {
         };
         let mut settled = Vec::new();
         for found in matches {
-            report.checked += 1;
             match found.judgement {
                 Judgement::Leak(ref rule) => {
                     let cause = Cause {
@@ -191,19 +284,13 @@ impl Shared {
                         leak: Some(LeakKind::Unregistered),
                         rule: rule.clone(),
                     };
-                    report.checked -= 1;
-                    match self.end_found(&cause, None, Origin::Swept, &found, report) {
+                    match self.end_found(&search, &cause, None, Origin::Swept, &found, report) {
                         Ok(ended) => settled.extend(ended),
                         Err(error) => report.errors.push(error.to_string()),
                     }
                 }
-                Judgement::Suspect(why) => report.suspects.push(Suspect {
-                    task_id: None,
-                    pid: found.pid,
-                    command: found.command,
-                    why,
-                }),
-                Judgement::Nothing => {}
+                Judgement::Suspect(_) => suspect(found, report),
+                Judgement::Spared(_) => {}
             }
         }
         settled
@@ -212,44 +299,15 @@ impl Shared {
     /// Records a process that nobody had registered, claimed by us, and ends its tree.
     pub(super) fn end_found(
         self: &Arc<Self>,
+        search: &Search<'_>,
         cause: &Cause,
         task: Option<TaskId>,
         origin: Origin,
         found: &Match,
         report: &mut Report,
     ) -> Result<Vec<Settled>> {
-        let Some(pinned) = Pinned::open(&self.proc, self.place(), found.pid)? else {
-            return Ok(Vec::new());
-        };
-        if pinned.stat.start_tick != found.start_tick {
-            return Ok(Vec::new());
-        }
-        let new = NewProcess {
-            task,
-            owner: self.instance,
-            root: None,
-            origin,
-            token: None,
-            identity: pinned.identity,
-            session: None,
-            cgroup: None,
-            containment: Containment::None,
-            command: command_of(&self.proc, found.pid),
-            cwd: None,
-            uid: self.proc.uid(found.pid)?.unwrap_or(self.observer.uid),
-            limits: Limits {
-                grace: self.options.grace,
-                survive: false,
-                max_runtime: None,
-                max_rss: None,
-            },
-            started_at: Millis::now().minus(age(pinned.stat.start_tick)),
-            peak_rss: Some(pinned.stat.rss_bytes),
-            cpu: Some(crate::os::procfs::cpu_time(&pinned.stat)),
-            evidence: None,
-            state: State::Ending,
-            allow_survivor: true,
-        };
+        let Some(pinned) = search.pin(found)? else { return Ok(Vec::new()) };
+        let new = search.row(self.instance, task, origin, self.options.grace, &pinned)?;
         let rows = self.store.admit(&self.place(), &[new])?;
         let Some(Ok(row)) = rows.into_iter().next() else { return Ok(Vec::new()) };
         let record: Option<ProcessRecord> = self.store.process(row)?;
@@ -257,13 +315,26 @@ impl Shared {
     }
 }
 
-/// Whom the ledger knows: instances that have not stopped, and live rows of any state.
+/// Reports a match that is left alone.
+pub(super) fn suspect(found: Match, report: &mut Report) {
+    let Judgement::Suspect(why) = found.judgement else { return };
+    report.checked += 1;
+    let Match { pid, command, .. } = found;
+    report.suspects.push(Suspect { task_id: None, pid, command, why });
+}
+
+/// Whom the ledger knows: instances that have not stopped and are not `dead`, and live rows of any state.
 /// Pids of another place mean nothing here: that of a container's pid 1 would exempt everything.
-pub(super) fn answered_for(store: &Store, here: crate::identity::Place) -> Result<HashSet<Pid>> {
+pub(super) fn answered_for(
+    store: &Store,
+    here: Place,
+    dead: &HashSet<InstanceId>,
+) -> Result<HashSet<Pid>> {
     let instances = store.instances_to_judge()?;
     let living = instances
         .iter()
-        .filter(|instance| instance.stopped_at.is_none() && instance.identity.place == here);
+        .filter(|instance| instance.stopped_at.is_none() && !dead.contains(&instance.id))
+        .filter(|instance| instance.identity.place == here);
     let mut rows = store.live()?;
     rows.retain(|row| row.identity.place == here);
     Ok(living

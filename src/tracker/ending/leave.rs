@@ -105,7 +105,7 @@ pub(in super::super) fn protected(proc: &Proc, pid: Pid, names: &[&[String]]) ->
     }
     let argv = proc.command(pid).ok().flatten().unwrap_or_default();
     let program = Program { executable: proc.executable(pid), argv };
-    names.iter().find_map(|names| matched(&program, names)).map(|rule| protects(&rule))
+    names.iter().find_map(|names| matched(&program, names)).map(|found| protects(&found.rule))
 }
 
 /// Takes those out of `found` that are left: each with its evidence and the rule.

@@ -1,0 +1,99 @@
+//! Whose a process is: its user, its PID namespace, and whether systemd started it itself.
+
+use super::procfs::{BUFFER, ENVIRON_LIMIT, Proc, number, split_nul};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+};
+
+/// systemd tells each process that it starts its own pid, since version 248 (systemd.exec(5)). Descendants inherit the
+/// variable and have another pid.
+const SYSTEMD_EXEC_PID: &[u8] = b"SYSTEMD_EXEC_PID=";
+
+/// What `/proc/PID/status` tells of whose a process is (`proc_pid_status(5)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Belonging {
+    pub(crate) real_uid: u32,
+    pub(crate) effective_uid: u32,
+    /// It lives in a PID namespace below the one that this `/proc` shows (`NSpid`, Linux 4.1).
+    pub(crate) nested: bool,
+}
+
+impl Proc {
+    /// Effective uid; `None` where it is gone.
+    pub(crate) fn uid(&self, pid: Pid) -> Result<Option<u32>> {
+        Ok(self.belonging(pid)?.map(|belonging| belonging.effective_uid))
+    }
+
+    /// Whose it is; `None` where it is gone.
+    pub(crate) fn belonging(&self, pid: Pid) -> Result<Option<Belonging>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            if !self.read(pid, "status", buffer, 16 << 10)? {
+                return Ok(None);
+            }
+            parse_status(buffer).map(Some).ok_or_else(|| {
+                Error::new(Kind::Unknown, format!("failed to parse `/proc/{pid}/status`"))
+            })
+        })
+    }
+
+    /// Whether systemd started this very process, as the main process of a service; `false` where it may not be read.
+    pub(crate) fn is_started_by_systemd(&self, pid: Pid) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
+                && is_told_its_pid(buffer, pid)
+        })
+    }
+}
+
+fn is_told_its_pid(environ: &[u8], pid: Pid) -> bool {
+    split_nul(environ)
+        .filter_map(|entry| entry.strip_prefix(SYSTEMD_EXEC_PID))
+        .any(|told| number(told) == Some(pid.get()))
+}
+
+fn parse_status(status: &[u8]) -> Option<Belonging> {
+    let uids: Vec<u32> = field(status, b"Uid:")?.map_while(number).collect();
+    Some(Belonging {
+        real_uid: *uids.first()?,
+        effective_uid: *uids.get(1)?,
+        nested: field(status, b"NSpid:").is_some_and(|pids| pids.count() > 1),
+    })
+}
+
+/// The words of a line. The name of the process stands in the first line and may hold anything but a newline.
+fn field<'a>(status: &'a [u8], label: &[u8]) -> Option<impl Iterator<Item = &'a [u8]>> {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(label))?;
+    Some(line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uids_and_namespaces_are_read_from_their_lines() {
+        let status = b"Name:\tx\nUid:\t1000\t1001\t1002\t1003\nGid:\t1\nNSpid:\t42\t7\n";
+        let found = Belonging { real_uid: 1000, effective_uid: 1001, nested: true };
+        assert_eq!(parse_status(status), Some(found));
+        let plain = parse_status(b"Name:\tUid: 3\nUid:\t0\t0\t0\t0\nNSpid:\t42\n");
+        assert_eq!(plain, Some(Belonging { real_uid: 0, effective_uid: 0, nested: false }));
+        assert_eq!(parse_status(b"Name:\tUid: 3 4\n"), None);
+    }
+
+    #[test]
+    fn only_the_process_that_systemd_started_is_told_its_own_pid() {
+        let pid = Pid::new(42).expect("a pid");
+        assert!(is_told_its_pid(b"A=1\0SYSTEMD_EXEC_PID=42\0", pid));
+        assert!(!is_told_its_pid(b"SYSTEMD_EXEC_PID=421\0XSYSTEMD_EXEC_PID=42\0", pid));
+        assert!(!is_told_its_pid(b"", pid));
+    }
+
+    #[test]
+    fn this_process_belongs_to_whoever_runs_it() {
+        let own = Pid::new(i64::from(std::process::id())).expect("a pid");
+        let found = Proc::open().expect("/proc").belonging(own).expect("read").expect("there");
+        assert_eq!(found.effective_uid, rustix::process::geteuid().as_raw());
+        assert!(!found.nested);
+    }
+}
