@@ -36,6 +36,7 @@ mod leaves;
 mod legacy_list;
 mod limits;
 mod log_lines;
+mod look_alikes;
 mod many_at_once;
 mod not_started;
 mod obstacles;
