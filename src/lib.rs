@@ -37,7 +37,7 @@
 //! | starting programs | [`Job`], [`Tracker::spawn`], [`Process`] |
 //! | processes that were started by other means | [`Tracker::register`], [`Tracker::unregister`] |
 //! | ending | [`Tracker::terminate`], [`Tracker::kill`], [`Tracker::shutdown`] |
-//! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`] |
+//! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_turns`] |
 //! | looking without touching | [`Ledger`], [`diagnose`] |
 //!
 //! # What a crash leaves
@@ -82,7 +82,7 @@ pub use state::{Event, State, next};
 pub use store::{LeakGroup, LeakGrouping};
 pub use tracker::{
     Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME, Finding, Job,
-    Ledger, Level, Output, Process, Signaller, Stdio, Tracker, diagnose,
+    Ledger, Level, Output, Process, Signaller, Stdio, Tracker, Turn, diagnose,
 };
 
 /// The README's Rust, compiled and run.

@@ -49,6 +49,7 @@ pub use ledger::Ledger;
 pub use open::{Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME};
 pub use output::Output;
 pub use process::{Process, Signaller};
+pub use watch::Turn;
 
 use crate::record::Report;
 

@@ -1,6 +1,7 @@
 //! Opening a ledger, in the seed's order: set up, load, clean up, monitor, begin.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -345,8 +346,16 @@ fn own_program() -> String {
 }
 
 fn lock_name(ledger: &Path) -> String {
-    let name = ledger.file_name().unwrap_or_default().to_string_lossy();
-    format!("{name}-instance-{}.lock", uuid::Uuid::new_v4().simple())
+    format!("{}{}.lock", lock_prefix(ledger), uuid::Uuid::new_v4().simple())
+}
+
+fn lock_prefix(ledger: &Path) -> String {
+    format!("{}-instance-", ledger.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Whether a file beside the ledger has the name of an instance's lock.
+pub(super) fn is_lock_name(ledger: &Path, name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(&lock_prefix(ledger)))
 }
 
 impl Tracker {

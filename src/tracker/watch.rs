@@ -5,9 +5,14 @@
 
 use std::{
     collections::HashMap,
-    os::fd::{AsFd, OwnedFd},
+    ffi::{OsStr, OsString},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -16,71 +21,227 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Tracker, liveness::Life, shared::Shared};
+use super::{Tracker, liveness::Life, open::is_lock_name, shared::Shared};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     os::{PidFd, Pinned, Probe, pidfd::timespec},
     record::{InstanceId, Report},
 };
 
 /// What the kernel does not tell is looked at this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// A lock file is made before its instance is in the ledger: that one is looked for this often.
+const EXPECT_PAUSE: Duration = Duration::from_millis(10);
 /// A gated child has copies of its dead host's descriptors until PDEATHSIG strikes: the lock is asked again this soon.
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 const LOCK_ASKS: u32 = 200;
 
+/// One turn of a watch: it has looked at all instances, and done what was to be done.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<'a> {
+    /// Living instances whose deaths the kernel will tell.
+    pub watched: usize,
+    /// What a pass found, where one was needed and found something.
+    pub report: Option<&'a Report>,
+}
+
 impl Tracker {
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "the descriptor is the watch's own until it ends"
-    )]
     /// Ends what dead instances leave as soon as they die, until `stop` becomes readable or is closed by its other end.
     /// `on_report` gets the report of every pass that found something.
     ///
     /// # Errors
     ///
-    /// When the ledger's folder cannot be watched. What goes wrong in one pass is logged, and the watch goes on.
+    /// As [`watch_turns`](Self::watch_turns).
     pub fn watch(&self, stop: OwnedFd, mut on_report: impl FnMut(&Report)) -> Result<()> {
+        self.watch_turns(stop, LOOK_AGAIN, |turn| {
+            if let Some(report) = turn.report {
+                on_report(report);
+            }
+        })
+    }
+
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the descriptor is the watch's own until it ends"
+    )]
+    /// The same, and `on_turn` is called after each turn, at the latest every `look_again`, or 5 s where that is less: who
+    /// has to prove that the watch is alive does it there.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger's folder cannot be watched. What goes wrong in one pass is logged, and the watch goes on.
+    /// [`is_not_found`](Error::is_not_found) once the ledger was removed, or another file is in its place: what is opened
+    /// there from then on would not be watched.
+    pub fn watch_turns(
+        &self,
+        stop: OwnedFd,
+        look_again: Duration,
+        mut on_turn: impl FnMut(&Turn<'_>),
+    ) -> Result<()> {
         let shared = &self.inner.shared;
         shared.check_usable()?;
-        let folder = watch_folder(shared)?;
-        let mut others: HashMap<InstanceId, Arc<PidFd>> = HashMap::new();
+        let mut watching = Watching::new(shared)?;
         loop {
-            if let Err(error) = refresh(shared, &mut others) {
+            if let Err(error) = watching.refresh() {
                 tracing::error!("failed to list the instances: {error}; it is tried again");
             }
-            let died = match wait(&stop, &folder, &others)? {
-                Wake::Stop => return Ok(()),
-                Wake::Died(died) => died,
-                Wake::LookAgain => Vec::new(),
-            };
-            for id in &died {
-                others.remove(id);
-                wait_for_lock(shared, *id);
-            }
-            let needed = needs_a_pass(shared).unwrap_or_else(|error| {
-                tracing::error!("failed to judge the instances: {error}; it is tried again");
-                false
-            });
-            if needed {
-                match shared.reap_orphans() {
-                    Ok(report) if !report.endings.is_empty() || !report.errors.is_empty() => {
-                        on_report(&report);
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::error!("the orphan pass failed: {error}; it is tried again");
-                    }
-                }
+            let report = shared.pass_where_needed();
+            on_turn(&Turn { watched: watching.others.len(), report: report.as_ref() });
+            check_is_there(shared)?;
+            if watching.wait(&stop, look_again.min(LOOK_AGAIN))? == Wake::Stop {
+                return Ok(());
             }
         }
     }
 }
 
+impl Shared {
+    /// What an orphan pass found, where there is somebody to reap for.
+    fn pass_where_needed(self: &Arc<Self>) -> Option<Report> {
+        let needed = needs_a_pass(self).unwrap_or_else(|error| {
+            tracing::error!("failed to judge the instances: {error}; it is tried again");
+            false
+        });
+        let report = needed.then(|| self.reap_orphans())?;
+        match report {
+            Ok(report) => Some(report).filter(|it| !it.endings.is_empty() || !it.errors.is_empty()),
+            Err(error) => {
+                tracing::error!("the orphan pass failed: {error}; it is tried again");
+                None
+            }
+        }
+    }
+}
+
+/// An open ledger stays usable when its name is taken away; those who open it later open another one.
+fn check_is_there(shared: &Shared) -> Result<()> {
+    let path = shared.store.path();
+    match std::fs::metadata(path) {
+        Ok(file) if (file.dev(), file.ino()) == shared.store.file() => Ok(()),
+        // What cannot be looked at now may be there.
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(Error::new(
+            Kind::NotFound,
+            format!(
+                "the ledger `{}` was removed or replaced while it was watched: watch it anew",
+                path.display()
+            ),
+        )),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
 enum Wake {
     Stop,
-    Died(Vec<InstanceId>),
-    LookAgain,
+    Look,
+}
+
+/// What a poll told.
+#[derive(Debug, Default)]
+struct Ready {
+    stop: bool,
+    folder: bool,
+    died: Vec<InstanceId>,
+}
+
+/// Who is watched.
+struct Watching<'a> {
+    shared: &'a Shared,
+    /// inotify on the ledger's folder.
+    folder: OwnedFd,
+    others: HashMap<InstanceId, Arc<PidFd>>,
+    /// Lock files whose instances are not in the ledger yet, and when they were seen.
+    expected: HashMap<OsString, Instant>,
+}
+
+impl<'a> Watching<'a> {
+    fn new(shared: &'a Shared) -> Result<Self> {
+        let folder = watch_folder(shared)?;
+        Ok(Self { shared, folder, others: HashMap::new(), expected: HashMap::new() })
+    }
+
+    /// Opens a pidfd for each living instance that has none yet.
+    fn refresh(&mut self) -> Result<()> {
+        let shared = self.shared;
+        // From then on the looks at intervals find it, if it ever comes.
+        self.expected.retain(|_, seen| seen.elapsed() < LOOK_AGAIN);
+        for instance in shared.store.instances_to_judge()? {
+            self.expected.remove(OsStr::new(&instance.lock_name));
+            let is_new = instance.id != shared.instance
+                && instance.stopped_at.is_none()
+                && !self.others.contains_key(&instance.id);
+            if !is_new {
+                continue;
+            }
+            if let Probe::Alive(pinned) =
+                Pinned::probe(&shared.proc, shared.place(), &instance.identity)
+            {
+                self.others.insert(instance.id, pinned.into_fd());
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps until there is something to look at. Other files in the folder, such as an export, are not.
+    fn wait(&mut self, stop: &OwnedFd, look_again: Duration) -> Result<Wake> {
+        let limit = if self.expected.is_empty() { look_again } else { EXPECT_PAUSE };
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ready { stop, folder, died } = self.poll(stop, left)?;
+            if stop {
+                return Ok(Wake::Stop);
+            }
+            let relevant = folder && self.read_folder();
+            for id in &died {
+                self.others.remove(id);
+                wait_for_lock(self.shared, *id);
+            }
+            if relevant || !died.is_empty() || Instant::now() >= until {
+                return Ok(Wake::Look);
+            }
+        }
+    }
+
+    fn poll(&self, stop: &OwnedFd, limit: Duration) -> Result<Ready> {
+        let (ids, pidfds): (Vec<InstanceId>, Vec<&Arc<PidFd>>) =
+            self.others.iter().map(|(id, fd)| (*id, fd)).unzip();
+        let mut fds =
+            vec![PollFd::new(stop, PollFlags::IN), PollFd::new(&self.folder, PollFlags::IN)];
+        fds.extend(pidfds.iter().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
+        match poll(&mut fds, Some(&timespec(limit))) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Ready::default()),
+            Err(error) => return Err(Error::os("failed to wait for instances to die", error)),
+        }
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let died = ids.into_iter().zip(&fds[2..]).filter(|(_, fd)| is_ready(fd));
+        Ok(Ready {
+            stop: is_ready(&fds[0]),
+            folder: is_ready(&fds[1]),
+            died: died.map(|(id, _)| id).collect(),
+        })
+    }
+
+    /// Notes which lock files are new; whether there was anything that concerns the ledger.
+    fn read_folder(&mut self) -> bool {
+        let ledger = self.shared.store.path();
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.folder, &mut buffer);
+        let mut relevant = false;
+        while let Ok(event) = events.next() {
+            let name = OsStr::from_bytes(event.file_name().map_or(b"", |name| name.to_bytes()));
+            let is_lock = is_lock_name(ledger, name);
+            // Without a name it is about the folder, or events were lost.
+            relevant |= is_lock || name.is_empty() || ledger.file_name() == Some(name);
+            if is_lock && event.events().contains(inotify::ReadFlags::CREATE) {
+                self.expected.insert(name.to_owned(), Instant::now());
+            } else {
+                self.expected.remove(name);
+            }
+        }
+        relevant
+    }
 }
 
 fn watch_folder(shared: &Shared) -> Result<OwnedFd> {
@@ -88,61 +249,12 @@ fn watch_folder(shared: &Shared) -> Result<OwnedFd> {
     let failed = |error: Errno| Error::os(format!("failed to watch `{}`", folder.display()), error);
     let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
         .map_err(failed)?;
-    let events =
-        inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_TO;
+    let events = inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::DELETE
+        | inotify::WatchFlags::MOVED_TO
+        | inotify::WatchFlags::MOVED_FROM;
     inotify::add_watch(&fd, folder, events).map_err(failed)?;
     Ok(fd)
-}
-
-/// Opens a pidfd for each living instance that has none yet.
-fn refresh(shared: &Shared, others: &mut HashMap<InstanceId, Arc<PidFd>>) -> Result<()> {
-    for instance in shared.store.instances_to_judge()? {
-        let is_new = instance.id != shared.instance
-            && instance.stopped_at.is_none()
-            && !others.contains_key(&instance.id);
-        if !is_new {
-            continue;
-        }
-        if let Probe::Alive(pinned) =
-            Pinned::probe(&shared.proc, shared.place(), &instance.identity)
-        {
-            others.insert(instance.id, pinned.into_fd());
-        }
-    }
-    Ok(())
-}
-
-fn wait(
-    stop: &OwnedFd,
-    folder: &OwnedFd,
-    others: &HashMap<InstanceId, Arc<PidFd>>,
-) -> Result<Wake> {
-    let ids: Vec<InstanceId> = others.keys().copied().collect();
-    let mut fds = vec![PollFd::new(stop, PollFlags::IN), PollFd::new(folder, PollFlags::IN)];
-    fds.extend(
-        ids.iter()
-            .filter_map(|id| others.get(id))
-            .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)),
-    );
-    match poll(&mut fds, Some(&timespec(LOOK_AGAIN))) {
-        Ok(_) | Err(Errno::INTR) => {}
-        Err(error) => return Err(Error::os("failed to wait for instances to die", error)),
-    }
-    let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-    if ready[0] {
-        return Ok(Wake::Stop);
-    }
-    if ready[1] {
-        drain(folder);
-    }
-    let died: Vec<InstanceId> =
-        ids.iter().zip(&ready[2..]).filter(|(_, dead)| **dead).map(|(id, _)| *id).collect();
-    Ok(if died.is_empty() { Wake::LookAgain } else { Wake::Died(died) })
-}
-
-fn drain(folder: &OwnedFd) {
-    let mut buffer = [0_u8; 4096];
-    while matches!(rustix::io::read(folder, &mut buffer), Ok(1..)) {}
 }
 
 fn wait_for_lock(shared: &Shared, id: InstanceId) {

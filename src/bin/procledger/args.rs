@@ -100,7 +100,7 @@ impl Cli {
                 let context = context(args.access())?;
                 args.run(&context)
             }
-            Command::Watch(args) => args.run(&context(Create)?),
+            Command::Watch(args) => args.run(&self.global),
             Command::Report(args) => args.run(&context(Existing)?),
             Command::Export(args) => args.run(&context(Existing)?),
             Command::Import(args) => args.run(&context(Create)?),

@@ -9,10 +9,12 @@ mod context;
 mod exit;
 mod ledger_path;
 mod logging;
+mod notify;
 mod output;
 mod pin;
 mod privilege;
 mod render;
+mod service;
 mod signals;
 mod units;
 

@@ -4,7 +4,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
@@ -18,6 +18,12 @@ use rustix::{
 /// A pidfd to the very process that the ledger means.
 #[derive(Debug)]
 pub(crate) struct Pin(OwnedFd);
+
+impl AsFd for Pin {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Pin {
     /// `None` where the process is gone, its number somebody else's.

@@ -1,6 +1,9 @@
 //! Signals taken from a descriptor instead of a handler.
 
-use std::{fs, io};
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use nix::sys::{
     signal::{SigSet, Signal},
@@ -26,6 +29,12 @@ pub(crate) const FORWARDED: [Signal; 6] = [
 /// Signals that are blocked, and wait to be read.
 #[derive(Debug)]
 pub(crate) struct Signals(SignalFd);
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Signals {
     /// Blocks `which` in this thread and in those that it starts; so before any other thread runs. What the caller had
