@@ -30,11 +30,8 @@ use crate::{
 
 /// What the kernel does not tell is looked at this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// A lock file is made before its instance is in the ledger: that one is looked for this often.
-const EXPECT_PAUSE: Duration = Duration::from_millis(10);
-/// A gated child has copies of its dead host's descriptors until PDEATHSIG strikes: the lock is asked again this soon.
-const LOCK_PAUSE: Duration = Duration::from_millis(1);
-const LOCK_ASKS: u32 = 200;
+/// What is about to happen, and is not told by the kernel, is looked at this often, for as long as [`LOOK_AGAIN`].
+const LOOK_SOON: Duration = Duration::from_millis(5);
 
 /// One turn of a watch: it has looked at all instances, and done what was to be done.
 #[derive(Clone, Copy, Debug)]
@@ -150,14 +147,20 @@ struct Watching<'a> {
     /// inotify on the ledger's folder.
     folder: OwnedFd,
     others: HashMap<InstanceId, Arc<PidFd>>,
-    /// Lock files whose instances are not in the ledger yet, and when they were seen.
+    /// Lock files whose instances are not in the ledger yet, and when they were seen: the file is made before the row.
     expected: HashMap<OsString, Instant>,
+    /// Instances that have died and are not judged dead yet, and when they died: a gated child has a copy of its host's
+    /// lock until PDEATHSIG strikes.
+    undecided: HashMap<InstanceId, Instant>,
 }
 
 impl<'a> Watching<'a> {
     fn new(shared: &'a Shared) -> Result<Self> {
         let folder = watch_folder(shared)?;
-        Ok(Self { shared, folder, others: HashMap::new(), expected: HashMap::new() })
+        // Who is on the way into the ledger has made its file before we looked.
+        let expected = locks(shared).into_iter().map(|name| (name, Instant::now())).collect();
+        let (others, undecided) = (HashMap::new(), HashMap::new());
+        Ok(Self { shared, folder, others, expected, undecided })
     }
 
     /// Opens a pidfd for each living instance that has none yet.
@@ -165,7 +168,10 @@ impl<'a> Watching<'a> {
         let shared = self.shared;
         // From then on the looks at intervals find it, if it ever comes.
         self.expected.retain(|_, seen| seen.elapsed() < LOOK_AGAIN);
-        for instance in shared.store.instances_to_judge()? {
+        let instances = shared.store.instances_to_judge()?;
+        let open = |id| instances.iter().any(|it| it.id == id && it.stopped_at.is_none());
+        self.undecided.retain(|&id, died| died.elapsed() < LOOK_AGAIN && open(id));
+        for instance in instances {
             self.expected.remove(OsStr::new(&instance.lock_name));
             let is_new = instance.id != shared.instance
                 && instance.stopped_at.is_none()
@@ -184,7 +190,8 @@ impl<'a> Watching<'a> {
 
     /// Sleeps until there is something to look at. Other files in the folder, such as an export, are not.
     fn wait(&mut self, stop: &OwnedFd, look_again: Duration) -> Result<Wake> {
-        let limit = if self.expected.is_empty() { look_again } else { EXPECT_PAUSE };
+        let nothing_soon = self.expected.is_empty() && self.undecided.is_empty();
+        let limit = if nothing_soon { look_again } else { LOOK_SOON };
         let until = Instant::now() + limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -195,7 +202,7 @@ impl<'a> Watching<'a> {
             let relevant = folder && self.read_folder();
             for id in &died {
                 self.others.remove(id);
-                wait_for_lock(self.shared, *id);
+                self.undecided.insert(*id, Instant::now());
             }
             if relevant || !died.is_empty() || Instant::now() >= until {
                 return Ok(Wake::Look);
@@ -257,14 +264,12 @@ fn watch_folder(shared: &Shared) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-fn wait_for_lock(shared: &Shared, id: InstanceId) {
-    for _ in 0..LOCK_ASKS {
-        let judged = shared.judge_others().unwrap_or_default();
-        match judged.iter().find(|(instance, _)| instance.id == id) {
-            Some((_, Life::Alive)) => std::thread::sleep(LOCK_PAUSE),
-            _ => return,
-        }
-    }
+/// Names of the lock files beside the ledger; where they cannot be listed, none.
+fn locks(shared: &Shared) -> Vec<OsString> {
+    let ledger = shared.store.path();
+    let folder = ledger.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+    let names = folder.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
+    names.filter(|name| is_lock_name(ledger, name)).collect()
 }
 
 /// A pass is for instances that died, or stopped and left something: not for every file in the folder.

@@ -228,6 +228,29 @@ fn a_ledger_that_is_made_anew_is_watched_anew() {
     watch.stop().expect(0);
 }
 
+/// An instance that opens while the watch begins was seen by neither the list nor inotify, and rested for five seconds.
+#[test]
+fn a_host_that_opens_while_the_watch_begins_is_not_missed() {
+    let _alone = alone();
+    let place = Place::new();
+    start_host(&place, "ledger.db").stop();
+    let slowest = (0..8).map(|round| {
+        let watch = Watch::on(&place, &["--db", "ledger.db"]);
+        let mut host = start_host(&place, "ledger.db");
+        let root = host.spawn(&format!("round-{round}"), "exec sleep 300");
+        let opened =
+            "SELECT count(*) FROM instance WHERE program = 'procledger' AND stopped_at IS NULL";
+        until("the watch is open", || place.sqlite3(opened) == "1");
+        host.crash();
+        let since = Instant::now();
+        until("its tree is dead", || root.is_dead());
+        watch.stop().expect(0);
+        since.elapsed()
+    });
+    let slowest = slowest.max().expect("rounds");
+    assert!(slowest < Duration::from_secs(3), "it was found by the look at intervals: {slowest:?}");
+}
+
 /// Its lock file tells of it before its row is there; that the row is not there yet must not mean five seconds of rest.
 #[test]
 fn a_host_that_dies_right_after_it_was_started_is_not_missed() {
