@@ -4,7 +4,7 @@
 //! killed it and across namespaces; the identity survives a lock file that somebody deleted. A row that came with a copy of
 //! the ledger proves nothing: its instance may live beside the original.
 
-use std::path::Path;
+use std::{ffi::OsStr, path::Path};
 
 use super::shared::Shared;
 use crate::{
@@ -74,6 +74,20 @@ pub(super) fn lock_path(store: &Store, instance: &InstanceRecord) -> std::path::
     // A name from the ledger is data: only its last part counts, so it cannot lead elsewhere.
     let name = Path::new(&instance.lock_name).file_name().unwrap_or_default();
     store.path().with_file_name(name)
+}
+
+/// A new name for the lock file of an instance.
+pub(super) fn new_lock_name(ledger: &Path) -> String {
+    format!("{}{}.lock", lock_prefix(ledger), uuid::Uuid::new_v4().simple())
+}
+
+fn lock_prefix(ledger: &Path) -> String {
+    format!("{}-instance-", ledger.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Whether a file beside the ledger has the name of an instance's lock.
+pub(super) fn is_lock_name(ledger: &Path, name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(&lock_prefix(ledger)))
 }
 
 impl Shared {

@@ -1,7 +1,6 @@
 //! Opening a ledger, in the seed's order: set up, load, clean up, monitor, begin.
 
 use std::{
-    ffi::OsStr,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -10,6 +9,7 @@ use std::{
 use super::{
     Inner, Tracker,
     keep::check_names,
+    liveness::new_lock_name,
     monitor,
     shared::{Opened, Options, Shared, lock},
     spawn,
@@ -219,7 +219,7 @@ impl Builder {
         let identity = Pinned::open(&proc, place, own)?
             .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
             .identity;
-        let lock_name = lock_name(store.path());
+        let lock_name = new_lock_name(store.path());
         // The lock before the row: a row without a held lock looks like a dead instance.
         let lock = HeldLock::create(&store.path().with_file_name(&lock_name), observer.uid)?;
         let new = NewInstance {
@@ -343,19 +343,6 @@ fn own_program() -> String {
         .ok()
         .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
         .unwrap_or_else(|| "unknown".into())
-}
-
-fn lock_name(ledger: &Path) -> String {
-    format!("{}{}.lock", lock_prefix(ledger), uuid::Uuid::new_v4().simple())
-}
-
-fn lock_prefix(ledger: &Path) -> String {
-    format!("{}-instance-", ledger.file_name().unwrap_or_default().to_string_lossy())
-}
-
-/// Whether a file beside the ledger has the name of an instance's lock.
-pub(super) fn is_lock_name(ledger: &Path, name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| name.starts_with(&lock_prefix(ledger)))
 }
 
 impl Tracker {

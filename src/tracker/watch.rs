@@ -21,7 +21,11 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Tracker, liveness::Life, open::is_lock_name, shared::Shared};
+use super::{
+    Tracker,
+    liveness::{Life, is_lock_name},
+    shared::Shared,
+};
 use crate::{
     error::{Error, Kind, Result},
     os::{PidFd, Pinned, Probe, pidfd::timespec},

