@@ -64,6 +64,7 @@
 mod error;
 mod export;
 mod identity;
+pub mod keeper;
 mod os;
 mod plan;
 mod record;

@@ -21,6 +21,8 @@ pub(crate) enum Evidence {
     Group,
     /// Its parent is a member.
     ChildOf(Pid),
+    /// It was orphaned below the keeper that the gate made for the root.
+    Keeper,
     /// It carries the root's token.
     Token,
     /// An earlier pass recorded it below the root.
@@ -35,6 +37,7 @@ impl fmt::Display for Evidence {
             Self::Session => f.write_str("session"),
             Self::Group => f.write_str("process group"),
             Self::ChildOf(parent) => write!(f, "child of {parent}"),
+            Self::Keeper => f.write_str("below its keeper"),
             Self::Token => f.write_str("token"),
             Self::Recorded => f.write_str("recorded descendant"),
         }
@@ -52,6 +55,8 @@ pub(crate) struct TreeView {
     pub(crate) group: Option<Pid>,
     /// Who is in its cgroup leaf. Listed after the snapshot was taken: a pid of both is the same process in both.
     pub(crate) leaf: HashSet<Pid>,
+    /// The keeper of the tree, while it lives: no member itself, but all that is below it.
+    pub(crate) keeper: Option<Pid>,
     /// Members that were recorded, or found by an earlier look.
     pub(crate) known: Vec<(Pid, Evidence)>,
     /// Processes of the row's uid that carry the token.
@@ -101,6 +106,10 @@ pub(crate) fn members(snapshot: &Snapshot, tree: &TreeView, exempt: &HashSet<Pid
         }
     }
     close(snapshot, &mut found.members, &mut open, &mut add);
+    for child in tree.keeper.iter().flat_map(|&keeper| snapshot.children(keeper)) {
+        add(&mut found.members, &mut open, child.pid, Evidence::Keeper);
+    }
+    close(snapshot, &mut found.members, &mut open, &mut add);
     let (on_terminal, plain): (Vec<_>, Vec<_>) =
         tree.carriers.iter().partition(|&&pid| serves_a_terminal(snapshot, pid));
     for pid in plain {
@@ -142,6 +151,38 @@ impl TreeView {
             || self.carriers.contains(&stat.pid)
             || self.session.is_some_and(|session| stat.session == session.get())
             || self.group.is_some_and(|group| stat.group == group.get())
+            || self.keeper.is_some_and(|keeper| stat.parent == keeper.get())
+    }
+
+    /// The tree without what does not tell "below": a task that restarts its host leaves the token, and a row that an
+    /// earlier pass made, to the new one, which is nobody's descendant any more but the keeper's.
+    pub(crate) fn certain(&self) -> Self {
+        let doubtful = |evidence: &Evidence| {
+            use Evidence::{Keeper, Leaf, Recorded, Token};
+            matches!(evidence, Leaf | Token | Recorded | Keeper)
+        };
+        Self {
+            carriers: Vec::new(),
+            leaf: HashSet::new(),
+            keeper: None,
+            known: self.known.iter().copied().filter(|(_, how)| !doubtful(how)).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Forgets the keeper where one of `instances` is below it and no certain member: what is below that keeper may be of
+    /// the new host then, whose tasks' daemons are orphaned to it as well.
+    pub(crate) fn trust_keeper(
+        &mut self,
+        snapshot: &Snapshot,
+        certain: &BTreeMap<Pid, Evidence>,
+        instances: impl IntoIterator<Item = Pid>,
+    ) {
+        let Some(keeper) = self.keeper else { return };
+        let below = snapshot.below(keeper);
+        if instances.into_iter().any(|pid| below.contains(&pid) && !certain.contains_key(&pid)) {
+            self.keeper = None;
+        }
     }
 }
 
