@@ -318,6 +318,43 @@ mod tests {
         assert_eq!(pids(&members(&world(), &tree, &HashSet::from([pid(11)]))), [10]);
     }
 
+    /// 5 is a keeper, 10 its root, 12 a daemon that was orphaned to it, 13 a new host that was too, 14 that one's program.
+    fn kept_world() -> Snapshot {
+        let all = [
+            (1, 0, 1),
+            (5, 1, 5),
+            (10, 5, 10),
+            (11, 10, 10),
+            (12, 5, 12),
+            (13, 5, 13),
+            (14, 13, 14),
+        ];
+        Snapshot::new(all.map(|(number, parent, session)| stat(number, parent, session)))
+    }
+
+    #[test]
+    fn all_that_is_below_a_keeper_is_a_member_and_the_keeper_is_none() {
+        let tree = TreeView { root: Some(pid(10)), keeper: Some(pid(5)), ..TreeView::default() };
+        let found = members(&kept_world(), &tree, &HashSet::new());
+        assert_eq!(pids(&found), [10, 11, 12, 13, 14]);
+        assert_eq!(found.members[&pid(10)], Evidence::Root);
+        assert_eq!(found.members[&pid(12)], Evidence::Keeper);
+    }
+
+    #[test]
+    fn invariant_13_below_a_new_host_a_keeper_tells_nothing() {
+        let tree = TreeView { root: Some(pid(10)), keeper: Some(pid(5)), ..TreeView::default() };
+        let certain = members(&kept_world(), &tree.certain(), &HashSet::new()).members;
+        let trusted = |instances: &[u32]| {
+            let mut tree = tree.clone();
+            tree.trust_keeper(&kept_world(), &certain, instances.iter().map(|&number| pid(number)));
+            tree.keeper.is_some()
+        };
+        assert!(!trusted(&[13]), "it is nobody's child but the keeper's");
+        assert!(trusted(&[11]), "it is the root's child, and goes with it");
+        assert!(trusted(&[1]), "it is not below the keeper");
+    }
+
     #[test]
     fn a_kernel_thread_is_never_a_member() {
         let mut thread = stat(40, 2, 0);
