@@ -70,10 +70,9 @@ impl Shared {
     /// Refuses to open where the containment that was asked for cannot be had.
     pub(super) fn check_containment(&self) -> Result<()> {
         match self.containment_mode()? {
-            ContainmentMode::Auto | ContainmentMode::Session => Ok(()),
+            // A keeper is tried once the registrar is there.
+            ContainmentMode::Auto | ContainmentMode::Session | ContainmentMode::Keeper => Ok(()),
             ContainmentMode::Cgroup => self.branch().map(|_| ()),
-            // Tried once the registrar is there.
-            ContainmentMode::Keeper => Ok(()),
         }
     }
 

@@ -78,7 +78,7 @@ impl Shared {
             }
             if let Some(row) = keeper_of(data.u64()) {
                 if let Some(entry) = self.entry(row) {
-                    self.notice_keeper(&entry);
+                    Self::notice_keeper(&entry);
                 }
                 continue;
             }

@@ -205,8 +205,8 @@ impl Shared {
 
     /// Takes on a process: from now on its death is noticed.
     pub(super) fn take_on(&self, root: Root, hold: Hold, pidfd: &Arc<PidFd>) -> Arc<Entry> {
-        let held = self.held_pidfds.fetch_add(hold.descriptors(), Ordering::Relaxed);
-        let held_by_us = (held < self.pidfd_limit).then(|| Arc::clone(pidfd));
+        let before = self.held_pidfds.fetch_add(hold.descriptors(), Ordering::Relaxed);
+        let held_by_us = (before < self.pidfd_limit).then(|| Arc::clone(pidfd));
         let row = root.row;
         let has_deadline = root.limits.max_runtime.is_some();
         let entry = Entry::new(root, hold, held_by_us);

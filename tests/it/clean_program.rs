@@ -104,7 +104,7 @@ pub(crate) fn check(given: &Given, tracker: &Tracker) {
     if crate::gate_host::is_kept() {
         // It has gone by now.
         assert_ne!(fields[1], parent, "its keeper is its parent");
-        parent = fields[1].to_owned();
+        fields[1].clone_into(&mut parent);
     }
     let expected = [parent, pid.to_string(), pid.to_string()];
     assert_eq!(fields[1..4], expected.each_ref().map(String::as_str), "ppid, pgid, sid: {stat}");

@@ -181,7 +181,9 @@ impl Errand {
         texts.for_each(|text| put(&mut bytes, text));
         for list in [&self.args, &self.protected] {
             put_number(&mut bytes, list.len() as u64);
-            list.iter().for_each(|text| put(&mut bytes, text.as_bytes()));
+            for text in list {
+                put(&mut bytes, text.as_bytes());
+            }
         }
         for (key, value) in &self.environment {
             put(&mut bytes, key.as_bytes());

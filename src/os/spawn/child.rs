@@ -23,7 +23,7 @@ const SIGNAL_SET: usize = 8;
 const NEVER_RAN: usize = 125;
 
 /// Where an open executable stands until exec.
-pub(super) const EXECUTABLE: usize = 3;
+pub(super) const EXECUTABLE: u16 = 3;
 
 /// What becomes of descriptor 0, 1 or 2.
 #[derive(Clone, Copy, Debug)]
@@ -145,11 +145,11 @@ fn prepare(plan: &Plan<'_>) {
 
 /// Closes all but the standard descriptors, and the executable where one is open: exec closes that.
 fn close_others(plan: &Plan<'_>) {
-    let mut first = EXECUTABLE;
+    let mut first = usize::from(EXECUTABLE);
     if let Some(executable) = plan.executable {
         let source = executable.cast_unsigned() as usize;
         let cloexec = libc::O_CLOEXEC.cast_unsigned() as usize;
-        let copied = call(libc::SYS_dup3, [source, EXECUTABLE, cloexec, 0, 0]);
+        let copied = call(libc::SYS_dup3, [source, first, cloexec, 0, 0]);
         check(plan, step::DESCRIPTORS, copied);
         first = first.wrapping_add(1);
     }
@@ -272,7 +272,7 @@ fn become_program(plan: &Plan<'_>) -> ! {
 
 fn execute_open(plan: &Plan<'_>) -> isize {
     let (empty, flags) = (c"".as_ptr() as usize, libc::AT_EMPTY_PATH.cast_unsigned() as usize);
-    let args = [EXECUTABLE, empty, plan.argv as usize, plan.envp as usize, flags];
+    let args = [usize::from(EXECUTABLE), empty, plan.argv as usize, plan.envp as usize, flags];
     call(libc::SYS_execveat, args)
 }
 

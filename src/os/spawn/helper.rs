@@ -38,7 +38,7 @@ pub(in super::super) fn start<P>(
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed)?;
     // Above the numbers that they are copied to.
-    let low = EXECUTABLE as i32 + 1;
+    let low = i32::from(EXECUTABLE) + 1;
     let null = fcntl_dupfd_cloexec(null, low).map_err(failed)?;
     let socket = fcntl_dupfd_cloexec(&helper.socket, low).map_err(failed)?;
     let executable = fcntl_dupfd_cloexec(helper.executable.as_fd(), low).map_err(failed)?;

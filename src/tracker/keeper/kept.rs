@@ -96,7 +96,7 @@ impl Shared {
 
     /// Tells of a keeper that was killed while its program lives. It goes on: its end is known by its pidfd, and its strays by
     /// session, token and recorded descendants.
-    pub(in super::super) fn notice_keeper(&self, entry: &Entry) {
+    pub(in super::super) fn notice_keeper(entry: &Entry) {
         let gone = entry.kept.as_ref().is_some_and(Kept::has_gone);
         let lives = entry.pidfd.as_ref().is_some_and(|fd| !fd.is_dead().unwrap_or(true));
         if gone && lives && !entry.is_being_ended() {

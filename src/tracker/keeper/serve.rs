@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
 fn serve() -> Result<()> {
     let Some((seat, command)) = Seat::take()? else { return Ok(()) };
     let keeper = Keeper { proc: Proc::open()?, place: current_place()?, own: own_pid()?, seat };
-    if let Some(program) = keeper.start(command)? {
+    if let Some(program) = keeper.start(command) {
         // The thread that asked the host is gone: libc has no use for its own signals any more.
         block_all_signals();
         // Whatever folder the host was in is not held by us.
@@ -70,7 +70,7 @@ struct Keeper {
 
 impl Keeper {
     /// Starts the program, if the host commits its row; `None` where it did not run, and the host knows why.
-    fn start(&self, command: Command) -> Result<Option<Identity>> {
+    fn start(&self, command: Command) -> Option<Identity> {
         let (doorbell, applicant) = (Doorbell::default(), Applicant::new(()));
         let (spawned, identity) = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().spawn_scoped(scope, || self.relay(&doorbell));
@@ -96,7 +96,7 @@ impl Keeper {
         };
         // A host that does not hear it is gone: the watch sees that.
         let _ = self.seat.channel.tell_host(word, &[], GATE_LIMIT);
-        Ok(program)
+        program
     }
 
     /// Asks the host about the child at the gate, and decides as it says.
