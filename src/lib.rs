@@ -163,6 +163,7 @@
 mod error;
 mod export;
 mod identity;
+pub mod keeper;
 mod os;
 mod plan;
 mod record;

@@ -8,6 +8,7 @@
 //! - [`holders`]: who keeps a process from ending: a tracer, the freezer;
 //! - [`features`]: what the kernel allows;
 //! - [`cgroup`]: a v2 leaf for each tree;
+//! - [`keeper`]: the process between a host and its program, and how the two talk;
 //! - [`lock`]: an instance's lock file;
 //! - [`spawn`]: the gate;
 //! - [`tty`]: the terminal's foreground group.
@@ -16,6 +17,7 @@ pub(crate) mod belonging;
 pub(crate) mod cgroup;
 pub(crate) mod features;
 mod holders;
+pub(crate) mod keeper;
 pub(crate) mod lock;
 pub(crate) mod pidfd;
 pub(crate) mod place;

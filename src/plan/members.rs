@@ -21,6 +21,8 @@ pub(crate) enum Evidence {
     Group,
     /// Its parent is a member.
     ChildOf(Pid),
+    /// It was orphaned below the keeper that the gate made for the root.
+    Keeper,
     /// It carries the root's token.
     Token,
     /// An earlier pass recorded it below the root.
@@ -35,6 +37,7 @@ impl fmt::Display for Evidence {
             Self::Session => f.write_str("session"),
             Self::Group => f.write_str("process group"),
             Self::ChildOf(parent) => write!(f, "child of {parent}"),
+            Self::Keeper => f.write_str("below its keeper"),
             Self::Token => f.write_str("token"),
             Self::Recorded => f.write_str("recorded descendant"),
         }
@@ -52,6 +55,8 @@ pub(crate) struct TreeView {
     pub(crate) group: Option<Pid>,
     /// Who is in its cgroup leaf. Listed after the snapshot was taken: a pid of both is the same process in both.
     pub(crate) leaf: HashSet<Pid>,
+    /// The keeper of the tree, while it lives: no member itself, but all that is below it.
+    pub(crate) keeper: Option<Pid>,
     /// Members that were recorded, or found by an earlier look.
     pub(crate) known: Vec<(Pid, Evidence)>,
     /// Processes of the row's uid that carry the token.
@@ -101,6 +106,10 @@ pub(crate) fn members(snapshot: &Snapshot, tree: &TreeView, exempt: &HashSet<Pid
         }
     }
     close(snapshot, &mut found.members, &mut open, &mut add);
+    for child in tree.keeper.iter().flat_map(|&keeper| snapshot.children(keeper)) {
+        add(&mut found.members, &mut open, child.pid, Evidence::Keeper);
+    }
+    close(snapshot, &mut found.members, &mut open, &mut add);
     let (on_terminal, plain): (Vec<_>, Vec<_>) =
         tree.carriers.iter().partition(|&&pid| serves_a_terminal(snapshot, pid));
     for pid in plain {
@@ -142,6 +151,38 @@ impl TreeView {
             || self.carriers.contains(&stat.pid)
             || self.session.is_some_and(|session| stat.session == session.get())
             || self.group.is_some_and(|group| stat.group == group.get())
+            || self.keeper.is_some_and(|keeper| stat.parent == keeper.get())
+    }
+
+    /// The tree without what does not tell "below": a task that restarts its host leaves the token, and a row that an
+    /// earlier pass made, to the new one, which is nobody's descendant any more but the keeper's.
+    pub(crate) fn certain(&self) -> Self {
+        let doubtful = |evidence: &Evidence| {
+            use Evidence::{Keeper, Leaf, Recorded, Token};
+            matches!(evidence, Leaf | Token | Recorded | Keeper)
+        };
+        Self {
+            carriers: Vec::new(),
+            leaf: HashSet::new(),
+            keeper: None,
+            known: self.known.iter().copied().filter(|(_, how)| !doubtful(how)).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Forgets the keeper where one of `instances` is below it and no certain member: what is below that keeper may be of
+    /// the new host then, whose tasks' daemons are orphaned to it as well.
+    pub(crate) fn trust_keeper(
+        &mut self,
+        snapshot: &Snapshot,
+        certain: &BTreeMap<Pid, Evidence>,
+        instances: impl IntoIterator<Item = Pid>,
+    ) {
+        let Some(keeper) = self.keeper else { return };
+        let below = snapshot.below(keeper);
+        if instances.into_iter().any(|pid| below.contains(&pid) && !certain.contains_key(&pid)) {
+            self.keeper = None;
+        }
     }
 }
 
@@ -275,6 +316,43 @@ mod tests {
     fn nothing_is_a_member_through_what_is_exempt() {
         let tree = TreeView { root: Some(pid(10)), ..TreeView::default() };
         assert_eq!(pids(&members(&world(), &tree, &HashSet::from([pid(11)]))), [10]);
+    }
+
+    /// 5 is a keeper, 10 its root, 12 a daemon that was orphaned to it, 13 a new host that was too, 14 that one's program.
+    fn kept_world() -> Snapshot {
+        let all = [
+            (1, 0, 1),
+            (5, 1, 5),
+            (10, 5, 10),
+            (11, 10, 10),
+            (12, 5, 12),
+            (13, 5, 13),
+            (14, 13, 14),
+        ];
+        Snapshot::new(all.map(|(number, parent, session)| stat(number, parent, session)))
+    }
+
+    #[test]
+    fn all_that_is_below_a_keeper_is_a_member_and_the_keeper_is_none() {
+        let tree = TreeView { root: Some(pid(10)), keeper: Some(pid(5)), ..TreeView::default() };
+        let found = members(&kept_world(), &tree, &HashSet::new());
+        assert_eq!(pids(&found), [10, 11, 12, 13, 14]);
+        assert_eq!(found.members[&pid(10)], Evidence::Root);
+        assert_eq!(found.members[&pid(12)], Evidence::Keeper);
+    }
+
+    #[test]
+    fn invariant_13_below_a_new_host_a_keeper_tells_nothing() {
+        let tree = TreeView { root: Some(pid(10)), keeper: Some(pid(5)), ..TreeView::default() };
+        let certain = members(&kept_world(), &tree.certain(), &HashSet::new()).members;
+        let trusted = |instances: &[u32]| {
+            let mut tree = tree.clone();
+            tree.trust_keeper(&kept_world(), &certain, instances.iter().map(|&number| pid(number)));
+            tree.keeper.is_some()
+        };
+        assert!(!trusted(&[13]), "it is nobody's child but the keeper's");
+        assert!(trusted(&[11]), "it is the root's child, and goes with it");
+        assert!(trusted(&[1]), "it is not below the keeper");
     }
 
     #[test]

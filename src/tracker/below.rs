@@ -46,6 +46,8 @@ struct Scene<'a> {
     /// Roots, and the acting process with its ancestors: what is below one of them belongs to that one.
     apart: HashSet<Pid>,
     carriers: HashMap<Uuid, Vec<Pid>>,
+    /// By the tokens of their trees.
+    keepers: HashMap<Uuid, Pid>,
 }
 
 impl Shared {
@@ -98,7 +100,9 @@ impl Shared {
                 .collect(),
             apart: apart.chain(self.proc.ancestors(own)).collect(),
             carriers: HashMap::new(),
+            keepers: HashMap::new(),
         };
+        scene.keepers = self.telling_keepers(&scene.snapshot);
         scene.carriers = self.carriers(&scene);
         Ok(scene)
     }
@@ -226,6 +230,7 @@ fn view(scene: &Scene<'_>, root: &ProcessRecord, pinned: &Pinned) -> TreeView {
         view.session = root.session;
         view.group = root.session;
     }
+    view.keeper = root.token.and_then(|token| scene.keepers.get(&token).copied());
     if let Some(carriers) = root.token.and_then(|token| scene.carriers.get(&token)) {
         view.carriers.clone_from(carriers);
     }

@@ -1,4 +1,5 @@
-//! What keeps a tree together: a cgroup leaf where one can be made and joined, else a session.
+//! What keeps a tree together: a cgroup leaf where one can be made and joined, else a keeper ([`super::keeper`]), else a
+//! session.
 //!
 //! An instance has one branch in the v2 hierarchy, made at its first spawn, and in it a leaf for each root. The branch is
 //! recorded before it is made, a leaf's inode in the row that is committed before its program runs; so whatever a crash
@@ -51,7 +52,7 @@ enum Found {
 
 impl Shared {
     /// What was asked for: by the caller, else by whoever set the environment.
-    fn containment_mode(&self) -> Result<ContainmentMode> {
+    pub(super) fn containment_mode(&self) -> Result<ContainmentMode> {
         if let Some(mode) = self.options.containment {
             return Ok(mode);
         }
@@ -69,11 +70,9 @@ impl Shared {
     /// Refuses to open where the containment that was asked for cannot be had.
     pub(super) fn check_containment(&self) -> Result<()> {
         match self.containment_mode()? {
-            ContainmentMode::Auto | ContainmentMode::Session => Ok(()),
+            // A keeper is tried once the registrar is there.
+            ContainmentMode::Auto | ContainmentMode::Session | ContainmentMode::Keeper => Ok(()),
             ContainmentMode::Cgroup => self.branch().map(|_| ()),
-            ContainmentMode::Keeper => {
-                Err(Error::new(Kind::Unsupported, "no keeper can be had: ask for `auto`"))
-            }
         }
     }
 

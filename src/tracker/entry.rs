@@ -7,6 +7,7 @@ use std::{
 
 use uuid::Uuid;
 
+use super::keeper::Kept;
 use crate::{
     identity::{Identity, Pid},
     os::PidFd,
@@ -102,13 +103,32 @@ struct Progress {
     cause: Option<(EndReason, Option<Because>)>,
 }
 
+/// How a process came to this tracker, and what is to become of what it leaves.
+#[derive(Debug, Default)]
+pub(super) struct Hold {
+    /// We had it made, so its status comes to us.
+    pub(super) child: bool,
+    pub(super) strays: Strays,
+    /// The keeper that made it.
+    pub(super) kept: Option<Kept>,
+}
+
+/// What a process with a keeper takes: its own pidfd, the keeper's, and the socket.
+pub(super) const KEPT_DESCRIPTORS: usize = 3;
+
+impl Hold {
+    pub(super) fn descriptors(&self) -> usize {
+        if self.kept.is_some() { KEPT_DESCRIPTORS } else { 1 }
+    }
+}
+
 /// One process that this tracker answers for.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) root: Root,
-    /// We made it, so its status comes to us.
     pub(super) child: bool,
     pub(super) strays: Strays,
+    pub(super) kept: Option<Kept>,
     /// `None` beyond the share of the descriptor limit: then the health pass covers it.
     pub(super) pidfd: Option<Arc<PidFd>>,
     progress: Mutex<Progress>,
@@ -116,20 +136,21 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(
-        root: Root,
-        child: bool,
-        strays: Strays,
-        pidfd: Option<Arc<PidFd>>,
-    ) -> Arc<Self> {
+    pub(super) fn new(root: Root, hold: Hold, pidfd: Option<Arc<PidFd>>) -> Arc<Self> {
+        let Hold { child, strays, kept } = hold;
         Arc::new(Self {
             root,
             child,
             strays,
+            kept,
             pidfd,
             progress: Mutex::default(),
             changed: Condvar::new(),
         })
+    }
+
+    pub(super) fn descriptors(&self) -> usize {
+        if self.kept.is_some() { KEPT_DESCRIPTORS } else { 1 }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -223,10 +244,12 @@ impl Entry {
         if let Some(status) = self.status() {
             return status;
         }
-        self.publish(if self.child {
-            child_status(pidfd)
-        } else {
-            stranger_status(pidfd, deadline)
+        // A keeper that was killed tells nothing; then its program is a stranger's child.
+        let told = self.kept.as_ref().and_then(Kept::status);
+        self.publish(match told {
+            Some(status) => status,
+            None if self.child && self.kept.is_none() => child_status(pidfd),
+            None => stranger_status(pidfd, deadline),
         })
     }
 }

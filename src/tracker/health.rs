@@ -80,6 +80,8 @@ impl Shared {
         let removed = report.endings.len() + seen.dead.len();
         self.settle_found(&seen.dead, &mut report);
         self.settle_unlisted(&listed);
+        self.all_entries().iter().for_each(|entry| Self::notice_keeper(entry));
+        self.bury_departed();
         self.look_below(&seen.alive, &mut report);
         self.try_again(&seen.left, &mut report);
         if removed > 0 {

@@ -11,6 +11,7 @@
 //! - [`health`] with [`below`], and [`monitor`]: are the recorded processes still there?
 //! - [`watch`]: reaping for other instances;
 //! - [`shutdown`]: the orderly end;
+//! - [`keeper`]: programs under a keeper, and the keeper;
 //! - [`ledger`] and [`doctor`]: looking without touching.
 
 mod below;
@@ -24,6 +25,7 @@ mod health;
 mod import;
 mod job;
 mod keep;
+mod keeper;
 mod ledger;
 mod liveness;
 mod monitor;
@@ -45,6 +47,7 @@ use std::sync::Arc;
 
 pub use doctor::{Finding, Level, diagnose};
 pub use job::{Job, Stdio};
+pub use keeper::main as keeper_main;
 pub use ledger::Ledger;
 pub use open::{Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME};
 pub use output::Output;
@@ -52,6 +55,8 @@ pub use process::{Process, Signaller};
 pub use watch::Turn;
 
 use crate::record::Report;
+
+pub(crate) use crate::os::keeper::is_asked as keeper_is_asked;
 
 /// A handle on an open ledger: starts programs, watches them, ends them.
 ///

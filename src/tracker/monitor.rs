@@ -8,6 +8,7 @@ use std::{
 use rustix::{event::epoll, io::Errno};
 
 use super::{
+    keeper::keeper_of,
     settle::Dead,
     shared::{Shared, WAKE},
 };
@@ -73,6 +74,12 @@ impl Shared {
             if data.u64() == WAKE {
                 let mut counter = [0; 8];
                 let _ = rustix::io::read(&self.wake, &mut counter);
+                continue;
+            }
+            if let Some(row) = keeper_of(data.u64()) {
+                if let Some(entry) = self.entry(row) {
+                    Self::notice_keeper(&entry);
+                }
                 continue;
             }
             if let Some(entry) = self.entry(ProcessId(data.u64().cast_signed()))

@@ -72,6 +72,7 @@ impl Tracker {
                 reap_on_open: true,
                 containment: None,
                 cgroup: None,
+                keeper: None,
             },
         }
     }
@@ -198,6 +199,17 @@ impl Builder {
         self
     }
 
+    /// The executable to use as keeper, where programs are put under one; see [`keeper`](crate::keeper). Otherwise a
+    /// `procledger-keeper` is looked for beside this program's executable, then in the folders of `PATH`.
+    ///
+    /// It is opened when the ledger is, and tried before it is first used. For root, and under `AT_SECURE`, it must be named
+    /// by an absolute path, and the file and all folders above it must be root's and nobody else's to write. One that cannot
+    /// be used is told in the log, and programs have a session only; with [`ContainmentMode::Keeper`] opening fails.
+    pub fn keeper(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.keeper = Some(path.into());
+        self
+    }
+
     /// Opens the ledger. When this returns, what dead instances left is gone, or is in the
     /// [`startup_report`](Tracker::startup_report).
     ///
@@ -270,6 +282,7 @@ fn begin(shared: Arc<Shared>) -> Result<Tracker> {
     let shared = &tracker.shared;
     shared.check_containment()?;
     start_registrar(shared)?;
+    shared.find_keeper()?;
     if shared.options.reap_on_open {
         tracker.startup = clean_up(shared)?;
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     Tracker,
-    entry::{Root, Strays},
+    entry::{Hold, Root},
     shared::Shared,
 };
 use crate::{
@@ -60,7 +60,7 @@ impl Tracker {
             .next()
             .ok_or_else(|| Error::new(Kind::Other, "the ledger took no row"))??;
         // Even if it is a child of ours: whoever started it waits for it, and we never take its status away.
-        shared.take_on(Root::recorded(row, &new), false, Strays::default(), &pinned.into_fd());
+        shared.take_on(Root::recorded(row, &new), Hold::default(), &pinned.into_fd());
         shared.notify_export();
         Ok(())
     }
@@ -81,7 +81,7 @@ impl Tracker {
                 if let Some(entry) = shared.entry(record.id) {
                     entry.mark_recorded();
                 }
-                shared.let_go(record.id);
+                shared.release(record.id);
             }
         }
         shared.notify_export();

@@ -145,6 +145,9 @@ impl Shared {
             if left {
                 with_strays.push((Arc::clone(entry), tree));
             } else {
+                if rows.is_none() && self.is_released(entry.root.row) {
+                    self.release(entry.root.row);
+                }
                 self.reap_and_let_go(entry, Some(pidfd));
             }
         }
@@ -199,6 +202,14 @@ impl Shared {
 
     fn end_stray_trees(&self, trees: Vec<(Arc<Entry>, Tree)>) {
         let (entries, trees): (Vec<_>, Vec<_>) = trees.into_iter().unzip();
+        self.end_strays_of(trees);
+        for entry in entries {
+            self.reap_and_let_go(&entry, None);
+        }
+    }
+
+    /// Ends what is left of trees whose roots' ends are recorded.
+    pub(super) fn end_strays_of(&self, trees: Vec<Tree>) {
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         let cause = stray();
         let mut report = Report::default();
@@ -225,9 +236,6 @@ impl Shared {
                 let settled = settled.map(|row| super::outcome::given_back(row, &error)).collect();
                 self.write(None, settled, &mut report);
             }
-        }
-        for entry in entries {
-            self.reap_and_let_go(&entry, None);
         }
     }
 

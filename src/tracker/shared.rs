@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
@@ -16,14 +16,19 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use super::{
     containment::Leaves,
     ending::World,
-    entry::{Entry, Root, Strays},
+    entry::{Entry, Hold, KEPT_DESCRIPTORS, Root},
     spawn::Request,
 };
 use crate::{
     error::{Error, Kind, Result},
     export::Exporter,
     identity::{Identity, Pid, Place},
-    os::{PidFd, Proc, lock::HeldLock, spawn::Doorbell},
+    os::{
+        PidFd, Proc,
+        keeper::{Binary, Link},
+        lock::HeldLock,
+        spawn::Doorbell,
+    },
     record::{
         ContainmentMode, InstanceId, InstanceRecord, Limits, Observer, ProcessId, RootEnd, Settled,
     },
@@ -46,6 +51,8 @@ pub(super) struct Options {
     pub(super) containment: Option<ContainmentMode>,
     /// Where leaves are made; found by itself otherwise.
     pub(super) cgroup: Option<std::path::PathBuf>,
+    /// The executable to use as keeper; looked for otherwise.
+    pub(super) keeper: Option<std::path::PathBuf>,
 }
 
 /// One open tracker.
@@ -59,6 +66,12 @@ pub(super) struct Shared {
     /// Tokens of other ledgers' trackers that we run below; our programs carry them on.
     pub(super) outer_tokens: Vec<String>,
     pub(super) doorbell: Arc<Doorbell<Request>>,
+    /// Set when the ledger is opened; `None` where there is none.
+    pub(super) keeper: OnceLock<Option<Binary>>,
+    /// Whether the keeper has said that it is one of our version.
+    pub(super) keeper_fits: OnceLock<bool>,
+    /// Keepers of trees that somebody else is ending: they go when nobody is left below them.
+    pub(super) departing: Mutex<Vec<Link>>,
     pub(super) epoll: OwnedFd,
     pub(super) wake: OwnedFd,
     pub(super) exporter: Mutex<Option<Arc<Exporter>>>,
@@ -124,6 +137,9 @@ impl Shared {
             identity: opened.identity,
             outer_tokens: opened.outer_tokens,
             doorbell: Arc::default(),
+            keeper: OnceLock::new(),
+            keeper_fits: OnceLock::new(),
+            departing: Mutex::default(),
             epoll,
             wake,
             exporter: Mutex::default(),
@@ -188,18 +204,12 @@ impl Shared {
     }
 
     /// Takes on a process: from now on its death is noticed.
-    pub(super) fn take_on(
-        &self,
-        root: Root,
-        child: bool,
-        strays: Strays,
-        pidfd: &Arc<PidFd>,
-    ) -> Arc<Entry> {
-        let held = self.held_pidfds.fetch_add(1, Ordering::Relaxed);
-        let held_by_us = (held < self.pidfd_limit).then(|| Arc::clone(pidfd));
+    pub(super) fn take_on(&self, root: Root, hold: Hold, pidfd: &Arc<PidFd>) -> Arc<Entry> {
+        let before = self.held_pidfds.fetch_add(hold.descriptors(), Ordering::Relaxed);
+        let held_by_us = (before < self.pidfd_limit).then(|| Arc::clone(pidfd));
         let row = root.row;
         let has_deadline = root.limits.max_runtime.is_some();
-        let entry = Entry::new(root, child, strays, held_by_us);
+        let entry = Entry::new(root, hold, held_by_us);
         lock(&self.entries).insert(row, Arc::clone(&entry));
         if let Some(fd) = &entry.pidfd {
             let data = epoll::EventData::new_u64(row.0.cast_unsigned());
@@ -212,20 +222,37 @@ impl Shared {
                 );
             }
         }
+        self.watch_keeper(&entry);
         if has_deadline {
             self.wake_monitor();
         }
         entry
     }
 
-    /// Lets go of a process whose end is recorded.
+    /// Whether there are descriptors for one more process with a keeper.
+    pub(super) fn can_hold_kept(&self) -> bool {
+        self.held_pidfds.load(Ordering::Relaxed) + KEPT_DESCRIPTORS <= self.pidfd_limit
+    }
+
+    /// Lets go of a process whose end is recorded. Its keeper, if it has one, sees to it that nothing is left.
     pub(super) fn let_go(&self, row: ProcessId) {
-        if let Some(entry) = lock(&self.entries).remove(&row) {
+        self.remove(row, false);
+    }
+
+    /// Lets go of a process that nobody answers for any more, with all that is below it.
+    pub(super) fn release(&self, row: ProcessId) {
+        self.remove(row, true);
+    }
+
+    fn remove(&self, row: ProcessId, leave: bool) {
+        let removed = lock(&self.entries).remove(&row);
+        if let Some(entry) = removed {
             entry.mark_over();
-            self.held_pidfds.fetch_sub(1, Ordering::Relaxed);
+            self.held_pidfds.fetch_sub(entry.descriptors(), Ordering::Relaxed);
             if let Some(fd) = &entry.pidfd {
                 let _ = epoll::delete(&self.epoll, fd.as_ref());
             }
+            self.part_with_keeper(&entry, leave || entry.strays.keep);
         }
     }
 
@@ -264,7 +291,7 @@ impl Shared {
         })
     }
 
-    fn guards(&self, targets: &[ProcessId]) -> Result<Vec<(Pid, Vec<Pid>)>> {
+    pub(super) fn guards(&self, targets: &[ProcessId]) -> Result<Vec<(Pid, Vec<Pid>)>> {
         let others: Vec<InstanceRecord> = self
             .store
             .instances_to_judge()?

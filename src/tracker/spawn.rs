@@ -9,14 +9,16 @@ use uuid::Uuid;
 
 use super::{
     Tracker,
-    entry::{Root, Strays},
+    entry::{Hold, Root, Strays},
     job::Job,
+    keeper::spawn_kept,
     process::Process,
     shared::Shared,
 };
 use crate::{
     error::{Error, Kind, Result},
-    os::{Pinned, procfs::TOKEN_VARIABLE, spawn},
+    identity::Pid,
+    os::{PidFd, Pinned, keeper::Binary, procfs::TOKEN_VARIABLE, spawn},
     record::{
         Cgroup, Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin, TaskId,
     },
@@ -27,13 +29,41 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Request {
     task: TaskId,
-    token: Uuid,
+    pub(super) token: Uuid,
     command: Vec<String>,
     cwd: Option<String>,
-    limits: Limits,
+    pub(super) limits: Limits,
     allow_survivor: bool,
     cgroup: Option<Cgroup>,
     started: std::sync::OnceLock<Box<NewProcess>>,
+}
+
+impl Request {
+    fn new(shared: &Shared, job: &Job, token: Uuid) -> Result<Self> {
+        Ok(Self {
+            task: TaskId::new(job.task.clone())?,
+            token,
+            command: std::iter::once(&job.program)
+                .chain(&job.args)
+                .map(|argument| argument.to_string_lossy().into_owned())
+                .collect(),
+            cwd: job.directory.as_ref().map(|path| path.display().to_string()),
+            limits: Limits {
+                survive: job.survive,
+                grace: job.grace.unwrap_or(shared.options.grace),
+                max_runtime: job.max_runtime,
+                max_rss: job.max_rss,
+            },
+            allow_survivor: job.allow_survivor,
+            cgroup: None,
+            started: std::sync::OnceLock::new(),
+        })
+    }
+
+    /// Of a helper that starts no program.
+    pub(super) fn for_nobody(shared: &Shared) -> Result<Self> {
+        Self::new(shared, &Job::new("keeper", ""), Uuid::nil())
+    }
 }
 
 impl Tracker {
@@ -92,31 +122,18 @@ fn may_own_programs(shared: &Shared) -> Result<()> {
 }
 
 fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
-    let task = TaskId::new(job.task.clone())?;
     super::keep::check_names("protected", &job.protected)?;
     let token = Uuid::new_v4();
-    let place = shared.leaf_for(token, job.max_rss)?;
-    let cgroup = place.as_ref().map(|place| place.leaf.record().clone());
-    let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
-    let request = Request {
-        task,
-        token,
-        command: std::iter::once(&job.program)
-            .chain(&job.args)
-            .map(|argument| argument.to_string_lossy().into_owned())
-            .collect(),
-        cwd: job.directory.as_ref().map(|path| path.display().to_string()),
-        limits: Limits {
-            survive: job.survive,
-            grace: job.grace.unwrap_or(shared.options.grace),
-            max_runtime: job.max_runtime,
-            max_rss: job.max_rss,
-        },
-        allow_survivor: job.allow_survivor,
-        cgroup: cgroup.clone(),
-        started: std::sync::OnceLock::new(),
-    };
+    let mut request = Request::new(shared, &job, token)?;
     let foreground = job.foreground && crate::os::tty::is_foreground();
+    let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
+    let hold = Hold { child: true, strays, kept: None };
+    let place = shared.leaf_for(token, job.max_rss)?;
+    let keeper = match place {
+        Some(_) => None,
+        None => shared.keeper_for(job.survive, foreground)?,
+    };
+    request.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
     let command = spawn::Command {
         environment: job.environment(&carried(shared, token)),
         program: job.program,
@@ -126,6 +143,20 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
         session: if foreground { spawn::Session::Foreground } else { spawn::Session::New },
         place,
     };
+    match keeper {
+        Some(keeper) => through_keeper(shared, keeper, command, request, hold),
+        None => through_gate(shared, command, request, hold, foreground),
+    }
+}
+
+fn through_gate(
+    shared: &Arc<Shared>,
+    command: spawn::Command,
+    request: Request,
+    hold: Hold,
+    foreground: bool,
+) -> Result<Process> {
+    let cgroup = request.cgroup.clone();
     let applicant = spawn::Applicant::new(request);
     match spawn::spawn(command, &shared.doorbell, &applicant) {
         Ok(spawned) => {
@@ -135,12 +166,28 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
             if new.cgroup.is_none() {
                 shared.give_up_leaves(cgroup.as_ref());
             }
-            Ok(started(shared, spawned, new, strays, foreground))
+            Ok(started(shared, spawned, new, hold, foreground))
         }
         Err(refusal) => {
             shared.remove_leaf(cgroup.as_ref());
             Err(refused(shared, refusal, foreground))
         }
+    }
+}
+
+fn through_keeper(
+    shared: &Arc<Shared>,
+    keeper: &Binary,
+    command: spawn::Command,
+    request: Request,
+    hold: Hold,
+) -> Result<Process> {
+    match spawn_kept(shared, keeper, command, request, &hold.strays.protected) {
+        Ok((spawned, new, kept)) => {
+            let hold = Hold { kept: Some(kept), ..hold };
+            Ok(started(shared, spawned, &new, hold, false))
+        }
+        Err(refusal) => Err(refused(shared, refusal, false)),
     }
 }
 
@@ -157,12 +204,11 @@ fn started(
     shared: &Arc<Shared>,
     spawned: spawn::Spawned,
     new: &NewProcess,
-    strays: Strays,
+    hold: Hold,
     foreground: bool,
 ) -> Process {
     let spawn::Spawned { pidfd, row, pipes: [stdin, stdout, stderr], pid } = spawned;
-    let pidfd = Arc::new(pidfd);
-    let entry = shared.take_on(Root::recorded(row, new), true, strays, &pidfd);
+    let entry = shared.take_on(Root::recorded(row, new), hold, &pidfd);
     shared.notify_export();
     tracing::debug!("process {pid} for task {} runs", new.task.as_ref().map_or("", TaskId::as_str));
     let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);
@@ -205,7 +251,10 @@ pub(super) fn registrar(shared: &Shared) {
         let mut news = Vec::with_capacity(applicants.len());
         let mut admitted = Vec::with_capacity(applicants.len());
         for applicant in applicants {
-            match describe(shared, &applicant) {
+            let child = applicant.child().map(|child| child.map(|(pid, fd)| (pid, Arc::new(fd))));
+            let containment =
+                if applicant.is_in_leaf() { Containment::Cgroup } else { Containment::Session };
+            match child.and_then(|child| describe(shared, &applicant.payload, child, containment)) {
                 Ok(new) => {
                     news.push(new);
                     admitted.push(applicant);
@@ -241,12 +290,15 @@ fn decide(shared: &Shared, news: Vec<NewProcess>, applicants: &[Arc<spawn::Appli
 }
 
 /// Reads the identity of the child at the gate.
-fn describe(shared: &Shared, applicant: &spawn::Applicant<Request>) -> Result<NewProcess> {
+pub(super) fn describe(
+    shared: &Shared,
+    request: &Request,
+    child: Option<(Pid, Arc<PidFd>)>,
+    containment: Containment,
+) -> Result<NewProcess> {
     let lost = || Error::new(Kind::NotStarted, "the child was killed before it ran");
-    let (pid, pidfd) = applicant.child()?.ok_or_else(lost)?;
-    let pinned =
-        Pinned::identify(&shared.proc, shared.place(), pid, Arc::new(pidfd))?.ok_or_else(lost)?;
-    let request = &applicant.payload;
+    let (pid, pidfd) = child.ok_or_else(lost)?;
+    let pinned = Pinned::identify(&shared.proc, shared.place(), pid, pidfd)?.ok_or_else(lost)?;
     Ok(NewProcess {
         task: Some(request.task.clone()),
         owner: shared.instance,
@@ -255,12 +307,8 @@ fn describe(shared: &Shared, applicant: &spawn::Applicant<Request>) -> Result<Ne
         token: Some(request.token),
         identity: pinned.identity,
         session: Some(pid),
-        cgroup: request.cgroup.clone().filter(|_| applicant.is_in_leaf()),
-        containment: if request.cgroup.is_some() && applicant.is_in_leaf() {
-            Containment::Cgroup
-        } else {
-            Containment::Session
-        },
+        cgroup: request.cgroup.clone().filter(|_| containment == Containment::Cgroup),
+        containment,
         command: request.command.clone(),
         cwd: request.cwd.clone(),
         uid: rustix::process::geteuid().as_raw(),

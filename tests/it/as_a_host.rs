@@ -1,7 +1,7 @@
 //! Not a scenario: what a host process does that `support::Host` has started. Run by itself it does nothing.
 //!
 //! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `protect=NAME`, `min-age=MS`, `program=NAME`,
-//! `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `sigchld-ignored`, `wait-any`. Commands, a line each:
+//! `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `keeper`, `sigchld-ignored`, `wait-any`. Commands, a line each:
 //! `spawn TASK SCRIPT` (`survive` and `keep`
 //! with that option of the job), `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
 //! `running`, `adopted`, `import PATH`, `fork`, `quit`. End of input is an orderly end.
@@ -109,6 +109,7 @@ fn build(mut builder: Builder, options: &str) -> Builder {
             "containment" => {
                 builder.containment(ContainmentMode::parse(value).expect("a containment"))
             }
+            "keeper" => builder.keeper(env!("CARGO_BIN_EXE_procledger-keeper")),
             "log" | "sigchld-ignored" | "wait-any" => builder,
             other => panic!("no option {other}"),
         };

@@ -144,6 +144,10 @@ impl Running {
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
+        // Where no leaf can be made, a keeper would end what a crashed owner leaves: then there was nothing to reap.
+        if std::env::var_os("PROCLEDGER_CONTAINMENT").is_none() {
+            command.env("PROCLEDGER_CONTAINMENT", "session");
+        }
         let mut child = command.spawn().expect("procledger");
         let mut out = BufReader::new(child.stdout.take().expect("piped"));
         let mut said = String::new();

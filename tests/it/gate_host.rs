@@ -35,8 +35,24 @@ impl Given {
 
     /// A tracker that nothing but the test drives.
     pub(crate) fn builder(&self) -> Builder {
-        Tracker::builder(self.ledger()).program("gate-host")
+        // Not used but where the environment asks for it.
+        let keeper = env!("CARGO_BIN_EXE_procledger-keeper");
+        let builder = Tracker::builder(self.ledger()).program("gate-host");
+        if is_kept() { builder.keeper(keeper) } else { builder }
     }
+}
+
+/// Whether programs are put under a keeper, as `PROCLEDGER_CONTAINMENT` asks.
+pub(crate) fn is_kept() -> bool {
+    std::env::var_os("PROCLEDGER_CONTAINMENT").is_some_and(|word| word == "keeper")
+}
+
+/// [`play`], with every program under a keeper.
+#[track_caller]
+pub(crate) fn play_kept(place: &Place, role: &str, limit: Duration) -> String {
+    let mut command = command(place, role);
+    command.env("PROCLEDGER_CONTAINMENT", "keeper");
+    play_command(command, place, role, limit)
 }
 
 #[test]
@@ -64,6 +80,8 @@ fn gate_host() {
         "killed-at-the-gate" => crate::registrar_under_load::killed_at_the_gate(&given),
         "fail-closed" => crate::invariant_10_fail_closed::body(&given),
         "pid-reuse" => crate::pid_reuse::body(&given),
+        "kept-many" => crate::keeper_passes_through::many(&given),
+        "kept-at-random" => crate::keeper_kill_at_random::host(&given),
         "query" => crate::support::answer_query(),
         "write-lock" => hold_write_lock(&given.ledger()),
         other => panic!("no role {other}"),

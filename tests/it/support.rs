@@ -413,6 +413,16 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     eventually(what, || condition().then_some(()));
 }
 
+/// Looks for half a second whether something stays as it is: what would change it takes milliseconds.
+#[track_caller]
+pub(crate) fn stays(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < deadline {
+        assert!(condition(), "did not stay so: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A process that a test started and ends: killed and reaped when it is dropped.
 pub(crate) struct Guard(pub(crate) Child);
 

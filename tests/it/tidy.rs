@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Each layer with the modules of the crate that it may use; see docs/architecture.md.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("identity", &[]),
     ("error", &["identity"]),
     ("state", &["identity", "error"]),
@@ -17,6 +17,8 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("store", &["identity", "error", "state", "record", "plan"]),
     ("export", &["identity", "error", "state", "record", "plan"]),
     ("tracker", &["identity", "error", "state", "record", "plan", "os", "store", "export"]),
+    // The public face of what the tracker has of it.
+    ("keeper", &["tracker"]),
 ];
 
 const LONGEST_FILE: usize = 400;

@@ -22,13 +22,18 @@ const SIGNAL_SET: usize = 8;
 /// Exit code of a child that never became a program; nobody reads it.
 const NEVER_RAN: usize = 125;
 
+/// Where an open executable stands until exec.
+pub(super) const EXECUTABLE: u16 = 3;
+
 /// What becomes of descriptor 0, 1 or 2.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Descriptor {
+pub(in super::super) enum Descriptor {
     /// The host's own.
     Keep,
     /// A copy of this one, which is 3 or higher.
     Copy(i32),
+    /// None.
+    Close,
 }
 
 /// What becomes of the session.
@@ -44,7 +49,8 @@ pub(crate) enum Session {
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) gate: &'a Gate,
-    pub(super) bell: &'a AtomicU32,
+    /// Where the child rings when it is at the gate; `None`: there is no gate for it.
+    pub(super) bell: Option<&'a AtomicU32>,
     pub(super) parent: usize,
     pub(super) session: Session,
     /// The cgroup that it is born in.
@@ -52,6 +58,8 @@ pub(super) struct Plan<'a> {
     pub(super) stdio: [Descriptor; 3],
     /// Null: stay where the host is.
     pub(super) directory: *const c_char,
+    /// An open executable, on a number above [`EXECUTABLE`]; it is what is executed, and every signal stays blocked.
+    pub(super) executable: Option<i32>,
     /// Paths to try, ended by null.
     pub(super) programs: *const *const c_char,
     pub(super) argv: *const *const c_char,
@@ -73,7 +81,9 @@ pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
     // SAFETY: the caller passed a pointer to a `Plan` on its stack and is suspended (CLONE_VFORK).
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     prepare(plan);
-    wait_at_gate(plan);
+    if let Some(bell) = plan.bell {
+        wait_at_gate(plan, bell);
+    }
     become_program(plan)
 }
 
@@ -130,7 +140,21 @@ fn prepare(plan: &Plan<'_>) {
     for (target, descriptor) in plan.stdio.iter().enumerate() {
         install(plan, target, *descriptor);
     }
-    check(plan, step::DESCRIPTORS, call(libc::SYS_close_range, [3, u32::MAX as usize, 0, 0, 0]));
+    close_others(plan);
+}
+
+/// Closes all but the standard descriptors, and the executable where one is open: exec closes that.
+fn close_others(plan: &Plan<'_>) {
+    let mut first = usize::from(EXECUTABLE);
+    if let Some(executable) = plan.executable {
+        let source = executable.cast_unsigned() as usize;
+        let cloexec = libc::O_CLOEXEC.cast_unsigned() as usize;
+        let copied = call(libc::SYS_dup3, [source, first, cloexec, 0, 0]);
+        check(plan, step::DESCRIPTORS, copied);
+        first = first.wrapping_add(1);
+    }
+    let closed = call(libc::SYS_close_range, [first, u32::MAX as usize, 0, 0, 0]);
+    check(plan, step::DESCRIPTORS, closed);
 }
 
 /// Takes what was sent to the host's process group while the child still was in it: pending until unmasked, it would hit
@@ -168,17 +192,21 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
                 call(libc::SYS_dup3, [source.cast_unsigned() as usize, target, 0, 0, 0]),
             );
         }
+        // One that is closed already is as it shall be.
+        Descriptor::Close => {
+            call(libc::SYS_close, [target, 0, 0, 0, 0]);
+        }
     }
 }
 
-fn wait_at_gate(plan: &Plan<'_>) {
+fn wait_at_gate(plan: &Plan<'_>, bell: &AtomicU32) {
     let gate = plan.gate;
     gate.step.store(step::GATE, Ordering::Release);
     #[expect(clippy::cast_possible_truncation, reason = "pids fit i32")]
     gate.pid.store(call(libc::SYS_getpid, [0; 5]) as i32, Ordering::Release);
     gate.word.store(word::WAITING, Ordering::Release);
-    plan.bell.fetch_add(1, Ordering::AcqRel);
-    call(libc::SYS_futex, [plan.bell.as_ptr() as usize, FUTEX_WAKE, 1, 0, 0]);
+    bell.fetch_add(1, Ordering::AcqRel);
+    call(libc::SYS_futex, [bell.as_ptr() as usize, FUTEX_WAKE, 1, 0, 0]);
 
     let tick = Timespec { seconds: GATE_TICK.as_secs().cast_signed(), nanoseconds: 0 };
     let mut ticks = 0;
@@ -233,10 +261,19 @@ fn become_program(plan: &Plan<'_>) -> ! {
     // The row is committed: from here on the program may outlive its host. Had the host died a moment ago, PDEATHSIG has
     // struck; if it dies now, the row tells.
     call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, 0, 0, 0, 0]);
+    if plan.executable.is_some() {
+        fail(plan, step::EXEC, execute_open(plan));
+    }
     let none = 0_u64;
     let args = [libc::SIG_SETMASK as usize, ptr::from_ref(&none) as usize, 0, SIGNAL_SET, 0];
     call(libc::SYS_rt_sigprocmask, args);
     fail(plan, step::EXEC, try_programs(plan))
+}
+
+fn execute_open(plan: &Plan<'_>) -> isize {
+    let (empty, flags) = (c"".as_ptr() as usize, libc::AT_EMPTY_PATH.cast_unsigned() as usize);
+    let args = [usize::from(EXECUTABLE), empty, plan.argv as usize, plan.envp as usize, flags];
+    call(libc::SYS_execveat, args)
 }
 
 /// Tries each path as execvp(3) does: what is not there or not ours to run is passed over, and the best reason is kept.

@@ -121,6 +121,11 @@ impl<P> Applicant<P> {
         Ok(Some((pid, PidFd::from_owned(copy))))
     }
 
+    /// The step that the child came to, and the errno there; for [`super::failure`].
+    pub(crate) fn reached(&self) -> (u32, i32) {
+        (self.gate.step.load(Ordering::Acquire), self.gate.errno.load(Ordering::Acquire))
+    }
+
     /// Opens the gate, or refuses for good. Whoever takes an applicant from the doorbell must decide it.
     pub(crate) fn decide(&self, decision: Result<ProcessId>) {
         let go = decision.is_ok();

@@ -4,7 +4,7 @@
 
 use std::{
     cell::RefCell,
-    ffi::{OsString, c_void},
+    ffi::{OsStr, OsString, c_void},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     path::PathBuf,
     ptr,
@@ -40,6 +40,8 @@ pub(crate) enum StdioSource {
     Null,
     Piped,
     Fd(OwnedFd),
+    /// No descriptor at all.
+    Closed,
 }
 
 /// A program, ready to be started.
@@ -64,11 +66,18 @@ pub(crate) struct Place {
     pub(crate) must: bool,
 }
 
+impl Command {
+    /// Refuses what no program can be started with, as [`spawn`] does, before anything is started.
+    pub(crate) fn check(&self) -> Result<()> {
+        Program::new(self).map(drop)
+    }
+}
+
 /// A program that runs and is recorded.
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) pid: Pid,
-    pub(crate) pidfd: PidFd,
+    pub(crate) pidfd: Arc<PidFd>,
     pub(crate) row: ProcessId,
     /// Our ends of the pipes: stdin, stdout, stderr.
     pub(crate) pipes: [Option<OwnedFd>; 3],
@@ -104,12 +113,13 @@ pub(crate) fn spawn<P>(
     let (stdio, sources, pipes) = prepare_stdio(command.stdio)?;
     let plan = Plan {
         gate: &applicant.gate,
-        bell: &doorbell.bell,
+        bell: Some(&doorbell.bell),
         parent: std::process::id() as usize,
         session: command.session,
         cgroup: command.place.as_ref().map(|place| place.leaf.as_fd().as_raw_fd()),
         stdio,
         directory: program.directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
+        executable: None,
         programs: program.paths.pointers.as_ptr(),
         argv: program.argv.pointers.as_ptr(),
         envp: program.envp.pointers.as_ptr(),
@@ -117,26 +127,26 @@ pub(crate) fn spawn<P>(
     doorbell.expect(Arc::clone(applicant))?;
     let cloned = make_child(plan, command.place.as_ref(), &applicant.gate);
     drop(sources);
-    let pid = match cloned {
-        Ok(pid) => pid,
+    let (pid, pidfd) = match cloned {
+        Ok(child) => child,
         Err(error) => {
             doorbell.withdraw(applicant);
             return Err(error.into());
         }
     };
-    // SAFETY: the kernel stored a new descriptor there, and nobody else closes it.
-    let pidfd = PidFd::from_owned(unsafe {
-        OwnedFd::from_raw_fd(applicant.gate.pidfd.load(Ordering::Acquire))
-    });
     match outcome(&command.program, doorbell, applicant) {
-        Ok(row) => Ok(Spawned { pid, pidfd, row, pipes }),
+        Ok(row) => Ok(Spawned { pid, pidfd: Arc::new(pidfd), row, pipes }),
         Err(refusal) => {
-            // The parent of a vfork child wakes a moment before its child is a zombie.
-            let _ = pidfd.wait_dead(EXIT_LIMIT);
-            let _ = pidfd.child_status(true);
+            bury(&pidfd);
             Err(refusal)
         }
     }
+}
+
+/// Takes away a child that never became a program. The parent of a vfork child wakes a moment before its child is a zombie.
+pub(super) fn bury(pidfd: &PidFd) {
+    let _ = pidfd.wait_dead(EXIT_LIMIT);
+    let _ = pidfd.child_status(true);
 }
 
 /// What became of the child, now that it has left our memory.
@@ -145,8 +155,7 @@ fn outcome<P>(
     doorbell: &Doorbell<P>,
     applicant: &Arc<Applicant<P>>,
 ) -> Result<ProcessId, Refusal> {
-    let gate = &applicant.gate;
-    let (at, errno) = (gate.step.load(Ordering::Acquire), gate.errno.load(Ordering::Acquire));
+    let (at, errno) = applicant.reached();
     if doorbell.withdraw(applicant) {
         // The registrar never saw it: it failed, or was killed, before it reached the gate.
         return Err(Refusal { row: None, error: failure(program, at, errno) });
@@ -158,7 +167,8 @@ fn outcome<P>(
     Ok(row)
 }
 
-fn failure(program: &OsString, at: u32, errno: i32) -> Error {
+/// Why a program did not run, by the step that its child came to, and the errno there.
+pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
     let name = program.display();
     let what = match at {
         step::PARENT => format!("failed to start `{name}`: the child is not in this PID namespace"),
@@ -184,8 +194,12 @@ fn failure(program: &OsString, at: u32, errno: i32) -> Error {
 ///
 /// Where its leaf does not take it, as when a seccomp profile was set meanwhile, it is born outside and its gate says so,
 /// unless it must be born there or not at all.
-fn make_child(mut plan: Plan<'_>, place: Option<&Place>, gate: &Gate) -> Result<Pid> {
-    with_stack(|stack| {
+pub(super) fn make_child(
+    mut plan: Plan<'_>,
+    place: Option<&Place>,
+    gate: &Gate,
+) -> Result<(Pid, PidFd)> {
+    let pid = with_stack(|stack| {
         gate.in_leaf.store(place.is_some(), Ordering::Release);
         let made = to_pid(clone(&plan, stack));
         if made.is_ok() || place.is_none_or(|place| place.must) {
@@ -194,7 +208,10 @@ fn make_child(mut plan: Plan<'_>, place: Option<&Place>, gate: &Gate) -> Result<
         gate.in_leaf.store(false, Ordering::Release);
         plan.cgroup = None;
         to_pid(clone(&plan, stack))
-    })
+    })?;
+    // SAFETY: the kernel stored a new descriptor there, and nobody else closes it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(gate.pidfd.load(Ordering::Acquire)) };
+    Ok((pid, PidFd::from_owned(pidfd)))
 }
 
 /// Runs `clone` with the thread's stack for children, and with all signals blocked.

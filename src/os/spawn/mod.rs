@@ -25,15 +25,21 @@
 //! Between clone and exec the child makes raw system calls only ([`super::raw`]): it shares errno, the allocator's locks
 //! and everything else with its suspended parent.
 //!
+//! A program of our own that is no task ([`helper`]) is made in the same way, without a gate.
+//!
 //! Linux 5.9 is needed (`close_range(2)`). Where clone3 is refused, as by seccomp profiles older than it, clone(2) serves.
 
 mod child;
 pub(crate) mod gate;
+mod helper;
 mod launch;
 mod program;
 mod stack;
 mod stdio;
 
+pub(super) use child::Descriptor;
 pub(crate) use gate::{Applicant, Doorbell};
+pub(super) use helper::{Helper, start};
 pub(super) use launch::try_joining;
-pub(crate) use launch::{Command, Place, Refusal, Session, Spawned, StdioSource, spawn};
+pub(crate) use launch::{Command, Place, Refusal, Session, Spawned, StdioSource, failure, spawn};
+pub(super) use stdio::{Pipes, prepare_stdio};

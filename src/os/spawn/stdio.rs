@@ -7,16 +7,22 @@ use rustix::fs::{Mode, OFlags};
 use super::{child::Descriptor, launch::StdioSource};
 use crate::error::{Error, Result};
 
-pub(super) type Pipes = [Option<OwnedFd>; 3];
+pub(in super::super) type Pipes = [Option<OwnedFd>; 3];
 
 /// Opens what the child's standard descriptors are made from; the second value keeps them open until it has them.
-pub(super) fn prepare_stdio(stdio: [StdioSource; 3]) -> Result<([Descriptor; 3], Pipes, Pipes)> {
+pub(in super::super) fn prepare_stdio(
+    stdio: [StdioSource; 3],
+) -> Result<([Descriptor; 3], Pipes, Pipes)> {
     let mut descriptors = [Descriptor::Keep; 3];
     let mut sources = Pipes::default();
     let mut ours = Pipes::default();
     for (target, source) in stdio.into_iter().enumerate() {
         let source = match source {
             StdioSource::Inherit => continue,
+            StdioSource::Closed => {
+                descriptors[target] = Descriptor::Close;
+                continue;
+            }
             StdioSource::Null => {
                 rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
                     .map_err(|error| Error::os("failed to open `/dev/null`", error))?

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::{Pinned, cgroup::Leaf},
+    os::{Pinned, cgroup::Leaf, keeper::keepers},
     plan::{
         members::{Evidence, TreeView, kin, members},
         observe::{Snapshot, Stat},
@@ -27,15 +27,18 @@ pub(super) fn look(
     recorder: &mut Recorder<'_>,
 ) -> Result<(Snapshot, bool)> {
     let snapshot = world.proc.snapshot()?;
+    let keepers = keepers(world.proc, &snapshot);
     let mut carriers = carriers(world, &snapshot, trees, cache);
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     let mut any = false;
     for tree in trees {
-        let mut view = view(&snapshot, tree, carriers.remove(&tree.root.token).unwrap_or_default());
+        let carriers = carriers.remove(&tree.root.token).unwrap_or_default();
+        let mut view = view(&snapshot, tree, carriers);
+        view.keeper = keeper_of(world, &keepers, tree);
         // After the snapshot: who is in both lists had its number all the time in between.
         view.leaf =
             tree.leaf.as_ref().map_or_else(|| Ok(Vec::new()), Leaf::pids)?.into_iter().collect();
-        let exempt = exempt(&snapshot, world, &view);
+        let exempt = exempt(&snapshot, world, &mut view);
         let mut found = members(&snapshot, &view, &exempt);
         for (pid, evidence, why) in
             take_left(world, &snapshot, tree, &mut found, (view.root, &exempt))
@@ -120,22 +123,14 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
 ///
 /// A leaf, a token, or a row that an earlier pass made, does not tell "below": a task that restarts its host leaves both to the new
 /// one, which is nobody's descendant any more.
-fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &TreeView) -> HashSet<Pid> {
+fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &mut TreeView) -> HashSet<Pid> {
     let mut exempt = kin(snapshot, view, world.own);
-    if world.guards.is_empty() {
+    if world.guards.is_empty() && view.keeper.is_none() {
         return exempt;
     }
-    let certain = TreeView {
-        carriers: Vec::new(),
-        leaf: HashSet::new(),
-        known: (view.known.iter().copied())
-            .filter(|(_, evidence)| {
-                !matches!(evidence, Evidence::Leaf | Evidence::Token | Evidence::Recorded)
-            })
-            .collect(),
-        ..view.clone()
-    };
-    let provisional = members(snapshot, &certain, &exempt).members;
+    let provisional = members(snapshot, &view.certain(), &exempt).members;
+    let instances = world.guards.iter().map(|(instance, _)| *instance).chain([world.own]);
+    view.trust_keeper(snapshot, &provisional, instances);
     let outside = world.guards.iter().filter(|(instance, _)| !provisional.contains_key(instance));
     for pid in outside.flat_map(|(instance, theirs)| theirs.iter().chain([instance])) {
         exempt.insert(*pid);
@@ -146,6 +141,12 @@ fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &TreeView) -> HashSet<Pi
         }
     }
     exempt
+}
+
+/// The keeper of a tree, if it is of the row's user: anybody may call a process so.
+fn keeper_of(world: &World<'_>, keepers: &HashMap<Uuid, Pid>, tree: &Work) -> Option<Pid> {
+    let keeper = keepers.get(&tree.root.token?).copied()?;
+    (world.proc.uid(keeper).ok().flatten() == Some(tree.root.uid)).then_some(keeper)
 }
 
 /// Reads the environments of processes that are in no tree yet, where some tree has a token.

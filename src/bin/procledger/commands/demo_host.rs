@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, stdin};
 
 use clap::Args;
-use procledger::{Job, Process, Stdio, Tracker};
+use procledger::{ContainmentMode, Job, Process, Stdio, Tracker};
 
 use crate::{
     context::Context,
@@ -32,7 +32,9 @@ pub(crate) struct DemoHostArgs {
 
 impl DemoHostArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        let tracker = context.owner().program("demo-host").open()?;
+        // A keeper would end the trees before anybody sees that they were left.
+        let builder = context.owner().program("demo-host").containment(ContainmentMode::Session);
+        let tracker = builder.open()?;
         let started: Result<Vec<Process>> = TREES
             .iter()
             .map(|(task, script)| start(&tracker, task, script, &self.marker))

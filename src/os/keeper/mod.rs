@@ -1,0 +1,50 @@
+//! The keeper: a small process between a host and a program.
+//!
+//! It is the subreaper of the program's tree (`PR_SET_CHILD_SUBREAPER`, prctl(2)): whatever is orphaned below it stays below
+//! it, with or without the tree's session, token and arguments. When its host dies it ends all of that; it passes on how
+//! the program ended, and goes when nothing is below it any more.
+//!
+//! ```text
+//!  host                            keeper                       program
+//!  vfork, exec by descriptor ----> subreaper, /dev/null
+//!  <------------------------ hello
+//!  errand, stdio, own pidfd -----> clone3 --------------------> at the gate
+//!  <----------------- child, pidfd
+//!  stat, commit
+//!  go | refuse ------------------> gate opens ----------------> execve
+//!  <------------- started | failed
+//!            ...                   reaps                        ends
+//!  <------------------------ ended
+//!  leave, or the socket's end ---> (ends what is left) exits
+//! ```
+//!
+//! The two share one stream socket, which is the keeper's standard input when it is executed. Its end tells the keeper that
+//! the host is gone, and so does the host's pidfd, should a forked copy of the host hold the socket open.
+//!
+//! - [`wire`]: what goes over the socket;
+//! - [`channel`]: the socket, with descriptors and time limits;
+//! - [`binary`]: which executable is the keeper, and when it is trusted;
+//! - [`link`]: the host's end;
+//! - [`seat`]: how the keeper sets itself up;
+//! - [`seek`]: keepers, and instances below them, as `/proc` shows them.
+
+mod binary;
+mod channel;
+mod link;
+mod seat;
+mod seek;
+mod wire;
+
+pub(crate) use binary::Binary;
+pub(crate) use channel::Channel;
+pub(crate) use link::{Asked, Link, Terms};
+pub(crate) use seat::{
+    Reaped, Seat, Wake, block_all_signals, ignore_dead_children, is_asked, reap_one,
+};
+pub(crate) use seek::{instances_below, keepers};
+pub(crate) use wire::{FromHost, FromKeeper};
+
+/// What the keeper calls itself, cut as the kernel cuts it (`TASK_COMM_LEN`).
+const COMM: &std::ffi::CStr = c"procledger-keep";
+/// The name of its executable, and its `argv[0]`; `argv[1]` is the token of the tree that it keeps.
+const NAME: &str = "procledger-keeper";

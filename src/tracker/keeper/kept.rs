@@ -1,0 +1,162 @@
+//! The host's hold on a keeper.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustix::event::epoll;
+
+use super::super::{
+    ending::Tree,
+    entry::Entry,
+    settle::tree_of,
+    shared::{Shared, lock},
+};
+use crate::{
+    os::keeper::Link,
+    record::{EndReason, ExitStatus, ProcessId, TaskId},
+};
+
+/// The keeper tells of the program's end as soon as it is scheduled; one that is stopped must not hold up the others.
+const WORD_LIMIT: Duration = Duration::from_secs(2);
+/// A keeper below which nothing is left goes within a millisecond.
+const PART_LIMIT: Duration = Duration::from_millis(50);
+/// One that was told to leave goes as soon as it is scheduled.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A keeper, until the host parts with it.
+#[derive(Debug)]
+pub(in super::super) struct Kept(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// `None` once it has gone, or was let go.
+    link: Option<Link>,
+    told: Option<ExitStatus>,
+}
+
+impl Kept {
+    pub(super) fn new(link: Link) -> Self {
+        Self(Mutex::new(State { link: Some(link), told: None }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the program ended, as its keeper told; `None` where that one cannot tell any more.
+    pub(in super::super) fn status(&self) -> Option<ExitStatus> {
+        let mut state = self.state();
+        if state.told.is_none() {
+            state.told = state.link.as_ref().and_then(|link| link.status(WORD_LIMIT));
+        }
+        state.told
+    }
+
+    fn take(&self) -> Option<Link> {
+        self.state().link.take()
+    }
+
+    /// Takes note of a keeper that has gone before anybody parted with it: `true` once.
+    fn has_gone(&self) -> bool {
+        let mut state = self.state();
+        let Some(link) = state.link.take_if(|link| link.is_dead()) else { return false };
+        // Its last words may be in the socket still.
+        state.told = state.told.or_else(|| link.status(Duration::ZERO));
+        drop(state);
+        let _ = link.dismiss(Duration::ZERO);
+        true
+    }
+
+    /// The keeper's pidfd, for whoever watches it.
+    fn watched<T>(&self, watch: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        self.state().link.as_ref().map(|link| watch(link.as_fd()))
+    }
+}
+
+/// Marks the epoll data of a keeper, beside the row of its program; rows count from 1 and never come here.
+const KEEPER: u64 = 1 << 63;
+
+/// The row of the program whose keeper an event is about.
+pub(in super::super) fn keeper_of(data: u64) -> Option<ProcessId> {
+    (data & KEEPER != 0).then(|| ProcessId((data & !KEEPER).cast_signed()))
+}
+
+impl Shared {
+    /// Watches the keeper of a program that was taken on.
+    pub(in super::super) fn watch_keeper(&self, entry: &Entry) {
+        let Some(kept) = &entry.kept else { return };
+        let data = epoll::EventData::new_u64(entry.root.row.0.cast_unsigned() | KEEPER);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        // A failure leaves it to the health pass.
+        let _ = kept.watched(|fd| epoll::add(&self.epoll, fd, data, flags));
+    }
+
+    /// Tells of a keeper that was killed while its program lives. It goes on: its end is known by its pidfd, and its strays by
+    /// session, token and recorded descendants.
+    pub(in super::super) fn notice_keeper(entry: &Entry) {
+        let gone = entry.kept.as_ref().is_some_and(Kept::has_gone);
+        let lives = entry.pidfd.as_ref().is_some_and(|fd| !fd.is_dead().unwrap_or(true));
+        if gone && lives && !entry.is_being_ended() {
+            tracing::error!(
+                "the keeper of process {} for task {} was killed: the process goes on, and is held by its session, its \
+                 token and recorded descendants only",
+                entry.root.identity.pid,
+                entry.root.task.as_ref().map_or("(none)", TaskId::as_str),
+            );
+        }
+    }
+
+    /// Parts with the keeper of a program that has ended, or is not ours any more.
+    ///
+    /// A keeper goes by itself when nobody is left below it. Where somebody is, it is one who was born during the last look,
+    /// and is ended as a stray now, or one whom we leave alone on purpose, such as a process of another task: so the keeper
+    /// itself is never left to end what its living host did not.
+    pub(in super::super) fn part_with_keeper(&self, entry: &Entry, leave: bool) {
+        self.bury_departed();
+        let Some(link) = entry.kept.as_ref().and_then(Kept::take) else { return };
+        if !leave && !link.wait_dead(PART_LIMIT) {
+            if self.is_of_another(entry.root.row) {
+                // Somebody else is ending the tree. The keeper holds it together until nobody is left.
+                return lock(&self.departing).push(link);
+            }
+            self.end_unseen(entry);
+        }
+        link.leave();
+        if let Some(link) = link.dismiss(LEAVE_LIMIT) {
+            link.kill();
+        }
+    }
+
+    fn end_unseen(&self, entry: &Entry) {
+        match self.leave_of(entry) {
+            Ok(leave) => self.end_strays_of(vec![Tree { leave, ..tree_of(entry, None) }]),
+            // Whom to leave alone is not known.
+            Err(error) => tracing::error!("failed to look for more that a task left: {error}"),
+        }
+    }
+
+    /// Takes away the zombies of keepers that were left to go by themselves.
+    pub(in super::super) fn bury_departed(&self) {
+        let mut departing = lock(&self.departing);
+        for link in departing.extract_if(.., |link| link.is_dead()) {
+            let _ = link.dismiss(Duration::ZERO);
+        }
+    }
+
+    /// Whether a row that we held is being ended by somebody else.
+    fn is_of_another(&self, row: ProcessId) -> bool {
+        let record = self.store.process(row).ok().flatten();
+        record.and_then(|record| record.claimed_by).is_some_and(|by| by != self.instance)
+    }
+
+    /// Whether what a program has left is nobody's business any more: its row was released, or a person closed it.
+    pub(in super::super) fn is_released(&self, row: ProcessId) -> bool {
+        let record = self.store.process(row).ok().flatten();
+        record
+            .and_then(|record| record.end_reason)
+            .is_some_and(|reason| matches!(reason, EndReason::Released | EndReason::Forgotten))
+    }
+}

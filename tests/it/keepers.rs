@@ -1,0 +1,51 @@
+//! Not a scenario: what the scenarios of keepers share.
+
+use std::{fs, path::Path};
+
+use procledger::{Builder, ContainmentMode, Tracker};
+
+use crate::support::{Place, is_alive, pids, sqlite3};
+
+/// The built keeper.
+pub(crate) const KEEPER: &str = env!("CARGO_BIN_EXE_procledger-keeper");
+/// Options of a host that puts every program under it.
+pub(crate) const HOST: &str = "containment=keeper keeper";
+
+/// A tracker that puts every program under a keeper.
+pub(crate) fn kept(place: &Place) -> Builder {
+    Tracker::builder(place.ledger()).containment(ContainmentMode::Keeper).keeper(KEEPER)
+}
+
+/// Shell text that starts a daemon as they come: forked twice, in a session of its own, with an empty environment and `/` as
+/// its folder. It writes its pid to the file `name`, and sleeps without a child.
+pub(crate) fn daemon(place: &Place, name: &str) -> String {
+    let fifo = place.path().join("never");
+    if !fifo.exists() {
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+        place.script("daemon", "cd /; echo $$ > \"$1\"; read x < \"$2\"");
+    }
+    let (folder, marker) = (place.path().display(), place.marker());
+    format!(
+        "(setsid env -i {folder}/daemon {folder}/{name} {folder}/never {marker} </dev/null >/dev/null 2>&1 &)"
+    )
+}
+
+/// Keepers of the ledger's trees that live.
+pub(crate) fn keepers(ledger: &Path) -> Vec<u32> {
+    let tokens =
+        sqlite3(ledger, "SELECT replace(token, '-', '') FROM process WHERE token IS NOT NULL");
+    let bears_one = |pid: &u32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let token = command.strip_prefix("procledger-keeper\0");
+        token.is_some_and(|token| tokens.lines().any(|line| line == token.trim_end_matches('\0')))
+    };
+    pids().into_iter().filter(|&pid| is_alive(pid)).filter(bears_one).collect()
+}
+
+/// A field of `/proc/PID/stat`, counted as in `proc_pid_stat(5)`, from the third on.
+pub(crate) fn stat_field(pid: u32, number: usize) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let rest = stat.rsplit_once(") ").expect("a name").1;
+    rest.split(' ').nth(number - 3).expect("a field").to_owned()
+}
