@@ -47,6 +47,7 @@ mod obstacles;
 mod odd_hosts;
 mod odd_names;
 mod older_ledger;
+mod one_user_sandbox;
 mod out_of_descriptors;
 mod pid_reuse;
 mod process_death;

@@ -307,8 +307,13 @@ fn find(name: &str) -> Option<PathBuf> {
 /// Says why a test proves nothing here; under CI it fails instead.
 pub(crate) fn skipped(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must be able to run every test: {why}");
-    // Not `eprintln!`: libtest shows that only of tests that fail.
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+    say_skipped(why);
+}
+
+/// Not `eprintln!`: libtest shows that only of tests that fail.
+fn say_skipped(why: &str) {
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped: {why}: {name}");
 }
 
 /// `need!("sqlite3", "unshare")`: returns from the test where one of the tools is missing.
@@ -319,11 +324,12 @@ macro_rules! need {
 }
 pub(crate) use need;
 
-/// Whether this user may do what only root can.
+/// Whether this user may do what only root can play. Where not, the test says so; it is counted where CI runs as an
+/// ordinary user, and played where CI runs as root.
 pub(crate) fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        skipped("only root can play this");
+        say_skipped("needs root");
     }
     root
 }
