@@ -54,6 +54,7 @@ mod process_death;
 mod protected_names;
 mod pty;
 mod readme;
+mod real_programs;
 mod refusals;
 mod registrar_under_load;
 mod restarts_its_own_host;

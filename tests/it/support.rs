@@ -156,7 +156,11 @@ pub(crate) struct Eye {
 
 impl Eye {
     pub(crate) fn on(pid: u32) -> Self {
-        Self { pid, fd: pidfd(pid).unwrap_or_else(|| panic!("process {pid} is not there")) }
+        Self::find(pid).unwrap_or_else(|| panic!("process {pid} is not there"))
+    }
+
+    pub(crate) fn find(pid: u32) -> Option<Self> {
+        Some(Self { pid, fd: pidfd(pid)? })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -299,7 +303,7 @@ pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     found
 }
 
-fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
