@@ -18,7 +18,7 @@ use std::{
 use cast::{Actor, CAST};
 use oracle::{Seen, Who, everybody, left};
 
-use crate::support::{Eye, Guard, Host, Place, in_namespace, until};
+use crate::support::{Eye, Guard, Host, Place, in_namespace, in_namespace_as_a_user, until};
 
 /// What session mode may lose or has to leave alone, by the README's section on what escapes: `redis-server`, `nginx` and
 /// the hidden daemon have left their session and environment before any pass saw them; `tmux` is tied by its token alone
@@ -165,5 +165,13 @@ fn a_killed_hosts_programs_in_session_mode() {
 fn what_a_root_leaves_in_session_mode() {
     if in_namespace("real_programs::what_a_root_leaves_in_session_mode") {
         within_a_second("session");
+    }
+}
+
+/// Whose daemons he may not look into: `ssh-agent` forbids it.
+#[test]
+fn an_ordinary_users_killed_host_in_session_mode() {
+    if in_namespace_as_a_user("real_programs::an_ordinary_users_killed_host_in_session_mode") {
+        a_host_is_killed("session");
     }
 }

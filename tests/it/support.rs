@@ -204,6 +204,14 @@ pub(crate) fn in_namespace_with_init(test: &str) -> bool {
     is_inside() || run_inside(init, test)
 }
 
+/// The same, but root makes the namespace and the test in it is an ordinary user, who is not even root of a user namespace.
+pub(crate) fn in_namespace_as_a_user(test: &str) -> bool {
+    let mut user = namespaced("setpriv");
+    user.args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"]);
+    user.arg(this_binary());
+    is_inside() || root() && tool("setpriv").is_some() && run_inside(user, test)
+}
+
 fn this_binary() -> PathBuf {
     std::env::current_exe().expect("this binary")
 }
@@ -227,6 +235,11 @@ fn run_inside(mut inside: Command, test: &str) -> bool {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "in the namespace:\n{out}\n{err}");
     assert!(out.contains("1 passed"), "no test is named {test}:\n{out}");
+    // What it measured, and what was skipped in it.
+    print!("{out}");
+    for line in err.lines().filter(|line| line.starts_with("skipped: ")) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
     false
 }
 
