@@ -18,7 +18,9 @@ use std::{
 use cast::{Actor, CAST};
 use oracle::{Seen, Who, everybody, left};
 
-use crate::support::{Eye, Guard, Host, Place, in_namespace, in_namespace_as_a_user, until};
+use crate::support::{
+    Eye, Guard, Host, Place, in_namespace, in_namespace_as_a_user, leaves, until,
+};
 
 /// What session mode may lose or has to leave alone, by the README's section on what escapes: `redis-server`, `nginx` and
 /// the hidden daemon have left their session and environment before any pass saw them; `tmux` is tied by its token alone
@@ -83,7 +85,13 @@ impl Stage {
             seen.eye.is_dead() && pid != self.root.pid() && !leaks.contains(&pid)
         };
         let missing: Vec<_> = self.company.iter().filter(is_missing).collect();
-        assert!(missing.is_empty(), "not in the leak report: {:#?}", all(missing));
+        let rows = "SELECT pid, end_reason, exit_code, exit_signal, command FROM process";
+        assert!(
+            missing.is_empty(),
+            "not in the leak report: {:#?}\n{}",
+            all(missing),
+            self.place.sqlite3(rows)
+        );
         println!("{}: {} played, left: {left:?}", self.containment, self.company.len());
     }
 }
@@ -161,6 +169,22 @@ fn a_killed_hosts_programs_in_session_mode() {
     }
 }
 
+/// Whose daemons he may not look into: `ssh-agent` forbids it.
+#[test]
+fn a_killed_hosts_programs_in_session_mode_of_an_ordinary_user() {
+    let test = "real_programs::a_killed_hosts_programs_in_session_mode_of_an_ordinary_user";
+    if in_namespace_as_a_user(test) {
+        a_host_is_killed("session");
+    }
+}
+
+#[test]
+fn a_killed_hosts_programs_in_a_leaf() {
+    if in_namespace("real_programs::a_killed_hosts_programs_in_a_leaf") && leaves() {
+        a_host_is_killed("cgroup");
+    }
+}
+
 #[test]
 fn what_a_root_leaves_in_session_mode() {
     if in_namespace("real_programs::what_a_root_leaves_in_session_mode") {
@@ -168,10 +192,9 @@ fn what_a_root_leaves_in_session_mode() {
     }
 }
 
-/// Whose daemons he may not look into: `ssh-agent` forbids it.
 #[test]
-fn an_ordinary_users_killed_host_in_session_mode() {
-    if in_namespace_as_a_user("real_programs::an_ordinary_users_killed_host_in_session_mode") {
-        a_host_is_killed("session");
+fn what_a_root_leaves_in_a_leaf() {
+    if in_namespace("real_programs::what_a_root_leaves_in_a_leaf") && leaves() {
+        within_a_second("cgroup");
     }
 }

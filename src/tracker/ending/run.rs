@@ -13,11 +13,7 @@ use super::{
     look::look,
     work::{TokenCache, Tree, Work, World, command_of},
 };
-use crate::{
-    error::Result,
-    os::{Signal, pidfd::timespec},
-    plan::observe::Snapshot,
-};
+use crate::{error::Result, os::pidfd::timespec, plan::observe::Snapshot};
 
 /// The grace is counted anew while members keep dying, but no longer than this in all, unless one grace alone is longer.
 const GRACE_CAP: Duration = Duration::from_secs(2);
@@ -175,14 +171,8 @@ impl<'a, 'b> Run<'a, 'b> {
         Ok(any_new)
     }
 
-    /// SIGTERM and SIGCONT to whoever has had none yet.
     fn ask_new(&mut self) {
-        for member in self.works.iter_mut().filter(|work| !work.expired).flat_map(Work::alive) {
-            if member.signalled.is_none() && member.refused.is_none() {
-                member.signal(Signal::TERM);
-                member.signal(Signal::CONT);
-            }
-        }
+        self.works.iter_mut().filter(|work| !work.expired).for_each(Work::ask);
     }
 
     fn deadline(&self, work: &Work) -> Instant {
