@@ -18,8 +18,9 @@ use std::{
 use cast::{Actor, CAST};
 use oracle::{Seen, Who, everybody, left};
 
-use crate::support::{
-    Eye, Guard, Host, Place, in_namespace, in_namespace_as_a_user, leaves, until,
+use crate::{
+    leaves::leaves,
+    support::{Eye, Guard, Host, Place, in_namespace, in_namespace_as_a_user, until},
 };
 
 /// What session mode may lose or has to leave alone, by the README's section on what escapes: `redis-server`, `nginx` and

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use procledger::{ContainmentMode, Job, Stdio, Tracker};
+use procledger::{Job, Stdio};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
@@ -349,16 +349,6 @@ pub(crate) fn root() -> bool {
         say_skipped("needs root");
     }
     root
-}
-
-/// Whether a cgroup leaf can be made and joined here by this user.
-pub(crate) fn leaves() -> bool {
-    let place = Place::new();
-    let tried = Tracker::builder(place.ledger()).containment(ContainmentMode::Cgroup).open();
-    if let Err(error) = &tried {
-        skipped(&error.to_string());
-    }
-    tried.is_ok()
 }
 
 /// Whether [`namespaced`] works on this machine and for this user.
