@@ -126,6 +126,14 @@ fn a_host_is_killed(containment: &'static str) {
     let output = stage.place.procledger(&["reap", "--json"]);
     assert!(output.status.success(), "{output:?}");
     stage.assert_clean();
+    // What could not be verified is told and counted.
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let suspects = report["suspects"].as_array().expect("a list");
+    assert_eq!(suspects.is_empty(), containment != "session", "{suspects:?}");
+    let report = stage.place.procledger(&["report"]);
+    let told = String::from_utf8(report.stderr).expect("text");
+    let doubt = "1 of these trees was held together by a session alone";
+    assert_eq!(told.contains(doubt), containment == "session", "{told}");
 }
 
 /// The root ends with 0: how long after it the last one is gone that has to go.

@@ -41,7 +41,7 @@ mod tests {
         record::{Limits, Observer, Origin, Outcome, ProcessId},
         tracker::{
             ending::{
-                Tree, World,
+                Leave, Tree, World,
                 work::{Work, describe},
             },
             entry::Root,
@@ -79,7 +79,14 @@ mod tests {
         let (proc, place) = (Proc::open().expect("/proc"), current_place().expect("a place"));
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
         let observer = Observer { place, uid: rustix::process::geteuid().as_raw() };
-        let world = World { proc: &proc, observer, own, ancestors: Vec::new(), guards: Vec::new() };
+        let world = World {
+            proc: &proc,
+            observer,
+            own,
+            ancestors: Vec::new(),
+            guards: Vec::new(),
+            protected: &[],
+        };
         let mut children: Vec<(Child, Pid)> = (0..3).map(|_| sleeper()).collect();
         let pin = |pid| Pinned::open(&proc, place, pid).expect("seen").expect("there");
         let members: Vec<Member> = children
@@ -88,7 +95,8 @@ mod tests {
             .map(|pinned| describe(&world, pinned.identity, Evidence::Session, Some(pinned)))
             .collect();
         let root = root(members[0].identity, observer.uid);
-        let mut work = Work::new(&world, Tree { root, pidfd: None, recorded: Vec::new() });
+        let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
+        let mut work = Work::new(&world, tree);
         work.members = members;
         children[gone].0.kill().expect("killed");
         children[gone].0.wait().expect("reaped");
@@ -99,7 +107,7 @@ mod tests {
         for member in &mut work.members {
             member.look();
         }
-        let end = work.finish(&Snapshot::default(), |_| Vec::new());
+        let end = work.finish(&world, &Snapshot::default(), None);
         end.members.iter().map(|member| member.outcome).collect()
     }
 
