@@ -205,7 +205,7 @@ fn me() -> u32 {
     geteuid().as_raw()
 }
 
-/// Whether this is the number by which a user namespace shows every owner that it does not map (user_namespaces(7)).
+/// Whether this is the number by which a user namespace shows every owner that it does not map (`user_namespaces(7)`).
 ///
 /// A sandbox with one user in it shows root's `/` and `/tmp` so, and refusing them would leave no place for a ledger. That
 /// a stranger's folder looks the same there is little: the file in it must still be ours.

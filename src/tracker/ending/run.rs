@@ -38,12 +38,12 @@ pub(in super::super) fn end_trees(
     let share = share_of_descriptors();
     let (mut chunk, mut taken) = (Vec::new(), 0);
     for tree in trees {
-        let takes = descriptors(&tree);
-        if taken + takes > share && !chunk.is_empty() {
+        let needs = descriptors(&tree);
+        if taken + needs > share && !chunk.is_empty() {
             answers.extend(Run::new(world, std::mem::take(&mut chunk), recorder).end());
             taken = 0;
         }
-        taken += takes;
+        taken += needs;
         chunk.push(Work::new(world, tree));
     }
     if !chunk.is_empty() {
