@@ -169,6 +169,8 @@ mod plan;
 mod record;
 mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 mod tracker;
 
 pub use error::{Error, Result};

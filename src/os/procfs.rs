@@ -87,6 +87,17 @@ pub(crate) fn split_nul(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.strip_suffix(b"\0").unwrap_or(bytes).split(|&byte| byte == 0)
 }
 
+/// The arguments in `/proc/PID/cmdline`. A server that writes a title over them pads it with zeros, which are no arguments.
+fn arguments(cmdline: &[u8]) -> Vec<Vec<u8>> {
+    let shown = if cmdline.ends_with(b"\0\0\0") {
+        let end = cmdline.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        &cmdline[..end]
+    } else {
+        cmdline
+    };
+    split_nul(shown).map(<[u8]>::to_vec).collect()
+}
+
 /// The tokens in an environment: whole elements of the colon-separated list in `PROCLEDGER_TOKEN`.
 pub(crate) fn tokens(environ: &[u8]) -> Vec<Uuid> {
     split_nul(environ)
@@ -165,7 +176,7 @@ impl Proc {
         if buffer.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        Ok(Some(split_nul(&buffer).map(<[u8]>::to_vec).collect()))
+        Ok(Some(arguments(&buffer)))
     }
 
     /// The tokens that the process carries; `None` where it is gone or its environment may not be read.
@@ -276,6 +287,12 @@ mod tests {
             (34816, 7, 98765, 123)
         );
         assert!(!stat.is_kernel_thread());
+    }
+
+    #[test]
+    fn a_title_that_was_written_over_the_arguments_is_one_argument() {
+        assert_eq!(arguments(b"nginx: worker process\0\0\0\0"), [b"nginx: worker process"]);
+        assert_eq!(arguments(b"tool\0\0"), [&b"tool"[..], b""]);
     }
 
     fn named(name: &[u8]) -> Vec<u8> {

@@ -77,6 +77,22 @@ impl Store {
         }
     }
 
+    /// Trees with leaks that were found since, whose root neither a leaf nor a keeper held.
+    pub(crate) fn unverified_trees(&self, since: Option<Millis>) -> Result<u64> {
+        let since = since.map_or(i64::MIN, |since| since.0);
+        self.read("count the trees that could not be verified", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT count(DISTINCT root.id)
+                     FROM leak AS l INDEXED BY leak_found
+                     CROSS JOIN process AS p ON p.id = l.process
+                     CROSS JOIN process AS root ON root.id = coalesce(p.root, p.id)
+                     WHERE l.found_at >= ?1 AND root.origin = 'spawned' AND root.containment = 'session'",
+                )?
+                .query_row([since], |row| Cells::of(row).u64())
+        })
+    }
+
     fn leaks_by_day(&self, since: i64) -> Result<Vec<LeakGroup>> {
         self.read("count the leaks of each day", |connection| {
             connection

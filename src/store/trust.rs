@@ -106,7 +106,7 @@ impl Located {
             let shown = folder.display();
             let seen = fs::metadata(folder)
                 .map_err(|e| Error::os(format!("failed to look at the folder `{shown}`"), e))?;
-            if ![0, me(), self.owner()].contains(&seen.uid()) {
+            if ![0, me(), self.owner()].contains(&seen.uid()) && !is_unmapped(seen.uid()) {
                 return Err(self.replaceable(&format!(
                     "the folder `{shown}` belongs to uid {}",
                     seen.uid()
@@ -205,6 +205,26 @@ fn me() -> u32 {
     geteuid().as_raw()
 }
 
+/// Whether this is the number by which a user namespace shows every owner that it does not map (`user_namespaces(7)`).
+///
+/// A sandbox with one user in it shows root's `/` and `/tmp` so, and refusing them would leave no place for a ledger. That
+/// a stranger's folder looks the same there is little: the file in it must still be ours.
+fn is_unmapped(uid: u32) -> bool {
+    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid");
+    let is_overflow = overflow.is_ok_and(|number| number.trim().parse() == Ok(uid));
+    is_overflow && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps(&map, uid))
+}
+
+/// Whether a line of `/proc/PID/uid_map`, first number inside, first outside, and how many, has the number inside.
+fn maps(map: &str, uid: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+        let (Some(Ok(first)), Some(Ok(count))) = (first, count) else { return false };
+        (first..first.saturating_add(count)).contains(&u64::from(uid))
+    })
+}
+
 fn look(path: &Path) -> Result<Located> {
     let Some(name) = path.file_name() else {
         let message = format!("`{}` names no file: a ledger is a file", path.display());
@@ -270,5 +290,21 @@ fn missing_or(error: std::io::Error, message: String) -> Error {
     match (error.kind(), error.raw_os_error()) {
         (ErrorKind::NotFound, Some(errno)) => Error::new(Kind::NotFound, message).with_errno(errno),
         _ => Error::os(message, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::maps;
+
+    #[test]
+    fn a_map_tells_which_users_a_namespace_has() {
+        let whole = "         0          0 4294967295\n";
+        assert!(maps(whole, 0) && maps(whole, 65_534));
+        let one = "      1000       1000          1\n";
+        assert!(maps(one, 1000) && !maps(one, 0) && !maps(one, 1001) && !maps(one, 65_534));
+        let container = "0 1000 1\n1 100000 65536\n";
+        assert!(maps(container, 65_534) && maps(container, 65_536) && !maps(container, 65_537));
+        assert!(!maps("", 0) && !maps("nonsense\n", 0));
     }
 }

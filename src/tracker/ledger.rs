@@ -124,6 +124,18 @@ impl Ledger {
         self.store.leak_groups(since.map(Millis::from), by)
     }
 
+    /// How many of the trees with leaks since a time were held together by their session alone.
+    ///
+    /// Of these it cannot be verified that the leaks are all that they left: what has left the session, wiped its
+    /// environment and lost its parent before a pass saw it is in no list. A cgroup leaf or a keeper leaves no such doubt.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn unverified_trees(&self, since: Option<SystemTime>) -> Result<u64> {
+        self.store.unverified_trees(since.map(Millis::from))
+    }
+
     /// The newest pass of each kind.
     ///
     /// # Errors

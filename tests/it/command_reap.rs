@@ -10,7 +10,7 @@ use std::{
 use crate::{
     command::{Answer, PROCLEDGER, Running, answer, bytes_of, clean, on_ledger, run},
     command_look::rows_of,
-    support::{Place, canary, is_alive, namespaced, need, skipped, sqlite3, tool},
+    support::{Place, canary, is_alive, namespaced, need, root, skipped, sqlite3, tool},
 };
 
 #[test]
@@ -167,8 +167,7 @@ const NOBODY: u32 = 65534;
 
 /// A folder and the command for uid 65534; `None` where we cannot become it.
 fn nobodys_place(place: &Place) -> Option<std::path::PathBuf> {
-    if !rustix::process::geteuid().is_root() {
-        skipped("only root can act on another user's ledger");
+    if !root() {
         return None;
     }
     tool("setpriv")?;

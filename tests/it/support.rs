@@ -156,7 +156,11 @@ pub(crate) struct Eye {
 
 impl Eye {
     pub(crate) fn on(pid: u32) -> Self {
-        Self { pid, fd: pidfd(pid).unwrap_or_else(|| panic!("process {pid} is not there")) }
+        Self::find(pid).unwrap_or_else(|| panic!("process {pid} is not there"))
+    }
+
+    pub(crate) fn find(pid: u32) -> Option<Self> {
+        Some(Self { pid, fd: pidfd(pid)? })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -200,6 +204,14 @@ pub(crate) fn in_namespace_with_init(test: &str) -> bool {
     is_inside() || run_inside(init, test)
 }
 
+/// The same, but root makes the namespace and the test in it is an ordinary user, who is not even root of a user namespace.
+pub(crate) fn in_namespace_as_a_user(test: &str) -> bool {
+    let mut user = namespaced("setpriv");
+    user.args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"]);
+    user.arg(this_binary());
+    is_inside() || root() && tool("setpriv").is_some() && run_inside(user, test)
+}
+
 fn this_binary() -> PathBuf {
     std::env::current_exe().expect("this binary")
 }
@@ -223,6 +235,11 @@ fn run_inside(mut inside: Command, test: &str) -> bool {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "in the namespace:\n{out}\n{err}");
     assert!(out.contains("1 passed"), "no test is named {test}:\n{out}");
+    // What it measured, and what was skipped in it.
+    print!("{out}");
+    for line in err.lines().filter(|line| line.starts_with("skipped: ")) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
     false
 }
 
@@ -299,7 +316,7 @@ pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     found
 }
 
-fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
@@ -307,8 +324,13 @@ fn find(name: &str) -> Option<PathBuf> {
 /// Says why a test proves nothing here; under CI it fails instead.
 pub(crate) fn skipped(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must be able to run every test: {why}");
-    // Not `eprintln!`: libtest shows that only of tests that fail.
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+    say_skipped(why);
+}
+
+/// Not `eprintln!`: libtest shows that only of tests that fail.
+fn say_skipped(why: &str) {
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped: {why}: {name}");
 }
 
 /// `need!("sqlite3", "unshare")`: returns from the test where one of the tools is missing.
@@ -319,11 +341,12 @@ macro_rules! need {
 }
 pub(crate) use need;
 
-/// Whether this user may do what only root can.
+/// Whether this user may do what only root can play. Where not, the test says so; it is counted where CI runs as an
+/// ordinary user, and played where CI runs as root.
 pub(crate) fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        skipped("only root can play this");
+        say_skipped("needs root");
     }
     root
 }

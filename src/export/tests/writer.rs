@@ -338,7 +338,7 @@ fn an_error_is_logged_once_until_it_works_again() {
 fn a_strangers_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
     use std::os::unix::fs::PermissionsExt;
     const NOBODY: u32 = 65_534;
-    if my_uid() != 0 {
+    if !crate::tests::root() {
         return;
     }
     let scene = Scene::new();
@@ -362,7 +362,7 @@ fn a_strangers_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
 #[test]
 fn root_gives_the_file_and_the_lock_to_the_ledgers_owner() {
     const NOBODY: u32 = 65_534;
-    if my_uid() != 0 {
+    if !crate::tests::root() {
         return;
     }
     let scene = Scene::new();

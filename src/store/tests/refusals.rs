@@ -11,14 +11,15 @@ use std::{
 };
 
 use rusqlite::Connection;
-use rustix::{
-    fs::{CWD, FileType, Mode, mknodat},
-    process::geteuid,
-};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 
 use super::fixture::*;
-use crate::{error::Kind, store::Store};
+use crate::{
+    error::Kind,
+    store::Store,
+    tests::{root, skipped},
+};
 
 /// "nobody" on every distribution: an uid that is not ours.
 const NOBODY: u32 = 65_534;
@@ -206,7 +207,7 @@ fn a_backup_made_of_links_is_no_obstacle() {
 
 #[test]
 fn a_companion_of_a_stranger_in_a_sticky_folder() {
-    if !geteuid().is_root() {
+    if !root() {
         return;
     }
     let (kind, _) = refused(|folder, _| {
@@ -220,7 +221,7 @@ fn a_companion_of_a_stranger_in_a_sticky_folder() {
 
 #[test]
 fn root_does_not_create_a_ledger_in_anothers_folder() {
-    if !geteuid().is_root() {
+    if !root() {
         return;
     }
     let (kind, _) = refused(|folder, _| chown(folder, Some(NOBODY), None).expect("given away"));
@@ -303,8 +304,7 @@ fn child_that_reads_a_shut_folder() {
 
 /// A folder of nobody's, and a test to run as nobody; `None` where we are not root, or nobody cannot run this program.
 fn as_nobody(test: &str) -> Option<(TempDir, Command)> {
-    if !geteuid().is_root() {
-        eprintln!("skipped: only root can act as another user");
+    if !root() {
         return None;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -316,7 +316,7 @@ fn as_nobody(test: &str) -> Option<(TempDir, Command)> {
     };
     // Another user may not reach the folder that this program was built in.
     if !nobody("no test of this name").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: another user cannot reach the folder that this program was built in");
+        skipped("another user cannot reach the folder that this program was built in");
         return None;
     }
     let command = nobody(test);

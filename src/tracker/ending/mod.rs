@@ -3,7 +3,7 @@
 //! 1. Every root and every recorded descendant is pinned by a pidfd and verified ([`work`]).
 //! 2. A snapshot of `/proc` shows who else belongs to them ([`look`]); these are pinned and verified too, and recorded
 //!    *before* any signal: if we die now, the next pass knows them.
-//! 3. SIGTERM, then SIGCONT, since a stopped process keeps SIGTERM pending ([`run`]).
+//! 3. SIGTERM, then SIGCONT, since a stopped process keeps SIGTERM pending ([`ask`], [`run`]).
 //! 4. The grace is counted anew as long as members keep dying: a shared fixed one kills obedient processes of a large
 //!    tree. Then another snapshot; what is new gets its SIGTERM too.
 //! 5. What is left when the grace is over is frozen by SIGSTOP until a snapshot shows nobody new: a stopped process
@@ -21,6 +21,7 @@
 //! its last member is reaped.
 
 mod answer;
+mod ask;
 mod leaf;
 mod leave;
 mod look;

@@ -13,11 +13,7 @@ use super::{
     look::look,
     work::{TokenCache, Tree, Work, World, command_of},
 };
-use crate::{
-    error::Result,
-    os::{Signal, pidfd::timespec},
-    plan::observe::Snapshot,
-};
+use crate::{error::Result, os::pidfd::timespec, plan::observe::Snapshot};
 
 /// The grace is counted anew while members keep dying, but no longer than this in all, unless one grace alone is longer.
 const GRACE_CAP: Duration = Duration::from_secs(2);
@@ -39,11 +35,19 @@ pub(in super::super) fn end_trees(
     recorder: &mut Recorder<'_>,
 ) -> Vec<TreeEnd> {
     let mut answers = Vec::with_capacity(trees.len());
-    let mut trees = trees.into_iter().peekable();
-    let chunk = at_once();
-    while trees.peek().is_some() {
-        let works = trees.by_ref().take(chunk).map(|tree| Work::new(world, tree)).collect();
-        answers.extend(Run::new(world, works, recorder).end());
+    let share = share_of_descriptors();
+    let (mut chunk, mut taken) = (Vec::new(), 0);
+    for tree in trees {
+        let needs = descriptors(&tree);
+        if taken + needs > share && !chunk.is_empty() {
+            answers.extend(Run::new(world, std::mem::take(&mut chunk), recorder).end());
+            taken = 0;
+        }
+        taken += needs;
+        chunk.push(Work::new(world, tree));
+    }
+    if !chunk.is_empty() {
+        answers.extend(Run::new(world, chunk, recorder).end());
     }
     answers
 }
@@ -77,11 +81,19 @@ pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview
     Ok(preview)
 }
 
-/// Trees that are ended together: each member takes a descriptor.
-fn at_once() -> usize {
-    let limit =
-        rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit / 4).unwrap_or(usize::MAX).max(16)
+/// For the trees that are ended together: half of what this process may still open. The rest is for members that a look
+/// finds, and for whatever else goes on.
+fn share_of_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    // Where not even these can be listed, one tree after another.
+    let open = std::fs::read_dir("/proc/self/fd").map_or(limit, Iterator::count);
+    limit.saturating_sub(open) / 2
+}
+
+/// What is known of a tree before the first look: a pidfd for each process, and its leaf.
+fn descriptors(tree: &Tree) -> usize {
+    1 + tree.recorded.len() + usize::from(tree.root.cgroup.is_some())
 }
 
 struct Run<'a, 'b> {
@@ -175,14 +187,8 @@ impl<'a, 'b> Run<'a, 'b> {
         Ok(any_new)
     }
 
-    /// SIGTERM and SIGCONT to whoever has had none yet.
     fn ask_new(&mut self) {
-        for member in self.works.iter_mut().filter(|work| !work.expired).flat_map(Work::alive) {
-            if member.signalled.is_none() && member.refused.is_none() {
-                member.signal(Signal::TERM);
-                member.signal(Signal::CONT);
-            }
-        }
+        self.works.iter_mut().filter(|work| !work.expired).for_each(Work::ask);
     }
 
     fn deadline(&self, work: &Work) -> Instant {

@@ -28,7 +28,9 @@ Example:
 found_at, age_ms, rss_bytes, outcome, died_after_ms, command}, with --by {key, leaks, orphans,
 strays, unregistered, survived, process_hours, rss_bytes, last_found_at}; times are RFC 3339.
 --format csv: the same columns (RFC 4180). Control characters are escaped, otherwise fields are
-raw data: import them as text, a spreadsheet takes a leading `=` for a formula.")]
+raw data: import them as text, a spreadsheet takes a leading `=` for a formula.
+Told on stderr: how many of these trees were held together by a session alone, so that a daemon
+may have escaped unseen.")]
 pub(crate) struct ReportArgs {
     /// Only what was found within this time
     #[arg(long, value_name = "D", value_parser = units::duration)]
@@ -72,8 +74,21 @@ impl ReportArgs {
                 Failure::because(format!("failed to write {}", file.display()), &error)
             })?,
         }
+        tell_unverified(ledger.unverified_trees(since)?);
         Ok(Exit::DONE)
     }
+}
+
+/// What no format has a place for, and nobody should overlook.
+fn tell_unverified(trees: u64) {
+    let these = match trees {
+        0 => return,
+        1 => "1 of these trees was".to_owned(),
+        _ => format!("{trees} of these trees were"),
+    };
+    output::to_stderr(&format!(
+        "{these} held together by a session alone: a daemon that left it before anybody looked is not listed"
+    ));
 }
 
 impl From<By> for LeakGrouping {
