@@ -11,7 +11,7 @@
 //! - [`health`] with [`below`], and [`monitor`]: are the recorded processes still there?
 //! - [`watch`]: reaping for other instances;
 //! - [`shutdown`]: the orderly end;
-//! - [`ledger`] and [`doctor`]: looking without touching.
+//! - [`ledger`], [`trees`] and [`doctor`]: looking without touching.
 
 mod below;
 mod containment;
@@ -39,6 +39,7 @@ mod shutdown;
 mod spawn;
 mod sweep;
 mod terminate;
+mod trees;
 mod watch;
 
 use std::sync::Arc;
