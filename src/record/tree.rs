@@ -14,7 +14,7 @@ pub struct TreeRecord {
     pub source: FigureSource,
     /// Why nothing was seen and the ledger had to do; `None` where it was.
     pub obstacle: Option<String>,
-    /// The root, whether it lives or not, then everything else, parents before their children.
+    /// The root, whether it lives or not, then everything below it, each process followed by its children.
     pub members: Vec<TreeMember>,
     /// Processes that carry the root's token but may be a person's: no members.
     pub suspects: Vec<Suspect>,

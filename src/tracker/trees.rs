@@ -5,7 +5,7 @@
 //! What cannot be seen from here (another machine or PID namespace, a hidden `/proc`) is told as the ledger has it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -226,7 +226,8 @@ impl Sight {
     }
 }
 
-/// Each member with the one below which it stands, parents first. Whose parent is no member stands directly below the root.
+/// Each member with the one below which it stands, as a drawing of the tree shows them from top to bottom. Whose parent is no
+/// member stands directly below the root.
 fn below(top: Pid, stats: Vec<&Stat>) -> Vec<(&Stat, Pid)> {
     let pids: HashSet<Pid> = stats.iter().map(|stat| stat.pid).collect();
     let mut children: BTreeMap<Pid, Vec<&Stat>> = BTreeMap::new();
@@ -234,15 +235,19 @@ fn below(top: Pid, stats: Vec<&Stat>) -> Vec<(&Stat, Pid)> {
         let parent = Pid::new(i64::from(stat.parent)).filter(|pid| pids.contains(pid));
         children.entry(parent.unwrap_or(top)).or_default().push(stat);
     }
-    let mut found: Vec<(&Stat, Pid)> = Vec::new();
-    let mut open = VecDeque::from([top]);
-    // A loop of parents, which a torn read could show, hangs below the root.
-    while let Some((parent, stats)) = match open.pop_front() {
-        Some(pid) => Some((pid, children.remove(&pid).unwrap_or_default())),
-        None => children.pop_first().map(|(_, stats)| (top, stats)),
-    } {
-        open.extend(stats.iter().map(|stat| stat.pid));
-        found.extend(stats.into_iter().map(|stat| (stat, parent)));
+    let mut found = Vec::new();
+    let mut open: Vec<(&Stat, Pid)> = Vec::new();
+    let mut above = Some((top, children.remove(&top).unwrap_or_default()));
+    while let Some((parent, stats)) = above {
+        open.extend(stats.into_iter().rev().map(|stat| (stat, parent)));
+        above = match open.pop() {
+            Some((stat, parent)) => {
+                found.push((stat, parent));
+                Some((stat.pid, children.remove(&stat.pid).unwrap_or_default()))
+            }
+            // A loop of parents, which a torn read could show, hangs below the root.
+            None => children.pop_first().map(|(_, stats)| (top, stats)),
+        };
     }
     found
 }
@@ -349,7 +354,7 @@ mod tests {
         let stats =
             [stat(14, 13, 1), stat(13, 12, 1), stat(11, 10, 1), stat(12, 10, 1), stat(30, 1, 30)];
         let shown = shape(10, &stats);
-        assert_eq!(shown, [(11, 10), (12, 10), (30, 10), (13, 12), (14, 13)]);
+        assert_eq!(shown, [(11, 10), (12, 10), (13, 12), (14, 13), (30, 10)]);
     }
 
     #[test]

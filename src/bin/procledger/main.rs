@@ -16,6 +16,7 @@ mod privilege;
 mod render;
 mod service;
 mod signals;
+mod terminal;
 mod units;
 
 use std::process::ExitCode;

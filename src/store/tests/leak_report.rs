@@ -63,8 +63,8 @@ fn a_time_that_no_calendar_has_spoils_no_report() {
 #[test]
 fn the_sums_of_a_report_agree_with_each_other() {
     let f = Fixture::new();
-    for pid in 10..30 {
-        leaked(&f, pid, &[["/bin/a", "b", "c"][pid as usize % 3]], pid * HOUR);
+    for (pid, command) in (10..30).zip(["/bin/a", "b", "c"].into_iter().cycle()) {
+        leaked(&f, pid, &[command], pid * HOUR);
     }
     let report = f.store.leak_report(Some(Millis(12 * HOUR)), 5).expect("read");
     for groups in
