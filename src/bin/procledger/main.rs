@@ -11,6 +11,7 @@ mod ledger_path;
 mod logging;
 mod notify;
 mod output;
+mod page;
 mod pin;
 mod privilege;
 mod render;
