@@ -16,7 +16,9 @@ use crate::{
     error::Result,
     identity::{Pid, Place},
     os::{
-        Pinned, Probe, Proc, current_place,
+        Pinned, Probe, Proc,
+        cgroup::Leaf,
+        current_place,
         procfs::{TICKS_PER_SECOND, age},
     },
     plan::{
@@ -107,6 +109,8 @@ fn group(rows: Vec<ProcessRecord>) -> Vec<Rows> {
 struct Sight {
     proc: Proc,
     here: Place,
+    /// Of the ledger: a leaf of anybody else's is none of ours.
+    owner: u32,
     snapshot: Snapshot,
     carriers: HashMap<Uuid, Vec<Pid>>,
     /// Live instances with what each answers for.
@@ -119,7 +123,7 @@ impl Sight {
         let snapshot = proc.snapshot()?;
         let carriers = carriers(&proc, &snapshot, rows);
         let guards = guards(store, &proc, here, rows)?;
-        Ok(Self { proc, here, snapshot, carriers, guards })
+        Ok(Self { proc, here, owner: store.owner_uid(), snapshot, carriers, guards })
     }
 
     fn tree(&self, rows: Rows) -> TreeRecord {
@@ -167,19 +171,34 @@ impl Sight {
             group: session,
             known: Vec::new(),
             carriers: carriers.unwrap_or_default(),
+            leaf: self.leaf(root),
         }
     }
 
-    /// Other live instances, with what they answer for, that do not run below this very root: they may carry its token all
-    /// the same, since a task that restarts its host leaves it to the new one.
+    /// Who is in the root's leaf. Listed after the snapshot: a pid of both is the same process in both. Of a leaf that
+    /// cannot be read the other evidence is left.
+    fn leaf(&self, root: &ProcessRecord) -> HashSet<Pid> {
+        let leaf =
+            root.cgroup.as_ref().and_then(|leaf| Leaf::open(leaf, self.owner).ok().flatten());
+        leaf.and_then(|leaf| leaf.pids().ok()).unwrap_or_default().into_iter().collect()
+    }
+
+    /// Other live instances, with what they answer for, that do not run below this very root: a task that restarts its host
+    /// leaves leaf and token to the new one, which passes them on to what it starts.
     fn exempt(&self, root: &ProcessRecord, view: &TreeView) -> HashSet<Pid> {
-        let others = self.guards.iter().filter(|(instance, ..)| *instance != root.owner);
-        let certain = TreeView { carriers: Vec::new(), ..view.clone() };
+        let certain = TreeView { carriers: Vec::new(), leaf: HashSet::new(), ..view.clone() };
         let below = members(&self.snapshot, &certain, &HashSet::new()).members;
-        others
-            .filter(|(_, pid, _)| !below.contains_key(pid))
-            .flat_map(|(_, pid, theirs)| theirs.iter().chain([pid]).copied())
-            .collect()
+        let others = self.guards.iter().filter(|(instance, ..)| *instance != root.owner);
+        let mut exempt = HashSet::new();
+        for (_, own, theirs) in others.filter(|(_, own, _)| !below.contains_key(own)) {
+            for pid in theirs.iter().chain([own]) {
+                exempt.insert(*pid);
+                if view.leaf.contains(pid) || view.carriers.contains(pid) {
+                    exempt.extend(self.snapshot.below(*pid));
+                }
+            }
+        }
+        exempt
     }
 
     fn describe(

@@ -46,12 +46,12 @@ impl Browser {
             complaints: Vec::new(),
             child,
         };
-        let target = browser.ask("Target.createTarget", json!({ "url": "about:blank" }));
+        let target = browser.ask("Target.createTarget", &json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let attached = browser.ask("Target.attachToTarget", attach);
+        let attached = browser.ask("Target.attachToTarget", &attach);
         browser.session = Some(attached["sessionId"].as_str().expect("a session").to_owned());
         for domain in ["Runtime.enable", "Log.enable", "Network.enable", "Page.enable"] {
-            browser.ask(domain, json!({}));
+            browser.ask(domain, &json!({}));
         }
         browser
     }
@@ -59,7 +59,7 @@ impl Browser {
     /// Opens a file and waits until it is whole.
     pub(crate) fn open(&mut self, file: &Path) {
         let url = format!("file://{}", file.display());
-        let opened = self.ask("Page.navigate", json!({ "url": url }));
+        let opened = self.ask("Page.navigate", &json!({ "url": url }));
         assert!(opened.get("errorText").is_none(), "{opened}");
         let ready = format!("location.href === {url:?} && document.readyState === 'complete'");
         until("the page is whole", || self.evaluate(&ready) == Value::Bool(true));
@@ -69,7 +69,7 @@ impl Browser {
     #[track_caller]
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let request = json!({ "expression": expression, "returnByValue": true });
-        let answer = self.ask("Runtime.evaluate", request);
+        let answer = self.ask("Runtime.evaluate", &request);
         assert!(answer.get("exceptionDetails").is_none(), "{expression}: {answer:#}");
         answer["result"]["value"].clone()
     }
@@ -79,13 +79,13 @@ impl Browser {
         let size = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600
         });
-        self.ask("Emulation.setDeviceMetricsOverride", size);
+        self.ask("Emulation.setDeviceMetricsOverride", &size);
     }
 
     /// What the person prefers: `light` or `dark`.
     pub(crate) fn prefer(&mut self, scheme: &str) {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        self.ask("Emulation.setEmulatedMedia", json!({ "features": features }));
+        self.ask("Emulation.setEmulatedMedia", &json!({ "features": features }));
     }
 
     /// Presses a key that types `text`, as a keyboard does.
@@ -98,7 +98,7 @@ impl Browser {
             } else if key == "Tab" {
                 event["windowsVirtualKeyCode"] = 9.into();
             }
-            self.ask("Input.dispatchKeyEvent", event);
+            self.ask("Input.dispatchKeyEvent", &event);
         }
     }
 
@@ -111,7 +111,7 @@ impl Browser {
 
     /// A request over the pipe, and its answer; what comes in between is noted.
     #[track_caller]
-    fn ask(&mut self, method: &str, params: Value) -> Value {
+    fn ask(&mut self, method: &str, params: &Value) -> Value {
         self.next += 1;
         let mut request = json!({ "id": self.next, "method": method, "params": params });
         if let Some(session) = &self.session {

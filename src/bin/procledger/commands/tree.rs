@@ -20,9 +20,9 @@ use crate::{
 Example:
   procledger tree nightly
 
-WHY: identity (the root itself), session or process group (made for the root), child of PID,
-token (in its environment), recorded descendant (seen below the root by an earlier pass);
-`+` where a pass has recorded it as well. Whatever is shown here is what `kill` would end.
+WHY: identity (the root itself), cgroup, session or process group (made for the root), child of
+PID, token (in its environment), recorded descendant (seen below the root by an earlier pass);
+`+` where a pass has recorded it as well.
 
 --json: an array of {process, task_id, pid, state, containment, figures (live, recorded),
 obstacle, rss_bytes, cpu_ms, descendants, members, suspects}; members are {process (row, or null

@@ -3,12 +3,15 @@
 //! The drawing is 1000 by 100 units and is stretched to its place; words stand beside it, not in it, so that they keep
 //! their size on a phone.
 
-use chrono::{
-    DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, TimeDelta, Timelike, Utc,
-};
+#![expect(clippy::cast_precision_loss, reason = "a drawing shows no more than three digits")]
+
+use chrono::{DateTime, Months, NaiveDateTime, Utc};
 use procledger::{LeakGroup, Millis};
 
-use super::spell::{Figure, counted, thousands};
+use super::{
+    spell::{Figure, counted, thousands},
+    step::Step,
+};
 
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 100.0;
@@ -47,63 +50,6 @@ pub(super) struct Bar {
     pub(super) y: String,
     pub(super) width: String,
     pub(super) height: String,
-}
-
-/// How long a slot is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Hour,
-    Day,
-    Week,
-    Month,
-    Year,
-}
-
-impl Step {
-    const ALL: [Self; 5] = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Year];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Hour => "hour",
-            Self::Day => "day",
-            Self::Week => "week",
-            Self::Month => "month",
-            Self::Year => "year",
-        }
-    }
-
-    /// The slot that a time falls into, by its start.
-    fn start(self, time: NaiveDateTime) -> NaiveDateTime {
-        let date = time.date();
-        let start = match self {
-            Self::Hour => return date.and_hms_opt(time.hour(), 0, 0).unwrap_or(time),
-            Self::Day => Some(date),
-            Self::Week => Some(date.week(chrono::Weekday::Mon).first_day()),
-            Self::Month => date.with_day(1),
-            Self::Year => NaiveDate::from_ymd_opt(date.year(), 1, 1),
-        };
-        start.unwrap_or(date).and_time(chrono::NaiveTime::MIN)
-    }
-
-    fn next(self, start: NaiveDateTime) -> Option<NaiveDateTime> {
-        match self {
-            Self::Hour => start.checked_add_signed(TimeDelta::hours(1)),
-            Self::Day => start.checked_add_days(Days::new(1)),
-            Self::Week => start.checked_add_days(Days::new(7)),
-            Self::Month => start.checked_add_months(Months::new(1)),
-            Self::Year => start.checked_add_months(Months::new(12)),
-        }
-    }
-
-    fn label(self, start: NaiveDateTime) -> String {
-        let format = match self {
-            Self::Hour => "%d %b %H:00",
-            Self::Day | Self::Week => "%d %b %Y",
-            Self::Month => "%b %Y",
-            Self::Year => "%Y",
-        };
-        start.format(format).to_string().trim_start_matches('0').to_owned()
-    }
 }
 
 /// What was found within one slot.
@@ -208,7 +154,10 @@ fn hours(step: Step, sums: &[Sum]) -> Chart {
         name: format!("Process-hours in each {}", step.word()),
         summary: summary(step, sums, &all, told, |sum| sum.hours),
         legend: Vec::new(),
-        scale: scale(top, |value| Figure::hours(value).shown.replace(".0", "")),
+        scale: scale(top, |value| {
+            let shown = Figure::hours(value).shown;
+            shown.strip_suffix(".0").map_or(shown.clone(), ToOwned::to_owned)
+        }),
         times: times(step, sums),
         slots: draw(step, sums, top, told, |sum| vec![("plain", sum.hours)]),
     }

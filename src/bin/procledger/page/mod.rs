@@ -8,5 +8,6 @@ mod chart;
 mod report;
 mod rows;
 mod spell;
+mod step;
 
 pub(crate) use report::{LEAKS_SHOWN, page};
