@@ -102,13 +102,9 @@ pub(super) const BY_PROGRAM: &str = sum_leaks!(
 );
 
 impl Store {
-    /// Leaks that were found since, newest first, at most `limit`.
-    pub(crate) fn leaks(
-        &self,
-        since: Option<Millis>,
-        limit: Option<u32>,
-    ) -> Result<Vec<LeakRecord>> {
-        self.read("read the leaks", |connection| list(connection, from(since), limit))
+    /// Leaks that were found since, newest first.
+    pub(crate) fn leaks(&self, since: Option<Millis>) -> Result<Vec<LeakRecord>> {
+        self.read("read the leaks", |connection| list(connection, from(since), None))
     }
 
     /// Leaks that were found since, counted: by time newest first, otherwise most first.
@@ -125,6 +121,7 @@ pub(super) fn from(since: Option<Millis>) -> i64 {
     since.map_or(i64::MIN, |since| since.0)
 }
 
+/// Newest first, at most `limit`.
 pub(super) fn list(
     connection: &Connection,
     since: i64,

@@ -109,7 +109,7 @@ impl Ledger {
     ///
     /// When the ledger cannot be read.
     pub fn leaks(&self, since: Option<SystemTime>) -> Result<Vec<LeakRecord>> {
-        self.store.leaks(since.map(Millis::from), None)
+        self.store.leaks(since.map(Millis::from))
     }
 
     /// The same, counted by hour, day, task, rule or program.

@@ -101,7 +101,7 @@ impl Tracker {
         &self,
         since: impl Into<Option<std::time::SystemTime>>,
     ) -> Result<Vec<crate::record::LeakRecord>> {
-        self.inner.shared.store.leaks(since.into().map(Millis::from), None)
+        self.inner.shared.store.leaks(since.into().map(Millis::from))
     }
 
     /// Where the ledger really is.

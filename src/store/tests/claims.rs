@@ -45,7 +45,7 @@ fn only_the_claimant_records_what_came_of_it() {
     assert_eq!(f.store.record(other, None, &[ended()]).expect("committed"), [false], "no claim");
     f.store.claim(&[id], f.me, None, None).expect("committed");
     assert_eq!(f.store.record(other, None, &[ended()]).expect("committed"), [false]);
-    assert!(f.store.leaks(None, None).expect("read").is_empty(), "and no leak of it");
+    assert!(f.store.leaks(None).expect("read").is_empty(), "and no leak of it");
     assert_eq!(f.store.record(f.me, None, &[ended()]).expect("committed"), [true]);
     assert_eq!(f.store.record(f.me, None, &[ended()]).expect("committed"), [false], "only once");
     let row = f.get(id);
@@ -54,7 +54,7 @@ fn only_the_claimant_records_what_came_of_it() {
         (row.end_reason, row.status),
         (Some(EndReason::Orphan), Some(ExitStatus::Exited(3)))
     );
-    assert_eq!(f.store.leaks(None, None).expect("read").len(), 1);
+    assert_eq!(f.store.leaks(None).expect("read").len(), 1);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_survivor_met_again_is_one_leak() {
         let took = f.store.record(f.me, Some(&pass), &[settled]).expect("committed");
         assert_eq!(took, [true], "{round}");
     }
-    let leaks = f.store.leaks(None, None).expect("read");
+    let leaks = f.store.leaks(None).expect("read");
     assert_eq!(leaks.len(), 1);
     assert_eq!((leaks[0].outcome, leaks[0].found_at), (Outcome::Kill, Millis(1_000)));
     assert_eq!(leaks[0].died_after_ms, Some(12));
@@ -123,7 +123,7 @@ fn one_process_can_be_a_leak_of_two_kinds() {
         let verdict = Verdict::Survived("x".to_owned());
         f.store.record(f.me, None, &[Settled { process: id, verdict, leak }]).expect("committed");
     }
-    assert_eq!(f.store.leaks(None, None).expect("read").len(), 2);
+    assert_eq!(f.store.leaks(None).expect("read").len(), 2);
 }
 
 #[test]

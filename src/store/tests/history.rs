@@ -94,7 +94,7 @@ fn leaks_are_counted_by_day_task_and_rule() {
     assert_eq!(groups(LeakGrouping::Rule)[0].key, "owner-dead");
     let since = f.store.leak_groups(Some(Millis(2 * DAY)), LeakGrouping::Day).expect("read");
     assert_eq!(since.len(), 1);
-    let leaks = f.store.leaks(Some(Millis(DAY + 5)), None).expect("read");
+    let leaks = f.store.leaks(Some(Millis(DAY + 5))).expect("read");
     assert_eq!(leaks.iter().map(|leak| leak.process).collect::<Vec<_>>(), [ids[2], ids[1]]);
     assert_eq!((leaks[0].task_id.as_ref(), leaks[0].age_ms), (None, 3_600_000));
 }
@@ -143,7 +143,7 @@ fn old_history_goes_and_the_rest_stays() {
     }
     f.store.stop_instance(gone, StopHow::Crashed, Millis(150)).expect("committed");
     assert_eq!(prune(&f, 1_000, 1), 3, "one process, one pass, one instance");
-    assert!(f.store.leaks(None, None).expect("read").is_empty(), "with its leak");
+    assert!(f.store.leaks(None).expect("read").is_empty(), "with its leak");
     assert!(f.store.instance(gone).expect("read").is_none());
     for id in [root, below, new] {
         assert!(f.store.process(id).expect("read").is_some(), "{id:?} has to stay");

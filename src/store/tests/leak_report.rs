@@ -15,7 +15,7 @@ fn leaked(f: &Fixture, pid: i64, command: &[&str], at: i64) {
     new.command = command.iter().map(|word| (*word).to_owned()).collect();
     let id = f.admit(new);
     f.put(id, State::Ending, Some(f.me));
-    let mut leak = leak(id, LeakKind::Orphan, Outcome::Term);
+    let mut leak = leak(LeakKind::Orphan, Outcome::Term);
     leak.found_at = Millis(at);
     let verdict = Verdict::Ended(end(EndReason::Orphan));
     let settled = Settled { process: id, verdict, leak: Some(leak) };

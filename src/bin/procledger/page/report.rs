@@ -125,7 +125,7 @@ fn verdict(all: &Sums, passes: &[PassSummary]) -> Verdict {
         }
         (leaks, 0) => (
             counted(leaks, "process outlived its owner", "processes outlived their owners"),
-            "None of them is known to run any more.".to_owned(),
+            "Whatever was to be ended has ended.".to_owned(),
         ),
         (leaks, survived) => (
             counted(leaks, "process outlived its owner", "processes outlived their owners"),
