@@ -35,7 +35,7 @@ impl Screen {
             return Ok(());
         }
         Err(Failure::usage(
-            "--watch draws on a terminal, and standard output is none: leave it out, or use watch(1)",
+            "--watch draws on a terminal, and standard output is none that it can: leave it out, or use watch(1)",
         ))
     }
 
