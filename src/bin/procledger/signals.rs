@@ -73,13 +73,6 @@ impl Signals {
     }
 }
 
-/// Readable when a signal waits.
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 fn bit(signal: Signal) -> u64 {
     1 << (signal as i32 - 1)
 }
