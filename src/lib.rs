@@ -176,12 +176,13 @@ mod tracker;
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};
 pub use record::{
-    Cgroup, Containment, ContainmentMode, EndReason, Ending, ExitStatus, InstanceId,
+    Cgroup, Containment, ContainmentMode, EndReason, Ending, ExitStatus, FigureSource, InstanceId,
     InstanceRecord, LeakKind, LeakRecord, Limits, Millis, Origin, Outcome, PassKind, PassRecord,
-    ProcessId, ProcessRecord, Report, StopHow, Suspect, TASK_ID_MAX, TaskId,
+    PassSummary, ProcessId, ProcessRecord, Report, StopHow, Suspect, TASK_ID_MAX, TaskId,
+    TreeMember, TreeRecord,
 };
 pub use state::{Event, State, next};
-pub use store::{LeakGroup, LeakGrouping};
+pub use store::{LeakGroup, LeakGrouping, LeakReport};
 pub use tracker::{
     Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME, Finding, Job,
     Ledger, Level, Output, Process, Signaller, Stdio, Tracker, Turn, diagnose,

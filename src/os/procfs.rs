@@ -48,7 +48,10 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let flags = number(fields.nth(1)?)?; // 9
     let user: u64 = number(fields.nth(4)?)?; // 14
     let system: u64 = number(fields.next()?)?; // 15
-    let start_tick = number(fields.nth(6)?)?; // 22
+    // These two the kernel prints signed.
+    let reaped_user: i64 = number(fields.next()?)?; // 16
+    let reaped_system: i64 = number(fields.next()?)?; // 17
+    let start_tick = number(fields.nth(4)?)?; // 22
     let rss: i64 = number(fields.nth(1)?)?; // 24
     Some(Stat {
         pid: Pid::new(pid)?,
@@ -60,6 +63,7 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
         terminal,
         flags,
         cpu_ticks: user.saturating_add(system),
+        reaped_cpu_ticks: u64::try_from(reaped_user.saturating_add(reaped_system)).unwrap_or(0),
         start_tick,
         rss_bytes: u64::try_from(rss)
             .unwrap_or(0)
@@ -273,7 +277,7 @@ fn read_at(
 mod tests {
     use super::*;
 
-    const PLAIN: &[u8] = b"42 (cat) R 7 42 5 34816 42 4194304 100 0 0 0 3 4 0 0 20 0 1 0 98765 \
+    const PLAIN: &[u8] = b"42 (cat) R 7 42 5 34816 42 4194304 100 0 0 0 3 4 5 6 20 0 1 0 98765 \
         5000000 123 18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
 
     #[test]
@@ -286,6 +290,7 @@ mod tests {
             (stat.terminal, stat.cpu_ticks, stat.start_tick, stat.rss_bytes / 4096),
             (34816, 7, 98765, 123)
         );
+        assert_eq!(stat.reaped_cpu_ticks, 11);
         assert!(!stat.is_kernel_thread());
     }
 

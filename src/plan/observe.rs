@@ -23,6 +23,8 @@ pub(crate) struct Stat {
     pub(crate) flags: u64,
     /// User and system time, clock ticks.
     pub(crate) cpu_ticks: u64,
+    /// The same of children that it has waited for, and of theirs.
+    pub(crate) reaped_cpu_ticks: u64,
     /// Field 22.
     pub(crate) start_tick: u64,
     /// Resident memory.
@@ -139,6 +141,7 @@ pub(crate) mod tests {
             terminal: 0,
             flags: 0,
             cpu_ticks: 0,
+            reaped_cpu_ticks: 0,
             start_tick: u64::from(number),
             rss_bytes: 0,
         }

@@ -6,6 +6,7 @@ mod ids;
 mod instance;
 mod process;
 mod report;
+mod tree;
 mod words;
 
 pub(crate) use ids::millis;
@@ -17,7 +18,9 @@ pub(crate) use process::{
 };
 pub use process::{Cgroup, Limits, ProcessRecord};
 pub(crate) use report::NewLeak;
-pub use report::{Ending, LeakRecord, PassRecord, Report, Suspect};
+pub use report::{Ending, LeakRecord, PassRecord, PassSummary, Report, Suspect};
+pub use tree::{TreeMember, TreeRecord};
 pub use words::{
-    Containment, ContainmentMode, EndReason, LeakKind, Origin, Outcome, PassKind, StopHow,
+    Containment, ContainmentMode, EndReason, FigureSource, LeakKind, Origin, Outcome, PassKind,
+    StopHow,
 };

@@ -78,6 +78,23 @@ pub struct PassRecord {
     pub error: Option<String>,
 }
 
+/// The passes of one kind since a time: was anybody looking?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassSummary {
+    /// Which check.
+    pub kind: PassKind,
+    /// How many were made, never 0.
+    pub passes: u64,
+    /// Of these, in which something went wrong.
+    pub failed: u64,
+    /// When the first one started.
+    pub first_at: Millis,
+    /// When the last one started.
+    pub last_at: Millis,
+    /// The longest time from the start of one to that of the next; zero where there was only one.
+    pub longest_gap: Duration,
+}
+
 /// One process that a call or a pass dealt with.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ending {

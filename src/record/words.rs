@@ -161,3 +161,13 @@ words! {
         Orphan = "orphan",
     }
 }
+
+words! {
+    /// Where the figures of a tree come from.
+    FigureSource {
+        /// The processes themselves, at the moment of asking.
+        Live = "live",
+        /// The ledger: as the last health pass saw them.
+        Recorded = "recorded",
+    }
+}

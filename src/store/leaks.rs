@@ -1,6 +1,6 @@
 //! Leaks: what outlived its owner, one row for each process and kind.
 
-use rusqlite::{OptionalExtension, Row, Transaction, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params};
 use serde::Serialize;
 
 use super::{Store, rows::Cells};
@@ -13,18 +13,22 @@ use crate::{
 /// What leaks are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeakGrouping {
+    /// The hour they were found, in UTC.
+    Hour,
     /// The day they were found, in UTC.
     Day,
     /// The task they belonged to.
     Task,
     /// Why they count as leaks.
     Rule,
+    /// The program that leaked: the last part of its command's first word.
+    Program,
 }
 
-/// Leaks that have a day, a task or a rule in common.
+/// Leaks that have an hour, a day, a task, a rule or a program in common.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LeakGroup {
-    /// Day as `2025-01-10`, task id, or rule. Empty for leaks of no task.
+    /// Hour as `2025-01-10T12:00Z`, day as `2025-01-10`, task id, rule or program. Empty for leaks of no task.
     pub key: String,
     /// How many there were.
     pub leaks: u64,
@@ -44,39 +48,106 @@ pub struct LeakGroup {
     pub last_found_at: Millis,
 }
 
+/// Leaks since a time, counted by a key.
+///
+/// `CROSS JOIN` keeps the order: the leaks of the window first, then each one's process by its row number.
+macro_rules! sum_leaks {
+    ($key:literal, $from:literal, $order:literal) => {
+        concat!(
+            "SELECT ",
+            $key,
+            " AS key, count(*) AS leaks, ",
+            "sum(l.kind = 'orphan'), sum(l.kind = 'stray'), sum(l.kind = 'unregistered'), ",
+            "sum(l.outcome = 'survived'), sum(l.age_ms) / 3600000.0, ",
+            "coalesce(sum(l.rss_bytes), 0), max(l.found_at) AS last ",
+            "FROM leak AS l INDEXED BY leak_found ",
+            $from,
+            " WHERE l.found_at >= ?1 GROUP BY key ORDER BY ",
+            $order
+        )
+    };
+}
+
+// By name, so that a test can ask SQLite how it runs them.
+pub(super) const LEAKS: &str = concat!(
+    "SELECT l.process, p.task_id, p.pid, l.kind, l.rule, l.evidence, l.found_at, ",
+    "l.age_ms, l.rss_bytes, l.outcome, l.died_after_ms, p.command ",
+    "FROM leak AS l INDEXED BY leak_found ",
+    "CROSS JOIN process AS p ON p.id = l.process ",
+    "WHERE l.found_at >= ?1 ORDER BY l.found_at DESC, l.id DESC LIMIT ?2"
+);
+// A time that no calendar has gives NULL, and must not spoil the sums of all others.
+pub(super) const BY_HOUR: &str = sum_leaks!(
+    "coalesce(strftime('%Y-%m-%dT%H:00Z', l.found_at / 1000.0, 'unixepoch'), '')",
+    "",
+    "key DESC"
+);
+pub(super) const BY_DAY: &str = sum_leaks!(
+    "coalesce(strftime('%Y-%m-%d', l.found_at / 1000.0, 'unixepoch'), '')",
+    "",
+    "key DESC"
+);
+pub(super) const BY_TASK: &str = sum_leaks!(
+    "coalesce(p.task_id, '')",
+    "CROSS JOIN process AS p ON p.id = l.process",
+    "leaks DESC, last DESC, key"
+);
+pub(super) const BY_RULE: &str = sum_leaks!("l.rule", "", "leaks DESC, last DESC, key");
+// What is left of the first word when everything up to its last slash is taken away: rtrim() with all characters but the
+// slash leaves the folder.
+pub(super) const BY_PROGRAM: &str = sum_leaks!(
+    "coalesce(replace(p.command ->> 0, rtrim(p.command ->> 0, replace(p.command ->> 0, '/', '')), ''), '')",
+    "CROSS JOIN process AS p ON p.id = l.process",
+    "leaks DESC, last DESC, key"
+);
+
 impl Store {
     /// Leaks that were found since, newest first.
     pub(crate) fn leaks(&self, since: Option<Millis>) -> Result<Vec<LeakRecord>> {
-        let since = since.map_or(i64::MIN, |since| since.0);
-        self.read("read the leaks", |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT l.process, p.task_id, p.pid, l.kind, l.rule, l.evidence, l.found_at,
-                       l.age_ms, l.rss_bytes, l.outcome, l.died_after_ms, p.command
-                     FROM leak AS l INDEXED BY leak_found
-                     CROSS JOIN process AS p ON p.id = l.process
-                     WHERE l.found_at >= ?1
-                     ORDER BY l.found_at DESC, l.id DESC",
-                )?
-                .query_map([since], leak)?
-                .collect()
-        })
+        self.read("read the leaks", |connection| list(connection, from(since), None))
     }
 
-    /// Leaks that were found since, counted by day (newest first), or by task or rule (most first).
+    /// Leaks that were found since, counted: by time newest first, otherwise most first.
     pub(crate) fn leak_groups(
         &self,
         since: Option<Millis>,
         by: LeakGrouping,
     ) -> Result<Vec<LeakGroup>> {
-        let since = since.map_or(i64::MIN, |since| since.0);
-        match by {
-            LeakGrouping::Day => self.leaks_by_day(since),
-            LeakGrouping::Task => self.leaks_by_task(since),
-            LeakGrouping::Rule => self.leaks_by_rule(since),
-        }
+        self.read("count the leaks", |connection| groups(connection, from(since), by))
     }
+}
 
+pub(super) fn from(since: Option<Millis>) -> i64 {
+    since.map_or(i64::MIN, |since| since.0)
+}
+
+/// Newest first, at most `limit`.
+pub(super) fn list(
+    connection: &Connection,
+    since: i64,
+    limit: Option<u32>,
+) -> rusqlite::Result<Vec<LeakRecord>> {
+    // SQLite takes a negative limit for none.
+    let limit = limit.map_or(-1, i64::from);
+    connection.prepare_cached(LEAKS)?.query_map((since, limit), leak)?.collect()
+}
+
+pub(super) fn groups(
+    connection: &Connection,
+    since: i64,
+    by: LeakGrouping,
+) -> rusqlite::Result<Vec<LeakGroup>> {
+    let query = match by {
+        LeakGrouping::Hour => BY_HOUR,
+        LeakGrouping::Day => BY_DAY,
+        LeakGrouping::Task => BY_TASK,
+        LeakGrouping::Rule => BY_RULE,
+        LeakGrouping::Program => BY_PROGRAM,
+    };
+    connection.prepare_cached(query)?.query_map([since], group)?.collect()
+}
+
+impl Store {
     /// Trees with leaks that were found since, whose root neither a leaf nor a keeper held.
     pub(crate) fn unverified_trees(&self, since: Option<Millis>) -> Result<u64> {
         let since = since.map_or(i64::MIN, |since| since.0);
@@ -93,57 +164,6 @@ impl Store {
         })
     }
 
-    fn leaks_by_day(&self, since: i64) -> Result<Vec<LeakGroup>> {
-        self.read("count the leaks of each day", |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT strftime('%Y-%m-%d', l.found_at / 1000.0, 'unixepoch') AS key, count(*),
-                       sum(l.kind = 'orphan'), sum(l.kind = 'stray'), sum(l.kind = 'unregistered'),
-                       sum(l.outcome = 'survived'), sum(l.age_ms) / 3600000.0,
-                       coalesce(sum(l.rss_bytes), 0), max(l.found_at)
-                     FROM leak AS l INDEXED BY leak_found
-                     WHERE l.found_at >= ?1 GROUP BY key ORDER BY key DESC",
-                )?
-                .query_map([since], group)?
-                .collect()
-        })
-    }
-
-    fn leaks_by_task(&self, since: i64) -> Result<Vec<LeakGroup>> {
-        self.read("count the leaks of each task", |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT coalesce(p.task_id, '') AS key, count(*) AS leaks,
-                       sum(l.kind = 'orphan'), sum(l.kind = 'stray'), sum(l.kind = 'unregistered'),
-                       sum(l.outcome = 'survived'), sum(l.age_ms) / 3600000.0,
-                       coalesce(sum(l.rss_bytes), 0), max(l.found_at) AS last
-                     FROM leak AS l INDEXED BY leak_found
-                     CROSS JOIN process AS p ON p.id = l.process
-                     WHERE l.found_at >= ?1 GROUP BY key ORDER BY leaks DESC, last DESC, key",
-                )?
-                .query_map([since], group)?
-                .collect()
-        })
-    }
-
-    fn leaks_by_rule(&self, since: i64) -> Result<Vec<LeakGroup>> {
-        self.read("count the leaks of each rule", |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT l.rule AS key, count(*) AS leaks,
-                       sum(l.kind = 'orphan'), sum(l.kind = 'stray'), sum(l.kind = 'unregistered'),
-                       sum(l.outcome = 'survived'), sum(l.age_ms) / 3600000.0,
-                       coalesce(sum(l.rss_bytes), 0), max(l.found_at) AS last
-                     FROM leak AS l INDEXED BY leak_found
-                     WHERE l.found_at >= ?1 GROUP BY key ORDER BY leaks DESC, last DESC, key",
-                )?
-                .query_map([since], group)?
-                .collect()
-        })
-    }
-}
-
-impl Store {
     /// What a process was recorded as, if it was a leak.
     pub(crate) fn leak_kind(&self, process: ProcessId) -> Result<Option<LeakKind>> {
         self.read("look up a leak", |connection| {

@@ -35,6 +35,7 @@ mod connection;
 mod failure;
 mod filesystem;
 mod instances;
+mod leak_report;
 mod leaks;
 mod observe;
 mod orphans;
@@ -50,4 +51,5 @@ mod tests;
 mod trust;
 
 pub(crate) use connection::Store;
+pub use leak_report::LeakReport;
 pub use leaks::{LeakGroup, LeakGrouping};

@@ -2,13 +2,22 @@
 
 use std::time::Duration;
 
-use rusqlite::{Row, Transaction, named_params};
+use rusqlite::{Connection, Row, Transaction, named_params};
 
 use super::{Store, rows::Cells};
 use crate::{
     error::Result,
-    record::{InstanceId, Millis, PassKind, PassRecord},
+    record::{InstanceId, Millis, PassKind, PassRecord, PassSummary},
 };
+
+/// Each kind by itself, so that the index leads to the window; a gap is from the start of one to that of the next.
+pub(super) const SUMMARIES: &str =
+    "SELECT kind, count(*), sum(failed), min(started_at), max(started_at), coalesce(max(gap), 0)
+     FROM (SELECT kind, started_at, error IS NOT NULL AS failed,
+             started_at - lag(started_at) OVER (PARTITION BY kind ORDER BY started_at) AS gap
+           FROM pass INDEXED BY pass_kind
+           WHERE kind IN ('health', 'orphan') AND started_at >= ?1)
+     GROUP BY kind ORDER BY kind";
 
 impl Store {
     /// Records a pass that had nothing to settle.
@@ -37,6 +46,12 @@ impl Store {
         })
     }
 
+    /// The passes of each kind that started since, counted.
+    pub(crate) fn pass_summaries(&self, since: Option<Millis>) -> Result<Vec<PassSummary>> {
+        let since = since.map_or(i64::MIN, |since| since.0);
+        self.read("count the passes", |connection| summaries(connection, since))
+    }
+
     /// Passes that started since, newest first.
     pub(crate) fn passes(&self, since: Option<Millis>, limit: u32) -> Result<Vec<PassRecord>> {
         let since = since.map_or(i64::MIN, |since| since.0);
@@ -52,6 +67,10 @@ impl Store {
                 .collect()
         })
     }
+}
+
+pub(super) fn summaries(connection: &Connection, since: i64) -> rusqlite::Result<Vec<PassSummary>> {
+    connection.prepare_cached(SUMMARIES)?.query_map([since], summary)?.collect()
 }
 
 /// Within the transaction of whoever settles its rows; the row number for its leaks.
@@ -93,5 +112,17 @@ fn pass(row: &Row<'_>) -> rusqlite::Result<PassRecord> {
         survived: cells.u64()?,
         unknown: cells.u64()?,
         error: cells.take()?,
+    })
+}
+
+fn summary(row: &Row<'_>) -> rusqlite::Result<PassSummary> {
+    let mut cells = Cells::of(row);
+    Ok(PassSummary {
+        kind: cells.parse(PassKind::parse)?,
+        passes: cells.u64()?,
+        failed: cells.u64()?,
+        first_at: cells.time()?,
+        last_at: cells.time()?,
+        longest_gap: cells.millis()?,
     })
 }

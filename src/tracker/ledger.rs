@@ -13,6 +13,7 @@ use super::{
     liveness::{Life, judge},
     open::entries,
     sweep::{Search, answered_for, suspect},
+    trees::MAY_BE_A_PERSONS,
 };
 use crate::{
     error::{Error, Result},
@@ -21,11 +22,11 @@ use crate::{
     os::{Proc, current_place},
     plan::sweep::Judgement,
     record::{
-        DeadInstance, Ending, LeakRecord, Millis, Observer, Outcome, PassRecord, ProcessId,
-        ProcessRecord, Report, Suspect, TaskId,
+        DeadInstance, Ending, LeakRecord, Millis, Observer, Outcome, PassRecord, PassSummary,
+        ProcessId, ProcessRecord, Report, Suspect, TaskId,
     },
     state::State,
-    store::{LeakGroup, LeakGrouping, Store},
+    store::{LeakGroup, LeakGrouping, LeakReport, Store},
 };
 
 /// A ledger, open for reading: no instance, and nothing is changed.
@@ -111,7 +112,7 @@ impl Ledger {
         self.store.leaks(since.map(Millis::from))
     }
 
-    /// The same, counted by day, task or rule.
+    /// The same, counted by hour, day, task, rule or program.
     ///
     /// # Errors
     ///
@@ -134,6 +135,35 @@ impl Ledger {
     /// When the ledger cannot be read.
     pub fn unverified_trees(&self, since: Option<SystemTime>) -> Result<u64> {
         self.store.unverified_trees(since.map(Millis::from))
+    }
+
+    /// All of it at one moment: the same leaks counted in each way, the newest `limit` of them, and who looked for any.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn leak_report(&self, since: Option<SystemTime>, limit: u32) -> Result<LeakReport> {
+        self.store.leak_report(since.map(Millis::from), limit)
+    }
+
+    /// Whether anybody looked since a time: the passes of each kind that were made, counted.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// # let tracker = procledger::Tracker::builder(&path).open()?;
+    /// tracker.health_pass()?;
+    /// let passes = tracker.ledger().pass_summaries(None)?;
+    /// assert!(passes.iter().all(|summary| summary.passes > 0));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn pass_summaries(&self, since: Option<SystemTime>) -> Result<Vec<PassSummary>> {
+        self.store.pass_summaries(since.map(Millis::from))
     }
 
     /// The newest pass of each kind.
@@ -319,15 +349,11 @@ fn plan_tree(root: &ProcessRecord, seen: Preview, report: &mut Report) {
             obstacle: (root.state == State::Survived).then(|| root.last_error.clone()).flatten(),
         });
     }
-    report.suspects.extend(seen.suspects.into_iter().map(|(pid, command)| {
-        Suspect {
-            task_id: root.task.clone(),
-            pid,
-            command,
-            why:
-                "it carries the task's token, but has a controlling terminal: it may be a person's"
-                    .into(),
-        }
+    report.suspects.extend(seen.suspects.into_iter().map(|(pid, command)| Suspect {
+        task_id: root.task.clone(),
+        pid,
+        command,
+        why: MAY_BE_A_PERSONS.into(),
     }));
     report.suspects.extend(seen.unknown.into_iter().map(|error| Suspect {
         task_id: root.task.clone(),

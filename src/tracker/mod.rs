@@ -12,7 +12,7 @@
 //! - [`watch`]: reaping for other instances;
 //! - [`shutdown`]: the orderly end;
 //! - [`keeper`]: programs under a keeper, and the keeper;
-//! - [`ledger`] and [`doctor`]: looking without touching.
+//! - [`ledger`], [`trees`] and [`doctor`]: looking without touching.
 
 mod below;
 mod containment;
@@ -41,6 +41,7 @@ mod shutdown;
 mod spawn;
 mod sweep;
 mod terminate;
+mod trees;
 mod watch;
 
 use std::sync::Arc;

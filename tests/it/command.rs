@@ -74,9 +74,14 @@ pub(crate) fn bare(place: &Place) -> Command {
 
 /// Takes what the developer's shell may have set out of a command's environment.
 pub(crate) fn clean(command: &mut Command, place: &Place) {
-    for name in
-        ["PROCLEDGER_DB", "PROCLEDGER_TOKEN", "PROCLEDGER_LOG", "XDG_STATE_HOME", "NO_COLOR"]
-    {
+    for name in [
+        "PROCLEDGER_DB",
+        "PROCLEDGER_TOKEN",
+        "PROCLEDGER_LOG",
+        "XDG_STATE_HOME",
+        "NO_COLOR",
+        "CLICOLOR_FORCE",
+    ] {
         command.env_remove(name);
     }
     command

@@ -7,14 +7,16 @@ use std::{
 };
 
 use crate::{
-    command::{answer, bare, bytes_of, on_ledger, run},
+    command::{Running, answer, bare, bytes_of, on_ledger, run},
     support::Place,
 };
 
 /// Every subcommand that opens a ledger, as it is typed most simply.
-const ON_A_LEDGER: [&[&str]; 12] = [
+const ON_A_LEDGER: [&[&str]; 15] = [
     &["run", "--task", "t", "--", "true"],
     &["ps"],
+    &["ps", "--all", "--json"],
+    &["tree"],
     &["kill", "t"],
     &["forget", "t"],
     &["health"],
@@ -22,6 +24,7 @@ const ON_A_LEDGER: [&[&str]; 12] = [
     &["reap", "--dry-run"],
     &["watch"],
     &["report"],
+    &["report", "--format", "html"],
     &["export"],
     &["import", "/dev/null"],
     &["prune", "--older-than", "1h"],
@@ -107,6 +110,7 @@ fn a_missing_ledger_is_not_created_by_looking() {
     let place = Place::new();
     for args in [
         &["ps"][..],
+        &["tree", "t"],
         &["kill", "t"],
         &["forget", "t"],
         &["health"],
@@ -156,6 +160,14 @@ fn values_that_cannot_be_are_usage_errors() {
         (&["forget"], "required"),
         (&["ps", "--limit", "5"], "--all"),
         (&["ps", "--all", "--limit", "0"], "0"),
+        (&["ps", "--watch", "--json"], "cannot be used with"),
+        (&["ps", "--watch", "--all"], "cannot be used with"),
+        (&["ps", "--watch", "--interval", "2"], "no unit"),
+        (&["ps", "--watch", "--interval", "1ms"], "100ms"),
+        (&["ps", "--interval", "2s"], "--watch"),
+        (&["ps", "--watch"], "terminal"),
+        (&["tree", ""], "empty"),
+        (&["tree", &long], "1025 bytes"),
         (&["reap", "--min-age", "5"], "no unit"),
         (&["reap", "--orphan-name", "/usr/bin/x"], "without a slash"),
         (&["reap", "--orphan-name", ""], "orphan-name"),
@@ -181,7 +193,7 @@ fn values_that_cannot_be_are_usage_errors() {
 fn tasks_that_nobody_knows() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
-    for verb in ["kill", "forget"] {
+    for verb in ["kill", "forget", "tree"] {
         let answer = run(&place, &[verb, "nobody"]).expect(1);
         assert!(answer.complaint().contains("no task nobody"), "{answer:?}");
         assert!(answer.err.contains("procledger ps"), "{answer:?}");
@@ -198,14 +210,48 @@ fn output_that_has_no_place_to_go() {
     for (target, named) in [(nowhere.as_path(), missing.as_path()), (place.path(), place.path())] {
         let target = target.to_str().expect("UTF-8");
         let named = named.to_str().expect("UTF-8");
-        for args in
-            [&["report", "-o", target][..], &["export", target], &["ps", "--log-file", target]]
-        {
+        for args in [
+            &["report", "-o", target][..],
+            &["export", target],
+            &["ps", "--log-file", target],
+            &["report", "--format", "html", "-o", target],
+        ] {
             let answer = run(&place, args).expect(1);
             assert!(answer.complaint().contains(named), "{args:?}: {answer:?}");
             assert!(before == bytes_of(place.path()), "{args:?} changed the disk");
         }
     }
+}
+
+/// A report that did not fit on the disk took the old one with it.
+#[test]
+fn a_report_that_cannot_be_written_takes_no_old_one_with_it() {
+    let place = Place::new();
+    // While somebody has the ledger open its reader writes nothing.
+    let _running = Running::start(&place, "t", &[], "echo up; exec sleep 300");
+    let file = place.path().join("report.html");
+    fs::write(&file, "the old one").expect("a file");
+    fs::set_permissions(&file, Permissions::from_mode(0o640)).expect("a mode");
+    let link = place.path().join("link.html");
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    let told = |file: &Path| file.to_str().expect("UTF-8").to_owned();
+    // A limit of 2 KiB to a file stands for a full disk.
+    let mut limited = std::process::Command::new("sh");
+    crate::command::clean(&mut limited, &place);
+    let script =
+        "ulimit -f 4; trap '' XFSZ; exec \"$0\" --db \"$1\" report --format html -o \"$2\"";
+    limited.args(["-c", script, crate::command::PROCLEDGER]);
+    let answer = answer(limited.arg(place.ledger()).arg(&file)).expect(1);
+    assert!(answer.complaint().contains("report.html"), "{answer:?}");
+    assert_eq!(fs::read_to_string(&file).expect("a file"), "the old one");
+    let entries = || fs::read_dir(place.path()).expect("a folder").count();
+    let before = entries();
+    run(&place, &["report", "--format", "html", "-o", &told(&link)]).expect(0);
+    assert!(fs::symlink_metadata(&link).expect("a link").is_symlink(), "it is followed");
+    assert!(fs::read_to_string(&file).expect("a file").starts_with("<!doctype html>"));
+    assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o640);
+    run(&place, &["report", "-o", "/dev/null"]).expect(0);
+    assert_eq!(entries(), before, "nothing is left beside it");
 }
 
 #[test]

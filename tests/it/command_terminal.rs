@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    command::{PROCLEDGER, Running, clean, procledger, run},
+    command::{PROCLEDGER, Running, answer, clean, procledger, run},
     pty::Pty,
     support::{Guard, Place, eventually, need, state, until},
 };
@@ -184,6 +184,34 @@ fn a_table_fits_the_terminal_unless_it_is_wanted_whole() {
     assert!(run(&place, &["ps"]).expect(0).out.contains(&long), "whole in a pipe");
 }
 
+/// Long names, long states and long commands: each row is one line of 80 columns all the same.
+#[test]
+fn every_list_fits_eighty_columns() {
+    let place = Place::new();
+    let task = "a-task-with-a-name-that-is-much-too-long-for-any-column";
+    let long = format!("echo up; : {}; sleep 300 & exec sleep 300", "x".repeat(200));
+    for (index, end) in ["exit 3", "kill -KILL $$"].into_iter().enumerate() {
+        let script = format!(": {}; {end}", "y".repeat(200));
+        let name = format!("{task}-{index}");
+        run(&place, &["run", "--task", &name, "--", "sh", "-c", &script]);
+    }
+    Running::start(&place, task, &[], &long).crash();
+    run(&place, &["reap"]).expect(0);
+    let _running = Running::start(&place, task, &[], &long);
+    for (args, lines) in [(&["ps"][..], 2), (&["ps", "--all"], 6), (&["tree", task], 4)] {
+        let pty = Pty::new();
+        let mut child = pty.spawn(procledger(&place).args(args).env("NO_COLOR", "1"));
+        assert_eq!(ended(&mut child).code(), Some(0));
+        until("all is shown", || pty.seen().lines().count() >= lines);
+        let seen = pty.seen();
+        // The heading of a tree is a sentence.
+        let rows = seen.lines().filter(|line| !line.contains(" of CPU, containment "));
+        for row in rows {
+            assert!(row.trim_end().chars().count() <= 80, "{args:?}: {row:?} of\n{seen}");
+        }
+    }
+}
+
 #[test]
 fn colours_are_for_terminals_of_people_who_want_them() {
     let place = Place::new();
@@ -198,4 +226,10 @@ fn colours_are_for_terminals_of_people_who_want_them() {
     assert!(shown("").contains("\x1b[32mok"));
     assert!(!shown("1").contains('\x1b'));
     assert!(!run(&place, &["doctor"]).expect(0).out.contains('\x1b'), "none in a pipe");
+    let piped = |force: &str, no_color: &str| {
+        let mut command = procledger(&place);
+        command.args(["ps", "--all"]).env("CLICOLOR_FORCE", force).env("NO_COLOR", no_color);
+        answer(&mut command).expect(0).out.contains("\x1b[1mTASK")
+    };
+    assert!(piped("1", "") && !piped("0", "") && !piped("1", "1"), "NO_COLOR has the last word");
 }

@@ -59,6 +59,19 @@ impl Pty {
         Guard(command.spawn().expect("a program on the terminal"))
     }
 
+    /// Gives the terminal another size, of which the foreground group hears.
+    pub(crate) fn resize(&self, lines: u16, columns: u16) {
+        let size =
+            rustix::termios::Winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(self.master.as_fd(), size).expect("a size");
+    }
+
+    /// How the line discipline is set: echo, canonical mode and all else.
+    pub(crate) fn modes(&self) -> String {
+        let modes = rustix::termios::tcgetattr(self.slave.as_fd()).expect("modes");
+        format!("{:?} {:?} {:?}", modes.input_modes, modes.output_modes, modes.local_modes)
+    }
+
     /// Types.
     pub(crate) fn type_in(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("a keyboard");

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::{
     commands::{
         completions, demo, demo_host, doctor, export, forget, health, import, kill, man, prune, ps,
-        reap, report, run, watch,
+        reap, report, run, tree, watch,
     },
     context::{Access, Context},
     exit::{Exit, Result},
@@ -26,7 +26,8 @@ The ledger is --db FILE, else $PROCLEDGER_DB, else $XDG_STATE_HOME/procledger/le
 else $HOME/.local/state/procledger/ledger.db. As root on another user's ledger the
 command becomes that user first. $PROCLEDGER_LOG takes log filters (procledger=debug).
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` exits as its program did.";
+Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` exits as its program did.
+A reader that has heard enough, as in `ps | head -1`, is no failure.";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -70,6 +71,7 @@ pub(crate) enum Profile {
 enum Command {
     Run(run::RunArgs),
     Ps(ps::PsArgs),
+    Tree(tree::TreeArgs),
     Kill(kill::KillArgs),
     Forget(forget::ForgetArgs),
     Health(health::HealthArgs),
@@ -94,6 +96,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => args.run(context(Create)),
             Command::Ps(args) => args.run(&context(Existing)?),
+            Command::Tree(args) => args.run(&context(Existing)?),
             Command::Kill(args) => args.run(&context(Existing)?),
             Command::Forget(args) => args.run(&context(Existing)?),
             Command::Health(args) => args.run(&context(Existing)?),

@@ -11,11 +11,13 @@ mod ledger_path;
 mod logging;
 mod notify;
 mod output;
+mod page;
 mod pin;
 mod privilege;
 mod render;
 mod service;
 mod signals;
+mod terminal;
 mod units;
 
 use std::process::ExitCode;

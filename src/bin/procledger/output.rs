@@ -1,6 +1,11 @@
 //! Writing to stdout and stderr. Never `println!`: it panics when the reader has gone.
 
-use std::io::{self, ErrorKind, Write};
+use std::{
+    fs::{self, Permissions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+};
 
 use serde::Serialize;
 
@@ -30,6 +35,26 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<Reader> {
 /// `text` and a newline to stdout.
 pub(crate) fn print_line(text: &str) -> Result<Reader> {
     print(format!("{text}\n"))
+}
+
+/// Replaces `file` by one that holds `bytes`, as a whole: on a full disk the old one stays. What is no regular file, such as
+/// a pipe, is written to; a link is followed.
+pub(crate) fn to_file(file: &Path, bytes: &[u8]) -> Result<()> {
+    let failed =
+        |error: io::Error| Failure::because(format!("failed to write {}", file.display()), &error);
+    let target = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
+        return fs::write(&target, bytes).map_err(failed);
+    }
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mode = fs::metadata(&target).map_or(0o666, |found| found.mode() & 0o777);
+    let mut new = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(mode))
+        .prefix(".procledger-")
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
+        .map_err(failed)?;
+    new.write_all(bytes).map_err(failed)?;
+    new.persist(&target).map(drop).map_err(|error| failed(error.error))
 }
 
 /// `value` as indented JSON and a newline, safe to look at on a terminal.

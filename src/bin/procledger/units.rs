@@ -7,6 +7,9 @@ use procledger::ContainmentMode;
 /// Longer spans are a slip of the finger, and overflow the ledger's milliseconds sooner or later.
 const LONGEST: Duration = Duration::from_hours(1000 * 366 * 24);
 
+/// Ten looks a second are smooth to the eye.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The ledger keeps sizes in SQLite's signed 64 bits.
 const LARGEST: u64 = i64::MAX.cast_unsigned();
 
@@ -30,6 +33,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("a limit of zero would end the program at once".to_owned()),
+        span => Ok(span),
+    }
+}
+
+/// Between two looks. Less than what a person can see only burns the processor.
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        span if span < SHORTEST_INTERVAL => Err("it is shorter than 100ms".to_owned()),
         span => Ok(span),
     }
 }
@@ -155,6 +166,8 @@ mod tests {
             let error = duration(text).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
         }
+        assert!(interval("99ms").expect_err("short").contains("100ms"));
+        assert_eq!(interval("100ms"), Ok(SHORTEST_INTERVAL));
         assert!(limit("0s").expect_err("zero").contains("zero"));
     }
 }

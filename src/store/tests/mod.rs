@@ -4,6 +4,7 @@ mod admit;
 mod claims;
 mod fixture;
 mod history;
+mod leak_report;
 mod open;
 mod orphans;
 mod plans;

@@ -8,7 +8,7 @@ use super::fixture::*;
 use crate::{
     record::{EndReason, Millis},
     state::State,
-    store::{admit, instances, orphans, query},
+    store::{admit, instances, leaks, orphans, passes, query},
 };
 
 /// How SQLite runs a statement, one line a table.
@@ -49,6 +49,29 @@ fn nothing_that_recurs_reads_all_history() {
             assert!(live || scan.contains("judged"), "{name}: {scan} of {lines:?}");
         }
         assert!(lines.iter().any(|line| line.contains(index)), "{name}: {lines:?}");
+    }
+}
+
+/// A window of 30 days costs what is in it, however many years lie before.
+#[test]
+fn a_report_reads_only_its_window() {
+    let f = Fixture::new();
+    for (name, sql, index) in [
+        ("leaks", leaks::LEAKS, "leak_found (found_at>?)"),
+        ("by hour", leaks::BY_HOUR, "leak_found (found_at>?)"),
+        ("by day", leaks::BY_DAY, "leak_found (found_at>?)"),
+        ("by task", leaks::BY_TASK, "leak_found (found_at>?)"),
+        ("by rule", leaks::BY_RULE, "leak_found (found_at>?)"),
+        ("by program", leaks::BY_PROGRAM, "leak_found (found_at>?)"),
+        ("passes", passes::SUMMARIES, "pass_kind (kind=? AND started_at>?)"),
+    ] {
+        let lines = plan(&f, sql);
+        assert!(lines.iter().any(|line| line.contains(index)), "{name}: {lines:?}");
+        // What is scanned is only what the search has given.
+        let scans = lines.iter().filter(|line| line.starts_with("SCAN"));
+        for scan in scans {
+            assert!(scan.contains("subquery"), "{name}: {scan} of {lines:?}");
+        }
     }
 }
 

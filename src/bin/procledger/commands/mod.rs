@@ -15,9 +15,13 @@ pub(crate) mod ps;
 pub(crate) mod reap;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod tree;
 pub(crate) mod watch;
 
 mod demo_guard;
+mod ps_json;
+mod ps_watch;
+mod report_lines;
 
 use procledger::TaskId;
 

@@ -1,30 +1,41 @@
 //! `ps`: what runs, and on request what ran.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use clap::Args;
-use procledger::{Millis, ProcessRecord, State};
-use serde::Serialize;
+use procledger::{FigureSource, Ledger, Millis, ProcessId, ProcessRecord, State, TreeRecord};
 
+use super::{ps_json::Line, ps_watch};
 use crate::{
     context::Context,
     exit::{Exit, Result},
     output,
-    render::{Table, bytes, shell_words, span},
+    render::{Paint, Table, cpu_time, escape, shell_words, short_bytes, short_span},
+    terminal::Screen,
+    units,
 };
 
-/// List the processes that run now
+/// List the tasks that run now, each with its whole tree's memory and CPU time
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[command(after_help = "\
 Example:
   procledger ps --all --json | jq '.[] | select(.exit_code != 0) | .task_id'
+
+MEMORY is the resident memory of the whole tree, shared pages counted for each process; CPU its
+user and system time, with that of children it has waited for; BELOW the number of descendants.
+They are looked up now. What cannot be seen from here is shown as last recorded, marked with *.
+With --watch CPU is in percent of one processor since the last look; q or Ctrl-C ends it.
+Colours: on a terminal, unless $NO_COLOR is set; anywhere where $CLICOLOR_FORCE is.
 
 --json: an array of objects, always with all of these:
   id, task_id, pid, state (running, ending, survived, ended), owner (program), owner_instance,
   root (id of the process it was found below, null for a root), origin, containment, command
   (array), cwd, uid, started_at, ended_at (RFC 3339, UTC), exit_code, exit_signal, end_reason,
-  end_rule, end_evidence (why somebody ended it, and what tied it to its task), peak_rss_bytes, cpu_ms, survive, grace_ms, max_runtime_ms, max_rss_bytes, asked_by, last_error
-Fields may be added, none is renamed or removed.")]
+  end_rule, end_evidence (why somebody ended it, and what tied it to its task), peak_rss_bytes, cpu_ms, survive, grace_ms, max_runtime_ms, max_rss_bytes, asked_by, last_error,
+  alive, tree_rss_bytes, tree_cpu_ms, descendants, figures (live, recorded): of roots that have
+  not ended, what was looked up now, otherwise null; alive is null where it cannot be seen
+Recorded descendants have objects of their own. Fields may be added, none is renamed or removed.")]
 pub(crate) struct PsArgs {
     /// Print JSON
     #[arg(long)]
@@ -39,213 +50,259 @@ pub(crate) struct PsArgs {
     /// Whole commands, however long
     #[arg(long)]
     wide: bool,
+    /// Look again and again, on the terminal, as top(1) does
+    #[arg(long, conflicts_with_all = ["json", "all"])]
+    watch: bool,
+    /// With --watch: how long from one look to the next
+    #[arg(long, value_name = "D", default_value = "2s", requires = "watch",
+        value_parser = units::interval)]
+    interval: Duration,
 }
 
 impl PsArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        let ledger = context.read()?;
-        let mut rows = ledger.running()?;
-        rows.sort_by_key(|row| (row.started_at, row.id));
-        if self.all {
-            let mut ended = ledger.history(None, None, self.limit)?;
-            ended.retain(|row| row.state == State::Ended);
-            ended.sort_by_key(|row| Reverse((row.ended_at, row.id)));
-            if u32::try_from(ended.len()) == Ok(self.limit) {
-                output::to_stderr(&format!(
-                    "the newest {} that ended: --limit N shows more",
-                    self.limit
-                ));
-            }
-            rows.extend(ended);
+        if self.watch {
+            Screen::check()?;
+            return ps_watch::watch(context, self.interval, self.wide);
         }
+        let ledger = context.read()?;
+        let ended = if self.all { ended(&ledger, self.limit)? } else { Vec::new() };
+        let trees = ledger.trees()?;
         let text = if self.json {
-            output::json(&rows.iter().map(Line::from).collect::<Vec<_>>())?
+            json(&ledger, &trees, &ended)?
         } else {
-            self.table(&rows)
+            let lines = if self.all {
+                history(&trees, &ended, self.wide)
+            } else {
+                table(&trees, self.wide, Cpu::Time)
+            };
+            tell_obstacles(&trees);
+            lines.into_iter().map(|line| line + "\n").collect()
         };
         output::print(text)?;
         Ok(Exit::DONE)
     }
+}
 
-    fn table(&self, rows: &[ProcessRecord]) -> String {
-        let header = ["TASK", "PID", "STATE", "AGE", "MEMORY", "CONTAINMENT", "OWNER", "COMMAND"];
-        let mut table = Table::cut(&header, self.wide).right(1).right(3).right(4);
-        let now = Millis::now();
-        for row in rows {
-            let until = row.ended_at.unwrap_or(now);
-            table.row([
-                row.task.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
-                row.identity.pid.to_string(),
-                state(row),
-                span(until.since(row.started_at)),
-                bytes(row.peak_rss),
-                row.containment.to_string(),
-                row.owner_program.clone(),
-                shell_words(&row.command),
-            ]);
+/// Newest end first, at most `limit`.
+fn ended(ledger: &Ledger, limit: u32) -> Result<Vec<ProcessRecord>> {
+    let mut ended = ledger.history(None, None, limit)?;
+    ended.retain(|row| row.state == State::Ended);
+    ended.sort_by_key(|row| Reverse((row.ended_at, row.id)));
+    if u32::try_from(ended.len()) == Ok(limit) {
+        output::to_stderr(&format!("the newest {limit} that ended: --limit N shows more"));
+    }
+    Ok(ended)
+}
+
+/// Every row, recorded descendants too; the roots among them with their trees' figures.
+fn json(ledger: &Ledger, trees: &[TreeRecord], ended: &[ProcessRecord]) -> Result<String> {
+    let mut rows = ledger.running()?;
+    rows.sort_by_key(|row| (row.started_at, row.id));
+    let tree_of: HashMap<ProcessId, &TreeRecord> =
+        trees.iter().map(|tree| (tree.root.id, tree)).collect();
+    let running = rows.iter().map(|row| Line::new(row, tree_of.get(&row.id).copied()));
+    let ended = ended.iter().map(|row| Line::new(row, None));
+    output::json(&running.chain(ended).collect::<Vec<_>>())
+}
+
+/// Says once for each reason why figures are not of now.
+fn tell_obstacles(trees: &[TreeRecord]) {
+    let mut told: Vec<&str> = trees.iter().filter_map(|tree| tree.obstacle.as_deref()).collect();
+    told.sort_unstable();
+    told.dedup();
+    for obstacle in told {
+        output::to_stderr(&escape(&format!("* as recorded: {obstacle}")));
+    }
+}
+
+/// What the column `CPU` shows.
+#[derive(Clone, Copy)]
+pub(super) enum Cpu<'a> {
+    /// All that was used so far.
+    Time,
+    /// What a look shows of each tree.
+    Share(&'a dyn Fn(&TreeRecord) -> String),
+}
+
+/// The trees, a line each, the header first. The state is shown where there is something to tell.
+pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<String> {
+    let states = trees.iter().any(|tree| state(tree) != State::Running.as_str());
+    let mut header = vec!["TASK", "PID", "AGE", "MEMORY", "CPU", "BELOW", "CONTAINED", "COMMAND"];
+    if states {
+        header.insert(2, "STATE");
+    }
+    let mut table = Table::cut(&header, wide).right(1);
+    for column in header.len() - 6..header.len() - 2 {
+        table = table.right(column);
+    }
+    let now = Millis::now();
+    for tree in trees {
+        let root = &tree.root;
+        let cpu = match cpu {
+            Cpu::Time => cpu_time(tree.cpu),
+            Cpu::Share(share) => share(tree),
+        };
+        let mut cells = vec![
+            task(root),
+            root.identity.pid.to_string(),
+            short_span(now.since(root.started_at)),
+            marked(tree, short_bytes(tree.rss_bytes)),
+            marked(tree, cpu),
+            marked(tree, tree.descendants().to_string()),
+            root.containment.to_string(),
+            shell_words(&root.command),
+        ];
+        if states {
+            cells.insert(2, state(tree).to_owned());
         }
-        table.text()
+        table.row(cells);
+    }
+    painted(table, trees.iter().map(|tree| tree.root.state))
+}
+
+/// The trees and then what has ended, a line each, within 80 columns.
+fn history(trees: &[TreeRecord], ended: &[ProcessRecord], wide: bool) -> Vec<String> {
+    let header = ["TASK", "PID", "STATE", "EXIT", "AGE", "MEMORY", "CPU", "COMMAND"];
+    let mut table = (4..7).fold(Table::cut(&header, wide).right(1), Table::right);
+    let now = Millis::now();
+    for tree in trees {
+        let figures = [marked(tree, short_bytes(tree.rss_bytes)), marked(tree, cpu_time(tree.cpu))];
+        table.row(history_row(&tree.root, state(tree), now, figures));
+    }
+    for row in ended {
+        let how = row.end_reason.map_or("ended", procledger::EndReason::as_str);
+        let figures = [short_bytes(row.peak_rss), cpu_time(row.cpu)];
+        table.row(history_row(row, how, now, figures));
+    }
+    let states = trees.iter().map(|tree| tree.root.state);
+    painted(table, states.chain(ended.iter().map(|row| row.state)))
+}
+
+fn history_row(
+    row: &ProcessRecord,
+    state: &str,
+    now: Millis,
+    [memory, cpu]: [String; 2],
+) -> Vec<String> {
+    vec![
+        task(row),
+        row.identity.pid.to_string(),
+        state.to_owned(),
+        row.status.map_or_else(|| "-".to_owned(), exit),
+        short_span(row.ended_at.unwrap_or(now).since(row.started_at)),
+        memory,
+        cpu,
+        shell_words(&row.command),
+    ]
+}
+
+/// `3`, `TERM`; `?` where nobody saw it.
+fn exit(status: procledger::ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code.to_string(),
+        (None, Some(signal)) => nix::sys::signal::Signal::try_from(signal).map_or_else(
+            |_| format!("sig{signal}"),
+            |signal| signal.as_str().trim_start_matches("SIG").to_owned(),
+        ),
+        (None, None) => "?".to_owned(),
     }
 }
 
-/// `running`, or how it ended: `exited, exit code 1`.
-fn state(row: &ProcessRecord) -> String {
-    match (row.end_reason, row.status) {
-        (Some(reason), Some(status)) => format!("{reason}, {status}"),
-        (Some(reason), None) => reason.to_string(),
-        (None, _) => row.state.as_str().to_owned(),
-    }
+fn task(row: &ProcessRecord) -> String {
+    row.task.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
-/// A row in JSON. Stable: the help text documents it.
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    id: i64,
-    task_id: Option<&'a str>,
-    pid: u32,
-    state: &'static str,
-    owner: &'a str,
-    owner_instance: i64,
-    root: Option<i64>,
-    origin: &'static str,
-    containment: &'static str,
-    command: &'a [String],
-    cwd: Option<&'a str>,
-    uid: u32,
-    started_at: String,
-    ended_at: Option<String>,
-    exit_code: Option<i32>,
-    exit_signal: Option<i32>,
-    end_reason: Option<&'static str>,
-    end_rule: Option<&'a str>,
-    end_evidence: Option<&'a str>,
-    peak_rss_bytes: Option<u64>,
-    cpu_ms: Option<u128>,
-    survive: bool,
-    grace_ms: u128,
-    max_runtime_ms: Option<u128>,
-    max_rss_bytes: Option<u64>,
-    asked_by: Option<&'a str>,
-    last_error: Option<&'a str>,
+/// As in the ledger, but `gone` where the process was looked for and is not there: nobody has recorded its end yet.
+pub(super) fn state(tree: &TreeRecord) -> &'static str {
+    let alive = tree.members.first().is_none_or(|root| root.alive);
+    if alive { tree.root.state.as_str() } else { "gone" }
 }
 
-impl<'a> From<&'a ProcessRecord> for Line<'a> {
-    fn from(row: &'a ProcessRecord) -> Self {
-        Self {
-            id: row.id.0,
-            task_id: row.task.as_ref().map(procledger::TaskId::as_str),
-            pid: row.identity.pid.get(),
-            state: row.state.as_str(),
-            owner: &row.owner_program,
-            owner_instance: row.owner.0,
-            root: row.root.map(|root| root.0),
-            origin: row.origin.as_str(),
-            containment: row.containment.as_str(),
-            command: &row.command,
-            cwd: row.cwd.as_deref(),
-            uid: row.uid,
-            started_at: row.started_at.to_rfc3339(),
-            ended_at: row.ended_at.map(Millis::to_rfc3339),
-            exit_code: row.status.and_then(procledger::ExitStatus::code),
-            exit_signal: row.status.and_then(procledger::ExitStatus::signal),
-            end_reason: row.end_reason.map(procledger::EndReason::as_str),
-            end_rule: row.end_rule.as_deref(),
-            end_evidence: row.end_evidence.as_deref(),
-            peak_rss_bytes: row.peak_rss,
-            cpu_ms: row.cpu.map(|cpu| cpu.as_millis()),
-            survive: row.limits.survive,
-            grace_ms: row.limits.grace.as_millis(),
-            max_runtime_ms: row.limits.max_runtime.map(|limit| limit.as_millis()),
-            max_rss_bytes: row.limits.max_rss,
-            asked_by: row.asked_by.as_deref(),
-            last_error: row.last_error.as_deref(),
-        }
-    }
+fn marked(tree: &TreeRecord, figure: String) -> String {
+    if tree.source == FigureSource::Recorded { figure + "*" } else { figure }
+}
+
+/// A header that stands out, and what survived in red.
+fn painted(table: Table, states: impl Iterator<Item = State>) -> Vec<String> {
+    let paint = Paint::detect();
+    let mut lines = table.lines().into_iter();
+    let header = lines.next().map(|line| paint.bold(&line));
+    let rows = lines.zip(states).map(|(line, state)| match state {
+        State::Survived => paint.bad(&line),
+        State::Ending | State::Ended => paint.faint(&line),
+        State::Running => line,
+    });
+    header.into_iter().chain(rows).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use procledger::{
-        Containment, EndReason, ExitStatus, Identity, InstanceId, Limits, Origin, Pid, Place,
-        ProcessId, TaskId,
-    };
-    use uuid::Uuid;
+    use procledger::{ExitStatus, TreeMember};
 
     use super::*;
+    use crate::commands::ps_json::tests::row;
 
-    fn row() -> ProcessRecord {
-        let place = Place {
-            machine_id: None,
-            boot_id: Uuid::from_u128(1),
-            pid_namespace: 1,
-            boottime_offset: 0,
-        };
-        let pid = Pid::new(4711).expect("valid");
-        ProcessRecord {
-            id: ProcessId(3),
-            task: TaskId::new("evil\n\u{9b}task").ok(),
-            owner: InstanceId(2),
-            owner_program: "api".to_owned(),
-            root: None,
-            origin: Origin::Spawned,
-            token: None,
-            identity: Identity { place, pid, start_tick: 7, pidfd_inode: None },
-            session: None,
-            cgroup: None,
-            containment: Containment::Session,
-            command: vec!["sh".to_owned(), "-c".to_owned(), "exit 1".to_owned()],
-            cwd: None,
-            uid: 1000,
-            state: State::Ended,
-            claimed_by: None,
-            asked_by: None,
-            started_at: Millis(1_736_512_496_000),
-            ended_at: Some(Millis(1_736_512_500_000)),
-            status: Some(ExitStatus::Exited(1)),
-            end_reason: Some(EndReason::Exited),
-            end_rule: None,
-            end_evidence: None,
-            limits: Limits {
-                survive: false,
-                grace: Duration::from_millis(100),
-                max_runtime: None,
-                max_rss: Some(1 << 20),
-            },
-            peak_rss: Some(1 << 20),
+    fn tree(root: ProcessRecord, alive: bool) -> TreeRecord {
+        let member = TreeMember {
+            process: Some(root.id),
+            pid: root.identity.pid,
+            parent: None,
+            evidence: "identity".into(),
+            command: root.command.clone(),
+            alive,
+            is_root: true,
+            age: Duration::ZERO,
+            rss_bytes: None,
             cpu: None,
-            last_error: None,
+        };
+        TreeRecord {
+            root,
+            source: FigureSource::Live,
+            obstacle: None,
+            members: vec![member],
+            suspects: Vec::new(),
+            rss_bytes: Some(3 << 20),
+            cpu: Some(Duration::from_millis(1250)),
         }
     }
 
     #[test]
-    fn the_json_has_the_documented_fields() {
-        let json = output::json(&[Line::from(&row())]).expect("JSON");
-        assert!(json.contains(r#""task_id": "evil\n\u009btask""#), "{json}");
-        for field in [
-            r#""pid": 4711,"#,
-            r#""state": "ended","#,
-            r#""root": null,"#,
-            r#""started_at": "2025-01-10T12:34:56.000Z","#,
-            r#""exit_code": 1,"#,
-            r#""exit_signal": null,"#,
-            r#""end_reason": "exited","#,
-            r#""grace_ms": 100,"#,
+    fn a_row_of_the_history_is_one_harmless_line() {
+        let lines = history(&[], &[row()], true);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for part in ["evil\\x0a\\u{9b}task", " exited ", " 1 ", "4s", "1.0M", "sh -c 'exit 1'"] {
+            assert!(lines[1].contains(part), "{part} in {lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_state_is_shown_where_there_is_something_to_tell() {
+        let running = || ProcessRecord { state: State::Running, ended_at: None, ..row() };
+        let plain = table(&[tree(running(), true)], true, Cpu::Time);
+        assert!(!plain[0].contains("STATE") && plain[1].contains(" 3.0M  1.25s "), "{plain:?}");
+        let survived = ProcessRecord { state: State::Survived, ..running() };
+        let told = table(&[tree(survived, true), tree(running(), false)], true, Cpu::Time);
+        assert!(told[0].contains("STATE") && told[1].contains(" survived "), "{told:?}");
+        assert!(told[2].contains(" gone "), "{told:?}");
+    }
+
+    #[test]
+    fn what_was_recorded_is_marked() {
+        let recorded = TreeRecord { source: FigureSource::Recorded, ..tree(row(), true) };
+        let lines = table(&[recorded], true, Cpu::Share(&|_| "-".to_owned()));
+        assert!(lines[1].contains("3.0M*") && lines[1].contains("0*"), "{lines:?}");
+    }
+
+    #[test]
+    fn an_end_is_told_in_a_word() {
+        for (status, told) in [
+            (ExitStatus::Exited(3), "3"),
+            (ExitStatus::Signaled(15), "TERM"),
+            (ExitStatus::Signaled(40), "sig40"),
+            (ExitStatus::Unobserved, "?"),
         ] {
-            assert!(json.contains(field), "{field} in {json}");
-        }
-    }
-
-    #[test]
-    fn a_row_of_the_table_is_one_harmless_line() {
-        let args = PsArgs { json: false, all: true, limit: 10, wide: true };
-        let text = args.table(&[row()]);
-        assert_eq!(text.lines().count(), 2, "{text}");
-        for part in
-            ["evil\\x0a\\u{9b}task", "exited, exit code 1", "4s", "1.0 MiB", "sh -c 'exit 1'"]
-        {
-            assert!(text.contains(part), "{part} in {text}");
+            assert_eq!(exit(status), told);
         }
     }
 }

@@ -1,29 +1,35 @@
 //! `report`: what leaked.
 
 use std::{
-    fs,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
 
 use clap::{Args, ValueEnum};
-use procledger::{LeakGroup, LeakGrouping, LeakRecord, Millis};
-use serde::Serialize;
+use procledger::{LeakGroup, LeakGrouping, LeakRecord, Ledger, Millis, PassSummary};
 
+use super::report_lines::{GroupLine, LeakLine};
 use crate::{
     context::Context,
-    exit::{Exit, Failure, Result},
-    output,
-    render::{Table, Tense, after, bytes, clock, csv, outcome, shell_words, span},
+    exit::{Exit, Result},
+    output, page,
+    render::{
+        Table, Tense, after, bytes, csv, outcome, shell_words, short_bytes, short_span, span,
+    },
     units,
 };
 
 /// List what leaked: what outlived its owner, why it counts, how it ended
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
   procledger report --since 7days --by task
+  procledger report --since 30days --format html -o leaks.html
 
+Process-hours count from a process's start until it was found; memory is what was resident then.
+--by program: by the last part of the command's first word. Days and hours are UTC.
+--format html: one file with charts and tables, which needs nothing else and asks nobody; --by
+says which table comes first.
 --format json: an array of objects; without --by {process, task_id, pid, kind, rule, evidence,
 found_at, age_ms, rss_bytes, outcome, died_after_ms, command}, with --by {key, leaks, orphans,
 strays, unregistered, survived, process_hours, rss_bytes, last_found_at}; times are RFC 3339.
@@ -40,23 +46,26 @@ pub(crate) struct ReportArgs {
     by: Option<By>,
     #[arg(long, default_value = "table")]
     format: Format,
-    /// Write to this file instead of stdout
+    /// Write to this file instead of stdout; an old one is replaced only by a whole new one
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum By {
+    Hour,
     Day,
     Task,
     Rule,
+    Program,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     Table,
     Json,
     Csv,
+    Html,
 }
 
 impl ReportArgs {
@@ -64,15 +73,27 @@ impl ReportArgs {
         // Further back than the clock reaches is everything.
         let since = self.since.and_then(|span| SystemTime::now().checked_sub(span));
         let ledger = context.read()?;
-        let text = match self.by {
-            None => leaks(&ledger.leaks(since)?, self.format)?,
-            Some(by) => groups(&ledger.leak_groups(since, by.into())?, self.format)?,
+        let text = match (self.format, self.by) {
+            (Format::Html, by) => {
+                let report = ledger.leak_report(since, page::LEAKS_SHOWN)?;
+                let path = ledger.path().to_string_lossy();
+                page::page(&report, &path, since.map(Millis::from), by.map(LeakGrouping::from))?
+            }
+            (Format::Json, None) => output::json(&leak_lines(&ledger.leaks(since)?))?,
+            (Format::Json, Some(by)) => output::json(&group_lines(&groups(&ledger, since, by)?))?,
+            (Format::Csv, None) => {
+                let leaks = ledger.leaks(since)?;
+                csv(&LeakLine::HEADER, leak_lines(&leaks).iter().map(LeakLine::fields))
+            }
+            (Format::Csv, Some(by)) => {
+                let groups = groups(&ledger, since, by)?;
+                csv(&GroupLine::HEADER, group_lines(&groups).iter().map(GroupLine::fields))
+            }
+            (Format::Table, by) => table(&ledger, since, by)?,
         };
         match &self.output {
             None => output::print(text).map(drop)?,
-            Some(file) => fs::write(file, text).map_err(|error| {
-                Failure::because(format!("failed to write {}", file.display()), &error)
-            })?,
+            Some(file) => output::to_file(file, text.as_bytes())?,
         }
         tell_unverified(ledger.unverified_trees(since)?);
         Ok(Exit::DONE)
@@ -94,35 +115,53 @@ fn tell_unverified(trees: u64) {
 impl From<By> for LeakGrouping {
     fn from(by: By) -> Self {
         match by {
+            By::Hour => Self::Hour,
             By::Day => Self::Day,
             By::Task => Self::Task,
             By::Rule => Self::Rule,
+            By::Program => Self::Program,
         }
     }
 }
 
-fn leaks(leaks: &[LeakRecord], format: Format) -> Result<String> {
-    let lines: Vec<_> = leaks.iter().map(LeakLine::from).collect();
-    Ok(match format {
-        Format::Json => output::json(&lines)?,
-        Format::Csv => {
-            csv(&LeakLine::HEADER, &lines.iter().map(LeakLine::fields).collect::<Vec<_>>())
-        }
-        Format::Table if leaks.is_empty() => "No leaks.\n".to_owned(),
-        Format::Table => leak_table(leaks),
-    })
+fn groups(ledger: &Ledger, since: Option<SystemTime>, by: By) -> Result<Vec<LeakGroup>> {
+    Ok(ledger.leak_groups(since, by.into())?)
 }
 
-fn groups(groups: &[LeakGroup], format: Format) -> Result<String> {
-    let lines: Vec<_> = groups.iter().map(GroupLine::from).collect();
-    Ok(match format {
-        Format::Json => output::json(&lines)?,
-        Format::Csv => {
-            csv(&GroupLine::HEADER, &lines.iter().map(GroupLine::fields).collect::<Vec<_>>())
+fn leak_lines(leaks: &[LeakRecord]) -> Vec<LeakLine<'_>> {
+    leaks.iter().map(LeakLine::from).collect()
+}
+
+fn group_lines(groups: &[LeakGroup]) -> Vec<GroupLine<'_>> {
+    groups.iter().map(GroupLine::from).collect()
+}
+
+fn table(ledger: &Ledger, since: Option<SystemTime>, by: Option<By>) -> Result<String> {
+    let text = match by {
+        None => Some(ledger.leaks(since)?)
+            .filter(|leaks| !leaks.is_empty())
+            .map(|leaks| leak_table(&leaks)),
+        Some(by) => Some(groups(ledger, since, by)?)
+            .filter(|groups| !groups.is_empty())
+            .map(|groups| group_table(&groups, by)),
+    };
+    match text {
+        Some(text) => Ok(text),
+        None => Ok(nothing(&ledger.pass_summaries(since)?)),
+    }
+}
+
+/// That nothing was found says something only where somebody looked.
+fn nothing(passes: &[PassSummary]) -> String {
+    let made: u64 = passes.iter().map(|summary| summary.passes).sum();
+    match passes.iter().map(|summary| summary.last_at).max() {
+        None => "No leaks recorded, but nobody looked: no pass was made in this time.\n".to_owned(),
+        Some(last) => {
+            let passes = if made == 1 { "pass" } else { "passes" };
+            let ago = span(Millis::now().since(last));
+            format!("No leaks found in {made} {passes}, the last one {ago} ago.\n")
         }
-        Format::Table if groups.is_empty() => "No leaks.\n".to_owned(),
-        Format::Table => group_table(groups),
-    })
+    }
 }
 
 /// Leaks for people.
@@ -147,160 +186,38 @@ pub(super) fn leak_table(leaks: &[LeakRecord]) -> String {
     table.text()
 }
 
-fn group_table(groups: &[LeakGroup]) -> String {
+fn group_table(groups: &[LeakGroup], by: By) -> String {
     let header = [
-        "KEY",
+        match by {
+            By::Hour => "HOUR",
+            By::Day => "DAY",
+            By::Task => "TASK",
+            By::Rule => "RULE",
+            By::Program => "PROGRAM",
+        },
         "LEAKS",
         "ORPHANS",
         "STRAYS",
-        "UNREGISTERED",
+        "UNREG.",
         "SURVIVED",
-        "PROCESS HOURS",
+        "HOURS",
         "MEMORY",
         "LAST FOUND",
     ];
     let mut table = (1..8).fold(Table::new(&header, 0), Table::right);
+    let now = Millis::now();
     for group in groups {
         table.row([
-            group.key.clone(),
+            if group.key.is_empty() { "-".to_owned() } else { group.key.clone() },
             group.leaks.to_string(),
             group.orphans.to_string(),
             group.strays.to_string(),
             group.unregistered.to_string(),
             group.survived.to_string(),
             format!("{:.1}", group.process_hours),
-            bytes(Some(group.rss_bytes)),
-            clock(group.last_found_at),
+            short_bytes(Some(group.rss_bytes)),
+            format!("{} ago", short_span(now.since(group.last_found_at))),
         ]);
     }
     table.text()
-}
-
-/// A leak in JSON and CSV. Stable: the help text documents it.
-#[derive(Debug, Serialize)]
-struct LeakLine<'a> {
-    process: i64,
-    task_id: Option<&'a str>,
-    pid: u32,
-    kind: &'static str,
-    rule: &'a str,
-    evidence: &'a str,
-    found_at: String,
-    age_ms: u64,
-    rss_bytes: Option<u64>,
-    outcome: &'static str,
-    died_after_ms: Option<u64>,
-    command: &'a [String],
-}
-
-impl<'a> From<&'a LeakRecord> for LeakLine<'a> {
-    fn from(leak: &'a LeakRecord) -> Self {
-        Self {
-            process: leak.process.0,
-            task_id: leak.task_id.as_ref().map(procledger::TaskId::as_str),
-            pid: leak.pid.get(),
-            kind: leak.kind.as_str(),
-            rule: &leak.rule,
-            evidence: &leak.evidence,
-            found_at: leak.found_at.to_rfc3339(),
-            age_ms: leak.age_ms,
-            rss_bytes: leak.rss_bytes,
-            outcome: leak.outcome.as_str(),
-            died_after_ms: leak.died_after_ms,
-            command: &leak.command,
-        }
-    }
-}
-
-impl LeakLine<'_> {
-    const HEADER: [&'static str; 12] = [
-        "process",
-        "task_id",
-        "pid",
-        "kind",
-        "rule",
-        "evidence",
-        "found_at",
-        "age_ms",
-        "rss_bytes",
-        "outcome",
-        "died_after_ms",
-        "command",
-    ];
-
-    fn fields(&self) -> Vec<String> {
-        let number = |number: Option<u64>| number.map_or_else(String::new, |n| n.to_string());
-        vec![
-            self.process.to_string(),
-            self.task_id.unwrap_or_default().to_owned(),
-            self.pid.to_string(),
-            self.kind.to_owned(),
-            self.rule.to_owned(),
-            self.evidence.to_owned(),
-            self.found_at.clone(),
-            self.age_ms.to_string(),
-            number(self.rss_bytes),
-            self.outcome.to_owned(),
-            number(self.died_after_ms),
-            shell_words(self.command),
-        ]
-    }
-}
-
-/// A sum in JSON and CSV. Stable: the help text documents it.
-#[derive(Debug, Serialize)]
-struct GroupLine<'a> {
-    key: &'a str,
-    leaks: u64,
-    orphans: u64,
-    strays: u64,
-    unregistered: u64,
-    survived: u64,
-    process_hours: f64,
-    rss_bytes: u64,
-    last_found_at: String,
-}
-
-impl<'a> From<&'a LeakGroup> for GroupLine<'a> {
-    fn from(group: &'a LeakGroup) -> Self {
-        Self {
-            key: &group.key,
-            leaks: group.leaks,
-            orphans: group.orphans,
-            strays: group.strays,
-            unregistered: group.unregistered,
-            survived: group.survived,
-            process_hours: group.process_hours,
-            rss_bytes: group.rss_bytes,
-            last_found_at: group.last_found_at.to_rfc3339(),
-        }
-    }
-}
-
-impl GroupLine<'_> {
-    const HEADER: [&'static str; 9] = [
-        "key",
-        "leaks",
-        "orphans",
-        "strays",
-        "unregistered",
-        "survived",
-        "process_hours",
-        "rss_bytes",
-        "last_found_at",
-    ];
-
-    fn fields(&self) -> Vec<String> {
-        vec![
-            self.key.to_owned(),
-            self.leaks.to_string(),
-            self.orphans.to_string(),
-            self.strays.to_string(),
-            self.unregistered.to_string(),
-            self.survived.to_string(),
-            format!("{:.3}", self.process_hours),
-            self.rss_bytes.to_string(),
-            self.last_found_at.clone(),
-        ]
-    }
 }

@@ -7,7 +7,7 @@
 use super::escape;
 
 /// A header and its records.
-pub(crate) fn csv(header: &[&str], records: &[Vec<String>]) -> String {
+pub(crate) fn csv(header: &[&str], records: impl Iterator<Item = Vec<String>>) -> String {
     let mut text = line(header.iter().copied());
     for record in records {
         text.push_str(&line(record.iter().map(String::as_str)));
@@ -51,6 +51,6 @@ mod tests {
     #[test]
     fn lines_end_with_crlf() {
         let records = [vec!["1".to_owned(), "x,y".to_owned()]];
-        assert_eq!(csv(&["a", "b"], &records), "a,b\r\n1,\"x,y\"\r\n");
+        assert_eq!(csv(&["a", "b"], records.into_iter()), "a,b\r\n1,\"x,y\"\r\n");
     }
 }

@@ -37,6 +37,41 @@ pub(crate) fn bytes(bytes: Option<u64>) -> String {
     }
 }
 
+/// [`span`] in at most six characters: `850ms`, `12s`, `4m05s`, `1h02m`, `3d04h`, `123d`.
+pub(crate) fn short_span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    match seconds {
+        0 => format!("{}ms", span.as_millis()),
+        1..60 => format!("{rest}s"),
+        60..3600 => format!("{minutes}m{rest:02}s"),
+        3600..86_400 => format!("{hours}h{minutes:02}m"),
+        86_400..8_640_000 => format!("{days}d{hours:02}h"),
+        _ => format!("{days}d"),
+    }
+}
+
+/// CPU time: `0.03s` and on, from a minute as [`short_span`]; `-` where nothing was measured.
+pub(crate) fn cpu_time(cpu: Option<Duration>) -> String {
+    match cpu {
+        None => "-".to_owned(),
+        Some(cpu) if cpu < Duration::from_mins(1) => format!("{:.2}s", cpu.as_secs_f64()),
+        Some(cpu) => short_span(cpu),
+    }
+}
+
+/// [`bytes`] in at most five characters, in powers of 1024: `512B`, `1.5M`, `117M`.
+pub(crate) fn short_bytes(size: Option<u64>) -> String {
+    let text = bytes(size);
+    let Some((number, unit)) = text.split_once(' ') else { return text };
+    let unit = unit.strip_suffix("iB").unwrap_or(unit);
+    match number.split_once('.') {
+        Some((whole, _)) if whole.len() > 2 => format!("{whole}{unit}"),
+        _ => format!("{number}{unit}"),
+    }
+}
+
 /// `2025-01-10 12:34:56Z`.
 pub(crate) fn clock(time: Millis) -> String {
     let text = time.to_rfc3339();
@@ -73,6 +108,32 @@ mod tests {
             assert_eq!(bytes(Some(size)), shown);
         }
         assert_eq!(bytes(None), "-");
+    }
+
+    #[test]
+    fn short_figures_stay_short() {
+        for (millis, shown, cpu) in [
+            (0, "0ms", "0.00s"),
+            (850, "850ms", "0.85s"),
+            (12_900, "12s", "12.90s"),
+            (245_000, "4m05s", "4m05s"),
+            (3_720_000, "1h02m", "1h02m"),
+            (273_906_000, "3d04h", "3d04h"),
+            (100 * 86_400_000, "100d", "100d"),
+        ] {
+            let span = Duration::from_millis(millis);
+            assert_eq!((short_span(span).as_str(), cpu_time(Some(span)).as_str()), (shown, cpu));
+        }
+        for (size, shown) in [
+            (1023, "1023B"),
+            (1_572_864, "1.5M"),
+            (122_683_392, "117M"),
+            (1_073_741_823, "1023M"),
+            (u64::MAX, "15.9E"),
+        ] {
+            assert_eq!(short_bytes(Some(size)), shown);
+        }
+        assert_eq!((short_bytes(None), cpu_time(None)), ("-".to_owned(), "-".to_owned()));
     }
 
     #[test]

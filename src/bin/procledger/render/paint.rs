@@ -2,15 +2,17 @@
 
 use std::io::{IsTerminal, stdout};
 
-/// Whether stdout gets colours: a terminal, unless `NO_COLOR` is set (no-color.org) or it is a dumb one.
+/// Whether stdout gets colours: a terminal, unless it is a dumb one; whatever it is where `CLICOLOR_FORCE` is set and not 0
+/// (bixense.com/clicolors); never where `NO_COLOR` is set (no-color.org).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Paint(bool);
 
 impl Paint {
     pub(crate) fn detect() -> Self {
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        Self(!unwanted && !dumb && stdout().is_terminal())
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let forced = set("CLICOLOR_FORCE").is_some_and(|value| value != "0");
+        let dumb = set("TERM").is_none_or(|term| term == "dumb");
+        Self(set("NO_COLOR").is_none() && (forced || !dumb && stdout().is_terminal()))
     }
 
     pub(crate) fn bold(self, text: &str) -> String {
@@ -23,6 +25,10 @@ impl Paint {
 
     pub(crate) fn bad(self, text: &str) -> String {
         self.wrap("31", text)
+    }
+
+    pub(crate) fn faint(self, text: &str) -> String {
+        self.wrap("2", text)
     }
 
     fn wrap(self, code: &str, text: &str) -> String {

@@ -12,7 +12,13 @@ use super::escape;
 const FIRST_COLUMN_PERCENT: u16 = 30;
 
 /// Below this a flexible column tells nothing: rather let the terminal break the line.
-const NARROWEST: Width = Width::Fixed(14);
+const NARROWEST: u16 = 14;
+
+/// Less of the first column tells nothing either.
+const FIRST_COLUMN_NARROWEST: u16 = 8;
+
+/// Between two columns.
+const PADDING: u16 = 2;
 
 /// How rows are fitted to a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +62,7 @@ impl Table {
             inner.set_content_arrangement(ContentArrangement::Dynamic);
         }
         for column in inner.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, PADDING));
         }
         Self { inner, fit }
     }
@@ -78,9 +84,14 @@ impl Table {
     }
 
     /// The lines, each with its newline.
-    pub(crate) fn text(mut self) -> String {
+    pub(crate) fn text(self) -> String {
+        self.lines().into_iter().map(|line| line + "\n").collect()
+    }
+
+    /// The lines: the header, then the rows; a line each, but where rows are wrapped.
+    pub(crate) fn lines(mut self) -> Vec<String> {
         self.fit();
-        self.inner.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+        self.inner.lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
     /// Columns that are not flexible keep the width of what they hold.
@@ -91,25 +102,43 @@ impl Table {
             Fit::Cut => 1,
         };
         let widths = self.inner.column_max_content_widths();
-        let most = self.inner.width().map(|width| width.saturating_mul(FIRST_COLUMN_PERCENT) / 100);
         let rigid = widths.len().saturating_sub(flexible);
+        let first = self.inner.width().map(|width| first_column(width, &widths, flexible));
         for (index, column) in self.inner.column_iter_mut().enumerate() {
-            let too_wide =
-                most.is_some_and(|most| widths.get(index).is_some_and(|width| *width > most));
-            column.set_constraint(if index >= rigid {
-                ColumnConstraint::LowerBoundary(NARROWEST)
-            } else if index == 0 && too_wide {
-                ColumnConstraint::Absolute(Width::Percentage(FIRST_COLUMN_PERCENT))
-            } else {
-                ColumnConstraint::ContentWidth
+            let narrow = first.filter(|first| index == 0 && widths.first() > Some(first));
+            column.set_constraint(match narrow {
+                _ if index >= rigid => ColumnConstraint::LowerBoundary(Width::Fixed(NARROWEST)),
+                // The padding counts.
+                Some(first) => ColumnConstraint::Absolute(Width::Fixed(first + PADDING)),
+                None => ColumnConstraint::ContentWidth,
             });
         }
     }
 }
 
+/// What the first column's content may take: a share of the terminal, and no more than the rigid ones leave, where the
+/// flexible ones get their least.
+fn first_column(width: u16, widths: &[u16], flexible: usize) -> u16 {
+    let share = width.saturating_mul(FIRST_COLUMN_PERCENT) / 100;
+    let rigid = widths.len().saturating_sub(flexible);
+    let others = widths.get(1..rigid).unwrap_or_default();
+    let taken =
+        others.iter().fold(0_u16, |sum, width| sum.saturating_add(width.saturating_add(PADDING)));
+    let least = NARROWEST.saturating_mul(u16::try_from(flexible).unwrap_or(1)) + PADDING;
+    share.min(width.saturating_sub(taken).saturating_sub(least)).max(FIRST_COLUMN_NARROWEST)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_column_gives_way_to_what_cannot() {
+        // 80 columns; the last one is flexible.
+        assert_eq!(first_column(80, &[40, 7, 6, 30], 1), 24);
+        assert_eq!(first_column(80, &[40, 7, 12, 5, 6, 5, 6, 30], 1), 11);
+        assert_eq!(first_column(40, &[40, 7, 12, 5, 6, 5, 6, 30], 1), 8);
+    }
 
     #[test]
     fn a_row_is_a_line_whatever_its_cells_hold() {

@@ -1,0 +1,208 @@
+//! `ps --watch`: the list, drawn anew again and again.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use procledger::{Ledger, Millis, ProcessId, TreeRecord};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    stdio::stdin,
+};
+
+use super::ps::{Cpu, state, table};
+use crate::{
+    context::Context,
+    exit::{Exit, Failure, Result},
+    render::{clock, escape, short_bytes, span},
+    signals::Signals,
+    terminal::Screen,
+};
+
+/// What ends the list, and what it has to hear of: that the size has changed, that it is to stop for a while.
+const SIGNALS: [Signal; 5] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGWINCH, Signal::SIGTSTP];
+
+/// Until q, Ctrl-C or another signal that asks to stop.
+pub(super) fn watch(context: &Context, interval: Duration, wide: bool) -> Result<Exit> {
+    // Before the ledger is opened: no other thread runs yet.
+    let signals = Signals::block(&SIGNALS)?;
+    let ledger = context.read()?;
+    let mut look = Look::new(ledger, wide);
+    // A ledger that cannot be read at all is told as ever, not on a screen that vanishes.
+    look.again()?;
+    let screen = Screen::enter()?;
+    let mut next = Instant::now() + interval;
+    loop {
+        screen.draw(&look.lines(interval))?;
+        match wait(&signals, screen.has_keys(), next)? {
+            Event::Leave => return Ok(Exit::DONE),
+            Event::Resized => continue,
+            Event::Suspend => screen.while_away(stop_own_group)?,
+            Event::Due => {}
+        }
+        look.fresh();
+        next = Instant::now() + interval;
+    }
+}
+
+enum Event {
+    Due,
+    Leave,
+    Resized,
+    Suspend,
+}
+
+fn wait(signals: &Signals, keys: bool, until: Instant) -> Result<Event> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let limit = Timespec::try_from(left).unwrap_or_default();
+        let mut fds = [
+            PollFd::new(signals, PollFlags::IN),
+            PollFd::from_borrowed_fd(
+                stdin(),
+                if keys { PollFlags::IN } else { PollFlags::empty() },
+            ),
+        ];
+        match poll(&mut fds[..=usize::from(keys)], Some(&limit)) {
+            Ok(0) => return Ok(Event::Due),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Failure::because("failed to wait for a key", &error)),
+        }
+        let key = !fds[1].revents().is_empty();
+        if let Some(signal) = signals.pending()? {
+            return Ok(match signal {
+                libc::SIGWINCH => Event::Resized,
+                libc::SIGTSTP => Event::Suspend,
+                _ => Event::Leave,
+            });
+        }
+        if key && let Some(event) = read_key() {
+            return Ok(event);
+        }
+    }
+}
+
+/// `q` leaves, space and Enter look at once; `None` for any other.
+fn read_key() -> Option<Event> {
+    let mut keys = [0_u8; 64];
+    match rustix::io::read(stdin(), &mut keys) {
+        // The terminal has gone.
+        Ok(0) => Some(Event::Leave),
+        Ok(read) => keys[..read].iter().find_map(|key| match key {
+            // Ctrl-C and Ctrl-D too, where somebody has taken their meaning from them.
+            b'q' | b'Q' | 3 | 4 => Some(Event::Leave),
+            b' ' | b'\n' | b'\r' => Some(Event::Due),
+            _ => None,
+        }),
+        Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => None,
+        Err(_) => Some(Event::Leave),
+    }
+}
+
+/// As Ctrl-Z without us would have: a pipeline stops as a whole, and the shell tells of it.
+fn stop_own_group() -> Result<()> {
+    rustix::process::kill_current_process_group(rustix::process::Signal::STOP)
+        .map_err(|error| Failure::because("failed to stop", &error))
+}
+
+/// What was seen last, and before that.
+struct Look {
+    ledger: Ledger,
+    wide: bool,
+    trees: Vec<TreeRecord>,
+    at: Instant,
+    /// In percent of one processor, of the trees that were there at both looks.
+    shares: HashMap<ProcessId, f64>,
+    trouble: Option<String>,
+}
+
+impl Look {
+    fn new(ledger: Ledger, wide: bool) -> Self {
+        let (trees, shares) = (Vec::new(), HashMap::new());
+        Self { ledger, wide, trees, at: Instant::now(), shares, trouble: None }
+    }
+
+    /// Looks again; what goes wrong is shown, and the old list with it.
+    fn fresh(&mut self) {
+        self.trouble = self.again().err().map(|failure| escape(&failure.message));
+    }
+
+    fn again(&mut self) -> Result<()> {
+        let trees = self.ledger.trees()?;
+        let (before, now) = (std::mem::replace(&mut self.trees, trees), Instant::now());
+        let elapsed = now.duration_since(self.at);
+        let used: HashMap<ProcessId, Duration> =
+            before.iter().filter_map(|tree| Some((tree.root.id, tree.cpu?))).collect();
+        self.shares = (self.trees.iter())
+            .filter_map(|tree| {
+                Some((tree.root.id, share(*used.get(&tree.root.id)?, tree.cpu?, elapsed)))
+            })
+            .collect();
+        self.at = now;
+        Ok(())
+    }
+
+    /// The frame: a line of sums, the header, as many trees as there is room for.
+    fn lines(&self, interval: Duration) -> Vec<String> {
+        let (height, width) = Screen::size();
+        let share = |tree: &TreeRecord| {
+            self.shares
+                .get(&tree.root.id)
+                .map_or_else(|| "-".to_owned(), |share| format!("{share:.1}%"))
+        };
+        let mut lines = vec![cut(&self.sums(interval), width)];
+        lines.extend(self.trouble.iter().map(|trouble| cut(trouble, width)));
+        lines.extend(table(&self.trees, self.wide, Cpu::Share(&share)));
+        if lines.len() > height {
+            let hidden = lines.len() - height + 1;
+            lines.truncate(height.saturating_sub(1));
+            lines.push(cut(&format!("and {hidden} more: a taller terminal shows them"), width));
+            lines.truncate(height);
+        }
+        lines
+    }
+
+    fn sums(&self, interval: Duration) -> String {
+        let trees = self.trees.len();
+        let processes: u64 = (self.trees.iter())
+            .map(|tree| tree.members.iter().filter(|member| member.alive).count() as u64)
+            .sum();
+        let memory: u64 = self.trees.iter().filter_map(|tree| tree.rss_bytes).sum();
+        let others = self.trees.iter().filter(|tree| state(tree) != "running").count();
+        let others =
+            if others > 0 { format!(", {others} not running well") } else { String::new() };
+        format!(
+            "{}  {trees} tasks, {processes} processes, {}{others}; every {}, q quits",
+            clock(Millis::now()),
+            short_bytes(Some(memory)),
+            span(interval),
+        )
+    }
+}
+
+/// Percent of one processor. A member that has died takes its time with it, unless its parent waited for it.
+fn share(before: Duration, now: Duration, elapsed: Duration) -> f64 {
+    let used = now.saturating_sub(before).as_secs_f64();
+    if elapsed.is_zero() { 0.0 } else { used / elapsed.as_secs_f64() * 100.0 }
+}
+
+/// One line of the screen: none is longer, so none is broken.
+fn cut(line: &str, width: usize) -> String {
+    line.chars().take(width).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_is_of_one_processor() {
+        let second = Duration::from_secs(1);
+        assert!((share(second, 3 * second, second) - 200.0).abs() < 1e-9);
+        assert!(share(3 * second, second, second).abs() < 1e-9, "a member took its time with it");
+        assert!(share(second, 3 * second, Duration::ZERO).abs() < 1e-9);
+    }
+}

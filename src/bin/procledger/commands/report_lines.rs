@@ -1,0 +1,135 @@
+//! Leaks and their sums in JSON and CSV.
+
+use procledger::{LeakGroup, LeakRecord};
+use serde::Serialize;
+
+use crate::render::shell_words;
+
+/// A leak in JSON and CSV. Stable: the help text of `report` documents it.
+#[derive(Debug, Serialize)]
+pub(super) struct LeakLine<'a> {
+    process: i64,
+    task_id: Option<&'a str>,
+    pid: u32,
+    kind: &'static str,
+    rule: &'a str,
+    evidence: &'a str,
+    found_at: String,
+    age_ms: u64,
+    rss_bytes: Option<u64>,
+    outcome: &'static str,
+    died_after_ms: Option<u64>,
+    command: &'a [String],
+}
+
+impl<'a> From<&'a LeakRecord> for LeakLine<'a> {
+    fn from(leak: &'a LeakRecord) -> Self {
+        Self {
+            process: leak.process.0,
+            task_id: leak.task_id.as_ref().map(procledger::TaskId::as_str),
+            pid: leak.pid.get(),
+            kind: leak.kind.as_str(),
+            rule: &leak.rule,
+            evidence: &leak.evidence,
+            found_at: leak.found_at.to_rfc3339(),
+            age_ms: leak.age_ms,
+            rss_bytes: leak.rss_bytes,
+            outcome: leak.outcome.as_str(),
+            died_after_ms: leak.died_after_ms,
+            command: &leak.command,
+        }
+    }
+}
+
+impl LeakLine<'_> {
+    pub(super) const HEADER: [&'static str; 12] = [
+        "process",
+        "task_id",
+        "pid",
+        "kind",
+        "rule",
+        "evidence",
+        "found_at",
+        "age_ms",
+        "rss_bytes",
+        "outcome",
+        "died_after_ms",
+        "command",
+    ];
+
+    pub(super) fn fields(&self) -> Vec<String> {
+        let number = |number: Option<u64>| number.map_or_else(String::new, |n| n.to_string());
+        vec![
+            self.process.to_string(),
+            self.task_id.unwrap_or_default().to_owned(),
+            self.pid.to_string(),
+            self.kind.to_owned(),
+            self.rule.to_owned(),
+            self.evidence.to_owned(),
+            self.found_at.clone(),
+            self.age_ms.to_string(),
+            number(self.rss_bytes),
+            self.outcome.to_owned(),
+            number(self.died_after_ms),
+            shell_words(self.command),
+        ]
+    }
+}
+
+/// A sum in JSON and CSV. Stable: the help text of `report` documents it.
+#[derive(Debug, Serialize)]
+pub(super) struct GroupLine<'a> {
+    key: &'a str,
+    leaks: u64,
+    orphans: u64,
+    strays: u64,
+    unregistered: u64,
+    survived: u64,
+    process_hours: f64,
+    rss_bytes: u64,
+    last_found_at: String,
+}
+
+impl<'a> From<&'a LeakGroup> for GroupLine<'a> {
+    fn from(group: &'a LeakGroup) -> Self {
+        Self {
+            key: &group.key,
+            leaks: group.leaks,
+            orphans: group.orphans,
+            strays: group.strays,
+            unregistered: group.unregistered,
+            survived: group.survived,
+            process_hours: group.process_hours,
+            rss_bytes: group.rss_bytes,
+            last_found_at: group.last_found_at.to_rfc3339(),
+        }
+    }
+}
+
+impl GroupLine<'_> {
+    pub(super) const HEADER: [&'static str; 9] = [
+        "key",
+        "leaks",
+        "orphans",
+        "strays",
+        "unregistered",
+        "survived",
+        "process_hours",
+        "rss_bytes",
+        "last_found_at",
+    ];
+
+    pub(super) fn fields(&self) -> Vec<String> {
+        vec![
+            self.key.to_owned(),
+            self.leaks.to_string(),
+            self.orphans.to_string(),
+            self.strays.to_string(),
+            self.unregistered.to_string(),
+            self.survived.to_string(),
+            format!("{:.3}", self.process_hours),
+            self.rss_bytes.to_string(),
+            self.last_found_at.clone(),
+        ]
+    }
+}

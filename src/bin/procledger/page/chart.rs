@@ -1,0 +1,347 @@
+//! Bars over time, drawn here: the page needs no library to show them.
+//!
+//! The drawing is 1000 by 100 units and is stretched to its place; words stand beside it, not in it, so that they keep
+//! their size on a phone.
+
+#![expect(clippy::cast_precision_loss, reason = "a drawing shows no more than three digits")]
+
+use chrono::{DateTime, Months, NaiveDateTime, Utc};
+use procledger::{LeakGroup, Millis};
+
+use super::{
+    spell::{Figure, counted, thousands},
+    step::Step,
+};
+
+const WIDTH: f64 = 1000.0;
+const HEIGHT: f64 = 100.0;
+/// A bar's share of its slot.
+const FILLED: f64 = 0.78;
+/// More bars than this are lines.
+const MOST_SLOTS: usize = 120;
+
+#[derive(Debug)]
+pub(super) struct Chart {
+    pub(super) id: &'static str,
+    pub(super) name: String,
+    /// In words, for those who do not see it.
+    pub(super) summary: String,
+    pub(super) legend: Vec<&'static str>,
+    /// From top to bottom.
+    pub(super) scale: Vec<String>,
+    /// From left to right.
+    pub(super) times: Vec<String>,
+    pub(super) slots: Vec<Slot>,
+}
+
+/// One stretch of time.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) x: String,
+    pub(super) width: String,
+    pub(super) told: String,
+    pub(super) bars: Vec<Bar>,
+}
+
+#[derive(Debug)]
+pub(super) struct Bar {
+    pub(super) class: &'static str,
+    pub(super) x: String,
+    pub(super) y: String,
+    pub(super) width: String,
+    pub(super) height: String,
+}
+
+/// What was found within one slot.
+#[derive(Clone, Debug)]
+struct Sum {
+    start: NaiveDateTime,
+    orphans: u64,
+    strays: u64,
+    unregistered: u64,
+    hours: f64,
+    memory: u64,
+}
+
+/// The charts of leaks, process-hours and memory, from the first of `since` and the leaks until now. The groups are by hour.
+pub(super) fn charts(by_hour: &[LeakGroup], since: Option<Millis>, now: Millis) -> Vec<Chart> {
+    let Some((step, slots)) = slots(by_hour, since, now) else { return Vec::new() };
+    vec![leaks(step, &slots), hours(step, &slots), memory(step, &slots)]
+}
+
+fn calendar(time: Millis) -> Option<NaiveDateTime> {
+    DateTime::<Utc>::from_timestamp_millis(time.0).map(|time| time.naive_utc())
+}
+
+/// The finest step that needs no more slots than there is room for, and what was found in each of them, none left out. What
+/// no calendar has is in no slot.
+fn slots(groups: &[LeakGroup], since: Option<Millis>, now: Millis) -> Option<(Step, Vec<Sum>)> {
+    let found: Vec<(NaiveDateTime, &LeakGroup)> =
+        (groups.iter()).filter_map(|group| Some((calendar(group.last_found_at)?, group))).collect();
+    let oldest = found.iter().map(|(time, _)| *time).min()?;
+    let newest = found.iter().map(|(time, _)| *time).max()?;
+    let first = since.and_then(calendar).map_or(oldest, |since| since.min(oldest));
+    // A clock that was set back leaves leaks of tomorrow.
+    let last = calendar(now).map_or(newest, |now| now.max(newest));
+    let (step, mut sums) =
+        Step::ALL.into_iter().find_map(|step| Some((step, empty(step, first, last)?)))?;
+    for (time, group) in found {
+        let start = step.start(time);
+        if let Some(sum) = sums.iter_mut().find(|sum| sum.start == start) {
+            sum.orphans += group.orphans;
+            sum.strays += group.strays;
+            sum.unregistered += group.unregistered;
+            sum.hours += group.process_hours;
+            sum.memory = sum.memory.saturating_add(group.rss_bytes);
+        }
+    }
+    Some((step, sums))
+}
+
+/// `None` where there are too many, but for years: then the last ones.
+fn empty(step: Step, first: NaiveDateTime, last: NaiveDateTime) -> Option<Vec<Sum>> {
+    let first = match step {
+        Step::Year => first.max(last.checked_sub_months(Months::new(12 * 100)).unwrap_or(first)),
+        _ => first,
+    };
+    let starts = std::iter::successors(Some(step.start(first)), |start| step.next(*start));
+    let sums: Vec<Sum> = starts
+        .take_while(|start| *start <= last)
+        .take(MOST_SLOTS + 1)
+        .map(|start| Sum { start, orphans: 0, strays: 0, unregistered: 0, hours: 0.0, memory: 0 })
+        .collect();
+    (sums.len() <= MOST_SLOTS).then_some(sums)
+}
+
+fn leaks(step: Step, sums: &[Sum]) -> Chart {
+    let parts = |sum: &Sum| {
+        vec![("orphans", sum.orphans), ("strays", sum.strays), ("unregistered", sum.unregistered)]
+    };
+    let count = |sum: &Sum| sum.orphans + sum.strays + sum.unregistered;
+    let top = nice(sums.iter().map(count).max().unwrap_or(0).max(2) as f64);
+    let told = |sum: &Sum| {
+        let parts: Vec<String> = (parts(sum).into_iter().filter(|(_, count)| *count > 0))
+            .map(|(kind, count)| format!("{} {kind}", thousands(count)))
+            .collect();
+        match count(sum) {
+            0 => "none".to_owned(),
+            all => format!("{} ({})", counted(all, "leak", "leaks"), parts.join(", ")),
+        }
+    };
+    let legend = ["orphans", "strays", "unregistered"].into_iter();
+    let seen =
+        |kind: &&str| sums.iter().flat_map(parts).any(|(other, count)| other == *kind && count > 0);
+    let all: u64 = sums.iter().map(count).sum();
+    Chart {
+        id: "chart-leaks",
+        name: format!("Leaks in each {}", step.word()),
+        summary: summary(step, sums, &counted(all, "leak", "leaks"), told, |sum| count(sum) as f64),
+        legend: legend.filter(seen).collect(),
+        scale: scale(top, |value| format!("{value:.0}")),
+        times: times(step, sums),
+        slots: draw(step, sums, top, told, |sum| {
+            parts(sum).into_iter().map(|(kind, count)| (kind, count as f64)).collect()
+        }),
+    }
+}
+
+fn hours(step: Step, sums: &[Sum]) -> Chart {
+    let top = nice(sums.iter().map(|sum| sum.hours).fold(0.0, f64::max));
+    let told = |sum: &Sum| Figure::hours(sum.hours).shown + " process-hours";
+    let all = Figure::hours(sums.iter().map(|sum| sum.hours).sum()).shown + " process-hours";
+    Chart {
+        id: "chart-hours",
+        name: format!("Process-hours in each {}", step.word()),
+        summary: summary(step, sums, &all, told, |sum| sum.hours),
+        legend: Vec::new(),
+        scale: scale(top, |value| {
+            let shown = Figure::hours(value).shown;
+            shown.strip_suffix(".0").map_or(shown.clone(), ToOwned::to_owned)
+        }),
+        times: times(step, sums),
+        slots: draw(step, sums, top, told, |sum| vec![("plain", sum.hours)]),
+    }
+}
+
+fn memory(step: Step, sums: &[Sum]) -> Chart {
+    let most = sums.iter().map(|sum| sum.memory).max().unwrap_or(0);
+    // Nice in the unit that it is shown in.
+    let unit =
+        (0..6).map(|power| 1024_f64.powi(power)).take_while(|unit| *unit <= most as f64).last();
+    let unit = unit.unwrap_or(1.0);
+    let top = nice(most as f64 / unit) * unit;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size, rounded")]
+    let size = |value: f64| Figure::memory(Some(value as u64)).shown.replace(".0 ", " ");
+    let told = |sum: &Sum| Figure::memory(Some(sum.memory)).shown;
+    let all = sums.iter().fold(0_u64, |all, sum| all.saturating_add(sum.memory));
+    Chart {
+        id: "chart-memory",
+        name: format!("Memory held in each {}", step.word()),
+        summary: summary(step, sums, &Figure::memory(Some(all)).shown, told, |sum| {
+            sum.memory as f64
+        }),
+        legend: Vec::new(),
+        scale: scale(top, size),
+        times: times(step, sums),
+        slots: draw(step, sums, top, told, |sum| vec![("plain", sum.memory as f64)]),
+    }
+}
+
+/// The least of 1, 2, 4, 6, 8 and 10 times a power of ten that is not below `most`: half of it is a round number too.
+fn nice(most: f64) -> f64 {
+    if most <= 0.0 || !most.is_finite() {
+        return 1.0;
+    }
+    let power = 10_f64.powf(most.log10().floor());
+    let factor = [1.0, 2.0, 4.0, 6.0, 8.0, 10.0].into_iter().find(|factor| factor * power >= most);
+    factor.unwrap_or(10.0) * power
+}
+
+fn scale(top: f64, shown: impl Fn(f64) -> String) -> Vec<String> {
+    vec![shown(top), shown(top / 2.0), "0".to_owned()]
+}
+
+/// Where it begins, its middle, its end.
+fn times(step: Step, sums: &[Sum]) -> Vec<String> {
+    let at = |index: usize| sums.get(index).map(|sum| step.label(sum.start));
+    let marks: &[usize] = match sums.len() {
+        0 | 1 => &[0],
+        2 => &[0, 1],
+        all => &[0, (all - 1) / 2, all - 1],
+    };
+    marks.iter().filter_map(|&index| at(index)).collect()
+}
+
+fn summary(
+    step: Step,
+    sums: &[Sum],
+    all: &str,
+    told: impl Fn(&Sum) -> String,
+    height: impl Fn(&Sum) -> f64,
+) -> String {
+    let highest = sums.iter().max_by(|a, b| height(a).total_cmp(&height(b)));
+    let ends = sums.first().zip(sums.last());
+    match (ends, highest) {
+        (Some((first, last)), Some(highest)) => format!(
+            "From {} to {} {all} in all; most in the {} of {}: {}.",
+            step.label(first.start),
+            step.label(last.start),
+            step.word(),
+            step.label(highest.start),
+            told(highest)
+        ),
+        _ => all.to_owned(),
+    }
+}
+
+fn draw(
+    step: Step,
+    sums: &[Sum],
+    top: f64,
+    told: impl Fn(&Sum) -> String,
+    parts: impl Fn(&Sum) -> Vec<(&'static str, f64)>,
+) -> Vec<Slot> {
+    let width = WIDTH / sums.len().max(1) as f64;
+    // One or two bars as wide as the page look like walls.
+    let bar = (width * FILLED).min(WIDTH / 16.0);
+    let number = |number: f64| format!("{number:.2}");
+    (sums.iter().enumerate())
+        .map(|(index, sum)| {
+            let x = index as f64 * width;
+            let mut y = HEIGHT;
+            let bars =
+                parts(sum).into_iter().filter(|(_, value)| *value > 0.0).map(|(class, value)| {
+                    let height = value / top * HEIGHT;
+                    y -= height;
+                    let x = number(x + (width - bar) / 2.0);
+                    Bar { class, x, y: number(y), width: number(bar), height: number(height) }
+                });
+            let bars = bars.collect();
+            let told = format!("{}: {}", step.label(sum.start), told(sum));
+            Slot { x: number(x), width: number(width), told, bars }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400_000;
+    /// 2025-01-10T12:34:56Z
+    const NOW: i64 = 1_736_512_496_000;
+
+    fn found(at: i64, orphans: u64) -> LeakGroup {
+        LeakGroup {
+            key: String::new(),
+            leaks: orphans,
+            orphans,
+            strays: 0,
+            unregistered: 0,
+            survived: 0,
+            process_hours: 0.5,
+            rss_bytes: 3 << 20,
+            last_found_at: Millis(at),
+        }
+    }
+
+    #[test]
+    fn steps_grow_with_the_window() {
+        for (days, step, count) in [
+            (1, Step::Hour, 25),
+            (7, Step::Day, 8),
+            (90, Step::Day, 91),
+            (365, Step::Week, 53),
+            (5 * 366, Step::Month, 62),
+            (40 * 366, Step::Year, 41),
+        ] {
+            let since = Some(Millis(NOW - days * DAY));
+            let (found, slots) = slots(&[found(NOW, 1)], since, Millis(NOW)).expect("slots");
+            assert_eq!((found, slots.len()), (step, count), "{days} days");
+        }
+    }
+
+    #[test]
+    fn no_leak_is_left_out_of_the_drawing() {
+        let groups: Vec<LeakGroup> = (0..30).map(|day| found(NOW - day * DAY, 2)).collect();
+        let (_, slots) = slots(&groups, None, Millis(NOW)).expect("slots");
+        assert_eq!(slots.len(), 30);
+        assert!(slots.iter().all(|sum| sum.orphans == 2), "{slots:?}");
+    }
+
+    #[test]
+    fn times_that_cannot_be_break_nothing() {
+        assert!(charts(&[], None, Millis(NOW)).is_empty());
+        assert!(charts(&[found(i64::MAX, 1)], None, Millis(NOW)).is_empty());
+        let odd = [found(i64::MIN, 1), found(NOW + 400 * DAY, 1), found(-62_000_000_000_000, 1)];
+        for since in [None, Some(Millis(i64::MIN)), Some(Millis(NOW))] {
+            for chart in charts(&odd, since, Millis(NOW)) {
+                assert!(chart.slots.len() <= MOST_SLOTS, "{chart:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_scale_is_round_and_its_half_too() {
+        for (most, top) in
+            [(0.0, 1.0), (1.0, 1.0), (3.0, 4.0), (5.0, 6.0), (97.0, 100.0), (0.03, 0.04)]
+        {
+            assert!((nice(most) - top).abs() < 1e-9, "{most}: {}", nice(most));
+        }
+    }
+
+    #[test]
+    fn a_drawing_says_in_words_what_it_shows() {
+        let groups = [found(NOW - DAY, 5), found(NOW, 1)];
+        let chart = charts(&groups, Some(Millis(NOW - 3 * DAY)), Millis(NOW)).remove(0);
+        assert!(chart.name == "Leaks in each hour" || chart.name == "Leaks in each day");
+        assert!(
+            chart.summary.contains("6 leaks in all")
+                && chart.summary.contains("5 leaks (5 orphans)"),
+            "{}",
+            chart.summary
+        );
+        assert_eq!(chart.scale, ["6", "3", "0"]);
+        assert_eq!(chart.legend, ["orphans"]);
+    }
+}

@@ -1,0 +1,265 @@
+//! The page of a leak report.
+
+use askama::Template;
+use procledger::{LeakGroup, LeakGrouping, LeakReport, Millis, PassKind, PassSummary};
+use uuid::Uuid;
+
+use super::{
+    chart::{Chart, charts},
+    rows::{Group, GroupRow, LeakRow},
+    spell::{Figure, Shown, counted, thousands},
+};
+use crate::{
+    exit::{Failure, Result},
+    render::{clock, span},
+};
+
+/// As many leaks are listed one by one; a page of tens of thousands is no page.
+pub(crate) const LEAKS_SHOWN: u32 = 1000;
+/// As many rows are in a table of sums.
+const GROUPS_SHOWN: usize = 500;
+
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page {
+    nonce: String,
+    version: &'static str,
+    ledger: Shown,
+    window: String,
+    made: Figure,
+    verdict: Verdict,
+    checked: bool,
+    checker: Vec<String>,
+    any: bool,
+    tiles: Vec<Tile>,
+    charts: Vec<Chart>,
+    groups: Vec<Group>,
+    leaks: Vec<LeakRow>,
+    hidden: u64,
+}
+
+struct Verdict {
+    headline: String,
+    text: String,
+}
+
+/// One of the figures of the whole window.
+struct Tile {
+    id: &'static str,
+    name: &'static str,
+    raw: String,
+    shown: String,
+    note: String,
+    bad: bool,
+}
+
+/// The page. `first` is the way of counting that its tables begin with.
+pub(crate) fn page(
+    report: &LeakReport,
+    ledger: &str,
+    since: Option<Millis>,
+    first: Option<LeakGrouping>,
+) -> Result<String> {
+    let now = Millis::now();
+    let all = Sums::of(&report.by_rule);
+    let window = since.map_or_else(
+        || "everything that the ledger still has".to_owned(),
+        |since| format!("since {}", clock(since)),
+    );
+    let page = Page {
+        nonce: Uuid::new_v4().simple().to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+        ledger: Shown::new(ledger),
+        window,
+        made: Figure { raw: now.to_rfc3339(), shown: clock(now) },
+        verdict: verdict(&all, &report.passes),
+        checked: !report.passes.is_empty(),
+        checker: checker(&report.passes, now),
+        any: all.leaks > 0,
+        tiles: tiles(&all, report),
+        charts: charts(&report.by_hour, since, now),
+        groups: groups(report, first),
+        leaks: report.newest.iter().map(LeakRow::from).collect(),
+        hidden: all.leaks.saturating_sub(report.newest.len() as u64),
+    };
+    page.render().map_err(|error| Failure::because("failed to make the page", &error))
+}
+
+/// All leaks of the window.
+#[derive(Default)]
+struct Sums {
+    leaks: u64,
+    orphans: u64,
+    strays: u64,
+    unregistered: u64,
+    survived: u64,
+    hours: f64,
+    memory: u64,
+}
+
+impl Sums {
+    fn of(groups: &[LeakGroup]) -> Self {
+        groups.iter().fold(Self::default(), |sum, group| Self {
+            leaks: sum.leaks + group.leaks,
+            orphans: sum.orphans + group.orphans,
+            strays: sum.strays + group.strays,
+            unregistered: sum.unregistered + group.unregistered,
+            survived: sum.survived + group.survived,
+            hours: sum.hours + group.process_hours,
+            memory: sum.memory.saturating_add(group.rss_bytes),
+        })
+    }
+}
+
+/// What a reader in a hurry takes away. That nothing was found says something only where somebody looked.
+fn verdict(all: &Sums, passes: &[PassSummary]) -> Verdict {
+    let (headline, text) = match (all.leaks, all.survived) {
+        (0, _) if passes.is_empty() => (
+            "Nobody looked".to_owned(),
+            "No pass was made in this window, so nobody knows whether anything leaked.".to_owned(),
+        ),
+        (0, _) => {
+            let made = passes.iter().map(|summary| summary.passes).sum();
+            let text = format!("Looked for in {}.", counted(made, "pass", "passes"));
+            ("No leaks found".to_owned(), text)
+        }
+        (leaks, 0) => (
+            counted(leaks, "process outlived its owner", "processes outlived their owners"),
+            "Whatever was to be ended has ended.".to_owned(),
+        ),
+        (leaks, survived) => (
+            counted(leaks, "process outlived its owner", "processes outlived their owners"),
+            counted(survived, "of them could not be ended", "of them could not be ended")
+                + " when last tried, and is tried again at each pass.",
+        ),
+    };
+    Verdict { headline, text }
+}
+
+fn checker(passes: &[PassSummary], now: Millis) -> Vec<String> {
+    if passes.is_empty() {
+        return vec![
+            "No health pass and no orphan pass in this window: no program had the ledger open, or its history was pruned.".to_owned(),
+        ];
+    }
+    let missing = |kind: PassKind, what: &str| {
+        let none = !passes.iter().any(|summary| summary.kind == kind);
+        none.then(|| format!("No {what} pass in this window."))
+    };
+    let made = passes.iter().map(|summary| made(summary, now));
+    made.chain(missing(PassKind::Health, "health"))
+        .chain(missing(PassKind::Orphan, "orphan"))
+        .collect()
+}
+
+/// `20,160 health passes, the last 12s before this page was made; the longest time between two 31s.`
+fn made(summary: &PassSummary, now: Millis) -> String {
+    let (one, more) = match summary.kind {
+        PassKind::Health => ("health pass", "health passes"),
+        PassKind::Orphan => ("orphan pass", "orphan passes"),
+    };
+    let mut line = format!(
+        "{}, the last {} before this page was made",
+        counted(summary.passes, one, more),
+        span(now.since(summary.last_at))
+    );
+    if summary.passes > 1 {
+        line += &("; the longest time between two ".to_owned() + &span(summary.longest_gap));
+    }
+    if summary.failed > 0 {
+        line += &("; something went wrong in ".to_owned() + &thousands(summary.failed));
+    }
+    line + "."
+}
+
+fn tiles(all: &Sums, report: &LeakReport) -> Vec<Tile> {
+    let tile = |id, name, figure: Figure, note| Tile {
+        id,
+        name,
+        raw: figure.raw,
+        shown: figure.shown,
+        note,
+        bad: false,
+    };
+    let kinds = [
+        (all.orphans, "orphan", "orphans"),
+        (all.strays, "stray", "strays"),
+        (all.unregistered, "unregistered", "unregistered"),
+    ];
+    let kinds: Vec<String> = kinds
+        .into_iter()
+        .filter(|(count, ..)| *count > 0)
+        .map(|(count, one, more)| counted(count, one, more))
+        .collect();
+    let tasks = report.by_task.iter().filter(|group| !group.key.is_empty()).count() as u64;
+    let programs = report.by_program.len() as u64;
+    vec![
+        tile("sum-leaks", "Leaks", Figure::count(all.leaks), kinds.join(", ")),
+        Tile {
+            bad: all.survived > 0,
+            ..tile(
+                "sum-survived",
+                "Survived",
+                Figure::count(all.survived),
+                "could not be ended".into(),
+            )
+        },
+        tile(
+            "sum-hours",
+            "Process-hours",
+            Figure::hours(all.hours),
+            "from start until found".into(),
+        ),
+        tile(
+            "sum-memory",
+            "Memory",
+            Figure::memory(Some(all.memory)),
+            "resident when found".into(),
+        ),
+        tile("sum-tasks", "Tasks", Figure::count(tasks), counted(programs, "program", "programs")),
+    ]
+}
+
+fn groups(report: &LeakReport, first: Option<LeakGrouping>) -> Vec<Group> {
+    let group = |id, title, key, none, option, groups: &[LeakGroup]| Group {
+        id,
+        title,
+        key,
+        none,
+        option,
+        by_time: option == "--by day",
+        rows: groups.iter().take(GROUPS_SHOWN).map(GroupRow::from).collect(),
+        hidden: groups.len().saturating_sub(GROUPS_SHOWN),
+    };
+    let mut all = vec![
+        (
+            LeakGrouping::Task,
+            group("by-task", "By task", "Task", "no task", "--by task", &report.by_task),
+        ),
+        (
+            LeakGrouping::Program,
+            group(
+                "by-program",
+                "By program",
+                "Program",
+                "no name",
+                "--by program",
+                &report.by_program,
+            ),
+        ),
+        (
+            LeakGrouping::Rule,
+            group("by-rule", "By rule", "Rule", "no rule", "--by rule", &report.by_rule),
+        ),
+        (LeakGrouping::Day, group("by-day", "By day", "Day", "no day", "--by day", &report.by_day)),
+    ];
+    if first == Some(LeakGrouping::Hour) {
+        let hours = Group {
+            by_time: true,
+            ..group("by-hour", "By hour", "Hour", "no hour", "--by hour", &report.by_hour)
+        };
+        all.push((LeakGrouping::Hour, hours));
+    }
+    all.sort_by_key(|(by, _)| Some(*by) != first);
+    all.into_iter().map(|(_, group)| group).collect()
+}

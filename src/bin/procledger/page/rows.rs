@@ -1,0 +1,86 @@
+//! Tables of the page.
+
+use procledger::{LeakGroup, LeakRecord, Outcome};
+
+use super::spell::{Figure, Shown};
+use crate::render::{Tense, after, outcome, shell_words};
+
+/// Leaks that have something in common, counted.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) id: &'static str,
+    pub(super) title: &'static str,
+    /// Head of the first column.
+    pub(super) key: &'static str,
+    /// What stands for an empty key.
+    pub(super) none: &'static str,
+    /// How the command counts the same.
+    pub(super) option: &'static str,
+    /// Newest first, not most first.
+    pub(super) by_time: bool,
+    pub(super) rows: Vec<GroupRow>,
+    /// How many rows there is no room for.
+    pub(super) hidden: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct GroupRow {
+    pub(super) key: Shown,
+    pub(super) leaks: u64,
+    pub(super) orphans: u64,
+    pub(super) strays: u64,
+    pub(super) unregistered: u64,
+    pub(super) survived: u64,
+    pub(super) hours: Figure,
+    pub(super) memory: Figure,
+    pub(super) last: Figure,
+}
+
+impl From<&LeakGroup> for GroupRow {
+    fn from(group: &LeakGroup) -> Self {
+        Self {
+            key: Shown::new(&group.key),
+            leaks: group.leaks,
+            orphans: group.orphans,
+            strays: group.strays,
+            unregistered: group.unregistered,
+            survived: group.survived,
+            hours: Figure::hours(group.process_hours),
+            memory: Figure::memory(Some(group.rss_bytes)),
+            last: Figure::time(group.last_found_at),
+        }
+    }
+}
+
+/// One leak.
+#[derive(Debug)]
+pub(super) struct LeakRow {
+    pub(super) found: Figure,
+    pub(super) task: Shown,
+    pub(super) pid: u32,
+    pub(super) kind: &'static str,
+    pub(super) age: Figure,
+    pub(super) memory: Figure,
+    pub(super) survived: bool,
+    pub(super) outcome: String,
+    pub(super) why: Shown,
+    pub(super) command: String,
+}
+
+impl From<&LeakRecord> for LeakRow {
+    fn from(leak: &LeakRecord) -> Self {
+        Self {
+            found: Figure::time(leak.found_at),
+            task: Shown::new(leak.task_id.as_ref().map_or("", |task| task.as_str())),
+            pid: leak.pid.get(),
+            kind: leak.kind.as_str(),
+            age: Figure::age(leak.age_ms),
+            memory: Figure::memory(leak.rss_bytes),
+            survived: leak.outcome == Outcome::Survived,
+            outcome: after(outcome(leak.outcome, Tense::Done), leak.died_after_ms),
+            why: Shown::new(&format!("{}: {}", leak.rule, leak.evidence)),
+            // Escaped already.
+            command: shell_words(&leak.command),
+        }
+    }
+}

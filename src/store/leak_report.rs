@@ -1,0 +1,46 @@
+//! All that is known of leaks at one moment.
+
+use super::{LeakGroup, LeakGrouping, Store, leaks, passes};
+use crate::{
+    error::Result,
+    record::{LeakRecord, Millis, PassSummary},
+};
+
+/// Leaks since a time, counted in each way, and who looked for them: read in one transaction, so that all sums agree.
+#[derive(Clone, Debug)]
+pub struct LeakReport {
+    /// By hour (UTC), newest first.
+    pub by_hour: Vec<LeakGroup>,
+    /// By day (UTC), newest first.
+    pub by_day: Vec<LeakGroup>,
+    /// By task, most leaks first.
+    pub by_task: Vec<LeakGroup>,
+    /// By rule, most leaks first.
+    pub by_rule: Vec<LeakGroup>,
+    /// By program, most leaks first.
+    pub by_program: Vec<LeakGroup>,
+    /// The newest of them.
+    pub newest: Vec<LeakRecord>,
+    /// The passes of each kind that were made.
+    pub passes: Vec<PassSummary>,
+}
+
+impl Store {
+    /// Everything of it in one read transaction.
+    pub(crate) fn leak_report(&self, since: Option<Millis>, limit: u32) -> Result<LeakReport> {
+        let since = leaks::from(since);
+        self.read("read the leaks", |connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            let by = |by| leaks::groups(&snapshot, since, by);
+            Ok(LeakReport {
+                by_hour: by(LeakGrouping::Hour)?,
+                by_day: by(LeakGrouping::Day)?,
+                by_task: by(LeakGrouping::Task)?,
+                by_rule: by(LeakGrouping::Rule)?,
+                by_program: by(LeakGrouping::Program)?,
+                newest: leaks::list(&snapshot, since, Some(limit))?,
+                passes: passes::summaries(&snapshot, since)?,
+            })
+        })
+    }
+}
