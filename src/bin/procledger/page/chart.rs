@@ -292,8 +292,9 @@ mod tests {
             (7, Step::Day, 8),
             (90, Step::Day, 91),
             (365, Step::Week, 53),
-            (5 * 366, Step::Month, 62),
-            (40 * 366, Step::Year, 41),
+            // January 2020 to January 2025, both counted; then 1984 to 2025.
+            (5 * 366, Step::Month, 61),
+            (40 * 366, Step::Year, 42),
         ] {
             let since = Some(Millis(NOW - days * DAY));
             let (found, slots) = slots(&[found(NOW, 1)], since, Millis(NOW)).expect("slots");
