@@ -172,6 +172,8 @@ impl Sight {
             known: Vec::new(),
             carriers: carriers.unwrap_or_default(),
             leaf: self.leaf(root),
+            // Only its host knows the keeper: what is below it is here once a health pass has recorded it.
+            keeper: None,
         }
     }
 
