@@ -10,6 +10,7 @@ use rustix::{
 use super::{
     super::entry::Root,
     answer::{Found, Preview, Recorder, Seen, Stray, TreeEnd},
+    chase::{chase, release},
     look::look,
     work::{TokenCache, Tree, Work, World, command_of},
 };
@@ -269,7 +270,9 @@ impl<'a, 'b> Run<'a, 'b> {
                 return;
             }
             self.works.iter_mut().filter(|work| work.expired).for_each(Work::stop);
-            let any_new = self.look();
+            let caught = chase(self.world, &self.works);
+            let any_new = self.look() || !caught.is_empty();
+            release(&self.works, caught);
             self.mark_dead();
             let still =
                 self.works.iter().filter(|work| work.expired).all(|work| work.is_still(&self.last));
