@@ -152,6 +152,7 @@ impl Member {
 }
 
 /// A tree on its way.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one tree")]
 pub(super) struct Work {
     pub(super) root: Root,
     pub(super) members: Vec<Member>,
