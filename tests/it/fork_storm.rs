@@ -2,7 +2,10 @@
 
 #![expect(unsafe_code, reason = "processes that do nothing but fork")]
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use procledger::{ContainmentMode, Job, Stdio, Tracker};
 
@@ -15,6 +18,8 @@ use crate::{
 const PROCESSES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
 const ROUNDS: u32 = 10;
+/// Whatever goes wrong: no storm lives longer.
+const LIFE: Duration = Duration::from_secs(60);
 const READY: &str = "the storm is up";
 
 #[test]
@@ -81,20 +86,21 @@ fn storm(place: &Place) -> Job {
 
 /// The root of the storm: it starts the others and sleeps.
 pub(crate) fn body(given: &Given) {
+    let end = Instant::now() + LIFE;
     for number in 0..PROCESSES {
         // SAFETY: the child makes system calls and nothing else.
         match unsafe { libc::fork() } {
-            0 => rage(number),
+            0 => rage(number, end),
             pid => assert!(pid > 0, "it forks"),
         }
     }
     fs::write(given.folder.join(READY), "").expect("told");
-    thread::sleep(Duration::from_hours(1));
+    thread::sleep(LIFE);
 }
 
 /// Every third one ignores SIGTERM, every fifth leaves the session. Half of them hop: they fork and exit, so that no process
 /// lives longer than a pause. The others stay, and start children that live for two.
-fn rage(number: u32) -> ! {
+fn rage(number: u32, end: Instant) -> ! {
     let pause = u32::try_from(PAUSE.as_micros()).unwrap_or(u32::MAX);
     // SAFETY: system calls that touch no memory.
     unsafe {
@@ -106,7 +112,7 @@ fn rage(number: u32) -> ! {
         }
         // Not all at the same moment.
         libc::usleep(pause / PROCESSES * number);
-        loop {
+        while Instant::now() < end {
             libc::usleep(pause);
             let child = libc::fork();
             if number.is_multiple_of(2) {
@@ -122,5 +128,6 @@ fn rage(number: u32) -> ! {
                 libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG);
             }
         }
+        libc::_exit(0)
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::{Pinned, cgroup::Leaf, keeper::keepers},
+    os::{Pinned, Signal, cgroup::Leaf, keeper::keepers},
     plan::{
         members::{Evidence, TreeView, kin, members},
         observe::{Snapshot, Stat},
@@ -48,12 +48,13 @@ pub(super) fn look(
         let leaf_is_shared = tree.has_protected() || !view.leaf.is_disjoint(&exempt);
         tree.suspects = found.suspects.into_iter().filter(|pid| !taken.contains(pid)).collect();
         let first = tree.members.len();
+        tree.vanished = false;
         for (pid, evidence) in found.members {
             if !tree.pids.contains_key(&pid) && taken.insert(pid) {
                 add(world, &snapshot, tree, pid, evidence, None);
             }
         }
-        any |= tree.members.len() > first;
+        any |= tree.members.len() > first || tree.vanished;
         tree.mark_leaf(&view.leaf, leaf_is_shared);
         record(tree, first, recorder);
     }
@@ -197,15 +198,24 @@ fn add(
 ) {
     let Some(seen) = snapshot.get(pid) else { return };
     // An error leaves it out of this round; the next look finds it again.
-    let Ok(Some(pinned)) = Pinned::open(world.proc, world.observer.place, pid) else { return };
-    if pinned.stat.start_tick != seen.start_tick || pinned.is_dead().unwrap_or(true) {
+    let pinned =
+        Pinned::open(world.proc, world.observer.place, pid).ok().flatten().filter(|pinned| {
+            pinned.stat.start_tick == seen.start_tick && !pinned.is_dead().unwrap_or(true)
+        });
+    let Some(pinned) = pinned else {
+        // It may have started another one first, which this look did not see.
+        tree.vanished |= !seen.is_zombie();
         return;
-    }
+    };
     let mut member = describe(world, pinned.identity, evidence, Some(pinned));
     if !world.may_try(member.uid) {
         // It belongs to the tree for certain, so it is told as what survived.
         member.refused = Some(not_ours(pid));
     }
     member.kept = kept;
+    if tree.expired {
+        // Before it is recorded: the next fork comes sooner than a commit. Whoever finds it stopped sends SIGCONT.
+        member.signal(Signal::STOP);
+    }
     tree.push(member);
 }

@@ -7,7 +7,7 @@
 //! 4. The grace is counted anew as long as members keep dying: a shared fixed one kills obedient processes of a large
 //!    tree. Then another snapshot; what is new gets its SIGTERM too.
 //! 5. What is left when the grace is over is frozen by SIGSTOP until a snapshot shows nobody new: a stopped process
-//!    cannot fork. Then SIGKILL, and another look. A tree with a cgroup leaf of its own is frozen and killed as one
+//!    cannot fork. What forks faster than that is stopped on sight ([`chase`]). Then SIGKILL, and another look. A tree with a cgroup leaf of its own is frozen and killed as one
 //!    ([`leaf`]).
 //!
 //! Members of protected names, and what is below them, are left ([`leave`]): they are pinned like the others, so that they
@@ -22,6 +22,7 @@
 
 mod answer;
 mod ask;
+mod chase;
 mod leaf;
 mod leave;
 mod look;

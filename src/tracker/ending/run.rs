@@ -10,6 +10,7 @@ use rustix::{
 use super::{
     super::entry::Root,
     answer::{Found, Preview, Recorder, Seen, Stray, TreeEnd},
+    chase::{chase, release},
     look::look,
     work::{TokenCache, Tree, Work, World, command_of},
 };
@@ -21,6 +22,8 @@ const GRACE_CAP: Duration = Duration::from_secs(2);
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 /// A frozen tree needs two or three looks; this bounds one whose members cannot be frozen.
 const FREEZE_LOOKS: u32 = 50;
+/// On a busy machine these looks are slow: so long one freeze lasts at most, before what is held is killed.
+const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 /// Between two looks at a tree that is still stopping.
 const FREEZE_PAUSE: Duration = Duration::from_millis(1);
 /// So long the last look is tried again where `/proc` cannot be read: out of descriptors is a matter of moments.
@@ -165,15 +168,23 @@ impl<'a, 'b> Run<'a, 'b> {
         self.try_look().unwrap_or(false)
     }
 
-    /// The look that decides whether these were all.
+    /// The look that decides whether these were all. One that fails, or sees somebody who is gone before he can be pinned,
+    /// decides nothing.
     fn look_once_more(&mut self) {
         let deadline = Instant::now() + BLIND_LIMIT;
-        while let Err(error) = self.try_look() {
-            if Instant::now() >= deadline {
-                tracing::error!("failed to look for more members of what is being ended: {error}");
+        loop {
+            let looked = self.try_look();
+            let is_open = looked.is_err() || self.works.iter().any(|work| work.vanished);
+            if !is_open || self.works.iter().any(Work::goes_on) {
                 return;
             }
-            std::thread::sleep(LOOK_AGAIN);
+            if Instant::now() >= deadline {
+                if let Err(error) = looked {
+                    tracing::error!("failed to look for more members of what is ended: {error}");
+                }
+                return;
+            }
+            std::thread::sleep(FREEZE_PAUSE);
         }
     }
 
@@ -253,9 +264,15 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     fn freeze(&mut self) {
+        let start = Instant::now();
         for _ in 0..FREEZE_LOOKS {
+            if start.elapsed() > FREEZE_LIMIT {
+                return;
+            }
             self.works.iter_mut().filter(|work| work.expired).for_each(Work::stop);
-            let any_new = self.look();
+            let caught = chase(self.world, &self.works);
+            let any_new = self.look() || !caught.is_empty();
+            release(&self.works, caught);
             self.mark_dead();
             let still =
                 self.works.iter().filter(|work| work.expired).all(|work| work.is_still(&self.last));

@@ -152,6 +152,7 @@ impl Member {
 }
 
 /// A tree on its way.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one tree")]
 pub(super) struct Work {
     pub(super) root: Root,
     pub(super) members: Vec<Member>,
@@ -162,6 +163,8 @@ pub(super) struct Work {
     /// Somebody is in the leaf who must be left alone: its members are ended one by one (invariant 13).
     pub(super) leaf_is_shared: bool,
     pub(super) unknown: Vec<(ProcessId, Error)>,
+    /// The last look saw a member that was gone before it could be pinned.
+    pub(super) vanished: bool,
     /// Its grace is over.
     pub(super) expired: bool,
     /// How often it was frozen and killed.
@@ -185,6 +188,7 @@ impl Work {
             pids: HashMap::new(),
             suspects: HashSet::new(),
             unknown: Vec::new(),
+            vanished: false,
             expired: false,
             kills: 0,
             leave,
@@ -284,7 +288,7 @@ impl Work {
     ) -> TreeEnd {
         let unseen = match unseen {
             Some(why) => Some(format!("what it left could not be looked for: {why}")),
-            None if self.has_unkilled() => {
+            None if self.has_unkilled() || self.vanished => {
                 Some("its tree starts new processes faster than they can be ended".into())
             }
             None => None,
