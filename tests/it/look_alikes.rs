@@ -223,6 +223,16 @@ fn left_behind(stage: &mut Stage) {
     stage.orphan("env -S", Fate::Ended, "exec env/\"$NAME\"");
 }
 
+/// `python3` on PATH may be a script that takes a while to find the real one.
+fn becomes(stage: &Stage, interpreter: &str) {
+    let (label, eye, _) = stage.cast.last().expect("it was just added");
+    until(label, || {
+        assert!(!eye.is_dead(), "{label} has not begun to play");
+        let path = fs::read_link(format!("/proc/{}/exe", eye.pid())).unwrap_or_default();
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(interpreter))
+    });
+}
+
 fn left_behind_by_interpreters(stage: &mut Stage) {
     if tool("perl").is_some() {
         let title = "$0 = \"$ENV{NAME}: idle\"; sleep 300";
@@ -244,16 +254,21 @@ fn left_behind_by_interpreters(stage: &mut Stage) {
             "PYTHONDONTWRITEBYTECODE=1; export PYTHONDONTWRITEBYTECODE; cd python; exec python3";
         let orphan = format!("{python} -u -W ignore ./\"$NAME\"");
         stage.orphan("script of python", Fate::Ended, &orphan);
+        becomes(stage, "python");
         stage.orphan("NAME.py", Fate::Spared, &format!("{python} \"$NAME.py\""));
+        becomes(stage, "python");
         stage.orphan("module", Fate::Spared, &format!("{python} -m \"$NAME\""));
+        becomes(stage, "python");
     }
     if tool("node").is_some() {
         stage.text(&format!("node/{}", stage.name), "setTimeout(() => {}, 300000);\n");
         stage.text("node/other.cjs", "setTimeout(() => {}, 300000);\n");
         let node = "exec node --require ./node/other.cjs node/\"$NAME\"";
         stage.orphan("script of node", Fate::Ended, node);
+        becomes(stage, "node");
         let required = "exec node --require \"./node/$NAME\" node/other.cjs";
         stage.orphan("required by node", Fate::Spared, required);
+        becomes(stage, "node");
     }
 }
 
