@@ -201,7 +201,7 @@ fn add(
     if pinned.stat.start_tick != seen.start_tick || pinned.is_dead().unwrap_or(true) {
         return;
     }
-    let mut member = describe(world, pinned.identity, evidence, Some(pinned));
+    let mut member = describe(world, pinned.identity, evidence, Some(pinned), tree.root.arguments);
     if !world.may_try(member.uid) {
         // It belongs to the tree for certain, so it is told as what survived.
         member.refused = Some(not_ours(pid));
