@@ -85,7 +85,7 @@ impl Fixture {
 
     /// Gives free pages back and empties the WAL.
     pub(super) fn vacuum(&self) {
-        let mut house = self.store.housekeeper().expect("opens");
+        let house = self.store.housekeeper().expect("opens");
         while house.free_pages(1_000).expect("committed").done > 0 {}
         assert!(house.checkpoint(true).expect("written back"), "nobody reads");
     }

@@ -257,7 +257,7 @@ fn vacuum_gives_pages_back_and_bears_with_readers() {
     f.sql("DROP TABLE big", []);
     let reader = Connection::open(f.store.path()).expect("opens");
     reader.execute_batch("BEGIN; SELECT * FROM instance").expect("reads");
-    let mut house = f.store.housekeeper().expect("opens");
+    let house = f.store.housekeeper().expect("opens");
     while house.free_pages(100).expect("a reader is no error").done > 0 {}
     let began = Instant::now();
     assert!(!house.checkpoint(true).expect("a reader is no error"));
