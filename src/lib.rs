@@ -184,8 +184,9 @@ pub use record::{
 pub use state::{Event, State, next};
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 pub use tracker::{
-    Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME, Finding, Job,
-    Ledger, Level, Output, Process, Signaller, Stdio, Tracker, Turn, diagnose,
+    Builder, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
+    ECOSYSTEM_MANAGER_NAME, Finding, Job, Ledger, Level, Output, Process, PruneProgress, Pruned,
+    Signaller, Stdio, Tracker, Turn, diagnose,
 };
 
 /// The README's Rust, compiled and run.

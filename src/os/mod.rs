@@ -10,6 +10,7 @@
 //! - [`cgroup`]: a v2 leaf for each tree;
 //! - [`keeper`]: the process between a host and its program, and how the two talk;
 //! - [`lock`]: an instance's lock file;
+//! - [`readers`]: who holds a snapshot of a database;
 //! - [`spawn`]: the gate;
 //! - [`tty`]: the terminal's foreground group.
 
@@ -23,6 +24,7 @@ pub(crate) mod pidfd;
 pub(crate) mod place;
 pub(crate) mod procfs;
 mod raw;
+pub(crate) mod readers;
 pub(crate) mod spawn;
 pub(crate) mod tty;
 

@@ -4,11 +4,13 @@
 //! - [`members`]: which processes belong to a root, and by what evidence;
 //! - [`protect`]: which of these are left alone, because of a protected name;
 //! - [`sweep`]: which unregistered processes match a configured name, by [`interpreter`] for scripts;
-//! - [`limits`]: which trees have used up their time or memory.
+//! - [`limits`]: which trees have used up their time or memory;
+//! - [`retention`]: how history is shortened without holding anybody up.
 
 mod interpreter;
 pub(crate) mod limits;
 pub(crate) mod members;
 pub(crate) mod observe;
 pub(crate) mod protect;
+pub(crate) mod retention;
 pub(crate) mod sweep;

@@ -4,6 +4,7 @@
 
 mod ids;
 mod instance;
+mod mask;
 mod process;
 mod report;
 mod tree;
@@ -13,6 +14,7 @@ pub(crate) use ids::millis;
 pub use ids::{ExitStatus, InstanceId, Millis, ProcessId, TASK_ID_MAX, TaskId};
 pub use instance::InstanceRecord;
 pub(crate) use instance::{DeadInstance, NewInstance, Observer, OrphanClaim};
+pub(crate) use mask::{mask_command, mask_text};
 pub(crate) use process::{
     Because, End, ExportEntry, NewProcess, RootEnd, Settled, Sighting, Verdict,
 };

@@ -6,7 +6,7 @@ use super::{Store, rows::hex};
 use crate::{
     error::{Error, Kind, Result},
     identity::{Pid, Place},
-    record::{NewProcess, ProcessId, TaskId, millis},
+    record::{NewProcess, ProcessId, TaskId, mask_command, millis},
     state::State,
 };
 
@@ -89,7 +89,8 @@ fn alive(
 /// One row, whole: its owner is also the first one, which names boot and namespace.
 pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result<ProcessId> {
     let claimed_by = (new.state == State::Ending).then_some(new.owner.0);
-    let command = serde_json::to_string(&new.command)
+    // Whoever made the row may have masked it already; a second time changes nothing, and no other way leads to the disk.
+    let command = serde_json::to_string(&mask_command(&new.command))
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     tx.prepare_cached(
         "INSERT INTO process (task_id, owner, first_owner, root, origin, token, pid, start_tick,

@@ -32,12 +32,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Readers at once: a host's pass, a listing, a report and one to spare.
 const READERS: u32 = 4;
 /// What is left of the WAL after a checkpoint; a pass over 5,000 rows writes about this much.
-const WAL_LIMIT_BYTES: i64 = 4 << 20;
+pub(super) const WAL_LIMIT_BYTES: i64 = 4 << 20;
 /// Every statement of this module, so that none is prepared twice.
 const STATEMENTS: usize = 64;
-/// How long [`Store::vacuum`] waits for readers before it leaves the rest to the next one.
-const VACUUM_PATIENCE: Duration = Duration::from_millis(250);
-
 /// How long closing waits for a connection that is just being made, for another ledger perhaps.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -199,19 +196,6 @@ impl Store {
         })
     }
 
-    /// Gives freed pages back to the file system and empties the WAL, as far as readers let it.
-    pub(crate) fn vacuum(&self) -> Result<()> {
-        let doing = "free pages";
-        let connection = self.writer(doing)?;
-        let done = connection.busy_timeout(VACUUM_PATIENCE).and_then(|()| shrink(&connection));
-        let restored = connection.busy_timeout(BUSY_TIMEOUT);
-        match done.and(restored).map_err(|e| failed(self.path(), doing, e)) {
-            // Somebody reads or writes: the next one will do it.
-            Err(error) if error.is_busy() => Ok(()),
-            answer => answer,
-        }
-    }
-
     /// One immediate transaction. `work` gets the only writing connection: it must not call back into the store.
     pub(super) fn write<T>(
         &self,
@@ -239,15 +223,23 @@ impl Store {
         work(&connection).map_err(|e| failed(self.path(), doing, e))
     }
 
-    pub(super) fn writer(&self, doing: &str) -> Result<PooledConnection<SqliteConnectionManager>> {
-        let Some(pool) = &self.0.writer else {
+    fn writer(&self, doing: &str) -> Result<PooledConnection<SqliteConnectionManager>> {
+        self.writers(doing)?.get().map_err(|e| no_connection(self.path(), doing, e))
+    }
+
+    /// An error where the ledger was opened for reading only.
+    pub(super) fn check_writable(&self, doing: &str) -> Result<()> {
+        self.writers(doing).map(|_| ())
+    }
+
+    fn writers(&self, doing: &str) -> Result<&Pool> {
+        self.0.writer.as_ref().ok_or_else(|| {
             let message = format!(
                 "failed to {doing} in the ledger `{}`: it was opened for reading only",
                 self.path().display()
             );
-            return Err(Error::new(Kind::Denied, message));
-        };
-        pool.get().map_err(|e| no_connection(self.path(), doing, e))
+            Error::new(Kind::Denied, message)
+        })
     }
 }
 
@@ -358,11 +350,13 @@ fn first_reader(path: &Path, access: Access) -> Result<Connection> {
         .map_err(|e| failed(path, "open a connection", e))
 }
 
-fn shrink(connection: &Connection) -> rusqlite::Result<()> {
-    // Each step frees some pages: all must be taken.
-    let mut vacuum = connection.prepare("PRAGMA incremental_vacuum")?;
-    let mut rows = vacuum.query([])?;
-    while rows.next()?.is_some() {}
-    // Its row says whether a reader stood in the way; the next one will do it then.
-    connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+/// A connection beside the pools, which checkpoints when it is told to and not when it commits.
+pub(super) fn another_writer(path: &Path) -> Result<Connection> {
+    let open = || {
+        let connection = Connection::open_with_flags(path, Access::Write.flags())?;
+        configure(&connection, Access::Write)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        Ok(connection)
+    };
+    open().map_err(|e| failed(path, "open a connection", e))
 }

@@ -5,6 +5,7 @@
 //! - The ledger is in WAL mode: readers never wait for the writer, and the writer never waits for readers.
 //! - One [`Store`] has one connection that writes, in an r2d2 pool of one. A method fetches it once and passes it down;
 //!   fetching it twice in one call chain would wait for itself.
+//! - What can wait (old history, free pages, the WAL) is done by a connection beside these, in steps of milliseconds.
 //! - Every write is `BEGIN IMMEDIATE`. A transaction that began as a reader cannot wait for its turn to write: SQLite
 //!   answers it with `SQLITE_BUSY` at once, whatever `busy_timeout` says.
 //! - Rows move by conditional update from the state that was expected. Zero rows changed means that somebody else
@@ -34,6 +35,7 @@ mod claim;
 mod connection;
 mod failure;
 mod filesystem;
+mod housekeeping;
 mod instances;
 mod leak_report;
 mod leaks;
@@ -51,5 +53,6 @@ mod tests;
 mod trust;
 
 pub(crate) use connection::Store;
+pub(crate) use housekeeping::Housekeeper;
 pub use leak_report::LeakReport;
 pub use leaks::{LeakGroup, LeakGrouping};

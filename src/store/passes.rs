@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, Transaction, named_params};
 use super::{Store, rows::Cells};
 use crate::{
     error::Result,
-    record::{InstanceId, Millis, PassKind, PassRecord, PassSummary},
+    record::{InstanceId, Millis, PassKind, PassRecord, PassSummary, mask_text},
 };
 
 /// Each kind by itself, so that the index leads to the window; a gap is from the start of one to that of the next.
@@ -95,7 +95,7 @@ pub(super) fn insert(
         ":ended": pass.ended.cast_signed(),
         ":survived": pass.survived.cast_signed(),
         ":unknown": pass.unknown.cast_signed(),
-        ":error": pass.error,
+        ":error": pass.error.as_deref().map(mask_text),
     })?;
     Ok(tx.last_insert_rowid())
 }

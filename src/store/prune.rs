@@ -1,56 +1,123 @@
-//! Old history, deleted in small batches, so that no spawn waits long for the writer.
+//! Old history, deleted in small steps.
+//!
+//! What may go is picked by a reader, which nobody waits for; the write lock is held only to delete these rows by their
+//! numbers, each after another look at what would keep it.
 
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
 
 use super::Store;
 use crate::{error::Result, record::Millis};
 
+/// Rows that may go.
+#[derive(Debug)]
+pub(super) struct Picked {
+    table: Table,
+    ids: Vec<i64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Table {
+    Process,
+    Pass,
+}
+
 impl Store {
-    /// Deletes one batch of what ended before, and returns how many rows went (without leaks); 0 when nothing is left.
-    /// First processes, then passes, then instances: the caller goes on until it gets 0.
-    ///
-    /// Processes go with their leaks, and a root after what was found below it; the newest pass of each kind stays, and
-    /// so does an instance that a row still names.
-    pub(crate) fn prune(&self, before: Millis, batch: u32) -> Result<u64> {
-        let deleted =
-            self.write("prune the history", |tx| match processes(tx, before, batch)? {
-                0 => passes(tx, before, batch),
-                deleted => Ok(deleted),
-            })?;
-        if deleted == 0 { self.prune_instances(before, batch) } else { Ok(deleted) }
+    /// What ended before, at most `batch` rows; `None` when nothing is left. First processes, then passes.
+    pub(super) fn pick(&self, before: Millis, batch: u32) -> Result<Option<Picked>> {
+        self.read("look for old history", |connection| {
+            let tables = [(Table::Process, PROCESSES), (Table::Pass, PASSES)];
+            for (table, sql) in tables {
+                let ids = ids(connection, sql, before, batch)?;
+                if !ids.is_empty() {
+                    return Ok(Some(Picked { table, ids }));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// How many processes and passes ended before; a few of them may have to stay.
+    pub(crate) fn count_before(&self, before: Millis) -> Result<u64> {
+        self.read("count old history", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT (SELECT count(*) FROM process INDEXED BY process_ended WHERE ended_at < ?1)
+                       + (SELECT count(*) FROM pass INDEXED BY pass_kind
+                          WHERE kind IN ('health', 'orphan') AND started_at < ?1)",
+                )?
+                .query_one([before.0], |row| row.get::<_, i64>(0))
+                .map(i64::cast_unsigned)
+        })
+    }
+
+    /// When the oldest end or pass was.
+    pub(crate) fn oldest(&self) -> Result<Option<Millis>> {
+        self.read("look for the oldest history", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT min(at) FROM (
+                       SELECT min(ended_at) AS at FROM process INDEXED BY process_ended WHERE ended_at IS NOT NULL
+                       UNION ALL SELECT min(started_at) FROM pass WHERE kind = 'health'
+                       UNION ALL SELECT min(started_at) FROM pass WHERE kind = 'orphan')",
+                )?
+                .query_one([], |row| Ok(row.get::<_, Option<i64>>(0)?.map(Millis)))
+        })
     }
 }
 
-fn processes(tx: &Transaction<'_>, before: Millis, batch: u32) -> rusqlite::Result<u64> {
-    let old: Vec<i64> = tx
-        .prepare_cached(
-            "SELECT p.id FROM process AS p INDEXED BY process_ended
-             WHERE p.ended_at < ?1
-               AND NOT EXISTS (SELECT 1 FROM process AS d WHERE d.root = p.id)
-             ORDER BY p.ended_at LIMIT ?2",
-        )?
-        .query_map((before.0, batch), |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+/// A root goes after what was found below it.
+pub(super) const PROCESSES: &str = "SELECT p.id FROM process AS p INDEXED BY process_ended
+     WHERE p.ended_at < ?1 AND NOT EXISTS (SELECT 1 FROM process AS d WHERE d.root = p.id)
+     ORDER BY p.ended_at LIMIT ?2";
+
+/// The newest pass of each kind stays, and one that found a leak goes after it.
+pub(super) const PASSES: &str = "SELECT s.id FROM pass AS s INDEXED BY pass_kind
+     WHERE s.kind IN ('health', 'orphan') AND s.started_at < ?1
+       AND s.id <> (SELECT n.id FROM pass AS n WHERE n.kind = s.kind
+                    ORDER BY n.started_at DESC, n.id DESC LIMIT 1)
+       AND NOT EXISTS (SELECT 1 FROM leak WHERE leak.pass = s.id)
+     LIMIT ?2";
+
+fn ids(
+    connection: &Connection,
+    sql: &str,
+    before: Millis,
+    batch: u32,
+) -> rusqlite::Result<Vec<i64>> {
+    connection.prepare_cached(sql)?.query_map((before.0, batch), |row| row.get(0))?.collect()
+}
+
+/// Deletes what was picked; how many rows went, leaks not counted.
+pub(super) fn delete(tx: &Transaction<'_>, picked: &Picked) -> rusqlite::Result<u64> {
+    let ids = &picked.ids;
+    match picked.table {
+        Table::Process => processes(tx, ids),
+        Table::Pass => passes(tx, ids),
+    }
+}
+
+/// With their leaks. A stray may have been recorded below a root since it was picked.
+fn processes(tx: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<u64> {
+    let mut named = tx.prepare_cached("SELECT EXISTS (SELECT 1 FROM process WHERE root = ?1)")?;
     let mut leaks = tx.prepare_cached("DELETE FROM leak WHERE process = ?1")?;
     let mut process = tx.prepare_cached("DELETE FROM process WHERE id = ?1")?;
     let mut deleted = 0;
-    for id in old {
-        leaks.execute([id])?;
-        deleted += process.execute([id])? as u64;
+    for id in ids {
+        if !named.query_one([id], |row| row.get::<_, bool>(0))? {
+            leaks.execute([id])?;
+            deleted += process.execute([id])? as u64;
+        }
     }
     Ok(deleted)
 }
 
-fn passes(tx: &Transaction<'_>, before: Millis, batch: u32) -> rusqlite::Result<u64> {
-    tx.prepare_cached(
-        "DELETE FROM pass WHERE id IN (
-           SELECT s.id FROM pass AS s INDEXED BY pass_kind
-           WHERE s.kind IN ('health', 'orphan') AND s.started_at < ?1
-             AND s.id <> (SELECT n.id FROM pass AS n WHERE n.kind = s.kind
-                          ORDER BY n.started_at DESC, n.id DESC LIMIT 1)
-             AND NOT EXISTS (SELECT 1 FROM leak WHERE leak.pass = s.id)
-           LIMIT ?2)",
-    )?
-    .execute((before.0, batch))
-    .map(|deleted| deleted as u64)
+fn passes(tx: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<u64> {
+    let mut pass = tx.prepare_cached(
+        "DELETE FROM pass WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM leak WHERE leak.pass = ?1)",
+    )?;
+    let mut deleted = 0;
+    for id in ids {
+        deleted += pass.execute([id])? as u64;
+    }
+    Ok(deleted)
 }

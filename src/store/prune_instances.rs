@@ -5,9 +5,9 @@
 //! is not named by a new row meanwhile is sure: only a living one writes rows, in its own name. Should one that was taken
 //! for dead go on, its next row names what is gone, and is refused.
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, config::DbConfig};
+use rusqlite::{Connection, Transaction, config::DbConfig};
 
-use super::{Store, failure::failed};
+use super::Store;
 use crate::{error::Result, record::Millis};
 
 /// The subqueries are run once, and not at all where no instance is old enough.
@@ -20,51 +20,40 @@ const UNNAMED: &str = "SELECT i.id FROM instance AS i
      LIMIT ?2";
 
 impl Store {
-    /// Deletes at most `batch` instances that stopped before and that nothing names any more; how many went.
-    pub(super) fn prune_instances(&self, before: Millis, batch: u32) -> Result<u64> {
-        let unnamed: Vec<i64> = self.read("look for old instances", |connection| {
+    /// At most `limit` instances that stopped before and that nothing names any more.
+    pub(super) fn unnamed_instances(&self, before: Millis, limit: u32) -> Result<Vec<i64>> {
+        self.read("look for old instances", |connection| {
             connection
                 .prepare_cached(UNNAMED)?
-                .query_map((before.0, batch), |row| row.get(0))?
+                .query_map((before.0, limit), |row| row.get(0))?
                 .collect()
-        })?;
-        if unnamed.is_empty() {
-            return Ok(0);
-        }
-        let doing = "prune the instances";
-        let connection = self.writer(doing)?;
-        // SQLite would look through all processes again, for each instance and while every writer waits.
-        WithoutForeignKeys::on(&connection)
-            .and_then(|unchecked| delete(unchecked.0, &unnamed))
-            .map_err(|e| failed(self.path(), doing, e))
+        })
     }
 }
 
-fn delete(connection: &Connection, unnamed: &[i64]) -> rusqlite::Result<u64> {
-    let tx = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+/// Deletes them, on a connection that is [`WithoutForeignKeys`]: SQLite would look through all processes again, for each
+/// instance and while every writer waits. How many went.
+pub(super) fn delete(tx: &Transaction<'_>, unnamed: &[i64]) -> rusqlite::Result<u64> {
+    // What has an index is looked at once more.
+    let mut statement = tx.prepare_cached(
+        "DELETE FROM instance WHERE id = ?1 AND stopped_at IS NOT NULL
+           AND NOT EXISTS (SELECT 1 FROM pass AS s WHERE s.instance = ?1)
+           AND NOT EXISTS (SELECT 1 FROM process AS p WHERE p.claimed_by = ?1)
+           AND NOT EXISTS (SELECT 1 FROM process AS p INDEXED BY process_live_owner
+                           WHERE p.owner = ?1 AND p.state <> 'ended')",
+    )?;
     let mut deleted = 0;
-    {
-        // What has an index is looked at once more.
-        let mut statement = tx.prepare_cached(
-            "DELETE FROM instance WHERE id = ?1 AND stopped_at IS NOT NULL
-               AND NOT EXISTS (SELECT 1 FROM pass AS s WHERE s.instance = ?1)
-               AND NOT EXISTS (SELECT 1 FROM process AS p WHERE p.claimed_by = ?1)
-               AND NOT EXISTS (SELECT 1 FROM process AS p INDEXED BY process_live_owner
-                               WHERE p.owner = ?1 AND p.state <> 'ended')",
-        )?;
-        for id in unnamed {
-            deleted += statement.execute([id])? as u64;
-        }
+    for id in unnamed {
+        deleted += statement.execute([id])? as u64;
     }
-    tx.commit()?;
     Ok(deleted)
 }
 
 /// A connection that checks no references, until this is dropped.
-struct WithoutForeignKeys<'a>(&'a Connection);
+pub(super) struct WithoutForeignKeys<'a>(&'a Connection);
 
 impl<'a> WithoutForeignKeys<'a> {
-    fn on(connection: &'a Connection) -> rusqlite::Result<Self> {
+    pub(super) fn on(connection: &'a Connection) -> rusqlite::Result<Self> {
         let this = Self(connection);
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         Ok(this)

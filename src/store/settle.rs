@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, Transaction, named_params};
 use super::{Store, admit, leaks, passes};
 use crate::{
     error::Result,
-    record::{End, InstanceId, PassRecord, ProcessId, RootEnd, Settled, Verdict},
+    record::{End, InstanceId, PassRecord, ProcessId, RootEnd, Settled, Verdict, mask_text},
     state::State,
 };
 
@@ -101,7 +101,7 @@ fn write_end(
             ":reason": end.reason.as_str(),
             ":code": end.status.code(),
             ":signal": end.status.signal(),
-            ":error": end.error,
+            ":error": end.error.as_deref().map(mask_text),
             ":rule": end.because.as_ref().map(|because| &because.rule),
             ":evidence": end.because.as_ref().map(|because| &because.evidence),
         })?;
@@ -166,6 +166,6 @@ fn put_back(
         "UPDATE process SET state = ?1, claimed_by = NULL, last_error = ?2
          WHERE id = ?3 AND state = 'ending' AND claimed_by = ?4",
     )?
-    .execute((state.as_str(), why, id.0, by.0))
+    .execute((state.as_str(), mask_text(why), id.0, by.0))
     .map(|changed| changed == 1)
 }

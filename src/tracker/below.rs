@@ -204,7 +204,7 @@ impl Shared {
             session: None,
             cgroup: None,
             containment: Containment::None,
-            command: command_of(&self.proc, seen.pid),
+            command: command_of(&self.proc, seen.pid, self.root_of(root).arguments),
             cwd: None,
             uid,
             limits: Limits { max_runtime: None, max_rss: None, ..root.limits },

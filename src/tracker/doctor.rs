@@ -66,6 +66,7 @@ pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
                 "",
             ));
             soundness(open.store(), &mut findings);
+            findings.push(super::wal::state(open.store()));
             if let Err(error) = rows(open.store(), &mut findings) {
                 findings.push(finding(
                     "rows",

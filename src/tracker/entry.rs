@@ -34,6 +34,8 @@ pub(super) struct Root {
     pub(super) origin: Origin,
     pub(super) limits: Limits,
     pub(super) command: Vec<String>,
+    /// Whether the arguments of what is below it may be recorded.
+    pub(super) arguments: bool,
 }
 
 impl Root {
@@ -45,7 +47,7 @@ impl Root {
 }
 
 impl Root {
-    pub(super) fn recorded(row: ProcessId, new: &NewProcess) -> Self {
+    pub(super) fn recorded(row: ProcessId, new: &NewProcess, arguments: bool) -> Self {
         Self {
             row,
             task: new.task.clone(),
@@ -57,8 +59,15 @@ impl Root {
             origin: new.origin,
             limits: new.limits,
             command: new.command.clone(),
+            arguments,
         }
     }
+}
+
+/// Whether what is below a recorded root may have its arguments recorded: a row does not tell whether its root had none
+/// or must not have them told, so one without is taken for the latter.
+pub(super) fn may_record_arguments(command: &[String]) -> bool {
+    command.len() != 1
 }
 
 impl From<&ProcessRecord> for Root {
@@ -74,6 +83,7 @@ impl From<&ProcessRecord> for Root {
             origin: record.origin,
             limits: record.limits,
             command: record.command.clone(),
+            arguments: may_record_arguments(&record.command),
         }
     }
 }
@@ -111,6 +121,8 @@ pub(super) struct Hold {
     pub(super) strays: Strays,
     /// The keeper that made it.
     pub(super) kept: Option<Kept>,
+    /// Nobody may record its arguments, nor those of what is below it.
+    pub(super) bare: bool,
 }
 
 /// What a process with a keeper takes: its own pidfd, the keeper's, and the socket.
@@ -137,7 +149,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(root: Root, hold: Hold, pidfd: Option<Arc<PidFd>>) -> Arc<Self> {
-        let Hold { child, strays, kept } = hold;
+        let Hold { child, strays, kept, bare: _ } = hold;
         Arc::new(Self {
             root,
             child,

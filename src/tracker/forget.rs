@@ -1,6 +1,4 @@
-//! Closing rows that cannot be judged, and deleting old history.
-
-use std::time::Duration;
+//! Closing rows that cannot be judged.
 
 use super::Tracker;
 use crate::{
@@ -8,9 +6,6 @@ use crate::{
     os::{Pinned, Probe},
     record::{Millis, ProcessId, TaskId},
 };
-
-/// A writer waits at most for one such batch: some milliseconds.
-const PRUNE_BATCH: u32 = 500;
 
 impl Tracker {
     /// Closes the rows of a task that cannot be judged from here, or whose process is gone; returns how many.
@@ -47,30 +42,5 @@ impl Tracker {
         let forgotten = shared.store.forget(&ids, asked_by, Millis::now())?;
         shared.notify_export();
         Ok(forgotten)
-    }
-
-    /// Deletes history that ended longer ago than `older_than`, in small batches; `progress` gets the number of rows
-    /// deleted so far after each. Live rows, survivors and the last pass of each kind stay.
-    ///
-    /// # Errors
-    ///
-    /// When the ledger cannot be written; what was deleted until then stays deleted.
-    pub fn prune(&self, older_than: Duration, mut progress: impl FnMut(u64)) -> Result<u64> {
-        let store = &self.inner.shared.store;
-        self.inner.shared.check_usable()?;
-        let before = Millis::now().minus(older_than);
-        let mut total = 0;
-        loop {
-            let deleted = store.prune(before, PRUNE_BATCH)?;
-            if deleted == 0 {
-                break;
-            }
-            total += deleted;
-            progress(total);
-        }
-        if total > 0 {
-            store.vacuum()?;
-        }
-        Ok(total)
     }
 }

@@ -132,7 +132,7 @@ enum Verdict {
 
 fn judge(search: &Search<'_>, entry: &LegacyEntry) -> Result<Verdict> {
     let Some(stat) = search.proc.stat(entry.pid)? else { return Ok(Verdict::Gone) };
-    let command = super::ending::command_of(search.proc, entry.pid);
+    let command = super::ending::command_of(search.proc, entry.pid, true);
     let started = Millis::now().minus(age(stat.start_tick));
     if started.since(entry.start_time).max(entry.start_time.since(started)) > START_TOLERANCE {
         let why = format!(

@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
+use super::Builder;
 use crate::os::spawn::StdioSource;
 
 /// One of a program's standard descriptors.
@@ -83,6 +84,17 @@ pub struct Job {
     pub(super) keep_strays: bool,
     pub(super) protected: Vec<String>,
     pub(super) foreground: bool,
+    pub(super) record_arguments: Option<bool>,
+}
+
+impl Builder {
+    /// Whether arguments are recorded; on otherwise. Without them the ledger, reports and logs have the program alone, of
+    /// the jobs and of all that is found below them. With them, what looks like a secret is masked: see
+    /// [`Job::record_arguments`](crate::Job::record_arguments).
+    pub fn record_arguments(mut self, on: bool) -> Self {
+        self.options.record_arguments = on;
+        self
+    }
 }
 
 impl Job {
@@ -106,6 +118,7 @@ impl Job {
             keep_strays: false,
             protected: Vec::new(),
             foreground: false,
+            record_arguments: None,
         }
     }
 
@@ -237,6 +250,37 @@ impl Job {
     #[must_use]
     pub fn foreground(mut self, on: bool) -> Self {
         self.foreground = on;
+        self
+    }
+
+    /// Whether the arguments are recorded; as the tracker has it otherwise. Without them the ledger has the program alone,
+    /// and the same for what is found below it.
+    ///
+    /// The environment is never recorded. With the arguments, what looks like a secret is masked before it is stored,
+    /// reported or logged, while the program gets the real ones: the value of an option, a variable or a header with a
+    /// name such as `--token`, `API_KEY=` or `Authorization:`, the password in a URL, tokens of well-known shapes. A
+    /// secret that neither its name nor its looks betray is not found: keep the arguments of such a program out.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::Job;
+    ///
+    /// tracker.spawn(Job::new("a", "echo").args(["--token", "hunter2"]))?.wait()?;
+    /// tracker.spawn(Job::new("b", "echo").arg("hunter2").record_arguments(false))?.wait()?;
+    /// let history = tracker.ledger().history(None, None, 2)?;
+    /// let command = |task: &str| {
+    ///     let of_task = |row: &&procledger::ProcessRecord| row.task.as_ref().unwrap().as_str() == task;
+    ///     history.iter().find(of_task).unwrap().command.join(" ")
+    /// };
+    /// assert_eq!(command("a"), "echo --token ***");
+    /// assert_eq!(command("b"), "echo");
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn record_arguments(mut self, on: bool) -> Self {
+        self.record_arguments = Some(on);
         self
     }
 

@@ -9,10 +9,11 @@
 //! - [`keep`]: what is left alone on purpose;
 //! - [`reap`] with [`liveness`], [`sweep`] and [`import`]: what dead instances left;
 //! - [`health`] with [`below`], and [`monitor`]: are the recorded processes still there?
+//! - [`retention`]: history that is old enough, and the size of the ledger;
 //! - [`watch`]: reaping for other instances;
 //! - [`shutdown`]: the orderly end;
 //! - [`keeper`]: programs under a keeper, and the keeper;
-//! - [`ledger`], [`trees`] and [`doctor`]: looking without touching.
+//! - [`ledger`], [`trees`] and [`doctor`] with [`wal`]: looking without touching.
 
 mod below;
 mod containment;
@@ -35,6 +36,7 @@ mod output;
 mod process;
 mod reap;
 mod register;
+mod retention;
 mod settle;
 mod shared;
 mod shutdown;
@@ -42,6 +44,7 @@ mod spawn;
 mod sweep;
 mod terminate;
 mod trees;
+mod wal;
 mod watch;
 
 use std::sync::Arc;
@@ -53,6 +56,7 @@ pub use ledger::Ledger;
 pub use open::{Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME};
 pub use output::Output;
 pub use process::{Process, Signaller};
+pub use retention::{DEFAULT_KEEP_HISTORY, PruneProgress, Pruned};
 pub use watch::Turn;
 
 use crate::record::Report;

@@ -60,6 +60,7 @@ fn run(shared: &Arc<Shared>) {
             if let Err(error) = shared.health_pass() {
                 tracing::error!("the health pass failed: {error}");
             }
+            shared.keep_house();
             next_pass = Instant::now() + shared.options.health_interval;
         }
     }

@@ -11,6 +11,7 @@ use super::{
     keep::check_names,
     liveness::new_lock_name,
     monitor,
+    retention::{DEFAULT_KEEP_HISTORY, SMALLEST_LIMIT},
     shared::{Opened, Options, Shared, lock},
     spawn,
 };
@@ -73,6 +74,9 @@ impl Tracker {
                 containment: None,
                 cgroup: None,
                 keeper: None,
+                record_arguments: true,
+                keep_history: DEFAULT_KEEP_HISTORY,
+                limit_size: None,
             },
         }
     }
@@ -270,6 +274,11 @@ fn check_options(options: &Options) -> Result<()> {
     }
     check_names("orphan", &options.orphan_names)?;
     check_names("protected", &options.protected)?;
+    if let Some(limit) = options.limit_size.filter(|limit| *limit < SMALLEST_LIMIT) {
+        return Err(Error::invalid(format!(
+            "a ledger of {limit} bytes could hold no history: allow it {SMALLEST_LIMIT} bytes or more"
+        )));
+    }
     if options.health_interval.is_zero() {
         return Err(Error::invalid("the health interval is zero: give a time between passes"));
     }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Tracker,
-    entry::{Hold, Root},
+    entry::Hold,
     liveness::{Life, lock_path},
     outcome::{Cause, Pass},
     settle::stray,
@@ -156,7 +156,7 @@ impl Shared {
                 Probe::Alive(pinned) => {
                     report.checked += 1;
                     report.adopted += 1;
-                    self.take_on(Root::from(record), Hold::default(), &pinned.into_fd());
+                    self.take_on(self.root_of(record), Hold::default(), &pinned.into_fd());
                 }
                 Probe::Zombie(_) | Probe::Gone => {
                     gone.insert(record.id);

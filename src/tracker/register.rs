@@ -60,7 +60,8 @@ impl Tracker {
             .next()
             .ok_or_else(|| Error::new(Kind::Other, "the ledger took no row"))??;
         // Even if it is a child of ours: whoever started it waits for it, and we never take its status away.
-        shared.take_on(Root::recorded(row, &new), Hold::default(), &pinned.into_fd());
+        let root = Root::recorded(row, &new, shared.options.record_arguments);
+        shared.take_on(root, Hold::default(), &pinned.into_fd());
         shared.notify_export();
         Ok(())
     }
@@ -150,7 +151,7 @@ fn describe(shared: &Shared, task: TaskId, pinned: &Pinned) -> Result<NewProcess
         session: None,
         cgroup: None,
         containment: Containment::None,
-        command: super::ending::command_of(&shared.proc, pid),
+        command: super::ending::command_of(&shared.proc, pid, shared.options.record_arguments),
         cwd: None,
         uid,
         limits: shared.limits(),

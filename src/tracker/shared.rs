@@ -30,7 +30,8 @@ use crate::{
         spawn::Doorbell,
     },
     record::{
-        ContainmentMode, InstanceId, InstanceRecord, Limits, Observer, ProcessId, RootEnd, Settled,
+        ContainmentMode, InstanceId, InstanceRecord, Limits, Observer, ProcessId, ProcessRecord,
+        RootEnd, Settled,
     },
     store::Store,
 };
@@ -53,6 +54,9 @@ pub(super) struct Options {
     pub(super) cgroup: Option<std::path::PathBuf>,
     /// The executable to use as keeper; looked for otherwise.
     pub(super) keeper: Option<std::path::PathBuf>,
+    pub(super) record_arguments: bool,
+    pub(super) keep_history: Duration,
+    pub(super) limit_size: Option<u64>,
 }
 
 /// One open tracker.
@@ -84,6 +88,7 @@ pub(super) struct Shared {
     pub(super) unsettled: Mutex<Vec<Settled>>,
     /// One pass at a time.
     pub(super) pass: Mutex<()>,
+    pub(super) house: super::retention::House,
     /// Held for reading while a spawn is under way, for writing when the tracker closes.
     pub(super) spawning: RwLock<()>,
     pub(super) closed: AtomicBool,
@@ -148,6 +153,7 @@ impl Shared {
             unsettled: Mutex::default(),
             unreaped: Mutex::default(),
             pass: Mutex::default(),
+            house: super::retention::House::default(),
             spawning: RwLock::default(),
             closed: AtomicBool::new(false),
             clean: AtomicBool::new(false),
@@ -232,6 +238,16 @@ impl Shared {
     /// Whether there are descriptors for one more process with a keeper.
     pub(super) fn can_hold_kept(&self) -> bool {
         self.held_pidfds.load(Ordering::Relaxed) + KEPT_DESCRIPTORS <= self.pidfd_limit
+    }
+
+    /// A recorded root, with what we know of it beside its row.
+    pub(super) fn root_of(&self, record: &ProcessRecord) -> Root {
+        let mut root = Root::from(record);
+        root.arguments = match self.entry(record.id) {
+            Some(entry) => entry.root.arguments,
+            None => root.arguments && self.options.record_arguments,
+        };
+        root
     }
 
     /// Lets go of a process whose end is recorded. Its keeper, if it has one, sees to it that nothing is left.

@@ -20,7 +20,8 @@ use crate::{
     identity::Pid,
     os::{PidFd, Pinned, keeper::Binary, procfs::TOKEN_VARIABLE, spawn},
     record::{
-        Cgroup, Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin, TaskId,
+        Cgroup, Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin,
+        TaskId, mask_command,
     },
     state::State,
 };
@@ -43,10 +44,7 @@ impl Request {
         Ok(Self {
             task: TaskId::new(job.task.clone())?,
             token,
-            command: std::iter::once(&job.program)
-                .chain(&job.args)
-                .map(|argument| argument.to_string_lossy().into_owned())
-                .collect(),
+            command: recorded_command(job, may_record_arguments(shared, job)),
             cwd: job.directory.as_ref().map(|path| path.display().to_string()),
             limits: Limits {
                 survive: job.survive,
@@ -127,7 +125,8 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
     let mut request = Request::new(shared, &job, token)?;
     let foreground = job.foreground && crate::os::tty::is_foreground();
     let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
-    let hold = Hold { child: true, strays, kept: None };
+    let bare = !may_record_arguments(shared, &job);
+    let hold = Hold { child: true, strays, kept: None, bare };
     let place = shared.leaf_for(token, job.max_rss)?;
     let keeper = match place {
         Some(_) => None,
@@ -191,6 +190,18 @@ fn through_keeper(
     }
 }
 
+fn may_record_arguments(shared: &Shared, job: &Job) -> bool {
+    job.record_arguments.unwrap_or(shared.options.record_arguments)
+}
+
+/// Program and arguments as the ledger has them.
+fn recorded_command(job: &Job, arguments: bool) -> Vec<String> {
+    let args = job.args.iter().filter(|_| arguments);
+    let command = std::iter::once(&job.program).chain(args);
+    let text = command.map(|argument| argument.to_string_lossy().into_owned());
+    mask_command(&text.collect::<Vec<_>>())
+}
+
 /// The tokens that our programs carry: those of other ledgers' trackers above us, then their own.
 fn carried(shared: &Shared, token: Uuid) -> String {
     let mut list = shared.outer_tokens.join(":");
@@ -208,7 +219,8 @@ fn started(
     foreground: bool,
 ) -> Process {
     let spawn::Spawned { pidfd, row, pipes: [stdin, stdout, stderr], pid } = spawned;
-    let entry = shared.take_on(Root::recorded(row, new), hold, &pidfd);
+    let root = Root::recorded(row, new, !hold.bare);
+    let entry = shared.take_on(root, hold, &pidfd);
     shared.notify_export();
     tracing::debug!("process {pid} for task {} runs", new.task.as_ref().map_or("", TaskId::as_str));
     let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);

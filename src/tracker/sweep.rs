@@ -25,7 +25,7 @@ use crate::{
     },
     record::{
         Containment, EndReason, InstanceId, LeakKind, Limits, Millis, NewProcess, Observer, Origin,
-        ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId,
+        ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId, mask_command,
     },
     state::State,
     store::Store,
@@ -128,7 +128,8 @@ impl Search<'_> {
         Some(Match {
             pid: stat.pid,
             start_tick: stat.start_tick,
-            command: program.argv.iter().map(text).collect(),
+            // Matched by its real arguments, told with the secrets in them masked.
+            command: mask_command(&program.argv.iter().map(text).collect::<Vec<_>>()),
             judgement: judge(&matched, &about, self.min_age),
         })
     }
@@ -213,6 +214,7 @@ impl Search<'_> {
         origin: Origin,
         grace: Duration,
         pinned: &Pinned,
+        arguments: bool,
     ) -> Result<NewProcess> {
         Ok(NewProcess {
             task,
@@ -224,7 +226,7 @@ impl Search<'_> {
             session: None,
             cgroup: None,
             containment: Containment::None,
-            command: command_of(self.proc, pinned.pid()),
+            command: command_of(self.proc, pinned.pid(), arguments),
             cwd: None,
             uid: self.proc.uid(pinned.pid())?.unwrap_or(self.observer.uid),
             limits: Limits { grace, survive: false, max_runtime: None, max_rss: None },
@@ -240,8 +242,8 @@ impl Search<'_> {
     /// The tree of a match, for a dry run: no row is made.
     pub(super) fn tree(&self, found: &Match) -> Result<Option<Root>> {
         let Some(pinned) = self.pin(found)? else { return Ok(None) };
-        let new = self.row(InstanceId(0), None, Origin::Swept, Duration::ZERO, &pinned)?;
-        Ok(Some(Root::recorded(ProcessId(0), &new)))
+        let new = self.row(InstanceId(0), None, Origin::Swept, Duration::ZERO, &pinned, true)?;
+        Ok(Some(Root::recorded(ProcessId(0), &new, true)))
     }
 }
 
@@ -307,7 +309,8 @@ impl Shared {
         report: &mut Report,
     ) -> Result<Vec<Settled>> {
         let Some(pinned) = search.pin(found)? else { return Ok(Vec::new()) };
-        let new = search.row(self.instance, task, origin, self.options.grace, &pinned)?;
+        let (grace, arguments) = (self.options.grace, self.options.record_arguments);
+        let new = search.row(self.instance, task, origin, grace, &pinned, arguments)?;
         let rows = self.store.admit(&self.place(), &[new])?;
         let Some(Ok(row)) = rows.into_iter().next() else { return Ok(Vec::new()) };
         let record: Option<ProcessRecord> = self.store.process(row)?;

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Tracker,
     ending::{Leave, Tree, end_trees},
-    entry::{Entry, Root},
+    entry::Entry,
     outcome::Cause,
     settle::tree_of,
     shared::Shared,
@@ -156,7 +156,7 @@ impl Shared {
     pub(super) fn tree(&self, record: &ProcessRecord) -> Result<Tree> {
         let pidfd = self.entry(record.id).and_then(|entry| entry.pidfd.clone());
         let leave = self.leave(record)?;
-        Ok(Tree { root: Root::from(record), pidfd, recorded: Vec::new(), leave })
+        Ok(Tree { root: self.root_of(record), pidfd, recorded: Vec::new(), leave })
     }
 
     /// Ends trees that this instance answers for, because it asked.

@@ -11,7 +11,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Ledger, ending::command_of};
+use super::{Ledger, ending::command_of, entry::may_record_arguments};
 use crate::{
     error::Result,
     identity::{Pid, Place},
@@ -222,6 +222,7 @@ impl Sight {
             age: age(root.identity.start_tick),
             ..member(top, Evidence::Root, stat)
         }];
+        let arguments = may_record_arguments(&root.command);
         let stats = all.members.keys().filter(|&&pid| pid != top);
         let stats =
             stats.filter_map(|&pid| self.snapshot.get(pid).filter(|stat| !stat.is_zombie()));
@@ -230,7 +231,7 @@ impl Sight {
             found.push(TreeMember {
                 process: ids.get(&stat.pid).copied(),
                 parent: Some(parent),
-                command: command_of(&self.proc, stat.pid),
+                command: command_of(&self.proc, stat.pid, arguments),
                 ..member(stat.pid, *evidence.unwrap_or(&Evidence::Recorded), Some(stat))
             });
         }
@@ -241,7 +242,7 @@ impl Sight {
         Suspect {
             task_id: root.task.clone(),
             pid,
-            command: command_of(&self.proc, pid),
+            command: command_of(&self.proc, pid, may_record_arguments(&root.command)),
             why: MAY_BE_A_PERSONS.into(),
         }
     }

@@ -1,8 +1,8 @@
 //! Not a scenario: what a host process does that `support::Host` has started. Run by itself it does nothing.
 //!
 //! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `protect=NAME`, `min-age=MS`, `program=NAME`,
-//! `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `keeper`, `sigchld-ignored`, `wait-any`. Commands, a line each:
-//! `spawn TASK SCRIPT` (`survive` and `keep`
+//! `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `keeper`, `keep-history=MS`, `limit-size=BYTES`,
+//! `no-arguments`, `sigchld-ignored`, `wait-any`. Commands, a line each: `spawn TASK SCRIPT` (`survive` and `keep`
 //! with that option of the job), `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
 //! `running`, `adopted`, `import PATH`, `fork`, `quit`. End of input is an orderly end.
 
@@ -68,7 +68,9 @@ fn prepare(options: &str) {
         match option.split_once('=').unwrap_or((option, "")) {
             ("log", path) => {
                 let file = File::options().create(true).append(true).open(path).expect("a log");
-                tracing_subscriber::fmt().with_ansi(false).with_writer(file).init();
+                // All that there is: what must not be in a log must not be in any.
+                let all = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
+                all.with_ansi(false).with_writer(file).init();
             }
             ("sigchld-ignored", _) => ignore_sigchld(),
             ("wait-any", _) => {
@@ -110,6 +112,9 @@ fn build(mut builder: Builder, options: &str) -> Builder {
                 builder.containment(ContainmentMode::parse(value).expect("a containment"))
             }
             "keeper" => builder.keeper(env!("CARGO_BIN_EXE_procledger-keeper")),
+            "keep-history" => builder.keep_history(millis()),
+            "limit-size" => builder.limit_size(value.parse().expect("bytes")),
+            "no-arguments" => builder.record_arguments(false),
             "log" | "sigchld-ignored" | "wait-any" => builder,
             other => panic!("no option {other}"),
         };

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{CString, OsString, c_char},
+    fmt,
     os::unix::ffi::{OsStrExt, OsStringExt},
     ptr,
 };
@@ -41,7 +42,9 @@ impl Program {
         }
         let argv = std::iter::once(&command.program)
             .chain(&command.args)
-            .map(|arg| no_nul("argument", arg.as_bytes()))
+            .enumerate()
+            // By its place: what it holds may be a secret.
+            .map(|(at, arg)| no_nul(format_args!("argument {at}"), arg.as_bytes()))
             .collect::<Result<Vec<_>>>()?;
         let envp = command
             .environment
@@ -51,7 +54,7 @@ impl Program {
         let directory = command
             .directory
             .as_ref()
-            .map(|path| no_nul("working directory", path.as_os_str().as_bytes()));
+            .map(|path| no_nul_in("working directory", path.as_os_str().as_bytes()));
         Ok(Self {
             paths: Strings::new(candidates(command)?),
             argv: Strings::new(argv),
@@ -61,10 +64,12 @@ impl Program {
     }
 }
 
-fn no_nul(what: &str, bytes: &[u8]) -> Result<CString> {
-    CString::new(bytes).map_err(|_| {
-        Error::invalid(format!("the {what} {:?} holds a NUL byte", String::from_utf8_lossy(bytes)))
-    })
+fn no_nul(what: fmt::Arguments<'_>, bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| Error::invalid(format!("the {what} holds a NUL byte")))
+}
+
+fn no_nul_in(what: &str, bytes: &[u8]) -> Result<CString> {
+    no_nul(format_args!("{what} {:?}", String::from_utf8_lossy(bytes)), bytes)
 }
 
 fn variable(key: &OsString, value: &OsString) -> Result<CString> {
@@ -77,14 +82,14 @@ fn variable(key: &OsString, value: &OsString) -> Result<CString> {
     let mut entry = key.clone().into_vec();
     entry.push(b'=');
     entry.extend_from_slice(value.as_bytes());
-    no_nul("environment variable", &entry)
+    no_nul(format_args!("environment variable {:?}", key.display().to_string()), &entry)
 }
 
 /// The paths that execvp(3) would try, with the `PATH` of the environment that the program gets.
 fn candidates(command: &Command) -> Result<Vec<CString>> {
     let program = command.program.as_bytes();
     if program.contains(&b'/') {
-        return Ok(vec![no_nul("program", program)?]);
+        return Ok(vec![no_nul_in("program", program)?]);
     }
     let path = command.environment.iter().rev().find(|(key, _)| key == "PATH");
     let folders = path.map_or(DEFAULT_PATH, |(_, value)| value.as_bytes());
@@ -92,7 +97,7 @@ fn candidates(command: &Command) -> Result<Vec<CString>> {
         .split(|&byte| byte == b':')
         .map(|folder| {
             let folder = if folder.is_empty() { b"." } else { folder };
-            no_nul("program", &[folder, b"/", program].concat())
+            no_nul_in("program", &[folder, b"/", program].concat())
         })
         .collect()
 }

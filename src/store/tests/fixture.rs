@@ -77,6 +77,19 @@ impl Fixture {
         self.store.read("test", |c| c.query_one(sql, [], |row| row.get(0))).expect("runs")
     }
 
+    /// One step; how many rows went.
+    pub(super) fn prune(&self, before: i64, batch: u32) -> u64 {
+        let mut house = self.store.housekeeper().expect("opens");
+        house.prune(Millis(before), batch).expect("committed").done
+    }
+
+    /// Gives free pages back and empties the WAL.
+    pub(super) fn vacuum(&self) {
+        let house = self.store.housekeeper().expect("opens");
+        while house.free_pages(1_000).expect("committed").done > 0 {}
+        assert!(house.checkpoint(true).expect("written back"), "nobody reads");
+    }
+
     pub(super) fn get(&self, id: ProcessId) -> ProcessRecord {
         self.store.process(id).expect("read").expect("there")
     }

@@ -121,7 +121,7 @@ fn the_newest_pass_of_each_kind_is_found() {
 fn prune(f: &Fixture, before: i64, batch: u32) -> u64 {
     let mut all = 0;
     loop {
-        match f.store.prune(Millis(before), batch).expect("committed") {
+        match f.prune(before, batch) {
             0 => return all,
             deleted => all += deleted,
         }
@@ -162,7 +162,7 @@ fn one_batch_is_no_larger_than_asked() {
     for pid in 10..20 {
         ended(&f, f.me, "a", pid, 100);
     }
-    assert_eq!(f.store.prune(Millis(1_000), 4).expect("committed"), 4);
+    assert_eq!(f.prune(1_000, 4), 4);
     assert_eq!(prune(&f, 1_000, 4), 6);
 }
 

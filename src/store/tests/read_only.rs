@@ -74,8 +74,7 @@ fn every_write_is_refused() {
         store.claim(&[id], f.me, None, None).err(),
         store.record_pass(f.me, &pass(PassKind::Health, 1)).err(),
         store.forget(&[id], "a", Millis(1)).err(),
-        store.prune(Millis(1), 10).err(),
-        store.vacuum().err(),
+        store.housekeeper().err(),
     ];
     for error in errors {
         let error = error.expect("refused");

@@ -71,6 +71,7 @@ mod tests {
                 max_rss: None,
             },
             command: Vec::new(),
+            arguments: true,
         }
     }
 
@@ -92,7 +93,7 @@ mod tests {
         let members: Vec<Member> = children
             .iter()
             .map(|&(_, pid)| pin(pid))
-            .map(|pinned| describe(&world, pinned.identity, Evidence::Session, Some(pinned)))
+            .map(|pinned| describe(&world, pinned.identity, Evidence::Session, Some(pinned), true))
             .collect();
         let root = root(members[0].identity, observer.uid);
         let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };

@@ -207,7 +207,7 @@ fn add(
         tree.vanished |= !seen.is_zombie();
         return;
     };
-    let mut member = describe(world, pinned.identity, evidence, Some(pinned));
+    let mut member = describe(world, pinned.identity, evidence, Some(pinned), tree.root.arguments);
     if !world.may_try(member.uid) {
         // It belongs to the tree for certain, so it is told as what survived.
         member.refused = Some(not_ours(pid));

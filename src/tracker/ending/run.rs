@@ -76,9 +76,11 @@ pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview
     let mut preview = Preview::default();
     for work in run.works {
         preview.members.extend(work.members.into_iter().map(Seen::from));
-        preview
-            .suspects
-            .extend(work.suspects.into_iter().map(|pid| (pid, command_of(world.proc, pid))));
+        preview.suspects.extend(
+            work.suspects
+                .into_iter()
+                .map(|pid| (pid, command_of(world.proc, pid, work.root.arguments))),
+        );
         preview.unknown.extend(work.unknown.into_iter().map(|(_, error)| error));
     }
     Ok(preview)

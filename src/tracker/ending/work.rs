@@ -24,7 +24,7 @@ use crate::{
         procfs::{age, cpu_time},
     },
     plan::{members::Evidence, observe::Snapshot},
-    record::{ExitStatus, Observer, Origin, Outcome, ProcessId},
+    record::{ExitStatus, Observer, Origin, Outcome, ProcessId, mask_command},
 };
 
 /// After a kill another look; only what a member of uninterruptible sleep starts later needs more than one. Each tree has its
@@ -235,7 +235,7 @@ impl Work {
                 return;
             }
         };
-        let mut member = describe(world, identity, evidence, pinned);
+        let mut member = describe(world, identity, evidence, pinned, self.root.arguments);
         member.row = Some(row);
         member.is_root = evidence == Evidence::Root;
         member.dead = dead;
@@ -296,8 +296,11 @@ impl Work {
         let members = (self.members.into_iter())
             .map(|member| conclude(world.proc, member, snapshot))
             .collect();
-        let suspects =
-            self.suspects.into_iter().map(|pid| (pid, command_of(world.proc, pid))).collect();
+        let suspects = self
+            .suspects
+            .into_iter()
+            .map(|pid| (pid, command_of(world.proc, pid, self.root.arguments)))
+            .collect();
         TreeEnd { root: self.root, members, suspects, unknown: self.unknown, unseen }
     }
 }
@@ -325,6 +328,7 @@ pub(super) fn describe(
     identity: Identity,
     evidence: Evidence,
     pinned: Option<Pinned>,
+    arguments: bool,
 ) -> Member {
     let stat = pinned.as_ref().map(|pinned| &pinned.stat);
     Member {
@@ -334,7 +338,7 @@ pub(super) fn describe(
         evidence,
         command: pinned
             .as_ref()
-            .map_or_else(Vec::new, |pinned| command_of(world.proc, pinned.pid())),
+            .map_or_else(Vec::new, |pinned| command_of(world.proc, pinned.pid(), arguments)),
         rss: stat.map_or(0, |stat| stat.rss_bytes),
         cpu: stat.map_or(Duration::ZERO, cpu_time),
         age: stat.map_or(Duration::ZERO, |stat| age(stat.start_tick)),
@@ -353,10 +357,12 @@ pub(super) fn describe(
     }
 }
 
-/// The arguments as text; a zombie or a kernel thread has none.
-pub(in super::super) fn command_of(proc: &Proc, pid: Pid) -> Vec<String> {
-    let arguments = proc.command(pid).ok().flatten().unwrap_or_default();
-    arguments.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
+/// The program, and its arguments where they may be recorded, with secrets masked; a zombie or a kernel thread has none.
+pub(in super::super) fn command_of(proc: &Proc, pid: Pid, arguments: bool) -> Vec<String> {
+    let command = proc.command(pid).ok().flatten().unwrap_or_default();
+    let recorded = if arguments { command.len() } else { 1 };
+    let text = |argument: &Vec<u8>| String::from_utf8_lossy(argument).into_owned();
+    mask_command(&command.iter().take(recorded).map(text).collect::<Vec<_>>())
 }
 
 fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> MemberEnd {

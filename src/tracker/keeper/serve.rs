@@ -192,6 +192,8 @@ impl Keeper {
                 max_rss: None,
             },
             command: Vec::new(),
+            // It records nothing.
+            arguments: false,
         };
         let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
         end_trees(&world, vec![tree], &mut |_, found| vec![None; found.len()]);

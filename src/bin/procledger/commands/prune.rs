@@ -11,10 +11,15 @@ use indicatif::ProgressBar;
 use crate::{
     context::Context,
     exit::{Exit, Result},
-    output, units,
+    output,
+    render::bytes,
+    units,
 };
 
 /// Delete the history of what ended long ago and give the space back
+///
+/// Nobody who writes meanwhile is held up for long: it goes in steps of milliseconds. What runs, what could not be ended
+/// and the last pass of each kind stay.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  procledger prune --older-than 90days")]
 pub(crate) struct PruneArgs {
@@ -26,18 +31,19 @@ pub(crate) struct PruneArgs {
 impl PruneArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
         let tracker = context.actor().open()?;
-        let bar = if stderr().is_terminal() {
-            ProgressBar::new_spinner().with_message("pruning")
-        } else {
-            ProgressBar::hidden()
-        };
-        let result = tracker.prune(self.older_than, |rows| {
-            bar.set_message(format!("pruning: {rows} rows"));
-            bar.tick();
+        let bar = if stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        let result = tracker.prune(self.older_than, |progress| {
+            // Old instances are not in what is expected.
+            bar.set_length(progress.expected.max(progress.rows));
+            bar.set_position(progress.rows);
         });
         bar.finish_and_clear();
-        let rows = result?;
-        output::print_line(&format!("deleted {rows} rows"))?;
+        let pruned = result?;
+        let freed = bytes(Some(pruned.bytes));
+        output::print_line(&format!(
+            "deleted {} rows, the ledger is {freed} smaller",
+            pruned.rows
+        ))?;
         tracker.shutdown()?;
         Ok(Exit::DONE)
     }

@@ -64,6 +64,9 @@ pub(crate) struct RunArgs {
     /// Leave running programs of this name, with what is below them, whenever it is ended
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
+    /// Record the program alone, without its arguments (what looks like a secret is masked in any case)
+    #[arg(long)]
+    no_arguments: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -167,6 +170,7 @@ impl Plan {
             .stderr(Stdio::inherit())
             .survive(self.raw.survive)
             .keep_strays(self.raw.keep_strays)
+            .record_arguments(!self.raw.no_arguments)
             .foreground(foreground);
         if let Some(grace) = self.raw.grace {
             job = job.grace(grace);

@@ -1,0 +1,185 @@
+//! Programs with options whose names do not say that they take a secret.
+
+use super::names::Value;
+
+/// How some programs take their secrets.
+#[derive(Debug)]
+pub(super) struct Habit {
+    programs: &'static [&'static str],
+    /// The next argument, or what is attached to a short one.
+    options: &'static [(&'static str, Value)],
+    /// Only what is attached: `mysql -p db` asks for the password, and `db` is none.
+    attached: &'static [(&'static str, Value)],
+}
+
+use Value::{Cookie, Credentials, PassSource, Secret};
+
+const HABITS: &[Habit] = &[
+    Habit {
+        programs: &["curl"],
+        options: &[
+            ("-u", Credentials),
+            ("--user", Credentials),
+            ("-U", Credentials),
+            ("--proxy-user", Credentials),
+            ("-b", Cookie),
+            ("-E", Credentials),
+            ("--cert", Credentials),
+        ],
+        attached: &[],
+    },
+    Habit { programs: &["http", "https", "xh"], options: &[("-a", Credentials)], attached: &[] },
+    Habit { programs: &["lftp"], options: &[("-u", Credentials)], attached: &[] },
+    Habit {
+        programs: &["smbclient", "rpcclient", "smbget", "net"],
+        options: &[("-U", Credentials), ("--user", Credentials)],
+        attached: &[],
+    },
+    Habit {
+        programs: &[
+            "mysql",
+            "mysqldump",
+            "mysqladmin",
+            "mysqlimport",
+            "mysqlshow",
+            "mysqlcheck",
+            "mysqlpump",
+            "mysqlbinlog",
+            "mariadb",
+            "mariadb-dump",
+            "mariadb-admin",
+            "mariadb-import",
+            "mycli",
+            "7z",
+            "7za",
+            "7zr",
+            "7zz",
+            "rar",
+            "unrar",
+        ],
+        options: &[],
+        attached: &[("-p", Secret)],
+    },
+    Habit {
+        programs: &[
+            "sshpass",
+            "mongo",
+            "mongosh",
+            "mongodump",
+            "mongorestore",
+            "mongoexport",
+            "mongoimport",
+            "rdesktop",
+            "pkcs11-tool",
+            "login",
+        ],
+        options: &[("-p", Secret), ("--pin", Secret), ("--so-pin", Secret)],
+        attached: &[],
+    },
+    Habit {
+        programs: &["redis-cli", "valkey-cli", "keydb-cli"],
+        options: &[("-a", Secret)],
+        attached: &[],
+    },
+    Habit {
+        programs: &[
+            "ldapsearch",
+            "ldapadd",
+            "ldapmodify",
+            "ldapdelete",
+            "ldapwhoami",
+            "ldappasswd",
+            "ldapcompare",
+        ],
+        options: &[("-w", Secret)],
+        attached: &[],
+    },
+    Habit {
+        programs: &["zip", "unzip", "sqlcmd", "bcp", "ipmitool", "mosquitto_pub", "mosquitto_sub"],
+        options: &[("-P", Secret)],
+        attached: &[],
+    },
+    Habit {
+        programs: &["snmpget", "snmpwalk", "snmpset", "snmpbulkwalk", "snmptrap"],
+        options: &[("-A", Secret), ("-X", Secret)],
+        attached: &[],
+    },
+    Habit {
+        programs: &["openssl"],
+        options: &[
+            ("-passin", PassSource),
+            ("-passout", PassSource),
+            ("-pass", PassSource),
+            ("-k", Secret),
+            ("-K", Secret),
+        ],
+        attached: &[],
+    },
+    Habit {
+        programs: &["xfreerdp", "xfreerdp3", "wlfreerdp"],
+        options: &[],
+        attached: &[("/p:", Secret)],
+    },
+];
+
+/// Programs whose `login` takes `-p PASSWORD`, while elsewhere they have another `-p`.
+const WITH_LOGIN: &[&str] = &["docker", "podman", "nerdctl", "buildah", "skopeo", "az", "oc", "cf"];
+/// Words that are followed by a secret, whatever it looks like.
+const ANNOUNCE: &[(&str, &str)] = &[
+    ("ngrok", "authtoken"),
+    ("ngrok", "add-authtoken"),
+    ("vault", "login"),
+    ("nmcli", "password"),
+];
+const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh", "ash", "fish"];
+
+/// The program that a command line is at: `sudo mysql -pX` and `docker exec db mysql -pX` come to mysql.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Program<'a> {
+    name: &'a str,
+    habit: Option<&'static Habit>,
+}
+
+impl<'a> Program<'a> {
+    /// The next word that is no option.
+    pub(super) fn pass(&mut self, word: &'a str) {
+        let base = word.rsplit('/').next().unwrap_or(word);
+        let habit = HABITS.iter().find(|habit| habit.programs.contains(&base));
+        if base == "login" {
+            self.habit = habit.filter(|_| WITH_LOGIN.contains(&self.name)).or(self.habit);
+        } else if habit.is_some() {
+            *self = Self { name: base, habit };
+        } else if WITH_LOGIN.contains(&base)
+            || SHELLS.contains(&base)
+            || ANNOUNCE.iter().any(|(name, _)| *name == base)
+        {
+            *self = Self { name: base, habit: None };
+        }
+    }
+
+    /// Whether the next argument is a script: `sh -c`, `bash -lc`.
+    pub(super) fn runs_text_after(&self, option: &str) -> bool {
+        SHELLS.contains(&self.name) && !option.starts_with("--") && option.ends_with('c')
+    }
+
+    /// Whether this word announces a secret.
+    pub(super) fn announces(&self, word: &str) -> bool {
+        ANNOUNCE.contains(&(self.name, word))
+    }
+
+    /// What the option says of the argument after it.
+    pub(super) fn option(&self, option: &str) -> Option<Value> {
+        let options = self.habit.map_or(&[][..], |habit| habit.options);
+        options.iter().find(|(name, _)| *name == option).map(|(_, class)| *class)
+    }
+
+    /// An option with its value attached, as `-pX` or `-uuser:X`: how long the option is, and what it says.
+    pub(super) fn attached(&self, word: &str) -> Option<(usize, Value)> {
+        let habit = self.habit?;
+        let short = habit.options.iter().filter(|(name, _)| name.len() == 2);
+        let mut all = habit.attached.iter().chain(short);
+        let (name, class) =
+            all.find(|(name, _)| word.len() > name.len() && word.starts_with(name))?;
+        Some((name.len(), *class))
+    }
+}

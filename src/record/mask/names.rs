@@ -1,0 +1,291 @@
+//! What the name of an option, a variable or a header says about its value.
+
+/// What has to happen to a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    /// It may be read by anybody.
+    Plain,
+    /// It is a secret, whatever it looks like.
+    Secret,
+    /// `USER:PASSWORD` (or `USER,PASSWORD`, `USER%PASSWORD`): the user stays. Otherwise as [`Value::IfRandom`].
+    Credentials,
+    /// A secret, unless it is the path of a file that holds one.
+    KeyOrPath,
+    /// `NAME=VALUE; …`, unless it is the path of a file that holds such.
+    Cookie,
+    /// Where an openssl(1) password comes from: `pass:SECRET`, `env:NAME`, `file:PATH`.
+    PassSource,
+    /// The name alone does not tell; what looks as if nobody could have chosen it is a secret.
+    IfRandom,
+}
+
+/// Words, by spaces.
+struct Words(&'static str);
+
+impl Words {
+    fn has(&self, word: &str) -> bool {
+        self.all().any(|known| known == word)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'static str> {
+        self.0.split_ascii_whitespace()
+    }
+}
+
+/// The last part of a name that makes its value a secret.
+const SECRET: Words = Words(
+    "password passwords passwd passphrase passcode pwd pass secret secrets token credential \
+    credentials apikey accesskey secretkey authtoken jwt bearer authorization otp totp pat \
+    storepass keypass dbpass userpass srcstorepass deststorepass tlspass sshpass \
+    connectionstring",
+);
+
+/// As the end of a word that is written together: `PGPASSWORD`, `JSESSIONID`.
+const SECRET_ENDS: Words = Words("password passwd passphrase secret token apikey sessionid _pwd");
+
+/// Last parts that say that the name is about a secret, and is none: `--password-file`, `--token-count`.
+const ABOUT: Words = Words(
+    "file files filename path paths dir directory folder count counts length len size limit \
+    limits budget ttl expiry expires expiration expire timeout lifetime duration name names type \
+    url uri endpoint host port env var store manager provider policy mode format hint field \
+    header algorithm alg rounds age command cmd helper method version rotation interval cache \
+    bucket stdin fd prompt usage rate window index position table column service server user \
+    username id ids jar enabled disabled required source location class ref arn kind label regex \
+    pattern separator map strategy engine backend issuer audience scope scopes namespace min max \
+    dev prefix suffix",
+);
+
+/// Parts that make a token a piece of text, as models of language count them.
+const OF_TEXT: Words = Words(
+    "max min num n per new total eos bos pad unk stop special context mask sep cls completion \
+    output input thinking",
+);
+
+/// What stands before `key` where the two are a secret.
+const SECRET_KEYS: Words = Words(
+    "api access secret auth encryption signing master account shared storage license app \
+    application webhook stream consumer subscription hmac cipher crypto aes session write admin \
+    integration service",
+);
+
+/// What stands before `key` where the value is as often a path.
+const KEYS_OR_PATHS: Words =
+    Words("private ssh tls ssl client host identity rsa deploy server cert");
+
+/// What stands before `key` where it is part of some data.
+const KEYS_OF_DATA: Words = Words(
+    "primary foreign sort partition cache public index row group routing object config registry \
+    idempotency hot map issue project publishable sync natural candidate lookup distribution",
+);
+
+/// First parts of an option that is a switch: the next argument is not its value.
+const SWITCHES: Words = Words(
+    "no ask with without show hide skip disable enable prompt require allow print list generate \
+    reset force is has never verify check",
+);
+
+/// Longer than any name; what is longer is no name.
+pub(super) const NAME_MAX: usize = 96;
+
+/// What a name says about its value.
+pub(super) fn of_name(name: &str) -> Value {
+    if name.len() > NAME_MAX || matches!(name, "PWD" | "OLDPWD") {
+        return Value::Plain;
+    }
+    let words = words(name);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let Some((&last, before)) = words.split_last() else { return Value::Plain };
+    let previous = before.last().copied().unwrap_or_default();
+    match last {
+        "id" if matches!(previous, "secret" | "session") => Value::Secret,
+        "string" if previous == "connection" => Value::Secret,
+        "key" | "keys" => of_key(name, previous),
+        "privatekey" => Value::KeyOrPath,
+        "cookie" | "cookies" => Value::Cookie,
+        "auth" | "creds" | "cred" | "userinfo" => Value::Credentials,
+        "sig" | "signature" | "sas" | "hmac" => Value::IfRandom,
+        "tokens" => match previous {
+            "auth" | "access" | "api" | "bearer" | "refresh" => Value::Secret,
+            _ => Value::Plain,
+        },
+        "token" if before.iter().any(|word| OF_TEXT.has(word)) => Value::Plain,
+        _ if ABOUT.has(last) => Value::Plain,
+        _ if SECRET.has(last) || ends_as_one(last) => Value::Secret,
+        _ => Value::Plain,
+    }
+}
+
+fn ends_as_one(word: &str) -> bool {
+    SECRET_ENDS.all().any(|end| word.ends_with(end))
+}
+
+fn of_key(name: &str, previous: &str) -> Value {
+    let is_variable =
+        name.bytes().all(|byte| byte.is_ascii_uppercase() || b"_0123456789".contains(&byte));
+    match previous {
+        _ if SECRET_KEYS.has(previous) => Value::Secret,
+        _ if KEYS_OR_PATHS.has(previous) => Value::KeyOrPath,
+        _ if KEYS_OF_DATA.has(previous) => Value::Plain,
+        // As in `OPENAI_KEY=…`: an environment holds few keys of another kind.
+        _ if is_variable => Value::KeyOrPath,
+        _ => Value::IfRandom,
+    }
+}
+
+/// Whether an option that has its value in the next argument really takes one: `--no-password` does not.
+pub(super) fn takes_a_value(option: &str) -> bool {
+    let words = words(option);
+    words.first().is_some_and(|first| !SWITCHES.has(first))
+}
+
+/// `--api-key`, `apiKey`, `API_KEY` and `x.api.key` all give `api`, `key`.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let chars: Vec<char> = name.chars().collect();
+    for (at, &char) in chars.iter().enumerate() {
+        let before = at.checked_sub(1).map(|at| chars[at]);
+        let humps = before.is_some_and(|before| {
+            char.is_ascii_uppercase()
+                && (before.is_ascii_lowercase()
+                    || before.is_ascii_uppercase()
+                        && chars.get(at + 1).is_some_and(char::is_ascii_lowercase))
+        });
+        if humps || !char.is_ascii_alphanumeric() {
+            words.push(String::new());
+        }
+        if char.is_ascii_alphanumeric()
+            && let Some(word) = words.last_mut()
+        {
+            word.push(char.to_ascii_lowercase());
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// Whether a value looks as if nobody could have chosen it: 20 characters or more of hex or of base64 with digits in it.
+pub(super) fn is_random(value: &str) -> bool {
+    let value = value.trim_end_matches('=');
+    let count = |wanted: fn(&u8) -> bool| value.bytes().filter(wanted).count();
+    let digits = count(u8::is_ascii_digit);
+    let (lower, upper) = (count(u8::is_ascii_lowercase), count(u8::is_ascii_uppercase));
+    let others = value.len() - digits - lower - upper;
+    let of_base64 =
+        value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/_-.~".contains(&byte));
+    if value.len() < 20 || !of_base64 || digits == 0 || is_path(value) {
+        return false;
+    }
+    let hex = value.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    hex || (lower > 0 && upper > 0) || (others == 0 && digits >= 3)
+}
+
+/// Whether a value is meant as the path of a file.
+pub(super) fn is_path(value: &str) -> bool {
+    let starts = ["/", "./", "../", "~", "$HOME"];
+    let ends =
+        [".pem", ".key", ".pub", ".crt", ".cer", ".p12", ".pfx", ".jks", ".json", ".txt", ".env"];
+    starts.iter().any(|start| value.starts_with(start))
+        || ends.iter().any(|end| value.ends_with(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_in_every_spelling() {
+        for name in [
+            "token",
+            "--password",
+            "passwd",
+            "API_KEY",
+            "apiKey",
+            "x-api-key",
+            "db.password",
+            "PGPASSWORD",
+            "MYSQL_PWD",
+            "aws_secret_access_key",
+            "clientSecret",
+            "SECRET_ID",
+            "javax.net.ssl.keyStorePassword",
+            "JSESSIONID",
+            "GITHUB_TOKEN",
+            "_authToken",
+            "access_tokens",
+            "storepass",
+            "ConnectionString",
+            "APIKey",
+            "GITHUB_PAT",
+        ] {
+            assert_eq!(of_name(name), Value::Secret, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_about_a_secret_is_none() {
+        for name in [
+            "token-count",
+            "password-file",
+            "max-tokens",
+            "max_new_tokens",
+            "tokens",
+            "tokenizer",
+            "secret-name",
+            "token_type",
+            "PWD",
+            "OLDPWD",
+            "access-key-id",
+            "eos-token",
+            "author",
+            "passenger",
+            "keyboard",
+            "monkey",
+            "primary_key",
+            "public-key",
+            "compass",
+            "bypass",
+            "authority",
+            "cookie-jar",
+            "password-stdin",
+            "",
+            "-",
+            "credential.helper",
+            "secretary",
+        ] {
+            assert_eq!(of_name(name), Value::Plain, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_switch_takes_no_value() {
+        for option in ["--no-password", "--with-token", "--ask-password", "--show-secrets"] {
+            assert!(!takes_a_value(option), "{option}");
+        }
+        assert!(takes_a_value("--password") && takes_a_value("-token"));
+    }
+
+    #[test]
+    fn random_is_what_nobody_chose() {
+        for value in [
+            "0123456789abcdef0123456789abcdef",
+            "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            "abc123def456ghi789jkl0",
+        ] {
+            assert!(
+                is_random(value) || !value.bytes().any(|byte| byte.is_ascii_digit()),
+                "{value}"
+            );
+        }
+        for value in [
+            "short1",
+            "a-long-name-with-2-words-in-it",
+            "/var/lib/some/Path/2024/with/x",
+            "averylongwordwithoutdigits",
+            "server-2024-key.pem",
+            "hello world 1234567890 abc",
+        ] {
+            assert!(!is_random(value), "{value}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What stays of a value.
+
+use super::{
+    MASK,
+    names::{Value, is_path, is_random},
+};
+
+/// Words that a switch may be set to; no secret is one of them.
+const SETTINGS: &[&str] = &[
+    "true", "false", "yes", "no", "on", "off", "none", "null", "auto", "always", "never", "prompt",
+    "required",
+];
+
+/// What may stand around a value in a text that was not split where its author would split it.
+const AROUND: [char; 8] = ['"', '\'', '\\', ',', ';', ')', ']', '}'];
+
+/// The value as it may be read; `None` where it may be read as it is.
+pub(super) fn masked(class: Value, value: &str) -> Option<String> {
+    let bare = value.trim().trim_matches(AROUND);
+    if bare.is_empty() || bare == MASK || is_setting(bare) {
+        return None;
+    }
+    let all = || Some(MASK.to_owned());
+    match class {
+        Value::Plain => None,
+        Value::Secret | Value::KeyOrPath if is_reference(value.trim()) => None,
+        Value::KeyOrPath if is_path(bare) => None,
+        Value::Secret | Value::KeyOrPath => all(),
+        Value::Credentials => credentials(value).or_else(|| is_random(bare).then(all)?),
+        Value::Cookie => bare.contains('=').then(all)?,
+        Value::PassSource => {
+            bare.strip_prefix("pass:").filter(|rest| *rest != MASK).map(|_| format!("pass:{MASK}"))
+        }
+        Value::IfRandom => is_random(bare).then(all)?,
+    }
+}
+
+/// What has no secret yet: a variable that a shell or a template will put there. Lower case is none: `$ecret` is a password.
+fn is_reference(value: &str) -> bool {
+    let value = value.trim_matches(['"', '\'']);
+    let inner = value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    let name = inner.or_else(|| value.strip_prefix('$'));
+    name.is_some_and(|name| {
+        name.starts_with(|char: char| char.is_ascii_uppercase())
+            && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+    })
+}
+
+fn is_setting(value: &str) -> bool {
+    SETTINGS.iter().any(|setting| value.eq_ignore_ascii_case(setting))
+}
+
+/// The user of `USER:PASSWORD` stays. Two numbers are a user's and a group's.
+fn credentials(value: &str) -> Option<String> {
+    let at = value.find([':', '%', ','])?;
+    let (user, rest) = value.split_at(at);
+    let password = &rest[1..];
+    let numbers = !user.is_empty()
+        && [user, password].iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+    (!password.is_empty() && password != MASK && !numbers)
+        .then(|| format!("{user}{}{MASK}", &rest[..1]))
+}

@@ -1,0 +1,198 @@
+//! Keeping the file small: old rows, free pages and the WAL.
+//!
+//! A [`Housekeeper`] has a connection of its own, so that nobody in this process waits for the pool's writer while it
+//! works. It holds the write lock for one small step at a time, and tells how long that was: its user paces it.
+//!
+//! The WAL is copied back (`PASSIVE`) without the write lock, however long the disk takes. Only `TRUNCATE` needs it, and
+//! waits for readers while it holds it: so it is tried when nothing is left to copy, and gives up at once where a reader
+//! stands in the way (<https://sqlite.org/c3ref/wal_checkpoint_v2.html>).
+
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::{
+    Store,
+    connection::{BUSY_TIMEOUT, WAL_LIMIT_BYTES, another_writer},
+    failure::failed,
+    prune,
+    prune_instances::{self, WithoutForeignKeys},
+};
+use crate::{
+    error::{Error, Result},
+    record::Millis,
+};
+
+/// Instances that are looked for at once.
+const UNNAMED_AT_ONCE: u32 = 10_000;
+/// How often a checkpoint is begun anew, when others write while it copies.
+const CHECKPOINTS: u32 = 3;
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Rows or pages.
+    pub(crate) done: u64,
+    /// How long it held the write lock.
+    pub(crate) held: Duration,
+}
+
+/// Bytes of the ledger, without its WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) total: u64,
+    /// Of these, in pages that hold something.
+    pub(crate) used: u64,
+}
+
+/// A connection that does what can wait.
+#[derive(Debug)]
+pub(crate) struct Housekeeper {
+    store: Store,
+    connection: Connection,
+    /// Instances that may go: to find them is a look through all processes, so many are found at once.
+    unnamed: Vec<i64>,
+}
+
+impl Store {
+    /// Begins to keep house.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger was opened for reading only, or cannot be opened once more.
+    pub(crate) fn housekeeper(&self) -> Result<Housekeeper> {
+        self.check_writable("keep house")?;
+        let connection = another_writer(self.path())?;
+        Ok(Housekeeper { store: self.clone(), connection, unnamed: Vec::new() })
+    }
+
+    /// How large the ledger is.
+    pub(crate) fn size(&self) -> Result<Size> {
+        self.read("read the size", |connection| {
+            let number = |pragma: &str| {
+                connection
+                    .pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
+                    .map(i64::cast_unsigned)
+            };
+            let (page, pages) = (number("page_size")?, number("page_count")?);
+            let free = number("freelist_count")?;
+            Ok(Size { total: page * pages, used: page * pages.saturating_sub(free) })
+        })
+    }
+
+    /// Bytes of the WAL file; 0 where there is none.
+    pub(crate) fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(self.beside("-wal")).map_or(0, |file| file.len())
+    }
+
+    /// Whether the WAL is larger than a checkpoint leaves it.
+    pub(crate) fn wal_is_too_large(&self) -> bool {
+        self.wal_bytes() > WAL_LIMIT_BYTES.cast_unsigned()
+    }
+}
+
+impl Housekeeper {
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Deletes at most `batch` rows of what ended before; 0 when nothing is left.
+    ///
+    /// Processes go with their leaks, and a root after what was found below it; the newest pass of each kind stays, and
+    /// so does an instance that a row still names.
+    pub(crate) fn prune(&mut self, before: Millis, batch: u32) -> Result<Step> {
+        match self.store.pick(before, batch)? {
+            Some(picked) => self.step("prune the history", |tx| prune::delete(tx, &picked)),
+            None => self.prune_instances(before, batch),
+        }
+    }
+
+    fn prune_instances(&mut self, before: Millis, batch: u32) -> Result<Step> {
+        if self.unnamed.is_empty() {
+            self.unnamed = self.store.unnamed_instances(before, UNNAMED_AT_ONCE)?;
+        }
+        while !self.unnamed.is_empty() {
+            let rest = self.unnamed.len().saturating_sub(batch as usize);
+            let ids = self.unnamed.split_off(rest);
+            let _unchecked = WithoutForeignKeys::on(&self.connection)
+                .map_err(|error| self.wrong("prune the instances", error))?;
+            let step = self.step("prune the instances", |tx| prune_instances::delete(tx, &ids))?;
+            if step.done > 0 {
+                return Ok(step);
+            }
+        }
+        Ok(Step { done: 0, held: Duration::ZERO })
+    }
+
+    /// Gives at most `pages` free pages back; 0 when none is left. The file gets smaller with the next checkpoint.
+    pub(crate) fn free_pages(&self, pages: u32) -> Result<Step> {
+        self.step("free pages", |tx| {
+            let free = || tx.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
+            let before = free()?;
+            if before > 0 {
+                tx.pragma(None, "incremental_vacuum", pages, |_| Ok(()))?;
+            }
+            Ok((before - free()?).max(0).cast_unsigned())
+        })
+    }
+
+    /// Copies the WAL into the ledger, as far as readers let it; empties it where it is too large, or `always`. Whether
+    /// that was possible.
+    pub(crate) fn checkpoint(&self, always: bool) -> Result<bool> {
+        let wrong = |error| self.wrong("write back the WAL", error);
+        for _ in 0..CHECKPOINTS {
+            let (pages, copied): (i64, i64) = self
+                .connection
+                .query_one("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                    Ok((row.get(1)?, row.get(2)?))
+                })
+                .map_err(wrong)?;
+            if pages == copied {
+                return if always || self.store.wal_is_too_large() {
+                    self.truncate()
+                } else {
+                    Ok(true)
+                };
+            }
+        }
+        Ok(false)
+    }
+
+    fn truncate(&self) -> Result<bool> {
+        let busy = self.connection.busy_timeout(Duration::ZERO).and_then(|()| {
+            self.connection
+                .query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
+        });
+        let restored = self.connection.busy_timeout(BUSY_TIMEOUT);
+        match busy
+            .and_then(|busy| restored.map(|()| busy))
+            .map_err(|error| self.wrong("empty the WAL", error))
+        {
+            Ok(busy) => Ok(!busy),
+            Err(error) if error.is_busy() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One immediate transaction, timed from the moment that it has the lock.
+    fn step(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<u64>,
+    ) -> Result<Step> {
+        let path = self.store.path();
+        let transaction =
+            Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate);
+        let answer = transaction.and_then(|transaction| {
+            let began = Instant::now();
+            let done = work(&transaction)?;
+            transaction.commit()?;
+            Ok(Step { done, held: began.elapsed() })
+        });
+        answer.map_err(|error| failed(path, doing, error))
+    }
+
+    fn wrong(&self, doing: &str, error: rusqlite::Error) -> Error {
+        failed(self.store.path(), doing, error)
+    }
+}
