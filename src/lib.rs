@@ -164,6 +164,7 @@ mod error;
 mod export;
 mod identity;
 pub mod keeper;
+mod meter;
 mod os;
 mod plan;
 mod record;
@@ -174,8 +175,9 @@ mod tracker;
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};
 pub use record::{
-    Cgroup, Containment, ContainmentMode, EndReason, Ending, ExitStatus, InstanceId,
-    InstanceRecord, LeakKind, LeakRecord, Limits, Millis, Origin, Outcome, PassKind, PassRecord,
+    Cgroup, Containment, ContainmentMode, EndCount, EndReason, Ending, ExitStatus, Histogram,
+    InstanceCount, InstanceId, InstanceRecord, LeakCount, LeakKind, LeakRecord, LedgerMetrics,
+    LedgerPasses, Limits, Metrics, Millis, Origin, Outcome, PassKind, PassMetrics, PassRecord,
     ProcessId, ProcessRecord, Report, StopHow, Suspect, TASK_ID_MAX, TaskId,
 };
 pub use state::{Event, State, next};

@@ -4,6 +4,7 @@
 
 mod ids;
 mod instance;
+mod metrics;
 mod process;
 mod report;
 mod words;
@@ -12,6 +13,11 @@ pub(crate) use ids::millis;
 pub use ids::{ExitStatus, InstanceId, Millis, ProcessId, TASK_ID_MAX, TaskId};
 pub use instance::InstanceRecord;
 pub(crate) use instance::{DeadInstance, NewInstance, Observer, OrphanClaim};
+pub(crate) use metrics::LedgerCounts;
+pub use metrics::{
+    EndCount, Histogram, InstanceCount, LeakCount, LedgerMetrics, LedgerPasses, Metrics,
+    PassMetrics,
+};
 pub(crate) use process::{
     Because, End, ExportEntry, NewProcess, RootEnd, Settled, Sighting, Verdict,
 };

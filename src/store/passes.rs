@@ -13,7 +13,9 @@ use crate::{
 impl Store {
     /// Records a pass that had nothing to settle.
     pub(crate) fn record_pass(&self, by: InstanceId, pass: &PassRecord) -> Result<()> {
-        self.write("record a pass", |tx| insert(tx, by, pass).map(|_| ()))
+        self.write("record a pass", |tx| insert(tx, by, pass).map(|_| ()))?;
+        self.meter().passed(pass);
+        Ok(())
     }
 
     /// The newest pass of each kind.

@@ -1,7 +1,7 @@
 //! What a tracker holds in memory of each process that it answers for.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -131,6 +131,8 @@ pub(super) struct Entry {
     pub(super) kept: Option<Kept>,
     /// `None` beyond the share of the descriptor limit: then the health pass covers it.
     pub(super) pidfd: Option<Arc<PidFd>>,
+    /// When it was last known to live, once it is known to be dead.
+    pub(super) died_since: OnceLock<Instant>,
     progress: Mutex<Progress>,
     changed: Condvar,
 }
@@ -144,6 +146,7 @@ impl Entry {
             strays,
             kept,
             pidfd,
+            died_since: OnceLock::new(),
             progress: Mutex::default(),
             changed: Condvar::new(),
         })

@@ -12,7 +12,7 @@
 //! - [`watch`]: reaping for other instances;
 //! - [`shutdown`]: the orderly end;
 //! - [`keeper`]: programs under a keeper, and the keeper;
-//! - [`ledger`] and [`doctor`]: looking without touching.
+//! - [`ledger`] and [`doctor`]: looking without touching, and [`metrics`] for figures.
 
 mod below;
 mod containment;
@@ -28,6 +28,7 @@ mod keep;
 mod keeper;
 mod ledger;
 mod liveness;
+mod metrics;
 mod monitor;
 mod open;
 mod outcome;

@@ -50,6 +50,7 @@ mod limits;
 mod log_lines;
 mod look_alikes;
 mod many_at_once;
+mod metrics;
 mod not_started;
 mod obstacles;
 mod odd_hosts;
