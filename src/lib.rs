@@ -138,6 +138,7 @@
 //! | ending | [`Tracker::terminate`], [`Tracker::kill`], [`Tracker::shutdown`] |
 //! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_turns`] |
 //! | looking without touching | [`Ledger`], [`diagnose`] |
+//! | figures | [`Tracker::metrics`], [`Ledger::metrics`], [`Metrics::to_prometheus`] |
 //!
 //! # What a crash leaves
 //!
@@ -156,7 +157,9 @@
 //!
 //! - `cli` (default): the `procledger` command and what only it needs;
 //! - `bundled` (default): compiles SQLite in. Without it the system's is linked, which must be 3.51.3 or newer: older ones
-//!   may lose a WAL that is reset while it is read.
+//!   may lose a WAL that is reset while it is read;
+//! - `tokio`: `Tracker::into_async` and `Process::into_async`: waiting, reading, ending as futures, no thread a wait;
+//! - `metrics`: hands each figure of [`Tracker::metrics`] to the recorder of that facade as well.
 
 #![cfg(target_os = "linux")]
 
@@ -182,6 +185,8 @@ pub use record::{
 };
 pub use state::{Event, State, next};
 pub use store::{LeakGroup, LeakGrouping};
+#[cfg(feature = "tokio")]
+pub use tracker::{AsyncProcess, AsyncTracker};
 pub use tracker::{
     Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME, Finding, Job,
     Ledger, Level, Output, Process, Signaller, Stdio, Tracker, Turn, diagnose,

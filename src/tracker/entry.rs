@@ -135,6 +135,9 @@ pub(super) struct Entry {
     pub(super) died_since: OnceLock<Instant>,
     progress: Mutex<Progress>,
     changed: Condvar,
+    /// The same for futures: its end is in the ledger.
+    #[cfg(feature = "tokio")]
+    written: tokio::sync::Notify,
 }
 
 impl Entry {
@@ -149,6 +152,8 @@ impl Entry {
             died_since: OnceLock::new(),
             progress: Mutex::default(),
             changed: Condvar::new(),
+            #[cfg(feature = "tokio")]
+            written: tokio::sync::Notify::new(),
         })
     }
 
@@ -193,6 +198,24 @@ impl Entry {
         progress.busy = false;
         drop(progress);
         self.changed.notify_all();
+        #[cfg(feature = "tokio")]
+        self.written.notify_waiters();
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn is_recorded(&self) -> bool {
+        self.progress().recorded
+    }
+
+    /// Ready when its end is in the ledger.
+    #[cfg(feature = "tokio")]
+    pub(super) async fn recorded(&self) {
+        let mut written = std::pin::pin!(self.written.notified());
+        // Before the look: what is told between the two must not be missed.
+        written.as_mut().enable();
+        if !self.is_recorded() {
+            written.await;
+        }
     }
 
     /// Nobody is at work on its tree any more.

@@ -31,6 +31,7 @@ mod gate_host;
 mod grandchild_holds_stdout;
 mod in_a_browser;
 mod installed;
+mod in_a_tokio_runtime;
 mod invariant_01_recorded_before_it_runs;
 mod invariant_10_fail_closed;
 mod invariants;
