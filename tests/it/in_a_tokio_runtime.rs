@@ -210,7 +210,7 @@ fn a_shutdown_that_is_dropped_is_done_all_the_same() {
         let eye = Eye::on(process.pid().get());
         let mut shutdown = Box::pin(tracker.shutdown());
         // Polled once, then dropped.
-        let _ = futures_once(shutdown.as_mut()).await;
+        let _ = poll_once(shutdown.as_mut()).await;
         drop(shutdown);
         until("it is dead", || eye.is_dead());
         until("it is recorded", || {
@@ -221,7 +221,7 @@ fn a_shutdown_that_is_dropped_is_done_all_the_same() {
 }
 
 /// The answer of one poll.
-async fn futures_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
+async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
     std::future::poll_fn(|cx| {
         std::task::Poll::Ready(match std::pin::Pin::new(&mut future).poll(cx) {
             std::task::Poll::Ready(answer) => Some(answer),

@@ -8,6 +8,7 @@
 mod a_descendant_that_hid;
 mod a_host_that_is_in_the_ledger;
 mod a_look_that_failed;
+mod api_over_http;
 mod as_a_host;
 mod backup;
 mod clean_program;
