@@ -84,7 +84,7 @@ async fn stopped(tracker: AsyncTracker) {
 }
 
 #[derive(Deserialize)]
-struct Task {
+struct NewTask {
     task_id: String,
     program: String,
     #[serde(default)]
@@ -96,7 +96,7 @@ struct Task {
 
 async fn start(
     State(tracker): State<AsyncTracker>,
-    Json(task): Json<Task>,
+    Json(task): Json<NewTask>,
 ) -> Result<Response, Failure> {
     let job = Job::new(&task.task_id, task.program).args(task.args).stdin(Stdio::null());
     if !task.wait {

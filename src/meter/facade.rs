@@ -32,8 +32,24 @@ pub(super) fn observe<const N: usize>(family: Family, labels: Labels<N>, span: D
 /// Tells the recorder what each figure means and in which unit it is.
 #[cfg(feature = "metrics")]
 pub(super) fn describe() {
-    use super::families::{Kind, TRACKER};
-    for family in TRACKER {
+    use super::families::{
+        DETECTION, ENDS, EXECUTING, EXPORT_FAILURES, EXPORT_WRITES, Kind, LAST_PASS, LEAKS,
+        PASS_DURATION, PASSES, REAP_LATENCY, SPAWN_FAILURES, SPAWNS,
+    };
+    for family in [
+        EXECUTING,
+        SPAWNS,
+        SPAWN_FAILURES,
+        ENDS,
+        LEAKS,
+        PASSES,
+        PASS_DURATION,
+        LAST_PASS,
+        EXPORT_WRITES,
+        EXPORT_FAILURES,
+        REAP_LATENCY,
+        DETECTION,
+    ] {
         let unit = if family.name.ends_with("_seconds") {
             metrics::Unit::Seconds
         } else {

@@ -36,7 +36,17 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
+/// However the thread ends: from then on nobody is told that it runs, and waiters settle ends themselves.
+struct Running<'a>(&'a Shared);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.monitoring.store(false, Ordering::Release);
+    }
+}
+
 fn run(shared: &Arc<Shared>) {
+    let _running = Running(shared);
     crate::os::leave_signals_to_the_host();
     let mut next_pass = Instant::now() + shared.options.health_interval;
     let mut events = Vec::with_capacity(EVENTS);

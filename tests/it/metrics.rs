@@ -112,6 +112,29 @@ fn the_dashboard_uses_only_names_that_are_emitted_and_every_family_of_a_tracker(
     }
 }
 
+/// As recording rules, which promtool parses.
+#[test]
+fn the_dashboards_queries_are_promql() {
+    need!("promtool");
+    let text = file("docs/grafana.json");
+    let dashboard: serde_json::Value = serde_json::from_str(&text).expect("valid JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
+    let queries = targets.map(|target| target["expr"].as_str().expect("a query"));
+    let queries = queries.map(|query| query.replace("$__rate_interval", "5m").replace("$job", "x"));
+    // YAML takes JSON.
+    let rule = |(n, query)| serde_json::json!({"record": format!("rule:{n}"), "expr": query});
+    let rules: Vec<_> = queries.enumerate().map(rule).collect();
+    assert!(rules.len() > 20, "where are the queries?");
+    let place = Place::new();
+    let path = place.path().join("rules.yml");
+    let groups = serde_json::json!({"groups": [{"name": "dashboard", "rules": rules}]});
+    fs::write(&path, groups.to_string()).expect("a file");
+    let promtool = Command::new("promtool").args(["check", "rules"]).arg(&path).output();
+    let answer = promtool.expect("promtool");
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+}
+
 /// The value of a sample, by its name and labels.
 fn sample<'a>(page: &'a str, name: &str) -> &'a str {
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
