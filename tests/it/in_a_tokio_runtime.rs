@@ -66,6 +66,30 @@ fn a_wait_that_is_dropped_has_taken_nothing() {
 }
 
 #[test]
+fn no_status_is_lost_however_often_a_wait_is_cut_short() {
+    let place = Place::new();
+    block_on(async {
+        let tracker = tracker(&place);
+        for code in 0..60 {
+            let job = place.job("task", &format!("exit {code}"));
+            let mut process = tracker.spawn(job).await.expect("spawned");
+            let mut patience = Duration::from_micros(50) * code;
+            let status = loop {
+                match timeout(patience, process.wait()).await {
+                    Ok(status) => break status.expect("waited"),
+                    Err(_) => patience += Duration::from_micros(100),
+                }
+            };
+            assert_eq!(status.code(), i32::try_from(code).ok());
+        }
+        let wrong =
+            "SELECT count(*) FROM process WHERE end_reason <> 'exited' OR exit_code IS NULL";
+        assert_eq!(place.sqlite3(wrong), "0");
+        tracker.shutdown().await.expect("an orderly end");
+    });
+}
+
+#[test]
 fn output_that_was_read_by_a_dropped_future_is_in_the_next_ones_answer() {
     let place = Place::new();
     block_on(async {

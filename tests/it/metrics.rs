@@ -184,6 +184,56 @@ fn each_figure_is_of_what_happened() {
     assert!(age.parse::<f64>().expect("a number") < 600.0, "{age}");
 }
 
+/// Ends of every kind that a test can cause, against the rows that say so.
+#[test]
+fn each_end_and_each_leak_is_counted_once_and_under_its_name() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "");
+    host.spawn("orphan", "sleep 3600 & wait");
+    host.spawn("stubborn orphan", "trap '' TERM; touch trap; while :; do sleep 1; done");
+    place.wait_for("trap");
+    host.crash();
+    let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
+    let spawn = |task: &str, script: &str| tracker.spawn(place.job(task, script)).expect("spawned");
+    for n in 0..20 {
+        spawn(&format!("exited {n}"), "exit 0").wait().expect("waited");
+    }
+    tracker.spawn(Job::new("failed", "/no/such/program")).expect_err("not there");
+    spawn("left a stray", "sleep 3600 & exit 0").wait().expect("waited");
+    spawn("terminated", "sleep 3600 & wait");
+    tracker.terminate("terminated").expect("ended");
+    spawn("killed", "exec sleep 3600");
+    tracker.kill(&["killed"], "a test").expect("ended");
+    let released = spawn("released", "exec sleep 3600");
+    assert!(tracker.unregister("released").expect("let go"));
+    released.signal(9).expect("ended");
+    let job = place.job("too long", "exec sleep 3600").max_runtime(Duration::from_millis(50));
+    let mut too_long = tracker.spawn(job).expect("spawned");
+    too_long.wait().expect("waited");
+    until("all are recorded", || tracker.executing_count() == 0);
+    tracker.health_pass().expect("a pass");
+
+    let metrics = tracker.metrics();
+    let mut ends: Vec<String> = (metrics.ends.iter())
+        .filter(|end| end.count > 0)
+        .map(|end| format!("{}|{}", end.reason, end.count))
+        .collect();
+    ends.sort();
+    let rows = place.sqlite3("SELECT end_reason, count(*) FROM process GROUP BY 1 ORDER BY 1");
+    assert_eq!(ends, rows.lines().collect::<Vec<_>>());
+    for reason in ["failed", "killed", "max_runtime", "orphan", "released", "stray", "terminated"] {
+        assert!(rows.contains(&format!("{reason}|")), "{reason} did not happen: {rows}");
+    }
+    let mut leaks: Vec<String> = (metrics.leaks.iter())
+        .filter(|leak| leak.count > 0)
+        .map(|leak| format!("{}|{}|{}", leak.kind, leak.outcome, leak.count))
+        .collect();
+    leaks.sort();
+    let rows = "SELECT kind, outcome, count(*) FROM leak GROUP BY 1, 2 ORDER BY 1, 2";
+    assert_eq!(leaks, place.sqlite3(rows).lines().collect::<Vec<_>>());
+    assert_eq!(metrics.spawns, 26);
+}
+
 /// Silence, trouble and failure are three things.
 #[test]
 fn a_pass_that_was_never_made_is_absent_and_one_that_failed_is_counted() {

@@ -51,7 +51,7 @@ impl Process {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, and in one that was built without `enable_io`.
+    /// Outside of a tokio runtime, and in one that was built without `enable_all`.
     pub fn into_async(mut self) -> Result<AsyncProcess> {
         let pid = self.pid();
         let failed = |error| Error::os(format!("failed to wait for process {pid} in tokio"), error);

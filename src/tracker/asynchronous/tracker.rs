@@ -54,7 +54,7 @@ impl AsyncTracker {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, as all of these, and in one that was built without `enable_io`.
+    /// Outside of a tokio runtime, as all of these, and in one that was built without `enable_all`.
     pub async fn spawn(&self, job: Job) -> Result<AsyncProcess> {
         let process = self.run(move |tracker| tracker.spawn(job)).await?;
         let (shared, entry) = (Arc::clone(&process.shared), Arc::clone(&process.entry));
