@@ -138,6 +138,7 @@
 //! | ending | [`Tracker::terminate`], [`Tracker::kill`], [`Tracker::shutdown`] |
 //! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_turns`] |
 //! | looking without touching | [`Ledger`], [`diagnose`] |
+//! | figures | [`Tracker::metrics`], [`Ledger::metrics`], [`Metrics::to_prometheus`] |
 //!
 //! # What a crash leaves
 //!
@@ -156,7 +157,9 @@
 //!
 //! - `cli` (default): the `procledger` command and what only it needs;
 //! - `bundled` (default): compiles SQLite in. Without it the system's is linked, which must be 3.51.3 or newer: older ones
-//!   may lose a WAL that is reset while it is read.
+//!   may lose a WAL that is reset while it is read;
+//! - `tokio`: `Tracker::into_async` and `Process::into_async`: waiting, reading, ending as futures, no thread a wait;
+//! - `metrics`: hands each figure of [`Tracker::metrics`] to the recorder of that facade as well.
 
 #![cfg(target_os = "linux")]
 
@@ -164,6 +167,7 @@ mod error;
 mod export;
 mod identity;
 pub mod keeper;
+mod meter;
 mod os;
 mod plan;
 mod record;
@@ -176,13 +180,16 @@ mod tracker;
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};
 pub use record::{
-    Cgroup, Containment, ContainmentMode, EndReason, Ending, ExitStatus, FigureSource, InstanceId,
-    InstanceRecord, LeakKind, LeakRecord, Limits, Millis, Origin, Outcome, PassKind, PassRecord,
-    PassSummary, ProcessId, ProcessRecord, Report, StopHow, Suspect, TASK_ID_MAX, TaskId,
-    TreeMember, TreeRecord,
+    Cgroup, Containment, ContainmentMode, EndCount, EndReason, Ending, ExitStatus, FigureSource,
+    Histogram, InstanceCount, InstanceId, InstanceRecord, LeakCount, LeakKind, LeakRecord,
+    LedgerMetrics, LedgerPasses, Limits, Metrics, Millis, Origin, Outcome, PassKind, PassMetrics,
+    PassRecord, PassSummary, ProcessId, ProcessRecord, Report, StopHow, Suspect, TASK_ID_MAX,
+    TaskId, TreeMember, TreeRecord,
 };
 pub use state::{Event, State, next};
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
+#[cfg(feature = "tokio")]
+pub use tracker::{AsyncProcess, AsyncTracker};
 pub use tracker::{
     Builder, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
     ECOSYSTEM_MANAGER_NAME, Finding, Job, Ledger, Level, Output, Process, PruneProgress, Pruned,

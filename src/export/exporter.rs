@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
+    meter::Meter,
     record::ExportEntry,
 };
 
@@ -31,7 +32,7 @@ pub(crate) struct Exporter {
 impl Exporter {
     /// Takes the lock, or stays passive where another instance has it, and starts the thread, which writes at once.
     ///
-    /// `owner_uid` owns the ledger: the lock and the file are given to it where root acts on its behalf.
+    /// `owner_uid` owns the ledger: the lock and the file are given to it where root acts on its behalf. `meter` counts the writes.
     ///
     /// # Errors
     ///
@@ -39,12 +40,13 @@ impl Exporter {
     pub(crate) fn start(
         path: PathBuf,
         owner_uid: u32,
+        meter: Arc<Meter>,
         source: impl Fn() -> Result<Vec<ExportEntry>> + Send + 'static,
     ) -> Result<Self> {
         let target = Target::new(&path, owner_uid)?;
         let lock = Lock::acquire(&target.lock_path(), owner_uid)?;
         let shared = Arc::new(Shared::new(lock.is_none()));
-        let writer = Writer::new(target, lock, Box::new(source), Arc::clone(&shared));
+        let writer = Writer::new(target, lock, Box::new(source), Arc::clone(&shared), meter);
         let thread = thread::Builder::new()
             .name("procledger-export".to_owned())
             .spawn(move || {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
+    meter::Meter,
     record::ExportEntry,
 };
 
@@ -176,6 +177,7 @@ pub(super) struct Writer {
     held: Held,
     source: Source,
     shared: Arc<Shared>,
+    meter: Arc<Meter>,
     pace: Pace,
     /// Whether left-overs were removed since the lock was taken.
     swept: bool,
@@ -188,6 +190,7 @@ impl Writer {
         lock: Option<Lock>,
         source: Source,
         shared: Arc<Shared>,
+        meter: Arc<Meter>,
     ) -> Self {
         let now = Instant::now();
         let passive = lock.is_none();
@@ -198,7 +201,7 @@ impl Writer {
             backoff: RETRY_FIRST,
         };
         let held = Held { target, lock, written: None };
-        Self { held, source, shared, pace, swept: false, complaints: Complaints::default() }
+        Self { held, source, shared, meter, pace, swept: false, complaints: Complaints::default() }
     }
 
     pub(super) fn run(mut self) -> Held {
@@ -223,6 +226,11 @@ impl Writer {
     fn step(&mut self) {
         self.pace.seen = self.shared.lock().requested;
         let result = self.attempt().map_err(|error| with_causes(&error));
+        match result {
+            Ok(Attempt::Written) => self.meter.export_written(),
+            Ok(Attempt::Unchanged | Attempt::Passive) => {}
+            Err(_) => self.meter.export_failed(),
+        }
         self.shared.settle(self.pace.seen, &result);
         self.pace.follow(&result);
         self.log(&result);

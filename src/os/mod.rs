@@ -2,6 +2,7 @@
 //!
 //! - [`raw`]: system calls by instruction, for the one place that must not touch libc;
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
+//! - `async_pidfd`: the same in a tokio runtime;
 //! - [`procfs`]: what `/proc` tells, parsed from bytes;
 //! - [`belonging`]: whose a process is;
 //! - [`place`]: boot, namespaces, machine;
@@ -14,6 +15,8 @@
 //! - [`spawn`]: the gate;
 //! - [`tty`]: the terminal's foreground group.
 
+#[cfg(feature = "tokio")]
+mod async_pidfd;
 pub(crate) mod belonging;
 pub(crate) mod cgroup;
 pub(crate) mod features;
@@ -34,6 +37,8 @@ pub(crate) fn leave_signals_to_the_host() {
     let _ = nix::sys::signal::SigSet::all().thread_block();
 }
 
+#[cfg(feature = "tokio")]
+pub(crate) use async_pidfd::AsyncPidFd;
 pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};
 pub(crate) use place::{boot_clock, current_place};
 pub(crate) use procfs::Proc;

@@ -5,6 +5,7 @@
 mod ids;
 mod instance;
 mod mask;
+mod metrics;
 mod process;
 mod report;
 mod tree;
@@ -15,6 +16,11 @@ pub use ids::{ExitStatus, InstanceId, Millis, ProcessId, TASK_ID_MAX, TaskId};
 pub use instance::InstanceRecord;
 pub(crate) use instance::{DeadInstance, NewInstance, Observer, OrphanClaim};
 pub(crate) use mask::{mask_command, mask_text};
+pub(crate) use metrics::LedgerCounts;
+pub use metrics::{
+    EndCount, Histogram, InstanceCount, LeakCount, LedgerMetrics, LedgerPasses, Metrics,
+    PassMetrics,
+};
 pub(crate) use process::{
     Because, End, ExportEntry, NewProcess, RootEnd, Settled, Sighting, Verdict,
 };

@@ -5,7 +5,7 @@ use rusqlite::Transaction;
 use super::{Store, query};
 use crate::{
     error::Result,
-    record::{InstanceId, Millis, ProcessId, ProcessRecord},
+    record::{EndReason, InstanceId, Millis, ProcessId, ProcessRecord},
 };
 
 impl Store {
@@ -46,7 +46,7 @@ impl Store {
 
     /// A person closes rows that cannot be judged. Nothing is signalled; how they ended stays unobserved.
     pub(crate) fn forget(&self, ids: &[ProcessId], asked_by: &str, at: Millis) -> Result<u64> {
-        self.write("forget processes", |tx| {
+        let forgotten = self.write("forget processes", |tx| {
             let mut forget = tx.prepare_cached(
                 "UPDATE process
                  SET state = 'ended', end_reason = 'forgotten', ended_at = ?1, asked_by = ?2,
@@ -58,19 +58,23 @@ impl Store {
                 forgotten += forget.execute((at.0, asked_by, id.0))? as u64;
             }
             Ok(forgotten)
-        })
+        })?;
+        self.meter().ended(EndReason::Forgotten, forgotten);
+        Ok(forgotten)
     }
 
     /// Its owner stops tracking a row that nobody is ending; the process runs on.
     pub(crate) fn release(&self, id: ProcessId, owner: InstanceId, at: Millis) -> Result<bool> {
-        self.write("release a process", |tx| {
+        let released = self.write("release a process", |tx| {
             tx.prepare_cached(
                 "UPDATE process SET state = 'ended', end_reason = 'released', ended_at = ?1
                  WHERE id = ?2 AND owner = ?3 AND state IN ('running', 'survived')",
             )?
             .execute((at.0, id.0, owner.0))
             .map(|changed| changed == 1)
-        })
+        })?;
+        self.meter().ended(EndReason::Released, u64::from(released));
+        Ok(released)
     }
 }
 

@@ -22,7 +22,10 @@ use super::{
     setup::{self, Standing},
     trust::{self, Located, beside},
 };
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    meter::Meter,
+};
 
 /// How long a statement waits for another process: a transaction of ours takes about a millisecond, a checkpoint on a
 /// busy disk may take a second.
@@ -55,6 +58,7 @@ struct Inner {
     path: PathBuf,
     file: (u64, u64),
     owner: u32,
+    meter: Arc<Meter>,
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
     readers: Pool,
     writer: Option<Pool>,
@@ -136,7 +140,8 @@ impl Store {
         };
         let readers = pool(&located.path, readers, READERS)?;
         let Located { path, .. } = located;
-        let inner = Inner { path, file: found.file, owner: found.owner, readers, writer };
+        let (file, owner) = (found.file, found.owner);
+        let inner = Inner { path, file, owner, meter: Arc::default(), readers, writer };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -153,6 +158,11 @@ impl Store {
     /// Owner of the ledger, whose processes alone it may touch.
     pub(crate) fn owner_uid(&self) -> u32 {
         self.0.owner
+    }
+
+    /// What is counted of this opening of the ledger.
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.0.meter
     }
 
     /// The ledger's real path with `suffix` after its last character.

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params};
 use serde::Serialize;
 
-use super::{Store, rows::Cells};
+use super::{Store, rows::Cells, tally::Tally};
 use crate::{
     error::Result,
     identity::Identity,
@@ -212,11 +212,19 @@ pub(super) fn survives_no_more(tx: &Transaction<'_>, process: ProcessId) -> rusq
 /// A survivor that is met again at each pass stays one leak: only what became of it is new.
 pub(super) fn upsert(
     tx: &Transaction<'_>,
+    tally: &mut Tally,
     pass: Option<i64>,
     process: ProcessId,
     leak: &NewLeak,
 ) -> rusqlite::Result<()> {
     let died_after = leak.died_after.map(millis);
+    let before: Option<String> = tx
+        .prepare_cached("SELECT outcome FROM leak WHERE process = ?1 AND kind = ?2")?
+        .query_one((process.0, leak.kind.as_str()), |row| row.get(0))
+        .optional()?;
+    if before.as_deref() != Some(leak.outcome.as_str()) {
+        tally.leaked(leak.kind, leak.outcome);
+    }
     let updated = tx
         .prepare_cached(
             "UPDATE leak SET outcome = ?1, died_after_ms = ?2, pass = coalesce(?3, pass)

@@ -28,12 +28,13 @@
 //!
 //! `connection`, `trust`, `filesystem`, `setup` and `failure` make a [`Store`]; each other file is one group of verbs on
 //! it, each query beside the function that maps its rows. What every file may use of the crate: `identity`, `error`,
-//! `state` and `record`.
+//! `state`, `record` and `meter`, which counts what was committed.
 
 mod admit;
 mod claim;
 mod connection;
 mod failure;
+mod figures;
 mod filesystem;
 mod housekeeping;
 mod instances;
@@ -48,6 +49,7 @@ mod query;
 mod rows;
 mod settle;
 mod setup;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod trust;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use rusqlite::Transaction;
 
-use super::{Store, instances, query, settle};
+use super::{Store, instances, query, settle, tally::Tally};
 use crate::{
     error::Result,
     record::{
@@ -60,14 +60,14 @@ impl Store {
         if dead.is_empty() {
             return Ok(OrphanClaim::default());
         }
-        self.write("claim orphans", |tx| {
+        self.write_counted("claim orphans", |tx, tally| {
             for dead in dead.values() {
                 instances::mark_stopped(tx, dead.id, dead.how, at)?;
             }
             let mut claim = OrphanClaim::default();
             for left in live_rows(tx, program)? {
                 if uid_limit.is_none_or(|uid| uid == left.uid) {
-                    apply(tx, by, at, &left, fate(&left, &dead), &mut claim)?;
+                    apply(tx, tally, by, at, &left, fate(&left, &dead), &mut claim)?;
                 }
             }
             Ok(claim)
@@ -123,6 +123,7 @@ fn live_rows(tx: &Transaction<'_>, program: &str) -> rusqlite::Result<Vec<Left>>
 
 fn apply(
     tx: &Transaction<'_>,
+    tally: &mut Tally,
     by: InstanceId,
     at: Millis,
     left: &Left,
@@ -135,7 +136,7 @@ fn apply(
         Fate::Gone(reason) => {
             let end =
                 End { reason, status: ExitStatus::Unobserved, at, error: None, because: None };
-            (settle::end_from(tx, left.id, left.state, &end)?, &mut claim.gone)
+            (settle::end_from(tx, tally, left.id, left.state, &end)?, &mut claim.gone)
         }
         Fate::Adopt => (adopt(tx, by, left)?, &mut claim.adopted),
         Fate::Claim => (take_over(tx, by, left)?, &mut claim.claimed),

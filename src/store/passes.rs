@@ -22,7 +22,9 @@ pub(super) const SUMMARIES: &str =
 impl Store {
     /// Records a pass that had nothing to settle.
     pub(crate) fn record_pass(&self, by: InstanceId, pass: &PassRecord) -> Result<()> {
-        self.write("record a pass", |tx| insert(tx, by, pass).map(|_| ()))
+        self.write("record a pass", |tx| insert(tx, by, pass).map(|_| ()))?;
+        self.meter().passed(pass);
+        Ok(())
     }
 
     /// The newest pass of each kind.

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, Transaction, named_params};
 
-use super::{Store, admit, leaks, passes};
+use super::{Store, admit, leaks, passes, tally::Tally};
 use crate::{
     error::Result,
     record::{End, InstanceId, PassRecord, ProcessId, RootEnd, Settled, Verdict, mask_text},
@@ -19,14 +19,14 @@ impl Store {
         by: InstanceId,
         ends: &[RootEnd],
     ) -> Result<Vec<Option<Vec<ProcessId>>>> {
-        self.write("record the end of processes", |tx| {
+        self.write_counted("record the end of processes", |tx, tally| {
             ends.iter()
                 .map(|root| {
-                    if !end_own(tx, by, root)? {
+                    if !end_own(tx, tally, by, root)? {
                         return Ok(None);
                     }
                     for kept in &root.kept {
-                        settle(tx, by, None, kept)?;
+                        settle(tx, tally, by, None, kept)?;
                     }
                     let strays = root.strays.iter().map(|stray| admit::insert(tx, stray));
                     strays.collect::<rusqlite::Result<_>>().map(Some)
@@ -37,8 +37,10 @@ impl Store {
 
     /// Ends rows, each from the state that was expected; `false` where it was another one.
     pub(crate) fn end(&self, ends: &[(ProcessId, State, End)]) -> Result<Vec<bool>> {
-        self.write("record the end of processes", |tx| {
-            ends.iter().map(|(id, expected, end)| end_from(tx, *id, *expected, end)).collect()
+        self.write_counted("record the end of processes", |tx, tally| {
+            (ends.iter())
+                .map(|(id, expected, end)| end_from(tx, tally, *id, *expected, end))
+                .collect()
         })
     }
 
@@ -52,32 +54,43 @@ impl Store {
         pass: Option<&PassRecord>,
         settled: &[Settled],
     ) -> Result<Vec<bool>> {
-        self.write("record a pass", |tx| {
+        let took = self.write_counted("record a pass", |tx, tally| {
             let pass = pass.map(|pass| passes::insert(tx, by, pass)).transpose()?;
-            settled.iter().map(|settled| settle(tx, by, pass, settled)).collect()
-        })
+            settled.iter().map(|settled| settle(tx, tally, by, pass, settled)).collect()
+        })?;
+        if let Some(pass) = pass {
+            self.meter().passed(pass);
+        }
+        Ok(took)
     }
 }
 
 /// From `running` or `survived`, and only where `by` is the owner.
-fn end_own(tx: &Transaction<'_>, by: InstanceId, root: &RootEnd) -> rusqlite::Result<bool> {
-    write_end(tx, root.process, Some(by), None, &root.end)
+fn end_own(
+    tx: &Transaction<'_>,
+    tally: &mut Tally,
+    by: InstanceId,
+    root: &RootEnd,
+) -> rusqlite::Result<bool> {
+    write_end(tx, tally, root.process, Some(by), None, &root.end)
 }
 
 /// From one live state, whoever the owner is; an expected `Ended` fits no row.
 pub(super) fn end_from(
     tx: &Transaction<'_>,
+    tally: &mut Tally,
     id: ProcessId,
     expected: State,
     end: &End,
 ) -> rusqlite::Result<bool> {
-    write_end(tx, id, None, Some(expected), end)
+    write_end(tx, tally, id, None, Some(expected), end)
 }
 
 /// The one place that ends a row with what is known of its end. Without an expected state, a row that somebody has
 /// claimed is theirs.
 fn write_end(
     tx: &Transaction<'_>,
+    tally: &mut Tally,
     id: ProcessId,
     owner: Option<InstanceId>,
     expected: Option<State>,
@@ -107,6 +120,7 @@ fn write_end(
         })?;
     if changed == 1 {
         leaks::survives_no_more(tx, id)?;
+        tally.ended(end.reason);
     }
     Ok(changed == 1)
 }
@@ -114,6 +128,7 @@ fn write_end(
 /// One settlement; a process that was left on purpose gets its row here, where it has none yet.
 fn settle(
     tx: &Transaction<'_>,
+    tally: &mut Tally,
     by: InstanceId,
     pass: Option<i64>,
     settled: &Settled,
@@ -125,13 +140,13 @@ fn settle(
     let took = match answered_by(tx, id, by)? {
         None => false,
         Some(state) => match &settled.verdict {
-            Verdict::Ended(end) | Verdict::Kept(_, end) => end_from(tx, id, state, end)?,
+            Verdict::Ended(end) | Verdict::Kept(_, end) => end_from(tx, tally, id, state, end)?,
             Verdict::Survived(why) => put_back(tx, id, by, State::Survived, why)?,
             Verdict::Unknown(why) => put_back(tx, id, by, State::Running, why)?,
         },
     };
     if took && let Some(leak) = &settled.leak {
-        leaks::upsert(tx, pass, id, leak)?;
+        leaks::upsert(tx, tally, pass, id, leak)?;
     }
     Ok(took)
 }

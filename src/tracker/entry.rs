@@ -1,7 +1,7 @@
 //! What a tracker holds in memory of each process that it answers for.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -143,8 +143,13 @@ pub(super) struct Entry {
     pub(super) kept: Option<Kept>,
     /// `None` beyond the share of the descriptor limit: then the health pass covers it.
     pub(super) pidfd: Option<Arc<PidFd>>,
+    /// When it was last known to live, once it is known to be dead.
+    pub(super) died_since: OnceLock<Instant>,
     progress: Mutex<Progress>,
     changed: Condvar,
+    /// The same for futures: its end is in the ledger.
+    #[cfg(feature = "tokio")]
+    written: tokio::sync::Notify,
 }
 
 impl Entry {
@@ -156,8 +161,11 @@ impl Entry {
             strays,
             kept,
             pidfd,
+            died_since: OnceLock::new(),
             progress: Mutex::default(),
             changed: Condvar::new(),
+            #[cfg(feature = "tokio")]
+            written: tokio::sync::Notify::new(),
         })
     }
 
@@ -202,6 +210,24 @@ impl Entry {
         progress.busy = false;
         drop(progress);
         self.changed.notify_all();
+        #[cfg(feature = "tokio")]
+        self.written.notify_waiters();
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn is_recorded(&self) -> bool {
+        self.progress().recorded
+    }
+
+    /// Ready when its end is in the ledger.
+    #[cfg(feature = "tokio")]
+    pub(super) async fn recorded(&self) {
+        let mut written = std::pin::pin!(self.written.notified());
+        // Before the look: what is told between the two must not be missed.
+        written.as_mut().enable();
+        if !self.is_recorded() {
+            written.await;
+        }
     }
 
     /// Nobody is at work on its tree any more.

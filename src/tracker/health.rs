@@ -66,7 +66,8 @@ impl Shared {
         if let Err(error) = self.store.give_back(self.instance, &dead) {
             report.errors.push(error.to_string());
         }
-        let rows = self.store.live()?;
+        let failed = |_: &_| self.meter().pass_failed(PassKind::Health);
+        let rows = self.store.live().inspect_err(failed)?;
         let mut seen = Seen::default();
         let listed: HashSet<ProcessId> = rows.iter().map(|row| row.id).collect();
         for row in rows {
@@ -87,7 +88,8 @@ impl Shared {
         if removed > 0 {
             tracing::info!("Cleaned up {removed} dead processes from registry");
         }
-        if let Err(error) = self.store.record_pass(self.instance, &pass.record(&report)) {
+        let recorded = self.store.record_pass(self.instance, &pass.record(&report));
+        if let Err(error) = recorded.inspect_err(failed) {
             tracing::error!("failed to record the health pass: {error}");
             report.errors.push(error.to_string());
         }
@@ -193,6 +195,7 @@ impl Shared {
     ) {
         if let Some(entry) = self.entry(row.id) {
             if let Some(fd) = entry.pidfd.clone().or_else(|| pinned.map(Pinned::into_fd)) {
+                self.note_last_seen(&entry);
                 seen.dead.push((entry, fd));
             } else {
                 // Held by nobody and reaped by somebody: its status is lost, its end is not.

@@ -4,6 +4,7 @@
 //! - [`spawn`] and [`register`]: how processes come under the tracker;
 //! - [`containment`]: what keeps a tree together;
 //! - [`process`], [`output`] and [`foreground`]: waiting for one;
+//! - `asynchronous`: the same as futures, with the feature `tokio`;
 //! - [`settle`]: a root ended by itself;
 //! - [`terminate`] and [`ending`]: ending trees;
 //! - [`keep`]: what is left alone on purpose;
@@ -13,8 +14,10 @@
 //! - [`watch`]: reaping for other instances;
 //! - [`shutdown`]: the orderly end;
 //! - [`keeper`]: programs under a keeper, and the keeper;
-//! - [`ledger`], [`trees`] and [`doctor`] with [`wal`]: looking without touching.
+//! - [`ledger`], [`trees`] and [`doctor`] with [`wal`]: looking without touching, and [`metrics`] for figures.
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod below;
 mod containment;
 mod doctor;
@@ -29,6 +32,7 @@ mod keep;
 mod keeper;
 mod ledger;
 mod liveness;
+mod metrics;
 mod monitor;
 mod open;
 mod outcome;
@@ -49,6 +53,8 @@ mod watch;
 
 use std::sync::Arc;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AsyncProcess, AsyncTracker};
 pub use doctor::{Finding, Level, diagnose};
 pub use job::{Job, Stdio};
 pub use keeper::main as keeper_main;

@@ -36,22 +36,35 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
+/// However the thread ends: from then on nobody is told that it runs, and waiters settle ends themselves.
+struct Running<'a>(&'a Shared);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.monitoring.store(false, Ordering::Release);
+    }
+}
+
 fn run(shared: &Arc<Shared>) {
+    let _running = Running(shared);
     crate::os::leave_signals_to_the_host();
     let mut next_pass = Instant::now() + shared.options.health_interval;
     let mut events = Vec::with_capacity(EVENTS);
+    let mut looked = Instant::now();
     while shared.monitoring.load(Ordering::Acquire) {
         let until = shared.next_deadline().map_or(next_pass, |deadline| deadline.min(next_pass));
         events.clear();
-        let left = timespec(until.saturating_duration_since(Instant::now()));
-        match epoll::wait(&shared.epoll, rustix::buffer::spare_capacity(&mut events), Some(&left)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => {
-                tracing::error!("failed to wait for deaths: {error}");
-                std::thread::sleep(ERROR_PAUSE);
-            }
+        // What is there without waiting has happened since the last look; what ends the wait happens now.
+        let (mut since, now) = (looked, Instant::now());
+        shared.wait(&mut events, Duration::ZERO);
+        if events.is_empty() {
+            shared.wait(&mut events, until.saturating_duration_since(now));
+            since = Instant::now();
+            looked = since;
+        } else if events.len() < EVENTS {
+            looked = now;
         }
-        shared.handle(&events);
+        shared.handle(&events, since);
         if !shared.monitoring.load(Ordering::Acquire) {
             return;
         }
@@ -67,7 +80,19 @@ fn run(shared: &Arc<Shared>) {
 }
 
 impl Shared {
-    fn handle(self: &Arc<Self>, events: &[epoll::Event]) {
+    fn wait(&self, events: &mut Vec<epoll::Event>, limit: Duration) {
+        let room = rustix::buffer::spare_capacity(events);
+        match epoll::wait(&self.epoll, room, Some(&timespec(limit))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                tracing::error!("failed to wait for deaths: {error}");
+                std::thread::sleep(ERROR_PAUSE);
+            }
+        }
+    }
+
+    /// Settles what has died, none of it longer ago than `since`.
+    fn handle(self: &Arc<Self>, events: &[epoll::Event], since: Instant) {
         let mut dead: Vec<Dead> = Vec::with_capacity(events.len());
         for event in events {
             // The structure is packed: copied before use.
@@ -86,6 +111,7 @@ impl Shared {
             if let Some(entry) = self.entry(ProcessId(data.u64().cast_signed()))
                 && let Some(pidfd) = entry.pidfd.clone()
             {
+                let _ = entry.died_since.set(since);
                 dead.push((entry, pidfd));
             }
         }

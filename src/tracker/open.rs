@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Kind, Result},
     export::Exporter,
     identity::Pid,
+    meter::Meter,
     os::{Pinned, Proc, current_place, lock::HeldLock},
     record::{ContainmentMode, ExportEntry, Millis, NewInstance, Observer, ProcessRecord, Report},
     store::Store,
@@ -245,6 +246,7 @@ impl Builder {
             lock_name,
             started_at: Millis::now(),
         };
+        Meter::describe();
         let instance = match store.add_instance(&new) {
             Ok(instance) => instance,
             Err(error) => {
@@ -334,7 +336,8 @@ fn start_registrar(shared: &Arc<Shared>) -> Result<()> {
 /// An export that cannot be written is an error in the log and in `doctor`; tracking goes on.
 fn start_export(shared: &Arc<Shared>, path: PathBuf) {
     let store = shared.store.clone();
-    let started = Exporter::start(path, shared.observer.uid, move || entries(&store));
+    let meter = Arc::clone(store.meter());
+    let started = Exporter::start(path, shared.observer.uid, meter, move || entries(&store));
     match started {
         Ok(exporter) => {
             exporter.notify();

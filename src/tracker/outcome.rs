@@ -111,6 +111,9 @@ impl Shared {
                 settled.len()
             );
             report.errors.push(error.to_string());
+            if let Some(pass) = pass {
+                self.meter().pass_failed(pass.kind);
+            }
             lock(&self.unsettled).extend(settled);
         }
         self.notify_export();
@@ -148,6 +151,7 @@ impl Shared {
                 member.row.map(|row| settle(cause, row, &member, self.status_of(&root, &member))),
             );
             log_survivor(&root, &member);
+            member.died_after.into_iter().for_each(|after| self.meter().reaped(after));
             report.endings.push(ending(cause.rule.clone(), &root, member));
         }
         report.suspects.extend(suspects.into_iter().map(|(pid, command)| Suspect {

@@ -19,9 +19,9 @@ use crate::{
 
 /// Once the program has ended, what is left in its pipes is read for this long: whoever still holds them open, such as a
 /// daemon that it left, must not hang the caller.
-const DRAIN: Duration = Duration::from_millis(200);
-const CHUNK: usize = 64 << 10;
-const READS_AT_ONCE: u32 = 16;
+pub(super) const DRAIN: Duration = Duration::from_millis(200);
+pub(super) const CHUNK: usize = 64 << 10;
+pub(super) const READS_AT_ONCE: u32 = 16;
 
 /// What a program printed, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A death is recorded within milliseconds; a ledger that cannot be written must not hold up the waiter for longer.
-const RECORD_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const RECORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// One spawned program.
 ///

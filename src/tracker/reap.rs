@@ -59,6 +59,10 @@ impl Shared {
     }
 
     fn orphan_pass(self: &Arc<Self>) -> Result<Report> {
+        self.try_orphan_pass().inspect_err(|_| self.meter().pass_failed(PassKind::Orphan))
+    }
+
+    fn try_orphan_pass(self: &Arc<Self>) -> Result<Report> {
         let pass = Pass::begin(PassKind::Orphan);
         let mut report = Report::default();
         let (dead, instances) = self.find_dead(&mut report)?;

@@ -55,6 +55,9 @@ impl Shared {
                 for ((entry, _), status) in mine.iter().zip(&statuses) {
                     log_end(entry, *status);
                     entry.mark_recorded();
+                    if let Some(since) = entry.died_since.get() {
+                        self.meter().detected(since.elapsed());
+                    }
                 }
                 self.notify_export();
                 self.end_strays(&mine, trees, &rows);

@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Kind, Result},
     export::Exporter,
     identity::{Identity, Pid, Place},
+    meter::Meter,
     os::{
         PidFd, Proc,
         keeper::{Binary, Link},
@@ -166,6 +167,10 @@ impl Shared {
         }))
     }
 
+    pub(super) fn meter(&self) -> &Meter {
+        self.store.meter()
+    }
+
     pub(super) fn place(&self) -> Place {
         self.observer.place
     }
@@ -217,6 +222,7 @@ impl Shared {
         let has_deadline = root.limits.max_runtime.is_some();
         let entry = Entry::new(root, hold, held_by_us);
         lock(&self.entries).insert(row, Arc::clone(&entry));
+        Meter::executing(1.0);
         if let Some(fd) = &entry.pidfd {
             let data = epoll::EventData::new_u64(row.0.cast_unsigned());
             // Level-triggered once: the monitor settles it and lets it go. A failure leaves it to the health pass.
@@ -265,6 +271,7 @@ impl Shared {
         if let Some(entry) = removed {
             entry.mark_over();
             self.held_pidfds.fetch_sub(entry.descriptors(), Ordering::Relaxed);
+            Meter::executing(-1.0);
             if let Some(fd) = &entry.pidfd {
                 let _ = epoll::delete(&self.epoll, fd.as_ref());
             }

@@ -100,7 +100,12 @@ impl Tracker {
             ));
         }
         may_own_programs(shared)?;
-        spawn_job(shared, job)
+        let spawned = spawn_job(shared, job);
+        match &spawned {
+            Ok(_) => shared.meter().spawned(),
+            Err(_) => shared.meter().not_spawned(),
+        }
+        spawned
     }
 }
 

@@ -7,16 +7,20 @@ use std::{
 };
 
 /// Each layer with the modules of the crate that it may use; see docs/architecture.md.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("identity", &[]),
     ("error", &["identity"]),
     ("state", &["identity", "error"]),
     ("record", &["identity", "error", "state"]),
     ("plan", &["identity", "error", "state", "record"]),
+    ("meter", &["identity", "error", "state", "record"]),
     ("os", &["identity", "error", "state", "record", "plan"]),
-    ("store", &["identity", "error", "state", "record", "plan"]),
-    ("export", &["identity", "error", "state", "record", "plan"]),
-    ("tracker", &["identity", "error", "state", "record", "plan", "os", "store", "export"]),
+    ("store", &["identity", "error", "state", "record", "plan", "meter"]),
+    ("export", &["identity", "error", "state", "record", "plan", "meter"]),
+    (
+        "tracker",
+        &["identity", "error", "state", "record", "plan", "meter", "os", "store", "export"],
+    ),
     // The public face of what the tracker has of it.
     ("keeper", &["tracker"]),
 ];

@@ -7,8 +7,8 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     commands::{
-        completions, demo, demo_host, doctor, export, forget, health, import, kill, man, prune, ps,
-        reap, report, run, tree, watch,
+        completions, demo, demo_host, doctor, export, forget, health, import, kill, man, metrics,
+        prune, ps, reap, report, run, tree, watch,
     },
     context::{Access, Context},
     exit::{Exit, Result},
@@ -78,6 +78,7 @@ enum Command {
     Reap(reap::ReapArgs),
     Watch(watch::WatchArgs),
     Report(report::ReportArgs),
+    Metrics(metrics::MetricsArgs),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Doctor(doctor::DoctorArgs),
@@ -106,6 +107,7 @@ impl Cli {
             }
             Command::Watch(args) => args.run(&self.global),
             Command::Report(args) => args.run(&context(Existing)?),
+            Command::Metrics(args) => args.run(&context(Existing)?),
             Command::Export(args) => args.run(&context(Existing)?),
             Command::Import(args) => args.run(&context(Create)?),
             Command::Doctor(args) => args.run(&context(Inspect)?),

@@ -137,7 +137,9 @@ fn the_mode_is_0644_whatever_the_umask() {
     if let Some(path) = std::env::var_os(VARIABLE) {
         let path = Path::new(&path);
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o777));
-        let exporter = Exporter::start(path.to_owned(), my_uid(), || Ok(vec![])).unwrap();
+        let exporter =
+            Exporter::start(path.to_owned(), my_uid(), std::sync::Arc::default(), || Ok(vec![]))
+                .unwrap();
         exporter.flush(PATIENCE).unwrap();
         return;
     }

@@ -35,7 +35,7 @@ impl Scene {
             0 => Ok(vec![]),
             pid => Ok(vec![entry("t", pid)]),
         };
-        Exporter::start(self.path.clone(), my_uid(), source).unwrap()
+        Exporter::start(self.path.clone(), my_uid(), Arc::default(), source).unwrap()
     }
 
     fn change(&self, exporter: &Exporter, pid: u32) {
@@ -129,7 +129,7 @@ fn invariant_9_a_reader_never_sees_half_a_file_nor_none() {
         let count = calls.fetch_add(1, Ordering::SeqCst) % 300;
         Ok((0..=u32::try_from(count).unwrap()).map(|pid| entry("task", pid + 1)).collect())
     };
-    let exporter = Exporter::start(path.clone(), my_uid(), source).unwrap();
+    let exporter = Exporter::start(path.clone(), my_uid(), Arc::default(), source).unwrap();
     exporter.flush(PATIENCE).unwrap();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -163,7 +163,7 @@ fn two_on_one_path_one_writes_and_the_other_takes_over() {
     first.flush(PATIENCE).unwrap();
     let pid = AtomicU32::new(1_000);
     let source = move || Ok(vec![entry("second", pid.fetch_add(1, Ordering::SeqCst))]);
-    let second = Exporter::start(scene.path.clone(), my_uid(), source).unwrap();
+    let second = Exporter::start(scene.path.clone(), my_uid(), Arc::default(), source).unwrap();
     second.notify();
     assert!(second.flush(PATIENCE).unwrap_err().is_busy());
     assert!(second.is_passive() && !first.is_passive());
@@ -271,7 +271,7 @@ fn a_source_that_fails_or_panics_is_an_error_and_the_thread_goes_on() {
         1 => panic!("on purpose"),
         _ => Ok(vec![]),
     };
-    let exporter = Exporter::start(path.clone(), my_uid(), source).unwrap();
+    let exporter = Exporter::start(path.clone(), my_uid(), Arc::default(), source).unwrap();
     let shows = |text: &str| exporter.last_error().is_some_and(|error| error.contains(text));
     until("the failure is told", || shows("the ledger is away"));
     mode.store(1, Ordering::SeqCst);
@@ -304,7 +304,7 @@ fn the_source_may_drop_the_last_handle() {
         Ok(vec![])
     };
     let mut guard = slot.lock().unwrap();
-    *guard = Some(Exporter::start(scene.path.clone(), my_uid(), source).unwrap());
+    *guard = Some(Exporter::start(scene.path.clone(), my_uid(), Arc::default(), source).unwrap());
     drop(guard);
     let lock = scene.folder.path().canonicalize().unwrap().join("x.json.lock");
     until("the thread ends", || Lock::acquire(&lock, my_uid()).unwrap().is_some());
@@ -313,7 +313,8 @@ fn the_source_may_drop_the_last_handle() {
 #[test]
 fn a_path_that_cannot_be_a_file_is_refused_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
-    let start = |path: PathBuf| Exporter::start(path, my_uid(), || Ok(vec![])).map(drop);
+    let start =
+        |path: PathBuf| Exporter::start(path, my_uid(), Arc::default(), || Ok(vec![])).map(drop);
     let error = start(folder.path().to_owned()).unwrap_err();
     assert!(error.is_invalid_input(), "{error:?}");
     let error = start(folder.path().join("missing/x.json")).unwrap_err();
@@ -347,7 +348,8 @@ fn a_strangers_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
     let as_nobody = || {
         let uid = rustix::process::Uid::from_raw(NOBODY);
         rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
-        let exporter = Exporter::start(scene.path.clone(), NOBODY, || Ok(vec![])).unwrap();
+        let exporter =
+            Exporter::start(scene.path.clone(), NOBODY, Arc::default(), || Ok(vec![])).unwrap();
         until("the error is known", || exporter.last_error().is_some());
         let error = exporter.last_error().unwrap();
         assert!(error.contains("belongs to uid 0") && error.contains("sticky"), "{error}");
@@ -366,7 +368,8 @@ fn root_gives_the_file_and_the_lock_to_the_ledgers_owner() {
         return;
     }
     let scene = Scene::new();
-    let exporter = Exporter::start(scene.path.clone(), NOBODY, || Ok(vec![])).unwrap();
+    let exporter =
+        Exporter::start(scene.path.clone(), NOBODY, Arc::default(), || Ok(vec![])).unwrap();
     exporter.flush(PATIENCE).unwrap();
     let uid = |path: &Path| path.metadata().unwrap().uid();
     assert_eq!(uid(&scene.path), NOBODY);

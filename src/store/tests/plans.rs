@@ -8,7 +8,7 @@ use super::fixture::*;
 use crate::{
     record::{EndReason, Millis},
     state::State,
-    store::{admit, instances, leaks, orphans, passes, prune, query},
+    store::{admit, figures, instances, leaks, orphans, passes, prune, query},
 };
 
 /// How SQLite runs a statement, one line a table.
@@ -38,6 +38,10 @@ fn nothing_that_recurs_reads_all_history() {
         ("admit", admit::ALIVE, "process_live_task"),
         ("claim_orphans", orphans::LIVE_ROWS, "process_live_owner"),
         ("instances_to_judge", instances::TO_JUDGE, "process_live_owner"),
+        ("figures: live", figures::LIVE_BY_STATE, "process_live_owner"),
+        ("figures: ends", figures::ENDS_SINCE, "process_ended"),
+        ("figures: leaks", figures::LEAKS_SINCE, "leak_found"),
+        ("figures: passes", figures::PASSES_SINCE, "pass_kind"),
         ("history", query::HISTORY, "process_ended"),
         ("history_of", query::HISTORY_OF, "process_task"),
         ("prune processes", prune::PROCESSES, "process_ended"),

@@ -10,6 +10,7 @@ pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod kill;
 pub(crate) mod man;
+pub(crate) mod metrics;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod reap;

@@ -1,0 +1,34 @@
+//! `metrics`: figures of a ledger for Prometheus.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::{
+    context::Context,
+    exit::{Exit, Result},
+    output, units,
+};
+
+/// Print figures of the ledger in Prometheus' text format
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  procledger metrics > procledger.prom.new && mv procledger.prom.new procledger.prom
+
+For the textfile collector of the node exporter, from a timer. Every name begins with
+procledger_ledger_. History is pruned, so nothing here is a counter: ends, leaks and passes are
+those of the last D. Counters and latencies are a tracker's own: the embedding program serves
+them (Tracker::metrics). On failure nothing is printed: alert on the age of the file.")]
+pub(crate) struct MetricsArgs {
+    /// The time that ends, leaks and passes are counted over
+    #[arg(long, value_name = "D", default_value = "1day", value_parser = units::duration)]
+    since: Duration,
+}
+
+impl MetricsArgs {
+    pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+        output::print(context.read()?.metrics(self.since)?.to_prometheus())?;
+        Ok(Exit::DONE)
+    }
+}

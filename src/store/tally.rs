@@ -1,0 +1,41 @@
+//! What a transaction has come to, for the meter: counted once it is committed, and not at all when it is not.
+
+use rusqlite::Transaction;
+
+use super::Store;
+use crate::{
+    error::Result,
+    record::{EndReason, LeakKind, Outcome},
+};
+
+/// Ends and leaks that one transaction writes.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    ends: Vec<EndReason>,
+    leaks: Vec<(LeakKind, Outcome)>,
+}
+
+impl Tally {
+    pub(super) fn ended(&mut self, reason: EndReason) {
+        self.ends.push(reason);
+    }
+
+    pub(super) fn leaked(&mut self, kind: LeakKind, outcome: Outcome) {
+        self.leaks.push((kind, outcome));
+    }
+}
+
+impl Store {
+    /// As [`Store::write`], and counts what was committed.
+    pub(super) fn write_counted<T>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&Transaction<'_>, &mut Tally) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let mut tally = Tally::default();
+        let answer = self.write(doing, |tx| work(tx, &mut tally))?;
+        tally.ends.into_iter().for_each(|reason| self.meter().ended(reason, 1));
+        tally.leaks.into_iter().for_each(|(kind, outcome)| self.meter().leaked(kind, outcome));
+        Ok(answer)
+    }
+}

@@ -1,0 +1,195 @@
+//! Waiting for one program, as a future.
+
+use std::{
+    future::poll_fn,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tokio::net::unix::pipe::{Receiver, Sender};
+
+use super::aside;
+use crate::{
+    error::{Error, Result},
+    identity::Pid,
+    os::AsyncPidFd,
+    record::{ExitStatus, Report, TaskId},
+    tracker::{
+        process::{Process, RECORD_LIMIT, Signaller},
+        shared::Shared,
+    },
+};
+
+/// One spawned program, for use in a tokio runtime. Made by [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) or
+/// [`Process::into_async`].
+///
+/// Dropping it kills nothing and closes our ends of its pipes: the tracker still has the process. Where the program is of
+/// no use to anybody else, ask for [`terminate_on_drop`](Self::terminate_on_drop).
+#[derive(Debug)]
+pub struct AsyncProcess {
+    /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was asked for.
+    pub stdin: Option<Sender>,
+    /// The pipe from its standard output.
+    pub stdout: Option<Receiver>,
+    /// The pipe from its standard error.
+    pub stderr: Option<Receiver>,
+    pub(super) read: super::output::Read,
+    process: Process,
+    pidfd: AsyncPidFd,
+    terminate_on_drop: bool,
+}
+
+impl Process {
+    /// The same program, for use in a tokio runtime; its pipes are tokio's from now on.
+    ///
+    /// # Errors
+    ///
+    /// When a pipe, or the pidfd, cannot be given to the runtime: too many descriptors, say. The process runs on, and the
+    /// tracker still has it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, and in one that was built without `enable_all`.
+    pub fn into_async(mut self) -> Result<AsyncProcess> {
+        let pid = self.pid();
+        let failed = |error| Error::os(format!("failed to wait for process {pid} in tokio"), error);
+        let receiver = |pipe| Receiver::from_owned_fd(pipe).map_err(failed);
+        let stdin = self.stdin.take().map(OwnedFd::from);
+        let stdin = stdin.map(Sender::from_owned_fd).transpose().map_err(failed)?;
+        let stdout = self.stdout.take().map(OwnedFd::from).map(receiver).transpose()?;
+        let stderr = self.stderr.take().map(OwnedFd::from).map(receiver).transpose()?;
+        let pidfd = AsyncPidFd::new(Arc::clone(&self.pidfd)).map_err(failed)?;
+        let read = super::output::Read::default();
+        Ok(AsyncProcess {
+            stdin,
+            stdout,
+            stderr,
+            read,
+            process: self,
+            pidfd,
+            terminate_on_drop: false,
+        })
+    }
+}
+
+impl AsyncProcess {
+    /// Its process number, as [`Process::pid`].
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// The task that it runs for.
+    pub fn task_id(&self) -> &TaskId {
+        self.process.task_id()
+    }
+
+    /// Whether its tree is ended when this handle is dropped before the program has ended; off otherwise. For work that is
+    /// done for somebody who may go away, such as the client of a request.
+    ///
+    /// It is ended by a thread of the tracker's, and recorded as terminated; the drop does not wait for that.
+    #[must_use]
+    pub fn terminate_on_drop(mut self, on: bool) -> Self {
+        self.terminate_on_drop = on;
+        self
+    }
+
+    /// Waits until the program has ended and its end is in the ledger, as [`Process::wait`].
+    ///
+    /// Cancel safe: a future that is dropped has taken nothing, and the next one answers the same. Standard input is closed
+    /// by the first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::wait`].
+    pub async fn wait(&mut self) -> Result<ExitStatus> {
+        self.stdin = None;
+        poll_fn(|cx| self.poll_dead(cx)).await?;
+        self.ended().await
+    }
+
+    /// Its status, if it has ended, as [`Process::try_wait`]. It blocks while the end is being recorded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::wait`].
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.try_wait()
+    }
+
+    /// Ends the program's whole tree, as [`Process::terminate`]. When the future is dropped the tree is ended all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::terminate`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    pub async fn terminate(&mut self) -> Result<Report> {
+        let (shared, entry) = (Arc::clone(&self.process.shared), Arc::clone(&self.process.entry));
+        aside(move || shared.terminate_entries(std::slice::from_ref(&entry))).await?
+    }
+
+    /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::signal`].
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// A handle that signals the program while this one waits for it.
+    pub fn signaller(&self) -> Signaller {
+        self.process.signaller()
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.process.shared
+    }
+
+    /// Whether every thread of it is dead: readable then, and for ever.
+    pub(super) fn poll_dead(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        if self.shared().is_forked() {
+            return Poll::Ready(self.shared().check_usable());
+        }
+        self.pidfd.poll_dead(cx)
+    }
+
+    /// The program is dead: learns how, and waits for its end to be recorded, as `Process::ended` does.
+    async fn ended(&self) -> Result<ExitStatus> {
+        let Process { shared, entry, pidfd, .. } = &self.process;
+        let status = match entry.status() {
+            Some(status) => status,
+            // Never waits: it is our own child.
+            None if entry.kept.is_none() => entry.learn_status(pidfd, Instant::now()),
+            // Its keeper may take a moment to tell.
+            None => {
+                let (entry, pidfd) = (Arc::clone(entry), Arc::clone(pidfd));
+                aside(move || entry.learn_status(&pidfd, Instant::now())).await?
+            }
+        };
+        let watched = entry.pidfd.is_some() && shared.monitoring.load(Ordering::Acquire);
+        if !watched && !entry.is_recorded() {
+            let (shared, dead) = (Arc::clone(shared), (Arc::clone(entry), Arc::clone(pidfd)));
+            aside(move || shared.settle(&[dead])).await?;
+        }
+        // A ledger that cannot be written must not hold up the waiter for longer.
+        let _ = tokio::time::timeout(RECORD_LIMIT, entry.recorded()).await;
+        Ok(status)
+    }
+}
+
+impl Drop for AsyncProcess {
+    fn drop(&mut self) {
+        let Process { shared, entry, .. } = &self.process;
+        if !self.terminate_on_drop || entry.status().is_some() || shared.check_usable().is_err() {
+            return;
+        }
+        let (theirs, entry) = (Arc::clone(shared), Arc::clone(entry));
+        shared.run_aside("procledger-drop", move || {
+            let pid = entry.root.identity.pid;
+            if let Err(error) = theirs.terminate_entries(std::slice::from_ref(&entry)) {
+                tracing::error!("failed to end process {pid}, whose handle was dropped: {error}");
+            }
+        });
+    }
+}

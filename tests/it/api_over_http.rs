@@ -1,0 +1,315 @@
+//! `examples/api.rs` over real HTTP, through the scenarios of the processor that it stands for: clean restart, crash,
+//! process death, failed operations, and clients that go away in the middle.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Command, ExitStatus, Stdio},
+};
+
+use rustix::process::{Signal, pidfd_send_signal};
+use serde_json::{Value, json};
+
+use crate::support::{Eye, Guard, PATIENCE, Place, is_alive, pidfd, skipped, until};
+
+/// The example as `cargo test` builds it, beside the tests.
+fn example() -> Option<PathBuf> {
+    let tests = std::env::current_exe().expect("this binary");
+    let path = tests.parent()?.parent()?.join("examples/api");
+    if !path.is_file() {
+        skipped("`examples/api` is not built: run `cargo test`, or `cargo build --examples`");
+        return None;
+    }
+    Some(path)
+}
+
+/// The API, listening.
+struct Api {
+    process: Guard,
+    address: String,
+}
+
+impl Api {
+    /// `None` where the example is not built.
+    fn start(place: &Place) -> Option<Self> {
+        let log = File::options().create(true).append(true).open(place.path().join("log"));
+        let mut process = Command::new(example()?)
+            .arg(place.ledger())
+            .args(["127.0.0.1:0", "processes.json"])
+            .env("PROCLEDGER_IT_MARKER", place.marker())
+            .env_remove("PROCLEDGER_TOKEN")
+            .current_dir(place.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log.expect("a log"))
+            .spawn()
+            .map(Guard)
+            .expect("the API");
+        let mut line = String::new();
+        let mut stdout = BufReader::new(process.0.stdout.take().expect("piped"));
+        stdout.read_line(&mut line).expect("a line");
+        let address = line.trim().strip_prefix("listening on http://");
+        let address = address.unwrap_or_else(|| panic!("not listening: {line:?}")).to_owned();
+        Some(Self { process, address })
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a bound");
+        stream
+    }
+
+    /// Sends a request and reads nothing.
+    fn send(&self, method: &str, path: &str, body: &str) -> TcpStream {
+        let mut stream = self.connect();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: api\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .expect("sent");
+        stream
+    }
+
+    /// Status and body of an answer.
+    fn ask_for_text(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut answer = String::new();
+        self.send(method, path, body).read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.unwrap_or_else(|| panic!("no status: {head}")), body.to_owned())
+    }
+
+    #[track_caller]
+    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let (status, body) = self.ask_for_text(method, path, body);
+        let json = serde_json::from_str(&body);
+        (status, json.unwrap_or_else(|error| panic!("{error}: {status} {body}")))
+    }
+
+    /// Starts a shell script as a task; the shell.
+    #[track_caller]
+    fn post(&self, task: &str, script: &str) -> Eye {
+        let (status, entry) = self.ask("POST", "/tasks", &body(task, script, false));
+        assert_eq!(status, 201, "{entry}");
+        Eye::on(entry["process_id"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a pid"))
+    }
+
+    /// Ids of the tasks that run, in order.
+    #[track_caller]
+    fn tasks(&self) -> Vec<String> {
+        let (status, tasks) = self.ask("GET", "/tasks", "");
+        assert_eq!(status, 200, "{tasks}");
+        let tasks = tasks.as_array().expect("a list").iter();
+        let mut ids: Vec<String> =
+            tasks.map(|task| task["task_id"].as_str().expect("an id").to_owned()).collect();
+        ids.sort();
+        ids
+    }
+
+    #[track_caller]
+    fn report(&self) -> Vec<Value> {
+        let (status, report) = self.ask("GET", "/report", "");
+        assert_eq!(status, 200, "{report}");
+        report.as_array().expect("a list").clone()
+    }
+
+    #[track_caller]
+    fn is_healthy(&self) -> bool {
+        let (status, health) = self.ask("GET", "/health", "");
+        assert_eq!(status == 200, health["healthy"] == true, "{health}");
+        status == 200
+    }
+
+    fn signal(&self, signal: Signal) {
+        let fd = pidfd(self.process.pid()).expect("it lives");
+        pidfd_send_signal(&fd, signal).expect("signalled");
+    }
+
+    fn crash(mut self) {
+        self.signal(Signal::KILL);
+        self.process.0.wait().expect("reaped");
+    }
+
+    fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.process.0.wait().expect("reaped")
+    }
+}
+
+fn body(task: &str, script: &str, wait: bool) -> String {
+    json!({"task_id": task, "program": "sh", "args": ["-c", script], "wait": wait}).to_string()
+}
+
+fn export(place: &Place) -> Option<String> {
+    fs::read_to_string(place.path().join("processes.json")).ok()
+}
+
+#[test]
+fn clean_restart_an_api_that_stops_leaves_nothing() {
+    let place = Place::new();
+    let Some(api) = Api::start(&place) else { return };
+    let eyes = [api.post("one", "exec sleep 3600"), api.post("two", "sleep 3600 & wait")];
+    assert_eq!(api.tasks(), ["one", "two"]);
+    until("the export follows", || export(&place).is_some_and(|text| text.contains("\"two\"")));
+    assert!(api.is_healthy());
+    assert!(api.stop().success());
+    assert!(eyes.iter().all(Eye::is_dead));
+    assert_eq!(place.alive(), [0_u32; 0]);
+    assert_eq!(export(&place), None, "the list is gone");
+
+    let api = Api::start(&place).expect("built");
+    assert_eq!(api.tasks(), [""; 0]);
+    assert_eq!(api.report(), [Value::Null; 0], "nothing has leaked");
+    assert!(api.stop().success());
+}
+
+#[test]
+fn crash_restart_what_a_killed_api_ran_is_dead_before_the_next_one_answers() {
+    let place = Place::new();
+    let Some(api) = Api::start(&place) else { return };
+    let eyes = [
+        api.post("plain", "exec sleep 3600"),
+        api.post("stubborn", "trap '' TERM; touch trap; while :; do sleep 1; done"),
+        api.post("daemon", "setsid sleep 3600 & echo $! > daemon; wait"),
+        place.eye("daemon"),
+    ];
+    place.wait_for("trap");
+    api.crash();
+    assert!(eyes.iter().all(|eye| is_alive(eye.pid())), "SIGKILL of the API ends none of them");
+
+    let api = Api::start(&place).expect("built");
+    assert!(eyes.iter().all(Eye::is_dead), "all are dead before it answers");
+    assert_eq!(api.tasks(), [""; 0]);
+    let mut leaked: Vec<String> =
+        api.report().iter().map(|group| group["key"].as_str().expect("a task").into()).collect();
+    leaked.sort();
+    assert_eq!(leaked, ["daemon", "plain", "stubborn"]);
+    let (_, page) = api.ask_for_text("GET", "/metrics", "");
+    let killed = "procledger_leaks_total{kind=\"orphan\",outcome=\"kill\"} ";
+    assert!(page.lines().any(|line| line.strip_prefix(killed).is_some_and(|n| n != "0")), "{page}");
+    let log = fs::read_to_string(place.path().join("log")).expect("a log");
+    assert!(log.contains("Loaded 3 persisted processes from "), "{log}");
+    assert!(log.contains(" orphaned processes from previous run"), "{log}");
+    // The tasks can be started again.
+    api.post("plain", "exec sleep 3600");
+    assert!(api.stop().success());
+    assert_eq!(place.alive(), [0_u32; 0]);
+}
+
+#[test]
+fn process_death_a_task_that_is_killed_is_off_the_list() {
+    let place = Place::new();
+    let Some(api) = Api::start(&place) else { return };
+    let eye = api.post("task", "exec sleep 3600");
+    assert_eq!(api.tasks(), ["task"]);
+    eye.kill();
+    until("it is off the list", || api.tasks().is_empty());
+    until("and out of the export", || export(&place).is_some_and(|text| text.trim() == "[]"));
+    let row = "SELECT end_reason, exit_signal FROM process";
+    assert_eq!(place.sqlite3(row), "exited|9");
+    let (status, page) = api.ask_for_text("GET", "/metrics", "");
+    assert_eq!(status, 200);
+    assert!(page.contains("\nprocledger_executing 0\n"), "{page}");
+    assert!(page.contains("\nprocledger_death_detection_latency_seconds_count 1\n"), "{page}");
+    assert!(api.stop().success());
+}
+
+#[test]
+fn failed_operations_leave_nothing_running() {
+    let place = Place::new();
+    let Some(api) = Api::start(&place) else { return };
+    let missing = json!({"task_id": "missing", "program": "/no/such/program"}).to_string();
+    for wait in ["false", "true"] {
+        let body = missing.replace('}', &format!(",\"wait\":{wait}}}"));
+        let (status, answer) = api.ask("POST", "/tasks", &body);
+        assert_eq!(status, 422, "{answer}");
+        assert!(answer["error"].as_str().is_some_and(|text| text.contains("/no/such/program")));
+    }
+    let (status, answer) = api.ask("POST", "/tasks", &body("", "exit 0", false));
+    assert_eq!(status, 400, "{answer}");
+    assert_eq!(api.ask_for_text("POST", "/tasks", "{\"task_id\":").0, 400);
+    assert_eq!(api.ask("DELETE", "/tasks/nobody", "").0, 404);
+
+    let first = api.post("twice", "exec sleep 3600");
+    assert_eq!(api.ask("POST", "/tasks", &body("twice", "exec sleep 3600", false)).0, 409);
+    assert_eq!(api.tasks(), ["twice"]);
+    let (status, answer) = api.ask("DELETE", "/tasks/twice", "");
+    assert_eq!((status, &answer["ended"], &answer["survived"]), (200, &json!(1), &json!(0)));
+    assert!(first.is_dead());
+    assert_eq!(
+        place.sqlite3("SELECT DISTINCT end_reason FROM history ORDER BY 1"),
+        "failed\nterminated"
+    );
+    assert!(api.stop().success());
+    assert_eq!(place.alive(), [0_u32; 0]);
+}
+
+#[test]
+fn a_task_that_is_waited_for_answers_with_its_output() {
+    let place = Place::new();
+    let Some(api) = Api::start(&place) else { return };
+    let (status, answer) = api.ask("POST", "/tasks", &body("task", "echo hello; exit 3", true));
+    assert_eq!(status, 200);
+    let expected = json!({"task_id": "task", "status": {"exited": 3}, "stdout": "hello\n"});
+    assert_eq!(answer, expected);
+    assert!(api.stop().success());
+}
+
+#[test]
+fn a_client_that_hangs_up_while_it_sends_starts_nothing() {
+    let place = Place::new();
+    let Some(api) = Api::start(&place) else { return };
+    let whole = body("half", "exec sleep 3600", false);
+    for cut in [1, whole.len() / 2, whole.len() - 1] {
+        let mut stream = api.connect();
+        let (head, length) = ("POST /tasks HTTP/1.1\r\nhost: api", whole.len());
+        let half = &whole[..cut];
+        let kind = "content-type: application/json";
+        write!(stream, "{head}\r\n{kind}\r\ncontent-length: {length}\r\n\r\n{half}").expect("sent");
+    }
+    // Requests that came later are answered: those before were dealt with, or wait for what never comes.
+    assert_eq!(api.tasks(), [""; 0]);
+    assert!(api.is_healthy());
+    assert!(api.stop().success());
+    assert_eq!(place.sqlite3("SELECT count(*) FROM process"), "0", "no row, no program");
+}
+
+#[test]
+fn a_client_that_hangs_up_while_it_waits_has_its_tree_ended() {
+    let place = Place::new();
+    let Some(api) = Api::start(&place) else { return };
+    let script = "setsid sleep 3600 & echo $! > daemon; sleep 3600 & echo $! > child; wait";
+    let waiting = api.send("POST", "/tasks", &body("long", script, true));
+    let tree = [place.eye("daemon"), place.eye("child")];
+    let other = api.post("other", "exec sleep 3600");
+    assert_eq!(api.tasks(), ["long", "other"], "the API answers others meanwhile");
+    drop(waiting);
+    until("the tree is ended", || tree.iter().all(Eye::is_dead));
+    until("it is off the list", || api.tasks() == ["other"]);
+    assert!(!other.is_dead());
+    let row = "SELECT end_reason FROM process WHERE task_id = 'long' AND root IS NULL";
+    assert_eq!(place.sqlite3(row), "terminated");
+    assert!(api.is_healthy());
+    assert!(api.stop().success());
+}
+
+#[test]
+fn an_api_that_stops_answers_who_waits_and_does_not_wait_for_who_never_finishes() {
+    let place = Place::new();
+    let Some(api) = Api::start(&place) else { return };
+    let script = "echo so far; touch up; exec sleep 3600";
+    let mut waiting = api.send("POST", "/tasks", &body("long", script, true));
+    place.wait_for("up");
+    let mut never = api.connect();
+    write!(never, "POST /tasks HTTP/1.1\r\nhost: api\r\ncontent-length: 10\r\n\r\n").expect("sent");
+    assert!(api.stop().success());
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("so far") && answer.contains("\"signaled\":15"), "{answer}");
+    assert_eq!(place.alive(), [0_u32; 0]);
+}
