@@ -19,7 +19,7 @@ const PROCESSES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
 const ROUNDS: u32 = 10;
 /// Whatever goes wrong: no storm lives longer.
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 const READY: &str = "the storm is up";
 
 #[test]
