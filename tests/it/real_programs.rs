@@ -51,7 +51,8 @@ impl Stage {
         let place = Place::new();
         let actors = cast::present(&CAST);
         let (shell, strangers) = strangers(&place);
-        let mut host = Host::start(&place, &format!("containment={containment}"));
+        let named = if containment == "keeper" { " keeper" } else { "" };
+        let mut host = Host::start(&place, &format!("containment={containment}{named}"));
         let others = strangers.iter().map(|seen| seen.who.pid).chain([host.pid()]).collect();
         let folder = folder(&place, "task");
         let root = host.spawn("play", &cast::write_script(&actors, &folder));
@@ -67,9 +68,10 @@ impl Stage {
         Self { containment, place, host, root, company, strangers, others, _shell: shell }
     }
 
-    /// Nobody is left but, in session mode, whom the README names; who died is in the leak report, with the task; and no
-    /// stranger was hit.
+    /// Nobody is left but, in session mode, whom the README names; and no stranger was hit.
     fn assert_clean(&self) {
+        let has_gone = |seen: &Seen| !is_keeper(seen) || seen.eye.is_dead();
+        until("the keeper has gone after its tree", || self.company.iter().all(has_gone));
         let left = left(&self.company, &self.others);
         let may_be_left = |who: &&Who| {
             self.containment == "session" && NAMED_IN_THE_README.contains(&who.name.as_str())
@@ -78,12 +80,17 @@ impl Stage {
         assert!(lost.is_empty(), "left in {} mode: {lost:#?}", self.containment);
         let hit: Vec<_> = self.strangers.iter().filter(|seen| seen.eye.is_dead()).collect();
         assert!(hit.is_empty(), "strangers were hit: {:#?}", all(hit));
+        println!("{}: {} played, left: {left:?}", self.containment, self.company.len());
+    }
 
+    /// Who died is in the leak report, with the task.
+    fn assert_reported(&self) {
         let leaks = self.place.sqlite3("SELECT pid FROM leaks WHERE task_id = 'play'");
         let leaks: HashSet<u32> = leaks.lines().map(|pid| pid.parse().expect("a pid")).collect();
         let is_missing = |seen: &&Seen| {
             let pid = seen.who.pid;
-            seen.eye.is_dead() && pid != self.root.pid() && !leaks.contains(&pid)
+            let is_of_the_task = pid != self.root.pid() && !is_keeper(seen);
+            is_of_the_task && seen.eye.is_dead() && !leaks.contains(&pid)
         };
         let missing: Vec<_> = self.company.iter().filter(is_missing).collect();
         let rows = "SELECT pid, end_reason, exit_code, exit_signal, command FROM process";
@@ -93,8 +100,12 @@ impl Stage {
             all(missing),
             self.place.sqlite3(rows)
         );
-        println!("{}: {} played, left: {left:?}", self.containment, self.company.len());
     }
+}
+
+/// The kernel keeps 15 bytes of `procledger-keeper`.
+fn is_keeper(seen: &Seen) -> bool {
+    seen.who.name == "procledger-keep"
 }
 
 fn all<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Vec<&'a Who> {
@@ -126,6 +137,10 @@ fn a_host_is_killed(containment: &'static str) {
     let output = stage.place.procledger(&["reap", "--json"]);
     assert!(output.status.success(), "{output:?}");
     stage.assert_clean();
+    // A keeper ends the tree when the host dies: then there are no leaks to report.
+    if containment != "keeper" {
+        stage.assert_reported();
+    }
     // What could not be verified is told and counted.
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let suspects = report["suspects"].as_array().expect("a list");
@@ -158,6 +173,7 @@ fn a_root_ends_well(containment: &'static str) -> Duration {
     let status = "SELECT end_reason, exit_code FROM process WHERE root IS NULL";
     assert_eq!(stage.place.sqlite3(status), "exited|0");
     stage.assert_clean();
+    stage.assert_reported();
     took
 }
 
@@ -191,6 +207,20 @@ fn a_killed_hosts_programs_in_session_mode_of_an_ordinary_user() {
 fn a_killed_hosts_programs_in_a_leaf() {
     if in_namespace("real_programs::a_killed_hosts_programs_in_a_leaf") && leaves() {
         a_host_is_killed("cgroup");
+    }
+}
+
+#[test]
+fn a_killed_hosts_programs_under_a_keeper() {
+    if in_namespace("real_programs::a_killed_hosts_programs_under_a_keeper") {
+        a_host_is_killed("keeper");
+    }
+}
+
+#[test]
+fn what_a_root_leaves_under_a_keeper() {
+    if in_namespace("real_programs::what_a_root_leaves_under_a_keeper") {
+        within_a_second("keeper");
     }
 }
 
