@@ -139,7 +139,7 @@ fn a_leaf_that_a_dead_reaper_left_frozen_is_thawed_so_that_sigterm_can_be_obeyed
         return;
     }
     let place = Place::new();
-    let mut host = Host::start(&place, "containment=cgroup");
+    let mut host = Host::start(&place, "containment=cgroup grace=5000");
     let script = format!(
         "cd {}; trap 'touch obeyed; exit' TERM; touch up; while :; do sleep 0.05; done",
         place.path().display()
@@ -294,10 +294,10 @@ fn a_containment_that_cannot_be_had_is_refused_in_one_line() {
     let (code, error) = run(&[], "wood");
     assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
     assert!(error.contains("PROCLEDGER_CONTAINMENT"), "{error}");
-    // By itself a folder that is no cgroup is no reason not to run: there is still the session.
+    // By itself a folder that is no cgroup is no reason not to run: there is still the keeper.
     let (code, error) = run(&["--cgroup", folder], "");
     assert_eq!(code, Some(0), "{error}");
-    assert_eq!(place.sqlite3("SELECT DISTINCT containment FROM process"), "session");
+    assert_eq!(place.sqlite3("SELECT DISTINCT containment FROM process"), "keeper");
 }
 
 #[test]
