@@ -2,6 +2,7 @@
 //!
 //! - [`raw`]: system calls by instruction, for the one place that must not touch libc;
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
+//! - [`connector`]: what the kernel tells of forks;
 //! - `async_pidfd`: the same in a tokio runtime;
 //! - [`procfs`]: what `/proc` tells, parsed from bytes;
 //! - [`belonging`]: whose a process is;
@@ -19,6 +20,7 @@
 mod async_pidfd;
 pub(crate) mod belonging;
 pub(crate) mod cgroup;
+pub(crate) mod connector;
 pub(crate) mod features;
 mod holders;
 pub(crate) mod keeper;

@@ -27,6 +27,8 @@ pub(crate) enum Evidence {
     Token,
     /// An earlier pass recorded it below the root.
     Recorded,
+    /// The kernel has told that it was forked by a member.
+    Told,
 }
 
 impl fmt::Display for Evidence {
@@ -40,6 +42,7 @@ impl fmt::Display for Evidence {
             Self::Keeper => f.write_str("below its keeper"),
             Self::Token => f.write_str("token"),
             Self::Recorded => f.write_str("recorded descendant"),
+            Self::Told => f.write_str("forked below it, the kernel told"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a pass decides, purely: from observations that were made and a `now` that is passed in.
 //!
+//! - [`forks`]: who is below whom, by what the kernel tells of forks;
 //! - [`observe`]: one process as `/proc` shows it, and all of them at one time;
 //! - [`members`]: which processes belong to a root, and by what evidence;
 //! - [`protect`]: which of these are left alone, because of a protected name;
@@ -7,6 +8,7 @@
 //! - [`limits`]: which trees have used up their time or memory;
 //! - [`retention`]: how history is shortened without holding anybody up.
 
+pub(crate) mod forks;
 mod interpreter;
 pub(crate) mod limits;
 pub(crate) mod members;

@@ -188,7 +188,12 @@ impl Shared {
         new.filter_map(|(seen, evidence)| self.new_row(root, seen, *evidence)).collect()
     }
 
-    fn new_row(&self, root: &ProcessRecord, seen: &Stat, evidence: Evidence) -> Option<NewProcess> {
+    pub(super) fn new_row(
+        &self,
+        root: &ProcessRecord,
+        seen: &Stat,
+        evidence: Evidence,
+    ) -> Option<NewProcess> {
         let pinned = Pinned::open(&self.proc, self.place(), seen.pid).ok().flatten()?;
         let uid = self.proc.uid(seen.pid).ok().flatten().unwrap_or(root.uid);
         if pinned.stat.start_tick != seen.start_tick || !self.observer.may_touch(uid) {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::{PidFd, Proc, cgroup, current_place, features, lock},
+    os::{PidFd, Proc, cgroup, connector, current_place, features, lock},
     record::Millis,
     store::Store,
 };
@@ -104,6 +104,7 @@ fn machine(findings: &mut Vec<Finding>) {
         Err(error) => findings.push(finding("/proc", Level::Problem, error.to_string(), "nothing can be tracked without it")),
     }
     findings.push(containment());
+    findings.push(forks());
     findings.push(pidfds());
     findings.extend(features::probe().iter().map(feature));
     match current_place() {
@@ -146,6 +147,26 @@ fn containment() -> Finding {
         Err(error) => {
             finding("containment", Level::Warning, format!("sessions only: {error}"), advice)
         }
+    }
+}
+
+/// Asked by listening for a moment.
+fn forks() -> Finding {
+    match connector::Connector::open() {
+        Ok(_) => finding(
+            "forks",
+            Level::Ok,
+            "the kernel tells them: with sessions alone, what hides from a live host is recorded at once",
+            "",
+        ),
+        Err(error) => finding(
+            "forks",
+            Level::Ok,
+            format!(
+                "not told: {error}; with sessions alone, what hides between two health passes is known to nobody"
+            ),
+            "",
+        ),
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`keep`]: what is left alone on purpose;
 //! - [`reap`] with [`liveness`], [`sweep`] and [`import`]: what dead instances left;
 //! - [`health`] with [`below`], and [`monitor`]: are the recorded processes still there?
+//! - [`forks`]: the kernel's help with what is below a root that only its session holds;
 //! - [`retention`]: history that is old enough, and the size of the ledger;
 //! - [`watch`]: reaping for other instances;
 //! - [`shutdown`]: the orderly end;
@@ -25,6 +26,7 @@ mod ending;
 mod entry;
 mod foreground;
 mod forget;
+mod forks;
 mod health;
 mod import;
 mod job;

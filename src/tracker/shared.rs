@@ -17,6 +17,7 @@ use super::{
     containment::Leaves,
     ending::World,
     entry::{Entry, Hold, KEPT_DESCRIPTORS, Root},
+    forks::Listening,
     spawn::Request,
 };
 use crate::{
@@ -99,6 +100,7 @@ pub(super) struct Shared {
     pub(super) lock: Mutex<Option<HeldLock>>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) leaves: Leaves,
+    pub(super) forks: Listening,
     held_pidfds: AtomicUsize,
     pidfd_limit: usize,
 }
@@ -162,6 +164,7 @@ impl Shared {
             lock: Mutex::new(Some(opened.lock)),
             threads: Mutex::default(),
             leaves: Leaves::default(),
+            forks: Listening::new()?,
             held_pidfds: AtomicUsize::new(0),
             pidfd_limit: usize::try_from(limit / 2).unwrap_or(usize::MAX),
         }))

@@ -68,6 +68,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
 fn stop_monitor(shared: &Shared) {
     shared.monitoring.store(false, Ordering::Release);
     shared.wake_monitor();
+    shared.forks.wake();
 }
 
 fn join_all(shared: &Shared) {

@@ -137,6 +137,9 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
         Some(_) => None,
         None => shared.keeper_for(job.survive, foreground)?,
     };
+    if place.is_none() && keeper.is_none() {
+        shared.listen_for_forks();
+    }
     request.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
     let command = spawn::Command {
         environment: job.environment(&carried(shared, token)),
@@ -169,6 +172,7 @@ fn through_gate(
             })?;
             if new.cgroup.is_none() {
                 shared.give_up_leaves(cgroup.as_ref());
+                shared.listen_for_forks();
             }
             Ok(started(shared, spawned, new, hold, foreground))
         }

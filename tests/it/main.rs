@@ -84,6 +84,7 @@ mod strays;
 mod support;
 mod survive;
 mod systemd_units;
+mod the_kernel_tells_forks;
 mod thread_ends;
 mod tidy;
 mod two_instances;
