@@ -298,4 +298,19 @@ mod captured {
         assert_eq!(word(&request, 0), u32::try_from(request.len()).ok());
         assert_eq!(request.len(), 40);
     }
+
+    #[test]
+    fn what_the_kernel_had_no_room_for_is_told_as_lost() {
+        // Where there is no connector, `doctor` says so, and nothing is to be shown here.
+        let Ok(connector) = Connector::open() else { return };
+        // The kernel makes it the least that it allows: a few events.
+        sockopt::set_socket_recv_buffer_size(&connector.0, 1).expect("a small room");
+        for _ in 0..50 {
+            std::process::Command::new("true").status().expect("true");
+        }
+        let told: Vec<Told> = std::iter::from_fn(|| connector.read().ok())
+            .take_while(|told| *told != Told::Nothing)
+            .collect();
+        assert!(told.contains(&Told::Lost), "{told:?}");
+    }
 }
