@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{super::entry::Root, work::Member};
+use super::{super::entry::Root, member::Member};
 use crate::{
     error::Error,
     identity::{Identity, Pid},

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::work::{Member, Work};
+use super::{member::Member, work::Work};
 use crate::os::Signal;
 
 impl Work {
@@ -40,10 +40,7 @@ mod tests {
         plan::{members::Evidence, observe::Snapshot},
         record::{Limits, Observer, Origin, Outcome, ProcessId},
         tracker::{
-            ending::{
-                Leave, Tree, World,
-                work::{Work, describe},
-            },
+            ending::{Leave, Tree, World, member::describe, work::Work},
             entry::Root,
         },
     };

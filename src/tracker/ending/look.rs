@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::{
     answer::Recorder,
     leave::take_left,
-    work::{Member, TokenCache, Work, World, describe, not_ours},
+    member::{Member, describe},
+    work::{TokenCache, Work, World, not_ours},
 };
 use crate::{
     error::Result,

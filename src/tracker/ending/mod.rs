@@ -26,11 +26,13 @@ mod chase;
 mod leaf;
 mod leave;
 mod look;
+mod member;
 mod obstacle;
 mod run;
 mod work;
 
 pub(super) use answer::{Found, MemberEnd, Preview, Stray, TreeEnd};
 pub(super) use leave::{Leave, protected};
+pub(super) use member::command_of;
 pub(super) use run::{end_trees, preview, strays};
-pub(super) use work::{Tree, World, command_of};
+pub(super) use work::{Tree, World};

@@ -1,6 +1,6 @@
 //! What stands in the way of an end, in one line that says what to do.
 
-use super::work::Member;
+use super::member::Member;
 use crate::{identity::Pid, os::Proc, plan::observe::Snapshot};
 
 /// The state is that of the last snapshot, who holds the process that of now.

@@ -12,7 +12,8 @@ use super::{
     answer::{Found, Preview, Recorder, Seen, Stray, TreeEnd},
     chase::{chase, release},
     look::look,
-    work::{TokenCache, Tree, Work, World, command_of},
+    member::command_of,
+    work::{TokenCache, Tree, Work, World},
 };
 use crate::{error::Result, os::pidfd::timespec, plan::observe::Snapshot};
 
