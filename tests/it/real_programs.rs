@@ -20,7 +20,7 @@ use oracle::{Seen, Who, everybody, left};
 
 use crate::{
     leaves::leaves,
-    support::{Eye, Guard, Host, Place, in_namespace, in_namespace_as_a_user, until},
+    support::{Eye, Guard, Host, Place, in_namespace, in_namespace_as_a_user, root, until},
 };
 
 /// What session mode may lose or has to leave alone, by the README's section on what escapes: `redis-server`, `nginx` and
@@ -210,16 +210,30 @@ fn a_killed_hosts_programs_in_a_leaf() {
     }
 }
 
+/// An ordinary user can make a PID namespace only as root of a user namespace, and such a root is refused a keeper that the
+/// machine's root owns: the user's turn is the next test, in a namespace that root makes.
+fn in_namespace_with_keepers(test: &str) -> bool {
+    root() && in_namespace(test)
+}
+
 #[test]
 fn a_killed_hosts_programs_under_a_keeper() {
-    if in_namespace("real_programs::a_killed_hosts_programs_under_a_keeper") {
+    if in_namespace_with_keepers("real_programs::a_killed_hosts_programs_under_a_keeper") {
+        a_host_is_killed("keeper");
+    }
+}
+
+#[test]
+fn a_killed_hosts_programs_under_a_keeper_of_an_ordinary_user() {
+    let test = "real_programs::a_killed_hosts_programs_under_a_keeper_of_an_ordinary_user";
+    if in_namespace_as_a_user(test) {
         a_host_is_killed("keeper");
     }
 }
 
 #[test]
 fn what_a_root_leaves_under_a_keeper() {
-    if in_namespace("real_programs::what_a_root_leaves_under_a_keeper") {
+    if in_namespace_with_keepers("real_programs::what_a_root_leaves_under_a_keeper") {
         within_a_second("keeper");
     }
 }
