@@ -13,7 +13,7 @@
 use std::{
     collections::HashSet,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -42,6 +42,8 @@ use crate::{
 
 /// It goes on listening for this long after the last spawn: roots that follow each other need not each begin anew.
 const LINGER: Duration = Duration::from_secs(10);
+/// A spawn waits no longer than this for the listener.
+const BEGINS_WITHIN: Duration = Duration::from_millis(100);
 /// A root is ours as soon as its gate has opened; what is below another child of ours is forgotten after this.
 const BECOMES_A_ROOT: Duration = Duration::from_secs(5);
 /// Between two looks because of lost events: a machine that forks faster than we read must not keep us looking.
@@ -55,12 +57,16 @@ const TOLD_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Listening {
     state: Mutex<Progress>,
+    /// The thread listens, or has found that it cannot.
+    begun: Condvar,
     wake: OwnedFd,
 }
 
 #[derive(Debug, Default)]
 struct Progress {
     running: bool,
+    /// What is forked from now on is told.
+    listens: bool,
     /// The kernel does not tell; asked once.
     refused: bool,
     /// When a root was last about to start.
@@ -71,7 +77,15 @@ impl Listening {
     pub(super) fn new() -> Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| Error::os("failed to set up the listener for forks", error))?;
-        Ok(Self { state: Mutex::default(), wake })
+        Ok(Self { state: Mutex::default(), begun: Condvar::new(), wake })
+    }
+
+    /// The kernel does not tell, or not any more.
+    fn refuse(&self) {
+        let mut state = lock(&self.state);
+        (state.running, state.listens, state.refused) = (false, false, true);
+        drop(state);
+        self.begun.notify_all();
     }
 
     /// Makes the thread look whether it is to end.
@@ -81,7 +95,8 @@ impl Listening {
 }
 
 impl Shared {
-    /// Begins to listen, where that is of use; returns at once.
+    /// Begins to listen, where that is of use. The first spawn waits for it, a millisecond as a rule: a program may hide
+    /// faster than a thread starts.
     pub(super) fn listen_for_forks(self: &Arc<Self>) {
         if !self.options.monitor {
             return;
@@ -97,10 +112,12 @@ impl Shared {
             std::thread::Builder::new().name("procledger-forks".into()).spawn(move || run(&theirs));
         match started {
             Ok(thread) => {
-                drop(state);
                 let mut threads = lock(&self.threads);
                 threads.retain(|thread| !thread.is_finished());
                 threads.push(thread);
+                drop(threads);
+                let waits = |state: &mut Progress| state.running && !state.listens;
+                let _ = self.forks.begun.wait_timeout_while(state, BEGINS_WITHIN, waits);
             }
             Err(error) => {
                 state.running = false;
@@ -129,19 +146,19 @@ fn run(shared: &Arc<Shared>) {
         Ok(connector) => connector,
         Err(error) => {
             tracing::debug!("forks are not told, the health pass looks for them: {error}");
-            let mut state = lock(&shared.forks.state);
-            (state.running, state.refused) = (false, true);
+            shared.forks.refuse();
             return;
         }
     };
+    lock(&shared.forks.state).listens = true;
+    shared.forks.begun.notify_all();
     let forks = Forks::new(shared.own_pid());
     // A root that was there before we listened may have forked already.
     let lost = shared.has_session_roots();
     let mut listener = Listener { shared, connector, forks, lost, looked: None };
     if let Err(error) = listener.listen() {
         tracing::warn!("forks are not told any more, the health pass looks for them: {error}");
-        let mut state = lock(&shared.forks.state);
-        (state.running, state.refused) = (false, true);
+        shared.forks.refuse();
     }
 }
 
@@ -325,6 +342,7 @@ impl Listener<'_> {
         let wanted = state.wanted.is_some_and(|wanted| wanted.elapsed() < LINGER);
         let idle = !wanted && !self.shared.has_session_roots();
         state.running = !idle;
+        state.listens &= !idle;
         idle
     }
 }
