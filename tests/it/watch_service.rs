@@ -217,6 +217,10 @@ fn a_ledger_that_is_made_anew_is_watched_anew() {
     start_host(&place, "ledger.db").stop();
     let watch = Watch::on(&place, &["ledger.db"]);
     let old = watch.worker(Path::new("ledger.db"));
+    // Not while it opens: SQLite then asks for its files for longer than this test waits.
+    let open = "SELECT count(*) FROM instance WHERE stopped_at IS NULL";
+    until("the watch is open", || place.sqlite3(open) == "1");
+    thread::sleep(Duration::from_millis(200));
     for file in fs::read_dir(place.path()).expect("a folder") {
         fs::remove_file(file.expect("an entry").path()).expect("removed");
     }
