@@ -21,6 +21,8 @@ use crate::{error::Result, os::pidfd::timespec, plan::observe::Snapshot};
 const GRACE_CAP: Duration = Duration::from_secs(2);
 /// A killed process is dead within milliseconds; what takes longer is stuck in the kernel and survives.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
+/// Where many die at once on a starved machine, that is counted anew as long as they keep dying, but no longer than this.
+const KILL_CAP: Duration = Duration::from_secs(5);
 /// A frozen tree needs two or three looks; this bounds one whose members cannot be frozen.
 const FREEZE_LOOKS: u32 = 50;
 /// On a busy machine these looks are slow: so long one freeze lasts at most, before what is held is killed.
@@ -259,8 +261,14 @@ impl<'a, 'b> Run<'a, 'b> {
         self.freeze();
         self.works.iter_mut().filter(|work| work.expired).for_each(Work::kill);
         let start = Instant::now();
-        while start.elapsed() < KILL_LIMIT && self.works.iter().any(Work::is_dying) {
-            self.wait(KILL_LIMIT.saturating_sub(start.elapsed()));
+        let mut last = start;
+        while self.works.iter().any(Work::is_dying)
+            && last.elapsed() < KILL_LIMIT
+            && start.elapsed() < KILL_CAP
+        {
+            if self.wait(KILL_LIMIT.saturating_sub(last.elapsed())) {
+                last = Instant::now();
+            }
         }
         self.progress = Instant::now();
         self.look();
