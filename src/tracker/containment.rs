@@ -118,7 +118,10 @@ impl Shared {
             Ok(branch) => Found::Branch(Arc::new(branch)),
             Err(error) => {
                 tracing::debug!("no cgroup leaves: {error}");
-                Found::None(error.to_string().into())
+                let cause = std::error::Error::source(&error)
+                    .map(|cause| format!(": {cause}"))
+                    .unwrap_or_default();
+                Found::None(format!("{error}{cause}").into())
             }
         });
         match answer {

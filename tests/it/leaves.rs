@@ -288,6 +288,10 @@ fn a_containment_that_cannot_be_had_is_refused_in_one_line() {
     let (code, error) = run(&["--containment", "cgroup", "--cgroup", folder], "");
     assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
     assert!(error.contains(folder) && error.contains("not on a cgroup v2 file system"), "{error}");
+    // It says why, not only what.
+    let (code, error) = run(&["--containment", "cgroup", "--cgroup", "/nowhere"], "");
+    assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
+    assert!(error.contains("/nowhere") && error.contains("No such file or directory"), "{error}");
     let (code, error) = run(&["--containment", "wood"], "");
     assert_eq!(code, Some(2));
     assert!(error.contains("give auto, cgroup, keeper or session"), "{error}");
