@@ -37,7 +37,8 @@ fn a_tree_is_summed_up_as_it_is_now() {
     let shown = eventually("all are there", || {
         let tree = tree(&place, "family");
         // Of the one: the sum is beyond that while it is still reading.
-        let grown = members(&tree).iter().any(|member| member["rss_bytes"].as_u64() >= Some(64 << 20));
+        let grown =
+            members(&tree).iter().any(|member| member["rss_bytes"].as_u64() >= Some(64 << 20));
         (grown && tree["descendants"].as_u64() >= Some(5)).then_some(tree)
     });
     assert_eq!((&shown["figures"], &shown["obstacle"]), (&"live".into(), &Value::Null));
