@@ -19,6 +19,7 @@ use crate::{
         Pinned, Probe, Proc,
         cgroup::Leaf,
         current_place,
+        keeper::keepers,
         procfs::{TICKS_PER_SECOND, age},
     },
     plan::{
@@ -115,6 +116,8 @@ struct Sight {
     carriers: HashMap<Uuid, Vec<Pid>>,
     /// Live instances with what each answers for.
     guards: Vec<(InstanceId, Pid, Vec<Pid>)>,
+    /// By the tokens of their trees, but for those that a live instance is below: there it proves nothing to be below one.
+    keepers: HashMap<Uuid, Pid>,
 }
 
 impl Sight {
@@ -123,7 +126,12 @@ impl Sight {
         let snapshot = proc.snapshot()?;
         let carriers = carriers(&proc, &snapshot, rows);
         let guards = guards(store, &proc, here, rows)?;
-        Ok(Self { proc, here, owner: store.owner_uid(), snapshot, carriers, guards })
+        let mut keepers = keepers(&proc, &snapshot);
+        keepers.retain(|_, keeper| {
+            let below = snapshot.below(*keeper);
+            !guards.iter().any(|(_, instance, _)| below.contains(instance))
+        });
+        Ok(Self { proc, here, owner: store.owner_uid(), snapshot, carriers, guards, keepers })
     }
 
     fn tree(&self, rows: Rows) -> TreeRecord {
@@ -172,8 +180,7 @@ impl Sight {
             known: Vec::new(),
             carriers: carriers.unwrap_or_default(),
             leaf: self.leaf(root),
-            // Only its host knows the keeper: what is below it is here once a health pass has recorded it.
-            keeper: None,
+            keeper: root.token.and_then(|token| self.keepers.get(&token).copied()),
         }
     }
 

@@ -115,6 +115,45 @@ fn what_a_pass_has_recorded_stays_shown_when_nothing_else_ties_it() {
     assert!(lost.is_dead());
 }
 
+/// No pass has seen it, and neither session nor token nor parent ties it: being below the keeper does.
+#[test]
+fn what_only_the_keeper_holds_is_shown() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "no-monitor containment=keeper keeper");
+    let lost = "echo $$ > lost; while :; do sleep 0.2; done";
+    let script = format!(
+        "cd {}; (env -i /usr/bin/setsid /bin/sh -c '{lost}' {} &); exec sleep 300",
+        place.path().display(),
+        place.marker()
+    );
+    let _root = host.spawn("keeps", &script);
+    let lost = place.eye("lost");
+    until("its keeper is what ties it", || {
+        let tree = tree(&place, "keeps");
+        let member = members(&tree).iter().find(|member| member["pid"] == lost.pid());
+        member.is_some_and(|member| {
+            member["evidence"] == "below its keeper" && member["process"].is_null()
+        })
+    });
+    host.stop();
+    assert!(lost.is_dead());
+}
+
+/// Arguments of the living are masked as recorded ones are.
+#[test]
+fn a_members_secrets_are_masked() {
+    let place = Place::new();
+    let secret = format!("sikrit{}", place.marker());
+    let script = format!("sh -c 'sleep 300; true' --token {secret} & exec sleep 300");
+    let _running = Running::start(&place, "hush", &[], &format!("echo up; {script}"));
+    until("both are there", || tree(&place, "hush")["descendants"].as_u64() >= Some(2));
+    for args in [&["tree", "hush"][..], &["tree", "hush", "--json"], &["ps", "--json"]] {
+        let answer = run(&place, args).expect(0);
+        assert!(!answer.out.contains(&secret) && !answer.err.contains(&secret), "{answer:?}");
+    }
+    assert!(run(&place, &["tree", "hush"]).expect(0).out.contains("--token "), "the option stays");
+}
+
 #[test]
 fn cpu_counts_children_that_were_waited_for() {
     let place = Place::new();
