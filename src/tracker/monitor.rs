@@ -24,6 +24,10 @@ const EVENTS: usize = 256;
 /// After an error of epoll itself, which has none that goes on: no busy loop.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
+/// The first look at the history, so that hosts which live for less than an interval keep the ledger small as well; not at
+/// once, when they have better things to do.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
 /// Starts the thread.
 pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
     let theirs = Arc::clone(shared);
@@ -48,11 +52,15 @@ impl Drop for Running<'_> {
 fn run(shared: &Arc<Shared>) {
     let _running = Running(shared);
     crate::os::leave_signals_to_the_host();
-    let mut next_pass = Instant::now() + shared.options.health_interval;
-    let mut events = Vec::with_capacity(EVENTS);
     let mut looked = Instant::now();
+    let mut next_pass = looked + shared.options.health_interval;
+    let mut first_look = Some(looked + FIRST_LOOK);
+    let mut events = Vec::with_capacity(EVENTS);
     while shared.monitoring.load(Ordering::Acquire) {
-        let until = shared.next_deadline().map_or(next_pass, |deadline| deadline.min(next_pass));
+        let until = [shared.next_deadline(), first_look]
+            .into_iter()
+            .flatten()
+            .fold(next_pass, Instant::min);
         events.clear();
         // What is there without waiting has happened since the last look; what ends the wait happens now.
         let (mut since, now) = (looked, Instant::now());
@@ -69,11 +77,15 @@ fn run(shared: &Arc<Shared>) {
             return;
         }
         shared.enforce_runtimes();
+        if first_look.take_if(|first| *first <= Instant::now()).is_some() {
+            shared.keep_house();
+        }
         if Instant::now() >= next_pass {
             if let Err(error) = shared.health_pass() {
                 tracing::error!("the health pass failed: {error}");
             }
             shared.keep_house();
+            first_look = None;
             next_pass = Instant::now() + shared.options.health_interval;
         }
     }

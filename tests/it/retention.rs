@@ -15,7 +15,10 @@ use std::{
 use procledger::Tracker;
 use rusqlite::{Connection, TransactionBehavior};
 
-use crate::support::{Guard, Host, Place, alone, sqlite3, until};
+use crate::{
+    pty::Pty,
+    support::{Guard, Host, Place, alone, sqlite3, until},
+};
 
 /// No writer waits longer for the lock.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
@@ -182,6 +185,34 @@ fn the_monitor_deletes_what_is_old_and_keeps_what_lives() {
     host.stop();
 }
 
+/// By the command: one `run` that lives for seconds, as long as no pass is made, and a `watch` with a worker.
+#[test]
+fn run_and_watch_keep_as_much_history_as_they_are_told() {
+    let place = Place::new();
+    Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
+    fill(&place.ledger(), 1_000, 30);
+    let old =
+        || sqlite3(&place.ledger(), "SELECT count(*) FROM process WHERE task_id GLOB 'task-*'");
+    let start = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_procledger"));
+        command.args(args).env("PROCLEDGER_DB", place.ledger());
+        command.env("PROCLEDGER_IT_MARKER", place.marker());
+        Guard(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the command"))
+    };
+    let ledger = place.ledger();
+    let ledger = ledger.to_str().expect("a path");
+    // 90 days by default: these are younger.
+    let mut run = start(&["run", "--task", "short", "--limit-size", "1G", "--", "sleep", "2.5"]);
+    until("it has ended", || run.0.try_wait().expect("asked").is_some());
+    assert_eq!(old(), "1000");
+    let run = start(&["run", "--task", "long", "--keep-history", "10days", "--", "sleep", "60"]);
+    until("they are gone", || old() == "0");
+    drop(run);
+    fill(&place.ledger(), 1_000, 30);
+    let _watch = start(&["watch", "--keep-history", "10days", ledger]);
+    until("they are gone again", || old() == "0");
+}
+
 #[test]
 fn a_ledger_that_is_larger_than_its_limit_loses_its_oldest_history() {
     const LIMIT: u64 = 2 << 20;
@@ -224,6 +255,32 @@ fn a_shutdown_does_not_wait_for_the_history_to_go() {
     assert!(left() > 0, "it was faster than the test");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(sqlite3(&place.ledger(), "PRAGMA integrity_check"), "ok");
+}
+
+#[test]
+fn a_prune_shows_how_far_it_is_on_a_terminal_and_nowhere_else() {
+    let place = Place::new();
+    Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
+    for on_a_terminal in [true, false] {
+        fill(&place.ledger(), 30_000, 100);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_procledger"));
+        command.arg("--db").arg(place.ledger()).args(["prune", "--older-than", "90days"]);
+        if !on_a_terminal {
+            let answer = command.output().expect("the command");
+            assert!(answer.stderr.is_empty(), "{answer:?}");
+            continue;
+        }
+        let pty = Pty::new();
+        let mut child = pty.spawn(&mut command);
+        // Processes, and a pass for each tenth.
+        pty.wait_for("/33000", 1);
+        pty.wait_for("rows, the ledger is ", 1);
+        assert!(child.0.wait().expect("a child").success());
+        // The bar has gone: what stays on the last line is the answer.
+        let seen = pty.seen();
+        let last = seen.trim_end().rsplit(['\r', '\n']).next().unwrap_or_default();
+        assert!(last.contains("deleted ") && !last.contains("/33000"), "{seen:?}");
+    }
 }
 
 /// A prune that is killed loses one step; what is left is whole.

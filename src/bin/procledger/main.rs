@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod context;
 mod exit;
+mod keeping;
 mod ledger_path;
 mod logging;
 mod notify;

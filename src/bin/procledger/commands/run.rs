@@ -16,6 +16,7 @@ use procledger::{Builder, ContainmentMode, Job, Signaller, Stdio, TaskId, Tracke
 use crate::{
     context::Context,
     exit::{Exit, Failure, Result, chain, complain, of_run_error},
+    keeping::KeepingArgs,
     privilege::Account,
     signals::{FORWARDED, Signals},
     units,
@@ -67,6 +68,8 @@ pub(crate) struct RunArgs {
     /// Record the program alone, without its arguments (what looks like a secret is masked in any case)
     #[arg(long)]
     no_arguments: bool,
+    #[command(flatten)]
+    keeping: KeepingArgs,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -118,7 +121,7 @@ impl Plan {
         let signals = Signals::block(&FORWARDED)?;
         std::env::current_dir()
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
-        let builder = context.owner().protected_names(&self.raw.protect);
+        let builder = self.raw.keeping.apply(context.owner()).protected_names(&self.raw.protect);
         let tracker = self.contained(builder).open()?;
         let result = self.own(context, &tracker, signals);
         // Whatever came of it: what is still ours ends now.

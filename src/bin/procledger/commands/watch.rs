@@ -19,6 +19,7 @@ use crate::{
     args::GlobalArgs,
     context::{Access, Context},
     exit::{Exit, Failure, Result, complain},
+    keeping::KeepingArgs,
     logging,
     notify::Notify,
     output::{self, Reader},
@@ -50,6 +51,8 @@ pub(crate) struct WatchArgs {
     /// Leave running programs of this name, with what is below them
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
+    #[command(flatten)]
+    keeping: KeepingArgs,
     /// Be a worker of another `watch`
     #[arg(long, hide = true, conflicts_with_all = ["ledgers", "dir"])]
     worker: bool,
@@ -79,13 +82,14 @@ impl WatchArgs {
         let named = self.ledgers.into_iter().chain(global.db.clone()).collect();
         let verbose = (0..global.verbose).map(|_| "-v".to_owned());
         let protect = self.protect.into_iter().flat_map(|name| ["--protect".to_owned(), name]);
-        supervise(named, self.dir, verbose.chain(protect).collect())
+        let words = verbose.chain(protect).chain(self.keeping.words());
+        supervise(named, self.dir, words.collect())
     }
 
     fn watch_one(self, context: &Context) -> Result<Exit> {
         let signals = Signals::block(&STOP)?;
         let mut notify = Notify::from_environment();
-        let tracker = context.owner().protected_names(self.protect).open()?;
+        let tracker = self.keeping.apply(context.owner()).protected_names(self.protect).open()?;
         let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| Failure::because("failed to create a pipe", &error))?;
         let copy = || {
