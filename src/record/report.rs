@@ -25,6 +25,11 @@ pub(crate) struct NewLeak {
 pub struct LeakRecord {
     /// Row number of the process.
     pub process: ProcessId,
+    /// Row number of its tree's root; its own where it is the root itself.
+    pub root: ProcessId,
+    /// Whether all of its tree could be seen: `false` where a session alone held it, which a daemon may have left before
+    /// anybody looked.
+    pub verified: bool,
     /// The task it belonged to.
     pub task_id: Option<TaskId>,
     /// Its pid.

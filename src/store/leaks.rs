@@ -70,7 +70,10 @@ macro_rules! sum_leaks {
 
 // By name, so that a test can ask SQLite how it runs them.
 pub(super) const LEAKS: &str = concat!(
-    "SELECT l.process, p.task_id, p.pid, l.kind, l.rule, l.evidence, l.found_at, ",
+    "SELECT l.process, coalesce(p.root, p.id), ",
+    "NOT CASE WHEN p.root IS NULL THEN p.origin = 'spawned' AND p.containment = 'session' ELSE (",
+    "SELECT r.origin = 'spawned' AND r.containment = 'session' FROM process AS r WHERE r.id = p.root) END, ",
+    "p.task_id, p.pid, l.kind, l.rule, l.evidence, l.found_at, ",
     "l.age_ms, l.rss_bytes, l.outcome, l.died_after_ms, p.command ",
     "FROM leak AS l INDEXED BY leak_found ",
     "CROSS JOIN process AS p ON p.id = l.process ",
@@ -259,6 +262,8 @@ fn leak(row: &Row<'_>) -> rusqlite::Result<LeakRecord> {
     let mut cells = Cells::of(row);
     Ok(LeakRecord {
         process: ProcessId(cells.take()?),
+        root: ProcessId(cells.take()?),
+        verified: cells.take()?,
         task_id: cells.task()?,
         pid: cells.pid()?,
         kind: cells.parse(LeakKind::parse)?,

@@ -1,6 +1,6 @@
 //! Task ids, commands and evidence are data of strangers: made harmless before they reach a terminal.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
 /// C0, DEL and C1 as `\x1b`, and what turns the direction of text or breaks lines as `\u{202e}`.
 pub(crate) fn escape(text: &str) -> String {
@@ -15,6 +15,11 @@ pub(crate) fn escape(text: &str) -> String {
         };
     }
     safe
+}
+
+/// [`escape`] for a text of one's own, which mostly needs none.
+pub(crate) fn escaped(text: String) -> String {
+    if text.chars().any(is_harmful) { escape(&text) } else { text }
 }
 
 /// The same for a whole JSON text, by JSON's own `\u` escapes: its meaning stays. Line breaks between values stay too.
@@ -32,16 +37,16 @@ pub(crate) fn escape_json(json: &str) -> String {
 
 /// A command as a shell would take it, escaped.
 pub(crate) fn shell_words(command: &[String]) -> String {
-    let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
-    escape(&words.join(" "))
+    let words: Vec<Cow<'_, str>> = command.iter().map(|word| quoted(word)).collect();
+    escaped(words.join(" "))
 }
 
-fn quoted(word: &str) -> String {
+fn quoted(word: &str) -> Cow<'_, str> {
     let plain = |char: char| char.is_alphanumeric() || "_@%+=:,./-".contains(char);
     if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
+        word.into()
     } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
+        format!("'{}'", word.replace('\'', r"'\''")).into()
     }
 }
 
