@@ -95,8 +95,7 @@ fn invariant_01_recorded_before_it_runs() {
     eprintln!("{TRIALS} kills struck {histogram:?}; {programs} programs ran");
     let outside = histogram.get(&Struck::Outside).copied().unwrap_or(0);
     assert!(outside < TRIALS / 2, "too few kills hit a spawn: {histogram:?}");
-    // On a busy machine most hosts die before their first program runs.
-    assert!(programs > TRIALS as usize / 10, "too few programs ran: {programs}");
+    assert!(programs >= TRIALS as usize / 2, "too few programs ran: {programs}");
     assert_eq!(place.alive(), [0_u32; 0], "nothing of the test is alive");
 }
 
@@ -141,7 +140,7 @@ fn trial(place: &Place, number: u32) -> (Struck, usize) {
     (struck, ran.len())
 }
 
-/// Starts a host, kills it a random moment after its first spawn began, and returns what it said.
+/// Starts a host, kills it a random moment after its first spawn began or returned, and returns what it said.
 fn crash(place: &Place, number: u32) -> (String, PathBuf) {
     let mut host = Guard(
         gate_host::command(place, "invariant-01")
@@ -154,8 +153,13 @@ fn crash(place: &Place, number: u32) -> (String, PathBuf) {
     let mut stdout = host.0.stdout.take().expect("piped");
     let mut said = Vec::new();
     let mut buffer = [0; 4096];
+    // Every second host has one program running, on however slow a machine.
+    let is_time = |said: &[u8]| {
+        let told = said.windows(2).position(|two| two == b">>").map(|at| &said[at + 2..]);
+        told.is_some_and(|told| number % 2 == 0 || told.contains(&b'r'))
+    };
     // libtest writes first.
-    while !said.ends_with(b">>") && !said.windows(3).any(|three| three == b">>b") {
+    while !is_time(&said) {
         let count = stdout.read(&mut buffer).expect("a pipe");
         assert_ne!(count, 0, "the host ended: {}", String::from_utf8_lossy(&said));
         said.extend_from_slice(&buffer[..count]);
