@@ -14,7 +14,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Eye, PATIENCE, Place, alone, until};
+use crate::{
+    keepers::{daemon, kept},
+    support::{Eye, PATIENCE, Place, alone, until},
+};
 
 /// A runtime with one thread, where whatever blocks would be noticed.
 fn one_thread() -> Runtime {
@@ -222,6 +225,35 @@ fn a_termination_answers_for_each_member() {
         assert!(error.is_not_found(), "{error}");
         tracker.shutdown().await.expect("an orderly end");
         assert!(tracker.spawn(place.job("late", "exit 0")).await.expect_err("closed").is_closed());
+    });
+}
+
+/// The keeper is the program's parent: its word, not a wait of our own, tells how it ended.
+#[test]
+fn under_a_keeper_a_wait_has_the_status_and_the_tree_goes_as_a_whole() {
+    let place = Place::new();
+    block_on(async {
+        let tracker = kept(&place).open().expect("a ledger").into_async();
+        let mut process = tracker.spawn(place.job("ends", "exit 3")).await.expect("spawned");
+        assert_eq!(process.wait().await.expect("waited"), ExitStatus::Exited(3));
+        let job = place.job("shouts", "echo out; echo err >&2; exit 4");
+        let mut process = tracker
+            .spawn(job.stdout(Stdio::piped()).stderr(Stdio::piped()))
+            .await
+            .expect("spawned");
+        let output = process.wait_with_output().await.expect("read");
+        assert_eq!(
+            (output.stdout.as_slice(), output.stderr.as_slice()),
+            (&b"out\n"[..], &b"err\n"[..])
+        );
+        let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));
+        let mut process = tracker.spawn(place.job("daemon", &script)).await.expect("spawned");
+        let daemon = place.eye("daemon.pid");
+        give_up(process.wait()).await;
+        assert_eq!(place.sqlite3("SELECT DISTINCT containment FROM process"), "keeper");
+        process.terminate().await.expect("ended");
+        assert!(daemon.is_dead());
+        tracker.shutdown().await.expect("an orderly end");
     });
 }
 

@@ -128,6 +128,9 @@ fn a_frozen_orphan_is_a_survivor_of_the_reap_and_tried_again_by_the_next() {
         assert!(text.contains("survived 1") && text.contains("is frozen in the cgroup"), "{text}");
     }
     assert_eq!(place.sqlite3("SELECT outcome FROM leaks"), "survived", "one leak, not two");
+    let told = String::from_utf8(place.procledger(&["ps"]).stderr).expect("text");
+    let line = format!("frozen ({}) could not be ended: process ", eye.pid());
+    assert!(told.starts_with(&line) && told.contains("is frozen in the cgroup"), "{told}");
     freezer.thaw();
     until("it ends", || eye.is_dead());
     assert_eq!(place.procledger(&["reap"]).status.code(), Some(0));

@@ -77,6 +77,7 @@ impl PsArgs {
                 table(&trees, self.wide, Cpu::Time)
             };
             tell_obstacles(&trees);
+            tell_survivors(&trees);
             lines.into_iter().map(|line| line + "\n").collect()
         };
         output::print(text)?;
@@ -113,6 +114,15 @@ fn tell_obstacles(trees: &[TreeRecord]) {
     told.dedup();
     for obstacle in told {
         output::to_stderr(&escape(&format!("* as recorded: {obstacle}")));
+    }
+}
+
+/// Says of each root that could not be ended why, as of the last attempt.
+fn tell_survivors(trees: &[TreeRecord]) {
+    for root in trees.iter().map(|tree| &tree.root).filter(|root| root.state == State::Survived) {
+        let why = root.last_error.as_deref().unwrap_or("it lived on");
+        let pid = root.identity.pid;
+        output::to_stderr(&escape(&format!("{} ({pid}) could not be ended: {why}", task(root))));
     }
 }
 
