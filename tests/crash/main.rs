@@ -11,6 +11,7 @@
     reason = "hosts, canaries and tools are started by other means than the tracker"
 )]
 
+mod chaos;
 mod checks;
 mod stepper;
 mod steps;
@@ -34,10 +35,20 @@ pub(crate) struct Wish {
     list: bool,
 }
 
+impl Wish {
+    /// To play one run of the chaos again.
+    pub(crate) fn chaos_seed(&self) -> Option<u64> {
+        std::env::var("PROCLEDGER_CHAOS_SEED").ok().map(|seed| seed.parse().expect("a number"))
+    }
+}
+
 type Scenario = fn(&Wish, &mut Chance) -> Vec<String>;
 
-const SCENARIOS: [(&str, Scenario); 2] =
-    [("crash::steps", steps::at_every_step), ("crash::instants", steps::at_instants)];
+const SCENARIOS: [(&str, Scenario); 3] = [
+    ("crash::steps", steps::at_every_step),
+    ("crash::instants", steps::at_instants),
+    ("crash::chaos", chaos::scenario),
+];
 
 fn main() -> ExitCode {
     if let Ok(role) = std::env::var(world::ROLE) {
@@ -77,6 +88,8 @@ fn act(role: &str) {
     match role {
         "trial" => trial::body(&serde_json::from_str(&task).expect("JSON")),
         "host" => workload::host(&serde_json::from_str(&task).expect("JSON")),
+        "chaos" => chaos::play(serde_json::from_str(&task).expect("JSON")),
+        "chaos-host" => chaos::host(&serde_json::from_str(&task).expect("JSON")),
         "next-host" => workload::next_host(&serde_json::from_str(&task).expect("JSON")),
         other => panic!("no role {other}"),
     }
