@@ -81,6 +81,11 @@ impl Target {
         name.into()
     }
 
+    /// Whether anything stands at the path.
+    pub(super) fn is_there(&self) -> bool {
+        self.path.symlink_metadata().is_ok()
+    }
+
     /// Writes a temporary file and renames it into place.
     ///
     /// There is no fsync: after a power cut nothing that the file could name is running, and the ledger tells so. An

@@ -216,8 +216,11 @@ impl Writer {
             let state = self.shared.lock();
             state.settled < state.requested
         };
+        // What is left from before our first write is the list of one that crashed. The file becomes ours, and so is removed.
+        let inherited = self.held.written.is_none() && self.held.target.is_there();
+        let wanted = (ending == Ending::Stop && behind) || inherited;
         // Only what is ours to write: whoever ends does not take over.
-        if ending == Ending::Stop && behind && self.held.lock.is_some() {
+        if wanted && self.held.lock.is_some() {
             self.step();
         }
         self.held

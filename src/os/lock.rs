@@ -5,7 +5,7 @@
 //! outlive its host by the microseconds that such a child takes to notice; callers poll.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     os::{
         fd::OwnedFd,
         unix::fs::{MetadataExt, fchown},
@@ -19,6 +19,9 @@ use rustix::{
 };
 
 use crate::error::{Error, Kind, Result};
+
+/// How often a new lock file may be removed before it is locked; once is rare.
+const ATTEMPTS: u32 = 10;
 
 /// A lock that is held; closing it drops it.
 #[derive(Debug)]
@@ -40,21 +43,28 @@ pub(crate) enum LockState {
 
 impl HeldLock {
     /// Creates the file, which must not exist, and locks it; it belongs to `owner`.
+    ///
+    /// Between its creation and its lock a file looks like one that a dead instance has left: who looks at it has it locked
+    /// for microseconds, and who removes what is left may have removed it.
     pub(crate) fn create(path: &Path, owner: u32) -> Result<Self> {
-        let failed = |error: Errno| {
-            Error::os(format!("failed to create the lock `{}`", path.display()), error)
-        };
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?);
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(failed)?;
-        if rustix::process::geteuid().as_raw() != owner {
-            fchown(&file, Some(owner), None).map_err(|error| {
-                Error::os(format!("failed to give `{}` to uid {owner}", path.display()), error)
+        for _ in 0..ATTEMPTS {
+            let file = create_locked(path).map_err(|error| {
+                Error::os(format!("failed to create the lock `{}`", path.display()), error)
             })?;
+            if !is_at(&file, path) {
+                continue;
+            }
+            if rustix::process::geteuid().as_raw() != owner {
+                fchown(&file, Some(owner), None).map_err(|error| {
+                    Error::os(format!("failed to give `{}` to uid {owner}", path.display()), error)
+                })?;
+            }
+            return Ok(Self { file, path: path.to_owned() });
         }
-        Ok(Self { file, path: path.to_owned() })
+        Err(Error::new(
+            Kind::Busy,
+            format!("the lock `{}` is removed all the time: try again", path.display()),
+        ))
     }
 
     /// Removes the file, then drops the lock.
@@ -63,6 +73,20 @@ impl HeldLock {
         drop(std::fs::remove_file(&self.path));
         drop(self.file);
     }
+}
+
+fn create_locked(path: &Path) -> Result<File, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
+    rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
+    Ok(file)
+}
+
+/// Whether the path still names this file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |found: &Metadata| (found.dev(), found.ino());
+    let opened = file.metadata().as_ref().map(id).ok();
+    opened.is_some() && path.symlink_metadata().as_ref().map(id).ok() == opened
 }
 
 /// Looks whether somebody holds the lock at `path`.
@@ -87,9 +111,13 @@ pub(crate) fn probe(path: &Path) -> Result<LockState> {
     }
 }
 
-/// Removes the lock file of an instance that is recorded as dead, if nobody holds it.
+/// Removes a lock file that no instance is judged by any more, if nobody holds it.
+///
+/// It is locked meanwhile: whoever has just created it learns that it is gone, and makes another.
 pub(crate) fn discard(path: &Path) {
-    if matches!(probe(path), Ok(LockState::Free)) {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()).map(File::from) else { return };
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, path) {
         drop(std::fs::remove_file(path));
     }
 }
@@ -125,6 +153,30 @@ mod tests {
         assert_eq!(probe(&path).expect("a look"), LockState::Free);
         discard(&path);
         assert_eq!(probe(&path).expect("a look"), LockState::Missing);
+    }
+
+    #[test]
+    fn a_lock_can_be_made_while_others_look_and_tidy_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.lock");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let look = || {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                probe(&path).expect("a look");
+                discard(&path);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(look);
+            scope.spawn(look);
+            for _ in 0..2_000 {
+                let lock =
+                    HeldLock::create(&path, rustix::process::geteuid().as_raw()).expect("created");
+                assert!(path.exists(), "what is held is not removed");
+                lock.remove();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

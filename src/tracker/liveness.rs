@@ -4,14 +4,14 @@
 //! killed it and across namespaces; the identity survives a lock file that somebody deleted. A row that came with a copy of
 //! the ledger proves nothing: its instance may live beside the original.
 
-use std::{ffi::OsStr, path::Path};
+use std::{collections::HashSet, ffi::OsStr, path::Path};
 
 use super::shared::Shared;
 use crate::{
     identity::{Place, Reach},
     os::{
         Pinned, Probe, Proc,
-        lock::{LockState, probe},
+        lock::{LockState, discard, probe},
     },
     record::{DeadInstance, EndReason, InstanceRecord, StopHow},
     store::Store,
@@ -90,7 +90,31 @@ pub(super) fn is_lock_name(ledger: &Path, name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(&lock_prefix(ledger)))
 }
 
+/// Whether it is exactly such a name as [`new_lock_name`] makes.
+fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
+    let random = name.strip_prefix(&lock_prefix(ledger)).and_then(|rest| rest.strip_suffix(".lock"));
+    random.is_some_and(|random| {
+        random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 impl Shared {
+    /// Removes the lock files that no instance is judged by any more and that nobody holds: of those that died before they
+    /// were recorded, and of those whose reaper died before it had removed theirs.
+    pub(super) fn remove_stale_locks(&self) {
+        let ledger = self.store.path();
+        let Ok(instances) = self.store.instances_to_judge() else { return };
+        let needed: HashSet<&str> =
+            instances.iter().map(|instance| instance.lock_name.as_str()).collect();
+        let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
+        for name in folder.into_iter().flatten().flatten().map(|found| found.file_name()) {
+            let stale = |name: &&str| is_made_lock_name(ledger, name) && !needed.contains(name);
+            if let Some(name) = name.to_str().filter(stale) {
+                discard(&ledger.with_file_name(name));
+            }
+        }
+    }
+
     /// Judges every other instance that is not known to have stopped, or that left something.
     pub(super) fn judge_others(&self) -> crate::error::Result<Vec<(InstanceRecord, Life)>> {
         let others =

@@ -12,14 +12,14 @@ use std::{
 use super::{
     Tracker,
     entry::Hold,
-    liveness::{Life, lock_path},
+    liveness::Life,
     outcome::{Cause, Pass},
     settle::stray,
     shared::Shared,
 };
 use crate::{
     error::Result,
-    os::{Pinned, Probe, lock::discard},
+    os::{Pinned, Probe},
     record::{
         DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis,
         OrphanClaim, Outcome, PassKind, ProcessId, ProcessRecord, Report, Settled, Suspect,
@@ -65,7 +65,7 @@ impl Shared {
     fn try_orphan_pass(self: &Arc<Self>) -> Result<Report> {
         let pass = Pass::begin(PassKind::Orphan);
         let mut report = Report::default();
-        let (dead, instances) = self.find_dead(&mut report)?;
+        let dead = self.find_dead(&mut report)?;
         let uid_limit = (self.observer.uid != 0).then_some(self.observer.uid);
         let claim = self.store.claim_orphans(
             self.instance,
@@ -88,25 +88,20 @@ impl Shared {
         log_cleaned(&report);
         self.write(Some(pass), settled, &mut report);
         self.remove_branches_of_others();
-        for instance in instances {
-            discard(&lock_path(&self.store, &instance));
-        }
+        self.remove_stale_locks();
         Ok(report)
     }
 
-    fn find_dead(&self, report: &mut Report) -> Result<(Vec<DeadInstance>, Vec<InstanceRecord>)> {
-        let (mut dead, mut instances) = (Vec::new(), Vec::new());
+    fn find_dead(&self, report: &mut Report) -> Result<Vec<DeadInstance>> {
+        let mut dead = Vec::new();
         for (instance, life) in self.judge_others()? {
             match life {
                 Life::Alive => {}
-                Life::Dead(record) => {
-                    dead.push(record);
-                    instances.push(instance);
-                }
+                Life::Dead(record) => dead.push(record),
                 Life::Unknown(why) => self.report_unknown(&instance, &why, report),
             }
         }
-        Ok((dead, instances))
+        Ok(dead)
     }
 
     /// What an instance left that cannot be judged: left alone, and told.

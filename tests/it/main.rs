@@ -78,6 +78,7 @@ mod schema_reads_as_a_manual;
 mod secrets;
 mod shared_session;
 mod snapshot_reader;
+mod stale_lock_files;
 mod stopped_group;
 mod storm;
 mod strays;

@@ -375,3 +375,14 @@ fn root_gives_the_file_and_the_lock_to_the_ledgers_owner() {
     assert_eq!(uid(&scene.path), NOBODY);
     assert_eq!(uid(&scene.folder.path().join("x.json.lock")), NOBODY);
 }
+
+/// An opening that was shut down at once left the list of the host that had crashed before it: of processes long dead.
+#[test]
+fn an_end_before_the_first_write_left_the_list_of_one_that_had_crashed() {
+    for _ in 0..50 {
+        let scene = Scene::new();
+        fs::write(&scene.path, to_json(&[entry("long-dead", 77)])).unwrap();
+        scene.start().finish().unwrap();
+        assert_eq!(names_in(scene.folder.path()), [""; 0]);
+    }
+}

@@ -1,0 +1,59 @@
+//! Chaos: hosts on one ledger that spawn, end, crash and restart, with `watch` and `reap` beside them.
+//!
+//! What is done follows from a seed; how far a host has come when it is struck, from the machine.
+
+mod host;
+mod oracle;
+mod play;
+
+use std::{path::PathBuf, time::Duration};
+
+pub(crate) use host::body as host;
+pub(crate) use play::body as play;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Wish,
+    world::{Chance, folder, modes, play as play_role},
+};
+
+/// Crashes in the sample, and in the whole.
+const CRASHES: (u64, u64) = (40, 1_000);
+/// Of one run of the whole, on a machine that does much else.
+const LIMIT: Duration = Duration::from_mins(40);
+
+/// What the first process of the namespace is given.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Task {
+    folder: PathBuf,
+    seed: u64,
+    crashes: u64,
+    modes: Vec<String>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Told {
+    counts: String,
+    findings: Vec<String>,
+}
+
+const TOLD: &str = "told.json";
+
+pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
+    let folder = folder();
+    let task = Task {
+        folder: folder.path().to_owned(),
+        seed: wish.chaos_seed().unwrap_or_else(|| chance.next()),
+        crashes: if wish.whole { CRASHES.1 } else { CRASHES.0 },
+        modes: modes().into_iter().map(str::to_owned).collect(),
+    };
+    println!("PROCLEDGER_CHAOS_SEED={} brings the same decisions", task.seed);
+    let text = serde_json::to_string(&task).expect("JSON");
+    if let Err(error) = play_role("chaos", &text, folder.path(), LIMIT) {
+        return vec![error];
+    }
+    let told = std::fs::read(folder.path().join(TOLD)).expect("told");
+    let told: Told = serde_json::from_slice(&told).expect("JSON");
+    println!("{}", told.counts);
+    told.findings
+}

@@ -1,0 +1,115 @@
+//! Crashes: at every step of a host, at instants by chance, of many hosts at once, and with pids that come back.
+//!
+//! `cargo test --test crash` plays a sample; what it strikes follows from a seed that it prints. The whole is
+//! `cargo test --test crash -- --whole`. Other arguments: names of parts (`steps`, `instants`), `--seed N`,
+//! `--mode session|cgroup|keeper`, and `--at N` for one crash point.
+//!
+//! No libtest: a host must be alone in its process, with its first thread, to be counted call by call.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "hosts, canaries and tools are started by other means than the tracker"
+)]
+
+mod chaos;
+mod checks;
+mod stepper;
+mod steps;
+mod syscalls;
+mod trial;
+mod workload;
+mod world;
+
+use std::process::ExitCode;
+
+use world::Chance;
+
+/// What was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) whole: bool,
+    pub(crate) seed: Option<u64>,
+    pub(crate) mode: Option<String>,
+    pub(crate) at: Option<u64>,
+    names: Vec<String>,
+    list: bool,
+}
+
+impl Wish {
+    /// To play one run of the chaos again.
+    pub(crate) fn chaos_seed(&self) -> Option<u64> {
+        std::env::var("PROCLEDGER_CHAOS_SEED").ok().map(|seed| seed.parse().expect("a number"))
+    }
+}
+
+type Scenario = fn(&Wish, &mut Chance) -> Vec<String>;
+
+const SCENARIOS: [(&str, Scenario); 3] = [
+    ("crash::steps", steps::at_every_step),
+    ("crash::instants", steps::at_instants),
+    ("crash::chaos", chaos::scenario),
+];
+
+fn main() -> ExitCode {
+    if let Ok(role) = std::env::var(world::ROLE) {
+        act(&role);
+        return ExitCode::SUCCESS;
+    }
+    let wish = wish(std::env::args().skip(1));
+    let chosen: Vec<_> = SCENARIOS
+        .iter()
+        .filter(|(name, _)| wish.names.is_empty() || wish.names.iter().any(|part| name.contains(part)))
+        .collect();
+    if wish.list {
+        chosen.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    if !world::namespaces() {
+        return ExitCode::SUCCESS;
+    }
+    let seed = wish.seed.unwrap_or_else(|| {
+        u64::try_from(uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX)).expect("32 bits")
+    });
+    let mut failed = false;
+    for (name, scenario) in chosen {
+        println!("{name}, seed {seed}{}", if wish.whole { ", the whole" } else { ", a sample" });
+        let findings = scenario(&wish, &mut Chance::new(seed));
+        println!("{name}: {} findings", findings.len());
+        for finding in &findings {
+            eprintln!("{name}: {finding}");
+        }
+        failed |= !findings.is_empty();
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn act(role: &str) {
+    let task = std::env::var(world::TASK).expect("a task");
+    match role {
+        "trial" => trial::body(&serde_json::from_str(&task).expect("JSON")),
+        "host" => workload::host(&serde_json::from_str(&task).expect("JSON")),
+        "chaos" => chaos::play(serde_json::from_str(&task).expect("JSON")),
+        "chaos-host" => chaos::host(&serde_json::from_str(&task).expect("JSON")),
+        "next-host" => workload::next_host(&serde_json::from_str(&task).expect("JSON")),
+        other => panic!("no role {other}"),
+    }
+}
+
+/// Libtest's own arguments are passed over: `cargo test` gives all binaries the same.
+fn wish(mut args: impl Iterator<Item = String>) -> Wish {
+    let mut wish = Wish::default();
+    while let Some(arg) = args.next() {
+        let mut number = || args.next().and_then(|text| text.parse().ok()).expect("a number");
+        match arg.as_str() {
+            "--whole" => wish.whole = true,
+            "--list" => wish.list = true,
+            "--seed" => wish.seed = Some(number()),
+            "--at" => wish.at = Some(number()),
+            "--mode" => wish.mode = args.next(),
+            "--test-threads" | "--skip" | "--format" | "--color" => drop(args.next()),
+            flag if flag.starts_with('-') => {}
+            name => wish.names.push(name.to_owned()),
+        }
+    }
+    wish
+}

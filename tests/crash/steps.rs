@@ -1,0 +1,212 @@
+//! A crash at every step: the workload is run once to count the system calls of its host, then once for each of them.
+//!
+//! Threads race, so the n-th step is not the same call each time; what was struck is counted by thread and call, and
+//! compared with what a run that nobody strikes makes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Wish,
+    trial::{Strike, TOLD, Told, Trial},
+    world::{Chance, folder, modes, play},
+};
+
+/// Cores of a small machine.
+const WORKERS: usize = 2;
+/// Of one trial, on a machine that does much else.
+const LIMIT: Duration = Duration::from_secs(100);
+/// Crash points of each workload in each containment, in the sample.
+const SAMPLE: u64 = 12;
+/// Random instants of each workload in each containment: in the sample, and in the whole.
+const INSTANTS: (u64, u64) = (4, 150);
+/// A traced host makes more calls in one run than in another; the whole goes on until this many hosts in a row have come to
+/// their end unstruck.
+const UNSTRUCK: usize = 4;
+
+/// One workload in one containment.
+#[derive(Clone, Copy)]
+struct Scene {
+    mode: &'static str,
+    after_a_crash: bool,
+}
+
+impl std::fmt::Display for Scene {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let workload = if self.after_a_crash { "after a crash" } else { "from the start" };
+        write!(f, "{} {workload}", self.mode)
+    }
+}
+
+fn scenes(wish: &Wish) -> Vec<Scene> {
+    let modes = modes().into_iter().filter(|mode| wish.mode.as_ref().is_none_or(|one| one == mode));
+    modes
+        .flat_map(|mode| [false, true].map(|after_a_crash| Scene { mode, after_a_crash }))
+        .collect()
+}
+
+/// At every system call, or at some; answers with all that did not hold.
+pub(crate) fn at_every_step(wish: &Wish, chance: &mut Chance) -> Vec<String> {
+    let mut findings = Vec::new();
+    for scene in scenes(wish) {
+        let calm = match run(scene, Strike::Never) {
+            Ok(told) => told,
+            Err(error) => return vec![format!("{scene}: nobody struck, and: {error}")],
+        };
+        findings.extend(calm.findings.iter().map(|found| format!("{scene}, unstruck: {found}")));
+        let points = points(wish, chance, calm.steps);
+        let tally = all(scene, points.into_iter().map(Strike::Step).collect(), wish.at.is_none());
+        tally.print(scene, "system calls", Some(&calm));
+        findings.extend(tally.findings);
+    }
+    findings
+}
+
+/// At instants by chance, in a host that runs at full speed.
+pub(crate) fn at_instants(wish: &Wish, chance: &mut Chance) -> Vec<String> {
+    let mut findings = Vec::new();
+    for scene in scenes(wish) {
+        let count = if wish.whole { INSTANTS.1 } else { INSTANTS.0 };
+        let calm = match run(scene, Strike::Instant(60_000_000)) {
+            Ok(told) => told,
+            Err(error) => return vec![format!("{scene}: nobody struck, and: {error}")],
+        };
+        findings.extend(calm.findings);
+        let strikes = (0..count).map(|_| Strike::Instant(chance.below(calm.lived))).collect();
+        let tally = all(scene, strikes, false);
+        tally.print(scene, "instants", None);
+        findings.extend(tally.findings);
+    }
+    findings
+}
+
+/// Each one of them, or one from each of as many equal parts as the sample has points.
+fn points(wish: &Wish, chance: &mut Chance, steps: u64) -> Vec<u64> {
+    if let Some(at) = wish.at {
+        return vec![at];
+    }
+    if wish.whole {
+        // As many again: they are left out as soon as hosts end before them.
+        return (1..=steps * 2).collect();
+    }
+    let part = (steps / SAMPLE).max(1);
+    (0..SAMPLE).map(|number| number * part + chance.below(part) + 1).collect()
+}
+
+#[derive(Default)]
+struct Tally {
+    tried: u64,
+    struck: BTreeMap<(String, String), u64>,
+    late: u64,
+    findings: Vec<String>,
+    took: Duration,
+}
+
+impl Tally {
+    fn print(&self, scene: Scene, what: &str, calm: Option<&Told>) {
+        let struck: u64 = self.struck.values().sum();
+        println!(
+            "{scene}: {struck} crashes at {what}, {} came too late; {} findings ({:.1?})",
+            self.late,
+            self.findings.len(),
+            self.took
+        );
+        let Some(calm) = calm else { return };
+        let mut threads: BTreeMap<&str, u64> = BTreeMap::new();
+        for ((thread, _), count) in &self.struck {
+            *threads.entry(thread).or_default() += count;
+        }
+        println!("  by thread: {threads:?}");
+        let seen: BTreeSet<(&str, &str)> =
+            calm.seen.iter().map(|(thread, call, _)| (thread.as_str(), call.as_str())).collect();
+        let hit = |(thread, call): &&(&str, &str)| {
+            self.struck.contains_key(&((*thread).to_owned(), (*call).to_owned()))
+        };
+        let missed: Vec<_> = seen.iter().filter(|pair| !hit(pair)).collect();
+        println!(
+            "  the unstruck host made {} calls, {} kinds by thread; struck {} of these kinds",
+            calm.steps,
+            seen.len(),
+            seen.len() - missed.len()
+        );
+        if missed.len() <= 20 && !missed.is_empty() {
+            println!("  not struck: {missed:?}");
+        }
+    }
+
+    fn add(&mut self, scene: Scene, strike: Strike, result: Result<Told, String>) -> bool {
+        self.tried += 1;
+        match result {
+            Ok(told) => {
+                self.late += u64::from(!told.struck);
+                let at = told.at.unwrap_or_default();
+                if told.struck {
+                    *self.struck.entry(at.clone()).or_default() += 1;
+                }
+                for found in told.findings {
+                    println!("FOUND {scene}, {strike:?} {at:?}: {found}");
+                    self.findings.push(format!("{scene}, {strike:?} {at:?}: {found}"));
+                }
+                told.struck
+            }
+            Err(error) => {
+                println!("FOUND {scene}, {strike:?}: {error}");
+                self.findings.push(format!("{scene}, {strike:?}: the trial failed: {error}"));
+                true
+            }
+        }
+    }
+}
+
+fn all(scene: Scene, strikes: Vec<Strike>, may_stop: bool) -> Tally {
+    let began = Instant::now();
+    let (next, unstruck) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let tally = Mutex::new(Tally::default());
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                while let Some(&strike) = strikes.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if may_stop && unstruck.load(Ordering::Relaxed) >= UNSTRUCK {
+                        return;
+                    }
+                    let result = run(scene, strike);
+                    if tally.lock().expect("no panic").add(scene, strike, result) {
+                        unstruck.store(0, Ordering::Relaxed);
+                    } else {
+                        unstruck.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let mut tally = tally.into_inner().expect("no panic");
+    tally.took = began.elapsed();
+    tally
+}
+
+fn run(scene: Scene, strike: Strike) -> Result<Told, String> {
+    let folder = folder();
+    let trial = Trial {
+        folder: folder.path().to_owned(),
+        mode: scene.mode.to_owned(),
+        after_a_crash: scene.after_a_crash,
+        strike,
+    };
+    let task = serde_json::to_string(&trial).expect("JSON");
+    play("trial", &task, folder.path(), LIMIT)?;
+    let told = fs::read(folder.path().join(TOLD)).map_err(|error| error.to_string())?;
+    let told: Told = serde_json::from_slice(&told).map_err(|error| error.to_string())?;
+    if !told.findings.is_empty() {
+        let log = fs::read_to_string(folder.path().join("trial.log")).unwrap_or_default();
+        println!("{log}");
+    }
+    Ok(told)
+}
