@@ -299,12 +299,8 @@ fn decide(shared: &Shared, news: Vec<NewProcess>, applicants: &[Arc<spawn::Appli
             }
         }
         Err(error) => {
-            let text = error.to_string();
             for applicant in applicants {
-                applicant.decide(Err(Error::new(
-                    error.kind(),
-                    format!("the program was not started: {text}"),
-                )));
+                applicant.decide(Err(error.told_again("the program was not started")));
             }
         }
     }
