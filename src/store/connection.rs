@@ -260,6 +260,15 @@ impl Store {
         })
     }
 
+    /// Whether a write would neither wait nor fail for want of the lock.
+    pub(crate) fn can_be_written_now(&self) -> bool {
+        let Some(writer) = self.0.writer.as_ref().and_then(Pool::try_get) else { return false };
+        let free = writer
+            .busy_timeout(Duration::ZERO)
+            .and_then(|()| writer.execute_batch("BEGIN IMMEDIATE; ROLLBACK"));
+        writer.busy_timeout(BUSY_TIMEOUT).is_ok() && free.is_ok()
+    }
+
     fn writer(&self, doing: &str) -> Result<PooledConnection<SqliteConnectionManager>> {
         self.writers(doing)?.get().map_err(|e| no_connection(self.path(), doing, e))
     }
