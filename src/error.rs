@@ -97,6 +97,13 @@ impl Error {
         self
     }
 
+    /// The same trouble, told to another caller, with its cause in the message.
+    pub(crate) fn told_again(&self, to: &str) -> Self {
+        let cause = self.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        let message = format!("{to}: {}{cause}", self.message);
+        Self { kind: self.kind, message, errno: self.errno, source: None }
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }

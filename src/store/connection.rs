@@ -19,6 +19,7 @@ use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::{
     failure::{failed, no_connection},
+    in_place::Files,
     setup::{self, Standing},
     trust::{self, Located, beside},
 };
@@ -56,7 +57,7 @@ pub(crate) struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    file: (u64, u64),
+    files: Files,
     owner: u32,
     meter: Arc<Meter>,
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
@@ -92,9 +93,9 @@ impl Store {
         let located = Located::at(&located.path)?;
         located.check_trusted()?;
         let writer = pool(&located.path, Access::Write, 1)?;
-        let store = Self::with(located, Access::Read, Some(writer))?;
         // The pool's writer comes before the first one goes: whoever closes last would checkpoint and remove the WAL.
-        drop(store.writer("open")?);
+        drop(writer.get().map_err(|e| no_connection(&located.path, "open", e))?);
+        let store = Self::with(located, Access::Read, Some(writer))?;
         drop(first);
         Ok(store)
     }
@@ -140,8 +141,9 @@ impl Store {
         };
         let readers = pool(&located.path, readers, READERS)?;
         let Located { path, .. } = located;
-        let (file, owner) = (found.file, found.owner);
-        let inner = Inner { path, file, owner, meter: Arc::default(), readers, writer };
+        let files = Files::of(&path, found.file);
+        let owner = found.owner;
+        let inner = Inner { path, files, owner, meter: Arc::default(), readers, writer };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -152,7 +154,24 @@ impl Store {
 
     /// Device and inode of the ledger when it was opened.
     pub(crate) fn file(&self) -> (u64, u64) {
-        self.0.file
+        self.0.files.id()
+    }
+
+    /// An error where the files that are open are not those at the ledger's path any more.
+    pub(crate) fn check_in_place(&self) -> Result<()> {
+        self.0.files.check()
+    }
+
+    /// Copies a WAL that was removed while it was open into the ledger, as far as readers let it: with the last
+    /// connection what is in it would be gone. Not where somebody has begun a new one.
+    pub(crate) fn save_lost_wal(&self) -> Result<()> {
+        if !self.0.files.has_lost_its_wal() {
+            return Ok(());
+        }
+        let doing = "write back the WAL";
+        self.writer(doing)?
+            .query_one("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .map_err(|e| failed(self.path(), doing, e))
     }
 
     /// Owner of the ledger, whose processes alone it may touch.
@@ -213,6 +232,7 @@ impl Store {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let mut connection = self.writer(doing)?;
+        self.check_in_place()?;
         let answer = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(
             |transaction| {
                 let answer = work(&transaction)?;
@@ -229,8 +249,24 @@ impl Store {
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
+        if self.0.readers.state().idle_connections == 0 {
+            // It would open whatever the path names now, where rows of the same numbers are others.
+            self.check_in_place()?;
+        }
         let connection = self.0.readers.get().map_err(|e| no_connection(self.path(), doing, e))?;
-        work(&connection).map_err(|e| failed(self.path(), doing, e))
+        work(&connection).map_err(|e| {
+            // Of an emptied file SQLite says that it is damaged.
+            self.check_in_place().err().unwrap_or_else(|| failed(self.path(), doing, e))
+        })
+    }
+
+    /// Whether a write would neither wait nor fail for want of the lock.
+    pub(crate) fn can_be_written_now(&self) -> bool {
+        let Some(writer) = self.0.writer.as_ref().and_then(Pool::try_get) else { return false };
+        let free = writer
+            .busy_timeout(Duration::ZERO)
+            .and_then(|()| writer.execute_batch("BEGIN IMMEDIATE; ROLLBACK"));
+        writer.busy_timeout(BUSY_TIMEOUT).is_ok() && free.is_ok()
     }
 
     fn writer(&self, doing: &str) -> Result<PooledConnection<SqliteConnectionManager>> {

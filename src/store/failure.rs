@@ -9,14 +9,38 @@ use crate::error::{Error, Kind};
 /// What SQLite reported while we were to `doing` ("record a pass") the ledger at `path`.
 pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
     let kind = kind(&source);
-    let hint = match kind {
-        Kind::Busy => ": another process holds its write lock, try again",
-        Kind::Denied => ": check the permissions of the file and of its folder",
-        Kind::NotALedger => ": it is no ledger, or it is damaged",
+    let code = source.sqlite_error_code();
+    let hint = match (kind, code) {
+        (_, Some(ErrorCode::DiskFull)) => ": its disk is full, free some space",
+        (_, Some(ErrorCode::SystemIoFailure)) => {
+            ": its disk or file system reports an error, the kernel's log says which"
+        }
+        (_, Some(ErrorCode::OutOfMemory)) => ": there is no memory left",
+        (_, Some(ErrorCode::ReadOnly)) => {
+            ": check the permissions of the file and of its folder, and whether the file system is mounted read-only"
+        }
+        (_, Some(ErrorCode::DatabaseCorrupt)) => ": it is damaged, `procledger doctor` says where",
+        (Kind::Busy, _) => ": another process holds its write lock, try again",
+        (Kind::Denied, _) => ": check the permissions of the file and of its folder",
+        (Kind::NotALedger, _) => ": it is no ledger, or it is damaged",
         _ => "",
     };
     let message = format!("failed to {doing} in the ledger `{}`{hint}", path.display());
-    Error::new(kind, message).with_source(source)
+    let error = Error::new(kind, message);
+    match code.and_then(errno) {
+        Some(errno) => error.with_errno(errno),
+        None => error,
+    }
+    .with_source(source)
+}
+
+/// The errno that SQLite has turned into a code of its own, where it must have been this one.
+fn errno(code: ErrorCode) -> Option<i32> {
+    match code {
+        ErrorCode::DiskFull => Some(libc::ENOSPC),
+        ErrorCode::OutOfMemory => Some(libc::ENOMEM),
+        _ => None,
+    }
 }
 
 /// No connection was free in time, or none could be made.

@@ -62,6 +62,7 @@ impl Store {
     /// When the ledger was opened for reading only, or cannot be opened once more.
     pub(crate) fn housekeeper(&self) -> Result<Housekeeper> {
         self.check_writable("keep house")?;
+        self.check_in_place()?;
         let connection = another_writer(self.path())?;
         Ok(Housekeeper { store: self.clone(), connection, unnamed: Vec::new() })
     }

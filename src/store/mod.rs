@@ -26,7 +26,7 @@
 //!
 //! # Layers
 //!
-//! `connection`, `trust`, `filesystem`, `setup` and `failure` make a [`Store`]; each other file is one group of verbs on
+//! `connection`, `trust`, `filesystem`, `setup`, `in_place` and `failure` make a [`Store`]; each other file is one group of verbs on
 //! it, each query beside the function that maps its rows. What every file may use of the crate: `identity`, `error`,
 //! `state`, `record` and `meter`, which counts what was committed.
 
@@ -37,6 +37,7 @@ mod failure;
 mod figures;
 mod filesystem;
 mod housekeeping;
+mod in_place;
 mod instances;
 mod leak_report;
 mod leaks;

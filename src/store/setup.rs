@@ -85,6 +85,13 @@ pub(super) fn make_current(located: &Located) -> Result<()> {
 pub(super) fn standing(located: &Located) -> Result<Standing> {
     let shown = located.path.display();
     match located.found.map_or(0, |found| found.len) {
+        // SQLite writes the first page before it makes a WAL: what is in one has lost its ledger.
+        0 if located.found.is_some() && has_content(&beside(&located.path, "-wal")) => {
+            let message = format!(
+                "the ledger `{shown}` was emptied, or is damaged: restore a backup, or remove it with its `-wal` to begin anew"
+            );
+            return Err(Error::new(Kind::NotALedger, message));
+        }
         0 => return Ok(Standing::New),
         // SQLite takes a file of one byte for an empty one, and would write over it.
         1..SMALLEST_DATABASE => {
@@ -103,6 +110,10 @@ pub(super) fn standing(located: &Located) -> Result<Standing> {
             answer => return answer,
         }
     }
+}
+
+fn has_content(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|file| file.len() > 0)
 }
 
 fn judge(path: &Path) -> Result<Standing> {

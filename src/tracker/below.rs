@@ -71,7 +71,7 @@ impl Shared {
                 found.extend(self.new_rows(&scene, row, &below));
                 if let Some((reason, rule)) = passed(&row.limits, Root::from(row).age(), rss) {
                     due.push((row.id, reason, rule));
-                } else if row.state == State::Survived {
+                } else if row.state == State::Survived || could_not_be_judged(row) {
                     let rule = "it had survived an earlier attempt".into();
                     due.push((row.id, EndReason::Terminated, rule));
                 }
@@ -244,4 +244,9 @@ fn view(scene: &Scene<'_>, root: &ProcessRecord, pinned: &Pinned) -> TreeView {
 
 fn rss(snapshot: &Snapshot, pid: Pid) -> u64 {
     snapshot.get(pid).map_or(0, |stat| stat.rss_bytes)
+}
+
+/// Whether it was to be ended, and nobody could tell whether it was still the same: nothing was sent to it.
+fn could_not_be_judged(row: &ProcessRecord) -> bool {
+    row.state == State::Running && row.last_error.is_some() && !row.limits.survive
 }

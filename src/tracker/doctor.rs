@@ -19,6 +19,10 @@ use crate::{
 /// A health pass that is older than this, while something runs, means that nobody looks: four of the seed's intervals.
 const PASS_IS_LATE: std::time::Duration = std::time::Duration::from_mins(2);
 
+/// What to do about a damaged ledger.
+const RESTORE: &str =
+    "restore a backup made by `.backup`, or save what can be read with `sqlite3 LEDGER .recover`";
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -79,6 +83,8 @@ pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
         Err(error) => {
             let advice = if error.is_not_found() {
                 "it is made by the first `run`"
+            } else if error.is_not_a_ledger() {
+                RESTORE
             } else {
                 "see the message"
             };
@@ -228,9 +234,12 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
             "integrity",
             Level::Problem,
             problems.join("; "),
-            "restore a backup made by `.backup`, or save what can be read with `sqlite3 LEDGER .recover`",
+            RESTORE,
         ),
-        Err(error) => finding("integrity", Level::Problem, error.to_string(), "the ledger cannot be read"),
+        Err(error) => {
+            let advice = if error.is_not_a_ledger() { RESTORE } else { "the ledger cannot be read" };
+            finding("integrity", Level::Problem, error.to_string(), advice)
+        }
     });
     findings.push(match store.schema_version() {
         Ok(version) => finding(

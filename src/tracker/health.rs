@@ -90,6 +90,9 @@ impl Shared {
         }
         let recorded = self.store.record_pass(self.instance, &pass.record(&report));
         if let Err(error) = recorded.inspect_err(failed) {
+            if let Err(error) = self.store.save_lost_wal() {
+                tracing::error!("{error}");
+            }
             tracing::error!("failed to record the health pass: {error}");
             report.errors.push(error.to_string());
         }

@@ -32,6 +32,7 @@ mod import;
 mod job;
 mod keep;
 mod keeper;
+mod late;
 mod ledger;
 mod liveness;
 mod metrics;

@@ -53,6 +53,7 @@ impl Tracker {
             ))
         })?;
         let pinned = pin(shared, number)?;
+        shared.write_late_of(&task);
         let new = describe(shared, task, &pinned)?;
         let rows = shared.store.admit(&shared.place(), std::slice::from_ref(&new))?;
         let row = rows

@@ -276,50 +276,6 @@ impl Shared {
         })
     }
 
-    /// Tries again to write what could not be written before.
-    pub(super) fn write_late(&self) {
-        let ends = std::mem::take(&mut *lock(&self.unwritten));
-        if !ends.is_empty() {
-            match self.store.settle_roots(self.instance, &ends) {
-                Ok(rows) => {
-                    for end in &ends {
-                        if let Some(entry) = self.entry(end.process) {
-                            entry.mark_recorded();
-                            self.let_go(end.process);
-                        }
-                    }
-                    self.notify_export();
-                    // Their strays were ended without rows; now they have some, claimed by us.
-                    let rows: Vec<ProcessId> = rows.into_iter().flatten().flatten().collect();
-                    self.end_late(&rows);
-                }
-                Err(_) => lock(&self.unwritten).extend(ends),
-            }
-        }
-        let settled = std::mem::take(&mut *lock(&self.unsettled));
-        if settled.is_empty() {
-            return;
-        }
-        // The claim may be what could not be written. Rows that are claimed already stay as they are.
-        let rows: Vec<ProcessId> = settled.iter().map(|settled| settled.process).collect();
-        let written = self
-            .store
-            .claim(&rows, self.instance, Some(self.instance), None)
-            .and_then(|_| self.store.record(self.instance, None, &settled));
-        match written {
-            Ok(_) => self.notify_export(),
-            Err(_) => lock(&self.unsettled).extend(settled),
-        }
-    }
-
-    fn end_late(&self, rows: &[ProcessId]) {
-        let records =
-            rows.iter().filter_map(|row| self.store.process(*row).ok().flatten()).collect();
-        let mut report = Report::default();
-        let settled = self.end_claimed(&stray(), records, &mut report);
-        self.write(None, settled, &mut report);
-    }
-
     /// Runs something on a thread that shutdown waits for; here, where no thread can be had.
     pub(super) fn run_aside(&self, name: &str, work: impl FnOnce() + Send + 'static) {
         let slot = Arc::new(std::sync::Mutex::new(Some(work)));

@@ -48,7 +48,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     }
     join_all(shared);
     shared.bury_departed();
-    shared.write_late();
+    shared.write_last();
     shared.close_branch();
     let exporter = lock(&shared.exporter).take();
     // Somebody who is just flushing it keeps it, and the file: the next instance replaces that.

@@ -128,6 +128,7 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
     super::keep::check_names("protected", &job.protected)?;
     let token = Uuid::new_v4();
     let mut request = Request::new(shared, &job, token)?;
+    shared.write_late_of(&request.task);
     let foreground = job.foreground && crate::os::tty::is_foreground();
     let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
     let bare = !may_record_arguments(shared, &job);
@@ -299,12 +300,8 @@ fn decide(shared: &Shared, news: Vec<NewProcess>, applicants: &[Arc<spawn::Appli
             }
         }
         Err(error) => {
-            let text = error.to_string();
             for applicant in applicants {
-                applicant.decide(Err(Error::new(
-                    error.kind(),
-                    format!("the program was not started: {text}"),
-                )));
+                applicant.decide(Err(error.told_again("the program was not started")));
             }
         }
     }

@@ -572,6 +572,12 @@ impl Host {
         self.child.0.wait().expect("reaped");
     }
 
+    /// An end as orderly as the host manages: that it stopped may not be recorded.
+    pub(crate) fn end(mut self) {
+        self.stdin = None;
+        self.child.0.wait().expect("reaped");
+    }
+
     /// An orderly end.
     pub(crate) fn stop(mut self) {
         self.stdin = None;

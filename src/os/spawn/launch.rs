@@ -131,7 +131,8 @@ pub(crate) fn spawn<P>(
         Ok(child) => child,
         Err(error) => {
             doorbell.withdraw(applicant);
-            return Err(error.into());
+            let program = command.program.display();
+            return Err(error.told_again(&format!("failed to start `{program}`")).into());
         }
     };
     match outcome(&command.program, doorbell, applicant) {
@@ -233,10 +234,13 @@ fn with_stack<T>(clone: impl FnOnce(&Stack) -> Result<T>) -> Result<T> {
 fn to_pid(result: isize) -> Result<Pid> {
     if result < 0 {
         let errno = i32::try_from(-result).unwrap_or(libc::EINVAL);
-        return Err(Error::os(
-            "failed to make a child process",
-            std::io::Error::from_raw_os_error(errno),
-        ));
+        let what = match errno {
+            libc::EAGAIN => {
+                "no process can be made, a limit is reached (`ulimit -u`, or a cgroup's pids.max)"
+            }
+            _ => "no process can be made",
+        };
+        return Err(Error::os(what, std::io::Error::from_raw_os_error(errno)));
     }
     Pid::new(result as i64).ok_or_else(|| Error::new(Kind::Other, "clone answered with no pid"))
 }

@@ -148,7 +148,8 @@ fn what_a_removed_ledger_left_is_not_taken_for_the_new_one() {
     fs::remove_file(&path).expect("removed while it is open");
     let opens = || run(child("store::tests::open::child_that_opens_and_closes", folder.path()));
     opens();
-    old.add_instance(&instance("old", here(), 6)).expect("the old one still has its own");
+    let refused = old.add_instance(&instance("old", here(), 6)).expect_err("nobody would find it");
+    assert!(refused.to_string().contains("was replaced by another file"), "{refused}");
     assert!(old.check().expect("checked").is_empty());
     opens();
     let new = Store::open(&path).expect("opened");

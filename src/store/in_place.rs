@@ -1,0 +1,102 @@
+//! Whether the files that SQLite has open are still those that the ledger's path names.
+//!
+//! SQLite does not look in WAL mode: with its file removed it would go on writing to one that nobody will ever read, and
+//! with another in its place two programs would hold locks that do not meet
+//! (<https://sqlite.org/howtocorrupt.html>, 4.3 and 4.4). So each write is preceded by three calls of stat(2). Only what
+//! is certain counts: where the folder cannot be looked at, as after a change of user, the files that are open serve on.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use super::trust::beside;
+use crate::error::{Error, Kind, Result};
+
+/// A file's device and inode.
+type FileId = (u64, u64);
+
+/// The files of an open ledger. Each keeps its inode for as long as a connection is open.
+#[derive(Debug)]
+pub(super) struct Files {
+    ledger: PathBuf,
+    id: FileId,
+    /// The WAL and its index.
+    companions: Vec<(PathBuf, FileId)>,
+}
+
+/// What is at a path.
+enum Found {
+    Same { len: u64 },
+    Other,
+    Nothing,
+    CannotTell,
+}
+
+impl Files {
+    /// The companions are those that are there now: a connection has them open.
+    pub(super) fn of(ledger: &Path, id: FileId) -> Self {
+        let companions = ["-wal", "-shm"].iter().filter_map(|suffix| {
+            let path = beside(ledger, suffix);
+            let id = fs::symlink_metadata(&path).ok().map(|seen| (seen.dev(), seen.ino()))?;
+            Some((path, id))
+        });
+        Self { ledger: ledger.to_owned(), id, companions: companions.collect() }
+    }
+
+    /// The ledger's device and inode.
+    pub(super) fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Refuses what would be written to files that nobody finds, or beside another's locks.
+    pub(super) fn check(&self) -> Result<()> {
+        let shown = self.ledger.display();
+        let wrong = |what: String| Err(Error::new(Kind::NotFound, what));
+        match find(&self.ledger, self.id) {
+            Found::Same { len: 0 } => {
+                return wrong(format!(
+                    "the ledger `{shown}` was emptied while it was open: stop what has it open, then restore a backup or remove it"
+                ));
+            }
+            Found::Other => {
+                return wrong(format!(
+                    "the ledger `{shown}` was replaced by another file while it was open: put it back, or restart this program"
+                ));
+            }
+            Found::Nothing => {
+                return wrong(format!(
+                    "the ledger `{shown}` was removed while it was open: put it back, or restart this program, which then makes a new one"
+                ));
+            }
+            Found::Same { .. } | Found::CannotTell => {}
+        }
+        self.companions.iter().try_for_each(|(path, id)| match find(path, *id) {
+            Found::Same { .. } | Found::CannotTell => Ok(()),
+            Found::Other | Found::Nothing => wrong(format!(
+                "`{}` was removed while the ledger was open: put it back, or restart every program that has the ledger open",
+                path.display()
+            )),
+        })
+    }
+
+    /// Whether only the ledger itself is where it was, and nobody has begun a new WAL.
+    pub(super) fn has_lost_its_wal(&self) -> bool {
+        matches!(find(&self.ledger, self.id), Found::Same { len: 1.. })
+            && self.companions.iter().any(|(path, id)| matches!(find(path, *id), Found::Nothing))
+            && !self.companions.iter().any(|(path, id)| matches!(find(path, *id), Found::Other))
+    }
+}
+
+fn find(path: &Path, id: FileId) -> Found {
+    match fs::symlink_metadata(path) {
+        Ok(seen) if (seen.dev(), seen.ino()) == id => Found::Same { len: seen.len() },
+        Ok(_) => Found::Other,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Found::Nothing
+        }
+        Err(_) => Found::CannotTell,
+    }
+}

@@ -1,0 +1,71 @@
+//! A page of the ledger is damaged, as by a disk that lost it: all that needs it is refused, and told.
+
+use std::{
+    fs::File,
+    io::{Seek, SeekFrom, Write},
+    path::Path,
+};
+
+use procledger::Tracker;
+
+use crate::support::{Host, Place, sqlite3};
+
+/// Writes over the page that a table or an index begins with.
+fn damage(ledger: &Path, name: &str) {
+    let number = |query: &str| sqlite3(ledger, query).parse::<u64>().expect("a number");
+    let page = number(&format!("SELECT rootpage FROM sqlite_schema WHERE name = '{name}'"));
+    let size = number("PRAGMA page_size");
+    let mut file = File::options().write(true).open(ledger).expect("a ledger");
+    file.seek(SeekFrom::Start((page - 1) * size)).expect("there");
+    file.write_all(&vec![0xEE; usize::try_from(size).expect("small")]).expect("damaged");
+}
+
+/// A ledger with a past, whose orphan lives.
+fn ledger_with_an_orphan(place: &Place) -> crate::support::Eye {
+    let mut host = Host::start(place, "");
+    host.spawn("past", "exit 0");
+    host.ask("wait past");
+    let orphan = host.spawn("left", "exec sleep 3600");
+    host.crash();
+    // All of it in one file.
+    let open = rusqlite::Connection::open(place.ledger()).expect("a ledger");
+    open.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("written back");
+    orphan
+}
+
+#[test]
+fn a_damaged_table_is_named_by_all_and_nothing_is_ended_on_a_guess() {
+    let place = Place::new();
+    let orphan = ledger_with_an_orphan(&place);
+    damage(&place.ledger(), "process");
+    let error = Tracker::builder(place.ledger()).open().expect_err("it cannot be read");
+    println!("{error:?}");
+    assert!(error.is_not_a_ledger(), "{error:?}");
+    assert!(error.to_string().contains("is damaged, `procledger doctor` says where"), "{error}");
+    for verb in [&["ps"][..], &["reap"], &["health"], &["kill", "left"], &["run", "--task", "new", "--", "true"]] {
+        let output = place.procledger(verb);
+        let text = String::from_utf8_lossy(&output.stderr);
+        println!("{verb:?} {:?} {text}", output.status);
+        assert!(!output.status.success(), "{verb:?}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("is damaged"), "{text}");
+    }
+    assert!(!orphan.is_dead());
+    let doctor = place.procledger(&["doctor"]);
+    let text = String::from_utf8_lossy(&doctor.stdout);
+    println!("{text}");
+    assert!(!doctor.status.success());
+    assert!(text.contains("problem  integrity: ") && text.contains("restore a backup"), "{text}");
+}
+
+#[test]
+fn a_damaged_index_is_found_by_doctor_and_mended_by_sqlite() {
+    let place = Place::new();
+    let orphan = ledger_with_an_orphan(&place);
+    damage(&place.ledger(), "process_ended");
+    let doctor = place.procledger(&["doctor"]);
+    let text = String::from_utf8_lossy(&doctor.stdout);
+    println!("{text}");
+    assert!(!doctor.status.success() && text.contains("problem  integrity: "), "{text}");
+    assert!(!orphan.is_dead());
+}

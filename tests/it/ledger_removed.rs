@@ -1,0 +1,147 @@
+//! Somebody removes, replaces or empties the ledger, or its WAL, while a host has it open. SQLite would go on writing to
+//! files that nobody finds again.
+
+use std::{fs, path::PathBuf};
+
+use crate::support::{Host, Place, sqlite3, until};
+
+const ROW: &str = "SELECT end_reason, exit_signal FROM history WHERE task_id = 'left'";
+
+/// The ledger, its WAL and the WAL's index.
+fn files(place: &Place) -> [PathBuf; 3] {
+    ["ledger.db", "ledger.db-wal", "ledger.db-shm"].map(|name| place.path().join(name))
+}
+
+fn log(place: &Place) -> String {
+    fs::read_to_string(place.path().join("log")).unwrap_or_default()
+}
+
+fn host(place: &Place) -> Host {
+    Host::start(place, &format!("interval=100 log={}", place.path().join("log").display()))
+}
+
+/// Nothing starts, and the host's log says why at each pass.
+fn is_refused(place: &Place, host: &mut Host, why: &str) {
+    let ran = place.path().join("ran");
+    let answer = host.ask(&format!("spawn new : > {}; exec sleep 3600", ran.display()));
+    assert!(answer.starts_with("error the program was not started: ") && answer.contains(why), "{answer}");
+    until("a pass has said so", || {
+        log(place).lines().any(|line| line.contains("health pass") && line.contains(why))
+    });
+    assert!(!ran.exists());
+}
+
+#[test]
+fn a_ledger_that_was_moved_away_and_back_has_what_became_of_its_programs() {
+    let place = Place::new();
+    let mut host = host(&place);
+    let left = host.spawn("left", "exec sleep 3600");
+    let [ledger, ..] = files(&place);
+    let away = place.path().join("away.db");
+    fs::rename(&ledger, &away).expect("moved");
+    is_refused(&place, &mut host, "was removed while it was open: put it back, or restart");
+    assert_eq!(host.ask("terminate left"), "1");
+    assert!(left.is_dead());
+
+    fs::rename(&away, &ledger).expect("moved back");
+    until("what became of it is recorded", || place.sqlite3(ROW) == "terminated|15");
+    host.spawn("new", "exec sleep 3600");
+    host.stop();
+    assert_eq!(place.sqlite3("PRAGMA integrity_check"), "ok");
+}
+
+#[test]
+fn a_host_whose_ledger_was_removed_ends_its_programs_and_the_next_one_makes_another() {
+    let place = Place::new();
+    let mut host = host(&place);
+    let left = host.spawn("left", "exec sleep 3600");
+    files(&place).iter().for_each(|file| fs::remove_file(file).expect("removed"));
+    is_refused(&place, &mut host, "was removed while it was open");
+    assert!(!left.is_dead());
+    assert!(!files(&place)[0].exists(), "nothing is made under its name");
+    host.end();
+    assert!(left.is_dead());
+
+    let mut next = self::host(&place);
+    next.spawn("left", "exec sleep 3600");
+    next.stop();
+    assert_eq!(place.sqlite3(ROW), "shutdown|15");
+}
+
+/// Both count their rows from 1.
+#[test]
+fn a_host_whose_ledger_was_replaced_leaves_the_programs_in_the_new_one_alone() {
+    let place = Place::new();
+    let mut old = host(&place);
+    let first = old.spawn("first", "exec sleep 3600");
+    files(&place).iter().for_each(|file| fs::remove_file(file).expect("removed"));
+    let mut new = Host::start(&place, "interval=100");
+    let second = new.spawn("second", "exec sleep 3600");
+    is_refused(&place, &mut old, "was replaced by another file while it was open");
+    assert!(old.ask("terminate second").starts_with("error "));
+    assert_eq!(old.ask("terminate first"), "1");
+    assert!(first.is_dead() && !second.is_dead());
+    old.end();
+    assert!(!second.is_dead());
+    assert_eq!(place.sqlite3("SELECT task_id FROM running"), "second");
+    new.stop();
+    assert_eq!(place.sqlite3("PRAGMA integrity_check"), "ok");
+}
+
+#[test]
+fn what_was_in_a_wal_that_was_removed_leads_the_next_host_to_the_orphans() {
+    let place = Place::new();
+    let mut host = host(&place);
+    let left = host.spawn("left", "exec sleep 3600");
+    let [ledger, wal, index] = files(&place);
+    assert!(fs::metadata(&wal).expect("a WAL").len() > 0);
+    fs::remove_file(&wal).expect("removed");
+    fs::remove_file(&index).expect("removed");
+    is_refused(&place, &mut host, "-wal` was removed while the ledger was open");
+    host.crash();
+    assert!(!left.is_dead());
+
+    assert_eq!(sqlite3(&ledger, "SELECT task_id FROM running"), "left");
+    let next = Host::start(&place, "");
+    assert!(left.is_dead());
+    assert_eq!(place.sqlite3("SELECT end_reason FROM history WHERE task_id = 'left'"), "orphan");
+    next.stop();
+}
+
+#[test]
+fn a_ledger_that_was_emptied_is_written_to_no_more() {
+    let place = Place::new();
+    let mut host = host(&place);
+    let left = host.spawn("left", "exec sleep 3600");
+    fs::write(place.ledger(), "").expect("emptied");
+    is_refused(&place, &mut host, "was emptied while it was open");
+    assert_eq!(host.ask("terminate left"), "1");
+    assert!(left.is_dead());
+    host.end();
+    is_told_as_damaged(&place);
+}
+
+#[test]
+fn a_ledger_that_was_emptied_before_a_crash_is_not_taken_for_a_new_one() {
+    let place = Place::new();
+    let mut host = host(&place);
+    let left = host.spawn("left", "exec sleep 3600");
+    fs::write(place.ledger(), "").expect("emptied");
+    host.crash();
+    assert!(!left.is_dead());
+    is_told_as_damaged(&place);
+}
+
+/// By whoever opens it, with what to do about it; and it stays as it is.
+fn is_told_as_damaged(place: &Place) {
+    let before = files(place).map(|file| fs::read(file).ok());
+    let next = Host::launch(place, &place.ledger(), "");
+    let answer = next.answer();
+    println!("{answer} {:?}", before.clone().map(|a|a.map(|b|b.len())));
+    assert!(answer.starts_with("error ") && answer.contains("damaged"), "{answer}");
+    let doctor = place.procledger(&["doctor"]);
+    let doctor = String::from_utf8_lossy(&doctor.stdout);
+    println!("{doctor}");
+    assert!(doctor.contains("restore a backup"), "{doctor}");
+    let _ = before;
+}
