@@ -56,6 +56,7 @@ mod log_lines;
 mod look_alikes;
 mod many_at_once;
 mod metrics;
+mod model;
 mod not_started;
 mod obstacles;
 mod odd_hosts;
