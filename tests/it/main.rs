@@ -79,6 +79,7 @@ mod schema_reads_as_a_manual;
 mod secrets;
 mod shared_session;
 mod snapshot_reader;
+mod soak;
 mod stopped_group;
 mod storm;
 mod strays;

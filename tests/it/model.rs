@@ -272,16 +272,11 @@ impl World {
     fn forget(&mut self, task: usize) {
         let output = self.place.procledger(&["forget", TASKS[task]]);
         match &self.rows[task] {
-            Some(row) if row.unnoticed => {
+            Some(row) if row.eyes.iter().all(Eye::is_dead) => {
                 assert!(output.status.success(), "{output:?}");
-                // What it left is nobody's from then on.
-                let row = self.rows[task].take().expect("a row");
-                *self.ended.entry((task, "forgotten")).or_default() += 1;
-                let (dead, left) = row.eyes.into_iter().partition(Eye::is_dead);
-                self.dead.extend::<Vec<Eye>>(dead);
-                self.free.push((left, None));
+                self.end(task, "forgotten");
             }
-            // There is none, or it is alive.
+            // There is none, or something of it is alive: nothing else leads to that.
             _ => assert!(!output.status.success(), "{output:?}"),
         }
     }

@@ -4,10 +4,18 @@
 //! the monitor, the exporter and the housekeeper run as they do in a host; six threads of the caller spawn, wait,
 //! terminate, register and look at the same time, and a tracker is opened and closed in each round.
 
+mod edges {
+    include!(concat!(env!("OUT_DIR"), "/edges.rs"));
+}
+
 use std::{
+    cell::UnsafeCell,
     path::Path,
     process::{Child, Command},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,7 +29,12 @@ const ROUND: Duration = Duration::from_millis(700);
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> Result {
-    let seconds = std::env::args().nth(1).map_or(Ok(SECONDS), |text| text.parse())?;
+    let argument = std::env::args().nth(1);
+    if argument.as_deref() == Some("race") {
+        plant_a_race();
+        return Ok(());
+    }
+    let seconds = argument.map_or(Ok(SECONDS), |text| text.parse())?;
     let folder = tempfile::tempdir()?;
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut rounds = 0;
@@ -31,6 +44,28 @@ fn main() -> Result {
     }
     println!("{rounds} trackers were opened, used by all their threads at once, and closed");
     Ok(())
+}
+
+/// What the sanitizer must find: a race of the plainest kind, with a lock taken before and after it.
+fn plant_a_race() {
+    struct Shared(UnsafeCell<u64>);
+    // SAFETY: it holds not, on purpose.
+    unsafe impl Sync for Shared {}
+    static SHARED: Shared = Shared(UnsafeCell::new(0));
+    static LOCK: Mutex<()> = Mutex::new(());
+    let write = || {
+        for _ in 0..1000 {
+            drop(LOCK.lock());
+            // SAFETY: as above.
+            unsafe { *SHARED.0.get() += 1 };
+            drop(LOCK.lock());
+            std::thread::yield_now();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(write);
+        scope.spawn(write);
+    });
 }
 
 /// One tracker. In turn the caller closes it while nobody uses it, and while everybody does.
