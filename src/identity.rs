@@ -161,6 +161,8 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn place() -> Place {
@@ -224,6 +226,63 @@ mod tests {
         assert_eq!(stranger.reach(&place()), Reach::Elsewhere);
         let nameless = Place { machine_id: None, ..rebooted };
         assert_eq!(nameless.reach(&Place { machine_id: None, ..place() }), Reach::Elsewhere);
+    }
+
+    prop_compose! {
+        /// Of so few values that parts agree as often as they differ.
+        fn any_identity()(
+            machine in prop::option::of(1..3_u128),
+            (boot, namespace) in (1..3_u128, prop::sample::select(vec![INITIAL_PID_NAMESPACE, 5])),
+            offset in 0..2_i64,
+            (pid, start_tick) in (1..3_i64, 1..3_u64),
+            pidfd_inode in prop::option::of(1..3_u64),
+        ) -> Identity {
+            let place = Place {
+                machine_id: machine.map(Uuid::from_u128),
+                boot_id: Uuid::from_u128(boot),
+                pid_namespace: namespace,
+                boottime_offset: offset,
+            };
+            Identity { place, pid: Pid::new(pid).expect("valid"), start_tick, pidfd_inode }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_differs_is_ever_the_same(recorded in any_identity(), observed in any_identity()) {
+            if recorded.sameness(&observed) == Sameness::Same {
+                let without = |identity: &Identity| Identity {
+                    place: Place { machine_id: None, ..identity.place },
+                    pidfd_inode: None,
+                    ..*identity
+                };
+                prop_assert_eq!(without(&recorded), without(&observed));
+                let inode = recorded.pidfd_inode;
+                prop_assert!(inode.is_none() || inode == observed.pidfd_inode);
+            }
+            prop_assert_eq!(recorded.sameness(&recorded), Sameness::Same);
+        }
+
+        #[test]
+        fn different_is_said_only_of_what_could_be_seen(recorded in any_identity(), observed in any_identity()) {
+            let reach = observed.place.reach(&recorded.place);
+            let sameness = recorded.sameness(&observed);
+            prop_assert_eq!(reach == Reach::Elsewhere, sameness == Sameness::Unknown && reach != Reach::Here);
+            if reach == Reach::Here && sameness == Sameness::Different {
+                let seen = |identity: &Identity| (identity.pid, identity.start_tick);
+                let inodes = recorded.pidfd_inode.zip(observed.pidfd_inode);
+                prop_assert!(seen(&recorded) != seen(&observed) || inodes.is_some_and(|(a, b)| a != b));
+            }
+        }
+
+        #[test]
+        fn a_process_that_is_the_same_twice_is_one(a in any_identity(), b in any_identity(), c in any_identity()) {
+            // By a record without an inode two processes of one tick look alike: hence pidfs.
+            prop_assume!(b.pidfd_inode.is_some());
+            if a.sameness(&b) == Sameness::Same && b.sameness(&c) == Sameness::Same {
+                prop_assert_eq!(a.sameness(&c), Sameness::Same);
+            }
+        }
     }
 
     #[test]

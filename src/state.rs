@@ -84,6 +84,8 @@ pub fn next(state: State, event: Event) -> Result<State> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const EVENTS: [Event; 5] =
@@ -110,6 +112,36 @@ mod tests {
         }
         assert_eq!(next(State::Ending, Event::Survived).expect("claimed"), State::Survived);
         assert_eq!(next(State::Ending, Event::GiveBack).expect("claimed"), State::Running);
+    }
+
+    proptest! {
+        /// The model: who died once is dead; a claim holds until it is answered, given back or taken over.
+        #[test]
+        fn whatever_happens_in_whatever_order(events in prop::collection::vec(prop::sample::select(&EVENTS[..]), 0..30)) {
+            let (mut state, mut dead, mut claimed, mut survived) = (State::Running, false, false, false);
+            for event in events {
+                let fits = !dead && match event {
+                    Event::Claim | Event::Died => true,
+                    Event::Survived | Event::GiveBack => claimed,
+                    Event::Adopt => !claimed && !survived,
+                };
+                let after = next(state, event);
+                prop_assert_eq!(after.is_ok(), fits, "{:?} of {:?}", event, state);
+                state = after.unwrap_or(state);
+                if fits {
+                    dead = event == Event::Died;
+                    claimed = event == Event::Claim;
+                    survived = event == Event::Survived;
+                }
+                let expected = match (dead, claimed, survived) {
+                    (true, ..) => State::Ended,
+                    (_, true, _) => State::Ending,
+                    (.., true) => State::Survived,
+                    _ => State::Running,
+                };
+                prop_assert_eq!(state, expected, "after {:?}", event);
+            }
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(crate) mod procfs;
 mod raw;
 pub(crate) mod readers;
 pub(crate) mod spawn;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tty;
 
 /// Blocks every signal in the calling thread: signals of the host are for the host's own threads.

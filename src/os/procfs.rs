@@ -92,7 +92,7 @@ pub(crate) fn split_nul(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The arguments in `/proc/PID/cmdline`. A server that writes a title over them pads it with zeros, which are no arguments.
-fn arguments(cmdline: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn arguments(cmdline: &[u8]) -> Vec<Vec<u8>> {
     let shown = if cmdline.ends_with(b"\0\0\0") {
         let end = cmdline.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         &cmdline[..end]

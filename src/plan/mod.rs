@@ -16,3 +16,5 @@ pub(crate) mod observe;
 pub(crate) mod protect;
 pub(crate) mod retention;
 pub(crate) mod sweep;
+#[cfg(test)]
+mod tests;

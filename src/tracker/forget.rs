@@ -12,8 +12,8 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](Error::is_not_found) when the task has no live row; [`is_busy`](Error::is_busy) when its process
-    /// is known to be alive: forgetting it would leak it.
+    /// [`is_not_found`](Error::is_not_found) when the task has no live row; [`is_busy`](Error::is_busy) when its process,
+    /// or what that has left, is known to be alive: forgetting it would leak it.
     pub fn forget(&self, task_id: &str, asked_by: &str) -> Result<u64> {
         let shared = &self.inner.shared;
         shared.check_usable()?;
@@ -28,15 +28,19 @@ impl Tracker {
             ));
         }
         for row in &rows {
-            if let Probe::Alive(_) = Pinned::probe(&shared.proc, shared.place(), &row.identity) {
-                return Err(Error::new(
-                    Kind::Busy,
-                    format!(
-                        "task {task_id:?} still runs as process {}: end it with `procledger kill`",
-                        row.identity.pid
-                    ),
-                ));
-            }
+            let what = match Pinned::probe(&shared.proc, shared.place(), &row.identity) {
+                Probe::Alive(_) => "still runs as process",
+                // Its row is all that leads to what it left.
+                Probe::Zombie(_) | Probe::Gone if shared.has_left_something(row)? => {
+                    "has left what still runs, and was process"
+                }
+                Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => continue,
+            };
+            let pid = row.identity.pid;
+            return Err(Error::new(
+                Kind::Busy,
+                format!("task {task_id:?} {what} {pid}: end it with `procledger kill`"),
+            ));
         }
         let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
         let forgotten = shared.store.forget(&ids, asked_by, Millis::now())?;

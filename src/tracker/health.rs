@@ -253,7 +253,7 @@ impl Shared {
     }
 
     /// Whether a root that is gone has members that live: its row, with the token, is all that leads to them.
-    fn has_left_something(&self, row: &ProcessRecord) -> Result<bool> {
+    pub(super) fn has_left_something(&self, row: &ProcessRecord) -> Result<bool> {
         if row.token.is_none() {
             return Ok(false);
         }

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     command::{Running, answer, bare, bytes_of, on_ledger, procledger, run},
-    support::{Place, canary, is_alive, need},
+    support::{Host, Place, canary, is_alive, need},
 };
 
 const UP: &str = "echo $$; exec sleep 300";
@@ -136,6 +136,25 @@ fn forget_refuses_what_is_known_to_run() {
     assert!(refused.complaint().contains("known"), "{refused:?}");
     assert!(is_alive(running.said.parse().expect("a pid")));
     assert!(run(&place, &["ps"]).expect(0).out.contains("known"));
+}
+
+/// Nothing but the row of its root led to it: with that closed, it ran on for ever.
+#[test]
+fn forget_left_nobody_to_end_what_a_dead_root_had_left() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "containment=session");
+    let pid = place.path().join("daemon").display().to_string();
+    let script = format!("setsid sleep 3600 & echo $! > {pid}.tmp; mv {pid}.tmp {pid}; wait");
+    let root = host.spawn("gone", &script);
+    let daemon = place.eye("daemon");
+    host.crash();
+    root.kill();
+    let refused = run(&place, &["forget", "gone"]).expect(1);
+    assert!(refused.complaint().contains("procledger kill"), "{refused:?}");
+    assert!(!daemon.is_dead());
+    run(&place, &["kill", "gone"]).expect(0);
+    assert!(daemon.is_dead());
+    assert_eq!(run(&place, &["forget", "gone"]).expect(1).out, "", "it is over");
 }
 
 #[test]

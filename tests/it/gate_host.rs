@@ -82,6 +82,8 @@ fn gate_host() {
         "pid-reuse" => crate::pid_reuse::body(&given),
         "kept-many" => crate::keeper_passes_through::many(&given),
         "kept-at-random" => crate::keeper_kill_at_random::host(&given),
+        "soak" => crate::soak::body(&given),
+        "open-close" => crate::soak::open_and_close(&given),
         "query" => crate::support::answer_query(),
         "write-lock" => hold_write_lock(&given.ledger()),
         other => panic!("no role {other}"),

@@ -16,12 +16,12 @@ use procledger::{ExitStatus, Job, Stdio, Tracker};
 
 use crate::{
     gate_host::{Given, children, descriptors, note, play},
-    support::{Place, until},
+    support::{Place, long, until},
 };
 
-/// Times ten with `PROCLEDGER_FULL`.
+/// Times ten with `PROCLEDGER_LONG`.
 pub(crate) fn spawns() -> u32 {
-    if std::env::var_os("PROCLEDGER_FULL").is_some() { 200_000 } else { 20_000 }
+    if long() { 200_000 } else { 20_000 }
 }
 
 /// Two storms at once take ten times as long, not twice, on two cores.

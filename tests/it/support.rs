@@ -412,6 +412,11 @@ pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
+/// Whether somebody has the time for all of it: a sample otherwise. `PROCLEDGER_LONG=1` asks for it.
+pub(crate) fn long() -> bool {
+    std::env::var_os("PROCLEDGER_LONG").is_some()
+}
+
 /// Scenarios that measure time, or that load the machine, come one after another.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());

@@ -101,6 +101,8 @@ pub(crate) fn containment(text: &str) -> Result<ContainmentMode, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -169,5 +171,31 @@ mod tests {
         assert!(interval("99ms").expect_err("short").contains("100ms"));
         assert_eq!(interval("100ms"), Ok(SHORTEST_INTERVAL));
         assert!(limit("0s").expect_err("zero").contains("zero"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_size_and_a_span_within_bounds_or_refused_in_one_line(
+            text in "\\PC{0,12}|[0-9]{1,22} ?[kKMGTiIbB]{0,4}|[0-9]{1,12}(ms|s|m|h|days|years)",
+        ) {
+            match size(&text) {
+                Ok(bytes) => prop_assert!((1..=LARGEST).contains(&bytes)),
+                Err(why) => prop_assert!(!why.is_empty() && !why.contains('\n')),
+            }
+            match duration(&text) {
+                Ok(span) => prop_assert!(span <= LONGEST),
+                Err(why) => prop_assert!(!why.is_empty() && !why.contains('\n')),
+            }
+        }
+
+        #[test]
+        fn a_size_is_its_number_times_its_unit(number in 1..=u64::from(u32::MAX), power in 0..4_usize) {
+            let (binary, short, metric) =
+                (["B", "KiB", "MiB", "GiB"][power], ["", "k", "m", "g"][power], ["b", "kB", "MB", "GB"][power]);
+            let power = u32::try_from(power).expect("small");
+            prop_assert_eq!(size(&format!("{number}{binary}")), Ok(number << (10 * power)));
+            prop_assert_eq!(size(&format!("{number}{short}")), Ok(number << (10 * power)));
+            prop_assert_eq!(size(&format!("{number} {metric}")), Ok(number * 1000_u64.pow(power)));
+        }
     }
 }

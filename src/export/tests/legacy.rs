@@ -10,6 +10,7 @@ use super::{
     super::{Legacy, LegacyEntry, read_legacy, to_json},
     entry, make_fifo, my_uid, names_in,
 };
+use crate::record::{ExportEntry, Millis};
 
 struct Scene {
     folder: tempfile::TempDir,
@@ -270,6 +271,36 @@ proptest! {
     #[test]
     fn arbitrary_json_like_text_never_panics(text in "[\\[\\]{}\":,0-9eE.+\\-\\\\untrlse ]{0,120}") {
         holds_for(text.as_bytes());
+    }
+
+    #[test]
+    fn what_the_export_writes_is_read_as_it_was(
+        tasks in prop::collection::hash_map(1..=0x7fff_ffff_u32, "[^\0]{1,20}", 0..8),
+        time in -1_i64 << 44..1 << 44,
+    ) {
+        let start_time = Millis(time);
+        let list: Vec<ExportEntry> = tasks.iter().map(|(&process_id, task)| ExportEntry {
+            task_id: task.clone(),
+            process_id,
+            start_time: start_time.to_rfc3339(),
+        }).collect();
+        let (found, rejected) = entries(to_json(&list));
+        prop_assert_eq!(rejected, [""; 0]);
+        let found: Vec<_> = found.into_iter().map(|one| (one.pid.get(), one.task.to_string(), one.start_time)).collect();
+        let expected: Vec<_> = list.into_iter().map(|one| (one.process_id, one.task_id, start_time)).collect();
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_rejected_is_told_in_one_harmless_line_each(
+        values in prop::collection::vec("(\\PC|\\p{Cc}){0,90}", 1..5),
+    ) {
+        let list: Vec<_> = values.iter().map(|value| {
+            serde_json::json!({ "task_id": value, "process_id": value, "start_time": value })
+        }).collect();
+        let (found, rejected) = entries(serde_json::to_vec(&list).unwrap());
+        prop_assert_eq!((found.len(), rejected.len()), (0, list.len()));
+        prop_assert!(!rejected.iter().any(|line| line.chars().any(char::is_control)), "{:?}", rejected);
     }
 
     #[test]

@@ -143,6 +143,8 @@ fn unescape(field: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -187,6 +189,43 @@ mod tests {
         assert_eq!(outermost(&nested(0)), None);
         assert_eq!(outermost(&nested(NESTING)), None);
         assert_eq!(outermost(&nested(NESTING + 1)), Some("/base".into()));
+    }
+
+    /// As the kernel writes a path in mountinfo (`mangle` in `fs/proc_namespace.c`).
+    fn mangled(path: &[u8]) -> Vec<u8> {
+        let digits = |byte: &u8| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
+            _ => vec![*byte],
+        };
+        path.iter().flat_map(digits).collect()
+    }
+
+    fn path() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            prop::collection::vec(1..=u8::MAX, 0..12),
+            r"[ #\\/\n\t0-7a-]{0,12}".prop_map(String::into_bytes),
+        ]
+        .prop_map(|rest| [&b"/"[..], &rest].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_is_read_as_it_is(root in path(), point in path(), others in any::<u32>()) {
+            let mut text = format!("{others} 1 0:2 / /other rw - tmpfs - rw\n3 1 0:4 ").into_bytes();
+            text.extend([&mangled(&root)[..], b" ", &mangled(&point), b" rw shared:1 - cgroup2 none rw\n"].concat());
+            let expected = Mount {
+                root: PathBuf::from(OsString::from_vec(root)),
+                point: PathBuf::from(OsString::from_vec(point)),
+            };
+            prop_assert_eq!(mounts(&text), [expected]);
+        }
+
+        #[test]
+        fn any_bytes_are_taken_for_mounts_and_cgroups(bytes: Vec<u8>, line in r"[0-9:/ \\\n-]{0,60}") {
+            for text in [&bytes[..], line.as_bytes()] {
+                let _ = (mounts(text), own_path(text));
+            }
+        }
     }
 
     #[test]

@@ -60,6 +60,8 @@ fn is_harmful(char: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -89,5 +91,44 @@ mod tests {
     fn words_are_quoted_as_a_shell_takes_them() {
         let command = ["sh", "-c", "echo 'a' $b", "", "x\x1b"].map(str::to_owned);
         assert_eq!(shell_words(&command), r"sh -c 'echo '\''a'\'' $b' '' 'x\x1b'");
+    }
+
+    /// Words of a command line, as a POSIX shell splits one that has nothing but plain words and single quotes.
+    fn split(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quoted) = (Vec::new(), None::<String>, false);
+        let mut chars = line.chars();
+        while let Some(char) = chars.next() {
+            match char {
+                '\'' => {
+                    quoted = !quoted;
+                    word.get_or_insert_default();
+                }
+                ' ' if !quoted => words.extend(word.take()),
+                '\\' if !quoted => word.get_or_insert_default().extend(chars.next()),
+                _ => word.get_or_insert_default().push(char),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_moves_a_cursor_reaches_a_terminal(text in "(\\PC|\\p{Cc}|\\p{Cf}|\u{2028}|\u{2029}){0,40}") {
+            prop_assert!(!escape(&text).chars().any(is_harmful));
+            prop_assert!(!escape_json(&text).chars().any(|char| is_harmful(char) && char != '\n'));
+            prop_assert_eq!(escape(&escape(&text)), escape(&text));
+        }
+
+        #[test]
+        fn json_keeps_any_meaning(value: Vec<String>) {
+            let json = escape_json(&serde_json::to_string_pretty(&value).expect("strings"));
+            prop_assert_eq!(serde_json::from_str::<Vec<String>>(&json).expect("JSON"), value);
+        }
+
+        #[test]
+        fn a_shell_reads_the_words_that_were_meant(words in prop::collection::vec("[ -~äß]{0,12}", 0..6)) {
+            prop_assert_eq!(split(&shell_words(&words)), words);
+        }
     }
 }

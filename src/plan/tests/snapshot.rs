@@ -1,0 +1,45 @@
+use proptest::prelude::*;
+
+use super::{any_pid, line_up, machine, some_pids};
+use crate::identity::Pid;
+
+proptest! {
+    #[test]
+    fn below_a_process_is_who_has_it_in_his_line_of_parents(snapshot in machine(), above in any_pid()) {
+        let below = snapshot.below(above);
+        for stat in snapshot.iter() {
+            let has = line_up(&snapshot, stat.pid).contains(&above);
+            prop_assert_eq!(below.contains(&stat.pid), has, "{:?}", stat.pid);
+        }
+        prop_assert!(below.iter().all(|&pid| snapshot.get(pid).is_some()));
+    }
+
+    #[test]
+    fn ancestors_are_the_line_of_parents_each_once_and_never_oneself(snapshot in machine(), own in any_pid()) {
+        let ancestors = snapshot.ancestors(own);
+        let mut line = line_up(&snapshot, own);
+        line.remove(&own);
+        prop_assert_eq!(ancestors.len(), line.len(), "each once");
+        prop_assert!(ancestors.iter().all(|pid| line.contains(pid)));
+        // Nearest first.
+        let first = snapshot.get(own).and_then(|stat| Pid::new(i64::from(stat.parent)));
+        prop_assert_eq!(ancestors.first().copied(), first.filter(|&parent| parent != own));
+    }
+
+    #[test]
+    fn below_until_others_stops_at_them_and_loses_nobody_else(
+        snapshot in machine(),
+        above in any_pid(),
+        others in some_pids(),
+    ) {
+        let others = others.into_iter().collect();
+        let found = snapshot.below_until(above, &others);
+        prop_assert!(found.is_disjoint(&others));
+        prop_assert!(found.is_subset(&snapshot.below(above)));
+        for &pid in found.iter().chain([&above]) {
+            for child in snapshot.children(pid) {
+                prop_assert!(found.contains(&child.pid) || others.contains(&child.pid));
+            }
+        }
+    }
+}
