@@ -1,0 +1,88 @@
+//! Many threads that spawn at once.
+
+use std::{thread, time::Instant};
+
+use super::{
+    samples::{Samples, timed},
+    score::{Board, Line},
+    seed::Seed,
+    spawns::spawn,
+    stage::Stage,
+};
+
+const SPAWNS: usize = 1000;
+const THREADS: usize = 8;
+
+pub(crate) fn measure(board: &mut Board) {
+    let rounds = board.scale().pick(2, 5);
+    let stage = Stage::quiet();
+    spawn(&stage, 0);
+    let (mut serial, mut crowded) = (Samples::default(), Samples::default());
+    let (mut each, mut alone) = (Samples::default(), Samples::default());
+    let mut seeds = Samples::default();
+    for _ in 0..rounds {
+        let (took, times) = timed(|| all(&stage, 1));
+        serial.add(took);
+        alone.extend(times);
+        let (took, times) = timed(|| all(&stage, THREADS));
+        crowded.add(took);
+        each.extend(times);
+        seeds.add(timed(seeds_way).0);
+    }
+    board.add(
+        Line::new("1,000 spawns from 8 threads, in total", &crowded)
+            .beside("the same from one thread", serial.median())
+            .at_most(1.0)
+            .seed(seeds.median()),
+    );
+    board.add(
+        Line::new("one of 1,000 spawns from 8 threads", &each)
+            .beside("one of 1,000 from one thread", alone.median())
+            .p99_within(5e6),
+    );
+}
+
+/// So many spawns, spread over so many threads; each program is waited for, and only its spawn is counted as its time.
+fn all(stage: &Stage, threads: usize) -> Samples {
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|worker| {
+                scope.spawn(move || {
+                    let mut times = Samples::default();
+                    for round in 0..SPAWNS / threads {
+                        let task = format!("crowd-{worker}-{round}");
+                        let start = Instant::now();
+                        let mut process = stage.spawn(&task, &["/bin/true"]);
+                        times.add(start.elapsed());
+                        process.wait().expect("it ends");
+                    }
+                    times
+                })
+            })
+            .collect();
+        let mut all = Samples::default();
+        for worker in workers {
+            all.extend(worker.join().expect("no panic"));
+        }
+        all
+    })
+}
+
+/// The seed's registry has one lock: eight threads take turns.
+fn seeds_way() {
+    let seed = std::sync::Mutex::new(Seed::tracking(&[]));
+    thread::scope(|scope| {
+        for worker in 0..THREADS {
+            let seed = &seed;
+            scope.spawn(move || {
+                for round in 0..SPAWNS / THREADS {
+                    let lock = || seed.lock().expect("no panic");
+                    let task = format!("crowd-{worker}-{round}");
+                    let mut child = lock().spawn(task, &["/bin/true"]);
+                    child.wait().expect("it ends");
+                    lock().unregister(child.id());
+                }
+            });
+        }
+    });
+}

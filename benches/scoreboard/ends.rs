@@ -1,0 +1,115 @@
+//! Ending many trees at once.
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use procledger::{Outcome, Process};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::{
+    arena::raise_descriptors,
+    herd::{Program, Raw, wait_all},
+    samples::{Samples, timed},
+    score::{Board, Line},
+    seed::{self, Seed},
+    stage::Stage,
+};
+
+const OBEDIENT: [&str; 2] = ["/bin/sleep", "600"];
+/// Ignores SIGTERM, whatever dispositions it was given.
+const STUBBORN: [&str; 4] = ["/usr/bin/env", "--ignore-signal=TERM", "/bin/sleep", "600"];
+/// Of what ignores SIGTERM the limit takes at least the grace.
+const GRACE: Duration = Duration::from_millis(100);
+/// The seed takes 100 ms for each: so many are measured.
+const SEED_ENDS: usize = 5;
+
+pub(crate) fn measure(board: &mut Board) {
+    raise_descriptors(65_536);
+    let sizes: &[(usize, usize)] =
+        board.scale().pick(&[(100, 4), (1000, 2), (5000, 1)], &[(100, 15), (1000, 7), (5000, 3)]);
+    let seed = seeds_end();
+    for &(count, rounds) in sizes {
+        end(board, count, rounds, &OBEDIENT, seed);
+    }
+    for &(count, rounds) in sizes {
+        end(board, count, rounds, &STUBBORN, seed);
+    }
+}
+
+fn end(board: &mut Board, count: usize, rounds: usize, words: &[&str], seed: f64) {
+    let stubborn = words.len() > 2;
+    let (mut ours, mut limit) = (Samples::default(), Samples::default());
+    let mut forced = 0;
+    for round in 0..rounds {
+        let (took, killed) = shut_down(count, words);
+        ours.add(took);
+        forced += killed;
+        let wait = if stubborn { GRACE } else { Duration::ZERO };
+        limit.add(kill(count, words) + wait);
+        eprintln!("    {count} {}: round {round}", words[0]);
+    }
+    let what = if stubborn { "that ignore SIGTERM" } else { "obedient" };
+    let line = Line::new(format!("end {count} programs {what}"), &ours)
+        .seed_scaled(seed * count as f64, format!("{SEED_ENDS} measured, one after another"));
+    board.add(if stubborn {
+        line.beside("100 ms + SIGKILL alone", limit.median()).at_most(1.2)
+    } else {
+        line.beside("SIGKILL alone", limit.median())
+            .at_most(1.3)
+            .and(format!("forced kills: {forced} of 0"), forced == 0)
+    });
+}
+
+/// Ends so many trees with the tracker; and how many of them had to be killed.
+fn shut_down(count: usize, words: &[&str]) -> (Duration, u64) {
+    let stage = Stage::quiet();
+    let processes: Vec<Process> =
+        (0..count).map(|task| stage.spawn(&format!("task-{task}"), words)).collect();
+    for process in &processes {
+        wait_settled(process.pid().get());
+    }
+    let (took, report) = timed(|| stage.tracker.shutdown().expect("an orderly end"));
+    assert_eq!(report.endings.len(), count, "{:?}", report.errors);
+    (took, report.count(Outcome::Kill))
+}
+
+/// The limit: SIGKILL to each, until all are dead and reaped.
+fn kill(count: usize, words: &[&str]) -> Duration {
+    let mut program = Program::new(words);
+    let children: Vec<Raw> = (0..count).map(|_| program.vfork()).collect();
+    let pidfds: Vec<OwnedFd> = children.iter().map(Raw::pidfd).collect();
+    for child in &children {
+        wait_settled(child.0.cast_unsigned());
+    }
+    timed(|| {
+        for pidfd in &pidfds {
+            pidfd_send_signal(pidfd, Signal::KILL).expect("sent");
+        }
+        wait_all(&pidfds);
+        children.into_iter().for_each(Raw::wait);
+    })
+    .0
+}
+
+/// Until it sleeps: until then it may not ignore yet what it is about to ignore.
+fn wait_settled(pid: u32) {
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+        if stat.contains(" (sleep) S ") {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn seeds_end() -> f64 {
+    let mut seed = Seed::tracking(&[]);
+    let mut children: Vec<_> =
+        (0..SEED_ENDS).map(|task| seed.spawn(format!("task-{task}"), &OBEDIENT)).collect();
+    let took = timed(|| {
+        for child in &mut children {
+            seed::end(child);
+            seed.unregister(child.id());
+        }
+    });
+    took.0.as_nanos() as f64 / SEED_ENDS as f64
+}

@@ -1,0 +1,116 @@
+//! The JSON file after a change, a thousand processes in it.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use super::{
+    herd::Herd,
+    samples::{Samples, in_turns, timed},
+    score::{Board, Line},
+    seed::Seed,
+    spawns::spawn,
+    stage::Stage,
+};
+
+const ENTRIES: usize = 1000;
+
+#[derive(Serialize)]
+struct Entry {
+    task_id: String,
+    process_id: u32,
+    start_time: String,
+}
+
+pub(crate) fn measure(board: &mut Board) {
+    let rounds = board.scale().pick(60, 300);
+    let herd = Herd::new(ENTRIES);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("processes.json");
+    let stage = Stage::with(|builder| builder.monitor(false).export(&file));
+    for pid in &herd.pids {
+        stage.tracker.register(format!("task-{pid}"), *pid).expect("it is there");
+    }
+    flush(&stage);
+    let entries: Vec<Entry> = herd.pids.iter().map(|&pid| entry(pid)).collect();
+    let other = folder.path().join("limit.json");
+    let (ours, limit) = in_turns(
+        rounds,
+        |round| change(&stage, &file, herd.pids[0], round),
+        |_| timed(|| write_atomically(&other, &entries)).0,
+    );
+    let seed = Seed::tracking(&herd.pids);
+    let mut seeds = Samples::default();
+    (0..rounds).for_each(|_| seeds.add(timed(|| seed.persist()).0));
+    board.add(
+        Line::new("export of 1,000 after a change", &ours)
+            .beside("serialise, write, rename", limit.median())
+            .at_most(1.2)
+            .seed(seeds.median()),
+    );
+    spawns_do_not_wait(board, &stage, rounds);
+    std::mem::forget(stage.tracker);
+}
+
+fn entry(pid: u32) -> Entry {
+    let start_time = chrono::Utc::now().to_rfc3339();
+    Entry { task_id: format!("task-{pid}"), process_id: pid, start_time }
+}
+
+fn flush(stage: &Stage) {
+    stage.tracker.flush_export(Duration::from_secs(10)).expect("written");
+}
+
+/// From a commit until the file has been replaced. The list is the same length before and after.
+fn change(stage: &Stage, file: &Path, pid: u32, round: usize) -> Duration {
+    let task = if round == 0 { format!("task-{pid}") } else { format!("again-{}", round - 1) };
+    stage.tracker.unregister(&task).expect("released");
+    flush(stage);
+    let before = inode(file);
+    stage.tracker.register(format!("again-{round}"), pid).expect("it is there");
+    let start = Instant::now();
+    while inode(file) == before {
+        assert!(start.elapsed() < Duration::from_secs(5), "no export");
+        std::hint::spin_loop();
+    }
+    let took = start.elapsed();
+    flush(stage);
+    took
+}
+
+fn inode(file: &Path) -> (u64, i64) {
+    let metadata = fs::metadata(file).expect("there");
+    (metadata.ino(), metadata.mtime_nsec())
+}
+
+fn write_atomically(file: &Path, entries: &[Entry]) {
+    let text = serde_json::to_vec_pretty(entries).expect("plain data");
+    let folder = file.parent().expect("a folder");
+    let mut temp = tempfile::NamedTempFile::new_in(folder).expect("a file");
+    temp.write_all(&text).expect("written");
+    temp.persist(file).expect("renamed");
+}
+
+/// With an export of a thousand that is written all the time, and without.
+fn spawns_do_not_wait(board: &mut Board, stage: &Stage, rounds: usize) {
+    let without = Stage::quiet();
+    let (ours, limit) = in_turns(
+        rounds,
+        |round| {
+            let took = spawn(stage, round);
+            flush(stage);
+            took
+        },
+        |round| spawn(&without, round),
+    );
+    board.add(
+        Line::new("spawn while 1,000 are exported", &ours)
+            .beside("the same without an export", limit.median()),
+    );
+}

@@ -1,0 +1,64 @@
+//! What a tracked process takes in the host, and its row on disk.
+
+use super::{
+    arena::raise_descriptors,
+    bare,
+    herd::Herd,
+    score::{Board, Line, Unit},
+    stage::Stage,
+};
+
+const PROCESSES: usize = 10_000;
+/// Up to here the host warms up: caches, the allocator's first pages.
+const BEFORE: usize = 1000;
+
+pub(crate) fn measure(board: &mut Board) {
+    raise_descriptors(65_536);
+    let herd = Herd::new(PROCESSES);
+    let stage = Stage::quiet();
+    let register = |pids: &[u32]| {
+        for pid in pids {
+            stage.tracker.register(format!("task-{pid}"), *pid).expect("it is there");
+        }
+    };
+    register(&herd.pids[..BEFORE]);
+    let (rss, used) = (resident(), used_bytes(&stage));
+    register(&herd.pids[BEFORE..]);
+    let count = (PROCESSES - BEFORE) as f64;
+    let each = (resident() - rss) / count;
+    board.add(Line::of("memory of a tracked process", each, Unit::Bytes).within(1024.0));
+    board.add(
+        Line::of("disk for a running row", (used_bytes(&stage) - used) / count, Unit::Bytes)
+            .within(400.0),
+    );
+    drop(herd);
+    let reader = bare::open(&stage.path());
+    // The herd is killed, and its processes may still be on their way out.
+    let rows = loop {
+        stage.tracker.health_pass().expect("a pass");
+        let counts = "SELECT count(*) FILTER (WHERE state = 'ended'), count(*) FROM process";
+        let (ended, all): (i64, i64) =
+            reader.query_one(counts, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("an answer");
+        if ended == all {
+            break ended as f64;
+        }
+    };
+    let used = used_bytes(&stage) / rows;
+    board.add(Line::of("disk for an ended row", used, Unit::Bytes).within(400.0));
+}
+
+fn resident() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc");
+    let pages: f64 =
+        statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+    pages * rustix::param::page_size() as f64
+}
+
+/// Pages in use, whatever the file has been grown to.
+fn used_bytes(stage: &Stage) -> f64 {
+    let reader = bare::open(&stage.path());
+    let ask = |what: &str| -> f64 {
+        reader.pragma_query_value(None, what, |row| row.get::<_, i64>(0)).expect("an answer") as f64
+    };
+    (ask("page_count") - ask("freelist_count")) * ask("page_size")
+}

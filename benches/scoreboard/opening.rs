@@ -1,0 +1,57 @@
+//! Opening a ledger in which there is nothing to reap.
+
+use std::{path::Path, time::Duration};
+
+use procledger::{ContainmentMode, Tracker};
+
+use super::{
+    bare,
+    herd::Herd,
+    samples::{Samples, in_turns, timed},
+    score::{Board, Line},
+    seed::Seed,
+};
+
+pub(crate) fn measure(board: &mut Board) {
+    let rounds = board.scale().pick(60, 300);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ledger.db");
+    let (ours, limit) = beside_bare(&path, rounds);
+    let herd = Herd::new(20);
+    let seed = Seed::tracking(&herd.pids);
+    let mut seeds = Samples::default();
+    (0..rounds / 4).for_each(|_| seeds.add(timed(|| seed.start()).0));
+    board.add(
+        Line::new("open, nothing to reap", &ours)
+            .beside("bare open", limit.median())
+            .at_most(3.0)
+            .seed(seeds.median()),
+    );
+}
+
+pub(crate) fn beside_bare(path: &Path, rounds: usize) -> (Samples, Samples) {
+    open(path);
+    in_turns(rounds, |_| open(path), |_| open_bare(path))
+}
+
+/// Until a program could be spawned. The orderly end is not measured.
+fn open(path: &Path) -> Duration {
+    let builder = Tracker::builder(path).containment(ContainmentMode::Session);
+    let (took, tracker) = timed(|| builder.open().expect("a ledger"));
+    tracker.shutdown().expect("an orderly end");
+    took
+}
+
+/// The limit: a connection with the same pragmas that has read what runs, and written that it is there.
+fn open_bare(path: &Path) -> Duration {
+    let (took, connection) = timed(|| {
+        let connection = bare::open(path);
+        assert_eq!(bare::read_running(&connection), 0);
+        connection
+            .execute("UPDATE instance SET stopped_at = stopped_at WHERE id = 1", [])
+            .expect("written");
+        connection
+    });
+    drop(connection);
+    took
+}

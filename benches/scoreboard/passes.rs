@@ -1,0 +1,174 @@
+//! Health pass and orphan scan over ten thousand processes.
+
+use std::{fmt::Write, hint::black_box, os::fd::OwnedFd, time::Duration};
+
+use rustix::fs::{Mode, OFlags, RawDir, openat};
+
+use super::{
+    arena::raise_descriptors,
+    bare,
+    herd::Herd,
+    samples::{Samples, in_turns, timed},
+    score::{Board, Line},
+    seed::{self, Seed},
+    stage::Stage,
+};
+
+pub(crate) const PROCESSES: usize = 10_000;
+/// The seed starts a program for each process at each check: so many of them are measured.
+const SEED_CHECKS: usize = 300;
+
+pub(crate) fn measure(board: &mut Board) {
+    raise_descriptors(65_536);
+    let rounds = board.scale().pick(5, 15);
+    let herd = Herd::new(PROCESSES);
+    orphans(board, &herd, rounds);
+    let stage = tracked(&herd);
+    health(board, &stage, &herd, rounds);
+    // Its processes are the herd's.
+    std::mem::forget(stage.tracker);
+}
+
+/// A tracker that has registered the whole herd.
+pub(crate) fn tracked(herd: &Herd) -> Stage {
+    let stage = Stage::quiet();
+    for pid in &herd.pids {
+        stage.tracker.register(format!("herd-{pid}"), *pid).expect("it is there");
+    }
+    stage
+}
+
+fn health(board: &mut Board, stage: &Stage, herd: &Herd, rounds: usize) {
+    let reader = bare::open(&stage.path());
+    count_changes(&reader);
+    health_pass(stage);
+    let before = changes(&reader);
+    let (mut ours, mut limit) = (Samples::default(), Samples::default());
+    let mut stats = Samples::default();
+    for _ in 0..rounds {
+        ours.add(health_pass(stage));
+        let (read, taken) = timed(|| read_stats(&herd.pids));
+        stats.add(read);
+        assert_eq!(taken, PROCESSES);
+        let (rows, count) = timed(|| bare::read_running(&reader));
+        assert_eq!(count, PROCESSES);
+        // One and a half times the reads, plus the rows.
+        limit.add(read.mul_f64(1.5) + rows);
+    }
+    let written = changes(&reader) - before;
+    let mut registry = Seed::tracking(&herd.pids);
+    let seeds = timed(|| registry.check(SEED_CHECKS)).0;
+    let seeds = seeds.as_nanos() as f64 * (PROCESSES / SEED_CHECKS) as f64;
+    board.add(
+        Line::new("health pass over 10,000 processes", &ours)
+            .beside("1.5 × reading each stat + the rows", limit.median())
+            .at_most(1.0)
+            .and(format!("rows rewritten: {written} of 0"), written == 0)
+            .seed_scaled(seeds, format!("{SEED_CHECKS} of 10,000 `kill -0` measured")),
+    );
+    board.add(
+        Line::new("health pass, beside the reads alone", &ours)
+            .beside("reading each stat", stats.median()),
+    );
+}
+
+pub(crate) fn health_pass(stage: &Stage) -> Duration {
+    let (took, report) = timed(|| stage.tracker.health_pass().expect("a pass"));
+    assert!(report.errors.is_empty(), "{:?}", report.errors);
+    took
+}
+
+/// Rows that were written since the ledger was made, as two triggers count them.
+fn changes(reader: &rusqlite::Connection) -> i64 {
+    reader.query_one("SELECT count(*) FROM written", [], |row| row.get(0)).expect("an answer")
+}
+
+/// Makes the ledger count what is written to its processes.
+fn count_changes(reader: &rusqlite::Connection) {
+    reader
+        .execute_batch(
+            "CREATE TABLE written (process);
+             CREATE TRIGGER count_inserts AFTER INSERT ON process BEGIN INSERT INTO written VALUES (new.id); END;
+             CREATE TRIGGER count_updates AFTER UPDATE ON process BEGIN INSERT INTO written VALUES (new.id); END;",
+        )
+        .expect("a table");
+}
+
+/// The limit: `/proc/PID/stat` of each, through one descriptor on `/proc` and into one buffer.
+pub(crate) fn read_stats(pids: &[u32]) -> usize {
+    let proc = open_proc();
+    let (mut path, mut buffer) = (String::new(), [0_u8; 4096]);
+    let mut read = 0;
+    for pid in pids {
+        path.clear();
+        let _ = write!(path, "{pid}/stat");
+        read += usize::from(read_file(&proc, &path, &mut buffer));
+    }
+    read
+}
+
+fn open_proc() -> OwnedFd {
+    rustix::fs::open("/proc", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).expect("/proc")
+}
+
+fn read_file(proc: &OwnedFd, path: &str, buffer: &mut [u8]) -> bool {
+    let Ok(file) = openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+        return false;
+    };
+    black_box(rustix::io::read(&file, &mut *buffer).expect("read"));
+    true
+}
+
+/// The limit: list `/proc`, and read each `cmdline` into one buffer.
+pub(crate) fn scan_command_lines() -> usize {
+    let proc = open_proc();
+    let mut space = Vec::with_capacity(64 << 10);
+    let (mut path, mut buffer) = (String::new(), [0_u8; 4096]);
+    let mut entries = RawDir::new(&proc, space.spare_capacity_mut());
+    let mut read = 0;
+    while let Some(entry) = entries.next() {
+        let entry = entry.expect("an entry");
+        let name = entry.file_name().to_bytes();
+        if name.first().is_some_and(u8::is_ascii_digit) {
+            path.clear();
+            path.push_str(std::str::from_utf8(name).expect("digits"));
+            path.push_str("/cmdline");
+            read += usize::from(read_file(&proc, &path, &mut buffer));
+        }
+    }
+    read
+}
+
+fn orphans(board: &mut Board, _herd: &Herd, rounds: usize) {
+    let stage = Stage::with(|builder| {
+        builder.monitor(false).orphan_name("resource-claude-code").min_age(Duration::ZERO)
+    });
+    orphan_scan(&stage);
+    let (ours, limit) = in_turns(
+        rounds,
+        |_| orphan_scan(&stage),
+        |_| {
+            let (took, read) = timed(scan_command_lines);
+            assert!(read >= PROCESSES);
+            took
+        },
+    );
+    let mut pgrep = Samples::default();
+    for _ in 0..board.scale().pick(2, 4) {
+        pgrep.add(timed(|| seed::find_orphans("resource-claude-code")).0);
+    }
+    let quarter = ours.median() <= pgrep.median() / 4.0;
+    board.add(
+        Line::new("orphan scan of 10,000 processes", &ours)
+            .beside("getdents + each cmdline", limit.median())
+            .at_most(1.3)
+            .and("≤ ¼ of `pgrep -f`", quarter)
+            .seed(pgrep.median()),
+    );
+}
+
+pub(crate) fn orphan_scan(stage: &Stage) -> Duration {
+    let (took, report) = timed(|| stage.tracker.reap_orphans().expect("a pass"));
+    assert!(report.errors.is_empty(), "{:?}", report.errors);
+    took
+}

@@ -1,0 +1,102 @@
+//! Registering and ending beside a bare statement.
+
+use std::time::Duration;
+
+use super::{
+    bare::Bare,
+    herd::{Herd, Program},
+    samples::{Samples, in_turns, timed},
+    score::{Board, Line},
+    seed::Seed,
+    stage::Stage,
+};
+
+/// Processes that are there while it is measured: what costs as much as the machine is busy shows.
+const OTHERS: usize = 200;
+
+pub(crate) fn measure(board: &mut Board) {
+    let rounds = board.scale().pick(500, 2000);
+    let herd = Herd::new(rounds.max(OTHERS));
+    registering(board, &herd, rounds);
+    drop(herd);
+    let _others = Herd::new(OTHERS);
+    ending(board, rounds);
+}
+
+fn registering(board: &mut Board, herd: &Herd, rounds: usize) {
+    let stage = Stage::quiet();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut bare = Bare::at(&folder.path().join("bare.db"));
+    let mut seed = Seed::tracking(&herd.pids[..OTHERS / 2]);
+    let register = |round: usize| {
+        let task = format!("task-{round}");
+        let pid = herd.pids[round];
+        timed(|| stage.tracker.register(task, pid).expect("it is there")).0
+    };
+    let insert = |round: usize| bare.insert(&format!("task-{round}"), herd.pids[round]).0;
+    let (ours, limit) = in_turns(rounds, register, insert);
+    let mut seeds = Samples::default();
+    for round in 0..rounds / 4 {
+        seeds.add(timed(|| seed.register(format!("task-{round}"), herd.pids[round])).0);
+        seed.unregister(herd.pids[round]);
+    }
+    board.add(
+        Line::new("register a running process", &ours)
+            .beside("bare INSERT", limit.median())
+            .at_most(2.0)
+            .seed(seeds.median()),
+    );
+    // Their ends are nobody's concern here.
+    std::mem::forget(stage.tracker);
+}
+
+/// The program is dead before it is measured: what is left is to learn how, to look for strays, and to write it down.
+fn ending(board: &mut Board, rounds: usize) {
+    let stage = Stage::quiet();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut bare = Bare::at(&folder.path().join("bare.db"));
+    let herd = Herd::new(OTHERS / 2);
+    let mut seed = Seed::tracking(&herd.pids);
+    let mut raw = Program::new(&["/bin/true"]);
+    let end = |round: usize| {
+        let mut process = stage.spawn(&format!("task-{round}"), &["/bin/true"]);
+        wait_dead(process.pid().get());
+        timed(|| process.wait().expect("it ends")).0
+    };
+    let update = |round: usize| {
+        let (_, row) = bare.insert(&format!("task-{round}"), 2);
+        bare.end(row)
+    };
+    let (ours, limit) = in_turns(rounds, end, update);
+    let mut seeds = Samples::default();
+    for round in 0..rounds / 4 {
+        let child = raw.vfork();
+        let pid = child.0.cast_unsigned();
+        seed.register(format!("task-{round}"), pid);
+        wait_dead(pid);
+        seeds.add(seed_end(&mut seed, child));
+    }
+    board.add(
+        Line::new("end recorded", &ours)
+            .beside("bare UPDATE", limit.median())
+            .at_most(2.0)
+            .seed(seeds.median()),
+    );
+}
+
+fn seed_end(seed: &mut Seed, child: super::herd::Raw) -> Duration {
+    timed(|| {
+        let pid = child.0.cast_unsigned();
+        child.wait();
+        seed.unregister(pid);
+    })
+    .0
+}
+
+/// Until it is a zombie; it stays one.
+pub(crate) fn wait_dead(pid: u32) {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid), options).expect("a child of ours");
+}

@@ -1,0 +1,275 @@
+//! The table: lines, their targets, and how they are written down.
+
+use std::{fmt::Write, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{plot, samples::Samples};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scale {
+    Quick,
+    Full,
+}
+
+impl Scale {
+    pub(crate) fn parse(word: &str) -> Self {
+        if word == "quick" { Self::Quick } else { Self::Full }
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        if self == Self::Quick { "quick" } else { "full" }
+    }
+
+    /// One of two numbers.
+    pub(crate) fn pick<T>(self, quick: T, full: T) -> T {
+        if self == Self::Quick { quick } else { full }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Unit {
+    Nanoseconds,
+    Bytes,
+    Count,
+}
+
+impl Unit {
+    fn show(self, value: f64) -> String {
+        match self {
+            Self::Nanoseconds if value < 9.5e3 => format!("{:.1} µs", value / 1e3),
+            Self::Nanoseconds if value < 1e6 => format!("{:.0} µs", value / 1e3),
+            Self::Nanoseconds if value < 1e9 => format!("{:.2} ms", value / 1e6),
+            Self::Nanoseconds => format!("{:.2} s", value / 1e9),
+            Self::Bytes => format!("{value:.0} B"),
+            Self::Count => format!("{value:.0}"),
+        }
+    }
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Line {
+    pub(crate) operation: String,
+    unit: Unit,
+    rounds: usize,
+    ours: f64,
+    p99: Option<f64>,
+    /// What the limit is, in words.
+    limit_is: String,
+    limit: Option<f64>,
+    ratio: Option<f64>,
+    targets: Vec<String>,
+    /// `None`: told for comparison, without a target.
+    met: Option<bool>,
+    /// What the seed's way takes for the same.
+    seed: Option<f64>,
+    /// How the seed's figure came about, where it was not measured in full.
+    seed_note: Option<String>,
+}
+
+impl Line {
+    pub(crate) fn new(operation: impl Into<String>, ours: &Samples) -> Self {
+        Self {
+            p99: Some(ours.p99()),
+            rounds: ours.count(),
+            ..Self::of(operation, ours.median(), Unit::Nanoseconds)
+        }
+    }
+
+    pub(crate) fn of(operation: impl Into<String>, ours: f64, unit: Unit) -> Self {
+        Self {
+            operation: operation.into(),
+            unit,
+            rounds: 1,
+            ours,
+            p99: None,
+            limit_is: String::new(),
+            limit: None,
+            ratio: None,
+            targets: Vec::new(),
+            met: None,
+            seed: None,
+            seed_note: None,
+        }
+    }
+
+    pub(crate) fn beside(mut self, limit_is: impl Into<String>, limit: f64) -> Self {
+        self.limit_is = limit_is.into();
+        self.limit = Some(limit);
+        self.ratio = Some(self.ours / limit);
+        self
+    }
+
+    fn require(mut self, target: String, met: bool) -> Self {
+        self.targets.push(target);
+        self.met = Some(met && self.met.unwrap_or(true));
+        self
+    }
+
+    /// The median is at most so many times the limit.
+    pub(crate) fn at_most(self, ratio: f64) -> Self {
+        let met = self.ratio.is_some_and(|is| is <= ratio);
+        self.require(format!("≤ {ratio}×"), met)
+    }
+
+    /// The figure itself is at most this.
+    pub(crate) fn within(self, most: f64) -> Self {
+        let (text, met) = (format!("≤ {}", self.unit.show(most)), self.ours <= most);
+        self.require(text, met)
+    }
+
+    pub(crate) fn p99_within(self, most: f64) -> Self {
+        let (is, unit) = (self.p99.unwrap_or(f64::NAN), self.unit);
+        self.require(format!("p99 ≤ {}", unit.show(most)), is <= most)
+    }
+
+    /// Something else that has to hold.
+    pub(crate) fn and(self, what: impl Into<String>, met: bool) -> Self {
+        self.require(what.into(), met)
+    }
+
+    pub(crate) fn seed(mut self, nanoseconds: f64) -> Self {
+        self.seed = Some(nanoseconds);
+        self
+    }
+
+    pub(crate) fn seed_scaled(mut self, nanoseconds: f64, note: impl Into<String>) -> Self {
+        self.seed = Some(nanoseconds);
+        self.seed_note = Some(note.into());
+        self
+    }
+
+    fn cells(&self) -> [String; 8] {
+        let show = |value: Option<f64>| value.map_or_else(String::new, |v| self.unit.show(v));
+        let times = |ratio: f64| {
+            if ratio < 10.0 { format!("{ratio:.2}×") } else { format!("{ratio:.0}×") }
+        };
+        let met = match self.met {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "",
+        };
+        let seed = self.seed.map_or_else(String::new, |seed| {
+            times(seed / self.ours) + if self.seed_note.is_some() { " *" } else { "" }
+        });
+        [
+            self.operation.clone(),
+            self.unit.show(self.ours),
+            show(self.p99),
+            if self.limit.is_some() {
+                format!("{} ({})", show(self.limit), self.limit_is)
+            } else {
+                String::new()
+            },
+            self.ratio.map_or_else(String::new, times),
+            self.targets.join(", "),
+            met.to_owned(),
+            seed,
+        ]
+    }
+}
+
+/// One point of a curve: what something costs at a size.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Point {
+    pub(crate) cost: String,
+    /// `processes` or `history`.
+    pub(crate) axis: String,
+    pub(crate) size: f64,
+    pub(crate) nanoseconds: f64,
+}
+
+/// What was measured.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Board {
+    machine: String,
+    scale: String,
+    lines: Vec<Line>,
+    growth: Vec<Point>,
+    failed: Vec<String>,
+}
+
+impl Board {
+    pub(crate) fn new(scale: Scale) -> Self {
+        let machine = super::arena::machine();
+        Self { machine, scale: scale.word().to_owned(), ..Self::default() }
+    }
+
+    pub(crate) fn scale(&self) -> Scale {
+        Scale::parse(&self.scale)
+    }
+
+    pub(crate) fn add(&mut self, line: Line) {
+        eprintln!("  {}", line.cells().join(" | "));
+        self.lines.push(line);
+    }
+
+    pub(crate) fn point(&mut self, cost: &str, axis: &str, size: usize, nanoseconds: f64) {
+        eprintln!("  {cost} at {size} {axis}: {:.1} µs", nanoseconds / 1e3);
+        let (cost, axis) = (cost.to_owned(), axis.to_owned());
+        self.growth.push(Point { cost, axis, size: size as f64, nanoseconds });
+    }
+
+    /// What a group has measured; one that failed is a miss.
+    pub(crate) fn absorb(&mut self, group: &str, answer: Result<String, String>) {
+        let read = |text: String| {
+            serde_json::from_str::<Self>(&text).map_err(|error| format!("unreadable: {error}"))
+        };
+        match answer.and_then(read) {
+            Ok(board) => {
+                self.lines.extend(board.lines);
+                self.growth.extend(board.growth);
+            }
+            Err(error) => {
+                eprintln!("{group} failed: {error}");
+                self.failed.push(format!("{group}: {error}"));
+            }
+        }
+    }
+
+    pub(crate) fn has_missed(&self) -> bool {
+        !self.failed.is_empty() || self.lines.iter().any(|line| line.met == Some(false))
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain figures")
+    }
+
+    /// As Markdown, for a terminal and for the page.
+    pub(crate) fn table(&self) -> String {
+        let head =
+            ["operation", "ours", "p99", "limit, same run", "ratio", "target", "", "seed's way"];
+        let mut rows = vec![head.map(str::to_owned), [const { "---" }; 8].map(str::to_owned)];
+        rows.extend(self.lines.iter().map(Line::cells));
+        let mut text = String::new();
+        for row in &rows {
+            // Into memory, which takes everything.
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+        }
+        let notes = self.lines.iter().filter_map(|line| {
+            line.seed_note.as_ref().map(|note| format!("\n\\* {}: {note}", line.operation))
+        });
+        text.extend(notes);
+        text.extend(self.failed.iter().map(|failed| format!("\nFAILED {failed}")));
+        text
+    }
+
+    /// Writes the figures and the plot below `target`.
+    pub(crate) fn save(&self) -> std::io::Result<PathBuf> {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"),
+            PathBuf::from,
+        );
+        let folder = target.join("scoreboard");
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("scoreboard.json"), self.to_json())?;
+        std::fs::write(folder.join("scoreboard.md"), self.table())?;
+        if !self.growth.is_empty() {
+            std::fs::write(folder.join("growth.svg"), plot::draw(&self.growth))?;
+        }
+        Ok(folder)
+    }
+}

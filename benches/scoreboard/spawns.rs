@@ -1,0 +1,147 @@
+//! A spawn beside clone as vfork and execve, and beside itself in a large host.
+
+use std::{fs::File, hint::black_box, time::Duration};
+
+use procledger::{ContainmentMode, Tracker};
+
+use super::{
+    arena::raise_descriptors,
+    herd::{Herd, Program},
+    samples::{Samples, in_turns, timed},
+    score::{Board, Line},
+    seed::Seed,
+    stage::Stage,
+};
+
+const TRUE: &str = "/bin/true";
+/// Entries in the seed's list while it spawns.
+const TRACKED: usize = 100;
+/// A host that holds this much.
+const LARGE: usize = 2 << 30;
+const DESCRIPTORS: usize = 10_000;
+/// In a large host a spawn costs at most this many times what it costs in a small one.
+const SAME: f64 = 1.3;
+
+pub(crate) fn measure(board: &mut Board) {
+    raise_descriptors(32_768);
+    let rounds = board.scale().pick(600, 3000);
+    let stage = Stage::quiet();
+    let mut raw = Program::new(&[TRUE]);
+    let herd = Herd::new(TRACKED);
+    let mut seed = Seed::tracking(&herd.pids);
+    warm_up(&stage, &mut raw);
+
+    let (ours, limit) = in_turns(rounds, |round| spawn(&stage, round), |_| bare(&mut raw));
+    let (seeds, _) = in_turns(rounds / 4, |round| seed_spawn(&mut seed, round), |_| Duration::ZERO);
+    board.add(
+        Line::new("spawn, recorded before exec", &ours)
+            .beside("vfork + execve", limit.median())
+            .at_most(2.0)
+            .seed(seeds.median()),
+    );
+    contained(board, &mut raw, rounds / 4);
+    host_of_two_gigabytes(board, &stage, rounds / 3);
+    host_with_descriptors(board, &stage, rounds / 3);
+}
+
+fn warm_up(stage: &Stage, raw: &mut Program) {
+    for round in 0..20 {
+        spawn(stage, 1_000_000 + round);
+        bare(raw);
+    }
+}
+
+/// From the call until the program runs; its end is not measured.
+pub(crate) fn spawn(stage: &Stage, round: usize) -> Duration {
+    let task = format!("spawn-{round}");
+    let (took, mut process) = timed(|| stage.spawn(&task, &[TRUE]));
+    process.wait().expect("it ends");
+    took
+}
+
+pub(crate) fn bare(raw: &mut Program) -> Duration {
+    let (took, child) = timed(|| raw.vfork());
+    child.wait();
+    took
+}
+
+fn seed_spawn(seed: &mut Seed, round: usize) -> Duration {
+    let (took, mut child) = timed(|| seed.spawn(format!("spawn-{round}"), &[TRUE]));
+    child.wait().expect("it ends");
+    seed.unregister(child.id());
+    took
+}
+
+/// The same with a leaf, and under a keeper: told beside the session, without a target.
+fn contained(board: &mut Board, raw: &mut Program, rounds: usize) {
+    for (what, mode) in [
+        ("spawn into a cgroup leaf", ContainmentMode::Cgroup),
+        ("spawn under a keeper", ContainmentMode::Keeper),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let builder = Tracker::builder(folder.path().join("ledger.db"))
+            .monitor(false)
+            .containment(mode)
+            .keeper(env!("CARGO_BIN_EXE_procledger-keeper"));
+        match builder.open() {
+            Ok(tracker) => {
+                let stage = Stage { tracker, folder };
+                warm_up(&stage, raw);
+                let (ours, limit) = in_turns(rounds, |round| spawn(&stage, round), |_| bare(raw));
+                board.add(Line::new(what, &ours).beside("vfork + execve", limit.median()));
+            }
+            Err(error) => eprintln!("  {what}: not to be had here: {error}"),
+        }
+    }
+}
+
+/// Blocks take turns: the small host, the large one, the small one again.
+fn beside_itself(
+    rounds: usize,
+    stage: &Stage,
+    grow: impl Fn() -> Box<dyn std::any::Any>,
+) -> (Samples, Samples) {
+    const BLOCKS: usize = 6;
+    let (mut large, mut small) = (Samples::default(), Samples::default());
+    for block in 0..BLOCKS {
+        let measured = |base: usize| {
+            let mut samples = Samples::default();
+            for round in 0..rounds / BLOCKS {
+                samples.add(spawn(stage, base + round));
+            }
+            samples
+        };
+        small.extend(measured(2_000_000 + block * 10_000));
+        let held = grow();
+        large.extend(measured(3_000_000 + block * 10_000));
+        drop(held);
+    }
+    (large, small)
+}
+
+fn host_of_two_gigabytes(board: &mut Board, stage: &Stage, rounds: usize) {
+    let (large, small) = beside_itself(rounds, stage, || {
+        let mut memory = vec![0_u8; LARGE];
+        memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+        Box::new(black_box(memory))
+    });
+    board.add(
+        Line::new("spawn from a host of 2 GB", &large)
+            .beside("the same from a small host", small.median())
+            .at_most(SAME),
+    );
+}
+
+fn host_with_descriptors(board: &mut Board, stage: &Stage, rounds: usize) {
+    let (large, small) = beside_itself(rounds, stage, || {
+        let one = File::open("/dev/null").expect("a file");
+        let files: Vec<File> =
+            (0..DESCRIPTORS).map(|_| one.try_clone().expect("a descriptor")).collect();
+        Box::new(files)
+    });
+    board.add(
+        Line::new("spawn from a host with 10,000 descriptors", &large)
+            .beside("the same with few", small.median())
+            .at_most(SAME),
+    );
+}

@@ -1,0 +1,40 @@
+//! A folder, a ledger in it, and jobs that say nothing.
+
+use std::path::PathBuf;
+
+use procledger::{Builder, ContainmentMode, Job, Process, Stdio, Tracker};
+use tempfile::TempDir;
+
+/// A ledger in a folder that goes with it.
+pub(crate) struct Stage {
+    pub(crate) tracker: Tracker,
+    pub(crate) folder: TempDir,
+}
+
+impl Stage {
+    /// Without the monitor, so that nothing else runs while a verb is measured; in sessions, the plainest containment.
+    pub(crate) fn quiet() -> Self {
+        Self::with(|builder| builder.monitor(false))
+    }
+
+    pub(crate) fn with(options: impl FnOnce(Builder) -> Builder) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let builder =
+            Tracker::builder(folder.path().join("ledger.db")).containment(ContainmentMode::Session);
+        let tracker = options(builder).open().expect("a ledger");
+        Self { tracker, folder }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("ledger.db")
+    }
+
+    pub(crate) fn spawn(&self, task: &str, words: &[&str]) -> Process {
+        self.tracker.spawn(job(task, words)).expect("it runs")
+    }
+}
+
+/// A job with the bench's own standard descriptors, as the limit has them.
+pub(crate) fn job(task: &str, words: &[&str]) -> Job {
+    Job::new(task, words[0]).args(words[1..].iter().copied()).stdin(Stdio::inherit())
+}
