@@ -229,15 +229,13 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
         ),
     });
     findings.push(match store.check() {
-        Ok(problems) if problems.is_empty() => finding("integrity", Level::Ok, "pages and references are sound", ""),
-        Ok(problems) => finding(
-            "integrity",
-            Level::Problem,
-            problems.join("; "),
-            RESTORE,
-        ),
+        Ok(problems) if problems.is_empty() => {
+            finding("integrity", Level::Ok, "pages and references are sound", "")
+        }
+        Ok(problems) => finding("integrity", Level::Problem, problems.join("; "), RESTORE),
         Err(error) => {
-            let advice = if error.is_not_a_ledger() { RESTORE } else { "the ledger cannot be read" };
+            let advice =
+                if error.is_not_a_ledger() { RESTORE } else { "the ledger cannot be read" };
             finding("integrity", Level::Problem, error.to_string(), advice)
         }
     });

@@ -42,7 +42,13 @@ fn a_damaged_table_is_named_by_all_and_nothing_is_ended_on_a_guess() {
     println!("{error:?}");
     assert!(error.is_not_a_ledger(), "{error:?}");
     assert!(error.to_string().contains("is damaged, `procledger doctor` says where"), "{error}");
-    for verb in [&["ps"][..], &["reap"], &["health"], &["kill", "left"], &["run", "--task", "new", "--", "true"]] {
+    for verb in [
+        &["ps"][..],
+        &["reap"],
+        &["health"],
+        &["kill", "left"],
+        &["run", "--task", "new", "--", "true"],
+    ] {
         let output = place.procledger(verb);
         let text = String::from_utf8_lossy(&output.stderr);
         println!("{verb:?} {:?} {text}", output.status);

@@ -156,7 +156,7 @@ fn crash(place: &Place, number: u32) -> (String, PathBuf) {
     // Every second host has one program running, on however slow a machine.
     let is_time = |said: &[u8]| {
         let told = said.windows(2).position(|two| two == b">>").map(|at| &said[at + 2..]);
-        told.is_some_and(|told| number % 2 == 0 || told.contains(&b'r'))
+        told.is_some_and(|told| number.is_multiple_of(2) || told.contains(&b'r'))
     };
     // libtest writes first.
     while !is_time(&said) {

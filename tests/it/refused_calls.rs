@@ -49,7 +49,8 @@ fn where_no_descriptor_is_left_the_caller_is_told_and_no_row_is_left() {
     let place = Place::new();
     let tracker = tracker(&place);
     let job = || place.job("task", ": > ran").stdout(Stdio::piped());
-    let error = without(libc::SYS_pipe2, libc::ENFILE, || tracker.spawn(job()).expect_err("no pipe"));
+    let error =
+        without(libc::SYS_pipe2, libc::ENFILE, || tracker.spawn(job()).expect_err("no pipe"));
     println!("{error:?}");
     assert_eq!(error.raw_os_error(), Some(libc::ENFILE), "{error:?}");
     assert!(error.is_busy(), "{error:?}");
@@ -105,9 +106,8 @@ fn where_waiting_is_refused_an_end_is_recorded_and_at_most_its_code_is_lost() {
     let tracker = tracker(&place);
     for errno in [libc::ENOSYS, libc::EPERM] {
         let mut process = tracker.spawn(place.job("task", "exit 7")).expect("spawned");
-        let status = without(libc::SYS_waitid, errno, || {
-            process.wait_timeout(Duration::from_secs(20))
-        });
+        let status =
+            without(libc::SYS_waitid, errno, || process.wait_timeout(Duration::from_secs(20)));
         println!("{status:?}");
         until("its end is recorded", || {
             tracker.health_pass().expect("a pass");

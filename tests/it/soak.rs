@@ -211,7 +211,9 @@ fn work(tracker: &Tracker, given: &Given, spawns: u32) {
             }
         };
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
-        threads.into_iter().for_each(|thread| thread.join().expect("all right"));
+        for thread in threads {
+            thread.join().expect("all right");
+        }
     });
 }
 

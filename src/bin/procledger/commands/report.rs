@@ -75,7 +75,7 @@ impl ReportArgs {
         let since = self.since.and_then(|span| SystemTime::now().checked_sub(span));
         let ledger = context.read()?;
         let (text, unverified) = match (self.format, self.by) {
-            (Format::Html, by) => (self.html(&ledger, since, by)?, ledger.unverified_trees(since)?),
+            (Format::Html, by) => (html(&ledger, since, by)?, ledger.unverified_trees(since)?),
             (format, Some(by)) => {
                 let groups = ledger.leak_groups(since, by.into())?;
                 (sums(&ledger, &groups, format, by, since)?, ledger.unverified_trees(since)?)
@@ -92,12 +92,12 @@ impl ReportArgs {
         tell_unverified(unverified);
         Ok(Exit::DONE)
     }
+}
 
-    fn html(&self, ledger: &Ledger, since: Option<SystemTime>, by: Option<By>) -> Result<String> {
-        let report = ledger.leak_report(since, page::LEAKS_SHOWN)?;
-        let path = ledger.path().to_string_lossy();
-        Ok(page::page(&report, &path, since.map(Millis::from), by.map(LeakGrouping::from))?)
-    }
+fn html(ledger: &Ledger, since: Option<SystemTime>, by: Option<By>) -> Result<String> {
+    let report = ledger.leak_report(since, page::LEAKS_SHOWN)?;
+    let path = ledger.path().to_string_lossy();
+    page::page(&report, &path, since.map(Millis::from), by.map(LeakGrouping::from))
 }
 
 fn list(
