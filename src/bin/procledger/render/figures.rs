@@ -6,15 +6,46 @@ use procledger::Millis;
 
 /// `850ms`, `12s`, `4m 05s`, `1h 02m`, `3d 04:05:06`.
 pub(crate) fn span(span: Duration) -> String {
-    let seconds = span.as_secs();
-    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
-    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
-    match seconds {
+    let Parts { days, hours, minutes, seconds } = Parts::of(span);
+    match span.as_secs() {
         0 => format!("{}ms", span.as_millis()),
-        1..60 => format!("{rest}s"),
-        60..3600 => format!("{minutes}m {rest:02}s"),
+        1..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m {seconds:02}s"),
         3600..86_400 => format!("{hours}h {minutes:02}m"),
-        _ => format!("{days}d {hours:02}:{minutes:02}:{rest:02}"),
+        _ => format!("{days}d {hours:02}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+/// [`span`] in at most six characters: `850ms`, `12s`, `4m05s`, `1h02m`, `3d04h`, `123d`.
+pub(crate) fn short_span(span: Duration) -> String {
+    let Parts { days, hours, minutes, seconds } = Parts::of(span);
+    match span.as_secs() {
+        0 => format!("{}ms", span.as_millis()),
+        1..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m{seconds:02}s"),
+        3600..86_400 => format!("{hours}h{minutes:02}m"),
+        86_400..8_640_000 => format!("{days}d{hours:02}h"),
+        _ => format!("{days}d"),
+    }
+}
+
+/// A span as a clock would show it.
+struct Parts {
+    days: u64,
+    hours: u64,
+    minutes: u64,
+    seconds: u64,
+}
+
+impl Parts {
+    fn of(span: Duration) -> Self {
+        let all = span.as_secs();
+        Self {
+            days: all / 86_400,
+            hours: all / 3600 % 24,
+            minutes: all / 60 % 60,
+            seconds: all % 60,
+        }
     }
 }
 
@@ -34,21 +65,6 @@ pub(crate) fn bytes(bytes: Option<u64>) -> String {
         format!("{bytes} B")
     } else {
         format!("{}.{} {unit}", tenths / 10, tenths % 10)
-    }
-}
-
-/// [`span`] in at most six characters: `850ms`, `12s`, `4m05s`, `1h02m`, `3d04h`, `123d`.
-pub(crate) fn short_span(span: Duration) -> String {
-    let seconds = span.as_secs();
-    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
-    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
-    match seconds {
-        0 => format!("{}ms", span.as_millis()),
-        1..60 => format!("{rest}s"),
-        60..3600 => format!("{minutes}m{rest:02}s"),
-        3600..86_400 => format!("{hours}h{minutes:02}m"),
-        86_400..8_640_000 => format!("{days}d{hours:02}h"),
-        _ => format!("{days}d"),
     }
 }
 
