@@ -1,5 +1,7 @@
 //! Whose a process is: its user, its PID namespace, and whether systemd started it itself.
 
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
 use super::procfs::{BUFFER, ENVIRON_LIMIT, Proc, number, split_nul};
 use crate::{
     error::{Error, Kind, Result},
@@ -37,6 +39,14 @@ impl Proc {
         })
     }
 
+    /// Whether it is in a v2 cgroup of this name, or below one; `false` where it may not be read.
+    pub(crate) fn is_in_cgroup(&self, pid: Pid, name: &OsStr) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            self.read(pid, "cgroup", buffer, 16 << 10).is_ok_and(|there| there)
+                && is_below(buffer, name)
+        })
+    }
+
     /// Whether systemd started this very process, as the main process of a service; `false` where it may not be read.
     pub(crate) fn is_started_by_systemd(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
@@ -44,6 +54,13 @@ impl Proc {
                 && is_told_its_pid(buffer, pid)
         })
     }
+}
+
+/// The line of hierarchy 0 is the v2 one: `0::/path` (cgroups(7)).
+fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
+    let mut lines = cgroups.split(|&byte| byte == b'\n');
+    let path = lines.find_map(|line| line.strip_prefix(b"0::"));
+    path.is_some_and(|path| path.split(|&byte| byte == b'/').any(|part| part == name.as_bytes()))
 }
 
 fn is_told_its_pid(environ: &[u8], pid: Pid) -> bool {
@@ -87,6 +104,15 @@ mod tests {
         assert!(is_told_its_pid(b"A=1\0SYSTEMD_EXEC_PID=42\0", pid));
         assert!(!is_told_its_pid(b"SYSTEMD_EXEC_PID=421\0XSYSTEMD_EXEC_PID=42\0", pid));
         assert!(!is_told_its_pid(b"", pid));
+    }
+
+    #[test]
+    fn a_cgroup_counts_by_a_whole_part_of_its_v2_path() {
+        let text = b"4:memory:/leaf\n0::/a/leaf/below\n";
+        for (name, is_in) in [("leaf", true), ("a", true), ("lea", false), ("memory", false)] {
+            assert_eq!(is_below(text, OsStr::new(name)), is_in, "{name}");
+        }
+        assert!(!is_below(b"4:memory:/leaf\n", OsStr::new("leaf")));
     }
 
     #[test]

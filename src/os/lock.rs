@@ -160,15 +160,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.lock");
         let done = std::sync::atomic::AtomicBool::new(false);
-        let look = || {
+        let tidy_up = || {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 probe(&path).expect("a look");
                 discard(&path);
             }
         };
         std::thread::scope(|scope| {
-            scope.spawn(look);
-            scope.spawn(look);
+            scope.spawn(tidy_up);
+            scope.spawn(tidy_up);
             for _ in 0..2_000 {
                 let lock =
                     HeldLock::create(&path, rustix::process::geteuid().as_raw()).expect("created");

@@ -15,6 +15,7 @@ use super::{
     ending::{command_of, protected},
     entry::Root,
     shared::Shared,
+    tie::pin,
 };
 use crate::{
     identity::Pid,
@@ -194,9 +195,10 @@ impl Shared {
         seen: &Stat,
         evidence: Evidence,
     ) -> Option<NewProcess> {
-        let pinned = Pinned::open(&self.proc, self.place(), seen.pid).ok().flatten()?;
+        let tree = self.root_of(root);
+        let pinned = pin(&self.proc, self.place(), seen, &tree, evidence, |_| true)?;
         let uid = self.proc.uid(seen.pid).ok().flatten().unwrap_or(root.uid);
-        if pinned.stat.start_tick != seen.start_tick || !self.observer.may_touch(uid) {
+        if !self.observer.may_touch(uid) {
             return None;
         }
         Some(NewProcess {
@@ -209,7 +211,7 @@ impl Shared {
             session: None,
             cgroup: None,
             containment: Containment::None,
-            command: command_of(&self.proc, seen.pid, self.root_of(root).arguments),
+            command: command_of(&self.proc, seen.pid, tree.arguments),
             cwd: None,
             uid,
             limits: Limits { max_runtime: None, max_rss: None, ..root.limits },

@@ -4,7 +4,12 @@
 //! killed it and across namespaces; the identity survives a lock file that somebody deleted. A row that came with a copy of
 //! the ledger proves nothing: its instance may live beside the original.
 
-use std::{collections::HashSet, ffi::OsStr, path::Path};
+use std::{
+    collections::HashSet,
+    ffi::OsStr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::shared::Shared;
 use crate::{
@@ -16,6 +21,11 @@ use crate::{
     record::{DeadInstance, EndReason, InstanceRecord, StopHow},
     store::Store,
 };
+
+/// How long the lock of a dead host is waited for: a child at its gate has a copy of it until PDEATHSIG strikes, which takes
+/// microseconds, and tens of milliseconds where the machine is starved.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// What is known of an instance.
 #[derive(Debug)]
@@ -100,6 +110,39 @@ fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
 }
 
 impl Shared {
+    /// Judges every other instance as [`Self::judge_others`] does, once the locks of those that have just died are free.
+    ///
+    /// What holds such a lock for longer is no child at a gate. It is left alone, and told.
+    pub(super) fn judge_others_at_rest(&self) -> crate::error::Result<Vec<(InstanceRecord, Life)>> {
+        let deadline = Instant::now() + LOCK_LIMIT;
+        loop {
+            let mut others = self.judge_others()?;
+            let mut lingers = false;
+            for (instance, life) in &mut others {
+                if matches!(life, Life::Alive) && self.is_gone(instance) {
+                    lingers = true;
+                    *life = Life::Unknown(
+                        "its process is gone, but its lock is still held, as by a process that it has forked".into(),
+                    );
+                }
+            }
+            if !lingers || Instant::now() >= deadline {
+                return Ok(others);
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    }
+
+    /// Whether the process of an instance of this place is not there any more, whatever its lock says.
+    fn is_gone(&self, instance: &InstanceRecord) -> bool {
+        let here = self.place();
+        here.reach(&instance.identity.place) == Reach::Here
+            && matches!(
+                Pinned::probe(&self.proc, here, &instance.identity),
+                Probe::Zombie(_) | Probe::Gone
+            )
+    }
+
     /// Removes the lock files that no instance is judged by any more and that nobody holds: of those that died before they
     /// were recorded, and of those whose reaper died before it had removed theirs.
     pub(super) fn remove_stale_locks(&self) {

@@ -94,7 +94,7 @@ impl Shared {
 
     fn find_dead(&self, report: &mut Report) -> Result<Vec<DeadInstance>> {
         let mut dead = Vec::new();
-        for (instance, life) in self.judge_others()? {
+        for (instance, life) in self.judge_others_at_rest()? {
             match life {
                 Life::Alive => {}
                 Life::Dead(record) => dead.push(record),

@@ -184,20 +184,19 @@ fn check_restart(stage: &mut Stage, part: &Part, when: &str, found: &mut Vec<Str
     };
     let before = opened();
     let (host, input) = restart(part);
-    let eye = crate::world::Eye::find(host).expect("a child");
     let up = within(PATIENCE, || {
         stage.reap();
-        opened() > before || eye.is_dead()
+        opened() > before || host.is_dead()
     });
-    if !up || eye.is_dead() {
+    if !up || host.is_dead() {
         found.push(format!("{when}: the ledger was not opened"));
     }
-    let left = left(stage, part, host);
+    let left = left(stage, part, host.pid);
     if !left.is_empty() {
         found.push(format!("{when}: leaked: {left:?}"));
     }
     drop(input);
-    let status = stage.wait(host);
+    let status = stage.wait(host.pid);
     if status != 0 {
         found.push(format!("{when}: the host failed: wait status {status}"));
     }
@@ -277,7 +276,7 @@ fn check_files(folder: &Path, dump: &Dump, found: &mut Vec<String>) {
     for entry in fs::read_dir(folder).expect("a folder").flatten() {
         let name = entry.file_name().into_string().expect("text");
         let is_known = ours.contains(&name.as_str())
-            || name.ends_with(".log")
+            || name == "trial.log"
             || ["ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db-setup.lock"]
                 .contains(&name.as_str());
         if !is_known {

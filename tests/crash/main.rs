@@ -13,6 +13,7 @@
 
 mod chaos;
 mod checks;
+mod reuse;
 mod stepper;
 mod steps;
 mod syscalls;
@@ -35,19 +36,14 @@ pub(crate) struct Wish {
     list: bool,
 }
 
-impl Wish {
-    /// To play one run of the chaos again.
-    pub(crate) fn chaos_seed(&self) -> Option<u64> {
-        std::env::var("PROCLEDGER_CHAOS_SEED").ok().map(|seed| seed.parse().expect("a number"))
-    }
-}
-
 type Scenario = fn(&Wish, &mut Chance) -> Vec<String>;
 
-const SCENARIOS: [(&str, Scenario); 3] = [
+const SCENARIOS: [(&str, Scenario); 5] = [
+    ("crash::controls", steps::controls),
     ("crash::steps", steps::at_every_step),
     ("crash::instants", steps::at_instants),
     ("crash::chaos", chaos::scenario),
+    ("crash::reuse", reuse::scenario),
 ];
 
 fn main() -> ExitCode {
@@ -63,7 +59,9 @@ fn main() -> ExitCode {
         })
         .collect();
     if wish.list {
-        chosen.iter().for_each(|(name, _)| println!("{name}: test"));
+        for (name, _) in chosen {
+            println!("{name}: test");
+        }
         return ExitCode::SUCCESS;
     }
     if !world::namespaces() {
@@ -92,6 +90,9 @@ fn act(role: &str) {
         "host" => workload::host(&serde_json::from_str(&task).expect("JSON")),
         "chaos" => chaos::play(serde_json::from_str(&task).expect("JSON")),
         "chaos-host" => chaos::host(&serde_json::from_str(&task).expect("JSON")),
+        "reuse" => reuse::play(&serde_json::from_str(&task).expect("JSON")),
+        "reuse-own" => reuse::own(&serde_json::from_str(&task).expect("JSON")),
+        "reuse-act" => reuse::act(&serde_json::from_str(&task).expect("JSON")),
         "next-host" => workload::next_host(&serde_json::from_str(&task).expect("JSON")),
         other => panic!("no role {other}"),
     }

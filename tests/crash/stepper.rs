@@ -58,7 +58,7 @@ impl Stepper {
         for entry in fs::read_dir(format!("/proc/{host}/task")).expect("the host's threads") {
             let name = entry.expect("an entry").file_name();
             let tid: i32 = name.to_str().and_then(|name| name.parse().ok()).expect("a number");
-            let seized = request(libc::PTRACE_SEIZE, tid, options as usize);
+            let seized = request(libc::PTRACE_SEIZE, tid, options.cast_unsigned() as usize);
             assert!(seized, "thread {tid} is seized: {}", std::io::Error::last_os_error());
             assert!(request(libc::PTRACE_INTERRUPT, tid, 0), "thread {tid} is interrupted");
             stepper.meet(tid);
@@ -91,6 +91,17 @@ impl Stepper {
         loop {
             if let Event::Ended(status) = self.next() {
                 return status;
+            }
+        }
+    }
+
+    /// Lets the host run on by itself.
+    pub(crate) fn detach(mut self) {
+        for tid in std::mem::take(&mut self.threads).into_keys() {
+            // A thread is let go only where it stands.
+            let signal = if self.held == Some(tid) { Some(0) } else { stop(tid) };
+            if let Some(signal) = signal {
+                request(libc::PTRACE_DETACH, tid, signal.cast_unsigned() as usize);
             }
         }
     }
@@ -160,17 +171,40 @@ fn request(what: libc::c_uint, tid: i32, data: usize) -> bool {
     unsafe { libc::ptrace(what, tid, ptr::null_mut::<c_void>(), data as *mut c_void) == 0 }
 }
 
+/// Stops a thread wherever it is, and answers with the signal that it was about to get; `None` where it has ended.
+fn stop(tid: i32) -> Option<c_int> {
+    if !request(libc::PTRACE_INTERRUPT, tid, 0) {
+        return None;
+    }
+    let (_, status) = wait_for(tid);
+    // Any stop takes the place of the one that was asked for.
+    let is_signal = status >> 16 == 0 && libc::WSTOPSIG(status) & 0x80 == 0;
+    libc::WIFSTOPPED(status).then(|| if is_signal { libc::WSTOPSIG(status) } else { 0 })
+}
+
 fn wait_for_any() -> (i32, c_int) {
+    wait_for(-1)
+}
+
+fn wait_for(which: i32) -> (i32, c_int) {
     let mut status = 0;
     loop {
         // SAFETY: the status is ours.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) };
+        let pid = unsafe { libc::waitpid(which, &raw mut status, libc::__WALL) };
         if pid > 0 {
             return (pid, status);
         }
         let error = std::io::Error::last_os_error();
         assert_eq!(error.raw_os_error(), Some(libc::EINTR), "the host is a child of ours: {error}");
     }
+}
+
+/// Takes one child that has died, without waiting. While a host is traced, [`reap`] would take its stops away.
+pub(crate) fn reap_one(child: i32) -> Option<c_int> {
+    let mut status = 0;
+    // SAFETY: the status is ours.
+    let pid = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
+    (pid == child).then_some(status)
 }
 
 /// Takes what has died among the children of this process, without waiting.

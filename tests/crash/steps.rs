@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     Wish,
-    trial::{Strike, TOLD, Told, Trial},
+    trial::{Sabotage, Strike, TOLD, Told, Trial},
     world::{Chance, folder, modes, play},
 };
 
@@ -63,7 +63,8 @@ pub(crate) fn at_every_step(wish: &Wish, chance: &mut Chance) -> Vec<String> {
         };
         findings.extend(calm.findings.iter().map(|found| format!("{scene}, unstruck: {found}")));
         let points = points(wish, chance, calm.steps);
-        let tally = all(scene, points.into_iter().map(Strike::Step).collect(), wish.at.is_none());
+        let strikes: Vec<_> = points.into_iter().map(Strike::Step).collect();
+        let tally = all(scene, &strikes, wish.at.is_none());
         tally.print(scene, "system calls", Some(&calm));
         findings.extend(tally.findings);
     }
@@ -80,12 +81,35 @@ pub(crate) fn at_instants(wish: &Wish, chance: &mut Chance) -> Vec<String> {
             Err(error) => return vec![format!("{scene}: nobody struck, and: {error}")],
         };
         findings.extend(calm.findings);
-        let strikes = (0..count).map(|_| Strike::Instant(chance.below(calm.lived))).collect();
-        let tally = all(scene, strikes, false);
+        let strikes: Vec<_> =
+            (0..count).map(|_| Strike::Instant(chance.below(calm.lived))).collect();
+        let tally = all(scene, &strikes, false);
         tally.print(scene, "instants", None);
         findings.extend(tally.findings);
     }
     findings
+}
+
+/// What is broken on purpose is found, each by the check that is for it.
+pub(crate) fn controls(_: &Wish, _: &mut Chance) -> Vec<String> {
+    let scene = Scene { mode: "session", after_a_crash: true };
+    let faults = [
+        (Sabotage::NoReaping, "leaked"),
+        (Sabotage::KilledCanary, "innocent killed"),
+        (Sabotage::UnrecordedRun, "a program ran without a row"),
+        (Sabotage::LostRow, "lost row"),
+        (Sabotage::HalfExport, "neither absent nor whole"),
+    ];
+    let missed = |(sabotage, finding): &(Sabotage, &str)| match run_with(
+        scene,
+        Strike::Step(1),
+        Some(*sabotage),
+    ) {
+        Ok(told) => !told.findings.iter().any(|found| found.contains(finding)),
+        Err(_) => true,
+    };
+    let missed = faults.iter().filter(|fault| missed(fault));
+    missed.map(|(sabotage, _)| format!("{sabotage:?} was not found")).collect()
 }
 
 /// Each one of them, or one from each of as many equal parts as the sample has points.
@@ -166,7 +190,7 @@ impl Tally {
     }
 }
 
-fn all(scene: Scene, strikes: Vec<Strike>, may_stop: bool) -> Tally {
+fn all(scene: Scene, strikes: &[Strike], may_stop: bool) -> Tally {
     let began = Instant::now();
     let (next, unstruck) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let tally = Mutex::new(Tally::default());
@@ -193,18 +217,23 @@ fn all(scene: Scene, strikes: Vec<Strike>, may_stop: bool) -> Tally {
 }
 
 fn run(scene: Scene, strike: Strike) -> Result<Told, String> {
+    run_with(scene, strike, None)
+}
+
+fn run_with(scene: Scene, strike: Strike, sabotage: Option<Sabotage>) -> Result<Told, String> {
     let folder = folder();
     let trial = Trial {
         folder: folder.path().to_owned(),
         mode: scene.mode.to_owned(),
         after_a_crash: scene.after_a_crash,
         strike,
+        sabotage,
     };
     let task = serde_json::to_string(&trial).expect("JSON");
     play("trial", &task, folder.path(), LIMIT)?;
     let told = fs::read(folder.path().join(TOLD)).map_err(|error| error.to_string())?;
     let told: Told = serde_json::from_slice(&told).map_err(|error| error.to_string())?;
-    if !told.findings.is_empty() {
+    if !told.findings.is_empty() && sabotage.is_none() {
         let log = fs::read_to_string(folder.path().join("trial.log")).unwrap_or_default();
         println!("{log}");
     }

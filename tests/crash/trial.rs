@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     stepper::{self, Event, Stepper},
     syscalls,
     workload::{Part, write_worker},
-    world::{Eye, PATIENCE, again, within},
+    world::{self, Eye, PATIENCE, again, within},
 };
 
 /// When the host is killed.
@@ -36,6 +36,19 @@ pub(crate) struct Trial {
     /// Another host has crashed before, so that the struck one begins with an orphan pass.
     pub(crate) after_a_crash: bool,
     pub(crate) strike: Strike,
+    /// What is broken on purpose after the strike.
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+/// A fault that the checks have to find, or they prove nothing.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Sabotage {
+    /// The next host ends no orphans.
+    NoReaping,
+    KilledCanary,
+    UnrecordedRun,
+    LostRow,
+    HalfExport,
 }
 
 /// What came of it.
@@ -65,6 +78,9 @@ pub(crate) fn body(trial: &Trial) {
         stage.first_crash(trial);
     }
     let told = strike(&mut stage, trial);
+    if let Some(sabotage) = trial.sabotage {
+        stage.break_something(trial, sabotage);
+    }
     let told = checks::after(&mut stage, trial, told);
     let path = trial.folder.join(TOLD);
     fs::write(path, serde_json::to_vec(&told).expect("JSON")).expect("told");
@@ -85,7 +101,7 @@ impl Stage {
         let start = |kind: &str, file: &str| {
             let mut command = Command::new("setsid");
             command.arg(&worker).arg(kind).arg(&trial.folder).arg(file).stdin(Stdio::null());
-            Eye::on(&command.stdout(Stdio::null()).spawn().expect("a program"))
+            world::start(command.stdout(Stdio::null())).0
         };
         // A tree of two each, of the same names and arguments.
         let canaries = ["canary-1", "canary-2"].map(|file| start("foreign", file)).into();
@@ -100,14 +116,38 @@ impl Stage {
 
     fn part(&self, trial: &Trial, foreign: usize, is_the_first: bool) -> Part {
         let foreign = self.foreign[foreign].pid;
-        Part { folder: trial.folder.clone(), mode: trial.mode.clone(), foreign, is_the_first }
+        Part {
+            folder: trial.folder.clone(),
+            mode: trial.mode.clone(),
+            foreign,
+            is_the_first,
+            reaps: !matches!(trial.sabotage, Some(Sabotage::NoReaping)),
+        }
     }
 
     fn first_crash(&mut self, trial: &Trial) {
-        let (host, go) = start("host", &self.part(trial, 0, true));
+        let (host, go) = start_host("host", &self.part(trial, 0, true));
         drop(go);
-        let status = self.wait(host);
+        let status = self.wait(host.pid);
         assert!(libc::WIFSIGNALED(status), "the first host crashed: {status}");
+    }
+
+    fn break_something(&self, trial: &Trial, sabotage: Sabotage) {
+        let part = self.last_part(trial);
+        match sabotage {
+            // The next host does it.
+            Sabotage::NoReaping => {}
+            Sabotage::KilledCanary => self.canaries[0].kill(),
+            Sabotage::UnrecordedRun => {
+                fs::write(trial.folder.join("runs"), "4711 0a0b\n").expect("said");
+            }
+            Sabotage::LostRow => {
+                let ledger = rusqlite::Connection::open(part.ledger()).expect("a ledger");
+                let lose = "DELETE FROM process WHERE task_id = 'a'";
+                assert_eq!(ledger.execute(lose, []).expect("deleted"), 1);
+            }
+            Sabotage::HalfExport => fs::write(part.export(), "[{\"task_id\":").expect("half"),
+        }
     }
 
     pub(crate) fn last_part(&self, trial: &Trial) -> Part {
@@ -133,17 +173,15 @@ impl Stage {
 }
 
 /// A host, ready to begin at a byte or the end of its input.
-fn start(role: &str, part: &Part) -> (i32, ChildStdin) {
-    let mut child: Child = again(role, &serde_json::to_string(part).expect("JSON"))
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("a host");
-    (child.id().cast_signed(), child.stdin.take().expect("piped"))
+fn start_host(role: &str, part: &Part) -> (Eye, ChildStdin) {
+    let mut command = again(role, &serde_json::to_string(part).expect("JSON"));
+    let (eye, stdin) = world::start(command.stdin(Stdio::piped()));
+    (eye, stdin.expect("piped"))
 }
 
 /// The next run of the program; it has opened the ledger when its input is answered.
-pub(crate) fn restart(part: &Part) -> (i32, ChildStdin) {
-    start("next-host", part)
+pub(crate) fn restart(part: &Part) -> (Eye, ChildStdin) {
+    start_host("next-host", part)
 }
 
 fn strike(stage: &mut Stage, trial: &Trial) -> Told {
@@ -159,8 +197,7 @@ fn strike(stage: &mut Stage, trial: &Trial) -> Told {
         Strike::Instant(_) if trial.after_a_crash => Some(open_reader(&part.ledger())),
         _ => None,
     };
-    let (host, go) = start("host", &part);
-    let eye = Eye::find(host).expect("a child");
+    let (eye, go) = start_host("host", &part);
     assert!(within(PATIENCE, || ready(if trial.after_a_crash { 2 } else { 1 })));
     let told = match trial.strike {
         Strike::Instant(micros) => strike_at_an_instant(stage, &eye, go, micros),

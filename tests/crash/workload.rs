@@ -28,6 +28,8 @@ pub(crate) struct Part {
     pub(crate) foreign: i32,
     /// Ends by SIGKILL at its own hand once all trees are up.
     pub(crate) is_the_first: bool,
+    /// Whether the next host ends what dead ones left.
+    pub(crate) reaps: bool,
 }
 
 impl Part {
@@ -98,7 +100,7 @@ pub(crate) fn host(part: &Part) {
 /// Opens the ledger as the next run of the same program, says so, and ends well when its input ends.
 pub(crate) fn next_host(part: &Part) {
     let mut say = Said::open(&part.folder);
-    let tracker = part.builder().open().expect("opened");
+    let tracker = part.builder().reap_on_open(part.reaps).open().expect("opened");
     let report = tracker.startup_report();
     say.done(&format!("reopen {} {}", report.endings.len(), report.errors.len()));
     for error in &report.errors {

@@ -4,9 +4,9 @@
 use std::{
     fs,
     io::Write,
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::fd::OwnedFd,
     path::Path,
-    process::{self, Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -58,8 +58,10 @@ pub(crate) fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
+/// What is in the namespace dies with `unshare`, and that with us, even when we are killed.
 fn namespaced() -> Command {
-    let mut command = Command::new("unshare");
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare"]);
     if !rustix::process::geteuid().is_root() {
         command.arg("--map-root-user");
     }
@@ -80,7 +82,6 @@ pub(crate) fn play(role: &str, task: &str, folder: &Path, limit: Duration) -> Re
         .stdin(Stdio::null())
         .stdout(file.try_clone().expect("a descriptor"))
         .stderr(file)
-        .process_group(0)
         .spawn()
         .expect("unshare");
     let deadline = Instant::now() + limit;
@@ -99,6 +100,15 @@ pub(crate) fn play(role: &str, task: &str, folder: &Path, limit: Duration) -> Re
     let _ = child.wait();
     let text = fs::read(&log).unwrap_or_default();
     Err(format!("{status:?} (None: not within {limit:?}):\n{}", String::from_utf8_lossy(&text)))
+}
+
+/// Starts a child of the first process of a namespace, which reaps all children by itself.
+#[expect(clippy::zombie_processes, reason = "an init waits for whoever comes")]
+pub(crate) fn start(command: &mut Command) -> (Eye, Option<ChildStdin>) {
+    let mut child = command.spawn().expect("a program");
+    // Nobody has reaped it yet: the number is its own.
+    let eye = Eye::find(child.id().cast_signed()).expect("a child");
+    (eye, child.stdin.take())
 }
 
 /// This binary in a role, as a child of the first process of a namespace.
@@ -127,11 +137,6 @@ impl Eye {
     pub(crate) fn find(pid: i32) -> Option<Self> {
         let fd = pidfd_open(rustix::process::Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
         Some(Self { pid, fd })
-    }
-
-    /// On a child of ours that nobody has reaped yet.
-    pub(crate) fn on(child: &process::Child) -> Self {
-        Self::find(child.id().cast_signed()).expect("a child")
     }
 
     /// As the kernel tells it: a zombie is dead.

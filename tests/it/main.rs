@@ -58,6 +58,7 @@ mod ledger_page;
 mod ledger_removed;
 mod legacy_list;
 mod limits;
+mod lingering_lock;
 mod log_lines;
 mod look_alikes;
 mod many_at_once;

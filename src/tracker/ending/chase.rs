@@ -116,7 +116,11 @@ fn catch(world: &World<'_>, trails: &[Trail<'_>], pid: Pid) -> Option<Pinned> {
         return None;
     }
     let pinned = Pinned::open(world.proc, world.observer.place, pid).ok()??;
-    if pinned.stat.start_tick != stat.start_tick {
+    // The number may have changed hands since, and within a tick the start does not tell.
+    let same = pinned.stat.start_tick == stat.start_tick
+        && trails.iter().any(|trail| trail.leads_to(world, &pinned.stat))
+        && pinned.holds_its_number();
+    if !same {
         return None;
     }
     pinned.signal(Signal::STOP).ok()?;

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use super::{
+    super::tie::pin,
     answer::Recorder,
     leave::take_left,
     member::{Member, describe},
@@ -199,10 +200,12 @@ fn add(
 ) {
     let Some(seen) = snapshot.get(pid) else { return };
     // An error leaves it out of this round; the next look finds it again.
-    let pinned =
-        Pinned::open(world.proc, world.observer.place, pid).ok().flatten().filter(|pinned| {
-            pinned.stat.start_tick == seen.start_tick && !pinned.is_dead().unwrap_or(true)
-        });
+    let holds = |pid: Pid| {
+        let member = tree.pids.get(&pid).and_then(|&index| tree.members[index].pinned.as_ref());
+        member.is_some_and(Pinned::holds_its_number)
+    };
+    let pinned = pin(world.proc, world.observer.place, seen, &tree.root, evidence, holds)
+        .filter(|pinned| !pinned.is_dead().unwrap_or(true));
     let Some(pinned) = pinned else {
         // It may have started another one first, which this look did not see.
         tree.vanished |= !seen.is_zombie();

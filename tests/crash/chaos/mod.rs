@@ -43,7 +43,7 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let folder = folder();
     let task = Task {
         folder: folder.path().to_owned(),
-        seed: wish.chaos_seed().unwrap_or_else(|| chance.next()),
+        seed: seed_from_outside().unwrap_or_else(|| chance.next()),
         crashes: if wish.whole { CRASHES.1 } else { CRASHES.0 },
         modes: modes().into_iter().map(str::to_owned).collect(),
     };
@@ -56,4 +56,9 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let told: Told = serde_json::from_slice(&told).expect("JSON");
     println!("{}", told.counts);
     told.findings
+}
+
+/// To play one run again.
+fn seed_from_outside() -> Option<u64> {
+    std::env::var("PROCLEDGER_CHAOS_SEED").ok().map(|seed| seed.parse().expect("a number"))
 }

@@ -136,7 +136,9 @@ impl Oracle {
             }
             !dead
         });
-        missed.into_iter().for_each(|missed| self.find(missed));
+        for missed in missed {
+            self.find(missed);
+        }
     }
 
     /// All hosts stand still, and one reap has come to its end.
@@ -216,7 +218,9 @@ impl Oracle {
             .filter(|(task, tree)| tree.stays && states.get(*task) == Some(&true))
             .map(|(task, tree)| format!("innocent's row ended: {task} of host {}", tree.host))
             .collect();
-        lost.into_iter().for_each(|lost| self.find(lost));
+        for lost in lost {
+            self.find(lost);
+        }
     }
 
     fn said(&self) -> Vec<String> {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     stepper::reap,
-    world::{COMMAND, Chance, Eye, PATIENCE, again, within},
+    world::{COMMAND, Chance, Eye, PATIENCE, again, start, within},
 };
 
 const HOSTS: usize = 4;
@@ -56,8 +56,7 @@ pub(crate) fn body(task: Task) {
     fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).expect("its mode");
     let canaries = (0..CANARIES).map(|_| {
         let mut command = Command::new("setsid");
-        command.arg(&worker).arg("canary").arg(&task.folder).stdin(Stdio::null());
-        Eye::on(&command.spawn().expect("a canary"))
+        start(command.arg(&worker).arg("canary").arg(&task.folder).stdin(Stdio::null())).0
     });
     let oracle = Oracle::new(&task.folder, canaries.collect());
     let up = task.folder.join("canaries");
@@ -147,9 +146,8 @@ impl Play {
             number: self.number,
         };
         let mut command = again("chaos-host", &serde_json::to_string(&part).expect("JSON"));
-        let mut child = command.stdin(Stdio::piped()).spawn().expect("a host");
-        let stdin = child.stdin.take().expect("piped");
-        self.hosts.push(Host { part, eye: Eye::on(&child), stdin, trees: 0 });
+        let (eye, stdin) = start(command.stdin(Stdio::piped()));
+        self.hosts.push(Host { part, eye, stdin: stdin.expect("piped"), trees: 0 });
     }
 
     fn tell_host(&mut self) {
@@ -231,8 +229,7 @@ impl Play {
     fn command(&self, args: &[&str]) -> Eye {
         let mut command = Command::new(COMMAND);
         command.arg("--db").arg(self.task.folder.join("ledger.db")).args(args);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        Eye::on(&child.expect("the command"))
+        start(command.stdin(Stdio::null()).stdout(Stdio::null())).0
     }
 
     fn wait(&mut self, eye: &Eye) -> i32 {

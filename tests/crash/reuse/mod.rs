@@ -1,0 +1,98 @@
+//! Numbers that come back: while a pass looks at a tree and ends it, processes of the tree die at chosen system calls of the
+//! one who acts, and innocents take their numbers.
+//!
+//! The actor is held by ptrace(2), the numbers are steered by `ns_last_pid`, in a PID namespace of the trial.
+
+mod host;
+mod play;
+mod stage;
+
+use std::{path::PathBuf, time::Duration};
+
+pub(crate) use host::{act, own};
+pub(crate) use play::body as play;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Wish,
+    world::{Chance, folder, modes, play as play_role},
+};
+
+/// What is done about the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Way {
+    /// Its owner has crashed; the next one opens the ledger.
+    Open,
+    /// Its owner ends it.
+    Terminate,
+    /// Another instance ends it, as a person asks.
+    Kill,
+}
+
+const WAYS: [Way; 3] = [Way::Open, Way::Terminate, Way::Kill];
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Task {
+    folder: PathBuf,
+    seed: u64,
+    way: Way,
+    mode: String,
+    trials: u64,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Told {
+    /// Numbers of the tree that innocents took during the pass.
+    reused: u64,
+    /// Of these: between the look that found the process and the opening of its pidfd.
+    before_the_pidfd: u64,
+    /// Of these: started in the very tick of the one that had the number before.
+    same_tick: u64,
+    findings: Vec<String>,
+}
+
+const TOLD: &str = "told.json";
+/// Passes of each way in each containment, in the sample and in the whole; eight or nine reuses each.
+const TRIALS: (u64, u64) = (4, 60);
+const LIMIT: Duration = Duration::from_mins(10);
+
+/// Under a keeper nobody but the keeper makes a member's number free, so there is nothing to steer.
+pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
+    let mut findings = Vec::new();
+    let mut sum = Told::default();
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root: only root may steer pids");
+        return findings;
+    }
+    for mode in modes().into_iter().filter(|mode| *mode != "keeper") {
+        for way in WAYS {
+            let trials = if wish.whole { TRIALS.1 } else { TRIALS.0 };
+            let told = match run(way, mode, trials, chance.next()) {
+                Ok(told) => told,
+                Err(error) => return vec![format!("{way:?} in {mode}: {error}")],
+            };
+            println!(
+                "{way:?} in {mode}: {} numbers reused during {trials} passes, {} before the pidfd, {} in the same tick",
+                told.reused, told.before_the_pidfd, told.same_tick
+            );
+            sum.reused += told.reused;
+            sum.same_tick += told.same_tick;
+            findings
+                .extend(told.findings.iter().map(|found| format!("{way:?} in {mode}: {found}")));
+        }
+    }
+    println!("{} numbers reused, {} in the same tick", sum.reused, sum.same_tick);
+    if sum.same_tick == 0 {
+        findings.push("no number was reused within a tick: nothing is proven about that".into());
+    }
+    findings
+}
+
+fn run(way: Way, mode: &str, trials: u64, seed: u64) -> Result<Told, String> {
+    let folder = folder();
+    let task = Task { folder: folder.path().to_owned(), seed, way, mode: mode.to_owned(), trials };
+    let text = serde_json::to_string(&task).expect("JSON");
+    play_role("reuse", &text, folder.path(), LIMIT)?;
+    let told = std::fs::read(folder.path().join(TOLD)).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&told).map_err(|error| error.to_string())
+}

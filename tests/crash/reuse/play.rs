@@ -1,0 +1,153 @@
+//! The first process of the namespace: holds the actor at its system calls, and swaps.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use super::{
+    TOLD, Task, Told, Way,
+    host::{Part, SWARM, has_said},
+    stage::{Stage, await_tick, start_tick},
+};
+use crate::{
+    stepper::{Event, Step, Stepper},
+    syscalls,
+    world::{Chance, Eye},
+};
+
+const DAEMONS: usize = 8;
+/// Processes that are born during a pass: a tree that started new ones for ever could not be ended.
+const BIRTHS: u32 = 6;
+
+pub(crate) fn body(task: &Task) {
+    assert_eq!(std::process::id(), 1, "a trial is the first process of a namespace");
+    let swarm = task.folder.join("swarm");
+    fs::write(&swarm, SWARM).expect("a script");
+    fs::set_permissions(&swarm, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let mut chance = Chance::new(task.seed);
+    let mut told = Told::default();
+    let steps = trial(task, 0, &mut Plan::Count(0), &mut told);
+    for number in 1..=task.trials {
+        let mut plan = if number % 2 == 0 {
+            Plan::newborn()
+        } else {
+            Plan::At((0..=DAEMONS).map(|_| chance.below(steps) + 1).collect(), 0)
+        };
+        trial(task, number, &mut plan, &mut told);
+    }
+    let path = task.folder.join(TOLD);
+    fs::write(path, serde_json::to_vec(&told).expect("JSON")).expect("told");
+}
+
+/// When numbers change hands.
+enum Plan {
+    /// Never; how many steps the pass has.
+    Count(u64),
+    /// At these steps; how many there were.
+    At(Vec<u64>, u64),
+    /// A process of the tree is born while the actor lists `/proc`, and loses its number when its pidfd is about to be opened.
+    Newborn { alive: Option<(Eye, u64)>, left: u32 },
+}
+
+impl Plan {
+    fn newborn() -> Self {
+        Self::Newborn { alive: None, left: BIRTHS }
+    }
+
+    fn at(&mut self, step: &Step, stage: &mut Stage, stepper: &mut Stepper, told: &mut Told) {
+        match self {
+            Self::Count(steps) => *steps += 1,
+            Self::At(at, steps) => {
+                *steps += 1;
+                for _ in at.iter().filter(|at| *at == steps) {
+                    swap_any(stage, stepper, told);
+                }
+            }
+            Self::Newborn { alive: newborn, left } => match newborn {
+                None if *left == 0 => {}
+                None if syscalls::name(step.syscall) == "getdents64" => {
+                    *left -= 1;
+                    *newborn = Some(bear(stage));
+                }
+                Some((eye, _)) if opens(step, eye.pid) => {
+                    let (eye, tick) = newborn.take().expect("it is there");
+                    if let Some(pid) = stage.swap(&eye, stepper) {
+                        told.reused += 1;
+                        told.before_the_pidfd += 1;
+                        told.same_tick += u64::from(start_tick(pid) == Some(tick));
+                    }
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+fn opens(step: &Step, pid: i32) -> bool {
+    syscalls::name(step.syscall) == "pidfd_open" && step.args[0] == u64::from(pid.cast_unsigned())
+}
+
+/// The next victim; the root as well, where the number is ours to free.
+fn swap_any(stage: &mut Stage, stepper: &mut Stepper, told: &mut Told) {
+    let Some(victim) = stage.victims.pop() else { return };
+    told.reused += u64::from(stage.swap(&victim, stepper).is_some());
+}
+
+/// A new process of the tree, at the start of a tick.
+fn bear(stage: &Stage) -> (Eye, u64) {
+    let leaf = stage.leaf();
+    await_tick();
+    let token = leaf.is_none().then_some(stage.token.as_str());
+    let newborn = stage.with_number(20_000, token);
+    if let Some(leaf) = leaf {
+        fs::write(leaf.join("cgroup.procs"), newborn.pid.to_string()).expect("in the leaf");
+    }
+    let tick = start_tick(newborn.pid).expect("alive");
+    (newborn, tick)
+}
+
+/// Answers with the steps that the pass had.
+fn trial(task: &Task, number: u64, plan: &mut Plan, told: &mut Told) -> u64 {
+    let folder = task.folder.join(number.to_string());
+    fs::create_dir(&folder).expect("a folder");
+    let part =
+        Part { folder: folder.clone(), mode: task.mode.clone(), way: task.way, daemons: DAEMONS };
+    let mut stage = Stage::set(part);
+    if task.way == Way::Open && matches!(plan, Plan::At(..)) {
+        // Its parent is dead, so its number is ours to free.
+        let root = Eye::find(stage.root.pid).expect("alive");
+        stage.victims.insert(usize::try_from(number).expect("few") % DAEMONS, root);
+    }
+    let (actor, mut go) = stage.actor();
+    let mut stepper = Stepper::attach(actor.pid);
+    std::io::Write::write_all(&mut go, b"g").expect("it listens");
+    let mut steps = 0;
+    loop {
+        match stepper.next() {
+            Event::Ended(status) => {
+                told.findings.push(format!("the actor ended: {status}"));
+                break;
+            }
+            Event::Step(step) => {
+                steps += 1;
+                // The pass is over when it waits for its next word.
+                if syscalls::name(step.syscall) == "read"
+                    && step.args[0] == 0
+                    && has_said(&folder, "done")
+                {
+                    break;
+                }
+                plan.at(&step, &mut stage, &mut stepper, told);
+            }
+        }
+    }
+    if let Plan::Newborn { alive: newborn, .. } = plan {
+        // Nobody looked at it: it was born when the tree had ended. No process of the tree could have started it then.
+        if let Some((eye, _)) = newborn.take() {
+            eye.kill();
+        }
+    }
+    stage.statuses.extend(stepper.reaped.drain(..));
+    stepper.detach();
+    let found = stage.close((actor, go));
+    told.findings.extend(found.into_iter().map(|found| format!("trial {number}: {found}")));
+    steps
+}

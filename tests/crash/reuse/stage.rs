@@ -1,0 +1,181 @@
+//! One tree, and innocents that take the numbers of its processes.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{ChildStdin, Command, Stdio},
+};
+
+use super::host::{Part, has_said};
+use crate::{
+    stepper::{Stepper, reap, reap_one},
+    world::{Eye, PATIENCE, again, start, within},
+};
+
+/// How often a number is steered to before it is given up: somebody else took it.
+const ATTEMPTS: u32 = 20;
+
+pub(super) struct Stage {
+    pub(super) part: Part,
+    pub(super) root: Eye,
+    pub(super) token: String,
+    /// Below the root; who is to lose its number stands last.
+    pub(super) victims: Vec<Eye>,
+    pub(super) innocents: Vec<Eye>,
+    owner: Option<(Eye, ChildStdin)>,
+    pub(super) statuses: HashMap<i32, i32>,
+}
+
+impl Stage {
+    /// The tree is up; its owner has crashed, or waits.
+    pub(super) fn set(part: Part) -> Self {
+        let folder = part.folder.clone();
+        let mut statuses = HashMap::new();
+        let owner = start_role("reuse-own", &part);
+        let owned = within(PATIENCE, || has_said(&folder, "owned"));
+        assert!(owned, "the tree is up");
+        let owner = if part.way == super::Way::Open {
+            assert!(within(PATIENCE, || {
+                statuses.extend(reap());
+                statuses.contains_key(&owner.0.pid)
+            }));
+            None
+        } else {
+            Some(owner)
+        };
+        let read = |name: &str| fs::read_to_string(folder.join(name)).expect("said");
+        let root = read("root");
+        let (pid, token) = root.trim().split_once(' ').expect("pid and token");
+        let find = |pid: &str| Eye::find(pid.parse().expect("a number")).expect("alive");
+        let victims: Vec<Eye> = read("daemons").lines().map(find).collect();
+        assert_eq!(victims.len(), part.daemons);
+        let (root, token) = (find(pid), token.to_owned());
+        Self { part, root, token, victims, innocents: Vec::new(), owner, statuses }
+    }
+
+    /// Who acts, standing before its first system call of the pass, and the word that lets it begin.
+    pub(super) fn actor(&mut self) -> (Eye, ChildStdin) {
+        if self.part.way == super::Way::Terminate {
+            return self.owner.take().expect("the owner itself");
+        }
+        let actor = start_role("reuse-act", &self.part);
+        assert!(within(PATIENCE, || has_said(&self.part.folder, "ready")), "the actor is there");
+        actor
+    }
+
+    /// A process of the tree dies, and an innocent has its number. `None` where somebody else was faster.
+    pub(super) fn swap(&mut self, victim: &Eye, stepper: &mut Stepper) -> Option<i32> {
+        victim.kill();
+        // Ours, since its parent is dead: the number is free when we have reaped it.
+        let gone = within(PATIENCE, || {
+            self.statuses.extend(stepper.reaped.drain(..));
+            self.statuses.extend(reap_one(victim.pid).map(|status| (victim.pid, status)));
+            self.statuses.contains_key(&victim.pid)
+        });
+        assert!(gone, "{} is reaped", victim.pid);
+        for _ in 0..ATTEMPTS {
+            let innocent = self.with_number(victim.pid, None);
+            if innocent.pid == victim.pid {
+                self.innocents.push(innocent);
+                return Some(victim.pid);
+            }
+            innocent.kill();
+        }
+        None
+    }
+
+    /// Starts a program of a session of its own that no ledger knows, or one that carries this token.
+    pub(super) fn with_number(&self, pid: i32, token: Option<&str>) -> Eye {
+        let mut command = Command::new("/usr/bin/setsid");
+        command.args(["/bin/sleep", "600"]).stdin(Stdio::null()).env_clear();
+        if let Some(token) = token {
+            command.env("PROCLEDGER_TOKEN", token);
+        }
+        steer(pid);
+        start(&mut command).0
+    }
+
+    /// The leaf of the root, where it has one.
+    pub(super) fn leaf(&self) -> Option<PathBuf> {
+        let ledger = rusqlite::Connection::open(self.part.ledger()).expect("a ledger");
+        let query = "SELECT cgroup FROM process WHERE root IS NULL";
+        let leaf: Option<String> = ledger.query_row(query, [], |row| row.get(0)).expect("a row");
+        leaf.map(PathBuf::from)
+    }
+
+    /// Ends all that is left, and answers with what did not hold.
+    pub(super) fn close(mut self, actor: (Eye, ChildStdin)) -> Vec<String> {
+        let mut found = Vec::new();
+        let innocents = std::mem::take(&mut self.innocents);
+        for innocent in innocents.iter().filter(|innocent| innocent.is_dead()) {
+            found.push(format!("innocent killed: {}", innocent.pid));
+        }
+        for left in self.victims.iter().chain([&self.root]).filter(|one| !one.is_dead()) {
+            found.push(format!("leaked: {}", crate::world::describe(left.pid)));
+        }
+        for (eye, stdin) in [Some(actor), self.owner.take()].into_iter().flatten() {
+            drop(stdin);
+            match self.wait(&eye) {
+                0 => {}
+                status => found.push(format!("a host failed: wait status {status}")),
+            }
+        }
+        for innocent in innocents.iter().filter(|innocent| innocent.is_dead()) {
+            found.push(format!("innocent killed in the end: {}", innocent.pid));
+        }
+        for innocent in &innocents {
+            innocent.kill();
+            self.wait(innocent);
+        }
+        found.extend(not_ended(&self.part.ledger()));
+        found
+    }
+
+    fn wait(&mut self, eye: &Eye) -> i32 {
+        let ended = within(PATIENCE, || {
+            self.statuses.extend(reap());
+            self.statuses.contains_key(&eye.pid)
+        });
+        assert!(ended, "{} ends", eye.pid);
+        // An innocent's number is also its victim's: the last status counts.
+        self.statuses.remove(&eye.pid).expect("a status")
+    }
+}
+
+fn start_role(role: &str, part: &Part) -> (Eye, ChildStdin) {
+    let mut command = again(role, &serde_json::to_string(part).expect("JSON"));
+    let (eye, stdin) = start(command.stdin(Stdio::piped()));
+    (eye, stdin.expect("piped"))
+}
+
+fn not_ended(ledger: &Path) -> Vec<String> {
+    let ledger = rusqlite::Connection::open(ledger).expect("a ledger");
+    let query = "SELECT pid || ' ' || state FROM process WHERE state <> 'ended'";
+    let mut query = ledger.prepare(query).expect("a query");
+    let rows = query.query_map([], |row| row.get::<_, String>(0)).expect("rows");
+    rows.map(|row| format!("a row is not ended: {}", row.expect("a row"))).collect()
+}
+
+/// The next process of this namespace gets this number, if it is free and nobody is faster.
+fn steer(pid: i32) {
+    fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("steered");
+}
+
+/// Field 22 of its stat.
+pub(super) fn start_tick(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
+/// At the start of a tick of 10 ms, so that what follows has a chance to be in it.
+pub(super) fn await_tick() {
+    let tick = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        now.tv_nsec / 10_000_000
+    };
+    let first = tick();
+    while tick() == first {
+        std::hint::spin_loop();
+    }
+}

@@ -1,0 +1,58 @@
+//! The lock of a host that has just died may be held for a moment longer: a child at its gate has a copy of it.
+
+use std::{
+    fs::File,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use procledger::Tracker;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::support::{Eye, Host, Place};
+
+/// A crashed host with one program, and its lock in the hands of somebody else.
+fn crash(place: &Place) -> (Eye, File) {
+    let mut host = Host::start(place, "no-monitor containment=session");
+    let root = host.spawn("task", "exec sleep 3600");
+    let lock: PathBuf = place.path().join(place.sqlite3("SELECT lock_name FROM instance"));
+    host.crash();
+    let lock = File::open(lock).expect("a lock file");
+    flock(&lock, FlockOperation::LockExclusive).expect("free");
+    (root, lock)
+}
+
+/// On a starved machine a restart was faster than the death of such a child: it took the dead host for alive, and opened
+/// with the orphans still there.
+#[test]
+fn a_restart_took_a_dead_host_for_alive_whose_child_at_the_gate_still_held_its_lock() {
+    let place = Place::new();
+    let (root, lock) = crash(&place);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // No condition can be polled: what is waited for is that somebody else waits.
+            thread::sleep(Duration::from_millis(200));
+            drop(lock);
+        });
+        let tracker = Tracker::builder(place.ledger()).open().expect("opened");
+        assert!(root.is_dead(), "clean before new");
+        assert_eq!(tracker.startup_report().suspects.len(), 0);
+    });
+}
+
+#[test]
+fn what_holds_the_lock_of_a_dead_host_for_good_is_told_and_nothing_is_ended() {
+    let place = Place::new();
+    let (root, lock) = crash(&place);
+    let began = Instant::now();
+    let tracker = Tracker::builder(place.ledger()).open().expect("opened");
+    assert!(began.elapsed() < Duration::from_secs(20), "it does not wait for ever");
+    assert!(!root.is_dead(), "two witnesses must agree");
+    let suspects = &tracker.startup_report().suspects;
+    assert_eq!(suspects.len(), 1);
+    assert!(suspects[0].why.contains("its lock is still held"), "{}", suspects[0].why);
+    drop(lock);
+    tracker.reap_orphans().expect("a pass");
+    assert!(root.is_dead());
+}
