@@ -45,7 +45,7 @@ pub(super) fn look(
         for (pid, evidence, why) in
             take_left(world, &snapshot, tree, &mut found, (view.root, &exempt))
         {
-            leave(world, &snapshot, tree, &mut taken, (pid, evidence, why));
+            leave(world, &snapshot, tree, cache, &mut taken, (pid, evidence, why));
         }
         let leaf_is_shared = tree.has_protected() || !view.leaf.is_disjoint(&exempt);
         tree.suspects = found.suspects.into_iter().filter(|pid| !taken.contains(pid)).collect();
@@ -53,7 +53,7 @@ pub(super) fn look(
         tree.vanished = false;
         for (pid, evidence) in found.members {
             if !tree.pids.contains_key(&pid) && taken.insert(pid) {
-                add(world, &snapshot, tree, pid, evidence, None);
+                add(world, &snapshot, tree, cache, (pid, evidence, None));
             }
         }
         any |= tree.members.len() > first || tree.vanished;
@@ -68,6 +68,7 @@ fn leave(
     world: &World<'_>,
     snapshot: &Snapshot,
     tree: &mut Work,
+    cache: &mut TokenCache,
     taken: &mut HashSet<Pid>,
     (pid, evidence, why): (Pid, Evidence, String),
 ) {
@@ -77,7 +78,7 @@ fn leave(
             member.kept = Some(why);
         }
     } else if taken.insert(pid) {
-        add(world, snapshot, tree, pid, evidence, Some(why));
+        add(world, snapshot, tree, cache, (pid, evidence, Some(why)));
     }
 }
 
@@ -194,9 +195,8 @@ fn add(
     world: &World<'_>,
     snapshot: &Snapshot,
     tree: &mut Work,
-    pid: Pid,
-    evidence: Evidence,
-    kept: Option<String>,
+    cache: &mut TokenCache,
+    (pid, evidence, kept): (Pid, Evidence, Option<String>),
 ) {
     let Some(seen) = snapshot.get(pid) else { return };
     // An error leaves it out of this round; the next look finds it again.
@@ -207,6 +207,8 @@ fn add(
     let pinned = pin(world.proc, world.observer.place, seen, &tree.root, evidence, holds)
         .filter(|pinned| !pinned.is_dead().unwrap_or(true));
     let Some(pinned) = pinned else {
+        // What it carried tells nothing of whoever may have its number now.
+        cache.0.remove(&(pid, seen.start_tick));
         // It may have started another one first, which this look did not see.
         tree.vanished |= !seen.is_zombie();
         return;

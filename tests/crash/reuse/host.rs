@@ -71,6 +71,7 @@ pub(crate) fn act(part: &Part) {
         say(&part.folder, "ready");
         wait_for_input();
         let tracker = part.builder().open().expect("opened");
+        eprintln!("{:?}", tracker.startup_report());
         say(&part.folder, "done");
         wait_for_input();
         tracker.shutdown().expect("an orderly end");

@@ -94,5 +94,12 @@ fn run(way: Way, mode: &str, trials: u64, seed: u64) -> Result<Told, String> {
     let text = serde_json::to_string(&task).expect("JSON");
     play_role("reuse", &text, folder.path(), LIMIT)?;
     let told = std::fs::read(folder.path().join(TOLD)).map_err(|error| error.to_string())?;
-    serde_json::from_slice(&told).map_err(|error| error.to_string())
+    let told: Told = serde_json::from_slice(&told).map_err(|error| error.to_string())?;
+    if !told.findings.is_empty() {
+        println!(
+            "{}",
+            std::fs::read_to_string(folder.path().join("reuse.log")).unwrap_or_default()
+        );
+    }
+    Ok(told)
 }
