@@ -1,8 +1,9 @@
 //! Crashes: at every step of a host, at instants by chance, of many hosts at once, and with pids that come back.
 //!
 //! `cargo test --test crash` plays a sample; what it strikes follows from a seed that it prints. The whole is
-//! `cargo test --test crash -- --whole`. Other arguments: names of parts (`steps`, `instants`), `--seed N`,
-//! `--mode session|cgroup|keeper`, and `--at N` for one crash point.
+//! `cargo test --test crash -- --whole`, or a part of it by name: `controls`, `steps`, `instants`, `chaos`, `reuse`,
+//! `small-pid-max`. Further arguments: `--seed N`; for the steps `--mode session|cgroup|keeper`, `--workload start|after`, and
+//! `--at N` for one crash point. `PROCLEDGER_CHAOS_SEED=N` brings back the decisions of one chaos.
 //!
 //! No libtest: a host must be alone in its process, with its first thread, to be counted call by call.
 
@@ -31,6 +32,7 @@ pub(crate) struct Wish {
     pub(crate) whole: bool,
     pub(crate) seed: Option<u64>,
     pub(crate) mode: Option<String>,
+    pub(crate) workload: Option<String>,
     pub(crate) at: Option<u64>,
     names: Vec<String>,
     list: bool,
@@ -38,12 +40,13 @@ pub(crate) struct Wish {
 
 type Scenario = fn(&Wish, &mut Chance) -> Vec<String>;
 
-const SCENARIOS: [(&str, Scenario); 5] = [
+const SCENARIOS: [(&str, Scenario); 6] = [
     ("crash::controls", steps::controls),
     ("crash::steps", steps::at_every_step),
     ("crash::instants", steps::at_instants),
     ("crash::chaos", chaos::scenario),
     ("crash::reuse", reuse::scenario),
+    ("crash::small-pid-max", chaos::small_pid_max),
 ];
 
 fn main() -> ExitCode {
@@ -89,6 +92,7 @@ fn act(role: &str) {
         "trial" => trial::body(&serde_json::from_str(&task).expect("JSON")),
         "host" => workload::host(&serde_json::from_str(&task).expect("JSON")),
         "chaos" => chaos::play(serde_json::from_str(&task).expect("JSON")),
+        "small-pid-max" => chaos::play_small(serde_json::from_str(&task).expect("JSON")),
         "chaos-host" => chaos::host(&serde_json::from_str(&task).expect("JSON")),
         "reuse" => reuse::play(&serde_json::from_str(&task).expect("JSON")),
         "reuse-own" => reuse::own(&serde_json::from_str(&task).expect("JSON")),
@@ -109,6 +113,7 @@ fn wish(mut args: impl Iterator<Item = String>) -> Wish {
             "--seed" => wish.seed = Some(number()),
             "--at" => wish.at = Some(number()),
             "--mode" => wish.mode = args.next(),
+            "--workload" => wish.workload = args.next(),
             "--test-threads" | "--skip" | "--format" | "--color" => drop(args.next()),
             flag if flag.starts_with('-') => {}
             name => wish.names.push(name.to_owned()),

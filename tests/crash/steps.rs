@@ -48,8 +48,14 @@ impl std::fmt::Display for Scene {
 
 fn scenes(wish: &Wish) -> Vec<Scene> {
     let modes = modes().into_iter().filter(|mode| wish.mode.as_ref().is_none_or(|one| one == mode));
+    let workloads = [("start", false), ("after", true)];
+    let workloads = workloads
+        .into_iter()
+        .filter(|(name, _)| wish.workload.as_ref().is_none_or(|one| one == name));
     modes
-        .flat_map(|mode| [false, true].map(|after_a_crash| Scene { mode, after_a_crash }))
+        .flat_map(|mode| {
+            workloads.clone().map(move |(_, after_a_crash)| Scene { mode, after_a_crash })
+        })
         .collect()
 }
 

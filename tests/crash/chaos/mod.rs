@@ -5,12 +5,14 @@
 mod host;
 mod oracle;
 mod play;
+mod small_pid_max;
 
 use std::{path::PathBuf, time::Duration};
 
 pub(crate) use host::body as host;
 pub(crate) use play::body as play;
 use serde::{Deserialize, Serialize};
+pub(crate) use small_pid_max::{body as play_small, scenario as small_pid_max};
 
 use crate::{
     Wish,

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use super::{
     TOLD, Task, Told, Way,
     host::{Part, SWARM, has_said},
-    stage::{Stage, await_tick, start_tick},
+    stage::{Stage, await_tick, start_tick, with_number},
 };
 use crate::{
     stepper::{Event, Step, Stepper},
@@ -96,7 +96,7 @@ fn bear(stage: &Stage) -> (Eye, u64) {
     let leaf = stage.leaf();
     await_tick();
     let token = leaf.is_none().then_some(stage.token.as_str());
-    let newborn = stage.with_number(20_000, token);
+    let newborn = with_number(20_000, token);
     if let Some(leaf) = leaf {
         fs::write(leaf.join("cgroup.procs"), newborn.pid.to_string()).expect("in the leaf");
     }

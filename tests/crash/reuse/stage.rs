@@ -33,8 +33,8 @@ impl Stage {
         let folder = part.folder.clone();
         let mut statuses = HashMap::new();
         let owner = start_role("reuse-own", &part);
-        let owned = within(PATIENCE, || has_said(&folder, "owned"));
-        assert!(owned, "the tree is up");
+        let is_up = within(PATIENCE, || has_said(&folder, "owned"));
+        assert!(is_up, "the tree is up");
         let owner = if part.way == super::Way::Open {
             assert!(within(PATIENCE, || {
                 statuses.extend(reap());
@@ -75,7 +75,7 @@ impl Stage {
         });
         assert!(gone, "{} is reaped", victim.pid);
         for _ in 0..ATTEMPTS {
-            let innocent = self.with_number(victim.pid, None);
+            let innocent = with_number(victim.pid, None);
             if innocent.pid == victim.pid {
                 self.innocents.push(innocent);
                 return Some(victim.pid);
@@ -83,17 +83,6 @@ impl Stage {
             innocent.kill();
         }
         None
-    }
-
-    /// Starts a program of a session of its own that no ledger knows, or one that carries this token.
-    pub(super) fn with_number(&self, pid: i32, token: Option<&str>) -> Eye {
-        let mut command = Command::new("/usr/bin/setsid");
-        command.args(["/bin/sleep", "600"]).stdin(Stdio::null()).env_clear();
-        if let Some(token) = token {
-            command.env("PROCLEDGER_TOKEN", token);
-        }
-        steer(pid);
-        start(&mut command).0
     }
 
     /// The leaf of the root, where it has one.
@@ -141,6 +130,17 @@ impl Stage {
         // An innocent's number is also its victim's: the last status counts.
         self.statuses.remove(&eye.pid).expect("a status")
     }
+}
+
+/// Starts a program of a session of its own that no ledger knows, or one that carries this token.
+pub(super) fn with_number(pid: i32, token: Option<&str>) -> Eye {
+    let mut command = Command::new("/usr/bin/setsid");
+    command.args(["/bin/sleep", "600"]).stdin(Stdio::null()).env_clear();
+    if let Some(token) = token {
+        command.env("PROCLEDGER_TOKEN", token);
+    }
+    steer(pid);
+    start(&mut command).0
 }
 
 fn start_role(role: &str, part: &Part) -> (Eye, ChildStdin) {
