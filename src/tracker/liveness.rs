@@ -92,7 +92,8 @@ pub(super) fn is_lock_name(ledger: &Path, name: &OsStr) -> bool {
 
 /// Whether it is exactly such a name as [`new_lock_name`] makes.
 fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
-    let random = name.strip_prefix(&lock_prefix(ledger)).and_then(|rest| rest.strip_suffix(".lock"));
+    let random =
+        name.strip_prefix(&lock_prefix(ledger)).and_then(|rest| rest.strip_suffix(".lock"));
     random.is_some_and(|random| {
         random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit())
     })

@@ -1,12 +1,7 @@
 //! What has to hold after a crash. Who lives is asked of the kernel, who ran of the programs themselves; the ledger is read
 //! from copies, so that looking at it repairs nothing.
 
-use std::{
-    collections::HashSet,
-    fs,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::HashSet, fs, path::Path, time::Duration};
 
 use rusqlite::{Connection, types::Value};
 
@@ -283,7 +278,8 @@ fn check_files(folder: &Path, dump: &Dump, found: &mut Vec<String>) {
         let name = entry.file_name().into_string().expect("text");
         let is_known = ours.contains(&name.as_str())
             || name.ends_with(".log")
-            || ["ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db-setup.lock"].contains(&name.as_str());
+            || ["ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db-setup.lock"]
+                .contains(&name.as_str());
         if !is_known {
             found.push(format!("a file is left: {name}"));
         }

@@ -58,7 +58,9 @@ fn main() -> ExitCode {
     let wish = wish(std::env::args().skip(1));
     let chosen: Vec<_> = SCENARIOS
         .iter()
-        .filter(|(name, _)| wish.names.is_empty() || wish.names.iter().any(|part| name.contains(part)))
+        .filter(|(name, _)| {
+            wish.names.is_empty() || wish.names.iter().any(|part| name.contains(part))
+        })
         .collect();
     if wish.list {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));

@@ -51,8 +51,7 @@ impl Stepper {
     /// Seizes a child of this process that sits in a system call and makes no threads meanwhile. All that is asked of it
     /// later must come from the thread that calls this.
     pub(crate) fn attach(host: i32) -> Self {
-        let mut stepper =
-            Self { host, threads: HashMap::new(), held: None, reaped: Vec::new() };
+        let mut stepper = Self { host, threads: HashMap::new(), held: None, reaped: Vec::new() };
         // Should we die, the host dies with us.
         let options =
             libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;

@@ -100,12 +100,7 @@ impl Stage {
 
     fn part(&self, trial: &Trial, foreign: usize, is_the_first: bool) -> Part {
         let foreign = self.foreign[foreign].pid;
-        Part {
-            folder: trial.folder.clone(),
-            mode: trial.mode.clone(),
-            foreign,
-            is_the_first,
-        }
+        Part { folder: trial.folder.clone(), mode: trial.mode.clone(), foreign, is_the_first }
     }
 
     fn first_crash(&mut self, trial: &Trial) {

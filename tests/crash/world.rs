@@ -167,7 +167,8 @@ pub(crate) fn is_alive(pid: i32) -> bool {
 /// Number, name and arguments, for people.
 pub(crate) fn describe(pid: i32) -> String {
     let file = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned();
+    let text =
+        |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned();
     let arguments: String = text(file("cmdline")).chars().take(120).collect();
     format!("{pid} {} [{arguments}]", text(file("comm")))
 }

@@ -34,7 +34,9 @@ fn the_lock_of_a_host_that_died_before_it_was_recorded_stayed_for_ever() {
     assert!(!held.exists(), "its host has died");
     let own = || {
         let names = fs::read_dir(place.path()).expect("a folder").flatten();
-        names.filter(|name| name.file_name().to_string_lossy().starts_with("ledger.db-inst")).count()
+        names
+            .filter(|name| name.file_name().to_string_lossy().starts_with("ledger.db-inst"))
+            .count()
     };
     assert_eq!(own(), 2, "the notes, and the lock of the tracker itself");
     tracker.shutdown().expect("an orderly end");

@@ -86,7 +86,10 @@ impl Oracle {
     pub(super) fn host_ends(&mut self, host: u64) {
         // What died before this was an innocent's death.
         self.take_notice();
-        self.trees.values_mut().filter(|tree| tree.host == host).for_each(|tree| tree.stays = false);
+        self.trees
+            .values_mut()
+            .filter(|tree| tree.host == host)
+            .for_each(|tree| tree.stays = false);
     }
 
     /// Meets who has said that it is there, and misses who should be.
@@ -167,7 +170,8 @@ impl Oracle {
         known.extend(self.canaries.iter().map(|canary| canary.pid));
         known.extend(spared);
         let keeps_somebody = |pid: i32| {
-            describe(pid).contains("procledger-keep") && known.iter().any(|&kept| parent(kept) == pid)
+            describe(pid).contains("procledger-keep")
+                && known.iter().any(|&kept| parent(kept) == pid)
         };
         let is_known = |pid: i32| known.contains(&pid) || known.contains(&parent(pid));
         everybody().into_iter().filter(|&pid| !is_known(pid) && !keeps_somebody(pid)).collect()
@@ -234,8 +238,7 @@ impl Oracle {
 
     fn open(&self) -> rusqlite::Result<rusqlite::Connection> {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-        let ledger =
-            rusqlite::Connection::open_with_flags(self.folder.join("ledger.db"), flags)?;
+        let ledger = rusqlite::Connection::open_with_flags(self.folder.join("ledger.db"), flags)?;
         ledger.busy_timeout(Duration::from_secs(10))?;
         Ok(ledger)
     }

@@ -174,7 +174,8 @@ impl Play {
         host.trees += 1;
         let Kind { name, size, stays } = self.chance.pick(&KINDS);
         // In a session alone, what hides all of its marks is lost by design (README, what escapes).
-        let name = if *name == "daemon" && host.part.mode != "session" { "hidden-daemon" } else { name };
+        let name =
+            if *name == "daemon" && host.part.mode != "session" { "hidden-daemon" } else { name };
         let task = self.oracle.expect(Tree::new(host.part.number, *size, *stays));
         format!("spawn {task} {name}")
     }
