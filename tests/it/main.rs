@@ -39,6 +39,7 @@ mod fork_storm;
 mod gate_host;
 mod grandchild_holds_stdout;
 mod held_lock;
+mod hostile_children;
 mod hostile_export_path;
 mod hostile_task_ids;
 mod in_a_browser;
