@@ -89,10 +89,23 @@ impl TaskId {
     }
 }
 
+/// For people: what could move a terminal's cursor, break a line or turn its direction is escaped, since this ends up in
+/// messages and logs. [`as_str`](TaskId::as_str) is the text itself.
 impl std::fmt::Display for TaskId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        self.0.chars().try_for_each(|char| match u32::from(char) {
+            code @ (0..0x20 | 0x7f) => write!(f, "\\x{code:02x}"),
+            code @ (0x80..0xa0 | 0x61c | 0x200e | 0x200f | 0x2028..=0x202e | 0x2066..=0x2069) => {
+                write!(f, "\\u{{{code:x}}}")
+            }
+            _ => std::fmt::Write::write_char(f, char),
+        })
     }
+}
+
+/// The task as messages name it.
+pub(crate) fn told(task: Option<&TaskId>) -> String {
+    task.map_or_else(|| "(none)".to_owned(), ToString::to_string)
 }
 
 /// Row number of an instance.

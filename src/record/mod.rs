@@ -11,8 +11,8 @@ mod report;
 mod tree;
 mod words;
 
-pub(crate) use ids::millis;
 pub use ids::{ExitStatus, InstanceId, Millis, ProcessId, TASK_ID_MAX, TaskId};
+pub(crate) use ids::{millis, told};
 pub use instance::InstanceRecord;
 pub(crate) use instance::{DeadInstance, NewInstance, Observer, OrphanClaim};
 pub(crate) use mask::{mask_command, mask_text};

@@ -53,7 +53,7 @@ impl Store {
         let forgotten = self.write("forget processes", |tx| {
             let mut forget = tx.prepare_cached(
                 "UPDATE process
-                 SET state = 'ended', end_reason = 'forgotten', ended_at = ?1, asked_by = ?2,
+                 SET state = 'ended', end_reason = 'forgotten', ended_at = max(?1, started_at), asked_by = ?2,
                    claimed_by = NULL, exit_code = NULL, exit_signal = NULL
                  WHERE id = ?3 AND state IN ('running', 'ending', 'survived')",
             )?;
@@ -71,7 +71,7 @@ impl Store {
     pub(crate) fn release(&self, id: ProcessId, owner: InstanceId, at: Millis) -> Result<bool> {
         let released = self.write("release a process", |tx| {
             tx.prepare_cached(
-                "UPDATE process SET state = 'ended', end_reason = 'released', ended_at = ?1
+                "UPDATE process SET state = 'ended', end_reason = 'released', ended_at = max(?1, started_at)
                  WHERE id = ?2 AND owner = ?3 AND state IN ('running', 'survived')",
             )?
             .execute((at.0, id.0, owner.0))

@@ -157,21 +157,8 @@ impl Store {
         self.0.files.id()
     }
 
-    /// An error where the files that are open are not those at the ledger's path any more.
-    pub(crate) fn check_in_place(&self) -> Result<()> {
-        self.0.files.check()
-    }
-
-    /// Copies a WAL that was removed while it was open into the ledger, as far as readers let it: with the last
-    /// connection what is in it would be gone. Not where somebody has begun a new one.
-    pub(crate) fn save_lost_wal(&self) -> Result<()> {
-        if !self.0.files.has_lost_its_wal() {
-            return Ok(());
-        }
-        let doing = "write back the WAL";
-        self.writer(doing)?
-            .query_one("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-            .map_err(|e| failed(self.path(), doing, e))
+    pub(super) fn files(&self) -> &Files {
+        &self.0.files
     }
 
     /// Owner of the ledger, whose processes alone it may touch.
@@ -192,11 +179,6 @@ impl Store {
     /// Version of SQLite at run time.
     pub(crate) fn sqlite_version() -> &'static str {
         rusqlite::version()
-    }
-
-    /// An error that names it where the ledger lies on a network file system.
-    pub(crate) fn check_file_system(&self) -> Result<()> {
-        super::filesystem::check_local(self.path().parent().unwrap_or_else(|| self.path()))
     }
 
     /// How many migrations the ledger has had.
@@ -269,7 +251,7 @@ impl Store {
         writer.busy_timeout(BUSY_TIMEOUT).is_ok() && free.is_ok()
     }
 
-    fn writer(&self, doing: &str) -> Result<PooledConnection<SqliteConnectionManager>> {
+    pub(super) fn writer(&self, doing: &str) -> Result<PooledConnection<SqliteConnectionManager>> {
         self.writers(doing)?.get().map_err(|e| no_connection(self.path(), doing, e))
     }
 

@@ -99,7 +99,7 @@ fn write_end(
     let changed = tx
         .prepare_cached(
             "UPDATE process
-         SET state = 'ended', ended_at = :at, end_reason = :reason, exit_code = :code,
+         SET state = 'ended', ended_at = max(:at, started_at), end_reason = :reason, exit_code = :code,
            exit_signal = :signal, last_error = :error, claimed_by = NULL,
            end_rule = :rule, end_evidence = :evidence
          WHERE id = :id AND state <> 'ended'

@@ -19,6 +19,9 @@ use crate::{
 /// A health pass that is older than this, while something runs, means that nobody looks: four of the seed's intervals.
 const PASS_IS_LATE: std::time::Duration = std::time::Duration::from_mins(2);
 
+/// The WAL may take 4 MiB, a checkpoint and an export some more.
+const SPACE_IS_SHORT: u64 = 16 << 20;
+
 /// What to do about a damaged ledger.
 const RESTORE: &str =
     "restore a backup made by `.backup`, or save what can be read with `sqlite3 LEDGER .recover`";
@@ -228,6 +231,7 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
             "locks and shared memory do not hold there: move the ledger to a local disk",
         ),
     });
+    findings.push(space(store));
     findings.push(match store.check() {
         Ok(problems) if problems.is_empty() => {
             finding("integrity", Level::Ok, "pages and references are sound", "")
@@ -268,6 +272,23 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
             "",
         )
     });
+}
+
+/// A full disk lets nothing start.
+fn space(store: &Store) -> Finding {
+    const MIB: u64 = 1 << 20;
+    let free = match store.free_bytes() {
+        Ok(free) => free,
+        Err(error) => return finding("space", Level::Warning, error.to_string(), ""),
+    };
+    let level = match free {
+        0..MIB => Level::Problem,
+        MIB..SPACE_IS_SHORT => Level::Warning,
+        _ => Level::Ok,
+    };
+    let advice =
+        if level == Level::Ok { "" } else { "without space nothing can be started: free some" };
+    finding("space", level, format!("{} MiB are free", free / MIB), advice)
 }
 
 fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {

@@ -23,7 +23,7 @@ use crate::{
     os::{Pinned, Probe, spawn::gate::GATE_LIMIT},
     record::{
         EndReason, Ending, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId,
-        ProcessRecord, Report, Suspect,
+        ProcessRecord, Report, Suspect, told,
     },
     state::State,
 };
@@ -242,10 +242,7 @@ impl Shared {
                             return report.suspects.push(unknown(row, &error.to_string()));
                         }
                     }
-                    log_dead(
-                        row.identity.pid,
-                        row.task.as_ref().map_or("(none)", |task| task.as_str()),
-                    );
+                    log_dead(row.identity.pid, &told(row.task.as_ref()));
                     self.record_gone(&row, report);
                 }
             }
@@ -266,10 +263,7 @@ impl Shared {
             let root = &entry.root;
             if root.origin == crate::record::Origin::Spawned {
                 // For the others settling logs it.
-                log_dead(
-                    root.identity.pid,
-                    root.task.as_ref().map_or("(none)", |task| task.as_str()),
-                );
+                log_dead(root.identity.pid, &told(root.task.as_ref()));
             }
             report.endings.push(Ending {
                 task_id: root.task.clone(),

@@ -87,6 +87,10 @@ impl Shared {
         let mut settled = Vec::new();
         for entry in new {
             report.checked += 1;
+            // Most of a long list is gone: to ask whom others answer for takes longer than to see that.
+            if self.proc.stat(entry.pid)?.is_none() {
+                continue;
+            }
             let search = self.search(&self.options.orphan_names, self.options.min_age)?;
             match judge(&search, &entry)? {
                 Verdict::Gone => {}

@@ -15,7 +15,7 @@ use crate::{
     plan::members::Evidence,
     record::{
         Because, End, EndReason, ExitStatus, InstanceId, LeakKind, Millis, NewLeak, NewProcess,
-        Outcome, ProcessId, ProcessRecord, Settled, Verdict,
+        Outcome, ProcessId, ProcessRecord, Settled, Verdict, told,
     },
     state::State,
 };
@@ -50,7 +50,7 @@ fn settle(by: InstanceId, root: &Root, kind: LeakKind, left: &Left<'_>) -> Settl
     tracing::info!(
         "process {} of task {} is left running: {}",
         left.found.identity.pid,
-        root.task.as_ref().map_or("(none)", |task| task.as_str()),
+        told(root.task.as_ref()),
         left.why
     );
     let now = Millis::now();

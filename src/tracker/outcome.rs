@@ -13,7 +13,7 @@ use crate::{
     record::{
         Because, Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits,
         Millis, NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, Report, Settled,
-        Suspect, Verdict,
+        Suspect, Verdict, told,
     },
     state::State,
 };
@@ -303,7 +303,7 @@ fn log_survivor(root: &Root, member: &MemberEnd) {
         tracing::error!(
             "process {} for task {} could not be ended: {}",
             member.identity.pid,
-            root.task.as_ref().map_or("(none)", |task| task.as_str()),
+            told(root.task.as_ref()),
             member.obstacle.as_deref().unwrap_or("it is still there"),
         );
     }

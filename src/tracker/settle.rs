@@ -21,7 +21,7 @@ use crate::{
     os::{PidFd, Pinned, Probe},
     record::{
         End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, Report, RootEnd, Settled,
-        Verdict,
+        Verdict, told,
     },
 };
 
@@ -339,11 +339,11 @@ fn gone(row: ProcessId) -> Settled {
 /// The seed's line, for a process whose end nobody saw coming; a program of our own that ends is no news.
 fn log_end(entry: &Entry, status: ExitStatus) {
     let pid = entry.root.identity.pid;
-    let task = entry.root.task.as_ref().map_or("(none)", |task| task.as_str());
+    let task = told(entry.root.task.as_ref());
     if entry.root.origin == Origin::Spawned {
         tracing::debug!("process {pid} for task {task} has ended: {status}");
     } else {
-        log_dead(pid, task);
+        log_dead(pid, &task);
     }
 }
 

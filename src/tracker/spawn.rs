@@ -21,7 +21,7 @@ use crate::{
     os::{PidFd, Pinned, keeper::Binary, procfs::TOKEN_VARIABLE, spawn},
     record::{
         Cgroup, Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin,
-        TaskId, mask_command,
+        TaskId, mask_command, told,
     },
     state::State,
 };
@@ -232,7 +232,7 @@ fn started(
     let root = Root::recorded(row, new, !hold.bare);
     let entry = shared.take_on(root, hold, &pidfd);
     shared.notify_export();
-    tracing::debug!("process {pid} for task {} runs", new.task.as_ref().map_or("", TaskId::as_str));
+    tracing::debug!("process {pid} for task {} runs", told(new.task.as_ref()));
     let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);
     process.stdin = stdin.map(ChildStdin::from);
     process.stdout = stdout.map(ChildStdout::from);

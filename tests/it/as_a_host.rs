@@ -2,8 +2,8 @@
 //!
 //! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `protect=NAME`, `min-age=MS`, `program=NAME`,
 //! `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `keeper`, `keep-history=MS`, `limit-size=BYTES`,
-//! `no-arguments`, `sigchld-ignored`, `wait-any`. Commands, a line each: `spawn TASK SCRIPT` (`survive` and `keep`
-//! with that option of the job), `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
+//! `no-arguments`, `sigchld-ignored`, `sigxfsz-ignored`, `wait-any`. Commands, a line each: `spawn TASK SCRIPT` (`survive`
+//! and `keep` with that option of the job, `hour` with that longest run time), `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
 //! `running`, `adopted`, `import PATH`, `fork`, `quit`. End of input is an orderly end.
 
 use std::{
@@ -64,6 +64,8 @@ fn say(line: &str) {
 
 /// What a host may have done before it opens its ledger.
 fn prepare(options: &str) {
+    // `faults::Fault` attaches to it; where Yama has a say, only with this leave.
+    let _ = rustix::process::set_ptracer(rustix::process::PTracer::Any);
     for option in options.split_whitespace() {
         match option.split_once('=').unwrap_or((option, "")) {
             ("log", path) => {
@@ -72,7 +74,8 @@ fn prepare(options: &str) {
                 let all = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
                 all.with_ansi(false).with_writer(file).init();
             }
-            ("sigchld-ignored", _) => ignore_sigchld(),
+            ("sigchld-ignored", _) => ignore(nix::sys::signal::Signal::SIGCHLD),
+            ("sigxfsz-ignored", _) => ignore(nix::sys::signal::Signal::SIGXFSZ),
             ("wait-any", _) => {
                 std::thread::spawn(|| {
                     loop {
@@ -88,10 +91,10 @@ fn prepare(options: &str) {
 }
 
 #[expect(unsafe_code, reason = "a disposition can be set in no other way")]
-fn ignore_sigchld() {
-    use nix::sys::signal::{SigHandler, Signal, signal};
+fn ignore(which: nix::sys::signal::Signal) {
+    use nix::sys::signal::{SigHandler, signal};
     // SAFETY: no handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.expect("ignored");
+    unsafe { signal(which, SigHandler::SigIgn) }.expect("ignored");
 }
 
 fn build(mut builder: Builder, options: &str) -> Builder {
@@ -115,7 +118,7 @@ fn build(mut builder: Builder, options: &str) -> Builder {
             "keep-history" => builder.keep_history(millis()),
             "limit-size" => builder.limit_size(value.parse().expect("bytes")),
             "no-arguments" => builder.record_arguments(false),
-            "log" | "sigchld-ignored" | "wait-any" => builder,
+            "log" | "sigchld-ignored" | "sigxfsz-ignored" | "wait-any" => builder,
             other => panic!("no option {other}"),
         };
     }
@@ -134,8 +137,11 @@ fn obey(
         words.next().unwrap_or_default(),
     );
     Ok(match verb {
-        "spawn" | "survive" | "keep" => {
-            let job = job(task, rest).survive(verb == "survive").keep_strays(verb == "keep");
+        "spawn" | "survive" | "keep" | "hour" => {
+            let mut job = job(task, rest).survive(verb == "survive").keep_strays(verb == "keep");
+            if verb == "hour" {
+                job = job.max_runtime(Duration::from_hours(1));
+            }
             let process = tracker.spawn(job)?;
             let pid = process.pid();
             processes.insert(task.to_owned(), process);

@@ -39,7 +39,6 @@ fn a_damaged_table_is_named_by_all_and_nothing_is_ended_on_a_guess() {
     let orphan = ledger_with_an_orphan(&place);
     damage(&place.ledger(), "process");
     let error = Tracker::builder(place.ledger()).open().expect_err("it cannot be read");
-    println!("{error:?}");
     assert!(error.is_not_a_ledger(), "{error:?}");
     assert!(error.to_string().contains("is damaged, `procledger doctor` says where"), "{error}");
     for verb in [
@@ -51,7 +50,6 @@ fn a_damaged_table_is_named_by_all_and_nothing_is_ended_on_a_guess() {
     ] {
         let output = place.procledger(verb);
         let text = String::from_utf8_lossy(&output.stderr);
-        println!("{verb:?} {:?} {text}", output.status);
         assert!(!output.status.success(), "{verb:?}");
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains("is damaged"), "{text}");
@@ -59,7 +57,6 @@ fn a_damaged_table_is_named_by_all_and_nothing_is_ended_on_a_guess() {
     assert!(!orphan.is_dead());
     let doctor = place.procledger(&["doctor"]);
     let text = String::from_utf8_lossy(&doctor.stdout);
-    println!("{text}");
     assert!(!doctor.status.success());
     assert!(text.contains("problem  integrity: ") && text.contains("restore a backup"), "{text}");
 }
@@ -71,7 +68,6 @@ fn a_damaged_index_is_found_by_doctor_and_mended_by_sqlite() {
     damage(&place.ledger(), "process_ended");
     let doctor = place.procledger(&["doctor"]);
     let text = String::from_utf8_lossy(&doctor.stdout);
-    println!("{text}");
     assert!(!doctor.status.success() && text.contains("problem  integrity: "), "{text}");
     assert!(!orphan.is_dead());
 }

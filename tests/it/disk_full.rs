@@ -28,7 +28,6 @@ fn on_a_full_disk_nothing_starts_and_all_can_be_ended_and_what_became_of_it_is_r
 
     disk.fill();
     let refused = tracker.spawn(place.job("new", ": > ran")).expect_err("there is no room");
-    println!("REFUSED: {refused} / {refused:?}");
     assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC), "{refused:?}");
     assert!(refused.to_string().contains("its disk is full, free some space"), "{refused}");
     assert!(!refused.to_string().contains('\n'));
@@ -38,17 +37,17 @@ fn on_a_full_disk_nothing_starts_and_all_can_be_ended_and_what_became_of_it_is_r
     let status = ends.wait_timeout(Duration::from_secs(20)).expect("asked");
     assert_eq!(status, Some(procledger::ExitStatus::Exited(7)));
     let report = tracker.terminate("left").expect("ended all the same");
-    println!("REPORT: {report:?}");
     assert!(left.is_dead());
     assert_eq!(report.ended(), 1);
     assert!(!report.errors.is_empty(), "{report:?}");
-    let pass = tracker.health_pass();
-    println!("PASS: {pass:?}");
+    let pass = tracker.health_pass().expect("looked");
+    assert!(pass.errors.iter().any(|line| line.contains("its disk is full")), "{pass:?}");
     // Who looks at it reads what there is.
     let ps = procledger(&ledger, &["ps"]);
     assert!(ps.status.success(), "{}", String::from_utf8_lossy(&ps.stderr));
     let doctor = procledger(&ledger, &["doctor"]);
-    println!("DOCTOR: {}", String::from_utf8_lossy(&doctor.stdout));
+    let doctor = String::from_utf8_lossy(&doctor.stdout);
+    assert!(doctor.contains("problem  space: 0 MiB are free"), "{doctor}");
 
     disk.free();
     tracker.health_pass().expect("a pass");

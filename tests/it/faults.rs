@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::support::{Guard, PATIENCE, Place, eventually, pidfd, until};
+use crate::support::{Guard, Place, eventually, pidfd, until};
 
 /// A small file system of its own. Only in a mount namespace that dies with the test, see `support::in_namespace`.
 pub(crate) struct SmallDisk {
@@ -97,7 +97,6 @@ impl Fault {
         until("nobody traces the host", || {
             threads(host).into_iter().all(|thread| tracer(host, thread) == Some(0))
         });
-        let _ = PATIENCE;
     }
 }
 

@@ -12,6 +12,12 @@ fn files(place: &Place) -> [PathBuf; 3] {
     ["ledger.db", "ledger.db-wal", "ledger.db-shm"].map(|name| place.path().join(name))
 }
 
+fn remove(files: &[PathBuf]) {
+    for file in files {
+        fs::remove_file(file).expect("removed");
+    }
+}
+
 fn log(place: &Place) -> String {
     fs::read_to_string(place.path().join("log")).unwrap_or_default()
 }
@@ -58,9 +64,7 @@ fn a_host_whose_ledger_was_removed_ends_its_programs_and_the_next_one_makes_anot
     let place = Place::new();
     let mut host = host(&place);
     let left = host.spawn("left", "exec sleep 3600");
-    for file in files(&place) {
-        fs::remove_file(file).expect("removed");
-    }
+    remove(&files(&place));
     is_refused(&place, &mut host, "was removed while it was open");
     assert!(!left.is_dead());
     assert!(!files(&place)[0].exists(), "nothing is made under its name");
@@ -79,9 +83,7 @@ fn a_host_whose_ledger_was_replaced_leaves_the_programs_in_the_new_one_alone() {
     let place = Place::new();
     let mut old = host(&place);
     let first = old.spawn("first", "exec sleep 3600");
-    for file in files(&place) {
-        fs::remove_file(file).expect("removed");
-    }
+    remove(&files(&place));
     let mut new = Host::start(&place, "interval=100");
     let second = new.spawn("second", "exec sleep 3600");
     is_refused(&place, &mut old, "was replaced by another file while it was open");
@@ -102,8 +104,7 @@ fn what_was_in_a_wal_that_was_removed_leads_the_next_host_to_the_orphans() {
     let left = host.spawn("left", "exec sleep 3600");
     let [ledger, wal, index] = files(&place);
     assert!(fs::metadata(&wal).expect("a WAL").len() > 0);
-    fs::remove_file(&wal).expect("removed");
-    fs::remove_file(&index).expect("removed");
+    remove(&[wal, index]);
     is_refused(&place, &mut host, "-wal` was removed while the ledger was open");
     host.crash();
     assert!(!left.is_dead());
@@ -144,11 +145,9 @@ fn is_told_as_damaged(place: &Place) {
     let before = files(place).map(|file| fs::read(file).ok());
     let next = Host::launch(place, &place.ledger(), "");
     let answer = next.answer();
-    println!("{answer} {:?}", before.clone().map(|a| a.map(|b| b.len())));
     assert!(answer.starts_with("error ") && answer.contains("damaged"), "{answer}");
     let doctor = place.procledger(&["doctor"]);
     let doctor = String::from_utf8_lossy(&doctor.stdout);
-    println!("{doctor}");
     assert!(doctor.contains("restore a backup"), "{doctor}");
     let _ = before;
 }

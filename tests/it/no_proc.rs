@@ -21,9 +21,7 @@ fn without_proc_nothing_opens_and_nothing_is_made() {
     let doctor = place.procledger(&["doctor"]);
     let run_it = place.procledger(&["run", "--task", "t", "--", "true"]);
     run("umount", &[], "/proc".as_ref());
-    println!("{error:?}");
     let text = String::from_utf8_lossy(&doctor.stdout);
-    println!("{text}\n{}", String::from_utf8_lossy(&run_it.stderr));
     assert!(error.is_unsupported(), "{error:?}");
     assert!(error.to_string().contains("/proc"), "{error}");
     assert!(!doctor.status.success() && text.contains("problem  /proc: "), "{text}");
@@ -50,7 +48,6 @@ fn a_proc_that_is_covered_while_a_host_runs_ends_no_row_and_all_goes_on_when_it_
     let spawned = tracker.spawn(place.job("more", "exec sleep 3600"));
     let other = place.procledger(&["reap"]);
     run("umount", &[], "/proc".as_ref());
-    println!("{pass:?}\n{spawned:?}\n{}", String::from_utf8_lossy(&other.stderr));
     assert!(pass.endings.is_empty(), "{pass:?}");
     assert!(!left.is_dead() && !other.status.success());
     let spawned = spawned.expect("spawned");
@@ -90,10 +87,8 @@ fn where_others_are_hidden_ones_own_are_tracked_and_doctor_says_what_is_not_seen
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
     let ran = as_a_user(&["run", "--task", "t", "--", "sh", "-c", "sleep 3600 & exit 7"]);
-    println!("{ran:?}");
     assert_eq!(ran.0, Some(7));
     let doctor = as_a_user(&["doctor"]);
-    println!("{}", doctor.1);
     assert!(doctor.1.contains("warning  /proc: other users' processes are hidden (hidepid)"));
     let leaks = as_a_user(&["report", "--format", "json"]);
     assert!(leaks.1.contains("stray"), "{leaks:?}");

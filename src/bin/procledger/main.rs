@@ -26,5 +26,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    signals::outlive_file_limit();
     exit::conclude(args::Cli::parse().run())
 }

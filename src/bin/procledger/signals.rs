@@ -73,6 +73,15 @@ impl Signals {
     }
 }
 
+/// A write beyond `ulimit -f` shall fail, and not end whoever answers for programs. Before any other thread runs; programs
+/// that are started get no signal blocked.
+pub(crate) fn outlive_file_limit() {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGXFSZ);
+    // Fails only for a bad argument.
+    let _ = set.thread_block();
+}
+
 fn bit(signal: Signal) -> u64 {
     1 << (signal as i32 - 1)
 }

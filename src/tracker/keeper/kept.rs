@@ -16,7 +16,7 @@ use super::super::{
 };
 use crate::{
     os::keeper::Link,
-    record::{EndReason, ExitStatus, ProcessId, TaskId},
+    record::{EndReason, ExitStatus, ProcessId, told},
 };
 
 /// The keeper tells of the program's end as soon as it is scheduled; one that is stopped must not hold up the others.
@@ -104,7 +104,7 @@ impl Shared {
                 "the keeper of process {} for task {} was killed: the process goes on, and is held by its session, its \
                  token and recorded descendants only",
                 entry.root.identity.pid,
-                entry.root.task.as_ref().map_or("(none)", TaskId::as_str),
+                told(entry.root.task.as_ref()),
             );
         }
     }

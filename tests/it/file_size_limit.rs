@@ -1,0 +1,58 @@
+//! A limit on the size of files (`ulimit -f`) cuts a write short, and refuses the rest.
+
+use std::{fs, process::Command};
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::support::{Host, Place, until};
+
+/// The soft limit of a process; `None` for none.
+fn limit(pid: u32, bytes: Option<u64>) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
+    prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum: None }).expect("set");
+}
+
+#[test]
+fn a_write_that_is_cut_short_damages_nothing_and_is_made_good() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "interval=100 sigxfsz-ignored");
+    let left = host.spawn("left", "exec sleep 3600");
+    let wal = fs::metadata(place.path().join("ledger.db-wal")).expect("a WAL").len();
+    // In the middle of the next page.
+    limit(host.pid(), Some(wal + 1000));
+    let ran = place.path().join("ran");
+    let refused = host.ask(&format!("spawn new : > {}; exec sleep 3600", ran.display()));
+    assert!(refused.starts_with("error the program was not started: "), "{refused}");
+    assert_eq!(host.ask("terminate left"), "1");
+    assert!(left.is_dead() && !ran.exists());
+
+    limit(host.pid(), None);
+    let row = "SELECT end_reason, exit_signal FROM history WHERE task_id = 'left'";
+    until("what became of it is recorded", || place.sqlite3(row) == "terminated|15");
+    host.spawn("new", "exec sleep 3600");
+    host.stop();
+    assert_eq!(place.sqlite3("PRAGMA integrity_check"), "ok");
+}
+
+/// Its default action ends a process: `run` would leave its program without an owner.
+#[test]
+fn the_command_outlives_sigxfsz_and_its_program_gets_it_as_ever() {
+    let place = Place::new();
+    let script = "grep -E '^Sig(Blk|Ign):' /proc/self/status";
+    let run = |limit: &str| {
+        let line = format!("ulimit -f {limit}; exec \"$0\" \"$@\"");
+        Command::new("/bin/bash")
+            .args(["-c", &line, env!("CARGO_BIN_EXE_procledger"), "--db"])
+            .arg(place.ledger())
+            .args(["run", "--task", "task", "--", "/bin/sh", "-c", script])
+            .output()
+            .expect("bash")
+    };
+    let refused = run("1");
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(125), "{:?} {text}", refused.status);
+    assert!(text.starts_with("procledger: ") && text.lines().count() == 1, "{text}");
+    let allowed = run("unlimited");
+    let text = String::from_utf8_lossy(&allowed.stdout);
+    assert_eq!(text, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+}
