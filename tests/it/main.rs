@@ -37,6 +37,7 @@ mod fork_storm;
 mod gate_host;
 mod grandchild_holds_stdout;
 mod held_lock;
+mod guarantees;
 mod in_a_browser;
 mod in_a_tokio_runtime;
 mod installed;
