@@ -165,6 +165,9 @@
 
 mod error;
 mod export;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 pub mod keeper;
 mod meter;

@@ -155,6 +155,22 @@ fn parse(text: &[u8]) -> Result<Parsed, String> {
     serde_json::from_slice(text).map_err(|error| format!("it is no list of processes: {error}"))
 }
 
+/// What holds of any text, for [`crate::fuzzing`].
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(text: &[u8]) {
+    match parse(text) {
+        Ok(Parsed { entries, rejected, pids }) => {
+            assert_eq!(entries.len(), pids.len(), "each pid once");
+            assert!(rejected.len() <= REJECTED_MAX + 1);
+            for line in rejected {
+                assert!(!line.chars().any(char::is_control), "{line:?}");
+                assert!(line.len() < 1_000, "{line:?}");
+            }
+        }
+        Err(reason) => assert!(!reason.chars().any(char::is_control), "{reason:?}"),
+    }
+}
+
 /// Entries are judged one by one as they are parsed, so memory holds no tree of the whole file.
 #[derive(Default)]
 struct Parsed {

@@ -33,4 +33,6 @@ mod writer;
 
 pub(crate) use exporter::Exporter;
 pub(crate) use file::{to_json, write_once};
+#[cfg(fuzzing)]
+pub(crate) use legacy::fuzz as fuzz_legacy;
 pub(crate) use legacy::{Legacy, LegacyEntry, read_legacy};

@@ -17,8 +17,18 @@ const SYSTEMD_EXEC_PID: &[u8] = b"SYSTEMD_EXEC_PID=";
 pub(crate) struct Belonging {
     pub(crate) real_uid: u32,
     pub(crate) effective_uid: u32,
+    pub(crate) saved_uid: u32,
     /// It lives in a PID namespace below the one that this `/proc` shows (`NSpid`, Linux 4.1).
     pub(crate) nested: bool,
+}
+
+impl Belonging {
+    /// The one user whose it is in every way; `None` for a process that acts as one and may become another again, as a
+    /// daemon of root that has lent itself to a user: that user could not signal it (kill(2)).
+    pub(crate) fn only_uid(&self) -> Option<u32> {
+        let uid = self.effective_uid;
+        (self.real_uid == uid && self.saved_uid == uid).then_some(uid)
+    }
 }
 
 impl Proc {
@@ -74,6 +84,7 @@ fn parse_status(status: &[u8]) -> Option<Belonging> {
     Some(Belonging {
         real_uid: *uids.first()?,
         effective_uid: *uids.get(1)?,
+        saved_uid: *uids.get(2)?,
         nested: field(status, b"NSpid:").is_some_and(|pids| pids.count() > 1),
     })
 }
@@ -91,10 +102,13 @@ mod tests {
     #[test]
     fn uids_and_namespaces_are_read_from_their_lines() {
         let status = b"Name:\tx\nUid:\t1000\t1001\t1002\t1003\nGid:\t1\nNSpid:\t42\t7\n";
-        let found = Belonging { real_uid: 1000, effective_uid: 1001, nested: true };
+        let found =
+            Belonging { real_uid: 1000, effective_uid: 1001, saved_uid: 1002, nested: true };
         assert_eq!(parse_status(status), Some(found));
+        assert_eq!(found.only_uid(), None);
         let plain = parse_status(b"Name:\tUid: 3\nUid:\t0\t0\t0\t0\nNSpid:\t42\n");
-        assert_eq!(plain, Some(Belonging { real_uid: 0, effective_uid: 0, nested: false }));
+        let roots = Belonging { real_uid: 0, effective_uid: 0, saved_uid: 0, nested: false };
+        assert_eq!((plain, roots.only_uid()), (Some(roots), Some(0)));
         assert_eq!(parse_status(b"Name:\tUid: 3 4\n"), None);
     }
 

@@ -15,7 +15,7 @@ use super::{
     entry::Entry,
     liveness::Life,
     outcome::{Cause, Pass},
-    settle::{Dead, log_dead},
+    settle::{Dead, log_dead, stray},
     shared::{Shared, lock},
 };
 use crate::{
@@ -202,7 +202,14 @@ impl Shared {
                 seen.dead.push((entry, fd));
             } else {
                 // Held by nobody and reaped by somebody: its status is lost, its end is not.
-                self.record_gone(row, report);
+                match self.has_left_something(row) {
+                    Ok(true) if !entry.strays.keep => self.end_what_it_left(row, report),
+                    Ok(_) => self.record_gone(row, report),
+                    Err(error) => {
+                        let suspect = unknown(row.clone(), &error.to_string());
+                        return report.suspects.push(suspect);
+                    }
+                }
                 entry.publish(crate::record::ExitStatus::Unobserved);
                 entry.mark_recorded();
                 self.let_go(row.id);
@@ -222,6 +229,17 @@ impl Shared {
                 // Its row is all that may lead to what it left.
                 Err(error) => report.suspects.push(unknown(row.clone(), &error.to_string())),
             }
+        }
+    }
+
+    /// Of a root of ours that is gone: its row leads to what it left, and is closed with that.
+    fn end_what_it_left(&self, row: &ProcessRecord, report: &mut Report) {
+        match self.store.claim(&[row.id], self.instance, Some(self.instance), None) {
+            Ok(claimed) => {
+                let settled = self.end_claimed(&stray(), claimed, report);
+                self.write(None, settled, report);
+            }
+            Err(error) => report.errors.push(error.to_string()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::{fs, process::Command, time::Duration};
 
 use procledger::{Job, Stdio, Tracker};
 
-use crate::support::{Host, Place, canary, is_alive, until};
+use crate::support::{Eye, Host, Place, canary, is_alive, until};
 
 fn job(place: &Place, task: &str, script: &str) -> Job {
     Job::new(task, "/bin/sh")
@@ -125,6 +125,47 @@ fn l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie() {
     // A leaf takes one more descriptor: too many trees at once were left running for want of it.
     let report = tracker.shutdown().expect("shut down");
     assert!(report.suspects.is_empty(), "{report:?}");
+    assert_eq!(place.alive(), [0_u32; 0]);
+}
+
+/// Beyond the share of the descriptor limit, in a host that reaps whatever is its child: the row was closed, and with it went
+/// all that led to the daemon.
+#[test]
+fn what_an_unwatched_root_left_ran_on_where_the_host_had_reaped_it() {
+    const NAME: &str =
+        "ends_that_went_wrong::what_an_unwatched_root_left_ran_on_where_the_host_had_reaped_it";
+    let Ok(folder) = std::env::var("PROCLEDGER_IT_FEW") else {
+        let place = Place::new();
+        let status = Command::new("/bin/sh")
+            .args(["-c", "ulimit -n 48; exec \"$@\"", "sh"])
+            .arg(std::env::current_exe().expect("this binary"))
+            .args(["--exact", NAME])
+            .env("PROCLEDGER_IT_FEW", place.path())
+            .status()
+            .expect("sh");
+        assert!(status.success());
+        return;
+    };
+    let place = Place::new();
+    let builder = Tracker::builder(std::path::Path::new(&folder).join("ledger.db"));
+    let tracker = builder.containment(procledger::ContainmentMode::Session).open().expect("open");
+    for number in 0..25 {
+        drop(tracker.spawn(job(&place, &number.to_string(), "exec sleep 3600")).expect("spawned"));
+    }
+    let script = format!("setsid sleep 3600 & echo $! > {}/daemon; wait", place.path().display());
+    let watched = tracker.unwatched();
+    let process = tracker.spawn(job(&place, "leaver", &script)).expect("spawned");
+    assert!(tracker.unwatched() > watched, "nobody watches it");
+    let (root, daemon) = (Eye::on(process.pid().get()), place.eye("daemon"));
+    drop(process);
+    root.kill();
+    let pid = nix::unistd::Pid::from_raw(root.pid().cast_signed());
+    let _ = nix::sys::wait::waitpid(pid, None);
+    tracker.health_pass().expect("a pass");
+    assert!(daemon.is_dead(), "{:?}", tracker.ledger().history(Some("leaver"), None, 10));
+    let leaks = tracker.leaks(None).expect("leaks");
+    assert!(leaks.iter().any(|leak| leak.pid.get() == daemon.pid()), "{leaks:?}");
+    tracker.shutdown().expect("shut down");
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

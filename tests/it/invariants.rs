@@ -1,19 +1,4 @@
-//! Where each invariant of the design is held by a scenario, and the scenarios that have no other place.
-//!
-//! | invariant | scenario |
-//! | --- | --- |
-//! | 2, no signal to a number | [`invariant_02_a_reused_pid_gets_no_signal`] |
-//! | 3, unknown is neither dead nor a leak | [`invariant_03_what_cannot_be_judged_is_left_as_it_is`] |
-//! | 4, death is told by the pidfd | [`invariant_04_a_death_is_told_by_the_pidfd_and_not_by_the_state_letter`] |
-//! | 5, rows move by conditional update | [`invariant_05_two_hosts_that_restart_at_once_end_each_orphan_once`] |
-//! | 6, no transaction across a wait | [`invariant_06_a_host_that_waits_for_a_stubborn_tree_holds_up_no_other_writer`] |
-//! | 7, a live instance's processes are its own | [`invariant_07_the_other_instance_reaps_the_dead_ones_and_keeps_its_own`] |
-//! | 8, clean before new | [`invariant_08_what_a_crash_left_is_dead_before_open_returns`] |
-//! | 9, the export follows | [`invariant_09_the_export_holds_exactly_the_running_tasks_and_no_reader_sees_half_a_file`] |
-//! | 10, fail closed | [`invariant_10_what_cannot_be_recorded_never_runs`], [`invariant_10_what_is_ours_is_ended_though_it_cannot_be_recorded`] |
-//! | 11, every end has a reason | [`invariant_11_every_end_has_a_reason_and_every_kill_its_rule_and_evidence`] |
-//! | 12, nothing is lost | [`invariant_12_what_cannot_be_killed_stays_in_the_ledger_and_is_tried_again`] |
-//! | 13, never oneself | [`invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_gone`] |
+//! Scenarios of invariants that have no other place. docs/guarantees.md says which test holds which.
 
 use std::{fs, process::Command};
 
@@ -102,27 +87,4 @@ fn invariant_10_what_is_ours_is_ended_though_it_cannot_be_recorded() {
     let row = "SELECT end_reason FROM process WHERE root IS NULL";
     assert_eq!(place.sqlite3(row), "terminated");
     tracker.spawn(place.job("task", "exit 0")).expect("the task may run again");
-}
-
-/// The table above names tests that exist.
-#[test]
-fn every_invariant_but_the_first_has_a_scenario_that_the_table_names() {
-    let sources: String = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it"))
-        .expect("the suite")
-        .map(|entry| entry.expect("a file").path())
-        .filter(|path| path.is_file())
-        .map(|path| fs::read_to_string(path).expect("text"))
-        .collect();
-    for number in 2..=13 {
-        let row = format!("//! | {number}, ");
-        let row = include_str!("invariants.rs").lines().find(|line| line.starts_with(&row));
-        let row = row.unwrap_or_else(|| panic!("no row for invariant {number}"));
-        let names: Vec<&str> =
-            row.split("[`").skip(1).filter_map(|part| part.split('`').next()).collect();
-        assert!(!names.is_empty(), "{row}");
-        for name in names {
-            assert!(name.starts_with(&format!("invariant_{number:02}_")), "{name}");
-            assert!(sources.contains(&format!("fn {name}()")), "there is no test {name}");
-        }
-    }
 }

@@ -38,6 +38,7 @@ mod file_size_limit;
 mod fork_storm;
 mod gate_host;
 mod grandchild_holds_stdout;
+mod guarantees;
 mod held_lock;
 mod hostile_children;
 mod hostile_export_path;

@@ -2,14 +2,14 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::PathBuf,
     process::Command,
 };
 
 use procledger::{Error, Job, Tracker};
 
-use crate::support::{Eye, Host, Place, is_alive, root, tool, until};
+use crate::support::{Eye, Host, Place, is_alive, need, root, tool, until};
 
 fn nobody_is_recorded(place: &Place) {
     assert_eq!(place.sqlite3("SELECT count(*) FROM process"), "0");
@@ -130,6 +130,30 @@ fn a_process_of_somebody_else_is_refused() {
     assert!(is_alive(own.pid()) && is_alive(roots.pid()));
     host.stop();
     assert!(own.is_dead() && is_alive(roots.pid()));
+}
+
+/// The ledger's user may name it in a row, and could not signal it: its real and its saved uid are root's (kill(2)).
+#[test]
+fn root_killed_its_own_daemon_that_had_lent_itself_to_the_ledgers_user() {
+    need!("python3");
+    let place = Place::new();
+    let Some((ledger, binary)) = grounds_of_nobody(&place) else { return };
+    let uid = fs::metadata(ledger.parent().expect("a folder")).expect("it").uid();
+    let lent = place.child(&format!(
+        "exec python3 -c 'import os, time; os.seteuid({uid}); time.sleep(3600)' \"$0\""
+    ));
+    let status = format!("/proc/{}/status", lent.pid());
+    until("it has lent itself", || {
+        fs::read_to_string(&status).is_ok_and(|text| text.contains(&format!("Uid:\t0\t{uid}\t0")))
+    });
+    let mut host = host_of_nobody(&place, &ledger, &binary);
+    assert_eq!(host.ask(&format!("register task {}", lent.pid())), "done");
+    host.crash();
+    let tracker = procledger::Tracker::builder(&ledger).open().expect("root may");
+    assert!(is_alive(lent.pid()));
+    assert_eq!(tracker.startup_report().survived(), 1, "{:?}", tracker.startup_report());
+    tracker.shutdown().expect("an orderly end");
+    assert!(is_alive(lent.pid()));
 }
 
 #[test]

@@ -214,7 +214,7 @@ fn add(
         return;
     };
     let mut member = describe(world, pinned.identity, evidence, Some(pinned), tree.root.arguments);
-    if !world.may_try(member.uid) {
+    if !world.may_try(pid) {
         // It belongs to the tree for certain, so it is told as what survived.
         member.refused = Some(not_ours(pid));
     }

@@ -40,10 +40,14 @@ pub(in super::super) struct World<'a> {
 }
 
 impl World<'_> {
-    /// Whether a process of `uid` may be signalled. Where root acts for a user, a row may name anybody, and that user could
-    /// not signal it; where nobody has root's power, the kernel decides: it knows more than one uid of a process.
-    pub(super) fn may_try(&self, uid: u32) -> bool {
-        self.observer.may_touch(uid) || !rustix::process::geteuid().is_root()
+    /// Whether a process may be signalled. Where root acts for a user, a row may name anybody, and only what is that user's in
+    /// every way could be signalled by the user as well; where nobody has root's power, the kernel decides.
+    pub(super) fn may_try(&self, pid: Pid) -> bool {
+        let is_users = || {
+            let belonging = self.proc.belonging(pid).ok().flatten();
+            belonging.and_then(|belonging| belonging.only_uid()) == Some(self.observer.uid)
+        };
+        self.observer.uid == 0 || !rustix::process::geteuid().is_root() || is_users()
     }
 }
 
@@ -150,7 +154,7 @@ impl Work {
         member.row = Some(row);
         member.is_root = evidence == Evidence::Root;
         member.dead = dead;
-        if !dead && !world.may_try(member.uid) {
+        if !dead && !world.may_try(member.identity.pid) {
             member.refused = Some(not_ours(member.identity.pid));
         }
         if member.is_root && member.command.is_empty() {
