@@ -10,7 +10,7 @@ use crate::support::{Host, Place, need, skipped, until};
 
 /// Debian's, by whatever name the architecture has there.
 fn library() -> Option<PathBuf> {
-    let mut folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+    let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
     folders
         .map(|folder| folder.join("faketime/libfaketimeMT.so.1"))
         .find(|library| library.exists())
