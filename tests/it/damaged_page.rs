@@ -1,7 +1,7 @@
 //! A page of the ledger is damaged, as by a disk that lost it: all that needs it is refused, and told.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{Seek, SeekFrom, Write},
     path::Path,
 };
@@ -62,12 +62,27 @@ fn a_damaged_table_is_named_by_all_and_nothing_is_ended_on_a_guess() {
 }
 
 #[test]
-fn a_damaged_index_is_found_by_doctor_and_mended_by_sqlite() {
+fn a_damaged_index_is_found_by_doctor_and_a_backup_brings_all_back() {
     let place = Place::new();
     let orphan = ledger_with_an_orphan(&place);
+    let backup = place.path().join("backup.db");
+    fs::copy(place.ledger(), &backup).expect("nobody writes it");
     damage(&place.ledger(), "process_ended");
-    let doctor = place.procledger(&["doctor"]);
-    let text = String::from_utf8_lossy(&doctor.stdout);
-    assert!(!doctor.status.success() && text.contains("problem  integrity: "), "{text}");
+    let doctor = || {
+        let output = place.procledger(&["doctor"]);
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let text = doctor();
+    assert!(text.contains("problem  integrity: ") && text.contains("restore a backup"), "{text}");
     assert!(!orphan.is_dead());
+
+    // Into the file, not over its name: a ledger that was copied elsewhere ends nothing.
+    fs::copy(&backup, place.ledger()).expect("restored");
+    let text = doctor();
+    assert!(text.contains("ok       integrity: "), "{text}");
+    let reaped = place.procledger(&["reap"]);
+    assert!(reaped.status.success(), "{}", String::from_utf8_lossy(&reaped.stderr));
+    assert!(orphan.is_dead());
+    let rows = "SELECT task_id, end_reason FROM history ORDER BY task_id";
+    assert_eq!(place.sqlite3(rows), "left|orphan\npast|exited");
 }

@@ -65,6 +65,24 @@ fn a_file_system_that_turned_read_only_is_named() {
 }
 
 #[test]
+fn a_last_checkpoint_that_fails_loses_no_row() {
+    need!("strace");
+    let place = Place::new();
+    let mut host = Host::start(&place, "");
+    host.spawn("task", "exit 7");
+    assert_eq!(host.ask("wait task"), "exit code 7");
+    let fault = Fault::on(&place, host.pid(), "fsync,fdatasync,ftruncate:error=EIO", &[]);
+    host.stop();
+    assert!(Fault::hits(&place) > 0, "nothing was to be made durable");
+    drop(fault);
+    assert!(place.path().join("ledger.db-wal").exists(), "what could not be copied stays there");
+    let next = Host::start(&place, "");
+    assert_eq!(place.sqlite3("SELECT end_reason, exit_code FROM history"), "exited|7");
+    next.stop();
+    assert_eq!(place.sqlite3("PRAGMA integrity_check"), "ok");
+}
+
+#[test]
 fn while_reads_fail_nothing_starts_and_ends_are_recorded_once_they_work_again() {
     need!("strace");
     let place = Place::new();

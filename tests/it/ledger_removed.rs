@@ -29,14 +29,14 @@ fn host(place: &Place) -> Host {
 /// Nothing starts, and the host's log says why at each pass.
 fn is_refused(place: &Place, host: &mut Host, why: &str) {
     let ran = place.path().join("ran");
+    until("a pass has said so", || {
+        log(place).lines().any(|line| line.contains("health pass") && line.contains(why))
+    });
     let answer = host.ask(&format!("spawn new : > {}; exec sleep 3600", ran.display()));
     assert!(
         answer.starts_with("error the program was not started: ") && answer.contains(why),
         "{answer}"
     );
-    until("a pass has said so", || {
-        log(place).lines().any(|line| line.contains("health pass") && line.contains(why))
-    });
     assert!(!ran.exists());
 }
 
