@@ -286,7 +286,7 @@ proptest! {
         }).collect();
         let (found, rejected) = entries(to_json(&list));
         prop_assert_eq!(rejected, [""; 0]);
-        let found: Vec<_> = found.into_iter().map(|one| (one.pid.get(), one.task.to_string(), one.start_time)).collect();
+        let found: Vec<_> = found.into_iter().map(|one| (one.pid.get(), one.task.as_str().to_owned(), one.start_time)).collect();
         let expected: Vec<_> = list.into_iter().map(|one| (one.process_id, one.task_id, start_time)).collect();
         prop_assert_eq!(found, expected);
     }

@@ -163,13 +163,13 @@ fn only_the_owner_releases_what_nobody_is_ending() {
     let f = Fixture::new();
     let other = f.instance("api", 2);
     let id = f.row(f.me, 10, State::Running);
-    assert!(!f.store.release(id, other, Millis(5)).expect("committed"));
-    assert!(f.store.release(id, f.me, Millis(5)).expect("committed"));
-    assert!(!f.store.release(id, f.me, Millis(6)).expect("committed"), "only once");
+    assert!(!f.store.release(id, other, Millis(50)).expect("committed"));
+    assert!(f.store.release(id, f.me, Millis(50)).expect("committed"));
+    assert!(!f.store.release(id, f.me, Millis(51)).expect("committed"), "only once");
     let row = f.get(id);
-    assert_eq!((row.end_reason, row.ended_at), (Some(EndReason::Released), Some(Millis(5))));
+    assert_eq!((row.end_reason, row.ended_at), (Some(EndReason::Released), Some(Millis(50))));
     let ending = f.row(f.me, 11, State::Ending);
-    assert!(!f.store.release(ending, f.me, Millis(5)).expect("committed"));
+    assert!(!f.store.release(ending, f.me, Millis(50)).expect("committed"));
 }
 
 fn seen(process: crate::record::ProcessId, rss: u64, cpu_ms: u64) -> Sighting {

@@ -152,7 +152,7 @@ pub(super) fn process(owner: InstanceId, name: &str, pid: i64) -> NewProcess {
             max_runtime: None,
             max_rss: None,
         },
-        started_at: Millis(2_000 + pid),
+        started_at: Millis(pid),
         peak_rss: None,
         cpu: None,
         evidence: None,
