@@ -19,7 +19,7 @@ use super::{
     shared::{Shared, lock},
 };
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     os::{Pinned, Probe, spawn::gate::GATE_LIMIT},
     record::{
         EndReason, Ending, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId,
@@ -273,7 +273,12 @@ impl Shared {
             return Ok(false);
         }
         let seen = preview(&self.world(&[row.id])?, self.tree(row)?)?;
-        Ok(seen.members.iter().any(|member| member.alive))
+        let left = seen.members.iter().any(|member| member.alive);
+        if seen.missed && !left {
+            let what = "it is gone, and not all that it left could be looked at: it is tried again";
+            return Err(Error::new(Kind::Unknown, what));
+        }
+        Ok(left)
     }
 
     fn settle_found(self: &Arc<Self>, dead: &[Dead], report: &mut Report) {

@@ -137,7 +137,7 @@ fn what_an_unwatched_root_left_ran_on_where_the_host_had_reaped_it() {
     let Ok(folder) = std::env::var("PROCLEDGER_IT_FEW") else {
         let place = Place::new();
         let status = Command::new("/bin/sh")
-            .args(["-c", "ulimit -n 48; exec \"$@\"", "sh"])
+            .args(["-c", "ulimit -n 128; exec \"$@\"", "sh"])
             .arg(std::env::current_exe().expect("this binary"))
             .args(["--exact", NAME])
             .env("PROCLEDGER_IT_FEW", place.path())
@@ -149,8 +149,11 @@ fn what_an_unwatched_root_left_ran_on_where_the_host_had_reaped_it() {
     let place = Place::new();
     let builder = Tracker::builder(std::path::Path::new(&folder).join("ledger.db"));
     let tracker = builder.containment(procledger::ContainmentMode::Session).open().expect("open");
-    for number in 0..25 {
-        drop(tracker.spawn(job(&place, &number.to_string(), "exec sleep 3600")).expect("spawned"));
+    for number in 0..128 {
+        if tracker.unwatched() == 0 {
+            let sleep = job(&place, &number.to_string(), "exec sleep 3600");
+            drop(tracker.spawn(sleep).expect("spawned"));
+        }
     }
     let script = format!("setsid sleep 3600 & echo $! > {}/daemon; wait", place.path().display());
     let watched = tracker.unwatched();
@@ -158,11 +161,18 @@ fn what_an_unwatched_root_left_ran_on_where_the_host_had_reaped_it() {
     assert!(tracker.unwatched() > watched, "nobody watches it");
     let (root, daemon) = (Eye::on(process.pid().get()), place.eye("daemon"));
     drop(process);
+    // A pass pins whatever lives, and must have the descriptors for that.
+    let others: Vec<String> = (0..tracker.executing_count() - 1).map(|n| n.to_string()).collect();
+    for some in others.chunks(16) {
+        tracker
+            .kill(&some.iter().map(String::as_str).collect::<Vec<_>>(), "a test")
+            .expect("ended");
+    }
     root.kill();
     let pid = nix::unistd::Pid::from_raw(root.pid().cast_signed());
     let _ = nix::sys::wait::waitpid(pid, None);
-    tracker.health_pass().expect("a pass");
-    assert!(daemon.is_dead(), "{:?}", tracker.ledger().history(Some("leaver"), None, 10));
+    let report = tracker.health_pass().expect("a pass");
+    assert!(daemon.is_dead(), "{report:?}");
     let leaks = tracker.leaks(None).expect("leaks");
     assert!(leaks.iter().any(|leak| leak.pid.get() == daemon.pid()), "{leaks:?}");
     tracker.shutdown().expect("shut down");

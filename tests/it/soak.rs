@@ -111,7 +111,7 @@ impl Figures {
             now = Self::now(given);
         }
         note(&format!(
-            "descriptors {} then {} and {} of the ledger, threads {} then {}, resident {} then {} KiB, WAL {} KiB, ledger {} KiB, leaves {}",
+            "descriptors {} then {} and {} of the ledger, threads {} then {}, memory {} then {} KiB, WAL {} KiB, ledger {} KiB, leaves {}",
             before.descriptors.len(),
             now.descriptors.len(),
             now.of_ledger,
@@ -135,9 +135,10 @@ fn threads() -> Vec<String> {
     names
 }
 
+/// Its own; pages of the program itself come and go as the machine likes.
 fn memory_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("/proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a size");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use super::{super::protect::left, any_pid, machine, number, some_pids};
+use super::{super::protect::left, any_pid, line_up, machine, number, some_pids};
 use crate::identity::Pid;
 
 /// Who bears which protected name: 0 is none.
@@ -27,8 +27,8 @@ proptest! {
         prop_assert!(root.is_none_or(|root| !found.contains_key(&root)), "the root is left");
         for &pid in found.keys() {
             let by_name = candidates.contains(&pid) && judge(pid).is_some();
-            // Through whom is never left itself, as a kernel thread, too.
-            let below = found.keys().any(|&above| snapshot.below(above).contains(&pid));
+            // Through a kernel thread as well, which is itself never told to be left.
+            let below = line_up(&snapshot, pid).iter().any(|above| found.contains_key(above));
             prop_assert!(by_name || below, "{:?} in {:?}", pid, found);
             prop_assert!(by_name || !exempt.contains(&pid));
         }

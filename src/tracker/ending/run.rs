@@ -78,6 +78,7 @@ pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview
     run.try_look()?;
     let mut preview = Preview::default();
     for work in run.works {
+        preview.missed |= work.vanished;
         preview.members.extend(work.members.into_iter().map(Seen::from));
         preview.suspects.extend(
             work.suspects
