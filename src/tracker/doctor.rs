@@ -9,7 +9,7 @@ use super::{
     liveness::{Life, judge},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     identity::Pid,
     os::{PidFd, Proc, cgroup, connector, current_place, features, lock},
     record::Millis,
@@ -60,6 +60,14 @@ fn finding(
     Finding { check: check.into(), level, detail: detail.into(), advice: advice.into() }
 }
 
+/// An error with its cause, which often says what to do: the errno, or what SQLite found.
+fn whole(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
 /// Checks ledger, machine and rows. It opens read-only, and never fails: what cannot be checked is a finding.
 pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -78,7 +86,7 @@ pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
                 findings.push(finding(
                     "rows",
                     Level::Problem,
-                    error.to_string(),
+                    whole(&error),
                     "look at the line above it",
                 ));
             }
@@ -92,7 +100,7 @@ pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
                 "see the message"
             };
             let level = if error.is_not_found() { Level::Warning } else { Level::Problem };
-            findings.push(finding("ledger", level, error.to_string(), advice));
+            findings.push(finding("ledger", level, whole(&error), advice));
         }
     }
     if let Some(path) = export {
@@ -110,7 +118,7 @@ fn machine(findings: &mut Vec<Finding>) {
             "descendants that changed their uid are not found: mount /proc without hidepid for this user",
         )),
         Ok(_) => findings.push(finding("/proc", Level::Ok, "is this namespace's own", "")),
-        Err(error) => findings.push(finding("/proc", Level::Problem, error.to_string(), "nothing can be tracked without it")),
+        Err(error) => findings.push(finding("/proc", Level::Problem, whole(&error), "nothing can be tracked without it")),
     }
     findings.push(containment());
     findings.push(forks());
@@ -124,7 +132,7 @@ fn machine(findings: &mut Vec<Finding>) {
             "after a reboot, rows of earlier boots stay unknown: create it, or close them with `procledger forget`",
         )),
         Ok(_) => findings.push(finding("machine id", Level::Ok, "is there", "")),
-        Err(error) => findings.push(finding("machine id", Level::Problem, error.to_string(), "mount /proc")),
+        Err(error) => findings.push(finding("machine id", Level::Problem, whole(&error), "mount /proc")),
     }
     let limit =
         rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -202,14 +210,14 @@ fn pidfds() -> Finding {
             Err(error) => finding(
                 "pidfd",
                 Level::Problem,
-                error.to_string(),
+                whole(&error),
                 "nothing can be signalled without it",
             ),
         },
         Some(Err(error)) => finding(
             "pidfd",
             Level::Problem,
-            error.to_string(),
+            whole(&error),
             "Linux 5.9 or newer is needed, and pidfd_open allowed",
         ),
         _ => finding(
@@ -227,7 +235,7 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
         Err(error) => finding(
             "file system",
             Level::Problem,
-            error.to_string(),
+            whole(&error),
             "locks and shared memory do not hold there: move the ledger to a local disk",
         ),
     });
@@ -240,7 +248,7 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
         Err(error) => {
             let advice =
                 if error.is_not_a_ledger() { RESTORE } else { "the ledger cannot be read" };
-            finding("integrity", Level::Problem, error.to_string(), advice)
+            finding("integrity", Level::Problem, whole(&error), advice)
         }
     });
     findings.push(match store.schema_version() {
@@ -250,9 +258,7 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
             format!("version {version}, SQLite {}", Store::sqlite_version()),
             "",
         ),
-        Err(error) => {
-            finding("schema", Level::Problem, error.to_string(), "the ledger cannot be read")
-        }
+        Err(error) => finding("schema", Level::Problem, whole(&error), "the ledger cannot be read"),
     });
     findings.push(if rustix::process::geteuid().as_raw() == store.owner_uid() {
         match lock::usable(&store.beside(&format!("-doctor-{}.lock", std::process::id()))) {
@@ -260,7 +266,7 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
             Err(error) => finding(
                 "locks",
                 Level::Problem,
-                error.to_string(),
+                whole(&error),
                 "instances cannot tell whether others live: use a local folder that you may write",
             ),
         }
@@ -279,7 +285,7 @@ fn space(store: &Store) -> Finding {
     const MIB: u64 = 1 << 20;
     let free = match store.free_bytes() {
         Ok(free) => free,
-        Err(error) => return finding("space", Level::Warning, error.to_string(), ""),
+        Err(error) => return finding("space", Level::Warning, whole(&error), ""),
     };
     let level = match free {
         0..MIB => Level::Problem,

@@ -69,6 +69,8 @@ fn where_pidfds_are_refused_nothing_opens_and_doctor_says_what_is_needed() {
         assert!(error.to_string().contains("pidfd"), "{error}");
         let text = String::from_utf8_lossy(&doctor.stdout);
         assert!(!doctor.status.success() && text.contains("problem  pidfd: "), "{text}");
+        let cause = std::io::Error::from_raw_os_error(errno).to_string();
+        assert!(text.contains(&cause), "{text}");
     }
     Tracker::builder(place.ledger()).open().expect("nothing is in the way any more");
 }
