@@ -86,10 +86,13 @@ pub(crate) fn age(start_tick: u64) -> Duration {
     super::boot_clock().saturating_sub(started)
 }
 
-/// The tick of a moment by the clock that start ticks are counted by.
+/// The tick that is now, by the clock that start ticks are counted by.
+pub(crate) fn this_tick() -> u64 {
+    tick_of(super::boot_clock())
+}
+
 fn tick_of(since_boot: Duration) -> u64 {
-    since_boot.as_secs() * TICKS_PER_SECOND
-        + u64::from(since_boot.subsec_millis()) * TICKS_PER_SECOND / 1000
+    u64::try_from(since_boot.as_millis() / 10).unwrap_or(u64::MAX) * TICKS_PER_SECOND / 100
 }
 
 /// Splits `/proc/PID/cmdline` or `environ` into its elements.
@@ -248,7 +251,7 @@ impl Proc {
     ///
     /// It is no atomic picture: what is born while it is taken may be missing. Callers repeat it until nothing is new.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
-        let began = tick_of(super::boot_clock());
+        let began = this_tick();
         // One that cannot be read is left out: it is never a member, and so never hit.
         let all = self.pids()?.into_iter().filter_map(|pid| self.stat(pid).ok().flatten());
         Ok(Snapshot::new(all).begun_at(began))
