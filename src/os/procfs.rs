@@ -86,6 +86,15 @@ pub(crate) fn age(start_tick: u64) -> Duration {
     super::boot_clock().saturating_sub(started)
 }
 
+/// The tick that is now, by the clock that start ticks are counted by.
+pub(crate) fn this_tick() -> u64 {
+    tick_of(super::boot_clock())
+}
+
+fn tick_of(since_boot: Duration) -> u64 {
+    u64::try_from(since_boot.as_millis() / 10).unwrap_or(u64::MAX) * TICKS_PER_SECOND / 100
+}
+
 /// Splits `/proc/PID/cmdline` or `environ` into its elements.
 pub(crate) fn split_nul(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.strip_suffix(b"\0").unwrap_or(bytes).split(|&byte| byte == 0)
@@ -242,8 +251,10 @@ impl Proc {
     ///
     /// It is no atomic picture: what is born while it is taken may be missing. Callers repeat it until nothing is new.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
+        let began = this_tick();
         // One that cannot be read is left out: it is never a member, and so never hit.
-        Ok(Snapshot::new(self.pids()?.into_iter().filter_map(|pid| self.stat(pid).ok().flatten())))
+        let all = self.pids()?.into_iter().filter_map(|pid| self.stat(pid).ok().flatten());
+        Ok(Snapshot::new(all).begun_at(began))
     }
 
     /// Whether other users' processes are hidden from us.
@@ -370,6 +381,13 @@ mod tests {
         assert!(!carried(format!("XPROCLEDGER_TOKEN={text}\0")));
         assert!(!carried(format!("A=PROCLEDGER_TOKEN={text}\0")));
         assert!(!carried(String::new()));
+    }
+
+    #[test]
+    fn a_tick_is_a_hundredth_of_a_second() {
+        for (millis, tick) in [(0, 0), (9, 0), (10, 1), (1_999, 199), (2_000, 200)] {
+            assert_eq!(tick_of(Duration::from_millis(millis)), tick, "{millis} ms");
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ impl Stat {
 pub(crate) struct Snapshot {
     stats: HashMap<Pid, Stat>,
     children: HashMap<u32, Vec<Pid>>,
+    /// The tick in which it was begun.
+    began: u64,
 }
 
 impl Snapshot {
@@ -67,6 +69,17 @@ impl Snapshot {
             snapshot.stats.insert(stat.pid, stat);
         }
         snapshot
+    }
+
+    /// The same, begun in that tick.
+    pub(crate) fn begun_at(self, began: u64) -> Self {
+        Self { began, ..self }
+    }
+
+    /// Whether number and start tick are enough to know it again: whoever gets its number later is started later, and so
+    /// in another tick.
+    pub(crate) fn tells_apart(&self, seen: &Stat) -> bool {
+        seen.start_tick < self.began
     }
 
     pub(crate) fn get(&self, pid: Pid) -> Option<&Stat> {

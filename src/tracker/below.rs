@@ -186,17 +186,19 @@ impl Shared {
         let new = below.iter().filter(|(seen, _)| {
             !seen.is_zombie() && !scene.known.contains(&(seen.pid, seen.start_tick))
         });
-        new.filter_map(|(seen, evidence)| self.new_row(root, seen, *evidence)).collect()
+        new.filter_map(|(seen, evidence)| self.new_row(root, &scene.snapshot, seen, *evidence))
+            .collect()
     }
 
     pub(super) fn new_row(
         &self,
         root: &ProcessRecord,
+        snapshot: &Snapshot,
         seen: &Stat,
         evidence: Evidence,
     ) -> Option<NewProcess> {
         let tree = self.root_of(root);
-        let pinned = pin(&self.proc, self.place(), seen, &tree, evidence, |_| true)?;
+        let pinned = pin(&self.proc, self.place(), snapshot, seen, &tree, evidence, |_| true)?;
         let uid = self.proc.uid(seen.pid).ok().flatten().unwrap_or(root.uid);
         if !self.observer.may_touch(uid) {
             return None;

@@ -36,6 +36,7 @@ use crate::{
     plan::{
         forks::{Forked, Forks, Noted},
         members::Evidence,
+        observe::Snapshot,
     },
     record::{NewProcess, ProcessRecord},
 };
@@ -322,7 +323,7 @@ impl Listener<'_> {
             .filter(|(entry, _)| !entry.is_being_ended() && !self.protects(entry))
             .filter_map(|(entry, pinned)| {
                 let root = rows.iter().find(|row| row.id == entry.root.row)?;
-                shared.new_row(root, &pinned.stat, Evidence::Told)
+                shared.new_row(root, &Snapshot::default(), &pinned.stat, Evidence::Told)
             })
             .collect();
         if !new.is_empty() {

@@ -1,15 +1,18 @@
 //! Pinning what a look has found.
 //!
-//! A look names processes by their numbers, and a number may have changed hands before its pidfd is opened. The start tick
-//! does not tell where both were started within the same 10 ms; for a process that nobody has recorded yet there is no inode
-//! to compare either. So what ties it to its tree is looked at once more when it is pinned: what is read then, while it holds
-//! its number, is its own.
+//! A look names processes by their numbers, and a number may have changed hands before its pidfd is opened. For a process that
+//! nobody has recorded yet there is no inode to compare, and the start tick tells only of one that was started in a tick before
+//! the look. Where it was started within the 10 ms before, what ties it to its tree is looked at once more when it is pinned:
+//! what is read then, while it holds its number, is its own.
 
 use super::entry::Root;
 use crate::{
     identity::{Pid, Place},
     os::{Pinned, Proc},
-    plan::{members::Evidence, observe::Stat},
+    plan::{
+        members::Evidence,
+        observe::{Snapshot, Stat},
+    },
 };
 
 /// Pins the process that a snapshot has shown as a member; `None` where it has gone, or where its tie cannot be found again:
@@ -19,6 +22,7 @@ use crate::{
 pub(super) fn pin(
     proc: &Proc,
     place: Place,
+    snapshot: &Snapshot,
     seen: &Stat,
     root: &Root,
     evidence: Evidence,
@@ -26,8 +30,9 @@ pub(super) fn pin(
 ) -> Option<Pinned> {
     let pinned = Pinned::open(proc, place, seen.pid).ok().flatten()?;
     let tied = pinned.stat.start_tick == seen.start_tick
-        && is_tied(proc, &pinned.stat, seen, root, evidence, holds)
-        && pinned.holds_its_number();
+        && (snapshot.tells_apart(seen)
+            || is_tied(proc, &pinned.stat, seen, root, evidence, holds)
+                && pinned.holds_its_number());
     tied.then_some(pinned)
 }
 
@@ -60,5 +65,76 @@ fn is_tied(
         Evidence::Token => root.token.is_some_and(|token| {
             proc.tokens(now.pid).is_some_and(|tokens| tokens.contains(&token))
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        plan::observe::tests::{pid, stat},
+        record::{Limits, Origin, ProcessId},
+    };
+
+    /// A root of its own session 10, or a registered one.
+    fn root(session: Option<u32>) -> Root {
+        let place = crate::os::current_place().expect("a place");
+        let identity =
+            crate::identity::Identity { place, pid: pid(10), start_tick: 1, pidfd_inode: None };
+        Root {
+            row: ProcessId(1),
+            task: None,
+            identity,
+            token: None,
+            uid: 0,
+            session: session.map(pid),
+            cgroup: None,
+            origin: Origin::Spawned,
+            limits: Limits {
+                survive: false,
+                grace: Duration::ZERO,
+                max_runtime: None,
+                max_rss: None,
+            },
+            command: Vec::new(),
+            arguments: true,
+        }
+    }
+
+    fn tied(seen: &Stat, now: &Stat, root: &Root, evidence: Evidence, parent_holds: bool) -> bool {
+        let proc = Proc::open().expect("/proc");
+        is_tied(&proc, now, seen, root, evidence, |_| parent_holds)
+    }
+
+    #[test]
+    fn a_child_is_tied_by_its_parent_while_that_has_its_number() {
+        let seen = stat(20, 11, 20);
+        let child = Evidence::ChildOf(pid(11));
+        assert!(tied(&seen, &stat(20, 11, 20), &root(Some(10)), child, true));
+        assert!(!tied(&seen, &stat(20, 11, 20), &root(Some(10)), child, false));
+        assert!(!tied(&seen, &stat(20, 1, 20), &root(Some(10)), child, true), "a daemon's number");
+    }
+
+    #[test]
+    fn a_session_ties_whose_parent_has_gone_but_not_one_of_its_own_number() {
+        let child = Evidence::ChildOf(pid(11));
+        let (seen, orphaned) = (stat(20, 11, 15), stat(20, 1, 15));
+        assert!(tied(&seen, &orphaned, &root(Some(10)), child, false));
+        // A registered root shares its session with its starter.
+        assert!(!tied(&seen, &orphaned, &root(None), child, false));
+        let (seen, daemon) = (stat(20, 11, 20), stat(20, 1, 20));
+        assert!(!tied(&seen, &daemon, &root(Some(10)), child, false));
+    }
+
+    #[test]
+    fn a_member_of_the_session_or_the_group_must_still_be_in_it() {
+        let seen = stat(20, 11, 10);
+        let elsewhere = stat(20, 11, 20);
+        for evidence in [Evidence::Session, Evidence::Group] {
+            assert!(tied(&seen, &seen.clone(), &root(Some(10)), evidence, false));
+            assert!(!tied(&seen, &elsewhere, &root(Some(10)), evidence, true));
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! `cargo test --test crash` plays a sample; what it strikes follows from a seed that it prints. The whole is
 //! `cargo test --test crash -- --whole`, or a part of it by name: `controls`, `steps`, `instants`, `chaos`, `reuse`,
 //! `small-pid-max`. Further arguments: `--seed N`; for the steps `--mode session|cgroup|keeper`, `--workload start|after`, and
-//! `--at N` for one crash point. `PROCLEDGER_CHAOS_SEED=N` brings back the decisions of one chaos.
+//! `--at N` for one crash point; `--minutes N` ends each scene of the whole early, its points in an order by chance. `PROCLEDGER_CHAOS_SEED=N` brings back the decisions of one chaos.
 //!
 //! No libtest: a host must be alone in its process, with its first thread, to be counted call by call.
 
@@ -34,6 +34,8 @@ pub(crate) struct Wish {
     pub(crate) mode: Option<String>,
     pub(crate) workload: Option<String>,
     pub(crate) at: Option<u64>,
+    /// Of the whole of each scene, no longer than this: crash points then come in an order by chance.
+    pub(crate) minutes: Option<u64>,
     names: Vec<String>,
     list: bool,
 }
@@ -113,6 +115,7 @@ fn wish(mut args: impl Iterator<Item = String>) -> Wish {
             "--seed" => wish.seed = Some(number()),
             "--at" => wish.at = Some(number()),
             "--mode" => wish.mode = args.next(),
+            "--minutes" => wish.minutes = Some(number()),
             "--workload" => wish.workload = args.next(),
             "--test-threads" | "--skip" | "--format" | "--color" => drop(args.next()),
             flag if flag.starts_with('-') => {}

@@ -70,7 +70,8 @@ pub(crate) fn at_every_step(wish: &Wish, chance: &mut Chance) -> Vec<String> {
         findings.extend(calm.findings.iter().map(|found| format!("{scene}, unstruck: {found}")));
         let points = points(wish, chance, calm.steps);
         let strikes: Vec<_> = points.into_iter().map(Strike::Step).collect();
-        let tally = all(scene, &strikes, wish.at.is_none());
+        let may_stop = wish.at.is_none() && wish.minutes.is_none();
+        let tally = all(scene, &strikes, may_stop, deadline(wish));
         tally.print(scene, "system calls", Some(&calm));
         findings.extend(tally.findings);
     }
@@ -89,7 +90,7 @@ pub(crate) fn at_instants(wish: &Wish, chance: &mut Chance) -> Vec<String> {
         findings.extend(calm.findings);
         let strikes: Vec<_> =
             (0..count).map(|_| Strike::Instant(chance.below(calm.lived))).collect();
-        let tally = all(scene, &strikes, false);
+        let tally = all(scene, &strikes, false, deadline(wish));
         tally.print(scene, "instants", None);
         findings.extend(tally.findings);
     }
@@ -124,11 +125,27 @@ fn points(wish: &Wish, chance: &mut Chance, steps: u64) -> Vec<u64> {
         return vec![at];
     }
     if wish.whole {
+        if wish.minutes.is_some() {
+            return shuffled((1..=steps).collect(), chance);
+        }
         // As many again: they are left out as soon as hosts end before them.
         return (1..=steps * 2).collect();
     }
     let part = (steps / SAMPLE).max(1);
     (0..SAMPLE).map(|number| number * part + chance.below(part) + 1).collect()
+}
+
+fn shuffled(mut points: Vec<u64>, chance: &mut Chance) -> Vec<u64> {
+    for at in (1..points.len()).rev() {
+        let other = chance.below(at as u64 + 1);
+        points.swap(at, usize::try_from(other).expect("small"));
+    }
+    points
+}
+
+/// When a scene ends; a whole day is as good as never.
+fn deadline(wish: &Wish) -> Instant {
+    Instant::now() + Duration::from_mins(wish.minutes.unwrap_or(24 * 60))
 }
 
 #[derive(Default)]
@@ -196,7 +213,7 @@ impl Tally {
     }
 }
 
-fn all(scene: Scene, strikes: &[Strike], may_stop: bool) -> Tally {
+fn all(scene: Scene, strikes: &[Strike], may_stop: bool, deadline: Instant) -> Tally {
     let began = Instant::now();
     let (next, unstruck) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let tally = Mutex::new(Tally::default());
@@ -204,7 +221,8 @@ fn all(scene: Scene, strikes: &[Strike], may_stop: bool) -> Tally {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 while let Some(&strike) = strikes.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if may_stop && unstruck.load(Ordering::Relaxed) >= UNSTRUCK {
+                    let over = may_stop && unstruck.load(Ordering::Relaxed) >= UNSTRUCK;
+                    if over || Instant::now() >= deadline {
                         return;
                     }
                     let result = run(scene, strike);

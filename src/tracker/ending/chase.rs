@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use super::work::{Work, World};
 use crate::{
     identity::Pid,
-    os::{Pinned, Signal},
+    os::{Pinned, Signal, procfs::this_tick},
     plan::observe::Stat,
 };
 
@@ -107,6 +107,7 @@ impl<'a> Trail<'a> {
 }
 
 fn catch(world: &World<'_>, trails: &[Trail<'_>], pid: Pid) -> Option<Pinned> {
+    let began = this_tick();
     let stat = world.proc.stat(pid).ok()??;
     // What has a terminal may be a person's, and is for the look to judge.
     if stat.is_kernel_thread() || stat.is_zombie() || stat.is_stopped() || stat.terminal != 0 {
@@ -117,9 +118,9 @@ fn catch(world: &World<'_>, trails: &[Trail<'_>], pid: Pid) -> Option<Pinned> {
     }
     let pinned = Pinned::open(world.proc, world.observer.place, pid).ok()??;
     // The number may have changed hands since, and within a tick the start does not tell.
+    let leads = || trails.iter().any(|trail| trail.leads_to(world, &pinned.stat));
     let same = pinned.stat.start_tick == stat.start_tick
-        && trails.iter().any(|trail| trail.leads_to(world, &pinned.stat))
-        && pinned.holds_its_number();
+        && (stat.start_tick < began || leads() && pinned.holds_its_number());
     if !same {
         return None;
     }

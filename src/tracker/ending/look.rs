@@ -204,7 +204,7 @@ fn add(
         let member = tree.pids.get(&pid).and_then(|&index| tree.members[index].pinned.as_ref());
         member.is_some_and(Pinned::holds_its_number)
     };
-    let pinned = pin(world.proc, world.observer.place, seen, &tree.root, evidence, holds)
+    let pinned = pin(world.proc, world.observer.place, snapshot, seen, &tree.root, evidence, holds)
         .filter(|pinned| !pinned.is_dead().unwrap_or(true));
     let Some(pinned) = pinned else {
         // What it carried tells nothing of whoever may have its number now.

@@ -61,7 +61,7 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let mut findings = Vec::new();
     let mut sum = Told::default();
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: needs root: only root may steer pids");
+        eprintln!("skipped: needs root: only root may steer pids");
         return findings;
     }
     for mode in modes().into_iter().filter(|mode| *mode != "keeper") {
