@@ -140,10 +140,16 @@ fn remove_cgroups(ledger: &Path) {
         })
         .unwrap_or_default();
     for folder in folders {
-        for leaf in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(leaf.path());
+        // A process leaves its cgroup a moment after its death; what a test let live on stays there.
+        for _ in 0..100 {
+            for leaf in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let _ = fs::remove_dir(leaf.path());
+            }
+            if fs::remove_dir(&folder).is_ok() || !folder.exists() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
         }
-        let _ = fs::remove_dir(folder);
     }
 }
 

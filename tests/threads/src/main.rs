@@ -13,7 +13,7 @@ use std::{
     path::Path,
     process::{Child, Command},
     sync::{
-        Mutex,
+        Barrier, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -46,25 +46,34 @@ fn main() -> Result {
     Ok(())
 }
 
-/// What the sanitizer must find: a race of the plainest kind, with a lock taken before and after it.
+/// What the sanitizer must find: two threads write, and only one of them takes the lock.
 fn plant_a_race() {
     struct Shared(UnsafeCell<u64>);
     // SAFETY: it holds not, on purpose.
     unsafe impl Sync for Shared {}
     static SHARED: Shared = Shared(UnsafeCell::new(0));
     static LOCK: Mutex<()> = Mutex::new(());
+    // Both live when they write: of a thread that has ended the sanitizer may know nothing any more.
+    let (begin, end) = (Barrier::new(2), Barrier::new(2));
     let write = || {
         for _ in 0..1000 {
-            drop(LOCK.lock());
             // SAFETY: as above.
             unsafe { *SHARED.0.get() += 1 };
-            drop(LOCK.lock());
-            std::thread::yield_now();
         }
     };
     std::thread::scope(|scope| {
-        scope.spawn(write);
-        scope.spawn(write);
+        scope.spawn(|| {
+            begin.wait();
+            write();
+            end.wait();
+        });
+        scope.spawn(|| {
+            begin.wait();
+            let lock = LOCK.lock();
+            write();
+            drop(lock);
+            end.wait();
+        });
     });
 }
 
