@@ -20,7 +20,8 @@ use crate::{
     Wish,
     stepper::reap,
     world::{
-        Chance, Eye, PATIENCE, again, folder, is_alive, modes, play as play_role, start, within,
+        COMMAND, Chance, Eye, PATIENCE, again, folder, is_alive, modes, play as play_role, start,
+        within,
     },
 };
 
@@ -113,11 +114,23 @@ pub(crate) fn body(task: Task) {
     while play.told.reuses < play.task.reuses && play.told.findings.is_empty() {
         play.round();
     }
+    play.end();
     let path = play.task.folder.join(TOLD);
     fs::write(path, serde_json::to_vec(&play.told).expect("JSON")).expect("told");
 }
 
 impl Play {
+    /// What the last host left goes, its cgroup too.
+    fn end(&mut self) {
+        let mut command = Command::new(COMMAND);
+        command.arg("--db").arg(self.task.folder.join("ledger.db")).arg("reap");
+        let last = start(command.stdin(Stdio::null()).stdout(Stdio::null())).0;
+        if !last.dies_within(PATIENCE) {
+            self.told.findings.push("the last reap does not end".into());
+        }
+        self.check();
+    }
+
     /// A host opens, beside innocents that have the numbers of what the last one left; works, and is killed.
     fn round(&mut self) {
         let (host, mut stdin, part) = self.start_host();
