@@ -4,7 +4,6 @@ use std::{
     error::Error as _,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -18,8 +17,13 @@ use crate::{
     record::ExportEntry,
 };
 
-/// How long a change waits for more of its kind: a task rarely starts alone, and 50 ms are promised.
-const SETTLE: Duration = Duration::from_millis(1);
+/// A change is written at once; one that follows a write waits for more of its kind, this many times as long as the write
+/// took: while tasks come and go all the time, the export is at work for a fifth of it.
+const REST: u32 = 4;
+/// At least so long: a task rarely starts alone.
+const REST_MIN: Duration = Duration::from_millis(1);
+/// And at most: 50 ms are promised.
+const REST_MAX: Duration = Duration::from_millis(20);
 
 /// First wait after a failed write. Also the least time between a failure and a write that a new change asks for: a
 /// full disk must not turn into a busy loop, yet once there is room again a change is to be seen within 50 ms.
@@ -149,11 +153,11 @@ impl Pace {
         }
     }
 
-    fn follow(&mut self, result: &Result<Attempt, String>) {
+    fn follow(&mut self, result: &Result<Attempt, String>, took: Duration) {
         let now = Instant::now();
         self.change_at = match result {
             Ok(Attempt::Passive) => now + TAKEOVER,
-            Ok(_) => now,
+            Ok(_) => now + (took * REST).clamp(REST_MIN, REST_MAX),
             Err(_) => now + RETRY_FIRST,
         };
         self.retry_at = now + self.backoff;
@@ -209,7 +213,6 @@ impl Writer {
             if let Some(ending) = self.shared.wait(&self.pace) {
                 break ending;
             }
-            thread::sleep(SETTLE);
             self.step();
         };
         let behind = {
@@ -227,6 +230,7 @@ impl Writer {
     }
 
     fn step(&mut self) {
+        let began = Instant::now();
         self.pace.seen = self.shared.lock().requested;
         let result = self.attempt().map_err(|error| with_causes(&error));
         match result {
@@ -235,7 +239,7 @@ impl Writer {
             Err(_) => self.meter.export_failed(),
         }
         self.shared.settle(self.pace.seen, &result);
-        self.pace.follow(&result);
+        self.pace.follow(&result, began.elapsed());
         self.log(&result);
         // Last, since a folder such as /tmp may hold very many names.
         if self.held.lock.is_some() && !self.swept {

@@ -3,6 +3,10 @@
 //! Each is asked with arguments that can do nothing, so asking changes nothing.
 #![expect(unsafe_code, reason = "system calls that are asked for and not made")]
 
+use std::{os::fd::BorrowedFd, sync::OnceLock};
+
+use rustix::io::Errno;
+
 use super::raw::syscall;
 
 /// One feature, whether it is there, and what it costs when it is missing.
@@ -84,4 +88,17 @@ mod tests {
         assert!(probe().iter().filter(|feature| feature.needed).all(|feature| feature.there));
         assert!(file.metadata().is_ok(), "it is still open");
     }
+}
+
+/// `PID_FS_MAGIC` in `linux/magic.h`: since Linux 6.9 a pidfd's inode is unique for the boot.
+const PID_FS_MAGIC: i64 = 0x5049_4446;
+
+/// Whether the inode of a pidfd tells processes apart. Every pidfd of a kernel is of one file system: it is asked once.
+pub(super) fn is_pidfs(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
+    }
+    let is = rustix::fs::fstatfs(pidfd)?.f_type == PID_FS_MAGIC;
+    Ok(*KNOWN.get_or_init(|| is))
 }

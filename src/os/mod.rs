@@ -1,18 +1,22 @@
 //! The operating system: the only `unsafe`, and the only raw system calls, of this crate.
 //!
 //! - [`raw`]: system calls by instruction, for the one place that must not touch libc;
+//! - `numbers`: which process numbers were given since;
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
 //! - [`connector`]: what the kernel tells of forks;
 //! - `async_pidfd`: the same in a tokio runtime;
+//! - `pidfd_info`: what the kernel tells by a pidfd;
 //! - [`procfs`]: what `/proc` tells, parsed from bytes;
 //! - [`belonging`]: whose a process is;
 //! - [`place`]: boot, namespaces, machine;
+//! - [`held`]: pidfds that are held already;
 //! - [`holders`]: who keeps a process from ending: a tracer, the freezer;
 //! - [`features`]: what the kernel allows;
 //! - [`cgroup`]: a v2 leaf for each tree;
 //! - [`keeper`]: the process between a host and its program, and how the two talk;
 //! - [`lock`]: an instance's lock file;
 //! - [`readers`]: who holds a snapshot of a database;
+//! - `scan`: sweeps over all of `/proc`;
 //! - [`spawn`]: the gate;
 //! - [`tty`]: the terminal's foreground group.
 
@@ -22,14 +26,18 @@ pub(crate) mod belonging;
 pub(crate) mod cgroup;
 pub(crate) mod connector;
 pub(crate) mod features;
+pub(crate) mod held;
 mod holders;
 pub(crate) mod keeper;
 pub(crate) mod lock;
+mod numbers;
 pub(crate) mod pidfd;
+mod pidfd_info;
 pub(crate) mod place;
 pub(crate) mod procfs;
 mod raw;
 pub(crate) mod readers;
+mod scan;
 pub(crate) mod spawn;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "ioctl on a pidfd has no wrapper, and a descriptor number is taken over from clone"
+    reason = "a signal to a process group has no wrapper, and a descriptor number is taken over from clone"
 )]
 
 use std::{
@@ -21,16 +21,13 @@ use rustix::{
     process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
 };
 
-use super::procfs::Proc;
+use super::{features, procfs::Proc};
 use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid, Place, Sameness},
     plan::observe::Stat,
     record::ExitStatus,
 };
-
-/// `PID_FS_MAGIC` in `linux/magic.h`: since Linux 6.9 a pidfd's inode is unique for the boot.
-const PID_FS_MAGIC: i64 = 0x5049_4446;
 
 /// The signals that this crate sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +73,7 @@ impl PidFd {
     /// The inode, where it tells processes apart.
     pub(crate) fn inode(&self) -> Result<Option<u64>> {
         let failed = |error: Errno| Error::os("failed to look at a pidfd", error);
-        if rustix::fs::fstatfs(&self.0).map_err(failed)?.f_type != PID_FS_MAGIC {
+        if !features::is_pidfs(self.0.as_fd()).map_err(failed)? {
             return Ok(None);
         }
         Ok(Some(rustix::fs::fstat(&self.0).map_err(failed)?.st_ino))
@@ -181,16 +178,6 @@ impl PidFd {
             }
         }
     }
-
-    /// What the kernel still knows of a reaped process's end: `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15.
-    ///
-    /// `None` where the kernel is older, or the process not reaped yet.
-    pub(crate) fn exit_info(&self) -> Option<ExitStatus> {
-        let mut info = PidFdInfo { mask: PIDFD_INFO_EXIT, ..PidFdInfo::default() };
-        // SAFETY: `PIDFD_GET_INFO` encodes the size of `PidFdInfo`; the kernel writes at most that many bytes.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
-        (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| wait_status(info.exit_code))
-    }
 }
 
 impl AsFd for PidFd {
@@ -199,25 +186,11 @@ impl AsFd for PidFd {
     }
 }
 
-/// `struct pidfd_info` of `linux/pidfd.h`, its first published size.
-#[repr(C)]
-#[derive(Default)]
-struct PidFdInfo {
-    mask: u64,
-    cgroup_id: u64,
-    ids: [u32; 11],
-    exit_code: i32,
-}
-
 /// `linux/pidfd.h`.
 const PIDFD_SIGNAL_PROCESS_GROUP: usize = 1 << 2;
-const PIDFD_INFO_EXIT: u64 = 1 << 3;
-/// `_IOWR(0xFF, 11, struct pidfd_info)` with 64 bytes.
-const PIDFD_GET_INFO: libc::Ioctl = 0xC040_FF0B;
-const _: () = assert!(size_of::<PidFdInfo>() == 64, "the ioctl's number holds this size");
 
 /// A wait status as wait(2) packs it.
-fn wait_status(raw: i32) -> ExitStatus {
+pub(super) fn wait_status(raw: i32) -> ExitStatus {
     match raw & 0x7f {
         0 => ExitStatus::Exited((raw >> 8) & 0xff),
         signal => ExitStatus::Signaled(signal),
@@ -234,7 +207,7 @@ pub(crate) fn timespec(span: Duration) -> Timespec {
 /// A process whose identity was verified after its pidfd was opened: the only thing that can be signalled.
 #[derive(Debug)]
 pub(crate) struct Pinned {
-    fd: Arc<PidFd>,
+    pub(super) fd: Arc<PidFd>,
     pub(crate) identity: Identity,
     pub(crate) stat: Stat,
 }

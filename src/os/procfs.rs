@@ -3,10 +3,10 @@
 //! Parsers take bytes, so that tests feed them captured input. Reading goes through one descriptor on `/proc` that is kept
 //! open, and `ENOENT` or `ESRCH` is an answer, not an error: the process is gone, or hidden from us (`hidepid`).
 
-use std::{cell::RefCell, ffi::OsStr, mem::MaybeUninit, os::fd::OwnedFd, time::Duration};
+use std::{cell::RefCell, ffi::OsStr, os::fd::OwnedFd, time::Duration};
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, RawDir},
+    fs::{AtFlags, Mode, OFlags},
     io::Errno,
 };
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    plan::observe::{Snapshot, Stat},
+    plan::observe::Stat,
 };
 
 /// `PROC_SUPER_MAGIC` in `linux/magic.h`.
@@ -25,6 +25,8 @@ pub(crate) const TICKS_PER_SECOND: u64 = 100;
 pub(crate) const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND);
 /// The variable that ties a tree to its row.
 pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
+/// A whole `stat`, with the longest name. It comes in one piece: a read that leaves room was the last one.
+const STAT_LIMIT: usize = 1 << 10;
 /// An environment is read up to here; the kernel allows more, no program of ours needs it.
 pub(super) const ENVIRON_LIMIT: usize = 4 << 20;
 
@@ -123,7 +125,7 @@ pub(crate) fn tokens(environ: &[u8]) -> Vec<Uuid> {
 /// A kept descriptor on `/proc`, and a buffer for each thread that reads through it.
 #[derive(Debug)]
 pub(crate) struct Proc {
-    dir: OwnedFd,
+    pub(super) dir: OwnedFd,
 }
 
 thread_local! {
@@ -155,7 +157,7 @@ impl Proc {
     /// `/proc/PID/stat`; `None` where the process is gone or hidden.
     pub(crate) fn stat(&self, pid: Pid) -> Result<Option<Stat>> {
         BUFFER.with_borrow_mut(|buffer| {
-            if !self.read(pid, "stat", buffer, 4096)? {
+            if !self.read(pid, "stat", buffer, STAT_LIMIT)? {
                 return Ok(None);
             }
             let parsed = parse_stat(buffer);
@@ -214,15 +216,8 @@ impl Proc {
         buffer: &mut Vec<u8>,
         limit: usize,
     ) -> Result<bool> {
-        use std::io::Write;
-        let mut path = [0_u8; 32];
-        let length = {
-            let mut rest = &mut path[..];
-            // 10 digits, a slash and the longest name fit.
-            drop(write!(rest, "{pid}/{file}"));
-            32 - rest.len()
-        };
-        let name = OsStr::new(std::str::from_utf8(&path[..length]).unwrap_or(file));
+        let mut space = [0_u8; PATH_SPACE];
+        let name = path_of(&mut space, pid, file);
         buffer.clear();
         match read_at(&self.dir, name, buffer, limit) {
             Ok(()) => Ok(true),
@@ -231,36 +226,22 @@ impl Proc {
         }
     }
 
-    /// The numbers of all processes that are visible.
-    pub(crate) fn pids(&self) -> Result<Vec<Pid>> {
-        let failed = |error: Errno| Error::os("failed to list `/proc`", error);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // Opened anew: the kept descriptor has one offset, and threads list at the same time.
-        let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).map_err(failed)?;
-        let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
-        let mut entries = RawDir::new(dir, &mut buffer);
-        let mut pids = Vec::with_capacity(512);
-        while let Some(entry) = entries.next() {
-            let entry = entry.map_err(failed)?;
-            pids.extend(number::<i64>(entry.file_name().to_bytes()).and_then(Pid::new));
-        }
-        Ok(pids)
-    }
-
-    /// Every process that is visible now.
-    ///
-    /// It is no atomic picture: what is born while it is taken may be missing. Callers repeat it until nothing is new.
-    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
-        let began = this_tick();
-        // One that cannot be read is left out: it is never a member, and so never hit.
-        let all = self.pids()?.into_iter().filter_map(|pid| self.stat(pid).ok().flatten());
-        Ok(Snapshot::new(all).begun_at(began))
-    }
-
     /// Whether other users' processes are hidden from us.
     pub(crate) fn hides_others(&self) -> bool {
         rustix::fs::statat(&self.dir, "1", AtFlags::empty()).is_err()
     }
+}
+
+/// 10 digits, a slash and the longest name fit.
+pub(super) const PATH_SPACE: usize = 32;
+
+/// The path of a process's file below `/proc`, without an allocation.
+pub(super) fn path_of<'a>(space: &'a mut [u8; PATH_SPACE], pid: Pid, file: &str) -> &'a OsStr {
+    use std::{io::Write, os::unix::ffi::OsStrExt};
+    let mut rest = &mut space[..];
+    drop(write!(rest, "{pid}/{file}"));
+    let length = PATH_SPACE - rest.len();
+    OsStr::from_bytes(&space[..length])
 }
 
 fn read_at(
@@ -270,7 +251,10 @@ fn read_at(
     limit: usize,
 ) -> std::result::Result<(), Errno> {
     let file = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    buffer.reserve(1024);
+    buffer.reserve(STAT_LIMIT);
+    if limit == STAT_LIMIT {
+        return read_piece(&file, buffer);
+    }
     loop {
         if buffer.len() == buffer.capacity() {
             buffer.reserve(buffer.len().max(1024));
@@ -279,6 +263,16 @@ fn read_at(
             Ok(0) => return Ok(()),
             Ok(_) if buffer.len() >= limit => return Ok(()),
             Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn read_piece(file: &OwnedFd, buffer: &mut Vec<u8>) -> std::result::Result<(), Errno> {
+    loop {
+        match rustix::io::read(file, rustix::buffer::spare_capacity(buffer)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error),
         }
     }
@@ -388,12 +382,5 @@ mod tests {
         for (millis, tick) in [(0, 0), (9, 0), (10, 1), (1_999, 199), (2_000, 200)] {
             assert_eq!(tick_of(Duration::from_millis(millis)), tick, "{millis} ms");
         }
-    }
-
-    #[test]
-    fn a_snapshot_holds_this_process() {
-        let snapshot = Proc::open().expect("/proc").snapshot().expect("a snapshot");
-        let own = Pid::new(i64::from(std::process::id())).expect("a pid");
-        assert!(snapshot.get(own).is_some());
     }
 }

@@ -101,12 +101,11 @@ pub(crate) fn members(snapshot: &Snapshot, tree: &TreeView, exempt: &HashSet<Pid
     for &(pid, evidence) in &tree.known {
         add(&mut found.members, &mut open, pid, evidence);
     }
-    for stat in snapshot.iter() {
-        if tree.session.is_some_and(|session| stat.session == session.get()) {
-            add(&mut found.members, &mut open, stat.pid, Evidence::Session);
-        } else if tree.group.is_some_and(|group| stat.group == group.get()) {
-            add(&mut found.members, &mut open, stat.pid, Evidence::Group);
-        }
+    for stat in tree.session.iter().flat_map(|&session| snapshot.in_session(session)) {
+        add(&mut found.members, &mut open, stat.pid, Evidence::Session);
+    }
+    for stat in tree.group.iter().flat_map(|&group| snapshot.in_group(group)) {
+        add(&mut found.members, &mut open, stat.pid, Evidence::Group);
     }
     close(snapshot, &mut found.members, &mut open, &mut add);
     for child in tree.keeper.iter().flat_map(|&keeper| snapshot.children(keeper)) {

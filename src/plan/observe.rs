@@ -1,6 +1,6 @@
 //! Observations: what `/proc` showed of one process, and of all at one time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use crate::identity::Pid;
 
@@ -53,22 +53,41 @@ impl Stat {
 }
 
 /// All processes as they were read in one sweep over `/proc`.
+///
+/// Many trees ask it in one pass: each question costs as much as its answer is long, however many processes there are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
-    stats: HashMap<Pid, Stat>,
-    children: HashMap<u32, Vec<Pid>>,
+    /// By pid.
+    stats: Vec<Stat>,
+    by_parent: Index,
+    by_session: Index,
+    by_group: Index,
     /// The tick in which it was begun.
     began: u64,
 }
 
+/// Positions in a snapshot, by one of the fields.
+type Index = Vec<(u32, usize)>;
+
+fn index(stats: &[Stat], field: impl Fn(&Stat) -> u32) -> Index {
+    let mut index: Index =
+        stats.iter().enumerate().map(|(position, stat)| (field(stat), position)).collect();
+    index.sort_unstable();
+    index
+}
+
 impl Snapshot {
     pub(crate) fn new(all: impl IntoIterator<Item = Stat>) -> Self {
-        let mut snapshot = Self::default();
-        for stat in all {
-            snapshot.children.entry(stat.parent).or_default().push(stat.pid);
-            snapshot.stats.insert(stat.pid, stat);
+        let mut stats: Vec<Stat> = all.into_iter().collect();
+        stats.sort_by_key(|stat| stat.pid);
+        stats.dedup_by_key(|stat| stat.pid);
+        Self {
+            by_parent: index(&stats, |stat| stat.parent),
+            by_session: index(&stats, |stat| stat.session),
+            by_group: index(&stats, |stat| stat.group),
+            stats,
+            began: 0,
         }
-        snapshot
     }
 
     /// The same, begun in that tick.
@@ -83,19 +102,29 @@ impl Snapshot {
     }
 
     pub(crate) fn get(&self, pid: Pid) -> Option<&Stat> {
-        self.stats.get(&pid)
+        self.stats.binary_search_by_key(&pid, |stat| stat.pid).ok().map(|at| &self.stats[at])
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Stat> {
-        self.stats.values()
+        self.stats.iter()
+    }
+
+    fn with<'a>(&'a self, index: &'a Index, value: u32) -> impl Iterator<Item = &'a Stat> {
+        let first = index.partition_point(|(other, _)| *other < value);
+        let same = index[first..].iter().take_while(move |(other, _)| *other == value);
+        same.map(|(_, position)| &self.stats[*position])
     }
 
     pub(crate) fn children(&self, pid: Pid) -> impl Iterator<Item = &Stat> {
-        self.children
-            .get(&pid.get())
-            .into_iter()
-            .flatten()
-            .filter_map(|child| self.stats.get(child))
+        self.with(&self.by_parent, pid.get())
+    }
+
+    pub(crate) fn in_session(&self, session: Pid) -> impl Iterator<Item = &Stat> {
+        self.with(&self.by_session, session.get())
+    }
+
+    pub(crate) fn in_group(&self, group: Pid) -> impl Iterator<Item = &Stat> {
+        self.with(&self.by_group, group.get())
     }
 
     /// The parents of a process, nearest first. A loop, which a torn read could show, ends it.

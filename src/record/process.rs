@@ -170,6 +170,9 @@ pub(crate) struct Settled {
     pub(crate) leak: Option<NewLeak>,
 }
 
+/// CPU time is written when it moved by this much: a pass over processes that sleep writes nothing.
+pub(crate) const CPU_STEP: Duration = Duration::from_secs(1);
+
 /// What a health pass saw of a process that lives.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sighting {

@@ -1,8 +1,8 @@
 //! New rows: a program runs only after its row, with its whole identity, is committed.
 
-use rusqlite::{OptionalExtension, Transaction, named_params};
+use rusqlite::{OptionalExtension, named_params};
 
-use super::{Store, rows::hex};
+use super::{Store, rows::hex, transaction::Transaction};
 use crate::{
     error::{Error, Kind, Result},
     identity::{Pid, Place},

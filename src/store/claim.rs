@@ -1,8 +1,6 @@
 //! Claims: who ends a row, and the ways a row is closed without one.
 
-use rusqlite::Transaction;
-
-use super::{Store, query};
+use super::{Store, query, transaction::Transaction};
 use crate::{
     error::Result,
     record::{EndReason, InstanceId, Millis, ProcessId, ProcessRecord},
@@ -28,6 +26,19 @@ impl Store {
             for id in ids {
                 if claim_one(tx, *id, by, owner, asked_by)? {
                     claimed.push(query::one(tx, *id)?);
+                }
+            }
+            Ok(claimed)
+        })
+    }
+
+    /// The same for rows of `owner`'s own, of which it knows all but whether they can be claimed.
+    pub(crate) fn claim_own(&self, ids: &[ProcessId], owner: InstanceId) -> Result<Vec<ProcessId>> {
+        self.write("claim processes", |tx| {
+            let mut claimed = Vec::with_capacity(ids.len());
+            for id in ids {
+                if claim_one(tx, *id, owner, Some(owner), None)? {
+                    claimed.push(*id);
                 }
             }
             Ok(claimed)

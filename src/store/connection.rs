@@ -12,15 +12,14 @@ use std::{
 
 use r2d2::{NopErrorHandler, PooledConnection};
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{
-    Connection, MAIN_DB, OpenFlags, Transaction, TransactionBehavior, config::DbConfig,
-};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, config::DbConfig};
 use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::{
     failure::{failed, no_connection},
     in_place::Files,
     setup::{self, Standing},
+    transaction::Transaction,
     trust::{self, Located, beside},
 };
 use crate::{
@@ -213,15 +212,13 @@ impl Store {
         doing: &str,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let mut connection = self.writer(doing)?;
+        let connection = self.writer(doing)?;
         self.check_in_place()?;
-        let answer = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(
-            |transaction| {
-                let answer = work(&transaction)?;
-                transaction.commit()?;
-                Ok(answer)
-            },
-        );
+        let answer = Transaction::begin(&connection).and_then(|transaction| {
+            let answer = work(&transaction)?;
+            transaction.commit()?;
+            Ok(answer)
+        });
         answer.map_err(|e| failed(self.path(), doing, e))
     }
 

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::Connection;
 
 use super::{
     Store,
@@ -17,6 +17,7 @@ use super::{
     failure::failed,
     prune,
     prune_instances::{self, WithoutForeignKeys},
+    transaction::Transaction,
 };
 use crate::{
     error::{Error, Result},
@@ -182,9 +183,7 @@ impl Housekeeper {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<u64>,
     ) -> Result<Step> {
         let path = self.store.path();
-        let transaction =
-            Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate);
-        let answer = transaction.and_then(|transaction| {
+        let answer = Transaction::begin(&self.connection).and_then(|transaction| {
             let began = Instant::now();
             let done = work(&transaction)?;
             transaction.commit()?;

@@ -1,9 +1,9 @@
 //! Leaks: what outlived its owner, one row for each process and kind.
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde::Serialize;
 
-use super::{Store, rows::Cells, tally::Tally};
+use super::{Store, rows::Cells, tally::Tally, transaction::Transaction};
 use crate::{
     error::Result,
     identity::Identity,

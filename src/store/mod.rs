@@ -31,6 +31,7 @@
 //! `state`, `record` and `meter`, which counts what was committed.
 
 mod admit;
+mod below;
 mod claim;
 mod connection;
 mod failure;
@@ -53,8 +54,10 @@ mod setup;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod trust;
 
+pub(crate) use below::Below;
 pub(crate) use connection::Store;
 pub(crate) use housekeeping::Housekeeper;
 pub use leak_report::LeakReport;

@@ -5,11 +5,8 @@ use rusqlite::{Connection, OptionalExtension};
 use super::Store;
 use crate::{
     error::Result,
-    record::{Sighting, millis},
+    record::{CPU_STEP, Sighting, millis},
 };
-
-/// CPU time is written when it moved by a second: a pass over processes that sleep writes nothing.
-const CPU_STEP_MS: i64 = 1_000;
 
 impl Store {
     /// Keeps the largest memory and the latest CPU time; returns how many rows that changed.
@@ -53,6 +50,6 @@ fn has_changed(connection: &Connection, sighting: &Sighting) -> rusqlite::Result
         .query_one([sighting.process.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     Ok(known.is_some_and(|(peak, cpu)| {
-        sighting.rss.cast_signed() > peak || (millis(sighting.cpu) - cpu).abs() >= CPU_STEP_MS
+        sighting.rss.cast_signed() > peak || (millis(sighting.cpu) - cpu).abs() >= millis(CPU_STEP)
     }))
 }

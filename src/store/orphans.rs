@@ -5,9 +5,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::Transaction;
-
-use super::{Store, instances, query, settle, tally::Tally};
+use super::{Store, instances, query, settle, tally::Tally, transaction::Transaction};
 use crate::{
     error::Result,
     record::{

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, Transaction, named_params};
+use rusqlite::{Connection, Row, named_params};
 
-use super::{Store, rows::Cells};
+use super::{Store, rows::Cells, transaction::Transaction};
 use crate::{
     error::Result,
     record::{InstanceId, Millis, PassKind, PassRecord, PassSummary, mask_text},

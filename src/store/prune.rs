@@ -3,9 +3,9 @@
 //! What may go is picked by a reader, which nobody waits for; the write lock is held only to delete these rows by their
 //! numbers, each after another look at what would keep it.
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::Connection;
 
-use super::Store;
+use super::{Store, transaction::Transaction};
 use crate::{error::Result, record::Millis};
 
 /// Rows that may go.

@@ -5,9 +5,9 @@
 //! is not named by a new row meanwhile is sure: only a living one writes rows, in its own name. Should one that was taken
 //! for dead go on, its next row names what is gone, and is refused.
 
-use rusqlite::{Connection, Transaction, config::DbConfig};
+use rusqlite::{Connection, config::DbConfig};
 
-use super::Store;
+use super::{Store, transaction::Transaction};
 use crate::{error::Result, record::Millis};
 
 /// The subqueries are run once, and not at all where no instance is old enough.

@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     identity::Identity,
     record::{
-        Cgroup, Containment, EndReason, InstanceId, Limits, Millis, Origin, ProcessId,
+        Cgroup, Containment, EndReason, ExportEntry, InstanceId, Limits, Millis, Origin, ProcessId,
         ProcessRecord, TaskId,
     },
     state::State,
@@ -51,16 +51,15 @@ pub(super) const LIVE_OF_TASK: &str = select_processes!(
     "FROM process AS p INDEXED BY process_live_task",
     "WHERE p.task_id = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
 );
-pub(super) const DESCENDANTS: &str = select_processes!(
-    "FROM process AS p INDEXED BY process_root",
-    "WHERE p.root = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
-);
 pub(super) const KEPT_BELOW: &str =
     "SELECT f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset,
        p.pid, p.start_tick, p.pidfd_inode
      FROM process AS p INDEXED BY process_root
      CROSS JOIN instance AS f ON f.id = p.first_owner
      WHERE p.root = ?1 AND p.end_reason = 'released'";
+pub(super) const EXPORTED: &str =
+    "SELECT task_id, pid, started_at FROM process INDEXED BY process_live_owner
+     WHERE state <> 'ended' AND root IS NULL AND task_id IS NOT NULL ORDER BY started_at, id";
 pub(super) const HISTORY_OF: &str = select_processes!(
     "FROM process AS p INDEXED BY process_task",
     "WHERE p.task_id = ?1 AND p.ended_at >= ?2
@@ -93,19 +92,18 @@ impl Store {
         })
     }
 
-    /// As [`Store::live`], what was found below one root.
-    pub(crate) fn descendants_of(&self, root: ProcessId) -> Result<Vec<ProcessRecord>> {
-        self.read("list the descendants of a process", |connection| {
-            connection.prepare_cached(DESCENDANTS)?.query_map([root.0], process)?.collect()
-        })
-    }
-
-    /// What was left on purpose below one root: it is nobody's to end, whatever else is done to the tree.
-    pub(crate) fn kept_below(&self, root: ProcessId) -> Result<Vec<Identity>> {
-        self.read("list what a process was let keep", |connection| {
+    /// What the export lists: live roots that have a task, the longest-running first.
+    pub(crate) fn export_entries(&self) -> Result<Vec<ExportEntry>> {
+        self.read("list what is exported", |connection| {
             connection
-                .prepare_cached(KEPT_BELOW)?
-                .query_map([root.0], |row| identity(&mut Cells::of(row)))?
+                .prepare_cached(EXPORTED)?
+                .query_map([], |row| {
+                    Ok(ExportEntry {
+                        task_id: row.get(0)?,
+                        process_id: row.get(1)?,
+                        start_time: Millis(row.get(2)?).to_rfc3339(),
+                    })
+                })?
                 .collect()
         })
     }
@@ -229,7 +227,7 @@ fn process(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
     })
 }
 
-fn identity(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Identity> {
+pub(super) fn identity(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Identity> {
     Ok(Identity {
         place: cells.place()?,
         pid: cells.pid()?,

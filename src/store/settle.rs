@@ -1,8 +1,8 @@
 //! What came of a row: by itself, or after a claim.
 
-use rusqlite::{OptionalExtension, Transaction, named_params};
+use rusqlite::{OptionalExtension, named_params};
 
-use super::{Store, admit, leaks, passes, tally::Tally};
+use super::{Store, admit, leaks, passes, tally::Tally, transaction::Transaction};
 use crate::{
     error::Result,
     record::{End, InstanceId, PassRecord, ProcessId, RootEnd, Settled, Verdict, mask_text},
@@ -30,6 +30,21 @@ impl Store {
                     }
                     let strays = root.strays.iter().map(|stray| admit::insert(tx, stray));
                     strays.collect::<rusqlite::Result<_>>().map(Some)
+                })
+                .collect()
+        })
+    }
+
+    /// The same for roots that left nobody, as far as `/proc` tells. `false`, and nothing done, for one that has recorded
+    /// descendants, or that somebody else is ending or has ended.
+    pub(crate) fn settle_alone(&self, by: InstanceId, ends: &[RootEnd]) -> Result<Vec<bool>> {
+        self.write_counted("record the end of processes", |tx, tally| {
+            ends.iter()
+                .map(|root| {
+                    let has_descendants: bool = tx
+                        .prepare_cached(HAS_DESCENDANTS)?
+                        .query_one([root.process.0], |row| row.get(0))?;
+                    Ok(!has_descendants && end_own(tx, tally, by, root)?)
                 })
                 .collect()
         })
@@ -64,6 +79,9 @@ impl Store {
         Ok(took)
     }
 }
+
+pub(super) const HAS_DESCENDANTS: &str = "SELECT EXISTS (
+       SELECT 1 FROM process INDEXED BY process_root WHERE root = ?1 AND state <> 'ended')";
 
 /// From `running` or `survived`, and only where `by` is the owner.
 fn end_own(

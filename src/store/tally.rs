@@ -1,8 +1,6 @@
 //! What a transaction has come to, for the meter: counted once it is committed, and not at all when it is not.
 
-use rusqlite::Transaction;
-
-use super::Store;
+use super::{Store, transaction::Transaction};
 use crate::{
     error::Result,
     record::{EndReason, LeakKind, Outcome},

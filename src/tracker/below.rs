@@ -5,6 +5,7 @@
 //! otherwise to no tree: some 10 µs for each. What is found is recorded, so that it is known the next time, and after a crash.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
@@ -13,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     ending::{command_of, protected},
-    entry::Root,
+    entry::run_time,
     shared::Shared,
     tie::pin,
 };
@@ -30,7 +31,8 @@ use crate::{
         protect,
     },
     record::{
-        Containment, EndReason, Limits, Millis, NewProcess, Origin, ProcessRecord, Report, Sighting,
+        CPU_STEP, Containment, EndReason, Limits, Millis, NewProcess, Origin, ProcessId,
+        ProcessRecord, Report, Sighting,
     },
     state::State,
 };
@@ -40,12 +42,14 @@ type Living = (ProcessRecord, Pinned);
 
 /// All living rows of ours, in one snapshot.
 struct Scene<'a> {
-    snapshot: Snapshot,
+    snapshot: &'a Snapshot,
     alive: &'a [Living],
+    /// Descendants that an earlier pass recorded, by their roots.
+    recorded: HashMap<ProcessId, Vec<Pid>>,
     /// Who has a row, by pid and start tick.
     known: HashSet<(Pid, u64)>,
     /// Roots, and the acting process with its ancestors: what is below one of them belongs to that one.
-    apart: HashSet<Pid>,
+    apart: RefCell<HashSet<Pid>>,
     carriers: HashMap<Uuid, Vec<Pid>>,
     /// By the tokens of their trees.
     keepers: HashMap<Uuid, Pid>,
@@ -53,31 +57,38 @@ struct Scene<'a> {
 
 impl Shared {
     /// Records what belongs to each living root, and ends the trees that have passed a limit or had survived.
-    pub(super) fn look_below(self: &Arc<Self>, alive: &[Living], report: &mut Report) {
+    ///
+    /// The caller has seen that they lived after `snapshot` was taken: they had their numbers then.
+    pub(super) fn look_below(
+        self: &Arc<Self>,
+        snapshot: &Snapshot,
+        alive: &[Living],
+        report: &mut Report,
+    ) {
         if alive.is_empty() {
             return;
         }
-        let scene = match self.scene(alive) {
-            Ok(scene) => scene,
-            Err(error) => return report.errors.push(error.to_string()),
-        };
+        let scene = self.scene(snapshot, alive);
         let mut sightings = Vec::new();
         let mut found = Vec::new();
         let mut due = Vec::new();
         for (row, pinned) in alive {
-            let mut rss = rss(&scene.snapshot, row.identity.pid);
+            let mut rss = pinned.stat.rss_bytes;
             if row.root.is_none() {
-                let below = self.below(&scene, row, pinned);
+                let below = self.below(&scene, row);
                 rss += below.iter().map(|(stat, _)| stat.rss_bytes).sum::<u64>();
                 found.extend(self.new_rows(&scene, row, &below));
-                if let Some((reason, rule)) = passed(&row.limits, Root::from(row).age(), rss) {
+                if let Some((reason, rule)) = passed(&row.limits, run_time(&row.identity), rss) {
                     due.push((row.id, reason, rule));
                 } else if row.state == State::Survived || could_not_be_judged(row) {
                     let rule = "it had survived an earlier attempt".into();
                     due.push((row.id, EndReason::Terminated, rule));
                 }
             }
-            sightings.push(Sighting { process: row.id, rss, cpu: cpu_time(&pinned.stat) });
+            let sighting = Sighting { process: row.id, rss, cpu: cpu_time(&pinned.stat) };
+            if is_news(row, &sighting) {
+                sightings.push(sighting);
+            }
         }
         let written = self.store.observe(&sightings).and_then(|_| match found.as_slice() {
             [] => Ok(()),
@@ -89,23 +100,27 @@ impl Shared {
         self.end_due(due, report);
     }
 
-    fn scene<'a>(&self, alive: &'a [Living]) -> crate::error::Result<Scene<'a>> {
+    fn scene<'a>(&self, snapshot: &'a Snapshot, alive: &'a [Living]) -> Scene<'a> {
         let roots = alive.iter().filter(|(row, _)| row.root.is_none());
         let own = self.own_pid();
         let apart = roots.map(|(row, _)| row.identity.pid).chain([own]);
+        let mut recorded: HashMap<ProcessId, Vec<Pid>> = HashMap::new();
+        for (row, root) in alive.iter().filter_map(|(row, _)| Some((row, row.root?))) {
+            recorded.entry(root).or_default().push(row.identity.pid);
+        }
         let mut scene = Scene {
-            snapshot: self.proc.snapshot()?,
+            snapshot,
             alive,
+            recorded,
             known: (alive.iter())
                 .map(|(row, _)| (row.identity.pid, row.identity.start_tick))
                 .collect(),
-            apart: apart.chain(self.proc.ancestors(own)).collect(),
+            apart: RefCell::new(apart.chain(self.proc.ancestors(own)).collect()),
             carriers: HashMap::new(),
-            keepers: HashMap::new(),
+            keepers: self.telling_keepers(snapshot),
         };
-        scene.keepers = self.telling_keepers(&scene.snapshot);
         scene.carriers = self.carriers(&scene);
-        Ok(scene)
+        scene
     }
 
     /// Who carries the token of a root that has a limit on memory, and is in no tree by other evidence.
@@ -135,22 +150,23 @@ impl Shared {
     }
 
     /// The members of a root's tree but for itself and what is protected.
-    fn below<'s>(
-        &self,
-        scene: &'s Scene<'_>,
-        root: &ProcessRecord,
-        pinned: &Pinned,
-    ) -> Vec<(&'s Stat, Evidence)> {
+    fn below<'s>(&self, scene: &'s Scene<'_>, root: &ProcessRecord) -> Vec<(&'s Stat, Evidence)> {
         let own = root.identity.pid;
-        let mut exempt = scene.apart.clone();
+        let mut view = view(scene, root);
+        view.leaf = self.in_leaf(root, scene.snapshot);
+        // One set for all roots, each of which is no stranger to itself: a copy for each would cost as much as all of them.
+        let mut exempt = scene.apart.borrow_mut();
         exempt.remove(&own);
-        let mut view = view(scene, root, pinned);
-        view.leaf = self.in_leaf(root, &scene.snapshot);
         // A root of its own that runs in this leaf, as one that was registered: what is below it is its own too.
-        let others: Vec<Pid> = exempt.intersection(&view.leaf).copied().collect();
-        exempt.extend(others.into_iter().flat_map(|pid| scene.snapshot.below(pid)));
-        let mut found = members(&scene.snapshot, &view, &exempt).members;
+        let others = view.leaf.iter().filter(|pid| exempt.contains(pid));
+        let theirs: Vec<Pid> = others.flat_map(|&pid| scene.snapshot.below(pid)).collect();
+        let added: Vec<Pid> = theirs.into_iter().filter(|&pid| exempt.insert(pid)).collect();
+        let mut found = members(scene.snapshot, &view, &exempt).members;
         self.without_protected(scene, root, &mut found, &exempt);
+        for pid in added {
+            exempt.remove(&pid);
+        }
+        exempt.insert(own);
         let others = found.into_iter().filter(|(pid, _)| *pid != own);
         others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
     }
@@ -170,7 +186,7 @@ impl Shared {
         }
         let candidates: Vec<Pid> = found.keys().copied().collect();
         let root = Some(root.identity.pid);
-        let left = protect::left(&scene.snapshot, root, candidates, exempt, |pid| {
+        let left = protect::left(scene.snapshot, root, candidates, exempt, |pid| {
             protected(&self.proc, pid, &names)
         });
         found.retain(|pid, _| !left.contains_key(pid));
@@ -186,7 +202,7 @@ impl Shared {
         let new = below.iter().filter(|(seen, _)| {
             !seen.is_zombie() && !scene.known.contains(&(seen.pid, seen.start_tick))
         });
-        new.filter_map(|(seen, evidence)| self.new_row(root, &scene.snapshot, seen, *evidence))
+        new.filter_map(|(seen, evidence)| self.new_row(root, scene.snapshot, seen, *evidence))
             .collect()
     }
 
@@ -199,7 +215,7 @@ impl Shared {
     ) -> Option<NewProcess> {
         let tree = self.root_of(root);
         let pinned = pin(&self.proc, self.place(), snapshot, seen, &tree, evidence, |_| true)?;
-        let uid = self.proc.uid(seen.pid).ok().flatten().unwrap_or(root.uid);
+        let uid = pinned.uid(&self.proc).ok().flatten().unwrap_or(root.uid);
         if !self.observer.may_touch(uid) {
             return None;
         }
@@ -228,17 +244,15 @@ impl Shared {
 }
 
 /// What of a root's tree is certain in the snapshot.
-fn view(scene: &Scene<'_>, root: &ProcessRecord, pinned: &Pinned) -> TreeView {
-    // Only what still holds its number now, after the snapshot, held it while the snapshot was taken.
-    let holds = |(_, pinned): &&Living| pinned.holds_its_number();
-    let recorded = scene.alive.iter().filter(|(row, _)| row.root == Some(root.id)).filter(holds);
-    let known = recorded.map(|(row, _)| (row.identity.pid, Evidence::Recorded)).collect();
-    let mut view = TreeView { known, ..TreeView::default() };
-    if pinned.holds_its_number() {
-        view.root = Some(root.identity.pid);
-        view.session = root.session;
-        view.group = root.session;
-    }
+fn view(scene: &Scene<'_>, root: &ProcessRecord) -> TreeView {
+    let recorded = scene.recorded.get(&root.id).into_iter().flatten();
+    let mut view = TreeView {
+        known: recorded.map(|pid| (*pid, Evidence::Recorded)).collect(),
+        root: Some(root.identity.pid),
+        session: root.session,
+        group: root.session,
+        ..TreeView::default()
+    };
     view.keeper = root.token.and_then(|token| scene.keepers.get(&token).copied());
     if let Some(carriers) = root.token.and_then(|token| scene.carriers.get(&token)) {
         view.carriers.clone_from(carriers);
@@ -246,8 +260,10 @@ fn view(scene: &Scene<'_>, root: &ProcessRecord, pinned: &Pinned) -> TreeView {
     view
 }
 
-fn rss(snapshot: &Snapshot, pid: Pid) -> u64 {
-    snapshot.get(pid).map_or(0, |stat| stat.rss_bytes)
+/// Whether a row does not have it yet: as a rule it has, and then the ledger is not asked.
+fn is_news(row: &ProcessRecord, sighting: &Sighting) -> bool {
+    sighting.rss > row.peak_rss.unwrap_or(0)
+        || row.cpu.unwrap_or_default().abs_diff(sighting.cpu) >= CPU_STEP
 }
 
 /// Whether it was to be ended, and nobody could tell whether it was still the same: nothing was sent to it.

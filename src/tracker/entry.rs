@@ -42,8 +42,13 @@ impl Root {
     /// How long it has run, by the clock of start ticks: a wall clock that is set must end nobody. A tick less than what
     /// the kernel tells, so that a limit never strikes early.
     pub(super) fn age(&self) -> Duration {
-        crate::os::procfs::age(self.identity.start_tick).saturating_sub(crate::os::procfs::TICK)
+        run_time(&self.identity)
     }
+}
+
+/// See [`Root::age`].
+pub(super) fn run_time(identity: &Identity) -> Duration {
+    crate::os::procfs::age(identity.start_tick).saturating_sub(crate::os::procfs::TICK)
 }
 
 impl Root {

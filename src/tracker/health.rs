@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    os::{Pinned, Probe, spawn::gate::GATE_LIMIT},
+    os::{PidFd, Pinned, Probe, held::which_are_dead, spawn::gate::GATE_LIMIT},
+    plan::observe::Snapshot,
     record::{
         EndReason, Ending, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId,
         ProcessRecord, Report, Suspect, told,
@@ -68,12 +69,19 @@ impl Shared {
         }
         let failed = |_: &_| self.meter().pass_failed(PassKind::Health);
         let rows = self.store.live().inspect_err(failed)?;
+        // Before anyone is found alive: who lives afterwards had its number while this was taken.
+        let snapshot = self.proc.snapshot();
+        let held = self.held_alive(&rows);
         let mut seen = Seen::default();
         let listed: HashSet<ProcessId> = rows.iter().map(|row| row.id).collect();
         for row in rows {
             report.checked += 1;
             if row.owner == self.instance {
-                self.look_at_own(row, &mut seen, &mut report);
+                let held = match (held.get(&row.id), &snapshot) {
+                    (Some(fd), Ok(snapshot)) => seen_alive(&row, fd, snapshot),
+                    _ => None,
+                };
+                self.look_at_own(row, held, &mut seen, &mut report);
             } else {
                 self.look_at_other(row, &dead_instances, &mut report);
             }
@@ -83,7 +91,10 @@ impl Shared {
         self.settle_unlisted(&listed);
         self.all_entries().iter().for_each(|entry| Self::notice_keeper(entry));
         self.bury_departed();
-        self.look_below(&seen.alive, &mut report);
+        match &snapshot {
+            Ok(snapshot) => self.look_below(snapshot, &seen.alive, &mut report),
+            Err(error) => report.errors.push(error.to_string()),
+        }
         self.try_again(&seen.left, &mut report);
         if removed > 0 {
             tracing::info!("Cleaned up {removed} dead processes from registry");
@@ -114,8 +125,28 @@ impl Shared {
         }
     }
 
-    fn look_at_own(self: &Arc<Self>, row: ProcessRecord, seen: &mut Seen, report: &mut Report) {
-        match Pinned::probe(&self.proc, self.place(), &row.identity) {
+    /// Those of our rows whose processes live, by the pidfds that are held: one question for all of them.
+    fn held_alive(&self, rows: &[ProcessRecord]) -> HashMap<ProcessId, Arc<PidFd>> {
+        let own = rows.iter().filter(|row| row.owner == self.instance);
+        let (ids, fds): (Vec<ProcessId>, Vec<Arc<PidFd>>) =
+            own.filter_map(|row| Some((row.id, self.entry(row.id)?.pidfd.clone()?))).unzip();
+        // On an error each is looked at by itself.
+        let Ok(dead) = which_are_dead(&fds) else { return HashMap::new() };
+        let all = ids.into_iter().zip(fds).zip(dead);
+        all.filter_map(|(held, dead)| (!dead).then_some(held)).collect()
+    }
+
+    /// `held`: it was found alive by its pidfd already.
+    fn look_at_own(
+        self: &Arc<Self>,
+        row: ProcessRecord,
+        held: Option<Pinned>,
+        seen: &mut Seen,
+        report: &mut Report,
+    ) {
+        let probe = held
+            .map_or_else(|| Pinned::probe(&self.proc, self.place(), &row.identity), Probe::Alive);
+        match probe {
             Probe::Alive(pinned) => {
                 if self.is_left(&row) {
                     seen.left.push(row.clone());
@@ -272,13 +303,20 @@ impl Shared {
         if row.token.is_none() {
             return Ok(false);
         }
-        let seen = preview(&self.world(&[row.id])?, self.tree(row)?)?;
-        let left = seen.members.iter().any(|member| member.alive);
-        if seen.missed && !left {
+        let world = self.world(&[row.id])?;
+        let mut missed = false;
+        for tree in self.trees_of_rows(std::slice::from_ref(row))? {
+            let seen = preview(&world, tree)?;
+            if seen.members.iter().any(|member| member.alive) {
+                return Ok(true);
+            }
+            missed |= seen.missed;
+        }
+        if missed {
             let what = "it is gone, and not all that it left could be looked at: it is tried again";
             return Err(Error::new(Kind::Unknown, what));
         }
-        Ok(left)
+        Ok(false)
     }
 
     fn settle_found(self: &Arc<Self>, dead: &[Dead], report: &mut Report) {
@@ -319,6 +357,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// A process that lives, as the snapshot shows it, which was taken before that was asked.
+fn seen_alive(row: &ProcessRecord, fd: &Arc<PidFd>, snapshot: &Snapshot) -> Option<Pinned> {
+    Pinned::held(Arc::clone(fd), row.identity, snapshot.get(row.identity.pid)?)
 }
 
 fn unknown(row: ProcessRecord, why: &str) -> Suspect {

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    identity::Identity,
     plan::members::Evidence,
     record::{
         Because, End, EndReason, ExitStatus, InstanceId, LeakKind, Millis, NewLeak, NewProcess,
@@ -126,19 +127,22 @@ pub(super) fn check_names(what: &str, names: &[String]) -> Result<()> {
 }
 
 impl Shared {
-    /// What of the tree of a recorded root, or of a descendant that stands alone, is left.
-    pub(super) fn leave(&self, record: &ProcessRecord) -> Result<Leave> {
-        let names = self.entry(record.id).map(|entry| entry.strays.protected.clone());
-        let mut before = self.store.kept_below(record.id)?;
-        if let Some(root) = record.root {
-            before.extend(self.store.kept_below(root)?);
-        }
-        Ok(Leave { all: false, names: names.unwrap_or_default(), before })
+    /// What of the trees of recorded roots, or of descendants that stand alone, is left; in their order.
+    pub(super) fn leaves_of(&self, records: &[ProcessRecord]) -> Result<Vec<Leave>> {
+        let rows = |record: &ProcessRecord| [Some(record.id), record.root].into_iter().flatten();
+        let asked: Vec<ProcessId> = records.iter().flat_map(rows).collect();
+        let mut below = self.store.below(&asked)?.into_iter();
+        let leave = |record: &ProcessRecord| {
+            let names = self.entry(record.id).map(|entry| entry.strays.protected.clone());
+            let before = below.by_ref().take(rows(record).count());
+            let before = before.flat_map(|below| below.kept).collect();
+            Leave { all: false, names: names.unwrap_or_default(), before }
+        };
+        Ok(records.iter().map(leave).collect())
     }
+}
 
-    /// The same of a root that we answer for; one that is asked to end keeps none of its strays.
-    pub(super) fn leave_of(&self, entry: &Entry) -> Result<Leave> {
-        let before = self.store.kept_below(entry.root.row)?;
-        Ok(Leave { all: false, names: entry.strays.protected.clone(), before })
-    }
+/// The same of a root that we answer for, from what the ledger has below it.
+pub(super) fn leave_of(entry: &Entry, kept: Vec<Identity>) -> Leave {
+    Leave { all: false, names: entry.strays.protected.clone(), before: kept }
 }

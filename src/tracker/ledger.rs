@@ -11,7 +11,6 @@ use super::{
     ending::{Leave, Preview, Tree, World, preview},
     entry::Root,
     liveness::{Life, judge},
-    open::entries,
     sweep::{Search, answered_for, suspect},
     trees::MAY_BE_A_PERSONS,
 };
@@ -282,10 +281,9 @@ impl Ledger {
                 .filter(|row| row.root == Some(root.id))
                 .map(|row| (row.id, row.identity))
                 .collect();
-            let mut before = self.store.kept_below(root.id)?;
-            if let Some(root) = root.root {
-                before.extend(self.store.kept_below(root)?);
-            }
+            let of: Vec<ProcessId> = [Some(root.id), root.root].into_iter().flatten().collect();
+            let below = self.store.below(&of)?;
+            let before = below.into_iter().flat_map(|below| below.kept).collect();
             let leave = Leave { before, ..Leave::default() };
             let tree = Tree { root: Root::from(*root), pidfd: None, recorded, leave };
             plan_tree(root, preview(world, tree)?, report);
@@ -299,7 +297,7 @@ impl Ledger {
     ///
     /// When the ledger cannot be read.
     pub fn export_json(&self) -> Result<Vec<u8>> {
-        Ok(export::to_json(&entries(&self.store)?))
+        Ok(export::to_json(&self.store.export_entries()?))
     }
 
     /// Replaces the file at `path` by the JSON export, atomically.
@@ -308,7 +306,7 @@ impl Ledger {
     ///
     /// When the ledger cannot be read, or the file not be replaced.
     pub fn export_to(&self, path: impl AsRef<Path>) -> Result<()> {
-        export::write_once(path.as_ref(), &entries(&self.store)?)
+        export::write_once(path.as_ref(), &self.store.export_entries()?)
     }
 
     pub(super) fn store(&self) -> &Store {

@@ -17,6 +17,7 @@
 //! - [`keeper`]: programs under a keeper, and the keeper;
 //! - [`ledger`], [`trees`] and [`doctor`] with [`wal`]: looking without touching, and [`metrics`] for figures.
 
+mod alone;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod below;

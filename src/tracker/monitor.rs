@@ -8,6 +8,7 @@ use std::{
 use rustix::{event::epoll, io::Errno};
 
 use super::{
+    entry::Entry,
     keeper::keeper_of,
     settle::Dead,
     shared::{Shared, WAKE},
@@ -130,21 +131,28 @@ impl Shared {
         self.settle(&dead);
     }
 
+    /// Those of our processes that have a longest run time and are nobody's concern yet: as a rule none, and then none of
+    /// the others is looked at.
+    fn limited(&self) -> Vec<Arc<Entry>> {
+        if self.deadlines.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let mut entries = self.all_entries();
+        entries.retain(|entry| entry.root.limits.max_runtime.is_some() && !entry.is_being_ended());
+        entries
+    }
+
     /// When the next process reaches its longest run time.
     fn next_deadline(&self) -> Option<Instant> {
-        let entries = self.all_entries();
-        let left = entries.iter().filter(|entry| !entry.is_being_ended()).filter_map(|entry| {
-            let limit = entry.root.limits.max_runtime?;
-            Some(limit.saturating_sub(entry.root.age()))
+        let entries = self.limited();
+        let left = entries.iter().filter_map(|entry| {
+            Some(entry.root.limits.max_runtime?.saturating_sub(entry.root.age()))
         });
         left.min().map(|left| Instant::now() + left)
     }
 
     fn enforce_runtimes(self: &Arc<Self>) {
-        let due: Vec<_> = self
-            .all_entries()
-            .iter()
-            .filter(|entry| !entry.is_being_ended())
+        let due: Vec<_> = (self.limited().iter())
             .filter_map(|entry| {
                 let (reason, rule) = passed(&entry.root.limits, entry.root.age(), 0)?;
                 Some((entry.root.row, reason, rule))

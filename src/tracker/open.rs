@@ -21,7 +21,7 @@ use crate::{
     identity::Pid,
     meter::Meter,
     os::{Pinned, Proc, current_place, lock::HeldLock},
-    record::{ContainmentMode, ExportEntry, Millis, NewInstance, Observer, ProcessRecord, Report},
+    record::{ContainmentMode, Millis, NewInstance, Observer, ProcessRecord, Report},
     store::Store,
 };
 
@@ -337,7 +337,7 @@ fn start_registrar(shared: &Arc<Shared>) -> Result<()> {
 fn start_export(shared: &Arc<Shared>, path: PathBuf) {
     let store = shared.store.clone();
     let meter = Arc::clone(store.meter());
-    let started = Exporter::start(path, shared.observer.uid, meter, move || entries(&store));
+    let started = Exporter::start(path, shared.observer.uid, meter, move || store.export_entries());
     match started {
         Ok(exporter) => {
             exporter.notify();
@@ -345,22 +345,6 @@ fn start_export(shared: &Arc<Shared>, path: PathBuf) {
         }
         Err(error) => tracing::error!("the export is off: {error}"),
     }
-}
-
-/// What the export lists: live roots that have a task.
-pub(super) fn entries(store: &Store) -> Result<Vec<ExportEntry>> {
-    Ok(store
-        .live()?
-        .into_iter()
-        .filter(|row| row.root.is_none())
-        .filter_map(|row| {
-            Some(ExportEntry {
-                task_id: row.task?.as_str().to_owned(),
-                process_id: row.identity.pid.get(),
-                start_time: row.started_at.to_rfc3339(),
-            })
-        })
-        .collect())
 }
 
 fn own_program() -> String {

@@ -116,7 +116,9 @@ fn pin(shared: &Arc<Shared>, pid: Pid) -> Result<Pinned> {
             "process {pid} is a kernel thread: it cannot be tracked"
         )));
     }
-    if shared.proc.ancestors(own).contains(&pid) {
+    // Whoever was started after us is none.
+    let is_older = pinned.stat.start_tick <= shared.identity.start_tick;
+    if is_older && shared.proc.ancestors(own).contains(&pid) {
         return Err(Error::invalid(format!(
             "process {pid} is an ancestor of this one: it cannot be tracked from here"
         )));
@@ -129,9 +131,8 @@ fn pin(shared: &Arc<Shared>, pid: Pid) -> Result<Pinned> {
 
 fn describe(shared: &Shared, task: TaskId, pinned: &Pinned) -> Result<NewProcess> {
     let pid = pinned.pid();
-    let uid = shared
-        .proc
-        .uid(pid)?
+    let uid = pinned
+        .uid(&shared.proc)?
         .ok_or_else(|| Error::new(Kind::Gone, format!("process {pid} is not there")))?;
     if !shared.observer.may_touch(uid) {
         return Err(Error::new(

@@ -12,7 +12,7 @@ use std::{
 use super::{
     ending::{Leave, Stray, Tree, end_trees, strays},
     entry::{Entry, REAPED_BY_PARENT},
-    keep::kept_stray,
+    keep::{kept_stray, leave_of},
     outcome::{Cause, descendant},
     shared::{Shared, lock},
 };
@@ -39,7 +39,15 @@ impl Shared {
         let deadline = Instant::now() + REAPED_BY_PARENT;
         let statuses: Vec<ExitStatus> =
             mine.iter().map(|(entry, pidfd)| entry.learn_status(pidfd, deadline)).collect();
-        let (trees, ends) = match self.find_strays(&mine, &statuses) {
+        let (mine, statuses) = self.settle_alone(mine, statuses);
+        if !mine.is_empty() {
+            self.settle_looking(&mine, &statuses);
+        }
+    }
+
+    /// For any root: every process is looked at.
+    fn settle_looking(self: &Arc<Self>, mine: &[&Dead], statuses: &[ExitStatus]) {
+        let (trees, ends) = match self.find_strays(mine, statuses) {
             Ok(found) => found,
             Err(error) => {
                 // A row that is ended now would hide what its root has left: the health pass looks again.
@@ -52,15 +60,11 @@ impl Shared {
         };
         match self.store.settle_roots(self.instance, &ends) {
             Ok(rows) => {
-                for ((entry, _), status) in mine.iter().zip(&statuses) {
-                    log_end(entry, *status);
-                    entry.mark_recorded();
-                    if let Some(since) = entry.died_since.get() {
-                        self.meter().detected(since.elapsed());
-                    }
+                for ((entry, _), status) in mine.iter().zip(statuses) {
+                    self.mark_ended(entry, *status);
                 }
                 self.notify_export();
-                self.end_strays(&mine, trees, &rows);
+                self.end_strays(mine, trees, &rows);
             }
             Err(error) => {
                 // Ended they are all the same; the record waits in memory until the ledger can be written (invariant 10).
@@ -70,8 +74,17 @@ impl Shared {
                 );
                 lock(&self.unwritten).extend(ends);
                 let unrecorded = vec![Some(Vec::new()); mine.len()];
-                self.end_strays(&mine, trees, &unrecorded);
+                self.end_strays(mine, trees, &unrecorded);
             }
+        }
+    }
+
+    /// Its end is in the ledger.
+    pub(super) fn mark_ended(&self, entry: &Entry, status: ExitStatus) {
+        log_end(entry, status);
+        entry.mark_recorded();
+        if let Some(since) = entry.died_since.get() {
+            self.meter().detected(since.elapsed());
         }
     }
 
@@ -83,12 +96,13 @@ impl Shared {
     ) -> Result<(Vec<Tree>, Vec<RootEnd>)> {
         let mut trees: Vec<Tree> =
             dead.iter().map(|(entry, pidfd)| tree_of(entry, Some(pidfd))).collect();
-        for (tree, (entry, _)) in trees.iter_mut().zip(dead) {
-            tree.leave = Leave { all: entry.strays.keep, ..self.leave_of(entry)? };
-            let below = self.store.descendants_of(tree.root.row)?;
-            tree.recorded = below.iter().map(|row| (row.id, row.identity)).collect();
-        }
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
+        let below = self.store.below(&targets)?;
+        for ((tree, (entry, _)), below) in trees.iter_mut().zip(dead).zip(below) {
+            // A job's wish, where its root ends by itself.
+            tree.leave = Leave { all: entry.strays.keep, ..leave_of(entry, below.kept) };
+            tree.recorded = below.live;
+        }
         let found = strays(&self.world(&targets)?, &trees)?;
         let ends = (dead.iter().zip(statuses)).zip(trees.iter_mut().zip(&found));
         let ends = ends.map(|(((entry, _), status), (tree, strays))| RootEnd {
@@ -109,7 +123,7 @@ impl Shared {
     }
 
     /// The end of a root: by itself, or by the kernel for lack of memory, unless somebody ended it and could not record it.
-    fn own_end(&self, entry: &Entry, status: ExitStatus) -> End {
+    pub(super) fn own_end(&self, entry: &Entry, status: ExitStatus) -> End {
         let by_the_kernel = || Some((EndReason::Oom, Some(self.oom_because(&entry.root, status)?)));
         let (reason, because) =
             entry.cause().or_else(by_the_kernel).unwrap_or((EndReason::Exited, None));

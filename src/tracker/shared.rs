@@ -101,6 +101,8 @@ pub(super) struct Shared {
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) leaves: Leaves,
     pub(super) forks: Listening,
+    /// How many entries have a longest run time.
+    pub(super) deadlines: AtomicUsize,
     held_pidfds: AtomicUsize,
     pidfd_limit: usize,
 }
@@ -165,6 +167,7 @@ impl Shared {
             threads: Mutex::default(),
             leaves: Leaves::default(),
             forks: Listening::new()?,
+            deadlines: AtomicUsize::new(0),
             held_pidfds: AtomicUsize::new(0),
             pidfd_limit: usize::try_from(limit / 2).unwrap_or(usize::MAX),
         }))
@@ -239,6 +242,7 @@ impl Shared {
         }
         self.watch_keeper(&entry);
         if has_deadline {
+            self.deadlines.fetch_add(1, Ordering::AcqRel);
             self.wake_monitor();
         }
         entry
@@ -274,6 +278,9 @@ impl Shared {
         if let Some(entry) = removed {
             entry.mark_over();
             self.held_pidfds.fetch_sub(entry.descriptors(), Ordering::Relaxed);
+            if entry.root.limits.max_runtime.is_some() {
+                self.deadlines.fetch_sub(1, Ordering::AcqRel);
+            }
             Meter::executing(-1.0);
             if let Some(fd) = &entry.pidfd {
                 let _ = epoll::delete(&self.epoll, fd.as_ref());

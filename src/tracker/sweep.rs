@@ -65,9 +65,16 @@ impl Search<'_> {
         if self.names.is_empty() {
             return Ok(Vec::new());
         }
+        // What has a name must have its text somewhere. As a rule nobody has, and then nothing else is read.
+        let names: Vec<&[u8]> = self.names.iter().map(String::as_bytes).collect();
+        let candidates: HashSet<Pid> = self.proc.mentioning(&names)?.into_iter().collect();
+        if candidates.is_empty() {
+            return Ok(Vec::new());
+        }
         let snapshot = self.proc.snapshot()?;
         let exempt = self.exempt(&snapshot);
-        let running = snapshot.iter().filter(|stat| !stat.is_kernel_thread() && !stat.is_zombie());
+        let running = snapshot.iter().filter(|stat| candidates.contains(&stat.pid));
+        let running = running.filter(|stat| !stat.is_kernel_thread() && !stat.is_zombie());
         let mut found: Vec<Match> =
             running.filter_map(|stat| self.look(&snapshot, &exempt, stat)).collect();
         found.retain(|found| match &found.judgement {
@@ -228,7 +235,7 @@ impl Search<'_> {
             containment: Containment::None,
             command: command_of(self.proc, pinned.pid(), arguments),
             cwd: None,
-            uid: self.proc.uid(pinned.pid())?.unwrap_or(self.observer.uid),
+            uid: pinned.uid(self.proc)?.unwrap_or(self.observer.uid),
             limits: Limits { grace, survive: false, max_runtime: None, max_rss: None },
             started_at: Millis::now().minus(age(pinned.stat.start_tick)),
             peak_rss: Some(pinned.stat.rss_bytes),

@@ -10,6 +10,7 @@ use super::{
     Tracker,
     ending::{Leave, Tree, end_trees},
     entry::Entry,
+    keep::leave_of,
     outcome::Cause,
     settle::tree_of,
     shared::Shared,
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     record::{EndReason, ProcessId, ProcessRecord, Report, Settled, TaskId},
+    store::Below,
 };
 
 /// Somebody else who is ending a tree, or recording its end, is done within this and its grace: a cap on the grace, a second
@@ -156,23 +158,29 @@ impl Shared {
     fn group(&self, claimed: Vec<ProcessRecord>) -> Result<Vec<Tree>> {
         let (roots, descendants): (Vec<_>, Vec<_>) =
             claimed.into_iter().partition(|record| record.root.is_none());
-        let trees: Result<Vec<Tree>> = roots.iter().map(|record| self.tree(record)).collect();
-        let mut trees = trees?;
+        let mut trees = self.trees_of_rows(&roots)?;
         let index: HashMap<ProcessId, usize> =
             trees.iter().enumerate().map(|(index, tree)| (tree.root.row, index)).collect();
+        let mut alone = Vec::new();
         for record in descendants {
             match record.root.and_then(|root| index.get(&root)) {
                 Some(&index) => trees[index].recorded.push((record.id, record.identity)),
-                None => trees.push(self.tree(&record)?),
+                None => alone.push(record),
             }
         }
+        trees.extend(self.trees_of_rows(&alone)?);
         Ok(trees)
     }
 
-    pub(super) fn tree(&self, record: &ProcessRecord) -> Result<Tree> {
-        let pidfd = self.entry(record.id).and_then(|entry| entry.pidfd.clone());
-        let leave = self.leave(record)?;
-        Ok(Tree { root: self.root_of(record), pidfd, recorded: Vec::new(), leave })
+    /// Trees of which no more is known than their rows, in the order of these.
+    pub(super) fn trees_of_rows(&self, records: &[ProcessRecord]) -> Result<Vec<Tree>> {
+        let tree = |(record, leave): (&ProcessRecord, Leave)| Tree {
+            root: self.root_of(record),
+            pidfd: self.entry(record.id).and_then(|entry| entry.pidfd.clone()),
+            recorded: Vec::new(),
+            leave,
+        };
+        Ok(records.iter().zip(self.leaves_of(records)?).map(tree).collect())
     }
 
     /// Ends trees that this instance answers for, because it asked.
@@ -243,18 +251,17 @@ impl Shared {
     fn claim_own(&self, entries: &[&Arc<Entry>]) -> (Vec<Tree>, bool) {
         let mut trees: Vec<Tree> = entries.iter().map(|entry| tree_of(entry, None)).collect();
         let mut ids: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
-        for (tree, entry) in trees.iter_mut().zip(entries) {
-            // Where the ledger cannot be read either, the names that are known here still count.
-            let names = Arc::clone(&entry.strays.protected);
-            tree.leave = self.leave_of(entry).unwrap_or(Leave { names, ..Leave::default() });
-            // A session holds what a root without recorded descendants has; asking costs a read for each root.
-            let below = self.store.descendants_of(tree.root.row).unwrap_or_default();
-            tree.recorded = below.iter().map(|record| (record.id, record.identity)).collect();
-            ids.extend(below.iter().map(|record| record.id));
+        // Where the ledger cannot be read either, the names that are known here still count; and a session holds what a
+        // root without recorded descendants has.
+        let below = self.store.below(&ids).unwrap_or_else(|_| vec![Below::default(); ids.len()]);
+        for ((tree, entry), below) in trees.iter_mut().zip(entries).zip(below) {
+            ids.extend(below.live.iter().map(|(row, _)| *row));
+            tree.leave = leave_of(entry, below.kept);
+            tree.recorded = below.live;
         }
-        match self.store.claim(&ids, self.instance, Some(self.instance), None) {
+        match self.store.claim_own(&ids, self.instance) {
             Ok(claimed) => {
-                let claimed: HashSet<ProcessId> = claimed.iter().map(|record| record.id).collect();
+                let claimed: HashSet<ProcessId> = claimed.into_iter().collect();
                 trees.retain(|tree| claimed.contains(&tree.root.row));
                 (trees, true)
             }

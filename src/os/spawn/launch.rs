@@ -111,9 +111,11 @@ pub(crate) fn spawn<P>(
 ) -> Result<Spawned, Refusal> {
     let program = Program::new(&command)?;
     let (stdio, sources, pipes) = prepare_stdio(command.stdio)?;
+    doorbell.expect(Arc::clone(applicant))?;
     let plan = Plan {
         gate: &applicant.gate,
         bell: Some(&doorbell.bell),
+        looks_at_gate: doorbell.expects_one(),
         parent: std::process::id() as usize,
         session: command.session,
         cgroup: command.place.as_ref().map(|place| place.leaf.as_fd().as_raw_fd()),
@@ -124,7 +126,6 @@ pub(crate) fn spawn<P>(
         argv: program.argv.pointers.as_ptr(),
         envp: program.envp.pointers.as_ptr(),
     };
-    doorbell.expect(Arc::clone(applicant))?;
     let cloned = make_child(plan, command.place.as_ref(), &applicant.gate);
     drop(sources);
     let (pid, pidfd) = match cloned {
@@ -259,7 +260,8 @@ fn mask_signals(mask: u64) -> u64 {
 
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
+/// The table of descriptors is shared until the child leaves it: a copy would cost as much as the host has open.
+const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD;
 
 /// `struct clone_args` of Linux 5.7 (clone3(2)). An older kernel takes it while what it does not know is zero.
 #[repr(C, align(8))]

@@ -131,9 +131,12 @@ fn a_root_ends_together_with_what_it_left() {
     let row = f.get(root);
     assert_eq!((row.state, row.end_reason), (State::Ended, Some(EndReason::Exited)));
     assert_eq!((row.status, row.ended_at), (Some(ExitStatus::Exited(3)), Some(ends[0].end.at)));
-    let below = f.store.descendants_of(root).expect("read");
-    assert_eq!(below.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
-    assert!(below.iter().all(|row| (row.state, row.claimed_by) == (State::Ending, Some(f.me))));
+    let below = f.store.below(&[root]).expect("read").remove(0).live;
+    assert_eq!(below.iter().map(|(row, _)| *row).collect::<Vec<_>>(), ids);
+    assert!(ids.iter().all(|&id| {
+        let row = f.store.process(id).expect("read").expect("there");
+        (row.state, row.claimed_by) == (State::Ending, Some(f.me))
+    }));
 }
 
 #[test]
@@ -160,7 +163,7 @@ fn what_a_root_is_let_keep_is_recorded_with_its_end_and_nobodys_any_more() {
     assert!(leaks.iter().all(|leak| leak.outcome == Outcome::Kept));
     let reasons = "SELECT count(*) FROM process WHERE end_reason = 'released' AND root IS NOT NULL";
     assert_eq!(f.number(reasons), 2);
-    let below = f.store.kept_below(root).expect("read");
+    let below = f.store.below(&[root]).expect("read").remove(0).kept;
     assert_eq!(below.iter().map(|kept| kept.pid.get()).collect::<Vec<_>>(), [11, 12]);
     assert!(f.store.was_kept(&below[1], leaks[0].found_at).expect("read"));
     assert!(!f.store.was_kept(&below[1], Millis(leaks[0].found_at.0 + 1)).expect("read"));

@@ -8,7 +8,7 @@ use super::fixture::*;
 use crate::{
     record::{EndReason, Millis},
     state::State,
-    store::{admit, figures, instances, leaks, orphans, passes, prune, query},
+    store::{admit, below, figures, instances, leaks, orphans, passes, prune, query, settle},
 };
 
 /// How SQLite runs a statement, one line a table.
@@ -33,7 +33,9 @@ fn nothing_that_recurs_reads_all_history() {
         ("live", query::LIVE, "process_live_owner"),
         ("live_of", query::LIVE_OF, "process_live_owner"),
         ("live_of_task", query::LIVE_OF_TASK, "process_live_task"),
-        ("descendants_of", query::DESCENDANTS, "process_root"),
+        ("live_below", below::LIVE_BELOW, "process_root"),
+        ("settle_alone", settle::HAS_DESCENDANTS, "process_root"),
+        ("export_entries", query::EXPORTED, "process_live_owner"),
         ("kept_below", query::KEPT_BELOW, "process_root"),
         ("admit", admit::ALIVE, "process_live_task"),
         ("claim_orphans", orphans::LIVE_ROWS, "process_live_owner"),

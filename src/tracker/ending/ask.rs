@@ -90,7 +90,9 @@ mod tests {
         let members: Vec<Member> = children
             .iter()
             .map(|&(_, pid)| pin(pid))
-            .map(|pinned| describe(&world, pinned.identity, Evidence::Session, Some(pinned), true))
+            .map(|pinned| {
+                describe(&world, pinned.identity, Evidence::Session, Some(pinned), |_| Vec::new())
+            })
             .collect();
         let root = root(members[0].identity, observer.uid);
         let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };

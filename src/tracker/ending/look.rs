@@ -8,7 +8,7 @@ use super::{
     super::tie::pin,
     answer::Recorder,
     leave::take_left,
-    member::{Member, describe},
+    member::{Member, command_of, describe},
     work::{TokenCache, Work, World, not_ours},
 };
 use crate::{
@@ -213,7 +213,9 @@ fn add(
         tree.vanished |= !seen.is_zombie();
         return;
     };
-    let mut member = describe(world, pinned.identity, evidence, Some(pinned), tree.root.arguments);
+    let arguments = tree.root.arguments;
+    let command = |pid| command_of(world.proc, pid, arguments);
+    let mut member = describe(world, pinned.identity, evidence, Some(pinned), command);
     if !world.may_try(pid) {
         // It belongs to the tree for certain, so it is told as what survived.
         member.refused = Some(not_ours(pid));

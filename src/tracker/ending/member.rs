@@ -36,6 +36,8 @@ pub(super) struct Member {
     /// `None` where it was gone before it could be pinned.
     pub(super) pinned: Option<Pinned>,
     pub(super) dead: bool,
+    /// Its death is told without asking.
+    pub(super) watched: bool,
     pub(super) signalled: Option<Instant>,
     pub(super) killed: bool,
     pub(super) died_after: Option<Duration>,
@@ -108,7 +110,7 @@ pub(super) fn describe(
     identity: Identity,
     evidence: Evidence,
     pinned: Option<Pinned>,
-    arguments: bool,
+    command: impl FnOnce(Pid) -> Vec<String>,
 ) -> Member {
     let stat = pinned.as_ref().map(|pinned| &pinned.stat);
     Member {
@@ -116,19 +118,18 @@ pub(super) fn describe(
         is_root: false,
         identity,
         evidence,
-        command: pinned
-            .as_ref()
-            .map_or_else(Vec::new, |pinned| command_of(world.proc, pinned.pid(), arguments)),
+        command: pinned.as_ref().map_or_else(Vec::new, |pinned| command(pinned.pid())),
         rss: stat.map_or(0, |stat| stat.rss_bytes),
         cpu: stat.map_or(Duration::ZERO, cpu_time),
         age: stat.map_or(Duration::ZERO, |stat| age(stat.start_tick)),
         uid: pinned
             .as_ref()
-            .and_then(|pinned| world.proc.uid(pinned.pid()).ok().flatten())
+            .and_then(|pinned| pinned.uid(world.proc).ok().flatten())
             .unwrap_or(u32::MAX),
         in_leaf: false,
         pinned,
         dead: false,
+        watched: false,
         signalled: None,
         killed: false,
         died_after: None,

@@ -23,6 +23,7 @@
 mod answer;
 mod ask;
 mod chase;
+mod deaths;
 mod leaf;
 mod leave;
 mod look;

@@ -11,6 +11,7 @@ use super::{
     super::entry::Root,
     answer::{Found, Preview, Recorder, Seen, Stray, TreeEnd},
     chase::{chase, release},
+    deaths::Deaths,
     look::look,
     member::command_of,
     work::{TokenCache, Tree, Work, World},
@@ -110,6 +111,7 @@ struct Run<'a, 'b> {
     works: Vec<Work>,
     cache: TokenCache,
     recorder: &'a mut Recorder<'b>,
+    deaths: Deaths,
     start: Instant,
     /// When somebody last died.
     progress: Instant,
@@ -129,6 +131,7 @@ impl<'a, 'b> Run<'a, 'b> {
             works,
             cache,
             recorder,
+            deaths: Deaths::new(),
             start: now,
             progress: now,
             next_look: now,
@@ -232,6 +235,14 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// Waits until somebody dies, at most `limit`; marks all that are dead, and says whether there were any.
     fn wait(&mut self, limit: Duration) -> bool {
+        match self.deaths.wait(&mut self.works, limit) {
+            Some(any) => any,
+            None => self.wait_by_asking(limit),
+        }
+    }
+
+    /// Where epoll is not to be had, or does not take them all.
+    fn wait_by_asking(&mut self, limit: Duration) -> bool {
         let mut fds: Vec<PollFd<'_>> = (self.works.iter())
             .flat_map(|work| &work.members)
             .filter(|member| member.is_alive())

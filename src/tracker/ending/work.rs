@@ -150,9 +150,15 @@ impl Work {
                 return;
             }
         };
-        let mut member = describe(world, identity, evidence, pinned, self.root.arguments);
+        let is_root = evidence == Evidence::Root;
+        // The command of a root is on record; reading each anew would take as long as asking it to end.
+        let command = |pid| match self.root.command.as_slice() {
+            recorded if is_root && !recorded.is_empty() => recorded.to_vec(),
+            _ => command_of(world.proc, pid, self.root.arguments),
+        };
+        let mut member = describe(world, identity, evidence, pinned, command);
         member.row = Some(row);
-        member.is_root = evidence == Evidence::Root;
+        member.is_root = is_root;
         member.dead = dead;
         if !dead && !world.may_try(member.identity.pid) {
             member.refused = Some(not_ours(member.identity.pid));

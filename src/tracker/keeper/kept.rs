@@ -11,6 +11,7 @@ use rustix::event::epoll;
 use super::super::{
     ending::Tree,
     entry::Entry,
+    keep::leave_of,
     settle::tree_of,
     shared::{Shared, lock},
 };
@@ -97,9 +98,11 @@ impl Shared {
     /// Tells of a keeper that was killed while its program lives. It goes on: its end is known by its pidfd, and its strays by
     /// session, token and recorded descendants.
     pub(in super::super) fn notice_keeper(entry: &Entry) {
-        let gone = entry.kept.as_ref().is_some_and(Kept::has_gone);
+        if !entry.kept.as_ref().is_some_and(Kept::has_gone) {
+            return;
+        }
         let lives = entry.pidfd.as_ref().is_some_and(|fd| !fd.is_dead().unwrap_or(true));
-        if gone && lives && !entry.is_being_ended() {
+        if lives && !entry.is_being_ended() {
             tracing::error!(
                 "the keeper of process {} for task {} was killed: the process goes on, and is held by its session, its \
                  token and recorded descendants only",
@@ -131,8 +134,12 @@ impl Shared {
     }
 
     fn end_unseen(&self, entry: &Entry) {
-        match self.leave_of(entry) {
-            Ok(leave) => self.end_strays_of(vec![Tree { leave, ..tree_of(entry, None) }]),
+        match self.store.below(&[entry.root.row]) {
+            Ok(below) => {
+                let kept = below.into_iter().flat_map(|below| below.kept).collect();
+                let leave = leave_of(entry, kept);
+                self.end_strays_of(vec![Tree { leave, ..tree_of(entry, None) }]);
+            }
             // Whom to leave alone is not known.
             Err(error) => tracing::error!("failed to look for more that a task left: {error}"),
         }

@@ -1,0 +1,98 @@
+//! A root that ends and leaves nobody: the usual end of a short program, told without a look at every process.
+//!
+//! What it left was forked after it was: where the numbers that were given since are few, only those are looked at, each
+//! for what would tie it to the root: its leaf, its session and process group, its token. What stands below one of these
+//! by its parent alone is not looked for, since then that one is there. If anyone is tied to it, or anything cannot be
+//! told, the whole of `/proc` is looked at as for any other root.
+
+use std::sync::Arc;
+
+use super::{entry::Entry, settle::Dead, shared::Shared};
+use crate::{
+    identity::Pid,
+    os::cgroup::Leaf,
+    record::{ExitStatus, RootEnd},
+};
+
+/// Of so many numbers each is looked at; beyond that, every process.
+const FEW: u32 = 128;
+
+impl Shared {
+    /// Records the ends of those that certainly left nobody; answers with the others.
+    pub(super) fn settle_alone<'a>(
+        self: &Arc<Self>,
+        mine: Vec<&'a Dead>,
+        statuses: Vec<ExitStatus>,
+    ) -> (Vec<&'a Dead>, Vec<ExitStatus>) {
+        let all = mine.into_iter().zip(statuses);
+        let (alone, mut others): (Vec<_>, Vec<_>) =
+            all.partition(|((entry, _), _)| self.leaves_nobody(entry));
+        if !alone.is_empty() {
+            let ends: Vec<RootEnd> = (alone.iter())
+                .map(|((entry, _), status)| RootEnd {
+                    process: entry.root.row,
+                    end: self.own_end(entry, *status),
+                    kept: Vec::new(),
+                    strays: Vec::new(),
+                })
+                .collect();
+            match self.store.settle_alone(self.instance, &ends) {
+                Ok(settled) => {
+                    for ((dead, status), settled) in alone.into_iter().zip(settled) {
+                        if settled {
+                            self.mark_ended(&dead.0, status);
+                            self.reap_and_let_go(&dead.0, Some(&dead.1));
+                        } else {
+                            // Whoever is ending its tree needs it: its zombie pins the number of the session.
+                            others.push((dead, status));
+                        }
+                    }
+                    self.notify_export();
+                }
+                // What cannot be written now is looked at in full, and waits in memory.
+                Err(_) => others.extend(alone),
+            }
+        }
+        others.into_iter().unzip()
+    }
+
+    /// Whether nobody is there who belongs to a dead root of ours, which still has its number.
+    fn leaves_nobody(&self, entry: &Entry) -> bool {
+        let root = &entry.root;
+        // Below a keeper, its children belong to the root too. One that was registered may be older than what is below it.
+        if !entry.child || entry.kept.is_some() {
+            return false;
+        }
+        let Some(since) = self.proc.numbers_since(&root.identity) else { return false };
+        if since.end().saturating_sub(*since.start()) >= FEW || !self.is_leaf_empty(entry) {
+            return false;
+        }
+        let mut since = since.filter_map(|number| Pid::new(i64::from(number)));
+        since.all(|pid| self.is_not_of(entry, pid))
+    }
+
+    fn is_leaf_empty(&self, entry: &Entry) -> bool {
+        let Some(record) = &entry.root.cgroup else { return true };
+        let Ok(leaf) = Leaf::open(record, self.observer.uid) else { return false };
+        leaf.is_none_or(|leaf| leaf.pids().is_ok_and(|pids| pids.is_empty()))
+    }
+
+    fn is_not_of(&self, entry: &Entry, pid: Pid) -> bool {
+        let root = &entry.root;
+        let stat = match self.proc.stat(pid) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return true,
+            Err(_) => return false,
+        };
+        if stat.is_zombie() {
+            return true;
+        }
+        let made = root.session.map(Pid::get);
+        if made == Some(stat.session) || made == Some(stat.group) {
+            return false;
+        }
+        // One whose environment cannot be read carries no token that counts, here as in a look at all.
+        let tokens = self.proc.tokens(pid).unwrap_or_default();
+        root.token.is_none_or(|token| !tokens.contains(&token))
+    }
+}
