@@ -5,7 +5,10 @@
 use std::{
     ffi::{CString, c_char, c_int, c_void},
     io::{BufRead, BufReader, Read, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     process::{Child, Command, ExitCode, Stdio},
     ptr,
 };
@@ -25,6 +28,8 @@ impl Herd {
     pub(crate) fn new(count: usize) -> Self {
         let own = std::env::current_exe().expect("an executable");
         let mut server = Command::new(own)
+            // What they are recorded as: the bench's own path would be longer than most commands.
+            .arg0("worker")
             .args(["herd", &count.to_string(), "sleeping"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

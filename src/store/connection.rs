@@ -18,6 +18,7 @@ use scheduled_thread_pool::ScheduledThreadPool;
 use super::{
     failure::{failed, no_connection},
     in_place::Files,
+    manager::Manager,
     setup::{self, Standing},
     transaction::Transaction,
     trust::{self, Located, beside},
@@ -47,7 +48,7 @@ static CONNECTOR: LazyLock<Arc<ScheduledThreadPool>> = LazyLock::new(|| {
     Arc::new(pool.build())
 });
 
-type Pool = r2d2::Pool<SqliteConnectionManager>;
+type Pool = r2d2::Pool<Manager>;
 
 /// An open ledger. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -91,12 +92,12 @@ impl Store {
         // Again: what is there now is what SQLite uses, and what did not exist before may be the file of a stranger.
         let located = Located::at(&located.path)?;
         located.check_trusted()?;
-        let writer = pool(&located.path, Access::Write, 1)?;
-        // The pool's writer comes before the first one goes: whoever closes last would checkpoint and remove the WAL.
-        drop(writer.get().map_err(|e| no_connection(&located.path, "open", e))?);
-        let store = Self::with(located, Access::Read, Some(writer))?;
-        drop(first);
-        Ok(store)
+        // It is the writer from now on, and checkpoints when it closes.
+        first
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+            .map_err(|e| failed(&located.path, "open a connection", e))?;
+        let writer = pool(&located.path, Access::Write, 1, Some(first))?;
+        Self::with(located, (Access::Read, None), Some(writer))
     }
 
     /// Opens the ledger for reading: rows stay as they are, and a live writer is not disturbed.
@@ -127,18 +128,21 @@ impl Store {
         located.check_companions()?;
         let access = Access::for_reading(&located);
         let first = first_reader(&located.path, access)?;
-        let store = Self::with(located, access, None)?;
+        let store = Self::with(located, (access, Some(first)), None)?;
         store.schema_version()?;
-        drop(first);
         Ok(store)
     }
 
-    fn with(located: Located, readers: Access, writer: Option<Pool>) -> Result<Self> {
+    fn with(
+        located: Located,
+        (readers, first): (Access, Option<Connection>),
+        writer: Option<Pool>,
+    ) -> Result<Self> {
         let Some(found) = located.found else {
             let message = format!("the ledger `{}` was removed meanwhile", located.path.display());
             return Err(Error::new(Kind::Other, message));
         };
-        let readers = pool(&located.path, readers, READERS)?;
+        let readers = pool(&located.path, readers, READERS, first)?;
         let Located { path, .. } = located;
         let files = Files::of(&path, found.file);
         let owner = found.owner;
@@ -248,7 +252,7 @@ impl Store {
         writer.busy_timeout(BUSY_TIMEOUT).is_ok() && free.is_ok()
     }
 
-    pub(super) fn writer(&self, doing: &str) -> Result<PooledConnection<SqliteConnectionManager>> {
+    pub(super) fn writer(&self, doing: &str) -> Result<PooledConnection<Manager>> {
         self.writers(doing)?.get().map_err(|e| no_connection(self.path(), doing, e))
     }
 
@@ -312,8 +316,8 @@ impl Access {
     }
 }
 
-fn pool(path: &Path, access: Access, size: u32) -> Result<Pool> {
-    let manager = SqliteConnectionManager::file(access.name(path))
+fn pool(path: &Path, access: Access, size: u32, first: Option<Connection>) -> Result<Pool> {
+    let others = SqliteConnectionManager::file(access.name(path))
         .with_flags(access.flags())
         .with_init(move |connection| configure(connection, access));
     Pool::builder()
@@ -325,7 +329,7 @@ fn pool(path: &Path, access: Access, size: u32) -> Result<Pool> {
         .connection_timeout(CONNECTION_TIMEOUT)
         .thread_pool(Arc::clone(&CONNECTOR))
         .error_handler(Box::new(NopErrorHandler))
-        .build(manager)
+        .build(Manager::new(first, others))
         .map_err(|e| no_connection(path, "open", e))
 }
 

@@ -42,6 +42,7 @@ mod in_place;
 mod instances;
 mod leak_report;
 mod leaks;
+mod manager;
 mod observe;
 mod orphans;
 mod passes;

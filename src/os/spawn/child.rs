@@ -82,9 +82,14 @@ struct DefaultAction([usize; 4]);
 pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
     // SAFETY: the caller passed a pointer to a `Plan` on its stack and is suspended (CLONE_VFORK).
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
-    prepare(plan);
+    leave_the_host(plan);
+    // From here on it is who its row will say: the registrar writes that while the rest is prepared.
     if let Some(bell) = plan.bell {
-        wait_at_gate(plan, bell);
+        ring(plan.gate, bell);
+    }
+    prepare(plan);
+    if plan.bell.is_some() {
+        wait_at_gate(plan);
     }
     become_program(plan)
 }
@@ -123,7 +128,8 @@ fn has_parent(plan: &Plan<'_>) -> bool {
     call(libc::SYS_getppid, [0; 5]).cast_unsigned() == plan.parent
 }
 
-fn prepare(plan: &Plan<'_>) {
+/// Ties it to its parent's life, and leaves the parent's session or process group.
+fn leave_the_host(plan: &Plan<'_>) {
     check(
         plan,
         step::PARENT,
@@ -132,12 +138,15 @@ fn prepare(plan: &Plan<'_>) {
     if !has_parent(plan) {
         fail(plan, step::PARENT, -(libc::ESRCH as isize));
     }
-    leave_table(plan);
     let result = match plan.session {
         Session::New => call(libc::SYS_setsid, [0; 5]),
         Session::Foreground => call(libc::SYS_setpgid, [0; 5]),
     };
     check(plan, step::SESSION, result);
+}
+
+fn prepare(plan: &Plan<'_>) {
+    leave_table(plan);
     drain_signals();
     reset_dispositions();
     for (target, descriptor) in plan.stdio.iter().enumerate() {
@@ -219,15 +228,17 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     }
 }
 
-fn wait_at_gate(plan: &Plan<'_>, bell: &AtomicU32) {
-    let gate = plan.gate;
-    gate.step.store(step::GATE, Ordering::Release);
+fn ring(gate: &Gate, bell: &AtomicU32) {
     #[expect(clippy::cast_possible_truncation, reason = "pids fit i32")]
     gate.pid.store(call(libc::SYS_getpid, [0; 5]) as i32, Ordering::Release);
     gate.word.store(word::WAITING, Ordering::Release);
     bell.fetch_add(1, Ordering::AcqRel);
     call(libc::SYS_futex, [bell.as_ptr() as usize, FUTEX_WAKE, 1, 0, 0]);
+}
 
+fn wait_at_gate(plan: &Plan<'_>) {
+    let gate = plan.gate;
+    gate.step.store(step::GATE, Ordering::Release);
     if plan.looks_at_gate {
         look_at_gate(gate);
     }

@@ -162,7 +162,12 @@ fn outcome<P>(
         // The registrar never saw it: it failed, or was killed, before it reached the gate.
         return Err(Refusal { row: None, error: failure(program, at, errno) });
     }
-    let row = applicant.decision()?;
+    let row = match applicant.decision() {
+        Ok(row) => row,
+        // It died of this on its way to the gate, and the registrar found it dead.
+        Err(_) if errno != 0 => return Err(failure(program, at, errno).into()),
+        Err(error) => return Err(error.into()),
+    };
     if errno != 0 || at != step::EXEC {
         return Err(Refusal { row: Some(row), error: failure(program, at, errno) });
     }
