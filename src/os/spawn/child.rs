@@ -51,8 +51,6 @@ pub(super) struct Plan<'a> {
     pub(super) gate: &'a Gate,
     /// Where the child rings when it is at the gate; `None`: there is no gate for it.
     pub(super) bell: Option<&'a AtomicU32>,
-    /// Whether it waits awake at first: where there is a second processor, and nobody else spawns.
-    pub(super) looks_at_gate: bool,
     pub(super) parent: usize,
     pub(super) session: Session,
     /// The cgroup that it is born in.
@@ -239,9 +237,6 @@ fn ring(gate: &Gate, bell: &AtomicU32) {
 fn wait_at_gate(plan: &Plan<'_>) {
     let gate = plan.gate;
     gate.step.store(step::GATE, Ordering::Release);
-    if plan.looks_at_gate {
-        look_at_gate(gate);
-    }
     let tick = Timespec { seconds: GATE_TICK.as_secs().cast_signed(), nanoseconds: 0 };
     let mut ticks = 0;
     loop {
@@ -276,18 +271,6 @@ fn wait_at_gate(plan: &Plan<'_>) {
         }
     }
 }
-
-/// A commit takes some 50 µs, and about as long to wake a child that sleeps: it waits awake, for about that long.
-fn look_at_gate(gate: &Gate) {
-    let mut looks = 0;
-    while looks < GATE_LOOKS && gate.word.load(Ordering::Acquire) == word::WAITING {
-        core::hint::spin_loop();
-        looks = u32::wrapping_add(looks, 1);
-    }
-}
-
-/// The instruction between two looks takes 10 to 140 cycles.
-const GATE_LOOKS: u32 = 3000;
 
 const FUTEX_WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
 const FUTEX_WAKE: usize = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;

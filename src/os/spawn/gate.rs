@@ -9,10 +9,10 @@
 use std::{
     os::fd::BorrowedFd,
     sync::{
-        Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
@@ -32,18 +32,6 @@ use crate::{
 pub(super) const GATE_TICK: Duration = Duration::from_secs(1);
 /// Then a child gives up: far longer than SQLite's busy timeout, so only a hung disk or a dead registrar gets here.
 pub(crate) const GATE_LIMIT: Duration = Duration::from_mins(1);
-
-/// From clone to the gate it takes a child some 50 µs, and about as long to wake a thread that sleeps.
-const ON_ITS_WAY: Duration = Duration::from_micros(150);
-/// A clock is read less often than the bell.
-const SPINS_BETWEEN_LOOKS: u32 = 50;
-
-/// Whether somebody who waits by looking takes the processor from the one whom he waits for.
-fn several_processors() -> bool {
-    static SEVERAL: LazyLock<bool> =
-        LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|count| count.get() > 1));
-    *SEVERAL
-}
 
 /// The states of the gate's word.
 pub(super) mod word {
@@ -201,11 +189,6 @@ impl<P> Doorbell<P> {
             if expected == 0 && self.closed.load(Ordering::Acquire) {
                 return None;
             }
-            // One child that is on its way is here before a sleep would be over. Where several are, or there is no second
-            // processor for it, looking would hold them up.
-            if expected == 1 && self.has_rung_soon(seen) {
-                continue;
-            }
             let limit = (expected > 0 || !quiet).then(|| timespec(GATE_TICK));
             // Returns at once where the bell rang since it was read.
             let waited = futex::wait(&self.bell, futex::Flags::PRIVATE, seen, limit.as_ref());
@@ -214,19 +197,6 @@ impl<P> Doorbell<P> {
                 self.continue_stopped();
             }
         }
-    }
-
-    fn has_rung_soon(&self, seen: u32) -> bool {
-        let until = Instant::now() + ON_ITS_WAY;
-        while several_processors() && Instant::now() < until {
-            for _ in 0..SPINS_BETWEEN_LOOKS {
-                if self.bell.load(Ordering::Acquire) != seen {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-        }
-        false
     }
 
     /// Continues children that do not come to the gate: a SIGSTOP to the host's group that catches a child just before it
@@ -269,18 +239,11 @@ impl<P> Doorbell<P> {
             ));
         }
         expected.push(applicant);
-        // The registrar wakes while the child is made, and need not be waited for when that has come to the gate. Where it
-        // sleeps without a limit it must be woken; under the list's lock, so that it either sees the applicant or is.
-        let alone = expected.len() == 1;
-        if self.asleep.swap(false, Ordering::Relaxed) || alone {
+        // Under the list's lock, so that the registrar either sees the applicant or is woken.
+        if self.asleep.swap(false, Ordering::Relaxed) {
             self.ring();
         }
         Ok(())
-    }
-
-    /// Whether one child alone is on its way, and both it and the registrar have a processor.
-    pub(super) fn expects_one(&self) -> bool {
-        several_processors() && lock(&self.expected).len() == 1
     }
 
     /// Takes back an applicant; `false` where the registrar has it already and will decide it.

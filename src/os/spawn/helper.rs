@@ -48,7 +48,6 @@ pub(in super::super) fn start<P>(
     let plan = Plan {
         gate: &applicant.gate,
         bell: None,
-        looks_at_gate: false,
         parent: std::process::id() as usize,
         session: Session::New,
         cgroup: None,

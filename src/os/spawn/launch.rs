@@ -115,7 +115,6 @@ pub(crate) fn spawn<P>(
     let plan = Plan {
         gate: &applicant.gate,
         bell: Some(&doorbell.bell),
-        looks_at_gate: doorbell.expects_one(),
         parent: std::process::id() as usize,
         session: command.session,
         cgroup: command.place.as_ref().map(|place| place.leaf.as_fd().as_raw_fd()),
