@@ -91,8 +91,11 @@ impl Shared {
         if made == Some(stat.session) || made == Some(stat.group) {
             return false;
         }
-        // One whose environment cannot be read carries no token that counts, here as in a look at all.
-        let tokens = self.proc.tokens(pid).unwrap_or_default();
-        root.token.is_none_or(|token| !tokens.contains(&token))
+        match (root.token, self.proc.tokens(pid)) {
+            (None, _) => true,
+            (Some(token), Some(tokens)) => !tokens.contains(&token),
+            // Gone meanwhile; or another user's, or there is no descriptor left: then it is not told here.
+            (Some(_), None) => matches!(self.proc.stat(pid), Ok(None)),
+        }
     }
 }
