@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
-use super::procfs::{BUFFER, ENVIRON_LIMIT, Proc, number, split_nul};
+use super::procfs::{BUFFER, ENVIRON_LIMIT, Proc, number, split_nul, tokens};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -54,6 +54,15 @@ impl Proc {
         BUFFER.with_borrow_mut(|buffer| {
             self.read(pid, "cgroup", buffer, 16 << 10).is_ok_and(|there| there)
                 && is_below(buffer, name)
+        })
+    }
+
+    /// The tokens that a process carries; `None` where it is gone, or shows no environment: while it calls exec it has
+    /// none for a moment, and that moment proves nothing.
+    pub(crate) fn tokens_shown(&self, pid: Pid) -> Option<Vec<uuid::Uuid>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT).ok()?;
+            (read && !buffer.is_empty()).then(|| tokens(buffer))
         })
     }
 

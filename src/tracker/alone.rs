@@ -14,6 +14,8 @@ use crate::{
     record::{ExitStatus, RootEnd},
 };
 
+/// Somebody may fork and be gone before it is looked at: who has come meanwhile is looked at as well, until nobody has.
+const ROUNDS: u32 = 5;
 /// Of so many numbers each is looked at; beyond that, every process.
 const FEW: u32 = 128;
 
@@ -63,12 +65,23 @@ impl Shared {
         if !entry.child || entry.kept.is_some() {
             return false;
         }
-        let Some(since) = self.proc.numbers_since(&root.identity) else { return false };
-        if since.end().saturating_sub(*since.start()) >= FEW || !self.is_leaf_empty(entry) {
-            return false;
+        let mut last = root.identity.pid.get();
+        for _ in 0..ROUNDS {
+            let Some(since) = self.proc.numbers_since(&root.identity) else { return false };
+            if *since.end() <= last {
+                // Nobody was forked since the others were looked at: one that was gone by then has left nobody either.
+                return self.is_leaf_empty(entry);
+            }
+            let mut new = last + 1..=*since.end();
+            last = *since.end();
+            let few = last - root.identity.pid.get() <= FEW;
+            let is_not_of =
+                |number| Pid::new(i64::from(number)).is_none_or(|pid| self.is_not_of(entry, pid));
+            if !few || !new.all(is_not_of) {
+                return false;
+            }
         }
-        let mut since = since.filter_map(|number| Pid::new(i64::from(number)));
-        since.all(|pid| self.is_not_of(entry, pid))
+        false
     }
 
     fn is_leaf_empty(&self, entry: &Entry) -> bool {
@@ -84,17 +97,17 @@ impl Shared {
             Ok(None) => return true,
             Err(_) => return false,
         };
-        if stat.is_zombie() {
+        if stat.is_zombie() || stat.is_kernel_thread() {
             return true;
         }
         let made = root.session.map(Pid::get);
         if made == Some(stat.session) || made == Some(stat.group) {
             return false;
         }
-        match (root.token, self.proc.tokens(pid)) {
+        match (root.token, self.proc.tokens_shown(pid)) {
             (None, _) => true,
             (Some(token), Some(tokens)) => !tokens.contains(&token),
-            // Gone meanwhile; or another user's, or there is no descriptor left: then it is not told here.
+            // Gone meanwhile; or in exec, or another user's, or there is no descriptor left: then it is not told here.
             (Some(_), None) => matches!(self.proc.stat(pid), Ok(None)),
         }
     }
