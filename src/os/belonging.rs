@@ -6,6 +6,7 @@ use super::procfs::{BUFFER, ENVIRON_LIMIT, Proc, number, split_nul, tokens};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
+    plan::observe::Stat,
 };
 
 /// systemd tells each process that it starts its own pid, since version 248 (systemd.exec(5)). Descendants inherit the
@@ -64,6 +65,16 @@ impl Proc {
             let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT).ok()?;
             (read && !buffer.is_empty()).then(|| tokens(buffer))
         })
+    }
+
+    /// Whether a process lives and shows no environment: it has none, or is calling exec.
+    pub(crate) fn shows_no_environment(&self, pid: Pid) -> bool {
+        let empty = BUFFER.with_borrow_mut(|buffer| {
+            self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
+                && buffer.is_empty()
+        });
+        let lives = |stat: &Stat| !stat.is_zombie() && !stat.is_kernel_thread();
+        empty && self.stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| lives(&stat)))
     }
 
     /// Whether systemd started this very process, as the main process of a service; `false` where it may not be read.

@@ -1,6 +1,9 @@
 //! One look at `/proc`: who belongs to the trees now?
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use uuid::Uuid;
 
@@ -20,6 +23,11 @@ use crate::{
         observe::{Snapshot, Stat},
     },
 };
+
+/// Between two looks at somebody who calls exec.
+const EXEC_PAUSE: Duration = Duration::from_micros(200);
+/// In one look nobody is waited for any longer: he may have no environment at all.
+const EXEC_TAKES: Duration = Duration::from_millis(10);
 
 /// Takes a snapshot, adds every new member to its tree and records it; returns the snapshot, and whether anyone was new.
 pub(super) fn look(
@@ -170,12 +178,13 @@ fn carriers(
     // What was forked before every one of the roots cannot have inherited a token of theirs.
     let with_token = trees.iter().filter(|tree| tree.root.token.is_some());
     let oldest = with_token.map(|tree| tree.root.identity.start_tick).min().unwrap_or(0);
+    let patience = Instant::now() + EXEC_TAKES;
     let unknown = |stat: &&Stat| !stat.is_kernel_thread() && !known.contains(&stat.pid);
     for stat in snapshot.iter().filter(unknown).filter(|stat| stat.start_tick >= oldest) {
         let key = (stat.pid, stat.start_tick);
         let tokens = match cache.0.get(&key) {
             Some(tokens) => tokens.clone(),
-            None => world.proc.tokens(stat.pid).unwrap_or_default(),
+            None => tokens(world, stat.pid, patience),
         };
         for token in &tokens {
             let same_uid = |uid: u32| world.proc.uid(stat.pid).ok().flatten() == Some(uid);
@@ -188,6 +197,20 @@ fn carriers(
         }
     }
     found
+}
+
+/// What a process carries. Somebody who left the session and is calling exec shows nothing for a moment: of 120 daemons that
+/// a short root left one to nine were missed.
+fn tokens(world: &World<'_>, pid: Pid, patience: Instant) -> Vec<Uuid> {
+    loop {
+        if let Some(tokens) = world.proc.tokens_shown(pid) {
+            return tokens;
+        }
+        if !world.proc.shows_no_environment(pid) || Instant::now() >= patience {
+            return Vec::new();
+        }
+        std::thread::sleep(EXEC_PAUSE);
+    }
 }
 
 /// Pins a process that the snapshot shows as a member, if it still is the one that the snapshot saw.
