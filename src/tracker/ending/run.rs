@@ -32,6 +32,8 @@ const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 const FREEZE_PAUSE: Duration = Duration::from_millis(1);
 /// So long the last look is tried again where `/proc` cannot be read: out of descriptors is a matter of moments.
 const BLIND_LIMIT: Duration = Duration::from_secs(1);
+/// What a dead root left is looked at again this often at most, while somebody is seen and cannot be pinned.
+const STRAY_LOOKS: u32 = 20;
 /// While members die, this often at most for what they started on their way out.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -66,6 +68,15 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(world, works, &mut recorder);
     run.try_look()?;
+    for _ in 0..STRAY_LOOKS {
+        if !run.works.iter().any(|work| work.vanished) {
+            break;
+        }
+        // One that was seen in the session and has left it before it was pinned, or was gone: it, or what it has forked,
+        // is found by something else now. There is no later look at a root that has ended.
+        std::thread::sleep(FREEZE_PAUSE);
+        run.try_look()?;
+    }
     let below = |work: Work| {
         work.members.into_iter().filter(|member| !member.is_root).map(Stray::from).collect()
     };
