@@ -4,7 +4,7 @@ use std::{fs, process::Command, time::Duration};
 
 use procledger::{Job, Stdio, Tracker};
 
-use crate::support::{Eye, Host, Place, canary, is_alive, until};
+use crate::support::{Eye, Host, Place, canary, is_alive, need, until};
 
 fn job(place: &Place, task: &str, script: &str) -> Job {
     Job::new(task, "/bin/sh")
@@ -225,4 +225,31 @@ fn a_health_pass_before_the_reaping_hides_no_daemon() {
     tracker.health_pass().expect("a pass");
     tracker.reap_orphans().expect("a pass");
     assert_eq!(daemons(), 0);
+}
+
+/// A daemon that was about to leave its root's session as that ended was seen there and could not be tied to it any more when
+/// it was pinned, or was calling exec and showed no token: two to nine of 120 lived on.
+#[test]
+fn a_daemon_that_left_the_session_as_its_root_ended_lived_on() {
+    need!("unshare");
+    if !crate::support::namespaces() {
+        return;
+    }
+    let place = Place::new();
+    // `$0` is the command; whoever sleeps that long in the namespace is a daemon of one of the roots.
+    let script = "for round in 1 2 3 4 5 6 7 8 9 10 11 12; do
+          for lane in a b c d; do
+            \"$0\" run --containment session --task $round$lane -- sh -c 'setsid sleep 3611 & exit 0' || echo failed &
+          done
+          wait
+        done
+        grep --files-with-matches --null-data --line-regexp 3611 /proc/[0-9]*/cmdline";
+    let mut command = crate::support::namespaced("sh");
+    crate::command::clean(&mut command, &place);
+    command.args(["-c", script, crate::command::PROCLEDGER]).env("PROCLEDGER_DB", place.ledger());
+    let answer = command.output().expect("a shell");
+    let (out, err) =
+        (String::from_utf8_lossy(&answer.stdout), String::from_utf8_lossy(&answer.stderr));
+    assert_eq!(out, "", "daemons live: {err}");
+    assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE root IS NULL"), "48", "{err}");
 }
