@@ -69,6 +69,19 @@ fn parse_release(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
+/// `PID_FS_MAGIC` in `linux/magic.h`: since Linux 6.9 a pidfd's inode is unique for the boot.
+const PID_FS_MAGIC: i64 = 0x5049_4446;
+
+/// Whether the inode of a pidfd tells processes apart. Every pidfd of a kernel is of one file system: it is asked once.
+pub(super) fn is_pidfs(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
+    }
+    let is = rustix::fs::fstatfs(pidfd)?.f_type == PID_FS_MAGIC;
+    Ok(*KNOWN.get_or_init(|| is))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,17 +101,4 @@ mod tests {
         assert!(probe().iter().filter(|feature| feature.needed).all(|feature| feature.there));
         assert!(file.metadata().is_ok(), "it is still open");
     }
-}
-
-/// `PID_FS_MAGIC` in `linux/magic.h`: since Linux 6.9 a pidfd's inode is unique for the boot.
-const PID_FS_MAGIC: i64 = 0x5049_4446;
-
-/// Whether the inode of a pidfd tells processes apart. Every pidfd of a kernel is of one file system: it is asked once.
-pub(super) fn is_pidfs(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    static KNOWN: OnceLock<bool> = OnceLock::new();
-    if let Some(known) = KNOWN.get() {
-        return Ok(*known);
-    }
-    let is = rustix::fs::fstatfs(pidfd)?.f_type == PID_FS_MAGIC;
-    Ok(*KNOWN.get_or_init(|| is))
 }
