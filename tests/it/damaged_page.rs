@@ -23,7 +23,7 @@ fn damage(ledger: &Path, name: &str) {
 /// A ledger with a past, whose orphan lives.
 fn ledger_with_an_orphan(place: &Place) -> crate::support::Eye {
     let mut host = Host::start(place, "");
-    host.spawn("past", "exit 0");
+    host.ask("spawn past exit 0");
     host.ask("wait past");
     let orphan = host.spawn("left", "exec sleep 3600");
     host.crash();
