@@ -54,7 +54,7 @@ fn a_clock_that_is_set_ends_nothing_and_no_duration_is_negative() {
 
     set("-3600");
     passes_go_on(&place);
-    host.spawn("behind", "exit 3");
+    host.ask("spawn behind exit 3");
     assert_eq!(host.ask("wait behind"), "exit code 3");
     assert_eq!(host.ask("terminate before"), "1");
     assert!(before.is_dead());

@@ -69,7 +69,7 @@ fn invariant_11_every_end_has_a_reason_and_every_kill_its_rule_and_evidence() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     grow(&place, &mut host);
-    host.spawn("short", "exit 3");
+    host.ask("spawn short exit 3");
     host.spawn("asked", "exec sleep 3600");
     host.ask("terminate asked");
     host.crash();

@@ -69,7 +69,7 @@ fn a_last_checkpoint_that_fails_loses_no_row() {
     need!("strace");
     let place = Place::new();
     let mut host = Host::start(&place, "");
-    host.spawn("task", "exit 7");
+    host.ask("spawn task exit 7");
     assert_eq!(host.ask("wait task"), "exit code 7");
     let fault = Fault::on(&place, host.pid(), "fsync,fdatasync,ftruncate:error=EIO", &[]);
     host.stop();

@@ -293,7 +293,7 @@ fn the_ledger_tells_of_all_instances_and_of_what_a_dead_one_left() {
     let _mine = tracker.spawn(place.job("mine", "exec sleep 3600")).expect("spawned");
     let mut host = Host::start(&place, "program=other");
     host.spawn("theirs", "exec sleep 3600");
-    host.spawn("short", "exit 0");
+    host.ask("spawn short exit 0");
     host.ask("wait short");
     let ledger = Ledger::open(place.ledger()).expect("a ledger");
     let hour = Duration::from_hours(1);
