@@ -131,7 +131,7 @@ fn what_a_task_is_called_breaks_no_line_of_the_hosts_log() {
     let task = "evil\x1b[2J\u{9b}\u{202e}task";
     let mut outside = place.child("exec sleep 3600");
     assert_eq!(host.ask(&format!("register {task} {}", outside.pid())), "done");
-    host.spawn(task.to_uppercase().as_str(), "exit 3");
+    host.ask(&format!("spawn {} exit 3", task.to_uppercase()));
     outside.0.kill().expect("killed");
     outside.0.wait().expect("reaped");
     crate::support::until("its end is told", || {
