@@ -3,7 +3,8 @@
 //! `cargo test --test crash` plays a sample; what it strikes follows from a seed that it prints. The whole is
 //! `cargo test --test crash -- --whole`, or a part of it by name: `controls`, `steps`, `instants`, `chaos`, `reuse`,
 //! `small-pid-max`. Further arguments: `--seed N`; for the steps `--mode session|cgroup|keeper`, `--workload start|after`, and
-//! `--at N` for one crash point; `--minutes N` ends each scene of the whole early, its points in an order by chance. `PROCLEDGER_CHAOS_SEED=N` brings back the decisions of one chaos.
+//! `--at N` for one crash point; `--minutes N` ends each scene of the whole early, its points in an order by chance.
+//! `PROCLEDGER_CHAOS_SEED=N` brings back the decisions of one chaos.
 //!
 //! No libtest: a host must be alone in its process, with its first thread, to be counted call by call.
 
