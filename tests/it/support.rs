@@ -77,7 +77,7 @@ impl Place {
     pub(crate) fn eye(&self, name: &str) -> Eye {
         let path = self.path().join(name);
         let pid = eventually(name, || fs::read_to_string(&path).ok()?.trim().parse().ok());
-        Eye::on(pid)
+        Eye::on_one_that_ran(pid)
     }
 
     /// Waits until a script has made this file.
@@ -157,7 +157,8 @@ fn remove_cgroups(ledger: &Path) {
 #[derive(Debug)]
 pub(crate) struct Eye {
     pid: u32,
-    fd: OwnedFd,
+    /// None where it was dead and reaped before anybody looked.
+    fd: Option<OwnedFd>,
 }
 
 impl Eye {
@@ -166,7 +167,14 @@ impl Eye {
     }
 
     pub(crate) fn find(pid: u32) -> Option<Self> {
-        Some(Self { pid, fd: pidfd(pid)? })
+        Some(Self { pid, fd: Some(pidfd(pid)?) })
+    }
+
+    /// Somebody said a moment ago that it runs: it may have ended since.
+    fn on_one_that_ran(pid: u32) -> Self {
+        let fd = pidfd(pid);
+        assert!(fd.is_some() || !Path::new(&format!("/proc/{pid}")).exists(), "{pid} is there");
+        Self { pid, fd }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -175,12 +183,15 @@ impl Eye {
 
     /// As the kernel tells it: a zombie is dead, unless threads of it live on.
     pub(crate) fn is_dead(&self) -> bool {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        poll(&mut fds, Some(&Timespec::default())).expect("poll") > 0
+        self.fd.as_ref().is_none_or(|fd| {
+            let mut fds = [PollFd::new(fd, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default())).expect("poll") > 0
+        })
     }
 
     pub(crate) fn kill(&self) {
-        pidfd_send_signal(&self.fd, Signal::KILL).expect("killed");
+        let fd = self.fd.as_ref().unwrap_or_else(|| panic!("process {} had ended", self.pid));
+        pidfd_send_signal(fd, Signal::KILL).expect("killed");
         until("it is dead", || self.is_dead());
     }
 }
@@ -573,7 +584,7 @@ impl Host {
     pub(crate) fn spawn_as(&mut self, verb: &str, task: &str, script: &str) -> Eye {
         let answer = self.ask(&format!("{verb} {task} {script}"));
         let pid = answer.strip_prefix("pid ").and_then(|pid| pid.parse().ok());
-        Eye::on(pid.unwrap_or_else(|| panic!("no pid: {answer}")))
+        Eye::on_one_that_ran(pid.unwrap_or_else(|| panic!("no pid: {answer}")))
     }
 
     /// SIGKILL, and waits until it is gone.
