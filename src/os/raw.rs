@@ -1,6 +1,6 @@
 //! System calls by instruction.
 //!
-//! Between clone and exec the child shares the memory of its suspended parent, errno included. A libc wrapper would write
+//! Between clone and exec the child shares the memory of its parent, the errno of the thread that made it included. A libc wrapper would write
 //! that errno, take locks or allocate; these functions do nothing but enter the kernel. Results are as the kernel gives
 //! them: negative numbers are errnos.
 #![expect(unsafe_code, reason = "system calls by instruction")]
@@ -69,9 +69,9 @@ pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
 ///
 /// # Safety
 ///
-/// `args` must be right for `number`, name a stack that is large enough and aligned to 16 bytes, and include
-/// `CLONE_VFORK`, so that the parent's frame stands still while the child runs. `entry` must be sound in a process that
-/// shares all memory with its suspended parent.
+/// `args` must be right for `number`, and name a stack that is large enough and aligned to 16 bytes. Stack and argument must
+/// stay until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent,
+/// and its thread-local memory with the thread that made it.
 #[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn clone_onto(
     number: i64,
@@ -113,9 +113,9 @@ pub(super) unsafe fn clone_onto(
 ///
 /// # Safety
 ///
-/// `args` must be right for `number`, name a stack that is large enough and aligned to 16 bytes, and include
-/// `CLONE_VFORK`, so that the parent's frame stands still while the child runs. `entry` must be sound in a process that
-/// shares all memory with its suspended parent.
+/// `args` must be right for `number`, and name a stack that is large enough and aligned to 16 bytes. Stack and argument must
+/// stay until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent,
+/// and its thread-local memory with the thread that made it.
 #[cfg(target_arch = "aarch64")]
 pub(super) unsafe fn clone_onto(
     number: i64,

@@ -70,7 +70,7 @@ impl Shared {
     /// Refuses to open where the containment that was asked for cannot be had.
     pub(super) fn check_containment(&self) -> Result<()> {
         match self.containment_mode()? {
-            // A keeper is tried once the registrar is there.
+            // A keeper is looked for, and tried, a moment later.
             ContainmentMode::Auto | ContainmentMode::Session | ContainmentMode::Keeper => Ok(()),
             ContainmentMode::Cgroup => self.branch().map(|_| ()),
         }

@@ -44,6 +44,7 @@ mod output;
 mod process;
 mod reap;
 mod register;
+mod registrar;
 mod retention;
 mod settle;
 mod shared;

@@ -292,7 +292,6 @@ fn begin(shared: Arc<Shared>) -> Result<Tracker> {
     let mut tracker = Inner { shared, startup: Report::default() };
     let shared = &tracker.shared;
     shared.check_containment()?;
-    start_registrar(shared)?;
     shared.find_keeper()?;
     if shared.options.reap_on_open {
         tracker.startup = clean_up(shared)?;
@@ -321,16 +320,6 @@ fn clean_up(shared: &Arc<Shared>) -> Result<Report> {
     }
     report.absorb(shared.reap_orphans()?);
     Ok(report)
-}
-
-fn start_registrar(shared: &Arc<Shared>) -> Result<()> {
-    let theirs = Arc::clone(shared);
-    let thread = std::thread::Builder::new()
-        .name("procledger-registrar".into())
-        .spawn(move || spawn::registrar(&theirs))
-        .map_err(|error| Error::os("failed to start the registrar thread", error))?;
-    lock(&shared.threads).push(thread);
-    Ok(())
 }
 
 /// An export that cannot be written is an error in the log and in `doctor`; tracking goes on.

@@ -18,7 +18,7 @@ use super::{
     ending::World,
     entry::{Entry, Hold, KEPT_DESCRIPTORS, Root},
     forks::Listening,
-    spawn::Request,
+    registrar::Registrar,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -29,7 +29,6 @@ use crate::{
         PidFd, Proc,
         keeper::{Binary, Link},
         lock::HeldLock,
-        spawn::Doorbell,
     },
     record::{
         ContainmentMode, InstanceId, InstanceRecord, Limits, Observer, ProcessId, ProcessRecord,
@@ -71,7 +70,7 @@ pub(super) struct Shared {
     pub(super) identity: Identity,
     /// Tokens of other ledgers' trackers that we run below; our programs carry them on.
     pub(super) outer_tokens: Vec<String>,
-    pub(super) doorbell: Arc<Doorbell<Request>>,
+    pub(super) registrar: Registrar,
     /// Set when the ledger is opened; `None` where there is none.
     pub(super) keeper: OnceLock<Option<Binary>>,
     /// Whether the keeper has said that it is one of our version.
@@ -146,7 +145,7 @@ impl Shared {
             instance: opened.instance,
             identity: opened.identity,
             outer_tokens: opened.outer_tokens,
-            doorbell: Arc::default(),
+            registrar: Registrar::default(),
             keeper: OnceLock::new(),
             keeper_fits: OnceLock::new(),
             departing: Mutex::default(),

@@ -35,7 +35,6 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     stop_monitor(shared);
     // Spawns under way end first; none starts after this.
     drop(shared.spawning.write().unwrap_or_else(PoisonError::into_inner));
-    shared.doorbell.close();
     // What has ended by itself is no program that the shutdown ends: it may have kept its strays.
     shared.settle(&shared.dead_among(shared.all_entries().into_iter()));
     let (survivors, mine): (Vec<Arc<Entry>>, Vec<Arc<Entry>>) =

@@ -13,12 +13,18 @@ use super::{
     job::Job,
     keeper::spawn_kept,
     process::Process,
+    registrar::Admitted,
     shared::Shared,
 };
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    os::{PidFd, Pinned, keeper::Binary, procfs::TOKEN_VARIABLE, spawn},
+    os::{
+        PidFd, Pinned,
+        keeper::Binary,
+        procfs::TOKEN_VARIABLE,
+        spawn::{self, Child},
+    },
     record::{
         Cgroup, Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin,
         TaskId, mask_command, told,
@@ -26,7 +32,7 @@ use crate::{
     state::State,
 };
 
-/// What the registrar writes about a child at the gate.
+/// What the row of a child at the gate shall say.
 #[derive(Debug)]
 pub(super) struct Request {
     task: TaskId,
@@ -36,7 +42,6 @@ pub(super) struct Request {
     pub(super) limits: Limits,
     allow_survivor: bool,
     cgroup: Option<Cgroup>,
-    started: std::sync::OnceLock<Box<NewProcess>>,
 }
 
 impl Request {
@@ -54,13 +59,7 @@ impl Request {
             },
             allow_survivor: job.allow_survivor,
             cgroup: None,
-            started: std::sync::OnceLock::new(),
         })
-    }
-
-    /// Of a helper that starts no program.
-    pub(super) fn for_nobody(shared: &Shared) -> Result<Self> {
-        Self::new(shared, &Job::new("keeper", ""), Uuid::nil())
     }
 }
 
@@ -164,21 +163,21 @@ fn through_gate(
     hold: Hold,
     foreground: bool,
 ) -> Result<Process> {
-    let cgroup = request.cgroup.clone();
-    let applicant = spawn::Applicant::new(request);
-    match spawn::spawn(command, &shared.doorbell, &applicant) {
+    let admit = |child: &Child| {
+        let containment = if child.in_leaf { Containment::Cgroup } else { Containment::Session };
+        let new = describe(shared, &request, child.pid, &child.pidfd, containment)?;
+        shared.registrar.admit(shared, new, Some(Arc::clone(&child.gate)))
+    };
+    match spawn::spawn(command, admit) {
         Ok(spawned) => {
-            let new = applicant.payload.started.get().ok_or_else(|| {
-                Error::new(Kind::Other, "a program ran without the registrar's word")
-            })?;
-            if new.cgroup.is_none() {
-                shared.give_up_leaves(cgroup.as_ref());
+            if spawned.committed.new.cgroup.is_none() {
+                shared.give_up_leaves(request.cgroup.as_ref());
                 shared.listen_for_forks();
             }
-            Ok(started(shared, spawned, new, hold, foreground))
+            Ok(started(shared, spawned, hold, foreground))
         }
         Err(refusal) => {
-            shared.remove_leaf(cgroup.as_ref());
+            shared.remove_leaf(request.cgroup.as_ref());
             Err(refused(shared, refusal, foreground))
         }
     }
@@ -192,9 +191,9 @@ fn through_keeper(
     hold: Hold,
 ) -> Result<Process> {
     match spawn_kept(shared, keeper, command, request, &hold.strays.protected) {
-        Ok((spawned, new, kept)) => {
+        Ok((spawned, kept)) => {
             let hold = Hold { kept: Some(kept), ..hold };
-            Ok(started(shared, spawned, &new, hold, false))
+            Ok(started(shared, spawned, hold, false))
         }
         Err(refusal) => Err(refused(shared, refusal, false)),
     }
@@ -223,13 +222,13 @@ fn carried(shared: &Shared, token: Uuid) -> String {
 
 fn started(
     shared: &Arc<Shared>,
-    spawned: spawn::Spawned,
-    new: &NewProcess,
+    spawned: spawn::Spawned<Admitted>,
     hold: Hold,
     foreground: bool,
 ) -> Process {
-    let spawn::Spawned { pidfd, row, pipes: [stdin, stdout, stderr], pid } = spawned;
-    let root = Root::recorded(row, new, !hold.bare);
+    let spawn::Spawned { pidfd, committed, pipes: [stdin, stdout, stderr], pid } = spawned;
+    let Admitted { row, new } = committed;
+    let root = Root::recorded(row, &new, !hold.bare);
     let entry = shared.take_on(root, hold, &pidfd);
     shared.notify_export();
     tracing::debug!("process {pid} for task {} runs", told(new.task.as_ref()));
@@ -241,12 +240,12 @@ fn started(
 }
 
 /// Ends the row of a program that did not run, where one was committed.
-fn refused(shared: &Shared, refusal: spawn::Refusal, foreground: bool) -> Error {
+fn refused(shared: &Shared, refusal: spawn::Refusal<Admitted>, foreground: bool) -> Error {
     if foreground {
         // The child may have had the terminal already.
         let _ = crate::os::tty::take_back();
     }
-    if let Some(row) = refusal.row {
+    if let Some(Admitted { row, .. }) = refusal.committed {
         let cause = std::error::Error::source(&refusal.error)
             .map(|cause| format!(": {cause}"))
             .unwrap_or_default();
@@ -266,57 +265,16 @@ fn refused(shared: &Shared, refusal: spawn::Refusal, foreground: bool) -> Error 
     refusal.error
 }
 
-/// The registrar's thread: commits the children that arrive together in one transaction, and opens their gates.
-pub(super) fn registrar(shared: &Shared) {
-    crate::os::leave_signals_to_the_host();
-    while let Some(applicants) = shared.doorbell.answer() {
-        let mut news = Vec::with_capacity(applicants.len());
-        let mut admitted = Vec::with_capacity(applicants.len());
-        for applicant in applicants {
-            let child = applicant.child().map(|child| child.map(|(pid, fd)| (pid, Arc::new(fd))));
-            let containment =
-                if applicant.is_in_leaf() { Containment::Cgroup } else { Containment::Session };
-            match child.and_then(|child| describe(shared, &applicant.payload, child, containment)) {
-                Ok(new) => {
-                    news.push(new);
-                    admitted.push(applicant);
-                }
-                Err(error) => applicant.decide(Err(error)),
-            }
-        }
-        if !news.is_empty() {
-            decide(shared, news, &admitted);
-        }
-    }
-}
-
-fn decide(shared: &Shared, news: Vec<NewProcess>, applicants: &[Arc<spawn::Applicant<Request>>]) {
-    match shared.store.admit(&shared.place(), &news) {
-        Ok(rows) => {
-            for ((applicant, new), row) in applicants.iter().zip(news).zip(rows) {
-                // Told before the gate opens: the caller reads it as soon as the program runs.
-                let _ = applicant.payload.started.set(Box::new(new));
-                applicant.decide(row);
-            }
-        }
-        Err(error) => {
-            for applicant in applicants {
-                applicant.decide(Err(error.told_again("the program was not started")));
-            }
-        }
-    }
-}
-
 /// Reads the identity of the child at the gate.
 pub(super) fn describe(
     shared: &Shared,
     request: &Request,
-    child: Option<(Pid, Arc<PidFd>)>,
+    pid: Pid,
+    pidfd: &Arc<PidFd>,
     containment: Containment,
 ) -> Result<NewProcess> {
-    let lost = || Error::new(Kind::NotStarted, "the child was killed before it ran");
-    let (pid, pidfd) = child.ok_or_else(lost)?;
-    let pinned = Pinned::identify(&shared.proc, shared.place(), pid, pidfd)?.ok_or_else(lost)?;
+    let pinned = Pinned::identify(&shared.proc, shared.place(), pid, Arc::clone(pidfd))?
+        .ok_or_else(|| Error::new(Kind::NotStarted, "the child was killed before it ran"))?;
     Ok(NewProcess {
         task: Some(request.task.clone()),
         owner: shared.instance,

@@ -1,7 +1,7 @@
 //! Secrets in arguments reach neither the ledger with its WAL, nor the export, nor a log, nor an answer; the programs get
 //! them all the same.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command};
 
 use procledger::{Job, Stdio, Tracker};
 
@@ -113,26 +113,29 @@ fn without_arguments_the_program_alone_is_recorded_and_what_is_below_it_too() {
     for builder in [false, true] {
         let tracker = Tracker::builder(place.ledger())
             .record_arguments(!builder)
-            .health_interval(Duration::from_millis(50))
+            .monitor(false)
             .open()
             .expect("a ledger");
         let job = place.job(&format!("by-{builder}"), "sleep 3600 & wait");
         let job = if builder { job } else { job.record_arguments(false) };
         let task = format!("by-{builder}");
-        tracker.spawn(job).expect("spawned");
-        until("its child is recorded", || {
-            sqlite3(
-                &place.ledger(),
-                &format!("SELECT count(*) FROM process WHERE task_id = '{task}'"),
-            ) == "2"
+        let process = tracker.spawn(job).expect("spawned");
+        until("its child has become its program", || {
+            let pid = process.pid();
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+            let child = children.unwrap_or_default().trim().to_owned();
+            fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name == "sleep\n")
         });
+        tracker.health_pass().expect("a look");
         tracker.terminate(&task).expect("ended");
         tracker.shutdown().expect("an orderly end");
     }
     assert_eq!(outcome(&place), "[\"/bin/sh\"]\n[\"sleep\"]");
     // And after a crash, by somebody who knows only the row.
     host = Host::start(&place, "no-arguments no-monitor");
-    let root = host.spawn("crashed", &format!("sh -c 'sleep 3600; : {bare}' & wait"));
+    let below = format!("sh -c 'echo > below; sleep 3600; : {bare}' & wait");
+    let root = host.spawn("crashed", &format!("cd {}; {below}", place.path().display()));
+    place.wait_for("below");
     host.crash();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     assert!(root.is_dead());

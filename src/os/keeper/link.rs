@@ -15,8 +15,7 @@ use super::{
     super::{
         PidFd, Signal,
         spawn::{
-            Applicant, Command, Descriptor, Doorbell, Helper, Pipes, failure, gate::GATE_LIMIT,
-            prepare_stdio, start,
+            Command, Descriptor, Helper, Pipes, failure, gate::GATE_LIMIT, prepare_stdio, start,
         },
     },
     Binary, Channel, NAME,
@@ -41,7 +40,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) struct Link {
     /// `None` once the host has hung up.
     channel: Option<Channel>,
-    pidfd: PidFd,
+    pidfd: Arc<PidFd>,
 }
 
 /// What a keeper needs to know besides the command.
@@ -65,14 +64,7 @@ pub(crate) struct Asked {
 
 impl Binary {
     /// Starts a keeper for the tree with this token, and hears its hello.
-    ///
-    /// `doorbell` and `applicant` serve to continue it, should a SIGSTOP to the host's group catch it on its way out.
-    pub(crate) fn start<P>(
-        &self,
-        token: Uuid,
-        doorbell: &Doorbell<P>,
-        applicant: &Arc<Applicant<P>>,
-    ) -> Result<Link> {
+    pub(crate) fn start(&self, token: Uuid) -> Result<Link> {
         let failed = |error| Error::os("failed to duplicate a descriptor", error);
         let (channel, socket) = Channel::pair()?;
         let words = [NAME.to_owned(), token.simple().to_string()];
@@ -82,7 +74,7 @@ impl Binary {
             argv: words.into_iter().filter_map(|word| CString::new(word).ok()).collect(),
             socket,
         };
-        let pidfd = start(&helper, doorbell, applicant)?;
+        let pidfd = start(&helper)?;
         // Its end of the socket must be its own alone: otherwise its death would not end it.
         drop(helper);
         let link = Link { channel: Some(channel), pidfd };

@@ -1,13 +1,14 @@
 //! What the child does between clone and exec.
 //!
-//! It runs on a stack of its own in the memory of its suspended parent: no allocation, no lock, no libc, no panic.
+//! It runs on a stack of its own, in the memory of its parent and with the thread-local memory of the thread that made it,
+//! which both go on: no allocation, no lock, no libc, no panic.
 
 #![expect(unsafe_code, reason = "raw system calls between clone and exec")]
 
 use core::{
     ffi::{c_char, c_void},
     ptr,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::Ordering,
 };
 
 use super::{
@@ -49,8 +50,8 @@ pub(crate) enum Session {
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) gate: &'a Gate,
-    /// Where the child rings when it is at the gate; `None`: there is no gate for it.
-    pub(super) bell: Option<&'a AtomicU32>,
+    /// It waits at the gate until its row is committed.
+    pub(super) gated: bool,
     pub(super) parent: usize,
     pub(super) session: Session,
     /// The cgroup that it is born in.
@@ -78,15 +79,12 @@ struct DefaultAction([usize; 4]);
 
 /// The child's first instruction of ours.
 pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
-    // SAFETY: the caller passed a pointer to a `Plan` on its stack and is suspended (CLONE_VFORK).
+    // SAFETY: the caller passed a pointer to a `Plan` on its stack, and stays there until the kernel says that we have left.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     leave_the_host(plan);
-    // From here on it is who its row will say: the registrar writes that while the rest is prepared.
-    if let Some(bell) = plan.bell {
-        ring(plan.gate, bell);
-    }
     prepare(plan);
-    if plan.bell.is_some() {
+    plan.gate.step.store(step::GATE, Ordering::Release);
+    if plan.gated {
         wait_at_gate(plan);
     }
     become_program(plan)
@@ -226,29 +224,20 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     }
 }
 
-fn ring(gate: &Gate, bell: &AtomicU32) {
-    #[expect(clippy::cast_possible_truncation, reason = "pids fit i32")]
-    gate.pid.store(call(libc::SYS_getpid, [0; 5]) as i32, Ordering::Release);
-    gate.word.store(word::WAITING, Ordering::Release);
-    bell.fetch_add(1, Ordering::AcqRel);
-    call(libc::SYS_futex, [bell.as_ptr() as usize, FUTEX_WAKE, 1, 0, 0]);
-}
-
 fn wait_at_gate(plan: &Plan<'_>) {
     let gate = plan.gate;
-    gate.step.store(step::GATE, Ordering::Release);
     let tick = Timespec { seconds: GATE_TICK.as_secs().cast_signed(), nanoseconds: 0 };
     let mut ticks = 0;
     loop {
         match gate.word.load(Ordering::Acquire) {
-            word::GO => return,
-            word::WAITING => {}
+            word::OPEN => return,
+            word::SHUT => {}
             _ => exit(),
         }
         let args = [
             gate.word.as_ptr() as usize,
             FUTEX_WAIT,
-            word::WAITING as usize,
+            word::SHUT as usize,
             ptr::from_ref(&tick) as usize,
             0,
         ];
@@ -259,7 +248,7 @@ fn wait_at_gate(plan: &Plan<'_>) {
                 && gate
                     .word
                     .compare_exchange(
-                        word::WAITING,
+                        word::SHUT,
                         word::EXPIRED,
                         Ordering::AcqRel,
                         Ordering::Acquire,
@@ -273,14 +262,14 @@ fn wait_at_gate(plan: &Plan<'_>) {
 }
 
 const FUTEX_WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
-const FUTEX_WAKE: usize = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
 
 fn become_program(plan: &Plan<'_>) -> ! {
     if !plan.directory.is_null() {
         check(plan, step::DIRECTORY, call(libc::SYS_chdir, [plan.directory as usize, 0, 0, 0, 0]));
     }
     if plan.session == Session::Foreground {
-        let own = plan.gate.pid.load(Ordering::Acquire);
+        #[expect(clippy::cast_possible_truncation, reason = "pids fit i32")]
+        let own = call(libc::SYS_getpid, [0; 5]) as i32;
         #[expect(clippy::cast_possible_truncation, reason = "ioctl numbers have 32 bits")]
         let args = [0, libc::TIOCSPGRP as usize, ptr::from_ref(&own) as usize, 0, 0];
         // SIGTTOU is masked, so a background group may do this too (tcsetpgrp(3)).

@@ -15,7 +15,7 @@ use rustix::{
 use super::{
     super::PidFd,
     child::{Descriptor, EXECUTABLE, Plan, Session},
-    gate::{Applicant, Doorbell, step},
+    gate::{Gate, step},
     launch::{bury, failure, make_child},
 };
 use crate::error::{Error, Result};
@@ -28,12 +28,8 @@ pub(in super::super) struct Helper {
     pub(in super::super) socket: OwnedFd,
 }
 
-/// Starts a helper. The registrar, if it is there already, continues one that is stopped on its way out of the host's group.
-pub(in super::super) fn start<P>(
-    helper: &Helper,
-    doorbell: &Doorbell<P>,
-    applicant: &Arc<Applicant<P>>,
-) -> Result<PidFd> {
+/// Starts a helper.
+pub(in super::super) fn start(helper: &Helper) -> Result<Arc<PidFd>> {
     let failed = |error| Error::os("failed to prepare the descriptors of a helper", error);
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed)?;
@@ -45,9 +41,10 @@ pub(in super::super) fn start<P>(
     let argv: Vec<*const c_char> =
         helper.argv.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
     let nothing = [ptr::null::<c_char>()];
+    let gate = Arc::new(Gate::default());
     let plan = Plan {
-        gate: &applicant.gate,
-        bell: None,
+        gate: &gate,
+        gated: false,
         parent: std::process::id() as usize,
         session: Session::New,
         cgroup: None,
@@ -58,15 +55,12 @@ pub(in super::super) fn start<P>(
         argv: argv.as_ptr(),
         envp: nothing.as_ptr(),
     };
-    doorbell.expect(Arc::clone(applicant))?;
-    let made = make_child(plan, None, &applicant.gate);
-    doorbell.withdraw(applicant);
-    let (_, pidfd) = made?;
-    let (at, errno) = applicant.reached();
+    let (child, ()) = make_child(plan, None, &gate, |_| ())?;
+    let (at, errno) = gate.reached();
     if errno == 0 && at == step::EXEC {
-        return Ok(pidfd);
+        return Ok(child.pidfd);
     }
-    bury(&pidfd);
+    bury(&child.pidfd);
     let name = helper.argv.first().map_or_else(String::new, |name| name.to_string_lossy().into());
     Err(failure(name.as_ref(), at, errno))
 }

@@ -1,9 +1,9 @@
-//! The caller's side of a spawn.
+//! The host's side of a spawn.
 
 #![expect(unsafe_code, reason = "clone by instruction, and the descriptor that it makes")]
 
 use std::{
-    cell::RefCell,
+    cell::Cell,
     ffi::{OsStr, OsString, c_void},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     path::PathBuf,
@@ -19,7 +19,7 @@ pub(crate) use super::child::Session;
 use super::{
     super::{PidFd, cgroup::Leaf, raw},
     child::{Plan, enter, leave},
-    gate::{Applicant, Doorbell, Gate, step},
+    gate::{Gate, step},
     program::Program,
     stack::Stack,
     stdio::prepare_stdio,
@@ -27,7 +27,6 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    record::ProcessId,
 };
 
 /// A child that is on its way out is dead within microseconds; this bounds a kernel that hangs.
@@ -73,26 +72,39 @@ impl Command {
     }
 }
 
-/// A program that runs and is recorded.
-#[derive(Debug)]
-pub(crate) struct Spawned {
+/// A child of ours that is no program yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Child {
     pub(crate) pid: Pid,
     pub(crate) pidfd: Arc<PidFd>,
-    pub(crate) row: ProcessId,
+    /// It was born in the leaf that was made for it.
+    pub(crate) in_leaf: bool,
+    pub(crate) gate: Arc<Gate>,
+}
+
+/// A program that runs and is recorded.
+#[derive(Debug)]
+pub(crate) struct Spawned<T> {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: Arc<PidFd>,
+    /// What the commit answered.
+    pub(crate) committed: T,
     /// Our ends of the pipes: stdin, stdout, stderr.
     pub(crate) pipes: [Option<OwnedFd>; 3],
 }
 
 /// A program that did not run; its row, where one was committed, must be ended as failed.
 #[derive(Debug)]
-pub(crate) struct Refusal {
-    pub(crate) row: Option<ProcessId>,
+pub(crate) struct Refusal<T> {
+    pub(crate) committed: Option<T>,
+    /// Where the child failed, for [`failure`]; 0 where there was none, or it did not fail by itself.
+    pub(crate) step: u32,
     pub(crate) error: Error,
 }
 
-impl From<Error> for Refusal {
+impl<T> From<Error> for Refusal<T> {
     fn from(error: Error) -> Self {
-        Self { row: None, error }
+        Self { committed: None, step: 0, error }
     }
 }
 
@@ -100,21 +112,22 @@ impl From<Error> for Refusal {
 static WITHOUT_CLONE3: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    static STACK: RefCell<Option<Stack>> = const { RefCell::new(None) };
+    static STACK: Cell<Option<Stack>> = const { Cell::new(None) };
 }
 
-/// Starts `command` through the gate. The registrar must be answering `doorbell` on another thread.
-pub(crate) fn spawn<P>(
+/// Starts `command` through the gate: its child becomes the program if `commit` answers that its row is there, and only then.
+///
+/// `commit` runs while the child makes itself ready.
+pub(crate) fn spawn<T: Send>(
     command: Command,
-    doorbell: &Doorbell<P>,
-    applicant: &Arc<Applicant<P>>,
-) -> Result<Spawned, Refusal> {
+    commit: impl FnOnce(&Child) -> Result<T> + Send,
+) -> Result<Spawned<T>, Refusal<T>> {
     let program = Program::new(&command)?;
     let (stdio, sources, pipes) = prepare_stdio(command.stdio)?;
-    doorbell.expect(Arc::clone(applicant))?;
+    let gate = Arc::new(Gate::default());
     let plan = Plan {
-        gate: &applicant.gate,
-        bell: Some(&doorbell.bell),
+        gate: &gate,
+        gated: true,
         parent: std::process::id() as usize,
         session: command.session,
         cgroup: command.place.as_ref().map(|place| place.leaf.as_fd().as_raw_fd()),
@@ -125,52 +138,46 @@ pub(crate) fn spawn<P>(
         argv: program.argv.pointers.as_ptr(),
         envp: program.envp.pointers.as_ptr(),
     };
-    let cloned = make_child(plan, command.place.as_ref(), &applicant.gate);
-    drop(sources);
-    let (pid, pidfd) = match cloned {
-        Ok(child) => child,
-        Err(error) => {
-            doorbell.withdraw(applicant);
-            let program = command.program.display();
-            return Err(error.told_again(&format!("failed to start `{program}`")).into());
+    let made = make_child(plan, command.place.as_ref(), &gate, |child| {
+        let committed = commit(child);
+        if committed.is_ok() {
+            gate.open();
+        } else {
+            gate.refuse();
         }
-    };
-    match outcome(&command.program, doorbell, applicant) {
-        Ok(row) => Ok(Spawned { pid, pidfd: Arc::new(pidfd), row, pipes }),
+        committed
+    });
+    drop(sources);
+    let (child, committed) = made.map_err(|error| {
+        error.told_again(&format!("failed to start `{}`", command.program.display()))
+    })?;
+    match outcome(&command.program, &gate, committed) {
+        Ok(committed) => Ok(Spawned { pid: child.pid, pidfd: child.pidfd, committed, pipes }),
         Err(refusal) => {
-            bury(&pidfd);
+            bury(&child.pidfd);
             Err(refusal)
         }
     }
 }
 
-/// Takes away a child that never became a program. The parent of a vfork child wakes a moment before its child is a zombie.
+/// Takes away a child that never became a program. It has left our memory a moment before it is a zombie.
 pub(super) fn bury(pidfd: &PidFd) {
     let _ = pidfd.wait_dead(EXIT_LIMIT);
     let _ = pidfd.child_status(true);
 }
 
 /// What became of the child, now that it has left our memory.
-fn outcome<P>(
-    program: &OsString,
-    doorbell: &Doorbell<P>,
-    applicant: &Arc<Applicant<P>>,
-) -> Result<ProcessId, Refusal> {
-    let (at, errno) = applicant.reached();
-    if doorbell.withdraw(applicant) {
-        // The registrar never saw it: it failed, or was killed, before it reached the gate.
-        return Err(Refusal { row: None, error: failure(program, at, errno) });
+fn outcome<T>(program: &OsStr, gate: &Gate, committed: Result<T>) -> Result<T, Refusal<T>> {
+    let (step, errno) = gate.reached();
+    match committed {
+        Ok(committed) if errno == 0 && step == step::EXEC => Ok(committed),
+        // It died of this on its way to the gate, and was found dead there.
+        Err(error) if errno == 0 => Err(error.into()),
+        committed => {
+            let committed = committed.ok();
+            Err(Refusal { committed, step, error: failure(program, step, errno) })
+        }
     }
-    let row = match applicant.decision() {
-        Ok(row) => row,
-        // It died of this on its way to the gate, and the registrar found it dead.
-        Err(_) if errno != 0 => return Err(failure(program, at, errno).into()),
-        Err(error) => return Err(error.into()),
-    };
-    if errno != 0 || at != step::EXEC {
-        return Err(Refusal { row: Some(row), error: failure(program, at, errno) });
-    }
-    Ok(row)
 }
 
 /// Why a program did not run, by the step that its child came to, and the errno there.
@@ -196,44 +203,53 @@ pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
     if errno == 0 { error } else { error.with_errno(errno) }
 }
 
-/// Makes the child and returns when it has left our memory, by exec or by death.
+/// Makes the child, calls `meanwhile`, and returns when the child has left our memory, by exec or by death.
 ///
-/// Where its leaf does not take it, as when a seccomp profile was set meanwhile, it is born outside and its gate says so,
-/// unless it must be born there or not at all.
-pub(super) fn make_child(
+/// Where its leaf does not take it, as when a seccomp profile was set meanwhile, it is born outside, unless it must be born
+/// there or not at all.
+pub(super) fn make_child<R: Send>(
     mut plan: Plan<'_>,
     place: Option<&Place>,
-    gate: &Gate,
-) -> Result<(Pid, PidFd)> {
-    let pid = with_stack(|stack| {
-        gate.in_leaf.store(place.is_some(), Ordering::Release);
-        let made = to_pid(clone(&plan, stack));
-        if made.is_ok() || place.is_none_or(|place| place.must) {
-            return made;
-        }
-        gate.in_leaf.store(false, Ordering::Release);
-        plan.cgroup = None;
-        to_pid(clone(&plan, stack))
-    })?;
+    gate: &Arc<Gate>,
+    meanwhile: impl FnOnce(&Child) -> R + Send,
+) -> Result<(Child, R)> {
+    let stack = STACK.take().map_or_else(Stack::new, Ok)?;
+    let mut in_leaf = place.is_some();
+    let mut made = clone(&plan, &stack);
+    if made < 0 && place.is_some_and(|place| !place.must) {
+        (in_leaf, plan.cgroup) = (false, None);
+        made = clone(&plan, &stack);
+    }
+    let pid = to_pid(made)?;
     // SAFETY: the kernel stored a new descriptor there, and nobody else closes it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(gate.pidfd.load(Ordering::Acquire)) };
-    Ok((pid, PidFd::from_owned(pidfd)))
+    let pidfd = Arc::new(PidFd::from_owned(pidfd));
+    let child = Child { pid, pidfd, in_leaf, gate: Arc::clone(gate) };
+    let stay = Stay { child: &child, stack: Some(stack) };
+    let result = meanwhile(&child);
+    drop(stay);
+    Ok((child, result))
 }
 
-/// Runs `clone` with the thread's stack for children, and with all signals blocked.
-fn with_stack<T>(clone: impl FnOnce(&Stack) -> Result<T>) -> Result<T> {
-    STACK.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = Some(Stack::new()?);
+/// A child's stay in our memory, on a stack of ours: whatever happens to us meanwhile, it must have left before we go on.
+struct Stay<'a> {
+    child: &'a Child,
+    stack: Option<Stack>,
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        let Child { gate, pidfd, .. } = self.child;
+        let panics = std::thread::panicking();
+        if panics {
+            gate.refuse();
         }
-        let Some(stack) = slot.as_ref() else {
-            return Err(Error::new(Kind::Other, "no stack for the child"));
-        };
-        let mask = mask_signals(u64::MAX);
-        let result = clone(stack);
-        mask_signals(mask);
-        result
-    })
+        gate.wait_until_left(pidfd);
+        STACK.set(self.stack.take());
+        if panics {
+            bury(pidfd);
+        }
+    }
 }
 
 fn to_pid(result: isize) -> Result<Pid> {
@@ -265,7 +281,7 @@ fn mask_signals(mask: u64) -> u64 {
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// The table of descriptors is shared until the child leaves it: a copy would cost as much as the host has open.
-const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD;
+const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD;
 
 /// `struct clone_args` of Linux 5.7 (clone3(2)). An older kernel takes it while what it does not know is zero.
 #[repr(C, align(8))]
@@ -284,7 +300,15 @@ struct CloneArgs {
     cgroup: u64,
 }
 
+/// With all signals blocked, which the child inherits.
 fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
+    let mask = mask_signals(u64::MAX);
+    let result = clone_as_can(plan, stack);
+    mask_signals(mask);
+    result
+}
+
+fn clone_as_can(plan: &Plan<'_>, stack: &Stack) -> isize {
     if plan.cgroup.is_some() {
         // clone(2) knows no cgroups, and a program that its row places in a leaf is never started elsewhere.
         return clone3(plan, stack);
@@ -309,8 +333,11 @@ fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
 fn clone3(plan: &Plan<'_>, stack: &Stack) -> isize {
     let into_cgroup = if plan.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
     let args = CloneArgs {
-        flags: u64::from(FLAGS.cast_unsigned()) | CLONE_CLEAR_SIGHAND | into_cgroup,
+        flags: u64::from((FLAGS | libc::CLONE_CHILD_CLEARTID).cast_unsigned())
+            | CLONE_CLEAR_SIGHAND
+            | into_cgroup,
         pidfd: plan.gate.pidfd.as_ptr() as u64,
+        child_tid: plan.gate.inside.as_ptr() as u64,
         cgroup: plan.cgroup.map_or(0, |fd| u64::from(fd.cast_unsigned())),
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.bottom() as u64,
@@ -318,46 +345,51 @@ fn clone3(plan: &Plan<'_>, stack: &Stack) -> isize {
         ..CloneArgs::default()
     };
     let registers = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
-    // SAFETY: the arguments are as clone3(2) wants them, with CLONE_VFORK; `enter` makes raw system calls only, and the
-    // plan lives on the frame of our suspended caller.
+    // SAFETY: the arguments are as clone3(2) wants them; `enter` makes raw system calls only; the plan lives on the frame of
+    // our caller, and the stack in its hands, until `inside` is cleared.
     unsafe {
         raw::clone_onto(libc::SYS_clone3, registers, enter, ptr::from_ref(plan).cast::<c_void>())
     }
 }
 
 fn clone2(plan: &Plan<'_>, stack: &Stack) -> isize {
-    let flags = (FLAGS | libc::SIGCHLD).cast_unsigned() as usize;
-    // The raw call takes flags, stack and the place for the pidfd first on both architectures (clone(2)).
-    let registers = [flags, stack.top() as usize, plan.gate.pidfd.as_ptr() as usize, 0, 0];
+    let flags = (FLAGS | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD).cast_unsigned() as usize;
+    let (pidfd, inside) = (plan.gate.pidfd.as_ptr() as usize, plan.gate.inside.as_ptr() as usize);
+    // The raw call takes flags, stack and the place for the pidfd first; the architectures differ in what follows (clone(2)).
+    let registers = if cfg!(target_arch = "x86_64") {
+        [flags, stack.top() as usize, pidfd, inside, 0]
+    } else {
+        [flags, stack.top() as usize, pidfd, 0, inside]
+    };
     // SAFETY: as in `clone3`.
     unsafe {
         raw::clone_onto(libc::SYS_clone, registers, enter, ptr::from_ref(plan).cast::<c_void>())
     }
 }
 
-/// Whether a child can be born in a cgroup: makes one that ends at once.
+/// Whether a child can be born in a cgroup: makes one that ends at once, while we are suspended.
 pub(in super::super) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
-    with_stack(|stack| {
-        let pidfd = AtomicI32::new(-1);
-        let args = CloneArgs {
-            flags: u64::from(FLAGS.cast_unsigned()) | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
-            pidfd: pidfd.as_ptr() as u64,
-            exit_signal: libc::SIGCHLD as u64,
-            stack: stack.bottom() as u64,
-            stack_size: Stack::SIZE as u64,
-            cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
-            ..CloneArgs::default()
-        };
-        let registers = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
-        // SAFETY: as in `clone3`; `leave` makes one raw system call.
-        let result =
-            unsafe { raw::clone_onto(libc::SYS_clone3, registers, leave, ptr::null::<c_void>()) };
-        to_pid(result)?;
-        // SAFETY: the kernel stored a new descriptor there, and nobody else closes it.
-        let child =
-            PidFd::from_owned(unsafe { OwnedFd::from_raw_fd(pidfd.load(Ordering::Acquire)) });
-        let _ = child.wait_dead(EXIT_LIMIT);
-        let _ = child.child_status(true);
-        Ok(())
-    })
+    let stack = Stack::new()?;
+    let pidfd = AtomicI32::new(-1);
+    let flags = (FLAGS | libc::CLONE_VFORK).cast_unsigned();
+    let args = CloneArgs {
+        flags: u64::from(flags) | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
+        pidfd: pidfd.as_ptr() as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.bottom() as u64,
+        stack_size: Stack::SIZE as u64,
+        cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
+        ..CloneArgs::default()
+    };
+    let registers = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
+    let mask = mask_signals(u64::MAX);
+    // SAFETY: as in `clone3`; `leave` makes one raw system call.
+    let made =
+        unsafe { raw::clone_onto(libc::SYS_clone3, registers, leave, ptr::null::<c_void>()) };
+    mask_signals(mask);
+    to_pid(made)?;
+    // SAFETY: the kernel stored a new descriptor there, and nobody else closes it.
+    let child = unsafe { OwnedFd::from_raw_fd(pidfd.load(Ordering::Acquire)) };
+    bury(&PidFd::from_owned(child));
+    Ok(())
 }

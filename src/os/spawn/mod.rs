@@ -1,29 +1,29 @@
 //! The gate: a program runs only after its row is committed.
 //!
-//! A child is made as `posix_spawn(3)` makes it, by `CLONE_VM | CLONE_VFORK`: nothing of the host is copied, and the calling
-//! thread is suspended until the child execs or dies, so nothing that it owns is shared with running code. Before exec the
-//! child stops at a gate ([`gate`]). A second thread, the registrar, reads the child's identity, commits the row, and opens
-//! the gate. Who dies when:
+//! A child is made in the memory of its host (`CLONE_VM`) on a stack of its own: nothing of the host is copied. While it makes
+//! itself ready, the thread that made it reads who it is, commits the row, and opens the gate ([`gate`]) before which the
+//! child waits, if it is there first. Then that thread sleeps until the kernel says that the child has left the memory, by exec
+//! or by death (`CLONE_CHILD_CLEARTID`): what the child reads lives on that thread's frame. Who dies when:
 //!
 //! - the host before the commit: the child has `PDEATHSIG`, and checks its parent at each tick; it never execs;
 //! - the host after the commit and before exec: the same; the row names a process that is found gone;
-//! - the registrar, or the disk hangs: the child gives up after [`gate::GATE_LIMIT`]; one compare-and-swap decides
-//!   between "go" and "expired".
+//! - the disk hangs: the child gives up after [`gate::GATE_LIMIT`]; one compare-and-swap decides between "open" and
+//!   "expired".
 //!
 //! ```text
-//!  caller                      child                            registrar
+//!  host                                child
 //!  blocks signals
-//!  clone3 -------------------> PDEATHSIG, parent check
-//!  (suspended)                 setsid, drain signals, defaults
-//!                              stdio, close_range
-//!                              at the gate -------------------> pidfd, stat, commit
-//!                              <------------------------------- go | refused
-//!                              clear PDEATHSIG, chdir, unmask
-//!  (resumed) <---------------- execve
+//!  clone3 ---------------------------> PDEATHSIG, parent check
+//!  unblocks them                       setsid, drain signals, defaults
+//!  stat, commit                        stdio, close_range
+//!  opens the gate -------------------> at the gate
+//!  sleeps until it has left            clear PDEATHSIG, chdir, unmask
+//!  goes on <-------------------------- execve
 //! ```
 //!
-//! Between clone and exec the child makes raw system calls only ([`super::raw`]): it shares errno, the allocator's locks
-//! and everything else with its suspended parent.
+//! Between clone and exec the child makes raw system calls only ([`super::raw`]): it shares the allocator's locks and all
+//! else with its running host, and errno and all that is thread-local with the thread that made it. Its table of descriptors is
+//! the host's as well until it leaves it, before it opens or closes any.
 //!
 //! A program of our own that is no task ([`helper`]) is made in the same way, without a gate.
 //!
@@ -38,8 +38,10 @@ mod stack;
 mod stdio;
 
 pub(super) use child::Descriptor;
-pub(crate) use gate::{Applicant, Doorbell};
+pub(crate) use gate::Gate;
 pub(super) use helper::{Helper, start};
 pub(super) use launch::try_joining;
-pub(crate) use launch::{Command, Place, Refusal, Session, Spawned, StdioSource, failure, spawn};
+pub(crate) use launch::{
+    Child, Command, Place, Refusal, Session, Spawned, StdioSource, failure, spawn,
+};
 pub(super) use stdio::{Pipes, prepare_stdio};

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::super::{shared::Shared, spawn::Request};
+use super::super::shared::Shared;
 use crate::{
     error::{Error, Kind, Result},
-    os::{keeper::Binary, spawn::Applicant},
+    os::keeper::Binary,
     record::ContainmentMode,
 };
 
@@ -48,8 +48,7 @@ impl Shared {
 
     /// Starts it once, to hear its version.
     fn try_keeper(&self, binary: &Binary) -> Result<()> {
-        let nobody = Request::for_nobody(self)?;
-        let link = binary.start(Uuid::nil(), &self.doorbell, &Applicant::new(nobody))?;
+        let link = binary.start(Uuid::nil())?;
         if let Some(link) = link.dismiss(PROBE_LIMIT) {
             link.kill();
         }

@@ -1,7 +1,6 @@
 //! The keeper itself.
 //!
-//! It starts the program behind the same gate as a host does, but the registrar's part is played by a thread that asks the
-//! host. Then it reaps whatever is reparented to it, and tells the host of the program's end.
+//! It starts the program behind the same gate as a host does, but asks the host to commit the row. Then it reaps whatever is reparented to it, and tells the host of the program's end.
 //!
 //! When the host is gone it ends all that is below it, by the same course as a tracker. But not a host of the same ledger
 //! that one of the tree's processes has started and that is nobody's child any more (invariant 13): with such a one below,
@@ -23,7 +22,7 @@ use crate::{
             FromHost, FromKeeper, Reaped, Seat, Wake, block_all_signals, ignore_dead_children,
             instances_below, reap_one,
         },
-        spawn::{Applicant, Command, Doorbell, gate::GATE_LIMIT, spawn},
+        spawn::{Child, Command, gate::GATE_LIMIT, spawn},
     },
     record::{Limits, Observer, Origin, ProcessId},
 };
@@ -71,27 +70,11 @@ struct Keeper {
 impl Keeper {
     /// Starts the program, if the host commits its row; `None` where it did not run, and the host knows why.
     fn start(&self, command: Command) -> Option<Identity> {
-        let (doorbell, applicant) = (Doorbell::default(), Applicant::new(()));
-        let (spawned, identity) = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().spawn_scoped(scope, || self.relay(&doorbell));
-            let relay = match thread {
-                Ok(relay) => relay,
-                Err(error) => {
-                    let what = "failed to start the thread that asks the host";
-                    return (Err(Error::os(what, error).into()), None);
-                }
-            };
-            let spawned = spawn(command, &doorbell, &applicant);
-            doorbell.close();
-            (spawned, relay.join().ok().flatten())
-        });
-        let (word, program) = match spawned {
-            Ok(_) => (FromKeeper::Started, identity),
+        let (word, program) = match spawn(command, |child| self.ask_host(child)) {
+            Ok(spawned) => (FromKeeper::Started, Some(spawned.committed)),
             Err(refusal) => {
-                let (step, errno) = applicant.reached();
-                // No child was made at all: then the errno is clone's.
-                let errno = if step == 0 { refusal.error.raw_os_error() } else { Some(errno) };
-                (FromKeeper::Failed { step, errno: errno.unwrap_or(0) }, None)
+                let errno = refusal.error.raw_os_error().unwrap_or(0);
+                (FromKeeper::Failed { step: refusal.step, errno }, None)
             }
         };
         // A host that does not hear it is gone: the watch sees that.
@@ -99,28 +82,13 @@ impl Keeper {
         program
     }
 
-    /// Asks the host about the child at the gate, and decides as it says.
-    fn relay(&self, doorbell: &Doorbell<()>) -> Option<Identity> {
-        let applicant: Arc<Applicant<()>> = doorbell.answer()?.into_iter().next()?;
-        match self.ask_host(&applicant) {
-            Ok(identity) => {
-                applicant.decide(Ok(ProcessId(0)));
-                Some(identity)
-            }
-            Err(error) => {
-                applicant.decide(Err(error));
-                None
-            }
-        }
-    }
-
-    fn ask_host(&self, applicant: &Applicant<()>) -> Result<Identity> {
+    /// Asks the host about the child at the gate.
+    fn ask_host(&self, child: &Child) -> Result<Identity> {
         let lost = || Error::new(Kind::NotStarted, "the child was killed before it ran");
-        let (pid, pidfd) = applicant.child()?.ok_or_else(lost)?;
-        let pinned =
-            Pinned::identify(&self.proc, self.place, pid, Arc::new(pidfd))?.ok_or_else(lost)?;
+        let pinned = Pinned::identify(&self.proc, self.place, child.pid, Arc::clone(&child.pidfd))?
+            .ok_or_else(lost)?;
         let rights = [std::os::fd::AsFd::as_fd(pinned.fd())];
-        self.seat.channel.tell_host(FromKeeper::Child(pid), &rights, GATE_LIMIT)?;
+        self.seat.channel.tell_host(FromKeeper::Child(child.pid), &rights, GATE_LIMIT)?;
         loop {
             match self.seat.wait() {
                 Wake::Word(FromHost::Go) => return Ok(pinned.identity),

@@ -1,24 +1,24 @@
 //! A spawn with the gate relayed through a keeper.
 //!
-//! The calling thread is not suspended here: it reads who the child at the gate is, commits the row, and answers. What the
-//! row holds is the program's identity; of the keeper it says no more than that there is one.
+//! The keeper's child is at the keeper's gate: we hear who it is, commit the row, and answer. What the row holds is the program's identity; of the keeper it says no more than that there is one.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     super::{
+        registrar::Admitted,
         shared::Shared,
         spawn::{Request, describe},
     },
     Kept,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::Result,
     os::{
         keeper::{Asked, Binary, Link, Terms},
-        spawn::{Applicant, Command, Refusal, Spawned},
+        spawn::{Command, Refusal, Spawned},
     },
-    record::{Containment, NewProcess, ProcessId},
+    record::Containment,
 };
 
 /// A keeper whose child has not become a program goes at once.
@@ -31,7 +31,7 @@ pub(in super::super) fn spawn_kept(
     command: Command,
     request: Request,
     protected: &[String],
-) -> Result<(Spawned, NewProcess, Kept), Refusal> {
+) -> Result<(Spawned<Admitted>, Kept), Refusal<Admitted>> {
     command.check()?;
     let terms = Terms {
         token: request.token,
@@ -40,10 +40,9 @@ pub(in super::super) fn spawn_kept(
         lock_prefix: shared.lock_prefix(),
         protected: shared.options.protected.iter().chain(protected).cloned().collect(),
     };
-    let applicant = Applicant::new(request);
-    let link = binary.start(terms.token, &shared.doorbell, &applicant)?;
-    match relay(shared, &link, &applicant.payload, command, terms) {
-        Ok((spawned, new)) => Ok((spawned, new, Kept::new(link))),
+    let link = binary.start(terms.token)?;
+    match relay(shared, &link, &request, command, terms) {
+        Ok(spawned) => Ok((spawned, Kept::new(link))),
         Err(refusal) => {
             // Nothing runs below it, or what does shall not.
             if let Some(link) = link.dismiss(REFUSED_LIMIT) {
@@ -60,12 +59,11 @@ fn relay(
     request: &Request,
     command: Command,
     terms: Terms,
-) -> Result<(Spawned, NewProcess), Refusal> {
+) -> Result<Spawned<Admitted>, Refusal<Admitted>> {
     let Asked { program, pid, pidfd, pipes } = link.ask(command, terms)?;
     let pidfd = Arc::new(pidfd);
-    let admitted = describe(shared, request, Some((pid, Arc::clone(&pidfd))), Containment::Keeper)
-        .and_then(|new| Ok((admit(shared, &new)?, new)));
-    let (row, new) = match admitted {
+    let described = describe(shared, request, pid, &pidfd, Containment::Keeper);
+    let admitted = match described.and_then(|new| shared.registrar.admit(shared, new, None)) {
         Ok(admitted) => admitted,
         Err(error) => {
             // Should this fail, the keeper is gone, and the child with it.
@@ -74,21 +72,8 @@ fn relay(
         }
     };
     match link.decide(true, &program) {
-        Ok(()) => Ok((Spawned { pid, pidfd, row, pipes }, new)),
-        Err(error) => Err(Refusal { row: Some(row), error }),
-    }
-}
-
-fn admit(shared: &Shared, new: &NewProcess) -> Result<ProcessId> {
-    let rows = shared.store.admit(&shared.place(), std::slice::from_ref(new));
-    match rows {
-        Ok(rows) => rows
-            .into_iter()
-            .next()
-            .unwrap_or_else(|| Err(Error::new(Kind::Other, "the ledger took no row"))),
-        Err(error) => {
-            Err(Error::new(error.kind(), format!("the program was not started: {error}")))
-        }
+        Ok(()) => Ok(Spawned { pid, pidfd, committed: admitted, pipes }),
+        Err(error) => Err(Refusal { committed: Some(admitted), step: 0, error }),
     }
 }
 
