@@ -1,6 +1,6 @@
 //! What came of a row: by itself, or after a claim.
 
-use rusqlite::{OptionalExtension, named_params};
+use rusqlite::{OptionalExtension, ToSql, named_params};
 
 use super::{Store, admit, leaks, passes, tally::Tally, transaction::Transaction};
 use crate::{
@@ -90,7 +90,7 @@ fn end_own(
     by: InstanceId,
     root: &RootEnd,
 ) -> rusqlite::Result<bool> {
-    write_end(tx, tally, root.process, Some(by), None, &root.end)
+    write_end(tx, tally, root.process, END_OWN, &by.0, &root.end)
 }
 
 /// From one live state, whoever the owner is; an expected `Ended` fits no row.
@@ -101,41 +101,51 @@ pub(super) fn end_from(
     expected: State,
     end: &End,
 ) -> rusqlite::Result<bool> {
-    write_end(tx, tally, id, None, Some(expected), end)
+    let statement = if expected == State::Ending { END_CLAIMED } else { END_UNCLAIMED };
+    write_end(tx, tally, id, statement, &expected.as_str(), end)
 }
 
-/// The one place that ends a row with what is known of its end. Without an expected state, a row that somebody has
-/// claimed is theirs.
+/// The end of a row with what is known of it. A column that names an instance is written only where it has to change: each is
+/// a foreign key, for which SQLite keeps a journal of the statement.
+macro_rules! end_where {
+    ($also:literal, $condition:literal) => {
+        concat!(
+            "UPDATE process
+             SET state = 'ended', ended_at = max(:at, started_at), end_reason = :reason, exit_code = :code,
+               exit_signal = :signal, last_error = :error, end_rule = :rule, end_evidence = :evidence",
+            $also,
+            " WHERE id = :id AND ",
+            $condition
+        )
+    };
+}
+
+/// What somebody has claimed is theirs.
+const END_OWN: &str = end_where!("", "state IN ('running', 'survived') AND owner = :condition");
+const END_UNCLAIMED: &str =
+    end_where!("", "state IN ('running', 'survived') AND state = :condition");
+const END_CLAIMED: &str =
+    end_where!(", claimed_by = NULL", "state = 'ending' AND state = :condition");
+
 fn write_end(
     tx: &Transaction<'_>,
     tally: &mut Tally,
     id: ProcessId,
-    owner: Option<InstanceId>,
-    expected: Option<State>,
+    statement: &str,
+    condition: &dyn ToSql,
     end: &End,
 ) -> rusqlite::Result<bool> {
-    let changed = tx
-        .prepare_cached(
-            "UPDATE process
-         SET state = 'ended', ended_at = max(:at, started_at), end_reason = :reason, exit_code = :code,
-           exit_signal = :signal, last_error = :error, claimed_by = NULL,
-           end_rule = :rule, end_evidence = :evidence
-         WHERE id = :id AND state <> 'ended'
-           AND (:owner IS NULL OR owner = :owner)
-           AND CASE WHEN :expected IS NULL THEN state <> 'ending' ELSE state = :expected END",
-        )?
-        .execute(named_params! {
-            ":id": id.0,
-            ":owner": owner.map(|owner| owner.0),
-            ":expected": expected.map(State::as_str),
-            ":at": end.at.0,
-            ":reason": end.reason.as_str(),
-            ":code": end.status.code(),
-            ":signal": end.status.signal(),
-            ":error": end.error.as_deref().map(mask_text),
-            ":rule": end.because.as_ref().map(|because| &because.rule),
-            ":evidence": end.because.as_ref().map(|because| &because.evidence),
-        })?;
+    let changed = tx.prepare_cached(statement)?.execute(named_params! {
+        ":id": id.0,
+        ":condition": condition,
+        ":at": end.at.0,
+        ":reason": end.reason.as_str(),
+        ":code": end.status.code(),
+        ":signal": end.status.signal(),
+        ":error": end.error.as_deref().map(mask_text),
+        ":rule": end.because.as_ref().map(|because| &because.rule),
+        ":evidence": end.because.as_ref().map(|because| &because.evidence),
+    })?;
     if changed == 1 {
         leaks::survives_no_more(tx, id)?;
         tally.ended(end.reason);

@@ -2,8 +2,7 @@
 
 use std::{
     ffi::{CString, OsString, c_char},
-    fmt,
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::ffi::OsStrExt,
     ptr,
 };
 
@@ -44,7 +43,7 @@ impl Program {
             .chain(&command.args)
             .enumerate()
             // By its place: what it holds may be a secret.
-            .map(|(at, arg)| no_nul(format_args!("argument {at}"), arg.as_bytes()))
+            .map(|(at, arg)| no_nul(arg.as_bytes(), || format!("argument {at}")))
             .collect::<Result<Vec<_>>>()?;
         let envp = command
             .environment
@@ -64,12 +63,13 @@ impl Program {
     }
 }
 
-fn no_nul(what: fmt::Arguments<'_>, bytes: &[u8]) -> Result<CString> {
-    CString::new(bytes).map_err(|_| Error::invalid(format!("the {what} holds a NUL byte")))
+/// `what` says which text it is, where one is refused.
+fn no_nul(bytes: impl Into<Vec<u8>>, what: impl FnOnce() -> String) -> Result<CString> {
+    CString::new(bytes).map_err(|_| Error::invalid(format!("the {} holds a NUL byte", what())))
 }
 
 fn no_nul_in(what: &str, bytes: &[u8]) -> Result<CString> {
-    no_nul(format_args!("{what} {:?}", String::from_utf8_lossy(bytes)), bytes)
+    no_nul(bytes, || format!("{what} {:?}", String::from_utf8_lossy(bytes)))
 }
 
 fn variable(key: &OsString, value: &OsString) -> Result<CString> {
@@ -79,10 +79,12 @@ fn variable(key: &OsString, value: &OsString) -> Result<CString> {
             key.display()
         )));
     }
-    let mut entry = key.clone().into_vec();
+    // With room for the NUL at the end.
+    let mut entry = Vec::with_capacity(key.len() + value.len() + 2);
+    entry.extend_from_slice(key.as_bytes());
     entry.push(b'=');
     entry.extend_from_slice(value.as_bytes());
-    no_nul(format_args!("environment variable {:?}", key.display().to_string()), &entry)
+    no_nul(entry, || format!("environment variable {:?}", key.display().to_string()))
 }
 
 /// The paths that execvp(3) would try, with the `PATH` of the environment that the program gets.

@@ -1,5 +1,7 @@
 //! What the name of an option, a variable or a header says about its value.
 
+use std::{collections::HashSet, sync::OnceLock};
+
 /// What has to happen to a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value {
@@ -19,12 +21,16 @@ pub(super) enum Value {
     IfRandom,
 }
 
-/// Words, by spaces.
-struct Words(&'static str);
+/// Words, by spaces; taken apart once.
+struct Words(&'static str, OnceLock<HashSet<&'static str>>);
 
 impl Words {
+    const fn new(text: &'static str) -> Self {
+        Self(text, OnceLock::new())
+    }
+
     fn has(&self, word: &str) -> bool {
-        self.all().any(|known| known == word)
+        self.1.get_or_init(|| self.all().collect()).contains(word)
     }
 
     fn all(&self) -> impl Iterator<Item = &'static str> {
@@ -33,7 +39,7 @@ impl Words {
 }
 
 /// The last part of a name that makes its value a secret.
-const SECRET: Words = Words(
+static SECRET: Words = Words::new(
     "password passwords passwd passphrase passcode pwd pass secret secrets token credential \
     credentials apikey accesskey secretkey authtoken jwt bearer authorization otp totp pat \
     storepass keypass dbpass userpass srcstorepass deststorepass tlspass sshpass \
@@ -41,10 +47,11 @@ const SECRET: Words = Words(
 );
 
 /// As the end of a word that is written together: `PGPASSWORD`, `JSESSIONID`.
-const SECRET_ENDS: Words = Words("password passwd passphrase secret token apikey sessionid _pwd");
+static SECRET_ENDS: Words =
+    Words::new("password passwd passphrase secret token apikey sessionid _pwd");
 
 /// Last parts that say that the name is about a secret, and is none: `--password-file`, `--token-count`.
-const ABOUT: Words = Words(
+static ABOUT: Words = Words::new(
     "file files filename path paths dir directory folder count counts length len size limit \
     limits budget ttl expiry expires expiration expire timeout lifetime duration name names type \
     url uri endpoint host port env var store manager provider policy mode format hint field \
@@ -56,30 +63,30 @@ const ABOUT: Words = Words(
 );
 
 /// Parts that make a token a piece of text, as models of language count them.
-const OF_TEXT: Words = Words(
+static OF_TEXT: Words = Words::new(
     "max min num n per new total eos bos pad unk stop special context mask sep cls completion \
     output input thinking",
 );
 
 /// What stands before `key` where the two are a secret.
-const SECRET_KEYS: Words = Words(
+static SECRET_KEYS: Words = Words::new(
     "api access secret auth encryption signing master account shared storage license app \
     application webhook stream consumer subscription hmac cipher crypto aes session write admin \
     integration service",
 );
 
 /// What stands before `key` where the value is as often a path.
-const KEYS_OR_PATHS: Words =
-    Words("private ssh tls ssl client host identity rsa deploy server cert");
+static KEYS_OR_PATHS: Words =
+    Words::new("private ssh tls ssl client host identity rsa deploy server cert");
 
 /// What stands before `key` where it is part of some data.
-const KEYS_OF_DATA: Words = Words(
+static KEYS_OF_DATA: Words = Words::new(
     "primary foreign sort partition cache public index row group routing object config registry \
     idempotency hot map issue project publishable sync natural candidate lookup distribution",
 );
 
 /// First parts of an option that is a switch: the next argument is not its value.
-const SWITCHES: Words = Words(
+static SWITCHES: Words = Words::new(
     "no ask with without show hide skip disable enable prompt require allow print list generate \
     reset force is has never verify check",
 );
