@@ -274,6 +274,9 @@ impl Shared {
 
     /// Ends what matches a configured name, as part of an orphan pass; answers with what there is to write.
     pub(super) fn sweep(self: &Arc<Self>, report: &mut Report) -> Vec<Settled> {
+        if self.options.orphan_names.is_empty() {
+            return Vec::new();
+        }
         let found = self
             .search(&self.options.orphan_names, self.options.min_age)
             .and_then(|search| Ok((search.run()?, search)));

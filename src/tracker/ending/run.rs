@@ -36,6 +36,8 @@ const BLIND_LIMIT: Duration = Duration::from_secs(1);
 const STRAY_LOOKS: u32 = 20;
 /// While members die, this often at most for what they started on their way out.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// And so many times as long as a look takes: beside thousands of processes looking is a tenth of the work.
+const BETWEEN_LOOKS: u32 = 9;
 
 /// Ends all trees together and answers for each member.
 pub(in super::super) fn end_trees(
@@ -211,7 +213,7 @@ impl<'a, 'b> Run<'a, 'b> {
     fn try_look(&mut self) -> Result<bool> {
         let began = Instant::now();
         let looked = look(self.world, &mut self.works, &mut self.cache, self.recorder);
-        self.next_look = Instant::now() + LOOK_AGAIN.max(began.elapsed() * 4);
+        self.next_look = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_LOOKS);
         self.unseen = looked.as_ref().err().map(ToString::to_string);
         let (snapshot, any_new) = looked?;
         self.last = snapshot;
