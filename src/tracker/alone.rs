@@ -104,7 +104,7 @@ impl Shared {
         if made == Some(stat.session) || made == Some(stat.group) {
             return false;
         }
-        match (root.token, self.proc.tokens_shown(pid)) {
+        match (root.token, self.proc.tokens_shown(pid).ok().flatten()) {
             (None, _) => true,
             (Some(token), Some(tokens)) => !tokens.contains(&token),
             // Gone meanwhile; or in exec, or another user's, or there is no descriptor left: then it is not told here.

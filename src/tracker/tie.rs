@@ -7,8 +7,9 @@
 
 use super::entry::Root;
 use crate::{
+    error::Result,
     identity::{Pid, Place},
-    os::{Pinned, Proc},
+    os::{Pinned, Proc, unless_busy},
     plan::{
         members::Evidence,
         observe::{Snapshot, Stat},
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// Pins the process that a snapshot has shown as a member; `None` where it has gone, or where its tie cannot be found again:
-/// the next look finds it then, if it still is a member.
+/// the next look finds it then, if it still is a member. An error where there is no descriptor to hold it by.
 ///
 /// `holds` answers whether a member of this number is pinned and still has it.
 pub(super) fn pin(
@@ -27,13 +28,13 @@ pub(super) fn pin(
     root: &Root,
     evidence: Evidence,
     holds: impl Fn(Pid) -> bool,
-) -> Option<Pinned> {
-    let pinned = Pinned::open(proc, place, seen.pid).ok().flatten()?;
+) -> Result<Option<Pinned>> {
+    let Some(pinned) = unless_busy(Pinned::open(proc, place, seen.pid))? else { return Ok(None) };
     let tied = pinned.stat.start_tick == seen.start_tick
         && (snapshot.tells_apart(seen)
             || is_tied(proc, &pinned.stat, seen, root, evidence, holds)
                 && pinned.holds_its_number());
-    tied.then_some(pinned)
+    Ok(tied.then_some(pinned))
 }
 
 fn is_tied(

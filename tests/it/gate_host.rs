@@ -66,6 +66,7 @@ fn gate_host() {
         "invariant-01" => crate::invariant_01_recorded_before_it_runs::host(&given),
         "storm" => crate::storm::body(&given, 4, crate::storm::spawns()),
         "out-of-descriptors" => crate::out_of_descriptors::body(&given),
+        "few-descriptors" => crate::out_of_descriptors::few(&given),
         "fork-storm" => crate::fork_storm::body(&given),
         "tracer" => crate::obstacles::trace(),
         "stopped-group" => crate::stopped_group::body(&given),

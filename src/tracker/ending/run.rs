@@ -61,8 +61,8 @@ pub(in super::super) fn end_trees(
     answers
 }
 
-/// Finds what dead roots left, without touching it. An error where `/proc` cannot be read: then nothing is known of what
-/// they left.
+/// Finds what dead roots left, without touching it. An error where `/proc` cannot be read, or where there is no descriptor to
+/// hold somebody by: then it is not known what they left.
 pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Vec<Stray>>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
