@@ -68,6 +68,7 @@ fn gate_host() {
         "out-of-descriptors" => crate::out_of_descriptors::body(&given),
         "few-descriptors" => crate::out_of_descriptors::few(&given),
         "fork-storm" => crate::fork_storm::body(&given),
+        "forks-on" => crate::strays_that_fork_on::body(&given),
         "tracer" => crate::obstacles::trace(),
         "stopped-group" => crate::stopped_group::body(&given),
         "clean-program" => crate::clean_program::body(&given),

@@ -49,6 +49,8 @@ pub(super) fn look(
         // After the snapshot: who is in both lists had its number all the time in between.
         view.leaf =
             tree.leaf.as_ref().map_or_else(|| Ok(Vec::new()), Leaf::pids)?.into_iter().collect();
+        let is_unlisted = |pid: &&Pid| snapshot.get(**pid).is_none();
+        tree.unlisted = view.leaf.iter().filter(is_unlisted).copied().collect();
         let exempt = exempt(&snapshot, world, &mut view);
         let mut found = members(&snapshot, &view, &exempt);
         for (pid, evidence, why) in
