@@ -102,8 +102,9 @@ fn collect<T: Send>(
     let alone = |some: &[Pid]| -> Result<Vec<T>> {
         some.iter().filter_map(|&pid| read(pid).transpose()).collect()
     };
-    let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
-    if pids.len() <= FEW || !several {
+    // It reads files of the cgroup: only where there is something to gain.
+    let several = || std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+    if pids.len() <= FEW || !several() {
         return alone(pids);
     }
     let (first, second) = pids.split_at(pids.len() / 2);
