@@ -2,7 +2,10 @@
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
-use super::procfs::{BUFFER, ENVIRON_LIMIT, Proc, number, split_nul, tokens};
+use super::{
+    procfs::{BUFFER, ENVIRON_LIMIT, Proc, number, split_nul, tokens},
+    scan::unless_busy,
+};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -58,12 +61,13 @@ impl Proc {
         })
     }
 
-    /// The tokens that a process carries; `None` where it is gone, or shows no environment: while it calls exec it has
-    /// none for a moment, and that moment proves nothing.
-    pub(crate) fn tokens_shown(&self, pid: Pid) -> Option<Vec<uuid::Uuid>> {
+    /// The tokens that a process carries; `None` where it is gone, is not ours to read, or shows no environment: while it
+    /// calls exec it has none for a moment, and that moment proves nothing.
+    pub(crate) fn tokens_shown(&self, pid: Pid) -> Result<Option<Vec<uuid::Uuid>>> {
         BUFFER.with_borrow_mut(|buffer| {
-            let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT).ok()?;
-            (read && !buffer.is_empty()).then(|| tokens(buffer))
+            let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT).map(Some);
+            let read = unless_busy(read)? == Some(true);
+            Ok((read && !buffer.is_empty()).then(|| tokens(buffer)))
         })
     }
 

@@ -54,3 +54,4 @@ pub(crate) use async_pidfd::AsyncPidFd;
 pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};
 pub(crate) use place::{boot_clock, current_place};
 pub(crate) use procfs::Proc;
+pub(crate) use scan::unless_busy;

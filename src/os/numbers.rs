@@ -25,9 +25,14 @@ impl Proc {
         if age(first.start_tick) >= round_takes()? {
             return None;
         }
-        let last = self.last_number().ok()??;
+        let last = self.last_given()?;
         // Past the highest they begin anew: seldom, and then all processes are looked at.
         (last >= first.pid).then(|| first.pid.get() + 1..=last.get())
+    }
+
+    /// The number that was given last; `None` where the kernel does not tell.
+    pub(crate) fn last_given(&self) -> Option<Pid> {
+        self.last_number().ok().flatten()
     }
 
     fn last_number(&self) -> Result<Option<Pid>, Errno> {

@@ -42,25 +42,26 @@ impl Proc {
     /// Every process that is visible now.
     ///
     /// It is no atomic picture: what is born while it is taken may be missing. Callers repeat it until nothing is new.
+    /// Where we had no descriptor or no memory to read with, it is an error: nobody would know who is missing.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let began = this_tick();
-        // One that cannot be read is left out: it is never a member, and so never hit.
-        let read = |pid| -> Option<Stat> { self.stat(pid).ok().flatten() };
-        Ok(Snapshot::new(collect(&self.pids()?, read)).begun_at(began))
+        // One that may not be read is left out: it is never a member, and so never hit.
+        let read = |pid| -> Result<Option<Stat>> { unless_busy(self.stat(pid)) };
+        Ok(Snapshot::new(collect(&self.pids()?, read)?).begun_at(began))
     }
 
     /// Those with one of these texts in their arguments or in the path of their executable.
     pub(crate) fn mentioning(&self, texts: &[&[u8]]) -> Result<Vec<Pid>> {
-        Ok(collect(&self.pids()?, |pid| self.mentions(pid, texts).then_some(pid)))
+        collect(&self.pids()?, |pid| Ok(self.mentions(pid, texts)?.then_some(pid)))
     }
 
-    fn mentions(&self, pid: Pid, texts: &[&[u8]]) -> bool {
+    fn mentions(&self, pid: Pid, texts: &[&[u8]]) -> Result<bool> {
         let is_in = |bytes: &[u8]| texts.iter().any(|text| contains(bytes, text));
         let in_arguments = BUFFER.with_borrow_mut(|buffer| {
-            self.read(pid, "cmdline", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
-                && is_in(buffer)
-        });
-        in_arguments || self.executable_is(pid, is_in)
+            let read = self.read(pid, "cmdline", buffer, ENVIRON_LIMIT).map(Some);
+            Ok(unless_busy(read)? == Some(true) && is_in(buffer))
+        })?;
+        Ok(in_arguments || self.executable_is(pid, is_in))
     }
 
     fn executable_is(&self, pid: Pid, like: impl Fn(&[u8]) -> bool) -> bool {
@@ -84,11 +85,26 @@ fn contains(bytes: &[u8], text: &[u8]) -> bool {
     false
 }
 
+/// What was seen of one process: nothing, where it may not be looked at. That we could not look at all, for want of a
+/// descriptor or of memory, tells nothing of it.
+pub(crate) fn unless_busy<T>(looked: Result<Option<T>>) -> Result<Option<T>> {
+    match looked {
+        Err(error) if !error.is_busy() => Ok(None),
+        other => other,
+    }
+}
+
 /// What `read` makes of each, in their order.
-fn collect<T: Send>(pids: &[Pid], read: impl Fn(Pid) -> Option<T> + Sync) -> Vec<T> {
-    let alone = |some: &[Pid]| -> Vec<T> { some.iter().filter_map(|&pid| read(pid)).collect() };
-    let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
-    if pids.len() <= FEW || !several {
+fn collect<T: Send>(
+    pids: &[Pid],
+    read: impl Fn(Pid) -> Result<Option<T>> + Sync,
+) -> Result<Vec<T>> {
+    let alone = |some: &[Pid]| -> Result<Vec<T>> {
+        some.iter().filter_map(|&pid| read(pid).transpose()).collect()
+    };
+    // It reads files of the cgroup: only where there is something to gain.
+    let several = || std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+    if pids.len() <= FEW || !several() {
         return alone(pids);
     }
     let (first, second) = pids.split_at(pids.len() / 2);
@@ -98,11 +114,16 @@ fn collect<T: Send>(pids: &[Pid], read: impl Fn(Pid) -> Option<T> + Sync) -> Vec
             super::leave_signals_to_the_host();
             alone(second)
         });
-        let mut found = alone(first);
-        // Where no thread can be had, or it has panicked, this one reads all.
+        let found = alone(first);
         let rest = helper.ok().and_then(|helper| helper.join().ok());
-        found.extend(rest.unwrap_or_else(|| alone(second)));
-        found
+        // Two threads read two files at a time, and there may be one descriptor left. Where no thread can be had, or it has
+        // panicked, this one reads all as well.
+        let mut found = found.or_else(|_| alone(first))?;
+        found.extend(match rest {
+            Some(Ok(rest)) => rest,
+            Some(Err(_)) | None => alone(second)?,
+        });
+        Ok(found)
     })
 }
 
@@ -120,10 +141,34 @@ mod tests {
     #[test]
     fn two_threads_read_what_one_does_in_the_same_order() {
         let pids: Vec<Pid> = (1..=2000).filter_map(Pid::new).collect();
-        let odd = |pid: Pid| (pid.get() % 2 == 1).then_some(pid.get());
+        let odd = |pid: Pid| Ok((pid.get() % 2 == 1).then_some(pid.get()));
         let all: Vec<u32> = (1..=2000).filter(|number| number % 2 == 1).collect();
-        assert_eq!(collect(&pids, odd), all);
-        assert_eq!(collect(&pids[..10], odd), [1, 3, 5, 7, 9]);
+        assert_eq!(collect(&pids, odd).expect("read"), all);
+        assert_eq!(collect(&pids[..10], odd).expect("read"), [1, 3, 5, 7, 9]);
+    }
+
+    #[test]
+    fn with_one_descriptor_left_for_two_threads_nobody_is_missed() {
+        let free = std::sync::Mutex::new(());
+        let one_at_a_time = |pid: Pid| {
+            let busy = |_| Error::os("no descriptor is left", Errno::MFILE);
+            let _held = free.try_lock().map_err(busy)?;
+            std::thread::sleep(std::time::Duration::from_micros(1));
+            Ok(Some(pid))
+        };
+        let pids: Vec<Pid> = (1..=2000).filter_map(Pid::new).collect();
+        assert_eq!(collect(&pids, one_at_a_time).expect("read"), pids);
+    }
+
+    #[test]
+    fn whom_we_could_not_look_at_is_no_stranger() {
+        let failed = |errno: Errno| Err::<Option<()>, _>(Error::os("failed to read", errno));
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(unless_busy(failed(errno)).is_err(), "{errno}");
+        }
+        for errno in [Errno::ACCESS, Errno::PERM, Errno::IO] {
+            assert_eq!(unless_busy(failed(errno)).expect("left out"), None, "{errno}");
+        }
     }
 
     #[test]

@@ -38,3 +38,46 @@ impl Drop for Transaction<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(connection: &Connection) -> i64 {
+        connection.query_one("SELECT count(*) FROM t", [], |row| row.get(0)).expect("a count")
+    }
+
+    #[test]
+    fn a_commit_that_fails_leaves_nothing_and_the_next_transaction_begins() {
+        let connection = Connection::open_in_memory().expect("a database");
+        let schema = "PRAGMA foreign_keys = ON; CREATE TABLE t (id INTEGER PRIMARY KEY,
+            other INTEGER REFERENCES t DEFERRABLE INITIALLY DEFERRED)";
+        connection.execute_batch(schema).expect("a table");
+        for _ in 0..2 {
+            let transaction = Transaction::begin(&connection).expect("begun");
+            transaction.execute("INSERT INTO t VALUES (1, 7)", []).expect("inserted");
+            // SQLite leaves a transaction open whose COMMIT it has refused.
+            transaction.commit().expect_err("a row that refers to none");
+            assert!(connection.is_autocommit());
+            assert_eq!(count(&connection), 0);
+        }
+        let transaction = Transaction::begin(&connection).expect("begun");
+        transaction.execute("INSERT INTO t VALUES (1, NULL)", []).expect("inserted");
+        transaction.commit().expect("committed");
+        assert_eq!(count(&connection), 1);
+    }
+
+    #[test]
+    fn what_panics_within_a_transaction_leaves_none_behind() {
+        let connection = Connection::open_in_memory().expect("a database");
+        connection.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY)").expect("a table");
+        let within = std::panic::AssertUnwindSafe(|| {
+            let transaction = Transaction::begin(&connection).expect("begun");
+            transaction.execute("INSERT INTO t VALUES (1)", []).expect("inserted");
+            panic!("on purpose");
+        });
+        std::panic::catch_unwind(within).expect_err("it panicked");
+        assert!(connection.is_autocommit());
+        assert_eq!(count(&connection), 0);
+    }
+}

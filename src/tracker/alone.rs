@@ -7,7 +7,12 @@
 
 use std::sync::Arc;
 
-use super::{entry::Entry, settle::Dead, shared::Shared};
+use super::{
+    entry::Entry,
+    settle::Dead,
+    shared::Shared,
+    tie::{Tie, tie},
+};
 use crate::{
     identity::Pid,
     os::cgroup::Leaf,
@@ -75,8 +80,10 @@ impl Shared {
             let mut new = last + 1..=*since.end();
             last = *since.end();
             let few = last - root.identity.pid.get() <= FEW;
-            let is_not_of =
-                |number| Pid::new(i64::from(number)).is_none_or(|pid| self.is_not_of(entry, pid));
+            let is_not_of = |number| {
+                let pid = Pid::new(i64::from(number));
+                pid.is_none_or(|pid| tie(&self.proc, root, pid) == Tie::None)
+            };
             if !few || !new.all(is_not_of) {
                 return false;
             }
@@ -88,27 +95,5 @@ impl Shared {
         let Some(record) = &entry.root.cgroup else { return true };
         let Ok(leaf) = Leaf::open(record, self.observer.uid) else { return false };
         leaf.is_none_or(|leaf| leaf.pids().is_ok_and(|pids| pids.is_empty()))
-    }
-
-    fn is_not_of(&self, entry: &Entry, pid: Pid) -> bool {
-        let root = &entry.root;
-        let stat = match self.proc.stat(pid) {
-            Ok(Some(stat)) => stat,
-            Ok(None) => return true,
-            Err(_) => return false,
-        };
-        if stat.is_zombie() || stat.is_kernel_thread() {
-            return true;
-        }
-        let made = root.session.map(Pid::get);
-        if made == Some(stat.session) || made == Some(stat.group) {
-            return false;
-        }
-        match (root.token, self.proc.tokens_shown(pid)) {
-            (None, _) => true,
-            (Some(token), Some(tokens)) => !tokens.contains(&token),
-            // Gone meanwhile; or in exec, or another user's, or there is no descriptor left: then it is not told here.
-            (Some(_), None) => matches!(self.proc.stat(pid), Ok(None)),
-        }
     }
 }

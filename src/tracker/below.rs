@@ -214,7 +214,8 @@ impl Shared {
         evidence: Evidence,
     ) -> Option<NewProcess> {
         let tree = self.root_of(root);
-        let pinned = pin(&self.proc, self.place(), snapshot, seen, &tree, evidence, |_| true)?;
+        let pinned = pin(&self.proc, self.place(), snapshot, seen, &tree, evidence, |_| true);
+        let pinned = pinned.ok().flatten()?;
         let uid = pinned.uid(&self.proc).ok().flatten().unwrap_or(root.uid);
         if !self.observer.may_touch(uid) {
             return None;

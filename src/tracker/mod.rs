@@ -6,7 +6,7 @@
 //! - [`process`], [`output`] and [`foreground`]: waiting for one;
 //! - `asynchronous`: the same as futures, with the feature `tokio`;
 //! - [`settle`]: a root ended by itself;
-//! - [`terminate`] and [`ending`]: ending trees; [`tie`]: pinning what belongs to them;
+//! - [`terminate`] and [`ending`]: ending trees; [`tie`]: what belongs to one, and pinning it;
 //! - [`keep`]: what is left alone on purpose;
 //! - [`reap`] with [`liveness`], [`sweep`] and [`import`]: what dead instances left;
 //! - [`health`] with [`below`], and [`monitor`]: are the recorded processes still there?

@@ -1,4 +1,4 @@
-//! Pinning what a look has found.
+//! What ties one process to a root, and pinning what a look has found.
 //!
 //! A look names processes by their numbers, and a number may have changed hands before its pidfd is opened. For a process that
 //! nobody has recorded yet there is no inode to compare, and the start tick tells only of one that was started in a tick before
@@ -7,8 +7,9 @@
 
 use super::entry::Root;
 use crate::{
+    error::Result,
     identity::{Pid, Place},
-    os::{Pinned, Proc},
+    os::{PidFd, Pinned, Proc, unless_busy},
     plan::{
         members::Evidence,
         observe::{Snapshot, Stat},
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// Pins the process that a snapshot has shown as a member; `None` where it has gone, or where its tie cannot be found again:
-/// the next look finds it then, if it still is a member.
+/// the next look finds it then, if it still is a member. An error where there is no descriptor to hold it by.
 ///
 /// `holds` answers whether a member of this number is pinned and still has it.
 pub(super) fn pin(
@@ -27,13 +28,53 @@ pub(super) fn pin(
     root: &Root,
     evidence: Evidence,
     holds: impl Fn(Pid) -> bool,
-) -> Option<Pinned> {
-    let pinned = Pinned::open(proc, place, seen.pid).ok().flatten()?;
+) -> Result<Option<Pinned>> {
+    let Some(pinned) = unless_busy(Pinned::open(proc, place, seen.pid))? else { return Ok(None) };
     let tied = pinned.stat.start_tick == seen.start_tick
         && (snapshot.tells_apart(seen)
             || is_tied(proc, &pinned.stat, seen, root, evidence, holds)
                 && pinned.holds_its_number());
-    tied.then_some(pinned)
+    Ok(tied.then_some(pinned))
+}
+
+/// What ties whoever has a number now to a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tie {
+    /// Nothing of its own: what stands below a member by its parent alone is not told so, nor who is in a leaf.
+    None,
+    /// Its session, its process group, or its token.
+    Certain,
+    /// It calls exec, or may not be read, or there is no descriptor left.
+    Untold,
+}
+
+/// By a look at this one alone.
+pub(super) fn tie(proc: &Proc, root: &Root, pid: Pid) -> Tie {
+    let stat = match proc.stat(pid) {
+        Ok(Some(stat)) => stat,
+        Ok(None) => return Tie::None,
+        Err(_) => return Tie::Untold,
+    };
+    if stat.is_kernel_thread() {
+        return Tie::None;
+    }
+    if stat.is_zombie() {
+        // A first thread that has ended shows the same; another one may take its number by exec before it is looked at.
+        let dead = PidFd::open(pid).and_then(|fd| fd.map_or(Ok(true), |fd| fd.is_dead()));
+        return if dead.unwrap_or(false) { Tie::None } else { Tie::Untold };
+    }
+    let made = root.session.map(Pid::get);
+    if made == Some(stat.session) || made == Some(stat.group) {
+        return Tie::Certain;
+    }
+    let Some(token) = root.token else { return Tie::None };
+    match proc.tokens_shown(pid) {
+        Ok(Some(tokens)) if tokens.contains(&token) => Tie::Certain,
+        Ok(Some(_)) => Tie::None,
+        // Gone meanwhile; or in exec, or another user's, or there is no descriptor left.
+        Ok(None) | Err(_) if matches!(proc.stat(pid), Ok(None)) => Tie::None,
+        Ok(None) | Err(_) => Tie::Untold,
+    }
 }
 
 fn is_tied(

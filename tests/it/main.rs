@@ -99,6 +99,7 @@ mod stale_lock_files;
 mod stopped_group;
 mod storm;
 mod strays;
+mod strays_that_fork_on;
 mod support;
 mod survive;
 mod systemd_units;

@@ -124,7 +124,7 @@ impl From<Member> for Stray {
 /// Who belongs to a tree, for a dry run.
 #[derive(Debug, Default)]
 pub(in super::super) struct Preview {
-    /// A member was seen that could not be pinned: it has just died, or there is no descriptor left.
+    /// A member was seen that could not be pinned, since it has just died, or came during the look.
     pub(in super::super) missed: bool,
     pub(in super::super) members: Vec<Seen>,
     pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,

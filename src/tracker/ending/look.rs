@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::{Pinned, Signal, cgroup::Leaf, keeper::keepers},
+    os::{Pinned, Signal, cgroup::Leaf, keeper::keepers, unless_busy},
     plan::{
         members::{Evidence, TreeView, kin, members},
         observe::{Snapshot, Stat},
@@ -29,7 +29,8 @@ const EXEC_PAUSE: Duration = Duration::from_micros(200);
 /// In one look nobody is waited for any longer: he may have no environment at all.
 const EXEC_TAKES: Duration = Duration::from_millis(10);
 
-/// Takes a snapshot, adds every new member to its tree and records it; returns the snapshot, and whether anyone was new.
+/// Takes a snapshot, adds every new member to its tree and records it; returns the snapshot, and whether anyone was new. An
+/// error where somebody could not be looked at, or held, for want of a descriptor; who was found is a member all the same.
 pub(super) fn look(
     world: &World<'_>,
     trees: &mut [Work],
@@ -38,9 +39,9 @@ pub(super) fn look(
 ) -> Result<(Snapshot, bool)> {
     let snapshot = world.proc.snapshot()?;
     let keepers = keepers(world.proc, &snapshot);
-    let mut carriers = carriers(world, &snapshot, trees, cache);
+    let mut carriers = carriers(world, &snapshot, trees, cache)?;
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
-    let mut any = false;
+    let (mut any, mut blind) = (false, Ok(()));
     for tree in trees {
         let carriers = carriers.remove(&tree.root.token).unwrap_or_default();
         let mut view = view(&snapshot, tree, carriers);
@@ -48,12 +49,15 @@ pub(super) fn look(
         // After the snapshot: who is in both lists had its number all the time in between.
         view.leaf =
             tree.leaf.as_ref().map_or_else(|| Ok(Vec::new()), Leaf::pids)?.into_iter().collect();
+        let is_unlisted = |pid: &&Pid| snapshot.get(**pid).is_none();
+        tree.unlisted = view.leaf.iter().filter(is_unlisted).copied().collect();
         let exempt = exempt(&snapshot, world, &mut view);
         let mut found = members(&snapshot, &view, &exempt);
         for (pid, evidence, why) in
             take_left(world, &snapshot, tree, &mut found, (view.root, &exempt))
         {
-            leave(world, &snapshot, tree, cache, &mut taken, (pid, evidence, why));
+            let left = leave(world, &snapshot, tree, cache, &mut taken, (pid, evidence, why));
+            blind = blind.and(left);
         }
         let leaf_is_shared = tree.has_protected() || !view.leaf.is_disjoint(&exempt);
         tree.suspects = found.suspects.into_iter().filter(|pid| !taken.contains(pid)).collect();
@@ -61,14 +65,14 @@ pub(super) fn look(
         tree.vanished = false;
         for (pid, evidence) in found.members {
             if !tree.pids.contains_key(&pid) && taken.insert(pid) {
-                add(world, &snapshot, tree, cache, (pid, evidence, None));
+                blind = blind.and(add(world, &snapshot, tree, cache, (pid, evidence, None)));
             }
         }
         any |= tree.members.len() > first || tree.vanished;
         tree.mark_leaf(&view.leaf, leaf_is_shared);
         record(tree, first, recorder);
     }
-    Ok((snapshot, any))
+    blind.map(|()| (snapshot, any))
 }
 
 /// A member that is to be left; one that has got a signal already is not.
@@ -79,15 +83,16 @@ fn leave(
     cache: &mut TokenCache,
     taken: &mut HashSet<Pid>,
     (pid, evidence, why): (Pid, Evidence, String),
-) {
+) -> Result<()> {
     if let Some(&index) = tree.pids.get(&pid) {
         let member = &mut tree.members[index];
         if member.signalled.is_none() && member.is_alive() {
             member.kept = Some(why);
         }
     } else if taken.insert(pid) {
-        add(world, snapshot, tree, cache, (pid, evidence, Some(why)));
+        return add(world, snapshot, tree, cache, (pid, evidence, Some(why)));
     }
+    Ok(())
 }
 
 fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {
@@ -167,12 +172,12 @@ fn carriers(
     snapshot: &Snapshot,
     trees: &[Work],
     cache: &mut TokenCache,
-) -> HashMap<Option<Uuid>, Vec<Pid>> {
+) -> Result<HashMap<Option<Uuid>, Vec<Pid>>> {
     let wanted: HashMap<Uuid, u32> =
         trees.iter().filter_map(|tree| Some((tree.root.token?, tree.root.uid))).collect();
     let mut found: HashMap<Option<Uuid>, Vec<Pid>> = HashMap::new();
     if wanted.is_empty() {
-        return found;
+        return Ok(found);
     }
     let known: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     // What was forked before every one of the roots cannot have inherited a token of theirs.
@@ -184,11 +189,12 @@ fn carriers(
         let key = (stat.pid, stat.start_tick);
         let tokens = match cache.0.get(&key) {
             Some(tokens) => tokens.clone(),
-            None => tokens(world, stat.pid, patience),
+            None => tokens(world, stat.pid, patience)?,
         };
         for token in &tokens {
-            let same_uid = |uid: u32| world.proc.uid(stat.pid).ok().flatten() == Some(uid);
-            if wanted.get(token).is_some_and(|&uid| same_uid(uid)) {
+            if let Some(&uid) = wanted.get(token)
+                && unless_busy(world.proc.uid(stat.pid))? == Some(uid)
+            {
                 found.entry(Some(*token)).or_default().push(stat.pid);
             }
         }
@@ -196,18 +202,18 @@ fn carriers(
             cache.0.insert(key, tokens);
         }
     }
-    found
+    Ok(found)
 }
 
 /// What a process carries. Somebody who left the session and is calling exec shows nothing for a moment: of 120 daemons that
 /// a short root left one to nine were missed.
-fn tokens(world: &World<'_>, pid: Pid, patience: Instant) -> Vec<Uuid> {
+fn tokens(world: &World<'_>, pid: Pid, patience: Instant) -> Result<Vec<Uuid>> {
     loop {
-        if let Some(tokens) = world.proc.tokens_shown(pid) {
-            return tokens;
+        if let Some(tokens) = world.proc.tokens_shown(pid)? {
+            return Ok(tokens);
         }
         if !world.proc.shows_no_environment(pid) || Instant::now() >= patience {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         std::thread::sleep(EXEC_PAUSE);
     }
@@ -220,21 +226,21 @@ fn add(
     tree: &mut Work,
     cache: &mut TokenCache,
     (pid, evidence, kept): (Pid, Evidence, Option<String>),
-) {
-    let Some(seen) = snapshot.get(pid) else { return };
-    // An error leaves it out of this round; the next look finds it again.
+) -> Result<()> {
+    let Some(seen) = snapshot.get(pid) else { return Ok(()) };
+    // Any other error leaves it out of this round; the next look finds it again.
     let holds = |pid: Pid| {
         let member = tree.pids.get(&pid).and_then(|&index| tree.members[index].pinned.as_ref());
         member.is_some_and(Pinned::holds_its_number)
     };
-    let pinned = pin(world.proc, world.observer.place, snapshot, seen, &tree.root, evidence, holds)
-        .filter(|pinned| !pinned.is_dead().unwrap_or(true));
-    let Some(pinned) = pinned else {
+    let place = world.observer.place;
+    let pinned = pin(world.proc, place, snapshot, seen, &tree.root, evidence, holds)?;
+    let Some(pinned) = pinned.filter(|pinned| !pinned.is_dead().unwrap_or(true)) else {
         // What it carried tells nothing of whoever may have its number now.
         cache.0.remove(&(pid, seen.start_tick));
         // It may have started another one first, which this look did not see.
         tree.vanished |= !seen.is_zombie();
-        return;
+        return Ok(());
     };
     let arguments = tree.root.arguments;
     let command = |pid| command_of(world.proc, pid, arguments);
@@ -249,4 +255,5 @@ fn add(
         member.signal(Signal::STOP);
     }
     tree.push(member);
+    Ok(())
 }

@@ -17,6 +17,8 @@
 //! Where the last look fails, nobody knows whether all members were seen. Then the root's row is not ended, dead as it may
 //! be: it is all that leads to the others, and the next pass tries again.
 //!
+//! What a root that ended by itself has left is looked for until nobody came during the look ([`newcomers`]).
+//!
 //! A session counts only while somebody verified pins its number; the kernel hands out the number of a session again when
 //! its last member is reaped.
 
@@ -28,6 +30,7 @@ mod leaf;
 mod leave;
 mod look;
 mod member;
+mod newcomers;
 mod obstacle;
 mod run;
 mod work;

@@ -14,9 +14,10 @@ use super::{
     deaths::Deaths,
     look::look,
     member::command_of,
+    newcomers::has_newcomers,
     work::{TokenCache, Tree, Work, World},
 };
-use crate::{error::Result, os::pidfd::timespec, plan::observe::Snapshot};
+use crate::{error::Result, identity::Pid, os::pidfd::timespec, plan::observe::Snapshot};
 
 /// The grace is counted anew while members keep dying, but no longer than this in all, unless one grace alone is longer.
 const GRACE_CAP: Duration = Duration::from_secs(2);
@@ -32,7 +33,8 @@ const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 const FREEZE_PAUSE: Duration = Duration::from_millis(1);
 /// So long the last look is tried again where `/proc` cannot be read: out of descriptors is a matter of moments.
 const BLIND_LIMIT: Duration = Duration::from_secs(1);
-/// What a dead root left is looked at again this often at most, while somebody is seen and cannot be pinned.
+/// What a dead root left is looked at again this often at most, while somebody is seen and cannot be pinned, or came during
+/// the look.
 const STRAY_LOOKS: u32 = 20;
 /// While members die, this often at most for what they started on their way out.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -63,21 +65,21 @@ pub(in super::super) fn end_trees(
     answers
 }
 
-/// Finds what dead roots left, without touching it. An error where `/proc` cannot be read: then nothing is known of what
-/// they left.
+/// Finds what dead roots left, without touching it. An error where `/proc` cannot be read, or where there is no descriptor to
+/// hold somebody by: then it is not known what they left.
 pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Vec<Stray>>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(world, works, &mut recorder);
-    run.try_look()?;
-    for _ in 0..STRAY_LOOKS {
-        if !run.works.iter().any(|work| work.vanished) {
+    for _ in 0..=STRAY_LOOKS {
+        let before = world.proc.last_given();
+        run.try_look()?;
+        if !run.is_open(before) {
             break;
         }
         // One that was seen in the session and has left it before it was pinned, or was gone: it, or what it has forked,
         // is found by something else now. There is no later look at a root that has ended.
         std::thread::sleep(FREEZE_PAUSE);
-        run.try_look()?;
     }
     let below = |work: Work| {
         work.members.into_iter().filter(|member| !member.is_root).map(Stray::from).collect()
@@ -89,10 +91,10 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<
 pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview> {
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(world, vec![Work::new(world, tree)], &mut recorder);
+    let before = world.proc.last_given();
     run.try_look()?;
-    let mut preview = Preview::default();
+    let mut preview = Preview { missed: run.is_open(before), ..Preview::default() };
     for work in run.works {
-        preview.missed |= work.vanished;
         preview.members.extend(work.members.into_iter().map(Seen::from));
         preview.suspects.extend(
             work.suspects
@@ -195,8 +197,9 @@ impl<'a, 'b> Run<'a, 'b> {
     fn look_once_more(&mut self) {
         let deadline = Instant::now() + BLIND_LIMIT;
         loop {
+            let before = self.world.proc.last_given();
             let looked = self.try_look();
-            let is_open = looked.is_err() || self.works.iter().any(|work| work.vanished);
+            let is_open = looked.is_err() || self.is_open(before);
             if !is_open || self.works.iter().any(Work::goes_on) {
                 return;
             }
@@ -208,6 +211,12 @@ impl<'a, 'b> Run<'a, 'b> {
             }
             std::thread::sleep(FREEZE_PAUSE);
         }
+    }
+
+    /// Whether the last look has not seen all. `before`: the last number that was given before it.
+    fn is_open(&self, before: Option<Pid>) -> bool {
+        self.works.iter().any(|work| work.vanished)
+            || has_newcomers(self.world, &self.works, &self.last, before)
     }
 
     fn try_look(&mut self) -> Result<bool> {

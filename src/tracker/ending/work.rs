@@ -78,6 +78,8 @@ pub(super) struct Work {
     /// Somebody is in the leaf who must be left alone: its members are ended one by one (invariant 13).
     pub(super) leaf_is_shared: bool,
     pub(super) unknown: Vec<(ProcessId, Error)>,
+    /// In its leaf after the last snapshot, and not in that.
+    pub(super) unlisted: Vec<Pid>,
     /// The last look saw a member that was gone before it could be pinned.
     pub(super) vanished: bool,
     /// Its grace is over.
@@ -103,6 +105,7 @@ impl Work {
             pids: HashMap::new(),
             suspects: HashSet::new(),
             unknown: Vec::new(),
+            unlisted: Vec::new(),
             vanished: false,
             expired: false,
             kills: 0,
