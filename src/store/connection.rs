@@ -88,10 +88,19 @@ impl Store {
         let located = Located::at(path)?;
         located.check_trusted()?;
         setup::make_current(&located)?;
+        let before = Located::at(&located.path)?;
         let first = first_writer(&located.path)?;
-        // Again: what is there now is what SQLite uses, and what did not exist before may be the file of a stranger.
+        // Again: what did not exist before may be the file of a stranger. And only what was there before and is there now
+        // is what SQLite has open.
         let located = Located::at(&located.path)?;
         located.check_trusted()?;
+        if before.found.map(|found| found.file) != located.found.map(|found| found.file) {
+            let message = format!(
+                "the ledger `{}` was replaced while it was opened: try again",
+                located.path.display()
+            );
+            return Err(Error::new(Kind::Busy, message));
+        }
         // It is the writer from now on, and checkpoints when it closes.
         first
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) row: ProcessId,
-    pub(super) new: NewProcess,
+    pub(super) new: Box<NewProcess>,
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +68,8 @@ fn commit(shared: &Shared, applicants: &[Arc<Applicant>]) {
                 if let (Ok(_), Some(gate)) = (&row, &applicant.gate) {
                     gate.open();
                 }
-                *lock(&applicant.answer) = Some(row.map(|row| Admitted { row, new }));
+                *lock(&applicant.answer) =
+                    Some(row.map(|row| Admitted { row, new: Box::new(new) }));
             }
         }
         Err(error) => {

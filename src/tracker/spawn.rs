@@ -151,21 +151,21 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
         place,
     };
     match keeper {
-        Some(keeper) => through_keeper(shared, keeper, command, request, hold),
-        None => through_gate(shared, command, request, hold, foreground),
+        Some(keeper) => through_keeper(shared, keeper, command, &request, hold),
+        None => through_gate(shared, command, &request, hold, foreground),
     }
 }
 
 fn through_gate(
     shared: &Arc<Shared>,
     command: spawn::Command,
-    request: Request,
+    request: &Request,
     hold: Hold,
     foreground: bool,
 ) -> Result<Process> {
     let admit = |child: &Child| {
         let containment = if child.in_leaf { Containment::Cgroup } else { Containment::Session };
-        let new = describe(shared, &request, child.pid, &child.pidfd, containment)?;
+        let new = describe(shared, request, child.pid, &child.pidfd, containment)?;
         shared.registrar.admit(shared, new, Some(Arc::clone(&child.gate)))
     };
     match spawn::spawn(command, admit) {
@@ -187,7 +187,7 @@ fn through_keeper(
     shared: &Arc<Shared>,
     keeper: &Binary,
     command: spawn::Command,
-    request: Request,
+    request: &Request,
     hold: Hold,
 ) -> Result<Process> {
     match spawn_kept(shared, keeper, command, request, &hold.strays.protected) {

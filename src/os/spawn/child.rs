@@ -52,6 +52,8 @@ pub(super) struct Plan<'a> {
     pub(super) gate: &'a Gate,
     /// It waits at the gate until its row is committed.
     pub(super) gated: bool,
+    /// The thread that made it is suspended, and another one waits to hear of it.
+    pub(super) suspends: bool,
     pub(super) parent: usize,
     pub(super) session: Session,
     /// The cgroup that it is born in.
@@ -81,6 +83,9 @@ struct DefaultAction([usize; 4]);
 pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
     // SAFETY: the caller passed a pointer to a `Plan` on its stack, and stays there until the kernel says that we have left.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
+    if plan.suspends {
+        tell(plan);
+    }
     leave_the_host(plan);
     prepare(plan);
     plan.gate.step.store(step::GATE, Ordering::Release);
@@ -224,6 +229,13 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     }
 }
 
+fn tell(plan: &Plan<'_>) {
+    let born = &plan.gate.born;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "pids fit i32")]
+    born.store(call(libc::SYS_getpid, [0; 5]) as u32, Ordering::Release);
+    call(libc::SYS_futex, [born.as_ptr() as usize, FUTEX_WAKE, 1, 0, 0]);
+}
+
 fn wait_at_gate(plan: &Plan<'_>) {
     let gate = plan.gate;
     let tick = Timespec { seconds: GATE_TICK.as_secs().cast_signed(), nanoseconds: 0 };
@@ -261,6 +273,7 @@ fn wait_at_gate(plan: &Plan<'_>) {
     }
 }
 
+const FUTEX_WAKE: usize = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
 const FUTEX_WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
 
 fn become_program(plan: &Plan<'_>) -> ! {

@@ -40,6 +40,9 @@ pub(super) mod step {
     pub(in super::super) const EXEC: u32 = 8;
 }
 
+/// No child was made.
+pub(super) const UNBORN: u32 = u32::MAX;
+
 /// The memory that a child and its host share.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -48,8 +51,10 @@ pub(crate) struct Gate {
     pub(super) errno: AtomicI32,
     /// Written by the kernel before the child's first instruction (`CLONE_PIDFD`).
     pub(super) pidfd: AtomicI32,
+    /// The child's number, for a thread that did not make it; [`UNBORN`] where none could be made.
+    pub(super) born: AtomicU32,
     /// Not zero while the child is in the host's memory: the kernel clears it, and wakes whoever waits for that
-    /// (`CLONE_CHILD_CLEARTID`, set_tid_address(2)).
+    /// (`CLONE_CHILD_CLEARTID`, see `set_tid_address(2)`).
     pub(super) inside: AtomicU32,
 }
 
@@ -60,6 +65,7 @@ impl Default for Gate {
             step: AtomicU32::new(0),
             errno: AtomicI32::new(0),
             pidfd: AtomicI32::new(-1),
+            born: AtomicU32::new(0),
             inside: AtomicU32::new(1),
         }
     }
@@ -87,6 +93,24 @@ impl Gate {
     /// The step that the child came to, and the errno there; for [`super::failure`].
     pub(crate) fn reached(&self) -> (u32, i32) {
         (self.step.load(Ordering::Acquire), self.errno.load(Ordering::Acquire))
+    }
+
+    /// Waits for a child that another thread makes: its number, or [`UNBORN`].
+    pub(super) fn wait_until_born(&self) -> u32 {
+        loop {
+            match self.born.load(Ordering::Acquire) {
+                0 => {
+                    let _ = futex::wait(&self.born, futex::Flags::PRIVATE, 0, None);
+                }
+                born => return born,
+            }
+        }
+    }
+
+    /// There will be no child.
+    pub(super) fn give_up(&self) {
+        self.born.store(UNBORN, Ordering::Release);
+        let _ = futex::wake(&self.born, futex::Flags::PRIVATE, 1);
     }
 
     /// Waits until the child has left the host's memory, by exec or by death.

@@ -16,7 +16,8 @@ use super::{
     super::PidFd,
     child::{Descriptor, EXECUTABLE, Plan, Session},
     gate::{Gate, step},
-    launch::{bury, failure, make_child},
+    launch::failure,
+    stay::{RUNS_BESIDE, bury, make_child},
 };
 use crate::error::{Error, Result};
 
@@ -45,6 +46,7 @@ pub(in super::super) fn start(helper: &Helper) -> Result<Arc<PidFd>> {
     let plan = Plan {
         gate: &gate,
         gated: false,
+        suspends: !RUNS_BESIDE,
         parent: std::process::id() as usize,
         session: Session::New,
         cgroup: None,

@@ -25,23 +25,28 @@
 //! else with its running host, and errno and all that is thread-local with the thread that made it. Its table of descriptors is
 //! the host's as well until it leaves it, before it opens or closes any.
 //!
+//! In a cgroup of its own a child must not share the memory of running code: where the cgroup runs out of memory, the kernel
+//! ends its victim and whoever shares that memory, so the host; a child of vfork(2) alone is passed over. Such a one is made
+//! by a thread that is suspended meanwhile ([`clone`]).
+//!
 //! A program of our own that is no task ([`helper`]) is made in the same way, without a gate.
 //!
 //! Linux 5.9 is needed (`close_range(2)`). Where clone3 is refused, as by seccomp profiles older than it, clone(2) serves.
 
 mod child;
+mod clone;
 pub(crate) mod gate;
 mod helper;
 mod launch;
 mod program;
 mod stack;
+mod stay;
 mod stdio;
 
 pub(super) use child::Descriptor;
+pub(super) use clone::try_joining;
 pub(crate) use gate::Gate;
 pub(super) use helper::{Helper, start};
-pub(super) use launch::try_joining;
-pub(crate) use launch::{
-    Child, Command, Place, Refusal, Session, Spawned, StdioSource, failure, spawn,
-};
+pub(crate) use launch::{Command, Place, Refusal, Session, Spawned, StdioSource, failure, spawn};
+pub(crate) use stay::Child;
 pub(super) use stdio::{Pipes, prepare_stdio};

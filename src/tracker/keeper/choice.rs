@@ -40,14 +40,14 @@ impl Shared {
             Err(error) => tracing::debug!("{error}; no keeper is used"),
         }
         if must && let Some(Some(binary)) = self.keeper.get() {
-            self.try_keeper(binary)?;
+            Self::try_keeper(binary)?;
             let _ = self.keeper_fits.set(true);
         }
         Ok(())
     }
 
     /// Starts it once, to hear its version.
-    fn try_keeper(&self, binary: &Binary) -> Result<()> {
+    fn try_keeper(binary: &Binary) -> Result<()> {
         let link = binary.start(Uuid::nil())?;
         if let Some(link) = link.dismiss(PROBE_LIMIT) {
             link.kill();
@@ -68,7 +68,7 @@ impl Shared {
             return Ok(None);
         }
         let fits = *self.keeper_fits.get_or_init(|| {
-            let tried = self.try_keeper(binary);
+            let tried = Self::try_keeper(binary);
             tried.inspect_err(|error| tracing::warn!("{error}; no keeper is used")).is_ok()
         });
         if fits && self.can_hold_kept() {

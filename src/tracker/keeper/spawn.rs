@@ -29,7 +29,7 @@ pub(in super::super) fn spawn_kept(
     shared: &Arc<Shared>,
     binary: &Binary,
     command: Command,
-    request: Request,
+    request: &Request,
     protected: &[String],
 ) -> Result<(Spawned<Admitted>, Kept), Refusal<Admitted>> {
     command.check()?;
@@ -41,7 +41,7 @@ pub(in super::super) fn spawn_kept(
         protected: shared.options.protected.iter().chain(protected).cloned().collect(),
     };
     let link = binary.start(terms.token)?;
-    match relay(shared, &link, &request, command, terms) {
+    match relay(shared, &link, request, command, terms) {
         Ok(spawned) => Ok((spawned, Kept::new(link))),
         Err(refusal) => {
             // Nothing runs below it, or what does shall not.
