@@ -3,10 +3,11 @@
 use std::{thread, time::Instant};
 
 use super::{
+    herd::Program,
     samples::{Samples, timed},
     score::{Board, Line},
     seed::Seed,
-    spawns::spawn,
+    spawns::{bare, spawn},
     stage::Stage,
 };
 
@@ -19,7 +20,7 @@ pub(crate) fn measure(board: &mut Board) {
     spawn(&stage, 0);
     let (mut serial, mut crowded) = (Samples::default(), Samples::default());
     let (mut each, mut alone) = (Samples::default(), Samples::default());
-    let mut seeds = Samples::default();
+    let (mut seeds, mut unrecorded) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
         let (took, times) = timed(|| all(&stage, 1));
         serial.add(took);
@@ -28,6 +29,7 @@ pub(crate) fn measure(board: &mut Board) {
         crowded.add(took);
         each.extend(times);
         seeds.add(timed(seeds_way).0);
+        unrecorded.extend(all_bare());
     }
     board.add(
         Line::new("1,000 spawns from 8 threads, in total", &crowded)
@@ -40,6 +42,28 @@ pub(crate) fn measure(board: &mut Board) {
             .beside("one of 1,000 from one thread", alone.median())
             .p99_within(5e6),
     );
+    board.add(
+        Line::new("one of 1,000 bare ones from 8 threads", &unrecorded)
+            .beside("one of 1,000 from one thread", alone.median()),
+    );
+}
+
+/// What eight threads get that only clone and exec: nothing is recorded.
+fn all_bare() -> Samples {
+    thread::scope(|scope| {
+        let worker = || {
+            let mut raw = Program::new(&["/bin/true"]);
+            let mut times = Samples::default();
+            (0..SPAWNS / THREADS).for_each(|_| times.add(bare(&mut raw)));
+            times
+        };
+        let workers: Vec<_> = (0..THREADS).map(|_| scope.spawn(worker)).collect();
+        let mut all = Samples::default();
+        for worker in workers {
+            all.extend(worker.join().expect("no panic"));
+        }
+        all
+    })
 }
 
 /// So many spawns, spread over so many threads; each program is waited for, and only its spawn is counted as its time.

@@ -5,6 +5,7 @@ use std::{
     io::Write,
     os::unix::fs::MetadataExt,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,8 @@ use super::{
 };
 
 const ENTRIES: usize = 1000;
+/// The export rests at most 20 ms after a write.
+const REST: Duration = Duration::from_millis(25);
 
 #[derive(Serialize)]
 struct Entry {
@@ -42,9 +45,13 @@ pub(crate) fn measure(board: &mut Board) {
     let other = folder.path().join("limit.json");
     let (ours, limit) = in_turns(
         rounds,
-        |round| change(&stage, &file, herd.pids[0], round),
+        |round| change(&stage, &file, herd.pids[0], round, REST),
         |_| timed(|| write_atomically(&other, &entries)).0,
     );
+    let mut following = Samples::default();
+    (rounds..2 * rounds).for_each(|round| {
+        following.add(change(&stage, &file, herd.pids[0], round, Duration::ZERO));
+    });
     let seed = Seed::tracking(&herd.pids);
     let mut seeds = Samples::default();
     (0..rounds).for_each(|_| seeds.add(timed(|| seed.persist()).0));
@@ -53,6 +60,10 @@ pub(crate) fn measure(board: &mut Board) {
             .beside("serialise, write, rename", limit.median())
             .at_most(1.2)
             .seed(seeds.median()),
+    );
+    board.add(
+        Line::new("export of a change that follows another", &following)
+            .beside("serialise, write, rename", limit.median()),
     );
     spawns_do_not_wait(board, &stage, rounds);
     std::mem::forget(stage.tracker);
@@ -67,11 +78,13 @@ fn flush(stage: &Stage) {
     stage.tracker.flush_export(Duration::from_secs(10)).expect("written");
 }
 
-/// From a commit until the file has been replaced. The list is the same length before and after.
-fn change(stage: &Stage, file: &Path, pid: u32, round: usize) -> Duration {
+/// From a commit until the file has been replaced. The list is the same length before and after. Within a rest after a write
+/// changes are collected; one after a longer pause is written at once.
+fn change(stage: &Stage, file: &Path, pid: u32, round: usize, pause: Duration) -> Duration {
     let task = if round == 0 { format!("task-{pid}") } else { format!("again-{}", round - 1) };
     stage.tracker.unregister(&task).expect("released");
     flush(stage);
+    thread::sleep(pause);
     let before = inode(file);
     stage.tracker.register(format!("again-{round}"), pid).expect("it is there");
     let start = Instant::now();

@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
 use super::{
-    procfs::{BUFFER, ENVIRON_LIMIT, Proc, number, split_nul, tokens},
+    procfs::{BUFFER, ENVIRON_LIMIT, Proc, STAT_LIMIT, number, parse_stat, split_nul, tokens},
     scan::unless_busy,
 };
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
 /// systemd tells each process that it starts its own pid, since version 248 (systemd.exec(5)). Descendants inherit the
 /// variable and have another pid.
 const SYSTEMD_EXEC_PID: &[u8] = b"SYSTEMD_EXEC_PID=";
+
+/// Field 51 of `/proc/PID/stat`, counted from the blank before field 3.
+const ENV_END: usize = 51 - 2;
 
 /// What `/proc/PID/status` tells of whose a process is (`proc_pid_status(5)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +74,16 @@ impl Proc {
         })
     }
 
-    /// Whether a process lives and shows no environment: it has none, or is calling exec.
-    pub(crate) fn shows_no_environment(&self, pid: Pid) -> bool {
-        let empty = BUFFER.with_borrow_mut(|buffer| {
+    /// Whether a process is between its old program and its new one: it has left the memory with its former environment, and
+    /// its new one is not laid out yet (`exec_mmap` and `create_elf_tables` in the kernel). On a busy machine that lasts for
+    /// tens of milliseconds. One whose environment is empty has a place for it all the same.
+    pub(crate) fn is_in_exec(&self, pid: Pid) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
             self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
                 && buffer.is_empty()
-        });
-        let lives = |stat: &Stat| !stat.is_zombie() && !stat.is_kernel_thread();
-        empty && self.stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| lives(&stat)))
+                && self.read(pid, "stat", buffer, STAT_LIMIT).is_ok_and(|there| there)
+                && tells_of_exec(buffer)
+        })
     }
 
     /// Whether systemd started this very process, as the main process of a service; `false` where it may not be read.
@@ -95,6 +100,17 @@ fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
     let mut lines = cgroups.split(|&byte| byte == b'\n');
     let path = lines.find_map(|line| line.strip_prefix(b"0::"));
     path.is_some_and(|path| path.split(|&byte| byte == b'/').any(|part| part == name.as_bytes()))
+}
+
+/// Of whom we may see it, `/proc/PID/stat` tells in field 51 where the environment ends (`proc_pid_stat(5)`).
+fn tells_of_exec(text: &[u8]) -> bool {
+    let end = || {
+        let name_ends = text.iter().rposition(|&byte| byte == b')')?;
+        let mut rest = text[name_ends + 1..].split(u8::is_ascii_whitespace);
+        number::<u64>(rest.nth(ENV_END)?)
+    };
+    let lives = |stat: Stat| !stat.is_zombie() && !stat.is_kernel_thread();
+    parse_stat(text).is_some_and(lives) && end() == Some(0)
 }
 
 fn is_told_its_pid(environ: &[u8], pid: Pid) -> bool {
@@ -122,6 +138,49 @@ fn field<'a>(status: &'a [u8], label: &[u8]) -> Option<impl Iterator<Item = &'a 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Captured: a daemon between setsid(1) and sleep(1), the same a moment later, and another one as a zombie.
+    #[test]
+    fn who_is_between_two_programs_has_no_place_for_an_environment_yet() {
+        let line = |name: &str, state: &str, places: &str| {
+            let start = "1 3105 3105 0 -1 4194304 23 0 0 0 0 0 0 0 20 0 1 0 3752639 372736 0";
+            format!("3106 ({name}) {state} {start} {places}\n")
+        };
+        let limit = "18446744073709551615";
+        let between = format!(
+            "{limit} 0 0 140736113719924 0 0 0 0 6 0 0 0 0 17 1 0 0 0 0 0 0 0 0 140736113719924 0 0 0 0"
+        );
+        let after = format!(
+            "{limit} 94010579853312 94010579871241 140724760534224 0 0 0 0 6 0 1 0 0 17 1 0 0 0 0 0 94010579885328 \
+             94010579886592 94010715951104 140724760541820 140724760541832 140724760541832 140724760541832 0"
+        );
+        let none = format!("{limit} 0 0 0 0 0 0 0 6 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0");
+        assert!(tells_of_exec(line("setsid", "R", &between).as_bytes()));
+        assert!(tells_of_exec(line("a) S 1 (b", "R", &between).as_bytes()));
+        // Its environment is empty, and has its place.
+        assert!(!tells_of_exec(line("sleep", "S", &after).as_bytes()));
+        assert!(!tells_of_exec(line("sh", "Z", &none).as_bytes()));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a child of a test, which waits for it")]
+    fn a_program_without_an_environment_is_not_taken_for_one_in_exec() {
+        let proc = Proc::open().expect("/proc");
+        let mut child =
+            std::process::Command::new("sleep").arg("60").env_clear().spawn().expect("it runs");
+        let pid = Pid::new(i64::from(child.id())).expect("a pid");
+        // By the time that it sleeps it has become its program.
+        let sleeps =
+            || proc.stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.comm == b"sleep"));
+        while !sleeps() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let (shown, in_exec) = (proc.tokens_shown(pid).expect("readable"), proc.is_in_exec(pid));
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        assert_eq!((shown, in_exec), (None, false));
+    }
 
     #[test]
     fn uids_and_namespaces_are_read_from_their_lines() {

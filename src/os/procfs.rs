@@ -26,7 +26,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND)
 /// The variable that ties a tree to its row.
 pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
 /// A whole `stat`, with the longest name. It comes in one piece: a read that leaves room was the last one.
-const STAT_LIMIT: usize = 1 << 10;
+pub(super) const STAT_LIMIT: usize = 1 << 10;
 /// An environment is read up to here; the kernel allows more, no program of ours needs it.
 pub(super) const ENVIRON_LIMIT: usize = 4 << 20;
 

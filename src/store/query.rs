@@ -58,8 +58,8 @@ pub(super) const KEPT_BELOW: &str =
      CROSS JOIN instance AS f ON f.id = p.first_owner
      WHERE p.root = ?1 AND p.end_reason = 'released'";
 pub(super) const EXPORTED: &str =
-    "SELECT task_id, pid, started_at FROM process INDEXED BY process_live_owner
-     WHERE state <> 'ended' AND root IS NULL AND task_id IS NOT NULL ORDER BY started_at, id";
+    "SELECT task_id, pid, started_at, id FROM process INDEXED BY process_live_owner
+     WHERE state <> 'ended' AND root IS NULL AND task_id IS NOT NULL";
 pub(super) const HISTORY_OF: &str = select_processes!(
     "FROM process AS p INDEXED BY process_task",
     "WHERE p.task_id = ?1 AND p.ended_at >= ?2
@@ -94,18 +94,23 @@ impl Store {
 
     /// What the export lists: live roots that have a task, the longest-running first.
     pub(crate) fn export_entries(&self) -> Result<Vec<ExportEntry>> {
-        self.read("list what is exported", |connection| {
+        let mut entries = self.read("list what is exported", |connection| {
             connection
                 .prepare_cached(EXPORTED)?
                 .query_map([], |row| {
-                    Ok(ExportEntry {
+                    let started = Millis(row.get(2)?);
+                    let entry = ExportEntry {
                         task_id: row.get(0)?,
                         process_id: row.get(1)?,
-                        start_time: Millis(row.get(2)?).to_rfc3339(),
-                    })
+                        start_time: started.to_rfc3339(),
+                    };
+                    Ok(((started, row.get::<_, i64>(3)?), entry))
                 })?
-                .collect()
-        })
+                .collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        // They come almost in order; SQLite would sort them as if they did not.
+        entries.sort_by_key(|(age, _)| *age);
+        Ok(entries.into_iter().map(|(_, entry)| entry).collect())
     }
 
     /// How many orphans another instance has taken over and is still ending.

@@ -33,9 +33,25 @@ pub(super) struct Root {
     pub(super) cgroup: Option<Cgroup>,
     pub(super) origin: Origin,
     pub(super) limits: Limits,
-    pub(super) command: Vec<String>,
+    pub(super) command: Words,
     /// Whether the arguments of what is below it may be recorded.
     pub(super) arguments: bool,
+}
+
+/// Program and arguments in one piece, each ended by NUL, which none can hold: there are as many of these in memory as tracked
+/// processes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Words(Box<str>);
+
+impl Words {
+    pub(super) fn new(words: &[String]) -> Self {
+        let ended = words.iter().flat_map(|word| [word.as_str(), "\0"]);
+        Self(ended.collect::<String>().into())
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<String> {
+        self.0.split_terminator('\0').map(str::to_owned).collect()
+    }
 }
 
 impl Root {
@@ -63,7 +79,7 @@ impl Root {
             cgroup: new.cgroup.clone(),
             origin: new.origin,
             limits: new.limits,
-            command: new.command.clone(),
+            command: Words::new(&new.command),
             arguments,
         }
     }
@@ -87,7 +103,7 @@ impl From<&ProcessRecord> for Root {
             cgroup: record.cgroup.clone(),
             origin: record.origin,
             limits: record.limits,
-            command: record.command.clone(),
+            command: Words::new(&record.command),
             arguments: may_record_arguments(&record.command),
         }
     }
@@ -115,7 +131,7 @@ struct Progress {
     /// What it left has been seen to as well: nobody is at work on the tree any more.
     over: bool,
     /// Why it was ended, where that could not be recorded with the attempt.
-    cause: Option<(EndReason, Option<Because>)>,
+    cause: Option<Box<(EndReason, Option<Because>)>>,
 }
 
 /// How a process came to this tracker, and what is to become of what it leaves.
@@ -145,7 +161,7 @@ pub(super) struct Entry {
     pub(super) root: Root,
     pub(super) child: bool,
     pub(super) strays: Strays,
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<Box<Kept>>,
     /// `None` beyond the share of the descriptor limit: then the health pass covers it.
     pub(super) pidfd: Option<Arc<PidFd>>,
     /// When it was last known to live, once it is known to be dead.
@@ -164,7 +180,7 @@ impl Entry {
             root,
             child,
             strays,
-            kept,
+            kept: kept.map(Box::new),
             pidfd,
             died_since: OnceLock::new(),
             progress: Mutex::default(),
@@ -243,12 +259,12 @@ impl Entry {
 
     /// Remembers why it has ended, for whoever records its end later; `None` where it is about to be recorded.
     pub(super) fn set_cause(&self, cause: Option<(EndReason, Option<Because>)>) {
-        self.progress().cause = cause;
+        self.progress().cause = cause.map(Box::new);
     }
 
     /// Why it has ended, where that is known and could not be recorded.
     pub(super) fn cause(&self) -> Option<(EndReason, Option<Because>)> {
-        self.progress().cause.clone()
+        self.progress().cause.as_deref().cloned()
     }
 
     /// Somebody is recording its end, or ending it, or has, or has tried in vain: its deadline is nobody's concern now.
@@ -288,7 +304,7 @@ impl Entry {
             return status;
         }
         // A keeper that was killed tells nothing; then its program is a stranger's child.
-        let told = self.kept.as_ref().and_then(Kept::status);
+        let told = self.kept.as_deref().and_then(Kept::status);
         self.publish(match told {
             Some(status) => status,
             None if self.child && self.kept.is_none() => child_status(pidfd),

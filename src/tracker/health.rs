@@ -329,7 +329,7 @@ impl Shared {
             report.endings.push(Ending {
                 task_id: root.task.clone(),
                 pid: root.identity.pid,
-                command: root.command.clone(),
+                command: root.command.to_vec(),
                 rule: "it is not there any more".into(),
                 evidence: "identity".into(),
                 outcome: Outcome::Gone,

@@ -165,7 +165,7 @@ impl Shared {
             report.suspects.push(Suspect {
                 task_id: root.task.clone(),
                 pid: root.identity.pid,
-                command: root.command.clone(),
+                command: root.command.to_vec(),
                 why: format!(
                     "{error}; close its row with `procledger forget` when you know that it is gone"
                 ),
@@ -196,7 +196,7 @@ impl Shared {
         report.suspects.push(Suspect {
             task_id: root.task.clone(),
             pid: root.identity.pid,
-            command: root.command.clone(),
+            command: root.command.to_vec(),
             why: why.clone(),
         });
         member.row.map(|process| Settled { process, verdict: Verdict::Unknown(why), leak: None })

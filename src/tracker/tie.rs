@@ -113,7 +113,7 @@ fn is_tied(
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{super::entry::Words, *};
     use crate::{
         plan::observe::tests::{pid, stat},
         record::{Limits, Origin, ProcessId},
@@ -139,7 +139,7 @@ mod tests {
                 max_runtime: None,
                 max_rss: None,
             },
-            command: Vec::new(),
+            command: Words::default(),
             arguments: true,
         }
     }

@@ -41,7 +41,7 @@ mod tests {
         record::{Limits, Observer, Origin, Outcome, ProcessId},
         tracker::{
             ending::{Leave, Tree, World, member::describe, work::Work},
-            entry::Root,
+            entry::{Root, Words},
         },
     };
 
@@ -67,7 +67,7 @@ mod tests {
                 max_runtime: None,
                 max_rss: None,
             },
-            command: Vec::new(),
+            command: Words::default(),
             arguments: true,
         }
     }

@@ -26,7 +26,7 @@ use crate::{
 
 /// Between two looks at somebody who calls exec.
 const EXEC_PAUSE: Duration = Duration::from_micros(200);
-/// In one look nobody is waited for any longer: he may have no environment at all.
+/// In one look nobody is waited for any longer: another look follows.
 const EXEC_TAKES: Duration = Duration::from_millis(10);
 
 /// Takes a snapshot, adds every new member to its tree and records it; returns the snapshot, and whether anyone was new. An
@@ -43,8 +43,8 @@ pub(super) fn look(
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     let (mut any, mut blind) = (false, Ok(()));
     for tree in trees {
-        let carriers = carriers.remove(&tree.root.token).unwrap_or_default();
-        let mut view = view(&snapshot, tree, carriers);
+        let carried = carriers.of.remove(&tree.root.token).unwrap_or_default();
+        let mut view = view(&snapshot, tree, carried);
         view.keeper = keeper_of(world, &keepers, tree);
         // After the snapshot: who is in both lists had its number all the time in between.
         view.leaf =
@@ -62,7 +62,7 @@ pub(super) fn look(
         let leaf_is_shared = tree.has_protected() || !view.leaf.is_disjoint(&exempt);
         tree.suspects = found.suspects.into_iter().filter(|pid| !taken.contains(pid)).collect();
         let first = tree.members.len();
-        tree.vanished = false;
+        tree.vanished = carriers.untold && tree.root.token.is_some();
         for (pid, evidence) in found.members {
             if !tree.pids.contains_key(&pid) && taken.insert(pid) {
                 blind = blind.and(add(world, &snapshot, tree, cache, (pid, evidence, None)));
@@ -166,16 +166,23 @@ fn keeper_of(world: &World<'_>, keepers: &HashMap<Uuid, Pid>, tree: &Work) -> Op
     (world.proc.uid(keeper).ok().flatten() == Some(tree.root.uid)).then_some(keeper)
 }
 
+#[derive(Default)]
+struct Carriers {
+    of: HashMap<Option<Uuid>, Vec<Pid>>,
+    /// Somebody called exec all the time, and it is not known what he carries.
+    untold: bool,
+}
+
 /// Reads the environments of processes that are in no tree yet, where some tree has a token.
 fn carriers(
     world: &World<'_>,
     snapshot: &Snapshot,
     trees: &[Work],
     cache: &mut TokenCache,
-) -> Result<HashMap<Option<Uuid>, Vec<Pid>>> {
+) -> Result<Carriers> {
     let wanted: HashMap<Uuid, u32> =
         trees.iter().filter_map(|tree| Some((tree.root.token?, tree.root.uid))).collect();
-    let mut found: HashMap<Option<Uuid>, Vec<Pid>> = HashMap::new();
+    let mut found = Carriers::default();
     if wanted.is_empty() {
         return Ok(found);
     }
@@ -188,14 +195,16 @@ fn carriers(
     for stat in snapshot.iter().filter(unknown).filter(|stat| stat.start_tick >= oldest) {
         let key = (stat.pid, stat.start_tick);
         let tokens = match cache.0.get(&key) {
-            Some(tokens) => tokens.clone(),
+            Some(tokens) => Some(tokens.clone()),
             None => tokens(world, stat.pid, patience)?,
         };
+        found.untold |= tokens.is_none();
+        let tokens = tokens.unwrap_or_default();
         for token in &tokens {
             if let Some(&uid) = wanted.get(token)
                 && unless_busy(world.proc.uid(stat.pid))? == Some(uid)
             {
-                found.entry(Some(*token)).or_default().push(stat.pid);
+                found.of.entry(Some(*token)).or_default().push(stat.pid);
             }
         }
         if !tokens.is_empty() {
@@ -206,14 +215,18 @@ fn carriers(
 }
 
 /// What a process carries. Somebody who left the session and is calling exec shows nothing for a moment: of 120 daemons that
-/// a short root left one to nine were missed.
-fn tokens(world: &World<'_>, pid: Pid, patience: Instant) -> Result<Vec<Uuid>> {
+/// a short root left one to nine were missed. `None` for one who still calls it when patience is over.
+fn tokens(world: &World<'_>, pid: Pid, patience: Instant) -> Result<Option<Vec<Uuid>>> {
     loop {
         if let Some(tokens) = world.proc.tokens_shown(pid)? {
-            return Ok(tokens);
+            return Ok(Some(tokens));
         }
-        if !world.proc.shows_no_environment(pid) || Instant::now() >= patience {
-            return Ok(Vec::new());
+        if !world.proc.is_in_exec(pid) {
+            // He may have come out of it between the two readings.
+            return Ok(Some(world.proc.tokens_shown(pid)?.unwrap_or_default()));
+        }
+        if Instant::now() >= patience {
+            return Ok(None);
         }
         std::thread::sleep(EXEC_PAUSE);
     }

@@ -46,7 +46,7 @@ fn belongs(world: &World<'_>, work: &Work, pid: Pid) -> bool {
         Tie::None => false,
         Tie::Certain => true,
         // What may not be read is no member by the next look either.
-        Tie::Untold => world.proc.shows_no_environment(pid),
+        Tie::Untold => world.proc.is_in_exec(pid),
     }
 }
 

@@ -33,9 +33,11 @@ const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 const FREEZE_PAUSE: Duration = Duration::from_millis(1);
 /// So long the last look is tried again where `/proc` cannot be read: out of descriptors is a matter of moments.
 const BLIND_LIMIT: Duration = Duration::from_secs(1);
-/// What a dead root left is looked at again this often at most, while somebody is seen and cannot be pinned, or came during
-/// the look.
+/// What a dead root left is looked at again this often, while somebody is seen and cannot be pinned, or came during
+/// the look, or calls exec.
 const STRAY_LOOKS: u32 = 20;
+/// And for so long at least.
+const STRAYS_TAKE: Duration = Duration::from_millis(500);
 /// While members die, this often at most for what they started on their way out.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// And so many times as long as a look takes: beside thousands of processes looking is a tenth of the work.
@@ -71,10 +73,11 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(world, works, &mut recorder);
-    for _ in 0..=STRAY_LOOKS {
+    let began = Instant::now();
+    for looks in 0.. {
         let before = world.proc.last_given();
         run.try_look()?;
-        if !run.is_open(before) {
+        if !run.is_open(before) || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
             break;
         }
         // One that was seen in the session and has left it before it was pinned, or was gone: it, or what it has forked,

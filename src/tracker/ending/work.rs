@@ -155,8 +155,8 @@ impl Work {
         };
         let is_root = evidence == Evidence::Root;
         // The command of a root is on record; reading each anew would take as long as asking it to end.
-        let command = |pid| match self.root.command.as_slice() {
-            recorded if is_root && !recorded.is_empty() => recorded.to_vec(),
+        let command = |pid| match self.root.command.to_vec() {
+            recorded if is_root && !recorded.is_empty() => recorded,
             _ => command_of(world.proc, pid, self.root.arguments),
         };
         let mut member = describe(world, identity, evidence, pinned, command);
@@ -167,7 +167,7 @@ impl Work {
             member.refused = Some(not_ours(member.identity.pid));
         }
         if member.is_root && member.command.is_empty() {
-            member.command.clone_from(&self.root.command);
+            member.command = self.root.command.to_vec();
         }
         self.push(member);
     }

@@ -98,7 +98,7 @@ impl Shared {
     /// Tells of a keeper that was killed while its program lives. It goes on: its end is known by its pidfd, and its strays by
     /// session, token and recorded descendants.
     pub(in super::super) fn notice_keeper(entry: &Entry) {
-        if !entry.kept.as_ref().is_some_and(Kept::has_gone) {
+        if !entry.kept.as_deref().is_some_and(Kept::has_gone) {
             return;
         }
         let lives = entry.pidfd.as_ref().is_some_and(|fd| !fd.is_dead().unwrap_or(true));
@@ -119,7 +119,7 @@ impl Shared {
     /// itself is never left to end what its living host did not.
     pub(in super::super) fn part_with_keeper(&self, entry: &Entry, leave: bool) {
         self.bury_departed();
-        let Some(link) = entry.kept.as_ref().and_then(Kept::take) else { return };
+        let Some(link) = entry.kept.as_deref().and_then(Kept::take) else { return };
         if !leave && !link.wait_dead(PART_LIMIT) {
             if self.is_of_another(entry.root.row) {
                 // Somebody else is ending the tree. The keeper holds it together until nobody is left.

@@ -11,7 +11,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use super::super::{
     ending::{Leave, Tree, World, end_trees},
-    entry::Root,
+    entry::{Root, Words},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -159,7 +159,7 @@ impl Keeper {
                 max_runtime: None,
                 max_rss: None,
             },
-            command: Vec::new(),
+            command: Words::default(),
             // It records nothing.
             arguments: false,
         };
