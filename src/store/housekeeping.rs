@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use super::{
     Store,
-    connection::{BUSY_TIMEOUT, WAL_LIMIT_BYTES, another_writer},
+    access::{BUSY_TIMEOUT, WAL_LIMIT_BYTES, another_writer},
     failure::failed,
     prune,
     prune_instances::{self, WithoutForeignKeys},

@@ -135,7 +135,7 @@ impl Store {
 
     /// Instances that may have left something: not stopped, or with a row or a claim of theirs still alive.
     pub(crate) fn instances_to_judge(&self) -> Result<Vec<InstanceRecord>> {
-        self.read("list the instances", |connection| {
+        self.glance("list the instances", |connection| {
             connection.prepare_cached(TO_JUDGE)?.query_map([], instance)?.collect()
         })
     }

@@ -26,10 +26,11 @@
 //!
 //! # Layers
 //!
-//! `connection`, `trust`, `filesystem`, `setup`, `in_place` and `failure` make a [`Store`]; each other file is one group of verbs on
+//! `connection`, `access`, `trust`, `filesystem`, `setup`, `in_place` and `failure` make a [`Store`]; each other file is one group of verbs on
 //! it, each query beside the function that maps its rows. What every file may use of the crate: `identity`, `error`,
 //! `state`, `record` and `meter`, which counts what was committed.
 
+mod access;
 mod admit;
 mod below;
 mod claim;

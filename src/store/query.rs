@@ -115,7 +115,7 @@ impl Store {
 
     /// How many orphans another instance has taken over and is still ending.
     pub(crate) fn live_ending_by_others(&self, own: InstanceId) -> Result<u64> {
-        self.read("count what others are ending", |connection| {
+        self.glance("count what others are ending", |connection| {
             connection
                 .prepare_cached(
                     "SELECT count(*) FROM process INDEXED BY process_live_owner
@@ -129,7 +129,7 @@ impl Store {
 
     /// Whether a live root of this ledger has this token.
     pub(crate) fn knows_token(&self, token: &uuid::Uuid) -> Result<bool> {
-        self.read("look up a token", |connection| {
+        self.glance("look up a token", |connection| {
             connection
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM process INDEXED BY process_live_owner

@@ -30,7 +30,7 @@ use rustix::{
 };
 
 use super::{
-    connection::BUSY_TIMEOUT,
+    access::BUSY_TIMEOUT,
     failure::failed,
     trust::{Located, beside},
 };

@@ -1,0 +1,164 @@
+//! How connections are made.
+//!
+//! r2d2's checks, lifetimes and per-pool threads are off: a connection to a local file does not go stale. `busy_timeout` is the
+//! first thing each connection gets, because the very next statement may meet the recovery of a crashed writer.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use r2d2::NopErrorHandler;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, MAIN_DB, OpenFlags, config::DbConfig};
+use scheduled_thread_pool::ScheduledThreadPool;
+
+use super::{
+    failure::{failed, no_connection},
+    manager::Manager,
+    setup,
+    trust::{self, Located, beside},
+};
+use crate::error::{Error, Kind, Result};
+
+/// How long a statement waits for another process: a transaction of ours takes about a millisecond, a checkpoint on a
+/// busy disk may take a second.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a thread waits for a connection: longer than one that waits for another process.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is left of the WAL after a checkpoint; a pass over 5,000 rows writes about this much.
+pub(super) const WAL_LIMIT_BYTES: i64 = 4 << 20;
+/// Every statement of this module, so that none is prepared twice.
+const STATEMENTS: usize = 64;
+
+/// Makes the connections of every pool in this process; one thread, where r2d2 would start three a pool.
+pub(super) static CONNECTOR: LazyLock<Arc<ScheduledThreadPool>> = LazyLock::new(|| {
+    let pool = ScheduledThreadPool::builder().num_threads(1).thread_name_pattern("procledger-sql");
+    Arc::new(pool.build())
+});
+
+pub(super) type Pool = r2d2::Pool<Manager>;
+
+/// How a connection opens the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Write,
+    Read,
+    /// Reads, through a descriptor that could write. Where no `-wal` exists, SQLite makes one for every reader, and only
+    /// a connection that can write removes it again.
+    ReadTidily,
+    /// Reads the file as it stands, in a folder where we can make no `-wal`. Nobody writes it now. Should its owner begin
+    /// while we read, what we read may be torn; it is still only read.
+    ReadFrozen,
+}
+
+impl Access {
+    pub(super) fn for_reading(located: &Located) -> Self {
+        if beside(&located.path, "-wal").exists() {
+            Self::Read
+        } else if trust::may_write(located.folder()) && trust::may_write(&located.path) {
+            Self::ReadTidily
+        } else {
+            Self::ReadFrozen
+        }
+    }
+
+    /// What SQLite is told to open.
+    fn name(self, path: &Path) -> PathBuf {
+        match self {
+            Self::ReadFrozen => setup::immutable_uri(path),
+            _ => path.to_path_buf(),
+        }
+    }
+
+    fn flags(self) -> OpenFlags {
+        let shared = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        shared
+            | match self {
+                // Never with CREATE: the setup alone makes the file.
+                Self::Write | Self::ReadTidily => OpenFlags::SQLITE_OPEN_READ_WRITE,
+                Self::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+                Self::ReadFrozen => OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
+            }
+    }
+}
+
+pub(super) fn pool(
+    path: &Path,
+    access: Access,
+    size: u32,
+    first: Option<Connection>,
+) -> Result<Pool> {
+    let others = SqliteConnectionManager::file(access.name(path))
+        .with_flags(access.flags())
+        .with_init(move |connection| configure(connection, access));
+    Pool::builder()
+        .max_size(size)
+        .min_idle(Some(0))
+        .test_on_check_out(false)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connection_timeout(CONNECTION_TIMEOUT)
+        .thread_pool(Arc::clone(&CONNECTOR))
+        .error_handler(Box::new(NopErrorHandler))
+        .build(Manager::new(first, others))
+        .map_err(|e| no_connection(path, "open", e))
+}
+
+fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.execute_batch(
+        "PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF",
+    )?;
+    connection.pragma_update(None, "journal_size_limit", WAL_LIMIT_BYTES)?;
+    if access != Access::Write {
+        connection.pragma_update(None, "query_only", true)?;
+    }
+    Ok(())
+}
+
+/// A connection made in this thread, for the sake of its errors: r2d2 tries again until its time is up, then knows a text.
+pub(super) fn first_writer(path: &Path) -> Result<Connection> {
+    let wrong = |e| failed(path, "open a connection", e);
+    let connection = Connection::open_with_flags(path, Access::Write.flags()).map_err(wrong)?;
+    // Should the open be refused after all, closing this one must change nothing.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .and_then(|_| configure(&connection, Access::Write))
+        .map_err(wrong)?;
+    if connection.is_readonly(MAIN_DB).map_err(wrong)? {
+        let message = format!("the ledger `{}` cannot be written: check its mode", path.display());
+        return Err(Error::new(Kind::Denied, message));
+    }
+    // Somebody may have switched it off with `sqlite3`; where it is on, this only reads.
+    let mode: String =
+        connection.query_one("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(wrong)?;
+    if mode != "wal" {
+        let message = format!(
+            "the ledger `{}` cannot use WAL (SQLite says {mode}): choose a folder on a local disk",
+            path.display()
+        );
+        return Err(Error::new(Kind::Unsupported, message));
+    }
+    Ok(connection)
+}
+
+/// The same for reading: a damaged ledger was told as a busy one, after ten seconds.
+pub(super) fn first_reader(path: &Path, access: Access) -> Result<Connection> {
+    Connection::open_with_flags(access.name(path), access.flags())
+        .and_then(|connection| configure(&connection, access).map(|()| connection))
+        .map_err(|e| failed(path, "open a connection", e))
+}
+
+/// A connection beside the pools, which checkpoints when it is told to and not when it commits.
+pub(super) fn another_writer(path: &Path) -> Result<Connection> {
+    let open = || {
+        let connection = Connection::open_with_flags(path, Access::Write.flags())?;
+        configure(&connection, Access::Write)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        Ok(connection)
+    };
+    open().map_err(|e| failed(path, "open a connection", e))
+}
