@@ -42,7 +42,7 @@ pub(crate) fn body(given: &Given) {
 
     let held = WriteLock::take(&given.ledger(), &given.marker);
     let began = Instant::now();
-    // Three at once: the registrar refuses them together.
+    // Three at once: they are refused together.
     std::thread::scope(|scope| {
         for number in 0..3 {
             let (tracker, job) = (&tracker, &job);

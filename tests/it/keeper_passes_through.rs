@@ -148,7 +148,7 @@ pub(crate) fn many(given: &Given) {
         tracker.spawn(job).and_then(|mut process| process.wait()).expect("run")
     };
     run("first".into(), 0);
-    // The registrar, the monitor and SQLite have all that they ever open.
+    // The monitor and SQLite have all that they ever open.
     let before = descriptors();
     thread::scope(|scope| {
         let run = &run;

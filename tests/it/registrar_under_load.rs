@@ -1,4 +1,4 @@
-//! One registrar commits for all threads: many at once, and children that die at its door.
+//! Threads that spawn at once commit for each other: many of them, and children that die at the gate.
 
 use std::{
     collections::HashSet,

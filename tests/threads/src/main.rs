@@ -1,8 +1,11 @@
 //! Every thread of a tracker against every other, for the thread sanitizer to look at.
 //!
-//! Not a test of what comes out of it, which `tests/it` looks at: only of who touches which memory when. The registrar,
-//! the monitor, the exporter and the housekeeper run as they do in a host; six threads of the caller spawn, wait,
-//! terminate, register and look at the same time, and a tracker is opened and closed in each round.
+//! Not a test of what comes out of it, which `tests/it` looks at: only of who touches which memory when. The monitor,
+//! the exporter and the housekeeper run as they do in a host; six threads of the caller spawn, and commit for each other,
+//! wait, terminate, register and look at the same time, and a tracker is opened and closed in each round.
+//!
+//! One thing is not as in a host: a child is made by a thread that is suspended until it has left our memory, since the
+//! sanitizer keeps its books in thread-local memory, which child and thread share.
 
 mod edges {
     include!(concat!(env!("OUT_DIR"), "/edges.rs"));
