@@ -85,8 +85,12 @@ pub(super) fn make_current(located: &Located) -> Result<()> {
 pub(super) fn standing(located: &Located) -> Result<Standing> {
     let shown = located.path.display();
     match located.found.map_or(0, |found| found.len) {
-        // SQLite writes the first page before it makes a WAL: what is in one has lost its ledger.
-        0 if located.found.is_some() && has_content(&beside(&located.path, "-wal")) => {
+        // SQLite writes the first page before it makes a WAL: what is in one has lost its ledger, unless somebody has set it
+        // up since we looked.
+        0 if located.found.is_some()
+            && has_content(&beside(&located.path, "-wal"))
+            && !has_content(&located.path) =>
+        {
             let message = format!(
                 "the ledger `{shown}` was emptied, or is damaged: restore a backup, or remove it with its `-wal` to begin anew"
             );

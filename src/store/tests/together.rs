@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::fixture::*;
-use crate::store::Store;
+use crate::store::{Store, setup, trust};
 
 const OPENERS: usize = 6;
 const ROUNDS: usize = 150;
@@ -81,4 +81,18 @@ fn six_threads_open_a_new_ledger_at_once() {
         let store = Store::open_read_only(&file(folder.path(), "")).expect("opened");
         assert_eq!(store.instances_to_judge().expect("read").len(), OPENERS, "none was lost");
     }
+}
+
+/// Whoever saw the new file empty, and its WAL full a moment later, took it for a ledger that had been emptied.
+#[test]
+fn a_ledger_that_somebody_else_has_set_up_since_we_looked_was_called_emptied() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = file(folder.path(), "");
+    fs::write(&path, "").expect("written");
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&path, permissions).expect("set");
+    let before = trust::Located::at(&path).expect("seen");
+    let store = Store::open(&path).expect("set up by somebody else");
+    store.add_instance(&instance("opener", here(), 1)).expect("written");
+    assert!(matches!(setup::standing(&before), Ok(setup::Standing::New)), "it is looked at anew");
 }
