@@ -46,7 +46,11 @@ pub(crate) fn measure(board: &mut Board) {
     let (ours, limit) = in_turns(
         rounds,
         |round| change(&stage, &file, herd.pids[0], round, REST),
-        |_| timed(|| write_atomically(&other, &entries)).0,
+        |_| {
+            // As cold as ours.
+            thread::sleep(REST);
+            timed(|| write_atomically(&other, &entries)).0
+        },
     );
     let mut following = Samples::default();
     (rounds..2 * rounds).for_each(|round| {

@@ -25,6 +25,14 @@ struct Panel<'a> {
     widest: f64,
 }
 
+/// What stands at the end of a line.
+struct Label<'a> {
+    x: f64,
+    y: f64,
+    cost: &'a str,
+    colour: &'a str,
+}
+
 pub(crate) fn draw(points: &[Point]) -> String {
     let total = 2.0 * (LEFT + WIDTH + RIGHT);
     let height = TOP + HEIGHT + 50.0;
@@ -70,9 +78,20 @@ impl<'a> Panel<'a> {
                 costs.push(&point.cost);
             }
         }
-        let mut labels: Vec<f64> = Vec::new();
-        for (cost, colour) in costs.into_iter().zip(COLOURS) {
-            self.curve(svg, cost, colour, &mut labels);
+        let named = costs.into_iter().zip(COLOURS);
+        let mut labels: Vec<Label<'_>> =
+            named.filter_map(|(cost, colour)| self.curve(svg, cost, colour)).collect();
+        // From the lowest up: one that would stand on another moves up, and the order stays that of the lines.
+        labels.sort_by(|a, b| b.y.total_cmp(&a.y));
+        let mut limit = f64::INFINITY;
+        for Label { x, y, cost, colour } in labels {
+            limit = (y + 4.0).min(limit);
+            let _ = writeln!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{limit:.1}\" fill=\"{colour}\">{cost}</text>",
+                x + 8.0
+            );
+            limit -= 13.0;
         }
     }
 
@@ -112,7 +131,7 @@ impl<'a> Panel<'a> {
         );
     }
 
-    fn curve(&self, svg: &mut String, cost: &str, colour: &str, labels: &mut Vec<f64>) {
+    fn curve<'c>(&self, svg: &mut String, cost: &'c str, colour: &'c str) -> Option<Label<'c>> {
         let of_cost = self.points.iter().filter(|point| point.cost == cost);
         let places: Vec<(f64, f64)> =
             of_cost.map(|point| (self.x(point.size), self.y(point.nanoseconds))).collect();
@@ -126,18 +145,7 @@ impl<'a> Panel<'a> {
             let _ =
                 writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
         }
-        let Some(&(x, y)) = places.last() else { return };
-        // A label that would stand on another one moves up.
-        let mut at = y + 4.0;
-        while labels.iter().any(|other| (other - at).abs() < 13.0) {
-            at -= 13.0;
-        }
-        labels.push(at);
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{at:.1}\" fill=\"{colour}\">{cost}</text>",
-            x + 8.0
-        );
+        places.last().map(|&(x, y)| Label { x, y, cost, colour })
     }
 }
 

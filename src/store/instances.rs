@@ -116,7 +116,7 @@ impl Store {
         &self,
         here: &Place,
     ) -> Result<Vec<(InstanceId, String, Option<u64>)>> {
-        self.read("list the cgroups", |connection| {
+        self.glance("list the cgroups", |connection| {
             connection
                 .prepare_cached(CGROUPS_LEFT)?
                 .query_map(
