@@ -11,7 +11,7 @@ use super::{
     entry::Entry,
     settle::Dead,
     shared::Shared,
-    tie::{Tie, tie},
+    tie::{Tie, Ties, tie},
 };
 use crate::{
     identity::Pid,
@@ -70,6 +70,7 @@ impl Shared {
         if !entry.child || entry.kept.is_some() {
             return false;
         }
+        let ties = Ties::of(std::iter::once(root));
         let mut last = root.identity.pid.get();
         for _ in 0..ROUNDS {
             let Some(since) = self.proc.numbers_since(&root.identity) else { return false };
@@ -82,7 +83,7 @@ impl Shared {
             let few = last - root.identity.pid.get() <= FEW;
             let is_not_of = |number| {
                 let pid = Pid::new(i64::from(number));
-                pid.is_none_or(|pid| tie(&self.proc, root, pid) == Tie::None)
+                pid.is_none_or(|pid| tie(&self.proc, &ties, pid) == Tie::None)
             };
             if !few || !new.all(is_not_of) {
                 return false;

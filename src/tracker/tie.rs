@@ -5,6 +5,10 @@
 //! the look. Where it was started within the 10 ms before, what ties it to its tree is looked at once more when it is pinned:
 //! what is read then, while it holds its number, is its own.
 
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
 use super::entry::Root;
 use crate::{
     error::Result,
@@ -37,7 +41,7 @@ pub(super) fn pin(
     Ok(tied.then_some(pinned))
 }
 
-/// What ties whoever has a number now to a root.
+/// What ties whoever has a number now to one of some roots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tie {
     /// Nothing of its own: what stands below a member by its parent alone is not told so, nor who is in a leaf.
@@ -48,8 +52,23 @@ pub(super) enum Tie {
     Untold,
 }
 
-/// By a look at this one alone.
-pub(super) fn tie(proc: &Proc, root: &Root, pid: Pid) -> Tie {
+/// What ties processes to any of some roots.
+#[derive(Debug)]
+pub(super) struct Ties {
+    /// Sessions and process groups.
+    made: HashSet<u32>,
+    tokens: HashSet<Uuid>,
+}
+
+impl Ties {
+    pub(super) fn of<'a>(roots: impl Iterator<Item = &'a Root> + Clone) -> Self {
+        let made = roots.clone().filter_map(|root| root.session).map(Pid::get);
+        Self { made: made.collect(), tokens: roots.filter_map(|root| root.token).collect() }
+    }
+}
+
+/// By a look at this one alone, however many the roots are.
+pub(super) fn tie(proc: &Proc, ties: &Ties, pid: Pid) -> Tie {
     let stat = match proc.stat(pid) {
         Ok(Some(stat)) => stat,
         Ok(None) => return Tie::None,
@@ -63,13 +82,14 @@ pub(super) fn tie(proc: &Proc, root: &Root, pid: Pid) -> Tie {
         let dead = PidFd::open(pid).and_then(|fd| fd.map_or(Ok(true), |fd| fd.is_dead()));
         return if dead.unwrap_or(false) { Tie::None } else { Tie::Untold };
     }
-    let made = root.session.map(Pid::get);
-    if made == Some(stat.session) || made == Some(stat.group) {
+    if ties.made.contains(&stat.session) || ties.made.contains(&stat.group) {
         return Tie::Certain;
     }
-    let Some(token) = root.token else { return Tie::None };
+    if ties.tokens.is_empty() {
+        return Tie::None;
+    }
     match proc.tokens_shown(pid) {
-        Ok(Some(tokens)) if tokens.contains(&token) => Tie::Certain,
+        Ok(Some(tokens)) if tokens.iter().any(|token| ties.tokens.contains(token)) => Tie::Certain,
         Ok(Some(_)) => Tie::None,
         // Gone meanwhile; or in exec, or another user's, or there is no descriptor left.
         Ok(None) | Err(_) if matches!(proc.stat(pid), Ok(None)) => Tie::None,

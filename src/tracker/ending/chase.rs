@@ -7,7 +7,9 @@
 //! What it stops is no member by that. The look that follows decides, with all exemptions, and whoever is none of the members
 //! is let go on at once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
 
 use super::work::{Work, World};
 use crate::{
@@ -21,8 +23,7 @@ const ROUNDS: u32 = 50;
 
 /// Stops what looks like a member of an expired tree; it stays stopped while it is in the list.
 pub(super) fn chase(world: &World<'_>, works: &[Work]) -> Vec<Pinned> {
-    let trails: Vec<Trail<'_>> =
-        works.iter().filter(|work| work.expired).map(|work| Trail::of(world, work)).collect();
+    let trails = Trails::of(world, works);
     let mut seen = spared(world, works);
     let mut caught = Vec::new();
     for _ in 0..ROUNDS {
@@ -70,55 +71,66 @@ fn spared(world: &World<'_>, works: &[Work]) -> HashSet<Pid> {
     spared
 }
 
-/// What leads to the unknown members of a tree.
-struct Trail<'a> {
-    work: &'a Work,
-    /// Its session, while a verified member pins it.
-    session: Option<Pid>,
+/// What leads to the unknown members of all expired trees; each process is read once, however many these are.
+struct Trails {
+    /// Sessions and groups that a verified member pins.
+    sessions: HashSet<u32>,
+    /// Each with the start of its root, and that one's user.
+    tokens: HashMap<Uuid, (u64, u32)>,
 }
 
-impl<'a> Trail<'a> {
-    fn of(world: &World<'_>, work: &'a Work) -> Self {
-        let is_in = |session: Pid, stat: &Stat| {
-            stat.session == session.get() || stat.group == session.get()
-        };
-        let session = work.root.session.filter(|session| {
-            work.members.iter().any(|member| {
-                let stat = world.proc.stat(member.identity.pid).ok().flatten();
-                member.pinned.as_ref().is_some_and(Pinned::holds_its_number)
-                    && stat.is_some_and(|stat| {
-                        stat.start_tick == member.identity.start_tick && is_in(*session, &stat)
-                    })
-            })
-        });
-        Self { work, session }
+impl Trails {
+    fn of(world: &World<'_>, works: &[Work]) -> Self {
+        let expired = || works.iter().filter(|work| work.expired);
+        let sessions = expired().filter_map(|work| pinned_session(world, work)).map(Pid::get);
+        let tokens = expired()
+            .map(|work| &work.root)
+            .filter_map(|root| Some((root.token?, (root.identity.start_tick, root.uid))));
+        Self { sessions: sessions.collect(), tokens: tokens.collect() }
     }
 
-    fn leads_to(&self, world: &World<'_>, stat: &Stat) -> bool {
-        if self.session.is_some_and(|id| stat.session == id.get() || stat.group == id.get()) {
+    fn lead_to(&self, world: &World<'_>, stat: &Stat) -> bool {
+        if self.sessions.contains(&stat.session) || self.sessions.contains(&stat.group) {
             return true;
         }
-        let root = &self.work.root;
-        let Some(token) = root.token else { return false };
-        stat.start_tick >= root.identity.start_tick
-            && world.proc.tokens(stat.pid).is_some_and(|tokens| tokens.contains(&token))
-            && world.proc.uid(stat.pid).ok().flatten() == Some(root.uid)
+        // What was forked before every one of the roots carries no token of theirs.
+        if !self.tokens.values().any(|(start, _)| stat.start_tick >= *start) {
+            return false;
+        }
+        let carried = world.proc.tokens(stat.pid).unwrap_or_default();
+        carried.iter().filter_map(|token| self.tokens.get(token)).any(|(start, uid)| {
+            stat.start_tick >= *start && world.proc.uid(stat.pid).ok().flatten() == Some(*uid)
+        })
     }
 }
 
-fn catch(world: &World<'_>, trails: &[Trail<'_>], pid: Pid) -> Option<Pinned> {
+/// The root's session, while a verified member is in it.
+fn pinned_session(world: &World<'_>, work: &Work) -> Option<Pid> {
+    work.root.session.filter(|session| {
+        let is_in = |stat: &Stat| stat.session == session.get() || stat.group == session.get();
+        work.members.iter().any(|member| {
+            let stat = world.proc.stat(member.identity.pid).ok().flatten();
+            member.pinned.as_ref().is_some_and(Pinned::holds_its_number)
+                && stat.is_some_and(|stat| {
+                    stat.start_tick == member.identity.start_tick && is_in(&stat)
+                })
+        })
+    })
+}
+
+fn catch(world: &World<'_>, trails: &Trails, pid: Pid) -> Option<Pinned> {
     let began = this_tick();
     let stat = world.proc.stat(pid).ok()??;
     // What has a terminal may be a person's, and is for the look to judge.
     if stat.is_kernel_thread() || stat.is_zombie() || stat.is_stopped() || stat.terminal != 0 {
         return None;
     }
-    if !trails.iter().any(|trail| trail.leads_to(world, &stat)) {
+    if !trails.lead_to(world, &stat) {
         return None;
     }
     let pinned = Pinned::open(world.proc, world.observer.place, pid).ok()??;
     // The number may have changed hands since, and within a tick the start does not tell.
-    let leads = || trails.iter().any(|trail| trail.leads_to(world, &pinned.stat));
+    let leads = || trails.lead_to(world, &pinned.stat);
     let same = pinned.stat.start_tick == stat.start_tick
         && (stat.start_tick < began || leads() && pinned.holds_its_number());
     if !same {

@@ -5,7 +5,7 @@
 //! again. The child has one of the numbers that were given meanwhile, so each of these is looked at.
 
 use super::{
-    super::tie::{Tie, tie},
+    super::tie::{Tie, Ties, tie},
     work::{Work, World},
 };
 use crate::{identity::Pid, plan::observe::Snapshot};
@@ -24,6 +24,7 @@ pub(super) fn has_newcomers(
     before: Option<Pid>,
 ) -> bool {
     let Some(mut last) = before else { return false };
+    let ties = Ties::of(works.iter().map(|work| &work.root));
     for _ in 0..ROUNDS {
         // Where the numbers have begun anew it is not told.
         let Some(now) = world.proc.last_given().filter(|now| *now > last) else { break };
@@ -33,7 +34,7 @@ pub(super) fn has_newcomers(
         let new = (last.get() + 1..=now.get()).filter_map(|number| Pid::new(i64::from(number)));
         // Whoever is in the snapshot was judged by the look.
         let mut unseen = new.filter(|&pid| snapshot.get(pid).is_none());
-        if unseen.any(|pid| works.iter().any(|work| belongs(world, work, pid))) {
+        if unseen.any(|pid| belongs(world, &ties, pid)) {
             return true;
         }
         last = now;
@@ -41,8 +42,8 @@ pub(super) fn has_newcomers(
     works.iter().flat_map(|work| &work.unlisted).any(|&pid| lives(world, pid))
 }
 
-fn belongs(world: &World<'_>, work: &Work, pid: Pid) -> bool {
-    match tie(world.proc, &work.root, pid) {
+fn belongs(world: &World<'_>, ties: &Ties, pid: Pid) -> bool {
+    match tie(world.proc, ties, pid) {
         Tie::None => false,
         Tie::Certain => true,
         // What may not be read is no member by the next look either.

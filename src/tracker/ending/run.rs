@@ -178,16 +178,22 @@ impl<'a, 'b> Run<'a, 'b> {
                 }
                 break;
             };
-            if self.wait(deadline.saturating_duration_since(Instant::now()).min(LOOK_AGAIN)) {
-                self.progress = Instant::now();
-            }
+            self.await_death(deadline.saturating_duration_since(Instant::now()).min(LOOK_AGAIN));
             if Instant::now() >= self.next_look {
                 self.look();
+                // Beside thousands that takes longer than a grace: who died meanwhile counts before anybody's is over.
+                self.await_death(Duration::ZERO);
             }
         }
         self.works.iter().for_each(Work::remove_leaf);
         let (world, last, unseen) = (self.world, self.last, self.unseen);
         self.works.into_iter().map(|work| work.finish(world, &last, unseen.as_deref())).collect()
+    }
+
+    fn await_death(&mut self, limit: Duration) {
+        if self.wait(limit) {
+            self.progress = Instant::now();
+        }
     }
 
     /// Whether anyone is new. Where `/proc` cannot be read, the members that are known are ended all the same.
