@@ -79,6 +79,7 @@ fn gate_host() {
         "clone2-enosys" => crate::clone2_fallback::body(&given, libc::ENOSYS),
         "clone2-eperm" => crate::clone2_fallback::body(&given, libc::EPERM),
         "load" => crate::registrar_under_load::load(&given),
+        "together" => crate::registrar_under_load::together(&given),
         "killed-at-the-gate" => crate::registrar_under_load::killed_at_the_gate(&given),
         "fail-closed" => crate::invariant_10_fail_closed::body(&given),
         "pid-reuse" => crate::pid_reuse::body(&given),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    path::Path,
     sync::Mutex,
     thread,
     time::{Duration, Instant},
@@ -23,6 +24,13 @@ fn a_thousand_programs_at_once_all_have_their_rows() {
     let place = Place::new();
     play(&place, "load", Duration::from_mins(3));
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
+    assert_eq!(place.alive(), [0_u32; 0]);
+}
+
+#[test]
+fn children_that_wait_together_are_committed_together() {
+    let place = Place::new();
+    play(&place, "together", Duration::from_mins(2));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
@@ -64,6 +72,44 @@ pub(crate) fn load(given: &Given) {
     let report = tracker.shutdown().expect("an orderly end");
     note(&format!("all ended in {:?}", began.elapsed()));
     assert_eq!((report.ended(), report.survived()), (PROGRAMS as u64, 0));
+}
+
+pub(crate) fn together(given: &Given) {
+    let tracker = given.builder().open().expect("a ledger");
+    let others = children().len();
+    let lock = WriteLock::take(&given.ledger(), &given.marker);
+    let before = commits(&given.ledger());
+    thread::scope(|scope| {
+        for number in 0..THREADS {
+            let job = Job::new(format!("together-{number}"), "/bin/sleep").arg("600");
+            let job = job.env("MARKER", &given.marker).stdin(Stdio::null()).stdout(Stdio::null());
+            let tracker = &tracker;
+            scope.spawn(move || tracker.spawn(job).expect("spawned"));
+        }
+        // The holder of the lock is one as well.
+        until("all are at the gate", || children().len() == others + 1 + THREADS);
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(commits(&given.ledger()), before, "nobody commits while somebody else writes");
+        lock.release();
+    });
+    let rows = sqlite3(&given.ledger(), "SELECT count(*) FROM process WHERE state = 'running'");
+    assert_eq!(rows, THREADS.to_string());
+    // Whoever came first had begun with those that were there by then.
+    let commits = commits(&given.ledger()) - before;
+    assert!(commits <= THREADS / 2, "{THREADS} rows took {commits} transactions");
+    tracker.shutdown().expect("an orderly end");
+}
+
+/// Transactions in the WAL: the last frame of each has the size of the ledger
+/// (<https://sqlite.org/fileformat2.html#the_write_ahead_log>).
+fn commits(ledger: &Path) -> usize {
+    let wal = std::fs::read(ledger.with_extension("db-wal")).expect("a WAL");
+    let word = |at: usize| u32::from_be_bytes(wal[at..at + 4].try_into().expect("four bytes"));
+    let frame = 24 + word(8) as usize;
+    let salts = |at: usize| (word(at), word(at + 4));
+    let frames = (32..).step_by(frame).take_while(|at| at + frame <= wal.len());
+    // What stands behind the last one is of an older round.
+    frames.filter(|&at| salts(at + 8) == salts(16)).filter(|&at| word(at + 4) != 0).count()
 }
 
 pub(crate) fn killed_at_the_gate(given: &Given) {
