@@ -1,10 +1,10 @@
 //! Who commits the rows of children at the gate.
 //!
-//! There is no thread for it. Whoever comes first commits the rows of all that have come by then, in one transaction, and opens
-//! their gates; who comes meanwhile waits for the next turn, and mostly finds that somebody else had it. So a spawn alone waits
-//! for nobody, and many at once share their commits.
+//! There is no thread for it. Whoever finds nobody at work commits the rows of all that have come by then, in one transaction,
+//! and opens their gates; who comes meanwhile waits to be answered, or for its turn to do the same. So a spawn alone waits for
+//! nobody, many at once share their commits, and none is overtaken.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::shared::{Shared, lock};
 use crate::{
@@ -21,10 +21,14 @@ pub(super) struct Admitted {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Registrar {
-    waiting: Mutex<Vec<Arc<Applicant>>>,
-    /// Held by whoever commits.
-    turn: Mutex<()>,
+pub(super) struct Registrar(Mutex<Line>);
+
+#[derive(Debug, Default)]
+struct Line {
+    /// Somebody commits.
+    busy: bool,
+    /// In the order in which they came.
+    waiting: Vec<Arc<Applicant>>,
 }
 
 #[derive(Debug)]
@@ -33,7 +37,16 @@ struct Applicant {
     new: Mutex<Option<NewProcess>>,
     /// Where its child waits; `None`: elsewhere.
     gate: Option<Arc<Gate>>,
-    answer: Mutex<Option<Result<Admitted>>>,
+    word: Mutex<Option<Word>>,
+    told: Condvar,
+}
+
+/// What one who waits is told.
+#[derive(Debug)]
+enum Word {
+    Committed(Result<Admitted>),
+    /// Nobody is at work any more, and it is the first.
+    YourTurn,
 }
 
 impl Registrar {
@@ -44,18 +57,69 @@ impl Registrar {
         new: NewProcess,
         gate: Option<Arc<Gate>>,
     ) -> Result<Admitted> {
-        let own = Applicant { new: Mutex::new(Some(new)), gate, answer: Mutex::default() };
-        let own = Arc::new(own);
-        lock(&self.waiting).push(Arc::clone(&own));
-        let turn = lock(&self.turn);
-        if let Some(answer) = lock(&own.answer).take() {
-            return answer;
+        let own = Arc::new(Applicant::new(new, gate));
+        let mut line = lock(&self.0);
+        if line.busy {
+            line.waiting.push(Arc::clone(&own));
+            drop(line);
+            if let Word::Committed(answer) = own.wait() {
+                return answer;
+            }
+            line = lock(&self.0);
         }
-        let applicants = std::mem::take(&mut *lock(&self.waiting));
-        commit(shared, &applicants);
+        line.busy = true;
+        let mut batch = vec![Arc::clone(&own)];
+        batch.append(&mut line.waiting);
+        drop(line);
+        let turn = Turn { registrar: self, batch };
+        commit(shared, &turn.batch);
         drop(turn);
-        let answer = lock(&own.answer).take();
-        answer.unwrap_or_else(|| Err(Error::new(Kind::Other, "its row was not committed")))
+        match own.wait() {
+            Word::Committed(answer) => answer,
+            Word::YourTurn => Err(not_committed()),
+        }
+    }
+}
+
+/// Whose turn it is. Whatever happens to him, everybody is answered, and the next one gets his.
+struct Turn<'a> {
+    registrar: &'a Registrar,
+    batch: Vec<Arc<Applicant>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        for applicant in &self.batch {
+            applicant.tell_first(|| Word::Committed(Err(not_committed())));
+        }
+        let mut line = lock(&self.registrar.0);
+        if line.waiting.is_empty() {
+            line.busy = false;
+        } else {
+            line.waiting.remove(0).tell_first(|| Word::YourTurn);
+        }
+    }
+}
+
+impl Applicant {
+    fn new(new: NewProcess, gate: Option<Arc<Gate>>) -> Self {
+        Self { new: Mutex::new(Some(new)), gate, word: Mutex::default(), told: Condvar::new() }
+    }
+
+    /// Unless it was told something already.
+    fn tell_first(&self, word: impl FnOnce() -> Word) {
+        lock(&self.word).get_or_insert_with(word);
+        self.told.notify_one();
+    }
+
+    fn wait(&self) -> Word {
+        let mut word = lock(&self.word);
+        loop {
+            if let Some(word) = word.take() {
+                return word;
+            }
+            word = self.told.wait(word).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
@@ -68,15 +132,19 @@ fn commit(shared: &Shared, applicants: &[Arc<Applicant>]) {
                 if let (Ok(_), Some(gate)) = (&row, &applicant.gate) {
                     gate.open();
                 }
-                *lock(&applicant.answer) =
-                    Some(row.map(|row| Admitted { row, new: Box::new(new) }));
+                let answer = row.map(|row| Admitted { row, new: Box::new(new) });
+                applicant.tell_first(|| Word::Committed(answer));
             }
         }
         Err(error) => {
             for applicant in applicants {
                 let error = error.told_again("the program was not started");
-                *lock(&applicant.answer) = Some(Err(error));
+                applicant.tell_first(|| Word::Committed(Err(error)));
             }
         }
     }
+}
+
+fn not_committed() -> Error {
+    Error::new(Kind::Other, "its row was not committed")
 }
