@@ -175,7 +175,7 @@ struct Errand {
     stack: *const Stack,
 }
 
-// SAFETY: whoever made it waits, in `clone_elsewhere` until stack and plan have been read, then with the plan in its `Stay`.
+// SAFETY: whoever made it waits, in `clone_elsewhere` until the child is born, then in `Stay` until the thread has ended.
 unsafe impl Send for Errand {}
 
 /// Clones on a thread that is suspended until the child has left our memory (`CLONE_VFORK`). So it is for a child in a cgroup of
@@ -189,12 +189,11 @@ pub(super) fn clone_elsewhere(
     let maker = std::thread::Builder::new().name("procledger-spawn".into()).spawn(move || {
         let errand = errand;
         super::super::leave_signals_to_the_host();
-        // SAFETY: both live until this has ended, or the child is born, or is not going to be.
+        // SAFETY: the stack is read before the child is born, which is waited for; the plan lives until this thread is joined.
         let (plan, stack) = unsafe { (&*errand.plan, &*errand.stack) };
         let made = clone(plan, stack);
-        if made < 0 {
-            plan.gate.give_up();
-        }
+        // A child that was killed at once has told nobody that it was born.
+        plan.gate.tell_born(u32::try_from(made).unwrap_or(UNBORN));
         made
     });
     let maker =

@@ -107,10 +107,11 @@ impl Gate {
         }
     }
 
-    /// There will be no child.
-    pub(super) fn give_up(&self) {
-        self.born.store(UNBORN, Ordering::Release);
-        let _ = futex::wake(&self.born, futex::Flags::PRIVATE, 1);
+    /// Tells whoever waits for a child that it was made, or [`UNBORN`], unless it has told that itself.
+    pub(super) fn tell_born(&self, pid: u32) {
+        if self.born.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            let _ = futex::wake(&self.born, futex::Flags::PRIVATE, 1);
+        }
     }
 
     /// Waits until the child has left the host's memory, by exec or by death.
