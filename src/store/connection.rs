@@ -232,6 +232,11 @@ impl Store {
         })
     }
 
+    /// Makes a connection that reads, where there is none yet: it goes on reading whatever becomes of the ledger's name.
+    pub(crate) fn open_reader(&self) -> Result<()> {
+        self.read("open a connection", |_| Ok(()))
+    }
+
     /// A query of a few rows: where no reader is open yet, as while the ledger is opened, on the writer's connection if that is
     /// free. A new connection would parse the whole schema first.
     pub(super) fn glance<T>(

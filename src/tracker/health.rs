@@ -68,7 +68,7 @@ impl Shared {
             report.errors.push(error.to_string());
         }
         let failed = |_: &_| self.meter().pass_failed(PassKind::Health);
-        let rows = self.store.live().inspect_err(failed)?;
+        let rows = self.store.live().inspect_err(failed).inspect_err(|_| self.save_lost_wal())?;
         // Before anyone is found alive: who lives afterwards had its number while this was taken.
         let snapshot = self.proc.snapshot();
         let held = self.held_alive(&rows);
@@ -101,14 +101,19 @@ impl Shared {
         }
         let recorded = self.store.record_pass(self.instance, &pass.record(&report));
         if let Err(error) = recorded.inspect_err(failed) {
-            if let Err(error) = self.store.save_lost_wal() {
-                tracing::error!("{error}");
-            }
+            self.save_lost_wal();
             tracing::error!("failed to record the health pass: {error}");
             report.errors.push(error.to_string());
         }
         self.notify_export();
         Ok(report)
+    }
+
+    /// Where that is why the ledger can neither be read nor written.
+    fn save_lost_wal(&self) {
+        if let Err(error) = self.store.save_lost_wal() {
+            tracing::error!("{error}");
+        }
     }
 
     fn dead_instances(&self, report: &mut Report) -> HashSet<InstanceId> {

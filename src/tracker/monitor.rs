@@ -53,6 +53,9 @@ impl Drop for Running<'_> {
 fn run(shared: &Arc<Shared>) {
     let _running = Running(shared);
     crate::os::leave_signals_to_the_host();
+    if let Err(error) = shared.store.open_reader() {
+        tracing::debug!("{error}; the first pass tries again");
+    }
     let mut looked = Instant::now();
     let mut next_pass = looked + shared.options.health_interval;
     let mut first_look = Some(looked + FIRST_LOOK);
