@@ -169,6 +169,7 @@ pub(in super::super) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
     bury(&PidFd::from_owned(child));
     Ok(())
 }
+
 /// What a thread needs to make a child for another one, which does not go on before the child has left.
 struct Errand {
     plan: *const Plan<'static>,

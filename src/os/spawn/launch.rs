@@ -91,9 +91,9 @@ impl<T> From<Error> for Refusal<T> {
 /// Starts `command` through the gate: its child becomes the program if `commit` answers that its row is there, and only then.
 ///
 /// `commit` runs while the child makes itself ready.
-pub(crate) fn spawn<T: Send>(
+pub(crate) fn spawn<T>(
     command: Command,
-    commit: impl FnOnce(&Child) -> Result<T> + Send,
+    commit: impl FnOnce(&Child) -> Result<T>,
 ) -> Result<Spawned<T>, Refusal<T>> {
     let program = Program::new(&command)?;
     let (stdio, sources, pipes) = prepare_stdio(command.stdio)?;

@@ -45,11 +45,11 @@ pub(super) const RUNS_BESIDE: bool = !cfg!(procledger_thread_sanitizer);
 ///
 /// Where its leaf does not take it, as when a seccomp profile was set meanwhile, it is born outside, unless it must be born
 /// there or not at all.
-pub(super) fn make_child<R: Send>(
+pub(super) fn make_child<R>(
     mut plan: Plan<'_>,
     place: Option<&Place>,
     gate: &Arc<Gate>,
-    meanwhile: impl FnOnce(&Child) -> R + Send,
+    meanwhile: impl FnOnce(&Child) -> R,
 ) -> Result<(Child, R)> {
     let mut stay = Stay::begin(&plan, place.is_some(), gate);
     if stay.is_err() && place.is_some_and(|place| !place.must) {
