@@ -1,5 +1,4 @@
-//! The command line as it is typed. What a value must be is checked by its parser; what values mean together is checked
-//! by each subcommand, before it does anything.
+//! The command line. Parsers check single values; each subcommand checks combinations of values before it does anything.
 
 use std::path::PathBuf;
 
@@ -17,17 +16,17 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 Examples:
-  procledger run --task nightly -- ./backup.sh   track a program until it ends
-  procledger ps                                  what runs now
-  procledger reap --dry-run                      what dead owners left
-  procledger demo                                see a crash being cleaned up
+  procledger run --task nightly -- ./backup.sh   run a program and own it until it ends
+  procledger ps                                  list what runs now
+  procledger reap --dry-run                      list what dead owners left
+  procledger demo                                watch a crash being cleaned up
 
 The ledger is --db FILE, else $PROCLEDGER_DB, else $XDG_STATE_HOME/procledger/ledger.db,
 else $HOME/.local/state/procledger/ledger.db. As root on another user's ledger the
 command becomes that user first. $PROCLEDGER_LOG takes log filters (procledger=debug).
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` exits as its program did.
-A reader that has heard enough, as in `ps | head -1`, is no failure.";
+Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` exits with the code of its program.
+Exits with 0 if its output is closed early, as in `procledger ps | head -1`.";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -42,24 +41,24 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArgs {
-    /// The ledger's file
+    /// Ledger file
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) db: Option<PathBuf>,
-    /// Settings of a known program: its JSON export, names, grace, interval
+    /// Use the settings of a known program: JSON export, names, grace, interval
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) profile: Option<Profile>,
-    /// Keep a JSON file of what runs (for run, watch, reap; doctor checks it)
+    /// Keep a JSON file of the running tasks (used by run, watch and reap; checked by doctor)
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) export: Option<PathBuf>,
     /// Append the log to this file (created with mode 0600)
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
-    /// Say more on stderr (repeat for still more)
+    /// Increase verbosity (-v, -vv)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
-/// Settings that a known program needs.
+/// Settings of a known program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
     // A comment, not help: with help of its own every option of every subcommand takes three lines.
@@ -90,7 +89,7 @@ enum Command {
 }
 
 impl Cli {
-    /// Does what was typed.
+    /// Runs the subcommand.
     pub(crate) fn run(self) -> Result<Exit> {
         use Access::{Create, Existing, Inspect};
         let context = |access| Context::prepare(&self.global, access);

@@ -9,10 +9,10 @@ use crate::units;
 
 #[derive(Debug, Args)]
 pub(crate) struct KeepingArgs {
-    /// Keep the history this long (90days); of all that have the ledger open the shortest counts
+    /// Keep history for this long [default: 90days]; the shortest setting of all programs that have the ledger open applies
     #[arg(long, value_name = "D", value_parser = units::duration, env = "PROCLEDGER_KEEP_HISTORY")]
     keep_history: Option<Duration>,
-    /// Delete the oldest history where the ledger gets larger than this, at least 1M
+    /// Delete the oldest history when the ledger grows beyond this size (at least 1M)
     #[arg(long, value_name = "SIZE", value_parser = units::size, env = "PROCLEDGER_LIMIT_SIZE")]
     limit_size: Option<u64>,
 }
@@ -28,7 +28,7 @@ impl KeepingArgs {
         builder
     }
 
-    /// The same, as words for another command line.
+    /// The same options as command-line arguments.
     pub(crate) fn words(&self) -> Vec<String> {
         let time = self.keep_history.map(|time| {
             ["--keep-history".to_owned(), humantime::format_duration(time).to_string()]

@@ -20,15 +20,15 @@ use crate::{
     signals::{STOP, Signals},
 };
 
-/// Crash a real host on purpose and see its orphans being reaped
+/// Crash a real host on purpose and watch its orphans being reaped
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   procledger demo --keep
 
-Everything happens in a folder of its own below $TMPDIR. Exit code 1 where anything is left.")]
+Uses a directory of its own below $TMPDIR. Exits with 1 if anything is left.")]
 pub(crate) struct DemoArgs {
-    /// Keep the folder, to look at the ledger afterwards
+    /// Keep the directory with the ledger afterwards
     #[arg(long)]
     keep: bool,
 }

@@ -10,7 +10,7 @@ use crate::{
     render::{Paint, escape},
 };
 
-/// Check the ledger, the machine and what is recorded; exit 1 where there is a problem
+/// Check the ledger, the machine and the records; exit with 1 if there is a problem
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

@@ -11,7 +11,7 @@ use crate::{
     render::escape_json,
 };
 
-/// Write what runs now as JSON: task, process and start time of each
+/// Write the running tasks as JSON: task, PID and start time of each
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -20,7 +20,7 @@ Example:
 An array of {task_id, process_id, start_time (RFC 3339)}. A file is replaced atomically, with
 mode 0644.")]
 pub(crate) struct ExportArgs {
-    /// The file to replace; `-` is stdout
+    /// File to replace; `-` is stdout
     #[arg(default_value = "-")]
     file: PathBuf,
 }

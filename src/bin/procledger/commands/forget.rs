@@ -11,13 +11,13 @@ use crate::{
     render::escape,
 };
 
-/// Close the rows of a task that cannot be judged from here (another machine or namespace)
+/// Close the rows of a task whose state is unknown here (another machine or namespace)
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   procledger forget build-17
 
-No signal is sent. A task that is known to run with its owner alive is refused: `kill` it.")]
+Sends no signal. Refuses a task that is known to run and whose owner is alive: `kill` it instead.")]
 pub(crate) struct ForgetArgs {
     /// Tasks to forget
     #[arg(required = true, value_name = "TASK")]

@@ -9,13 +9,13 @@ use crate::{
     render::{Tense, report_exit, report_text},
 };
 
-/// Look at every recorded process once and record those that are dead
+/// Check every recorded process once, and record those that are dead
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   procledger health
 
-Rows of a living owner are left to it: it knows the exit codes.
+Rows of a live owner are left to that owner, which knows the exit codes.
 --json: {checked, endings, suspects, adopted, errors}; an ending is {task_id, pid, command,
 rule, evidence, outcome (gone, term, kill, survived, kept), died_after_ms, obstacle}.")]
 pub(crate) struct HealthArgs {

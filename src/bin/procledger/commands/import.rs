@@ -12,24 +12,24 @@ use crate::{
     units,
 };
 
-/// End the processes that a former processor left in its JSON file
+/// End the processes that the former implementation left in its JSON file
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   procledger import --orphan-name resource-claude-code /tmp/ecosystem-manager-processes.json
 
-The file must be yours and writable by you alone. An entry is ended only where its start time,
-a configured name and its parent leave no doubt; all others are listed and left alone.")]
+The file must be yours, and writable only by you. A process is ended only if its start time, a
+configured name and its parent all match; all others are listed and left running.")]
 pub(crate) struct ImportArgs {
-    /// The JSON file
+    /// JSON file
     file: PathBuf,
-    /// Name of the executable or script of such processes (the profile's is added)
+    /// Name of the executable or script of these processes (in addition to the profile's)
     #[arg(long, value_name = "NAME")]
     orphan_name: Vec<String>,
-    /// Leave alone what is younger
+    /// Leave processes running that are younger than this
     #[arg(long, value_name = "D", value_parser = units::duration)]
     min_age: Option<Duration>,
-    /// Print JSON, as `health --json`
+    /// Print JSON in the format of `health --json`
     #[arg(long)]
     json: bool,
 }

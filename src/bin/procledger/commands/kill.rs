@@ -12,14 +12,14 @@ use crate::{
     units,
 };
 
-/// End tasks and everything below them: SIGTERM, the grace, SIGKILL, verified
+/// End tasks with all their processes: SIGTERM, grace period, SIGKILL, verified
 #[derive(Debug, Args)]
 #[group(id = "which", required = true)]
 #[command(after_help = "\
 Example:
   procledger kill nightly build-17
 
-The history records who asked. Exit code 3 where something survived.")]
+The history records who requested it. Exits with 3 if something survived.")]
 pub(crate) struct KillArgs {
     /// Tasks to end
     #[arg(value_name = "TASK", conflicts_with = "all")]
@@ -27,7 +27,7 @@ pub(crate) struct KillArgs {
     /// End every task of the ledger
     #[arg(long)]
     all: bool,
-    /// Leave running programs of this name, with what is below them; never a task's own program
+    /// Leave programs with this name and their descendants running; a task's own program is always ended
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
 }

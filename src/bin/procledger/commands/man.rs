@@ -9,14 +9,14 @@ use crate::{
     exit::{Exit, Failure, Result},
 };
 
-/// Write the manual pages, procledger(1) and one for each subcommand, into a folder
+/// Write the manual pages, procledger(1) and one for each subcommand, to a directory
 #[derive(Debug, Args)]
 #[command(
     hide = true,
     after_help = "Example:\n  procledger man ~/.local/share/man/man1 && man procledger-run"
 )]
 pub(crate) struct ManArgs {
-    /// Made where it does not exist
+    /// Directory to write to; created if missing
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }

@@ -10,18 +10,18 @@ use crate::{
     output, units,
 };
 
-/// Print figures of the ledger in Prometheus' text format
+/// Print metrics of the ledger in the Prometheus text format
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   procledger metrics > procledger.prom.new && mv procledger.prom.new procledger.prom
 
-For the textfile collector of the node exporter, from a timer. Every name begins with
-procledger_ledger_. History is pruned, so nothing here is a counter: ends, leaks and passes are
-those of the last D. Counters and latencies are a tracker's own: the embedding program serves
-them (Tracker::metrics). On failure nothing is printed: alert on the age of the file.")]
+Run it from a timer for the textfile collector of the node exporter. Every name begins with
+procledger_ledger_. History is pruned, so none of these is a counter: ends, leaks and passes are
+those of the last D. Counters and latencies are available from the embedding program
+(Tracker::metrics). On failure nothing is printed: alert on the age of the file.")]
 pub(crate) struct MetricsArgs {
-    /// The time that ends, leaks and passes are counted over
+    /// Window in which ends, leaks and passes are counted
     #[arg(long, value_name = "D", default_value = "1day", value_parser = units::duration)]
     since: Duration,
 }

@@ -16,14 +16,14 @@ use crate::{
     units,
 };
 
-/// Delete the history of what ended long ago and give the space back
+/// Delete old history and free its disk space
 ///
-/// Nobody who writes meanwhile is held up for long: it goes in steps of milliseconds. What runs, what could not be ended
-/// and the last pass of each kind stay.
+/// Deletes in steps of milliseconds, so that writers are not held up. Running processes, survivors and the last pass of each
+/// kind are kept.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  procledger prune --older-than 90days")]
 pub(crate) struct PruneArgs {
-    /// Delete what ended longer ago than this
+    /// Delete processes that ended longer ago than this
     #[arg(long, value_name = "D", value_parser = units::duration)]
     older_than: Duration,
 }

@@ -15,24 +15,24 @@ use crate::{
     units,
 };
 
-/// List the tasks that run now, each with its whole tree's memory and CPU time
+/// List the running tasks, each with the memory and CPU time of its whole tree
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[command(after_help = "\
 Example:
   procledger ps --all --json | jq '.[] | select(.exit_code != 0) | .task_id'
 
-MEMORY is the resident memory of the whole tree, shared pages counted for each process; CPU its
-user and system time, with that of children it has waited for; BELOW the number of descendants.
-They are looked up now. What cannot be seen from here is shown as last recorded, marked with *.
-With --watch CPU is in percent of one processor since the last look; q or Ctrl-C ends it.
-Colours: on a terminal, unless $NO_COLOR is set; anywhere where $CLICOLOR_FORCE is.
+MEMORY is the resident memory of the whole tree, with shared pages counted once per process; CPU
+its user and system time, including that of awaited children; BELOW the number of descendants.
+These are current values. Values that cannot be read here are shown as last recorded, with a *.
+With --watch CPU is in percent of one core since the last refresh; q or Ctrl-C quits.
+Colors: on a terminal, unless $NO_COLOR is set, and everywhere if $CLICOLOR_FORCE is set.
 
 --json: an array of objects, always with all of these:
   id, task_id, pid, state (running, ending, survived, ended), owner (program), owner_instance,
-  root (id of the process it was found below, null for a root), origin, containment, command
+  root (id of the root that it descends from, null for a root), origin, containment, command
   (array), cwd, uid, started_at, ended_at (RFC 3339, UTC), exit_code, exit_signal, end_reason,
-  end_rule, end_evidence (why somebody ended it, and what tied it to its task), peak_rss_bytes, cpu_ms, survive, grace_ms, max_runtime_ms, max_rss_bytes, asked_by, last_error,
+  end_rule, end_evidence (why it was ended, and why it belongs to its task), peak_rss_bytes, cpu_ms, survive, grace_ms, max_runtime_ms, max_rss_bytes, asked_by, last_error,
   alive, tree_rss_bytes, tree_cpu_ms, descendants, figures (live, recorded): of roots that have
   not ended, what was looked up now, otherwise null; alive is null where it cannot be seen
 Recorded descendants have objects of their own. Fields may be added, none is renamed or removed.")]
@@ -40,20 +40,20 @@ pub(crate) struct PsArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Also what has ended, newest first
+    /// Include ended processes, newest first
     #[arg(long)]
     all: bool,
-    /// With --all: at most so many that have ended
+    /// With --all, show at most N ended processes
     #[arg(long, value_name = "N", default_value_t = 1000, requires = "all",
         value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Whole commands, however long
+    /// Show commands in full
     #[arg(long)]
     wide: bool,
-    /// Look again and again, on the terminal, as top(1) does
+    /// Refresh continuously, like top(1)
     #[arg(long, conflicts_with_all = ["json", "all"])]
     watch: bool,
-    /// With --watch: how long from one look to the next
+    /// With --watch, time between two refreshes
     #[arg(long, value_name = "D", default_value = "2s", requires = "watch",
         value_parser = units::interval)]
     interval: Duration,

@@ -16,29 +16,30 @@ use crate::{
 /// A name alone says little of what has only just started. A real pass has the library's own default.
 use procledger::DEFAULT_MIN_AGE as MIN_AGE;
 
-/// End what dead owners left (orphans), and unregistered processes of the names given
+/// End what dead owners left (orphans), and unregistered processes with the given names
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   procledger reap --dry-run --orphan-name resource-claude-code
 
 A name is compared with the base name of the executable, of argv[0] or of the script, never
-with text in a command line; --protect goes before. What is left is recorded as `kept`. Exit code 3 where something survived.
+with other text in a command line; --protect takes precedence. Processes that are left running
+are recorded as `kept`. Exits with 3 if something survived.
 --json: as `health --json`; in a dry run `outcome` is what would be done.")]
 pub(crate) struct ReapArgs {
-    /// Say what would be done, with rule and evidence, and change nothing
+    /// Print what would be ended, with rule and evidence, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Also end unregistered processes of this name (the profile's is added)
+    /// Also end unregistered processes with this name (in addition to the profile's)
     #[arg(long, value_name = "NAME")]
     orphan_name: Vec<String>,
-    /// Leave running programs of this name, with what is below them
+    /// Leave programs with this name and their descendants running
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
-    /// Leave alone what is younger and was found by its name only
+    /// Leave processes running that were found only by name and are younger than this
     #[arg(long, value_name = "D", value_parser = units::duration)]
     min_age: Option<Duration>,
 }

@@ -20,34 +20,34 @@ use crate::{
     units,
 };
 
-/// List what leaked: what outlived its owner, why it counts, how it ended
+/// List leaks: processes that outlived their owner, the rule and evidence, and how each was ended
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   procledger report --since 7days --by task
   procledger report --since 30days --format html -o leaks.html
 
-Process-hours count from a process's start until it was found; memory is what was resident then.
+Process-hours run from the start of a process until it was found; memory is its resident memory then.
 --by program: by the last part of the command's first word. Days and hours are UTC.
---format html: one file with charts and tables, which needs nothing else and asks nobody; --by
-says which table comes first.
+--format html: one self-contained file with charts and tables, which loads nothing; --by selects
+the first table.
 --format json: an array of objects; without --by {process, task_id, pid, kind, rule, evidence,
 found_at, age_ms, rss_bytes, outcome, died_after_ms, command}, with --by {key, leaks, orphans,
 strays, unregistered, survived, process_hours, rss_bytes, last_found_at}; times are RFC 3339.
 --format csv: the same columns (RFC 4180). Control characters are escaped, otherwise fields are
-raw data: import them as text, a spreadsheet takes a leading `=` for a formula.
-Told on stderr: how many of these trees were held together by a session alone, so that a daemon
+raw data: import them as text, because a spreadsheet takes a leading `=` for a formula.
+On stderr: how many of these trees were contained by a session only, so that a daemon
 may have escaped unseen.")]
 pub(crate) struct ReportArgs {
-    /// Only what was found within this time
+    /// Include only leaks that were found within this time
     #[arg(long, value_name = "D", value_parser = units::duration)]
     since: Option<Duration>,
-    /// Sums instead of a list
+    /// Print sums instead of a list
     #[arg(long)]
     by: Option<By>,
     #[arg(long, default_value = "table")]
     format: Format,
-    /// Write to this file instead of stdout; an old one is replaced only by a whole new one
+    /// Write to this file instead of stdout (replaced atomically)
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

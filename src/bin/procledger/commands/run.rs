@@ -22,7 +22,7 @@ use crate::{
     units,
 };
 
-/// Run a program as a task: recorded before it runs, ended with all it started
+/// Run a program as a task: record it first, and end it together with everything it started
 #[derive(Debug, Args)]
 #[command(
     override_usage = "procledger run [OPTIONS] --task <ID> -- <CMD>...",
@@ -34,43 +34,43 @@ SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are forwarded to the progr
 terminal it runs in the foreground as from a shell: Ctrl-C and Ctrl-Z reach it directly.
 As root on another user's ledger the program runs as that user.
 
-Exit codes: the program's own (128 + signal where one ended it); 75 the task already runs,
-125 a failure of procledger, 126 not executable, 127 not found."
+Exit codes: the code of the program, or 128 + N if signal N ended it; 75 if the task already
+runs, 125 if procledger failed, 126 if the program is not executable, 127 if it is not found."
 )]
 pub(crate) struct RunArgs {
-    /// Names the unit of work; one program at a time
+    /// Name of the task; a task runs one program at a time
     #[arg(long, value_name = "ID")]
     task: String,
-    /// Between SIGTERM and SIGKILL (100ms)
+    /// Time between SIGTERM and SIGKILL [default: 100ms]
     #[arg(long, value_name = "D", value_parser = units::duration)]
     grace: Option<Duration>,
-    /// End it when it runs longer
+    /// End the task when it has run for longer than this
     #[arg(long, value_name = "D", value_parser = units::limit)]
     max_runtime: Option<Duration>,
-    /// End it when its tree's resident memory is larger (512M, 2G)
+    /// End the task when its tree uses more memory than this (512M, 2G)
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     max_rss: Option<u64>,
-    /// Leave it running when its owner dies or stops; the next owner adopts it
+    /// Leave the task running when its owner dies or stops; the next owner adopts it
     #[arg(long)]
     survive: bool,
-    /// Leave running what it leaves behind when it ends
+    /// Leave processes running that the program leaves behind when it exits
     #[arg(long)]
     keep_strays: bool,
-    /// What keeps its tree together: auto, cgroup, keeper, session
+    /// How to contain the tree: auto, cgroup, keeper or session [default: auto]
     #[arg(long, value_name = "HOW", value_parser = units::containment)]
     containment: Option<ContainmentMode>,
-    /// The cgroup v2 folder to make its leaf in
+    /// cgroup v2 directory in which to create the cgroup of the task
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
-    /// Leave running programs of this name, with what is below them, whenever it is ended
+    /// When the task is ended, leave programs with this name and their descendants running
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
-    /// Record the program alone, without its arguments (what looks like a secret is masked in any case)
+    /// Record the program without its arguments (secrets in arguments are masked in any case)
     #[arg(long)]
     no_arguments: bool,
     #[command(flatten)]
     keeping: KeepingArgs,
-    /// The program and its arguments
+    /// Program and arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
 }

@@ -14,28 +14,28 @@ use crate::{
     render::{Paint, Table, cpu_time, escape, shell_words, short_bytes, short_span},
 };
 
-/// Show what belongs to a task: each process of its tree, and what ties it to the task
+/// Show each process of a task, and the evidence that it belongs to the task
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   procledger tree nightly
 
-WHY: identity (the root itself), cgroup, session or process group (made for the root), child of
-PID, token (in its environment), recorded descendant (seen below the root by an earlier pass);
-`+` where a pass has recorded it as well.
+WHY: identity (the root itself), cgroup, session or process group (created for the root), child
+of PID, token (in its environment), recorded descendant (recorded by an earlier pass); with a `+`
+if a pass has recorded the process as well.
 
 --json: an array of {process, task_id, pid, state, containment, figures (live, recorded),
 obstacle, rss_bytes, cpu_ms, descendants, members, suspects}; members are {process (row, or null
-while no pass has recorded it), pid, parent, evidence, alive, age_ms, rss_bytes, cpu_ms, command},
-each followed by its children; suspects, which are left alone, {pid, why, command}.")]
+if no pass has recorded it), pid, parent, evidence, alive, age_ms, rss_bytes, cpu_ms, command},
+each followed by its children; suspects, which are never ended, {pid, why, command}.")]
 pub(crate) struct TreeArgs {
-    /// Tasks to show; without any, all that run
+    /// Tasks to show [default: all running tasks]
     #[arg(value_name = "TASK")]
     tasks: Vec<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Whole commands, however long
+    /// Show commands in full
     #[arg(long)]
     wide: bool,
 }

@@ -29,26 +29,26 @@ use crate::{
     units,
 };
 
-/// Stay and end what an owner leaves the moment it dies
+/// Watch ledgers and end orphaned processes as soon as their owner dies
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   procledger watch --db /var/lib/api/ledger.db
   procledger watch /var/lib/api/ledger.db /home/ci/ledger.db --dir /srv/ledgers
 
-Prints a line for each process that it ended. Ends on SIGINT, SIGTERM or SIGHUP.
-Ledgers that are named as arguments, and every *.db in a --dir, each have a worker of
-their own, which acts as the ledger's owner: one that breaks does not stop the others,
-and one that is not there yet is watched as soon as it is. None of them is created;
-that of --db alone is. To systemd it tells READY, STATUS and WATCHDOG (docs/systemd.md).")]
+Prints a line for each process that it ended. Stops on SIGINT, SIGTERM or SIGHUP.
+Each ledger that is given as an argument or found in a --dir has a worker process of its
+own, which acts as the owner of the ledger: a worker that fails does not stop the others,
+and a ledger that does not exist yet is watched as soon as it does. Only the ledger of
+--db is created. Notifies systemd of READY, STATUS and WATCHDOG (docs/systemd.md).")]
 pub(crate) struct WatchArgs {
-    /// Ledgers to watch, instead of the default one
+    /// Ledgers to watch [default: the default ledger]
     #[arg(value_name = "LEDGER")]
     ledgers: Vec<PathBuf>,
-    /// Watch every *.db in this folder, those made later too (repeat for more)
+    /// Watch every *.db in this directory, including later ones (can be repeated)
     #[arg(long, value_name = "DIR")]
     dir: Vec<PathBuf>,
-    /// Leave running programs of this name, with what is below them
+    /// Leave programs with this name and their descendants running
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
     #[command(flatten)]
