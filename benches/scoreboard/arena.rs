@@ -5,7 +5,7 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use super::score::Scale;
+use super::scale::Scale;
 
 /// Runs a group and answers with what it wrote.
 pub(crate) fn run(group: &str, scale: Scale) -> Result<String, String> {

@@ -3,10 +3,10 @@
 use std::{thread, time::Instant};
 
 use super::{
+    former::Former,
     herd::Program,
     samples::{Samples, timed},
     score::{Board, Line},
-    seed::Seed,
     spawns::{bare, spawn},
     stage::Stage,
 };
@@ -20,7 +20,7 @@ pub(crate) fn measure(board: &mut Board) {
     spawn(&stage, 0);
     let (mut serial, mut crowded) = (Samples::default(), Samples::default());
     let (mut each, mut alone) = (Samples::default(), Samples::default());
-    let (mut seeds, mut unrecorded) = (Samples::default(), Samples::default());
+    let (mut former_samples, mut unrecorded) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
         let (took, times) = timed(|| all(&stage, 1));
         serial.add(took);
@@ -28,14 +28,14 @@ pub(crate) fn measure(board: &mut Board) {
         let (took, times) = timed(|| all(&stage, THREADS));
         crowded.add(took);
         each.extend(times);
-        seeds.add(timed(seeds_way).0);
+        former_samples.add(timed(former_spawns).0);
         unrecorded.extend(all_bare());
     }
     board.add(
         Line::new("1,000 spawns from 8 threads, in total", &crowded)
             .beside("the same from one thread", serial.median())
             .at_most(1.0)
-            .seed(seeds.median()),
+            .former(former_samples.median()),
     );
     board.add(
         Line::new("one of 1,000 spawns from 8 threads", &each)
@@ -92,15 +92,15 @@ fn all(stage: &Stage, threads: usize) -> Samples {
     })
 }
 
-/// The seed's registry has one lock: eight threads take turns.
-fn seeds_way() {
-    let seed = std::sync::Mutex::new(Seed::tracking(&[]));
+/// The registry of the former implementation has one lock, so eight threads take turns.
+fn former_spawns() {
+    let former = std::sync::Mutex::new(Former::tracking(&[]));
     thread::scope(|scope| {
         for worker in 0..THREADS {
-            let seed = &seed;
+            let former = &former;
             scope.spawn(move || {
                 for round in 0..SPAWNS / THREADS {
-                    let lock = || seed.lock().expect("no panic");
+                    let lock = || former.lock().expect("no panic");
                     let task = format!("crowd-{worker}-{round}");
                     let mut child = lock().spawn(task, &["/bin/true"]);
                     child.wait().expect("it ends");

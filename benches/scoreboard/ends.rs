@@ -7,10 +7,10 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{
     arena::raise_descriptors,
+    former::{self, Former},
     herd::{Program, Raw, wait_all},
     samples::{Samples, timed},
     score::{Board, Line},
-    seed::{self, Seed},
     stage::Stage,
 };
 
@@ -19,23 +19,23 @@ const OBEDIENT: [&str; 2] = ["/bin/sleep", "600"];
 const STUBBORN: [&str; 4] = ["/usr/bin/env", "--ignore-signal=TERM", "/bin/sleep", "600"];
 /// Of what ignores SIGTERM the limit takes at least the grace.
 const GRACE: Duration = Duration::from_millis(100);
-/// The seed takes 100 ms for each: so many are measured.
-const SEED_ENDS: usize = 5;
+/// The former implementation takes 100 ms for each, so only this many are measured.
+const FORMER_ENDS: usize = 5;
 
 pub(crate) fn measure(board: &mut Board) {
     raise_descriptors(65_536);
     let sizes: &[(usize, usize)] =
         board.scale().pick(&[(100, 4), (1000, 2), (5000, 1)], &[(100, 15), (1000, 7), (5000, 3)]);
-    let seed = seeds_end();
+    let former = former_end();
     for &(count, rounds) in sizes {
-        end(board, count, rounds, &OBEDIENT, seed);
+        end(board, count, rounds, &OBEDIENT, former);
     }
     for &(count, rounds) in sizes {
-        end(board, count, rounds, &STUBBORN, seed);
+        end(board, count, rounds, &STUBBORN, former);
     }
 }
 
-fn end(board: &mut Board, count: usize, rounds: usize, words: &[&str], seed: f64) {
+fn end(board: &mut Board, count: usize, rounds: usize, words: &[&str], former: f64) {
     let stubborn = words.len() > 2;
     let (mut ours, mut limit) = (Samples::default(), Samples::default());
     let mut forced = 0;
@@ -49,7 +49,7 @@ fn end(board: &mut Board, count: usize, rounds: usize, words: &[&str], seed: f64
     }
     let what = if stubborn { "that ignore SIGTERM" } else { "obedient" };
     let line = Line::new(format!("end {count} programs {what}"), &ours)
-        .seed_scaled(seed * count as f64, format!("{SEED_ENDS} measured, one after another"));
+        .former_scaled(former * count as f64, format!("{FORMER_ENDS} measured, one after another"));
     board.add(if stubborn {
         line.beside("100 ms + SIGKILL alone", limit.median()).at_most(1.2)
     } else {
@@ -101,15 +101,15 @@ fn wait_settled(pid: u32) {
     }
 }
 
-fn seeds_end() -> f64 {
-    let mut seed = Seed::tracking(&[]);
+fn former_end() -> f64 {
+    let mut former = Former::tracking(&[]);
     let mut children: Vec<_> =
-        (0..SEED_ENDS).map(|task| seed.spawn(format!("task-{task}"), &OBEDIENT)).collect();
+        (0..FORMER_ENDS).map(|task| former.spawn(format!("task-{task}"), &OBEDIENT)).collect();
     let took = timed(|| {
         for child in &mut children {
-            seed::end(child);
-            seed.unregister(child.id());
+            former::end(child);
+            former.unregister(child.id());
         }
     });
-    took.0.as_nanos() as f64 / SEED_ENDS as f64
+    took.0.as_nanos() as f64 / FORMER_ENDS as f64
 }

@@ -12,10 +12,10 @@ use std::{
 use serde::Serialize;
 
 use super::{
+    former::Former,
     herd::Herd,
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
-    seed::Seed,
     spawns::spawn,
     stage::Stage,
 };
@@ -56,14 +56,14 @@ pub(crate) fn measure(board: &mut Board) {
     (rounds..2 * rounds).for_each(|round| {
         following.add(change(&stage, &file, herd.pids[0], round, Duration::ZERO));
     });
-    let seed = Seed::tracking(&herd.pids);
-    let mut seeds = Samples::default();
-    (0..rounds).for_each(|_| seeds.add(timed(|| seed.persist()).0));
+    let former = Former::tracking(&herd.pids);
+    let mut former_samples = Samples::default();
+    (0..rounds).for_each(|_| former_samples.add(timed(|| former.persist()).0));
     board.add(
         Line::new("export of 1,000 after a change", &ours)
             .beside("serialise, write, rename", limit.median())
             .at_most(1.2)
-            .seed(seeds.median()),
+            .former(former_samples.median()),
     );
     board.add(
         Line::new("export of a change that follows another", &following)

@@ -26,6 +26,7 @@ mod crowd;
 mod deaths;
 mod ends;
 mod export;
+mod former;
 mod growth;
 mod herd;
 mod history;
@@ -35,14 +36,16 @@ mod passes;
 mod plot;
 mod rows;
 mod samples;
+mod scale;
 mod score;
-mod seed;
+
 mod spawns;
 mod stage;
 
 use std::process::ExitCode;
 
-use score::{Board, Scale};
+use scale::Scale;
+use score::Board;
 
 /// A group of lines that one process measures.
 type Group = (&'static str, fn(&mut Board));

@@ -6,10 +6,10 @@ use procledger::{ContainmentMode, Tracker};
 
 use super::{
     bare,
+    former::Former,
     herd::Herd,
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
-    seed::Seed,
 };
 
 pub(crate) fn measure(board: &mut Board) {
@@ -18,14 +18,14 @@ pub(crate) fn measure(board: &mut Board) {
     let path = folder.path().join("ledger.db");
     let (ours, limit) = beside_bare(&path, rounds);
     let herd = Herd::new(20);
-    let seed = Seed::tracking(&herd.pids);
-    let mut seeds = Samples::default();
-    (0..rounds / 4).for_each(|_| seeds.add(timed(|| seed.start()).0));
+    let former = Former::tracking(&herd.pids);
+    let mut former_samples = Samples::default();
+    (0..rounds / 4).for_each(|_| former_samples.add(timed(|| former.start()).0));
     board.add(
         Line::new("open, nothing to reap", &ours)
             .beside("bare open", limit.median())
             .at_most(3.0)
-            .seed(seeds.median()),
+            .former(former_samples.median()),
     );
 }
 

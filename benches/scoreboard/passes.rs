@@ -7,16 +7,16 @@ use rustix::fs::{Mode, OFlags, RawDir, openat};
 use super::{
     arena::raise_descriptors,
     bare,
+    former::{self, Former},
     herd::Herd,
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
-    seed::{self, Seed},
     stage::Stage,
 };
 
 pub(crate) const PROCESSES: usize = 10_000;
-/// The seed starts a program for each process at each check: so many of them are measured.
-const SEED_CHECKS: usize = 300;
+/// The former implementation starts a program for each process at each check, so only this many are measured.
+const FORMER_CHECKS: usize = 300;
 
 pub(crate) fn measure(board: &mut Board) {
     raise_descriptors(65_536);
@@ -56,15 +56,15 @@ fn health(board: &mut Board, stage: &Stage, herd: &Herd, rounds: usize) {
         limit.add(read.mul_f64(1.5) + rows);
     }
     let written = changes(&reader) - before;
-    let mut registry = Seed::tracking(&herd.pids);
-    let seeds = timed(|| registry.check(SEED_CHECKS)).0;
-    let seeds = seeds.as_nanos() as f64 * (PROCESSES / SEED_CHECKS) as f64;
+    let mut registry = Former::tracking(&herd.pids);
+    let former_samples = timed(|| registry.check(FORMER_CHECKS)).0;
+    let former_samples = former_samples.as_nanos() as f64 * (PROCESSES / FORMER_CHECKS) as f64;
     board.add(
         Line::new("health pass over 10,000 processes", &ours)
             .beside("1.5 × reading each stat + the rows", limit.median())
             .at_most(1.0)
             .and(format!("rows rewritten: {written} of 0"), written == 0)
-            .seed_scaled(seeds, format!("{SEED_CHECKS} of 10,000 `kill -0` measured")),
+            .former_scaled(former_samples, format!("{FORMER_CHECKS} of 10,000 `kill -0` measured")),
     );
     board.add(
         Line::new("health pass, beside the reads alone", &ours)
@@ -155,7 +155,7 @@ fn orphans(board: &mut Board, _herd: &Herd, rounds: usize) {
     );
     let mut pgrep = Samples::default();
     for _ in 0..board.scale().pick(2, 4) {
-        pgrep.add(timed(|| seed::find_orphans("resource-claude-code")).0);
+        pgrep.add(timed(|| former::find_orphans("resource-claude-code")).0);
     }
     let quarter = ours.median() <= pgrep.median() / 4.0;
     board.add(
@@ -163,7 +163,7 @@ fn orphans(board: &mut Board, _herd: &Herd, rounds: usize) {
             .beside("getdents + each cmdline", limit.median())
             .at_most(1.3)
             .and("≤ ¼ of `pgrep -f`", quarter)
-            .seed(pgrep.median()),
+            .former(pgrep.median()),
     );
 }
 

@@ -4,7 +4,17 @@
 
 use std::fmt::Write;
 
-use super::score::Point;
+use serde::{Deserialize, Serialize};
+
+/// One point of a curve: what something costs at a size.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Point {
+    pub(crate) cost: String,
+    /// `processes` or `history`.
+    pub(crate) axis: String,
+    pub(crate) size: f64,
+    pub(crate) nanoseconds: f64,
+}
 
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 300.0;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{
     bare::Bare,
+    former::Former,
     herd::{Herd, Program},
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
-    seed::Seed,
     stage::Stage,
 };
 
@@ -27,7 +27,7 @@ fn registering(board: &mut Board, herd: &Herd, rounds: usize) {
     let stage = Stage::quiet();
     let folder = tempfile::tempdir().expect("a folder");
     let mut bare = Bare::at(&folder.path().join("bare.db"));
-    let mut seed = Seed::tracking(&herd.pids[..OTHERS / 2]);
+    let mut former = Former::tracking(&herd.pids[..OTHERS / 2]);
     let register = |round: usize| {
         let task = format!("task-{round}");
         let pid = herd.pids[round];
@@ -35,16 +35,16 @@ fn registering(board: &mut Board, herd: &Herd, rounds: usize) {
     };
     let insert = |round: usize| bare.insert(&format!("task-{round}"), herd.pids[round]).0;
     let (ours, limit) = in_turns(rounds, register, insert);
-    let mut seeds = Samples::default();
+    let mut former_samples = Samples::default();
     for round in 0..rounds / 4 {
-        seeds.add(timed(|| seed.register(format!("task-{round}"), herd.pids[round])).0);
-        seed.unregister(herd.pids[round]);
+        former_samples.add(timed(|| former.register(format!("task-{round}"), herd.pids[round])).0);
+        former.unregister(herd.pids[round]);
     }
     board.add(
         Line::new("register a running process", &ours)
             .beside("bare INSERT", limit.median())
             .at_most(2.0)
-            .seed(seeds.median()),
+            .former(former_samples.median()),
     );
     // Their ends are nobody's concern here.
     std::mem::forget(stage.tracker);
@@ -56,7 +56,7 @@ fn ending(board: &mut Board, rounds: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let mut bare = Bare::at(&folder.path().join("bare.db"));
     let herd = Herd::new(OTHERS / 2);
-    let mut seed = Seed::tracking(&herd.pids);
+    let mut former = Former::tracking(&herd.pids);
     let mut raw = Program::new(&["/bin/true"]);
     let end = |round: usize| {
         let mut process = stage.spawn(&format!("task-{round}"), &["/bin/true"]);
@@ -72,27 +72,27 @@ fn ending(board: &mut Board, rounds: usize) {
         bare.end(row)
     };
     let (ours, limit) = in_turns(rounds, end, update);
-    let mut seeds = Samples::default();
+    let mut former_samples = Samples::default();
     for round in 0..rounds / 4 {
         let child = raw.vfork();
         let pid = child.0.cast_unsigned();
-        seed.register(format!("task-{round}"), pid);
+        former.register(format!("task-{round}"), pid);
         wait_dead(pid);
-        seeds.add(seed_end(&mut seed, child));
+        former_samples.add(former_end(&mut former, child));
     }
     board.add(
         Line::new("end recorded", &ours)
             .beside("bare UPDATE", limit.median())
             .at_most(2.0)
-            .seed(seeds.median()),
+            .former(former_samples.median()),
     );
 }
 
-fn seed_end(seed: &mut Seed, child: super::herd::Raw) -> Duration {
+fn former_end(former: &mut Former, child: super::herd::Raw) -> Duration {
     timed(|| {
         let pid = child.0.cast_unsigned();
         child.wait();
-        seed.unregister(pid);
+        former.unregister(pid);
     })
     .0
 }

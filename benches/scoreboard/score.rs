@@ -4,29 +4,12 @@ use std::{fmt::Write, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{plot, samples::Samples};
-
-/// How much is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scale {
-    Quick,
-    Full,
-}
-
-impl Scale {
-    pub(crate) fn parse(word: &str) -> Self {
-        if word == "quick" { Self::Quick } else { Self::Full }
-    }
-
-    pub(crate) fn word(self) -> &'static str {
-        if self == Self::Quick { "quick" } else { "full" }
-    }
-
-    /// One of two numbers.
-    pub(crate) fn pick<T>(self, quick: T, full: T) -> T {
-        if self == Self::Quick { quick } else { full }
-    }
-}
+use super::{
+    arena,
+    plot::{self, Point},
+    samples::Samples,
+    scale::Scale,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -62,12 +45,12 @@ pub(crate) struct Line {
     limit: Option<f64>,
     ratio: Option<f64>,
     targets: Vec<String>,
-    /// `None`: told for comparison, without a target.
+    /// `None` for a line without a target, shown for comparison.
     met: Option<bool>,
-    /// What the seed's way takes for the same.
-    seed: Option<f64>,
-    /// How the seed's figure came about, where it was not measured in full.
-    seed_note: Option<String>,
+    /// What the former implementation takes for the same, in nanoseconds.
+    former: Option<f64>,
+    /// How that figure was obtained, if it was not measured in full.
+    former_note: Option<String>,
 }
 
 impl Line {
@@ -91,8 +74,8 @@ impl Line {
             ratio: None,
             targets: Vec::new(),
             met: None,
-            seed: None,
-            seed_note: None,
+            former: None,
+            former_note: None,
         }
     }
 
@@ -131,14 +114,14 @@ impl Line {
         self.require(what.into(), met)
     }
 
-    pub(crate) fn seed(mut self, nanoseconds: f64) -> Self {
-        self.seed = Some(nanoseconds);
+    pub(crate) fn former(mut self, nanoseconds: f64) -> Self {
+        self.former = Some(nanoseconds);
         self
     }
 
-    pub(crate) fn seed_scaled(mut self, nanoseconds: f64, note: impl Into<String>) -> Self {
-        self.seed = Some(nanoseconds);
-        self.seed_note = Some(note.into());
+    pub(crate) fn former_scaled(mut self, nanoseconds: f64, note: impl Into<String>) -> Self {
+        self.former = Some(nanoseconds);
+        self.former_note = Some(note.into());
         self
     }
 
@@ -152,8 +135,8 @@ impl Line {
             Some(false) => "MISSED",
             None => "",
         };
-        let seed = self.seed.map_or_else(String::new, |seed| {
-            times(seed / self.ours) + if self.seed_note.is_some() { " *" } else { "" }
+        let former = self.former.map_or_else(String::new, |former| {
+            times(former / self.ours) + if self.former_note.is_some() { " *" } else { "" }
         });
         [
             self.operation.clone(),
@@ -167,19 +150,9 @@ impl Line {
             self.ratio.map_or_else(String::new, times),
             self.targets.join(", "),
             met.to_owned(),
-            seed,
+            former,
         ]
     }
-}
-
-/// One point of a curve: what something costs at a size.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Point {
-    pub(crate) cost: String,
-    /// `processes` or `history`.
-    pub(crate) axis: String,
-    pub(crate) size: f64,
-    pub(crate) nanoseconds: f64,
 }
 
 /// What was measured.
@@ -194,7 +167,7 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(scale: Scale) -> Self {
-        let machine = super::arena::machine();
+        let machine = arena::machine();
         Self { machine, scale: scale.word().to_owned(), ..Self::default() }
     }
 
@@ -240,8 +213,16 @@ impl Board {
 
     /// As Markdown, for a terminal and for the page.
     pub(crate) fn table(&self) -> String {
-        let head =
-            ["operation", "ours", "p99", "limit, same run", "ratio", "target", "", "seed's way"];
+        let head = [
+            "operation",
+            "ours",
+            "p99",
+            "limit, same run",
+            "ratio",
+            "target",
+            "",
+            "former implementation",
+        ];
         let mut rows = vec![head.map(str::to_owned), [const { "---" }; 8].map(str::to_owned)];
         rows.extend(self.lines.iter().map(Line::cells));
         let mut text = String::new();
@@ -250,7 +231,7 @@ impl Board {
             let _ = writeln!(text, "| {} |", row.join(" | "));
         }
         let notes = self.lines.iter().filter_map(|line| {
-            line.seed_note.as_ref().map(|note| format!("\n\\* {}: {note}", line.operation))
+            line.former_note.as_ref().map(|note| format!("\n\\* {}: {note}", line.operation))
         });
         text.extend(notes);
         text.extend(self.failed.iter().map(|failed| format!("\nFAILED {failed}")));

@@ -6,15 +6,15 @@ use procledger::{ContainmentMode, Tracker};
 
 use super::{
     arena::raise_descriptors,
+    former::Former,
     herd::{Herd, Program},
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
-    seed::Seed,
     stage::Stage,
 };
 
 const TRUE: &str = "/bin/true";
-/// Entries in the seed's list while it spawns.
+/// Entries in the former's list while it spawns.
 const TRACKED: usize = 100;
 /// A host that holds this much.
 const LARGE: usize = 2 << 30;
@@ -28,16 +28,17 @@ pub(crate) fn measure(board: &mut Board) {
     let stage = Stage::quiet();
     let mut raw = Program::new(&[TRUE]);
     let herd = Herd::new(TRACKED);
-    let mut seed = Seed::tracking(&herd.pids);
+    let mut former = Former::tracking(&herd.pids);
     warm_up(&stage, &mut raw);
 
     let (ours, limit) = in_turns(rounds, |round| spawn(&stage, round), |_| bare(&mut raw));
-    let (seeds, _) = in_turns(rounds / 4, |round| seed_spawn(&mut seed, round), |_| Duration::ZERO);
+    let (former_samples, _) =
+        in_turns(rounds / 4, |round| former_spawn(&mut former, round), |_| Duration::ZERO);
     board.add(
         Line::new("spawn, recorded before exec", &ours)
             .beside("vfork + execve", limit.median())
             .at_most(2.0)
-            .seed(seeds.median()),
+            .former(former_samples.median()),
     );
     contained(board, &mut raw, rounds / 4);
     host_of_two_gigabytes(board, &stage, rounds / 3);
@@ -65,10 +66,10 @@ pub(crate) fn bare(raw: &mut Program) -> Duration {
     took
 }
 
-fn seed_spawn(seed: &mut Seed, round: usize) -> Duration {
-    let (took, mut child) = timed(|| seed.spawn(format!("spawn-{round}"), &[TRUE]));
+fn former_spawn(former: &mut Former, round: usize) -> Duration {
+    let (took, mut child) = timed(|| former.spawn(format!("spawn-{round}"), &[TRUE]));
     child.wait().expect("it ends");
-    seed.unregister(child.id());
+    former.unregister(child.id());
     took
 }
 

@@ -1,8 +1,6 @@
 //! The command line. Parsers check single values; each subcommand checks combinations of values before it does anything.
 
-use std::path::PathBuf;
-
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     commands::{
@@ -11,6 +9,7 @@ use crate::{
     },
     context::{Access, Context},
     exit::{Exit, Result},
+    global_args::GlobalArgs,
     logging,
 };
 
@@ -36,34 +35,6 @@ pub(crate) struct Cli {
     global: GlobalArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Global options")]
-pub(crate) struct GlobalArgs {
-    /// Ledger file
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) db: Option<PathBuf>,
-    /// Use the settings of a known program: JSON export, names, grace, interval
-    #[arg(long, global = true, value_name = "NAME")]
-    pub(crate) profile: Option<Profile>,
-    /// Keep a JSON file of the running tasks (used by run, watch and reap; checked by doctor)
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) export: Option<PathBuf>,
-    /// Append the log to this file (created with mode 0600)
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) log_file: Option<PathBuf>,
-    /// Increase verbosity (-v, -vv)
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    pub(crate) verbose: u8,
-}
-
-/// Settings of a known program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Profile {
-    // A comment, not help: with help of its own every option of every subcommand takes three lines.
-    // Exports to /tmp/ecosystem-manager-processes.json, sweeps for resource-claude-code.
-    EcosystemManager,
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,8 +82,8 @@ impl Cli {
             Command::Import(args) => args.run(&context(Create)?),
             Command::Doctor(args) => args.run(&context(Inspect)?),
             Command::Prune(args) => args.run(&context(Existing)?),
-            Command::Completions(args) => args.run(),
-            Command::Man(args) => args.run(),
+            Command::Completions(args) => args.run(Self::command()),
+            Command::Man(args) => args.run(Self::command()),
             Command::Demo(args) => {
                 logging::start(self.global.verbose, self.global.log_file.as_deref())?;
                 args.run()
@@ -124,7 +95,7 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::path::PathBuf;
 
     use super::*;
 

@@ -6,8 +6,8 @@ use nix::unistd::getuid;
 use procledger::{Builder, Ledger, Tracker};
 
 use crate::{
-    args::{GlobalArgs, Profile},
     exit::Result,
+    global_args::{GlobalArgs, Profile},
     ledger_path::{Environment, LedgerPath},
     logging,
     privilege::{self, Account},

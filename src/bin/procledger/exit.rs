@@ -14,8 +14,6 @@ use std::{error::Error as StdError, io, process::ExitCode};
 
 use procledger::ExitStatus;
 
-use crate::{output, render::escape};
-
 /// A process exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exit(u8);
@@ -131,22 +129,6 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
         source = cause.source();
     }
     line
-}
-
-/// Says what went wrong, if anything, and gives the code to exit with.
-pub(crate) fn conclude(result: Result<Exit>) -> ExitCode {
-    match result {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            complain(&failure.message);
-            failure.exit.into()
-        }
-    }
-}
-
-/// One line on stderr.
-pub(crate) fn complain(message: &str) {
-    output::to_stderr(&format!("procledger: {}", escape(message)));
 }
 
 /// The failure of a write to stdout.

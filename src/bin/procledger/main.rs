@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod context;
 mod exit;
+mod global_args;
 mod keeping;
 mod ledger_path;
 mod logging;
@@ -27,5 +28,5 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     signals::outlive_file_limit();
-    exit::conclude(args::Cli::parse().run())
+    output::conclude(args::Cli::parse().run())
 }

@@ -5,13 +5,14 @@ use std::{
     io::{self, ErrorKind, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
+    process::ExitCode,
 };
 
 use serde::Serialize;
 
 use crate::{
-    exit::{Failure, Result},
-    render::escape_json,
+    exit::{Exit, Failure, Result},
+    render::{escape, escape_json},
 };
 
 /// Whether somebody still reads what is written.
@@ -64,7 +65,23 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
         .map_err(|error| Failure::because("failed to write JSON", &error))
 }
 
-/// `text` and a newline to stderr; where that is gone, there is nobody to tell.
+/// Prints the message of a failure, and returns the exit code of the command.
+pub(crate) fn conclude(result: Result<Exit>) -> ExitCode {
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            complain(&failure.message);
+            failure.exit.into()
+        }
+    }
+}
+
+/// Prints `procledger: message` to stderr, escaped, as one line.
+pub(crate) fn complain(message: &str) {
+    to_stderr(&format!("procledger: {}", escape(message)));
+}
+
+/// Prints `text` and a newline to stderr. An error is ignored: there is no other place to report it.
 pub(crate) fn to_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }

@@ -1,10 +1,9 @@
-//! `completions`: what a shell needs to complete the command line.
+//! `completions`: completion scripts for shells.
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
 use crate::{
-    args::Cli,
     exit::{Exit, Result},
     output,
 };
@@ -19,9 +18,9 @@ pub(crate) struct CompletionsArgs {
 }
 
 impl CompletionsArgs {
-    pub(crate) fn run(self) -> Result<Exit> {
+    pub(crate) fn run(self, mut command: Command) -> Result<Exit> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "procledger", &mut script);
+        clap_complete::generate(self.shell, &mut command, "procledger", &mut script);
         output::print(script)?;
         Ok(Exit::DONE)
     }

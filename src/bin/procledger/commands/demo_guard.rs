@@ -12,7 +12,8 @@ use procledger::Tracker;
 
 use super::demo_host::READY;
 use crate::{
-    exit::{Failure, Result, chain, complain},
+    exit::{Failure, Result, chain},
+    output,
     pin::Pin,
 };
 
@@ -91,7 +92,7 @@ impl Drop for Host {
         let _ = self.child.wait();
         let cleaned = Tracker::builder(&self.ledger).open().and_then(|tracker| tracker.shutdown());
         if let Err(error) = cleaned {
-            complain(&format!("failed to clean up after the demo: {}", chain(&error)));
+            output::complain(&format!("failed to clean up after the demo: {}", chain(&error)));
         }
     }
 }

@@ -6,7 +6,7 @@ use procledger::{TaskId, Tracker};
 use super::task_ids;
 use crate::{
     context::Context,
-    exit::{Exit, Result, chain, complain},
+    exit::{Exit, Result, chain},
     output,
     render::escape,
 };
@@ -31,7 +31,7 @@ impl ForgetArgs {
         let mut exit = Exit::DONE;
         for task in &tasks {
             if let Err(error) = forget(&tracker, task, &context.asked_by("forget")) {
-                complain(&error);
+                output::complain(&error);
                 exit = Exit::FAILED;
             }
         }

@@ -6,7 +6,7 @@ use procledger::{Report, TaskId, Tracker};
 use super::task_ids;
 use crate::{
     context::Context,
-    exit::{Exit, Result, complain},
+    exit::{Exit, Result},
     output,
     render::{ending_line, report_exit},
     units,
@@ -49,7 +49,9 @@ impl KillArgs {
             output::to_stderr("nothing runs");
         }
         for task in &unknown {
-            complain(&format!("no task {task} is running: `procledger ps` lists those that are"));
+            output::complain(&format!(
+                "no task {task} is running: `procledger ps` lists those that are"
+            ));
         }
         tracker.shutdown()?;
         match report_exit(&report) {

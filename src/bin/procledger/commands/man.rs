@@ -1,13 +1,10 @@
-//! `man`: the manual pages, for whoever packages the command. Hidden; a person has them installed, or `--help`.
+//! `man`: the manual pages, for packagers. Hidden, because installed pages and `--help` serve everyone else.
 
 use std::{fs, path::PathBuf};
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 
-use crate::{
-    args::Cli,
-    exit::{Exit, Failure, Result},
-};
+use crate::exit::{Exit, Failure, Result};
 
 /// Write the manual pages, procledger(1) and one for each subcommand, to a directory
 #[derive(Debug, Args)]
@@ -22,9 +19,9 @@ pub(crate) struct ManArgs {
 }
 
 impl ManArgs {
-    pub(crate) fn run(self) -> Result<Exit> {
+    pub(crate) fn run(self, command: Command) -> Result<Exit> {
         fs::create_dir_all(&self.folder)
-            .and_then(|()| clap_mangen::generate_to(Cli::command(), &self.folder))
+            .and_then(|()| clap_mangen::generate_to(command, &self.folder))
             .map_err(|error| {
                 let what = format!("failed to write manual pages to {}", self.folder.display());
                 Failure::because(what, &error)

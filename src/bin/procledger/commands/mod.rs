@@ -21,6 +21,7 @@ pub(crate) mod watch;
 
 mod demo_guard;
 mod ps_json;
+mod ps_table;
 mod ps_watch;
 mod report_lines;
 

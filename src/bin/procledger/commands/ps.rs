@@ -1,16 +1,20 @@
-//! `ps`: what runs, and on request what ran.
+//! `ps`: the running tasks, and on request the ended ones.
 
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use clap::Args;
-use procledger::{FigureSource, Ledger, Millis, ProcessId, ProcessRecord, State, TreeRecord};
+use procledger::{Ledger, ProcessId, ProcessRecord, State, TreeRecord};
 
-use super::{ps_json::Line, ps_watch};
+use super::{
+    ps_json::Line,
+    ps_table::{Cpu, history, table, task},
+    ps_watch,
+};
 use crate::{
     context::Context,
     exit::{Exit, Result},
     output,
-    render::{Paint, Table, cpu_time, escape, shell_words, short_bytes, short_span},
+    render::escape,
     terminal::Screen,
     units,
 };
@@ -76,8 +80,8 @@ impl PsArgs {
             } else {
                 table(&trees, self.wide, Cpu::Time)
             };
-            tell_obstacles(&trees);
-            tell_survivors(&trees);
+            print_obstacles(&trees);
+            print_survivors(&trees);
             lines.into_iter().map(|line| line + "\n").collect()
         };
         output::print(text)?;
@@ -85,18 +89,20 @@ impl PsArgs {
     }
 }
 
-/// Newest end first, at most `limit`.
+/// Returns at most `limit` ended processes, newest end first.
 fn ended(ledger: &Ledger, limit: u32) -> Result<Vec<ProcessRecord>> {
     let mut ended = ledger.history(None, None, limit)?;
     ended.retain(|row| row.state == State::Ended);
     ended.sort_by_key(|row| Reverse((row.ended_at, row.id)));
     if u32::try_from(ended.len()) == Ok(limit) {
-        output::to_stderr(&format!("the newest {limit} that ended: --limit N shows more"));
+        output::to_stderr(&format!(
+            "showing the newest {limit} ended processes: --limit N shows more"
+        ));
     }
     Ok(ended)
 }
 
-/// Every row, recorded descendants too; the roots among them with their trees' figures.
+/// Every row, including recorded descendants; roots have the figures of their trees.
 fn json(ledger: &Ledger, trees: &[TreeRecord], ended: &[ProcessRecord]) -> Result<String> {
     let mut rows = ledger.running()?;
     rows.sort_by_key(|row| (row.started_at, row.id));
@@ -107,212 +113,22 @@ fn json(ledger: &Ledger, trees: &[TreeRecord], ended: &[ProcessRecord]) -> Resul
     output::json(&running.chain(ended).collect::<Vec<_>>())
 }
 
-/// Says once for each reason why figures are not of now.
-fn tell_obstacles(trees: &[TreeRecord]) {
-    let mut told: Vec<&str> = trees.iter().filter_map(|tree| tree.obstacle.as_deref()).collect();
-    told.sort_unstable();
-    told.dedup();
-    for obstacle in told {
+/// Prints each reason why figures are not current, once.
+fn print_obstacles(trees: &[TreeRecord]) {
+    let mut obstacles: Vec<&str> =
+        trees.iter().filter_map(|tree| tree.obstacle.as_deref()).collect();
+    obstacles.sort_unstable();
+    obstacles.dedup();
+    for obstacle in obstacles {
         output::to_stderr(&escape(&format!("* as recorded: {obstacle}")));
     }
 }
 
-/// Says of each root that could not be ended why, as of the last attempt.
-fn tell_survivors(trees: &[TreeRecord]) {
+/// Prints for each root that could not be ended the reason of the last attempt.
+fn print_survivors(trees: &[TreeRecord]) {
     for root in trees.iter().map(|tree| &tree.root).filter(|root| root.state == State::Survived) {
-        let why = root.last_error.as_deref().unwrap_or("it lived on");
+        let why = root.last_error.as_deref().unwrap_or("it is still alive");
         let pid = root.identity.pid;
         output::to_stderr(&escape(&format!("{} ({pid}) could not be ended: {why}", task(root))));
-    }
-}
-
-/// What the column `CPU` shows.
-#[derive(Clone, Copy)]
-pub(super) enum Cpu<'a> {
-    /// All that was used so far.
-    Time,
-    /// What a look shows of each tree.
-    Share(&'a dyn Fn(&TreeRecord) -> String),
-}
-
-/// The trees, a line each, the header first. The state is shown where there is something to tell.
-pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<String> {
-    let states = trees.iter().any(|tree| state(tree) != State::Running.as_str());
-    let mut header = vec!["TASK", "PID", "AGE", "MEMORY", "CPU", "BELOW", "CONTAINED", "COMMAND"];
-    if states {
-        header.insert(2, "STATE");
-    }
-    let mut table = Table::cut(&header, wide).right(1);
-    for column in header.len() - 6..header.len() - 2 {
-        table = table.right(column);
-    }
-    let now = Millis::now();
-    for tree in trees {
-        let root = &tree.root;
-        let cpu = match cpu {
-            Cpu::Time => cpu_time(tree.cpu),
-            Cpu::Share(share) => share(tree),
-        };
-        let mut cells = vec![
-            task(root),
-            root.identity.pid.to_string(),
-            short_span(now.since(root.started_at)),
-            marked(tree, short_bytes(tree.rss_bytes)),
-            marked(tree, cpu),
-            marked(tree, tree.descendants().to_string()),
-            root.containment.to_string(),
-            shell_words(&root.command),
-        ];
-        if states {
-            cells.insert(2, state(tree).to_owned());
-        }
-        table.row(cells);
-    }
-    painted(table, trees.iter().map(|tree| tree.root.state))
-}
-
-/// The trees and then what has ended, a line each, within 80 columns.
-fn history(trees: &[TreeRecord], ended: &[ProcessRecord], wide: bool) -> Vec<String> {
-    let header = ["TASK", "PID", "STATE", "EXIT", "AGE", "MEMORY", "CPU", "COMMAND"];
-    let mut table = (4..7).fold(Table::cut(&header, wide).right(1), Table::right);
-    let now = Millis::now();
-    for tree in trees {
-        let figures = [marked(tree, short_bytes(tree.rss_bytes)), marked(tree, cpu_time(tree.cpu))];
-        table.row(history_row(&tree.root, state(tree), now, figures));
-    }
-    for row in ended {
-        let how = row.end_reason.map_or("ended", procledger::EndReason::as_str);
-        let figures = [short_bytes(row.peak_rss), cpu_time(row.cpu)];
-        table.row(history_row(row, how, now, figures));
-    }
-    let states = trees.iter().map(|tree| tree.root.state);
-    painted(table, states.chain(ended.iter().map(|row| row.state)))
-}
-
-fn history_row(
-    row: &ProcessRecord,
-    state: &str,
-    now: Millis,
-    [memory, cpu]: [String; 2],
-) -> Vec<String> {
-    vec![
-        task(row),
-        row.identity.pid.to_string(),
-        state.to_owned(),
-        row.status.map_or_else(|| "-".to_owned(), exit),
-        short_span(row.ended_at.unwrap_or(now).since(row.started_at)),
-        memory,
-        cpu,
-        shell_words(&row.command),
-    ]
-}
-
-/// `3`, `TERM`; `?` where nobody saw it.
-fn exit(status: procledger::ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => code.to_string(),
-        (None, Some(signal)) => nix::sys::signal::Signal::try_from(signal).map_or_else(
-            |_| format!("sig{signal}"),
-            |signal| signal.as_str().trim_start_matches("SIG").to_owned(),
-        ),
-        (None, None) => "?".to_owned(),
-    }
-}
-
-fn task(row: &ProcessRecord) -> String {
-    row.task.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
-}
-
-/// As in the ledger, but `gone` where the process was looked for and is not there: nobody has recorded its end yet.
-pub(super) fn state(tree: &TreeRecord) -> &'static str {
-    let alive = tree.members.first().is_none_or(|root| root.alive);
-    if alive { tree.root.state.as_str() } else { "gone" }
-}
-
-fn marked(tree: &TreeRecord, figure: String) -> String {
-    if tree.source == FigureSource::Recorded { figure + "*" } else { figure }
-}
-
-/// A header that stands out, and what survived in red.
-fn painted(table: Table, states: impl Iterator<Item = State>) -> Vec<String> {
-    let paint = Paint::detect();
-    let mut lines = table.lines().into_iter();
-    let header = lines.next().map(|line| paint.bold(&line));
-    let rows = lines.zip(states).map(|(line, state)| match state {
-        State::Survived => paint.bad(&line),
-        State::Ending | State::Ended => paint.faint(&line),
-        State::Running => line,
-    });
-    header.into_iter().chain(rows).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use procledger::{ExitStatus, TreeMember};
-
-    use super::*;
-    use crate::commands::ps_json::tests::row;
-
-    fn tree(root: ProcessRecord, alive: bool) -> TreeRecord {
-        let member = TreeMember {
-            process: Some(root.id),
-            pid: root.identity.pid,
-            parent: None,
-            evidence: "identity".into(),
-            command: root.command.clone(),
-            alive,
-            is_root: true,
-            age: Duration::ZERO,
-            rss_bytes: None,
-            cpu: None,
-        };
-        TreeRecord {
-            root,
-            source: FigureSource::Live,
-            obstacle: None,
-            members: vec![member],
-            suspects: Vec::new(),
-            rss_bytes: Some(3 << 20),
-            cpu: Some(Duration::from_millis(1250)),
-        }
-    }
-
-    #[test]
-    fn a_row_of_the_history_is_one_harmless_line() {
-        let lines = history(&[], &[row()], true);
-        assert_eq!(lines.len(), 2, "{lines:?}");
-        for part in ["evil\\x0a\\u{9b}task", " exited ", " 1 ", "4s", "1.0M", "sh -c 'exit 1'"] {
-            assert!(lines[1].contains(part), "{part} in {lines:?}");
-        }
-    }
-
-    #[test]
-    fn the_state_is_shown_where_there_is_something_to_tell() {
-        let running = || ProcessRecord { state: State::Running, ended_at: None, ..row() };
-        let plain = table(&[tree(running(), true)], true, Cpu::Time);
-        assert!(!plain[0].contains("STATE") && plain[1].contains(" 3.0M  1.25s "), "{plain:?}");
-        let survived = ProcessRecord { state: State::Survived, ..running() };
-        let told = table(&[tree(survived, true), tree(running(), false)], true, Cpu::Time);
-        assert!(told[0].contains("STATE") && told[1].contains(" survived "), "{told:?}");
-        assert!(told[2].contains(" gone "), "{told:?}");
-    }
-
-    #[test]
-    fn what_was_recorded_is_marked() {
-        let recorded = TreeRecord { source: FigureSource::Recorded, ..tree(row(), true) };
-        let lines = table(&[recorded], true, Cpu::Share(&|_| "-".to_owned()));
-        assert!(lines[1].contains("3.0M*") && lines[1].contains("0*"), "{lines:?}");
-    }
-
-    #[test]
-    fn an_end_is_told_in_a_word() {
-        for (status, told) in [
-            (ExitStatus::Exited(3), "3"),
-            (ExitStatus::Signaled(15), "TERM"),
-            (ExitStatus::Signaled(40), "sig40"),
-            (ExitStatus::Unobserved, "?"),
-        ] {
-            assert_eq!(exit(status), told);
-        }
     }
 }

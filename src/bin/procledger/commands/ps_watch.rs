@@ -12,7 +12,7 @@ use rustix::{
     stdio::stdin,
 };
 
-use super::ps::{Cpu, state, table};
+use super::ps_table::{Cpu, state, table};
 use crate::{
     context::Context,
     exit::{Exit, Failure, Result},

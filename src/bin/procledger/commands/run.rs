@@ -15,8 +15,9 @@ use procledger::{Builder, ContainmentMode, Job, Signaller, Stdio, TaskId, Tracke
 
 use crate::{
     context::Context,
-    exit::{Exit, Failure, Result, chain, complain, of_run_error},
+    exit::{Exit, Failure, Result, chain, of_run_error},
     keeping::KeepingArgs,
+    output,
     privilege::Account,
     signals::{FORWARDED, Signals},
     units,
@@ -128,8 +129,8 @@ impl Plan {
         let ended = tracker.shutdown();
         let exit = result?;
         match ended {
-            Err(error) => complain(&format!("failed to shut down: {}", chain(&error))),
-            Ok(report) if report.survived() > 0 => complain(&format!(
+            Err(error) => output::complain(&format!("failed to shut down: {}", chain(&error))),
+            Ok(report) if report.survived() > 0 => output::complain(&format!(
                 "{} processes could not be ended: `procledger ps` lists them",
                 report.survived()
             )),
@@ -211,7 +212,7 @@ fn forward(signals: Signals, program: Signaller, foreground: bool) {
             }
             match program.signal(signal) {
                 Err(error) if !error.is_gone() => {
-                    complain(&format!("failed to forward signal {signal}: {error}"));
+                    output::complain(&format!("failed to forward signal {signal}: {error}"));
                 }
                 _ => {}
             }

@@ -6,10 +6,10 @@ use clap::Args;
 use procledger::{FigureSource, Ledger, Pid, TreeMember, TreeRecord};
 use serde::Serialize;
 
-use super::{ps::state, task_ids};
+use super::{ps_table::state, task_ids};
 use crate::{
     context::Context,
-    exit::{Exit, Result, complain},
+    exit::{Exit, Result},
     output,
     render::{Paint, Table, cpu_time, escape, shell_words, short_bytes, short_span},
 };
@@ -51,7 +51,7 @@ impl TreeArgs {
         for task in tasks {
             let found = ledger.trees_of(task.as_str())?;
             if found.is_empty() {
-                complain(&missing(&ledger, task.as_str())?);
+                output::complain(&missing(&ledger, task.as_str())?);
                 exit = Exit::FAILED;
             }
             trees.extend(found);

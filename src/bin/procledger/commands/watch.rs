@@ -16,9 +16,9 @@ use procledger::{Millis, Report, Tracker, Turn};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::{
-    args::GlobalArgs,
     context::{Access, Context},
-    exit::{Exit, Failure, Result, complain},
+    exit::{Exit, Failure, Result},
+    global_args::GlobalArgs,
     keeping::KeepingArgs,
     logging,
     notify::Notify,
@@ -107,7 +107,7 @@ impl WatchArgs {
         let tell = |report: &Report| match print(report) {
             Ok(Reader::There) => {}
             Ok(Reader::Gone) => ask_to_stop(&unread),
-            Err(failure) => complain(&failure.message),
+            Err(failure) => output::complain(&failure.message),
         };
         tell(tracker.startup_report());
         let look_again = notify.interval().map_or(LOOK_AGAIN, |limit| limit.min(LOOK_AGAIN));
@@ -182,7 +182,7 @@ fn ask_to_stop(stopper: &OwnedFd) {
 
 fn print(report: &Report) -> Result<Reader> {
     for error in &report.errors {
-        complain(error);
+        output::complain(error);
     }
     let now = clock(Millis::now());
     let line = |ending| now.clone() + " " + &ending_line(ending) + "\n";

@@ -3,7 +3,7 @@
 use procledger::{Ending, Outcome, Report, TaskId};
 
 use super::{Table, escape, shell_words};
-use crate::exit::{Exit, complain};
+use crate::{exit::Exit, output::complain};
 
 /// Whether a report tells what was done or what would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

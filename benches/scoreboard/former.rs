@@ -1,5 +1,5 @@
-//! The seed's way, as its page describes it: a list in memory, written to a JSON file at every change, `kill -0` for each
-//! process at every check, `pgrep -f` for orphans, SIGTERM, 100 ms and SIGKILL, one process after another.
+//! The former implementation, rebuilt from its description: a list in memory, written to a JSON file at every change,
+//! `kill -0` for each process at every check, `pgrep -f` for orphans, SIGTERM, 100 ms and SIGKILL, one process after another.
 
 use std::{
     fs,
@@ -22,21 +22,21 @@ struct Entry {
 }
 
 /// The registry of a processor.
-pub(crate) struct Seed {
+pub(crate) struct Former {
     entries: Vec<Entry>,
     file: PathBuf,
     _folder: tempfile::TempDir,
 }
 
-impl Seed {
+impl Former {
     /// One that tracks these already.
     pub(crate) fn tracking(pids: &[u32]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("ecosystem-manager-processes.json");
-        let mut seed = Self { entries: Vec::new(), file, _folder: folder };
-        seed.entries = pids.iter().map(|&pid| entry(format!("task-{pid}"), pid)).collect();
-        seed.persist();
-        seed
+        let mut former = Self { entries: Vec::new(), file, _folder: folder };
+        former.entries = pids.iter().map(|&pid| entry(format!("task-{pid}"), pid)).collect();
+        former.persist();
+        former
     }
 
     pub(crate) fn persist(&self) {

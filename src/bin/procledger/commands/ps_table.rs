@@ -1,0 +1,199 @@
+//! The tables of `ps` and `ps --watch`.
+
+use procledger::{FigureSource, Millis, ProcessRecord, State, TreeRecord};
+
+use crate::render::{Paint, Table, cpu_time, shell_words, short_bytes, short_span};
+
+/// What the column `CPU` shows.
+#[derive(Clone, Copy)]
+pub(super) enum Cpu<'a> {
+    /// The CPU time used so far.
+    Time,
+    /// The current share of each tree.
+    Share(&'a dyn Fn(&TreeRecord) -> String),
+}
+
+/// Formats the trees, one line each, after a header. The state is shown only if one is not `running`.
+pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<String> {
+    let states = trees.iter().any(|tree| state(tree) != State::Running.as_str());
+    let mut header = vec!["TASK", "PID", "AGE", "MEMORY", "CPU", "BELOW", "CONTAINED", "COMMAND"];
+    if states {
+        header.insert(2, "STATE");
+    }
+    let mut table = Table::cut(&header, wide).right(1);
+    for column in header.len() - 6..header.len() - 2 {
+        table = table.right(column);
+    }
+    let now = Millis::now();
+    for tree in trees {
+        let root = &tree.root;
+        let cpu = match cpu {
+            Cpu::Time => cpu_time(tree.cpu),
+            Cpu::Share(share) => share(tree),
+        };
+        let mut cells = vec![
+            task(root),
+            root.identity.pid.to_string(),
+            short_span(now.since(root.started_at)),
+            marked(tree, short_bytes(tree.rss_bytes)),
+            marked(tree, cpu),
+            marked(tree, tree.descendants().to_string()),
+            root.containment.to_string(),
+            shell_words(&root.command),
+        ];
+        if states {
+            cells.insert(2, state(tree).to_owned());
+        }
+        table.row(cells);
+    }
+    painted(table, trees.iter().map(|tree| tree.root.state))
+}
+
+/// Formats the trees and then the ended processes, one line each, within 80 columns.
+pub(super) fn history(trees: &[TreeRecord], ended: &[ProcessRecord], wide: bool) -> Vec<String> {
+    let header = ["TASK", "PID", "STATE", "EXIT", "AGE", "MEMORY", "CPU", "COMMAND"];
+    let mut table = (4..7).fold(Table::cut(&header, wide).right(1), Table::right);
+    let now = Millis::now();
+    for tree in trees {
+        let figures = [marked(tree, short_bytes(tree.rss_bytes)), marked(tree, cpu_time(tree.cpu))];
+        table.row(history_row(&tree.root, state(tree), now, figures));
+    }
+    for row in ended {
+        let how = row.end_reason.map_or("ended", procledger::EndReason::as_str);
+        let figures = [short_bytes(row.peak_rss), cpu_time(row.cpu)];
+        table.row(history_row(row, how, now, figures));
+    }
+    let states = trees.iter().map(|tree| tree.root.state);
+    painted(table, states.chain(ended.iter().map(|row| row.state)))
+}
+
+fn history_row(
+    row: &ProcessRecord,
+    state: &str,
+    now: Millis,
+    [memory, cpu]: [String; 2],
+) -> Vec<String> {
+    vec![
+        task(row),
+        row.identity.pid.to_string(),
+        state.to_owned(),
+        row.status.map_or_else(|| "-".to_owned(), exit),
+        short_span(row.ended_at.unwrap_or(now).since(row.started_at)),
+        memory,
+        cpu,
+        shell_words(&row.command),
+    ]
+}
+
+/// An exit status in short: `3`, `TERM`, or `?` if it is unknown.
+fn exit(status: procledger::ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code.to_string(),
+        (None, Some(signal)) => nix::sys::signal::Signal::try_from(signal).map_or_else(
+            |_| format!("sig{signal}"),
+            |signal| signal.as_str().trim_start_matches("SIG").to_owned(),
+        ),
+        (None, None) => "?".to_owned(),
+    }
+}
+
+/// The task of a row, or `-`.
+pub(super) fn task(row: &ProcessRecord) -> String {
+    row.task.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
+/// The state in the ledger, or `gone` if the process does not exist any more and its end is not recorded yet.
+pub(super) fn state(tree: &TreeRecord) -> &'static str {
+    let alive = tree.members.first().is_none_or(|root| root.alive);
+    if alive { tree.root.state.as_str() } else { "gone" }
+}
+
+fn marked(tree: &TreeRecord, figure: String) -> String {
+    if tree.source == FigureSource::Recorded { figure + "*" } else { figure }
+}
+
+/// Formats the header in bold and survivors in red.
+fn painted(table: Table, states: impl Iterator<Item = State>) -> Vec<String> {
+    let paint = Paint::detect();
+    let mut lines = table.lines().into_iter();
+    let header = lines.next().map(|line| paint.bold(&line));
+    let rows = lines.zip(states).map(|(line, state)| match state {
+        State::Survived => paint.bad(&line),
+        State::Ending | State::Ended => paint.faint(&line),
+        State::Running => line,
+    });
+    header.into_iter().chain(rows).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use procledger::{ExitStatus, TreeMember};
+
+    use super::*;
+    use crate::commands::ps_json::tests::row;
+
+    fn tree(root: ProcessRecord, alive: bool) -> TreeRecord {
+        let member = TreeMember {
+            process: Some(root.id),
+            pid: root.identity.pid,
+            parent: None,
+            evidence: "identity".into(),
+            command: root.command.clone(),
+            alive,
+            is_root: true,
+            age: Duration::ZERO,
+            rss_bytes: None,
+            cpu: None,
+        };
+        TreeRecord {
+            root,
+            source: FigureSource::Live,
+            obstacle: None,
+            members: vec![member],
+            suspects: Vec::new(),
+            rss_bytes: Some(3 << 20),
+            cpu: Some(Duration::from_millis(1250)),
+        }
+    }
+
+    #[test]
+    fn a_row_of_the_history_is_one_escaped_line() {
+        let lines = history(&[], &[row()], true);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for part in ["evil\\x0a\\u{9b}task", " exited ", " 1 ", "4s", "1.0M", "sh -c 'exit 1'"] {
+            assert!(lines[1].contains(part), "{part} in {lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_state_is_shown_only_if_one_is_not_running() {
+        let running = || ProcessRecord { state: State::Running, ended_at: None, ..row() };
+        let plain = table(&[tree(running(), true)], true, Cpu::Time);
+        assert!(!plain[0].contains("STATE") && plain[1].contains(" 3.0M  1.25s "), "{plain:?}");
+        let survived = ProcessRecord { state: State::Survived, ..running() };
+        let lines = table(&[tree(survived, true), tree(running(), false)], true, Cpu::Time);
+        assert!(lines[0].contains("STATE") && lines[1].contains(" survived "), "{lines:?}");
+        assert!(lines[2].contains(" gone "), "{lines:?}");
+    }
+
+    #[test]
+    fn recorded_figures_are_marked() {
+        let recorded = TreeRecord { source: FigureSource::Recorded, ..tree(row(), true) };
+        let lines = table(&[recorded], true, Cpu::Share(&|_| "-".to_owned()));
+        assert!(lines[1].contains("3.0M*") && lines[1].contains("0*"), "{lines:?}");
+    }
+
+    #[test]
+    fn an_exit_status_is_one_word() {
+        for (status, word) in [
+            (ExitStatus::Exited(3), "3"),
+            (ExitStatus::Signaled(15), "TERM"),
+            (ExitStatus::Signaled(40), "sig40"),
+            (ExitStatus::Unobserved, "?"),
+        ] {
+            assert_eq!(exit(status), word);
+        }
+    }
+}
