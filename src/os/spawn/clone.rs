@@ -14,8 +14,8 @@ use super::{
     super::{PidFd, raw},
     child::{Plan, enter, leave},
     gate::UNBORN,
+    reap::reap,
     stack::Stack,
-    stay::bury,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -30,13 +30,13 @@ pub(super) fn to_pid(result: isize) -> Result<Pid> {
         let errno = i32::try_from(-result).unwrap_or(libc::EINVAL);
         let what = match errno {
             libc::EAGAIN => {
-                "no process can be made, a limit is reached (`ulimit -u`, or a cgroup's pids.max)"
+                "cannot create a process: limit reached (`ulimit -u`, or a cgroup's pids.max)"
             }
-            _ => "no process can be made",
+            _ => "cannot create a process",
         };
         return Err(Error::os(what, std::io::Error::from_raw_os_error(errno)));
     }
-    Pid::new(result as i64).ok_or_else(|| Error::new(Kind::Other, "clone answered with no pid"))
+    Pid::new(result as i64).ok_or_else(|| Error::new(Kind::Other, "clone returned no pid"))
 }
 
 /// Sets the thread's signal mask raw, with the real-time signals that libc keeps to itself, and returns the former one.
@@ -164,9 +164,9 @@ pub(in super::super) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
         unsafe { raw::clone_onto(libc::SYS_clone3, registers, leave, ptr::null::<c_void>()) };
     mask_signals(mask);
     to_pid(made)?;
-    // SAFETY: the kernel stored a new descriptor there, and nobody else closes it.
+    // SAFETY: the kernel stored a new descriptor there, and no other code closes it.
     let child = unsafe { OwnedFd::from_raw_fd(pidfd.load(Ordering::Acquire)) };
-    bury(&PidFd::from_owned(child));
+    reap(&PidFd::from_owned(child));
     Ok(())
 }
 
@@ -176,7 +176,7 @@ struct Errand {
     stack: *const Stack,
 }
 
-// SAFETY: whoever made it waits, in `clone_elsewhere` until the child is born, then in `Stay` until the thread has ended.
+// SAFETY: whoever made it waits, in `clone_elsewhere` until the child is born, then in `SharedMemoryChild` until the thread has ended.
 unsafe impl Send for Errand {}
 
 /// Clones on a thread that is suspended until the child has left our memory (`CLONE_VFORK`). So it is for a child in a cgroup of

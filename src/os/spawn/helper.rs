@@ -17,7 +17,8 @@ use super::{
     child::{Descriptor, EXECUTABLE, Plan, Session},
     gate::{Gate, step},
     launch::failure,
-    stay::{RUNS_BESIDE, bury, make_child},
+    reap::reap,
+    shared_memory::{RUNS_BESIDE, make_child},
 };
 use crate::error::{Error, Result};
 
@@ -62,7 +63,7 @@ pub(in super::super) fn start(helper: &Helper) -> Result<Arc<PidFd>> {
     if errno == 0 && at == step::EXEC {
         return Ok(child.pidfd);
     }
-    bury(&child.pidfd);
+    reap(&child.pidfd);
     let name = helper.argv.first().map_or_else(String::new, |name| name.to_string_lossy().into());
     Err(failure(name.as_ref(), at, errno))
 }

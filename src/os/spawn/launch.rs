@@ -1,66 +1,26 @@
-//! A program, and its start.
+//! Starting a program through the gate.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
     ptr,
     sync::Arc,
 };
 
-pub(crate) use super::child::Session;
 use super::{
-    super::{PidFd, cgroup::Leaf},
+    super::PidFd,
     child::Plan,
+    command::Command,
     gate::{Gate, step},
     program::Program,
-    stay::{Child, RUNS_BESIDE, bury, make_child},
+    reap::reap,
+    shared_memory::{Child, RUNS_BESIDE, make_child},
     stdio::prepare_stdio,
 };
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
 };
-
-/// What one of the program's standard descriptors is.
-#[derive(Debug)]
-pub(crate) enum StdioSource {
-    Inherit,
-    Null,
-    Piped,
-    Fd(OwnedFd),
-    /// No descriptor at all.
-    Closed,
-}
-
-/// A program, ready to be started.
-#[derive(Debug)]
-pub(crate) struct Command {
-    pub(crate) program: OsString,
-    pub(crate) args: Vec<OsString>,
-    /// The whole environment.
-    pub(crate) environment: Vec<(OsString, OsString)>,
-    pub(crate) directory: Option<PathBuf>,
-    /// Stdin, stdout, stderr.
-    pub(crate) stdio: [StdioSource; 3],
-    pub(crate) session: Session,
-    pub(crate) place: Option<Place>,
-}
-
-/// The leaf that a child is born in.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) leaf: Leaf,
-    /// Rather no child than one outside of it.
-    pub(crate) must: bool,
-}
-
-impl Command {
-    /// Refuses what no program can be started with, as [`spawn`] does, before anything is started.
-    pub(crate) fn check(&self) -> Result<()> {
-        Program::new(self).map(drop)
-    }
-}
 
 /// A program that runs and is recorded.
 #[derive(Debug)]
@@ -128,7 +88,7 @@ pub(crate) fn spawn<T>(
     match outcome(&command.program, &gate, committed) {
         Ok(committed) => Ok(Spawned { pid: child.pid, pidfd: child.pidfd, committed, pipes }),
         Err(refusal) => {
-            bury(&child.pidfd);
+            reap(&child.pidfd);
             Err(refusal)
         }
     }

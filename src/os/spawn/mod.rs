@@ -35,18 +35,21 @@
 
 mod child;
 mod clone;
+mod command;
 pub(crate) mod gate;
 mod helper;
 mod launch;
 mod program;
+mod reap;
+mod shared_memory;
 mod stack;
-mod stay;
 mod stdio;
 
 pub(super) use child::Descriptor;
 pub(super) use clone::try_joining;
+pub(crate) use command::{Command, Place, Session, StdioSource};
 pub(crate) use gate::Gate;
 pub(super) use helper::{Helper, start};
-pub(crate) use launch::{Command, Place, Refusal, Session, Spawned, StdioSource, failure, spawn};
-pub(crate) use stay::Child;
+pub(crate) use launch::{Refusal, Spawned, failure, spawn};
+pub(crate) use shared_memory::Child;
 pub(super) use stdio::{Pipes, prepare_stdio};

@@ -6,7 +6,7 @@ use std::{
     ptr,
 };
 
-use super::launch::Command;
+use super::command::Command;
 use crate::error::{Error, Result};
 
 /// Where programs are looked for when the environment has no `PATH`: the default of execvp(3).
@@ -23,6 +23,17 @@ impl Strings {
     fn new(owned: Vec<CString>) -> Self {
         let pointers = owned.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
         Self { pointers, _owned: owned }
+    }
+}
+
+impl Command {
+    /// Checks the strings of the command, as [`spawn`](super::spawn) does, before anything is started.
+    ///
+    /// # Errors
+    ///
+    /// When the program is empty, or a string contains a NUL byte.
+    pub(crate) fn check(&self) -> Result<()> {
+        Program::new(self).map(drop)
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{child::Descriptor, launch::StdioSource};
+use super::{child::Descriptor, command::StdioSource};
 use crate::error::{Error, Result};
 
 pub(in super::super) type Pipes = [Option<OwnedFd>; 3];

@@ -1,4 +1,4 @@
-//! A child's stay in the memory of its host, from clone to exec.
+//! A child that shares the memory of its host, from clone to exec.
 
 #![expect(unsafe_code, reason = "the descriptor that clone makes")]
 
@@ -7,21 +7,18 @@ use std::{
     os::fd::{FromRawFd, OwnedFd},
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
-    time::Duration,
 };
 
 use super::{
     super::PidFd,
     child::Plan,
     clone::{clone, clone_elsewhere, to_pid},
+    command::Place,
     gate::Gate,
-    launch::Place,
+    reap::reap,
     stack::Stack,
 };
 use crate::{error::Result, identity::Pid};
-
-/// A child that is on its way out is dead within microseconds; this bounds a kernel that hangs.
-const EXIT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A child of ours that is no program yet.
 #[derive(Clone, Debug)]
@@ -51,29 +48,29 @@ pub(super) fn make_child<R>(
     gate: &Arc<Gate>,
     meanwhile: impl FnOnce(&Child) -> R,
 ) -> Result<(Child, R)> {
-    let mut stay = Stay::begin(&plan, place.is_some(), gate);
-    if stay.is_err() && place.is_some_and(|place| !place.must) {
+    let mut sharing = SharedMemoryChild::begin(&plan, place.is_some(), gate);
+    if sharing.is_err() && place.is_some_and(|place| !place.must) {
         (plan.cgroup, plan.suspends) = (None, !RUNS_BESIDE);
         gate.born.store(0, Ordering::Release);
-        stay = Stay::begin(&plan, false, gate);
+        sharing = SharedMemoryChild::begin(&plan, false, gate);
     }
-    let stay = stay?;
-    let result = meanwhile(&stay.child);
-    let child = stay.child.clone();
-    drop(stay);
+    let sharing = sharing?;
+    let result = meanwhile(&sharing.child);
+    let child = sharing.child.clone();
+    drop(sharing);
     Ok((child, result))
 }
 
-/// A child's stay in our memory, on a stack of ours: whatever happens to us meanwhile, it must have left before its plan, or
-/// the stack, goes.
-struct Stay {
+/// A child that runs in our memory, on a stack of ours. It must have left, by exec or by death, before its plan or the stack is
+/// dropped, whatever happens to us meanwhile.
+struct SharedMemoryChild {
     child: Child,
     stack: Option<Stack>,
     /// The thread that is suspended until then.
     maker: Option<JoinHandle<isize>>,
 }
 
-impl Stay {
+impl SharedMemoryChild {
     fn begin(plan: &Plan<'_>, in_leaf: bool, gate: &Arc<Gate>) -> Result<Self> {
         let stack = STACK.take().map_or_else(Stack::new, Ok)?;
         let (made, maker) = if plan.suspends {
@@ -82,7 +79,7 @@ impl Stay {
             (clone(plan, &stack), None)
         };
         let pid = to_pid(made)?;
-        // SAFETY: the kernel stored a new descriptor there, and nobody else closes it.
+        // SAFETY: the kernel stored a new descriptor there, and no other code closes it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(gate.pidfd.load(Ordering::Acquire)) };
         let pidfd = Arc::new(PidFd::from_owned(pidfd));
         let child = Child { pid, pidfd, in_leaf, gate: Arc::clone(gate) };
@@ -90,7 +87,7 @@ impl Stay {
     }
 }
 
-impl Drop for Stay {
+impl Drop for SharedMemoryChild {
     fn drop(&mut self) {
         let Child { gate, pidfd, .. } = &self.child;
         let panics = std::thread::panicking();
@@ -103,13 +100,7 @@ impl Drop for Stay {
         }
         STACK.set(self.stack.take());
         if panics {
-            bury(pidfd);
+            reap(pidfd);
         }
     }
-}
-
-/// Takes away a child that never became a program. It has left our memory a moment before it is a zombie.
-pub(super) fn bury(pidfd: &PidFd) {
-    let _ = pidfd.wait_dead(EXIT_LIMIT);
-    let _ = pidfd.child_status(true);
 }
