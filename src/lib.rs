@@ -1,12 +1,12 @@
-//! A SQLite-backed process ledger: every process recorded before it runs, none leaked, no innocent killed.
+//! A process ledger on SQLite: records every process before it runs, and ends what a crash leaves behind.
 //!
-//! Programs that run other programs on somebody's behalf, such as agent runners, CI and job APIs, leak processes: a restart
-//! forgets what was running, a wrapper dies and its server lives on, a clean-up by name hits a stranger. This crate keeps
-//! a ledger of every process in one SQLite file, and holds to three rules:
+//! Programs that run other programs, such as agent runners, CI and job APIs, leak processes: a restart loses track of what was
+//! running, a wrapper dies and its server lives on, a clean-up by name kills an unrelated process. This crate records every
+//! process in one SQLite file, and follows three rules:
 //!
-//! - a program's first instruction runs after its row is committed, never before;
-//! - a signal goes to a process that was verified to be the recorded one, never to a number;
-//! - what cannot be told is left alone, and said.
+//! - a program executes its first instruction only after its row is committed;
+//! - a signal is sent only to a process that was verified to be the recorded one, never to a bare PID;
+//! - a process that cannot be identified with certainty is left running and reported.
 //!
 //! # Embedding
 //!
@@ -16,7 +16,7 @@
 //! # fn main() -> procledger::Result<()> {
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let path = folder.path().join("ledger.db");
-//! // What a former run left behind is gone when this returns.
+//! // Ends what an earlier run left behind, before it returns.
 //! let tracker = Tracker::builder(&path).program("my-api").open()?;
 //!
 //! let job = Job::new("task-42", "sh").args(["-c", "echo done"]).stdout(Stdio::piped());
@@ -24,14 +24,14 @@
 //! assert!(output.status.success());
 //! assert_eq!(output.stdout, b"done\n");
 //!
-//! // Ends what still runs, with all that it started.
+//! // Ends the tasks that are still running, with everything that they started.
 //! tracker.shutdown()?;
 //! # Ok(()) }
 //! ```
 //!
 //! # A task from start to end
 //!
-//! [`Tracker::spawn`] returns when the row is committed and the program runs. A [`Job`] says what may go wrong with it:
+//! [`Tracker::spawn`] returns when the row is committed and the program runs. A [`Job`] sets its limits:
 //!
 //! ```
 //! use std::time::Duration;
@@ -51,24 +51,24 @@
 //! let running = tracker.running()?;
 //! assert_eq!(running[0].identity.pid, process.pid());
 //!
-//! // The whole tree: pinned by pidfds, verified, SIGTERM, the grace, SIGKILL; and each answered for.
+//! // Ends the whole tree: pins each process by a pidfd, verifies it, SIGTERM, grace, SIGKILL.
 //! let report = tracker.terminate("task-43")?;
 //! assert_eq!(report.survived(), 0);
 //! assert_eq!(process.wait()?, ExitStatus::Signaled(15));
 //!
-//! // What has ended is kept, with its reason.
+//! // The history keeps ended processes, with the reason.
 //! let past = tracker.ledger().history(Some("task-43"), None, 10)?;
 //! assert!(past.iter().all(|process| process.end_reason == Some(EndReason::Terminated)));
 //! # Ok(()) }
 //! ```
 //!
-//! Dropping a [`Process`] ends nothing: the tracker still has it, learns of its end within milliseconds, and ends what it
-//! leaves behind. Dropping the last [`Tracker`] ends all that is still its own.
+//! Dropping a [`Process`] ends nothing: the tracker still owns the process, detects its end within milliseconds, and ends what
+//! it leaves behind. Dropping the last [`Tracker`] ends everything that it owns.
 //!
-//! # What somebody else started
+//! # Processes that were started by other means
 //!
-//! A process that was started by other means is tracked from [`Tracker::register`] on. It was never ours to gate, so only
-//! what is found below it counts as its tree:
+//! [`Tracker::register`] tracks a process from that call on. It did not pass the gate, so only its descendants count as its
+//! tree:
 //!
 //! ```
 //! use procledger::Tracker;
@@ -85,10 +85,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Looking at a ledger
+//! # Reading a ledger
 //!
-//! [`Ledger`] opens for reading and changes nothing, beside any number of hosts. The file is plain SQLite with views for
-//! people; its tables, recipes and how to copy it are in `docs/ledger.md`.
+//! [`Ledger`] opens a ledger for reading and changes nothing; any number of hosts may have it open. The file is plain SQLite
+//! with views for people; `docs/ledger.md` describes its tables, has recipes, and says how to copy it.
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -103,15 +103,15 @@
 //! for group in ledger.leak_groups(Some(a_month_ago), LeakGrouping::Task)? {
 //!     println!("{}: {} leaks, {:.1} process hours", group.key, group.leaks, group.process_hours);
 //! }
-//! // Silence, or nobody there to speak? Each pass is recorded, also when it found nothing.
+//! // Each pass is recorded, even if it found nothing: no leaks without passes means that nothing was checked.
 //! assert!(!ledger.last_passes()?.is_empty());
 //! # Ok(()) }
 //! ```
 //!
 //! # When something fails
 //!
-//! One [`Error`] with predicates: a host decides by what it is, and logs what it says. If a row cannot be written, the
-//! program does not run.
+//! There is one [`Error`] type with predicates to decide by, and a message to log. If a row cannot be written, the program does
+//! not run.
 //!
 //! ```
 //! use procledger::{Job, Tracker};
@@ -132,34 +132,34 @@
 //!
 //! | for | see |
 //! | --- | --- |
-//! | opening, and what it cleans up | [`Tracker::builder`], [`Builder::open`], [`Tracker::startup_report`] |
+//! | opening, and its clean-up | [`Tracker::builder`], [`Builder::open`], [`Tracker::startup_report`] |
 //! | starting programs | [`Job`], [`Tracker::spawn`], [`Process`] |
 //! | processes that were started by other means | [`Tracker::register`], [`Tracker::unregister`] |
 //! | ending | [`Tracker::terminate`], [`Tracker::kill`], [`Tracker::shutdown`] |
 //! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_turns`] |
-//! | looking without touching | [`Ledger`], [`diagnose`] |
-//! | figures | [`Tracker::metrics`], [`Ledger::metrics`], [`Metrics::to_prometheus`] |
+//! | reading without changing anything | [`Ledger`], [`diagnose`] |
+//! | metrics | [`Tracker::metrics`], [`Ledger::metrics`], [`Metrics::to_prometheus`] |
 //!
-//! # What a crash leaves
+//! # After a crash
 //!
-//! A row is written before the program may run, and closed after it has ended; whatever happens in between, the next
+//! A row is written before its program may run, and closed after the program has ended. If the host dies in between, the next
 //! instance that opens the ledger finds the row, verifies that the process is still the same one ([`Identity`]), ends its
-//! whole tree and records a leak with the rule and the evidence ([`LeakRecord`]). Several instances may share a ledger:
-//! each holds a lock that the kernel drops when it dies, and no live instance's processes are touched by another.
+//! whole tree, and records a leak with the rule and the evidence ([`LeakRecord`]). Several instances may share a ledger: each
+//! holds a lock that the kernel drops when the instance dies, and an instance never touches the processes of a live one.
 //!
 //! # Platform
 //!
-//! Linux 5.9 or newer (`close_range(2)`, pidfds) on `x86_64` and `aarch64`; 6.9 makes identities exact when a pid is reused
-//! within one clock tick, 6.15 tells the exit code of processes that are not our children. Building needs Rust 1.95 and a
-//! C compiler for the bundled SQLite.
+//! Linux 5.9 or newer (`close_range(2)`, pidfds) on `x86_64` and `aarch64`. Linux 6.9 makes identities exact even if a PID is
+//! reused within one clock tick, and 6.15 reports the exit code of processes that are not our children. Building needs Rust
+//! 1.95 and a C compiler for the bundled SQLite.
 //!
 //! # Features
 //!
-//! - `cli` (default): the `procledger` command and what only it needs;
-//! - `bundled` (default): compiles SQLite in. Without it the system's is linked, which must be 3.51.3 or newer: older ones
-//!   may lose a WAL that is reset while it is read;
-//! - `tokio`: `Tracker::into_async` and `Process::into_async`: waiting, reading, ending as futures, no thread a wait;
-//! - `metrics`: hands each figure of [`Tracker::metrics`] to the recorder of that facade as well.
+//! - `cli` (default): the `procledger` command and its dependencies;
+//! - `bundled` (default): compiles SQLite in. Without it the system's SQLite is linked, which must be 3.51.3 or newer: older
+//!   ones may lose a WAL that is reset while it is read;
+//! - `tokio`: `Tracker::into_async` and `Process::into_async`, which wait, read and end as futures, without a thread per wait;
+//! - `metrics`: also reports each figure of [`Tracker::metrics`] to the recorder of the `metrics` facade.
 
 #![cfg(target_os = "linux")]
 
