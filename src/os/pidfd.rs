@@ -6,7 +6,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "a signal to a process group has no wrapper, and a descriptor number is taken over from clone"
+    reason = "a signal to a process group, and a real-time signal, have no wrapper, and a descriptor number is taken over from clone"
 )]
 
 use std::{
@@ -18,7 +18,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
+    process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
 };
 
 use super::{features, procfs::Proc};
@@ -29,19 +29,21 @@ use crate::{
     record::ExitStatus,
 };
 
-/// The signals that this crate sends.
+/// A signal, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Signal(rustix::process::Signal);
+pub(crate) struct Signal(i32);
 
 impl Signal {
-    pub(crate) const TERM: Self = Self(rustix::process::Signal::TERM);
-    pub(crate) const CONT: Self = Self(rustix::process::Signal::CONT);
-    pub(crate) const STOP: Self = Self(rustix::process::Signal::STOP);
-    pub(crate) const KILL: Self = Self(rustix::process::Signal::KILL);
+    pub(crate) const TERM: Self = Self(libc::SIGTERM);
+    pub(crate) const CONT: Self = Self(libc::SIGCONT);
+    pub(crate) const STOP: Self = Self(libc::SIGSTOP);
+    pub(crate) const KILL: Self = Self(libc::SIGKILL);
+    /// `_NSIG` of the kernel on `x86_64` and `aarch64`.
+    pub(crate) const LAST: i32 = 64;
 
-    /// A signal by its number in signal(7).
+    /// A signal by its number in signal(7), real-time signals included. The kernel knows no others, and 0 is none.
     pub(crate) fn from_number(number: i32) -> Option<Self> {
-        rustix::process::Signal::from_named_raw(number).map(Self)
+        (1..=Self::LAST).contains(&number).then_some(Self(number))
     }
 }
 
@@ -126,12 +128,8 @@ impl PidFd {
     /// Signals the process group that the process leads, as the gate made it (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9);
     /// the process alone on older kernels.
     pub(crate) fn send_to_group(&self, signal: Signal) -> std::result::Result<(), Errno> {
-        let fd = self.0.as_raw_fd().cast_unsigned() as usize;
-        let args =
-            [fd, signal.0.as_raw().cast_unsigned() as usize, 0, PIDFD_SIGNAL_PROCESS_GROUP, 0];
-        // SAFETY: pidfd_send_signal(2) with an open descriptor and no siginfo touches no memory of ours.
-        let result = unsafe { super::raw::syscall(libc::SYS_pidfd_send_signal, args) };
-        if result == 0 { Ok(()) } else { self.signal_raw(Some(signal)) }
+        self.signal_number(signal.0, PIDFD_SIGNAL_PROCESS_GROUP)
+            .or_else(|_| self.signal_raw(Some(signal)))
     }
 
     /// Whether our child has been stopped since this was last asked.
@@ -145,16 +143,19 @@ impl PidFd {
     }
 
     fn signal_raw(&self, signal: Option<Signal>) -> std::result::Result<(), Errno> {
-        let Some(signal) = signal else {
-            let args = [self.0.as_raw_fd().cast_unsigned() as usize, 0, 0, 0, 0];
-            // SAFETY: pidfd_send_signal(2) with an open descriptor, signal 0 and no siginfo touches no memory of ours.
-            let result = unsafe { super::raw::syscall(libc::SYS_pidfd_send_signal, args) };
-            return match i32::try_from(-result) {
-                Ok(errno) if errno > 0 => Err(Errno::from_raw_os_error(errno)),
-                _ => Ok(()),
-            };
-        };
-        pidfd_send_signal(&self.0, signal.0)
+        self.signal_number(signal.map_or(0, |signal| signal.0), 0)
+    }
+
+    /// By its number: rustix's own call takes no real-time signal.
+    fn signal_number(&self, number: i32, flags: usize) -> std::result::Result<(), Errno> {
+        let fd = self.0.as_raw_fd().cast_unsigned() as usize;
+        let args = [fd, number.cast_unsigned() as usize, 0, flags, 0];
+        // SAFETY: pidfd_send_signal(2) with an open descriptor and no siginfo touches no memory of ours.
+        let result = unsafe { super::raw::syscall(libc::SYS_pidfd_send_signal, args) };
+        match i32::try_from(-result) {
+            Ok(errno) if errno > 0 => Err(Errno::from_raw_os_error(errno)),
+            _ => Ok(()),
+        }
     }
 
     /// The status of our own dead child; `Gone` where somebody else took it, `None` while it lives.

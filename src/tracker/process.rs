@@ -125,9 +125,12 @@ impl Process {
 
     /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
     ///
+    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc; 35 of musl) to 64; 32,
+    /// 33 and musl's 34 are used by the C library between threads of one process, and are sent as they are.
+    ///
     /// # Errors
     ///
-    /// Invalid input for a number that is no signal; [`is_gone`](Error::is_gone) when the program has ended.
+    /// Invalid input for any other number, 0 included; [`is_gone`](Error::is_gone) when the program has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.signaller().signal(signal)
     }
@@ -148,12 +151,16 @@ pub struct Signaller {
 impl Signaller {
     /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
     ///
+    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc; 35 of musl) to 64; 32,
+    /// 33 and musl's 34 are used by the C library between threads of one process, and are sent as they are.
+    ///
     /// # Errors
     ///
-    /// Invalid input for a number that is no signal; [`is_gone`](Error::is_gone) when the program has ended.
+    /// Invalid input for any other number, 0 included; [`is_gone`](Error::is_gone) when the program has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        let signal = Signal::from_number(signal)
-            .ok_or_else(|| Error::invalid(format!("{signal} is no signal: see `kill -l`")))?;
+        let signal = Signal::from_number(signal).ok_or_else(|| {
+            Error::invalid(format!("{signal} is no signal: use 1 to {}", Signal::LAST))
+        })?;
         let pid = self.pid;
         // The descriptor is that of our own child, made by clone: it needs no verifying.
         if self.pidfd.is_dead()? {

@@ -93,6 +93,7 @@ mod retention;
 mod schema_reads_as_a_manual;
 mod secrets;
 mod shared_session;
+mod signal_numbers;
 mod snapshot_reader;
 mod soak;
 mod stale_lock_files;
