@@ -15,6 +15,7 @@
 //! - [`cgroup`]: a v2 leaf for each tree;
 //! - [`keeper`]: the process between a host and its program, and how the two talk;
 //! - [`lock`]: an instance's lock file;
+//! - `memory`: what a process takes of the machine's memory;
 //! - [`readers`]: who holds a snapshot of a database;
 //! - `scan`: sweeps over all of `/proc`;
 //! - [`spawn`]: the gate;
@@ -30,6 +31,7 @@ pub(crate) mod held;
 mod holders;
 pub(crate) mod keeper;
 pub(crate) mod lock;
+mod memory;
 mod numbers;
 pub(crate) mod pidfd;
 mod pidfd_info;
@@ -52,6 +54,6 @@ pub(crate) fn leave_signals_to_the_host() {
 #[cfg(feature = "tokio")]
 pub(crate) use async_pidfd::AsyncPidFd;
 pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};
-pub(crate) use place::{boot_clock, current_place};
+pub(crate) use place::{boot_clock, boot_minus_monotonic, current_place};
 pub(crate) use procfs::Proc;
 pub(crate) use scan::unless_busy;

@@ -2,48 +2,93 @@
 
 use std::time::Duration;
 
-use crate::record::{EndReason, Limits};
+/// From so much of its limit on, a tree's members are looked for anew each time, in parts of 8: what the cheap look misses is
+/// less than the rest, as a rule.
+const NEAR: u64 = 7;
 
-/// The limit that a tree has passed, with the rule in words; its age counts before its memory.
-pub(crate) fn passed(limits: &Limits, age: Duration, tree_rss: u64) -> Option<(EndReason, String)> {
-    if let Some(limit) = limits.max_runtime
-        && age >= limit
-    {
-        return Some((
-            EndReason::MaxRuntime,
-            format!("ran for {age:.1?}, longer than its limit of {limit:.1?}"),
-        ));
+/// The rule by which a process that has run for `age` is over its limit, in words.
+pub(crate) fn ran_too_long(limit: Option<Duration>, age: Duration) -> Option<String> {
+    let limit = limit?;
+    (age >= limit).then(|| format!("ran for {age:.1?}, longer than its limit of {limit:.1?}"))
+}
+
+/// What a tree takes, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TreeMemory {
+    /// Resident memory and swap of each member: what several of them share counts several times.
+    pub(crate) resident: u64,
+    /// The same with each page divided by the processes that map it; `None` until it was needed.
+    pub(crate) proportional: Option<u64>,
+}
+
+impl TreeMemory {
+    /// Whether it is worth a look at all processes, and at what its members share. It never takes more than `resident`.
+    pub(crate) fn is_near(&self, limit: u64) -> bool {
+        self.resident > limit / 8 * NEAR
     }
-    let limit = limits.max_rss?;
-    (tree_rss > limit).then(|| {
-        (
-            EndReason::MaxRss,
-            format!("its tree used {tree_rss} bytes, more than its limit of {limit}"),
-        )
-    })
+
+    /// The rule by which it is over its limit, in words, with both figures. Without the proportional one nothing is.
+    pub(crate) fn is_too_much(&self, limit: u64) -> Option<String> {
+        let used = self.proportional.filter(|used| *used > limit)?;
+        let resident = self.resident;
+        Some(format!(
+            "its tree used {used} bytes of memory and swap, shared pages counted once ({resident} when counted in each \
+             process), more than its limit of {limit}"
+        ))
+    }
+}
+
+/// How long a process has run: the time since it was started but for the time that the machine was suspended since.
+///
+/// Start ticks are of the boot clock, which counts suspended time; the machine's two clocks differ by all of that since boot.
+pub(crate) fn run_time(
+    since_start: Duration,
+    suspended_then: Duration,
+    suspended_now: Duration,
+) -> Duration {
+    since_start.saturating_sub(suspended_now.saturating_sub(suspended_then))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NONE: Limits =
-        Limits { survive: false, grace: Duration::ZERO, max_runtime: None, max_rss: None };
-
     #[test]
-    fn without_limits_nothing_is_passed() {
-        assert_eq!(passed(&NONE, Duration::MAX, u64::MAX), None);
+    fn time_counts_from_the_limit_on() {
+        let limit = Some(Duration::from_secs(5));
+        assert_eq!(ran_too_long(limit, Duration::from_millis(4_999)), None);
+        assert!(ran_too_long(limit, Duration::from_secs(5)).is_some());
+        assert_eq!(ran_too_long(None, Duration::MAX), None);
     }
 
     #[test]
-    fn time_counts_from_the_limit_on_and_memory_beyond_it() {
-        let limits =
-            Limits { max_runtime: Some(Duration::from_secs(5)), max_rss: Some(100), ..NONE };
-        let reason =
-            |age, rss| passed(&limits, Duration::from_millis(age), rss).map(|(reason, _)| reason);
-        assert_eq!(reason(4_999, 100), None);
-        assert_eq!(reason(5_000, 0), Some(EndReason::MaxRuntime));
-        assert_eq!(reason(0, 101), Some(EndReason::MaxRss));
-        assert_eq!(reason(5_000, 101), Some(EndReason::MaxRuntime));
+    fn only_the_proportional_figure_ends_a_tree() {
+        let shared = TreeMemory { resident: 1_228, proportional: Some(134) };
+        assert!(shared.is_near(600));
+        assert_eq!(shared.is_too_much(600), None);
+        assert_eq!(TreeMemory { resident: 1_228, proportional: None }.is_too_much(600), None);
+        let rule = shared.is_too_much(133).expect("too much");
+        assert!(rule.starts_with("its tree used 134 bytes"), "{rule}");
+        assert!(rule.contains("1228") && rule.ends_with("its limit of 133"), "{rule}");
+        assert_eq!(shared.is_too_much(134), None, "the limit itself is allowed");
+    }
+
+    #[test]
+    fn no_limit_is_too_large_or_too_small_to_be_neared() {
+        let memory = |resident| TreeMemory { resident, proportional: None };
+        assert!(memory(u64::MAX).is_near(u64::MAX));
+        assert!(!memory(u64::MAX / 2).is_near(u64::MAX));
+        assert!(memory(1).is_near(0));
+        assert!(!memory(0).is_near(0));
+    }
+
+    #[test]
+    fn a_night_that_the_machine_slept_through_does_not_count() {
+        let hours = Duration::from_hours;
+        assert_eq!(run_time(hours(10), hours(3), hours(11)), hours(2));
+        assert_eq!(run_time(hours(10), hours(3), hours(3)), hours(10), "slept before it began");
+        // Two clocks are read one after the other.
+        assert_eq!(run_time(hours(1), hours(3), hours(2)), hours(1));
+        assert_eq!(run_time(hours(1), hours(0), hours(5)), Duration::ZERO);
     }
 }

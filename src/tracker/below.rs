@@ -14,18 +14,20 @@ use uuid::Uuid;
 
 use super::{
     ending::{command_of, protected},
-    entry::run_time,
+    entry::Entry,
+    health::{SURVIVED, seen_alive},
+    outcome::Cause,
     shared::Shared,
     tie::pin,
 };
 use crate::{
     identity::Pid,
     os::{
-        Pinned,
+        Pinned, Probe,
         procfs::{age, cpu_time},
     },
     plan::{
-        limits::passed,
+        limits::ran_too_long,
         members::{Evidence, TreeView, members},
         observe::{Snapshot, Stat},
         protect,
@@ -38,10 +40,10 @@ use crate::{
 };
 
 /// A row of ours with its process, alive.
-type Living = (ProcessRecord, Pinned);
+pub(super) type Living = (ProcessRecord, Pinned);
 
 /// All living rows of ours, in one snapshot.
-struct Scene<'a> {
+pub(super) struct Scene<'a> {
     snapshot: &'a Snapshot,
     alive: &'a [Living],
     /// Descendants that an earlier pass recorded, by their roots.
@@ -56,17 +58,17 @@ struct Scene<'a> {
 }
 
 impl Shared {
-    /// Records what belongs to each living root, and ends the trees that have passed a limit or had survived.
+    /// Records what belongs to each living root; answers with the trees that have passed a limit or had survived.
     ///
     /// The caller has seen that they lived after `snapshot` was taken: they had their numbers then.
     pub(super) fn look_below(
-        self: &Arc<Self>,
+        &self,
         snapshot: &Snapshot,
         alive: &[Living],
         report: &mut Report,
-    ) {
+    ) -> Vec<(Arc<Entry>, Cause)> {
         if alive.is_empty() {
-            return;
+            return Vec::new();
         }
         let scene = self.scene(snapshot, alive);
         let mut sightings = Vec::new();
@@ -78,11 +80,10 @@ impl Shared {
                 let below = self.below(&scene, row);
                 rss += below.iter().map(|(stat, _)| stat.rss_bytes).sum::<u64>();
                 found.extend(self.new_rows(&scene, row, &below));
-                if let Some((reason, rule)) = passed(&row.limits, run_time(&row.identity), rss) {
-                    due.push((row.id, reason, rule));
-                } else if row.state == State::Survived || could_not_be_judged(row) {
-                    let rule = "it had survived an earlier attempt".into();
-                    due.push((row.id, EndReason::Terminated, rule));
+                if let Some(entry) = self.entry(row.id)
+                    && let Some(cause) = self.why_due(row, &entry, &pinned.stat, &below)
+                {
+                    due.push((entry, cause));
                 }
             }
             let sighting = Sighting { process: row.id, rss, cpu: cpu_time(&pinned.stat) };
@@ -97,10 +98,52 @@ impl Shared {
         if let Err(error) = written {
             report.errors.push(error.to_string());
         }
-        self.end_due(due, report);
+        due
     }
 
-    fn scene<'a>(&self, snapshot: &'a Snapshot, alive: &'a [Living]) -> Scene<'a> {
+    /// Why a tree of ours is to be ended now; its age counts before its memory.
+    fn why_due(
+        &self,
+        row: &ProcessRecord,
+        entry: &Entry,
+        root: &Stat,
+        below: &[(&Stat, Evidence)],
+    ) -> Option<Cause> {
+        let cause = |reason, rule| Some(Cause { reason, leak: None, rule });
+        if let Some(rule) = ran_too_long(row.limits.max_runtime, entry.run_time()) {
+            return cause(EndReason::MaxRuntime, rule);
+        }
+        if let Some(limit) = row.limits.max_rss {
+            let all = std::iter::once(root).chain(below.iter().map(|(stat, _)| *stat));
+            let members: Vec<_> = all.map(|stat| (stat.pid, stat.start_tick)).collect();
+            if let Some(rule) = self.tree_memory(limit, &members).is_too_much(limit) {
+                return cause(EndReason::MaxRss, rule);
+            }
+        }
+        (row.state == State::Survived || could_not_be_judged(row)).then(|| Cause {
+            reason: EndReason::Terminated,
+            leak: None,
+            rule: SURVIVED.into(),
+        })
+    }
+
+    /// Those of our rows whose processes live, as the snapshot shows them.
+    pub(super) fn living(&self, rows: Vec<ProcessRecord>, snapshot: &Snapshot) -> Vec<Living> {
+        let held = self.held_alive(&rows);
+        let alive = |row: ProcessRecord| {
+            let held = held.get(&row.id).and_then(|fd| seen_alive(&row, fd, snapshot));
+            match held.map_or_else(
+                || Pinned::probe(&self.proc, self.place(), &row.identity),
+                Probe::Alive,
+            ) {
+                Probe::Alive(pinned) => Some((row, pinned)),
+                Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => None,
+            }
+        };
+        rows.into_iter().filter_map(alive).collect()
+    }
+
+    pub(super) fn scene<'a>(&self, snapshot: &'a Snapshot, alive: &'a [Living]) -> Scene<'a> {
         let roots = alive.iter().filter(|(row, _)| row.root.is_none());
         let own = self.own_pid();
         let apart = roots.map(|(row, _)| row.identity.pid).chain([own]);
@@ -150,7 +193,11 @@ impl Shared {
     }
 
     /// The members of a root's tree but for itself and what is protected.
-    fn below<'s>(&self, scene: &'s Scene<'_>, root: &ProcessRecord) -> Vec<(&'s Stat, Evidence)> {
+    pub(super) fn below<'s>(
+        &self,
+        scene: &'s Scene<'_>,
+        root: &ProcessRecord,
+    ) -> Vec<(&'s Stat, Evidence)> {
         let own = root.identity.pid;
         let mut view = view(scene, root);
         view.leaf = self.in_leaf(root, scene.snapshot);

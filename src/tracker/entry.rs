@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::keeper::Kept;
 use crate::{
     identity::{Identity, Pid},
-    os::PidFd,
+    os::{PidFd, boot_minus_monotonic},
+    plan::limits,
     record::{
         Because, Cgroup, EndReason, ExitStatus, Limits, NewProcess, Origin, ProcessId,
         ProcessRecord, TaskId,
@@ -58,13 +59,8 @@ impl Root {
     /// How long it has run, by the clock of start ticks: a wall clock that is set must end nobody. A tick less than what
     /// the kernel tells, so that a limit never strikes early.
     pub(super) fn age(&self) -> Duration {
-        run_time(&self.identity)
+        crate::os::procfs::age(self.identity.start_tick).saturating_sub(crate::os::procfs::TICK)
     }
-}
-
-/// See [`Root::age`].
-pub(super) fn run_time(identity: &Identity) -> Duration {
-    crate::os::procfs::age(identity.start_tick).saturating_sub(crate::os::procfs::TICK)
 }
 
 impl Root {
@@ -164,6 +160,8 @@ pub(super) struct Entry {
     pub(super) kept: Option<Box<Kept>>,
     /// `None` beyond the share of the descriptor limit: then the health pass covers it.
     pub(super) pidfd: Option<Arc<PidFd>>,
+    /// How long the machine had been suspended since boot when it was taken on.
+    suspended_before: Duration,
     /// When it was last known to live, once it is known to be dead.
     pub(super) died_since: OnceLock<Instant>,
     progress: Mutex<Progress>,
@@ -182,6 +180,7 @@ impl Entry {
             strays,
             kept: kept.map(Box::new),
             pidfd,
+            suspended_before: boot_minus_monotonic(),
             died_since: OnceLock::new(),
             progress: Mutex::default(),
             changed: Condvar::new(),
@@ -192,6 +191,11 @@ impl Entry {
 
     pub(super) fn descriptors(&self) -> usize {
         if self.kept.is_some() { KEPT_DESCRIPTORS } else { 1 }
+    }
+
+    /// How long it has run, as its limit counts: without the time that the machine was suspended since it was taken on.
+    pub(super) fn run_time(&self) -> Duration {
+        limits::run_time(self.root.age(), self.suspended_before, boot_minus_monotonic())
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -225,7 +225,9 @@ impl Listener<'_> {
             return;
         }
         self.lost = false;
-        let looked = self.shared.health_pass().map(|_| ()).and_then(|()| self.note_recorded());
+        // A grace that this thread waited for would lose more.
+        let looked = self.shared.health_pass_without_waiting();
+        let looked = looked.and_then(|()| self.note_recorded());
         if let Err(error) = looked {
             tracing::warn!("failed to look for what was forked: {error}");
         }

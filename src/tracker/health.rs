@@ -2,15 +2,20 @@
 //!
 //! The monitor learns of a death from the kernel within a millisecond; this pass is the net under it. It also records what
 //! is below each root, with memory and CPU time, enforces limits, tries survivors again, and writes what could not be
-//! written before.
+//! written before. What it ends is ended after its look, so that a long grace holds up no other pass.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
+    time::{Duration, Instant},
 };
 
 use super::{
     Tracker,
+    background::Due,
     ending::preview,
     entry::Entry,
     liveness::Life,
@@ -46,6 +51,12 @@ impl Tracker {
     }
 }
 
+/// The rule by which a pass ends what an earlier attempt did not.
+pub(super) const SURVIVED: &str = "it had survived an earlier attempt";
+
+/// Beside its grace a tree that is ended takes seconds at most; a pass waits no longer for what is stuck.
+const ENDS_LIMIT: Duration = Duration::from_secs(30);
+
 /// What was seen of our own rows.
 #[derive(Default)]
 struct Seen {
@@ -53,16 +64,84 @@ struct Seen {
     dead: Vec<Dead>,
     /// Ours, alive, and nobody's concern since an attempt to end them failed.
     left: Vec<ProcessRecord>,
+    /// What roots of ours have left that are gone unseen, claimed.
+    strays: Vec<ProcessRecord>,
+    /// Those roots: they are let go when that has ended.
+    unheld: Vec<Arc<Entry>>,
+}
+
+/// What a pass has found to be ended.
+struct Found {
+    /// Trees of ours that have passed a limit, or had survived.
+    due: Vec<(Arc<Entry>, Cause)>,
+    /// Claimed rows that lead to what was left, each with what it counts as.
+    left: Vec<(Cause, ProcessRecord)>,
+    /// Roots to be let go when that has ended.
+    unheld: Vec<Arc<Entry>>,
+}
+
+/// Ends under way whose outcomes a pass waits for.
+struct Awaited {
+    answers: Receiver<Report>,
+    count: usize,
+    deadline: Instant,
+}
+
+impl Awaited {
+    fn absorb_into(self, report: &mut Report) {
+        for answered in 0..self.count {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            match self.answers.recv_timeout(left) {
+                Ok(answer) => report.absorb(answer),
+                // The others are being ended by another call.
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    let open = self.count - answered;
+                    report.errors.push(format!("{open} trees are still being ended"));
+                    return;
+                }
+            }
+        }
+    }
 }
 
 impl Shared {
     pub(super) fn health_pass(self: &Arc<Self>) -> Result<Report> {
+        let pass = Pass::begin(PassKind::Health);
+        let mut report = Report::default();
+        // 1. One pass at a time looks.
+        let found = self.health_look(&mut report)?;
+        // 2. What takes a grace holds up no other pass, nor a kill.
+        let awaited = self.end_due_trees(found.due);
+        self.try_again(found.left, &found.unheld, &mut report);
+        awaited.absorb_into(&mut report);
+        // 3. The record has what came of it.
+        self.record_health_pass(&pass, &mut report);
+        Ok(report)
+    }
+
+    /// The same for a thread that must not wait for the grace of a tree: what is to be ended is ended aside.
+    pub(super) fn health_pass_without_waiting(self: &Arc<Self>) -> Result<()> {
+        let pass = Pass::begin(PassKind::Health);
+        let mut report = Report::default();
+        let found = self.health_look(&mut report)?;
+        drop(self.end_due_trees(found.due));
+        let (left, unheld) = (found.left, found.unheld);
+        if !(left.is_empty() && unheld.is_empty()) {
+            let shared = Arc::clone(self);
+            self.run_aside("procledger-left", move || {
+                shared.try_again(left, &unheld, &mut Report::default());
+            });
+        }
+        self.record_health_pass(&pass, &mut report);
+        Ok(())
+    }
+
+    fn health_look(self: &Arc<Self>, report: &mut Report) -> Result<Found> {
         let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
         self.write_late();
         self.reap_late();
-        let pass = Pass::begin(PassKind::Health);
-        let mut report = Report::default();
-        let dead_instances = self.dead_instances(&mut report);
+        let dead_instances = self.dead_instances(report);
         let dead: Vec<InstanceId> = dead_instances.iter().copied().collect();
         if let Err(error) = self.store.give_back(self.instance, &dead) {
             report.errors.push(error.to_string());
@@ -81,32 +160,39 @@ impl Shared {
                     (Some(fd), Ok(snapshot)) => seen_alive(&row, fd, snapshot),
                     _ => None,
                 };
-                self.look_at_own(row, held, &mut seen, &mut report);
+                self.look_at_own(row, held, &mut seen, report);
             } else {
-                self.look_at_other(row, &dead_instances, &mut report);
+                self.look_at_other(row, &dead_instances, report);
             }
         }
         let removed = report.endings.len() + seen.dead.len();
-        self.settle_found(&seen.dead, &mut report);
+        self.settle_found(&seen.dead, report);
         self.settle_unlisted(&listed);
         self.all_entries().iter().for_each(|entry| Self::notice_keeper(entry));
         self.bury_departed();
-        match &snapshot {
-            Ok(snapshot) => self.look_below(snapshot, &seen.alive, &mut report),
-            Err(error) => report.errors.push(error.to_string()),
-        }
-        self.try_again(&seen.left, &mut report);
+        let due = match &snapshot {
+            Ok(snapshot) => self.look_below(snapshot, &seen.alive, report),
+            Err(error) => {
+                report.errors.push(error.to_string());
+                Vec::new()
+            }
+        };
+        let mut left = self.claim_left(&seen.left, report);
+        left.extend(seen.strays.into_iter().map(|record| (stray(), record)));
         if removed > 0 {
             tracing::info!("Cleaned up {removed} dead processes from registry");
         }
-        let recorded = self.store.record_pass(self.instance, &pass.record(&report));
-        if let Err(error) = recorded.inspect_err(failed) {
+        Ok(Found { due, left, unheld: seen.unheld })
+    }
+
+    fn record_health_pass(&self, pass: &Pass, report: &mut Report) {
+        if let Err(error) = self.store.record_pass(self.instance, &pass.record(report)) {
+            self.meter().pass_failed(PassKind::Health);
             self.save_lost_wal();
             tracing::error!("failed to record the health pass: {error}");
             report.errors.push(error.to_string());
         }
         self.notify_export();
-        Ok(report)
     }
 
     /// Where that is why the ledger can neither be read nor written.
@@ -131,7 +217,7 @@ impl Shared {
     }
 
     /// Those of our rows whose processes live, by the pidfds that are held: one question for all of them.
-    fn held_alive(&self, rows: &[ProcessRecord]) -> HashMap<ProcessId, Arc<PidFd>> {
+    pub(super) fn held_alive(&self, rows: &[ProcessRecord]) -> HashMap<ProcessId, Arc<PidFd>> {
         let own = rows.iter().filter(|row| row.owner == self.instance);
         let (ids, fds): (Vec<ProcessId>, Vec<Arc<PidFd>>) =
             own.filter_map(|row| Some((row.id, self.entry(row.id)?.pidfd.clone()?))).unzip();
@@ -174,36 +260,56 @@ impl Shared {
         tried && !held
     }
 
-    /// Tries once more to end what is left (invariant 12), each as what it was.
-    fn try_again(&self, left: &[ProcessRecord], report: &mut Report) {
+    /// Claims what is left, so that it is tried once more (invariant 12), each as what it was.
+    fn claim_left(
+        &self,
+        left: &[ProcessRecord],
+        report: &mut Report,
+    ) -> Vec<(Cause, ProcessRecord)> {
         if left.is_empty() {
-            return;
+            return Vec::new();
         }
         let ids: Vec<ProcessId> = left.iter().map(|row| row.id).collect();
         let claimed = match self.store.claim(&ids, self.instance, Some(self.instance), None) {
             Ok(claimed) => claimed,
-            Err(error) => return report.errors.push(error.to_string()),
+            Err(error) => {
+                report.errors.push(error.to_string());
+                return Vec::new();
+            }
         };
-        let mut by_kind: HashMap<Option<LeakKind>, Vec<ProcessRecord>> = HashMap::new();
-        for row in claimed {
+        let with_cause = |row: ProcessRecord| {
             let survived = left.iter().any(|old| old.id == row.id && old.state == State::Survived);
-            let kind = self.store.leak_kind(row.id).ok().flatten().or(match row.root {
+            let leak = self.store.leak_kind(row.id).ok().flatten().or(match row.root {
                 _ if survived => None,
                 Some(_) => Some(LeakKind::Stray),
                 None => Some(LeakKind::Orphan),
             });
-            by_kind.entry(kind).or_default().push(row);
-        }
-        for (leak, rows) in by_kind {
             let reason = match leak {
                 Some(LeakKind::Orphan) => EndReason::Orphan,
                 Some(LeakKind::Stray) => EndReason::Stray,
                 Some(LeakKind::Unregistered) => EndReason::Unregistered,
                 None => EndReason::Terminated,
             };
-            let rule = "it had survived an earlier attempt".into();
-            let settled = self.end_claimed(&Cause { reason, leak, rule }, rows, report);
-            self.write(None, settled, report);
+            (Cause { reason, leak, rule: SURVIVED.into() }, row)
+        };
+        claimed.into_iter().map(with_cause).collect()
+    }
+
+    /// Ends claimed rows, all together, each with its own cause.
+    fn try_again(
+        &self,
+        left: Vec<(Cause, ProcessRecord)>,
+        unheld: &[Arc<Entry>],
+        report: &mut Report,
+    ) {
+        let causes: HashMap<ProcessId, Cause> =
+            left.iter().map(|(cause, row)| (row.id, cause.clone())).collect();
+        let rows = left.into_iter().map(|(_, row)| row).collect();
+        let cause_of = |row: ProcessId| causes.get(&row).cloned().unwrap_or_else(stray);
+        let settled = self.end_claimed_each(&cause_of, rows, report);
+        self.write(None, settled, report);
+        for entry in unheld {
+            self.let_go_unobserved(entry);
         }
     }
 
@@ -239,16 +345,17 @@ impl Shared {
             } else {
                 // Held by nobody and reaped by somebody: its status is lost, its end is not.
                 match self.has_left_something(row) {
-                    Ok(true) if !entry.strays.keep => self.end_what_it_left(row, report),
+                    Ok(true) if !entry.strays.keep => {
+                        self.claim_strays(row, seen, report);
+                        return seen.unheld.push(entry);
+                    }
                     Ok(_) => self.record_gone(row, report),
                     Err(error) => {
                         let suspect = unknown(row.clone(), &error.to_string());
                         return report.suspects.push(suspect);
                     }
                 }
-                entry.publish(crate::record::ExitStatus::Unobserved);
-                entry.mark_recorded();
-                self.let_go(row.id);
+                self.let_go_unobserved(&entry);
             }
             return;
         }
@@ -268,13 +375,17 @@ impl Shared {
         }
     }
 
+    /// Nobody saw how it ended.
+    fn let_go_unobserved(&self, entry: &Entry) {
+        entry.publish(crate::record::ExitStatus::Unobserved);
+        entry.mark_recorded();
+        self.let_go(entry.root.row);
+    }
+
     /// Of a root of ours that is gone: its row leads to what it left, and is closed with that.
-    fn end_what_it_left(&self, row: &ProcessRecord, report: &mut Report) {
+    fn claim_strays(&self, row: &ProcessRecord, seen: &mut Seen, report: &mut Report) {
         match self.store.claim(&[row.id], self.instance, Some(self.instance), None) {
-            Ok(claimed) => {
-                let settled = self.end_claimed(&stray(), claimed, report);
-                self.write(None, settled, report);
-            }
+            Ok(claimed) => seen.strays.extend(claimed),
             Err(error) => report.errors.push(error.to_string()),
         }
     }
@@ -345,27 +456,25 @@ impl Shared {
         self.settle(dead);
     }
 
-    /// Ends roots of ours that have passed a limit, each with its reason.
-    pub(super) fn end_due(
-        self: &Arc<Self>,
-        due: Vec<(ProcessId, EndReason, String)>,
-        report: &mut Report,
-    ) {
-        let mut by_rule: HashMap<(EndReason, String), Vec<_>> = HashMap::new();
-        for (row, reason, rule) in due {
-            by_rule.entry((reason, rule)).or_default().extend(self.entry(row));
-        }
-        for ((reason, rule), entries) in by_rule {
-            if !entries.is_empty() {
-                tracing::warn!("ending {} tasks: {rule}", entries.len());
-                report.absorb(self.end_entries(&Cause { reason, leak: None, rule }, &entries));
-            }
-        }
+    /// Ends roots of ours aside, all together, each for its own cause.
+    fn end_due_trees(self: &Arc<Self>, due: Vec<(Arc<Entry>, Cause)>) -> Awaited {
+        let grace = due.iter().map(|(entry, _)| entry.root.limits.grace).max().unwrap_or_default();
+        let (answer, answers) = channel();
+        let count = due.len();
+        let due = due.into_iter();
+        let due = due.map(|(entry, cause)| Due { entry, cause, answer: Some(answer.clone()) });
+        self.end_aside(due.collect());
+        drop(answer);
+        Awaited { answers, count, deadline: Instant::now() + grace + ENDS_LIMIT }
     }
 }
 
 /// A process that lives, as the snapshot shows it, which was taken before that was asked.
-fn seen_alive(row: &ProcessRecord, fd: &Arc<PidFd>, snapshot: &Snapshot) -> Option<Pinned> {
+pub(super) fn seen_alive(
+    row: &ProcessRecord,
+    fd: &Arc<PidFd>,
+    snapshot: &Snapshot,
+) -> Option<Pinned> {
     Pinned::held(Arc::clone(fd), row.identity, snapshot.get(row.identity.pid)?)
 }
 

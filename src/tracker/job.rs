@@ -193,14 +193,25 @@ impl Job {
         self
     }
 
-    /// The tree is ended when the program has run this long. With the monitor off, the next health pass sees to it.
+    /// Ends the tree when the program has run this long, not counting the time for which the machine was suspended since the
+    /// spawn (`CLOCK_MONOTONIC`, `clock_gettime(2)`). With the monitor off, the next health pass does so.
+    ///
+    /// The tree is ended in the background, together with all others that are over a limit; its row has the reason
+    /// [`MaxRuntime`](crate::EndReason::MaxRuntime).
     #[must_use]
     pub fn max_runtime(mut self, limit: Duration) -> Self {
         self.max_runtime = Some(limit);
         self
     }
 
-    /// The tree is ended when a health pass finds that its resident memory, in bytes, is more than this.
+    /// Ends the tree when it takes more memory and swap than this, in bytes. Pages that its processes share count once: the sum
+    /// of `Pss` and `SwapPss` of `/proc/PID/smaps_rollup` is compared (`proc_pid_smaps(5)`, Linux 4.14), not that of resident
+    /// memory, which is larger.
+    ///
+    /// It is looked at each second while the monitor is on, else by health passes. The row has the reason
+    /// [`MaxRss`](crate::EndReason::MaxRss), and a rule with both figures. In a cgroup leaf with a memory controller the kernel
+    /// enforces it as well, at once, and the reason is [`Oom`](crate::EndReason::Oom). What does not count, such as files in
+    /// a tmpfs, is in `docs/limits.md`.
     #[must_use]
     pub fn max_rss(mut self, bytes: u64) -> Self {
         self.max_rss = Some(bytes);

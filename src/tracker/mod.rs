@@ -7,9 +7,11 @@
 //! - `asynchronous`: the same as futures, with the feature `tokio`;
 //! - [`settle`]: a root ended by itself;
 //! - [`terminate`] and [`ending`]: ending trees; [`tie`]: what belongs to one, and pinning it;
+//! - [`background`]: ends that no caller waits for;
 //! - [`keep`]: what is left alone on purpose;
 //! - [`reap`] with [`liveness`], [`sweep`] and [`import`]: what dead instances left;
 //! - [`health`] with [`below`], and [`monitor`]: are the recorded processes still there?
+//! - [`memory`]: limits on the memory of trees;
 //! - [`forks`]: the kernel's help with what is below a root that only its session holds;
 //! - [`retention`]: history that is old enough, and the size of the ledger;
 //! - [`watch`]: reaping for other instances;
@@ -20,6 +22,7 @@
 mod alone;
 #[cfg(feature = "tokio")]
 mod asynchronous;
+mod background;
 mod below;
 mod containment;
 mod doctor;
@@ -36,6 +39,7 @@ mod keeper;
 mod late;
 mod ledger;
 mod liveness;
+mod memory;
 mod metrics;
 mod monitor;
 mod open;

@@ -1,4 +1,7 @@
-//! The monitor thread: epoll on pidfds, the health pass on a timer, run-time limits on their deadlines.
+//! The monitor thread: epoll on pidfds, run-time limits on their deadlines, and health passes on a timer.
+//!
+//! It waits for no grace, no other pass and no look at all processes: limits are enforced by
+//! [`background`](super::background), and a health pass has a thread of its own.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -8,22 +11,27 @@ use std::{
 use rustix::{event::epoll, io::Errno};
 
 use super::{
+    background::Due,
     entry::Entry,
     keeper::keeper_of,
+    outcome::Cause,
     settle::Dead,
     shared::{Shared, WAKE},
 };
 use crate::{
     error::{Error, Result},
     os::pidfd::timespec,
-    plan::limits::passed,
-    record::{ProcessId, Report},
+    plan::limits::ran_too_long,
+    record::{EndReason, ProcessId},
 };
 
 /// Deaths that are handled in one transaction.
 const EVENTS: usize = 256;
 /// After an error of epoll itself, which has none that goes on: no busy loop.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// A health pass that is due while the one before goes on is tried again this soon.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The first look at the history, so that hosts which live for less than an interval keep the ledger small as well; not at
 /// once, when they have better things to do.
@@ -38,6 +46,10 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
         .spawn(move || run(&theirs))
         .map_err(|error| Error::os("failed to start the monitor thread", error))?;
     super::shared::lock(&shared.threads).push(thread);
+    // What was adopted before there was a monitor may have a limit on memory.
+    if shared.memory_limits.load(Ordering::Acquire) > 0 {
+        shared.watch_memory();
+    }
     Ok(())
 }
 
@@ -85,12 +97,10 @@ fn run(shared: &Arc<Shared>) {
             shared.keep_house();
         }
         if Instant::now() >= next_pass {
-            if let Err(error) = shared.health_pass() {
-                tracing::error!("the health pass failed: {error}");
-            }
-            shared.keep_house();
-            first_look = None;
-            next_pass = Instant::now() + shared.options.health_interval;
+            let started = shared.start_health_pass();
+            first_look = first_look.filter(|_| !started);
+            let interval = shared.options.health_interval;
+            next_pass = Instant::now() + if started { interval } else { interval.min(RETRY) };
         }
     }
 }
@@ -149,23 +159,43 @@ impl Shared {
     fn next_deadline(&self) -> Option<Instant> {
         let entries = self.limited();
         let left = entries.iter().filter_map(|entry| {
-            Some(entry.root.limits.max_runtime?.saturating_sub(entry.root.age()))
+            Some(entry.root.limits.max_runtime?.saturating_sub(entry.run_time()))
         });
         left.min().map(|left| Instant::now() + left)
     }
 
+    /// Has what has run too long ended aside: the next death must not wait for a grace.
     fn enforce_runtimes(self: &Arc<Self>) {
-        let due: Vec<_> = (self.limited().iter())
-            .filter_map(|entry| {
-                let (reason, rule) = passed(&entry.root.limits, entry.root.age(), 0)?;
-                Some((entry.root.row, reason, rule))
-            })
-            .collect();
-        if due.is_empty() {
-            return;
+        let due = self.limited().into_iter().filter_map(|entry| {
+            let rule = ran_too_long(entry.root.limits.max_runtime, entry.run_time())?;
+            let cause = Cause { reason: EndReason::MaxRuntime, leak: None, rule };
+            Some(Due { entry, cause, answer: None })
+        });
+        self.end_aside(due.collect());
+    }
+
+    /// Starts a health pass on a thread of its own: it may wait for another pass, for a grace, or for the ledger. `false`
+    /// while the one before goes on.
+    fn start_health_pass(self: &Arc<Self>) -> bool {
+        if self.passing.swap(true, Ordering::AcqRel) {
+            return false;
         }
-        // Aside: the next death must not wait for their grace.
-        let shared = Arc::clone(self);
-        self.run_aside("procledger-limits", move || shared.end_due(due, &mut Report::default()));
+        let passing = Passing(Arc::clone(self));
+        self.run_aside("procledger-health", move || {
+            if let Err(error) = passing.0.health_pass() {
+                tracing::error!("the health pass failed: {error}");
+            }
+            passing.0.keep_house();
+        });
+        true
+    }
+}
+
+/// A health pass of the monitor's, under way.
+struct Passing(Arc<Shared>);
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.0.passing.store(false, Ordering::Release);
     }
 }

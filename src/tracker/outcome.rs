@@ -91,10 +91,21 @@ impl Shared {
         ends: Vec<TreeEnd>,
         report: &mut Report,
     ) -> Vec<Settled> {
+        self.conclude_each(&|_| cause.clone(), ends, report)
+    }
+
+    /// The same with a cause for the tree of each root's row.
+    pub(super) fn conclude_each(
+        &self,
+        cause_of: &dyn Fn(ProcessId) -> Cause,
+        ends: Vec<TreeEnd>,
+        report: &mut Report,
+    ) -> Vec<Settled> {
         let mut settled = Vec::new();
         let deadline = Instant::now() + REAPED_BY_PARENT;
         for end in ends {
-            self.conclude_tree(cause, end, deadline, &mut settled, report);
+            let cause = cause_of(end.root.row);
+            self.conclude_tree(&cause, end, deadline, &mut settled, report);
         }
         settled
     }
@@ -119,7 +130,7 @@ impl Shared {
         self.notify_export();
     }
 
-    fn conclude_tree(
+    pub(super) fn conclude_tree(
         &self,
         cause: &Cause,
         tree: TreeEnd,

@@ -290,6 +290,13 @@ impl Shared {
         })
     }
 
+    /// Keeps a thread that shutdown waits for.
+    pub(super) fn keep_thread(&self, thread: std::thread::JoinHandle<()>) {
+        let mut threads = lock(&self.threads);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+    }
+
     /// Runs something on a thread that shutdown waits for; here, where no thread can be had.
     pub(super) fn run_aside(&self, name: &str, work: impl FnOnce() + Send + 'static) {
         let slot = Arc::new(std::sync::Mutex::new(Some(work)));
@@ -302,9 +309,7 @@ impl Shared {
             }
         };
         if let Ok(handle) = std::thread::Builder::new().name(name.into()).spawn(run) {
-            let mut threads = lock(&self.threads);
-            threads.retain(|thread| !thread.is_finished());
-            threads.push(handle);
+            self.keep_thread(handle);
         } else {
             let work = lock(&slot).take();
             if let Some(work) = work {

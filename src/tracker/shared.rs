@@ -14,10 +14,12 @@ use std::{
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use super::{
+    background::BackgroundEnds,
     containment::Leaves,
     ending::World,
     entry::{Entry, Hold, KEPT_DESCRIPTORS, Root},
     forks::Listening,
+    memory::MemoryWatch,
     registrar::Registrar,
 };
 use crate::{
@@ -89,6 +91,8 @@ pub(super) struct Shared {
     pub(super) unsettled: Mutex<Vec<Settled>>,
     /// One pass at a time.
     pub(super) pass: Mutex<()>,
+    /// A health pass of the monitor's is under way.
+    pub(super) passing: AtomicBool,
     pub(super) house: super::retention::House,
     /// Held for reading while a spawn is under way, for writing when the tracker closes.
     pub(super) spawning: RwLock<()>,
@@ -100,8 +104,12 @@ pub(super) struct Shared {
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) leaves: Leaves,
     pub(super) forks: Listening,
+    pub(super) background: BackgroundEnds,
     /// How many entries have a longest run time.
     pub(super) deadlines: AtomicUsize,
+    /// How many entries have a limit on memory.
+    pub(super) memory_limits: AtomicUsize,
+    pub(super) memory_watch: MemoryWatch,
     held_pidfds: AtomicUsize,
     pidfd_limit: usize,
 }
@@ -157,6 +165,7 @@ impl Shared {
             unsettled: Mutex::default(),
             unreaped: Mutex::default(),
             pass: Mutex::default(),
+            passing: AtomicBool::new(false),
             house: super::retention::House::default(),
             spawning: RwLock::default(),
             closed: AtomicBool::new(false),
@@ -166,7 +175,10 @@ impl Shared {
             threads: Mutex::default(),
             leaves: Leaves::default(),
             forks: Listening::new()?,
+            background: BackgroundEnds::default(),
             deadlines: AtomicUsize::new(0),
+            memory_limits: AtomicUsize::new(0),
+            memory_watch: MemoryWatch::default(),
             held_pidfds: AtomicUsize::new(0),
             pidfd_limit: usize::try_from(limit / 2).unwrap_or(usize::MAX),
         }))
@@ -220,7 +232,12 @@ impl Shared {
     }
 
     /// Takes on a process: from now on its death is noticed.
-    pub(super) fn take_on(&self, root: Root, hold: Hold, pidfd: &Arc<PidFd>) -> Arc<Entry> {
+    pub(super) fn take_on(
+        self: &Arc<Self>,
+        root: Root,
+        hold: Hold,
+        pidfd: &Arc<PidFd>,
+    ) -> Arc<Entry> {
         let before = self.held_pidfds.fetch_add(hold.descriptors(), Ordering::Relaxed);
         let held_by_us = (before < self.pidfd_limit).then(|| Arc::clone(pidfd));
         let row = root.row;
@@ -243,6 +260,10 @@ impl Shared {
         if has_deadline {
             self.deadlines.fetch_add(1, Ordering::AcqRel);
             self.wake_monitor();
+        }
+        if entry.root.limits.max_rss.is_some() {
+            self.memory_limits.fetch_add(1, Ordering::AcqRel);
+            self.watch_memory();
         }
         entry
     }
@@ -279,6 +300,9 @@ impl Shared {
             self.held_pidfds.fetch_sub(entry.descriptors(), Ordering::Relaxed);
             if entry.root.limits.max_runtime.is_some() {
                 self.deadlines.fetch_sub(1, Ordering::AcqRel);
+            }
+            if entry.root.limits.max_rss.is_some() {
+                self.memory_limits.fetch_sub(1, Ordering::AcqRel);
             }
             Meter::executing(-1.0);
             if let Some(fd) = &entry.pidfd {

@@ -67,6 +67,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
 fn stop_monitor(shared: &Shared) {
     shared.monitoring.store(false, Ordering::Release);
     shared.wake_monitor();
+    shared.memory_watch.wake();
     shared.forks.wake();
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Tracker,
-    ending::{Leave, Tree, end_trees},
+    ending::{Leave, Tree, World, end_trees},
     entry::Entry,
     keep::leave_of,
     outcome::Cause,
@@ -129,6 +129,16 @@ impl Shared {
         claimed: Vec<ProcessRecord>,
         report: &mut Report,
     ) -> Vec<Settled> {
+        self.end_claimed_each(&|_| cause.clone(), claimed, report)
+    }
+
+    /// The same with a cause for the tree of each row.
+    pub(super) fn end_claimed_each(
+        &self,
+        cause_of: &dyn Fn(ProcessId) -> Cause,
+        claimed: Vec<ProcessRecord>,
+        report: &mut Report,
+    ) -> Vec<Settled> {
         if claimed.is_empty() {
             return Vec::new();
         }
@@ -151,7 +161,7 @@ impl Shared {
             }
         };
         let ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
-        self.conclude(cause, ends, report)
+        self.conclude_each(cause_of, ends, report)
     }
 
     /// Groups claimed rows into trees: descendants go with their root, and stand alone where it has ended.
@@ -202,22 +212,8 @@ impl Shared {
             // Somebody else decided: a person's kill, or it has been settled.
             self.give_up(entry);
         }
-        match self.world(&rows) {
-            Ok(world) => self.end_own(cause, &world, claimed, recorded, &mut report),
-            Err(error) => {
-                // Whom to leave alone is not known: only what is certainly below our own roots is ended.
-                report.errors.push(error.to_string());
-                let world = super::ending::World {
-                    proc: &self.proc,
-                    observer: self.observer,
-                    own: self.own_pid(),
-                    ancestors: self.proc.ancestors(self.own_pid()),
-                    guards: Vec::new(),
-                    protected: &self.options.protected,
-                };
-                self.end_own(cause, &world, claimed, recorded, &mut report);
-            }
-        }
+        let world = self.world_or_certain(&rows, &mut report);
+        self.end_own(cause, &world, claimed, recorded, &mut report);
         self.release_ended(&rows);
         let grace = others.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
         let deadline = Instant::now() + OTHERS_LIMIT + grace;
@@ -227,10 +223,26 @@ impl Shared {
         report
     }
 
+    /// The surroundings of an end of our own. Where it is not known what other instances answer for, only what is certainly
+    /// below our own roots is ended.
+    pub(super) fn world_or_certain(&self, rows: &[ProcessId], report: &mut Report) -> World<'_> {
+        self.world(rows).unwrap_or_else(|error| {
+            report.errors.push(error.to_string());
+            World {
+                proc: &self.proc,
+                observer: self.observer,
+                own: self.own_pid(),
+                ancestors: self.proc.ancestors(self.own_pid()),
+                guards: Vec::new(),
+                protected: &self.options.protected,
+            }
+        })
+    }
+
     fn end_own(
         &self,
         cause: &Cause,
-        world: &super::ending::World<'_>,
+        world: &World<'_>,
         trees: Vec<Tree>,
         claim_recorded: bool,
         report: &mut Report,
@@ -248,7 +260,7 @@ impl Shared {
     }
 
     /// Claims our own roots with their recorded descendants; all of them, and `false`, where the ledger cannot be written.
-    fn claim_own(&self, entries: &[&Arc<Entry>]) -> (Vec<Tree>, bool) {
+    pub(super) fn claim_own(&self, entries: &[&Arc<Entry>]) -> (Vec<Tree>, bool) {
         let mut trees: Vec<Tree> = entries.iter().map(|entry| tree_of(entry, None)).collect();
         let mut ids: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         // Where the ledger cannot be read either, the names that are known here still count; and a session holds what a

@@ -3,7 +3,8 @@
 //! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `protect=NAME`, `min-age=MS`, `program=NAME`,
 //! `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `keeper`, `keep-history=MS`, `limit-size=BYTES`,
 //! `no-arguments`, `sigchld-ignored`, `sigxfsz-ignored`, `wait-any`. Commands, a line each: `spawn TASK SCRIPT` (`survive`
-//! and `keep` with that option of the job, `hour` with that longest run time), `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
+//! and `keep` with that option of the job, `hour` with that longest run time), `within TASK MS SCRIPT` and `rss TASK BYTES
+//! SCRIPT` with that limit, `exit` without a shutdown, `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
 //! `running`, `adopted`, `import PATH`, `fork`, `quit`. End of input is an orderly end.
 
 use std::{
@@ -147,6 +148,20 @@ fn obey(
             processes.insert(task.to_owned(), process);
             format!("pid {pid}")
         }
+        "within" | "rss" => {
+            let (limit, script) = rest.split_once(' ').expect("a limit and a script");
+            let limit: u64 = limit.parse().expect("a limit");
+            let job = job(task, script);
+            let job = match verb {
+                "within" => job.max_runtime(Duration::from_millis(limit)),
+                _ => job.max_rss(limit),
+            };
+            let process = tracker.spawn(job)?;
+            let pid = process.pid();
+            processes.insert(task.to_owned(), process);
+            format!("pid {pid}")
+        }
+        "exit" => std::process::exit(0),
         "wait" => match processes.get_mut(task) {
             Some(process) => process.wait()?.to_string(),
             None => "error no such process".into(),

@@ -2,41 +2,39 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{limits::passed, retention::Pace};
-use crate::record::{EndReason, Limits};
-
-prop_compose! {
-    fn limits()(
-        max_runtime in prop::option::of(0..50_u64),
-        max_rss in prop::option::of(0..50_u64),
-    ) -> Limits {
-        let max_runtime = max_runtime.map(Duration::from_secs);
-        Limits { survive: false, grace: Duration::ZERO, max_runtime, max_rss }
-    }
-}
+use super::super::{
+    limits::{TreeMemory, ran_too_long},
+    retention::Pace,
+};
 
 proptest! {
     #[test]
     fn a_limit_is_passed_exactly_from_where_it_says(
-        limits in limits(), age in 0..60_u64, rss in 0..60_u64,
+        limit in prop::option::of(0..50_u64), age in 0..60_u64,
     ) {
-        let age = Duration::from_secs(age);
-        let too_old = limits.max_runtime.is_some_and(|limit| age >= limit);
-        let too_large = limits.max_rss.is_some_and(|limit| rss > limit);
-        let expected = match (too_old, too_large) {
-            (true, _) => Some(EndReason::MaxRuntime),
-            (false, true) => Some(EndReason::MaxRss),
-            (false, false) => None,
-        };
-        prop_assert_eq!(passed(&limits, age, rss).map(|(reason, _)| reason), expected);
+        let over = ran_too_long(limit.map(Duration::from_secs), Duration::from_secs(age));
+        prop_assert_eq!(over.is_some(), limit.is_some_and(|limit| age >= limit));
+    }
+
+    #[test]
+    fn a_tree_is_ended_only_by_what_it_takes_and_never_before_a_closer_look(
+        limit in 0..50_u64, used in 0..60_u64, shared in 0..60_u64,
+    ) {
+        let memory = TreeMemory { resident: used + shared, proportional: Some(used) };
+        prop_assert_eq!(memory.is_too_much(limit).is_some(), used > limit);
+        // Whoever is over its limit is near it: the cheap look misses nobody.
+        prop_assert!(used <= limit || memory.is_near(limit));
+        let unseen = TreeMemory { proportional: None, ..memory };
+        prop_assert_eq!(unseen.is_too_much(limit), None);
     }
 
     #[test]
     fn what_has_passed_its_limit_does_not_come_back_by_growing(
-        limits in limits(), age in 0..60_u64, rss in 0..60_u64, older in 0..60_u64, larger in 0..60_u64,
+        limit in prop::option::of(0..50_u64), age in 0..60_u64, older in 0..60_u64,
     ) {
-        let then = passed(&limits, Duration::from_secs(age), rss);
-        let later = passed(&limits, Duration::from_secs(age + older), rss + larger);
+        let limit = limit.map(Duration::from_secs);
+        let then = ran_too_long(limit, Duration::from_secs(age));
+        let later = ran_too_long(limit, Duration::from_secs(age + older));
         prop_assert!(then.is_none() || later.is_some());
     }
 

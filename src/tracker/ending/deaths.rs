@@ -16,13 +16,21 @@ const TOGETHER: Duration = Duration::from_millis(4);
 /// Fewer are told one by one.
 const MANY: u32 = 64;
 
-/// Whom it watches is counted by tree and member, neither of which moves.
+/// Members are counted by tree and member. Where a tree is taken out, and the others move, begin anew.
 #[derive(Debug)]
 pub(super) struct Deaths(Option<OwnedFd>);
 
 impl Deaths {
     pub(super) fn new() -> Self {
         Self(epoll::create(epoll::CreateFlags::CLOEXEC).ok())
+    }
+
+    /// Begins anew with trees whose places have changed.
+    pub(super) fn restart(works: &mut [Work]) -> Self {
+        for member in works.iter_mut().flat_map(|work| &mut work.members) {
+            member.watched = false;
+        }
+        Self::new()
     }
 
     /// Waits until some of them die, at most `limit`, and marks these. `None` where not all of them can be watched: then

@@ -26,6 +26,7 @@ mod answer;
 mod ask;
 mod chase;
 mod deaths;
+mod joined;
 mod leaf;
 mod leave;
 mod look;
@@ -36,6 +37,7 @@ mod run;
 mod work;
 
 pub(super) use answer::{Found, MemberEnd, Preview, Stray, TreeEnd};
+pub(super) use joined::{Feed, end_as_they_come};
 pub(super) use leave::{Leave, protected};
 pub(super) use member::command_of;
 pub(super) use run::{end_trees, preview, strays};

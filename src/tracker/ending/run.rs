@@ -1,6 +1,9 @@
 //! The course of an end: ask, wait, freeze, kill, look again.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -30,16 +33,16 @@ const FREEZE_LOOKS: u32 = 50;
 /// On a busy machine these looks are slow: so long one freeze lasts at most, before what is held is killed.
 const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 /// Between two looks at a tree that is still stopping.
-const FREEZE_PAUSE: Duration = Duration::from_millis(1);
+pub(super) const FREEZE_PAUSE: Duration = Duration::from_millis(1);
 /// So long the last look is tried again where `/proc` cannot be read: out of descriptors is a matter of moments.
-const BLIND_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const BLIND_LIMIT: Duration = Duration::from_secs(1);
 /// What a dead root left is looked at again this often, while somebody is seen and cannot be pinned, or came during
 /// the look, or calls exec.
 const STRAY_LOOKS: u32 = 20;
 /// And for so long at least.
 const STRAYS_TAKE: Duration = Duration::from_millis(500);
 /// While members die, this often at most for what they started on their way out.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// And so many times as long as a look takes: beside thousands of processes looking is a tenth of the work.
 const BETWEEN_LOOKS: u32 = 9;
 
@@ -55,14 +58,15 @@ pub(in super::super) fn end_trees(
     for tree in trees {
         let needs = descriptors(&tree);
         if taken + needs > share && !chunk.is_empty() {
-            answers.extend(Run::new(world, std::mem::take(&mut chunk), recorder).end());
+            answers
+                .extend(Run::new(Cow::Borrowed(world), std::mem::take(&mut chunk), recorder).end());
             taken = 0;
         }
         taken += needs;
         chunk.push(Work::new(world, tree));
     }
     if !chunk.is_empty() {
-        answers.extend(Run::new(world, chunk, recorder).end());
+        answers.extend(Run::new(Cow::Borrowed(world), chunk, recorder).end());
     }
     answers
 }
@@ -72,7 +76,7 @@ pub(in super::super) fn end_trees(
 pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Vec<Stray>>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
-    let mut run = Run::new(world, works, &mut recorder);
+    let mut run = Run::new(Cow::Borrowed(world), works, &mut recorder);
     let began = Instant::now();
     for looks in 0.. {
         let before = world.proc.last_given();
@@ -93,7 +97,7 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<
 /// Who belongs to a tree now, without touching anyone. An error where `/proc` cannot be read.
 pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview> {
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
-    let mut run = Run::new(world, vec![Work::new(world, tree)], &mut recorder);
+    let mut run = Run::new(Cow::Borrowed(world), vec![Work::new(world, tree)], &mut recorder);
     let before = world.proc.last_given();
     run.try_look()?;
     let mut preview = Preview { missed: run.is_open(before), ..Preview::default() };
@@ -111,7 +115,7 @@ pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview
 
 /// For the trees that are ended together: half of what this process may still open. The rest is for members that a look
 /// finds, and for whatever else goes on.
-fn share_of_descriptors() -> usize {
+pub(super) fn share_of_descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     // Where not even these can be listed, one tree after another.
@@ -124,25 +128,31 @@ fn descriptors(tree: &Tree) -> usize {
     1 + tree.recorded.len() + usize::from(tree.root.cgroup.is_some())
 }
 
-struct Run<'a, 'b> {
-    world: &'a World<'a>,
-    works: Vec<Work>,
+pub(super) struct Run<'a, 'b> {
+    pub(super) world: Cow<'a, World<'a>>,
+    pub(super) works: Vec<Work>,
     cache: TokenCache,
     recorder: &'a mut Recorder<'b>,
-    deaths: Deaths,
-    start: Instant,
-    /// When somebody last died.
+    pub(super) deaths: Deaths,
+    /// When a member last died.
     progress: Instant,
     /// Looks cost as much as there are processes: they are spaced by their own duration.
-    next_look: Instant,
-    last: Snapshot,
+    pub(super) next_look: Instant,
+    pub(super) last: Snapshot,
     /// Why the last look failed.
-    unseen: Option<String>,
+    pub(super) unseen: Option<String>,
 }
 
 impl<'a, 'b> Run<'a, 'b> {
-    fn new(world: &'a World<'a>, works: Vec<Work>, recorder: &'a mut Recorder<'b>) -> Self {
+    pub(super) fn new(
+        world: Cow<'a, World<'a>>,
+        mut works: Vec<Work>,
+        recorder: &'a mut Recorder<'b>,
+    ) -> Self {
         let now = Instant::now();
+        for work in &mut works {
+            work.began = now;
+        }
         let (cache, last) = (TokenCache::default(), Snapshot::default());
         Self {
             world,
@@ -150,7 +160,6 @@ impl<'a, 'b> Run<'a, 'b> {
             cache,
             recorder,
             deaths: Deaths::new(),
-            start: now,
             progress: now,
             next_look: now,
             last,
@@ -161,8 +170,7 @@ impl<'a, 'b> Run<'a, 'b> {
     fn end(mut self) -> Vec<TreeEnd> {
         self.works.iter().for_each(Work::thaw);
         if let Err(error) = self.try_look() {
-            let world = self.world;
-            self.works.iter_mut().for_each(|work| work.doubt_recorded(world, &error));
+            self.works.iter_mut().for_each(|work| work.doubt_recorded(&self.world, &error));
         }
         loop {
             self.ask_new();
@@ -187,17 +195,17 @@ impl<'a, 'b> Run<'a, 'b> {
         }
         self.works.iter().for_each(Work::remove_leaf);
         let (world, last, unseen) = (self.world, self.last, self.unseen);
-        self.works.into_iter().map(|work| work.finish(world, &last, unseen.as_deref())).collect()
+        self.works.into_iter().map(|work| work.finish(&world, &last, unseen.as_deref())).collect()
     }
 
-    fn await_death(&mut self, limit: Duration) {
+    pub(super) fn await_death(&mut self, limit: Duration) {
         if self.wait(limit) {
             self.progress = Instant::now();
         }
     }
 
     /// Whether anyone is new. Where `/proc` cannot be read, the members that are known are ended all the same.
-    fn look(&mut self) -> bool {
+    pub(super) fn look(&mut self) -> bool {
         self.try_look().unwrap_or(false)
     }
 
@@ -223,14 +231,14 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     /// Whether the last look has not seen all. `before`: the last number that was given before it.
-    fn is_open(&self, before: Option<Pid>) -> bool {
+    pub(super) fn is_open(&self, before: Option<Pid>) -> bool {
         self.works.iter().any(|work| work.vanished)
-            || has_newcomers(self.world, &self.works, &self.last, before)
+            || has_newcomers(&self.world, &self.works, &self.last, before)
     }
 
-    fn try_look(&mut self) -> Result<bool> {
+    pub(super) fn try_look(&mut self) -> Result<bool> {
         let began = Instant::now();
-        let looked = look(self.world, &mut self.works, &mut self.cache, self.recorder);
+        let looked = look(&self.world, &mut self.works, &mut self.cache, self.recorder);
         self.next_look = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_LOOKS);
         self.unseen = looked.as_ref().err().map(ToString::to_string);
         let (snapshot, any_new) = looked?;
@@ -238,23 +246,23 @@ impl<'a, 'b> Run<'a, 'b> {
         Ok(any_new)
     }
 
-    fn ask_new(&mut self) {
+    pub(super) fn ask_new(&mut self) {
         self.works.iter_mut().filter(|work| !work.expired).for_each(Work::ask);
     }
 
     fn deadline(&self, work: &Work) -> Instant {
         let grace = work.root.limits.grace;
-        (self.progress + grace).min(self.start + grace.max(GRACE_CAP))
+        (self.progress.max(work.began) + grace).min(work.began + grace.max(GRACE_CAP))
     }
 
     /// When patience with the least patient tree ends; `None` when nobody is left to wait for.
-    fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.works.iter().filter(|work| !work.expired && work.is_pending());
         waiting.map(|work| self.deadline(work)).min()
     }
 
     /// Marks the trees whose time is up; whether there is anyone to kill.
-    fn expire(&mut self) -> bool {
+    pub(super) fn expire(&mut self) -> bool {
         let now = Instant::now();
         for index in 0..self.works.len() {
             let work = &self.works[index];
@@ -297,7 +305,7 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     /// Freezes what is left of expired trees until nobody new appears, kills it, and waits.
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         for work in self.works.iter_mut().filter(|work| work.must_be_killed()) {
             work.kills += 1;
         }
@@ -324,7 +332,7 @@ impl<'a, 'b> Run<'a, 'b> {
                 return;
             }
             self.works.iter_mut().filter(|work| work.expired).for_each(Work::stop);
-            let caught = chase(self.world, &self.works);
+            let caught = chase(&self.world, &self.works);
             let any_new = self.look() || !caught.is_empty();
             release(&self.works, caught);
             self.mark_dead();

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Instant,
 };
 
 use uuid::Uuid;
@@ -27,6 +28,7 @@ use crate::{
 const KILL_ROUNDS: u32 = 10;
 
 /// Whom a call acts for, and whom it must leave alone.
+#[derive(Clone)]
 pub(in super::super) struct World<'a> {
     pub(in super::super) proc: &'a Proc,
     pub(in super::super) observer: Observer,
@@ -82,6 +84,10 @@ pub(super) struct Work {
     pub(super) unlisted: Vec<Pid>,
     /// The last look saw a member that was gone before it could be pinned.
     pub(super) vanished: bool,
+    /// When its end began: its grace counts from here at the earliest.
+    pub(super) began: Instant,
+    /// Since when nothing is left to do for it, where the looks since have not shown that these were all.
+    pub(super) closing: Option<Instant>,
     /// Its grace is over.
     pub(super) expired: bool,
     /// How often it was frozen and killed.
@@ -107,6 +113,8 @@ impl Work {
             unknown: Vec::new(),
             unlisted: Vec::new(),
             vanished: false,
+            began: Instant::now(),
+            closing: None,
             expired: false,
             kills: 0,
             leave,

@@ -45,10 +45,10 @@ pub(crate) struct RunArgs {
     /// Time between SIGTERM and SIGKILL [default: 100ms]
     #[arg(long, value_name = "D", value_parser = units::duration)]
     grace: Option<Duration>,
-    /// End the task when it has run for longer than this
+    /// End the task when it has run for longer than this, suspended time not counted
     #[arg(long, value_name = "D", value_parser = units::limit)]
     max_runtime: Option<Duration>,
-    /// End the task when its tree uses more memory than this (512M, 2G)
+    /// End the task when its tree uses more memory and swap than this (512M, 2G)
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     max_rss: Option<u64>,
     /// Leave the task running when its owner dies or stops; the next owner adopts it
