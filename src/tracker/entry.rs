@@ -140,6 +140,8 @@ pub(super) struct Hold {
     pub(super) kept: Option<Kept>,
     /// Nobody may record its arguments, nor those of what is below it.
     pub(super) bare: bool,
+    /// Its tree is ended when its handle is dropped.
+    pub(super) terminate_on_drop: bool,
 }
 
 /// What a process with a keeper takes: its own pidfd, the keeper's, and the socket.
@@ -173,7 +175,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(root: Root, hold: Hold, pidfd: Option<Arc<PidFd>>) -> Arc<Self> {
-        let Hold { child, strays, kept, bare: _ } = hold;
+        let Hold { child, strays, kept, bare: _, terminate_on_drop: _ } = hold;
         Arc::new(Self {
             root,
             child,

@@ -83,6 +83,7 @@ pub struct Job {
     pub(super) allow_survivor: bool,
     pub(super) keep_strays: bool,
     pub(super) protected: Vec<String>,
+    pub(super) terminate_on_drop: bool,
     pub(super) foreground: bool,
     pub(super) record_arguments: Option<bool>,
 }
@@ -117,6 +118,7 @@ impl Job {
             allow_survivor: false,
             keep_strays: false,
             protected: Vec::new(),
+            terminate_on_drop: false,
             foreground: false,
             record_arguments: None,
         }
@@ -222,6 +224,35 @@ impl Job {
     #[must_use]
     pub fn survive(mut self, on: bool) -> Self {
         self.survive = on;
+        self
+    }
+
+    /// The program's whole tree is ended when its handle is dropped before the program has ended; off otherwise. For work
+    /// whose caller may go away: a request that is cancelled, a `tokio::time::timeout`, a panic.
+    ///
+    /// The drop does not wait: the tree is ended in the background, as by [`Process::terminate`](crate::Process::terminate),
+    /// is recorded as `terminated` with the rule "its handle was dropped", and [`shutdown`](crate::Tracker::shutdown) waits
+    /// for it. A handle holds it from the commit of its row on: a future of
+    /// [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) that is dropped while the program is being started leaves no
+    /// program running, and so does a handle that is converted by `into_async`. A program that has ended by itself is not
+    /// affected, and neither is what it left. `std::mem::forget` on the handle leaves the program to the tracker.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::Job;
+    ///
+    /// let process = tracker.spawn(Job::new("task-42", "sleep").arg("3600").terminate_on_drop(true))?;
+    /// drop(process);
+    /// tracker.shutdown()?;
+    /// # let history = tracker.ledger().history(None, None, 1)?;
+    /// # assert_eq!(history[0].end_reason, Some(procledger::EndReason::Terminated));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn terminate_on_drop(mut self, on: bool) -> Self {
+        self.terminate_on_drop = on;
         self
     }
 

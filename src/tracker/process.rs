@@ -2,16 +2,16 @@
 
 use std::{
     process::{ChildStderr, ChildStdin, ChildStdout},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, TryLockError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use super::{entry::Entry, shared::Shared};
+use super::{background::Due, entry::Entry, outcome::Cause, shared::Shared};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
     os::{PidFd, Signal},
-    record::{ExitStatus, Report, TaskId},
+    record::{EndReason, ExitStatus, Report, TaskId},
 };
 
 /// A death is recorded within milliseconds; a ledger that cannot be written must not hold up the waiter for longer.
@@ -19,7 +19,8 @@ pub(super) const RECORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// One spawned program.
 ///
-/// Dropping it kills nothing and closes our ends of its pipes: the tracker still has the process.
+/// Dropping it kills nothing and closes our ends of its pipes: the tracker still has the process. With
+/// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop) it ends the program's tree, in the background.
 #[derive(Debug)]
 pub struct Process {
     /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was asked for.
@@ -32,6 +33,7 @@ pub struct Process {
     pub(super) entry: Arc<Entry>,
     pub(super) pidfd: Arc<PidFd>,
     pub(super) foreground: bool,
+    pub(super) on_drop: TerminateOnDrop,
 }
 
 impl Process {
@@ -41,7 +43,21 @@ impl Process {
         pidfd: Arc<PidFd>,
         foreground: bool,
     ) -> Self {
-        Self { stdin: None, stdout: None, stderr: None, shared, entry, pidfd, foreground }
+        let terminate = TerminateOnDrop {
+            armed: false,
+            shared: Arc::clone(&shared),
+            entry: Arc::clone(&entry),
+        };
+        Self {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            shared,
+            entry,
+            pidfd,
+            foreground,
+            on_drop: terminate,
+        }
     }
 
     /// Its process number. Do not signal it by number: use [`signal`](Self::signal) or [`terminate`](Self::terminate).
@@ -138,6 +154,44 @@ impl Process {
     /// A handle that signals the program while this one waits for it.
     pub fn signaller(&self) -> Signaller {
         Signaller { pid: self.pid(), pidfd: Arc::clone(&self.pidfd) }
+    }
+}
+
+/// Ends the tree of a program with its handle, where that was asked for.
+///
+/// A field of the handle and not a `Drop` of its own, so that callers may move the pipes out of it.
+#[derive(Debug)]
+pub(super) struct TerminateOnDrop {
+    pub(super) armed: bool,
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+}
+
+impl Drop for TerminateOnDrop {
+    /// Never waits: a future may be dropped on a runtime's thread.
+    fn drop(&mut self) {
+        if !self.armed || self.shared.is_forked() {
+            return;
+        }
+        // Not read where a shutdown has begun: that ends the tree, or has. Otherwise it waits for what is started here.
+        let open = match self.shared.spawning.try_read() {
+            Ok(open) => open,
+            Err(TryLockError::Poisoned(open)) => open.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        // A program that has ended by itself leaves only what it was allowed to.
+        let has_ended = self.entry.status().is_some()
+            || self.entry.pidfd.as_ref().is_some_and(|fd| fd.is_dead().unwrap_or(false));
+        if !has_ended && !self.shared.closed.load(Ordering::Acquire) {
+            let cause = Cause {
+                reason: EndReason::Terminated,
+                leak: None,
+                rule: "its handle was dropped".into(),
+            };
+            let entry = Arc::clone(&self.entry);
+            self.shared.end_aside(vec![Due { entry, cause, answer: None }]);
+        }
+        drop(open);
     }
 }
 

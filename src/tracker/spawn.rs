@@ -131,7 +131,8 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
     let foreground = job.foreground && crate::os::tty::is_foreground();
     let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
     let bare = !may_record_arguments(shared, &job);
-    let hold = Hold { child: true, strays, kept: None, bare };
+    let terminate_on_drop = job.terminate_on_drop;
+    let hold = Hold { child: true, strays, kept: None, bare, terminate_on_drop };
     let place = shared.leaf_for(token, job.max_rss)?;
     let keeper = match place {
         Some(_) => None,
@@ -229,10 +230,12 @@ fn started(
     let spawn::Spawned { pidfd, committed, pipes: [stdin, stdout, stderr], pid } = spawned;
     let Admitted { row, new } = committed;
     let root = Root::recorded(row, &new, !hold.bare);
+    let terminate_on_drop = hold.terminate_on_drop;
     let entry = shared.take_on(root, hold, &pidfd);
     shared.notify_export();
     tracing::debug!("process {pid} for task {} runs", told(new.task.as_ref()));
     let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);
+    process.on_drop.armed = terminate_on_drop;
     process.stdin = stdin.map(ChildStdin::from);
     process.stdout = stdout.map(ChildStdout::from);
     process.stderr = stderr.map(ChildStderr::from);

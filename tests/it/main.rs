@@ -8,6 +8,7 @@
 mod a_descendant_that_hid;
 mod a_host_that_is_in_the_ledger;
 mod a_look_that_failed;
+mod another_runtime;
 mod api_over_http;
 mod as_a_host;
 mod backup;
@@ -30,6 +31,7 @@ mod copied_ledger;
 mod crash_restart;
 mod damaged_page;
 mod disk_full;
+mod dropped_handles;
 mod ends_that_went_wrong;
 mod export_follows;
 mod failed_operation;

@@ -39,9 +39,11 @@ impl AsyncProcess {
     ///
     /// # Errors
     ///
-    /// When a pipe cannot be read; then the program's tree is ended before this returns.
+    /// When a pipe cannot be read; then the program's tree is ended before this returns. When a pipe cannot be given to the
+    /// current runtime, while the program runs on: too many descriptors, say.
     pub async fn wait_with_output(&mut self) -> Result<Output> {
         self.stdin = None;
+        self.take_pipes_here()?;
         let mut drained = None;
         if let Err(error) = poll_fn(|cx| self.poll_output(cx, &mut drained)).await {
             // The seed's rule: an operation that failed leaves no process behind.

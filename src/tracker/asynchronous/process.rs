@@ -8,13 +8,16 @@ use std::{
     time::Instant,
 };
 
-use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::{
+    net::unix::pipe::{Receiver, Sender},
+    runtime::Id,
+};
 
 use super::aside;
 use crate::{
     error::{Error, Result},
     identity::Pid,
-    os::AsyncPidFd,
+    os::{AsyncPidFd, current_runtime},
     record::{ExitStatus, Report, TaskId},
     tracker::{
         process::{Process, RECORD_LIMIT, Signaller},
@@ -25,8 +28,12 @@ use crate::{
 /// One spawned program, for use in a tokio runtime. Made by [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) or
 /// [`Process::into_async`].
 ///
-/// Dropping it kills nothing and closes our ends of its pipes: the tracker still has the process. Where the program is of
-/// no use to anybody else, ask for [`terminate_on_drop`](Self::terminate_on_drop).
+/// Dropping it kills nothing and closes our ends of its pipes: the tracker still has the process. Where the program is of no
+/// use without its handle, ask for [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
+///
+/// It is bound to no runtime: [`wait`](Self::wait) and [`wait_with_output`](Self::wait_with_output) can be called in another
+/// one than it was made in, after that one has ended as well. A pipe that is read or written directly belongs to the runtime
+/// that it was made in; tokio's `into_nonblocking_fd` takes it to another one.
 #[derive(Debug)]
 pub struct AsyncProcess {
     /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was asked for.
@@ -38,7 +45,8 @@ pub struct AsyncProcess {
     pub(super) read: super::output::Read,
     process: Process,
     pidfd: AsyncPidFd,
-    terminate_on_drop: bool,
+    /// The runtime that the pipes are registered with.
+    runtime: Option<Id>,
 }
 
 impl Process {
@@ -69,7 +77,7 @@ impl Process {
             read,
             process: self,
             pidfd,
-            terminate_on_drop: false,
+            runtime: current_runtime(),
         })
     }
 }
@@ -85,14 +93,35 @@ impl AsyncProcess {
         self.process.task_id()
     }
 
-    /// Whether its tree is ended when this handle is dropped before the program has ended; off otherwise. For work that is
-    /// done for somebody who may go away, such as the client of a request.
+    /// Whether its tree is ended when this handle is dropped before the program has ended; as its job has it otherwise.
     ///
-    /// It is ended by a thread of the tracker's, and recorded as terminated; the drop does not wait for that.
+    /// A spawn that is cancelled before there is a handle needs [`Job::terminate_on_drop`](crate::Job::terminate_on_drop),
+    /// which says how the tree is ended.
     #[must_use]
     pub fn terminate_on_drop(mut self, on: bool) -> Self {
-        self.terminate_on_drop = on;
+        self.process.on_drop.armed = on;
         self
+    }
+
+    /// Registers the pipes that are still here with the runtime that this is called in.
+    pub(super) fn take_pipes_here(&mut self) -> Result<()> {
+        let current = current_runtime();
+        if current == self.runtime {
+            return Ok(());
+        }
+        let pid = self.pid();
+        let failed = |error| {
+            Error::os(format!("failed to read the output of process {pid} in tokio"), error)
+        };
+        for pipe in [&mut self.stdout, &mut self.stderr] {
+            if let Some(open) = pipe.take() {
+                let fd = open.into_nonblocking_fd().map_err(failed)?;
+                // What the caller has put there may be another kind of descriptor.
+                *pipe = Some(Receiver::from_owned_fd_unchecked(fd).map_err(failed)?);
+            }
+        }
+        self.runtime = current;
+        Ok(())
     }
 
     /// Waits until the program has ended and its end is in the ledger, as [`Process::wait`].
@@ -147,7 +176,7 @@ impl AsyncProcess {
     }
 
     /// Whether every thread of it is dead: readable then, and for ever.
-    pub(super) fn poll_dead(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         if self.shared().is_forked() {
             return Poll::Ready(self.shared().check_usable());
         }
@@ -175,21 +204,5 @@ impl AsyncProcess {
         // A ledger that cannot be written must not hold up the waiter for longer.
         let _ = tokio::time::timeout(RECORD_LIMIT, entry.recorded()).await;
         Ok(status)
-    }
-}
-
-impl Drop for AsyncProcess {
-    fn drop(&mut self) {
-        let Process { shared, entry, .. } = &self.process;
-        if !self.terminate_on_drop || entry.status().is_some() || shared.check_usable().is_err() {
-            return;
-        }
-        let (theirs, entry) = (Arc::clone(shared), Arc::clone(entry));
-        shared.run_aside("procledger-drop", move || {
-            let pid = entry.root.identity.pid;
-            if let Err(error) = theirs.terminate_entries(std::slice::from_ref(&entry)) {
-                tracing::error!("failed to end process {pid}, whose handle was dropped: {error}");
-            }
-        });
     }
 }

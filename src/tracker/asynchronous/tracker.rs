@@ -46,7 +46,9 @@ impl AsyncTracker {
         &self.0
     }
 
-    /// As [`Tracker::spawn`]. When the future is dropped the program may run all the same: it has its row.
+    /// As [`Tracker::spawn`]. When the future is dropped, as by `tokio::time::timeout` or `select!`, the program may run all the
+    /// same, without a handle: it has its row, and the tracker ends it at shutdown. With
+    /// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop) its tree is ended instead.
     ///
     /// # Errors
     ///
