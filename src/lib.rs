@@ -64,7 +64,7 @@
 //!
 //! Dropping a [`Process`] ends nothing: the tracker still owns the process, detects its end within milliseconds, and ends what
 //! it leaves behind. With [`Job::terminate_on_drop`] it ends the program's tree. Dropping the last [`Tracker`] ends everything
-//! that it owns.
+//! that it owns; `std::process::exit` drops nothing (see [`Tracker`]).
 //!
 //! # Processes that were started by other means
 //!

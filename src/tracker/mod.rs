@@ -84,6 +84,12 @@ pub(crate) use crate::os::keeper::is_asked as keeper_is_asked;
 /// Clones share one instance; it is `Send` and `Sync`. Dropping the last clone shuts the instance down, as
 /// [`shutdown`](Tracker::shutdown) does.
 ///
+/// A process that ends without dropping it shuts nothing down: `std::process::exit`, `panic = "abort"`, or a tracker in a
+/// `static`, which is never dropped. Then its programs live on in `session` and `cgroup` containment until the ledger is opened
+/// again. Call [`shutdown`](Tracker::shutdown) before the exit; or have a keeper
+/// ([`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper)), which ends them with the host whatever ended that, or a
+/// `procledger watch` on the ledger, which ends them at once.
+///
 /// ```
 /// # fn main() -> procledger::Result<()> {
 /// # let folder = tempfile::tempdir().unwrap();

@@ -33,6 +33,7 @@ mod damaged_page;
 mod disk_full;
 mod dropped_handles;
 mod ends_that_went_wrong;
+mod exit_without_a_shutdown;
 mod export_follows;
 mod failed_operation;
 mod faults;
