@@ -82,7 +82,10 @@ impl WatchArgs {
         let named = self.ledgers.into_iter().chain(global.db.clone()).collect();
         let verbose = (0..global.verbose).map(|_| "-v".to_owned());
         let protect = self.protect.into_iter().flat_map(|name| ["--protect".to_owned(), name]);
-        let words = verbose.chain(protect).chain(self.keeping.words());
+        let trust = global.trust_folder.iter();
+        let trust =
+            trust.flat_map(|dir| ["--trust-folder".to_owned(), dir.to_string_lossy().into_owned()]);
+        let words = verbose.chain(protect).chain(trust).chain(self.keeping.words());
         supervise(named, self.dir, words.collect())
     }
 
