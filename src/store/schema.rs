@@ -12,13 +12,14 @@
 
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
+use include_dir::{Dir, include_dir};
 use rusqlite::Connection;
+use rusqlite_migration::Migrations;
 
-use super::{
-    failure::failed,
-    setup::{latest, migrations},
-};
+use super::failure::failed;
 use crate::error::{Error, Kind, Result};
+
+static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations");
 
 /// Of a name in a message, which somebody else chose.
 const NAME_MAX: usize = 60;
@@ -36,6 +37,16 @@ struct Object {
 type Expected = HashMap<String, Object>;
 
 static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| expected(latest()));
+
+/// Number of migrations that this version has: the `user_version` of a current ledger.
+pub(super) fn latest() -> i64 {
+    i64::try_from(MIGRATIONS.dirs().count()).unwrap_or(i64::MAX)
+}
+
+/// Every migration that this version has.
+pub(super) fn migrations() -> Result<Migrations<'static>, rusqlite_migration::Error> {
+    Migrations::from_directory(&MIGRATIONS)
+}
 
 /// Refuses what no migration made and what could fire, with its name and what to do.
 ///

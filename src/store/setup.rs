@@ -21,9 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use include_dir::{Dir, include_dir};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, config::DbConfig};
-use rusqlite_migration::Migrations;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, fchmod, flock},
     io::Errno,
@@ -36,12 +34,11 @@ use super::{
     schema,
     trust::{Located, beside},
 };
+pub(super) use super::schema::latest;
 use crate::{
     error::{Error, Kind, Result},
     os::lock::open_plain,
 };
-
-static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations");
 
 /// "pldg": what file(1) and we know a ledger by.
 const APPLICATION_ID: i32 = 0x706c_6467;
@@ -197,11 +194,6 @@ pub(super) fn immutable_uri(path: &Path) -> PathBuf {
     uri.into()
 }
 
-/// Number of migrations that this version has: the `user_version` of a current ledger.
-pub(super) fn latest() -> i64 {
-    i64::try_from(MIGRATIONS.dirs().count()).unwrap_or(i64::MAX)
-}
-
 /// An empty file with its mode, whatever the umask is.
 fn create(located: &Located) -> Result<()> {
     let path = &located.path;
@@ -234,16 +226,11 @@ fn create(located: &Located) -> Result<()> {
 fn migrate(path: &Path) -> Result<()> {
     let wrong = |e| failed(path, "set up the tables", e);
     let mut connection = prepare(path).map_err(wrong)?;
-    let migrations = migrations().map_err(|e| broken(path, e))?;
+    let migrations = schema::migrations().map_err(|e| broken(path, e))?;
     migrations.to_latest(&mut connection).map_err(|e| match e {
         rusqlite_migration::Error::RusqliteError { err, .. } => wrong(err),
         other => broken(path, other),
     })
-}
-
-/// Every migration that this version has.
-pub(super) fn migrations() -> std::result::Result<Migrations<'static>, rusqlite_migration::Error> {
-    Migrations::from_directory(&MIGRATIONS)
 }
 
 fn broken(path: &Path, source: rusqlite_migration::Error) -> Error {

@@ -280,7 +280,7 @@ pub(super) fn remedy(found: &Obstacle) -> String {
         format!("choose another folder, run as that user, or {vouch}")
     } else if found.private_is_enough {
         format!(
-            "run `chmod g-w` on it, put the ledger into a folder of its own below it (`mkdir -m 700`), or {vouch}"
+            "run `chmod go-w` on it, put the ledger into a folder of its own below it (`mkdir -m 700`), or {vouch}"
         )
     } else {
         format!("run `chmod go-w` on it, choose another folder, or {vouch}")
