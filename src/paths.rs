@@ -2,5 +2,5 @@
 
 pub use crate::os::{
     acting::{Account, Acting},
-    path::{controller, controller_of_folder},
+    path::controller,
 };

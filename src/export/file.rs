@@ -60,7 +60,6 @@ pub(super) struct Target {
     folder: PathBuf,
     prefix: OsString,
     pub(super) owner: u32,
-    account: Option<Account>,
 }
 
 impl Target {
@@ -68,7 +67,7 @@ impl Target {
         let name = path.file_name().ok_or_else(|| {
             Error::invalid(format!("the export path `{}` does not name a file", path.display()))
         })?;
-        let account = controller_of_folder(path);
+        let account = controller_of_folder(path).map_err(|error| no_folder(path, error))?;
         let owner = account.map_or(owner, |account| account.uid());
         act_as(account, || Self::resolve(path, name, owner, account))
     }
@@ -88,12 +87,14 @@ impl Target {
         }
         let prefix = [b".", name.as_bytes(), b".tmp-"].concat();
         let prefix = OsStr::from_bytes(&prefix).to_owned();
-        Ok(Self { path, folder, prefix, owner, account })
+        Ok(Self { path, folder, prefix, owner })
     }
 
-    /// Runs `work` with the access to files that we may have there.
+    /// Runs `work` with the access to files that we may have there: asked anew each time, since a folder may have been
+    /// removed, and made again by another user.
     pub(super) fn act<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        act_as(self.account, work)
+        let account = controller_of_folder(&self.path).map_err(|error| self.failed(error))?;
+        act_as(account, work)
     }
 
     pub(super) fn lock_path(&self) -> PathBuf {
@@ -250,6 +251,11 @@ impl Stamp {
         let modified = metadata.modified().ok();
         Self { id: FileId::of(metadata), size: metadata.len(), modified }
     }
+}
+
+fn no_folder(path: &Path, error: io::Error) -> Error {
+    let folder = path.parent().unwrap_or(path).display();
+    Error::os(format!("the export's folder `{folder}` cannot be used: create it"), error)
 }
 
 fn folder_in_the_way(path: &Path) -> Error {

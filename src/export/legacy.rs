@@ -79,7 +79,12 @@ pub(crate) struct LegacyEntry {
 /// The file could not be read, or is corrupt and could not be renamed. The caller logs it and goes on.
 pub(crate) fn read_legacy(path: &Path, trusted_uid: u32) -> Result<Legacy> {
     // It may be renamed, in a folder that another user controls and could exchange meanwhile.
-    act_as(controller_of_folder(path), || read_here(path, trusted_uid))
+    let account = match controller_of_folder(path) {
+        Ok(account) => account,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Legacy::Absent),
+        Err(error) => return Err(failed("find", path, error)),
+    };
+    act_as(account, || read_here(path, trusted_uid))
 }
 
 fn read_here(path: &Path, trusted_uid: u32) -> Result<Legacy> {

@@ -1,9 +1,9 @@
-//! Who may write what a group may write.
+//! Which users may write what a group may write.
 //!
 //! Only what can be determined counts. Members of a group that a directory service (LDAP, SSSD) knows cannot be listed in
 //! general: so a group counts as a user's own only where its name is the user's as well, the convention of user-private groups
 //! (useradd(8), `USERGROUPS_ENAB`), no member is listed, and no other account of passwd(5) has it as its primary group. Root's
-//! group never does: container platforms give it to any user, whom no file knows.
+//! group never does: container platforms give it to any user, without an entry in a file.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use rustix::{
     process::{getegid, getgroups},
 };
 
-/// Whether write permission of the group `gid` on a folder gives it to nobody but `uid`.
+/// Whether write permission of the group `gid` on a folder gives it to `uid` alone.
 pub(super) fn is_private(folder: &impl AsFd, gid: u32, uid: u32) -> bool {
     gid != 0 && !has_access_list(folder) && has_no_other_member(gid, uid)
 }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_primary_group_that_two_accounts_have_is_nobodys_own() {
+    fn a_primary_group_of_two_accounts_is_not_private() {
         let passwd =
             "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:/bin/sh\nbob:x:1001:1001::/:/bin/sh\n";
         assert!(!others_have_as_primary(passwd, 1000, "ann"));

@@ -3,7 +3,7 @@
 //! A path that is checked and then opened again may lead elsewhere the second time, where a folder on it belongs to another
 //! user: that user can put a symlink, or another folder, in its place. Here each component is opened with `O_PATH` and
 //! `O_NOFOLLOW` below the descriptor of the one before it, and what is judged is what was opened (`path_resolution(7)`, open(2)).
-//! A symlink is followed only where nobody but root and the acting user could have put it there.
+//! A symlink is followed only where only root and the acting user could have put it there.
 //!
 //! - [`Folders::along`] follows a path and keeps every folder on the way, for the judgement of each;
 //! - [`controller`] names the user, other than root, who controls where a path leads. root acts as that user there
@@ -112,7 +112,7 @@ pub(crate) enum Stop {
 }
 
 impl Stop {
-    /// The error, where a failure is told by `message`.
+    /// Returns the error; `message` says what failed.
     pub(crate) fn into_error(self, message: impl FnOnce() -> String) -> Error {
         match self {
             Self::Failed { at, error } => match (error.kind(), error.raw_os_error()) {
@@ -132,7 +132,7 @@ impl Stop {
     }
 }
 
-/// Who may control where a path leads.
+/// Which users may control where a path leads.
 #[derive(Clone, Debug)]
 pub(crate) struct Trust {
     /// Besides root.
@@ -167,16 +167,17 @@ impl Trust {
         Self { uid, vouched: None, links: Links::Trusted, root_alone: false }
     }
 
-    /// The same, for somebody who only reads: any symlink is followed.
+    /// The same for reading only: any symlink is followed.
     pub(crate) fn of_reader(uid: u32) -> Self {
         Self { links: Links::Any, ..Self::of(uid) }
     }
 
-    fn of_root_alone() -> Self {
+    /// Root alone: the first thing on a path that is another user's stops it.
+    pub(crate) fn of_root_alone() -> Self {
         Self { root_alone: true, ..Self::of(0) }
     }
 
-    /// Trusts whoever can write the folder at this path, which its administrator vouches for. A path that leads to no folder
+    /// Trusts all users that can write the folder at this path, which its administrator vouches for. A path that leads to no folder
     /// vouches for nothing.
     pub(crate) fn vouching(mut self, folder: Option<&Path>) -> Self {
         let folder = folder.and_then(|folder| rustix::fs::stat(folder).ok());
@@ -184,8 +185,8 @@ impl Trust {
         self
     }
 
-    /// Why somebody else could swap what is in this folder; `None` where nobody can. `private_below`: on the way down from it
-    /// there is a folder of the acting user that nobody else may even enter.
+    /// Returns why another user could swap what is in this folder; `None` where none can. `private_below`: on the way down from it
+    /// there is a folder of the acting user that no other user may even enter.
     pub(crate) fn obstacle(&self, folder: &Folder, private_below: bool) -> Option<Obstacle> {
         let Seen { uid, gid, mode, file, .. } = folder.seen;
         let found = |why, owner, private_is_enough| {
@@ -226,7 +227,7 @@ impl Trust {
         uid != 0 && uid != self.uid && !is_unmapped(uid)
     }
 
-    /// Whether a symlink was put there, and can be replaced, by nobody but root and the acting user.
+    /// Whether a symlink was put there, and can be replaced, by root and the acting user alone.
     fn check_link(&self, folder: &Folder, name: &OsStr, link: &Seen) -> Result<(), Stop> {
         if self.root_alone && self.is_foreign(link.uid) {
             return Err(Stop::Controlled { by: *link });
@@ -380,46 +381,45 @@ fn component_flags() -> OFlags {
     OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
-/// Names the user, other than root, who controls where `path` leads: the owner of the first folder or symlink on the way that
-/// is not root's, else of the file. `None` where only root does, where this process is not root, and where nothing is there to
-/// judge by.
+/// Names the user, other than root, that controls where `path` leads: the owner of the first folder or symlink on the way that
+/// is not root's, else of the file. `None` where only root does, and where this process is not root.
 ///
-/// What is found is only whom root has to act as; as that user the path is then looked at again.
-pub fn controller(path: &Path) -> Option<Account> {
-    if !geteuid().is_root() {
-        return None;
-    }
-    let by = first_foreign(path, true)?;
-    Some(Account::of(by.uid, by.gid))
+/// It says only as whom root has to act. As that user the path is then followed again.
+///
+/// # Errors
+///
+/// The folder cannot be reached, so that there is nothing to judge by.
+pub fn controller(path: &Path) -> io::Result<Option<Account>> {
+    account_of(path, true)
 }
 
 /// The same for a file that is replaced as a name and never opened: what stands at the path does not count.
-pub fn controller_of_folder(path: &Path) -> Option<Account> {
-    if !geteuid().is_root() {
-        return None;
-    }
-    let by = first_foreign(path, false)?;
-    Some(Account::of(by.uid, by.gid))
+pub(crate) fn controller_of_folder(path: &Path) -> io::Result<Option<Account>> {
+    account_of(path, false)
 }
 
-fn first_foreign(path: &Path, and_the_file: bool) -> Option<Seen> {
-    let trust = Trust::of_root_alone();
-    let name = path.file_name();
-    let folder = match name {
-        Some(_) => {
-            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-        }
-        None => path,
-    };
-    let folders = match Folders::along(folder, &trust) {
-        Ok(folders) => folders,
-        Err(Stop::Controlled { by }) => return Some(by),
-        Err(Stop::Failed { .. } | Stop::Link { .. }) => return None,
-    };
-    let name = name.filter(|_| and_the_file)?;
-    match folders.resolve(name, &trust) {
-        Ok((_, _, seen)) => seen.filter(|seen| trust.is_foreign(seen.uid)),
-        Err(Stop::Controlled { by }) => Some(by),
-        Err(Stop::Failed { .. } | Stop::Link { .. }) => None,
+fn account_of(path: &Path, and_the_file: bool) -> io::Result<Option<Account>> {
+    if !geteuid().is_root() {
+        return Ok(None);
     }
+    match first_foreign(path, and_the_file) {
+        Ok(by) => Ok(by.map(|by| Account::of(by.uid, by.gid))),
+        Err(Stop::Controlled { by }) => Ok(Some(Account::of(by.uid, by.gid))),
+        Err(Stop::Failed { error, .. }) => Err(error),
+        Err(Stop::Link { .. }) => Err(Errno::LOOP.into()),
+    }
+}
+
+fn first_foreign(path: &Path, and_the_file: bool) -> Result<Option<Seen>, Stop> {
+    let trust = Trust::of_root_alone();
+    let Some(name) = path.file_name() else {
+        return Folders::along(path, &trust).map(|_| None);
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folders = Folders::along(folder.unwrap_or(Path::new(".")), &trust)?;
+    if !and_the_file {
+        return Ok(None);
+    }
+    let (_, _, seen) = folders.resolve(name, &trust)?;
+    Ok(seen.filter(|seen| trust.is_foreign(seen.uid)))
 }

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use rustix::time::{ClockId, clock_gettime};
 
 /// One transaction: those of ours take milliseconds, that over all rows of a pass some more.
-pub(super) const WRITE: Duration = Duration::from_secs(10);
+pub(super) const WRITE: Duration = Duration::from_secs(5);
 /// One query of a host: the longest, a look through the processes of a ledger of ten million, takes some seconds.
 pub(super) const HOST_READ: Duration = Duration::from_mins(1);
 /// One query of a reader, who waits for it by choice: a report, or a check of every page.

@@ -80,9 +80,9 @@ impl Store {
         Self::open_trusting(path, None)
     }
 
-    /// The same; whoever can write the folder `vouched` is trusted not to replace what is in it.
+    /// The same; users that can write the folder `vouched` are trusted not to replace what is in it.
     pub(crate) fn open_trusting(path: &Path, vouched: Option<&Path>) -> Result<Self> {
-        // Its thread keeps the file access of whoever starts it, and serves all ledgers.
+        // Its thread keeps the file access of the thread that starts it, and serves all ledgers.
         LazyLock::force(&CONNECTOR);
         let terms = Terms::of(path, vouched);
         act_as(terms.account, || Self::open_on(path, &terms))
@@ -252,7 +252,7 @@ impl Store {
         let _acting = self.act_as_owner()?;
         self.check_in_place()?;
         if self.0.suspect.load(Ordering::Relaxed) {
-            // Each write would use up its budget, and whoever ends programs has many to record.
+            // Each write would use up its budget, and the end of a host has many to record.
             schema::check(&connection, self.path())?;
             self.0.suspect.store(false, Ordering::Relaxed);
         }

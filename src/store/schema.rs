@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, Result};
 
 static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations");
 
-/// Of a name in a message, which somebody else chose.
+/// Of a name in a message, which may be hostile.
 const NAME_MAX: usize = 60;
 
 /// A row of `sqlite_schema` (<https://sqlite.org/schematab.html>).

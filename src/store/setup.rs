@@ -27,6 +27,7 @@ use rustix::{
     io::Errno,
 };
 
+pub(super) use super::schema::latest;
 use super::{
     access::BUSY_TIMEOUT,
     budget::{self, Budget, HOST_READ},
@@ -34,7 +35,6 @@ use super::{
     schema,
     trust::{Located, beside},
 };
-pub(super) use super::schema::latest;
 use crate::{
     error::{Error, Kind, Result},
     os::lock::open_plain,

@@ -5,7 +5,7 @@
 //! it then has that user's access to files and no more ([`crate::os::acting`]), from the first look at the path on.
 //!
 //! The folders are judged by the descriptors through which the path was followed ([`crate::os::path`]). What follows goes by
-//! path again, which is safe where nobody but root and the acting user can change where the path leads, and harmless
+//! path again, which is safe where only root and the acting user can change where the path leads, and harmless
 //! where root acts as the user who can. The ledger itself is never opened here (see [`super`] on POSIX locks), and
 //! nothing is written.
 
@@ -46,13 +46,15 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// `vouched`: a folder whose writers are trusted. Not where root acts as another user: whoever started root does not
+    /// `vouched`: a folder whose writers are trusted. Not where root acts as another user: root's administrator does not
     /// speak for that user's folders.
     pub(super) fn of(path: &Path, vouched: Option<&Path>) -> Self {
-        let account = controller(path);
+        // What cannot be reached is refused in a moment, by name; and what comes there meanwhile is judged then.
+        let account = controller(path).ok().flatten();
         let uid = account.map_or_else(me, |account| account.uid);
         let vouched = vouched.filter(|_| account.is_none());
-        Self { account, trust: Trust::of(uid).vouching(vouched), reader: Trust::of_reader(uid) }
+        let reader = if uid == 0 { Trust::of_root_alone() } else { Trust::of_reader(uid) };
+        Self { account, trust: Trust::of(uid).vouching(vouched), reader }
     }
 
     fn uid(&self) -> u32 {
@@ -90,7 +92,13 @@ impl Located {
 
     /// The same to read it only.
     pub(super) fn to_read(path: &Path, terms: &Terms) -> Result<Self> {
-        look(path, terms, &terms.reader)
+        let located = look(path, terms, &terms.reader)?;
+        // It came since it was asked who controls the path.
+        let foreign = located.found.filter(|found| terms.reader.is_foreign(found.owner));
+        match (terms.uid(), foreign) {
+            (0, Some(_)) => located.check_owner().map(|()| located),
+            _ => Ok(located),
+        }
     }
 
     /// Looks once more: the same path, or a symlink that has come since.
@@ -175,7 +183,7 @@ impl Located {
         }
     }
 
-    /// The first folder, on the way up, in which somebody else could put another file or folder.
+    /// The first folder, on the way up, in which another user could put another file or folder.
     pub(super) fn obstacle(&self) -> Option<Obstacle> {
         let mut private_below = false;
         self.folders.upwards().find_map(|folder| {
@@ -244,8 +252,8 @@ impl Located {
     }
 }
 
-/// Whether the ledger at `path` could be replaced by somebody else, for `doctor`: the folders that prevent it, or the one that is
-/// the obstacle and what to do about it. As for [`super::Store::open_trusting`], but nothing is opened.
+/// Returns the ledger's folder where no other user could replace the ledger at `path`, for `doctor`; the error names the obstacle
+/// and says what to do. Checks as [`super::Store::open_trusting`], but nothing is opened.
 pub(crate) fn check_path(path: &Path, vouched: Option<&Path>) -> Result<PathBuf> {
     let terms = Terms::of(path, vouched);
     act_as(terms.account, || {
@@ -271,11 +279,12 @@ fn me() -> u32 {
     geteuid().as_raw()
 }
 
-/// What to do about a folder that somebody else could write.
+/// What to do about a folder that another user could write.
 pub(super) fn remedy(found: &Obstacle) -> String {
     let folder = found.folder.display();
-    let vouch =
-        format!("name it with `--trust-folder {folder}` if everybody who can write it is trusted");
+    let vouch = format!(
+        "name it with `--trust-folder {folder}` if all users that can write it are trusted"
+    );
     if found.owner {
         format!("choose another folder, run as that user, or {vouch}")
     } else if found.private_is_enough {

@@ -113,7 +113,11 @@ pub fn diagnose_trusting(
             findings.push(finding("ledger", level, whole(&error), advice));
         }
     }
-    findings.extend(trust(ledger, trust_folder));
+    // What was said of the ledger already is not said twice.
+    let known = findings.last().map(|finding| finding.detail.clone());
+    findings.extend(
+        trust(ledger, trust_folder).filter(|finding| Some(&finding.detail) != known.as_ref()),
+    );
     if let Some(path) = export {
         findings.push(export_state(path));
     }
@@ -135,18 +139,16 @@ fn trust(ledger: &Path, trust_folder: Option<&Path>) -> Option<Finding> {
             Level::Ok,
             match &trusted {
                 Some(trusted) => format!(
-                    "nobody but root and the owner can replace what is in `{}`, and who can write `{}` is trusted",
+                    "only root and the owner can replace what is in `{}`, and users that can write `{}`, which are trusted",
                     folder.display(),
                     trusted.display()
                 ),
-                None => format!(
-                    "nobody but root and the owner can replace what is in `{}`",
-                    folder.display()
-                ),
+                None => {
+                    format!("only root and the owner can replace what is in `{}`", folder.display())
+                }
             },
             "",
         )),
-        // Said of the ledger already.
         Err(error) if error.is_not_found() || error.is_not_a_ledger() => None,
         Err(error) => Some(finding(
             "folders",

@@ -219,7 +219,7 @@ impl Builder {
         self
     }
 
-    /// Trusts whoever can write this folder, or owns it, not to put another file in the ledger's place: its administrator
+    /// Trusts all users that can write this folder, or own it, not to put another file in the ledger's place: its administrator
     /// vouches for them. Otherwise the environment variable `PROCLEDGER_TRUST_FOLDER` names it (not under `AT_SECURE`), else
     /// there is none.
     ///
@@ -304,7 +304,7 @@ impl Builder {
     }
 }
 
-/// The folder that is vouched for: by the caller, else by whoever set the environment.
+/// The folder that is vouched for: by the caller, else by the environment.
 fn trusted_folder(options: &Options) -> Option<PathBuf> {
     trusted_or_by_environment(options.trust_folder.as_deref())
 }
@@ -315,7 +315,7 @@ pub(super) fn trusted_or_by_environment(named: Option<&Path>) -> Option<PathBuf>
     folder.filter(|folder| !folder.as_os_str().is_empty())
 }
 
-/// The folder that `PROCLEDGER_TRUST_FOLDER` names. Nobody's word counts where a program has more rights than its caller.
+/// The folder that `PROCLEDGER_TRUST_FOLDER` names. It counts for nothing where a program has more rights than its caller.
 fn trusted_by_environment() -> Option<PathBuf> {
     let folder = std::env::var_os(TRUST_VARIABLE).filter(|folder| !folder.is_empty())?;
     (!is_secure()).then(|| folder.into())

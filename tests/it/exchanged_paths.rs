@@ -114,6 +114,10 @@ impl Scene {
     }
 
     fn as_the_user(&self, args: &[&str]) {
+        answer(self.user_command().args(args)).expect(0);
+    }
+
+    fn user_command(&self) -> Command {
         let copy = self.place.path().join("procledger");
         if !copy.exists() {
             fs::copy(PROCLEDGER, &copy).expect("a copy");
@@ -126,7 +130,7 @@ impl Scene {
             .args(["--clear-groups", "--"])
             .arg(copy)
             .env("PROCLEDGER_DB", self.ledger());
-        answer(command.args(args)).expect(0);
+        command
     }
 
     /// Runs `work` again and again while the exchange goes on; how often it said that it had done what it was to do.
@@ -342,6 +346,28 @@ fn a_symlink_of_another_user_in_a_sticky_folder_leads_root_nowhere() {
             assert_eq!(answer.err.lines().count(), 1, "{args:?}: {answer:?}");
         }
         scene.check();
+    }
+}
+
+/// The same for an ordinary user, whose ledger another one would lead elsewhere.
+#[test]
+fn a_symlink_of_another_user_is_not_followed_to_a_ledger() {
+    let Some(scene) = Scene::new(Bait::Symlink) else { return };
+    scene.as_the_user(&["run", "--task", "t", "--", "true"]);
+    let sticky = scene.place.path().join("sticky");
+    fs::create_dir(&sticky).expect("a folder");
+    fs::set_permissions(&sticky, Permissions::from_mode(0o1777)).expect("a mode");
+    let other = Some(rustix::fs::Uid::from_raw(USER + 1));
+    for (name, target) in [("file.db", scene.ledger()), ("folder", scene.data())] {
+        symlink(target, sticky.join(name)).expect("a link");
+        rustix::fs::chownat(CWD, sticky.join(name), other, None, AtFlags::SYMLINK_NOFOLLOW)
+            .expect("a gift");
+    }
+    for path in ["file.db", "folder/x.db"] {
+        let mut command = scene.user_command();
+        command.env("PROCLEDGER_DB", sticky.join(path)).args(["run", "--task", "t", "--", "true"]);
+        let refused = answer(&mut command).expect(125);
+        assert!(refused.complaint().contains("is a symlink of uid 61237"), "{refused:?}");
     }
 }
 

@@ -104,26 +104,29 @@ impl Volume {
 }
 
 #[test]
-fn an_empty_dir_that_everybody_can_write_is_used_where_somebody_vouches_for_it() {
-    let Some(volume) = Volume::new(0, 0, 0o777, USER, &[USER]) else { return };
-    let said = volume.is_refused(&volume.folder, &volume.folder, &[]);
-    assert!(said.contains("can be written by all users (mode 777)"), "{said}");
-    // A private folder below could be exchanged by anybody.
-    let below = volume.below(0o700, USER);
-    volume.is_refused(&below, &volume.folder, &[]);
-    let option = volume.option();
-    let option = [option[0].as_str(), option[1].as_str()];
-    volume.works(&volume.folder, &option);
-    volume.works(&below, &option);
-    // The same by the environment, and a name with a slash at its end.
-    let slash = format!("{}/", volume.folder.display());
-    let mut command = volume.command(&below.join("other.db"));
-    command.env("PROCLEDGER_TRUST_FOLDER", slash).args(["run", "--task", "t", "--", "true"]);
-    answer(&mut command).expect(0);
+fn an_empty_dir_that_all_users_can_write_needs_trust_folder() {
+    // A container's user may be root as well.
+    for user in [USER, 0] {
+        let Some(volume) = Volume::new(0, 0, 0o777, user, &[user]) else { return };
+        let said = volume.is_refused(&volume.folder, &volume.folder, &[]);
+        assert!(said.contains("can be written by all users (mode 777)"), "{said}");
+        // A private folder below could be exchanged by any user.
+        let below = volume.below(0o700, user);
+        volume.is_refused(&below, &volume.folder, &[]);
+        let option = volume.option();
+        let option = [option[0].as_str(), option[1].as_str()];
+        volume.works(&volume.folder, &option);
+        volume.works(&below, &option);
+        // The same by the environment, and a name with a slash at its end.
+        let slash = format!("{}/", volume.folder.display());
+        let mut command = volume.command(&below.join("other.db"));
+        command.env("PROCLEDGER_TRUST_FOLDER", slash).args(["run", "--task", "t", "--", "true"]);
+        answer(&mut command).expect(0);
+    }
 }
 
 #[test]
-fn a_sticky_empty_dir_needs_nobody_to_vouch_for_it() {
+fn a_sticky_empty_dir_needs_no_trust_folder() {
     let Some(volume) = Volume::new(0, 0, 0o1777, USER, &[USER]) else { return };
     volume.works(&volume.folder, &[]);
     volume.works(&volume.below(0o700, USER), &[]);
@@ -193,7 +196,7 @@ fn to_vouch_for_a_folder_loosens_nothing_else() {
     assert!(said.complaint().contains("ledger.db-wal"), "{said:?}");
 }
 
-/// Whoever starts root does not speak for a user's folders.
+/// Root's options do not speak for a user's folders.
 #[test]
 fn root_vouches_for_nothing_on_a_users_ledger() {
     let Some(volume) = Volume::new(USER, USER, 0o755, USER, &[USER]) else { return };

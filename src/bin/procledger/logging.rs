@@ -73,7 +73,7 @@ where
 /// As the user who controls the path, where root names one in another user's folder. A FIFO that nothing reads is an error, and
 /// not waited for.
 fn open_to_append(path: &Path) -> io::Result<File> {
-    let owner = controller(path);
+    let owner = controller(path)?;
     let _acting = owner.as_ref().map(Account::act).transpose().map_err(io::Error::other)?;
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new()

@@ -45,7 +45,7 @@ pub(crate) fn print_line(text: &str) -> Result<Reader> {
 pub(crate) fn to_file(file: &Path, bytes: &[u8]) -> Result<()> {
     let failed =
         |error: io::Error| Failure::because(format!("failed to write {}", file.display()), &error);
-    let owner = controller(file);
+    let owner = controller(file).map_err(failed)?;
     let _acting = owner.as_ref().map(Account::act).transpose()?;
     let target = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {

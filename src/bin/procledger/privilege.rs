@@ -18,7 +18,8 @@ pub(crate) struct Account {
 /// Becomes, for good, the user who controls where the path of `ledger` leads, where we are root and it is another user: before
 /// anything on that path is opened, created or even looked for. Only while no other thread runs.
 pub(crate) fn act_as_owner(ledger: &Path) -> Result<Option<Account>> {
-    let Some(owner) = controller(ledger) else { return Ok(None) };
+    // What cannot be reached is refused where it is opened, with its name.
+    let Ok(Some(owner)) = controller(ledger) else { return Ok(None) };
     let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
     become_user(uid, gid).map(Some).map_err(|error| {
         Failure::because(

@@ -92,7 +92,8 @@ impl WatchArgs {
     fn watch_one(self, context: &Context) -> Result<Exit> {
         let signals = Signals::block(&STOP)?;
         let mut notify = Notify::from_environment();
-        let tracker = self.keeping.apply(context.owner()).protected_names(self.protect).open()?;
+        let builder = self.keeping.apply(context.owner()).protected_names(self.protect);
+        let tracker = signals.end_us_during(|| builder.open())??;
         let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| Failure::because("failed to create a pipe", &error))?;
         let copy = || {
