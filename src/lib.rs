@@ -173,6 +173,8 @@ mod identity;
 pub mod keeper;
 mod meter;
 mod os;
+#[doc(hidden)]
+pub mod paths;
 mod plan;
 mod record;
 mod state;
@@ -197,7 +199,7 @@ pub use tracker::{AsyncProcess, AsyncTracker};
 pub use tracker::{
     Builder, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
     ECOSYSTEM_MANAGER_NAME, Finding, Job, Ledger, Level, Output, Process, PruneProgress, Pruned,
-    Signaller, Stdio, Tracker, Turn, diagnose,
+    Signaller, Stdio, Tracker, Turn, diagnose, diagnose_trusting,
 };
 
 /// The README's Rust, compiled and run.

@@ -44,7 +44,7 @@ impl Exporter {
         source: impl Fn() -> Result<Vec<ExportEntry>> + Send + 'static,
     ) -> Result<Self> {
         let target = Target::new(&path, owner_uid)?;
-        let lock = Lock::acquire(&target.lock_path(), owner_uid)?;
+        let lock = target.act(|| Lock::acquire(&target.lock_path(), target.owner))?;
         let shared = Arc::new(Shared::new(lock.is_none()));
         let writer = Writer::new(target, lock, Box::new(source), Arc::clone(&shared), meter);
         let thread = thread::Builder::new()

@@ -1,7 +1,7 @@
 //! The file itself: its text, and how it is replaced.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{File, Metadata},
     io::{self, Write},
     os::unix::{
@@ -12,12 +12,16 @@ use std::{
     time::SystemTime,
 };
 
-use rustix::fs::FlockOperation;
+use rustix::{fs::FlockOperation, process::geteuid};
 use tempfile::NamedTempFile;
 
 use super::lock::{FileId, hand_over, open_as_is, try_flock};
 use crate::{
     error::{Error, Kind, Result},
+    os::{
+        acting::{Account, act_as},
+        path::{Folders, Trust, controller_of_folder},
+    },
     record::ExportEntry,
 };
 
@@ -42,11 +46,14 @@ pub(crate) fn to_json(entries: &[ExportEntry]) -> Vec<u8> {
 
 /// Replaces the file at `path` once, without the lock: for a file that a person asked for.
 pub(crate) fn write_once(path: &Path, entries: &[ExportEntry]) -> Result<()> {
-    let target = Target::new(path, rustix::process::geteuid().as_raw())?;
+    let target = Target::new(path, geteuid().as_raw())?;
     target.replace(to_json(entries)).map(drop)
 }
 
 /// Where the file goes. The folder is resolved once; the last part of the path never is.
+///
+/// Where another user controls the path and we are root, that user could have it lead elsewhere at any time. So everything is
+/// done with that user's access to files, and the file is that user's.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) path: PathBuf,
@@ -60,19 +67,34 @@ impl Target {
         let name = path.file_name().ok_or_else(|| {
             Error::invalid(format!("the export path `{}` does not name a file", path.display()))
         })?;
+        let account = controller_of_folder(path).map_err(|error| no_folder(path, error))?;
+        let owner = account.map_or(owner, |account| account.uid());
+        act_as(account, || Self::resolve(path, name, owner, account))
+    }
+
+    fn resolve(path: &Path, name: &OsStr, owner: u32, account: Option<Account>) -> Result<Self> {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
-        let folder = parent.canonicalize().map_err(|error| {
+        let uid = account.map_or_else(|| geteuid().as_raw(), |account| account.uid());
+        let folders = Folders::along(parent, &Trust::of(uid)).map_err(|stop| {
             let parent = parent.display();
-            Error::os(format!("the export's folder `{parent}` cannot be used: create it"), error)
+            stop.into_error(|| format!("the export's folder `{parent}` cannot be used: create it"))
         })?;
+        let folder = folders.last().path.clone();
         let path = folder.join(name);
         if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             return Err(folder_in_the_way(&path));
         }
         let prefix = [b".", name.as_bytes(), b".tmp-"].concat();
-        let prefix = std::ffi::OsStr::from_bytes(&prefix).to_owned();
+        let prefix = OsStr::from_bytes(&prefix).to_owned();
         Ok(Self { path, folder, prefix, owner })
+    }
+
+    /// Runs `work` with the access to files that we may have there: asked anew each time, since a folder may have been
+    /// removed, and made again by another user.
+    pub(super) fn act<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let account = controller_of_folder(&self.path).map_err(|error| self.failed(error))?;
+        act_as(account, work)
     }
 
     pub(super) fn lock_path(&self) -> PathBuf {
@@ -91,6 +113,10 @@ impl Target {
     /// There is no fsync: after a power cut nothing that the file could name is running, and the ledger tells so. An
     /// fsync would make each start of a process wait for the disk, for a file that is worthless by then.
     pub(super) fn replace(&self, text: Vec<u8>) -> Result<Written> {
+        self.act(|| self.replace_here(text))
+    }
+
+    fn replace_here(&self, text: Vec<u8>) -> Result<Written> {
         let mut temp = self.create().map_err(|error| self.failed(error))?;
         let stamp = self.fill(temp.as_file_mut(), &text).map_err(|error| self.failed(error))?;
         let file = temp.persist(&self.path).map_err(|error| self.failed(error.error))?;
@@ -127,6 +153,16 @@ impl Target {
     /// Removes what crashed writers left beside the file: regular files of the owner with exactly our kind of name that
     /// no writer has locked. What cannot be removed does no harm.
     pub(super) fn remove_leftovers(&self) {
+        let removed = self.act(|| {
+            self.remove_leftovers_here();
+            Ok(())
+        });
+        if let Err(error) = removed {
+            tracing::debug!("{error}");
+        }
+    }
+
+    fn remove_leftovers_here(&self) {
         let Ok(folder) = self.folder.read_dir() else { return };
         for found in folder.flatten() {
             if self.is_temporary(found.file_name().as_bytes()) {
@@ -215,6 +251,11 @@ impl Stamp {
         let modified = metadata.modified().ok();
         Self { id: FileId::of(metadata), size: metadata.len(), modified }
     }
+}
+
+fn no_folder(path: &Path, error: io::Error) -> Error {
+    let folder = path.parent().unwrap_or(path).display();
+    Error::os(format!("the export's folder `{folder}` cannot be used: create it"), error)
 }
 
 fn folder_in_the_way(path: &Path) -> Error {

@@ -25,6 +25,7 @@ use super::lock::{FileId, open_as_is};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
+    os::{acting::act_as, path::controller_of_folder},
     record::{Millis, TaskId},
 };
 
@@ -77,6 +78,16 @@ pub(crate) struct LegacyEntry {
 ///
 /// The file could not be read, or is corrupt and could not be renamed. The caller logs it and goes on.
 pub(crate) fn read_legacy(path: &Path, trusted_uid: u32) -> Result<Legacy> {
+    // It may be renamed, in a folder that another user controls and could exchange meanwhile.
+    let account = match controller_of_folder(path) {
+        Ok(account) => account,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Legacy::Absent),
+        Err(error) => return Err(failed("find", path, error)),
+    };
+    act_as(account, || read_here(path, trusted_uid))
+}
+
+fn read_here(path: &Path, trusted_uid: u32) -> Result<Legacy> {
     let file = match open_as_is(path) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(Legacy::Absent),

@@ -51,8 +51,10 @@ impl Held {
     pub(super) fn remove(self) -> Result<()> {
         // Without the lock, or with one that lost its name, the file is another instance's to keep.
         let Some(lock) = self.lock.filter(Lock::is_named) else { return Ok(()) };
-        let removed = self.written.map_or(Ok(()), |written| written.remove(&self.target.path));
-        removed.and(lock.remove())
+        self.target.act(|| {
+            let removed = self.written.map_or(Ok(()), |written| written.remove(&self.target.path));
+            removed.and(lock.remove())
+        })
     }
 }
 
@@ -270,7 +272,7 @@ impl Writer {
         self.held.lock = None;
         self.swept = false;
         let target = &self.held.target;
-        self.held.lock = Lock::acquire(&target.lock_path(), target.owner)?;
+        self.held.lock = target.act(|| Lock::acquire(&target.lock_path(), target.owner))?;
         Ok(self.held.lock.is_some())
     }
 

@@ -6,10 +6,7 @@
 
 use std::{
     fs::{File, Metadata},
-    os::{
-        fd::OwnedFd,
-        unix::fs::{MetadataExt, fchown},
-    },
+    os::unix::fs::{MetadataExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -83,6 +80,41 @@ fn create_locked(path: &Path) -> Result<File, Errno> {
     Ok(file)
 }
 
+/// Opens a file that is a lock, and nothing else: no symlink is followed, no FIFO or device waited for, and what is not a regular
+/// file of `owner` or of root is refused.
+pub(crate) fn open_plain(path: &Path, access: OFlags, owner: u32) -> Result<File> {
+    let shown = path.display();
+    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let refused = |what: &str| {
+        Err(Error::new(
+            Kind::Denied,
+            format!("the lock `{shown}` is {what}: find out what made it, then remove it"),
+        ))
+    };
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(error @ Errno::NOENT) => {
+            let message = format!("there is no lock `{shown}`");
+            return Err(Error::new(Kind::NotFound, message).with_errno(error.raw_os_error()));
+        }
+        Err(Errno::LOOP) => return refused("a symlink"),
+        // A socket, and a device without a driver.
+        Err(Errno::NXIO | Errno::NODEV) => return refused("not a regular file"),
+        Err(Errno::ISDIR) => return refused("a folder"),
+        Err(error) => return Err(Error::os(format!("failed to open the lock `{shown}`"), error)),
+    };
+    let seen = file
+        .metadata()
+        .map_err(|error| Error::os(format!("failed to look at the lock `{shown}`"), error))?;
+    if !seen.is_file() {
+        return refused("not a regular file");
+    }
+    if seen.uid() != owner && seen.uid() != 0 {
+        return refused(&format!("a file of uid {}, not of uid {owner}", seen.uid()));
+    }
+    Ok(file)
+}
+
 /// Whether the path still names this file.
 fn is_at(file: &File, path: &Path) -> bool {
     let id = |found: &Metadata| (found.dev(), found.ino());
@@ -90,25 +122,21 @@ fn is_at(file: &File, path: &Path) -> bool {
     opened.is_some() && path.symlink_metadata().as_ref().map(id).ok() == opened
 }
 
-/// Looks whether somebody holds the lock at `path`.
+/// Looks whether somebody holds the lock at `path`, a file of `owner`.
 ///
 /// A shared lock is tried, so that two who look do not take each other for the holder.
-pub(crate) fn probe(path: &Path) -> Result<LockState> {
-    let failed =
-        |error: Errno| Error::os(format!("failed to look at the lock `{}`", path.display()), error);
-    let file: OwnedFd = match rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) {
+pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
+    let file = match open_plain(path, OFlags::RDONLY, owner) {
         Ok(file) => file,
-        Err(Errno::NOENT) => return Ok(LockState::Missing),
-        Err(error) => return Err(failed(error)),
+        Err(error) if error.is_not_found() => return Ok(LockState::Missing),
+        Err(error) => return Err(error),
     };
     match flock(&file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(LockState::Free),
         Err(Errno::AGAIN) => Ok(LockState::Held),
-        Err(error) => Err(failed(error)),
+        Err(error) => {
+            Err(Error::os(format!("failed to look at the lock `{}`", path.display()), error))
+        }
     }
 }
 
@@ -116,8 +144,13 @@ pub(crate) fn probe(path: &Path) -> Result<LockState> {
 ///
 /// It is locked meanwhile: whoever has just created it learns that it is gone, and makes another.
 pub(crate) fn discard(path: &Path) {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let Ok(file) = rustix::fs::open(path, flags, Mode::empty()).map(File::from) else { return };
+    // Whatever else has such a name is no lock of ours to remove.
+    if !file.metadata().is_ok_and(|seen| seen.is_file()) {
+        return;
+    }
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, path) {
         drop(std::fs::remove_file(path));
     }
@@ -128,7 +161,7 @@ pub(crate) fn usable(path: &Path) -> Result<()> {
     let owner = std::fs::metadata(path.parent().unwrap_or(path)).map_or(0, |folder| folder.uid());
     let own = rustix::process::geteuid().as_raw();
     let lock = HeldLock::create(path, if own == 0 { owner } else { own })?;
-    let state = probe(path);
+    let state = probe(path, if own == 0 { owner } else { own });
     lock.remove();
     match state? {
         LockState::Held => Ok(()),
@@ -147,13 +180,17 @@ mod tests {
     fn a_lock_is_held_then_free_then_missing() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.lock");
-        assert_eq!(probe(&path).expect("a look"), LockState::Missing);
+        assert_eq!(probe(&path, own()).expect("a look"), LockState::Missing);
         let lock = HeldLock::create(&path, rustix::process::geteuid().as_raw()).expect("created");
-        assert_eq!(probe(&path).expect("a look"), LockState::Held);
+        assert_eq!(probe(&path, own()).expect("a look"), LockState::Held);
         drop(lock);
-        assert_eq!(probe(&path).expect("a look"), LockState::Free);
+        assert_eq!(probe(&path, own()).expect("a look"), LockState::Free);
         discard(&path);
-        assert_eq!(probe(&path).expect("a look"), LockState::Missing);
+        assert_eq!(probe(&path, own()).expect("a look"), LockState::Missing);
+    }
+
+    fn own() -> u32 {
+        rustix::process::geteuid().as_raw()
     }
 
     /// Lets the others go, also when a test fails.
@@ -172,7 +209,7 @@ mod tests {
         let done = std::sync::atomic::AtomicBool::new(false);
         let tidy_up = || {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                probe(&path).expect("a look");
+                probe(&path, own()).expect("a look");
                 discard(&path);
             }
         };

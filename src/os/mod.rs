@@ -1,6 +1,9 @@
 //! The operating system: the only `unsafe`, and the only raw system calls, of this crate.
 //!
 //! - [`raw`]: system calls by instruction, for the one place that must not touch libc;
+//! - [`acting`]: root with another user's access to files;
+//! - [`path`]: paths, followed without what another user could have put there;
+//! - `groups`: who may write what a group may write;
 //! - `numbers`: which process numbers were given since;
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
 //! - [`connector`]: what the kernel tells of forks;
@@ -21,18 +24,21 @@
 //! - [`spawn`]: the gate;
 //! - [`tty`]: the terminal's foreground group.
 
+pub(crate) mod acting;
 #[cfg(feature = "tokio")]
 mod async_pidfd;
 pub(crate) mod belonging;
 pub(crate) mod cgroup;
 pub(crate) mod connector;
 pub(crate) mod features;
+mod groups;
 pub(crate) mod held;
 mod holders;
 pub(crate) mod keeper;
 pub(crate) mod lock;
 mod memory;
 mod numbers;
+pub(crate) mod path;
 pub(crate) mod pidfd;
 mod pidfd_info;
 pub(crate) mod place;

@@ -15,12 +15,16 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, config::DbConfig};
 use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::{
+    budget,
     failure::{failed, no_connection},
     manager::Manager,
     setup,
     trust::{self, Located, beside},
 };
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    os::acting::Account,
+};
 
 /// How long a statement waits for another process: a transaction of ours takes about a millisecond, a checkpoint on a
 /// busy disk may take a second.
@@ -89,6 +93,7 @@ pub(super) fn pool(
     access: Access,
     size: u32,
     first: Option<Connection>,
+    account: Option<Account>,
 ) -> Result<Pool> {
     let others = SqliteConnectionManager::file(access.name(path))
         .with_flags(access.flags())
@@ -102,12 +107,13 @@ pub(super) fn pool(
         .connection_timeout(CONNECTION_TIMEOUT)
         .thread_pool(Arc::clone(&CONNECTOR))
         .error_handler(Box::new(NopErrorHandler))
-        .build(Manager::new(first, others))
+        .build(Manager::new(first, others, account))
         .map_err(|e| no_connection(path, "open", e))
 }
 
 fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    budget::keep(connection)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.execute_batch(
         "PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF",

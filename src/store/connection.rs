@@ -4,7 +4,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -13,16 +17,19 @@ use rusqlite::{Connection, config::DbConfig};
 
 use super::{
     access::{Access, BUSY_TIMEOUT, CONNECTOR, Pool, first_reader, first_writer, pool},
+    budget::{Budget, HOST_READ, LOOK, WRITE},
     failure::{failed, no_connection},
     in_place::Files,
     manager::Manager,
+    schema,
     setup::{self, Standing},
     transaction::Transaction,
-    trust::{Located, beside},
+    trust::{Located, Terms, beside},
 };
 use crate::{
     error::{Error, Kind, Result},
     meter::Meter,
+    os::acting::{Account, Acting, act_as},
 };
 
 /// Readers at once: a host's pass, a listing, a report and one to spare.
@@ -39,6 +46,10 @@ struct Inner {
     path: PathBuf,
     files: Files,
     owner: u32,
+    /// The owner, where it is another user than root, who we are.
+    account: Option<Account>,
+    /// The schema was found to hold what no migration made: to be looked at again before the next write.
+    suspect: AtomicBool,
     meter: Arc<Meter>,
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
     readers: Pool,
@@ -64,15 +75,28 @@ impl Store {
     ///
     /// Denied when it, or its folder, could be written by somebody else, or cannot be written by us; newer, or not a
     /// ledger; unsupported on a network file system. Each of these leaves the disk as it was.
+    #[cfg(test)]
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let located = Located::at(path)?;
+        Self::open_trusting(path, None)
+    }
+
+    /// The same; users that can write the folder `vouched` are trusted not to replace what is in it.
+    pub(crate) fn open_trusting(path: &Path, vouched: Option<&Path>) -> Result<Self> {
+        // Its thread keeps the file access of the thread that starts it, and serves all ledgers.
+        LazyLock::force(&CONNECTOR);
+        let terms = Terms::of(path, vouched);
+        act_as(terms.account, || Self::open_on(path, &terms))
+    }
+
+    fn open_on(path: &Path, terms: &Terms) -> Result<Self> {
+        let located = Located::at(path, terms)?;
         located.check_trusted()?;
         setup::make_current(&located)?;
-        let before = Located::at(&located.path)?;
+        let before = located.again()?;
         let first = first_writer(&located.path)?;
-        // Again: what did not exist before may be the file of a stranger. And only what was there before and is there now
+        // Again: what did not exist before may be another user's file. And only what was there before and is there now
         // is what SQLite has open.
-        let located = Located::at(&located.path)?;
+        let located = located.again()?;
         located.check_trusted()?;
         if before.found.map(|found| found.file) != located.found.map(|found| found.file) {
             let message = format!(
@@ -85,7 +109,7 @@ impl Store {
         first
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
             .map_err(|e| failed(&located.path, "open a connection", e))?;
-        let writer = pool(&located.path, Access::Write, 1, Some(first))?;
+        let writer = pool(&located.path, Access::Write, 1, Some(first), located.account())?;
         Self::with(located, (Access::Read, None), Some(writer))
     }
 
@@ -95,11 +119,20 @@ impl Store {
     ///
     /// Not found when there is no ledger; newer, or not a ledger, as for [`Store::open`].
     pub(crate) fn open_read_only(path: &Path) -> Result<Self> {
-        let located = Located::at(path)?;
+        LazyLock::force(&CONNECTOR);
+        let terms = Terms::of(path, None);
+        act_as(terms.account, || Self::read_only_on(path, &terms))
+    }
+
+    fn read_only_on(path: &Path, terms: &Terms) -> Result<Self> {
+        let located = Located::to_read(path, terms)?;
         let shown = located.path.display();
         if located.found.is_none() {
             return Err(Error::new(Kind::NotFound, format!("there is no ledger `{shown}`")));
         }
+        // Before SQLite opens them: it would wait for the other end of a FIFO, and under root hand what is there to the
+        // ledger's owner.
+        located.check_companions()?;
         match setup::standing(&located)? {
             Standing::Current => {}
             Standing::New => {
@@ -113,8 +146,6 @@ impl Store {
                 return Err(Error::new(Kind::Unsupported, message));
             }
         }
-        // SQLite under root hands these files to the ledger's owner, whatever they are.
-        located.check_companions()?;
         let access = Access::for_reading(&located);
         let first = first_reader(&located.path, access)?;
         let store = Self::with(located, (access, Some(first)), None)?;
@@ -131,11 +162,13 @@ impl Store {
             let message = format!("the ledger `{}` was removed meanwhile", located.path.display());
             return Err(Error::new(Kind::Other, message));
         };
-        let readers = pool(&located.path, readers, READERS, first)?;
+        let account = located.account();
+        let readers = pool(&located.path, readers, READERS, first, account)?;
         let Located { path, .. } = located;
         let files = Files::of(&path, found.file);
         let owner = found.owner;
-        let inner = Inner { path, files, owner, meter: Arc::default(), readers, writer };
+        let (suspect, meter) = (AtomicBool::new(false), Arc::default());
+        let inner = Inner { path, files, owner, account, suspect, meter, readers, writer };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -156,6 +189,16 @@ impl Store {
     /// Owner of the ledger, whose processes alone it may touch.
     pub(crate) fn owner_uid(&self) -> u32 {
         self.0.owner
+    }
+
+    pub(super) fn account(&self) -> Option<Account> {
+        self.0.account
+    }
+
+    /// Takes the owner's access to files until the guard is dropped, where we are root and it is another user. Whatever
+    /// opens, creates, changes or removes a file beside the ledger does it under this guard.
+    pub(crate) fn act_as_owner(&self) -> Result<Option<Acting>> {
+        self.0.account.as_ref().map(Account::act).transpose()
     }
 
     /// What is counted of this opening of the ledger.
@@ -206,13 +249,38 @@ impl Store {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let connection = self.writer(doing)?;
+        let _acting = self.act_as_owner()?;
         self.check_in_place()?;
+        if self.0.suspect.load(Ordering::Relaxed) {
+            // Each write would use up its budget, and the end of a host has many to record.
+            schema::check(&connection, self.path())?;
+            self.0.suspect.store(false, Ordering::Relaxed);
+        }
+        let _budget = Budget::of(WRITE);
         let answer = Transaction::begin(&connection).and_then(|transaction| {
             let answer = work(&transaction)?;
             transaction.commit()?;
             Ok(answer)
         });
-        answer.map_err(|e| failed(self.path(), doing, e))
+        answer.map_err(|e| self.explained(&connection, doing, e))
+    }
+
+    /// The error of a statement. One that was interrupted may have met what no migration made; then that is the error.
+    fn explained(&self, connection: &Connection, doing: &str, error: rusqlite::Error) -> Error {
+        let interrupted =
+            error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted);
+        let foreign = interrupted.then(|| {
+            let _budget = Budget::of(HOST_READ);
+            schema::check(connection, self.path()).err()
+        });
+        let foreign = foreign.flatten();
+        self.0.suspect.fetch_or(foreign.is_some(), Ordering::Relaxed);
+        foreign.unwrap_or_else(|| failed(self.path(), doing, error))
+    }
+
+    /// What a query may cost: a host has others to serve, while a report may be long.
+    fn reading(&self) -> Budget {
+        Budget::of(if self.0.writer.is_some() { HOST_READ } else { LOOK })
     }
 
     /// One query, on a connection that cannot write.
@@ -226,9 +294,11 @@ impl Store {
             self.check_in_place()?;
         }
         let connection = self.0.readers.get().map_err(|e| no_connection(self.path(), doing, e))?;
+        let _acting = self.act_as_owner()?;
+        let _budget = self.reading();
         work(&connection).map_err(|e| {
             // Of an emptied file SQLite says that it is damaged.
-            self.check_in_place().err().unwrap_or_else(|| failed(self.path(), doing, e))
+            self.check_in_place().err().unwrap_or_else(|| self.explained(&connection, doing, e))
         })
     }
 
@@ -247,15 +317,18 @@ impl Store {
         let none = self.0.readers.state().connections == 0;
         let writer = self.0.writer.as_ref().filter(|_| none).and_then(Pool::try_get);
         let Some(connection) = writer else { return self.read(doing, work) };
+        let _acting = self.act_as_owner()?;
         self.check_in_place()?;
+        let _budget = self.reading();
         work(&connection).map_err(|e| {
-            self.check_in_place().err().unwrap_or_else(|| failed(self.path(), doing, e))
+            self.check_in_place().err().unwrap_or_else(|| self.explained(&connection, doing, e))
         })
     }
 
     /// Whether a write would neither wait nor fail for want of the lock.
     pub(crate) fn can_be_written_now(&self) -> bool {
         let Some(writer) = self.0.writer.as_ref().and_then(Pool::try_get) else { return false };
+        let Ok(_acting) = self.act_as_owner() else { return false };
         let free = writer
             .busy_timeout(Duration::ZERO)
             .and_then(|()| writer.execute_batch("BEGIN IMMEDIATE; ROLLBACK"));

@@ -15,6 +15,9 @@ pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
         (_, Some(ErrorCode::SystemIoFailure)) => {
             ": its disk or file system reports an error, the kernel's log says which"
         }
+        (_, Some(ErrorCode::OperationInterrupted)) => {
+            ": it took more processor time than a statement may, `procledger doctor` looks for the cause"
+        }
         (_, Some(ErrorCode::OutOfMemory)) => ": there is no memory left",
         (_, Some(ErrorCode::ReadOnly)) => {
             ": check the permissions of the file and of its folder, and whether the file system is mounted read-only"

@@ -9,12 +9,12 @@
 
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-
 use super::{
     Store,
     access::{BUSY_TIMEOUT, WAL_LIMIT_BYTES, another_writer},
+    budget::{Budget, WRITE},
     failure::failed,
+    manager::Owned,
     prune,
     prune_instances::{self, WithoutForeignKeys},
     transaction::Transaction,
@@ -50,7 +50,7 @@ pub(crate) struct Size {
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
     store: Store,
-    connection: Connection,
+    connection: Owned,
     /// Instances that may go: to find them is a look through all processes, so many are found at once.
     unnamed: Vec<i64>,
 }
@@ -63,8 +63,9 @@ impl Store {
     /// When the ledger was opened for reading only, or cannot be opened once more.
     pub(crate) fn housekeeper(&self) -> Result<Housekeeper> {
         self.check_writable("keep house")?;
+        let _acting = self.act_as_owner()?;
         self.check_in_place()?;
-        let connection = another_writer(self.path())?;
+        let connection = Owned::new(another_writer(self.path())?, self.account());
         Ok(Housekeeper { store: self.clone(), connection, unnamed: Vec::new() })
     }
 
@@ -142,6 +143,7 @@ impl Housekeeper {
     /// that was possible.
     pub(crate) fn checkpoint(&self, always: bool) -> Result<bool> {
         let wrong = |error| self.wrong("write back the WAL", error);
+        let _acting = self.store.act_as_owner()?;
         for _ in 0..CHECKPOINTS {
             let (pages, copied): (i64, i64) = self
                 .connection
@@ -183,6 +185,8 @@ impl Housekeeper {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<u64>,
     ) -> Result<Step> {
         let path = self.store.path();
+        let _acting = self.store.act_as_owner()?;
+        let _budget = Budget::of(WRITE);
         let answer = Transaction::begin(&self.connection).and_then(|transaction| {
             let began = Instant::now();
             let done = work(&transaction)?;

@@ -131,7 +131,9 @@ impl Store {
             return Ok(());
         }
         let doing = "write back the WAL";
-        self.writer(doing)?
+        let writer = self.writer(doing)?;
+        let _acting = self.act_as_owner()?;
+        writer
             .query_one("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
             .map_err(|e| failed(self.path(), doing, e))
     }

@@ -1,38 +1,102 @@
 //! What a pool makes its connections with.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Mutex, PoisonError},
+};
 
 use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::Connection;
+use rusqlite::{Connection, Error};
+
+use crate::os::acting::Account;
 
 /// Begins with a connection that is there already: each that is opened anew reads and parses the whole schema.
 #[derive(Debug)]
 pub(super) struct Manager {
     others: SqliteConnectionManager,
     first: Mutex<Option<Connection>>,
+    account: Option<Account>,
+}
+
+/// A connection that is also closed as the ledger's owner: the last one to close removes `-wal` and `-shm` by path.
+#[derive(Debug)]
+pub(super) struct Owned {
+    /// `None` only while it is dropped.
+    connection: Option<Connection>,
+    account: Option<Account>,
+}
+
+impl Owned {
+    pub(super) fn new(connection: Connection, account: Option<Account>) -> Self {
+        Self { connection: Some(connection), account }
+    }
+}
+
+impl Deref for Owned {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().unwrap_or_else(|| unreachable!("it is taken by drop alone"))
+    }
+}
+
+impl DerefMut for Owned {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.connection.as_mut().unwrap_or_else(|| unreachable!("it is taken by drop alone"))
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let acting = self.account.as_ref().map(Account::act).transpose();
+        if acting.is_err() {
+            // Entering worked when it was opened. A descriptor that stays open does less harm than a file that root removes.
+            std::mem::forget(self.connection.take());
+        }
+        drop(self.connection.take());
+    }
 }
 
 impl Manager {
-    pub(super) fn new(first: Option<Connection>, others: SqliteConnectionManager) -> Self {
-        Self { others, first: Mutex::new(first) }
+    pub(super) fn new(
+        first: Option<Connection>,
+        others: SqliteConnectionManager,
+        account: Option<Account>,
+    ) -> Self {
+        Self { others, first: Mutex::new(first), account }
     }
 }
 
 impl ManageConnection for Manager {
-    type Connection = Connection;
+    type Connection = Owned;
     type Error = rusqlite::Error;
 
-    fn connect(&self) -> rusqlite::Result<Connection> {
+    fn connect(&self) -> rusqlite::Result<Owned> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        first.map_or_else(|| self.others.connect(), Ok)
+        if let Some(first) = first {
+            return Ok(Owned::new(first, self.account));
+        }
+        let _acting = self.account.as_ref().map(Account::act).transpose().map_err(|error| {
+            let denied = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_PERM);
+            Error::SqliteFailure(denied, Some(error.to_string()))
+        })?;
+        Ok(Owned::new(self.others.connect()?, self.account))
     }
 
-    fn is_valid(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+    fn is_valid(&self, connection: &mut Owned) -> rusqlite::Result<()> {
         self.others.is_valid(connection)
     }
 
-    fn has_broken(&self, connection: &mut Connection) -> bool {
+    fn has_broken(&self, connection: &mut Owned) -> bool {
         self.others.has_broken(connection)
+    }
+}
+
+impl Drop for Manager {
+    /// A first connection that no pool has taken.
+    fn drop(&mut self) {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(first.map(|first| Owned::new(first, self.account)));
     }
 }

@@ -26,13 +26,14 @@
 //!
 //! # Layers
 //!
-//! `connection`, `access`, `trust`, `filesystem`, `setup`, `in_place` and `failure` make a [`Store`]; each other file is one group of verbs on
+//! `connection`, `access`, `trust`, `filesystem`, `setup`, `schema`, `budget`, `in_place` and `failure` make a [`Store`]; each other file is one group of verbs on
 //! it, each query beside the function that maps its rows. What every file may use of the crate: `identity`, `error`,
 //! `state`, `record` and `meter`, which counts what was committed.
 
 mod access;
 mod admit;
 mod below;
+mod budget;
 mod claim;
 mod connection;
 mod failure;
@@ -51,6 +52,7 @@ mod prune;
 mod prune_instances;
 mod query;
 mod rows;
+mod schema;
 mod settle;
 mod setup;
 mod tally;
@@ -64,3 +66,4 @@ pub(crate) use connection::Store;
 pub(crate) use housekeeping::Housekeeper;
 pub use leak_report::LeakReport;
 pub use leaks::{LeakGroup, LeakGrouping};
+pub(crate) use trust::check_path;

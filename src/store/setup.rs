@@ -21,22 +21,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use include_dir::{Dir, include_dir};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, config::DbConfig};
-use rusqlite_migration::Migrations;
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, Uid, fchmod, fchown, flock},
+    fs::{FlockOperation, Mode, OFlags, fchmod, flock},
     io::Errno,
 };
 
+pub(super) use super::schema::latest;
 use super::{
     access::BUSY_TIMEOUT,
+    budget::{self, Budget, HOST_READ},
     failure::failed,
+    schema,
     trust::{Located, beside},
 };
-use crate::error::{Error, Kind, Result};
-
-static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations");
+use crate::{
+    error::{Error, Kind, Result},
+    os::lock::open_plain,
+};
 
 /// "pldg": what file(1) and we know a ledger by.
 const APPLICATION_ID: i32 = 0x706c_6467;
@@ -72,7 +74,7 @@ pub(super) fn make_current(located: &Located) -> Result<()> {
         Err(error) => return Err(error),
     }
     let _lock = lock(located)?;
-    let located = Located::at(&located.path)?;
+    let located = located.again()?;
     located.check_trusted()?;
     match standing(&located)? {
         Standing::Current => Ok(()),
@@ -107,7 +109,9 @@ pub(super) fn standing(located: &Located) -> Result<Standing> {
     let mut attempt = 1;
     loop {
         match judge(&located.path) {
-            Err(error) if error.is_not_a_ledger() && attempt < JUDGE_ATTEMPTS => {
+            Err(error)
+                if (error.is_not_a_ledger() || error.is_denied()) && attempt < JUDGE_ATTEMPTS =>
+            {
                 attempt += 1;
                 thread::sleep(JUDGE_PAUSE);
             }
@@ -121,6 +125,7 @@ fn has_content(path: &Path) -> bool {
 }
 
 fn judge(path: &Path) -> Result<Standing> {
+    let _budget = Budget::of(HOST_READ);
     let connection = look_only(path).map_err(|e| failed(path, "look at the header", e))?;
     let (application, version, empty) =
         header(&connection).map_err(|e| failed(path, "read the header", e))?;
@@ -134,8 +139,11 @@ fn judge(path: &Path) -> Result<Standing> {
                 latest()
             ),
         )),
-        (APPLICATION_ID, version) if version == latest() => Ok(Standing::Current),
-        (APPLICATION_ID, 1..) => Ok(Standing::Older),
+        // Before any connection that writes meets it: a refusal changes nothing.
+        (APPLICATION_ID, version) if version == latest() => {
+            schema::check(&connection, path).map(|()| Standing::Current)
+        }
+        (APPLICATION_ID, 1..) => schema::check(&connection, path).map(|()| Standing::Older),
         (0, 0) if empty => Ok(Standing::New),
         _ => Err(Error::new(
             Kind::NotALedger,
@@ -165,6 +173,9 @@ pub(super) fn look_only(path: &Path) -> rusqlite::Result<Connection> {
         Connection::open_with_flags(immutable_uri(path), flags | OpenFlags::SQLITE_OPEN_URI)?
     };
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    budget::keep(&connection)?;
+    // The schema is only read: no function in it is called with more rights than it has by itself.
+    connection.execute_batch("PRAGMA trusted_schema = OFF")?;
     Ok(connection)
 }
 
@@ -181,11 +192,6 @@ pub(super) fn immutable_uri(path: &Path) -> PathBuf {
     }
     uri.push_str("?immutable=1");
     uri.into()
-}
-
-/// Number of migrations that this version has: the `user_version` of a current ledger.
-pub(super) fn latest() -> i64 {
-    i64::try_from(MIGRATIONS.dirs().count()).unwrap_or(i64::MAX)
 }
 
 /// An empty file with its mode, whatever the umask is.
@@ -220,7 +226,7 @@ fn create(located: &Located) -> Result<()> {
 fn migrate(path: &Path) -> Result<()> {
     let wrong = |e| failed(path, "set up the tables", e);
     let mut connection = prepare(path).map_err(wrong)?;
-    let migrations = Migrations::from_directory(&MIGRATIONS).map_err(|e| broken(path, e))?;
+    let migrations = schema::migrations().map_err(|e| broken(path, e))?;
     migrations.to_latest(&mut connection).map_err(|e| match e {
         rusqlite_migration::Error::RusqliteError { err, .. } => wrong(err),
         other => broken(path, other),
@@ -253,8 +259,7 @@ fn lock(located: &Located) -> Result<File> {
     let shown = path.display();
     let wrong = |e: io::Error| Error::os(format!("failed to lock `{shown}`"), e);
     let deadline = Instant::now() + SETUP_PATIENCE;
-    let file = open_lock(&path, deadline).map_err(wrong)?;
-    own_lock(&file, located.owner()).map_err(|e| wrong(e.into()))?;
+    let file = open_lock(&path, located.owner(), deadline)?;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
@@ -273,39 +278,31 @@ fn lock(located: &Located) -> Result<File> {
     }
 }
 
-/// Under a strange umask the file is born without any permission; its maker mends that at once, and we try again.
-fn open_lock(path: &Path, deadline: Instant) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+/// Opens the lock file, or makes it. Under a strange umask it is born without any permission; its maker mends that at once, and
+/// we try again.
+fn open_lock(path: &Path, owner: u32, deadline: Instant) -> Result<File> {
+    let wrong = |e: Errno| Error::os(format!("failed to lock `{}`", path.display()), e);
     loop {
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(MODE)
-            .custom_flags(flags.bits().cast_signed())
-            .open(path);
-        match opened {
-            Err(e) if e.kind() == ErrorKind::PermissionDenied && born_now(path) => {
-                if Instant::now() >= deadline {
-                    return Err(e);
-                }
+        // In two steps: only what we made gets its mode from us, and what stands there already is never waited for.
+        match open_plain(path, OFlags::RDWR, owner) {
+            Err(e) if e.is_denied() && born_now(path) && Instant::now() < deadline => {
                 thread::sleep(SETUP_POLL);
             }
+            Err(e) if e.is_not_found() => {}
             other => return other,
+        }
+        let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(path, OFlags::RDWR | new, Mode::from_raw_mode(MODE)) {
+            Ok(file) => {
+                fchmod(&file, Mode::from_raw_mode(MODE)).map_err(wrong)?;
+                return Ok(File::from(file));
+            }
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(wrong(e)),
         }
     }
 }
 
 fn born_now(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|seen| seen.permissions().mode() & MODE != MODE)
-}
-
-/// Mode and owner of the ledger: what root made for another must not lock that one out.
-fn own_lock(file: &File, owner: u32) -> rustix::io::Result<()> {
-    fchmod(file, Mode::from_raw_mode(MODE))?;
-    if rustix::process::geteuid().is_root() && owner != 0 {
-        fchown(file, Some(Uid::from_raw(owner)), None)?;
-    }
-    Ok(())
 }

@@ -2,15 +2,18 @@
 //!
 //! Rows of a ledger make us send signals, so whoever can write it can aim us. Only its owner may be able to: the file is
 //! ours, no one else can write it, and no one else can put another file in its place. root may open another's ledger;
-//! the tracker then acts as that user only.
+//! it then has that user's access to files and no more ([`crate::os::acting`]), from the first look at the path on.
 //!
-//! Everything here looks by path and never opens the ledger (see [`super`] on POSIX locks), and it writes nothing.
+//! The folders are judged by the descriptors through which the path was followed ([`crate::os::path`]). What follows goes by
+//! path again, which is safe where only root and the acting user can change where the path leads, and harmless
+//! where root acts as the user who can. The ledger itself is never opened here (see [`super`] on POSIX locks), and
+//! nothing is written.
 
 use std::{
     ffi::OsString,
-    fs::{self, Metadata},
+    fs,
     io::ErrorKind,
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -20,14 +23,44 @@ use rustix::{
 };
 
 use super::filesystem;
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    os::{
+        acting::{Account, act_as},
+        path::{Folders, Obstacle, Seen, Trust, controller},
+    },
+};
 
 /// Others that may write: the group and everyone.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// Only the owner of a file may replace it in such a folder (chmod(2), `S_ISVTX`).
-const STICKY: u32 = 0o1000;
 /// Files that SQLite and the setup keep beside the ledger.
 const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", "-setup.lock"];
+
+/// As whom a ledger is opened, and what its administrator vouches for.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    /// The user whose file access root takes; `None` where we act as ourselves.
+    pub(super) account: Option<Account>,
+    trust: Trust,
+    reader: Trust,
+}
+
+impl Terms {
+    /// `vouched`: a folder whose writers are trusted. Not where root acts as another user: root's administrator does not
+    /// speak for that user's folders.
+    pub(super) fn of(path: &Path, vouched: Option<&Path>) -> Self {
+        // What cannot be reached is refused in a moment, by name; and what comes there meanwhile is judged then.
+        let account = controller(path).ok().flatten();
+        let uid = account.map_or_else(me, |account| account.uid);
+        let vouched = vouched.filter(|_| account.is_none());
+        let reader = if uid == 0 { Trust::of_root_alone() } else { Trust::of_reader(uid) };
+        Self { account, trust: Trust::of(uid).vouching(vouched), reader }
+    }
+
+    fn uid(&self) -> u32 {
+        self.account.map_or_else(me, |account| account.uid)
+    }
+}
 
 /// A ledger's real path, and the file that is there.
 #[derive(Debug)]
@@ -36,6 +69,8 @@ pub(super) struct Located {
     pub(super) path: PathBuf,
     /// `None` where there is no file yet.
     pub(super) found: Option<Found>,
+    folders: Folders,
+    terms: Terms,
 }
 
 /// A file as it was seen.
@@ -49,16 +84,35 @@ pub(super) struct Found {
 }
 
 impl Located {
-    /// Resolves `path`; it is an error when it cannot be a ledger, whoever owns it.
-    pub(super) fn at(path: &Path) -> Result<Self> {
-        let located = look(path)?;
-        filesystem::check_local(located.folder())?;
-        Ok(located)
+    /// Resolves `path`, to write the ledger; it is an error when it cannot be one, whoever owns it. To be called, as all
+    /// that follows, with the file access of `terms.account`.
+    pub(super) fn at(path: &Path, terms: &Terms) -> Result<Self> {
+        look(path, terms, &terms.trust)
+    }
+
+    /// The same to read it only.
+    pub(super) fn to_read(path: &Path, terms: &Terms) -> Result<Self> {
+        let located = look(path, terms, &terms.reader)?;
+        // It came since it was asked who controls the path.
+        let foreign = located.found.filter(|found| terms.reader.is_foreign(found.owner));
+        match (terms.uid(), foreign) {
+            (0, Some(_)) => located.check_owner().map(|()| located),
+            _ => Ok(located),
+        }
+    }
+
+    /// Looks once more: the same path, or a symlink that has come since.
+    pub(super) fn again(&self) -> Result<Self> {
+        Self::at(&self.path, &self.terms)
+    }
+
+    pub(super) fn account(&self) -> Option<Account> {
+        self.terms.account
     }
 
     /// Owner of the ledger: of the file, or whoever is about to create it.
     pub(super) fn owner(&self) -> u32 {
-        self.found.map_or_else(me, |found| found.owner)
+        self.found.map_or_else(|| self.terms.uid(), |found| found.owner)
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -74,16 +128,28 @@ impl Located {
     }
 
     fn check_owner(&self) -> Result<()> {
-        let Some(found) = self.found else { return Ok(()) };
         let shown = self.path.display();
-        if found.owner != me() && me() != 0 {
+        let uid = self.terms.uid();
+        let Some(found) = self.found else {
+            // What root made there would lock the folder's owner out, or be a file that its owner did not ask for.
+            return match self.terms.account {
+                Some(_) => Err(Error::new(
+                    Kind::Denied,
+                    format!(
+                        "the ledger `{shown}` could be replaced: its path belongs to uid {uid}, \
+                         run as that user, or choose another folder"
+                    ),
+                )),
+                None => Ok(()),
+            };
+        };
+        if found.owner != uid {
             return Err(Error::new(
                 Kind::Denied,
                 format!(
-                    "the ledger `{shown}` belongs to uid {}, and this is uid {}: \
+                    "the ledger `{shown}` belongs to uid {}, and this is uid {uid}: \
                      run as its owner, or choose another ledger",
-                    found.owner,
-                    me()
+                    found.owner
                 ),
             ));
         }
@@ -102,35 +168,32 @@ impl Located {
 
     /// From the ledger's folder up to the root: nobody else may be able to put another file in its place.
     fn check_folders(&self) -> Result<()> {
-        self.path.ancestors().skip(1).try_for_each(|folder| {
-            let shown = folder.display();
-            let seen = fs::metadata(folder)
-                .map_err(|e| Error::os(format!("failed to look at the folder `{shown}`"), e))?;
-            if ![0, me(), self.owner()].contains(&seen.uid()) && !is_unmapped(seen.uid()) {
-                return Err(self.replaceable(&format!(
-                    "the folder `{shown}` belongs to uid {}",
-                    seen.uid()
-                )));
-            }
-            if seen.mode() & WRITABLE_BY_OTHERS != 0 && seen.mode() & STICKY == 0 {
-                return Err(self.replaceable(&format!(
-                    "the folder `{shown}` can be written by others (mode {:o}), run `chmod go-w` on it",
-                    seen.mode() & 0o7777
-                )));
-            }
-            Ok(())
+        match self.obstacle() {
+            None => Ok(()),
+            Some(found) => Err(Error::new(
+                Kind::Denied,
+                format!(
+                    "the ledger `{}` could be replaced: the folder `{}` {}; {}",
+                    self.path.display(),
+                    found.folder.display(),
+                    found.why,
+                    remedy(&found)
+                ),
+            )),
+        }
+    }
+
+    /// The first folder, on the way up, in which another user could put another file or folder.
+    pub(super) fn obstacle(&self) -> Option<Obstacle> {
+        let mut private_below = false;
+        self.folders.upwards().find_map(|folder| {
+            let found = self.terms.trust.obstacle(folder, private_below);
+            private_below |= self.terms.trust.is_private(folder);
+            found
         })
     }
 
-    fn replaceable(&self, why: &str) -> Error {
-        let message = format!(
-            "the ledger `{}` could be replaced: {why}, or choose another folder",
-            self.path.display()
-        );
-        Error::new(Kind::Denied, message)
-    }
-
-    /// In a sticky folder a stranger can leave a `-wal` for us to read. Checked before SQLite opens it and again after,
+    /// In a sticky folder another user can leave a `-wal` for us to read. Checked before SQLite opens it and again after,
     /// when nobody can replace it any more.
     pub(super) fn check_companions(&self) -> Result<()> {
         let shared =
@@ -170,7 +233,7 @@ impl Located {
                     "the folder of the ledger `{}` cannot be written by uid {}: \
                      WAL keeps its files there, choose a folder that can be",
                     self.path.display(),
-                    me()
+                    self.terms.uid()
                 ),
             ));
         }
@@ -181,12 +244,23 @@ impl Located {
                 format!(
                     "the ledger `{}` cannot be written by uid {}: check its mode",
                     self.path.display(),
-                    me()
+                    self.terms.uid()
                 ),
             ));
         }
         Ok(())
     }
+}
+
+/// Returns the ledger's folder where no other user could replace the ledger at `path`, for `doctor`; the error names the obstacle
+/// and says what to do. Checks as [`super::Store::open_trusting`], but nothing is opened.
+pub(crate) fn check_path(path: &Path, vouched: Option<&Path>) -> Result<PathBuf> {
+    let terms = Terms::of(path, vouched);
+    act_as(terms.account, || {
+        let located = Located::at(path, &terms)?;
+        located.check_trusted()?;
+        Ok(located.folder().to_owned())
+    })
 }
 
 /// `path` with `suffix` after its last character.
@@ -205,106 +279,56 @@ fn me() -> u32 {
     geteuid().as_raw()
 }
 
-/// Whether this is the number by which a user namespace shows every owner that it does not map (`user_namespaces(7)`).
-///
-/// A sandbox with one user in it shows root's `/` and `/tmp` so, and refusing them would leave no place for a ledger. That
-/// a stranger's folder looks the same there is little: the file in it must still be ours.
-fn is_unmapped(uid: u32) -> bool {
-    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid");
-    let is_overflow = overflow.is_ok_and(|number| number.trim().parse() == Ok(uid));
-    is_overflow && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps(&map, uid))
+/// What to do about a folder that another user could write.
+pub(super) fn remedy(found: &Obstacle) -> String {
+    let folder = found.folder.display();
+    let vouch = format!(
+        "name it with `--trust-folder {folder}` if all users that can write it are trusted"
+    );
+    if found.owner {
+        format!("choose another folder, run as that user, or {vouch}")
+    } else if found.private_is_enough {
+        format!(
+            "run `chmod go-w` on it, put the ledger into a folder of its own below it (`mkdir -m 700`), or {vouch}"
+        )
+    } else {
+        format!("run `chmod go-w` on it, choose another folder, or {vouch}")
+    }
 }
 
-/// Whether a line of `/proc/PID/uid_map`, first number inside, first outside, and how many, has the number inside.
-fn maps(map: &str, uid: u32) -> bool {
-    map.lines().any(|line| {
-        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
-        let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
-        let (Some(Ok(first)), Some(Ok(count))) = (first, count) else { return false };
-        (first..first.saturating_add(count)).contains(&u64::from(uid))
-    })
-}
-
-fn look(path: &Path) -> Result<Located> {
+fn look(path: &Path, terms: &Terms, trust: &Trust) -> Result<Located> {
     let Some(name) = path.file_name() else {
         let message = format!("`{}` names no file: a ledger is a file", path.display());
         return Err(Error::invalid(message));
     };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = folder.canonicalize().map_err(|e| {
-        let message = format!(
-            "failed to find the folder `{}` of the ledger: create it first",
-            folder.display()
-        );
-        missing_or(e, message)
+    let folders = Folders::along(folder, trust).map_err(|stop| {
+        stop.into_error(|| {
+            format!(
+                "failed to find the folder `{}` of the ledger: create it first",
+                folder.display()
+            )
+        })
     })?;
-    let path = folder.join(name);
-    match fs::symlink_metadata(&path) {
-        Ok(seen) if seen.is_symlink() => follow(&path, &seen),
-        Ok(seen) => regular(path, &seen),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Located { path, found: None }),
-        Err(e) => Err(Error::os(format!("failed to look at the ledger `{}`", path.display()), e)),
+    let named = folders.last().path.join(name);
+    let (folders, name, seen) = folders.resolve(name, trust).map_err(|stop| {
+        stop.into_error(|| format!("failed to look at the ledger `{}`", named.display()))
+    })?;
+    let path = folders.last().path.join(name);
+    if seen.is_none() && path != named {
+        let message =
+            format!("the ledger `{}` is a symlink that leads nowhere: remove it", named.display());
+        return Err(Error::new(Kind::NotFound, message).with_errno(libc::ENOENT));
     }
+    let found = seen.map(|seen| regular(&path, &seen)).transpose()?;
+    filesystem::check_local(path.parent().unwrap_or(Path::new("/")))?;
+    Ok(Located { path, found, folders, terms: terms.clone() })
 }
 
-/// A symlink of our own, or of root's, to a file that exists. The ledger's other files stand beside the real one.
-fn follow(link: &Path, seen: &Metadata) -> Result<Located> {
-    let shown = link.display();
-    if ![0, me()].contains(&seen.uid()) {
-        let message = format!(
-            "the ledger `{shown}` is a symlink of uid {}: name the file itself",
-            seen.uid()
-        );
-        return Err(Error::new(Kind::Denied, message));
-    }
-    let path = link.canonicalize().map_err(|e| {
-        missing_or(e, format!("the ledger `{shown}` is a symlink that leads nowhere: remove it"))
-    })?;
-    let seen = fs::symlink_metadata(&path)
-        .map_err(|e| Error::os(format!("failed to look at the ledger `{}`", path.display()), e))?;
-    regular(path, &seen)
-}
-
-fn regular(path: PathBuf, seen: &Metadata) -> Result<Located> {
-    let kind = seen.file_type();
-    if !kind.is_file() {
-        let what = match () {
-            () if kind.is_dir() => "a folder",
-            () if kind.is_fifo() => "a FIFO",
-            () if kind.is_socket() => "a socket",
-            () => "a device",
-        };
+fn regular(path: &Path, seen: &Seen) -> Result<Found> {
+    if let Some(what) = seen.is_instead_of_a_file() {
         let message = format!("`{}` is {what}: a ledger is a plain file", path.display());
         return Err(Error::new(Kind::NotALedger, message));
     }
-    let found = Found {
-        file: (seen.dev(), seen.ino()),
-        owner: seen.uid(),
-        len: seen.len(),
-        mode: seen.mode(),
-    };
-    Ok(Located { path, found: Some(found) })
-}
-
-fn missing_or(error: std::io::Error, message: String) -> Error {
-    match (error.kind(), error.raw_os_error()) {
-        (ErrorKind::NotFound, Some(errno)) => Error::new(Kind::NotFound, message).with_errno(errno),
-        _ => Error::os(message, error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::maps;
-
-    #[test]
-    fn a_map_tells_which_users_a_namespace_has() {
-        let whole = "         0          0 4294967295\n";
-        assert!(maps(whole, 0) && maps(whole, 65_534));
-        let one = "      1000       1000          1\n";
-        assert!(maps(one, 1000) && !maps(one, 0) && !maps(one, 1001) && !maps(one, 65_534));
-        let container = "0 1000 1\n1 100000 65536\n";
-        assert!(maps(container, 65_534) && maps(container, 65_536) && !maps(container, 65_537));
-        assert!(!maps("", 0) && !maps("nonsense\n", 0));
-    }
+    Ok(Found { file: seen.file, owner: seen.uid, len: seen.len, mode: seen.mode })
 }

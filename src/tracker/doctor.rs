@@ -7,13 +7,14 @@ use serde::Serialize;
 use super::{
     ledger::Ledger,
     liveness::{Life, judge},
+    open::trusted_or_by_environment,
 };
 use crate::{
     error::{Error, Result},
     identity::Pid,
     os::{PidFd, Proc, cgroup, connector, current_place, features, lock},
     record::Millis,
-    store::Store,
+    store::{Store, check_path},
 };
 
 /// A health pass that is older than this, while something runs, means that nobody looks: four of the seed's intervals.
@@ -70,6 +71,15 @@ fn whole(error: &Error) -> String {
 
 /// Checks ledger, machine and rows. It opens read-only, and never fails: what cannot be checked is a finding.
 pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
+    diagnose_trusting(ledger, export, None)
+}
+
+/// The same, with a folder that is vouched for: see [`Builder::trust_folder`](crate::Builder::trust_folder).
+pub fn diagnose_trusting(
+    ledger: &Path,
+    export: Option<&Path>,
+    trust_folder: Option<&Path>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     machine(&mut findings);
     match Ledger::open(ledger) {
@@ -103,10 +113,50 @@ pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
             findings.push(finding("ledger", level, whole(&error), advice));
         }
     }
+    // What was said of the ledger already is not said twice.
+    let known = findings.last().map(|finding| finding.detail.clone());
+    findings.extend(
+        trust(ledger, trust_folder).filter(|finding| Some(&finding.detail) != known.as_ref()),
+    );
     if let Some(path) = export {
         findings.push(export_state(path));
     }
     findings
+}
+
+/// Whether the ledger may be opened for writing: which folder is in the way, why, and what to do. A ledger that is another
+/// user's can be looked at all the same.
+fn trust(ledger: &Path, trust_folder: Option<&Path>) -> Option<Finding> {
+    use std::os::unix::fs::MetadataExt;
+    let own = rustix::process::geteuid();
+    if !own.is_root() && std::fs::metadata(ledger).is_ok_and(|it| it.uid() != own.as_raw()) {
+        return None;
+    }
+    let trusted = trusted_or_by_environment(trust_folder);
+    match check_path(ledger, trusted.as_deref()) {
+        Ok(folder) => Some(finding(
+            "folders",
+            Level::Ok,
+            match &trusted {
+                Some(trusted) => format!(
+                    "only root and the owner can replace what is in `{}`, and users that can write `{}`, which are trusted",
+                    folder.display(),
+                    trusted.display()
+                ),
+                None => {
+                    format!("only root and the owner can replace what is in `{}`", folder.display())
+                }
+            },
+            "",
+        )),
+        Err(error) if error.is_not_found() || error.is_not_a_ledger() => None,
+        Err(error) => Some(finding(
+            "folders",
+            Level::Problem,
+            whole(&error),
+            "until then no program can be started with this ledger; it can still be looked at",
+        )),
+    }
 }
 
 fn machine(findings: &mut Vec<Finding>) {

@@ -42,7 +42,10 @@ pub(super) enum Life {
 pub(super) fn judge(store: &Store, proc: &Proc, here: Place, instance: &InstanceRecord) -> Life {
     let dead =
         |how, processes_gone| Life::Dead(DeadInstance { id: instance.id, how, processes_gone });
-    let lock = match probe(&lock_path(store, instance)) {
+    let looked = store
+        .act_as_owner()
+        .and_then(|_acting| probe(&lock_path(store, instance), store.owner_uid()));
+    let lock = match looked {
         Ok(LockState::Held) => return Life::Alive,
         Ok(state) => state,
         Err(error) => return Life::Unknown(error.to_string()),
@@ -147,6 +150,7 @@ impl Shared {
     /// were recorded, and of those whose reaper died before it had removed theirs.
     pub(super) fn remove_stale_locks(&self) {
         let ledger = self.store.path();
+        let Ok(_acting) = self.store.act_as_owner() else { return };
         let Ok(instances) = self.store.instances_to_judge() else { return };
         let needed: HashSet<&str> =
             instances.iter().map(|instance| instance.lock_name.as_str()).collect();

@@ -65,7 +65,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncProcess, AsyncTracker};
-pub use doctor::{Finding, Level, diagnose};
+pub use doctor::{Finding, Level, diagnose, diagnose_trusting};
 pub use job::{Job, Stdio};
 pub use keeper::main as keeper_main;
 pub use ledger::Ledger;

@@ -20,7 +20,7 @@ use crate::{
     export::Exporter,
     identity::Pid,
     meter::Meter,
-    os::{Pinned, Proc, current_place, lock::HeldLock},
+    os::{Pinned, Proc, current_place, keeper::is_secure, lock::HeldLock},
     record::{ContainmentMode, Millis, NewInstance, Observer, ProcessRecord, Report},
     store::Store,
 };
@@ -35,6 +35,9 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_millis(100);
 /// A process younger than this may be about to be registered.
 pub const DEFAULT_MIN_AGE: Duration = Duration::from_secs(10);
+
+/// Operators may vouch for a folder without a change of the program.
+const TRUST_VARIABLE: &str = "PROCLEDGER_TRUST_FOLDER";
 
 /// How to open a ledger. Made by [`Tracker::builder`].
 ///
@@ -78,6 +81,7 @@ impl Tracker {
                 record_arguments: true,
                 keep_history: DEFAULT_KEEP_HISTORY,
                 limit_size: None,
+                trust_folder: None,
             },
         }
     }
@@ -215,6 +219,31 @@ impl Builder {
         self
     }
 
+    /// Trusts all users that can write this folder, or own it, not to put another file in the ledger's place: its administrator
+    /// vouches for them. Otherwise the environment variable `PROCLEDGER_TRUST_FOLDER` names it (not under `AT_SECURE`), else
+    /// there is none.
+    ///
+    /// For a volume of a container whose mode lets more users write than there are in it, such as an `emptyDir` with mode 0777.
+    /// An empty path is none, whatever the environment says. It stands for the one folder alone, not for those above or below it, and only where it is on the ledger's path. The
+    /// ledger's file must still be ours and writable by us alone, and where root opens another user's ledger it counts for
+    /// nothing.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # use std::os::unix::fs::PermissionsExt;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let data = folder.path();
+    /// std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o777)).unwrap();
+    /// let builder = procledger::Tracker::builder(data.join("ledger.db"));
+    /// assert!(builder.clone().open().unwrap_err().is_denied());
+    /// builder.trust_folder(data).open()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn trust_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.options.trust_folder = Some(folder.into());
+        self
+    }
+
     /// Opens the ledger. When this returns, what dead instances left is gone, or is in the
     /// [`startup_report`](Tracker::startup_report).
     ///
@@ -229,7 +258,8 @@ impl Builder {
         check_options(&self.options)?;
         let proc = Proc::open()?;
         let place = current_place()?;
-        let store = Store::open(&self.path)?;
+        let trusted = trusted_folder(&self.options);
+        let store = Store::open_trusting(&self.path, trusted.as_deref())?;
         let observer = Observer { place, uid: store.owner_uid() };
         let own = Pid::new(i64::from(std::process::id()))
             .ok_or_else(|| Error::invalid("pid 0 opens nothing"))?;
@@ -238,7 +268,9 @@ impl Builder {
             .identity;
         let lock_name = new_lock_name(store.path());
         // The lock before the row: a row without a held lock looks like a dead instance.
-        let lock = HeldLock::create(&store.path().with_file_name(&lock_name), observer.uid)?;
+        let lock_path = store.path().with_file_name(&lock_name);
+        let lock =
+            store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
         let new = NewInstance {
             program: self.options.program.clone(),
             identity,
@@ -250,7 +282,9 @@ impl Builder {
         let instance = match store.add_instance(&new) {
             Ok(instance) => instance,
             Err(error) => {
-                lock.remove();
+                if let Ok(_acting) = store.act_as_owner() {
+                    lock.remove();
+                }
                 return Err(error);
             }
         };
@@ -268,6 +302,23 @@ impl Builder {
         })?;
         begin(shared)
     }
+}
+
+/// The folder that is vouched for: by the caller, else by the environment.
+fn trusted_folder(options: &Options) -> Option<PathBuf> {
+    trusted_or_by_environment(options.trust_folder.as_deref())
+}
+
+/// The same for a folder that was named, or not. An empty path names none, whatever the environment says.
+pub(super) fn trusted_or_by_environment(named: Option<&Path>) -> Option<PathBuf> {
+    let folder = named.map(Path::to_owned).or_else(trusted_by_environment);
+    folder.filter(|folder| !folder.as_os_str().is_empty())
+}
+
+/// The folder that `PROCLEDGER_TRUST_FOLDER` names. It counts for nothing where a program has more rights than its caller.
+fn trusted_by_environment() -> Option<PathBuf> {
+    let folder = std::env::var_os(TRUST_VARIABLE).filter(|folder| !folder.is_empty())?;
+    (!is_secure()).then(|| folder.into())
 }
 
 fn check_options(options: &Options) -> Result<()> {

@@ -60,6 +60,8 @@ pub(super) struct Options {
     pub(super) record_arguments: bool,
     pub(super) keep_history: Duration,
     pub(super) limit_size: Option<u64>,
+    /// A folder whose writers are trusted not to replace the ledger.
+    pub(super) trust_folder: Option<std::path::PathBuf>,
 }
 
 /// One open tracker.

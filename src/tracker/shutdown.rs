@@ -55,7 +55,9 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
         exporter.and_then(Arc::into_inner).map_or(Ok(()), crate::export::Exporter::finish);
     let stopped = shared.store.stop_instance(shared.instance, StopHow::Clean, Millis::now());
     // The lock goes last, and only after a stop that was recorded: otherwise our death is what the next one finds.
-    if let (Some(held), Ok(_)) = (lock(&shared.lock).take(), &stopped) {
+    if let (Some(held), Ok(_), Ok(_acting)) =
+        (lock(&shared.lock).take(), &stopped, shared.store.act_as_owner())
+    {
         held.remove();
     }
     if let Err(error) = removed {

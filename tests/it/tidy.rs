@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Each layer with the modules of the crate that it may use; see docs/architecture.md.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("identity", &[]),
     ("error", &["identity"]),
     ("state", &["identity", "error"]),
@@ -15,14 +15,16 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("plan", &["identity", "error", "state", "record"]),
     ("meter", &["identity", "error", "state", "record"]),
     ("os", &["identity", "error", "state", "record", "plan"]),
-    ("store", &["identity", "error", "state", "record", "plan", "meter"]),
-    ("export", &["identity", "error", "state", "record", "plan", "meter"]),
+    ("store", &["identity", "error", "state", "record", "plan", "meter", "os"]),
+    ("export", &["identity", "error", "state", "record", "plan", "meter", "os"]),
     (
         "tracker",
         &["identity", "error", "state", "record", "plan", "meter", "os", "store", "export"],
     ),
     // The public face of what the tracker has of it.
     ("keeper", &["tracker"]),
+    // The same of what the command needs of paths.
+    ("paths", &["os"]),
     // Not there but for the fuzz targets.
     ("fuzzing", &["plan", "os", "export"]),
 ];

@@ -22,7 +22,8 @@ Examples:
 
 The ledger is --db FILE, else $PROCLEDGER_DB, else $XDG_STATE_HOME/procledger/ledger.db,
 else $HOME/.local/state/procledger/ledger.db. As root on another user's ledger the
-command becomes that user first. $PROCLEDGER_LOG takes log filters (procledger=debug).
+command becomes that user first. $PROCLEDGER_TRUST_FOLDER is --trust-folder for all
+commands. $PROCLEDGER_LOG takes log filters (procledger=debug).
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` exits with the code of its program.
 Exits with 0 if its output is closed early, as in `procledger ps | head -1`.";
@@ -122,6 +123,7 @@ mod tests {
             &["procledger", "ps", "--db", ""][..],
             &["procledger", "ps", "--export", ""],
             &["procledger", "ps", "--log-file", ""],
+            &["procledger", "ps", "--trust-folder", ""],
             &["procledger", "export", ""],
             &["procledger", "import", ""],
             &["procledger", "report", "-o", ""],

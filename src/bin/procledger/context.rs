@@ -1,6 +1,6 @@
 //! What every subcommand needs: the ledger's place, the profile, who asked. The only place where ledgers are opened.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::getuid;
 use procledger::{Builder, Ledger, Tracker};
@@ -32,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) ledger: PathBuf,
     pub(crate) export: Option<PathBuf>,
     profile: Option<Profile>,
+    trust_folder: Option<PathBuf>,
     /// Who typed the command, before root became somebody else.
     asked_by: u32,
     /// The user that root became.
@@ -42,18 +43,21 @@ impl Context {
     /// Checks the global options, becomes the ledger's owner and starts the log. Only while no other thread runs.
     pub(crate) fn prepare(global: &GlobalArgs, access: Access) -> Result<Self> {
         let path = LedgerPath::resolve(global.db.as_deref(), &Environment::read())?;
+        let asked_by = getuid().as_raw();
+        // First of all: what a user's path leads to is not looked at, and nothing made there, with root's rights.
+        let account = privilege::act_as_owner(&path.file)?;
         match access {
             Access::Inspect => {}
             Access::Existing => path.demand()?,
+            Access::Create if account.is_some() => path.demand_of_a_user()?,
             Access::Create => path.create_folder()?,
         }
-        let asked_by = getuid().as_raw();
-        let account = privilege::act_as_owner(&path.file)?;
         logging::start(global.verbose, global.log_file.as_deref())?;
         Ok(Self {
             ledger: path.file,
             export: global.export.clone(),
             profile: global.profile,
+            trust_folder: global.trust_folder.clone(),
             asked_by,
             account,
         })
@@ -66,7 +70,7 @@ impl Context {
 
     /// An instance that owns processes or cleans up: with the profile and the export.
     pub(crate) fn owner(&self) -> Builder {
-        let mut builder = Tracker::builder(&self.ledger);
+        let mut builder = self.builder();
         if self.profile == Some(Profile::EcosystemManager) {
             builder = builder.ecosystem_manager();
         }
@@ -79,7 +83,20 @@ impl Context {
     /// An instance for one action by hand: no orphan pass, no monitor, and no export, which it would take from an owner
     /// to come or remove on leaving.
     pub(crate) fn actor(&self) -> Builder {
-        Tracker::builder(&self.ledger).reap_on_open(false).monitor(false)
+        self.builder().reap_on_open(false).monitor(false)
+    }
+
+    fn builder(&self) -> Builder {
+        let builder = Tracker::builder(&self.ledger);
+        match self.trust_folder() {
+            Some(folder) => builder.trust_folder(folder),
+            None => builder,
+        }
+    }
+
+    /// The folder that is vouched for, by an option. As another user none is, whatever root's environment says: an empty path.
+    pub(crate) fn trust_folder(&self) -> Option<&Path> {
+        if self.account.is_some() { Some(Path::new("")) } else { self.trust_folder.as_deref() }
     }
 
     /// The names to sweep for: those given, and the profile's.

@@ -16,6 +16,9 @@ pub(crate) struct GlobalArgs {
     /// Keep a JSON file of the running tasks (used by run, watch and reap; checked by doctor)
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) export: Option<PathBuf>,
+    /// Trust all users that can write this folder on the ledger's path not to replace the ledger
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) trust_folder: Option<PathBuf>,
     /// Append the log to this file (created with mode 0600)
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,

@@ -74,6 +74,18 @@ impl LedgerPath {
         }
     }
 
+    /// The same for root that has become the user to whom the path belongs: it creates no ledger on that user's behalf.
+    pub(crate) fn demand_of_a_user(&self) -> Result<()> {
+        if self.file.try_exists().is_ok_and(|there| there) {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "{} would lie in a folder of uid {}: run as that user, or name another ledger with --db FILE",
+            self.file.display(),
+            nix::unistd::geteuid()
+        )))
+    }
+
     /// Creates the default folder, for its owner alone; a folder that somebody named is theirs to create.
     pub(crate) fn create_folder(&self) -> Result<()> {
         let Some(folder) = self.file.parent().filter(|_| self.is_default) else { return Ok(()) };

@@ -2,14 +2,18 @@
 
 use std::{
     fmt,
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Mutex,
 };
 
-use procledger::Millis;
+use procledger::{
+    Millis,
+    paths::{Account, controller},
+};
+use rustix::fs::OFlags;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -53,10 +57,9 @@ fn log_file<S>(path: &Path, verbose: u8) -> Result<impl Layer<S> + use<S>>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let file =
-        OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|error| {
-            Failure::because(format!("failed to open the log file {}", path.display()), &error)
-        })?;
+    let file = open_to_append(path).map_err(|error| {
+        Failure::because(format!("failed to open the log file {}", path.display()), &error)
+    })?;
     Ok(tracing_subscriber::fmt::layer()
         .event_format(Plain { dated: true })
         .with_writer(Mutex::new(Escaping(file)))
@@ -65,6 +68,24 @@ where
             2 => "debug",
             _ => "trace",
         })?))
+}
+
+/// As the user who controls the path, where root names one in another user's folder. A FIFO that nothing reads is an error, and
+/// not waited for.
+fn open_to_append(path: &Path) -> io::Result<File> {
+    let owner = controller(path)?;
+    let _acting = owner.as_ref().map(Account::act).transpose().map_err(io::Error::other)?;
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    // From here on a slow reader is waited for.
+    let status = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, status - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 fn filter(default: &str) -> Result<EnvFilter> {

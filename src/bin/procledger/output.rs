@@ -8,6 +8,7 @@ use std::{
     process::ExitCode,
 };
 
+use procledger::paths::{Account, controller};
 use serde::Serialize;
 
 use crate::{
@@ -39,10 +40,13 @@ pub(crate) fn print_line(text: &str) -> Result<Reader> {
 }
 
 /// Replaces `file` by one that holds `bytes`, as a whole: on a full disk the old one stays. What is no regular file, such as
-/// a pipe, is written to; a link is followed.
+/// a pipe, is written to; a link is followed. Where root names a file in another user's folder, or a link of that user, it is
+/// written as that user.
 pub(crate) fn to_file(file: &Path, bytes: &[u8]) -> Result<()> {
     let failed =
         |error: io::Error| Failure::because(format!("failed to write {}", file.display()), &error);
+    let owner = controller(file).map_err(failed)?;
+    let _acting = owner.as_ref().map(Account::act).transpose()?;
     let target = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
         return fs::write(&target, bytes).map_err(failed);

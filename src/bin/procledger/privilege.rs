@@ -1,8 +1,10 @@
-//! root acts on another user's ledger as that user, never as root: a forged row must not make root kill a stranger.
+//! root acts on another user's ledger as that user, never as root: a forged row must not make root kill an unrelated process, nor a path
+//! that the user exchanges make root write elsewhere.
 
-use std::{ffi::CString, fs, os::unix::fs::MetadataExt, path::Path};
+use std::{ffi::CString, path::Path};
 
-use nix::unistd::{Gid, Uid, User, geteuid, initgroups, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Uid, User, initgroups, setgid, setgroups, setuid};
+use procledger::paths::controller;
 
 use crate::exit::{Failure, Result};
 
@@ -13,26 +15,24 @@ pub(crate) struct Account {
     pub(crate) entry: Option<User>,
 }
 
-/// Becomes the owner of `ledger` for good where we are root and it is somebody else's. Only while no other thread runs.
+/// Becomes, for good, the user who controls where the path of `ledger` leads, where we are root and it is another user: before
+/// anything on that path is opened, created or even looked for. Only while no other thread runs.
 pub(crate) fn act_as_owner(ledger: &Path) -> Result<Option<Account>> {
-    // A ledger that is not there yet, or cannot be looked at, is judged when it is opened.
-    let Ok(file) = fs::metadata(ledger) else { return Ok(None) };
-    if !geteuid().is_root() || file.uid() == 0 {
-        return Ok(None);
-    }
-    become_user(Uid::from_raw(file.uid()), Gid::from_raw(file.gid())).map(Some).map_err(|error| {
+    // What cannot be reached is refused where it is opened, with its name.
+    let Ok(Some(owner)) = controller(ledger) else { return Ok(None) };
+    let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+    become_user(uid, gid).map(Some).map_err(|error| {
         Failure::because(
             format!(
-                "{} belongs to uid {}, and root could not become that user",
-                ledger.display(),
-                file.uid()
+                "{} belongs to uid {uid}, and root could not become that user",
+                ledger.display()
             ),
             &error,
         )
     })
 }
 
-fn become_user(uid: Uid, file_gid: Gid) -> nix::Result<Account> {
+fn become_user(uid: Uid, unknown_gid: Gid) -> nix::Result<Account> {
     let entry = User::from_uid(uid)?;
     if let Some(user) = &entry {
         let name = CString::new(user.name.as_bytes()).map_err(|_| nix::Error::EINVAL)?;
@@ -40,7 +40,7 @@ fn become_user(uid: Uid, file_gid: Gid) -> nix::Result<Account> {
         setgid(user.gid)?;
     } else {
         setgroups(&[])?;
-        setgid(file_gid)?;
+        setgid(unknown_gid)?;
     }
     setuid(uid)?;
     // setuid(2) clears it, and without it our own /proc/self belongs to root, where identities are read.

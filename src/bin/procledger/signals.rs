@@ -2,14 +2,18 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    thread,
 };
 
 use nix::sys::{
-    signal::{SigSet, Signal},
+    signal::{SigSet, Signal, raise},
     signalfd::{SfdFlags, SignalFd},
 };
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    pipe::{PipeFlags, pipe_with},
+};
 
 use crate::exit::{Failure, Result};
 
@@ -53,6 +57,44 @@ impl Signals {
             .map_err(|error| Failure::because("failed to set up signals", &error))
     }
 
+    /// Runs `work`; a signal that comes meanwhile ends this process as if it had not been blocked.
+    ///
+    /// Threads that `work` starts inherit the blocked signals, so the signals cannot simply stay unblocked until they are needed.
+    /// The exit is that of a crash, which `work` must stand; where the signal is one that cannot end us, as for the first process
+    /// of a PID namespace, the exit code says which it was.
+    pub(crate) fn end_us_during<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let (done, end) = pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|error| Failure::because("failed to create a pipe", &error))?;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                if let Ok(Some(signal)) = self.next_until(&done) {
+                    die_by(signal);
+                }
+            });
+            // Dropped also when `work` panics: otherwise the scope would wait for the thread.
+            let _end = end;
+            Ok(work())
+        })
+    }
+
+    /// The next signal; `None` once the other end of `done` is closed.
+    fn next_until(&self, done: &OwnedFd) -> io::Result<Option<i32>> {
+        loop {
+            let mut fds = [PollFd::new(&self.0, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // What comes when the work is done is not ours to take.
+            if !fds[1].revents().is_empty() {
+                return Ok(None);
+            }
+            if let Some(signal) = self.pending()? {
+                return Ok(Some(signal));
+            }
+        }
+    }
+
     /// The next signal, if one has come.
     pub(crate) fn pending(&self) -> io::Result<Option<i32>> {
         let next = self.0.read_signal()?;
@@ -71,6 +113,17 @@ impl Signals {
             }
         }
     }
+}
+
+/// Ends this process by `signal`, whose action is the default one: it was neither ignored nor handled.
+fn die_by(signal: i32) -> ! {
+    if let Ok(which) = Signal::try_from(signal) {
+        let mut set = SigSet::empty();
+        set.add(which);
+        let _ = set.thread_unblock();
+        let _ = raise(which);
+    }
+    std::process::exit(128 + signal)
 }
 
 /// A write beyond `ulimit -f` shall fail, and not end whoever answers for programs. Before any other thread runs; programs

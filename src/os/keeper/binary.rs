@@ -124,7 +124,7 @@ fn is_strict() -> bool {
 }
 
 /// Whether this program was executed with more rights than its caller has.
-pub(super) fn is_secure() -> bool {
+pub(crate) fn is_secure() -> bool {
     // SAFETY: getauxval(3) reads the vector that the kernel gave this process.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }

@@ -35,7 +35,7 @@ mod seat;
 mod seek;
 mod wire;
 
-pub(crate) use binary::Binary;
+pub(crate) use binary::{Binary, is_secure};
 pub(crate) use channel::Channel;
 pub(crate) use link::{Asked, Link, Terms};
 pub(crate) use seat::{

@@ -91,7 +91,7 @@ fn a_ledger_that_somebody_else_has_set_up_since_we_looked_was_called_emptied() {
     fs::write(&path, "").expect("written");
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(&path, permissions).expect("set");
-    let before = trust::Located::at(&path).expect("seen");
+    let before = trust::Located::at(&path, &trust::Terms::of(&path, None)).expect("seen");
     let store = Store::open(&path).expect("set up by somebody else");
     store.add_instance(&instance("opener", here(), 1)).expect("written");
     assert!(matches!(setup::standing(&before), Ok(setup::Standing::New)), "it is looked at anew");

@@ -25,7 +25,11 @@ pub(crate) struct DoctorArgs {
 
 impl DoctorArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        let findings = procledger::diagnose(&context.ledger, context.export.as_deref());
+        let findings = procledger::diagnose_trusting(
+            &context.ledger,
+            context.export.as_deref(),
+            context.trust_folder(),
+        );
         let text =
             if self.json { output::json(&findings)? } else { list(&findings, Paint::detect()) };
         output::print(text)?;

@@ -123,7 +123,9 @@ impl Plan {
         std::env::current_dir()
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
         let builder = self.raw.keeping.apply(context.owner()).protected_names(&self.raw.protect);
-        let tracker = self.contained(builder).open()?;
+        let builder = self.contained(builder);
+        // Opening may wait for other instances, and for a disk. Nothing of ours runs yet.
+        let tracker = signals.end_us_during(|| builder.open())??;
         let result = self.own(context, &tracker, signals);
         // Whatever came of it: what is still ours ends now.
         let ended = tracker.shutdown();

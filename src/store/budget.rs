@@ -1,0 +1,114 @@
+//! What a statement may cost.
+//!
+//! A schema can hold what never ends: a trigger with a recursive query, an index on an expensive expression. Such a ledger is
+//! refused ([`super::schema`]), but what was put there a moment later would hold a host for ever, and with it its programs. So a
+//! statement that uses up its budget is interrupted, and its transaction rolled back.
+//!
+//! The budget is processor time of the thread, not time that passes: a slow disk or a busy machine costs none, and a statement
+//! that never ends always does. SQLite asks between the steps of its virtual machine
+//! (<https://sqlite.org/c3ref/progress_handler.html>).
+
+use std::{cell::Cell, marker::PhantomData, time::Duration};
+
+use rusqlite::Connection;
+use rustix::time::{ClockId, clock_gettime};
+
+/// One transaction: those of ours take milliseconds, that over all rows of a pass some more.
+pub(super) const WRITE: Duration = Duration::from_secs(5);
+/// One query of a host: the longest, a look through the processes of a ledger of ten million, takes some seconds.
+pub(super) const HOST_READ: Duration = Duration::from_mins(1);
+/// One query of a reader, who waits for it by choice: a report, or a check of every page.
+pub(super) const LOOK: Duration = Duration::from_hours(1);
+/// Steps of the virtual machine between two looks at the clock: a fraction of a millisecond.
+const STEPS: i32 = 20_000;
+
+thread_local! {
+    /// When the thread's processor time will be used up; `None` where there is no limit.
+    static LIMIT: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// Limits the statements of this thread until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Budget {
+    before: Option<Duration>,
+    in_this_thread: PhantomData<*const ()>,
+}
+
+impl Budget {
+    /// Within another one the shorter counts.
+    pub(super) fn of(limit: Duration) -> Self {
+        let before = LIMIT.get();
+        let end = used() + limit;
+        LIMIT.set(Some(before.map_or(end, |before| before.min(end))));
+        Self { before, in_this_thread: PhantomData }
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        LIMIT.set(self.before);
+    }
+}
+
+/// Lets the statements of a connection keep to the budget of the thread that runs them.
+pub(super) fn keep(connection: &Connection) -> rusqlite::Result<()> {
+    connection.progress_handler(STEPS, Some(|| LIMIT.get().is_some_and(|end| used() > end)))
+}
+
+/// Processor time of this thread.
+fn used() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENDLESS: &str =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n";
+
+    fn ask(connection: &Connection) -> rusqlite::Result<i64> {
+        connection.query_one(ENDLESS, [], |row| row.get(0))
+    }
+
+    #[test]
+    fn what_never_ends_is_interrupted_and_the_connection_serves_on() {
+        let connection = Connection::open_in_memory().expect("a database");
+        keep(&connection).expect("kept");
+        for _ in 0..2 {
+            let _budget = Budget::of(Duration::from_millis(20));
+            let error = ask(&connection).expect_err("interrupted");
+            assert_eq!(
+                error.sqlite_error_code(),
+                Some(rusqlite::ErrorCode::OperationInterrupted),
+                "{error}"
+            );
+        }
+        let one: i64 = connection.query_one("SELECT 1", [], |row| row.get(0)).expect("an answer");
+        assert_eq!(one, 1);
+    }
+
+    #[test]
+    fn of_two_budgets_the_shorter_counts_and_the_outer_one_is_restored() {
+        let connection = Connection::open_in_memory().expect("a database");
+        keep(&connection).expect("kept");
+        let _outer = Budget::of(Duration::from_millis(20));
+        {
+            let _inner = Budget::of(LOOK);
+            ask(&connection).expect_err("interrupted by the outer one");
+        }
+        ask(&connection).expect_err("used up");
+    }
+
+    #[test]
+    fn time_that_is_slept_costs_nothing() {
+        let connection = Connection::open_in_memory().expect("a database");
+        keep(&connection).expect("kept");
+        let _budget = Budget::of(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(80));
+        let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 30000) SELECT count(*) FROM n";
+        connection.query_one(many, [], |row| row.get::<_, i64>(0)).expect("within the budget");
+    }
+}

@@ -1,0 +1,242 @@
+//! Whether a ledger's schema holds only what the migrations made, and what fires nothing.
+//!
+//! What else stands in a schema runs whenever we read or write: a trigger at each row, a generated column, a `CHECK` or an
+//! index on an expression with it, a foreign key at each deletion. None of that is ours, and it could lose rows, refuse them or
+//! never end. So a ledger that holds it is refused, by name, before a statement of ours could meet it.
+//!
+//! Allowed is what a person may add for looking: tables of one's own that refer to none of ours, views under other names, and
+//! plain indexes. An index on one of our tables is plain where it is on columns alone, not unique, not partial, and in an order
+//! that SQLite has built in. An index or a view of ours that is missing costs time, and is no reason to refuse.
+//!
+//! The texts in `sqlite_schema` are compared with those that the same migrations make in memory.
+
+use std::{collections::HashMap, path::Path, sync::LazyLock};
+
+use include_dir::{Dir, include_dir};
+use rusqlite::Connection;
+use rusqlite_migration::Migrations;
+
+use super::failure::failed;
+use crate::error::{Error, Kind, Result};
+
+static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations");
+
+/// Of a name in a message, which may be hostile.
+const NAME_MAX: usize = 60;
+
+/// A row of `sqlite_schema` (<https://sqlite.org/schematab.html>).
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Object {
+    kind: String,
+    name: String,
+    table: String,
+    sql: Option<String>,
+}
+
+/// What the migrations made, by lowercase name.
+type Expected = HashMap<String, Object>;
+
+static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| expected(latest()));
+
+/// Number of migrations that this version has: the `user_version` of a current ledger.
+pub(super) fn latest() -> i64 {
+    i64::try_from(MIGRATIONS.dirs().count()).unwrap_or(i64::MAX)
+}
+
+/// Every migration that this version has.
+pub(super) fn migrations() -> Result<Migrations<'static>, rusqlite_migration::Error> {
+    Migrations::from_directory(&MIGRATIONS)
+}
+
+/// Refuses what no migration made and what could fire, with its name and what to do.
+///
+/// In a ledger of a newer version, whose migrations are not known here, only what no version has: a trigger, a virtual table.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
+    let wrong = |error| failed(path, "read the schema", error);
+    let version: i64 =
+        connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(wrong)?;
+    let older;
+    let expected = match version {
+        version if version == latest() => EXPECTED.as_ref(),
+        version if version > latest() => {
+            let found = objects(connection).map_err(wrong)?;
+            let fault = found.iter().find_map(fires_in_any_version);
+            return fault.map_or(Ok(()), |fault| Err(refused(path, &fault)));
+        }
+        version => {
+            older = expected(version);
+            older.as_ref()
+        }
+    };
+    let expected = expected.map_err(|error| {
+        Error::new(Kind::Other, format!("failed to make the schema to compare with: {error}"))
+    })?;
+    match fault(connection, expected).map_err(wrong)? {
+        None => Ok(()),
+        Some(fault) => Err(refused(path, &fault)),
+    }
+}
+
+/// What is wrong, and what to do about it.
+struct Fault {
+    what: String,
+    advice: String,
+}
+
+fn refused(path: &Path, fault: &Fault) -> Error {
+    let message = format!("the ledger `{}` {}: {}", path.display(), fault.what, fault.advice);
+    Error::new(Kind::Denied, message)
+}
+
+fn fault(connection: &Connection, expected: &Expected) -> rusqlite::Result<Option<Fault>> {
+    let found = objects(connection)?;
+    for object in &found {
+        let fault = match expected.get(&object.name.to_lowercase()) {
+            Some(ours) if ours == object => None,
+            Some(ours) => Some(Fault {
+                what: format!("has another {} `{}` than procledger made", ours.kind, name(object)),
+                advice: "restore a backup, or choose another ledger".to_owned(),
+            }),
+            None => unexpected(connection, expected, object)?,
+        };
+        if fault.is_some() {
+            return Ok(fault);
+        }
+    }
+    let missing = expected.values().filter(|ours| ours.kind == "table").find(|ours| {
+        !found.iter().any(|object| object.name.eq_ignore_ascii_case(&ours.name))
+            // The planner's, which a person may drop.
+            && !ours.name.starts_with("sqlite_")
+    });
+    Ok(missing.map(|ours| Fault {
+        what: format!("has lost its table `{}`", ours.name),
+        advice: "restore a backup, or choose another ledger".to_owned(),
+    }))
+}
+
+fn unexpected(
+    connection: &Connection,
+    expected: &Expected,
+    object: &Object,
+) -> rusqlite::Result<Option<Fault>> {
+    if let Some(fault) = fires_in_any_version(object) {
+        return Ok(Some(fault));
+    }
+    let is_ours = |table: &str| expected.contains_key(&table.to_lowercase());
+    match object.kind.as_str() {
+        "table" if refers_to_ours(connection, &object.name, &is_ours)? => {
+            Ok(Some(dropped(object, "which refers to one of procledger's")))
+        }
+        "index" if is_ours(&object.table) && !is_plain(connection, object)? => {
+            Ok(Some(dropped(object, "which is not on plain columns alone, or is unique")))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn fires_in_any_version(object: &Object) -> Option<Fault> {
+    match object.kind.as_str() {
+        "trigger" => Some(dropped(object, "which procledger did not make")),
+        "table" if is_virtual(object) => Some(dropped(object, "which is a virtual one")),
+        "table" | "view" | "index" => None,
+        _ => Some(dropped(object, "of an unknown kind")),
+    }
+}
+
+fn dropped(object: &Object, why: &str) -> Fault {
+    let (kind, name) = (&object.kind, name(object));
+    Fault {
+        what: format!("holds the {kind} `{name}`, {why}"),
+        advice: format!(
+            "remove it with `DROP {} \"{name}\"` in sqlite3, or choose another ledger",
+            kind.to_uppercase()
+        ),
+    }
+}
+
+/// Safe for a terminal, and short.
+fn name(object: &Object) -> String {
+    object.name.chars().take(NAME_MAX).flat_map(char::escape_debug).collect()
+}
+
+fn is_virtual(object: &Object) -> bool {
+    // SQLite writes the words itself, whatever was typed.
+    object.sql.as_deref().is_some_and(|sql| sql.starts_with("CREATE VIRTUAL TABLE"))
+}
+
+/// Each of our deletions would look into such a table, and do there what its `ON DELETE` says.
+fn refers_to_ours(
+    connection: &Connection,
+    table: &str,
+    is_ours: &impl Fn(&str) -> bool,
+) -> rusqlite::Result<bool> {
+    let mut keys = connection.prepare("SELECT \"table\" FROM pragma_foreign_key_list(?1)")?;
+    let mut parents = keys.query([table])?;
+    while let Some(row) = parents.next()? {
+        if is_ours(&row.get::<_, String>(0)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_plain(connection: &Connection, index: &Object) -> rusqlite::Result<bool> {
+    // An expression is column -2 (https://sqlite.org/pragma.html#pragma_index_xinfo).
+    let sql = "SELECT NOT (list.\"unique\" OR list.partial OR EXISTS (
+            SELECT 1 FROM pragma_index_xinfo(list.name) AS x
+            WHERE x.cid = -2 OR coalesce(x.coll, '') NOT IN ('BINARY', 'NOCASE', 'RTRIM')))
+        FROM pragma_index_list(?1) AS list WHERE list.name = ?2";
+    let mut plain = connection.prepare(sql)?;
+    let mut rows = plain.query([&index.table, &index.name])?;
+    rows.next()?.map_or(Ok(false), |row| row.get(0))
+}
+
+fn objects(connection: &Connection) -> rusqlite::Result<Vec<Object>> {
+    let mut all = connection.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema")?;
+    let rows = all.query_map([], |row| {
+        Ok(Object { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)? })
+    })?;
+    rows.collect()
+}
+
+fn expected(version: i64) -> Result<Expected, String> {
+    let made = || -> Result<Expected, rusqlite_migration::Error> {
+        let mut memory = Connection::open_in_memory()?;
+        let version = usize::try_from(version).unwrap_or(0);
+        migrations()?.to_version(&mut memory, version)?;
+        let all = objects(&memory)?;
+        Ok(all.into_iter().map(|object| (object.name.to_lowercase(), object)).collect())
+    };
+    made().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_migrations_make_is_found_to_be_theirs_in_every_version() {
+        for version in 1..=latest() {
+            let mut ledger = Connection::open_in_memory().expect("a database");
+            let number = usize::try_from(version).expect("a version");
+            migrations().expect("migrations").to_version(&mut ledger, number).expect("migrated");
+            check(&ledger, Path::new("/x/ledger.db")).expect("nothing but ours");
+        }
+    }
+
+    #[test]
+    fn comparing_costs_little() {
+        let began = std::time::Instant::now();
+        expected(latest()).expect("made");
+        println!("the schema was made in memory in {:?}", began.elapsed());
+        let ledger = {
+            let mut ledger = Connection::open_in_memory().expect("a database");
+            migrations().expect("migrations").to_latest(&mut ledger).expect("migrated");
+            ledger
+        };
+        check(&ledger, Path::new("/x/ledger.db")).expect("ours");
+        let began = std::time::Instant::now();
+        check(&ledger, Path::new("/x/ledger.db")).expect("ours");
+        println!("a schema was compared in {:?}", began.elapsed());
+    }
+}
