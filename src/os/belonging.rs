@@ -1,8 +1,9 @@
 //! Whose a process is: its user, its PID namespace, and whether systemd started it itself.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use super::{
+    cgroup::own_path,
     procfs::{BUFFER, ENVIRON_LIMIT, Proc, STAT_LIMIT, number, parse_stat, split_nul, tokens},
     scan::unless_busy,
 };
@@ -61,6 +62,18 @@ impl Proc {
         BUFFER.with_borrow_mut(|buffer| {
             self.read(pid, "cgroup", buffer, 16 << 10).is_ok_and(|there| there)
                 && is_below(buffer, name)
+        })
+    }
+
+    /// The path of its v2 cgroup, from the root of our cgroup namespace; `None` where it is gone or in none.
+    ///
+    /// # Errors
+    ///
+    /// Where that may not be read, or is too long to be told.
+    pub(crate) fn cgroup(&self, pid: Pid) -> Result<Option<PathBuf>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let there = self.read(pid, "cgroup", buffer, 16 << 10)?;
+            Ok(there.then(|| own_path(buffer)).flatten())
         })
     }
 

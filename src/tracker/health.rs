@@ -315,6 +315,9 @@ impl Shared {
             if seen.members.iter().any(|member| member.alive) {
                 return Ok(true);
             }
+            if seen.hides {
+                return Ok(true);
+            }
             missed |= seen.missed;
         }
         if missed {

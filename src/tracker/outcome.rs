@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     error::Result,
+    plan::members::Evidence,
     record::{
         Because, Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits,
         Millis, NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, Report, Settled,
@@ -127,7 +128,7 @@ impl Shared {
         settled: &mut Vec<Settled>,
         report: &mut Report,
     ) {
-        let TreeEnd { root, members, suspects, unknown, unseen } = tree;
+        let TreeEnd { root, members, suspects, unknown, unseen, mut outlived } = tree;
         for member in members {
             report.checked += 1;
             if let Some(why) = &member.kept {
@@ -137,6 +138,13 @@ impl Shared {
                     report.endings.push(ending(why.clone(), &root, member));
                     continue;
                 }
+            } else if member.is_root
+                && member.outcome != Outcome::Survived
+                && let Some(why) = outlived.take()
+            {
+                self.publish_root(cause, &root, &member, deadline);
+                settled.extend(self.is_outlived(cause, &root, &member, why, report));
+                continue;
             } else if member.is_root
                 && member.outcome != Outcome::Survived
                 && let Some(why) = &unseen
@@ -153,6 +161,10 @@ impl Shared {
             log_survivor(&root, &member);
             member.died_after.into_iter().for_each(|after| self.meter().reaped(after));
             report.endings.push(ending(cause.rule.clone(), &root, member));
+        }
+        if let Some(why) = outlived {
+            // The root survived as well, or its end is in the ledger already.
+            report.endings.push(left_in_leaf(cause, &root, why));
         }
         report.suspects.extend(suspects.into_iter().map(|(pid, command)| Suspect {
             task_id: root.task.clone(),
@@ -176,6 +188,25 @@ impl Shared {
                 leak: None,
             });
         }
+    }
+
+    /// The root is dead, but its leaf is not empty: what lives in it and cannot be seen is a survivor, and the root's row is
+    /// all that leads to it.
+    fn is_outlived(
+        &self,
+        cause: &Cause,
+        root: &Root,
+        member: &MemberEnd,
+        why: String,
+        report: &mut Report,
+    ) -> Option<Settled> {
+        if let Some(entry) = self.entry(root.row) {
+            let by_itself = member.outcome == Outcome::Gone;
+            let reason = if by_itself { EndReason::Exited } else { cause.reason };
+            entry.set_cause(Some((reason, because(cause, member))));
+        }
+        report.endings.push(left_in_leaf(cause, root, why.clone()));
+        member.row.map(|process| Settled { process, verdict: Verdict::Survived(why), leak: None })
     }
 
     /// The root is dead, but it is not known what else there was: its row stays, and the next pass tries again.
@@ -229,6 +260,9 @@ impl Shared {
             if entry.status().is_some() && entry.cause().is_none() {
                 entry.mark_recorded();
                 self.reap_and_let_go(&entry, None);
+            } else if entry.status().is_some() {
+                // A root that is dead, and outlived: its death is no news, and the health pass tries again.
+                entry.give_up();
             } else {
                 self.give_up(&entry);
             }
@@ -295,6 +329,21 @@ fn ending(rule: String, root: &Root, member: MemberEnd) -> Ending {
             .died_after
             .map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
         obstacle: member.obstacle,
+    }
+}
+
+/// What lives on in a leaf and cannot be seen, told by its root.
+fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
+    tracing::error!("task {} could not be ended: {why}", told(root.task.as_ref()));
+    Ending {
+        task_id: root.task.clone(),
+        pid: root.identity.pid,
+        command: root.command.to_vec(),
+        rule: cause.rule.clone(),
+        evidence: Evidence::Leaf.to_string(),
+        outcome: Outcome::Survived,
+        died_after_ms: None,
+        obstacle: Some(why),
     }
 }
 

@@ -11,7 +11,11 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Ledger, ending::command_of, entry::may_record_arguments};
+use super::{
+    Ledger,
+    ending::{command_of, list_leaf},
+    entry::may_record_arguments,
+};
 use crate::{
     error::Result,
     identity::{Pid, Place},
@@ -189,7 +193,9 @@ impl Sight {
     fn leaf(&self, root: &ProcessRecord) -> HashSet<Pid> {
         let leaf =
             root.cgroup.as_ref().and_then(|leaf| Leaf::open(leaf, self.owner).ok().flatten());
-        leaf.and_then(|leaf| leaf.pids().ok()).unwrap_or_default().into_iter().collect()
+        leaf.and_then(|leaf| list_leaf(&self.proc, &self.snapshot, &leaf, false).ok())
+            .unwrap_or_default()
+            .pids
     }
 
     /// Other live instances, with what they answer for, that do not run below this very root: a task that restarts its host

@@ -70,6 +70,7 @@ mod look_alikes;
 mod many_at_once;
 mod metrics;
 mod model;
+mod nested_cgroups;
 mod no_proc;
 mod not_started;
 mod obstacles;

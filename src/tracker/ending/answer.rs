@@ -22,6 +22,8 @@ pub(in super::super) struct TreeEnd {
     pub(in super::super) unknown: Vec<(ProcessId, Error)>,
     /// Why nobody knows whether these were all: the root's row must stay, since it leads to the others.
     pub(in super::super) unseen: Option<String>,
+    /// What lives on in the root's leaf and is no known member: a survivor, to which the root's row leads.
+    pub(in super::super) outlived: Option<String>,
 }
 
 /// What became of one member.
@@ -71,6 +73,14 @@ pub(in super::super) struct Found<'a> {
     pub(in super::super) cpu: Duration,
     pub(in super::super) age: Duration,
     pub(in super::super) uid: u32,
+}
+
+/// What dead roots left.
+#[derive(Debug)]
+pub(in super::super) struct Left {
+    pub(in super::super) strays: Vec<Stray>,
+    /// More than these lives in the root's leaf, and cannot be seen.
+    pub(in super::super) hides: bool,
 }
 
 /// A descendant of a dead root.
@@ -126,6 +136,8 @@ impl From<Member> for Stray {
 pub(in super::super) struct Preview {
     /// A member was seen that could not be pinned, since it has just died, or came during the look.
     pub(in super::super) missed: bool,
+    /// Something lives in the root's leaf that cannot be seen.
+    pub(in super::super) hides: bool,
     pub(in super::super) members: Vec<Seen>,
     pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,
     pub(in super::super) unknown: Vec<Error>,

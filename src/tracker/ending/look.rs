@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::{Pinned, Signal, cgroup::Leaf, keeper::keepers, unless_busy},
+    os::{Pinned, Signal, keeper::keepers, unless_busy},
     plan::{
         members::{Evidence, TreeView, kin, members},
         observe::{Snapshot, Stat},
@@ -47,8 +47,8 @@ pub(super) fn look(
         let mut view = view(&snapshot, tree, carried);
         view.keeper = keeper_of(world, &keepers, tree);
         // After the snapshot: who is in both lists had its number all the time in between.
-        view.leaf =
-            tree.leaf.as_ref().map_or_else(|| Ok(Vec::new()), Leaf::pids)?.into_iter().collect();
+        let in_leaf = tree.list_leaf(world, &snapshot)?;
+        view.leaf.clone_from(&in_leaf.pids);
         let is_unlisted = |pid: &&Pid| snapshot.get(**pid).is_none();
         tree.unlisted = view.leaf.iter().filter(is_unlisted).copied().collect();
         let exempt = exempt(&snapshot, world, &mut view);
@@ -59,7 +59,6 @@ pub(super) fn look(
             let left = leave(world, &snapshot, tree, cache, &mut taken, (pid, evidence, why));
             blind = blind.and(left);
         }
-        let leaf_is_shared = tree.has_protected() || !view.leaf.is_disjoint(&exempt);
         tree.suspects = found.suspects.into_iter().filter(|pid| !taken.contains(pid)).collect();
         let first = tree.members.len();
         tree.vanished = carriers.untold && tree.root.token.is_some();
@@ -69,7 +68,7 @@ pub(super) fn look(
             }
         }
         any |= tree.members.len() > first || tree.vanished;
-        tree.mark_leaf(&view.leaf, leaf_is_shared);
+        tree.mark_leaf(&in_leaf, &exempt);
         record(tree, first, recorder);
     }
     blind.map(|()| (snapshot, any))

@@ -9,9 +9,10 @@ use rustix::{
 
 use super::{
     super::entry::Root,
-    answer::{Found, Preview, Recorder, Seen, Stray, TreeEnd},
+    answer::{Found, Left, Preview, Recorder, Seen, Stray, TreeEnd},
     chase::{chase, release},
     deaths::Deaths,
+    leaf::kill_unseen,
     look::look,
     member::command_of,
     newcomers::has_newcomers,
@@ -69,7 +70,7 @@ pub(in super::super) fn end_trees(
 
 /// Finds what dead roots left, without touching it. An error where `/proc` cannot be read, or where there is no descriptor to
 /// hold somebody by: then it is not known what they left.
-pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Vec<Stray>>> {
+pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Left>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(world, works, &mut recorder);
@@ -77,7 +78,8 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<
     for looks in 0.. {
         let before = world.proc.last_given();
         run.try_look()?;
-        if !run.is_open(before) || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
+        let is_open = run.is_open(before) || run.works.iter().any(Work::hides);
+        if !is_open || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
             break;
         }
         // One that was seen in the session and has left it before it was pinned, or was gone: it, or what it has forked,
@@ -85,7 +87,9 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<
         std::thread::sleep(FREEZE_PAUSE);
     }
     let below = |work: Work| {
-        work.members.into_iter().filter(|member| !member.is_root).map(Stray::from).collect()
+        let hides = work.hides();
+        let members = work.members.into_iter().filter(|member| !member.is_root);
+        Left { strays: members.map(Stray::from).collect(), hides }
     };
     Ok(run.works.into_iter().map(below).collect())
 }
@@ -98,6 +102,7 @@ pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview
     run.try_look()?;
     let mut preview = Preview { missed: run.is_open(before), ..Preview::default() };
     for work in run.works {
+        preview.hides |= work.hides();
         preview.members.extend(work.members.into_iter().map(Seen::from));
         preview.suspects.extend(
             work.suspects
@@ -159,10 +164,16 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     fn end(mut self) -> Vec<TreeEnd> {
-        self.works.iter().for_each(Work::thaw);
+        self.works.iter().for_each(Work::thaw_all);
         if let Err(error) = self.try_look() {
             let world = self.world;
             self.works.iter_mut().for_each(|work| work.doubt_recorded(world, &error));
+        }
+        let world = self.world;
+        let opened =
+            self.works.iter_mut().filter_map(|work| work.open_up_leaf(world).then_some(()));
+        if opened.count() > 0 {
+            self.look();
         }
         loop {
             self.ask_new();
@@ -173,7 +184,9 @@ impl<'a, 'b> Run<'a, 'b> {
             let Some(deadline) = self.next_deadline() else {
                 // All are dead, or beyond us: one more look for what was born meanwhile.
                 self.look_once_more();
-                if self.works.iter().any(Work::goes_on) {
+                if self.works.iter().any(Work::goes_on)
+                    || kill_unseen(self.world, &mut self.works, KILL_LIMIT)
+                {
                     continue;
                 }
                 break;

@@ -75,6 +75,16 @@ pub(super) struct Work {
     pub(super) suspects: HashSet<Pid>,
     /// The root's leaf, where it has one and it is the recorded one.
     pub(super) leaf: Option<Leaf>,
+    /// Why it could not be opened.
+    pub(super) leaf_error: Option<String>,
+    /// A look has shown who is in it.
+    pub(super) leaf_is_known: bool,
+    /// The last look could not list all of it, or found a process of which it cannot be determined whether it is in it.
+    pub(super) leaf_has_gaps: bool,
+    /// A part of it may not be looked at.
+    pub(super) leaf_is_closed: bool,
+    /// How often it was killed for what cannot be seen in it.
+    pub(super) unseen_kills: u32,
     /// Somebody is in the leaf who must be left alone: its members are ended one by one (invariant 13).
     pub(super) leaf_is_shared: bool,
     pub(super) unknown: Vec<(ProcessId, Error)>,
@@ -97,8 +107,14 @@ impl Work {
     /// Pins the root and the recorded descendants.
     pub(super) fn new(world: &World<'_>, tree: Tree) -> Self {
         let Tree { root, pidfd, recorded, leave } = tree;
+        let (leaf, leaf_error) = open_leaf(world, &root);
         let mut work = Self {
-            leaf: open_leaf(world, &root),
+            leaf,
+            leaf_error,
+            leaf_is_known: false,
+            leaf_has_gaps: false,
+            leaf_is_closed: false,
+            unseen_kills: 0,
             leaf_is_shared: false,
             root,
             members: Vec::new(),
@@ -217,6 +233,7 @@ impl Work {
             }
             None => None,
         };
+        let outlived = self.outlived();
         let members = (self.members.into_iter())
             .map(|member| conclude(world.proc, member, snapshot))
             .collect();
@@ -225,7 +242,7 @@ impl Work {
             .into_iter()
             .map(|pid| (pid, command_of(world.proc, pid, self.root.arguments)))
             .collect();
-        TreeEnd { root: self.root, members, suspects, unknown: self.unknown, unseen }
+        TreeEnd { root: self.root, members, suspects, unknown: self.unknown, unseen, outlived }
     }
 }
 
