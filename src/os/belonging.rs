@@ -87,6 +87,15 @@ impl Proc {
         })
     }
 
+    /// Whether it is there and does not show its environment to us: it is another user's, or not dumpable (prctl(2),
+    /// `PR_SET_DUMPABLE`; `proc_pid_environ(5)`).
+    pub(crate) fn is_closed(&self, pid: Pid) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT);
+            read.is_err_and(|error| error.is_denied())
+        })
+    }
+
     /// Whether a process is between its old program and its new one: it has left the memory with its former environment, and
     /// its new one is not laid out yet (`exec_mmap` and `create_elf_tables` in the kernel). On a busy machine that lasts for
     /// tens of milliseconds. One whose environment is empty has a place for it all the same.

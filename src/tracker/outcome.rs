@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    ending::{MemberEnd, TreeEnd},
+    ending::{MemberEnd, Suspected, TreeEnd},
     entry::{REAPED_BY_PARENT, Root},
     keep::kept_member,
     shared::{Shared, lock},
@@ -13,11 +13,15 @@ use crate::{
     plan::members::Evidence,
     record::{
         Because, Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits,
-        Millis, NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, Report, Settled,
-        Suspect, Verdict, told,
+        Millis, NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, ProcessRecord, Report,
+        Settled, Suspect, TaskId, Verdict, told,
     },
     state::State,
+    store::Store,
 };
+
+/// So many suspects of one tree are reported.
+pub(super) const SUSPECTS: usize = 16;
 
 /// Why trees were ended: what their rows will say.
 #[derive(Clone, Debug)]
@@ -166,12 +170,7 @@ impl Shared {
             // The root survived as well, or its end is in the ledger already.
             report.endings.push(left_in_leaf(cause, &root, why));
         }
-        report.suspects.extend(suspects.into_iter().map(|(pid, command)| Suspect {
-            task_id: root.task.clone(),
-            pid,
-            command,
-            why: "it carries the task's token, but has a controlling terminal: it may be a person's".into(),
-        }));
+        report.suspects.extend(suspects_of(&self.store, root.task.as_ref(), suspects));
         for (row, error) in unknown {
             report.checked += 1;
             report.suspects.push(Suspect {
@@ -330,6 +329,39 @@ fn ending(rule: String, root: &Root, member: MemberEnd) -> Ending {
             .map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
         obstacle: member.obstacle,
     }
+}
+
+/// What is reported of processes that may belong to a task: not those that the ledger knows as of another tree, and so many
+/// at most, since anybody may start more.
+pub(super) fn suspects_of(
+    store: &Store,
+    task: Option<&TaskId>,
+    mut found: Vec<Suspected>,
+) -> Vec<Suspect> {
+    if found.is_empty() {
+        return Vec::new();
+    }
+    let rows = store.live().unwrap_or_default();
+    found.retain(|suspect| {
+        let is_it = |row: &ProcessRecord| {
+            row.identity.pid == suspect.pid && row.identity.start_tick == suspect.start_tick
+        };
+        !rows.iter().any(is_it)
+    });
+    let more = found.len().saturating_sub(SUSPECTS);
+    found.truncate(SUSPECTS);
+    let mut told: Vec<Suspect> = (found.into_iter())
+        .map(|suspect| Suspect {
+            task_id: task.cloned(),
+            pid: suspect.pid,
+            command: suspect.command,
+            why: suspect.doubt.to_string(),
+        })
+        .collect();
+    if let Some(last) = told.last_mut().filter(|_| more > 0) {
+        last.why = format!("{}; {more} more are not listed", last.why);
+    }
+    told
 }
 
 /// What lives on in a leaf and cannot be seen, told by its root.

@@ -13,7 +13,7 @@ use super::{
     ending::{Leave, Stray, Tree, end_trees, strays},
     entry::{Entry, REAPED_BY_PARENT},
     keep::{kept_stray, leave_of},
-    outcome::{Cause, descendant},
+    outcome::{Cause, descendant, suspects_of},
     shared::{Shared, lock},
 };
 use crate::{
@@ -134,6 +134,14 @@ impl Shared {
         let (mut mine, mut known) = (Vec::new(), Vec::new());
         let (mut seen, mut found, mut hiding) = (Vec::new(), Vec::new(), Vec::new());
         for (((dead, status), tree), left) in dead.iter().zip(statuses).zip(trees).zip(left) {
+            for suspect in suspects_of(&self.store, tree.root.task.as_ref(), left.suspects) {
+                tracing::warn!(
+                    "process {} may have been left by task {}, and is left running: {}",
+                    suspect.pid,
+                    told(tree.root.task.as_ref()),
+                    suspect.why
+                );
+            }
             if left.hides && !tree.leave.all {
                 hiding.push(Arc::clone(&dead.0));
                 continue;

@@ -40,6 +40,7 @@ mod gate_host;
 mod grandchild_holds_stdout;
 mod guarantees;
 mod held_lock;
+mod hidden_by_privilege;
 mod hostile_children;
 mod hostile_export_path;
 mod hostile_task_ids;

@@ -35,9 +35,10 @@ mod member;
 mod newcomers;
 mod obstacle;
 mod run;
+mod suspects;
 mod work;
 
-pub(super) use answer::{Found, MemberEnd, Preview, Stray, TreeEnd};
+pub(super) use answer::{Found, MemberEnd, Preview, Stray, Suspected, TreeEnd};
 pub(super) use leaf::list as list_leaf;
 pub(super) use leave::{Leave, protected};
 pub(super) use member::command_of;

@@ -14,9 +14,9 @@ use super::{
     deaths::Deaths,
     leaf::kill_unseen,
     look::look,
-    member::command_of,
     newcomers::has_newcomers,
-    work::{TokenCache, Tree, Work, World},
+    suspects,
+    work::{TokenCache, Tree, Work, World, suspected},
 };
 use crate::{error::Result, identity::Pid, os::pidfd::timespec, plan::observe::Snapshot};
 
@@ -86,10 +86,12 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<
         // is found by something else now. There is no later look at a root that has ended.
         std::thread::sleep(FREEZE_PAUSE);
     }
-    let below = |work: Work| {
+    suspects::find(world, &mut run.works, &run.last);
+    let below = |mut work: Work| {
+        let suspects = suspected(world, std::mem::take(&mut work.suspects), work.root.arguments);
         let hides = work.hides();
         let members = work.members.into_iter().filter(|member| !member.is_root);
-        Left { strays: members.map(Stray::from).collect(), hides }
+        Left { strays: members.map(Stray::from).collect(), hides, suspects }
     };
     Ok(run.works.into_iter().map(below).collect())
 }
@@ -101,14 +103,11 @@ pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview
     let before = world.proc.last_given();
     run.try_look()?;
     let mut preview = Preview { missed: run.is_open(before), ..Preview::default() };
+    suspects::find(world, &mut run.works, &run.last);
     for work in run.works {
         preview.hides |= work.hides();
+        preview.suspects.extend(suspected(world, work.suspects, work.root.arguments));
         preview.members.extend(work.members.into_iter().map(Seen::from));
-        preview.suspects.extend(
-            work.suspects
-                .into_iter()
-                .map(|pid| (pid, command_of(world.proc, pid, work.root.arguments))),
-        );
         preview.unknown.extend(work.unknown.into_iter().map(|(_, error)| error));
     }
     Ok(preview)
@@ -199,6 +198,7 @@ impl<'a, 'b> Run<'a, 'b> {
             }
         }
         self.works.iter().for_each(Work::remove_leaf);
+        suspects::find(self.world, &mut self.works, &self.last);
         let (world, last, unseen) = (self.world, self.last, self.unseen);
         self.works.into_iter().map(|work| work.finish(world, &last, unseen.as_deref())).collect()
     }

@@ -1,7 +1,8 @@
 //! What is to be ended, and how far it has come.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -9,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     super::entry::Root,
-    answer::TreeEnd,
+    answer::{Suspected, TreeEnd},
     leaf::open_leaf,
     leave::Leave,
     member::{Member, command_of, conclude, describe},
@@ -18,7 +19,7 @@ use crate::{
     error::{Error, Kind},
     identity::{Identity, Pid},
     os::{PidFd, Pinned, Probe, Proc, cgroup::Leaf},
-    plan::{members::Evidence, observe::Snapshot},
+    plan::{doubt::Doubt, members::Evidence, observe::Snapshot},
     record::{Observer, Origin, ProcessId},
 };
 
@@ -72,7 +73,16 @@ pub(super) struct Work {
     pub(super) root: Root,
     pub(super) members: Vec<Member>,
     pub(super) pids: HashMap<Pid, usize>,
-    pub(super) suspects: HashSet<Pid>,
+    pub(super) suspects: BTreeMap<Pid, Doubt>,
+    /// The root was there when its end began, alive or a zombie.
+    pub(super) was_there: bool,
+    /// Its pidfd was held: it is of the acting instance.
+    pub(super) is_held: bool,
+    /// A keeper of the tree was seen.
+    pub(super) had_keeper: bool,
+    /// The v2 cgroup that the root was in, and its ancestors, where it is another instance's.
+    pub(super) cgroup: Option<PathBuf>,
+    pub(super) ancestors: Vec<Pid>,
     /// The root's leaf, where it has one and it is the recorded one.
     pub(super) leaf: Option<Leaf>,
     /// Why it could not be opened.
@@ -119,7 +129,12 @@ impl Work {
             root,
             members: Vec::new(),
             pids: HashMap::new(),
-            suspects: HashSet::new(),
+            suspects: BTreeMap::new(),
+            was_there: false,
+            is_held: pidfd.is_some(),
+            had_keeper: false,
+            cgroup: None,
+            ancestors: Vec::new(),
             unknown: Vec::new(),
             unlisted: Vec::new(),
             vanished: false,
@@ -135,6 +150,11 @@ impl Work {
                 .unwrap_or_else(Probe::Unknown),
             None => Pinned::probe(world.proc, world.observer.place, &identity),
         };
+        work.was_there = matches!(probe, Probe::Alive(_) | Probe::Zombie(_));
+        if work.was_there && !work.is_held {
+            work.cgroup = world.proc.cgroup(identity.pid).ok().flatten();
+            work.ancestors = world.proc.ancestors(identity.pid);
+        }
         work.add_recorded(world, row, identity, Evidence::Root, probe);
         for (row, identity) in recorded {
             let probe = Pinned::probe(world.proc, world.observer.place, &identity);
@@ -237,13 +257,22 @@ impl Work {
         let members = (self.members.into_iter())
             .map(|member| conclude(world.proc, member, snapshot))
             .collect();
-        let suspects = self
-            .suspects
-            .into_iter()
-            .map(|pid| (pid, command_of(world.proc, pid, self.root.arguments)))
-            .collect();
+        let suspects = suspected(world, self.suspects, self.root.arguments);
         TreeEnd { root: self.root, members, suspects, unknown: self.unknown, unseen, outlived }
     }
+}
+
+/// Suspects with what is reported of them.
+pub(super) fn suspected(
+    world: &World<'_>,
+    suspects: BTreeMap<Pid, Doubt>,
+    arguments: bool,
+) -> Vec<Suspected> {
+    let described = |(pid, doubt)| {
+        let start_tick = world.proc.stat(pid).ok().flatten()?.start_tick;
+        Some(Suspected { pid, start_tick, doubt, command: command_of(world.proc, pid, arguments) })
+    };
+    suspects.into_iter().filter_map(described).collect()
 }
 
 /// Why a recorded process is left alone, whatever its row says: the acting process and its ancestors, by any rule
