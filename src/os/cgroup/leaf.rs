@@ -155,12 +155,12 @@ impl Leaf {
         lines(&text).find_map(|line| line.strip_prefix("populated ")).map(|count| count != "0")
     }
 
-    /// Whether nobody is in it for certain, without a walk.
+    /// Whether no live process is in it for certain, without a walk.
     pub(crate) fn is_empty(&self) -> bool {
         self.is_populated() == Some(false)
     }
 
-    /// Waits until nobody is in it, at most `limit`; whether that is so.
+    /// Waits until no live process is in it, at most `limit`; whether that is so.
     pub(crate) fn wait_empty(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while !self.is_empty() {
@@ -174,7 +174,7 @@ impl Leaf {
 
     /// Gives its owner access again to the leaf, and to what is nested in it: a task of the same user may have taken it.
     pub(crate) fn open_up(&self) {
-        // The folder that the descriptor names has no name of its own here.
+        // A descriptor that only names a folder takes no fchmod(2): open(2), O_PATH.
         if let Ok(stat) = fstat(&self.fd)
             && stat.st_mode & FOLDER_MODE != FOLDER_MODE
         {
@@ -215,10 +215,10 @@ impl Leaf {
 
     /// Lets all go on that is frozen in the leaf, by whichever of the nested cgroups.
     pub(crate) fn thaw(&self) {
+        // What cannot be let go on stays as it is: SIGKILL ends what is frozen.
         let _ = visit(self.fd.as_fd(), Closed::Skip, &mut |fd| {
-            // What may not be written stays as it is: SIGKILL ends what is frozen.
-            if read(fd, c"cgroup.freeze")?.trim_end() != "0" {
-                write(fd, c"cgroup.freeze", b"0")?;
+            if read(fd, c"cgroup.freeze").is_ok_and(|frozen| frozen.trim_end() != "0") {
+                let _ = write(fd, c"cgroup.freeze", b"0");
             }
             Ok(())
         });

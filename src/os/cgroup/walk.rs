@@ -63,7 +63,7 @@ impl Walk {
         Ok(Some(Self { here, device: stat.st_dev, levels, closed }))
     }
 
-    /// Goes down; `false` where the folder is gone, or is on another file system that somebody mounted there.
+    /// Goes down; `false` where the folder is gone, or another file system is mounted on it.
     fn enter(&mut self, name: &CStr) -> Result<bool, Errno> {
         match self.try_enter(name) {
             Err(Errno::ACCESS) if self.closed == Closed::Open => {
@@ -125,7 +125,7 @@ pub(super) fn visit(
             match walk.leave() {
                 Ok(Some(_)) => continue,
                 Ok(None) => break,
-                // Closed behind our back.
+                // It was closed after the walk had gone through it.
                 Err(Errno::ACCESS | Errno::PERM | Errno::STALE) => return Ok(false),
                 Err(errno) => return Err(errno),
             }
@@ -143,10 +143,14 @@ pub(super) fn visit(
     Ok(complete)
 }
 
-/// Removes all that are nested in a cgroup, the deepest first; `EBUSY` where a process is in one.
+/// Removes all that are nested in a cgroup, the deepest first; `EBUSY` where a process is in one, or where it takes too long.
 pub(super) fn remove_nested(top: BorrowedFd<'_>) -> Result<(), Errno> {
     let Some(mut walk) = Walk::begin(top, Closed::Open)? else { return Err(Errno::ACCESS) };
+    let deadline = Instant::now() + LIMIT;
     while let Some(level) = walk.levels.last_mut() {
+        if Instant::now() >= deadline {
+            return Err(Errno::BUSY);
+        }
         if let Some(name) = level.names.pop() {
             walk.enter(&name)?;
             continue;

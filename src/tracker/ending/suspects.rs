@@ -31,7 +31,7 @@ pub(super) fn find(world: &World<'_>, works: &mut [Work], snapshot: &Snapshot) {
     for work in works.iter_mut() {
         work.suspects.retain(|pid, _| !members.contains(pid));
     }
-    let open = works.iter().filter(|work| work.may_be_left());
+    let open = works.iter().filter(|work| work.is_loosely_held());
     let Some(oldest) = open.map(|work| work.root.identity.start_tick).min() else { return };
     let mut adopters: HashSet<Pid> = world.ancestors.iter().copied().collect();
     adopters.extend(works.iter().flat_map(|work| work.ancestors.iter().copied()));
@@ -62,7 +62,7 @@ fn adopts_orphans() -> bool {
 
 impl Work {
     /// Whether something of it may be outside of what holds it.
-    fn may_be_left(&self) -> bool {
+    fn is_loosely_held(&self) -> bool {
         let token = self.root.token.is_some();
         token
             && match self.root.containment {
@@ -74,7 +74,7 @@ impl Work {
     }
 
     fn may_have_left(&self, world: &World<'_>, stat: &Stat) -> bool {
-        if !self.may_be_left() || stat.start_tick < self.root.identity.start_tick {
+        if !self.is_loosely_held() || stat.start_tick < self.root.identity.start_tick {
             return false;
         }
         let Ok(Some(belonging)) = world.proc.belonging(stat.pid) else { return false };
