@@ -1,8 +1,9 @@
 //! Whose a process is: its user, its PID namespace, and whether systemd started it itself.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use super::{
+    cgroup::own_path,
     procfs::{BUFFER, ENVIRON_LIMIT, Proc, STAT_LIMIT, number, parse_stat, split_nul, tokens},
     scan::unless_busy,
 };
@@ -64,6 +65,18 @@ impl Proc {
         })
     }
 
+    /// The path of its v2 cgroup, from the root of our cgroup namespace; `None` where it is gone or in none.
+    ///
+    /// # Errors
+    ///
+    /// Where that may not be read, or is too long to be told.
+    pub(crate) fn cgroup(&self, pid: Pid) -> Result<Option<PathBuf>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let there = self.read(pid, "cgroup", buffer, 16 << 10)?;
+            Ok(there.then(|| own_path(buffer)).flatten())
+        })
+    }
+
     /// The tokens that a process carries; `None` where it is gone, is not ours to read, or shows no environment: while it
     /// calls exec it has none for a moment, and that moment proves nothing.
     pub(crate) fn tokens_shown(&self, pid: Pid) -> Result<Option<Vec<uuid::Uuid>>> {
@@ -71,6 +84,15 @@ impl Proc {
             let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT).map(Some);
             let read = unless_busy(read)? == Some(true);
             Ok((read && !buffer.is_empty()).then(|| tokens(buffer)))
+        })
+    }
+
+    /// Whether it is there and does not show its environment to us: it is another user's, or not dumpable (prctl(2),
+    /// `PR_SET_DUMPABLE`; `proc_pid_environ(5)`).
+    pub(crate) fn is_closed(&self, pid: Pid) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT);
+            read.is_err_and(|error| error.is_denied())
         })
     }
 

@@ -43,6 +43,7 @@ const IGNORE: u32 = 2;
 const EVENT_NONE: u32 = 0;
 const EVENT_FORK: u32 = 1;
 const EVENT_EXEC: u32 = 2;
+const EVENT_UID: u32 = 4;
 const EVENT_SID: u32 = 0x80;
 const EVENT_EXIT: u32 = 0x8000_0000;
 /// `struct nlmsghdr`, then `struct cn_msg`, then `struct proc_event`: what, cpu, time, and what depends on the event.
@@ -229,7 +230,7 @@ fn parsed(bytes: &[u8]) -> Option<Message> {
             (thread == child).then_some(Message::Event(Event::Fork { parent, child, at }))
         }
         // Thread and process.
-        EVENT_EXEC | EVENT_SID | EVENT_EXIT => {
+        EVENT_EXEC | EVENT_UID | EVENT_SID | EVENT_EXIT => {
             Some(Message::Event(Event::Change { process: pid(4)? }))
         }
         _ => None,
@@ -272,6 +273,14 @@ mod captured {
             (parse(&bytes(EXEC)), parse(&bytes(EXIT))),
             (Message::Event(Event::Change { process: pid(0xf5d) }), change)
         );
+    }
+
+    /// It looks like the one of an exec, with what the ids are behind the numbers.
+    #[test]
+    fn a_change_of_the_uid_is_a_change() {
+        let mut uid = bytes(EXEC);
+        uid[EVENT..EVENT + 4].copy_from_slice(&EVENT_UID.to_ne_bytes());
+        assert_eq!(parse(&uid), Message::Event(Event::Change { process: pid(0xf5d) }));
     }
 
     #[test]

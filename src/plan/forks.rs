@@ -13,13 +13,16 @@ use crate::identity::Pid;
 
 /// Most helpers of a build or a shell are gone by then, and are never written.
 const DELAY: Duration = Duration::from_millis(50);
+/// What only its token ties to its root is looked at again after this: no event says that it became undumpable, or wrote
+/// over its environment.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// One thing that the kernel tells. Times are nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A process, no thread, was forked.
     Fork { parent: Pid, child: Pid, at: u64 },
-    /// A process called exec or setsid, or a thread of it ended, as a rule the last one.
+    /// A process called exec or setsid, changed its uid, or a thread of it ended, as a rule the last one.
     Change { process: Pid },
 }
 
@@ -38,6 +41,8 @@ pub(crate) struct Noted {
     pub(crate) top: Forked,
     /// It has a row, or shall have none.
     pub(crate) done: bool,
+    /// It waits for its next look.
+    watched: bool,
 }
 
 /// All that is noted.
@@ -47,12 +52,14 @@ pub(crate) struct Forks {
     noted: HashMap<Pid, Noted>,
     /// Each delay is the same, so the first is always the next one.
     due: VecDeque<(Instant, Forked)>,
+    /// The same with the longer delay.
+    watched: VecDeque<(Instant, Forked)>,
 }
 
 impl Forks {
     /// Nothing is noted yet but who we are.
     pub(crate) fn new(own: Pid) -> Self {
-        Self { own, noted: HashMap::new(), due: VecDeque::new() }
+        Self { own, noted: HashMap::new(), due: VecDeque::new(), watched: VecDeque::new() }
     }
 
     /// Notes an event. What is below a process for which `is_apart` answers is not noted: it belongs to that one.
@@ -81,7 +88,7 @@ impl Forks {
 
     /// Notes what is known otherwise.
     pub(crate) fn add(&mut self, process: Forked, top: Forked, done: bool) {
-        self.noted.insert(process.pid, Noted { process, top, done });
+        self.noted.insert(process.pid, Noted { process, top, done, watched: false });
     }
 
     /// Takes those that are to be looked at by now, each once.
@@ -92,13 +99,30 @@ impl Forks {
             let noted = self.noted.get(&process.pid).filter(|noted| noted.process == process);
             due.extend(noted);
         }
+        while self.watched.front().is_some_and(|(when, _)| *when <= now) {
+            let Some((_, process)) = self.watched.pop_front() else { break };
+            let noted = self.noted.get_mut(&process.pid).filter(|noted| noted.process == process);
+            due.extend(noted.map(|noted| {
+                noted.watched = false;
+                *noted
+            }));
+        }
         due.sort_unstable_by_key(|noted| noted.process.pid);
-        due.dedup();
+        due.dedup_by_key(|noted| noted.process);
         due
     }
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.due.front().map(|(when, _)| *when)
+        let fronts = [self.due.front(), self.watched.front()];
+        fronts.into_iter().flatten().map(|(when, _)| *when).min()
+    }
+
+    /// Looks at it once more in a while, for as long as it is so.
+    pub(crate) fn watch(&mut self, pid: Pid, now: Instant) {
+        if let Some(noted) = self.noted.get_mut(&pid).filter(|noted| !noted.watched) {
+            noted.watched = true;
+            self.watched.push_back((now + WATCH, noted.process));
+        }
     }
 
     /// Looks at it again later.
@@ -121,6 +145,7 @@ impl Forks {
     pub(crate) fn forget_all(&mut self) {
         self.noted.clear();
         self.due.clear();
+        self.watched.clear();
     }
 }
 
@@ -179,6 +204,25 @@ mod tests {
         forks.add(root, root, true);
         forks.take(fork(11, 12, 49), now, |_| false);
         assert_eq!(forks.due(now + DELAY), []);
+    }
+
+    #[test]
+    fn what_is_watched_is_looked_at_once_in_a_while_and_no_more() {
+        let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
+        forks.take(fork(10, 11, 1), now, |_| false);
+        forks.take(fork(11, 12, 2), now, |_| false);
+        let pids = |due: Vec<Noted>| due.iter().map(|noted| noted.process.pid).collect::<Vec<_>>();
+        assert_eq!(pids(forks.due(now + DELAY)), [pid(12)]);
+        forks.watch(pid(12), now);
+        forks.watch(pid(12), now);
+        assert_eq!(forks.next_due(), Some(now + WATCH));
+        assert_eq!(pids(forks.due(now + WATCH)), [pid(12)]);
+        assert_eq!(forks.next_due(), None);
+        forks.watch(pid(12), now);
+        // Another process has its number.
+        forks.take(fork(11, 12, 9), now, |_| false);
+        assert_eq!(pids(forks.due(now + DELAY)), [pid(12)]);
+        assert_eq!(forks.due(now + WATCH), []);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! - [`limits`]: which trees have used up their time or memory;
 //! - [`retention`]: how history is shortened without holding anybody up.
 
+pub(crate) mod doubt;
 pub(crate) mod forks;
 mod interpreter;
 pub(crate) mod limits;

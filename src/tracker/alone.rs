@@ -95,6 +95,7 @@ impl Shared {
     fn is_leaf_empty(&self, entry: &Entry) -> bool {
         let Some(record) = &entry.root.cgroup else { return true };
         let Ok(leaf) = Leaf::open(record, self.observer.uid) else { return false };
-        leaf.is_none_or(|leaf| leaf.pids().is_ok_and(|pids| pids.is_empty()))
+        // Not by a list: a process that moves between nested cgroups may be missing from it.
+        leaf.is_none_or(|leaf| leaf.is_empty())
     }
 }

@@ -17,6 +17,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
+    ending::list_leaf,
     entry::Root,
     shared::{Shared, lock},
 };
@@ -167,8 +168,9 @@ impl Shared {
     /// Who is in a root's leaf, the root itself left out. Listed after the snapshot, so that no pid changed hands between.
     pub(super) fn in_leaf(&self, row: &ProcessRecord, snapshot: &Snapshot) -> HashSet<Pid> {
         let leaf = row.cgroup.as_ref().map(|record| Leaf::open(record, self.observer.uid));
-        let pids = leaf.and_then(|leaf| leaf.ok().flatten()?.pids().ok()).unwrap_or_default();
-        pids.into_iter()
+        let found = leaf
+            .and_then(|leaf| list_leaf(&self.proc, snapshot, &leaf.ok().flatten()?, false).ok());
+        (found.unwrap_or_default().pids.into_iter())
             .filter(|&pid| pid != row.identity.pid && snapshot.get(pid).is_some())
             .collect()
     }

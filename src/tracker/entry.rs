@@ -13,7 +13,7 @@ use crate::{
     os::{PidFd, boot_minus_monotonic},
     plan::limits,
     record::{
-        Because, Cgroup, EndReason, ExitStatus, Limits, NewProcess, Origin, ProcessId,
+        Because, Cgroup, Containment, EndReason, ExitStatus, Limits, NewProcess, Origin, ProcessId,
         ProcessRecord, TaskId,
     },
 };
@@ -33,6 +33,7 @@ pub(super) struct Root {
     pub(super) session: Option<Pid>,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) origin: Origin,
+    pub(super) containment: Containment,
     pub(super) limits: Limits,
     pub(super) command: Words,
     /// Whether the arguments of what is below it may be recorded.
@@ -74,6 +75,7 @@ impl Root {
             session: new.session,
             cgroup: new.cgroup.clone(),
             origin: new.origin,
+            containment: new.containment,
             limits: new.limits,
             command: Words::new(&new.command),
             arguments,
@@ -98,6 +100,7 @@ impl From<&ProcessRecord> for Root {
             session: record.session,
             cgroup: record.cgroup.clone(),
             origin: record.origin,
+            containment: record.containment,
             limits: record.limits,
             command: Words::new(&record.command),
             arguments: may_record_arguments(&record.command),

@@ -2,8 +2,10 @@
 //!
 //! A daemon that forks twice, leaves the session and wipes its environment between two health passes is known to nobody
 //! once its parents are gone. Where the kernel tells forks ([`crate::os::connector`]), a thread notes what is forked below
-//! our roots, and records what a moment later still lives and hides: it has left the session, and carries no token. What does
-//! not hide is found without a row, also after a crash; it is looked at again when it calls exec or setsid.
+//! our roots, and records what a moment later still lives and hides: it has left the session, and carries no token that an
+//! end will count, one that can be read in a process of the row's uid. What does not hide is found without a row, also after
+//! a crash; it is looked at again when it calls exec or setsid or changes its uid, and, outside of the session, each second:
+//! no event says that it became undumpable, or wrote over its environment.
 //!
 //! It listens only while there is such a root, and some seconds more: each fork on the machine costs it a moment. No spawn
 //! waits for it. Nothing relies on it: where events are lost, or were told before it listened, a health pass looks.
@@ -279,11 +281,14 @@ impl Listener<'_> {
                 continue;
             }
             match self.root(&noted) {
-                Some(entry) if !self.hides(&entry, &pinned) => {}
-                Some(entry) => {
-                    self.forks.done(pid);
-                    found.push((entry, pinned));
-                }
+                Some(entry) => match self.tie(&entry, &pinned) {
+                    Tie::Session => {}
+                    Tie::Token => self.forks.watch(pid, now),
+                    Tie::None => {
+                        self.forks.done(pid);
+                        found.push((entry, pinned));
+                    }
+                },
                 None if since(noted.process.at) < BECOMES_A_ROOT => self.forks.again(&noted, now),
                 None => self.forks.forget(pid),
             }
@@ -291,14 +296,18 @@ impl Listener<'_> {
         if found.is_empty() { Ok(()) } else { self.record(&found) }
     }
 
-    /// Whether neither session nor token says whose it is.
-    fn hides(&self, root: &Entry, pinned: &Pinned) -> bool {
-        let session = root.root.session.map(Pid::get);
-        session != Some(pinned.stat.session)
-            && !root.root.token.is_some_and(|token| {
-                let carried = self.shared.proc.tokens(pinned.identity.pid);
-                carried.is_some_and(|carried| carried.contains(&token))
-            })
+    /// What an end would know it by: what is asked here is what is asked there (`ending::look`).
+    fn tie(&self, root: &Entry, pinned: &Pinned) -> Tie {
+        let (root, pid) = (&root.root, pinned.identity.pid);
+        if root.session.map(Pid::get) == Some(pinned.stat.session) {
+            return Tie::Session;
+        }
+        let carries = root.token.is_some_and(|token| {
+            let carried = self.shared.proc.tokens(pid);
+            carried.is_some_and(|carried| carried.contains(&token))
+        });
+        let counts = carries && self.shared.proc.uid(pid).ok().flatten() == Some(root.uid);
+        if counts { Tie::Token } else { Tie::None }
     }
 
     /// The root that it is below, once that is one.
@@ -348,6 +357,14 @@ impl Listener<'_> {
         state.listens &= !idle;
         idle
     }
+}
+
+/// What ties a process to its root, beside its parents.
+enum Tie {
+    Session,
+    /// For as long as it can be read, and has the root's uid.
+    Token,
+    None,
 }
 
 fn was_forked_at(pinned: &Pinned, at: u64) -> bool {

@@ -426,6 +426,9 @@ impl Shared {
             if seen.members.iter().any(|member| member.alive) {
                 return Ok(true);
             }
+            if seen.hides {
+                return Ok(true);
+            }
             missed |= seen.missed;
         }
         if missed {

@@ -11,8 +11,8 @@ use super::{
     ending::{Leave, Preview, Tree, World, preview},
     entry::Root,
     liveness::{Life, judge},
+    outcome::suspects_of,
     sweep::{Search, answered_for, suspect},
-    trees::MAY_BE_A_PERSONS,
 };
 use crate::{
     error::{Error, Result},
@@ -286,7 +286,7 @@ impl Ledger {
             let before = below.into_iter().flat_map(|below| below.kept).collect();
             let leave = Leave { before, ..Leave::default() };
             let tree = Tree { root: Root::from(*root), pidfd: None, recorded, leave };
-            plan_tree(root, preview(world, tree)?, report);
+            plan_tree(&self.store, root, preview(world, tree)?, report);
         }
         Ok(())
     }
@@ -327,7 +327,7 @@ fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
     }
 }
 
-fn plan_tree(root: &ProcessRecord, seen: Preview, report: &mut Report) {
+fn plan_tree(store: &Store, root: &ProcessRecord, seen: Preview, report: &mut Report) {
     report.checked += seen.members.len() as u64;
     for member in seen.members {
         let (rule, outcome) = match &member.kept {
@@ -347,12 +347,7 @@ fn plan_tree(root: &ProcessRecord, seen: Preview, report: &mut Report) {
             obstacle: (root.state == State::Survived).then(|| root.last_error.clone()).flatten(),
         });
     }
-    report.suspects.extend(seen.suspects.into_iter().map(|(pid, command)| Suspect {
-        task_id: root.task.clone(),
-        pid,
-        command,
-        why: MAY_BE_A_PERSONS.into(),
-    }));
+    report.suspects.extend(suspects_of(store, root.task.as_ref(), seen.suspects));
     report.suspects.extend(seen.unknown.into_iter().map(|error| Suspect {
         task_id: root.task.clone(),
         pid: root.identity.pid,

@@ -3,20 +3,25 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    ending::{MemberEnd, TreeEnd},
+    ending::{MemberEnd, Suspected, TreeEnd},
     entry::{REAPED_BY_PARENT, Root},
     keep::kept_member,
     shared::{Shared, lock},
 };
 use crate::{
     error::Result,
+    plan::members::Evidence,
     record::{
         Because, Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits,
-        Millis, NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, Report, Settled,
-        Suspect, Verdict, told,
+        Millis, NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, ProcessRecord, Report,
+        Settled, Suspect, TaskId, Verdict, told,
     },
     state::State,
+    store::Store,
 };
+
+/// So many suspects of one tree are reported.
+pub(super) const SUSPECTS: usize = 16;
 
 /// Why trees were ended: what their rows will say.
 #[derive(Clone, Debug)]
@@ -138,7 +143,7 @@ impl Shared {
         settled: &mut Vec<Settled>,
         report: &mut Report,
     ) {
-        let TreeEnd { root, members, suspects, unknown, unseen } = tree;
+        let TreeEnd { root, members, suspects, unknown, unseen, mut outlived } = tree;
         for member in members {
             report.checked += 1;
             if let Some(why) = &member.kept {
@@ -148,6 +153,13 @@ impl Shared {
                     report.endings.push(ending(why.clone(), &root, member));
                     continue;
                 }
+            } else if member.is_root
+                && member.outcome != Outcome::Survived
+                && let Some(why) = outlived.take()
+            {
+                self.publish_root(cause, &root, &member, deadline);
+                settled.extend(self.is_outlived(cause, &root, &member, why, report));
+                continue;
             } else if member.is_root
                 && member.outcome != Outcome::Survived
                 && let Some(why) = &unseen
@@ -165,12 +177,11 @@ impl Shared {
             member.died_after.into_iter().for_each(|after| self.meter().reaped(after));
             report.endings.push(ending(cause.rule.clone(), &root, member));
         }
-        report.suspects.extend(suspects.into_iter().map(|(pid, command)| Suspect {
-            task_id: root.task.clone(),
-            pid,
-            command,
-            why: "it carries the task's token, but has a controlling terminal: it may be a person's".into(),
-        }));
+        if let Some(why) = outlived {
+            // The root survived as well, or its end is in the ledger already.
+            report.endings.push(left_in_leaf(cause, &root, why));
+        }
+        report.suspects.extend(suspects_of(&self.store, root.task.as_ref(), suspects));
         for (row, error) in unknown {
             report.checked += 1;
             report.suspects.push(Suspect {
@@ -187,6 +198,25 @@ impl Shared {
                 leak: None,
             });
         }
+    }
+
+    /// The root is dead, but its leaf is not empty: what lives in it and cannot be seen is a survivor, and the root's row is
+    /// all that leads to it.
+    fn is_outlived(
+        &self,
+        cause: &Cause,
+        root: &Root,
+        member: &MemberEnd,
+        why: String,
+        report: &mut Report,
+    ) -> Option<Settled> {
+        if let Some(entry) = self.entry(root.row) {
+            let by_itself = member.outcome == Outcome::Gone;
+            let reason = if by_itself { EndReason::Exited } else { cause.reason };
+            entry.set_cause(Some((reason, because(cause, member))));
+        }
+        report.endings.push(left_in_leaf(cause, root, why.clone()));
+        member.row.map(|process| Settled { process, verdict: Verdict::Survived(why), leak: None })
     }
 
     /// The root is dead, but it is not known what else there was: its row stays, and the next pass tries again.
@@ -240,6 +270,9 @@ impl Shared {
             if entry.status().is_some() && entry.cause().is_none() {
                 entry.mark_recorded();
                 self.reap_and_let_go(&entry, None);
+            } else if entry.status().is_some() {
+                // A root that is dead, and outlived: its death is no news, and the health pass tries again.
+                entry.give_up();
             } else {
                 self.give_up(&entry);
             }
@@ -306,6 +339,54 @@ fn ending(rule: String, root: &Root, member: MemberEnd) -> Ending {
             .died_after
             .map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
         obstacle: member.obstacle,
+    }
+}
+
+/// What is reported of processes that may belong to a task: not those that the ledger knows as of another tree, and so many
+/// at most, since anybody may start more.
+pub(super) fn suspects_of(
+    store: &Store,
+    task: Option<&TaskId>,
+    mut found: Vec<Suspected>,
+) -> Vec<Suspect> {
+    if found.is_empty() {
+        return Vec::new();
+    }
+    let rows = store.live().unwrap_or_default();
+    found.retain(|suspect| {
+        let is_it = |row: &ProcessRecord| {
+            row.identity.pid == suspect.pid && row.identity.start_tick == suspect.start_tick
+        };
+        !rows.iter().any(is_it)
+    });
+    let more = found.len().saturating_sub(SUSPECTS);
+    found.truncate(SUSPECTS);
+    let mut told: Vec<Suspect> = (found.into_iter())
+        .map(|suspect| Suspect {
+            task_id: task.cloned(),
+            pid: suspect.pid,
+            command: suspect.command,
+            why: suspect.doubt.to_string(),
+        })
+        .collect();
+    if let Some(last) = told.last_mut().filter(|_| more > 0) {
+        last.why = format!("{}; {more} more are not listed", last.why);
+    }
+    told
+}
+
+/// What lives on in a leaf and cannot be seen, told by its root.
+fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
+    tracing::error!("task {} could not be ended: {why}", told(root.task.as_ref()));
+    Ending {
+        task_id: root.task.clone(),
+        pid: root.identity.pid,
+        command: root.command.to_vec(),
+        rule: cause.rule.clone(),
+        evidence: Evidence::Leaf.to_string(),
+        outcome: Outcome::Survived,
+        died_after_ms: None,
+        obstacle: Some(why),
     }
 }
 

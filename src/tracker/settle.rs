@@ -13,7 +13,7 @@ use super::{
     ending::{Leave, Stray, Tree, end_trees, strays},
     entry::{Entry, REAPED_BY_PARENT},
     keep::{kept_stray, leave_of},
-    outcome::{Cause, descendant},
+    outcome::{Cause, descendant, suspects_of},
     shared::{Shared, lock},
 };
 use crate::{
@@ -24,6 +24,17 @@ use crate::{
         Verdict, told,
     },
 };
+
+/// What dead roots left.
+struct Found<'a> {
+    mine: Vec<&'a Dead>,
+    statuses: Vec<ExitStatus>,
+    /// Of each, with its strays.
+    trees: Vec<Tree>,
+    ends: Vec<RootEnd>,
+    /// Those in whose leaves something lives that cannot be seen.
+    hiding: Vec<Arc<Entry>>,
+}
 
 /// A dead process with the pidfd that told.
 pub(super) type Dead = (Arc<Entry>, Arc<PidFd>);
@@ -47,7 +58,7 @@ impl Shared {
 
     /// For any root: every process is looked at.
     fn settle_looking(self: &Arc<Self>, mine: &[&Dead], statuses: &[ExitStatus]) {
-        let (trees, ends) = match self.find_strays(mine, statuses) {
+        let Found { mine, statuses, trees, ends, hiding } = match self.find_strays(mine, statuses) {
             Ok(found) => found,
             Err(error) => {
                 // A row that is ended now would hide what its root has left: the health pass looks again.
@@ -61,10 +72,10 @@ impl Shared {
         match self.store.settle_roots(self.instance, &ends) {
             Ok(rows) => {
                 for ((entry, _), status) in mine.iter().zip(statuses) {
-                    self.mark_ended(entry, *status);
+                    self.mark_ended(entry, status);
                 }
                 self.notify_export();
-                self.end_strays(mine, trees, &rows);
+                self.end_strays(&mine, trees, &rows);
             }
             Err(error) => {
                 // Ended they are all the same; the record waits in memory until the ledger can be written (invariant 10).
@@ -74,8 +85,28 @@ impl Shared {
                 );
                 lock(&self.unwritten).extend(ends);
                 let unrecorded = vec![Some(Vec::new()); mine.len()];
-                self.end_strays(mine, trees, &unrecorded);
+                self.end_strays(&mine, trees, &unrecorded);
             }
+        }
+        self.end_hiding(hiding);
+    }
+
+    /// Ends trees in whose leaves something lives that cannot be seen. It has no row of its own, so that of its root stays
+    /// until the leaf is empty.
+    fn end_hiding(self: &Arc<Self>, entries: Vec<Arc<Entry>>) {
+        if entries.is_empty() {
+            return;
+        }
+        for entry in &entries {
+            entry.give_up();
+        }
+        let shared = Arc::clone(self);
+        // What survives is logged, and stays in the ledger.
+        let work = move || drop(shared.end_entries(&stray(), &entries));
+        if self.monitoring.load(Ordering::Acquire) {
+            self.run_aside("procledger-strays", work);
+        } else {
+            work();
         }
     }
 
@@ -89,11 +120,7 @@ impl Shared {
     }
 
     /// What each dead root left, pinned; and the rows that say so.
-    fn find_strays(
-        &self,
-        dead: &[&Dead],
-        statuses: &[ExitStatus],
-    ) -> Result<(Vec<Tree>, Vec<RootEnd>)> {
+    fn find_strays<'a>(&self, dead: &[&'a Dead], statuses: &[ExitStatus]) -> Result<Found<'a>> {
         let mut trees: Vec<Tree> =
             dead.iter().map(|(entry, pidfd)| tree_of(entry, Some(pidfd))).collect();
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
@@ -103,8 +130,29 @@ impl Shared {
             tree.leave = Leave { all: entry.strays.keep, ..leave_of(entry, below.kept) };
             tree.recorded = below.live;
         }
-        let found = strays(&self.world(&targets)?, &trees)?;
-        let ends = (dead.iter().zip(statuses)).zip(trees.iter_mut().zip(&found));
+        let left = strays(&self.world(&targets)?, &trees)?;
+        let (mut mine, mut known) = (Vec::new(), Vec::new());
+        let (mut seen, mut found, mut hiding) = (Vec::new(), Vec::new(), Vec::new());
+        for (((dead, status), tree), left) in dead.iter().zip(statuses).zip(trees).zip(left) {
+            for suspect in suspects_of(&self.store, tree.root.task.as_ref(), left.suspects) {
+                tracing::warn!(
+                    "process {} may have been left by task {}, and is left running: {}",
+                    suspect.pid,
+                    told(tree.root.task.as_ref()),
+                    suspect.why
+                );
+            }
+            if left.hides && !tree.leave.all {
+                hiding.push(Arc::clone(&dead.0));
+                continue;
+            }
+            mine.push(*dead);
+            known.push(*status);
+            seen.push(tree);
+            found.push(left.strays);
+        }
+        let mut trees = seen;
+        let ends = (mine.iter().zip(&known)).zip(trees.iter_mut().zip(&found));
         let ends = ends.map(|(((entry, _), status), (tree, strays))| RootEnd {
             process: tree.root.row,
             end: self.own_end(entry, *status),
@@ -119,7 +167,7 @@ impl Shared {
             let new = new_strays(strays).map(|stray| (ProcessId::UNRECORDED, stray.identity));
             tree.recorded.extend(new);
         }
-        Ok((trees, ends))
+        Ok(Found { mine, statuses: known, trees, ends, hiding })
     }
 
     /// The end of a root: by itself, or by the kernel for lack of memory, unless somebody ended it and could not record it.

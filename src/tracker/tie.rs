@@ -153,6 +153,7 @@ mod tests {
             session: session.map(pid),
             cgroup: None,
             origin: Origin::Spawned,
+            containment: crate::record::Containment::Session,
             limits: Limits {
                 survive: false,
                 grace: Duration::ZERO,

@@ -11,7 +11,12 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Ledger, ending::command_of, entry::may_record_arguments};
+use super::{
+    Ledger,
+    ending::{command_of, list_leaf},
+    entry::may_record_arguments,
+    outcome::SUSPECTS,
+};
 use crate::{
     error::Result,
     identity::{Pid, Place},
@@ -23,6 +28,7 @@ use crate::{
         procfs::{TICKS_PER_SECOND, age},
     },
     plan::{
+        doubt::Doubt,
         members::{Evidence, Members, TreeView, members},
         observe::{Snapshot, Stat},
     },
@@ -32,10 +38,6 @@ use crate::{
     },
     store::Store,
 };
-
-/// Why a carrier of the token is no member.
-pub(super) const MAY_BE_A_PERSONS: &str =
-    "it carries the task's token, but has a controlling terminal: it may be a person's";
 
 impl Ledger {
     /// Every tracked root with what belongs to it now, the longest-running first.
@@ -114,6 +116,8 @@ struct Sight {
     owner: u32,
     snapshot: Snapshot,
     carriers: HashMap<Uuid, Vec<Pid>>,
+    /// Those of another uid, with that.
+    others: HashMap<Uuid, Vec<(Pid, u32)>>,
     /// Live instances with what each answers for.
     guards: Vec<(InstanceId, Pid, Vec<Pid>)>,
     /// By the tokens of their trees, but for those that a live instance is below: there it proves nothing to be below one.
@@ -124,14 +128,23 @@ impl Sight {
     fn open(store: &Store, rows: &[ProcessRecord]) -> Result<Self> {
         let (proc, here) = (Proc::open()?, current_place()?);
         let snapshot = proc.snapshot()?;
-        let carriers = carriers(&proc, &snapshot, rows);
+        let (carriers, others) = carriers(&proc, &snapshot, rows);
         let guards = guards(store, &proc, here, rows)?;
         let mut keepers = keepers(&proc, &snapshot);
         keepers.retain(|_, keeper| {
             let below = snapshot.below(*keeper);
             !guards.iter().any(|(_, instance, _)| below.contains(instance))
         });
-        Ok(Self { proc, here, owner: store.owner_uid(), snapshot, carriers, guards, keepers })
+        Ok(Self {
+            proc,
+            here,
+            owner: store.owner_uid(),
+            snapshot,
+            carriers,
+            others,
+            guards,
+            keepers,
+        })
     }
 
     fn tree(&self, rows: Rows) -> TreeRecord {
@@ -149,7 +162,14 @@ impl Sight {
         let all = members(&self.snapshot, &TreeView { known: recorded, ..view }, &exempt);
         let ids = known.iter().map(|row| (row.identity.pid, row.id)).collect();
         let found = self.describe(&rows.root, alive == Some(true), &sure, &all, &ids);
-        let suspects = all.suspects.iter().map(|&pid| self.suspect(&rows.root, pid)).collect();
+        let on_terminals = all.suspects.iter().map(|&pid| (pid, Doubt::Terminal));
+        let others = self
+            .others_of(&rows.root)
+            .filter(|(pid, _)| !all.members.contains_key(pid) && !exempt.contains(pid));
+        let suspects = on_terminals
+            .chain(others)
+            .map(|(pid, doubt)| self.suspect(&rows.root, pid, doubt))
+            .collect();
         TreeRecord {
             source: FigureSource::Live,
             obstacle: None,
@@ -159,6 +179,11 @@ impl Sight {
             suspects,
             root: rows.root,
         }
+    }
+
+    fn others_of(&self, root: &ProcessRecord) -> impl Iterator<Item = (Pid, Doubt)> {
+        let others = root.token.and_then(|token| self.others.get(&token)).into_iter().flatten();
+        others.take(SUSPECTS).map(|&(pid, uid)| (pid, Doubt::OtherUser(uid)))
     }
 
     fn lives(&self, row: &ProcessRecord) -> bool {
@@ -189,7 +214,9 @@ impl Sight {
     fn leaf(&self, root: &ProcessRecord) -> HashSet<Pid> {
         let leaf =
             root.cgroup.as_ref().and_then(|leaf| Leaf::open(leaf, self.owner).ok().flatten());
-        leaf.and_then(|leaf| leaf.pids().ok()).unwrap_or_default().into_iter().collect()
+        leaf.and_then(|leaf| list_leaf(&self.proc, &self.snapshot, &leaf, false).ok())
+            .unwrap_or_default()
+            .pids
     }
 
     /// Other live instances, with what they answer for, that do not run below this very root: a task that restarts its host
@@ -245,12 +272,12 @@ impl Sight {
         found
     }
 
-    fn suspect(&self, root: &ProcessRecord, pid: Pid) -> Suspect {
+    fn suspect(&self, root: &ProcessRecord, pid: Pid, doubt: Doubt) -> Suspect {
         Suspect {
             task_id: root.task.clone(),
             pid,
             command: command_of(&self.proc, pid, may_record_arguments(&root.command)),
-            why: MAY_BE_A_PERSONS.into(),
+            why: doubt.to_string(),
         }
     }
 }
@@ -332,19 +359,23 @@ fn recorded(rows: Rows, obstacle: &str) -> TreeRecord {
     }
 }
 
-/// Who carries the token of which root, among processes of the root's user that are no older than it.
-fn carriers(proc: &Proc, snapshot: &Snapshot, rows: &[ProcessRecord]) -> HashMap<Uuid, Vec<Pid>> {
+type Carriers = (HashMap<Uuid, Vec<Pid>>, HashMap<Uuid, Vec<(Pid, u32)>>);
+
+/// Who carries the token of which root, among processes that are no older than it: of the root's user, and of others.
+fn carriers(proc: &Proc, snapshot: &Snapshot, rows: &[ProcessRecord]) -> Carriers {
     let wanted: HashMap<Uuid, &ProcessRecord> =
         rows.iter().filter_map(|row| Some((row.token?, row))).collect();
     let oldest = wanted.values().map(|row| row.identity.start_tick).min().unwrap_or(u64::MAX);
-    let mut found: HashMap<Uuid, Vec<Pid>> = HashMap::new();
+    let mut found: Carriers = Carriers::default();
     let candidates =
         snapshot.iter().filter(|stat| !stat.is_kernel_thread() && stat.start_tick >= oldest);
     for stat in candidates {
         for token in proc.tokens(stat.pid).unwrap_or_default() {
-            let uid = || proc.uid(stat.pid).ok().flatten();
-            if wanted.get(&token).is_some_and(|row| uid() == Some(row.uid)) {
-                found.entry(token).or_default().push(stat.pid);
+            let Some(row) = wanted.get(&token) else { continue };
+            match proc.uid(stat.pid).ok().flatten() {
+                Some(uid) if uid == row.uid => found.0.entry(token).or_default().push(stat.pid),
+                Some(uid) => found.1.entry(token).or_default().push((stat.pid, uid)),
+                None => {}
             }
         }
     }

@@ -7,14 +7,15 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, fstat, mkdirat, openat, unlinkat},
+    fs::{AtFlags, Mode, OFlags, chmodat, fstat, mkdirat, openat, unlinkat},
     io::Errno,
 };
 use uuid::Uuid;
 
 use super::{
     super::spawn::try_joining,
-    leaf::{Leaf, folders, is_cgroup2, lines, read, write},
+    leaf::{Leaf, NAMED, is_cgroup2, lines, read, write},
+    walk::{FOLDER, folders},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -23,9 +24,6 @@ use crate::{
 
 /// The name of a branch begins with this; what follows is the instance's own.
 pub(super) const PREFIX: &str = "procledger-";
-
-const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A cgroup of this instance in which leaves can be made and joined: both were tried.
 #[derive(Debug)]
@@ -118,6 +116,22 @@ impl Branch {
     }
 }
 
+/// Gives the owner access again to a branch, where a task of the same user has taken it.
+pub(crate) fn open_up_branch(path: &Path, owner: u32) {
+    let named = path.file_name().and_then(|name| name.to_str());
+    let Some(name) = named.filter(|name| name.starts_with(PREFIX)) else { return };
+    let base = path
+        .parent()
+        .map(|base| rustix::fs::open(base, NAMED.difference(OFlags::NOFOLLOW), Mode::empty()));
+    let Some(Ok(base)) = base else { return };
+    let is_ours = openat(&base, name, NAMED, Mode::empty()).is_ok_and(|fd| {
+        is_cgroup2(&fd) == Ok(true) && fstat(&fd).is_ok_and(|stat| stat.st_uid == owner)
+    });
+    if is_ours {
+        let _ = chmodat(&base, name, Mode::from_raw_mode(0o755), AtFlags::empty());
+    }
+}
+
 /// The cgroup controllers, in one line.
 fn lists_memory(text: &str) -> bool {
     lines(text).flat_map(str::split_whitespace).any(|name| name == "memory")
@@ -135,7 +149,14 @@ pub(crate) fn remove_branch(path: &Path, inode: Option<u64>, owner: u32) -> Resu
     if !named.is_some_and(|name| name.starts_with(PREFIX)) {
         return Ok(Vec::new());
     }
-    let fd = match rustix::fs::open(path, FOLDER, Mode::empty()) {
+    let opened = rustix::fs::open(path, FOLDER, Mode::empty()).or_else(|errno| {
+        if errno != Errno::ACCESS {
+            return Err(errno);
+        }
+        open_up_branch(path, owner);
+        rustix::fs::open(path, FOLDER, Mode::empty())
+    });
+    let fd = match opened {
         Ok(fd) => fd,
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
         Err(errno) => return Err(failed(errno)),
@@ -150,7 +171,7 @@ pub(crate) fn remove_branch(path: &Path, inode: Option<u64>, owner: u32) -> Resu
     let mut left = Vec::new();
     for name in folders(fd.as_fd()).map_err(failed)? {
         let Ok(name) = name.into_string() else { continue };
-        let Ok(below) = openat(&fd, name.as_str(), FOLDER, Mode::empty()) else { continue };
+        let Ok(below) = openat(&fd, name.as_str(), NAMED, Mode::empty()) else { continue };
         let record =
             Cgroup { path: path.join(&name), inode: fstat(&below).map_err(failed)?.st_ino };
         if let Some(leaf) = Leaf::open(&record, owner)?.filter(|leaf| !leaf.remove()) {

@@ -17,7 +17,7 @@ const NESTING: usize = 8;
 
 /// One mount of the v2 hierarchy.
 #[derive(Debug, PartialEq, Eq)]
-struct Mount {
+pub(super) struct Mount {
     /// The part of the hierarchy that is mounted.
     root: PathBuf,
     /// Where.
@@ -92,7 +92,7 @@ fn is_marked(folder: &Path, name: &str) -> bool {
 }
 
 /// The folder of a cgroup, where the mount shows it.
-fn folder(mount: &Mount, cgroup: &Path) -> Option<PathBuf> {
+pub(super) fn folder(mount: &Mount, cgroup: &Path) -> Option<PathBuf> {
     // Outside of our cgroup namespace the path begins with `/..` (cgroup_namespaces(7)).
     if cgroup.components().any(|part| part == std::path::Component::ParentDir) {
         return None;
@@ -104,7 +104,7 @@ fn folder(mount: &Mount, cgroup: &Path) -> Option<PathBuf> {
 }
 
 /// The line of hierarchy 0 in `/proc/PID/cgroup` (cgroups(7)).
-fn own_path(bytes: &[u8]) -> Option<PathBuf> {
+pub(in super::super) fn own_path(bytes: &[u8]) -> Option<PathBuf> {
     bytes
         .split(|&byte| byte == b'\n')
         .find_map(|line| line.strip_prefix(b"0::"))
@@ -114,7 +114,7 @@ fn own_path(bytes: &[u8]) -> Option<PathBuf> {
 }
 
 /// The cgroup2 mounts in `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
-fn mounts(bytes: &[u8]) -> Vec<Mount> {
+pub(super) fn mounts(bytes: &[u8]) -> Vec<Mount> {
     bytes.split(|&byte| byte == b'\n').filter_map(mount).collect()
 }
 

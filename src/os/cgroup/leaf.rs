@@ -11,11 +11,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, Mode, OFlags, fstat, fstatfs, openat, unlinkat},
+    fs::{AtFlags, Mode, OFlags, chmodat, fstat, fstatfs, openat, unlinkat},
     io::Errno,
 };
 
-use super::branch::PREFIX;
+use super::{
+    branch::PREFIX,
+    walk::{Closed, FOLDER, open_file, remove_nested, visit},
+};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -24,16 +27,32 @@ use crate::{
 
 /// `CGROUP2_SUPER_MAGIC` (statfs(2)).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
-/// Deeper than any program nests; it bounds the recursion.
-const DEPTH: u32 = 64;
 /// A member that has died leaves its cgroup within this; until then the folder cannot be removed.
 const REMOVE_LIMIT: Duration = Duration::from_millis(50);
 const REMOVE_PAUSE: Duration = Duration::from_millis(1);
 /// A list of members or a short value: read in pieces of this size.
 const PIECE: usize = 4096;
 
-const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// A folder by its name alone: what its mode forbids is found out later, and its inode can be compared all the same.
+pub(super) const NAMED: OFlags =
+    OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// What the owner needs of a folder, and of a file in it.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+const WRITE_MODE: u32 = 0o200;
+
+/// The processes in a leaf and in the cgroups nested in it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) pids: Vec<Pid>,
+    /// Processes outside of our PID namespace are in it, which have no pid here.
+    pub(crate) foreign: bool,
+    /// Whether all could be listed: `false` where a nested cgroup may not be looked at.
+    ///
+    /// A process that moves from one nested cgroup to another meanwhile may be missing all the same: only
+    /// [`Leaf::is_populated`] says whether there is any.
+    pub(crate) complete: bool,
+}
 
 /// A leaf that was opened and is the recorded one.
 #[derive(Debug)]
@@ -71,7 +90,7 @@ impl Leaf {
         let failed = |errno: Errno| {
             Error::os(format!("failed to open the cgroup `{}`", record.path.display()), errno)
         };
-        let fd = match rustix::fs::open(&record.path, FOLDER, Mode::empty()) {
+        let fd = match rustix::fs::open(&record.path, NAMED, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             Err(errno) => return Err(failed(errno)),
@@ -91,21 +110,87 @@ impl Leaf {
         self.fd.as_fd()
     }
 
-    /// Live processes in the leaf and below it. A zombie is not listed, but for one whose threads live (cgroups(7)).
-    pub(crate) fn pids(&self) -> Result<Vec<Pid>> {
-        let mut pids = Vec::new();
-        self.visit(&mut |fd| {
-            // A threaded cgroup lists no processes; those are listed by the domain above it.
+    /// Lists the live processes in the leaf and in what is nested in it. A zombie is not listed, but for one whose threads
+    /// live (cgroups(7)).
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be looked at for want of descriptors or memory. What may not be looked at is no error: then the
+    /// list is not complete.
+    pub(crate) fn list(&self) -> Result<Listing> {
+        let (mut pids, mut foreign) = (Vec::new(), false);
+        let (mut complete, mut first) = (true, true);
+        let walked = visit(self.fd.as_fd(), Closed::Skip, &mut |fd| {
+            let is_top = std::mem::take(&mut first);
             let text = match read(fd, c"cgroup.procs") {
-                Err(Errno::OPNOTSUPP) => return Ok(()),
+                // A threaded cgroup lists no processes; those are listed by the domain above it, which may be the leaf
+                // or, where a task has made the leaf itself threaded, is none of ours.
+                Err(Errno::OPNOTSUPP) => {
+                    complete &= !is_top;
+                    return Ok(());
+                }
                 other => other?,
             };
-            // 0 stands for a process outside of our PID namespace.
-            pids.extend(lines(&text).filter_map(|line| Pid::new(line.parse().ok()?)));
+            for line in lines(&text) {
+                match line.parse().ok().and_then(Pid::new) {
+                    Some(pid) => pids.push(pid),
+                    // 0 stands for a process outside of our PID namespace.
+                    None => foreign = true,
+                }
+            }
             Ok(())
-        })
-        .map_err(|errno| self.failed("read the members of", errno))?;
-        Ok(pids)
+        });
+        let walked = walked.map_err(|errno| self.failed("read the members of", errno))?;
+        Ok(Listing { pids, foreign, complete: complete && walked })
+    }
+
+    /// Whether a live process is in the leaf or in what is nested in it, however deep, as the kernel counts them
+    /// (`populated` in `cgroup.events`, cgroup-v2.rst); `None` where that may not be read.
+    pub(crate) fn is_populated(&self) -> Option<bool> {
+        let text = match read(self.fd.as_fd(), c"cgroup.events") {
+            // It is removed, and was empty then.
+            Err(Errno::NOENT | Errno::NODEV) => return Some(false),
+            other => other.ok()?,
+        };
+        lines(&text).find_map(|line| line.strip_prefix("populated ")).map(|count| count != "0")
+    }
+
+    /// Whether no live process is in it for certain, without a walk.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.is_populated() == Some(false)
+    }
+
+    /// Waits until no live process is in it, at most `limit`; whether that is so.
+    pub(crate) fn wait_empty(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while !self.is_empty() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(REMOVE_PAUSE);
+        }
+        true
+    }
+
+    /// Gives its owner access again to the leaf, and to what is nested in it: a task of the same user may have taken it.
+    pub(crate) fn open_up(&self) {
+        // A descriptor that only names a folder takes no fchmod(2): open(2), O_PATH.
+        if let Ok(stat) = fstat(&self.fd)
+            && stat.st_mode & FOLDER_MODE != FOLDER_MODE
+        {
+            use std::os::fd::AsRawFd;
+            let own = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+            let mode = Mode::from_raw_mode(FOLDER_MODE);
+            let _ = chmodat(rustix::fs::CWD, own.as_str(), mode, AtFlags::empty());
+        }
+        open_file(self.fd.as_fd(), c"cgroup.events", FILE_MODE);
+        open_file(self.fd.as_fd(), c"cgroup.kill", WRITE_MODE);
+        // Where not all can be opened, the next list is not complete either.
+        let _ = visit(self.fd.as_fd(), Closed::Open, &mut |fd| {
+            open_file(fd, c"cgroup.procs", FILE_MODE);
+            open_file(fd, c"cgroup.freeze", FILE_MODE);
+            Ok(())
+        });
     }
 
     /// SIGKILL to every process in the leaf and below it, those that are being forked included (Linux 5.14).
@@ -128,6 +213,17 @@ impl Leaf {
             .map_err(|errno| self.failed("freeze", errno))
     }
 
+    /// Lets all go on that is frozen in the leaf, by whichever of the nested cgroups.
+    pub(crate) fn thaw(&self) {
+        // What cannot be let go on stays as it is: SIGKILL ends what is frozen.
+        let _ = visit(self.fd.as_fd(), Closed::Skip, &mut |fd| {
+            if read(fd, c"cgroup.freeze").is_ok_and(|frozen| frozen.trim_end() != "0") {
+                let _ = write(fd, c"cgroup.freeze", b"0");
+            }
+            Ok(())
+        });
+    }
+
     /// Whether every process in the leaf is frozen.
     pub(crate) fn is_frozen(&self) -> bool {
         read(self.fd.as_fd(), c"cgroup.events")
@@ -147,29 +243,31 @@ impl Leaf {
         oom_kills(&text)
     }
 
-    /// Removes the leaf with what its program made below it; `false` while somebody is in it.
+    /// Removes the leaf with what its program made below it; `false` while a process is in it.
     pub(crate) fn remove(&self) -> bool {
         let deadline = Instant::now() + REMOVE_LIMIT;
+        let mut opened = false;
         loop {
-            match remove_tree(&self.fd, &self.record.path) {
-                Ok(()) | Err(Errno::NOENT) => return true,
-                // Whoever has just died may still be on its way out; somebody who lives is there to stay.
-                Err(Errno::BUSY)
-                    if Instant::now() < deadline
-                        && self.pids().is_ok_and(|pids| pids.is_empty()) =>
-                {
-                    std::thread::sleep(REMOVE_PAUSE);
+            if self.is_populated() != Some(true) {
+                match remove_tree(&self.fd, &self.record.path) {
+                    Ok(()) | Err(Errno::NOENT) => return true,
+                    // A process that has just died may still be on its way out.
+                    Err(Errno::BUSY) => {}
+                    Err(Errno::ACCESS) if !opened => {
+                        self.open_up();
+                        opened = true;
+                        continue;
+                    }
+                    Err(_) => return false,
                 }
-                Err(_) => return false,
+            } else if self.list().is_ok_and(|list| !list.pids.is_empty()) {
+                return false;
             }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(REMOVE_PAUSE);
         }
-    }
-
-    fn visit(
-        &self,
-        each: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
-    ) -> Result<(), Errno> {
-        visit(self.fd.as_fd(), DEPTH, each)
     }
 
     fn failed(&self, what: &str, errno: Errno) -> Error {
@@ -189,63 +287,11 @@ fn is_a_leafs_name(path: &Path) -> bool {
         && name(path.parent()).is_some_and(|branch| branch.starts_with(PREFIX))
 }
 
-/// Calls `each` for the folder and those below it. What vanishes meanwhile holds nobody.
-fn visit(
-    fd: BorrowedFd<'_>,
-    depth: u32,
-    each: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
-) -> Result<(), Errno> {
-    match each(fd) {
-        Err(Errno::NODEV | Errno::NOENT) => return Ok(()),
-        other => other?,
-    }
-    if depth == 0 {
-        return Err(Errno::NAMETOOLONG);
-    }
-    for name in folders(fd)? {
-        match openat(fd, &name, FOLDER, Mode::empty()) {
-            Ok(below) => visit(below.as_fd(), depth - 1, each)?,
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
-/// Names of the folders in a folder.
-pub(super) fn folders(fd: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(fd)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if entry.file_type().is_dir() && name != c"." && name != c".." {
-            names.push(name.to_owned());
-        }
-    }
-    Ok(names)
-}
-
 /// Removes the folders below, the deepest first, then the folder itself.
 fn remove_tree(fd: &OwnedFd, path: &Path) -> Result<(), Errno> {
-    remove_below(fd.as_fd(), DEPTH)?;
+    remove_nested(fd.as_fd())?;
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
     rustix::fs::rmdir(path.as_c_str())
-}
-
-fn remove_below(fd: BorrowedFd<'_>, depth: u32) -> Result<(), Errno> {
-    if depth == 0 {
-        return Err(Errno::NAMETOOLONG);
-    }
-    for name in folders(fd)? {
-        if let Ok(below) = openat(fd, &name, FOLDER, Mode::empty()) {
-            remove_below(below.as_fd(), depth - 1)?;
-        }
-        match unlinkat(fd, &name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn read(fd: BorrowedFd<'_>, name: &CStr) -> Result<String, Errno> {
@@ -260,7 +306,7 @@ pub(super) fn read(fd: BorrowedFd<'_>, name: &CStr) -> Result<String, Errno> {
     }
 }
 
-pub(super) fn write(fd: &OwnedFd, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+pub(super) fn write(fd: impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Errno> {
     let file = openat(fd, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, value).map(|_| ())
 }

@@ -11,7 +11,9 @@
 //!
 //! - [`hierarchy`]: where the v2 hierarchy is mounted, and where in it we are;
 //! - [`branch`]: an instance's own cgroup, found by trying, and its leaves;
-//! - [`leaf`]: looking at one, freezing, killing and removing it.
+//! - [`leaf`]: looking at one, freezing, killing and removing it;
+//! - [`walk`]: all that a task has nested in one, however deep;
+//! - [`paths`]: who is in one, by what each process says, where it cannot be listed.
 //!
 //! A path alone is never trusted: before anything is written, the folder's inode is compared with the recorded one. The
 //! inode of a cgroup is its id, which the kernel does not use again in one boot (`kernfs_node.id`, 64 bits).
@@ -22,7 +24,11 @@
 mod branch;
 mod hierarchy;
 mod leaf;
+mod paths;
+mod walk;
 
-pub(crate) use branch::{Branch, remove_branch};
+pub(crate) use branch::{Branch, open_up_branch, remove_branch};
+pub(super) use hierarchy::own_path;
 pub(crate) use hierarchy::{bases, prospect};
 pub(crate) use leaf::Leaf;
+pub(crate) use paths::Paths;

@@ -6,7 +6,7 @@ use super::{super::entry::Root, member::Member};
 use crate::{
     error::Error,
     identity::{Identity, Pid},
-    plan::members::Evidence,
+    plan::{doubt::Doubt, members::Evidence},
     record::{ExitStatus, Outcome, ProcessId},
 };
 
@@ -16,12 +16,14 @@ pub(in super::super) struct TreeEnd {
     pub(in super::super) root: Root,
     /// The root first, where it was looked at.
     pub(in super::super) members: Vec<MemberEnd>,
-    /// Carriers of the token that may be a person's.
-    pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,
+    /// What may belong to it, and was left alone.
+    pub(in super::super) suspects: Vec<Suspected>,
     /// The root, or a recorded descendant, could not be judged; it was left alone.
     pub(in super::super) unknown: Vec<(ProcessId, Error)>,
     /// Why nobody knows whether these were all: the root's row must stay, since it leads to the others.
     pub(in super::super) unseen: Option<String>,
+    /// What lives on in the root's leaf and is no known member: a survivor, to which the root's row leads.
+    pub(in super::super) outlived: Option<String>,
 }
 
 /// What became of one member.
@@ -71,6 +73,24 @@ pub(in super::super) struct Found<'a> {
     pub(in super::super) cpu: Duration,
     pub(in super::super) age: Duration,
     pub(in super::super) uid: u32,
+}
+
+/// A process that may belong to a tree.
+#[derive(Debug)]
+pub(in super::super) struct Suspected {
+    pub(in super::super) pid: Pid,
+    pub(in super::super) start_tick: u64,
+    pub(in super::super) doubt: Doubt,
+    pub(in super::super) command: Vec<String>,
+}
+
+/// What dead roots left.
+#[derive(Debug)]
+pub(in super::super) struct Left {
+    pub(in super::super) strays: Vec<Stray>,
+    /// More than these lives in the root's leaf, and cannot be seen.
+    pub(in super::super) hides: bool,
+    pub(in super::super) suspects: Vec<Suspected>,
 }
 
 /// A descendant of a dead root.
@@ -126,8 +146,10 @@ impl From<Member> for Stray {
 pub(in super::super) struct Preview {
     /// A member was seen that could not be pinned, since it has just died, or came during the look.
     pub(in super::super) missed: bool,
+    /// Something lives in the root's leaf that cannot be seen.
+    pub(in super::super) hides: bool,
     pub(in super::super) members: Vec<Seen>,
-    pub(in super::super) suspects: Vec<(Pid, Vec<String>)>,
+    pub(in super::super) suspects: Vec<Suspected>,
     pub(in super::super) unknown: Vec<Error>,
 }
 

@@ -61,6 +61,7 @@ mod tests {
             session: None,
             cgroup: None,
             origin: Origin::Spawned,
+            containment: crate::record::Containment::Session,
             limits: Limits {
                 survive: false,
                 grace: Duration::ZERO,

@@ -17,8 +17,9 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::{Pinned, Signal, cgroup::Leaf, keeper::keepers, unless_busy},
+    os::{Pinned, Signal, keeper::keepers, unless_busy},
     plan::{
+        doubt::Doubt,
         members::{Evidence, TreeView, kin, members},
         observe::{Snapshot, Stat},
     },
@@ -44,11 +45,13 @@ pub(super) fn look(
     let (mut any, mut blind) = (false, Ok(()));
     for tree in trees {
         let carried = carriers.of.remove(&tree.root.token).unwrap_or_default();
+        let others = carriers.others.remove(&tree.root.token).unwrap_or_default();
         let mut view = view(&snapshot, tree, carried);
         view.keeper = keeper_of(world, &keepers, tree);
+        tree.had_keeper |= view.keeper.is_some();
         // After the snapshot: who is in both lists had its number all the time in between.
-        view.leaf =
-            tree.leaf.as_ref().map_or_else(|| Ok(Vec::new()), Leaf::pids)?.into_iter().collect();
+        let in_leaf = tree.list_leaf(world, &snapshot)?;
+        view.leaf.clone_from(&in_leaf.pids);
         let is_unlisted = |pid: &&Pid| snapshot.get(**pid).is_none();
         tree.unlisted = view.leaf.iter().filter(is_unlisted).copied().collect();
         let exempt = exempt(&snapshot, world, &mut view);
@@ -59,8 +62,13 @@ pub(super) fn look(
             let left = leave(world, &snapshot, tree, cache, &mut taken, (pid, evidence, why));
             blind = blind.and(left);
         }
-        let leaf_is_shared = tree.has_protected() || !view.leaf.is_disjoint(&exempt);
-        tree.suspects = found.suspects.into_iter().filter(|pid| !taken.contains(pid)).collect();
+        let others = others
+            .into_iter()
+            .filter(|(pid, _)| !found.members.contains_key(pid) && !exempt.contains(pid));
+        let others = others.map(|(pid, uid)| (pid, Doubt::OtherUser(uid)));
+        let on_terminals = found.suspects.into_iter().map(|pid| (pid, Doubt::Terminal));
+        let suspects = on_terminals.chain(others).filter(|(pid, _)| !taken.contains(pid));
+        tree.suspects = suspects.collect();
         let first = tree.members.len();
         tree.vanished = carriers.untold && tree.root.token.is_some();
         for (pid, evidence) in found.members {
@@ -69,7 +77,7 @@ pub(super) fn look(
             }
         }
         any |= tree.members.len() > first || tree.vanished;
-        tree.mark_leaf(&view.leaf, leaf_is_shared);
+        tree.mark_leaf(&in_leaf, &exempt);
         record(tree, first, recorder);
     }
     blind.map(|()| (snapshot, any))
@@ -169,6 +177,8 @@ fn keeper_of(world: &World<'_>, keepers: &HashMap<Uuid, Pid>, tree: &Work) -> Op
 #[derive(Default)]
 struct Carriers {
     of: HashMap<Option<Uuid>, Vec<Pid>>,
+    /// Those of another uid, with that.
+    others: HashMap<Option<Uuid>, Vec<(Pid, u32)>>,
     /// Somebody called exec all the time, and it is not known what he carries.
     untold: bool,
 }
@@ -201,10 +211,15 @@ fn carriers(
         found.untold |= tokens.is_none();
         let tokens = tokens.unwrap_or_default();
         for token in &tokens {
-            if let Some(&uid) = wanted.get(token)
-                && unless_busy(world.proc.uid(stat.pid))? == Some(uid)
-            {
-                found.of.entry(Some(*token)).or_default().push(stat.pid);
+            let Some(&uid) = wanted.get(token) else { continue };
+            match unless_busy(world.proc.uid(stat.pid))? {
+                Some(theirs) if theirs == uid => {
+                    found.of.entry(Some(*token)).or_default().push(stat.pid);
+                }
+                Some(theirs) => {
+                    found.others.entry(Some(*token)).or_default().push((stat.pid, theirs));
+                }
+                None => {}
             }
         }
         if !tokens.is_empty() {

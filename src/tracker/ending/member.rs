@@ -33,6 +33,8 @@ pub(super) struct Member {
     pub(super) uid: u32,
     /// `cgroup.kill` of the tree's leaf reaches it, whatever uid it has.
     pub(super) in_leaf: bool,
+    /// The last look found it in the leaf.
+    pub(super) is_listed: bool,
     /// `None` where it was gone before it could be pinned.
     pub(super) pinned: Option<Pinned>,
     pub(super) dead: bool,
@@ -127,6 +129,7 @@ pub(super) fn describe(
             .and_then(|pinned| pinned.uid(world.proc).ok().flatten())
             .unwrap_or(u32::MAX),
         in_leaf: false,
+        is_listed: false,
         pinned,
         dead: false,
         watched: false,

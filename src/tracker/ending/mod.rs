@@ -9,6 +9,8 @@
 //! 5. What is left when the grace is over is frozen by SIGSTOP until a snapshot shows nobody new: a stopped process
 //!    cannot fork. What forks faster than that is stopped on sight ([`chase`]). Then SIGKILL, and another look. A tree with a cgroup leaf of its own is frozen and killed as one
 //!    ([`leaf`]).
+//! 6. Last, the kernel says whether a leaf is empty. What lives in it and cannot be seen is killed through the leaf; where
+//!    that may not be, the root's row stays, as that of a survivor.
 //!
 //! Members of protected names, and what is below them, are left ([`leave`]): they are pinned like the others, so that they
 //! are known, and get no signal. They are not recorded before the end but with it, as kept and released in one transaction:
@@ -34,10 +36,12 @@ mod member;
 mod newcomers;
 mod obstacle;
 mod run;
+mod suspects;
 mod work;
 
-pub(super) use answer::{Found, MemberEnd, Preview, Stray, TreeEnd};
+pub(super) use answer::{Found, MemberEnd, Preview, Stray, Suspected, TreeEnd};
 pub(super) use joined::{Feed, end_as_they_come};
+pub(super) use leaf::list as list_leaf;
 pub(super) use leave::{Leave, protected};
 pub(super) use member::command_of;
 pub(super) use run::{end_trees, preview, strays};

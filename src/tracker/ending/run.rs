@@ -12,13 +12,14 @@ use rustix::{
 
 use super::{
     super::entry::Root,
-    answer::{Found, Preview, Recorder, Seen, Stray, TreeEnd},
+    answer::{Found, Left, Preview, Recorder, Seen, Stray, TreeEnd},
     chase::{chase, release},
     deaths::Deaths,
+    leaf::kill_unseen,
     look::look,
-    member::command_of,
     newcomers::has_newcomers,
-    work::{TokenCache, Tree, Work, World},
+    suspects,
+    work::{TokenCache, Tree, Work, World, suspected},
 };
 use crate::{error::Result, identity::Pid, os::pidfd::timespec, plan::observe::Snapshot};
 
@@ -73,7 +74,7 @@ pub(in super::super) fn end_trees(
 
 /// Finds what dead roots left, without touching it. An error where `/proc` cannot be read, or where there is no descriptor to
 /// hold somebody by: then it is not known what they left.
-pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Vec<Stray>>> {
+pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Left>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(Cow::Borrowed(world), works, &mut recorder);
@@ -81,15 +82,20 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<
     for looks in 0.. {
         let before = world.proc.last_given();
         run.try_look()?;
-        if !run.is_open(before) || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
+        let is_open = run.is_open(before) || run.works.iter().any(Work::hides);
+        if !is_open || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
             break;
         }
         // One that was seen in the session and has left it before it was pinned, or was gone: it, or what it has forked,
         // is found by something else now. There is no later look at a root that has ended.
         std::thread::sleep(FREEZE_PAUSE);
     }
-    let below = |work: Work| {
-        work.members.into_iter().filter(|member| !member.is_root).map(Stray::from).collect()
+    suspects::find(world, &mut run.works, &run.last);
+    let below = |mut work: Work| {
+        let suspects = suspected(world, std::mem::take(&mut work.suspects), work.root.arguments);
+        let hides = work.hides();
+        let members = work.members.into_iter().filter(|member| !member.is_root);
+        Left { strays: members.map(Stray::from).collect(), hides, suspects }
     };
     Ok(run.works.into_iter().map(below).collect())
 }
@@ -101,13 +107,11 @@ pub(in super::super) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview
     let before = world.proc.last_given();
     run.try_look()?;
     let mut preview = Preview { missed: run.is_open(before), ..Preview::default() };
+    suspects::find(world, &mut run.works, &run.last);
     for work in run.works {
+        preview.hides |= work.hides();
+        preview.suspects.extend(suspected(world, work.suspects, work.root.arguments));
         preview.members.extend(work.members.into_iter().map(Seen::from));
-        preview.suspects.extend(
-            work.suspects
-                .into_iter()
-                .map(|pid| (pid, command_of(world.proc, pid, work.root.arguments))),
-        );
         preview.unknown.extend(work.unknown.into_iter().map(|(_, error)| error));
     }
     Ok(preview)
@@ -168,9 +172,15 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     fn end(mut self) -> Vec<TreeEnd> {
-        self.works.iter().for_each(Work::thaw);
+        self.works.iter().for_each(Work::thaw_all);
         if let Err(error) = self.try_look() {
             self.works.iter_mut().for_each(|work| work.doubt_recorded(&self.world, &error));
+        }
+        let world = self.world;
+        let opened =
+            self.works.iter_mut().filter_map(|work| work.open_up_leaf(world).then_some(()));
+        if opened.count() > 0 {
+            self.look();
         }
         loop {
             self.ask_new();
@@ -181,7 +191,9 @@ impl<'a, 'b> Run<'a, 'b> {
             let Some(deadline) = self.next_deadline() else {
                 // All are dead, or beyond us: one more look for what was born meanwhile.
                 self.look_once_more();
-                if self.works.iter().any(Work::goes_on) {
+                if self.works.iter().any(Work::goes_on)
+                    || kill_unseen(self.world, &mut self.works, KILL_LIMIT)
+                {
                     continue;
                 }
                 break;
@@ -194,6 +206,7 @@ impl<'a, 'b> Run<'a, 'b> {
             }
         }
         self.works.iter().for_each(Work::remove_leaf);
+        suspects::find(self.world, &mut self.works, &self.last);
         let (world, last, unseen) = (self.world, self.last, self.unseen);
         self.works.into_iter().map(|work| work.finish(&world, &last, unseen.as_deref())).collect()
     }

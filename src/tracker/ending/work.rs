@@ -1,7 +1,8 @@
 //! What is to be ended, and how far it has come.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
     sync::Arc,
     time::Instant,
 };
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     super::entry::Root,
-    answer::TreeEnd,
+    answer::{Suspected, TreeEnd},
     leaf::open_leaf,
     leave::Leave,
     member::{Member, command_of, conclude, describe},
@@ -19,7 +20,7 @@ use crate::{
     error::{Error, Kind},
     identity::{Identity, Pid},
     os::{PidFd, Pinned, Probe, Proc, cgroup::Leaf},
-    plan::{members::Evidence, observe::Snapshot},
+    plan::{doubt::Doubt, members::Evidence, observe::Snapshot},
     record::{Observer, Origin, ProcessId},
 };
 
@@ -74,9 +75,28 @@ pub(super) struct Work {
     pub(super) root: Root,
     pub(super) members: Vec<Member>,
     pub(super) pids: HashMap<Pid, usize>,
-    pub(super) suspects: HashSet<Pid>,
+    pub(super) suspects: BTreeMap<Pid, Doubt>,
+    /// The root was there when its end began, alive or a zombie.
+    pub(super) was_there: bool,
+    /// Its pidfd was held: it is of the acting instance.
+    pub(super) is_held: bool,
+    /// A keeper of the tree was seen.
+    pub(super) had_keeper: bool,
+    /// The v2 cgroup that the root was in, and its ancestors, where it is another instance's.
+    pub(super) cgroup: Option<PathBuf>,
+    pub(super) ancestors: Vec<Pid>,
     /// The root's leaf, where it has one and it is the recorded one.
     pub(super) leaf: Option<Leaf>,
+    /// Why it could not be opened.
+    pub(super) leaf_error: Option<String>,
+    /// A look has shown who is in it.
+    pub(super) leaf_is_known: bool,
+    /// The last look could not list all of it, or found a process of which it cannot be determined whether it is in it.
+    pub(super) leaf_has_gaps: bool,
+    /// A part of it may not be looked at.
+    pub(super) leaf_is_closed: bool,
+    /// How often it was killed for what cannot be seen in it.
+    pub(super) unseen_kills: u32,
     /// Somebody is in the leaf who must be left alone: its members are ended one by one (invariant 13).
     pub(super) leaf_is_shared: bool,
     pub(super) unknown: Vec<(ProcessId, Error)>,
@@ -103,13 +123,24 @@ impl Work {
     /// Pins the root and the recorded descendants.
     pub(super) fn new(world: &World<'_>, tree: Tree) -> Self {
         let Tree { root, pidfd, recorded, leave } = tree;
+        let (leaf, leaf_error) = open_leaf(world, &root);
         let mut work = Self {
-            leaf: open_leaf(world, &root),
+            leaf,
+            leaf_error,
+            leaf_is_known: false,
+            leaf_has_gaps: false,
+            leaf_is_closed: false,
+            unseen_kills: 0,
             leaf_is_shared: false,
             root,
             members: Vec::new(),
             pids: HashMap::new(),
-            suspects: HashSet::new(),
+            suspects: BTreeMap::new(),
+            was_there: false,
+            is_held: pidfd.is_some(),
+            had_keeper: false,
+            cgroup: None,
+            ancestors: Vec::new(),
             unknown: Vec::new(),
             unlisted: Vec::new(),
             vanished: false,
@@ -127,6 +158,11 @@ impl Work {
                 .unwrap_or_else(Probe::Unknown),
             None => Pinned::probe(world.proc, world.observer.place, &identity),
         };
+        work.was_there = matches!(probe, Probe::Alive(_) | Probe::Zombie(_));
+        if work.was_there && !work.is_held {
+            work.cgroup = world.proc.cgroup(identity.pid).ok().flatten();
+            work.ancestors = world.proc.ancestors(identity.pid);
+        }
         work.add_recorded(world, row, identity, Evidence::Root, probe);
         for (row, identity) in recorded {
             let probe = Pinned::probe(world.proc, world.observer.place, &identity);
@@ -225,16 +261,26 @@ impl Work {
             }
             None => None,
         };
+        let outlived = self.outlived();
         let members = (self.members.into_iter())
             .map(|member| conclude(world.proc, member, snapshot))
             .collect();
-        let suspects = self
-            .suspects
-            .into_iter()
-            .map(|pid| (pid, command_of(world.proc, pid, self.root.arguments)))
-            .collect();
-        TreeEnd { root: self.root, members, suspects, unknown: self.unknown, unseen }
+        let suspects = suspected(world, self.suspects, self.root.arguments);
+        TreeEnd { root: self.root, members, suspects, unknown: self.unknown, unseen, outlived }
     }
+}
+
+/// Suspects with what is reported of them.
+pub(super) fn suspected(
+    world: &World<'_>,
+    suspects: BTreeMap<Pid, Doubt>,
+    arguments: bool,
+) -> Vec<Suspected> {
+    let described = |(pid, doubt)| {
+        let start_tick = world.proc.stat(pid).ok().flatten()?.start_tick;
+        Some(Suspected { pid, start_tick, doubt, command: command_of(world.proc, pid, arguments) })
+    };
+    suspects.into_iter().filter_map(described).collect()
 }
 
 /// Why a recorded process is left alone, whatever its row says: the acting process and its ancestors, by any rule

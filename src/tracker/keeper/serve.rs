@@ -24,7 +24,7 @@ use crate::{
         },
         spawn::{Child, Command, gate::GATE_LIMIT, spawn},
     },
-    record::{Limits, Observer, Origin, ProcessId},
+    record::{Containment, Limits, Observer, Origin, ProcessId},
 };
 
 /// Exit code for a keeper that nobody asked.
@@ -153,6 +153,8 @@ impl Keeper {
             session: Some(program.pid),
             cgroup: None,
             origin: Origin::Spawned,
+            // All of it is below this process: nothing else may belong to it.
+            containment: Containment::None,
             limits: Limits {
                 survive: false,
                 grace: errand.grace,

@@ -8,7 +8,7 @@ use crate::{
     context::Context,
     exit::{Exit, Result},
     output,
-    render::{ending_line, report_exit},
+    render::{ending_line, report_exit, suspect_line},
     units,
 };
 
@@ -45,6 +45,9 @@ impl KillArgs {
         let lines: String =
             report.endings.iter().map(|ending| ending_line(ending) + "\n").collect();
         output::print(lines)?;
+        for suspect in &report.suspects {
+            output::to_stderr(&suspect_line(suspect));
+        }
         if self.all && report.endings.is_empty() {
             output::to_stderr("nothing runs");
         }

@@ -11,5 +11,7 @@ pub(crate) use csv::csv;
 pub(crate) use escape::{escape, escape_json, escaped, shell_words};
 pub(crate) use figures::{bytes, clock, cpu_time, short_bytes, short_span, span};
 pub(crate) use paint::Paint;
-pub(crate) use report::{Tense, after, ending_line, outcome, report_exit, report_text};
+pub(crate) use report::{
+    Tense, after, ending_line, outcome, report_exit, report_text, suspect_line,
+};
 pub(crate) use table::Table;

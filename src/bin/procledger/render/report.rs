@@ -1,6 +1,6 @@
 //! What a pass or a call did, process by process.
 
-use procledger::{Ending, Outcome, Report, TaskId};
+use procledger::{Ending, Outcome, Report, Suspect, TaskId};
 
 use super::{Table, escape, shell_words};
 use crate::{exit::Exit, output::complain};
@@ -70,6 +70,17 @@ pub(crate) fn ending_line(ending: &Ending) -> String {
         Some(obstacle) => format!("{line}: {}", escape(obstacle)),
         None => line,
     }
+}
+
+/// One process that was left running, in one line.
+pub(crate) fn suspect_line(suspect: &Suspect) -> String {
+    format!(
+        "{} pid {}: left running: {}: {}",
+        escape(&task(suspect.task_id.as_ref())),
+        suspect.pid,
+        escape(&suspect.why),
+        shell_words(&suspect.command)
+    )
 }
 
 /// `ended by TERM, 3 ms`.

@@ -1,0 +1,236 @@
+//! A walk over a cgroup and all that are nested in it, however deep they are.
+//!
+//! Nothing limits how deep a task nests cgroups, but its own `cgroup.max.depth`: not a stack, not `PATH_MAX`, and not the
+//! number of open files. So a walk holds one descriptor, which goes down by a name and up again by `..`; what it remembers
+//! of each level is its inode and the names that are left there. A cgroup cannot be moved (there is no rename on v2), so
+//! `..` leads to where the walk came from, and the inode says whether it did.
+//!
+//! A folder that may not be opened is a gap: the walk goes on beside it, and its answer is that it has not seen all.
+
+use std::{
+    ffi::{CStr, CString},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{AtFlags, Dir, Mode, OFlags, chmodat, fstat, openat, statat, unlinkat},
+    io::Errno,
+};
+
+/// A task that makes cgroups faster than a walk sees them must not keep it walking.
+const LIMIT: Duration = Duration::from_secs(2);
+
+pub(super) const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What the owner needs of a folder.
+const FOLDER_MODE: u32 = 0o700;
+
+/// One level of a walk: the folder that it is in, and what is left to visit there.
+struct Level {
+    inode: u64,
+    names: Vec<CString>,
+    /// The name of the folder in the one above.
+    name: CString,
+}
+
+/// Whether a walk gives itself access to folders of its own user that are closed to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closed {
+    Skip,
+    Open,
+}
+
+struct Walk {
+    here: OwnedFd,
+    device: u64,
+    levels: Vec<Level>,
+    closed: Closed,
+}
+
+impl Walk {
+    /// Begins at `top`; `None` where that cannot be listed.
+    fn begin(top: BorrowedFd<'_>, closed: Closed) -> Result<Option<Self>, Errno> {
+        let here = match openat(top, c".", FOLDER, Mode::empty()) {
+            Ok(here) => here,
+            Err(Errno::ACCESS | Errno::PERM) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        let stat = fstat(&here)?;
+        let (inode, names) = (stat.st_ino, folders(here.as_fd())?);
+        let levels = vec![Level { inode, names, name: CString::default() }];
+        Ok(Some(Self { here, device: stat.st_dev, levels, closed }))
+    }
+
+    /// Goes down; `false` where the folder is gone, or another file system is mounted on it.
+    fn enter(&mut self, name: &CStr) -> Result<bool, Errno> {
+        match self.try_enter(name) {
+            Err(Errno::ACCESS) if self.closed == Closed::Open => {
+                chmodat(&self.here, name, Mode::from_raw_mode(FOLDER_MODE), AtFlags::empty())?;
+                self.try_enter(name)
+            }
+            other => other,
+        }
+    }
+
+    fn try_enter(&mut self, name: &CStr) -> Result<bool, Errno> {
+        let listed = openat(&self.here, name, FOLDER, Mode::empty())
+            .and_then(|below| Ok((fstat(&below)?, folders(below.as_fd())?, below)));
+        let (stat, names, below) = match listed {
+            Ok(listed) => listed,
+            Err(Errno::NOENT | Errno::NODEV) => return Ok(false),
+            Err(errno) => return Err(errno),
+        };
+        if stat.st_dev != self.device {
+            return Ok(false);
+        }
+        self.levels.push(Level { inode: stat.st_ino, names, name: name.to_owned() });
+        self.here = below;
+        Ok(true)
+    }
+
+    /// Goes up, out of a folder that is done; its name.
+    fn leave(&mut self) -> Result<Option<CString>, Errno> {
+        let Some(done) = self.levels.pop() else { return Ok(None) };
+        let Some(above) = self.levels.last() else { return Ok(None) };
+        let parent = openat(&self.here, c"..", FOLDER, Mode::empty())?;
+        let stat = fstat(&parent)?;
+        if stat.st_ino != above.inode || stat.st_dev != self.device {
+            return Err(Errno::STALE);
+        }
+        self.here = parent;
+        Ok(Some(done.name))
+    }
+}
+
+/// Calls `each` for the cgroup and those nested in it; whether it was called for all of them, and could look at each.
+///
+/// What vanishes meanwhile holds no process. `each` fails with `EACCES` where it may not look.
+pub(super) fn visit(
+    top: BorrowedFd<'_>,
+    closed: Closed,
+    each: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
+) -> Result<bool, Errno> {
+    let mut look = |fd: BorrowedFd<'_>| match each(fd) {
+        Ok(()) | Err(Errno::NODEV | Errno::NOENT) => Ok(true),
+        Err(Errno::ACCESS | Errno::PERM) => Ok(false),
+        Err(errno) => Err(errno),
+    };
+    let mut complete = look(top)?;
+    let Some(mut walk) = Walk::begin(top, closed)? else { return Ok(false) };
+    let deadline = Instant::now() + LIMIT;
+    while let Some(level) = walk.levels.last_mut() {
+        let Some(name) = level.names.pop() else {
+            match walk.leave() {
+                Ok(Some(_)) => continue,
+                Ok(None) => break,
+                // It was closed after the walk had gone through it.
+                Err(Errno::ACCESS | Errno::PERM | Errno::STALE) => return Ok(false),
+                Err(errno) => return Err(errno),
+            }
+        };
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        match walk.enter(&name) {
+            Ok(true) => complete &= look(walk.here.as_fd())?,
+            Ok(false) => {}
+            Err(Errno::ACCESS | Errno::PERM) => complete = false,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(complete)
+}
+
+/// Removes all that are nested in a cgroup, the deepest first; `EBUSY` where a process is in one, or where it takes too long.
+pub(super) fn remove_nested(top: BorrowedFd<'_>) -> Result<(), Errno> {
+    let Some(mut walk) = Walk::begin(top, Closed::Open)? else { return Err(Errno::ACCESS) };
+    let deadline = Instant::now() + LIMIT;
+    while let Some(level) = walk.levels.last_mut() {
+        if Instant::now() >= deadline {
+            return Err(Errno::BUSY);
+        }
+        if let Some(name) = level.names.pop() {
+            walk.enter(&name)?;
+            continue;
+        }
+        let Some(name) = walk.leave()? else { break };
+        match unlinkat(&walk.here, &name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Gives the owner access to a file in a cgroup, where its mode has none.
+pub(super) fn open_file(fd: BorrowedFd<'_>, name: &CStr, mode: u32) {
+    let lacks = |stat: rustix::fs::Stat| stat.st_mode & mode != mode;
+    if statat(fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(lacks) {
+        // Where that is refused, the next look says so.
+        let _ = chmodat(fd, name, Mode::from_raw_mode(mode), AtFlags::empty());
+    }
+}
+
+/// Names of the folders in a folder.
+pub(super) fn folders(fd: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(fd)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type().is_dir() && name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nested folders of any file system do for a walk; each level has a second folder beside the next one.
+    fn nested(depth: usize) -> (tempfile::TempDir, OwnedFd) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let top = rustix::fs::open(folder.path(), FOLDER, Mode::empty()).expect("opened");
+        let mut here = openat(&top, c".", FOLDER, Mode::empty()).expect("opened");
+        for _ in 0..depth {
+            for name in [c"a-name-that-fills-a-path", c"beside"] {
+                rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(0o755)).expect("made");
+            }
+            here = openat(&here, c"a-name-that-fills-a-path", FOLDER, Mode::empty()).expect("in");
+        }
+        (folder, top)
+    }
+
+    fn count(top: &OwnedFd) -> (usize, bool) {
+        let mut seen = 0;
+        let complete = visit(top.as_fd(), Closed::Skip, &mut |_| {
+            seen += 1;
+            Ok(())
+        });
+        (seen, complete.expect("walked"))
+    }
+
+    #[test]
+    fn a_walk_has_no_depth_limit_and_ends_where_it_began() {
+        for depth in [0, 1, 65, 1000] {
+            let (_folder, top) = nested(depth);
+            assert_eq!(count(&top), (1 + 2 * depth, true), "{depth}");
+            remove_nested(top.as_fd()).expect("removed");
+            assert_eq!(count(&top), (1, true), "{depth}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_may_not_be_looked_at_is_a_gap_and_not_the_end() {
+        let (_folder, top) = nested(3);
+        let mut seen = 0;
+        let complete = visit(top.as_fd(), Closed::Skip, &mut |_| {
+            seen += 1;
+            if seen == 2 { Err(Errno::ACCESS) } else { Ok(()) }
+        });
+        assert_eq!((seen, complete.expect("walked")), (7, false));
+    }
+}
