@@ -13,6 +13,7 @@
 //! - [`holders`]: who keeps a process from ending: a tracer, the freezer;
 //! - [`features`]: what the kernel allows;
 //! - [`cgroup`]: a v2 leaf for each tree;
+//! - `children`: which children a process has now;
 //! - [`keeper`]: the process between a host and its program, and how the two talk;
 //! - [`lock`]: an instance's lock file;
 //! - [`readers`]: who holds a snapshot of a database;
@@ -24,6 +25,7 @@
 mod async_pidfd;
 pub(crate) mod belonging;
 pub(crate) mod cgroup;
+mod children;
 pub(crate) mod connector;
 pub(crate) mod features;
 pub(crate) mod held;

@@ -51,8 +51,8 @@ struct Scene<'a> {
     /// Roots, and the acting process with its ancestors: what is below one of them belongs to that one.
     apart: RefCell<HashSet<Pid>>,
     carriers: HashMap<Uuid, Vec<Pid>>,
-    /// By the tokens of their trees.
-    keepers: HashMap<Uuid, Pid>,
+    /// By their roots.
+    keepers: HashMap<ProcessId, Pid>,
 }
 
 impl Shared {
@@ -117,7 +117,10 @@ impl Shared {
                 .collect(),
             apart: RefCell::new(apart.chain(self.proc.ancestors(own)).collect()),
             carriers: HashMap::new(),
-            keepers: self.telling_keepers(snapshot),
+            keepers: self.telling_keepers(
+                snapshot,
+                alive.iter().map(|(row, _)| row).filter(|row| row.root.is_none()),
+            ),
         };
         scene.carriers = self.carriers(&scene);
         scene
@@ -230,6 +233,7 @@ impl Shared {
             session: None,
             cgroup: None,
             containment: Containment::None,
+            keeper: None,
             command: command_of(&self.proc, seen.pid, tree.arguments),
             cwd: None,
             uid,
@@ -254,7 +258,7 @@ fn view(scene: &Scene<'_>, root: &ProcessRecord) -> TreeView {
         group: root.session,
         ..TreeView::default()
     };
-    view.keeper = root.token.and_then(|token| scene.keepers.get(&token).copied());
+    view.keeper = scene.keepers.get(&root.id).copied();
     if let Some(carriers) = root.token.and_then(|token| scene.carriers.get(&token)) {
         view.carriers.clone_from(carriers);
     }

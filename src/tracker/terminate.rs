@@ -126,12 +126,13 @@ impl Shared {
     pub(super) fn end_claimed(
         &self,
         cause: &Cause,
-        claimed: Vec<ProcessRecord>,
+        mut claimed: Vec<ProcessRecord>,
         report: &mut Report,
     ) -> Vec<Settled> {
         if claimed.is_empty() {
             return Vec::new();
         }
+        let logs = self.take_end_logs(&mut claimed, report);
         let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
         let world = match self.world(&rows) {
             Ok(world) => world,
@@ -150,7 +151,8 @@ impl Shared {
                 return settled.collect();
             }
         };
-        let ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
+        let mut ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
+        logs.complete(&mut ends);
         self.conclude(cause, ends, report)
     }
 

@@ -119,9 +119,12 @@ fn share_of_descriptors() -> usize {
     limit.saturating_sub(open) / 2
 }
 
-/// What is known of a tree before the first look: a pidfd for each process, and its leaf.
+/// What is known of a tree before the first look: a pidfd for each process and its keeper, and its leaf.
 fn descriptors(tree: &Tree) -> usize {
-    1 + tree.recorded.len() + usize::from(tree.root.cgroup.is_some())
+    let root = &tree.root;
+    1 + tree.recorded.len()
+        + usize::from(root.cgroup.is_some())
+        + usize::from(root.keeper.is_some())
 }
 
 struct Run<'a, 'b> {
@@ -223,7 +226,10 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     /// Whether the last look has not seen all. `before`: the last number that was given before it.
-    fn is_open(&self, before: Option<Pid>) -> bool {
+    fn is_open(&mut self, before: Option<Pid>) -> bool {
+        for work in &mut self.works {
+            work.vanished |= work.has_unseen_children(self.world);
+        }
         self.works.iter().any(|work| work.vanished)
             || has_newcomers(self.world, &self.works, &self.last, before)
     }

@@ -87,6 +87,10 @@ pub(super) struct Work {
     /// How often it was frozen and killed.
     pub(super) kills: u32,
     pub(super) leave: Leave,
+    /// The keeper of the tree, while it lives.
+    pub(super) keeper: Option<Pinned>,
+    /// Children of that one that the last look has exempted: they are another task's, or another instance's.
+    pub(super) exempted: HashSet<Pid>,
     /// Programs that were matched against protected names: the answer for each.
     pub(super) judged: HashMap<(Pid, u64), Option<String>>,
     /// Something is there that was left before.
@@ -110,6 +114,8 @@ impl Work {
             expired: false,
             kills: 0,
             leave,
+            keeper: None,
+            exempted: HashSet::new(),
             judged: HashMap::new(),
             left_before: false,
         };

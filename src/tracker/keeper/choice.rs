@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::super::shared::Shared;
 use crate::{
     error::{Error, Kind, Result},
@@ -48,7 +46,7 @@ impl Shared {
 
     /// Starts it once, to hear its version.
     fn try_keeper(binary: &Binary) -> Result<()> {
-        let link = binary.start(Uuid::nil())?;
+        let link = binary.start()?;
         if let Some(link) = link.dismiss(PROBE_LIMIT) {
             link.kill();
         }
