@@ -170,7 +170,10 @@ impl Shared {
             exempt.remove(&pid);
         }
         exempt.insert(own);
-        let others = found.into_iter().filter(|(pid, _)| *pid != own);
+        // What may not be touched, such as a program of another user that a task has started, is in no sum and gets no row.
+        let (owner, proc) = (self.observer.uid, &self.proc);
+        let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
+        let others = found.into_iter().filter(|(pid, _)| *pid != own && may_touch(*pid));
         others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
     }
 

@@ -19,6 +19,7 @@ use super::{
     ending::World,
     entry::{Entry, Hold, KEPT_DESCRIPTORS, Root},
     forks::Listening,
+    liveness::{Life, judge},
     registrar::Registrar,
 };
 use crate::{
@@ -334,6 +335,10 @@ impl Shared {
             .into_iter()
             .filter(|other| other.id != self.instance && other.stopped_at.is_none())
             .filter(|other| other.identity.place == self.place())
+            // A number that a dead instance had may be one of the tree's own now.
+            .filter(|other| {
+                !matches!(judge(&self.store, &self.proc, self.place(), other), Life::Dead(_))
+            })
             .collect();
         let mut guards = Vec::with_capacity(others.len() + 1);
         // What somebody else started and we were told to track is a task of its own, whoever its parent is.

@@ -221,12 +221,24 @@ impl Shared {
             }
         }
         self.release_ended(&rows);
+        self.leave_to_keepers(&mine);
         let grace = others.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
         let deadline = Instant::now() + OTHERS_LIMIT + grace;
         for entry in others {
             entry.wait_over(deadline);
         }
         report
+    }
+
+    /// Of a tree that goes on forking it may be unknown whether all of it was seen. Where it has a keeper, that one knows: the
+    /// root's end is settled now, and the keeper ends the rest, instead of leaving both to the next pass.
+    fn leave_to_keepers(self: &Arc<Self>, entries: &[&Arc<Entry>]) {
+        let kept = entries.iter().filter(|entry| entry.kept.is_some());
+        let dead = self.dead_among(kept.map(|entry| Arc::clone(entry)));
+        self.settle(&dead);
+        for (entry, _) in dead {
+            entry.wait_over(Instant::now() + OTHERS_LIMIT + entry.root.limits.grace);
+        }
     }
 
     fn end_own(

@@ -234,7 +234,8 @@ impl Sight {
             ..member(top, Evidence::Root, stat)
         }];
         let arguments = may_record_arguments(&root.command);
-        let stats = all.members.keys().filter(|&&pid| pid != top);
+        let may_touch = |pid: Pid| self.owner == 0 || self.proc.is_of(pid, self.owner);
+        let stats = all.members.keys().filter(|&&pid| pid != top && may_touch(pid));
         let stats =
             stats.filter_map(|&pid| self.snapshot.get(pid).filter(|stat| !stat.is_zombie()));
         for (stat, parent) in below(top, stats.collect()) {

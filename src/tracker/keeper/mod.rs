@@ -20,6 +20,7 @@ mod kept;
 mod serve;
 mod spawn;
 
+pub(super) use choice::try_keeper;
 pub(super) use find::{recorded_keeper, verified};
 pub(super) use kept::{Kept, keeper_of};
 pub use serve::main;

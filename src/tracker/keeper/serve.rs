@@ -8,10 +8,10 @@
 //! proves nothing, and only what is the tree's by other evidence is ended. The new host answers for the rest; it reaps the
 //! rows of the old one.
 
-use std::{collections::HashSet, process::ExitCode, sync::Arc};
+use std::{collections::HashSet, process::ExitCode, sync::Arc, time::Duration};
 
 use super::super::{
-    ending::{Found, Leave, Tree, World, end_trees},
+    ending::{Found, Leave, MemberEnd, Tree, World, end_trees},
     entry::{Root, Words},
     liveness::lock_prefix,
 };
@@ -28,11 +28,13 @@ use crate::{
         spawn::{Child, Command, gate::GATE_LIMIT, spawn},
     },
     plan::members::Evidence,
-    record::{ExitStatus, Limits, Millis, Observer, Origin, ProcessId},
+    record::{ExitStatus, Limits, Millis, Observer, Origin, Outcome, ProcessId},
 };
 
 /// Exit code for a keeper that nobody asked.
 const USAGE: u8 = 2;
+/// How often a tree is ended that goes on forking while it is ended; after the first time without a grace.
+const ROUNDS: u32 = 20;
 
 /// Keeps one program, until nothing is left below this process: the whole of the keeper's `main`.
 pub fn main() -> ExitCode {
@@ -160,21 +162,36 @@ impl Keeper {
         let protected: Vec<String> =
             (self.seat.errand.protected.iter()).map(|name| name.to_string_lossy().into()).collect();
         let world = self.world(&protected);
-        let ends = end_trees(&world, vec![self.tree(program)], &mut |_, found| {
-            for member in found {
-                log.member(&as_logged(member));
-                logged.insert(member.identity);
-            }
-            vec![None; found.len()]
-        });
-        for member in ends.iter().flat_map(|end| &end.members) {
-            if logged.contains(&member.identity) {
+        let mut tree = self.tree(program);
+        for _ in 0..ROUNDS {
+            let ends = end_trees(&world, vec![tree.clone()], &mut |_, found| {
+                for member in found {
+                    log.member(&as_logged(member));
+                    logged.insert(member.identity);
+                }
+                vec![None; found.len()]
+            });
+            let members = || ends.iter().flat_map(|end| &end.members);
+            // Once for each: in the next round it is gone.
+            for member in members().filter(|member| logged.remove(&member.identity)) {
                 let (outcome, status, died_after) =
                     (member.outcome, member.status, member.died_after);
                 log.fate(&member.identity, &Fate { outcome, status, died_after });
             }
+            while let Reaped::Dead(..) = reap_one() {}
+            let stays =
+                |member: &&MemberEnd| matches!(member.outcome, Outcome::Survived | Outcome::Kept);
+            let left: HashSet<Pid> =
+                members().filter(stays).map(|member| member.identity.pid).collect();
+            let own = self.own.pid;
+            // With a host below, being below this process proves nothing.
+            let is_done = !world.guards.is_empty()
+                || self.proc.has_other_children(own, |pid| left.contains(&pid)) != Some(true);
+            if is_done {
+                return;
+            }
+            tree.root.limits.grace = Duration::ZERO;
         }
-        while let Reaped::Dead(..) = reap_one() {}
     }
 
     fn world<'a>(&'a self, protected: &'a [String]) -> World<'a> {
