@@ -159,10 +159,10 @@ impl EndLogWriter {
         });
     }
 
-    fn append(&mut self, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
+    fn append(&mut self, kind: u8, content: impl FnOnce(&mut Vec<u8>)) {
         let Some(file) = &mut self.file else { return };
         let mut body = vec![kind];
-        fill(&mut body);
+        content(&mut body);
         let mut entry = Vec::with_capacity(body.len() + 16);
         put_number(&mut entry, body.len() as u64);
         entry.extend_from_slice(&body);
@@ -355,6 +355,7 @@ fn put_optional<T>(body: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut V
 }
 
 /// The outer `None`: it is malformed.
+#[expect(clippy::option_option, reason = "the parser's own answer, around an optional value")]
 fn take_optional<T>(
     body: &mut &[u8],
     take: impl FnOnce(&mut &[u8]) -> Option<T>,

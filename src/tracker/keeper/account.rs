@@ -319,23 +319,20 @@ fn complete(log: &EndLog, member: &mut MemberEnd) {
     if member.command.is_empty() {
         member.command.clone_from(&logged.command);
     }
-    let rule = match logged.fate {
-        Some(fate) => {
-            member.status = known(member.status, Some(fate.status));
-            member.at = Some(ended_at(log, &fate));
-            match fate.outcome {
-                // It had ended before the keeper signalled it.
-                Outcome::Gone => return,
-                Outcome::Survived | Outcome::Kept => NOT_ENDED,
-                Outcome::Term | Outcome::Kill => {
-                    (member.outcome, member.died_after) = (fate.outcome, fate.died_after);
-                    ENDED
-                }
-            }
-        }
-        None => {
-            member.at = Some(log.began);
-            CUT_SHORT
+    let Some(fate) = logged.fate else {
+        member.at = Some(log.began);
+        member.rule = Some(CUT_SHORT.into());
+        return;
+    };
+    member.status = known(member.status, Some(fate.status));
+    member.at = Some(ended_at(log, &fate));
+    let rule = match fate.outcome {
+        // It had ended before the keeper signalled it.
+        Outcome::Gone => return,
+        Outcome::Survived | Outcome::Kept => NOT_ENDED,
+        Outcome::Term | Outcome::Kill => {
+            (member.outcome, member.died_after) = (fate.outcome, fate.died_after);
+            ENDED
         }
     };
     member.rule = Some(rule.into());

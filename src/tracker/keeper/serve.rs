@@ -157,7 +157,9 @@ impl Keeper {
         }
         let mut log = self.end_log(status);
         let root = status.is_none().then(|| self.describe_root(program)).flatten();
-        root.iter().for_each(|root| log.member(root));
+        if let Some(root) = &root {
+            log.member(root);
+        }
         let mut logged: HashSet<Identity> = root.iter().map(|root| root.identity).collect();
         let protected: Vec<String> =
             (self.seat.errand.protected.iter()).map(|name| name.to_string_lossy().into()).collect();
