@@ -45,6 +45,15 @@ impl Proc {
         Ok(self.belonging(pid)?.map(|belonging| belonging.effective_uid))
     }
 
+    /// Whether it acts as this user; `false` where it is gone or cannot be looked at.
+    pub(crate) fn is_of(&self, pid: Pid, uid: u32) -> bool {
+        // The owner of the folder is its effective user, but root where it is not dumpable (proc_pid(5)): then its status is
+        // read, which takes longer.
+        let folder = rustix::fs::statat(&self.dir, pid.to_string(), rustix::fs::AtFlags::empty());
+        folder.is_ok_and(|folder| folder.st_uid == uid)
+            || self.uid(pid).is_ok_and(|found| found == Some(uid))
+    }
+
     /// Whose it is; `None` where it is gone.
     pub(crate) fn belonging(&self, pid: Pid) -> Result<Option<Belonging>> {
         BUFFER.with_borrow_mut(|buffer| {

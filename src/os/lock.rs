@@ -6,6 +6,7 @@
 
 use std::{
     fs::{File, Metadata},
+    io::Write,
     os::unix::fs::{MetadataExt, fchown},
     path::{Path, PathBuf},
 };
@@ -15,7 +16,10 @@ use rustix::{
     io::Errno,
 };
 
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Identity,
+};
 
 /// How often a new lock file may be removed before it is locked; once is rare, but where others tidy up all the time on a
 /// starved machine ten times in a row were seen.
@@ -65,12 +69,40 @@ impl HeldLock {
         ))
     }
 
+    /// Writes the identity of the instance that holds the lock into the file. Called once the instance's row is committed: a
+    /// keeper, which reads no ledger, knows by this that a process below it is a host and not one that holds such a file.
+    pub(crate) fn sign(&self, identity: &Identity) -> Result<()> {
+        (&self.file).write_all(signature(identity).as_bytes()).map_err(|error| {
+            Error::os(format!("failed to write the lock `{}`", self.path.display()), error)
+        })
+    }
+
     /// Removes the file, then drops the lock.
     pub(crate) fn remove(self) {
         // A file that stays behind is free, and its instance is recorded as stopped: nothing depends on it.
         drop(std::fs::remove_file(&self.path));
         drop(self.file);
     }
+}
+
+/// Pid, start tick and pidfd inode in a line; `-` for an inode that tells nothing.
+fn signature(identity: &Identity) -> String {
+    let inode = identity.pidfd_inode.map_or_else(|| "-".to_owned(), |inode| inode.to_string());
+    format!("{} {} {inode}\n", identity.pid, identity.start_tick)
+}
+
+/// Whether a lock file was signed by this process.
+///
+/// Within one boot the inode and the start tick are the same in every PID namespace, and the number is not.
+pub(crate) fn is_signed_by(text: &str, identity: &Identity) -> bool {
+    let mut words = text.split_ascii_whitespace();
+    let (pid, tick, inode) = (words.next(), words.next(), words.next());
+    let same_tick = tick == Some(identity.start_tick.to_string().as_str());
+    let same = match (inode.map(str::parse::<u64>), identity.pidfd_inode) {
+        (Some(Ok(theirs)), Some(inode)) => theirs == inode,
+        _ => pid == Some(identity.pid.to_string().as_str()),
+    };
+    same_tick && same && text.ends_with('\n') && words.next().is_none()
 }
 
 fn create_locked(path: &Path) -> Result<File, Errno> {
@@ -224,6 +256,25 @@ mod tests {
                 lock.remove();
             }
         });
+    }
+
+    #[test]
+    fn a_lock_is_signed_by_one_process_only() {
+        let place = crate::os::current_place().expect("a place");
+        let pid = |number| crate::identity::Pid::new(number).expect("a pid");
+        let host = Identity { place, pid: pid(7), start_tick: 90, pidfd_inode: Some(1234) };
+        let text = signature(&host);
+        assert_eq!(text, "7 90 1234\n");
+        assert!(is_signed_by(&text, &host));
+        assert!(is_signed_by(&text, &Identity { pid: pid(4007), ..host }), "in another namespace");
+        assert!(!is_signed_by(&text, &Identity { pidfd_inode: Some(1235), ..host }));
+        assert!(!is_signed_by(&text, &Identity { start_tick: 91, ..host }));
+        let older = Identity { pidfd_inode: None, ..host };
+        assert!(is_signed_by(&signature(&older), &older));
+        assert!(!is_signed_by(&signature(&older), &Identity { pid: pid(8), ..older }));
+        for text in ["", "7", "7 90", "7 90 1234", "7 90 1234 5\n", "\n", "7 90 x\n8 90 1234\n"] {
+            assert!(!is_signed_by(text, &Identity { pid: pid(8), ..host }), "{text:?}");
+        }
     }
 
     #[test]

@@ -17,9 +17,6 @@ use crate::{error::Result, identity::Pid};
 
 /// `smaps_rollup` has some twenty lines, `status` some sixty.
 const LIMIT: usize = 16 << 10;
-/// Threads whose children are asked for. A program with more of them may have forked by another one: a look at all
-/// processes finds what was.
-const THREADS: usize = 64;
 
 /// What `status` shows of a process's memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,33 +43,6 @@ impl Proc {
         BUFFER.with_borrow_mut(|buffer| {
             Ok(self.read(pid, "smaps_rollup", buffer, LIMIT)?.then(|| parse_rollup(buffer)))
         })
-    }
-
-    /// Its children, by `/proc/PID/task/TID/children` (`proc_tid_children(5)`, Linux 3.5 with `CONFIG_PROC_CHILDREN`). The
-    /// kernel says that the list may lack some while children end: whoever needs all of them looks at all processes.
-    pub(crate) fn children(&self, pid: Pid) -> Vec<Pid> {
-        let mut found = Vec::new();
-        for thread in self.threads(pid) {
-            BUFFER.with_borrow_mut(|buffer| {
-                let file = format!("task/{thread}/children");
-                if self.read(pid, &file, buffer, 1 << 20).unwrap_or(false) {
-                    let words = buffer.split(u8::is_ascii_whitespace);
-                    found.extend(words.filter_map(|word| Pid::new(number(word)?)));
-                }
-            });
-        }
-        found
-    }
-
-    fn threads(&self, pid: Pid) -> Vec<u32> {
-        use rustix::fs::{Dir, Mode, OFlags, openat};
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(tasks) = openat(&self.dir, format!("{pid}/task"), flags, Mode::empty()) else {
-            return Vec::new();
-        };
-        let Ok(tasks) = Dir::new(tasks) else { return Vec::new() };
-        let numbers = tasks.flatten().filter_map(|entry| number(entry.file_name().to_bytes()));
-        numbers.take(THREADS).collect()
     }
 }
 

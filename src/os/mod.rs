@@ -16,6 +16,7 @@
 //! - [`holders`]: who keeps a process from ending: a tracer, the freezer;
 //! - [`features`]: what the kernel allows;
 //! - [`cgroup`]: a v2 leaf for each tree;
+//! - `children`: which children a process has now;
 //! - [`keeper`]: the process between a host and its program, and how the two talk;
 //! - [`lock`]: an instance's lock file;
 //! - `memory`: what a process takes of the machine's memory;
@@ -29,6 +30,7 @@ pub(crate) mod acting;
 mod async_pidfd;
 pub(crate) mod belonging;
 pub(crate) mod cgroup;
+mod children;
 pub(crate) mod connector;
 pub(crate) mod features;
 mod groups;

@@ -47,6 +47,39 @@ impl fmt::Display for Evidence {
     }
 }
 
+impl Evidence {
+    /// As two numbers, for what a keeper leaves in a file.
+    pub(crate) fn code(self) -> (u8, u32) {
+        match self {
+            Self::Root => (1, 0),
+            Self::Leaf => (2, 0),
+            Self::Session => (3, 0),
+            Self::Group => (4, 0),
+            Self::ChildOf(parent) => (5, parent.get()),
+            Self::Keeper => (6, 0),
+            Self::Token => (7, 0),
+            Self::Recorded => (8, 0),
+            Self::Told => (9, 0),
+        }
+    }
+
+    /// The evidence with this code; `None` where there is none.
+    pub(crate) fn from_code(code: u8, pid: Option<Pid>) -> Option<Self> {
+        Some(match code {
+            1 => Self::Root,
+            2 => Self::Leaf,
+            3 => Self::Session,
+            4 => Self::Group,
+            5 => Self::ChildOf(pid?),
+            6 => Self::Keeper,
+            7 => Self::Token,
+            8 => Self::Recorded,
+            9 => Self::Told,
+            _ => return None,
+        })
+    }
+}
+
 /// What is known of one tree when the snapshot was taken. Every pid in it was verified: it is who it is said to be.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TreeView {

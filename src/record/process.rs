@@ -47,6 +47,8 @@ pub(crate) struct NewProcess {
     pub(crate) session: Option<Pid>,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) containment: Containment,
+    /// The keeper that made it, in the place of `identity`.
+    pub(crate) keeper: Option<Identity>,
     pub(crate) command: Vec<String>,
     pub(crate) cwd: Option<String>,
     pub(crate) uid: u32,
@@ -87,6 +89,8 @@ pub struct ProcessRecord {
     pub cgroup: Option<Cgroup>,
     /// What keeps its tree together.
     pub containment: Containment,
+    /// The keeper above it; `None` without one, and in rows of versions before 0.2, which did not record it.
+    pub keeper: Option<Identity>,
     /// Program and arguments.
     pub command: Vec<String>,
     /// Working directory at its start, where one was given.
@@ -157,6 +161,8 @@ pub(crate) enum Verdict {
     Survived(String),
     /// It cannot be told what the process is: the claim is given back.
     Unknown(String),
+    /// It has ended, and is recorded with its end only: with its row.
+    Found(Box<NewProcess>, End),
     /// It was left alone on purpose, and nobody answers for it any more. With its row, where it has none yet.
     Kept(Option<Box<NewProcess>>, End),
 }

@@ -94,10 +94,12 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     tx.prepare_cached(
         "INSERT INTO process (task_id, owner, first_owner, root, origin, token, pid, start_tick,
-           pidfd_inode, session, cgroup, cgroup_inode, containment, command, cwd, uid, state, claimed_by, started_at,
+           pidfd_inode, session, cgroup, cgroup_inode, containment, keeper_pid, keeper_start_tick,
+           keeper_pidfd_inode, command, cwd, uid, state, claimed_by, started_at,
            survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes, cpu_ms, evidence)
          VALUES (:task, :owner, :owner, :root, :origin, :token, :pid, :start_tick,
-           :pidfd_inode, :session, :cgroup, :cgroup_inode, :containment, :command, :cwd, :uid, :state, :claimed_by,
+           :pidfd_inode, :session, :cgroup, :cgroup_inode, :containment, :keeper_pid, :keeper_tick,
+           :keeper_inode, :command, :cwd, :uid, :state, :claimed_by,
            :started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss, :cpu, :evidence)",
     )?
     .execute(named_params! {
@@ -113,6 +115,9 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
         ":cgroup": new.cgroup.as_ref().map(|cgroup| cgroup.path.to_string_lossy()),
         ":cgroup_inode": new.cgroup.as_ref().map(|cgroup| cgroup.inode.cast_signed()),
         ":containment": new.containment.as_str(),
+        ":keeper_pid": new.keeper.map(|keeper| keeper.pid.get()),
+        ":keeper_tick": new.keeper.map(|keeper| keeper.start_tick.cast_signed()),
+        ":keeper_inode": new.keeper.and_then(|keeper| keeper.pidfd_inode).map(u64::cast_signed),
         ":command": command,
         ":cwd": new.cwd,
         ":uid": new.uid,

@@ -1,6 +1,6 @@
 //! Instances: who has opened the ledger for writing.
 
-use rusqlite::{Row, named_params};
+use rusqlite::{OptionalExtension, Row, named_params};
 
 use super::{
     Store,
@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::Result,
     identity::{Identity, Place},
-    record::{InstanceId, InstanceRecord, Millis, NewInstance, StopHow},
+    record::{InstanceId, InstanceRecord, Millis, NewInstance, ProcessId, StopHow},
 };
 
 /// The columns that [`instance`] takes, with what follows.
@@ -137,6 +137,19 @@ impl Store {
     pub(crate) fn instances_to_judge(&self) -> Result<Vec<InstanceRecord>> {
         self.glance("list the instances", |connection| {
             connection.prepare_cached(TO_JUDGE)?.query_map([], instance)?.collect()
+        })
+    }
+
+    /// Start tick of the instance that recorded a row.
+    pub(crate) fn first_owner_started(&self, row: ProcessId) -> Result<Option<u64>> {
+        self.glance("look up who recorded a process", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT f.start_tick FROM process AS p
+                     CROSS JOIN instance AS f ON f.id = p.first_owner WHERE p.id = ?1",
+                )?
+                .query_one([row.0], |row| Cells::of(row).u64())
+                .optional()
         })
     }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    identity::Identity,
+    identity::{Identity, Place},
     record::{
         Cgroup, Containment, EndReason, ExportEntry, InstanceId, Limits, Millis, Origin, ProcessId,
         ProcessRecord, TaskId,
@@ -25,7 +25,8 @@ macro_rules! select_processes {
         concat!(
             "SELECT p.id, p.task_id, p.owner, o.program, p.root, p.origin, p.token, ",
             "f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset, ",
-            "p.pid, p.start_tick, p.pidfd_inode, p.session, p.cgroup, p.cgroup_inode, p.containment, p.command, p.cwd, ",
+            "p.pid, p.start_tick, p.pidfd_inode, p.session, p.cgroup, p.cgroup_inode, p.containment, ",
+            "p.keeper_pid, p.keeper_start_tick, p.keeper_pidfd_inode, p.command, p.cwd, ",
             "p.uid, p.state, p.claimed_by, p.asked_by, p.started_at, p.ended_at, ",
             "p.exit_code, p.exit_signal, p.end_reason, p.end_rule, p.end_evidence, ",
             "p.survive, p.grace_ms, p.max_runtime_ms, p.max_rss_bytes, ",
@@ -191,6 +192,7 @@ fn process(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
     let identity = identity(&mut cells)?;
     let (session, cgroup) = (cells.pid_opt()?, cgroup(&mut cells)?);
     let containment = cells.parse(Containment::parse)?;
+    let keeper = keeper(&mut cells, identity.place)?;
     let (command, cwd, uid) = (cells.command()?, cells.take()?, cells.take()?);
     let state = cells.parse(State::parse)?;
     let claimed_by = cells.take::<Option<i64>>()?.map(InstanceId);
@@ -213,6 +215,7 @@ fn process(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
         session,
         cgroup,
         containment,
+        keeper,
         command,
         cwd,
         uid,
@@ -239,6 +242,17 @@ pub(super) fn identity(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Identity> 
         start_tick: cells.u64()?,
         pidfd_inode: cells.u64_opt()?,
     })
+}
+
+/// In the place of its program: a host makes both.
+fn keeper(cells: &mut Cells<'_, '_>, place: Place) -> rusqlite::Result<Option<Identity>> {
+    let (pid, start_tick, pidfd_inode) = (cells.pid_opt()?, cells.u64_opt()?, cells.u64_opt()?);
+    Ok(pid.zip(start_tick).map(|(pid, start_tick)| Identity {
+        place,
+        pid,
+        start_tick,
+        pidfd_inode,
+    }))
 }
 
 fn cgroup(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Option<Cgroup>> {

@@ -162,13 +162,15 @@ fn settle(
     settled: &Settled,
 ) -> rusqlite::Result<bool> {
     let id = match &settled.verdict {
-        Verdict::Kept(Some(new), _) => admit::insert(tx, new)?,
+        Verdict::Kept(Some(new), _) | Verdict::Found(new, _) => admit::insert(tx, new)?,
         _ => settled.process,
     };
     let took = match answered_by(tx, id, by)? {
         None => false,
         Some(state) => match &settled.verdict {
-            Verdict::Ended(end) | Verdict::Kept(_, end) => end_from(tx, tally, id, state, end)?,
+            Verdict::Ended(end) | Verdict::Kept(_, end) | Verdict::Found(_, end) => {
+                end_from(tx, tally, id, state, end)?
+            }
             Verdict::Survived(why) => put_back(tx, id, by, State::Survived, why)?,
             Verdict::Unknown(why) => put_back(tx, id, by, State::Running, why)?,
         },

@@ -53,8 +53,8 @@ pub(super) struct Scene<'a> {
     /// Roots, and the acting process with its ancestors: what is below one of them belongs to that one.
     apart: RefCell<HashSet<Pid>>,
     carriers: HashMap<Uuid, Vec<Pid>>,
-    /// By the tokens of their trees.
-    keepers: HashMap<Uuid, Pid>,
+    /// By their roots.
+    keepers: HashMap<ProcessId, Pid>,
 }
 
 impl Shared {
@@ -160,7 +160,10 @@ impl Shared {
                 .collect(),
             apart: RefCell::new(apart.chain(self.proc.ancestors(own)).collect()),
             carriers: HashMap::new(),
-            keepers: self.telling_keepers(snapshot),
+            keepers: self.telling_keepers(
+                snapshot,
+                alive.iter().map(|(row, _)| row).filter(|row| row.root.is_none()),
+            ),
         };
         scene.carriers = self.carriers(&scene);
         scene
@@ -214,7 +217,10 @@ impl Shared {
             exempt.remove(&pid);
         }
         exempt.insert(own);
-        let others = found.into_iter().filter(|(pid, _)| *pid != own);
+        // What may not be touched, such as a program of another user that a task has started, is in no sum and gets no row.
+        let (owner, proc) = (self.observer.uid, &self.proc);
+        let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
+        let others = found.into_iter().filter(|(pid, _)| *pid != own && may_touch(*pid));
         others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
     }
 
@@ -277,6 +283,7 @@ impl Shared {
             session: None,
             cgroup: None,
             containment: Containment::None,
+            keeper: None,
             command: command_of(&self.proc, seen.pid, tree.arguments),
             cwd: None,
             uid,
@@ -301,7 +308,7 @@ fn view(scene: &Scene<'_>, root: &ProcessRecord) -> TreeView {
         group: root.session,
         ..TreeView::default()
     };
-    view.keeper = root.token.and_then(|token| scene.keepers.get(&token).copied());
+    view.keeper = scene.keepers.get(&root.id).copied();
     if let Some(carriers) = root.token.and_then(|token| scene.carriers.get(&token)) {
         view.carriers.clone_from(carriers);
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{
+    keeper::try_keeper,
     ledger::Ledger,
     liveness::{Life, judge},
     open::trusted_or_by_environment,
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     identity::Pid,
-    os::{PidFd, Proc, cgroup, connector, current_place, features, lock},
+    os::{PidFd, Proc, cgroup, connector, current_place, features, keeper::Binary, lock},
     record::Millis,
     store::{Store, check_path},
 };
@@ -170,7 +171,7 @@ fn machine(findings: &mut Vec<Finding>) {
         Ok(_) => findings.push(finding("/proc", Level::Ok, "is this namespace's own", "")),
         Err(error) => findings.push(finding("/proc", Level::Problem, whole(&error), "nothing can be tracked without it")),
     }
-    findings.push(containment());
+    containment(findings);
     findings.push(forks());
     findings.push(pidfds());
     findings.extend(features::probe().iter().map(feature));
@@ -198,23 +199,52 @@ fn machine(findings: &mut Vec<Finding>) {
     ));
 }
 
-/// What would keep a new tree together. Looking makes no cgroup, so that joining works is not known before a spawn.
-fn containment() -> Finding {
-    let advice = "a daemon that leaves its session and wipes its environment is found only where a pass has recorded it: \
-                  delegate a cgroup v2 subtree (`Delegate=yes` in a systemd unit)";
-    match cgroup::prospect() {
+/// What `auto` would hold a new tree by, and the keeper: one advice for both. Looking makes no cgroup, so that joining works is
+/// not known before a spawn; the keeper is started once, to read its version.
+fn containment(findings: &mut Vec<Finding>) {
+    let leaves = cgroup::prospect();
+    let keeper = Binary::found().and_then(|found| {
+        let tried = found.as_ref().map_or(Ok(()), try_keeper);
+        tried.map(|()| found)
+    });
+    let has_leaves = matches!(leaves, Ok(Some(_)));
+    let has_keeper = matches!(keeper, Ok(Some(_)));
+    findings.push(match &leaves {
         Ok(Some(base)) => {
             let detail = format!("cgroup leaves can be made below `{}`", base.display());
             finding("containment", Level::Ok, detail, "")
         }
+        _ if has_keeper => finding("containment", Level::Ok, "a keeper for each program", ""),
+        Ok(None) => sessions_only("no cgroup v2 folder here may be written to", keeper.is_err()),
+        Err(error) => sessions_only(&error.to_string(), keeper.is_err()),
+    });
+    findings.push(match keeper {
+        Ok(Some(binary)) => {
+            let use_ = if has_leaves { ": not needed while cgroup leaves can be made" } else { "" };
+            let detail = format!("`{}` is of this version{use_}", binary.path().display());
+            finding("keeper", Level::Ok, detail, "")
+        }
         Ok(None) => {
-            let detail = "sessions only: no cgroup v2 folder here may be written to";
-            finding("containment", Level::Warning, detail, advice)
+            let detail = "no `procledger-keeper` is beside this program or on PATH";
+            let level = if has_leaves { Level::Ok } else { Level::Warning };
+            // Where it matters, the line above says what to do.
+            finding("keeper", level, detail, "")
         }
         Err(error) => {
-            finding("containment", Level::Warning, format!("sessions only: {error}"), advice)
+            let level = if has_leaves { Level::Ok } else { Level::Warning };
+            let advice = "install the `procledger-keeper` of this version beside the program";
+            finding("keeper", level, whole(&error), advice)
         }
-    }
+    });
+}
+
+/// `is_unusable`: there is a keeper, and its line says what to do.
+fn sessions_only(why: &str, is_unusable: bool) -> Finding {
+    let advice = "a daemon that leaves its session and wipes its environment is found only where a pass has recorded it: \
+                  install `procledger-keeper` beside the program, or delegate a cgroup v2 subtree (`Delegate=yes` in a \
+                  systemd unit)";
+    let advice = if is_unusable { "" } else { advice };
+    finding("containment", Level::Warning, format!("sessions only: {why}"), advice)
 }
 
 /// Asked by listening for a moment.

@@ -396,6 +396,10 @@ impl Shared {
             Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
             Probe::Zombie(_) | Probe::Gone => {
                 if dead.contains(&row.owner) && row.state != State::Ending {
+                    if self.has_account(&row) {
+                        let why = "its keeper ends what it left: `procledger reap` records that";
+                        return report.suspects.push(unknown(row, why));
+                    }
                     match self.has_left_something(&row) {
                         Ok(false) => {}
                         Ok(true) => {

@@ -209,7 +209,8 @@ impl Looks {
         let root = entry.root.identity.pid;
         let in_leaf = || {
             let record = entry.root.cgroup.as_ref()?;
-            Leaf::open(record, shared.observer.uid).ok()??.pids().ok()
+            let listing = Leaf::open(record, shared.observer.uid).ok()??.list().ok()?;
+            listing.complete.then_some(listing.pids)
         };
         let mut memory = TreeMemory::default();
         let mut add = |pid: Pid| {
@@ -230,7 +231,8 @@ impl Looks {
             if add(pid) || seen.len() > MEMBERS {
                 return true;
             }
-            open.extend(shared.proc.children(pid).into_iter().filter(|child| seen.insert(*child)));
+            let children = shared.proc.children(pid).unwrap_or_default();
+            open.extend(children.into_iter().filter(|child| seen.insert(*child)));
         }
         false
     }

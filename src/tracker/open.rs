@@ -288,6 +288,10 @@ impl Builder {
                 return Err(error);
             }
         };
+        // Without it a keeper above this process takes it for a program of its task.
+        if let Err(error) = lock.sign(&identity) {
+            tracing::warn!("{error}");
+        }
         let outer_tokens = spawn::outer_tokens(|token| store.knows_token(token))?;
         let options = self.options;
         let shared = Shared::new(Opened {

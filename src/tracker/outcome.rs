@@ -49,6 +49,7 @@ pub(super) fn descendant(
         session: None,
         cgroup: None,
         containment: Containment::None,
+        keeper: None,
         command: member.command.to_vec(),
         cwd: None,
         uid: member.uid,
@@ -175,7 +176,7 @@ impl Shared {
             );
             log_survivor(&root, &member);
             member.died_after.into_iter().for_each(|after| self.meter().reaped(after));
-            report.endings.push(ending(cause.rule.clone(), &root, member));
+            report.endings.push(ending(rule_of(cause, &member).to_owned(), &root, member));
         }
         if let Some(why) = outlived {
             // The root survived as well, or its end is in the ledger already.
@@ -286,7 +287,7 @@ pub(super) fn given_back(row: ProcessId, error: &crate::error::Error) -> Settled
 }
 
 fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus) -> Settled {
-    let now = Millis::now();
+    let now = member.at.unwrap_or_else(Millis::now);
     let verdict = match member.outcome {
         Outcome::Survived => Verdict::Survived(member.obstacle.clone().unwrap_or_default()),
         // Who was to be left and has died since has ended by itself.
@@ -299,9 +300,9 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
         }),
     };
     // What was gone before anybody looked is no leak.
-    let leak = cause.leak.filter(|_| member.outcome != Outcome::Gone).map(|kind| NewLeak {
+    let leak = cause.leak.filter(|_| was_ended(member)).map(|kind| NewLeak {
         kind,
-        rule: cause.rule.clone(),
+        rule: rule_of(cause, member).to_owned(),
         evidence: member.evidence.to_string(),
         found_at: now,
         age: member.age,
@@ -314,13 +315,25 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
 
 /// What was already gone was ended by nobody.
 fn because(cause: &Cause, member: &MemberEnd) -> Option<Because> {
-    (member.outcome != Outcome::Gone)
-        .then(|| Because { rule: cause.rule.clone(), evidence: member.evidence.to_string() })
+    was_ended(member).then(|| Because {
+        rule: rule_of(cause, member).to_owned(),
+        evidence: member.evidence.to_string(),
+    })
+}
+
+/// Whether it did not end by itself: this call has ended it, or its keeper was about to when this call found it gone.
+fn was_ended(member: &MemberEnd) -> bool {
+    member.outcome != Outcome::Gone || member.rule.is_some()
+}
+
+fn rule_of<'a>(cause: &'a Cause, member: &'a MemberEnd) -> &'a str {
+    member.rule.as_deref().unwrap_or(&cause.rule)
 }
 
 /// Who was dead before the first signal ended by itself, if its status is known, and is gone otherwise.
 fn reason(cause: &Cause, member: &MemberEnd, status: ExitStatus) -> EndReason {
     match (member.outcome, status) {
+        _ if member.rule.is_some() => cause.reason,
         (Outcome::Gone, ExitStatus::Unobserved) => EndReason::Gone,
         (Outcome::Gone, _) => EndReason::Exited,
         _ => cause.reason,

@@ -82,13 +82,16 @@ impl Shared {
             leak: Some(LeakKind::Orphan),
             rule: "its instance is dead".into(),
         };
+        let keepers = self.await_keepers(&claim.claimed);
         let mut settled = self.end_claimed(&cause, claim.claimed, &mut report);
+        self.end_keepers(keepers);
         settled.extend(adopted);
         settled.extend(self.sweep(&mut report));
         log_cleaned(&report);
         self.write(Some(pass), settled, &mut report);
         self.remove_branches_of_others();
         self.remove_stale_locks();
+        self.remove_end_logs();
         Ok(report)
     }
 

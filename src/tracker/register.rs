@@ -153,6 +153,7 @@ fn describe(shared: &Shared, task: TaskId, pinned: &Pinned) -> Result<NewProcess
         session: None,
         cgroup: None,
         containment: Containment::None,
+        keeper: None,
         command: super::ending::command_of(&shared.proc, pid, shared.options.record_arguments),
         cwd: None,
         uid,

@@ -1,7 +1,7 @@
 //! What all parts of one open tracker share.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
+use uuid::Uuid;
 
 use super::{
     background::BackgroundEnds,
@@ -19,6 +20,7 @@ use super::{
     ending::World,
     entry::{Entry, Hold, KEPT_DESCRIPTORS, Root},
     forks::Listening,
+    liveness::{Life, judge},
     memory::MemoryWatch,
     registrar::Registrar,
 };
@@ -79,8 +81,10 @@ pub(super) struct Shared {
     pub(super) keeper: OnceLock<Option<Binary>>,
     /// Whether the keeper has said that it is one of our version.
     pub(super) keeper_fits: OnceLock<bool>,
-    /// Keepers of trees that somebody else is ending: they go when nobody is left below them.
-    pub(super) departing: Mutex<Vec<Link>>,
+    /// Keepers of trees that another instance is ending.
+    pub(super) departing: Mutex<Vec<(Arc<Entry>, Link)>>,
+    /// Tokens of the trees whose keepers' records are taken in: the files go once that is committed.
+    pub(super) read_end_logs: Mutex<HashSet<Uuid>>,
     pub(super) epoll: OwnedFd,
     pub(super) wake: OwnedFd,
     pub(super) exporter: Mutex<Option<Arc<Exporter>>>,
@@ -159,6 +163,7 @@ impl Shared {
             keeper: OnceLock::new(),
             keeper_fits: OnceLock::new(),
             departing: Mutex::default(),
+            read_end_logs: Mutex::default(),
             epoll,
             wake,
             exporter: Mutex::default(),
@@ -277,7 +282,7 @@ impl Shared {
 
     /// A recorded root, with what we know of it beside its row.
     pub(super) fn root_of(&self, record: &ProcessRecord) -> Root {
-        let mut root = Root::from(record);
+        let mut root = Root { keeper: self.keeper_of_row(record), ..Root::from(record) };
         root.arguments = match self.entry(record.id) {
             Some(entry) => entry.root.arguments,
             None => root.arguments && self.options.record_arguments,
@@ -356,6 +361,10 @@ impl Shared {
             .into_iter()
             .filter(|other| other.id != self.instance && other.stopped_at.is_none())
             .filter(|other| other.identity.place == self.place())
+            // A number that a dead instance had may be one of the tree's own now.
+            .filter(|other| {
+                !matches!(judge(&self.store, &self.proc, self.place(), other), Life::Dead(_))
+            })
             .collect();
         let mut guards = Vec::with_capacity(others.len() + 1);
         // What somebody else started and we were told to track is a task of its own, whoever its parent is.

@@ -46,7 +46,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
         shared.let_go(entry.root.row);
     }
     join_all(shared);
-    shared.bury_departed();
+    shared.bury_last();
     shared.write_last();
     shared.close_branch();
     let exporter = lock(&shared.exporter).take();

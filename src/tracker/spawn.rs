@@ -191,7 +191,7 @@ fn through_keeper(
     request: &Request,
     hold: Hold,
 ) -> Result<Process> {
-    match spawn_kept(shared, keeper, command, request, &hold.strays.protected) {
+    match spawn_kept(shared, keeper, command, request, &hold) {
         Ok((spawned, kept)) => {
             let hold = Hold { kept: Some(kept), ..hold };
             Ok(started(shared, spawned, hold, false))
@@ -288,6 +288,7 @@ pub(super) fn describe(
         session: Some(pid),
         cgroup: request.cgroup.clone().filter(|_| containment == Containment::Cgroup),
         containment,
+        keeper: None,
         command: request.command.clone(),
         cwd: request.cwd.clone(),
         uid: rustix::process::geteuid().as_raw(),

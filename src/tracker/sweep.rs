@@ -233,6 +233,7 @@ impl Search<'_> {
             session: None,
             cgroup: None,
             containment: Containment::None,
+            keeper: None,
             command: command_of(self.proc, pinned.pid(), arguments),
             cwd: None,
             uid: pinned.uid(self.proc)?.unwrap_or(self.observer.uid),

@@ -136,12 +136,13 @@ impl Shared {
     pub(super) fn end_claimed_each(
         &self,
         cause_of: &dyn Fn(ProcessId) -> Cause,
-        claimed: Vec<ProcessRecord>,
+        mut claimed: Vec<ProcessRecord>,
         report: &mut Report,
     ) -> Vec<Settled> {
         if claimed.is_empty() {
             return Vec::new();
         }
+        let logs = self.take_end_logs(&mut claimed, report);
         let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
         let world = match self.world(&rows) {
             Ok(world) => world,
@@ -160,7 +161,8 @@ impl Shared {
                 return settled.collect();
             }
         };
-        let ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
+        let mut ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
+        logs.complete(&mut ends);
         self.conclude_each(cause_of, ends, report)
     }
 
@@ -215,6 +217,7 @@ impl Shared {
         let world = self.world_or_certain(&rows, &mut report);
         self.end_own(cause, &world, claimed, recorded, &mut report);
         self.release_ended(&rows);
+        self.leave_to_keepers(&mine);
         let grace = others.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
         let deadline = Instant::now() + OTHERS_LIMIT + grace;
         for entry in others {
@@ -237,6 +240,17 @@ impl Shared {
                 protected: &self.options.protected,
             }
         })
+    }
+
+    /// Of a tree that goes on forking it may be unknown whether all of it was seen. Where it has a keeper, that one knows: the
+    /// root's end is settled now, and the keeper ends the rest, instead of leaving both to the next pass.
+    fn leave_to_keepers(self: &Arc<Self>, entries: &[&Arc<Entry>]) {
+        let kept = entries.iter().filter(|entry| entry.kept.is_some());
+        let dead = self.dead_among(kept.map(|entry| Arc::clone(entry)));
+        self.settle(&dead);
+        for (entry, _) in dead {
+            entry.wait_over(Instant::now() + OTHERS_LIMIT + entry.root.limits.grace);
+        }
     }
 
     fn end_own(

@@ -152,6 +152,7 @@ mod tests {
             uid: 0,
             session: session.map(pid),
             cgroup: None,
+            keeper: None,
             origin: Origin::Spawned,
             containment: crate::record::Containment::Session,
             limits: Limits {

@@ -15,6 +15,7 @@ use super::{
     Ledger,
     ending::{command_of, list_leaf},
     entry::may_record_arguments,
+    keeper::{recorded_keeper, verified},
     outcome::SUSPECTS,
 };
 use crate::{
@@ -24,7 +25,6 @@ use crate::{
         Pinned, Probe, Proc,
         cgroup::Leaf,
         current_place,
-        keeper::keepers,
         procfs::{TICKS_PER_SECOND, age},
     },
     plan::{
@@ -120,8 +120,8 @@ struct Sight {
     others: HashMap<Uuid, Vec<(Pid, u32)>>,
     /// Live instances with what each answers for.
     guards: Vec<(InstanceId, Pid, Vec<Pid>)>,
-    /// By the tokens of their trees, but for those that a live instance is below: there it proves nothing to be below one.
-    keepers: HashMap<Uuid, Pid>,
+    /// By their roots, but for those that a live instance is below: there it proves nothing to be below one.
+    keepers: HashMap<ProcessId, Pid>,
 }
 
 impl Sight {
@@ -130,7 +130,7 @@ impl Sight {
         let snapshot = proc.snapshot()?;
         let (carriers, others) = carriers(&proc, &snapshot, rows);
         let guards = guards(store, &proc, here, rows)?;
-        let mut keepers = keepers(&proc, &snapshot);
+        let mut keepers = keepers(store, &proc, here, &snapshot, rows);
         keepers.retain(|_, keeper| {
             let below = snapshot.below(*keeper);
             !guards.iter().any(|(_, instance, _)| below.contains(instance))
@@ -205,7 +205,7 @@ impl Sight {
             known: Vec::new(),
             carriers: carriers.unwrap_or_default(),
             leaf: self.leaf(root),
-            keeper: root.token.and_then(|token| self.keepers.get(&token).copied()),
+            keeper: self.keepers.get(&root.id).copied(),
         }
     }
 
@@ -257,7 +257,8 @@ impl Sight {
             ..member(top, Evidence::Root, stat)
         }];
         let arguments = may_record_arguments(&root.command);
-        let stats = all.members.keys().filter(|&&pid| pid != top);
+        let may_touch = |pid: Pid| self.owner == 0 || self.proc.is_of(pid, self.owner);
+        let stats = all.members.keys().filter(|&&pid| pid != top && may_touch(pid));
         let stats =
             stats.filter_map(|&pid| self.snapshot.get(pid).filter(|stat| !stat.is_zombie()));
         for (stat, parent) in below(top, stats.collect()) {
@@ -380,6 +381,23 @@ fn carriers(proc: &Proc, snapshot: &Snapshot, rows: &[ProcessRecord]) -> Carrier
         }
     }
     found
+}
+
+/// The keepers of live roots: by the identities in their rows, each verified after the snapshot was taken.
+fn keepers(
+    store: &Store,
+    proc: &Proc,
+    here: Place,
+    snapshot: &Snapshot,
+    rows: &[ProcessRecord],
+) -> HashMap<ProcessId, Pid> {
+    let of_row = |row: &ProcessRecord| {
+        let keeper = recorded_keeper(store, proc, here, row)?;
+        let seen = snapshot.get(keeper.pid)?;
+        (seen.start_tick == keeper.start_tick).then_some(())?;
+        verified(proc, here, &keeper, row.uid).map(|pinned| (row.id, pinned.pid()))
+    };
+    rows.iter().filter(|row| row.root.is_none()).filter_map(of_row).collect()
 }
 
 fn guards(

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use procledger::{Builder, ContainmentMode, Tracker};
 
-use crate::support::{Place, is_alive, pids, sqlite3};
+use crate::support::{Place, is_alive, sqlite3};
 
 /// The built keeper.
 pub(crate) const KEEPER: &str = env!("CARGO_BIN_EXE_procledger-keeper");
@@ -30,17 +30,23 @@ pub(crate) fn daemon(place: &Place, name: &str) -> String {
     )
 }
 
-/// Keepers of the ledger's trees that live.
+/// Keepers of the ledger's trees that live, by the identities in its rows.
 pub(crate) fn keepers(ledger: &Path) -> Vec<u32> {
-    let tokens =
-        sqlite3(ledger, "SELECT replace(token, '-', '') FROM process WHERE token IS NOT NULL");
-    let bears_one = |pid: &u32| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).into_owned();
-        let token = command.strip_prefix("procledger-keeper\0");
-        token.is_some_and(|token| tokens.lines().any(|line| line == token.trim_end_matches('\0')))
-    };
-    pids().into_iter().filter(|&pid| is_alive(pid)).filter(bears_one).collect()
+    let rows = "SELECT keeper_pid, keeper_start_tick FROM process WHERE keeper_pid IS NOT NULL";
+    let recorded = sqlite3(ledger, rows);
+    let recorded = recorded.lines().filter_map(|line| line.split_once('|'));
+    let mut alive: Vec<u32> = recorded
+        .filter_map(|(pid, tick)| Some((pid.parse().ok()?, tick)))
+        .filter(|&(pid, tick)| is_alive(pid) && start_tick(pid).as_deref() == Some(tick))
+        .map(|(pid, _)| pid)
+        .collect();
+    alive.sort_unstable();
+    alive
+}
+
+fn start_tick(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(19).map(str::to_owned)
 }
 
 /// A field of `/proc/PID/stat`, counted as in `proc_pid_stat(5)`, from the third on.

@@ -13,17 +13,17 @@ use uuid::Uuid;
 
 use super::{
     super::{
-        PidFd, Signal,
+        PidFd, Pinned, Proc, Signal,
         spawn::{
             Command, Descriptor, Helper, Pipes, failure, gate::GATE_LIMIT, prepare_stdio, start,
         },
     },
-    Binary, Channel, NAME,
+    ARGUMENT, Binary, Channel, NAME,
     wire::{Errand, FromHost, FromKeeper, VERSION, version_of},
 };
 use crate::{
     error::{Error, Kind, Result},
-    identity::Pid,
+    identity::{Identity, Pid, Place},
     record::ExitStatus,
 };
 
@@ -40,6 +40,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) struct Link {
     /// `None` once the host has hung up.
     channel: Option<Channel>,
+    pid: Pid,
     pidfd: Arc<PidFd>,
 }
 
@@ -49,7 +50,8 @@ pub(crate) struct Terms {
     pub(crate) token: Uuid,
     pub(crate) grace: Duration,
     pub(crate) uid: u32,
-    pub(crate) lock_prefix: PathBuf,
+    pub(crate) arguments: bool,
+    pub(crate) ledger: PathBuf,
     pub(crate) protected: Vec<String>,
 }
 
@@ -63,21 +65,22 @@ pub(crate) struct Asked {
 }
 
 impl Binary {
-    /// Starts a keeper for the tree with this token, and hears its hello.
-    pub(crate) fn start(&self, token: Uuid) -> Result<Link> {
+    /// Starts a keeper and reads its hello.
+    ///
+    /// Its arguments say nothing of the tree: they are readable by every user, and whoever ends the tree knows the keeper by
+    /// its identity.
+    pub(crate) fn start(&self) -> Result<Link> {
         let failed = |error| Error::os("failed to duplicate a descriptor", error);
         let (channel, socket) = Channel::pair()?;
-        let words = [NAME.to_owned(), token.simple().to_string()];
         let helper = Helper {
             executable: self.as_fd().try_clone_to_owned().map_err(failed)?,
-            // Neither holds a NUL byte.
-            argv: words.into_iter().filter_map(|word| CString::new(word).ok()).collect(),
+            argv: [NAME, ARGUMENT].into_iter().filter_map(|word| CString::new(word).ok()).collect(),
             socket,
         };
-        let pidfd = start(&helper)?;
+        let (pid, pidfd) = start(&helper)?;
         // Its end of the socket must be its own alone: otherwise its death would not end it.
         drop(helper);
-        let link = Link { channel: Some(channel), pidfd };
+        let link = Link { channel: Some(channel), pid, pidfd };
         match link.greet(self) {
             Ok(()) => Ok(link),
             Err(error) => {
@@ -89,9 +92,22 @@ impl Binary {
 }
 
 impl Link {
+    /// Reads the keeper's identity, by which others know it. `None` where it has been reaped.
+    pub(crate) fn identify(&self, proc: &Proc, place: Place) -> Result<Option<Identity>> {
+        let pinned = Pinned::identify(proc, place, self.pid, Arc::clone(&self.pidfd))?;
+        Ok(pinned.map(|pinned| pinned.identity))
+    }
+
     fn greet(&self, binary: &Binary) -> Result<()> {
         let shown = binary.path().display();
-        let hello = self.channel()?.receive(&mut Vec::new(), HELLO_LIMIT)?;
+        let hello = match self.channel()?.receive(&mut Vec::new(), HELLO_LIMIT) {
+            Err(error) if error.is_busy() => {
+                let limit = HELLO_LIMIT.as_secs();
+                let message = format!("`{shown}` is no keeper: it said nothing for {limit} s");
+                return Err(Error::new(Kind::Unsupported, message));
+            }
+            hello => hello?,
+        };
         match hello.as_ref().and_then(version_of) {
             Some(VERSION) => Ok(()),
             Some(other) => Err(Error::new(
@@ -113,7 +129,7 @@ impl Link {
         let (open, standard) = passed_on(&descriptors, &sources);
         let own = own_pidfd()?;
         let rights: Vec<BorrowedFd<'_>> = [own.as_fd()].into_iter().chain(standard).collect();
-        let Terms { token, grace, uid, lock_prefix, protected } = terms;
+        let Terms { token, grace, uid, arguments, ledger, protected } = terms;
         let errand = Errand {
             program,
             args,
@@ -123,7 +139,8 @@ impl Link {
             token,
             grace,
             uid,
-            lock_prefix,
+            arguments,
+            ledger,
             protected: protected.into_iter().map(OsString::from).collect(),
         };
         let sent = self.channel()?.send_errand(&errand, &rights, SEND_LIMIT);
@@ -166,6 +183,10 @@ impl Link {
     /// Tells the keeper to leave what is left alone. One that is gone already has done so.
     pub(crate) fn leave(&self) {
         let _ = self.channel().and_then(|channel| channel.tell_keeper(FromHost::Leave, SEND_LIMIT));
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
     }
 
     pub(crate) fn is_dead(&self) -> bool {

@@ -26,25 +26,34 @@
 //! - [`binary`]: which executable is the keeper, and when it is trusted;
 //! - [`link`]: the host's end;
 //! - [`seat`]: how the keeper sets itself up;
-//! - [`seek`]: keepers, and instances below them, as `/proc` shows them.
+//! - [`end_log`]: what a keeper has ended, for the next opener of the ledger;
+//! - [`hosts`]: which processes below a keeper are hosts of its ledger.
 
 mod binary;
 mod channel;
+mod end_log;
+mod hosts;
 mod link;
 mod seat;
-mod seek;
 mod wire;
 
 pub(crate) use binary::{Binary, is_secure};
 pub(crate) use channel::Channel;
+pub(crate) use end_log::{
+    EndLog, EndLogWriter, Fate, Logged, end_log_path, read_end_log, remove_end_log,
+    token_of_end_log,
+};
+pub(crate) use hosts::hosts_below;
 pub(crate) use link::{Asked, Link, Terms};
 pub(crate) use seat::{
     Reaped, Seat, Wake, block_all_signals, ignore_dead_children, is_asked, reap_one,
 };
-pub(crate) use seek::{instances_below, keepers};
 pub(crate) use wire::{FromHost, FromKeeper};
 
 /// What the keeper calls itself, cut as the kernel cuts it (`TASK_COMM_LEN`).
 const COMM: &std::ffi::CStr = c"procledger-keep";
-/// The name of its executable, and its `argv[0]`; `argv[1]` is the token of the tree that it keeps.
+/// The name of its executable, and its `argv[0]`. It proves nothing: any process may call itself so.
 const NAME: &str = "procledger-keeper";
+/// Its only argument. A keeper takes no notice of it; a program that was named as one by mistake, such as `cat`, fails with it
+/// at once.
+const ARGUMENT: &str = "--serve";

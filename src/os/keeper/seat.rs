@@ -109,6 +109,11 @@ impl Seat {
         Ok(Some((Self { channel, errand, host: PidFd::from_owned(host), children }, command)))
     }
 
+    /// Whether the host is dead. One that has closed the socket only is not.
+    pub(crate) fn is_host_dead(&self) -> bool {
+        self.host.is_dead().unwrap_or(false)
+    }
+
     /// Waits until there is something to do. What the host has said comes before its death, and both before the children.
     pub(crate) fn wait(&self) -> Wake {
         loop {

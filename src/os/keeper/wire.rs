@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Of this protocol. A host uses only a keeper of its own version.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 pub(super) const FRAME: usize = 16;
 pub(super) type Frame = [u8; FRAME];
 
@@ -64,8 +64,10 @@ pub(crate) struct Errand {
     pub(crate) grace: Duration,
     /// Whose processes may be signalled.
     pub(crate) uid: u32,
-    /// What the paths of the lock files of this ledger's instances begin with.
-    pub(crate) lock_prefix: PathBuf,
+    /// Whether the arguments of what is below it may be recorded.
+    pub(crate) arguments: bool,
+    /// The ledger's real path: beside it are the lock files of its instances, and what the keeper leaves for the next one.
+    pub(crate) ledger: PathBuf,
     /// Names of programs that are left alone.
     pub(crate) protected: Vec<OsString>,
 }
@@ -174,10 +176,9 @@ impl Errand {
         put_number(&mut bytes, u64::try_from(self.grace.as_nanos()).unwrap_or(u64::MAX));
         put_number(&mut bytes, u64::from(self.uid));
         bytes.extend(self.open.map(u8::from));
-        bytes.push(u8::from(self.directory.is_some()));
+        bytes.extend([self.directory.is_some(), self.arguments].map(u8::from));
         let directory = self.directory.iter().map(|path| path.as_os_str().as_bytes());
-        let texts =
-            directory.chain([self.lock_prefix.as_os_str().as_bytes(), self.program.as_bytes()]);
+        let texts = directory.chain([self.ledger.as_os_str().as_bytes(), self.program.as_bytes()]);
         texts.for_each(|text| put(&mut bytes, text));
         for list in [&self.args, &self.protected] {
             put_number(&mut bytes, list.len() as u64);
@@ -201,10 +202,11 @@ impl Errand {
         let token = Uuid::from_slice(take_bytes(rest, 16)?).ok()?;
         let grace = Duration::from_nanos(take_number(rest)?);
         let uid = u32::try_from(take_number(rest)?).ok()?;
-        let switches = take_bytes(rest, 4)?;
+        let switches = take_bytes(rest, 5)?;
         let open = [switches[0] != 0, switches[1] != 0, switches[2] != 0];
         let directory = if switches[3] == 0 { None } else { Some(PathBuf::from(take_text(rest)?)) };
-        let lock_prefix = take_text(rest)?.into();
+        let arguments = switches[4] != 0;
+        let ledger = take_text(rest)?.into();
         let program = take_text(rest)?;
         let args = take_list(rest)?;
         let protected = take_list(rest)?;
@@ -221,32 +223,33 @@ impl Errand {
             token,
             grace,
             uid,
-            lock_prefix,
+            arguments,
+            ledger,
             protected,
         })
     }
 }
 
-fn put_number(bytes: &mut Vec<u8>, number: u64) {
+pub(super) fn put_number(bytes: &mut Vec<u8>, number: u64) {
     bytes.extend_from_slice(&number.to_ne_bytes());
 }
 
-fn put(bytes: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn put(bytes: &mut Vec<u8>, text: &[u8]) {
     put_number(bytes, text.len() as u64);
     bytes.extend_from_slice(text);
 }
 
-fn take_bytes<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+pub(super) fn take_bytes<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
     let (taken, left) = rest.split_at_checked(count)?;
     *rest = left;
     Some(taken)
 }
 
-fn take_number(rest: &mut &[u8]) -> Option<u64> {
+pub(super) fn take_number(rest: &mut &[u8]) -> Option<u64> {
     Some(u64::from_ne_bytes(take_bytes(rest, 8)?.try_into().ok()?))
 }
 
-fn take_text(rest: &mut &[u8]) -> Option<OsString> {
+pub(super) fn take_text(rest: &mut &[u8]) -> Option<OsString> {
     let length = usize::try_from(take_number(rest)?).ok()?;
     Some(OsString::from_vec(take_bytes(rest, length)?.to_vec()))
 }
@@ -276,7 +279,8 @@ mod tests {
             token in any::<u128>(),
             grace in any::<u64>(),
             uid in any::<u32>(),
-            lock_prefix in text(),
+            arguments: bool,
+            ledger in text(),
             protected in proptest::collection::vec(text(), 0..3),
         ) -> Errand {
             Errand {
@@ -288,7 +292,8 @@ mod tests {
                 token: Uuid::from_u128(token),
                 grace: Duration::from_nanos(grace),
                 uid,
-                lock_prefix: lock_prefix.into(),
+                arguments,
+                ledger: ledger.into(),
                 protected,
             }
         }

@@ -20,7 +20,10 @@ use super::{
     reap::reap,
     shared_memory::{RUNS_BESIDE, make_child},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    identity::Pid,
+};
 
 /// What to execute: an empty environment, every signal blocked, a session of its own, `/dev/null` as output and errors.
 pub(in super::super) struct Helper {
@@ -30,8 +33,8 @@ pub(in super::super) struct Helper {
     pub(in super::super) socket: OwnedFd,
 }
 
-/// Starts a helper.
-pub(in super::super) fn start(helper: &Helper) -> Result<Arc<PidFd>> {
+/// Starts a helper; returns its number with its pidfd.
+pub(in super::super) fn start(helper: &Helper) -> Result<(Pid, Arc<PidFd>)> {
     let failed = |error| Error::os("failed to prepare the descriptors of a helper", error);
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed)?;
@@ -61,7 +64,7 @@ pub(in super::super) fn start(helper: &Helper) -> Result<Arc<PidFd>> {
     let (child, ()) = make_child(plan, None, &gate, |_| ())?;
     let (at, errno) = gate.reached();
     if errno == 0 && at == step::EXEC {
-        return Ok(child.pidfd);
+        return Ok((child.pid, child.pidfd));
     }
     reap(&child.pidfd);
     let name = helper.argv.first().map_or_else(String::new, |name| name.to_string_lossy().into());

@@ -143,6 +143,7 @@ pub(super) fn process(owner: InstanceId, name: &str, pid: i64) -> NewProcess {
         session: Pid::new(pid),
         cgroup: None,
         containment: Containment::Session,
+        keeper: None,
         command: ["resource-claude-code", "run", "--tag", name].map(str::to_owned).to_vec(),
         cwd: Some("/srv/api".to_owned()),
         uid: UID,

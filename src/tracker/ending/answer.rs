@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     identity::{Identity, Pid},
     plan::{doubt::Doubt, members::Evidence},
-    record::{ExitStatus, Outcome, ProcessId},
+    record::{ExitStatus, Millis, Outcome, ProcessId},
 };
 
 /// What became of a tree.
@@ -45,6 +45,10 @@ pub(in super::super) struct MemberEnd {
     pub(in super::super) uid: u32,
     /// The rule by which it was left alone.
     pub(in super::super) kept: Option<String>,
+    /// The rule by which another process has ended it, a keeper: that of the call does not apply.
+    pub(in super::super) rule: Option<String>,
+    /// When that was.
+    pub(in super::super) at: Option<Millis>,
     /// SIGKILL is on its way, however long it takes.
     pub(in super::super) killed: bool,
 }

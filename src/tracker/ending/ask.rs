@@ -60,6 +60,7 @@ mod tests {
             uid,
             session: None,
             cgroup: None,
+            keeper: None,
             origin: Origin::Spawned,
             containment: crate::record::Containment::Session,
             limits: Limits {

@@ -12,7 +12,9 @@ use std::{
 use super::{
     answer::{Recorder, TreeEnd},
     deaths::Deaths,
-    run::{BLIND_LIMIT, FREEZE_PAUSE, LOOK_AGAIN, Run, share_of_descriptors},
+    leaf::kill_unseen,
+    run::{BLIND_LIMIT, FREEZE_PAUSE, KILL_LIMIT, LOOK_AGAIN, Run, share_of_descriptors},
+    suspects,
     work::{Tree, Work, World},
 };
 use crate::record::ProcessId;
@@ -98,12 +100,7 @@ impl Run<'_, '_> {
             let work = Work::new(&self.world, tree);
             self.works.push(work);
         }
-        self.works[first..].iter().for_each(Work::thaw);
-        if let Err(error) = self.try_look() {
-            self.works[first..]
-                .iter_mut()
-                .for_each(|work| work.doubt_recorded(&self.world, &error));
-        }
+        self.begin(first);
         // The look may have taken longer than a grace.
         let now = Instant::now();
         self.works[first..].iter_mut().for_each(|work| work.began = now);
@@ -133,11 +130,17 @@ impl Run<'_, '_> {
             tracing::error!("failed to look for more members of what is ended: {error}");
         }
         let mut ended = ended.into_iter();
-        let taken: Vec<Work> =
+        let mut taken: Vec<Work> =
             self.works.extract_if(.., |_| ended.next().unwrap_or(false)).collect();
-        if !taken.is_empty() {
-            self.deaths = Deaths::restart(&mut self.works);
+        if taken.is_empty() {
+            return Vec::new();
         }
+        // What is in a task's cgroup and cannot be seen is killed through it; its tree has not ended before that.
+        if kill_unseen(&self.world, &mut taken, KILL_LIMIT) {
+            self.works.append(&mut taken);
+        }
+        self.deaths = Deaths::restart(&mut self.works);
+        suspects::find(&self.world, &mut taken, &self.last);
         let unseen = self.unseen.as_deref();
         taken
             .into_iter()

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::{Pinned, Signal, keeper::keepers, unless_busy},
+    os::{Pinned, Signal, unless_busy},
     plan::{
         doubt::Doubt,
         members::{Evidence, TreeView, kin, members},
@@ -39,7 +39,6 @@ pub(super) fn look(
     recorder: &mut Recorder<'_>,
 ) -> Result<(Snapshot, bool)> {
     let snapshot = world.proc.snapshot()?;
-    let keepers = keepers(world.proc, &snapshot);
     let mut carriers = carriers(world, &snapshot, trees, cache)?;
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     let (mut any, mut blind) = (false, Ok(()));
@@ -47,7 +46,7 @@ pub(super) fn look(
         let carried = carriers.of.remove(&tree.root.token).unwrap_or_default();
         let others = carriers.others.remove(&tree.root.token).unwrap_or_default();
         let mut view = view(&snapshot, tree, carried);
-        view.keeper = keeper_of(world, &keepers, tree);
+        view.keeper = tree.find_keeper(world, &snapshot);
         tree.had_keeper |= view.keeper.is_some();
         // After the snapshot: who is in both lists had its number all the time in between.
         let in_leaf = tree.list_leaf(world, &snapshot)?;
@@ -56,6 +55,7 @@ pub(super) fn look(
         tree.unlisted = view.leaf.iter().filter(is_unlisted).copied().collect();
         let exempt = exempt(&snapshot, world, &mut view);
         let mut found = members(&snapshot, &view, &exempt);
+        tree.exempt_children(&snapshot, view.keeper, &exempt);
         for (pid, evidence, why) in
             take_left(world, &snapshot, tree, &mut found, (view.root, &exempt))
         {
@@ -166,12 +166,6 @@ fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &mut TreeView) -> HashSe
         }
     }
     exempt
-}
-
-/// The keeper of a tree, if it is of the row's user: anybody may call a process so.
-fn keeper_of(world: &World<'_>, keepers: &HashMap<Uuid, Pid>, tree: &Work) -> Option<Pid> {
-    let keeper = keepers.get(&tree.root.token?).copied()?;
-    (world.proc.uid(keeper).ok().flatten() == Some(tree.root.uid)).then_some(keeper)
 }
 
 #[derive(Default)]

@@ -177,6 +177,8 @@ pub(super) fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> 
         command: member.command,
         uid: member.uid,
         kept: member.kept,
+        rule: None,
+        at: None,
         killed: member.killed,
     }
 }

@@ -21,6 +21,8 @@
 //!
 //! What a root that ended by itself has left is looked for until nobody came during the look ([`newcomers`]).
 //!
+//! Where the tree has a keeper, it is ended only when that one has no children left that are to be ended ([`keeper`]).
+//!
 //! A session counts only while somebody verified pins its number; the kernel hands out the number of a session again when
 //! its last member is reaped.
 
@@ -29,6 +31,7 @@ mod ask;
 mod chase;
 mod deaths;
 mod joined;
+mod keeper;
 mod leaf;
 mod leave;
 mod look;

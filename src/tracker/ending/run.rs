@@ -26,7 +26,7 @@ use crate::{error::Result, identity::Pid, os::pidfd::timespec, plan::observe::Sn
 /// The grace is counted anew while members keep dying, but no longer than this in all, unless one grace alone is longer.
 const GRACE_CAP: Duration = Duration::from_secs(2);
 /// A killed process is dead within milliseconds; what takes longer is stuck in the kernel and survives.
-const KILL_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const KILL_LIMIT: Duration = Duration::from_secs(1);
 /// Where many die at once on a starved machine, that is counted anew as long as they keep dying, but no longer than this.
 const KILL_CAP: Duration = Duration::from_secs(5);
 /// A frozen tree needs two or three looks; this bounds one whose members cannot be frozen.
@@ -127,9 +127,12 @@ pub(super) fn share_of_descriptors() -> usize {
     limit.saturating_sub(open) / 2
 }
 
-/// What is known of a tree before the first look: a pidfd for each process, and its leaf.
+/// What is known of a tree before the first look: a pidfd for each process and its keeper, and its leaf.
 fn descriptors(tree: &Tree) -> usize {
-    1 + tree.recorded.len() + usize::from(tree.root.cgroup.is_some())
+    let root = &tree.root;
+    1 + tree.recorded.len()
+        + usize::from(root.cgroup.is_some())
+        + usize::from(root.keeper.is_some())
 }
 
 pub(super) struct Run<'a, 'b> {
@@ -172,16 +175,7 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     fn end(mut self) -> Vec<TreeEnd> {
-        self.works.iter().for_each(Work::thaw_all);
-        if let Err(error) = self.try_look() {
-            self.works.iter_mut().for_each(|work| work.doubt_recorded(&self.world, &error));
-        }
-        let world = self.world;
-        let opened =
-            self.works.iter_mut().filter_map(|work| work.open_up_leaf(world).then_some(()));
-        if opened.count() > 0 {
-            self.look();
-        }
+        self.begin(0);
         loop {
             self.ask_new();
             if self.expire() {
@@ -192,7 +186,7 @@ impl<'a, 'b> Run<'a, 'b> {
                 // All are dead, or beyond us: one more look for what was born meanwhile.
                 self.look_once_more();
                 if self.works.iter().any(Work::goes_on)
-                    || kill_unseen(self.world, &mut self.works, KILL_LIMIT)
+                    || kill_unseen(&self.world, &mut self.works, KILL_LIMIT)
                 {
                     continue;
                 }
@@ -206,9 +200,24 @@ impl<'a, 'b> Run<'a, 'b> {
             }
         }
         self.works.iter().for_each(Work::remove_leaf);
-        suspects::find(self.world, &mut self.works, &self.last);
+        suspects::find(&self.world, &mut self.works, &self.last);
         let (world, last, unseen) = (self.world, self.last, self.unseen);
         self.works.into_iter().map(|work| work.finish(&world, &last, unseen.as_deref())).collect()
+    }
+
+    /// Takes the first look at the trees from `first` on. What cannot be looked at is left alone where it may be exempt.
+    pub(super) fn begin(&mut self, first: usize) {
+        self.works[first..].iter().for_each(Work::thaw_all);
+        if let Err(error) = self.try_look() {
+            let world = &self.world;
+            self.works[first..].iter_mut().for_each(|work| work.doubt_recorded(world, &error));
+        }
+        let world = &self.world;
+        let opened = self.works[first..].iter_mut().map(|work| work.open_up_leaf(world));
+        // All of them: `any` would stop at the first.
+        if opened.filter(|opened| *opened).count() > 0 {
+            self.look();
+        }
     }
 
     pub(super) fn await_death(&mut self, limit: Duration) {
@@ -244,7 +253,10 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     /// Whether the last look has not seen all. `before`: the last number that was given before it.
-    pub(super) fn is_open(&self, before: Option<Pid>) -> bool {
+    pub(super) fn is_open(&mut self, before: Option<Pid>) -> bool {
+        for work in &mut self.works {
+            work.vanished |= work.has_unseen_children(&self.world);
+        }
         self.works.iter().any(|work| work.vanished)
             || has_newcomers(&self.world, &self.works, &self.last, before)
     }

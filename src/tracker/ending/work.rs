@@ -1,7 +1,7 @@
 //! What is to be ended, and how far it has come.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
     time::Instant,
@@ -113,6 +113,10 @@ pub(super) struct Work {
     /// How often it was frozen and killed.
     pub(super) kills: u32,
     pub(super) leave: Leave,
+    /// The keeper of the tree, while it lives.
+    pub(super) keeper: Option<Pinned>,
+    /// Children of that one that the last look has exempted: they are another task's, or another instance's.
+    pub(super) exempted: HashSet<Pid>,
     /// Programs that were matched against protected names: the answer for each.
     pub(super) judged: HashMap<(Pid, u64), Option<String>>,
     /// Something is there that was left before.
@@ -149,6 +153,8 @@ impl Work {
             expired: false,
             kills: 0,
             leave,
+            keeper: None,
+            exempted: HashSet::new(),
             judged: HashMap::new(),
             left_before: false,
         };

@@ -2,16 +2,23 @@
 
 use std::collections::HashMap;
 
-use uuid::Uuid;
-
 use super::super::shared::Shared;
-use crate::{identity::Pid, os::keeper::keepers, plan::observe::Snapshot};
+use crate::{
+    identity::Pid,
+    plan::observe::Snapshot,
+    record::{ProcessId, ProcessRecord},
+};
 
 impl Shared {
-    /// Keepers by the tokens of their trees, but for those that another live instance is below: there it proves nothing to
-    /// be below one (invariant 13).
-    pub(in super::super) fn telling_keepers(&self, snapshot: &Snapshot) -> HashMap<Uuid, Pid> {
-        let mut found = keepers(&self.proc, snapshot);
+    /// The keepers of these roots, but for those that another live instance is below: there it proves nothing to be below
+    /// one (invariant 13).
+    pub(in super::super) fn telling_keepers<'a>(
+        &self,
+        snapshot: &Snapshot,
+        roots: impl Iterator<Item = &'a ProcessRecord>,
+    ) -> HashMap<ProcessId, Pid> {
+        let kept = roots.filter_map(|row| Some((row.id, self.keeper_in(snapshot, row)?)));
+        let mut found: HashMap<ProcessId, Pid> = kept.collect();
         if found.is_empty() {
             return found;
         }
@@ -21,7 +28,7 @@ impl Shared {
                 !below.contains(&self.own_pid())
                     && !guards.iter().any(|(instance, _)| below.contains(instance))
             }),
-            // Whom to leave out is not known: nobody is recorded for being below a keeper.
+            // Which processes to leave out is not known: none is recorded for being below a keeper.
             Err(_) => found.clear(),
         }
         found

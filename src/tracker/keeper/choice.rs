@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::super::shared::Shared;
 use crate::{
     error::{Error, Kind, Result},
@@ -13,6 +11,16 @@ use crate::{
 
 /// A keeper that has said its hello and hears no more goes at once.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Starts it once, to read its version.
+pub(in super::super) fn try_keeper(binary: &Binary) -> Result<()> {
+    let link = binary.start()?;
+    if let Some(link) = link.dismiss(PROBE_LIMIT) {
+        link.kill();
+    }
+    tracing::debug!("the keeper is `{}`", binary.path().display());
+    Ok(())
+}
 
 impl Shared {
     /// Opens the keeper, the one that was named or the one that is found. Where nothing less will do, it is tried too.
@@ -40,19 +48,9 @@ impl Shared {
             Err(error) => tracing::debug!("{error}; no keeper is used"),
         }
         if must && let Some(Some(binary)) = self.keeper.get() {
-            Self::try_keeper(binary)?;
+            try_keeper(binary)?;
             let _ = self.keeper_fits.set(true);
         }
-        Ok(())
-    }
-
-    /// Starts it once, to hear its version.
-    fn try_keeper(binary: &Binary) -> Result<()> {
-        let link = binary.start(Uuid::nil())?;
-        if let Some(link) = link.dismiss(PROBE_LIMIT) {
-            link.kill();
-        }
-        tracing::debug!("the keeper is `{}`", binary.path().display());
         Ok(())
     }
 
@@ -68,7 +66,7 @@ impl Shared {
             return Ok(None);
         }
         let fits = *self.keeper_fits.get_or_init(|| {
-            let tried = Self::try_keeper(binary);
+            let tried = try_keeper(binary);
             tried.inspect_err(|error| tracing::warn!("{error}; no keeper is used")).is_ok()
         });
         if fits && self.can_hold_kept() {

@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +16,9 @@ use super::super::{
     shared::{Shared, lock},
 };
 use crate::{
-    os::keeper::Link,
+    error::Result,
+    identity::Identity,
+    os::{Pinned, Probe, keeper::Link},
     record::{EndReason, ExitStatus, ProcessId, told},
 };
 
@@ -26,6 +28,9 @@ const WORD_LIMIT: Duration = Duration::from_secs(2);
 const PART_LIMIT: Duration = Duration::from_millis(50);
 /// One that was told to leave goes as soon as it is scheduled.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+/// One that ends a tree takes the grace, which is counted anew for at most [`GRACE_CAP`], and this for its kills.
+const END_LIMIT: Duration = Duration::from_secs(10);
+const GRACE_CAP: Duration = Duration::from_secs(2);
 
 /// A keeper, until the host parts with it.
 #[derive(Debug)]
@@ -77,6 +82,14 @@ impl Kept {
     }
 }
 
+/// Tells a keeper to leave what is below it and waits until it has gone.
+fn send_away(link: Link) {
+    link.leave();
+    if let Some(link) = link.dismiss(LEAVE_LIMIT) {
+        link.kill();
+    }
+}
+
 /// Marks the epoll data of a keeper, beside the row of its program; rows count from 1 and never come here.
 const KEEPER: u64 = 1 << 63;
 
@@ -112,25 +125,74 @@ impl Shared {
         }
     }
 
-    /// Parts with the keeper of a program that has ended, or is not ours any more.
+    /// Parts with the keeper of a program that has ended, or is not ours any more. `leave`: what is left below it stays.
     ///
-    /// A keeper goes by itself when nobody is left below it. Where somebody is, it is one who was born during the last look,
-    /// and is ended as a stray now, or one whom we leave alone on purpose, such as a process of another task: so the keeper
-    /// itself is never left to end what its living host did not.
-    pub(in super::super) fn part_with_keeper(&self, entry: &Entry, leave: bool) {
+    /// A keeper exits by itself when nothing is left below it. Where something is, this host ends what it finds; what it does
+    /// not find, the keeper ends, and is waited for. It leaves only what is spared on purpose, such as a process of another
+    /// task: so a keeper never ends what its living host has decided to spare.
+    pub(in super::super) fn part_with_keeper(&self, entry: &Arc<Entry>, leave: bool) {
         self.bury_departed();
         let Some(link) = entry.kept.as_deref().and_then(Kept::take) else { return };
-        if !leave && !link.wait_dead(PART_LIMIT) {
-            if self.is_of_another(entry.root.row) {
-                // Somebody else is ending the tree. The keeper holds it together until nobody is left.
-                return lock(&self.departing).push(link);
-            }
+        if leave {
+            return send_away(link);
+        }
+        if link.wait_dead(PART_LIMIT) {
+            let _ = link.dismiss(Duration::ZERO);
+        } else if self.is_of_another(entry.root.row) {
+            // Another instance is ending the tree. The keeper holds it together until that is done.
+            lock(&self.departing).push((Arc::clone(entry), link));
+        } else {
             self.end_unseen(entry);
+            self.dismiss_keeper(entry, link);
         }
-        link.leave();
-        if let Some(link) = link.dismiss(LEAVE_LIMIT) {
-            link.kill();
+    }
+
+    /// Lets a keeper end what is left below it, unless that is spared on purpose.
+    fn dismiss_keeper(&self, entry: &Entry, link: Link) {
+        if link.wait_dead(PART_LIMIT) {
+            let _ = link.dismiss(Duration::ZERO);
+            return;
         }
+        if self.is_released(entry.root.row) || self.spares_below(entry, &link) {
+            return send_away(link);
+        }
+        let grace = entry.root.limits.grace.max(GRACE_CAP);
+        match link.dismiss(grace + END_LIMIT) {
+            None => self.record_ended_by_keeper(&entry.root),
+            Some(link) => {
+                tracing::error!(
+                    "the keeper of task {} does not end what is left of it: it is killed",
+                    told(entry.root.task.as_ref())
+                );
+                link.kill();
+            }
+        }
+    }
+
+    /// Whether something lives below a keeper that is spared on purpose: what was kept of its tree, another task, or another
+    /// instance. Where that is unknown, nothing is ended on a guess.
+    fn spares_below(&self, entry: &Entry, link: &Link) -> bool {
+        let root = entry.root.row;
+        let looked = || -> Result<bool> {
+            let kept = self.store.below(&[root])?.into_iter().flat_map(|it| it.kept);
+            let instances = self.store.instances_to_judge()?.into_iter().map(|it| it.identity);
+            // Rows of this tree may have another owner: the instance that is ending it, or was.
+            let others = self.store.live()?.into_iter();
+            let others = others.filter(|row| row.root.unwrap_or(row.id) != root);
+            let spared: Vec<Identity> =
+                kept.chain(instances).chain(others.map(|row| row.identity)).collect();
+            let below = self.proc.snapshot()?.below(link.pid());
+            let lives = |it: &Identity| {
+                matches!(Pinned::probe(&self.proc, self.place(), it), Probe::Alive(_))
+            };
+            Ok(spared.iter().any(|it| below.contains(&it.pid) && lives(it)))
+        };
+        looked().unwrap_or_else(|error| {
+            tracing::error!(
+                "failed to look for what a task may leave: {error}; it is left running"
+            );
+            true
+        })
     }
 
     fn end_unseen(&self, entry: &Entry) {
@@ -140,16 +202,30 @@ impl Shared {
                 let leave = leave_of(entry, kept);
                 self.end_strays_of(vec![Tree { leave, ..tree_of(entry, None) }]);
             }
-            // Whom to leave alone is not known.
+            // Which processes to leave alone is not known.
             Err(error) => tracing::error!("failed to look for more that a task left: {error}"),
         }
     }
 
-    /// Takes away the zombies of keepers that were left to go by themselves.
+    /// Parts with the keepers of trees that another instance was ending, once it has done so.
     pub(in super::super) fn bury_departed(&self) {
-        let mut departing = lock(&self.departing);
-        for link in departing.extract_if(.., |link| link.is_dead()) {
-            let _ = link.dismiss(Duration::ZERO);
+        let departing = std::mem::take(&mut *lock(&self.departing));
+        for (entry, link) in departing {
+            if link.is_dead() {
+                let _ = link.dismiss(Duration::ZERO);
+            } else if self.is_of_another(entry.root.row) {
+                lock(&self.departing).push((entry, link));
+            } else {
+                self.dismiss_keeper(&entry, link);
+            }
+        }
+    }
+
+    /// The same when this host stops: after that, nothing holds these trees together.
+    pub(in super::super) fn bury_last(&self) {
+        let departing = std::mem::take(&mut *lock(&self.departing));
+        for (entry, link) in departing {
+            self.dismiss_keeper(&entry, link);
         }
     }
 

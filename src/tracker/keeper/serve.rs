@@ -2,16 +2,18 @@
 //!
 //! It starts the program behind the same gate as a host does, but asks the host to commit the row. Then it reaps whatever is reparented to it, and tells the host of the program's end.
 //!
-//! When the host is gone it ends all that is below it, by the same course as a tracker. But not a host of the same ledger
-//! that one of the tree's processes has started and that is nobody's child any more (invariant 13): with such a one below,
-//! which is found by the lock that it holds, being below the keeper proves nothing, and only what is the tree's by other
-//! evidence is ended. The new host answers for the rest; it reaps the rows of the old one.
+//! When the host is gone it ends all that is below it, by the same course as a tracker, and leaves a record beside the ledger
+//! of what that was. But not a host of the same ledger that one of the tree's processes has started and that is nobody's child
+//! any more (invariant 13): with such a one below, which is known by the signed lock that it holds, being below the keeper
+//! proves nothing, and only what is the tree's by other evidence is ended. The new host answers for the rest; it reaps the
+//! rows of the old one.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{collections::HashSet, process::ExitCode, sync::Arc, time::Duration};
 
 use super::super::{
-    ending::{Leave, Tree, World, end_trees},
+    ending::{Found, Leave, MemberEnd, Tree, World, end_trees},
     entry::{Root, Words},
+    liveness::lock_prefix,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -19,16 +21,20 @@ use crate::{
     os::{
         Pinned, Proc, current_place,
         keeper::{
-            FromHost, FromKeeper, Reaped, Seat, Wake, block_all_signals, ignore_dead_children,
-            instances_below, reap_one,
+            EndLogWriter, Fate, FromHost, FromKeeper, Logged, Reaped, Seat, Wake,
+            block_all_signals, end_log_path, hosts_below, ignore_dead_children, reap_one,
         },
+        procfs::{age, cpu_time},
         spawn::{Child, Command, gate::GATE_LIMIT, spawn},
     },
-    record::{Containment, Limits, Observer, Origin, ProcessId},
+    plan::members::Evidence,
+    record::{Containment, ExitStatus, Limits, Millis, Observer, Origin, Outcome, ProcessId},
 };
 
 /// Exit code for a keeper that nobody asked.
 const USAGE: u8 = 2;
+/// How often a tree is ended that goes on forking while it is ended; after the first time without a grace.
+const ROUNDS: u32 = 20;
 
 /// Keeps one program, until nothing is left below this process: the whole of the keeper's `main`.
 pub fn main() -> ExitCode {
@@ -44,7 +50,9 @@ pub fn main() -> ExitCode {
 
 fn serve() -> Result<()> {
     let Some((seat, command)) = Seat::take()? else { return Ok(()) };
-    let keeper = Keeper { proc: Proc::open()?, place: current_place()?, own: own_pid()?, seat };
+    let (proc, place) = (Proc::open()?, current_place()?);
+    let own = own_identity(&proc, place)?;
+    let keeper = Keeper { seat, proc, place, own };
     if let Some(program) = keeper.start(command) {
         // The thread that asked the host is gone: libc has no use for its own signals any more.
         block_all_signals();
@@ -55,16 +63,18 @@ fn serve() -> Result<()> {
     Ok(())
 }
 
-fn own_pid() -> Result<Pid> {
-    Pid::new(i64::from(std::process::id()))
-        .ok_or_else(|| Error::new(Kind::Unknown, "this process has no number"))
+fn own_identity(proc: &Proc, place: Place) -> Result<Identity> {
+    let unseen = || Error::new(Kind::Unknown, "this process cannot see itself in `/proc`");
+    let pid = Pid::new(i64::from(std::process::id())).ok_or_else(unseen)?;
+    Ok(Pinned::open(proc, place, pid)?.ok_or_else(unseen)?.identity)
 }
 
 struct Keeper {
     seat: Seat,
     proc: Proc,
     place: Place,
-    own: Pid,
+    /// This process.
+    own: Identity,
 }
 
 impl Keeper {
@@ -101,16 +111,22 @@ impl Keeper {
         }
     }
 
-    /// Reaps, tells of the program's end, and goes when nobody is left, or its host says so, or is gone.
+    /// Reaps, reports the program's end, and exits when nothing is left below, when its host says so, or is gone.
     fn watch(&self, program: &Identity) {
-        let mut told = false;
+        let mut status = None;
         loop {
             match reap_one() {
-                Reaped::Nobody => return,
-                Reaped::Dead(pid, status) => {
-                    if pid == program.pid && !told {
-                        told = true;
-                        let word = FromKeeper::Ended(status);
+                Reaped::Nobody => {
+                    // The host may have died before it could record the status.
+                    if status.is_some() && self.seat.is_host_dead() {
+                        self.end_log(status);
+                    }
+                    return;
+                }
+                Reaped::Dead(pid, ended) => {
+                    if pid == program.pid && status.is_none() {
+                        status = Some(ended);
+                        let word = FromKeeper::Ended(ended);
                         let _ = self.seat.channel.tell_host(word, &[], GATE_LIMIT);
                     }
                     continue;
@@ -119,31 +135,86 @@ impl Keeper {
             }
             match self.seat.wait() {
                 Wake::Word(FromHost::Leave) => return,
-                Wake::HostGone => return self.end(program),
+                Wake::HostGone => return self.end(program, status),
                 Wake::Word(FromHost::Go | FromHost::Refuse) | Wake::Children => {}
             }
         }
     }
 
-    /// Ends what is below. What cannot be ended is left to whoever reaps the ledger: a keeper without a host has nobody to
-    /// tell.
-    fn end(&self, program: &Identity) {
+    fn end_log(&self, status: Option<ExitStatus>) -> EndLogWriter {
+        let errand = &self.seat.errand;
+        let path = end_log_path(&errand.ledger, errand.token);
+        EndLogWriter::create(&path, errand.token, Millis::now(), status)
+    }
+
+    /// Ends what is below, and leaves a record of it beside the ledger. What cannot be ended is left to the next opener.
+    fn end(&self, program: &Identity, mut status: Option<ExitStatus>) {
         ignore_dead_children();
-        while let Reaped::Dead(..) = reap_one() {}
+        while let Reaped::Dead(pid, ended) = reap_one() {
+            if pid == program.pid {
+                status.get_or_insert(ended);
+            }
+        }
+        let mut log = self.end_log(status);
+        let root = status.is_none().then(|| self.describe_root(program)).flatten();
+        if let Some(root) = &root {
+            log.member(root);
+        }
+        let mut logged: HashSet<Identity> = root.iter().map(|root| root.identity).collect();
+        let protected: Vec<String> =
+            (self.seat.errand.protected.iter()).map(|name| name.to_string_lossy().into()).collect();
+        let world = self.world(&protected);
+        let mut tree = self.tree(program);
+        for _ in 0..ROUNDS {
+            let ends = end_trees(&world, vec![tree.clone()], &mut |_, found| {
+                for member in found {
+                    log.member(&as_logged(member));
+                    logged.insert(member.identity);
+                }
+                vec![None; found.len()]
+            });
+            let members = || ends.iter().flat_map(|end| &end.members);
+            // Once for each: in the next round it is gone.
+            for member in members().filter(|member| logged.remove(&member.identity)) {
+                let (outcome, status, died_after) =
+                    (member.outcome, member.status, member.died_after);
+                log.fate(&member.identity, &Fate { outcome, status, died_after });
+            }
+            while let Reaped::Dead(..) = reap_one() {}
+            let stays =
+                |member: &&MemberEnd| matches!(member.outcome, Outcome::Survived | Outcome::Kept);
+            let left: HashSet<Pid> =
+                members().filter(stays).map(|member| member.identity.pid).collect();
+            let own = self.own.pid;
+            // With a host below, being below this process proves nothing.
+            let is_done = !world.guards.is_empty()
+                || self.proc.has_other_children(own, |pid| left.contains(&pid)) != Some(true);
+            if is_done {
+                return;
+            }
+            tree.root.limits.grace = Duration::ZERO;
+        }
+    }
+
+    fn world<'a>(&'a self, protected: &'a [String]) -> World<'a> {
         let errand = &self.seat.errand;
         let snapshot = self.proc.snapshot().unwrap_or_default();
-        let instances = instances_below(&snapshot, self.own, &errand.lock_prefix).into_iter();
-        let guards = instances.map(|pid| (pid, snapshot.below(pid).into_iter().collect()));
-        let protected: Vec<String> =
-            errand.protected.iter().map(|name| name.to_string_lossy().into_owned()).collect();
-        let world = World {
+        let prefix = errand.ledger.with_file_name(lock_prefix(&errand.ledger));
+        let hosts = hosts_below(&self.proc, self.place, &snapshot, self.own.pid, &prefix);
+        let guards = hosts.into_iter().map(|pid| (pid, snapshot.below(pid).into_iter().collect()));
+        World {
             proc: &self.proc,
             observer: Observer { place: self.place, uid: errand.uid },
-            own: self.own,
-            ancestors: self.proc.ancestors(self.own),
+            own: self.own.pid,
+            ancestors: self.proc.ancestors(self.own.pid),
             guards: guards.collect(),
-            protected: &protected,
-        };
+            protected,
+        }
+    }
+
+    /// The tree begins with the children of this very process.
+    fn tree(&self, program: &Identity) -> Tree {
+        let errand = &self.seat.errand;
         let root = Root {
             row: ProcessId(0),
             task: None,
@@ -152,6 +223,7 @@ impl Keeper {
             uid: rustix::process::geteuid().as_raw(),
             session: Some(program.pid),
             cgroup: None,
+            keeper: Some(self.own),
             origin: Origin::Spawned,
             // All of it is below this process: nothing else may belong to it.
             containment: Containment::None,
@@ -162,11 +234,37 @@ impl Keeper {
                 max_rss: None,
             },
             command: Words::default(),
-            // It records nothing.
-            arguments: false,
+            arguments: errand.arguments,
         };
-        let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
-        end_trees(&world, vec![tree], &mut |_, found| vec![None; found.len()]);
-        while let Reaped::Dead(..) = reap_one() {}
+        Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() }
+    }
+
+    /// The program, while it lives.
+    fn describe_root(&self, program: &Identity) -> Option<Logged> {
+        let stat = self.proc.stat(program.pid).ok()??;
+        Some(Logged {
+            identity: *program,
+            evidence: Evidence::Root,
+            uid: self.proc.uid(program.pid).ok()??,
+            age: age(stat.start_tick),
+            rss: stat.rss_bytes,
+            cpu: cpu_time(&stat),
+            // Its row has it.
+            command: Vec::new(),
+            fate: None,
+        })
+    }
+}
+
+fn as_logged(member: &Found<'_>) -> Logged {
+    Logged {
+        identity: member.identity,
+        evidence: member.evidence,
+        uid: member.uid,
+        age: member.age,
+        rss: member.rss,
+        cpu: member.cpu,
+        command: member.command.to_vec(),
+        fate: None,
     }
 }

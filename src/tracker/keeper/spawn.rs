@@ -1,11 +1,13 @@
 //! A spawn with the gate relayed through a keeper.
 //!
-//! The keeper's child is at the keeper's gate: we hear who it is, commit the row, and answer. What the row holds is the program's identity; of the keeper it says no more than that there is one.
+//! The keeper's child is at the keeper's gate: we hear who it is, commit the row, and answer. The row holds the program's identity, and the keeper's: by that one others find
+//! what is below it.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     super::{
+        entry::Hold,
         registrar::Admitted,
         shared::Shared,
         spawn::{Request, describe},
@@ -13,12 +15,12 @@ use super::{
     Kept,
 };
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     os::{
         keeper::{Asked, Binary, Link, Terms},
         spawn::{Command, Refusal, Spawned},
     },
-    record::Containment,
+    record::{Containment, NewProcess},
 };
 
 /// A keeper whose child has not become a program goes at once.
@@ -30,17 +32,24 @@ pub(in super::super) fn spawn_kept(
     binary: &Binary,
     command: Command,
     request: &Request,
-    protected: &[String],
+    hold: &Hold,
 ) -> Result<(Spawned<Admitted>, Kept), Refusal<Admitted>> {
     command.check()?;
     let terms = Terms {
         token: request.token,
         grace: request.limits.grace,
         uid: shared.observer.uid,
-        lock_prefix: shared.lock_prefix(),
-        protected: shared.options.protected.iter().chain(protected).cloned().collect(),
+        arguments: !hold.bare,
+        ledger: shared.store.path().to_owned(),
+        protected: shared
+            .options
+            .protected
+            .iter()
+            .chain(hold.strays.protected.iter())
+            .cloned()
+            .collect(),
     };
-    let link = binary.start(terms.token)?;
+    let link = binary.start()?;
     match relay(shared, &link, request, command, terms) {
         Ok(spawned) => Ok((spawned, Kept::new(link))),
         Err(refusal) => {
@@ -63,6 +72,12 @@ fn relay(
     let Asked { program, pid, pidfd, pipes } = link.ask(command, terms)?;
     let pidfd = Arc::new(pidfd);
     let described = describe(shared, request, pid, &pidfd, Containment::Keeper);
+    // Both are committed at once: there is no program whose keeper is unknown.
+    let described = described.and_then(|new| {
+        let gone = || Error::new(Kind::NotStarted, "the keeper was killed before the program ran");
+        let keeper = link.identify(&shared.proc, shared.place())?.ok_or_else(gone)?;
+        Ok(NewProcess { keeper: Some(keeper), ..new })
+    });
     let admitted = match described.and_then(|new| shared.registrar.admit(shared, new, None)) {
         Ok(admitted) => admitted,
         Err(error) => {
@@ -74,13 +89,5 @@ fn relay(
     match link.decide(true, &program) {
         Ok(()) => Ok(Spawned { pid, pidfd, committed: admitted, pipes }),
         Err(error) => Err(Refusal { committed: Some(admitted), step: 0, error }),
-    }
-}
-
-impl Shared {
-    /// What the paths of the lock files of this ledger's instances begin with.
-    fn lock_prefix(&self) -> std::path::PathBuf {
-        let name = self.store.path().file_name().unwrap_or_default().to_string_lossy();
-        self.store.path().with_file_name(format!("{name}-instance-"))
     }
 }

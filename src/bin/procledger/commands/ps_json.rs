@@ -114,6 +114,7 @@ pub(super) mod tests {
             session: None,
             cgroup: None,
             containment: Containment::Session,
+            keeper: None,
             command: vec!["sh".to_owned(), "-c".to_owned(), "exit 1".to_owned()],
             cwd: None,
             uid: 1000,

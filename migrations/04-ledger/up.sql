@@ -1,0 +1,1 @@
+-- Reserved for what the ledger says of itself.
