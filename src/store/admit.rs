@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, named_params};
 
-use super::{Store, rows::hex, transaction::Transaction};
+use super::{Store, rows::hex, schema::Schema, transaction::Transaction};
 use crate::{
     error::{Error, Kind, Result},
     identity::{Pid, Place},
@@ -86,21 +86,30 @@ fn alive(
         .optional()
 }
 
+/// The columns of schema 1, and after them what the ledger has besides.
+macro_rules! insert_process {
+    ($columns:literal, $values:literal) => {
+        concat!(
+            "INSERT INTO process (task_id, owner, first_owner, root, origin, token, pid, start_tick, ",
+            "pidfd_inode, session, cgroup, cgroup_inode, containment, command, cwd, uid, state, claimed_by, started_at, ",
+            "survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes, cpu_ms",
+            $columns,
+            ") VALUES (:task, :owner, :owner, :root, :origin, :token, :pid, :start_tick, ",
+            ":pidfd_inode, :session, :cgroup, :cgroup_inode, :containment, :command, :cwd, :uid, :state, :claimed_by, ",
+            ":started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss, :cpu",
+            $values,
+            ")"
+        )
+    };
+}
+
 /// One row, whole: its owner is also the first one, which names boot and namespace.
 pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result<ProcessId> {
     let claimed_by = (new.state == State::Ending).then_some(new.owner.0);
     // Whoever made the row may have masked it already; a second time changes nothing, and no other way leads to the disk.
     let command = serde_json::to_string(&mask_command(&new.command))
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-    tx.prepare_cached(
-        "INSERT INTO process (task_id, owner, first_owner, root, origin, token, pid, start_tick,
-           pidfd_inode, session, cgroup, cgroup_inode, containment, command, cwd, uid, state, claimed_by, started_at,
-           survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes, cpu_ms, evidence)
-         VALUES (:task, :owner, :owner, :root, :origin, :token, :pid, :start_tick,
-           :pidfd_inode, :session, :cgroup, :cgroup_inode, :containment, :command, :cwd, :uid, :state, :claimed_by,
-           :started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss, :cpu, :evidence)",
-    )?
-    .execute(named_params! {
+    let cells = named_params! {
         ":task": new.task.as_ref().map(TaskId::as_str),
         ":owner": new.owner.0,
         ":root": new.root.map(|root| root.0),
@@ -126,6 +135,12 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
         ":peak_rss": new.peak_rss.map(u64::cast_signed),
         ":cpu": new.cpu.map(millis),
         ":evidence": new.evidence,
-    })?;
+    };
+    if tx.schema() < Schema::CGROUP {
+        let known = cells.len() - 1; // all but the evidence
+        tx.prepare_cached(insert_process!("", ""))?.execute(&cells[..known])?;
+    } else {
+        tx.prepare_cached(insert_process!(", evidence", ", :evidence"))?.execute(cells)?;
+    }
     Ok(ProcessId(tx.last_insert_rowid()))
 }

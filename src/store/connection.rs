@@ -9,14 +9,15 @@ use std::{
 };
 
 use r2d2::PooledConnection;
-use rusqlite::{Connection, config::DbConfig};
+use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use super::{
     access::{Access, BUSY_TIMEOUT, CONNECTOR, Pool, first_reader, first_writer, pool},
     failure::{failed, no_connection},
     in_place::Files,
     manager::Manager,
-    setup::{self, Standing},
+    schema::Schema,
+    setup::{self, Standing, Upgrade},
     transaction::Transaction,
     trust::{Located, beside},
 };
@@ -39,6 +40,8 @@ struct Inner {
     path: PathBuf,
     files: Files,
     owner: u32,
+    /// When it was opened: another program may migrate it meanwhile, which takes nothing away.
+    schema: Schema,
     meter: Arc<Meter>,
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
     readers: Pool,
@@ -58,16 +61,16 @@ impl Drop for Inner {
 }
 
 impl Store {
-    /// Opens the ledger for writing; creates or migrates it where needed.
+    /// Opens the ledger for writing; creates it where there is none, and migrates it as `upgrade` says.
     ///
     /// # Errors
     ///
     /// Denied when it, or its folder, could be written by somebody else, or cannot be written by us; newer, or not a
     /// ledger; unsupported on a network file system. Each of these leaves the disk as it was.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, upgrade: Upgrade) -> Result<Self> {
         let located = Located::at(path)?;
         located.check_trusted()?;
-        setup::make_current(&located)?;
+        let schema = setup::make_ready(&located, upgrade)?;
         let before = Located::at(&located.path)?;
         let first = first_writer(&located.path)?;
         // Again: what did not exist before may be the file of a stranger. And only what was there before and is there now
@@ -86,7 +89,25 @@ impl Store {
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
             .map_err(|e| failed(&located.path, "open a connection", e))?;
         let writer = pool(&located.path, Access::Write, 1, Some(first))?;
-        Self::with(located, (Access::Read, None), Some(writer))
+        Self::with(located, schema, (Access::Read, None), Some(writer))
+    }
+
+    /// Brings an existing ledger up to date; `false` where there was nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// Not found when there is no ledger; otherwise as for [`Store::open`].
+    pub(crate) fn migrate(path: &Path) -> Result<bool> {
+        let located = Located::at(path)?;
+        located.check_trusted()?;
+        let shown = located.path.display();
+        match setup::standing(&located)? {
+            Standing::At(schema) if schema.is_current() => Ok(false),
+            Standing::At(_) => setup::make_ready(&located, Upgrade::Migrate).map(|_| true),
+            Standing::New => {
+                Err(Error::new(Kind::NotFound, format!("there is no ledger `{shown}` to migrate")))
+            }
+        }
     }
 
     /// Opens the ledger for reading: rows stay as they are, and a live writer is not disturbed.
@@ -100,30 +121,27 @@ impl Store {
         if located.found.is_none() {
             return Err(Error::new(Kind::NotFound, format!("there is no ledger `{shown}`")));
         }
-        match setup::standing(&located)? {
-            Standing::Current => {}
+        let schema = match setup::standing(&located)? {
+            Standing::At(schema) => schema,
             Standing::New => {
                 let message = format!("the ledger `{shown}` is empty: its setup was not completed");
                 return Err(Error::new(Kind::NotFound, message));
             }
-            Standing::Older => {
-                let message = format!(
-                    "the ledger `{shown}` is of an older version: open it once for writing to migrate it"
-                );
-                return Err(Error::new(Kind::Unsupported, message));
-            }
-        }
+        };
+        schema.check_usable(&located.path)?;
         // SQLite under root hands these files to the ledger's owner, whatever they are.
         located.check_companions()?;
         let access = Access::for_reading(&located);
         let first = first_reader(&located.path, access)?;
-        let store = Self::with(located, (access, Some(first)), None)?;
-        store.schema_version()?;
+        let store = Self::with(located, schema, (access, Some(first)), None)?;
+        // The first statement, for the sake of its error.
+        store.check_readable()?;
         Ok(store)
     }
 
     fn with(
         located: Located,
+        schema: Schema,
         (readers, first): (Access, Option<Connection>),
         writer: Option<Pool>,
     ) -> Result<Self> {
@@ -135,7 +153,7 @@ impl Store {
         let Located { path, .. } = located;
         let files = Files::of(&path, found.file);
         let owner = found.owner;
-        let inner = Inner { path, files, owner, meter: Arc::default(), readers, writer };
+        let inner = Inner { path, files, owner, schema, meter: Arc::default(), readers, writer };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -173,10 +191,24 @@ impl Store {
         rusqlite::version()
     }
 
-    /// How many migrations the ledger has had.
-    pub(crate) fn schema_version(&self) -> Result<u32> {
+    /// How many migrations the ledger had had when it was opened.
+    pub(crate) fn schema(&self) -> Schema {
+        self.0.schema
+    }
+
+    /// The ledger's random UUID, 32 hex digits; `None` in one of a schema before 4.
+    pub(crate) fn uuid(&self) -> Result<Option<String>> {
+        if self.schema() < Schema::LEDGER {
+            return Ok(None);
+        }
+        self.read("read the ledger's uuid", |connection| {
+            connection.query_one("SELECT uuid FROM ledger", [], |row| row.get(0)).optional()
+        })
+    }
+
+    fn check_readable(&self) -> Result<()> {
         self.read("read the version", |connection| {
-            connection.query_one("PRAGMA user_version", [], |row| row.get(0))
+            connection.query_one("PRAGMA user_version", [], |_| Ok(()))
         })
     }
 
@@ -207,7 +239,7 @@ impl Store {
     ) -> Result<T> {
         let connection = self.writer(doing)?;
         self.check_in_place()?;
-        let answer = Transaction::begin(&connection).and_then(|transaction| {
+        let answer = Transaction::begin(&connection, self.schema()).and_then(|transaction| {
             let answer = work(&transaction)?;
             transaction.commit()?;
             Ok(answer)

@@ -183,12 +183,13 @@ impl Housekeeper {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<u64>,
     ) -> Result<Step> {
         let path = self.store.path();
-        let answer = Transaction::begin(&self.connection).and_then(|transaction| {
-            let began = Instant::now();
-            let done = work(&transaction)?;
-            transaction.commit()?;
-            Ok(Step { done, held: began.elapsed() })
-        });
+        let answer =
+            Transaction::begin(&self.connection, self.store.schema()).and_then(|transaction| {
+                let began = Instant::now();
+                let done = work(&transaction)?;
+                transaction.commit()?;
+                Ok(Step { done, held: began.elapsed() })
+            });
         answer.map_err(|error| failed(path, doing, error))
     }
 

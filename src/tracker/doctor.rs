@@ -1,6 +1,6 @@
 //! Is everything in place? Ledger, machine and rows, a line each.
 
-use std::path::Path;
+use std::{cmp::Ordering, path::Path};
 
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::{
     identity::Pid,
     os::{PidFd, Proc, cgroup, connector, current_place, features, lock},
     record::Millis,
-    store::Store,
+    store::{Schema, Store},
 };
 
 /// A health pass that is older than this, while something runs, means that nobody looks: four of the seed's intervals.
@@ -251,15 +251,8 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
             finding("integrity", Level::Problem, whole(&error), advice)
         }
     });
-    findings.push(match store.schema_version() {
-        Ok(version) => finding(
-            "schema",
-            Level::Ok,
-            format!("version {version}, SQLite {}", Store::sqlite_version()),
-            "",
-        ),
-        Err(error) => finding("schema", Level::Problem, whole(&error), "the ledger cannot be read"),
-    });
+    findings.push(schema(store));
+    findings.push(uuid(store));
     findings.push(if rustix::process::geteuid().as_raw() == store.owner_uid() {
         match lock::usable(&store.beside(&format!("-doctor-{}.lock", std::process::id()))) {
             Ok(()) => finding("locks", Level::Ok, "hold beside the ledger", ""),
@@ -278,6 +271,33 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
             "",
         )
     });
+}
+
+/// An older schema is no fault: it is what lets an older program go on using its ledger.
+fn schema(store: &Store) -> Finding {
+    let (has, latest) = (store.schema(), Schema::latest());
+    let (what, advice) = match has.cmp(&latest) {
+        Ordering::Less => (
+            format!("version {has}, this program makes {latest}"),
+            "it works as it is; `run`, the program that owns it, or `--migrate` brings it up to date",
+        ),
+        Ordering::Equal => (format!("version {has}"), ""),
+        Ordering::Greater => (
+            format!("version {has}, this program knows {latest}"),
+            "it works as it is; a newer version of this program shows more",
+        ),
+    };
+    let detail = format!("{what}, SQLite {}", Store::sqlite_version());
+    finding("schema", Level::Ok, detail, advice)
+}
+
+/// Which ledger it is, wherever it was moved to.
+fn uuid(store: &Store) -> Finding {
+    match store.uuid() {
+        Ok(Some(uuid)) => finding("uuid", Level::Ok, uuid, ""),
+        Ok(None) => finding("uuid", Level::Ok, "none before schema version 4", ""),
+        Err(error) => finding("uuid", Level::Problem, whole(&error), "the ledger cannot be read"),
+    }
 }
 
 /// A full disk lets nothing start.

@@ -65,6 +65,37 @@ impl Ledger {
         Ok(Self { store: Store::open_read_only(path.as_ref())?, protected: Vec::new() })
     }
 
+    /// Brings an existing ledger up to date, as opening it with [`Builder::open`](crate::Builder::open) does. Returns
+    /// whether there was anything to do.
+    ///
+    /// A ledger that is opened for reading, or with [`Builder::migrate(false)`](crate::Builder::migrate), is used as it is.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// # procledger::Tracker::builder(&path).open()?.shutdown()?;
+    /// assert!(!procledger::Ledger::migrate(&path)?, "a new ledger is up to date");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found) when there is none at `path`; otherwise as
+    /// [`Builder::open`](crate::Builder::open).
+    pub fn migrate(path: impl AsRef<Path>) -> Result<bool> {
+        Store::migrate(path.as_ref())
+    }
+
+    /// Random UUID of the ledger, 32 hex digits; `None` before it was migrated to schema 4. A copy has the same one.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn uuid(&self) -> Result<Option<String>> {
+        self.store.uuid()
+    }
+
     /// Adds names that [`plan_reap`](Self::plan_reap) protects, as
     /// [`Builder::protect`](crate::Builder::protect) does for a pass that acts.
     #[must_use]

@@ -22,7 +22,7 @@ use crate::{
     meter::Meter,
     os::{Pinned, Proc, current_place, lock::HeldLock},
     record::{ContainmentMode, Millis, NewInstance, Observer, ProcessRecord, Report},
-    store::Store,
+    store::{Store, Upgrade},
 };
 
 /// Where the seed's processor keeps its list of processes.
@@ -78,6 +78,7 @@ impl Tracker {
                 record_arguments: true,
                 keep_history: DEFAULT_KEEP_HISTORY,
                 limit_size: None,
+                upgrade: Upgrade::Migrate,
             },
         }
     }
@@ -215,6 +216,25 @@ impl Builder {
         self
     }
 
+    /// Whether opening brings a ledger of an older version up to date; on otherwise, since the program that owns a ledger
+    /// opens it in this way.
+    ///
+    /// A program that works on another one's ledger sets it to `false`: then the ledger stays as it is, what a later
+    /// version has added to it is not recorded, and an older version of its owner can still open it. A ledger that is not
+    /// there yet is created in the latest version in both cases.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// let tracker = procledger::Tracker::builder(path).migrate(false).reap_on_open(false).open()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn migrate(mut self, on: bool) -> Self {
+        self.options.upgrade = if on { Upgrade::Migrate } else { Upgrade::LeaveAsItIs };
+        self
+    }
+
     /// Opens the ledger. When this returns, what dead instances left is gone, or is in the
     /// [`startup_report`](Tracker::startup_report).
     ///
@@ -229,7 +249,7 @@ impl Builder {
         check_options(&self.options)?;
         let proc = Proc::open()?;
         let place = current_place()?;
-        let store = Store::open(&self.path)?;
+        let store = Store::open(&self.path, self.options.upgrade)?;
         let observer = Observer { place, uid: store.owner_uid() };
         let own = Pid::new(i64::from(std::process::id()))
             .ok_or_else(|| Error::invalid("pid 0 opens nothing"))?;

@@ -58,6 +58,7 @@ pub(super) struct Options {
     pub(super) record_arguments: bool,
     pub(super) keep_history: Duration,
     pub(super) limit_size: Option<u64>,
+    pub(super) upgrade: crate::store::Upgrade,
 }
 
 /// One open tracker.

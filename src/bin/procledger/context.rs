@@ -50,6 +50,10 @@ impl Context {
         let asked_by = getuid().as_raw();
         let account = privilege::act_as_owner(&path.file)?;
         logging::start(global.verbose, global.log_file.as_deref())?;
+        // One that is not there yet is created in the latest version.
+        if global.migrate && path.file.exists() {
+            Ledger::migrate(&path.file)?;
+        }
         Ok(Self {
             ledger: path.file,
             export: global.export.clone(),
@@ -64,7 +68,7 @@ impl Context {
         Ok(Ledger::open(&self.ledger)?)
     }
 
-    /// An instance that owns processes or cleans up: with the profile and the export.
+    /// An instance that owns processes: with the profile and the export. It brings an older ledger up to date.
     pub(crate) fn owner(&self) -> Builder {
         let mut builder = Tracker::builder(&self.ledger);
         if self.profile == Some(Profile::EcosystemManager) {
@@ -76,10 +80,16 @@ impl Context {
         }
     }
 
+    /// An instance that cleans up for others, with the profile and the export. Their ledger stays at its version: they may
+    /// be of an older one, and must be able to start again.
+    pub(crate) fn reaper(&self) -> Builder {
+        self.owner().migrate(false)
+    }
+
     /// An instance for one action by hand: no orphan pass, no monitor, and no export, which it would take from an owner
-    /// to come or remove on leaving.
+    /// to come or remove on leaving. The ledger stays at its version, as for a [`reaper`](Self::reaper).
     pub(crate) fn actor(&self) -> Builder {
-        Tracker::builder(&self.ledger).reap_on_open(false).monitor(false)
+        Tracker::builder(&self.ledger).migrate(false).reap_on_open(false).monitor(false)
     }
 
     /// The names to sweep for: those given, and the profile's.

@@ -16,6 +16,9 @@ pub(crate) struct GlobalArgs {
     /// Keep a JSON file of the running tasks (used by run, watch and reap; checked by doctor)
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) export: Option<PathBuf>,
+    /// Migrate a ledger of an older version first, as `run` does (other commands use it as it is)
+    #[arg(long, global = true)]
+    pub(crate) migrate: bool,
     /// Append the log to this file (created with mode 0600)
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,

@@ -81,15 +81,16 @@ impl WatchArgs {
         logging::start(global.verbose, None)?;
         let named = self.ledgers.into_iter().chain(global.db.clone()).collect();
         let verbose = (0..global.verbose).map(|_| "-v".to_owned());
+        let migrate = global.migrate.then(|| "--migrate".to_owned());
         let protect = self.protect.into_iter().flat_map(|name| ["--protect".to_owned(), name]);
-        let words = verbose.chain(protect).chain(self.keeping.words());
+        let words = verbose.chain(migrate).chain(protect).chain(self.keeping.words());
         supervise(named, self.dir, words.collect())
     }
 
     fn watch_one(self, context: &Context) -> Result<Exit> {
         let signals = Signals::block(&STOP)?;
         let mut notify = Notify::from_environment();
-        let tracker = self.keeping.apply(context.owner()).protected_names(self.protect).open()?;
+        let tracker = self.keeping.apply(context.reaper()).protected_names(self.protect).open()?;
         let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| Failure::because("failed to create a pipe", &error))?;
         let copy = || {
