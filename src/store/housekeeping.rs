@@ -100,8 +100,8 @@ impl Housekeeper {
 
     /// Deletes at most `batch` rows of what ended before; 0 when nothing is left.
     ///
-    /// Processes go with their leaks, and a root after what was found below it; the newest pass of each kind stays, and
-    /// so does an instance that a row still names.
+    /// Processes go with their leaks, and a root after what was found below it; the newest pass of each kind stays,
+    /// the last row of each table, and an instance that a row still names.
     pub(crate) fn prune(&mut self, before: Millis, batch: u32) -> Result<Step> {
         match self.store.pick(before, batch)? {
             Some(picked) => self.step("prune the history", |tx| prune::delete(tx, &picked)),
