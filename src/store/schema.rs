@@ -22,7 +22,7 @@
 //!
 //! # Crashes
 //!
-//! All migrations that a ledger lacks, both numbers included, are one immediate transaction. rusqlite_migration keeps its
+//! All migrations that a ledger lacks, both numbers included, are one immediate transaction. `rusqlite_migration` keeps its
 //! own count in `user_version` and could not leave it behind within that transaction, so this module runs them itself.
 
 use std::{fmt, path::Path};
@@ -170,7 +170,7 @@ mod tests {
     fn the_migrations_are_numbered_without_a_gap_and_each_has_its_sql() {
         let migrations = migrations();
         assert_eq!(migrations.len(), MIGRATIONS.dirs().count(), "one has no up.sql");
-        let mut folders: Vec<_> = MIGRATIONS.dirs().map(|folder| folder.path()).collect();
+        let mut folders: Vec<_> = MIGRATIONS.dirs().map(Dir::path).collect();
         folders.sort();
         for ((schema, _), folder) in migrations.iter().zip(folders) {
             let name = folder.to_string_lossy();

@@ -5,6 +5,7 @@ use std::{cmp::Ordering, path::Path};
 use serde::Serialize;
 
 use super::{
+    doctor_export,
     ledger::Ledger,
     liveness::{Life, judge},
 };
@@ -51,7 +52,7 @@ pub struct Finding {
     pub advice: String,
 }
 
-fn finding(
+pub(super) fn finding(
     check: &str,
     level: Level,
     detail: impl Into<String>,
@@ -61,19 +62,22 @@ fn finding(
 }
 
 /// An error with its cause, which often says what to do: the errno, or what SQLite found.
-fn whole(error: &Error) -> String {
+pub(super) fn whole(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     }
 }
 
-/// Checks ledger, machine and rows. It opens read-only, and never fails: what cannot be checked is a finding.
+/// Checks ledger, machine, rows and, where one is named, the JSON export. It opens read-only, and never fails: what cannot
+/// be checked is a finding. For a moment there are files of its own beside the ledger and the export.
 pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
     let mut findings = Vec::new();
     machine(&mut findings);
+    let mut owner = rustix::process::geteuid().as_raw();
     match Ledger::open(ledger) {
         Ok(open) => {
+            owner = open.store().owner_uid();
             findings.push(finding(
                 "ledger",
                 Level::Ok,
@@ -104,7 +108,7 @@ pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
         }
     }
     if let Some(path) = export {
-        findings.push(export_state(path));
+        findings.push(doctor_export::export(path, owner));
     }
     findings
 }
@@ -383,29 +387,4 @@ fn last_pass(store: &Store, anything_runs: bool) -> Result<Finding> {
     } else {
         finding("last pass", Level::Ok, detail, "")
     })
-}
-
-fn export_state(path: &Path) -> Finding {
-    use std::os::unix::fs::MetadataExt;
-    match std::fs::symlink_metadata(path) {
-        Ok(file) if !file.is_file() => finding(
-            "export",
-            Level::Problem,
-            format!("`{}` is not a regular file", path.display()),
-            "remove it, or choose another path with --export",
-        ),
-        Ok(file) if file.uid() != rustix::process::geteuid().as_raw() => finding(
-            "export",
-            Level::Warning,
-            format!("`{}` belongs to uid {}", path.display(), file.uid()),
-            "in a sticky folder it cannot be replaced: choose another path with --export",
-        ),
-        Ok(_) => finding("export", Level::Ok, format!("`{}` is there", path.display()), ""),
-        Err(_) => finding(
-            "export",
-            Level::Ok,
-            format!("`{}` is not there: nothing writes it now", path.display()),
-            "",
-        ),
-    }
 }

@@ -23,6 +23,7 @@ mod asynchronous;
 mod below;
 mod containment;
 mod doctor;
+mod doctor_export;
 mod ending;
 mod entry;
 mod foreground;

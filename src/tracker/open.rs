@@ -142,6 +142,10 @@ impl Builder {
     }
 
     /// Keeps a JSON file in sync with the ledger.
+    ///
+    /// Each list is renamed into place, so that a reader sees a whole one. Where no rename is possible, as onto a file that
+    /// is mounted into a container, the file is written in place: then a reader that does not take flock(2) (`LOCK_SH`) may
+    /// see a part of a list. An orderly end removes the file, or leaves `[]` where it cannot be removed.
     pub fn export(mut self, path: impl Into<PathBuf>) -> Self {
         self.options.export = Some(path.into());
         self

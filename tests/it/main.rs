@@ -32,6 +32,7 @@ mod damaged_page;
 mod disk_full;
 mod ends_that_went_wrong;
 mod export_follows;
+mod export_in_place;
 mod failed_operation;
 mod faults;
 mod file_size_limit;
