@@ -178,4 +178,28 @@ mod tests {
         }
         assert!(Schema(COMPATIBLE.0) <= Schema::latest());
     }
+
+    #[test]
+    fn a_schema_that_this_program_cannot_use_as_it_is_is_refused_with_what_to_do() {
+        let before = Schema(OLDEST_USABLE.0 - 1);
+        let error = before.check_usable(Path::new("/x/ledger.db")).expect_err("too old");
+        let said = error.to_string();
+        assert!(error.is_unsupported() && said.contains("`/x/ledger.db` has schema"), "{said}");
+        assert!(said.contains("repeat this with --migrate"), "{said}");
+        for usable in [OLDEST_USABLE, Schema::latest(), Schema(Schema::latest().0 + 1)] {
+            usable.check_usable(Path::new("/x/ledger.db")).expect("usable");
+        }
+    }
+
+    /// What the table itself proves, where a person has deleted its row.
+    #[test]
+    fn without_the_row_of_the_table_ledger_the_schema_is_not_older_than_the_table() {
+        let mut connection = Connection::open_in_memory().expect("a database");
+        migrate(&mut connection).expect("migrated");
+        connection
+            .execute("UPDATE ledger SET schema = 1", [])
+            .expect_err("not a schema with the table");
+        connection.execute("DELETE FROM ledger", []).expect("deleted");
+        assert_eq!(of(&connection, COMPATIBLE.0).expect("read"), Schema::LEDGER);
+    }
 }

@@ -31,7 +31,7 @@ pub(super) fn export(path: &Path, owner: u32) -> Finding {
             "export",
             Level::Warning,
             format!(
-                "`{shown}` is a mount point: it is written in place, and a reader may see a part of a list"
+                "`{shown}` is a mount point: it is written in place (it was opened for a trial, and not written to), and a reader may see a part of a list"
             ),
             "mount its folder instead of the file, or let readers take flock(2) with LOCK_SH",
         ),
@@ -39,7 +39,7 @@ pub(super) fn export(path: &Path, owner: u32) -> Finding {
             "export",
             Level::Warning,
             format!(
-                "nothing can be renamed to `{shown}`: it is written in place, and a reader may see a part of a list"
+                "nothing can be renamed to `{shown}`: it is written in place (it was opened for a trial, and not written to), and a reader may see a part of a list"
             ),
             "let its owner write the folder",
         ),
