@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, named_params};
 
-use super::{Store, rows::hex, schema::Schema, transaction::Transaction};
+use super::{Store, migration::Schema, rows::hex, transaction::Transaction};
 use crate::{
     error::{Error, Kind, Result},
     identity::{Pid, Place},

@@ -16,7 +16,7 @@ use super::{
     failure::{failed, no_connection},
     in_place::Files,
     manager::Manager,
-    schema::Schema,
+    migration::Schema,
     setup::{self, Standing, Upgrade},
     transaction::Transaction,
     trust::{Located, beside},

@@ -4,8 +4,8 @@ use rusqlite::{Row, named_params};
 
 use super::{
     Store,
+    migration::Schema,
     rows::{Cells, hex},
-    schema::Schema,
 };
 use crate::{
     error::{Error, Kind, Result},

@@ -23,11 +23,11 @@
 //!
 //! `application_id` says that a file is a ledger, `user_version` the oldest schema whose programs may use it. A ledger
 //! that only a newer program may use, and any other file, is refused before a byte is written. Migrations are
-//! append-only; the program that owns a ledger migrates it, and everything else works on it as it is (`schema`).
+//! append-only; the program that owns a ledger migrates it, and everything else works on it as it is (`migration`).
 //!
 //! # Layers
 //!
-//! `connection`, `access`, `trust`, `filesystem`, `setup`, `schema`, `in_place` and `failure` make a [`Store`]; each other file is one group of verbs on
+//! `connection`, `access`, `trust`, `filesystem`, `setup`, `migration`, `in_place` and `failure` make a [`Store`]; each other file is one group of verbs on
 //! it, each query beside the function that maps its rows. What every file may use of the crate: `identity`, `error`,
 //! `state`, `record` and `meter`, which counts what was committed.
 
@@ -45,6 +45,7 @@ mod instances;
 mod leak_report;
 mod leaks;
 mod manager;
+mod migration;
 mod observe;
 mod orphans;
 mod passes;
@@ -52,7 +53,6 @@ mod prune;
 mod prune_instances;
 mod query;
 mod rows;
-mod schema;
 mod settle;
 mod setup;
 mod tally;
@@ -66,5 +66,5 @@ pub(crate) use connection::Store;
 pub(crate) use housekeeping::Housekeeper;
 pub use leak_report::LeakReport;
 pub use leaks::{LeakGroup, LeakGrouping};
-pub(crate) use schema::Schema;
+pub(crate) use migration::Schema;
 pub(crate) use setup::Upgrade;

@@ -30,7 +30,7 @@ use rustix::{
 use super::{
     access::BUSY_TIMEOUT,
     failure::failed,
-    schema::{self, Schema},
+    migration::{self, Schema},
     trust::{Located, beside},
 };
 use crate::error::{Error, Kind, Result};
@@ -155,8 +155,8 @@ fn judge(path: &Path) -> Result<Standing> {
     let shown = path.display();
     match (application, version) {
         (APPLICATION_ID, 1..) => {
-            schema::check_not_newer(&connection, version, path)?;
-            let schema = schema::of(&connection, version);
+            migration::check_not_newer(&connection, version, path)?;
+            let schema = migration::of(&connection, version);
             schema.map(Standing::At).map_err(|e| failed(path, "read the schema's version", e))
         }
         (0, 0) if empty => Ok(Standing::New),
@@ -237,7 +237,7 @@ fn create(located: &Located) -> Result<()> {
 /// Brings the schema up to date.
 fn migrate(path: &Path) -> Result<()> {
     let mut connection = prepare(path).map_err(|e| failed(path, "set up the tables", e))?;
-    schema::migrate(&mut connection).map_err(|e| failed(path, "migrate the tables", e))
+    migration::migrate(&mut connection).map_err(|e| failed(path, "migrate the tables", e))
 }
 
 /// A connection for the migrations alone: foreign keys are off, as changes of tables need it.

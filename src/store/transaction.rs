@@ -6,7 +6,7 @@ use std::ops::Deref;
 
 use rusqlite::Connection;
 
-use super::schema::Schema;
+use super::migration::Schema;
 
 /// Rolled back when it is dropped before its commit, and where that fails.
 #[derive(Debug)]

@@ -5,12 +5,12 @@ use std::{cmp::Ordering, path::Path};
 use serde::Serialize;
 
 use super::{
-    doctor_export,
     ledger::Ledger,
     liveness::{Life, judge},
 };
 use crate::{
     error::{Error, Result},
+    export::{Prospect, prospect},
     identity::Pid,
     os::{PidFd, Proc, cgroup, connector, current_place, features, lock},
     record::Millis,
@@ -52,7 +52,7 @@ pub struct Finding {
     pub advice: String,
 }
 
-pub(super) fn finding(
+fn finding(
     check: &str,
     level: Level,
     detail: impl Into<String>,
@@ -62,7 +62,7 @@ pub(super) fn finding(
 }
 
 /// An error with its cause, which often says what to do: the errno, or what SQLite found.
-pub(super) fn whole(error: &Error) -> String {
+fn whole(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
@@ -108,7 +108,7 @@ pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
         }
     }
     if let Some(path) = export {
-        findings.push(doctor_export::export(path, owner));
+        findings.push(export_state(path, owner));
     }
     findings
 }
@@ -387,4 +387,55 @@ fn last_pass(store: &Store, anything_runs: bool) -> Result<Finding> {
     } else {
         finding("last pass", Level::Ok, detail, "")
     })
+}
+
+/// Tries what an exporter does, short of changing the list: `owner` is the ledger's, whose file it is.
+fn export_state(path: &Path, owner: u32) -> Finding {
+    let shown = path.display();
+    let there = std::fs::symlink_metadata(path).ok();
+    let user = rustix::process::geteuid().as_raw();
+    if user != owner && user != 0 {
+        let detail =
+            format!("{}; not tried: the ledger belongs to uid {owner}", now(path, there.as_ref()));
+        return finding("export", Level::Ok, detail, "");
+    }
+    match prospect(path, owner) {
+        Ok(Prospect::Replaced) => {
+            let detail = format!(
+                "{}; a new list was written beside it for a trial, and not renamed to it, since a host may be using it",
+                now(path, there.as_ref())
+            );
+            finding("export", Level::Ok, detail, "")
+        }
+        Ok(Prospect::InPlace { mounted: true }) => finding(
+            "export",
+            Level::Warning,
+            format!(
+                "`{shown}` is a mount point: it is written in place (it was opened for a trial, and not written to), and a reader may see a part of a list"
+            ),
+            "mount its folder instead of the file, or let readers take flock(2) with LOCK_SH",
+        ),
+        Ok(Prospect::InPlace { mounted: false }) => finding(
+            "export",
+            Level::Warning,
+            format!(
+                "nothing can be renamed to `{shown}`: it is written in place (it was opened for a trial, and not written to), and a reader may see a part of a list"
+            ),
+            "let its owner write the folder",
+        ),
+        // The message says what to do; a second advice might contradict it.
+        Ok(Prospect::Fails(error)) | Err(error) => {
+            finding("export", Level::Problem, whole(&error), "")
+        }
+    }
+}
+
+fn now(path: &Path, there: Option<&std::fs::Metadata>) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let shown = path.display();
+    match there {
+        None => format!("`{shown}` is not there: nothing writes it now"),
+        Some(file) if file.is_file() => format!("`{shown}` is there, of uid {}", file.uid()),
+        Some(_) => format!("`{shown}` is not a regular file, and will be replaced"),
+    }
 }

@@ -23,7 +23,6 @@ mod asynchronous;
 mod below;
 mod containment;
 mod doctor;
-mod doctor_export;
 mod ending;
 mod entry;
 mod foreground;

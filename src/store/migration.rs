@@ -143,21 +143,26 @@ fn migrations() -> Vec<(Schema, &'static str)> {
 
 /// Applies the migrations that the ledger lacks. A crash leaves all of them or none.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    migrate_to(connection, Schema::latest())
+}
+
+fn migrate_to(connection: &mut Connection, wanted: Schema) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // 1. Read anew under the write lock: an older program may have migrated up to its own schema meanwhile.
     let compatible = transaction.query_one("PRAGMA user_version", [], |row| row.get(0))?;
     let had = of(&transaction, compatible)?;
     // 2. What is missing.
-    for (_, sql) in migrations().iter().filter(|(schema, _)| *schema > had) {
+    let missing = |schema: Schema| had < schema && schema <= wanted;
+    for (_, sql) in migrations().iter().filter(|(schema, _)| missing(*schema)) {
         transaction.execute_batch(sql)?;
     }
     // 3. Both numbers, unless a newer program has set them.
-    if !had.is_current() {
-        transaction.execute(
-            "UPDATE ledger SET schema = ?1, needs = ?2",
-            (Schema::latest().0, COMPATIBLE.1),
-        )?;
-        transaction.pragma_update(None, "user_version", COMPATIBLE.0)?;
+    if had < wanted {
+        if wanted >= Schema::LEDGER {
+            transaction
+                .execute("UPDATE ledger SET schema = ?1, needs = ?2", (wanted.0, COMPATIBLE.1))?;
+        }
+        transaction.pragma_update(None, "user_version", wanted.0.min(COMPATIBLE.0))?;
     }
     transaction.commit()
 }
@@ -177,6 +182,22 @@ mod tests {
             assert_eq!(name.split('-').next(), Some(&*format!("{:02}", schema.0)), "{name}");
         }
         assert!(Schema(COMPATIBLE.0) <= Schema::latest());
+    }
+
+    #[test]
+    fn each_schema_is_known_by_its_numbers_and_reached_from_each_one_before() {
+        for first in 1..=Schema::latest().0 {
+            for then in first..=Schema::latest().0 {
+                let mut connection = Connection::open_in_memory().expect("a database");
+                migrate_to(&mut connection, Schema(first)).expect("migrated");
+                migrate_to(&mut connection, Schema(then)).expect("migrated");
+                let compatible: i64 = connection
+                    .query_one("PRAGMA user_version", [], |row| row.get(0))
+                    .expect("a number");
+                assert_eq!(compatible, then.min(COMPATIBLE.0));
+                assert_eq!(of(&connection, compatible).expect("read"), Schema(then));
+            }
+        }
     }
 
     #[test]
