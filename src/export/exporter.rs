@@ -9,7 +9,6 @@ use std::{
 
 use super::{
     file::Target,
-    lock::Lock,
     writer::{Ending, Held, Shared, Writer},
 };
 use crate::{
@@ -44,7 +43,7 @@ impl Exporter {
         source: impl Fn() -> Result<Vec<ExportEntry>> + Send + 'static,
     ) -> Result<Self> {
         let target = Target::new(&path, owner_uid)?;
-        let lock = target.act(|| Lock::acquire(&target.lock_path(), target.owner))?;
+        let lock = target.act(|| target.lock())?;
         let shared = Arc::new(Shared::new(lock.is_none()));
         let writer = Writer::new(target, lock, Box::new(source), Arc::clone(&shared), meter);
         let thread = thread::Builder::new()

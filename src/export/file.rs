@@ -12,10 +12,13 @@ use std::{
     time::SystemTime,
 };
 
-use rustix::{fs::FlockOperation, process::geteuid};
+use rustix::{fs::FlockOperation, io::Errno, process::geteuid};
 use tempfile::NamedTempFile;
 
-use super::lock::{FileId, hand_over, open_as_is, try_flock};
+use super::{
+    in_place::{self, Refusal},
+    lock::{FileId, Lock, hand_over, open_as_is, try_flock},
+};
 use crate::{
     error::{Error, Kind, Result},
     os::{
@@ -34,6 +37,10 @@ const RANDOM: usize = 12;
 /// How often a new temporary file may be taken for a left-over before it is locked; once is rare.
 const ATTEMPTS: u32 = 10;
 
+/// How much a trial writes: at least a page, and never more than any list is long.
+const PROBE_MIN: u64 = 4096;
+const PROBE_MAX: u64 = 16 << 20;
+
 /// The sticky bit of a folder's mode: only a file's owner may replace it.
 const STICKY: u32 = 0o1000;
 
@@ -47,7 +54,40 @@ pub(crate) fn to_json(entries: &[ExportEntry]) -> Vec<u8> {
 /// Replaces the file at `path` once, without the lock: for a file that a person asked for.
 pub(crate) fn write_once(path: &Path, entries: &[ExportEntry]) -> Result<()> {
     let target = Target::new(path, geteuid().as_raw())?;
-    target.replace(to_json(entries)).map(drop)
+    target.replace(to_json(entries), None).map(drop)
+}
+
+/// What would come of a new list at a path.
+#[derive(Debug)]
+pub(crate) enum Prospect {
+    /// A temporary file can be made and filled, and nothing is known that keeps it from being renamed. The rename itself
+    /// would take the place of a live host's list, and is not tried.
+    Replaced,
+    /// No rename is possible, and the file can be opened for writing. Nothing was written.
+    InPlace {
+        /// Another file was mounted at the path.
+        mounted: bool,
+    },
+    /// Neither is possible.
+    Fails(Error),
+}
+
+/// Looks whether the export at `path` could be written by `owner`, without changing what is there.
+///
+/// # Errors
+///
+/// The folder is missing, or a folder stands at the path.
+pub(crate) fn prospect(path: &Path, owner: u32) -> Result<Prospect> {
+    let target = Target::new(path, owner)?;
+    target.act(|| {
+        Lock::look(&target.lock_path(), owner)?;
+        Ok(target.prospect())
+    })
+}
+
+/// Not even a page is free where the file is.
+fn has_no_space(file: &File) -> bool {
+    rustix::fs::fstatvfs(file).is_ok_and(|space| space.f_bavail == 0)
 }
 
 /// Where the file goes. The folder is resolved once; the last part of the path never is.
@@ -108,21 +148,133 @@ impl Target {
         self.path.symlink_metadata().is_ok()
     }
 
-    /// Writes a temporary file and renames it into place.
+    /// The right to write the file: the lock file beside it, or, where none can be made there, a lock on the file itself.
+    pub(super) fn lock(&self) -> Result<Option<Lock>> {
+        let beside = self.lock_path();
+        let error = match Lock::acquire(&beside, self.owner) {
+            Ok(lock) => return Ok(lock),
+            Err(error) => error,
+        };
+        let place = error.raw_os_error().map(io::Error::from_raw_os_error);
+        if !place.is_some_and(|error| in_place::is_about_the_place(&error))
+            || beside.symlink_metadata().is_ok()
+        {
+            return Err(error);
+        }
+        match in_place::open(&self.path, self.owner) {
+            Ok(file) => Lock::of_the_export(file, &self.path),
+            Err(_) => Err(error),
+        }
+    }
+
+    /// Puts the text at the path: a temporary file is renamed there; where that cannot be, the file is written in place.
+    /// `locked` is the file where the export's lock is one on the file itself.
     ///
     /// There is no fsync: after a power cut nothing that the file could name is running, and the ledger tells so. An
     /// fsync would make each start of a process wait for the disk, for a file that is worthless by then.
-    pub(super) fn replace(&self, text: Vec<u8>) -> Result<Written> {
-        self.act(|| self.replace_here(text))
+    pub(super) fn replace(&self, text: Vec<u8>, locked: Option<&File>) -> Result<Written> {
+        self.act(|| self.replace_here(text, locked))
     }
 
-    fn replace_here(&self, text: Vec<u8>) -> Result<Written> {
-        let mut temp = self.create().map_err(|error| self.failed(error))?;
-        let stamp = self.fill(temp.as_file_mut(), &text).map_err(|error| self.failed(error))?;
-        let file = temp.persist(&self.path).map_err(|error| self.failed(error.error))?;
+    fn replace_here(&self, text: Vec<u8>, locked: Option<&File>) -> Result<Written> {
+        let mut why = None;
+        if !in_place::is_mount_point(&self.path) {
+            match self.rename_into_place(&text) {
+                Ok((file, stamp)) => return Ok(Written { stamp, _file: Some(file), text }),
+                Err(error) if in_place::is_about_the_place(&error) => why = Some(error),
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        self.write_in_place(text, locked, why)
+    }
+
+    /// The file that is at the path from then on, with its stamp.
+    fn rename_into_place(&self, text: &[u8]) -> io::Result<(File, Stamp)> {
+        let mut temp = self.create()?;
+        let stamp = self.fill(temp.as_file_mut(), text)?;
+        let file = temp.persist(&self.path).map_err(|error| error.error)?;
         // The descriptor is kept, the lock is not: a reader may want to lock the file.
         let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
-        Ok(Written { stamp, _file: file, text })
+        Ok((file, stamp))
+    }
+
+    /// `why` no rename was possible; `None` for a mount point, where none is tried.
+    fn write_in_place(
+        &self,
+        text: Vec<u8>,
+        locked: Option<&File>,
+        why: Option<io::Error>,
+    ) -> Result<Written> {
+        let file = match (in_place::open(&self.path, self.owner), why) {
+            (Ok(file), _) => file,
+            (Err(_), Some(why)) => return Err(self.failed(why)),
+            (Err(refusal), None) => return Err(self.mount_refused(&refusal)),
+        };
+        // Another descriptor's lock on the same file would be in our own way.
+        in_place::write(&file, &text, locked.is_some()).map_err(|error| self.failed(error))?;
+        let stamp = file.metadata().map(|found| Stamp::of(&found));
+        let stamp = stamp.map_err(|error| self.failed(error))?;
+        Ok(Written { stamp, _file: None, text })
+    }
+
+    /// Removes the list if it is still the one that we wrote; where it cannot be removed, it says that nothing runs.
+    ///
+    /// Between the look and the removal somebody could put a file of their own there; another instance does not, since it
+    /// needs the lock that we hold.
+    pub(super) fn remove(&self, written: &Written, locked: Option<&File>) -> Result<()> {
+        if !written.stamp.id.is_at(&self.path) {
+            return Ok(());
+        }
+        match std::fs::remove_file(&self.path) {
+            Err(error) if in_place::is_about_the_place(&error) => {
+                self.write_in_place(to_json(&[]), locked, Some(error)).map(drop)
+            }
+            removed => removed.map_err(|error| {
+                Error::os(format!("failed to remove the export `{}`", self.path.display()), error)
+            }),
+        }
+    }
+
+    /// Whether a new list could be put at the path now; see [`Prospect`].
+    pub(super) fn prospect(&self) -> Prospect {
+        let mounted = in_place::is_mount_point(&self.path);
+        let why = if mounted {
+            None
+        } else {
+            match self.try_beside() {
+                Ok(()) if !self.is_kept_by_the_folder() && !in_place::is_immutable(&self.path) => {
+                    return Prospect::Replaced;
+                }
+                Ok(()) => Some(io::Error::from_raw_os_error(libc::EPERM)),
+                Err(error) if in_place::is_about_the_place(&error) => Some(error),
+                Err(error) => return Prospect::Fails(self.failed(error)),
+            }
+        };
+        match (in_place::open(&self.path, self.owner), why) {
+            (Ok(file), _) if has_no_space(&file) => {
+                Prospect::Fails(self.failed(io::Error::from_raw_os_error(libc::ENOSPC)))
+            }
+            (Ok(_), _) => Prospect::InPlace { mounted },
+            (Err(_), Some(why)) => Prospect::Fails(self.failed(why)),
+            (Err(refusal), None) => Prospect::Fails(self.mount_refused(&refusal)),
+        }
+    }
+
+    /// All that comes before the rename, with as many bytes as the list has now.
+    fn try_beside(&self) -> io::Result<()> {
+        let now = self.path.symlink_metadata().map_or(0, |found| found.len());
+        let bytes = now.clamp(PROBE_MIN, PROBE_MAX);
+        let mut temp = self.create()?;
+        self.fill(temp.as_file_mut(), &vec![b' '; usize::try_from(bytes).unwrap_or(0)]).map(drop)
+    }
+
+    /// Whether a rename would fail since another user's file stands there, in a sticky folder.
+    fn is_kept_by_the_folder(&self) -> bool {
+        let user = rustix::process::geteuid().as_raw();
+        let owner_of = |path: &Path| path.symlink_metadata().map_or(user, |found| found.uid());
+        user != 0
+            && self.is_sticky()
+            && ![owner_of(&self.path), owner_of(&self.folder)].contains(&user)
     }
 
     fn fill(&self, file: &mut File, text: &[u8]) -> io::Result<Stamp> {
@@ -200,7 +352,31 @@ impl Target {
             );
             return Error::os(message, error);
         }
-        Error::os(format!("failed to write the export `{path}`: check its folder"), error)
+        let advice = match Errno::from_io_error(&error) {
+            Some(Errno::NOSPC | Errno::DQUOT) => "free some space on its disk",
+            Some(Errno::ROFS) => "mount it writable, or choose another path",
+            Some(Errno::PERM) if in_place::is_immutable(&self.path) => {
+                "take the attribute `i` or `a` off it (chattr)"
+            }
+            Some(Errno::BUSY) => "mount its folder instead of the file, or choose another path",
+            _ => "check its folder",
+        };
+        Error::os(format!("failed to write the export `{path}`: {advice}"), error)
+    }
+
+    /// A mount point that cannot be written in place either.
+    fn mount_refused(&self, refusal: &Refusal) -> Error {
+        let path = self.path.display();
+        match refusal {
+            Refusal::Os(errno) => self.failed((*errno).into()),
+            Refusal::NotOurs(why) => Error::new(
+                Kind::Denied,
+                format!(
+                    "the export `{path}` is a mount point and {why}: mount its folder, or a file of uid {}",
+                    self.owner
+                ),
+            ),
+        }
     }
 
     fn is_sticky(&self) -> bool {
@@ -208,13 +384,14 @@ impl Target {
     }
 }
 
-/// What we renamed into place.
+/// What we renamed into place, or wrote there.
 ///
-/// The descriptor stays open, which keeps the kernel from giving the inode's number to a stranger's file.
+/// The descriptor stays open, which keeps the kernel from giving the inode's number to another user's file. That of a file
+/// that was written in place does not: it would keep a mounted one from being unmounted, and no other can come to its place.
 #[derive(Debug)]
 pub(super) struct Written {
     stamp: Stamp,
-    _file: File,
+    _file: Option<File>,
     text: Vec<u8>,
 }
 
@@ -223,19 +400,6 @@ impl Written {
     pub(super) fn holds(&self, text: &[u8], path: &Path) -> bool {
         self.text == text
             && path.symlink_metadata().is_ok_and(|found| Stamp::of(&found) == self.stamp)
-    }
-
-    /// Removes the file if it is still the one that we wrote.
-    ///
-    /// Between the look and the removal somebody could put a file of his own there; another instance does not, since it
-    /// needs the lock that we hold.
-    pub(super) fn remove(self, path: &Path) -> Result<()> {
-        if !self.stamp.id.is_at(path) {
-            return Ok(());
-        }
-        std::fs::remove_file(path).map_err(|error| {
-            Error::os(format!("failed to remove the export `{}`", path.display()), error)
-        })
     }
 }
 

@@ -21,7 +21,10 @@ use rustix::io::Errno;
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::lock::{FileId, open_as_is};
+use super::{
+    in_place,
+    lock::{FileId, open_as_is},
+};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -144,7 +147,14 @@ fn keep_aside(path: &Path, found: &Metadata, reason: String) -> Result<Legacy> {
         let message = format!("the file `{}` changed while it was read: try again", path.display());
         return Err(Error::new(Kind::Busy, message));
     }
-    std::fs::rename(path, &kept_as).map_err(|error| {
+    let kept = match std::fs::rename(path, &kept_as) {
+        // It stays at its place and is written over there: a copy of what it holds.
+        Err(error) if in_place::is_about_the_place(&error) && found.len() <= SIZE_MAX => {
+            copy(path, &kept_as).map_err(|_| error)
+        }
+        renamed => renamed,
+    };
+    kept.map_err(|error| {
         let (path, kept_as) = (path.display(), kept_as.display());
         Error::os(
             format!("the file `{path}` is no list of processes ({reason}), and could not be kept as `{kept_as}`"),
@@ -152,6 +162,13 @@ fn keep_aside(path: &Path, found: &Metadata, reason: String) -> Result<Legacy> {
         )
     })?;
     Ok(Legacy::Corrupt { kept_as, reason })
+}
+
+fn copy(path: &Path, to: &Path) -> std::io::Result<()> {
+    let folder = to.parent().unwrap_or(Path::new("."));
+    let mut new = tempfile::NamedTempFile::new_in(folder)?;
+    std::io::copy(&mut open_as_is(path)?.take(SIZE_MAX), &mut new)?;
+    new.persist(to).map(drop).map_err(|error| error.error)
 }
 
 fn failed(verb: &str, path: &Path, source: impl Into<std::io::Error>) -> Error {

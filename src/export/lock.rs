@@ -1,4 +1,4 @@
-//! Who writes: an exclusive `flock` on `PATH.lock`.
+//! Who writes: an exclusive `flock` on `PATH.lock`, or on the export itself where no such file can be made.
 
 use std::{
     fs::{File, Metadata, Permissions},
@@ -51,6 +51,8 @@ pub(super) struct Lock {
     file: File,
     path: PathBuf,
     id: FileId,
+    /// Whether it is the export itself that is locked, for want of a lock file.
+    is_the_export: bool,
 }
 
 impl Lock {
@@ -72,12 +74,36 @@ impl Lock {
 
     /// Locks what was opened. Its name may have gone meanwhile, with the holder who ended.
     pub(super) fn take(file: File, path: &Path, owner: u32) -> Result<Take> {
-        let id = check(path, &file, owner)?;
+        let found = file.metadata().map_err(|error| failed("examine", path, error))?;
+        let id = check(path, &found, owner)?;
         if !try_flock(&file).map_err(|errno| failed("lock", path, errno))? {
             return Ok(Take::Held);
         }
-        let lock = Self { file, path: path.to_owned(), id };
+        let lock = Self { file, path: path.to_owned(), id, is_the_export: false };
         Ok(if lock.is_named() { Take::Taken(lock) } else { Take::Vanished })
+    }
+
+    /// Locks the export itself, where no lock file can be made; `None` while another instance, or a reader, has it locked.
+    pub(super) fn of_the_export(file: File, path: &Path) -> Result<Option<Self>> {
+        let id = FileId::of(&file.metadata().map_err(|error| failed("examine", path, error))?);
+        let is_free = try_flock(&file).map_err(|errno| failed("lock", path, errno))?;
+        let lock = Self { file, path: path.to_owned(), id, is_the_export: true };
+        Ok(Some(lock).filter(|lock| is_free && lock.is_named()))
+    }
+
+    /// The export, where that is what is locked.
+    pub(super) fn export(&self) -> Option<&File> {
+        self.is_the_export.then_some(&self.file)
+    }
+
+    /// Whether the lock file could be used, as far as a look can say. It takes no lock: an instance that starts just then
+    /// would find it taken.
+    pub(super) fn look(path: &Path, owner: u32) -> Result<()> {
+        match path.symlink_metadata() {
+            Err(_) => Ok(()),
+            Ok(found) if found.is_symlink() => Err(is_a_symlink(path)),
+            Ok(found) => check(path, &found, owner).map(drop),
+        }
     }
 
     /// Whether the path still names what is locked; if not, another instance may hold a lock of the same name.
@@ -87,7 +113,7 @@ impl Lock {
 
     /// Removes the file, then gives the lock up. Who waits with the file open finds its name gone and opens anew.
     pub(super) fn remove(self) -> Result<()> {
-        if !self.is_named() {
+        if self.is_the_export || !self.is_named() {
             return Ok(());
         }
         std::fs::remove_file(&self.path).map_err(|error| failed("remove", &self.path, error))
@@ -124,10 +150,7 @@ fn open_or_create(path: &Path, owner: u32) -> Result<Option<File>> {
     match open_as_is(path) {
         Ok(file) => Ok(Some(file)),
         Err(Errno::NOENT) => create(path, owner),
-        Err(Errno::LOOP) => Err(Error::new(
-            Kind::Denied,
-            format!("the lock file `{}` is a symlink: remove it", path.display()),
-        )),
+        Err(Errno::LOOP) => Err(is_a_symlink(path)),
         Err(errno) => Err(failed("open", path, errno)),
     }
 }
@@ -157,8 +180,7 @@ pub(super) fn hand_over(file: &File, owner: u32, mode: u32) -> std::io::Result<(
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-fn check(path: &Path, file: &File, owner: u32) -> Result<FileId> {
-    let found = file.metadata().map_err(|error| failed("examine", path, error))?;
+fn check(path: &Path, found: &Metadata, owner: u32) -> Result<FileId> {
     let denied = |what: String| {
         let message = format!("the lock file `{}` {what}: remove it", path.display());
         Err(Error::new(Kind::Denied, message))
@@ -169,7 +191,12 @@ fn check(path: &Path, file: &File, owner: u32) -> Result<FileId> {
     if found.uid() != owner {
         return denied(format!("belongs to uid {}, not to uid {owner}", found.uid()));
     }
-    Ok(FileId::of(&found))
+    Ok(FileId::of(found))
+}
+
+fn is_a_symlink(path: &Path) -> Error {
+    let message = format!("the lock file `{}` is a symlink: remove it", path.display());
+    Error::new(Kind::Denied, message)
 }
 
 fn failed(verb: &str, path: &Path, source: impl Into<std::io::Error>) -> Error {

@@ -6,9 +6,12 @@
 //!
 //! # At a crash
 //!
-//! The file is written beside its place and renamed, so a reader sees the old list or the new one, never a part, and
+//! Where a rename is possible, the file is written beside its place and renamed, so a reader sees the old list or the new one, never a part, and
 //! never no file. A writer that dies leaves the last list, and maybe a temporary file, which the next holder of the lock
 //! removes. Nothing is flushed to the disk: what a power cut loses it has ended as well.
+//!
+//! Where no rename is possible, as onto a file that was mounted into a container, the file is written in place (`in_place`),
+//! and a writer that dies may leave a part of a list. A rename is tried again at each change.
 //!
 //! # Locking
 //!
@@ -19,12 +22,14 @@
 //!
 //! # Hostile paths
 //!
-//! In `/tmp` anybody may put something at the path first. The export never opens what stands there: the rename replaces
-//! a symlink, a FIFO or a stranger's file as a name. It fails on a folder, and on a stranger's file in a sticky folder;
+//! In `/tmp` anybody may put something at the path first. Where a rename is possible the export never opens what stands
+//! there: the rename replaces a symlink, a FIFO or another user's file as a name. It fails on a folder, and on another user's
+//! file in a sticky folder, which is not written in place either;
 //! then the error is logged once, kept for `last_error`, and tracking goes on. The lock and the legacy file are opened
 //! without following a symlink and without blocking, and are judged by what was opened, not by the name.
 mod exporter;
 mod file;
+mod in_place;
 mod legacy;
 mod lock;
 #[cfg(test)]
@@ -32,7 +37,7 @@ mod tests;
 mod writer;
 
 pub(crate) use exporter::Exporter;
-pub(crate) use file::{to_json, write_once};
+pub(crate) use file::{Prospect, prospect, to_json, write_once};
 #[cfg(fuzzing)]
 pub(crate) use legacy::fuzz as fuzz_legacy;
 pub(crate) use legacy::{Legacy, LegacyEntry, read_legacy};

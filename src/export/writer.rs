@@ -52,7 +52,8 @@ impl Held {
         // Without the lock, or with one that lost its name, the file is another instance's to keep.
         let Some(lock) = self.lock.filter(Lock::is_named) else { return Ok(()) };
         self.target.act(|| {
-            let removed = self.written.map_or(Ok(()), |written| written.remove(&self.target.path));
+            let removed =
+                self.written.map_or(Ok(()), |written| self.target.remove(&written, lock.export()));
             removed.and(lock.remove())
         })
     }
@@ -259,7 +260,8 @@ impl Writer {
         if self.held.written.as_ref().is_some_and(|written| written.holds(&text, &target.path)) {
             return Ok(Attempt::Unchanged);
         }
-        self.held.written = Some(target.replace(text)?);
+        let locked = self.held.lock.as_ref().and_then(Lock::export);
+        self.held.written = Some(target.replace(text, locked)?);
         Ok(Attempt::Written)
     }
 
@@ -272,7 +274,7 @@ impl Writer {
         self.held.lock = None;
         self.swept = false;
         let target = &self.held.target;
-        self.held.lock = target.act(|| Lock::acquire(&target.lock_path(), target.owner))?;
+        self.held.lock = target.act(|| target.lock())?;
         Ok(self.held.lock.is_some())
     }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, named_params};
 
-use super::{Store, rows::hex, transaction::Transaction};
+use super::{Store, migration::Schema, rows::hex, transaction::Transaction};
 use crate::{
     error::{Error, Kind, Result},
     identity::{Pid, Place},
@@ -86,23 +86,30 @@ fn alive(
         .optional()
 }
 
+/// The columns of schema 1, and after them what the ledger has besides.
+macro_rules! insert_process {
+    ($columns:literal, $values:literal) => {
+        concat!(
+            "INSERT INTO process (task_id, owner, first_owner, root, origin, token, pid, start_tick, ",
+            "pidfd_inode, session, cgroup, cgroup_inode, containment, command, cwd, uid, state, claimed_by, started_at, ",
+            "survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes, cpu_ms",
+            $columns,
+            ") VALUES (:task, :owner, :owner, :root, :origin, :token, :pid, :start_tick, ",
+            ":pidfd_inode, :session, :cgroup, :cgroup_inode, :containment, :command, :cwd, :uid, :state, :claimed_by, ",
+            ":started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss, :cpu",
+            $values,
+            ")"
+        )
+    };
+}
+
 /// One row, whole: its owner is also the first one, which names boot and namespace.
 pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result<ProcessId> {
     let claimed_by = (new.state == State::Ending).then_some(new.owner.0);
     // Whoever made the row may have masked it already; a second time changes nothing, and no other way leads to the disk.
     let command = serde_json::to_string(&mask_command(&new.command))
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-    tx.prepare_cached(
-        "INSERT INTO process (task_id, owner, first_owner, root, origin, token, pid, start_tick,
-           pidfd_inode, session, cgroup, cgroup_inode, containment, keeper_pid, keeper_start_tick,
-           keeper_pidfd_inode, command, cwd, uid, state, claimed_by, started_at,
-           survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes, cpu_ms, evidence)
-         VALUES (:task, :owner, :owner, :root, :origin, :token, :pid, :start_tick,
-           :pidfd_inode, :session, :cgroup, :cgroup_inode, :containment, :keeper_pid, :keeper_tick,
-           :keeper_inode, :command, :cwd, :uid, :state, :claimed_by,
-           :started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss, :cpu, :evidence)",
-    )?
-    .execute(named_params! {
+    let cells = named_params! {
         ":task": new.task.as_ref().map(TaskId::as_str),
         ":owner": new.owner.0,
         ":root": new.root.map(|root| root.0),
@@ -115,9 +122,6 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
         ":cgroup": new.cgroup.as_ref().map(|cgroup| cgroup.path.to_string_lossy()),
         ":cgroup_inode": new.cgroup.as_ref().map(|cgroup| cgroup.inode.cast_signed()),
         ":containment": new.containment.as_str(),
-        ":keeper_pid": new.keeper.map(|keeper| keeper.pid.get()),
-        ":keeper_tick": new.keeper.map(|keeper| keeper.start_tick.cast_signed()),
-        ":keeper_inode": new.keeper.and_then(|keeper| keeper.pidfd_inode).map(u64::cast_signed),
         ":command": command,
         ":cwd": new.cwd,
         ":uid": new.uid,
@@ -130,7 +134,24 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
         ":max_rss": new.limits.max_rss.map(u64::cast_signed),
         ":peak_rss": new.peak_rss.map(u64::cast_signed),
         ":cpu": new.cpu.map(millis),
+        // Schema 2 and later.
         ":evidence": new.evidence,
-    })?;
+        // Schema 5 and later.
+        ":keeper_pid": new.keeper.map(|keeper| keeper.pid.get()),
+        ":keeper_tick": new.keeper.map(|keeper| keeper.start_tick.cast_signed()),
+        ":keeper_inode": new.keeper.and_then(|keeper| keeper.pidfd_inode).map(u64::cast_signed),
+    };
+    let (sql, missing) = match tx.schema() {
+        schema if schema < Schema::CGROUP => (insert_process!("", ""), 4),
+        schema if schema < Schema::KEEPER => (insert_process!(", evidence", ", :evidence"), 3),
+        _ => (
+            insert_process!(
+                ", evidence, keeper_pid, keeper_start_tick, keeper_pidfd_inode",
+                ", :evidence, :keeper_pid, :keeper_tick, :keeper_inode"
+            ),
+            0,
+        ),
+    };
+    tx.prepare_cached(sql)?.execute(&cells[..cells.len() - missing])?;
     Ok(ProcessId(tx.last_insert_rowid()))
 }

@@ -25,7 +25,7 @@ impl Store {
             let mut claimed = Vec::with_capacity(ids.len());
             for id in ids {
                 if claim_one(tx, *id, by, owner, asked_by)? {
-                    claimed.push(query::one(tx, *id)?);
+                    claimed.push(query::one(tx, tx.schema(), *id)?);
                 }
             }
             Ok(claimed)

@@ -13,7 +13,7 @@ use std::{
 };
 
 use r2d2::PooledConnection;
-use rusqlite::{Connection, config::DbConfig};
+use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use super::{
     access::{Access, BUSY_TIMEOUT, CONNECTOR, Pool, first_reader, first_writer, pool},
@@ -21,8 +21,9 @@ use super::{
     failure::{failed, no_connection},
     in_place::Files,
     manager::Manager,
+    migration::Schema,
     schema,
-    setup::{self, Standing},
+    setup::{self, Standing, Upgrade},
     transaction::Transaction,
     trust::{Located, Terms, beside},
 };
@@ -50,6 +51,8 @@ struct Inner {
     account: Option<Account>,
     /// The schema was found to hold what no migration made: to be looked at again before the next write.
     suspect: AtomicBool,
+    /// When it was opened: another program may migrate it meanwhile, which takes nothing away.
+    schema: Schema,
     meter: Arc<Meter>,
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
     readers: Pool,
@@ -69,29 +72,33 @@ impl Drop for Inner {
 }
 
 impl Store {
-    /// Opens the ledger for writing; creates or migrates it where needed.
+    /// Opens the ledger for writing; creates it where there is none, and migrates it as `upgrade` says.
     ///
     /// # Errors
     ///
     /// Denied when it, or its folder, could be written by somebody else, or cannot be written by us; newer, or not a
     /// ledger; unsupported on a network file system. Each of these leaves the disk as it was.
     #[cfg(test)]
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        Self::open_trusting(path, None)
+    pub(crate) fn open(path: &Path, upgrade: Upgrade) -> Result<Self> {
+        Self::open_trusting(path, None, upgrade)
     }
 
     /// The same; users that can write the folder `vouched` are trusted not to replace what is in it.
-    pub(crate) fn open_trusting(path: &Path, vouched: Option<&Path>) -> Result<Self> {
+    pub(crate) fn open_trusting(
+        path: &Path,
+        vouched: Option<&Path>,
+        upgrade: Upgrade,
+    ) -> Result<Self> {
         // Its thread keeps the file access of the thread that starts it, and serves all ledgers.
         LazyLock::force(&CONNECTOR);
         let terms = Terms::of(path, vouched);
-        act_as(terms.account, || Self::open_on(path, &terms))
+        act_as(terms.account, || Self::open_on(path, &terms, upgrade))
     }
 
-    fn open_on(path: &Path, terms: &Terms) -> Result<Self> {
+    fn open_on(path: &Path, terms: &Terms, upgrade: Upgrade) -> Result<Self> {
         let located = Located::at(path, terms)?;
         located.check_trusted()?;
-        setup::make_current(&located)?;
+        let schema = setup::make_ready(&located, upgrade)?;
         let before = located.again()?;
         let first = first_writer(&located.path)?;
         // Again: what did not exist before may be another user's file. And only what was there before and is there now
@@ -110,7 +117,29 @@ impl Store {
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
             .map_err(|e| failed(&located.path, "open a connection", e))?;
         let writer = pool(&located.path, Access::Write, 1, Some(first), located.account())?;
-        Self::with(located, (Access::Read, None), Some(writer))
+        Self::with(located, schema, (Access::Read, None), Some(writer))
+    }
+
+    /// Brings an existing ledger up to date; `false` where there was nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// Not found when there is no ledger; otherwise as for [`Store::open_trusting`].
+    pub(crate) fn migrate(path: &Path, vouched: Option<&Path>) -> Result<bool> {
+        let terms = Terms::of(path, vouched);
+        act_as(terms.account, || {
+            let located = Located::at(path, &terms)?;
+            located.check_trusted()?;
+            let shown = located.path.display();
+            match setup::standing(&located)? {
+                Standing::At(schema) if schema.is_current() => Ok(false),
+                Standing::At(_) => setup::make_ready(&located, Upgrade::Migrate).map(|_| true),
+                Standing::New => {
+                    let message = format!("there is no ledger `{shown}` to migrate");
+                    Err(Error::new(Kind::NotFound, message))
+                }
+            }
+        })
     }
 
     /// Opens the ledger for reading: rows stay as they are, and a live writer is not disturbed.
@@ -133,28 +162,25 @@ impl Store {
         // Before SQLite opens them: it would wait for the other end of a FIFO, and under root hand what is there to the
         // ledger's owner.
         located.check_companions()?;
-        match setup::standing(&located)? {
-            Standing::Current => {}
+        let schema = match setup::standing(&located)? {
+            Standing::At(schema) => schema,
             Standing::New => {
                 let message = format!("the ledger `{shown}` is empty: its setup was not completed");
                 return Err(Error::new(Kind::NotFound, message));
             }
-            Standing::Older => {
-                let message = format!(
-                    "the ledger `{shown}` is of an older version: open it once for writing to migrate it"
-                );
-                return Err(Error::new(Kind::Unsupported, message));
-            }
-        }
+        };
+        schema.check_usable(&located.path)?;
         let access = Access::for_reading(&located);
         let first = first_reader(&located.path, access)?;
-        let store = Self::with(located, (access, Some(first)), None)?;
-        store.schema_version()?;
+        let store = Self::with(located, schema, (access, Some(first)), None)?;
+        // The first statement, for the sake of its error.
+        store.check_readable()?;
         Ok(store)
     }
 
     fn with(
         located: Located,
+        schema: Schema,
         (readers, first): (Access, Option<Connection>),
         writer: Option<Pool>,
     ) -> Result<Self> {
@@ -168,7 +194,7 @@ impl Store {
         let files = Files::of(&path, found.file);
         let owner = found.owner;
         let (suspect, meter) = (AtomicBool::new(false), Arc::default());
-        let inner = Inner { path, files, owner, account, suspect, meter, readers, writer };
+        let inner = Inner { path, files, owner, account, suspect, schema, meter, readers, writer };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -216,10 +242,24 @@ impl Store {
         rusqlite::version()
     }
 
-    /// How many migrations the ledger has had.
-    pub(crate) fn schema_version(&self) -> Result<u32> {
+    /// How many migrations the ledger had had when it was opened.
+    pub(crate) fn schema(&self) -> Schema {
+        self.0.schema
+    }
+
+    /// The ledger's random UUID, 32 hex digits; `None` in one of a schema before 4.
+    pub(crate) fn uuid(&self) -> Result<Option<String>> {
+        if self.schema() < Schema::LEDGER {
+            return Ok(None);
+        }
+        self.read("read the ledger's uuid", |connection| {
+            connection.query_one("SELECT uuid FROM ledger", [], |row| row.get(0)).optional()
+        })
+    }
+
+    fn check_readable(&self) -> Result<()> {
         self.read("read the version", |connection| {
-            connection.query_one("PRAGMA user_version", [], |row| row.get(0))
+            connection.query_one("PRAGMA user_version", [], |_| Ok(()))
         })
     }
 
@@ -257,7 +297,7 @@ impl Store {
             self.0.suspect.store(false, Ordering::Relaxed);
         }
         let _budget = Budget::of(WRITE);
-        let answer = Transaction::begin(&connection).and_then(|transaction| {
+        let answer = Transaction::begin(&connection, self.schema()).and_then(|transaction| {
             let answer = work(&transaction)?;
             transaction.commit()?;
             Ok(answer)

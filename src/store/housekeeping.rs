@@ -101,8 +101,8 @@ impl Housekeeper {
 
     /// Deletes at most `batch` rows of what ended before; 0 when nothing is left.
     ///
-    /// Processes go with their leaks, and a root after what was found below it; the newest pass of each kind stays, and
-    /// so does an instance that a row still names.
+    /// Processes go with their leaks, and a root after what was found below it; the newest pass of each kind stays,
+    /// the last row of each table, and an instance that a row still names.
     pub(crate) fn prune(&mut self, before: Millis, batch: u32) -> Result<Step> {
         match self.store.pick(before, batch)? {
             Some(picked) => self.step("prune the history", |tx| prune::delete(tx, &picked)),
@@ -187,12 +187,13 @@ impl Housekeeper {
         let path = self.store.path();
         let _acting = self.store.act_as_owner()?;
         let _budget = Budget::of(WRITE);
-        let answer = Transaction::begin(&self.connection).and_then(|transaction| {
-            let began = Instant::now();
-            let done = work(&transaction)?;
-            transaction.commit()?;
-            Ok(Step { done, held: began.elapsed() })
-        });
+        let answer =
+            Transaction::begin(&self.connection, self.store.schema()).and_then(|transaction| {
+                let began = Instant::now();
+                let done = work(&transaction)?;
+                transaction.commit()?;
+                Ok(Step { done, held: began.elapsed() })
+            });
         answer.map_err(|error| failed(path, doing, error))
     }
 

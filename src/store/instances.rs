@@ -4,10 +4,11 @@ use rusqlite::{OptionalExtension, Row, named_params};
 
 use super::{
     Store,
+    migration::Schema,
     rows::{Cells, hex},
 };
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     identity::{Identity, Place},
     record::{InstanceId, InstanceRecord, Millis, NewInstance, ProcessId, StopHow},
 };
@@ -83,7 +84,16 @@ impl Store {
     }
 
     /// Records where an instance is about to make its branch; before that, so that a crash in between forgets nothing.
+    ///
+    /// # Errors
+    ///
+    /// Unsupported in a ledger that has no column for it.
     pub(crate) fn plan_cgroup(&self, id: InstanceId, path: &str) -> Result<()> {
+        if self.schema() < Schema::CGROUP {
+            let message =
+                format!("the ledger has schema {}, which records no cgroup", self.schema());
+            return Err(Error::new(Kind::Unsupported, message));
+        }
         self.write("record a cgroup", |tx| {
             tx.prepare_cached("UPDATE instance SET cgroup = ?1, cgroup_inode = NULL WHERE id = ?2")?
                 .execute((path, id.0))
@@ -102,6 +112,9 @@ impl Store {
 
     /// The branch is gone.
     pub(crate) fn forget_cgroup(&self, id: InstanceId) -> Result<()> {
+        if self.schema() < Schema::CGROUP {
+            return Ok(());
+        }
         self.write("record a cgroup", |tx| {
             tx.prepare_cached(
                 "UPDATE instance SET cgroup = NULL, cgroup_inode = NULL WHERE id = ?1",
@@ -116,6 +129,9 @@ impl Store {
         &self,
         here: &Place,
     ) -> Result<Vec<(InstanceId, String, Option<u64>)>> {
+        if self.schema() < Schema::CGROUP {
+            return Ok(Vec::new());
+        }
         self.glance("list the cgroups", |connection| {
             connection
                 .prepare_cached(CGROUPS_LEFT)?

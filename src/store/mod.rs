@@ -21,12 +21,13 @@
 //!
 //! # Compatibility
 //!
-//! `application_id` says that a file is a ledger, `user_version` counts the migrations that it has had. A newer ledger,
-//! and any other file, is refused before a byte is written. Migrations are append-only.
+//! `application_id` says that a file is a ledger, `user_version` the oldest schema whose programs may use it. A ledger
+//! that only a newer program may use, and any other file, is refused before a byte is written. Migrations are
+//! append-only; the program that owns a ledger migrates it, and everything else works on it as it is (`migration`).
 //!
 //! # Layers
 //!
-//! `connection`, `access`, `trust`, `filesystem`, `setup`, `schema`, `budget`, `in_place` and `failure` make a [`Store`]; each other file is one group of verbs on
+//! `connection`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `in_place` and `failure` make a [`Store`]; each other file is one group of verbs on
 //! it, each query beside the function that maps its rows. What every file may use of the crate: `identity`, `error`,
 //! `state`, `record` and `meter`, which counts what was committed.
 
@@ -45,6 +46,7 @@ mod instances;
 mod leak_report;
 mod leaks;
 mod manager;
+mod migration;
 mod observe;
 mod orphans;
 mod passes;
@@ -66,4 +68,6 @@ pub(crate) use connection::Store;
 pub(crate) use housekeeping::Housekeeper;
 pub use leak_report::LeakReport;
 pub use leaks::{LeakGroup, LeakGrouping};
+pub(crate) use migration::Schema;
+pub(crate) use setup::Upgrade;
 pub(crate) use trust::check_path;

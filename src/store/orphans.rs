@@ -140,7 +140,7 @@ fn apply(
         Fate::Claim => (take_over(tx, by, left)?, &mut claim.claimed),
     };
     if took {
-        list.push(query::one(tx, left.id)?);
+        list.push(query::one(tx, tx.schema(), left.id)?);
     }
     Ok(())
 }

@@ -2,6 +2,11 @@
 //!
 //! What may go is picked by a reader, which nobody waits for; the write lock is held only to delete these rows by their
 //! numbers, each after another look at what would keep it.
+//!
+//! The last row of `process`, `leak`, `pass` and `instance` stays, however old it is. SQLite numbers a new row one above
+//! the largest number that is there: were that row deleted, its number would be given a second time, and what refers to it
+//! outside of the ledger (a log line, a report, a copy of the rows) would name another process. AUTOINCREMENT would prevent
+//! that as well, and cost each spawn a quarter of the time of its row.
 
 use rusqlite::Connection;
 
@@ -65,14 +70,18 @@ impl Store {
     }
 }
 
-/// A root goes after what was found below it.
+/// A root goes after what was found below it. The last one stays, and so does the one that has the last leak.
 pub(super) const PROCESSES: &str = "SELECT p.id FROM process AS p INDEXED BY process_ended
      WHERE p.ended_at < ?1 AND NOT EXISTS (SELECT 1 FROM process AS d WHERE d.root = p.id)
+       AND p.id <> (SELECT max(id) FROM process)
+       AND p.id IS NOT (SELECT process FROM leak WHERE id = (SELECT max(id) FROM leak))
      ORDER BY p.ended_at LIMIT ?2";
 
-/// The newest pass of each kind stays, and one that found a leak goes after it.
+/// The newest pass of each kind stays, and so does the last one by number, which is another where the clock was set back. One
+/// that found a leak goes after it.
 pub(super) const PASSES: &str = "SELECT s.id FROM pass AS s INDEXED BY pass_kind
      WHERE s.kind IN ('health', 'orphan') AND s.started_at < ?1
+       AND s.id <> (SELECT max(id) FROM pass)
        AND s.id <> (SELECT n.id FROM pass AS n WHERE n.kind = s.kind
                     ORDER BY n.started_at DESC, n.id DESC LIMIT 1)
        AND NOT EXISTS (SELECT 1 FROM leak WHERE leak.pass = s.id)
@@ -96,14 +105,18 @@ pub(super) fn delete(tx: &Transaction<'_>, picked: &Picked) -> rusqlite::Result<
     }
 }
 
-/// With their leaks. A stray may have been recorded below a root since it was picked.
+/// With their leaks. Since it was picked a stray may have been recorded below a root, or a leak of it, which is the last now.
 fn processes(tx: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<u64> {
-    let mut named = tx.prepare_cached("SELECT EXISTS (SELECT 1 FROM process WHERE root = ?1)")?;
+    let mut stays = tx.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM process WHERE root = ?1)
+           OR ?1 = (SELECT max(id) FROM process)
+           OR ?1 IS (SELECT process FROM leak WHERE id = (SELECT max(id) FROM leak))",
+    )?;
     let mut leaks = tx.prepare_cached("DELETE FROM leak WHERE process = ?1")?;
     let mut process = tx.prepare_cached("DELETE FROM process WHERE id = ?1")?;
     let mut deleted = 0;
     for id in ids {
-        if !named.query_one([id], |row| row.get::<_, bool>(0))? {
+        if !stays.query_one([id], |row| row.get::<_, bool>(0))? {
             leaks.execute([id])?;
             deleted += process.execute([id])? as u64;
         }
@@ -113,7 +126,8 @@ fn processes(tx: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<u64> {
 
 fn passes(tx: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<u64> {
     let mut pass = tx.prepare_cached(
-        "DELETE FROM pass WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM leak WHERE leak.pass = ?1)",
+        "DELETE FROM pass WHERE id = ?1 AND id <> (SELECT max(id) FROM pass)
+           AND NOT EXISTS (SELECT 1 FROM leak WHERE leak.pass = ?1)",
     )?;
     let mut deleted = 0;
     for id in ids {

@@ -1,4 +1,4 @@
-//! Old instances, deleted once no row names them.
+//! Old instances, deleted once no row names them. The last one stays, so that its number is not given again (`prune`).
 //!
 //! No index says which ended processes name an instance: it would cost every spawn, for a question that is asked once a
 //! day. So a reader looks through the processes once for a whole batch, while nobody waits for it. That a stopped instance
@@ -13,6 +13,7 @@ use crate::{error::Result, record::Millis};
 /// The subqueries are run once, and not at all where no instance is old enough.
 const UNNAMED: &str = "SELECT i.id FROM instance AS i
      WHERE i.stopped_at < ?1
+       AND i.id <> (SELECT max(id) FROM instance)
        AND NOT EXISTS (SELECT 1 FROM pass AS s WHERE s.instance = i.id)
        AND NOT EXISTS (SELECT 1 FROM process AS p WHERE p.claimed_by = i.id)
        AND i.id NOT IN (SELECT owner FROM process)
@@ -37,6 +38,7 @@ pub(super) fn delete(tx: &Transaction<'_>, unnamed: &[i64]) -> rusqlite::Result<
     // What has an index is looked at once more.
     let mut statement = tx.prepare_cached(
         "DELETE FROM instance WHERE id = ?1 AND stopped_at IS NOT NULL
+           AND id <> (SELECT max(id) FROM instance)
            AND NOT EXISTS (SELECT 1 FROM pass AS s WHERE s.instance = ?1)
            AND NOT EXISTS (SELECT 1 FROM process AS p WHERE p.claimed_by = ?1)
            AND NOT EXISTS (SELECT 1 FROM process AS p INDEXED BY process_live_owner

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{
     Store,
+    migration::Schema,
     rows::{Cells, uuid},
 };
 use crate::{
@@ -22,11 +23,22 @@ use crate::{
 /// so that a statement that could not use one fails in the tests instead of reading all history at every spawn.
 macro_rules! select_processes {
     ($from:literal, $rest:literal) => {
+        Select {
+            current: select_processes!(
+                "p.keeper_pid, p.keeper_start_tick, p.keeper_pidfd_inode, ",
+                $from,
+                $rest
+            ),
+            without_keeper: select_processes!("NULL, NULL, NULL, ", $from, $rest),
+        }
+    };
+    ($keeper:literal, $from:literal, $rest:literal) => {
         concat!(
             "SELECT p.id, p.task_id, p.owner, o.program, p.root, p.origin, p.token, ",
             "f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset, ",
             "p.pid, p.start_tick, p.pidfd_inode, p.session, p.cgroup, p.cgroup_inode, p.containment, ",
-            "p.keeper_pid, p.keeper_start_tick, p.keeper_pidfd_inode, p.command, p.cwd, ",
+            $keeper,
+            "p.command, p.cwd, ",
             "p.uid, p.state, p.claimed_by, p.asked_by, p.started_at, p.ended_at, ",
             "p.exit_code, p.exit_signal, p.end_reason, p.end_rule, p.end_evidence, ",
             "p.survive, p.grace_ms, p.max_runtime_ms, p.max_rss_bytes, ",
@@ -39,16 +51,29 @@ macro_rules! select_processes {
     };
 }
 
+/// A statement for each schema that this program reads as it is.
+pub(super) struct Select {
+    pub(super) current: &'static str,
+    /// Before [`Schema::KEEPER`].
+    without_keeper: &'static str,
+}
+
+impl Select {
+    fn of(&self, schema: Schema) -> &'static str {
+        if schema < Schema::KEEPER { self.without_keeper } else { self.current }
+    }
+}
+
 // Each beside the function that maps its rows; by name, so that a test can ask SQLite how it runs them.
-pub(super) const LIVE: &str = select_processes!(
+pub(super) const LIVE: Select = select_processes!(
     "FROM process AS p INDEXED BY process_live_owner",
     "WHERE p.state <> 'ended' ORDER BY p.started_at, p.id"
 );
-pub(super) const LIVE_OF: &str = select_processes!(
+pub(super) const LIVE_OF: Select = select_processes!(
     "FROM process AS p INDEXED BY process_live_owner",
     "WHERE p.owner = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
 );
-pub(super) const LIVE_OF_TASK: &str = select_processes!(
+pub(super) const LIVE_OF_TASK: Select = select_processes!(
     "FROM process AS p INDEXED BY process_live_task",
     "WHERE p.task_id = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id"
 );
@@ -61,12 +86,12 @@ pub(super) const KEPT_BELOW: &str =
 pub(super) const EXPORTED: &str =
     "SELECT task_id, pid, started_at, id FROM process INDEXED BY process_live_owner
      WHERE state <> 'ended' AND root IS NULL AND task_id IS NOT NULL";
-pub(super) const HISTORY_OF: &str = select_processes!(
+pub(super) const HISTORY_OF: Select = select_processes!(
     "FROM process AS p INDEXED BY process_task",
     "WHERE p.task_id = ?1 AND p.ended_at >= ?2
                      ORDER BY p.ended_at DESC, p.id DESC LIMIT ?3"
 );
-pub(super) const HISTORY: &str = select_processes!(
+pub(super) const HISTORY: Select = select_processes!(
     "FROM process AS p INDEXED BY process_ended",
     "WHERE p.ended_at >= ?1 ORDER BY p.ended_at DESC, p.id DESC LIMIT ?2"
 );
@@ -75,21 +100,27 @@ impl Store {
     /// Every row that has not ended, oldest first.
     pub(crate) fn live(&self) -> Result<Vec<ProcessRecord>> {
         self.read("list the processes", |connection| {
-            connection.prepare_cached(LIVE)?.query_map([], process)?.collect()
+            connection.prepare_cached(LIVE.of(self.schema()))?.query_map([], process)?.collect()
         })
     }
 
     /// As [`Store::live`], of one instance.
     pub(crate) fn live_of(&self, owner: InstanceId) -> Result<Vec<ProcessRecord>> {
         self.read("list the processes of an instance", |connection| {
-            connection.prepare_cached(LIVE_OF)?.query_map([owner.0], process)?.collect()
+            connection
+                .prepare_cached(LIVE_OF.of(self.schema()))?
+                .query_map([owner.0], process)?
+                .collect()
         })
     }
 
     /// As [`Store::live`], of one task.
     pub(crate) fn live_of_task(&self, task: &TaskId) -> Result<Vec<ProcessRecord>> {
         self.read("list the processes of a task", |connection| {
-            connection.prepare_cached(LIVE_OF_TASK)?.query_map([task.as_str()], process)?.collect()
+            connection
+                .prepare_cached(LIVE_OF_TASK.of(self.schema()))?
+                .query_map([task.as_str()], process)?
+                .collect()
         })
     }
 
@@ -142,7 +173,7 @@ impl Store {
 
     /// One row, whatever its state.
     pub(crate) fn process(&self, id: ProcessId) -> Result<Option<ProcessRecord>> {
-        self.read("look up a process", |connection| one(connection, id).optional())
+        self.read("look up a process", |connection| one(connection, self.schema(), id).optional())
     }
 
     /// Rows that have ended, newest end first: of a task, since a time, or all.
@@ -162,7 +193,7 @@ impl Store {
     fn history_of(&self, task: &TaskId, since: i64, limit: u32) -> Result<Vec<ProcessRecord>> {
         self.read("read the history of a task", |connection| {
             connection
-                .prepare_cached(HISTORY_OF)?
+                .prepare_cached(HISTORY_OF.of(self.schema()))?
                 .query_map((task.as_str(), since, limit), process)?
                 .collect()
         })
@@ -170,16 +201,22 @@ impl Store {
 
     fn history_of_all(&self, since: i64, limit: u32) -> Result<Vec<ProcessRecord>> {
         self.read("read the history", |connection| {
-            connection.prepare_cached(HISTORY)?.query_map((since, limit), process)?.collect()
+            connection
+                .prepare_cached(HISTORY.of(self.schema()))?
+                .query_map((since, limit), process)?
+                .collect()
         })
     }
 }
 
 /// One row, within the transaction of whoever asks.
-pub(super) fn one(connection: &Connection, id: ProcessId) -> rusqlite::Result<ProcessRecord> {
-    connection
-        .prepare_cached(select_processes!("FROM process AS p", "WHERE p.id = ?1"))?
-        .query_one([id.0], process)
+pub(super) fn one(
+    connection: &Connection,
+    schema: Schema,
+    id: ProcessId,
+) -> rusqlite::Result<ProcessRecord> {
+    const ONE: Select = select_processes!("FROM process AS p", "WHERE p.id = ?1");
+    connection.prepare_cached(ONE.of(schema))?.query_one([id.0], process)
 }
 
 fn process(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {

@@ -12,14 +12,13 @@
 
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
-use include_dir::{Dir, include_dir};
 use rusqlite::Connection;
-use rusqlite_migration::Migrations;
 
-use super::failure::failed;
+use super::{
+    failure::failed,
+    migration::{self, Schema, migrate_to},
+};
 use crate::error::{Error, Kind, Result};
-
-static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations");
 
 /// Of a name in a message, which may be hostile.
 const NAME_MAX: usize = 60;
@@ -36,35 +35,26 @@ struct Object {
 /// What the migrations made, by lowercase name.
 type Expected = HashMap<String, Object>;
 
-static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| expected(latest()));
-
-/// Number of migrations that this version has: the `user_version` of a current ledger.
-pub(super) fn latest() -> i64 {
-    i64::try_from(MIGRATIONS.dirs().count()).unwrap_or(i64::MAX)
-}
-
-/// Every migration that this version has.
-pub(super) fn migrations() -> Result<Migrations<'static>, rusqlite_migration::Error> {
-    Migrations::from_directory(&MIGRATIONS)
-}
+static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| expected(Schema::latest()));
 
 /// Refuses what no migration made and what could fire, with its name and what to do.
 ///
 /// In a ledger of a newer version, whose migrations are not known here, only what no version has: a trigger, a virtual table.
 pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let wrong = |error| failed(path, "read the schema", error);
-    let version: i64 =
+    let compatible: i64 =
         connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(wrong)?;
+    let schema = migration::of(connection, compatible).map_err(wrong)?;
     let older;
-    let expected = match version {
-        version if version == latest() => EXPECTED.as_ref(),
-        version if version > latest() => {
+    let expected = match schema {
+        schema if schema == Schema::latest() => EXPECTED.as_ref(),
+        schema if schema > Schema::latest() => {
             let found = objects(connection).map_err(wrong)?;
             let fault = found.iter().find_map(fires_in_any_version);
             return fault.map_or(Ok(()), |fault| Err(refused(path, &fault)));
         }
-        version => {
-            older = expected(version);
+        schema => {
+            older = expected(schema);
             older.as_ref()
         }
     };
@@ -199,11 +189,10 @@ fn objects(connection: &Connection) -> rusqlite::Result<Vec<Object>> {
     rows.collect()
 }
 
-fn expected(version: i64) -> Result<Expected, String> {
-    let made = || -> Result<Expected, rusqlite_migration::Error> {
+fn expected(schema: Schema) -> Result<Expected, String> {
+    let made = || -> rusqlite::Result<Expected> {
         let mut memory = Connection::open_in_memory()?;
-        let version = usize::try_from(version).unwrap_or(0);
-        migrations()?.to_version(&mut memory, version)?;
+        migrate_to(&mut memory, schema)?;
         let all = objects(&memory)?;
         Ok(all.into_iter().map(|object| (object.name.to_lowercase(), object)).collect())
     };
@@ -216,27 +205,10 @@ mod tests {
 
     #[test]
     fn what_the_migrations_make_is_found_to_be_theirs_in_every_version() {
-        for version in 1..=latest() {
+        for schema in migration::all() {
             let mut ledger = Connection::open_in_memory().expect("a database");
-            let number = usize::try_from(version).expect("a version");
-            migrations().expect("migrations").to_version(&mut ledger, number).expect("migrated");
+            migrate_to(&mut ledger, schema).expect("migrated");
             check(&ledger, Path::new("/x/ledger.db")).expect("nothing but ours");
         }
-    }
-
-    #[test]
-    fn comparing_costs_little() {
-        let began = std::time::Instant::now();
-        expected(latest()).expect("made");
-        println!("the schema was made in memory in {:?}", began.elapsed());
-        let ledger = {
-            let mut ledger = Connection::open_in_memory().expect("a database");
-            migrations().expect("migrations").to_latest(&mut ledger).expect("migrated");
-            ledger
-        };
-        check(&ledger, Path::new("/x/ledger.db")).expect("ours");
-        let began = std::time::Instant::now();
-        check(&ledger, Path::new("/x/ledger.db")).expect("ours");
-        println!("a schema was compared in {:?}", began.elapsed());
     }
 }

@@ -21,17 +21,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, config::DbConfig};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, fchmod, flock},
     io::Errno,
 };
 
-pub(super) use super::schema::latest;
 use super::{
     access::BUSY_TIMEOUT,
     budget::{self, Budget, HOST_READ},
     failure::failed,
+    migration::{self, Schema},
     schema,
     trust::{Located, beside},
 };
@@ -59,16 +59,42 @@ const JUDGE_PAUSE: Duration = Duration::from_millis(20);
 pub(super) enum Standing {
     /// No file, an empty one, or one without tables.
     New,
-    /// Fewer migrations than we have.
-    Older,
-    Current,
+    /// A ledger of a schema that this program can use, perhaps after a migration.
+    At(Schema),
 }
 
-/// Makes the ledger current where it is not. Whatever is refused is left as it was.
-pub(super) fn make_current(located: &Located) -> Result<()> {
+/// Whether opening for writing brings a ledger of an older schema up to date. A new one always has the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    /// For the program that owns the ledger.
+    Migrate,
+    /// For everything that works on another program's ledger.
+    LeaveAsItIs,
+}
+
+impl Upgrade {
+    /// The schema to go on with; `None` where the ledger has to be migrated first.
+    fn accept(self, schema: Schema, located: &Located) -> Result<Option<Schema>> {
+        if schema.is_current() {
+            return Ok(Some(schema));
+        }
+        match self {
+            Self::Migrate => Ok(None),
+            Self::LeaveAsItIs => schema.check_usable(&located.path).map(|()| Some(schema)),
+        }
+    }
+}
+
+/// Creates the ledger where there is none, and migrates it where it is older and that is wanted. Returns its schema.
+/// Whatever is refused is left as it was.
+pub(super) fn make_ready(located: &Located, upgrade: Upgrade) -> Result<Schema> {
     match standing(located) {
-        Ok(Standing::Current) => return Ok(()),
-        Ok(Standing::New | Standing::Older) => {}
+        Ok(Standing::At(schema)) => {
+            if let Some(schema) = upgrade.accept(schema, located)? {
+                return Ok(schema);
+            }
+        }
+        Ok(Standing::New) => {}
         // It cannot be told while somebody holds it; under the lock it can.
         Err(error) if error.is_busy() => {}
         Err(error) => return Err(error),
@@ -77,10 +103,15 @@ pub(super) fn make_current(located: &Located) -> Result<()> {
     let located = located.again()?;
     located.check_trusted()?;
     match standing(&located)? {
-        Standing::Current => Ok(()),
-        Standing::New => create(&located).and_then(|()| migrate(&located.path)),
-        Standing::Older => migrate(&located.path),
+        Standing::New => create(&located)?,
+        Standing::At(schema) => {
+            if let Some(schema) = upgrade.accept(schema, &located)? {
+                return Ok(schema);
+            }
+        }
     }
+    migrate(&located.path)?;
+    Ok(Schema::latest())
 }
 
 /// How far the setup of the file has come; an error when it is not ours to use.
@@ -131,19 +162,13 @@ fn judge(path: &Path) -> Result<Standing> {
         header(&connection).map_err(|e| failed(path, "read the header", e))?;
     let shown = path.display();
     match (application, version) {
-        (APPLICATION_ID, version) if version > latest() => Err(Error::new(
-            Kind::Newer,
-            format!(
-                "the ledger `{shown}` has version {version}, and this program knows up to {}: \
-                 update the program",
-                latest()
-            ),
-        )),
         // Before any connection that writes meets it: a refusal changes nothing.
-        (APPLICATION_ID, version) if version == latest() => {
-            schema::check(&connection, path).map(|()| Standing::Current)
+        (APPLICATION_ID, 1..) => {
+            migration::check_not_newer(&connection, version, path)?;
+            schema::check(&connection, path)?;
+            let schema = migration::of(&connection, version);
+            schema.map(Standing::At).map_err(|e| failed(path, "read the schema's version", e))
         }
-        (APPLICATION_ID, 1..) => schema::check(&connection, path).map(|()| Standing::Older),
         (0, 0) if empty => Ok(Standing::New),
         _ => Err(Error::new(
             Kind::NotALedger,
@@ -222,21 +247,10 @@ fn create(located: &Located) -> Result<()> {
     fchmod(&file, Mode::from_raw_mode(MODE)).map_err(|e| wrong(e.into()))
 }
 
-/// Brings the schema up to date. A crash leaves all of the migrations or none.
+/// Brings the schema up to date.
 fn migrate(path: &Path) -> Result<()> {
-    let wrong = |e| failed(path, "set up the tables", e);
-    let mut connection = prepare(path).map_err(wrong)?;
-    let migrations = schema::migrations().map_err(|e| broken(path, e))?;
-    migrations.to_latest(&mut connection).map_err(|e| match e {
-        rusqlite_migration::Error::RusqliteError { err, .. } => wrong(err),
-        other => broken(path, other),
-    })
-}
-
-fn broken(path: &Path, source: rusqlite_migration::Error) -> Error {
-    let message =
-        format!("failed to migrate the ledger `{}`: no migration fits it", path.display());
-    Error::new(Kind::Other, message).with_source(source)
+    let mut connection = prepare(path).map_err(|e| failed(path, "set up the tables", e))?;
+    migration::migrate(&mut connection).map_err(|e| failed(path, "migrate the tables", e))
 }
 
 /// A connection for the migrations alone: foreign keys are off, as changes of tables need it.
@@ -244,10 +258,9 @@ fn prepare(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let mut connection = Connection::open_with_flags(path, flags)?;
+    let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
-    connection.set_transaction_behavior(TransactionBehavior::Immediate);
     // Only before the first page is written does this one count.
     connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL")?;
     Ok(connection)

@@ -6,19 +6,29 @@ use std::ops::Deref;
 
 use rusqlite::Connection;
 
+use super::migration::Schema;
+
 /// Rolled back when it is dropped before its commit, and where that fails.
 #[derive(Debug)]
-pub(super) struct Transaction<'c>(&'c Connection);
+pub(super) struct Transaction<'c> {
+    connection: &'c Connection,
+    schema: Schema,
+}
 
 impl<'c> Transaction<'c> {
     /// Waits for another process that writes, as long as the connection's busy timeout says.
-    pub(super) fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
+    pub(super) fn begin(connection: &'c Connection, schema: Schema) -> rusqlite::Result<Self> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        Ok(Self(connection))
+        Ok(Self { connection, schema })
+    }
+
+    /// The ledger's, which may lack what a later migration adds.
+    pub(super) fn schema(&self) -> Schema {
+        self.schema
     }
 
     pub(super) fn commit(self) -> rusqlite::Result<()> {
-        self.0.prepare_cached("COMMIT")?.execute([]).map(|_| ())
+        self.connection.prepare_cached("COMMIT")?.execute([]).map(|_| ())
     }
 }
 
@@ -26,15 +36,15 @@ impl Deref for Transaction<'_> {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
-        self.0
+        self.connection
     }
 }
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         // SQLite has rolled back by itself after some errors (sqlite.org/lang_transaction.html).
-        if !self.0.is_autocommit() {
-            let _ = self.0.execute_batch("ROLLBACK");
+        if !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
         }
     }
 }
@@ -54,14 +64,14 @@ mod tests {
             other INTEGER REFERENCES t DEFERRABLE INITIALLY DEFERRED)";
         connection.execute_batch(schema).expect("a table");
         for _ in 0..2 {
-            let transaction = Transaction::begin(&connection).expect("begun");
+            let transaction = Transaction::begin(&connection, Schema::latest()).expect("begun");
             transaction.execute("INSERT INTO t VALUES (1, 7)", []).expect("inserted");
             // SQLite leaves a transaction open whose COMMIT it has refused.
             transaction.commit().expect_err("a row that refers to none");
             assert!(connection.is_autocommit());
             assert_eq!(count(&connection), 0);
         }
-        let transaction = Transaction::begin(&connection).expect("begun");
+        let transaction = Transaction::begin(&connection, Schema::latest()).expect("begun");
         transaction.execute("INSERT INTO t VALUES (1, NULL)", []).expect("inserted");
         transaction.commit().expect("committed");
         assert_eq!(count(&connection), 1);
@@ -72,7 +82,7 @@ mod tests {
         let connection = Connection::open_in_memory().expect("a database");
         connection.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY)").expect("a table");
         let within = std::panic::AssertUnwindSafe(|| {
-            let transaction = Transaction::begin(&connection).expect("begun");
+            let transaction = Transaction::begin(&connection, Schema::latest()).expect("begun");
             transaction.execute("INSERT INTO t VALUES (1)", []).expect("inserted");
             panic!("on purpose");
         });

@@ -1,6 +1,6 @@
 //! Is everything in place? Ledger, machine and rows, a line each.
 
-use std::path::Path;
+use std::{cmp::Ordering, path::Path};
 
 use serde::Serialize;
 
@@ -12,10 +12,11 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    export::{Prospect, prospect},
     identity::Pid,
     os::{PidFd, Proc, cgroup, connector, current_place, features, keeper::Binary, lock},
     record::Millis,
-    store::{Store, check_path},
+    store::{Schema, Store, check_path},
 };
 
 /// A health pass that is older than this, while something runs, means that nobody looks: four of the seed's intervals.
@@ -70,7 +71,8 @@ fn whole(error: &Error) -> String {
     }
 }
 
-/// Checks ledger, machine and rows. It opens read-only, and never fails: what cannot be checked is a finding.
+/// Checks ledger, machine, rows and, where one is named, the JSON export. It opens read-only, and never fails: what cannot
+/// be checked is a finding. For a moment there are files of its own beside the ledger and the export.
 pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
     diagnose_trusting(ledger, export, None)
 }
@@ -83,8 +85,10 @@ pub fn diagnose_trusting(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     machine(&mut findings);
+    let mut owner = rustix::process::geteuid().as_raw();
     match Ledger::open(ledger) {
         Ok(open) => {
+            owner = open.store().owner_uid();
             findings.push(finding(
                 "ledger",
                 Level::Ok,
@@ -120,7 +124,7 @@ pub fn diagnose_trusting(
         trust(ledger, trust_folder).filter(|finding| Some(&finding.detail) != known.as_ref()),
     );
     if let Some(path) = export {
-        findings.push(export_state(path));
+        findings.push(export_state(path, owner));
     }
     findings
 }
@@ -331,15 +335,8 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
             finding("integrity", Level::Problem, whole(&error), advice)
         }
     });
-    findings.push(match store.schema_version() {
-        Ok(version) => finding(
-            "schema",
-            Level::Ok,
-            format!("version {version}, SQLite {}", Store::sqlite_version()),
-            "",
-        ),
-        Err(error) => finding("schema", Level::Problem, whole(&error), "the ledger cannot be read"),
-    });
+    findings.push(schema(store));
+    findings.push(uuid(store));
     findings.push(if rustix::process::geteuid().as_raw() == store.owner_uid() {
         match lock::usable(&store.beside(&format!("-doctor-{}.lock", std::process::id()))) {
             Ok(()) => finding("locks", Level::Ok, "hold beside the ledger", ""),
@@ -358,6 +355,33 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
             "",
         )
     });
+}
+
+/// An older schema is no fault: it is what lets an older program go on using its ledger.
+fn schema(store: &Store) -> Finding {
+    let (has, latest) = (store.schema(), Schema::latest());
+    let (what, advice) = match has.cmp(&latest) {
+        Ordering::Less => (
+            format!("version {has}, this program makes {latest}"),
+            "it works as it is; `run`, the program that owns it, or `--migrate` brings it up to date",
+        ),
+        Ordering::Equal => (format!("version {has}"), ""),
+        Ordering::Greater => (
+            format!("version {has}, this program knows {latest}"),
+            "it works as it is; a newer version of this program shows more",
+        ),
+    };
+    let detail = format!("{what}, SQLite {}", Store::sqlite_version());
+    finding("schema", Level::Ok, detail, advice)
+}
+
+/// Which ledger it is, wherever it was moved to.
+fn uuid(store: &Store) -> Finding {
+    match store.uuid() {
+        Ok(Some(uuid)) => finding("uuid", Level::Ok, uuid, ""),
+        Ok(None) => finding("uuid", Level::Ok, "none before schema version 4", ""),
+        Err(error) => finding("uuid", Level::Problem, whole(&error), "the ledger cannot be read"),
+    }
 }
 
 /// A full disk lets nothing start.
@@ -445,27 +469,53 @@ fn last_pass(store: &Store, anything_runs: bool) -> Result<Finding> {
     })
 }
 
-fn export_state(path: &Path) -> Finding {
-    use std::os::unix::fs::MetadataExt;
-    match std::fs::symlink_metadata(path) {
-        Ok(file) if !file.is_file() => finding(
-            "export",
-            Level::Problem,
-            format!("`{}` is not a regular file", path.display()),
-            "remove it, or choose another path with --export",
-        ),
-        Ok(file) if file.uid() != rustix::process::geteuid().as_raw() => finding(
+/// Tries what an exporter does, short of changing the list: `owner` is the ledger's, whose file it is.
+fn export_state(path: &Path, owner: u32) -> Finding {
+    let shown = path.display();
+    let there = std::fs::symlink_metadata(path).ok();
+    let user = rustix::process::geteuid().as_raw();
+    if user != owner && user != 0 {
+        let detail =
+            format!("{}; not tried: the ledger belongs to uid {owner}", now(path, there.as_ref()));
+        return finding("export", Level::Ok, detail, "");
+    }
+    match prospect(path, owner) {
+        Ok(Prospect::Replaced) => {
+            let detail = format!(
+                "{}; a new list was written beside it for a trial, and not renamed to it, since a host may be using it",
+                now(path, there.as_ref())
+            );
+            finding("export", Level::Ok, detail, "")
+        }
+        Ok(Prospect::InPlace { mounted: true }) => finding(
             "export",
             Level::Warning,
-            format!("`{}` belongs to uid {}", path.display(), file.uid()),
-            "in a sticky folder it cannot be replaced: choose another path with --export",
+            format!(
+                "`{shown}` is a mount point: it is written in place (it was opened for a trial, and not written to), and a reader may see a part of a list"
+            ),
+            "mount its folder instead of the file, or let readers take flock(2) with LOCK_SH",
         ),
-        Ok(_) => finding("export", Level::Ok, format!("`{}` is there", path.display()), ""),
-        Err(_) => finding(
+        Ok(Prospect::InPlace { mounted: false }) => finding(
             "export",
-            Level::Ok,
-            format!("`{}` is not there: nothing writes it now", path.display()),
-            "",
+            Level::Warning,
+            format!(
+                "nothing can be renamed to `{shown}`: it is written in place (it was opened for a trial, and not written to), and a reader may see a part of a list"
+            ),
+            "let its owner write the folder",
         ),
+        // The message says what to do; a second advice might contradict it.
+        Ok(Prospect::Fails(error)) | Err(error) => {
+            finding("export", Level::Problem, whole(&error), "")
+        }
+    }
+}
+
+fn now(path: &Path, there: Option<&std::fs::Metadata>) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let shown = path.display();
+    match there {
+        None => format!("`{shown}` is not there: nothing writes it now"),
+        Some(file) if file.is_file() => format!("`{shown}` is there, of uid {}", file.uid()),
+        Some(_) => format!("`{shown}` is not a regular file, and will be replaced"),
     }
 }

@@ -11,6 +11,7 @@ use super::{
     ending::{Leave, Preview, Tree, World, preview},
     entry::Root,
     liveness::{Life, judge},
+    open::trusted_or_by_environment,
     outcome::suspects_of,
     sweep::{Search, answered_for, suspect},
 };
@@ -63,6 +64,46 @@ impl Ledger {
     /// [`Builder::open`](crate::Builder::open).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Self { store: Store::open_read_only(path.as_ref())?, protected: Vec::new() })
+    }
+
+    /// Brings an existing ledger up to date, as opening it with [`Builder::open`](crate::Builder::open) does. Returns
+    /// whether there was anything to do.
+    ///
+    /// A ledger that is opened for reading, or with [`Builder::migrate(false)`](crate::Builder::migrate), is used as it is.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// # procledger::Tracker::builder(&path).open()?.shutdown()?;
+    /// assert!(!procledger::Ledger::migrate(&path)?, "a new ledger is up to date");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found) when there is none at `path`; otherwise as
+    /// [`Builder::open`](crate::Builder::open).
+    pub fn migrate(path: impl AsRef<Path>) -> Result<bool> {
+        Self::migrate_trusting(path, None)
+    }
+
+    /// The same, with a folder that is vouched for: see [`Builder::trust_folder`](crate::Builder::trust_folder).
+    ///
+    /// # Errors
+    ///
+    /// As for [`migrate`](Self::migrate).
+    pub fn migrate_trusting(path: impl AsRef<Path>, trust_folder: Option<&Path>) -> Result<bool> {
+        Store::migrate(path.as_ref(), trusted_or_by_environment(trust_folder).as_deref())
+    }
+
+    /// Random UUID of the ledger, 32 hex digits; `None` before it was migrated to schema 4. A copy has the same one.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn uuid(&self) -> Result<Option<String>> {
+        self.store.uuid()
     }
 
     /// Adds names that [`plan_reap`](Self::plan_reap) protects, as

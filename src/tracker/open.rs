@@ -22,7 +22,7 @@ use crate::{
     meter::Meter,
     os::{Pinned, Proc, current_place, keeper::is_secure, lock::HeldLock},
     record::{ContainmentMode, Millis, NewInstance, Observer, ProcessRecord, Report},
-    store::Store,
+    store::{Store, Upgrade},
 };
 
 /// Where the seed's processor keeps its list of processes.
@@ -82,6 +82,7 @@ impl Tracker {
                 keep_history: DEFAULT_KEEP_HISTORY,
                 limit_size: None,
                 trust_folder: None,
+                upgrade: Upgrade::Migrate,
             },
         }
     }
@@ -145,6 +146,10 @@ impl Builder {
     }
 
     /// Keeps a JSON file in sync with the ledger.
+    ///
+    /// Each list is renamed into place, so that a reader sees a whole one. Where no rename is possible, as onto a file that
+    /// is mounted into a container, the file is written in place: then a reader that does not take flock(2) (`LOCK_SH`) may
+    /// see a part of a list. An orderly end removes the file, or leaves `[]` where it cannot be removed.
     pub fn export(mut self, path: impl Into<PathBuf>) -> Self {
         self.options.export = Some(path.into());
         self
@@ -224,9 +229,9 @@ impl Builder {
     /// there is none.
     ///
     /// For a volume of a container whose mode lets more users write than there are in it, such as an `emptyDir` with mode 0777.
-    /// An empty path is none, whatever the environment says. It stands for the one folder alone, not for those above or below it, and only where it is on the ledger's path. The
-    /// ledger's file must still be ours and writable by us alone, and where root opens another user's ledger it counts for
-    /// nothing.
+    /// An empty path is none, whatever the environment says. It stands for the one folder alone, not for those above or below
+    /// it, and only where it is on the ledger's path. The ledger's file must still be ours and writable by us alone, and where
+    /// root opens another user's ledger it counts for nothing.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -241,6 +246,25 @@ impl Builder {
     /// ```
     pub fn trust_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.trust_folder = Some(folder.into());
+        self
+    }
+
+    /// Whether opening brings a ledger of an older version up to date; on otherwise, since the program that owns a ledger
+    /// opens it in this way.
+    ///
+    /// A program that works on another one's ledger sets it to `false`: then the ledger stays as it is, what a later
+    /// version has added to it is not recorded, and an older version of its owner can still open it. A ledger that is not
+    /// there yet is created in the latest version in both cases.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// let tracker = procledger::Tracker::builder(path).migrate(false).reap_on_open(false).open()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn migrate(mut self, on: bool) -> Self {
+        self.options.upgrade = if on { Upgrade::Migrate } else { Upgrade::LeaveAsItIs };
         self
     }
 
@@ -259,7 +283,7 @@ impl Builder {
         let proc = Proc::open()?;
         let place = current_place()?;
         let trusted = trusted_folder(&self.options);
-        let store = Store::open_trusting(&self.path, trusted.as_deref())?;
+        let store = Store::open_trusting(&self.path, trusted.as_deref(), self.options.upgrade)?;
         let observer = Observer { place, uid: store.owner_uid() };
         let own = Pid::new(i64::from(std::process::id()))
             .ok_or_else(|| Error::invalid("pid 0 opens nothing"))?;

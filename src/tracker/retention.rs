@@ -56,7 +56,7 @@ impl Builder {
     ///
     /// The monitor deletes what is older, in steps of milliseconds beside the other work; without a monitor, call
     /// [`prune`](Tracker::prune). What runs, what survived an attempt to end it, the roots of both and the last pass of
-    /// each kind stay. Where several instances share a ledger, the shortest time of any of them counts.
+    /// each kind stay; so do the last process, leak, pass and instance, since their numbers would be given again. Where several instances share a ledger, the shortest time of any of them counts.
     pub fn keep_history(mut self, time: Duration) -> Self {
         self.options.keep_history = time;
         self
@@ -73,7 +73,8 @@ impl Builder {
 
 impl Tracker {
     /// Deletes history that ended longer ago than `older_than`, and gives the space back. `progress` is told after each
-    /// small step; between them others write. Live rows, survivors and the last pass of each kind stay.
+    /// small step; between them others write. Live rows, survivors, the last pass of each kind
+    /// and the last row of each table stay: no row gets the number of one that was deleted.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {

@@ -64,6 +64,7 @@ pub(super) struct Options {
     pub(super) limit_size: Option<u64>,
     /// A folder whose writers are trusted not to replace the ledger.
     pub(super) trust_folder: Option<std::path::PathBuf>,
+    pub(super) upgrade: crate::store::Upgrade,
 }
 
 /// One open tracker.

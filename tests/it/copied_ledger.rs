@@ -51,6 +51,36 @@ fn invariant_03_what_cannot_be_judged_is_left_as_it_is() {
     assert!(task.is_dead(), "the original may");
 }
 
+/// For whoever is asked about a file: which ledger it is or was. A new one at the same path is another.
+#[test]
+fn a_copy_could_not_be_told_to_be_one_of_this_ledger() {
+    let place = Place::new();
+    let copies = Place::new();
+    let uuid = |ledger: &Path| {
+        let findings = procledger(ledger, &["doctor", "--json"]).stdout;
+        let findings: serde_json::Value = serde_json::from_slice(&findings).expect("JSON");
+        let line = findings.as_array().expect("a list").iter().find(|line| line["check"] == "uuid");
+        let shown = line.expect("a line")["detail"].as_str().expect("text").to_owned();
+        assert_eq!(shown, sqlite3(ledger, "SELECT uuid FROM ledger"));
+        assert!(uuid::Uuid::try_parse(&shown).is_ok(), "{shown}");
+        shown
+    };
+    let host = Host::start(&place, "");
+    let original = uuid(&place.ledger());
+    let (copy, compact) = (copies.path().join("copy.db"), copies.path().join("compact.db"));
+    backup(&place.ledger(), &copy);
+    let vacuum = format!("VACUUM INTO '{}'", compact.display());
+    Connection::open(place.ledger()).expect("a ledger").execute_batch(&vacuum).expect("copied");
+    // A copy that is worked on stays one.
+    assert!(procledger(&copy, &["reap"]).status.success());
+    assert_eq!([uuid(&copy), uuid(&compact)], [original.as_str(); 2]);
+    host.stop();
+
+    std::fs::remove_file(place.ledger()).expect("removed");
+    Host::start(&place, "").stop();
+    assert_ne!(uuid(&place.ledger()), original);
+}
+
 #[test]
 fn what_is_in_another_pid_namespace_is_left_as_it_is() {
     if !namespaces() {

@@ -37,6 +37,7 @@ mod ends_that_went_wrong;
 mod exchanged_paths;
 mod exit_without_a_shutdown;
 mod export_follows;
+mod export_in_place;
 mod failed_operation;
 mod faults;
 mod file_size_limit;

@@ -53,14 +53,19 @@ impl Context {
             Access::Create => path.create_folder()?,
         }
         logging::start(global.verbose, global.log_file.as_deref())?;
-        Ok(Self {
+        let context = Self {
             ledger: path.file,
             export: global.export.clone(),
             profile: global.profile,
             trust_folder: global.trust_folder.clone(),
             asked_by,
             account,
-        })
+        };
+        // One that is not there yet is created in the latest version.
+        if global.migrate && context.ledger.exists() {
+            Ledger::migrate_trusting(&context.ledger, context.trust_folder())?;
+        }
+        Ok(context)
     }
 
     /// A look that changes nothing.
@@ -68,7 +73,7 @@ impl Context {
         Ok(Ledger::open(&self.ledger)?)
     }
 
-    /// An instance that owns processes or cleans up: with the profile and the export.
+    /// An instance that owns processes: with the profile and the export. It brings an older ledger up to date.
     pub(crate) fn owner(&self) -> Builder {
         let mut builder = self.builder();
         if self.profile == Some(Profile::EcosystemManager) {
@@ -80,10 +85,16 @@ impl Context {
         }
     }
 
+    /// An instance that cleans up for others, with the profile and the export. Their ledger stays at its version: they may
+    /// be of an older one, and must be able to start again.
+    pub(crate) fn reaper(&self) -> Builder {
+        self.owner().migrate(false)
+    }
+
     /// An instance for one action by hand: no orphan pass, no monitor, and no export, which it would take from an owner
-    /// to come or remove on leaving.
+    /// to come or remove on leaving. The ledger stays at its version, as for a [`reaper`](Self::reaper).
     pub(crate) fn actor(&self) -> Builder {
-        self.builder().reap_on_open(false).monitor(false)
+        self.builder().migrate(false).reap_on_open(false).monitor(false)
     }
 
     fn builder(&self) -> Builder {

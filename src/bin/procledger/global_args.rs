@@ -19,6 +19,9 @@ pub(crate) struct GlobalArgs {
     /// Trust all users that can write this folder on the ledger's path not to replace the ledger
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) trust_folder: Option<PathBuf>,
+    /// Migrate a ledger of an older version first, as `run` does (other commands use it as it is)
+    #[arg(long, global = true)]
+    pub(crate) migrate: bool,
     /// Append the log to this file (created with mode 0600)
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, Permissions},
     io::{self, ErrorKind, Write},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::Path,
     process::ExitCode,
 };
@@ -40,8 +40,8 @@ pub(crate) fn print_line(text: &str) -> Result<Reader> {
 }
 
 /// Replaces `file` by one that holds `bytes`, as a whole: on a full disk the old one stays. What is no regular file, such as
-/// a pipe, is written to; a link is followed. Where root names a file in another user's folder, or a link of that user, it is
-/// written as that user.
+/// a pipe, is written to; a link is followed. So is a file that no rename can replace, as one that is mounted into a
+/// container. Where root names a file in another user's folder, or a link of that user, it is written as that user.
 pub(crate) fn to_file(file: &Path, bytes: &[u8]) -> Result<()> {
     let failed =
         |error: io::Error| Failure::because(format!("failed to write {}", file.display()), &error);
@@ -51,15 +51,41 @@ pub(crate) fn to_file(file: &Path, bytes: &[u8]) -> Result<()> {
     if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
         return fs::write(&target, bytes).map_err(failed);
     }
+    match replace(&target, bytes) {
+        Err(error) if is_about_the_place(&error) => {
+            // The first error says why; the second one that the file is not there, as a rule.
+            write_in_place(&target, bytes).map_err(|_| failed(error))
+        }
+        answer => answer.map_err(failed),
+    }
+}
+
+fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mode = fs::metadata(&target).map_or(0o666, |found| found.mode() & 0o777);
+    let mode = fs::metadata(target).map_or(0o666, |found| found.mode() & 0o777);
     let mut new = tempfile::Builder::new()
         .permissions(Permissions::from_mode(mode))
         .prefix(".procledger-")
-        .tempfile_in(folder.unwrap_or(Path::new(".")))
-        .map_err(failed)?;
-    new.write_all(bytes).map_err(failed)?;
-    new.persist(&target).map(drop).map_err(|error| failed(error.error))
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    new.write_all(bytes)?;
+    new.persist(target).map(drop).map_err(|error| error.error)
+}
+
+/// A mount point, a folder that cannot be written, a read-only file system around it.
+fn is_about_the_place(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ResourceBusy
+            | ErrorKind::CrossesDevices
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+    )
+}
+
+fn write_in_place(target: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = fs::File::options().write(true).open(target)?;
+    file.write_all_at(bytes, 0)?;
+    file.set_len(bytes.len() as u64)
 }
 
 /// `value` as indented JSON and a newline, safe to look at on a terminal.

@@ -74,7 +74,7 @@ fn equal_failures_have_equal_messages() {
     let folder = tempfile::tempdir().unwrap();
     let target = Target::new(&folder.path().join("x.json"), my_uid()).unwrap();
     fs::remove_dir(folder.path()).unwrap();
-    let message = || format!("{:?}", target.replace(b"[]".to_vec()).unwrap_err());
+    let message = || format!("{:?}", target.replace(b"[]".to_vec(), None).unwrap_err());
     assert_eq!(message(), message());
     assert!(message().contains("os error 2"), "{}", message());
     fs::create_dir(folder.path()).unwrap();

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
+    error::Result,
     identity::{Identity, Pid, Place},
     record::{
         Containment, DeadInstance, End, EndReason, ExitStatus, InstanceId, LeakKind, Limits,
@@ -23,8 +24,13 @@ use crate::{
         ProcessRecord, Settled, StopHow, TaskId, Verdict,
     },
     state::State,
-    store::Store,
+    store::{Store, Upgrade},
 };
+
+/// Opens a ledger as the program that owns it does.
+pub(super) fn open(path: &Path) -> Result<Store> {
+    Store::open(path, Upgrade::Migrate)
+}
 
 pub(super) const UID: u32 = 1000;
 
@@ -38,7 +44,7 @@ pub(super) struct Fixture {
 impl Fixture {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Store::open(&folder.path().join("ledger.db")).expect("opens");
+        let store = open(&folder.path().join("ledger.db")).expect("opens");
         let me = store.add_instance(&instance("api", here(), 1)).expect("recorded");
         Self { folder, store, me }
     }

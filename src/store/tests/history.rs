@@ -133,18 +133,22 @@ fn prune(f: &Fixture, before: i64, batch: u32) -> u64 {
 fn old_history_goes_and_the_rest_stays() {
     let f = Fixture::new();
     let gone = f.instance("api", 2);
+    f.instance("api", 3); // the last instance would stay
     let old = ended(&f, gone, "a", 10, 100);
     leaked(&f, old, LeakKind::Stray, Outcome::Term, 100);
     f.sql("UPDATE process SET ended_at = 100 WHERE id = ?1", [old.0]);
     let root = ended(&f, f.me, "root", 11, 100);
     let below = f.admit(stray(f.me, root, 12));
     let new = ended(&f, f.me, "b", 13, 5_000);
+    // The last process and the last leak would stay.
+    let last = f.row(f.me, 14, State::Running);
+    leaked(&f, last, LeakKind::Stray, Outcome::Survived, 5_000);
     for at in [1, 2] {
         f.store.record_pass(f.me, &pass(PassKind::Health, at)).expect("committed");
     }
     f.store.stop_instance(gone, StopHow::Crashed, Millis(150)).expect("committed");
-    assert_eq!(prune(&f, 1_000, 1), 3, "one process, one pass, one instance");
-    assert!(f.store.leaks(None).expect("read").is_empty(), "with its leak");
+    assert_eq!(prune(&f, 1_000, 1), 4, "one process, two passes, one instance");
+    assert_eq!(f.store.leaks(None).expect("read").len(), 1, "with its leak");
     assert!(f.store.instance(gone).expect("read").is_none());
     for id in [root, below, new] {
         assert!(f.store.process(id).expect("read").is_some(), "{id:?} has to stay");
@@ -157,12 +161,108 @@ fn old_history_goes_and_the_rest_stays() {
     assert!(f.store.check().expect("checked").is_empty());
 }
 
+const NUMBERED: [&str; 4] = ["process", "leak", "pass", "instance"];
+
+fn largest(f: &Fixture) -> [i64; 4] {
+    NUMBERED.map(|table| f.number(&format!("SELECT coalesce(max(id), 0) FROM {table}")))
+}
+
+/// One row of each table, all of them over.
+fn something_that_is_over(f: &Fixture, pid: i64) {
+    let by = f.instance("api", pid);
+    let id = f.admit(process(by, "a", pid));
+    leaked(f, id, LeakKind::Stray, Outcome::Term, 100);
+    f.sql("UPDATE process SET ended_at = 100 WHERE id = ?1", [id.0]);
+    f.store.record_pass(by, &pass(PassKind::Health, pid)).expect("committed");
+    f.store.stop_instance(by, StopHow::Crashed, Millis(150)).expect("committed");
+}
+
+/// `process`, `leak`, `pass` and `instance` alike: SQLite gives the largest number that is there, plus one.
+#[test]
+fn a_number_that_was_pruned_was_given_again() {
+    let f = Fixture::new();
+    f.store.stop_instance(f.me, StopHow::Clean, Millis(150)).expect("committed");
+    let mut before = largest(&f);
+    for round in 0..3 {
+        for pid in 0..3 {
+            something_that_is_over(&f, 10 * round + pid + 10);
+        }
+        let made = largest(&f);
+        assert!(made.iter().zip(before).all(|(now, before)| *now >= before + 3), "{made:?}");
+        assert!(prune(&f, i64::MAX, 2) > 0);
+        assert_eq!(prune(&f, i64::MAX, 2), 0, "pruning what is left changes nothing");
+        assert_eq!(largest(&f), made, "the last row of each table stays");
+        before = made;
+    }
+    // The last ones, and what they name.
+    let rows = NUMBERED.map(|table| f.number(&format!("SELECT count(*) FROM {table}")));
+    assert!(rows.iter().all(|rows| (1..=3).contains(rows)), "{NUMBERED:?}: {rows:?}");
+    f.vacuum();
+    f.store.writer("test").expect("free").execute_batch("VACUUM").expect("runs");
+    assert_eq!(largest(&f), before, "VACUUM renumbers nothing");
+    assert!(f.store.check().expect("checked").is_empty());
+}
+
+/// The last row of one table is not the last of another: each is kept for itself, with what it names.
+#[test]
+fn the_last_number_of_each_table_stays_whatever_row_has_it() {
+    let f = Fixture::new();
+    // The last leak is that of the first process, below a root that has a larger number than it needs.
+    let root = ended(&f, f.me, "root", 10, 100);
+    let first = f.admit(stray(f.me, root, 11));
+    let pass_of_leak = |id| f.number(&format!("SELECT pass FROM leak WHERE process = {id}"));
+    leaked(&f, first, LeakKind::Stray, Outcome::Term, 100);
+    f.sql("UPDATE process SET ended_at = 100 WHERE id = ?1", [first.0]);
+    for pid in 12..16 {
+        ended(&f, f.me, "a", pid, 100);
+    }
+    let last = ended(&f, f.me, "b", 16, 50);
+    // The last pass by number is not the newest: the clock was set back.
+    for at in [900, 800] {
+        f.store.record_pass(f.me, &pass(PassKind::Orphan, at)).expect("committed");
+    }
+    let before = largest(&f);
+    prune(&f, i64::MAX, 3);
+    assert_eq!(largest(&f), before);
+    let left = f.store.history(None, None, 10).expect("read");
+    let mut left: Vec<_> = left.into_iter().map(|row| row.id).collect();
+    left.sort();
+    assert_eq!(left, [root, first, last], "the last, the leak's, and its root");
+    assert!(f.store.passes(None, 10).expect("read").len() >= 2);
+    assert!(pass_of_leak(first.0) > 0);
+    assert!(f.store.check().expect("checked").is_empty());
+    // With a later leak the row is as any other.
+    let later = f.admit(process(f.me, "c", 17));
+    leaked(&f, later, LeakKind::Stray, Outcome::Term, 100);
+    prune(&f, i64::MAX, 3);
+    let left = f.store.history(None, None, 10).expect("read");
+    assert_eq!(left.into_iter().map(|row| row.id).collect::<Vec<_>>(), [later]);
+}
+
+/// What is picked is deleted a moment later, and by then it may have become the last.
+#[test]
+fn a_leak_that_is_found_between_the_look_and_the_deletion_keeps_its_number() {
+    let f = Fixture::new();
+    let id = ended(&f, f.me, "a", 10, 100);
+    ended(&f, f.me, "b", 11, 9_000);
+    let picked = f.store.pick(Millis(1_000), 10).expect("read").expect("something");
+    f.sql(
+        "INSERT INTO leak (process, kind, rule, evidence, found_at, age_ms, outcome)
+         VALUES (?1, 'stray', 'x', 'x', 1, 1, 'gone')",
+        [id.0],
+    );
+    let deleted = f.store.write("test", |tx| crate::store::prune::delete(tx, &picked));
+    assert_eq!(deleted.expect("committed"), 0);
+    assert_eq!(f.number("SELECT max(id) FROM leak"), 1);
+}
+
 #[test]
 fn one_batch_is_no_larger_than_asked() {
     let f = Fixture::new();
     for pid in 10..20 {
         ended(&f, f.me, "a", pid, 100);
     }
+    f.row(f.me, 20, State::Running); // the last one would stay
     assert_eq!(f.prune(1_000, 4), 4);
     assert_eq!(prune(&f, 1_000, 4), 6);
 }
@@ -172,6 +272,8 @@ fn a_pass_stays_as_long_as_a_leak_that_it_found() {
     let f = Fixture::new();
     let id = f.row(f.me, 10, State::Running);
     leaked(&f, id, LeakKind::Orphan, Outcome::Survived, 100);
+    let last = f.row(f.me, 11, State::Running); // the last leak would stay
+    leaked(&f, last, LeakKind::Orphan, Outcome::Survived, 4_000);
     f.store.record_pass(f.me, &pass(PassKind::Orphan, 5_000)).expect("committed");
     assert_eq!(prune(&f, 1_000, 10), 0, "the survivor is still there");
     let end = crate::record::End { at: Millis(200), ..end(EndReason::Gone) };
@@ -232,8 +334,8 @@ fn every_view_answers_with_iso_times() {
 #[test]
 fn an_instance_that_a_row_names_in_any_way_is_not_pruned() {
     let f = Fixture::new();
-    let [owner, first, claimant, looked, unnamed] =
-        [2, 3, 4, 5, 6].map(|pid| f.instance("api", pid));
+    let [owner, first, claimant, looked, unnamed, last] =
+        [2, 3, 4, 5, 6, 7].map(|pid| f.instance("api", pid));
     let row = f.row(f.me, 10, State::Ended);
     f.sql(
         "UPDATE process SET owner = ?1, first_owner = ?2, ended_at = 9999 WHERE id = ?3",
@@ -242,7 +344,7 @@ fn an_instance_that_a_row_names_in_any_way_is_not_pruned() {
     let ending = f.row(f.me, 11, State::Running);
     f.put(ending, State::Ending, Some(claimant));
     f.store.record_pass(looked, &pass(PassKind::Health, 9_000)).expect("recorded");
-    for id in [owner, first, claimant, looked, unnamed] {
+    for id in [owner, first, claimant, looked, unnamed, last] {
         f.store.stop_instance(id, StopHow::Crashed, Millis(500)).expect("stopped");
     }
 
@@ -252,7 +354,7 @@ fn an_instance_that_a_row_names_in_any_way_is_not_pruned() {
             .query_map([], |row| row.get(0).map(InstanceId))?
             .collect::<rusqlite::Result<Vec<_>>>()
     });
-    assert_eq!(left.expect("read"), [f.me, owner, first, claimant, looked]);
+    assert_eq!(left.expect("read"), [f.me, owner, first, claimant, looked, last]);
     assert_eq!(f.store.check().expect("read"), [""; 0]);
     // References are checked again.
     let named = f.store.write("test", |tx| {

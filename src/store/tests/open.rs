@@ -14,7 +14,7 @@ use super::fixture::*;
 use crate::{
     error::Kind,
     record::{Millis, StopHow},
-    store::{Store, setup},
+    store::{Schema, Store, Upgrade},
 };
 
 #[test]
@@ -23,7 +23,7 @@ fn a_new_ledger_is_private_in_wal_mode_and_current() {
     for suffix in ["", "-wal", "-shm", "-setup.lock"] {
         assert_eq!(mode(&f.store.beside(suffix)), 0o600, "{suffix}");
     }
-    assert_eq!(i64::from(f.store.schema_version().expect("read")), setup::latest());
+    assert_eq!(f.store.schema(), Schema::latest());
     assert_eq!(f.number("PRAGMA application_id"), 0x706c_6467);
     assert_eq!(f.number("PRAGMA auto_vacuum"), 2, "incremental");
     assert!(f.store.check().expect("checked").is_empty());
@@ -70,7 +70,7 @@ fn child_with_a_umask() {
     let Some(folder) = given_folder() else { return };
     let mask = std::env::var("PROCLEDGER_TEST_UMASK").expect("given");
     umask(Mode::from_raw_mode(u32::from_str_radix(&mask, 8).expect("octal")));
-    let store = Store::open(&file(&folder, "")).expect("opens");
+    let store = open(&file(&folder, "")).expect("opens");
     for suffix in ["", "-wal", "-shm", "-setup.lock"] {
         assert_eq!(mode(&store.beside(suffix)), 0o600, "{suffix} under {mask}");
     }
@@ -80,11 +80,11 @@ fn child_with_a_umask() {
 fn a_current_ledger_is_opened_without_the_setup_lock() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = file(folder.path(), "");
-    drop(Store::open(&path).expect("created"));
+    drop(open(&path).expect("created"));
     let held = fs::File::open(file(folder.path(), "-setup.lock")).expect("there");
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("locked");
     let started = Instant::now();
-    drop(Store::open(&path).expect("opened"));
+    drop(open(&path).expect("opened"));
     assert!(started.elapsed() < Duration::from_secs(5), "did not wait for the lock");
 }
 
@@ -110,12 +110,8 @@ fn a_setup_that_was_cut_short_is_completed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = file(folder.path(), "");
         cut(folder.path());
-        let store = Store::open(&path).unwrap_or_else(|e| panic!("cut {index}: {e:?}"));
-        assert_eq!(
-            i64::from(store.schema_version().expect("read")),
-            setup::latest(),
-            "cut {index}"
-        );
+        let store = open(&path).unwrap_or_else(|e| panic!("cut {index}: {e:?}"));
+        assert_eq!(store.schema(), Schema::latest(), "cut {index}");
         assert_eq!(mode(&path), 0o600, "cut {index}");
         let vacuum: i64 = store
             .read("test", |c| c.query_one("PRAGMA auto_vacuum", [], |row| row.get(0)))
@@ -138,12 +134,55 @@ fn child_that_dies_in_the_setup() {
     std::process::exit(0);
 }
 
+/// A released ledger of a schema before the table `ledger`.
+fn old_ledger(path: &Path, schema: i64) {
+    let fixture = format!("tests/fixtures/ledger-{schema}.db");
+    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(fixture), path).expect("copied");
+    chmod(path, 0o600);
+}
+
+#[test]
+fn a_migration_that_was_cut_short_has_not_happened() {
+    for schema in 1..=3 {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = file(folder.path(), "");
+        old_ledger(&path, schema);
+        run(child("store::tests::open::child_that_dies_in_a_migration", folder.path()));
+        assert!(
+            fs::metadata(file(folder.path(), "-wal")).expect("there").len() > 0,
+            "it had begun"
+        );
+        let before = Store::open(&path, Upgrade::LeaveAsItIs).expect("opened");
+        assert_eq!((before.schema() < Schema::LEDGER, before.uuid().expect("read")), (true, None));
+        drop(before);
+        let store = open(&path).expect("migrated");
+        assert_eq!(store.schema(), Schema::latest());
+        assert!(store.uuid().expect("read").is_some());
+        assert!(store.check().expect("checked").is_empty());
+    }
+}
+
+#[test]
+fn child_that_dies_in_a_migration() {
+    let Some(folder) = given_folder() else { return };
+    let connection = Connection::open(file(&folder, "")).expect("opens");
+    // What was not committed is in the WAL.
+    let half = include_str!("../../../migrations/04-ledger/up.sql");
+    connection
+        .execute_batch(&format!(
+            "PRAGMA cache_size = 1; PRAGMA cache_spill = 1; BEGIN IMMEDIATE; {half} CREATE TABLE half (x);
+             INSERT INTO half SELECT randomblob(4000) FROM process; PRAGMA user_version = 4;"
+        ))
+        .expect("runs");
+    std::process::exit(0);
+}
+
 /// Were the new ledger to share the memory of the old one's WAL, both would be damaged.
 #[test]
 fn what_a_removed_ledger_left_is_not_taken_for_the_new_one() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = file(folder.path(), "");
-    let old = Store::open(&path).expect("created");
+    let old = open(&path).expect("created");
     old.add_instance(&instance("old", here(), 5)).expect("recorded");
     fs::remove_file(&path).expect("removed while it is open");
     let opens = || run(child("store::tests::open::child_that_opens_and_closes", folder.path()));
@@ -152,7 +191,7 @@ fn what_a_removed_ledger_left_is_not_taken_for_the_new_one() {
     assert!(refused.to_string().contains("was replaced by another file"), "{refused}");
     assert!(old.check().expect_err("nor is it read").to_string().contains("was replaced"));
     opens();
-    let new = Store::open(&path).expect("opened");
+    let new = open(&path).expect("opened");
     drop(old);
     opens();
     let programs: Vec<_> =
@@ -166,10 +205,10 @@ fn a_symlink_is_resolved_and_its_companions_stand_beside_the_real_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::create_dir(folder.path().join("real")).expect("made");
     let real = folder.path().join("real/ledger.db");
-    drop(Store::open(&real).expect("created"));
+    drop(open(&real).expect("created"));
     let link = folder.path().join("link.db");
     symlink("real/ledger.db", &link).expect("linked");
-    let store = Store::open(&link).expect("opened");
+    let store = open(&link).expect("opened");
     assert_eq!(store.path(), real.canonicalize().expect("resolves"));
     assert!(real.with_file_name("ledger.db-wal").exists());
     assert!(!folder.path().join("link.db-wal").exists());
@@ -180,7 +219,7 @@ fn a_symlink_is_resolved_and_its_companions_stand_beside_the_real_file() {
 #[test]
 fn a_second_opening_in_this_process_keeps_the_locks_of_the_first() {
     let f = Fixture::new();
-    drop(Store::open(f.store.path()).expect("opened"));
+    drop(open(f.store.path()).expect("opened"));
     drop(Store::open_read_only(f.store.path()).expect("opened"));
     run(child("store::tests::open::child_that_opens_and_closes", f.folder.path()));
     assert!(f.store.beside("-wal").exists(), "the other process took itself for the last one");
@@ -192,7 +231,7 @@ fn a_second_opening_in_this_process_keeps_the_locks_of_the_first() {
 #[test]
 fn child_that_opens_and_closes() {
     let Some(folder) = given_folder() else { return };
-    let store = Store::open(&file(&folder, "")).expect("opens");
+    let store = open(&file(&folder, "")).expect("opens");
     store.add_instance(&instance("child", here(), 8)).expect("recorded");
 }
 
@@ -234,7 +273,7 @@ fn writers_that_read_first_wait_for_each_other() {
         .map(|writer| {
             let (path, me) = (f.store.path().to_owned(), f.me);
             thread::spawn(move || {
-                let store = Store::open(&path).expect("opens");
+                let store = open(&path).expect("opens");
                 for n in 0..50 {
                     let new = process(me, &format!("task-{writer}-{n}"), 10 + n);
                     store.admit(&here(), &[new]).expect("waited").remove(0).expect("admitted");

@@ -9,7 +9,6 @@ use crate::{
         DeadInstance, EndReason, ExitStatus, InstanceId, Millis, OrphanClaim, ProcessId, StopHow,
     },
     state::State,
-    store::Store,
 };
 
 const AT: Millis = Millis(8_000);
@@ -198,7 +197,7 @@ fn reap(
     gone: InstanceId,
     barrier: &Barrier,
 ) -> Vec<ProcessId> {
-    let store = Store::open(path).expect("opens");
+    let store = open(path).expect("opens");
     barrier.wait();
     let answer = store.claim_orphans(me, "api", None, &[dead(gone)], AT).expect("committed");
     ids(&answer.claimed)

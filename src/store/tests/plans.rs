@@ -30,9 +30,9 @@ fn plan(f: &Fixture, sql: &str) -> Vec<String> {
 fn nothing_that_recurs_reads_all_history() {
     let f = Fixture::new();
     for (name, sql, index) in [
-        ("live", query::LIVE, "process_live_owner"),
-        ("live_of", query::LIVE_OF, "process_live_owner"),
-        ("live_of_task", query::LIVE_OF_TASK, "process_live_task"),
+        ("live", query::LIVE.current, "process_live_owner"),
+        ("live_of", query::LIVE_OF.current, "process_live_owner"),
+        ("live_of_task", query::LIVE_OF_TASK.current, "process_live_task"),
         ("live_below", below::LIVE_BELOW, "process_root"),
         ("settle_alone", settle::HAS_DESCENDANTS, "process_root"),
         ("export_entries", query::EXPORTED, "process_live_owner"),
@@ -44,8 +44,8 @@ fn nothing_that_recurs_reads_all_history() {
         ("figures: ends", figures::ENDS_SINCE, "process_ended"),
         ("figures: leaks", figures::LEAKS_SINCE, "leak_found"),
         ("figures: passes", figures::PASSES_SINCE, "pass_kind"),
-        ("history", query::HISTORY, "process_ended"),
-        ("history_of", query::HISTORY_OF, "process_task"),
+        ("history", query::HISTORY.current, "process_ended"),
+        ("history_of", query::HISTORY_OF.current, "process_task"),
         ("prune processes", prune::PROCESSES, "process_ended"),
         ("prune passes", prune::PASSES, "pass_kind"),
     ] {
@@ -166,9 +166,9 @@ fn what_recurs_takes_as_many_steps_beside_a_long_history_as_beside_none() {
         f.row(f.me, pid, State::Running);
     }
     let asked = [
-        query::LIVE,
-        query::LIVE_OF,
-        query::LIVE_OF_TASK,
+        query::LIVE.current,
+        query::LIVE_OF.current,
+        query::LIVE_OF_TASK.current,
         admit::ALIVE,
         orphans::LIVE_ROWS,
         instances::TO_JUDGE,

@@ -55,7 +55,7 @@ fn a_reader_that_came_first_sees_a_later_writer() {
     drop(store);
     let path = file(folder.path(), "");
     let reader = Store::open_read_only(&path).expect("opened");
-    let writer = Store::open(&path).expect("opened");
+    let writer = open(&path).expect("opened");
     writer.admit(&here(), &[process(me, "a", 10)]).expect("committed").remove(0).expect("admitted");
     assert_eq!(reader.live().expect("read").len(), 1);
     drop(writer);

@@ -30,14 +30,14 @@ fn refused(prepare: impl FnOnce(&Path, &Path)) -> (Kind, String) {
     let path = file(folder.path(), "");
     prepare(folder.path(), &path);
     let before = snapshot(folder.path());
-    let error = Store::open(&path).err().unwrap_or_else(|| panic!("not refused: {before:?}"));
+    let error = open(&path).err().unwrap_or_else(|| panic!("not refused: {before:?}"));
     assert_eq!(snapshot(folder.path()), before, "{error}: the folder was touched");
     assert!(error.to_string().contains(&*folder.path().to_string_lossy()), "{error}");
     (error.kind(), error.to_string())
 }
 
 fn ledger(path: &Path) {
-    drop(Store::open(path).expect("created"));
+    drop(open(path).expect("created"));
 }
 
 fn edit(path: &Path, sql: &str) {
@@ -69,7 +69,7 @@ fn a_newer_ledger_in_use() {
         (sizes, fs::read_dir(folder.path()).expect("a folder").count())
     };
     let before = seen();
-    assert_eq!(Store::open(&path).expect_err("refused").kind(), Kind::Newer);
+    assert_eq!(open(&path).expect_err("refused").kind(), Kind::Newer);
     assert_eq!(Store::open_read_only(&path).expect_err("refused").kind(), Kind::Newer);
     assert_eq!(seen(), before);
 }
@@ -112,9 +112,9 @@ fn what_is_no_plain_file() {
     });
     assert_eq!(kind, Kind::NotALedger);
     assert!(message.contains("is a FIFO"), "{message}");
-    let error = Store::open(Path::new("/dev/null")).expect_err("refused");
+    let error = open(Path::new("/dev/null")).expect_err("refused");
     assert!(error.to_string().contains("is a device"), "{error}");
-    let error = Store::open(Path::new("/")).expect_err("refused");
+    let error = open(Path::new("/")).expect_err("refused");
     assert_eq!(error.kind(), Kind::InvalidInput);
 }
 
@@ -122,7 +122,7 @@ fn what_is_no_plain_file() {
 fn a_folder_that_does_not_exist() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("no/such/ledger.db");
-    let error = Store::open(&path).expect_err("refused");
+    let error = open(&path).expect_err("refused");
     assert_eq!(error.kind(), Kind::NotFound);
     assert!(error.to_string().contains("no/such"), "{error}");
     assert!(!folder.path().join("no").exists());
@@ -163,10 +163,10 @@ fn a_folder_above_that_others_can_write() {
     let below = top.path().join("below");
     fs::create_dir(&below).expect("made");
     chmod(top.path(), 0o777);
-    let error = Store::open(&below.join("ledger.db")).expect_err("refused");
+    let error = open(&below.join("ledger.db")).expect_err("refused");
     assert_eq!(error.kind(), Kind::Denied);
     chmod(top.path(), 0o1777);
-    Store::open(&below.join("ledger.db")).expect("a sticky folder is fine");
+    open(&below.join("ledger.db")).expect("a sticky folder is fine");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn second_name(folder: &Path, suffix: &str) {
 fn a_backup_made_of_links_is_no_obstacle() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     second_name(folder.path(), "-setup.lock");
-    Store::open(&file(folder.path(), "")).expect("opens");
+    open(&file(folder.path(), "")).expect("opens");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn root_opens_anothers_ledger_and_locks_nobody_out() {
     };
     run(child);
     let path = file(folder.path(), "");
-    let store = Store::open(&path).expect("root may");
+    let store = open(&path).expect("root may");
     assert_eq!(store.owner_uid(), NOBODY);
     for suffix in ["-wal", "-shm", "-setup.lock"] {
         let owner = std::os::unix::fs::MetadataExt::uid(
@@ -248,7 +248,7 @@ fn root_opens_anothers_ledger_and_locks_nobody_out() {
 #[test]
 fn child_creates_a_ledger() {
     let Some(folder) = given_folder() else { return };
-    drop(Store::open(&file(&folder, "")).expect("opens"));
+    drop(open(&file(&folder, "")).expect("opens"));
 }
 
 /// Run as another user: a stranger's ledger, a folder that cannot be written, and reading there.
@@ -259,7 +259,7 @@ fn another_user_is_refused() {
     };
     chown(folder.path(), Some(0), Some(0)).expect("taken back");
     chmod(folder.path(), 0o755);
-    drop(Store::open(&file(folder.path(), "")).expect("created by root"));
+    drop(open(&file(folder.path(), "")).expect("created by root"));
     fs::create_dir(folder.path().join("shut")).expect("made");
     let before = snapshot(folder.path());
     run(child);
@@ -269,10 +269,10 @@ fn another_user_is_refused() {
 #[test]
 fn child_of_another_user() {
     let Some(folder) = given_folder() else { return };
-    let error = Store::open(&file(&folder, "")).expect_err("a stranger's");
+    let error = open(&file(&folder, "")).expect_err("a stranger's");
     assert_eq!(error.kind(), Kind::Denied, "{error:?}");
     assert!(error.to_string().contains("belongs to uid 0"), "{error}");
-    let error = Store::open(&folder.join("shut/new.db")).expect_err("cannot be written");
+    let error = open(&folder.join("shut/new.db")).expect_err("cannot be written");
     assert_eq!(error.kind(), Kind::Denied, "{error:?}");
     assert!(error.to_string().contains("cannot be written by uid"), "{error}");
 }
@@ -285,7 +285,7 @@ fn a_ledger_in_a_folder_that_cannot_be_written_is_still_read() {
     };
     chown(folder.path(), Some(0), Some(0)).expect("taken back");
     let path = file(folder.path(), "");
-    let store = Store::open(&path).expect("created");
+    let store = open(&path).expect("created");
     store.add_instance(&instance("api", here(), 4)).expect("recorded");
     drop(store);
     chmod(folder.path(), 0o755);

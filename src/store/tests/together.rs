@@ -55,7 +55,7 @@ fn meet(folder: &Path, index: &str) {
 }
 
 fn open_and_write(folder: &Path, round: usize) {
-    let store = Store::open(&file(folder, "")).unwrap_or_else(|e| panic!("round {round}: {e:?}"));
+    let store = open(&file(folder, "")).unwrap_or_else(|e| panic!("round {round}: {e:?}"));
     store
         .add_instance(&instance("opener", here(), 1))
         .unwrap_or_else(|e| panic!("round {round}, writing: {e:?}"));
@@ -92,7 +92,7 @@ fn a_ledger_that_somebody_else_has_set_up_since_we_looked_was_called_emptied() {
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(&path, permissions).expect("set");
     let before = trust::Located::at(&path, &trust::Terms::of(&path, None)).expect("seen");
-    let store = Store::open(&path).expect("set up by somebody else");
+    let store = open(&path).expect("set up by another program");
     store.add_instance(&instance("opener", here(), 1)).expect("written");
     assert!(matches!(setup::standing(&before), Ok(setup::Standing::New)), "it is looked at anew");
 }

@@ -19,7 +19,7 @@ use crate::{
 /// Delete old history and free its disk space
 ///
 /// Deletes in steps of milliseconds, so that writers are not held up. Running processes, survivors and the last pass of each
-/// kind are kept.
+/// kind are kept, and so is the last row of each table, so that no row number is used twice.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  procledger prune --older-than 90days")]
 pub(crate) struct PruneArgs {

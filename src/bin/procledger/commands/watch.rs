@@ -81,18 +81,19 @@ impl WatchArgs {
         logging::start(global.verbose, None)?;
         let named = self.ledgers.into_iter().chain(global.db.clone()).collect();
         let verbose = (0..global.verbose).map(|_| "-v".to_owned());
+        let migrate = global.migrate.then(|| "--migrate".to_owned());
         let protect = self.protect.into_iter().flat_map(|name| ["--protect".to_owned(), name]);
         let trust = global.trust_folder.iter();
         let trust =
             trust.flat_map(|dir| ["--trust-folder".to_owned(), dir.to_string_lossy().into_owned()]);
-        let words = verbose.chain(protect).chain(trust).chain(self.keeping.words());
+        let words = verbose.chain(migrate).chain(protect).chain(trust).chain(self.keeping.words());
         supervise(named, self.dir, words.collect())
     }
 
     fn watch_one(self, context: &Context) -> Result<Exit> {
         let signals = Signals::block(&STOP)?;
         let mut notify = Notify::from_environment();
-        let builder = self.keeping.apply(context.owner()).protected_names(self.protect);
+        let builder = self.keeping.apply(context.reaper()).protected_names(self.protect);
         let tracker = signals.end_us_during(|| builder.open())??;
         let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| Failure::because("failed to create a pipe", &error))?;

@@ -1,0 +1,145 @@
+//! Writing the file where it stands, for a place in which no rename can replace it.
+//!
+//! A file that is bind-mounted into a container is a mount point, and rename(2) onto one fails with EBUSY; in a folder that
+//! cannot be written, or on a read-only file system that such a file is mounted into, not even a temporary file can be made.
+//! The file itself can be written all the same.
+//!
+//! A reader may see a part of the new list then. What is done about it:
+//!
+//! - the new list is written by one pwrite(2), and it is padded with spaces to the length of the old one, so that what is
+//!   read before the file is cut to its length is JSON as well;
+//! - the file is locked meanwhile: a reader that takes flock(2) (`LOCK_SH`) sees whole lists alone. It is waited for, but
+//!   for a second at most, since any user that can read the file can lock it;
+//! - space is reserved before the first byte is written: on a full disk the old list stays. (A file system that copies on
+//!   write may still run out in the middle.)
+//!
+//! Only a regular file of the ledger's owner with no other name is written to, judged by what was opened: no symlink is
+//! followed and no FIFO waited for. A mount point may be of another user, as with a container's user IDs, where nobody but
+//! root and the owner could have put one into the folder.
+
+use std::{
+    fs::{File, Metadata},
+    io,
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags},
+    io::Errno,
+};
+
+use super::lock::try_flock;
+
+/// How long a reader that has locked the file is waited for: a list is read in milliseconds.
+const READERS: Duration = Duration::from_secs(1);
+const READERS_POLL: Duration = Duration::from_millis(1);
+/// An old list that is longer than the new one by more than this is cut, and not written over with spaces first.
+const PADDING_MAX: u64 = 1 << 20;
+
+/// Whether another file was mounted at the path itself. Before Linux 5.8 the kernel does not say it (statx(2)), and a rename
+/// finds out.
+pub(super) fn is_mount_point(path: &Path) -> bool {
+    attributes(path).contains(StatxAttributes::MOUNT_ROOT)
+}
+
+/// What chattr(1) has set, so that the file can neither be replaced nor written.
+pub(super) fn is_immutable(path: &Path) -> bool {
+    attributes(path).intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
+}
+
+fn attributes(path: &Path) -> StatxAttributes {
+    rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)
+        .map_or(StatxAttributes::empty(), |found| found.stx_attributes & found.stx_attributes_mask)
+}
+
+/// Whether an error of the rename, or of what comes before it, is about the place and not about the list.
+pub(super) fn is_about_the_place(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::BUSY | Errno::XDEV | Errno::ACCESS | Errno::PERM | Errno::ROFS))
+}
+
+/// Opens the file for writing, as it is; an error, in words, where it is not one that we may write.
+pub(super) fn open(path: &Path, owner: u32) -> Result<File, Refusal> {
+    let flags =
+        OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(Refusal::Os)?;
+    let found = file.metadata().map_err(|_| Refusal::Os(Errno::IO))?;
+    match distrust(path, &found, owner) {
+        Some(why) => Err(Refusal::NotOurs(why)),
+        None => Ok(file),
+    }
+}
+
+/// Why the file is not written in place.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Os(Errno),
+    NotOurs(String),
+}
+
+fn distrust(path: &Path, found: &Metadata, owner: u32) -> Option<String> {
+    if !found.is_file() {
+        return Some("is not a regular file".to_owned());
+    }
+    let mounted = is_mount_point(path);
+    if found.uid() != owner && !(mounted && only_we_mount_in(path, owner)) {
+        return Some(format!("belongs to uid {}, not to uid {owner}", found.uid()));
+    }
+    // Another user may have given a file of ours this name, by link(2).
+    if found.nlink() > 1 && !mounted {
+        return Some("has other names (hard links)".to_owned());
+    }
+    None
+}
+
+/// Whether the folder is root's or the owner's, and others cannot write it: an ordinary user mounts (fusermount(1)) only
+/// onto what it may write.
+fn only_we_mount_in(path: &Path, owner: u32) -> bool {
+    let folder = path.parent().and_then(|folder| folder.symlink_metadata().ok());
+    folder.is_some_and(|folder| {
+        [0, owner].contains(&folder.uid()) && folder.permissions().mode() & 0o022 == 0
+    })
+}
+
+/// Puts `text` into the file, locked unless the caller has locked it already.
+pub(super) fn write(file: &File, text: &[u8], is_locked: bool) -> io::Result<()> {
+    let locked = !is_locked && lock(file);
+    let answer = put(file, text);
+    if locked {
+        let _ = rustix::fs::flock(file, FlockOperation::Unlock);
+    }
+    answer
+}
+
+fn lock(file: &File) -> bool {
+    let deadline = Instant::now() + READERS;
+    loop {
+        match try_flock(file) {
+            Ok(false) if Instant::now() < deadline => thread::sleep(READERS_POLL),
+            answer => return answer == Ok(true),
+        }
+    }
+}
+
+fn put(file: &File, text: &[u8]) -> io::Result<()> {
+    let (new, old) = (text.len() as u64, file.metadata()?.len());
+    // 1. Space for all of it. Where the file system knows no reservation, the write finds out.
+    let reserved = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, new.max(1));
+    if let Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = reserved {
+        return Err(errno.into());
+    }
+    // 2. The list, over all of the old one.
+    let padding = old.saturating_sub(new);
+    if padding == 0 || padding > PADDING_MAX {
+        file.write_all_at(text, 0)?;
+    } else {
+        let mut padded = text.to_vec();
+        padded.resize(usize::try_from(old).unwrap_or(text.len()), b' ');
+        file.write_all_at(&padded, 0)?;
+    }
+    // 3. Its length.
+    if old > new { file.set_len(new) } else { Ok(()) }
+}

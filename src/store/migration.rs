@@ -1,0 +1,234 @@
+//! The version of a ledger's schema, and the migrations from one to the next.
+//!
+//! A ledger has two numbers:
+//!
+//! - its *schema*, the number of migrations that it has had: in the table `ledger` since migration 4, before that in
+//!   `PRAGMA user_version`;
+//! - its *compatibility level*, `PRAGMA user_version`: the oldest schema whose programs may still read and write it.
+//!
+//! Every released program refuses a ledger whose `user_version` is greater than the schema that the program knows, and
+//! asks nothing else. So a migration that only adds (a nullable column, a table, an index, a view) leaves `user_version`
+//! as it is: a program of an older version works on, beside newer ones and after them. A migration that an older program
+//! could not live with raises it to its own number; see [`COMPATIBLE`].
+//!
+//! # To add a migration
+//!
+//! 1. Write `migrations/NN-name/up.sql`. Columns are nullable or have a default, with a comment on each.
+//! 2. Where the code reads or writes what it adds, name it in an associated constant of [`Schema`] and ask
+//!    `tx.schema() >= Schema::…` or `store.schema() >= Schema::…` first: a program that does not own a ledger leaves it at
+//!    the schema that it has (`watch`, `reap`, `kill` and everything that reads), and there the addition is missing.
+//! 3. Only where an older program must not write any more: set [`COMPATIBLE`] to NN and to the version of this release.
+//!    Where this program cannot use an older schema as it is: raise [`OLDEST_USABLE`].
+//!
+//! # Crashes
+//!
+//! All migrations that a ledger lacks, both numbers included, are one immediate transaction. `rusqlite_migration` keeps its
+//! own count in `user_version` and could not leave it behind within that transaction, so this module runs them itself.
+
+use std::{fmt, path::Path};
+
+use include_dir::{Dir, include_dir};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+
+use crate::error::{Error, Kind, Result};
+
+static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations");
+
+/// The last migration that programs older than it cannot live with, and the first release that has it.
+const COMPATIBLE: (i64, &str) = (3, "0.1.0");
+/// The oldest schema that this program uses as it is, without migrating: for an addition that is missing there it has
+/// another way.
+const OLDEST_USABLE: Schema = Schema(1);
+
+/// How many migrations a ledger has had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Schema(i64);
+
+impl Schema {
+    /// `instance.cgroup`, `instance.cgroup_inode` and `process.evidence`.
+    pub(super) const CGROUP: Self = Self(2);
+    /// The table `ledger`.
+    pub(super) const LEDGER: Self = Self(4);
+    /// `process.keeper_pid`, `process.keeper_start_tick` and `process.keeper_pidfd_inode`.
+    pub(super) const KEEPER: Self = Self(5);
+
+    /// The schema of a new ledger: that of all migrations.
+    pub(crate) fn latest() -> Self {
+        Self(i64::try_from(MIGRATIONS.dirs().count()).unwrap_or(i64::MAX))
+    }
+
+    /// Whether there is no migration that the ledger lacks. One that a newer program has migrated has more.
+    pub(crate) fn is_current(self) -> bool {
+        self >= Self::latest()
+    }
+
+    /// An error where this program can use the ledger only after a migration.
+    pub(super) fn check_usable(self, path: &Path) -> Result<()> {
+        if self >= OLDEST_USABLE {
+            return Ok(());
+        }
+        let message = format!(
+            "the ledger `{}` has schema {self}, and this program needs {OLDEST_USABLE} or newer: start the program that \
+             owns it in this version, or repeat this with --migrate",
+            path.display()
+        );
+        Err(Error::new(Kind::Unsupported, message))
+    }
+}
+
+impl fmt::Display for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The schema of a ledger whose `user_version` is `compatible`.
+pub(super) fn of(connection: &Connection, compatible: i64) -> rusqlite::Result<Schema> {
+    if !has_ledger_table(connection)? {
+        return Ok(Schema(compatible));
+    }
+    let schema: Option<i64> = connection
+        .query_one("SELECT schema FROM ledger WHERE one = 1", [], |row| row.get(0))
+        .optional()?;
+    // A person has deleted the row, or set it to nonsense: what the table itself proves.
+    Ok(Schema(schema.unwrap_or(0)).max(Schema(compatible)).max(Schema::LEDGER))
+}
+
+/// Whether the table is ours: a person may have made one of the same name in a ledger of schema 3.
+fn has_ledger_table(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_one(
+        "SELECT count(*) = 3 FROM pragma_table_info('ledger') WHERE name IN ('one', 'uuid', 'schema')",
+        [],
+        |row| row.get(0),
+    )
+}
+
+/// Refuses a ledger that only a newer program may use.
+pub(super) fn check_not_newer(connection: &Connection, compatible: i64, path: &Path) -> Result<()> {
+    let latest = Schema::latest();
+    if Schema(compatible) <= latest {
+        return Ok(());
+    }
+    // Best effort: what else a newer version has changed is not known.
+    let needs: Option<String> =
+        connection.query_one("SELECT needs FROM ledger WHERE one = 1", [], |row| row.get(0)).ok();
+    let needs = needs.filter(|needs| is_version(needs));
+    let program = needs.map_or_else(
+        || "update the program".to_owned(),
+        |needs| format!("update the program to procledger {needs} or newer"),
+    );
+    let message = format!(
+        "the ledger `{}` has version {compatible}, and this program knows up to {latest}: {program}",
+        path.display()
+    );
+    Err(Error::new(Kind::Newer, message))
+}
+
+/// Whether a text may stand in a message as a version.
+fn is_version(text: &str) -> bool {
+    text.len() <= 32
+        && !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+'))
+}
+
+/// Every schema that there is.
+#[cfg(test)]
+pub(super) fn all() -> impl Iterator<Item = Schema> {
+    migrations().into_iter().map(|(schema, _)| schema)
+}
+
+/// The migrations in their order.
+fn migrations() -> Vec<(Schema, &'static str)> {
+    let mut folders: Vec<_> = MIGRATIONS.dirs().collect();
+    folders.sort_by_key(|folder| folder.path());
+    let sql = folders.iter().filter_map(|folder| {
+        folder.get_file(folder.path().join("up.sql")).and_then(include_dir::File::contents_utf8)
+    });
+    (1..).map(Schema).zip(sql).collect()
+}
+
+/// Applies the migrations that the ledger lacks. A crash leaves all of them or none.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    migrate_to(connection, Schema::latest())
+}
+
+pub(super) fn migrate_to(connection: &mut Connection, wanted: Schema) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // 1. Read anew under the write lock: an older program may have migrated up to its own schema meanwhile.
+    let compatible = transaction.query_one("PRAGMA user_version", [], |row| row.get(0))?;
+    let had = of(&transaction, compatible)?;
+    // 2. What is missing.
+    let missing = |schema: Schema| had < schema && schema <= wanted;
+    for (_, sql) in migrations().iter().filter(|(schema, _)| missing(*schema)) {
+        transaction.execute_batch(sql)?;
+    }
+    // 3. Both numbers, unless a newer program has set them.
+    if had < wanted {
+        if wanted >= Schema::LEDGER {
+            transaction
+                .execute("UPDATE ledger SET schema = ?1, needs = ?2", (wanted.0, COMPATIBLE.1))?;
+        }
+        transaction.pragma_update(None, "user_version", wanted.0.min(COMPATIBLE.0))?;
+    }
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migrations_are_numbered_without_a_gap_and_each_has_its_sql() {
+        let migrations = migrations();
+        assert_eq!(migrations.len(), MIGRATIONS.dirs().count(), "one has no up.sql");
+        let mut folders: Vec<_> = MIGRATIONS.dirs().map(Dir::path).collect();
+        folders.sort();
+        for ((schema, _), folder) in migrations.iter().zip(folders) {
+            let name = folder.to_string_lossy();
+            assert_eq!(name.split('-').next(), Some(&*format!("{:02}", schema.0)), "{name}");
+        }
+        assert!(Schema(COMPATIBLE.0) <= Schema::latest());
+    }
+
+    #[test]
+    fn each_schema_is_known_by_its_numbers_and_reached_from_each_one_before() {
+        for first in 1..=Schema::latest().0 {
+            for then in first..=Schema::latest().0 {
+                let mut connection = Connection::open_in_memory().expect("a database");
+                migrate_to(&mut connection, Schema(first)).expect("migrated");
+                migrate_to(&mut connection, Schema(then)).expect("migrated");
+                let compatible: i64 = connection
+                    .query_one("PRAGMA user_version", [], |row| row.get(0))
+                    .expect("a number");
+                assert_eq!(compatible, then.min(COMPATIBLE.0));
+                assert_eq!(of(&connection, compatible).expect("read"), Schema(then));
+            }
+        }
+    }
+
+    #[test]
+    fn a_schema_that_this_program_cannot_use_as_it_is_is_refused_with_what_to_do() {
+        let before = Schema(OLDEST_USABLE.0 - 1);
+        let error = before.check_usable(Path::new("/x/ledger.db")).expect_err("too old");
+        let said = error.to_string();
+        assert!(error.is_unsupported() && said.contains("`/x/ledger.db` has schema"), "{said}");
+        assert!(said.contains("repeat this with --migrate"), "{said}");
+        for usable in [OLDEST_USABLE, Schema::latest(), Schema(Schema::latest().0 + 1)] {
+            usable.check_usable(Path::new("/x/ledger.db")).expect("usable");
+        }
+    }
+
+    /// What the table itself proves, where a person has deleted its row.
+    #[test]
+    fn without_the_row_of_the_table_ledger_the_schema_is_not_older_than_the_table() {
+        let mut connection = Connection::open_in_memory().expect("a database");
+        migrate(&mut connection).expect("migrated");
+        connection
+            .execute("UPDATE ledger SET schema = 1", [])
+            .expect_err("not a schema with the table");
+        connection.execute("DELETE FROM ledger", []).expect("deleted");
+        assert_eq!(of(&connection, COMPATIBLE.0).expect("read"), Schema::LEDGER);
+    }
+}
