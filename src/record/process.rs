@@ -157,6 +157,8 @@ pub(crate) enum Verdict {
     Survived(String),
     /// It cannot be told what the process is: the claim is given back.
     Unknown(String),
+    /// The attempt was interrupted in its grace: the claim is given back, and no other attempt is due.
+    Interrupted,
     /// It was left alone on purpose, and nobody answers for it any more. With its row, where it has none yet.
     Kept(Option<Box<NewProcess>>, End),
 }

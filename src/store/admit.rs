@@ -86,7 +86,9 @@ fn alive(
         .optional()
 }
 
-/// One row, whole: its owner is also the first one, which names boot and namespace.
+/// One row, whole: its first owner is the instance that records it, which names boot and namespace. A descendant belongs to
+/// the owner of its root, whichever instance has found it: one that ends the tree of another, and dies at it, leaves no rows
+/// that a third one would take for those of a dead owner.
 pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result<ProcessId> {
     let claimed_by = (new.state == State::Ending).then_some(new.owner.0);
     // Whoever made the row may have masked it already; a second time changes nothing, and no other way leads to the disk.
@@ -96,7 +98,7 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
         "INSERT INTO process (task_id, owner, first_owner, root, origin, token, pid, start_tick,
            pidfd_inode, session, cgroup, cgroup_inode, containment, command, cwd, uid, state, claimed_by, started_at,
            survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes, cpu_ms, evidence)
-         VALUES (:task, :owner, :owner, :root, :origin, :token, :pid, :start_tick,
+         VALUES (:task, coalesce((SELECT owner FROM process WHERE id = :root), :owner), :owner, :root, :origin, :token, :pid, :start_tick,
            :pidfd_inode, :session, :cgroup, :cgroup_inode, :containment, :command, :cwd, :uid, :state, :claimed_by,
            :started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss, :cpu, :evidence)",
     )?

@@ -60,6 +60,7 @@ mod transaction;
 mod trust;
 
 pub(crate) use below::Below;
+pub(crate) use claim::TakeOver;
 pub(crate) use connection::Store;
 pub(crate) use housekeeping::Housekeeper;
 pub use leak_report::LeakReport;

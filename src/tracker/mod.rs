@@ -6,6 +6,7 @@
 //! - [`process`], [`output`] and [`foreground`]: waiting for one;
 //! - `asynchronous`: the same as futures, with the feature `tokio`;
 //! - [`settle`]: a root ended by itself;
+//! - [`statuses`]: of dead processes whose status cannot be had yet; [`claims`]: of other instances on rows that end here;
 //! - [`terminate`] and [`ending`]: ending trees; [`tie`]: what belongs to one, and pinning it;
 //! - [`keep`]: what is left alone on purpose;
 //! - [`reap`] with [`liveness`], [`sweep`] and [`import`]: what dead instances left;
@@ -21,6 +22,7 @@ mod alone;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod below;
+mod claims;
 mod containment;
 mod doctor;
 mod ending;
@@ -50,6 +52,7 @@ mod settle;
 mod shared;
 mod shutdown;
 mod spawn;
+mod statuses;
 mod sweep;
 mod terminate;
 mod tie;

@@ -11,7 +11,7 @@ use nix::sys::{
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::exit::{Failure, Result};
+use crate::exit::{Exit, Failure, Result};
 
 /// What asks a service to stop.
 pub(crate) const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
@@ -71,6 +71,19 @@ impl Signals {
             }
         }
     }
+}
+
+/// Ends this process by a signal that [`Signals`] had blocked, so that a shell or a loop around it sees that it was interrupted;
+/// should that fail, answers with the code that a shell would give it.
+pub(crate) fn die_by(signal: i32) -> Exit {
+    if let Ok(signal) = Signal::try_from(signal) {
+        let mut set = SigSet::empty();
+        set.add(signal);
+        // Blocked, it waits for this thread alone.
+        let _ = nix::sys::signal::raise(signal);
+        let _ = set.thread_unblock();
+    }
+    Exit::signal(signal)
 }
 
 /// A write beyond `ulimit -f` shall fail, and not end whoever answers for programs. Before any other thread runs; programs

@@ -22,6 +22,8 @@ pub(in super::super) struct TreeEnd {
     pub(in super::super) unknown: Vec<(ProcessId, Error)>,
     /// Why nobody knows whether these were all: the root's row must stay, since it leads to the others.
     pub(in super::super) unseen: Option<String>,
+    /// Interrupted in its grace: what lives was asked to end, and is left as it is.
+    pub(in super::super) interrupted: bool,
 }
 
 /// What became of one member.

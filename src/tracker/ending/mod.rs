@@ -38,5 +38,5 @@ mod work;
 pub(super) use answer::{Found, MemberEnd, Preview, Stray, TreeEnd};
 pub(super) use leave::{Leave, protected};
 pub(super) use member::command_of;
-pub(super) use run::{end_trees, preview, strays};
+pub(super) use run::{end_trees, end_trees_unless, preview, strays};
 pub(super) use work::{Tree, World};

@@ -1,6 +1,9 @@
 //! The course of an end: ask, wait, freeze, kill, look again.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -49,20 +52,31 @@ pub(in super::super) fn end_trees(
     trees: Vec<Tree>,
     recorder: &mut Recorder<'_>,
 ) -> Vec<TreeEnd> {
+    end_trees_unless(world, trees, recorder, None)
+}
+
+/// The same. Once `interrupt` is set, a tree whose grace is not over is left as it is; any other one is ended all the same,
+/// since a part of it may be stopped.
+pub(in super::super) fn end_trees_unless(
+    world: &World<'_>,
+    trees: Vec<Tree>,
+    recorder: &mut Recorder<'_>,
+    interrupt: Option<&AtomicBool>,
+) -> Vec<TreeEnd> {
     let mut answers = Vec::with_capacity(trees.len());
     let share = share_of_descriptors();
     let (mut chunk, mut taken) = (Vec::new(), 0);
     for tree in trees {
         let needs = descriptors(&tree);
         if taken + needs > share && !chunk.is_empty() {
-            answers.extend(Run::new(world, std::mem::take(&mut chunk), recorder).end());
+            answers.extend(Run::new(world, std::mem::take(&mut chunk), recorder).end(interrupt));
             taken = 0;
         }
         taken += needs;
         chunk.push(Work::new(world, tree));
     }
     if !chunk.is_empty() {
-        answers.extend(Run::new(world, chunk, recorder).end());
+        answers.extend(Run::new(world, chunk, recorder).end(interrupt));
     }
     answers
 }
@@ -158,13 +172,16 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    fn end(mut self) -> Vec<TreeEnd> {
+    fn end(mut self, interrupt: Option<&AtomicBool>) -> Vec<TreeEnd> {
         self.works.iter().for_each(Work::thaw);
         if let Err(error) = self.try_look() {
             let world = self.world;
             self.works.iter_mut().for_each(|work| work.doubt_recorded(world, &error));
         }
         loop {
+            if interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Acquire)) {
+                self.works.iter_mut().for_each(Work::interrupt);
+            }
             self.ask_new();
             if self.expire() {
                 self.kill();
@@ -239,7 +256,8 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     fn ask_new(&mut self) {
-        self.works.iter_mut().filter(|work| !work.expired).for_each(Work::ask);
+        let in_grace = |work: &&mut Work| !work.expired && !work.interrupted;
+        self.works.iter_mut().filter(in_grace).for_each(Work::ask);
     }
 
     fn deadline(&self, work: &Work) -> Instant {
@@ -249,7 +267,8 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// When patience with the least patient tree ends; `None` when nobody is left to wait for.
     fn next_deadline(&self) -> Option<Instant> {
-        let waiting = self.works.iter().filter(|work| !work.expired && work.is_pending());
+        let in_grace = |work: &&Work| !work.expired && !work.interrupted;
+        let waiting = self.works.iter().filter(in_grace).filter(|work| work.is_pending());
         waiting.map(|work| self.deadline(work)).min()
     }
 
@@ -258,7 +277,8 @@ impl<'a, 'b> Run<'a, 'b> {
         let now = Instant::now();
         for index in 0..self.works.len() {
             let work = &self.works[index];
-            let up = !work.expired && work.is_pending() && self.deadline(work) <= now;
+            let in_grace = !work.expired && !work.interrupted && work.is_pending();
+            let up = in_grace && self.deadline(work) <= now;
             self.works[index].expired |= up;
         }
         self.works.iter().any(Work::must_be_killed)

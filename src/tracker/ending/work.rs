@@ -84,6 +84,8 @@ pub(super) struct Work {
     pub(super) vanished: bool,
     /// Its grace is over.
     pub(super) expired: bool,
+    /// It was interrupted in its grace: nothing more is done to it.
+    pub(super) interrupted: bool,
     /// How often it was frozen and killed.
     pub(super) kills: u32,
     pub(super) leave: Leave,
@@ -108,6 +110,7 @@ impl Work {
             unlisted: Vec::new(),
             vanished: false,
             expired: false,
+            interrupted: false,
             kills: 0,
             leave,
             judged: HashMap::new(),
@@ -195,7 +198,18 @@ impl Work {
 
     /// There is something left to do for it: to ask, to wait or to kill.
     pub(super) fn goes_on(&self) -> bool {
-        if self.expired { self.must_be_killed() } else { self.is_pending() }
+        if self.interrupted {
+            false
+        } else if self.expired {
+            self.must_be_killed()
+        } else {
+            self.is_pending()
+        }
+    }
+
+    /// Its end is interrupted, unless its grace is over.
+    pub(super) fn interrupt(&mut self) {
+        self.interrupted |= !self.expired && self.is_pending();
     }
 
     /// Those that live and are not left on purpose.
@@ -212,6 +226,7 @@ impl Work {
     ) -> TreeEnd {
         let unseen = match unseen {
             Some(why) => Some(format!("what it left could not be looked for: {why}")),
+            None if self.interrupted => Some("the attempt to end its tree was interrupted".into()),
             None if self.has_unkilled() || self.vanished => {
                 Some("its tree starts new processes faster than they can be ended".into())
             }
@@ -225,7 +240,8 @@ impl Work {
             .into_iter()
             .map(|pid| (pid, command_of(world.proc, pid, self.root.arguments)))
             .collect();
-        TreeEnd { root: self.root, members, suspects, unknown: self.unknown, unseen }
+        let Self { root, unknown, interrupted, .. } = self;
+        TreeEnd { root, members, suspects, unknown, unseen, interrupted }
     }
 }
 

@@ -16,6 +16,6 @@ mod kept;
 mod serve;
 mod spawn;
 
-pub(super) use kept::{Kept, keeper_of};
+pub(super) use kept::{Kept, Word, keeper_of};
 pub use serve::main;
 pub(super) use spawn::spawn_kept;
