@@ -149,6 +149,17 @@ pub(crate) struct RootEnd {
     pub(crate) kept: Vec<Settled>,
 }
 
+/// An end that could not be written, with what tells its row from any other one.
+#[derive(Clone, Debug)]
+pub(crate) struct LateEnd {
+    pub(crate) process: ProcessId,
+    pub(crate) pid: Pid,
+    pub(crate) start_tick: u64,
+    /// For messages; not kept in the file.
+    pub(crate) task: Option<TaskId>,
+    pub(crate) end: End,
+}
+
 /// What came of a claimed row.
 #[derive(Clone, Debug)]
 pub(crate) enum Verdict {

@@ -20,16 +20,29 @@ impl Store {
         here: &Place,
         batch: &[NewProcess],
     ) -> Result<Vec<Result<ProcessId>>> {
-        self.write("record a process", |tx| {
-            batch
-                .iter()
-                .map(|new| match refusal(tx, here, new)? {
-                    Some(refused) => Ok(Err(refused)),
-                    None => insert(tx, new).map(Ok),
-                })
-                .collect()
-        })
+        self.write_patiently("record a process", |tx| admit(tx, here, batch))
     }
+
+    /// The same for what was found below a root, and is ended whether it can be recorded or not.
+    pub(crate) fn admit_found(
+        &self,
+        here: &Place,
+        batch: &[NewProcess],
+    ) -> Result<Vec<Result<ProcessId>>> {
+        self.write("record a process", |tx| admit(tx, here, batch))
+    }
+}
+
+fn admit(
+    tx: &Transaction<'_>,
+    here: &Place,
+    batch: &[NewProcess],
+) -> rusqlite::Result<Vec<Result<ProcessId>>> {
+    let admit = |new| match refusal(tx, here, new)? {
+        Some(refused) => Ok(Err(refused)),
+        None => insert(tx, new).map(Ok),
+    };
+    batch.iter().map(admit).collect()
 }
 
 fn refusal(

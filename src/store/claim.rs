@@ -58,8 +58,9 @@ impl Store {
         self.write("claim processes", |tx| {
             let mut claimed = Vec::with_capacity(ids.len());
             for id in ids {
-                if let Some(former) = claim_one(tx, *id, by, owner, asked_by, over)? {
-                    claimed.push((query::one(tx, *id)?, former));
+                let claim = claim_one(tx, *id, by, owner, asked_by, over)?;
+                if claim != Claim::Refused {
+                    claimed.push((query::one(tx, *id)?, claim.former()));
                 }
             }
             Ok(claimed)
@@ -78,7 +79,8 @@ impl Store {
             let mut claimed = Vec::with_capacity(trees.len());
             for tree in trees {
                 for (index, id) in tree.iter().enumerate() {
-                    if claim_one(tx, *id, owner, Some(owner), None, over)?.is_some() {
+                    let claim = claim_one(tx, *id, owner, Some(owner), None, over)?;
+                    if claim != Claim::Refused {
                         claimed.push(*id);
                     } else if index == 0 {
                         break;
@@ -214,7 +216,23 @@ pub(super) const OTHER_CLAIMANTS: &str =
     "SELECT DISTINCT claimed_by FROM process INDEXED BY process_live_owner
      WHERE state <> 'ended' AND state = 'ending' AND claimed_by <> ?1";
 
-/// The former claimant, where this one has the row now: `Some(None)` for a row that had none.
+/// What became of one row that was to be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// It had no claimant.
+    New,
+    /// It had this one.
+    TakenOver(InstanceId),
+    /// It has ended, is another owner's, or stays with its claimant.
+    Refused,
+}
+
+impl Claim {
+    fn former(self) -> Option<InstanceId> {
+        if let Self::TakenOver(former) = self { Some(former) } else { None }
+    }
+}
+
 fn claim_one(
     tx: &Transaction<'_>,
     id: ProcessId,
@@ -222,7 +240,7 @@ fn claim_one(
     owner: Option<InstanceId>,
     asked_by: Option<&str>,
     over: TakeOver<'_>,
-) -> rusqlite::Result<Option<Option<InstanceId>>> {
+) -> rusqlite::Result<Claim> {
     let owner = owner.map(|owner| owner.0);
     let changed = tx
         .prepare_cached(
@@ -232,10 +250,10 @@ fn claim_one(
         )?
         .execute((by.0, asked_by, id.0, owner))?;
     if changed == 1 {
-        return Ok(Some(None));
+        return Ok(Claim::New);
     }
     let Some(former) = claimant(tx, id)?.filter(|former| over.covers(*former)) else {
-        return Ok(None);
+        return Ok(Claim::Refused);
     };
     let changed = tx
         .prepare_cached(
@@ -243,7 +261,7 @@ fn claim_one(
              WHERE id = ?3 AND state = 'ending' AND claimed_by = ?5 AND (?4 IS NULL OR owner = ?4)",
         )?
         .execute((by.0, asked_by, id.0, owner, former.0))?;
-    Ok((changed == 1).then_some(Some(former)))
+    Ok(if changed == 1 { Claim::TakenOver(former) } else { Claim::Refused })
 }
 
 fn claimant(connection: &Connection, id: ProcessId) -> rusqlite::Result<Option<InstanceId>> {

@@ -4,7 +4,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -27,6 +31,8 @@ use crate::{
 
 /// Readers at once: a host's pass, a listing, a report and one to spare.
 const READERS: u32 = 4;
+/// How long a write waits for another process that has not let go of the lock for the whole [`BUSY_TIMEOUT`] before.
+const LOCKED_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long closing waits for a connection that is just being made, for another ledger perhaps.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -40,6 +46,8 @@ struct Inner {
     files: Files,
     owner: u32,
     meter: Arc<Meter>,
+    /// The last write has waited in vain for another process that writes.
+    locked: AtomicBool,
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
     readers: Pool,
     writer: Option<Pool>,
@@ -135,7 +143,15 @@ impl Store {
         let Located { path, .. } = located;
         let files = Files::of(&path, found.file);
         let owner = found.owner;
-        let inner = Inner { path, files, owner, meter: Arc::default(), readers, writer };
+        let inner = Inner {
+            path,
+            files,
+            owner,
+            meter: Arc::default(),
+            locked: AtomicBool::new(false),
+            readers,
+            writer,
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -200,19 +216,57 @@ impl Store {
     }
 
     /// One immediate transaction. `work` gets the only writing connection: it must not call back into the store.
+    ///
+    /// It waits for another process that writes. Once that took longer than the whole patience, the writes that follow wait
+    /// for a moment only, until one of them succeeds: an end makes several, and each of them is tried again later.
     pub(super) fn write<T>(
         &self,
         doing: &str,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
+        if !self.0.locked.load(Ordering::Acquire) {
+            return self.write_patiently(doing, work);
+        }
         let connection = self.writer(doing)?;
+        connection.busy_timeout(LOCKED_TIMEOUT).map_err(|e| failed(self.path(), doing, e))?;
+        let answer = self.write_on(&connection, doing, work);
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(|e| failed(self.path(), doing, e))?;
+        answer
+    }
+
+    /// The same with the whole patience, for what is refused when it cannot be written.
+    pub(super) fn write_patiently<T>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let connection = self.writer(doing)?;
+        self.write_on(&connection, doing, work)
+    }
+
+    /// The next write waits with the whole patience again: it is the last attempt.
+    pub(crate) fn be_patient_once(&self) {
+        self.0.locked.store(false, Ordering::Release);
+    }
+
+    fn write_on<T>(
+        &self,
+        connection: &Connection,
+        doing: &str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         self.check_in_place()?;
-        let answer = Transaction::begin(&connection).and_then(|transaction| {
+        let answer = Transaction::begin(connection).and_then(|transaction| {
             let answer = work(&transaction)?;
             transaction.commit()?;
             Ok(answer)
         });
-        answer.map_err(|e| failed(self.path(), doing, e))
+        let answer = answer.map_err(|e| failed(self.path(), doing, e));
+        let locked = answer.as_ref().is_err_and(Error::is_busy);
+        if locked || answer.is_ok() {
+            self.0.locked.store(locked, Ordering::Release);
+        }
+        answer
     }
 
     /// One query, on a connection that cannot write.

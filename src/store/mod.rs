@@ -41,6 +41,7 @@ mod filesystem;
 mod housekeeping;
 mod in_place;
 mod instances;
+mod late_ends;
 mod leak_report;
 mod leaks;
 mod manager;

@@ -340,10 +340,9 @@ impl Entry {
         let learned = match self.kept.as_deref().map(|kept| kept.word(deadline)) {
             Some(Word::Ended(status)) => Learned::Status(status),
             Some(Word::NotYet) => Learned::NotYet,
-            // A keeper that was killed says nothing; then its program is the child of another process.
-            Some(Word::Gone) => unrelated_status(pidfd, deadline),
             None if self.child => child_status(pidfd),
-            None => unrelated_status(pidfd, deadline),
+            // A keeper that was killed says nothing; then its program is the child of another process.
+            Some(Word::Gone) | None => unrelated_status(pidfd, deadline),
         };
         if let Learned::Status(status) = learned {
             return Learned::Status(self.publish(status));

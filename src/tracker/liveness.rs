@@ -91,7 +91,7 @@ pub(super) fn new_lock_name(ledger: &Path) -> String {
     format!("{}{}.lock", lock_prefix(ledger), uuid::Uuid::new_v4().simple())
 }
 
-fn lock_prefix(ledger: &Path) -> String {
+pub(super) fn lock_prefix(ledger: &Path) -> String {
     format!("{}-instance-", ledger.file_name().unwrap_or_default().to_string_lossy())
 }
 

@@ -12,6 +12,7 @@
 //! - [`reap`] with [`liveness`], [`sweep`] and [`import`]: what dead instances left;
 //! - [`health`] with [`below`], and [`monitor`]: are the recorded processes still there?
 //! - [`forks`]: the kernel's help with what is below a root that only its session holds;
+//! - [`late`] and [`late_ends`]: what could not be written when it happened;
 //! - [`retention`]: history that is old enough, and the size of the ledger;
 //! - [`watch`]: reaping for other instances;
 //! - [`shutdown`]: the orderly end;
@@ -36,6 +37,7 @@ mod job;
 mod keep;
 mod keeper;
 mod late;
+mod late_ends;
 mod ledger;
 mod liveness;
 mod metrics;

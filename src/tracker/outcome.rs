@@ -72,7 +72,7 @@ impl Shared {
     ) -> Vec<Option<ProcessId>> {
         let rows: Vec<NewProcess> =
             found.iter().map(|member| descendant(self.instance, root, member)).collect();
-        match self.store.admit(&self.place(), &rows) {
+        match self.store.admit_found(&self.place(), &rows) {
             Ok(rows) => rows.into_iter().map(Result::ok).collect(),
             Err(error) => {
                 tracing::error!(

@@ -91,6 +91,7 @@ impl Shared {
         settled.extend(self.sweep(&mut report));
         log_cleaned(&report);
         self.write(Some(pass), settled, &mut report);
+        self.take_late_ends();
         self.remove_branches_of_others();
         self.remove_stale_locks();
         Ok(report)

@@ -52,7 +52,10 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     shared.settle_claimed(&mine);
     shared.bury_departed();
     shared.say_lost();
-    shared.write_last();
+    shared.store.be_patient_once();
+    if let Some(why) = shared.write_last() {
+        shared.keep_late_ends(&why);
+    }
     shared.close_branch();
     let exporter = lock(&shared.exporter).take();
     // Somebody who is just flushing it keeps it, and the file: the next instance replaces that.

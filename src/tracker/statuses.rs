@@ -78,15 +78,13 @@ impl Shared {
     fn say_late(&self, entry: &Entry) {
         let pid = entry.root.identity.pid;
         let task = told(entry.root.task.as_ref());
-        match self.proc.tracer(pid) {
-            Some(tracer) => tracing::warn!(
-                "process {pid} for task {task} has ended, but process {tracer}, which traces it, has not let go of it: its exit \
-                 status is recorded when that one detaches or ends"
-            ),
-            None => tracing::warn!(
-                "process {pid} for task {task} has ended, but its exit status cannot be had yet: it is recorded later"
-            ),
-        }
+        let why = match self.proc.tracer(pid) {
+            Some(tracer) => format!("process {tracer}, which traces it, has not let go of it"),
+            None => "its keeper has not said how".into(),
+        };
+        tracing::warn!(
+            "process {pid} for task {task} has ended, but {why}: its exit status is recorded when it can be had"
+        );
     }
 
     /// Waits for statuses that could not be had at once, or has the monitor do so.

@@ -127,7 +127,7 @@ fn a_tracer_that_hangs_holds_up_nothing_and_the_status_comes_when_it_lets_go() {
         let place = Place::new();
         let mut host = Host::start(&place, &format!("containment={containment} keeper"));
         let traced = host.spawn("traced", &format!("sleep 3600 & {}", patient(&place)));
-        let Some(tracer) = Tracer::that_hangs(&place, traced.pid()) else { return };
+        let Some(debugger) = Tracer::that_hangs(&place, traced.pid()) else { return };
         end(&place);
         until("it is dead", || traced.is_dead());
         // Others are waited for, and recorded, as if nothing were.
@@ -138,7 +138,7 @@ fn a_tracer_that_hangs_holds_up_nothing_and_the_status_comes_when_it_lets_go() {
         // Its end is recorded without the status, and what it has left is ended.
         until("its end is recorded", || row(&place.ledger(), "traced") == "ended|exited||");
         until("its stray is ended", || place.sqlite3("SELECT count(*) FROM running") == "0");
-        drop(tracer);
+        drop(debugger);
         assert_eq!(host.ask("wait traced"), "exit code 7", "{containment}");
         until("its status is recorded", || row(&place.ledger(), "traced") == "ended|exited|7|");
         host.stop();
@@ -154,12 +154,12 @@ fn neither_terminate_nor_shutdown_hangs_with_a_tracer() {
         let mut programs: Vec<_> =
             tasks.iter().map(|task| host.spawn(task, "exec sleep 3600")).collect();
         let (never, later) = (programs.pop().expect("two"), programs.pop().expect("two"));
-        let Some(tracer) = Tracer::of(&place, later.pid(), 0) else { return };
+        let Some(debugger) = Tracer::of(&place, later.pid(), 0) else { return };
         let began = Instant::now();
         assert_eq!(host.ask("terminate later"), "1");
         assert!(began.elapsed() < SOON, "{containment}: {:?}", began.elapsed());
         assert_eq!(row(&place.ledger(), "later"), "ended|terminated||", "{containment}");
-        drop(tracer);
+        drop(debugger);
         until("its status is recorded", || row(&place.ledger(), "later") == "ended|terminated||9");
         let _tracer = Tracer::of(&place, never.pid(), 0).expect("as before");
         let began = Instant::now();
@@ -215,11 +215,11 @@ fn a_future_waits_for_the_status_of_a_traced_program() {
             let process = tracker.spawn(place.job("traced", &patient(&place))).expect("spawned");
             let pid = process.pid().get();
             let mut process = process.into_async().expect("registered");
-            let Some(tracer) = Tracer::that_hangs(&place, pid) else { return };
+            let Some(debugger) = Tracer::that_hangs(&place, pid) else { return };
             end(&place);
             let early = tokio::time::timeout(Duration::from_secs(2), process.wait()).await;
             assert!(early.is_err(), "it is not told too early: {early:?}");
-            drop(tracer);
+            drop(debugger);
             assert_eq!(process.wait().await.expect("waited").code(), Some(7), "{containment}");
             until("its status is recorded", || row(&place.ledger(), "traced") == "ended|exited|7|");
             tracker.shutdown().expect("an end");

@@ -227,15 +227,16 @@ fn a_claim_of_a_dead_instance_is_taken_over_and_that_of_a_live_one_only_on_reque
     for (by, row) in [dead, living].into_iter().zip(rows) {
         f.store.claim(&[row], by, None, Some("ann")).expect("claimed");
     }
+    let gone = [dead];
     let claim = |over| {
         let claimed = f.store.claim_over(&rows, person, None, None, over).expect("committed");
         claimed.into_iter().map(|(row, former)| (row.id, former)).collect::<Vec<_>>()
     };
     assert_eq!(claim(TakeOver::default()), []);
-    assert_eq!(claim(TakeOver { dead: &[dead], live: false }), [(rows[0], Some(dead))]);
+    assert_eq!(claim(TakeOver { dead: &gone, live: false }), [(rows[0], Some(dead))]);
     assert_eq!(f.get(rows[0]).asked_by.as_deref(), Some("ann"), "who asked first is kept");
     assert_eq!(
-        claim(TakeOver { dead: &[dead], live: true }),
+        claim(TakeOver { dead: &gone, live: true }),
         [(rows[0], Some(person)), (rows[1], Some(living))]
     );
     // The former claimant decides nothing any more.
@@ -254,10 +255,11 @@ fn descendants_are_claimed_only_with_their_root() {
     f.put(below, State::Running, None);
     f.store.claim(&[root], other, None, Some("ann")).expect("claimed");
     let trees = [vec![root, below]];
+    let gone = [other];
     let claim = |over| f.store.claim_own(&trees, f.me, over).expect("committed");
     assert_eq!(claim(TakeOver::default()), []);
     assert_eq!(f.state(below), State::Running);
-    assert_eq!(claim(TakeOver { dead: &[other], live: false }), [root, below]);
+    assert_eq!(claim(TakeOver { dead: &gone, live: false }), [root, below]);
 }
 
 #[test]

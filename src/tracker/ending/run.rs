@@ -20,7 +20,12 @@ use super::{
     newcomers::has_newcomers,
     work::{TokenCache, Tree, Work, World},
 };
-use crate::{error::Result, identity::Pid, os::pidfd::timespec, plan::observe::Snapshot};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    os::pidfd::timespec,
+    plan::observe::Snapshot,
+};
 
 /// The grace is counted anew while members keep dying, but no longer than this in all, unless one grace alone is longer.
 const GRACE_CAP: Duration = Duration::from_secs(2);
@@ -41,6 +46,9 @@ const BLIND_LIMIT: Duration = Duration::from_secs(1);
 const STRAY_LOOKS: u32 = 20;
 /// And for so long at least.
 const STRAYS_TAKE: Duration = Duration::from_millis(500);
+/// But no longer than this, however slow the looks are: then it is not known what the root left, and it is looked for again. On a
+/// machine on which one look takes seconds, twenty of them had held up the monitor, and with it the end of its host, for minutes.
+const STRAYS_LIMIT: Duration = Duration::from_secs(5);
 /// While members die, this often at most for what they started on their way out.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// And so many times as long as a look takes: beside thousands of processes looking is a tenth of the work.
@@ -93,6 +101,10 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<
         run.try_look()?;
         if !run.is_open(before) || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
             break;
+        }
+        if began.elapsed() > STRAYS_LIMIT {
+            let what = "processes come and go faster than they can be looked at: it is tried again";
+            return Err(Error::new(Kind::Unknown, what));
         }
         // One that was seen in the session and has left it before it was pinned, or was gone: it, or what it has forked,
         // is found by something else now. There is no later look at a root that has ended.
