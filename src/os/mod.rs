@@ -49,6 +49,7 @@ mod raw;
 pub(crate) mod readers;
 mod scan;
 pub(crate) mod spawn;
+pub(crate) mod spool;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tty;

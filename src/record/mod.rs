@@ -22,7 +22,7 @@ pub use metrics::{
     PassMetrics,
 };
 pub(crate) use process::{
-    Because, CPU_STEP, End, ExportEntry, NewProcess, RootEnd, Settled, Sighting, Verdict,
+    Because, CPU_STEP, End, ExportEntry, LateEnd, NewProcess, RootEnd, Settled, Sighting, Verdict,
 };
 pub use process::{Cgroup, Limits, ProcessRecord};
 pub(crate) use report::NewLeak;

@@ -153,6 +153,17 @@ pub(crate) struct RootEnd {
     pub(crate) kept: Vec<Settled>,
 }
 
+/// An end that could not be written, with what tells its row from any other one.
+#[derive(Clone, Debug)]
+pub(crate) struct LateEnd {
+    pub(crate) process: ProcessId,
+    pub(crate) pid: Pid,
+    pub(crate) start_tick: u64,
+    /// For messages; not kept in the file.
+    pub(crate) task: Option<TaskId>,
+    pub(crate) end: End,
+}
+
 /// What came of a claimed row.
 #[derive(Clone, Debug)]
 pub(crate) enum Verdict {
@@ -163,6 +174,8 @@ pub(crate) enum Verdict {
     Unknown(String),
     /// It has ended, and is recorded with its end only: with its row.
     Found(Box<NewProcess>, End),
+    /// The attempt was interrupted in its grace: the claim is given back, and no other attempt is due.
+    Interrupted,
     /// It was left alone on purpose, and nobody answers for it any more. With its row, where it has none yet.
     Kept(Option<Box<NewProcess>>, End),
 }

@@ -20,16 +20,29 @@ impl Store {
         here: &Place,
         batch: &[NewProcess],
     ) -> Result<Vec<Result<ProcessId>>> {
-        self.write("record a process", |tx| {
-            batch
-                .iter()
-                .map(|new| match refusal(tx, here, new)? {
-                    Some(refused) => Ok(Err(refused)),
-                    None => insert(tx, new).map(Ok),
-                })
-                .collect()
-        })
+        self.write_patiently("record a process", |tx| admit(tx, here, batch))
     }
+
+    /// The same for what was found below a root, and is ended whether it can be recorded or not.
+    pub(crate) fn admit_found(
+        &self,
+        here: &Place,
+        batch: &[NewProcess],
+    ) -> Result<Vec<Result<ProcessId>>> {
+        self.write("record a process", |tx| admit(tx, here, batch))
+    }
+}
+
+fn admit(
+    tx: &Transaction<'_>,
+    here: &Place,
+    batch: &[NewProcess],
+) -> rusqlite::Result<Vec<Result<ProcessId>>> {
+    let admit = |new| match refusal(tx, here, new)? {
+        Some(refused) => Ok(Err(refused)),
+        None => insert(tx, new).map(Ok),
+    };
+    batch.iter().map(admit).collect()
 }
 
 fn refusal(
@@ -94,7 +107,8 @@ macro_rules! insert_process {
             "pidfd_inode, session, cgroup, cgroup_inode, containment, command, cwd, uid, state, claimed_by, started_at, ",
             "survive, grace_ms, max_runtime_ms, max_rss_bytes, peak_rss_bytes, cpu_ms",
             $columns,
-            ") VALUES (:task, :owner, :owner, :root, :origin, :token, :pid, :start_tick, ",
+            ") VALUES (:task, coalesce((SELECT owner FROM process WHERE id = :root), :owner), :owner, :root, :origin, ",
+            ":token, :pid, :start_tick, ",
             ":pidfd_inode, :session, :cgroup, :cgroup_inode, :containment, :command, :cwd, :uid, :state, :claimed_by, ",
             ":started_at, :survive, :grace, :max_runtime, :max_rss, :peak_rss, :cpu",
             $values,
@@ -103,7 +117,9 @@ macro_rules! insert_process {
     };
 }
 
-/// One row, whole: its owner is also the first one, which names boot and namespace.
+/// One row, whole: its first owner is the instance that records it, which names boot and namespace. A descendant belongs to
+/// the owner of its root, whichever instance has found it: one that ends the tree of another, and dies at it, leaves no rows
+/// that a third one would take for those of a dead owner.
 pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result<ProcessId> {
     let claimed_by = (new.state == State::Ending).then_some(new.owner.0);
     // Whoever made the row may have masked it already; a second time changes nothing, and no other way leads to the disk.

@@ -1,10 +1,31 @@
-//! Claims: who ends a row, and the ways a row is closed without one.
+//! Claims: which instance ends a row, and the ways a row is closed without one.
+//!
+//! A claim belongs to a live claimant only. A verb that acts takes over the claim of a dead one in the transaction that
+//! claims; that of a live one only where a person, or the owner of the row, asked for it ([`TakeOver`]). The former claimant
+//! then records nothing more: each of its updates is conditional on its claim.
 
-use super::{Store, query, transaction::Transaction};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{Store, instances, query, transaction::Transaction};
 use crate::{
     error::Result,
-    record::{EndReason, InstanceId, Millis, ProcessId, ProcessRecord},
+    record::{EndReason, ExitStatus, InstanceId, InstanceRecord, Millis, ProcessId, ProcessRecord},
 };
+
+/// Which claims of other instances a claim takes over; by default none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TakeOver<'a> {
+    /// Instances that are known to be dead. A dead instance never comes back, so the list cannot become wrong.
+    pub(crate) dead: &'a [InstanceId],
+    /// Also those of claimants that live.
+    pub(crate) live: bool,
+}
+
+impl TakeOver<'_> {
+    fn covers(self, claimant: InstanceId) -> bool {
+        self.live || self.dead.contains(&claimant)
+    }
+}
 
 impl Store {
     /// Sets out to end rows: those that run, or survived the last attempt, and belong to `owner` where one is given.
@@ -21,27 +42,125 @@ impl Store {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
+        let claimed = self.claim_over(ids, by, owner, asked_by, TakeOver::default())?;
+        Ok(claimed.into_iter().map(|(row, _)| row).collect())
+    }
+
+    /// As [`Store::claim`], and takes over claims of other instances; returns each row with its former claimant.
+    pub(crate) fn claim_over(
+        &self,
+        ids: &[ProcessId],
+        by: InstanceId,
+        owner: Option<InstanceId>,
+        asked_by: Option<&str>,
+        over: TakeOver<'_>,
+    ) -> Result<Vec<(ProcessRecord, Option<InstanceId>)>> {
         self.write("claim processes", |tx| {
             let mut claimed = Vec::with_capacity(ids.len());
             for id in ids {
-                if claim_one(tx, *id, by, owner, asked_by)? {
-                    claimed.push(query::one(tx, tx.schema(), *id)?);
+                let claim = claim_one(tx, *id, by, owner, asked_by, over)?;
+                if claim != Claim::Refused {
+                    claimed.push((query::one(tx, tx.schema(), *id)?, claim.former()));
                 }
             }
             Ok(claimed)
         })
     }
 
-    /// The same for rows of `owner`'s own, of which it knows all but whether they can be claimed.
-    pub(crate) fn claim_own(&self, ids: &[ProcessId], owner: InstanceId) -> Result<Vec<ProcessId>> {
+    /// The same for trees of `owner`'s own, of which it knows all but whether they can be claimed: each is a root, then its
+    /// recorded descendants, which are claimed only with their root.
+    pub(crate) fn claim_own(
+        &self,
+        trees: &[Vec<ProcessId>],
+        owner: InstanceId,
+        over: TakeOver<'_>,
+    ) -> Result<Vec<ProcessId>> {
         self.write("claim processes", |tx| {
-            let mut claimed = Vec::with_capacity(ids.len());
-            for id in ids {
-                if claim_one(tx, *id, owner, Some(owner), None)? {
-                    claimed.push(*id);
+            let mut claimed = Vec::with_capacity(trees.len());
+            for tree in trees {
+                for (index, id) in tree.iter().enumerate() {
+                    let claim = claim_one(tx, *id, owner, Some(owner), None, over)?;
+                    if claim != Claim::Refused {
+                        claimed.push(*id);
+                    } else if index == 0 {
+                        break;
+                    }
                 }
             }
             Ok(claimed)
+        })
+    }
+
+    /// The claimant of each of these rows; `None` for one that is not being ended.
+    pub(crate) fn claimants(&self, ids: &[ProcessId]) -> Result<Vec<Option<InstanceId>>> {
+        self.read("look up claims", |connection| {
+            ids.iter().map(|id| claimant(connection, *id)).collect()
+        })
+    }
+
+    /// Every instance but `own` that is ending a row.
+    pub(crate) fn other_claimants(&self, own: InstanceId) -> Result<Vec<InstanceRecord>> {
+        self.glance("list the claimants", |connection| {
+            let mut statement = connection.prepare_cached(OTHER_CLAIMANTS)?;
+            let ids = statement.query_map([own.0], |row| row.get(0).map(InstanceId))?;
+            ids.map(|id| instances::one(connection, id?)).collect()
+        })
+    }
+
+    /// Claims of dead instances are nobody's: their rows run on, as if they had not been claimed. Returns how many.
+    pub(crate) fn void_claims(&self, dead: &[InstanceId]) -> Result<u64> {
+        if dead.is_empty() {
+            return Ok(0);
+        }
+        self.write("give claims back", |tx| {
+            let mut statement = tx.prepare_cached(
+                "UPDATE process SET state = 'running', claimed_by = NULL
+                 WHERE claimed_by = ?1 AND claimed_by IS NOT NULL AND state = 'ending'",
+            )?;
+            dead.iter().map(|dead| Ok(statement.execute([dead.0])? as u64)).sum()
+        })
+    }
+
+    /// An owner takes a tree of its own back from a claimant: the root and the descendants that this one has claimed. Returns
+    /// the person who had asked for the end, where the root's row still is to be ended.
+    pub(crate) fn take_back(
+        &self,
+        root: ProcessId,
+        owner: InstanceId,
+        claimant: Option<InstanceId>,
+    ) -> Result<Option<String>> {
+        self.write("take a claim over", |tx| {
+            tx.prepare_cached(
+                "UPDATE process SET state = 'running', claimed_by = NULL
+                 WHERE (id = ?1 OR root = ?1) AND owner = ?2 AND state = 'ending' AND claimed_by = ?3",
+            )?
+            .execute((root.0, owner.0, claimant.map(|claimant| claimant.0)))?;
+            tx.prepare_cached("SELECT asked_by FROM process WHERE id = ?1 AND state = 'running'")?
+                .query_one([root.0], |row| row.get(0))
+                .optional()
+                .map(Option::flatten)
+        })
+    }
+
+    /// The owner of a dead child learned its status: it reaches the row, whichever instance is ending that or has ended it.
+    /// `false` where the row has a status, or is not the owner's.
+    pub(crate) fn note_status(
+        &self,
+        id: ProcessId,
+        owner: InstanceId,
+        status: ExitStatus,
+    ) -> Result<bool> {
+        self.write("record an exit status", |tx| note_status(tx, id, owner, status))
+    }
+
+    /// Whether a row has an exit status.
+    pub(crate) fn has_status(&self, id: ProcessId) -> Result<bool> {
+        self.read("look up an exit status", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT coalesce(exit_code, exit_signal) IS NOT NULL FROM process WHERE id = ?1",
+                )?
+                .query_one([id.0], |row| row.get(0))
         })
     }
 
@@ -93,18 +212,82 @@ impl Store {
     }
 }
 
+pub(super) const OTHER_CLAIMANTS: &str =
+    "SELECT DISTINCT claimed_by FROM process INDEXED BY process_live_owner
+     WHERE state <> 'ended' AND state = 'ending' AND claimed_by <> ?1";
+
+/// What became of one row that was to be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// It had no claimant.
+    New,
+    /// It had this one.
+    TakenOver(InstanceId),
+    /// It has ended, is another owner's, or stays with its claimant.
+    Refused,
+}
+
+impl Claim {
+    fn former(self) -> Option<InstanceId> {
+        if let Self::TakenOver(former) = self { Some(former) } else { None }
+    }
+}
+
 fn claim_one(
     tx: &Transaction<'_>,
     id: ProcessId,
     by: InstanceId,
     owner: Option<InstanceId>,
     asked_by: Option<&str>,
+    over: TakeOver<'_>,
+) -> rusqlite::Result<Claim> {
+    let owner = owner.map(|owner| owner.0);
+    let changed = tx
+        .prepare_cached(
+            "UPDATE process
+             SET state = 'ending', claimed_by = ?1, asked_by = coalesce(?2, asked_by)
+             WHERE id = ?3 AND state IN ('running', 'survived') AND (?4 IS NULL OR owner = ?4)",
+        )?
+        .execute((by.0, asked_by, id.0, owner))?;
+    if changed == 1 {
+        return Ok(Claim::New);
+    }
+    let Some(former) = claimant(tx, id)?.filter(|former| over.covers(*former)) else {
+        return Ok(Claim::Refused);
+    };
+    let changed = tx
+        .prepare_cached(
+            "UPDATE process SET claimed_by = ?1, asked_by = coalesce(?2, asked_by)
+             WHERE id = ?3 AND state = 'ending' AND claimed_by = ?5 AND (?4 IS NULL OR owner = ?4)",
+        )?
+        .execute((by.0, asked_by, id.0, owner, former.0))?;
+    Ok(if changed == 1 { Claim::TakenOver(former) } else { Claim::Refused })
+}
+
+fn claimant(connection: &Connection, id: ProcessId) -> rusqlite::Result<Option<InstanceId>> {
+    connection
+        .prepare_cached("SELECT claimed_by FROM process WHERE id = ?1 AND state = 'ending'")?
+        .query_one([id.0], |row| row.get(0).map(InstanceId))
+        .optional()
+}
+
+/// See [`Store::note_status`]. A row that was ended as `gone`, since its status could not be observed, is one that exited.
+pub(super) fn note_status(
+    tx: &Transaction<'_>,
+    id: ProcessId,
+    owner: InstanceId,
+    status: ExitStatus,
 ) -> rusqlite::Result<bool> {
+    if status == ExitStatus::Unobserved {
+        return Ok(false);
+    }
     tx.prepare_cached(
         "UPDATE process
-         SET state = 'ending', claimed_by = ?1, asked_by = coalesce(?2, asked_by)
-         WHERE id = ?3 AND state IN ('running', 'survived') AND (?4 IS NULL OR owner = ?4)",
+         SET exit_code = ?1, exit_signal = ?2,
+           end_reason = CASE end_reason WHEN 'gone' THEN 'exited' ELSE end_reason END
+         WHERE id = ?3 AND owner = ?4 AND exit_code IS NULL AND exit_signal IS NULL
+           AND end_reason IS NOT 'released'",
     )?
-    .execute((by.0, asked_by, id.0, owner.map(|owner| owner.0)))
+    .execute((status.code(), status.signal(), id.0, owner.0))
     .map(|changed| changed == 1)
 }

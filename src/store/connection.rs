@@ -35,6 +35,8 @@ use crate::{
 
 /// Readers at once: a host's pass, a listing, a report and one to spare.
 const READERS: u32 = 4;
+/// How long a write waits for another process that has not let go of the lock for the whole [`BUSY_TIMEOUT`] before.
+const LOCKED_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long closing waits for a connection that is just being made, for another ledger perhaps.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -54,6 +56,8 @@ struct Inner {
     /// When it was opened: another program may migrate it meanwhile, which takes nothing away.
     schema: Schema,
     meter: Arc<Meter>,
+    /// The last write has waited in vain for another process that writes.
+    locked: AtomicBool,
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
     readers: Pool,
     writer: Option<Pool>,
@@ -193,8 +197,18 @@ impl Store {
         let Located { path, .. } = located;
         let files = Files::of(&path, found.file);
         let owner = found.owner;
-        let (suspect, meter) = (AtomicBool::new(false), Arc::default());
-        let inner = Inner { path, files, owner, account, suspect, schema, meter, readers, writer };
+        let inner = Inner {
+            path,
+            files,
+            owner,
+            account,
+            suspect: AtomicBool::new(false),
+            schema,
+            meter: Arc::default(),
+            locked: AtomicBool::new(false),
+            readers,
+            writer,
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -283,26 +297,64 @@ impl Store {
     }
 
     /// One immediate transaction. `work` gets the only writing connection: it must not call back into the store.
+    ///
+    /// It waits for another process that writes. Once that took longer than the whole patience, the writes that follow wait
+    /// for a moment only, until one of them succeeds: an end makes several, and each of them is tried again later.
     pub(super) fn write<T>(
         &self,
         doing: &str,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
+        if !self.0.locked.load(Ordering::Acquire) {
+            return self.write_patiently(doing, work);
+        }
         let connection = self.writer(doing)?;
+        connection.busy_timeout(LOCKED_TIMEOUT).map_err(|e| failed(self.path(), doing, e))?;
+        let answer = self.write_on(&connection, doing, work);
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(|e| failed(self.path(), doing, e))?;
+        answer
+    }
+
+    /// The same with the whole patience, for what is refused when it cannot be written.
+    pub(super) fn write_patiently<T>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let connection = self.writer(doing)?;
+        self.write_on(&connection, doing, work)
+    }
+
+    /// The next write waits with the whole patience again: it is the last attempt.
+    pub(crate) fn be_patient_once(&self) {
+        self.0.locked.store(false, Ordering::Release);
+    }
+
+    fn write_on<T>(
+        &self,
+        connection: &Connection,
+        doing: &str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         let _acting = self.act_as_owner()?;
         self.check_in_place()?;
         if self.0.suspect.load(Ordering::Relaxed) {
             // Each write would use up its budget, and the end of a host has many to record.
-            schema::check(&connection, self.path())?;
+            schema::check(connection, self.path())?;
             self.0.suspect.store(false, Ordering::Relaxed);
         }
         let _budget = Budget::of(WRITE);
-        let answer = Transaction::begin(&connection, self.schema()).and_then(|transaction| {
+        let answer = Transaction::begin(connection, self.schema()).and_then(|transaction| {
             let answer = work(&transaction)?;
             transaction.commit()?;
             Ok(answer)
         });
-        answer.map_err(|e| self.explained(&connection, doing, e))
+        let answer = answer.map_err(|e| self.explained(connection, doing, e));
+        let locked = answer.as_ref().is_err_and(Error::is_busy);
+        if locked || answer.is_ok() {
+            self.0.locked.store(locked, Ordering::Release);
+        }
+        answer
     }
 
     /// The error of a statement. One that was interrupted may have met what no migration made; then that is the error.

@@ -1,6 +1,6 @@
 //! Instances: who has opened the ledger for writing.
 
-use rusqlite::{OptionalExtension, Row, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::{
     Store,
@@ -170,15 +170,16 @@ impl Store {
     }
 
     /// One instance.
-    #[cfg(test)]
     pub(crate) fn instance(&self, id: InstanceId) -> Result<Option<InstanceRecord>> {
-        self.read("look up an instance", |connection| {
-            let mut statement = connection
-                .prepare_cached(select_instances!("FROM instance AS i WHERE i.id = ?1"))?;
-            let mut rows = statement.query_map([id.0], instance)?;
-            rows.next().transpose()
-        })
+        self.read("look up an instance", |connection| one(connection, id).optional())
     }
+}
+
+/// One instance, within the read or the transaction of the caller.
+pub(super) fn one(connection: &Connection, id: InstanceId) -> rusqlite::Result<InstanceRecord> {
+    connection
+        .prepare_cached(select_instances!("FROM instance AS i WHERE i.id = ?1"))?
+        .query_one([id.0], instance)
 }
 
 /// Conditional on its not having been recorded before.

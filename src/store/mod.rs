@@ -43,6 +43,7 @@ mod filesystem;
 mod housekeeping;
 mod in_place;
 mod instances;
+mod late_ends;
 mod leak_report;
 mod leaks;
 mod manager;
@@ -64,6 +65,7 @@ mod transaction;
 mod trust;
 
 pub(crate) use below::Below;
+pub(crate) use claim::TakeOver;
 pub(crate) use connection::Store;
 pub(crate) use housekeeping::Housekeeper;
 pub use leak_report::LeakReport;

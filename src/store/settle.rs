@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, ToSql, named_params};
 
-use super::{Store, admit, leaks, passes, tally::Tally, transaction::Transaction};
+use super::{Store, admit, claim, leaks, passes, tally::Tally, transaction::Transaction};
 use crate::{
     error::Result,
     record::{End, InstanceId, PassRecord, ProcessId, RootEnd, Settled, Verdict, mask_text},
@@ -12,8 +12,9 @@ use crate::{
 impl Store {
     /// Ends roots of `by` that ended by themselves, each together with what it left.
     ///
-    /// `None` for a root that somebody else is ending or has ended; its strays are not recorded then. Otherwise the row
-    /// numbers of its strays. A root that had survived an attempt to end it, and is gone now, is ended as well.
+    /// `None` for a root that another instance is ending, or that has been ended; its strays are not recorded then, but its
+    /// status is, where its row has none. Otherwise the row numbers of its strays. A root that had survived an attempt to
+    /// end it, and is gone now, is ended as well.
     pub(crate) fn settle_roots(
         &self,
         by: InstanceId,
@@ -23,6 +24,7 @@ impl Store {
             ends.iter()
                 .map(|root| {
                     if !end_own(tx, tally, by, root)? {
+                        claim::note_status(tx, root.process, by, root.end.status)?;
                         return Ok(None);
                     }
                     for kept in &root.kept {
@@ -105,14 +107,20 @@ pub(super) fn end_from(
     write_end(tx, tally, id, statement, &expected.as_str(), end)
 }
 
-/// The end of a row with what is known of it. A column that names an instance is written only where it has to change: each is
+/// The end of a row with what is known of it. A status that its owner has noted before stays where the one that ends the row
+/// could not observe it; then the process was not `gone`, but exited, or was killed as a person had asked. A column that names an instance is written only where it has to change: each is
 /// a foreign key, for which SQLite keeps a journal of the statement.
 macro_rules! end_where {
     ($also:literal, $condition:literal) => {
         concat!(
             "UPDATE process
-             SET state = 'ended', ended_at = max(:at, started_at), end_reason = :reason, exit_code = :code,
-               exit_signal = :signal, last_error = :error, end_rule = :rule, end_evidence = :evidence",
+             SET state = 'ended', ended_at = max(:at, started_at),
+               end_reason = CASE
+                 WHEN :reason <> 'gone' OR coalesce(:code, :signal, exit_code, exit_signal) IS NULL THEN :reason
+                 WHEN asked_by IS NULL THEN 'exited' ELSE 'killed' END,
+               exit_code = CASE WHEN coalesce(:code, :signal) IS NULL THEN exit_code ELSE :code END,
+               exit_signal = CASE WHEN coalesce(:code, :signal) IS NULL THEN exit_signal ELSE :signal END,
+               last_error = :error, end_rule = :rule, end_evidence = :evidence",
             $also,
             " WHERE id = :id AND ",
             $condition
@@ -171,10 +179,17 @@ fn settle(
             Verdict::Ended(end) | Verdict::Kept(_, end) | Verdict::Found(_, end) => {
                 end_from(tx, tally, id, state, end)?
             }
-            Verdict::Survived(why) => put_back(tx, id, by, State::Survived, why)?,
-            Verdict::Unknown(why) => put_back(tx, id, by, State::Running, why)?,
+            Verdict::Survived(why) => put_back(tx, id, by, State::Survived, Some(why))?,
+            Verdict::Unknown(why) => put_back(tx, id, by, State::Running, Some(why))?,
+            Verdict::Interrupted => put_back(tx, id, by, State::Running, None)?,
         },
     };
+    if let Verdict::Ended(end) = &settled.verdict
+        && !took
+    {
+        // Another instance has taken the claim over, or has ended the row: the status of our own child reaches it all the same.
+        claim::note_status(tx, id, by, end.status)?;
+    }
     if took && let Some(leak) = &settled.leak {
         leaks::upsert(tx, tally, pass, id, leak)?;
     }
@@ -199,18 +214,18 @@ fn answered_by(
     Ok(state.as_deref().and_then(State::parse))
 }
 
-/// The claim of `by` ends, and the row lives on.
+/// The claim of `by` ends, and the row lives on. With `why` another attempt is due.
 fn put_back(
     tx: &Transaction<'_>,
     id: ProcessId,
     by: InstanceId,
     state: State,
-    why: &str,
+    why: Option<&str>,
 ) -> rusqlite::Result<bool> {
     tx.prepare_cached(
-        "UPDATE process SET state = ?1, claimed_by = NULL, last_error = ?2
+        "UPDATE process SET state = ?1, claimed_by = NULL, last_error = coalesce(?2, last_error)
          WHERE id = ?3 AND state = 'ending' AND claimed_by = ?4",
     )?
-    .execute((state.as_str(), mask_text(why), id.0, by.0))
+    .execute((state.as_str(), why.map(mask_text), id.0, by.0))
     .map(|changed| changed == 1)
 }

@@ -20,11 +20,14 @@ use std::{
 
 use super::{
     ending::{Feed, Tree, TreeEnd, World, end_as_they_come},
-    entry::{Entry, REAPED_BY_PARENT},
+    entry::Entry,
     outcome::Cause,
     shared::{Shared, lock},
 };
-use crate::record::{ProcessId, Report, told};
+use crate::{
+    record::{ProcessId, Report, told},
+    store::TakeOver,
+};
 
 /// Threads that end trees, at most.
 const WORKERS: usize = 4;
@@ -105,7 +108,7 @@ impl<'a> Worker<'a> {
     /// Claims trees, each of which is logged once; one that is ended already, or by another instance, is given up.
     fn claim(&mut self, taken: Vec<Due>) -> Vec<Tree> {
         let entries: Vec<&Arc<Entry>> = taken.iter().map(|due| &due.entry).collect();
-        let (trees, recorded) = self.shared.claim_own(&entries);
+        let (trees, recorded) = self.shared.claim_own(&entries, TakeOver::default());
         let claimed: HashSet<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         for due in taken {
             let root = &due.entry.root;
@@ -146,7 +149,7 @@ impl<'a> Feed<'a> for Worker<'a> {
 
     fn done(&mut self, ends: Vec<TreeEnd>) {
         let shared = self.shared;
-        let deadline = Instant::now() + REAPED_BY_PARENT;
+        let began = Instant::now();
         let (mut claimed, mut unclaimed) = (Vec::new(), Vec::new());
         let (mut rows, mut answers) = (Vec::new(), Vec::new());
         for end in ends {
@@ -154,7 +157,7 @@ impl<'a> Feed<'a> for Worker<'a> {
             let Some(due) = self.under_way.remove(&row) else { continue };
             let settled = if self.unclaimed.remove(&row) { &mut unclaimed } else { &mut claimed };
             let mut report = Report::default();
-            shared.conclude_tree(&due.cause, end, deadline, settled, &mut report);
+            shared.conclude_tree(&due.cause, end, began, settled, &mut report);
             rows.push(row);
             answers.push((due.answer, report));
         }

@@ -7,7 +7,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::keeper::Kept;
+use super::keeper::{Kept, Word};
 use crate::{
     identity::{Identity, Pid},
     os::{PidFd, boot_minus_monotonic},
@@ -133,6 +133,10 @@ struct Progress {
     given_up: bool,
     /// What it left has been seen to as well: nobody is at work on the tree any more.
     over: bool,
+    /// It is known to be dead, though its status may not be known yet.
+    dead: bool,
+    /// Its end was recorded before its status was known: that is noted in the row later.
+    lacks_status: bool,
     /// Why it was ended, where that could not be recorded with the attempt.
     cause: Option<Box<(EndReason, Option<Because>)>>,
 }
@@ -233,9 +237,39 @@ impl Entry {
     }
 
     pub(super) fn publish(&self, status: ExitStatus) -> ExitStatus {
-        let status = *self.progress().status.get_or_insert(status);
+        let mut progress = self.progress();
+        progress.dead = true;
+        let status = *progress.status.get_or_insert(status);
+        drop(progress);
         self.changed.notify_all();
         status
+    }
+
+    /// It is dead, and its end is about to be recorded without its status.
+    pub(super) fn mark_dead(&self) {
+        let mut progress = self.progress();
+        progress.dead = true;
+        progress.lacks_status = progress.status.is_none();
+    }
+
+    /// Whether it is known to be dead.
+    pub(super) fn is_dead(&self) -> bool {
+        self.progress().dead
+    }
+
+    /// Whether its end was recorded before its status was known, and has not got it yet.
+    pub(super) fn lacks_status(&self) -> bool {
+        self.progress().lacks_status
+    }
+
+    /// Its status has reached its row, or never will.
+    pub(super) fn has_noted_status(&self) {
+        self.progress().lacks_status = false;
+    }
+
+    /// Whether it is let go: nothing is at work on its tree any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.progress().over
     }
 
     pub(super) fn mark_recorded(&self) {
@@ -248,7 +282,6 @@ impl Entry {
         self.written.notify_waiters();
     }
 
-    #[cfg(feature = "tokio")]
     pub(super) fn is_recorded(&self) -> bool {
         self.progress().recorded
     }
@@ -311,32 +344,51 @@ impl Entry {
 
     /// Learns the status of the dead process and publishes it; the zombie stays, and pins pid and session.
     ///
-    /// A process that is not our child has until `deadline` to be reaped by its parent.
-    pub(super) fn learn_status(&self, pidfd: &PidFd, deadline: Instant) -> ExitStatus {
+    /// A status that another process has to make way for, such as a tracer or the keeper, is waited for until `deadline`,
+    /// and so is one of a process that is not our child, which its parent must reap first.
+    pub(super) fn learn_status(&self, pidfd: &PidFd, deadline: Instant) -> Learned {
         if let Some(status) = self.status() {
-            return status;
+            return Learned::Status(status);
         }
-        // A keeper that was killed tells nothing; then its program is a stranger's child.
-        let told = self.kept.as_deref().and_then(Kept::status);
-        self.publish(match told {
-            Some(status) => status,
-            None if self.child && self.kept.is_none() => child_status(pidfd),
-            None => stranger_status(pidfd, deadline),
-        })
+        let learned = match self.kept.as_deref().map(|kept| kept.word(deadline)) {
+            Some(Word::Ended(status)) => Learned::Status(status),
+            Some(Word::NotYet) => Learned::NotYet,
+            None if self.child => child_status(pidfd),
+            // A keeper that was killed says nothing; then its program is the child of another process.
+            Some(Word::Gone) | None => unrelated_status(pidfd, deadline),
+        };
+        if let Learned::Status(status) = learned {
+            return Learned::Status(self.publish(status));
+        }
+        learned
     }
 }
 
-fn child_status(pidfd: &PidFd) -> ExitStatus {
+/// What can be said of the status of a dead process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Learned {
+    Status(ExitStatus),
+    /// It will be there: a tracer has the first word, or the keeper has not been scheduled.
+    NotYet,
+    /// Its parent, which is not this process, has not reaped it, and may never do so.
+    Unreaped,
+}
+
+/// waitid(2) has nothing to tell of a dead child while a tracer has not let go of it (ptrace(2)). That is not what it says
+/// where another one has taken the status: then there is no such child.
+fn child_status(pidfd: &PidFd) -> Learned {
     match pidfd.child_status(false) {
-        Ok(Some(status)) => status,
-        // The host reaped it, or ignores SIGCHLD: a code is lost, correctness is not.
-        Ok(None) | Err(_) => pidfd.exit_info().unwrap_or(ExitStatus::Unobserved),
+        Ok(Some(status)) => Learned::Status(status),
+        Ok(None) => Learned::NotYet,
+        // The host reaped it, or ignores SIGCHLD: a code may be lost, correctness is not.
+        Err(_) => Learned::Status(pidfd.exit_info().unwrap_or(ExitStatus::Unobserved)),
     }
 }
 
-fn stranger_status(pidfd: &PidFd, deadline: Instant) -> ExitStatus {
+fn unrelated_status(pidfd: &PidFd, deadline: Instant) -> Learned {
     match pidfd.wait_reaped(deadline.saturating_duration_since(Instant::now())) {
-        Ok(true) => pidfd.exit_info().unwrap_or(ExitStatus::Unobserved),
-        Ok(false) | Err(_) => ExitStatus::Unobserved,
+        Ok(true) => Learned::Status(pidfd.exit_info().unwrap_or(ExitStatus::Unobserved)),
+        Ok(false) => Learned::Unreaped,
+        Err(_) => Learned::Status(ExitStatus::Unobserved),
     }
 }

@@ -140,10 +140,11 @@ impl Shared {
     fn health_look(self: &Arc<Self>, report: &mut Report) -> Result<Found> {
         let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
         self.write_late();
-        self.reap_late();
+        self.finish_late();
+        self.settle_claimed(&[]);
         let dead_instances = self.dead_instances(report);
-        let dead: Vec<InstanceId> = dead_instances.iter().copied().collect();
-        if let Err(error) = self.store.give_back(self.instance, &dead) {
+        let dead: Result<Vec<InstanceId>> = self.dead_claimants();
+        if let Err(error) = dead.and_then(|dead| self.store.give_back(self.instance, &dead)) {
             report.errors.push(error.to_string());
         }
         let failed = |_: &_| self.meter().pass_failed(PassKind::Health);

@@ -7,7 +7,10 @@ use super::{
     settle::stray,
     shared::{Shared, lock},
 };
-use crate::record::{ProcessId, ProcessRecord, Report, TaskId};
+use crate::{
+    error::Error,
+    record::{ProcessId, ProcessRecord, Report, TaskId},
+};
 
 impl Shared {
     /// Tries again to write what could not be written before, if the ledger's lock is free.
@@ -32,8 +35,9 @@ impl Shared {
         !lock(&self.unwritten).is_empty() || !lock(&self.unsettled).is_empty()
     }
 
-    /// The same, waiting for the lock as any write does.
-    pub(super) fn write_last(&self) {
+    /// The same, waiting for the lock as any write does. The first thing that went wrong, if anything.
+    pub(super) fn write_last(&self) -> Option<Error> {
+        let mut failed = None;
         let ends = std::mem::take(&mut *lock(&self.unwritten));
         if !ends.is_empty() {
             match self.store.settle_roots(self.instance, &ends) {
@@ -49,12 +53,15 @@ impl Shared {
                     let rows: Vec<ProcessId> = rows.into_iter().flatten().flatten().collect();
                     self.end_late(&rows);
                 }
-                Err(_) => lock(&self.unwritten).extend(ends),
+                Err(error) => {
+                    lock(&self.unwritten).extend(ends);
+                    failed = Some(error);
+                }
             }
         }
         let settled = std::mem::take(&mut *lock(&self.unsettled));
         if settled.is_empty() {
-            return;
+            return failed;
         }
         // The claim may be what could not be written. Rows that are claimed already stay as they are.
         let rows: Vec<ProcessId> = settled.iter().map(|settled| settled.process).collect();
@@ -64,8 +71,12 @@ impl Shared {
             .and_then(|_| self.store.record(self.instance, None, &settled));
         match written {
             Ok(_) => self.notify_export(),
-            Err(_) => lock(&self.unsettled).extend(settled),
+            Err(error) => {
+                lock(&self.unsettled).extend(settled);
+                failed = failed.or(Some(error));
+            }
         }
+        failed
     }
 
     fn end_late(&self, rows: &[ProcessId]) {

@@ -38,14 +38,20 @@ pub(super) enum Life {
     Unknown(String),
 }
 
+/// What the lock file of an instance shows.
+pub(super) fn lock_state(
+    store: &Store,
+    instance: &InstanceRecord,
+) -> crate::error::Result<LockState> {
+    let _acting = store.act_as_owner()?;
+    probe(&lock_path(store, instance), store.owner_uid())
+}
+
 /// Judges an instance by its lock and its identity.
 pub(super) fn judge(store: &Store, proc: &Proc, here: Place, instance: &InstanceRecord) -> Life {
     let dead =
         |how, processes_gone| Life::Dead(DeadInstance { id: instance.id, how, processes_gone });
-    let looked = store
-        .act_as_owner()
-        .and_then(|_acting| probe(&lock_path(store, instance), store.owner_uid()));
-    let lock = match looked {
+    let lock = match lock_state(store, instance) {
         Ok(LockState::Held) => return Life::Alive,
         Ok(state) => state,
         Err(error) => return Life::Unknown(error.to_string()),

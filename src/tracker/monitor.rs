@@ -71,9 +71,11 @@ fn run(shared: &Arc<Shared>) {
     let mut looked = Instant::now();
     let mut next_pass = looked + shared.options.health_interval;
     let mut first_look = Some(looked + FIRST_LOOK);
+    let mut looked_again = looked;
     let mut events = Vec::with_capacity(EVENTS);
     while shared.monitoring.load(Ordering::Acquire) {
-        let until = [shared.next_deadline(), first_look]
+        let again = shared.looks_again_in().map(|pause| looked_again + pause);
+        let until = [shared.next_deadline(), first_look, again]
             .into_iter()
             .flatten()
             .fold(next_pass, Instant::min);
@@ -91,6 +93,10 @@ fn run(shared: &Arc<Shared>) {
         shared.handle(&events, since);
         if !shared.monitoring.load(Ordering::Acquire) {
             return;
+        }
+        if again.is_some_and(|again| again <= Instant::now()) {
+            shared.look_again();
+            looked_again = Instant::now();
         }
         shared.enforce_runtimes();
         if first_look.take_if(|first| *first <= Instant::now()).is_some() {

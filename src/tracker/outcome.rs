@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     ending::{MemberEnd, Suspected, TreeEnd},
-    entry::{REAPED_BY_PARENT, Root},
+    entry::Root,
     keep::kept_member,
     shared::{Shared, lock},
 };
@@ -78,7 +78,7 @@ impl Shared {
     ) -> Vec<Option<ProcessId>> {
         let rows: Vec<NewProcess> =
             found.iter().map(|member| descendant(self.instance, root, member)).collect();
-        match self.store.admit(&self.place(), &rows) {
+        match self.store.admit_found(&self.place(), &rows) {
             Ok(rows) => rows.into_iter().map(Result::ok).collect(),
             Err(error) => {
                 tracing::error!(
@@ -108,10 +108,10 @@ impl Shared {
         report: &mut Report,
     ) -> Vec<Settled> {
         let mut settled = Vec::new();
-        let deadline = Instant::now() + REAPED_BY_PARENT;
+        let began = Instant::now();
         for end in ends {
             let cause = cause_of(end.root.row);
-            self.conclude_tree(&cause, end, deadline, &mut settled, report);
+            self.conclude_tree(&cause, end, began, &mut settled, report);
         }
         settled
     }
@@ -140,13 +140,21 @@ impl Shared {
         &self,
         cause: &Cause,
         tree: TreeEnd,
-        deadline: Instant,
+        began: Instant,
         settled: &mut Vec<Settled>,
         report: &mut Report,
     ) {
-        let TreeEnd { root, members, suspects, unknown, unseen, mut outlived } = tree;
-        for member in members {
+        let TreeEnd { root, members, suspects, unknown, unseen, mut outlived, interrupted } = tree;
+        for mut member in members {
             report.checked += 1;
+            if interrupted && member.outcome == Outcome::Survived && member.kept.is_none() {
+                let given_back =
+                    |process| Settled { process, verdict: Verdict::Interrupted, leak: None };
+                settled.extend(member.row.map(given_back));
+                member.obstacle = Some("the attempt was interrupted within its grace".into());
+                report.endings.push(ending(cause.rule.clone(), &root, member));
+                continue;
+            }
             if let Some(why) = &member.kept {
                 if member.outcome == Outcome::Kept {
                     let kind = cause.leak.unwrap_or(LeakKind::Stray);
@@ -158,7 +166,7 @@ impl Shared {
                 && member.outcome != Outcome::Survived
                 && let Some(why) = outlived.take()
             {
-                self.publish_root(cause, &root, &member, deadline);
+                self.publish_root(cause, &root, &member, began);
                 settled.extend(self.is_outlived(cause, &root, &member, why, report));
                 continue;
             } else if member.is_root
@@ -169,7 +177,7 @@ impl Shared {
                 continue;
             }
             if member.is_root {
-                self.publish_root(cause, &root, &member, deadline);
+                self.publish_root(cause, &root, &member, began);
             }
             settled.extend(
                 member.row.map(|row| settle(cause, row, &member, self.status_of(&root, &member))),
@@ -245,16 +253,16 @@ impl Shared {
     }
 
     /// A root that we hold: its waiters learn that it is dead.
-    fn publish_root(&self, cause: &Cause, root: &Root, member: &MemberEnd, deadline: Instant) {
+    fn publish_root(&self, cause: &Cause, root: &Root, member: &MemberEnd, began: Instant) {
         let Some(entry) = self.entry(root.row) else { return };
         // A survivor that SIGKILL still reaches, hours later perhaps, has not ended by itself.
         let pending = member.outcome == Outcome::Survived && member.killed;
         entry.set_cause(pending.then(|| (cause.reason, because(cause, member))));
         if member.outcome != Outcome::Survived {
             match self.pidfd_of(&entry) {
-                Some(fd) => entry.learn_status(&fd, deadline),
-                None => entry.publish(member.status),
-            };
+                Some(fd) => self.learn_or_go_on(&entry, &fd, began),
+                None => drop(entry.publish(member.status)),
+            }
         }
     }
 
@@ -268,7 +276,7 @@ impl Shared {
         for &row in rows {
             let Some(entry) = self.entry(row) else { continue };
             // One whose end could not be recorded is kept, though a waiter may have learned its status.
-            if entry.status().is_some() && entry.cause().is_none() {
+            if entry.is_dead() && entry.cause().is_none() {
                 entry.mark_recorded();
                 self.reap_and_let_go(&entry, None);
             } else if entry.status().is_some() {

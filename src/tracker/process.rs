@@ -6,7 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{background::Due, entry::Entry, outcome::Cause, shared::Shared};
+use super::{
+    background::Due,
+    entry::{Entry, Learned},
+    outcome::Cause,
+    shared::Shared,
+    statuses::{REAPED_WITHIN, STATUS_PAUSE},
+};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -78,7 +84,8 @@ impl Process {
 
     /// Waits until the program has ended and its end is in the ledger.
     ///
-    /// What it left behind is ended by the monitor at the same time; this does not wait for that.
+    /// What it left behind is ended by the monitor at the same time; this does not wait for that. While a tracer (strace, gdb)
+    /// holds the dead program its status cannot be had, and this waits for it, as waitpid(2) does.
     ///
     /// # Errors
     ///
@@ -103,7 +110,7 @@ impl Process {
         self.wait_timeout(Duration::ZERO)
     }
 
-    /// Waits at most `timeout`; `None` when the program still runs then.
+    /// Waits at most `timeout`; `None` when the program still runs then, or a tracer has not let go of it.
     ///
     /// # Errors
     ///
@@ -112,15 +119,38 @@ impl Process {
         if self.shared.is_forked() {
             self.shared.check_usable()?;
         }
+        let deadline = Instant::now().checked_add(timeout);
         if !self.pidfd.wait_dead(timeout)? {
             return Ok(None);
         }
-        Ok(Some(self.ended()))
+        Ok(self.learn_status(deadline).map(|status| self.ended(status)))
     }
 
-    /// The program is dead: learns how, and sees that it is recorded.
-    fn ended(&self) -> ExitStatus {
-        let status = self.entry.learn_status(&self.pidfd, Instant::now());
+    /// The status of the program, which is dead; `None` where it cannot be had before the deadline.
+    fn learn_status(&self, deadline: Option<Instant>) -> Option<ExitStatus> {
+        let mut untraced = None;
+        loop {
+            let now = Instant::now();
+            let until = deadline.map_or(now + STATUS_PAUSE, |end| end.min(now + STATUS_PAUSE));
+            match self.entry.learn_status(&self.pidfd, until) {
+                Learned::Status(status) => return Some(status),
+                Learned::Unreaped if !self.shared.is_traced(&self.entry) => {
+                    if untraced.get_or_insert(now).elapsed() > REAPED_WITHIN {
+                        return Some(self.entry.publish(ExitStatus::Unobserved));
+                    }
+                }
+                Learned::NotYet | Learned::Unreaped => {}
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return None;
+            }
+            // Nothing tells of a tracer that lets go.
+            std::thread::sleep(STATUS_PAUSE);
+        }
+    }
+
+    /// The program is dead: sees that its end is recorded.
+    fn ended(&self, status: ExitStatus) -> ExitStatus {
         let deadline = Instant::now() + RECORD_LIMIT;
         let watched = self.entry.pidfd.is_some() && self.shared.monitoring.load(Ordering::Acquire);
         if !watched {

@@ -66,6 +66,10 @@ impl Shared {
         let pass = Pass::begin(PassKind::Orphan);
         let mut report = Report::default();
         let dead = self.find_dead(&mut report)?;
+        // Those of instances that cannot be judged as dead, but that claim nothing any more.
+        if let Err(error) = self.give_dead_claims_back(&dead) {
+            report.errors.push(error.to_string());
+        }
         let uid_limit = (self.observer.uid != 0).then_some(self.observer.uid);
         let claim = self.store.claim_orphans(
             self.instance,
@@ -89,6 +93,7 @@ impl Shared {
         settled.extend(self.sweep(&mut report));
         log_cleaned(&report);
         self.write(Some(pass), settled, &mut report);
+        self.take_late_ends();
         self.remove_branches_of_others();
         self.remove_stale_locks();
         self.remove_end_logs();

@@ -77,6 +77,8 @@ impl Tracker {
         shared.check_usable()?;
         let task = TaskId::new(task_id)?;
         let mut any = false;
+        let dead = shared.dead_claimants_of(&shared.store.live_of_task(&task)?);
+        shared.store.void_claims(&dead)?;
         for record in shared.store.live_of_task(&task)? {
             if record.owner == shared.instance && record.state != State::Ending {
                 any |= shared.store.release(record.id, shared.instance, Millis::now())?;

@@ -15,6 +15,7 @@ use super::{
     keep::{kept_stray, leave_of},
     outcome::{Cause, descendant, suspects_of},
     shared::{Shared, lock},
+    statuses::Waiting,
 };
 use crate::{
     error::Result,
@@ -40,20 +41,44 @@ struct Found<'a> {
 pub(super) type Dead = (Arc<Entry>, Arc<PidFd>);
 
 impl Shared {
-    /// Records the ends of processes that have died, and ends what they left. Those that somebody else is ending are left
-    /// to them.
+    /// Records the ends of processes that have died, and ends what they left. Those that another thread is ending are left to
+    /// that, and so are the trees of those that another instance is ending.
+    ///
+    /// Where a status cannot be had yet, this waits for it a while: in the monitor's list where that runs, here otherwise.
     pub(super) fn settle(self: &Arc<Self>, dead: &[Dead]) {
-        let mine: Vec<&Dead> = dead.iter().filter(|(entry, _)| entry.begin()).collect();
+        let mine: Vec<Dead> = dead.iter().filter(|(entry, _)| entry.begin()).cloned().collect();
+        self.settle_begun(&mine);
+    }
+
+    /// The same for those that were reserved by [`Entry::begin`].
+    pub(super) fn settle_begun(self: &Arc<Self>, mine: &[Dead]) {
         if mine.is_empty() {
             return;
         }
+        let since = Instant::now();
+        let mine: Vec<Waiting> = mine.iter().map(|dead| (dead.clone(), since)).collect();
+        let waiting = self.settle_known(mine);
+        self.wait_for_statuses(waiting);
+    }
+
+    /// Settles those whose statuses are known, or were waited for long enough; answers with the others.
+    pub(super) fn settle_known(self: &Arc<Self>, mine: Vec<Waiting>) -> Vec<Waiting> {
         let deadline = Instant::now() + REAPED_BY_PARENT;
-        let statuses: Vec<ExitStatus> =
-            mine.iter().map(|(entry, pidfd)| entry.learn_status(pidfd, deadline)).collect();
-        let (mine, statuses) = self.settle_alone(mine, statuses);
+        let (mut known, mut statuses, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        for (dead, since) in mine {
+            match self.status_or_patience(&dead, since, deadline) {
+                Some(status) => {
+                    known.push(dead);
+                    statuses.push(status);
+                }
+                None => waiting.push((dead, since)),
+            }
+        }
+        let (mine, statuses) = self.settle_alone(known.iter().collect(), statuses);
         if !mine.is_empty() {
             self.settle_looking(&mine, &statuses);
         }
+        waiting
     }
 
     /// For any root: every process is looked at.
@@ -66,7 +91,15 @@ impl Shared {
                     "failed to look for what {} ended processes left: {error}",
                     mine.len()
                 );
-                return mine.iter().for_each(|(entry, _)| entry.give_up());
+                for dead in mine {
+                    if dead.0.is_recorded() {
+                        // Its claimant died at it: the next look at claims tries again.
+                        lock(&self.claimed).push((*dead).clone());
+                    } else {
+                        dead.0.give_up();
+                    }
+                }
+                return;
             }
         };
         match self.store.settle_roots(self.instance, &ends) {
@@ -75,7 +108,7 @@ impl Shared {
                     self.mark_ended(entry, status);
                 }
                 self.notify_export();
-                self.end_strays(&mine, trees, &rows);
+                self.end_or_keep(&mine, trees, &rows);
             }
             Err(error) => {
                 // Ended they are all the same; the record waits in memory until the ledger can be written (invariant 10).
@@ -110,7 +143,33 @@ impl Shared {
         }
     }
 
-    /// Its end is in the ledger.
+    /// Ends the strays of those whose rows have ended; those that another instance is ending are kept until that is done.
+    fn end_or_keep(
+        self: &Arc<Self>,
+        mine: &[&Dead],
+        trees: Vec<Tree>,
+        rows: &[Option<Vec<ProcessId>>],
+    ) {
+        let others: Vec<&Dead> = mine
+            .iter()
+            .zip(rows)
+            .filter(|(_, rows)| rows.is_none())
+            .map(|(dead, _)| *dead)
+            .collect();
+        let mut claimed = self.keep_claimed(&others).into_iter();
+        let (mut settled, mut theirs, mut their_rows) = (Vec::new(), Vec::new(), Vec::new());
+        for ((dead, tree), rows) in mine.iter().zip(trees).zip(rows) {
+            if rows.is_none() && claimed.next().unwrap_or(false) {
+                continue;
+            }
+            settled.push(*dead);
+            theirs.push(tree);
+            their_rows.push(rows.clone());
+        }
+        self.end_strays(&settled, theirs, &their_rows);
+    }
+
+    /// Its end, or at least its status, is in the ledger.
     pub(super) fn mark_ended(&self, entry: &Entry, status: ExitStatus) {
         log_end(entry, status);
         entry.mark_recorded();
@@ -204,7 +263,7 @@ impl Shared {
     ) {
         let mut with_strays = Vec::new();
         for (((entry, pidfd), mut tree), rows) in dead.iter().zip(trees).zip(rows) {
-            // `None`: somebody else is ending the tree, or released it; what is left is not ours to end.
+            // `None`: another instance has ended the tree, or it was released; what is left is not ours to end.
             let left =
                 rows.as_deref().is_some_and(|rows| self.take_recorded(entry, &mut tree, rows));
             if left {
@@ -304,28 +363,14 @@ impl Shared {
         }
     }
 
-    pub(super) fn reap_and_let_go(&self, entry: &Entry, pidfd: Option<&Arc<PidFd>>) {
-        if entry.child
+    pub(super) fn reap_and_let_go(&self, entry: &Arc<Entry>, pidfd: Option<&Arc<PidFd>>) {
+        if (entry.child || entry.lacks_status())
             && let Some(fd) = pidfd.cloned().or_else(|| self.pidfd_of(entry))
         {
-            self.reap_child(fd);
+            self.finish_later(entry, fd);
         }
         self.remove_leaf(entry.root.cgroup.as_ref());
         self.let_go(entry.root.row);
-    }
-
-    /// Reaps a dead child of ours. Where a debugger traces it, that one has the first word, and we come back later.
-    fn reap_child(&self, fd: Arc<PidFd>) {
-        if matches!(fd.child_status(true), Ok(None)) {
-            lock(&self.unreaped).push(fd);
-        }
-    }
-
-    pub(super) fn reap_late(&self) {
-        let unreaped = std::mem::take(&mut *lock(&self.unreaped));
-        for fd in unreaped {
-            self.reap_child(fd);
-        }
     }
 
     /// The pidfd that is held; beyond the descriptor limit a new one, while the process still has its number.

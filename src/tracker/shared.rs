@@ -92,8 +92,14 @@ pub(super) struct Shared {
     pub(super) entries: Mutex<HashMap<ProcessId, Arc<Entry>>>,
     /// Ends that could not be written yet (invariant 10).
     pub(super) unwritten: Mutex<Vec<RootEnd>>,
-    /// Children that are dead, and that their tracers have not let go of: nobody can reap them before.
-    pub(super) unreaped: Mutex<Vec<Arc<PidFd>>>,
+    /// Dead processes whose ends are not recorded yet, since their statuses cannot be had yet.
+    pub(super) waiting: Mutex<Vec<super::statuses::Waiting>>,
+    /// Dead processes whose ends are recorded, and whose statuses, or zombies, cannot be had yet.
+    pub(super) unfinished: Mutex<Vec<super::statuses::Unfinished>>,
+    /// Dead roots of ours that another instance was ending when they died.
+    pub(super) claimed: Mutex<Vec<super::settle::Dead>>,
+    /// Kills that wait in a grace are to stop.
+    pub(super) interrupted: AtomicBool,
     /// Outcomes of claimed rows that could not be written yet.
     pub(super) unsettled: Mutex<Vec<Settled>>,
     /// One pass at a time.
@@ -171,7 +177,10 @@ impl Shared {
             entries: Mutex::default(),
             unwritten: Mutex::default(),
             unsettled: Mutex::default(),
-            unreaped: Mutex::default(),
+            waiting: Mutex::default(),
+            unfinished: Mutex::default(),
+            claimed: Mutex::default(),
+            interrupted: AtomicBool::new(false),
             pass: Mutex::default(),
             passing: AtomicBool::new(false),
             house: super::retention::House::default(),
@@ -190,6 +199,11 @@ impl Shared {
             held_pidfds: AtomicUsize::new(0),
             pidfd_limit: usize::try_from(limit / 2).unwrap_or(usize::MAX),
         }))
+    }
+
+    /// Whether the monitor thread runs, or has not been stopped yet.
+    pub(super) fn is_monitoring(&self) -> bool {
+        self.monitoring.load(Ordering::Acquire)
     }
 
     pub(super) fn meter(&self) -> &Meter {
@@ -316,7 +330,10 @@ impl Shared {
             if let Some(fd) = &entry.pidfd {
                 let _ = epoll::delete(&self.epoll, fd.as_ref());
             }
-            self.part_with_keeper(&entry, leave || entry.strays.keep);
+            // Where it has not said yet how its program ended, see `finish_late`.
+            if entry.kept.is_none() || !entry.lacks_status() || entry.status().is_some() {
+                self.part_with_keeper(&entry, leave || entry.strays.keep);
+            }
         }
     }
 

@@ -36,6 +36,7 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     // Spawns under way end first; none starts after this.
     drop(shared.spawning.write().unwrap_or_else(PoisonError::into_inner));
     // What has ended by itself is no program that the shutdown ends: it may have kept its strays.
+    shared.settle_waiting();
     shared.settle(&shared.dead_among(shared.all_entries().into_iter()));
     let (survivors, mine): (Vec<Arc<Entry>>, Vec<Arc<Entry>>) =
         shared.all_entries().into_iter().partition(|entry| entry.root.limits.survive);
@@ -46,8 +47,15 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
         shared.let_go(entry.root.row);
     }
     join_all(shared);
+    // What the monitor had in its hands as it was told to stop.
+    shared.settle_waiting();
+    shared.settle_claimed(&mine);
     shared.bury_last();
-    shared.write_last();
+    shared.say_lost();
+    shared.store.be_patient_once();
+    if let Some(why) = shared.write_last() {
+        shared.keep_late_ends(&why);
+    }
     shared.close_branch();
     let exporter = lock(&shared.exporter).take();
     // Somebody who is just flushing it keeps it, and the file: the next instance replaces that.

@@ -2,14 +2,18 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use super::{
     Tracker,
-    ending::{Leave, Tree, World, end_trees},
-    entry::Entry,
+    claims::CLAIM_PAUSE,
+    ending::{Found, Leave, Tree, World, end_trees, end_trees_unless},
+    entry::{Entry, Root},
     keep::leave_of,
     outcome::Cause,
     settle::tree_of,
@@ -17,8 +21,8 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    record::{EndReason, ProcessId, ProcessRecord, Report, Settled, TaskId},
-    store::Below,
+    record::{EndReason, InstanceId, ProcessId, ProcessRecord, Report, Settled, TaskId},
+    store::{Below, TakeOver},
 };
 
 /// Somebody else who is ending a tree, or recording its end, is done within this and its grace: a cap on the grace, a second
@@ -53,6 +57,9 @@ impl Tracker {
 
     /// Ends tasks of *any* instance because a person asked; `asked_by` goes into the history.
     ///
+    /// Where another instance is ending a task already, and waits for its grace, that is cut short: the claim is taken over
+    /// and the tree gets SIGKILL now. The claim of an instance that died at it is taken over with the whole grace.
+    ///
     /// # Errors
     ///
     /// [`is_not_found`](Error::is_not_found), before anything is touched, when the ledger has no live process for one of
@@ -85,6 +92,17 @@ impl Tracker {
     }
 }
 
+impl Tracker {
+    /// Interrupts each [`kill`](Self::kill) of this tracker that waits in a grace, and those to come: they give their claims
+    /// back and return, and what has not ended by then runs on. A tree whose grace is over is ended all the same.
+    ///
+    /// For a signal that asks a command to stop: a claim that is left by a dead instance is taken over by the next one that
+    /// acts, but until then the row says `ending`.
+    pub fn interrupt_kills(&self) {
+        self.inner.shared.interrupted.store(true, Ordering::Release);
+    }
+}
+
 fn not_found(task: &TaskId, whose: &str) -> Error {
     Error::new(
         Kind::NotFound,
@@ -95,19 +113,44 @@ fn not_found(task: &TaskId, whose: &str) -> Error {
 fn kill_rows(shared: &Arc<Shared>, rows: &[ProcessRecord], asked_by: &str) -> Result<Report> {
     let _pass = shared.pass.lock().unwrap_or_else(PoisonError::into_inner);
     let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
-    let claimed = shared.store.claim(&ids, shared.instance, None, Some(asked_by))?;
+    let dead = shared.dead_claimants_of(rows);
+    let over = TakeOver { dead: &dead, live: true };
+    let claimed = shared.store.claim_over(&ids, shared.instance, None, Some(asked_by), over)?;
     let mut report = Report::default();
-    let missed = rows.len() - claimed.len();
-    if missed > 0 {
-        report.errors.push(format!("{missed} processes are being ended by somebody else already"));
-    }
     let cause =
         Cause { reason: EndReason::Killed, leak: None, rule: format!("asked by {asked_by}") };
+    let claimed = hurry(claimed, &dead);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
-    let settled = shared.end_claimed(&cause, claimed, &mut report);
+    let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
+    let settled = shared.end_claimed_unless(
+        &|_| cause.clone(),
+        claimed,
+        &mut report,
+        Some(&shared.interrupted),
+    );
+    shared.await_noted(&owners, &settled);
     shared.write(None, settled, &mut report);
     shared.release_ended(&rows);
     Ok(report)
+}
+
+/// A tree that another live instance was ending has had its time: it is killed without a further grace.
+fn hurry(
+    claimed: Vec<(ProcessRecord, Option<InstanceId>)>,
+    dead: &[InstanceId],
+) -> Vec<ProcessRecord> {
+    let root = |record: &ProcessRecord| record.root.unwrap_or(record.id);
+    let hurried: HashSet<ProcessId> = (claimed.iter())
+        .filter(|(_, former)| former.is_some_and(|former| !dead.contains(&former)))
+        .map(|(record, _)| root(record))
+        .collect();
+    let hurry = |(mut record, _): (ProcessRecord, _)| {
+        if hurried.contains(&root(&record)) {
+            record.limits.grace = Duration::ZERO;
+        }
+        record
+    };
+    claimed.into_iter().map(hurry).collect()
 }
 
 impl Shared {
@@ -129,15 +172,26 @@ impl Shared {
         claimed: Vec<ProcessRecord>,
         report: &mut Report,
     ) -> Vec<Settled> {
-        self.end_claimed_each(&|_| cause.clone(), claimed, report)
+        self.end_claimed_unless(&|_| cause.clone(), claimed, report, None)
     }
 
     /// The same with a cause for the tree of each row.
     pub(super) fn end_claimed_each(
         &self,
         cause_of: &dyn Fn(ProcessId) -> Cause,
+        claimed: Vec<ProcessRecord>,
+        report: &mut Report,
+    ) -> Vec<Settled> {
+        self.end_claimed_unless(cause_of, claimed, report, None)
+    }
+
+    /// The same; it gives the claims back once `interrupt` is set.
+    fn end_claimed_unless(
+        &self,
+        cause_of: &dyn Fn(ProcessId) -> Cause,
         mut claimed: Vec<ProcessRecord>,
         report: &mut Report,
+        interrupt: Option<&AtomicBool>,
     ) -> Vec<Settled> {
         if claimed.is_empty() {
             return Vec::new();
@@ -161,7 +215,8 @@ impl Shared {
                 return settled.collect();
             }
         };
-        let mut ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
+        let recorder = &mut |root: &Root, found: &[Found<'_>]| self.record_found(root, found);
+        let mut ends = end_trees_unless(&world, trees, recorder, interrupt);
         logs.complete(&mut ends);
         self.conclude_each(cause_of, ends, report)
     }
@@ -204,26 +259,98 @@ impl Shared {
     }
 
     /// Ends trees that this instance answers for. Ours are ended even when the claim cannot be written (invariant 10).
+    ///
+    /// What another thread, or another instance, is ending has as long as an end may take; then a tree that another
+    /// instance has claimed is ended here, since one that hangs must not keep an owner's processes alive.
     pub(super) fn end_entries(self: &Arc<Self>, cause: &Cause, entries: &[Arc<Entry>]) -> Report {
         let mut report = Report::default();
-        let (mine, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
-        let (claimed, recorded) = self.claim_own(&mine);
-        let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
-        let ours: HashSet<ProcessId> = rows.iter().copied().collect();
-        for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
-            // Somebody else decided: a person's kill, or it has been settled.
-            self.give_up(entry);
-        }
-        let world = self.world_or_certain(&rows, &mut report);
-        self.end_own(cause, &world, claimed, recorded, &mut report);
-        self.release_ended(&rows);
-        self.leave_to_keepers(&mine);
-        let grace = others.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
+        let grace = entries.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
         let deadline = Instant::now() + OTHERS_LIMIT + grace;
-        for entry in others {
-            entry.wait_over(deadline);
+        let (mine, busy): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
+        // 1. What is free, and what a dead instance had claimed.
+        let mut claimed = self.end_free(cause, &mine, TakeOver::default(), &mut report);
+        // 2. What other instances are ending.
+        while !claimed.is_empty() {
+            let late = Instant::now() >= deadline;
+            claimed = self.end_what_is_free(cause, claimed, late, &mut report);
+            if late {
+                break;
+            }
+            if !claimed.is_empty() {
+                std::thread::sleep(CLAIM_PAUSE);
+            }
+        }
+        // 3. What other threads are ending, or other instances, their root being dead.
+        for entry in busy {
+            while !entry.wait_over(deadline.min(Instant::now() + CLAIM_PAUSE))
+                && Instant::now() < deadline
+            {
+                if !self.is_monitoring() {
+                    self.settle_claimed(&[]);
+                }
+            }
+            if !entry.is_over() {
+                self.settle_claimed(std::slice::from_ref(entry));
+            }
         }
         report
+    }
+
+    /// One look at trees that other instances were ending: those that are free now are ended, with `force` all of them.
+    /// Answers with the others.
+    fn end_what_is_free(
+        self: &Arc<Self>,
+        cause: &Cause,
+        mut claimed: Vec<Arc<Entry>>,
+        force: bool,
+        report: &mut Report,
+    ) -> Vec<Arc<Entry>> {
+        if !self.is_monitoring() {
+            self.settle(&self.dead_among(claimed.iter().cloned()));
+            self.settle_claimed(&[]);
+        }
+        claimed.retain(|entry| !entry.is_over());
+        let rows: Vec<ProcessId> = claimed.iter().map(|entry| entry.root.row).collect();
+        let Ok(claimants) = self.store.claimants(&rows) else { return claimed };
+        let is_held = |claimant: Option<InstanceId>| {
+            claimant.is_some_and(|by| by != self.instance && !self.is_dead_claimant(by))
+        };
+        let (held, free): (Vec<_>, Vec<_>) = claimed
+            .into_iter()
+            .zip(claimants)
+            .partition(|(_, claimant)| !force && is_held(*claimant));
+        let free: Vec<Arc<Entry>> = free.into_iter().map(|(entry, _)| entry).collect();
+        let (begun, busy): (Vec<_>, Vec<_>) = free.iter().partition(|entry| entry.begin());
+        let over = TakeOver { dead: &[], live: force };
+        let mut left = self.end_free(cause, &begun, over, report);
+        left.extend(busy.into_iter().cloned());
+        left.extend(held.into_iter().map(|(entry, _)| entry));
+        left
+    }
+
+    /// Ends those trees that can be claimed, each reserved by [`Entry::begin`]; answers with those that other instances are
+    /// ending.
+    fn end_free(
+        self: &Arc<Self>,
+        cause: &Cause,
+        mine: &[&Arc<Entry>],
+        over: TakeOver<'_>,
+        report: &mut Report,
+    ) -> Vec<Arc<Entry>> {
+        let (claimed, recorded) = self.claim_own(mine, over);
+        let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
+        let ours: HashSet<ProcessId> = rows.iter().copied().collect();
+        let mut others = Vec::new();
+        for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
+            // Another instance decided: a person's kill, or it has been settled.
+            self.give_up(entry);
+            others.push(Arc::clone(entry));
+        }
+        let world = self.world_or_certain(&rows, report);
+        self.end_own(cause, &world, claimed, recorded, report);
+        self.release_ended(&rows);
+        self.leave_to_keepers(mine);
+        others
     }
 
     /// The surroundings of an end of our own. Where it is not known what other instances answer for, only what is certainly
@@ -274,30 +401,62 @@ impl Shared {
     }
 
     /// Claims our own roots with their recorded descendants; all of them, and `false`, where the ledger cannot be written.
-    pub(super) fn claim_own(&self, entries: &[&Arc<Entry>]) -> (Vec<Tree>, bool) {
+    pub(super) fn claim_own(
+        &self,
+        entries: &[&Arc<Entry>],
+        over: TakeOver<'_>,
+    ) -> (Vec<Tree>, bool) {
         let mut trees: Vec<Tree> = entries.iter().map(|entry| tree_of(entry, None)).collect();
-        let mut ids: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
+        let roots: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         // Where the ledger cannot be read either, the names that are known here still count; and a session holds what a
         // root without recorded descendants has.
-        let below = self.store.below(&ids).unwrap_or_else(|_| vec![Below::default(); ids.len()]);
+        let below =
+            self.store.below(&roots).unwrap_or_else(|_| vec![Below::default(); roots.len()]);
+        let mut rows = Vec::with_capacity(trees.len());
         for ((tree, entry), below) in trees.iter_mut().zip(entries).zip(below) {
-            ids.extend(below.live.iter().map(|(row, _)| *row));
+            let live = below.live.iter().map(|(row, _)| *row);
+            rows.push([tree.root.row].into_iter().chain(live).collect());
             tree.leave = leave_of(entry, below.kept);
             tree.recorded = below.live;
         }
-        match self.store.claim_own(&ids, self.instance) {
+        match self.claim_trees(&rows, over) {
             Ok(claimed) => {
-                let claimed: HashSet<ProcessId> = claimed.into_iter().collect();
                 trees.retain(|tree| claimed.contains(&tree.root.row));
                 (trees, true)
             }
             Err(error) => {
-                tracing::error!(
-                    "failed to record that {} tasks are being ended: {error}; they are ended all the same",
-                    trees.len()
-                );
+                if !trees.is_empty() {
+                    tracing::error!(
+                        "failed to record that {} tasks are being ended: {error}; they are ended all the same",
+                        trees.len()
+                    );
+                }
                 (trees, false)
             }
         }
+    }
+
+    /// Claims of instances that have died are looked for only where a row is not free.
+    fn claim_trees(
+        &self,
+        trees: &[Vec<ProcessId>],
+        over: TakeOver<'_>,
+    ) -> Result<HashSet<ProcessId>> {
+        if trees.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut claimed: HashSet<ProcessId> =
+            self.store.claim_own(trees, self.instance, over)?.into_iter().collect();
+        let missed: Vec<Vec<ProcessId>> =
+            trees.iter().filter(|tree| !claimed.contains(&tree[0])).cloned().collect();
+        let roots: Vec<ProcessId> = missed.iter().map(|tree| tree[0]).collect();
+        if !roots.is_empty() {
+            let dead = self.dead_among_claimants(&roots)?;
+            if !dead.is_empty() {
+                let over = TakeOver { dead: &dead, live: false };
+                claimed.extend(self.store.claim_own(&missed, self.instance, over)?);
+            }
+        }
+        Ok(claimed)
     }
 }

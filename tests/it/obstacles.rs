@@ -208,14 +208,26 @@ fn a_leader_that_is_a_zombie_with_living_threads_is_ended_by_kill() {
 }
 
 /// A process that traces another one until its input ends; libtest's last word is not waited for.
-struct Tracer {
+pub(crate) struct Tracer {
     guard: Guard,
     _stdin: ChildStdin,
 }
 
 impl Tracer {
-    fn of(place: &Place, pid: u32, options: i32) -> Option<Self> {
+    pub(crate) fn of(place: &Place, pid: u32, options: i32) -> Option<Self> {
+        let tracer = Self::seize(place, pid, options, true)?;
+        until("it is held", || state(pid) == Some('t'));
+        Some(tracer)
+    }
+
+    /// One that lets the process run, and never waits for it: its zombie stays until this is dropped.
+    pub(crate) fn that_hangs(place: &Place, pid: u32) -> Option<Self> {
+        Self::seize(place, pid, 0, false)
+    }
+
+    fn seize(place: &Place, pid: u32, options: i32, stop: bool) -> Option<Self> {
         let mut child = gate_host::command(place, "tracer")
+            .env("PROCLEDGER_IT_STOP", stop.to_string())
             .env("PROCLEDGER_IT_TRACEE", pid.to_string())
             .env("PROCLEDGER_IT_TRACE", options.to_string())
             .stdin(Stdio::piped())
@@ -230,7 +242,6 @@ impl Tracer {
             skipped("nothing may be traced here");
             return None;
         }
-        until("it is held", || state(pid) == Some('t'));
         Some(Self { guard, _stdin: stdin })
     }
 }
@@ -240,6 +251,7 @@ pub(crate) fn trace() -> ! {
     let number =
         |name: &str| -> i32 { std::env::var(name).expect("given").parse().expect("a number") };
     let (pid, options) = (number("PROCLEDGER_IT_TRACEE"), number("PROCLEDGER_IT_TRACE"));
+    let stop = std::env::var_os("PROCLEDGER_IT_STOP").is_some_and(|word| word == "true");
     // SAFETY: requests of ptrace(2) that touch no memory of ours.
     let held = unsafe {
         let none = std::ptr::null_mut::<libc::c_void>();
@@ -249,7 +261,7 @@ pub(crate) fn trace() -> ! {
             none,
             usize::try_from(options).unwrap_or(0) as *mut libc::c_void,
         ) == 0
-            && libc::ptrace(libc::PTRACE_INTERRUPT, pid, none, none) == 0
+            && (!stop || libc::ptrace(libc::PTRACE_INTERRUPT, pid, none, none) == 0)
     };
     println!("\ntrace> {}", if held { "held" } else { "refused" });
     std::io::stdout().flush().expect("told");

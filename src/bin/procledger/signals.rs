@@ -7,7 +7,7 @@ use std::{
 };
 
 use nix::sys::{
-    signal::{SigSet, Signal, raise},
+    signal::{SigSet, Signal},
     signalfd::{SfdFlags, SignalFd},
 };
 use rustix::{
@@ -15,7 +15,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
 };
 
-use crate::exit::{Failure, Result};
+use crate::exit::{Exit, Failure, Result};
 
 /// What asks a service to stop.
 pub(crate) const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
@@ -115,15 +115,17 @@ impl Signals {
     }
 }
 
-/// Ends this process by `signal`, whose action is the default one: it was neither ignored nor handled.
-fn die_by(signal: i32) -> ! {
-    if let Ok(which) = Signal::try_from(signal) {
+/// Ends this process by a signal that [`Signals`] had blocked, so that a shell or a loop around it sees that it was interrupted;
+/// should that fail, answers with the code that a shell would give it.
+pub(crate) fn die_by(signal: i32) -> Exit {
+    if let Ok(signal) = Signal::try_from(signal) {
         let mut set = SigSet::empty();
-        set.add(which);
+        set.add(signal);
+        // Blocked, it waits for this thread alone.
+        let _ = nix::sys::signal::raise(signal);
         let _ = set.thread_unblock();
-        let _ = raise(which);
     }
-    std::process::exit(128 + signal)
+    Exit::signal(signal)
 }
 
 /// A write beyond `ulimit -f` shall fail, and not end whoever answers for programs. Before any other thread runs; programs

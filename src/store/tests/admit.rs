@@ -191,7 +191,12 @@ fn a_root_that_somebody_else_decided_on_leaves_no_strays() {
     assert!(answers[3].is_some(), "a survivor that is gone now");
     assert_eq!(f.number("SELECT count(*) FROM process"), 6, "a stray and what is kept, of the one");
     assert_eq!(f.state(claimed), State::Ending);
-    assert_eq!(f.get(ended).end_reason, Some(EndReason::Gone));
+    // Whoever ended the row could not observe the status; its owner did.
+    let row = f.get(ended);
+    assert_eq!(
+        (row.end_reason, row.status),
+        (Some(EndReason::Exited), Some(ExitStatus::Exited(3)))
+    );
 }
 
 #[test]

@@ -1,9 +1,10 @@
 use super::fixture::*;
 use crate::{
     record::{
-        EndReason, ExitStatus, LeakKind, Millis, Outcome, PassKind, Settled, Sighting, Verdict,
+        End, EndReason, ExitStatus, LeakKind, Millis, Outcome, PassKind, Settled, Sighting, Verdict,
     },
     state::State,
+    store::TakeOver,
 };
 use std::time::Duration;
 
@@ -216,4 +217,125 @@ fn an_owner_takes_back_what_a_dead_claimant_left() {
     assert_eq!(f.store.give_back(f.me, &[dead]).expect("written"), 1);
     let state = |row| f.store.process(row).expect("read").expect("there").state;
     assert_eq!(rows.map(state), [State::Running, State::Ending]);
+}
+
+#[test]
+fn a_claim_of_a_dead_instance_is_taken_over_and_that_of_a_live_one_only_on_request() {
+    let f = Fixture::new();
+    let [dead, living, person] = [2, 3, 4].map(|pid| f.instance("cli", pid));
+    let rows = [10, 11].map(|pid| f.row(f.me, pid, State::Running));
+    for (by, row) in [dead, living].into_iter().zip(rows) {
+        f.store.claim(&[row], by, None, Some("ann")).expect("claimed");
+    }
+    let gone = [dead];
+    let claim = |over| {
+        let claimed = f.store.claim_over(&rows, person, None, None, over).expect("committed");
+        claimed.into_iter().map(|(row, former)| (row.id, former)).collect::<Vec<_>>()
+    };
+    assert_eq!(claim(TakeOver::default()), []);
+    assert_eq!(claim(TakeOver { dead: &gone, live: false }), [(rows[0], Some(dead))]);
+    assert_eq!(f.get(rows[0]).asked_by.as_deref(), Some("ann"), "who asked first is kept");
+    assert_eq!(
+        claim(TakeOver { dead: &gone, live: true }),
+        [(rows[0], Some(person)), (rows[1], Some(living))]
+    );
+    // The former claimant decides nothing any more.
+    let late = settled(rows[1], Verdict::Survived("x".to_owned()));
+    assert_eq!(f.store.record(living, None, &[late]).expect("committed"), [false]);
+    assert_eq!(f.get(rows[1]).claimed_by, Some(person));
+}
+
+/// They were left `ending` for ever, claimed by an owner that had given their root up.
+#[test]
+fn descendants_are_claimed_only_with_their_root() {
+    let f = Fixture::new();
+    let other = f.instance("cli", 2);
+    let root = f.row(f.me, 10, State::Running);
+    let below = f.admit(stray(f.me, root, 11));
+    f.put(below, State::Running, None);
+    f.store.claim(&[root], other, None, Some("ann")).expect("claimed");
+    let trees = [vec![root, below]];
+    let gone = [other];
+    let claim = |over| f.store.claim_own(&trees, f.me, over).expect("committed");
+    assert_eq!(claim(TakeOver::default()), []);
+    assert_eq!(f.state(below), State::Running);
+    assert_eq!(claim(TakeOver { dead: &gone, live: false }), [root, below]);
+}
+
+#[test]
+fn the_status_that_the_owner_observed_reaches_the_row_before_and_after_it_is_ended() {
+    for first in [true, false] {
+        for asked_by in [None, Some("ann")] {
+            let f = Fixture::new();
+            let other = f.instance("cli", 2);
+            let id = f.row(f.me, 10, State::Running);
+            f.store.claim(&[id], other, None, asked_by).expect("claimed");
+            let unseen = End { status: ExitStatus::Unobserved, ..end(EndReason::Gone) };
+            let note = || f.store.note_status(id, f.me, ExitStatus::Signaled(15)).expect("written");
+            assert!(
+                !f.store.note_status(id, other, ExitStatus::Exited(1)).expect("written"),
+                "not its own"
+            );
+            if !first {
+                assert!(note());
+                assert_eq!((f.state(id), f.get(id).claimed_by), (State::Ending, Some(other)));
+            }
+            let ended = settled(id, Verdict::Ended(unseen));
+            assert_eq!(f.store.record(other, None, &[ended]).expect("committed"), [true]);
+            if first {
+                assert!(note());
+            }
+            assert!(!note(), "once");
+            let row = f.get(id);
+            assert_eq!(row.status, Some(ExitStatus::Signaled(15)));
+            let reason = match (first, asked_by) {
+                (false, Some(_)) => EndReason::Killed,
+                _ => EndReason::Exited,
+            };
+            assert_eq!(row.end_reason, Some(reason));
+        }
+    }
+}
+
+/// Where its own record comes too late, a person's kill having taken the tree over.
+#[test]
+fn an_owner_whose_claim_was_taken_over_still_records_the_status() {
+    let f = Fixture::new();
+    let person = f.instance("cli", 2);
+    let id = f.row(f.me, 10, State::Running);
+    f.store.claim(&[id], f.me, None, None).expect("claimed");
+    let over = TakeOver { dead: &[], live: true };
+    f.store.claim_over(&[id], person, None, Some("ann"), over).expect("taken over");
+    let ended = || settled(id, Verdict::Ended(end(EndReason::Terminated)));
+    assert_eq!(f.store.record(f.me, None, &[ended()]).expect("committed"), [false]);
+    let row = f.get(id);
+    assert_eq!((row.state, row.claimed_by), (State::Ending, Some(person)));
+    let killed = End { status: ExitStatus::Unobserved, ..end(EndReason::Killed) };
+    f.store.record(person, None, &[settled(id, Verdict::Ended(killed))]).expect("committed");
+    let row = f.get(id);
+    assert_eq!(
+        (row.end_reason, row.status),
+        (Some(EndReason::Killed), Some(ExitStatus::Exited(3)))
+    );
+}
+
+#[test]
+fn what_is_found_below_a_root_belongs_to_the_owner_of_that() {
+    let f = Fixture::new();
+    let person = f.instance("cli", 2);
+    let root = f.row(f.me, 10, State::Running);
+    f.store.claim(&[root], person, None, Some("ann")).expect("claimed");
+    let found = f.get(f.admit(stray(person, root, 11)));
+    assert_eq!((found.owner, found.claimed_by), (f.me, Some(person)));
+}
+
+#[test]
+fn an_attempt_that_was_interrupted_leaves_no_trace_of_a_failure() {
+    let f = Fixture::new();
+    let id = f.row(f.me, 10, State::Running);
+    f.store.claim(&[id], f.me, None, None).expect("claimed");
+    let given_back = settled(id, Verdict::Interrupted);
+    assert_eq!(f.store.record(f.me, None, &[given_back]).expect("committed"), [true]);
+    let row = f.get(id);
+    assert_eq!((row.state, row.claimed_by, row.last_error), (State::Running, None, None));
 }

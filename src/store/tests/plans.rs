@@ -8,7 +8,9 @@ use super::fixture::*;
 use crate::{
     record::{EndReason, Millis},
     state::State,
-    store::{admit, below, figures, instances, leaks, orphans, passes, prune, query, settle},
+    store::{
+        admit, below, claim, figures, instances, leaks, orphans, passes, prune, query, settle,
+    },
 };
 
 /// How SQLite runs a statement, one line a table.
@@ -39,6 +41,7 @@ fn nothing_that_recurs_reads_all_history() {
         ("kept_below", query::KEPT_BELOW, "process_root"),
         ("admit", admit::ALIVE, "process_live_task"),
         ("claim_orphans", orphans::LIVE_ROWS, "process_live_owner"),
+        ("other_claimants", claim::OTHER_CLAIMANTS, "process_live_owner"),
         ("instances_to_judge", instances::TO_JUDGE, "process_live_owner"),
         ("figures: live", figures::LIVE_BY_STATE, "process_live_owner"),
         ("figures: ends", figures::ENDS_SINCE, "process_ended"),

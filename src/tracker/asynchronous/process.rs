@@ -20,8 +20,10 @@ use crate::{
     os::{AsyncPidFd, current_runtime},
     record::{ExitStatus, Report, TaskId},
     tracker::{
+        entry::Learned,
         process::{Process, RECORD_LIMIT, Signaller},
         shared::Shared,
+        statuses::{REAPED_WITHIN, STATUS_PAUSE},
     },
 };
 
@@ -186,15 +188,19 @@ impl AsyncProcess {
     /// The program is dead: learns how, and waits for its end to be recorded, as `Process::ended` does.
     async fn ended(&self) -> Result<ExitStatus> {
         let Process { shared, entry, pidfd, .. } = &self.process;
-        let status = match entry.status() {
-            Some(status) => status,
-            // Never waits: it is our own child.
-            None if entry.kept.is_none() => entry.learn_status(pidfd, Instant::now()),
-            // Its keeper may take a moment to tell.
-            None => {
-                let (entry, pidfd) = (Arc::clone(entry), Arc::clone(pidfd));
-                aside(move || entry.learn_status(&pidfd, Instant::now())).await?
+        let mut untraced = None;
+        let status = loop {
+            // Its keeper may take a moment, and a tracer has the first word.
+            match entry.learn_status(pidfd, Instant::now()) {
+                Learned::Status(status) => break status,
+                Learned::Unreaped if !shared.is_traced(entry) => {
+                    if untraced.get_or_insert_with(Instant::now).elapsed() > REAPED_WITHIN {
+                        break entry.publish(ExitStatus::Unobserved);
+                    }
+                }
+                Learned::NotYet | Learned::Unreaped => {}
             }
+            tokio::time::sleep(STATUS_PAUSE).await;
         };
         let watched = entry.pidfd.is_some() && shared.monitoring.load(Ordering::Acquire);
         if !watched && !entry.is_recorded() {

@@ -24,6 +24,8 @@ pub(in super::super) struct TreeEnd {
     pub(in super::super) unseen: Option<String>,
     /// What lives on in the root's leaf and is no known member: a survivor, to which the root's row leads.
     pub(in super::super) outlived: Option<String>,
+    /// Interrupted in its grace: what lives was asked to end, and is left as it is.
+    pub(in super::super) interrupted: bool,
 }
 
 /// What became of one member.

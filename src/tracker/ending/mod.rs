@@ -47,5 +47,5 @@ pub(super) use joined::{Feed, end_as_they_come};
 pub(super) use leaf::list as list_leaf;
 pub(super) use leave::{Leave, protected};
 pub(super) use member::command_of;
-pub(super) use run::{end_trees, preview, strays};
+pub(super) use run::{end_trees, end_trees_unless, preview, strays};
 pub(super) use work::{Tree, World};

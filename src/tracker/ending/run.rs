@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,12 @@ use super::{
     suspects,
     work::{TokenCache, Tree, Work, World, suspected},
 };
-use crate::{error::Result, identity::Pid, os::pidfd::timespec, plan::observe::Snapshot};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    os::pidfd::timespec,
+    plan::observe::Snapshot,
+};
 
 /// The grace is counted anew while members keep dying, but no longer than this in all, unless one grace alone is longer.
 const GRACE_CAP: Duration = Duration::from_secs(2);
@@ -42,6 +48,9 @@ pub(super) const BLIND_LIMIT: Duration = Duration::from_secs(1);
 const STRAY_LOOKS: u32 = 20;
 /// And for so long at least.
 const STRAYS_TAKE: Duration = Duration::from_millis(500);
+/// But no longer than this, however slow the looks are: then it is not known what the root left, and it is looked for again. On a
+/// machine on which one look takes seconds, twenty of them had held up the monitor, and with it the end of its host, for minutes.
+const STRAYS_LIMIT: Duration = Duration::from_secs(5);
 /// While members die, this often at most for what they started on their way out.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// And so many times as long as a look takes: beside thousands of processes looking is a tenth of the work.
@@ -53,21 +62,32 @@ pub(in super::super) fn end_trees(
     trees: Vec<Tree>,
     recorder: &mut Recorder<'_>,
 ) -> Vec<TreeEnd> {
+    end_trees_unless(world, trees, recorder, None)
+}
+
+/// The same. Once `interrupt` is set, a tree whose grace is not over is left as it is; any other one is ended all the same,
+/// since a part of it may be stopped.
+pub(in super::super) fn end_trees_unless(
+    world: &World<'_>,
+    trees: Vec<Tree>,
+    recorder: &mut Recorder<'_>,
+    interrupt: Option<&AtomicBool>,
+) -> Vec<TreeEnd> {
     let mut answers = Vec::with_capacity(trees.len());
     let share = share_of_descriptors();
     let (mut chunk, mut taken) = (Vec::new(), 0);
     for tree in trees {
         let needs = descriptors(&tree);
         if taken + needs > share && !chunk.is_empty() {
-            answers
-                .extend(Run::new(Cow::Borrowed(world), std::mem::take(&mut chunk), recorder).end());
+            let run = Run::new(Cow::Borrowed(world), std::mem::take(&mut chunk), recorder);
+            answers.extend(run.end(interrupt));
             taken = 0;
         }
         taken += needs;
         chunk.push(Work::new(world, tree));
     }
     if !chunk.is_empty() {
-        answers.extend(Run::new(Cow::Borrowed(world), chunk, recorder).end());
+        answers.extend(Run::new(Cow::Borrowed(world), chunk, recorder).end(interrupt));
     }
     answers
 }
@@ -85,6 +105,10 @@ pub(in super::super) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<
         let is_open = run.is_open(before) || run.works.iter().any(Work::hides);
         if !is_open || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
             break;
+        }
+        if began.elapsed() > STRAYS_LIMIT {
+            let what = "processes come and go faster than they can be looked at: it is tried again";
+            return Err(Error::new(Kind::Unknown, what));
         }
         // One that was seen in the session and has left it before it was pinned, or was gone: it, or what it has forked,
         // is found by something else now. There is no later look at a root that has ended.
@@ -174,9 +198,12 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    fn end(mut self) -> Vec<TreeEnd> {
+    fn end(mut self, interrupt: Option<&AtomicBool>) -> Vec<TreeEnd> {
         self.begin(0);
         loop {
+            if interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Acquire)) {
+                self.works.iter_mut().for_each(Work::interrupt);
+            }
             self.ask_new();
             if self.expire() {
                 self.kill();
@@ -272,7 +299,8 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     pub(super) fn ask_new(&mut self) {
-        self.works.iter_mut().filter(|work| !work.expired).for_each(Work::ask);
+        let in_grace = |work: &&mut Work| !work.expired && !work.interrupted;
+        self.works.iter_mut().filter(in_grace).for_each(Work::ask);
     }
 
     fn deadline(&self, work: &Work) -> Instant {
@@ -282,7 +310,8 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// When patience with the least patient tree ends; `None` when nobody is left to wait for.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let waiting = self.works.iter().filter(|work| !work.expired && work.is_pending());
+        let in_grace = |work: &&Work| !work.expired && !work.interrupted;
+        let waiting = self.works.iter().filter(in_grace).filter(|work| work.is_pending());
         waiting.map(|work| self.deadline(work)).min()
     }
 
@@ -291,7 +320,8 @@ impl<'a, 'b> Run<'a, 'b> {
         let now = Instant::now();
         for index in 0..self.works.len() {
             let work = &self.works[index];
-            let up = !work.expired && work.is_pending() && self.deadline(work) <= now;
+            let in_grace = !work.expired && !work.interrupted && work.is_pending();
+            let up = in_grace && self.deadline(work) <= now;
             self.works[index].expired |= up;
         }
         self.works.iter().any(Work::must_be_killed)

@@ -110,6 +110,8 @@ pub(super) struct Work {
     pub(super) closing: Option<Instant>,
     /// Its grace is over.
     pub(super) expired: bool,
+    /// It was interrupted in its grace: nothing more is done to it.
+    pub(super) interrupted: bool,
     /// How often it was frozen and killed.
     pub(super) kills: u32,
     pub(super) leave: Leave,
@@ -151,6 +153,7 @@ impl Work {
             began: Instant::now(),
             closing: None,
             expired: false,
+            interrupted: false,
             kills: 0,
             leave,
             keeper: None,
@@ -245,7 +248,18 @@ impl Work {
 
     /// There is something left to do for it: to ask, to wait or to kill.
     pub(super) fn goes_on(&self) -> bool {
-        if self.expired { self.must_be_killed() } else { self.is_pending() }
+        if self.interrupted {
+            false
+        } else if self.expired {
+            self.must_be_killed()
+        } else {
+            self.is_pending()
+        }
+    }
+
+    /// Its end is interrupted, unless its grace is over.
+    pub(super) fn interrupt(&mut self) {
+        self.interrupted |= !self.expired && self.is_pending();
     }
 
     /// Those that live and are not left on purpose.
@@ -262,6 +276,7 @@ impl Work {
     ) -> TreeEnd {
         let unseen = match unseen {
             Some(why) => Some(format!("what it left could not be looked for: {why}")),
+            None if self.interrupted => Some("the attempt to end its tree was interrupted".into()),
             None if self.has_unkilled() || self.vanished => {
                 Some("its tree starts new processes faster than they can be ended".into())
             }
@@ -272,7 +287,8 @@ impl Work {
             .map(|member| conclude(world.proc, member, snapshot))
             .collect();
         let suspects = suspected(world, self.suspects, self.root.arguments);
-        TreeEnd { root: self.root, members, suspects, unknown: self.unknown, unseen, outlived }
+        let Self { root, unknown, interrupted, .. } = self;
+        TreeEnd { root, members, suspects, unknown, unseen, outlived, interrupted }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::event::epoll;
@@ -22,8 +22,6 @@ use crate::{
     record::{EndReason, ExitStatus, ProcessId, told},
 };
 
-/// The keeper tells of the program's end as soon as it is scheduled; one that is stopped must not hold up the others.
-const WORD_LIMIT: Duration = Duration::from_secs(2);
 /// A keeper below which nothing is left goes within a millisecond.
 const PART_LIMIT: Duration = Duration::from_millis(50);
 /// One that was told to leave goes as soon as it is scheduled.
@@ -35,6 +33,16 @@ const GRACE_CAP: Duration = Duration::from_secs(2);
 /// A keeper, until the host parts with it.
 #[derive(Debug)]
 pub(in super::super) struct Kept(Mutex<State>);
+
+/// What a keeper has said of its program's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Word {
+    Ended(ExitStatus),
+    /// It lives, and has not said anything yet.
+    NotYet,
+    /// It has gone without a word.
+    Gone,
+}
 
 #[derive(Debug)]
 struct State {
@@ -52,13 +60,21 @@ impl Kept {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How the program ended, as its keeper told; `None` where that one cannot tell any more.
-    pub(in super::super) fn status(&self) -> Option<ExitStatus> {
+    /// How the program ended, as far as its keeper says so until `deadline`.
+    pub(in super::super) fn word(&self, deadline: Instant) -> Word {
         let mut state = self.state();
-        if state.told.is_none() {
-            state.told = state.link.as_ref().and_then(|link| link.status(WORD_LIMIT));
+        if state.told.is_none()
+            && let Some(link) = &state.link
+        {
+            // The keeper says so as soon as it is scheduled and could reap it. Its last words may be in the socket still.
+            let dead = link.is_dead();
+            let limit = deadline.saturating_duration_since(Instant::now());
+            state.told = link.status(if dead { Duration::ZERO } else { limit });
+            if state.told.is_none() && !dead {
+                return Word::NotYet;
+            }
         }
-        state.told
+        state.told.map_or(Word::Gone, Word::Ended)
     }
 
     fn take(&self) -> Option<Link> {

@@ -22,6 +22,6 @@ mod spawn;
 
 pub(super) use choice::try_keeper;
 pub(super) use find::{recorded_keeper, verified};
-pub(super) use kept::{Kept, keeper_of};
+pub(super) use kept::{Kept, Word, keeper_of};
 pub use serve::main;
 pub(super) use spawn::spawn_kept;

@@ -1,5 +1,13 @@
 //! `kill`: a person ends tasks, whoever owns them.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    thread,
+};
+
 use clap::Args;
 use procledger::{Report, TaskId, Tracker};
 
@@ -9,6 +17,7 @@ use crate::{
     exit::{Exit, Result},
     output,
     render::{ending_line, report_exit, suspect_line},
+    signals::{STOP, Signals, die_by},
     units,
 };
 
@@ -19,7 +28,10 @@ use crate::{
 Example:
   procledger kill nightly build-17
 
-The history records who requested it. Exits with 3 if something survived.")]
+The history records who requested it. Exits with 3 if something survived.
+
+A second `kill` of the same task cuts the grace of the first one short: SIGKILL at once. Ctrl-C, SIGTERM
+or SIGHUP within the grace gives the tasks back: they got SIGTERM, and may run on.")]
 pub(crate) struct KillArgs {
     /// Tasks to end
     #[arg(value_name = "TASK", conflicts_with = "all")]
@@ -35,7 +47,10 @@ pub(crate) struct KillArgs {
 impl KillArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
         let tasks = task_ids(self.tasks)?;
+        // Before any thread is started, so that none of them takes a signal.
+        let signals = Signals::block(&STOP)?;
         let tracker = context.actor().protected_names(&self.protect).open()?;
+        let interrupt = Interrupt::hear(signals, &tracker);
         let asked_by = context.asked_by("kill");
         let (report, unknown) = if self.all {
             (tracker.kill_all(&asked_by)?, Vec::new())
@@ -57,10 +72,43 @@ impl KillArgs {
             ));
         }
         tracker.shutdown()?;
+        if let Some(signal) = interrupt.signal() {
+            let left = report.survived();
+            if left > 0 {
+                output::complain(&format!(
+                    "interrupted: {left} processes were asked to end and were left as they are: `procledger kill` again ends them"
+                ));
+            }
+            return Ok(die_by(signal));
+        }
         match report_exit(&report) {
             Exit::DONE if !unknown.is_empty() => Ok(Exit::FAILED),
             exit => Ok(exit),
         }
+    }
+}
+
+/// A signal that asks the command to stop. In a grace the claims are given back; a tree whose grace is over is ended first. A
+/// second signal ends the command at once.
+struct Interrupt(Arc<AtomicI32>);
+
+impl Interrupt {
+    fn hear(signals: Signals, tracker: &Tracker) -> Self {
+        let heard = Arc::new(AtomicI32::new(0));
+        let (theirs, tracker) = (Arc::clone(&heard), tracker.clone());
+        thread::spawn(move || {
+            while let Ok(signal) = signals.next() {
+                if theirs.swap(signal, Ordering::AcqRel) != 0 {
+                    die_by(signal);
+                }
+                tracker.interrupt_kills();
+            }
+        });
+        Self(heard)
+    }
+
+    fn signal(&self) -> Option<i32> {
+        Some(self.0.load(Ordering::Acquire)).filter(|&signal| signal != 0)
     }
 }
 

@@ -1,0 +1,116 @@
+//! Small files beside a ledger, for what could not be written into it.
+//!
+//! One is trusted only when it is a regular file of the ledger's owner that nothing else can write and that has no other name;
+//! it is opened without following a symlink, and without waiting for the other end of a FIFO. It appears whole or not at all.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::unix::fs::{MetadataExt, fchown},
+    path::Path,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+use crate::error::{Error, Kind, Result};
+
+/// Group and others: neither may read it, nor write it.
+const OF_OTHERS: u32 = 0o077;
+
+/// Writes a file of mode 0600 that belongs to `owner`. It must not exist.
+pub(crate) fn write(path: &Path, owner: u32, bytes: &[u8]) -> Result<()> {
+    let failed =
+        |error: std::io::Error| Error::os(format!("failed to write `{}`", path.display()), error);
+    let folder = path.parent().ok_or_else(|| Error::invalid("a file without a folder"))?;
+    // Made with mode 0600, and removed again unless it gets its name.
+    let mut file =
+        tempfile::Builder::new().prefix(".procledger-").tempfile_in(folder).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    if rustix::process::geteuid().as_raw() != owner {
+        fchown(file.as_file(), Some(owner), None).map_err(failed)?;
+    }
+    file.as_file().sync_data().map_err(failed)?;
+    file.persist_noclobber(path).map(drop).map_err(|error| failed(error.error))
+}
+
+/// What a file holds; `None` where there is none. An error for one that is not `owner`'s alone, or is longer than `limit`.
+pub(crate) fn read(path: &Path, owner: u32, limit: u64) -> Result<Option<Vec<u8>>> {
+    let failed = |error: Errno| Error::os(format!("failed to read `{}`", path.display()), error);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let lost = |error| Error::os(format!("failed to read `{}`", path.display()), error);
+    let found = file.metadata().map_err(lost)?;
+    let trusted = found.is_file()
+        && found.uid() == owner
+        && found.mode() & OF_OTHERS == 0
+        && found.nlink() == 1
+        && found.len() <= limit;
+    if !trusted {
+        return Err(Error::new(
+            Kind::Denied,
+            format!(
+                "`{}` is left alone: it has to be a regular file of uid {owner} with mode 0600, without another name, of at \
+                 most {limit} bytes",
+                path.display()
+            ),
+        ));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes).map_err(lost)?;
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn own() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    #[test]
+    fn what_is_written_is_read_once_and_replaces_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("spool");
+        assert_eq!(read(&path, own(), 10).expect("a look"), None);
+        write(&path, own(), b"word").expect("written");
+        assert_eq!(read(&path, own(), 10).expect("read").as_deref(), Some(&b"word"[..]));
+        assert!(read(&path, own(), 3).is_err(), "too long");
+        assert!(write(&path, own(), b"other").is_err(), "it exists");
+        assert_eq!(
+            folder.path().read_dir().expect("a folder").count(),
+            1,
+            "nothing is left beside"
+        );
+    }
+
+    #[test]
+    fn what_another_could_have_made_is_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        write(&path("real"), own(), b"word").expect("written");
+        std::os::unix::fs::symlink(path("real"), path("link")).expect("a link");
+        nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+        std::fs::create_dir(path("folder")).expect("a folder");
+        for name in ["link", "fifo", "folder"] {
+            assert!(read(&path(name), own(), 10).is_err(), "{name}");
+        }
+        assert!(read(&path("real"), own() + 1, 10).is_err(), "of another uid");
+        std::fs::set_permissions(path("real"), std::fs::Permissions::from_mode(0o640))
+            .expect("a mode");
+        assert!(read(&path("real"), own(), 10).is_err(), "readable by others");
+        std::fs::set_permissions(path("real"), std::fs::Permissions::from_mode(0o600))
+            .expect("a mode");
+        std::fs::hard_link(path("real"), path("second")).expect("a link");
+        assert!(read(&path("real"), own(), 10).is_err(), "it has another name");
+    }
+}
