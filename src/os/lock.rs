@@ -68,6 +68,10 @@ impl HeldLock {
         ))
     }
 
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Removes the file, then drops the lock.
     pub(crate) fn remove(self) {
         // A file that stays behind is free, and its instance is recorded as stopped: nothing depends on it.

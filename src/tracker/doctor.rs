@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     ledger::Ledger,
-    liveness::{Life, judge},
+    liveness::{Judge, Life},
 };
 use crate::{
     error::{Error, Result},
@@ -302,10 +302,12 @@ fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
     let here = current_place()?;
     let live = store.live()?;
     let (mut orphaned, mut unknown) = (0, 0);
-    for instance in store.instances_to_judge()? {
+    let all = store.instances_to_judge()?;
+    let judge = Judge::new(store, &proc, here);
+    for instance in &all {
         let left =
             live.iter().filter(|row| row.owner == instance.id && !row.limits.survive).count();
-        match judge(store, &proc, here, &instance) {
+        match judge.judge(instance, &all) {
             Life::Alive => {}
             Life::Dead(_) => orphaned += left,
             Life::Unknown(_) => unknown += left,

@@ -6,6 +6,7 @@
 //! - [`process`], [`output`] and [`foreground`]: waiting for one;
 //! - `asynchronous`: the same as futures, with the feature `tokio`;
 //! - [`settle`]: a root ended by itself;
+//! - [`adopted`]: zombies that tasks leave to this process;
 //! - [`terminate`] and [`ending`]: ending trees; [`tie`]: what belongs to one, and pinning it;
 //! - [`keep`]: what is left alone on purpose;
 //! - [`reap`] with [`liveness`], [`sweep`] and [`import`]: what dead instances left;
@@ -17,6 +18,7 @@
 //! - [`keeper`]: programs under a keeper, and the keeper;
 //! - [`ledger`], [`trees`] and [`doctor`] with [`wal`]: looking without touching, and [`metrics`] for figures.
 
+mod adopted;
 mod alone;
 #[cfg(feature = "tokio")]
 mod asynchronous;

@@ -59,9 +59,11 @@ fn run(shared: &Arc<Shared>) {
     let mut looked = Instant::now();
     let mut next_pass = looked + shared.options.health_interval;
     let mut first_look = Some(looked + FIRST_LOOK);
+    let mut next_zombies = looked;
     let mut events = Vec::with_capacity(EVENTS);
     while shared.monitoring.load(Ordering::Acquire) {
-        let until = [shared.next_deadline(), first_look]
+        let adopts = shared.may_adopt();
+        let until = [shared.next_deadline(), first_look, adopts.then_some(next_zombies)]
             .into_iter()
             .flatten()
             .fold(next_pass, Instant::min);
@@ -81,6 +83,9 @@ fn run(shared: &Arc<Shared>) {
             return;
         }
         shared.enforce_runtimes();
+        if adopts && Instant::now() >= next_zombies {
+            next_zombies = Instant::now() + shared.look_for_zombies();
+        }
         if first_look.take_if(|first| *first <= Instant::now()).is_some() {
             shared.keep_house();
         }

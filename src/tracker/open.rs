@@ -9,7 +9,7 @@ use std::{
 use super::{
     Inner, Tracker,
     keep::check_names,
-    liveness::new_lock_name,
+    liveness::{OpenHere, new_lock_name, note_of},
     monitor,
     retention::{DEFAULT_KEEP_HISTORY, SMALLEST_LIMIT},
     shared::{Opened, Options, Shared, lock},
@@ -238,7 +238,13 @@ impl Builder {
             .identity;
         let lock_name = new_lock_name(store.path());
         // The lock before the row: a row without a held lock looks like a dead instance.
-        let lock = HeldLock::create(&store.path().with_file_name(&lock_name), observer.uid)?;
+        let lock_path = store.path().with_file_name(&lock_name);
+        let lock = HeldLock::create(&lock_path, observer.uid)?;
+        // And the note before the row, so that whatever judges the row finds it.
+        if let Err(error) = lock.write_note(&note_of(&proc, place, own)) {
+            tracing::debug!("{error}: an exec of this program will not be recognized by others");
+        }
+        let open_here = OpenHere::new(lock_path);
         let new = NewInstance {
             program: self.options.program.clone(),
             identity,
@@ -265,6 +271,7 @@ impl Builder {
             identity,
             outer_tokens,
             lock,
+            open_here,
         })?;
         begin(shared)
     }

@@ -91,16 +91,31 @@ impl Shared {
         ends: Vec<TreeEnd>,
         report: &mut Report,
     ) -> Vec<Settled> {
+        self.conclude_each(&|_| cause, ends, report)
+    }
+
+    /// The same, where each root has a cause of its own.
+    pub(super) fn conclude_each<'a>(
+        &self,
+        cause_of: &dyn Fn(ProcessId) -> &'a Cause,
+        ends: Vec<TreeEnd>,
+        report: &mut Report,
+    ) -> Vec<Settled> {
         let mut settled = Vec::new();
         let deadline = Instant::now() + REAPED_BY_PARENT;
         for end in ends {
-            self.conclude_tree(cause, end, deadline, &mut settled, report);
+            self.conclude_tree(cause_of(end.root.row), end, deadline, &mut settled, report);
         }
         settled
     }
 
     /// Writes what became of claimed rows, with the pass that did it. What cannot be written now is tried again.
     pub(super) fn write(&self, pass: Option<Pass>, settled: Vec<Settled>, report: &mut Report) {
+        self.record_outcome(pass, settled, report);
+        self.reap_late();
+    }
+
+    fn record_outcome(&self, pass: Option<Pass>, settled: Vec<Settled>, report: &mut Report) {
         let pass = pass.map(|pass| pass.record(report));
         if settled.is_empty() && pass.is_none() {
             return;
@@ -144,6 +159,7 @@ impl Shared {
                 settled.extend(self.stays(cause, &root, &member, why, report));
                 continue;
             }
+            self.reap_after_record(&root, &member);
             if member.is_root {
                 self.publish_root(cause, &root, &member, deadline);
             }

@@ -257,6 +257,7 @@ impl Shared {
     }
 
     pub(super) fn reap_and_let_go(&self, entry: &Entry, pidfd: Option<&Arc<PidFd>>) {
+        self.remember_for_zombies(&entry.root);
         if entry.child
             && let Some(fd) = pidfd.cloned().or_else(|| self.pidfd_of(entry))
         {

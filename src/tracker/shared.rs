@@ -14,10 +14,12 @@ use std::{
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use super::{
+    adopted::Adopted,
     containment::Leaves,
     ending::World,
     entry::{Entry, Hold, KEPT_DESCRIPTORS, Root},
     forks::Listening,
+    liveness::OpenHere,
     registrar::Registrar,
 };
 use crate::{
@@ -97,8 +99,10 @@ pub(super) struct Shared {
     pub(super) clean: AtomicBool,
     pub(super) monitoring: AtomicBool,
     pub(super) lock: Mutex<Option<HeldLock>>,
+    _open_here: OpenHere,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) leaves: Leaves,
+    pub(super) adopted: Adopted,
     pub(super) forks: Listening,
     /// How many entries have a longest run time.
     pub(super) deadlines: AtomicUsize,
@@ -125,6 +129,7 @@ pub(super) struct Opened {
     pub(super) identity: Identity,
     pub(super) outer_tokens: Vec<String>,
     pub(super) lock: HeldLock,
+    pub(super) open_here: OpenHere,
 }
 
 impl Shared {
@@ -163,8 +168,10 @@ impl Shared {
             clean: AtomicBool::new(false),
             monitoring: AtomicBool::new(false),
             lock: Mutex::new(Some(opened.lock)),
+            _open_here: opened.open_here,
             threads: Mutex::default(),
             leaves: Leaves::default(),
+            adopted: Adopted::default(),
             forks: Listening::new()?,
             deadlines: AtomicUsize::new(0),
             held_pidfds: AtomicUsize::new(0),

@@ -48,6 +48,8 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     join_all(shared);
     shared.bury_departed();
     shared.write_last();
+    shared.reap_late();
+    shared.reap_adopted();
     shared.close_branch();
     let exporter = lock(&shared.exporter).take();
     // Somebody who is just flushing it keeps it, and the file: the next instance replaces that.

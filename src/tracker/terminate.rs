@@ -129,6 +129,16 @@ impl Shared {
         claimed: Vec<ProcessRecord>,
         report: &mut Report,
     ) -> Vec<Settled> {
+        self.end_claimed_each(&|_| cause, claimed, report)
+    }
+
+    /// The same, together, where each root has a cause of its own.
+    pub(super) fn end_claimed_each<'a>(
+        &self,
+        cause_of: &dyn Fn(ProcessId) -> &'a Cause,
+        claimed: Vec<ProcessRecord>,
+        report: &mut Report,
+    ) -> Vec<Settled> {
         if claimed.is_empty() {
             return Vec::new();
         }
@@ -151,7 +161,7 @@ impl Shared {
             }
         };
         let ends = end_trees(&world, trees, &mut |root, found| self.record_found(root, found));
-        self.conclude(cause, ends, report)
+        self.conclude_each(cause_of, ends, report)
     }
 
     /// Groups claimed rows into trees: descendants go with their root, and stand alone where it has ended.

@@ -6,6 +6,7 @@
 )]
 
 mod a_descendant_that_hid;
+mod a_host_that_executes_itself;
 mod a_host_that_is_in_the_ledger;
 mod a_look_that_failed;
 mod api_over_http;
@@ -78,6 +79,7 @@ mod odd_names;
 mod older_ledger;
 mod one_user_sandbox;
 mod out_of_descriptors;
+mod pid_namespaces_that_are_gone;
 mod pid_reuse;
 mod process_death;
 mod protected_names;
@@ -109,3 +111,4 @@ mod tidy;
 mod two_instances;
 mod verbs;
 mod watch_service;
+mod zombies_of_tasks;

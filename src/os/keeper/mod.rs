@@ -46,5 +46,10 @@ pub(crate) use wire::{FromHost, FromKeeper};
 
 /// What the keeper calls itself, cut as the kernel cuts it (`TASK_COMM_LEN`).
 const COMM: &std::ffi::CStr = c"procledger-keep";
+/// Whether a process calls itself a keeper, as any process may.
+pub(crate) fn is_name(comm: &[u8]) -> bool {
+    comm == COMM.to_bytes()
+}
+
 /// The name of its executable, and its `argv[0]`; `argv[1]` is the token of the tree that it keeps.
 const NAME: &str = "procledger-keeper";
