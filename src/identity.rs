@@ -92,6 +92,11 @@ pub enum Reach {
 }
 
 impl Place {
+    /// Whether this is the initial PID namespace of its machine, from which all others can be seen.
+    pub(crate) fn is_initial(&self) -> bool {
+        self.pid_namespace == INITIAL_PID_NAMESPACE
+    }
+
     /// What an observer at `self` can say about processes recorded at `recorded`.
     ///
     /// An equal boot id proves the same boot of the same machine. A different one proves a reboot only when the machine
@@ -104,11 +109,7 @@ impl Place {
             return if same { Reach::Here } else { Reach::Elsewhere };
         }
         let same_machine = self.machine_id.is_some() && self.machine_id == recorded.machine_id;
-        if same_machine && self.pid_namespace == INITIAL_PID_NAMESPACE {
-            Reach::Gone
-        } else {
-            Reach::Elsewhere
-        }
+        if same_machine && self.is_initial() { Reach::Gone } else { Reach::Elsewhere }
     }
 }
 

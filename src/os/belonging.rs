@@ -1,6 +1,10 @@
 //! Whose a process is: its user, its PID namespace, and whether systemd started it itself.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+};
 
 use super::{
     cgroup::own_path,
@@ -86,6 +90,14 @@ impl Proc {
         })
     }
 
+    /// The names of the v2 cgroup that a process is in, and of those above; none where it may not be read.
+    pub(crate) fn cgroup_names(&self, pid: Pid) -> Vec<OsString> {
+        BUFFER.with_borrow_mut(|buffer| match self.read(pid, "cgroup", buffer, 16 << 10) {
+            Ok(true) => names(buffer).map(|name| OsStr::from_bytes(name).to_owned()).collect(),
+            Ok(false) | Err(_) => Vec::new(),
+        })
+    }
+
     /// The tokens that a process carries; `None` where it is gone, is not ours to read, or shows no environment: while it
     /// calls exec it has none for a moment, and that moment proves nothing.
     pub(crate) fn tokens_shown(&self, pid: Pid) -> Result<Option<Vec<uuid::Uuid>>> {
@@ -127,10 +139,15 @@ impl Proc {
 }
 
 /// The line of hierarchy 0 is the v2 one: `0::/path` (cgroups(7)).
-fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
+fn names(cgroups: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut lines = cgroups.split(|&byte| byte == b'\n');
-    let path = lines.find_map(|line| line.strip_prefix(b"0::"));
-    path.is_some_and(|path| path.split(|&byte| byte == b'/').any(|part| part == name.as_bytes()))
+    let path = lines.find_map(|line| line.strip_prefix(b"0::")).unwrap_or_default();
+    // A cgroup that was removed around a zombie is shown so.
+    path.strip_suffix(b" (deleted)").unwrap_or(path).split(|&byte| byte == b'/')
+}
+
+fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
+    names(cgroups).any(|part| part == name.as_bytes())
 }
 
 /// Of whom we may see it, `/proc/PID/stat` tells in field 51 where the environment ends (`proc_pid_stat(5)`).
@@ -241,6 +258,7 @@ mod tests {
             assert_eq!(is_below(text, OsStr::new(name)), is_in, "{name}");
         }
         assert!(!is_below(b"4:memory:/leaf\n", OsStr::new("leaf")));
+        assert!(is_below(b"0::/a/leaf (deleted)\n", OsStr::new("leaf")));
     }
 
     #[test]

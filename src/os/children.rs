@@ -1,4 +1,4 @@
-//! Which children a process has now, by the kernel's own list.
+//! Which children a process has now, by the kernel's own list; and the dead ones among those of this process.
 //!
 //! `/proc/PID/task/TID/children` (`proc_tid_children(5)`, Linux 3.5 with `CONFIG_PROC_CHILDREN`) is read under the lock that
 //! forks, exits and reparenting take. Its manual warns that a list with entries may miss some while others exit; that it is
@@ -7,8 +7,13 @@
 
 use std::collections::HashSet;
 
+use rustix::{
+    io::Errno,
+    process::{WaitId, WaitIdOptions, getpid, waitid},
+};
+
 use super::procfs::{BUFFER, Proc, number};
-use crate::identity::Pid;
+use crate::{error::Result, identity::Pid, plan::observe::Stat};
 
 /// Some 100,000 children. A list that is cut still has entries.
 const LIST_LIMIT: usize = 1 << 20;
@@ -87,6 +92,44 @@ impl Proc {
     }
 }
 
+/// Whether what dies around this process may become its child: it is the first process of its PID namespace
+/// (`pid_namespaces(7)`), or a subreaper (`PR_GET_CHILD_SUBREAPER` in prctl(2)).
+pub(crate) fn adopts_orphans() -> bool {
+    getpid().is_init() || rustix::process::child_subreaper().is_ok_and(|reaper| reaper.is_some())
+}
+
+/// Whether any child is dead and not reaped yet. None is reaped by the question.
+pub(crate) fn has_dead_child() -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    loop {
+        match waitid(WaitId::All, options) {
+            Err(Errno::INTR) => {}
+            found => return found.is_ok_and(|status| status.is_some()),
+        }
+    }
+}
+
+impl Proc {
+    /// Zombies among the children of this process.
+    ///
+    /// # Errors
+    ///
+    /// When `/proc` cannot be listed.
+    pub(crate) fn dead_children(&self) -> Result<Vec<Stat>> {
+        let own = std::process::id();
+        let is_one = |stat: &Stat| stat.parent == own && stat.is_zombie();
+        let listed = Pid::new(i64::from(own)).and_then(|own| self.children(own));
+        let Some(children) = listed else {
+            return Ok(self.snapshot()?.iter().filter(|stat| is_one(stat)).cloned().collect());
+        };
+        let mut dead = Vec::new();
+        for pid in children {
+            dead.extend(self.stat(pid)?.filter(is_one));
+        }
+        Ok(dead)
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "children of a test, which waits for them")]
 mod tests {
@@ -118,5 +161,22 @@ mod tests {
         parent.kill().expect("killed");
         parent.wait().expect("ended");
         assert_eq!(proc.has_other_children(pid, |_| false), None);
+    }
+
+    #[test]
+    fn a_dead_child_is_listed_and_stays_for_its_parent() {
+        let proc = Proc::open().expect("/proc");
+        let mut child = std::process::Command::new("true").spawn().expect("it runs");
+        let pid = Pid::new(i64::from(child.id())).expect("a pid");
+        let listed = || {
+            let dead = proc.dead_children().expect("a list");
+            dead.iter().any(|stat| stat.pid == pid)
+        };
+        while !listed() {
+            std::thread::yield_now();
+        }
+        assert!(has_dead_child());
+        assert!(child.wait().expect("its status is its parent's").success());
+        assert!(!listed());
     }
 }

@@ -69,12 +69,17 @@ impl HeldLock {
         ))
     }
 
-    /// Writes the identity of the instance that holds the lock into the file. Called once the instance's row is committed: a
-    /// keeper, which reads no ledger, knows by this that a process below it is a host and not one that holds such a file.
+    /// Writes the identity of the instance that holds the lock into the file, below its note. Called once the instance's row is
+    /// committed: a keeper, which reads no ledger, knows by this that a process below it is a host and not one that holds such
+    /// a file.
     pub(crate) fn sign(&self, identity: &Identity) -> Result<()> {
         (&self.file).write_all(signature(identity).as_bytes()).map_err(|error| {
             Error::os(format!("failed to write the lock `{}`", self.path.display()), error)
         })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Removes the file, then drops the lock.
@@ -85,24 +90,29 @@ impl HeldLock {
     }
 }
 
-/// Pid, start tick and pidfd inode in a line; `-` for an inode that tells nothing.
+/// `host`, then pid, start tick and pidfd inode in a line; `-` for an inode that says nothing.
 fn signature(identity: &Identity) -> String {
     let inode = identity.pidfd_inode.map_or_else(|| "-".to_owned(), |inode| inode.to_string());
-    format!("{} {} {inode}\n", identity.pid, identity.start_tick)
+    format!("host {} {} {inode}\n", identity.pid, identity.start_tick)
 }
 
 /// Whether a lock file was signed by this process.
 ///
 /// Within one boot the inode and the start tick are the same in every PID namespace, and the number is not.
 pub(crate) fn is_signed_by(text: &str, identity: &Identity) -> bool {
-    let mut words = text.split_ascii_whitespace();
+    // Below the note that the lock file may begin with, and nothing below it.
+    let Some(line) = text.strip_suffix('\n').and_then(|text| text.lines().last()) else {
+        return false;
+    };
+    let Some(signed) = line.strip_prefix("host ") else { return false };
+    let mut words = signed.split_ascii_whitespace();
     let (pid, tick, inode) = (words.next(), words.next(), words.next());
     let same_tick = tick == Some(identity.start_tick.to_string().as_str());
     let same = match (inode.map(str::parse::<u64>), identity.pidfd_inode) {
         (Some(Ok(theirs)), Some(inode)) => theirs == inode,
         _ => pid == Some(identity.pid.to_string().as_str()),
     };
-    same_tick && same && text.ends_with('\n') && words.next().is_none()
+    same_tick && same && words.next().is_none()
 }
 
 fn create_locked(path: &Path) -> Result<File, Errno> {
@@ -264,7 +274,9 @@ mod tests {
         let pid = |number| crate::identity::Pid::new(number).expect("a pid");
         let host = Identity { place, pid: pid(7), start_tick: 90, pidfd_inode: Some(1234) };
         let text = signature(&host);
-        assert_eq!(text, "7 90 1234\n");
+        assert_eq!(text, "host 7 90 1234\n");
+        assert!(is_signed_by(&format!("procledger instance 1\ninode 5\n{text}"), &host));
+        assert!(!is_signed_by(&format!("{text}more\n"), &host));
         assert!(is_signed_by(&text, &host));
         assert!(is_signed_by(&text, &Identity { pid: pid(4007), ..host }), "in another namespace");
         assert!(!is_signed_by(&text, &Identity { pidfd_inode: Some(1235), ..host }));
@@ -272,7 +284,9 @@ mod tests {
         let older = Identity { pidfd_inode: None, ..host };
         assert!(is_signed_by(&signature(&older), &older));
         assert!(!is_signed_by(&signature(&older), &Identity { pid: pid(8), ..older }));
-        for text in ["", "7", "7 90", "7 90 1234", "7 90 1234 5\n", "\n", "7 90 x\n8 90 1234\n"] {
+        let broken =
+            ["", "7", "host 7 90", "host 7 90 1234", "host 7 90 1234 5\n", "\n", "7 90 1234\n"];
+        for text in broken {
             assert!(!is_signed_by(text, &Identity { pid: pid(8), ..host }), "{text:?}");
         }
     }

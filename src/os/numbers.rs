@@ -44,6 +44,11 @@ impl Proc {
     }
 }
 
+/// Whether a number that has become free cannot be given again within `span`; `false` where that is not known.
+pub(crate) fn cannot_give_again_within(span: Duration) -> bool {
+    round_takes().is_some_and(|round| round > span)
+}
+
 /// In less time the numbers cannot have gone round, however busy the machine is.
 fn round_takes() -> Option<Duration> {
     static KNOWN: OnceLock<Option<Duration>> = OnceLock::new();

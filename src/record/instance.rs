@@ -1,6 +1,8 @@
 //! Instances, where observers stand, and what is claimed from the dead.
 
-use super::{EndReason, InstanceId, Millis, ProcessRecord, StopHow};
+use std::collections::HashSet;
+
+use super::{EndReason, InstanceId, Millis, ProcessId, ProcessRecord, StopHow};
 use crate::identity::{Identity, Place};
 
 /// An instance about to be recorded.
@@ -43,6 +45,8 @@ pub(crate) struct DeadInstance {
     pub(crate) how: StopHow,
     /// Its processes are gone for certain (a reboot, a dead namespace): no need to look. `None`: each must be looked at.
     pub(crate) processes_gone: Option<EndReason>,
+    /// Its process lives and runs another program image since: an exec ended it.
+    pub(crate) replaced: bool,
 }
 
 /// What a claim of orphans gave.
@@ -50,6 +54,8 @@ pub(crate) struct DeadInstance {
 pub(crate) struct OrphanClaim {
     /// To be ended by the claimant, which owns them now.
     pub(crate) claimed: Vec<ProcessRecord>,
+    /// Those whose owner was ended by an exec of its program.
+    pub(crate) replaced: HashSet<ProcessId>,
     /// Marked `survive`, and the claimant is the same program: it owns them now, and they run on.
     pub(crate) adopted: Vec<ProcessRecord>,
     /// Recorded as ended without a look: the machine was restarted, or their namespace is dead.

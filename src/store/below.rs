@@ -1,13 +1,17 @@
 //! What is recorded below roots: asked for all of them in one read, however many are ended together.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, named_params};
 
 use super::{
     Store,
     query::{KEPT_BELOW, identity},
-    rows::Cells,
+    rows::{Cells, hex},
 };
-use crate::{error::Result, identity::Identity, record::ProcessId};
+use crate::{
+    error::Result,
+    identity::Identity,
+    record::{InstanceId, ProcessId},
+};
 
 /// What the ledger has below one root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +38,43 @@ impl Store {
             let below = roots.iter().map(|root| below(&all, *root)).collect();
             all.finish()?;
             below
+        })
+    }
+}
+
+const ROOTS_OF_FORMER_IMAGES: &str =
+    "SELECT f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset,
+       p.pid, p.start_tick, p.pidfd_inode
+     FROM instance AS f
+     CROSS JOIN process AS p INDEXED BY process_ended
+       ON p.ended_at >= f.started_at AND p.first_owner = f.id
+     WHERE f.pid = :pid AND f.start_tick = :start_tick AND f.boot_id = :boot_id
+       AND f.pid_namespace = :pid_namespace AND f.id <> :own
+       AND p.root IS NULL AND p.origin = 'spawned'
+     ORDER BY p.ended_at DESC LIMIT 10000";
+
+impl Store {
+    /// Roots with recorded ends that former images of the process `own` have started, those that ended last first, 10,000 at
+    /// most.
+    pub(crate) fn roots_of_former_images(
+        &self,
+        own: &Identity,
+        except: InstanceId,
+    ) -> Result<Vec<Identity>> {
+        self.read("list what former images have started", |connection| {
+            connection
+                .prepare_cached(ROOTS_OF_FORMER_IMAGES)?
+                .query_map(
+                    named_params! {
+                        ":pid": own.pid.get(),
+                        ":start_tick": own.start_tick.cast_signed(),
+                        ":boot_id": hex(own.place.boot_id),
+                        ":pid_namespace": own.place.pid_namespace.cast_signed(),
+                        ":own": except.0,
+                    },
+                    |row| identity(&mut Cells::of(row)),
+                )?
+                .collect()
         })
     }
 }

@@ -65,7 +65,11 @@ impl Store {
             let mut claim = OrphanClaim::default();
             for left in live_rows(tx, program)? {
                 if uid_limit.is_none_or(|uid| uid == left.uid) {
-                    apply(tx, tally, by, at, &left, fate(&left, &dead), &mut claim)?;
+                    let fate = fate(&left, &dead);
+                    if dead.get(&left.owner).is_some_and(|owner| owner.replaced) {
+                        claim.replaced.insert(left.id);
+                    }
+                    apply(tx, tally, by, at, &left, fate, &mut claim)?;
                 }
             }
             Ok(claim)

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     entry::Entry,
-    liveness::{Life, judge, lock_state},
+    liveness::{Judge, Life, lock_state},
     settle::Dead,
     shared::{Shared, lock},
 };
@@ -49,7 +49,8 @@ impl Shared {
     fn holds_no_claim(&self, instance: &InstanceRecord) -> bool {
         let here = self.place();
         let reach = here.reach(&instance.identity.place);
-        match judge(&self.store, &self.proc, here, instance) {
+        let Ok(all) = self.store.instances_to_judge() else { return false };
+        match Judge::new(&self.store, &self.proc, here).judge(instance, &all) {
             Life::Dead(_) => true,
             Life::Alive => {
                 reach == Reach::Here

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     keeper::try_keeper,
     ledger::Ledger,
-    liveness::{Life, judge},
+    liveness::{Judge, Life},
     open::trusted_or_by_environment,
 };
 use crate::{
@@ -406,10 +406,12 @@ fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
     let here = current_place()?;
     let live = store.live()?;
     let (mut orphaned, mut unknown) = (0, 0);
-    for instance in store.instances_to_judge()? {
+    let all = store.instances_to_judge()?;
+    let judge = Judge::new(store, &proc, here);
+    for instance in &all {
         let left =
             live.iter().filter(|row| row.owner == instance.id && !row.limits.survive).count();
-        match judge(store, &proc, here, &instance) {
+        match judge.judge(instance, &all) {
             Life::Alive => {}
             Life::Dead(_) => orphaned += left,
             Life::Unknown(_) => unknown += left,

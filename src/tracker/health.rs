@@ -142,6 +142,8 @@ impl Shared {
         self.write_late();
         self.finish_late();
         self.settle_claimed(&[]);
+        self.reap_ended();
+        self.reap_adopted();
         let dead_instances = self.dead_instances(report);
         let dead: Result<Vec<InstanceId>> = self.dead_claimants();
         if let Err(error) = dead.and_then(|dead| self.store.give_back(self.instance, &dead)) {
@@ -369,7 +371,13 @@ impl Shared {
         if !at_the_gate && !waits && row.state != State::Ending {
             match self.has_left_something(row) {
                 Ok(true) => seen.left.push(row.clone()),
-                Ok(false) => self.record_gone(row, report),
+                Ok(false) => {
+                    self.record_gone(row, report);
+                    if row.root.is_some() {
+                        // Where this process has adopted it, its zombie goes too.
+                        lock(&self.adopted.unreaped).extend(pinned.map(Pinned::into_fd));
+                    }
+                }
                 // Its row is all that may lead to what it left.
                 Err(error) => report.suspects.push(unknown(row.clone(), &error.to_string())),
             }
@@ -395,6 +403,8 @@ impl Shared {
         match Pinned::probe(&self.proc, self.place(), &row.identity) {
             Probe::Alive(_) => {}
             Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
+            // A child that an exec left to this process: the orphan pass records how it ended.
+            Probe::Zombie(pinned) if matches!(pinned.fd().child_status(false), Ok(Some(_))) => {}
             Probe::Zombie(_) | Probe::Gone => {
                 if dead.contains(&row.owner) && row.state != State::Ending {
                     if self.has_account(&row) {

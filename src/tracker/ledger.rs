@@ -10,7 +10,7 @@ use super::{
     Tracker,
     ending::{Leave, Preview, Tree, World, preview},
     entry::Root,
-    liveness::{Life, judge},
+    liveness::{Judge, Life, orphan_rule},
     open::trusted_or_by_environment,
     outcome::suspects_of,
     sweep::{Search, answered_for, suspect},
@@ -267,9 +267,11 @@ impl Ledger {
         report: &mut Report,
     ) -> Result<(Vec<(DeadInstance, Vec<ProcessRecord>)>, Vec<(Pid, Vec<Pid>)>)> {
         let (mut orphans, mut guards) = (Vec::new(), Vec::new());
-        for instance in self.store.instances_to_judge()? {
+        let all = self.store.instances_to_judge()?;
+        let judge = Judge::new(&self.store, proc, observer.place);
+        for instance in &all {
             let rows = self.store.live_of(instance.id)?;
-            match judge(&self.store, proc, observer.place, &instance) {
+            match judge.judge(instance, &all) {
                 Life::Dead(dead) => orphans.push((dead, rows)),
                 Life::Alive if instance.identity.place == observer.place => {
                     guards.push((
@@ -327,7 +329,7 @@ impl Ledger {
             let before = below.into_iter().flat_map(|below| below.kept).collect();
             let leave = Leave { before, ..Leave::default() };
             let tree = Tree { root: Root::from(*root), pidfd: None, recorded, leave };
-            plan_tree(&self.store, root, preview(world, tree)?, report);
+            plan_tree(&self.store, root, dead, preview(world, tree)?, report);
         }
         Ok(())
     }
@@ -368,13 +370,19 @@ fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
     }
 }
 
-fn plan_tree(store: &Store, root: &ProcessRecord, seen: Preview, report: &mut Report) {
+fn plan_tree(
+    store: &Store,
+    root: &ProcessRecord,
+    dead: DeadInstance,
+    seen: Preview,
+    report: &mut Report,
+) {
     report.checked += seen.members.len() as u64;
     for member in seen.members {
         let (rule, outcome) = match &member.kept {
             _ if !member.alive => ("it is not there any more", Outcome::Gone),
             Some(why) => (why.as_str(), Outcome::Kept),
-            None => ("its instance is dead", Outcome::Term),
+            None => (orphan_rule(dead.replaced), Outcome::Term),
         };
         let command = if member.command.is_empty() { root.command.clone() } else { member.command };
         report.endings.push(Ending {

@@ -3,20 +3,31 @@
 //! Two witnesses must agree: its lock is free, and its identity is gone. The kernel drops the lock at death, whatever
 //! killed it and across namespaces; the identity survives a lock file that somebody deleted. A row that came with a copy of
 //! the ledger proves nothing: its instance may live beside the original.
+//!
+//! execve(2) ends an instance as surely as a death does and keeps its identity. There the third witness decides, which the
+//! instance left in its lock file: the image that its process ran.
+//!
+//! Of an instance in another PID namespace the identity cannot be looked at. It is dead, with all that it left, where
+//! nothing is in that namespace any more.
 
 use std::{
+    cell::OnceCell,
     collections::HashSet,
     ffi::OsStr,
-    path::Path,
+    path::{Path, PathBuf},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use crate::{
-    identity::{Place, Reach},
+    error::Result,
+    identity::{Pid, Place, Reach},
     os::{
         Pinned, Probe, Proc,
         lock::{LockState, discard, probe},
+        lock_note::{Note, read_note},
+        namespaces::Namespaces,
     },
     record::{DeadInstance, EndReason, InstanceRecord, StopHow},
     store::Store,
@@ -34,7 +45,7 @@ pub(super) enum Life {
     Alive,
     /// It is dead, or has stopped.
     Dead(DeadInstance),
-    /// It cannot be told from here. With the reason.
+    /// It cannot be judged from here. With the reason.
     Unknown(String),
 }
 
@@ -47,46 +58,204 @@ pub(super) fn lock_state(
     probe(&lock_path(store, instance), store.owner_uid())
 }
 
-/// Judges an instance by its lock and its identity.
-pub(super) fn judge(store: &Store, proc: &Proc, here: Place, instance: &InstanceRecord) -> Life {
-    let dead =
-        |how, processes_gone| Life::Dead(DeadInstance { id: instance.id, how, processes_gone });
-    let lock = match lock_state(store, instance) {
-        Ok(LockState::Held) => return Life::Alive,
-        Ok(state) => state,
-        Err(error) => return Life::Unknown(error.to_string()),
-    };
-    let reach = here.reach(&instance.identity.place);
-    if reach == Reach::Gone {
-        return dead(StopHow::Rebooted, Some(EndReason::Rebooted));
+/// Why the processes of an instance that is over are orphans.
+pub(super) fn orphan_rule(replaced: bool) -> &'static str {
+    if replaced {
+        "its instance was ended by an exec of its program"
+    } else {
+        "its instance is dead"
     }
-    if instance.ledger_file != store.file() {
-        return Life::Unknown("its rows came with a copy of the ledger that it opened".into());
+}
+
+/// Judges instances by their locks and identities; made anew for each pass.
+pub(super) struct Judge<'a> {
+    store: &'a Store,
+    proc: &'a Proc,
+    here: Place,
+    /// Looked at once, and only where an instance ran in another PID namespace.
+    namespaces: OnceCell<Result<Namespaces>>,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(store: &'a Store, proc: &'a Proc, here: Place) -> Self {
+        Self { store, proc, here, namespaces: OnceCell::new() }
     }
-    if instance.stopped_at.is_some() {
-        // It stopped and said so; what it left is an orphan, if it can be looked at from here.
-        return match reach {
-            Reach::Here => dead(StopHow::Clean, None),
-            Reach::Gone | Reach::Elsewhere => Life::Unknown("it ran in another place".into()),
+
+    /// Judges one of `all` instances, which were listed before this judge was made.
+    pub(super) fn judge(&self, instance: &InstanceRecord, all: &[InstanceRecord]) -> Life {
+        let dead = |how, processes_gone| {
+            let id = instance.id;
+            Life::Dead(DeadInstance { id, how, processes_gone, replaced: false })
         };
+        let reach = self.here.reach(&instance.identity.place);
+        let is_copy = instance.ledger_file != self.store.file();
+        let lock = match lock_state(self.store, instance) {
+            // Even then it is over where its process runs another program.
+            Ok(LockState::Held) if reach != Reach::Here || is_copy => return Life::Alive,
+            Ok(state) => state,
+            Err(error) => return Life::Unknown(error.to_string()),
+        };
+        if reach == Reach::Gone {
+            return dead(StopHow::Rebooted, Some(EndReason::Rebooted));
+        }
+        if is_copy {
+            return Life::Unknown("its rows came with a copy of the ledger that it opened".into());
+        }
+        if reach == Reach::Elsewhere {
+            return match self.judge_elsewhere(instance, lock, all) {
+                Ok(()) => {
+                    let how = instance.stopped_how.unwrap_or(StopHow::Crashed);
+                    dead(how, Some(EndReason::Gone))
+                }
+                Err(why) => Life::Unknown(why),
+            };
+        }
+        if lock != LockState::Held && instance.stopped_at.is_some() {
+            // It stopped and said so; what it left is an orphan.
+            return dead(StopHow::Clean, None);
+        }
+        match Pinned::probe(self.proc, self.here, &instance.identity) {
+            Probe::Alive(_) => self.judge_living(instance, lock),
+            _ if lock == LockState::Held => Life::Alive,
+            Probe::Zombie(_) | Probe::Gone => dead(StopHow::Crashed, None),
+            Probe::Unknown(error) => Life::Unknown(error.to_string()),
+        }
     }
-    if reach == Reach::Elsewhere {
-        // pid_namespaces(7): when the first process of a namespace ends, all others in it are killed.
+
+    /// The note in its lock file.
+    fn note_of(&self, instance: &InstanceRecord) -> Option<Note> {
+        let _acting = self.store.act_as_owner().ok()?;
+        read_note(&lock_path(self.store, instance), self.store.owner_uid())
+    }
+
+    /// Whether everything in the PID namespace of an instance is gone, whose lock nothing holds. Else why that is unknown.
+    fn judge_elsewhere(
+        &self,
+        instance: &InstanceRecord,
+        lock: LockState,
+        all: &[InstanceRecord],
+    ) -> std::result::Result<(), String> {
+        let unknown = || "it ran on another machine, or in another PID namespace".to_owned();
         let there = instance.identity.place;
-        let was_init = instance.identity.pid.get() == 1
-            && here.boot_id == there.boot_id
-            && here.pid_namespace != there.pid_namespace;
-        return if was_init && lock == LockState::Free {
-            dead(StopHow::Crashed, Some(EndReason::Gone))
-        } else {
-            Life::Unknown("it ran on another machine, or in another PID namespace".into())
+        if self.here.boot_id != there.boot_id || self.here.pid_namespace == there.pid_namespace {
+            return Err(unknown());
+        }
+        // 1. The initial namespace sees all others.
+        if self.here.is_initial() {
+            let scan = || Namespaces::scan(self.proc, self.here);
+            let seen = self.namespaces.get_or_init(scan).as_ref();
+            return match seen.map(|seen| seen.is_gone(&instance.identity)) {
+                Ok(Ok(true)) => Ok(()),
+                Ok(Ok(false)) => Err("its PID namespace is there: processes run in it".into()),
+                Ok(Err(error)) => Err(format!("{}: {error}", unknown())),
+                Err(error) => Err(format!("{}: {error}", unknown())),
+            };
+        }
+        // 2. pid_namespaces(7): when the first process of a namespace ends, all others in it are killed. So the first one is
+        //    what counts: this instance, or another one of this ledger that was the first process when this one opened it.
+        let is_first = |it: &InstanceRecord| it.identity.pid.get() == 1 && it.stopped_at.is_none();
+        if is_first(instance) {
+            return if lock == LockState::Free { Ok(()) } else { Err(unknown()) };
+        }
+        let init = self.note_of(instance).and_then(|note| note.init);
+        let is_its = |it: &&InstanceRecord| {
+            let identity = it.identity;
+            is_first(it)
+                && identity.place.boot_id == there.boot_id
+                && identity.place.pid_namespace == there.pid_namespace
+                && init == Some((identity.start_tick, identity.pidfd_inode.unwrap_or(0)))
+                && it.ledger_file == self.store.file()
         };
+        let first = all.iter().find(is_its).ok_or_else(unknown)?;
+        match lock_state(self.store, first) {
+            Ok(LockState::Free) => Ok(()),
+            _ => Err(unknown()),
+        }
     }
-    match Pinned::probe(proc, here, &instance.identity) {
-        Probe::Alive(_) => Life::Alive,
-        Probe::Zombie(_) | Probe::Gone => dead(StopHow::Crashed, None),
-        Probe::Unknown(error) => Life::Unknown(error.to_string()),
+
+    /// Of an instance whose process lives: whether it still runs the image that opened the ledger.
+    ///
+    /// Its lock alone does not decide. It is dropped at exec, but also where a descriptor is closed by mistake; and it is held
+    /// after an exec by a child that the former image had forked.
+    fn judge_living(&self, instance: &InstanceRecord, lock: LockState) -> Life {
+        let pid = instance.identity.pid;
+        let path = lock_path(self.store, instance);
+        let replaced = || {
+            let (id, how) = (instance.id, StopHow::Crashed);
+            Life::Dead(DeadInstance { id, how, processes_gone: None, replaced: true })
+        };
+        let is_own = pid.get() == std::process::id();
+        if is_own && OpenHere::contains(&path) {
+            return Life::Alive;
+        }
+        let recorded = self.note_of(instance).and_then(|note| note.image);
+        let now = self.proc.image(pid);
+        if let (Some(recorded), Ok(Some(now))) = (recorded, &now)
+            && recorded != *now
+            // Its number was its own when the image was read.
+            && matches!(
+                Pinned::probe(self.proc, self.here, &instance.identity),
+                Probe::Alive(_)
+            )
+        {
+            return replaced();
+        }
+        // No tracker of this image has it, and no other copy of this library in this process.
+        if is_own
+            && path
+                .file_name()
+                .and_then(OsStr::to_str)
+                .is_some_and(|name| self.proc.holds_a_file_named(name) == Some(false))
+        {
+            return replaced();
+        }
+        match (lock, recorded, now) {
+            (LockState::Held | LockState::Missing, ..) => Life::Alive,
+            (LockState::Free, Some(_), Ok(Some(_))) => {
+                Life::Unknown("its process runs on, and does not hold its lock".into())
+            }
+            (LockState::Free, _, Err(error)) => Life::Unknown(format!(
+                "its process lives and does not hold its lock; whether it runs another program by now is unknown: {error}"
+            )),
+            (LockState::Free, ..) => Life::Unknown(
+                "its process lives and does not hold its lock; whether it runs another program by now is unknown".into(),
+            ),
+        }
     }
+}
+
+/// The lock files of this image's trackers: an instance with our own identity that is none of these was ended by an exec.
+static OPEN_HERE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Counts an instance among those of this image, for as long as it is kept.
+#[derive(Debug)]
+pub(super) struct OpenHere(PathBuf);
+
+impl OpenHere {
+    pub(super) fn new(lock_path: PathBuf) -> Self {
+        lock(&OPEN_HERE).push(lock_path.clone());
+        Self(lock_path)
+    }
+
+    fn contains(lock_path: &Path) -> bool {
+        lock(&OPEN_HERE).iter().any(|open| open == lock_path)
+    }
+}
+
+impl Drop for OpenHere {
+    fn drop(&mut self) {
+        lock(&OPEN_HERE).retain(|open| *open != self.0);
+    }
+}
+
+/// What the lock file of a new instance is to say.
+pub(super) fn note_of(proc: &Proc, place: Place, own: Pid) -> Note {
+    let image = proc.image(own).ok().flatten();
+    let first = Pid::new(1).filter(|first| *first != own && !place.is_initial());
+    let first = first.and_then(|first| Pinned::open(proc, place, first).ok().flatten());
+    let init =
+        first.map(|first| (first.identity.start_tick, first.identity.pidfd_inode.unwrap_or(0)));
+    Note { image, init }
 }
 
 pub(super) fn lock_path(store: &Store, instance: &InstanceRecord) -> std::path::PathBuf {
@@ -123,7 +292,7 @@ impl Shared {
     /// Judges every other instance as [`Self::judge_others`] does, once the locks of those that have just died are free.
     ///
     /// What holds such a lock for longer is no child at a gate. It is left alone, and told.
-    pub(super) fn judge_others_at_rest(&self) -> crate::error::Result<Vec<(InstanceRecord, Life)>> {
+    pub(super) fn judge_others_at_rest(&self) -> Result<Vec<(InstanceRecord, Life)>> {
         let deadline = Instant::now() + LOCK_LIMIT;
         loop {
             let mut others = self.judge_others()?;
@@ -171,14 +340,11 @@ impl Shared {
     }
 
     /// Judges every other instance that is not known to have stopped, or that left something.
-    pub(super) fn judge_others(&self) -> crate::error::Result<Vec<(InstanceRecord, Life)>> {
-        let others =
-            self.store.instances_to_judge()?.into_iter().filter(|other| other.id != self.instance);
-        Ok(others
-            .map(|other| {
-                let life = judge(&self.store, &self.proc, self.place(), &other);
-                (other, life)
-            })
-            .collect())
+    pub(super) fn judge_others(&self) -> Result<Vec<(InstanceRecord, Life)>> {
+        let all = self.store.instances_to_judge()?;
+        let judge = Judge::new(&self.store, &self.proc, self.place());
+        let others = all.iter().filter(|other| other.id != self.instance);
+        let judged = others.map(|other| (other.clone(), judge.judge(other, &all)));
+        Ok(judged.collect())
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use super::{
     Ledger, Tracker,
     entry::Entry,
-    liveness::{Life, judge},
+    liveness::{Judge, Life},
     shared::Shared,
 };
 use crate::{
@@ -88,8 +88,10 @@ impl Ledger {
 fn instances(store: &Store) -> Result<(InstanceCount, u64)> {
     let (proc, here) = (Proc::open()?, current_place()?);
     let (mut count, mut orphans) = (InstanceCount::default(), 0);
-    for instance in store.instances_to_judge()? {
-        match judge(store, &proc, here, &instance) {
+    let all = store.instances_to_judge()?;
+    let judge = Judge::new(store, &proc, here);
+    for instance in &all {
+        match judge.judge(instance, &all) {
             Life::Alive => count.alive += 1,
             Life::Unknown(_) => count.unknown += 1,
             Life::Dead(dead) => {

@@ -7,6 +7,7 @@
 //! - `asynchronous`: the same as futures, with the feature `tokio`;
 //! - [`settle`]: a root ended by itself;
 //! - [`statuses`]: of dead processes whose status cannot be had yet; [`claims`]: of other instances on rows that end here;
+//! - [`adopted`]: zombies that tasks leave to this process;
 //! - [`terminate`] and [`ending`]: ending trees; [`tie`]: what belongs to one, and pinning it;
 //! - [`background`]: ends that no caller waits for;
 //! - [`keep`]: what is left alone on purpose;
@@ -21,6 +22,7 @@
 //! - [`keeper`]: programs under a keeper, and the keeper;
 //! - [`ledger`], [`trees`] and [`doctor`] with [`wal`]: looking without touching, and [`metrics`] for figures.
 
+mod adopted;
 mod alone;
 #[cfg(feature = "tokio")]
 mod asynchronous;

@@ -71,11 +71,14 @@ fn run(shared: &Arc<Shared>) {
     let mut looked = Instant::now();
     let mut next_pass = looked + shared.options.health_interval;
     let mut first_look = Some(looked + FIRST_LOOK);
+    let mut next_zombies = looked;
     let mut looked_again = looked;
     let mut events = Vec::with_capacity(EVENTS);
     while shared.monitoring.load(Ordering::Acquire) {
         let again = shared.looks_again_in().map(|pause| looked_again + pause);
-        let until = [shared.next_deadline(), first_look, again]
+        let adopts = shared.may_adopt();
+        let zombies = adopts.then_some(next_zombies);
+        let until = [shared.next_deadline(), first_look, again, zombies]
             .into_iter()
             .flatten()
             .fold(next_pass, Instant::min);
@@ -99,6 +102,9 @@ fn run(shared: &Arc<Shared>) {
             looked_again = Instant::now();
         }
         shared.enforce_runtimes();
+        if adopts && Instant::now() >= next_zombies {
+            next_zombies = Instant::now() + shared.look_for_zombies();
+        }
         if first_look.take_if(|first| *first <= Instant::now()).is_some() {
             shared.keep_house();
         }

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Inner, Tracker,
     keep::check_names,
-    liveness::new_lock_name,
+    liveness::{OpenHere, new_lock_name, note_of},
     monitor,
     retention::{DEFAULT_KEEP_HISTORY, SMALLEST_LIMIT},
     shared::{Opened, Options, Shared, lock},
@@ -295,6 +295,11 @@ impl Builder {
         let lock_path = store.path().with_file_name(&lock_name);
         let lock =
             store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
+        // And the note before the row, so that whatever judges the row finds it.
+        if let Err(error) = lock.write_note(&note_of(&proc, place, own)) {
+            tracing::debug!("{error}: an exec of this program will not be recognized by others");
+        }
+        let open_here = OpenHere::new(lock_path);
         let new = NewInstance {
             program: self.options.program.clone(),
             identity,
@@ -327,6 +332,7 @@ impl Builder {
             identity,
             outer_tokens,
             lock,
+            open_here,
         })?;
         begin(shared)
     }

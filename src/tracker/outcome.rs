@@ -118,6 +118,11 @@ impl Shared {
 
     /// Writes what became of claimed rows, with the pass that did it. What cannot be written now is tried again.
     pub(super) fn write(&self, pass: Option<Pass>, settled: Vec<Settled>, report: &mut Report) {
+        self.record_outcome(pass, settled, report);
+        self.reap_ended();
+    }
+
+    fn record_outcome(&self, pass: Option<Pass>, settled: Vec<Settled>, report: &mut Report) {
         let pass = pass.map(|pass| pass.record(report));
         if settled.is_empty() && pass.is_none() {
             return;
@@ -176,6 +181,7 @@ impl Shared {
                 settled.extend(self.stays(cause, &root, &member, why, report));
                 continue;
             }
+            self.reap_after_record(&root, &member);
             if member.is_root {
                 self.publish_root(cause, &root, &member, began);
             }

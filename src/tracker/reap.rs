@@ -12,7 +12,7 @@ use std::{
 use super::{
     Tracker,
     entry::Hold,
-    liveness::Life,
+    liveness::{Life, orphan_rule},
     outcome::{Cause, Pass},
     settle::stray,
     shared::Shared,
@@ -21,7 +21,7 @@ use crate::{
     error::Result,
     os::{Pinned, Probe},
     record::{
-        DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis,
+        DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis, Origin,
         OrphanClaim, Outcome, PassKind, ProcessId, ProcessRecord, Report, Settled, Suspect,
     },
     state::State,
@@ -54,6 +54,7 @@ impl Shared {
         while self.other_reaper_has_died(deadline, &mut report) {
             report.absorb(self.orphan_pass()?);
         }
+        self.reap_former_roots();
         self.clean.store(true, Ordering::Release);
         Ok(report)
     }
@@ -81,13 +82,21 @@ impl Shared {
         self.log_loaded(&claim);
         self.report_gone(&claim, &mut report);
         let adopted = self.adopt(&claim.adopted, &mut report);
-        let cause = Cause {
+        let cause = |replaced| Cause {
             reason: EndReason::Orphan,
             leak: Some(LeakKind::Orphan),
-            rule: "its instance is dead".into(),
+            rule: orphan_rule(replaced).into(),
         };
+        let (dead, replaced) = (cause(false), cause(true));
+        let cause_of = |row| {
+            if claim.replaced.contains(&row) { replaced.clone() } else { dead.clone() }
+        };
+        let left = claim.claimed.iter().chain(&claim.adopted);
+        let left: Vec<&ProcessRecord> =
+            left.filter(|row| row.root.is_none() && claim.replaced.contains(&row.id)).collect();
+        self.remember_replaced(&left);
         let keepers = self.await_keepers(&claim.claimed);
-        let mut settled = self.end_claimed(&cause, claim.claimed, &mut report);
+        let mut settled = self.end_claimed_each(&cause_of, claim.claimed, &mut report);
         self.end_keepers(keepers);
         settled.extend(adopted);
         settled.extend(self.sweep(&mut report));
@@ -163,7 +172,11 @@ impl Shared {
                 Probe::Alive(pinned) => {
                     report.checked += 1;
                     report.adopted += 1;
-                    self.take_on(self.root_of(record), Hold::default(), &pinned.into_fd());
+                    // Left by an exec of this program, or adopted by the kernel: its status comes to us.
+                    let child = record.origin == Origin::Spawned
+                        && pinned.stat.parent == self.own_pid().get();
+                    let hold = Hold { child, ..Hold::default() };
+                    self.take_on(self.root_of(record), hold, &pinned.into_fd());
                 }
                 Probe::Zombie(_) | Probe::Gone => {
                     gone.insert(record.id);

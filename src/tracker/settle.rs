@@ -364,6 +364,7 @@ impl Shared {
     }
 
     pub(super) fn reap_and_let_go(&self, entry: &Arc<Entry>, pidfd: Option<&Arc<PidFd>>) {
+        self.remember_for_zombies(&entry.root);
         if (entry.child || entry.lacks_status())
             && let Some(fd) = pidfd.cloned().or_else(|| self.pidfd_of(entry))
         {

@@ -15,12 +15,13 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use uuid::Uuid;
 
 use super::{
+    adopted::Adopted,
     background::BackgroundEnds,
     containment::Leaves,
     ending::World,
     entry::{Entry, Hold, KEPT_DESCRIPTORS, Root},
     forks::Listening,
-    liveness::{Life, judge},
+    liveness::{Judge, Life, OpenHere},
     memory::MemoryWatch,
     registrar::Registrar,
 };
@@ -114,8 +115,10 @@ pub(super) struct Shared {
     pub(super) clean: AtomicBool,
     pub(super) monitoring: AtomicBool,
     pub(super) lock: Mutex<Option<HeldLock>>,
+    _open_here: OpenHere,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) leaves: Leaves,
+    pub(super) adopted: Adopted,
     pub(super) forks: Listening,
     pub(super) background: BackgroundEnds,
     /// How many entries have a longest run time.
@@ -146,6 +149,7 @@ pub(super) struct Opened {
     pub(super) identity: Identity,
     pub(super) outer_tokens: Vec<String>,
     pub(super) lock: HeldLock,
+    pub(super) open_here: OpenHere,
 }
 
 impl Shared {
@@ -189,8 +193,10 @@ impl Shared {
             clean: AtomicBool::new(false),
             monitoring: AtomicBool::new(false),
             lock: Mutex::new(Some(opened.lock)),
+            _open_here: opened.open_here,
             threads: Mutex::default(),
             leaves: Leaves::default(),
+            adopted: Adopted::default(),
             forks: Listening::new()?,
             background: BackgroundEnds::default(),
             deadlines: AtomicUsize::new(0),
@@ -373,16 +379,13 @@ impl Shared {
     }
 
     pub(super) fn guards(&self, targets: &[ProcessId]) -> Result<Vec<(Pid, Vec<Pid>)>> {
-        let others: Vec<InstanceRecord> = self
-            .store
-            .instances_to_judge()?
-            .into_iter()
+        let all = self.store.instances_to_judge()?;
+        let judge = Judge::new(&self.store, &self.proc, self.place());
+        let others: Vec<&InstanceRecord> = (all.iter())
             .filter(|other| other.id != self.instance && other.stopped_at.is_none())
             .filter(|other| other.identity.place == self.place())
             // A number that a dead instance had may be one of the tree's own now.
-            .filter(|other| {
-                !matches!(judge(&self.store, &self.proc, self.place(), other), Life::Dead(_))
-            })
+            .filter(|other| !matches!(judge.judge(other, &all), Life::Dead(_)))
             .collect();
         let mut guards = Vec::with_capacity(others.len() + 1);
         // What somebody else started and we were told to track is a task of its own, whoever its parent is.

@@ -56,6 +56,9 @@ pub(super) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     if let Some(why) = shared.write_last() {
         shared.keep_late_ends(&why);
     }
+    shared.finish_late();
+    shared.reap_ended();
+    shared.reap_adopted();
     shared.close_branch();
     let exporter = lock(&shared.exporter).take();
     // Somebody who is just flushing it keeps it, and the file: the next instance replaces that.

@@ -1,7 +1,7 @@
 //! Reaping for other instances, the moment they die.
 //!
 //! Their deaths come from the kernel, by a pidfd each; that a new one has opened the ledger comes from inotify, since each
-//! makes a lock file beside it. An instance of another PID namespace has no pidfd here: it is looked at again at intervals.
+//! makes a lock file beside it, and that an exec has replaced one, since it closes that file. An instance of another PID namespace has no pidfd here: it is looked at again at intervals.
 
 use std::{
     collections::HashMap,
@@ -175,6 +175,8 @@ impl<'a> Watching<'a> {
         let instances = shared.store.instances_to_judge()?;
         let open = |id| instances.iter().any(|it| it.id == id && it.stopped_at.is_none());
         self.undecided.retain(|&id, died| died.elapsed() < LOOK_AGAIN && open(id));
+        // One that stopped may be in a process that lives on.
+        self.others.retain(|&id, _| open(id));
         for instance in instances {
             self.expected.remove(OsStr::new(&instance.lock_name));
             let is_new = instance.id != shared.instance
@@ -243,6 +245,11 @@ impl<'a> Watching<'a> {
         while let Ok(event) = events.next() {
             let name = OsStr::from_bytes(event.file_name().map_or(b"", |name| name.to_bytes()));
             let is_lock = is_lock_name(ledger, name);
+            if event.events().contains(inotify::ReadFlags::CLOSE_WRITE) {
+                // An exec closes the lock of the image that it replaces; no death tells of that one.
+                relevant |= is_lock;
+                continue;
+            }
             // Without a name it is about the folder, or events were lost.
             relevant |= is_lock || name.is_empty() || ledger.file_name() == Some(name);
             if is_lock && event.events().contains(inotify::ReadFlags::CREATE) {
@@ -261,6 +268,7 @@ fn watch_folder(shared: &Shared) -> Result<OwnedFd> {
     let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
         .map_err(failed)?;
     let events = inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::CLOSE_WRITE
         | inotify::WatchFlags::DELETE
         | inotify::WatchFlags::MOVED_TO
         | inotify::WatchFlags::MOVED_FROM;

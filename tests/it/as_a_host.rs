@@ -2,10 +2,14 @@
 //!
 //! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `protect=NAME`, `min-age=MS`, `program=NAME`,
 //! `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `keeper`, `keep-history=MS`, `limit-size=BYTES`,
-//! `no-arguments`, `sigchld-ignored`, `sigxfsz-ignored`, `wait-any`. Commands, a line each: `spawn TASK SCRIPT` (`survive`
-//! and `keep` with that option of the job, `hour` with that longest run time), `within TASK MS SCRIPT` and `rss TASK BYTES
-//! SCRIPT` with that limit, `exit` without a shutdown, `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`,
-//! `running`, `adopted`, `import PATH`, `fork`, `quit`. End of input is an orderly end.
+//! `no-arguments`, `sigchld-ignored`, `sigxfsz-ignored`, `wait-any`, `subreaper`, `also=PATH` (a second tracker on that
+//! ledger). Commands, a line each: `spawn TASK SCRIPT` (`survive` and `keep` with that option of the job, `hour` with that
+//! longest run time), `within TASK MS SCRIPT` and `rss TASK BYTES SCRIPT` with that limit, `exit` without a shutdown,
+//! `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`, `running`,
+//! `adopted`, `import PATH`, `fork`, `quit`; `exec` (the host executes itself, and opens its ledgers anew), `become PROGRAM`
+//! (it executes that instead), `child NAME SCRIPT` and `child-wait NAME` (a program that the host starts and waits for by
+//! itself), `reap-pid PID` (waitpid), `fork-and-hold` (a forked child that executes nothing), `keep-spawning` (two threads
+//! start programs until an exec), `also TASK SCRIPT` (spawn by the second tracker). End of input is an orderly end.
 
 use std::{
     collections::HashMap,
@@ -25,15 +29,109 @@ fn as_a_host() {
         Ok(tracker) => tracker,
         Err(error) => return say(&format!("error {error}")),
     };
+    let also = also(&options);
     say(&format!("open {}", tracker.startup_report().endings.len()));
     let mut processes = HashMap::new();
+    let mut own = Own { also, children: HashMap::new() };
     for line in stdin().lock().lines().map_while(Result::ok) {
         if line == "quit" {
             break;
         }
+        if line == "keep-spawning" {
+            keep_spawning(&tracker);
+            say("spawning");
+            continue;
+        }
+        if let Some(answer) = own.obey(&line) {
+            say(&answer);
+            continue;
+        }
         say(&obey(&tracker, &mut processes, &line).unwrap_or_else(|error| format!("error {error}")));
     }
     tracker.shutdown().expect("an orderly end");
+}
+
+/// Until the program is replaced.
+fn keep_spawning(tracker: &Tracker) {
+    for thread in 0..2 {
+        let tracker = tracker.clone();
+        std::thread::spawn(move || {
+            for number in 0.. {
+                let _ = tracker.spawn(job(&format!("task-{thread}-{number}"), "exec sleep 3600"));
+            }
+        });
+    }
+}
+
+fn also(options: &str) -> Option<Tracker> {
+    let path = options.split_whitespace().find_map(|option| option.strip_prefix("also="))?;
+    Some(build(Tracker::builder(path), options).open().expect("the second ledger"))
+}
+
+/// What a host has and does beside its tracker.
+struct Own {
+    also: Option<Tracker>,
+    children: HashMap<String, std::process::Child>,
+}
+
+impl Own {
+    /// `None` where the command is the tracker's.
+    fn obey(&mut self, line: &str) -> Option<String> {
+        let mut words = line.splitn(3, ' ');
+        let mut word = || words.next().unwrap_or_default();
+        let (verb, name, rest) = (word(), word(), word());
+        Some(match verb {
+            "exec" => {
+                let mut command =
+                    std::process::Command::new(std::env::current_exe().expect("this binary"));
+                command.args(std::env::args_os().skip(1));
+                format!("error {}", std::os::unix::process::CommandExt::exec(&mut command))
+            }
+            "become" => {
+                say("becoming");
+                let mut command = std::process::Command::new(name);
+                command.args(rest.split_whitespace());
+                format!("error {}", std::os::unix::process::CommandExt::exec(&mut command))
+            }
+            "child" => {
+                let mut command = std::process::Command::new("/bin/sh");
+                command.args(["-c", rest]).stdin(std::process::Stdio::null());
+                let child = command.stdout(std::process::Stdio::null()).spawn().expect("a child");
+                let pid = child.id();
+                self.children.insert(name.to_owned(), child);
+                format!("pid {pid}")
+            }
+            "child-wait" => {
+                let child = self.children.get_mut(name).expect("a child of that name");
+                format!("{:?}", child.wait().map(|status| status.code()))
+            }
+            "reap-pid" => {
+                let pid = nix::unistd::Pid::from_raw(name.parse().expect("a pid"));
+                format!("{:?}", nix::sys::wait::waitpid(pid, None))
+            }
+            "fork-and-hold" => fork_and_hold(),
+            "also" => {
+                let process = self.also.as_ref()?.spawn(job(name, rest)).expect("spawned");
+                format!("pid {}", process.pid())
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// A child with a copy of every descriptor, which ends when its parent does.
+#[expect(unsafe_code, reason = "the scenario is a fork")]
+fn fork_and_hold() -> String {
+    // SAFETY: the child makes system calls only.
+    match unsafe { nix::unistd::fork() }.expect("a child") {
+        nix::unistd::ForkResult::Child => {
+            let _ = rustix::process::set_parent_process_death_signal(None);
+            loop {
+                std::thread::sleep(Duration::from_hours(1));
+            }
+        }
+        nix::unistd::ForkResult::Parent { child } => format!("pid {child}"),
+    }
 }
 
 /// Not a scenario either: a program whose first thread ends while another one runs on.
@@ -76,6 +174,10 @@ fn prepare(options: &str) {
                 all.with_ansi(false).with_writer(file).init();
             }
             ("sigchld-ignored", _) => ignore(nix::sys::signal::Signal::SIGCHLD),
+            ("subreaper", _) => {
+                let own = rustix::process::getpid();
+                rustix::process::set_child_subreaper(Some(own)).expect("a subreaper");
+            }
             ("sigxfsz-ignored", _) => ignore(nix::sys::signal::Signal::SIGXFSZ),
             ("wait-any", _) => {
                 std::thread::spawn(|| {
@@ -119,7 +221,9 @@ fn build(mut builder: Builder, options: &str) -> Builder {
             "keep-history" => builder.keep_history(millis()),
             "limit-size" => builder.limit_size(value.parse().expect("bytes")),
             "no-arguments" => builder.record_arguments(false),
-            "log" | "sigchld-ignored" | "sigxfsz-ignored" | "wait-any" => builder,
+            "log" | "sigchld-ignored" | "sigxfsz-ignored" | "wait-any" | "subreaper" | "also" => {
+                builder
+            }
             other => panic!("no option {other}"),
         };
     }

@@ -6,6 +6,7 @@
 )]
 
 mod a_descendant_that_hid;
+mod a_host_that_executes_itself;
 mod a_host_that_is_in_the_ledger;
 mod a_look_that_failed;
 mod another_runtime;
@@ -95,6 +96,7 @@ mod odd_names;
 mod older_ledger;
 mod one_user_sandbox;
 mod out_of_descriptors;
+mod pid_namespaces_that_are_gone;
 mod pid_reuse;
 mod process_death;
 mod protected_names;
@@ -129,3 +131,4 @@ mod two_instances;
 mod verbs;
 mod volumes;
 mod watch_service;
+mod zombies_of_tasks;

@@ -587,6 +587,13 @@ impl Host {
         Eye::on_one_that_ran(pid.unwrap_or_else(|| panic!("no pid: {answer}")))
     }
 
+    /// The host executes itself; returns what its new image says when its tracker is open.
+    pub(crate) fn execute_itself(&mut self) -> String {
+        let answer = self.ask("exec");
+        assert!(answer.starts_with("open "), "the new image did not open its ledger: {answer}");
+        answer
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub(crate) fn crash(mut self) {
         let fd = pidfd(self.pid()).expect("the host lives");

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A signature has three numbers.
-const SIGNATURE: u64 = 128;
+const SIGNATURE: u64 = 1 << 10;
 
 /// Hosts of the ledger whose lock files' paths begin with `lock_prefix`, below `keeper`.
 pub(crate) fn hosts_below(

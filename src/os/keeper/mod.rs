@@ -52,6 +52,11 @@ pub(crate) use wire::{FromHost, FromKeeper};
 
 /// What the keeper calls itself, cut as the kernel cuts it (`TASK_COMM_LEN`).
 const COMM: &std::ffi::CStr = c"procledger-keep";
+/// Whether a process calls itself a keeper, as any process may.
+pub(crate) fn is_name(comm: &[u8]) -> bool {
+    comm == COMM.to_bytes()
+}
+
 /// The name of its executable, and its `argv[0]`. It proves nothing: any process may call itself so.
 const NAME: &str = "procledger-keeper";
 /// Its only argument. A keeper takes no notice of it; a program that was named as one by mistake, such as `cat`, fails with it

@@ -198,7 +198,7 @@ pub(super) fn end(reason: EndReason) -> End {
 }
 
 pub(super) fn dead(id: InstanceId) -> DeadInstance {
-    DeadInstance { id, how: StopHow::Crashed, processes_gone: None }
+    DeadInstance { id, how: StopHow::Crashed, processes_gone: None, replaced: false }
 }
 
 pub(super) fn pass(kind: PassKind, started_at: i64) -> PassRecord {

@@ -62,8 +62,11 @@ fn what_is_certainly_gone_is_ended_without_a_look() {
         f.admit(process(old, "c", 12)),
     ];
     f.put(rows[2], State::Ending, Some(old));
-    let rebooted =
-        DeadInstance { id: old, how: StopHow::Rebooted, processes_gone: Some(EndReason::Rebooted) };
+    let rebooted = DeadInstance {
+        processes_gone: Some(EndReason::Rebooted),
+        how: StopHow::Rebooted,
+        ..dead(old)
+    };
     let answer = claim(&f, &[rebooted]);
     assert_eq!(ids(&answer.gone), rows);
     assert!(answer.claimed.is_empty() && answer.adopted.is_empty());

@@ -1,11 +1,12 @@
 //! What an end, or a look, answers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{super::entry::Root, member::Member};
 use crate::{
     error::Error,
     identity::{Identity, Pid},
+    os::PidFd,
     plan::{doubt::Doubt, members::Evidence},
     record::{ExitStatus, Millis, Outcome, ProcessId},
 };
@@ -42,6 +43,8 @@ pub(in super::super) struct MemberEnd {
     pub(in super::super) age: Duration,
     pub(in super::super) outcome: Outcome,
     pub(in super::super) status: ExitStatus,
+    /// Where it is a zombie of this process.
+    pub(in super::super) own_child: Option<Arc<PidFd>>,
     pub(in super::super) died_after: Option<Duration>,
     pub(in super::super) obstacle: Option<String>,
     pub(in super::super) uid: u32,

@@ -161,7 +161,11 @@ pub(super) fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> 
         (true, true, true) => Outcome::Kill,
     };
     let obstacle = (outcome == Outcome::Survived).then(|| obstacle(proc, &member, snapshot));
+    // A dead child of this process: one that an exec left to it, or that it has adopted. It stays a zombie until its end is
+    // recorded.
     let fd: Option<&PidFd> = member.pinned.as_ref().map(Pinned::fd);
+    let own = fd.filter(|_| member.dead).and_then(|fd| fd.child_status(false).ok().flatten());
+    let status = own.or_else(|| fd?.exit_info()).unwrap_or(ExitStatus::Unobserved);
     MemberEnd {
         row: member.row,
         is_root: member.is_root,
@@ -171,7 +175,8 @@ pub(super) fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> 
         cpu: member.cpu,
         age: member.age,
         outcome,
-        status: fd.and_then(PidFd::exit_info).unwrap_or(ExitStatus::Unobserved),
+        status,
+        own_child: member.pinned.filter(|_| own.is_some()).map(Pinned::into_fd),
         died_after: member.died_after,
         obstacle,
         command: member.command,
