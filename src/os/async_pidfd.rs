@@ -17,10 +17,10 @@ use tokio::{
 use super::PidFd;
 use crate::error::{Error, Result};
 
-/// Tells a task when a process is dead.
+/// Wakes a task when a process is dead.
 ///
 /// It is registered with one runtime at a time: with the one in which it was last asked. A runtime that has ended, or that no
-/// thread drives at the moment, tells nothing.
+/// thread drives at the moment, wakes no task.
 #[derive(Debug)]
 pub(crate) struct AsyncPidFd {
     registered: AsyncFd<Watched>,

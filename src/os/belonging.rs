@@ -82,7 +82,7 @@ impl Proc {
     ///
     /// # Errors
     ///
-    /// Where that may not be read, or is too long to be told.
+    /// Where that may not be read, or is too long.
     pub(crate) fn cgroup(&self, pid: Pid) -> Result<Option<PathBuf>> {
         BUFFER.with_borrow_mut(|buffer| {
             let there = self.read(pid, "cgroup", buffer, 16 << 10)?;

@@ -65,6 +65,12 @@ pub(crate) fn monotonic_clock() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// Processor time of the calling thread.
+pub(crate) fn thread_clock() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 /// How long the machine was suspended since boot. Both clocks are read thrice: a processor lost in between adds to the
 /// difference, and never takes from it.
 pub(crate) fn boot_minus_monotonic() -> Duration {

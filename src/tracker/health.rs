@@ -384,7 +384,7 @@ impl Shared {
         }
     }
 
-    /// Nobody saw how it ended.
+    /// Lets go of a root whose exit status is unknown.
     fn let_go_unobserved(&self, entry: &Entry) {
         entry.publish(crate::record::ExitStatus::Unobserved);
         entry.mark_recorded();

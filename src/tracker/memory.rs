@@ -10,7 +10,8 @@
 //! 3. Where the sum is over the limit: the proportional figures of the members, which count shared pages once. Only these end
 //!    a tree.
 //!
-//! The pause after a look is at least twenty times as long as the look took.
+//! The pause after a look is at least twenty times the processor time that the look took. Not the time that passed: on a busy
+//! machine limits must not be looked at less often.
 //!
 //! Where the proportional figure of a member cannot be read, its anonymous memory and its swap count: what it shares is left
 //! out. A member that this instance may not signal does not count at all: the limit could not free what it takes.
@@ -33,7 +34,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Pid,
-    os::cgroup::Leaf,
+    os::{cgroup::Leaf, thread_clock},
     plan::{limits::TreeMemory, observe::Stat},
     record::{EndReason, ProcessId},
 };
@@ -42,7 +43,7 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks at all processes, where no tree comes near its limit.
 const FULL_INTERVAL: Duration = Duration::from_secs(5);
-/// Looking takes a twentieth of the time at most.
+/// Looking takes a twentieth of one processor; twice that, where a look at all processes has the help of another thread.
 const SHARE: u32 = 20;
 /// So many members of a tree are followed by cheap means; a larger one is looked at as a whole.
 const MEMBERS: usize = 4096;
@@ -174,9 +175,9 @@ impl Looks {
             if !shared.goes_on_watching_memory() {
                 return;
             }
-            let began = Instant::now();
+            let before = thread_clock();
             self.look(shared);
-            pause = INTERVAL.max(began.elapsed() * SHARE);
+            pause = INTERVAL.max(thread_clock().saturating_sub(before) * SHARE);
         }
     }
 

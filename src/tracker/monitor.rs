@@ -1,7 +1,7 @@
 //! The monitor thread: epoll on pidfds, run-time limits on their deadlines, and health passes on a timer.
 //!
-//! It waits for no grace, no other pass and no look at all processes: limits are enforced by
-//! [`background`](super::background), and a health pass has a thread of its own.
+//! It waits for no grace and no other pass: limits are enforced by [`background`](super::background), and a health pass has a
+//! thread of its own.
 
 use std::{
     sync::{Arc, atomic::Ordering},

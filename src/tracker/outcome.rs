@@ -388,7 +388,7 @@ pub(super) fn suspects_of(
     });
     let more = found.len().saturating_sub(SUSPECTS);
     found.truncate(SUSPECTS);
-    let mut told: Vec<Suspect> = (found.into_iter())
+    let mut suspects: Vec<Suspect> = (found.into_iter())
         .map(|suspect| Suspect {
             task_id: task.cloned(),
             pid: suspect.pid,
@@ -396,13 +396,13 @@ pub(super) fn suspects_of(
             why: suspect.doubt.to_string(),
         })
         .collect();
-    if let Some(last) = told.last_mut().filter(|_| more > 0) {
+    if let Some(last) = suspects.last_mut().filter(|_| more > 0) {
         last.why = format!("{}; {more} more are not listed", last.why);
     }
-    told
+    suspects
 }
 
-/// What lives on in a leaf and cannot be seen, told by its root.
+/// What lives on in a leaf and cannot be seen, reported by its root.
 fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
     tracing::error!("task {} could not be ended: {why}", told(root.task.as_ref()));
     Ending {

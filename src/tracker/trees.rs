@@ -33,8 +33,8 @@ use crate::{
         observe::{Snapshot, Stat},
     },
     record::{
-        FigureSource, InstanceId, Millis, ProcessId, ProcessRecord, Suspect, TaskId, TreeMember,
-        TreeRecord,
+        FigureSource, InstanceId, Millis, Observer, ProcessId, ProcessRecord, Suspect, TaskId,
+        TreeMember, TreeRecord,
     },
     store::Store,
 };
@@ -362,7 +362,7 @@ fn recorded(rows: Rows, obstacle: &str) -> TreeRecord {
 
 type Carriers = (HashMap<Uuid, Vec<Pid>>, HashMap<Uuid, Vec<(Pid, u32)>>);
 
-/// Who carries the token of which root, among processes that are no older than it: of the root's user, and of others.
+/// Processes that carry the token of a root and are no older than it: those of the root's user, and those of others.
 fn carriers(proc: &Proc, snapshot: &Snapshot, rows: &[ProcessRecord]) -> Carriers {
     let wanted: HashMap<Uuid, &ProcessRecord> =
         rows.iter().filter_map(|row| Some((row.token?, row))).collect();
@@ -395,7 +395,8 @@ fn keepers(
         let keeper = recorded_keeper(store, proc, here, row)?;
         let seen = snapshot.get(keeper.pid)?;
         (seen.start_tick == keeper.start_tick).then_some(())?;
-        verified(proc, here, &keeper, row.uid).map(|pinned| (row.id, pinned.pid()))
+        let observer = Observer { place: here, uid: store.owner_uid() };
+        verified(proc, observer, &keeper, row.uid).map(|pinned| (row.id, pinned.pid()))
     };
     rows.iter().filter(|row| row.root.is_none()).filter_map(of_row).collect()
 }

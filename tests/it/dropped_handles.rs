@@ -235,7 +235,7 @@ fn many_dropped_handles_are_ended_together() {
     let began = Instant::now();
     drop(handles);
     until("all are dead", || place.alive().is_empty());
-    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
     runtime.block_on(tracker.shutdown()).expect("an orderly end");
     assert_eq!(place.sqlite3(RULE), DROPPED);
 }

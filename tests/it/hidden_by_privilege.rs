@@ -1,6 +1,6 @@
-//! Daemons that keep the token of their task and hide it all the same: they become another user, or show their environment to
-//! nobody. None outlives its task where the kernel tells forks, or where a keeper or a cgroup holds the tree; elsewhere they
-//! are reported.
+//! Daemons that keep the token of their task and hide it all the same: they become another user, or make their environment
+//! unreadable. None outlives its task where the kernel reports fork events, or where a keeper or a cgroup holds the tree;
+//! elsewhere they are reported.
 
 use std::{
     os::unix::fs::{PermissionsExt, chown},
@@ -59,7 +59,7 @@ const AS_USER: [&str; 4] = ["undumpable", "undumpable-late", "unreadable-file", 
 
 fn prepare(place: &Place) {
     std::fs::write(place.path().join("hides.pl"), HIDES).expect("a script");
-    // Nobody but root may read it, its owner included.
+    // Only root may read it.
     let (sleep, copy) = (find("sleep").expect("sleep"), place.path().join("hidden.sleep"));
     std::fs::copy(sleep, &copy).expect("copied");
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o111)).expect("its mode");
@@ -69,14 +69,14 @@ fn script(place: &Place, how: &str) -> String {
     let path = place.path().display();
     if how == "ssh-agent" {
         let socket = place.path().join("agent");
-        let told = format!("eval $(ssh-agent -a {}) > /dev/null", socket.display());
-        return format!("{told}; echo $SSH_AGENT_PID > {path}/hidden; exec sleep 3600");
+        let start = format!("eval $(ssh-agent -a {}) > /dev/null", socket.display());
+        return format!("{start}; echo $SSH_AGENT_PID > {path}/hidden; exec sleep 3600");
     }
-    let told = if how.contains("uid") { "hidden.early" } else { "hidden" };
-    let link = if told == "hidden" {
+    let file = if how.contains("uid") { "hidden.early" } else { "hidden" };
+    let link = if file == "hidden" {
         String::new()
     } else {
-        format!("until [ -s {path}/{told} ]; do sleep 0.01; done; cp {path}/{told} {path}/hidden;")
+        format!("until [ -s {path}/{file} ]; do sleep 0.01; done; cp {path}/{file} {path}/hidden;")
     };
     format!("perl {path}/hides.pl {path}/hidden {how} \"$0\"; {link} exec sleep 3600")
 }
@@ -101,8 +101,8 @@ fn as_user() -> Command {
     command
 }
 
-/// Whether the kernel tells forks here: without, these daemons are reported at most.
-fn told(place: &Place) -> bool {
+/// Whether the kernel reports fork events here: without, these daemons are reported at most.
+fn reports_forks(place: &Place) -> bool {
     let output = place.procledger(&["doctor", "--json"]);
     let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let finding = findings.as_array().expect("an array").iter().find(|one| one["check"] == "forks");
@@ -124,7 +124,7 @@ fn has_row(place: &Place, eye: &Eye) -> bool {
 fn is_ended(user: bool, containment: &str, how: &str, crash: bool) {
     let place = Place::new();
     prepare(&place);
-    let mut stranger = canary();
+    let mut unrelated = canary();
     let options = format!("containment={containment} keeper grace=300 interval=3600000");
     let mut host = host(&place, user, &options);
     let task = host.spawn("task", &script(&place, how));
@@ -150,7 +150,7 @@ fn is_ended(user: bool, containment: &str, how: &str, crash: bool) {
     // A keeper ends its tree by itself when its host has died.
     until(&format!("{what}: {output:?}"), || task.is_dead() && hidden.is_dead());
     assert!(output.status.success(), "{what}: {output:?}");
-    assert!(stranger.is_running());
+    assert!(unrelated.is_running());
 }
 
 fn all_are_ended(user: bool, containment: &str) {
@@ -169,14 +169,14 @@ fn all_are_ended(user: bool, containment: &str) {
 
 #[test]
 fn in_a_session_of_root_a_daemon_that_became_another_user_escaped_unreported() {
-    if told(&Place::new()) {
+    if reports_forks(&Place::new()) {
         all_are_ended(false, "session");
     }
 }
 
 #[test]
 fn in_a_session_of_a_user_a_daemon_that_cannot_be_read_is_recorded_while_it_can_be() {
-    if told(&Place::new()) {
+    if reports_forks(&Place::new()) {
         all_are_ended(true, "session");
     }
 }
@@ -198,12 +198,12 @@ fn in_a_cgroup_of_root_none_of_them_escapes() {
     }
 }
 
-/// In a PID namespace of its own the kernel tells no forks: what cannot be read is reported, with the reason, and left.
+/// In another PID namespace there are no fork events: what cannot be read is reported, with the reason, and left.
 #[test]
-fn a_daemon_that_cannot_be_read_is_reported_where_the_kernel_tells_no_forks() {
+fn a_daemon_that_cannot_be_read_is_reported_where_there_are_no_fork_events() {
     need!("perl");
     if !in_namespace_as_a_user(
-        "hidden_by_privilege::a_daemon_that_cannot_be_read_is_reported_where_the_kernel_tells_no_forks",
+        "hidden_by_privilege::a_daemon_that_cannot_be_read_is_reported_where_there_are_no_fork_events",
     ) {
         return;
     }

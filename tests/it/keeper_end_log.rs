@@ -42,7 +42,7 @@ fn check_recorded(place: &Place, root: &Eye, daemon: &Eye) {
     let again =
         "SELECT count(*) FROM (SELECT 1 FROM process GROUP BY pid, start_tick HAVING count(*) > 1)";
     assert_eq!(place.sqlite3(again), "0");
-    assert_eq!(records(place), [PathBuf::new(); 0]);
+    assert!(records(place).is_empty());
 }
 
 fn a_host_dies_and_the_next_one_records_what_its_keeper_ended() {
@@ -175,7 +175,7 @@ fn a_keeper_that_is_killed_while_it_ends_the_tree_leaves_what_leads_to_the_rest(
         "{}",
         leak_of(&place, daemon.pid())
     );
-    assert_eq!(records(&place), [PathBuf::new(); 0]);
+    assert!(records(&place).is_empty());
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

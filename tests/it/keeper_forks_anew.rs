@@ -10,7 +10,7 @@ use crate::{
 
 /// Each SIGTERM starts a chain of forks, each in a session of its own, of which the last one waits for the next SIGTERM. The
 /// handler is inherited, so there is no moment in which one of them is without it.
-const ANEW: &str = r#"
+const ANEW: &str = r"
     #include <fcntl.h>
     #include <signal.h>
     #include <stdlib.h>
@@ -32,7 +32,7 @@ const ANEW: &str = r#"
         close(open(argv[1], O_CREAT | O_WRONLY, 0600));
         for (;;) pause();
         return argc;
-    }"#;
+    }";
 
 /// Forks and microseconds between them.
 const VARIANTS: [(u32, u32); 3] = [(1, 0), (20, 500), (200, 0)];

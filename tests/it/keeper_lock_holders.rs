@@ -3,7 +3,7 @@
 
 use crate::{
     keepers::{HOST, daemon, keepers},
-    support::{Host, Place, need, until},
+    support::{Eye, Host, Place, need, until},
 };
 
 /// A host of a task with a hidden daemon and a hidden holder of the lock file `lock`, which is killed.
@@ -25,7 +25,7 @@ fn check(place: &Place, lock: &str, mode: &str) {
     host.crash();
     until("the keeper is gone", || keepers(&place.ledger()).is_empty());
     assert!(root.is_dead(), "{lock}");
-    assert!(eyes.iter().all(|eye| eye.is_dead()), "{lock}: {eyes:?}");
+    assert!(eyes.iter().all(Eye::is_dead), "{lock}: {eyes:?}");
     Host::start(place, HOST).stop();
     assert_eq!(place.alive(), [0_u32; 0], "{lock}");
 }

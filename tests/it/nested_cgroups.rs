@@ -17,7 +17,7 @@ use crate::{
     support::{Eye, Host, Place, canary, eventually, namespaces, need, root, until},
 };
 
-/// An ordinary user, who owns the subtree that is delegated to it and nothing else.
+/// An ordinary user that owns the subtree that is delegated to it and nothing else.
 const USER: u32 = 61234;
 
 /// The root of the task: starts what hides, waits until that is in place, and then sleeps or ends.
@@ -99,7 +99,7 @@ ready();
 sleep 3600 while 1;
 "#;
 
-/// Who runs host and command.
+/// The user that runs host and command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Who {
     Root,
@@ -140,7 +140,7 @@ impl Subtree {
         Self { folder, place, who }
     }
 
-    /// A command in the subtree, by who runs it here; what follows are program and arguments.
+    /// A command in the subtree, by its user here; what follows are program and arguments.
     fn command(&self) -> Command {
         let mut command = Command::new("/bin/sh");
         let join = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.folder.display());
@@ -207,7 +207,7 @@ impl Drop for Subtree {
 fn nothing_outlives(who: Who, how: &str) {
     for end in ENDS {
         let subtree = Subtree::new(who);
-        let mut stranger = canary();
+        let mut unrelated = canary();
         let mut host = subtree.host("");
         let then = if end == End::ByItself { "end" } else { "sleep" };
         let (task, hidden) = subtree.start(&mut host, how, then);
@@ -235,7 +235,7 @@ fn nothing_outlives(who: Who, how: &str) {
         );
         until(&format!("{how} {end:?}: the cgroup is removed"), || !leaf.exists());
         until("its row is closed", || subtree.place.sqlite3("SELECT count(*) FROM running") == "0");
-        assert!(stranger.is_running());
+        assert!(unrelated.is_running());
     }
 }
 
@@ -348,9 +348,9 @@ fn more_members_than_descriptors_are_ended_with_their_cgroup() {
 }
 
 /// A process of another PID namespace has no pid in ours. Where something in the cgroup must be left, it is not killed as a
-/// whole: what lives on is told, and the next attempt ends it.
+/// whole: what lives on is reported, and the next attempt ends it.
 #[test]
-fn what_cannot_be_listed_beside_a_protected_program_is_told_as_a_survivor() {
+fn what_cannot_be_listed_beside_a_protected_program_is_reported_as_a_survivor() {
     need!("find", "unshare", "nsenter");
     if !leaves() || !root() || !namespaces() {
         return;

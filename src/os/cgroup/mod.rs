@@ -13,7 +13,7 @@
 //! - [`branch`]: an instance's own cgroup, found by trying, and its leaves;
 //! - [`leaf`]: looking at one, freezing, killing and removing it;
 //! - [`walk`]: all that a task has nested in one, however deep;
-//! - [`paths`]: who is in one, by what each process says, where it cannot be listed.
+//! - [`paths`]: the processes in one by what `/proc` shows of each, where it cannot be listed.
 //!
 //! A path alone is never trusted: before anything is written, the folder's inode is compared with the recorded one. The
 //! inode of a cgroup is its id, which the kernel does not use again in one boot (`kernfs_node.id`, 64 bits).

@@ -1,7 +1,7 @@
 //! Which processes below a keeper are hosts of its ledger.
 //!
-//! A task may start a new host of its own ledger before the old one dies, and that one must live. A keeper reads no ledger:
-//! SQLite would be most of its memory. So each instance writes its identity into its lock file once its row is committed
+//! A task may start a new host of its own ledger before the old one dies, and that one must live. A keeper links no
+//! SQLite and reads no ledger. So each instance writes its identity into its lock file once its row is committed
 //! ([`HeldLock::sign`](super::super::lock::HeldLock::sign)), and a process is a host only while it holds such a lock *and* is
 //! the one that the file names. A task that holds a file of such a name, or the lock of an instance that has died, is a
 //! program like any other.

@@ -134,6 +134,10 @@ impl AsyncProcess {
     /// # Errors
     ///
     /// As [`Process::wait`].
+    ///
+    /// # Panics
+    ///
+    /// In a runtime that was built without `enable_all`.
     pub async fn wait(&mut self) -> Result<ExitStatus> {
         self.stdin = None;
         poll_fn(|cx| self.poll_dead(cx)).await?;

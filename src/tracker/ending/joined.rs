@@ -57,7 +57,7 @@ pub(in super::super) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &mut
             }
             next_join = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_JOINS);
         }
-        // 2. Ask who is new, kill where the grace is over.
+        // 2. Ask new members to end, kill where the grace is over.
         run.ask_new();
         if run.expire() {
             feed.is_killing(true);

@@ -18,7 +18,7 @@ impl Work {
         let identity = self.root.keeper?;
         let lives = |pinned: &crate::os::Pinned| !pinned.is_dead().unwrap_or(true);
         if !self.keeper.as_ref().is_some_and(lives) {
-            self.keeper = verified(world.proc, world.observer.place, &identity, self.root.uid);
+            self.keeper = verified(world.proc, world.observer, &identity, self.root.uid);
         }
         self.keeper.as_ref()?;
         let seen = snapshot.get(identity.pid)?;

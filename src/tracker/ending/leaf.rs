@@ -32,7 +32,7 @@ use crate::{
 /// `cgroup.kill` strikes all at once; the second one is for what was moved in meanwhile.
 const UNSEEN_KILLS: u32 = 2;
 
-/// Who is in a leaf.
+/// The processes in a leaf.
 #[derive(Debug, Default)]
 pub(in super::super) struct InLeaf {
     pub(in super::super) pids: HashSet<Pid>,
@@ -44,7 +44,7 @@ pub(in super::super) struct InLeaf {
     is_closed: bool,
 }
 
-/// Lists who is in a leaf; where not all can be listed, or where `search` is set, by asking each process of the snapshot.
+/// Lists the processes in a leaf; where not all can be listed, or where `search` is set, by asking each process of the snapshot.
 ///
 /// Called after the snapshot was taken: a pid of both is the same process in both.
 pub(in super::super) fn list(
@@ -78,15 +78,15 @@ pub(in super::super) fn list(
 }
 
 impl Work {
-    /// The leaf, where all that is in it may be ended at once: only where a look has shown who that is.
+    /// The leaf, where all that is in it may be ended at once: only where a look has shown what that is.
     fn leaf_of_its_own(&self) -> Option<&Leaf> {
         self.leaf.as_ref().filter(|_| self.leaf_is_known && !self.leaf_is_shared)
     }
 
-    /// Who is in the leaf now.
+    /// Lists the processes in the leaf now.
     pub(super) fn list_leaf(&mut self, world: &World<'_>, snapshot: &Snapshot) -> Result<InLeaf> {
         let Some(leaf) = &self.leaf else { return Ok(InLeaf::default()) };
-        // One that is shared cannot be ended as a whole: nobody in it may be missed.
+        // One that is shared cannot be ended as a whole: no process in it may be missed.
         let found = list(world.proc, snapshot, leaf, self.leaf_is_known && self.leaf_is_shared)?;
         self.leaf_has_gaps = found.has_gaps;
         self.leaf_is_closed = found.is_closed;

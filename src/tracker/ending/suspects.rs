@@ -2,8 +2,8 @@
 //!
 //! Where a session alone holds a tree, a daemon that has left it and lost its parents is known by its token. A process that
 //! is not dumpable (prctl(2), `PR_SET_DUMPABLE`; ssh-agent, set-uid programs, a program whose file may not be read) shows its
-//! environment to nobody without `CAP_SYS_PTRACE`, and may be such a one. Many on a machine are nothing of the kind. So only
-//! those are suspects that
+//! environment only with `CAP_SYS_PTRACE`, and may be such a one. Most of them on a machine are not. So only those are suspects
+//! that
 //!
 //! - were adopted: whose parent is pid 1, or an ancestor of the root or of the acting process;
 //! - are no older than the root, and in another session than their parent;
@@ -87,7 +87,7 @@ impl Work {
         let roots = self.cgroup.clone().or_else(|| if self.is_held { own() } else { None });
         match (roots, world.proc.cgroup(stat.pid)) {
             (Some(roots), Ok(Some(at))) => at.starts_with(roots),
-            // Where one of them cannot be told, it stays doubtful.
+            // Where one of them is unknown, it stays doubtful.
             _ => true,
         }
     }

@@ -89,7 +89,7 @@ pub(super) struct Work {
     pub(super) leaf: Option<Leaf>,
     /// Why it could not be opened.
     pub(super) leaf_error: Option<String>,
-    /// A look has shown who is in it.
+    /// A look has shown which processes are in it.
     pub(super) leaf_is_known: bool,
     /// The last look could not list all of it, or found a process of which it cannot be determined whether it is in it.
     pub(super) leaf_has_gaps: bool,

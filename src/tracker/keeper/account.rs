@@ -70,7 +70,7 @@ impl Shared {
         let mut limit = Duration::ZERO;
         for row in claimed {
             let keeper = self.keeper_of_row(row);
-            let keeper = keeper.and_then(|it| verified(&self.proc, self.place(), &it, row.uid));
+            let keeper = keeper.and_then(|it| verified(&self.proc, self.observer, &it, row.uid));
             if let Some(keeper) = keeper {
                 // One that was stopped goes on where it was.
                 let _ = keeper.signal(Signal::CONT);
@@ -145,7 +145,7 @@ impl Shared {
     /// The record of a root's keeper. That of one that lives is not whole yet.
     fn end_log_of(&self, row: &ProcessRecord, token: Uuid) -> Result<Option<EndLog>> {
         let keeper = self.keeper_of_row(row);
-        if keeper.is_some_and(|it| verified(&self.proc, self.place(), &it, row.uid).is_some()) {
+        if keeper.is_some_and(|it| verified(&self.proc, self.observer, &it, row.uid).is_some()) {
             return Ok(None);
         }
         let path = end_log_path(self.store.path(), token);
@@ -215,7 +215,7 @@ impl Shared {
     pub(in super::super) fn has_account(&self, row: &ProcessRecord) -> bool {
         let Some(token) = row.token.filter(|_| is_kept(row)) else { return false };
         let keeper = self.keeper_of_row(row);
-        keeper.is_some_and(|it| verified(&self.proc, self.place(), &it, row.uid).is_some())
+        keeper.is_some_and(|it| verified(&self.proc, self.observer, &it, row.uid).is_some())
             || end_log_path(self.store.path(), token).symlink_metadata().is_ok()
     }
 

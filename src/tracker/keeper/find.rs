@@ -8,18 +8,22 @@ use crate::{
     identity::{Identity, Pid, Place},
     os::{Pinned, Probe, Proc},
     plan::observe::Snapshot,
-    record::{Containment, ProcessRecord},
+    record::{Containment, Observer, ProcessRecord},
     store::Store,
 };
 
-/// The keeper, pinned, if it lives: the very process that was recorded, and of the user of its program.
+/// The keeper, pinned, if it lives: the very process that was recorded, and of the user of its program. `None` also where the
+/// observer may not touch that user's processes: where root acts for a user, a forged row must not lead to a process of root's.
 pub(in super::super) fn verified(
     proc: &Proc,
-    here: Place,
+    observer: Observer,
     keeper: &Identity,
     uid: u32,
 ) -> Option<Pinned> {
-    let Probe::Alive(pinned) = Pinned::probe(proc, here, keeper) else { return None };
+    if !observer.may_touch(uid) {
+        return None;
+    }
+    let Probe::Alive(pinned) = Pinned::probe(proc, observer.place, keeper) else { return None };
     let belonging = proc.belonging(pinned.pid()).ok().flatten()?;
     // Without pidfs a pid that is reused within a tick looks the same.
     (belonging.only_uid() == Some(uid) && pinned.holds_its_number()).then_some(pinned)
@@ -73,11 +77,39 @@ impl Shared {
         let keeper = self.keeper_of_row(row)?;
         let seen = snapshot.get(keeper.pid)?;
         (seen.start_tick == keeper.start_tick).then_some(())?;
-        verified(&self.proc, self.place(), &keeper, row.uid).map(|pinned| pinned.pid())
+        verified(&self.proc, self.observer, &keeper, row.uid).map(|pinned| pinned.pid())
     }
 
     /// The identity of a root's keeper, as far as it is known.
     pub(in super::super) fn keeper_of_row(&self, row: &ProcessRecord) -> Option<Identity> {
         recorded_keeper(&self.store, &self.proc, self.place(), row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::current_place;
+
+    #[test]
+    fn a_forged_row_in_a_users_ledger_leads_root_to_no_process_of_its_own() {
+        let (proc, place) = (Proc::open().expect("/proc"), current_place().expect("a place"));
+        let own = rustix::process::geteuid().as_raw();
+        let pid = Pid::new(i64::from(std::process::id())).expect("a pid");
+        let me = Pinned::open(&proc, place, pid).expect("a look").expect("alive").identity;
+        let found = |ledger: u32, row: u32, keeper: &Identity| {
+            verified(&proc, Observer { place, uid: ledger }, keeper, row).is_some()
+        };
+        let user = own + 1000;
+        assert!(found(own, own, &me));
+        assert!(!found(user, own, &me), "the row names its true user, which is not the ledger's");
+        assert!(
+            !found(user, user, &me),
+            "the row names the ledger's user, and the process has another"
+        );
+        assert!(!found(own, own, &Identity { start_tick: me.start_tick + 1, ..me }));
+        let inode = me.pidfd_inode.map(|inode| inode + 1);
+        let same = inode.is_none();
+        assert_eq!(found(own, own, &Identity { pidfd_inode: inode, ..me }), same);
     }
 }
