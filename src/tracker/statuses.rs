@@ -5,7 +5,7 @@
 //! of a process that is not our child is told by the kernel only once its parent has reaped it (`PIDFD_GET_INFO`, Linux 6.15).
 //!
 //! 1. The end is not recorded at once: for [`STATUS_PATIENCE`] the status is looked for again ([`Waiting`]). Deaths of other
-//!    processes are not held up by that, and neither is who waits for one of them.
+//!    processes are not held up by that, and neither is a wait for one of them.
 //! 2. A tracer may hang. Then the end is recorded without the status, so that what the root has left is ended; the pidfd is
 //!    kept, and the status reaches the row when it can be had ([`Unfinished`]). Who waits for the process gets it then, too.
 //! 3. A host that stops before says in its log what is lost.
@@ -154,7 +154,7 @@ impl Shared {
 
     /// Whether nothing is left to do for it.
     fn finish(&self, Unfinished { entry, pidfd, since }: &Unfinished) -> bool {
-        // 1. The status, for whoever waits for the process.
+        // 1. The status, for those that wait for the process.
         let status = match entry.learn_status(pidfd, Instant::now()) {
             Learned::Status(status) => status,
             Learned::NotYet => return false,

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Far below a health interval (30 s), and the graces of these tests; far above what an end takes on a busy machine.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
 /// A program that notes SIGTERM in the file `asked` and goes on, until there is a file `go`; then its exit code is 5.
 fn stubborn(place: &Place) -> String {
