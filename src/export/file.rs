@@ -100,6 +100,8 @@ pub(super) struct Target {
     folder: PathBuf,
     prefix: OsString,
     pub(super) owner: u32,
+    /// The user that controlled the path as it was named, which may have led through a symlink of that user.
+    account: Option<Account>,
 }
 
 impl Target {
@@ -127,13 +129,16 @@ impl Target {
         }
         let prefix = [b".", name.as_bytes(), b".tmp-"].concat();
         let prefix = OsStr::from_bytes(&prefix).to_owned();
-        Ok(Self { path, folder, prefix, owner })
+        Ok(Self { path, folder, prefix, owner, account })
     }
 
-    /// Runs `work` with the access to files that we may have there: asked anew each time, since a folder may have been
-    /// removed, and made again by another user.
+    /// Runs `work` with the access to files that we may have there. Where we were root this is asked anew each time, since a
+    /// folder may have been removed, and made again by another user.
     pub(super) fn act<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let account = controller_of_folder(&self.path).map_err(|error| self.failed(error))?;
+        let account = match self.account {
+            Some(account) => Some(account),
+            None => controller_of_folder(&self.path).map_err(|error| self.failed(error))?,
+        };
         act_as(account, work)
     }
 

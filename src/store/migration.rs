@@ -17,7 +17,9 @@
 //! 2. Where the code reads or writes what it adds, name it in an associated constant of [`Schema`] and ask
 //!    `tx.schema() >= Schema::…` or `store.schema() >= Schema::…` first: a program that does not own a ledger leaves it at
 //!    the schema that it has (`watch`, `reap`, `kill` and everything that reads), and there the addition is missing.
-//! 3. Only where an older program must not write any more: set [`COMPATIBLE`] to NN and to the version of this release.
+//! 3. Run `PROCLEDGER_WRITE_SCHEMA=1 cargo test --lib -- the_schema_that_is_kept` once: it writes the schema that ledgers are
+//!    compared with when they are opened.
+//! 4. Only where an older program must not write any more: set [`COMPATIBLE`] to NN and to the version of this release.
 //!    Where this program cannot use an older schema as it is: raise [`OLDEST_USABLE`].
 //!
 //! # Crashes
@@ -55,6 +57,10 @@ impl Schema {
     /// The schema of a new ledger: that of all migrations.
     pub(crate) fn latest() -> Self {
         Self(i64::try_from(MIGRATIONS.dirs().count()).unwrap_or(i64::MAX))
+    }
+
+    pub(super) fn number(self) -> i64 {
+        self.0
     }
 
     /// Whether there is no migration that the ledger lacks. One that a newer program has migrated has more.

@@ -8,11 +8,14 @@
 //! plain indexes. An index on one of our tables is plain where it is on columns alone, not unique, not partial, and in an order
 //! that SQLite has built in. An index or a view of ours that is missing costs time, and is no reason to refuse.
 //!
-//! The texts in `sqlite_schema` are compared with those that the same migrations make in memory.
+//! The texts in `sqlite_schema` are compared with those that the same migrations make. For the newest version they are kept in
+//! `schema.json`, since making them takes longer than all else in the start of a short command; a test compares the file with the
+//! migrations. For other versions, and while the file is of another version, they are made in memory.
 
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
 use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
 
 use super::{
     failure::failed,
@@ -24,7 +27,7 @@ use crate::error::{Error, Kind, Result};
 const NAME_MAX: usize = 60;
 
 /// A row of `sqlite_schema` (<https://sqlite.org/schematab.html>).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Object {
     kind: String,
     name: String,
@@ -35,7 +38,27 @@ struct Object {
 /// What the migrations made, by lowercase name.
 type Expected = HashMap<String, Object>;
 
-static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| expected(Schema::latest()));
+static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| {
+    let latest = Schema::latest();
+    kept()
+        .filter(|kept| kept.schema == latest.number())
+        .map_or_else(|| expected(latest), |kept| Ok(by_name(kept.objects)))
+});
+
+/// What the migrations up to a schema made.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    schema: i64,
+    objects: Vec<Object>,
+}
+
+fn kept() -> Option<Kept> {
+    serde_json::from_str(include_str!("schema.json")).ok()
+}
+
+fn by_name(objects: Vec<Object>) -> Expected {
+    objects.into_iter().map(|object| (object.name.to_lowercase(), object)).collect()
+}
 
 /// Refuses what no migration made and what could fire, with its name and what to do.
 ///
@@ -190,13 +213,13 @@ fn objects(connection: &Connection) -> rusqlite::Result<Vec<Object>> {
 }
 
 fn expected(schema: Schema) -> Result<Expected, String> {
-    let made = || -> rusqlite::Result<Expected> {
-        let mut memory = Connection::open_in_memory()?;
-        migrate_to(&mut memory, schema)?;
-        let all = objects(&memory)?;
-        Ok(all.into_iter().map(|object| (object.name.to_lowercase(), object)).collect())
-    };
-    made().map_err(|error| error.to_string())
+    made(schema).map(by_name).map_err(|error| error.to_string())
+}
+
+fn made(schema: Schema) -> rusqlite::Result<Vec<Object>> {
+    let mut memory = Connection::open_in_memory()?;
+    migrate_to(&mut memory, schema)?;
+    objects(&memory)
 }
 
 #[cfg(test)]
@@ -210,5 +233,19 @@ mod tests {
             migrate_to(&mut ledger, schema).expect("migrated");
             check(&ledger, Path::new("/x/ledger.db")).expect("nothing but ours");
         }
+    }
+
+    /// After a new migration: run it once with `PROCLEDGER_WRITE_SCHEMA=1`.
+    #[test]
+    fn the_schema_that_is_kept_is_what_the_migrations_make() {
+        let latest = Schema::latest();
+        let wanted = Kept { schema: latest.number(), objects: made(latest).expect("made") };
+        if std::env::var_os("PROCLEDGER_WRITE_SCHEMA").is_some() {
+            let text = serde_json::to_string_pretty(&wanted).expect("JSON") + "\n";
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/schema.json");
+            std::fs::write(file, text).expect("written");
+            return;
+        }
+        assert_eq!(kept(), Some(wanted), "run this test with PROCLEDGER_WRITE_SCHEMA=1");
     }
 }

@@ -125,7 +125,7 @@ fn a_trigger_that_came_later_held_a_run_for_ever() {
         if let Some(status) = running.child.try_wait().expect("a child") {
             break status;
         }
-        assert!(began.elapsed() < Duration::from_secs(240), "it hangs");
+        assert!(began.elapsed() < Duration::from_mins(4), "it hangs");
         thread::sleep(Duration::from_millis(100));
     };
     println!("run ended {status:?} after {:?}", began.elapsed());
