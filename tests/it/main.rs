@@ -109,3 +109,5 @@ mod tidy;
 mod two_instances;
 mod verbs;
 mod watch_service;
+mod watch_without_inotify;
+mod watch_workers;
