@@ -68,7 +68,7 @@ impl Outlet {
         self.0.changed.notify_all();
     }
 
-    /// Whether a write has failed, as at a pipe that nobody reads.
+    /// Whether a write has failed, as at a pipe without a reader.
     pub(crate) fn has_lost_its_reader(&self) -> bool {
         self.0.queue().is_closed
     }

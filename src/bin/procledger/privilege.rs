@@ -12,7 +12,7 @@ use nix::{
     sys::prctl::set_dumpable,
     unistd::{Gid, Uid, User, geteuid, initgroups, setgid, setgroups, setuid},
 };
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use crate::exit::{Failure, Result};
 
@@ -45,7 +45,7 @@ pub(crate) fn act_as_owner(ledger: &Path) -> Result<Option<Account>> {
     })
 }
 
-/// Whether this process began as root and has become somebody else.
+/// Whether this process began as root and has become another user.
 pub(crate) fn has_become_another() -> bool {
     HAS_BECOME.load(Ordering::Relaxed)
 }
@@ -70,19 +70,20 @@ fn become_user(uid: Uid, file_gid: Gid) -> nix::Result<Account> {
         setgid(file_gid)?;
     }
     setuid(uid)?;
-    // 3. Capabilities go with the uid, but not where the secure bits keep them (capabilities(7)).
-    drop_capabilities()?;
+    // 3. Capabilities go with the uid, except where the secure bits keep them (capabilities(7)).
+    drop_capabilities().map_err(|error| nix::Error::from_raw(error.raw_os_error()))?;
     // 4. Again, after what has just changed it.
     set_dumpable(false)?;
     HAS_BECOME.store(true, Ordering::Relaxed);
     Ok(Account { entry })
 }
 
-fn drop_capabilities() -> nix::Result<()> {
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    set_capabilities(None, none).map_err(|error| nix::Error::from_raw(error.raw_os_error()))
+fn drop_capabilities() -> rustix::io::Result<()> {
+    let none = CapabilitySet::empty();
+    let CapabilitySets { effective, permitted, inheritable } = capabilities(None)?;
+    // Asked first: a service's filter of system calls may refuse capset(2), which is hardly ever needed.
+    if effective | permitted | inheritable == none {
+        return Ok(());
+    }
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
 }

@@ -103,10 +103,10 @@ impl WatchArgs {
         let mut post = duty.hear(&path, copy(&stopper)?)?;
         stop_on_a_signal(signals, copy(&stopper)?, false);
         let stop_waiting = copy(&stop)?;
-        let done = context.and_then(|context| {
-            let names = post.names.take();
-            self.watch_one(&context, stop, &stopper, Some((&post, names)))
-        });
+        // Where the context fails the names are dropped here: a pipe that is not read would block their thread.
+        let names = post.names.take();
+        let done = context
+            .and_then(|context| self.watch_one(&context, stop, &stopper, Some((&post, names))));
         done.inspect_err(|failure| {
             output::complain(&failure.message);
             post.wait_for_change(&path, &stop_waiting);
@@ -122,14 +122,23 @@ impl WatchArgs {
         worker: Option<(&Post, Option<OwnedFd>)>,
     ) -> Result<Exit> {
         let mut notify = Notify::from_environment();
-        let tracker = self.keeping.apply(context.owner()).protected_names(self.protect).open()?;
+        let builder = self.keeping.apply(context.owner()).protected_names(self.protect);
         let (post, names) = worker.unzip();
+        // A worker opens first, which is fast, and then says that it begins a pass, which may take long.
+        let tracker = builder.reap_on_open(post.is_none()).open()?;
         let tell = |report: &Report| match print(report) {
             Ok(Reader::There) => {}
             Ok(Reader::Gone) => ask_to_stop(stopper),
             Err(failure) => output::complain(&failure.message),
         };
-        tell(tracker.startup_report());
+        match post {
+            Some(post) => {
+                // Where the supervisor has gone, the first turn notices.
+                let _ = post.begins_pass();
+                tell(&tracker.reap_orphans()?);
+            }
+            None => tell(tracker.startup_report()),
+        }
         let look_again = notify.interval().map_or(LOOK_AGAIN, |limit| limit.min(LOOK_AGAIN));
         let on_turn = |turn: &Turn<'_>| {
             if let Some(report) = turn.report {

@@ -6,7 +6,7 @@
 //! gets none: a user could fill the queue of all.
 
 use std::{
-    ffi::OsString,
+    ffi::{CStr, OsStr, OsString},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -104,10 +104,10 @@ impl Arrivals {
             && let Ok(event) = events.next()
         {
             let is_lost = event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
-            let name = event.file_name().map(|name| name.to_bytes());
+            let name = event.file_name().map(CStr::to_bytes);
             arrivals.push(Arrival {
                 watch: (!is_lost).then(|| event.wd()),
-                name: name.map(|name| std::ffi::OsStr::from_bytes(name).to_owned()),
+                name: name.map(|name| OsStr::from_bytes(name).to_owned()),
             });
         }
         arrivals

@@ -1,12 +1,13 @@
 //! A worker from the inside: what it does before and beside its work.
 //!
-//! It is executed by the supervisor's own user, which may be root, and becomes the owner of what it watches. From then on
-//! that owner may signal it, and must not get hold of anything in it that is root's: so, in this order,
+//! It is executed as the supervisor's own user, which may be root, and becomes the owner of what it watches. From then on
+//! that owner may signal it, and must not get hold of anything of root's in it. So, in this order,
 //!
-//! 1. every descriptor that was inherited is closed, but for the link and two pipes to the supervisor;
-//! 2. it is made undumpable, so that nobody but root reads its memory or environment, traces it or takes its descriptors
-//!    (`ptrace(2)`, "Ptrace access mode checking"; `pidfd_getfd(2)`; `/proc/PID/{fd,mem,environ}`);
-//! 3. it looks whether its ledger is there, which may hang in a dead mount: then the supervisor ends it;
+//! 1. every inherited descriptor is closed, except for the link and two pipes to the supervisor;
+//! 2. where it is root's, it is made undumpable: only root can read its memory or environment, trace it or take its
+//!    descriptors (ptrace(2), "Ptrace access mode checking"; `pidfd_getfd(2)`; `/proc/PID/{fd,mem,environ}`);
+//! 3. it looks whether its ledger is there, and which user owns it. Only root can do that in any folder, and it may hang in a dead
+//!    mount: then the supervisor kills it;
 //! 4. it becomes the owner.
 
 use std::{
@@ -42,9 +43,9 @@ use crate::{
     signals::{STOP, Signals},
 };
 
-/// What no event reports, as a folder that appears, is looked at this often.
+/// Changes that no event reports, such as a folder that appears, are looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// The same where no event is to be had.
+/// The same where there are no events.
 const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 /// A worker that has failed looks this often whether its file has changed.
 const LOOK_FOR_CHANGE: Duration = Duration::from_millis(500);
@@ -61,7 +62,7 @@ pub(crate) struct Duty {
 enum Events {
     /// By the supervisor: from its inotify instance, or each second.
     Supervisor(Watch),
-    /// The folder is another user's, and so is this worker soon: by an instance of its own.
+    /// The folder belongs to another user, as this worker does soon: by an inotify instance of its own.
     Own,
 }
 
@@ -109,7 +110,10 @@ impl Duty {
             Failure::because("failed to begin as a worker of another `watch`", &error)
         };
         close_inherited().map_err(failed)?;
-        nix::sys::prctl::set_dumpable(false).map_err(|error| failed(error.into()))?;
+        // An ordinary user's workers are that user's already, and trackers read from their environment which task they belong to.
+        if geteuid().is_root() {
+            nix::sys::prctl::set_dumpable(false).map_err(|error| failed(error.into()))?;
+        }
         let link = Link::of_worker().map_err(failed)?;
         let Some(Order::Inotify(inotify)) = link.next_order() else {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
@@ -132,7 +136,7 @@ impl Duty {
                 watch.inotify = None;
             }
             let is_missing = found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-            // Any other error is the ledger's, and told by what opens it.
+            // Any other error is reported by what opens the ledger.
             self.say(&if is_missing { Say::Missing } else { Say::Found })?;
             if !is_missing {
                 return Ok(true);
@@ -261,8 +265,8 @@ impl Post {
         self.link.say(&Say::BeginsPass)
     }
 
-    /// Says that the work cannot be done, and waits until the file at `path` has changed, or the supervisor ends it to let
-    /// another worker try: that one can look without having to hang for it.
+    /// Says that the work cannot be done, and waits until the file at `path` has changed, or the supervisor ends this worker
+    /// to let another one try. It is done here and not by the supervisor, which would hang with a dead mount.
     pub(crate) fn wait_for_change(&self, path: &Path, stop: &OwnedFd) {
         let _ = self.link.say(&Say::Failed);
         let before = mark(path);
@@ -280,7 +284,7 @@ impl Post {
     }
 }
 
-/// A worker for a folder: lists its ledgers until it is told to stop.
+/// A worker for a folder: lists its ledgers until it is ordered to stop.
 pub(crate) fn serve_folder(folder: &Path) -> Result<Exit> {
     let mut duty = Duty::take_on()?;
     let signals = &Signals::block(&STOP)?;
@@ -296,18 +300,18 @@ pub(crate) fn serve_folder(folder: &Path) -> Result<Exit> {
             }
             list(folder)
         });
-        let (list, is_missing) = match listed {
-            Ok(list) => (list, false),
+        let (found, is_missing) = match listed {
+            Ok(found) => (found, false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => ((BTreeSet::new(), 0), true),
             Err(error) => return fail_to_list(duty, folder, &error),
         };
-        if last.as_ref() != Some(&list) {
+        if last.as_ref() != Some(&found) {
             duty.say(&Say::ListBegins)?;
-            for name in &list.0 {
+            for name in &found.0 {
                 duty.say(&Say::Name(name.clone()))?;
             }
-            duty.say(&Say::ListEnds(list.1))?;
-            last = Some(list);
+            duty.say(&Say::ListEnds(found.1))?;
+            last = Some(found);
         }
         duty.say(&if is_missing { Say::Missing } else { Say::Looked })?;
         if let Woken::Stop = duty.wait(signals)? {
@@ -320,7 +324,8 @@ fn fail_to_list(duty: Duty, folder: &Path, error: &io::Error) -> Result<Exit> {
     complain(&format!("failed to list the folder: {error}"));
     let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| Failure::because("failed to create a pipe", &error))?;
-    duty.hear(folder, stopper)?.wait_for_change(folder, &stop);
+    let post = Post { names: None, ..duty.hear(folder, stopper)? };
+    post.wait_for_change(folder, &stop);
     Ok(Exit::FAILED)
 }
 
@@ -362,7 +367,7 @@ fn mark(path: &Path) -> Option<Mark> {
     })
 }
 
-/// The folder whose entries tell whether a ledger is there.
+/// The folder in which a ledger appears.
 fn folder_of(ledger: &Path) -> &Path {
     ledger.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -383,5 +388,36 @@ fn timespec(limit: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(limit.subsec_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_very_many_ledgers_is_listed_up_to_a_limit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for index in 0..LEDGERS + 200 {
+            fs::write(folder.path().join(format!("{index}.db")), "").expect("a file");
+        }
+        for other in ["x.json", "x.db-wal", "db"] {
+            fs::write(folder.path().join(other), "").expect("a file");
+        }
+        fs::create_dir(folder.path().join("folder.db")).expect("a folder");
+        let (names, left_out) = list(folder.path()).expect("a list");
+        assert_eq!((names.len(), left_out), (LEDGERS, 200));
+    }
+
+    #[test]
+    fn a_file_that_changes_gets_another_mark() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.db");
+        assert_eq!(mark(&path), None);
+        fs::write(&path, "a").expect("a file");
+        let first = mark(&path);
+        assert_eq!(mark(&path), first);
+        fs::write(&path, "ab").expect("a file");
+        assert_ne!(mark(&path), first);
     }
 }

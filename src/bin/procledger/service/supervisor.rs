@@ -26,10 +26,12 @@ use crate::{
 
 /// At the least so often it looks after its workers.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// Workers without events are told to look this often.
+/// Workers without events are ordered to look this often.
 const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
-/// So many workers are started in one turn: each costs a millisecond or more.
-const STARTS: usize = 16;
+/// So many workers start at the same time: a thousand at once would all be slow, and be taken for hanging.
+const STARTS: usize = 32;
+/// While more are due than may start.
+const STARTS_AGAIN: Duration = Duration::from_millis(20);
 /// A worker stops within milliseconds, or after the pass that it is in; one that takes longer is killed, which loses nothing:
 /// what it had claimed is the next one's.
 const STOP_LIMIT: Duration = Duration::from_secs(4);
@@ -64,7 +66,7 @@ struct Supervisor {
     arrivals: Arrivals,
     notify: Notify,
     arguments: Vec<String>,
-    /// When workers without events were told to look.
+    /// When workers without events were last ordered to look.
     last_look: Instant,
 }
 
@@ -74,7 +76,7 @@ impl Supervisor {
             self.pick_up();
             let is_more_due = self.advance();
             self.report();
-            self.wait(if is_more_due { Duration::ZERO } else { self.limit() })?;
+            self.wait(if is_more_due { STARTS_AGAIN } else { self.limit() })?;
             if self.hear() || output::reader() == Reader::Gone {
                 self.stop()?;
                 return Ok(Exit::DONE);
@@ -88,7 +90,8 @@ impl Supervisor {
 
     /// Starts the workers that are due, not too many at once; whether there are more.
     fn advance(&mut self) -> bool {
-        let mut left = STARTS;
+        let starting = self.all().filter(|it| it.is_starting()).count();
+        let mut left = STARTS.saturating_sub(starting);
         for watched in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
             watched.advance();
             if watched.is_due() {
@@ -122,20 +125,23 @@ impl Supervisor {
     fn report(&mut self) {
         let watched = self.ledgers.values().filter(|ledger| ledger.is_watched()).count();
         let all = self.ledgers.len();
-        let (mut troubles, mut left_out) = (String::new(), 0);
+        let (mut troubles, mut left_out) = (Vec::new(), 0);
+        let mut room = TROUBLES;
         for it in self.folders.iter().chain(self.ledgers.values()) {
             let Some(trouble) = it.trouble() else { continue };
             let trouble = format!("; {}: {trouble}", it.path().display());
-            if troubles.len() + trouble.len() > TROUBLES {
-                left_out += 1;
-            } else {
-                troubles += &trouble;
+            match room.checked_sub(trouble.len()) {
+                Some(left) => {
+                    room = left;
+                    troubles.push(trouble);
+                }
+                None => left_out += 1,
             }
         }
         if left_out > 0 {
-            troubles += &format!("; and {left_out} more");
+            troubles.push(format!("; and {left_out} more"));
         }
-        let status = format!("watching {watched} of {all} ledgers{troubles}");
+        let status = format!("watching {watched} of {all} ledgers{}", troubles.concat());
         if self.folders.iter().chain(self.ledgers.values()).all(Watched::is_settled) {
             self.notify.ready(&status);
         } else {
@@ -214,9 +220,12 @@ impl Supervisor {
 
     /// Workers whose folders cannot be watched look each second, and try again to have them watched from time to time.
     fn look_without_events(&mut self) {
-        let all = self.folders.iter().chain(self.ledgers.values());
-        let Some(error) = all.filter_map(|it| it.without_watch).next() else {
-            self.arrivals.recover();
+        let mut all = self.folders.iter().chain(self.ledgers.values());
+        let Some(error) = all.find_map(|it| it.without_watch) else {
+            // Not where they are all between two workers.
+            if self.folders.iter().chain(self.ledgers.values()).any(|it| it.watch.is_some()) {
+                self.arrivals.recover();
+            }
             return;
         };
         self.arrivals.complain(Errno::from_raw_os_error(error));
@@ -251,7 +260,7 @@ impl Supervisor {
         for it in self.folders.iter().chain(self.ledgers.values()).filter(|it| it.is_running()) {
             let path = it.path().display();
             to_stderr(&crate::render::escape(&format!(
-                "procledger: {path}: its worker hangs in the kernel and is left: it was killed, and ends once the kernel lets it"
+                "procledger: {path}: its worker hangs in the kernel and is left behind; it was killed, and ends once its system call returns"
             )));
         }
         Ok(())

@@ -24,7 +24,7 @@ const LONGEST_REST: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(1);
 /// A worker that was asked to stop, or killed, is dead sooner than this.
 const END_LIMIT: Duration = Duration::from_secs(5);
-/// So many ledgers of one folder are watched: each costs a process, and the folder may be somebody else's.
+/// So many ledgers of one folder are watched: each takes a process, and the folder may belong to another user.
 pub(super) const LEDGERS: usize = 1000;
 /// The reason for a failure is the last of these.
 const COMPLAINTS: usize = 16;
@@ -74,7 +74,7 @@ pub(super) struct Watched {
     is_stuck: bool,
     /// Its watch in the supervisor's inotify instance, where it has one.
     pub(super) watch: Option<i32>,
-    /// It could not have one, for this errno, and has to be told to look each second.
+    /// It could not have one, for this errno, and is ordered to look each second.
     pub(super) without_watch: Option<i32>,
 }
 
@@ -122,6 +122,11 @@ impl Watched {
         matches!(self.state, State::Resting { until } if until <= Instant::now())
     }
 
+    /// Its worker has begun a moment ago.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(&self.state, State::Running(worker) if worker.is_starting())
+    }
+
     /// Starts a worker.
     pub(super) fn start(&mut self, arguments: &[String], inotify: Option<OwnedFd>) {
         self.rest = (self.rest * 2).clamp(REST, LONGEST_REST);
@@ -158,7 +163,7 @@ impl Watched {
                 } else if !self.is_stuck {
                     self.is_stuck = true;
                     self.complain(
-                        "its worker hangs in the kernel and cannot be killed: it is replaced once it is dead",
+                        "its worker hangs in the kernel and cannot be killed; it is replaced once it is dead",
                     );
                 }
             }
@@ -180,9 +185,9 @@ impl Watched {
         self.state = match state {
             State::Running(mut worker) => {
                 if kill {
-                    worker.kill()
+                    worker.kill();
                 } else {
-                    worker.stop()
+                    worker.stop();
                 }
                 State::Ending { worker, since, is_killed: kill }
             }
@@ -198,7 +203,7 @@ impl Watched {
         };
         let before = worker.phase();
         let News { done, complaints, said, is_too_much, ended } = worker.news();
-        let (phase, is_old) = (worker.phase(), worker.age() > LONG);
+        let (phase, works, is_old) = (worker.phase(), worker.works(), worker.age() > LONG);
         for line in done {
             output::print_aside(&framed(&self.path, &line));
         }
@@ -206,7 +211,7 @@ impl Watched {
         for say in said {
             self.note(&say);
         }
-        if matches!(phase, Phase::Settled | Phase::InPass) {
+        if works {
             (self.failure, self.has_reported_missing) = (None, false);
             for line in std::mem::take(&mut self.complaints) {
                 self.complain(&line);
@@ -221,7 +226,7 @@ impl Watched {
             self.fail(why.unwrap_or_else(|| "its worker failed".to_owned()));
         }
         if is_too_much {
-            self.kill("its worker said more than a worker may, and is replaced");
+            self.kill("its worker printed too much (16 MiB at once, or more than 64 KiB a second for long): it is killed and replaced");
         }
         if let Some(status) = ended {
             self.bury(&status.to_string(), is_old);
@@ -244,7 +249,7 @@ impl Watched {
             Say::ListBegins | Say::Name(_) | Say::ListEnds(_) => self.list(say),
             _ => {}
         }
-        // What happened before the watch was known here was reported to nobody.
+        // Events that came before the number of the watch was known here were not passed on.
         if matches!(say, Say::Watch(_)) {
             self.order(&Order::Look);
         }
@@ -319,14 +324,13 @@ impl Watched {
     /// Opened, missing, or failed: nothing that `READY=1` has to wait for.
     pub(super) fn is_settled(&self) -> bool {
         match self.phase() {
-            Some(Phase::Looking | Phase::Opening) => self.failure.is_some(),
-            Some(Phase::Missing | Phase::Settled | Phase::InPass | Phase::Failed) => true,
-            None => self.failure.is_some(),
+            Some(Phase::Missing | Phase::Failed) => true,
+            _ => self.is_watched() || self.failure.is_some(),
         }
     }
 
     pub(super) fn is_watched(&self) -> bool {
-        matches!(self.phase(), Some(Phase::Settled | Phase::InPass))
+        matches!(&self.state, State::Running(worker) if worker.works())
     }
 
     pub(super) fn is_missing(&self) -> bool {

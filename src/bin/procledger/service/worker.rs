@@ -20,17 +20,17 @@ use crate::pin::Pin;
 
 /// The first look at a path takes microseconds, or for ever: a dead mount (NFS, FUSE) does not answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// A ledger is opened in milliseconds. A pass that meets another reaper waits 10 s for it, and a stuck process takes a few
-/// more.
-const OPENING_LIMIT: Duration = Duration::from_mins(2);
-/// A worker that has nothing to do looks every five seconds.
+/// A ledger is opened in milliseconds, where another process has locked it in a few seconds; and a worker that has nothing to
+/// do looks every five seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 /// A pass waits for the graces of the trees that it ends, and a person may have set long ones.
 const PASS_LIMIT: Duration = Duration::from_mins(10);
+/// A worker that takes longer to start than this waits for something.
+const START: Duration = Duration::from_secs(2);
 /// So many messages of one worker are heard in one turn.
 const MESSAGES: usize = 1024;
 /// All that a worker's environment holds. The environment of a service may have secrets of root's in it, and a worker acts as
-/// somebody else. The token is kept: by it a tracker that runs the whole watch as a task knows what belongs to that task.
+/// another user. The token is kept: a tracker that runs the whole watch as a task knows by it what belongs to that task.
 const ENVIRONMENT: [&str; 3] = ["PROCLEDGER_LOG", "PROCLEDGER_TOKEN", "TZ"];
 
 /// What a worker is for.
@@ -47,7 +47,7 @@ pub(super) enum Phase {
     Looking,
     Missing,
     Opening,
-    /// It has opened its ledger and ended what was left there, or listed its folder.
+    /// It has looked at its ledger or folder, and does so again when something happens.
     Settled,
     InPass,
     Failed,
@@ -75,12 +75,14 @@ pub(super) struct Worker {
     out: Lines<ChildStdout>,
     err: Lines<ChildStderr>,
     allowance: Allowance,
-    /// `None` once it was told to stop.
+    /// `None` once it was ordered to stop.
     link: Option<Link>,
     /// An order did not fit into the link: it has to look at everything.
     owes_look: bool,
     started: Instant,
     phase: Phase,
+    /// It has opened its ledger and ended what was left there, or listed its folder.
+    has_looked: bool,
     last_sign: Instant,
 }
 
@@ -106,6 +108,7 @@ impl Worker {
             owes_look: false,
             started: Instant::now(),
             phase: Phase::Looking,
+            has_looked: false,
             last_sign: Instant::now(),
         })
     }
@@ -114,24 +117,40 @@ impl Worker {
         self.phase
     }
 
+    /// It does its work.
+    pub(super) fn works(&self) -> bool {
+        self.has_looked && matches!(self.phase, Phase::Settled | Phase::InPass)
+    }
+
+    /// Nothing is known of it yet, and it has not had the time for more.
+    pub(super) fn is_starting(&self) -> bool {
+        let has_begun = !self.has_looked && !matches!(self.phase, Phase::Missing | Phase::Failed);
+        has_begun && self.age() < START
+    }
+
     pub(super) fn age(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// What it does for longer than that should take, if so.
+    /// Which limit it has exceeded, if any.
     pub(super) fn hangs(&self) -> Option<&'static str> {
         let (limit, what) = match self.phase {
             Phase::Looking => (
                 ANSWER_LIMIT,
-                "its path does not answer for 10 s, as in a dead mount: the worker is ended, and another one tries again",
+                "its path has not answered for 10 s, as on a dead mount: its worker is killed and replaced",
             ),
-            Phase::Opening => {
-                (OPENING_LIMIT, "its worker has not opened it for 2 min and is replaced")
-            }
-            Phase::InPass => (PASS_LIMIT, "its worker is in a pass for 10 min and is replaced"),
-            Phase::Missing | Phase::Settled => {
-                (SILENCE_LIMIT, "its worker has given no sign of life for 20 s and is replaced")
-            }
+            Phase::Opening => (
+                SILENCE_LIMIT,
+                "its worker has not opened it within 20 s: it is killed and replaced",
+            ),
+            Phase::InPass => (
+                PASS_LIMIT,
+                "its worker has been in one pass for 10 min: it is killed and replaced",
+            ),
+            Phase::Missing | Phase::Settled => (
+                SILENCE_LIMIT,
+                "its worker has given no sign of life for 20 s: it is killed and replaced",
+            ),
             Phase::Failed => return None,
         };
         (self.last_sign.elapsed() > limit).then_some(what)
@@ -204,6 +223,7 @@ impl Worker {
             Say::Failed => Phase::Failed,
             Say::Watch(_) | Say::NoWatch(_) | Say::ListBegins | Say::Name(_) => self.phase,
         };
+        self.has_looked |= self.phase == Phase::Settled;
         self.last_sign = Instant::now();
     }
 
