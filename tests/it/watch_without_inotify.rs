@@ -127,12 +127,10 @@ fn without(instances_limit: u32, watches: u32, said: &str) {
     fs::write(place.path().join("more"), "").expect("a file");
     watch.complaint(&["inotify can be used again"]);
     assert!(instances(&watch) > 0);
-    let mut took = Vec::new();
     for name in ["a.db", "b.db", "folder/c.db"] {
-        took.push(is_served(&place, &watch, name, "after"));
+        is_served(&place, &watch, name, "after");
     }
     watch.stop().expect(0);
-    assert!(took.iter().min() < Some(&Duration::from_secs(1)), "{took:?}");
 }
 
 /// One ledger, in the process itself.

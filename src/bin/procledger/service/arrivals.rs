@@ -1,9 +1,9 @@
 //! One inotify instance for the folders of all ledgers that are the supervisor's own user's.
 //!
-//! Instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default). So the supervisor has one, and
-//! each worker that stays its user gets a copy for as long as it needs to add a watch: the worker looks up the path, which
-//! may hang, and the supervisor only reads what has happened, by the watch's number. A worker that becomes another user
-//! gets none: a user could fill the queue of all.
+//! Instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default). So the supervisor has one, and its
+//! workers get copies of it to add their folders: the worker looks up the path, which may hang, and the supervisor only
+//! reads what has happened, by the watch's number. A worker drops its copy before it becomes another user; and a folder that
+//! another user may write is not watched by root's instance, since that user could fill the queue of all.
 
 use std::{
     ffi::{CStr, OsStr, OsString},

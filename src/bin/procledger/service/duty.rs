@@ -62,7 +62,7 @@ pub(crate) struct Duty {
 enum Events {
     /// By the supervisor: from its inotify instance, or each second.
     Supervisor(Watch),
-    /// The folder belongs to another user, as this worker does soon: by an inotify instance of its own.
+    /// Another user may write the folder: by an inotify instance of its own.
     Own,
 }
 
@@ -75,11 +75,11 @@ struct Watch {
 }
 
 impl Watch {
-    /// Has the folder watched, also where another one is in its place now. `false` where it is none of the supervisor's
-    /// user: it is to be watched by its owner.
+    /// Has the folder watched, also where another one is in its place now. `false` where another user than root could fill
+    /// the queue of root's instance there: the worker is to have one of its own.
     fn refresh(&mut self, link: &Link, folder: &Path) -> bool {
         let Ok(found) = fs::metadata(folder) else { return true };
-        if geteuid().is_root() && found.uid() != 0 {
+        if geteuid().is_root() && (found.uid() != 0 || found.mode() & 0o022 != 0) {
             return false;
         }
         let id = (found.dev(), found.ino());

@@ -197,8 +197,9 @@ impl Watched {
 
     /// Passes on some of what the worker says.
     pub(super) fn hear(&mut self) {
-        let worker = match &mut self.state {
-            State::Running(worker) | State::Ending { worker, .. } => worker,
+        let (worker, is_ending) = match &mut self.state {
+            State::Running(worker) => (worker, false),
+            State::Ending { worker, .. } => (worker, true),
             State::Resting { .. } => return,
         };
         let before = worker.phase();
@@ -211,8 +212,10 @@ impl Watched {
         for say in said {
             self.note(&say);
         }
-        if works {
+        if works && !is_ending {
             (self.failure, self.has_reported_missing) = (None, false);
+        }
+        if works {
             for line in std::mem::take(&mut self.complaints) {
                 self.complain(&line);
             }
@@ -225,7 +228,7 @@ impl Watched {
             let why = self.complaints.pop();
             self.fail(why.unwrap_or_else(|| "its worker failed".to_owned()));
         }
-        if is_too_much {
+        if is_too_much && !is_ending {
             self.kill("its worker printed too much (16 MiB at once, or more than 64 KiB a second for long): it is killed and replaced");
         }
         if let Some(status) = ended {
