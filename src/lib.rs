@@ -137,7 +137,7 @@
 //! | starting programs | [`Job`], [`Tracker::spawn`], [`Process`] |
 //! | processes that were started by other means | [`Tracker::register`], [`Tracker::unregister`] |
 //! | ending | [`Tracker::terminate`], [`Tracker::kill`], [`Tracker::shutdown`] |
-//! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_turns`] |
+//! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_turns`], [`Tracker::watch_named`] |
 //! | reading without changing anything | [`Ledger`], [`diagnose`] |
 //! | metrics | [`Tracker::metrics`], [`Ledger::metrics`], [`Metrics::to_prometheus`] |
 //!

@@ -67,6 +67,7 @@ mod tie;
 mod trees;
 mod wal;
 mod watch;
+mod watch_folder;
 
 use std::sync::Arc;
 

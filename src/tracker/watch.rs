@@ -1,15 +1,15 @@
 //! Reaping for other instances, the moment they die.
 //!
-//! Their deaths come from the kernel, by a pidfd each; that a new one has opened the ledger comes from inotify, since each
-//! makes a lock file beside it, and that an exec has replaced one, since it closes that file. An instance of another PID namespace has no pidfd here: it is looked at again at intervals.
+//! Their deaths come from the kernel, by a pidfd each; that a new one has opened the ledger comes from the ledger's folder
+//! ([`Folder`]), since each makes a lock file beside it, and that an exec has replaced one, since it closes that file. An
+//! instance of another PID namespace has no pidfd here: it is looked at again at intervals.
 
 use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
-    mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::MetadataExt},
+        unix::fs::MetadataExt,
     },
     sync::Arc,
     time::{Duration, Instant},
@@ -17,14 +17,15 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::inotify,
+    fs::OFlags,
     io::Errno,
 };
 
 use super::{
     Tracker,
-    liveness::{Life, is_lock_name},
+    liveness::Life,
     shared::Shared,
+    watch_folder::{Change, Folder},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -34,6 +35,8 @@ use crate::{
 
 /// What the kernel does not tell is looked at this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The folder is listed this often while there is no inotify.
+const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 /// What is about to happen, and is not told by the kernel, is looked at this often, for as long as [`LOOK_AGAIN`].
 const LOOK_SOON: Duration = Duration::from_millis(5);
 
@@ -44,11 +47,17 @@ pub struct Turn<'a> {
     pub watched: usize,
     /// What a pass found, where one was needed and found something.
     pub report: Option<&'a Report>,
+    /// An orphan pass is about to run, which may take as long as the graces of the trees that it ends. The turn itself
+    /// follows, with the report.
+    pub begins_pass: bool,
 }
 
 impl Tracker {
     /// Ends what dead instances leave as soon as they die, until `stop` becomes readable or is closed by its other end.
     /// `on_report` gets the report of every pass that found something.
+    ///
+    /// New instances are noticed by inotify(7). Where no instance or watch of it can be had, the ledger's folder is listed
+    /// each second, and the log says so once.
     ///
     /// # Errors
     ///
@@ -61,33 +70,68 @@ impl Tracker {
         })
     }
 
+    /// The same, and `on_turn` is called after each turn, at the latest every `look_again`, or 5 s where that is less, and
+    /// before each pass: a program that has to prove that the watch is alive does it there.
+    ///
+    /// # Errors
+    ///
+    /// What goes wrong in one pass is logged, and the watch goes on. [`is_not_found`](Error::is_not_found) once the ledger
+    /// was removed, or another file is in its place: what is opened there from then on would not be watched.
+    pub fn watch_turns(
+        &self,
+        stop: OwnedFd,
+        look_again: Duration,
+        on_turn: impl FnMut(&Turn<'_>),
+    ) -> Result<()> {
+        let folder = Folder::watched(self.inner.shared.store.path());
+        self.watch_by(folder, stop, look_again, on_turn)
+    }
+
+    /// The same without an inotify instance of its own, for a program that watches the folders of many ledgers with one.
+    ///
+    /// `names` is a pipe of names of files that were made or removed in the ledger's folder, each ended by a NUL byte; an
+    /// empty name means that some may be missing, and has the folder listed. It is set non-blocking. Once its other end is
+    /// closed the folder is watched as [`watch_turns`](Self::watch_turns) does it.
+    ///
+    /// # Errors
+    ///
+    /// As [`watch_turns`](Self::watch_turns), and where `names` cannot be set non-blocking.
+    pub fn watch_named(
+        &self,
+        names: OwnedFd,
+        stop: OwnedFd,
+        look_again: Duration,
+        on_turn: impl FnMut(&Turn<'_>),
+    ) -> Result<()> {
+        rustix::fs::fcntl_getfl(&names)
+            .and_then(|flags| rustix::fs::fcntl_setfl(&names, flags | OFlags::NONBLOCK))
+            .map_err(|error| Error::os("failed to set the pipe of names non-blocking", error))?;
+        let folder = Folder::reported(self.inner.shared.store.path(), names);
+        self.watch_by(folder, stop, look_again, on_turn)
+    }
+
     #[expect(
         clippy::needless_pass_by_value,
         reason = "the descriptor is the watch's own until it ends"
     )]
-    /// The same, and `on_turn` is called after each turn, at the latest every `look_again`, or 5 s where that is less: who
-    /// has to prove that the watch is alive does it there.
-    ///
-    /// # Errors
-    ///
-    /// When the ledger's folder cannot be watched. What goes wrong in one pass is logged, and the watch goes on.
-    /// [`is_not_found`](Error::is_not_found) once the ledger was removed, or another file is in its place: what is opened
-    /// there from then on would not be watched.
-    pub fn watch_turns(
+    fn watch_by(
         &self,
+        folder: Folder,
         stop: OwnedFd,
         look_again: Duration,
         mut on_turn: impl FnMut(&Turn<'_>),
     ) -> Result<()> {
         let shared = &self.inner.shared;
         shared.check_usable()?;
-        let mut watching = Watching::new(shared)?;
+        let mut watching = Watching::new(shared, folder);
         loop {
             if let Err(error) = watching.refresh() {
                 tracing::error!("failed to list the instances: {error}; it is tried again");
             }
-            let report = shared.pass_where_needed();
-            on_turn(&Turn { watched: watching.others.len(), report: report.as_ref() });
+            let watched = watching.others.len();
+            let begins = || on_turn(&Turn { watched, report: None, begins_pass: true });
+            let report = shared.pass_where_needed(begins);
+            on_turn(&Turn { watched, report: report.as_ref(), begins_pass: false });
             check_is_there(shared)?;
             if watching.wait(&stop, look_again.min(LOOK_AGAIN))? == Wake::Stop {
                 return Ok(());
@@ -98,11 +142,14 @@ impl Tracker {
 
 impl Shared {
     /// What an orphan pass found, where there is somebody to reap for.
-    fn pass_where_needed(self: &Arc<Self>) -> Option<Report> {
+    fn pass_where_needed(self: &Arc<Self>, begins: impl FnOnce()) -> Option<Report> {
         let needed = needs_a_pass(self).unwrap_or_else(|error| {
             tracing::error!("failed to judge the instances: {error}; it is tried again");
             false
         });
+        if needed {
+            begins();
+        }
         let report = needed.then(|| self.reap_orphans())?;
         match report {
             Ok(report) => Some(report).filter(|it| !it.endings.is_empty() || !it.errors.is_empty()),
@@ -148,8 +195,7 @@ struct Ready {
 /// Who is watched.
 struct Watching<'a> {
     shared: &'a Shared,
-    /// inotify on the ledger's folder.
-    folder: OwnedFd,
+    folder: Folder,
     others: HashMap<InstanceId, Arc<PidFd>>,
     /// Lock files whose instances are not in the ledger yet, and when they were seen: the file is made before the row.
     expected: HashMap<OsString, Instant>,
@@ -159,17 +205,20 @@ struct Watching<'a> {
 }
 
 impl<'a> Watching<'a> {
-    fn new(shared: &'a Shared) -> Result<Self> {
-        let folder = watch_folder(shared)?;
-        // Who is on the way into the ledger has made its file before we looked.
-        let expected = locks(shared).into_iter().map(|name| (name, Instant::now())).collect();
+    fn new(shared: &'a Shared, mut folder: Folder) -> Self {
+        // An instance on its way into the ledger has made its file before we looked.
+        let expected = folder.list().into_iter().map(|name| (name, Instant::now())).collect();
         let (others, undecided) = (HashMap::new(), HashMap::new());
-        Ok(Self { shared, folder, others, expected, undecided })
+        Self { shared, folder, others, expected, undecided }
     }
 
     /// Opens a pidfd for each living instance that has none yet.
     fn refresh(&mut self) -> Result<()> {
         let shared = self.shared;
+        self.folder.refresh();
+        if self.folder.is_listed() {
+            self.list();
+        }
         // From then on the looks at intervals find it, if it ever comes.
         self.expected.retain(|_, seen| seen.elapsed() < LOOK_AGAIN);
         let instances = shared.store.instances_to_judge()?;
@@ -194,10 +243,16 @@ impl<'a> Watching<'a> {
         Ok(())
     }
 
+    fn list(&mut self) {
+        let new = self.folder.list();
+        self.expected.extend(new.into_iter().map(|name| (name, Instant::now())));
+    }
+
     /// Sleeps until there is something to look at. Other files in the folder, such as an export, are not.
     fn wait(&mut self, stop: &OwnedFd, look_again: Duration) -> Result<Wake> {
         let nothing_soon = self.expected.is_empty() && self.undecided.is_empty();
-        let limit = if nothing_soon { look_again } else { LOOK_SOON };
+        let rest = if self.folder.is_listed() { LOOK_WITHOUT_EVENTS } else { look_again };
+        let limit = if nothing_soon { rest.min(look_again) } else { LOOK_SOON };
         let until = Instant::now() + limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -219,8 +274,12 @@ impl<'a> Watching<'a> {
     fn poll(&self, stop: &OwnedFd, limit: Duration) -> Result<Ready> {
         let (ids, pidfds): (Vec<InstanceId>, Vec<&Arc<PidFd>>) =
             self.others.iter().map(|(id, fd)| (*id, fd)).unzip();
-        let mut fds =
-            vec![PollFd::new(stop, PollFlags::IN), PollFd::new(&self.folder, PollFlags::IN)];
+        // Where no event comes from the folder, `stop` stands in its place.
+        let folder = self.folder.fd();
+        let mut fds = vec![
+            PollFd::new(stop, PollFlags::IN),
+            PollFd::from_borrowed_fd(folder.unwrap_or(stop.as_fd()), PollFlags::IN),
+        ];
         fds.extend(pidfds.iter().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
         match poll(&mut fds, Some(&timespec(limit))) {
             Ok(_) => {}
@@ -231,57 +290,28 @@ impl<'a> Watching<'a> {
         let died = ids.into_iter().zip(&fds[2..]).filter(|(_, fd)| is_ready(fd));
         Ok(Ready {
             stop: is_ready(&fds[0]),
-            folder: is_ready(&fds[1]),
+            folder: folder.is_some() && is_ready(&fds[1]),
             died: died.map(|(id, _)| id).collect(),
         })
     }
 
     /// Notes which lock files are new; whether there was anything that concerns the ledger.
     fn read_folder(&mut self) -> bool {
-        let ledger = self.shared.store.path();
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut events = inotify::Reader::new(&self.folder, &mut buffer);
-        let mut relevant = false;
-        while let Ok(event) = events.next() {
-            let name = OsStr::from_bytes(event.file_name().map_or(b"", |name| name.to_bytes()));
-            let is_lock = is_lock_name(ledger, name);
-            if event.events().contains(inotify::ReadFlags::CLOSE_WRITE) {
-                // An exec closes the lock of the image that it replaces; no death tells of that one.
-                relevant |= is_lock;
-                continue;
-            }
-            // Without a name it is about the folder, or events were lost.
-            relevant |= is_lock || name.is_empty() || ledger.file_name() == Some(name);
-            if is_lock && event.events().contains(inotify::ReadFlags::CREATE) {
-                self.expected.insert(name.to_owned(), Instant::now());
-            } else {
-                self.expected.remove(name);
+        let changes = self.folder.changes();
+        for change in &changes {
+            match change {
+                Change::LockMade(name) => {
+                    self.expected.insert(name.clone(), Instant::now());
+                }
+                Change::LockRemoved(name) => drop(self.expected.remove(name)),
+                // An exec closes the lock of the image that it replaces; no death reports that one.
+                Change::LockClosed => {}
+                // Names may have been lost with it.
+                Change::Other => self.list(),
             }
         }
-        relevant
+        !changes.is_empty() || self.folder.is_listed()
     }
-}
-
-fn watch_folder(shared: &Shared) -> Result<OwnedFd> {
-    let folder = shared.store.path().parent().unwrap_or_else(|| shared.store.path());
-    let failed = |error: Errno| Error::os(format!("failed to watch `{}`", folder.display()), error);
-    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-        .map_err(failed)?;
-    let events = inotify::WatchFlags::CREATE
-        | inotify::WatchFlags::CLOSE_WRITE
-        | inotify::WatchFlags::DELETE
-        | inotify::WatchFlags::MOVED_TO
-        | inotify::WatchFlags::MOVED_FROM;
-    inotify::add_watch(&fd, folder, events).map_err(failed)?;
-    Ok(fd)
-}
-
-/// Names of the lock files beside the ledger; where they cannot be listed, none.
-fn locks(shared: &Shared) -> Vec<OsString> {
-    let ledger = shared.store.path();
-    let folder = ledger.parent().and_then(|folder| std::fs::read_dir(folder).ok());
-    let names = folder.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
-    names.filter(|name| is_lock_name(ledger, name)).collect()
 }
 
 /// A pass is for instances that died, or stopped and left something: not for every file in the folder.

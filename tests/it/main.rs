@@ -131,4 +131,6 @@ mod two_instances;
 mod verbs;
 mod volumes;
 mod watch_service;
+mod watch_without_inotify;
+mod watch_workers;
 mod zombies_of_tasks;

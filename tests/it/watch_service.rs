@@ -29,35 +29,35 @@ use crate::{
 };
 
 /// A `watch` whose lines are heard.
-struct Watch {
-    child: Child,
-    out: Receiver<String>,
-    err: Receiver<String>,
-    heard: Vec<String>,
+pub(crate) struct Watch {
+    pub(crate) child: Child,
+    pub(crate) out: Receiver<String>,
+    pub(crate) err: Receiver<String>,
+    pub(crate) heard: Vec<String>,
 }
 
 impl Watch {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.spawn().expect("procledger");
         let out = lines(child.stdout.take().expect("piped"));
         let err = lines(child.stderr.take().expect("piped"));
         Self { child, out, err, heard: Vec::new() }
     }
 
-    fn on(place: &Place, args: &[&str]) -> Self {
+    pub(crate) fn on(place: &Place, args: &[&str]) -> Self {
         Self::start(bare(place).arg("watch").args(args).current_dir(place.path()))
     }
 
     /// A line on stdout that holds all of these.
     #[track_caller]
-    fn done(&self, parts: &[&str]) {
+    pub(crate) fn done(&self, parts: &[&str]) {
         let line = self.out.recv_timeout(PATIENCE).expect("watch tells what it ended");
         assert!(parts.iter().all(|part| line.contains(part)), "{parts:?}: {line}");
     }
 
     /// A line on stderr that holds all of these, whatever comes before it.
     #[track_caller]
-    fn complaint(&mut self, parts: &[&str]) {
+    pub(crate) fn complaint(&mut self, parts: &[&str]) {
         let is = |line: &String| parts.iter().all(|part| line.contains(part));
         while !self.heard.iter().any(is) {
             let next = self.err.recv_timeout(PATIENCE);
@@ -65,23 +65,23 @@ impl Watch {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let fd = pidfd(self.child.id()).expect("it is ours and not waited for");
         pidfd_send_signal(fd.as_fd(), signal).expect("a signal");
     }
 
-    fn stop(self) -> Answer {
+    pub(crate) fn stop(self) -> Answer {
         self.signal(Signal::TERM);
         finish(self.child)
     }
 
-    fn crash(mut self) {
+    pub(crate) fn crash(mut self) {
         self.signal(Signal::KILL);
         self.child.wait().expect("reaped");
     }
 
     /// The worker for this ledger.
-    fn worker(&self, ledger: &Path) -> Eye {
+    pub(crate) fn worker(&self, ledger: &Path) -> Eye {
         let (own, ledger) = (self.child.id(), ledger.as_os_str().as_encoded_bytes());
         let is_worker = |pid: &u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -111,7 +111,7 @@ fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-fn start_host(place: &Place, ledger: &str) -> Host {
+pub(crate) fn start_host(place: &Place, ledger: &str) -> Host {
     Host::start_on(place, &place.path().join(ledger), "program=api")
 }
 
@@ -375,7 +375,7 @@ fn a_manager_may_listen_at_an_abstract_name() {
 }
 
 /// A folder and the command for a made-up user.
-fn users_place(place: &Place, uid: u32) -> PathBuf {
+pub(crate) fn users_place(place: &Place, uid: u32) -> PathBuf {
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
     let copy = place.path().join("procledger");
     if !copy.exists() {
@@ -387,7 +387,7 @@ fn users_place(place: &Place, uid: u32) -> PathBuf {
     folder.join("ledger.db")
 }
 
-fn run_as(place: &Place, uid: u32, ledger: &Path) -> Running {
+pub(crate) fn run_as(place: &Place, uid: u32, ledger: &Path) -> Running {
     let mut command = Command::new("setpriv");
     clean(&mut command, place);
     let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];

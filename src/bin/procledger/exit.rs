@@ -29,6 +29,11 @@ impl Exit {
     pub(crate) const NOT_EXECUTABLE: Self = Self(126);
     pub(crate) const NOT_FOUND: Self = Self(127);
 
+    /// As a number.
+    pub(crate) fn code(self) -> i32 {
+        self.0.into()
+    }
+
     /// What a shell would say of a program that this signal ended.
     pub(crate) fn signal(signal: i32) -> Self {
         Self(u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX))

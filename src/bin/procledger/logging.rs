@@ -28,6 +28,7 @@ use tracing_subscriber::{
 
 use crate::{
     exit::{Failure, Result},
+    output,
     render::escape,
 };
 
@@ -38,7 +39,7 @@ const FILTER: &str = "PROCLEDGER_LOG";
 pub(crate) fn start(verbose: u8, file: Option<&Path>) -> Result<()> {
     let stderr = tracing_subscriber::fmt::layer()
         .event_format(Plain { dated: false })
-        .with_writer(|| Escaping(io::stderr()))
+        .with_writer(|| Stderr)
         .with_filter(filter(match verbose {
             0 => "warn",
             1 => "info",
@@ -120,6 +121,21 @@ where
         write!(writer, "{}: ", event.metadata().level())?;
         DefaultFields::new().format_fields(writer.by_ref(), event)?;
         writer.write_char('\n')
+    }
+}
+
+/// Standard error by the way that the rest of the command takes, an event at a time.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        output::to_stderr(&escape(text.strip_suffix('\n').unwrap_or(&text)));
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

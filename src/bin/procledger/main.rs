@@ -12,6 +12,7 @@ mod keeping;
 mod ledger_path;
 mod logging;
 mod notify;
+mod outlet;
 mod output;
 mod page;
 mod pin;
@@ -28,5 +29,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     signals::outlive_file_limit();
-    output::conclude(args::Cli::parse().run())
+    let code = output::conclude(args::Cli::parse().run());
+    output::flush();
+    code
 }

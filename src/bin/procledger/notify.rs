@@ -18,9 +18,6 @@ use std::{
 
 use crate::render::escape;
 
-/// What the environment of a service holds of this; a worker of ours must not have it.
-pub(crate) const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
-
 /// A line to the service manager.
 #[derive(Debug, Default)]
 pub(crate) struct Notify {

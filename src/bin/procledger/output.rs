@@ -1,4 +1,7 @@
 //! Writing to stdout and stderr. Never `println!`: it panics when the reader has gone.
+//!
+//! A service must not hang because its log is not read: [`go_aside`] has all that is written from then on pass through
+//! [`Outlet`]s, which keep a bounded amount, leave out what is more, and say how much that was.
 
 use std::{
     fs::{self, Permissions},
@@ -6,6 +9,8 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::Path,
     process::ExitCode,
+    sync::OnceLock,
+    time::Duration,
 };
 
 use procledger::paths::{Account, controller};
@@ -13,8 +18,45 @@ use serde::Serialize;
 
 use crate::{
     exit::{Exit, Failure, Result},
+    outlet::Outlet,
     render::{escape, escape_json},
 };
+
+/// Where everything goes once nothing may wait for a reader.
+static ASIDE: OnceLock<[Outlet; 2]> = OnceLock::new();
+
+/// A reader that is there takes what was written last within this.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// From now on no write waits for a reader. Two threads are started: so after signals were blocked.
+pub(crate) fn go_aside() {
+    ASIDE.get_or_init(|| {
+        [Outlet::new(io::stdout, "standard output"), Outlet::new(io::stderr, "standard error")]
+    });
+}
+
+/// Gives readers a moment to take what was written last. Before the process ends.
+pub(crate) fn flush() {
+    for outlet in ASIDE.get().into_iter().flatten() {
+        outlet.flush(LAST_WORDS);
+    }
+}
+
+/// Whether the reader of stdout was still there at the last write.
+pub(crate) fn reader() -> Reader {
+    match ASIDE.get() {
+        Some([out, _]) if out.has_lost_its_reader() => Reader::Gone,
+        _ => Reader::There,
+    }
+}
+
+/// `text` and a newline to stdout; [`reader`] says later whether somebody reads.
+pub(crate) fn print_aside(text: &str) {
+    match ASIDE.get() {
+        Some([out, _]) => out.push(text.as_bytes()),
+        None => drop(print_line(text)),
+    }
+}
 
 /// Whether somebody still reads what is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +68,12 @@ pub(crate) enum Reader {
 
 /// Writes `text` to stdout.
 pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<Reader> {
+    if let Some([out, _]) = ASIDE.get() {
+        for line in text.as_ref().split_inclusive(|&byte| byte == b'\n') {
+            out.push(line.strip_suffix(b"\n").unwrap_or(line));
+        }
+        return Ok(reader());
+    }
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(Reader::There),
@@ -113,5 +161,8 @@ pub(crate) fn complain(message: &str) {
 
 /// Prints `text` and a newline to stderr. An error is ignored: there is no other place to report it.
 pub(crate) fn to_stderr(text: &str) {
+    if let Some([_, err]) = ASIDE.get() {
+        return err.push(text.as_bytes());
+    }
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }

@@ -1,12 +1,23 @@
 //! root acts on another user's ledger as that user, never as root: a forged row must not make root kill an unrelated process, nor a path
 //! that the user exchanges make root write elsewhere.
 
-use std::{ffi::CString, path::Path};
+use std::{
+    ffi::CString,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use nix::unistd::{Gid, Uid, User, initgroups, setgid, setgroups, setuid};
+use nix::{
+    sys::prctl::set_dumpable,
+    unistd::{Gid, Uid, User, initgroups, setgid, setgroups, setuid},
+};
 use procledger::paths::controller;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use crate::exit::{Failure, Result};
+
+/// Once it is set it stays.
+static HAS_BECOME: AtomicBool = AtomicBool::new(false);
 
 /// The user that root became.
 #[derive(Debug)]
@@ -32,8 +43,22 @@ pub(crate) fn act_as_owner(ledger: &Path) -> Result<Option<Account>> {
     })
 }
 
+/// Whether this process began as root and has become another user.
+pub(crate) fn has_become_another() -> bool {
+    HAS_BECOME.load(Ordering::Relaxed)
+}
+
+/// Becomes a user for good, without handing the user anything of root's.
+///
+/// The user may signal the process from then on. It may not read its memory or environment, trace it, or take its
+/// descriptors (root's terminal among them): the process is undumpable, as setuid(2) makes it and as it stays. What
+/// identities need of `/proc/self` a process may read all the same; a program that it executes is dumpable again
+/// (`PR_SET_DUMPABLE(2const)`).
 fn become_user(uid: Uid, unknown_gid: Gid) -> nix::Result<Account> {
     let entry = User::from_uid(uid)?;
+    // 1. Before it belongs to the user: `fs.suid_dumpable` may say that a process that changes its user is dumpable.
+    set_dumpable(false)?;
+    // 2. Groups first, while they may still be set.
     if let Some(user) = &entry {
         let name = CString::new(user.name.as_bytes()).map_err(|_| nix::Error::EINVAL)?;
         initgroups(&name, user.gid)?;
@@ -43,7 +68,20 @@ fn become_user(uid: Uid, unknown_gid: Gid) -> nix::Result<Account> {
         setgid(unknown_gid)?;
     }
     setuid(uid)?;
-    // setuid(2) clears it, and without it our own /proc/self belongs to root, where identities are read.
-    nix::sys::prctl::set_dumpable(true)?;
+    // 3. Capabilities go with the uid, except where the secure bits keep them (capabilities(7)).
+    drop_capabilities().map_err(|error| nix::Error::from_raw(error.raw_os_error()))?;
+    // 4. Again, after what has just changed it.
+    set_dumpable(false)?;
+    HAS_BECOME.store(true, Ordering::Relaxed);
     Ok(Account { entry })
+}
+
+fn drop_capabilities() -> rustix::io::Result<()> {
+    let none = CapabilitySet::empty();
+    let CapabilitySets { effective, permitted, inheritable } = capabilities(None)?;
+    // Asked first: a service's filter of system calls may refuse capset(2), which is hardly ever needed.
+    if effective | permitted | inheritable == none {
+        return Ok(());
+    }
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
 }

@@ -68,7 +68,8 @@ impl Signals {
         thread::scope(|scope| {
             scope.spawn(|| {
                 if let Ok(Some(signal)) = self.next_until(&done) {
-                    die_by(signal);
+                    let exit = die_by(signal);
+                    std::process::exit(exit.code());
                 }
             });
             // Dropped also when `work` panics: otherwise the scope would wait for the thread.

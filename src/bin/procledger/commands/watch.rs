@@ -1,15 +1,6 @@
 //! `watch`: reaps the moment an owner dies.
 
-use std::{
-    io::{self, Read, Write},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
-    path::PathBuf,
-    thread,
-    time::Duration,
-};
+use std::{os::fd::OwnedFd, path::PathBuf, thread, time::Duration};
 
 use clap::Args;
 use procledger::{Millis, Report, Tracker, Turn};
@@ -20,11 +11,12 @@ use crate::{
     exit::{Exit, Failure, Result},
     global_args::GlobalArgs,
     keeping::KeepingArgs,
+    ledger_path::{Environment, LedgerPath},
     logging,
     notify::Notify,
     output::{self, Reader},
     render::{clock, ending_line},
-    service::supervise,
+    service::{Duty, Post, serve_folder, supervise},
     signals::{STOP, Signals},
     units,
 };
@@ -54,21 +46,33 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     keeping: KeepingArgs,
     /// Be a worker of another `watch`
-    #[arg(long, hide = true, conflicts_with_all = ["ledgers", "dir"])]
+    #[arg(long, hide = true, conflicts_with = "ledgers")]
     worker: bool,
 }
 
 /// What is looked at without being told of it: the library's own.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// A supervisor that is stopped must not stop its workers.
-const SIGN_LIMIT: Duration = Duration::from_millis(1);
+/// What stops on being asked stops within milliseconds, or after the pass that it is in.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 impl WatchArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<Exit> {
-        if self.ledgers.is_empty() && self.dir.is_empty() {
-            let access = if self.worker { Access::Existing } else { Access::Create };
-            return self.watch_one(&Context::prepare(global, access)?);
+        match (&self.dir[..], self.worker) {
+            ([folder], true) => serve_folder(folder),
+            (_, true) => self.serve_ledger(global),
+            ([], false) if self.ledgers.is_empty() => {
+                let context = Context::prepare(global, Access::Create)?;
+                let signals = Signals::block(&STOP)?;
+                output::go_aside();
+                let (stop, stopper) = pipe()?;
+                stop_on_a_signal(signals, copy(&stopper)?, true);
+                self.watch_one(&context, stop, &stopper, None)
+            }
+            (_, false) => self.supervise(global),
         }
+    }
+
+    fn supervise(self, global: &GlobalArgs) -> Result<Exit> {
         let many = |option: Option<&str>| match option {
             Some(option) => Err(Failure::usage(format!(
                 "{option} is for one ledger: name it with --db, and no others"
@@ -90,42 +94,74 @@ impl WatchArgs {
         supervise(named, self.dir, words.collect())
     }
 
-    fn watch_one(self, context: &Context) -> Result<Exit> {
+    /// As a worker of another `watch`, for one ledger.
+    fn serve_ledger(self, global: &GlobalArgs) -> Result<Exit> {
+        let mut duty = Duty::take_on()?;
         let signals = Signals::block(&STOP)?;
+        let path = LedgerPath::resolve(global.db.as_deref(), &Environment::read())?.file;
+        if !duty.wait_for(&path, &signals)? {
+            return Ok(Exit::DONE);
+        }
+        let context = Context::prepare(global, Access::Existing);
+        let (stop, stopper) = pipe()?;
+        let mut post = duty.hear(&path, copy(&stopper)?)?;
+        stop_on_a_signal(signals, copy(&stopper)?, false);
+        let stop_waiting = copy(&stop)?;
+        // Where the context fails the names are dropped here: a pipe that is not read would block their thread.
+        let names = post.names.take();
+        let done = context
+            .and_then(|context| self.watch_one(&context, stop, &stopper, Some((&post, names))));
+        done.inspect_err(|failure| {
+            output::complain(&failure.message);
+            post.wait_for_change(&path, &stop_waiting);
+        })
+        .or(Ok(Exit::FAILED))
+    }
+
+    fn watch_one(
+        self,
+        context: &Context,
+        stop: OwnedFd,
+        stopper: &OwnedFd,
+        worker: Option<(&Post, Option<OwnedFd>)>,
+    ) -> Result<Exit> {
         let mut notify = Notify::from_environment();
         let builder = self.keeping.apply(context.reaper()).protected_names(self.protect);
-        let tracker = signals.end_us_during(|| builder.open())??;
-        let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
-            .map_err(|error| Failure::because("failed to create a pipe", &error))?;
-        let copy = || {
-            stopper
-                .try_clone()
-                .map_err(|error| Failure::because("failed to copy a descriptor", &error))
-        };
-        let unread = copy()?;
-        let mut supervisor = None;
-        if self.worker {
-            supervisor = Some(Supervisor::of_worker()?);
-            stop_with_the_supervisor(copy()?);
-        }
-        stop_on_a_signal(signals, stopper);
+        let (post, names) = worker.unzip();
+        // A worker opens first, which is fast, and then says that it begins a pass, which may take long.
+        let tracker = builder.reap_on_open(post.is_none()).open()?;
         let tell = |report: &Report| match print(report) {
             Ok(Reader::There) => {}
-            Ok(Reader::Gone) => ask_to_stop(&unread),
+            Ok(Reader::Gone) => ask_to_stop(stopper),
             Err(failure) => output::complain(&failure.message),
         };
-        tell(tracker.startup_report());
+        match post {
+            Some(post) => {
+                // Where the supervisor has gone, the first turn notices.
+                let _ = post.begins_pass();
+                tell(&tracker.reap_orphans()?);
+            }
+            None => tell(tracker.startup_report()),
+        }
         let look_again = notify.interval().map_or(LOOK_AGAIN, |limit| limit.min(LOOK_AGAIN));
-        let watched = tracker.watch_turns(stop, look_again, |turn| {
+        let on_turn = |turn: &Turn<'_>| {
             if let Some(report) = turn.report {
                 tell(report);
             }
-            if supervisor.as_mut().is_some_and(|it| it.give_a_sign().is_err()) {
-                ask_to_stop(&unread);
+            let said =
+                post.map(|post| if turn.begins_pass { post.begins_pass() } else { post.looked() });
+            if said.is_some_and(|said| said.is_err()) || output::reader() == Reader::Gone {
+                ask_to_stop(stopper);
             }
-            notify.ready(&status(&tracker, turn));
+            if !turn.begins_pass {
+                notify.ready(&status(&tracker, turn));
+            }
             notify.alive();
-        });
+        };
+        let watched = match names.flatten() {
+            Some(names) => tracker.watch_named(names, stop, look_again, on_turn),
+            None => tracker.watch_turns(stop, look_again, on_turn),
+        };
         notify.stopping();
         // Also where the watch has failed: its claims are given back.
         let closed = tracker.shutdown();
@@ -135,48 +171,37 @@ impl WatchArgs {
     }
 }
 
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|error| Failure::because("failed to create a pipe", &error))
+}
+
+fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
+    fd.try_clone().map_err(|error| Failure::because("failed to copy a descriptor", &error))
+}
+
 fn status(tracker: &Tracker, turn: &Turn<'_>) -> String {
     let s = if turn.watched == 1 { "" } else { "s" };
     format!("watching {} instance{s} of {}", turn.watched, tracker.path().display())
 }
 
-fn stop_on_a_signal(signals: Signals, stopper: OwnedFd) {
+/// Asks to stop on a signal. Where nothing else would end this process, it is ended once it does not come to an end: in a
+/// dead mount a system call does not return, and a pass waits for the graces of its trees. What it had claimed is taken over
+/// by the next instance, as after a crash.
+fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: bool) {
     thread::spawn(move || {
         // On an error as well: better to stop than never to.
         let _ = signals.next();
         ask_to_stop(&stopper);
-    });
-}
-
-/// The end of standard input is the supervisor's order to stop, or its death.
-fn stop_with_the_supervisor(stopper: OwnedFd) {
-    thread::spawn(move || {
-        let mut stdin = std::io::stdin().lock();
-        while matches!(stdin.read(&mut [0; 64]), Ok(1..)) {}
-        ask_to_stop(&stopper);
-    });
-}
-
-/// The supervisor, as its worker sees it: the other end of standard input.
-#[derive(Debug)]
-struct Supervisor(UnixStream);
-
-impl Supervisor {
-    fn of_worker() -> Result<Self> {
-        let failed = |error| Failure::because("--worker is for another `watch`", &error);
-        let line = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
-        let line = UnixStream::from(line);
-        line.set_write_timeout(Some(SIGN_LIMIT)).map_err(failed)?;
-        Ok(Self(line))
-    }
-
-    /// A byte. One that does not read has signs enough.
-    fn give_a_sign(&mut self) -> io::Result<()> {
-        match self.0.write_all(b".") {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(()),
+        if is_limited {
+            thread::sleep(STOP_LIMIT);
+            output::complain(
+                "the watch did not come to its end within 5 s and is ended: what it was about to do is done by the next one",
+            );
+            output::flush();
+            std::process::exit(Exit::FAILED.code());
         }
-    }
+    });
 }
 
 /// Makes the other end readable.

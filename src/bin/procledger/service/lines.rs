@@ -1,24 +1,43 @@
-//! Output of a worker, line by line, without waiting for it.
+//! Output of a worker, line by line, without waiting for it and within bounds.
+//!
+//! A worker acts as the owner of its ledger, and what it prints holds text from the ledger: it is data. So no turn reads
+//! more than a little, no line is longer than a terminal can take, and one that never stops talking is noticed.
 
-use std::{io::Read, os::fd::AsFd};
+use std::{
+    io::Read,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
 
 use rustix::{fs::OFlags, io::Errno};
 
-/// A worker's line is one record; one that is longer is passed on in pieces.
-const LONGEST: usize = 64 << 10;
+/// A worker's line is one record. A longer one is cut here, and says so.
+const LONGEST: usize = 8 << 10;
+/// So much is read in one turn; the pipe itself holds more back.
+const TURN: usize = 16 << 10;
+/// All that may be in the pipe of a worker that has ended (pipe(7): 64 KiB, up to `pipe-max-size`).
+const LAST: usize = 1 << 20;
+/// A worker may say so much at once, as after the end of a hundred thousand processes ...
+const BURST: usize = 16 << 20;
+/// ... and so much in each second.
+const EACH_SECOND: usize = 64 << 10;
+/// What a line costs beside its bytes: the ledger's name before it, and a write.
+const LINE_COST: usize = 100;
 
 /// A pipe that is read as far as it goes.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     pipe: Option<R>,
     rest: Vec<u8>,
+    /// The line that is read was cut: what follows of it is left out.
+    is_cut: bool,
 }
 
 impl<R: Read + AsFd> Lines<R> {
     pub(super) fn new(pipe: R) -> Result<Self, Errno> {
         let flags = rustix::fs::fcntl_getfl(&pipe)?;
         rustix::fs::fcntl_setfl(&pipe, flags | OFlags::NONBLOCK)?;
-        Ok(Self { pipe: Some(pipe), rest: Vec::new() })
+        Ok(Self { pipe: Some(pipe), rest: Vec::new(), is_cut: false })
     }
 
     /// To poll; `None` once it has ended.
@@ -26,40 +45,101 @@ impl<R: Read + AsFd> Lines<R> {
         self.pipe.as_ref()
     }
 
-    /// The lines that have come, the last one even without its end where no more will come.
+    /// Some of the lines that have come; the others at the next turn.
     pub(super) fn read(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
+        self.read_up_to(TURN)
+    }
+
+    /// The lines of a worker that has ended, the last one even without its end.
+    pub(super) fn read_the_last(&mut self) -> Vec<String> {
+        let mut lines = self.read_up_to(LAST);
+        self.pipe = None;
+        self.end(&mut lines);
+        lines
+    }
+
+    fn read_up_to(&mut self, limit: usize) -> Vec<String> {
+        let (mut lines, mut left) = (Vec::new(), limit);
         let mut buffer = [0; 4096];
-        while let Some(pipe) = &mut self.pipe {
+        while let Some(pipe) = self.pipe.as_mut().filter(|_| left > 0) {
             match pipe.read(&mut buffer) {
-                Ok(read @ 1..) => self.take(&buffer[..read], &mut lines),
+                Ok(read @ 1..) => {
+                    left = left.saturating_sub(read);
+                    self.take(&buffer[..read], &mut lines);
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => {
                     self.pipe = None;
-                    if !self.rest.is_empty() {
-                        lines.push(text(&std::mem::take(&mut self.rest)));
-                    }
+                    self.end(&mut lines);
                 }
             }
         }
         lines
     }
 
-    fn take(&mut self, bytes: &[u8], lines: &mut Vec<String>) {
-        self.rest.extend_from_slice(bytes);
-        while let Some(end) = self.rest.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            lines.push(text(&line[..end]));
+    fn take(&mut self, mut bytes: &[u8], lines: &mut Vec<String>) {
+        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
+            self.append(&bytes[..end]);
+            lines.push(self.line());
+            bytes = &bytes[end + 1..];
         }
-        if self.rest.len() > LONGEST {
-            lines.push(text(&std::mem::take(&mut self.rest)));
+        self.append(bytes);
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        let room = LONGEST - self.rest.len();
+        self.is_cut |= bytes.len() > room;
+        self.rest.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::from_utf8_lossy(&self.rest).into_owned();
+        if self.is_cut {
+            line.push_str(" ... (cut)");
+        }
+        self.rest.clear();
+        self.is_cut = false;
+        line
+    }
+
+    fn end(&mut self, lines: &mut Vec<String>) {
+        if !self.rest.is_empty() {
+            lines.push(self.line());
         }
     }
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// How much a worker may still say.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    left: usize,
+    since: Instant,
+}
+
+impl Allowance {
+    pub(super) fn new() -> Self {
+        Self { left: BURST, since: Instant::now() }
+    }
+
+    /// Takes what these lines cost; `false` where that is more than is left.
+    pub(super) fn covers(&mut self, lines: &[String], now: Instant) -> bool {
+        let earned = earned(now.saturating_duration_since(self.since));
+        // Turns that follow each other within microseconds earn nothing each, but something together.
+        if earned > 0 {
+            self.since = now;
+            self.left = self.left.saturating_add(earned).min(BURST);
+        }
+        let cost = lines.iter().map(|line| line.len() + LINE_COST).sum();
+        let covered = self.left.checked_sub(cost);
+        self.left = covered.unwrap_or(0);
+        covered.is_some()
+    }
+}
+
+fn earned(passed: Duration) -> usize {
+    let bytes = passed.as_millis().saturating_mul(EACH_SECOND as u128) / 1000;
+    usize::try_from(bytes).unwrap_or(BURST)
 }
 
 #[cfg(test)]
@@ -81,5 +161,50 @@ mod tests {
         drop(writer);
         assert_eq!(lines.read(), ["three"]);
         assert!(lines.pipe().is_none());
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_cut_and_takes_no_memory() {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let mut lines = Lines::new(reader).expect("a flag");
+        for _ in 0..1024 {
+            writer.write_all(&[b'x'; 4096]).expect("written");
+            assert_eq!(lines.read(), [""; 0]);
+        }
+        assert!(lines.rest.capacity() <= 2 * LONGEST);
+        writer.write_all(b"\nnext\n").expect("written");
+        let read = lines.read();
+        assert!(read[0].ends_with("x ... (cut)") && read[0].len() < LONGEST + 16, "{read:?}");
+        assert_eq!(read[1..], ["next"]);
+    }
+
+    #[test]
+    fn a_turn_reads_a_little_and_the_end_reads_all() {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let mut lines = Lines::new(reader).expect("a flag");
+        writer.write_all(&b"yyy\n".repeat(16 << 10)).expect("as much as a pipe holds");
+        assert_eq!(lines.read().len(), TURN / 4);
+        // The writer is still open, as where a worker was killed between two looks.
+        assert_eq!(lines.read_the_last().len(), (64 << 10) / 4 - TURN / 4);
+        assert!(lines.pipe().is_none());
+    }
+
+    #[test]
+    fn a_worker_may_say_much_once_and_not_for_ever() {
+        let mut allowance = Allowance::new();
+        let mut now = Instant::now();
+        let much: Vec<String> = (0..50_000).map(|_| "x".repeat(200)).collect();
+        assert!(allowance.covers(&much, now));
+        assert!(!allowance.covers(&much, now), "twice at once is too much");
+        now += Duration::from_mins(5);
+        assert!(allowance.covers(&much, now), "after a while it may again");
+        // A few lines a second are never too much.
+        for _ in 0..10_000 {
+            now += Duration::from_millis(100);
+            assert!(allowance.covers(&much[..10], now));
+        }
+        // Short lines cost more than their bytes.
+        let short = vec![String::from("y"); 4096];
+        assert!((0..1000).any(|_| !allowance.covers(&short, now)));
     }
 }

@@ -1,33 +1,44 @@
-//! All ledgers: picks them up when they appear, keeps their workers, tells the service manager.
+//! All ledgers: picks them up when they appear, keeps their workers, reports to the service manager.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::{AsFd, OwnedFd},
+    os::{fd::AsFd, unix::ffi::OsStrExt},
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::inotify,
     io::Errno,
 };
 
 use super::{
-    files::{folder_of, in_folder},
+    arrivals::{Arrival, Arrivals},
+    link::Order,
     watched::Watched,
 };
 use crate::{
     exit::{Exit, Failure, Result},
     notify::Notify,
-    output::Reader,
+    output::{self, Reader, to_stderr},
     signals::{STOP, Signals},
 };
 
-/// What inotify does not tell, as a folder that appears, is looked at this often.
+/// At the least so often it looks after its workers.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// A worker that is in the middle of ending a tree needs a few seconds; who takes longer is killed, which loses nothing.
-const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// Workers without events are ordered to look this often.
+const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
+/// So many workers start at the same time: a thousand at once would all be slow, and be taken for hanging.
+const STARTS: usize = 32;
+/// While more are due than may start.
+const STARTS_AGAIN: Duration = Duration::from_millis(20);
+/// A worker stops within milliseconds, or after the pass that it is in; one that takes longer is killed, which loses nothing:
+/// what it had claimed is the next one's.
+const STOP_LIMIT: Duration = Duration::from_secs(4);
+/// A process that is killed is dead within this, or hangs in the kernel and is left to die.
+const DEATH_LIMIT: Duration = Duration::from_millis(500);
+/// Longest part of the status that lists what is wrong: a datagram has its limit, and a person's patience too.
+const TROUBLES: usize = 2 << 10;
 
 /// Watches ledgers, those named and those in folders, until it is asked to stop. `arguments` are those of each worker.
 pub(crate) fn supervise(
@@ -36,78 +47,102 @@ pub(crate) fn supervise(
     arguments: Vec<String>,
 ) -> Result<Exit> {
     let signals = Signals::block(&STOP)?;
-    let arrivals = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-        .map_err(|error| Failure::because("failed to watch folders", &error))?;
+    output::go_aside();
     let named: BTreeSet<PathBuf> = named.into_iter().collect();
-    let ledgers = named.iter().map(|path| (path.clone(), Watched::new(path.clone()))).collect();
-    let notify = Notify::from_environment();
-    Supervisor { named, folders, ledgers, signals, arrivals, notify, arguments }.run()
+    let ledger = |path: &PathBuf| (path.clone(), Watched::ledger(path.clone()));
+    let ledgers = named.iter().map(ledger).collect();
+    let folders = folders.into_iter().collect::<BTreeSet<_>>();
+    let folders = folders.into_iter().map(Watched::folder).collect();
+    let (arrivals, notify) = (Arrivals::new(), Notify::from_environment());
+    let last_look = Instant::now();
+    Supervisor { named, folders, ledgers, signals, arrivals, notify, arguments, last_look }.run()
 }
 
 struct Supervisor {
     named: BTreeSet<PathBuf>,
-    folders: Vec<PathBuf>,
+    folders: Vec<Watched>,
     ledgers: BTreeMap<PathBuf, Watched>,
     signals: Signals,
-    /// inotify on the folders in which a ledger may appear.
-    arrivals: OwnedFd,
+    arrivals: Arrivals,
     notify: Notify,
     arguments: Vec<String>,
+    /// When workers without events were last ordered to look.
+    last_look: Instant,
 }
 
 impl Supervisor {
     fn run(mut self) -> Result<Exit> {
         loop {
-            self.watch_folders();
             self.pick_up();
-            for ledger in self.ledgers.values_mut() {
-                ledger.advance(&self.arguments);
-            }
-            self.tell();
-            self.wait(self.notify.interval().map_or(LOOK_AGAIN, |limit| limit.min(LOOK_AGAIN)))?;
-            let asked = self.signals.pending().is_ok_and(|signal| signal.is_some());
-            let heard: Vec<Reader> = self.ledgers.values_mut().map(Watched::hear).collect();
-            if asked || heard.contains(&Reader::Gone) {
+            let is_more_due = self.advance();
+            self.report();
+            self.wait(if is_more_due { STARTS_AGAIN } else { self.limit() })?;
+            if self.hear() || output::reader() == Reader::Gone {
                 self.stop()?;
                 return Ok(Exit::DONE);
             }
         }
     }
 
-    /// Before the looks: what appears after a look is told.
-    fn watch_folders(&self) {
-        let missing = self.ledgers.values().filter(|ledger| !ledger.is_running());
-        let folders = missing.map(|ledger| folder_of(ledger.path()));
-        let events = inotify::WatchFlags::CREATE
-            | inotify::WatchFlags::MOVED_TO
-            | inotify::WatchFlags::ATTRIB
-            | inotify::WatchFlags::ONLYDIR;
-        for folder in folders.chain(self.folders.iter().map(PathBuf::as_path)) {
-            // One that is not there is looked for at intervals; one that is watched already stays so.
-            let _ = inotify::add_watch(&self.arrivals, folder, events);
+    fn all(&mut self) -> impl Iterator<Item = &mut Watched> {
+        self.folders.iter_mut().chain(self.ledgers.values_mut())
+    }
+
+    /// Starts the workers that are due, not too many at once; whether there are more.
+    fn advance(&mut self) -> bool {
+        let starting = self.all().filter(|it| it.is_starting()).count();
+        let mut left = STARTS.saturating_sub(starting);
+        for watched in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
+            watched.advance();
+            if watched.is_due() {
+                if left == 0 {
+                    return true;
+                }
+                left -= 1;
+                watched.start(&self.arguments, self.arrivals.copy());
+            }
         }
+        false
     }
 
     /// Takes on what is new in the folders, and lets go of what is gone from there.
     fn pick_up(&mut self) {
         let mut there: BTreeSet<PathBuf> =
-            self.folders.iter().flat_map(|folder| in_folder(folder)).collect();
+            self.folders.iter().flat_map(Watched::ledgers).cloned().collect();
         self.ledgers.retain(|path, ledger| {
-            ledger.is_running() || there.contains(path) || self.named.contains(path)
+            let is_wanted = there.contains(path) || self.named.contains(path);
+            // A ledger that vanished while it was open is reported by its worker first.
+            if !is_wanted && (ledger.is_missing() || !ledger.is_watched()) {
+                ledger.stop();
+            }
+            is_wanted || ledger.is_running()
         });
         there.retain(|path| !self.ledgers.contains_key(path));
-        self.ledgers.extend(there.into_iter().map(|path| (path.clone(), Watched::new(path))));
+        self.ledgers.extend(there.into_iter().map(|path| (path.clone(), Watched::ledger(path))));
     }
 
     /// To the service manager: ready once every ledger that is there was opened and cleaned up, or could not be.
-    fn tell(&mut self) {
+    fn report(&mut self) {
         let watched = self.ledgers.values().filter(|ledger| ledger.is_watched()).count();
-        let troubles = self.ledgers.values().filter_map(|ledger| {
-            Some(format!("; {}: {}", ledger.path().display(), ledger.trouble()?))
-        });
         let all = self.ledgers.len();
-        let status = format!("watching {watched} of {all} ledgers{}", troubles.collect::<String>());
-        if self.ledgers.values().all(Watched::is_settled) {
+        let (mut troubles, mut left_out) = (Vec::new(), 0);
+        let mut room = TROUBLES;
+        for it in self.folders.iter().chain(self.ledgers.values()) {
+            let Some(trouble) = it.trouble() else { continue };
+            let trouble = format!("; {}: {trouble}", it.path().display());
+            match room.checked_sub(trouble.len()) {
+                Some(left) => {
+                    room = left;
+                    troubles.push(trouble);
+                }
+                None => left_out += 1,
+            }
+        }
+        if left_out > 0 {
+            troubles.push(format!("; and {left_out} more"));
+        }
+        let status = format!("watching {watched} of {all} ledgers{}", troubles.concat());
+        if self.folders.iter().chain(self.ledgers.values()).all(Watched::is_settled) {
             self.notify.ready(&status);
         } else {
             self.notify.status(&status);
@@ -115,36 +150,135 @@ impl Supervisor {
         self.notify.alive();
     }
 
+    /// How long it may sleep.
+    fn limit(&self) -> Duration {
+        let needs_looks = self
+            .folders
+            .iter()
+            .chain(self.ledgers.values())
+            .any(|watched| watched.without_watch.is_some());
+        let limit = if needs_looks { LOOK_WITHOUT_EVENTS } else { LOOK_AGAIN };
+        self.notify.interval().map_or(limit, |interval| interval.min(limit))
+    }
+
     fn wait(&self, limit: Duration) -> Result<()> {
-        let mut fds = vec![
-            PollFd::new(&self.signals, PollFlags::IN),
-            PollFd::new(&self.arrivals, PollFlags::IN),
-        ];
-        let workers: Vec<_> = self.ledgers.values().flat_map(Watched::descriptors).collect();
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        fds.extend(self.arrivals.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let all = self.folders.iter().chain(self.ledgers.values());
+        let workers: Vec<_> = all.flat_map(Watched::descriptors).collect();
         fds.extend(workers.iter().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
         let limit = Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(limit.subsec_nanos()),
         };
         match poll(&mut fds, Some(&limit)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(Failure::because("failed to wait for workers", &error)),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(Failure::because("failed to wait for workers", &error)),
         }
-        // What arrived is looked for by name afterwards.
-        let mut buffer = [0; 4096];
-        while matches!(rustix::io::read(&self.arrivals, &mut buffer), Ok(1..)) {}
+    }
+
+    /// Passes on what workers say, and to workers what has happened in their folders; whether it is asked to stop. Workers
+    /// before events: the number of a watch is known before its events are.
+    fn hear(&mut self) -> bool {
+        let is_asked = |signals: &Signals| signals.pending().is_ok_and(|signal| signal.is_some());
+        for watched in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
+            watched.hear();
+            // However much they all say.
+            if is_asked(&self.signals) {
+                return true;
+            }
+        }
+        for arrival in self.arrivals.read() {
+            self.pass_on(&arrival);
+        }
+        self.look_without_events();
+        is_asked(&self.signals)
+    }
+
+    fn pass_on(&mut self, Arrival { watch, name }: &Arrival) {
+        for folder in self.folders.iter_mut().filter(|it| watch.is_none() || it.watch == *watch) {
+            if name.as_ref().is_none_or(|name| name.as_bytes().ends_with(b".db")) {
+                folder.order(&Order::Look);
+            }
+        }
+        for ledger in self.ledgers.values_mut() {
+            if watch.is_some() && ledger.watch != *watch {
+                continue;
+            }
+            match name {
+                None => ledger.order(&Order::Look),
+                // The ledger, or a file that bears its name, as the locks of its instances do.
+                Some(name) => {
+                    let own = ledger.path().file_name().unwrap_or_default().as_bytes();
+                    if name.as_bytes().starts_with(own) {
+                        ledger.order(&Order::Changed(name.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Workers whose folders cannot be watched look each second, and try again to have them watched from time to time.
+    fn look_without_events(&mut self) {
+        let mut all = self.folders.iter().chain(self.ledgers.values());
+        let Some(error) = all.find_map(|it| it.without_watch) else {
+            // Not where they are all between two workers.
+            if self.folders.iter().chain(self.ledgers.values()).any(|it| it.watch.is_some()) {
+                self.arrivals.recover();
+            }
+            return;
+        };
+        self.arrivals.complain(Errno::from_raw_os_error(error));
+        let is_to_be_tried = self.arrivals.is_to_be_tried();
+        let is_time = self.last_look.elapsed() >= LOOK_WITHOUT_EVENTS;
+        if is_time {
+            self.last_look = Instant::now();
+        }
+        for it in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
+            if it.without_watch.is_none() {
+                continue;
+            }
+            if is_to_be_tried {
+                it.order(&Order::Inotify(self.arrivals.copy()));
+            }
+            if is_time {
+                it.order(&Order::Look);
+            }
+        }
+    }
+
+    /// Stops all workers, within a bound however they are; what they claimed and did not end is the next one's.
+    fn stop(&mut self) -> Result<()> {
+        self.notify.stopping();
+        // 1. Ask.
+        self.all().for_each(Watched::stop);
+        self.wait_for_the_last(STOP_LIMIT)?;
+        // 2. Kill.
+        self.all().for_each(Watched::kill_now);
+        self.wait_for_the_last(DEATH_LIMIT)?;
+        // 3. Leave what hangs in the kernel: the signal is there already.
+        for it in self.folders.iter().chain(self.ledgers.values()).filter(|it| it.is_running()) {
+            let path = it.path().display();
+            to_stderr(&crate::render::escape(&format!(
+                "procledger: {path}: its worker hangs in the kernel and is left behind; it was killed, and ends once its system call returns"
+            )));
+        }
         Ok(())
     }
 
-    /// Stops all workers; what they claimed and did not end is the next one's.
-    fn stop(&mut self) -> Result<()> {
-        self.notify.stopping();
-        self.ledgers.values_mut().for_each(Watched::stop);
-        let deadline = Instant::now() + STOP_LIMIT;
-        while self.ledgers.values().any(Watched::is_running) && Instant::now() < deadline {
+    fn wait_for_the_last(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while self.all().any(|it| it.is_running()) && Instant::now() < deadline {
             self.notify.alive();
             self.wait(LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now())))?;
-            self.ledgers.values_mut().for_each(Watched::hear_the_last);
+            for it in self.all() {
+                it.hear();
+                if Instant::now() >= deadline {
+                    break;
+                }
+            }
+            // A signal that is not read would be heard again and again.
+            let _ = self.signals.pending();
         }
         Ok(())
     }

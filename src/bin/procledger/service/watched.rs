@@ -1,55 +1,106 @@
-//! One ledger: missing, watched by a worker, or resting after a failure.
+//! One ledger, or one folder of ledgers: watched by a worker, or resting after a failure.
 
 use std::{
-    os::fd::BorrowedFd,
+    collections::BTreeSet,
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use super::{
-    files::{Mark, mark},
-    worker::{News, Worker},
+    link::{Order, Say},
+    worker::{Duty, News, Phase, Worker},
 };
 use crate::{
-    output::{self, Reader, to_stderr},
+    output::{self, to_stderr},
     render::escape,
 };
 
-/// After a failure the ledger is tried again once its file has changed, though not sooner than this; or after twice as
-/// long as the last time, up to the longest.
+/// After a failure another worker tries again as soon as the file has changed, though not sooner than this; or after twice
+/// as long as the last time, up to the longest.
 const REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_mins(1);
 /// A worker that ran this long had no trouble with its ledger.
 const LONG: Duration = Duration::from_mins(1);
+/// A worker that was asked to stop, or killed, is dead sooner than this.
+const END_LIMIT: Duration = Duration::from_secs(5);
+/// So many ledgers of one folder are watched: each takes a process, and the folder may belong to another user.
+pub(super) const LEDGERS: usize = 1000;
+/// The reason for a failure is the last of these.
+const COMPLAINTS: usize = 16;
 
 #[derive(Debug)]
 enum State {
-    Missing,
     Running(Box<Worker>),
-    Resting { since: Instant, mark: Option<Mark> },
+    /// It was asked to stop, or killed.
+    Ending {
+        worker: Box<Worker>,
+        since: Instant,
+        is_killed: bool,
+    },
+    /// Another one is started then.
+    Resting {
+        until: Instant,
+    },
+}
+
+/// What is watched.
+#[derive(Debug)]
+enum Kind {
+    Ledger,
+    /// The list that comes in, and the last one that was complete.
+    Folder {
+        incoming: BTreeSet<PathBuf>,
+        ledgers: BTreeSet<PathBuf>,
+        left_out: u32,
+    },
 }
 
 #[derive(Debug)]
 pub(super) struct Watched {
     path: PathBuf,
+    kind: Kind,
     state: State,
+    /// How long a failed worker waits for a change before another one tries again.
     rest: Duration,
+    /// When the worker reported its failure.
+    failed_at: Option<Instant>,
     /// What its worker complained of before it was settled: the reason, should it fail.
     complaints: Vec<String>,
-    /// The last reason for a failure: told once, not at every attempt.
+    /// The last reason for a failure: reported once, not at every attempt.
     failure: Option<String>,
-    told_missing: bool,
+    has_reported_missing: bool,
+    /// It cannot be killed, and that was reported.
+    is_stuck: bool,
+    /// Its watch in the supervisor's inotify instance, where it has one.
+    pub(super) watch: Option<i32>,
+    /// It could not have one, for this errno, and is ordered to look each second.
+    pub(super) without_watch: Option<i32>,
 }
 
 impl Watched {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn ledger(path: PathBuf) -> Self {
+        Self::new(path, Kind::Ledger)
+    }
+
+    pub(super) fn folder(path: PathBuf) -> Self {
+        let (incoming, ledgers) = (BTreeSet::new(), BTreeSet::new());
+        Self::new(path, Kind::Folder { incoming, ledgers, left_out: 0 })
+    }
+
+    fn new(path: PathBuf, kind: Kind) -> Self {
         Self {
             path,
-            state: State::Missing,
-            rest: REST,
+            kind,
+            state: State::Resting { until: Instant::now() },
+            rest: Duration::ZERO,
+            failed_at: None,
             complaints: Vec::new(),
             failure: None,
-            told_missing: false,
+            has_reported_missing: false,
+            is_stuck: false,
+            watch: None,
+            without_watch: None,
         }
     }
 
@@ -57,149 +108,289 @@ impl Watched {
         &self.path
     }
 
-    /// Starts a worker where one is due.
-    pub(super) fn advance(&mut self, arguments: &[String]) {
-        let seen = mark(&self.path);
-        match &self.state {
-            State::Running(worker) if worker.hangs() => {
-                self.complain("its worker has given no sign of life and is started anew");
-                worker.kill();
-            }
-            State::Running(_) => {}
-            State::Missing | State::Resting { .. } if seen.is_none() => self.miss(),
-            State::Resting { since, mark } if since.elapsed() < self.rest_of(*mark == seen) => {}
-            State::Missing | State::Resting { .. } => self.start(arguments, seen),
-        }
+    /// The ledgers of a folder.
+    pub(super) fn ledgers(&self) -> impl Iterator<Item = &PathBuf> {
+        let ledgers = match &self.kind {
+            Kind::Ledger => None,
+            Kind::Folder { ledgers, .. } => Some(ledgers),
+        };
+        ledgers.into_iter().flatten()
     }
 
-    /// A file that has changed may be a better one.
-    fn rest_of(&self, unchanged: bool) -> Duration {
-        if unchanged { self.rest } else { REST }
+    /// Whether a worker has to be started.
+    pub(super) fn is_due(&self) -> bool {
+        matches!(self.state, State::Resting { until } if until <= Instant::now())
     }
 
-    fn miss(&mut self) {
-        self.state = State::Missing;
-        self.rest = REST;
-        self.failure = None;
-        if !self.told_missing {
-            self.told_missing = true;
-            self.complain("is not there; it is watched as soon as it is");
-        }
+    /// Its worker has begun a moment ago.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(&self.state, State::Running(worker) if worker.is_starting())
     }
 
-    fn start(&mut self, arguments: &[String], seen: Option<Mark>) {
-        self.rest = (self.rest * 2).min(LONGEST_REST);
+    /// Starts a worker.
+    pub(super) fn start(&mut self, arguments: &[String], inotify: Option<OwnedFd>) {
+        self.rest = (self.rest * 2).clamp(REST, LONGEST_REST);
         self.complaints.clear();
-        match Worker::start(&self.path, arguments) {
-            Ok(worker) => {
-                self.told_missing = false;
-                self.state = State::Running(Box::new(worker));
+        (self.failed_at, self.watch, self.without_watch) = (None, None, None);
+        let duty = match self.kind {
+            Kind::Ledger => Duty::Ledger(&self.path),
+            Kind::Folder { .. } => Duty::Folder(&self.path),
+        };
+        match Worker::start(duty, arguments, inotify) {
+            Ok(worker) => self.state = State::Running(Box::new(worker)),
+            Err(error) => {
+                self.fail(format!("its worker could not be started: {error}"));
+                self.state = State::Resting { until: Instant::now() + self.rest };
             }
-            Err(error) => self.fail(format!("its worker could not be started: {error}"), seen),
         }
     }
 
-    /// Passes on what the worker says.
-    pub(super) fn hear(&mut self) -> Reader {
-        let State::Running(worker) = &mut self.state else { return Reader::There };
-        let (News { done, complaints, ended }, settled) = (worker.news(), worker.is_settled());
-        let long = worker.age() > LONG;
-        let mut reader = Reader::There;
-        for line in done {
-            let line = format!("{}: {line}", escape(&self.path.display().to_string()));
-            if output::print_line(&line).is_ok_and(|reader| reader == Reader::Gone) {
-                reader = Reader::Gone;
+    /// Ends a worker that hangs, or that has waited long enough after a failure.
+    pub(super) fn advance(&mut self) {
+        match &mut self.state {
+            State::Running(worker) => {
+                worker.give_owed();
+                if let Some(what) = worker.hangs() {
+                    self.kill(what);
+                } else if self.failed_at.is_some_and(|at| at.elapsed() >= self.rest) {
+                    self.stop();
+                }
             }
+            State::Ending { worker, since, is_killed } if since.elapsed() > END_LIMIT => {
+                if !*is_killed {
+                    worker.kill();
+                    (*since, *is_killed) = (Instant::now(), true);
+                } else if !self.is_stuck {
+                    self.is_stuck = true;
+                    self.complain(
+                        "its worker hangs in the kernel and cannot be killed; it is replaced once it is dead",
+                    );
+                }
+            }
+            State::Ending { .. } | State::Resting { .. } => {}
+        }
+    }
+
+    fn kill(&mut self, why: &str) {
+        if self.failure.as_deref() != Some(why) {
+            self.complain(why);
+        }
+        self.failure = Some(why.to_owned());
+        self.end(true);
+    }
+
+    fn end(&mut self, kill: bool) {
+        let since = Instant::now();
+        let state = std::mem::replace(&mut self.state, State::Resting { until: since });
+        self.state = match state {
+            State::Running(mut worker) => {
+                if kill {
+                    worker.kill();
+                } else {
+                    worker.stop();
+                }
+                State::Ending { worker, since, is_killed: kill }
+            }
+            other => other,
+        };
+    }
+
+    /// Passes on some of what the worker says.
+    pub(super) fn hear(&mut self) {
+        let (worker, is_ending) = match &mut self.state {
+            State::Running(worker) => (worker, false),
+            State::Ending { worker, .. } => (worker, true),
+            State::Resting { .. } => return,
+        };
+        let before = worker.phase();
+        let News { done, complaints, said, is_too_much, ended } = worker.news();
+        let (phase, works, is_old) = (worker.phase(), worker.works(), worker.age() > LONG);
+        for line in done {
+            output::print_aside(&framed(&self.path, &line));
         }
         self.complaints.extend(complaints);
-        let why = ended.map(|status| {
-            let last = self.complaints.pop();
-            last.unwrap_or_else(|| format!("its worker ended: {status}"))
-        });
-        if settled {
-            self.failure = None;
+        for say in said {
+            self.note(&say);
+        }
+        if works && !is_ending {
+            (self.failure, self.has_reported_missing) = (None, false);
+        }
+        if works {
             for line in std::mem::take(&mut self.complaints) {
                 self.complain(&line);
             }
         }
-        if let Some(why) = why {
-            if long {
+        self.complaints.drain(..self.complaints.len().saturating_sub(COMPLAINTS));
+        if phase == Phase::Failed && before != Phase::Failed {
+            if is_old {
                 self.rest = REST;
             }
-            self.fail(why, mark(&self.path));
+            let why = self.complaints.pop();
+            self.fail(why.unwrap_or_else(|| "its worker failed".to_owned()));
         }
-        reader
+        if is_too_much && !is_ending {
+            self.kill("its worker printed too much (16 MiB at once, or more than 64 KiB a second for long): it is killed and replaced");
+        }
+        if let Some(status) = ended {
+            self.bury(&status.to_string(), is_old);
+        }
     }
 
-    /// Says why once, and rests.
-    fn fail(&mut self, why: String, mark: Option<Mark>) {
+    fn note(&mut self, say: &Say) {
+        match say {
+            Say::Missing if !self.has_reported_missing => {
+                self.has_reported_missing = true;
+                (self.failure, self.rest) = (None, REST);
+                self.complain(match self.kind {
+                    Kind::Ledger => "is not there; it is watched as soon as it is",
+                    Kind::Folder { .. } => "is not there; its ledgers are watched as soon as it is",
+                });
+            }
+            Say::Failed => self.failed_at = Some(Instant::now()),
+            Say::Watch(watch) => (self.watch, self.without_watch) = (Some(*watch), None),
+            Say::NoWatch(errno) => (self.watch, self.without_watch) = (None, Some(*errno)),
+            Say::ListBegins | Say::Name(_) | Say::ListEnds(_) => self.list(say),
+            _ => {}
+        }
+        // Events that came before the number of the watch was known here were not passed on.
+        if matches!(say, Say::Watch(_)) {
+            self.order(&Order::Look);
+        }
+    }
+
+    fn list(&mut self, say: &Say) {
+        let Kind::Folder { incoming, ledgers, left_out } = &mut self.kind else { return };
+        match say {
+            Say::Name(name) if incoming.len() < LEDGERS => {
+                incoming.insert(self.path.join(name));
+            }
+            Say::ListEnds(now_left_out) => {
+                *ledgers = std::mem::take(incoming);
+                let is_news = *now_left_out > 0 && *left_out == 0;
+                *left_out = *now_left_out;
+                if is_news {
+                    self.complain(&format!(
+                        "has more than {LEDGERS} ledgers, {now_left_out} of them are not watched: name them, or divide the folder"
+                    ));
+                }
+            }
+            _ => incoming.clear(),
+        }
+    }
+
+    /// The worker is dead.
+    fn bury(&mut self, status: &str, is_old: bool) {
+        // One that has failed, and waited, was ended by a change or because another one may try again.
+        let has_waited = self.failed_at.is_some();
+        let is_expected = has_waited || matches!(self.state, State::Ending { .. });
+        if !is_expected {
+            if is_old {
+                self.rest = REST;
+            }
+            let why = self.complaints.pop();
+            self.fail(why.unwrap_or_else(|| format!("its worker ended: {status}")));
+        }
+        self.is_stuck = false;
+        (self.watch, self.without_watch) = (None, None);
+        let rest = if has_waited { REST } else { self.rest };
+        self.state = State::Resting { until: Instant::now() + rest };
+    }
+
+    /// Says why, once.
+    fn fail(&mut self, why: String) {
         if self.failure.as_ref() != Some(&why) {
             self.complain(&why);
         }
         self.failure = Some(why);
         self.complaints.clear();
-        self.state = State::Resting { since: Instant::now(), mark };
     }
 
-    /// One line that names the ledger. What a worker says is escaped already.
+    /// One line that names the ledger.
     fn complain(&self, line: &str) {
         let line = line.strip_prefix("procledger: ").unwrap_or(line);
-        to_stderr(&format!("procledger: {}: {line}", escape(&self.path.display().to_string())));
+        to_stderr(&format!("procledger: {}", framed(&self.path, line)));
+    }
+
+    pub(super) fn order(&mut self, order: &Order) {
+        if let State::Running(worker) = &mut self.state {
+            worker.order(order);
+        }
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        match &self.state {
+            State::Running(worker) => Some(worker.phase()),
+            State::Ending { .. } | State::Resting { .. } => None,
+        }
     }
 
     /// Opened, missing, or failed: nothing that `READY=1` has to wait for.
     pub(super) fn is_settled(&self) -> bool {
-        match &self.state {
-            State::Running(worker) => worker.is_settled(),
-            State::Missing => self.told_missing,
-            State::Resting { .. } => true,
+        match self.phase() {
+            Some(Phase::Missing | Phase::Failed) => true,
+            _ => self.is_watched() || self.failure.is_some(),
         }
     }
 
     pub(super) fn is_watched(&self) -> bool {
-        matches!(&self.state, State::Running(worker) if worker.is_settled())
+        matches!(&self.state, State::Running(worker) if worker.works())
     }
 
+    pub(super) fn is_missing(&self) -> bool {
+        self.phase() == Some(Phase::Missing)
+    }
+
+    /// It has a process, be it on its way out.
     pub(super) fn is_running(&self) -> bool {
-        matches!(self.state, State::Running(_))
+        !matches!(self.state, State::Resting { .. })
     }
 
     /// Why it is not watched, for the status.
-    pub(super) fn trouble(&self) -> Option<String> {
-        match &self.state {
-            State::Running(_) => None,
-            State::Missing => Some("is not there".to_owned()),
-            State::Resting { .. } => self.failure.clone(),
+    pub(super) fn trouble(&self) -> Option<&str> {
+        if self.is_watched() {
+            None
+        } else if self.is_missing() {
+            Some("is not there")
+        } else {
+            self.failure.as_deref()
         }
     }
 
+    /// Asks its worker to end.
     pub(super) fn stop(&mut self) {
-        if let State::Running(worker) = &mut self.state {
-            worker.stop();
-        }
+        self.end(false);
     }
 
-    /// While all stop: what the worker still says, and whether it has ended.
-    pub(super) fn hear_the_last(&mut self) {
-        let State::Running(worker) = &mut self.state else { return };
-        let News { done, complaints, ended } = worker.news();
-        for line in done {
-            let line = format!("{}: {line}", escape(&self.path.display().to_string()));
-            // Where nobody reads any more, nothing is lost: the ledger has it.
-            let _ = output::print_line(&line);
-        }
-        for line in complaints {
-            self.complain(&line);
-        }
-        if ended.is_some() {
-            self.state = State::Missing;
+    /// Ends its worker at once, however it is.
+    pub(super) fn kill_now(&mut self) {
+        if let State::Running(worker) | State::Ending { worker, .. } = &mut self.state {
+            worker.kill();
         }
     }
 
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match &self.state {
-            State::Running(worker) => worker.descriptors(),
-            State::Missing | State::Resting { .. } => Vec::new(),
+            State::Running(worker) | State::Ending { worker, .. } => worker.descriptors(),
+            State::Resting { .. } => Vec::new(),
         }
+    }
+}
+
+/// A line of a worker is data: the path of what it watches goes before it, and nothing in it can move a cursor or begin
+/// another line.
+pub(super) fn framed(path: &Path, line: &str) -> String {
+    format!("{}: {}", escape(&path.display().to_string()), escape(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_worker_is_one_harmless_line_that_names_its_ledger() {
+        let line = framed(Path::new("/a\n/x.db"), "done\x1b[2J\rprocledger: /root/y.db: forged");
+        assert_eq!(line, "/a\\x0a/x.db: done\\x1b[2J\\x0dprocledger: /root/y.db: forged");
+        // What was escaped before stays as it is.
+        assert_eq!(framed(Path::new("x"), &escape("\x1b")), "x: \\x1b");
     }
 }

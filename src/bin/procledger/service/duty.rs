@@ -1,0 +1,423 @@
+//! A worker from the inside: what it does before and beside its work.
+//!
+//! It is executed as the supervisor's own user, which may be root, and becomes the owner of what it watches. From then on
+//! that owner may signal it, and must not get hold of anything of root's in it. So, in this order,
+//!
+//! 1. every inherited descriptor is closed, except for the link and two pipes to the supervisor;
+//! 2. where it is root's, it is made undumpable: only root can read its memory or environment, trace it or take its
+//!    descriptors (ptrace(2), "Ptrace access mode checking"; `pidfd_getfd(2)`; `/proc/PID/{fd,mem,environ}`);
+//! 3. it looks whether its ledger is there, and which user owns it. Only root can do that in any folder, and it may hang in a dead
+//!    mount: then the supervisor kills it;
+//! 4. it becomes the owner.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use nix::unistd::geteuid;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    pipe::{PipeFlags, pipe_with},
+};
+
+use super::{
+    arrivals::add,
+    link::{Link, Order, Say},
+    watched::LEDGERS,
+};
+use crate::{
+    exit::{Exit, Failure, Result},
+    output::complain,
+    privilege,
+    signals::{STOP, Signals},
+};
+
+/// Changes that no event reports, such as a folder that appears, are looked for this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// The same where there are no events.
+const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
+/// A worker that has failed looks this often whether its file has changed.
+const LOOK_FOR_CHANGE: Duration = Duration::from_millis(500);
+
+/// What a worker has got from its supervisor.
+#[derive(Debug)]
+pub(crate) struct Duty {
+    link: Arc<Link>,
+    events: Events,
+}
+
+/// How it hears what happens in its folder.
+#[derive(Debug)]
+enum Events {
+    /// By the supervisor: from its inotify instance, or each second.
+    Supervisor(Watch),
+    /// Another user may write the folder: by an inotify instance of its own.
+    Own,
+}
+
+/// The folder's watch in the supervisor's instance.
+#[derive(Debug)]
+struct Watch {
+    inotify: Option<OwnedFd>,
+    /// The folder (device, inode) that is watched.
+    of: Option<(u64, u64)>,
+}
+
+impl Watch {
+    /// Has the folder watched, also where another one is in its place now. `false` where another user than root could fill
+    /// the queue of root's instance there: the worker is to have one of its own.
+    fn refresh(&mut self, link: &Link, folder: &Path) -> bool {
+        let Ok(found) = fs::metadata(folder) else { return true };
+        if geteuid().is_root() && (found.uid() != 0 || found.mode() & 0o022 != 0) {
+            return false;
+        }
+        let id = (found.dev(), found.ino());
+        if self.of == Some(id) {
+            return true;
+        }
+        let watch = self.inotify.as_ref().ok_or(Errno::MFILE).and_then(|it| add(it, folder));
+        self.of = watch.is_ok().then_some(id);
+        // Where the supervisor has gone, the next order is to stop.
+        let _ = link.say(&match watch {
+            Ok(watch) => Say::Watch(watch),
+            Err(error) => Say::NoWatch(error.raw_os_error()),
+        });
+        true
+    }
+}
+
+/// What came while it waited.
+enum Woken {
+    Stop,
+    Look,
+}
+
+impl Duty {
+    /// Steps 1 and 2. Before anything else, and while no other thread runs.
+    pub(crate) fn take_on() -> Result<Self> {
+        let failed = |error: io::Error| {
+            Failure::because("failed to begin as a worker of another `watch`", &error)
+        };
+        close_inherited().map_err(failed)?;
+        // An ordinary user's workers are that user's already, and trackers read from their environment which task they belong to.
+        if geteuid().is_root() {
+            nix::sys::prctl::set_dumpable(false).map_err(|error| failed(error.into()))?;
+        }
+        let link = Link::of_worker().map_err(failed)?;
+        let Some(Order::Inotify(inotify)) = link.next_order() else {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        };
+        let events = Events::Supervisor(Watch { inotify, of: None });
+        Ok(Self { link: Arc::new(link), events })
+    }
+
+    /// Step 3: waits until the file is there. `false` is the order to stop.
+    pub(crate) fn wait_for(&mut self, path: &Path, signals: &Signals) -> Result<bool> {
+        loop {
+            // Before the look: what appears after it is reported.
+            self.watch(folder_of(path));
+            let found = fs::metadata(path);
+            if let (Ok(file), Events::Supervisor(watch)) = (&found, &mut self.events)
+                && geteuid().is_root()
+                && file.uid() != 0
+            {
+                // What is root's is not taken along.
+                watch.inotify = None;
+            }
+            let is_missing = found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+            // Any other error is reported by what opens the ledger.
+            self.say(&if is_missing { Say::Missing } else { Say::Found })?;
+            if !is_missing {
+                return Ok(true);
+            }
+            if let Woken::Stop = self.wait(signals)? {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn watch(&mut self, folder: &Path) {
+        if let Events::Supervisor(watch) = &mut self.events
+            && !watch.refresh(&self.link, folder)
+        {
+            self.events = Events::Own;
+        }
+    }
+
+    fn say(&self, say: &Say) -> Result<()> {
+        self.link
+            .say(say)
+            .map_err(|error| Failure::because("failed to reach the supervisor", &error))
+    }
+
+    /// Until there is something to look at.
+    fn wait(&mut self, signals: &Signals) -> Result<Woken> {
+        let limit = match &self.events {
+            Events::Supervisor(watch) if watch.of.is_some() => LOOK_AGAIN,
+            _ => LOOK_WITHOUT_EVENTS,
+        };
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.link.as_fd(), PollFlags::IN),
+            PollFd::new(signals, PollFlags::IN),
+        ];
+        match poll(&mut fds, Some(&timespec(limit))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                return Err(Failure::because("failed to wait for the supervisor", &error));
+            }
+        }
+        let (is_ordered, is_signalled) =
+            (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if is_signalled {
+            return Ok(Woken::Stop);
+        }
+        if is_ordered {
+            match (self.link.next_order(), &mut self.events) {
+                (None, _) => return Ok(Woken::Stop),
+                (Some(Order::Inotify(inotify)), Events::Supervisor(watch)) => {
+                    watch.inotify = inotify;
+                }
+                _ => {}
+            }
+        }
+        Ok(Woken::Look)
+    }
+
+    /// After step 4: hears the supervisor in a thread of its own, for the ledger or folder at `path`.
+    pub(crate) fn hear(self, path: &Path, stopper: OwnedFd) -> Result<Post> {
+        let failed = |error: Errno| Failure::because("failed to create a pipe", &error);
+        let (names, sink) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+        let (link, folder) = (Arc::clone(&self.link), folder_of(path).to_owned());
+        let Self { link: orders, events } = self;
+        let (mut watch, has_names) = match events {
+            // As another user it has no business with an instance of the supervisor's.
+            Events::Supervisor(watch) if privilege::has_become_another() => {
+                (None, watch.of.is_some())
+            }
+            Events::Supervisor(watch) => (Some(watch), true),
+            Events::Own => (None, false),
+        };
+        thread::spawn(move || {
+            while let Some(order) = orders.next_order() {
+                match (order, &mut watch) {
+                    // The pipe blocks while there is more to do than is asked for. It fails once the watch has ended, and
+                    // the worker waits for its own end.
+                    (Order::Changed(name), _) => drop(write_name(&sink, name.as_bytes())),
+                    (Order::Look, watch) => {
+                        if let Some(watch) = watch {
+                            watch.refresh(&orders, &folder);
+                        }
+                        let _ = write_name(&sink, b"");
+                    }
+                    (Order::Inotify(inotify), Some(watch)) => {
+                        watch.inotify = inotify;
+                        watch.refresh(&orders, &folder);
+                    }
+                    (Order::Inotify(_), None) => {}
+                }
+            }
+            let _ = rustix::io::write(&stopper, b"x");
+        });
+        Ok(Post { link, names: has_names.then_some(names) })
+    }
+}
+
+fn write_name(sink: &OwnedFd, name: &[u8]) -> Result<usize, Errno> {
+    // Shorter than PIPE_BUF: in one piece (pipe(7)).
+    rustix::io::write(sink, &[name, b"\0"].concat())
+}
+
+/// The worker's line to the supervisor while it works.
+#[derive(Debug)]
+pub(crate) struct Post {
+    link: Arc<Link>,
+    /// Names of files that appear in the folder, where the supervisor reports them.
+    pub(crate) names: Option<OwnedFd>,
+}
+
+impl Post {
+    /// A sign of life after each look.
+    ///
+    /// # Errors
+    ///
+    /// Once the supervisor has gone.
+    pub(crate) fn looked(&self) -> io::Result<()> {
+        self.link.say(&Say::Looked)
+    }
+
+    /// A pass begins, which may take long.
+    ///
+    /// # Errors
+    ///
+    /// Once the supervisor has gone.
+    pub(crate) fn begins_pass(&self) -> io::Result<()> {
+        self.link.say(&Say::BeginsPass)
+    }
+
+    /// Says that the work cannot be done, and waits until the file at `path` has changed, or the supervisor ends this worker
+    /// to let another one try. It is done here and not by the supervisor, which would hang with a dead mount.
+    pub(crate) fn wait_for_change(&self, path: &Path, stop: &OwnedFd) {
+        let _ = self.link.say(&Say::Failed);
+        let before = mark(path);
+        let mut fds = [PollFd::new(stop, PollFlags::IN)];
+        loop {
+            match poll(&mut fds, Some(&timespec(LOOK_FOR_CHANGE))) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) | Err(_) => return,
+            }
+            let now = mark(path);
+            if now.is_none() || now != before {
+                return;
+            }
+        }
+    }
+}
+
+/// A worker for a folder: lists its ledgers until it is ordered to stop.
+pub(crate) fn serve_folder(folder: &Path) -> Result<Exit> {
+    let mut duty = Duty::take_on()?;
+    let signals = &Signals::block(&STOP)?;
+    let mut last: Option<(BTreeSet<OsString>, u32)> = None;
+    let mut is_owner = false;
+    loop {
+        duty.watch(folder);
+        let listed = fs::metadata(folder).and_then(|_| {
+            if !is_owner {
+                privilege::act_as_owner(folder)
+                    .map_err(|failure| io::Error::other(failure.message))?;
+                is_owner = true;
+            }
+            list(folder)
+        });
+        let (found, is_missing) = match listed {
+            Ok(found) => (found, false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => ((BTreeSet::new(), 0), true),
+            Err(error) => return fail_to_list(duty, folder, &error),
+        };
+        if last.as_ref() != Some(&found) {
+            duty.say(&Say::ListBegins)?;
+            for name in &found.0 {
+                duty.say(&Say::Name(name.clone()))?;
+            }
+            duty.say(&Say::ListEnds(found.1))?;
+            last = Some(found);
+        }
+        duty.say(&if is_missing { Say::Missing } else { Say::Looked })?;
+        if let Woken::Stop = duty.wait(signals)? {
+            return Ok(Exit::DONE);
+        }
+    }
+}
+
+fn fail_to_list(duty: Duty, folder: &Path, error: &io::Error) -> Result<Exit> {
+    complain(&format!("failed to list the folder: {error}"));
+    let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|error| Failure::because("failed to create a pipe", &error))?;
+    let post = Post { names: None, ..duty.hear(folder, stopper)? };
+    post.wait_for_change(folder, &stop);
+    Ok(Exit::FAILED)
+}
+
+/// Every `*.db` in a folder, and how many more there are than can be watched.
+fn list(folder: &Path) -> io::Result<(BTreeSet<OsString>, u32)> {
+    let (mut names, mut left_out) = (BTreeSet::new(), 0);
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        let is_ledger = path.extension().is_some_and(|extension| extension == "db")
+            // A link may lead to one.
+            && entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink() && path.is_file());
+        if is_ledger && names.len() < LEDGERS {
+            names.insert(entry.file_name());
+        } else if is_ledger {
+            left_out += 1;
+        }
+    }
+    Ok((names, left_out))
+}
+
+/// What a file looks like from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    file: (u64, u64),
+    owner: (u32, u32),
+    size: u64,
+    changed: (i64, i64),
+}
+
+/// `None` where there is no file.
+fn mark(path: &Path) -> Option<Mark> {
+    let file = fs::metadata(path).ok()?;
+    Some(Mark {
+        file: (file.dev(), file.ino()),
+        owner: (file.uid(), file.mode()),
+        size: file.size(),
+        changed: (file.ctime(), file.ctime_nsec()),
+    })
+}
+
+/// The folder in which a ledger appears.
+fn folder_of(ledger: &Path) -> &Path {
+    ledger.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Closes what is beyond standard error.
+fn close_inherited() -> io::Result<()> {
+    let entries = fs::read_dir("/proc/self/fd")?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let inherited: Vec<i32> = numbers.filter(|&number| number > 2).collect();
+    for number in inherited {
+        // The one that the list was read by is closed already.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
+}
+
+fn timespec(limit: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_very_many_ledgers_is_listed_up_to_a_limit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for index in 0..LEDGERS + 200 {
+            fs::write(folder.path().join(format!("{index}.db")), "").expect("a file");
+        }
+        for other in ["x.json", "x.db-wal", "db"] {
+            fs::write(folder.path().join(other), "").expect("a file");
+        }
+        fs::create_dir(folder.path().join("folder.db")).expect("a folder");
+        let (names, left_out) = list(folder.path()).expect("a list");
+        assert_eq!((names.len(), left_out), (LEDGERS, 200));
+    }
+
+    #[test]
+    fn a_file_that_changes_gets_another_mark() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.db");
+        assert_eq!(mark(&path), None);
+        fs::write(&path, "a").expect("a file");
+        let first = mark(&path);
+        assert_eq!(mark(&path), first);
+        fs::write(&path, "ab").expect("a file");
+        assert_ne!(mark(&path), first);
+    }
+}
