@@ -52,7 +52,7 @@ fn five_trees_over_their_limits_take_one_grace_and_not_five() {
         assert!(eyes.iter().all(Eye::is_dead), "{containment:?}: {report:?}");
         // One after another they take five graces at least.
         assert!(
-            took < grace * 5 - Duration::from_millis(500),
+            took < grace.saturating_mul(5).saturating_sub(Duration::from_millis(500)),
             "{containment:?}: {took:?} for five trees"
         );
         assert!(report.ended() >= 5, "{containment:?}: {report:?}");
