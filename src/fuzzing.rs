@@ -3,8 +3,8 @@
 
 use crate::{
     export::fuzz_legacy,
-    os::procfs::{arguments, parse_stat, split_nul, tokens},
-    plan::sweep::{Program, base_name, matched},
+    policy::name_match::{Program, base_name, matched},
+    sys::procfs::{arguments, parse_stat, split_nul, tokens},
 };
 
 /// `/proc/PID/stat`, `cmdline` and `environ`.

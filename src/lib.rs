@@ -171,28 +171,28 @@ mod export;
 pub mod fuzzing;
 mod identity;
 pub mod keeper;
-mod meter;
-mod os;
+mod metrics;
+mod model;
 #[doc(hidden)]
 pub mod paths;
-mod plan;
-mod record;
-mod state;
+mod policy;
+mod redact;
 mod store;
+mod sys;
 #[cfg(test)]
 mod tests;
 mod tracker;
 
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};
-pub use record::{
+pub use model::state::{Event, State, next};
+pub use model::{
     Cgroup, Containment, ContainmentMode, EndCount, EndReason, Ending, ExitStatus, FigureSource,
     Histogram, InstanceCount, InstanceId, InstanceRecord, LeakCount, LeakKind, LeakRecord,
     LedgerMetrics, LedgerPasses, Limits, Metrics, Millis, Origin, Outcome, PassKind, PassMetrics,
     PassRecord, PassSummary, ProcessId, ProcessRecord, Report, StopHow, Suspect, TASK_ID_MAX,
     TaskId, TreeMember, TreeRecord,
 };
-pub use state::{Event, State, next};
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]
 pub use tracker::{AsyncProcess, AsyncTracker};

@@ -1,6 +1,6 @@
 //! Paths that another user controls, for the `procledger` command. Not for programs that embed the library.
 
-pub use crate::os::{
-    acting::{Account, Acting},
-    path::controller,
+pub use crate::sys::{
+    fs_user::{Account, Acting},
+    trusted_path::controller,
 };

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    meter::Meter,
-    record::ExportEntry,
+    metrics::Meter,
+    model::ExportEntry,
 };
 
 /// Keeps a JSON file equal to what its source tells, from a thread of its own.

@@ -21,11 +21,11 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    os::{
-        acting::{Account, act_as},
-        path::{Folders, Trust, controller_of_folder},
+    model::ExportEntry,
+    sys::{
+        fs_user::{Account, act_as},
+        trusted_path::{Folders, Trust, controller_of_folder},
     },
-    record::ExportEntry,
 };
 
 /// Readable by all, as the former processor's file was: it names tasks and pids, which `ps` shows as well.

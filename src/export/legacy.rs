@@ -28,8 +28,8 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    os::{acting::act_as, path::controller_of_folder},
-    record::{Millis, TaskId},
+    model::{Millis, TaskId},
+    sys::{fs_user::act_as, trusted_path::controller_of_folder},
 };
 
 /// Largest file that is read: some 100,000 processes, and it is held in memory. A larger one is no list of processes.

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    meter::Meter,
-    record::ExportEntry,
+    metrics::Meter,
+    model::ExportEntry,
 };
 
 /// A change is written at once; one that follows a write waits for more of its kind, this many times as long as the write

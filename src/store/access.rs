@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    os::acting::Account,
+    sys::fs_user::Account,
 };
 
 /// How long a statement waits for another process: a transaction of ours takes about a millisecond, a checkpoint on a

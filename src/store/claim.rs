@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{Store, instances, query, transaction::Transaction};
 use crate::{
     error::Result,
-    record::{EndReason, ExitStatus, InstanceId, InstanceRecord, Millis, ProcessId, ProcessRecord},
+    model::{EndReason, ExitStatus, InstanceId, InstanceRecord, Millis, ProcessId, ProcessRecord},
 };
 
 /// Which claims of other instances a claim takes over; by default none.

@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    meter::Meter,
-    os::acting::{Account, Acting, act_as},
+    metrics::Meter,
+    sys::fs_user::{Account, Acting, act_as},
 };
 
 /// Readers at once: a host's pass, a listing, a report and one to spare.
@@ -150,7 +150,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Not found when there is no ledger; newer, or not a ledger, as for [`Store::open`].
+    /// Not found when there is no ledger; newer, or not a ledger, as for [`Store::open_trusting`](Self::open_trusting).
     pub(crate) fn open_read_only(path: &Path) -> Result<Self> {
         LazyLock::force(&CONNECTOR);
         let terms = Terms::of(path, None);

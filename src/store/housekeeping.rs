@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    record::Millis,
+    model::Millis,
 };
 
 /// Instances that are looked for at once.

@@ -5,12 +5,12 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use super::{
     Store,
     migration::Schema,
-    rows::{Cells, hex},
+    row_reader::{Cells, hex},
 };
 use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Place},
-    record::{InstanceId, InstanceRecord, Millis, NewInstance, ProcessId, StopHow},
+    model::{InstanceId, InstanceRecord, Millis, NewInstance, ProcessId, StopHow},
 };
 
 /// The columns that [`instance`] takes, with what follows.

@@ -3,7 +3,7 @@
 use super::{LeakGroup, LeakGrouping, Store, leaks, passes};
 use crate::{
     error::Result,
-    record::{LeakRecord, Millis, PassSummary},
+    model::{LeakRecord, Millis, PassSummary},
 };
 
 /// Leaks since a time, counted in each way, and who looked for them: read in one transaction, so that all sums agree.

@@ -3,11 +3,11 @@
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde::Serialize;
 
-use super::{Store, rows::Cells, tally::Tally, transaction::Transaction};
+use super::{Store, row_reader::Cells, tally::Tally, transaction::Transaction};
 use crate::{
     error::Result,
     identity::Identity,
-    record::{LeakKind, LeakRecord, Millis, NewLeak, Outcome, ProcessId, millis},
+    model::{LeakKind, LeakRecord, Millis, NewLeak, Outcome, ProcessId, millis},
 };
 
 /// What leaks are counted by.

@@ -9,7 +9,7 @@ use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, Error};
 
-use crate::os::acting::Account;
+use crate::sys::fs_user::Account;
 
 /// Begins with a connection that is there already: each that is opened anew reads and parses the whole schema.
 #[derive(Debug)]

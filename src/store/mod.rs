@@ -32,21 +32,20 @@
 //! `state`, `record` and `meter`, which counts what was committed.
 
 mod access;
-mod admit;
-mod below;
 mod budget;
 mod claim;
 mod connection;
+mod descendants;
 mod failure;
-mod figures;
 mod filesystem;
 mod housekeeping;
 mod in_place;
+mod insert;
 mod instances;
-mod late_ends;
 mod leak_report;
 mod leaks;
 mod manager;
+mod metrics;
 mod migration;
 mod observe;
 mod orphans;
@@ -54,7 +53,7 @@ mod passes;
 mod prune;
 mod prune_instances;
 mod query;
-mod rows;
+mod row_reader;
 mod schema;
 mod settle;
 mod setup;
@@ -63,10 +62,11 @@ mod tally;
 mod tests;
 mod transaction;
 mod trust;
+mod unrecorded_ends;
 
-pub(crate) use below::Below;
 pub(crate) use claim::TakeOver;
 pub(crate) use connection::Store;
+pub(crate) use descendants::Below;
 pub(crate) use housekeeping::Housekeeper;
 pub use leak_report::LeakReport;
 pub use leaks::{LeakGroup, LeakGrouping};

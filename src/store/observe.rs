@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::Store;
 use crate::{
     error::Result,
-    record::{CPU_STEP, Sighting, millis},
+    model::{CPU_STEP, Sighting, millis},
 };
 
 impl Store {

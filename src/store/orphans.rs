@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use super::{Store, instances, query, settle, tally::Tally, transaction::Transaction};
 use crate::{
     error::Result,
-    record::{
+    model::{
         DeadInstance, End, EndReason, ExitStatus, InstanceId, Millis, OrphanClaim, ProcessId,
+        state::State,
     },
-    state::State,
 };
 
 /// A live row, as far as its fate depends on it.

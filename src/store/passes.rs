@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Row, named_params};
 
-use super::{Store, rows::Cells, transaction::Transaction};
+use super::{Store, row_reader::Cells, transaction::Transaction};
 use crate::{
     error::Result,
-    record::{InstanceId, Millis, PassKind, PassRecord, PassSummary, mask_text},
+    model::{InstanceId, Millis, PassKind, PassRecord, PassSummary},
+    redact::mask_text,
 };
 
 /// Each kind by itself, so that the index leads to the window; a gap is from the start of one to that of the next.

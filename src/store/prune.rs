@@ -11,7 +11,7 @@
 use rusqlite::Connection;
 
 use super::{Store, transaction::Transaction};
-use crate::{error::Result, record::Millis};
+use crate::{error::Result, model::Millis};
 
 /// Rows that may go.
 #[derive(Debug)]

@@ -8,7 +8,7 @@
 use rusqlite::{Connection, config::DbConfig};
 
 use super::{Store, transaction::Transaction};
-use crate::{error::Result, record::Millis};
+use crate::{error::Result, model::Millis};
 
 /// The subqueries are run once, and not at all where no instance is old enough.
 const UNNAMED: &str = "SELECT i.id FROM instance AS i

@@ -5,16 +5,15 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::{
     Store,
     migration::Schema,
-    rows::{Cells, uuid},
+    row_reader::{Cells, uuid},
 };
 use crate::{
     error::Result,
     identity::{Identity, Place},
-    record::{
+    model::{
         Cgroup, Containment, EndReason, ExportEntry, InstanceId, Limits, Millis, Origin, ProcessId,
-        ProcessRecord, TaskId,
+        ProcessRecord, TaskId, state::State,
     },
-    state::State,
 };
 
 /// The columns that [`process`] takes, of the rows `p` that come first, then what follows.
@@ -167,7 +166,7 @@ impl Store {
                     "SELECT EXISTS (SELECT 1 FROM process INDEXED BY process_live_owner
                                     WHERE state <> 'ended' AND token = ?1)",
                 )?
-                .query_row([super::rows::hex(*token)], |row| row.get(0))
+                .query_row([super::row_reader::hex(*token)], |row| row.get(0))
         })
     }
 

@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    os::lock::open_plain,
+    sys::file_lock::open_plain,
 };
 
 /// "pldg": what file(1) and we know a ledger by.

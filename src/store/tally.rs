@@ -3,7 +3,7 @@
 use super::{Store, transaction::Transaction};
 use crate::{
     error::Result,
-    record::{EndReason, LeakKind, Outcome},
+    model::{EndReason, LeakKind, Outcome},
 };
 
 /// Ends and leaks that one transaction writes.

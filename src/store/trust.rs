@@ -2,9 +2,9 @@
 //!
 //! Rows of a ledger make us send signals, so whoever can write it can aim us. Only its owner may be able to: the file is
 //! ours, no one else can write it, and no one else can put another file in its place. root may open another's ledger;
-//! it then has that user's access to files and no more ([`crate::os::acting`]), from the first look at the path on.
+//! it then has that user's access to files and no more ([`crate::sys::fs_user`]), from the first look at the path on.
 //!
-//! The folders are judged by the descriptors through which the path was followed ([`crate::os::path`]). What follows goes by
+//! The folders are judged by the descriptors through which the path was followed ([`crate::sys::trusted_path`]). What follows goes by
 //! path again, which is safe where only root and the acting user can change where the path leads, and harmless
 //! where root acts as the user who can. The ledger itself is never opened here (see [`super`] on POSIX locks), and
 //! nothing is written.
@@ -25,9 +25,9 @@ use rustix::{
 use super::filesystem;
 use crate::{
     error::{Error, Kind, Result},
-    os::{
-        acting::{Account, act_as},
-        path::{Folders, Obstacle, Seen, Trust, controller},
+    sys::{
+        fs_user::{Account, act_as},
+        trusted_path::{Folders, Obstacle, Seen, Trust, controller},
     },
 };
 

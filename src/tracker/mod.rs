@@ -1,100 +1,51 @@
-//! The tracker: one verb a file.
+//! The tracker: the verbs of an open ledger.
 //!
-//! - [`open`]: the builder, and what opening does in which order;
-//! - [`spawn`] and [`register`]: how processes come under the tracker;
-//! - [`containment`]: what keeps a tree together;
-//! - [`process`], [`output`] and [`foreground`]: waiting for one;
-//! - `asynchronous`: the same as futures, with the feature `tokio`;
-//! - [`settle`]: a root ended by itself;
-//! - [`statuses`]: of dead processes whose status cannot be had yet; [`claims`]: of other instances on rows that end here;
-//! - [`adopted`]: zombies that tasks leave to this process;
-//! - [`terminate`] and [`ending`]: ending trees; [`tie`]: what belongs to one, and pinning it;
-//! - [`background`]: ends that no caller waits for;
-//! - [`keep`]: what is left alone on purpose;
-//! - [`reap`] with [`liveness`], [`sweep`] and [`import`]: what dead instances left;
-//! - [`health`] with [`below`], and [`monitor`]: are the recorded processes still there?
-//! - [`memory`]: limits on the memory of trees;
-//! - [`forks`]: the kernel's help with what is below a root that only its session holds;
-//! - [`late`] and [`late_ends`]: what could not be written when it happened;
-//! - [`retention`]: history that is old enough, and the size of the ledger;
-//! - [`watch`]: reaping for other instances;
-//! - [`shutdown`]: the orderly end;
-//! - [`keeper`]: programs under a keeper, and the keeper;
-//! - [`ledger`], [`trees`] and [`doctor`] with [`wal`]: looking without touching, and [`metrics`] for figures.
+//! - [`builder`]: the options, and the order of opening;
+//! - [`start`]: how a process comes under the tracker;
+//! - [`handle`]: waiting for a process and reading its output;
+//! - [`runtime`]: what an open tracker keeps in memory, and the monitor's thread;
+//! - [`membership`]: which processes belong to a tree;
+//! - [`end`]: ending trees, and what follows when a root exits;
+//! - [`passes`]: health, orphans, retention, and reaping for other instances;
+//! - [`inspect`]: looking without changing anything;
+//! - [`keeper`]: the `main` of a keeper.
 
-mod adopted;
-mod alone;
-#[cfg(feature = "tokio")]
-mod asynchronous;
-mod background;
-mod below;
-mod claims;
-mod containment;
-mod doctor;
-mod ending;
-mod entry;
-mod foreground;
-mod forget;
-mod forks;
-mod health;
-mod import;
-mod job;
-mod keep;
+mod builder;
+mod end;
+mod handle;
+mod inspect;
 mod keeper;
-mod late;
-mod late_ends;
-mod ledger;
-mod liveness;
-mod memory;
-mod metrics;
-mod monitor;
-mod open;
-mod outcome;
-mod output;
-mod process;
-mod reap;
-mod register;
-mod registrar;
-mod retention;
-mod settle;
-mod shared;
-mod shutdown;
-mod spawn;
-mod statuses;
-mod sweep;
-mod terminate;
-mod tie;
-mod trees;
-mod wal;
-mod watch;
-mod watch_folder;
+mod membership;
+mod passes;
+mod runtime;
+mod start;
 
 use std::sync::Arc;
 
+pub use builder::{Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME};
 #[cfg(feature = "tokio")]
-pub use asynchronous::{AsyncProcess, AsyncTracker};
-pub use doctor::{Finding, Level, diagnose, diagnose_trusting};
-pub use job::{Job, Stdio};
+pub use handle::asynchronous::{AsyncProcess, AsyncTracker};
+pub use handle::output::Output;
+pub use handle::process::{Process, Signaller};
+pub use inspect::doctor::{Finding, Level, diagnose, diagnose_trusting};
+pub use inspect::ledger::Ledger;
 pub use keeper::main as keeper_main;
-pub use ledger::Ledger;
-pub use open::{Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME};
-pub use output::Output;
-pub use process::{Process, Signaller};
-pub use retention::{DEFAULT_KEEP_HISTORY, PruneProgress, Pruned};
-pub use watch::Turn;
+pub use passes::retention::{DEFAULT_KEEP_HISTORY, PruneProgress, Pruned};
+pub use passes::watch::Turn;
+pub use start::job::{Job, Stdio};
 
-use crate::record::Report;
+use crate::model::Report;
 
-pub(crate) use crate::os::keeper::is_asked as keeper_is_asked;
+pub(crate) use crate::sys::keeper::is_asked as keeper_is_asked;
 
 /// A handle on an open ledger: starts programs, watches them, ends them.
 ///
 /// Clones share one instance; it is `Send` and `Sync`. Dropping the last clone shuts the instance down, as
-/// [`shutdown`](Tracker::shutdown) does.
+/// [`end::shutdown`](Tracker::shutdown) does.
 ///
 /// A process that ends without dropping it shuts nothing down: `std::process::exit`, `panic = "abort"`, or a tracker in a
 /// `static`, which is never dropped. Then its programs live on in `session` and `cgroup` containment until the ledger is opened
-/// again. Call [`shutdown`](Tracker::shutdown) before the exit; or have a keeper
+/// again. Call [`end::shutdown`](Tracker::shutdown) before the exit; or have a keeper
 /// ([`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper)), which ends them with the host whatever ended that, or a
 /// `procledger watch` on the ledger, which ends them at once.
 ///
@@ -118,7 +69,7 @@ pub struct Tracker {
 /// Shuts down when the last handle goes.
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<shared::Shared>,
+    shared: Arc<runtime::shared::Shared>,
     startup: Report,
 }
 
@@ -129,7 +80,7 @@ impl Drop for Inner {
             std::mem::forget(Arc::clone(&self.shared));
             return;
         }
-        if let Err(error) = shutdown::shut_down(&self.shared) {
+        if let Err(error) = end::shutdown::shut_down(&self.shared) {
             tracing::error!("failed to shut down: {error}");
         }
     }

@@ -5,10 +5,8 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use super::{
-    super::{Exporter, file::Target, lock::try_flock, to_json, write_once},
-    PATIENCE, entry, make_fifo, my_uid, names_in,
-};
+use super::{PATIENCE, entry, make_fifo, my_uid, names_in};
+use crate::export::{Exporter, file::Target, lock::try_flock, to_json, write_once};
 
 #[test]
 fn the_text_is_the_seeds() {

@@ -6,11 +6,11 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{
-    super::{Legacy, LegacyEntry, read_legacy, to_json},
-    entry, make_fifo, my_uid, names_in,
+use super::{entry, make_fifo, my_uid, names_in};
+use crate::{
+    export::{Legacy, LegacyEntry, read_legacy, to_json},
+    model::{ExportEntry, Millis},
 };
-use crate::record::{ExportEntry, Millis};
 
 struct Scene {
     folder: tempfile::TempDir,

@@ -1,9 +1,7 @@
 use std::{fs, os::unix::fs::symlink};
 
-use super::{
-    super::lock::{Lock, Take},
-    make_fifo, my_uid,
-};
+use super::{make_fifo, my_uid};
+use crate::export::lock::{Lock, Take};
 
 #[test]
 fn one_holds_it_and_the_next_one_after() {

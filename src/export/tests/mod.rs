@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::record::ExportEntry;
+use crate::model::ExportEntry;
 
 /// Far beyond what anything here takes, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    super::{Exporter, lock::Lock, to_json, writer::Complaints},
-    PATIENCE, entry, my_uid, names_in, until,
+use super::{PATIENCE, entry, my_uid, names_in, until};
+use crate::{
+    error::Error,
+    export::{Exporter, lock::Lock, to_json, writer::Complaints},
 };
-use crate::error::Error;
 
 struct Scene {
     folder: tempfile::TempDir,

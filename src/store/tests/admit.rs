@@ -1,12 +1,12 @@
 use super::fixture::*;
 use crate::{
     error::Kind,
-    record::{
+    model::{
         EndReason, ExitStatus, Limits, Millis, NewProcess, Origin, Outcome, RootEnd, Settled,
-        StopHow, Verdict,
+        StopHow, Verdict, state::State,
     },
-    state::State,
 };
+
 use std::time::Duration;
 
 #[test]
@@ -145,7 +145,7 @@ fn what_a_root_is_let_keep_is_recorded_with_its_end_and_nobodys_any_more() {
     let root = f.row(f.me, 10, State::Running);
     let seen = f.store.admit(
         &here(),
-        &[crate::record::NewProcess { state: State::Running, ..stray(f.me, root, 11) }],
+        &[crate::model::NewProcess { state: State::Running, ..stray(f.me, root, 11) }],
     );
     let seen = *seen.expect("committed")[0].as_ref().expect("admitted");
     let earlier = Settled { process: seen, ..kept(f.me, root, 11) };
@@ -206,7 +206,7 @@ fn a_signal_and_an_unseen_end_are_told_apart() {
         [(10, ExitStatus::Signaled(9)), (11, ExitStatus::Unobserved), (12, ExitStatus::Exited(0))]
     {
         let id = f.row(f.me, pid, State::Running);
-        let end = crate::record::End { status, ..end(EndReason::Gone) };
+        let end = crate::model::End { status, ..end(EndReason::Gone) };
         assert_eq!(f.store.end(&[(id, State::Running, end)]).expect("committed"), [true]);
         assert_eq!(f.get(id).status, Some(status));
     }
@@ -220,12 +220,12 @@ fn an_instance_comes_back_as_it_went_in_and_stops_once() {
     assert_eq!((row.program, row.identity, row.uid), (new.program, new.identity, new.uid));
     assert_eq!((row.lock_name, row.ledger_file), (new.lock_name, f.store.file()));
     assert_eq!((row.started_at, row.stopped_at), (new.started_at, None));
-    let at = crate::record::Millis(7);
+    let at = crate::model::Millis(7);
     assert!(f.store.stop_instance(f.me, StopHow::Clean, at).expect("committed"));
     assert!(!f.store.stop_instance(f.me, StopHow::Crashed, at).expect("committed"), "only once");
     let row = f.store.instance(f.me).expect("read").expect("there");
     assert_eq!((row.stopped_at, row.stopped_how), (Some(at), Some(StopHow::Clean)));
-    assert!(f.store.instance(crate::record::InstanceId(99)).expect("read").is_none());
+    assert!(f.store.instance(crate::model::InstanceId(99)).expect("read").is_none());
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn an_instance_is_judged_while_it_may_have_left_something() {
     f.put(row, State::Ending, Some(claimant));
     f.row(done, 12, State::Ended);
     for id in [owner, claimant, done] {
-        f.store.stop_instance(id, StopHow::Clean, crate::record::Millis(7)).expect("committed");
+        f.store.stop_instance(id, StopHow::Clean, crate::model::Millis(7)).expect("committed");
     }
     let judged: Vec<_> =
         f.store.instances_to_judge().expect("read").into_iter().map(|row| row.id).collect();

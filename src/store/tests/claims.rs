@@ -1,11 +1,12 @@
 use super::fixture::*;
 use crate::{
-    record::{
-        End, EndReason, ExitStatus, LeakKind, Millis, Outcome, PassKind, Settled, Sighting, Verdict,
+    model::{
+        End, EndReason, ExitStatus, LeakKind, Millis, Outcome, PassKind, Settled, Sighting,
+        Verdict, state::State,
     },
-    state::State,
     store::TakeOver,
 };
+
 use std::time::Duration;
 
 #[test]
@@ -173,7 +174,7 @@ fn only_the_owner_releases_what_nobody_is_ending() {
     assert!(!f.store.release(ending, f.me, Millis(50)).expect("committed"));
 }
 
-fn seen(process: crate::record::ProcessId, rss: u64, cpu_ms: u64) -> Sighting {
+fn seen(process: crate::model::ProcessId, rss: u64, cpu_ms: u64) -> Sighting {
     Sighting { process, rss, cpu: Duration::from_millis(cpu_ms) }
 }
 

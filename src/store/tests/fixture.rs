@@ -18,12 +18,11 @@ use uuid::Uuid;
 use crate::{
     error::Result,
     identity::{Identity, Pid, Place},
-    record::{
+    model::{
         Containment, DeadInstance, End, EndReason, ExitStatus, InstanceId, LeakKind, Limits,
         Millis, NewInstance, NewLeak, NewProcess, Origin, Outcome, PassKind, PassRecord, ProcessId,
-        ProcessRecord, Settled, StopHow, TaskId, Verdict,
+        ProcessRecord, Settled, StopHow, TaskId, Verdict, state::State,
     },
-    state::State,
     store::{Store, Upgrade},
 };
 

@@ -1,16 +1,15 @@
 use super::fixture::*;
 use crate::{
-    record::{
+    model::{
         EndReason, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId, Settled, StopHow,
-        Verdict,
+        Verdict, state::State,
     },
-    state::State,
     store::LeakGrouping,
 };
 
 fn ended(f: &Fixture, owner: InstanceId, name: &str, pid: i64, at: i64) -> ProcessId {
     let id = f.admit(process(owner, name, pid));
-    let end = crate::record::End { at: Millis(at), ..end(EndReason::Exited) };
+    let end = crate::model::End { at: Millis(at), ..end(EndReason::Exited) };
     f.store.end(&[(id, State::Running, end)]).expect("committed");
     id
 }
@@ -55,7 +54,7 @@ fn what_lives_is_listed_by_age_owner_task_and_root() {
     let theirs = f.row(other, 20, State::Ending);
     f.row(f.me, 5, State::Ended);
     let below = f.admit(stray(f.me, old, 40));
-    let ids = |rows: Vec<crate::record::ProcessRecord>| {
+    let ids = |rows: Vec<crate::model::ProcessRecord>| {
         rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
     };
     assert_eq!(ids(f.store.live().expect("read")), [old, theirs, young, below]);
@@ -276,7 +275,7 @@ fn a_pass_stays_as_long_as_a_leak_that_it_found() {
     leaked(&f, last, LeakKind::Orphan, Outcome::Survived, 4_000);
     f.store.record_pass(f.me, &pass(PassKind::Orphan, 5_000)).expect("committed");
     assert_eq!(prune(&f, 1_000, 10), 0, "the survivor is still there");
-    let end = crate::record::End { at: Millis(200), ..end(EndReason::Gone) };
+    let end = crate::model::End { at: Millis(200), ..end(EndReason::Gone) };
     f.store.end(&[(id, State::Survived, end)]).expect("committed");
     assert_eq!(prune(&f, 1_000, 10), 2, "the process and the pass");
 }

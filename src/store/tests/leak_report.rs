@@ -2,8 +2,7 @@
 
 use super::fixture::*;
 use crate::{
-    record::{EndReason, LeakKind, Millis, Outcome, PassKind, Settled, Verdict},
-    state::State,
+    model::{EndReason, LeakKind, Millis, Outcome, PassKind, Settled, Verdict, state::State},
     store::{LeakGroup, LeakGrouping},
 };
 

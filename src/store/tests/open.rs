@@ -13,7 +13,7 @@ use rustix::{fs::Mode, process::umask};
 use super::fixture::*;
 use crate::{
     error::Kind,
-    record::{Millis, StopHow},
+    model::{Millis, StopHow},
     store::{Schema, Store, Upgrade},
 };
 
@@ -328,7 +328,7 @@ fn a_damaged_reference_is_found_by_the_check() {
 #[test]
 fn a_write_that_fails_leaves_nothing_and_frees_the_writer() {
     let f = Fixture::new();
-    let nobody = crate::record::InstanceId(999);
+    let nobody = crate::model::InstanceId(999);
     let batch = [process(f.me, "a", 10), process(nobody, "b", 11)];
     let error = f.store.admit(&here(), &batch).expect_err("no such owner");
     assert_eq!(error.kind(), Kind::Other);

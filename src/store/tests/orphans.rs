@@ -4,10 +4,8 @@ use std::{
 };
 
 use super::fixture::*;
-use crate::{
-    record::{
-        DeadInstance, EndReason, ExitStatus, InstanceId, Millis, OrphanClaim, ProcessId, StopHow,
-    },
+use crate::model::{
+    DeadInstance, EndReason, ExitStatus, InstanceId, Millis, OrphanClaim, ProcessId, StopHow,
     state::State,
 };
 
@@ -17,7 +15,7 @@ fn claim(f: &Fixture, dead: &[DeadInstance]) -> OrphanClaim {
     f.store.claim_orphans(f.me, "api", None, dead, AT).expect("committed")
 }
 
-fn ids(rows: &[crate::record::ProcessRecord]) -> Vec<ProcessId> {
+fn ids(rows: &[crate::model::ProcessRecord]) -> Vec<ProcessId> {
     rows.iter().map(|row| row.id).collect()
 }
 

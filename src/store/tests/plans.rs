@@ -6,10 +6,10 @@ use rusqlite::StatementStatus;
 
 use super::fixture::*;
 use crate::{
-    record::{EndReason, Millis},
-    state::State,
+    model::{EndReason, Millis, state::State},
     store::{
-        admit, below, claim, figures, instances, leaks, orphans, passes, prune, query, settle,
+        claim, descendants, insert, instances, leaks, metrics, orphans, passes, prune, query,
+        settle,
     },
 };
 
@@ -35,18 +35,18 @@ fn nothing_that_recurs_reads_all_history() {
         ("live", query::LIVE.current, "process_live_owner"),
         ("live_of", query::LIVE_OF.current, "process_live_owner"),
         ("live_of_task", query::LIVE_OF_TASK.current, "process_live_task"),
-        ("live_below", below::LIVE_BELOW, "process_root"),
+        ("live_below", descendants::LIVE_BELOW, "process_root"),
         ("settle_alone", settle::HAS_DESCENDANTS, "process_root"),
         ("export_entries", query::EXPORTED, "process_live_owner"),
         ("kept_below", query::KEPT_BELOW, "process_root"),
-        ("admit", admit::ALIVE, "process_live_task"),
+        ("admit", insert::ALIVE, "process_live_task"),
         ("claim_orphans", orphans::LIVE_ROWS, "process_live_owner"),
         ("other_claimants", claim::OTHER_CLAIMANTS, "process_live_owner"),
         ("instances_to_judge", instances::TO_JUDGE, "process_live_owner"),
-        ("figures: live", figures::LIVE_BY_STATE, "process_live_owner"),
-        ("figures: ends", figures::ENDS_SINCE, "process_ended"),
-        ("figures: leaks", figures::LEAKS_SINCE, "leak_found"),
-        ("figures: passes", figures::PASSES_SINCE, "pass_kind"),
+        ("figures: live", metrics::LIVE_BY_STATE, "process_live_owner"),
+        ("figures: ends", metrics::ENDS_SINCE, "process_ended"),
+        ("figures: leaks", metrics::LEAKS_SINCE, "leak_found"),
+        ("figures: passes", metrics::PASSES_SINCE, "pass_kind"),
         ("history", query::HISTORY.current, "process_ended"),
         ("history_of", query::HISTORY_OF.current, "process_task"),
         ("prune processes", prune::PROCESSES, "process_ended"),
@@ -172,7 +172,7 @@ fn what_recurs_takes_as_many_steps_beside_a_long_history_as_beside_none() {
         query::LIVE.current,
         query::LIVE_OF.current,
         query::LIVE_OF_TASK.current,
-        admit::ALIVE,
+        insert::ALIVE,
         orphans::LIVE_ROWS,
         instances::TO_JUDGE,
         "SELECT * FROM running",

@@ -3,7 +3,7 @@ use std::fs;
 use super::fixture::*;
 use crate::{
     error::Kind,
-    record::{Millis, PassKind, StopHow},
+    model::{Millis, PassKind, StopHow},
     store::Store,
 };
 

@@ -1,8 +1,8 @@
 //! Every verb, from every state: what it does to the row must be a path of [`next`], and `ended` is final.
 
 use super::fixture::*;
-use crate::{
-    record::{DeadInstance, EndReason, InstanceId, Millis, ProcessId, RootEnd, Verdict},
+use crate::model::{
+    DeadInstance, EndReason, InstanceId, Millis, ProcessId, RootEnd, Verdict,
     state::{
         Event::{self, Adopt, Claim, Died, GiveBack, Survived},
         State, next,

@@ -1,0 +1,124 @@
+//! Times, names and numbers.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Longest task id, in bytes: long enough for any path or URL, short enough for an index.
+pub const TASK_ID_MAX: usize = 1024;
+
+/// Unix time in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Millis(pub i64);
+
+impl Millis {
+    /// The wall clock now.
+    pub fn now() -> Self {
+        Self::from(SystemTime::now())
+    }
+
+    /// RFC 3339 in UTC with milliseconds, as `2025-01-10T12:34:56.000Z`.
+    pub fn to_rfc3339(self) -> String {
+        DateTime::<Utc>::from_timestamp_millis(self.0).map_or_else(
+            || self.0.to_string(),
+            |time| time.to_rfc3339_opts(SecondsFormat::Millis, true),
+        )
+    }
+
+    /// The time since `earlier`; zero where the clock was set back between them.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// This time less `span`.
+    #[must_use]
+    pub fn minus(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(span)))
+    }
+}
+
+impl From<SystemTime> for Millis {
+    fn from(time: SystemTime) -> Self {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => Self(millis(after)),
+            Err(before) => Self(-millis(before.duration())),
+        }
+    }
+}
+
+/// A span in whole milliseconds, as the ledger stores it.
+pub(crate) fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The caller's unit of work: 1 to [`TASK_ID_MAX`] bytes without NUL.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct TaskId(String);
+
+impl TaskId {
+    /// Checks a task id.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input when it is empty, longer than [`TASK_ID_MAX`] bytes or holds a NUL byte.
+    pub fn new(id: impl Into<String>) -> Result<Self> {
+        let id = id.into();
+        if id.is_empty() {
+            return Err(Error::invalid("the task id is empty: name the unit of work"));
+        }
+        if id.len() > TASK_ID_MAX {
+            return Err(Error::invalid(format!(
+                "the task id has {} bytes: at most {TASK_ID_MAX} are allowed",
+                id.len()
+            )));
+        }
+        if id.contains('\0') {
+            return Err(Error::invalid(format!("the task id {id:?} holds a NUL byte")));
+        }
+        Ok(Self(id))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// For people: what could move a terminal's cursor, break a line or turn its direction is escaped, since this ends up in
+/// messages and logs. [`as_str`](TaskId::as_str) is the text itself.
+impl std::fmt::Display for TaskId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.chars().try_for_each(|char| match u32::from(char) {
+            code @ (0..0x20 | 0x7f) => write!(f, "\\x{code:02x}"),
+            code @ (0x80..0xa0 | 0x61c | 0x200e | 0x200f | 0x2028..=0x202e | 0x2066..=0x2069) => {
+                write!(f, "\\u{{{code:x}}}")
+            }
+            _ => std::fmt::Write::write_char(f, char),
+        })
+    }
+}
+
+/// The task as messages name it.
+pub(crate) fn told(task: Option<&TaskId>) -> String {
+    task.map_or_else(|| "(none)".to_owned(), ToString::to_string)
+}
+
+/// Row number of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct InstanceId(pub i64);
+
+/// Row number of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ProcessId(pub i64);
+
+impl ProcessId {
+    /// Stands for a row that is not there, or could not be written: rows count from 1.
+    pub(crate) const UNRECORDED: Self = Self(0);
+}

@@ -1,0 +1,227 @@
+//! What the kernel has told of forks below this process: who was forked below whom, and who of them is to be looked at.
+//!
+//! A number alone names nobody. What is noted was named by an event, with its time; whoever is told to be forked with a
+//! noted number is a new process, and the one before is gone. What is not certain is forgotten: this is a help to the
+//! health pass, which finds by itself what it can.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use crate::{identity::Pid, sys::proc_events::Event};
+
+/// Most helpers of a build or a shell are gone by then, and are never written.
+const DELAY: Duration = Duration::from_millis(50);
+/// What only its token ties to its root is looked at again after this: no event says that it became undumpable, or wrote
+/// over its environment.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// A process by its number and the time when it was forked, or a time shortly after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Forked {
+    pub(crate) pid: Pid,
+    pub(crate) at: u64,
+}
+
+/// One process below this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Noted {
+    pub(crate) process: Forked,
+    /// The child of this process that it is below: a root, once that is known.
+    pub(crate) top: Forked,
+    /// It has a row, or shall have none.
+    pub(crate) done: bool,
+    /// It waits for its next look.
+    watched: bool,
+}
+
+/// All that is noted.
+#[derive(Debug)]
+pub(crate) struct Forks {
+    own: Pid,
+    noted: HashMap<Pid, Noted>,
+    /// Each delay is the same, so the first is always the next one.
+    due: VecDeque<(Instant, Forked)>,
+    /// The same with the longer delay.
+    watched: VecDeque<(Instant, Forked)>,
+}
+
+impl Forks {
+    /// Nothing is noted yet but who we are.
+    pub(crate) fn new(own: Pid) -> Self {
+        Self { own, noted: HashMap::new(), due: VecDeque::new(), watched: VecDeque::new() }
+    }
+
+    /// Notes an event. What is below a process for which `is_apart` answers is not noted: it belongs to that one.
+    pub(crate) fn take(&mut self, event: Event, now: Instant, is_apart: impl Fn(Pid) -> bool) {
+        match event {
+            Event::Fork { parent, child, at } => {
+                self.noted.remove(&child);
+                let process = Forked { pid: child, at };
+                if parent == self.own {
+                    self.add(process, process, true);
+                } else if let Some(above) = self.noted.get(&parent)
+                    && above.process.at <= at
+                    && !is_apart(parent)
+                {
+                    self.add(process, above.top, false);
+                    self.due.push_back((now + DELAY, process));
+                }
+            }
+            Event::Change { process } => {
+                if let Some(noted) = self.noted.get(&process) {
+                    self.due.push_back((now + DELAY, noted.process));
+                }
+            }
+        }
+    }
+
+    /// Notes what is known otherwise.
+    pub(crate) fn add(&mut self, process: Forked, top: Forked, done: bool) {
+        self.noted.insert(process.pid, Noted { process, top, done, watched: false });
+    }
+
+    /// Takes those that are to be looked at by now, each once.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<Noted> {
+        let mut due: Vec<Noted> = Vec::new();
+        while self.due.front().is_some_and(|(when, _)| *when <= now) {
+            let Some((_, process)) = self.due.pop_front() else { break };
+            let noted = self.noted.get(&process.pid).filter(|noted| noted.process == process);
+            due.extend(noted);
+        }
+        while self.watched.front().is_some_and(|(when, _)| *when <= now) {
+            let Some((_, process)) = self.watched.pop_front() else { break };
+            let noted = self.noted.get_mut(&process.pid).filter(|noted| noted.process == process);
+            due.extend(noted.map(|noted| {
+                noted.watched = false;
+                *noted
+            }));
+        }
+        due.sort_unstable_by_key(|noted| noted.process.pid);
+        due.dedup_by_key(|noted| noted.process);
+        due
+    }
+
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let fronts = [self.due.front(), self.watched.front()];
+        fronts.into_iter().flatten().map(|(when, _)| *when).min()
+    }
+
+    /// Looks at it once more in a while, for as long as it is so.
+    pub(crate) fn watch(&mut self, pid: Pid, now: Instant) {
+        if let Some(noted) = self.noted.get_mut(&pid).filter(|noted| !noted.watched) {
+            noted.watched = true;
+            self.watched.push_back((now + WATCH, noted.process));
+        }
+    }
+
+    /// Looks at it again later.
+    pub(crate) fn again(&mut self, noted: &Noted, now: Instant) {
+        self.due.push_back((now + DELAY, noted.process));
+    }
+
+    /// It has a row now, or shall have none; what it forks is noted all the same.
+    pub(crate) fn done(&mut self, pid: Pid) {
+        if let Some(noted) = self.noted.get_mut(&pid) {
+            noted.done = true;
+        }
+    }
+
+    pub(crate) fn forget(&mut self, pid: Pid) {
+        self.noted.remove(&pid);
+    }
+
+    /// After events were lost nothing of it is certain.
+    pub(crate) fn forget_all(&mut self) {
+        self.noted.clear();
+        self.due.clear();
+        self.watched.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pid(number: i64) -> Pid {
+        Pid::new(number).expect("a pid")
+    }
+
+    fn fork(parent: i64, child: i64, at: u64) -> Event {
+        Event::Fork { parent: pid(parent), child: pid(child), at }
+    }
+
+    /// Who is due when all delays are over, and below whom.
+    fn after(events: &[Event], is_apart: impl Fn(Pid) -> bool) -> Vec<(u32, u32)> {
+        let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
+        for event in events {
+            forks.take(*event, now, &is_apart);
+        }
+        assert_eq!(forks.due(now), [], "nobody is looked at at once");
+        let due = forks.due(now + DELAY);
+        assert_eq!(forks.next_due(), None);
+        due.iter().map(|noted| (noted.process.pid.get(), noted.top.pid.get())).collect()
+    }
+
+    #[test]
+    fn a_daemon_that_forks_twice_is_below_the_root_though_its_parent_is_gone() {
+        let exit = Event::Change { process: pid(12) };
+        let events = [fork(10, 11, 1), fork(11, 12, 2), fork(12, 13, 3), exit];
+        assert_eq!(after(&events, |_| false), [(12, 11), (13, 11)]);
+    }
+
+    #[test]
+    fn strangers_and_what_is_below_them_are_not_noted() {
+        assert_eq!(after(&[fork(20, 21, 1), fork(21, 22, 2), fork(1, 11, 3)], |_| false), []);
+    }
+
+    #[test]
+    fn what_is_below_a_process_of_its_own_belongs_to_that_one() {
+        let events = [fork(10, 11, 1), fork(11, 12, 2), fork(12, 13, 3)];
+        assert_eq!(after(&events, |parent| parent == pid(12)), [(12, 11)]);
+    }
+
+    #[test]
+    fn a_number_that_a_stranger_got_is_the_strangers() {
+        let events = [fork(10, 11, 1), fork(11, 12, 2), fork(20, 12, 3), fork(12, 13, 4)];
+        assert_eq!(after(&events, |_| false), []);
+    }
+
+    #[test]
+    fn what_was_forked_before_its_parent_was_another_process_told_of_too_late() {
+        let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
+        let root = Forked { pid: pid(11), at: 50 };
+        forks.add(root, root, true);
+        forks.take(fork(11, 12, 49), now, |_| false);
+        assert_eq!(forks.due(now + DELAY), []);
+    }
+
+    #[test]
+    fn what_is_watched_is_looked_at_once_in_a_while_and_no_more() {
+        let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
+        forks.take(fork(10, 11, 1), now, |_| false);
+        forks.take(fork(11, 12, 2), now, |_| false);
+        let pids = |due: Vec<Noted>| due.iter().map(|noted| noted.process.pid).collect::<Vec<_>>();
+        assert_eq!(pids(forks.due(now + DELAY)), [pid(12)]);
+        forks.watch(pid(12), now);
+        forks.watch(pid(12), now);
+        assert_eq!(forks.next_due(), Some(now + WATCH));
+        assert_eq!(pids(forks.due(now + WATCH)), [pid(12)]);
+        assert_eq!(forks.next_due(), None);
+        forks.watch(pid(12), now);
+        // Another process has its number.
+        forks.take(fork(11, 12, 9), now, |_| false);
+        assert_eq!(pids(forks.due(now + DELAY)), [pid(12)]);
+        assert_eq!(forks.due(now + WATCH), []);
+    }
+
+    #[test]
+    fn after_a_loss_nothing_is_noted() {
+        let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
+        forks.take(fork(10, 11, 1), now, |_| false);
+        forks.forget_all();
+        forks.take(fork(11, 12, 2), now, |_| false);
+        assert_eq!(forks.due(now + DELAY), []);
+    }
+}

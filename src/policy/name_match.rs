@@ -1,0 +1,275 @@
+//! Which unregistered processes match a configured name, and which of those were left behind.
+//!
+//! A name is matched against three things only: the base name of the executable, of `argv[0]`, and of the script that an
+//! interpreter runs. Text elsewhere in a command line never counts: `tail -f NAME.log` and `sh -c '… NAME …'` are people
+//! at work. A match is ended only when nothing exempts it and its parent is one that adopts orphans; whatever is doubtful
+//! is reported and left.
+
+use std::time::Duration;
+
+use super::interpreter::scripts;
+use crate::identity::Pid;
+
+/// Programs that adopt orphans, beside pid 1: a user's service manager, and the inits that containers use. Not the shims
+/// of container engines: what they have as children they have started.
+const REAPERS: [&str; 6] = ["systemd", "init", "tini", "dumb-init", "docker-init", "catatonit"];
+
+/// What a process runs, as `/proc` shows it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Program {
+    /// Path of the executable, where we may see it.
+    pub(crate) executable: Option<Vec<u8>>,
+    pub(crate) argv: Vec<Vec<u8>>,
+}
+
+/// A program that matches a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Matched {
+    /// What of it has the name.
+    pub(crate) rule: String,
+    /// Why that may be an accident.
+    pub(crate) doubt: Option<&'static str>,
+}
+
+/// What decides about a process that matches.
+#[derive(Clone, Debug)]
+pub(crate) struct Circumstances {
+    /// Why it is not for the sweep to end, where that is certain.
+    pub(crate) exempt: Option<String>,
+    /// Why it may be somebody's, or is to be left.
+    pub(crate) doubt: Option<String>,
+    pub(crate) on_terminal: bool,
+    pub(crate) age: Duration,
+    pub(crate) parent: Parent,
+}
+
+/// Who the parent of a process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// Pid 1: what loses its parent goes there.
+    Init,
+    /// Another process, with the base name of its executable.
+    Alive(Pid, String),
+    /// It has a number and is not to be seen: another user's, and `/proc` hides those.
+    Hidden(u32),
+    /// Number 0: somebody who entered this PID namespace from outside, as `docker exec` does. Orphans never have it.
+    Outside,
+}
+
+/// What the sweep says of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// It is left behind: end it. With the rule.
+    Leak(String),
+    /// It matches, but may be somebody's: report it, leave it. With the reason.
+    Suspect(String),
+    /// It matches, and is exempt. With the reason.
+    Spared(String),
+}
+
+/// Judges a process that matches.
+pub(crate) fn judge(matched: &Matched, about: &Circumstances, min_age: Duration) -> Judgement {
+    let Matched { rule, doubt } = matched;
+    let spared = |why: &str| Judgement::Spared(format!("{rule}, but {why}"));
+    let suspect = |why: &str| Judgement::Suspect(format!("{rule}, but {why}"));
+    if let Some(why) = &about.exempt {
+        return spared(why);
+    }
+    if about.on_terminal {
+        return spared("it has a controlling terminal: it may be a person's");
+    }
+    if about.age < min_age {
+        return spared(&format!("it is {:?} old, and younger than {min_age:?}", whole(about.age)));
+    }
+    if let Some(why) = doubt.or(about.doubt.as_deref()) {
+        return suspect(why);
+    }
+    match &about.parent {
+        Parent::Init => Judgement::Leak(rule.clone()),
+        Parent::Alive(_, name) if is_reaper(name) => Judgement::Leak(rule.clone()),
+        Parent::Alive(pid, name) => suspect(&format!("its parent {pid} ({name}) lives")),
+        Parent::Hidden(pid) => suspect(&format!("its parent {pid} cannot be seen")),
+        Parent::Outside => suspect("its parent is outside of this PID namespace"),
+    }
+}
+
+/// The rule by which a program is protected, from the rule by which it matched.
+pub(crate) fn protects(matched: &str) -> String {
+    format!("its {matched}, which is protected")
+}
+
+/// A millisecond is as exact as it needs to be told.
+fn whole(age: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The rule by which a program matches one of the names.
+pub(crate) fn matched(program: &Program, names: &[String]) -> Option<Matched> {
+    names.iter().find_map(|name| match_one(program, name))
+}
+
+fn match_one(program: &Program, name: &str) -> Option<Matched> {
+    let is_named = |path: &[u8]| base_name(path) == name.as_bytes();
+    let by = |what: &str, doubt| Some(Matched { rule: format!("{what} is named {name}"), doubt });
+    let executable = program.executable.as_deref().map(without_deletion);
+    if executable.is_some_and(is_named) {
+        return by("executable", None);
+    }
+    let argv0 = program.argv.first().map_or(&b""[..], Vec::as_slice);
+    if is_named(title(argv0)) {
+        return by("argv[0]", None);
+    }
+    // `argv[0]` may be anything, so the executable is asked as well.
+    let interpreters = [base_name(argv0), executable.map_or(&b""[..], base_name)];
+    let scripts = interpreters
+        .iter()
+        .map(|interpreter| scripts(interpreter, &program.argv))
+        .find(|scripts| !scripts.is_empty())?;
+    let script = scripts.into_iter().find(|script| is_named(script.path))?;
+    by("script", script.doubtful.then_some("it may be the value of an option that is not known"))
+}
+
+/// The kernel's mark on the path of a file that is not there any more (`proc_pid_exe(5)`).
+fn without_deletion(path: &[u8]) -> &[u8] {
+    path.strip_suffix(b" (deleted)").unwrap_or(path)
+}
+
+/// What stands before the first `": "`: programs write `NAME: what they do` over their `argv[0]`, and what follows is text.
+fn title(argv0: &[u8]) -> &[u8] {
+    let end = argv0.windows(2).position(|pair| pair == b": ").unwrap_or(argv0.len());
+    &argv0[..end]
+}
+
+fn is_reaper(name: &str) -> bool {
+    REAPERS.contains(&name)
+}
+
+/// What follows the last slash.
+pub(crate) fn base_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::snapshot::tests::pid;
+
+    fn program(executable: &str, argv: &[&str]) -> Program {
+        Program {
+            executable: Some(executable.as_bytes().to_vec()),
+            argv: argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+        }
+    }
+
+    fn rule(executable: &str, argv: &[&str]) -> Option<String> {
+        let found = matched(&program(executable, argv), &["worker".to_owned()])?;
+        Some(found.rule)
+    }
+
+    fn orphan() -> Circumstances {
+        Circumstances {
+            exempt: None,
+            doubt: None,
+            on_terminal: false,
+            age: Duration::from_mins(1),
+            parent: Parent::Init,
+        }
+    }
+
+    fn verdict(about: &Circumstances) -> Judgement {
+        let matched = Matched { rule: "executable is named worker".into(), doubt: None };
+        judge(&matched, about, Duration::from_secs(1))
+    }
+
+    #[test]
+    fn a_program_matches_by_executable_argv0_or_script() {
+        for (executable, argv, what) in [
+            ("/opt/worker", &["anything"][..], "executable"),
+            ("/opt/worker (deleted)", &["anything"], "executable"),
+            ("/opt/worker", &[], "executable"),
+            ("/opt/other", &["worker", "run"], "argv[0]"),
+            ("/opt/other", &["/opt/worker"], "argv[0]"),
+            ("/opt/other", &["worker: idle"], "argv[0]"),
+            ("/bin/bash", &["/bin/bash", "/usr/bin/worker", "run"], "script"),
+            ("/usr/bin/python3.11", &["python3.11", "-u", "/opt/worker"], "script"),
+            ("/usr/bin/node", &["node", "/opt/worker"], "script"),
+            ("/usr/bin/node", &["a title", "/opt/worker"], "script"),
+            ("/usr/bin/busybox", &["sh", "worker"], "script"),
+        ] {
+            assert_eq!(rule(executable, argv), Some(format!("{what} is named worker")), "{argv:?}");
+        }
+    }
+
+    #[test]
+    fn w1_look_alikes_do_not_match() {
+        for (executable, argv) in [
+            ("/usr/bin/tail", &["tail", "-f", "worker.log"][..]),
+            ("/usr/bin/tail", &["tail", "-f", "/opt/worker"]),
+            ("/usr/bin/vim", &["vim", "worker.md"]),
+            ("/usr/bin/vim", &["vim", "worker"]),
+            ("/bin/bash", &["bash", "-c", "worker"]),
+            ("/bin/bash", &["bash", "-ec", "worker"]),
+            ("/usr/bin/python3", &["python3", "-m", "worker"]),
+            ("/usr/bin/python3", &["python3", "worker.py"]),
+            ("/usr/bin/node", &["node", "-e", "worker"]),
+            ("/usr/bin/node", &["node", "--require", "worker", "other"]),
+            ("/opt/worker-2", &["worker-2"]),
+            ("/opt/worker/bin/other", &["other"]),
+            ("/usr/bin/rsync", &["rsync: watching /srv/worker"]),
+            ("/bin/bash", &["bash", "other", "worker"]),
+            ("/opt/basher", &["basher", "worker"]),
+            ("/opt/x", &[]),
+        ] {
+            assert_eq!(rule(executable, argv), None, "{argv:?}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_or_a_young_age_or_what_is_known_exempts() {
+        let plain = orphan();
+        for about in [
+            Circumstances { on_terminal: true, ..plain.clone() },
+            Circumstances { age: Duration::from_millis(999), ..plain.clone() },
+            Circumstances { exempt: Some("it is ours".into()), ..plain.clone() },
+        ] {
+            assert!(matches!(verdict(&about), Judgement::Spared(_)), "{about:?}");
+        }
+        let young = Circumstances { age: Duration::from_micros(12_345), ..plain };
+        let why = "executable is named worker, but it is 12ms old, and younger than 1s";
+        assert_eq!(verdict(&young), Judgement::Spared(why.into()));
+    }
+
+    #[test]
+    fn a_living_parent_makes_a_suspect_unless_it_adopts_orphans() {
+        let below = |parent| Circumstances { parent, ..orphan() };
+        let named = |name: &str| below(Parent::Alive(pid(5), name.to_owned()));
+        assert!(matches!(verdict(&orphan()), Judgement::Leak(_)));
+        assert!(matches!(verdict(&named("systemd")), Judgement::Leak(_)));
+        assert!(matches!(verdict(&named("bash")), Judgement::Suspect(_)));
+        assert!(matches!(verdict(&named("containerd-shim-runc-v2")), Judgement::Suspect(_)));
+        assert!(matches!(verdict(&below(Parent::Hidden(5))), Judgement::Suspect(_)));
+        assert!(matches!(verdict(&below(Parent::Outside)), Judgement::Suspect(_)));
+    }
+
+    #[test]
+    fn a_protected_name_is_left_and_told() {
+        let node = program("/usr/bin/node", &["node", "/opt/worker"]);
+        let find = |name: &str| matched(&node, &[name.to_owned()]);
+        let doubt = find("node").map(|other| protects(&other.rule));
+        let worker = find("worker").expect("a match");
+        let why = "script is named worker, but its executable is named node, which is protected";
+        let about = Circumstances { doubt, ..orphan() };
+        assert_eq!(judge(&worker, &about, Duration::ZERO), Judgement::Suspect(why.to_owned()));
+        assert_eq!(find("worker.js"), None);
+    }
+
+    #[test]
+    fn a_doubtful_match_is_a_suspect() {
+        let argv = ["node", "--unheard-of", "worker", "other"];
+        let found = matched(&program("/usr/bin/node", &argv), &["worker".to_owned()]);
+        let found = found.expect("a match");
+        assert!(matches!(judge(&found, &orphan(), Duration::ZERO), Judgement::Suspect(_)));
+        let doubt = Circumstances { doubt: Some("who knows".into()), ..orphan() };
+        assert!(matches!(verdict(&doubt), Judgement::Suspect(_)));
+    }
+}

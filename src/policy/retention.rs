@@ -1,0 +1,110 @@
+//! How history is shortened: how much at a time, with what pauses, and up to when.
+
+use std::time::Duration;
+
+use crate::model::Millis;
+
+/// How long a step may hold the write lock: less than the scheduler gives to who has just slept, since who is put aside in
+/// the middle holds it for as long. A writer that meets it asks again after 1, 3, 8, 18 and 33 ms (SQLite's busy handler),
+/// so that with the pause below it has the lock long before 50 ms have passed.
+const TARGET: Duration = Duration::from_micros(1_500);
+/// The lock is free three times as long as it was held.
+const PAUSES: u32 = 3;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What a step begins with, before anything is known of the disk.
+const FIRST: u32 = 16;
+const SMALLEST: u32 = 4;
+const LARGEST: u32 = 2_000;
+/// To fit a limit of size, the history loses this part of its span at a time.
+const PART: i64 = 16;
+const SHORTEST_PART: Duration = Duration::from_mins(1);
+/// History is looked at this often, and more often where it is kept for less than four days.
+const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
+
+/// How many rows or pages a step takes: as many as its disk can do within the target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    size: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { size: FIRST }
+    }
+}
+
+impl Pace {
+    pub(crate) fn size(self) -> u32 {
+        self.size
+    }
+
+    /// Takes in how long the last step held the lock; answers with how long to leave it alone.
+    pub(crate) fn took(&mut self, held: Duration) -> Duration {
+        if held > TARGET {
+            self.size = (self.size / 2).max(SMALLEST);
+        } else if held < TARGET / 2 {
+            self.size = (self.size.saturating_mul(3) / 2).min(LARGEST);
+        }
+        held.saturating_mul(PAUSES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+    }
+}
+
+/// Up to when history goes next, so that the ledger gets smaller: its oldest part, counted from where the last one ended.
+pub(crate) fn next_cutoff(oldest: Millis, last: Option<Millis>, now: Millis) -> Millis {
+    let from = last.map_or(oldest, |last| last.max(oldest));
+    let part = now.0.saturating_sub(from.0) / PART;
+    let shortest = i64::try_from(SHORTEST_PART.as_millis()).unwrap_or(i64::MAX);
+    Millis(from.0.saturating_add(part.max(shortest)).min(now.0))
+}
+
+/// How often history that is kept for `keep` is looked at.
+pub(crate) fn interval(keep: Duration) -> Duration {
+    (keep / 96).min(LONGEST_INTERVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn steps_grow_on_a_fast_disk_and_shrink_on_a_slow_one() {
+        let mut pace = Pace::default();
+        for _ in 0..40 {
+            pace.took(Duration::from_micros(10));
+        }
+        assert_eq!(pace.size(), LARGEST);
+        assert_eq!(pace.took(Duration::from_millis(40)), Duration::from_millis(120));
+        assert_eq!(pace.size(), LARGEST / 2);
+        for _ in 0..40 {
+            pace.took(Duration::from_secs(9));
+        }
+        assert_eq!((pace.size(), pace.took(Duration::MAX)), (SMALLEST, LONGEST_PAUSE));
+        assert_eq!(pace.took(TARGET / 2 + Duration::from_micros(1)), SHORTEST_PAUSE, "just right");
+        assert_eq!(pace.size(), SMALLEST);
+    }
+
+    proptest! {
+        #[test]
+        fn cutoffs_move_on_until_now(oldest in -1_i64 << 50..1 << 50, span in 0_i64..1 << 50) {
+            let now = Millis(oldest + span);
+            let (mut last, mut rounds) = (None, 0);
+            while last != Some(now) {
+                let next = next_cutoff(Millis(oldest), last, now);
+                prop_assert!(last.is_none_or(|last| last < next) && next <= now);
+                last = Some(next);
+                rounds += 1;
+                prop_assert!(rounds < 1_000);
+            }
+        }
+    }
+
+    #[test]
+    fn short_history_is_looked_at_more_often() {
+        assert_eq!(interval(Duration::from_hours(24 * 90)), LONGEST_INTERVAL);
+        assert_eq!(interval(Duration::MAX), LONGEST_INTERVAL);
+        assert_eq!(interval(Duration::from_millis(960)), Duration::from_millis(10));
+    }
+}

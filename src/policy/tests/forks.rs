@@ -1,0 +1,83 @@
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::*;
+
+use super::{any_pid, number, pid};
+use crate::{policy::fork_history::*, sys::proc_events::Event};
+
+/// Whose forks are told.
+const OWN: u32 = 1;
+
+#[derive(Clone, Debug)]
+enum Told {
+    Fork { parent: u32, child: u32 },
+    Change(u32),
+    Forget(u32),
+    Lost,
+}
+
+fn told() -> impl Strategy<Value = Told> {
+    prop_oneof![
+        8 => (number(), 2..=super::NUMBERS).prop_map(|(parent, child)| Told::Fork { parent, child }),
+        3 => number().prop_map(Told::Change),
+        1 => number().prop_map(Told::Forget),
+        1 => Just(Told::Lost),
+    ]
+}
+
+proptest! {
+    /// The model: who of the numbers is ours now, since which event, and below which child.
+    #[test]
+    fn only_who_is_below_us_by_what_was_told_last_is_looked_at(
+        all in prop::collection::vec(told(), 0..40),
+        apart in prop::collection::hash_set(any_pid(), 0..3),
+    ) {
+        let (mut forks, now) = (Forks::new(pid(OWN)), Instant::now());
+        let mut model: HashMap<u32, (u64, u32)> = HashMap::new();
+        for (told, at) in all.into_iter().zip(1_u64..) {
+            match told {
+                Told::Fork { parent, child } if parent != child => {
+                    let event = Event::Fork { parent: pid(parent), child: pid(child), at };
+                    forks.take(event, now, |pid| apart.contains(&pid));
+                    model.remove(&child);
+                    if parent == OWN {
+                        model.insert(child, (at, child));
+                    } else if let Some(&(_, top)) = model.get(&parent) && !apart.contains(&pid(parent)) {
+                        model.insert(child, (at, top));
+                    }
+                }
+                Told::Fork { .. } => {}
+                Told::Change(number) => {
+                    forks.take(Event::Change { process: pid(number) }, now, |_| false);
+                }
+                Told::Forget(number) => {
+                    forks.forget(pid(number));
+                    model.remove(&number);
+                }
+                Told::Lost => {
+                    forks.forget_all();
+                    model.clear();
+                }
+            }
+        }
+        prop_assert_eq!(forks.due(now), [], "not before the delay");
+        let due = forks.due(now + Duration::from_secs(1));
+        let numbers: Vec<u32> = due.iter().map(|noted| noted.process.pid.get()).collect();
+        let mut once = numbers.clone();
+        once.dedup();
+        prop_assert_eq!(&once, &numbers, "each once");
+        for noted in &due {
+            let known = model.get(&noted.process.pid.get()).copied();
+            prop_assert_eq!(known, Some((noted.process.at, noted.top.pid.get())));
+        }
+        // Nobody is missed who is no child of ours itself.
+        let deeper = model.iter().filter(|(number, (_, top))| *number != top);
+        for (number, _) in deeper {
+            prop_assert!(numbers.contains(number), "{} is missed", number);
+        }
+        prop_assert_eq!(forks.next_due(), None);
+    }
+}

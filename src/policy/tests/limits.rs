@@ -1,0 +1,54 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::policy::{
+    limits::{TreeMemory, ran_too_long},
+    retention::Pace,
+};
+
+proptest! {
+    #[test]
+    fn a_limit_is_passed_exactly_from_where_it_says(
+        limit in prop::option::of(0..50_u64), age in 0..60_u64,
+    ) {
+        let over = ran_too_long(limit.map(Duration::from_secs), Duration::from_secs(age));
+        prop_assert_eq!(over.is_some(), limit.is_some_and(|limit| age >= limit));
+    }
+
+    #[test]
+    fn a_tree_is_ended_only_by_what_it_takes_and_never_before_a_closer_look(
+        limit in 0..50_u64, used in 0..60_u64, shared in 0..60_u64,
+    ) {
+        let memory = TreeMemory { resident: used + shared, proportional: Some(used) };
+        prop_assert_eq!(memory.is_too_much(limit).is_some(), used > limit);
+        // A tree over its limit is near it: the cheap look misses none.
+        prop_assert!(used <= limit || memory.is_near(limit));
+        let unseen = TreeMemory { proportional: None, ..memory };
+        prop_assert_eq!(unseen.is_too_much(limit), None);
+    }
+
+    #[test]
+    fn what_has_passed_its_limit_does_not_come_back_by_growing(
+        limit in prop::option::of(0..50_u64), age in 0..60_u64, older in 0..60_u64,
+    ) {
+        let limit = limit.map(Duration::from_secs);
+        let then = ran_too_long(limit, Duration::from_secs(age));
+        let later = ran_too_long(limit, Duration::from_secs(age + older));
+        prop_assert!(then.is_none() || later.is_some());
+    }
+
+    #[test]
+    fn a_step_of_the_housekeeping_is_never_empty_and_never_without_a_pause(
+        held in prop::collection::vec(any::<u64>().prop_map(Duration::from_nanos), 0..60),
+    ) {
+        let mut pace = Pace::default();
+        for held in held {
+            let pause = pace.took(held);
+            prop_assert!((1..=10_000).contains(&pace.size()));
+            prop_assert!(pause >= Duration::from_millis(1) && pause <= Duration::from_secs(1));
+            // The lock is free longer than it was held, up to the longest pause.
+            prop_assert!(pause >= held.saturating_mul(2).min(Duration::from_secs(1)));
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Properties: what holds of any machine, any tree and any command line. Single cases stand beside the code.
+
+mod forks;
+mod limits;
+mod members;
+mod names;
+mod protect;
+mod snapshot;
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use crate::{
+    identity::Pid,
+    sys::snapshot::{
+        Snapshot, Stat,
+        tests::{pid, stat},
+    },
+};
+
+/// So few that all that can meet does meet: parents that are missing, loops that a torn read shows, sessions of several.
+const NUMBERS: u32 = 14;
+
+fn number() -> impl Strategy<Value = u32> {
+    1..=NUMBERS
+}
+
+fn any_pid() -> impl Strategy<Value = Pid> {
+    number().prop_map(pid)
+}
+
+fn some_pids() -> impl Strategy<Value = Vec<Pid>> {
+    prop::collection::vec(any_pid(), 0..4)
+}
+
+prop_compose! {
+    fn process()(
+        number in number(),
+        parent in 0..=NUMBERS,
+        session in 0..4_u32,
+        group in 0..4_u32,
+        on_terminal in prop::bool::weighted(0.15),
+        is_kernel_thread in prop::bool::weighted(0.1),
+    ) -> Stat {
+        Stat {
+            group,
+            terminal: if on_terminal { 34817 } else { 0 },
+            flags: if is_kernel_thread { 0x0020_0000 } else { 0 },
+            ..stat(number, parent, session)
+        }
+    }
+}
+
+/// A machine as a sweep over `/proc` may show it; each number once.
+fn machine() -> impl Strategy<Value = Snapshot> {
+    prop::collection::vec(process(), 0..16).prop_map(|all| {
+        let mut seen = HashSet::new();
+        Snapshot::new(all.into_iter().filter(|stat| seen.insert(stat.pid)))
+    })
+}
+
+/// The parents of a process up to where nobody knows further or the line begins anew; itself only where it is its own.
+fn line_up(snapshot: &Snapshot, from: Pid) -> HashSet<Pid> {
+    let mut line = HashSet::new();
+    let mut next = snapshot.get(from).map(|stat| stat.parent);
+    while let Some(parent) = next.and_then(|parent| Pid::new(i64::from(parent))) {
+        if !line.insert(parent) {
+            break;
+        }
+        next = snapshot.get(parent).map(|stat| stat.parent);
+    }
+    line
+}

@@ -1,0 +1,44 @@
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::{any_pid, line_up, machine, number, some_pids};
+use crate::{identity::Pid, policy::protection::left};
+
+/// Who bears which protected name: 0 is none.
+fn names() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(prop::sample::select(vec![0, 0, 0, 1, 2]), super::NUMBERS as usize + 1)
+}
+
+proptest! {
+    #[test]
+    fn whoever_is_left_bears_a_name_or_is_below_one_who_is_left(
+        snapshot in machine(),
+        root in prop::option::of(any_pid()),
+        candidates in some_pids(),
+        exempt in prop::collection::hash_set(any_pid(), 0..4),
+        names in names(),
+    ) {
+        let judge = |pid: Pid| match names[pid.get() as usize] {
+            0 => None,
+            name => Some(format!("its name is {name}")),
+        };
+        let found = left(&snapshot, root, candidates.clone(), &exempt, judge);
+        prop_assert!(root.is_none_or(|root| !found.contains_key(&root)), "the root is left");
+        for &pid in found.keys() {
+            let by_name = candidates.contains(&pid) && judge(pid).is_some();
+            // Through a kernel thread as well, which is itself never told to be left.
+            let below = line_up(&snapshot, pid).iter().any(|above| found.contains_key(above));
+            prop_assert!(by_name || below, "{:?} in {:?}", pid, found);
+            prop_assert!(by_name || !exempt.contains(&pid));
+        }
+    }
+
+    #[test]
+    fn where_nobody_bears_a_name_nobody_is_left(
+        snapshot in machine(), root in number(), candidates in some_pids(),
+    ) {
+        let root = Some(super::pid(root));
+        prop_assert!(left(&snapshot, root, candidates, &HashSet::new(), |_| None).is_empty());
+    }
+}

@@ -1,0 +1,95 @@
+//! What is recorded below roots: asked for all of them in one read, however many are ended together.
+
+use rusqlite::{Connection, named_params};
+
+use super::{
+    Store,
+    query::{KEPT_BELOW, identity},
+    row_reader::{Cells, hex},
+};
+use crate::{
+    error::Result,
+    identity::Identity,
+    model::{InstanceId, ProcessId},
+};
+
+/// What the ledger has below one root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Below {
+    /// Descendants that have not ended.
+    pub(crate) live: Vec<(ProcessId, Identity)>,
+    /// What was left on purpose: it is nobody's to end, whatever else is done to the tree.
+    pub(crate) kept: Vec<Identity>,
+}
+
+pub(super) const LIVE_BELOW: &str =
+    "SELECT p.id, f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset,
+       p.pid, p.start_tick, p.pidfd_inode
+     FROM process AS p INDEXED BY process_root
+     CROSS JOIN instance AS f ON f.id = p.first_owner
+     WHERE p.root = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id";
+
+impl Store {
+    /// For each of `roots`, in their order. One that does not exist has nothing below it.
+    pub(crate) fn below(&self, roots: &[ProcessId]) -> Result<Vec<Below>> {
+        self.read("list what is below processes", |connection| {
+            // Within one transaction the locks are taken once, and what was read stays in the cache.
+            let all = connection.unchecked_transaction()?;
+            let below = roots.iter().map(|root| below(&all, *root)).collect();
+            all.finish()?;
+            below
+        })
+    }
+}
+
+const ROOTS_OF_FORMER_IMAGES: &str =
+    "SELECT f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset,
+       p.pid, p.start_tick, p.pidfd_inode
+     FROM instance AS f
+     CROSS JOIN process AS p INDEXED BY process_ended
+       ON p.ended_at >= f.started_at AND p.first_owner = f.id
+     WHERE f.pid = :pid AND f.start_tick = :start_tick AND f.boot_id = :boot_id
+       AND f.pid_namespace = :pid_namespace AND f.id <> :own
+       AND p.root IS NULL AND p.origin = 'spawned'
+     ORDER BY p.ended_at DESC LIMIT 10000";
+
+impl Store {
+    /// Roots with recorded ends that former images of the process `own` have started, those that ended last first, 10,000 at
+    /// most.
+    pub(crate) fn roots_of_former_images(
+        &self,
+        own: &Identity,
+        except: InstanceId,
+    ) -> Result<Vec<Identity>> {
+        self.read("list what former images have started", |connection| {
+            connection
+                .prepare_cached(ROOTS_OF_FORMER_IMAGES)?
+                .query_map(
+                    named_params! {
+                        ":pid": own.pid.get(),
+                        ":start_tick": own.start_tick.cast_signed(),
+                        ":boot_id": hex(own.place.boot_id),
+                        ":pid_namespace": own.place.pid_namespace.cast_signed(),
+                        ":own": except.0,
+                    },
+                    |row| identity(&mut Cells::of(row)),
+                )?
+                .collect()
+        })
+    }
+}
+
+fn below(connection: &Connection, root: ProcessId) -> rusqlite::Result<Below> {
+    let live = connection
+        .prepare_cached(LIVE_BELOW)?
+        .query_map([root.0], |row| {
+            let mut cells = Cells::of(row);
+            Ok((ProcessId(cells.take()?), identity(&mut cells)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let kept = connection
+        .prepare_cached(KEPT_BELOW)?
+        .query_map([root.0], |row| identity(&mut Cells::of(row)))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Below { live, kept })
+}

@@ -1,0 +1,96 @@
+//! Ends that their owner could observe, and could not write before it stopped.
+//!
+//! The orphan pass ends such a row as `gone`, for all that can be seen then. What the owner has left word of is added: how and
+//! when the process ended. A row that was ended in another way, or that has a status, stays as it is; so the same word may come
+//! twice, or after a crash in between, and a wrong one changes nothing but the history of a process that has ended.
+
+use rusqlite::{Connection, OptionalExtension, named_params};
+
+use super::{Store, row_reader::Cells};
+use crate::{
+    error::Result,
+    model::{End, InstanceId, LateEnd, Millis, ProcessId},
+    redact::mask_text,
+};
+
+impl Store {
+    /// Adds what an instance has left word of; `lock_name` has to be the name of its lock. Returns how many rows that changed,
+    /// and whether any of them has not ended yet, so that the word has to be kept.
+    pub(crate) fn add_late_ends(
+        &self,
+        instance: InstanceId,
+        lock_name: &str,
+        ends: &[LateEnd],
+    ) -> Result<(u64, bool)> {
+        self.write("record the end of processes", |tx| {
+            let known: bool = tx
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND lock_name = ?2)",
+                )?
+                .query_one((instance.0, lock_name), |row| row.get(0))?;
+            if !known {
+                return Ok((0, false));
+            }
+            let (mut added, mut waits) = (0, false);
+            for late in ends {
+                added += add(tx, late)?;
+                waits |= is_live(tx, late)?;
+            }
+            Ok((added, waits))
+        })
+    }
+
+    /// The end of a row that could not be written, with what tells the row from another one; `None` where it has ended.
+    pub(crate) fn late_end(&self, id: ProcessId, end: End) -> Result<Option<LateEnd>> {
+        self.read("look up a process", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT pid, start_tick, task_id FROM process WHERE id = ?1 AND state <> 'ended'",
+                )?
+                .query_one([id.0], |row| {
+                    let mut cells = Cells::of(row);
+                    let (pid, start_tick, task) = (cells.pid()?, cells.u64()?, cells.task()?);
+                    Ok((pid, start_tick, task))
+                })
+                .optional()
+        })
+        .map(|found| {
+            found.map(|(pid, start_tick, task)| LateEnd { process: id, pid, start_tick, task, end })
+        })
+    }
+}
+
+fn add(connection: &Connection, late: &LateEnd) -> rusqlite::Result<u64> {
+    let end = &late.end;
+    connection
+        .prepare_cached(
+            "UPDATE process
+             SET end_reason = :reason, exit_code = :code, exit_signal = :signal,
+               ended_at = max(started_at, min(ended_at, :at)), end_rule = :rule, end_evidence = :evidence
+             WHERE id = :id AND pid = :pid AND start_tick = :start_tick AND state = 'ended'
+               AND end_reason IN ('gone', 'rebooted') AND exit_code IS NULL AND exit_signal IS NULL",
+        )?
+        .execute(named_params! {
+            ":id": late.process.0,
+            ":pid": late.pid.get(),
+            ":start_tick": late.start_tick.cast_signed(),
+            ":reason": end.reason.as_str(),
+            ":code": end.status.code(),
+            ":signal": end.status.signal(),
+            ":at": Millis(end.at.0).0,
+            ":rule": end.because.as_ref().map(|because| mask_text(&because.rule)),
+            ":evidence": end.because.as_ref().map(|because| mask_text(&because.evidence)),
+        })
+        .map(|changed| changed as u64)
+}
+
+fn is_live(connection: &Connection, late: &LateEnd) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM process
+                            WHERE id = ?1 AND pid = ?2 AND start_tick = ?3 AND state <> 'ended')",
+        )?
+        .query_one((late.process.0, late.pid.get(), late.start_tick.cast_signed()), |row| {
+            row.get(0)
+        })
+}

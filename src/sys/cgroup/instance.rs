@@ -1,0 +1,208 @@
+//! An instance's own cgroup, and the making of leaves in it.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, chmodat, fstat, mkdirat, openat, unlinkat},
+    io::Errno,
+};
+use uuid::Uuid;
+
+use super::{
+    task::{Leaf, NAMED, is_cgroup2, lines, read, write},
+    walk::{FOLDER, folders},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    sys::cgroup::Cgroup,
+    sys::spawn::try_joining,
+};
+
+/// The name of a branch begins with this; what follows is the instance's own.
+pub(super) const PREFIX: &str = "procledger-";
+
+/// A cgroup of this instance in which leaves can be made and joined: both were tried.
+#[derive(Debug)]
+pub(crate) struct Branch {
+    base: OwnedFd,
+    fd: OwnedFd,
+    path: PathBuf,
+    inode: u64,
+    /// Whether leaves have a memory controller; asked for at the first limit.
+    memory: OnceLock<bool>,
+}
+
+impl Branch {
+    /// Where a branch of this name would stand.
+    pub(crate) fn path_in(base: &Path, name: &str) -> PathBuf {
+        base.join(format!("{PREFIX}{name}"))
+    }
+
+    /// Makes a branch and tries whether a child can be put into it.
+    ///
+    /// Making one is not enough: joining needs write access to the `cgroup.procs` of the common ancestor of where we are
+    /// and where the child shall be (cgroups(7)), and a clone3(2) that no seccomp profile refuses.
+    pub(crate) fn make(path: &Path) -> Result<Self> {
+        let failed = |errno: Errno| {
+            Error::os(format!("failed to make the cgroup `{}`", path.display()), errno)
+        };
+        let (Some(base), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Error::invalid(format!("`{}` is no cgroup folder", path.display())));
+        };
+        let base =
+            rustix::fs::open(base, FOLDER & !OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
+        if !is_cgroup2(&base).map_err(failed)? {
+            let what = format!(
+                "`{}` is not on a cgroup v2 file system: name a folder below its mount",
+                path.parent().unwrap_or(path).display()
+            );
+            return Err(Error::new(Kind::InvalidInput, what));
+        }
+        mkdirat(&base, name, Mode::from_raw_mode(0o755)).map_err(failed)?;
+        let opened = openat(&base, name, FOLDER, Mode::empty());
+        let joined = opened.map_err(failed).and_then(|fd| {
+            try_joining(fd.as_fd()).map_err(|error| {
+                let what = format!("a process cannot be put into the cgroup `{}`", path.display());
+                Error::new(error.kind(), what).with_source(error)
+            })?;
+            Ok((fstat(&fd).map_err(failed)?.st_ino, fd))
+        });
+        match joined {
+            Ok((inode, fd)) => {
+                Ok(Self { base, fd, path: path.to_owned(), inode, memory: OnceLock::new() })
+            }
+            Err(error) => {
+                let _ = unlinkat(&base, name, AtFlags::REMOVEDIR);
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// Makes the leaf of one root.
+    pub(crate) fn leaf(&self, token: Uuid) -> Result<Leaf> {
+        Leaf::make(&self.fd, &self.path, &token.simple().to_string())
+    }
+
+    /// Gives leaves that are made from now on a memory controller, where that can be had.
+    ///
+    /// A controller is given from the top down, and only by a cgroup that has no processes of its own, unless it is the
+    /// root of the hierarchy (cgroup-v2.rst, "No Internal Process Constraint"). There it is the machine's business, and
+    /// what is off stays off.
+    pub(crate) fn enable_memory(&self) -> bool {
+        *self.memory.get_or_init(|| {
+            let has = |fd: BorrowedFd<'_>| {
+                read(fd, c"cgroup.controllers").is_ok_and(|text| lists_memory(&text))
+            };
+            let at_the_root = read(self.base.as_fd(), c"cgroup.events").is_err();
+            if !has(self.fd.as_fd()) && !at_the_root {
+                let _ = write(&self.base, c"cgroup.subtree_control", b"+memory");
+            }
+            has(self.fd.as_fd()) && write(&self.fd, c"cgroup.subtree_control", b"+memory").is_ok()
+        })
+    }
+
+    /// Removes the branch; `false` while a leaf is in it.
+    pub(crate) fn remove(&self) -> bool {
+        let Some(name) = self.path.file_name() else { return false };
+        matches!(unlinkat(&self.base, name, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT))
+    }
+}
+
+/// Gives the owner access again to a branch, where a task of the same user has taken it.
+pub(crate) fn open_up_branch(path: &Path, owner: u32) {
+    let named = path.file_name().and_then(|name| name.to_str());
+    let Some(name) = named.filter(|name| name.starts_with(PREFIX)) else { return };
+    let base = path
+        .parent()
+        .map(|base| rustix::fs::open(base, NAMED.difference(OFlags::NOFOLLOW), Mode::empty()));
+    let Some(Ok(base)) = base else { return };
+    let is_ours = openat(&base, name, NAMED, Mode::empty()).is_ok_and(|fd| {
+        is_cgroup2(&fd) == Ok(true) && fstat(&fd).is_ok_and(|stat| stat.st_uid == owner)
+    });
+    if is_ours {
+        let _ = chmodat(&base, name, Mode::from_raw_mode(0o755), AtFlags::empty());
+    }
+}
+
+/// The cgroup controllers, in one line.
+fn lists_memory(text: &str) -> bool {
+    lines(text).flat_map(str::split_whitespace).any(|name| name == "memory")
+}
+
+/// Removes what a dead instance left of its branch: leaves that nobody is in, then the branch itself.
+///
+/// Answers with the leaves that still hold somebody; empty where nothing is left. Without `inode` (it died between the
+/// record and the making) the name, which nobody else has, must do: only empty folders are removed.
+pub(crate) fn remove_branch(path: &Path, inode: Option<u64>, owner: u32) -> Result<Vec<Leaf>> {
+    let failed = |errno: Errno| {
+        Error::os(format!("failed to remove the cgroup `{}`", path.display()), errno)
+    };
+    let named = path.file_name().and_then(|name| name.to_str());
+    if !named.is_some_and(|name| name.starts_with(PREFIX)) {
+        return Ok(Vec::new());
+    }
+    let opened = rustix::fs::open(path, FOLDER, Mode::empty()).or_else(|errno| {
+        if errno != Errno::ACCESS {
+            return Err(errno);
+        }
+        open_up_branch(path, owner);
+        rustix::fs::open(path, FOLDER, Mode::empty())
+    });
+    let fd = match opened {
+        Ok(fd) => fd,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
+        Err(errno) => return Err(failed(errno)),
+    };
+    let stat = fstat(&fd).map_err(failed)?;
+    let ours = is_cgroup2(&fd).map_err(failed)?
+        && stat.st_uid == owner
+        && inode.is_none_or(|inode| inode == stat.st_ino);
+    if !ours {
+        return Ok(Vec::new());
+    }
+    let mut left = Vec::new();
+    for name in folders(fd.as_fd()).map_err(failed)? {
+        let Ok(name) = name.into_string() else { continue };
+        let Ok(below) = openat(&fd, name.as_str(), NAMED, Mode::empty()) else { continue };
+        let record =
+            Cgroup { path: path.join(&name), inode: fstat(&below).map_err(failed)?.st_ino };
+        if let Some(leaf) = Leaf::open(&record, owner)?.filter(|leaf| !leaf.remove()) {
+            left.push(leaf);
+        }
+    }
+    if left.is_empty() {
+        match rustix::fs::rmdir(path) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_one_word_among_the_controllers() {
+        assert!(lists_memory("cpuset cpu io memory pids\n"));
+        assert!(!lists_memory("hugetlb\n"));
+        assert!(!lists_memory(""));
+    }
+
+    #[test]
+    fn a_folder_that_is_no_cgroup_takes_no_branch() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Branch::make(&Branch::path_in(folder.path(), "x")).unwrap_err();
+        assert!(error.to_string().contains("not on a cgroup v2 file system"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

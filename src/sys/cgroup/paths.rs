@@ -1,0 +1,59 @@
+//! Which processes are in a cgroup by what `/proc/PID/cgroup` says of each.
+//!
+//! Reading that of every process costs more than listing a cgroup. But no mode of a nested cgroup keeps it from being read,
+//! and a process that moves between two nested ones is in one or the other: it is never missed.
+
+use std::path::Path;
+
+use super::hierarchy::{Mount, folder, mounts};
+use crate::{
+    error::{Error, Result},
+    identity::Pid,
+    sys::Proc,
+};
+
+/// The v2 mounts that this process sees, by which the path of a cgroup becomes a folder.
+#[derive(Debug)]
+pub(crate) struct Paths(Vec<Mount>);
+
+impl Paths {
+    /// Reads the mounts.
+    ///
+    /// # Errors
+    ///
+    /// Where `/proc/self/mountinfo` cannot be read.
+    pub(crate) fn read() -> Result<Self> {
+        let file = "/proc/self/mountinfo";
+        let text = std::fs::read(file)
+            .map_err(|error| Error::os(format!("failed to read `{file}`"), error))?;
+        Ok(Self(mounts(&text)))
+    }
+
+    /// Whether a process is in the cgroup of this folder, or in one nested in it; `None` where that cannot be read: a
+    /// path longer than `PATH_MAX` is cut off at its end (seen on Linux 6.18), or refused.
+    pub(crate) fn is_in(&self, proc: &Proc, pid: Pid, leaf: &Path) -> Option<bool> {
+        let path = proc.cgroup(pid).ok()?;
+        Some(path.is_some_and(|path| self.is_below(&path, leaf)))
+    }
+
+    fn is_below(&self, cgroup: &Path, leaf: &Path) -> bool {
+        self.0.iter().any(|mount| folder(mount, cgroup).is_some_and(|at| at.starts_with(leaf)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_of_the_same_name_elsewhere_is_another_one() {
+        let text = b"31 30 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let paths = Paths(mounts(text));
+        let leaf = Path::new("/sys/fs/cgroup/a/procledger-x/token");
+        let is_in = |path: &str| paths.is_below(Path::new(path), leaf);
+        assert!(is_in("/a/procledger-x/token") && is_in("/a/procledger-x/token/b/c"));
+        assert!(!is_in("/b/procledger-x/token"), "another user's");
+        assert!(!is_in("/a/procledger-x/token2") && !is_in("/a/procledger-x") && !is_in("/"));
+        assert!(!is_in("/../a/procledger-x/token"), "outside of our cgroup namespace");
+    }
+}

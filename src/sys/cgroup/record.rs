@@ -1,0 +1,12 @@
+//! What a ledger records of a cgroup.
+
+use std::path::PathBuf;
+
+/// A cgroup v2 that was created for one root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Its folder below the cgroup v2 mount.
+    pub path: PathBuf,
+    /// The folder's inode: the cgroup's id, which is not used again in one boot.
+    pub inode: u64,
+}

@@ -1,0 +1,185 @@
+//! Which children a process has now, by the kernel's own list; and the dead ones among those of this process.
+//!
+//! `/proc/PID/task/TID/children` (`proc_tid_children(5)`, Linux 3.5 with `CONFIG_PROC_CHILDREN`) is read under the lock that
+//! forks, exits and reparenting take. Its manual warns that a list with entries may miss some while others exit; that it is
+//! *empty* is exact. Of a subreaper, below which everything that is orphaned stays, an empty list says that nothing at all is
+//! left below it: no scan of `/proc`, which takes many reads, can prove that of a tree that goes on forking.
+
+use std::collections::HashSet;
+
+use rustix::{
+    io::Errno,
+    process::{WaitId, WaitIdOptions, getpid, waitid},
+};
+
+use super::{
+    procfs::{BUFFER, Proc, number},
+    snapshot::Stat,
+};
+use crate::{error::Result, identity::Pid};
+
+/// Some 100,000 children. A list that is cut still has entries.
+const LIST_LIMIT: usize = 1 << 20;
+/// Each round needs a child that has become a zombie since the one before.
+const ROUNDS: u32 = 64;
+
+impl Proc {
+    /// Whether `parent` has a child that lives and is not `known`. `None` where the kernel does not list children, or not
+    /// this one's.
+    pub(crate) fn has_other_children(
+        &self,
+        parent: Pid,
+        known: impl Fn(Pid) -> bool,
+    ) -> Option<bool> {
+        // One that was alive when it was listed and is a zombie now may have left a child to `parent` in between: the list is
+        // read again until it holds nothing new. A zombie cannot fork.
+        let mut zombies = HashSet::new();
+        for _ in 0..ROUNDS {
+            let mut children = self.children(parent)?;
+            children.retain(|pid| !zombies.contains(pid) && !known(*pid));
+            if children.is_empty() {
+                return Some(false);
+            }
+            for pid in children {
+                match self.stat(pid) {
+                    Ok(Some(stat)) if stat.is_zombie() => {
+                        zombies.insert(pid);
+                    }
+                    // Reaped since.
+                    Ok(None) => {}
+                    Ok(Some(_)) | Err(_) => return Some(true),
+                }
+            }
+        }
+        Some(true)
+    }
+
+    /// Lists the children of all threads of a process, zombies among them; `None` where the kernel does not list them.
+    pub(crate) fn children(&self, pid: Pid) -> Option<Vec<Pid>> {
+        let threads = self.threads(pid)?;
+        let mut found = Vec::new();
+        for thread in threads {
+            let name = format!("task/{thread}/children");
+            BUFFER.with_borrow_mut(|buffer| {
+                // A thread that has ended has handed its children on to another one, which is read after it or before:
+                // the caller reads twice where it matters.
+                let there = self.read(pid, &name, buffer, LIST_LIMIT).ok()?;
+                if there {
+                    let words = buffer.split(u8::is_ascii_whitespace);
+                    found.extend(words.filter_map(number::<i64>).filter_map(Pid::new));
+                }
+                Some(())
+            })?;
+        }
+        Some(found)
+    }
+
+    fn threads(&self, pid: Pid) -> Option<Vec<Pid>> {
+        use rustix::fs::{Dir, Mode, OFlags, openat};
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = openat(&self.dir, format!("{pid}/task"), flags, Mode::empty()).ok()?;
+        let entries = Dir::new(folder).ok()?.filter_map(Result::ok);
+        let threads: Vec<Pid> = entries
+            .filter_map(|entry| number::<i64>(entry.file_name().to_bytes()).and_then(Pid::new))
+            .collect();
+        // A kernel without the list would look like a process without children.
+        let listed = format!("{pid}/task/{}/children", threads.first()?);
+        rustix::fs::accessat(
+            &self.dir,
+            listed,
+            rustix::fs::Access::EXISTS,
+            rustix::fs::AtFlags::empty(),
+        )
+        .ok()?;
+        Some(threads)
+    }
+}
+
+/// Whether what dies around this process may become its child: it is the first process of its PID namespace
+/// (`pid_namespaces(7)`), or a subreaper (`PR_GET_CHILD_SUBREAPER` in prctl(2)).
+pub(crate) fn adopts_orphans() -> bool {
+    getpid().is_init() || rustix::process::child_subreaper().is_ok_and(|reaper| reaper.is_some())
+}
+
+/// Whether any child is dead and not reaped yet. None is reaped by the question.
+pub(crate) fn has_dead_child() -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    loop {
+        match waitid(WaitId::All, options) {
+            Err(Errno::INTR) => {}
+            found => return found.is_ok_and(|status| status.is_some()),
+        }
+    }
+}
+
+impl Proc {
+    /// Zombies among the children of this process.
+    ///
+    /// # Errors
+    ///
+    /// When `/proc` cannot be listed.
+    pub(crate) fn dead_children(&self) -> Result<Vec<Stat>> {
+        let own = std::process::id();
+        let is_one = |stat: &Stat| stat.parent == own && stat.is_zombie();
+        let listed = Pid::new(i64::from(own)).and_then(|own| self.children(own));
+        let Some(children) = listed else {
+            return Ok(self.snapshot()?.iter().filter(|stat| is_one(stat)).cloned().collect());
+        };
+        let mut dead = Vec::new();
+        for pid in children {
+            dead.extend(self.stat(pid)?.filter(is_one));
+        }
+        Ok(dead)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "children of a test, which waits for them")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_without_children_is_told_from_one_with_a_zombie_and_one_with_a_child_that_lives() {
+        let proc = Proc::open().expect("/proc");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "sleep 60 & exec sleep 61"]).stdout(std::process::Stdio::null());
+        let mut parent = shell.spawn().expect("a shell");
+        let pid = Pid::new(i64::from(parent.id())).expect("a pid");
+        let sleeps = |pid| {
+            let stat = proc.stat(pid).ok().flatten();
+            stat.is_some_and(|stat| stat.comm == b"sleep")
+        };
+        while !sleeps(pid) || proc.children(pid).is_none_or(|children| children.is_empty()) {
+            std::thread::yield_now();
+        }
+        let child = proc.children(pid).expect("a list")[0];
+        assert_eq!(proc.has_other_children(pid, |_| false), Some(true));
+        assert_eq!(proc.has_other_children(pid, |pid| pid == child), Some(false));
+        assert_eq!(proc.has_other_children(child, |_| false), Some(false));
+        let fd = crate::sys::PidFd::open(child).expect("opened").expect("alive");
+        fd.send(crate::sys::Signal::KILL).expect("killed");
+        assert!(fd.wait_dead(std::time::Duration::from_secs(10)).expect("waited"));
+        assert_eq!(proc.children(pid).expect("a list"), [child], "its parent does not reap it");
+        assert_eq!(proc.has_other_children(pid, |_| false), Some(false));
+        parent.kill().expect("killed");
+        parent.wait().expect("ended");
+        assert_eq!(proc.has_other_children(pid, |_| false), None);
+    }
+
+    #[test]
+    fn a_dead_child_is_listed_and_stays_for_its_parent() {
+        let proc = Proc::open().expect("/proc");
+        let mut child = std::process::Command::new("true").spawn().expect("it runs");
+        let pid = Pid::new(i64::from(child.id())).expect("a pid");
+        let listed = || {
+            let dead = proc.dead_children().expect("a list");
+            dead.iter().any(|stat| stat.pid == pid)
+        };
+        while !listed() {
+            std::thread::yield_now();
+        }
+        assert!(has_dead_child());
+        assert!(child.wait().expect("its status is its parent's").success());
+        assert!(!listed());
+    }
+}

@@ -1,0 +1,271 @@
+//! Whose a process is: its user, its PID namespace, and whether systemd started it itself.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+};
+
+use super::{
+    cgroup::own_path,
+    procfs::{BUFFER, ENVIRON_LIMIT, Proc, STAT_LIMIT, number, parse_stat, split_nul, tokens},
+    scan::unless_busy,
+    snapshot::Stat,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+};
+
+/// systemd tells each process that it starts its own pid, since version 248 (systemd.exec(5)). Descendants inherit the
+/// variable and have another pid.
+const SYSTEMD_EXEC_PID: &[u8] = b"SYSTEMD_EXEC_PID=";
+
+/// Field 51 of `/proc/PID/stat`, counted from the blank before field 3.
+const ENV_END: usize = 51 - 2;
+
+/// What `/proc/PID/status` tells of whose a process is (`proc_pid_status(5)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Belonging {
+    pub(crate) real_uid: u32,
+    pub(crate) effective_uid: u32,
+    pub(crate) saved_uid: u32,
+    /// It lives in a PID namespace below the one that this `/proc` shows (`NSpid`, Linux 4.1).
+    pub(crate) nested: bool,
+}
+
+impl Belonging {
+    /// The one user whose it is in every way; `None` for a process that acts as one and may become another again, as a
+    /// daemon of root that has lent itself to a user: that user could not signal it (kill(2)).
+    pub(crate) fn only_uid(&self) -> Option<u32> {
+        let uid = self.effective_uid;
+        (self.real_uid == uid && self.saved_uid == uid).then_some(uid)
+    }
+}
+
+impl Proc {
+    /// Effective uid; `None` where it is gone.
+    pub(crate) fn uid(&self, pid: Pid) -> Result<Option<u32>> {
+        Ok(self.belonging(pid)?.map(|belonging| belonging.effective_uid))
+    }
+
+    /// Whether it acts as this user; `false` where it is gone or cannot be looked at.
+    pub(crate) fn is_of(&self, pid: Pid, uid: u32) -> bool {
+        // The owner of the folder is its effective user, but root where it is not dumpable (proc_pid(5)): then its status is
+        // read, which takes longer.
+        let folder = rustix::fs::statat(&self.dir, pid.to_string(), rustix::fs::AtFlags::empty());
+        folder.is_ok_and(|folder| folder.st_uid == uid)
+            || self.uid(pid).is_ok_and(|found| found == Some(uid))
+    }
+
+    /// Whose it is; `None` where it is gone.
+    pub(crate) fn belonging(&self, pid: Pid) -> Result<Option<Belonging>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            if !self.read(pid, "status", buffer, 16 << 10)? {
+                return Ok(None);
+            }
+            parse_status(buffer).map(Some).ok_or_else(|| {
+                Error::new(Kind::Unknown, format!("failed to parse `/proc/{pid}/status`"))
+            })
+        })
+    }
+
+    /// Whether it is in a v2 cgroup of this name, or below one; `false` where it may not be read.
+    pub(crate) fn is_in_cgroup(&self, pid: Pid, name: &OsStr) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            self.read(pid, "cgroup", buffer, 16 << 10).is_ok_and(|there| there)
+                && is_below(buffer, name)
+        })
+    }
+
+    /// The path of its v2 cgroup, from the root of our cgroup namespace; `None` where it is gone or in none.
+    ///
+    /// # Errors
+    ///
+    /// Where that may not be read, or is too long.
+    pub(crate) fn cgroup(&self, pid: Pid) -> Result<Option<PathBuf>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let there = self.read(pid, "cgroup", buffer, 16 << 10)?;
+            Ok(there.then(|| own_path(buffer)).flatten())
+        })
+    }
+
+    /// The names of the v2 cgroup that a process is in, and of those above; none where it may not be read.
+    pub(crate) fn cgroup_names(&self, pid: Pid) -> Vec<OsString> {
+        BUFFER.with_borrow_mut(|buffer| match self.read(pid, "cgroup", buffer, 16 << 10) {
+            Ok(true) => names(buffer).map(|name| OsStr::from_bytes(name).to_owned()).collect(),
+            Ok(false) | Err(_) => Vec::new(),
+        })
+    }
+
+    /// The tokens that a process carries; `None` where it is gone, is not ours to read, or shows no environment: while it
+    /// calls exec it has none for a moment, and that moment proves nothing.
+    pub(crate) fn tokens_shown(&self, pid: Pid) -> Result<Option<Vec<uuid::Uuid>>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT).map(Some);
+            let read = unless_busy(read)? == Some(true);
+            Ok((read && !buffer.is_empty()).then(|| tokens(buffer)))
+        })
+    }
+
+    /// Whether it is there and does not show its environment to us: it is another user's, or not dumpable (prctl(2),
+    /// `PR_SET_DUMPABLE`; `proc_pid_environ(5)`).
+    pub(crate) fn is_closed(&self, pid: Pid) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT);
+            read.is_err_and(|error| error.is_denied())
+        })
+    }
+
+    /// Whether a process is between its old program and its new one: it has left the memory with its former environment, and
+    /// its new one is not laid out yet (`exec_mmap` and `create_elf_tables` in the kernel). On a busy machine that lasts for
+    /// tens of milliseconds. One whose environment is empty has a place for it all the same.
+    pub(crate) fn is_in_exec(&self, pid: Pid) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
+                && buffer.is_empty()
+                && self.read(pid, "stat", buffer, STAT_LIMIT).is_ok_and(|there| there)
+                && tells_of_exec(buffer)
+        })
+    }
+
+    /// Whether systemd started this very process, as the main process of a service; `false` where it may not be read.
+    pub(crate) fn is_started_by_systemd(&self, pid: Pid) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
+                && is_told_its_pid(buffer, pid)
+        })
+    }
+}
+
+/// The line of hierarchy 0 is the v2 one: `0::/path` (cgroups(7)).
+fn names(cgroups: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut lines = cgroups.split(|&byte| byte == b'\n');
+    let path = lines.find_map(|line| line.strip_prefix(b"0::")).unwrap_or_default();
+    // A cgroup that was removed around a zombie is shown so.
+    path.strip_suffix(b" (deleted)").unwrap_or(path).split(|&byte| byte == b'/')
+}
+
+fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
+    names(cgroups).any(|part| part == name.as_bytes())
+}
+
+/// Of whom we may see it, `/proc/PID/stat` tells in field 51 where the environment ends (`proc_pid_stat(5)`).
+fn tells_of_exec(text: &[u8]) -> bool {
+    let end = || {
+        let name_ends = text.iter().rposition(|&byte| byte == b')')?;
+        let mut rest = text[name_ends + 1..].split(u8::is_ascii_whitespace);
+        number::<u64>(rest.nth(ENV_END)?)
+    };
+    let lives = |stat: Stat| !stat.is_zombie() && !stat.is_kernel_thread();
+    parse_stat(text).is_some_and(lives) && end() == Some(0)
+}
+
+fn is_told_its_pid(environ: &[u8], pid: Pid) -> bool {
+    split_nul(environ)
+        .filter_map(|entry| entry.strip_prefix(SYSTEMD_EXEC_PID))
+        .any(|told| number(told) == Some(pid.get()))
+}
+
+fn parse_status(status: &[u8]) -> Option<Belonging> {
+    let uids: Vec<u32> = field(status, b"Uid:")?.map_while(number).collect();
+    Some(Belonging {
+        real_uid: *uids.first()?,
+        effective_uid: *uids.get(1)?,
+        saved_uid: *uids.get(2)?,
+        nested: field(status, b"NSpid:").is_some_and(|pids| pids.count() > 1),
+    })
+}
+
+/// The words of a line. The name of the process stands in the first line and may hold anything but a newline.
+fn field<'a>(status: &'a [u8], label: &[u8]) -> Option<impl Iterator<Item = &'a [u8]>> {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(label))?;
+    Some(line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Captured: a daemon between setsid(1) and sleep(1), the same a moment later, and another one as a zombie.
+    #[test]
+    fn who_is_between_two_programs_has_no_place_for_an_environment_yet() {
+        let line = |name: &str, state: &str, places: &str| {
+            let start = "1 3105 3105 0 -1 4194304 23 0 0 0 0 0 0 0 20 0 1 0 3752639 372736 0";
+            format!("3106 ({name}) {state} {start} {places}\n")
+        };
+        let limit = "18446744073709551615";
+        let between = format!(
+            "{limit} 0 0 140736113719924 0 0 0 0 6 0 0 0 0 17 1 0 0 0 0 0 0 0 0 140736113719924 0 0 0 0"
+        );
+        let after = format!(
+            "{limit} 94010579853312 94010579871241 140724760534224 0 0 0 0 6 0 1 0 0 17 1 0 0 0 0 0 94010579885328 \
+             94010579886592 94010715951104 140724760541820 140724760541832 140724760541832 140724760541832 0"
+        );
+        let none = format!("{limit} 0 0 0 0 0 0 0 6 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0");
+        assert!(tells_of_exec(line("setsid", "R", &between).as_bytes()));
+        assert!(tells_of_exec(line("a) S 1 (b", "R", &between).as_bytes()));
+        // Its environment is empty, and has its place.
+        assert!(!tells_of_exec(line("sleep", "S", &after).as_bytes()));
+        assert!(!tells_of_exec(line("sh", "Z", &none).as_bytes()));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a child of a test, which waits for it")]
+    fn a_program_without_an_environment_is_not_taken_for_one_in_exec() {
+        let proc = Proc::open().expect("/proc");
+        let mut child =
+            std::process::Command::new("sleep").arg("60").env_clear().spawn().expect("it runs");
+        let pid = Pid::new(i64::from(child.id())).expect("a pid");
+        // By the time that it sleeps it has become its program.
+        let sleeps =
+            || proc.stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.comm == b"sleep"));
+        while !sleeps() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let (shown, in_exec) = (proc.tokens_shown(pid).expect("readable"), proc.is_in_exec(pid));
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        assert_eq!((shown, in_exec), (None, false));
+    }
+
+    #[test]
+    fn uids_and_namespaces_are_read_from_their_lines() {
+        let status = b"Name:\tx\nUid:\t1000\t1001\t1002\t1003\nGid:\t1\nNSpid:\t42\t7\n";
+        let found =
+            Belonging { real_uid: 1000, effective_uid: 1001, saved_uid: 1002, nested: true };
+        assert_eq!(parse_status(status), Some(found));
+        assert_eq!(found.only_uid(), None);
+        let plain = parse_status(b"Name:\tUid: 3\nUid:\t0\t0\t0\t0\nNSpid:\t42\n");
+        let roots = Belonging { real_uid: 0, effective_uid: 0, saved_uid: 0, nested: false };
+        assert_eq!((plain, roots.only_uid()), (Some(roots), Some(0)));
+        assert_eq!(parse_status(b"Name:\tUid: 3 4\n"), None);
+    }
+
+    #[test]
+    fn only_the_process_that_systemd_started_is_told_its_own_pid() {
+        let pid = Pid::new(42).expect("a pid");
+        assert!(is_told_its_pid(b"A=1\0SYSTEMD_EXEC_PID=42\0", pid));
+        assert!(!is_told_its_pid(b"SYSTEMD_EXEC_PID=421\0XSYSTEMD_EXEC_PID=42\0", pid));
+        assert!(!is_told_its_pid(b"", pid));
+    }
+
+    #[test]
+    fn a_cgroup_counts_by_a_whole_part_of_its_v2_path() {
+        let text = b"4:memory:/leaf\n0::/a/leaf/below\n";
+        for (name, is_in) in [("leaf", true), ("a", true), ("lea", false), ("memory", false)] {
+            assert_eq!(is_below(text, OsStr::new(name)), is_in, "{name}");
+        }
+        assert!(!is_below(b"4:memory:/leaf\n", OsStr::new("leaf")));
+        assert!(is_below(b"0::/a/leaf (deleted)\n", OsStr::new("leaf")));
+    }
+
+    #[test]
+    fn this_process_belongs_to_whoever_runs_it() {
+        let own = Pid::new(i64::from(std::process::id())).expect("a pid");
+        let found = Proc::open().expect("/proc").belonging(own).expect("read").expect("there");
+        assert_eq!(found.effective_uid, rustix::process::geteuid().as_raw());
+        assert!(!found.nested);
+    }
+}

@@ -1,0 +1,46 @@
+//! Pidfds that are held already: they were verified when they were taken, and stay with their processes.
+
+use std::sync::Arc;
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+
+use super::{PidFd, Pinned, pidfd::timespec, snapshot::Stat};
+use crate::{
+    error::{Error, Result},
+    identity::Identity,
+};
+
+/// So many are asked about in one call; poll(2) takes at most the descriptor limit, and the usual one is not below this.
+const AT_ONCE: usize = 512;
+
+/// Which of these processes are dead: a few calls, however many they are.
+pub(crate) fn which_are_dead(held: &[Arc<PidFd>]) -> Result<Vec<bool>> {
+    let mut dead = Vec::with_capacity(held.len());
+    for some in held.chunks(AT_ONCE) {
+        let mut fds: Vec<PollFd<'_>> =
+            some.iter().map(|fd| PollFd::new(fd.as_ref(), PollFlags::IN)).collect();
+        loop {
+            match poll(&mut fds, Some(&timespec(std::time::Duration::ZERO))) {
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::os("failed to poll pidfds", error)),
+            }
+        }
+        dead.extend(fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)));
+    }
+    Ok(dead)
+}
+
+impl Pinned {
+    /// A process whose pidfd was verified when it was taken, with what `/proc` showed under its number.
+    ///
+    /// `None` where that was somebody else's. The caller has seen that the process was alive *after* `stat` was read, so
+    /// that it had its number then.
+    pub(crate) fn held(fd: Arc<PidFd>, identity: Identity, stat: &Stat) -> Option<Self> {
+        let same = stat.pid == identity.pid && stat.start_tick == identity.start_tick;
+        same.then(|| Self { fd, identity, stat: stat.clone() })
+    }
+}

@@ -1,0 +1,302 @@
+//! Lock files: how the kernel tells that an instance is alive.
+//!
+//! flock(2) belongs to the open file: the kernel drops it when the last descriptor is closed, so it outlives no crash,
+//! and it holds across PID namespaces. A child between clone and exec has copies of its host's descriptors, so a lock may
+//! outlive its host by the microseconds that such a child takes to notice; callers poll.
+
+use std::{
+    fs::{File, Metadata},
+    io::Write,
+    os::unix::fs::{MetadataExt, fchown},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock},
+    io::Errno,
+};
+
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Identity,
+};
+
+/// How often a new lock file may be removed before it is locked; once is rare, but where others tidy up all the time on a
+/// starved machine ten times in a row were seen.
+const ATTEMPTS: u32 = 1000;
+
+/// A lock that is held; closing it drops it.
+#[derive(Debug)]
+pub(crate) struct HeldLock {
+    file: File,
+    path: PathBuf,
+}
+
+/// What a look at somebody's lock file tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LockState {
+    /// Its holder lives.
+    Held,
+    /// Nobody holds it.
+    Free,
+    /// The file is not there: the lock says nothing.
+    Missing,
+}
+
+impl HeldLock {
+    /// Creates the file, which must not exist, and locks it; it belongs to `owner`.
+    ///
+    /// Between its creation and its lock a file looks like one that a dead instance has left: who looks at it has it locked
+    /// for microseconds, and who removes what is left may have removed it.
+    pub(crate) fn create(path: &Path, owner: u32) -> Result<Self> {
+        for _ in 0..ATTEMPTS {
+            let file = create_locked(path).map_err(|error| {
+                Error::os(format!("failed to create the lock `{}`", path.display()), error)
+            })?;
+            if !is_at(&file, path) {
+                continue;
+            }
+            if rustix::process::geteuid().as_raw() != owner {
+                fchown(&file, Some(owner), None).map_err(|error| {
+                    Error::os(format!("failed to give `{}` to uid {owner}", path.display()), error)
+                })?;
+            }
+            return Ok(Self { file, path: path.to_owned() });
+        }
+        Err(Error::new(
+            Kind::Busy,
+            format!("the lock `{}` is removed all the time: try again", path.display()),
+        ))
+    }
+
+    /// Writes the identity of the instance that holds the lock into the file, below its note. Called once the instance's row is
+    /// committed: a keeper, which reads no ledger, knows by this that a process below it is a host and not one that holds such
+    /// a file.
+    pub(crate) fn sign(&self, identity: &Identity) -> Result<()> {
+        (&self.file).write_all(signature(identity).as_bytes()).map_err(|error| {
+            Error::os(format!("failed to write the lock `{}`", self.path.display()), error)
+        })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Removes the file, then drops the lock.
+    pub(crate) fn remove(self) {
+        // A file that stays behind is free, and its instance is recorded as stopped: nothing depends on it.
+        drop(std::fs::remove_file(&self.path));
+        drop(self.file);
+    }
+}
+
+/// `host`, then pid, start tick and pidfd inode in a line; `-` for an inode that says nothing.
+fn signature(identity: &Identity) -> String {
+    let inode = identity.pidfd_inode.map_or_else(|| "-".to_owned(), |inode| inode.to_string());
+    format!("host {} {} {inode}\n", identity.pid, identity.start_tick)
+}
+
+/// Whether a lock file was signed by this process.
+///
+/// Within one boot the inode and the start tick are the same in every PID namespace, and the number is not.
+pub(crate) fn is_signed_by(text: &str, identity: &Identity) -> bool {
+    // Below the note that the lock file may begin with, and nothing below it.
+    let Some(line) = text.strip_suffix('\n').and_then(|text| text.lines().last()) else {
+        return false;
+    };
+    let Some(signed) = line.strip_prefix("host ") else { return false };
+    let mut words = signed.split_ascii_whitespace();
+    let (pid, tick, inode) = (words.next(), words.next(), words.next());
+    let same_tick = tick == Some(identity.start_tick.to_string().as_str());
+    let same = match (inode.map(str::parse::<u64>), identity.pidfd_inode) {
+        (Some(Ok(theirs)), Some(inode)) => theirs == inode,
+        _ => pid == Some(identity.pid.to_string().as_str()),
+    };
+    same_tick && same && words.next().is_none()
+}
+
+fn create_locked(path: &Path) -> Result<File, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
+    rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
+    Ok(file)
+}
+
+/// Opens a file that is a lock, and nothing else: no symlink is followed, no FIFO or device waited for, and what is not a regular
+/// file of `owner` or of root is refused.
+pub(crate) fn open_plain(path: &Path, access: OFlags, owner: u32) -> Result<File> {
+    let shown = path.display();
+    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let refused = |what: &str| {
+        Err(Error::new(
+            Kind::Denied,
+            format!("the lock `{shown}` is {what}: find out what made it, then remove it"),
+        ))
+    };
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(error @ Errno::NOENT) => {
+            let message = format!("there is no lock `{shown}`");
+            return Err(Error::new(Kind::NotFound, message).with_errno(error.raw_os_error()));
+        }
+        Err(Errno::LOOP) => return refused("a symlink"),
+        // A socket, and a device without a driver.
+        Err(Errno::NXIO | Errno::NODEV) => return refused("not a regular file"),
+        Err(Errno::ISDIR) => return refused("a folder"),
+        Err(error) => return Err(Error::os(format!("failed to open the lock `{shown}`"), error)),
+    };
+    let seen = file
+        .metadata()
+        .map_err(|error| Error::os(format!("failed to look at the lock `{shown}`"), error))?;
+    if !seen.is_file() {
+        return refused("not a regular file");
+    }
+    if seen.uid() != owner && seen.uid() != 0 {
+        return refused(&format!("a file of uid {}, not of uid {owner}", seen.uid()));
+    }
+    Ok(file)
+}
+
+/// Whether the path still names this file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |found: &Metadata| (found.dev(), found.ino());
+    let opened = file.metadata().as_ref().map(id).ok();
+    opened.is_some() && path.symlink_metadata().as_ref().map(id).ok() == opened
+}
+
+/// Looks whether somebody holds the lock at `path`, a file of `owner`.
+///
+/// A shared lock is tried, so that two who look do not take each other for the holder.
+pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
+    let file = match open_plain(path, OFlags::RDONLY, owner) {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(LockState::Missing),
+        Err(error) => return Err(error),
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(LockState::Free),
+        Err(Errno::AGAIN) => Ok(LockState::Held),
+        Err(error) => {
+            Err(Error::os(format!("failed to look at the lock `{}`", path.display()), error))
+        }
+    }
+}
+
+/// Removes a lock file that no instance is judged by any more, if nobody holds it.
+///
+/// It is locked meanwhile: whoever has just created it learns that it is gone, and makes another.
+pub(crate) fn discard(path: &Path) {
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()).map(File::from) else { return };
+    // Whatever else has such a name is no lock of ours to remove.
+    if !file.metadata().is_ok_and(|seen| seen.is_file()) {
+        return;
+    }
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, path) {
+        drop(std::fs::remove_file(path));
+    }
+}
+
+/// Whether locks work beside `path`: takes and drops one, leaves nothing.
+pub(crate) fn usable(path: &Path) -> Result<()> {
+    let owner = std::fs::metadata(path.parent().unwrap_or(path)).map_or(0, |folder| folder.uid());
+    let own = rustix::process::geteuid().as_raw();
+    let lock = HeldLock::create(path, if own == 0 { owner } else { own })?;
+    let state = probe(path, if own == 0 { owner } else { own });
+    lock.remove();
+    match state? {
+        LockState::Held => Ok(()),
+        LockState::Free | LockState::Missing => Err(Error::new(
+            Kind::Unsupported,
+            format!("a lock at `{}` does not hold", path.display()),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_held_then_free_then_missing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.lock");
+        assert_eq!(probe(&path, own()).expect("a look"), LockState::Missing);
+        let lock = HeldLock::create(&path, rustix::process::geteuid().as_raw()).expect("created");
+        assert_eq!(probe(&path, own()).expect("a look"), LockState::Held);
+        drop(lock);
+        assert_eq!(probe(&path, own()).expect("a look"), LockState::Free);
+        discard(&path);
+        assert_eq!(probe(&path, own()).expect("a look"), LockState::Missing);
+    }
+
+    fn own() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    /// Lets the others go, also when a test fails.
+    struct Done<'a>(&'a std::sync::atomic::AtomicBool);
+
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_lock_can_be_made_while_others_look_and_tidy_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.lock");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let tidy_up = || {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                probe(&path, own()).expect("a look");
+                discard(&path);
+            }
+        };
+        std::thread::scope(|scope| {
+            let _done = Done(&done);
+            scope.spawn(tidy_up);
+            scope.spawn(tidy_up);
+            for _ in 0..2_000 {
+                let lock =
+                    HeldLock::create(&path, rustix::process::geteuid().as_raw()).expect("created");
+                assert!(path.exists(), "what is held is not removed");
+                lock.remove();
+            }
+        });
+    }
+
+    #[test]
+    fn a_lock_is_signed_by_one_process_only() {
+        let place = crate::sys::current_place().expect("a place");
+        let pid = |number| crate::identity::Pid::new(number).expect("a pid");
+        let host = Identity { place, pid: pid(7), start_tick: 90, pidfd_inode: Some(1234) };
+        let text = signature(&host);
+        assert_eq!(text, "host 7 90 1234\n");
+        assert!(is_signed_by(&format!("procledger instance 1\ninode 5\n{text}"), &host));
+        assert!(!is_signed_by(&format!("{text}more\n"), &host));
+        assert!(is_signed_by(&text, &host));
+        assert!(is_signed_by(&text, &Identity { pid: pid(4007), ..host }), "in another namespace");
+        assert!(!is_signed_by(&text, &Identity { pidfd_inode: Some(1235), ..host }));
+        assert!(!is_signed_by(&text, &Identity { start_tick: 91, ..host }));
+        let older = Identity { pidfd_inode: None, ..host };
+        assert!(is_signed_by(&signature(&older), &older));
+        assert!(!is_signed_by(&signature(&older), &Identity { pid: pid(8), ..older }));
+        let broken =
+            ["", "7", "host 7 90", "host 7 90 1234", "host 7 90 1234 5\n", "\n", "7 90 1234\n"];
+        for text in broken {
+            assert!(!is_signed_by(text, &Identity { pid: pid(8), ..host }), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_never_made_through_a_symlink() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.lock");
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), &path).expect("a link");
+        assert!(HeldLock::create(&path, 0).is_err());
+        assert!(!folder.path().join("elsewhere").exists());
+    }
+}

@@ -1,0 +1,277 @@
+//! The host's end: starting a keeper, giving it its errand, hearing from it, and letting it go.
+
+use std::{
+    ffi::{CString, OsString},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::io::FdFlags;
+use uuid::Uuid;
+
+use super::{
+    ARGUMENT, Binary, Channel, NAME,
+    protocol::{Errand, FromHost, FromKeeper, VERSION, version_of},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::{Identity, Pid, Place},
+    sys::ExitStatus,
+    sys::{
+        PidFd, Pinned, Proc, Signal,
+        spawn::{
+            Command, Descriptor, Helper, Pipes, failure, gate::GATE_LIMIT, prepare_stdio, start,
+        },
+    },
+};
+
+/// A keeper says its hello within a millisecond; on a machine that swaps it may take longer.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// What is written is a frame; the keeper reads it at once.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// After SIGKILL a keeper is dead within microseconds.
+const KILL_LIMIT: Duration = Duration::from_secs(1);
+
+/// A keeper that runs. When this is dropped the keeper ends what is left below it, and goes; [`Link::dismiss`] also takes
+/// its zombie away.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// `None` once the host has hung up.
+    channel: Option<Channel>,
+    pid: Pid,
+    pidfd: Arc<PidFd>,
+}
+
+/// What a keeper needs to know besides the command.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) token: Uuid,
+    pub(crate) grace: Duration,
+    pub(crate) uid: u32,
+    pub(crate) arguments: bool,
+    pub(crate) ledger: PathBuf,
+    pub(crate) protected: Vec<String>,
+}
+
+/// The program's child at the gate, and our ends of its pipes.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) program: OsString,
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: PidFd,
+    pub(crate) pipes: [Option<OwnedFd>; 3],
+}
+
+impl Binary {
+    /// Starts a keeper and reads its hello.
+    ///
+    /// Its arguments say nothing of the tree: they are readable by every user, and whoever ends the tree knows the keeper by
+    /// its identity.
+    pub(crate) fn start(&self) -> Result<Link> {
+        let failed = |error| Error::os("failed to duplicate a descriptor", error);
+        let (channel, socket) = Channel::pair()?;
+        let helper = Helper {
+            executable: self.as_fd().try_clone_to_owned().map_err(failed)?,
+            argv: [NAME, ARGUMENT].into_iter().filter_map(|word| CString::new(word).ok()).collect(),
+            socket,
+        };
+        let (pid, pidfd) = start(&helper)?;
+        // Its end of the socket must be its own alone: otherwise its death would not end it.
+        drop(helper);
+        let link = Link { channel: Some(channel), pid, pidfd };
+        match link.greet(self) {
+            Ok(()) => Ok(link),
+            Err(error) => {
+                link.kill();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Link {
+    /// Reads the keeper's identity, by which others know it. `None` where it has been reaped.
+    pub(crate) fn identify(&self, proc: &Proc, place: Place) -> Result<Option<Identity>> {
+        let pinned = Pinned::identify(proc, place, self.pid, Arc::clone(&self.pidfd))?;
+        Ok(pinned.map(|pinned| pinned.identity))
+    }
+
+    fn greet(&self, binary: &Binary) -> Result<()> {
+        let shown = binary.path().display();
+        let hello = match self.channel()?.receive(&mut Vec::new(), HELLO_LIMIT) {
+            Err(error) if error.is_busy() => {
+                let limit = HELLO_LIMIT.as_secs();
+                let message = format!("`{shown}` is no keeper: it said nothing for {limit} s");
+                return Err(Error::new(Kind::Unsupported, message));
+            }
+            hello => hello?,
+        };
+        match hello.as_ref().and_then(version_of) {
+            Some(VERSION) => Ok(()),
+            Some(other) => Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "the keeper `{shown}` speaks version {other} of the keepers' protocol, this program version \
+                     {VERSION}: install the one that belongs to it"
+                ),
+            )),
+            None => Err(Error::new(Kind::Unsupported, format!("`{shown}` is no keeper"))),
+        }
+    }
+
+    /// Has the keeper make the program's child, which then waits at the gate.
+    pub(crate) fn ask(&self, command: Command, terms: Terms) -> Result<Asked> {
+        command.check()?;
+        let Command { program, args, environment, directory, stdio, .. } = command;
+        let (descriptors, sources, pipes) = prepare_stdio(stdio)?;
+        let (open, standard) = passed_on(&descriptors, &sources);
+        let own = own_pidfd()?;
+        let rights: Vec<BorrowedFd<'_>> = [own.as_fd()].into_iter().chain(standard).collect();
+        let Terms { token, grace, uid, arguments, ledger, protected } = terms;
+        let errand = Errand {
+            program,
+            args,
+            environment,
+            directory,
+            open,
+            token,
+            grace,
+            uid,
+            arguments,
+            ledger,
+            protected: protected.into_iter().map(OsString::from).collect(),
+        };
+        let sent = self.channel()?.send_errand(&errand, &rights, SEND_LIMIT);
+        sent.map_err(|error| lost(&errand.program).with_source(error))?;
+        match self.hear(&errand.program)? {
+            (FromKeeper::Child(pid), mut rights) if !rights.is_empty() => {
+                let pidfd = PidFd::from_owned(rights.swap_remove(0));
+                Ok(Asked { program: errand.program, pid, pidfd, pipes })
+            }
+            (word, _) => Err(not_started(&errand.program, word)),
+        }
+    }
+
+    /// Tells the keeper what became of the row; after a go, whether the program runs.
+    pub(crate) fn decide(&self, go: bool, program: &OsString) -> Result<()> {
+        let word = if go { FromHost::Go } else { FromHost::Refuse };
+        let told = self.channel()?.tell_keeper(word, SEND_LIMIT);
+        told.map_err(|error| lost(program).with_source(error))?;
+        if !go {
+            return Ok(());
+        }
+        match self.hear(program)? {
+            (FromKeeper::Started, _) => Ok(()),
+            (word, _) => Err(not_started(program, word)),
+        }
+    }
+
+    fn hear(&self, program: &OsString) -> Result<(FromKeeper, Vec<OwnedFd>)> {
+        self.channel()?.hear_keeper(GATE_LIMIT)?.ok_or_else(|| lost(program))
+    }
+
+    /// How the program ended, as far as the keeper tells it within `limit`.
+    pub(crate) fn status(&self, limit: Duration) -> Option<ExitStatus> {
+        match self.channel().ok()?.hear_keeper(limit) {
+            Ok(Some((FromKeeper::Ended(status), _))) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Tells the keeper to leave what is left alone. One that is gone already has done so.
+    pub(crate) fn leave(&self) {
+        let _ = self.channel().and_then(|channel| channel.tell_keeper(FromHost::Leave, SEND_LIMIT));
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.wait_dead(Duration::ZERO)
+    }
+
+    /// Whether the keeper goes by itself within `limit`.
+    pub(crate) fn wait_dead(&self, limit: Duration) -> bool {
+        self.pidfd.wait_dead(limit).unwrap_or(false)
+    }
+
+    /// Hangs up: the keeper ends what is left below it, and goes. Its zombie is taken away; one that lives after `limit` is
+    /// handed back.
+    pub(crate) fn dismiss(mut self, limit: Duration) -> Option<Self> {
+        self.channel = None;
+        if !self.pidfd.wait_dead(limit).unwrap_or(false) {
+            return Some(self);
+        }
+        // An error: the host takes its children away itself.
+        let _ = self.pidfd.child_status(true);
+        None
+    }
+
+    /// Ends a keeper that does not go, and takes its zombie away.
+    pub(crate) fn kill(self) {
+        // The descriptor is that of our own child, made by clone.
+        let _ = self.pidfd.send(Signal::KILL);
+        let _ = self.pidfd.wait_dead(KILL_LIMIT);
+        let _ = self.pidfd.child_status(true);
+    }
+
+    fn channel(&self) -> Result<&Channel> {
+        self.channel.as_ref().ok_or_else(|| Error::new(Kind::Gone, "the keeper was let go"))
+    }
+}
+
+impl AsFd for Link {
+    /// The keeper's pidfd.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// Which of the standard descriptors the program gets, and those. The host's own, unless closed or close-on-exec.
+fn passed_on<'a>(
+    descriptors: &[Descriptor; 3],
+    sources: &'a Pipes,
+) -> ([bool; 3], Vec<BorrowedFd<'a>>) {
+    let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let mut open = [false; 3];
+    let mut passed = Vec::with_capacity(3);
+    for (target, descriptor) in descriptors.iter().enumerate() {
+        let stays =
+            |fd| rustix::io::fcntl_getfd(fd).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC));
+        let fd = match descriptor {
+            Descriptor::Keep => Some(own[target]).filter(|fd| stays(*fd)),
+            Descriptor::Copy(_) => sources[target].as_ref().map(AsFd::as_fd),
+            Descriptor::Close => None,
+        };
+        open[target] = fd.is_some();
+        passed.extend(fd);
+    }
+    (open, passed)
+}
+
+fn lost(program: &OsString) -> Error {
+    let name = program.display();
+    Error::new(
+        Kind::NotStarted,
+        format!("failed to start `{name}`: its keeper ended before it ran"),
+    )
+}
+
+fn own_pidfd() -> Result<PidFd> {
+    let own = Pid::new(i64::from(std::process::id()));
+    let opened = own.map(PidFd::open).transpose()?.flatten();
+    opened.ok_or_else(|| Error::new(Kind::Unknown, "this process cannot open a pidfd for itself"))
+}
+
+fn not_started(program: &OsString, word: FromKeeper) -> Error {
+    match word {
+        FromKeeper::Failed { step: 0, errno } if errno != 0 => {
+            Error::os("failed to make a child process", std::io::Error::from_raw_os_error(errno))
+        }
+        FromKeeper::Failed { step, errno } => failure(program, step, errno),
+        _ => failure(program, 0, 0),
+    }
+}

@@ -1,0 +1,74 @@
+//! Which processes below a keeper are hosts of its ledger.
+//!
+//! A task may start a new host of its own ledger before the old one dies, and that one must live. A keeper links no
+//! SQLite and reads no ledger. So each instance writes its identity into its lock file once its row is committed
+//! ([`HeldLock::sign`](super::super::file_lock::HeldLock::sign)), and a process is a host only while it holds such a lock *and* is
+//! the one that the file names. A task that holds a file of such a name, or the lock of an instance that has died, is a
+//! program like any other.
+
+use std::{
+    fs::File,
+    io::Read,
+    os::unix::{ffi::OsStrExt, fs::FileTypeExt},
+    path::Path,
+};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::{
+    identity::{Identity, Pid, Place},
+    sys::{Pinned, Proc, file_lock::is_signed_by, snapshot::Snapshot},
+};
+
+/// A signature has three numbers.
+const SIGNATURE: u64 = 1 << 10;
+
+/// Hosts of the ledger whose lock files' paths begin with `lock_prefix`, below `keeper`.
+pub(crate) fn hosts_below(
+    proc: &Proc,
+    here: Place,
+    snapshot: &Snapshot,
+    keeper: Pid,
+    lock_prefix: &Path,
+) -> Vec<Pid> {
+    let below = snapshot.below(keeper).into_iter();
+    below.filter(|&pid| is_host(proc, here, pid, lock_prefix)).collect()
+}
+
+fn is_host(proc: &Proc, here: Place, pid: Pid, prefix: &Path) -> bool {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let mut identity = None;
+    descriptors.filter_map(Result::ok).any(|descriptor| {
+        let target = std::fs::read_link(descriptor.path()).unwrap_or_default();
+        if !target.as_os_str().as_bytes().starts_with(prefix.as_os_str().as_bytes()) {
+            return false;
+        }
+        let number = descriptor.file_name();
+        let info = format!("/proc/{pid}/fdinfo/{}", number.display());
+        // The line `lock:` of proc_pid_fdinfo(5).
+        let info = std::fs::read_to_string(info).unwrap_or_default();
+        let holds = info.lines().any(|line| line.starts_with("lock:") && line.contains("WRITE"));
+        holds && {
+            let pinned = || Pinned::open(proc, here, pid).ok().flatten();
+            identity = identity.or_else(|| pinned().map(|pinned| pinned.identity));
+            identity.is_some_and(|identity| names(&descriptor.path(), &identity))
+        }
+    })
+}
+
+/// Whether the open file names the process.
+fn names(file: &Path, identity: &Identity) -> bool {
+    let is_special = |file: std::fs::Metadata| {
+        let kind = file.file_type();
+        kind.is_fifo() || kind.is_char_device() || kind.is_block_device()
+    };
+    // Opening one of those may have effects.
+    if std::fs::metadata(file).map_or(true, is_special) {
+        return false;
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(file, flags, Mode::empty()).map(File::from);
+    let mut text = String::new();
+    opened.is_ok_and(|file| file.take(SIGNATURE).read_to_string(&mut text).is_ok())
+        && is_signed_by(&text, identity)
+}

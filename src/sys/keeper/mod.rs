@@ -1,0 +1,58 @@
+//! The keeper: a small process between a host and a program.
+//!
+//! It is the subreaper of the program's tree (`PR_SET_CHILD_SUBREAPER`, prctl(2)): whatever is orphaned below it stays below
+//! it, with or without the tree's session, token and arguments. When its host dies it ends all of that; it passes on how
+//! the program ended, and goes when nothing is below it any more.
+//!
+//! ```text
+//!  host                            keeper                       program
+//!  vfork, exec by descriptor ----> subreaper, /dev/null
+//!  <------------------------ hello
+//!  errand, stdio, own pidfd -----> clone3 --------------------> at the gate
+//!  <----------------- child, pidfd
+//!  stat, commit
+//!  go | refuse ------------------> gate opens ----------------> execve
+//!  <------------- started | failed
+//!            ...                   reaps                        ends
+//!  <------------------------ ended
+//!  leave, or the socket's end ---> (ends what is left) exits
+//! ```
+//!
+//! The two share one stream socket, which is the keeper's standard input when it is executed. Its end tells the keeper that
+//! the host is gone, and so does the host's pidfd, should a forked copy of the host hold the socket open.
+//!
+//! - [`protocol`]: what goes over the socket;
+//! - [`transport`]: the socket, with descriptors and time limits;
+//! - [`binary`]: which executable is the keeper, and when it is trusted;
+//! - [`client`]: the host's end;
+//! - [`server`]: how the keeper sets itself up;
+//! - [`hosts`]: which processes below a keeper are hosts of its ledger.
+
+mod binary;
+mod client;
+mod hosts;
+pub(crate) mod protocol;
+mod server;
+mod transport;
+
+pub(crate) use binary::{Binary, is_secure};
+pub(crate) use client::{Asked, Link, Terms};
+pub(crate) use hosts::hosts_below;
+pub(crate) use protocol::{FromHost, FromKeeper};
+pub(crate) use server::{
+    Reaped, Seat, Wake, block_all_signals, ignore_dead_children, is_asked, reap_one,
+};
+pub(crate) use transport::Channel;
+
+/// What the keeper calls itself, cut as the kernel cuts it (`TASK_COMM_LEN`).
+const COMM: &std::ffi::CStr = c"procledger-keep";
+/// Whether a process calls itself a keeper, as any process may.
+pub(crate) fn is_name(comm: &[u8]) -> bool {
+    comm == COMM.to_bytes()
+}
+
+/// The name of its executable, and its `argv[0]`. It proves nothing: any process may call itself so.
+const NAME: &str = "procledger-keeper";
+/// Its only argument. A keeper takes no notice of it; a program that was named as one by mistake, such as `cat`, fails with it
+/// at once.
+const ARGUMENT: &str = "--serve";

@@ -1,0 +1,351 @@
+//! What goes over the socket between a host and a keeper: frames of 16 bytes, and one errand.
+//!
+//! Both ends run on one machine: numbers are in its byte order. The keeper speaks first. Its hello never changes its
+//! form, so that each end can tell the other's version before it reads anything else.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::PathBuf,
+    time::Duration,
+};
+
+use uuid::Uuid;
+
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    sys::ExitStatus,
+};
+
+/// Of this protocol. A host uses only a keeper of its own version.
+pub(crate) const VERSION: u32 = 2;
+pub(super) const FRAME: usize = 16;
+pub(super) type Frame = [u8; FRAME];
+
+const MAGIC: [u8; 8] = *b"plkeeper";
+/// An errand holds arguments and environment, which the kernel bounds (execve(2)); a length beyond this is none of ours.
+const ERRAND_LIMIT: usize = 64 << 20;
+
+/// What a keeper says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FromKeeper {
+    /// The child that waits at the gate; its pidfd comes with it.
+    Child(Pid),
+    /// The child never became a program: the step that it came to, and the errno there.
+    Failed { step: u32, errno: i32 },
+    /// The program runs.
+    Started,
+    /// The program has ended.
+    Ended(ExitStatus),
+}
+
+/// What a host says after the errand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FromHost {
+    /// The row is committed.
+    Go,
+    /// There will be no row.
+    Refuse,
+    /// Whatever is left shall stay: end nothing, and go.
+    Leave,
+}
+
+/// A program to keep. Its standard descriptors and the host's pidfd come with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Errand {
+    pub(crate) program: OsString,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    pub(crate) directory: Option<PathBuf>,
+    /// Which of the program's standard descriptors are open.
+    pub(crate) open: [bool; 3],
+    pub(crate) token: Uuid,
+    pub(crate) grace: Duration,
+    /// Whose processes may be signalled.
+    pub(crate) uid: u32,
+    /// Whether the arguments of what is below it may be recorded.
+    pub(crate) arguments: bool,
+    /// The ledger's real path: beside it are the lock files of its instances, and what the keeper leaves for the next one.
+    pub(crate) ledger: PathBuf,
+    /// Names of programs that are left alone.
+    pub(crate) protected: Vec<OsString>,
+}
+
+fn frame(kind: u32, first: i32, second: i32) -> Frame {
+    let mut frame = [0; FRAME];
+    frame[..4].copy_from_slice(&kind.to_ne_bytes());
+    frame[4..8].copy_from_slice(&first.to_ne_bytes());
+    frame[8..12].copy_from_slice(&second.to_ne_bytes());
+    frame
+}
+
+fn fields(frame: &Frame) -> (u32, i32, i32) {
+    let four = |at: usize| [frame[at], frame[at + 1], frame[at + 2], frame[at + 3]];
+    (u32::from_ne_bytes(four(0)), i32::from_ne_bytes(four(4)), i32::from_ne_bytes(four(8)))
+}
+
+fn unknown(what: &str) -> Error {
+    Error::new(Kind::Unsupported, format!("{what} says what nobody understands"))
+}
+
+/// A keeper's first words.
+pub(super) fn hello(version: u32) -> Frame {
+    let mut frame = [0; FRAME];
+    frame[..8].copy_from_slice(&MAGIC);
+    frame[8..12].copy_from_slice(&version.to_ne_bytes());
+    frame
+}
+
+/// The version in a hello; `None` where it is none.
+pub(super) fn version_of(frame: &Frame) -> Option<u32> {
+    let version = [frame[8], frame[9], frame[10], frame[11]];
+    frame.starts_with(&MAGIC).then(|| u32::from_ne_bytes(version))
+}
+
+/// What announces an errand of this many bytes.
+pub(super) fn announce(length: usize) -> Frame {
+    let mut frame = [0; FRAME];
+    frame[..8].copy_from_slice(&MAGIC);
+    frame[8..].copy_from_slice(&(length as u64).to_ne_bytes());
+    frame
+}
+
+/// How many bytes the errand has that a frame announces.
+pub(super) fn announced(frame: &Frame) -> Result<usize> {
+    let mut length = [0; 8];
+    length.copy_from_slice(&frame[8..]);
+    let length = usize::try_from(u64::from_ne_bytes(length)).unwrap_or(usize::MAX);
+    if frame.starts_with(&MAGIC) && length <= ERRAND_LIMIT {
+        Ok(length)
+    } else {
+        Err(unknown("the host"))
+    }
+}
+
+impl FromKeeper {
+    pub(super) fn encode(self) -> Frame {
+        match self {
+            Self::Child(pid) => frame(1, pid.raw(), 0),
+            Self::Failed { step, errno } => frame(2, step.cast_signed(), errno),
+            Self::Started => frame(3, 0, 0),
+            Self::Ended(ExitStatus::Exited(code)) => frame(4, 0, code),
+            Self::Ended(ExitStatus::Signaled(signal)) => frame(4, 1, signal),
+            Self::Ended(ExitStatus::Unobserved) => frame(4, 2, 0),
+        }
+    }
+
+    pub(super) fn decode(frame: &Frame) -> Result<Self> {
+        match fields(frame) {
+            (1, pid, _) => {
+                Pid::new(i64::from(pid)).map(Self::Child).ok_or_else(|| unknown("the keeper"))
+            }
+            (2, step, errno) => Ok(Self::Failed { step: step.cast_unsigned(), errno }),
+            (3, ..) => Ok(Self::Started),
+            (4, 0, code) => Ok(Self::Ended(ExitStatus::Exited(code))),
+            (4, 1, signal) => Ok(Self::Ended(ExitStatus::Signaled(signal))),
+            (4, 2, _) => Ok(Self::Ended(ExitStatus::Unobserved)),
+            _ => Err(unknown("the keeper")),
+        }
+    }
+}
+
+impl FromHost {
+    pub(super) fn encode(self) -> Frame {
+        match self {
+            Self::Go => frame(1, 0, 0),
+            Self::Refuse => frame(2, 0, 0),
+            Self::Leave => frame(3, 0, 0),
+        }
+    }
+
+    pub(super) fn decode(frame: &Frame) -> Result<Self> {
+        match fields(frame).0 {
+            1 => Ok(Self::Go),
+            2 => Ok(Self::Refuse),
+            3 => Ok(Self::Leave),
+            _ => Err(unknown("the host")),
+        }
+    }
+}
+
+impl Errand {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(self.token.as_bytes());
+        put_number(&mut bytes, u64::try_from(self.grace.as_nanos()).unwrap_or(u64::MAX));
+        put_number(&mut bytes, u64::from(self.uid));
+        bytes.extend(self.open.map(u8::from));
+        bytes.extend([self.directory.is_some(), self.arguments].map(u8::from));
+        let directory = self.directory.iter().map(|path| path.as_os_str().as_bytes());
+        let texts = directory.chain([self.ledger.as_os_str().as_bytes(), self.program.as_bytes()]);
+        texts.for_each(|text| put(&mut bytes, text));
+        for list in [&self.args, &self.protected] {
+            put_number(&mut bytes, list.len() as u64);
+            for text in list {
+                put(&mut bytes, text.as_bytes());
+            }
+        }
+        for (key, value) in &self.environment {
+            put(&mut bytes, key.as_bytes());
+            put(&mut bytes, value.as_bytes());
+        }
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut rest = bytes;
+        Self::take(&mut rest).filter(|_| rest.is_empty()).ok_or_else(|| unknown("the host"))
+    }
+
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        let token = Uuid::from_slice(take_bytes(rest, 16)?).ok()?;
+        let grace = Duration::from_nanos(take_number(rest)?);
+        let uid = u32::try_from(take_number(rest)?).ok()?;
+        let switches = take_bytes(rest, 5)?;
+        let open = [switches[0] != 0, switches[1] != 0, switches[2] != 0];
+        let directory = if switches[3] == 0 { None } else { Some(PathBuf::from(take_text(rest)?)) };
+        let arguments = switches[4] != 0;
+        let ledger = take_text(rest)?.into();
+        let program = take_text(rest)?;
+        let args = take_list(rest)?;
+        let protected = take_list(rest)?;
+        let mut environment = Vec::new();
+        while !rest.is_empty() {
+            environment.push((take_text(rest)?, take_text(rest)?));
+        }
+        Some(Self {
+            program,
+            args,
+            environment,
+            directory,
+            open,
+            token,
+            grace,
+            uid,
+            arguments,
+            ledger,
+            protected,
+        })
+    }
+}
+
+pub(crate) fn put_number(bytes: &mut Vec<u8>, number: u64) {
+    bytes.extend_from_slice(&number.to_ne_bytes());
+}
+
+pub(crate) fn put(bytes: &mut Vec<u8>, text: &[u8]) {
+    put_number(bytes, text.len() as u64);
+    bytes.extend_from_slice(text);
+}
+
+pub(crate) fn take_bytes<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+    let (taken, left) = rest.split_at_checked(count)?;
+    *rest = left;
+    Some(taken)
+}
+
+pub(crate) fn take_number(rest: &mut &[u8]) -> Option<u64> {
+    Some(u64::from_ne_bytes(take_bytes(rest, 8)?.try_into().ok()?))
+}
+
+pub(crate) fn take_text(rest: &mut &[u8]) -> Option<OsString> {
+    let length = usize::try_from(take_number(rest)?).ok()?;
+    Some(OsString::from_vec(take_bytes(rest, length)?.to_vec()))
+}
+
+fn take_list(rest: &mut &[u8]) -> Option<Vec<OsString>> {
+    let count = take_number(rest)?;
+    (0..count).map(|_| take_text(rest)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text() -> impl Strategy<Value = OsString> {
+        proptest::collection::vec(any::<u8>(), 0..20).prop_map(OsString::from_vec)
+    }
+
+    prop_compose! {
+        fn errand()(
+            program in text(),
+            args in proptest::collection::vec(text(), 0..5),
+            environment in proptest::collection::vec((text(), text()), 0..5),
+            directory in proptest::option::of(text()),
+            open in any::<[bool; 3]>(),
+            token in any::<u128>(),
+            grace in any::<u64>(),
+            uid in any::<u32>(),
+            arguments: bool,
+            ledger in text(),
+            protected in proptest::collection::vec(text(), 0..3),
+        ) -> Errand {
+            Errand {
+                program,
+                args,
+                environment,
+                directory: directory.map(PathBuf::from),
+                open,
+                token: Uuid::from_u128(token),
+                grace: Duration::from_nanos(grace),
+                uid,
+                arguments,
+                ledger: ledger.into(),
+                protected,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_errand_arrives_as_it_was_sent(errand in errand()) {
+            prop_assert_eq!(Errand::decode(&errand.encode()).expect("understood"), errand);
+        }
+
+        #[test]
+        fn a_part_of_an_errand_is_never_taken_for_another_program(
+            errand in errand(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let bytes = errand.encode();
+            let part = &bytes[..cut.index(bytes.len())];
+            if let Ok(understood) = Errand::decode(part) {
+                prop_assert_eq!(understood.program, errand.program);
+                prop_assert_eq!(understood.args, errand.args);
+            }
+        }
+
+        #[test]
+        fn noise_is_refused_or_understood_and_never_worse(bytes: Vec<u8>, frame: Frame) {
+            let _ = Errand::decode(&bytes);
+            let _ = FromKeeper::decode(&frame);
+            let _ = FromHost::decode(&frame);
+            let _ = announced(&frame);
+        }
+    }
+
+    #[test]
+    fn every_word_arrives_as_it_was_said() {
+        let pid = Pid::new(7).expect("a pid");
+        for word in [
+            FromKeeper::Child(pid),
+            FromKeeper::Failed { step: 8, errno: 2 },
+            FromKeeper::Started,
+            FromKeeper::Ended(ExitStatus::Exited(255)),
+            FromKeeper::Ended(ExitStatus::Signaled(64)),
+            FromKeeper::Ended(ExitStatus::Unobserved),
+        ] {
+            assert_eq!(FromKeeper::decode(&word.encode()).expect("understood"), word);
+        }
+        for word in [FromHost::Go, FromHost::Refuse, FromHost::Leave] {
+            assert_eq!(FromHost::decode(&word.encode()).expect("understood"), word);
+        }
+        assert_eq!(version_of(&hello(9)), Some(9));
+        assert_eq!(version_of(&FromKeeper::Started.encode()), None);
+        assert_eq!(announced(&announce(70_000)).expect("a length"), 70_000);
+        assert!(announced(&announce(usize::MAX)).is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! The socket between a host and a keeper: whole frames, descriptors, time limits, and never a SIGPIPE.
+
+use std::{
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    },
+};
+
+use super::protocol::{Errand, FRAME, Frame, FromHost, FromKeeper, announce, announced};
+use crate::{
+    error::{Error, Kind, Result},
+    sys::pidfd::timespec,
+};
+
+/// The most descriptors that come with one frame: the host's pidfd and three standard ones.
+const RIGHTS: usize = 4;
+
+/// One end of the socket.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+impl Channel {
+    /// Both ends.
+    pub(super) fn pair() -> Result<(Self, OwnedFd)> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .map_err(|error| Error::os("failed to make a socket to a keeper", error))?;
+        Ok((Self(ours), theirs))
+    }
+
+    pub(super) fn from_owned(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    pub(crate) fn tell_host(
+        &self,
+        word: FromKeeper,
+        pidfd: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<()> {
+        self.send(&word.encode(), pidfd, limit)
+    }
+
+    pub(crate) fn tell_keeper(&self, word: FromHost, limit: Duration) -> Result<()> {
+        self.send(&word.encode(), &[], limit)
+    }
+
+    pub(super) fn send_errand(
+        &self,
+        errand: &Errand,
+        rights: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<()> {
+        let bytes = errand.encode();
+        self.send(&announce(bytes.len()), rights, limit)?;
+        self.send(&bytes, &[], limit)
+    }
+
+    /// The errand and the descriptors that came with it.
+    pub(super) fn receive_errand(&self, limit: Duration) -> Result<(Errand, Vec<OwnedFd>)> {
+        let mut rights = Vec::new();
+        let frame = self.receive(&mut rights, limit)?.ok_or_else(closed)?;
+        let mut bytes = vec![0; announced(&frame)?];
+        if !self.fill(&mut bytes, &mut rights, limit)? {
+            return Err(closed());
+        }
+        Ok((Errand::decode(&bytes)?, rights))
+    }
+
+    /// What the host says; `None` where it has gone.
+    pub(crate) fn hear_host(&self, limit: Duration) -> Result<Option<FromHost>> {
+        let frame = self.receive(&mut Vec::new(), limit)?;
+        frame.map(|frame| FromHost::decode(&frame)).transpose()
+    }
+
+    /// What the keeper says, and the descriptors that come with it; `None` where it has gone.
+    pub(super) fn hear_keeper(
+        &self,
+        limit: Duration,
+    ) -> Result<Option<(FromKeeper, Vec<OwnedFd>)>> {
+        let mut rights = Vec::new();
+        let Some(frame) = self.receive(&mut rights, limit)? else { return Ok(None) };
+        Ok(Some((FromKeeper::decode(&frame)?, rights)))
+    }
+
+    /// A whole frame; `None` at the end.
+    pub(super) fn receive(
+        &self,
+        rights: &mut Vec<OwnedFd>,
+        limit: Duration,
+    ) -> Result<Option<Frame>> {
+        let mut frame = [0; FRAME];
+        Ok(self.fill(&mut frame, rights, limit)?.then_some(frame))
+    }
+
+    pub(super) fn send(
+        &self,
+        mut bytes: &[u8],
+        rights: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<()> {
+        let failed = |error| Error::os("failed to write to a keeper's socket", error);
+        let deadline = Instant::now() + limit;
+        let mut rights = rights;
+        while !bytes.is_empty() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(RIGHTS))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !rights.is_empty() && !control.push(SendAncillaryMessage::ScmRights(rights)) {
+                return Err(Error::new(Kind::Other, "too many descriptors for one message"));
+            }
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, flags) {
+                Ok(sent) => {
+                    bytes = &bytes[sent..];
+                    rights = &[];
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, deadline)?,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the buffer; `false` where the other end is closed.
+    fn fill(&self, buffer: &mut [u8], rights: &mut Vec<OwnedFd>, limit: Duration) -> Result<bool> {
+        let deadline = Instant::now() + limit;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(RIGHTS))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let mut parts = [IoSliceMut::new(&mut buffer[filled..])];
+            match recvmsg(&self.0, &mut parts, &mut control, flags) {
+                // A keeper that is killed with something unread resets the connection.
+                Ok(message) if message.bytes == 0 => return Ok(false),
+                Err(Errno::CONNRESET) => return Ok(false),
+                Ok(message) => filled += message.bytes,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(PollFlags::IN, deadline)?,
+                Err(error) => {
+                    return Err(Error::os("failed to read from a keeper's socket", error));
+                }
+            }
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(received) = message {
+                    rights.extend(received);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn wait(&self, events: PollFlags, deadline: Instant) -> Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::new(&self.0, events)];
+        match poll(&mut fds, Some(&timespec(left))) {
+            Ok(0) => {
+                Err(Error::new(Kind::Busy, "the other end of a keeper's socket does not answer"))
+            }
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(Error::os("failed to poll a keeper's socket", error)),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn closed() -> Error {
+    Error::new(Kind::Gone, "the other end of a keeper's socket is closed")
+}

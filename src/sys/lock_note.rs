@@ -1,0 +1,128 @@
+//! What an instance writes into its lock file: which image of its process holds the lock, and which process is the first
+//! one of its PID namespace.
+//!
+//! The file is the instance's own, and is removed with it, so nothing of this outlives what it is about. A note counts only
+//! in the very file that it was written into: a restored copy of a lock file is free while the original is held. A lock file
+//! without a note, as of an older version or written to a full disk, proves no more than its lock.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use rustix::fs::OFlags;
+
+use super::{
+    exec_image::Image,
+    file_lock::{HeldLock, open_plain},
+};
+use crate::error::{Error, Result};
+
+/// The first line of a note: what it is, and the version of its form.
+const HEAD: &str = "procledger instance 1";
+/// Longer than any note.
+const NOTE_LIMIT: u64 = 1 << 10;
+
+/// See the module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// The image that holds the lock.
+    pub(crate) image: Option<Image>,
+    /// Start tick and pidfd inode of the first process of the instance's PID namespace, where it is another one.
+    pub(crate) init: Option<(u64, u64)>,
+}
+
+impl HeldLock {
+    /// Writes the note into the lock file.
+    ///
+    /// # Errors
+    ///
+    /// When the disk is full, say. The lock holds all the same.
+    pub(crate) fn write_note(&self, note: &Note) -> Result<()> {
+        use std::fmt::Write as _;
+        let mut file: &File = self.file();
+        let failed = |error| Error::os("failed to write to the lock file", error);
+        let mut text = format!("{HEAD}\ninode {}\n", file.metadata().map_err(failed)?.ino());
+        if let Some(image) = note.image {
+            let _ = writeln!(text, "image {image}");
+        }
+        if let Some((tick, inode)) = note.init {
+            let _ = writeln!(text, "init {tick} {inode}");
+        }
+        // In one piece: a reader sees all of it, or none.
+        file.write_all(text.as_bytes()).map_err(failed)
+    }
+}
+
+/// The note in the lock file at `path`, if it was written into this very file.
+pub(crate) fn read_note(path: &Path, owner: u32) -> Option<Note> {
+    let file = open_plain(path, OFlags::RDONLY, owner).ok()?;
+    let found = file.metadata().ok()?;
+    let mut text = String::new();
+    file.take(NOTE_LIMIT).read_to_string(&mut text).ok()?;
+    parse(&text, found.ino())
+}
+
+fn parse(text: &str, inode: u64) -> Option<Note> {
+    let mut lines = text.strip_suffix('\n')?.lines();
+    if lines.next() != Some(HEAD) || lines.next() != Some(&format!("inode {inode}")) {
+        return None;
+    }
+    let mut note = Note::default();
+    for line in lines {
+        let mut words = line.split(' ');
+        match (words.next()?, words.next()?, words.next()) {
+            ("image", digits, None) => note.image = Some(Image::parse(digits)?),
+            ("init", tick, Some(inode)) => {
+                note.init = Some((tick.parse().ok()?, inode.parse().ok()?));
+            }
+            // Of a later version.
+            _ => {}
+        }
+    }
+    Some(note)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note() -> Note {
+        Note { image: Image::parse("00ff"), init: Some((17, 4711)) }
+    }
+
+    #[test]
+    fn a_note_is_read_back_from_its_own_file_only() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.lock");
+        let owner = rustix::process::geteuid().as_raw();
+        let read_note = |path: &Path| super::read_note(path, owner);
+        let lock = HeldLock::create(&path, owner).expect("a lock");
+        assert_eq!(read_note(&path), None, "nothing is written yet");
+        lock.write_note(&note()).expect("written");
+        assert_eq!(read_note(&path), Some(note()));
+        let copy = folder.path().join("copy.lock");
+        std::fs::copy(&path, &copy).expect("copied");
+        assert_eq!(read_note(&copy), None, "a restored lock file is another one");
+        assert_eq!(read_note(&folder.path().join("absent")), None);
+        assert_eq!(read_note(folder.path()), None);
+    }
+
+    #[test]
+    fn half_a_note_or_something_else_is_none() {
+        let whole = "procledger instance 1\ninode 5\nimage 00000000000000ff\ninit 17 4711\n";
+        assert_eq!(parse(whole, 5), Some(note()));
+        assert_eq!(parse(whole, 6), None);
+        for length in 0..whole.len() {
+            let half = parse(&whole[..length], 5);
+            assert!(half.is_none_or(|half| half != note()), "{length}");
+        }
+        for broken in ["", "\n", "x\ninode 5\n", "procledger instance 1\ninode 5\nimage xyz\n"] {
+            assert_eq!(parse(broken, 5), None, "{broken:?}");
+        }
+        let later = "procledger instance 1\ninode 5\nimage ff\nmore of it\nalone\n";
+        assert!(parse(later, 5).is_none_or(|note| note.image == Image::parse("ff")));
+    }
+}

@@ -1,0 +1,105 @@
+//! Which process numbers were given since a process was made.
+//!
+//! The kernel gives them in turn: each is the first free one above the last (`alloc_pid` in its `kernel/pid.c`), and
+//! `/proc/sys/kernel/ns_last_pid` tells the last one of our namespace (Linux 3.3). What a process has forked, directly or
+//! not, in a namespace below or not, has a number between its own and that one, as long as the numbers have not gone round
+//! in between. Only whoever restores a checkpoint chooses numbers (`CAP_CHECKPOINT_RESTORE`), which is no business of tasks.
+
+use std::{fs, ops::RangeInclusive, sync::OnceLock, time::Duration};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+use super::procfs::{Proc, age, number};
+use crate::identity::{Identity, Pid};
+
+/// No processor gives numbers faster than one in this time: the cheapest clone(2) takes several microseconds.
+const LEAST_PER_NUMBER: Duration = Duration::from_micros(4);
+
+impl Proc {
+    /// The numbers that were given since `first`, a process that still has its own; `None` where they may have gone round,
+    /// or the kernel does not tell.
+    pub(crate) fn numbers_since(&self, first: &Identity) -> Option<RangeInclusive<u32>> {
+        if age(first.start_tick) >= round_takes()? {
+            return None;
+        }
+        let last = self.last_given()?;
+        // Past the highest they begin anew: seldom, and then all processes are looked at.
+        (last >= first.pid).then(|| first.pid.get() + 1..=last.get())
+    }
+
+    /// The number that was given last; `None` where the kernel does not tell.
+    pub(crate) fn last_given(&self) -> Option<Pid> {
+        self.last_number().ok().flatten()
+    }
+
+    fn last_number(&self) -> Result<Option<Pid>, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.dir, "sys/kernel/ns_last_pid", flags, Mode::empty())?;
+        let mut text = [0_u8; 32];
+        let length = rustix::io::read(&file, &mut text)?;
+        Ok(number::<i64>(text[..length].trim_ascii_end()).and_then(Pid::new))
+    }
+}
+
+/// Whether a number that has become free cannot be given again within `span`; `false` where that is not known.
+pub(crate) fn cannot_give_again_within(span: Duration) -> bool {
+    round_takes().is_some_and(|round| round > span)
+}
+
+/// In less time the numbers cannot have gone round, however busy the machine is.
+fn round_takes() -> Option<Duration> {
+    static KNOWN: OnceLock<Option<Duration>> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let highest = fs::read("/proc/sys/kernel/pid_max").ok()?;
+        let highest: u32 = number(highest.trim_ascii_end())?;
+        let processors = fs::read_to_string("/proc/stat").ok()?;
+        let is_one = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
+        let processors = u32::try_from(processors.lines().filter(is_one).count()).ok()?;
+        // Half of it: some numbers are in use, and passed over.
+        Some(LEAST_PER_NUMBER * (highest / processors.max(1) / 2))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{Pinned, current_place};
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "children of a test, which waits for them")]
+    fn a_child_has_one_of_the_numbers_since_its_elder_brother() {
+        let proc = Proc::open().expect("/proc");
+        let sleep = || {
+            let mut command = std::process::Command::new("sleep");
+            command.arg("60").spawn().expect("it runs")
+        };
+        let (mut elder, mut younger) = (sleep(), sleep());
+        let pid = Pid::new(i64::from(elder.id())).expect("a pid");
+        let pinned = Pinned::open(&proc, current_place().expect("a place"), pid);
+        let identity = pinned.expect("a look").expect("alive").identity;
+        let since = proc.numbers_since(&identity);
+        for child in [&mut elder, &mut younger] {
+            child.kill().expect("killed");
+            child.wait().expect("ended");
+        }
+        // On a starved machine, and where the numbers begin anew just now, it cannot be told.
+        if let Some(since) = since {
+            assert!(!since.contains(&elder.id()));
+            assert!(since.contains(&younger.id()) || younger.id() < elder.id(), "{since:?}");
+        }
+    }
+
+    #[test]
+    fn of_what_has_lived_for_long_it_is_not_told() {
+        let proc = Proc::open().expect("/proc");
+        let own = Pid::new(i64::from(std::process::id())).expect("a pid");
+        let place = current_place().expect("a place");
+        let me = Pinned::open(&proc, place, own).expect("a look").expect("alive").identity;
+        let since_boot = Identity { start_tick: 0, ..me };
+        let round = round_takes().expect("known");
+        assert!(crate::sys::boot_clock() < round || proc.numbers_since(&since_boot).is_none());
+    }
+}

@@ -1,0 +1,182 @@
+//! PID namespaces below the initial one: which of them are there, as the initial one sees them.
+//!
+//! The first process of a PID namespace outlives all others in it: when it ends the kernel kills them, and it is reaped
+//! after the last of them (`pid_namespaces(7)`). It was started before all of them, too. So a look at the first processes
+//! is enough, and needs no second one: whichever is there during the whole look is listed. A namespace of which no first
+//! process is there has no process at all, and never will have one again. Its number may be given to a new namespace,
+//! whose first process is younger than everything that was recorded in the old one.
+
+use std::os::unix::fs::MetadataExt;
+
+use super::{
+    PidFd,
+    procfs::{BUFFER, Proc, number},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::{Identity, Pid, Place},
+};
+
+/// Nanoseconds in a clock tick of `/proc`.
+const TICK_NANOS: i128 = 10_000_000;
+/// Start ticks are cut off, on both sides of a comparison across two clocks.
+const SLACK: i128 = 2;
+
+/// The first processes of the PID namespaces that are there.
+#[derive(Debug, Default)]
+pub(crate) struct Namespaces {
+    inits: Vec<Init>,
+}
+
+#[derive(Debug)]
+struct Init {
+    pid: Pid,
+    /// When it was started, in ticks of the initial clock.
+    started: i128,
+    /// The inode of its namespace; else why that may not be read.
+    namespace: std::result::Result<u64, String>,
+}
+
+impl Namespaces {
+    /// Looks at every process.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Unknown`] where that proves nothing: seen from another namespace than the initial one, or where processes
+    /// are hidden.
+    pub(crate) fn scan(proc: &Proc, here: Place) -> Result<Self> {
+        let unknown = |why: &str| Error::new(Kind::Unknown, why);
+        if !here.is_initial() {
+            return Err(unknown("other PID namespaces are seen from the initial one only"));
+        }
+        if proc.hides_others() {
+            return Err(unknown("`/proc` hides processes (hidepid)"));
+        }
+        let mut inits = Vec::new();
+        for pid in proc.pids()? {
+            inits.extend(first_of_a_namespace(proc, here, pid)?);
+        }
+        Ok(Self { inits })
+    }
+
+    /// Whether no process is left in the PID namespace in which a process was recorded as `identity`, in this boot.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Unknown`] where a process that is old enough to be the first one of that namespace may not be looked at, as
+    /// of another user.
+    pub(crate) fn is_gone(&self, identity: &Identity) -> Result<bool> {
+        let started = ticks(identity.start_tick, &identity.place);
+        for init in self.inits.iter().filter(|init| init.started <= started + SLACK) {
+            match &init.namespace {
+                Ok(inode) if *inode == identity.place.pid_namespace => return Ok(false),
+                Ok(_) => {}
+                Err(why) => {
+                    let what =
+                        format!("the PID namespace of process {} is unknown: {why}", init.pid);
+                    return Err(Error::new(Kind::Unknown, what));
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// A start tick by the initial clock (`time_namespaces(7)`).
+fn ticks(start_tick: u64, place: &Place) -> i128 {
+    i128::from(start_tick) - i128::from(place.boottime_offset) / TICK_NANOS
+}
+
+/// A process that is the first one of a namespace below; `None` for any other, and for one that is gone.
+fn first_of_a_namespace(proc: &Proc, here: Place, pid: Pid) -> Result<Option<Init>> {
+    let Some(pids) = namespace_pids(proc, pid)? else { return Ok(None) };
+    match pids.as_slice() {
+        // None on a kernel before 4.1.
+        [] => return Err(Error::new(Kind::Unknown, "this kernel shows no `NSpid`")),
+        [_, .., 1] => {}
+        _ => return Ok(None),
+    }
+    let namespace = match std::fs::metadata(format!("/proc/{pid}/ns/pid")) {
+        Ok(namespace) => Ok(namespace.ino()),
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => Err(error.to_string()),
+    };
+    let Some(stat) = proc.stat(pid)? else { return Ok(None) };
+    // One that is dead, every thread of it, and waits for its parent: all others in its namespace ended before it.
+    if stat.is_zombie() && PidFd::open(pid)?.is_none_or(|fd| fd.is_dead().unwrap_or(false)) {
+        return Ok(None);
+    }
+    Ok(Some(Init { pid, started: ticks(stat.start_tick, &here), namespace }))
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+/// Its number in each PID namespace that it is in, the outermost first (`NSpid` in `proc_pid_status(5)`); `None` where it
+/// is gone.
+fn namespace_pids(proc: &Proc, pid: Pid) -> Result<Option<Vec<u32>>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        Ok(proc.read(pid, "status", buffer, 16 << 10)?.then(|| parse(buffer)))
+    })
+}
+
+fn parse(status: &[u8]) -> Vec<u32> {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"));
+    let words = line.unwrap_or_default().split(u8::is_ascii_whitespace);
+    words.filter(|word| !word.is_empty()).map_while(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::current_place;
+
+    fn recorded(pid_namespace: u64, start_tick: u64, boottime_offset: i64) -> Identity {
+        let place = Place {
+            machine_id: None,
+            boot_id: uuid::Uuid::from_u128(1),
+            pid_namespace,
+            boottime_offset,
+        };
+        Identity { place, pid: Pid::new(7).expect("valid"), start_tick, pidfd_inode: None }
+    }
+
+    fn seen(started: i128, namespace: std::result::Result<u64, String>) -> Namespaces {
+        Namespaces { inits: vec![Init { pid: Pid::new(9).expect("valid"), started, namespace }] }
+    }
+
+    #[test]
+    fn a_namespace_is_gone_without_a_first_process_or_with_a_younger_one() {
+        let gone = |recorded: Identity| seen(500, Ok(4_026_532_001)).is_gone(&recorded);
+        assert!(gone(recorded(4_026_532_002, 600, 0)).expect("known"));
+        assert!(!gone(recorded(4_026_532_001, 600, 0)).expect("known"));
+        assert!(!gone(recorded(4_026_532_001, 499, 0)).expect("known"), "ticks are cut off");
+        assert!(gone(recorded(4_026_532_001, 400, 0)).expect("known"), "its number came again");
+        // 1,000 ticks by a clock that is 6 s ahead are 400.
+        assert!(gone(recorded(4_026_532_001, 1_000, 6_000_000_000)).expect("known"));
+        assert!(!gone(recorded(4_026_532_001, 1_200, 6_000_000_000)).expect("known"));
+    }
+
+    #[test]
+    fn a_first_process_that_may_not_be_read_leaves_what_is_younger_unknown() {
+        let unreadable = seen(500, Err("Permission denied".into()));
+        assert!(unreadable.is_gone(&recorded(4_026_532_001, 600, 0)).is_err());
+        assert!(unreadable.is_gone(&recorded(4_026_532_001, 400, 0)).expect("known"));
+    }
+
+    #[test]
+    fn the_numbers_in_each_namespace_are_read_from_their_line() {
+        assert_eq!(parse(b"Name:\tNSpid: 3\nNSpid:\t42\t7\t1\nX:\t1\n"), [42, 7, 1]);
+        assert_eq!(parse(b"NSpid:\t42\n"), [42]);
+        assert_eq!(parse(b"Name:\tx\n"), [0_u32; 0]);
+    }
+
+    #[test]
+    fn only_the_initial_namespace_sees_all_others() {
+        let proc = Proc::open().expect("/proc");
+        let here = current_place().expect("a place");
+        let inside = Place { pid_namespace: 4_026_532_000, ..here };
+        assert!(Namespaces::scan(&proc, inside).is_err());
+    }
+}

@@ -1,0 +1,363 @@
+//! Handles on processes: opened, then verified, then signalled.
+//!
+//! A pidfd (`pidfd_open(2)`, Linux 5.3) stays with the process that it was opened for, whatever happens to the number. The
+//! number may have changed hands *before* the open, so a pidfd is worth nothing until what it refers to was compared with
+//! what was recorded: that is [`Pinned`], and only a `Pinned` can be signalled.
+
+#![expect(
+    unsafe_code,
+    reason = "a signal to a process group, and a real-time signal, have no wrapper, and a descriptor number is taken over from clone"
+)]
+
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
+};
+
+use super::{features, procfs::Proc, snapshot::Stat};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::{Identity, Pid, Place, Sameness},
+    sys::ExitStatus,
+};
+
+/// A signal, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Signal(i32);
+
+impl Signal {
+    pub(crate) const TERM: Self = Self(libc::SIGTERM);
+    pub(crate) const CONT: Self = Self(libc::SIGCONT);
+    pub(crate) const STOP: Self = Self(libc::SIGSTOP);
+    pub(crate) const KILL: Self = Self(libc::SIGKILL);
+    /// `_NSIG` of the kernel on `x86_64` and `aarch64`.
+    pub(crate) const LAST: i32 = 64;
+
+    /// A signal by its number in signal(7), real-time signals included. The kernel knows no others, and 0 is none.
+    pub(crate) fn from_number(number: i32) -> Option<Self> {
+        (1..=Self::LAST).contains(&number).then_some(Self(number))
+    }
+}
+
+/// An open pidfd: some process, not yet known to be the right one.
+#[derive(Debug)]
+pub(crate) struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Opens whatever process has this number now; `None` where none has.
+    ///
+    /// The number of a thread that leads no process is as free as any: `EINVAL` before Linux 6.16, `ENOENT` since.
+    pub(crate) fn open(pid: Pid) -> Result<Option<Self>> {
+        let number = rustix::process::Pid::from_raw(pid.raw())
+            .ok_or_else(|| Error::invalid("pid 0 names no process"))?;
+        match pidfd_open(number, PidfdFlags::empty()) {
+            Ok(fd) => Ok(Some(Self(fd))),
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Ok(None),
+            Err(error) => {
+                Err(Error::os(format!("failed to open a pidfd for process {pid}"), error))
+            }
+        }
+    }
+
+    /// Takes over a descriptor that clone made.
+    pub(crate) fn from_owned(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// The inode, where it tells processes apart.
+    pub(crate) fn inode(&self) -> Result<Option<u64>> {
+        let failed = |error: Errno| Error::os("failed to look at a pidfd", error);
+        if !features::is_pidfs(self.0.as_fd()).map_err(failed)? {
+            return Ok(None);
+        }
+        Ok(Some(rustix::fs::fstat(&self.0).map_err(failed)?.st_ino))
+    }
+
+    /// Whether the whole process, every thread of it, is dead: the pidfd is readable then and for ever.
+    pub(crate) fn is_dead(&self) -> Result<bool> {
+        self.wait_dead(Duration::ZERO)
+    }
+
+    /// Waits until the process is dead, at most `limit`; `false` when the time is up.
+    pub(crate) fn wait_dead(&self, limit: Duration) -> Result<bool> {
+        self.wait_for(PollFlags::IN, limit)
+    }
+
+    /// Waits until its parent has reaped it, at most `limit`: the kernel tells its status only then.
+    pub(crate) fn wait_reaped(&self, limit: Duration) -> Result<bool> {
+        self.wait_for(PollFlags::empty(), limit)
+    }
+
+    fn wait_for(&self, events: PollFlags, limit: Duration) -> Result<bool> {
+        let deadline = Instant::now().checked_add(limit);
+        loop {
+            let mut fds = [PollFd::new(&self.0, events)];
+            let left = deadline
+                .map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+            match poll(&mut fds, left.as_ref()) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::os("failed to poll a pidfd", error)),
+            }
+        }
+    }
+
+    /// `false` where the process is reaped; `true` also where we may not signal it.
+    fn exists(&self) -> Result<bool> {
+        match self.signal_raw(None) {
+            Ok(()) | Err(Errno::PERM) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(error) => Err(Error::os("failed to send signal 0 through a pidfd", error)),
+        }
+    }
+
+    /// Signals the process behind a descriptor that clone made for our own child: it needs no verifying.
+    pub(crate) fn send(&self, signal: Signal) -> std::result::Result<(), Errno> {
+        self.signal_raw(Some(signal))
+    }
+
+    /// Signals the process group that the process leads, as the gate made it (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9);
+    /// the process alone on older kernels.
+    pub(crate) fn send_to_group(&self, signal: Signal) -> std::result::Result<(), Errno> {
+        self.signal_number(signal.0, PIDFD_SIGNAL_PROCESS_GROUP)
+            .or_else(|_| self.signal_raw(Some(signal)))
+    }
+
+    /// Whether our child has been stopped since this was last asked.
+    pub(crate) fn has_stopped(&self) -> Result<bool> {
+        match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)
+        {
+            Ok(status) => Ok(status.is_some_and(|status| status.stopped())),
+            Err(Errno::INTR | Errno::CHILD) => Ok(false),
+            Err(error) => Err(Error::os("failed to wait for a child to stop", error)),
+        }
+    }
+
+    fn signal_raw(&self, signal: Option<Signal>) -> std::result::Result<(), Errno> {
+        self.signal_number(signal.map_or(0, |signal| signal.0), 0)
+    }
+
+    /// By its number: rustix's own call takes no real-time signal.
+    fn signal_number(&self, number: i32, flags: usize) -> std::result::Result<(), Errno> {
+        let fd = self.0.as_raw_fd().cast_unsigned() as usize;
+        let args = [fd, number.cast_unsigned() as usize, 0, flags, 0];
+        // SAFETY: pidfd_send_signal(2) with an open descriptor and no siginfo touches no memory of ours.
+        let result = unsafe { super::syscall::syscall(libc::SYS_pidfd_send_signal, args) };
+        match i32::try_from(-result) {
+            Ok(errno) if errno > 0 => Err(Errno::from_raw_os_error(errno)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The status of our own dead child; `Gone` where somebody else took it, `None` while it lives.
+    ///
+    /// With `reap` the zombie is released; without, it stays, and with it its pid and its session number.
+    pub(crate) fn child_status(&self, reap: bool) -> Result<Option<ExitStatus>> {
+        let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if !reap {
+            options |= WaitIdOptions::NOWAIT;
+        }
+        loop {
+            match waitid(WaitId::PidFd(self.0.as_fd()), options) {
+                Ok(None) => return Ok(None),
+                Ok(Some(status)) => {
+                    let code = status.exit_status().map(ExitStatus::Exited);
+                    let signal = status.terminating_signal().map(ExitStatus::Signaled);
+                    return Ok(code.or(signal).or(Some(ExitStatus::Unobserved)));
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::os("failed to wait for a child", error)),
+            }
+        }
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// `linux/pidfd.h`.
+const PIDFD_SIGNAL_PROCESS_GROUP: usize = 1 << 2;
+
+/// A wait status as wait(2) packs it.
+pub(super) fn wait_status(raw: i32) -> ExitStatus {
+    match raw & 0x7f {
+        0 => ExitStatus::Exited((raw >> 8) & 0xff),
+        signal => ExitStatus::Signaled(signal),
+    }
+}
+
+pub(crate) fn timespec(span: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(span.subsec_nanos()),
+    }
+}
+
+/// A process whose identity was verified after its pidfd was opened: the only thing that can be signalled.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    pub(super) fd: Arc<PidFd>,
+    pub(crate) identity: Identity,
+    pub(crate) stat: Stat,
+}
+
+/// What was found where a process was recorded.
+#[derive(Debug)]
+pub(crate) enum Probe {
+    /// The same process, alive.
+    Alive(Pinned),
+    /// The same process, dead and not yet reaped: it still pins its pid and its session number.
+    Zombie(Pinned),
+    /// Certainly not there any more; another process may have its number.
+    Gone,
+    /// It cannot be told.
+    Unknown(Error),
+}
+
+impl Pinned {
+    /// Pins whatever has this number now: for a process that is about to be recorded.
+    pub(crate) fn open(proc: &Proc, place: Place, pid: Pid) -> Result<Option<Self>> {
+        match PidFd::open(pid)? {
+            Some(fd) => Self::identify(proc, place, pid, Arc::new(fd)),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads the identity of the process behind `fd`; `None` when it is reaped meanwhile.
+    pub(crate) fn identify(
+        proc: &Proc,
+        place: Place,
+        pid: Pid,
+        fd: Arc<PidFd>,
+    ) -> Result<Option<Self>> {
+        let stat = proc.stat(pid)?;
+        // Only now is it certain that what was read belongs to the process behind the descriptor: had that one been reaped
+        // before the read, signal 0 would fail.
+        if !fd.exists()? {
+            return Ok(None);
+        }
+        let Some(stat) = stat else {
+            return Err(Error::new(
+                Kind::Unknown,
+                format!(
+                    "process {pid} exists but `/proc/{pid}/stat` cannot be seen: is /proc mounted with hidepid?"
+                ),
+            ));
+        };
+        let identity =
+            Identity { place, pid, start_tick: stat.start_tick, pidfd_inode: fd.inode()? };
+        Ok(Some(Self { fd, identity, stat }))
+    }
+
+    /// Looks for the process that was recorded as `identity`.
+    pub(crate) fn probe(proc: &Proc, here: Place, identity: &Identity) -> Probe {
+        Self::try_probe(proc, here, identity).unwrap_or_else(Probe::Unknown)
+    }
+
+    fn try_probe(proc: &Proc, here: Place, identity: &Identity) -> Result<Probe> {
+        use crate::identity::Reach;
+        match here.reach(&identity.place) {
+            Reach::Gone => return Ok(Probe::Gone),
+            Reach::Elsewhere => return Ok(Probe::Unknown(elsewhere(identity.pid))),
+            Reach::Here => {}
+        }
+        match PidFd::open(identity.pid)? {
+            Some(fd) => Self::verify(proc, here, identity, Arc::new(fd)),
+            None => Ok(Probe::Gone),
+        }
+    }
+
+    /// Verifies that the process behind `fd` is the one that was recorded as `identity`.
+    pub(crate) fn verify(
+        proc: &Proc,
+        here: Place,
+        identity: &Identity,
+        fd: Arc<PidFd>,
+    ) -> Result<Probe> {
+        let Some(pinned) = Self::identify(proc, here, identity.pid, fd)? else {
+            return Ok(Probe::Gone);
+        };
+        match identity.sameness(&pinned.identity) {
+            Sameness::Different => Ok(Probe::Gone),
+            Sameness::Unknown => Ok(Probe::Unknown(elsewhere(identity.pid))),
+            Sameness::Same if pinned.fd.is_dead()? => Ok(Probe::Zombie(pinned)),
+            Sameness::Same => Ok(Probe::Alive(pinned)),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.identity.pid
+    }
+
+    pub(crate) fn fd(&self) -> &PidFd {
+        &self.fd
+    }
+
+    pub(crate) fn into_fd(self) -> Arc<PidFd> {
+        self.fd
+    }
+
+    /// Whether every thread of it is dead.
+    pub(crate) fn is_dead(&self) -> Result<bool> {
+        self.fd.is_dead()
+    }
+
+    /// Whether its number is still its own: alive, or a zombie.
+    pub(crate) fn holds_its_number(&self) -> bool {
+        self.fd.exists().unwrap_or(false)
+    }
+
+    /// Sends a signal; `Gone` where the process is reaped, `Denied` where it is not ours to signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.fd.signal_raw(Some(signal)).map_err(|error| {
+            Error::os(format!("failed to signal process {}", self.identity.pid), error)
+        })
+    }
+}
+
+fn elsewhere(pid: Pid) -> Error {
+    Error::new(
+        Kind::Unknown,
+        format!(
+            "process {pid} was recorded on another machine, in another PID namespace or under another clock: \
+             it cannot be judged from here"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::current_place;
+
+    #[test]
+    fn this_process_is_the_same_as_itself_and_not_as_an_older_one() {
+        let proc = Proc::open().expect("/proc");
+        let place = current_place().expect("a place");
+        let pid = Pid::new(i64::from(std::process::id())).expect("a pid");
+        let me = Pinned::open(&proc, place, pid).expect("a look").expect("alive");
+        assert!(matches!(Pinned::probe(&proc, place, &me.identity), Probe::Alive(_)));
+        let older = Identity { start_tick: me.identity.start_tick - 1, ..me.identity };
+        assert!(matches!(Pinned::probe(&proc, place, &older), Probe::Gone));
+        let elsewhere = Identity { place: Place { pid_namespace: 1, ..place }, ..me.identity };
+        assert!(matches!(Pinned::probe(&proc, place, &elsewhere), Probe::Unknown(_)));
+    }
+
+    #[test]
+    fn a_wait_status_is_unpacked() {
+        assert_eq!(wait_status(0x0300), ExitStatus::Exited(3));
+        assert_eq!(wait_status(9), ExitStatus::Signaled(9));
+        assert_eq!(wait_status(0x8b), ExitStatus::Signaled(11));
+    }
+}

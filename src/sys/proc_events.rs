@@ -1,0 +1,334 @@
+//! The kernel's process events connector: it tells of every fork and every end, on the whole machine.
+//!
+//! A netlink socket of the family `NETLINK_CONNECTOR` that has joined the group `CN_IDX_PROC` and asked to listen gets a
+//! datagram for each event (`linux/cn_proc.h`, `linux/connector.h`, `Documentation/driver-api/connector.rst`). Older
+//! kernels let only root listen.
+//!
+//! Events bear numbers of the initial PID namespace and times of the initial time namespace, so elsewhere they say
+//! nothing. The kernel does not wait for a slow reader: it drops events, and says so by `ENOBUFS`.
+
+use std::{
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::unix::fs::MetadataExt,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind,
+        netlink::{self, SocketAddrNetlink},
+        recvfrom, send, socket_with, sockopt,
+    },
+};
+
+use super::pidfd::timespec;
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+};
+
+/// What the kernel reports. Times are nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A process (not a thread) was forked.
+    Fork { parent: Pid, child: Pid, at: u64 },
+    /// A process called exec or setsid, changed its uid, or a thread of it ended, as a rule the last one.
+    Change { process: Pid },
+}
+
+/// `PROC_PID_INIT_INO` and `PROC_TIME_INIT_INO` of `linux/proc_ns.h`: the same on every machine.
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+const INITIAL_TIME_NAMESPACE: u64 = 0xEFFF_FFFA;
+/// `linux/connector.h`.
+const CN_IDX_PROC: u32 = 1;
+const CN_VAL_PROC: u32 = 1;
+/// `linux/cn_proc.h`.
+const LISTEN: u32 = 1;
+const IGNORE: u32 = 2;
+const EVENT_NONE: u32 = 0;
+const EVENT_FORK: u32 = 1;
+const EVENT_EXEC: u32 = 2;
+const EVENT_UID: u32 = 4;
+const EVENT_SID: u32 = 0x80;
+const EVENT_EXIT: u32 = 0x8000_0000;
+/// `struct nlmsghdr`, then `struct cn_msg`, then `struct proc_event`: what, cpu, time, and what depends on the event.
+const NLMSG_HEADER: usize = 16;
+const CN_HEADER: usize = 20;
+const EVENT: usize = NLMSG_HEADER + CN_HEADER;
+const PAYLOAD: usize = EVENT + 16;
+/// Of one event, up to now 76 bytes.
+const DATAGRAM: usize = 512;
+/// Some thousand events; what is not taken up is lost, not late.
+const ROOM: usize = 4 << 20;
+/// The answer is there when the request was sent; this is for a kernel that does it otherwise.
+const ANSWER: Duration = Duration::from_millis(200);
+
+/// What was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Event(Event),
+    /// Of no interest here.
+    Other,
+    /// Nothing more for now.
+    Nothing,
+    /// Events were dropped before this.
+    Lost,
+}
+
+/// What one datagram says.
+#[derive(Debug, PartialEq, Eq)]
+enum Message {
+    /// The answer to somebody's request to listen, with an errno.
+    Answer(u32),
+    Event(Event),
+    Other,
+}
+
+/// A socket that the kernel tells forks and ends to.
+#[derive(Debug)]
+pub(crate) struct Connector(OwnedFd);
+
+impl Connector {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel has no connector, refuses, or would tell numbers of another namespace.
+    pub(crate) fn open() -> Result<Self> {
+        check_namespaces()?;
+        let failed = |error: Errno| Error::os("the kernel's process events cannot be had", error);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let protocol = Some(netlink::CONNECTOR);
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)
+            .map_err(failed)?;
+        // Beyond the machine's limit only root may go; what is had then is what the limit allows.
+        if sockopt::set_socket_recv_buffer_size_force(&socket, ROOM).is_err() {
+            sockopt::set_socket_recv_buffer_size(&socket, ROOM).map_err(failed)?;
+        }
+        bind(&socket, &SocketAddrNetlink::new(0, CN_IDX_PROC)).map_err(failed)?;
+        send(&socket, &request(LISTEN), SendFlags::empty()).map_err(failed)?;
+        let connector = Self(socket);
+        connector.await_answer()?;
+        Ok(connector)
+    }
+
+    /// A request from a user or PID namespace that is not the initial one has no answer.
+    fn await_answer(&self) -> Result<()> {
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            match self.receive() {
+                Ok(Some(Message::Answer(0))) => return Ok(()),
+                Ok(Some(Message::Answer(errno))) => {
+                    let errno = Errno::from_raw_os_error(i32::try_from(errno).unwrap_or(0));
+                    return Err(Error::os("the kernel refuses to tell forks", errno));
+                }
+                Ok(Some(_)) | Err(Errno::NOBUFS) => {}
+                Ok(None) if Instant::now() < deadline => {
+                    let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let _ = poll(&mut fds, Some(&timespec(left)));
+                }
+                Ok(None) => {
+                    return Err(Error::new(Kind::Unsupported, "the kernel gives no answer"));
+                }
+                Err(error) => {
+                    return Err(Error::os("the kernel's process events cannot be read", error));
+                }
+            }
+        }
+    }
+
+    /// The next thing told; never waits.
+    ///
+    /// # Errors
+    ///
+    /// Those of `recvfrom(2)` after which nothing more can be expected.
+    pub(crate) fn read(&self) -> Result<Told> {
+        match self.receive() {
+            Ok(None) => Ok(Told::Nothing),
+            Ok(Some(Message::Event(event))) => Ok(Told::Event(event)),
+            Ok(Some(_)) => Ok(Told::Other),
+            Err(Errno::NOBUFS) => Ok(Told::Lost),
+            Err(error) => Err(Error::os("the kernel's process events cannot be read", error)),
+        }
+    }
+
+    fn receive(&self) -> std::result::Result<Option<Message>, Errno> {
+        let mut room = [MaybeUninit::<u8>::uninit(); DATAGRAM];
+        loop {
+            return match recvfrom(&self.0, &mut room, RecvFlags::empty()) {
+                Ok(((bytes, _), _, sender)) => {
+                    // Only the kernel sends as 0.
+                    let sender = sender.and_then(|any| SocketAddrNetlink::try_from(any).ok());
+                    let known = sender.is_some_and(|sender| sender.pid() == 0);
+                    Ok(Some(if known { parse(bytes) } else { Message::Other }))
+                }
+                Err(Errno::AGAIN) => Ok(None),
+                Err(Errno::INTR) => continue,
+                Err(error) => Err(error),
+            };
+        }
+    }
+}
+
+impl AsFd for Connector {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Connector {
+    /// Closing alone does not tell older kernels that one listener less is there.
+    fn drop(&mut self) {
+        let _ = send(&self.0, &request(IGNORE), SendFlags::empty());
+    }
+}
+
+fn check_namespaces() -> Result<()> {
+    let inode = |name: &str| std::fs::metadata(format!("/proc/self/ns/{name}")).map(|at| at.ino());
+    let initial = inode("pid").is_ok_and(|inode| inode == INITIAL_PID_NAMESPACE)
+        // Before Linux 5.6 there is but one.
+        && inode("time").map_or(true, |inode| inode == INITIAL_TIME_NAMESPACE);
+    if initial {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Unsupported,
+        "the kernel tells forks by numbers of the initial namespace, and this is another one",
+    ))
+}
+
+fn request(operation: u32) -> Vec<u8> {
+    let length = u32::try_from(EVENT + size_of::<u32>()).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(EVENT + size_of::<u32>());
+    // struct nlmsghdr: length, type NLMSG_DONE and no flags, number, sender.
+    for word in [length, 3, 0, 0] {
+        bytes.extend_from_slice(&word.to_ne_bytes());
+    }
+    // struct cn_msg: id, numbers, the length of what follows, flags.
+    for word in [CN_IDX_PROC, CN_VAL_PROC, 0, 0] {
+        bytes.extend_from_slice(&word.to_ne_bytes());
+    }
+    bytes.extend_from_slice(&4_u16.to_ne_bytes());
+    bytes.extend_from_slice(&0_u16.to_ne_bytes());
+    bytes.extend_from_slice(&operation.to_ne_bytes());
+    bytes
+}
+
+fn parse(bytes: &[u8]) -> Message {
+    parsed(bytes).unwrap_or(Message::Other)
+}
+
+fn parsed(bytes: &[u8]) -> Option<Message> {
+    let is_process_event =
+        word(bytes, NLMSG_HEADER)? == CN_IDX_PROC && word(bytes, NLMSG_HEADER + 4)? == CN_VAL_PROC;
+    if !is_process_event {
+        return None;
+    }
+    let pid = |at: usize| Pid::new(i64::from(word(bytes, PAYLOAD + at)?));
+    match word(bytes, EVENT)? {
+        EVENT_NONE => Some(Message::Answer(word(bytes, PAYLOAD)?)),
+        // Thread and process of the parent, thread and process of the child.
+        EVENT_FORK => {
+            let (parent, thread, child) = (pid(4)?, pid(8)?, pid(12)?);
+            let at = u64::from_ne_bytes(bytes.get(EVENT + 8..PAYLOAD)?.try_into().ok()?);
+            (thread == child).then_some(Message::Event(Event::Fork { parent, child, at }))
+        }
+        // Thread and process.
+        EVENT_EXEC | EVENT_UID | EVENT_SID | EVENT_EXIT => {
+            Some(Message::Event(Event::Change { process: pid(4)? }))
+        }
+        _ => None,
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(all(test, target_endian = "little"))]
+mod captured {
+    use super::*;
+
+    // As Linux 6.18 on x86_64 sent them.
+    const ANSWER: &str = "4c00000003000000dbd31300000000000100000001000000dbd3130001000000280000000000000001000000b81bdeb974100000000000000000000000000000000000000000000000000000";
+    const FORK: &str = "4c00000003000000dcd31300000000000100000001000000dcd31300000000002800000001000000010000002627dfb974100000fc0e0000fc0e00005d0f00005d0f00000000000000000000";
+    const EXEC: &str = "4c00000003000000ddd31300000000000100000001000000ddd31300000000002800000002000000010000004709e3b9741000005d0f00005d0f000000000000000000000000000000000000";
+    const EXIT: &str = "4c00000003000000ded31300000000000100000001000000ded3130000000000280000000000008001000000304ceeb9741000005d0f00005d0f00000000000011000000fc0e0000fc0e0000";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex");
+        (0..hex.len()).step_by(2).map(digits).collect()
+    }
+
+    fn pid(number: i64) -> Pid {
+        Pid::new(number).expect("a pid")
+    }
+
+    #[test]
+    fn what_the_kernel_sent_is_understood() {
+        let at = 0x1074_b9df_2726;
+        assert_eq!(parse(&bytes(ANSWER)), Message::Answer(0));
+        assert_eq!(
+            parse(&bytes(FORK)),
+            Message::Event(Event::Fork { parent: pid(0xefc), child: pid(0xf5d), at })
+        );
+        let change = Message::Event(Event::Change { process: pid(0xf5d) });
+        assert_eq!(
+            (parse(&bytes(EXEC)), parse(&bytes(EXIT))),
+            (Message::Event(Event::Change { process: pid(0xf5d) }), change)
+        );
+    }
+
+    /// It looks like the one of an exec, with what the ids are behind the numbers.
+    #[test]
+    fn a_change_of_the_uid_is_a_change() {
+        let mut uid = bytes(EXEC);
+        uid[EVENT..EVENT + 4].copy_from_slice(&EVENT_UID.to_ne_bytes());
+        assert_eq!(parse(&uid), Message::Event(Event::Change { process: pid(0xf5d) }));
+    }
+
+    #[test]
+    fn a_thread_is_no_child() {
+        let mut thread = bytes(FORK);
+        thread[PAYLOAD + 12..PAYLOAD + 16].copy_from_slice(&0xefc_u32.to_ne_bytes());
+        assert_eq!(parse(&thread), Message::Other);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_of_another_connector_says_nothing() {
+        let fork = bytes(FORK);
+        for length in 0..PAYLOAD + 16 {
+            assert_eq!(parse(&fork[..length]), Message::Other, "{length}");
+        }
+        let mut other = fork;
+        other[NLMSG_HEADER] = 2;
+        assert_eq!(parse(&other), Message::Other);
+    }
+
+    #[test]
+    fn a_request_has_the_length_that_it_names() {
+        let request = request(LISTEN);
+        assert_eq!(word(&request, 0), u32::try_from(request.len()).ok());
+        assert_eq!(request.len(), 40);
+    }
+
+    #[test]
+    fn what_the_kernel_had_no_room_for_is_told_as_lost() {
+        // Where there is no connector, `doctor` says so, and nothing is to be shown here.
+        let Ok(connector) = Connector::open() else { return };
+        // The kernel makes it the least that it allows: a few events.
+        sockopt::set_socket_recv_buffer_size(&connector.0, 1).expect("a small room");
+        // A thread's start and end are events as well.
+        for _ in 0..100 {
+            std::thread::spawn(|| ()).join().expect("a thread");
+        }
+        let told: Vec<Told> = std::iter::from_fn(|| connector.read().ok())
+            .take_while(|told| *told != Told::Nothing)
+            .collect();
+        assert!(told.contains(&Told::Lost), "{told:?}");
+    }
+}

@@ -1,0 +1,196 @@
+//! Sweeps over all of `/proc`.
+//!
+//! Where there are many processes two threads share the work: what a sweep costs is the kernel's, which writes a file for
+//! each process, and does so for both at the same time. Each thread has one buffer.
+
+use std::mem::MaybeUninit;
+
+use rustix::{
+    fs::{Mode, OFlags, RawDir},
+    io::Errno,
+};
+
+use super::{
+    procfs::{BUFFER, ENVIRON_LIMIT, PATH_SPACE, Proc, number, path_of, this_tick},
+    snapshot::{Snapshot, Stat},
+};
+use crate::{
+    error::{Error, Result},
+    identity::Pid,
+};
+
+/// Up to so many a second thread would take longer to start than it saves: 5 µs each, and some 100 µs for a thread.
+const FEW: usize = 256;
+/// Longest path (`PATH_MAX` in `linux/limits.h`).
+const LONGEST_PATH: usize = 4096;
+
+impl Proc {
+    /// The numbers of all processes that are visible.
+    pub(crate) fn pids(&self) -> Result<Vec<Pid>> {
+        let failed = |error: Errno| Error::os("failed to list `/proc`", error);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Opened anew: the kept descriptor has one offset, and threads list at the same time.
+        let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).map_err(failed)?;
+        let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
+        let mut entries = RawDir::new(dir, &mut buffer);
+        let mut pids = Vec::with_capacity(512);
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(failed)?;
+            pids.extend(number::<i64>(entry.file_name().to_bytes()).and_then(Pid::new));
+        }
+        Ok(pids)
+    }
+
+    /// Every process that is visible now.
+    ///
+    /// It is no atomic picture: what is born while it is taken may be missing. Callers repeat it until nothing is new.
+    /// Where we had no descriptor or no memory to read with, it is an error: nobody would know who is missing.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
+        let began = this_tick();
+        // One that may not be read is left out: it is never a member, and so never hit.
+        let read = |pid| -> Result<Option<Stat>> { unless_busy(self.stat(pid)) };
+        Ok(Snapshot::new(collect(&self.pids()?, read)?).begun_at(began))
+    }
+
+    /// Those with one of these texts in their arguments or in the path of their executable.
+    pub(crate) fn mentioning(&self, texts: &[&[u8]]) -> Result<Vec<Pid>> {
+        collect(&self.pids()?, |pid| Ok(self.mentions(pid, texts)?.then_some(pid)))
+    }
+
+    fn mentions(&self, pid: Pid, texts: &[&[u8]]) -> Result<bool> {
+        let is_in = |bytes: &[u8]| texts.iter().any(|text| contains(bytes, text));
+        let in_arguments = BUFFER.with_borrow_mut(|buffer| {
+            let read = self.read(pid, "cmdline", buffer, ENVIRON_LIMIT).map(Some);
+            Ok(unless_busy(read)? == Some(true) && is_in(buffer))
+        })?;
+        Ok(in_arguments || self.executable_is(pid, is_in))
+    }
+
+    fn executable_is(&self, pid: Pid, like: impl Fn(&[u8]) -> bool) -> bool {
+        let mut space = [0_u8; PATH_SPACE];
+        let mut path = [MaybeUninit::<u8>::uninit(); LONGEST_PATH];
+        let read =
+            rustix::fs::readlinkat_raw(&self.dir, path_of(&mut space, pid, "exe"), &mut path);
+        read.is_ok_and(|(path, _)| like(path))
+    }
+}
+
+fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    let Some(first) = text.first() else { return true };
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| byte == first) {
+        if rest[at..].starts_with(text) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
+}
+
+/// What was seen of one process: nothing, where it may not be looked at. That we could not look at all, for want of a
+/// descriptor or of memory, tells nothing of it.
+pub(crate) fn unless_busy<T>(looked: Result<Option<T>>) -> Result<Option<T>> {
+    match looked {
+        Err(error) if !error.is_busy() => Ok(None),
+        other => other,
+    }
+}
+
+/// What `read` makes of each, in their order.
+fn collect<T: Send>(
+    pids: &[Pid],
+    read: impl Fn(Pid) -> Result<Option<T>> + Sync,
+) -> Result<Vec<T>> {
+    let alone = |some: &[Pid]| -> Result<Vec<T>> {
+        some.iter().filter_map(|&pid| read(pid).transpose()).collect()
+    };
+    // It reads files of the cgroup: only where there is something to gain.
+    let several = || std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+    if pids.len() <= FEW || !several() {
+        return alone(pids);
+    }
+    let (first, second) = pids.split_at(pids.len() / 2);
+    std::thread::scope(|scope| {
+        let helper = std::thread::Builder::new().name("procledger-scan".into());
+        let helper = helper.spawn_scoped(scope, || {
+            super::leave_signals_to_the_host();
+            alone(second)
+        });
+        let found = alone(first);
+        let rest = helper.ok().and_then(|helper| helper.join().ok());
+        // Two threads read two files at a time, and there may be one descriptor left. Where no thread can be had, or it has
+        // panicked, this one reads all as well.
+        let mut found = found.or_else(|_| alone(first))?;
+        found.extend(match rest {
+            Some(Ok(rest)) => rest,
+            Some(Err(_)) | None => alone(second)?,
+        });
+        Ok(found)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_holds_this_process() {
+        let snapshot = Proc::open().expect("/proc").snapshot().expect("a snapshot");
+        let own = Pid::new(i64::from(std::process::id())).expect("a pid");
+        assert!(snapshot.get(own).is_some());
+    }
+
+    #[test]
+    fn two_threads_read_what_one_does_in_the_same_order() {
+        let pids: Vec<Pid> = (1..=2000).filter_map(Pid::new).collect();
+        let odd = |pid: Pid| Ok((pid.get() % 2 == 1).then_some(pid.get()));
+        let all: Vec<u32> = (1..=2000).filter(|number| number % 2 == 1).collect();
+        assert_eq!(collect(&pids, odd).expect("read"), all);
+        assert_eq!(collect(&pids[..10], odd).expect("read"), [1, 3, 5, 7, 9]);
+    }
+
+    #[test]
+    fn with_one_descriptor_left_for_two_threads_nobody_is_missed() {
+        let free = std::sync::Mutex::new(());
+        let one_at_a_time = |pid: Pid| {
+            let busy = |_| Error::os("no descriptor is left", Errno::MFILE);
+            let _held = free.try_lock().map_err(busy)?;
+            std::thread::sleep(std::time::Duration::from_micros(1));
+            Ok(Some(pid))
+        };
+        let pids: Vec<Pid> = (1..=2000).filter_map(Pid::new).collect();
+        assert_eq!(collect(&pids, one_at_a_time).expect("read"), pids);
+    }
+
+    #[test]
+    fn whom_we_could_not_look_at_is_no_stranger() {
+        let failed = |errno: Errno| Err::<Option<()>, _>(Error::os("failed to read", errno));
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(unless_busy(failed(errno)).is_err(), "{errno}");
+        }
+        for errno in [Errno::ACCESS, Errno::PERM, Errno::IO] {
+            assert_eq!(unless_busy(failed(errno)).expect("left out"), None, "{errno}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_found_wherever_it_stands() {
+        for (bytes, text, found) in [
+            (&b"/usr/bin/tool"[..], &b"tool"[..], true),
+            (b"tool", b"tool", true),
+            (b"totool\0", b"tool", true),
+            (b"too", b"tool", false),
+            (b"", b"tool", false),
+        ] {
+            assert_eq!(contains(bytes, text), found, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn this_process_mentions_its_executable() {
+        let own = std::env::current_exe().expect("a path");
+        let name = own.file_name().expect("a name").as_encoded_bytes();
+        let found = Proc::open().expect("/proc").mentioning(&[name]).expect("a scan");
+        assert!(found.contains(&Pid::new(i64::from(std::process::id())).expect("a pid")));
+    }
+}

@@ -1,0 +1,345 @@
+//! What the child does between clone and exec.
+//!
+//! It runs on a stack of its own, in the memory of its parent and with the thread-local memory of the thread that made it,
+//! which both go on: no allocation, no lock, no libc, no panic.
+
+#![expect(unsafe_code, reason = "raw system calls between clone and exec")]
+
+use core::{
+    ffi::{c_char, c_void},
+    ptr,
+    sync::atomic::Ordering,
+};
+
+use super::gate::{GATE_LIMIT, GATE_TICK, Gate, step, word};
+use crate::sys::syscall::syscall;
+
+/// Highest signal number of the kernel on the architectures that this crate knows (signal(7)).
+const SIGNALS: usize = 64;
+/// Size of the kernel's signal set in bytes.
+const SIGNAL_SET: usize = 8;
+/// Exit code of a child that never became a program; nobody reads it.
+const NEVER_RAN: usize = 125;
+
+/// Where an open executable stands until exec.
+pub(super) const EXECUTABLE: u16 = 3;
+
+/// What becomes of descriptor 0, 1 or 2.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::sys) enum Descriptor {
+    /// The host's own.
+    Keep,
+    /// A copy of this one, which is 3 or higher.
+    Copy(i32),
+    /// None.
+    Close,
+}
+
+/// What becomes of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// A session of its own.
+    New,
+    /// The host's session, as the foreground process group of the terminal on descriptor 0.
+    Foreground,
+}
+
+/// All that the child needs, prepared while allocation was still allowed. The pointers outlive the child's stay.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) gate: &'a Gate,
+    /// It waits at the gate until its row is committed.
+    pub(super) gated: bool,
+    /// The thread that made it is suspended, and another one waits to hear of it.
+    pub(super) suspends: bool,
+    pub(super) parent: usize,
+    pub(super) session: Session,
+    /// The cgroup that it is born in.
+    pub(super) cgroup: Option<i32>,
+    pub(super) stdio: [Descriptor; 3],
+    /// Null: stay where the host is.
+    pub(super) directory: *const c_char,
+    /// An open executable, on a number above [`EXECUTABLE`]; it is what is executed, and every signal stays blocked.
+    pub(super) executable: Option<i32>,
+    /// Paths to try, ended by null.
+    pub(super) programs: *const *const c_char,
+    pub(super) argv: *const *const c_char,
+    pub(super) envp: *const *const c_char,
+}
+
+#[repr(C)]
+struct Timespec {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+/// `struct sigaction` of the kernel, all zero: default disposition, no flags, empty mask.
+#[repr(C)]
+struct DefaultAction([usize; 4]);
+
+/// The child's first instruction of ours.
+pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
+    // SAFETY: the caller passed a pointer to a `Plan` on its stack, and stays there until the kernel says that we have left.
+    let plan = unsafe { &*plan.cast::<Plan<'_>>() };
+    if plan.suspends {
+        tell(plan);
+    }
+    leave_the_host(plan);
+    prepare(plan);
+    plan.gate.step.store(step::GATE, Ordering::Release);
+    if plan.gated {
+        wait_at_gate(plan);
+    }
+    become_program(plan)
+}
+
+/// A child that has nothing to do but to have been born.
+pub(super) extern "C" fn leave(_: *const c_void) -> ! {
+    exit()
+}
+
+fn call(number: i64, args: [usize; 5]) -> isize {
+    // SAFETY: every caller in this file passes numbers, null, or pointers to live values of the right type.
+    unsafe { syscall(number, args) }
+}
+
+fn exit() -> ! {
+    loop {
+        call(libc::SYS_exit_group, [NEVER_RAN, 0, 0, 0, 0]);
+    }
+}
+
+fn fail(plan: &Plan<'_>, step: u32, result: isize) -> ! {
+    plan.gate.step.store(step, Ordering::Release);
+    // An errno is small.
+    #[expect(clippy::cast_possible_truncation, reason = "errnos are below 4096")]
+    plan.gate.errno.store(result.wrapping_neg() as i32, Ordering::Release);
+    exit()
+}
+
+fn check(plan: &Plan<'_>, step: u32, result: isize) {
+    if result < 0 {
+        fail(plan, step, result);
+    }
+}
+
+fn has_parent(plan: &Plan<'_>) -> bool {
+    call(libc::SYS_getppid, [0; 5]).cast_unsigned() == plan.parent
+}
+
+/// Whether its parent's process has executed another program since, which ends the thread that made this child and keeps the
+/// number: PDEATHSIG strikes then as well, but for the same window. Asked only of a child that has waited for a while. Where
+/// kcmp(2) is refused, as in many containers, it is not known, and [`GATE_LIMIT`] decides.
+fn is_left_behind(plan: &Plan<'_>) -> bool {
+    /// `KCMP_VM` in `linux/kcmp.h`: the two share their memory, as a child at the gate does with its host.
+    const MEMORY: usize = 1;
+    let own = call(libc::SYS_getpid, [0; 5]).cast_unsigned();
+    call(libc::SYS_kcmp, [own, plan.parent, MEMORY, 0, 0]) > 0
+}
+
+/// Ties it to its parent's life, and leaves the parent's session or process group.
+fn leave_the_host(plan: &Plan<'_>) {
+    check(
+        plan,
+        step::PARENT,
+        call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0]),
+    );
+    if !has_parent(plan) {
+        fail(plan, step::PARENT, -(libc::ESRCH as isize));
+    }
+    let result = match plan.session {
+        Session::New => call(libc::SYS_setsid, [0; 5]),
+        Session::Foreground => call(libc::SYS_setpgid, [0; 5]),
+    };
+    check(plan, step::SESSION, result);
+}
+
+fn prepare(plan: &Plan<'_>) {
+    leave_table(plan);
+    drain_signals();
+    reset_dispositions();
+    for (target, descriptor) in plan.stdio.iter().enumerate() {
+        install(plan, target, *descriptor);
+    }
+    close_others(plan);
+}
+
+/// Leaves the host's table of descriptors, which this child was born with (`CLONE_FILES`), for one that holds no more than
+/// it needs: copying ten thousand descriptors to close them takes half a millisecond. Nothing was opened or closed before.
+fn leave_table(plan: &Plan<'_>) {
+    let mut last = usize::from(EXECUTABLE).wrapping_sub(1);
+    for descriptor in &plan.stdio {
+        if let Descriptor::Copy(source) = descriptor {
+            last = last.max(source.cast_unsigned() as usize);
+        }
+    }
+    if let Some(executable) = plan.executable {
+        last = last.max(executable.cast_unsigned() as usize);
+    }
+    let unshare = libc::CLOSE_RANGE_UNSHARE as usize;
+    let args = [last.wrapping_add(1), u32::MAX as usize, unshare, 0, 0];
+    check(plan, step::DESCRIPTORS, call(libc::SYS_close_range, args));
+}
+
+/// Closes all but the standard descriptors, and the executable where one is open: exec closes that.
+fn close_others(plan: &Plan<'_>) {
+    let mut first = usize::from(EXECUTABLE);
+    if let Some(executable) = plan.executable {
+        let source = executable.cast_unsigned() as usize;
+        let cloexec = libc::O_CLOEXEC.cast_unsigned() as usize;
+        let copied = call(libc::SYS_dup3, [source, first, cloexec, 0, 0]);
+        check(plan, step::DESCRIPTORS, copied);
+        first = first.wrapping_add(1);
+    }
+    let closed = call(libc::SYS_close_range, [first, u32::MAX as usize, 0, 0, 0]);
+    check(plan, step::DESCRIPTORS, closed);
+}
+
+/// Takes what was sent to the host's process group while the child still was in it: pending until unmasked, it would hit
+/// the program. A child that left its group gets no more of it.
+fn drain_signals() {
+    let all = u64::MAX;
+    let now = Timespec { seconds: 0, nanoseconds: 0 };
+    loop {
+        let args = [ptr::from_ref(&all) as usize, 0, ptr::from_ref(&now) as usize, SIGNAL_SET, 0];
+        if call(libc::SYS_rt_sigtimedwait, args) < 0 {
+            return;
+        }
+    }
+}
+
+fn reset_dispositions() {
+    let default = DefaultAction([0; 4]);
+    let mut signal = 1;
+    while signal <= SIGNALS {
+        // SIGKILL and SIGSTOP refuse; they are at their defaults for ever.
+        call(libc::SYS_rt_sigaction, [signal, ptr::from_ref(&default) as usize, 0, SIGNAL_SET, 0]);
+        signal = signal.wrapping_add(1);
+    }
+}
+
+fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
+    match descriptor {
+        // One that the host has closed stays closed. Its number may be in use by a descriptor of ours or of some library
+        // by now, the instance's lock even; those are close-on-exec, and no standard stream.
+        Descriptor::Keep => {}
+        Descriptor::Copy(source) => {
+            check(
+                plan,
+                step::STDIO,
+                call(libc::SYS_dup3, [source.cast_unsigned() as usize, target, 0, 0, 0]),
+            );
+        }
+        // One that is closed already is as it shall be.
+        Descriptor::Close => {
+            call(libc::SYS_close, [target, 0, 0, 0, 0]);
+        }
+    }
+}
+
+fn tell(plan: &Plan<'_>) {
+    let born = &plan.gate.born;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "pids fit i32")]
+    born.store(call(libc::SYS_getpid, [0; 5]) as u32, Ordering::Release);
+    call(libc::SYS_futex, [born.as_ptr() as usize, FUTEX_WAKE, 1, 0, 0]);
+}
+
+fn wait_at_gate(plan: &Plan<'_>) {
+    let gate = plan.gate;
+    let tick = Timespec { seconds: GATE_TICK.as_secs().cast_signed(), nanoseconds: 0 };
+    let mut ticks = 0;
+    loop {
+        match gate.word.load(Ordering::Acquire) {
+            word::OPEN => return,
+            word::SHUT => {}
+            _ => exit(),
+        }
+        let args = [
+            gate.word.as_ptr() as usize,
+            FUTEX_WAIT,
+            word::SHUT as usize,
+            ptr::from_ref(&tick) as usize,
+            0,
+        ];
+        if call(libc::SYS_futex, args) == -(libc::ETIMEDOUT as isize) {
+            ticks = u64::wrapping_add(ticks, 1);
+            let expired =
+                !has_parent(plan) || is_left_behind(plan) || ticks >= GATE_LIMIT.as_secs();
+            if expired
+                && gate
+                    .word
+                    .compare_exchange(
+                        word::SHUT,
+                        word::EXPIRED,
+                        Ordering::AcqRel,
+                        Ordering::Acquire,
+                    )
+                    .is_ok()
+            {
+                exit();
+            }
+        }
+    }
+}
+
+const FUTEX_WAKE: usize = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
+const FUTEX_WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
+
+fn become_program(plan: &Plan<'_>) -> ! {
+    if !plan.directory.is_null() {
+        check(plan, step::DIRECTORY, call(libc::SYS_chdir, [plan.directory as usize, 0, 0, 0, 0]));
+    }
+    if plan.session == Session::Foreground {
+        #[expect(clippy::cast_possible_truncation, reason = "pids fit i32")]
+        let own = call(libc::SYS_getpid, [0; 5]) as i32;
+        #[expect(clippy::cast_possible_truncation, reason = "ioctl numbers have 32 bits")]
+        let args = [0, libc::TIOCSPGRP as usize, ptr::from_ref(&own) as usize, 0, 0];
+        // SIGTTOU is masked, so a background group may do this too (tcsetpgrp(3)).
+        check(plan, step::TERMINAL, call(libc::SYS_ioctl, args));
+    }
+    plan.gate.step.store(step::EXEC, Ordering::Release);
+    // The row is committed: from here on the program may outlive its host. Had the host died a moment ago, PDEATHSIG has
+    // struck; if it dies now, the row tells.
+    call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, 0, 0, 0, 0]);
+    if plan.executable.is_some() {
+        fail(plan, step::EXEC, execute_open(plan));
+    }
+    let none = 0_u64;
+    let args = [libc::SIG_SETMASK as usize, ptr::from_ref(&none) as usize, 0, SIGNAL_SET, 0];
+    call(libc::SYS_rt_sigprocmask, args);
+    fail(plan, step::EXEC, try_programs(plan))
+}
+
+fn execute_open(plan: &Plan<'_>) -> isize {
+    let (empty, flags) = (c"".as_ptr() as usize, libc::AT_EMPTY_PATH.cast_unsigned() as usize);
+    let args = [usize::from(EXECUTABLE), empty, plan.argv as usize, plan.envp as usize, flags];
+    call(libc::SYS_execveat, args)
+}
+
+/// Tries each path as execvp(3) does: what is not there or not ours to run is passed over, and the best reason is kept.
+fn try_programs(plan: &Plan<'_>) -> isize {
+    let mut reason = -(libc::ENOENT as isize);
+    let mut next = plan.programs;
+    loop {
+        // SAFETY: the list is ended by null, and `next` has not passed it.
+        let path = unsafe { *next };
+        if path.is_null() {
+            return reason;
+        }
+        let result =
+            call(libc::SYS_execve, [path as usize, plan.argv as usize, plan.envp as usize, 0, 0]);
+        match i32::try_from(result.wrapping_neg()) {
+            Ok(libc::EACCES) => reason = result,
+            Ok(libc::ENOENT) => {}
+            // Of a list this one is passed over; of a program named by its path it is the reason.
+            Ok(libc::ENOTDIR) if !is_alone(plan.programs) => {}
+            _ => return result,
+        }
+        next = next.wrapping_add(1);
+    }
+}
+
+fn is_alone(programs: *const *const c_char) -> bool {
+    // SAFETY: the list is ended by null, and its first element has just been tried.
+    unsafe { (*programs.wrapping_add(1)).is_null() }
+}

@@ -1,0 +1,211 @@
+//! The system call that makes a child: clone3(2), or clone(2) where that is refused.
+
+#![expect(unsafe_code, reason = "clone by instruction, and the descriptor that it makes")]
+
+use std::{
+    ffi::c_void,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    ptr,
+    sync::atomic::{AtomicBool, AtomicI32, Ordering},
+    thread::JoinHandle,
+};
+
+use super::{
+    child::{Plan, enter, leave},
+    gate::UNBORN,
+    reap::reap,
+    stack::Stack,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    sys::{PidFd, syscall},
+};
+
+/// Set once clone3 was refused, so that it is not tried in vain each time.
+static WITHOUT_CLONE3: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn to_pid(result: isize) -> Result<Pid> {
+    if result < 0 {
+        let errno = i32::try_from(-result).unwrap_or(libc::EINVAL);
+        let what = match errno {
+            libc::EAGAIN => {
+                "cannot create a process: limit reached (`ulimit -u`, or a cgroup's pids.max)"
+            }
+            _ => "cannot create a process",
+        };
+        return Err(Error::os(what, std::io::Error::from_raw_os_error(errno)));
+    }
+    Pid::new(result as i64).ok_or_else(|| Error::new(Kind::Other, "clone returned no pid"))
+}
+
+/// Sets the thread's signal mask raw, with the real-time signals that libc keeps to itself, and returns the former one.
+///
+/// No handler of the host may run in the child, which shares its memory.
+fn mask_signals(mask: u64) -> u64 {
+    let mut before = 0_u64;
+    let args =
+        [libc::SIG_SETMASK as usize, (&raw const mask) as usize, (&raw mut before) as usize, 8, 0];
+    // SAFETY: both point to signal sets of the kernel's size, 8 bytes.
+    unsafe { syscall::syscall(libc::SYS_rt_sigprocmask, args) };
+    before
+}
+
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// The table of descriptors is shared until the child leaves it: a copy would cost as much as the host has open.
+const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD;
+
+/// `struct clone_args` of Linux 5.7 (clone3(2)). An older kernel takes it while what it does not know is zero.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// With all signals blocked, which the child inherits.
+pub(super) fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
+    let mask = mask_signals(u64::MAX);
+    let result = clone_as_can(plan, stack);
+    mask_signals(mask);
+    result
+}
+
+fn clone_as_can(plan: &Plan<'_>, stack: &Stack) -> isize {
+    if plan.cgroup.is_some() {
+        // clone(2) knows no cgroups, and a program that its row places in a leaf is never started elsewhere.
+        return clone3(plan, stack);
+    }
+    if !WITHOUT_CLONE3.load(Ordering::Relaxed) {
+        let result = clone3(plan, stack);
+        // ENOSYS: an old kernel, or a seccomp profile that does not know it. EPERM: a profile that says no. EINVAL: a
+        // kernel before CLONE_CLEAR_SIGHAND.
+        if ![libc::ENOSYS, libc::EPERM, libc::EINVAL]
+            .iter()
+            .any(|&errno| result == -(errno as isize))
+        {
+            return result;
+        }
+        let fallback = clone2(plan, stack);
+        WITHOUT_CLONE3.store(fallback > 0, Ordering::Relaxed);
+        return fallback;
+    }
+    clone2(plan, stack)
+}
+
+fn flags(plan: &Plan<'_>) -> i32 {
+    let suspends = if plan.suspends { libc::CLONE_VFORK } else { 0 };
+    FLAGS | libc::CLONE_CHILD_CLEARTID | suspends
+}
+
+fn clone3(plan: &Plan<'_>, stack: &Stack) -> isize {
+    let into_cgroup = if plan.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
+    let args = CloneArgs {
+        flags: u64::from(flags(plan).cast_unsigned()) | CLONE_CLEAR_SIGHAND | into_cgroup,
+        pidfd: plan.gate.pidfd.as_ptr() as u64,
+        child_tid: plan.gate.inside.as_ptr() as u64,
+        cgroup: plan.cgroup.map_or(0, |fd| u64::from(fd.cast_unsigned())),
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.bottom() as u64,
+        stack_size: Stack::SIZE as u64,
+        ..CloneArgs::default()
+    };
+    let registers = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
+    // SAFETY: the arguments are as clone3(2) wants them; `enter` makes raw system calls only; the plan lives on the frame of
+    // our caller, and the stack in its hands, until `inside` is cleared.
+    unsafe {
+        syscall::clone_onto(
+            libc::SYS_clone3,
+            registers,
+            enter,
+            ptr::from_ref(plan).cast::<c_void>(),
+        )
+    }
+}
+
+fn clone2(plan: &Plan<'_>, stack: &Stack) -> isize {
+    let flags = (flags(plan) | libc::SIGCHLD).cast_unsigned() as usize;
+    let (pidfd, inside) = (plan.gate.pidfd.as_ptr() as usize, plan.gate.inside.as_ptr() as usize);
+    // The raw call takes flags, stack and the place for the pidfd first; the architectures differ in what follows (clone(2)).
+    let registers = if cfg!(target_arch = "x86_64") {
+        [flags, stack.top() as usize, pidfd, inside, 0]
+    } else {
+        [flags, stack.top() as usize, pidfd, 0, inside]
+    };
+    // SAFETY: as in `clone3`.
+    unsafe {
+        syscall::clone_onto(libc::SYS_clone, registers, enter, ptr::from_ref(plan).cast::<c_void>())
+    }
+}
+
+/// Whether a child can be born in a cgroup: makes one that ends at once, while we are suspended.
+pub(in crate::sys) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
+    let stack = Stack::new()?;
+    let pidfd = AtomicI32::new(-1);
+    let flags = (FLAGS | libc::CLONE_VFORK).cast_unsigned();
+    let args = CloneArgs {
+        flags: u64::from(flags) | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
+        pidfd: pidfd.as_ptr() as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.bottom() as u64,
+        stack_size: Stack::SIZE as u64,
+        cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
+        ..CloneArgs::default()
+    };
+    let registers = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
+    let mask = mask_signals(u64::MAX);
+    // SAFETY: as in `clone3`; `leave` makes one raw system call.
+    let made =
+        unsafe { syscall::clone_onto(libc::SYS_clone3, registers, leave, ptr::null::<c_void>()) };
+    mask_signals(mask);
+    to_pid(made)?;
+    // SAFETY: the kernel stored a new descriptor there, and no other code closes it.
+    let child = unsafe { OwnedFd::from_raw_fd(pidfd.load(Ordering::Acquire)) };
+    reap(&PidFd::from_owned(child));
+    Ok(())
+}
+
+/// What a thread needs to make a child for another one, which does not go on before the child has left.
+struct Errand {
+    plan: *const Plan<'static>,
+    stack: *const Stack,
+}
+
+// SAFETY: whoever made it waits, in `clone_elsewhere` until the child is born, then in `SharedMemoryChild` until the thread has ended.
+unsafe impl Send for Errand {}
+
+/// Clones on a thread that is suspended until the child has left our memory (`CLONE_VFORK`). So it is for a child in a cgroup of
+/// its own: where that one runs out of memory, the kernel ends whoever shares the memory of its victim, which would be
+/// the host, and it passes over a child of vfork(2) (`oom_badness` in `mm/oom_kill.c`).
+pub(super) fn clone_elsewhere(
+    plan: &Plan<'_>,
+    stack: &Stack,
+) -> Result<(isize, Option<JoinHandle<isize>>)> {
+    let errand = Errand { plan: ptr::from_ref(plan).cast(), stack };
+    let maker = std::thread::Builder::new().name("procledger-spawn".into()).spawn(move || {
+        let errand = errand;
+        crate::sys::leave_signals_to_the_host();
+        // SAFETY: the stack is read before the child is born, which is waited for; the plan lives until this thread is joined.
+        let (plan, stack) = unsafe { (&*errand.plan, &*errand.stack) };
+        let made = clone(plan, stack);
+        // A child that was killed at once has told nobody that it was born.
+        plan.gate.tell_born(u32::try_from(made).unwrap_or(UNBORN));
+        made
+    });
+    let maker =
+        maker.map_err(|error| Error::os("failed to start a thread that makes it", error))?;
+    match plan.gate.wait_until_born() {
+        UNBORN => Ok((maker.join().unwrap_or(-(libc::EAGAIN as isize)), None)),
+        born => Ok((born.cast_signed() as isize, Some(maker))),
+    }
+}

@@ -1,0 +1,39 @@
+//! What a caller wants to be started.
+
+use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf};
+
+pub(crate) use super::child::Session;
+use crate::sys::cgroup::Leaf;
+
+/// The source of one of the program's standard descriptors.
+#[derive(Debug)]
+pub(crate) enum StdioSource {
+    Inherit,
+    Null,
+    Piped,
+    Fd(OwnedFd),
+    /// No descriptor at all.
+    Closed,
+}
+
+/// A program, ready to be started.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) program: OsString,
+    pub(crate) args: Vec<OsString>,
+    /// The whole environment.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    pub(crate) directory: Option<PathBuf>,
+    /// Stdin, stdout, stderr.
+    pub(crate) stdio: [StdioSource; 3],
+    pub(crate) session: Session,
+    pub(crate) place: Option<Place>,
+}
+
+/// The cgroup that a child is created in.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) leaf: Leaf,
+    /// Fail if the child cannot be created in it.
+    pub(crate) must: bool,
+}

@@ -1,0 +1,140 @@
+//! Where a child waits until its row is committed.
+//!
+//! One word in memory that child and host share: the host opens the gate or refuses, the child may give up waiting, and one
+//! compare-and-swap decides between them. A child that comes to an open gate does not wait at all.
+
+use std::{
+    sync::atomic::{AtomicI32, AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use rustix::thread::futex;
+
+use crate::sys::{
+    PidFd,
+    pidfd::{Signal, timespec},
+};
+
+/// A child at the gate looks after its parent this often: PDEATHSIG alone has a window between clone and prctl(2).
+pub(super) const GATE_TICK: Duration = Duration::from_secs(1);
+/// Then a child gives up: far longer than SQLite's busy timeout, so only a hung disk gets here.
+pub(crate) const GATE_LIMIT: Duration = Duration::from_mins(1);
+
+/// The states of the gate's word.
+pub(super) mod word {
+    pub(in crate::sys::spawn) const SHUT: u32 = 0;
+    pub(in crate::sys::spawn) const OPEN: u32 = 1;
+    pub(in crate::sys::spawn) const REFUSED: u32 = 2;
+    pub(in crate::sys::spawn) const EXPIRED: u32 = 3;
+}
+
+/// How far the child came; the last one that it stored tells where it failed.
+pub(super) mod step {
+    pub(in crate::sys::spawn) const PARENT: u32 = 1;
+    pub(in crate::sys::spawn) const SESSION: u32 = 2;
+    pub(in crate::sys::spawn) const STDIO: u32 = 3;
+    pub(in crate::sys::spawn) const DESCRIPTORS: u32 = 4;
+    pub(in crate::sys::spawn) const GATE: u32 = 5;
+    pub(in crate::sys::spawn) const DIRECTORY: u32 = 6;
+    pub(in crate::sys::spawn) const TERMINAL: u32 = 7;
+    pub(in crate::sys::spawn) const EXEC: u32 = 8;
+}
+
+/// No child was made.
+pub(super) const UNBORN: u32 = u32::MAX;
+
+/// The memory that a child and its host share.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(super) word: AtomicU32,
+    pub(super) step: AtomicU32,
+    pub(super) errno: AtomicI32,
+    /// Written by the kernel before the child's first instruction (`CLONE_PIDFD`).
+    pub(super) pidfd: AtomicI32,
+    /// The child's number, for a thread that did not make it; [`UNBORN`] where none could be made.
+    pub(super) born: AtomicU32,
+    /// Not zero while the child is in the host's memory: the kernel clears it, and wakes whoever waits for that
+    /// (`CLONE_CHILD_CLEARTID`, see `set_tid_address(2)`).
+    pub(super) inside: AtomicU32,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            word: AtomicU32::new(word::SHUT),
+            step: AtomicU32::new(0),
+            errno: AtomicI32::new(0),
+            pidfd: AtomicI32::new(-1),
+            born: AtomicU32::new(0),
+            inside: AtomicU32::new(1),
+        }
+    }
+}
+
+impl Gate {
+    /// The row is committed: the child may become its program.
+    pub(crate) fn open(&self) {
+        self.decide(word::OPEN);
+    }
+
+    /// The child shall never run. Does nothing once the gate is open.
+    pub(crate) fn refuse(&self) {
+        self.decide(word::REFUSED);
+    }
+
+    fn decide(&self, answer: u32) {
+        // Fails where it is decided, or where the child has expired: then it is dead, and never ran.
+        let shut = word::SHUT;
+        if self.word.compare_exchange(shut, answer, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            let _ = futex::wake(&self.word, futex::Flags::PRIVATE, 1);
+        }
+    }
+
+    /// The step that the child came to, and the errno there; for [`super::failure`].
+    pub(crate) fn reached(&self) -> (u32, i32) {
+        (self.step.load(Ordering::Acquire), self.errno.load(Ordering::Acquire))
+    }
+
+    /// Waits for a child that another thread makes: its number, or [`UNBORN`].
+    pub(super) fn wait_until_born(&self) -> u32 {
+        loop {
+            match self.born.load(Ordering::Acquire) {
+                0 => {
+                    let _ = futex::wait(&self.born, futex::Flags::PRIVATE, 0, None);
+                }
+                born => return born,
+            }
+        }
+    }
+
+    /// Tells whoever waits for a child that it was made, or [`UNBORN`], unless it has told that itself.
+    pub(super) fn tell_born(&self, pid: u32) {
+        if self.born.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            let _ = futex::wake(&self.born, futex::Flags::PRIVATE, 1);
+        }
+    }
+
+    /// Waits until the child has left the host's memory, by exec or by death.
+    ///
+    /// A SIGSTOP to the host's process group that catches the child just before it leaves that group would stop it for good,
+    /// since the SIGCONT goes to the group alone: a child that does not come to the gate is continued.
+    pub(super) fn wait_until_left(&self, child: &PidFd) {
+        let tick = timespec(GATE_TICK);
+        let mut looked = Instant::now();
+        while self.inside.load(Ordering::Acquire) != 0 {
+            // The kernel wakes by a futex that is not private.
+            let _ = futex::wait(&self.inside, futex::Flags::empty(), 1, Some(&tick));
+            if looked.elapsed() < GATE_TICK {
+                continue;
+            }
+            looked = Instant::now();
+            if self.step.load(Ordering::Acquire) < step::GATE {
+                let _ = child.send(Signal::CONT);
+            }
+            // Older kernels clear nothing for a child that dumps core.
+            if child.is_dead().unwrap_or(false) {
+                return;
+            }
+        }
+    }
+}

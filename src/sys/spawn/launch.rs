@@ -1,0 +1,132 @@
+//! Starting a program through the gate.
+
+use std::{
+    ffi::OsStr,
+    os::fd::{AsRawFd, OwnedFd},
+    ptr,
+    sync::Arc,
+};
+
+use super::{
+    child::Plan,
+    command::Command,
+    gate::{Gate, step},
+    program::Program,
+    reap::reap,
+    shared_memory::{Child, RUNS_BESIDE, make_child},
+    stdio::prepare_stdio,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    sys::PidFd,
+};
+
+/// A program that runs and is recorded.
+#[derive(Debug)]
+pub(crate) struct Spawned<T> {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: Arc<PidFd>,
+    /// What the commit answered.
+    pub(crate) committed: T,
+    /// Our ends of the pipes: stdin, stdout, stderr.
+    pub(crate) pipes: [Option<OwnedFd>; 3],
+}
+
+/// A program that did not run; its row, where one was committed, must be ended as failed.
+#[derive(Debug)]
+pub(crate) struct Refusal<T> {
+    pub(crate) committed: Option<T>,
+    /// Where the child failed, for [`failure`]; 0 where there was none, or it did not fail by itself.
+    pub(crate) step: u32,
+    pub(crate) error: Error,
+}
+
+impl<T> From<Error> for Refusal<T> {
+    fn from(error: Error) -> Self {
+        Self { committed: None, step: 0, error }
+    }
+}
+
+/// Starts `command` through the gate: its child becomes the program if `commit` answers that its row is there, and only then.
+///
+/// `commit` runs while the child makes itself ready.
+pub(crate) fn spawn<T>(
+    command: Command,
+    commit: impl FnOnce(&Child) -> Result<T>,
+) -> Result<Spawned<T>, Refusal<T>> {
+    let program = Program::new(&command)?;
+    let (stdio, sources, pipes) = prepare_stdio(command.stdio)?;
+    let gate = Arc::new(Gate::default());
+    let plan = Plan {
+        gate: &gate,
+        gated: true,
+        suspends: command.place.is_some() || !RUNS_BESIDE,
+        parent: std::process::id() as usize,
+        session: command.session,
+        cgroup: command.place.as_ref().map(|place| place.leaf.as_fd().as_raw_fd()),
+        stdio,
+        directory: program.directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
+        executable: None,
+        programs: program.paths.pointers.as_ptr(),
+        argv: program.argv.pointers.as_ptr(),
+        envp: program.envp.pointers.as_ptr(),
+    };
+    let made = make_child(plan, command.place.as_ref(), &gate, |child| {
+        let committed = commit(child);
+        if committed.is_ok() {
+            gate.open();
+        } else {
+            gate.refuse();
+        }
+        committed
+    });
+    drop(sources);
+    let (child, committed) = made.map_err(|error| {
+        error.told_again(&format!("failed to start `{}`", command.program.display()))
+    })?;
+    match outcome(&command.program, &gate, committed) {
+        Ok(committed) => Ok(Spawned { pid: child.pid, pidfd: child.pidfd, committed, pipes }),
+        Err(refusal) => {
+            reap(&child.pidfd);
+            Err(refusal)
+        }
+    }
+}
+
+/// What became of the child, now that it has left our memory.
+fn outcome<T>(program: &OsStr, gate: &Gate, committed: Result<T>) -> Result<T, Refusal<T>> {
+    let (step, errno) = gate.reached();
+    match committed {
+        Ok(committed) if errno == 0 && step == step::EXEC => Ok(committed),
+        // It died of this on its way to the gate, and was found dead there.
+        Err(error) if errno == 0 => Err(error.into()),
+        committed => {
+            let committed = committed.ok();
+            Err(Refusal { committed, step, error: failure(program, step, errno) })
+        }
+    }
+}
+
+/// Why a program did not run, by the step that its child came to, and the errno there.
+pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
+    let name = program.display();
+    let what = match at {
+        step::PARENT => format!("failed to start `{name}`: the child is not in this PID namespace"),
+        step::SESSION => format!("failed to start `{name}`: no session of its own"),
+        step::STDIO => {
+            format!("failed to start `{name}`: its standard descriptors could not be set")
+        }
+        step::DESCRIPTORS => {
+            format!("failed to start `{name}`: close_range is refused (Linux 5.9 is needed)")
+        }
+        step::DIRECTORY => {
+            format!("failed to start `{name}`: its working directory cannot be entered")
+        }
+        step::TERMINAL => format!("failed to start `{name}`: it cannot be given the terminal"),
+        step::EXEC => format!("failed to start `{name}`"),
+        _ => format!("failed to start `{name}`: it was killed before it ran"),
+    };
+    let error = Error::new(Kind::NotStarted, what);
+    if errno == 0 { error } else { error.with_errno(errno) }
+}

@@ -1,0 +1,55 @@
+//! The gate: a program runs only after its row is committed.
+//!
+//! A child is made in the memory of its host (`CLONE_VM`) on a stack of its own: nothing of the host is copied. While it makes
+//! itself ready, the thread that made it reads who it is, commits the row, and opens the gate ([`gate`]) before which the
+//! child waits, if it is there first. Then that thread sleeps until the kernel says that the child has left the memory, by exec
+//! or by death (`CLONE_CHILD_CLEARTID`): what the child reads lives on that thread's frame. Who dies when:
+//!
+//! - the host before the commit: the child has `PDEATHSIG`, and checks its parent at each tick; it never execs;
+//! - the host after the commit and before exec: the same; the row names a process that is found gone;
+//! - the disk hangs: the child gives up after [`gate::GATE_LIMIT`]; one compare-and-swap decides between "open" and
+//!   "expired".
+//!
+//! ```text
+//!  host                                child
+//!  blocks signals
+//!  clone3 ---------------------------> PDEATHSIG, parent check
+//!  unblocks them                       setsid, drain signals, defaults
+//!  stat, commit                        stdio, close_range
+//!  opens the gate -------------------> at the gate
+//!  sleeps until it has left            clear PDEATHSIG, chdir, unmask
+//!  goes on <-------------------------- execve
+//! ```
+//!
+//! Between clone and exec the child makes raw system calls only ([`super::syscall`]): it shares the allocator's locks and all
+//! else with its running host, and errno and all that is thread-local with the thread that made it. Its table of descriptors is
+//! the host's as well until it leaves it, before it opens or closes any.
+//!
+//! In a cgroup of its own a child must not share the memory of running code: where the cgroup runs out of memory, the kernel
+//! ends its victim and whoever shares that memory, so the host; a child of vfork(2) alone is passed over. Such a one is made
+//! by a thread that is suspended meanwhile ([`clone`]).
+//!
+//! A program of our own that is no task ([`helper`]) is made in the same way, without a gate.
+//!
+//! Linux 5.9 is needed (`close_range(2)`). Where clone3 is refused, as by seccomp profiles older than it, clone(2) serves.
+
+mod child;
+mod clone;
+mod command;
+pub(crate) mod gate;
+mod helper;
+mod launch;
+mod program;
+mod reap;
+mod shared_memory;
+mod stack;
+mod stdio;
+
+pub(super) use child::Descriptor;
+pub(super) use clone::try_joining;
+pub(crate) use command::{Command, Place, Session, StdioSource};
+pub(crate) use gate::Gate;
+pub(super) use helper::{Helper, start};
+pub(crate) use launch::{Refusal, Spawned, failure, spawn};
+pub(crate) use shared_memory::Child;
+pub(super) use stdio::{Pipes, prepare_stdio};

@@ -1,0 +1,105 @@
+//! A child that shares the memory of its host, from clone to exec.
+
+#![expect(unsafe_code, reason = "the descriptor that clone makes")]
+
+use std::{
+    cell::Cell,
+    os::fd::{FromRawFd, OwnedFd},
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+};
+
+use super::{
+    child::Plan,
+    clone::{clone, clone_elsewhere, to_pid},
+    command::Place,
+    gate::Gate,
+    reap::reap,
+    stack::Stack,
+};
+use crate::{error::Result, identity::Pid, sys::PidFd};
+
+/// A child of ours that is no program yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: Arc<PidFd>,
+    /// It was born in the leaf that was made for it.
+    pub(crate) in_leaf: bool,
+    pub(crate) gate: Arc<Gate>,
+}
+
+thread_local! {
+    static STACK: Cell<Option<Stack>> = const { Cell::new(None) };
+}
+
+/// The thread sanitizer keeps its books in thread-local memory, which a child shares with the thread that made it: that one
+/// has to be suspended then (`tests/threads`).
+pub(super) const RUNS_BESIDE: bool = !cfg!(procledger_thread_sanitizer);
+
+/// Makes the child, calls `meanwhile`, and returns when the child has left our memory, by exec or by death.
+///
+/// Where its leaf does not take it, as when a seccomp profile was set meanwhile, it is born outside, unless it must be born
+/// there or not at all.
+pub(super) fn make_child<R>(
+    mut plan: Plan<'_>,
+    place: Option<&Place>,
+    gate: &Arc<Gate>,
+    meanwhile: impl FnOnce(&Child) -> R,
+) -> Result<(Child, R)> {
+    let mut sharing = SharedMemoryChild::begin(&plan, place.is_some(), gate);
+    if sharing.is_err() && place.is_some_and(|place| !place.must) {
+        (plan.cgroup, plan.suspends) = (None, !RUNS_BESIDE);
+        gate.born.store(0, Ordering::Release);
+        sharing = SharedMemoryChild::begin(&plan, false, gate);
+    }
+    let sharing = sharing?;
+    let result = meanwhile(&sharing.child);
+    let child = sharing.child.clone();
+    drop(sharing);
+    Ok((child, result))
+}
+
+/// A child that runs in our memory, on a stack of ours. It must have left, by exec or by death, before its plan or the stack is
+/// dropped, whatever happens to us meanwhile.
+struct SharedMemoryChild {
+    child: Child,
+    stack: Option<Stack>,
+    /// The thread that is suspended until then.
+    maker: Option<JoinHandle<isize>>,
+}
+
+impl SharedMemoryChild {
+    fn begin(plan: &Plan<'_>, in_leaf: bool, gate: &Arc<Gate>) -> Result<Self> {
+        let stack = STACK.take().map_or_else(Stack::new, Ok)?;
+        let (made, maker) = if plan.suspends {
+            clone_elsewhere(plan, &stack)?
+        } else {
+            (clone(plan, &stack), None)
+        };
+        let pid = to_pid(made)?;
+        // SAFETY: the kernel stored a new descriptor there, and no other code closes it.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(gate.pidfd.load(Ordering::Acquire)) };
+        let pidfd = Arc::new(PidFd::from_owned(pidfd));
+        let child = Child { pid, pidfd, in_leaf, gate: Arc::clone(gate) };
+        Ok(Self { child, stack: Some(stack), maker })
+    }
+}
+
+impl Drop for SharedMemoryChild {
+    fn drop(&mut self) {
+        let Child { gate, pidfd, .. } = &self.child;
+        let panics = std::thread::panicking();
+        if panics {
+            gate.refuse();
+        }
+        gate.wait_until_left(pidfd);
+        if let Some(maker) = self.maker.take() {
+            let _ = maker.join();
+        }
+        STACK.set(self.stack.take());
+        if panics {
+            reap(pidfd);
+        }
+    }
+}

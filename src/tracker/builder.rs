@@ -1,0 +1,458 @@
+//! Opening a ledger, in the seed's order: set up, load, clean up, monitor, begin.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{
+    Inner, Tracker,
+    end::spared::check_names,
+    passes::retention::{DEFAULT_KEEP_HISTORY, SMALLEST_LIMIT},
+    runtime::{
+        liveness::{OpenHere, new_lock_name, note_of},
+        monitor,
+        shared::{Opened, Options, Shared, lock},
+    },
+    start::spawn,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    export::Exporter,
+    identity::Pid,
+    metrics::Meter,
+    model::{ContainmentMode, Millis, NewInstance, Observer, ProcessRecord, Report},
+    store::{Store, Upgrade},
+    sys::{Pinned, Proc, current_place, file_lock::HeldLock, keeper::is_secure},
+};
+
+/// Where the seed's processor keeps its list of processes.
+pub const ECOSYSTEM_MANAGER_EXPORT: &str = "/tmp/ecosystem-manager-processes.json";
+/// The program that the seed's processor starts, and looks for as an orphan.
+pub const ECOSYSTEM_MANAGER_NAME: &str = "resource-claude-code";
+/// The seed's interval between health checks.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// The seed's time between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_millis(100);
+/// A process younger than this may be about to be registered.
+pub const DEFAULT_MIN_AGE: Duration = Duration::from_secs(10);
+
+/// Operators may vouch for a folder without a change of the program.
+const TRUST_VARIABLE: &str = "PROCLEDGER_TRUST_FOLDER";
+
+/// How to open a ledger. Made by [`Tracker::builder`].
+///
+/// ```
+/// # fn main() -> procledger::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("ledger.db");
+/// use std::time::Duration;
+/// let tracker = procledger::Tracker::builder(path)
+///     .program("build-api")
+///     .health_interval(Duration::from_secs(10))
+///     .grace(Duration::from_millis(500))
+///     .open()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    path: PathBuf,
+    pub(super) options: Options,
+}
+
+impl Tracker {
+    /// Begins to open the ledger at `path`, which is created if it is not there.
+    pub fn builder(path: impl Into<PathBuf>) -> Builder {
+        Builder {
+            path: path.into(),
+            options: Options {
+                program: own_program(),
+                export: None,
+                orphan_names: Vec::new(),
+                protected: Vec::new(),
+                min_age: DEFAULT_MIN_AGE,
+                health_interval: HEALTH_INTERVAL,
+                grace: GRACE,
+                monitor: true,
+                reap_on_open: true,
+                containment: None,
+                cgroup: None,
+                keeper: None,
+                record_arguments: true,
+                keep_history: DEFAULT_KEEP_HISTORY,
+                limit_size: None,
+                trust_folder: None,
+                upgrade: Upgrade::Migrate,
+            },
+        }
+    }
+
+    /// What `open` found of dead instances, and did with it.
+    pub fn startup_report(&self) -> &Report {
+        &self.inner.startup
+    }
+
+    /// Live roots of this ledger, of all instances, the longest-running first.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn running(&self) -> Result<Vec<ProcessRecord>> {
+        let mut rows = self.inner.shared.store.live()?;
+        rows.retain(|row| row.root.is_none());
+        Ok(rows)
+    }
+
+    /// Leaks that were found since a time, newest first; all of them with `None`.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn leaks(
+        &self,
+        since: impl Into<Option<std::time::SystemTime>>,
+    ) -> Result<Vec<crate::model::LeakRecord>> {
+        self.inner.shared.store.leaks(since.into().map(Millis::from))
+    }
+
+    /// Where the ledger really is.
+    pub fn path(&self) -> &Path {
+        self.inner.shared.store.path()
+    }
+
+    /// How many of this instance's processes are not watched by the monitor, because half of the descriptor limit is used
+    /// up: their ends are noticed by the health pass.
+    pub fn unwatched(&self) -> usize {
+        self.inner.shared.unwatched()
+    }
+}
+
+impl Builder {
+    /// Everything as the seed's processor has it: the export at [`ECOSYSTEM_MANAGER_EXPORT`], the orphan name
+    /// [`ECOSYSTEM_MANAGER_NAME`], 30 s between health passes, 100 ms of grace.
+    pub fn ecosystem_manager(self) -> Self {
+        self.program("ecosystem-manager")
+            .export(ECOSYSTEM_MANAGER_EXPORT)
+            .orphan_name(ECOSYSTEM_MANAGER_NAME)
+            .health_interval(HEALTH_INTERVAL)
+            .grace(GRACE)
+    }
+
+    /// Name of the embedding program; the file name of its executable otherwise. What it marks `survive` is adopted by the
+    /// next instance of the same name.
+    pub fn program(mut self, name: impl Into<String>) -> Self {
+        self.options.program = name.into();
+        self
+    }
+
+    /// Keeps a JSON file in sync with the ledger.
+    ///
+    /// Each list is renamed into place, so that a reader sees a whole one. Where no rename is possible, as onto a file that
+    /// is mounted into a container, the file is written in place: then a reader that does not take flock(2) (`LOCK_SH`) may
+    /// see a part of a list. An orderly end removes the file, or leaves `[]` where it cannot be removed.
+    pub fn export(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.export = Some(path.into());
+        self
+    }
+
+    /// Adds a program name that the orphan pass looks for among unregistered processes.
+    pub fn orphan_name(mut self, name: impl Into<String>) -> Self {
+        self.options.orphan_names.push(name.into());
+        self
+    }
+
+    /// A match of a name that is younger than this is left alone; 10 s otherwise.
+    pub fn min_age(mut self, age: Duration) -> Self {
+        self.options.min_age = age;
+        self
+    }
+
+    /// Time between health passes; 30 s otherwise.
+    pub fn health_interval(mut self, interval: Duration) -> Self {
+        self.options.health_interval = interval;
+        self
+    }
+
+    /// Time between SIGTERM and SIGKILL; 100 ms otherwise.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.options.grace = grace;
+        self
+    }
+
+    /// Whether a thread learns of deaths at once and runs the health pass; on otherwise. Without it, call
+    /// [`health_pass`](Tracker::health_pass).
+    pub fn monitor(mut self, on: bool) -> Self {
+        self.options.monitor = on;
+        self
+    }
+
+    /// Whether opening ends what dead instances left; on otherwise. Without it, nothing can be spawned until
+    /// [`reap_orphans`](Tracker::reap_orphans) has run.
+    pub fn reap_on_open(mut self, on: bool) -> Self {
+        self.options.reap_on_open = on;
+        self
+    }
+
+    /// What keeps the trees of spawned programs together; otherwise what the environment variable
+    /// `PROCLEDGER_CONTAINMENT` says (`auto`, `cgroup`, `keeper`, `session`), else [`ContainmentMode::Auto`].
+    ///
+    /// A cgroup v2 leaf holds whatever a program starts, whichever session it is in; a session loses a daemon that leaves it,
+    /// wipes its environment and loses its parent before a health pass has seen it. Each row says which one it has.
+    pub fn containment(mut self, mode: ContainmentMode) -> Self {
+        self.options.containment = Some(mode);
+        self
+    }
+
+    /// The cgroup v2 folder to make leaves in. Otherwise it is the nearest one that a manager has delegated (systemd's
+    /// `Delegate=`, told by its extended attribute), else the one that this process is in.
+    ///
+    /// Whoever opens the tracker must be able to make folders there, and to write the `cgroup.procs` of the nearest common
+    /// ancestor of that folder and its own (cgroups(7)).
+    pub fn cgroup(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.options.cgroup = Some(folder.into());
+        self
+    }
+
+    /// The executable to use as keeper, where programs are put under one; see [`keeper`](crate::keeper). Otherwise a
+    /// `procledger-keeper` is looked for beside this program's executable, then in the folders of `PATH`.
+    ///
+    /// It is opened when the ledger is, and tried before it is first used. For root, and under `AT_SECURE`, it must be named
+    /// by an absolute path, and the file and all folders above it must be root's and nobody else's to write. One that cannot
+    /// be used is told in the log, and programs have a session only; with [`ContainmentMode::Keeper`] opening fails.
+    pub fn keeper(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.keeper = Some(path.into());
+        self
+    }
+
+    /// Trusts all users that can write this folder, or own it, not to put another file in the ledger's place: its administrator
+    /// vouches for them. Otherwise the environment variable `PROCLEDGER_TRUST_FOLDER` names it (not under `AT_SECURE`), else
+    /// there is none.
+    ///
+    /// For a volume of a container whose mode lets more users write than there are in it, such as an `emptyDir` with mode 0777.
+    /// An empty path is none, whatever the environment says. It stands for the one folder alone, not for those above or below
+    /// it, and only where it is on the ledger's path. The ledger's file must still be ours and writable by us alone, and where
+    /// root opens another user's ledger it counts for nothing.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # use std::os::unix::fs::PermissionsExt;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let data = folder.path();
+    /// std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o777)).unwrap();
+    /// let builder = procledger::Tracker::builder(data.join("ledger.db"));
+    /// assert!(builder.clone().open().unwrap_err().is_denied());
+    /// builder.trust_folder(data).open()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn trust_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.options.trust_folder = Some(folder.into());
+        self
+    }
+
+    /// Whether opening brings a ledger of an older version up to date; on otherwise, since the program that owns a ledger
+    /// opens it in this way.
+    ///
+    /// A program that works on another one's ledger sets it to `false`: then the ledger stays as it is, what a later
+    /// version has added to it is not recorded, and an older version of its owner can still open it. A ledger that is not
+    /// there yet is created in the latest version in both cases.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// let tracker = procledger::Tracker::builder(path).migrate(false).reap_on_open(false).open()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn migrate(mut self, on: bool) -> Self {
+        self.options.upgrade = if on { Upgrade::Migrate } else { Upgrade::LeaveAsItIs };
+        self
+    }
+
+    /// Opens the ledger. When this returns, what dead instances left is gone, or is in the
+    /// [`startup_report`](Tracker::startup_report).
+    ///
+    /// # Errors
+    ///
+    /// Each names the path and leaves the disk as it was: a missing folder; a folder that others can write, a ledger of
+    /// another user ([`is_denied`](Error::is_denied)); a file that is no ledger
+    /// ([`is_not_a_ledger`](Error::is_not_a_ledger)); a ledger of a newer version ([`is_newer`](Error::is_newer)); a
+    /// network file system; no `/proc`, or one of another PID namespace ([`is_unsupported`](Error::is_unsupported)); a
+    /// containment that was asked for and cannot be had.
+    pub fn open(self) -> Result<Tracker> {
+        check_options(&self.options)?;
+        let proc = Proc::open()?;
+        let place = current_place()?;
+        let trusted = trusted_folder(&self.options);
+        let store = Store::open_trusting(&self.path, trusted.as_deref(), self.options.upgrade)?;
+        let observer = Observer { place, uid: store.owner_uid() };
+        let own = Pid::new(i64::from(std::process::id()))
+            .ok_or_else(|| Error::invalid("pid 0 opens nothing"))?;
+        let identity = Pinned::open(&proc, place, own)?
+            .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
+            .identity;
+        let lock_name = new_lock_name(store.path());
+        // The lock before the row: a row without a held lock looks like a dead instance.
+        let lock_path = store.path().with_file_name(&lock_name);
+        let lock =
+            store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
+        // And the note before the row, so that whatever judges the row finds it.
+        if let Err(error) = lock.write_note(&note_of(&proc, place, own)) {
+            tracing::debug!("{error}: an exec of this program will not be recognized by others");
+        }
+        let open_here = OpenHere::new(lock_path);
+        let new = NewInstance {
+            program: self.options.program.clone(),
+            identity,
+            uid: rustix::process::geteuid().as_raw(),
+            lock_name,
+            started_at: Millis::now(),
+        };
+        Meter::describe();
+        let instance = match store.add_instance(&new) {
+            Ok(instance) => instance,
+            Err(error) => {
+                if let Ok(_acting) = store.act_as_owner() {
+                    lock.remove();
+                }
+                return Err(error);
+            }
+        };
+        // Without it a keeper above this process takes it for a program of its task.
+        if let Err(error) = lock.sign(&identity) {
+            tracing::warn!("{error}");
+        }
+        let outer_tokens = spawn::outer_tokens(|token| store.knows_token(token))?;
+        let options = self.options;
+        let shared = Shared::new(Opened {
+            store,
+            options,
+            observer,
+            proc,
+            instance,
+            identity,
+            outer_tokens,
+            lock,
+            open_here,
+        })?;
+        begin(shared)
+    }
+}
+
+/// The folder that is vouched for: by the caller, else by the environment.
+fn trusted_folder(options: &Options) -> Option<PathBuf> {
+    trusted_or_by_environment(options.trust_folder.as_deref())
+}
+
+/// The same for a folder that was named, or not. An empty path names none, whatever the environment says.
+pub(super) fn trusted_or_by_environment(named: Option<&Path>) -> Option<PathBuf> {
+    let folder = named.map(Path::to_owned).or_else(trusted_by_environment);
+    folder.filter(|folder| !folder.as_os_str().is_empty())
+}
+
+/// The folder that `PROCLEDGER_TRUST_FOLDER` names. It counts for nothing where a program has more rights than its caller.
+fn trusted_by_environment() -> Option<PathBuf> {
+    let folder = std::env::var_os(TRUST_VARIABLE).filter(|folder| !folder.is_empty())?;
+    (!is_secure()).then(|| folder.into())
+}
+
+fn check_options(options: &Options) -> Result<()> {
+    if options.program.is_empty() {
+        return Err(Error::invalid("the program's name is empty: name the embedding program"));
+    }
+    check_names("orphan", &options.orphan_names)?;
+    check_names("protected", &options.protected)?;
+    if let Some(limit) = options.limit_size.filter(|limit| *limit < SMALLEST_LIMIT) {
+        return Err(Error::invalid(format!(
+            "a ledger of {limit} bytes could hold no history: allow it {SMALLEST_LIMIT} bytes or more"
+        )));
+    }
+    if options.health_interval.is_zero() {
+        return Err(Error::invalid("the health interval is zero: give a time between passes"));
+    }
+    Ok(())
+}
+
+/// From here on a failure shuts the instance down.
+fn begin(shared: Arc<Shared>) -> Result<Tracker> {
+    let mut tracker = Inner { shared, startup: Report::default() };
+    let shared = &tracker.shared;
+    shared.check_containment()?;
+    shared.find_keeper()?;
+    if shared.options.reap_on_open {
+        tracker.startup = clean_up(shared)?;
+    }
+    if let Some(path) = shared.options.export.clone() {
+        start_export(shared, path);
+    }
+    if shared.options.monitor {
+        monitor::start(shared)?;
+    }
+    Ok(Tracker { inner: Arc::new(tracker) })
+}
+
+fn clean_up(shared: &Arc<Shared>) -> Result<Report> {
+    let mut report = Report::default();
+    // Before the name sweep, which would end the same processes and not know whose they were. Rows that the ledger has
+    // itself are not the list's to judge: the orphan pass deals with them.
+    if let Some(path) = &shared.options.export {
+        match shared.import(path) {
+            Ok(imported) => report.absorb(imported),
+            Err(error) => {
+                tracing::error!("{error}");
+                report.errors.push(error.to_string());
+            }
+        }
+    }
+    report.absorb(shared.reap_orphans()?);
+    Ok(report)
+}
+
+/// An export that cannot be written is an error in the log and in `doctor`; tracking goes on.
+fn start_export(shared: &Arc<Shared>, path: PathBuf) {
+    let store = shared.store.clone();
+    let meter = Arc::clone(store.meter());
+    let started = Exporter::start(path, shared.observer.uid, meter, move || store.export_entries());
+    match started {
+        Ok(exporter) => {
+            exporter.notify();
+            *lock(&shared.exporter) = Some(Arc::new(exporter));
+        }
+        Err(error) => tracing::error!("the export is off: {error}"),
+    }
+}
+
+fn own_program() -> String {
+    std::env::current_exe()
+        .ok()
+        .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
+        .unwrap_or_else(|| "unknown".into())
+}
+
+impl Tracker {
+    /// Writes everything that the export has been told so far, and waits for it at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`is_busy`](Error::is_busy) when the time is up, or another instance writes the export;
+    /// [`is_not_found`](Error::is_not_found) when there is no export.
+    pub fn flush_export(&self, timeout: Duration) -> Result<()> {
+        // Not while holding the lock: spawns take it to tell of theirs.
+        let exporter = lock(&self.inner.shared.exporter).clone();
+        match exporter {
+            Some(exporter) => exporter.flush(timeout),
+            None => Err(Error::new(Kind::NotFound, "the tracker has no export")),
+        }
+    }
+
+    /// What keeps the export from being written; `None` while all is well, or there is no export.
+    pub fn export_error(&self) -> Option<String> {
+        lock(&self.inner.shared.exporter).as_ref().and_then(|exporter| exporter.last_error())
+    }
+
+    /// Whether the first orphan pass has run, so that spawning is allowed.
+    pub fn is_clean(&self) -> bool {
+        self.inner.shared.clean.load(Ordering::Acquire)
+    }
+}

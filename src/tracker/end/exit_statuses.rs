@@ -1,0 +1,201 @@
+//! Statuses of dead processes that cannot be had yet.
+//!
+//! "Not yet" is not "taken by another process". A tracer (strace, gdb) has the first word on a process that it traces: until it
+//! has reaped that, or detached, waitid(2) has nothing for the parent (ptrace(2)). A keeper has to be scheduled; and the status
+//! of a process that is not our child is told by the kernel only once its parent has reaped it (`PIDFD_GET_INFO`, Linux 6.15).
+//!
+//! 1. The end is not recorded at once: for [`STATUS_PATIENCE`] the status is looked for again ([`Waiting`]). Deaths of other
+//!    processes are not held up by that, and neither is a wait for one of them.
+//! 2. A tracer may hang. Then the end is recorded without the status, so that what the root has left is ended; the pidfd is
+//!    kept, and the status reaches the row when it can be had ([`Unfinished`]). Who waits for the process gets it then, too.
+//! 3. A host that stops before says in its log what is lost.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{claims::CLAIM_PAUSE, root_exit::Dead};
+use crate::{
+    model::{ExitStatus, told},
+    sys::PidFd,
+    tracker::runtime::{
+        shared::{Shared, lock},
+        tracked::{Entry, Learned, REAPED_BY_PARENT},
+    },
+};
+
+/// How long an end waits for a status that is certain to come: strace and gdb let go of a process within milliseconds.
+pub(in crate::tracker) const STATUS_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks for such a status.
+pub(in crate::tracker) const STATUS_PAUSE: Duration = Duration::from_millis(5);
+/// Where the patience was in vain: a look at one process costs a system call or two.
+const LATE_PAUSE: Duration = Duration::from_millis(250);
+/// A process that is not our child is reaped by its parent as soon as that is scheduled; a waiter gives it so long.
+pub(in crate::tracker) const REAPED_WITHIN: Duration = Duration::from_millis(100);
+/// A process that is not our child may have a parent that never reaps it.
+const UNREAPED_LIMIT: Duration = Duration::from_secs(10);
+
+/// A dead process whose status cannot be had yet, and since when that is known.
+pub(in crate::tracker) type Waiting = (Dead, Instant);
+
+/// A dead process whose end is recorded, and that is not reaped, or whose status is not known.
+#[derive(Debug)]
+pub(in crate::tracker) struct Unfinished {
+    entry: Arc<Entry>,
+    pidfd: Arc<PidFd>,
+    since: Instant,
+}
+
+impl Shared {
+    /// The status of a dead process; `None` while it is worth waiting for. After that its end is recorded without.
+    pub(in crate::tracker) fn status_or_patience(
+        &self,
+        (entry, pidfd): &Dead,
+        since: Instant,
+        deadline: Instant,
+    ) -> Option<ExitStatus> {
+        let patient = match entry.learn_status(pidfd, deadline) {
+            Learned::Status(status) => return Some(status),
+            Learned::NotYet => true,
+            Learned::Unreaped => self.is_traced(entry),
+        };
+        if patient && since.elapsed() < STATUS_PATIENCE {
+            return None;
+        }
+        if patient {
+            self.say_late(entry);
+        }
+        entry.mark_dead();
+        Some(ExitStatus::Unobserved)
+    }
+
+    pub(in crate::tracker) fn is_traced(&self, entry: &Entry) -> bool {
+        self.proc.tracer(entry.root.identity.pid).is_some()
+    }
+
+    fn say_late(&self, entry: &Entry) {
+        let pid = entry.root.identity.pid;
+        let task = told(entry.root.task.as_ref());
+        let why = match self.proc.tracer(pid) {
+            Some(tracer) => format!("process {tracer}, which traces it, has not let go of it"),
+            None => "its keeper has not said how".into(),
+        };
+        tracing::warn!(
+            "process {pid} for task {task} has ended, but {why}: its exit status is recorded when it can be had"
+        );
+    }
+
+    /// Waits for statuses that could not be had at once, or has the monitor do so.
+    pub(in crate::tracker) fn wait_for_statuses(self: &Arc<Self>, mut waiting: Vec<Waiting>) {
+        if waiting.is_empty() {
+            return;
+        }
+        if self.is_monitoring() {
+            lock(&self.waiting).extend(waiting);
+            return self.wake_monitor();
+        }
+        while !waiting.is_empty() {
+            std::thread::sleep(STATUS_PAUSE);
+            waiting = self.settle_known(waiting);
+        }
+    }
+
+    /// The monitor's look at all that cannot be settled by waiting for a descriptor.
+    pub(in crate::tracker) fn look_again(self: &Arc<Self>) {
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        let waiting = self.settle_known(waiting);
+        lock(&self.waiting).extend(waiting);
+        self.settle_claimed(&[]);
+        self.finish_late();
+    }
+
+    /// How soon the monitor has to look again; `None` while nothing waits.
+    pub(in crate::tracker) fn looks_again_in(&self) -> Option<Duration> {
+        let waits = (!lock(&self.waiting).is_empty()).then_some(STATUS_PAUSE);
+        let claimed = (!lock(&self.claimed).is_empty()).then_some(CLAIM_PAUSE);
+        let late = (!lock(&self.unfinished).is_empty()).then_some(LATE_PAUSE);
+        [waits, claimed, late].into_iter().flatten().min()
+    }
+
+    /// After the monitor has stopped: what it was waiting for is waited for here, as long as it would have been there.
+    pub(in crate::tracker) fn settle_waiting(self: &Arc<Self>) {
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        self.wait_for_statuses(waiting);
+    }
+
+    /// Learns the status of a root that was ended here; the trees of a call share the time since it `began`.
+    pub(in crate::tracker) fn learn_or_go_on(
+        &self,
+        entry: &Arc<Entry>,
+        pidfd: &Arc<PidFd>,
+        began: Instant,
+    ) {
+        let dead = (Arc::clone(entry), Arc::clone(pidfd));
+        let deadline = began + REAPED_BY_PARENT;
+        while self.status_or_patience(&dead, began, deadline).is_none() {
+            std::thread::sleep(STATUS_PAUSE);
+        }
+    }
+
+    /// Reaps a dead child, and notes its status where its row has none; now, or later if it cannot be done yet.
+    pub(in crate::tracker) fn finish_later(&self, entry: &Arc<Entry>, pidfd: Arc<PidFd>) {
+        let unfinished = Unfinished { entry: Arc::clone(entry), pidfd, since: Instant::now() };
+        if !self.finish(&unfinished) {
+            lock(&self.unfinished).push(unfinished);
+            if self.is_monitoring() {
+                self.wake_monitor();
+            }
+        }
+    }
+
+    /// Looks again at those that could not be finished.
+    pub(in crate::tracker) fn finish_late(&self) {
+        let late = std::mem::take(&mut *lock(&self.unfinished));
+        let late: Vec<Unfinished> = late.into_iter().filter(|late| !self.finish(late)).collect();
+        lock(&self.unfinished).extend(late);
+    }
+
+    /// Whether nothing is left to do for it.
+    fn finish(&self, Unfinished { entry, pidfd, since }: &Unfinished) -> bool {
+        // 1. The status, for those that wait for the process.
+        let status = match entry.learn_status(pidfd, Instant::now()) {
+            Learned::Status(status) => status,
+            Learned::NotYet => return false,
+            Learned::Unreaped if since.elapsed() < UNREAPED_LIMIT || self.is_traced(entry) => {
+                return false;
+            }
+            Learned::Unreaped => entry.publish(ExitStatus::Unobserved),
+        };
+        // 2. Its row, before the zombie goes: should we die in between, nothing has become less true.
+        if entry.lacks_status() {
+            if let Err(error) = self.store.note_status(entry.root.row, self.instance, status) {
+                tracing::debug!("{error}; it is tried again");
+                return false;
+            }
+            entry.has_noted_status();
+        }
+        // 3. The keeper, which was left in place for its word.
+        if entry.kept.is_some() && entry.is_over() {
+            let leave = entry.strays.keep || self.is_released(entry.root.row);
+            self.part_with_keeper(entry, leave);
+        }
+        // 4. The zombie. Where a tracer holds it that one has the first word.
+        !(entry.child && matches!(pidfd.child_status(true), Ok(None)))
+    }
+
+    /// At the end of a host: says which statuses are lost.
+    pub(in crate::tracker) fn say_lost(&self) {
+        self.finish_late();
+        for late in std::mem::take(&mut *lock(&self.unfinished)) {
+            if late.entry.lacks_status() {
+                tracing::error!(
+                    "the exit status of process {} for task {} is lost: it could not be had before this program stopped",
+                    late.entry.root.identity.pid,
+                    told(late.entry.root.task.as_ref()),
+                );
+            }
+            self.part_with_keeper(&late.entry, true);
+        }
+    }
+}

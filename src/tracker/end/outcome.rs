@@ -1,0 +1,465 @@
+//! From what became of trees to rows, leaks and a report.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    run::{MemberEnd, Suspected, TreeEnd},
+    spared::kept_member,
+};
+use crate::{
+    error::Result,
+    model::{
+        Because, Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits,
+        Millis, NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, ProcessRecord, Report,
+        Settled, Suspect, TaskId, Verdict, state::State, told,
+    },
+    policy::membership::Evidence,
+    store::Store,
+    tracker::runtime::{
+        shared::{Shared, lock},
+        tracked::Root,
+    },
+};
+
+/// So many suspects of one tree are reported.
+pub(in crate::tracker) const SUSPECTS: usize = 16;
+
+/// Why trees were ended: what their rows will say.
+#[derive(Clone, Debug)]
+pub(in crate::tracker) struct Cause {
+    pub(in crate::tracker) reason: EndReason,
+    /// What their members count as, where this is a leak.
+    pub(in crate::tracker) leak: Option<LeakKind>,
+    /// The rule, in words.
+    pub(in crate::tracker) rule: String,
+}
+
+/// The row of a member that was found below a root, claimed by `owner` from the start.
+pub(in crate::tracker) fn descendant(
+    owner: InstanceId,
+    root: &Root,
+    member: &super::run::Found<'_>,
+) -> NewProcess {
+    NewProcess {
+        task: root.task.clone(),
+        owner,
+        root: Some(root.row),
+        origin: Origin::Descendant,
+        token: None,
+        identity: member.identity,
+        session: None,
+        cgroup: None,
+        containment: Containment::None,
+        keeper: None,
+        command: member.command.to_vec(),
+        cwd: None,
+        uid: member.uid,
+        limits: Limits {
+            max_runtime: None,
+            max_rss: None,
+            survive: false,
+            grace: root.limits.grace,
+        },
+        started_at: Millis::now().minus(member.age),
+        peak_rss: Some(member.rss),
+        cpu: Some(member.cpu),
+        evidence: Some(member.evidence.to_string()),
+        state: State::Ending,
+        allow_survivor: false,
+    }
+}
+
+impl Shared {
+    /// Records members that an end has found, before they get a signal. Where the ledger cannot be written they are ended
+    /// all the same, and have no row.
+    pub(in crate::tracker) fn record_found(
+        &self,
+        root: &Root,
+        found: &[super::run::Found<'_>],
+    ) -> Vec<Option<ProcessId>> {
+        let rows: Vec<NewProcess> =
+            found.iter().map(|member| descendant(self.instance, root, member)).collect();
+        match self.store.admit_found(&self.place(), &rows) {
+            Ok(rows) => rows.into_iter().map(Result::ok).collect(),
+            Err(error) => {
+                tracing::error!(
+                    "failed to record {} processes before they are ended: {error}",
+                    found.len()
+                );
+                vec![None; found.len()]
+            }
+        }
+    }
+
+    /// Tells in `report` what became of trees, and answers with what there is to write.
+    pub(in crate::tracker) fn conclude(
+        &self,
+        cause: &Cause,
+        ends: Vec<TreeEnd>,
+        report: &mut Report,
+    ) -> Vec<Settled> {
+        self.conclude_each(&|_| cause.clone(), ends, report)
+    }
+
+    /// The same with a cause for the tree of each root's row.
+    pub(in crate::tracker) fn conclude_each(
+        &self,
+        cause_of: &dyn Fn(ProcessId) -> Cause,
+        ends: Vec<TreeEnd>,
+        report: &mut Report,
+    ) -> Vec<Settled> {
+        let mut settled = Vec::new();
+        let began = Instant::now();
+        for end in ends {
+            let cause = cause_of(end.root.row);
+            self.conclude_tree(&cause, end, began, &mut settled, report);
+        }
+        settled
+    }
+
+    /// Writes what became of claimed rows, with the pass that did it. What cannot be written now is tried again.
+    pub(in crate::tracker) fn write(
+        &self,
+        pass: Option<Pass>,
+        settled: Vec<Settled>,
+        report: &mut Report,
+    ) {
+        self.record_outcome(pass, settled, report);
+        self.reap_ended();
+    }
+
+    fn record_outcome(&self, pass: Option<Pass>, settled: Vec<Settled>, report: &mut Report) {
+        let pass = pass.map(|pass| pass.record(report));
+        if settled.is_empty() && pass.is_none() {
+            return;
+        }
+        if let Err(error) = self.store.record(self.instance, pass.as_ref(), &settled) {
+            tracing::error!(
+                "failed to record what became of {} processes: {error}; it is tried again",
+                settled.len()
+            );
+            report.errors.push(error.to_string());
+            if let Some(pass) = pass {
+                self.meter().pass_failed(pass.kind);
+            }
+            lock(&self.unsettled).extend(settled);
+        }
+        self.notify_export();
+    }
+
+    pub(in crate::tracker) fn conclude_tree(
+        &self,
+        cause: &Cause,
+        tree: TreeEnd,
+        began: Instant,
+        settled: &mut Vec<Settled>,
+        report: &mut Report,
+    ) {
+        let TreeEnd { root, members, suspects, unknown, unseen, mut outlived, interrupted } = tree;
+        for mut member in members {
+            report.checked += 1;
+            if interrupted && member.outcome == Outcome::Survived && member.kept.is_none() {
+                let given_back =
+                    |process| Settled { process, verdict: Verdict::Interrupted, leak: None };
+                settled.extend(member.row.map(given_back));
+                member.obstacle = Some("the attempt was interrupted within its grace".into());
+                report.endings.push(ending(cause.rule.clone(), &root, member));
+                continue;
+            }
+            if let Some(why) = &member.kept {
+                if member.outcome == Outcome::Kept {
+                    let kind = cause.leak.unwrap_or(LeakKind::Stray);
+                    settled.push(kept_member(self.instance, &root, kind, &member, why));
+                    report.endings.push(ending(why.clone(), &root, member));
+                    continue;
+                }
+            } else if member.is_root
+                && member.outcome != Outcome::Survived
+                && let Some(why) = outlived.take()
+            {
+                self.publish_root(cause, &root, &member, began);
+                settled.extend(self.is_outlived(cause, &root, &member, why, report));
+                continue;
+            } else if member.is_root
+                && member.outcome != Outcome::Survived
+                && let Some(why) = &unseen
+            {
+                settled.extend(self.stays(cause, &root, &member, why, report));
+                continue;
+            }
+            self.reap_after_record(&root, &member);
+            if member.is_root {
+                self.publish_root(cause, &root, &member, began);
+            }
+            settled.extend(
+                member.row.map(|row| settle(cause, row, &member, self.status_of(&root, &member))),
+            );
+            log_survivor(&root, &member);
+            member.died_after.into_iter().for_each(|after| self.meter().reaped(after));
+            report.endings.push(ending(rule_of(cause, &member).to_owned(), &root, member));
+        }
+        if let Some(why) = outlived {
+            // The root survived as well, or its end is in the ledger already.
+            report.endings.push(left_in_leaf(cause, &root, why));
+        }
+        report.suspects.extend(suspects_of(&self.store, root.task.as_ref(), suspects));
+        for (row, error) in unknown {
+            report.checked += 1;
+            report.suspects.push(Suspect {
+                task_id: root.task.clone(),
+                pid: root.identity.pid,
+                command: root.command.to_vec(),
+                why: format!(
+                    "{error}; close its row with `procledger forget` when you know that it is gone"
+                ),
+            });
+            settled.push(Settled {
+                process: row,
+                verdict: Verdict::Unknown(error.to_string()),
+                leak: None,
+            });
+        }
+    }
+
+    /// The root is dead, but its leaf is not empty: what lives in it and cannot be seen is a survivor, and the root's row is
+    /// all that leads to it.
+    fn is_outlived(
+        &self,
+        cause: &Cause,
+        root: &Root,
+        member: &MemberEnd,
+        why: String,
+        report: &mut Report,
+    ) -> Option<Settled> {
+        if let Some(entry) = self.entry(root.row) {
+            let by_itself = member.outcome == Outcome::Gone;
+            let reason = if by_itself { EndReason::Exited } else { cause.reason };
+            entry.set_cause(Some((reason, because(cause, member))));
+        }
+        report.endings.push(left_in_leaf(cause, root, why.clone()));
+        member.row.map(|process| Settled { process, verdict: Verdict::Survived(why), leak: None })
+    }
+
+    /// The root is dead, but it is not known what else there was: its row stays, and the next pass tries again.
+    fn stays(
+        &self,
+        cause: &Cause,
+        root: &Root,
+        member: &MemberEnd,
+        why: &str,
+        report: &mut Report,
+    ) -> Option<Settled> {
+        let why = format!("it has ended, but {why}; the next pass tries again");
+        if let Some(entry) = self.entry(root.row) {
+            let by_itself = member.outcome == Outcome::Gone;
+            let reason = if by_itself { EndReason::Exited } else { cause.reason };
+            entry.set_cause(Some((reason, because(cause, member))));
+        }
+        report.suspects.push(Suspect {
+            task_id: root.task.clone(),
+            pid: root.identity.pid,
+            command: root.command.to_vec(),
+            why: why.clone(),
+        });
+        member.row.map(|process| Settled { process, verdict: Verdict::Unknown(why), leak: None })
+    }
+
+    /// A root that we hold: its waiters learn that it is dead.
+    fn publish_root(&self, cause: &Cause, root: &Root, member: &MemberEnd, began: Instant) {
+        let Some(entry) = self.entry(root.row) else { return };
+        // A survivor that SIGKILL still reaches, hours later perhaps, has not ended by itself.
+        let pending = member.outcome == Outcome::Survived && member.killed;
+        entry.set_cause(pending.then(|| (cause.reason, because(cause, member))));
+        if member.outcome != Outcome::Survived {
+            match self.pidfd_of(&entry) {
+                Some(fd) => self.learn_or_go_on(&entry, &fd, began),
+                None => drop(entry.publish(member.status)),
+            }
+        }
+    }
+
+    fn status_of(&self, root: &Root, member: &MemberEnd) -> ExitStatus {
+        let known = member.is_root.then(|| self.entry(root.row)?.status()).flatten();
+        known.unwrap_or(member.status)
+    }
+
+    /// After the rows are written: lets waiters go, reaps zombies of ours, and keeps what survived.
+    pub(in crate::tracker) fn release_ended(&self, rows: &[ProcessId]) {
+        for &row in rows {
+            let Some(entry) = self.entry(row) else { continue };
+            // One whose end could not be recorded is kept, though a waiter may have learned its status.
+            if entry.is_dead() && entry.cause().is_none() {
+                entry.mark_recorded();
+                self.reap_and_let_go(&entry, None);
+            } else if entry.status().is_some() {
+                // A root that is dead, and outlived: its death is no news, and the health pass tries again.
+                entry.give_up();
+            } else {
+                self.give_up(&entry);
+            }
+        }
+    }
+}
+
+/// The claim of a row is given back: it could not be seen to.
+pub(in crate::tracker) fn given_back(row: ProcessId, error: &crate::error::Error) -> Settled {
+    Settled { process: row, verdict: Verdict::Unknown(error.to_string()), leak: None }
+}
+
+fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus) -> Settled {
+    let now = member.at.unwrap_or_else(Millis::now);
+    let verdict = match member.outcome {
+        Outcome::Survived => Verdict::Survived(member.obstacle.clone().unwrap_or_default()),
+        // Who was to be left and has died since has ended by itself.
+        Outcome::Gone | Outcome::Term | Outcome::Kill | Outcome::Kept => Verdict::Ended(End {
+            reason: reason(cause, member, status),
+            status,
+            at: now,
+            error: None,
+            because: because(cause, member),
+        }),
+    };
+    // What was gone before anybody looked is no leak.
+    let leak = cause.leak.filter(|_| was_ended(member)).map(|kind| NewLeak {
+        kind,
+        rule: rule_of(cause, member).to_owned(),
+        evidence: member.evidence.to_string(),
+        found_at: now,
+        age: member.age,
+        rss: Some(member.rss),
+        outcome: member.outcome,
+        died_after: member.died_after,
+    });
+    Settled { process: row, verdict, leak }
+}
+
+/// What was already gone was ended by nobody.
+fn because(cause: &Cause, member: &MemberEnd) -> Option<Because> {
+    was_ended(member).then(|| Because {
+        rule: rule_of(cause, member).to_owned(),
+        evidence: member.evidence.to_string(),
+    })
+}
+
+/// Whether it did not end by itself: this call has ended it, or its keeper was about to when this call found it gone.
+fn was_ended(member: &MemberEnd) -> bool {
+    member.outcome != Outcome::Gone || member.rule.is_some()
+}
+
+fn rule_of<'a>(cause: &'a Cause, member: &'a MemberEnd) -> &'a str {
+    member.rule.as_deref().unwrap_or(&cause.rule)
+}
+
+/// Who was dead before the first signal ended by itself, if its status is known, and is gone otherwise.
+fn reason(cause: &Cause, member: &MemberEnd, status: ExitStatus) -> EndReason {
+    match (member.outcome, status) {
+        _ if member.rule.is_some() => cause.reason,
+        (Outcome::Gone, ExitStatus::Unobserved) => EndReason::Gone,
+        (Outcome::Gone, _) => EndReason::Exited,
+        _ => cause.reason,
+    }
+}
+
+fn ending(rule: String, root: &Root, member: MemberEnd) -> Ending {
+    Ending {
+        task_id: root.task.clone(),
+        pid: member.identity.pid,
+        command: member.command,
+        rule,
+        evidence: member.evidence.to_string(),
+        outcome: member.outcome,
+        died_after_ms: member
+            .died_after
+            .map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        obstacle: member.obstacle,
+    }
+}
+
+/// What is reported of processes that may belong to a task: not those that the ledger knows as of another tree, and so many
+/// at most, since anybody may start more.
+pub(in crate::tracker) fn suspects_of(
+    store: &Store,
+    task: Option<&TaskId>,
+    mut found: Vec<Suspected>,
+) -> Vec<Suspect> {
+    if found.is_empty() {
+        return Vec::new();
+    }
+    let rows = store.live().unwrap_or_default();
+    found.retain(|suspect| {
+        let is_it = |row: &ProcessRecord| {
+            row.identity.pid == suspect.pid && row.identity.start_tick == suspect.start_tick
+        };
+        !rows.iter().any(is_it)
+    });
+    let more = found.len().saturating_sub(SUSPECTS);
+    found.truncate(SUSPECTS);
+    let mut suspects: Vec<Suspect> = (found.into_iter())
+        .map(|suspect| Suspect {
+            task_id: task.cloned(),
+            pid: suspect.pid,
+            command: suspect.command,
+            why: suspect.doubt.to_string(),
+        })
+        .collect();
+    if let Some(last) = suspects.last_mut().filter(|_| more > 0) {
+        last.why = format!("{}; {more} more are not listed", last.why);
+    }
+    suspects
+}
+
+/// What lives on in a leaf and cannot be seen, reported by its root.
+fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
+    tracing::error!("task {} could not be ended: {why}", told(root.task.as_ref()));
+    Ending {
+        task_id: root.task.clone(),
+        pid: root.identity.pid,
+        command: root.command.to_vec(),
+        rule: cause.rule.clone(),
+        evidence: Evidence::Leaf.to_string(),
+        outcome: Outcome::Survived,
+        died_after_ms: None,
+        obstacle: Some(why),
+    }
+}
+
+fn log_survivor(root: &Root, member: &MemberEnd) {
+    if member.outcome == Outcome::Survived {
+        tracing::error!(
+            "process {} for task {} could not be ended: {}",
+            member.identity.pid,
+            told(root.task.as_ref()),
+            member.obstacle.as_deref().unwrap_or("it is still there"),
+        );
+    }
+}
+
+/// A pass under way.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::tracker) struct Pass {
+    pub(in crate::tracker) kind: crate::model::PassKind,
+    pub(in crate::tracker) started_at: Millis,
+    pub(in crate::tracker) began: Instant,
+}
+
+impl Pass {
+    pub(in crate::tracker) fn begin(kind: crate::model::PassKind) -> Self {
+        Self { kind, started_at: Millis::now(), began: Instant::now() }
+    }
+
+    /// Its row, as far as `report` tells.
+    pub(in crate::tracker) fn record(&self, report: &Report) -> PassRecord {
+        let duration: Duration = self.began.elapsed();
+        PassRecord {
+            kind: self.kind,
+            started_at: self.started_at,
+            duration,
+            checked: report.checked,
+            found: report.endings.len() as u64,
+            ended: report.ended(),
+            survived: report.survived(),
+            unknown: report.suspects.len() as u64,
+            error: report.errors.first().cloned(),
+        }
+    }
+}

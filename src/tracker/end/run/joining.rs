@@ -1,0 +1,153 @@
+//! Ends that begin at different moments, on one thread.
+//!
+//! Trees pass their limits one after another, each with a grace of its own. A thread for each would be a thread for each tree;
+//! one batch after another would let the last tree run on for the sum of all graces. Here a tree joins the run that is under
+//! way, is asked to end at once, and is handed out as soon as it has ended.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
+
+use super::{
+    phases::{BLIND_LIMIT, FREEZE_PAUSE, KILL_LIMIT, LOOK_AGAIN, Run, share_of_descriptors},
+    state::{Tree, Work, World},
+    suspects,
+    task_cgroup::kill_unseen,
+    tree_outcome::{Recorder, TreeEnd},
+    wait::Deaths,
+};
+use crate::model::ProcessId;
+
+/// A tree that joins takes a look at all processes. Where that takes long, the next ones join together: looking takes a third
+/// of the time at most.
+const BETWEEN_JOINS: u32 = 2;
+/// Descriptors of a tree whose members are not known yet: its root, its leaf, one below it.
+const DESCRIPTORS: usize = 3;
+
+/// Where trees come from, and where they go.
+pub(in crate::tracker) trait Feed<'a> {
+    /// Trees to be ended beside those that are under way, at most `room`, and whom to leave alone from now on; `None` where
+    /// none has come. Where none is under way either, the run ends with that.
+    fn join(&mut self, under_way: &[ProcessId], room: usize) -> Option<(World<'a>, Vec<Tree>)>;
+
+    /// What became of trees that have ended.
+    fn done(&mut self, ends: Vec<TreeEnd>);
+
+    /// Whether the run is about to kill: then no tree joins for up to some seconds.
+    fn is_killing(&mut self, killing: bool);
+}
+
+/// Ends trees as they come, until none is under way and none has come.
+pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &mut Recorder<'_>) {
+    let Some((world, trees)) = feed.join(&[], room(0)) else { return };
+    let mut run = Run::new(Cow::Owned(world), Vec::new(), recorder);
+    run.join(trees);
+    let mut next_join = Instant::now() + LOOK_AGAIN;
+    loop {
+        // 1. Take in what has come.
+        let began = Instant::now();
+        if began >= next_join || run.works.is_empty() {
+            let rows: Vec<ProcessId> = run.works.iter().map(|work| work.root.row).collect();
+            if let Some((world, trees)) = feed.join(&rows, room(run.works.len())) {
+                run.world = Cow::Owned(world);
+                run.join(trees);
+            } else if run.works.is_empty() {
+                return;
+            }
+            next_join = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_JOINS);
+        }
+        // 2. Ask new members to end, kill where the grace is over.
+        run.ask_new();
+        if run.expire() {
+            feed.is_killing(true);
+            run.kill();
+            feed.is_killing(false);
+            continue;
+        }
+        // 3. Hand out what has ended.
+        let pending = run.next_deadline();
+        let any_done = run.works.iter().any(|work| !work.goes_on());
+        if any_done && (pending.is_none() || Instant::now() >= run.next_look) {
+            let ends = run.take_ended();
+            if !ends.is_empty() {
+                feed.done(ends);
+                continue;
+            }
+        }
+        // 4. Wait for the others.
+        let Some(deadline) = pending else {
+            std::thread::sleep(FREEZE_PAUSE);
+            continue;
+        };
+        run.await_death(deadline.saturating_duration_since(Instant::now()).min(LOOK_AGAIN));
+        if !any_done && Instant::now() >= run.next_look {
+            run.look();
+            run.await_death(Duration::ZERO);
+        }
+    }
+}
+
+/// How many more trees there are descriptors for; one, where none is under way.
+fn room(under_way: usize) -> usize {
+    (share_of_descriptors() / DESCRIPTORS).max(usize::from(under_way == 0))
+}
+
+impl Run<'_, '_> {
+    fn join(&mut self, trees: Vec<Tree>) {
+        let first = self.works.len();
+        for tree in trees {
+            let work = Work::new(&self.world, tree);
+            self.works.push(work);
+        }
+        self.begin(first);
+        // The look may have taken longer than a grace.
+        let now = Instant::now();
+        self.works[first..].iter_mut().for_each(|work| work.began = now);
+    }
+
+    /// Takes out the trees for which nothing is left to do, if one more look shows that these members were all. Where looks
+    /// fail, or the tree starts new processes all the time, that is tried for a second.
+    fn take_ended(&mut self) -> Vec<TreeEnd> {
+        let before = self.world.proc.last_given();
+        let looked = self.try_look();
+        let is_open = looked.is_err() || self.is_open(before);
+        let now = Instant::now();
+        let mut gave_up = false;
+        let ended: Vec<bool> = (self.works.iter_mut())
+            .map(|work| {
+                if work.goes_on() {
+                    work.closing = None;
+                    return false;
+                }
+                let since = *work.closing.get_or_insert(now);
+                let over = now.duration_since(since) >= BLIND_LIMIT;
+                gave_up |= is_open && over;
+                !is_open || over
+            })
+            .collect();
+        if let (true, Err(error)) = (gave_up, looked) {
+            tracing::error!("failed to look for more members of what is ended: {error}");
+        }
+        let mut ended = ended.into_iter();
+        let mut taken: Vec<Work> =
+            self.works.extract_if(.., |_| ended.next().unwrap_or(false)).collect();
+        if taken.is_empty() {
+            return Vec::new();
+        }
+        // What is in a task's cgroup and cannot be seen is killed through it; its tree has not ended before that.
+        if kill_unseen(&self.world, &mut taken, KILL_LIMIT) {
+            self.works.append(&mut taken);
+        }
+        self.deaths = Deaths::restart(&mut self.works);
+        suspects::find(&self.world, &mut taken, &self.last);
+        let unseen = self.unseen.as_deref();
+        taken
+            .into_iter()
+            .map(|work| {
+                work.remove_leaf();
+                work.finish(&self.world, &self.last, unseen)
+            })
+            .collect()
+    }
+}

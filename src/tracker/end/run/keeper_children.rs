@@ -1,0 +1,55 @@
+//! The keeper of a tree that is ended: what is below it, and the proof that nothing is.
+//!
+//! It is known by the identity in the root's row, and by nothing else. While it lives, everything that is orphaned in the tree
+//! becomes its child, so its list of children is empty exactly when nothing of the tree is left.
+
+use std::collections::HashSet;
+
+use super::{
+    member::Member,
+    state::{Work, World},
+};
+use crate::{
+    identity::Pid, sys::snapshot::Snapshot, tracker::membership::recorded_keeper::verified,
+};
+
+impl Work {
+    /// The keeper, if it lives and had its number while the snapshot was taken.
+    pub(super) fn find_keeper(&mut self, world: &World<'_>, snapshot: &Snapshot) -> Option<Pid> {
+        let identity = self.root.keeper?;
+        let lives = |pinned: &crate::sys::Pinned| !pinned.is_dead().unwrap_or(true);
+        if !self.keeper.as_ref().is_some_and(lives) {
+            self.keeper = verified(world.proc, world.observer, &identity, self.root.uid);
+        }
+        self.keeper.as_ref()?;
+        let seen = snapshot.get(identity.pid)?;
+        (seen.start_tick == identity.start_tick).then_some(identity.pid)
+    }
+
+    /// Takes note of the keeper's children that belong to others. `keeper`: `None` where being below it proves nothing, since
+    /// a host is below it as well.
+    pub(super) fn exempt_children(
+        &mut self,
+        snapshot: &Snapshot,
+        keeper: Option<Pid>,
+        exempt: &HashSet<Pid>,
+    ) {
+        if keeper.is_none() {
+            self.keeper = None;
+        }
+        let children = keeper.into_iter().flat_map(|keeper| snapshot.children(keeper));
+        self.exempted = children.map(|stat| stat.pid).filter(|pid| exempt.contains(pid)).collect();
+    }
+
+    /// Whether the keeper has a child that lives and that no look has seen: the tree is not ended.
+    pub(super) fn has_unseen_children(&self, world: &World<'_>) -> bool {
+        let Some(keeper) = &self.keeper else { return false };
+        let is_known = |pid: Pid| {
+            let member = self.pids.get(&pid).map(|&index| &self.members[index]);
+            let was_left = || self.leave.before.iter().any(|it| it.pid == pid);
+            member.is_some_and(Member::is_alive) || self.exempted.contains(&pid) || was_left()
+        };
+        world.proc.has_other_children(keeper.pid(), is_known).unwrap_or(false)
+            && keeper.holds_its_number()
+    }
+}

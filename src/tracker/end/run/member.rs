@@ -1,0 +1,191 @@
+//! One member of a tree: who it is, what was done to it, and what came of that.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    state::World,
+    survival_reason::obstacle,
+    tree_outcome::{Found, MemberEnd},
+};
+use crate::{
+    error::Error,
+    identity::{Identity, Pid},
+    model::{ExitStatus, Outcome, ProcessId},
+    policy::membership::Evidence,
+    redact::mask_command,
+    sys::{
+        PidFd, Pinned, Proc, Signal,
+        procfs::{age, cpu_time},
+        snapshot::Snapshot,
+    },
+};
+
+/// A pinned process that belongs to a tree.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one process")]
+pub(super) struct Member {
+    pub(super) row: Option<ProcessId>,
+    pub(super) is_root: bool,
+    pub(super) identity: Identity,
+    pub(super) evidence: Evidence,
+    pub(super) command: Vec<String>,
+    pub(super) rss: u64,
+    pub(super) cpu: Duration,
+    pub(super) age: Duration,
+    pub(super) uid: u32,
+    /// `cgroup.kill` of the tree's leaf reaches it, whatever uid it has.
+    pub(super) in_leaf: bool,
+    /// The last look found it in the leaf.
+    pub(super) is_listed: bool,
+    /// `None` where it was gone before it could be pinned.
+    pub(super) pinned: Option<Pinned>,
+    pub(super) dead: bool,
+    /// Its death is told without asking.
+    pub(super) watched: bool,
+    pub(super) signalled: Option<Instant>,
+    pub(super) killed: bool,
+    pub(super) died_after: Option<Duration>,
+    pub(super) refused: Option<Error>,
+    /// The rule by which it is left alone.
+    pub(super) kept: Option<String>,
+}
+
+impl Member {
+    pub(super) fn found(&self) -> Found<'_> {
+        Found {
+            identity: self.identity,
+            command: &self.command,
+            evidence: self.evidence,
+            rss: self.rss,
+            cpu: self.cpu,
+            age: self.age,
+            uid: self.uid,
+        }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        !self.dead
+    }
+
+    /// Alive, not left on purpose, and no signal was refused, or none is needed.
+    pub(super) fn can_be_ended(&self) -> bool {
+        !self.dead && self.kept.is_none() && (self.refused.is_none() || self.in_leaf)
+    }
+
+    /// The kernel was told to kill it with its leaf.
+    pub(super) fn mark_killed(&mut self) {
+        self.signalled.get_or_insert_with(Instant::now);
+        self.killed = true;
+        self.refused = None;
+    }
+
+    pub(super) fn mark_dead(&mut self) {
+        self.dead = true;
+        self.died_after = self.signalled.map(|at| at.elapsed());
+    }
+
+    /// Looks whether it has died.
+    pub(super) fn look(&mut self) -> bool {
+        let newly = !self.dead
+            && self.pinned.as_ref().is_none_or(|pinned| pinned.is_dead().unwrap_or(false));
+        if newly {
+            self.mark_dead();
+        }
+        newly
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) {
+        let open = self.can_be_ended();
+        let Some(pinned) = self.pinned.as_ref().filter(|_| open) else { return };
+        match pinned.signal(signal) {
+            Ok(()) => {
+                self.signalled.get_or_insert_with(Instant::now);
+                self.killed |= signal == Signal::KILL;
+            }
+            Err(error) if error.is_gone() => self.mark_dead(),
+            Err(error) => self.refused = Some(error),
+        }
+    }
+}
+
+/// A member with what `/proc` tells of it.
+pub(super) fn describe(
+    world: &World<'_>,
+    identity: Identity,
+    evidence: Evidence,
+    pinned: Option<Pinned>,
+    command: impl FnOnce(Pid) -> Vec<String>,
+) -> Member {
+    let stat = pinned.as_ref().map(|pinned| &pinned.stat);
+    Member {
+        row: None,
+        is_root: false,
+        identity,
+        evidence,
+        command: pinned.as_ref().map_or_else(Vec::new, |pinned| command(pinned.pid())),
+        rss: stat.map_or(0, |stat| stat.rss_bytes),
+        cpu: stat.map_or(Duration::ZERO, cpu_time),
+        age: stat.map_or(Duration::ZERO, |stat| age(stat.start_tick)),
+        uid: pinned
+            .as_ref()
+            .and_then(|pinned| pinned.uid(world.proc).ok().flatten())
+            .unwrap_or(u32::MAX),
+        in_leaf: false,
+        is_listed: false,
+        pinned,
+        dead: false,
+        watched: false,
+        signalled: None,
+        killed: false,
+        died_after: None,
+        refused: None,
+        kept: None,
+    }
+}
+
+/// The program, and its arguments where they may be recorded, with secrets masked; a zombie or a kernel thread has none.
+pub(in crate::tracker) fn command_of(proc: &Proc, pid: Pid, arguments: bool) -> Vec<String> {
+    let command = proc.command(pid).ok().flatten().unwrap_or_default();
+    let recorded = if arguments { command.len() } else { 1 };
+    let text = |argument: &Vec<u8>| String::from_utf8_lossy(argument).into_owned();
+    mask_command(&command.iter().take(recorded).map(text).collect::<Vec<_>>())
+}
+
+pub(super) fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> MemberEnd {
+    if member.kept.is_some() {
+        member.look();
+    }
+    let outcome = match (member.dead, member.signalled.is_some(), member.killed) {
+        (false, _, _) if member.kept.is_some() => Outcome::Kept,
+        (false, _, _) => Outcome::Survived,
+        (true, false, _) => Outcome::Gone,
+        (true, true, false) => Outcome::Term,
+        (true, true, true) => Outcome::Kill,
+    };
+    let obstacle = (outcome == Outcome::Survived).then(|| obstacle(proc, &member, snapshot));
+    // A dead child of this process: one that an exec left to it, or that it has adopted. It stays a zombie until its end is
+    // recorded.
+    let fd: Option<&PidFd> = member.pinned.as_ref().map(Pinned::fd);
+    let own = fd.filter(|_| member.dead).and_then(|fd| fd.child_status(false).ok().flatten());
+    let status = own.or_else(|| fd?.exit_info()).unwrap_or(ExitStatus::Unobserved);
+    MemberEnd {
+        row: member.row,
+        is_root: member.is_root,
+        identity: member.identity,
+        evidence: member.evidence,
+        rss: member.rss,
+        cpu: member.cpu,
+        age: member.age,
+        outcome,
+        status,
+        own_child: member.pinned.filter(|_| own.is_some()).map(Pinned::into_fd),
+        died_after: member.died_after,
+        obstacle,
+        command: member.command,
+        uid: member.uid,
+        kept: member.kept,
+        rule: None,
+        at: None,
+        killed: member.killed,
+    }
+}

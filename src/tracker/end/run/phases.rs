@@ -1,0 +1,401 @@
+//! The course of an end: ask, wait, freeze, kill, look again.
+
+use std::{
+    borrow::Cow,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+
+use super::{
+    new_members::has_newcomers,
+    rescan::{chase, release},
+    scan::look,
+    state::{TokenCache, Tree, Work, World, suspected},
+    suspects,
+    task_cgroup::kill_unseen,
+    tree_outcome::{Found, Left, Preview, Recorder, Seen, Stray, TreeEnd},
+    wait::Deaths,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    sys::{pidfd::timespec, snapshot::Snapshot},
+    tracker::runtime::tracked::Root,
+};
+
+/// The grace is counted anew while members keep dying, but no longer than this in all, unless one grace alone is longer.
+const GRACE_CAP: Duration = Duration::from_secs(2);
+/// A killed process is dead within milliseconds; what takes longer is stuck in the kernel and survives.
+pub(super) const KILL_LIMIT: Duration = Duration::from_secs(1);
+/// Where many die at once on a starved machine, that is counted anew as long as they keep dying, but no longer than this.
+const KILL_CAP: Duration = Duration::from_secs(5);
+/// A frozen tree needs two or three looks; this bounds one whose members cannot be frozen.
+const FREEZE_LOOKS: u32 = 50;
+/// On a busy machine these looks are slow: so long one freeze lasts at most, before what is held is killed.
+const FREEZE_LIMIT: Duration = Duration::from_secs(1);
+/// Between two looks at a tree that is still stopping.
+pub(super) const FREEZE_PAUSE: Duration = Duration::from_millis(1);
+/// So long the last look is tried again where `/proc` cannot be read: out of descriptors is a matter of moments.
+pub(super) const BLIND_LIMIT: Duration = Duration::from_secs(1);
+/// What a dead root left is looked at again this often, while somebody is seen and cannot be pinned, or came during
+/// the look, or calls exec.
+const STRAY_LOOKS: u32 = 20;
+/// And for so long at least.
+const STRAYS_TAKE: Duration = Duration::from_millis(500);
+/// But no longer than this, however slow the looks are: then it is not known what the root left, and it is looked for again. On a
+/// machine on which one look takes seconds, twenty of them had held up the monitor, and with it the end of its host, for minutes.
+const STRAYS_LIMIT: Duration = Duration::from_secs(5);
+/// While members die, this often at most for what they started on their way out.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// And so many times as long as a look takes: beside thousands of processes looking is a tenth of the work.
+const BETWEEN_LOOKS: u32 = 9;
+
+/// Ends all trees together and answers for each member.
+pub(in crate::tracker) fn end_trees(
+    world: &World<'_>,
+    trees: Vec<Tree>,
+    recorder: &mut Recorder<'_>,
+) -> Vec<TreeEnd> {
+    end_trees_unless(world, trees, recorder, None)
+}
+
+/// The same. Once `interrupt` is set, a tree whose grace is not over is left as it is; any other one is ended all the same,
+/// since a part of it may be stopped.
+pub(in crate::tracker) fn end_trees_unless(
+    world: &World<'_>,
+    trees: Vec<Tree>,
+    recorder: &mut Recorder<'_>,
+    interrupt: Option<&AtomicBool>,
+) -> Vec<TreeEnd> {
+    let mut answers = Vec::with_capacity(trees.len());
+    let share = share_of_descriptors();
+    let (mut chunk, mut taken) = (Vec::new(), 0);
+    for tree in trees {
+        let needs = descriptors(&tree);
+        if taken + needs > share && !chunk.is_empty() {
+            let run = Run::new(Cow::Borrowed(world), std::mem::take(&mut chunk), recorder);
+            answers.extend(run.end(interrupt));
+            taken = 0;
+        }
+        taken += needs;
+        chunk.push(Work::new(world, tree));
+    }
+    if !chunk.is_empty() {
+        answers.extend(Run::new(Cow::Borrowed(world), chunk, recorder).end(interrupt));
+    }
+    answers
+}
+
+/// Finds what dead roots left, without touching it. An error where `/proc` cannot be read, or where there is no descriptor to
+/// hold somebody by: then it is not known what they left.
+pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Left>> {
+    let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
+    let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
+    let mut run = Run::new(Cow::Borrowed(world), works, &mut recorder);
+    let began = Instant::now();
+    for looks in 0.. {
+        let before = world.proc.last_given();
+        run.try_look()?;
+        let is_open = run.is_open(before) || run.works.iter().any(Work::hides);
+        if !is_open || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
+            break;
+        }
+        if began.elapsed() > STRAYS_LIMIT {
+            let what = "processes come and go faster than they can be looked at: it is tried again";
+            return Err(Error::new(Kind::Unknown, what));
+        }
+        // One that was seen in the session and has left it before it was pinned, or was gone: it, or what it has forked,
+        // is found by something else now. There is no later look at a root that has ended.
+        std::thread::sleep(FREEZE_PAUSE);
+    }
+    suspects::find(world, &mut run.works, &run.last);
+    let below = |mut work: Work| {
+        let suspects = suspected(world, std::mem::take(&mut work.suspects), work.root.arguments);
+        let hides = work.hides();
+        let members = work.members.into_iter().filter(|member| !member.is_root);
+        Left { strays: members.map(Stray::from).collect(), hides, suspects }
+    };
+    Ok(run.works.into_iter().map(below).collect())
+}
+
+/// Who belongs to a tree now, without touching anyone. An error where `/proc` cannot be read.
+pub(in crate::tracker) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview> {
+    let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
+    let mut run = Run::new(Cow::Borrowed(world), vec![Work::new(world, tree)], &mut recorder);
+    let before = world.proc.last_given();
+    run.try_look()?;
+    let mut preview = Preview { missed: run.is_open(before), ..Preview::default() };
+    suspects::find(world, &mut run.works, &run.last);
+    for work in run.works {
+        preview.hides |= work.hides();
+        preview.suspects.extend(suspected(world, work.suspects, work.root.arguments));
+        preview.members.extend(work.members.into_iter().map(Seen::from));
+        preview.unknown.extend(work.unknown.into_iter().map(|(_, error)| error));
+    }
+    Ok(preview)
+}
+
+/// For the trees that are ended together: half of what this process may still open. The rest is for members that a look
+/// finds, and for whatever else goes on.
+pub(super) fn share_of_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    // Where not even these can be listed, one tree after another.
+    let open = std::fs::read_dir("/proc/self/fd").map_or(limit, Iterator::count);
+    limit.saturating_sub(open) / 2
+}
+
+/// What is known of a tree before the first look: a pidfd for each process and its keeper, and its leaf.
+fn descriptors(tree: &Tree) -> usize {
+    let root = &tree.root;
+    1 + tree.recorded.len()
+        + usize::from(root.cgroup.is_some())
+        + usize::from(root.keeper.is_some())
+}
+
+pub(super) struct Run<'a, 'b> {
+    pub(super) world: Cow<'a, World<'a>>,
+    pub(super) works: Vec<Work>,
+    cache: TokenCache,
+    recorder: &'a mut Recorder<'b>,
+    pub(super) deaths: Deaths,
+    /// When a member last died.
+    progress: Instant,
+    /// Looks cost as much as there are processes: they are spaced by their own duration.
+    pub(super) next_look: Instant,
+    pub(super) last: Snapshot,
+    /// Why the last look failed.
+    pub(super) unseen: Option<String>,
+}
+
+impl<'a, 'b> Run<'a, 'b> {
+    pub(super) fn new(
+        world: Cow<'a, World<'a>>,
+        mut works: Vec<Work>,
+        recorder: &'a mut Recorder<'b>,
+    ) -> Self {
+        let now = Instant::now();
+        for work in &mut works {
+            work.began = now;
+        }
+        let (cache, last) = (TokenCache::default(), Snapshot::default());
+        Self {
+            world,
+            works,
+            cache,
+            recorder,
+            deaths: Deaths::new(),
+            progress: now,
+            next_look: now,
+            last,
+            unseen: None,
+        }
+    }
+
+    fn end(mut self, interrupt: Option<&AtomicBool>) -> Vec<TreeEnd> {
+        self.begin(0);
+        loop {
+            if interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Acquire)) {
+                self.works.iter_mut().for_each(Work::interrupt);
+            }
+            self.ask_new();
+            if self.expire() {
+                self.kill();
+                continue;
+            }
+            let Some(deadline) = self.next_deadline() else {
+                // All are dead, or beyond us: one more look for what was born meanwhile.
+                self.look_once_more();
+                if self.works.iter().any(Work::goes_on)
+                    || kill_unseen(&self.world, &mut self.works, KILL_LIMIT)
+                {
+                    continue;
+                }
+                break;
+            };
+            self.await_death(deadline.saturating_duration_since(Instant::now()).min(LOOK_AGAIN));
+            if Instant::now() >= self.next_look {
+                self.look();
+                // Beside thousands that takes longer than a grace: who died meanwhile counts before anybody's is over.
+                self.await_death(Duration::ZERO);
+            }
+        }
+        self.works.iter().for_each(Work::remove_leaf);
+        suspects::find(&self.world, &mut self.works, &self.last);
+        let (world, last, unseen) = (self.world, self.last, self.unseen);
+        self.works.into_iter().map(|work| work.finish(&world, &last, unseen.as_deref())).collect()
+    }
+
+    /// Takes the first look at the trees from `first` on. What cannot be looked at is left alone where it may be exempt.
+    pub(super) fn begin(&mut self, first: usize) {
+        self.works[first..].iter().for_each(Work::thaw_all);
+        if let Err(error) = self.try_look() {
+            let world = &self.world;
+            self.works[first..].iter_mut().for_each(|work| work.doubt_recorded(world, &error));
+        }
+        let world = &self.world;
+        let opened = self.works[first..].iter_mut().map(|work| work.open_up_leaf(world));
+        // All of them: `any` would stop at the first.
+        if opened.filter(|opened| *opened).count() > 0 {
+            self.look();
+        }
+    }
+
+    pub(super) fn await_death(&mut self, limit: Duration) {
+        if self.wait(limit) {
+            self.progress = Instant::now();
+        }
+    }
+
+    /// Whether anyone is new. Where `/proc` cannot be read, the members that are known are ended all the same.
+    pub(super) fn look(&mut self) -> bool {
+        self.try_look().unwrap_or(false)
+    }
+
+    /// The look that decides whether these were all. One that fails, or sees somebody who is gone before he can be pinned,
+    /// decides nothing.
+    fn look_once_more(&mut self) {
+        let deadline = Instant::now() + BLIND_LIMIT;
+        loop {
+            let before = self.world.proc.last_given();
+            let looked = self.try_look();
+            let is_open = looked.is_err() || self.is_open(before);
+            if !is_open || self.works.iter().any(Work::goes_on) {
+                return;
+            }
+            if Instant::now() >= deadline {
+                if let Err(error) = looked {
+                    tracing::error!("failed to look for more members of what is ended: {error}");
+                }
+                return;
+            }
+            std::thread::sleep(FREEZE_PAUSE);
+        }
+    }
+
+    /// Whether the last look has not seen all. `before`: the last number that was given before it.
+    pub(super) fn is_open(&mut self, before: Option<Pid>) -> bool {
+        for work in &mut self.works {
+            work.vanished |= work.has_unseen_children(&self.world);
+        }
+        self.works.iter().any(|work| work.vanished)
+            || has_newcomers(&self.world, &self.works, &self.last, before)
+    }
+
+    pub(super) fn try_look(&mut self) -> Result<bool> {
+        let began = Instant::now();
+        let looked = look(&self.world, &mut self.works, &mut self.cache, self.recorder);
+        self.next_look = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_LOOKS);
+        self.unseen = looked.as_ref().err().map(ToString::to_string);
+        let (snapshot, any_new) = looked?;
+        self.last = snapshot;
+        Ok(any_new)
+    }
+
+    pub(super) fn ask_new(&mut self) {
+        let in_grace = |work: &&mut Work| !work.expired && !work.interrupted;
+        self.works.iter_mut().filter(in_grace).for_each(Work::ask);
+    }
+
+    fn deadline(&self, work: &Work) -> Instant {
+        let grace = work.root.limits.grace;
+        (self.progress.max(work.began) + grace).min(work.began + grace.max(GRACE_CAP))
+    }
+
+    /// When patience with the least patient tree ends; `None` when nobody is left to wait for.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let in_grace = |work: &&Work| !work.expired && !work.interrupted;
+        let waiting = self.works.iter().filter(in_grace).filter(|work| work.is_pending());
+        waiting.map(|work| self.deadline(work)).min()
+    }
+
+    /// Marks the trees whose time is up; whether there is anyone to kill.
+    pub(super) fn expire(&mut self) -> bool {
+        let now = Instant::now();
+        for index in 0..self.works.len() {
+            let work = &self.works[index];
+            let in_grace = !work.expired && !work.interrupted && work.is_pending();
+            let up = in_grace && self.deadline(work) <= now;
+            self.works[index].expired |= up;
+        }
+        self.works.iter().any(Work::must_be_killed)
+    }
+
+    /// Waits until somebody dies, at most `limit`; marks all that are dead, and says whether there were any.
+    fn wait(&mut self, limit: Duration) -> bool {
+        match self.deaths.wait(&mut self.works, limit) {
+            Some(any) => any,
+            None => self.wait_by_asking(limit),
+        }
+    }
+
+    /// Where epoll is not to be had, or does not take them all.
+    fn wait_by_asking(&mut self, limit: Duration) -> bool {
+        let mut fds: Vec<PollFd<'_>> = (self.works.iter())
+            .flat_map(|work| &work.members)
+            .filter(|member| member.is_alive())
+            .filter_map(|member| Some(PollFd::new(member.pinned.as_ref()?.fd(), PollFlags::IN)))
+            .collect();
+        match poll(&mut fds, Some(&timespec(limit))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            // Out of memory for the poll: fall back to looking at each.
+            Err(_) => std::thread::sleep(limit.min(FREEZE_PAUSE)),
+        }
+        drop(fds);
+        self.mark_dead()
+    }
+
+    fn mark_dead(&mut self) -> bool {
+        let mut any = false;
+        for member in self.works.iter_mut().flat_map(Work::alive) {
+            any |= member.look();
+        }
+        any
+    }
+
+    /// Freezes what is left of expired trees until nobody new appears, kills it, and waits.
+    pub(super) fn kill(&mut self) {
+        for work in self.works.iter_mut().filter(|work| work.must_be_killed()) {
+            work.kills += 1;
+        }
+        self.freeze();
+        self.works.iter_mut().filter(|work| work.expired).for_each(Work::kill);
+        let start = Instant::now();
+        let mut last = start;
+        while self.works.iter().any(Work::is_dying)
+            && last.elapsed() < KILL_LIMIT
+            && start.elapsed() < KILL_CAP
+        {
+            if self.wait(KILL_LIMIT.saturating_sub(last.elapsed())) {
+                last = Instant::now();
+            }
+        }
+        self.progress = Instant::now();
+        self.look();
+    }
+
+    fn freeze(&mut self) {
+        let start = Instant::now();
+        for _ in 0..FREEZE_LOOKS {
+            if start.elapsed() > FREEZE_LIMIT {
+                return;
+            }
+            self.works.iter_mut().filter(|work| work.expired).for_each(Work::stop);
+            let caught = chase(&self.world, &self.works);
+            let any_new = self.look() || !caught.is_empty();
+            release(&self.works, caught);
+            self.mark_dead();
+            let still =
+                self.works.iter().filter(|work| work.expired).all(|work| work.is_still(&self.last));
+            if still && !any_new {
+                return;
+            }
+            std::thread::sleep(FREEZE_PAUSE);
+        }
+    }
+}

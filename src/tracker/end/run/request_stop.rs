@@ -1,0 +1,125 @@
+//! Asking a tree to end.
+
+use std::time::{Duration, Instant};
+
+use super::{member::Member, state::Work};
+use crate::sys::Signal;
+
+impl Work {
+    /// SIGTERM and SIGCONT to whoever has had none yet.
+    ///
+    /// A program that is asked may take its helpers along before their turn comes: `nginx` its workers, a browser its
+    /// renderers. They lived when they were found, and what was sent to their tree has ended them.
+    pub(super) fn ask(&mut self) {
+        let mut begun = self.members.iter().any(|member| member.signalled.is_some());
+        for member in self.alive().filter(|member| is_unasked(member)) {
+            member.signal(Signal::TERM);
+            member.signal(Signal::CONT);
+            if begun && member.dead && member.signalled.is_none() {
+                member.signalled = Some(Instant::now());
+                member.died_after = Some(Duration::ZERO);
+            }
+            begun |= member.signalled.is_some();
+        }
+    }
+}
+
+fn is_unasked(member: &Member) -> bool {
+    member.signalled.is_none() && member.refused.is_none()
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test's own children, which no ledger knows")]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+    use crate::{
+        identity::{Identity, Pid},
+        model::{Limits, Observer, Origin, Outcome, ProcessId},
+        policy::membership::Evidence,
+        sys::{Pinned, Proc, current_place, snapshot::Snapshot},
+        tracker::{
+            end::run::{Leave, Tree, World, member::describe, state::Work},
+            runtime::tracked::{Root, Words},
+        },
+    };
+
+    fn sleeper() -> (Child, Pid) {
+        let child = Command::new("sleep").arg("3600").spawn().expect("sleep");
+        let pid = Pid::new(i64::from(child.id())).expect("a pid");
+        (child, pid)
+    }
+
+    fn root(identity: Identity, uid: u32) -> Root {
+        Root {
+            row: ProcessId(1),
+            task: None,
+            identity,
+            token: None,
+            uid,
+            session: None,
+            cgroup: None,
+            keeper: None,
+            origin: Origin::Spawned,
+            containment: crate::model::Containment::Session,
+            limits: Limits {
+                survive: false,
+                grace: Duration::ZERO,
+                max_runtime: None,
+                max_rss: None,
+            },
+            command: Words::default(),
+            arguments: true,
+        }
+    }
+
+    /// What each member of a tree of three came to when `gone` of them was reaped between the look and the asking.
+    fn outcomes(gone: usize) -> Vec<Outcome> {
+        let (proc, place) = (Proc::open().expect("/proc"), current_place().expect("a place"));
+        let own = Pid::new(i64::from(std::process::id())).expect("a pid");
+        let observer = Observer { place, uid: rustix::process::geteuid().as_raw() };
+        let world = World {
+            proc: &proc,
+            observer,
+            own,
+            ancestors: Vec::new(),
+            guards: Vec::new(),
+            protected: &[],
+        };
+        let mut children: Vec<(Child, Pid)> = (0..3).map(|_| sleeper()).collect();
+        let pin = |pid| Pinned::open(&proc, place, pid).expect("seen").expect("there");
+        let members: Vec<Member> = children
+            .iter()
+            .map(|&(_, pid)| pin(pid))
+            .map(|pinned| {
+                describe(&world, pinned.identity, Evidence::Session, Some(pinned), |_| Vec::new())
+            })
+            .collect();
+        let root = root(members[0].identity, observer.uid);
+        let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
+        let mut work = Work::new(&world, tree);
+        work.members = members;
+        children[gone].0.kill().expect("killed");
+        children[gone].0.wait().expect("reaped");
+        work.ask();
+        for (child, _) in &mut children {
+            child.wait().expect("ended");
+        }
+        for member in &mut work.members {
+            member.look();
+        }
+        let end = work.finish(&world, &Snapshot::default(), None);
+        end.members.iter().map(|member| member.outcome).collect()
+    }
+
+    #[test]
+    fn whoever_is_taken_along_before_its_turn_was_ended_and_is_no_stranger_to_the_report() {
+        assert_eq!(outcomes(2), [Outcome::Term; 3]);
+    }
+
+    #[test]
+    fn whoever_was_gone_before_the_first_signal_was_ended_by_nobody() {
+        assert_eq!(outcomes(0), [Outcome::Gone, Outcome::Term, Outcome::Term]);
+    }
+}

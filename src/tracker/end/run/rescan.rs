@@ -1,0 +1,140 @@
+//! Stopping what forks faster than a look at everything takes.
+//!
+//! A look reads all of `/proc`, then decides, then pins: on a busy machine a tenth of a second, in which a process that forks
+//! and exits at once is gone, and another one in its place. The chase stops on sight instead. Its first round reads every
+//! process, each later one only those that are new; so it is quicker than anything that has to be started.
+//!
+//! What it stops is no member by that. The look that follows decides, with all exemptions, and whoever is none of the members
+//! is let go on at once.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::state::{Work, World};
+use crate::{
+    identity::Pid,
+    sys::{Pinned, Signal, procfs::this_tick, snapshot::Stat},
+};
+
+/// New processes appear for as long as the machine lives; those of a storm are stopped within a few rounds.
+const ROUNDS: u32 = 50;
+
+/// Stops what looks like a member of an expired tree; it stays stopped while it is in the list.
+pub(super) fn chase(world: &World<'_>, works: &[Work]) -> Vec<Pinned> {
+    let trails = Trails::of(world, works);
+    let mut seen = spared(world, works);
+    let mut caught = Vec::new();
+    for _ in 0..ROUNDS {
+        let Ok(pids) = world.proc.pids() else { break };
+        let before = caught.len();
+        for pid in pids {
+            if seen.insert(pid)
+                && let Some(pinned) = catch(world, &trails, pid)
+            {
+                caught.push(pinned);
+            }
+        }
+        if caught.len() == before {
+            break;
+        }
+    }
+    caught
+}
+
+/// Lets those go on that the look has not found to be members that are to be ended.
+pub(super) fn release(works: &[Work], caught: Vec<Pinned>) {
+    for pinned in caught {
+        let is_ours = works.iter().any(|work| {
+            let member = work.pids.get(&pinned.pid()).map(|&index| &work.members[index]);
+            member.is_some_and(|member| {
+                member.kept.is_none() && member.identity.start_tick == pinned.stat.start_tick
+            })
+        });
+        if !is_ours {
+            let _ = pinned.signal(Signal::CONT);
+        }
+    }
+}
+
+/// Whoever is certainly not to be stopped, or is known already.
+fn spared(world: &World<'_>, works: &[Work]) -> HashSet<Pid> {
+    let mut spared: HashSet<Pid> = world.ancestors.iter().copied().chain([world.own]).collect();
+    for (instance, theirs) in &world.guards {
+        spared.extend(theirs.iter().copied().chain([*instance]));
+    }
+    for work in works {
+        spared.extend(work.pids.keys());
+        spared.extend(work.leave.before.iter().map(|identity| identity.pid));
+    }
+    spared
+}
+
+/// What leads to the unknown members of all expired trees; each process is read once, however many these are.
+struct Trails {
+    /// Sessions and groups that a verified member pins.
+    sessions: HashSet<u32>,
+    /// Each with the start of its root, and that one's user.
+    tokens: HashMap<Uuid, (u64, u32)>,
+}
+
+impl Trails {
+    fn of(world: &World<'_>, works: &[Work]) -> Self {
+        let expired = || works.iter().filter(|work| work.expired);
+        let sessions = expired().filter_map(|work| pinned_session(world, work)).map(Pid::get);
+        let tokens = expired()
+            .map(|work| &work.root)
+            .filter_map(|root| Some((root.token?, (root.identity.start_tick, root.uid))));
+        Self { sessions: sessions.collect(), tokens: tokens.collect() }
+    }
+
+    fn lead_to(&self, world: &World<'_>, stat: &Stat) -> bool {
+        if self.sessions.contains(&stat.session) || self.sessions.contains(&stat.group) {
+            return true;
+        }
+        // What was forked before every one of the roots carries no token of theirs.
+        if !self.tokens.values().any(|(start, _)| stat.start_tick >= *start) {
+            return false;
+        }
+        let carried = world.proc.tokens(stat.pid).unwrap_or_default();
+        carried.iter().filter_map(|token| self.tokens.get(token)).any(|(start, uid)| {
+            stat.start_tick >= *start && world.proc.uid(stat.pid).ok().flatten() == Some(*uid)
+        })
+    }
+}
+
+/// The root's session, while a verified member is in it.
+fn pinned_session(world: &World<'_>, work: &Work) -> Option<Pid> {
+    work.root.session.filter(|session| {
+        let is_in = |stat: &Stat| stat.session == session.get() || stat.group == session.get();
+        work.members.iter().any(|member| {
+            let stat = world.proc.stat(member.identity.pid).ok().flatten();
+            member.pinned.as_ref().is_some_and(Pinned::holds_its_number)
+                && stat.is_some_and(|stat| {
+                    stat.start_tick == member.identity.start_tick && is_in(&stat)
+                })
+        })
+    })
+}
+
+fn catch(world: &World<'_>, trails: &Trails, pid: Pid) -> Option<Pinned> {
+    let began = this_tick();
+    let stat = world.proc.stat(pid).ok()??;
+    // What has a terminal may be a person's, and is for the look to judge.
+    if stat.is_kernel_thread() || stat.is_zombie() || stat.is_stopped() || stat.terminal != 0 {
+        return None;
+    }
+    if !trails.lead_to(world, &stat) {
+        return None;
+    }
+    let pinned = Pinned::open(world.proc, world.observer.place, pid).ok()??;
+    // The number may have changed hands since, and within a tick the start does not tell.
+    let leads = || trails.lead_to(world, &pinned.stat);
+    let same = pinned.stat.start_tick == stat.start_tick
+        && (stat.start_tick < began || leads() && pinned.holds_its_number());
+    if !same {
+        return None;
+    }
+    pinned.signal(Signal::STOP).ok()?;
+    Some(pinned)
+}

@@ -1,0 +1,327 @@
+//! What is to be ended, and how far it has come.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
+
+use uuid::Uuid;
+
+use super::{
+    exemptions::Leave,
+    member::{Member, command_of, conclude, describe},
+    task_cgroup::open_leaf,
+    tree_outcome::{Suspected, TreeEnd},
+};
+use crate::{
+    error::{Error, Kind},
+    identity::{Identity, Pid},
+    model::{Observer, Origin, ProcessId},
+    policy::{membership::Evidence, suspects::Doubt},
+    sys::{PidFd, Pinned, Probe, Proc, cgroup::Leaf, snapshot::Snapshot},
+    tracker::runtime::tracked::Root,
+};
+
+/// After a kill another look; only what a member of uninterruptible sleep starts later needs more than one. Each tree has its
+/// own rounds: a fork storm must not use up another one's.
+const KILL_ROUNDS: u32 = 10;
+
+/// Whom a call acts for, and whom it must leave alone.
+#[derive(Clone)]
+pub(in crate::tracker) struct World<'a> {
+    pub(in crate::tracker) proc: &'a Proc,
+    pub(in crate::tracker) observer: Observer,
+    pub(in crate::tracker) own: Pid,
+    /// The ancestors of that one.
+    pub(in crate::tracker) ancestors: Vec<Pid>,
+    /// What other live instances answer for: each instance with its processes.
+    pub(in crate::tracker) guards: Vec<(Pid, Vec<Pid>)>,
+    /// Names of programs that are left alone, with what is below them, in every tree.
+    pub(in crate::tracker) protected: &'a [String],
+}
+
+impl World<'_> {
+    /// Whether a process may be signalled. Where root acts for a user, a row may name anybody, and only what is that user's in
+    /// every way could be signalled by the user as well; where nobody has root's power, the kernel decides.
+    pub(super) fn may_try(&self, pid: Pid) -> bool {
+        let is_users = || {
+            let belonging = self.proc.belonging(pid).ok().flatten();
+            belonging.and_then(|belonging| belonging.only_uid()) == Some(self.observer.uid)
+        };
+        self.observer.uid == 0 || !rustix::process::geteuid().is_root() || is_users()
+    }
+}
+
+pub(super) fn not_ours(pid: Pid) -> Error {
+    Error::new(Kind::Denied, format!("process {pid} is not of the ledger's user"))
+}
+
+/// A tree that shall be ended.
+#[derive(Clone, Debug)]
+pub(in crate::tracker) struct Tree {
+    pub(in crate::tracker) root: Root,
+    /// A pidfd that is held already; it belongs to the root for certain.
+    pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
+    /// Descendants that earlier passes recorded.
+    pub(in crate::tracker) recorded: Vec<(ProcessId, Identity)>,
+    pub(in crate::tracker) leave: Leave,
+}
+
+/// A tree on its way.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one tree")]
+pub(super) struct Work {
+    pub(super) root: Root,
+    pub(super) members: Vec<Member>,
+    pub(super) pids: HashMap<Pid, usize>,
+    pub(super) suspects: BTreeMap<Pid, Doubt>,
+    /// The root was there when its end began, alive or a zombie.
+    pub(super) was_there: bool,
+    /// Its pidfd was held: it is of the acting instance.
+    pub(super) is_held: bool,
+    /// A keeper of the tree was seen.
+    pub(super) had_keeper: bool,
+    /// The v2 cgroup that the root was in, and its ancestors, where it is another instance's.
+    pub(super) cgroup: Option<PathBuf>,
+    pub(super) ancestors: Vec<Pid>,
+    /// The root's leaf, where it has one and it is the recorded one.
+    pub(super) leaf: Option<Leaf>,
+    /// Why it could not be opened.
+    pub(super) leaf_error: Option<String>,
+    /// A look has shown which processes are in it.
+    pub(super) leaf_is_known: bool,
+    /// The last look could not list all of it, or found a process of which it cannot be determined whether it is in it.
+    pub(super) leaf_has_gaps: bool,
+    /// A part of it may not be looked at.
+    pub(super) leaf_is_closed: bool,
+    /// How often it was killed for what cannot be seen in it.
+    pub(super) unseen_kills: u32,
+    /// Somebody is in the leaf who must be left alone: its members are ended one by one (invariant 13).
+    pub(super) leaf_is_shared: bool,
+    pub(super) unknown: Vec<(ProcessId, Error)>,
+    /// In its leaf after the last snapshot, and not in that.
+    pub(super) unlisted: Vec<Pid>,
+    /// The last look saw a member that was gone before it could be pinned.
+    pub(super) vanished: bool,
+    /// When its end began: its grace counts from here at the earliest.
+    pub(super) began: Instant,
+    /// Since when nothing is left to do for it, where the looks since have not shown that these were all.
+    pub(super) closing: Option<Instant>,
+    /// Its grace is over.
+    pub(super) expired: bool,
+    /// It was interrupted in its grace: nothing more is done to it.
+    pub(super) interrupted: bool,
+    /// How often it was frozen and killed.
+    pub(super) kills: u32,
+    pub(super) leave: Leave,
+    /// The keeper of the tree, while it lives.
+    pub(super) keeper: Option<Pinned>,
+    /// Children of that one that the last look has exempted: they are another task's, or another instance's.
+    pub(super) exempted: HashSet<Pid>,
+    /// Programs that were matched against protected names: the answer for each.
+    pub(super) judged: HashMap<(Pid, u64), Option<String>>,
+    /// Something is there that was left before.
+    pub(super) left_before: bool,
+}
+
+impl Work {
+    /// Pins the root and the recorded descendants.
+    pub(super) fn new(world: &World<'_>, tree: Tree) -> Self {
+        let Tree { root, pidfd, recorded, leave } = tree;
+        let (leaf, leaf_error) = open_leaf(world, &root);
+        let mut work = Self {
+            leaf,
+            leaf_error,
+            leaf_is_known: false,
+            leaf_has_gaps: false,
+            leaf_is_closed: false,
+            unseen_kills: 0,
+            leaf_is_shared: false,
+            root,
+            members: Vec::new(),
+            pids: HashMap::new(),
+            suspects: BTreeMap::new(),
+            was_there: false,
+            is_held: pidfd.is_some(),
+            had_keeper: false,
+            cgroup: None,
+            ancestors: Vec::new(),
+            unknown: Vec::new(),
+            unlisted: Vec::new(),
+            vanished: false,
+            began: Instant::now(),
+            closing: None,
+            expired: false,
+            interrupted: false,
+            kills: 0,
+            leave,
+            keeper: None,
+            exempted: HashSet::new(),
+            judged: HashMap::new(),
+            left_before: false,
+        };
+        let (row, identity) = (work.root.row, work.root.identity);
+        let probe = match pidfd {
+            Some(fd) => Pinned::verify(world.proc, world.observer.place, &identity, fd)
+                .unwrap_or_else(Probe::Unknown),
+            None => Pinned::probe(world.proc, world.observer.place, &identity),
+        };
+        work.was_there = matches!(probe, Probe::Alive(_) | Probe::Zombie(_));
+        if work.was_there && !work.is_held {
+            work.cgroup = world.proc.cgroup(identity.pid).ok().flatten();
+            work.ancestors = world.proc.ancestors(identity.pid);
+        }
+        work.add_recorded(world, row, identity, Evidence::Root, probe);
+        for (row, identity) in recorded {
+            let probe = Pinned::probe(world.proc, world.observer.place, &identity);
+            work.add_recorded(world, row, identity, Evidence::Recorded, probe);
+        }
+        work
+    }
+
+    fn add_recorded(
+        &mut self,
+        world: &World<'_>,
+        row: ProcessId,
+        identity: Identity,
+        evidence: Evidence,
+        probe: Probe,
+    ) {
+        let (pinned, dead) = match probe {
+            Probe::Alive(pinned) => {
+                if let Some(why) = spared(world, pinned.pid(), {
+                    // A recorded descendant that stands alone is no more certain than below its root.
+                    evidence == Evidence::Recorded || self.root.origin == Origin::Descendant
+                }) {
+                    self.unknown.push((row, why));
+                    return;
+                }
+                (Some(pinned), false)
+            }
+            Probe::Zombie(pinned) => (Some(pinned), true),
+            Probe::Gone => (None, true),
+            Probe::Unknown(error) => {
+                self.unknown.push((row, error));
+                return;
+            }
+        };
+        let is_root = evidence == Evidence::Root;
+        // The command of a root is on record; reading each anew would take as long as asking it to end.
+        let command = |pid| match self.root.command.to_vec() {
+            recorded if is_root && !recorded.is_empty() => recorded,
+            _ => command_of(world.proc, pid, self.root.arguments),
+        };
+        let mut member = describe(world, identity, evidence, pinned, command);
+        member.row = Some(row);
+        member.is_root = is_root;
+        member.dead = dead;
+        if !dead && !world.may_try(member.identity.pid) {
+            member.refused = Some(not_ours(member.identity.pid));
+        }
+        if member.is_root && member.command.is_empty() {
+            member.command = self.root.command.to_vec();
+        }
+        self.push(member);
+    }
+
+    pub(super) fn push(&mut self, member: Member) {
+        if member.is_alive() || member.pinned.is_some() {
+            self.pids.insert(member.identity.pid, self.members.len());
+        }
+        self.members.push(member);
+    }
+
+    /// Somebody is left who may still end.
+    pub(super) fn is_pending(&self) -> bool {
+        self.members.iter().any(Member::can_be_ended)
+    }
+
+    /// Its grace is over, somebody was not killed yet, and there are rounds left to do it.
+    pub(super) fn must_be_killed(&self) -> bool {
+        self.expired && self.kills < KILL_ROUNDS && self.has_unkilled()
+    }
+
+    fn has_unkilled(&self) -> bool {
+        self.members.iter().any(|member| member.can_be_ended() && !member.killed)
+    }
+
+    /// There is something left to do for it: to ask, to wait or to kill.
+    pub(super) fn goes_on(&self) -> bool {
+        if self.interrupted {
+            false
+        } else if self.expired {
+            self.must_be_killed()
+        } else {
+            self.is_pending()
+        }
+    }
+
+    /// Its end is interrupted, unless its grace is over.
+    pub(super) fn interrupt(&mut self) {
+        self.interrupted |= !self.expired && self.is_pending();
+    }
+
+    /// Those that live and are not left on purpose.
+    pub(super) fn alive(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.members.iter_mut().filter(|member| member.is_alive() && member.kept.is_none())
+    }
+
+    /// What became of it. `unseen`: why the last look failed, so that nobody knows whether these were all.
+    pub(super) fn finish(
+        self,
+        world: &World<'_>,
+        snapshot: &Snapshot,
+        unseen: Option<&str>,
+    ) -> TreeEnd {
+        let unseen = match unseen {
+            Some(why) => Some(format!("what it left could not be looked for: {why}")),
+            None if self.interrupted => Some("the attempt to end its tree was interrupted".into()),
+            None if self.has_unkilled() || self.vanished => {
+                Some("its tree starts new processes faster than they can be ended".into())
+            }
+            None => None,
+        };
+        let outlived = self.outlived();
+        let members = (self.members.into_iter())
+            .map(|member| conclude(world.proc, member, snapshot))
+            .collect();
+        let suspects = suspected(world, self.suspects, self.root.arguments);
+        let Self { root, unknown, interrupted, .. } = self;
+        TreeEnd { root, members, suspects, unknown, unseen, outlived, interrupted }
+    }
+}
+
+/// Suspects with what is reported of them.
+pub(super) fn suspected(
+    world: &World<'_>,
+    suspects: BTreeMap<Pid, Doubt>,
+    arguments: bool,
+) -> Vec<Suspected> {
+    let described = |(pid, doubt)| {
+        let start_tick = world.proc.stat(pid).ok().flatten()?.start_tick;
+        Some(Suspected { pid, start_tick, doubt, command: command_of(world.proc, pid, arguments) })
+    };
+    suspects.into_iter().filter_map(described).collect()
+}
+
+/// Why a recorded process is left alone, whatever its row says: the acting process and its ancestors, by any rule
+/// (invariant 13); and, where a row of an earlier pass is all that ties it to the root, what another live instance is or
+/// answers for (invariant 7). A look finds the latter again if it really runs below the root.
+fn spared(world: &World<'_>, pid: Pid, recorded: bool) -> Option<Error> {
+    let left = |what: &str| {
+        Some(Error::new(Kind::Unknown, format!("process {pid} is {what}: it is left alone")))
+    };
+    if pid == world.own || world.ancestors.contains(&pid) {
+        return left("the one that acts, or an ancestor of it");
+    }
+    let guarded = |(instance, theirs): &(Pid, Vec<Pid>)| *instance == pid || theirs.contains(&pid);
+    if recorded && world.guards.iter().any(guarded) {
+        return left("another live instance, or that one's");
+    }
+    None
+}
+
+/// Tokens that were read in this call; an empty answer is not kept, since a process in exec shows no environment.
+#[derive(Debug, Default)]
+pub(super) struct TokenCache(pub(super) HashMap<(Pid, u64), Vec<Uuid>>);

@@ -1,0 +1,92 @@
+//! Processes that may belong to a tree and cannot be judged: they are reported with it, and left alone.
+//!
+//! Where a session alone holds a tree, a daemon that has left it and lost its parents is known by its token. A process that
+//! is not dumpable (prctl(2), `PR_SET_DUMPABLE`; ssh-agent, set-uid programs, a program whose file may not be read) shows its
+//! environment only with `CAP_SYS_PTRACE`, and may be such a one. Most of them on a machine are not. So only those are suspects
+//! that
+//!
+//! - were adopted: whose parent is pid 1, or an ancestor of the root or of the acting process;
+//! - are no older than the root, and in another session than their parent;
+//! - have the uid of the root's row as real, effective or saved one, or any where that is root;
+//! - are in the cgroup of the root, or below it, where that could be read: what a service manager has started is not;
+//! - are neither in a tree of this call nor in the ledger.
+//!
+//! A tree that a leaf or a living keeper holds has none.
+
+use std::collections::HashSet;
+
+use super::state::{Work, World};
+use crate::{
+    identity::Pid,
+    model::Containment,
+    policy::suspects::{Doubt, orphans},
+    sys::snapshot::{Snapshot, Stat},
+};
+
+/// Adds what may belong to the trees and cannot be read; each process to one tree, the first.
+pub(super) fn find(world: &World<'_>, works: &mut [Work], snapshot: &Snapshot) {
+    let members: HashSet<Pid> = works.iter().flat_map(|work| work.pids.keys().copied()).collect();
+    for work in works.iter_mut() {
+        work.suspects.retain(|pid, _| !members.contains(pid));
+    }
+    let open = works.iter().filter(|work| work.is_loosely_held());
+    let Some(oldest) = open.map(|work| work.root.identity.start_tick).min() else { return };
+    let mut adopters: HashSet<Pid> = world.ancestors.iter().copied().collect();
+    adopters.extend(works.iter().flat_map(|work| work.ancestors.iter().copied()));
+    adopters.extend(Pid::new(1));
+    if world.own.get() != 1 && !adopts_orphans() {
+        adopters.remove(&world.own);
+    } else {
+        adopters.insert(world.own);
+    }
+    let guarded =
+        world.guards.iter().flat_map(|(instance, theirs)| theirs.iter().chain([instance]));
+    let others: HashSet<Pid> =
+        guarded.chain(&world.ancestors).chain([&world.own]).copied().collect();
+    let unknown = |stat: &&Stat| !members.contains(&stat.pid) && !others.contains(&stat.pid);
+    for stat in orphans(snapshot, &adopters, oldest).into_iter().filter(unknown) {
+        if !world.proc.is_closed(stat.pid) {
+            continue;
+        }
+        if let Some(work) = works.iter_mut().find(|work| work.may_have_left(world, stat)) {
+            work.suspects.insert(stat.pid, Doubt::Unreadable);
+        }
+    }
+}
+
+fn adopts_orphans() -> bool {
+    rustix::process::child_subreaper().is_ok_and(|set| set.is_some())
+}
+
+impl Work {
+    /// Whether something of it may be outside of what holds it.
+    fn is_loosely_held(&self) -> bool {
+        let token = self.root.token.is_some();
+        token
+            && match self.root.containment {
+                Containment::Session => true,
+                // While the root lives its keeper does; without one, it was killed.
+                Containment::Keeper => self.was_there && !self.had_keeper,
+                Containment::Cgroup | Containment::None => false,
+            }
+    }
+
+    fn may_have_left(&self, world: &World<'_>, stat: &Stat) -> bool {
+        if !self.is_loosely_held() || stat.start_tick < self.root.identity.start_tick {
+            return false;
+        }
+        let Ok(Some(belonging)) = world.proc.belonging(stat.pid) else { return false };
+        let uids = [belonging.real_uid, belonging.effective_uid, belonging.saved_uid];
+        if self.root.uid != 0 && !uids.contains(&self.root.uid) {
+            return false;
+        }
+        // A child of ours is where we are, a child of another instance was seen when it was pinned.
+        let own = || world.proc.cgroup(world.own).ok().flatten();
+        let roots = self.cgroup.clone().or_else(|| if self.is_held { own() } else { None });
+        match (roots, world.proc.cgroup(stat.pid)) {
+            (Some(roots), Ok(Some(at))) => at.starts_with(roots),
+            // Where one of them is unknown, it stays doubtful.
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What an end, or a look, answers.
+
+use std::{sync::Arc, time::Duration};
+
+use super::member::Member;
+use crate::{
+    error::Error,
+    identity::{Identity, Pid},
+    model::{ExitStatus, Millis, Outcome, ProcessId},
+    policy::{membership::Evidence, suspects::Doubt},
+    sys::PidFd,
+    tracker::runtime::tracked::Root,
+};
+
+/// What became of a tree.
+#[derive(Debug)]
+pub(in crate::tracker) struct TreeEnd {
+    pub(in crate::tracker) root: Root,
+    /// The root first, where it was looked at.
+    pub(in crate::tracker) members: Vec<MemberEnd>,
+    /// What may belong to it, and was left alone.
+    pub(in crate::tracker) suspects: Vec<Suspected>,
+    /// The root, or a recorded descendant, could not be judged; it was left alone.
+    pub(in crate::tracker) unknown: Vec<(ProcessId, Error)>,
+    /// Why nobody knows whether these were all: the root's row must stay, since it leads to the others.
+    pub(in crate::tracker) unseen: Option<String>,
+    /// What lives on in the root's leaf and is no known member: a survivor, to which the root's row leads.
+    pub(in crate::tracker) outlived: Option<String>,
+    /// Interrupted in its grace: what lives was asked to end, and is left as it is.
+    pub(in crate::tracker) interrupted: bool,
+}
+
+/// What became of one member.
+#[derive(Debug)]
+pub(in crate::tracker) struct MemberEnd {
+    /// Its row, where it has one.
+    pub(in crate::tracker) row: Option<ProcessId>,
+    pub(in crate::tracker) is_root: bool,
+    pub(in crate::tracker) identity: Identity,
+    pub(in crate::tracker) evidence: Evidence,
+    pub(in crate::tracker) command: Vec<String>,
+    pub(in crate::tracker) rss: u64,
+    pub(in crate::tracker) cpu: Duration,
+    pub(in crate::tracker) age: Duration,
+    pub(in crate::tracker) outcome: Outcome,
+    pub(in crate::tracker) status: ExitStatus,
+    /// Where it is a zombie of this process.
+    pub(in crate::tracker) own_child: Option<Arc<PidFd>>,
+    pub(in crate::tracker) died_after: Option<Duration>,
+    pub(in crate::tracker) obstacle: Option<String>,
+    pub(in crate::tracker) uid: u32,
+    /// The rule by which it was left alone.
+    pub(in crate::tracker) kept: Option<String>,
+    /// The rule by which another process has ended it, a keeper: that of the call does not apply.
+    pub(in crate::tracker) rule: Option<String>,
+    /// When that was.
+    pub(in crate::tracker) at: Option<Millis>,
+    /// SIGKILL is on its way, however long it takes.
+    pub(in crate::tracker) killed: bool,
+}
+
+impl MemberEnd {
+    pub(in crate::tracker) fn as_found(&self) -> Found<'_> {
+        Found {
+            identity: self.identity,
+            command: &self.command,
+            evidence: self.evidence,
+            rss: self.rss,
+            cpu: self.cpu,
+            age: self.age,
+            uid: self.uid,
+        }
+    }
+}
+
+/// A member that was found below a root, for whoever records it.
+#[derive(Debug)]
+pub(in crate::tracker) struct Found<'a> {
+    pub(in crate::tracker) identity: Identity,
+    pub(in crate::tracker) evidence: Evidence,
+    pub(in crate::tracker) command: &'a [String],
+    pub(in crate::tracker) rss: u64,
+    pub(in crate::tracker) cpu: Duration,
+    pub(in crate::tracker) age: Duration,
+    pub(in crate::tracker) uid: u32,
+}
+
+/// A process that may belong to a tree.
+#[derive(Debug)]
+pub(in crate::tracker) struct Suspected {
+    pub(in crate::tracker) pid: Pid,
+    pub(in crate::tracker) start_tick: u64,
+    pub(in crate::tracker) doubt: Doubt,
+    pub(in crate::tracker) command: Vec<String>,
+}
+
+/// What dead roots left.
+#[derive(Debug)]
+pub(in crate::tracker) struct Left {
+    pub(in crate::tracker) strays: Vec<Stray>,
+    /// More than these lives in the root's leaf, and cannot be seen.
+    pub(in crate::tracker) hides: bool,
+    pub(in crate::tracker) suspects: Vec<Suspected>,
+}
+
+/// A descendant of a dead root.
+#[derive(Debug)]
+pub(in crate::tracker) struct Stray {
+    /// An earlier pass recorded it.
+    pub(in crate::tracker) row: Option<ProcessId>,
+    pub(in crate::tracker) alive: bool,
+    pub(in crate::tracker) identity: Identity,
+    pub(in crate::tracker) evidence: Evidence,
+    /// The rule by which it is left alone.
+    pub(in crate::tracker) kept: Option<String>,
+    command: Vec<String>,
+    rss: u64,
+    cpu: Duration,
+    age: Duration,
+    uid: u32,
+}
+
+impl Stray {
+    pub(in crate::tracker) fn as_found(&self) -> Found<'_> {
+        Found {
+            identity: self.identity,
+            command: &self.command,
+            evidence: self.evidence,
+            rss: self.rss,
+            cpu: self.cpu,
+            age: self.age,
+            uid: self.uid,
+        }
+    }
+}
+
+impl From<Member> for Stray {
+    fn from(member: Member) -> Self {
+        Self {
+            row: member.row,
+            alive: member.is_alive(),
+            identity: member.identity,
+            evidence: member.evidence,
+            kept: member.kept,
+            command: member.command,
+            rss: member.rss,
+            cpu: member.cpu,
+            age: member.age,
+            uid: member.uid,
+        }
+    }
+}
+
+/// Who belongs to a tree, for a dry run.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct Preview {
+    /// A member was seen that could not be pinned, since it has just died, or came during the look.
+    pub(in crate::tracker) missed: bool,
+    /// Something lives in the root's leaf that cannot be seen.
+    pub(in crate::tracker) hides: bool,
+    pub(in crate::tracker) members: Vec<Seen>,
+    pub(in crate::tracker) suspects: Vec<Suspected>,
+    pub(in crate::tracker) unknown: Vec<Error>,
+}
+
+/// One member in a dry run.
+#[derive(Debug)]
+pub(in crate::tracker) struct Seen {
+    pub(in crate::tracker) pid: Pid,
+    pub(in crate::tracker) alive: bool,
+    pub(in crate::tracker) evidence: Evidence,
+    pub(in crate::tracker) command: Vec<String>,
+    /// The rule by which it would be left alone.
+    pub(in crate::tracker) kept: Option<String>,
+}
+
+impl From<Member> for Seen {
+    fn from(member: Member) -> Self {
+        Self {
+            pid: member.identity.pid,
+            alive: member.is_alive(),
+            evidence: member.evidence,
+            kept: member.kept,
+            command: member.command,
+        }
+    }
+}
+
+/// Records members that were found, before they get a signal; answers with their rows.
+pub(in crate::tracker) type Recorder<'a> =
+    dyn FnMut(&Root, &[Found<'_>]) -> Vec<Option<ProcessId>> + 'a;

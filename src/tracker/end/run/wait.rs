@@ -1,0 +1,96 @@
+//! The deaths of members, told by epoll: asking each of thousands whether it is dead takes longer than they take to die.
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use rustix::{event::epoll, io::Errno};
+
+use super::{member::Member, state::Work};
+use crate::sys::pidfd::timespec;
+
+/// Deaths that are told in one turn.
+const TURN: usize = 512;
+/// After the first death of a turn others are let come, this long for each that lives: a turn looks at all trees.
+const EACH: Duration = Duration::from_micros(1);
+/// But for this long at most.
+const TOGETHER: Duration = Duration::from_millis(4);
+/// Fewer are told one by one.
+const MANY: u32 = 64;
+
+/// Members are counted by tree and member. Where a tree is taken out, and the others move, begin anew.
+#[derive(Debug)]
+pub(super) struct Deaths(Option<OwnedFd>);
+
+impl Deaths {
+    pub(super) fn new() -> Self {
+        Self(epoll::create(epoll::CreateFlags::CLOEXEC).ok())
+    }
+
+    /// Begins anew with trees whose places have changed.
+    pub(super) fn restart(works: &mut [Work]) -> Self {
+        for member in works.iter_mut().flat_map(|work| &mut work.members) {
+            member.watched = false;
+        }
+        Self::new()
+    }
+
+    /// Waits until some of them die, at most `limit`, and marks these. `None` where not all of them can be watched: then
+    /// nothing is known of the others, and nobody was waited for.
+    pub(super) fn wait(&self, works: &mut [Work], limit: Duration) -> Option<bool> {
+        let epoll = self.0.as_ref()?;
+        let mut alive: u32 = 0;
+        for (tree, work) in works.iter_mut().enumerate() {
+            for (number, member) in work.members.iter_mut().enumerate() {
+                if member.is_alive() {
+                    watch(epoll, member, (tree, number))?;
+                    alive = alive.saturating_add(1);
+                }
+            }
+        }
+        if alive == 0 {
+            return Some(false);
+        }
+        let mut any = turn(epoll, works, limit)?;
+        if any && alive >= MANY {
+            std::thread::sleep((EACH * alive).min(TOGETHER).min(limit));
+        }
+        let mut more = any;
+        while more {
+            more = turn(epoll, works, Duration::ZERO)?;
+            any |= more;
+        }
+        Some(any)
+    }
+}
+
+/// Adds one that is not watched yet. It is told of once.
+fn watch(epoll: &OwnedFd, member: &mut Member, (tree, number): (usize, usize)) -> Option<()> {
+    if member.watched {
+        return Some(());
+    }
+    let key = u64::from(u32::try_from(tree).ok()?) << 32 | u64::from(u32::try_from(number).ok()?);
+    let fd = member.pinned.as_ref()?.fd();
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+    epoll::add(epoll, fd, epoll::EventData::new_u64(key), flags).ok()?;
+    member.watched = true;
+    Some(())
+}
+
+/// Marks those that are told; whether there were any.
+fn turn(epoll: &OwnedFd, works: &mut [Work], limit: Duration) -> Option<bool> {
+    let mut events = Vec::with_capacity(TURN);
+    let room = rustix::buffer::spare_capacity(&mut events);
+    match epoll::wait(epoll, room, Some(&timespec(limit))) {
+        Ok(_) => {}
+        Err(Errno::INTR) => return Some(false),
+        Err(_) => return None,
+    }
+    let mut any = false;
+    for event in &events {
+        // The structure is packed: copied before use.
+        let data = event.data;
+        let (tree, number) = (data.u64() >> 32, data.u64() & u64::from(u32::MAX));
+        let work = works.get_mut(usize::try_from(tree).ok()?)?;
+        any |= work.members.get_mut(usize::try_from(number).ok()?)?.look();
+    }
+    Some(any)
+}

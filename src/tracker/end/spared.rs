@@ -1,0 +1,156 @@
+//! What is left alone on purpose: it is recorded, as a leak with the outcome `kept`, and its row is ended as `released`.
+//!
+//! Nobody answers for such a process any more, so no later pass ends it as an orphan, whatever its root's row says. What was
+//! left once is left for good: a later attempt on the same tree, by whomever and with whatever names, reads these rows first.
+
+use super::{
+    outcome::descendant,
+    run::{Found, Leave, MemberEnd, Stray},
+};
+use crate::{
+    error::{Error, Result},
+    identity::Identity,
+    model::{
+        Because, End, EndReason, ExitStatus, InstanceId, LeakKind, Millis, NewLeak, NewProcess,
+        Outcome, ProcessId, ProcessRecord, Settled, Verdict, state::State, told,
+    },
+    policy::membership::Evidence,
+    tracker::{
+        builder::Builder,
+        runtime::{
+            shared::Shared,
+            tracked::{Entry, Root},
+        },
+    },
+};
+
+/// Somebody who is left, and why.
+struct Left<'a> {
+    row: Option<ProcessId>,
+    found: Found<'a>,
+    evidence: Evidence,
+    why: &'a str,
+}
+
+/// What there is to write of a member that an end has left.
+pub(in crate::tracker) fn kept_member(
+    by: InstanceId,
+    root: &Root,
+    kind: LeakKind,
+    member: &MemberEnd,
+    why: &str,
+) -> Settled {
+    let (row, evidence) = (member.row, member.evidence);
+    settle(by, root, kind, &Left { row, found: member.as_found(), evidence, why })
+}
+
+/// The same of a stray whose root has ended by itself.
+pub(in crate::tracker) fn kept_stray(
+    by: InstanceId,
+    root: &Root,
+    stray: &Stray,
+    why: &str,
+) -> Settled {
+    let (row, evidence) = (stray.row, stray.evidence);
+    settle(by, root, LeakKind::Stray, &Left { row, found: stray.as_found(), evidence, why })
+}
+
+fn settle(by: InstanceId, root: &Root, kind: LeakKind, left: &Left<'_>) -> Settled {
+    tracing::info!(
+        "process {} of task {} is left running: {}",
+        left.found.identity.pid,
+        told(root.task.as_ref()),
+        left.why
+    );
+    let now = Millis::now();
+    let new = left.row.is_none().then(|| {
+        let new = descendant(by, root, &left.found);
+        Box::new(NewProcess { state: State::Running, ..new })
+    });
+    let evidence = left.evidence.to_string();
+    let end = End {
+        reason: EndReason::Released,
+        status: ExitStatus::Unobserved,
+        at: now,
+        error: None,
+        because: Some(Because { rule: left.why.to_owned(), evidence: evidence.clone() }),
+    };
+    Settled {
+        process: left.row.unwrap_or(ProcessId::UNRECORDED),
+        verdict: Verdict::Kept(new, end),
+        leak: Some(NewLeak {
+            kind,
+            rule: left.why.to_owned(),
+            evidence,
+            found_at: now,
+            age: left.found.age,
+            rss: Some(left.found.rss),
+            outcome: Outcome::Kept,
+            died_after: None,
+        }),
+    }
+}
+
+impl Builder {
+    /// Protects programs of this name: they, and what is below them, are left alone in every tree that this instance ends.
+    ///
+    /// For what shall outlive the task that happened to start it: a build server, a `tmux`. It holds whatever the occasion:
+    /// a root that ended by itself, a tree that is terminated, a shutdown, the orphans of a dead instance, a name sweep.
+    ///
+    /// The name is compared with the base name of the executable, of `argv[0]`, and of the script where `argv[0]` is an
+    /// interpreter; never with text in a command line. A task's own root is never protected, nor what it has
+    /// forked that runs on as the same program: who asks for a task's end gets it, whatever its program is called. A program that has only just been forked bears the name of its parent until it
+    /// execs, and is not protected before.
+    ///
+    /// What is left is recorded, with the rule and the evidence: a leak with the outcome `kept`, and a row that ended as
+    /// `released`. From then on nobody answers for it, and no later pass ends it.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// let tracker = procledger::Tracker::builder(path).protect("tmux").protect("sccache").open()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn protect(mut self, name: impl Into<String>) -> Self {
+        self.options.protected.push(name.into());
+        self
+    }
+
+    /// Adds each of these names, as [`protect`](Self::protect) does.
+    pub fn protected_names<I: IntoIterator<Item = S>, S: Into<String>>(mut self, names: I) -> Self {
+        self.options.protected.extend(names.into_iter().map(Into::into));
+        self
+    }
+}
+
+/// Programs are known by the last part of a path.
+pub(in crate::tracker) fn check_names(what: &str, names: &[String]) -> Result<()> {
+    match names.iter().find(|name| name.is_empty() || name.contains('/')) {
+        Some(name) => Err(Error::invalid(format!(
+            "the {what} name {name:?} is no file name: give one without folders"
+        ))),
+        None => Ok(()),
+    }
+}
+
+impl Shared {
+    /// What of the trees of recorded roots, or of descendants that stand alone, is left; in their order.
+    pub(in crate::tracker) fn leaves_of(&self, records: &[ProcessRecord]) -> Result<Vec<Leave>> {
+        let rows = |record: &ProcessRecord| [Some(record.id), record.root].into_iter().flatten();
+        let asked: Vec<ProcessId> = records.iter().flat_map(rows).collect();
+        let mut below = self.store.below(&asked)?.into_iter();
+        let leave = |record: &ProcessRecord| {
+            let names = self.entry(record.id).map(|entry| entry.strays.protected.clone());
+            let before = below.by_ref().take(rows(record).count());
+            let before = before.flat_map(|below| below.kept).collect();
+            Leave { all: false, names: names.unwrap_or_default(), before }
+        };
+        Ok(records.iter().map(leave).collect())
+    }
+}
+
+/// The same of a root that we answer for, from what the ledger has below it.
+pub(in crate::tracker) fn leave_of(entry: &Entry, kept: Vec<Identity>) -> Leave {
+    Leave { all: false, names: entry.strays.protected.clone(), before: kept }
+}

@@ -1,0 +1,477 @@
+//! Ending tasks because their owner, or a person, asked.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    claims::CLAIM_PAUSE,
+    outcome::Cause,
+    root_exit::tree_of,
+    run::{Found, Leave, Tree, World, end_trees, end_trees_unless},
+    spared::leave_of,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{EndReason, InstanceId, ProcessId, ProcessRecord, Report, Settled, TaskId},
+    store::{Below, TakeOver},
+    tracker::{
+        Tracker,
+        runtime::{
+            shared::Shared,
+            tracked::{Entry, Root},
+        },
+    },
+};
+
+/// Somebody else who is ending a tree, or recording its end, is done within this and its grace: a cap on the grace, a second
+/// for each kill.
+const OTHERS_LIMIT: Duration = Duration::from_secs(5);
+
+impl Tracker {
+    /// Ends the whole tree of a task of this instance: SIGTERM, the grace, SIGKILL, and a look that each is dead.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found) when this instance runs no such task. What could not be ended is in the
+    /// report ([`Report::survived`]), and no error.
+    pub fn terminate(&self, task_id: &str) -> Result<Report> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let task = TaskId::new(task_id)?;
+        let entries = match shared.store.live_of_task(&task) {
+            Ok(rows) => {
+                // Where the root has just ended by itself, what it left leads to it: its end is waited for.
+                let roots = rows.iter().map(|row| row.root.unwrap_or(row.id));
+                let roots: HashSet<ProcessId> = roots.collect();
+                roots.iter().filter_map(|row| shared.entry(*row)).collect()
+            }
+            Err(error) => shared.entries_of(&task, error)?,
+        };
+        if entries.is_empty() {
+            return Err(not_found(&task, "this instance"));
+        }
+        shared.terminate_entries(&entries)
+    }
+
+    /// Ends tasks of *any* instance because a person asked; `asked_by` goes into the history.
+    ///
+    /// Where another instance is ending a task already, and waits for its grace, that is cut short: the claim is taken over
+    /// and the tree gets SIGKILL now. The claim of an instance that died at it is taken over with the whole grace.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found), before anything is touched, when the ledger has no live process for one of
+    /// the tasks.
+    pub fn kill(&self, task_ids: &[&str], asked_by: &str) -> Result<Report> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let mut rows = Vec::new();
+        for id in task_ids {
+            let task = TaskId::new(*id)?;
+            let live = shared.store.live_of_task(&task)?;
+            if live.is_empty() {
+                return Err(not_found(&task, "the ledger"));
+            }
+            rows.extend(live);
+        }
+        kill_rows(shared, &rows, asked_by)
+    }
+
+    /// Ends every live task of the ledger because a person asked.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read or written.
+    pub fn kill_all(&self, asked_by: &str) -> Result<Report> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let rows = shared.store.live()?;
+        kill_rows(shared, &rows, asked_by)
+    }
+}
+
+impl Tracker {
+    /// Interrupts each [`kill`](Self::kill) of this tracker that waits in a grace, and those to come: they give their claims
+    /// back and return, and what has not ended by then runs on. A tree whose grace is over is ended all the same.
+    ///
+    /// For a signal that asks a command to stop: a claim that is left by a dead instance is taken over by the next one that
+    /// acts, but until then the row says `ending`.
+    pub fn interrupt_kills(&self) {
+        self.inner.shared.interrupted.store(true, Ordering::Release);
+    }
+}
+
+fn not_found(task: &TaskId, whose: &str) -> Error {
+    Error::new(
+        Kind::NotFound,
+        format!("{whose} runs no task {:?}: `procledger ps` lists what runs", task.as_str()),
+    )
+}
+
+fn kill_rows(shared: &Arc<Shared>, rows: &[ProcessRecord], asked_by: &str) -> Result<Report> {
+    let _pass = shared.pass.lock().unwrap_or_else(PoisonError::into_inner);
+    let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
+    let dead = shared.dead_claimants_of(rows);
+    let over = TakeOver { dead: &dead, live: true };
+    let claimed = shared.store.claim_over(&ids, shared.instance, None, Some(asked_by), over)?;
+    let mut report = Report::default();
+    let cause =
+        Cause { reason: EndReason::Killed, leak: None, rule: format!("asked by {asked_by}") };
+    let claimed = hurry(claimed, &dead);
+    let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
+    let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
+    let settled = shared.end_claimed_unless(
+        &|_| cause.clone(),
+        claimed,
+        &mut report,
+        Some(&shared.interrupted),
+    );
+    shared.await_noted(&owners, &settled);
+    shared.write(None, settled, &mut report);
+    shared.release_ended(&rows);
+    Ok(report)
+}
+
+/// A tree that another live instance was ending has had its time: it is killed without a further grace.
+fn hurry(
+    claimed: Vec<(ProcessRecord, Option<InstanceId>)>,
+    dead: &[InstanceId],
+) -> Vec<ProcessRecord> {
+    let root = |record: &ProcessRecord| record.root.unwrap_or(record.id);
+    let hurried: HashSet<ProcessId> = (claimed.iter())
+        .filter(|(_, former)| former.is_some_and(|former| !dead.contains(&former)))
+        .map(|(record, _)| root(record))
+        .collect();
+    let hurry = |(mut record, _): (ProcessRecord, _)| {
+        if hurried.contains(&root(&record)) {
+            record.limits.grace = Duration::ZERO;
+        }
+        record
+    };
+    claimed.into_iter().map(hurry).collect()
+}
+
+impl Shared {
+    /// Roots of the task that we hold, where the ledger could not be asked: ours are ended all the same (invariant 10).
+    fn entries_of(&self, task: &TaskId, error: Error) -> Result<Vec<Arc<Entry>>> {
+        let mut entries = self.all_entries();
+        entries.retain(|entry| entry.root.task.as_ref() == Some(task));
+        if entries.is_empty() {
+            return Err(error);
+        }
+        tracing::error!("{error}; the task {task} is ended all the same");
+        Ok(entries)
+    }
+
+    /// Ends the trees of rows that were claimed, and answers with what there is to write.
+    pub(in crate::tracker) fn end_claimed(
+        &self,
+        cause: &Cause,
+        claimed: Vec<ProcessRecord>,
+        report: &mut Report,
+    ) -> Vec<Settled> {
+        self.end_claimed_unless(&|_| cause.clone(), claimed, report, None)
+    }
+
+    /// The same with a cause for the tree of each row.
+    pub(in crate::tracker) fn end_claimed_each(
+        &self,
+        cause_of: &dyn Fn(ProcessId) -> Cause,
+        claimed: Vec<ProcessRecord>,
+        report: &mut Report,
+    ) -> Vec<Settled> {
+        self.end_claimed_unless(cause_of, claimed, report, None)
+    }
+
+    /// The same; it gives the claims back once `interrupt` is set.
+    fn end_claimed_unless(
+        &self,
+        cause_of: &dyn Fn(ProcessId) -> Cause,
+        mut claimed: Vec<ProcessRecord>,
+        report: &mut Report,
+        interrupt: Option<&AtomicBool>,
+    ) -> Vec<Settled> {
+        if claimed.is_empty() {
+            return Vec::new();
+        }
+        let logs = self.take_end_logs(&mut claimed, report);
+        let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
+        let world = match self.world(&rows) {
+            Ok(world) => world,
+            Err(error) => {
+                // The claims go back, so that the next pass tries again.
+                let settled = rows.iter().map(|row| super::outcome::given_back(*row, &error));
+                report.errors.push(error.to_string());
+                return settled.collect();
+            }
+        };
+        let trees = match self.group(claimed) {
+            Ok(trees) => trees,
+            Err(error) => {
+                let settled = rows.iter().map(|row| super::outcome::given_back(*row, &error));
+                report.errors.push(error.to_string());
+                return settled.collect();
+            }
+        };
+        let recorder = &mut |root: &Root, found: &[Found<'_>]| self.record_found(root, found);
+        let mut ends = end_trees_unless(&world, trees, recorder, interrupt);
+        logs.complete(&mut ends);
+        self.conclude_each(cause_of, ends, report)
+    }
+
+    /// Groups claimed rows into trees: descendants go with their root, and stand alone where it has ended.
+    fn group(&self, claimed: Vec<ProcessRecord>) -> Result<Vec<Tree>> {
+        let (roots, descendants): (Vec<_>, Vec<_>) =
+            claimed.into_iter().partition(|record| record.root.is_none());
+        let mut trees = self.trees_of_rows(&roots)?;
+        let index: HashMap<ProcessId, usize> =
+            trees.iter().enumerate().map(|(index, tree)| (tree.root.row, index)).collect();
+        let mut alone = Vec::new();
+        for record in descendants {
+            match record.root.and_then(|root| index.get(&root)) {
+                Some(&index) => trees[index].recorded.push((record.id, record.identity)),
+                None => alone.push(record),
+            }
+        }
+        trees.extend(self.trees_of_rows(&alone)?);
+        Ok(trees)
+    }
+
+    /// Trees of which no more is known than their rows, in the order of these.
+    pub(in crate::tracker) fn trees_of_rows(&self, records: &[ProcessRecord]) -> Result<Vec<Tree>> {
+        let tree = |(record, leave): (&ProcessRecord, Leave)| Tree {
+            root: self.root_of(record),
+            pidfd: self.entry(record.id).and_then(|entry| entry.pidfd.clone()),
+            recorded: Vec::new(),
+            leave,
+        };
+        Ok(records.iter().zip(self.leaves_of(records)?).map(tree).collect())
+    }
+
+    /// Ends trees that this instance answers for, because it asked.
+    pub(in crate::tracker) fn terminate_entries(
+        self: &Arc<Self>,
+        entries: &[Arc<Entry>],
+    ) -> Result<Report> {
+        self.check_usable()?;
+        let cause =
+            Cause { reason: EndReason::Terminated, leak: None, rule: "its owner asked".into() };
+        Ok(self.end_entries(&cause, entries))
+    }
+
+    /// Ends trees that this instance answers for. Ours are ended even when the claim cannot be written (invariant 10).
+    ///
+    /// What another thread, or another instance, is ending has as long as an end may take; then a tree that another
+    /// instance has claimed is ended here, since one that hangs must not keep an owner's processes alive.
+    pub(in crate::tracker) fn end_entries(
+        self: &Arc<Self>,
+        cause: &Cause,
+        entries: &[Arc<Entry>],
+    ) -> Report {
+        let mut report = Report::default();
+        let grace = entries.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
+        let deadline = Instant::now() + OTHERS_LIMIT + grace;
+        let (mine, busy): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
+        // 1. What is free, and what a dead instance had claimed.
+        let mut claimed = self.end_free(cause, &mine, TakeOver::default(), &mut report);
+        // 2. What other instances are ending.
+        while !claimed.is_empty() {
+            let late = Instant::now() >= deadline;
+            claimed = self.end_what_is_free(cause, claimed, late, &mut report);
+            if late {
+                break;
+            }
+            if !claimed.is_empty() {
+                std::thread::sleep(CLAIM_PAUSE);
+            }
+        }
+        // 3. What other threads are ending, or other instances, their root being dead.
+        for entry in busy {
+            while !entry.wait_over(deadline.min(Instant::now() + CLAIM_PAUSE))
+                && Instant::now() < deadline
+            {
+                if !self.is_monitoring() {
+                    self.settle_claimed(&[]);
+                }
+            }
+            if !entry.is_over() {
+                self.settle_claimed(std::slice::from_ref(entry));
+            }
+        }
+        report
+    }
+
+    /// One look at trees that other instances were ending: those that are free now are ended, with `force` all of them.
+    /// Answers with the others.
+    fn end_what_is_free(
+        self: &Arc<Self>,
+        cause: &Cause,
+        mut claimed: Vec<Arc<Entry>>,
+        force: bool,
+        report: &mut Report,
+    ) -> Vec<Arc<Entry>> {
+        if !self.is_monitoring() {
+            self.settle(&self.dead_among(claimed.iter().cloned()));
+            self.settle_claimed(&[]);
+        }
+        claimed.retain(|entry| !entry.is_over());
+        let rows: Vec<ProcessId> = claimed.iter().map(|entry| entry.root.row).collect();
+        let Ok(claimants) = self.store.claimants(&rows) else { return claimed };
+        let is_held = |claimant: Option<InstanceId>| {
+            claimant.is_some_and(|by| by != self.instance && !self.is_dead_claimant(by))
+        };
+        let (held, free): (Vec<_>, Vec<_>) = claimed
+            .into_iter()
+            .zip(claimants)
+            .partition(|(_, claimant)| !force && is_held(*claimant));
+        let free: Vec<Arc<Entry>> = free.into_iter().map(|(entry, _)| entry).collect();
+        let (begun, busy): (Vec<_>, Vec<_>) = free.iter().partition(|entry| entry.begin());
+        let over = TakeOver { dead: &[], live: force };
+        let mut left = self.end_free(cause, &begun, over, report);
+        left.extend(busy.into_iter().cloned());
+        left.extend(held.into_iter().map(|(entry, _)| entry));
+        left
+    }
+
+    /// Ends those trees that can be claimed, each reserved by [`Entry::begin`]; answers with those that other instances are
+    /// ending.
+    fn end_free(
+        self: &Arc<Self>,
+        cause: &Cause,
+        mine: &[&Arc<Entry>],
+        over: TakeOver<'_>,
+        report: &mut Report,
+    ) -> Vec<Arc<Entry>> {
+        let (claimed, recorded) = self.claim_own(mine, over);
+        let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
+        let ours: HashSet<ProcessId> = rows.iter().copied().collect();
+        let mut others = Vec::new();
+        for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
+            // Another instance decided: a person's kill, or it has been settled.
+            self.give_up(entry);
+            others.push(Arc::clone(entry));
+        }
+        let world = self.world_or_certain(&rows, report);
+        self.end_own(cause, &world, claimed, recorded, report);
+        self.release_ended(&rows);
+        self.leave_to_keepers(mine);
+        others
+    }
+
+    /// The surroundings of an end of our own. Where it is not known what other instances answer for, only what is certainly
+    /// below our own roots is ended.
+    pub(in crate::tracker) fn world_or_certain(
+        &self,
+        rows: &[ProcessId],
+        report: &mut Report,
+    ) -> World<'_> {
+        self.world(rows).unwrap_or_else(|error| {
+            report.errors.push(error.to_string());
+            World {
+                proc: &self.proc,
+                observer: self.observer,
+                own: self.own_pid(),
+                ancestors: self.proc.ancestors(self.own_pid()),
+                guards: Vec::new(),
+                protected: &self.options.protected,
+            }
+        })
+    }
+
+    /// Of a tree that goes on forking it may be unknown whether all of it was seen. Where it has a keeper, that one knows: the
+    /// root's end is settled now, and the keeper ends the rest, instead of leaving both to the next pass.
+    fn leave_to_keepers(self: &Arc<Self>, entries: &[&Arc<Entry>]) {
+        let kept = entries.iter().filter(|entry| entry.kept.is_some());
+        let dead = self.dead_among(kept.map(|entry| Arc::clone(entry)));
+        self.settle(&dead);
+        for (entry, _) in dead {
+            entry.wait_over(Instant::now() + OTHERS_LIMIT + entry.root.limits.grace);
+        }
+    }
+
+    fn end_own(
+        &self,
+        cause: &Cause,
+        world: &World<'_>,
+        trees: Vec<Tree>,
+        claim_recorded: bool,
+        report: &mut Report,
+    ) {
+        let ends = end_trees(world, trees, &mut |root, found| self.record_found(root, found));
+        let settled = self.conclude(cause, ends, report);
+        if claim_recorded {
+            self.write(None, settled, report);
+        } else {
+            // What nobody holds a claim of is not recorded: the claim comes late, with the outcome.
+            report.errors.push("the ledger could not be written while tasks were ended".into());
+            crate::tracker::runtime::shared::lock(&self.unsettled).extend(settled);
+            self.write_late();
+        }
+    }
+
+    /// Claims our own roots with their recorded descendants; all of them, and `false`, where the ledger cannot be written.
+    pub(in crate::tracker) fn claim_own(
+        &self,
+        entries: &[&Arc<Entry>],
+        over: TakeOver<'_>,
+    ) -> (Vec<Tree>, bool) {
+        let mut trees: Vec<Tree> = entries.iter().map(|entry| tree_of(entry, None)).collect();
+        let roots: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
+        // Where the ledger cannot be read either, the names that are known here still count; and a session holds what a
+        // root without recorded descendants has.
+        let below =
+            self.store.below(&roots).unwrap_or_else(|_| vec![Below::default(); roots.len()]);
+        let mut rows = Vec::with_capacity(trees.len());
+        for ((tree, entry), below) in trees.iter_mut().zip(entries).zip(below) {
+            let live = below.live.iter().map(|(row, _)| *row);
+            rows.push([tree.root.row].into_iter().chain(live).collect());
+            tree.leave = leave_of(entry, below.kept);
+            tree.recorded = below.live;
+        }
+        match self.claim_trees(&rows, over) {
+            Ok(claimed) => {
+                trees.retain(|tree| claimed.contains(&tree.root.row));
+                (trees, true)
+            }
+            Err(error) => {
+                if !trees.is_empty() {
+                    tracing::error!(
+                        "failed to record that {} tasks are being ended: {error}; they are ended all the same",
+                        trees.len()
+                    );
+                }
+                (trees, false)
+            }
+        }
+    }
+
+    /// Claims of instances that have died are looked for only where a row is not free.
+    fn claim_trees(
+        &self,
+        trees: &[Vec<ProcessId>],
+        over: TakeOver<'_>,
+    ) -> Result<HashSet<ProcessId>> {
+        if trees.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut claimed: HashSet<ProcessId> =
+            self.store.claim_own(trees, self.instance, over)?.into_iter().collect();
+        let missed: Vec<Vec<ProcessId>> =
+            trees.iter().filter(|tree| !claimed.contains(&tree[0])).cloned().collect();
+        let roots: Vec<ProcessId> = missed.iter().map(|tree| tree[0]).collect();
+        if !roots.is_empty() {
+            let dead = self.dead_among_claimants(&roots)?;
+            if !dead.is_empty() {
+                let over = TakeOver { dead: &dead, live: false };
+                claimed.extend(self.store.claim_own(&missed, self.instance, over)?);
+            }
+        }
+        Ok(claimed)
+    }
+}

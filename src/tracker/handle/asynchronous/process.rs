@@ -1,0 +1,217 @@
+//! Waiting for one program, as a future.
+
+use std::{
+    future::poll_fn,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tokio::{
+    net::unix::pipe::{Receiver, Sender},
+    runtime::Id,
+};
+
+use super::aside;
+use crate::{
+    error::{Error, Result},
+    identity::Pid,
+    model::{ExitStatus, Report, TaskId},
+    sys::{AsyncPidFd, current_runtime},
+    tracker::{
+        end::exit_statuses::{REAPED_WITHIN, STATUS_PAUSE},
+        handle::process::{Process, RECORD_LIMIT, Signaller},
+        runtime::{shared::Shared, tracked::Learned},
+    },
+};
+
+/// One spawned program, for use in a tokio runtime. Made by [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) or
+/// [`Process::into_async`].
+///
+/// Dropping it kills nothing and closes our ends of its pipes: the tracker still has the process. Where the program is of no
+/// use without its handle, ask for [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
+///
+/// It is bound to no runtime: [`wait`](Self::wait) and [`wait_with_output`](Self::wait_with_output) can be called in another
+/// one than it was made in, after that one has ended as well. A pipe that is read or written directly belongs to the runtime
+/// that it was made in; tokio's `into_nonblocking_fd` takes it to another one.
+#[derive(Debug)]
+pub struct AsyncProcess {
+    /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was asked for.
+    pub stdin: Option<Sender>,
+    /// The pipe from its standard output.
+    pub stdout: Option<Receiver>,
+    /// The pipe from its standard error.
+    pub stderr: Option<Receiver>,
+    pub(super) read: super::output::Read,
+    process: Process,
+    pidfd: AsyncPidFd,
+    /// The runtime that the pipes are registered with.
+    runtime: Option<Id>,
+}
+
+impl Process {
+    /// The same program, for use in a tokio runtime; its pipes are tokio's from now on.
+    ///
+    /// # Errors
+    ///
+    /// When a pipe, or the pidfd, cannot be given to the runtime: too many descriptors, say. The process runs on, and the
+    /// tracker still has it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, and in one that was built without `enable_all`.
+    pub fn into_async(mut self) -> Result<AsyncProcess> {
+        let pid = self.pid();
+        let failed = |error| Error::os(format!("failed to wait for process {pid} in tokio"), error);
+        let receiver = |pipe| Receiver::from_owned_fd(pipe).map_err(failed);
+        let stdin = self.stdin.take().map(OwnedFd::from);
+        let stdin = stdin.map(Sender::from_owned_fd).transpose().map_err(failed)?;
+        let stdout = self.stdout.take().map(OwnedFd::from).map(receiver).transpose()?;
+        let stderr = self.stderr.take().map(OwnedFd::from).map(receiver).transpose()?;
+        let pidfd = AsyncPidFd::new(Arc::clone(&self.pidfd)).map_err(failed)?;
+        let read = super::output::Read::default();
+        Ok(AsyncProcess {
+            stdin,
+            stdout,
+            stderr,
+            read,
+            process: self,
+            pidfd,
+            runtime: current_runtime(),
+        })
+    }
+}
+
+impl AsyncProcess {
+    /// Its process number, as [`Process::pid`].
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// The task that it runs for.
+    pub fn task_id(&self) -> &TaskId {
+        self.process.task_id()
+    }
+
+    /// Whether its tree is ended when this handle is dropped before the program has ended; as its job has it otherwise.
+    ///
+    /// A spawn that is cancelled before there is a handle needs [`Job::terminate_on_drop`](crate::Job::terminate_on_drop),
+    /// which says how the tree is ended.
+    #[must_use]
+    pub fn terminate_on_drop(mut self, on: bool) -> Self {
+        self.process.on_drop.armed = on;
+        self
+    }
+
+    /// Registers the pipes that are still here with the runtime that this is called in.
+    pub(super) fn take_pipes_here(&mut self) -> Result<()> {
+        let current = current_runtime();
+        if current == self.runtime {
+            return Ok(());
+        }
+        let pid = self.pid();
+        let failed = |error| {
+            Error::os(format!("failed to read the output of process {pid} in tokio"), error)
+        };
+        for pipe in [&mut self.stdout, &mut self.stderr] {
+            if let Some(open) = pipe.take() {
+                let fd = open.into_nonblocking_fd().map_err(failed)?;
+                // What the caller has put there may be another kind of descriptor.
+                *pipe = Some(Receiver::from_owned_fd_unchecked(fd).map_err(failed)?);
+            }
+        }
+        self.runtime = current;
+        Ok(())
+    }
+
+    /// Waits until the program has ended and its end is in the ledger, as [`Process::wait`].
+    ///
+    /// Cancel safe: a future that is dropped has taken nothing, and the next one answers the same. Standard input is closed
+    /// by the first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::wait`].
+    ///
+    /// # Panics
+    ///
+    /// In a runtime that was built without `enable_all`.
+    pub async fn wait(&mut self) -> Result<ExitStatus> {
+        self.stdin = None;
+        poll_fn(|cx| self.poll_dead(cx)).await?;
+        self.ended().await
+    }
+
+    /// Its status, if it has ended, as [`Process::try_wait`]. It blocks while the end is being recorded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::wait`].
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.try_wait()
+    }
+
+    /// Ends the program's whole tree, as [`Process::terminate`]. When the future is dropped the tree is ended all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::terminate`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    pub async fn terminate(&mut self) -> Result<Report> {
+        let (shared, entry) = (Arc::clone(&self.process.shared), Arc::clone(&self.process.entry));
+        aside(move || shared.terminate_entries(std::slice::from_ref(&entry))).await?
+    }
+
+    /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::signal`].
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// A handle that signals the program while this one waits for it.
+    pub fn signaller(&self) -> Signaller {
+        self.process.signaller()
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.process.shared
+    }
+
+    /// Whether every thread of it is dead: readable then, and for ever.
+    pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        if self.shared().is_forked() {
+            return Poll::Ready(self.shared().check_usable());
+        }
+        self.pidfd.poll_dead(cx)
+    }
+
+    /// The program is dead: learns how, and waits for its end to be recorded, as `Process::ended` does.
+    async fn ended(&self) -> Result<ExitStatus> {
+        let Process { shared, entry, pidfd, .. } = &self.process;
+        let mut untraced = None;
+        let status = loop {
+            // Its keeper may take a moment, and a tracer has the first word.
+            match entry.learn_status(pidfd, Instant::now()) {
+                Learned::Status(status) => break status,
+                Learned::Unreaped if !shared.is_traced(entry) => {
+                    if untraced.get_or_insert_with(Instant::now).elapsed() > REAPED_WITHIN {
+                        break entry.publish(ExitStatus::Unobserved);
+                    }
+                }
+                Learned::NotYet | Learned::Unreaped => {}
+            }
+            tokio::time::sleep(STATUS_PAUSE).await;
+        };
+        let watched = entry.pidfd.is_some() && shared.monitoring.load(Ordering::Acquire);
+        if !watched && !entry.is_recorded() {
+            let (shared, dead) = (Arc::clone(shared), (Arc::clone(entry), Arc::clone(pidfd)));
+            aside(move || shared.settle(&[dead])).await?;
+        }
+        // A ledger that cannot be written must not hold up the waiter for longer.
+        let _ = tokio::time::timeout(RECORD_LIMIT, entry.recorded()).await;
+        Ok(status)
+    }
+}

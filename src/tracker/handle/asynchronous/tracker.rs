@@ -1,0 +1,115 @@
+//! The tracker's verbs that block, as futures.
+
+use std::sync::Arc;
+
+use super::{AsyncProcess, aside};
+use crate::{
+    error::Result,
+    model::Report,
+    tracker::{Job, Tracker},
+};
+
+/// A [`Tracker`] for use in a tokio runtime: what blocks runs on the runtime's blocking pool.
+///
+/// Dropping one of these futures does not take back what it has begun: a program that is being started will run, and is in
+/// the ledger; a tree that is being ended will be dead, and its end recorded.
+///
+/// End it by [`shutdown`](Self::shutdown). Dropping the last handle shuts down as well, but blocks the thread meanwhile.
+///
+/// ```
+/// use procledger::{Job, Stdio, Tracker};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> procledger::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("ledger.db");
+/// let tracker = Tracker::builder(path).open()?.into_async();
+/// let job = Job::new("task-42", "echo").arg("hello").stdout(Stdio::piped());
+/// let output = tracker.spawn(job).await?.wait_with_output().await?;
+/// assert_eq!(output.stdout, b"hello\n");
+/// tracker.shutdown().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct AsyncTracker(Tracker);
+
+impl Tracker {
+    /// The same tracker, for use in a tokio runtime.
+    pub fn into_async(self) -> AsyncTracker {
+        AsyncTracker(self)
+    }
+}
+
+impl AsyncTracker {
+    /// The tracker itself. Its verbs block: those that only read for about a millisecond, those that end for a grace.
+    pub fn tracker(&self) -> &Tracker {
+        &self.0
+    }
+
+    /// As [`Tracker::spawn`]. When the future is dropped, as by `tokio::time::timeout` or `select!`, the program may run all the
+    /// same, without a handle: it has its row, and the tracker ends it at shutdown. With
+    /// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop) its tree is ended instead.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tracker::spawn`]; [`is_closed`](crate::Error::is_closed) when the runtime is shutting down.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, as all of these, and in one that was built without `enable_all`.
+    pub async fn spawn(&self, job: Job) -> Result<AsyncProcess> {
+        let process = self.run(move |tracker| tracker.spawn(job)).await?;
+        let (shared, entry) = (Arc::clone(&process.shared), Arc::clone(&process.entry));
+        match process.into_async() {
+            Ok(process) => Ok(process),
+            Err(error) => {
+                // Nobody gets a handle on it: an operation that failed leaves no process behind.
+                aside(move || shared.terminate_entries(std::slice::from_ref(&entry))).await??;
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`Tracker::terminate`]. When the future is dropped the tree is ended all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tracker::terminate`]; [`is_closed`](crate::Error::is_closed) when the runtime is shutting down.
+    pub async fn terminate(&self, task_id: impl Into<String>) -> Result<Report> {
+        let task_id = task_id.into();
+        self.run(move |tracker| tracker.terminate(&task_id)).await
+    }
+
+    /// As [`Tracker::shutdown`]. When the future is dropped it is done all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tracker::shutdown`]; [`is_closed`](crate::Error::is_closed) when the runtime is shutting down.
+    pub async fn shutdown(&self) -> Result<Report> {
+        self.run(Tracker::shutdown).await
+    }
+
+    /// Runs any other verb on the blocking pool.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// # let tracker = procledger::Tracker::builder(path).open()?.into_async();
+    /// let report = tracker.run(|tracker| tracker.health_pass()).await?;
+    /// # tracker.shutdown().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of the verb; [`is_closed`](crate::Error::is_closed) when the runtime is shutting down.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        verb: impl FnOnce(&Tracker) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let tracker = self.0.clone();
+        aside(move || verb(&tracker)).await?
+    }
+}

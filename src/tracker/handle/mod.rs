@@ -1,0 +1,12 @@
+//! Handles on a process: waiting for it, reading its output, giving it the terminal.
+//!
+//! - `asynchronous`: the same as futures, with the feature `tokio`;
+//! - [`foreground`]: the terminal;
+//! - [`output`]: all that a program prints;
+//! - [`process`]: waiting and signalling.
+
+#[cfg(feature = "tokio")]
+pub(super) mod asynchronous;
+pub(super) mod foreground;
+pub(super) mod output;
+pub(super) mod process;

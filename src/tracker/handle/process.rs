@@ -1,0 +1,261 @@
+//! The handle on one spawned program, and waiting for it.
+
+use std::{
+    process::{ChildStderr, ChildStdin, ChildStdout},
+    sync::{Arc, TryLockError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    model::{EndReason, ExitStatus, Report, TaskId},
+    sys::{PidFd, Signal},
+    tracker::{
+        end::{
+            background::Due,
+            exit_statuses::{REAPED_WITHIN, STATUS_PAUSE},
+            outcome::Cause,
+        },
+        runtime::{
+            shared::Shared,
+            tracked::{Entry, Learned},
+        },
+    },
+};
+
+/// A death is recorded within milliseconds; a ledger that cannot be written must not hold up the waiter for longer.
+pub(in crate::tracker) const RECORD_LIMIT: Duration = Duration::from_secs(1);
+
+/// One spawned program.
+///
+/// Dropping it kills nothing and closes our ends of its pipes: the tracker still has the process. With
+/// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop) it ends the program's tree, in the background.
+#[derive(Debug)]
+pub struct Process {
+    /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was asked for.
+    pub stdin: Option<ChildStdin>,
+    /// The pipe from its standard output.
+    pub stdout: Option<ChildStdout>,
+    /// The pipe from its standard error.
+    pub stderr: Option<ChildStderr>,
+    pub(in crate::tracker) shared: Arc<Shared>,
+    pub(in crate::tracker) entry: Arc<Entry>,
+    pub(in crate::tracker) pidfd: Arc<PidFd>,
+    pub(in crate::tracker) foreground: bool,
+    pub(in crate::tracker) on_drop: TerminateOnDrop,
+}
+
+impl Process {
+    pub(in crate::tracker) fn new(
+        shared: Arc<Shared>,
+        entry: Arc<Entry>,
+        pidfd: Arc<PidFd>,
+        foreground: bool,
+    ) -> Self {
+        let terminate = TerminateOnDrop {
+            armed: false,
+            shared: Arc::clone(&shared),
+            entry: Arc::clone(&entry),
+        };
+        Self {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            shared,
+            entry,
+            pidfd,
+            foreground,
+            on_drop: terminate,
+        }
+    }
+
+    /// Its process number. Do not signal it by number: use [`signal`](Self::signal) or [`terminate`](Self::terminate).
+    pub fn pid(&self) -> Pid {
+        self.entry.root.identity.pid
+    }
+
+    /// The task that it runs for.
+    #[expect(clippy::missing_panics_doc, reason = "a spawned process always has a task")]
+    pub fn task_id(&self) -> &TaskId {
+        self.entry.root.task.as_ref().expect("a spawned process has a task")
+    }
+
+    /// Whether it was given the terminal, as [`Job::foreground`](crate::Job::foreground) asks.
+    pub fn is_foreground(&self) -> bool {
+        self.foreground
+    }
+
+    /// Waits until the program has ended and its end is in the ledger.
+    ///
+    /// What it left behind is ended by the monitor at the same time; this does not wait for that. While a tracer (strace, gdb)
+    /// holds the dead program its status cannot be had, and this waits for it, as waitpid(2) does.
+    ///
+    /// # Errors
+    ///
+    /// Only when the kernel cannot be asked. A status that somebody else took is
+    /// [`Unobserved`](ExitStatus::Unobserved), no error.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        // Standard input is closed, as `std::process::Child::wait` does: a program that reads it to the end would never end.
+        self.stdin = None;
+        loop {
+            if let Some(status) = self.wait_timeout(Duration::from_hours(1))? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Its status, if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    /// Waits at most `timeout`; `None` when the program still runs then, or a tracer has not let go of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        if self.shared.is_forked() {
+            self.shared.check_usable()?;
+        }
+        let deadline = Instant::now().checked_add(timeout);
+        if !self.pidfd.wait_dead(timeout)? {
+            return Ok(None);
+        }
+        Ok(self.learn_status(deadline).map(|status| self.ended(status)))
+    }
+
+    /// The status of the program, which is dead; `None` where it cannot be had before the deadline.
+    fn learn_status(&self, deadline: Option<Instant>) -> Option<ExitStatus> {
+        let mut untraced = None;
+        loop {
+            let now = Instant::now();
+            let until = deadline.map_or(now + STATUS_PAUSE, |end| end.min(now + STATUS_PAUSE));
+            match self.entry.learn_status(&self.pidfd, until) {
+                Learned::Status(status) => return Some(status),
+                Learned::Unreaped if !self.shared.is_traced(&self.entry) => {
+                    if untraced.get_or_insert(now).elapsed() > REAPED_WITHIN {
+                        return Some(self.entry.publish(ExitStatus::Unobserved));
+                    }
+                }
+                Learned::NotYet | Learned::Unreaped => {}
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return None;
+            }
+            // Nothing tells of a tracer that lets go.
+            std::thread::sleep(STATUS_PAUSE);
+        }
+    }
+
+    /// The program is dead: sees that its end is recorded.
+    fn ended(&self, status: ExitStatus) -> ExitStatus {
+        let deadline = Instant::now() + RECORD_LIMIT;
+        let watched = self.entry.pidfd.is_some() && self.shared.monitoring.load(Ordering::Acquire);
+        if !watched {
+            self.shared.settle(&[(Arc::clone(&self.entry), Arc::clone(&self.pidfd))]);
+        }
+        self.entry.wait_recorded(deadline);
+        status
+    }
+
+    /// Ends the program's whole tree: SIGTERM, the grace, SIGKILL; each member's outcome is in the report.
+    ///
+    /// # Errors
+    ///
+    /// [`is_closed`](Error::is_closed) after shutdown. What could not be ended is in the report, and no error.
+    pub fn terminate(&mut self) -> Result<Report> {
+        self.shared.terminate_entries(std::slice::from_ref(&self.entry))
+    }
+
+    /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
+    ///
+    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc; 35 of musl) to 64; 32,
+    /// 33 and musl's 34 are used by the C library between threads of one process, and are sent as they are.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input for any other number, 0 included; [`is_gone`](Error::is_gone) when the program has ended.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.signaller().signal(signal)
+    }
+
+    /// A handle that signals the program while this one waits for it.
+    pub fn signaller(&self) -> Signaller {
+        Signaller { pid: self.pid(), pidfd: Arc::clone(&self.pidfd) }
+    }
+}
+
+/// Ends the tree of a program with its handle, where that was asked for.
+///
+/// A field of the handle and not a `Drop` of its own, so that callers may move the pipes out of it.
+#[derive(Debug)]
+pub(in crate::tracker) struct TerminateOnDrop {
+    pub(in crate::tracker) armed: bool,
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+}
+
+impl Drop for TerminateOnDrop {
+    /// Never waits: a future may be dropped on a runtime's thread.
+    fn drop(&mut self) {
+        if !self.armed || self.shared.is_forked() {
+            return;
+        }
+        // Not read where a shutdown has begun: that ends the tree, or has. Otherwise it waits for what is started here.
+        let open = match self.shared.spawning.try_read() {
+            Ok(open) => open,
+            Err(TryLockError::Poisoned(open)) => open.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        // A program that has ended by itself leaves only what it was allowed to.
+        let has_ended = self.entry.status().is_some()
+            || self.entry.pidfd.as_ref().is_some_and(|fd| fd.is_dead().unwrap_or(false));
+        if !has_ended && !self.shared.closed.load(Ordering::Acquire) {
+            let cause = Cause {
+                reason: EndReason::Terminated,
+                leak: None,
+                rule: "its handle was dropped".into(),
+            };
+            let entry = Arc::clone(&self.entry);
+            self.shared.end_aside(vec![Due { entry, cause, answer: None }]);
+        }
+        drop(open);
+    }
+}
+
+/// Signals one program through its pidfd, from any thread; see [`Process::signaller`].
+#[derive(Clone, Debug)]
+pub struct Signaller {
+    pid: Pid,
+    pidfd: Arc<PidFd>,
+}
+
+impl Signaller {
+    /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
+    ///
+    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc; 35 of musl) to 64; 32,
+    /// 33 and musl's 34 are used by the C library between threads of one process, and are sent as they are.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input for any other number, 0 included; [`is_gone`](Error::is_gone) when the program has ended.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let signal = Signal::from_number(signal).ok_or_else(|| {
+            Error::invalid(format!("{signal} is no signal: use 1 to {}", Signal::LAST))
+        })?;
+        let pid = self.pid;
+        // The descriptor is that of our own child, made by clone: it needs no verifying.
+        if self.pidfd.is_dead()? {
+            return Err(Error::new(Kind::Gone, format!("process {pid} has ended")));
+        }
+        self.pidfd
+            .send(signal)
+            .map_err(|error| Error::os(format!("failed to signal process {pid}"), error))
+    }
+}

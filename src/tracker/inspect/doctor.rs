@@ -1,0 +1,524 @@
+//! Is everything in place? Ledger, machine and rows, a line each.
+
+use std::{cmp::Ordering, path::Path};
+
+use serde::Serialize;
+
+use super::ledger::Ledger;
+use crate::{
+    error::{Error, Result},
+    export::{Prospect, prospect},
+    identity::Pid,
+    model::Millis,
+    store::{Schema, Store, check_path},
+    sys::{PidFd, Proc, cgroup, current_place, features, file_lock, keeper::Binary, proc_events},
+    tracker::{
+        builder::trusted_or_by_environment,
+        runtime::liveness::{Judge, Life},
+        start::keeper_choice::try_keeper,
+    },
+};
+
+/// A health pass that is older than this, while something runs, means that nobody looks: four of the seed's intervals.
+const PASS_IS_LATE: std::time::Duration = std::time::Duration::from_mins(2);
+
+/// The WAL may take 4 MiB, a checkpoint and an export some more.
+const SPACE_IS_SHORT: u64 = 16 << 20;
+
+/// What to do about a damaged ledger.
+const RESTORE: &str =
+    "restore a backup made by `.backup`, or save what can be read with `sqlite3 LEDGER .recover`";
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, but something is lost by it.
+    Warning,
+    /// It does not work.
+    Problem,
+}
+
+/// One thing that was checked.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// What was checked, in a word or two.
+    pub check: String,
+    /// How it stands.
+    pub level: Level,
+    /// What was found.
+    pub detail: String,
+    /// What to do; empty when there is nothing to do.
+    pub advice: String,
+}
+
+fn finding(
+    check: &str,
+    level: Level,
+    detail: impl Into<String>,
+    advice: impl Into<String>,
+) -> Finding {
+    Finding { check: check.into(), level, detail: detail.into(), advice: advice.into() }
+}
+
+/// An error with its cause, which often says what to do: the errno, or what SQLite found.
+fn whole(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Checks ledger, machine, rows and, where one is named, the JSON export. It opens read-only, and never fails: what cannot
+/// be checked is a finding. For a moment there are files of its own beside the ledger and the export.
+pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
+    diagnose_trusting(ledger, export, None)
+}
+
+/// The same, with a folder that is vouched for: see [`Builder::trust_folder`](crate::Builder::trust_folder).
+pub fn diagnose_trusting(
+    ledger: &Path,
+    export: Option<&Path>,
+    trust_folder: Option<&Path>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    machine(&mut findings);
+    let mut owner = rustix::process::geteuid().as_raw();
+    match Ledger::open(ledger) {
+        Ok(open) => {
+            owner = open.store().owner_uid();
+            findings.push(finding(
+                "ledger",
+                Level::Ok,
+                format!("`{}` can be read", open.path().display()),
+                "",
+            ));
+            soundness(open.store(), &mut findings);
+            findings.push(super::wal_readers::state(open.store()));
+            if let Err(error) = rows(open.store(), &mut findings) {
+                findings.push(finding(
+                    "rows",
+                    Level::Problem,
+                    whole(&error),
+                    "look at the line above it",
+                ));
+            }
+        }
+        Err(error) => {
+            let advice = if error.is_not_found() {
+                "it is made by the first `run`"
+            } else if error.is_not_a_ledger() {
+                RESTORE
+            } else {
+                "see the message"
+            };
+            let level = if error.is_not_found() { Level::Warning } else { Level::Problem };
+            findings.push(finding("ledger", level, whole(&error), advice));
+        }
+    }
+    // What was said of the ledger already is not said twice.
+    let known = findings.last().map(|finding| finding.detail.clone());
+    findings.extend(
+        trust(ledger, trust_folder).filter(|finding| Some(&finding.detail) != known.as_ref()),
+    );
+    if let Some(path) = export {
+        findings.push(export_state(path, owner));
+    }
+    findings
+}
+
+/// Whether the ledger may be opened for writing: which folder is in the way, why, and what to do. A ledger that is another
+/// user's can be looked at all the same.
+fn trust(ledger: &Path, trust_folder: Option<&Path>) -> Option<Finding> {
+    use std::os::unix::fs::MetadataExt;
+    let own = rustix::process::geteuid();
+    if !own.is_root() && std::fs::metadata(ledger).is_ok_and(|it| it.uid() != own.as_raw()) {
+        return None;
+    }
+    let trusted = trusted_or_by_environment(trust_folder);
+    match check_path(ledger, trusted.as_deref()) {
+        Ok(folder) => Some(finding(
+            "folders",
+            Level::Ok,
+            match &trusted {
+                Some(trusted) => format!(
+                    "only root and the owner can replace what is in `{}`, and users that can write `{}`, which are trusted",
+                    folder.display(),
+                    trusted.display()
+                ),
+                None => {
+                    format!("only root and the owner can replace what is in `{}`", folder.display())
+                }
+            },
+            "",
+        )),
+        Err(error) if error.is_not_found() || error.is_not_a_ledger() => None,
+        Err(error) => Some(finding(
+            "folders",
+            Level::Problem,
+            whole(&error),
+            "until then no program can be started with this ledger; it can still be looked at",
+        )),
+    }
+}
+
+fn machine(findings: &mut Vec<Finding>) {
+    match Proc::open() {
+        Ok(proc) if proc.hides_others() => findings.push(finding(
+            "/proc",
+            Level::Warning,
+            "other users' processes are hidden (hidepid)",
+            "descendants that changed their uid are not found: mount /proc without hidepid for this user",
+        )),
+        Ok(_) => findings.push(finding("/proc", Level::Ok, "is this namespace's own", "")),
+        Err(error) => findings.push(finding("/proc", Level::Problem, whole(&error), "nothing can be tracked without it")),
+    }
+    containment(findings);
+    findings.push(forks());
+    findings.push(pidfds());
+    findings.extend(features::probe().iter().map(feature));
+    match current_place() {
+        Ok(place) if place.machine_id.is_none() => findings.push(finding(
+            "machine id",
+            Level::Warning,
+            "there is no /etc/machine-id",
+            "after a reboot, rows of earlier boots stay unknown: create it, or close them with `procledger forget`",
+        )),
+        Ok(_) => findings.push(finding("machine id", Level::Ok, "is there", "")),
+        Err(error) => findings.push(finding("machine id", Level::Problem, whole(&error), "mount /proc")),
+    }
+    let limit =
+        rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    findings.push(finding(
+        "descriptors",
+        if limit < 1024 { Level::Warning } else { Level::Ok },
+        format!("soft limit {limit}: up to {} processes are watched by the kernel", limit / 2),
+        if limit < 1024 {
+            "more than that are noticed by the health pass alone: raise `ulimit -n`"
+        } else {
+            ""
+        },
+    ));
+}
+
+/// What `auto` would hold a new tree by, and the keeper: one advice for both. Looking makes no cgroup, so that joining works is
+/// not known before a spawn; the keeper is started once, to read its version.
+fn containment(findings: &mut Vec<Finding>) {
+    let leaves = cgroup::prospect();
+    let keeper = Binary::found().and_then(|found| {
+        let tried = found.as_ref().map_or(Ok(()), try_keeper);
+        tried.map(|()| found)
+    });
+    let has_leaves = matches!(leaves, Ok(Some(_)));
+    let has_keeper = matches!(keeper, Ok(Some(_)));
+    findings.push(match &leaves {
+        Ok(Some(base)) => {
+            let detail = format!("cgroup leaves can be made below `{}`", base.display());
+            finding("containment", Level::Ok, detail, "")
+        }
+        _ if has_keeper => finding("containment", Level::Ok, "a keeper for each program", ""),
+        Ok(None) => sessions_only("no cgroup v2 folder here may be written to", keeper.is_err()),
+        Err(error) => sessions_only(&error.to_string(), keeper.is_err()),
+    });
+    findings.push(match keeper {
+        Ok(Some(binary)) => {
+            let use_ = if has_leaves { ": not needed while cgroup leaves can be made" } else { "" };
+            let detail = format!("`{}` is of this version{use_}", binary.path().display());
+            finding("keeper", Level::Ok, detail, "")
+        }
+        Ok(None) => {
+            let detail = "no `procledger-keeper` is beside this program or on PATH";
+            let level = if has_leaves { Level::Ok } else { Level::Warning };
+            // Where it matters, the line above says what to do.
+            finding("keeper", level, detail, "")
+        }
+        Err(error) => {
+            let level = if has_leaves { Level::Ok } else { Level::Warning };
+            let advice = "install the `procledger-keeper` of this version beside the program";
+            finding("keeper", level, whole(&error), advice)
+        }
+    });
+}
+
+/// `is_unusable`: there is a keeper, and its line says what to do.
+fn sessions_only(why: &str, is_unusable: bool) -> Finding {
+    let advice = "a daemon that leaves its session and wipes its environment is found only where a pass has recorded it: \
+                  install `procledger-keeper` beside the program, or delegate a cgroup v2 subtree (`Delegate=yes` in a \
+                  systemd unit)";
+    let advice = if is_unusable { "" } else { advice };
+    finding("containment", Level::Warning, format!("sessions only: {why}"), advice)
+}
+
+/// Asked by listening for a moment.
+fn forks() -> Finding {
+    match proc_events::Connector::open() {
+        Ok(_) => finding(
+            "forks",
+            Level::Ok,
+            "the kernel tells them: with sessions alone, what hides from a live host is recorded at once",
+            "",
+        ),
+        Err(error) => finding(
+            "forks",
+            Level::Ok,
+            format!(
+                "not told: {error}; with sessions alone, what hides between two health passes is known to nobody"
+            ),
+            "",
+        ),
+    }
+}
+
+fn feature(feature: &features::Feature) -> Finding {
+    match (feature.there, feature.needed) {
+        (true, _) => finding(feature.name, Level::Ok, "is there", ""),
+        (false, true) => finding(feature.name, Level::Problem, "is missing", feature.cost),
+        (false, false) => finding(feature.name, Level::Warning, "is missing", feature.cost),
+    }
+}
+
+fn pidfds() -> Finding {
+    let own = Pid::new(i64::from(std::process::id()));
+    let opened = own.map(PidFd::open);
+    match opened {
+        Some(Ok(Some(fd))) => match fd.inode() {
+            Ok(Some(_)) => finding("pidfd", Level::Ok, "with a unique inode (pidfs)", ""),
+            Ok(None) => finding(
+                "pidfd",
+                Level::Warning,
+                "without pidfs (before Linux 6.9)",
+                "a pid that is reused within 10 ms cannot be told from the one before",
+            ),
+            Err(error) => finding(
+                "pidfd",
+                Level::Problem,
+                whole(&error),
+                "nothing can be signalled without it",
+            ),
+        },
+        Some(Err(error)) => finding(
+            "pidfd",
+            Level::Problem,
+            whole(&error),
+            "Linux 5.9 or newer is needed, and pidfd_open allowed",
+        ),
+        _ => finding(
+            "pidfd",
+            Level::Problem,
+            "this process cannot open itself",
+            "look at seccomp and /proc",
+        ),
+    }
+}
+
+fn soundness(store: &Store, findings: &mut Vec<Finding>) {
+    findings.push(match store.check_file_system() {
+        Ok(()) => finding("file system", Level::Ok, "is a local one", ""),
+        Err(error) => finding(
+            "file system",
+            Level::Problem,
+            whole(&error),
+            "locks and shared memory do not hold there: move the ledger to a local disk",
+        ),
+    });
+    findings.push(space(store));
+    findings.push(match store.check() {
+        Ok(problems) if problems.is_empty() => {
+            finding("integrity", Level::Ok, "pages and references are sound", "")
+        }
+        Ok(problems) => finding("integrity", Level::Problem, problems.join("; "), RESTORE),
+        Err(error) => {
+            let advice =
+                if error.is_not_a_ledger() { RESTORE } else { "the ledger cannot be read" };
+            finding("integrity", Level::Problem, whole(&error), advice)
+        }
+    });
+    findings.push(schema(store));
+    findings.push(uuid(store));
+    findings.push(if rustix::process::geteuid().as_raw() == store.owner_uid() {
+        match file_lock::usable(&store.beside(&format!("-doctor-{}.lock", std::process::id()))) {
+            Ok(()) => finding("locks", Level::Ok, "hold beside the ledger", ""),
+            Err(error) => finding(
+                "locks",
+                Level::Problem,
+                whole(&error),
+                "instances cannot tell whether others live: use a local folder that you may write",
+            ),
+        }
+    } else {
+        finding(
+            "locks",
+            Level::Ok,
+            format!("not tried: the ledger belongs to uid {}", store.owner_uid()),
+            "",
+        )
+    });
+}
+
+/// An older schema is no fault: it is what lets an older program go on using its ledger.
+fn schema(store: &Store) -> Finding {
+    let (has, latest) = (store.schema(), Schema::latest());
+    let (what, advice) = match has.cmp(&latest) {
+        Ordering::Less => (
+            format!("version {has}, this program makes {latest}"),
+            "it works as it is; `run`, the program that owns it, or `--migrate` brings it up to date",
+        ),
+        Ordering::Equal => (format!("version {has}"), ""),
+        Ordering::Greater => (
+            format!("version {has}, this program knows {latest}"),
+            "it works as it is; a newer version of this program shows more",
+        ),
+    };
+    let detail = format!("{what}, SQLite {}", Store::sqlite_version());
+    finding("schema", Level::Ok, detail, advice)
+}
+
+/// Which ledger it is, wherever it was moved to.
+fn uuid(store: &Store) -> Finding {
+    match store.uuid() {
+        Ok(Some(uuid)) => finding("uuid", Level::Ok, uuid, ""),
+        Ok(None) => finding("uuid", Level::Ok, "none before schema version 4", ""),
+        Err(error) => finding("uuid", Level::Problem, whole(&error), "the ledger cannot be read"),
+    }
+}
+
+/// A full disk lets nothing start.
+fn space(store: &Store) -> Finding {
+    const MIB: u64 = 1 << 20;
+    let free = match store.free_bytes() {
+        Ok(free) => free,
+        Err(error) => return finding("space", Level::Warning, whole(&error), ""),
+    };
+    let level = match free {
+        0..MIB => Level::Problem,
+        MIB..SPACE_IS_SHORT => Level::Warning,
+        _ => Level::Ok,
+    };
+    let advice =
+        if level == Level::Ok { "" } else { "without space nothing can be started: free some" };
+    finding("space", level, format!("{} MiB are free", free / MIB), advice)
+}
+
+fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
+    let proc = Proc::open()?;
+    let here = current_place()?;
+    let live = store.live()?;
+    let (mut orphaned, mut unknown) = (0, 0);
+    let all = store.instances_to_judge()?;
+    let judge = Judge::new(store, &proc, here);
+    for instance in &all {
+        let left =
+            live.iter().filter(|row| row.owner == instance.id && !row.limits.survive).count();
+        match judge.judge(instance, &all) {
+            Life::Alive => {}
+            Life::Dead(_) => orphaned += left,
+            Life::Unknown(_) => unknown += left,
+        }
+    }
+    let survivors =
+        live.iter().filter(|row| row.state == crate::model::state::State::Survived).count();
+    findings.push(count("running", live.len(), Level::Ok, "processes are tracked", ""));
+    findings.push(count(
+        "orphans",
+        orphaned,
+        Level::Warning,
+        "rows of dead instances",
+        "`procledger reap` ends them",
+    ));
+    findings.push(count(
+        "unknown",
+        unknown,
+        Level::Warning,
+        "rows cannot be judged from here",
+        "`procledger forget TASK` closes them",
+    ));
+    findings.push(count(
+        "survivors",
+        survivors,
+        Level::Warning,
+        "processes could not be ended",
+        "`procledger ps` says why",
+    ));
+    findings.push(last_pass(store, !live.is_empty())?);
+    Ok(())
+}
+
+fn count(check: &str, number: usize, level: Level, what: &str, advice: &str) -> Finding {
+    if number == 0 {
+        return finding(check, Level::Ok, format!("0 {what}"), "");
+    }
+    finding(check, level, format!("{number} {what}"), advice)
+}
+
+fn last_pass(store: &Store, anything_runs: bool) -> Result<Finding> {
+    let passes = store.last_passes()?;
+    let Some(newest) = passes.iter().max_by_key(|pass| pass.started_at) else {
+        return Ok(finding("last pass", Level::Ok, "there was none yet", ""));
+    };
+    let ago = Millis::now().since(newest.started_at);
+    let detail =
+        format!("{} at {}, {} s ago", newest.kind, newest.started_at.to_rfc3339(), ago.as_secs());
+    Ok(if anything_runs && ago > PASS_IS_LATE {
+        finding(
+            "last pass",
+            Level::Warning,
+            detail,
+            "something runs and nobody looks: is its host stuck, or run without the monitor?",
+        )
+    } else {
+        finding("last pass", Level::Ok, detail, "")
+    })
+}
+
+/// Tries what an exporter does, short of changing the list: `owner` is the ledger's, whose file it is.
+fn export_state(path: &Path, owner: u32) -> Finding {
+    let shown = path.display();
+    let there = std::fs::symlink_metadata(path).ok();
+    let user = rustix::process::geteuid().as_raw();
+    if user != owner && user != 0 {
+        let detail =
+            format!("{}; not tried: the ledger belongs to uid {owner}", now(path, there.as_ref()));
+        return finding("export", Level::Ok, detail, "");
+    }
+    match prospect(path, owner) {
+        Ok(Prospect::Replaced) => {
+            let detail = format!(
+                "{}; a new list was written beside it for a trial, and not renamed to it, since a host may be using it",
+                now(path, there.as_ref())
+            );
+            finding("export", Level::Ok, detail, "")
+        }
+        Ok(Prospect::InPlace { mounted: true }) => finding(
+            "export",
+            Level::Warning,
+            format!(
+                "`{shown}` is a mount point: it is written in place (it was opened for a trial, and not written to), and a reader may see a part of a list"
+            ),
+            "mount its folder instead of the file, or let readers take flock(2) with LOCK_SH",
+        ),
+        Ok(Prospect::InPlace { mounted: false }) => finding(
+            "export",
+            Level::Warning,
+            format!(
+                "nothing can be renamed to `{shown}`: it is written in place (it was opened for a trial, and not written to), and a reader may see a part of a list"
+            ),
+            "let its owner write the folder",
+        ),
+        // The message says what to do; a second advice might contradict it.
+        Ok(Prospect::Fails(error)) | Err(error) => {
+            finding("export", Level::Problem, whole(&error), "")
+        }
+    }
+}
+
+fn now(path: &Path, there: Option<&std::fs::Metadata>) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let shown = path.display();
+    match there {
+        None => format!("`{shown}` is not there: nothing writes it now"),
+        Some(file) if file.is_file() => format!("`{shown}` is there, of uid {}", file.uid()),
+        Some(_) => format!("`{shown}` is not a regular file, and will be replaced"),
+    }
+}

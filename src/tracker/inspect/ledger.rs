@@ -1,0 +1,439 @@
+//! Looking at a ledger without touching it.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    error::{Error, Result},
+    export,
+    identity::Pid,
+    model::{
+        DeadInstance, Ending, LeakRecord, Millis, Observer, Outcome, PassRecord, PassSummary,
+        ProcessId, ProcessRecord, Report, Suspect, TaskId, state::State,
+    },
+    policy::name_match::Judgement,
+    store::{LeakGroup, LeakGrouping, LeakReport, Store},
+    sys::{Proc, current_place},
+    tracker::{
+        Tracker,
+        builder::trusted_or_by_environment,
+        end::{
+            outcome::suspects_of,
+            run::{Leave, Preview, Tree, World, preview},
+        },
+        passes::name_match::{Search, answered_for, suspect},
+        runtime::{
+            liveness::{Judge, Life, orphan_rule},
+            tracked::Root,
+        },
+    },
+};
+
+/// A ledger, open for reading: no instance, and nothing is changed.
+///
+/// ```
+/// # fn main() -> procledger::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("ledger.db");
+/// # procledger::Tracker::builder(&path).open()?.shutdown()?;
+/// let ledger = procledger::Ledger::open(&path)?;
+/// assert!(ledger.running()?.is_empty());
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    store: Store,
+    /// Names that a dry run protects.
+    protected: Vec<String>,
+}
+
+impl Tracker {
+    /// A look at the same ledger.
+    pub fn ledger(&self) -> Ledger {
+        let shared = &self.inner.shared;
+        Ledger { store: shared.store.clone(), protected: shared.options.protected.clone() }
+    }
+}
+
+impl Ledger {
+    /// Opens an existing ledger for reading.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found) when there is none at `path`; otherwise as
+    /// [`Builder::open`](crate::Builder::open).
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(Self { store: Store::open_read_only(path.as_ref())?, protected: Vec::new() })
+    }
+
+    /// Brings an existing ledger up to date, as opening it with [`Builder::open`](crate::Builder::open) does. Returns
+    /// whether there was anything to do.
+    ///
+    /// A ledger that is opened for reading, or with [`Builder::migrate(false)`](crate::Builder::migrate), is used as it is.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// # procledger::Tracker::builder(&path).open()?.shutdown()?;
+    /// assert!(!procledger::Ledger::migrate(&path)?, "a new ledger is up to date");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found) when there is none at `path`; otherwise as
+    /// [`Builder::open`](crate::Builder::open).
+    pub fn migrate(path: impl AsRef<Path>) -> Result<bool> {
+        Self::migrate_trusting(path, None)
+    }
+
+    /// The same, with a folder that is vouched for: see [`Builder::trust_folder`](crate::Builder::trust_folder).
+    ///
+    /// # Errors
+    ///
+    /// As for [`migrate`](Self::migrate).
+    pub fn migrate_trusting(path: impl AsRef<Path>, trust_folder: Option<&Path>) -> Result<bool> {
+        Store::migrate(path.as_ref(), trusted_or_by_environment(trust_folder).as_deref())
+    }
+
+    /// Random UUID of the ledger, 32 hex digits; `None` before it was migrated to schema 4. A copy has the same one.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn uuid(&self) -> Result<Option<String>> {
+        self.store.uuid()
+    }
+
+    /// Adds names that [`plan_reap`](Self::plan_reap) protects, as
+    /// [`Builder::protect`](crate::Builder::protect) does for a pass that acts.
+    #[must_use]
+    pub fn protected_names<I: IntoIterator<Item = S>, S: Into<String>>(mut self, names: I) -> Self {
+        self.protected.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Where it really is.
+    pub fn path(&self) -> &Path {
+        self.store.path()
+    }
+
+    /// Everything that is not known to have ended, roots and recorded descendants, the longest-running first.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn running(&self) -> Result<Vec<ProcessRecord>> {
+        self.store.live()
+    }
+
+    /// Ended processes, newest end first: of one task or of all, since a time or for ever, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input for a bad task id; when the ledger cannot be read.
+    pub fn history(
+        &self,
+        task_id: Option<&str>,
+        since: Option<SystemTime>,
+        limit: u32,
+    ) -> Result<Vec<ProcessRecord>> {
+        let task = task_id.map(TaskId::new).transpose()?;
+        self.store.history(task.as_ref(), since.map(Millis::from), limit)
+    }
+
+    /// Leaks that were found since a time, newest first.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn leaks(&self, since: Option<SystemTime>) -> Result<Vec<LeakRecord>> {
+        self.store.leaks(since.map(Millis::from))
+    }
+
+    /// The same, counted by hour, day, task, rule or program.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn leak_groups(
+        &self,
+        since: Option<SystemTime>,
+        by: LeakGrouping,
+    ) -> Result<Vec<LeakGroup>> {
+        self.store.leak_groups(since.map(Millis::from), by)
+    }
+
+    /// How many of the trees with leaks since a time were held together by their session alone.
+    ///
+    /// Of these it cannot be verified that the leaks are all that they left: what has left the session, wiped its
+    /// environment and lost its parent before a pass saw it is in no list. A cgroup leaf or a keeper leaves no such doubt.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn unverified_trees(&self, since: Option<SystemTime>) -> Result<u64> {
+        self.store.unverified_trees(since.map(Millis::from))
+    }
+
+    /// All of it at one moment: the same leaks counted in each way, the newest `limit` of them, and who looked for any.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn leak_report(&self, since: Option<SystemTime>, limit: u32) -> Result<LeakReport> {
+        self.store.leak_report(since.map(Millis::from), limit)
+    }
+
+    /// Whether anybody looked since a time: the passes of each kind that were made, counted.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// # let tracker = procledger::Tracker::builder(&path).open()?;
+    /// tracker.health_pass()?;
+    /// let passes = tracker.ledger().pass_summaries(None)?;
+    /// assert!(passes.iter().all(|summary| summary.passes > 0));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn pass_summaries(&self, since: Option<SystemTime>) -> Result<Vec<PassSummary>> {
+        self.store.pass_summaries(since.map(Millis::from))
+    }
+
+    /// The newest pass of each kind.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn last_passes(&self) -> Result<Vec<PassRecord>> {
+        self.store.last_passes()
+    }
+
+    /// Passes since a time, newest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn passes(&self, since: Option<SystemTime>, limit: u32) -> Result<Vec<PassRecord>> {
+        self.store.passes(since.map(Millis::from), limit)
+    }
+
+    /// What an orphan pass would do now, with rule and evidence, without doing it.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger or `/proc` cannot be read.
+    pub fn plan_reap(&self, orphan_names: &[String], min_age: Duration) -> Result<Report> {
+        let proc = Proc::open()?;
+        let observer = Observer { place: current_place()?, uid: self.store.owner_uid() };
+        let own = Pid::new(i64::from(std::process::id()))
+            .ok_or_else(|| Error::invalid("pid 0 looks at nothing"))?;
+        let mut report = Report::default();
+        let (orphans, guards) = self.orphans(&proc, observer, &mut report)?;
+        let ancestors = proc.ancestors(own);
+        let protected = &self.protected;
+        let world = World { proc: &proc, observer, own, ancestors, guards, protected };
+        let dead = orphans.iter().map(|(dead, _)| dead.id).collect();
+        for (dead, rows) in orphans {
+            self.plan_instance(&world, dead, rows, &mut report)?;
+        }
+        let answered_for = answered_for(&self.store, observer.place, &dead)?;
+        let search = Search {
+            proc: &proc,
+            observer,
+            own,
+            store: &self.store,
+            names: orphan_names,
+            protected,
+            min_age,
+            answered_for,
+        };
+        plan_sweep(&world, &search, &mut report)?;
+        Ok(report)
+    }
+
+    /// Dead instances with what they left, and what living ones answer for.
+    #[expect(clippy::type_complexity, reason = "two lists that are made in one walk")]
+    fn orphans(
+        &self,
+        proc: &Proc,
+        observer: Observer,
+        report: &mut Report,
+    ) -> Result<(Vec<(DeadInstance, Vec<ProcessRecord>)>, Vec<(Pid, Vec<Pid>)>)> {
+        let (mut orphans, mut guards) = (Vec::new(), Vec::new());
+        let all = self.store.instances_to_judge()?;
+        let judge = Judge::new(&self.store, proc, observer.place);
+        for instance in &all {
+            let rows = self.store.live_of(instance.id)?;
+            match judge.judge(instance, &all) {
+                Life::Dead(dead) => orphans.push((dead, rows)),
+                Life::Alive if instance.identity.place == observer.place => {
+                    guards.push((
+                        instance.identity.pid,
+                        rows.iter().map(|row| row.identity.pid).collect(),
+                    ));
+                }
+                Life::Alive => {}
+                Life::Unknown(why) => report.suspects.extend(rows.into_iter().map(|row| Suspect {
+                    task_id: row.task,
+                    pid: row.identity.pid,
+                    command: row.command,
+                    why: format!("its instance {} cannot be judged: {why}", instance.program),
+                })),
+            }
+        }
+        Ok((orphans, guards))
+    }
+
+    fn plan_instance(
+        &self,
+        world: &World<'_>,
+        dead: DeadInstance,
+        rows: Vec<ProcessRecord>,
+        report: &mut Report,
+    ) -> Result<()> {
+        let rows: Vec<ProcessRecord> =
+            rows.into_iter().filter(|row| world.observer.may_touch(row.uid)).collect();
+        let (kept, rows): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| row.limits.survive && dead.processes_gone.is_none());
+        for row in kept.iter().filter(|row| row.root.is_none()) {
+            report.endings.push(planned(
+                row,
+                "it is marked survive: the next instance of its program adopts it",
+                Outcome::Kept,
+            ));
+        }
+        if dead.processes_gone.is_some() {
+            let rule = "its machine was restarted, or its PID namespace is gone";
+            report.endings.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
+            return Ok(());
+        }
+        let (roots, descendants): (Vec<_>, Vec<_>) =
+            rows.iter().partition(|row| row.root.is_none());
+        let is_root = |id: Option<ProcessId>| roots.iter().any(|root| Some(root.id) == id);
+        let alone = descendants.iter().filter(|row| !is_root(row.root));
+        for root in roots.iter().chain(alone) {
+            let recorded = descendants
+                .iter()
+                .filter(|row| row.root == Some(root.id))
+                .map(|row| (row.id, row.identity))
+                .collect();
+            let of: Vec<ProcessId> = [Some(root.id), root.root].into_iter().flatten().collect();
+            let below = self.store.below(&of)?;
+            let before = below.into_iter().flat_map(|below| below.kept).collect();
+            let leave = Leave { before, ..Leave::default() };
+            let tree = Tree { root: Root::from(*root), pidfd: None, recorded, leave };
+            plan_tree(&self.store, root, dead, preview(world, tree)?, report);
+        }
+        Ok(())
+    }
+
+    /// The JSON export, as bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn export_json(&self) -> Result<Vec<u8>> {
+        Ok(export::to_json(&self.store.export_entries()?))
+    }
+
+    /// Replaces the file at `path` by the JSON export, atomically.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read, or the file not be replaced.
+    pub fn export_to(&self, path: impl AsRef<Path>) -> Result<()> {
+        export::write_once(path.as_ref(), &self.store.export_entries()?)
+    }
+
+    pub(in crate::tracker) fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
+    Ending {
+        task_id: row.task.clone(),
+        pid: row.identity.pid,
+        command: row.command.clone(),
+        rule: rule.into(),
+        evidence: "identity".into(),
+        outcome,
+        died_after_ms: None,
+        obstacle: None,
+    }
+}
+
+fn plan_tree(
+    store: &Store,
+    root: &ProcessRecord,
+    dead: DeadInstance,
+    seen: Preview,
+    report: &mut Report,
+) {
+    report.checked += seen.members.len() as u64;
+    for member in seen.members {
+        let (rule, outcome) = match &member.kept {
+            _ if !member.alive => ("it is not there any more", Outcome::Gone),
+            Some(why) => (why.as_str(), Outcome::Kept),
+            None => (orphan_rule(dead.replaced), Outcome::Term),
+        };
+        let command = if member.command.is_empty() { root.command.clone() } else { member.command };
+        report.endings.push(Ending {
+            task_id: root.task.clone(),
+            pid: member.pid,
+            command,
+            rule: rule.to_owned(),
+            evidence: member.evidence.to_string(),
+            outcome,
+            died_after_ms: None,
+            obstacle: (root.state == State::Survived).then(|| root.last_error.clone()).flatten(),
+        });
+    }
+    report.suspects.extend(suspects_of(store, root.task.as_ref(), seen.suspects));
+    report.suspects.extend(seen.unknown.into_iter().map(|error| Suspect {
+        task_id: root.task.clone(),
+        pid: root.identity.pid,
+        command: root.command.clone(),
+        why: error.to_string(),
+    }));
+}
+
+/// What the sweep would end, each match with what is below it. Who is ended as an orphan is gone before the sweep.
+fn plan_sweep(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
+    let planned: HashSet<Pid> = report.endings.iter().map(|ending| ending.pid).collect();
+    for found in search.run()?.into_iter().filter(|found| !planned.contains(&found.pid)) {
+        let Judgement::Leak(rule) = &found.judgement else {
+            suspect(found, report);
+            continue;
+        };
+        let Some(root) = search.tree(&found)? else { continue };
+        let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
+        let seen = preview(world, tree)?;
+        let members = seen.members.into_iter().filter(|member| !planned.contains(&member.pid));
+        for member in members {
+            report.checked += 1;
+            let outcome = if member.kept.is_some() { Outcome::Kept } else { Outcome::Term };
+            report.endings.push(Ending {
+                task_id: None,
+                pid: member.pid,
+                command: member.command,
+                rule: member.kept.unwrap_or_else(|| rule.clone()),
+                evidence: member.evidence.to_string(),
+                outcome,
+                died_after_ms: None,
+                obstacle: None,
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! Figures: what this tracker has counted, and what a ledger tells of all.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    error::Result,
+    model::{
+        EndCount, EndReason, InstanceCount, LeakCount, LeakKind, LedgerCounts, LedgerMetrics,
+        LedgerPasses, Metrics, Millis, Outcome, PassKind, PassRecord, state::State,
+    },
+    store::Store,
+    sys::{Proc, current_place},
+    tracker::{
+        Ledger, Tracker,
+        runtime::{
+            liveness::{Judge, Life},
+            shared::Shared,
+            tracked::Entry,
+        },
+    },
+};
+
+impl Tracker {
+    /// What this tracker has counted since it was opened.
+    ///
+    /// All but the survivors are read from memory: they are one query on the ledger, over live rows only.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// use procledger::{Job, Tracker};
+    ///
+    /// let tracker = Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// tracker.spawn(Job::new("task-42", "true"))?.wait()?;
+    /// let metrics = tracker.metrics();
+    /// assert_eq!(metrics.spawns, 1);
+    /// assert_eq!(metrics.survivors, Some(0));
+    /// # Ok(()) }
+    /// ```
+    pub fn metrics(&self) -> Metrics {
+        let shared = &self.inner.shared;
+        Metrics {
+            executing_count: self.executing_count() as u64,
+            unwatched: self.unwatched() as u64,
+            monitoring: self.is_monitoring(),
+            survivors: shared.store.survivors().ok(),
+            ..shared.meter().read()
+        }
+    }
+}
+
+impl Ledger {
+    /// What the ledger tells of all instances; ends, leaks and passes of the time `window` back from now.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger or `/proc` cannot be read.
+    pub fn metrics(&self, window: Duration) -> Result<LedgerMetrics> {
+        let store = self.store();
+        let counts = store.counts(Millis::now().minus(window))?;
+        let last = store.last_passes()?;
+        let (instances, orphans) = instances(store)?;
+        let live = |wanted: State| {
+            let rows = counts.live.iter().filter(|(state, ..)| *state == wanted);
+            (wanted, rows.map(|(.., count)| count).sum())
+        };
+        let roots = counts.live.iter().filter(|(_, is_root, _)| *is_root);
+        Ok(LedgerMetrics {
+            executing_count: roots.map(|(.., count)| count).sum(),
+            live: State::ALL.into_iter().filter(|state| *state != State::Ended).map(live).collect(),
+            orphans,
+            instances,
+            window,
+            ends: every_reason(&counts.ends),
+            leaks: every_leak(&counts.leaks),
+            leaked_bytes: counts.leaked_bytes,
+            leaked_time: counts.leaked_time,
+            passes: PassKind::ALL.iter().map(|&kind| passes(kind, &counts, &last)).collect(),
+            size_bytes: size(store.path()),
+            wal_bytes: size(&store.beside("-wal")),
+        })
+    }
+}
+
+/// Instances that may have left something, and the live rows of those that are dead.
+fn instances(store: &Store) -> Result<(InstanceCount, u64)> {
+    let (proc, here) = (Proc::open()?, current_place()?);
+    let (mut count, mut orphans) = (InstanceCount::default(), 0);
+    let all = store.instances_to_judge()?;
+    let judge = Judge::new(store, &proc, here);
+    for instance in &all {
+        match judge.judge(instance, &all) {
+            Life::Alive => count.alive += 1,
+            Life::Unknown(_) => count.unknown += 1,
+            Life::Dead(dead) => {
+                count.dead += 1;
+                orphans += store.live_of(dead.id)?.len() as u64;
+            }
+        }
+    }
+    Ok((count, orphans))
+}
+
+/// A reason that did not occur counts 0: to a reader of figures, absence is silence.
+fn every_reason(found: &[EndCount]) -> Vec<EndCount> {
+    let count = |&reason: &EndReason| {
+        let found = found.iter().find(|end| end.reason == reason);
+        EndCount { reason, count: found.map_or(0, |end| end.count) }
+    };
+    EndReason::ALL.iter().map(count).collect()
+}
+
+/// The same of leaks.
+fn every_leak(found: &[LeakCount]) -> Vec<LeakCount> {
+    let kinds = LeakKind::ALL.iter();
+    let pairs = kinds.flat_map(|&kind| Outcome::ALL.iter().map(move |&outcome| (kind, outcome)));
+    pairs
+        .map(|(kind, outcome)| {
+            let found = found.iter().find(|leak| leak.kind == kind && leak.outcome == outcome);
+            LeakCount { kind, outcome, count: found.map_or(0, |leak| leak.count) }
+        })
+        .collect()
+}
+
+fn passes(kind: PassKind, counts: &LedgerCounts, last: &[PassRecord]) -> LedgerPasses {
+    let count = |wanted: bool| {
+        let found = counts.passes.iter().filter(|(of, well, _)| *of == kind && *well == wanted);
+        found.map(|(.., count)| count).sum()
+    };
+    let last = last.iter().find(|pass| pass.kind == kind);
+    LedgerPasses {
+        kind,
+        completed: count(true),
+        with_errors: count(false),
+        last_started_at: last.map(|pass| pass.started_at),
+        last_went_well: last.map(|pass| pass.error.is_none()),
+    }
+}
+
+/// A file that is not there has none: without a log there is nothing in it. Its name is looked at, never opened: closing a
+/// descriptor of it would drop the locks that SQLite holds.
+fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.len())
+}
+
+impl Shared {
+    /// A health pass finds it dead: it lived at the last one, or began after that.
+    pub(in crate::tracker) fn note_last_seen(&self, entry: &Entry) {
+        let age = entry.root.age();
+        let since = self.meter().since_last_began(PassKind::Health).unwrap_or(age).min(age);
+        if let Some(at) = Instant::now().checked_sub(since) {
+            let _ = entry.died_since.set(at);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The keeper itself.
+//!
+//! It starts the program behind the same gate as a host does, but asks the host to commit the row. Then it reaps whatever is reparented to it, and tells the host of the program's end.
+//!
+//! When the host is gone it ends all that is below it, by the same course as a tracker, and leaves a record beside the ledger
+//! of what that was. But not a host of the same ledger that one of the tree's processes has started and that is nobody's child
+//! any more (invariant 13): with such a one below, which is known by the signed lock that it holds, being below the keeper
+//! proves nothing, and only what is the tree's by other evidence is ended. The new host answers for the rest; it reaps the
+//! rows of the old one.
+
+use std::{collections::HashSet, process::ExitCode, sync::Arc, time::Duration};
+
+use super::{
+    end::run::{Found, Leave, MemberEnd, Tree, World, end_trees},
+    runtime::{
+        keeper_end_log::{EndLogWriter, Fate, Logged, end_log_path},
+        liveness::lock_prefix,
+        tracked::{Root, Words},
+    },
+};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::{Identity, Pid, Place},
+    model::{Containment, ExitStatus, Limits, Millis, Observer, Origin, Outcome, ProcessId},
+    policy::membership::Evidence,
+    sys::{
+        Pinned, Proc, current_place,
+        keeper::{
+            FromHost, FromKeeper, Reaped, Seat, Wake, block_all_signals, hosts_below,
+            ignore_dead_children, reap_one,
+        },
+        procfs::{age, cpu_time},
+        spawn::{Child, Command, gate::GATE_LIMIT, spawn},
+    },
+};
+
+/// Exit code for a keeper that nobody asked.
+const USAGE: u8 = 2;
+/// How often a tree is ended that goes on forking while it is ended; after the first time without a grace.
+const ROUNDS: u32 = 20;
+
+/// Keeps one program, until nothing is left below this process: the whole of the keeper's `main`.
+pub fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody reads it where a host has started us: our output is /dev/null then.
+            eprintln!("procledger-keeper: {error}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn serve() -> Result<()> {
+    let Some((seat, command)) = Seat::take()? else { return Ok(()) };
+    let (proc, place) = (Proc::open()?, current_place()?);
+    let own = own_identity(&proc, place)?;
+    let keeper = Keeper { seat, proc, place, own };
+    if let Some(program) = keeper.start(command) {
+        // The thread that asked the host is gone: libc has no use for its own signals any more.
+        block_all_signals();
+        // Whatever folder the host was in is not held by us.
+        let _ = std::env::set_current_dir("/");
+        keeper.watch(&program);
+    }
+    Ok(())
+}
+
+fn own_identity(proc: &Proc, place: Place) -> Result<Identity> {
+    let unseen = || Error::new(Kind::Unknown, "this process cannot see itself in `/proc`");
+    let pid = Pid::new(i64::from(std::process::id())).ok_or_else(unseen)?;
+    Ok(Pinned::open(proc, place, pid)?.ok_or_else(unseen)?.identity)
+}
+
+struct Keeper {
+    seat: Seat,
+    proc: Proc,
+    place: Place,
+    /// This process.
+    own: Identity,
+}
+
+impl Keeper {
+    /// Starts the program, if the host commits its row; `None` where it did not run, and the host knows why.
+    fn start(&self, command: Command) -> Option<Identity> {
+        let (word, program) = match spawn(command, |child| self.ask_host(child)) {
+            Ok(spawned) => (FromKeeper::Started, Some(spawned.committed)),
+            Err(refusal) => {
+                let errno = refusal.error.raw_os_error().unwrap_or(0);
+                (FromKeeper::Failed { step: refusal.step, errno }, None)
+            }
+        };
+        // A host that does not hear it is gone: the watch sees that.
+        let _ = self.seat.channel.tell_host(word, &[], GATE_LIMIT);
+        program
+    }
+
+    /// Asks the host about the child at the gate.
+    fn ask_host(&self, child: &Child) -> Result<Identity> {
+        let lost = || Error::new(Kind::NotStarted, "the child was killed before it ran");
+        let pinned = Pinned::identify(&self.proc, self.place, child.pid, Arc::clone(&child.pidfd))?
+            .ok_or_else(lost)?;
+        let rights = [std::os::fd::AsFd::as_fd(pinned.fd())];
+        self.seat.channel.tell_host(FromKeeper::Child(child.pid), &rights, GATE_LIMIT)?;
+        loop {
+            match self.seat.wait() {
+                Wake::Word(FromHost::Go) => return Ok(pinned.identity),
+                // The child itself, if anyone: whoever made it learns that.
+                Wake::Children => {}
+                Wake::Word(FromHost::Refuse | FromHost::Leave) | Wake::HostGone => {
+                    return Err(Error::new(Kind::NotStarted, "the host refused"));
+                }
+            }
+        }
+    }
+
+    /// Reaps, reports the program's end, and exits when nothing is left below, when its host says so, or is gone.
+    fn watch(&self, program: &Identity) {
+        let mut status = None;
+        loop {
+            match reap_one() {
+                Reaped::Nobody => {
+                    // The host may have died before it could record the status.
+                    if status.is_some() && self.seat.is_host_dead() {
+                        self.end_log(status);
+                    }
+                    return;
+                }
+                Reaped::Dead(pid, ended) => {
+                    if pid == program.pid && status.is_none() {
+                        status = Some(ended);
+                        let word = FromKeeper::Ended(ended);
+                        let _ = self.seat.channel.tell_host(word, &[], GATE_LIMIT);
+                    }
+                    continue;
+                }
+                Reaped::Living => {}
+            }
+            match self.seat.wait() {
+                Wake::Word(FromHost::Leave) => return,
+                Wake::HostGone => return self.end(program, status),
+                Wake::Word(FromHost::Go | FromHost::Refuse) | Wake::Children => {}
+            }
+        }
+    }
+
+    fn end_log(&self, status: Option<ExitStatus>) -> EndLogWriter {
+        let errand = &self.seat.errand;
+        let path = end_log_path(&errand.ledger, errand.token);
+        EndLogWriter::create(&path, errand.token, Millis::now(), status)
+    }
+
+    /// Ends what is below, and leaves a record of it beside the ledger. What cannot be ended is left to the next opener.
+    fn end(&self, program: &Identity, mut status: Option<ExitStatus>) {
+        ignore_dead_children();
+        while let Reaped::Dead(pid, ended) = reap_one() {
+            if pid == program.pid {
+                status.get_or_insert(ended);
+            }
+        }
+        let mut log = self.end_log(status);
+        let root = status.is_none().then(|| self.describe_root(program)).flatten();
+        if let Some(root) = &root {
+            log.member(root);
+        }
+        let mut logged: HashSet<Identity> = root.iter().map(|root| root.identity).collect();
+        let protected: Vec<String> =
+            (self.seat.errand.protected.iter()).map(|name| name.to_string_lossy().into()).collect();
+        let world = self.world(&protected);
+        let mut tree = self.tree(program);
+        for _ in 0..ROUNDS {
+            let ends = end_trees(&world, vec![tree.clone()], &mut |_, found| {
+                for member in found {
+                    log.member(&as_logged(member));
+                    logged.insert(member.identity);
+                }
+                vec![None; found.len()]
+            });
+            let members = || ends.iter().flat_map(|end| &end.members);
+            // Once for each: in the next round it is gone.
+            for member in members().filter(|member| logged.remove(&member.identity)) {
+                let (outcome, status, died_after) =
+                    (member.outcome, member.status, member.died_after);
+                log.fate(&member.identity, &Fate { outcome, status, died_after });
+            }
+            while let Reaped::Dead(..) = reap_one() {}
+            let stays =
+                |member: &&MemberEnd| matches!(member.outcome, Outcome::Survived | Outcome::Kept);
+            let left: HashSet<Pid> =
+                members().filter(stays).map(|member| member.identity.pid).collect();
+            let own = self.own.pid;
+            // With a host below, being below this process proves nothing.
+            let is_done = !world.guards.is_empty()
+                || self.proc.has_other_children(own, |pid| left.contains(&pid)) != Some(true);
+            if is_done {
+                return;
+            }
+            tree.root.limits.grace = Duration::ZERO;
+        }
+    }
+
+    fn world<'a>(&'a self, protected: &'a [String]) -> World<'a> {
+        let errand = &self.seat.errand;
+        let snapshot = self.proc.snapshot().unwrap_or_default();
+        let prefix = errand.ledger.with_file_name(lock_prefix(&errand.ledger));
+        let hosts = hosts_below(&self.proc, self.place, &snapshot, self.own.pid, &prefix);
+        let guards = hosts.into_iter().map(|pid| (pid, snapshot.below(pid).into_iter().collect()));
+        World {
+            proc: &self.proc,
+            observer: Observer { place: self.place, uid: errand.uid },
+            own: self.own.pid,
+            ancestors: self.proc.ancestors(self.own.pid),
+            guards: guards.collect(),
+            protected,
+        }
+    }
+
+    /// The tree begins with the children of this very process.
+    fn tree(&self, program: &Identity) -> Tree {
+        let errand = &self.seat.errand;
+        let root = Root {
+            row: ProcessId(0),
+            task: None,
+            identity: *program,
+            token: Some(errand.token),
+            uid: rustix::process::geteuid().as_raw(),
+            session: Some(program.pid),
+            cgroup: None,
+            keeper: Some(self.own),
+            origin: Origin::Spawned,
+            // All of it is below this process: nothing else may belong to it.
+            containment: Containment::None,
+            limits: Limits {
+                survive: false,
+                grace: errand.grace,
+                max_runtime: None,
+                max_rss: None,
+            },
+            command: Words::default(),
+            arguments: errand.arguments,
+        };
+        Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() }
+    }
+
+    /// The program, while it lives.
+    fn describe_root(&self, program: &Identity) -> Option<Logged> {
+        let stat = self.proc.stat(program.pid).ok()??;
+        Some(Logged {
+            identity: *program,
+            evidence: Evidence::Root,
+            uid: self.proc.uid(program.pid).ok()??,
+            age: age(stat.start_tick),
+            rss: stat.rss_bytes,
+            cpu: cpu_time(&stat),
+            // Its row has it.
+            command: Vec::new(),
+            fate: None,
+        })
+    }
+}
+
+fn as_logged(member: &Found<'_>) -> Logged {
+    Logged {
+        identity: member.identity,
+        evidence: member.evidence,
+        uid: member.uid,
+        age: member.age,
+        rss: member.rss,
+        cpu: member.cpu,
+        command: member.command.to_vec(),
+        fate: None,
+    }
+}

@@ -1,0 +1,205 @@
+//! What ties one process to a root, and pinning what a look has found.
+//!
+//! A look names processes by their numbers, and a number may have changed hands before its pidfd is opened. For a process that
+//! nobody has recorded yet there is no inode to compare, and the start tick tells only of one that was started in a tick before
+//! the look. Where it was started within the 10 ms before, what ties it to its tree is looked at once more when it is pinned:
+//! what is read then, while it holds its number, is its own.
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use crate::{
+    error::Result,
+    identity::{Pid, Place},
+    policy::membership::Evidence,
+    sys::{
+        PidFd, Pinned, Proc,
+        snapshot::{Snapshot, Stat},
+        unless_busy,
+    },
+    tracker::runtime::tracked::Root,
+};
+
+/// Pins the process that a snapshot has shown as a member; `None` where it has gone, or where its tie cannot be found again:
+/// the next look finds it then, if it still is a member. An error where there is no descriptor to hold it by.
+///
+/// `holds` answers whether a member of this number is pinned and still has it.
+pub(in crate::tracker) fn pin(
+    proc: &Proc,
+    place: Place,
+    snapshot: &Snapshot,
+    seen: &Stat,
+    root: &Root,
+    evidence: Evidence,
+    holds: impl Fn(Pid) -> bool,
+) -> Result<Option<Pinned>> {
+    let Some(pinned) = unless_busy(Pinned::open(proc, place, seen.pid))? else { return Ok(None) };
+    let tied = pinned.stat.start_tick == seen.start_tick
+        && (snapshot.tells_apart(seen)
+            || is_tied(proc, &pinned.stat, seen, root, evidence, holds)
+                && pinned.holds_its_number());
+    Ok(tied.then_some(pinned))
+}
+
+/// What ties whoever has a number now to one of some roots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::tracker) enum Tie {
+    /// Nothing of its own: what stands below a member by its parent alone is not told so, nor who is in a leaf.
+    None,
+    /// Its session, its process group, or its token.
+    Certain,
+    /// It calls exec, or may not be read, or there is no descriptor left.
+    Untold,
+}
+
+/// What ties processes to any of some roots.
+#[derive(Debug)]
+pub(in crate::tracker) struct Ties {
+    /// Sessions and process groups.
+    made: HashSet<u32>,
+    tokens: HashSet<Uuid>,
+}
+
+impl Ties {
+    pub(in crate::tracker) fn of<'a>(roots: impl Iterator<Item = &'a Root> + Clone) -> Self {
+        let made = roots.clone().filter_map(|root| root.session).map(Pid::get);
+        Self { made: made.collect(), tokens: roots.filter_map(|root| root.token).collect() }
+    }
+}
+
+/// By a look at this one alone, however many the roots are.
+pub(in crate::tracker) fn tie(proc: &Proc, ties: &Ties, pid: Pid) -> Tie {
+    let stat = match proc.stat(pid) {
+        Ok(Some(stat)) => stat,
+        Ok(None) => return Tie::None,
+        Err(_) => return Tie::Untold,
+    };
+    if stat.is_kernel_thread() {
+        return Tie::None;
+    }
+    if stat.is_zombie() {
+        // A first thread that has ended shows the same; another one may take its number by exec before it is looked at.
+        let dead = PidFd::open(pid).and_then(|fd| fd.map_or(Ok(true), |fd| fd.is_dead()));
+        return if dead.unwrap_or(false) { Tie::None } else { Tie::Untold };
+    }
+    if ties.made.contains(&stat.session) || ties.made.contains(&stat.group) {
+        return Tie::Certain;
+    }
+    if ties.tokens.is_empty() {
+        return Tie::None;
+    }
+    match proc.tokens_shown(pid) {
+        Ok(Some(tokens)) if tokens.iter().any(|token| ties.tokens.contains(token)) => Tie::Certain,
+        Ok(Some(_)) => Tie::None,
+        // Gone meanwhile; or in exec, or another user's, or there is no descriptor left.
+        Ok(None) | Err(_) if matches!(proc.stat(pid), Ok(None)) => Tie::None,
+        Ok(None) | Err(_) => Tie::Untold,
+    }
+}
+
+fn is_tied(
+    proc: &Proc,
+    now: &Stat,
+    seen: &Stat,
+    root: &Root,
+    evidence: Evidence,
+    holds: impl Fn(Pid) -> bool,
+) -> bool {
+    // A session that was begun below the root is entered by inheritance alone. One that bears the process's own number
+    // tells nothing: a daemon that took the number bears it as well.
+    let in_same_session =
+        root.session.is_some() && now.session == seen.session && now.session != now.pid.get();
+    match evidence {
+        // Told by their whole identity, or by the time of their fork.
+        Evidence::Root | Evidence::Recorded | Evidence::Told => true,
+        Evidence::Leaf => root
+            .cgroup
+            .as_ref()
+            .and_then(|leaf| leaf.path.file_name())
+            .is_some_and(|name| proc.is_in_cgroup(now.pid, name)),
+        Evidence::Session => now.session == seen.session,
+        Evidence::Group => now.group == seen.group,
+        Evidence::ChildOf(parent) => {
+            in_same_session || (now.parent == parent.get() && holds(parent))
+        }
+        Evidence::Keeper => in_same_session || now.parent == seen.parent,
+        Evidence::Token => root.token.is_some_and(|token| {
+            proc.tokens(now.pid).is_some_and(|tokens| tokens.contains(&token))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        model::{Limits, Origin, ProcessId},
+        sys::snapshot::tests::{pid, stat},
+        tracker::runtime::tracked::Words,
+    };
+
+    /// A root of its own session 10, or a registered one.
+    fn root(session: Option<u32>) -> Root {
+        let place = crate::sys::current_place().expect("a place");
+        let identity =
+            crate::identity::Identity { place, pid: pid(10), start_tick: 1, pidfd_inode: None };
+        Root {
+            row: ProcessId(1),
+            task: None,
+            identity,
+            token: None,
+            uid: 0,
+            session: session.map(pid),
+            cgroup: None,
+            keeper: None,
+            origin: Origin::Spawned,
+            containment: crate::model::Containment::Session,
+            limits: Limits {
+                survive: false,
+                grace: Duration::ZERO,
+                max_runtime: None,
+                max_rss: None,
+            },
+            command: Words::default(),
+            arguments: true,
+        }
+    }
+
+    fn tied(seen: &Stat, now: &Stat, root: &Root, evidence: Evidence, parent_holds: bool) -> bool {
+        let proc = Proc::open().expect("/proc");
+        is_tied(&proc, now, seen, root, evidence, |_| parent_holds)
+    }
+
+    #[test]
+    fn a_child_is_tied_by_its_parent_while_that_has_its_number() {
+        let seen = stat(20, 11, 20);
+        let child = Evidence::ChildOf(pid(11));
+        assert!(tied(&seen, &stat(20, 11, 20), &root(Some(10)), child, true));
+        assert!(!tied(&seen, &stat(20, 11, 20), &root(Some(10)), child, false));
+        assert!(!tied(&seen, &stat(20, 1, 20), &root(Some(10)), child, true), "a daemon's number");
+    }
+
+    #[test]
+    fn a_session_ties_whose_parent_has_gone_but_not_one_of_its_own_number() {
+        let child = Evidence::ChildOf(pid(11));
+        let (seen, orphaned) = (stat(20, 11, 15), stat(20, 1, 15));
+        assert!(tied(&seen, &orphaned, &root(Some(10)), child, false));
+        // A registered root shares its session with its starter.
+        assert!(!tied(&seen, &orphaned, &root(None), child, false));
+        let (seen, daemon) = (stat(20, 11, 20), stat(20, 1, 20));
+        assert!(!tied(&seen, &daemon, &root(Some(10)), child, false));
+    }
+
+    #[test]
+    fn a_member_of_the_session_or_the_group_must_still_be_in_it() {
+        let seen = stat(20, 11, 10);
+        let elsewhere = stat(20, 11, 20);
+        for evidence in [Evidence::Session, Evidence::Group] {
+            assert!(tied(&seen, &seen.clone(), &root(Some(10)), evidence, false));
+            assert!(!tied(&seen, &elsewhere, &root(Some(10)), evidence, true));
+        }
+    }
+}

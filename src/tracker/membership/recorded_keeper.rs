@@ -1,0 +1,114 @@
+//! Which process is the keeper of a tree.
+//!
+//! A keeper is known by the identity that its program's row has, which was committed before the program ran. What a process
+//! calls itself, what it has in its arguments, and who its parent is, say nothing: any local user may imitate that.
+
+use crate::{
+    identity::{Identity, Pid, Place},
+    model::{Containment, Observer, ProcessRecord},
+    store::Store,
+    sys::{Pinned, Probe, Proc, snapshot::Snapshot},
+    tracker::runtime::shared::Shared,
+};
+
+/// The keeper, pinned, if it lives: the very process that was recorded, and of the user of its program. `None` also where the
+/// observer may not touch that user's processes: where root acts for a user, a forged row must not lead to a process of root's.
+pub(in crate::tracker) fn verified(
+    proc: &Proc,
+    observer: Observer,
+    keeper: &Identity,
+    uid: u32,
+) -> Option<Pinned> {
+    if !observer.may_touch(uid) {
+        return None;
+    }
+    let Probe::Alive(pinned) = Pinned::probe(proc, observer.place, keeper) else { return None };
+    let belonging = proc.belonging(pinned.pid()).ok().flatten()?;
+    // Without pidfs a pid that is reused within a tick looks the same.
+    (belonging.only_uid() == Some(uid) && pinned.holds_its_number()).then_some(pinned)
+}
+
+/// The keeper of a row that an older version has made, which recorded that there is one and not which.
+///
+/// Between a host and a program under a keeper there is that keeper and nothing else. When it dies, the program goes to a
+/// subreaper that is an ancestor of the host, or to the host, or to pid 1: all of them are older than the host or the host
+/// itself. So a parent of the program that was started after the host is the keeper.
+fn of_older_row(
+    proc: &Proc,
+    here: Place,
+    row: &ProcessRecord,
+    host_started: u64,
+) -> Option<Identity> {
+    let Probe::Alive(root) = Pinned::probe(proc, here, &row.identity) else { return None };
+    let parent = Pid::new(i64::from(root.stat.parent))?;
+    let keeper = Pinned::open(proc, here, parent).ok().flatten()?;
+    // It is the parent still, so it was when it was pinned.
+    let is_parent = proc.stat(root.pid()).ok().flatten()?.parent == parent.get()
+        && root.holds_its_number()
+        && keeper.holds_its_number();
+    let between =
+        host_started < keeper.stat.start_tick && keeper.stat.start_tick <= row.identity.start_tick;
+    let belonging = proc.belonging(parent).ok().flatten()?;
+    (is_parent && between && belonging.only_uid() == Some(row.uid)).then_some(keeper.identity)
+}
+
+/// The identity of a root's keeper, as far as it is known.
+pub(in crate::tracker) fn recorded_keeper(
+    store: &Store,
+    proc: &Proc,
+    here: Place,
+    row: &ProcessRecord,
+) -> Option<Identity> {
+    if row.keeper.is_some() || row.containment != Containment::Keeper {
+        return row.keeper;
+    }
+    let host_started = store.first_owner_started(row.id).ok().flatten()?;
+    of_older_row(proc, here, row, host_started)
+}
+
+impl Shared {
+    /// The keeper of a recorded root, where it has one that lives and had its number while the snapshot was taken.
+    pub(in crate::tracker) fn keeper_in(
+        &self,
+        snapshot: &Snapshot,
+        row: &ProcessRecord,
+    ) -> Option<Pid> {
+        let keeper = self.keeper_of_row(row)?;
+        let seen = snapshot.get(keeper.pid)?;
+        (seen.start_tick == keeper.start_tick).then_some(())?;
+        verified(&self.proc, self.observer, &keeper, row.uid).map(|pinned| pinned.pid())
+    }
+
+    /// The identity of a root's keeper, as far as it is known.
+    pub(in crate::tracker) fn keeper_of_row(&self, row: &ProcessRecord) -> Option<Identity> {
+        recorded_keeper(&self.store, &self.proc, self.place(), row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::current_place;
+
+    #[test]
+    fn a_forged_row_in_a_users_ledger_leads_root_to_no_process_of_its_own() {
+        let (proc, place) = (Proc::open().expect("/proc"), current_place().expect("a place"));
+        let own = rustix::process::geteuid().as_raw();
+        let pid = Pid::new(i64::from(std::process::id())).expect("a pid");
+        let me = Pinned::open(&proc, place, pid).expect("a look").expect("alive").identity;
+        let found = |ledger: u32, row: u32, keeper: &Identity| {
+            verified(&proc, Observer { place, uid: ledger }, keeper, row).is_some()
+        };
+        let user = own + 1000;
+        assert!(found(own, own, &me));
+        assert!(!found(user, own, &me), "the row names its true user, which is not the ledger's");
+        assert!(
+            !found(user, user, &me),
+            "the row names the ledger's user, and the process has another"
+        );
+        assert!(!found(own, own, &Identity { start_tick: me.start_tick + 1, ..me }));
+        let inode = me.pidfd_inode.map(|inode| inode + 1);
+        let same = inode.is_none();
+        assert_eq!(found(own, own, &Identity { pidfd_inode: inode, ..me }), same);
+    }
+}

@@ -1,0 +1,335 @@
+//! What belongs to living roots: recorded with memory and CPU time, and counted against their limits.
+//!
+//! Members are found as an end would find them: below the root, in its session, below a recorded descendant. Environments are
+//! read for the token only where a limit on memory asks for it, and only of what is younger than the root and known
+//! otherwise to no tree: some 10 µs for each. What is found is recorded, so that it is known the next time, and after a crash.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use uuid::Uuid;
+
+use super::health::{SURVIVED, seen_alive};
+use crate::{
+    identity::Pid,
+    model::{
+        CPU_STEP, Containment, EndReason, Limits, Millis, NewProcess, Origin, ProcessId,
+        ProcessRecord, Report, Sighting, state::State,
+    },
+    policy::{
+        limits::ran_too_long,
+        membership::{Evidence, TreeView, members},
+        protection,
+    },
+    sys::{
+        Pinned, Probe,
+        procfs::{age, cpu_time},
+        snapshot::{Snapshot, Stat},
+    },
+    tracker::{
+        end::{
+            outcome::Cause,
+            run::{command_of, protected},
+        },
+        membership::evidence::pin,
+        runtime::{shared::Shared, tracked::Entry},
+    },
+};
+
+/// A row of ours with its process, alive.
+pub(in crate::tracker) type Living = (ProcessRecord, Pinned);
+
+/// All living rows of ours, in one snapshot.
+pub(in crate::tracker) struct Scene<'a> {
+    snapshot: &'a Snapshot,
+    alive: &'a [Living],
+    /// Descendants that an earlier pass recorded, by their roots.
+    recorded: HashMap<ProcessId, Vec<Pid>>,
+    /// Who has a row, by pid and start tick.
+    known: HashSet<(Pid, u64)>,
+    /// Roots, and the acting process with its ancestors: what is below one of them belongs to that one.
+    apart: RefCell<HashSet<Pid>>,
+    carriers: HashMap<Uuid, Vec<Pid>>,
+    /// By their roots.
+    keepers: HashMap<ProcessId, Pid>,
+}
+
+impl Shared {
+    /// Records what belongs to each living root; answers with the trees that have passed a limit or had survived.
+    ///
+    /// The caller has seen that they lived after `snapshot` was taken: they had their numbers then.
+    pub(in crate::tracker) fn look_below(
+        &self,
+        snapshot: &Snapshot,
+        alive: &[Living],
+        report: &mut Report,
+    ) -> Vec<(Arc<Entry>, Cause)> {
+        if alive.is_empty() {
+            return Vec::new();
+        }
+        let scene = self.scene(snapshot, alive);
+        let mut sightings = Vec::new();
+        let mut found = Vec::new();
+        let mut due = Vec::new();
+        for (row, pinned) in alive {
+            let mut rss = pinned.stat.rss_bytes;
+            if row.root.is_none() {
+                let below = self.below(&scene, row);
+                rss += below.iter().map(|(stat, _)| stat.rss_bytes).sum::<u64>();
+                found.extend(self.new_rows(&scene, row, &below));
+                if let Some(entry) = self.entry(row.id)
+                    && let Some(cause) = self.why_due(row, &entry, &pinned.stat, &below)
+                {
+                    due.push((entry, cause));
+                }
+            }
+            let sighting = Sighting { process: row.id, rss, cpu: cpu_time(&pinned.stat) };
+            if is_news(row, &sighting) {
+                sightings.push(sighting);
+            }
+        }
+        let written = self.store.observe(&sightings).and_then(|_| match found.as_slice() {
+            [] => Ok(()),
+            found => self.store.admit(&self.place(), found).map(|_| ()),
+        });
+        if let Err(error) = written {
+            report.errors.push(error.to_string());
+        }
+        due
+    }
+
+    /// Why a tree of ours is to be ended now; its age counts before its memory.
+    fn why_due(
+        &self,
+        row: &ProcessRecord,
+        entry: &Entry,
+        root: &Stat,
+        below: &[(&Stat, Evidence)],
+    ) -> Option<Cause> {
+        let cause = |reason, rule| Some(Cause { reason, leak: None, rule });
+        if let Some(rule) = ran_too_long(row.limits.max_runtime, entry.run_time()) {
+            return cause(EndReason::MaxRuntime, rule);
+        }
+        if let Some(limit) = row.limits.max_rss {
+            let all = std::iter::once(root).chain(below.iter().map(|(stat, _)| *stat));
+            let members: Vec<_> = all.map(|stat| (stat.pid, stat.start_tick)).collect();
+            if let Some(rule) = self.tree_memory(limit, &members).is_too_much(limit) {
+                return cause(EndReason::MaxRss, rule);
+            }
+        }
+        (row.state == State::Survived || could_not_be_judged(row)).then(|| Cause {
+            reason: EndReason::Terminated,
+            leak: None,
+            rule: SURVIVED.into(),
+        })
+    }
+
+    /// Those of our rows whose processes live, as the snapshot shows them.
+    pub(in crate::tracker) fn living(
+        &self,
+        rows: Vec<ProcessRecord>,
+        snapshot: &Snapshot,
+    ) -> Vec<Living> {
+        let held = self.held_alive(&rows);
+        let alive = |row: ProcessRecord| {
+            let held = held.get(&row.id).and_then(|fd| seen_alive(&row, fd, snapshot));
+            match held.map_or_else(
+                || Pinned::probe(&self.proc, self.place(), &row.identity),
+                Probe::Alive,
+            ) {
+                Probe::Alive(pinned) => Some((row, pinned)),
+                Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => None,
+            }
+        };
+        rows.into_iter().filter_map(alive).collect()
+    }
+
+    pub(in crate::tracker) fn scene<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        alive: &'a [Living],
+    ) -> Scene<'a> {
+        let roots = alive.iter().filter(|(row, _)| row.root.is_none());
+        let own = self.own_pid();
+        let apart = roots.map(|(row, _)| row.identity.pid).chain([own]);
+        let mut recorded: HashMap<ProcessId, Vec<Pid>> = HashMap::new();
+        for (row, root) in alive.iter().filter_map(|(row, _)| Some((row, row.root?))) {
+            recorded.entry(root).or_default().push(row.identity.pid);
+        }
+        let mut scene = Scene {
+            snapshot,
+            alive,
+            recorded,
+            known: (alive.iter())
+                .map(|(row, _)| (row.identity.pid, row.identity.start_tick))
+                .collect(),
+            apart: RefCell::new(apart.chain(self.proc.ancestors(own)).collect()),
+            carriers: HashMap::new(),
+            keepers: self.telling_keepers(
+                snapshot,
+                alive.iter().map(|(row, _)| row).filter(|row| row.root.is_none()),
+            ),
+        };
+        scene.carriers = self.carriers(&scene);
+        scene
+    }
+
+    /// Who carries the token of a root that has a limit on memory, and is in no tree by other evidence.
+    fn carriers(&self, scene: &Scene<'_>) -> HashMap<Uuid, Vec<Pid>> {
+        let limited = || {
+            let roots = scene.alive.iter().map(|(row, _)| row);
+            roots.filter(|row| row.root.is_none() && row.limits.max_rss.is_some())
+        };
+        let wanted: HashMap<Uuid, u32> =
+            limited().filter_map(|row| Some((row.token?, row.uid))).collect();
+        let mut carriers: HashMap<Uuid, Vec<Pid>> = HashMap::new();
+        let Some(oldest) = limited().map(|row| row.identity.start_tick).min() else {
+            return carriers;
+        };
+        let young = scene.snapshot.iter().filter(|stat| {
+            stat.start_tick >= oldest && !stat.is_kernel_thread() && !stat.is_zombie()
+        });
+        for stat in young.filter(|stat| !scene.known.contains(&(stat.pid, stat.start_tick))) {
+            for token in self.proc.tokens(stat.pid).unwrap_or_default() {
+                let is_of = |uid: u32| self.proc.uid(stat.pid).ok().flatten() == Some(uid);
+                if wanted.get(&token).is_some_and(|&uid| is_of(uid)) {
+                    carriers.entry(token).or_default().push(stat.pid);
+                }
+            }
+        }
+        carriers
+    }
+
+    /// The members of a root's tree but for itself and what is protected.
+    pub(in crate::tracker) fn below<'s>(
+        &self,
+        scene: &'s Scene<'_>,
+        root: &ProcessRecord,
+    ) -> Vec<(&'s Stat, Evidence)> {
+        let own = root.identity.pid;
+        let mut view = view(scene, root);
+        view.leaf = self.in_leaf(root, scene.snapshot);
+        // One set for all roots, each of which is no stranger to itself: a copy for each would cost as much as all of them.
+        let mut exempt = scene.apart.borrow_mut();
+        exempt.remove(&own);
+        // A root of its own that runs in this leaf, as one that was registered: what is below it is its own too.
+        let others = view.leaf.iter().filter(|pid| exempt.contains(pid));
+        let theirs: Vec<Pid> = others.flat_map(|&pid| scene.snapshot.below(pid)).collect();
+        let added: Vec<Pid> = theirs.into_iter().filter(|&pid| exempt.insert(pid)).collect();
+        let mut found = members(scene.snapshot, &view, &exempt).members;
+        self.without_protected(scene, root, &mut found, &exempt);
+        for pid in added {
+            exempt.remove(&pid);
+        }
+        exempt.insert(own);
+        // What may not be touched, such as a program of another user that a task has started, is in no sum and gets no row.
+        let (owner, proc) = (self.observer.uid, &self.proc);
+        let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
+        let others = found.into_iter().filter(|(pid, _)| *pid != own && may_touch(*pid));
+        others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
+    }
+
+    /// What would be left is not recorded: by its row somebody who protects nothing would end it.
+    fn without_protected(
+        &self,
+        scene: &Scene<'_>,
+        root: &ProcessRecord,
+        found: &mut BTreeMap<Pid, Evidence>,
+        exempt: &HashSet<Pid>,
+    ) {
+        let job = self.entry(root.id).map(|entry| Arc::clone(&entry.strays.protected));
+        let names = [self.options.protected.as_slice(), job.as_deref().unwrap_or_default()];
+        if names.iter().all(|names| names.is_empty()) {
+            return;
+        }
+        let candidates: Vec<Pid> = found.keys().copied().collect();
+        let root = Some(root.identity.pid);
+        let left = protection::left(scene.snapshot, root, candidates, exempt, |pid| {
+            protected(&self.proc, pid, &names)
+        });
+        found.retain(|pid, _| !left.contains_key(pid));
+    }
+
+    /// Rows for members that have none yet. What leaves the session and wipes its environment later is known then.
+    fn new_rows(
+        &self,
+        scene: &Scene<'_>,
+        root: &ProcessRecord,
+        below: &[(&Stat, Evidence)],
+    ) -> Vec<NewProcess> {
+        let new = below.iter().filter(|(seen, _)| {
+            !seen.is_zombie() && !scene.known.contains(&(seen.pid, seen.start_tick))
+        });
+        new.filter_map(|(seen, evidence)| self.new_row(root, scene.snapshot, seen, *evidence))
+            .collect()
+    }
+
+    pub(in crate::tracker) fn new_row(
+        &self,
+        root: &ProcessRecord,
+        snapshot: &Snapshot,
+        seen: &Stat,
+        evidence: Evidence,
+    ) -> Option<NewProcess> {
+        let tree = self.root_of(root);
+        let pinned = pin(&self.proc, self.place(), snapshot, seen, &tree, evidence, |_| true);
+        let pinned = pinned.ok().flatten()?;
+        let uid = pinned.uid(&self.proc).ok().flatten().unwrap_or(root.uid);
+        if !self.observer.may_touch(uid) {
+            return None;
+        }
+        Some(NewProcess {
+            task: root.task.clone(),
+            owner: self.instance,
+            root: Some(root.id),
+            origin: Origin::Descendant,
+            token: None,
+            identity: pinned.identity,
+            session: None,
+            cgroup: None,
+            containment: Containment::None,
+            keeper: None,
+            command: command_of(&self.proc, seen.pid, tree.arguments),
+            cwd: None,
+            uid,
+            limits: Limits { max_runtime: None, max_rss: None, ..root.limits },
+            started_at: Millis::now().minus(age(seen.start_tick)),
+            peak_rss: Some(seen.rss_bytes),
+            cpu: Some(cpu_time(seen)),
+            evidence: Some(evidence.to_string()),
+            state: State::Running,
+            allow_survivor: true,
+        })
+    }
+}
+
+/// What of a root's tree is certain in the snapshot.
+fn view(scene: &Scene<'_>, root: &ProcessRecord) -> TreeView {
+    let recorded = scene.recorded.get(&root.id).into_iter().flatten();
+    let mut view = TreeView {
+        known: recorded.map(|pid| (*pid, Evidence::Recorded)).collect(),
+        root: Some(root.identity.pid),
+        session: root.session,
+        group: root.session,
+        ..TreeView::default()
+    };
+    view.keeper = scene.keepers.get(&root.id).copied();
+    if let Some(carriers) = root.token.and_then(|token| scene.carriers.get(&token)) {
+        view.carriers.clone_from(carriers);
+    }
+    view
+}
+
+/// Whether a row does not have it yet: as a rule it has, and then the ledger is not asked.
+fn is_news(row: &ProcessRecord, sighting: &Sighting) -> bool {
+    sighting.rss > row.peak_rss.unwrap_or(0)
+        || row.cpu.unwrap_or_default().abs_diff(sighting.cpu) >= CPU_STEP
+}
+
+/// Whether it was to be ended, and nobody could tell whether it was still the same: nothing was sent to it.
+fn could_not_be_judged(row: &ProcessRecord) -> bool {
+    row.state == State::Running && row.last_error.is_some() && !row.limits.survive
+}

@@ -1,0 +1,388 @@
+//! The kernel's help with what is below a root that only its session holds.
+//!
+//! A daemon that forks twice, leaves the session and wipes its environment between two health passes is known to nobody
+//! once its parents are gone. Where the kernel tells forks ([`crate::sys::proc_events`]), a thread notes what is forked below
+//! our roots, and records what a moment later still lives and hides: it has left the session, and carries no token that an
+//! end will count, one that can be read in a process of the row's uid. What does not hide is found without a row, also after
+//! a crash; it is looked at again when it calls exec or setsid or changes its uid, and, outside of the session, each second:
+//! no event says that it became undumpable, or wrote over its environment.
+//!
+//! It listens only while there is such a root, and some seconds more: each fork on the machine costs it a moment. No spawn
+//! waits for it. Nothing relies on it: where events are lost, or were told before it listened, a health pass looks.
+//!
+//! A number from an event is recorded only for a process that was started when the event says, whose number is pinned.
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::{
+    error::{Error, Result},
+    identity::Pid,
+    model::{NewProcess, ProcessRecord},
+    policy::{
+        fork_history::{Forked, Forks, Noted},
+        membership::Evidence,
+    },
+    sys::{
+        Pinned,
+        pidfd::timespec,
+        place::{boot_minus_monotonic, monotonic_clock},
+        proc_events::{Connector, Told},
+        procfs::{TICK, TICKS_PER_SECOND},
+        snapshot::Snapshot,
+    },
+    tracker::runtime::{
+        shared::{Shared, lock},
+        tracked::Entry,
+    },
+};
+
+/// It goes on listening for this long after the last spawn: roots that follow each other need not each begin anew.
+const LINGER: Duration = Duration::from_secs(10);
+/// A spawn waits no longer than this for the listener.
+const BEGINS_WITHIN: Duration = Duration::from_millis(100);
+/// A root is ours as soon as its gate has opened; what is below another child of ours is forgotten after this.
+const BECOMES_A_ROOT: Duration = Duration::from_secs(5);
+/// Between two looks because of lost events: a machine that forks faster than we read must not keep us looking.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
+/// Events that are read in one turn, before what is due is looked at.
+const TURN: usize = 4096;
+/// The kernel notes a start, then tells it; a parent that loses its processor in between tells it later.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether a thread listens.
+#[derive(Debug)]
+pub(in crate::tracker) struct Listening {
+    state: Mutex<Progress>,
+    /// The thread listens, or has found that it cannot.
+    begun: Condvar,
+    wake: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    running: bool,
+    /// What is forked from now on is told.
+    listens: bool,
+    /// The kernel does not tell; asked once.
+    refused: bool,
+    /// When a root was last about to start.
+    wanted: Option<Instant>,
+}
+
+impl Listening {
+    pub(in crate::tracker) fn new() -> Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| Error::os("failed to set up the listener for forks", error))?;
+        Ok(Self { state: Mutex::default(), begun: Condvar::new(), wake })
+    }
+
+    /// The kernel does not tell, or not any more.
+    fn refuse(&self) {
+        let mut state = lock(&self.state);
+        (state.running, state.listens, state.refused) = (false, false, true);
+        drop(state);
+        self.begun.notify_all();
+    }
+
+    /// Makes the thread look whether it is to end.
+    pub(in crate::tracker) fn wake(&self) {
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Shared {
+    /// Begins to listen, where that is of use. The first spawn waits for it, a millisecond as a rule: a program may hide
+    /// faster than a thread starts.
+    pub(in crate::tracker) fn listen_for_forks(self: &Arc<Self>) {
+        if !self.options.monitor {
+            return;
+        }
+        let mut state = lock(&self.forks.state);
+        state.wanted = Some(Instant::now());
+        if state.running || state.refused {
+            return;
+        }
+        state.running = true;
+        let theirs = Arc::clone(self);
+        let started =
+            std::thread::Builder::new().name("procledger-forks".into()).spawn(move || run(&theirs));
+        match started {
+            Ok(thread) => {
+                let mut threads = lock(&self.threads);
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
+                drop(threads);
+                let waits = |state: &mut Progress| state.running && !state.listens;
+                let _ = self.forks.begun.wait_timeout_while(state, BEGINS_WITHIN, waits);
+            }
+            Err(error) => {
+                state.running = false;
+                tracing::warn!("failed to start the listener for forks: {error}");
+            }
+        }
+    }
+
+    fn has_session_roots(&self) -> bool {
+        lock(&self.entries).values().any(|entry| is_session_root(entry))
+    }
+
+    /// Whether what is below it belongs to a process that we were told of.
+    fn was_registered(&self, pid: Pid) -> bool {
+        lock(&self.entries).values().any(|entry| !entry.child && entry.root.identity.pid == pid)
+    }
+}
+
+fn is_session_root(entry: &Entry) -> bool {
+    entry.child && entry.kept.is_none() && entry.root.cgroup.is_none()
+}
+
+fn run(shared: &Arc<Shared>) {
+    crate::sys::leave_signals_to_the_host();
+    let connector = match Connector::open() {
+        Ok(connector) => connector,
+        Err(error) => {
+            tracing::debug!("forks are not told, the health pass looks for them: {error}");
+            shared.forks.refuse();
+            return;
+        }
+    };
+    lock(&shared.forks.state).listens = true;
+    shared.forks.begun.notify_all();
+    let forks = Forks::new(shared.own_pid());
+    // A root that was there before we listened may have forked already.
+    let lost = shared.has_session_roots();
+    let mut listener = Listener { shared, connector, forks, lost, looked: None };
+    if let Err(error) = listener.listen() {
+        tracing::warn!("forks are not told any more, the health pass looks for them: {error}");
+        shared.forks.refuse();
+    }
+}
+
+struct Listener<'a> {
+    shared: &'a Arc<Shared>,
+    connector: Connector,
+    forks: Forks,
+    /// Something may have been forked that was not noted.
+    lost: bool,
+    looked: Option<Instant>,
+}
+
+impl Listener<'_> {
+    fn listen(&mut self) -> Result<()> {
+        while !self.shared.closed.load(Ordering::Acquire) {
+            self.look_if_lost();
+            self.wait();
+            self.take()?;
+            if let Err(error) = self.record_due() {
+                // The next health pass finds what it can.
+                tracing::warn!("failed to record what was forked: {error}");
+            }
+            if self.is_idle() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self) {
+        let now = Instant::now();
+        let look = self.looked.filter(|_| self.lost).map(|looked| looked + BETWEEN_LOOKS);
+        let next = [self.forks.next_due(), look].into_iter().flatten().min();
+        let limit = next.map_or(LINGER, |next| next.saturating_duration_since(now).min(LINGER));
+        let wake = &self.shared.forks.wake;
+        let connector = self.connector.as_fd();
+        let mut fds = [PollFd::new(&connector, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
+        let _ = poll(&mut fds, Some(&timespec(limit)));
+    }
+
+    fn take(&mut self) -> Result<()> {
+        let now = Instant::now();
+        for _ in 0..TURN {
+            match self.connector.read()? {
+                Told::Event(event) => {
+                    self.forks.take(event, now, |pid| self.shared.was_registered(pid));
+                }
+                Told::Other => {}
+                Told::Nothing => break,
+                Told::Lost => {
+                    self.lost = true;
+                    self.forks.forget_all();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What nobody told us is found as far as a health pass finds it; then what has a row is noted anew.
+    fn look_if_lost(&mut self) {
+        let soon = self.looked.is_some_and(|looked| looked.elapsed() < BETWEEN_LOOKS);
+        if !self.lost || soon {
+            return;
+        }
+        self.lost = false;
+        // A grace that this thread waited for would lose more.
+        let looked = self.shared.health_pass_without_waiting();
+        let looked = looked.and_then(|()| self.note_recorded());
+        if let Err(error) = looked {
+            tracing::warn!("failed to look for what was forked: {error}");
+        }
+        self.looked = Some(Instant::now());
+    }
+
+    fn note_recorded(&mut self) -> Result<()> {
+        let rows = self.shared.store.live_of(self.shared.instance)?;
+        let forked = |row: &ProcessRecord| {
+            // The end of the tick in which it was started.
+            let at = started(row.identity.start_tick) + TICK;
+            let at = at.saturating_sub(boot_minus_monotonic());
+            let pid = row.identity.pid;
+            Some(Forked { pid, at: u64::try_from(at.as_nanos()).ok()? })
+        };
+        for row in &rows {
+            let root = row.root.unwrap_or(row.id);
+            let entry = self.shared.entry(root).filter(|entry| is_session_root(entry));
+            let top = rows.iter().find(|row| row.id == root).filter(|_| entry.is_some());
+            let Some(top) = top.and_then(forked) else { continue };
+            let same = self.pinned(row.identity.pid)?;
+            let same = same.filter(|pinned| pinned.stat.start_tick == row.identity.start_tick);
+            if let (Some(process), Some(_)) = (forked(row), same) {
+                self.forks.add(process, top, true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever has this number now, alive.
+    fn pinned(&self, pid: Pid) -> Result<Option<Pinned>> {
+        let pinned = Pinned::open(&self.shared.proc, self.shared.place(), pid)?;
+        Ok(pinned.filter(Pinned::holds_its_number))
+    }
+
+    fn record_due(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let mut found: Vec<(Arc<Entry>, Pinned)> = Vec::new();
+        for noted in self.forks.due(now) {
+            let pid = noted.process.pid;
+            // One that cannot be seen is left to the health pass.
+            let pinned = self.pinned(pid).ok().flatten();
+            let Some(pinned) = pinned.filter(|pinned| was_forked_at(pinned, noted.process.at))
+            else {
+                self.forks.forget(pid);
+                continue;
+            };
+            if noted.done {
+                continue;
+            }
+            match self.root(&noted) {
+                Some(entry) => match self.tie(&entry, &pinned) {
+                    Tie::Session => {}
+                    Tie::Token => self.forks.watch(pid, now),
+                    Tie::None => {
+                        self.forks.done(pid);
+                        found.push((entry, pinned));
+                    }
+                },
+                None if since(noted.process.at) < BECOMES_A_ROOT => self.forks.again(&noted, now),
+                None => self.forks.forget(pid),
+            }
+        }
+        if found.is_empty() { Ok(()) } else { self.record(&found) }
+    }
+
+    /// What an end would know it by: what is asked here is what is asked there (`ending::look`).
+    fn tie(&self, root: &Entry, pinned: &Pinned) -> Tie {
+        let (root, pid) = (&root.root, pinned.identity.pid);
+        if root.session.map(Pid::get) == Some(pinned.stat.session) {
+            return Tie::Session;
+        }
+        let carries = root.token.is_some_and(|token| {
+            let carried = self.shared.proc.tokens(pid);
+            carried.is_some_and(|carried| carried.contains(&token))
+        });
+        let counts = carries && self.shared.proc.uid(pid).ok().flatten() == Some(root.uid);
+        if counts { Tie::Token } else { Tie::None }
+    }
+
+    /// The root that it is below, once that is one.
+    fn root(&self, noted: &Noted) -> Option<Arc<Entry>> {
+        let entries = lock(&self.shared.entries);
+        let root = entries.values().find(|entry| {
+            let identity = entry.root.identity;
+            identity.pid == noted.top.pid && was_started_at(identity.start_tick, noted.top.at)
+        });
+        root.filter(|entry| is_session_root(entry)).cloned()
+    }
+
+    fn record(&self, found: &[(Arc<Entry>, Pinned)]) -> Result<()> {
+        let shared = self.shared;
+        // A health pass would record the same.
+        let _pass = shared.pass.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = shared.store.live_of(shared.instance)?;
+        let known: HashSet<(Pid, u64)> =
+            rows.iter().map(|row| (row.identity.pid, row.identity.start_tick)).collect();
+        let unknown = found.iter().filter(|(_, pinned)| {
+            !known.contains(&(pinned.identity.pid, pinned.identity.start_tick))
+        });
+        let new: Vec<NewProcess> = unknown
+            .filter(|(entry, _)| !entry.is_being_ended() && !self.protects(entry))
+            .filter_map(|(entry, pinned)| {
+                let root = rows.iter().find(|row| row.id == entry.root.row)?;
+                shared.new_row(root, &Snapshot::default(), &pinned.stat, Evidence::Told)
+            })
+            .collect();
+        if !new.is_empty() {
+            shared.store.admit(&shared.place(), &new)?;
+            shared.notify_export();
+        }
+        Ok(())
+    }
+
+    /// Whether something below this root may be protected: that takes a look at the whole tree, which is the health pass's.
+    fn protects(&self, entry: &Entry) -> bool {
+        !(self.shared.options.protected.is_empty() && entry.strays.protected.is_empty())
+    }
+
+    fn is_idle(&self) -> bool {
+        let mut state = lock(&self.shared.forks.state);
+        let wanted = state.wanted.is_some_and(|wanted| wanted.elapsed() < LINGER);
+        let idle = !wanted && !self.shared.has_session_roots();
+        state.running = !idle;
+        state.listens &= !idle;
+        idle
+    }
+}
+
+/// What ties a process to its root, beside its parents.
+enum Tie {
+    Session,
+    /// For as long as it can be read, and has the root's uid.
+    Token,
+    None,
+}
+
+fn was_forked_at(pinned: &Pinned, at: u64) -> bool {
+    was_started_at(pinned.stat.start_tick, at)
+}
+
+/// Whether who was started at this tick is who was told of at this time, by the same number. Whoever has the number now and
+/// had begun by then had it then; one who got it later began later.
+fn was_started_at(start_tick: u64, at: u64) -> bool {
+    let told = Duration::from_nanos(at) + boot_minus_monotonic();
+    told.checked_sub(started(start_tick)).is_some_and(|after| after < TOLD_WITHIN)
+}
+
+/// On the boot clock.
+fn started(start_tick: u64) -> Duration {
+    Duration::from_millis(start_tick.saturating_mul(1000 / TICKS_PER_SECOND))
+}
+
+fn since(at: u64) -> Duration {
+    monotonic_clock().saturating_sub(Duration::from_nanos(at))
+}

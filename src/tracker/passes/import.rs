@@ -1,0 +1,152 @@
+//! What the former processor's JSON file names.
+//!
+//! The file carries no start tick and no boot id, so an entry is ended only when everything agrees: the process started
+//! when the file says, within two seconds; its name is a configured one; every exemption of the name sweep is passed; and
+//! its parent is one that adopts orphans. Anything else is told and left alone.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use super::name_match::{Match, Search};
+use crate::{
+    error::Result,
+    export::{Legacy, LegacyEntry, read_legacy},
+    model::{EndReason, LeakKind, Millis, Origin, Report, Suspect},
+    policy::name_match::Judgement,
+    sys::procfs::age,
+    tracker::{Tracker, end::outcome::Cause, runtime::shared::Shared},
+};
+
+/// The file's times are written in whole seconds, after the start.
+const START_TOLERANCE: Duration = Duration::from_secs(2);
+
+impl Tracker {
+    /// Reads a JSON file of the former processor once, and ends what it left. `open` does this with the export's path.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or put aside. A file that is not ours, or broken, is told in the report.
+    pub fn import(&self, path: impl AsRef<Path>) -> Result<Report> {
+        self.inner.shared.check_usable()?;
+        self.inner.shared.import(path.as_ref())
+    }
+}
+
+impl Shared {
+    pub(in crate::tracker) fn import(self: &Arc<Self>, path: &Path) -> Result<Report> {
+        let mut report = Report::default();
+        match read_legacy(path, self.observer.uid)? {
+            Legacy::Absent => {}
+            Legacy::Untrusted(why) => {
+                let line = format!("`{}` is not read: {why}", path.display());
+                tracing::warn!("{line}");
+                report.errors.push(line);
+            }
+            Legacy::Corrupt { kept_as, reason } => {
+                let line = format!(
+                    "`{}` is broken: {reason}; it is kept as `{}`",
+                    path.display(),
+                    kept_as.display()
+                );
+                tracing::error!("{line}");
+                report.errors.push(line);
+            }
+            Legacy::Entries { entries, rejected } => {
+                for line in rejected {
+                    tracing::warn!("`{}`: {line}", path.display());
+                    report.errors.push(line);
+                }
+                self.import_entries(path, entries, &mut report)?;
+            }
+        }
+        Ok(report)
+    }
+
+    fn import_entries(
+        self: &Arc<Self>,
+        path: &Path,
+        entries: Vec<LegacyEntry>,
+        report: &mut Report,
+    ) -> Result<()> {
+        let known = self.store.live()?;
+        let new: Vec<LegacyEntry> = entries
+            .into_iter()
+            .filter(|entry| {
+                !known.iter().any(|row| {
+                    row.identity.pid == entry.pid && row.task.as_ref() == Some(&entry.task)
+                })
+            })
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        tracing::info!("Loaded {} persisted processes from {}", new.len(), path.display());
+        let mut settled = Vec::new();
+        for entry in new {
+            report.checked += 1;
+            // Most of a long list is gone: to ask whom others answer for takes longer than to see that.
+            if self.proc.stat(entry.pid)?.is_none() {
+                continue;
+            }
+            let search = self.search(&self.options.orphan_names, self.options.min_age)?;
+            match judge(&search, &entry)? {
+                Verdict::Gone => {}
+                Verdict::Leave { command, why } => {
+                    tracing::warn!(
+                        "process {} for task {} is left alone: {why}",
+                        entry.pid,
+                        entry.task
+                    );
+                    report.suspects.push(Suspect {
+                        task_id: Some(entry.task),
+                        pid: entry.pid,
+                        command,
+                        why,
+                    });
+                }
+                Verdict::End(found, rule) => {
+                    report.checked -= 1;
+                    let rule = format!("the former processor left it; {rule}");
+                    let cause =
+                        Cause { reason: EndReason::Orphan, leak: Some(LeakKind::Orphan), rule };
+                    settled.extend(self.end_found(
+                        &search,
+                        &cause,
+                        Some(entry.task),
+                        Origin::Imported,
+                        &found,
+                        report,
+                    )?);
+                }
+            }
+        }
+        self.write(None, settled, report);
+        Ok(())
+    }
+}
+
+enum Verdict {
+    Gone,
+    Leave { command: Vec<String>, why: String },
+    End(Match, String),
+}
+
+fn judge(search: &Search<'_>, entry: &LegacyEntry) -> Result<Verdict> {
+    let Some(stat) = search.proc.stat(entry.pid)? else { return Ok(Verdict::Gone) };
+    let command = crate::tracker::end::run::command_of(search.proc, entry.pid, true);
+    let started = Millis::now().minus(age(stat.start_tick));
+    if started.since(entry.start_time).max(entry.start_time.since(started)) > START_TOLERANCE {
+        let why = format!(
+            "it started at {}, not at {}",
+            started.to_rfc3339(),
+            entry.start_time.to_rfc3339()
+        );
+        return Ok(Verdict::Leave { command, why });
+    }
+    let Some(found) = search.judge_one(entry.pid)? else {
+        return Ok(Verdict::Leave { command, why: "no configured name matches it".into() });
+    };
+    Ok(match found.judgement.clone() {
+        Judgement::Leak(rule) => Verdict::End(found, rule),
+        Judgement::Suspect(why) | Judgement::Spared(why) => Verdict::Leave { command, why },
+    })
+}

@@ -1,0 +1,355 @@
+//! What keepers have ended after their hosts' deaths, for the history.
+//!
+//! A keeper leaves a record beside the ledger ([`EndLog`]). Whoever settles the root's row takes it in, in this order:
+//!
+//! 1. It waits for the keeper: the tree is gone before anything new is started (invariant 8), and the record is whole.
+//! 2. Members that have no row get one, claimed like the root's. A crash from here on leaves rows of a dead claimant, which the
+//!    next one takes over, and the record, in which it finds the same members again.
+//! 3. The tree is ended as any other, which verifies that each member is gone, and ends what is not.
+//! 4. What became of each is settled as the record says, in one transaction with the root's row.
+//! 5. The record is removed. One whose root's row has ended is not read any more, and removed by a later pass.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use uuid::Uuid;
+
+use crate::{
+    error::Result,
+    model::{
+        Because, Containment, End, ExitStatus, LeakKind, Limits, Millis, NewLeak, NewProcess,
+        Origin, Outcome, ProcessId, ProcessRecord, Report, Settled, Verdict, state::State,
+    },
+    sys::{Pinned, Signal},
+    tracker::{
+        end::{
+            root_exit::stray,
+            run::{MemberEnd, TreeEnd},
+        },
+        membership::recorded_keeper::verified,
+        runtime::{
+            keeper_end_log::{
+                EndLog, Fate, Logged, end_log_path, read_end_log, remove_end_log, token_of_end_log,
+            },
+            liveness::Life,
+            shared::{Shared, lock},
+            tracked::Root,
+        },
+    },
+};
+
+/// A keeper takes the grace, or [`GRACE_CAP`], and some seconds on a busy machine.
+const KEEPER_LIMIT: Duration = Duration::from_secs(10);
+/// What the grace is counted anew for at most, as long as members keep dying.
+const GRACE_CAP: Duration = Duration::from_secs(2);
+/// A keeper below which nothing is left exits within a millisecond.
+const EXIT_LIMIT: Duration = Duration::from_secs(1);
+/// A live host takes in the record of its keeper within seconds; an older one is nobody's.
+const STALE: Duration = Duration::from_mins(1);
+
+const ENDED: &str = "its instance died, and its keeper ended it";
+const NOT_ENDED: &str = "its instance died, and its keeper could not end it";
+const CUT_SHORT: &str = "its instance died, and its keeper was ending it when that was killed";
+
+/// The records of the keepers of some roots.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct EndLogs(HashMap<ProcessId, Arc<EndLog>>);
+
+/// The keepers of rows whose hosts are dead.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct OrphanedKeepers(Vec<Pinned>);
+
+impl Shared {
+    /// Waits until the keepers of claimed rows, whose hosts are dead, have ended their trees; bounded.
+    pub(in crate::tracker) fn await_keepers(&self, claimed: &[ProcessRecord]) -> OrphanedKeepers {
+        let mut keepers = Vec::new();
+        let mut limit = Duration::ZERO;
+        for row in claimed {
+            let keeper = self.keeper_of_row(row);
+            let keeper = keeper.and_then(|it| verified(&self.proc, self.observer, &it, row.uid));
+            if let Some(keeper) = keeper {
+                // One that was stopped goes on where it was.
+                let _ = keeper.signal(Signal::CONT);
+                limit = limit.max(row.limits.grace.max(GRACE_CAP) + KEEPER_LIMIT);
+                keepers.push(keeper);
+            }
+        }
+        let deadline = Instant::now() + limit;
+        keepers.retain(|keeper| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            !keeper.fd().wait_dead(left).unwrap_or(false)
+        });
+        OrphanedKeepers(keepers)
+    }
+
+    /// Ends keepers that have not done their work in time, once nothing is left below them.
+    pub(in crate::tracker) fn end_keepers(&self, keepers: OrphanedKeepers) {
+        for keeper in keepers.0 {
+            let is_alone = self.proc.has_other_children(keeper.pid(), |_| false) == Some(false);
+            if is_alone && !keeper.fd().wait_dead(EXIT_LIMIT).unwrap_or(false) {
+                tracing::warn!("keeper {} does not exit: it is killed", keeper.pid());
+                let _ = keeper.signal(Signal::KILL);
+            }
+        }
+    }
+
+    /// Reads what the keepers of claimed roots have left, and claims the members that have no row yet.
+    pub(in crate::tracker) fn take_end_logs(
+        &self,
+        claimed: &mut Vec<ProcessRecord>,
+        report: &mut Report,
+    ) -> EndLogs {
+        let mut logs = EndLogs::default();
+        for root in self.kept_roots_of(claimed, report) {
+            let Some(token) = root.token else { continue };
+            match self.end_log_of(&root, token) {
+                Ok(Some(log)) => {
+                    claimed.extend(self.claim_logged(&root, &log, claimed, report));
+                    let log = Arc::new(log);
+                    // A descendant stands alone where its root's row has ended already.
+                    let below = claimed.iter().filter(|row| row.root == Some(root.id));
+                    let rows = below.map(|row| row.id).chain([root.id]);
+                    logs.0.extend(rows.map(|row| (row, Arc::clone(&log))));
+                    lock(&self.read_end_logs).insert(token);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!("{error}");
+                    report.errors.push(error.to_string());
+                }
+            }
+        }
+        logs
+    }
+
+    /// The roots under a keeper that claimed rows are, or belong to.
+    fn kept_roots_of(&self, claimed: &[ProcessRecord], report: &mut Report) -> Vec<ProcessRecord> {
+        let mut roots: Vec<ProcessRecord> =
+            claimed.iter().filter(|row| is_kept(row)).cloned().collect();
+        let mut seen: HashSet<ProcessId> = claimed.iter().map(|row| row.id).collect();
+        for root in claimed.iter().filter_map(|row| row.root) {
+            if seen.insert(root) {
+                match self.store.process(root) {
+                    Ok(root) => roots.extend(root.filter(is_kept)),
+                    Err(error) => report.errors.push(error.to_string()),
+                }
+            }
+        }
+        roots
+    }
+
+    /// The record of a root's keeper. That of one that lives is not whole yet.
+    fn end_log_of(&self, row: &ProcessRecord, token: Uuid) -> Result<Option<EndLog>> {
+        let keeper = self.keeper_of_row(row);
+        if keeper.is_some_and(|it| verified(&self.proc, self.observer, &it, row.uid).is_some()) {
+            return Ok(None);
+        }
+        let path = end_log_path(self.store.path(), token);
+        read_end_log(&path, self.observer.uid, token, row.identity.place)
+    }
+
+    /// Rows for the members of a record that have none, claimed.
+    fn claim_logged(
+        &self,
+        root: &ProcessRecord,
+        log: &EndLog,
+        claimed: &[ProcessRecord],
+        report: &mut Report,
+    ) -> Vec<ProcessRecord> {
+        let root_of = Root { arguments: true, ..Root::from(root) };
+        let is_new = |member: &&Logged| {
+            let known = claimed.iter().any(|row| row.identity == member.identity);
+            let gone = member.fate.is_some_and(|fate| fate.outcome == Outcome::Gone);
+            !known && !gone && self.observer.may_touch(member.uid)
+        };
+        let new = log.members.iter().filter(is_new);
+        let new: Vec<NewProcess> = new.map(|it| self.logged_row(&root_of, log, it)).collect();
+        if new.is_empty() {
+            return Vec::new();
+        }
+        let rows = self.store.admit(&self.place(), &new).and_then(|ids| {
+            let rows = ids.into_iter().flatten().map(|id| self.store.process(id));
+            rows.filter_map(Result::transpose).collect::<Result<Vec<_>>>()
+        });
+        rows.unwrap_or_else(|error| {
+            report.errors.push(error.to_string());
+            Vec::new()
+        })
+    }
+
+    fn logged_row(&self, root: &Root, log: &EndLog, member: &Logged) -> NewProcess {
+        NewProcess {
+            task: root.task.clone(),
+            owner: self.instance,
+            root: Some(root.row),
+            origin: Origin::Descendant,
+            token: None,
+            identity: member.identity,
+            session: None,
+            cgroup: None,
+            containment: Containment::None,
+            keeper: None,
+            command: member.command.clone(),
+            cwd: None,
+            uid: member.uid,
+            limits: Limits {
+                max_runtime: None,
+                max_rss: None,
+                survive: false,
+                grace: root.limits.grace,
+            },
+            started_at: log.began.minus(member.age),
+            peak_rss: Some(member.rss),
+            cpu: Some(member.cpu),
+            evidence: Some(member.evidence.to_string()),
+            state: State::Ending,
+            allow_survivor: false,
+        }
+    }
+
+    /// Whether the keeper of a row, whose host is dead, is at work, or has left a record that is not taken in yet.
+    pub(in crate::tracker) fn has_account(&self, row: &ProcessRecord) -> bool {
+        let Some(token) = row.token.filter(|_| is_kept(row)) else { return false };
+        let keeper = self.keeper_of_row(row);
+        keeper.is_some_and(|it| verified(&self.proc, self.observer, &it, row.uid).is_some())
+            || end_log_path(self.store.path(), token).symlink_metadata().is_ok()
+    }
+
+    /// Removes the records of roots whose rows are settled, and those that no row asks for.
+    pub(in crate::tracker) fn remove_end_logs(&self) {
+        let ledger = self.store.path();
+        let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
+        for found in folder.into_iter().flatten().flatten() {
+            let name = found.file_name();
+            let token = name.to_str().and_then(|name| token_of_end_log(ledger, name));
+            let Some(token) = token else { continue };
+            // One of a live row is read when that is settled.
+            if !matches!(self.store.knows_token(&token), Ok(false)) {
+                continue;
+            }
+            let is_read = lock(&self.read_end_logs).remove(&token);
+            let modified = found.metadata().and_then(|seen| seen.modified());
+            let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+            if is_read || age.is_ok_and(|age| age > STALE) || !self.has_live_others() {
+                remove_end_log(&found.path());
+            }
+        }
+    }
+
+    /// Whether another instance may live, which could be about to read a record of its own keeper.
+    fn has_live_others(&self) -> bool {
+        let lives = |life: &Life| !matches!(life, Life::Dead(_));
+        self.judge_others().map_or(true, |others| others.iter().any(|(_, life)| lives(life)))
+    }
+
+    /// Records what a keeper has ended that this host let end its tree.
+    pub(in crate::tracker) fn record_ended_by_keeper(&self, root: &Root) {
+        let Some(token) = root.token else { return };
+        let path = end_log_path(self.store.path(), token);
+        let log = match read_end_log(&path, self.observer.uid, token, root.identity.place) {
+            Ok(Some(log)) => log,
+            Ok(None) => return,
+            Err(error) => return tracing::error!("{error}"),
+        };
+        let cause = stray();
+        let settled: Vec<Settled> = (log.members.iter())
+            .filter_map(|member| {
+                let fate = member.fate.filter(|fate| fate.outcome != Outcome::Gone)?;
+                if fate.outcome == Outcome::Survived || member.identity == root.identity {
+                    return None;
+                }
+                let rule = format!("{}, and its keeper ended it", cause.rule);
+                let at = ended_at(&log, &fate);
+                let because = Because { rule: rule.clone(), evidence: member.evidence.to_string() };
+                let end = End {
+                    reason: cause.reason,
+                    status: fate.status,
+                    at,
+                    error: None,
+                    because: Some(because),
+                };
+                let leak = NewLeak {
+                    kind: LeakKind::Stray,
+                    rule,
+                    evidence: member.evidence.to_string(),
+                    found_at: at,
+                    age: member.age,
+                    rss: Some(member.rss),
+                    outcome: fate.outcome,
+                    died_after: fate.died_after,
+                };
+                let new = Box::new(self.logged_row(root, &log, member));
+                Some(Settled {
+                    process: ProcessId::UNRECORDED,
+                    verdict: Verdict::Found(new, end),
+                    leak: Some(leak),
+                })
+            })
+            .collect();
+        self.write(None, settled, &mut Report::default());
+        // What could not be written waits in memory.
+        remove_end_log(&path);
+    }
+}
+
+impl EndLogs {
+    /// Puts what the keepers say into the answers for their trees: a member that was gone when it was looked for, and that a
+    /// keeper had ended, was ended by that.
+    pub(in crate::tracker) fn complete(&self, ends: &mut [TreeEnd]) {
+        for end in ends {
+            let Some(log) = self.0.get(&end.root.row) else { continue };
+            for member in end.members.iter_mut().filter(|it| it.outcome == Outcome::Gone) {
+                complete(log, member);
+            }
+        }
+    }
+}
+
+fn complete(log: &EndLog, member: &mut MemberEnd) {
+    if member.is_root && log.root_status.is_some() {
+        member.status = known(member.status, log.root_status);
+    }
+    let Some(logged) = log.member(&member.identity) else { return };
+    let Logged { evidence, age, rss, cpu, .. } = *logged;
+    (member.evidence, member.age, member.rss, member.cpu) = (evidence, age, rss, cpu);
+    if member.command.is_empty() {
+        member.command.clone_from(&logged.command);
+    }
+    let Some(fate) = logged.fate else {
+        member.at = Some(log.began);
+        member.rule = Some(CUT_SHORT.into());
+        return;
+    };
+    member.status = known(member.status, Some(fate.status));
+    member.at = Some(ended_at(log, &fate));
+    let rule = match fate.outcome {
+        // It had ended before the keeper signalled it.
+        Outcome::Gone => return,
+        Outcome::Survived | Outcome::Kept => NOT_ENDED,
+        Outcome::Term | Outcome::Kill => {
+            (member.outcome, member.died_after) = (fate.outcome, fate.died_after);
+            ENDED
+        }
+    };
+    member.rule = Some(rule.into());
+}
+
+fn known(status: ExitStatus, other: Option<ExitStatus>) -> ExitStatus {
+    match status {
+        ExitStatus::Unobserved => other.unwrap_or(status),
+        known => known,
+    }
+}
+
+fn ended_at(log: &EndLog, fate: &Fate) -> Millis {
+    let took = fate.died_after.unwrap_or_default();
+    Millis(log.began.0.saturating_add(crate::model::millis(took)))
+}
+
+/// Whether a row is that of a program under a keeper.
+fn is_kept(row: &ProcessRecord) -> bool {
+    row.root.is_none() && row.containment == Containment::Keeper
+}

@@ -1,0 +1,241 @@
+//! Limits on the memory of trees, looked at about each second.
+//!
+//! While a tree has such a limit, a thread of its own looks at it; without one there is no thread and no timer. A look goes from
+//! what is cheap to what is exact:
+//!
+//! 1. Each second: the resident memory and swap of the members that are known by cheap means (what is in the leaf, else what
+//!    is below the root and below members that a look has found). These sums are too high, never too low.
+//! 2. Where that comes near the limit, and each five seconds: the members by a look at all processes, as an end finds them.
+//!    What has lost its parent is found by this.
+//! 3. Where the sum is over the limit: the proportional figures of the members, which count shared pages once. Only these end
+//!    a tree.
+//!
+//! The pause after a look is at least twenty times the processor time that the look took. Not the time that passed: on a busy
+//! machine limits must not be looked at less often.
+//!
+//! Where the proportional figure of a member cannot be read, its anonymous memory and its swap count: what it shares is left
+//! out. A member that this instance may not signal does not count at all: the limit could not free what it takes.
+//!
+//! In a leaf that has a memory controller the kernel enforces the limit as well, at once (`memory.max`, see
+//! [`crate::tracker::start::containment`]).
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    error::Result,
+    identity::Pid,
+    model::{EndReason, ProcessId},
+    policy::limits::TreeMemory,
+    sys::{cgroup::Leaf, snapshot::Stat, thread_clock},
+    tracker::{
+        end::{background::Due, outcome::Cause},
+        runtime::{
+            shared::{Shared, lock},
+            tracked::Entry,
+        },
+    },
+};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at all processes, where no tree comes near its limit.
+const FULL_INTERVAL: Duration = Duration::from_secs(5);
+/// Looking takes a twentieth of one processor; twice that, where a look at all processes has the help of another thread.
+const SHARE: u32 = 20;
+/// So many members of a tree are followed by cheap means; a larger one is looked at as a whole.
+const MEMBERS: usize = 4096;
+
+/// A member of a tree: its number and start tick.
+type Member = (Pid, u64);
+
+/// The thread that looks.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct MemoryWatch {
+    running: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl MemoryWatch {
+    pub(in crate::tracker) fn wake(&self) {
+        let _running = lock(&self.running);
+        self.changed.notify_all();
+    }
+}
+
+impl Shared {
+    /// Sees that a thread looks at limits on memory. Without a monitor none does: then health passes do, by hand.
+    pub(in crate::tracker) fn watch_memory(self: &Arc<Self>) {
+        if !self.monitoring.load(Ordering::Acquire) {
+            return;
+        }
+        let mut running = lock(&self.memory_watch.running);
+        if *running {
+            return;
+        }
+        let shared = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("procledger-memory".into());
+        match thread.spawn(move || Looks::default().run(&shared)) {
+            Ok(thread) => {
+                *running = true;
+                self.keep_thread(thread);
+            }
+            Err(error) => tracing::warn!(
+                "failed to start a thread for limits on memory: {error}; health passes look at them"
+            ),
+        }
+    }
+
+    /// Whether the thread has anything to do; where not, it is counted as gone.
+    fn goes_on_watching_memory(&self) -> bool {
+        let mut running = lock(&self.memory_watch.running);
+        *running = self.monitoring.load(Ordering::Acquire)
+            && self.memory_limits.load(Ordering::Acquire) > 0;
+        *running
+    }
+
+    /// What some members take: the proportional figures only where the cheap ones are over the limit.
+    pub(in crate::tracker) fn tree_memory(&self, limit: u64, members: &[Member]) -> TreeMemory {
+        let mut memory = TreeMemory::default();
+        for (pid, _) in members {
+            if let Ok(Some(one)) = self.proc.memory(*pid) {
+                memory.resident =
+                    memory.resident.saturating_add(one.resident).saturating_add(one.swapped);
+            }
+        }
+        if memory.resident > limit {
+            let each = members.iter().map(|member| self.proportional(*member));
+            memory.proportional = Some(each.fold(0, u64::saturating_add));
+        }
+        memory
+    }
+
+    fn proportional(&self, (pid, start_tick): Member) -> u64 {
+        let read = self.proc.proportional(pid);
+        // Afterwards: what has its number and its tick now had them while it was read.
+        let same = self.proc.stat(pid).is_ok_and(|stat| {
+            stat.is_some_and(|stat| stat.start_tick == start_tick && !stat.is_zombie())
+        });
+        let uid = self.proc.uid(pid).ok().flatten();
+        if !same || !uid.is_some_and(|uid| self.observer.may_touch(uid)) {
+            return 0;
+        }
+        if let Ok(Some(bytes)) = read {
+            return bytes;
+        }
+        // Not dumpable, or a kernel without it.
+        let memory = self.proc.memory(pid).ok().flatten().unwrap_or_default();
+        memory.anonymous.saturating_add(memory.swapped)
+    }
+
+    /// Members of trees with a limit on memory, as an end would find them.
+    fn members_of(&self, entries: &[Arc<Entry>]) -> Result<HashMap<ProcessId, Vec<Member>>> {
+        let rows = self.store.live_of(self.instance)?;
+        let snapshot = self.proc.snapshot()?;
+        let alive = self.living(rows, &snapshot);
+        let scene = self.scene(&snapshot, &alive);
+        let limited: HashSet<ProcessId> = entries.iter().map(|entry| entry.root.row).collect();
+        let roots = alive.iter().map(|(row, _)| row).filter(|row| limited.contains(&row.id));
+        let member = |stat: &Stat| (stat.pid, stat.start_tick);
+        let members = roots.map(|row| {
+            let below = self.below(&scene, row);
+            let root = (row.identity.pid, row.identity.start_tick);
+            let all = below.iter().map(|(stat, _)| member(stat));
+            (row.id, std::iter::once(root).chain(all).collect())
+        });
+        Ok(members.collect())
+    }
+
+    fn limited_in_memory(&self) -> Vec<Arc<Entry>> {
+        let mut entries = self.all_entries();
+        entries.retain(|entry| entry.root.limits.max_rss.is_some() && !entry.is_being_ended());
+        entries
+    }
+}
+
+/// What the thread remembers from one look to the next.
+#[derive(Default)]
+struct Looks {
+    /// Members that the last look at all processes has found.
+    known: HashMap<ProcessId, Vec<Member>>,
+    last_full: Option<Instant>,
+}
+
+impl Looks {
+    fn run(mut self, shared: &Arc<Shared>) {
+        crate::sys::leave_signals_to_the_host();
+        self.last_full = Some(Instant::now());
+        let mut pause = INTERVAL;
+        loop {
+            let running = lock(&shared.memory_watch.running);
+            let wait = shared.memory_watch.changed.wait_timeout(running, pause);
+            drop(wait.unwrap_or_else(PoisonError::into_inner));
+            if !shared.goes_on_watching_memory() {
+                return;
+            }
+            let before = thread_clock();
+            self.look(shared);
+            pause = INTERVAL.max(thread_clock().saturating_sub(before) * SHARE);
+        }
+    }
+
+    fn look(&mut self, shared: &Arc<Shared>) {
+        let entries = shared.limited_in_memory();
+        let limit = |entry: &Entry| entry.root.limits.max_rss.unwrap_or(u64::MAX);
+        let is_due = self.last_full.is_none_or(|last| last.elapsed() >= FULL_INTERVAL);
+        if !is_due && !entries.iter().any(|entry| self.may_be_near(shared, entry, limit(entry))) {
+            return;
+        }
+        match shared.members_of(&entries) {
+            Ok(members) => self.known = members,
+            Err(error) => {
+                return tracing::debug!("failed to look at what trees take: {error}");
+            }
+        }
+        self.last_full = Some(Instant::now());
+        let due = entries.into_iter().filter_map(|entry| {
+            let members = self.known.get(&entry.root.row)?;
+            let limit = limit(&entry);
+            let rule = shared.tree_memory(limit, members).is_too_much(limit)?;
+            let cause = Cause { reason: EndReason::MaxRss, leak: None, rule };
+            Some(Due { entry, cause, answer: None })
+        });
+        shared.end_aside(due.collect());
+    }
+
+    /// By cheap means, and never `false` where what these find is near the limit.
+    fn may_be_near(&self, shared: &Shared, entry: &Entry, limit: u64) -> bool {
+        let root = entry.root.identity.pid;
+        let in_leaf = || {
+            let record = entry.root.cgroup.as_ref()?;
+            let listing = Leaf::open(record, shared.observer.uid).ok()??.list().ok()?;
+            listing.complete.then_some(listing.pids)
+        };
+        let mut memory = TreeMemory::default();
+        let mut add = |pid: Pid| {
+            if let Ok(Some(one)) = shared.proc.memory(pid) {
+                let taken = one.resident.saturating_add(one.swapped);
+                memory.resident = memory.resident.saturating_add(taken);
+            }
+            memory.is_near(limit)
+        };
+        if let Some(pids) = in_leaf() {
+            return pids.into_iter().any(add);
+        }
+        // A number that was given to another process since makes the sum too high at the most.
+        let known = self.known.get(&entry.root.row).into_iter().flatten().map(|(pid, _)| *pid);
+        let mut open: Vec<Pid> = known.chain([root]).collect();
+        let mut seen: HashSet<Pid> = open.iter().copied().collect();
+        while let Some(pid) = open.pop() {
+            if add(pid) || seen.len() > MEMBERS {
+                return true;
+            }
+            let children = shared.proc.children(pid).unwrap_or_default();
+            open.extend(children.into_iter().filter(|child| seen.insert(*child)));
+        }
+        false
+    }
+}

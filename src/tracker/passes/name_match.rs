@@ -1,0 +1,363 @@
+//! The name sweep: the seed's `pgrep -f`, without the innocents.
+//!
+//! Only configured names are looked for, and only what nobody registered is looked at. Exempt are the acting process and
+//! its kin, other uids, whatever a ledger's instance answers for or has below it, whatever carries a token, what sits at a
+//! terminal, and what is younger than the minimum age.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    error::Result,
+    identity::{Pid, Place},
+    model::{
+        Containment, EndReason, InstanceId, LeakKind, Limits, Millis, NewProcess, Observer, Origin,
+        ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId, state::State,
+    },
+    policy::{
+        membership::oneself,
+        name_match::{
+            Circumstances, Judgement, Parent, Program, base_name, judge, matched, protects,
+        },
+    },
+    redact::mask_command,
+    store::Store,
+    sys::{
+        Pinned, Proc,
+        procfs::{age, cpu_time},
+        snapshot::{Snapshot, Stat},
+    },
+    tracker::{
+        end::{outcome::Cause, run::command_of},
+        runtime::{shared::Shared, tracked::Root},
+    },
+};
+
+/// The wall clock may have been set since something was left: what was left before a process began is another one's.
+const CLOCK_SLACK: Duration = Duration::from_hours(24);
+
+/// What a sweep looks for, and on whose behalf.
+#[derive(Debug)]
+pub(in crate::tracker) struct Search<'a> {
+    pub(in crate::tracker) proc: &'a Proc,
+    pub(in crate::tracker) observer: Observer,
+    pub(in crate::tracker) own: Pid,
+    pub(in crate::tracker) store: &'a Store,
+    pub(in crate::tracker) names: &'a [String],
+    pub(in crate::tracker) protected: &'a [String],
+    pub(in crate::tracker) min_age: Duration,
+    /// Instances that live and processes that the ledger has: they and what is below them are exempt.
+    pub(in crate::tracker) answered_for: HashSet<Pid>,
+}
+
+/// A process that the sweep judged.
+#[derive(Debug)]
+pub(in crate::tracker) struct Match {
+    pub(in crate::tracker) pid: Pid,
+    pub(in crate::tracker) start_tick: u64,
+    pub(in crate::tracker) command: Vec<String>,
+    pub(in crate::tracker) judgement: Judgement,
+}
+
+impl Search<'_> {
+    /// Every process that matches a name and is a leak or a suspect.
+    ///
+    /// What stands below a leak is ended with it, and no match of its own: a shell and its subshells have the same name.
+    pub(in crate::tracker) fn run(&self) -> Result<Vec<Match>> {
+        if self.names.is_empty() {
+            return Ok(Vec::new());
+        }
+        // What has a name must have its text somewhere. As a rule nobody has, and then nothing else is read.
+        let names: Vec<&[u8]> = self.names.iter().map(String::as_bytes).collect();
+        let candidates: HashSet<Pid> = self.proc.mentioning(&names)?.into_iter().collect();
+        if candidates.is_empty() {
+            return Ok(Vec::new());
+        }
+        let snapshot = self.proc.snapshot()?;
+        let exempt = self.exempt(&snapshot);
+        let running = snapshot.iter().filter(|stat| candidates.contains(&stat.pid));
+        let running = running.filter(|stat| !stat.is_kernel_thread() && !stat.is_zombie());
+        let mut found: Vec<Match> =
+            running.filter_map(|stat| self.look(&snapshot, &exempt, stat)).collect();
+        found.retain(|found| match &found.judgement {
+            Judgement::Leak(_) | Judgement::Suspect(_) => true,
+            Judgement::Spared(why) => {
+                tracing::debug!("process {} is left alone: {why}", found.pid);
+                false
+            }
+        });
+        let is_leak = |found: &&Match| matches!(found.judgement, Judgement::Leak(_));
+        let leaks: HashSet<Pid> = found.iter().filter(is_leak).map(|found| found.pid).collect();
+        let is_below = |pid| snapshot.ancestors(pid).iter().any(|above| leaks.contains(above));
+        found.retain(|found| !is_below(found.pid));
+        found.sort_unstable_by_key(|found| found.pid);
+        Ok(found)
+    }
+
+    /// Judges one process by its number; `None` where it is gone, or does not match.
+    pub(in crate::tracker) fn judge_one(&self, pid: Pid) -> Result<Option<Match>> {
+        let snapshot = self.proc.snapshot()?;
+        let exempt = self.exempt(&snapshot);
+        Ok(snapshot.get(pid).and_then(|stat| self.look(&snapshot, &exempt, stat)))
+    }
+
+    /// Whose kin is exempt, and why.
+    fn exempt(&self, snapshot: &Snapshot) -> HashMap<Pid, &'static str> {
+        let mut exempt = HashMap::new();
+        for &pid in &self.answered_for {
+            exempt.insert(pid, "the ledger answers for it");
+            let below = "it runs below a process that the ledger answers for";
+            exempt.extend(snapshot.below(pid).into_iter().map(|pid| (pid, below)));
+        }
+        let own = "it is the process that looks, an ancestor of that or below it";
+        exempt.extend(oneself(snapshot, self.own).into_iter().map(|pid| (pid, own)));
+        exempt
+    }
+
+    fn look(
+        &self,
+        snapshot: &Snapshot,
+        exempt: &HashMap<Pid, &'static str>,
+        stat: &Stat,
+    ) -> Option<Match> {
+        let argv = self.proc.command(stat.pid).ok()??;
+        let program = Program { executable: self.proc.executable(stat.pid), argv };
+        let matched = matched(&program, self.names)?;
+        let exempt = exempt.get(&stat.pid).map(|&why| why.to_owned());
+        let about = Circumstances {
+            exempt: exempt
+                .or_else(|| self.exempt_by_itself(stat.pid))
+                .or_else(|| self.exempt_by_ledger(stat)),
+            doubt: self.doubt(stat.pid, &program),
+            on_terminal: stat.terminal != 0,
+            age: age(stat.start_tick),
+            parent: self.parent(snapshot, stat),
+        };
+        let text = |argument: &Vec<u8>| String::from_utf8_lossy(argument).into_owned();
+        Some(Match {
+            pid: stat.pid,
+            start_tick: stat.start_tick,
+            // Matched by its real arguments, told with the secrets in them masked.
+            command: mask_command(&program.argv.iter().map(text).collect::<Vec<_>>()),
+            judgement: judge(&matched, &about, self.min_age),
+        })
+    }
+
+    /// Why a process is not for this sweep, whoever its kin are.
+    ///
+    /// Unlike in a tree, root's sweep too looks at root's processes alone: another user's are that user's business, and a
+    /// set-uid program is of whoever started it. A token means that some tracker answers for it, or did: its own ledger
+    /// decides.
+    fn exempt_by_itself(&self, pid: Pid) -> Option<String> {
+        let Some(belonging) = self.proc.belonging(pid).ok().flatten() else {
+            return Some("it cannot be told whose it is".into());
+        };
+        let stranger = [belonging.real_uid, belonging.effective_uid]
+            .into_iter()
+            .find(|&uid| uid != self.observer.uid);
+        if let Some(uid) = stranger {
+            return Some(format!("it belongs to uid {uid}"));
+        }
+        if belonging.nested {
+            return Some("it runs in a PID namespace of its own, such as a container".into());
+        }
+        match self.proc.tokens(pid) {
+            None => Some("its environment cannot be read".into()),
+            Some(tokens) if tokens.is_empty() => None,
+            Some(_) => Some("it carries a token: the ledger that gave it decides".into()),
+        }
+    }
+
+    /// What a task was let keep is no leak, whatever its name and though its environment may be wiped.
+    fn exempt_by_ledger(&self, stat: &Stat) -> Option<String> {
+        let since = Millis::now().minus(age(stat.start_tick) + CLOCK_SLACK);
+        let kept = Pinned::open(self.proc, self.observer.place, stat.pid).and_then(|pinned| {
+            pinned.map_or(Ok(false), |it| self.store.was_kept(&it.identity, since))
+        });
+        match kept {
+            Ok(false) => None,
+            Ok(true) => Some("a task was let keep it".into()),
+            Err(error) => {
+                Some(format!("it cannot be told whether a task was let keep it: {error}"))
+            }
+        }
+    }
+
+    /// A program that bears a protected name as well is told: somebody asked for two things that contradict.
+    fn doubt(&self, pid: Pid, program: &Program) -> Option<String> {
+        if let Some(other) = matched(program, self.protected) {
+            return Some(protects(&other.rule));
+        }
+        let is_service = self.proc.is_started_by_systemd(pid);
+        is_service.then(|| "systemd started it as a service of its own".into())
+    }
+
+    fn parent(&self, snapshot: &Snapshot, stat: &Stat) -> Parent {
+        let Some(parent) = Pid::new(i64::from(stat.parent)) else { return Parent::Outside };
+        if parent.get() == 1 {
+            return Parent::Init;
+        }
+        let Some(parent) = snapshot.get(parent) else { return Parent::Hidden(stat.parent) };
+        let executable = self.proc.executable(parent.pid);
+        let name = executable.as_deref().map_or(parent.comm.as_slice(), base_name);
+        Parent::Alive(parent.pid, String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// Pins a match, if it still is the one that was found and still a leak: a process may have become another program.
+    fn pin(&self, found: &Match) -> Result<Option<Pinned>> {
+        let Some(pinned) = Pinned::open(self.proc, self.observer.place, found.pid)? else {
+            return Ok(None);
+        };
+        let again = self.judge_one(found.pid)?;
+        let same = again.is_some_and(|again| {
+            again.start_tick == found.start_tick && again.judgement == found.judgement
+        });
+        Ok((same && pinned.stat.start_tick == found.start_tick).then_some(pinned))
+    }
+
+    /// The row that a match would get.
+    fn row(
+        &self,
+        owner: InstanceId,
+        task: Option<TaskId>,
+        origin: Origin,
+        grace: Duration,
+        pinned: &Pinned,
+        arguments: bool,
+    ) -> Result<NewProcess> {
+        Ok(NewProcess {
+            task,
+            owner,
+            root: None,
+            origin,
+            token: None,
+            identity: pinned.identity,
+            session: None,
+            cgroup: None,
+            containment: Containment::None,
+            keeper: None,
+            command: command_of(self.proc, pinned.pid(), arguments),
+            cwd: None,
+            uid: pinned.uid(self.proc)?.unwrap_or(self.observer.uid),
+            limits: Limits { grace, survive: false, max_runtime: None, max_rss: None },
+            started_at: Millis::now().minus(age(pinned.stat.start_tick)),
+            peak_rss: Some(pinned.stat.rss_bytes),
+            cpu: Some(cpu_time(&pinned.stat)),
+            evidence: None,
+            state: State::Ending,
+            allow_survivor: true,
+        })
+    }
+
+    /// The tree of a match, for a dry run: no row is made.
+    pub(in crate::tracker) fn tree(&self, found: &Match) -> Result<Option<Root>> {
+        let Some(pinned) = self.pin(found)? else { return Ok(None) };
+        let new = self.row(InstanceId(0), None, Origin::Swept, Duration::ZERO, &pinned, true)?;
+        Ok(Some(Root::recorded(ProcessId(0), &new, true)))
+    }
+}
+
+impl Shared {
+    pub(in crate::tracker) fn search<'a>(
+        &'a self,
+        names: &'a [String],
+        min_age: Duration,
+    ) -> Result<Search<'a>> {
+        Ok(Search {
+            proc: &self.proc,
+            observer: self.observer,
+            own: self.own_pid(),
+            store: &self.store,
+            names,
+            protected: &self.options.protected,
+            min_age,
+            answered_for: answered_for(&self.store, self.place(), &HashSet::new())?,
+        })
+    }
+
+    /// Ends what matches a configured name, as part of an orphan pass; answers with what there is to write.
+    pub(in crate::tracker) fn sweep(self: &Arc<Self>, report: &mut Report) -> Vec<Settled> {
+        if self.options.orphan_names.is_empty() {
+            return Vec::new();
+        }
+        let found = self
+            .search(&self.options.orphan_names, self.options.min_age)
+            .and_then(|search| Ok((search.run()?, search)));
+        let (matches, search) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                report.errors.push(error.to_string());
+                return Vec::new();
+            }
+        };
+        let mut settled = Vec::new();
+        for found in matches {
+            match found.judgement {
+                Judgement::Leak(ref rule) => {
+                    let cause = Cause {
+                        reason: EndReason::Unregistered,
+                        leak: Some(LeakKind::Unregistered),
+                        rule: rule.clone(),
+                    };
+                    match self.end_found(&search, &cause, None, Origin::Swept, &found, report) {
+                        Ok(ended) => settled.extend(ended),
+                        Err(error) => report.errors.push(error.to_string()),
+                    }
+                }
+                Judgement::Suspect(_) => suspect(found, report),
+                Judgement::Spared(_) => {}
+            }
+        }
+        settled
+    }
+
+    /// Records a process that nobody had registered, claimed by us, and ends its tree.
+    pub(in crate::tracker) fn end_found(
+        self: &Arc<Self>,
+        search: &Search<'_>,
+        cause: &Cause,
+        task: Option<TaskId>,
+        origin: Origin,
+        found: &Match,
+        report: &mut Report,
+    ) -> Result<Vec<Settled>> {
+        let Some(pinned) = search.pin(found)? else { return Ok(Vec::new()) };
+        let (grace, arguments) = (self.options.grace, self.options.record_arguments);
+        let new = search.row(self.instance, task, origin, grace, &pinned, arguments)?;
+        let rows = self.store.admit(&self.place(), &[new])?;
+        let Some(Ok(row)) = rows.into_iter().next() else { return Ok(Vec::new()) };
+        let record: Option<ProcessRecord> = self.store.process(row)?;
+        Ok(self.end_claimed(cause, record.into_iter().collect(), report))
+    }
+}
+
+/// Reports a match that is left alone.
+pub(in crate::tracker) fn suspect(found: Match, report: &mut Report) {
+    let Judgement::Suspect(why) = found.judgement else { return };
+    report.checked += 1;
+    let Match { pid, command, .. } = found;
+    report.suspects.push(Suspect { task_id: None, pid, command, why });
+}
+
+/// Whom the ledger knows: instances that have not stopped and are not `dead`, and live rows of any state.
+/// Pids of another place mean nothing here: that of a container's pid 1 would exempt everything.
+pub(in crate::tracker) fn answered_for(
+    store: &Store,
+    here: Place,
+    dead: &HashSet<InstanceId>,
+) -> Result<HashSet<Pid>> {
+    let instances = store.instances_to_judge()?;
+    let living = instances
+        .iter()
+        .filter(|instance| instance.stopped_at.is_none() && !dead.contains(&instance.id))
+        .filter(|instance| instance.identity.place == here);
+    let mut rows = store.live()?;
+    rows.retain(|row| row.identity.place == here);
+    Ok(living
+        .map(|instance| instance.identity.pid)
+        .chain(rows.iter().map(|row| row.identity.pid))
+        .collect())
+}

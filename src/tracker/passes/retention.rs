@@ -1,0 +1,260 @@
+//! History that is old enough, and the size of the ledger.
+//!
+//! After each health pass the monitor asks whether there is anything to do: history older than it is kept, a ledger larger
+//! than its limit, or a WAL that a reader had held. If so, a thread does it, and ends: at most one at a time, in steps
+//! that hold the write lock for a few milliseconds, with three times as long between them. A host that dies in between
+//! loses one step at most; nothing refers to what is half done.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::{
+    error::{Error, Result},
+    model::Millis,
+    policy::retention::{Pace, interval, next_cutoff},
+    store::Housekeeper,
+    tracker::{
+        Builder, Tracker,
+        runtime::shared::{Shared, lock},
+    },
+};
+
+/// How long history is kept where nobody says otherwise: 90 days.
+pub const DEFAULT_KEEP_HISTORY: Duration = Duration::from_hours(24 * 90);
+/// An empty ledger with its indexes takes about 150 KiB.
+pub(in crate::tracker) const SMALLEST_LIMIT: u64 = 1 << 20;
+/// Steps between two checkpoints: what they wrote fits the WAL's limit.
+const STEPS: u32 = 32;
+
+/// What a prune did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    /// Processes, passes and instances that were deleted; leaks go with their process and are not counted.
+    pub rows: u64,
+    /// Bytes by which the ledger got smaller.
+    pub bytes: u64,
+}
+
+/// How far a prune is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PruneProgress {
+    /// Rows deleted so far.
+    pub rows: u64,
+    /// Rows that were old enough when it began; a few of them may have to stay.
+    pub expected: u64,
+}
+
+impl Builder {
+    /// How long the history of what has ended is kept; 90 days otherwise, and for ever with [`Duration::MAX`].
+    ///
+    /// The monitor deletes what is older, in steps of milliseconds beside the other work; without a monitor, call
+    /// [`prune`](Tracker::prune). What runs, what survived an attempt to end it, the roots of both and the last pass of
+    /// each kind stay; so do the last process, leak, pass and instance, since their numbers would be given again. Where several instances share a ledger, the shortest time of any of them counts.
+    pub fn keep_history(mut self, time: Duration) -> Self {
+        self.options.keep_history = time;
+        self
+    }
+
+    /// How large the ledger may get, in bytes, at least 1 MiB; as large as its history otherwise. The monitor deletes the
+    /// oldest history, however young it is, until what is left fits; not counted are the WAL (a few MiB) and what stays in
+    /// any case, as for [`keep_history`](Self::keep_history).
+    pub fn limit_size(mut self, bytes: u64) -> Self {
+        self.options.limit_size = Some(bytes);
+        self
+    }
+}
+
+impl Tracker {
+    /// Deletes history that ended longer ago than `older_than`, and gives the space back. `progress` is told after each
+    /// small step; between them others write. Live rows, survivors, the last pass of each kind
+    /// and the last row of each table stay: no row gets the number of one that was deleted.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use std::time::Duration;
+    ///
+    /// let pruned = tracker.prune(Duration::from_hours(24 * 30), |_| {})?;
+    /// println!("{} rows, {} bytes", pruned.rows, pruned.bytes);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be written; what was deleted until then stays deleted.
+    pub fn prune(
+        &self,
+        older_than: Duration,
+        mut progress: impl FnMut(PruneProgress),
+    ) -> Result<Pruned> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let before = Millis::now().minus(older_than);
+        let expected = shared.store.count_before(before)?;
+        let open = || !shared.closed.load(Ordering::Acquire);
+        let mut work = Work::begin(shared, &open)?;
+        work.prune(before, &mut |rows| progress(PruneProgress { rows, expected }))?;
+        work.finish()
+    }
+}
+
+/// When the monitor looks at the history again.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct House {
+    next: Mutex<Option<Instant>>,
+    busy: AtomicBool,
+}
+
+impl Shared {
+    /// Starts what there is to do, and never waits for it.
+    pub(in crate::tracker) fn keep_house(self: &Arc<Self>) {
+        let now = Instant::now();
+        let is_time = lock(&self.house.next).is_none_or(|next| next <= now);
+        if !(is_time || self.is_too_large() || self.store.wal_is_too_large())
+            || self.house.busy.swap(true, Ordering::AcqRel)
+        {
+            return;
+        }
+        let theirs = Arc::clone(self);
+        let work = move || {
+            crate::sys::leave_signals_to_the_host();
+            if let Err(error) = theirs.shorten() {
+                tracing::warn!("failed to keep the ledger small: {error}; it is tried again");
+            }
+            // Counted from the end, so that a slow one is not followed by the next.
+            let next = Instant::now() + interval(theirs.options.keep_history);
+            *lock(&theirs.house.next) = Some(next);
+            theirs.house.busy.store(false, Ordering::Release);
+        };
+        match std::thread::Builder::new().name("procledger-house".into()).spawn(work) {
+            Ok(handle) => {
+                let mut threads = lock(&self.threads);
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(handle);
+            }
+            Err(error) => {
+                tracing::warn!("failed to start the thread that keeps the ledger small: {error}");
+                self.house.busy.store(false, Ordering::Release);
+            }
+        }
+    }
+
+    fn is_too_large(&self) -> bool {
+        let used = |limit| self.store.size().is_ok_and(|size| size.used > limit);
+        self.options.limit_size.is_some_and(used)
+    }
+
+    fn shorten(&self) -> Result<()> {
+        let go_on = || self.monitoring.load(Ordering::Acquire);
+        let before = Millis::now().minus(self.options.keep_history);
+        let mut work = Work::begin(self, &go_on)?;
+        work.prune(before, &mut |_| {})?;
+        if let Some(limit) = self.options.limit_size {
+            work.fit(limit)?;
+        }
+        let pruned = work.finish()?;
+        if pruned.rows > 0 {
+            tracing::debug!("deleted {} rows of history, {} bytes", pruned.rows, pruned.bytes);
+        }
+        Ok(())
+    }
+}
+
+/// One prune under way.
+struct Work<'a> {
+    house: Housekeeper,
+    go_on: &'a dyn Fn() -> bool,
+    /// Rows and pages cost differently.
+    rows: Pace,
+    pages: Pace,
+    steps: u32,
+    deleted: u64,
+    bytes_before: u64,
+}
+
+impl<'a> Work<'a> {
+    fn begin(shared: &Shared, go_on: &'a dyn Fn() -> bool) -> Result<Self> {
+        Ok(Self {
+            house: shared.store.housekeeper()?,
+            go_on,
+            rows: Pace::default(),
+            pages: Pace::default(),
+            steps: 0,
+            deleted: 0,
+            bytes_before: shared.store.size()?.total,
+        })
+    }
+
+    /// Deletes what ended before; how many rows that were.
+    fn prune(&mut self, before: Millis, progress: &mut dyn FnMut(u64)) -> Result<u64> {
+        let at_first = self.deleted;
+        while (self.go_on)() {
+            let step = self.house.prune(before, self.rows.size())?;
+            if step.done == 0 {
+                break;
+            }
+            self.deleted += step.done;
+            progress(self.deleted);
+            let pause = self.rows.took(step.held);
+            self.rest(pause)?;
+        }
+        Ok(self.deleted - at_first)
+    }
+
+    /// Deletes the oldest history until what is left fits.
+    fn fit(&mut self, limit: u64) -> Result<()> {
+        let mut last = None;
+        while (self.go_on)() && self.house.store().size()?.used > limit {
+            let now = Millis::now();
+            let Some(oldest) = self.house.store().oldest()? else { return Ok(()) };
+            let before = next_cutoff(oldest, last, now);
+            if self.prune(before, &mut |_| {})? == 0 && before >= now {
+                let used = self.house.store().size()?.used;
+                tracing::warn!(
+                    "the ledger holds {used} bytes, its limit is {limit}: what is left of it has to stay"
+                );
+                return Ok(());
+            }
+            last = Some(before);
+        }
+        Ok(())
+    }
+
+    /// Gives the space back.
+    fn finish(mut self) -> Result<Pruned> {
+        while (self.go_on)() {
+            let step = self.house.free_pages(self.pages.size())?;
+            if step.done == 0 {
+                break;
+            }
+            let pause = self.pages.took(step.held);
+            self.rest(pause)?;
+        }
+        self.house.checkpoint(self.deleted > 0)?;
+        let total = self.house.store().size()?.total;
+        Ok(Pruned { rows: self.deleted, bytes: self.bytes_before.saturating_sub(total) })
+    }
+
+    /// Leaves the ledger to others for a while. The WAL is written back now and then, lest a spawn has to.
+    fn rest(&mut self, pause: Duration) -> Result<()> {
+        self.steps += 1;
+        if self.steps.is_multiple_of(STEPS) {
+            match self.house.checkpoint(false) {
+                Ok(_) => {}
+                // Somebody else does it just now.
+                Err(error) if Error::is_busy(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        std::thread::sleep(pause);
+        Ok(())
+    }
+}

@@ -1,0 +1,326 @@
+//! Reaping for other instances, the moment they die.
+//!
+//! Their deaths come from the kernel, by a pidfd each; that a new one has opened the ledger comes from the ledger's folder
+//! ([`Folder`]), since each makes a lock file beside it, and that an exec has replaced one, since it closes that file. An
+//! instance of another PID namespace has no pidfd here: it is looked at again at intervals.
+
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::OFlags,
+    io::Errno,
+};
+
+use super::watch_folder::{Change, Folder};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{InstanceId, Report},
+    sys::{PidFd, Pinned, Probe, pidfd::timespec},
+    tracker::{
+        Tracker,
+        runtime::{liveness::Life, shared::Shared},
+    },
+};
+
+/// What the kernel does not tell is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The folder is listed this often while there is no inotify.
+const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
+/// What is about to happen, and is not told by the kernel, is looked at this often, for as long as [`LOOK_AGAIN`].
+const LOOK_SOON: Duration = Duration::from_millis(5);
+
+/// One turn of a watch: it has looked at all instances, and done what was to be done.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<'a> {
+    /// Living instances whose deaths the kernel will tell.
+    pub watched: usize,
+    /// What a pass found, where one was needed and found something.
+    pub report: Option<&'a Report>,
+    /// An orphan pass is about to run, which may take as long as the graces of the trees that it ends. The turn itself
+    /// follows, with the report.
+    pub begins_pass: bool,
+}
+
+impl Tracker {
+    /// Ends what dead instances leave as soon as they die, until `stop` becomes readable or is closed by its other end.
+    /// `on_report` gets the report of every pass that found something.
+    ///
+    /// New instances are noticed by inotify(7). Where no instance or watch of it can be had, the ledger's folder is listed
+    /// each second, and the log says so once.
+    ///
+    /// # Errors
+    ///
+    /// As [`watch_turns`](Self::watch_turns).
+    pub fn watch(&self, stop: OwnedFd, mut on_report: impl FnMut(&Report)) -> Result<()> {
+        self.watch_turns(stop, LOOK_AGAIN, |turn| {
+            if let Some(report) = turn.report {
+                on_report(report);
+            }
+        })
+    }
+
+    /// The same, and `on_turn` is called after each turn, at the latest every `look_again`, or 5 s where that is less, and
+    /// before each pass: a program that has to prove that the watch is alive does it there.
+    ///
+    /// # Errors
+    ///
+    /// What goes wrong in one pass is logged, and the watch goes on. [`is_not_found`](Error::is_not_found) once the ledger
+    /// was removed, or another file is in its place: what is opened there from then on would not be watched.
+    pub fn watch_turns(
+        &self,
+        stop: OwnedFd,
+        look_again: Duration,
+        on_turn: impl FnMut(&Turn<'_>),
+    ) -> Result<()> {
+        let folder = Folder::watched(self.inner.shared.store.path());
+        self.watch_by(folder, stop, look_again, on_turn)
+    }
+
+    /// The same without an inotify instance of its own, for a program that watches the folders of many ledgers with one.
+    ///
+    /// `names` is a pipe of names of files that were made or removed in the ledger's folder, each ended by a NUL byte; an
+    /// empty name means that some may be missing, and has the folder listed. It is set non-blocking. Once its other end is
+    /// closed the folder is watched as [`watch_turns`](Self::watch_turns) does it.
+    ///
+    /// # Errors
+    ///
+    /// As [`watch_turns`](Self::watch_turns), and where `names` cannot be set non-blocking.
+    pub fn watch_named(
+        &self,
+        names: OwnedFd,
+        stop: OwnedFd,
+        look_again: Duration,
+        on_turn: impl FnMut(&Turn<'_>),
+    ) -> Result<()> {
+        rustix::fs::fcntl_getfl(&names)
+            .and_then(|flags| rustix::fs::fcntl_setfl(&names, flags | OFlags::NONBLOCK))
+            .map_err(|error| Error::os("failed to set the pipe of names non-blocking", error))?;
+        let folder = Folder::reported(self.inner.shared.store.path(), names);
+        self.watch_by(folder, stop, look_again, on_turn)
+    }
+
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the descriptor is the watch's own until it ends"
+    )]
+    fn watch_by(
+        &self,
+        folder: Folder,
+        stop: OwnedFd,
+        look_again: Duration,
+        mut on_turn: impl FnMut(&Turn<'_>),
+    ) -> Result<()> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let mut watching = Watching::new(shared, folder);
+        loop {
+            if let Err(error) = watching.refresh() {
+                tracing::error!("failed to list the instances: {error}; it is tried again");
+            }
+            let watched = watching.others.len();
+            let begins = || on_turn(&Turn { watched, report: None, begins_pass: true });
+            let report = shared.pass_where_needed(begins);
+            on_turn(&Turn { watched, report: report.as_ref(), begins_pass: false });
+            check_is_there(shared)?;
+            if watching.wait(&stop, look_again.min(LOOK_AGAIN))? == Wake::Stop {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// What an orphan pass found, where there is somebody to reap for.
+    fn pass_where_needed(self: &Arc<Self>, begins: impl FnOnce()) -> Option<Report> {
+        let needed = needs_a_pass(self).unwrap_or_else(|error| {
+            tracing::error!("failed to judge the instances: {error}; it is tried again");
+            false
+        });
+        if needed {
+            begins();
+        }
+        let report = needed.then(|| self.reap_orphans())?;
+        match report {
+            Ok(report) => Some(report).filter(|it| !it.endings.is_empty() || !it.errors.is_empty()),
+            Err(error) => {
+                tracing::error!("the orphan pass failed: {error}; it is tried again");
+                None
+            }
+        }
+    }
+}
+
+/// An open ledger stays usable when its name is taken away; those who open it later open another one.
+fn check_is_there(shared: &Shared) -> Result<()> {
+    let path = shared.store.path();
+    match std::fs::metadata(path) {
+        Ok(file) if (file.dev(), file.ino()) == shared.store.file() => Ok(()),
+        // What cannot be looked at now may be there.
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(Error::new(
+            Kind::NotFound,
+            format!(
+                "the ledger `{}` was removed or replaced while it was watched: watch it anew",
+                path.display()
+            ),
+        )),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wake {
+    Stop,
+    Look,
+}
+
+/// What a poll told.
+#[derive(Debug, Default)]
+struct Ready {
+    stop: bool,
+    folder: bool,
+    died: Vec<InstanceId>,
+}
+
+/// Who is watched.
+struct Watching<'a> {
+    shared: &'a Shared,
+    folder: Folder,
+    others: HashMap<InstanceId, Arc<PidFd>>,
+    /// Lock files whose instances are not in the ledger yet, and when they were seen: the file is made before the row.
+    expected: HashMap<OsString, Instant>,
+    /// Instances that have died and are not judged dead yet, and when they died: a gated child has a copy of its host's
+    /// lock until PDEATHSIG strikes.
+    undecided: HashMap<InstanceId, Instant>,
+}
+
+impl<'a> Watching<'a> {
+    fn new(shared: &'a Shared, mut folder: Folder) -> Self {
+        // An instance on its way into the ledger has made its file before we looked.
+        let expected = folder.list().into_iter().map(|name| (name, Instant::now())).collect();
+        let (others, undecided) = (HashMap::new(), HashMap::new());
+        Self { shared, folder, others, expected, undecided }
+    }
+
+    /// Opens a pidfd for each living instance that has none yet.
+    fn refresh(&mut self) -> Result<()> {
+        let shared = self.shared;
+        self.folder.refresh();
+        if self.folder.is_listed() {
+            self.list();
+        }
+        // From then on the looks at intervals find it, if it ever comes.
+        self.expected.retain(|_, seen| seen.elapsed() < LOOK_AGAIN);
+        let instances = shared.store.instances_to_judge()?;
+        let open = |id| instances.iter().any(|it| it.id == id && it.stopped_at.is_none());
+        self.undecided.retain(|&id, died| died.elapsed() < LOOK_AGAIN && open(id));
+        // One that stopped may be in a process that lives on.
+        self.others.retain(|&id, _| open(id));
+        for instance in instances {
+            self.expected.remove(OsStr::new(&instance.lock_name));
+            let is_new = instance.id != shared.instance
+                && instance.stopped_at.is_none()
+                && !self.others.contains_key(&instance.id);
+            if !is_new {
+                continue;
+            }
+            if let Probe::Alive(pinned) =
+                Pinned::probe(&shared.proc, shared.place(), &instance.identity)
+            {
+                self.others.insert(instance.id, pinned.into_fd());
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self) {
+        let new = self.folder.list();
+        self.expected.extend(new.into_iter().map(|name| (name, Instant::now())));
+    }
+
+    /// Sleeps until there is something to look at. Other files in the folder, such as an export, are not.
+    fn wait(&mut self, stop: &OwnedFd, look_again: Duration) -> Result<Wake> {
+        let nothing_soon = self.expected.is_empty() && self.undecided.is_empty();
+        let rest = if self.folder.is_listed() { LOOK_WITHOUT_EVENTS } else { look_again };
+        let limit = if nothing_soon { rest.min(look_again) } else { LOOK_SOON };
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ready { stop, folder, died } = self.poll(stop, left)?;
+            if stop {
+                return Ok(Wake::Stop);
+            }
+            let relevant = folder && self.read_folder();
+            for id in &died {
+                self.others.remove(id);
+                self.undecided.insert(*id, Instant::now());
+            }
+            if relevant || !died.is_empty() || Instant::now() >= until {
+                return Ok(Wake::Look);
+            }
+        }
+    }
+
+    fn poll(&self, stop: &OwnedFd, limit: Duration) -> Result<Ready> {
+        let (ids, pidfds): (Vec<InstanceId>, Vec<&Arc<PidFd>>) =
+            self.others.iter().map(|(id, fd)| (*id, fd)).unzip();
+        // Where no event comes from the folder, `stop` stands in its place.
+        let folder = self.folder.fd();
+        let mut fds = vec![
+            PollFd::new(stop, PollFlags::IN),
+            PollFd::from_borrowed_fd(folder.unwrap_or(stop.as_fd()), PollFlags::IN),
+        ];
+        fds.extend(pidfds.iter().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
+        match poll(&mut fds, Some(&timespec(limit))) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Ready::default()),
+            Err(error) => return Err(Error::os("failed to wait for instances to die", error)),
+        }
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let died = ids.into_iter().zip(&fds[2..]).filter(|(_, fd)| is_ready(fd));
+        Ok(Ready {
+            stop: is_ready(&fds[0]),
+            folder: folder.is_some() && is_ready(&fds[1]),
+            died: died.map(|(id, _)| id).collect(),
+        })
+    }
+
+    /// Notes which lock files are new; whether there was anything that concerns the ledger.
+    fn read_folder(&mut self) -> bool {
+        let changes = self.folder.changes();
+        for change in &changes {
+            match change {
+                Change::LockMade(name) => {
+                    self.expected.insert(name.clone(), Instant::now());
+                }
+                Change::LockRemoved(name) => drop(self.expected.remove(name)),
+                // An exec closes the lock of the image that it replaces; no death reports that one.
+                Change::LockClosed => {}
+                // Names may have been lost with it.
+                Change::Other => self.list(),
+            }
+        }
+        !changes.is_empty() || self.folder.is_listed()
+    }
+}
+
+/// A pass is for instances that died, or stopped and left something: not for every file in the folder.
+fn needs_a_pass(shared: &Shared) -> Result<bool> {
+    Ok(shared.judge_others()?.iter().any(|(instance, life)| {
+        matches!(life, Life::Dead(_))
+            && (instance.stopped_at.is_none()
+                || shared
+                    .store
+                    .live_of(instance.id)
+                    .is_ok_and(|rows| rows.iter().any(|row| !row.limits.survive)))
+    }))
+}

@@ -1,0 +1,515 @@
+//! What a keeper has ended, in a file beside the ledger: for the next opener, which records it.
+//!
+//! A keeper that ends a tree has no host any more and reads no ledger. It names each member in this file before it signals it,
+//! and adds what became of it when that is known. Whoever settles the root's row reads the file, records each member as a
+//! leak with its evidence, and removes the file once that is committed.
+//!
+//! The file is a list of entries, each with its length and a checksum, and is only ever appended to. Wherever the keeper is
+//! killed, or the disk is full, the entries before that are whole and count; what comes after the first one that is not is
+//! ignored. It is not synced: after a power cut there is nothing left to record.
+//!
+//! - created with `O_EXCL`, mode 0600, named by the token of its tree, which is random;
+//! - read only where it is a plain file with one name, of the ledger's owner, that others cannot write, and not larger than
+//!   [`FILE_LIMIT`];
+//! - data: a process that it names is verified by its whole identity like any recorded one.
+
+use std::{
+    fs::File,
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+use uuid::Uuid;
+
+use crate::{
+    error::{Error, Kind, Result},
+    identity::{Identity, Pid, Place},
+    model::{ExitStatus, Millis, Outcome},
+    policy::membership::Evidence,
+    sys::keeper::protocol::{put, put_number, take_bytes, take_number, take_text},
+};
+
+/// Of the format. A file of another version is left alone.
+const VERSION: u64 = 1;
+/// Some 100,000 members. A tree that has more is ended all the same; those beyond it are not named.
+pub(crate) const FILE_LIMIT: u64 = 16 << 20;
+/// Of a command, the arguments beyond this are left out.
+const COMMAND_LIMIT: usize = 4 << 10;
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// A member of a tree that a keeper has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Logged {
+    pub(crate) identity: Identity,
+    pub(crate) evidence: Evidence,
+    pub(crate) uid: u32,
+    pub(crate) age: Duration,
+    pub(crate) rss: u64,
+    pub(crate) cpu: Duration,
+    pub(crate) command: Vec<String>,
+    /// `None` where the keeper was killed, or could not write, before it was known.
+    pub(crate) fate: Option<Fate>,
+}
+
+/// What became of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fate {
+    pub(crate) outcome: Outcome,
+    pub(crate) status: ExitStatus,
+    pub(crate) died_after: Option<Duration>,
+}
+
+/// The file, as far as it is whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EndLog {
+    /// When the keeper began.
+    pub(crate) began: Millis,
+    /// How the root had ended before that, where it had.
+    pub(crate) root_status: Option<ExitStatus>,
+    /// The root first, where it was alive.
+    pub(crate) members: Vec<Logged>,
+}
+
+impl EndLog {
+    /// What it says of a process.
+    pub(crate) fn member(&self, identity: &Identity) -> Option<&Logged> {
+        self.members.iter().find(|member| member.identity == *identity)
+    }
+}
+
+/// Where the keeper of a tree of this ledger leaves it.
+pub(crate) fn end_log_path(ledger: &Path, token: Uuid) -> PathBuf {
+    ledger.with_file_name(format!("{}{}{SUFFIX}", prefix(ledger), token.simple()))
+}
+
+const SUFFIX: &str = ".ended";
+
+fn prefix(ledger: &Path) -> String {
+    format!("{}-keeper-", ledger.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// The token in the name of such a file beside the ledger.
+pub(crate) fn token_of_end_log(ledger: &Path, name: &str) -> Option<Uuid> {
+    let token = name.strip_prefix(&prefix(ledger))?.strip_suffix(SUFFIX)?;
+    Uuid::try_parse(token).ok().filter(|_| token.len() == 32)
+}
+
+/// The keeper's end of the file. A failure stops the writing and nothing else: the tree is ended with or without it.
+#[derive(Debug)]
+pub(crate) struct EndLogWriter {
+    file: Option<File>,
+    written: u64,
+}
+
+impl EndLogWriter {
+    /// Creates the file, which must not exist.
+    pub(crate) fn create(
+        path: &Path,
+        token: Uuid,
+        began: Millis,
+        root_status: Option<ExitStatus>,
+    ) -> Self {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok().map(File::from);
+        let mut writer = Self { file, written: 0 };
+        writer.append(HEADER, |body| {
+            put_number(body, VERSION);
+            body.extend_from_slice(token.as_bytes());
+            put_number(body, began.0.cast_unsigned());
+            put_optional(body, root_status, put_status);
+        });
+        writer
+    }
+
+    /// Names a member, before it is signalled.
+    pub(crate) fn member(&mut self, member: &Logged) {
+        self.append(MEMBER, |body| {
+            put_identity(body, &member.identity);
+            let (code, pid) = member.evidence.code();
+            body.push(code);
+            put_number(body, u64::from(pid));
+            put_number(body, u64::from(member.uid));
+            put_span(body, member.age);
+            put_number(body, member.rss);
+            put_span(body, member.cpu);
+            let mut left = COMMAND_LIMIT;
+            let fits = member.command.iter().take_while(|word| {
+                let fits = word.len() <= left;
+                left -= word.len().min(left);
+                fits
+            });
+            fits.for_each(|word| put(body, word.as_bytes()));
+        });
+    }
+
+    /// Says what became of a member that was named.
+    pub(crate) fn fate(&mut self, identity: &Identity, fate: &Fate) {
+        self.append(FATE, |body| {
+            put_identity(body, identity);
+            put(body, fate.outcome.as_str().as_bytes());
+            put_status(body, fate.status);
+            put_optional(body, fate.died_after, put_span);
+        });
+    }
+
+    fn append(&mut self, kind: u8, content: impl FnOnce(&mut Vec<u8>)) {
+        let Some(file) = &mut self.file else { return };
+        let mut body = vec![kind];
+        content(&mut body);
+        let mut entry = Vec::with_capacity(body.len() + 16);
+        put_number(&mut entry, body.len() as u64);
+        entry.extend_from_slice(&body);
+        put_number(&mut entry, checksum(&body));
+        self.written += entry.len() as u64;
+        // What is written in part cannot be followed by anything.
+        if self.written > FILE_LIMIT || file.write_all(&entry).is_err() {
+            self.file = None;
+        }
+    }
+}
+
+const HEADER: u8 = 1;
+const MEMBER: u8 = 2;
+const FATE: u8 = 3;
+
+/// Reads what the keeper of a tree has left; `None` where there is nothing. `place`: where its host ran.
+///
+/// # Errors
+///
+/// Where there is a file that may not be trusted, or is none of ours.
+pub(crate) fn read_end_log(
+    path: &Path,
+    owner: u32,
+    token: Uuid,
+    place: Place,
+) -> Result<Option<EndLog>> {
+    let refused = |why: &str| {
+        Error::new(
+            Kind::Denied,
+            format!("the keeper's record `{}` is not used: {why}", path.display()),
+        )
+    };
+    // A FIFO that somebody has put there must not hold this process up.
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP) => return Err(refused("it is a symlink")),
+        Err(error) => {
+            let message = format!("failed to open the keeper's record `{}`", path.display());
+            return Err(Error::os(message, error));
+        }
+    };
+    let failed = |error| {
+        Error::os(format!("failed to read the keeper's record `{}`", path.display()), error)
+    };
+    let seen = file.metadata().map_err(failed)?;
+    if !seen.is_file() || seen.nlink() != 1 {
+        return Err(refused("it is not a plain file with one name"));
+    }
+    if seen.uid() != owner || seen.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(refused("it is not the ledger's owner's alone to write"));
+    }
+    if seen.len() > FILE_LIMIT {
+        return Err(refused("it is too large"));
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_LIMIT).read_to_end(&mut bytes).map_err(failed)?;
+    match parse(&bytes, token, place) {
+        Some(log) => Ok(Some(log)),
+        // The keeper was killed, or the disk was full, before its first entry was whole.
+        None if bytes.len() < SMALLEST => Ok(None),
+        None => Err(refused("it is of another version, or damaged")),
+    }
+}
+
+/// A header entry with no status.
+const SMALLEST: usize = 8 + 1 + 8 + 16 + 8 + 1 + 8;
+
+/// Removes the file. One that is not there is no failure.
+pub(crate) fn remove_end_log(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            tracing::warn!("failed to remove the keeper's record `{}`: {error}", path.display());
+        }
+        _ => {}
+    }
+}
+
+fn parse(bytes: &[u8], token: Uuid, place: Place) -> Option<EndLog> {
+    let mut rest = bytes;
+    let mut header = next_entry(&mut rest)?;
+    let mut log = take_header(&mut header, token).filter(|_| header.is_empty())?;
+    while let Some(mut entry) = next_entry(&mut rest) {
+        if take_entry(&mut entry, place, &mut log).is_none() || !entry.is_empty() {
+            break;
+        }
+    }
+    Some(log)
+}
+
+/// The body of the next entry, if it is whole.
+fn next_entry<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(take_number(rest)?).ok()?;
+    let body = take_bytes(rest, length)?;
+    (take_number(rest)? == checksum(body)).then_some(body)
+}
+
+fn take_header(body: &mut &[u8], token: Uuid) -> Option<EndLog> {
+    let [HEADER] = take_bytes(body, 1)? else { return None };
+    let same = take_number(body)? == VERSION && take_bytes(body, 16)? == token.as_bytes();
+    let began = Millis(take_number(body)?.cast_signed());
+    let root_status = take_optional(body, take_status)?;
+    same.then_some(EndLog { began, root_status, members: Vec::new() })
+}
+
+fn take_entry(body: &mut &[u8], place: Place, log: &mut EndLog) -> Option<()> {
+    match take_bytes(body, 1)? {
+        [MEMBER] => {
+            let member = take_member(body, place)?;
+            log.members.push(member);
+        }
+        [FATE] => {
+            let identity = take_identity(body, place)?;
+            let outcome = Outcome::parse(take_text(body)?.to_str()?)?;
+            let (status, died_after) = (take_status(body)?, take_optional(body, take_span)?);
+            let member = log.members.iter_mut().find(|member| member.identity == identity)?;
+            member.fate = Some(Fate { outcome, status, died_after });
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+fn take_member(body: &mut &[u8], place: Place) -> Option<Logged> {
+    let identity = take_identity(body, place)?;
+    let [code] = take_bytes(body, 1)? else { return None };
+    let evidence = Evidence::from_code(*code, Pid::new(i64::try_from(take_number(body)?).ok()?))?;
+    let uid = u32::try_from(take_number(body)?).ok()?;
+    let (age, rss, cpu) = (take_span(body)?, take_number(body)?, take_span(body)?);
+    let mut command = Vec::new();
+    while !body.is_empty() {
+        command.push(take_text(body)?.into_string().ok()?);
+    }
+    Some(Logged { identity, evidence, uid, age, rss, cpu, command, fate: None })
+}
+
+fn put_identity(body: &mut Vec<u8>, identity: &Identity) {
+    put_number(body, u64::from(identity.pid.get()));
+    put_number(body, identity.start_tick);
+    put_optional(body, identity.pidfd_inode, put_number);
+}
+
+fn take_identity(body: &mut &[u8], place: Place) -> Option<Identity> {
+    Some(Identity {
+        place,
+        pid: Pid::new(i64::try_from(take_number(body)?).ok()?)?,
+        start_tick: take_number(body)?,
+        pidfd_inode: take_optional(body, take_number)?,
+    })
+}
+
+fn put_status(body: &mut Vec<u8>, status: ExitStatus) {
+    let (kind, number) = match status {
+        ExitStatus::Exited(code) => (0, code),
+        ExitStatus::Signaled(signal) => (1, signal),
+        ExitStatus::Unobserved => (2, 0),
+    };
+    body.push(kind);
+    put_number(body, u64::from(number.cast_unsigned()));
+}
+
+fn take_status(body: &mut &[u8]) -> Option<ExitStatus> {
+    let [kind] = take_bytes(body, 1)? else { return None };
+    let number = u32::try_from(take_number(body)?).ok()?.cast_signed();
+    match (kind, number) {
+        (0, 0..=255) => Some(ExitStatus::Exited(number)),
+        (1, 1..=127) => Some(ExitStatus::Signaled(number)),
+        (2, 0) => Some(ExitStatus::Unobserved),
+        _ => None,
+    }
+}
+
+/// Milliseconds.
+fn put_span(body: &mut Vec<u8>, span: Duration) {
+    put_number(body, u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+}
+
+fn take_span(body: &mut &[u8]) -> Option<Duration> {
+    Some(Duration::from_millis(take_number(body)?))
+}
+
+fn put_optional<T>(body: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+    body.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put(body, value);
+    }
+}
+
+/// The outer `None`: it is malformed.
+#[expect(clippy::option_option, reason = "the parser's own answer, around an optional value")]
+fn take_optional<T>(
+    body: &mut &[u8],
+    take: impl FnOnce(&mut &[u8]) -> Option<T>,
+) -> Option<Option<T>> {
+    match take_bytes(body, 1)? {
+        [0] => Some(None),
+        [1] => take(body).map(Some),
+        _ => None,
+    }
+}
+
+/// FNV-1a: it tells a torn write, and guards against nothing else.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TOKEN: Uuid = Uuid::from_u128(0x1234);
+
+    fn place() -> Place {
+        Place {
+            machine_id: None,
+            boot_id: Uuid::from_u128(7),
+            pid_namespace: 1,
+            boottime_offset: 0,
+        }
+    }
+
+    fn me() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    fn logged(pid: i64, evidence: Evidence) -> Logged {
+        let pid = Pid::new(pid).expect("a pid");
+        Logged {
+            identity: Identity { place: place(), pid, start_tick: 99, pidfd_inode: Some(5) },
+            evidence,
+            uid: 1000,
+            age: Duration::from_millis(1500),
+            rss: 4096,
+            cpu: Duration::from_millis(20),
+            command: vec!["sh".into(), "-c".into(), "ünïcode \n".into()],
+            fate: None,
+        }
+    }
+
+    /// A file with two members, of which the first one's fate is known.
+    fn written(folder: &Path) -> (PathBuf, EndLog) {
+        let path = end_log_path(&folder.join("ledger.db"), TOKEN);
+        let mut writer = EndLogWriter::create(&path, TOKEN, Millis(42), None);
+        let mut first = logged(10, Evidence::Root);
+        let second = logged(11, Evidence::ChildOf(first.identity.pid));
+        writer.member(&first);
+        writer.member(&second);
+        let fate = Fate {
+            outcome: Outcome::Kill,
+            status: ExitStatus::Signaled(9),
+            died_after: Some(Duration::from_millis(7)),
+        };
+        writer.fate(&first.identity, &fate);
+        first.fate = Some(fate);
+        (path, EndLog { began: Millis(42), root_status: None, members: vec![first, second] })
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, log) = written(folder.path());
+        assert_eq!(read_end_log(&path, me(), TOKEN, place()).expect("trusted"), Some(log));
+        let mode = std::fs::metadata(&path).expect("a file").mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let name = path.file_name().expect("a name").to_str().expect("text");
+        assert_eq!(token_of_end_log(&folder.path().join("ledger.db"), name), Some(TOKEN));
+        assert_eq!(token_of_end_log(&folder.path().join("other.db"), name), None);
+        remove_end_log(&path);
+        remove_end_log(&path);
+        assert_eq!(read_end_log(&path, me(), TOKEN, place()).expect("none"), None);
+    }
+
+    #[test]
+    fn wherever_it_is_cut_the_entries_before_count() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, log) = written(folder.path());
+        let bytes = std::fs::read(&path).expect("read");
+        let mut seen = Vec::new();
+        for cut in 0..bytes.len() {
+            let Some(part) = parse(&bytes[..cut], TOKEN, place()) else { continue };
+            assert!(part.members.len() <= log.members.len());
+            seen.push(part.members.len());
+            std::fs::write(&path, &bytes[..cut]).expect("written");
+            assert_eq!(read_end_log(&path, me(), TOKEN, place()).expect("trusted"), Some(part));
+        }
+        seen.dedup();
+        assert_eq!(seen, [0, 1, 2]);
+        for cut in 0..SMALLEST {
+            std::fs::write(&path, &bytes[..cut]).expect("written");
+            assert_eq!(read_end_log(&path, me(), TOKEN, place()).expect("not begun"), None);
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_may_have_written_is_refused_and_nothing_is_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, _) = written(folder.path());
+        let refused = |why: &str| {
+            let error = read_end_log(&path, me(), TOKEN, place()).expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+        };
+        let set_mode = |mode| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("a mode");
+        };
+        set_mode(0o620);
+        refused("alone to write");
+        set_mode(0o600);
+        assert!(read_end_log(&path, me() + 1, TOKEN, place()).is_err(), "another one's");
+        assert!(read_end_log(&path, me(), Uuid::from_u128(9), place()).is_err(), "another tree's");
+        let second = folder.path().join("second");
+        std::fs::hard_link(&path, &second).expect("a link");
+        refused("one name");
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink(&second, &path).expect("a link");
+        refused("symlink");
+        assert!(EndLogWriter::create(&path, TOKEN, Millis(0), None).file.is_none());
+        std::fs::remove_file(&path).expect("removed");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+        refused("plain file");
+        std::fs::remove_file(&path).expect("removed");
+        let file = File::create(&path).expect("a file");
+        file.set_len(FILE_LIMIT + 1).expect("its length");
+        refused("too large");
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_never_taken_for_a_member(noise: Vec<u8>, at in any::<prop::sample::Index>()) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (path, log) = written(folder.path());
+            let mut bytes = std::fs::read(&path).expect("read");
+            bytes.truncate(at.index(bytes.len()));
+            bytes.extend(noise);
+            if let Some(read) = parse(&bytes, TOKEN, place()) {
+                for member in read.members {
+                    prop_assert!(log.members.iter().any(|known| known.identity == member.identity));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The host's hold on a keeper.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::event::epoll;
+
+use super::{
+    shared::{Shared, lock},
+    tracked::Entry,
+};
+use crate::{
+    error::Result,
+    identity::Identity,
+    model::{EndReason, ExitStatus, ProcessId, told},
+    sys::{Pinned, Probe, keeper::Link},
+    tracker::end::{root_exit::tree_of, run::Tree, spared::leave_of},
+};
+
+/// A keeper below which nothing is left goes within a millisecond.
+const PART_LIMIT: Duration = Duration::from_millis(50);
+/// One that was told to leave goes as soon as it is scheduled.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+/// One that ends a tree takes the grace, which is counted anew for at most [`GRACE_CAP`], and this for its kills.
+const END_LIMIT: Duration = Duration::from_secs(10);
+const GRACE_CAP: Duration = Duration::from_secs(2);
+
+/// A keeper, until the host parts with it.
+#[derive(Debug)]
+pub(in crate::tracker) struct Kept(Mutex<State>);
+
+/// What a keeper has said of its program's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::tracker) enum Word {
+    Ended(ExitStatus),
+    /// It lives, and has not said anything yet.
+    NotYet,
+    /// It has gone without a word.
+    Gone,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` once it has gone, or was let go.
+    link: Option<Link>,
+    told: Option<ExitStatus>,
+}
+
+impl Kept {
+    pub(in crate::tracker) fn new(link: Link) -> Self {
+        Self(Mutex::new(State { link: Some(link), told: None }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the program ended, as far as its keeper says so until `deadline`.
+    pub(in crate::tracker) fn word(&self, deadline: Instant) -> Word {
+        let mut state = self.state();
+        if state.told.is_none()
+            && let Some(link) = &state.link
+        {
+            // The keeper says so as soon as it is scheduled and could reap it. Its last words may be in the socket still.
+            let dead = link.is_dead();
+            let limit = deadline.saturating_duration_since(Instant::now());
+            state.told = link.status(if dead { Duration::ZERO } else { limit });
+            if state.told.is_none() && !dead {
+                return Word::NotYet;
+            }
+        }
+        state.told.map_or(Word::Gone, Word::Ended)
+    }
+
+    fn take(&self) -> Option<Link> {
+        self.state().link.take()
+    }
+
+    /// Takes note of a keeper that has gone before anybody parted with it: `true` once.
+    fn has_gone(&self) -> bool {
+        let mut state = self.state();
+        let Some(link) = state.link.take_if(|link| link.is_dead()) else { return false };
+        // Its last words may be in the socket still.
+        state.told = state.told.or_else(|| link.status(Duration::ZERO));
+        drop(state);
+        let _ = link.dismiss(Duration::ZERO);
+        true
+    }
+
+    /// The keeper's pidfd, for whoever watches it.
+    fn watched<T>(&self, watch: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        self.state().link.as_ref().map(|link| watch(link.as_fd()))
+    }
+}
+
+/// Tells a keeper to leave what is below it and waits until it has gone.
+fn send_away(link: Link) {
+    link.leave();
+    if let Some(link) = link.dismiss(LEAVE_LIMIT) {
+        link.kill();
+    }
+}
+
+/// Marks the epoll data of a keeper, beside the row of its program; rows count from 1 and never come here.
+const KEEPER: u64 = 1 << 63;
+
+/// The row of the program whose keeper an event is about.
+pub(in crate::tracker) fn keeper_of(data: u64) -> Option<ProcessId> {
+    (data & KEEPER != 0).then(|| ProcessId((data & !KEEPER).cast_signed()))
+}
+
+impl Shared {
+    /// Watches the keeper of a program that was taken on.
+    pub(in crate::tracker) fn watch_keeper(&self, entry: &Entry) {
+        let Some(kept) = &entry.kept else { return };
+        let data = epoll::EventData::new_u64(entry.root.row.0.cast_unsigned() | KEEPER);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        // A failure leaves it to the health pass.
+        let _ = kept.watched(|fd| epoll::add(&self.epoll, fd, data, flags));
+    }
+
+    /// Tells of a keeper that was killed while its program lives. It goes on: its end is known by its pidfd, and its strays by
+    /// session, token and recorded descendants.
+    pub(in crate::tracker) fn notice_keeper(entry: &Entry) {
+        if !entry.kept.as_deref().is_some_and(Kept::has_gone) {
+            return;
+        }
+        let lives = entry.pidfd.as_ref().is_some_and(|fd| !fd.is_dead().unwrap_or(true));
+        if lives && !entry.is_being_ended() {
+            tracing::error!(
+                "the keeper of process {} for task {} was killed: the process goes on, and is held by its session, its \
+                 token and recorded descendants only",
+                entry.root.identity.pid,
+                told(entry.root.task.as_ref()),
+            );
+        }
+    }
+
+    /// Parts with the keeper of a program that has ended, or is not ours any more. `leave`: what is left below it stays.
+    ///
+    /// A keeper exits by itself when nothing is left below it. Where something is, this host ends what it finds; what it does
+    /// not find, the keeper ends, and is waited for. It leaves only what is spared on purpose, such as a process of another
+    /// task: so a keeper never ends what its living host has decided to spare.
+    pub(in crate::tracker) fn part_with_keeper(&self, entry: &Arc<Entry>, leave: bool) {
+        self.bury_departed();
+        let Some(link) = entry.kept.as_deref().and_then(Kept::take) else { return };
+        if leave {
+            return send_away(link);
+        }
+        if link.wait_dead(PART_LIMIT) {
+            let _ = link.dismiss(Duration::ZERO);
+        } else if self.is_of_another(entry.root.row) {
+            // Another instance is ending the tree. The keeper holds it together until that is done.
+            lock(&self.departing).push((Arc::clone(entry), link));
+        } else {
+            self.end_unseen(entry);
+            self.dismiss_keeper(entry, link);
+        }
+    }
+
+    /// Lets a keeper end what is left below it, unless that is spared on purpose.
+    fn dismiss_keeper(&self, entry: &Entry, link: Link) {
+        if link.wait_dead(PART_LIMIT) {
+            let _ = link.dismiss(Duration::ZERO);
+            return;
+        }
+        if self.is_released(entry.root.row) || self.spares_below(entry, &link) {
+            return send_away(link);
+        }
+        let grace = entry.root.limits.grace.max(GRACE_CAP);
+        match link.dismiss(grace + END_LIMIT) {
+            None => self.record_ended_by_keeper(&entry.root),
+            Some(link) => {
+                tracing::error!(
+                    "the keeper of task {} does not end what is left of it: it is killed",
+                    told(entry.root.task.as_ref())
+                );
+                link.kill();
+            }
+        }
+    }
+
+    /// Whether something lives below a keeper that is spared on purpose: what was kept of its tree, another task, or another
+    /// instance. Where that is unknown, nothing is ended on a guess.
+    fn spares_below(&self, entry: &Entry, link: &Link) -> bool {
+        let root = entry.root.row;
+        let looked = || -> Result<bool> {
+            let kept = self.store.below(&[root])?.into_iter().flat_map(|it| it.kept);
+            let instances = self.store.instances_to_judge()?.into_iter().map(|it| it.identity);
+            // Rows of this tree may have another owner: the instance that is ending it, or was.
+            let others = self.store.live()?.into_iter();
+            let others = others.filter(|row| row.root.unwrap_or(row.id) != root);
+            let spared: Vec<Identity> =
+                kept.chain(instances).chain(others.map(|row| row.identity)).collect();
+            let below = self.proc.snapshot()?.below(link.pid());
+            let lives = |it: &Identity| {
+                matches!(Pinned::probe(&self.proc, self.place(), it), Probe::Alive(_))
+            };
+            Ok(spared.iter().any(|it| below.contains(&it.pid) && lives(it)))
+        };
+        looked().unwrap_or_else(|error| {
+            tracing::error!(
+                "failed to look for what a task may leave: {error}; it is left running"
+            );
+            true
+        })
+    }
+
+    fn end_unseen(&self, entry: &Entry) {
+        match self.store.below(&[entry.root.row]) {
+            Ok(below) => {
+                let kept = below.into_iter().flat_map(|below| below.kept).collect();
+                let leave = leave_of(entry, kept);
+                self.end_strays_of(vec![Tree { leave, ..tree_of(entry, None) }]);
+            }
+            // Which processes to leave alone is not known.
+            Err(error) => tracing::error!("failed to look for more that a task left: {error}"),
+        }
+    }
+
+    /// Parts with the keepers of trees that another instance was ending, once it has done so.
+    pub(in crate::tracker) fn bury_departed(&self) {
+        let departing = std::mem::take(&mut *lock(&self.departing));
+        for (entry, link) in departing {
+            if link.is_dead() {
+                let _ = link.dismiss(Duration::ZERO);
+            } else if self.is_of_another(entry.root.row) {
+                lock(&self.departing).push((entry, link));
+            } else {
+                self.dismiss_keeper(&entry, link);
+            }
+        }
+    }
+
+    /// The same when this host stops: after that, nothing holds these trees together.
+    pub(in crate::tracker) fn bury_last(&self) {
+        let departing = std::mem::take(&mut *lock(&self.departing));
+        for (entry, link) in departing {
+            self.dismiss_keeper(&entry, link);
+        }
+    }
+
+    /// Whether a row that we held is being ended by somebody else.
+    fn is_of_another(&self, row: ProcessId) -> bool {
+        let record = self.store.process(row).ok().flatten();
+        record.and_then(|record| record.claimed_by).is_some_and(|by| by != self.instance)
+    }
+
+    /// Whether what a program has left is nobody's business any more: its row was released, or a person closed it.
+    pub(in crate::tracker) fn is_released(&self, row: ProcessId) -> bool {
+        let record = self.store.process(row).ok().flatten();
+        record
+            .and_then(|record| record.end_reason)
+            .is_some_and(|reason| matches!(reason, EndReason::Released | EndReason::Forgotten))
+    }
+}

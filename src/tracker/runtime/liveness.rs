@@ -1,0 +1,357 @@
+//! Is an instance dead?
+//!
+//! Two witnesses must agree: its lock is free, and its identity is gone. The kernel drops the lock at death, whatever
+//! killed it and across namespaces; the identity survives a lock file that somebody deleted. A row that came with a copy of
+//! the ledger proves nothing: its instance may live beside the original.
+//!
+//! execve(2) ends an instance as surely as a death does and keeps its identity. There the third witness decides, which the
+//! instance left in its lock file: the image that its process ran.
+//!
+//! Of an instance in another PID namespace the identity cannot be looked at. It is dead, with all that it left, where
+//! nothing is in that namespace any more.
+
+use std::{
+    cell::OnceCell,
+    collections::HashSet,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use super::shared::{Shared, lock};
+use crate::{
+    error::Result,
+    identity::{Pid, Place, Reach},
+    model::{DeadInstance, EndReason, InstanceRecord, StopHow},
+    store::Store,
+    sys::{
+        Pinned, Probe, Proc,
+        file_lock::{LockState, discard, probe},
+        lock_note::{Note, read_note},
+        pid_namespaces::Namespaces,
+    },
+};
+
+/// How long the lock of a dead host is waited for: a child at its gate has a copy of it until PDEATHSIG strikes, which takes
+/// microseconds, and tens of milliseconds where the machine is starved.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
+/// What is known of an instance.
+#[derive(Debug)]
+pub(in crate::tracker) enum Life {
+    /// It lives, or nothing proves that it does not.
+    Alive,
+    /// It is dead, or has stopped.
+    Dead(DeadInstance),
+    /// It cannot be judged from here. With the reason.
+    Unknown(String),
+}
+
+/// What the lock file of an instance shows.
+pub(in crate::tracker) fn lock_state(
+    store: &Store,
+    instance: &InstanceRecord,
+) -> crate::error::Result<LockState> {
+    let _acting = store.act_as_owner()?;
+    probe(&lock_path(store, instance), store.owner_uid())
+}
+
+/// Why the processes of an instance that is over are orphans.
+pub(in crate::tracker) fn orphan_rule(replaced: bool) -> &'static str {
+    if replaced {
+        "its instance was ended by an exec of its program"
+    } else {
+        "its instance is dead"
+    }
+}
+
+/// Judges instances by their locks and identities; made anew for each pass.
+pub(in crate::tracker) struct Judge<'a> {
+    store: &'a Store,
+    proc: &'a Proc,
+    here: Place,
+    /// Looked at once, and only where an instance ran in another PID namespace.
+    namespaces: OnceCell<Result<Namespaces>>,
+}
+
+impl<'a> Judge<'a> {
+    pub(in crate::tracker) fn new(store: &'a Store, proc: &'a Proc, here: Place) -> Self {
+        Self { store, proc, here, namespaces: OnceCell::new() }
+    }
+
+    /// Judges one of `all` instances, which were listed before this judge was made.
+    pub(in crate::tracker) fn judge(
+        &self,
+        instance: &InstanceRecord,
+        all: &[InstanceRecord],
+    ) -> Life {
+        let dead = |how, processes_gone| {
+            let id = instance.id;
+            Life::Dead(DeadInstance { id, how, processes_gone, replaced: false })
+        };
+        let reach = self.here.reach(&instance.identity.place);
+        let is_copy = instance.ledger_file != self.store.file();
+        let lock = match lock_state(self.store, instance) {
+            // Even then it is over where its process runs another program.
+            Ok(LockState::Held) if reach != Reach::Here || is_copy => return Life::Alive,
+            Ok(state) => state,
+            Err(error) => return Life::Unknown(error.to_string()),
+        };
+        if reach == Reach::Gone {
+            return dead(StopHow::Rebooted, Some(EndReason::Rebooted));
+        }
+        if is_copy {
+            return Life::Unknown("its rows came with a copy of the ledger that it opened".into());
+        }
+        if reach == Reach::Elsewhere {
+            return match self.judge_elsewhere(instance, lock, all) {
+                Ok(()) => {
+                    let how = instance.stopped_how.unwrap_or(StopHow::Crashed);
+                    dead(how, Some(EndReason::Gone))
+                }
+                Err(why) => Life::Unknown(why),
+            };
+        }
+        if lock != LockState::Held && instance.stopped_at.is_some() {
+            // It stopped and said so; what it left is an orphan.
+            return dead(StopHow::Clean, None);
+        }
+        match Pinned::probe(self.proc, self.here, &instance.identity) {
+            Probe::Alive(_) => self.judge_living(instance, lock),
+            _ if lock == LockState::Held => Life::Alive,
+            Probe::Zombie(_) | Probe::Gone => dead(StopHow::Crashed, None),
+            Probe::Unknown(error) => Life::Unknown(error.to_string()),
+        }
+    }
+
+    /// The note in its lock file.
+    fn note_of(&self, instance: &InstanceRecord) -> Option<Note> {
+        let _acting = self.store.act_as_owner().ok()?;
+        read_note(&lock_path(self.store, instance), self.store.owner_uid())
+    }
+
+    /// Whether everything in the PID namespace of an instance is gone, whose lock nothing holds. Else why that is unknown.
+    fn judge_elsewhere(
+        &self,
+        instance: &InstanceRecord,
+        lock: LockState,
+        all: &[InstanceRecord],
+    ) -> std::result::Result<(), String> {
+        let unknown = || "it ran on another machine, or in another PID namespace".to_owned();
+        let there = instance.identity.place;
+        if self.here.boot_id != there.boot_id || self.here.pid_namespace == there.pid_namespace {
+            return Err(unknown());
+        }
+        // 1. The initial namespace sees all others.
+        if self.here.is_initial() {
+            let scan = || Namespaces::scan(self.proc, self.here);
+            let seen = self.namespaces.get_or_init(scan).as_ref();
+            return match seen.map(|seen| seen.is_gone(&instance.identity)) {
+                Ok(Ok(true)) => Ok(()),
+                Ok(Ok(false)) => Err("its PID namespace is there: processes run in it".into()),
+                Ok(Err(error)) => Err(format!("{}: {error}", unknown())),
+                Err(error) => Err(format!("{}: {error}", unknown())),
+            };
+        }
+        // 2. pid_namespaces(7): when the first process of a namespace ends, all others in it are killed. So the first one is
+        //    what counts: this instance, or another one of this ledger that was the first process when this one opened it.
+        let is_first = |it: &InstanceRecord| it.identity.pid.get() == 1 && it.stopped_at.is_none();
+        if is_first(instance) {
+            return if lock == LockState::Free { Ok(()) } else { Err(unknown()) };
+        }
+        let init = self.note_of(instance).and_then(|note| note.init);
+        let is_its = |it: &&InstanceRecord| {
+            let identity = it.identity;
+            is_first(it)
+                && identity.place.boot_id == there.boot_id
+                && identity.place.pid_namespace == there.pid_namespace
+                && init == Some((identity.start_tick, identity.pidfd_inode.unwrap_or(0)))
+                && it.ledger_file == self.store.file()
+        };
+        let first = all.iter().find(is_its).ok_or_else(unknown)?;
+        match lock_state(self.store, first) {
+            Ok(LockState::Free) => Ok(()),
+            _ => Err(unknown()),
+        }
+    }
+
+    /// Of an instance whose process lives: whether it still runs the image that opened the ledger.
+    ///
+    /// Its lock alone does not decide. It is dropped at exec, but also where a descriptor is closed by mistake; and it is held
+    /// after an exec by a child that the former image had forked.
+    fn judge_living(&self, instance: &InstanceRecord, lock: LockState) -> Life {
+        let pid = instance.identity.pid;
+        let path = lock_path(self.store, instance);
+        let replaced = || {
+            let (id, how) = (instance.id, StopHow::Crashed);
+            Life::Dead(DeadInstance { id, how, processes_gone: None, replaced: true })
+        };
+        let is_own = pid.get() == std::process::id();
+        if is_own && OpenHere::contains(&path) {
+            return Life::Alive;
+        }
+        let recorded = self.note_of(instance).and_then(|note| note.image);
+        let now = self.proc.image(pid);
+        if let (Some(recorded), Ok(Some(now))) = (recorded, &now)
+            && recorded != *now
+            // Its number was its own when the image was read.
+            && matches!(
+                Pinned::probe(self.proc, self.here, &instance.identity),
+                Probe::Alive(_)
+            )
+        {
+            return replaced();
+        }
+        // No tracker of this image has it, and no other copy of this library in this process.
+        if is_own
+            && path
+                .file_name()
+                .and_then(OsStr::to_str)
+                .is_some_and(|name| self.proc.holds_a_file_named(name) == Some(false))
+        {
+            return replaced();
+        }
+        match (lock, recorded, now) {
+            (LockState::Held | LockState::Missing, ..) => Life::Alive,
+            (LockState::Free, Some(_), Ok(Some(_))) => {
+                Life::Unknown("its process runs on, and does not hold its lock".into())
+            }
+            (LockState::Free, _, Err(error)) => Life::Unknown(format!(
+                "its process lives and does not hold its lock; whether it runs another program by now is unknown: {error}"
+            )),
+            (LockState::Free, ..) => Life::Unknown(
+                "its process lives and does not hold its lock; whether it runs another program by now is unknown".into(),
+            ),
+        }
+    }
+}
+
+/// The lock files of this image's trackers: an instance with our own identity that is none of these was ended by an exec.
+static OPEN_HERE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Counts an instance among those of this image, for as long as it is kept.
+#[derive(Debug)]
+pub(in crate::tracker) struct OpenHere(PathBuf);
+
+impl OpenHere {
+    pub(in crate::tracker) fn new(lock_path: PathBuf) -> Self {
+        lock(&OPEN_HERE).push(lock_path.clone());
+        Self(lock_path)
+    }
+
+    fn contains(lock_path: &Path) -> bool {
+        lock(&OPEN_HERE).iter().any(|open| open == lock_path)
+    }
+}
+
+impl Drop for OpenHere {
+    fn drop(&mut self) {
+        lock(&OPEN_HERE).retain(|open| *open != self.0);
+    }
+}
+
+/// What the lock file of a new instance is to say.
+pub(in crate::tracker) fn note_of(proc: &Proc, place: Place, own: Pid) -> Note {
+    let image = proc.image(own).ok().flatten();
+    let first = Pid::new(1).filter(|first| *first != own && !place.is_initial());
+    let first = first.and_then(|first| Pinned::open(proc, place, first).ok().flatten());
+    let init =
+        first.map(|first| (first.identity.start_tick, first.identity.pidfd_inode.unwrap_or(0)));
+    Note { image, init }
+}
+
+pub(in crate::tracker) fn lock_path(
+    store: &Store,
+    instance: &InstanceRecord,
+) -> std::path::PathBuf {
+    // A name from the ledger is data: only its last part counts, so it cannot lead elsewhere.
+    let name = Path::new(&instance.lock_name).file_name().unwrap_or_default();
+    store.path().with_file_name(name)
+}
+
+/// A new name for the lock file of an instance.
+pub(in crate::tracker) fn new_lock_name(ledger: &Path) -> String {
+    format!("{}{}.lock", lock_prefix(ledger), uuid::Uuid::new_v4().simple())
+}
+
+/// What the names of the lock files of a ledger's instances begin with.
+pub(in crate::tracker) fn lock_prefix(ledger: &Path) -> String {
+    format!("{}-instance-", ledger.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Whether a file beside the ledger has the name of an instance's lock.
+pub(in crate::tracker) fn is_lock_name(ledger: &Path, name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(&lock_prefix(ledger)))
+}
+
+/// Whether it is exactly such a name as [`new_lock_name`] makes.
+fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
+    let random =
+        name.strip_prefix(&lock_prefix(ledger)).and_then(|rest| rest.strip_suffix(".lock"));
+    random.is_some_and(|random| {
+        random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+impl Shared {
+    /// Judges every other instance as [`Self::judge_others`] does, once the locks of those that have just died are free.
+    ///
+    /// What holds such a lock for longer is no child at a gate. It is left alone, and told.
+    pub(in crate::tracker) fn judge_others_at_rest(&self) -> Result<Vec<(InstanceRecord, Life)>> {
+        let deadline = Instant::now() + LOCK_LIMIT;
+        loop {
+            let mut others = self.judge_others()?;
+            let mut lingers = false;
+            for (instance, life) in &mut others {
+                if matches!(life, Life::Alive) && self.is_gone(instance) {
+                    lingers = true;
+                    *life = Life::Unknown(
+                        "its process is gone, but its lock is still held, as by a process that it has forked".into(),
+                    );
+                }
+            }
+            if !lingers || Instant::now() >= deadline {
+                return Ok(others);
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    }
+
+    /// Whether the process of an instance of this place is not there any more, whatever its lock says.
+    fn is_gone(&self, instance: &InstanceRecord) -> bool {
+        let here = self.place();
+        here.reach(&instance.identity.place) == Reach::Here
+            && matches!(
+                Pinned::probe(&self.proc, here, &instance.identity),
+                Probe::Zombie(_) | Probe::Gone
+            )
+    }
+
+    /// Removes the lock files that no instance is judged by any more and that nobody holds: of those that died before they
+    /// were recorded, and of those whose reaper died before it had removed theirs.
+    pub(in crate::tracker) fn remove_stale_locks(&self) {
+        let ledger = self.store.path();
+        let Ok(_acting) = self.store.act_as_owner() else { return };
+        let Ok(instances) = self.store.instances_to_judge() else { return };
+        let needed: HashSet<&str> =
+            instances.iter().map(|instance| instance.lock_name.as_str()).collect();
+        let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
+        for name in folder.into_iter().flatten().flatten().map(|found| found.file_name()) {
+            let stale = |name: &&str| is_made_lock_name(ledger, name) && !needed.contains(name);
+            if let Some(name) = name.to_str().filter(stale) {
+                discard(&ledger.with_file_name(name));
+            }
+        }
+    }
+
+    /// Judges every other instance that is not known to have stopped, or that left something.
+    pub(in crate::tracker) fn judge_others(&self) -> Result<Vec<(InstanceRecord, Life)>> {
+        let all = self.store.instances_to_judge()?;
+        let judge = Judge::new(&self.store, &self.proc, self.place());
+        let others = all.iter().filter(|other| other.id != self.instance);
+        let judged = others.map(|other| (other.clone(), judge.judge(other, &all)));
+        Ok(judged.collect())
+    }
+}

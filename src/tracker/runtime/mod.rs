@@ -1,0 +1,21 @@
+//! What an open tracker keeps while it runs.
+//!
+//! - [`adopted_zombies`]: zombies that tasks leave to this process;
+//! - [`keeper_end_log`]: what a keeper has ended, in a file for the next opener;
+//! - [`keeper_handle`]: the hold on a keeper while its program runs;
+//! - [`liveness`]: whether an instance is alive;
+//! - [`monitor`]: the thread that sleeps on pidfds and runs the passes;
+//! - [`pending_writes`]: ends that could not be written yet;
+//! - [`shared`]: what all parts of a tracker share;
+//! - [`tracked`]: what is held in memory of each process;
+//! - [`unrecorded_ends`]: the same, kept in a file when the host ends.
+
+pub(super) mod adopted_zombies;
+pub(super) mod keeper_end_log;
+pub(super) mod keeper_handle;
+pub(super) mod liveness;
+pub(super) mod monitor;
+pub(super) mod pending_writes;
+pub(super) mod shared;
+pub(super) mod tracked;
+pub(super) mod unrecorded_ends;

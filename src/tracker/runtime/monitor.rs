@@ -1,0 +1,211 @@
+//! The monitor thread: epoll on pidfds, run-time limits on their deadlines, and health passes on a timer.
+//!
+//! It waits for no grace and no other pass: limits are enforced by [`background`](crate::tracker::end::background), and a health pass has a
+//! thread of its own.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use rustix::{event::epoll, io::Errno};
+
+use super::{
+    keeper_handle::keeper_of,
+    shared::{Shared, WAKE},
+    tracked::Entry,
+};
+use crate::{
+    error::{Error, Result},
+    model::{EndReason, ProcessId},
+    policy::limits::ran_too_long,
+    sys::pidfd::timespec,
+    tracker::end::{background::Due, outcome::Cause, root_exit::Dead},
+};
+
+/// Deaths that are handled in one transaction.
+const EVENTS: usize = 256;
+/// After an error of epoll itself, which has none that goes on: no busy loop.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// A health pass that is due while the one before goes on is tried again this soon.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The first look at the history, so that hosts which live for less than an interval keep the ledger small as well; not at
+/// once, when they have better things to do.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
+/// Starts the thread.
+pub(in crate::tracker) fn start(shared: &Arc<Shared>) -> Result<()> {
+    let theirs = Arc::clone(shared);
+    shared.monitoring.store(true, Ordering::Release);
+    let thread = std::thread::Builder::new()
+        .name("procledger-monitor".into())
+        .spawn(move || run(&theirs))
+        .map_err(|error| Error::os("failed to start the monitor thread", error))?;
+    super::shared::lock(&shared.threads).push(thread);
+    // What was adopted before there was a monitor may have a limit on memory.
+    if shared.memory_limits.load(Ordering::Acquire) > 0 {
+        shared.watch_memory();
+    }
+    Ok(())
+}
+
+/// However the thread ends: from then on nobody is told that it runs, and waiters settle ends themselves.
+struct Running<'a>(&'a Shared);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.monitoring.store(false, Ordering::Release);
+    }
+}
+
+fn run(shared: &Arc<Shared>) {
+    let _running = Running(shared);
+    crate::sys::leave_signals_to_the_host();
+    if let Err(error) = shared.store.open_reader() {
+        tracing::debug!("{error}; the first pass tries again");
+    }
+    let mut looked = Instant::now();
+    let mut next_pass = looked + shared.options.health_interval;
+    let mut first_look = Some(looked + FIRST_LOOK);
+    let mut next_zombies = looked;
+    let mut looked_again = looked;
+    let mut events = Vec::with_capacity(EVENTS);
+    while shared.monitoring.load(Ordering::Acquire) {
+        let again = shared.looks_again_in().map(|pause| looked_again + pause);
+        let adopts = shared.may_adopt();
+        let zombies = adopts.then_some(next_zombies);
+        let until = [shared.next_deadline(), first_look, again, zombies]
+            .into_iter()
+            .flatten()
+            .fold(next_pass, Instant::min);
+        events.clear();
+        // What is there without waiting has happened since the last look; what ends the wait happens now.
+        let (mut since, now) = (looked, Instant::now());
+        shared.wait(&mut events, Duration::ZERO);
+        if events.is_empty() {
+            shared.wait(&mut events, until.saturating_duration_since(now));
+            since = Instant::now();
+            looked = since;
+        } else if events.len() < EVENTS {
+            looked = now;
+        }
+        shared.handle(&events, since);
+        if !shared.monitoring.load(Ordering::Acquire) {
+            return;
+        }
+        if again.is_some_and(|again| again <= Instant::now()) {
+            shared.look_again();
+            looked_again = Instant::now();
+        }
+        shared.enforce_runtimes();
+        if adopts && Instant::now() >= next_zombies {
+            next_zombies = Instant::now() + shared.look_for_zombies();
+        }
+        if first_look.take_if(|first| *first <= Instant::now()).is_some() {
+            shared.keep_house();
+        }
+        if Instant::now() >= next_pass {
+            let started = shared.start_health_pass();
+            first_look = first_look.filter(|_| !started);
+            let interval = shared.options.health_interval;
+            next_pass = Instant::now() + if started { interval } else { interval.min(RETRY) };
+        }
+    }
+}
+
+impl Shared {
+    fn wait(&self, events: &mut Vec<epoll::Event>, limit: Duration) {
+        let room = rustix::buffer::spare_capacity(events);
+        match epoll::wait(&self.epoll, room, Some(&timespec(limit))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                tracing::error!("failed to wait for deaths: {error}");
+                std::thread::sleep(ERROR_PAUSE);
+            }
+        }
+    }
+
+    /// Settles what has died, none of it longer ago than `since`.
+    fn handle(self: &Arc<Self>, events: &[epoll::Event], since: Instant) {
+        let mut dead: Vec<Dead> = Vec::with_capacity(events.len());
+        for event in events {
+            // The structure is packed: copied before use.
+            let data = event.data;
+            if data.u64() == WAKE {
+                let mut counter = [0; 8];
+                let _ = rustix::io::read(&self.wake, &mut counter);
+                continue;
+            }
+            if let Some(row) = keeper_of(data.u64()) {
+                if let Some(entry) = self.entry(row) {
+                    Self::notice_keeper(&entry);
+                }
+                continue;
+            }
+            if let Some(entry) = self.entry(ProcessId(data.u64().cast_signed()))
+                && let Some(pidfd) = entry.pidfd.clone()
+            {
+                let _ = entry.died_since.set(since);
+                dead.push((entry, pidfd));
+            }
+        }
+        self.settle(&dead);
+    }
+
+    /// Those of our processes that have a longest run time and are nobody's concern yet: as a rule none, and then none of
+    /// the others is looked at.
+    fn limited(&self) -> Vec<Arc<Entry>> {
+        if self.deadlines.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let mut entries = self.all_entries();
+        entries.retain(|entry| entry.root.limits.max_runtime.is_some() && !entry.is_being_ended());
+        entries
+    }
+
+    /// When the next process reaches its longest run time.
+    fn next_deadline(&self) -> Option<Instant> {
+        let entries = self.limited();
+        let left = entries.iter().filter_map(|entry| {
+            Some(entry.root.limits.max_runtime?.saturating_sub(entry.run_time()))
+        });
+        left.min().map(|left| Instant::now() + left)
+    }
+
+    /// Has what has run too long ended aside: the next death must not wait for a grace.
+    fn enforce_runtimes(self: &Arc<Self>) {
+        let due = self.limited().into_iter().filter_map(|entry| {
+            let rule = ran_too_long(entry.root.limits.max_runtime, entry.run_time())?;
+            let cause = Cause { reason: EndReason::MaxRuntime, leak: None, rule };
+            Some(Due { entry, cause, answer: None })
+        });
+        self.end_aside(due.collect());
+    }
+
+    /// Starts a health pass on a thread of its own: it may wait for another pass, for a grace, or for the ledger. `false`
+    /// while the one before goes on.
+    fn start_health_pass(self: &Arc<Self>) -> bool {
+        if self.passing.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let passing = Passing(Arc::clone(self));
+        self.run_aside("procledger-health", move || {
+            if let Err(error) = passing.0.health_pass() {
+                tracing::error!("the health pass failed: {error}");
+            }
+            passing.0.keep_house();
+        });
+        true
+    }
+}
+
+/// A health pass of the monitor's, under way.
+struct Passing(Arc<Shared>);
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.0.passing.store(false, Ordering::Release);
+    }
+}

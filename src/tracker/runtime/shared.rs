@@ -1,0 +1,416 @@
+//! What all parts of one open tracker share.
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use uuid::Uuid;
+
+use super::{
+    adopted_zombies::Adopted,
+    liveness::{Judge, Life, OpenHere},
+    tracked::{Entry, Hold, KEPT_DESCRIPTORS, Root},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    export::Exporter,
+    identity::{Identity, Pid, Place},
+    metrics::Meter,
+    model::{
+        ContainmentMode, InstanceId, InstanceRecord, Limits, Observer, ProcessId, ProcessRecord,
+        RootEnd, Settled,
+    },
+    store::Store,
+    sys::{
+        PidFd, Proc,
+        file_lock::HeldLock,
+        keeper::{Binary, Link},
+    },
+    tracker::{
+        end::{background::BackgroundEnds, run::World},
+        passes::{fork_events::Listening, memory_limits::MemoryWatch},
+        start::{containment::Leaves, group_commit::Registrar},
+    },
+};
+
+/// How a tracker was asked to behave.
+#[derive(Clone, Debug)]
+pub(in crate::tracker) struct Options {
+    pub(in crate::tracker) program: String,
+    pub(in crate::tracker) export: Option<std::path::PathBuf>,
+    pub(in crate::tracker) orphan_names: Vec<String>,
+    pub(in crate::tracker) protected: Vec<String>,
+    pub(in crate::tracker) min_age: Duration,
+    pub(in crate::tracker) health_interval: Duration,
+    pub(in crate::tracker) grace: Duration,
+    pub(in crate::tracker) monitor: bool,
+    pub(in crate::tracker) reap_on_open: bool,
+    /// `None`: as the environment says, else `Auto`.
+    pub(in crate::tracker) containment: Option<ContainmentMode>,
+    /// Where leaves are made; found by itself otherwise.
+    pub(in crate::tracker) cgroup: Option<std::path::PathBuf>,
+    /// The executable to use as keeper; looked for otherwise.
+    pub(in crate::tracker) keeper: Option<std::path::PathBuf>,
+    pub(in crate::tracker) record_arguments: bool,
+    pub(in crate::tracker) keep_history: Duration,
+    pub(in crate::tracker) limit_size: Option<u64>,
+    /// A folder whose writers are trusted not to replace the ledger.
+    pub(in crate::tracker) trust_folder: Option<std::path::PathBuf>,
+    pub(in crate::tracker) upgrade: crate::store::Upgrade,
+}
+
+/// One open tracker.
+pub(in crate::tracker) struct Shared {
+    pub(in crate::tracker) store: Store,
+    pub(in crate::tracker) options: Options,
+    pub(in crate::tracker) observer: Observer,
+    pub(in crate::tracker) proc: Proc,
+    pub(in crate::tracker) instance: InstanceId,
+    pub(in crate::tracker) identity: Identity,
+    /// Tokens of other ledgers' trackers that we run below; our programs carry them on.
+    pub(in crate::tracker) outer_tokens: Vec<String>,
+    pub(in crate::tracker) registrar: Registrar,
+    /// Set when the ledger is opened; `None` where there is none.
+    pub(in crate::tracker) keeper: OnceLock<Option<Binary>>,
+    /// Whether the keeper has said that it is one of our version.
+    pub(in crate::tracker) keeper_fits: OnceLock<bool>,
+    /// Keepers of trees that another instance is ending.
+    pub(in crate::tracker) departing: Mutex<Vec<(Arc<Entry>, Link)>>,
+    /// Tokens of the trees whose keepers' records are taken in: the files go once that is committed.
+    pub(in crate::tracker) read_end_logs: Mutex<HashSet<Uuid>>,
+    pub(in crate::tracker) epoll: OwnedFd,
+    pub(in crate::tracker) wake: OwnedFd,
+    pub(in crate::tracker) exporter: Mutex<Option<Arc<Exporter>>>,
+    pub(in crate::tracker) entries: Mutex<HashMap<ProcessId, Arc<Entry>>>,
+    /// Ends that could not be written yet (invariant 10).
+    pub(in crate::tracker) unwritten: Mutex<Vec<RootEnd>>,
+    /// Dead processes whose ends are not recorded yet, since their statuses cannot be had yet.
+    pub(in crate::tracker) waiting: Mutex<Vec<crate::tracker::end::exit_statuses::Waiting>>,
+    /// Dead processes whose ends are recorded, and whose statuses, or zombies, cannot be had yet.
+    pub(in crate::tracker) unfinished: Mutex<Vec<crate::tracker::end::exit_statuses::Unfinished>>,
+    /// Dead roots of ours that another instance was ending when they died.
+    pub(in crate::tracker) claimed: Mutex<Vec<crate::tracker::end::root_exit::Dead>>,
+    /// Kills that wait in a grace are to stop.
+    pub(in crate::tracker) interrupted: AtomicBool,
+    /// Outcomes of claimed rows that could not be written yet.
+    pub(in crate::tracker) unsettled: Mutex<Vec<Settled>>,
+    /// One pass at a time.
+    pub(in crate::tracker) pass: Mutex<()>,
+    /// A health pass of the monitor's is under way.
+    pub(in crate::tracker) passing: AtomicBool,
+    pub(in crate::tracker) house: crate::tracker::passes::retention::House,
+    /// Held for reading while a spawn is under way, for writing when the tracker closes.
+    pub(in crate::tracker) spawning: RwLock<()>,
+    pub(in crate::tracker) closed: AtomicBool,
+    /// The orphan pass has run: spawning is allowed (invariant 8).
+    pub(in crate::tracker) clean: AtomicBool,
+    pub(in crate::tracker) monitoring: AtomicBool,
+    pub(in crate::tracker) lock: Mutex<Option<HeldLock>>,
+    _open_here: OpenHere,
+    pub(in crate::tracker) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(in crate::tracker) leaves: Leaves,
+    pub(in crate::tracker) adopted: Adopted,
+    pub(in crate::tracker) forks: Listening,
+    pub(in crate::tracker) background: BackgroundEnds,
+    /// How many entries have a longest run time.
+    pub(in crate::tracker) deadlines: AtomicUsize,
+    /// How many entries have a limit on memory.
+    pub(in crate::tracker) memory_limits: AtomicUsize,
+    pub(in crate::tracker) memory_watch: MemoryWatch,
+    held_pidfds: AtomicUsize,
+    pidfd_limit: usize,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("ledger", &self.store.path())
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What opening prepared.
+pub(in crate::tracker) struct Opened {
+    pub(in crate::tracker) store: Store,
+    pub(in crate::tracker) options: Options,
+    pub(in crate::tracker) observer: Observer,
+    pub(in crate::tracker) proc: Proc,
+    pub(in crate::tracker) instance: InstanceId,
+    pub(in crate::tracker) identity: Identity,
+    pub(in crate::tracker) outer_tokens: Vec<String>,
+    pub(in crate::tracker) lock: HeldLock,
+    pub(in crate::tracker) open_here: OpenHere,
+}
+
+impl Shared {
+    pub(in crate::tracker) fn new(opened: Opened) -> Result<Arc<Self>> {
+        let failed = |error| Error::os("failed to set up the monitor", error);
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)
+            .map_err(failed)?;
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+            .current
+            .unwrap_or(u64::MAX);
+        Ok(Arc::new(Self {
+            store: opened.store,
+            options: opened.options,
+            observer: opened.observer,
+            proc: opened.proc,
+            instance: opened.instance,
+            identity: opened.identity,
+            outer_tokens: opened.outer_tokens,
+            registrar: Registrar::default(),
+            keeper: OnceLock::new(),
+            keeper_fits: OnceLock::new(),
+            departing: Mutex::default(),
+            read_end_logs: Mutex::default(),
+            epoll,
+            wake,
+            exporter: Mutex::default(),
+            entries: Mutex::default(),
+            unwritten: Mutex::default(),
+            unsettled: Mutex::default(),
+            waiting: Mutex::default(),
+            unfinished: Mutex::default(),
+            claimed: Mutex::default(),
+            interrupted: AtomicBool::new(false),
+            pass: Mutex::default(),
+            passing: AtomicBool::new(false),
+            house: crate::tracker::passes::retention::House::default(),
+            spawning: RwLock::default(),
+            closed: AtomicBool::new(false),
+            clean: AtomicBool::new(false),
+            monitoring: AtomicBool::new(false),
+            lock: Mutex::new(Some(opened.lock)),
+            _open_here: opened.open_here,
+            threads: Mutex::default(),
+            leaves: Leaves::default(),
+            adopted: Adopted::default(),
+            forks: Listening::new()?,
+            background: BackgroundEnds::default(),
+            deadlines: AtomicUsize::new(0),
+            memory_limits: AtomicUsize::new(0),
+            memory_watch: MemoryWatch::default(),
+            held_pidfds: AtomicUsize::new(0),
+            pidfd_limit: usize::try_from(limit / 2).unwrap_or(usize::MAX),
+        }))
+    }
+
+    /// Whether the monitor thread runs, or has not been stopped yet.
+    pub(in crate::tracker) fn is_monitoring(&self) -> bool {
+        self.monitoring.load(Ordering::Acquire)
+    }
+
+    pub(in crate::tracker) fn meter(&self) -> &Meter {
+        self.store.meter()
+    }
+
+    pub(in crate::tracker) fn place(&self) -> Place {
+        self.observer.place
+    }
+
+    pub(in crate::tracker) fn own_pid(&self) -> Pid {
+        self.identity.pid
+    }
+
+    /// Refuses in a forked child of the process that opened the tracker, whose threads are missing there.
+    pub(in crate::tracker) fn is_forked(&self) -> bool {
+        std::process::id() != self.identity.pid.get()
+    }
+
+    pub(in crate::tracker) fn check_usable(&self) -> Result<()> {
+        if self.is_forked() {
+            return Err(Error::new(
+                Kind::Closed,
+                "the tracker was opened by the parent of this process: open one of your own after fork",
+            ));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Closed, "the tracker is shut down: open a new one"));
+        }
+        Ok(())
+    }
+
+    pub(in crate::tracker) fn limits(&self) -> Limits {
+        Limits { survive: false, grace: self.options.grace, max_runtime: None, max_rss: None }
+    }
+
+    /// Tells the exporter that the ledger has changed; never waits for it.
+    pub(in crate::tracker) fn notify_export(&self) {
+        if let Some(exporter) = lock(&self.exporter).as_ref() {
+            exporter.notify();
+        }
+    }
+
+    /// Makes the monitor look at its deadlines anew.
+    pub(in crate::tracker) fn wake_monitor(&self) {
+        // Full means that it has not yet woken from earlier calls.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Takes on a process: from now on its death is noticed.
+    pub(in crate::tracker) fn take_on(
+        self: &Arc<Self>,
+        root: Root,
+        hold: Hold,
+        pidfd: &Arc<PidFd>,
+    ) -> Arc<Entry> {
+        let before = self.held_pidfds.fetch_add(hold.descriptors(), Ordering::Relaxed);
+        let held_by_us = (before < self.pidfd_limit).then(|| Arc::clone(pidfd));
+        let row = root.row;
+        let has_deadline = root.limits.max_runtime.is_some();
+        let entry = Entry::new(root, hold, held_by_us);
+        lock(&self.entries).insert(row, Arc::clone(&entry));
+        Meter::executing(1.0);
+        if let Some(fd) = &entry.pidfd {
+            let data = epoll::EventData::new_u64(row.0.cast_unsigned());
+            // Level-triggered once: the monitor settles it and lets it go. A failure leaves it to the health pass.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+            if let Err(error) = epoll::add(&self.epoll, fd.as_ref(), data, flags) {
+                tracing::warn!(
+                    "failed to watch process {}: {error}; the health pass covers it",
+                    entry.root.identity.pid
+                );
+            }
+        }
+        self.watch_keeper(&entry);
+        if has_deadline {
+            self.deadlines.fetch_add(1, Ordering::AcqRel);
+            self.wake_monitor();
+        }
+        if entry.root.limits.max_rss.is_some() {
+            self.memory_limits.fetch_add(1, Ordering::AcqRel);
+            self.watch_memory();
+        }
+        entry
+    }
+
+    /// Whether there are descriptors for one more process with a keeper.
+    pub(in crate::tracker) fn can_hold_kept(&self) -> bool {
+        self.held_pidfds.load(Ordering::Relaxed) + KEPT_DESCRIPTORS <= self.pidfd_limit
+    }
+
+    /// A recorded root, with what we know of it beside its row.
+    pub(in crate::tracker) fn root_of(&self, record: &ProcessRecord) -> Root {
+        let mut root = Root { keeper: self.keeper_of_row(record), ..Root::from(record) };
+        root.arguments = match self.entry(record.id) {
+            Some(entry) => entry.root.arguments,
+            None => root.arguments && self.options.record_arguments,
+        };
+        root
+    }
+
+    /// Lets go of a process whose end is recorded. Its keeper, if it has one, sees to it that nothing is left.
+    pub(in crate::tracker) fn let_go(&self, row: ProcessId) {
+        self.remove(row, false);
+    }
+
+    /// Lets go of a process that nobody answers for any more, with all that is below it.
+    pub(in crate::tracker) fn release(&self, row: ProcessId) {
+        self.remove(row, true);
+    }
+
+    fn remove(&self, row: ProcessId, leave: bool) {
+        let removed = lock(&self.entries).remove(&row);
+        if let Some(entry) = removed {
+            entry.mark_over();
+            self.held_pidfds.fetch_sub(entry.descriptors(), Ordering::Relaxed);
+            if entry.root.limits.max_runtime.is_some() {
+                self.deadlines.fetch_sub(1, Ordering::AcqRel);
+            }
+            if entry.root.limits.max_rss.is_some() {
+                self.memory_limits.fetch_sub(1, Ordering::AcqRel);
+            }
+            Meter::executing(-1.0);
+            if let Some(fd) = &entry.pidfd {
+                let _ = epoll::delete(&self.epoll, fd.as_ref());
+            }
+            // Where it has not said yet how its program ended, see `finish_late`.
+            if entry.kept.is_none() || !entry.lacks_status() || entry.status().is_some() {
+                self.part_with_keeper(&entry, leave || entry.strays.keep);
+            }
+        }
+    }
+
+    /// Gives back the right to end a process that lives on. A death that was told meanwhile, to nobody, is told again.
+    pub(in crate::tracker) fn give_up(&self, entry: &Entry) {
+        entry.give_up();
+        if let Some(fd) = &entry.pidfd {
+            let data = epoll::EventData::new_u64(entry.root.row.0.cast_unsigned());
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+            let _ = epoll::modify(&self.epoll, fd.as_ref(), data, flags);
+        }
+    }
+
+    pub(in crate::tracker) fn entry(&self, row: ProcessId) -> Option<Arc<Entry>> {
+        lock(&self.entries).get(&row).cloned()
+    }
+
+    pub(in crate::tracker) fn all_entries(&self) -> Vec<Arc<Entry>> {
+        lock(&self.entries).values().cloned().collect()
+    }
+
+    /// How many processes have no pidfd, because of the descriptor limit.
+    pub(in crate::tracker) fn unwatched(&self) -> usize {
+        lock(&self.entries).values().filter(|entry| entry.pidfd.is_none()).count()
+    }
+
+    /// The surroundings of an end: whom to leave alone. `targets` are the rows that are to be ended.
+    pub(in crate::tracker) fn world(&self, targets: &[ProcessId]) -> Result<World<'_>> {
+        Ok(World {
+            proc: &self.proc,
+            observer: self.observer,
+            own: self.own_pid(),
+            ancestors: self.proc.ancestors(self.own_pid()),
+            guards: self.guards(targets)?,
+            protected: &self.options.protected,
+        })
+    }
+
+    pub(in crate::tracker) fn guards(&self, targets: &[ProcessId]) -> Result<Vec<(Pid, Vec<Pid>)>> {
+        let all = self.store.instances_to_judge()?;
+        let judge = Judge::new(&self.store, &self.proc, self.place());
+        let others: Vec<&InstanceRecord> = (all.iter())
+            .filter(|other| other.id != self.instance && other.stopped_at.is_none())
+            .filter(|other| other.identity.place == self.place())
+            // A number that a dead instance had may be one of the tree's own now.
+            .filter(|other| !matches!(judge.judge(other, &all), Life::Dead(_)))
+            .collect();
+        let mut guards = Vec::with_capacity(others.len() + 1);
+        // What somebody else started and we were told to track is a task of its own, whoever its parent is.
+        let told: Vec<Pid> = (self.all_entries().iter())
+            .filter(|entry| !entry.child && !targets.contains(&entry.root.row))
+            .map(|entry| entry.root.identity.pid)
+            .collect();
+        if !told.is_empty() {
+            guards.push((self.own_pid(), told));
+        }
+        for other in others {
+            let theirs = self.store.live_of(other.id)?;
+            let pids = theirs
+                .iter()
+                .filter(|row| !targets.contains(&row.id))
+                .map(|row| row.identity.pid)
+                .collect();
+            guards.push((other.identity.pid, pids));
+        }
+        Ok(guards)
+    }
+}
+
+/// The epoll data of the wake-up descriptor; rows count from 1.
+pub(in crate::tracker) const WAKE: u64 = 0;
+
+pub(in crate::tracker) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,209 @@
+//! Ends that could not be written before the host stopped: kept in a file beside the ledger, for the next opener.
+//!
+//! The file is `LEDGER-ends-HEX.json`, where HEX is that of the instance's lock. The rows say `running` until an instance that
+//! reaps comes: its orphan pass ends them (and whatever of their trees is left), then the file tells how and when they ended, in
+//! one transaction; the file goes after that. Whatever is wrong with a file changes nothing, and is logged.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    liveness::lock_prefix,
+    shared::{Shared, lock},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    model::{
+        Because, End, EndReason, ExitStatus, InstanceId, LateEnd, Millis, ProcessId, Verdict, told,
+    },
+    sys::spool,
+};
+
+/// More than this no host leaves: some 10,000 ends.
+const LIMIT_BYTES: u64 = 4 << 20;
+/// Files that one pass takes.
+const FILES: usize = 256;
+/// Rules and evidence are sentences.
+const LONGEST_TEXT: usize = 4 << 10;
+const VERSION: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    version: u32,
+    instance: i64,
+    ends: Vec<KeptEnd>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptEnd {
+    process: i64,
+    pid: i64,
+    start_tick: u64,
+    ended_at: i64,
+    reason: String,
+    exit_code: Option<i32>,
+    exit_signal: Option<i32>,
+    rule: Option<String>,
+    evidence: Option<String>,
+}
+
+impl From<&LateEnd> for KeptEnd {
+    fn from(late: &LateEnd) -> Self {
+        let LateEnd { process, pid, start_tick, end, task: _ } = late;
+        Self {
+            process: process.0,
+            pid: i64::from(pid.get()),
+            start_tick: *start_tick,
+            ended_at: end.at.0,
+            reason: end.reason.as_str().to_owned(),
+            exit_code: end.status.code(),
+            exit_signal: end.status.signal(),
+            rule: end.because.as_ref().map(|because| because.rule.clone()),
+            evidence: end.because.as_ref().map(|because| because.evidence.clone()),
+        }
+    }
+}
+
+impl KeptEnd {
+    /// `None` for what this program never writes.
+    fn parse(self) -> Option<LateEnd> {
+        let status = match (self.exit_code, self.exit_signal) {
+            (Some(code @ 0..=255), None) => ExitStatus::Exited(code),
+            (None, Some(signal @ 1..=64)) => ExitStatus::Signaled(signal),
+            (None, None) => ExitStatus::Unobserved,
+            _ => return None,
+        };
+        let short =
+            |text: &Option<String>| text.as_ref().is_none_or(|text| text.len() <= LONGEST_TEXT);
+        if !short(&self.rule) || !short(&self.evidence) {
+            return None;
+        }
+        let because = self.rule.zip(self.evidence);
+        let because = because.map(|(rule, evidence)| Because { rule, evidence });
+        let at = Millis(self.ended_at);
+        let reason = EndReason::parse(&self.reason)?;
+        Some(LateEnd {
+            process: ProcessId(self.process),
+            pid: Pid::new(self.pid)?,
+            start_tick: self.start_tick,
+            task: None,
+            end: End { reason, status, at, error: None, because },
+        })
+    }
+}
+
+impl Shared {
+    /// At the end of a host: keeps the ends that could not be written, and says so, with `why`.
+    pub(in crate::tracker) fn keep_late_ends(&self, why: &Error) {
+        let ends = self.late_ends();
+        if ends.is_empty() {
+            return;
+        }
+        let kept = self.late_ends_path().and_then(|path| {
+            let ends = ends.iter().map(KeptEnd::from).collect();
+            let kept = Kept { version: VERSION, instance: self.instance.0, ends };
+            let bytes = serde_json::to_vec(&kept).map_err(|error| {
+                Error::new(Kind::Other, "failed to write down ends").with_source(error)
+            })?;
+            spool::write(&path, self.store.owner_uid(), &bytes).map(|()| path)
+        });
+        let place = match &kept {
+            Ok(path) => {
+                format!("it is kept in `{}` for the next program that reaps", path.display())
+            }
+            Err(error) => format!("it is lost: {error}"),
+        };
+        for LateEnd { pid, task, end, .. } in &ends {
+            tracing::error!(
+                "the end of process {pid} for task {} ({}, {}) could not be recorded; {place}: {why}",
+                told(task.as_ref()),
+                end.reason.as_str(),
+                end.status,
+            );
+        }
+    }
+
+    /// What waits in memory, with what the ledger has of it, which can be read while it cannot be written.
+    fn late_ends(&self) -> Vec<LateEnd> {
+        let roots: Vec<(ProcessId, End)> =
+            lock(&self.unwritten).iter().map(|root| (root.process, root.end.clone())).collect();
+        let settled: Vec<(ProcessId, End)> = (lock(&self.unsettled).iter())
+            .filter_map(|settled| match &settled.verdict {
+                Verdict::Ended(end) if settled.process != ProcessId::UNRECORDED => {
+                    Some((settled.process, end.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        let all = roots.into_iter().chain(settled);
+        all.filter_map(|(row, end)| self.store.late_end(row, end).ok().flatten()).collect()
+    }
+
+    fn late_ends_path(&self) -> Result<PathBuf> {
+        let instance = self.store.instance(self.instance)?;
+        let instance =
+            instance.ok_or_else(|| Error::new(Kind::NotFound, "this instance has no row"))?;
+        let ledger = self.store.path();
+        let random = (instance.lock_name.strip_prefix(&lock_prefix(ledger)))
+            .and_then(|rest| rest.strip_suffix(".lock"))
+            .ok_or_else(|| Error::new(Kind::Other, "the lock of this instance has an odd name"))?;
+        Ok(self.store.beside(&format!("{INFIX}{random}.json")))
+    }
+
+    /// After an orphan pass: adds what former hosts have left word of.
+    pub(in crate::tracker) fn take_late_ends(&self) {
+        let ledger = self.store.path();
+        let prefix = format!("{}{INFIX}", ledger.file_name().unwrap_or_default().to_string_lossy());
+        let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
+        let names = folder
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|found| found.file_name().into_string().ok());
+        let files = names.filter_map(|name| {
+            let random = name.strip_prefix(&prefix)?.strip_suffix(".json")?;
+            let made = random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+            made.then(|| {
+                (ledger.with_file_name(&name), format!("{}{random}.lock", lock_prefix(ledger)))
+            })
+        });
+        for (path, lock_name) in files.take(FILES).collect::<Vec<_>>() {
+            match self.take_file(&path, &lock_name) {
+                Ok(true) => {}
+                Ok(false) => drop(std::fs::remove_file(&path)),
+                Err(error) => tracing::warn!(
+                    "failed to take over the ends that an instance has left in `{}`: {error}; remove the file if it is of no use",
+                    path.display()
+                ),
+            }
+        }
+    }
+
+    /// Whether the file has to stay.
+    fn take_file(&self, path: &std::path::Path, lock_name: &str) -> Result<bool> {
+        let Some(bytes) = spool::read(path, self.store.owner_uid(), LIMIT_BYTES)? else {
+            return Ok(true);
+        };
+        let odd = || Error::new(Kind::Unsupported, "it is not of this version, or is damaged");
+        let kept: Kept =
+            serde_json::from_slice(&bytes).map_err(|error| odd().with_source(error))?;
+        if kept.version != VERSION {
+            return Err(odd());
+        }
+        let ends: Option<Vec<LateEnd>> = kept.ends.into_iter().map(KeptEnd::parse).collect();
+        let ends = ends.ok_or_else(odd)?;
+        let (added, waits) =
+            self.store.add_late_ends(InstanceId(kept.instance), lock_name, &ends)?;
+        if added > 0 {
+            tracing::info!("recorded {added} ends that a former instance could not write");
+        }
+        Ok(waits)
+    }
+}
+
+/// Between the ledger's name and the instance's part.
+const INFIX: &str = "-ends-";

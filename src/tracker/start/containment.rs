@@ -1,0 +1,266 @@
+//! What keeps a tree together: a cgroup leaf where one can be made and joined, else a keeper ([`crate::tracker::keeper`]), else a
+//! session.
+//!
+//! An instance has one branch in the v2 hierarchy, made at its first spawn, and in it a leaf for each root. The branch is
+//! recorded before it is made, a leaf's inode in the row that is committed before its program runs; so whatever a crash
+//! leaves can be found: leaves by their rows, and those without a row, which nobody is in, by the branch.
+//!
+//! A leaf is removed when its tree has ended. What still sits in it then was left on purpose; the health pass tries again,
+//! and the orphan pass of another instance when this one is dead.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use uuid::Uuid;
+
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    model::{Because, Cgroup, ContainmentMode, ExitStatus, ProcessRecord},
+    sys::{
+        cgroup::{Branch, Leaf, bases, remove_branch},
+        snapshot::Snapshot,
+        spawn::Place,
+    },
+    tracker::{
+        end::run::list_leaf,
+        runtime::{
+            shared::{Shared, lock},
+            tracked::Root,
+        },
+    },
+};
+
+/// Operators may choose without a change of the program.
+const VARIABLE: &str = "PROCLEDGER_CONTAINMENT";
+
+/// The leaves of one instance.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct Leaves {
+    branch: Mutex<Option<Found>>,
+    /// Leaves that could not be removed yet.
+    unremoved: Mutex<Vec<Cgroup>>,
+}
+
+/// What came of the search for a branch.
+#[derive(Clone, Debug)]
+enum Found {
+    Branch(Arc<Branch>),
+    /// None can be had, and why.
+    None(Arc<str>),
+}
+
+impl Shared {
+    /// What was asked for: by the caller, else by whoever set the environment.
+    pub(in crate::tracker) fn containment_mode(&self) -> Result<ContainmentMode> {
+        if let Some(mode) = self.options.containment {
+            return Ok(mode);
+        }
+        let Some(word) = std::env::var_os(VARIABLE).filter(|word| !word.is_empty()) else {
+            return Ok(ContainmentMode::Auto);
+        };
+        word.to_str().and_then(ContainmentMode::parse).ok_or_else(|| {
+            Error::invalid(format!(
+                "{VARIABLE} is {:?}: set it to auto, cgroup, keeper or session",
+                word.to_string_lossy()
+            ))
+        })
+    }
+
+    /// Refuses to open where the containment that was asked for cannot be had.
+    pub(in crate::tracker) fn check_containment(&self) -> Result<()> {
+        match self.containment_mode()? {
+            // A keeper is looked for, and tried, a moment later.
+            ContainmentMode::Auto | ContainmentMode::Session | ContainmentMode::Keeper => Ok(()),
+            ContainmentMode::Cgroup => self.branch().map(|_| ()),
+        }
+    }
+
+    /// A leaf for a new root, with its memory limit; `None` where it does without.
+    pub(in crate::tracker) fn leaf_for(
+        &self,
+        token: Uuid,
+        max_rss: Option<u64>,
+    ) -> Result<Option<Place>> {
+        let must = match self.containment_mode()? {
+            ContainmentMode::Session | ContainmentMode::Keeper => return Ok(None),
+            ContainmentMode::Auto => false,
+            ContainmentMode::Cgroup => true,
+        };
+        let made = self.branch().and_then(|branch| {
+            let leaf = branch
+                .leaf(token)
+                .inspect_err(|error| tracing::warn!("{error}: the task goes without a leaf"))?;
+            if let Some(bytes) = max_rss.filter(|_| branch.enable_memory()) {
+                leaf.limit_memory(bytes);
+            }
+            Ok(Place { leaf, must })
+        });
+        match made {
+            Ok(place) => Ok(Some(place)),
+            Err(error) if must => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// A child could not be put into the leaf that was made for it, though one could be before: no more leaves.
+    pub(in crate::tracker) fn give_up_leaves(&self, leaf: Option<&Cgroup>) {
+        let Some(leaf) = leaf else { return };
+        self.remove_leaf(Some(leaf));
+        tracing::warn!("processes are not put into cgroup leaves any more: they were refused");
+        let why = "a process was refused there".into();
+        if let Some(Found::Branch(branch)) = lock(&self.leaves.branch).replace(Found::None(why)) {
+            // Leaves that are in use keep it; the orphan pass of a later instance removes it then.
+            branch.remove();
+        }
+    }
+
+    /// This instance's branch, made at the first call.
+    fn branch(&self) -> Result<Arc<Branch>> {
+        let mut found = lock(&self.leaves.branch);
+        let answer = found.get_or_insert_with(|| match self.find_branch() {
+            Ok(branch) => Found::Branch(Arc::new(branch)),
+            Err(error) => {
+                tracing::debug!("no cgroup leaves: {error}");
+                let cause = std::error::Error::source(&error)
+                    .map(|cause| format!(": {cause}"))
+                    .unwrap_or_default();
+                Found::None(format!("{error}{cause}").into())
+            }
+        });
+        match answer {
+            Found::Branch(branch) => Ok(Arc::clone(branch)),
+            Found::None(why) => Err(Error::new(Kind::Unsupported, &**why)),
+        }
+    }
+
+    /// The first base in which a branch can be made and joined.
+    fn find_branch(&self) -> Result<Branch> {
+        let bases = match &self.options.cgroup {
+            Some(base) => vec![base.clone()],
+            None => bases()?,
+        };
+        let mut failed = None;
+        for base in &bases {
+            match self.make_branch(base) {
+                Ok(branch) => return Ok(branch),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::new(Kind::Unsupported, "no cgroup to make leaves in")))
+    }
+
+    fn make_branch(&self, base: &Path) -> Result<Branch> {
+        let path = Branch::path_in(base, &Uuid::new_v4().simple().to_string());
+        let Some(text) = path.to_str() else {
+            let what = format!("the cgroup `{}` is not named in UTF-8", base.display());
+            return Err(Error::invalid(what));
+        };
+        self.store.plan_cgroup(self.instance, text)?;
+        let made = Branch::make(&path).and_then(|branch| {
+            self.store.confirm_cgroup(self.instance, branch.inode())?;
+            Ok(branch)
+        });
+        if made.is_err() {
+            // What stays recorded is looked at, and found absent, by the next orphan pass.
+            let _ = self.store.forget_cgroup(self.instance);
+        }
+        made
+    }
+
+    /// Who is in a root's leaf, the root itself left out. Listed after the snapshot, so that no pid changed hands between.
+    pub(in crate::tracker) fn in_leaf(
+        &self,
+        row: &ProcessRecord,
+        snapshot: &Snapshot,
+    ) -> HashSet<Pid> {
+        let leaf = row.cgroup.as_ref().map(|record| Leaf::open(record, self.observer.uid));
+        let found = leaf
+            .and_then(|leaf| list_leaf(&self.proc, snapshot, &leaf.ok().flatten()?, false).ok());
+        (found.unwrap_or_default().pids.into_iter())
+            .filter(|&pid| pid != row.identity.pid && snapshot.get(pid).is_some())
+            .collect()
+    }
+
+    /// Why the kernel has killed a root for lack of memory; `None` where it was not that.
+    pub(in crate::tracker) fn oom_because(
+        &self,
+        root: &Root,
+        status: ExitStatus,
+    ) -> Option<Because> {
+        if status != ExitStatus::Signaled(libc::SIGKILL) {
+            return None;
+        }
+        let leaf = Leaf::open(root.cgroup.as_ref()?, self.observer.uid).ok()??;
+        let kills = leaf.oom_kills().filter(|&kills| kills > 0)?;
+        let limit = root.limits.max_rss;
+        Some(Because {
+            rule: limit.map_or_else(
+                || "the kernel ran out of memory".into(),
+                |bytes| format!("the kernel enforced its memory limit of {bytes} bytes"),
+            ),
+            evidence: format!("oom_kill {kills} in its cgroup's memory.events"),
+        })
+    }
+
+    /// Removes the leaf of a tree that has ended; later, where somebody is still in it.
+    pub(in crate::tracker) fn remove_leaf(&self, record: Option<&Cgroup>) {
+        let Some(record) = record else { return };
+        if !self.is_removed(record) {
+            lock(&self.leaves.unremoved).push(record.clone());
+        }
+    }
+
+    fn is_removed(&self, record: &Cgroup) -> bool {
+        match Leaf::open(record, self.observer.uid) {
+            Ok(None) => true,
+            Ok(Some(leaf)) => leaf.remove(),
+            Err(_) => false,
+        }
+    }
+
+    /// Tries again to remove leaves in which somebody was left.
+    pub(in crate::tracker) fn remove_empty_leaves(&self) {
+        let left = std::mem::take(&mut *lock(&self.leaves.unremoved));
+        let left: Vec<Cgroup> =
+            left.into_iter().filter(|record| !self.is_removed(record)).collect();
+        lock(&self.leaves.unremoved).extend(left);
+    }
+
+    /// Removes the branch, unless somebody was left in a leaf on purpose; then a later instance does.
+    pub(in crate::tracker) fn close_branch(&self) {
+        self.remove_empty_leaves();
+        let Some(Found::Branch(branch)) = lock(&self.leaves.branch).take() else { return };
+        if branch.remove()
+            && let Err(error) = self.store.forget_cgroup(self.instance)
+        {
+            tracing::debug!("the record of a removed cgroup stays: {error}");
+        }
+    }
+
+    /// Removes the leaves that stopped instances have left, and their branches.
+    pub(in crate::tracker) fn remove_branches_of_others(&self) {
+        let left = match self.store.cgroups_left(&self.place()) {
+            Ok(left) => left,
+            Err(error) => return tracing::warn!("failed to look for leftover cgroups: {error}"),
+        };
+        for (instance, path, inode) in left {
+            if instance == self.instance {
+                continue;
+            }
+            match remove_branch(Path::new(&path), inode, self.observer.uid) {
+                Ok(leaves) if leaves.is_empty() => {
+                    if let Err(error) = self.store.forget_cgroup(instance) {
+                        tracing::warn!("failed to record that a cgroup is removed: {error}");
+                    }
+                }
+                // A survivor, or what a task may leave behind.
+                Ok(leaves) => tracing::debug!("{} leaves of `{path}` are in use", leaves.len()),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+    }
+}

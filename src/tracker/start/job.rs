@@ -1,0 +1,340 @@
+//! What to run, and how to track it.
+
+use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, time::Duration};
+
+use crate::{sys::spawn::StdioSource, tracker::Builder};
+
+/// One of a program's standard descriptors.
+///
+/// ```
+/// use procledger::{Job, Stdio};
+/// let job = Job::new("task-42", "cat").stdin(Stdio::piped()).stdout(Stdio::null());
+/// ```
+#[derive(Debug)]
+pub struct Stdio(pub(in crate::tracker) StdioSource);
+
+impl Stdio {
+    /// The host's own descriptor. One that is closed, or close-on-exec, is closed in the program.
+    pub fn inherit() -> Self {
+        Self(StdioSource::Inherit)
+    }
+
+    /// `/dev/null`.
+    pub fn null() -> Self {
+        Self(StdioSource::Null)
+    }
+
+    /// A new pipe; the other end is in the [`Process`](crate::Process).
+    pub fn piped() -> Self {
+        Self(StdioSource::Piped)
+    }
+
+    /// A descriptor of the caller's: a log file, a socket.
+    pub fn fd(fd: impl Into<OwnedFd>) -> Self {
+        Self(StdioSource::Fd(fd.into()))
+    }
+}
+
+impl From<OwnedFd> for Stdio {
+    fn from(fd: OwnedFd) -> Self {
+        Self::fd(fd)
+    }
+}
+
+impl From<std::fs::File> for Stdio {
+    fn from(file: std::fs::File) -> Self {
+        Self::fd(file)
+    }
+}
+
+/// A program to run for a task, and the limits it runs within.
+///
+/// The program gets a session of its own, default signal dispositions, an empty signal mask, the descriptors 0 to 2 and
+/// no others. It is looked for as execvp(3) does, in the `PATH` that it gets itself.
+///
+/// ```
+/// use std::time::Duration;
+/// use procledger::{Job, Stdio};
+///
+/// let job = Job::new("task-42", "sh")
+///     .args(["-c", "echo hello"])
+///     .env("LANG", "C")
+///     .stdout(Stdio::piped())
+///     .max_runtime(Duration::from_secs(3600));
+/// ```
+#[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches, each with a setter of its own"
+)]
+pub struct Job {
+    pub(in crate::tracker) task: String,
+    pub(in crate::tracker) program: OsString,
+    pub(in crate::tracker) args: Vec<OsString>,
+    pub(in crate::tracker) clear_env: bool,
+    pub(in crate::tracker) env: Vec<(OsString, Option<OsString>)>,
+    pub(in crate::tracker) directory: Option<PathBuf>,
+    pub(in crate::tracker) stdio: [StdioSource; 3],
+    pub(in crate::tracker) grace: Option<Duration>,
+    pub(in crate::tracker) max_runtime: Option<Duration>,
+    pub(in crate::tracker) max_rss: Option<u64>,
+    pub(in crate::tracker) survive: bool,
+    pub(in crate::tracker) allow_survivor: bool,
+    pub(in crate::tracker) keep_strays: bool,
+    pub(in crate::tracker) protected: Vec<String>,
+    pub(in crate::tracker) terminate_on_drop: bool,
+    pub(in crate::tracker) foreground: bool,
+    pub(in crate::tracker) record_arguments: Option<bool>,
+}
+
+impl Builder {
+    /// Whether arguments are recorded; on otherwise. Without them the ledger, reports and logs have the program alone, of
+    /// the jobs and of all that is found below them. With them, what looks like a secret is masked: see
+    /// [`Job::record_arguments`](crate::Job::record_arguments).
+    pub fn record_arguments(mut self, on: bool) -> Self {
+        self.options.record_arguments = on;
+        self
+    }
+}
+
+impl Job {
+    /// A job for `task_id` that runs `program` with inherited standard descriptors.
+    ///
+    /// Both are checked by [`Tracker::spawn`](crate::Tracker::spawn).
+    pub fn new(task_id: impl Into<String>, program: impl Into<OsString>) -> Self {
+        Self {
+            task: task_id.into(),
+            program: program.into(),
+            args: Vec::new(),
+            clear_env: false,
+            env: Vec::new(),
+            directory: None,
+            stdio: [StdioSource::Inherit, StdioSource::Inherit, StdioSource::Inherit],
+            grace: None,
+            max_runtime: None,
+            max_rss: None,
+            survive: false,
+            allow_survivor: false,
+            keep_strays: false,
+            protected: Vec::new(),
+            terminate_on_drop: false,
+            foreground: false,
+            record_arguments: None,
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<I: IntoIterator<Item = S>, S: Into<OsString>>(mut self, args: I) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets a variable in the program's environment, which otherwise is the host's.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), Some(value.into())));
+        self
+    }
+
+    /// Removes a variable from the program's environment.
+    #[must_use]
+    pub fn env_remove(mut self, key: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), None));
+        self
+    }
+
+    /// Starts with an empty environment; variables set before are dropped too. The tracker's token is always added.
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.clear_env = true;
+        self.env.clear();
+        self
+    }
+
+    /// The program's working directory; a relative program path is looked up from there.
+    #[must_use]
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Standard input.
+    #[must_use]
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdio[0] = stdin.into().0;
+        self
+    }
+
+    /// Standard output.
+    #[must_use]
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdio[1] = stdout.into().0;
+        self
+    }
+
+    /// Standard error.
+    #[must_use]
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stdio[2] = stderr.into().0;
+        self
+    }
+
+    /// Time between SIGTERM and SIGKILL; the tracker's otherwise.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = Some(grace);
+        self
+    }
+
+    /// Ends the tree when the program has run this long, not counting the time for which the machine was suspended since the
+    /// spawn (`CLOCK_MONOTONIC`, `clock_gettime(2)`). With the monitor off, the next health pass does so.
+    ///
+    /// The tree is ended in the background, together with all others that are over a limit; its row has the reason
+    /// [`MaxRuntime`](crate::EndReason::MaxRuntime).
+    #[must_use]
+    pub fn max_runtime(mut self, limit: Duration) -> Self {
+        self.max_runtime = Some(limit);
+        self
+    }
+
+    /// Ends the tree when it takes more memory and swap than this, in bytes. Pages that its processes share count once: the sum
+    /// of `Pss` and `SwapPss` of `/proc/PID/smaps_rollup` is compared (`proc_pid_smaps(5)`, Linux 4.14), not that of resident
+    /// memory, which is larger.
+    ///
+    /// It is looked at each second while the monitor is on, else by health passes. The row has the reason
+    /// [`MaxRss`](crate::EndReason::MaxRss), and a rule with both figures. In a cgroup leaf with a memory controller the kernel
+    /// enforces it as well, at once, and the reason is [`Oom`](crate::EndReason::Oom). What does not count, such as files in
+    /// a tmpfs, is in `docs/limits.md`.
+    #[must_use]
+    pub fn max_rss(mut self, bytes: u64) -> Self {
+        self.max_rss = Some(bytes);
+        self
+    }
+
+    /// The program outlives the tracker, and is adopted by the next instance of the same program.
+    #[must_use]
+    pub fn survive(mut self, on: bool) -> Self {
+        self.survive = on;
+        self
+    }
+
+    /// The program's whole tree is ended when its handle is dropped before the program has ended; off otherwise. For work
+    /// whose caller may go away: a request that is cancelled, a `tokio::time::timeout`, a panic.
+    ///
+    /// The drop does not wait: the tree is ended in the background, as by [`Process::terminate`](crate::Process::terminate),
+    /// is recorded as `terminated` with the rule "its handle was dropped", and [`shutdown`](crate::Tracker::shutdown) waits
+    /// for it. A handle holds it from the commit of its row on: a future of
+    /// [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) that is dropped while the program is being started leaves no
+    /// program running, and so does a handle that is converted by `into_async`. A program that has ended by itself is not
+    /// affected, and neither is what it left. `std::mem::forget` on the handle leaves the program to the tracker.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::Job;
+    ///
+    /// let process = tracker.spawn(Job::new("task-42", "sleep").arg("3600").terminate_on_drop(true))?;
+    /// drop(process);
+    /// tracker.shutdown()?;
+    /// # let history = tracker.ledger().history(None, None, 1)?;
+    /// # assert_eq!(history[0].end_reason, Some(procledger::EndReason::Terminated));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn terminate_on_drop(mut self, on: bool) -> Self {
+        self.terminate_on_drop = on;
+        self
+    }
+
+    /// A survivor of the same task, which could not be ended, does not stand in the way.
+    #[must_use]
+    pub fn allow_survivor(mut self, on: bool) -> Self {
+        self.allow_survivor = on;
+        self
+    }
+
+    /// What the program leaves behind when it ends by itself is left alone, for good.
+    ///
+    /// Each such process is recorded: a leak of the kind `stray` with the outcome `kept`, and a row that ended as
+    /// `released`. Nobody answers for it any more, so nothing ends it later, as an orphan or otherwise.
+    ///
+    /// A program that is asked to end ([`terminate`](crate::Tracker::terminate), a limit, a shutdown), or whose owner died
+    /// before it ended, keeps nothing by this: what shall live then needs [`protect`](Self::protect).
+    #[must_use]
+    pub fn keep_strays(mut self, on: bool) -> Self {
+        self.keep_strays = on;
+        self
+    }
+
+    /// Programs of this name, and what is below them, are left alone when the tree is ended: a build server, a `tmux`.
+    ///
+    /// As [`Builder::protect`](crate::Builder::protect), for this job alone. This instance knows it and the ledger does
+    /// not: after a crash only the names of whoever cleans up count. May be given more than once.
+    #[must_use]
+    pub fn protect(mut self, name: impl Into<String>) -> Self {
+        self.protected.push(name.into());
+        self
+    }
+
+    /// The program stays in the host's session and becomes the foreground process group of the terminal on its standard
+    /// input, as a shell's job: Ctrl-C and Ctrl-Z reach it. Wait for it with
+    /// [`wait_in_foreground`](crate::Process::wait_in_foreground).
+    #[must_use]
+    pub fn foreground(mut self, on: bool) -> Self {
+        self.foreground = on;
+        self
+    }
+
+    /// Whether the arguments are recorded; as the tracker has it otherwise. Without them the ledger has the program alone,
+    /// and the same for what is found below it.
+    ///
+    /// The environment is never recorded. With the arguments, what looks like a secret is masked before it is stored,
+    /// reported or logged, while the program gets the real ones: the value of an option, a variable or a header with a
+    /// name such as `--token`, `API_KEY=` or `Authorization:`, the password in a URL, tokens of well-known shapes. A
+    /// secret that neither its name nor its looks betray is not found: keep the arguments of such a program out.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::Job;
+    ///
+    /// tracker.spawn(Job::new("a", "echo").args(["--token", "hunter2"]))?.wait()?;
+    /// tracker.spawn(Job::new("b", "echo").arg("hunter2").record_arguments(false))?.wait()?;
+    /// let history = tracker.ledger().history(None, None, 2)?;
+    /// let command = |task: &str| {
+    ///     let of_task = |row: &&procledger::ProcessRecord| row.task.as_ref().unwrap().as_str() == task;
+    ///     history.iter().find(of_task).unwrap().command.join(" ")
+    /// };
+    /// assert_eq!(command("a"), "echo --token ***");
+    /// assert_eq!(command("b"), "echo");
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn record_arguments(mut self, on: bool) -> Self {
+        self.record_arguments = Some(on);
+        self
+    }
+
+    /// The whole environment that the program gets, with `token` in it.
+    pub(in crate::tracker) fn environment(&self, token: &str) -> Vec<(OsString, OsString)> {
+        let mut all: Vec<(OsString, OsString)> =
+            if self.clear_env { Vec::new() } else { std::env::vars_os().collect() };
+        for (key, value) in &self.env {
+            all.retain(|(other, _)| other != key);
+            all.extend(value.clone().map(|value| (key.clone(), value)));
+        }
+        all.retain(|(key, _)| key != crate::sys::procfs::TOKEN_VARIABLE);
+        all.push((crate::sys::procfs::TOKEN_VARIABLE.into(), token.into()));
+        all
+    }
+}

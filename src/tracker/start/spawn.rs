@@ -1,0 +1,320 @@
+//! Spawning through the gate: no program runs before its row is committed.
+
+use std::{
+    process::{ChildStderr, ChildStdin, ChildStdout},
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
+
+use uuid::Uuid;
+
+use super::{group_commit::Admitted, job::Job, under_keeper::spawn_kept};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    model::{
+        Cgroup, Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin,
+        TaskId, state::State, told,
+    },
+    redact::mask_command,
+    sys::{
+        PidFd, Pinned,
+        keeper::Binary,
+        procfs::TOKEN_VARIABLE,
+        spawn::{self, Child},
+    },
+    tracker::{
+        Tracker,
+        handle::process::Process,
+        runtime::{
+            shared::Shared,
+            tracked::{Hold, Root, Strays},
+        },
+    },
+};
+
+/// What the row of a child at the gate shall say.
+#[derive(Debug)]
+pub(in crate::tracker) struct Request {
+    task: TaskId,
+    pub(in crate::tracker) token: Uuid,
+    command: Vec<String>,
+    cwd: Option<String>,
+    pub(in crate::tracker) limits: Limits,
+    allow_survivor: bool,
+    cgroup: Option<Cgroup>,
+}
+
+impl Request {
+    fn new(shared: &Shared, job: &Job, token: Uuid) -> Result<Self> {
+        Ok(Self {
+            task: TaskId::new(job.task.clone())?,
+            token,
+            command: recorded_command(job, may_record_arguments(shared, job)),
+            cwd: job.directory.as_ref().map(|path| path.display().to_string()),
+            limits: Limits {
+                survive: job.survive,
+                grace: job.grace.unwrap_or(shared.options.grace),
+                max_runtime: job.max_runtime,
+                max_rss: job.max_rss,
+            },
+            allow_survivor: job.allow_survivor,
+            cgroup: None,
+        })
+    }
+}
+
+impl Tracker {
+    /// Starts a program. When this returns it is running, or has ended, and its row was committed before its first
+    /// instruction.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::{Job, Stdio};
+    ///
+    /// let process = tracker.spawn(Job::new("task-42", "echo").arg("hello").stdout(Stdio::piped()))?;
+    /// let output = process.wait_with_output()?;
+    /// assert_eq!(output.stdout, b"hello\n");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - invalid input: an empty or overlong task id, a NUL byte anywhere, an empty program name;
+    /// - [`is_already_running`](Error::is_already_running): the task has a live process, or a survivor, in this ledger;
+    /// - [`is_not_started`](Error::is_not_started): the program is not found, not executable, or its directory cannot be
+    ///   entered; the errno is in [`raw_os_error`](Error::raw_os_error), and the row says `failed`;
+    /// - the row cannot be written: the program has not run, and never will;
+    /// - [`is_closed`](Error::is_closed): after shutdown, or in a forked child.
+    pub fn spawn(&self, job: Job) -> Result<Process> {
+        let shared = &self.inner.shared;
+        shared.check_usable()?;
+        let _spawning = shared.spawning.read().unwrap_or_else(PoisonError::into_inner);
+        shared.check_usable()?;
+        if !shared.clean.load(Ordering::Acquire) {
+            return Err(Error::new(
+                Kind::Busy,
+                "what dead instances left is not cleaned up yet: call `reap_orphans` before the first spawn",
+            ));
+        }
+        may_own_programs(shared)?;
+        let spawned = spawn_job(shared, job);
+        match &spawned {
+            Ok(_) => shared.meter().spawned(),
+            Err(_) => shared.meter().not_spawned(),
+        }
+        spawned
+    }
+}
+
+/// root may open a user's ledger, to end what is in it; programs of root do not belong there.
+fn may_own_programs(shared: &Shared) -> Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    if shared.observer.may_touch(own) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Denied,
+        format!(
+            "the ledger belongs to uid {}: start its programs as that user, not as uid {own}",
+            shared.observer.uid
+        ),
+    ))
+}
+
+fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
+    crate::tracker::end::spared::check_names("protected", &job.protected)?;
+    let token = Uuid::new_v4();
+    let mut request = Request::new(shared, &job, token)?;
+    shared.write_late_of(&request.task);
+    let foreground = job.foreground && crate::sys::terminal::is_foreground();
+    let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
+    let bare = !may_record_arguments(shared, &job);
+    let terminate_on_drop = job.terminate_on_drop;
+    let hold = Hold { child: true, strays, kept: None, bare, terminate_on_drop };
+    let place = shared.leaf_for(token, job.max_rss)?;
+    let keeper = match place {
+        Some(_) => None,
+        None => shared.keeper_for(job.survive, foreground)?,
+    };
+    if place.is_none() && keeper.is_none() {
+        shared.listen_for_forks();
+    }
+    request.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
+    let command = spawn::Command {
+        environment: job.environment(&carried(shared, token)),
+        program: job.program,
+        args: job.args,
+        directory: job.directory,
+        stdio: job.stdio,
+        session: if foreground { spawn::Session::Foreground } else { spawn::Session::New },
+        place,
+    };
+    match keeper {
+        Some(keeper) => through_keeper(shared, keeper, command, &request, hold),
+        None => through_gate(shared, command, &request, hold, foreground),
+    }
+}
+
+fn through_gate(
+    shared: &Arc<Shared>,
+    command: spawn::Command,
+    request: &Request,
+    hold: Hold,
+    foreground: bool,
+) -> Result<Process> {
+    let admit = |child: &Child| {
+        let containment = if child.in_leaf { Containment::Cgroup } else { Containment::Session };
+        let new = describe(shared, request, child.pid, &child.pidfd, containment)?;
+        shared.registrar.admit(shared, new, Some(Arc::clone(&child.gate)))
+    };
+    match spawn::spawn(command, admit) {
+        Ok(spawned) => {
+            if spawned.committed.new.cgroup.is_none() {
+                shared.give_up_leaves(request.cgroup.as_ref());
+                shared.listen_for_forks();
+            }
+            Ok(started(shared, spawned, hold, foreground))
+        }
+        Err(refusal) => {
+            shared.remove_leaf(request.cgroup.as_ref());
+            Err(refused(shared, refusal, foreground))
+        }
+    }
+}
+
+fn through_keeper(
+    shared: &Arc<Shared>,
+    keeper: &Binary,
+    command: spawn::Command,
+    request: &Request,
+    hold: Hold,
+) -> Result<Process> {
+    match spawn_kept(shared, keeper, command, request, &hold) {
+        Ok((spawned, kept)) => {
+            let hold = Hold { kept: Some(kept), ..hold };
+            Ok(started(shared, spawned, hold, false))
+        }
+        Err(refusal) => Err(refused(shared, refusal, false)),
+    }
+}
+
+fn may_record_arguments(shared: &Shared, job: &Job) -> bool {
+    job.record_arguments.unwrap_or(shared.options.record_arguments)
+}
+
+/// Program and arguments as the ledger has them.
+fn recorded_command(job: &Job, arguments: bool) -> Vec<String> {
+    let args = job.args.iter().filter(|_| arguments);
+    let command = std::iter::once(&job.program).chain(args);
+    let text = command.map(|argument| argument.to_string_lossy().into_owned());
+    mask_command(&text.collect::<Vec<_>>())
+}
+
+/// The tokens that our programs carry: those of other ledgers' trackers above us, then their own.
+fn carried(shared: &Shared, token: Uuid) -> String {
+    let mut list = shared.outer_tokens.join(":");
+    if !list.is_empty() {
+        list.push(':');
+    }
+    list + &token.simple().to_string()
+}
+
+fn started(
+    shared: &Arc<Shared>,
+    spawned: spawn::Spawned<Admitted>,
+    hold: Hold,
+    foreground: bool,
+) -> Process {
+    let spawn::Spawned { pidfd, committed, pipes: [stdin, stdout, stderr], pid } = spawned;
+    let Admitted { row, new } = committed;
+    let root = Root::recorded(row, &new, !hold.bare);
+    let terminate_on_drop = hold.terminate_on_drop;
+    let entry = shared.take_on(root, hold, &pidfd);
+    shared.notify_export();
+    tracing::debug!("process {pid} for task {} runs", told(new.task.as_ref()));
+    let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);
+    process.on_drop.armed = terminate_on_drop;
+    process.stdin = stdin.map(ChildStdin::from);
+    process.stdout = stdout.map(ChildStdout::from);
+    process.stderr = stderr.map(ChildStderr::from);
+    process
+}
+
+/// Ends the row of a program that did not run, where one was committed.
+fn refused(shared: &Shared, refusal: spawn::Refusal<Admitted>, foreground: bool) -> Error {
+    if foreground {
+        // The child may have had the terminal already.
+        let _ = crate::sys::terminal::take_back();
+    }
+    if let Some(Admitted { row, .. }) = refusal.committed {
+        let cause = std::error::Error::source(&refusal.error)
+            .map(|cause| format!(": {cause}"))
+            .unwrap_or_default();
+        let end = End {
+            reason: EndReason::Failed,
+            status: ExitStatus::Unobserved,
+            at: Millis::now(),
+            error: Some(format!("{}{cause}", refusal.error)),
+            because: None,
+        };
+        // On failure the next pass finds the row gone.
+        if let Err(error) = shared.store.end(&[(row, State::Running, end)]) {
+            tracing::error!("failed to record that a program did not start: {error}");
+        }
+        shared.notify_export();
+    }
+    refusal.error
+}
+
+/// Reads the identity of the child at the gate.
+pub(in crate::tracker) fn describe(
+    shared: &Shared,
+    request: &Request,
+    pid: Pid,
+    pidfd: &Arc<PidFd>,
+    containment: Containment,
+) -> Result<NewProcess> {
+    let pinned = Pinned::identify(&shared.proc, shared.place(), pid, Arc::clone(pidfd))?
+        .ok_or_else(|| Error::new(Kind::NotStarted, "the child was killed before it ran"))?;
+    Ok(NewProcess {
+        task: Some(request.task.clone()),
+        owner: shared.instance,
+        root: None,
+        origin: Origin::Spawned,
+        token: Some(request.token),
+        identity: pinned.identity,
+        session: Some(pid),
+        cgroup: request.cgroup.clone().filter(|_| containment == Containment::Cgroup),
+        containment,
+        keeper: None,
+        command: request.command.clone(),
+        cwd: request.cwd.clone(),
+        uid: rustix::process::geteuid().as_raw(),
+        limits: request.limits,
+        started_at: Millis::now(),
+        peak_rss: None,
+        cpu: None,
+        evidence: None,
+        state: State::Running,
+        allow_survivor: request.allow_survivor,
+    })
+}
+
+/// Tokens that this process inherited: those of its own ledger are dropped, since a task that restarts its host must not
+/// make the new host a member of the old tree; those of other ledgers are carried on.
+pub(in crate::tracker) fn outer_tokens(
+    known: impl Fn(&Uuid) -> Result<bool>,
+) -> Result<Vec<String>> {
+    let Some(list) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(Vec::new()) };
+    let mut outer = Vec::new();
+    for element in list.to_string_lossy().split(':') {
+        if let Ok(token) = Uuid::try_parse(element)
+            && !known(&token)?
+        {
+            outer.push(token.simple().to_string());
+        }
+    }
+    Ok(outer)
+}

@@ -1,0 +1,89 @@
+//! A spawn with the gate relayed through a keeper.
+//!
+//! The keeper's child is at the keeper's gate: we hear who it is, commit the row, and answer. The row holds the program's identity, and the keeper's: by that one others find
+//! what is below it.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    group_commit::Admitted,
+    spawn::{Request, describe},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{Containment, NewProcess},
+    sys::{
+        keeper::{Asked, Binary, Link, Terms},
+        spawn::{Command, Refusal, Spawned},
+    },
+    tracker::runtime::{keeper_handle::Kept, shared::Shared, tracked::Hold},
+};
+
+/// A keeper whose child has not become a program goes at once.
+const REFUSED_LIMIT: Duration = Duration::from_secs(5);
+
+/// Starts a program under a keeper of its own.
+pub(in crate::tracker) fn spawn_kept(
+    shared: &Arc<Shared>,
+    binary: &Binary,
+    command: Command,
+    request: &Request,
+    hold: &Hold,
+) -> Result<(Spawned<Admitted>, Kept), Refusal<Admitted>> {
+    command.check()?;
+    let terms = Terms {
+        token: request.token,
+        grace: request.limits.grace,
+        uid: shared.observer.uid,
+        arguments: !hold.bare,
+        ledger: shared.store.path().to_owned(),
+        protected: shared
+            .options
+            .protected
+            .iter()
+            .chain(hold.strays.protected.iter())
+            .cloned()
+            .collect(),
+    };
+    let link = binary.start()?;
+    match relay(shared, &link, request, command, terms) {
+        Ok(spawned) => Ok((spawned, Kept::new(link))),
+        Err(refusal) => {
+            // Nothing runs below it, or what does shall not.
+            if let Some(link) = link.dismiss(REFUSED_LIMIT) {
+                link.kill();
+            }
+            Err(refusal)
+        }
+    }
+}
+
+fn relay(
+    shared: &Arc<Shared>,
+    link: &Link,
+    request: &Request,
+    command: Command,
+    terms: Terms,
+) -> Result<Spawned<Admitted>, Refusal<Admitted>> {
+    let Asked { program, pid, pidfd, pipes } = link.ask(command, terms)?;
+    let pidfd = Arc::new(pidfd);
+    let described = describe(shared, request, pid, &pidfd, Containment::Keeper);
+    // Both are committed at once: there is no program whose keeper is unknown.
+    let described = described.and_then(|new| {
+        let gone = || Error::new(Kind::NotStarted, "the keeper was killed before the program ran");
+        let keeper = link.identify(&shared.proc, shared.place())?.ok_or_else(gone)?;
+        Ok(NewProcess { keeper: Some(keeper), ..new })
+    });
+    let admitted = match described.and_then(|new| shared.registrar.admit(shared, new, None)) {
+        Ok(admitted) => admitted,
+        Err(error) => {
+            // Should this fail, the keeper is gone, and the child with it.
+            let _ = link.decide(false, &program);
+            return Err(error.into());
+        }
+    };
+    match link.decide(true, &program) {
+        Ok(()) => Ok(Spawned { pid, pidfd, committed: admitted, pipes }),
+        Err(error) => Err(Refusal { committed: Some(admitted), step: 0, error }),
+    }
+}
