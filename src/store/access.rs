@@ -4,6 +4,7 @@
 //! first thing each connection gets, because the very next statement may meet the recovery of a crashed writer.
 
 use std::{
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
     time::Duration,
@@ -18,7 +19,6 @@ use super::{
     budget,
     failure::{failed, no_connection},
     manager::Manager,
-    setup,
     trust::{self, Located, beside},
 };
 use crate::{
@@ -57,6 +57,21 @@ pub(super) enum Access {
     ReadFrozen,
 }
 
+/// The path as a URI that lets SQLite take no lock and make no file (<https://sqlite.org/uri.html>).
+pub(super) fn immutable_uri(path: &Path) -> PathBuf {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                uri.push(char::from(*byte));
+            }
+            byte => uri.extend(["%", &format!("{byte:02X}")]),
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri.into()
+}
+
 impl Access {
     pub(super) fn for_reading(located: &Located) -> Self {
         if beside(&located.path, "-wal").exists() {
@@ -71,7 +86,7 @@ impl Access {
     /// What SQLite is told to open.
     fn name(self, path: &Path) -> PathBuf {
         match self {
-            Self::ReadFrozen => setup::immutable_uri(path),
+            Self::ReadFrozen => immutable_uri(path),
             _ => path.to_path_buf(),
         }
     }

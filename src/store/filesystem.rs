@@ -5,7 +5,6 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use super::Store;
 use crate::error::{Error, Kind, Result};
 
 /// `f_type` of network file systems, from statfs(2) and the kernel's `include/uapi/linux/magic.h`.
@@ -45,24 +44,8 @@ const NETWORK_FUSE: [&str; 14] = [
     "fuse.juicefs",
 ];
 
-impl Store {
-    /// An error that names it where the ledger lies on a network file system.
-    pub(crate) fn check_file_system(&self) -> Result<()> {
-        check_local(self.folder())
-    }
-
-    /// Bytes that are free where the ledger lies.
-    pub(crate) fn free_bytes(&self) -> Result<u64> {
-        free_bytes(self.folder())
-    }
-
-    fn folder(&self) -> &Path {
-        self.path().parent().unwrap_or_else(|| self.path())
-    }
-}
-
 /// Bytes that an ordinary user may still write to the file system of a folder (statvfs(3)).
-fn free_bytes(folder: &Path) -> Result<u64> {
+pub(super) fn free_bytes(folder: &Path) -> Result<u64> {
     let found = rustix::fs::statvfs(folder).map_err(|e| {
         Error::os(format!("failed to ask how much space is left at `{}`", folder.display()), e)
     })?;

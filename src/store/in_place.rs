@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Store, failure::failed, trust::beside};
+use super::trust::beside;
 use crate::error::{Error, Kind, Result};
 
 /// A file's device and inode.
@@ -115,27 +115,6 @@ impl Files {
         matches!(find(&self.ledger, self.id), Found::Same { len: 1.. })
             && self.companions.iter().any(|(path, id)| matches!(find(path, *id), Found::Nothing))
             && !self.companions.iter().any(|(path, id)| matches!(find(path, *id), Found::Other))
-    }
-}
-
-impl Store {
-    /// An error where the files that are open are not those at the ledger's path any more.
-    pub(crate) fn check_in_place(&self) -> Result<()> {
-        self.files().check()
-    }
-
-    /// Copies a WAL that was removed while it was open into the ledger, as far as readers let it: with the last
-    /// connection what is in it would be gone. Not where somebody has begun a new one.
-    pub(crate) fn save_lost_wal(&self) -> Result<()> {
-        if !self.files().has_lost_its_wal() {
-            return Ok(());
-        }
-        let doing = "write back the WAL";
-        let writer = self.writer(doing)?;
-        let _acting = self.act_as_owner()?;
-        writer
-            .query_one("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-            .map_err(|e| failed(self.path(), doing, e))
     }
 }
 

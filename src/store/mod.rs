@@ -57,6 +57,7 @@ mod row_reader;
 mod schema;
 mod settle;
 mod setup;
+mod surroundings;
 mod tally;
 #[cfg(test)]
 mod tests;

@@ -12,11 +12,8 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind},
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{OpenOptionsExt, PermissionsExt},
-    },
-    path::{Path, PathBuf},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -28,7 +25,7 @@ use rustix::{
 };
 
 use super::{
-    access::BUSY_TIMEOUT,
+    access::{BUSY_TIMEOUT, immutable_uri},
     budget::{self, Budget, HOST_READ},
     failure::failed,
     migration::{self, Schema},
@@ -202,21 +199,6 @@ pub(super) fn look_only(path: &Path) -> rusqlite::Result<Connection> {
     // The schema is only read: no function in it is called with more rights than it has by itself.
     connection.execute_batch("PRAGMA trusted_schema = OFF")?;
     Ok(connection)
-}
-
-/// The path as a URI that lets SQLite take no lock and make no file (<https://sqlite.org/uri.html>).
-pub(super) fn immutable_uri(path: &Path) -> PathBuf {
-    let mut uri = String::from("file:");
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
-                uri.push(char::from(*byte));
-            }
-            byte => uri.extend(["%", &format!("{byte:02X}")]),
-        }
-    }
-    uri.push_str("?immutable=1");
-    uri.into()
 }
 
 /// An empty file with its mode, whatever the umask is.

@@ -27,8 +27,11 @@ pub use builder::{Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_
 pub use handle::asynchronous::{AsyncProcess, AsyncTracker};
 pub use handle::output::Output;
 pub use handle::process::{Process, Signaller};
-pub use inspect::doctor::{Finding, Level, diagnose, diagnose_trusting};
 pub use inspect::ledger::Ledger;
+pub use inspect::{
+    doctor::{diagnose, diagnose_trusting},
+    finding::{Finding, Level},
+};
 pub use keeper::main as keeper_main;
 pub use passes::retention::{DEFAULT_KEEP_HISTORY, PruneProgress, Pruned};
 pub use passes::watch::Turn;

@@ -24,7 +24,7 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-use crate::gate_host;
+use crate::spawn::gate_host;
 
 /// Longer than anything that is waited for takes, on a busy machine with two cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -527,7 +527,7 @@ impl Host {
         options: &str,
     ) -> Self {
         let mut child = command
-            .args(["--exact", "as_a_host::as_a_host", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "handle::as_a_host::as_a_host", "--nocapture", "--test-threads=1"])
             .env("PROCLEDGER_IT_HOST", ledger)
             .env("PROCLEDGER_IT_OPTIONS", options)
             .env("PROCLEDGER_IT_MARKER", place.marker())

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::instance::PREFIX;
+use super::record::PREFIX;
 use crate::error::{Error, Kind, Result};
 
 /// Set by systemd on a cgroup that it delegates (systemd.resource-control(5), `Delegate=`); `user.` since systemd 254.

@@ -13,6 +13,7 @@ use rustix::{
 use uuid::Uuid;
 
 use super::{
+    record::PREFIX,
     task::{Leaf, NAMED, is_cgroup2, lines, read, write},
     walk::{FOLDER, folders},
 };
@@ -21,9 +22,6 @@ use crate::{
     sys::cgroup::Cgroup,
     sys::spawn::try_joining,
 };
-
-/// The name of a branch begins with this; what follows is the instance's own.
-pub(super) const PREFIX: &str = "procledger-";
 
 /// A cgroup of this instance in which leaves can be made and joined: both were tried.
 #[derive(Debug)]

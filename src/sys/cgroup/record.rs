@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// Prefix of the name of an instance's cgroup; the rest is the instance's own.
+pub(super) const PREFIX: &str = "procledger-";
+
 /// A cgroup v2 that was created for one root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cgroup {

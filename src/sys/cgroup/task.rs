@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::{
-    instance::PREFIX,
+    record::PREFIX,
     walk::{Closed, FOLDER, open_file, remove_nested, visit},
 };
 use crate::{

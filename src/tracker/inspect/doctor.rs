@@ -2,9 +2,10 @@
 
 use std::{cmp::Ordering, path::Path};
 
-use serde::Serialize;
-
-use super::ledger::Ledger;
+use super::{
+    finding::{Finding, Level, finding},
+    ledger::Ledger,
+};
 use crate::{
     error::{Error, Result},
     export::{Prospect, prospect},
@@ -28,40 +29,6 @@ const SPACE_IS_SHORT: u64 = 16 << 20;
 /// What to do about a damaged ledger.
 const RESTORE: &str =
     "restore a backup made by `.backup`, or save what can be read with `sqlite3 LEDGER .recover`";
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// As it should be.
-    Ok,
-    /// It works, but something is lost by it.
-    Warning,
-    /// It does not work.
-    Problem,
-}
-
-/// One thing that was checked.
-#[derive(Clone, Debug, Serialize)]
-pub struct Finding {
-    /// What was checked, in a word or two.
-    pub check: String,
-    /// How it stands.
-    pub level: Level,
-    /// What was found.
-    pub detail: String,
-    /// What to do; empty when there is nothing to do.
-    pub advice: String,
-}
-
-fn finding(
-    check: &str,
-    level: Level,
-    detail: impl Into<String>,
-    advice: impl Into<String>,
-) -> Finding {
-    Finding { check: check.into(), level, detail: detail.into(), advice: advice.into() }
-}
 
 /// An error with its cause, which often says what to do: the errno, or what SQLite found.
 fn whole(error: &Error) -> String {

@@ -1,6 +1,6 @@
 //! What `doctor` says of the WAL, and of who keeps it from being emptied.
 
-use super::doctor::{Finding, Level};
+use super::finding::{Finding, Level};
 use crate::{
     identity::Pid,
     store::Store,

@@ -11,6 +11,7 @@
 
 mod output;
 mod process;
+mod read_so_far;
 mod tracker;
 
 pub use process::AsyncProcess;

@@ -13,20 +13,11 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::AsyncProcess;
+use super::{AsyncProcess, read_so_far::Read};
 use crate::{
     error::{Error, Result},
     tracker::handle::output::{CHUNK, DRAIN, Output, READS_AT_ONCE},
 };
-
-/// What was read so far. It stays with the handle, so that a future that is dropped loses nothing.
-#[derive(Debug, Default)]
-pub(super) struct Read {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-    /// When the program was seen to be dead.
-    dead_since: Option<Instant>,
-}
 
 impl AsyncProcess {
     /// Reads both pipes at once until the program has ended, then waits for it, as [`Process::wait_with_output`].

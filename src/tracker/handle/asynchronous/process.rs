@@ -43,7 +43,7 @@ pub struct AsyncProcess {
     pub stdout: Option<Receiver>,
     /// The pipe from its standard error.
     pub stderr: Option<Receiver>,
-    pub(super) read: super::output::Read,
+    pub(super) read: super::read_so_far::Read,
     process: Process,
     pidfd: AsyncPidFd,
     /// The runtime that the pipes are registered with.
@@ -70,7 +70,7 @@ impl Process {
         let stdout = self.stdout.take().map(OwnedFd::from).map(receiver).transpose()?;
         let stderr = self.stderr.take().map(OwnedFd::from).map(receiver).transpose()?;
         let pidfd = AsyncPidFd::new(Arc::clone(&self.pidfd)).map_err(failed)?;
-        let read = super::output::Read::default();
+        let read = super::read_so_far::Read::default();
         Ok(AsyncProcess {
             stdin,
             stdout,

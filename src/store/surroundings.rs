@@ -1,0 +1,41 @@
+//! The file system that a ledger is on, and whether its files are still in place.
+
+use std::path::Path;
+
+use super::{Store, failure::failed, filesystem};
+use crate::error::Result;
+
+impl Store {
+    /// An error that names it where the ledger lies on a network file system.
+    pub(crate) fn check_file_system(&self) -> Result<()> {
+        filesystem::check_local(self.folder())
+    }
+
+    /// Bytes that are free where the ledger lies.
+    pub(crate) fn free_bytes(&self) -> Result<u64> {
+        filesystem::free_bytes(self.folder())
+    }
+
+    fn folder(&self) -> &Path {
+        self.path().parent().unwrap_or_else(|| self.path())
+    }
+
+    /// An error where the files that are open are not those at the ledger's path any more.
+    pub(crate) fn check_in_place(&self) -> Result<()> {
+        self.files().check()
+    }
+
+    /// Copies a WAL that was removed while it was open into the ledger, as far as readers let it: with the last
+    /// connection what is in it would be gone. Not where somebody has begun a new one.
+    pub(crate) fn save_lost_wal(&self) -> Result<()> {
+        if !self.files().has_lost_its_wal() {
+            return Ok(());
+        }
+        let doing = "write back the WAL";
+        let writer = self.writer(doing)?;
+        let _acting = self.act_as_owner()?;
+        writer
+            .query_one("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .map_err(|e| failed(self.path(), doing, e))
+    }
+}

@@ -1,0 +1,12 @@
+//! Output that was read before a wait was given up.
+
+use tokio::time::Instant;
+
+/// What was read so far. It stays with the handle, so that a future that is dropped loses nothing.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
+    /// When the program was seen to be dead.
+    pub(super) dead_since: Option<Instant>,
+}

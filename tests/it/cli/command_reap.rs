@@ -1,0 +1,294 @@
+//! `procledger reap`: a dry run changes nothing, names are no text search, and root is no tool of a forged row.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::Path,
+    process::Command,
+};
+
+use crate::{
+    cli::command::{Answer, PROCLEDGER, Running, answer, bytes_of, clean, on_ledger, run},
+    cli::command_look::rows_of,
+    support::{Place, canary, is_alive, namespaced, need, root, skipped, sqlite3, tool},
+};
+
+#[test]
+fn a_dry_run_tells_rule_and_evidence_and_changes_nothing() {
+    let place = Place::new();
+    let script = "sleep 300 & echo $$; wait";
+    let running = Running::start(&place, "orphan", &[], script);
+    let pid: u32 = running.said.parse().expect("a pid");
+    running.crash();
+    let alive = place.alive();
+    let files = files(&place);
+    let rows = rows_of(&place);
+    let text = run(&place, &["reap", "--dry-run"]).expect(0).out;
+    for part in ["WOULD", "orphan", "its instance is dead: ", "nothing was changed; would act on 2"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let plan = run(&place, &["reap", "--dry-run", "--json"]).expect(0).json();
+    assert_eq!(plan["endings"].as_array().expect("endings").len(), 2, "{plan:#}");
+    assert_eq!(rows_of(&place), rows);
+    assert!(self::files(&place) == files, "a dry run changed the disk");
+    assert_eq!(place.alive(), alive, "a dry run ended something");
+    let report = run(&place, &["reap"]).expect(0).out;
+    assert!(report.contains("checked 2, ended 2"), "{report}");
+    assert!(!is_alive(pid));
+    assert_eq!(run(&place, &["reap"]).expect(0).out, "checked 0, ended 0, already gone 0\n");
+}
+
+/// Without SQLite's `-shm`: locks and an index of the WAL in shared memory, which every reader writes.
+fn files(place: &Place) -> Vec<(std::path::PathBuf, u32, u32, Vec<u8>)> {
+    let mut all = bytes_of(place.path());
+    all.retain(|(path, ..)| !path.to_string_lossy().ends_with("-shm"));
+    all
+}
+
+#[test]
+fn a_dry_run_changes_nothing_that_sqlite3_sees() {
+    need!("sqlite3");
+    let place = Place::new();
+    Running::start(&place, "orphan", &[], "echo up; exec sleep 300").crash();
+    let dump = sqlite3(&place.ledger(), ".dump");
+    run(&place, &["reap", "--dry-run"]).expect(0);
+    assert_eq!(sqlite3(&place.ledger(), ".dump"), dump);
+}
+
+#[test]
+fn a_dry_run_plans_what_the_reap_then_does() {
+    let place = Place::new();
+    // All of them run before the first owner dies: each start would reap what the one before left.
+    let script = "sh -c 'echo up; sleep 300; :' & wait";
+    let running = ["a", "b", "c"].map(|task| Running::start(&place, task, &[], script));
+    running.into_iter().for_each(Running::crash);
+    let pids = |answer: Answer| {
+        let report = answer.expect(0).json();
+        let mut pids: Vec<u64> = report["endings"]
+            .as_array()
+            .expect("endings")
+            .iter()
+            .map(|ending| ending["pid"].as_u64().expect("a pid"))
+            .collect();
+        pids.sort_unstable();
+        pids
+    };
+    let planned = pids(run(&place, &["reap", "--dry-run", "--json"]));
+    let done = pids(run(&place, &["reap", "--json"]));
+    assert_eq!(planned, done);
+    assert!(done.len() >= 9, "{done:?}");
+}
+
+#[test]
+fn the_processes_of_a_living_owner_are_left_to_it() {
+    let place = Place::new();
+    let running = Running::start(&place, "mine", &[], "echo $$; exec sleep 300");
+    assert_eq!(run(&place, &["reap"]).expect(0).out, "checked 0, ended 0, already gone 0\n");
+    assert!(is_alive(running.said.parse().expect("a pid")));
+}
+
+/// One namespace, with the program that is looked for and with everything that only looks like it. Prints
+/// `LABEL alive|dead` for each.
+const LOOK_ALIKES: &str = r#"
+cd "$FOLDER" || exit 1
+spawn() { label=$1; shift; ( "$@" > /dev/null 2>&1 & echo "$label $!" >> labels ); }
+printf '#!/bin/sh\nsleep 300\n:\n' > "$NAME"; chmod 755 "$NAME"
+cp "$(command -v sleep)" vim; cp "$(command -v sleep)" "$NAME-helper"; : > "$NAME.log"
+printf 'sleep 300\n' > notes.sh
+spawn script ./"$NAME"
+spawn tail tail -f "$NAME.log"
+spawn mention sh -c "sleep 300; : $NAME"
+spawn editor ./vim 300
+spawn longer ./"$NAME-helper" 300
+spawn argument sh notes.sh "$NAME"
+spawn grep sh -c 'exec tail -f /dev/null' grep "$NAME"
+# Each has become what it is to be.
+while [ ! "$(tr '\0' ' ' < /proc/$(sed -n 's/^script //p' labels)/cmdline)" = "/bin/sh ./$NAME " ]; do sleep 0.01; done
+while [ "$(wc -l < labels)" -lt 7 ]; do sleep 0.01; done
+"$PROCLEDGER" --db "$FOLDER/ledger.db" $ARGS; echo "code $?"
+while read -r label pid; do
+  case "$(sed -n 's/^State:.//p' "/proc/$pid/status" 2>/dev/null)" in
+    ''|Z*) echo "$label dead";;
+    *) echo "$label alive";;
+  esac
+done < labels
+"#;
+
+fn look_alikes(place: &Place, args: &str) -> Option<String> {
+    tool("unshare")?;
+    let mut shell = namespaced("sh");
+    clean(&mut shell, place);
+    shell
+        .args(["-c", LOOK_ALIKES])
+        .env("FOLDER", place.path())
+        .env("NAME", place.marker())
+        .env("PROCLEDGER", PROCLEDGER)
+        .env("ARGS", args.replace("NAME", place.marker()));
+    let answer = answer(&mut shell);
+    if answer.err.contains("unshare failed") {
+        skipped("this machine allows no PID namespaces");
+        return None;
+    }
+    assert_eq!(answer.err, "", "{answer:?}");
+    Some(answer.expect(0).out)
+}
+
+#[test]
+fn a_name_ends_the_program_and_spares_every_look_alike() {
+    let place = Place::new();
+    let Some(out) = look_alikes(&place, "reap --min-age 0s --orphan-name NAME") else { return };
+    assert!(out.contains("script dead"), "{out}");
+    for label in ["tail", "mention", "editor", "longer", "argument", "grep"] {
+        assert!(out.contains(&format!("{label} alive")), "{label} was hit: {out}");
+    }
+    assert!(out.contains("code 0"), "{out}");
+}
+
+#[test]
+fn a_dry_run_with_a_name_ends_nothing() {
+    let place = Place::new();
+    run(&place, &["reap"]).expect(0);
+    let Some(out) = look_alikes(&place, "reap --dry-run --min-age 0s --orphan-name NAME") else {
+        return;
+    };
+    assert!(out.contains("script alive") && !out.contains(" dead\n"), "{out}");
+    assert!(out.contains("would act on"), "{out}");
+}
+
+#[test]
+fn what_is_young_is_left_alone() {
+    let place = Place::new();
+    let Some(out) = look_alikes(&place, "reap --min-age 1h --orphan-name NAME") else { return };
+    assert!(out.contains("script alive"), "{out}");
+}
+
+const NOBODY: u32 = 65534;
+
+/// A folder and the command for uid 65534; `None` where we cannot become it.
+fn nobodys_place(place: &Place) -> Option<std::path::PathBuf> {
+    if !root() {
+        return None;
+    }
+    tool("setpriv")?;
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("a mode");
+    // The built command may lie where nobody may look.
+    let copy = place.path().join("procledger");
+    fs::copy(PROCLEDGER, copy).expect("a copy");
+    let folder = place.path().join("theirs");
+    fs::create_dir(&folder).expect("a folder");
+    chown(&folder, Some(NOBODY), Some(NOBODY)).expect("a gift");
+    Some(folder.join("ledger.db"))
+}
+
+fn as_nobody(place: &Place, ledger: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    clean(&mut command, place);
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+        .arg(place.path().join("procledger"))
+        .env("PROCLEDGER_DB", ledger);
+    command
+}
+
+#[test]
+fn a_forged_row_does_not_make_root_kill_a_stranger() {
+    let place = Place::new();
+    let Some(ledger) = nobodys_place(&place) else { return };
+    let script = "echo $$; exec sleep 300";
+    let args = ["run", "--task", "theirs", "--", "sh", "-c", script, place.marker()];
+    let running = Running::spawn(as_nobody(&place, &ledger).args(args));
+    running.crash();
+    // Its owner points the row of that orphan at a process of root, and says that the instance was root's.
+    let mut canary = canary();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", canary.pid())).expect("a stat");
+    let tick = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("a tick");
+    let forged = format!(
+        "UPDATE process SET pid = {}, start_tick = {tick}, pidfd_inode = NULL, uid = 0; UPDATE instance SET uid = 0;",
+        canary.pid()
+    );
+    forge(&ledger, &forged);
+    let reap = answer(on_ledger(&place, &ledger).arg("reap"));
+    assert!(canary.is_running(), "a forged row made root kill a stranger: {reap:?}");
+    let kill = answer(on_ledger(&place, &ledger).args(["kill", "theirs"]));
+    assert!(canary.is_running(), "a forged row made root kill a stranger: {kill:?}");
+    for uid in ["uid = 65534", "uid = 0"] {
+        forge(
+            &ledger,
+            &format!(
+                "UPDATE process SET {uid}, state = 'running', ended_at = NULL, end_reason = NULL, claimed_by = NULL, exit_code = NULL, exit_signal = NULL"
+            ),
+        );
+        for args in
+            [&["health"][..], &["kill", "--all"], &["reap"], &["run", "--task", "x", "--", "true"]]
+        {
+            let answer = answer(on_ledger(&place, &ledger).args(args));
+            assert!(!answer.err.contains("panicked"), "{answer:?}");
+            assert!(canary.is_running(), "{uid}, {args:?}: {answer:?}");
+        }
+    }
+}
+
+fn forge(ledger: &Path, change: &str) {
+    let connection = rusqlite::Connection::open(ledger).expect("a ledger");
+    connection.execute_batch(change).expect("a forgery");
+    drop(connection);
+    for file in fs::read_dir(ledger.parent().expect("a folder")).expect("a folder") {
+        chown(file.expect("an entry").path(), Some(NOBODY), Some(NOBODY)).expect("still theirs");
+    }
+}
+
+#[test]
+fn root_leaves_another_users_ledger_usable_for_them() {
+    let place = Place::new();
+    let Some(ledger) = nobodys_place(&place) else { return };
+    let args = ["run", "--task", "t", "--", "sh", "-c", "echo $$; exec sleep 300", place.marker()];
+    let running = Running::spawn(as_nobody(&place, &ledger).args(args));
+    let orphan: u32 = running.said.parse().expect("a pid");
+    running.crash();
+    for args in [&["ps"][..], &["doctor"], &["reap"], &["run", "--task", "r", "--", "id", "-u"]] {
+        let answer = answer(on_ledger(&place, &ledger).args(args)).expect(0);
+        if args[0] == "run" {
+            assert_eq!(answer.out, "65534\n", "the program runs as the ledger's owner");
+        }
+    }
+    assert!(!is_alive(orphan), "root ends what is theirs, as they could");
+    for (path, _, uid, _) in bytes_of(ledger.parent().expect("a folder")) {
+        assert_eq!(uid, NOBODY, "{} is not theirs any more", path.display());
+    }
+    answer(as_nobody(&place, &ledger).args(["run", "--task", "again", "--", "true"])).expect(0);
+}
+
+#[test]
+fn what_cannot_be_ended_is_told_by_exit_code_3_and_stays() {
+    let place = Place::new();
+    let Some(ledger) = nobodys_place(&place) else { return };
+    let args = ["run", "--task", "t", "--", "sh", "-c", "echo $$; exec sleep 300", place.marker()];
+    let running = Running::spawn(as_nobody(&place, &ledger).args(args));
+    let theirs = running.said.clone();
+    running.crash();
+    // Nobody's row names a process of root as nobody's own: EPERM.
+    let mut canary = canary();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", canary.pid())).expect("a stat");
+    let tick = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("a tick");
+    let inode = rustix::fs::fstat(crate::support::pidfd(canary.pid()).expect("it lives"))
+        .expect("a stat")
+        .st_ino;
+    forge(
+        &ledger,
+        &format!(
+            "UPDATE process SET pid = {}, start_tick = {tick}, pidfd_inode = {inode} WHERE pid = {theirs}",
+            canary.pid()
+        ),
+    );
+    let answer = answer(as_nobody(&place, &ledger).arg("reap"));
+    assert!(canary.is_running());
+    let answer = answer.expect(3);
+    assert!(answer.out.contains("survived 1"), "{answer:?}");
+    let rows = crate::cli::command::answer(as_nobody(&place, &ledger).args(["ps", "--json"]))
+        .expect(0)
+        .json();
+    assert_eq!(rows[0]["state"], "survived", "{rows:#}");
+    assert!(rows[0]["last_error"].as_str().is_some_and(|error| !error.is_empty()), "{rows:#}");
+    assert_eq!(fs::metadata(&ledger).expect("a ledger").uid(), NOBODY);
+}

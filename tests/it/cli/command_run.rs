@@ -1,0 +1,298 @@
+//! `procledger run`: exits as its program did, forwards signals, touches no stream, and leaves nothing.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    cli::command::{Running, answer, finish, on_ledger, procledger, run},
+    support::{Place, is_alive, need, until},
+};
+
+#[test]
+fn it_exits_as_the_program_did() {
+    let place = Place::new();
+    for code in [0, 1, 7, 125, 255] {
+        let script = format!("exit {code}");
+        run(&place, &["run", "--task", "code", "--", "sh", "-c", &script]).expect(code);
+    }
+    let rows = run(&place, &["ps", "--all", "--json"]).expect(0).json();
+    let codes: Vec<i64> = rows
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| row["exit_code"].as_i64().expect("a code"))
+        .collect();
+    assert_eq!(codes, [255, 125, 7, 1, 0], "newest first");
+}
+
+#[test]
+fn it_exits_with_128_and_the_signal() {
+    let place = Place::new();
+    for (name, number) in [("TERM", 15), ("KILL", 9), ("INT", 2), ("ABRT", 6)] {
+        let script = format!("kill -{name} $$");
+        let answer = run(&place, &["run", "--task", "signal", "--", "sh", "-c", &script]);
+        assert_eq!(answer.expect(128 + number).err, "");
+    }
+}
+
+#[test]
+fn failures_of_its_own_have_codes_of_their_own() {
+    let place = Place::new();
+    let text = place.path().join("text");
+    fs::write(&text, "no program").expect("a file");
+    let text = text.to_str().expect("UTF-8");
+    for (command, code) in
+        [("procledger-no-such-program", 127), ("/no/such/folder/x", 127), (text, 126), ("/", 126)]
+    {
+        let answer = run(&place, &["run", "--task", "t", "--", command]).expect(code);
+        assert!(answer.complaint().contains(command), "{answer:?}");
+    }
+    fs::set_permissions(text, fs::Permissions::from_mode(0o755)).expect("a mode");
+    run(&place, &["run", "--task", "t", "--", text]).expect(126);
+}
+
+#[test]
+fn an_unusable_ledger_is_125_and_the_program_never_runs() {
+    let place = Place::new();
+    let proof = place.path().join("ran");
+    let proof = proof.to_str().expect("UTF-8");
+    fs::write(place.path().join("text"), "this is no ledger at all, only text").expect("a file");
+    for (ledger, named) in [("missing/ledger.db", "missing"), ("text", "text")] {
+        let ledger = place.path().join(ledger);
+        let args = ["run", "--task", "t", "--", "touch", proof];
+        let answer = answer(on_ledger(&place, &ledger).args(args)).expect(125);
+        let named = place.path().join(named);
+        assert!(answer.complaint().contains(named.to_str().expect("UTF-8")), "{answer:?}");
+    }
+    assert!(!PathBuf::from(proof).exists(), "the program ran without a ledger");
+}
+
+#[test]
+fn a_working_directory_that_is_gone_is_125() {
+    let place = Place::new();
+    let folder = place.path().join("gone");
+    fs::create_dir(&folder).expect("a folder");
+    let script = "rmdir ../gone && exec \"$0\" run --task t -- true";
+    let mut shell = Command::new("sh");
+    crate::cli::command::clean(&mut shell, &place);
+    shell.env("PROCLEDGER_DB", place.ledger()).current_dir(&folder);
+    let answer = answer(shell.args(["-c", script, crate::cli::command::PROCLEDGER])).expect(125);
+    assert!(answer.complaint().contains("working directory"), "{answer:?}");
+}
+
+#[test]
+fn a_task_that_runs_already_is_75() {
+    let place = Place::new();
+    let first = Running::start(&place, "only-once", &[], "echo up; exec sleep 300");
+    let second = run(&place, &["run", "--task", "only-once", "--", "true"]).expect(75);
+    assert!(second.complaint().contains("only-once"), "{second:?}");
+    assert!(second.complaint().contains("procledger kill"), "{second:?}");
+    first.signal(Signal::TERM);
+    first.finish().expect(128 + 15);
+    run(&place, &["run", "--task", "only-once", "--", "true"]).expect(0);
+}
+
+#[test]
+fn signals_are_forwarded_to_the_program() {
+    let place = Place::new();
+    for (signal, name) in [
+        (Signal::INT, "INT"),
+        (Signal::TERM, "TERM"),
+        (Signal::HUP, "HUP"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+    ] {
+        let script = format!(
+            "trap 'echo got {name}; exit 42' {name}; echo up; while :; do sleep 0.01; done"
+        );
+        let running = Running::start(&place, "signals", &[], &script);
+        running.signal(signal);
+        let answer = running.finish().expect(42);
+        assert_eq!(answer.out, format!("got {name}\n"));
+    }
+}
+
+#[test]
+fn what_nohup_ignored_stays_ignored() {
+    let place = Place::new();
+    let mut shell = Command::new("sh");
+    crate::cli::command::clean(&mut shell, &place);
+    shell.env("PROCLEDGER_DB", place.ledger()).args([
+        "-c",
+        "trap '' HUP; exec \"$0\" run --task t -- sh -c 'echo up; while [ ! -e go ]; do sleep 0.01; done; exit 3' \"$1\"",
+        crate::cli::command::PROCLEDGER,
+        place.marker(),
+    ]);
+    let running = Running::spawn(shell.current_dir(place.path()));
+    running.signal(Signal::HUP);
+    fs::write(place.path().join("go"), "").expect("a file");
+    running.finish().expect(3);
+}
+
+#[test]
+fn the_streams_are_the_programs_own() {
+    let place = Place::new();
+    let mut child = procledger(&place)
+        .args(["run", "--task", "cat", "--", "sh", "-c", "cat; printf 'to err' >&2"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("procledger");
+    let bytes = "line\nno newline at the end \u{1b}[31m";
+    child.stdin.take().expect("piped").write_all(bytes.as_bytes()).expect("a reader");
+    let answer = finish(child).expect(0);
+    assert_eq!(answer.out, bytes);
+    assert_eq!(answer.err, "to err");
+}
+
+#[test]
+fn without_a_terminal_the_program_leads_its_own_session() {
+    let place = Place::new();
+    let script = "read -r stat < /proc/self/stat; echo $$ ${stat##*) }";
+    let answer = run(&place, &["run", "--task", "session", "--", "sh", "-c", script]).expect(0);
+    let words: Vec<&str> = answer.out.split_whitespace().collect();
+    let (pid, group, session) = (words[0], words[3], words[4]);
+    assert_eq!((group, session), (pid, pid), "{answer:?}");
+}
+
+#[test]
+fn the_program_gets_no_descriptor_of_ours() {
+    let place = Place::new();
+    let answer = run(&place, &["run", "--task", "fds", "--", "ls", "/proc/self/fd"]).expect(0);
+    assert_eq!(
+        answer.out.split_whitespace().collect::<Vec<_>>(),
+        ["0", "1", "2", "3"],
+        "3 is ls's own"
+    );
+}
+
+#[test]
+fn an_owner_that_is_killed_leaves_a_tree_that_reap_ends() {
+    let place = Place::new();
+    let script = "sh -c 'echo $$; sleep 300; :' inner & trap '' TERM; wait; sleep 300";
+    let running = Running::start(&place, "tree", &[], script);
+    let inner: u32 = running.said.parse().expect("a pid");
+    running.crash();
+    assert!(is_alive(inner), "only the owner was killed");
+    let report = run(&place, &["reap", "--json"]).expect(0).json();
+    assert!(report["endings"].as_array().expect("endings").len() >= 3, "{report:#}");
+    assert!(!is_alive(inner));
+    assert_eq!(place.alive(), [0_u32; 0], "the whole tree is dead");
+    let leaks = run(&place, &["report", "--format", "json"]).expect(0).json();
+    for leak in leaks.as_array().expect("leaks") {
+        assert_eq!(leak["task_id"], "tree");
+        assert_eq!(leak["kind"], "orphan");
+    }
+}
+
+#[test]
+fn the_next_run_reaps_before_it_starts_anything() {
+    let place = Place::new();
+    let running = Running::start(&place, "first", &[], "echo $$; exec sleep 300");
+    let orphan: u32 = running.said.parse().expect("a pid");
+    running.crash();
+    // A zombie that nobody has reaped yet is dead.
+    let script = format!(
+        "case $(grep ^State: /proc/{orphan}/status 2>/dev/null) in *Z*|'') echo clean;; *) echo alive;; esac"
+    );
+    let second = run(&place, &["run", "--task", "second", "--", "sh", "-c", &script]).expect(0);
+    assert_eq!(second.out, "clean\n");
+}
+
+#[test]
+fn what_the_program_leaves_behind_is_ended_with_it() {
+    let place = Place::new();
+    let script = "sleep 300 >/dev/null 2>&1 & echo $!; exit 5";
+    let answer = run(&place, &["run", "--task", "stray", "--", "sh", "-c", script, place.marker()]);
+    let answer = answer.expect(5);
+    let stray: u32 = answer.out.trim().parse().expect("a pid");
+    until("the stray is dead", || !is_alive(stray));
+    let leaks = run(&place, &["report", "--format", "json"]).expect(0).json();
+    assert_eq!(leaks[0]["kind"], "stray", "{leaks:#}");
+}
+
+#[test]
+fn keep_strays_leaves_them() {
+    let place = Place::new();
+    let script = "sleep 300 >/dev/null 2>&1 & echo $!";
+    let args =
+        ["run", "--task", "stray", "--keep-strays", "--", "sh", "-c", script, place.marker()];
+    let answer = run(&place, &args).expect(0);
+    let stray: u32 = answer.out.trim().parse().expect("a pid");
+    assert!(is_alive(stray));
+}
+
+#[test]
+fn max_runtime_ends_the_program() {
+    let place = Place::new();
+    let args = ["run", "--task", "long", "--max-runtime", "200ms", "--", "sleep", "300"];
+    run(&place, &args).expect(128 + 15);
+    let rows = run(&place, &["ps", "--all", "--json"]).expect(0).json();
+    assert_eq!(rows[0]["end_reason"], "max_runtime", "{rows:#}");
+    assert_eq!(rows[0]["max_runtime_ms"], 200);
+}
+
+#[test]
+fn grace_is_what_lies_between_term_and_kill() {
+    let place = Place::new();
+    // Obedient, but slow: the default grace of 100 ms would kill it.
+    let script = "trap 'sleep 0.4; echo tidy; exit 9' TERM; echo up; while :; do sleep 0.01; done";
+    let patient = Running::start(&place, "slow", &["--grace", "20s"], script);
+    run(&place, &["kill", "slow"]).expect(0);
+    assert_eq!(patient.finish().expect(9).out, "tidy\n");
+    let script = "trap '' TERM; echo up; while :; do sleep 0.01; done";
+    let hasty = Running::start(&place, "stubborn", &["--grace", "1ms"], script);
+    run(&place, &["kill", "stubborn"]).expect(0);
+    hasty.finish().expect(128 + 9);
+}
+
+#[test]
+fn survive_outlives_its_owner_and_is_adopted_by_the_next() {
+    let place = Place::new();
+    let running = Running::start(&place, "daemon", &["--survive"], "echo $$; exec sleep 300");
+    let daemon: u32 = running.said.parse().expect("a pid");
+    running.crash();
+    run(&place, &["reap"]).expect(0);
+    assert!(is_alive(daemon), "marked survive, and ended all the same");
+    run(&place, &["run", "--task", "other", "--", "true"]).expect(0);
+    assert!(is_alive(daemon));
+    let rows = run(&place, &["ps", "--json"]).expect(0).json();
+    assert_eq!(rows[0]["survive"], true, "{rows:#}");
+    run(&place, &["kill", "daemon"]).expect(0);
+    assert!(!is_alive(daemon));
+}
+
+#[test]
+fn nothing_is_kept_of_what_the_command_needed() {
+    let place = Place::new();
+    run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
+    let names: Vec<_> = fs::read_dir(place.path())
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+        .filter(|name| name.contains("-instance-"))
+        .collect();
+    assert_eq!(names, [""; 0], "locks of an instance that shut down");
+}
+
+#[test]
+fn the_history_is_there_for_sqlite3() {
+    need!("sqlite3");
+    let place = Place::new();
+    run(&place, &["run", "--task", "q", "--", "sh", "-c", "exit 3"]).expect(3);
+    assert_eq!(place.sqlite3("SELECT task_id, exit_code, end_reason FROM history"), "q|3|exited");
+}
+
+#[test]
+fn a_program_stopped_by_sigkill_of_its_own_is_told_by_signal() {
+    let place = Place::new();
+    let answer = run(&place, &["run", "--task", "k", "--", "sh", "-c", "kill -9 $$"]);
+    assert_eq!(answer.status.signal(), None, "`run` itself was not killed");
+    answer.expect(137);
+}

@@ -1,0 +1,21 @@
+//! The command.
+
+pub(crate) mod browser;
+pub(crate) mod command;
+pub(crate) mod command_bad_input;
+pub(crate) mod command_demo;
+pub(crate) mod command_look;
+pub(crate) mod command_ps_watch;
+pub(crate) mod command_reap;
+pub(crate) mod command_run;
+pub(crate) mod command_terminal;
+pub(crate) mod command_tree;
+pub(crate) mod command_watch;
+pub(crate) mod doctor_knows_the_keeper;
+pub(crate) mod in_a_browser;
+pub(crate) mod installed;
+pub(crate) mod log_lines;
+pub(crate) mod metrics;
+pub(crate) mod pty;
+pub(crate) mod report_in_a_browser;
+pub(crate) mod systemd_units;

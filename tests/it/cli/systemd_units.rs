@@ -1,0 +1,41 @@
+//! The units in docs/systemd, read by the tool that knows what a unit may say.
+
+use std::{fs, process::Command};
+
+use crate::{
+    cli::command::{PROCLEDGER, answer, clean},
+    orphans::watch_service::unit,
+    support::{Place, need},
+};
+
+/// Since systemd 254; an older one says that it does not know the key, and goes on.
+const NEW_KEY: (&str, u32) = ("DelegateSubgroup", 254);
+
+#[test]
+fn systemd_has_nothing_to_say_against_the_units() {
+    need!("systemd-analyze");
+    let place = Place::new();
+    let copies = ["procledger-watch.service", "my-api.service"].map(|name| {
+        let text = fs::read_to_string(unit(name)).expect("a unit");
+        let (before, after) = ("ExecStart=/usr/bin/", format!("ExecStart={PROCLEDGER} "));
+        assert!(text.contains(before), "{name}");
+        let copy = place.path().join(name);
+        // The programs have to be there.
+        fs::write(&copy, text.replace(before, &after)).expect("a copy");
+        copy
+    });
+    let mut verify = Command::new("systemd-analyze");
+    clean(&mut verify, &place);
+    let answer = answer(verify.args(["verify", "--man=no"]).args(&copies)).expect(0);
+    let is_too_new = |line: &&str| line.contains(NEW_KEY.0) && version(&place) < NEW_KEY.1;
+    let lines: Vec<&str> = answer.err.lines().filter(|line| !is_too_new(line)).collect();
+    assert_eq!(lines, [""; 0]);
+}
+
+fn version(place: &Place) -> u32 {
+    let mut command = Command::new("systemd-analyze");
+    clean(&mut command, place);
+    let answer = answer(command.arg("--version")).expect(0);
+    let number = answer.out.split_whitespace().nth(1).and_then(|number| number.parse().ok());
+    number.unwrap_or_else(|| panic!("{answer:?}"))
+}

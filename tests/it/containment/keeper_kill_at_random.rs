@@ -1,0 +1,124 @@
+//! Hosts are killed at random instants around a spawn under a keeper. Afterwards, with nobody reaping: no program has run
+//! without a row, none is left, and no keeper is left.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    io::{Read, Write},
+    path::Path,
+    process::{self, Stdio},
+    time::Duration,
+};
+
+use procledger::{ContainmentMode, Job, Tracker};
+
+use crate::{
+    containment::keepers::KEEPER,
+    spawn::gate_host::{self, Given},
+    support::{Guard, Place, pids, sqlite3, until},
+};
+
+/// Kills; each is one host.
+const TRIALS: u32 = 200;
+const TRIAL: &str = "PROCLEDGER_IT_TRIAL";
+
+/// Spawns until it is killed; says `b` when it begins a spawn, `r` when it returns.
+pub(crate) fn host(given: &Given) {
+    let trial = std::env::var(TRIAL).expect("a number");
+    let tracker = Tracker::builder(given.folder.join(format!("ledger-{trial}.db")))
+        .containment(ContainmentMode::Keeper)
+        .keeper(given.folder.join("procledger-keeper"))
+        .open()
+        .expect("a ledger");
+    let say = |letter: &str| {
+        let mut out = std::io::stdout().lock();
+        out.write_all(letter.as_bytes()).and_then(|()| out.flush()).expect("somebody listens");
+    };
+    say("\n>>");
+    for number in 0_u32.. {
+        let script = r#"echo "$$ $PROCLEDGER_TOKEN" >>"$1"; (setsid env -i sh -c 'sleep 600' "$0" &); exec sleep 600"#;
+        let job = Job::new(format!("task-{number}"), "/bin/sh")
+            .args(["-c", script, &format!("{}-trial-{trial}-", given.marker)])
+            .arg(given.folder.join(format!("runs-{trial}")))
+            .stdin(procledger::Stdio::null())
+            .stdout(procledger::Stdio::null())
+            .stderr(procledger::Stdio::null());
+        say("b");
+        tracker.spawn(job).expect("a program");
+        say("r");
+    }
+}
+
+#[test]
+fn no_program_without_a_row_none_left_and_no_keeper_left() {
+    let place = Place::new();
+    // Of its own, so that keepers of this test are known by their executable.
+    fs::copy(KEEPER, place.path().join("procledger-keeper")).expect("a copy");
+    let mut struck: BTreeMap<&str, u32> = BTreeMap::new();
+    for trial in 0..TRIALS {
+        *struck.entry(strike(&place, trial)).or_default() += 1;
+    }
+    eprintln!("{TRIALS} kills struck {struck:?}");
+    let before = struck.get("before a row").copied().unwrap_or(0);
+    let after = TRIALS - before - struck.get("outside").copied().unwrap_or(0);
+    assert!(before > TRIALS / 20 && after > TRIALS / 20, "the kills hit one side only: {struck:?}");
+}
+
+fn strike(place: &Place, trial: u32) -> &'static str {
+    let said = crash(place, trial);
+    until("no keeper is left", || keepers(place.path()).is_empty());
+    until("no program is left", || place.alive().is_empty());
+    let ledger = place.path().join(format!("ledger-{trial}.db"));
+    let rows = sqlite3(&ledger, "SELECT pid || ' ' || replace(token, '-', '') FROM process");
+    let rows: HashSet<&str> = rows.lines().collect();
+    let runs = fs::read_to_string(place.path().join(format!("runs-{trial}"))).unwrap_or_default();
+    for line in runs.lines() {
+        assert!(rows.contains(line), "trial {trial}: {line} ran without a row: {rows:?}");
+    }
+    let (begun, returned) = (said.matches('b').count(), said.matches('r').count());
+    assert!(rows.len() >= returned && rows.len() <= begun, "{rows:?}: {said}");
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(place.path().join(format!("ledger-{trial}.db{suffix}")));
+    }
+    match (begun > returned, rows.len() > returned, runs.lines().count() > returned) {
+        (false, ..) => "outside",
+        (true, false, _) => "before a row",
+        (true, true, false) => "before the program said so",
+        (true, true, true) => "before the host knew",
+    }
+}
+
+/// Keepers of this test, gated children among them.
+fn keepers(folder: &Path) -> Vec<u32> {
+    let binary = folder.join("procledger-keeper");
+    let runs_it =
+        |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary);
+    pids().into_iter().filter(runs_it).collect()
+}
+
+fn crash(place: &Place, trial: u32) -> String {
+    let mut host = Guard(
+        gate_host::command(place, "kept-at-random")
+            .env(TRIAL, trial.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a host"),
+    );
+    let mut stdout: process::ChildStdout = host.0.stdout.take().expect("piped");
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    // libtest writes first.
+    while !said.windows(2).any(|two| two == b">>") {
+        let count = stdout.read(&mut buffer).expect("a pipe");
+        assert_ne!(count, 0, "the host ended: {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&buffer[..count]);
+    }
+    let random = u64::try_from(uuid::Uuid::new_v4().as_u128() & 0xffff_ffff).expect("32 bits");
+    std::thread::sleep(Duration::from_micros(random % 25_000));
+    host.0.kill().expect("killed");
+    host.0.wait().expect("reaped");
+    stdout.read_to_end(&mut said).expect("a pipe");
+    let text = String::from_utf8_lossy(&said).into_owned();
+    text.rsplit_once(">>").expect("begun").1.to_owned()
+}

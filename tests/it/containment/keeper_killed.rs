@@ -1,0 +1,101 @@
+//! A keeper is killed: alone, or together with its host.
+
+use procledger::ExitStatus;
+
+use crate::{
+    containment::keepers::{HOST, daemon, keepers, kept},
+    support::{Eye, Host, Place, eventually, until},
+};
+
+#[test]
+fn the_program_goes_on_its_end_is_known_and_so_are_its_strays() {
+    let place = Place::new();
+    let log = place.path().join("log");
+    let mut host = Host::start(&place, &format!("{HOST} log={}", log.display()));
+    let script = format!(
+        "cd {}; setsid sleep 3600 >/dev/null 2>&1 & echo $! > daemon; while [ ! -e go ]; do sleep 0.01; done; exit 7",
+        place.path().display()
+    );
+    let root = host.spawn("task", &script);
+    let daemon = place.eye("daemon");
+    let keeper = keepers(&place.ledger())[0];
+    Eye::on(keeper).kill();
+    let said = "the keeper of process";
+    eventually("the host says so", || {
+        std::fs::read_to_string(&log).ok().filter(|text| text.contains(said))
+    });
+    until("its zombie is taken away", || crate::support::state(keeper).is_none());
+    assert!(!root.is_dead());
+    assert_eq!(host.ask("running"), "1");
+    std::fs::write(place.path().join("go"), "").expect("the sign");
+    let status = host.ask("wait task");
+    // Since Linux 6.15 the kernel tells the code, once its new parent has reaped it.
+    assert!(["exit code 7", "unobserved"].iter().any(|told| status.contains(told)), "{status}");
+    until("its stray is ended", || daemon.is_dead());
+    eventually("and recorded", || {
+        (place.sqlite3("SELECT kind FROM leaks") == "stray").then_some(())
+    });
+    host.stop();
+}
+
+#[test]
+fn with_its_host_then_recorded_descendants_and_the_token_lead_to_all() {
+    let place = Place::new();
+    let mut host = Host::start(&place, &format!("{HOST} interval=3600000"));
+    let folder = place.path().display();
+    let script = format!(
+        "{}; setsid sleep 3600 & echo $! > {folder}/leader; exec sleep 3600",
+        daemon(&place, "daemon.pid")
+    );
+    let root = host.spawn("task", &script);
+    let eyes = ["daemon.pid", "leader"].map(|name| place.eye(name));
+    // The pass that has seen the daemon while there was a keeper to be below.
+    host.ask("health");
+    let keeper = Eye::on(keepers(&place.ledger())[0]);
+    // Stopped, it cannot act between the two kills.
+    let fd = crate::support::pidfd(keeper.pid()).expect("alive");
+    rustix::process::pidfd_send_signal(&fd, rustix::process::Signal::STOP).expect("stopped");
+    host.crash();
+    keeper.kill();
+    assert!(!root.is_dead() && eyes.iter().all(|eye| !eye.is_dead()), "nobody is left to end them");
+    let reap = place.procledger(&["reap"]);
+    assert!(reap.status.success(), "{reap:?}");
+    assert!(root.is_dead() && eyes.iter().all(Eye::is_dead));
+    assert_eq!(place.sqlite3("SELECT count(*) FROM leaks WHERE kind = 'orphan'"), "3");
+}
+
+#[test]
+fn at_the_gate_then_the_program_never_runs() {
+    let place = Place::new();
+    let tracker = kept(&place).open().expect("a ledger");
+    let lock = crate::spawn::gate_host::WriteLock::take(&place.ledger(), place.marker());
+    let spawning = {
+        let (tracker, job) = (tracker.clone(), place.job("task", "echo ran > ran"));
+        std::thread::spawn(move || tracker.spawn(job).map(|process| process.pid()))
+    };
+    // The only child of this process that is a keeper of this place: its child, at the gate, has the folder as its own.
+    let keeper = eventually("the child is at the gate", || {
+        let gated = |pid: &u32| {
+            std::fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| exe == *crate::containment::keepers::KEEPER)
+        };
+        let of_ours = |pid: u32| {
+            let parent: u32 = crate::containment::keepers::stat_field(pid, 4).parse().ok()?;
+            (gated(&parent)
+                && crate::containment::keepers::stat_field(parent, 4)
+                    == std::process::id().to_string())
+            .then_some(parent)
+        };
+        crate::support::pids().into_iter().filter(gated).find_map(of_ours)
+    });
+    Eye::on(keeper).kill();
+    lock.release();
+    let error = spawning.join().expect("joined").expect_err("its keeper is dead");
+    assert!(error.is_not_started(), "{error:?}");
+    assert!(!place.path().join("ran").exists());
+    assert_eq!(
+        tracker.spawn(place.job("next", "exit 3")).and_then(|mut next| next.wait()).expect("run"),
+        ExitStatus::Exited(3)
+    );
+    tracker.shutdown().expect("an orderly end");
+}

@@ -1,0 +1,90 @@
+//! A task under a keeper has started another host of the same ledger before the old one dies.
+
+use std::{fs, process::Command};
+
+use crate::{
+    containment::keepers::HOST,
+    support::{Eye, Host, Place, eventually, stays, until},
+};
+
+#[test]
+fn invariant_13_a_host_that_is_nobodys_child_but_the_keepers_lives_with_all_that_it_started() {
+    let place = Place::new();
+    let mut old = Host::start(&place, HOST);
+    let binary = std::env::current_exe().expect("this binary");
+    let folder = place.path().display();
+    // Its programs have a session only, so that what they orphan goes to the nearest subreaper: the old host's keeper.
+    let script = format!(
+        "mkfifo {folder}/in; sleep 3600 & echo $! > {folder}/sibling; \
+         (setsid sh -c 'echo $$ > {folder}/host; export PROCLEDGER_IT_OPTIONS=containment=session; \
+            exec {binary} --exact as_a_host::as_a_host --nocapture --test-threads=1 \
+            <> {folder}/in > {folder}/out 2>&1' &) ; wait",
+        binary = binary.display()
+    );
+    let root = old.spawn("restarts", &script);
+    let sibling = place.eye("sibling");
+    let new = place.eye("host");
+    eventually("the new host opens the ledger", || {
+        let text = fs::read_to_string(place.path().join("out")).unwrap_or_default();
+        text.contains("host> open").then_some(())
+    });
+    tell(
+        &place,
+        &format!(
+            "spawn fresh {}; exec sleep 3600",
+            crate::containment::keepers::daemon(&place, "fresh-daemon")
+        ),
+    );
+    let fresh = "SELECT pid FROM process WHERE task_id = 'fresh' AND root IS NULL";
+    let fresh = eventually("it spawns", || place.sqlite3(fresh).parse().ok().map(Eye::on));
+    let daemon = place.eye("fresh-daemon");
+    old.crash();
+    until("the old tree is gone", || root.is_dead() && sibling.is_dead());
+    stays("the new host and its programs live", || {
+        !new.is_dead() && !fresh.is_dead() && !daemon.is_dead()
+    });
+    tell(&place, "quit");
+    until("the new host stops in order", || new.is_dead());
+    assert!(fresh.is_dead());
+}
+
+/// A host of another ledger is a program like any other: it goes with its task, and its own programs with it.
+#[test]
+fn a_nested_host_goes_with_its_task() {
+    let place = Place::new();
+    let mut outer = Host::start(&place, HOST);
+    let binary = std::env::current_exe().expect("this binary");
+    let folder = place.path().display();
+    let script = format!(
+        "mkfifo {folder}/in; (setsid sh -c 'echo $$ > {folder}/host; export PROCLEDGER_IT_HOST={folder}/inner.db; \
+            exec {binary} --exact as_a_host::as_a_host --nocapture --test-threads=1 \
+            <> {folder}/in > {folder}/out 2>&1' &) ; exec sleep 3600",
+        binary = binary.display()
+    );
+    let root = outer.spawn("nests", &script);
+    let inner = place.eye("host");
+    eventually("the inner host opens its ledger", || {
+        let text = fs::read_to_string(place.path().join("out")).unwrap_or_default();
+        text.contains("host> open").then_some(())
+    });
+    tell(
+        &place,
+        &format!(
+            "spawn deep {}; exec sleep 3600",
+            crate::containment::keepers::daemon(&place, "deep-daemon")
+        ),
+    );
+    let daemon = place.eye("deep-daemon");
+    outer.crash();
+    until("all of it is gone", || root.is_dead() && inner.is_dead() && daemon.is_dead());
+    until("nothing is left", || place.alive().is_empty());
+}
+
+fn tell(place: &Place, line: &str) {
+    let done = Command::new("sh")
+        .args(["-c", "echo \"$1\" > \"$2\"", "sh", line])
+        .arg(place.path().join("in"))
+        .status()
+        .expect("a shell");
+    assert!(done.success());
+}

@@ -1,0 +1,45 @@
+//! A sandbox that maps one user, as `unshare --user` and bubblewrap make it: root's folders, `/` among them, show as
+//! nobody's there. A ledger was refused for that, wherever it was put.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt, chown},
+    process::Command,
+};
+
+use crate::{
+    cli::command::{PROCLEDGER, answer, clean},
+    support::{Place, need, skipped},
+};
+
+/// No account's number: nobody's would be the one that unmapped owners show as.
+const ORDINARY: u32 = 61_235;
+
+#[test]
+fn a_ledger_below_roots_folders_is_opened_in_it() {
+    need!("unshare", "setpriv");
+    let place = Place::new();
+    let folder = place.path().join("mine");
+    fs::create_dir(&folder).expect("a folder");
+    let mut command = if rustix::process::geteuid().is_root() {
+        fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("a mode");
+        chown(&folder, Some(ORDINARY), Some(ORDINARY)).expect("a gift");
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={ORDINARY}"), &format!("--regid={ORDINARY}")]);
+        command.args(["--clear-groups", "unshare"]);
+        command
+    } else {
+        Command::new("unshare")
+    };
+    clean(&mut command, &place);
+    // The built command may lie where this user may not look.
+    let copy = place.path().join("procledger");
+    fs::copy(PROCLEDGER, &copy).expect("a copy");
+    command.args(["--user", "--map-root-user"]).arg(copy).arg("--db").arg(folder.join("ledger.db"));
+    let answer = answer(command.args(["run", "--task", "t", "--", "echo", "ran"]));
+    if answer.err.contains("unshare failed") {
+        return skipped("this machine allows no user namespaces");
+    }
+    assert_eq!((answer.err.as_str(), answer.out.as_str()), ("", "ran\n"));
+    answer.expect(0);
+}

@@ -1,0 +1,7 @@
+//! The pages and the layout of the source.
+
+pub(crate) mod faults;
+pub(crate) mod guarantees;
+pub(crate) mod imports;
+pub(crate) mod readme;
+pub(crate) mod tidy;

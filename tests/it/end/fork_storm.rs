@@ -1,0 +1,135 @@
+//! A fork storm: 200 processes, each of which forks every 50 ms, and some ignore SIGTERM. One call ends it, for good.
+
+#![expect(unsafe_code, reason = "processes that do nothing but fork")]
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use procledger::{ContainmentMode, Job, Stdio, Tracker};
+
+use crate::{
+    containment::leaves::leaves,
+    spawn::gate_host::{FOLDER, Given, HOST, MARKER, ROLE},
+    support::{Place, alone, in_namespace_with_init, is_alive, pids, until},
+};
+
+const PROCESSES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(50);
+const ROUNDS: u32 = 10;
+/// Whatever goes wrong: no storm lives longer.
+const LIFE: Duration = Duration::from_mins(1);
+const READY: &str = "the storm is up";
+
+#[test]
+fn a_fork_storm_in_a_session_is_ended_in_one_call_ten_times_of_ten() {
+    const NAME: &str =
+        "end::fork_storm::a_fork_storm_in_a_session_is_ended_in_one_call_ten_times_of_ten";
+    let _alone = alone();
+    if in_namespace_with_init(NAME) {
+        ten_times(ContainmentMode::Session);
+    }
+}
+
+#[test]
+fn a_fork_storm_in_a_leaf_is_ended_in_one_call_ten_times_of_ten() {
+    const NAME: &str =
+        "end::fork_storm::a_fork_storm_in_a_leaf_is_ended_in_one_call_ten_times_of_ten";
+    let _alone = alone();
+    if leaves() && in_namespace_with_init(NAME) {
+        ten_times(ContainmentMode::Cgroup);
+    }
+}
+
+/// In a namespace of its own.
+fn ten_times(containment: ContainmentMode) {
+    let place = Place::new();
+    let tracker =
+        Tracker::builder(place.ledger()).containment(containment).open().expect("a ledger");
+    let before = others();
+    for round in 0..ROUNDS {
+        let _ = fs::remove_file(place.path().join(READY));
+        tracker.spawn(storm(&place)).expect("spawned");
+        // A storm beside it must not use up the patience with this one.
+        let stubborn = "trap '' TERM; touch stubborn; while :; do sleep 1; done";
+        tracker.spawn(place.job("stubborn", stubborn)).expect("spawned");
+        place.wait_for(READY);
+        place.wait_for("stubborn");
+        until("it storms", || others().len() >= before.len() + PROCESSES as usize);
+        let report = tracker.kill(&["storm", "stubborn"], "the test").expect("ended");
+        let left = || others().into_iter().filter(|pid| !before.contains(pid)).collect::<Vec<_>>();
+        let told = (&report.errors, &report.suspects);
+        assert_eq!(left(), [0_u32; 0], "round {round}: {told:?}");
+        assert_eq!(report.survived(), 0, "round {round}");
+        thread::sleep(4 * PAUSE);
+        assert_eq!(left(), [0_u32; 0], "round {round}: it came back");
+        assert_eq!(tracker.running().expect("readable").len(), 0, "round {round}");
+        fs::remove_file(place.path().join("stubborn")).expect("removed");
+    }
+    assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
+}
+
+/// Everybody in the namespace but its init and this process.
+fn others() -> Vec<u32> {
+    let own = std::process::id();
+    pids().into_iter().filter(|&pid| pid != 1 && pid != own && is_alive(pid)).collect()
+}
+
+fn storm(place: &Place) -> Job {
+    Job::new("storm", std::env::current_exe().expect("this binary"))
+        .args(HOST)
+        .env(ROLE, "fork-storm")
+        .env(FOLDER, place.path())
+        .env(MARKER, place.marker())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+}
+
+/// The root of the storm: it starts the others and sleeps.
+pub(crate) fn body(given: &Given) {
+    let end = Instant::now() + LIFE;
+    for number in 0..PROCESSES {
+        // SAFETY: the child makes system calls and nothing else.
+        match unsafe { libc::fork() } {
+            0 => rage(number, end),
+            pid => assert!(pid > 0, "it forks"),
+        }
+    }
+    fs::write(given.folder.join(READY), "").expect("told");
+    thread::sleep(LIFE);
+}
+
+/// Every third one ignores SIGTERM, every fifth leaves the session. Half of them hop: they fork and exit, so that no process
+/// lives longer than a pause. The others stay, and start children that live for two.
+fn rage(number: u32, end: Instant) -> ! {
+    let pause = u32::try_from(PAUSE.as_micros()).unwrap_or(u32::MAX);
+    // SAFETY: system calls that touch no memory.
+    unsafe {
+        if number.is_multiple_of(3) {
+            libc::signal(libc::SIGTERM, libc::SIG_IGN);
+        }
+        if number.is_multiple_of(5) {
+            libc::setsid();
+        }
+        // Not all at the same moment.
+        libc::usleep(pause / PROCESSES * number);
+        while Instant::now() < end {
+            libc::usleep(pause);
+            let child = libc::fork();
+            if number.is_multiple_of(2) {
+                // A fork that is refused ends nothing.
+                if child > 0 {
+                    libc::_exit(0);
+                }
+            } else if child == 0 {
+                libc::usleep(2 * pause);
+                libc::_exit(0);
+            } else {
+                // Its dead children.
+                libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG);
+            }
+        }
+        libc::_exit(0)
+    }
+}

@@ -1,0 +1,131 @@
+//! A job that keeps its strays: they are left, recorded, and nobody's from then on.
+
+use std::fs;
+
+use procledger::{Job, Tracker};
+
+use crate::support::{Eye, Host, Place, until};
+
+/// Leaves a child in its session, a daemon outside of it, and one that an earlier pass has recorded.
+fn job(place: &Place) -> Job {
+    let script = "sleep 3601 & echo $! > early; until [ -e go ]; do sleep 0.01; done; \
+                  sleep 3602 & echo $! > child; setsid sleep 3603 & echo $! > daemon; exit 0";
+    place.job("keeps", script).keep_strays(true)
+}
+
+const KEPT: &str = "SELECT l.kind, l.outcome, l.rule, p.task_id, p.state, p.end_reason, p.root IS NOT NULL
+    FROM leak AS l JOIN process AS p ON p.id = l.process WHERE p.command LIKE '%360%' GROUP BY p.id";
+
+fn left(place: &Place) -> Vec<Eye> {
+    ["early", "child", "daemon"].map(|name| place.eye(name)).into()
+}
+
+#[test]
+fn what_a_job_keeps_is_recorded_as_kept() {
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
+    let mut process = tracker.spawn(job(&place)).expect("spawned");
+    let early = place.eye("early");
+    until("a pass has recorded one of them", || {
+        tracker.health_pass().expect("a pass");
+        let rows = format!("SELECT count(*) FROM process WHERE pid = {}", early.pid());
+        place.sqlite3(&rows) == "1"
+    });
+    fs::write(place.path().join("go"), "").expect("the sign");
+    process.wait().expect("ended");
+    let kept = left(&place);
+    until("the end is settled", || tracker.executing_count() == 0);
+
+    let line = "stray|kept|its job keeps its strays|keeps|ended|released|1";
+    assert_eq!(place.sqlite3(KEPT), [line; 3].join("\n"));
+    assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "0");
+    let report = String::from_utf8(place.procledger(&["report"]).stdout).expect("text");
+    assert_eq!(report.matches("kept running").count(), 3, "{report}");
+
+    tracker.health_pass().expect("a pass");
+    tracker.shutdown().expect("shut down");
+    drop(Tracker::builder(place.ledger()).open().expect("a ledger"));
+    assert!(kept.iter().all(|eye| !eye.is_dead()), "what was kept was ended later");
+    assert_eq!(place.sqlite3("SELECT count(*) FROM leak WHERE outcome <> 'gone'"), "3");
+}
+
+/// A shutdown that came before anybody had noticed the root's end ended what the job keeps.
+#[test]
+fn what_a_job_keeps_is_left_by_a_shutdown_that_is_the_first_to_see_the_roots_end() {
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
+    let process = tracker.spawn(job(&place)).expect("spawned");
+    let root = Eye::on(process.pid().get());
+    fs::write(place.path().join("go"), "").expect("the sign");
+    let kept = left(&place);
+    until("the root ends", || root.is_dead());
+    tracker.shutdown().expect("shut down");
+    assert!(kept.iter().all(|eye| !eye.is_dead()), "what was kept was ended");
+    let line = "stray|kept|its job keeps its strays|keeps|ended|released|1";
+    assert_eq!(place.sqlite3(KEPT), [line; 3].join("\n"));
+}
+
+/// Kept is kept: not even the crash of the host that let it be makes it an orphan.
+#[test]
+fn what_was_kept_outlives_the_crash_of_its_host() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "");
+    let folder = place.path().display();
+    let script = format!("setsid sleep 3600 & echo $! > {folder}/kept");
+    let root = host.spawn_as("keep", "keeps", &script);
+    let kept = place.eye("kept");
+    until("the root is settled", || root.is_dead() && host.ask("running") == "0");
+    until("it is recorded", || place.sqlite3("SELECT count(*) FROM leaks") == "1");
+    host.crash();
+    Host::start(&place, "").stop();
+    assert!(!kept.is_dead());
+    assert_eq!(place.sqlite3("SELECT outcome FROM leaks"), "kept");
+}
+
+/// To keep strays is for a root that ends by itself: who asks for the end of the tree gets it.
+#[test]
+fn a_tree_that_is_terminated_keeps_nothing_by_itself() {
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
+    let script = "setsid sleep 3600 & echo $! > daemon; wait";
+    tracker.spawn(place.job("keeps", script).keep_strays(true)).expect("spawned");
+    let daemon = place.eye("daemon");
+    tracker.terminate("keeps").expect("terminated");
+    assert!(daemon.is_dead());
+}
+
+/// Its environment is wiped and its name is looked for: still it is no leak.
+#[test]
+fn a_name_sweep_leaves_what_a_task_was_let_keep() {
+    const NAME: &str = "end::kept_strays::a_name_sweep_leaves_what_a_task_was_let_keep";
+    if !crate::support::in_namespace(NAME) {
+        return;
+    }
+    let place = Place::new();
+    let name = format!("worker-{}", &place.marker()[place.marker().len() - 8..]);
+    place.script(&name, "echo $$ > worker; while :; do sleep 1; done");
+    let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
+    let script = format!(
+        "setsid env -i /bin/sh ./{name} >/dev/null 2>&1 & until [ -e go ]; do sleep 0.01; done"
+    );
+    let mut process =
+        tracker.spawn(place.job("keeps", &script).keep_strays(true)).expect("spawned");
+    let kept = place.eye("worker");
+    until("a pass sees it below its root", || {
+        tracker.health_pass().expect("a pass");
+        let row = format!("SELECT count(*) FROM process WHERE pid = {}", kept.pid());
+        place.sqlite3(&row) == "1"
+    });
+    fs::write(place.path().join("go"), "").expect("the sign");
+    process.wait().expect("ended");
+    until("the end is settled", || tracker.executing_count() == 0);
+    let recorded = format!("SELECT outcome FROM leaks WHERE pid = {}", kept.pid());
+    assert_eq!(place.sqlite3(&recorded), "kept");
+    drop(tracker);
+    let sweeping =
+        Tracker::builder(place.ledger()).orphan_name(&name).min_age(std::time::Duration::ZERO);
+    let tracker = sweeping.open().expect("a ledger");
+    let report = tracker.startup_report().clone();
+    assert!(!kept.is_dead(), "{report:?}");
+    assert!(report.endings.is_empty(), "{report:?}");
+}

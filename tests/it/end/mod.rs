@@ -1,0 +1,19 @@
+//! Ending trees.
+
+pub(crate) mod a_look_that_failed;
+pub(crate) mod ends_that_went_wrong;
+pub(crate) mod fork_storm;
+pub(crate) mod hostile_children;
+pub(crate) mod interrupted_kills;
+pub(crate) mod invariants;
+pub(crate) mod kept_strays;
+pub(crate) mod limits;
+pub(crate) mod limits_at_once;
+pub(crate) mod many_at_once;
+pub(crate) mod memory_limits;
+pub(crate) mod obstacles;
+pub(crate) mod out_of_descriptors;
+pub(crate) mod protected_names;
+pub(crate) mod strays;
+pub(crate) mod strays_that_fork_on;
+pub(crate) mod traced_tasks;

@@ -1,0 +1,111 @@
+//! A root ends while its host has no descriptor left, so that `/proc` cannot be read. Its row was ended all the same, and what
+//! it had left was known to nobody.
+
+use std::{
+    fs::{self, File},
+    time::Duration,
+};
+
+use procledger::{ContainmentMode, Job, Stdio, Tracker};
+
+use crate::{
+    spawn::gate_host::{Given, play},
+    support::{PATIENCE, Place, processes_with, until},
+};
+
+#[test]
+fn what_a_root_leaves_while_nothing_can_be_seen_is_found_later() {
+    let place = Place::new();
+    play(&place, "out-of-descriptors", Duration::from_mins(2));
+    assert_eq!(place.sqlite3("SELECT task_id, kind FROM leaks"), "task|stray");
+    assert_eq!(place.alive(), [0_u32; 0]);
+}
+
+/// Few are left: enough to list `/proc` and to read in it, too few to hold whom that shows.
+#[test]
+fn what_a_root_leaves_while_it_is_seen_and_cannot_be_held_is_found_later() {
+    let place = Place::new();
+    play(&place, "few-descriptors", Duration::from_mins(2));
+    assert_eq!(place.alive(), [0_u32; 0]);
+    // Of each root one in its session, and one that only its token ties to it.
+    let strays = 2 * 2 * FEW.count();
+    let told = place.sqlite3("SELECT count(*) FROM leaks WHERE kind = 'stray'");
+    assert_eq!(told, strays.to_string());
+}
+
+const FEW: std::ops::RangeInclusive<usize> = 1..=6;
+
+pub(crate) fn few(given: &Given) {
+    for mode in [ContainmentMode::Session, ContainmentMode::Auto] {
+        let tracker = given.builder().containment(mode).open().expect("a ledger");
+        for left in FEW {
+            end_with(left, given, &tracker);
+        }
+        tracker.shutdown().expect("an orderly end");
+    }
+}
+
+/// A root ends and leaves two, while its host can open so many descriptors.
+fn end_with(left: usize, given: &Given, tracker: &Tracker) {
+    let tree = || processes_with(&format!("STRAY_OF={}", given.marker));
+    let script =
+        "trap 'exit 0' TERM; sleep 3600 & setsid sleep 3600 & while :; do sleep 0.02; done";
+    let job = Job::new(format!("left-{left}"), "/bin/sh")
+        .args(["-c", script, &given.marker])
+        .env("STRAY_OF", &given.marker)
+        .stdin(Stdio::null());
+    let mut process = tracker.spawn(job).expect("it runs");
+    let sleeps = |pid: &u32| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\x003600\0"))
+    };
+    until("it has started what it will leave", || {
+        tree().iter().filter(|pid| sleeps(pid)).count() == 2
+    });
+    assert_eq!(tracker.running().expect("readable").len(), 1);
+
+    let mut all = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        all.push(file);
+    }
+    all.truncate(all.len() - left);
+    process.signal(libc::SIGTERM).expect("sent");
+    process.wait_timeout(PATIENCE).expect("asked").expect("it ends");
+    drop(all);
+
+    until("what it left is found, then or later", || {
+        tracker.health_pass().expect("a pass");
+        tracker.running().expect("readable").is_empty() && tree().is_empty()
+    });
+}
+
+pub(crate) fn body(given: &Given) {
+    let tracker = given.builder().open().expect("a ledger");
+    let script = "trap 'exit 0' TERM; sleep 3600 & while :; do sleep 0.02; done";
+    let job = Job::new("task", "/bin/sh")
+        .args(["-c", script, &given.marker])
+        .env("STRAY_OF", &given.marker)
+        .stdin(Stdio::null());
+    let mut process = tracker.spawn(job).expect("it runs");
+    let stray = || processes_with(&format!("STRAY_OF={}", given.marker)).len() > 1;
+    until("it has started what it will leave", stray);
+    assert_eq!(tracker.running().expect("readable").len(), 1);
+
+    let mut all = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        all.push(file);
+    }
+    process.signal(libc::SIGTERM).expect("sent");
+    process.wait_timeout(PATIENCE).expect("asked").expect("it ends");
+    drop(all);
+
+    assert_eq!(
+        tracker.running().expect("readable").len(),
+        1,
+        "its row is all that leads to the stray"
+    );
+    until("the next look finds what it left", || {
+        tracker.health_pass().expect("a pass");
+        tracker.running().expect("readable").is_empty() && !stray()
+    });
+    tracker.shutdown().expect("an orderly end");
+}

@@ -1,0 +1,260 @@
+//! A protected name: it and what is below it are left, its sibling is not.
+
+use std::path::PathBuf;
+
+use procledger::{Builder, ContainmentMode, Outcome, Report, Tracker};
+
+use crate::support::{Eye, Host, Place, is_alive, need, until};
+
+/// A script of a name of its own, which starts a child: `NAME.pid` and `NAME.child` tell where.
+fn server(place: &Place, name: &str) -> PathBuf {
+    let folder = place.path().display();
+    let body = format!(
+        "echo $$ > {folder}/{name}.pid; sleep 3600 & echo $! > {folder}/{name}.child; wait"
+    );
+    place.script(name, &body)
+}
+
+/// A root that starts two servers, each in a session of its own, and waits for `go`.
+fn task(place: &Place) -> String {
+    let (kept, ended) = (server(place, "buildserver"), server(place, "buildserver-other"));
+    let folder = place.path().display();
+    format!(
+        "setsid {} & setsid {} & until [ -e {folder}/go ]; do sleep 0.01; done",
+        kept.display(),
+        ended.display()
+    )
+}
+
+struct Servers {
+    kept: [Eye; 2],
+    ended: [Eye; 2],
+}
+
+impl Servers {
+    fn of(place: &Place) -> Self {
+        let both = |name: &str| ["pid", "child"].map(|what| place.eye(&format!("{name}.{what}")));
+        Self { kept: both("buildserver"), ended: both("buildserver-other") }
+    }
+
+    #[track_caller]
+    fn check(&self, place: &Place, kind: &str) {
+        assert!(self.kept.iter().all(|eye| !eye.is_dead()), "what is protected was ended");
+        assert!(self.ended.iter().all(Eye::is_dead), "its sibling was not ended");
+        let rows = |eye: &Eye| {
+            place.sqlite3(&format!(
+                "SELECT l.kind, l.outcome, l.rule, p.end_reason, p.end_rule = l.rule, p.end_evidence = l.evidence
+                 FROM leak AS l JOIN process AS p ON p.id = l.process WHERE p.pid = {}",
+                eye.pid()
+            ))
+        };
+        let rule = "its script is named buildserver, which is protected";
+        assert_eq!(rows(&self.kept[0]), format!("{kind}|kept|{rule}|released|1|1"));
+        // Until it execs, the child is the script as well, and is left for its own sake.
+        let below = rows(&self.kept[1]);
+        assert!(below.starts_with(&format!("{kind}|kept|it")), "{below}");
+        assert!(below.ends_with(&format!("{rule}|released|1|1")), "{below}");
+        assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
+    }
+}
+
+fn builder(place: &Place) -> Builder {
+    Tracker::builder(place.ledger()).protect("buildserver")
+}
+
+fn kept(report: &Report) -> u64 {
+    report.count(Outcome::Kept)
+}
+
+#[test]
+fn a_protected_stray_is_left_when_its_root_ends() {
+    let place = Place::new();
+    let tracker = builder(&place).open().expect("a ledger");
+    let mut process = tracker.spawn(place.job("task", &task(&place))).expect("spawned");
+    let servers = Servers::of(&place);
+    std::fs::write(place.path().join("go"), "").expect("the sign");
+    process.wait().expect("ended");
+    until("the strays are seen to", || tracker.executing_count() == 0);
+    servers.check(&place, "stray");
+}
+
+#[test]
+fn a_protected_descendant_is_left_when_its_tree_is_terminated() {
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
+    // For this job alone.
+    let job = place.job("task", &task(&place)).protect("buildserver");
+    tracker.spawn(job).expect("spawned");
+    let servers = Servers::of(&place);
+    let report = tracker.terminate("task").expect("terminated");
+    assert_eq!(kept(&report), 2, "{report:?}");
+    assert_eq!(report.survived(), 0, "{report:?}");
+    servers.check(&place, "stray");
+}
+
+/// A row of it would be an order to whoever cleans up and protects nothing.
+#[test]
+fn a_health_pass_does_not_record_what_is_protected() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "protect=buildserver");
+    host.spawn("task", &task(&place));
+    let servers = Servers::of(&place);
+    until("its sibling is recorded", || {
+        host.ask("health");
+        let pid = servers.ended[1].pid();
+        place.sqlite3(&format!("SELECT count(*) FROM process WHERE pid = {pid}")) == "1"
+    });
+    for eye in &servers.kept {
+        let pid = eye.pid();
+        assert_eq!(place.sqlite3(&format!("SELECT count(*) FROM process WHERE pid = {pid}")), "0");
+    }
+    host.crash();
+    Host::start(&place, "protect=buildserver").stop();
+    servers.check(&place, "orphan");
+}
+
+/// It was recorded by a pass that did not protect it; whoever ends the tree does.
+#[test]
+fn what_was_recorded_before_is_left_by_whoever_protects_it() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "");
+    host.spawn("task", &task(&place));
+    let servers = Servers::of(&place);
+    until("all are recorded", || {
+        host.ask("health");
+        let pids = servers.kept.iter().chain(&servers.ended).map(|eye| eye.pid().to_string());
+        let pids: Vec<String> = pids.collect();
+        let rows = format!("SELECT count(*) FROM process WHERE pid IN ({})", pids.join(", "));
+        place.sqlite3(&rows) == "4"
+    });
+    host.crash();
+    let planned = place.procledger(&["reap", "--dry-run", "--protect", "buildserver"]);
+    let planned = String::from_utf8(planned.stdout).expect("text");
+    assert!(planned.contains("leave alone") && planned.contains("kept 2"), "{planned}");
+    let done = place.procledger(&["reap", "--protect", "buildserver"]);
+    let done = String::from_utf8(done.stdout).expect("text");
+    assert!(done.contains("kept running") && done.contains("kept 2"), "{done}");
+    servers.check(&place, "orphan");
+    // What was left is left for good, also by one that protects nothing.
+    place.procledger(&["reap"]);
+    servers.check(&place, "orphan");
+}
+
+#[test]
+fn a_tmux_outlives_the_crash_of_its_host_and_the_reap() {
+    need!("tmux");
+    let place = Place::new();
+    let folder = place.path().display();
+    let socket = place.path().join("tmux.sock");
+    let mut host = Host::start(&place, "protect=tmux");
+    let script = format!(
+        "tmux -S {} -f /dev/null new-session -d 'echo $$ > {folder}/window; exec sleep 3600'; \
+         setsid sleep 3600 & echo $! > {folder}/sibling; wait",
+        socket.display()
+    );
+    let root = host.spawn("task", &script);
+    let (window, sibling) = (place.eye("window"), place.eye("sibling"));
+    host.crash();
+    let next = Host::start(&place, "protect=tmux");
+    assert!(root.is_dead() && sibling.is_dead());
+    assert!(!window.is_dead(), "the window of a protected tmux was ended");
+    let rule = "SELECT count(*) FROM leaks WHERE outcome = 'kept' AND rule LIKE '%named tmux, which is protected'";
+    assert_eq!(place.sqlite3(rule), "2", "{}", place.sqlite3("SELECT * FROM leaks"));
+    next.stop();
+    assert!(!window.is_dead());
+    window.kill();
+    until("the server ends with its last window", || !socket.exists() || place.alive().is_empty());
+}
+
+/// Protection is for what a task leaves; the task itself ends when it is asked to.
+#[test]
+fn a_root_of_a_protected_name_is_ended() {
+    let place = Place::new();
+    let tracker = builder(&place).open().expect("a ledger");
+    let job = procledger::Job::new("task", server(&place, "buildserver"))
+        .env("PROCLEDGER_IT_MARKER", place.marker())
+        .stdin(procledger::Stdio::null());
+    let root = tracker.spawn(job).expect("spawned").pid().get();
+    let [shell, child] = ["pid", "child"].map(|what| place.eye(&format!("buildserver.{what}")));
+    assert_eq!(shell.pid(), root);
+    let report = tracker.terminate("task").expect("terminated");
+    assert!(shell.is_dead() && child.is_dead() && kept(&report) == 0, "{report:?}");
+}
+
+/// W1 for protection: text in a command line protects nobody.
+#[test]
+fn a_look_alike_is_not_protected() {
+    let place = Place::new();
+    let tracker = builder(&place).open().expect("a ledger");
+    let script = "/bin/sh -c 'echo $$ > alike; while :; do sleep 1; done; buildserver' & wait";
+    tracker.spawn(place.job("task", script)).expect("spawned");
+    let alike = place.eye("alike");
+    tracker.terminate("task").expect("terminated");
+    assert!(alike.is_dead());
+}
+
+#[test]
+fn a_task_that_left_something_protected_may_run_again() {
+    let place = Place::new();
+    let tracker = builder(&place).open().expect("a ledger");
+    tracker.spawn(place.job("task", &task(&place))).expect("spawned");
+    let servers = Servers::of(&place);
+    tracker.terminate("task").expect("terminated");
+    let again = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned again");
+    assert!(is_alive(again.pid().get()));
+    tracker.shutdown().expect("shut down");
+    assert!(servers.kept.iter().all(|eye| !eye.is_dead()));
+}
+
+#[test]
+fn a_name_with_a_folder_is_refused_before_anything_happens() {
+    let place = Place::new();
+    let error = Tracker::builder(place.ledger()).protect("/usr/bin/tmux").open();
+    let error = error.expect_err("refused").to_string();
+    assert_eq!(
+        error,
+        "the protected name \"/usr/bin/tmux\" is no file name: give one without folders"
+    );
+    assert!(!place.ledger().exists());
+    for command in ["run", "reap", "watch", "kill"] {
+        let output = place.procledger(&[command, "--protect", "a/b"]);
+        assert_eq!(output.status.code(), Some(2), "{command}");
+    }
+}
+
+/// Then the leaf cannot be killed as one: its members are ended one by one, and it does not stay frozen.
+#[test]
+fn what_is_protected_in_a_leaf_is_left_and_all_others_are_ended() {
+    if !crate::containment::leaves::leaves() {
+        return;
+    }
+    let place = Place::new();
+    let tracker = builder(&place).containment(ContainmentMode::Cgroup).open().expect("a ledger");
+    let folder = place.path().display();
+    let server = place.script("buildserver", "sleep 3600; exit");
+    // It ignores SIGTERM and starts another one all the time.
+    let script = format!(
+        "trap '' TERM; while :; do {} & touch {folder}/up; sleep 0.01; done",
+        server.display()
+    );
+    tracker.spawn(place.job("task", &script)).expect("spawned");
+    place.wait_for("up");
+    let leaf = std::path::PathBuf::from(place.sqlite3("SELECT cgroup FROM process"));
+    let report = tracker.terminate("task").expect("terminated");
+    assert!(report.survived() == 0 && kept(&report) > 0, "{report:?}");
+    let frozen = std::fs::read_to_string(leaf.join("cgroup.freeze")).expect("it is in use");
+    assert_eq!(frozen.trim(), "0");
+    let inside = std::fs::read_to_string(leaf.join("cgroup.procs")).expect("it is in use");
+    let kept: Vec<u32> = report
+        .endings
+        .iter()
+        .filter(|ending| ending.outcome == Outcome::Kept)
+        .map(|ending| ending.pid.get())
+        .collect();
+    for pid in inside.lines().map(|pid| pid.parse::<u32>().expect("a pid")) {
+        // What it starts itself is its own, whenever.
+        let parent = crate::support::parent(pid).unwrap_or(pid);
+        let is_kept = kept.contains(&pid) || kept.contains(&parent);
+        assert!(is_kept, "{pid} was neither ended nor kept: {report:?}");
+    }
+}

@@ -1,0 +1,102 @@
+//! `/proc` is not there, shows somebody else's processes, or is taken away while a host runs.
+
+use std::{fs, process::Command};
+
+use procledger::Tracker;
+
+use crate::{
+    docs::faults::run,
+    support::{Eye, Place, in_namespace, need, root, until},
+};
+
+#[test]
+fn without_proc_nothing_opens_and_nothing_is_made() {
+    need!("mount", "umount");
+    if !in_namespace("orphans::no_proc::without_proc_nothing_opens_and_nothing_is_made") {
+        return;
+    }
+    let place = Place::new();
+    run("mount", &["-t", "tmpfs", "tmpfs"], "/proc".as_ref());
+    let error = Tracker::builder(place.ledger()).open().expect_err("nothing can be seen");
+    let doctor = place.procledger(&["doctor"]);
+    let run_it = place.procledger(&["run", "--task", "t", "--", "true"]);
+    run("umount", &[], "/proc".as_ref());
+    let text = String::from_utf8_lossy(&doctor.stdout);
+    assert!(error.is_unsupported(), "{error:?}");
+    assert!(error.to_string().contains("/proc"), "{error}");
+    assert!(!doctor.status.success() && text.contains("problem  /proc: "), "{text}");
+    assert_eq!(run_it.status.code(), Some(125));
+    assert!(!place.ledger().exists());
+    Tracker::builder(place.ledger()).open().expect("it can be seen again");
+}
+
+#[test]
+fn a_proc_that_is_covered_while_a_host_runs_ends_no_row_and_all_goes_on_when_it_is_back() {
+    need!("mount", "umount");
+    if !in_namespace(
+        "orphans::no_proc::a_proc_that_is_covered_while_a_host_runs_ends_no_row_and_all_goes_on_when_it_is_back",
+    ) {
+        return;
+    }
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
+    let left = tracker.spawn(place.job("left", "exec sleep 3600")).expect("spawned");
+    let left = Eye::on(left.pid().get());
+    run("mount", &["-t", "tmpfs", "tmpfs"], "/proc".as_ref());
+    // What it has open still shows what it showed.
+    let pass = tracker.health_pass().expect("a pass");
+    let spawned = tracker.spawn(place.job("more", "exec sleep 3600"));
+    let other = place.procledger(&["reap"]);
+    run("umount", &[], "/proc".as_ref());
+    assert!(pass.endings.is_empty(), "{pass:?}");
+    assert!(!left.is_dead() && !other.status.success());
+    let spawned = spawned.expect("spawned");
+    tracker.health_pass().expect("a pass");
+    tracker.terminate("left").expect("ended");
+    tracker.terminate("more").expect("ended");
+    drop(spawned);
+    assert!(left.is_dead());
+    tracker.shutdown().expect("an orderly end");
+}
+
+/// As `hidepid=2` shows it to an ordinary user: of others there is nothing.
+#[test]
+fn where_others_are_hidden_ones_own_are_tracked_and_doctor_says_what_is_not_seen() {
+    need!("mount", "setpriv");
+    if !root() {
+        return;
+    }
+    if !in_namespace(
+        "orphans::no_proc::where_others_are_hidden_ones_own_are_tracked_and_doctor_says_what_is_not_seen",
+    ) {
+        return;
+    }
+    let place = Place::new();
+    std::os::unix::fs::chown(place.path(), Some(61234), Some(61234)).expect("given");
+    run("mount", &["-o", "remount,hidepid=2"], "/proc".as_ref());
+    let as_a_user = |args: &[&str]| {
+        let output = Command::new("setpriv")
+            .args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"])
+            .arg(env!("CARGO_BIN_EXE_procledger"))
+            .arg("--db")
+            .arg(place.ledger())
+            .args(args)
+            .output()
+            .expect("setpriv");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let ran = as_a_user(&["run", "--task", "t", "--", "sh", "-c", "sleep 3600 & exit 7"]);
+    assert_eq!(ran.0, Some(7));
+    let doctor = as_a_user(&["doctor"]);
+    assert!(doctor.1.contains("warning  /proc: other users' processes are hidden (hidepid)"));
+    let leaks = as_a_user(&["report", "--format", "json"]);
+    assert!(leaks.1.contains("stray"), "{leaks:?}");
+    let (health, running) = (as_a_user(&["health"]), as_a_user(&["ps", "--json"]));
+    assert_eq!((health.0, running.0), (Some(0), Some(0)), "{health:?} {running:?}");
+    until("the stray is dead", || {
+        !fs::read_dir("/proc").expect("/proc").flatten().any(|entry| {
+            fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x003600\0")
+        })
+    });
+}

@@ -1,0 +1,270 @@
+//! An innocent that has taken the number of a dead process survives whatever is done about that process.
+//!
+//! The reuse is forced for real, in a PID namespace of the test's own where `ns_last_pid` steers the next number. When both
+//! were started within the same tick of 10 ms, number and start tick agree, and only the inode of the pidfd tells.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use procledger::{EndReason, Ledger, Tracker};
+
+use crate::{
+    spawn::gate_host::{self, Given, note, play_command},
+    support::{Guard, Place, namespaced, namespaces},
+};
+
+/// For each way.
+const TIMES: u32 = 25;
+
+#[test]
+fn an_innocent_with_the_number_of_a_dead_process_survives() {
+    if !namespaces() {
+        return;
+    }
+    let place = Place::new();
+    let inner = gate_host::command(&place, "pid-reuse");
+    let mut command = namespaced(inner.get_program());
+    command.args(inner.get_args()).process_group(0);
+    for (key, value) in inner.get_envs() {
+        command.env(key, value.expect("set"));
+    }
+    play_command(command, &place, "pid-reuse", Duration::from_mins(3));
+    assert_eq!(place.alive(), [0_u32; 0]);
+}
+
+/// What is done about the dead process.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Its owner is dead too; a new tracker opens.
+    OrphanPass,
+    /// The owner looks after its rows, whose pidfd it holds.
+    HealthPass,
+    Terminate,
+    Shutdown,
+    /// Another instance, which knows number and identity only.
+    Kill,
+    Reap,
+    /// Its owner is dead too, and the row is adopted.
+    OrphanOfACrash,
+}
+
+pub(crate) fn body(given: &Given) {
+    use Way::{HealthPass, Kill, OrphanOfACrash, OrphanPass, Reap, Shutdown, Terminate};
+    assert_eq!(std::process::id(), 1, "this must run in a PID namespace of its own");
+    let mut same_tick = 0;
+    for way in [OrphanPass, HealthPass, Terminate, Shutdown, Kill, Reap, OrphanOfACrash] {
+        let mut equal = 0;
+        for number in 0..TIMES {
+            equal += u32::from(try_way(given, way, number));
+        }
+        note(&format!("{way:?}: {TIMES} reused numbers, {equal} of them within the same tick"));
+        same_tick += equal;
+        // A crash takes longer than a tick now and then; the others leave nothing between.
+        assert!(equal > 0 || matches!(way, OrphanOfACrash), "{way:?}: no two starts in one tick");
+    }
+    assert!(same_tick > TIMES, "{same_tick}");
+}
+
+fn sleeper(given: &Given) -> Child {
+    let mut command = Command::new("sleep");
+    // Its own session: where the gate would have made one, its number is a stranger's too.
+    command.arg("600").env("MARKER", &given.marker).stdin(Stdio::null()).stdout(Stdio::null());
+    command.process_group(0).spawn().expect("sleep")
+}
+
+/// Starts sleepers until one has this number.
+fn innocent_with(given: &Given, pid: u32) -> Guard {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("steered");
+        let guard = Guard(sleeper(given));
+        if guard.pid() == pid {
+            return guard;
+        }
+        assert!(Instant::now() < deadline, "the number {pid} could not be had again");
+    }
+}
+
+/// At the start of a tick, so that all that follows has a chance to be in it.
+fn await_tick() {
+    let tick = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        now.tv_nsec / 10_000_000
+    };
+    let first = tick();
+    while tick() == first {
+        std::hint::spin_loop();
+    }
+}
+
+/// Answers whether both started in the same tick.
+fn try_way(given: &Given, way: Way, number: u32) -> bool {
+    let path = given.folder.join(format!("{way:?}-{number}.db"));
+    let task = "task";
+    if matches!(way, Way::OrphanOfACrash) {
+        return crash(given, &path, task);
+    }
+    if matches!(way, Way::OrphanPass) {
+        // The owner is a process of its own: only then it can be dead.
+        let mut host = Host::start(given, &path);
+        await_tick();
+        let mut dead = sleeper(given);
+        host.ask(&format!("register {task} {}", dead.id()));
+        let pid = end(&mut dead);
+        let innocent = innocent_with(given, pid);
+        host.crash();
+        let equal = same_tick(&path, pid);
+        let tracker = Tracker::builder(&path).open().expect("opened");
+        check(&tracker.ledger(), task, EndReason::Gone, innocent);
+        tracker.shutdown().expect("an orderly end");
+        return equal;
+    }
+    let tracker = Tracker::builder(&path).monitor(false).open().expect("opened");
+    await_tick();
+    let mut dead = sleeper(given);
+    tracker.register(task, dead.id()).expect("registered");
+    let pid = end(&mut dead);
+    let innocent = innocent_with(given, pid);
+    let equal = same_tick(&path, pid);
+    let ledger = tracker.ledger();
+    match way {
+        Way::HealthPass => drop(tracker.health_pass().expect("a pass")),
+        Way::Terminate => drop(tracker.terminate(task).expect("a report")),
+        Way::Shutdown => drop(tracker.shutdown().expect("an orderly end")),
+        Way::Kill => drop(command(&path, &["kill", task])),
+        Way::Reap => {
+            // A live owner's rows are its own.
+            drop(command(&path, &["reap"]));
+            assert_eq!(ledger.running().expect("rows").len(), 1, "the owner lives");
+            drop(tracker.health_pass().expect("a pass"));
+        }
+        Way::OrphanPass | Way::OrphanOfACrash => unreachable!("above"),
+    }
+    // Where the owner holds the pidfd, the kernel tells it how it ended.
+    check(&ledger, task, EndReason::Exited, innocent);
+    drop(tracker);
+    equal
+}
+
+/// A spawned row this time: with session and token.
+fn crash(given: &Given, path: &Path, task: &str) -> bool {
+    let mut host = Host::start(given, path);
+    await_tick();
+    let pid: u32 = host
+        .ask(&format!("spawn {task} exec sleep 600"))
+        .strip_prefix("pid ")
+        .and_then(|pid| pid.parse().ok())
+        .expect("a pid");
+    host.crash();
+    // Its host is dead, so it is a child of this first process of the namespace.
+    let fd = crate::support::pidfd(pid).expect("alive");
+    rustix::process::pidfd_send_signal(&fd, rustix::process::Signal::KILL).expect("killed");
+    let number = rustix::process::Pid::from_raw(pid.cast_signed());
+    while rustix::process::waitpid(number, rustix::process::WaitOptions::empty())
+        .expect("reaped")
+        .is_none()
+    {}
+    let innocent = innocent_with(given, pid);
+    let equal = same_tick(path, pid);
+    let tracker = Tracker::builder(path).open().expect("opened");
+    check(&tracker.ledger(), task, EndReason::Gone, innocent);
+    tracker.shutdown().expect("an orderly end");
+    equal
+}
+
+fn end(child: &mut Child) -> u32 {
+    let pid = child.id();
+    child.kill().expect("killed");
+    child.wait().expect("reaped");
+    pid
+}
+
+fn same_tick(path: &Path, pid: u32) -> bool {
+    let rows = Ledger::open(path).expect("a ledger").running().expect("rows");
+    let row = rows.iter().find(|row| row.identity.pid.get() == pid).expect("its row is live");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the innocent");
+    let fields = stat.rsplit_once(") ").expect("a name").1;
+    let tick: u64 = fields.split(' ').nth(19).expect("field 22").parse().expect("a tick");
+    row.identity.start_tick == tick
+}
+
+fn check(ledger: &Ledger, task: &str, reason: EndReason, mut innocent: Guard) {
+    assert!(innocent.is_running(), "an innocent was hit");
+    let rows = crate::support::sqlite3(
+        ledger.path(),
+        &format!("SELECT state, end_reason FROM process WHERE task_id = '{task}'"),
+    );
+    let gone = ["ended|gone", "ended|exited"];
+    let right = if reason == EndReason::Gone { &gone[..1] } else { &gone[..] };
+    assert!(right.contains(&rows.as_str()), "{rows}");
+    let leaks = crate::support::sqlite3(ledger.path(), "SELECT count(*) FROM leak");
+    assert_eq!(leaks, "0", "what was gone is no leak");
+    assert!(innocent.is_running(), "an innocent was hit");
+}
+
+fn command(path: &Path, args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_procledger"))
+        .arg("--db")
+        .arg(path)
+        .args(args)
+        .output()
+        .expect("the command");
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{args:?}: {:?} {text}", output.status);
+    text
+}
+
+/// `support::Host` for a place that belongs to another process.
+struct Host {
+    child: Guard,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Host {
+    fn start(given: &Given, ledger: &Path) -> Self {
+        use std::io::BufRead;
+        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "handle::as_a_host::as_a_host", "--nocapture", "--test-threads=1"])
+            .env("PROCLEDGER_IT_HOST", ledger)
+            .env("PROCLEDGER_IT_OPTIONS", "no-monitor")
+            .env("PROCLEDGER_IT_MARKER", &given.marker)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a host");
+        let lines = std::io::BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut host = Self { child: Guard(child), lines };
+        assert!(host.answer().starts_with("open "));
+        host
+    }
+
+    fn answer(&mut self) -> String {
+        loop {
+            let line = self.lines.next().expect("the host answers").expect("text");
+            if let Some((_, answer)) = line.split_once("host> ") {
+                assert!(!answer.starts_with("error"), "{answer}");
+                return answer.to_owned();
+            }
+        }
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        use std::io::Write;
+        writeln!(self.child.0.stdin.as_mut().expect("piped"), "{line}").expect("it listens");
+        self.answer()
+    }
+
+    fn crash(mut self) {
+        self.child.0.kill().expect("killed");
+        self.child.0.wait().expect("reaped");
+    }
+}

@@ -1,0 +1,229 @@
+//! A host that is the first process of its PID namespace, or a subreaper, adopts what its tasks leave behind, and nothing
+//! reaped it: 20 of 20 zombies stayed, until `pids.max` or the numbers were used up.
+
+use std::{fs, process::Command};
+
+use procledger::{ContainmentMode, Tracker};
+
+use crate::{
+    containment::leaves::leaves,
+    support::{
+        Eye, Host, Place, eventually, in_namespace, in_namespace_as_a_user, namespaced, namespaces,
+        parent, pids, state, stays, until,
+    },
+};
+
+const SESSION: &str = "containment=session";
+const CGROUP: &str = "containment=cgroup";
+
+fn zombies_of(pid: u32) -> Vec<u32> {
+    let is_one = |&child: &u32| parent(child) == Some(pid) && state(child) == Some('Z');
+    pids().into_iter().filter(is_one).collect()
+}
+
+/// Leaves 20 processes that die by themselves, none of which its root waits for.
+const LEAVES_20: &str = "i=0; while [ $i -lt 20 ]; do (sleep 0.05 &); i=$((i+1)); done";
+
+fn modes() -> Vec<&'static str> {
+    if leaves() { vec![SESSION, CGROUP] } else { vec![SESSION] }
+}
+
+#[test]
+fn twenty_of_twenty_stayed_while_their_task_ran() {
+    for mode in modes() {
+        let place = Place::new();
+        let mut host = Host::start(&place, &format!("{mode} subreaper"));
+        let root = host.spawn("task", &format!("{LEAVES_20}; exec sleep 3600"));
+        // All of them become children of the host, and then none is left.
+        let children = || pids().iter().filter(|&&pid| parent(pid) == Some(host.pid())).count();
+        until("they are adopted", || children() > 1);
+        until("all are reaped", || children() == 1);
+        assert!(!root.is_dead(), "{mode}");
+        host.stop();
+    }
+}
+
+#[test]
+fn what_died_before_its_root_and_what_was_ended_after_it_stayed() {
+    for mode in modes() {
+        let place = Place::new();
+        let mut host = Host::start(&place, &format!("{mode} subreaper"));
+        for number in 0..5 {
+            // Some die at once, some are strays that are ended.
+            host.spawn(&format!("task-{number}"), "(true &); (true &); (sleep 3600 &); sleep 0.02");
+        }
+        until("all have ended", || host.ask("running") == "0");
+        until("no zombie is left", || zombies_of(host.pid()).is_empty());
+        assert_eq!(place.sqlite3("SELECT count(*) >= 5 FROM leak"), "1", "the strays");
+        host.stop();
+    }
+}
+
+#[test]
+fn without_a_monitor_the_health_pass_reaps() {
+    let place = Place::new();
+    let mut host = Host::start(&place, &format!("{SESSION} subreaper no-monitor"));
+    host.spawn("task", &format!("{LEAVES_20}; exec sleep 3600"));
+    until("they are zombies", || zombies_of(host.pid()).len() == 20);
+    host.ask("health");
+    assert_eq!(zombies_of(host.pid()), [0_u32; 0]);
+    host.stop();
+}
+
+/// A daemon has a session of its own; that the ledger knows it is what ties its zombie to a task.
+#[test]
+fn a_daemon_that_was_recorded_stayed_as_a_zombie() {
+    let place = Place::new();
+    let mut host = Host::start(&place, &format!("{SESSION} subreaper"));
+    let folder = place.path().display();
+    // Its parent lives until it is recorded: then nothing else ties it to its task.
+    let daemon = format!(
+        "(setsid sh -c 'echo $$ > {folder}/daemon; exec sleep 3600' & \
+          while [ ! -e {folder}/go ]; do sleep 0.02; done) &"
+    );
+    host.spawn("task", &format!("{daemon} exec sleep 3600"));
+    let daemon = place.eye("daemon");
+    until("it is recorded", || {
+        host.ask("health");
+        let row =
+            format!("SELECT count(*) FROM running WHERE descendant AND pid = {}", daemon.pid());
+        place.sqlite3(&row) == "1"
+    });
+    fs::write(place.path().join("go"), "").expect("the sign");
+    until("it is adopted", || parent(daemon.pid()) == Some(host.pid()));
+    daemon.kill();
+    until("its zombie is gone", || state(daemon.pid()).is_none());
+    host.stop();
+}
+
+#[test]
+fn what_a_task_left_on_purpose_is_reaped_when_it_ends_later() {
+    for mode in modes() {
+        let place = Place::new();
+        let mut host = Host::start(&place, &format!("{mode} subreaper"));
+        let path = place.path().join("left");
+        let script =
+            format!("(sh -c 'echo $$ > {}; exec sleep 3600' &) ; sleep 0.1", path.display());
+        host.spawn_as("keep", "task", &script);
+        let left = place.eye("left");
+        until("the task has ended", || host.ask("running") == "0");
+        assert!(!left.is_dead(), "{mode}");
+        left.kill();
+        host.ask("health");
+        until("its zombie is gone", || state(left.pid()).is_none());
+        host.stop();
+    }
+}
+
+/// The library must never take away what the host waits for itself: its own children, what these leave to it, and processes
+/// that it has registered.
+#[test]
+fn what_is_not_a_tasks_is_left_to_the_host() {
+    for mode in modes() {
+        let place = Place::new();
+        let mut host = Host::start(&place, &format!("{mode} subreaper"));
+        host.spawn("task", &format!("{LEAVES_20}; exec sleep 3600"));
+        let child = host.spawn_as("child", "own", "exit 3");
+        let leader = host.spawn_as("child", "leader", "exec setsid sh -c 'exit 4'");
+        let told = host.spawn_as("child", "told", "exec sleep 3600");
+        host.ask(&format!("register told {}", told.pid()));
+        // A grandchild that the host adopts, and waits for by its number.
+        let path = place.path().join("grandchild");
+        host.ask(&format!("child parent (sh -c 'echo $$ > {}; exit 5' &)", path.display()));
+        let grandchild = eventually("it writes its number", || {
+            fs::read_to_string(&path).ok()?.trim().parse::<u32>().ok()
+        });
+        told.kill();
+        until("the registered one's end is recorded", || host.ask("running") == "1");
+        until("the task's are reaped", || {
+            zombies_of(host.pid()).iter().all(|zombie| {
+                [child.pid(), leader.pid(), told.pid(), grandchild].contains(zombie)
+                    || parent(*zombie).is_none()
+                    || fs::read_to_string(format!("/proc/{zombie}/comm"))
+                        .is_ok_and(|it| it == "sh\n")
+            })
+        });
+        host.ask("health");
+        let is_zombie = |pid: u32| state(pid) == Some('Z');
+        stays("they wait for the host", || {
+            [child.pid(), leader.pid(), told.pid(), grandchild].into_iter().all(is_zombie)
+        });
+        assert_eq!(host.ask("child-wait own"), "Ok(Some(3))", "{mode}");
+        assert_eq!(host.ask("child-wait leader"), "Ok(Some(4))", "{mode}");
+        assert_eq!(host.ask("child-wait told"), "Ok(None)", "{mode}");
+        let status = host.ask(&format!("reap-pid {grandchild}"));
+        assert!(status.contains("Exited") && status.contains("5)"), "{mode}: {status}");
+        host.stop();
+    }
+}
+
+/// In a task's session are the children of a host that the task itself has started, too.
+#[test]
+fn the_children_of_a_host_that_sits_in_a_tasks_session_are_left_to_it() {
+    let place = Place::new();
+    let mut outer = Host::start(&place, SESSION);
+    let inner = place.path().join("inner.db");
+    // The test plays a task that becomes a subreaper and opens the ledger of its own host.
+    let root = outer.spawn("task", "exec sleep 3600");
+    assert!(!root.is_dead());
+    let mut host = Host::start_on(&place, &inner, &format!("{SESSION} subreaper"));
+    let child = host.spawn_as("child", "own", "exit 3");
+    host.spawn("task", "exec sleep 3600");
+    until("it is a zombie", || state(child.pid()) == Some('Z'));
+    stays("it waits for the host", || state(child.pid()) == Some('Z'));
+    assert_eq!(host.ask("child-wait own"), "Ok(Some(3))");
+    host.stop();
+    outer.stop();
+}
+
+fn as_the_first_process() {
+    let place = Place::new();
+    assert_eq!(std::process::id(), 1, "the test is the first process");
+    let open = Tracker::builder(place.ledger()).containment(ContainmentMode::Session);
+    let tracker = open.open().expect("opened");
+    let script = format!("{LEAVES_20}; exec sleep 3600");
+    let task = tracker.spawn(place.job("task", &script)).expect("spawned");
+    let children = || pids().iter().filter(|&&pid| parent(pid) == Some(1)).count();
+    until("they are adopted", || children() > 1);
+    until("all are reaped", || children() == 1);
+    tracker.terminate("task").expect("ended");
+    assert!(Eye::find(task.pid().get()).is_none(), "the root too");
+    tracker.shutdown().expect("an orderly end");
+}
+
+#[test]
+fn twenty_of_twenty_stayed_with_the_first_process_of_a_namespace() {
+    if in_namespace(
+        "orphans::zombies_of_tasks::twenty_of_twenty_stayed_with_the_first_process_of_a_namespace",
+    ) {
+        as_the_first_process();
+    }
+}
+
+#[test]
+fn twenty_of_twenty_stayed_with_an_ordinary_users_first_process() {
+    if in_namespace_as_a_user(
+        "orphans::zombies_of_tasks::twenty_of_twenty_stayed_with_an_ordinary_users_first_process",
+    ) {
+        as_the_first_process();
+    }
+}
+
+#[test]
+fn twenty_of_twenty_stayed_with_run_as_the_first_process() {
+    if !namespaces() {
+        return;
+    }
+    let place = Place::new();
+    // The program counts by itself what its first process has not reaped.
+    let count = "n=0; for s in /proc/[0-9]*/stat; do case \"$(cat $s 2>/dev/null)\" in *') Z 1 '*) n=$((n+1));; esac; done";
+    let script = format!(
+        "{LEAVES_20}; for t in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 0.2; {count}; \
+         [ $n = 0 ] && exit 0; done; exit $n"
+    );
+    let mut run: Command = namespaced(env!("CARGO_BIN_EXE_procledger"));
+    run.arg("--db").arg(place.ledger()).env("PROCLEDGER_CONTAINMENT", "session");
+    run.args(["run", "--task", "task", "--", "/bin/sh", "-c", &script, place.marker()]);
+    let output = run.output().expect("unshare is installed");
+    assert_eq!(output.status.code(), Some(0), "zombies were left: {output:?}");
+}

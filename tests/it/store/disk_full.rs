@@ -1,0 +1,60 @@
+//! The disk that the ledger is on is full for a while.
+
+use std::{fs, time::Duration};
+
+use procledger::Tracker;
+
+use crate::{
+    docs::faults::SmallDisk,
+    support::{Eye, Place, in_namespace, need, procledger, sqlite3, until},
+};
+
+#[test]
+fn on_a_full_disk_nothing_starts_and_all_can_be_ended_and_what_became_of_it_is_recorded_later() {
+    need!("mount", "umount");
+    if !in_namespace(
+        "store::disk_full::on_a_full_disk_nothing_starts_and_all_can_be_ended_and_what_became_of_it_is_recorded_later",
+    ) {
+        return;
+    }
+    let place = Place::new();
+    let disk = SmallDisk::mount(&place, 2048);
+    let ledger = disk.ledger();
+    let tracker = Tracker::builder(&ledger).monitor(false).open().expect("a ledger");
+    let left = tracker.spawn(place.job("left", "exec sleep 3600")).expect("spawned");
+    let ends = place.job("ends", "while [ ! -e end ]; do sleep 0.02; done; exit 7");
+    let mut ends = tracker.spawn(ends).expect("spawned");
+    let (left, ending) = (Eye::on(left.pid().get()), Eye::on(ends.pid().get()));
+
+    disk.fill();
+    let refused = tracker.spawn(place.job("new", ": > ran")).expect_err("there is no room");
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC), "{refused:?}");
+    assert!(refused.to_string().contains("its disk is full, free some space"), "{refused}");
+    assert!(!refused.to_string().contains('\n'));
+    assert!(!place.path().join("ran").exists());
+    fs::write(place.path().join("end"), "").expect("a file");
+    until("it ends", || ending.is_dead());
+    let status = ends.wait_timeout(Duration::from_secs(20)).expect("asked");
+    assert_eq!(status, Some(procledger::ExitStatus::Exited(7)));
+    let report = tracker.terminate("left").expect("ended all the same");
+    assert!(left.is_dead());
+    assert_eq!(report.ended(), 1);
+    assert!(!report.errors.is_empty(), "{report:?}");
+    let pass = tracker.health_pass().expect("looked");
+    assert!(pass.errors.iter().any(|line| line.contains("its disk is full")), "{pass:?}");
+    // Who looks at it reads what there is.
+    let ps = procledger(&ledger, &["ps"]);
+    assert!(ps.status.success(), "{}", String::from_utf8_lossy(&ps.stderr));
+    let doctor = procledger(&ledger, &["doctor"]);
+    let doctor = String::from_utf8_lossy(&doctor.stdout);
+    assert!(doctor.contains("problem  space: 0 MiB are free"), "{doctor}");
+
+    disk.free();
+    tracker.health_pass().expect("a pass");
+    let rows = "SELECT task_id, end_reason, exit_code, exit_signal FROM history ORDER BY task_id";
+    assert_eq!(sqlite3(&ledger, rows), "ends|exited|7|\nleft|terminated||15");
+    let mut new = tracker.spawn(place.job("new", "exit 0")).expect("there is room");
+    new.wait().expect("it ran");
+    tracker.shutdown().expect("an orderly end");
+    assert_eq!(sqlite3(&ledger, "PRAGMA integrity_check"), "ok");
+}

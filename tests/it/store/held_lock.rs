@@ -1,0 +1,164 @@
+//! Somebody holds the ledger's lock for longer than anybody waits, as with `BEGIN IMMEDIATE` typed into `sqlite3` and left.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cli::command::Running,
+    containment::leaves::leaves,
+    spawn::gate_host::WriteLock,
+    support::{Host, Place, until},
+};
+
+#[test]
+fn what_ends_while_the_lock_is_held_is_recorded_once_it_is_free_and_its_task_can_run_again() {
+    let place = Place::new();
+    let end = place.path().join("end");
+    let mut host = Host::start(&place, "");
+    let left = host.spawn("left", "exec sleep 3600");
+    let ends = host
+        .spawn("ends", &format!("while [ ! -e {} ]; do sleep 0.02; done; exit 7", end.display()));
+
+    let held = WriteLock::take(&place.ledger(), place.marker());
+    fs::write(end, "").expect("a file");
+    until("it ends", || ends.is_dead());
+    assert_eq!(host.ask("wait ends"), "exit code 7");
+    assert_eq!(host.ask("terminate left"), "1", "it is ended all the same");
+    assert!(left.is_dead());
+    let refused = host.ask("spawn new exec sleep 3600");
+    assert!(refused.contains("another process holds its write lock, try again"), "{refused}");
+    assert!(!place.alive().contains(&ends.pid()));
+    let read = place.procledger(&["ps"]);
+    assert!(read.status.success(), "who reads waits for nobody");
+    held.release();
+
+    // By hand: the next health pass, which would do it too, is 30 s away.
+    for task in ["ends", "left", "new"] {
+        host.spawn(task, "exec sleep 3600");
+    }
+    let rows = "SELECT task_id, end_reason, exit_code, exit_signal FROM history ORDER BY task_id";
+    assert_eq!(place.sqlite3(rows), "ends|exited|7|\nleft|terminated||15");
+    host.stop();
+}
+
+/// The program of a `run`; the lock is held from before its end until after that of `run`.
+fn ends_under_the_lock(
+    place: &Place,
+    options: &[&str],
+    script: &str,
+    code: i32,
+) -> (String, Duration) {
+    let end = place.path().join("end");
+    let script =
+        format!("echo ready; while [ ! -e {} ]; do sleep 0.02; done; {script}", end.display());
+    let running = Running::start(place, "task", options, &script);
+    let held = WriteLock::take(&place.ledger(), place.marker());
+    fs::write(end, "").expect("a file");
+    let began = Instant::now();
+    let answer = running.finish().expect(code);
+    let took = began.elapsed();
+    held.release();
+    (answer.err, took)
+}
+
+fn kept(place: &Place) -> Vec<PathBuf> {
+    let files =
+        fs::read_dir(place.path()).expect("a folder").map(|file| file.expect("a file").path());
+    files.filter(|path| path.to_string_lossy().contains("ledger.db-ends-")).collect()
+}
+
+fn row(place: &Place) -> String {
+    place
+        .sqlite3("SELECT state, end_reason, exit_code, exit_signal FROM process WHERE root IS NULL")
+}
+
+#[test]
+fn what_a_run_cannot_record_is_said_kept_beside_the_ledger_and_recorded_by_the_next() {
+    use std::os::unix::fs::PermissionsExt;
+    let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
+    for containment in containments {
+        for (script, code, expected) in
+            [("exit 7", 7, "ended|exited|7|"), ("kill -9 $$", 137, "ended|exited||9")]
+        {
+            let place = Place::new();
+            let (err, _) =
+                ends_under_the_lock(&place, &["--containment", containment], script, code);
+            let lines: Vec<&str> =
+                err.lines().filter(|line| line.contains("for task task (")).collect();
+            assert_eq!(lines.len(), 1, "{containment}: {err}");
+            assert!(lines[0].contains("could not be recorded; it is kept in `"), "{err}");
+            assert!(lines[0].contains("another process holds its write lock"), "{err}");
+            let files = kept(&place);
+            assert_eq!(files.len(), 1, "{containment}");
+            let mode = fs::metadata(&files[0]).expect("a file").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            assert!(row(&place).starts_with("running|"));
+            assert!(place.procledger(&["reap"]).status.success());
+            assert_eq!(row(&place), expected, "{containment}");
+            assert!(kept(&place).is_empty(), "it is taken once");
+        }
+    }
+}
+
+#[test]
+fn a_run_beside_a_held_lock_does_not_wait_for_it_at_each_step() {
+    let place = Place::new();
+    // What it leaves is found in several looks, each of which records it before it is ended.
+    let strays = "for n in 1 2 3 4; do (trap '' TERM; while :; do sleep 0.05; done) & done; exit 7";
+    let (_, took) = ends_under_the_lock(&place, &["--containment", "session"], strays, 7);
+    // Twice the whole patience of 5 s: at the first write, and at the last attempt.
+    assert!(took < Duration::from_secs(18), "{took:?}");
+    assert!(place.alive().is_empty());
+    assert!(place.procledger(&["reap"]).status.success());
+    assert_eq!(row(&place), "ended|exited|7|");
+}
+
+#[test]
+fn a_file_of_ends_that_no_instance_has_left_changes_nothing() {
+    let place = Place::new();
+    let (_, _) = ends_under_the_lock(&place, &["--containment", "session"], "exit 7", 7);
+    let file = kept(&place).pop().expect("a file");
+    let text = fs::read_to_string(&file).expect("text");
+    let folder = tempfile::tempdir().expect("a folder");
+    let elsewhere = folder.path().join("ends");
+    fs::write(&elsewhere, &text).expect("a copy");
+    let half = &text[..text.len() / 2];
+    let unknown = text.replacen('{', "{\"more\":1,", 1);
+    let other_row = text.replace("\"start_tick\":", "\"start_tick\":1");
+    let other_code = text.replace("\"exit_code\":7", "\"exit_code\":700");
+    let odd = ["", "null", "[]", half, &unknown, &other_row, &other_code];
+    // One of an instance that this ledger does not know.
+    let random = "0123456789abcdef0123456789abcdef";
+    let of_no_instance = place.path().join(format!("ledger.db-ends-{random}.json"));
+    fs::rename(&file, &of_no_instance).expect("renamed");
+    assert!(place.procledger(&["reap"]).status.success());
+    assert_eq!(row(&place), "ended|gone||");
+    for text in odd {
+        let _ = fs::remove_file(&file);
+        write_private(&file, text);
+        assert!(place.procledger(&["reap"]).status.success(), "{text}");
+        assert_eq!(row(&place), "ended|gone||", "{text}");
+    }
+    // Nor is one taken that another user could have made.
+    let _ = fs::remove_file(&file);
+    std::os::unix::fs::symlink(&elsewhere, &file).expect("a link");
+    assert!(place.procledger(&["reap"]).status.success());
+    assert_eq!(row(&place), "ended|gone||");
+    // The real one is, though the row was ended in the meantime; and whatever comes after that changes nothing.
+    for text in [text.clone(), text.replace("\"exit_code\":7", "\"exit_code\":9")] {
+        let _ = fs::remove_file(&file);
+        write_private(&file, &text);
+        assert!(place.procledger(&["reap"]).status.success());
+        assert_eq!(row(&place), "ended|exited|7|");
+        assert!(!file.exists());
+    }
+}
+
+fn write_private(path: &Path, text: &str) {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.expect("a file").write_all(text.as_bytes()).expect("written");
+}

@@ -1,0 +1,488 @@
+//! Random sequences of what callers, persons and accidents do, against a model that fits on a page.
+//!
+//! Two programs share one ledger. Each act is followed by a look at everything: the rows that are live and the ones that
+//! have ended, with their reasons; every process that should be alive, and every one that should be dead. The processes are
+//! real, in a PID namespace of their own. What fails is shrunk to a short sequence.
+//!
+//! `PROCLEDGER_LONG=1 cargo test --test it -- model` goes on for some minutes; `PROCLEDGER_SEED=N` repeats a run.
+
+use std::{collections::BTreeMap, fs};
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngSeed, TestRunner},
+};
+
+use crate::support::{Eye, Guard, Host, Place, canary, in_namespace_with_init, long, until};
+
+const PROGRAMS: [&str; 2] = ["one", "two"];
+const TASKS: [&str; 3] = ["a", "b", "c"];
+/// What may hold a tree together, each as the options of a host. The last one, where whoever is root in the namespace is it
+/// outside as well: in the namespace of a user the keeper is nobody's whom root trusts.
+const CONTAINMENTS: [&str; 3] =
+    ["containment=auto", "containment=session", "containment=keeper keeper"];
+
+/// Programs that start another one in a session of its own, and say so.
+const TREE: &str = "setsid sleep 3600 & echo $! > FILE.tmp; mv FILE.tmp FILE; exec sleep 3600";
+const PLAIN: &str = "exec sleep 3600";
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Spawn {
+        by: usize,
+        task: usize,
+        tree: bool,
+        survive: bool,
+    },
+    RunToTheEnd {
+        by: usize,
+        task: usize,
+        code: u8,
+    },
+    Register {
+        by: usize,
+        task: usize,
+    },
+    Unregister {
+        by: usize,
+        task: usize,
+    },
+    Terminate {
+        by: usize,
+        task: usize,
+    },
+    KillByCommand {
+        task: usize,
+    },
+    Forget {
+        task: usize,
+    },
+    /// Its root is killed by somebody who tells nobody.
+    DieBehindBack {
+        task: usize,
+    },
+    Health {
+        by: usize,
+    },
+    Reap {
+        by: usize,
+    },
+    ReapByCommand,
+    Crash {
+        host: usize,
+    },
+    Stop {
+        host: usize,
+    },
+    Open {
+        host: usize,
+    },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let (by, task) = (0..PROGRAMS.len(), 0..TASKS.len());
+    let both = (by.clone(), task.clone());
+    prop_oneof![
+        8 => (both.clone(), any::<bool>(), prop::bool::weighted(0.3))
+            .prop_map(|((by, task), tree, survive)| Act::Spawn { by, task, tree, survive }),
+        2 => (both.clone(), any::<u8>()).prop_map(|((by, task), code)| Act::RunToTheEnd { by, task, code }),
+        3 => both.clone().prop_map(|(by, task)| Act::Register { by, task }),
+        2 => both.clone().prop_map(|(by, task)| Act::Unregister { by, task }),
+        3 => both.prop_map(|(by, task)| Act::Terminate { by, task }),
+        2 => task.clone().prop_map(|task| Act::KillByCommand { task }),
+        1 => task.clone().prop_map(|task| Act::Forget { task }),
+        3 => task.prop_map(|task| Act::DieBehindBack { task }),
+        2 => by.clone().prop_map(|by| Act::Health { by }),
+        1 => by.clone().prop_map(|by| Act::Reap { by }),
+        1 => Just(Act::ReapByCommand),
+        3 => by.clone().prop_map(|host| Act::Crash { host }),
+        2 => by.clone().prop_map(|host| Act::Stop { host }),
+        4 => by.prop_map(|host| Act::Open { host }),
+    ]
+}
+
+/// A live row, as it ought to be.
+struct Row {
+    /// The root first, then what it started.
+    eyes: Vec<Eye>,
+    /// Of one that was registered: the test has started it.
+    own: Option<Guard>,
+    owner: usize,
+    survive: bool,
+    kept: bool,
+    /// Its root has died, and nobody who could write that down is there.
+    unnoticed: bool,
+}
+
+/// What the world ought to be like.
+struct World {
+    place: Place,
+    options: &'static str,
+    hosts: [Option<Host>; 2],
+    rows: [Option<Row>; 3],
+    /// How many rows of each task ended for each reason.
+    ended: BTreeMap<(usize, &'static str), u32>,
+    dead: Vec<Eye>,
+    /// Released, and so nobody's; they live to the end.
+    free: Vec<(Vec<Eye>, Option<Guard>)>,
+    canary: Guard,
+    spawned: u32,
+}
+
+impl World {
+    fn new(options: &'static str) -> Self {
+        let mut world = Self {
+            place: Place::new(),
+            options,
+            hosts: [None, None],
+            rows: [None, None, None],
+            ended: BTreeMap::new(),
+            dead: Vec::new(),
+            free: Vec::new(),
+            canary: canary(),
+            spawned: 0,
+        };
+        world.open(0);
+        world.open(1);
+        world
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Spawn { by, task, tree, survive } => self.spawn(by, task, tree, survive),
+            Act::RunToTheEnd { by, task, code } => self.run_to_the_end(by, task, code),
+            Act::Register { by, task } => self.register(by, task),
+            Act::Unregister { by, task } => self.unregister(by, task),
+            Act::Terminate { by, task } => self.terminate(by, task),
+            Act::KillByCommand { task } => self.kill_by_command(task),
+            Act::Forget { task } => self.forget(task),
+            Act::DieBehindBack { task } => self.die_behind_back(task),
+            Act::Health { by } => self.health(by),
+            Act::Reap { by } => {
+                if let Some(host) = &mut self.hosts[by] {
+                    host.ask("reap").parse::<u32>().expect("a number");
+                    self.orphans_end();
+                }
+            }
+            Act::ReapByCommand => {
+                assert!(self.place.procledger(&["reap"]).status.success());
+                self.orphans_end();
+            }
+            Act::Crash { host } => self.crash(host),
+            Act::Stop { host } => self.stop(host),
+            Act::Open { host } => self.open(host),
+        }
+    }
+
+    /// Asks a host that is there; `false` where the answer is an error.
+    fn ask(&mut self, by: usize, line: &str) -> Option<Result<String, String>> {
+        let answer = self.hosts[by].as_mut()?.ask(line);
+        Some(match answer.strip_prefix("error ") {
+            Some(error) => Err(error.to_owned()),
+            None => Ok(answer),
+        })
+    }
+
+    fn spawn(&mut self, by: usize, task: usize, tree: bool, survive: bool) {
+        self.spawned += 1;
+        let daemon = self.place.path().join(format!("daemon-{}", self.spawned));
+        let script =
+            if tree { TREE.replace("FILE", &daemon.to_string_lossy()) } else { PLAIN.to_owned() };
+        let verb = if survive { "survive" } else { "spawn" };
+        let Some(answer) = self.ask(by, &format!("{verb} {} {script}", TASKS[task])) else {
+            return;
+        };
+        if self.rows[task].is_some() {
+            let error = answer.expect_err("the task has a live row");
+            return assert!(error.contains("already runs"), "{error}");
+        }
+        let answer = answer.expect("spawned");
+        let pid = answer.strip_prefix("pid ").and_then(|pid| pid.parse().ok()).expect("a pid");
+        let mut eyes = vec![Eye::on(pid)];
+        if tree {
+            until("the daemon is there", || daemon.exists());
+            let pid = fs::read_to_string(&daemon).expect("a pid").trim().parse().expect("a pid");
+            eyes.push(Eye::on(pid));
+        }
+        let kept = self.options.contains("keeper") && !survive;
+        self.rows[task] = Some(Row { eyes, own: None, owner: by, survive, kept, unnoticed: false });
+    }
+
+    fn run_to_the_end(&mut self, by: usize, task: usize, code: u8) {
+        let Some(answer) = self.ask(by, &format!("spawn {} exit {code}", TASKS[task])) else {
+            return;
+        };
+        if self.rows[task].is_some() {
+            return drop(answer.expect_err("the task has a live row"));
+        }
+        answer.expect("spawned");
+        let waited = self.ask(by, &format!("wait {}", TASKS[task])).expect("a host");
+        assert_eq!(waited, Ok(format!("exit code {code}")));
+        *self.ended.entry((task, "by itself")).or_default() += 1;
+    }
+
+    fn register(&mut self, by: usize, task: usize) {
+        if self.hosts[by].is_none() {
+            return;
+        }
+        let own = self.place.child(PLAIN);
+        let answer = self.ask(by, &format!("register {} {}", TASKS[task], own.pid()));
+        let answer = answer.expect("a host");
+        if self.rows[task].is_some() {
+            let error = answer.expect_err("the task has a live row");
+            return assert!(error.contains("already runs"), "{error}");
+        }
+        assert_eq!(answer, Ok("done".to_owned()));
+        let (eyes, own) = (vec![Eye::on(own.pid())], Some(own));
+        let row = Row { eyes, own, owner: by, survive: false, kept: false, unnoticed: false };
+        self.rows[task] = Some(row);
+    }
+
+    fn unregister(&mut self, by: usize, task: usize) {
+        let Some(answer) = self.ask(by, &format!("unregister {}", TASKS[task])) else { return };
+        let is_its = self.rows[task].as_ref().is_some_and(|row| row.owner == by);
+        assert_eq!(answer, Ok(is_its.to_string()));
+        if is_its && let Some(row) = self.rows[task].take() {
+            self.free.push((row.eyes, row.own));
+            *self.ended.entry((task, "released")).or_default() += 1;
+        }
+    }
+
+    fn terminate(&mut self, by: usize, task: usize) {
+        let Some(answer) = self.ask(by, &format!("terminate {}", TASKS[task])) else { return };
+        if self.rows[task].as_ref().is_some_and(|row| row.owner == by) {
+            let ended: usize = answer.expect("ended").parse().expect("a number");
+            assert!(ended >= self.rows[task].as_ref().map_or(0, |row| row.eyes.len()));
+            self.end(task, "terminated");
+        } else {
+            let error = answer.expect_err("it is not this host's");
+            assert!(error.contains("runs no task"), "{error}");
+        }
+    }
+
+    fn kill_by_command(&mut self, task: usize) {
+        let output = self.place.procledger(&["kill", TASKS[task]]);
+        let unnoticed = match &self.rows[task] {
+            None => return assert!(!output.status.success(), "{output:?}"),
+            Some(row) => row.unnoticed,
+        };
+        assert!(output.status.success(), "{output:?}");
+        self.end(task, if unnoticed { "by itself" } else { "killed" });
+    }
+
+    fn forget(&mut self, task: usize) {
+        let output = self.place.procledger(&["forget", TASKS[task]]);
+        match &self.rows[task] {
+            Some(row) if row.eyes.iter().all(Eye::is_dead) => {
+                assert!(output.status.success(), "{output:?}");
+                self.end(task, "forgotten");
+            }
+            // There is none, or something of it is alive: nothing else leads to that.
+            _ => assert!(!output.status.success(), "{output:?}"),
+        }
+    }
+
+    fn die_behind_back(&mut self, task: usize) {
+        let Some(row) = &mut self.rows[task] else { return };
+        if row.unnoticed {
+            return;
+        }
+        row.eyes[0].kill();
+        if let Some(own) = &mut row.own {
+            own.0.wait().expect("reaped");
+        }
+        if self.hosts[row.owner].is_some() {
+            self.end(task, "by itself");
+        } else {
+            row.unnoticed = true;
+        }
+    }
+
+    /// A live owner has noticed by itself; of a dead one the row of a root that left nothing is closed.
+    fn health(&mut self, by: usize) {
+        let Some(answer) = self.ask(by, "health") else { return };
+        answer.expect("a pass").parse::<u32>().expect("a number");
+        for task in 0..TASKS.len() {
+            let is_gone = |row: &Row| row.unnoticed && row.eyes.iter().all(Eye::is_dead);
+            // Not of what is to be adopted: its owner may have stopped in good order.
+            let row = self.rows[task].as_ref();
+            if row.is_some_and(|row| is_gone(row) && self.hosts[row.owner].is_none()) {
+                self.end(task, "by itself");
+            }
+        }
+    }
+
+    /// What a dead owner left has ended, but for what was to survive it and is alive.
+    fn orphans_end(&mut self) {
+        for task in 0..TASKS.len() {
+            let Some(row) = &self.rows[task] else { continue };
+            if self.hosts[row.owner].is_none() && !row.survive {
+                let reason = if row.unnoticed { "by itself" } else { "orphan" };
+                self.end(task, reason);
+            }
+        }
+    }
+
+    fn crash(&mut self, host: usize) {
+        let Some(died) = self.hosts[host].take() else { return };
+        died.crash();
+        for row in self.rows.iter_mut().flatten().filter(|row| row.owner == host && row.kept) {
+            until("its keeper has ended it", || row.eyes.iter().all(Eye::is_dead));
+            row.unnoticed = true;
+        }
+    }
+
+    fn stop(&mut self, host: usize) {
+        let Some(stopped) = self.hosts[host].take() else { return };
+        stopped.stop();
+        for task in 0..TASKS.len() {
+            if self.rows[task].as_ref().is_some_and(|row| row.owner == host && !row.survive) {
+                self.end(task, "shutdown");
+            }
+        }
+    }
+
+    fn open(&mut self, host: usize) {
+        if self.hosts[host].is_some() {
+            return;
+        }
+        let options =
+            format!("program={} interval=3600000 grace=50 {}", PROGRAMS[host], self.options);
+        let opened = Host::start(&self.place, &options);
+        self.orphans_end();
+        for task in 0..TASKS.len() {
+            let Some(row) = &self.rows[task] else { continue };
+            if row.owner == host && row.unnoticed {
+                self.end(task, "by itself");
+            }
+        }
+        self.hosts[host] = Some(opened);
+    }
+
+    /// The tree of a task is dead, and its row says why.
+    fn end(&mut self, task: usize, reason: &'static str) {
+        let row = self.rows[task].take().expect("a row");
+        until("the whole tree is dead", || row.eyes.iter().all(Eye::is_dead));
+        self.dead.extend(row.eyes);
+        *self.ended.entry((task, reason)).or_default() += 1;
+    }
+
+    /// Compares all there is with all there ought to be. What a host's threads are still at work on is waited for.
+    fn compare(&mut self) {
+        let expected = self.expected_rows();
+        let mut seen = String::new();
+        for _ in 0..100 {
+            seen = self.place.sqlite3(ROWS);
+            if seen == expected {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        assert_eq!(seen, expected, "the ledger, and the model");
+        assert!(self.dead.iter().all(Eye::is_dead));
+        let alive = |eyes: &[Eye]| eyes.iter().all(|eye| !eye.is_dead());
+        assert!(self.free.iter().all(|(eyes, _)| alive(eyes)), "what was released lives");
+        for row in self.rows.iter().flatten() {
+            assert!(alive(&row.eyes[usize::from(row.unnoticed)..]) || row.kept, "a tree lives");
+        }
+        assert!(self.canary.is_running(), "a bystander lives");
+    }
+
+    fn expected_rows(&self) -> String {
+        let live = |(task, row): (usize, &Option<Row>)| {
+            Some(format!("live|{}|running|{}", TASKS[task], row.as_ref()?.eyes[0].pid()))
+        };
+        let mut counts: BTreeMap<(usize, &str), u32> = BTreeMap::new();
+        for ((task, reason), count) in &self.ended {
+            *counts.entry((*task, reason)).or_default() += count;
+        }
+        let ended = counts
+            .iter()
+            .map(|((task, reason), count)| format!("ended|{}|{reason}|{count}", TASKS[*task]));
+        let mut lines: Vec<String> =
+            self.rows.iter().enumerate().filter_map(live).chain(ended).collect();
+        lines.sort();
+        lines.join("\n")
+    }
+
+    /// After all of it: both hosts end in good order, and only what was released is left.
+    fn finish(mut self) {
+        for host in 0..PROGRAMS.len() {
+            self.open(host);
+        }
+        for host in 0..PROGRAMS.len() {
+            self.stop(host);
+        }
+        for task in 0..TASKS.len() {
+            if self.rows[task].is_some() {
+                self.kill_by_command(task);
+            }
+        }
+        self.compare();
+        let mut left = self.place.alive();
+        left.retain(|pid| {
+            !self.free.iter().flat_map(|(eyes, _)| eyes).any(|eye| eye.pid() == *pid)
+        });
+        assert_eq!(left, [0_u32; 0], "nothing else is alive");
+        assert_eq!(self.place.sqlite3("SELECT * FROM pragma_integrity_check"), "ok");
+        assert_eq!(self.place.sqlite3("SELECT * FROM pragma_foreign_key_check"), "");
+        assert_eq!(self.place.sqlite3(LEAKS), "", "each orphan is one leak, and nothing else is");
+    }
+}
+
+/// Roots, live and ended. How a root ended that nobody could look at in time is told in two ways.
+const ROWS: &str = "SELECT 'live', task_id, state, pid FROM process WHERE root IS NULL AND state <> 'ended'
+    UNION ALL
+    SELECT 'ended', task_id, iif(end_reason IN ('exited', 'gone'), 'by itself', end_reason) AS reason, count(*)
+    FROM process WHERE root IS NULL AND state = 'ended' GROUP BY 2, 3
+    ORDER BY 1, 2, 3";
+
+/// Roots whose leaks do not fit their end.
+const LEAKS: &str = "SELECT p.task_id, p.end_reason, count(l.id) AS leaks
+    FROM process AS p LEFT JOIN leak AS l ON l.process = p.id
+    WHERE p.root IS NULL GROUP BY p.id HAVING leaks <> (p.end_reason = 'orphan')";
+
+/// Sequences that are tried: some 20 s of them.
+fn cases() -> u32 {
+    if long() { 1500 } else { 40 }
+}
+
+#[test]
+fn whatever_is_done_in_whatever_order_the_ledger_is_as_a_simple_model_says() {
+    let name =
+        "store::model::whatever_is_done_in_whatever_order_the_ledger_is_as_a_simple_model_says";
+    if !in_namespace_with_init(name) {
+        return;
+    }
+    let seed = std::env::var("PROCLEDGER_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
+    eprintln!("PROCLEDGER_SEED={seed} repeats it");
+    let mut runner = TestRunner::new(Config {
+        cases: cases(),
+        max_shrink_iters: 60,
+        rng_seed: RngSeed::Fixed(seed),
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let usable = CONTAINMENTS.len() - usize::from(!owns_the_keeper());
+    let sequences =
+        (prop::sample::select(&CONTAINMENTS[..usable]), prop::collection::vec(act(), 1..25));
+    let result = runner.run(&sequences, |(options, acts)| {
+        let mut world = World::new(options);
+        for act in acts {
+            world.act(act);
+            world.compare();
+        }
+        world.finish();
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("PROCLEDGER_SEED={seed}: {error}");
+    }
+}
+
+/// Root of a user's namespace sees that user's files as its own, and all others as nobody's.
+fn owns_the_keeper() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(crate::containment::keepers::KEEPER).is_ok_and(|keeper| keeper.uid() == 0)
+}
