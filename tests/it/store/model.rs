@@ -112,6 +112,8 @@ struct Row {
     kept: bool,
     /// Its root has died, and nobody who could write that down is there.
     unnoticed: bool,
+    /// Its keeper has ended it, since its host crashed.
+    by_keeper: bool,
 }
 
 /// What the world ought to be like.
@@ -205,7 +207,15 @@ impl World {
             eyes.push(Eye::on(pid));
         }
         let kept = self.options.contains("keeper") && !survive;
-        self.rows[task] = Some(Row { eyes, own: None, owner: by, survive, kept, unnoticed: false });
+        self.rows[task] = Some(Row {
+            eyes,
+            own: None,
+            owner: by,
+            survive,
+            kept,
+            unnoticed: false,
+            by_keeper: false,
+        });
     }
 
     fn run_to_the_end(&mut self, by: usize, task: usize, code: u8) {
@@ -234,7 +244,15 @@ impl World {
         }
         assert_eq!(answer, Ok("done".to_owned()));
         let (eyes, own) = (vec![Eye::on(own.pid())], Some(own));
-        let row = Row { eyes, own, owner: by, survive: false, kept: false, unnoticed: false };
+        let row = Row {
+            eyes,
+            own,
+            owner: by,
+            survive: false,
+            kept: false,
+            unnoticed: false,
+            by_keeper: false,
+        };
         self.rows[task] = Some(row);
     }
 
@@ -264,7 +282,7 @@ impl World {
         let output = self.place.procledger(&["kill", TASKS[task]]);
         let unnoticed = match &self.rows[task] {
             None => return assert!(!output.status.success(), "{output:?}"),
-            Some(row) => row.unnoticed,
+            Some(row) => row.unnoticed && !row.by_keeper,
         };
         assert!(output.status.success(), "{output:?}");
         self.end(task, if unnoticed { "by itself" } else { "killed" });
@@ -304,8 +322,9 @@ impl World {
         answer.expect("a pass").parse::<u32>().expect("a number");
         for task in 0..TASKS.len() {
             let is_gone = |row: &Row| row.unnoticed && row.eyes.iter().all(Eye::is_dead);
-            // Not of what is to be adopted: its owner may have stopped in good order.
-            let row = self.rows[task].as_ref();
+            // Not of what is to be adopted: its owner may have stopped in good order. Nor of what a keeper has ended: the
+            // orphan pass records that.
+            let row = self.rows[task].as_ref().filter(|row| !row.by_keeper);
             if row.is_some_and(|row| is_gone(row) && self.hosts[row.owner].is_none()) {
                 self.end(task, "by itself");
             }
@@ -317,8 +336,8 @@ impl World {
         for task in 0..TASKS.len() {
             let Some(row) = &self.rows[task] else { continue };
             if self.hosts[row.owner].is_none() && !row.survive {
-                let reason = if row.unnoticed { "by itself" } else { "orphan" };
-                self.end(task, reason);
+                let by_itself = row.unnoticed && !row.by_keeper;
+                self.end(task, if by_itself { "by itself" } else { "orphan" });
             }
         }
     }
@@ -329,6 +348,7 @@ impl World {
         for row in self.rows.iter_mut().flatten().filter(|row| row.owner == host && row.kept) {
             until("its keeper has ended it", || row.eyes.iter().all(Eye::is_dead));
             row.unnoticed = true;
+            row.by_keeper = true;
         }
     }
 
