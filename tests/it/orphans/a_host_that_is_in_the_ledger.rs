@@ -11,7 +11,7 @@ use crate::support::{Guard, Host, Place};
 fn invariant_13_a_host_that_finds_its_own_row_leaves_itself_alone() {
     let place = Place::new();
     let script = format!(
-        "read go; exec {} --exact as_a_host::as_a_host --nocapture --test-threads=1",
+        "read go; exec {} --exact handle::as_a_host::as_a_host --nocapture --test-threads=1",
         std::env::current_exe().expect("this binary").display()
     );
     let mut next = Guard(

@@ -130,6 +130,10 @@ impl Work {
         if self.unseen_kills >= UNSEEN_KILLS || !self.hides() || self.may_hold_what_is_left(world) {
             return false;
         }
+        // A recorded member that cannot be verified may be what is in there: unknown is left as it is, and reported.
+        if !self.unknown.is_empty() {
+            return false;
+        }
         let Some(leaf) = self.leaf.as_ref().filter(|leaf| is_free_of_others(world, leaf)) else {
             return false;
         };
