@@ -1,7 +1,7 @@
-//! The crate's one error type.
+//! The crate's only error type.
 //!
-//! [`Error`] is opaque: a message that names its subject, predicates that say what kind of trouble it is, and a source
-//! chain. No type of a dependency is part of it, so a dependency's new major version is not ours.
+//! [`Error`] is opaque: a message that names its subject, predicates for the kind of error, and a source chain. No type of a
+//! dependency is part of it, so a dependency's new major version does not force one of this crate.
 
 use std::{error::Error as StdError, fmt, io};
 
@@ -10,22 +10,22 @@ type Source = Box<dyn StdError + Send + Sync + 'static>;
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of trouble an [`Error`] is; asked through its predicates.
+/// The kind of an [`Error`]; queried through its predicates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The caller's input cannot be right, whatever the state of the machine.
     InvalidInput,
-    /// The process named is not there any more.
+    /// The process no longer exists.
     Gone,
-    /// The kernel, or a trust rule, does not let us.
+    /// The kernel, or a trust rule, forbids it.
     Denied,
-    /// Somebody else holds it; trying again may help.
+    /// It is held elsewhere; trying again may help.
     Busy,
-    /// It cannot be told from here; nothing was done.
+    /// It cannot be determined from here; nothing was done.
     Unknown,
-    /// The task already runs.
+    /// The task is already running.
     AlreadyRunning,
-    /// The ledger knows no such task.
+    /// The ledger has no such task.
     NotFound,
     /// The ledger was written by a newer version.
     Newer,
@@ -33,15 +33,15 @@ pub(crate) enum Kind {
     NotALedger,
     /// The tracker was shut down, or is used in a forked child.
     Closed,
-    /// The program could not be started; [`Error::raw_os_error`] has the errno.
+    /// The program could not be started; [`Error::raw_os_error`] returns the errno.
     NotStarted,
-    /// The machine lacks something that is needed.
+    /// The machine lacks a required feature.
     Unsupported,
     /// Anything else the system or SQLite reported.
     Other,
 }
 
-/// What went wrong, in one line that names the subject.
+/// An error, described in one line that names its subject.
 ///
 /// ```
 /// let error = procledger::Tracker::builder("/no/such/folder/ledger.db").open().unwrap_err();
@@ -66,7 +66,7 @@ impl Error {
         Self::new(Kind::InvalidInput, message)
     }
 
-    /// An error of the system, with the predicate that its errno implies.
+    /// Creates an error of the system, with the predicate that its errno implies.
     pub(crate) fn os(message: impl Into<String>, source: impl Into<io::Error>) -> Self {
         let source = source.into();
         let kind = match source.raw_os_error() {
@@ -97,7 +97,7 @@ impl Error {
         self
     }
 
-    /// The same trouble, told to another caller, with its cause in the message.
+    /// Returns the same error for another caller, with its cause in the message.
     pub(crate) fn told_again(&self, to: &str) -> Self {
         let cause = self.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         let message = format!("{to}: {}{cause}", self.message);
@@ -108,67 +108,67 @@ impl Error {
         self.kind
     }
 
-    /// The input cannot be right: an empty task id, pid 0, an unknown unit.
+    /// Returns whether the input cannot be right: an empty task id, pid 0, an unknown unit.
     pub fn is_invalid_input(&self) -> bool {
         self.kind == Kind::InvalidInput
     }
 
-    /// The process is not there any more.
+    /// Returns whether the process no longer exists.
     pub fn is_gone(&self) -> bool {
         self.kind == Kind::Gone
     }
 
-    /// Permission, or a trust rule, is missing.
+    /// Returns whether a permission is missing, or a trust rule forbids it.
     pub fn is_denied(&self) -> bool {
         self.kind == Kind::Denied
     }
 
-    /// Somebody else holds it for now; trying again may help.
+    /// Returns whether it is held elsewhere for now; trying again may help.
     pub fn is_busy(&self) -> bool {
         self.kind == Kind::Busy
     }
 
-    /// It could not be told, and nothing was done.
+    /// Returns whether it could not be determined; nothing was done.
     pub fn is_unknown(&self) -> bool {
         self.kind == Kind::Unknown
     }
 
-    /// The task already runs, or is still there as a survivor.
+    /// Returns whether the task is already running, or still exists as a survivor.
     pub fn is_already_running(&self) -> bool {
         self.kind == Kind::AlreadyRunning
     }
 
-    /// The ledger knows no such task.
+    /// Returns whether the ledger has no such task.
     pub fn is_not_found(&self) -> bool {
         self.kind == Kind::NotFound
     }
 
-    /// The ledger was written by a newer version of this crate.
+    /// Returns whether the ledger was written by a newer version of this crate.
     pub fn is_newer(&self) -> bool {
         self.kind == Kind::Newer
     }
 
-    /// The file is not a ledger, or is damaged.
+    /// Returns whether the file is not a ledger, or is damaged.
     pub fn is_not_a_ledger(&self) -> bool {
         self.kind == Kind::NotALedger
     }
 
-    /// The tracker was shut down, or is used in a forked child of its process.
+    /// Returns whether the tracker was shut down, or is used in a forked child of its process.
     pub fn is_closed(&self) -> bool {
         self.kind == Kind::Closed
     }
 
-    /// The program could not be started; [`raw_os_error`](Self::raw_os_error) says why.
+    /// Returns whether the program could not be started; [`raw_os_error`](Self::raw_os_error) returns the reason.
     pub fn is_not_started(&self) -> bool {
         self.kind == Kind::NotStarted
     }
 
-    /// The kernel or the file system lacks something that is needed.
+    /// Returns whether the kernel or the file system lacks a required feature.
     pub fn is_unsupported(&self) -> bool {
         self.kind == Kind::Unsupported
     }
 
-    /// The errno behind it, where a system call failed.
+    /// Returns the errno of the cause, where a system call failed.
     pub fn raw_os_error(&self) -> Option<i32> {
         self.errno
     }

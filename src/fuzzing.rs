@@ -1,5 +1,5 @@
-//! What `fuzz/` calls: the parsers of what strangers write, with what must hold of any bytes. No part of the API: it is there
-//! only where `cfg(fuzzing)` is set, as cargo-fuzz and `fuzz/run` do.
+//! The entry points of `fuzz/`: the parsers of input that other users control, with the properties that hold for any bytes. Not
+//! part of the API: it exists only where `cfg(fuzzing)` is set, as cargo-fuzz and `fuzz/run` do.
 
 use crate::{
     export::fuzz_legacy,
@@ -12,7 +12,7 @@ pub fn stat(bytes: &[u8]) {
     if let Some(stat) = parse_stat(bytes) {
         let begin =
             [format!("{} (", stat.pid).as_bytes(), &stat.comm, b") ", &[stat.state]].concat();
-        // Zeros, and a plus, before the number are the only other way to write it.
+        // The number may only be written differently with zeros, and a plus, before it.
         let number = bytes.iter().take_while(|byte| b"+0".contains(byte)).count();
         assert!(bytes[number..].starts_with(&begin), "{stat:?}");
         let rest = &bytes[number + begin.len()..];
@@ -22,12 +22,12 @@ pub fn stat(bytes: &[u8]) {
     assert!(tokens(bytes).len() <= bytes.len() / 32);
 }
 
-/// The JSON file that a former processor left.
+/// Parses the JSON file that a former implementation left.
 pub fn legacy(text: &[u8]) {
     fuzz_legacy(text);
 }
 
-/// The matcher of names: a name, an executable and the arguments, each ended by a zero.
+/// Runs the matcher of names: a name, an executable and the arguments, each terminated by a zero.
 pub fn command_line(bytes: &[u8]) {
     let mut words = split_nul(bytes).map(<[u8]>::to_vec);
     let name = words.next().and_then(|name| String::from_utf8(name).ok()).unwrap_or_default();

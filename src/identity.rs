@@ -1,18 +1,18 @@
-//! What makes a process itself.
+//! The identity of a process.
 //!
-//! A pid alone is a number that the kernel hands out again. An [`Identity`] has five parts: the boot, the PID
-//! namespace, the pid, the start tick and the inode of the pidfd. Comparing two of them gives one of three answers
-//! ([`Sameness`]), and only [`Sameness::Same`] ever lets a signal go out.
+//! A pid alone is reused by the kernel. An [`Identity`] has five parts: the boot, the PID namespace, the pid, the start tick
+//! and the inode of the pidfd. Comparing two of them has one of three results ([`Sameness`]), and a signal is only ever sent
+//! after [`Sameness::Same`].
 //!
 //! Where each part comes from:
 //!
 //! - boot: `/proc/sys/kernel/random/boot_id` (`proc_sys_kernel(5)`), one random UUID for each boot;
 //! - PID namespace: inode of `/proc/self/ns/pid` (namespaces(7));
 //! - boottime offset: `/proc/self/timens_offsets` (`time_namespaces(7)`); it shifts field 22 of every `stat` that is read;
-//! - start tick: field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), in clock ticks since boot, 10 ms each. It is compared
-//!   raw: wall time is stepped by NTP, ticks are not;
-//! - pidfd inode: `fstat` on a pidfd, unique for the boot since pidfs (Linux 6.9). Two processes may share pid *and*
-//!   tick when a pid is reused within one tick; the inode still differs.
+//! - start tick: field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), in clock ticks since boot, 10 ms each. It is compared as it
+//!   is: wall time is stepped by NTP, ticks are not;
+//! - pidfd inode: `fstat` on a pidfd, unique for the boot since pidfs (Linux 6.9). Two processes may share pid *and* tick when
+//!   a pid is reused within one tick; the inode still differs.
 
 use std::{fmt, num::NonZeroU32};
 
@@ -21,14 +21,14 @@ use uuid::Uuid;
 /// Inode of the initial PID namespace: `PROC_PID_INIT_INO` in the kernel's `include/linux/proc_ns.h`.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-/// A process number that may name a process: greater than 0, and no more than `i32::MAX`.
+/// A process number that may identify a process: greater than 0, and at most `i32::MAX`.
 ///
 /// Zero and negative numbers mean "my process group" and "everything" to kill(2); they cannot be expressed here.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pid(NonZeroU32);
 
 impl Pid {
-    /// `None` unless `1 <= raw <= i32::MAX`.
+    /// Returns `None` unless `1 <= raw <= i32::MAX`.
     ///
     /// ```
     /// use procledger::Pid;
@@ -44,12 +44,12 @@ impl Pid {
             .map(Self)
     }
 
-    /// The number, always within `1..=i32::MAX`.
+    /// Returns the number, always within `1..=i32::MAX`.
     pub fn get(self) -> u32 {
         self.0.get()
     }
 
-    /// The number as system calls take it.
+    /// Returns the number in the type that system calls take.
     pub(crate) fn raw(self) -> i32 {
         self.0.get().cast_signed()
     }
@@ -67,7 +67,7 @@ impl fmt::Debug for Pid {
     }
 }
 
-/// Where a pid means something: a boot of a machine, a PID namespace and a boottime offset.
+/// Where a pid is meaningful: a boot of a machine, a PID namespace and a boottime offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     /// `/etc/machine-id`; `None` where the machine has none.
@@ -80,28 +80,28 @@ pub struct Place {
     pub boottime_offset: i64,
 }
 
-/// What an observer can say about everything recorded in some place, before looking at a single process.
+/// What an observer can determine about everything recorded in some place, before checking a single process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// The same place: pids can be looked up.
     Here,
     /// An earlier boot of this machine: everything recorded there is gone.
     Gone,
-    /// Another machine, namespace or time offset: nothing can be said.
+    /// Another machine, namespace or time offset: nothing can be determined.
     Elsewhere,
 }
 
 impl Place {
-    /// Whether this is the initial PID namespace of its machine, from which all others can be seen.
+    /// Reports whether this is the initial PID namespace of its machine, from which all others can be seen.
     pub(crate) fn is_initial(&self) -> bool {
         self.pid_namespace == INITIAL_PID_NAMESPACE
     }
 
-    /// What an observer at `self` can say about processes recorded at `recorded`.
+    /// Returns what an observer at `self` can determine about processes recorded at `recorded`.
     ///
-    /// An equal boot id proves the same boot of the same machine. A different one proves a reboot only when the machine
-    /// ids agree and the observer sits in the initial PID namespace: containers share their host's kernel but carry
-    /// whatever machine id their image has.
+    /// An equal boot id proves the same boot of the same machine. A different one proves a reboot only when the machine ids
+    /// agree and the observer is in the initial PID namespace: containers share their host's kernel but have whatever machine
+    /// id their image has.
     pub fn reach(&self, recorded: &Self) -> Reach {
         if self.boot_id == recorded.boot_id {
             let same = self.pid_namespace == recorded.pid_namespace
@@ -113,21 +113,21 @@ impl Place {
     }
 }
 
-/// Whether two identities are one process.
+/// Whether two identities are of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sameness {
     /// The same process.
     Same,
     /// Certainly another process, so the recorded one is gone.
     Different,
-    /// Cannot be told from here. Neither dead nor a leak: leave it alone.
+    /// It cannot be determined from here. Neither dead nor a leak: leave it alone.
     Unknown,
 }
 
-/// What makes a process itself: place, pid, start tick and pidfd inode.
+/// Identifies a process: place, pid, start tick and pidfd inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// Boot and namespaces in which the pid means something.
+    /// Boot and namespaces in which the pid is meaningful.
     pub place: Place,
     /// The process number in that place.
     pub pid: Pid,
@@ -138,10 +138,10 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Whether the process observed now is the one that was recorded as `self`.
+    /// Determines whether the process observed now is the one that was recorded as `self`.
     ///
-    /// Every part that both sides have must agree. A recorded inode that can no longer be observed makes the answer
-    /// unknown: within one boot the kernel does not lose pidfs, so something stands between us and it.
+    /// Every part that both sides have must agree. A recorded inode that can no longer be observed makes the result unknown:
+    /// within one boot the kernel does not lose pidfs, so something hides it from us.
     pub fn sameness(&self, observed: &Self) -> Sameness {
         match observed.place.reach(&self.place) {
             Reach::Elsewhere => return Sameness::Unknown,
@@ -230,7 +230,7 @@ mod tests {
     }
 
     prop_compose! {
-        /// Of so few values that parts agree as often as they differ.
+        /// So few values that parts agree as often as they differ.
         fn any_identity()(
             machine in prop::option::of(1..3_u128),
             (boot, namespace) in (1..3_u128, prop::sample::select(vec![INITIAL_PID_NAMESPACE, 5])),
@@ -278,7 +278,7 @@ mod tests {
 
         #[test]
         fn a_process_that_is_the_same_twice_is_one(a in any_identity(), b in any_identity(), c in any_identity()) {
-            // By a record without an inode two processes of one tick look alike: hence pidfs.
+            // With a record without an inode two processes of one tick look alike: hence pidfs.
             let b = Identity { pidfd_inode: b.pidfd_inode.or(Some(1)), ..b };
             if a.sameness(&b) == Sameness::Same && b.sameness(&c) == Sameness::Same {
                 prop_assert_eq!(a.sameness(&c), Sameness::Same);

@@ -1,9 +1,9 @@
-//! What the unit tests of several modules share.
+//! Helpers that the unit tests of several modules share.
 
 use std::io::Write;
 
-/// Whether this user may do what only root can play. Where not, the test says so; it is counted where CI runs as an
-/// ordinary user, and played where CI runs as root.
+/// Reports whether this user may run tests that need root. If not, the test reports that; it counts as skipped where CI runs as
+/// an ordinary user, and runs where CI runs as root.
 pub(crate) fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
@@ -12,13 +12,13 @@ pub(crate) fn root() -> bool {
     root
 }
 
-/// Says why a test proves nothing here; under CI it fails instead.
+/// Reports why a test proves nothing here; under CI it fails instead.
 pub(crate) fn skipped(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must be able to run every test: {why}");
     say(why);
 }
 
-/// Not `eprintln!`: libtest shows that only of tests that fail.
+/// Not `eprintln!`: libtest shows that only for failed tests.
 fn say(why: &str) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     let _ = writeln!(std::io::stderr(), "skipped: {why}: {name}");

@@ -17,10 +17,10 @@ use crate::{
     model::ExportEntry,
 };
 
-/// Keeps a JSON file equal to what its source tells, from a thread of its own.
+/// Keeps a JSON file equal to the data of its source, from a thread of its own.
 ///
-/// It must not be ended or dropped by someone who holds what the source waits for: the thread is joined. In a forked
-/// child, which has no such thread, all calls do nothing or refuse.
+/// It must not be ended or dropped while holding a lock that the source waits for: the thread is joined. In a forked child,
+/// which has no such thread, all calls do nothing or refuse.
 pub(crate) struct Exporter {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Held>>,
@@ -31,11 +31,12 @@ pub(crate) struct Exporter {
 impl Exporter {
     /// Takes the lock, or stays passive where another instance has it, and starts the thread, which writes at once.
     ///
-    /// `owner_uid` owns the ledger: the lock and the file are given to it where root acts on its behalf. `meter` counts the writes.
+    /// `owner_uid` owns the ledger: the lock and the file are given to it where root acts on its behalf. `meter` counts the
+    /// writes.
     ///
     /// # Errors
     ///
-    /// The folder is missing, a folder stands at the path, or the lock file is a stranger's.
+    /// When the folder is missing, a folder is at the path, or the lock file belongs to another user.
     pub(crate) fn start(
         path: PathBuf,
         owner_uid: u32,
@@ -57,7 +58,7 @@ impl Exporter {
         Ok(Self { shared, thread: Some(thread), path, process: std::process::id() })
     }
 
-    /// Says that the source has changed. Never waits for the file.
+    /// Reports that the source has changed. Never waits for the file.
     pub(crate) fn notify(&self) {
         if self.is_here() {
             self.shared.lock().requested += 1;
@@ -69,7 +70,7 @@ impl Exporter {
     ///
     /// # Errors
     ///
-    /// Busy when another instance writes the file, or when it took too long; then the message has the last error.
+    /// Busy when another instance writes the file, or when it took too long; then the message contains the last error.
     pub(crate) fn flush(&self, timeout: Duration) -> Result<()> {
         if !self.is_here() {
             return Err(Error::new(Kind::Closed, "the export's thread is not in a forked child"));
@@ -96,24 +97,24 @@ impl Exporter {
         Ok(())
     }
 
-    /// Why the file is not up to date; `None` once a write succeeded.
+    /// Returns why the file is not up to date; `None` once a write succeeded.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.is_here().then(|| self.shared.lock().last_error.clone()).flatten()
     }
 
-    /// How often the file was replaced.
+    /// Returns how often the file was replaced.
     #[cfg(test)]
     pub(crate) fn writes(&self) -> u64 {
         if self.is_here() { self.shared.lock().writes } else { 0 }
     }
 
-    /// Whether another instance writes the file.
+    /// Reports whether another instance writes the file.
     #[cfg(test)]
     pub(crate) fn is_passive(&self) -> bool {
         self.is_here() && self.shared.lock().passive
     }
 
-    /// Writes what is still to be written, tried once, and ends the thread. The file stays. Dropping does the same.
+    /// Writes what is still to be written, in one attempt, and ends the thread. The file stays. Dropping does the same.
     #[cfg(test)]
     pub(crate) fn stop(mut self) {
         drop(self.end(Ending::Stop));
@@ -123,7 +124,7 @@ impl Exporter {
     ///
     /// # Errors
     ///
-    /// One of them could not be removed.
+    /// When one of them could not be removed.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.end(Ending::Finish).map_or(Ok(()), Held::remove)
     }
@@ -139,7 +140,8 @@ impl Exporter {
         thread.join().ok()
     }
 
-    /// Whether this is the process that started the thread: a forked child has a copy of the mutex, maybe locked.
+    /// Reports whether this is the process that started the thread: a forked child has a copy of the mutex, which may be
+    /// locked.
     fn is_here(&self) -> bool {
         self.process == std::process::id()
     }

@@ -1,4 +1,4 @@
-//! The file itself: its text, and how it is replaced.
+//! The exported file: its text, and how it is replaced.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -28,23 +28,23 @@ use crate::{
     },
 };
 
-/// Readable by all, as the former processor's file was: it names tasks and pids, which `ps` shows as well.
+/// Readable by all users, as the former implementation's file was: it names tasks and pids, which `ps` shows as well.
 const MODE: u32 = 0o644;
 
 /// Random characters at the end of a temporary file's name, after a prefix that names the target.
 const RANDOM: usize = 12;
 
-/// How often a new temporary file may be taken for a left-over before it is locked; once is rare.
+/// How often a new temporary file may be taken for a leftover before it is locked; once is rare.
 const ATTEMPTS: u32 = 10;
 
-/// How much a trial writes: at least a page, and never more than any list is long.
+/// How much a trial writes: at least a page, and never more than the length of any list.
 const PROBE_MIN: u64 = 4096;
 const PROBE_MAX: u64 = 16 << 20;
 
 /// The sticky bit of a folder's mode: only a file's owner may replace it.
 const STICKY: u32 = 0o1000;
 
-/// The text of the file: two-space indent, a line end at the end.
+/// Returns the text of the file: two-space indent, a final newline.
 pub(crate) fn to_json(entries: &[ExportEntry]) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(entries).expect("strings and numbers serialize");
     text.push(b'\n');
@@ -57,26 +57,26 @@ pub(crate) fn write_once(path: &Path, entries: &[ExportEntry]) -> Result<()> {
     target.replace(to_json(entries), None).map(drop)
 }
 
-/// What would come of a new list at a path.
+/// The expected result of writing a new list at a path.
 #[derive(Debug)]
 pub(crate) enum Prospect {
-    /// A temporary file can be made and filled, and nothing is known that keeps it from being renamed. The rename itself
-    /// would take the place of a live host's list, and is not tried.
+    /// A temporary file can be created and filled, and no reason is known why it could not be renamed. The rename itself would
+    /// replace a live host's list, and is not tried.
     Replaced,
     /// No rename is possible, and the file can be opened for writing. Nothing was written.
     InPlace {
-        /// Another file was mounted at the path.
+        /// Whether another file was mounted at the path.
         mounted: bool,
     },
     /// Neither is possible.
     Fails(Error),
 }
 
-/// Looks whether the export at `path` could be written by `owner`, without changing what is there.
+/// Determines whether the export at `path` could be written by `owner`, without changing what is there.
 ///
 /// # Errors
 ///
-/// The folder is missing, or a folder stands at the path.
+/// When the folder is missing, or a folder is at the path.
 pub(crate) fn prospect(path: &Path, owner: u32) -> Result<Prospect> {
     let target = Target::new(path, owner)?;
     target.act(|| {
@@ -85,22 +85,22 @@ pub(crate) fn prospect(path: &Path, owner: u32) -> Result<Prospect> {
     })
 }
 
-/// Not even a page is free where the file is.
+/// Reports whether not even a page is free where the file is.
 fn has_no_space(file: &File) -> bool {
     rustix::fs::fstatvfs(file).is_ok_and(|space| space.f_bavail == 0)
 }
 
-/// Where the file goes. The folder is resolved once; the last part of the path never is.
+/// The location of the file. The folder is resolved once; the last part of the path never is.
 ///
-/// Where another user controls the path and we are root, that user could have it lead elsewhere at any time. So everything is
-/// done with that user's access to files, and the file is that user's.
+/// Where another user controls the path and we are root, that user could change where it leads at any time. So everything is
+/// done with that user's access to files, and the file belongs to that user.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) path: PathBuf,
     folder: PathBuf,
     prefix: OsString,
     pub(super) owner: u32,
-    /// The user that controlled the path as it was named, which may have led through a symlink of that user.
+    /// The user that controlled the path as it was given, which may have led through a symlink of that user.
     account: Option<Account>,
 }
 
@@ -132,8 +132,8 @@ impl Target {
         Ok(Self { path, folder, prefix, owner, account })
     }
 
-    /// Runs `work` with the access to files that we may have there. Where we were root this is asked anew each time, since a
-    /// folder may have been removed, and made again by another user.
+    /// Runs `work` with the file access that we may use there. Where we were root this is determined anew each time, since a
+    /// folder may have been removed, and created again by another user.
     pub(super) fn act<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let account = match self.account {
             Some(account) => Some(account),
@@ -148,7 +148,7 @@ impl Target {
         name.into()
     }
 
-    /// Whether anything stands at the path.
+    /// Reports whether anything exists at the path.
     pub(super) fn is_there(&self) -> bool {
         self.path.symlink_metadata().is_ok()
     }
@@ -172,11 +172,11 @@ impl Target {
         }
     }
 
-    /// Puts the text at the path: a temporary file is renamed there; where that cannot be, the file is written in place.
+    /// Puts the text at the path: a temporary file is renamed there; where that is impossible, the file is written in place.
     /// `locked` is the file where the export's lock is one on the file itself.
     ///
-    /// There is no fsync: after a power cut nothing that the file could name is running, and the ledger tells so. An
-    /// fsync would make each start of a process wait for the disk, for a file that is worthless by then.
+    /// There is no fsync: after a power cut nothing that the file could name is running, and the ledger shows that. An fsync
+    /// would make each start of a process wait for the disk, for a file that is worthless by then.
     pub(super) fn replace(&self, text: Vec<u8>, locked: Option<&File>) -> Result<Written> {
         self.act(|| self.replace_here(text, locked))
     }
@@ -193,7 +193,7 @@ impl Target {
         self.write_in_place(text, locked, why)
     }
 
-    /// The file that is at the path from then on, with its stamp.
+    /// Returns the file that is at the path from then on, with its stamp.
     fn rename_into_place(&self, text: &[u8]) -> io::Result<(File, Stamp)> {
         let mut temp = self.create()?;
         let stamp = self.fill(temp.as_file_mut(), text)?;
@@ -203,7 +203,7 @@ impl Target {
         Ok((file, stamp))
     }
 
-    /// `why` no rename was possible; `None` for a mount point, where none is tried.
+    /// `why` is the reason why no rename was possible; `None` for a mount point, where none is tried.
     fn write_in_place(
         &self,
         text: Vec<u8>,
@@ -215,16 +215,16 @@ impl Target {
             (Err(_), Some(why)) => return Err(self.failed(why)),
             (Err(refusal), None) => return Err(self.mount_refused(&refusal)),
         };
-        // Another descriptor's lock on the same file would be in our own way.
+        // A lock on the same file by another descriptor would block our own.
         in_place::write(&file, &text, locked.is_some()).map_err(|error| self.failed(error))?;
         let stamp = file.metadata().map(|found| Stamp::of(&found));
         let stamp = stamp.map_err(|error| self.failed(error))?;
         Ok(Written { stamp, _file: None, text })
     }
 
-    /// Removes the list if it is still the one that we wrote; where it cannot be removed, it says that nothing runs.
+    /// Removes the list if it is still the one that we wrote; where it cannot be removed, an empty list is written.
     ///
-    /// Between the look and the removal somebody could put a file of their own there; another instance does not, since it
+    /// Between the check and the removal another process could put its own file there; another instance does not, since it
     /// needs the lock that we hold.
     pub(super) fn remove(&self, written: &Written, locked: Option<&File>) -> Result<()> {
         if !written.stamp.id.is_at(&self.path) {
@@ -240,7 +240,7 @@ impl Target {
         }
     }
 
-    /// Whether a new list could be put at the path now; see [`Prospect`].
+    /// Determines whether a new list could be put at the path now; see [`Prospect`].
     pub(super) fn prospect(&self) -> Prospect {
         let mounted = in_place::is_mount_point(&self.path);
         let why = if mounted {
@@ -265,7 +265,7 @@ impl Target {
         }
     }
 
-    /// All that comes before the rename, with as many bytes as the list has now.
+    /// Does everything that comes before the rename, with as many bytes as the list has now.
     fn try_beside(&self) -> io::Result<()> {
         let now = self.path.symlink_metadata().map_or(0, |found| found.len());
         let bytes = now.clamp(PROBE_MIN, PROBE_MAX);
@@ -273,7 +273,7 @@ impl Target {
         self.fill(temp.as_file_mut(), &vec![b' '; usize::try_from(bytes).unwrap_or(0)]).map(drop)
     }
 
-    /// Whether a rename would fail since another user's file stands there, in a sticky folder.
+    /// Reports whether a rename would fail because another user's file is there, in a sticky folder.
     fn is_kept_by_the_folder(&self) -> bool {
         let user = rustix::process::geteuid().as_raw();
         let owner_of = |path: &Path| path.symlink_metadata().map_or(user, |found| found.uid());
@@ -288,18 +288,18 @@ impl Target {
         Ok(Stamp::of(&file.metadata()?))
     }
 
-    /// Creates a temporary file, locked, so that nobody takes it for a left-over.
+    /// Creates a temporary file, locked, so that it is not taken for a leftover.
     fn create(&self) -> io::Result<NamedTempFile> {
         for _ in 0..ATTEMPTS {
             let mut builder = tempfile::Builder::new();
-            // `make_in` rather than `tempfile_in`, whose errors carry the random name and no errno.
+            // `make_in` rather than `tempfile_in`, whose errors contain the random name and no errno.
             let temp =
                 builder.prefix(&self.prefix).rand_bytes(RANDOM).make_in(&self.folder, |path| {
                     File::options().write(true).create_new(true).mode(0o600).open(path)
                 })?;
-            // Where the file system knows no locks, there is no exporter either that would remove it.
+            // Where the file system does not support locks, there is also no exporter that would remove it.
             let ours = try_flock(temp.as_file()).unwrap_or(true);
-            // Somebody who removes left-overs may have had it between its creation and the lock.
+            // A process that removes leftovers may have removed it between its creation and the lock.
             if ours && FileId::of(&temp.as_file().metadata()?).is_at(temp.path()) {
                 return Ok(temp);
             }
@@ -307,8 +307,8 @@ impl Target {
         Err(io::Error::from(rustix::io::Errno::AGAIN))
     }
 
-    /// Removes what crashed writers left beside the file: regular files of the owner with exactly our kind of name that
-    /// no writer has locked. What cannot be removed does no harm.
+    /// Removes what crashed writers left beside the file: regular files of the owner with exactly our kind of name that no
+    /// writer has locked. Leftovers that cannot be removed do no harm.
     pub(super) fn remove_leftovers(&self) {
         let removed = self.act(|| {
             self.remove_leftovers_here();
@@ -341,7 +341,7 @@ impl Target {
         }
     }
 
-    /// Names what stands in the way. The temporary file's name is not part of it, so equal causes give equal messages.
+    /// Describes the cause. The temporary file's name is not part of it, so equal causes give equal messages.
     fn failed(&self, error: io::Error) -> Error {
         let path = self.path.display();
         let found = self.path.symlink_metadata().ok();
@@ -391,8 +391,9 @@ impl Target {
 
 /// What we renamed into place, or wrote there.
 ///
-/// The descriptor stays open, which keeps the kernel from giving the inode's number to another user's file. That of a file
-/// that was written in place does not: it would keep a mounted one from being unmounted, and no other can come to its place.
+/// The descriptor stays open, which keeps the kernel from reusing the inode's number for another user's file. The descriptor of
+/// a file that was written in place does not: it would keep a mounted file from being unmounted, and no other can take its
+/// place.
 #[derive(Debug)]
 pub(super) struct Written {
     stamp: Stamp,
@@ -401,7 +402,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Whether the file at `path` is ours, holds this text, and nobody wrote into it.
+    /// Reports whether the file at `path` is ours, contains this text, and was not modified.
     pub(super) fn holds(&self, text: &[u8], path: &Path) -> bool {
         self.text == text
             && path.symlink_metadata().is_ok_and(|found| Stamp::of(&found) == self.stamp)

@@ -1,20 +1,20 @@
-//! Writing the file where it stands, for a place in which no rename can replace it.
+//! Writes the file in place, where no rename can replace it.
 //!
 //! A file that is bind-mounted into a container is a mount point, and rename(2) onto one fails with EBUSY; in a folder that
-//! cannot be written, or on a read-only file system that such a file is mounted into, not even a temporary file can be made.
-//! The file itself can be written all the same.
+//! cannot be written, or on a read-only file system that such a file is mounted into, not even a temporary file can be created.
+//! The file itself can still be written.
 //!
-//! A reader may see a part of the new list then. What is done about it:
+//! A reader may then see a part of the new list. Countermeasures:
 //!
-//! - the new list is written by one pwrite(2), and it is padded with spaces to the length of the old one, so that what is
-//!   read before the file is cut to its length is JSON as well;
-//! - the file is locked meanwhile: a reader that takes flock(2) (`LOCK_SH`) sees whole lists alone. It is waited for, but
+//! - the new list is written by one pwrite(2), and it is padded with spaces to the length of the old one, so that what is read
+//!   before the file is cut to its length is JSON as well;
+//! - the file is locked meanwhile: a reader that takes flock(2) (`LOCK_SH`) sees only whole lists. The writer waits for it, but
 //!   for a second at most, since any user that can read the file can lock it;
-//! - space is reserved before the first byte is written: on a full disk the old list stays. (A file system that copies on
-//!   write may still run out in the middle.)
+//! - space is reserved before the first byte is written: on a full disk the old list stays. (A file system that copies on write
+//!   may still run out in the middle.)
 //!
-//! Only a regular file of the ledger's owner with no other name is written to, judged by what was opened: no symlink is
-//! followed and no FIFO waited for. A mount point may be of another user, as with a container's user IDs, where nobody but
+//! Only a regular file of the ledger's owner with no other name is written to, checked on the opened file: no symlink is
+//! followed and no FIFO is waited for. A mount point may belong to another user, as with a container's user IDs, where only
 //! root and the owner could have put one into the folder.
 
 use std::{
@@ -33,19 +33,19 @@ use rustix::{
 
 use super::lock::try_flock;
 
-/// How long a reader that has locked the file is waited for: a list is read in milliseconds.
+/// How long to wait for a reader that has locked the file: a list is read in milliseconds.
 const READERS: Duration = Duration::from_secs(1);
 const READERS_POLL: Duration = Duration::from_millis(1);
-/// An old list that is longer than the new one by more than this is cut, and not written over with spaces first.
+/// An old list that is longer than the new one by more than this is truncated, and not overwritten with spaces first.
 const PADDING_MAX: u64 = 1 << 20;
 
-/// Whether another file was mounted at the path itself. Before Linux 5.8 the kernel does not say it (statx(2)), and a rename
-/// finds out.
+/// Reports whether another file was mounted at the path itself. Before Linux 5.8 the kernel does not report it (statx(2)), and
+/// a rename finds out.
 pub(super) fn is_mount_point(path: &Path) -> bool {
     attributes(path).contains(StatxAttributes::MOUNT_ROOT)
 }
 
-/// What chattr(1) has set, so that the file can neither be replaced nor written.
+/// Reports whether chattr(1) has marked the file so that it can neither be replaced nor written.
 pub(super) fn is_immutable(path: &Path) -> bool {
     attributes(path).intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
 }
@@ -55,13 +55,13 @@ fn attributes(path: &Path) -> StatxAttributes {
         .map_or(StatxAttributes::empty(), |found| found.stx_attributes & found.stx_attributes_mask)
 }
 
-/// Whether an error of the rename, or of what comes before it, is about the place and not about the list.
+/// Reports whether an error of the rename, or of what comes before it, concerns the place and not the list.
 pub(super) fn is_about_the_place(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::BUSY | Errno::XDEV | Errno::ACCESS | Errno::PERM | Errno::ROFS))
 }
 
-/// Opens the file for writing, as it is; an error, in words, where it is not one that we may write.
+/// Opens the file for writing, as it is; fails, with the reason in words, where it is not one that we may write to.
 pub(super) fn open(path: &Path, owner: u32) -> Result<File, Refusal> {
     let flags =
         OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -95,8 +95,8 @@ fn distrust(path: &Path, found: &Metadata, owner: u32) -> Option<String> {
     None
 }
 
-/// Whether the folder is root's or the owner's, and others cannot write it: an ordinary user mounts (fusermount(1)) only
-/// onto what it may write.
+/// Reports whether the folder belongs to root or the owner, and others cannot write to it: an ordinary user mounts
+/// (fusermount(1)) only onto what it may write to.
 fn only_we_mount_in(path: &Path, owner: u32) -> bool {
     let folder = path.parent().and_then(|folder| folder.symlink_metadata().ok());
     folder.is_some_and(|folder| {
@@ -104,7 +104,7 @@ fn only_we_mount_in(path: &Path, owner: u32) -> bool {
     })
 }
 
-/// Puts `text` into the file, locked unless the caller has locked it already.
+/// Writes `text` into the file, locking it unless the caller has already locked it.
 pub(super) fn write(file: &File, text: &[u8], is_locked: bool) -> io::Result<()> {
     let locked = !is_locked && lock(file);
     let answer = put(file, text);
@@ -126,7 +126,7 @@ fn lock(file: &File) -> bool {
 
 fn put(file: &File, text: &[u8]) -> io::Result<()> {
     let (new, old) = (text.len() as u64, file.metadata()?.len());
-    // 1. Space for all of it. Where the file system knows no reservation, the write finds out.
+    // 1. Space for all of it. Where the file system does not support reservation, the write fails instead.
     let reserved = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, new.max(1));
     if let Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = reserved {
         return Err(errno.into());

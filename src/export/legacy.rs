@@ -1,11 +1,11 @@
-//! Reads the JSON file that the former processor left.
+//! Reads the JSON file that the former implementation left.
 //!
-//! The file names processes that may get a signal, so nobody but the ledger's owner may have written it. It is judged by
-//! the file that was opened, never by its name: no symlink is followed and no FIFO waited for.
+//! The file names processes that may get a signal, so only the ledger's owner may have been able to write to it. It is judged
+//! by the file that was opened, never by its name: no symlink is followed and no FIFO is waited for.
 //!
-//! A file that is no JSON array is renamed to `PATH.corrupt`, atomically and in place of an older one, so that a crash
-//! leaves it under one of the two names. In an array each entry is judged alone. Of a key that an object has twice the
-//! last one counts, as it did for the former processor.
+//! A file that is no JSON array is renamed to `PATH.corrupt`, atomically and replacing an older one, so that a crash leaves it
+//! under one of the two names. In an array each entry is judged by itself. Of a key that an object has twice the last one
+//! counts, as it did for the former implementation.
 
 use std::{
     collections::HashSet,
@@ -32,30 +32,30 @@ use crate::{
     sys::{fs_user::act_as, trusted_path::controller_of_folder},
 };
 
-/// Largest file that is read: some 100,000 processes, and it is held in memory. A larger one is no list of processes.
+/// Largest file that is read: some 100,000 processes, held in memory. A larger one is not a list of processes.
 const SIZE_MAX: u64 = 16 * 1024 * 1024;
 
-/// Most lines about rejected entries; one more says how many are left out. They go to the log.
+/// Maximum number of lines about rejected entries; one more gives the number of those left out. They go to the log.
 const REJECTED_MAX: usize = 1000;
 
-/// Longest piece of a rejected value in such a line, in characters.
+/// Maximum length of the excerpt of a rejected value in such a line, in characters.
 const EXCERPT_MAX: usize = 60;
 
-/// What was found at the legacy file's path.
+/// The result of reading the legacy file's path.
 #[derive(Debug)]
 pub(crate) enum Legacy {
     /// Nothing.
     Absent,
     /// A list.
     Entries {
-        /// What it names.
+        /// The processes that it names.
         entries: Vec<LegacyEntry>,
         /// A line for each entry that was skipped, safe for a terminal.
         rejected: Vec<String>,
     },
-    /// Something that a stranger may have put there; it was left alone. Says why.
+    /// A file that another user may have put there; it was left alone. With the reason.
     Untrusted(String),
-    /// No list; it was renamed.
+    /// Not a list; it was renamed.
     Corrupt {
         /// Its name now.
         kept_as: PathBuf,
@@ -64,22 +64,22 @@ pub(crate) enum Legacy {
     },
 }
 
-/// One process that the former processor had registered. Nothing in it was verified against the machine.
+/// One process that the former implementation had registered. Nothing in it was verified against the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LegacyEntry {
     /// The task.
     pub(crate) task: TaskId,
-    /// Its pid then.
+    /// Its pid at that time.
     pub(crate) pid: Pid,
-    /// When the former processor had started it.
+    /// When the former implementation had started it.
     pub(crate) start_time: Millis,
 }
 
-/// Reads the file at `path`, which is trusted only if `trusted_uid` owns it and nobody else can write it.
+/// Reads the file at `path`, which is trusted only if `trusted_uid` owns it and no other user can write to it.
 ///
 /// # Errors
 ///
-/// The file could not be read, or is corrupt and could not be renamed. The caller logs it and goes on.
+/// When the file could not be read, or is corrupt and could not be renamed. The caller logs it and goes on.
 pub(crate) fn read_legacy(path: &Path, trusted_uid: u32) -> Result<Legacy> {
     // It may be renamed, in a folder that another user controls and could exchange meanwhile.
     let account = match controller_of_folder(path) {
@@ -129,7 +129,7 @@ fn distrust(found: &Metadata, trusted_uid: u32) -> Option<String> {
     }
 }
 
-/// The whole text; `None` when it is too long, also when it grew since it was measured.
+/// Returns the whole text; `None` when it is too long, also when it has grown since its size was read.
 fn read_bounded(file: File, found: &Metadata) -> std::io::Result<Option<Vec<u8>>> {
     if found.len() > SIZE_MAX {
         return Ok(None);
@@ -148,7 +148,7 @@ fn keep_aside(path: &Path, found: &Metadata, reason: String) -> Result<Legacy> {
         return Err(Error::new(Kind::Busy, message));
     }
     let kept = match std::fs::rename(path, &kept_as) {
-        // It stays at its place and is written over there: a copy of what it holds.
+        // It stays in place and is overwritten there: keep a copy of its content.
         Err(error) if in_place::is_about_the_place(&error) && found.len() <= SIZE_MAX => {
             copy(path, &kept_as).map_err(|_| error)
         }
@@ -175,7 +175,7 @@ fn failed(verb: &str, path: &Path, source: impl Into<std::io::Error>) -> Error {
     Error::os(format!("failed to {verb} the former list of processes `{}`", path.display()), source)
 }
 
-/// The entries of an array or of `null`; otherwise what is wrong with the text.
+/// Parses the entries of an array or of `null`; otherwise returns what is wrong with the text.
 fn parse(text: &[u8]) -> Result<Parsed, String> {
     if text.is_empty() {
         return Err("it is empty".to_owned());
@@ -183,7 +183,7 @@ fn parse(text: &[u8]) -> Result<Parsed, String> {
     serde_json::from_slice(text).map_err(|error| format!("it is no list of processes: {error}"))
 }
 
-/// What holds of any text, for [`crate::fuzzing`].
+/// Properties of any text, for [`crate::fuzzing`].
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(text: &[u8]) {
     match parse(text) {
@@ -199,7 +199,7 @@ pub(crate) fn fuzz(text: &[u8]) {
     }
 }
 
-/// Entries are judged one by one as they are parsed, so memory holds no tree of the whole file.
+/// Entries are judged one by one as they are parsed, so the whole file is never held as a tree in memory.
 #[derive(Default)]
 struct Parsed {
     entries: Vec<LegacyEntry>,
@@ -281,7 +281,7 @@ fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a Value, St
     object.get(name).ok_or_else(|| format!("{name} is missing"))
 }
 
-/// The start of a value, with all that could move a terminal's cursor escaped.
+/// Returns the start of a value, with all characters that could move a terminal's cursor escaped.
 fn excerpt(value: &Value) -> String {
     let text = match value {
         Value::Array(_) => "an array".to_owned(),

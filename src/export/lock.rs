@@ -1,4 +1,4 @@
-//! Who writes: an exclusive `flock` on `PATH.lock`, or on the export itself where no such file can be made.
+//! The right to write: an exclusive `flock` on `PATH.lock`, or on the export itself where no such file can be created.
 
 use std::{
     fs::{File, Metadata, Permissions},
@@ -13,11 +13,11 @@ use rustix::{
 
 use crate::error::{Error, Kind, Result};
 
-/// How often a lock file may vanish between opening and locking before we give up: each time means that another
-/// instance ended cleanly in these microseconds.
+/// How often a lock file may vanish between opening and locking before we give up: each time means that another instance ended
+/// cleanly in these microseconds.
 const ATTEMPTS: u32 = 100;
 
-/// What makes a file itself for as long as somebody holds it open.
+/// Identifies a file as long as it is held open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -29,19 +29,19 @@ impl FileId {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 
-    /// Whether `path` itself, not what it may point to, is this file.
+    /// Reports whether `path` itself, not what it may point to, is this file.
     pub(super) fn is_at(self, path: &Path) -> bool {
         path.symlink_metadata().is_ok_and(|found| Self::of(&found) == self)
     }
 }
 
-/// What became of one attempt to lock a file.
+/// The result of one attempt to lock a file.
 #[derive(Debug)]
 pub(super) enum Take {
     Taken(Lock),
-    /// By another instance.
+    /// Another instance holds it.
     Held,
-    /// The path does not name it any more: open anew.
+    /// The path no longer names it: open it anew.
     Vanished,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Lock {
     file: File,
     path: PathBuf,
     id: FileId,
-    /// Whether it is the export itself that is locked, for want of a lock file.
+    /// Whether the export itself is locked, because there is no lock file.
     is_the_export: bool,
 }
 
@@ -72,7 +72,7 @@ impl Lock {
         ))
     }
 
-    /// Locks what was opened. Its name may have gone meanwhile, with the holder who ended.
+    /// Locks the opened file. Its name may have been removed meanwhile, with the holder that ended.
     pub(super) fn take(file: File, path: &Path, owner: u32) -> Result<Take> {
         let found = file.metadata().map_err(|error| failed("examine", path, error))?;
         let id = check(path, &found, owner)?;
@@ -83,7 +83,7 @@ impl Lock {
         Ok(if lock.is_named() { Take::Taken(lock) } else { Take::Vanished })
     }
 
-    /// Locks the export itself, where no lock file can be made; `None` while another instance, or a reader, has it locked.
+    /// Locks the export itself, where no lock file can be created; `None` while another instance, or a reader, has it locked.
     pub(super) fn of_the_export(file: File, path: &Path) -> Result<Option<Self>> {
         let id = FileId::of(&file.metadata().map_err(|error| failed("examine", path, error))?);
         let is_free = try_flock(&file).map_err(|errno| failed("lock", path, errno))?;
@@ -91,13 +91,13 @@ impl Lock {
         Ok(Some(lock).filter(|lock| is_free && lock.is_named()))
     }
 
-    /// The export, where that is what is locked.
+    /// Returns the export, where that is what is locked.
     pub(super) fn export(&self) -> Option<&File> {
         self.is_the_export.then_some(&self.file)
     }
 
-    /// Whether the lock file could be used, as far as a look can say. It takes no lock: an instance that starts just then
-    /// would find it taken.
+    /// Checks whether the lock file could be used, as far as that can be determined without taking a lock: an instance that
+    /// starts at that moment would find it taken.
     pub(super) fn look(path: &Path, owner: u32) -> Result<()> {
         match path.symlink_metadata() {
             Err(_) => Ok(()),
@@ -106,12 +106,13 @@ impl Lock {
         }
     }
 
-    /// Whether the path still names what is locked; if not, another instance may hold a lock of the same name.
+    /// Reports whether the path still names the locked file; if not, another instance may hold a lock of the same name.
     pub(super) fn is_named(&self) -> bool {
         self.id.is_at(&self.path)
     }
 
-    /// Removes the file, then gives the lock up. Who waits with the file open finds its name gone and opens anew.
+    /// Removes the file, then releases the lock. An instance that waits with the file open finds its name removed and opens it
+    /// anew.
     pub(super) fn remove(self) -> Result<()> {
         if self.is_the_export || !self.is_named() {
             return Ok(());
@@ -127,7 +128,7 @@ impl Drop for Lock {
     }
 }
 
-/// Takes an exclusive `flock` without waiting; `false` while somebody else has it.
+/// Takes an exclusive `flock` without waiting; `false` while it is held elsewhere.
 pub(super) fn try_flock(file: &File) -> Result<bool, Errno> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -136,14 +137,14 @@ pub(super) fn try_flock(file: &File) -> Result<bool, Errno> {
     }
 }
 
-/// Opens for reading what stands at `path` itself: no symlink is followed, no FIFO waited for, no terminal acquired.
+/// Opens what is at `path` itself for reading: no symlink is followed, no FIFO is waited for, no terminal is acquired.
 pub(super) fn open_as_is(path: &Path) -> Result<File, Errno> {
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).map(File::from)
 }
 
-/// `None` where the file came or went meanwhile, so that the caller starts again.
+/// Returns `None` where the file appeared or vanished meanwhile, so that the caller starts again.
 ///
 /// In two steps: with `O_CREAT` on an existing file `fs.protected_regular` may refuse even root in a sticky folder.
 fn open_or_create(path: &Path, owner: u32) -> Result<Option<File>> {
@@ -171,9 +172,9 @@ fn create(path: &Path, owner: u32) -> Result<Option<File>> {
     Ok(Some(file))
 }
 
-/// Gives a new file to the ledger's owner, for whom root may act, and sets its mode whatever the umask was.
+/// Gives a new file to the ledger's owner, for which root may act, and sets its mode regardless of the umask.
 pub(super) fn hand_over(file: &File, owner: u32, mode: u32) -> std::io::Result<()> {
-    // Not by the file's uid: some mounts show one of their own, and refuse to change it.
+    // Not by the file's uid: some mounts show their own uid, and refuse to change it.
     if owner != rustix::process::geteuid().as_raw() {
         fchown(file, Some(owner), None)?;
     }

@@ -17,22 +17,22 @@ use crate::{
     model::ExportEntry,
 };
 
-/// A change is written at once; one that follows a write waits for more of its kind, this many times as long as the write
-/// took: while tasks come and go all the time, the export is at work for a fifth of it.
+/// A change is written at once; one that follows a write waits for further changes, this many times as long as the write took:
+/// while tasks start and end all the time, the export works for a fifth of the time.
 const REST: u32 = 4;
-/// At least so long: a task rarely starts alone.
+/// The minimum: a task rarely starts alone.
 const REST_MIN: Duration = Duration::from_millis(1);
-/// And at most: 50 ms are promised.
+/// The maximum: 50 ms are promised.
 const REST_MAX: Duration = Duration::from_millis(20);
 
-/// First wait after a failed write. Also the least time between a failure and a write that a new change asks for: a
-/// full disk must not turn into a busy loop, yet once there is room again a change is to be seen within 50 ms.
+/// First wait after a failed write. Also the minimum time between a failure and a write for a new change: a full disk must not
+/// lead to a busy loop, yet once there is space again a change must be visible within 50 ms.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 
 /// Longest wait after a failed write when nothing changes.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Least time between two attempts to take the lock from whoever writes now.
+/// Minimum time between two attempts to take the lock from the current writer.
 const TAKEOVER: Duration = Duration::from_secs(1);
 
 /// Distinct errors that are remembered as logged until a write succeeds.
@@ -40,7 +40,7 @@ const COMPLAINTS_MAX: usize = 16;
 
 pub(super) type Source = Box<dyn Fn() -> Result<Vec<ExportEntry>> + Send>;
 
-/// What the thread held when it ended.
+/// What the thread holds when it ends.
 pub(super) struct Held {
     target: Target,
     lock: Option<Lock>,
@@ -49,7 +49,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn remove(self) -> Result<()> {
-        // Without the lock, or with one that lost its name, the file is another instance's to keep.
+        // Without the lock, or with one that lost its name, another instance is responsible for the file.
         let Some(lock) = self.lock.filter(Lock::is_named) else { return Ok(()) };
         self.target.act(|| {
             let removed =
@@ -65,7 +65,7 @@ pub(super) enum Ending {
     Finish,
 }
 
-/// What the handle and the thread share. The mutex is never held across I/O, the source or a log line.
+/// The data that the handle and the thread share. The mutex is never held across I/O, the source or a log line.
 pub(super) struct Shared {
     state: Mutex<State>,
     pub(super) wake: Condvar,
@@ -73,9 +73,9 @@ pub(super) struct Shared {
 }
 
 pub(super) struct State {
-    /// Changes so far; the first is the start itself.
+    /// Number of changes so far; the first is the start itself.
     pub(super) requested: u64,
-    /// How many of them are in the file, or are another instance's to write.
+    /// How many of them are in the file, or are left to another instance.
     pub(super) settled: u64,
     pub(super) writes: u64,
     pub(super) passive: bool,
@@ -136,13 +136,13 @@ impl Shared {
     }
 }
 
-/// When the next attempt may come.
+/// When the next attempt may be made.
 struct Pace {
     /// The last change that an attempt covered.
     seen: u64,
-    /// Not before this for a new change.
+    /// Not before this time for a new change.
     change_at: Instant,
-    /// Not before this for one that failed.
+    /// Not before this time after a failure.
     retry_at: Instant,
     backoff: Duration,
 }
@@ -186,7 +186,7 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     meter: Arc<Meter>,
     pace: Pace,
-    /// Whether left-overs were removed since the lock was taken.
+    /// Whether leftovers were removed since the lock was taken.
     swept: bool,
     complaints: Complaints,
 }
@@ -222,10 +222,11 @@ impl Writer {
             let state = self.shared.lock();
             state.settled < state.requested
         };
-        // What is left from before our first write is the list of one that crashed. The file becomes ours, and so is removed.
+        // A list from before our first write is that of an instance that crashed. The file becomes ours, and is therefore
+        // removed.
         let inherited = self.held.written.is_none() && self.held.target.is_there();
         let wanted = (ending == Ending::Stop && behind) || inherited;
-        // Only what is ours to write: whoever ends does not take over.
+        // Only where this instance is the writer: one that ends does not take over.
         if wanted && self.held.lock.is_some() {
             self.step();
         }
@@ -244,7 +245,7 @@ impl Writer {
         self.shared.settle(self.pace.seen, &result);
         self.pace.follow(&result, began.elapsed());
         self.log(&result);
-        // Last, since a folder such as /tmp may hold very many names.
+        // Last, since a folder such as /tmp may contain very many names.
         if self.held.lock.is_some() && !self.swept {
             self.held.target.remove_leftovers();
             self.swept = true;
@@ -265,12 +266,12 @@ impl Writer {
         Ok(Attempt::Written)
     }
 
-    /// Whether we may write; takes the lock where it is free.
+    /// Reports whether we may write; takes the lock where it is free.
     fn hold_lock(&mut self) -> Result<bool> {
         if self.held.lock.as_ref().is_some_and(Lock::is_named) {
             return Ok(true);
         }
-        // Ours lost its name: let it go before taking the one that has it.
+        // Ours lost its name: release it before taking the one that has it.
         self.held.lock = None;
         self.swept = false;
         let target = &self.held.target;
@@ -278,7 +279,7 @@ impl Writer {
         Ok(self.held.lock.is_some())
     }
 
-    /// A source that panics is an error like another: the thread goes on.
+    /// A source that panics is handled like any other error: the thread goes on.
     fn ask_source(&self) -> Result<Vec<ExportEntry>> {
         catch_unwind(AssertUnwindSafe(|| (self.source)())).unwrap_or_else(|_| {
             Err(Error::new(Kind::Other, "the list for the export could not be read: it panicked"))
@@ -294,12 +295,12 @@ impl Writer {
     }
 }
 
-/// What was logged since the last success, so that an error that goes on is logged once.
+/// The errors that were logged since the last success, so that a persistent error is logged once.
 #[derive(Default)]
 pub(super) struct Complaints(Vec<String>);
 
 impl Complaints {
-    /// Whether this was not logged yet; from now on it was.
+    /// Reports whether this was not logged yet, and marks it as logged.
     pub(super) fn is_new(&mut self, message: &str) -> bool {
         if self.0.iter().any(|known| known == message) {
             return false;
@@ -311,7 +312,7 @@ impl Complaints {
         true
     }
 
-    /// It works again: the next error is news.
+    /// Resets after a success: the next error is logged again.
     pub(super) fn settle(&mut self) {
         self.0.clear();
     }

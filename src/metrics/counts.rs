@@ -46,9 +46,9 @@ struct Passes {
     completed: AtomicU64,
     with_errors: AtomicU64,
     failed: AtomicU64,
-    /// Where `last_us` counts from: the end of the first one.
+    /// The origin of `last_us`: the end of the first pass.
     first: OnceLock<Instant>,
-    /// When the last one ended. Not by the wall clock: one that is set must not look like silence.
+    /// When the last one ended. Not by the wall clock: setting it must not look like silence.
     last_us: AtomicU64,
     last_took_us: AtomicU64,
     duration: Latency,
@@ -67,7 +67,7 @@ fn micros(span: Duration) -> u64 {
 }
 
 impl Meter {
-    /// Tells the facade's recorder, which is there by now if there is to be one, what is coming.
+    /// Describes the figures to the facade's recorder, which is installed by now if there is to be one.
     pub(crate) fn describe() {
         facade::describe();
     }
@@ -82,7 +82,7 @@ impl Meter {
         facade::count(SPAWN_FAILURES, [], 1);
     }
 
-    /// One more, or one less, to answer for; how many there are is told by whoever keeps them.
+    /// Adds or subtracts a root; the owner of the roots reports their number.
     pub(crate) fn executing(by: f64) {
         facade::change(EXECUTING, by);
     }
@@ -99,7 +99,7 @@ impl Meter {
         facade::count(LEAKS, [("kind", kind.as_str()), ("outcome", outcome.as_str())], 1);
     }
 
-    /// A pass is in the ledger.
+    /// Counts a pass that is in the ledger.
     pub(crate) fn passed(&self, pass: &PassRecord) {
         let passes = &self.passes[pass.kind as usize];
         let (counter, result) = if pass.error.is_none() {
@@ -118,7 +118,7 @@ impl Meter {
         facade::set(LAST_PASS, [kind], super::page::unix_seconds(Millis::now()));
     }
 
-    /// A pass could not be made, or not be recorded.
+    /// Counts a pass that could not be made, or not be recorded.
     pub(crate) fn pass_failed(&self, kind: PassKind) {
         add(&self.passes[kind as usize].failed, 1);
         facade::count(PASSES, [("kind", kind.as_str()), ("result", FAILED)], 1);
@@ -134,26 +134,26 @@ impl Meter {
         facade::count(EXPORT_FAILURES, [], 1);
     }
 
-    /// From the first signal until dead.
+    /// Records the time from the first signal until the process was dead.
     pub(crate) fn reaped(&self, after: Duration) {
         self.reap.observe(after);
         facade::observe(REAP_LATENCY, [], after);
     }
 
-    /// From when it was last known to live until its end was recorded.
+    /// Records the time from when it was last known to be alive until its end was recorded.
     pub(crate) fn detected(&self, after: Duration) {
         self.detection.observe(after);
         facade::observe(DETECTION, [], after);
     }
 
-    /// Since the last pass of a kind began; what it saw alive was alive then.
+    /// Returns the time since the last pass of a kind began; what it observed alive was alive then.
     pub(crate) fn since_last_began(&self, kind: PassKind) -> Option<Duration> {
         let passes = &self.passes[kind as usize];
         let took = Duration::from_micros(read(&passes.last_took_us));
         passes.since_last().map(|since| since + took)
     }
 
-    /// What was counted; what only a look tells is left empty.
+    /// Returns the counts; figures that need a scan are left empty.
     pub(crate) fn read(&self) -> Metrics {
         Metrics {
             executing_count: 0,
@@ -192,7 +192,7 @@ impl Meter {
     }
 }
 
-/// What became of passes, in labels.
+/// Results of passes, as labels.
 pub(super) const COMPLETED: &str = "completed";
 pub(super) const WITH_ERRORS: &str = "with_errors";
 pub(super) const FAILED: &str = "failed";

@@ -1,4 +1,4 @@
-//! The same events for the recorder of the `metrics` facade; nothing without that feature.
+//! The same events for the recorder of the `metrics` facade; does nothing without that feature.
 //!
 //! Where the program installs no recorder, an event costs the facade one atomic load.
 
@@ -29,7 +29,7 @@ pub(super) fn observe<const N: usize>(family: Family, labels: Labels<N>, span: D
     metrics::histogram!(family.name, &labels).record(span);
 }
 
-/// Tells the recorder what each figure means and in which unit it is.
+/// Describes to the recorder what each figure means and its unit.
 #[cfg(feature = "metrics")]
 pub(super) fn describe() {
     use super::families::{

@@ -1,7 +1,7 @@
-//! The figures by name. Base units, and suffixes that say them, as
-//! <https://prometheus.io/docs/practices/naming/> asks. Stable: dashboards and alerts know them.
+//! The figures by name. Base units, and suffixes that name them, as <https://prometheus.io/docs/practices/naming/> requires.
+//! Stable: dashboards and alerts use them.
 
-/// What kind of figure it is.
+/// The kind of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Counter,
@@ -24,7 +24,7 @@ macro_rules! families {
     )+ };
 }
 
-// Counted by a tracker, in memory, and told to the facade.
+// Counted by a tracker, in memory, and passed to the facade.
 families! {
     EXECUTING: Gauge = "procledger_executing", "Roots that this instance answers for now.";
     SPAWNS: Counter = "procledger_spawns_total", "Programs started.";
@@ -40,7 +40,7 @@ families! {
     DETECTION: Histogram = "procledger_death_detection_latency_seconds", "From when a root was last known to live until its end was in the ledger.";
 }
 
-// Told by a look at a tracker alone.
+// Determined only when a tracker is queried.
 families! {
     BUILD_INFO: Gauge = "procledger_build_info", "Always 1; the version of procledger is a label.";
     UNWATCHED: Gauge = "procledger_unwatched", "Roots that only the health pass covers, for want of descriptors.";
@@ -50,7 +50,7 @@ families! {
     LAST_PASS_AGE: Gauge = "procledger_last_pass_age_seconds", "Since the last recorded pass of a kind ended; absent when there was none.";
 }
 
-// Told by a ledger, of all instances.
+// Determined from a ledger, for all instances.
 families! {
     LEDGER_EXECUTING: Gauge = "procledger_ledger_executing", "Live roots of all instances.";
     LEDGER_LIVE: Gauge = "procledger_ledger_processes", "Live rows by state, descendants included.";

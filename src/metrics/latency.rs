@@ -7,7 +7,7 @@ use std::{
 
 use crate::model::Histogram;
 
-/// Upper bounds in microseconds: from a death that the monitor sees at once to a pass over a machine in trouble.
+/// Upper bounds in microseconds: from a death that the monitor sees at once to a pass over an overloaded machine.
 const BOUNDS: [u64; 18] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
@@ -16,7 +16,7 @@ const BOUNDS: [u64; 18] = [
 /// Observations of one kind of latency.
 #[derive(Debug, Default)]
 pub(super) struct Latency {
-    /// One for each bound, each without those of smaller ones, and one for what is above all.
+    /// One for each bound, each without those of smaller ones, and one for observations above all bounds.
     slots: [AtomicU64; BOUNDS.len() + 1],
     sum_us: AtomicU64,
 }
@@ -29,7 +29,7 @@ impl Latency {
         self.slots[slot].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The count is that of the slots as they were read, so that it never differs from the last bucket.
+    /// Reads the histogram. The count is that of the slots as they were read, so that it never differs from the last bucket.
     pub(super) fn read(&self) -> Histogram {
         let mut count = 0;
         let mut up_to = |slot: &AtomicU64| {

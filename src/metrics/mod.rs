@@ -1,8 +1,8 @@
-//! The meter: what one tracker counts, and how the figures are written down.
+//! The metrics: what one tracker counts, and how the figures are formatted.
 //!
-//! Each figure is an atomic that is added to where the thing happens, in whatever thread; nobody waits for anybody. Ends,
-//! leaks and passes are counted by the store, after the commit: what the ledger did not take did not happen. A reader may
-//! see one figure a moment before another, never one that was not true.
+//! Each figure is an atomic that is updated where the event happens, in whatever thread, without waiting. Ends, leaks and
+//! passes are counted by the store, after the commit: only what is in the ledger is counted. A reader may see one figure
+//! slightly earlier than another, but never a wrong one.
 //!
 //! With the feature `metrics` the same events go to the recorder of that facade, under the same names.
 

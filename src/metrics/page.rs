@@ -26,7 +26,7 @@ impl Page {
         self
     }
 
-    /// One sample of the family that was begun last. Label values are words of ours: nothing in them needs escaping.
+    /// Adds a sample to the family that was begun last. Label values are words of ours: nothing in them needs escaping.
     pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.line("", labels, None, value);
     }
@@ -62,12 +62,12 @@ impl Page {
     }
 
     fn push(&mut self, text: std::fmt::Arguments<'_>) {
-        // To write into a string cannot fail.
+        // Writing into a string cannot fail.
         let _ = self.text.write_fmt(text);
     }
 }
 
-/// As Prometheus has all times.
+/// Converts to seconds, the unit of all times in Prometheus.
 pub(super) fn seconds(span: Duration) -> f64 {
     span.as_secs_f64()
 }

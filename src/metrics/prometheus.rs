@@ -1,4 +1,4 @@
-//! Figures as Prometheus reads them.
+//! Figures in the format that Prometheus reads.
 
 use super::{
     counts::{COMPLETED, FAILED, WITH_ERRORS},
@@ -17,7 +17,7 @@ use crate::model::{
 };
 
 impl Metrics {
-    /// The figures as a page for Prometheus to scrape, to be served as `text/plain; version=0.0.4`.
+    /// Returns the figures as a page for Prometheus to scrape, to be served as `text/plain; version=0.0.4`.
     ///
     /// Every name begins with `procledger_`; `docs/metrics.md` lists them.
     ///
@@ -98,9 +98,9 @@ fn passes(page: &mut Page, passes: &[PassMetrics]) {
 }
 
 impl LedgerMetrics {
-    /// The figures as a page for Prometheus: what `procledger metrics` prints.
+    /// Returns the figures as a page for Prometheus: what `procledger metrics` prints.
     ///
-    /// Every name begins with `procledger_ledger_`, so that it never meets a tracker's of the same meaning.
+    /// Every name begins with `procledger_ledger_`, so that it never collides with a tracker's figure of the same meaning.
     pub fn to_prometheus(&self) -> String {
         let mut page = Page::default();
         page.family(LEDGER_EXECUTING).sample(&[], self.executing_count);

@@ -16,12 +16,12 @@ pub const TASK_ID_MAX: usize = 1024;
 pub struct Millis(pub i64);
 
 impl Millis {
-    /// The wall clock now.
+    /// Returns the current wall clock time.
     pub fn now() -> Self {
         Self::from(SystemTime::now())
     }
 
-    /// RFC 3339 in UTC with milliseconds, as `2025-01-10T12:34:56.000Z`.
+    /// Formats it as RFC 3339 in UTC with milliseconds, as `2025-01-10T12:34:56.000Z`.
     pub fn to_rfc3339(self) -> String {
         DateTime::<Utc>::from_timestamp_millis(self.0).map_or_else(
             || self.0.to_string(),
@@ -29,12 +29,12 @@ impl Millis {
         )
     }
 
-    /// The time since `earlier`; zero where the clock was set back between them.
+    /// Returns the time since `earlier`; zero where the clock was set back between them.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// This time less `span`.
+    /// Returns this time minus `span`.
     #[must_use]
     pub fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(millis(span)))
@@ -50,7 +50,7 @@ impl From<SystemTime> for Millis {
     }
 }
 
-/// A span in whole milliseconds, as the ledger stores it.
+/// Converts a span to whole milliseconds, as the ledger stores it.
 pub(crate) fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
@@ -65,7 +65,7 @@ impl TaskId {
     ///
     /// # Errors
     ///
-    /// Invalid input when it is empty, longer than [`TASK_ID_MAX`] bytes or holds a NUL byte.
+    /// Invalid input when it is empty, longer than [`TASK_ID_MAX`] bytes or contains a NUL byte.
     pub fn new(id: impl Into<String>) -> Result<Self> {
         let id = id.into();
         if id.is_empty() {
@@ -83,14 +83,14 @@ impl TaskId {
         Ok(Self(id))
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// For people: what could move a terminal's cursor, break a line or turn its direction is escaped, since this ends up in
-/// messages and logs. [`as_str`](TaskId::as_str) is the text itself.
+/// For people: characters that could move a terminal's cursor, break a line or change its direction are escaped, since this
+/// ends up in messages and logs. [`as_str`](TaskId::as_str) returns the text itself.
 impl std::fmt::Display for TaskId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.chars().try_for_each(|char| match u32::from(char) {
@@ -103,7 +103,7 @@ impl std::fmt::Display for TaskId {
     }
 }
 
-/// The task as messages name it.
+/// Returns the name of the task for messages.
 pub(crate) fn told(task: Option<&TaskId>) -> String {
     task.map_or_else(|| "(none)".to_owned(), ToString::to_string)
 }
@@ -119,6 +119,6 @@ pub struct InstanceId(pub i64);
 pub struct ProcessId(pub i64);
 
 impl ProcessId {
-    /// Stands for a row that is not there, or could not be written: rows count from 1.
+    /// Stands for a row that does not exist, or could not be written: rows count from 1.
     pub(crate) const UNRECORDED: Self = Self(0);
 }

@@ -1,4 +1,4 @@
-//! Instances, where observers stand, and what is claimed from the dead.
+//! Instances, the location of observers, and what is claimed from dead instances.
 
 use std::collections::HashSet;
 
@@ -22,11 +22,11 @@ pub struct InstanceRecord {
     pub id: InstanceId,
     /// Name of the embedding program.
     pub program: String,
-    /// What makes its process itself.
+    /// What identifies its process.
     pub identity: Identity,
-    /// Who it ran as.
+    /// The user that it ran as.
     pub uid: u32,
-    /// File name, beside the ledger, that it keeps locked while it lives.
+    /// File name, beside the ledger, of the file that it keeps locked while it is alive.
     pub lock_name: String,
     /// Device and inode of the ledger file that it opened.
     pub ledger_file: (u64, u64),
@@ -43,35 +43,35 @@ pub struct InstanceRecord {
 pub(crate) struct DeadInstance {
     pub(crate) id: InstanceId,
     pub(crate) how: StopHow,
-    /// Its processes are gone for certain (a reboot, a dead namespace): no need to look. `None`: each must be looked at.
+    /// Its processes are certainly gone (a reboot, a dead namespace) and need no check. `None`: each must be checked.
     pub(crate) processes_gone: Option<EndReason>,
-    /// Its process lives and runs another program image since: an exec ended it.
+    /// Its process is alive but has since executed another program image: an exec ended the instance.
     pub(crate) replaced: bool,
 }
 
-/// What a claim of orphans gave.
+/// The result of claiming orphans.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OrphanClaim {
     /// To be ended by the claimant, which owns them now.
     pub(crate) claimed: Vec<ProcessRecord>,
     /// Those whose owner was ended by an exec of its program.
     pub(crate) replaced: HashSet<ProcessId>,
-    /// Marked `survive`, and the claimant is the same program: it owns them now, and they run on.
+    /// Marked `survive`, and the claimant is the same program: it owns them now, and they keep running.
     pub(crate) adopted: Vec<ProcessRecord>,
-    /// Recorded as ended without a look: the machine was restarted, or their namespace is dead.
+    /// Recorded as ended without a check: the machine was restarted, or their namespace is dead.
     pub(crate) gone: Vec<ProcessRecord>,
 }
 
-/// Where an observer stands: what it needs to judge rows.
+/// Where an observer runs: what it needs to judge rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Observer {
     pub(crate) place: Place,
-    /// Owner of the ledger: only this uid's processes are touched, but for root's ledger.
+    /// Owner of the ledger: only processes of this uid are touched, except with root's ledger.
     pub(crate) uid: u32,
 }
 
 impl Observer {
-    /// Whether a process of `uid` may be touched on behalf of this ledger.
+    /// Reports whether a process of `uid` may be touched on behalf of this ledger.
     pub(crate) fn may_touch(&self, uid: u32) -> bool {
         self.uid == 0 || self.uid == uid
     }

@@ -1,4 +1,4 @@
-//! Plain records and reports: what the ledger holds, and what a pass answers.
+//! Plain records and reports: the content of the ledger, and the results of passes.
 //!
 //! All times are [`Millis`], unix milliseconds as the ledger stores them.
 

@@ -1,4 +1,4 @@
-//! Processes: what is recorded of one, how it ends, and what comes of a claim.
+//! Processes: what is recorded of one, how it ends, and the result of a claim.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::{
     sys::cgroup::Cgroup,
 };
 
-/// Limits and habits that a process is tracked with.
+/// Limits and settings that a process is tracked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// It outlives its owner and is adopted by the next instance of the same program.
+    /// Whether it outlives its owner and is adopted by the next instance of the same program.
     pub survive: bool,
-    /// Between SIGTERM and SIGKILL.
+    /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
-    /// It is ended when it runs longer.
+    /// It is ended when it runs longer than this.
     pub max_runtime: Option<Duration>,
-    /// It is ended when its tree's resident memory, in bytes, is larger.
+    /// It is ended when its tree's resident memory, in bytes, is larger than this.
     pub max_rss: Option<u64>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct NewProcess {
     pub(crate) session: Option<Pid>,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) containment: Containment,
-    /// The keeper that made it, in the place of `identity`.
+    /// The keeper that created it, in the same place as `identity`.
     pub(crate) keeper: Option<Identity>,
     pub(crate) command: Vec<String>,
     pub(crate) cwd: Option<String>,
@@ -48,11 +48,11 @@ pub(crate) struct NewProcess {
     pub(crate) started_at: Millis,
     pub(crate) peak_rss: Option<u64>,
     pub(crate) cpu: Option<Duration>,
-    /// What ties a descendant to its root.
+    /// The evidence that links a descendant to its root.
     pub(crate) evidence: Option<String>,
     /// `Running`, or `Ending` (then claimed by `owner`).
     pub(crate) state: State,
-    /// A survivor of the same task does not stand in the way.
+    /// Whether a survivor of the same task is allowed.
     pub(crate) allow_survivor: bool,
 }
 
@@ -61,23 +61,23 @@ pub(crate) struct NewProcess {
 pub struct ProcessRecord {
     /// Row number.
     pub id: ProcessId,
-    /// The caller's unit of work; `None` for what a name sweep found.
+    /// The caller's unit of work; `None` for a process that a name match found.
     pub task: Option<TaskId>,
-    /// Who answers for it now.
+    /// The instance that is responsible for it now.
     pub owner: InstanceId,
     /// Program name of that instance.
     pub owner_program: String,
-    /// The root it was found below; `None` for a root.
+    /// The root below which it was found; `None` for a root.
     pub root: Option<ProcessId>,
-    /// How it came to be here.
+    /// How it came into the ledger.
     pub origin: Origin,
-    /// What its tree carries in `PROCLEDGER_TOKEN`.
+    /// The token in `PROCLEDGER_TOKEN` of its tree.
     pub token: Option<Uuid>,
-    /// What makes it itself.
+    /// What identifies it.
     pub identity: Identity,
-    /// Session or foreground process group that the gate made for it.
+    /// Session or foreground process group that the gate created for it.
     pub session: Option<Pid>,
-    /// The cgroup leaf that was made for it.
+    /// The cgroup leaf that was created for it.
     pub cgroup: Option<Cgroup>,
     /// What keeps its tree together.
     pub containment: Containment,
@@ -87,31 +87,31 @@ pub struct ProcessRecord {
     pub command: Vec<String>,
     /// Working directory at its start, where one was given.
     pub cwd: Option<String>,
-    /// Who it runs as.
+    /// The user that it runs as.
     pub uid: u32,
-    /// Where the row stands.
+    /// The state of the row.
     pub state: State,
-    /// Who is ending it.
+    /// The instance that is ending it.
     pub claimed_by: Option<InstanceId>,
-    /// The person behind a kill.
+    /// The person who requested a kill.
     pub asked_by: Option<String>,
     /// When it was started, or registered.
     pub started_at: Millis,
-    /// When it ended, or was found to have.
+    /// When it ended, or was found to have ended.
     pub ended_at: Option<Millis>,
     /// How it ended; `None` while it runs.
     pub status: Option<ExitStatus>,
     /// Why it ended; `None` while it runs.
     pub end_reason: Option<EndReason>,
-    /// Why somebody ended it, in words; `None` for what ended by itself.
+    /// Why it was ended, in words; `None` where it ended by itself.
     pub end_rule: Option<String>,
-    /// What tied it to its task when it was ended.
+    /// The evidence that linked it to its task when it was ended.
     pub end_evidence: Option<String>,
     /// Its limits.
     pub limits: Limits,
-    /// Largest resident size that was seen, bytes.
+    /// Largest resident size that was observed, bytes.
     pub peak_rss: Option<u64>,
-    /// User and system time at the last look.
+    /// User and system time at the last observation.
     pub cpu: Option<Duration>,
     /// Why the last attempt to end it failed, or why it never ran.
     pub last_error: Option<String>,
@@ -124,7 +124,7 @@ pub(crate) struct End {
     pub(crate) status: ExitStatus,
     pub(crate) at: Millis,
     pub(crate) error: Option<String>,
-    /// Why and on what evidence somebody ended it; `None` for what ended by itself.
+    /// Why and on what evidence it was ended; `None` where it ended by itself.
     pub(crate) because: Option<Because>,
 }
 
@@ -135,56 +135,57 @@ pub(crate) struct Because {
     pub(crate) evidence: String,
 }
 
-/// A root that ended by itself, and what it left: recorded in one transaction, so that a crash between the two loses nothing.
+/// A root that ended by itself, and the processes that it left: recorded in one transaction, so that a crash between the two
+/// loses nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct RootEnd {
     pub(crate) process: ProcessId,
     pub(crate) end: End,
     pub(crate) strays: Vec<NewProcess>,
-    /// What of it is left on purpose, or is gone.
+    /// Those of them that are left on purpose, or are gone.
     pub(crate) kept: Vec<Settled>,
 }
 
-/// An end that could not be written, with what tells its row from any other one.
+/// An end that could not be written, with the data that identifies its row.
 #[derive(Clone, Debug)]
 pub(crate) struct LateEnd {
     pub(crate) process: ProcessId,
     pub(crate) pid: Pid,
     pub(crate) start_tick: u64,
-    /// For messages; not kept in the file.
+    /// For messages; not stored in the file.
     pub(crate) task: Option<TaskId>,
     pub(crate) end: End,
 }
 
-/// What came of a claimed row.
+/// The result of a claim.
 #[derive(Clone, Debug)]
 pub(crate) enum Verdict {
     Ended(End),
-    /// With what stands in the way.
+    /// It survived, with the reason.
     Survived(String),
-    /// It cannot be told what the process is: the claim is given back.
+    /// It cannot be determined which process it is: the claim is given back.
     Unknown(String),
-    /// It has ended, and is recorded with its end only: with its row.
+    /// It has ended, and is recorded only now, together with its end: with its row.
     Found(Box<NewProcess>, End),
-    /// The attempt was interrupted in its grace: the claim is given back, and no other attempt is due.
+    /// The attempt was interrupted during its grace period: the claim is given back, and no other attempt is due.
     Interrupted,
-    /// It was left alone on purpose, and nobody answers for it any more. With its row, where it has none yet.
+    /// It was left running on purpose, and no instance is responsible for it any more. With its row, where it has none yet.
     Kept(Option<Box<NewProcess>>, End),
 }
 
-/// What came of a claimed row, with the leak that it was.
+/// The result of a claim, with the leak that it was.
 #[derive(Clone, Debug)]
 pub(crate) struct Settled {
-    /// [`ProcessId::UNRECORDED`] where the verdict brings the row.
+    /// [`ProcessId::UNRECORDED`] where the verdict contains the row.
     pub(crate) process: ProcessId,
     pub(crate) verdict: Verdict,
     pub(crate) leak: Option<NewLeak>,
 }
 
-/// CPU time is written when it moved by this much: a pass over processes that sleep writes nothing.
+/// CPU time is written when it changed by this much: a pass over sleeping processes writes nothing.
 pub(crate) const CPU_STEP: Duration = Duration::from_secs(1);
 
-/// What a health pass saw of a process that lives.
+/// What a health pass observed of a live process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sighting {
     pub(crate) process: ProcessId,
@@ -192,7 +193,7 @@ pub(crate) struct Sighting {
     pub(crate) cpu: Duration,
 }
 
-/// One entry of the JSON export, in the seed's words.
+/// One entry of the JSON export, with the former implementation's keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct ExportEntry {
     pub(crate) task_id: String,

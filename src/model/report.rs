@@ -27,8 +27,8 @@ pub struct LeakRecord {
     pub process: ProcessId,
     /// Row number of its tree's root; its own where it is the root itself.
     pub root: ProcessId,
-    /// Whether all of its tree could be seen: `false` where a session alone held it, which a daemon may have left before
-    /// anybody looked.
+    /// Whether the whole tree could be seen: `false` where only a session held it, which a daemon may have left before it was
+    /// observed.
     pub verified: bool,
     /// The task it belonged to.
     pub task_id: Option<TaskId>,
@@ -39,7 +39,7 @@ pub struct LeakRecord {
     pub kind: LeakKind,
     /// Why it counts as a leak.
     pub rule: String,
-    /// What tied it to the task.
+    /// The evidence that linked it to the task.
     pub evidence: String,
     /// Unix milliseconds.
     pub found_at: Millis,
@@ -47,7 +47,7 @@ pub struct LeakRecord {
     pub age_ms: u64,
     /// Resident bytes when it was found.
     pub rss_bytes: Option<u64>,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
     /// Milliseconds from the first signal until it was dead.
     pub died_after_ms: Option<u64>,
@@ -60,7 +60,7 @@ fn pid_number<S: serde::Serializer>(pid: &Pid, serializer: S) -> Result<S::Ok, S
     serializer.serialize_u32(pid.get())
 }
 
-/// Figures of a pass, as its row has them.
+/// Figures of a pass, as in its row.
 #[derive(Clone, Debug)]
 pub struct PassRecord {
     /// Which check.
@@ -69,38 +69,38 @@ pub struct PassRecord {
     pub started_at: Millis,
     /// How long it took.
     pub duration: Duration,
-    /// Processes looked at.
+    /// Number of processes checked.
     pub checked: u64,
-    /// Of these, that needed something done.
+    /// Those of them that required action.
     pub found: u64,
-    /// Of these, known to be dead now.
+    /// Those of them that are known to be dead now.
     pub ended: u64,
-    /// Of these, that could not be ended.
+    /// Those of them that could not be ended.
     pub survived: u64,
-    /// That could not be judged and were left alone.
+    /// Processes that could not be judged and were left running.
     pub unknown: u64,
-    /// The first thing that went wrong.
+    /// The first error.
     pub error: Option<String>,
 }
 
-/// The passes of one kind since a time: was anybody looking?
+/// The passes of one kind since a time; shows whether checks were running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassSummary {
     /// Which check.
     pub kind: PassKind,
-    /// How many were made, never 0.
+    /// The number of passes, never 0.
     pub passes: u64,
-    /// Of these, in which something went wrong.
+    /// Those of them in which something went wrong.
     pub failed: u64,
     /// When the first one started.
     pub first_at: Millis,
     /// When the last one started.
     pub last_at: Millis,
-    /// The longest time from the start of one to that of the next; zero where there was only one.
+    /// The longest time between the starts of two consecutive passes; zero where there was only one.
     pub longest_gap: Duration,
 }
 
-/// One process that a call or a pass dealt with.
+/// One process that a call or a pass handled.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ending {
     /// The task it belonged to.
@@ -110,19 +110,19 @@ pub struct Ending {
     pub pid: Pid,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Why it was dealt with.
+    /// Why it was handled.
     pub rule: String,
-    /// What tied it to the task.
+    /// The evidence that linked it to the task.
     pub evidence: String,
-    /// What became of it; in a dry run what would be done.
+    /// The outcome; in a dry run, what would be done.
     pub outcome: Outcome,
     /// Milliseconds from the first signal until it was dead.
     pub died_after_ms: Option<u64>,
-    /// For a survivor: what stands in the way, and what to do.
+    /// For a survivor: why it survived, and what to do.
     pub obstacle: Option<String>,
 }
 
-/// A process that could not be judged, or looks like a leak but may be a person's; it was left alone.
+/// A process that could not be judged, or looks like a leak but may be a person's; it was left running.
 #[derive(Clone, Debug, Serialize)]
 pub struct Suspect {
     /// The task whose token it carries, where there is one.
@@ -132,37 +132,37 @@ pub struct Suspect {
     pub pid: Pid,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Why it was looked at, and why it was left.
+    /// Why it was considered, and why it was left running.
     pub why: String,
 }
 
-/// What a call or a pass did, process by process.
+/// The results of a call or a pass, process by process.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// Processes looked at.
+    /// Number of processes checked.
     pub checked: u64,
     /// Each process that was ended, was found gone, or survived.
     pub endings: Vec<Ending>,
-    /// Each process that was left alone because nothing certain could be said.
+    /// Each process that was left running because it could not be identified with certainty.
     pub suspects: Vec<Suspect>,
-    /// Processes that a dead instance left on purpose and this one took on.
+    /// Processes that a dead instance left on purpose and this one adopted.
     pub adopted: u64,
-    /// What went wrong on the way, a line each. The pass went on.
+    /// The errors that occurred, one line each. The pass went on.
     pub errors: Vec<String>,
 }
 
 impl Report {
-    /// How many processes had this outcome.
+    /// Returns how many processes had this outcome.
     pub fn count(&self, outcome: Outcome) -> u64 {
         self.endings.iter().filter(|ending| ending.outcome == outcome).count() as u64
     }
 
-    /// How many are known to be dead.
+    /// Returns how many are known to be dead.
     pub fn ended(&self) -> u64 {
         self.count(Outcome::Gone) + self.count(Outcome::Term) + self.count(Outcome::Kill)
     }
 
-    /// How many could not be ended.
+    /// Returns how many could not be ended.
     pub fn survived(&self) -> u64 {
         self.count(Outcome::Survived)
     }

@@ -9,17 +9,17 @@
 //!     '----------------> ended <------------------------'
 //! ```
 //!
-//! `ended` is final. Every transition is made in the ledger by a conditional update from the expected state; zero rows
-//! changed means that somebody else decided, and this one stops.
+//! `ended` is final. Every transition is made in the ledger by a conditional update from the expected state; if zero rows
+//! changed, another instance has made the transition, and this one stops.
 
 use crate::error::{Error, Result};
 
-/// Where a row stands.
+/// The state of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Not known to have ended; nobody is ending it.
+    /// Not known to have ended; not being ended.
     Running,
-    /// Claimed: somebody is ending it.
+    /// Claimed: an instance is ending it.
     Ending,
     /// An attempt to end it failed; it is tried again at the next pass.
     Survived,
@@ -30,23 +30,23 @@ pub enum State {
 /// What can happen to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Somebody sets out to end it, or takes over the claim of somebody who died.
+    /// An instance begins to end it, or takes over the claim of a dead instance.
     Claim,
     /// It is known to be dead, was released by its owner, or was forgotten by a person.
     Died,
     /// It could not be ended.
     Survived,
-    /// A claim is given back: it cannot be told what the process is.
+    /// A claim is given back: it cannot be determined which process it is.
     GiveBack,
-    /// The next instance of the same program takes it on.
+    /// The next instance of the same program adopts it.
     Adopt,
 }
 
 impl State {
-    /// Every state, in the order of a life.
+    /// Every state, in the order in which a row goes through them.
     pub const ALL: [Self; 4] = [Self::Running, Self::Ending, Self::Survived, Self::Ended];
 
-    /// The word in the ledger.
+    /// Returns the word in the ledger.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -56,17 +56,18 @@ impl State {
         }
     }
 
-    /// The state that a word in the ledger names.
+    /// Returns the state that a word in the ledger names.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
 }
 
-/// The state after `event`; an error where the two do not fit.
+/// Returns the state after `event`.
 ///
 /// # Errors
 ///
-/// `ended` takes no event; a survival or a return needs a claim first; only a running row is adopted.
+/// When the two do not fit: `ended` accepts no event; a survival or a return needs a claim first; only a running row is
+/// adopted.
 pub fn next(state: State, event: Event) -> Result<State> {
     match (state, event) {
         (State::Running | State::Ending | State::Survived, Event::Claim) => Ok(State::Ending),
@@ -115,7 +116,7 @@ mod tests {
     }
 
     proptest! {
-        /// The model: who died once is dead; a claim holds until it is answered, given back or taken over.
+        /// The model: a dead process stays dead; a claim is held until it is resolved, given back or taken over.
         #[test]
         fn whatever_happens_in_whatever_order(events in prop::collection::vec(prop::sample::select(&EVENTS[..]), 0..30)) {
             let (mut state, mut dead, mut claimed, mut survived) = (State::Running, false, false, false);

@@ -1,32 +1,32 @@
-//! Trees: a tracked process with all that belongs to it.
+//! Trees: a tracked process with all its members.
 
 use std::time::Duration;
 
 use super::{FigureSource, ProcessId, ProcessRecord, Suspect};
 use crate::identity::Pid;
 
-/// A tracked root with its members, as they are now or, where they cannot be seen from here, as they were recorded.
+/// A tracked root with its members, as they are now or, where they cannot be observed from here, as they were recorded.
 #[derive(Clone, Debug)]
 pub struct TreeRecord {
     /// The root's row; a recorded descendant's where its root has ended and it has not.
     pub root: ProcessRecord,
     /// Where members and figures come from.
     pub source: FigureSource,
-    /// Why nothing was seen and the ledger had to do; `None` where it was.
+    /// Why nothing was observed and the recorded data is used; `None` where it was.
     pub obstacle: Option<String>,
-    /// The root, whether it lives or not, then everything below it, each process followed by its children.
+    /// The root, whether alive or not, then everything below it, each process followed by its children.
     pub members: Vec<TreeMember>,
-    /// Processes that carry the root's token but may be a person's: no members.
+    /// Processes that carry the root's token but may be a person's: they are not members.
     pub suspects: Vec<Suspect>,
-    /// Resident bytes of all members together, shared pages counted for each of them. Where it is recorded: the largest that
-    /// a health pass saw; `None` before the first one.
+    /// Resident bytes of all members together, shared pages counted for each of them. For recorded figures: the largest that a
+    /// health pass observed; `None` before the first one.
     pub rss_bytes: Option<u64>,
     /// User and system time of all members, and of the children that they have waited for.
     pub cpu: Option<Duration>,
 }
 
 impl TreeRecord {
-    /// How many live members there are besides the root.
+    /// Returns how many live members there are besides the root.
     pub fn descendants(&self) -> u64 {
         self.members.iter().filter(|member| member.alive && !member.is_root).count() as u64
     }
@@ -39,20 +39,20 @@ pub struct TreeMember {
     pub process: Option<ProcessId>,
     /// Its pid.
     pub pid: Pid,
-    /// The member below which it stands: its parent, where that is one, else the root. `None` for the root.
+    /// The member below which it is placed: its parent, where that is a member, otherwise the root. `None` for the root.
     pub parent: Option<Pid>,
-    /// What ties it to the root, as in the evidence of a leak.
+    /// The evidence that links it to the root, as in the evidence of a leak.
     pub evidence: String,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Whether it was seen to run. Of recorded members nobody knows: as the ledger has it.
+    /// Whether it was observed to run. For recorded members this is unknown: the state in the ledger.
     pub alive: bool,
-    /// It is the root.
+    /// Whether it is the root.
     pub is_root: bool,
     /// How long it has run.
     pub age: Duration,
     /// Resident bytes, of this process alone.
     pub rss_bytes: Option<u64>,
-    /// User and system time, and that of children it has waited for.
+    /// User and system time, and that of children that it has waited for.
     pub cpu: Option<Duration>,
 }

@@ -13,12 +13,12 @@ macro_rules! words {
             /// Every variant.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// The word in the ledger.
+            /// Returns the word in the ledger.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }
 
-            /// The variant that a word in the ledger names.
+            /// Returns the variant that a word in the ledger names.
             pub fn parse(word: &str) -> Option<Self> {
                 match word { $($word => Some(Self::$variant),)+ _ => None }
             }
@@ -33,25 +33,25 @@ macro_rules! words {
 }
 
 words! {
-    /// How a process came to be in the ledger.
+    /// How a process came into the ledger.
     Origin {
         /// Started through the gate.
         Spawned = "spawned",
         /// Started by the caller, then registered.
         Registered = "registered",
-        /// Named in a JSON file that a former processor left.
+        /// Named in a JSON file that the former implementation left.
         Imported = "imported",
         /// Found below a root.
         Descendant = "descendant",
-        /// Matched a configured name; nobody had registered it.
+        /// Matched a configured name and was not registered.
         Swept = "swept",
     }
 }
 
 words! {
-    /// What shall keep trees together, as the caller asks for it.
+    /// The requested containment of trees.
     ContainmentMode {
-        /// A cgroup leaf, else a keeper, else a session: the best that can be had.
+        /// A cgroup leaf, else a keeper, else a session: the best that is available.
         Auto = "auto",
         /// A cgroup leaf, or an error.
         Cgroup = "cgroup",
@@ -63,11 +63,11 @@ words! {
 }
 
 words! {
-    /// What keeps a tree together.
+    /// What contains a tree.
     Containment {
         /// Nothing of ours: parent pids and recorded descendants only.
         None = "none",
-        /// A session (or a foreground process group) that the gate made.
+        /// A session (or a foreground process group) that the gate created.
         Session = "session",
         /// A keeper process that is the tree's subreaper.
         Keeper = "keeper",
@@ -79,13 +79,13 @@ words! {
 words! {
     /// Why a process is no longer running.
     EndReason {
-        /// By itself: exit code or signal say how.
+        /// It ended by itself: exit code or signal show how.
         Exited = "exited",
         /// It never ran: the gate was refused or exec failed.
         Failed = "failed",
-        /// Its owner asked.
+        /// Requested by its owner.
         Terminated = "terminated",
-        /// A person asked.
+        /// Requested by a person.
         Killed = "killed",
         /// Its owner shut down.
         Shutdown = "shutdown",
@@ -93,7 +93,7 @@ words! {
         Orphan = "orphan",
         /// Its root had ended.
         Stray = "stray",
-        /// It matched a configured name and nobody had registered it.
+        /// It matched a configured name and was not registered.
         Unregistered = "unregistered",
         /// It ran longer than its limit.
         MaxRuntime = "max_runtime",
@@ -101,7 +101,7 @@ words! {
         MaxRss = "max_rss",
         /// The kernel's out-of-memory killer ended it.
         Oom = "oom",
-        /// It was found gone; nobody saw how.
+        /// It was found gone; how it ended is unknown.
         Gone = "gone",
         /// The machine was restarted.
         Rebooted = "rebooted",
@@ -119,7 +119,7 @@ words! {
         Clean = "clean",
         /// It died without shutting down.
         Crashed = "crashed",
-        /// The machine was restarted under it.
+        /// The machine was restarted while it ran.
         Rebooted = "rebooted",
     }
 }
@@ -131,13 +131,13 @@ words! {
         Orphan = "orphan",
         /// Its root had ended.
         Stray = "stray",
-        /// It matched a configured name and nobody had registered it.
+        /// It matched a configured name and was not registered.
         Unregistered = "unregistered",
     }
 }
 
 words! {
-    /// What became of a process that was to be ended.
+    /// The outcome of ending a process.
     Outcome {
         /// It was already gone.
         Gone = "gone",
@@ -147,7 +147,7 @@ words! {
         Kill = "kill",
         /// It is still there.
         Survived = "survived",
-        /// It was left alone on purpose.
+        /// It was left running on purpose.
         Kept = "kept",
     }
 }
@@ -155,9 +155,9 @@ words! {
 words! {
     /// Which check a pass was.
     PassKind {
-        /// Are the recorded processes still there?
+        /// Checks whether the recorded processes still exist.
         Health = "health",
-        /// What did dead instances leave?
+        /// Checks for processes that dead instances left.
         Orphan = "orphan",
     }
 }
@@ -165,9 +165,9 @@ words! {
 words! {
     /// Where the figures of a tree come from.
     FigureSource {
-        /// The processes themselves, at the moment of asking.
+        /// The processes themselves, at the time of the query.
         Live = "live",
-        /// The ledger: as the last health pass saw them.
+        /// The ledger: as the last health pass observed them.
         Recorded = "recorded",
     }
 }

@@ -1,8 +1,8 @@
-//! What the kernel has told of forks below this process: who was forked below whom, and who of them is to be looked at.
+//! The fork events of processes below this one: which process was forked by which, and which of them are to be checked.
 //!
-//! A number alone names nobody. What is noted was named by an event, with its time; whoever is told to be forked with a
-//! noted number is a new process, and the one before is gone. What is not certain is forgotten: this is a help to the
-//! health pass, which finds by itself what it can.
+//! A pid alone identifies no process. What is noted was identified by an event, with its time; a process that is reported as
+//! forked with a noted pid is a new process, and the previous one is gone. What is not certain is forgotten: this only helps
+//! the health pass, which finds by itself what it can.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,11 +13,11 @@ use crate::{identity::Pid, sys::proc_events::Event};
 
 /// Most helpers of a build or a shell are gone by then, and are never written.
 const DELAY: Duration = Duration::from_millis(50);
-/// What only its token ties to its root is looked at again after this: no event says that it became undumpable, or wrote
-/// over its environment.
+/// A process that only its token links to its root is checked again after this time: no event reports that it became
+/// undumpable, or overwrote its environment.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// A process by its number and the time when it was forked, or a time shortly after.
+/// A process, identified by its pid and the time when it was forked, or a time shortly after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Forked {
     pub(crate) pid: Pid,
@@ -30,30 +30,30 @@ pub(crate) struct Noted {
     pub(crate) process: Forked,
     /// The child of this process that it is below: a root, once that is known.
     pub(crate) top: Forked,
-    /// It has a row, or shall have none.
+    /// Whether it has a row, or needs none.
     pub(crate) done: bool,
-    /// It waits for its next look.
+    /// Whether it waits for its next check.
     watched: bool,
 }
 
-/// All that is noted.
+/// The noted processes.
 #[derive(Debug)]
 pub(crate) struct Forks {
     own: Pid,
     noted: HashMap<Pid, Noted>,
-    /// Each delay is the same, so the first is always the next one.
+    /// All delays are equal, so the first entry is always the next one.
     due: VecDeque<(Instant, Forked)>,
     /// The same with the longer delay.
     watched: VecDeque<(Instant, Forked)>,
 }
 
 impl Forks {
-    /// Nothing is noted yet but who we are.
+    /// Creates an empty history for this process.
     pub(crate) fn new(own: Pid) -> Self {
         Self { own, noted: HashMap::new(), due: VecDeque::new(), watched: VecDeque::new() }
     }
 
-    /// Notes an event. What is below a process for which `is_apart` answers is not noted: it belongs to that one.
+    /// Notes an event. What is below a process for which `is_apart` returns true is not noted: it belongs to that process.
     pub(crate) fn take(&mut self, event: Event, now: Instant, is_apart: impl Fn(Pid) -> bool) {
         match event {
             Event::Fork { parent, child, at } => {
@@ -77,12 +77,12 @@ impl Forks {
         }
     }
 
-    /// Notes what is known otherwise.
+    /// Notes a process that is known from another source.
     pub(crate) fn add(&mut self, process: Forked, top: Forked, done: bool) {
         self.noted.insert(process.pid, Noted { process, top, done, watched: false });
     }
 
-    /// Takes those that are to be looked at by now, each once.
+    /// Takes those that are due by now, each once.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Noted> {
         let mut due: Vec<Noted> = Vec::new();
         while self.due.front().is_some_and(|(when, _)| *when <= now) {
@@ -108,7 +108,7 @@ impl Forks {
         fronts.into_iter().flatten().map(|(when, _)| *when).min()
     }
 
-    /// Looks at it once more in a while, for as long as it is so.
+    /// Checks it once more after a while, as long as it is in this state.
     pub(crate) fn watch(&mut self, pid: Pid, now: Instant) {
         if let Some(noted) = self.noted.get_mut(&pid).filter(|noted| !noted.watched) {
             noted.watched = true;
@@ -116,12 +116,12 @@ impl Forks {
         }
     }
 
-    /// Looks at it again later.
+    /// Checks it again later.
     pub(crate) fn again(&mut self, noted: &Noted, now: Instant) {
         self.due.push_back((now + DELAY, noted.process));
     }
 
-    /// It has a row now, or shall have none; what it forks is noted all the same.
+    /// Marks it as recorded, or as needing no row; its forks are still noted.
     pub(crate) fn done(&mut self, pid: Pid) {
         if let Some(noted) = self.noted.get_mut(&pid) {
             noted.done = true;
@@ -132,7 +132,7 @@ impl Forks {
         self.noted.remove(&pid);
     }
 
-    /// After events were lost nothing of it is certain.
+    /// Forgets everything: after events were lost nothing of it is certain.
     pub(crate) fn forget_all(&mut self) {
         self.noted.clear();
         self.due.clear();
@@ -152,7 +152,7 @@ mod tests {
         Event::Fork { parent: pid(parent), child: pid(child), at }
     }
 
-    /// Who is due when all delays are over, and below whom.
+    /// Returns which processes are due when all delays are over, and below which child.
     fn after(events: &[Event], is_apart: impl Fn(Pid) -> bool) -> Vec<(u32, u32)> {
         let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
         for event in events {
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(pids(forks.due(now + WATCH)), [pid(12)]);
         assert_eq!(forks.next_due(), None);
         forks.watch(pid(12), now);
-        // Another process has its number.
+        // Another process has its pid.
         forks.take(fork(11, 12, 9), now, |_| false);
         assert_eq!(pids(forks.due(now + DELAY)), [pid(12)]);
         assert_eq!(forks.due(now + WATCH), []);

@@ -1,13 +1,13 @@
-//! Which script an interpreter runs, read from its arguments as it would read them itself.
+//! Which script an interpreter runs, determined from its arguments as the interpreter would.
 //!
-//! Only the script counts: text after `-c` or `-e`, a module after `-m`, and the value of an option are not what runs.
-//! An option that is not known here may take the next word as its value, so a script after one is doubtful.
+//! Only the script counts: text after `-c` or `-e`, a module after `-m`, and the value of an option are not scripts. An option
+//! that is unknown here may take the next word as its value, so a script after one is doubtful.
 
 /// A script in a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Script<'a> {
     pub(super) path: &'a [u8],
-    /// The option before it is not known: the word may be that one's value.
+    /// Whether the option before it is unknown: the word may be its value.
     pub(super) doubtful: bool,
 }
 
@@ -17,9 +17,9 @@ struct Interpreter {
     names: &'static [&'static str],
     /// Options without a value; digits too.
     plain: &'static [u8],
-    /// What follows is text, a module or the input's arguments: no script.
+    /// What follows is text, a module or the input's arguments: there is no script.
     no_script: &'static [u8],
-    /// The rest of the word is the value; where there is none, the next word.
+    /// The rest of the word is the value; where it is empty, the next word.
     value: &'static [u8],
     /// The rest of the word is the value, always.
     joined: &'static [u8],
@@ -129,13 +129,13 @@ enum Word {
     TakesNext,
     /// The next word is the script.
     NamesScript,
-    /// There is none.
+    /// There is no script.
     NoScript,
     /// The next word may be its value.
     Unknown,
 }
 
-/// The words that may be the script of this command line; none where it runs no script. `program` is the base name of
+/// Returns the words that may be the script of this command line; none where it runs no script. `program` is the base name of
 /// `argv[0]` or of the executable.
 pub(super) fn scripts<'a>(program: &[u8], argv: &'a [Vec<u8>]) -> Vec<Script<'a>> {
     let Some(interpreter) = find(program) else { return Vec::new() };
@@ -171,7 +171,7 @@ pub(super) fn scripts<'a>(program: &[u8], argv: &'a [Vec<u8>]) -> Vec<Script<'a>
     found
 }
 
-/// Versions such as `python3.11` count too, and a login shell's dash.
+/// Finds the interpreter; versions such as `python3.11` match too, and a login shell's dash.
 fn find(program: &[u8]) -> Option<&'static Interpreter> {
     let program = program.strip_prefix(b"-").unwrap_or(program);
     let is_version =
@@ -197,7 +197,7 @@ impl Interpreter {
 
     fn read(&self, word: &[u8]) -> Word {
         if word == b"-" {
-            // To a shell it ends the options, to the others it is the standard input.
+            // In a shell it ends the options; for the others it is the standard input.
             return if self.is_shell() { Word::Plain } else { Word::NoScript };
         }
         if word.starts_with(b"--") { self.read_long(word) } else { self.read_short(&word[1..]) }
@@ -229,7 +229,7 @@ impl Interpreter {
                 return Word::NamesScript;
             }
             if self.value.contains(letter) {
-                // A shell's `-oe` takes the next word all the same; the others' rest is the value.
+                // A shell's `-oe` also takes the next word; for the others the rest is the value.
                 return if is_last || self.is_shell() { Word::TakesNext } else { Word::Plain };
             }
             if self.joined.contains(letter) {

@@ -2,32 +2,33 @@
 
 use std::time::Duration;
 
-/// From so much of its limit on, a tree's members are looked for anew each time, in parts of 8: what the cheap look misses is
-/// less than the rest, as a rule.
+/// From this part of its limit on, in eighths, a tree's members are determined anew each time: what the cheap check misses is
+/// usually less than the rest.
 const NEAR: u64 = 7;
 
-/// The rule by which a process that has run for `age` is over its limit, in words.
+/// Returns the rule by which a process that has run for `age` is over its limit, in words.
 pub(crate) fn ran_too_long(limit: Option<Duration>, age: Duration) -> Option<String> {
     let limit = limit?;
     (age >= limit).then(|| format!("ran for {age:.1?}, longer than its limit of {limit:.1?}"))
 }
 
-/// What a tree takes, in bytes.
+/// The memory that a tree uses, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TreeMemory {
-    /// Resident memory and swap of each member: what several of them share counts several times.
+    /// Resident memory and swap of each member: memory that several of them share counts several times.
     pub(crate) resident: u64,
     /// The same with each page divided by the processes that map it; `None` until it was needed.
     pub(crate) proportional: Option<u64>,
 }
 
 impl TreeMemory {
-    /// Whether it is worth a look at all processes, and at what its members share. It never takes more than `resident`.
+    /// Reports whether it is worth scanning all processes and determining what its members share. The proportional size is
+    /// never larger than `resident`.
     pub(crate) fn is_near(&self, limit: u64) -> bool {
         self.resident > limit / 8 * NEAR
     }
 
-    /// The rule by which it is over its limit, in words, with both figures. Without the proportional one nothing is.
+    /// Returns the rule by which it is over its limit, in words, with both figures. Without the proportional one no tree is.
     pub(crate) fn is_too_much(&self, limit: u64) -> Option<String> {
         let used = self.proportional.filter(|used| *used > limit)?;
         let resident = self.resident;
@@ -38,9 +39,10 @@ impl TreeMemory {
     }
 }
 
-/// How long a process has run: the time since it was started but for the time that the machine was suspended since.
+/// Returns how long a process has run: the time since it was started minus the time that the machine was suspended since.
 ///
-/// Start ticks are of the boot clock, which counts suspended time; the machine's two clocks differ by all of that since boot.
+/// Start ticks are of the boot clock, which counts suspended time; the machine's two clocks differ by all suspended time since
+/// boot.
 pub(crate) fn run_time(
     since_start: Duration,
     suspended_then: Duration,

@@ -10,26 +10,26 @@ use crate::{
     sys::snapshot::{Snapshot, Stat},
 };
 
-/// What ties a process to a root.
+/// The evidence that links a process to a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Evidence {
     /// It is the root.
     Root,
-    /// It is in the cgroup leaf that was made for the root.
+    /// It is in the cgroup leaf that was created for the root.
     Leaf,
-    /// It is in the session that the gate made for the root.
+    /// It is in the session that the gate created for the root.
     Session,
-    /// It is in the foreground process group that the gate made for the root.
+    /// It is in the foreground process group that the gate created for the root.
     Group,
     /// Its parent is a member.
     ChildOf(Pid),
-    /// It was orphaned below the keeper that the gate made for the root.
+    /// It was orphaned below the keeper that the gate started for the root.
     Keeper,
     /// It carries the root's token.
     Token,
     /// An earlier pass recorded it below the root.
     Recorded,
-    /// The kernel has told that it was forked by a member.
+    /// The kernel reported that it was forked by a member.
     Told,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Evidence {
 }
 
 impl Evidence {
-    /// As two numbers, for what a keeper leaves in a file.
+    /// Returns it as two numbers, for the file that a keeper leaves.
     pub(crate) fn code(self) -> (u8, u32) {
         match self {
             Self::Root => (1, 0),
@@ -65,7 +65,7 @@ impl Evidence {
         }
     }
 
-    /// The evidence with this code; `None` where there is none.
+    /// Returns the evidence with this code; `None` where there is none.
     pub(crate) fn from_code(code: u8, pid: Option<Pid>) -> Option<Self> {
         Some(match code {
             1 => Self::Root,
@@ -82,20 +82,21 @@ impl Evidence {
     }
 }
 
-/// What is known of one tree when the snapshot was taken. Every pid in it was verified: it is who it is said to be.
+/// What is known of one tree at the time of the snapshot. Every pid in it was verified to be the recorded process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TreeView {
-    /// The root, if it is there: alive, or a zombie that still pins its numbers.
+    /// The root, if it exists: alive, or a zombie that still pins its pid and session number.
     pub(crate) root: Option<Pid>,
-    /// The session that the gate made, while somebody verified pins it; afterwards its number may be a stranger's.
+    /// The session that the gate created, while a verified process pins it; afterwards its number may have been reused by an
+    /// unrelated process.
     pub(crate) session: Option<Pid>,
-    /// The process group that the gate made, under the same condition.
+    /// The process group that the gate created, under the same condition.
     pub(crate) group: Option<Pid>,
-    /// Who is in its cgroup leaf. Listed after the snapshot was taken: a pid of both is the same process in both.
+    /// The processes in its cgroup leaf. Listed after the snapshot was taken: a pid in both is the same process in both.
     pub(crate) leaf: HashSet<Pid>,
-    /// The keeper of the tree, while it lives: no member itself, but all that is below it.
+    /// The keeper of the tree, while it is alive: not a member itself, but everything below it is.
     pub(crate) keeper: Option<Pid>,
-    /// Members that were recorded, or found by an earlier look.
+    /// Members that were recorded, or found by an earlier scan.
     pub(crate) known: Vec<(Pid, Evidence)>,
     /// Processes of the row's uid that carry the token.
     pub(crate) carriers: Vec<Pid>,
@@ -106,14 +107,14 @@ pub(crate) struct TreeView {
 pub(crate) struct Members {
     pub(crate) members: BTreeMap<Pid, Evidence>,
     /// Token alone, and a controlling terminal there or below: it may be a person's window in a `tmux` that the task started,
-    /// or that `tmux`, which takes its windows with it.
+    /// or that `tmux`, which would end its windows with it.
     pub(crate) suspects: Vec<Pid>,
 }
 
 /// Finds the members of one tree.
 ///
-/// Whatever is in `exempt` is no member, and nothing is a member through it: the acting process, its ancestors, what is
-/// below it, and what another live instance answers for.
+/// A process in `exempt` is not a member, and no process is a member through it: the acting process, its ancestors, what is
+/// below it, and the processes that another live instance is responsible for.
 pub(crate) fn members(snapshot: &Snapshot, tree: &TreeView, exempt: &HashSet<Pid>) -> Members {
     let mut found = Members::default();
     let mut open = Vec::new();
@@ -173,14 +174,14 @@ fn close(
     }
 }
 
-/// Whether the process, or one below it, has a controlling terminal: a `tmux` server has none itself, its windows have.
+/// Reports whether the process, or one below it, has a controlling terminal: a `tmux` server has none itself, its windows have.
 fn serves_a_terminal(snapshot: &Snapshot, pid: Pid) -> bool {
     let on_terminal = |pid| snapshot.get(pid).is_some_and(|stat| stat.terminal != 0);
     on_terminal(pid) || snapshot.below(pid).into_iter().any(on_terminal)
 }
 
 impl TreeView {
-    /// Whether the process is one that the tree's closure begins with.
+    /// Reports whether the process is one that the tree's closure begins with.
     fn begins_with(&self, stat: &Stat) -> bool {
         self.root == Some(stat.pid)
             || self.known.iter().any(|(pid, _)| *pid == stat.pid)
@@ -191,8 +192,8 @@ impl TreeView {
             || self.keeper.is_some_and(|keeper| stat.parent == keeper.get())
     }
 
-    /// The tree without what does not tell "below": a task that restarts its host leaves the token, and a row that an
-    /// earlier pass made, to the new one, which is nobody's descendant any more but the keeper's.
+    /// Returns the tree without the evidence that does not imply "below": a task that restarts its host leaves the token, and a
+    /// row that an earlier pass wrote, to the new host, which is then a descendant only of the keeper.
     pub(crate) fn certain(&self) -> Self {
         let doubtful = |evidence: &Evidence| {
             use Evidence::{Keeper, Leaf, Recorded, Token};
@@ -207,8 +208,8 @@ impl TreeView {
         }
     }
 
-    /// Forgets the keeper where one of `instances` is below it and no certain member: what is below that keeper may be of
-    /// the new host then, whose tasks' daemons are orphaned to it as well.
+    /// Forgets the keeper where one of `instances` is below it and is not a certain member: processes below that keeper may
+    /// then belong to the new host, whose tasks' daemons are orphaned to it as well.
     pub(crate) fn trust_keeper(
         &mut self,
         snapshot: &Snapshot,
@@ -223,9 +224,9 @@ impl TreeView {
     }
 }
 
-/// Whom a tree must leave alone on behalf of the acting process: itself and its ancestors; and what is below it, where it
-/// runs within this very tree, whose token, session and parents are its own then. Of any other tree the acting process is
-/// often the parent, and that exempts nobody.
+/// Returns the processes that a tree must leave running on behalf of the acting process: itself and its ancestors; and what is
+/// below it, where it runs within this very tree, because those processes have the tree's token, session and parents. Of any
+/// other tree the acting process is often the parent, which exempts nothing.
 pub(crate) fn kin(snapshot: &Snapshot, tree: &TreeView, own: Pid) -> HashSet<Pid> {
     let mut lineage: HashSet<Pid> = snapshot.ancestors(own).into_iter().collect();
     lineage.insert(own);
@@ -237,7 +238,7 @@ pub(crate) fn kin(snapshot: &Snapshot, tree: &TreeView, own: Pid) -> HashSet<Pid
     lineage
 }
 
-/// The acting process, its ancestors and everything below it: what a search by name never looks at.
+/// Returns the acting process, its ancestors and everything below it, which a search by name always skips.
 pub(crate) fn oneself(snapshot: &Snapshot, own: Pid) -> HashSet<Pid> {
     let mut exempt = snapshot.below(own);
     exempt.extend(snapshot.ancestors(own));
@@ -251,8 +252,8 @@ mod tests {
     use crate::sys::snapshot::tests::{pid, stat};
 
     fn world() -> Snapshot {
-        // 10 is a root with a session; 11 its child, 12 a grandchild in a session of its own; 20 a stranger; 30 a daemon
-        // that was reparented to init and carries the token; 31 its child.
+        // 10 is a root with a session; 11 its child, 12 a grandchild in a session of its own; 20 an unrelated process; 30 a
+        // daemon that was reparented to init and carries the token; 31 its child.
         let all = [
             (1, 0, 1),
             (10, 1, 10),
@@ -313,7 +314,7 @@ mod tests {
         let found = members(&snapshot, &tree, &HashSet::new());
         assert_eq!(pids(&found), [0_u32; 0]);
         assert_eq!(found.suspects, [pid(30)]);
-        // What an earlier pass saw below the root is the task's own, terminals or not.
+        // A process that an earlier pass found below the root belongs to the task, with or without a terminal.
         let recorded = TreeView { known: vec![(pid(30), Evidence::Recorded)], ..tree };
         assert_eq!(pids(&members(&snapshot, &recorded, &HashSet::new())), [30, 31]);
     }
@@ -353,7 +354,8 @@ mod tests {
         assert_eq!(pids(&members(&world(), &tree, &HashSet::from([pid(11)]))), [10]);
     }
 
-    /// 5 is a keeper, 10 its root, 12 a daemon that was orphaned to it, 13 a new host that was too, 14 that one's program.
+    /// 5 is a keeper, 10 its root, 12 a daemon that was orphaned to it, 13 a new host that was orphaned to it too, 14 the new
+    /// host's program.
     fn kept_world() -> Snapshot {
         let all = [
             (1, 0, 1),

@@ -1,12 +1,12 @@
-//! What a pass decides, purely: from observations that were made and a `now` that is passed in.
+//! The decisions of a pass, as pure functions of observations and a `now` that is passed in.
 //!
-//! - [`fork_history`]: who is below whom, by what the kernel tells of forks;
+//! - [`fork_history`]: which process is below which, according to the kernel's fork events;
 //! - [`crate::sys::snapshot`]: one process as `/proc` shows it, and all of them at one time;
 //! - [`membership`]: which processes belong to a root, and by what evidence;
-//! - [`protection`]: which of these are left alone, because of a protected name;
-//! - [`name_match`]: which unregistered processes match a configured name, by [`interpreter`] for scripts;
+//! - [`protection`]: which of these are left running, because of a protected name;
+//! - [`name_match`]: which unregistered processes match a configured name, using [`interpreter`] for scripts;
 //! - [`limits`]: which trees have used up their time or memory;
-//! - [`retention`]: how history is shortened without holding anybody up.
+//! - [`retention`]: how history is shortened without delaying writers.
 
 pub(crate) mod fork_history;
 mod interpreter;

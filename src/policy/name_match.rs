@@ -1,20 +1,20 @@
 //! Which unregistered processes match a configured name, and which of those were left behind.
 //!
-//! A name is matched against three things only: the base name of the executable, of `argv[0]`, and of the script that an
-//! interpreter runs. Text elsewhere in a command line never counts: `tail -f NAME.log` and `sh -c '… NAME …'` are people
-//! at work. A match is ended only when nothing exempts it and its parent is one that adopts orphans; whatever is doubtful
-//! is reported and left.
+//! A name is compared with three things only: the base name of the executable, of `argv[0]`, and of the script that an
+//! interpreter runs. Text elsewhere in a command line never counts: `tail -f NAME.log` and `sh -c '… NAME …'` are people at
+//! work. A matching process is ended only when nothing exempts it and its parent is a process that adopts orphans; a doubtful
+//! one is reported and left running.
 
 use std::time::Duration;
 
 use super::interpreter::scripts;
 use crate::identity::Pid;
 
-/// Programs that adopt orphans, beside pid 1: a user's service manager, and the inits that containers use. Not the shims
-/// of container engines: what they have as children they have started.
+/// Programs that adopt orphans, besides pid 1: a user's service manager, and the inits that containers use. Not the shims of
+/// container engines: they have started their children themselves.
 const REAPERS: [&str; 6] = ["systemd", "init", "tini", "dumb-init", "docker-init", "catatonit"];
 
-/// What a process runs, as `/proc` shows it.
+/// The program of a process, as `/proc` shows it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
     /// Path of the executable, where we may see it.
@@ -25,43 +25,43 @@ pub(crate) struct Program {
 /// A program that matches a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Matched {
-    /// What of it has the name.
+    /// Which part of it has the name.
     pub(crate) rule: String,
-    /// Why that may be an accident.
+    /// Why the match may be accidental.
     pub(crate) doubt: Option<&'static str>,
 }
 
 /// What decides about a process that matches.
 #[derive(Clone, Debug)]
 pub(crate) struct Circumstances {
-    /// Why it is not for the sweep to end, where that is certain.
+    /// Why the pass must not end it, where that is certain.
     pub(crate) exempt: Option<String>,
-    /// Why it may be somebody's, or is to be left.
+    /// Why it may be in use, or must be left running.
     pub(crate) doubt: Option<String>,
     pub(crate) on_terminal: bool,
     pub(crate) age: Duration,
     pub(crate) parent: Parent,
 }
 
-/// Who the parent of a process is.
+/// The parent of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Parent {
-    /// Pid 1: what loses its parent goes there.
+    /// Pid 1, which adopts orphans.
     Init,
     /// Another process, with the base name of its executable.
     Alive(Pid, String),
-    /// It has a number and is not to be seen: another user's, and `/proc` hides those.
+    /// It has a pid but cannot be read: it belongs to another user, and `/proc` hides those.
     Hidden(u32),
-    /// Number 0: somebody who entered this PID namespace from outside, as `docker exec` does. Orphans never have it.
+    /// Number 0: the process entered this PID namespace from outside, as with `docker exec`. Orphans never have it.
     Outside,
 }
 
-/// What the sweep says of a process.
+/// The judgement of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {
-    /// It is left behind: end it. With the rule.
+    /// It was left behind: end it. With the rule.
     Leak(String),
-    /// It matches, but may be somebody's: report it, leave it. With the reason.
+    /// It matches, but may be in use: report it and leave it running. With the reason.
     Suspect(String),
     /// It matches, and is exempt. With the reason.
     Spared(String),
@@ -93,17 +93,17 @@ pub(crate) fn judge(matched: &Matched, about: &Circumstances, min_age: Duration)
     }
 }
 
-/// The rule by which a program is protected, from the rule by which it matched.
+/// Returns the rule by which a program is protected, from the rule by which it matched.
 pub(crate) fn protects(matched: &str) -> String {
     format!("its {matched}, which is protected")
 }
 
-/// A millisecond is as exact as it needs to be told.
+/// Milliseconds are exact enough for messages.
 fn whole(age: Duration) -> Duration {
     Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The rule by which a program matches one of the names.
+/// Returns the rule by which a program matches one of the names.
 pub(crate) fn matched(program: &Program, names: &[String]) -> Option<Matched> {
     names.iter().find_map(|name| match_one(program, name))
 }
@@ -119,7 +119,7 @@ fn match_one(program: &Program, name: &str) -> Option<Matched> {
     if is_named(title(argv0)) {
         return by("argv[0]", None);
     }
-    // `argv[0]` may be anything, so the executable is asked as well.
+    // `argv[0]` may be anything, so the executable is checked as well.
     let interpreters = [base_name(argv0), executable.map_or(&b""[..], base_name)];
     let scripts = interpreters
         .iter()
@@ -129,12 +129,12 @@ fn match_one(program: &Program, name: &str) -> Option<Matched> {
     by("script", script.doubtful.then_some("it may be the value of an option that is not known"))
 }
 
-/// The kernel's mark on the path of a file that is not there any more (`proc_pid_exe(5)`).
+/// Removes the kernel's mark on the path of a file that no longer exists (`proc_pid_exe(5)`).
 fn without_deletion(path: &[u8]) -> &[u8] {
     path.strip_suffix(b" (deleted)").unwrap_or(path)
 }
 
-/// What stands before the first `": "`: programs write `NAME: what they do` over their `argv[0]`, and what follows is text.
+/// Returns what is before the first `": "`: programs write `NAME: what they do` over their `argv[0]`, and what follows is text.
 fn title(argv0: &[u8]) -> &[u8] {
     let end = argv0.windows(2).position(|pair| pair == b": ").unwrap_or(argv0.len());
     &argv0[..end]
@@ -144,7 +144,7 @@ fn is_reaper(name: &str) -> bool {
     REAPERS.contains(&name)
 }
 
-/// What follows the last slash.
+/// Returns what follows the last slash.
 pub(crate) fn base_name(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
 }

@@ -1,15 +1,16 @@
-//! Which members of a tree are left alone: programs that bear a protected name, and what is below them.
+//! Which members of a tree are left running: programs that have a protected name, and what is below them.
 
 use std::collections::{BTreeMap, HashSet};
 
 use crate::{identity::Pid, sys::snapshot::Snapshot};
 
-/// Who of a tree is left, each with the rule, in words.
+/// Returns the members of a tree that are left running, each with the rule, in words.
 ///
-/// `judge` gives the rule by which a process is left for its own sake; `candidates` are those it is asked about, in the
-/// order of their pids. Whatever is below one of these is left with it, but for `exempt`, which is no member anyhow.
+/// `judge` returns the rule by which a process is protected itself; `candidates` are the processes it is called for, in the
+/// order of their pids. Everything below a protected process is left running with it, except `exempt`, which are not members
+/// anyway.
 ///
-/// The root, which its caller asked to end, is never left, and no more is what it has forked that runs on as the same
+/// The root, which its caller asked to end, is never protected, nor is a process that it forked and that still runs the same
 /// program: the workers of a server, a subshell, a child just before its exec.
 pub(crate) fn left(
     snapshot: &Snapshot,
@@ -35,7 +36,8 @@ pub(crate) fn left(
     left
 }
 
-/// The root, and what is below it by an unbroken line of processes that are protected by the same rule as itself.
+/// Returns the root, and what is below it through an unbroken line of processes that are protected by the same rule as the root
+/// itself.
 fn same_program(
     snapshot: &Snapshot,
     root: Pid,
@@ -99,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_the_root_has_forked_ends_with_it_though_it_bears_the_name() {
-        // 12 is a worker of worker 11; 14 bears the name of another protected program.
+        // 12 is a worker of worker 11; 14 has the name of another protected program.
         let judge = |candidate: Pid| {
             let rule = if candidate == pid(14) { "another" } else { "the root's" };
             (candidate != pid(13)).then(|| rule.to_owned())

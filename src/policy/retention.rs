@@ -1,28 +1,28 @@
-//! How history is shortened: how much at a time, with what pauses, and up to when.
+//! How history is shortened: how much at a time, with which pauses, and up to when.
 
 use std::time::Duration;
 
 use crate::model::Millis;
 
-/// How long a step may hold the write lock: less than the scheduler gives to who has just slept, since who is put aside in
-/// the middle holds it for as long. A writer that meets it asks again after 1, 3, 8, 18 and 33 ms (SQLite's busy handler),
-/// so that with the pause below it has the lock long before 50 ms have passed.
+/// How long a step may hold the write lock: less than the time slice that the scheduler gives to a thread that has just slept,
+/// since a thread that is preempted in the middle holds it for as long. A waiting writer tries again after 1, 3, 8, 18 and 33
+/// ms (SQLite's busy handler), so that with the pause below it has the lock long before 50 ms have passed.
 const TARGET: Duration = Duration::from_micros(1_500);
 /// The lock is free three times as long as it was held.
 const PAUSES: u32 = 3;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// What a step begins with, before anything is known of the disk.
+/// The size of the first step, before anything is known about the disk.
 const FIRST: u32 = 16;
 const SMALLEST: u32 = 4;
 const LARGEST: u32 = 2_000;
-/// To fit a limit of size, the history loses this part of its span at a time.
+/// To fit a size limit, the history is shortened by this part of its span at a time.
 const PART: i64 = 16;
 const SHORTEST_PART: Duration = Duration::from_mins(1);
-/// History is looked at this often, and more often where it is kept for less than four days.
+/// How often history is checked; more often where it is kept for less than four days.
 const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 
-/// How many rows or pages a step takes: as many as its disk can do within the target.
+/// How many rows or pages a step handles: as many as its disk can do within the target.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     size: u32,
@@ -39,7 +39,7 @@ impl Pace {
         self.size
     }
 
-    /// Takes in how long the last step held the lock; answers with how long to leave it alone.
+    /// Records how long the last step held the lock; returns how long to pause.
     pub(crate) fn took(&mut self, held: Duration) -> Duration {
         if held > TARGET {
             self.size = (self.size / 2).max(SMALLEST);
@@ -50,7 +50,8 @@ impl Pace {
     }
 }
 
-/// Up to when history goes next, so that the ledger gets smaller: its oldest part, counted from where the last one ended.
+/// Returns up to when history is removed next, so that the ledger gets smaller: its oldest part, counted from where the last
+/// one ended.
 pub(crate) fn next_cutoff(oldest: Millis, last: Option<Millis>, now: Millis) -> Millis {
     let from = last.map_or(oldest, |last| last.max(oldest));
     let part = now.0.saturating_sub(from.0) / PART;
@@ -58,7 +59,7 @@ pub(crate) fn next_cutoff(oldest: Millis, last: Option<Millis>, now: Millis) -> 
     Millis(from.0.saturating_add(part.max(shortest)).min(now.0))
 }
 
-/// How often history that is kept for `keep` is looked at.
+/// Returns how often history that is kept for `keep` is checked.
 pub(crate) fn interval(keep: Duration) -> Duration {
     (keep / 96).min(LONGEST_INTERVAL)
 }

@@ -1,4 +1,4 @@
-//! Why a process that is no member of a tree for certain may belong to it all the same: it is reported, and left alone.
+//! Why a process that is not certainly a member of a tree may still belong to it: it is reported, and left running.
 
 use std::{collections::HashSet, fmt};
 
@@ -12,7 +12,7 @@ use crate::{
 pub(crate) enum Doubt {
     /// It carries the token, and serves a terminal: it may be a person's.
     Terminal,
-    /// It carries the token, and has this effective uid, which is not that of the row: anybody may put a token into an
+    /// It carries the token, and has this effective uid, which is not that of the row: any user may put a token into an
     /// environment.
     OtherUser(u32),
     /// Its environment may not be read, and it may have been forked below the root.
@@ -36,11 +36,11 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// Processes that were orphaned and adopted, and are no older than `oldest`, in the order of their pids.
+/// Returns processes that were orphaned and adopted, and are no older than `oldest`, in the order of their pids.
 ///
-/// One whose parent lives is that one's, and a member if that is one. An orphan has one of the `adopters` for a parent, and
-/// is in a session of its own making or of its former parents': what an adopter has started itself is in that one's session,
-/// or is known by a row.
+/// A process whose parent is alive belongs to that parent, and is a member if the parent is one. An orphan has one of the
+/// `adopters` as its parent, and is in a session of its own or of its former parents: a process that an adopter has started
+/// itself is in the adopter's session, or has a row.
 pub(crate) fn orphans<'a>(
     snapshot: &'a Snapshot,
     adopters: &HashSet<Pid>,
@@ -67,8 +67,8 @@ mod tests {
 
     #[test]
     fn only_young_orphans_outside_of_their_adopters_session_are_doubtful() {
-        // 1 adopts; 5 is older than the root 10; 20 is an orphan; 21 its child; 30 a child of 1 in its session; 41 has a
-        // parent of its own, which adopts nothing.
+        // 1 adopts; 5 is older than the root 10; 20 is an orphan; 21 its child; 30 a child of 1 in its session; 41 has a parent
+        // of its own, which does not adopt.
         let all = [(1, 0, 1), (5, 1, 5), (10, 1, 10), (20, 1, 20), (21, 20, 20), (30, 1, 1)];
         let others = [(40, 1, 40), (41, 40, 41)];
         let all = all.into_iter().chain(others);

@@ -1,4 +1,4 @@
-//! A command line, word by word: what an option or a header says of the words after it.
+//! Masks a command line, word by word: an option or a header determines how the words after it are treated.
 
 use std::borrow::Cow;
 
@@ -11,12 +11,12 @@ use super::{
     words::{is_one, split},
 };
 
-/// How deep texts in texts are read: `ssh host "sh -c \"curl -H 'Authorization: …'\""` has three.
+/// How deep nested texts are parsed: `ssh host "sh -c \"curl -H 'Authorization: …'\""` has three levels.
 const DEPTH: u32 = 4;
-/// One mask may uncover the next; after so many rounds nothing has ever changed.
+/// One mask may uncover the next; after this many rounds nothing has ever changed.
 const ROUNDS: u32 = 4;
 
-/// Program and arguments as they may be read by anybody.
+/// Returns program and arguments with secrets masked.
 pub(crate) fn mask_command(command: &[String]) -> Vec<String> {
     until_stable(command.to_vec(), |command| {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
@@ -24,7 +24,7 @@ pub(crate) fn mask_command(command: &[String]) -> Vec<String> {
     })
 }
 
-/// A text that may quote a command, such as an error.
+/// Masks a text that may quote a command, such as an error.
 pub(crate) fn mask_text(text: &str) -> String {
     until_stable(text.to_owned(), |text| mask_line(text, DEPTH))
 }
@@ -40,7 +40,7 @@ fn until_stable<T: PartialEq>(mut value: T, mask: impl Fn(&T) -> T) -> T {
     value
 }
 
-/// What the words so far say of the next one.
+/// What the words so far determine about the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Anything,
@@ -59,7 +59,7 @@ fn mask_words<'a>(words: &[&'a str], depth: u32) -> Vec<Cow<'a, str>> {
     words.iter().map(|word| reader.read(word, depth)).collect()
 }
 
-/// Where the reading of a command line is.
+/// The position in a command line.
 struct Reader<'a> {
     program: Program<'a>,
     next: Next,
@@ -101,7 +101,7 @@ fn attached(word: &str, option: usize, class: Value) -> Cow<'_, str> {
     }
 }
 
-/// What a word says of the one after it.
+/// Determines from a word how the one after it is treated.
 fn what_follows(program: Program<'_>, word: &str) -> Next {
     if word.starts_with('-') && !word.contains(['=', ':']) {
         if let Some(class) = program.option(word) {
@@ -134,13 +134,13 @@ fn what_follows(program: Program<'_>, word: &str) -> Next {
     }
     match of_name(word) {
         _ if matches!(word, "Bearer" | "bearer" | "Basic" | "basic") => Next::Bearer,
-        // A bare word may be part of a sentence: only what looks like a secret is one.
+        // A bare word may be part of a sentence: only what looks like a secret counts as one.
         Value::Plain => Next::Anything,
         _ => Next::Value(Value::IfRandom),
     }
 }
 
-/// One word or argument. As a last resort it is read as a command line of its own.
+/// Masks one word or argument. As a last resort it is parsed as a command line of its own.
 fn mask_word(word: &str, depth: u32) -> Cow<'_, str> {
     if let Some(masked) = assignment(word, depth).or_else(|| header(word)) {
         return Cow::Owned(masked);
@@ -149,7 +149,7 @@ fn mask_word(word: &str, depth: u32) -> Cow<'_, str> {
     if masked == word { Cow::Borrowed(word) } else { Cow::Owned(masked) }
 }
 
-/// `NAME=VALUE`, `--name=value`, `-Dname=value`. What is no secret itself may hold one.
+/// `NAME=VALUE`, `--name=value`, `-Dname=value`. A value that is not a secret itself may contain one.
 fn assignment(word: &str, depth: u32) -> Option<String> {
     let (left, value) = word.split_once('=')?;
     let of_name_or_path = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/@$[]".contains(&byte);
@@ -172,7 +172,8 @@ fn assignment(word: &str, depth: u32) -> Option<String> {
     Some(format!("{left}={}", mask_word(value, depth)))
 }
 
-/// `Name: value`. Without a space behind the colon only names that are nothing but headers count: `token:8080` is a port.
+/// `Name: value`. Without a space after the colon only names that are used exclusively for headers count: `token:8080` is a
+/// port.
 fn header(word: &str) -> Option<String> {
     let (name, rest) = word.split_once(':')?;
     let is_name = !name.is_empty()
@@ -194,22 +195,22 @@ fn header(word: &str) -> Option<String> {
     Some(format!("{start}{}", values::masked(class, value)?))
 }
 
-/// A text that may be a command line, or hold one.
+/// Masks a text that may be a command line, or contain one.
 fn mask_line(text: &str, depth: u32) -> String {
     let text = mask_shapes(text);
     let Some(depth) = depth.checked_sub(1).filter(|_| !is_one(&text)) else { return text };
     splice(&text, false, depth, &splice(&text, true, depth, &text))
 }
 
-/// Splits, masks each word, and puts the text together again. `last` is what an earlier way of splitting gave: where that
-/// found something, it stands.
+/// Splits, masks each word, and puts the text together again. `last` is the result of an earlier way of splitting: where that
+/// found something, it is kept.
 fn splice(text: &str, quotes: bool, depth: u32, last: &str) -> String {
     if last != text {
         return last.to_owned();
     }
     let words = split(text, quotes);
     if matches!(words.as_slice(), [one] if one.inner.is_none() && one.range.len() == text.len()) {
-        // It would be split the same way for ever.
+        // It would be split the same way forever.
         return text.to_owned();
     }
     let inside = |at: usize| words[at].inner.clone().unwrap_or(words[at].range.clone());
@@ -224,7 +225,7 @@ fn splice(text: &str, quotes: bool, depth: u32, last: &str) -> String {
     out
 }
 
-/// `--name`, `-x`: not what a secret looks like.
+/// Reports whether it is an option (`--name`, `-x`), which does not look like a secret.
 fn is_option(word: &str) -> bool {
     let long = word.strip_prefix("--").is_some_and(|name| {
         let name = name.split('=').next().unwrap_or_default();
@@ -258,7 +259,7 @@ fn is_header(name: &str) -> bool {
     .any(|header| name.eq_ignore_ascii_case(header))
 }
 
-/// More than a word of a sentence: `the bearer token`.
+/// Reports whether it is more than a word of a sentence such as `the bearer token`.
 fn is_bearer_token(word: &str) -> bool {
     word.len() >= 8
         && word != MASK

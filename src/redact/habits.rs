@@ -1,4 +1,4 @@
-//! Programs with options whose names do not say that they take a secret.
+//! Programs with options whose names do not show that they take a secret.
 
 use super::names::Value;
 
@@ -6,9 +6,9 @@ use super::names::Value;
 #[derive(Debug)]
 pub(super) struct Habit {
     programs: &'static [&'static str],
-    /// The next argument, or what is attached to a short one.
+    /// The value is the next argument, or attached to a short option.
     options: &'static [(&'static str, Value)],
-    /// Only what is attached: `mysql -p db` asks for the password, and `db` is none.
+    /// The value is attached only: `mysql -p db` prompts for the password, and `db` is not it.
     attached: &'static [(&'static str, Value)],
 }
 
@@ -122,7 +122,7 @@ const HABITS: &[Habit] = &[
     },
 ];
 
-/// Programs whose `login` takes `-p PASSWORD`, while elsewhere they have another `-p`.
+/// Programs whose `login` takes `-p PASSWORD`, while their other subcommands have another `-p`.
 const WITH_LOGIN: &[&str] = &["docker", "podman", "nerdctl", "buildah", "skopeo", "az", "oc", "cf"];
 /// Words that are followed by a secret, whatever it looks like.
 const ANNOUNCE: &[(&str, &str)] = &[
@@ -133,7 +133,7 @@ const ANNOUNCE: &[(&str, &str)] = &[
 ];
 const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh", "ash", "fish"];
 
-/// The program that a command line is at: `sudo mysql -pX` and `docker exec db mysql -pX` come to mysql.
+/// The program that a command line has reached: `sudo mysql -pX` and `docker exec db mysql -pX` reach mysql.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Program<'a> {
     name: &'a str,
@@ -141,7 +141,7 @@ pub(super) struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    /// The next word that is no option.
+    /// Takes the next word that is not an option.
     pub(super) fn pass(&mut self, word: &'a str) {
         let base = word.rsplit('/').next().unwrap_or(word);
         let habit = HABITS.iter().find(|habit| habit.programs.contains(&base));
@@ -157,23 +157,24 @@ impl<'a> Program<'a> {
         }
     }
 
-    /// Whether the next argument is a script: `sh -c`, `bash -lc`.
+    /// Reports whether the next argument is a script: `sh -c`, `bash -lc`.
     pub(super) fn runs_text_after(&self, option: &str) -> bool {
         SHELLS.contains(&self.name) && !option.starts_with("--") && option.ends_with('c')
     }
 
-    /// Whether this word announces a secret.
+    /// Reports whether this word announces a secret.
     pub(super) fn announces(&self, word: &str) -> bool {
         ANNOUNCE.contains(&(self.name, word))
     }
 
-    /// What the option says of the argument after it.
+    /// Returns how the argument after the option is treated.
     pub(super) fn option(&self, option: &str) -> Option<Value> {
         let options = self.habit.map_or(&[][..], |habit| habit.options);
         options.iter().find(|(name, _)| *name == option).map(|(_, class)| *class)
     }
 
-    /// An option with its value attached, as `-pX` or `-uuser:X`: how long the option is, and what it says.
+    /// Parses an option with its value attached, as `-pX` or `-uuser:X`: the length of the option, and how the value is
+    /// treated.
     pub(super) fn attached(&self, word: &str) -> Option<(usize, Value)> {
         let habit = self.habit?;
         let short = habit.options.iter().filter(|(name, _)| name.len() == 2);

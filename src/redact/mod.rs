@@ -1,27 +1,28 @@
-//! Secrets in arguments, masked before anybody can read them.
+//! Masks secrets in arguments before they are stored or shown.
 //!
-//! An argument is visible to every user of the machine while its process lives (`ps`); a ledger keeps it for months, is
-//! copied, mailed and looked at in a browser. So what looks like a secret is replaced by [`MASK`], whose length tells
-//! nothing, before a command is stored, reported or logged. What runs gets its real arguments, and what is matched is
-//! matched by them.
+//! An argument is visible to every user of the machine while its process lives (`ps`); a ledger keeps it for months, is copied,
+//! mailed and looked at in a browser. So what looks like a secret is replaced by [`MASK`], whose length reveals nothing, before
+//! a command is stored, reported or logged. Programs run with their real arguments, and names are matched against those.
 //!
-//! No rule can know every secret: a program may take one as its third argument, bare. `record_arguments(false)` is for
-//! those. Where a rule is in doubt it masks, unless a name or a value says that it need not:
+//! No rule can know every secret: a program may take one as its third argument, bare. `record_arguments(false)` is for those.
+//! Where a rule is in doubt it masks, unless a name or a value shows that it need not:
 //!
 //! | what | becomes | but not |
 //! | --- | --- | --- |
 //! | `--token X`, `-password X` | `--token ***` | `--no-password X`, `--with-token` (switches), `--password --next` |
-//! | `--password=X`, `API_KEY=X`, `-Ddb.password=X` | `--password=***` | `--password-file P`, `--token-count 5`, `--max-tokens 9` |
+//! | `--password=X`, `API_KEY=X`, `-Ddb.password=X` | `--password=***` | `--password-file P`, `--token-count 5`, `--max-tokens
+//! 9` |
 //! | `--private-key X`, `SSH_KEY=X` | `***` | a path |
-//! | `--key X`, `key=X`, `sig=X`, `authtoken X` | `***` where X looks random: 20 or more of hex or base64 | `--key name`, `--primary-key id` |
+//! | `--key X`, `key=X`, `sig=X`, `authtoken X` | `***` where X looks random: 20 or more of hex or base64 | `--key name`,
+//! `--primary-key id` |
 //! | `Authorization: Bearer X`, `X-Api-Key: X`, `Cookie: X` | `Authorization: Bearer ***` | |
 //! | `https://user:X@host`, `user:X@tcp(host)` | `https://user:***@host` | `git@host:path`, `image:tag@sha256:…` |
 //! | `?access_token=X&page=2`, `{"password": "X"}` | the value alone | |
 //! | `ghp_…`, `sk-…`, `AKIA…`, `eyJ….….…`, a private key | `ghp_***` | |
 //! | `curl -u user:X`, `mysql -pX`, `sshpass -p X`, and more | `-u user:***` | `docker run -p 80:80`, `docker run -u 0:0` |
 //!
-//! An argument that holds a command line (`sh -c '…'`, `ssh host '…'`) is read as one. Values such as `true`, `prompt` or
-//! `${VARIABLE}` are no secrets. Masking twice changes nothing.
+//! An argument that contains a command line (`sh -c '…'`, `ssh host '…'`) is parsed as one. Values such as `true`, `prompt` or
+//! `${VARIABLE}` are not secrets. Masking twice changes nothing.
 
 mod argv;
 mod habits;
@@ -34,5 +35,5 @@ mod words;
 
 pub(crate) use argv::{mask_command, mask_text};
 
-/// What stands for a secret.
+/// Replaces a secret.
 pub(crate) const MASK: &str = "***";

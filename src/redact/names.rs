@@ -1,27 +1,27 @@
-//! What the name of an option, a variable or a header says about its value.
+//! What the name of an option, a variable or a header implies for its value.
 
 use std::{collections::HashSet, sync::OnceLock};
 
-/// What has to happen to a value.
+/// How a value is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// It may be read by anybody.
+    /// It is not a secret.
     Plain,
     /// It is a secret, whatever it looks like.
     Secret,
     /// `USER:PASSWORD` (or `USER,PASSWORD`, `USER%PASSWORD`): the user stays. Otherwise as [`Value::IfRandom`].
     Credentials,
-    /// A secret, unless it is the path of a file that holds one.
+    /// A secret, unless it is the path of a file that contains one.
     KeyOrPath,
-    /// `NAME=VALUE; …`, unless it is the path of a file that holds such.
+    /// `NAME=VALUE; …`, unless it is the path of a file that contains such.
     Cookie,
     /// Where an openssl(1) password comes from: `pass:SECRET`, `env:NAME`, `file:PATH`.
     PassSource,
-    /// The name alone does not tell; what looks as if nobody could have chosen it is a secret.
+    /// The name alone does not decide; a value that looks random is a secret.
     IfRandom,
 }
 
-/// Words, by spaces; taken apart once.
+/// Words, separated by spaces; split once.
 struct Words(&'static str, OnceLock<HashSet<&'static str>>);
 
 impl Words {
@@ -46,11 +46,11 @@ static SECRET: Words = Words::new(
     connectionstring",
 );
 
-/// As the end of a word that is written together: `PGPASSWORD`, `JSESSIONID`.
+/// The same as the end of a compound word: `PGPASSWORD`, `JSESSIONID`.
 static SECRET_ENDS: Words =
     Words::new("password passwd passphrase secret token apikey sessionid _pwd");
 
-/// Last parts that say that the name is about a secret, and is none: `--password-file`, `--token-count`.
+/// Last parts that show that the name is about a secret but its value is not one: `--password-file`, `--token-count`.
 static ABOUT: Words = Words::new(
     "file files filename path paths dir directory folder count counts length len size limit \
     limits budget ttl expiry expires expiration expire timeout lifetime duration name names type \
@@ -62,24 +62,24 @@ static ABOUT: Words = Words::new(
     dev prefix suffix",
 );
 
-/// Parts that make a token a piece of text, as models of language count them.
+/// Parts that make a token a piece of text, as language models count them.
 static OF_TEXT: Words = Words::new(
     "max min num n per new total eos bos pad unk stop special context mask sep cls completion \
     output input thinking",
 );
 
-/// What stands before `key` where the two are a secret.
+/// Words before `key` that make it a secret.
 static SECRET_KEYS: Words = Words::new(
     "api access secret auth encryption signing master account shared storage license app \
     application webhook stream consumer subscription hmac cipher crypto aes session write admin \
     integration service",
 );
 
-/// What stands before `key` where the value is as often a path.
+/// Words before `key` where the value is as often a path.
 static KEYS_OR_PATHS: Words =
     Words::new("private ssh tls ssl client host identity rsa deploy server cert");
 
-/// What stands before `key` where it is part of some data.
+/// Words before `key` where it is part of some data.
 static KEYS_OF_DATA: Words = Words::new(
     "primary foreign sort partition cache public index row group routing object config registry \
     idempotency hot map issue project publishable sync natural candidate lookup distribution",
@@ -91,10 +91,10 @@ static SWITCHES: Words = Words::new(
     reset force is has never verify check",
 );
 
-/// Longer than any name; what is longer is no name.
+/// Longer than any name; anything longer is not a name.
 pub(super) const NAME_MAX: usize = 96;
 
-/// What a name says about its value.
+/// Returns what a name implies for its value.
 pub(super) fn of_name(name: &str) -> Value {
     if name.len() > NAME_MAX || matches!(name, "PWD" | "OLDPWD") {
         return Value::Plain;
@@ -133,19 +133,19 @@ fn of_key(name: &str, previous: &str) -> Value {
         _ if SECRET_KEYS.has(previous) => Value::Secret,
         _ if KEYS_OR_PATHS.has(previous) => Value::KeyOrPath,
         _ if KEYS_OF_DATA.has(previous) => Value::Plain,
-        // As in `OPENAI_KEY=…`: an environment holds few keys of another kind.
+        // As in `OPENAI_KEY=…`: an environment has few keys of another kind.
         _ if is_variable => Value::KeyOrPath,
         _ => Value::IfRandom,
     }
 }
 
-/// Whether an option that has its value in the next argument really takes one: `--no-password` does not.
+/// Reports whether an option that may have its value in the next argument really takes one: `--no-password` does not.
 pub(super) fn takes_a_value(option: &str) -> bool {
     let words = words(option);
     words.first().is_some_and(|first| !SWITCHES.has(first))
 }
 
-/// `--api-key`, `apiKey`, `API_KEY` and `x.api.key` all give `api`, `key`.
+/// Splits a name: `--api-key`, `apiKey`, `API_KEY` and `x.api.key` all give `api`, `key`.
 fn words(name: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let chars: Vec<char> = name.chars().collect();
@@ -170,7 +170,7 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Whether a value looks as if nobody could have chosen it: 20 characters or more of hex or of base64 with digits in it.
+/// Reports whether a value looks random: 20 characters or more of hex or of base64 with digits in it.
 pub(super) fn is_random(value: &str) -> bool {
     let value = value.trim_end_matches('=');
     let count = |wanted: fn(&u8) -> bool| value.bytes().filter(wanted).count();
@@ -186,7 +186,7 @@ pub(super) fn is_random(value: &str) -> bool {
     hex || (lower > 0 && upper > 0) || (others == 0 && digits >= 3)
 }
 
-/// Whether a value is meant as the path of a file.
+/// Reports whether a value is meant as the path of a file.
 pub(super) fn is_path(value: &str) -> bool {
     let starts = ["/", "./", "../", "~", "$HOME"];
     let ends =

@@ -1,5 +1,5 @@
-//! Secrets that are known by their looks, wherever they stand in a text: tokens with a prefix, private keys, URLs with a
-//! password, fields of JSON and of query strings.
+//! Secrets that are recognized by their form, anywhere in a text: tokens with a prefix, private keys, URLs with a password,
+//! fields of JSON and of query strings.
 
 use super::{
     MASK,
@@ -7,8 +7,8 @@ use super::{
     values::masked,
 };
 
-/// Prefixes that issuers give to their tokens, with the least number of characters that follow. The prefix stays: it
-/// tells a reader which secret to look for, and nothing of it.
+/// Prefixes that issuers give to their tokens, with the minimum number of characters that follow. The prefix stays: it shows a
+/// reader which secret to look for, but nothing of the secret.
 const PREFIXES: &[(&str, usize)] = &[
     ("sk-", 20),
     ("sk_live_", 16),
@@ -53,10 +53,10 @@ const PREFIXES: &[(&str, usize)] = &[
     ("sq0atp-", 16),
 ];
 
-/// How far a password in a URL is looked for beyond a slash, which does not belong there.
+/// How far a password in a URL is searched beyond a slash, which does not belong there.
 const BEYOND: usize = 1024;
 
-/// Masks all that is known by its looks.
+/// Masks everything that is recognized by its form.
 pub(super) fn mask_shapes(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
@@ -89,12 +89,12 @@ pub(super) fn mask_shapes(text: &str) -> String {
     out
 }
 
-/// What a token is made of; one begins only where no such character stands before it.
+/// The characters of a token; one begins only where no such character precedes it.
 fn is_part(char: char) -> bool {
     char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '*')
 }
 
-/// How many bytes of `text` are, from its start, such characters.
+/// Returns how many bytes of `text`, from its start, are such characters.
 fn run(text: &str, wanted: impl Fn(u8) -> bool) -> usize {
     text.bytes().take_while(|&byte| wanted(byte)).count()
 }
@@ -161,7 +161,7 @@ fn url(text: &str) -> Option<(usize, String)> {
     }
 }
 
-/// A password with a slash in it, which nobody escaped: `//user:a/b@host`. What is a port ends no user.
+/// A password that contains an unescaped slash: `//user:a/b@host`. A port does not end a user name.
 fn beyond_a_slash<'a>(
     rest: &'a str,
     authority: &str,
@@ -176,7 +176,7 @@ fn beyond_a_slash<'a>(
     Some(&rest[..at])
 }
 
-/// `USER:PASSWORD@HOST` without a scheme, as the names of data sources have it. A digest behind the `@` is an image's.
+/// `USER:PASSWORD@HOST` without a scheme, as in data source names. A digest after the `@` belongs to an image.
 fn user_at(before: char, text: &str) -> Option<(usize, String)> {
     if matches!(before, '/' | '.' | '@' | ':' | '%') {
         return None;
@@ -202,8 +202,8 @@ fn parameter(text: &str) -> Option<(usize, String)> {
     Some((1 + name + 1 + length, format!("{}{}={masked}", &text[..1], &rest[..name])))
 }
 
-/// `"NAME": "VALUE"` of JSON, with single quotes or escaped ones too, and with a number or a bare word for a value; and
-/// `"--NAME", "VALUE"`, as lists of arguments have it.
+/// `"NAME": "VALUE"` of JSON, also with single quotes or escaped ones, and with a number or a bare word as the value; and
+/// `"--NAME", "VALUE"`, as in lists of arguments.
 fn field(text: &str) -> Option<(usize, String)> {
     let (quote, rest) = text.split_at(1);
     let name = &rest[..run(rest, |byte| of_token(byte) || byte == b'.').min(NAME_MAX)];
@@ -230,7 +230,7 @@ fn field(text: &str) -> Option<(usize, String)> {
     Some((at + open + length, format!("{}{masked}", &text[..at + open])))
 }
 
-/// The length of what stands between a name and its value.
+/// Returns the length of the text between a name and its value.
 fn separator(text: &str, name: &str) -> Option<usize> {
     match text.as_bytes() {
         [b'=', b'>', ..] => Some(2),
@@ -240,17 +240,17 @@ fn separator(text: &str, name: &str) -> Option<usize> {
     }
 }
 
-/// What is no secret without quotes: `null`, and nothing at all.
+/// Reports whether it is not a secret without quotes: `null`, and an empty value.
 fn is_word(value: &str) -> bool {
     matches!(value, "" | "null" | "true" | "false" | "None" | "True" | "False")
 }
 
-/// The length of what stands before the closing quote; all, where there is none.
+/// Returns the length of the text before the closing quote, or of all the text where there is none.
 fn quoted(text: &str, closing: &str) -> usize {
     let mut from = 0;
     while let Some(found) = text[from..].find(closing) {
         let end = from + found;
-        // An escaped quote is a part of the value.
+        // An escaped quote is part of the value.
         if closing.len() > 1
             || text[..end].bytes().rev().take_while(|&byte| byte == b'\\').count() % 2 == 0
         {

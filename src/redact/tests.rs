@@ -228,7 +228,7 @@ fn errors_that_quote_a_command() {
     assert_eq!(mask_text(plain), plain);
 }
 
-/// Where a secret may stand.
+/// Where a secret may be.
 const PLACES: &[&[&str]] = &[
     &["x", "--token", "§"],
     &["x", "--password=§"],
@@ -255,7 +255,7 @@ proptest! {
         other in "[A-Za-z0-9]{20,60}",
     ) {
         let with = |secret: &str| {
-            // What stands bare has to look like a secret.
+            // A bare value has to look like a secret.
             let secret = format!("{secret}a7B");
             mask_command(&PLACES[place].iter().map(|word| word.replace('§', &secret)).collect::<Vec<_>>())
         };
@@ -293,12 +293,12 @@ proptest! {
     }
 }
 
-/// Arguments may be as long as the kernel allows, 128 KiB each, and anybody may choose them.
+/// Arguments may be as long as the kernel allows, 128 KiB each, and any user may choose them.
 #[test]
 fn long_arguments_cost_in_proportion_to_their_length() {
     let cost = |piece: &str, length: usize| {
         let line = ["x".to_owned(), piece.repeat(length / piece.len())];
-        // Time of this thread alone: a busy machine must not count.
+        // CPU time of this thread alone: a busy machine must not count.
         let now = || clock_gettime(ClockId::ThreadCPUTime);
         let start = now();
         mask_command(&line);
@@ -326,7 +326,7 @@ fn long_arguments_cost_in_proportion_to_their_length() {
         "u:p@",
         "\"token\":",
     ] {
-        // Eight times the length: eight times the cost is in proportion, 64 times would be by the square.
+        // Eight times the length: eight times the cost is proportional, 64 times would be quadratic.
         let is_fair = |_| cost(piece, 32 << 10) < cost(piece, 4 << 10) * 30 + 5_000_000;
         assert!((0..3).any(is_fair), "{piece:?} costs by the square of its length");
     }

@@ -1,20 +1,20 @@
-//! What stays of a value.
+//! What remains of a value.
 
 use super::{
     MASK,
     names::{Value, is_path, is_random},
 };
 
-/// Words that a switch may be set to; no secret is one of them.
+/// Words that a switch may be set to; none of them is a secret.
 const SETTINGS: &[&str] = &[
     "true", "false", "yes", "no", "on", "off", "none", "null", "auto", "always", "never", "prompt",
     "required",
 ];
 
-/// What may stand around a value in a text that was not split where its author would split it.
+/// Characters that may surround a value in a text that was not split as its author intended.
 const AROUND: [char; 8] = ['"', '\'', '\\', ',', ';', ')', ']', '}'];
 
-/// The value as it may be read; `None` where it may be read as it is.
+/// Returns the masked value; `None` where it needs no masking.
 pub(super) fn masked(class: Value, value: &str) -> Option<String> {
     let bare = value.trim().trim_matches(AROUND);
     if bare.is_empty() || bare == MASK || is_setting(bare) {
@@ -35,7 +35,8 @@ pub(super) fn masked(class: Value, value: &str) -> Option<String> {
     }
 }
 
-/// What has no secret yet: a variable that a shell or a template will put there. Lower case is none: `$ecret` is a password.
+/// Reports whether it is a reference without a secret: a variable that a shell or a template will replace. Lower case is not
+/// one: `$ecret` is a password.
 fn is_reference(value: &str) -> bool {
     let value = value.trim_matches(['"', '\'']);
     let inner = value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
@@ -50,7 +51,7 @@ fn is_setting(value: &str) -> bool {
     SETTINGS.iter().any(|setting| value.eq_ignore_ascii_case(setting))
 }
 
-/// The user of `USER:PASSWORD` stays. Two numbers are a user's and a group's.
+/// The user of `USER:PASSWORD` stays. Two numbers are a user and a group.
 fn credentials(value: &str) -> Option<String> {
     let at = value.find([':', '%', ','])?;
     let (user, rest) = value.split_at(at);

@@ -1,8 +1,8 @@
-//! A text as a shell would split it: quotes hold a word together, operators part words.
+//! Splits a text as a shell would: quotes hold a word together, operators separate words.
 
 use std::ops::Range;
 
-/// One word of a text, as it is written, quotes and all.
+/// One word of a text, as written, including its quotes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word {
     pub(super) range: Range<usize>,
@@ -10,7 +10,7 @@ pub(super) struct Word {
     pub(super) inner: Option<Range<usize>>,
 }
 
-/// The words of a text. Without `quotes` a quote is a character like any other: for text that is no command line.
+/// Returns the words of a text. Without `quotes` a quote is a character like any other: for text that is not a command line.
 pub(super) fn split(text: &str, quotes: bool) -> Vec<Word> {
     let bytes = text.as_bytes();
     let (mut words, mut at) = (Vec::new(), 0);
@@ -48,7 +48,7 @@ pub(super) fn split(text: &str, quotes: bool) -> Vec<Word> {
     words
 }
 
-/// Where the quote that opens at `open` is closed.
+/// Returns where the quote that opens at `open` is closed.
 fn closing(bytes: &[u8], open: usize) -> Option<usize> {
     let mut at = open + 1;
     while at < bytes.len() {
@@ -62,12 +62,12 @@ fn closing(bytes: &[u8], open: usize) -> Option<usize> {
     None
 }
 
-/// White space and the operators of a shell.
+/// Reports whether it separates words: white space and the operators of a shell.
 fn parts(byte: u8) -> bool {
     byte.is_ascii_whitespace() || b";|&()<>`".contains(&byte)
 }
 
-/// Whether there is anything to split.
+/// Reports whether the text is a single word.
 pub(super) fn is_one(text: &str) -> bool {
     !text.bytes().any(|byte| parts(byte) || matches!(byte, b'"' | b'\''))
 }

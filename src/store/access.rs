@@ -1,7 +1,7 @@
-//! How connections are made.
+//! How connections are opened.
 //!
-//! r2d2's checks, lifetimes and per-pool threads are off: a connection to a local file does not go stale. `busy_timeout` is the
-//! first thing each connection gets, because the very next statement may meet the recovery of a crashed writer.
+//! r2d2's checks, lifetimes and per-pool threads are off: a connection to a local file does not become stale. `busy_timeout` is
+//! set first on each connection, because the very next statement may run into the recovery of a crashed writer.
 
 use std::{
     os::unix::ffi::OsStrExt,
@@ -31,12 +31,12 @@ use crate::{
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a thread waits for a connection: longer than one that waits for another process.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// What is left of the WAL after a checkpoint; a pass over 5,000 rows writes about this much.
+/// Maximum size of the WAL after a checkpoint; a pass over 5,000 rows writes about this much.
 pub(super) const WAL_LIMIT_BYTES: i64 = 4 << 20;
 /// Every statement of this module, so that none is prepared twice.
 const STATEMENTS: usize = 64;
 
-/// Makes the connections of every pool in this process; one thread, where r2d2 would start three a pool.
+/// Opens the connections of every pool in this process; one thread, where r2d2 would start three per pool.
 pub(super) static CONNECTOR: LazyLock<Arc<ScheduledThreadPool>> = LazyLock::new(|| {
     let pool = ScheduledThreadPool::builder().num_threads(1).thread_name_pattern("procledger-sql");
     Arc::new(pool.build())
@@ -49,15 +49,15 @@ pub(super) type Pool = r2d2::Pool<Manager>;
 pub(super) enum Access {
     Write,
     Read,
-    /// Reads, through a descriptor that could write. Where no `-wal` exists, SQLite makes one for every reader, and only
-    /// a connection that can write removes it again.
+    /// Reads, through a descriptor that could write. Where no `-wal` exists, SQLite creates one for every reader, and only a
+    /// connection that can write removes it again.
     ReadTidily,
-    /// Reads the file as it stands, in a folder where we can make no `-wal`. Nobody writes it now. Should its owner begin
-    /// while we read, what we read may be torn; it is still only read.
+    /// Reads the file as it is, in a folder where we can create no `-wal`. It has no writer now. Should its owner begin to
+    /// write while we read, the data may be inconsistent; it is still only read.
     ReadFrozen,
 }
 
-/// The path as a URI that lets SQLite take no lock and make no file (<https://sqlite.org/uri.html>).
+/// Returns the path as a URI that makes SQLite take no lock and create no file (<https://sqlite.org/uri.html>).
 pub(super) fn immutable_uri(path: &Path) -> PathBuf {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
@@ -83,7 +83,7 @@ impl Access {
         }
     }
 
-    /// What SQLite is told to open.
+    /// Returns the name that SQLite opens.
     fn name(self, path: &Path) -> PathBuf {
         match self {
             Self::ReadFrozen => immutable_uri(path),
@@ -95,7 +95,7 @@ impl Access {
         let shared = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         shared
             | match self {
-                // Never with CREATE: the setup alone makes the file.
+                // Never with CREATE: only the setup creates the file.
                 Self::Write | Self::ReadTidily => OpenFlags::SQLITE_OPEN_READ_WRITE,
                 Self::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
                 Self::ReadFrozen => OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
@@ -140,11 +140,11 @@ fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// A connection made in this thread, for the sake of its errors: r2d2 tries again until its time is up, then knows a text.
+/// Opens a connection in this thread, to get its errors: r2d2 retries until its time is up, then returns only a text.
 pub(super) fn first_writer(path: &Path) -> Result<Connection> {
     let wrong = |e| failed(path, "open a connection", e);
     let connection = Connection::open_with_flags(path, Access::Write.flags()).map_err(wrong)?;
-    // Should the open be refused after all, closing this one must change nothing.
+    // Should the open still be refused, closing this connection must change nothing.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .and_then(|_| configure(&connection, Access::Write))
@@ -153,7 +153,7 @@ pub(super) fn first_writer(path: &Path) -> Result<Connection> {
         let message = format!("the ledger `{}` cannot be written: check its mode", path.display());
         return Err(Error::new(Kind::Denied, message));
     }
-    // Somebody may have switched it off with `sqlite3`; where it is on, this only reads.
+    // A person may have switched it off with `sqlite3`; where it is on, this only reads.
     let mode: String =
         connection.query_one("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(wrong)?;
     if mode != "wal" {
@@ -166,14 +166,14 @@ pub(super) fn first_writer(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// The same for reading: a damaged ledger was told as a busy one, after ten seconds.
+/// The same for reading: without it a damaged ledger was reported as a busy one, after ten seconds.
 pub(super) fn first_reader(path: &Path, access: Access) -> Result<Connection> {
     Connection::open_with_flags(access.name(path), access.flags())
         .and_then(|connection| configure(&connection, access).map(|()| connection))
         .map_err(|e| failed(path, "open a connection", e))
 }
 
-/// A connection beside the pools, which checkpoints when it is told to and not when it commits.
+/// Opens a connection beside the pools, which checkpoints on request and not at each commit.
 pub(super) fn another_writer(path: &Path) -> Result<Connection> {
     let open = || {
         let connection = Connection::open_with_flags(path, Access::Write.flags())?;

@@ -1,11 +1,11 @@
-//! What a statement may cost.
+//! Limits the cost of a statement.
 //!
-//! A schema can hold what never ends: a trigger with a recursive query, an index on an expensive expression. Such a ledger is
-//! refused ([`super::schema`]), but what was put there a moment later would hold a host for ever, and with it its programs. So a
-//! statement that uses up its budget is interrupted, and its transaction rolled back.
+//! A schema can contain code that never ends: a trigger with a recursive query, an index on an expensive expression. Such a
+//! ledger is refused ([`super::schema`]), but code that is added a moment later would block a host forever, and with it its
+//! programs. So a statement that uses up its budget is interrupted, and its transaction rolled back.
 //!
-//! The budget is processor time of the thread, not time that passes: a slow disk or a busy machine costs none, and a statement
-//! that never ends always does. SQLite asks between the steps of its virtual machine
+//! The budget is processor time of the thread, not wall time: a slow disk or a busy machine uses none, and a statement that
+//! never ends always does. SQLite checks it between the steps of its virtual machine
 //! (<https://sqlite.org/c3ref/progress_handler.html>).
 
 use std::{cell::Cell, marker::PhantomData, time::Duration};
@@ -13,13 +13,13 @@ use std::{cell::Cell, marker::PhantomData, time::Duration};
 use rusqlite::Connection;
 use rustix::time::{ClockId, clock_gettime};
 
-/// One transaction: those of ours take milliseconds, that over all rows of a pass some more.
+/// One transaction: ours take milliseconds, one over all rows of a pass somewhat more.
 pub(super) const WRITE: Duration = Duration::from_secs(5);
-/// One query of a host: the longest, a look through the processes of a ledger of ten million, takes some seconds.
+/// One query of a host: the longest, a scan of the processes of a ledger of ten million, takes some seconds.
 pub(super) const HOST_READ: Duration = Duration::from_mins(1);
-/// One query of a reader, who waits for it by choice: a report, or a check of every page.
+/// One query of a reader, which may take long: a report, or a check of every page.
 pub(super) const LOOK: Duration = Duration::from_hours(1);
-/// Steps of the virtual machine between two looks at the clock: a fraction of a millisecond.
+/// Steps of the virtual machine between two checks of the clock: a fraction of a millisecond.
 const STEPS: i32 = 20_000;
 
 thread_local! {
@@ -36,7 +36,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Within another one the shorter counts.
+    /// Within another budget the shorter one counts.
     pub(super) fn of(limit: Duration) -> Self {
         let before = LIMIT.get();
         let end = used() + limit;
@@ -51,7 +51,7 @@ impl Drop for Budget {
     }
 }
 
-/// Lets the statements of a connection keep to the budget of the thread that runs them.
+/// Subjects the statements of a connection to the budget of the thread that runs them.
 pub(super) fn keep(connection: &Connection) -> rusqlite::Result<()> {
     connection.progress_handler(STEPS, Some(|| LIMIT.get().is_some_and(|end| used() > end)))
 }

@@ -1,8 +1,8 @@
 //! Claims: which instance ends a row, and the ways a row is closed without one.
 //!
-//! A claim belongs to a live claimant only. A verb that acts takes over the claim of a dead one in the transaction that
-//! claims; that of a live one only where a person, or the owner of the row, asked for it ([`TakeOver`]). The former claimant
-//! then records nothing more: each of its updates is conditional on its claim.
+//! A claim belongs to a live claimant only. An operation that acts takes over the claim of a dead claimant in the transaction
+//! that claims; that of a live one only where a person, or the owner of the row, requested it ([`TakeOver`]). The former
+//! claimant then records nothing more: each of its updates is conditional on its claim.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -15,9 +15,9 @@ use crate::{
 /// Which claims of other instances a claim takes over; by default none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TakeOver<'a> {
-    /// Instances that are known to be dead. A dead instance never comes back, so the list cannot become wrong.
+    /// Instances that are known to be dead. A dead instance never comes back, so the list cannot become outdated.
     pub(crate) dead: &'a [InstanceId],
-    /// Also those of claimants that live.
+    /// Whether claims of live claimants are taken over as well.
     pub(crate) live: bool,
 }
 
@@ -28,9 +28,10 @@ impl TakeOver<'_> {
 }
 
 impl Store {
-    /// Sets out to end rows: those that run, or survived the last attempt, and belong to `owner` where one is given.
+    /// Claims rows in order to end them: those that run, or survived the last attempt, and belong to `owner` where one is
+    /// given.
     ///
-    /// Returns the rows that were claimed. A row that is missing there is ended, or somebody else is ending it.
+    /// Returns the rows that were claimed. A row that is missing there is ended, or another instance is ending it.
     pub(crate) fn claim(
         &self,
         ids: &[ProcessId],
@@ -38,7 +39,7 @@ impl Store {
         owner: Option<InstanceId>,
         asked_by: Option<&str>,
     ) -> Result<Vec<ProcessRecord>> {
-        // Most roots leave nobody: their ends must not wait for the lock once more.
+        // Most roots leave no processes: their ends must not wait for the lock once more.
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -67,8 +68,8 @@ impl Store {
         })
     }
 
-    /// The same for trees of `owner`'s own, of which it knows all but whether they can be claimed: each is a root, then its
-    /// recorded descendants, which are claimed only with their root.
+    /// The same for trees of `owner`'s own, which it knows completely except for whether they can be claimed: each is a root,
+    /// then its recorded descendants, which are claimed only with their root.
     pub(crate) fn claim_own(
         &self,
         trees: &[Vec<ProcessId>],
@@ -91,14 +92,14 @@ impl Store {
         })
     }
 
-    /// The claimant of each of these rows; `None` for one that is not being ended.
+    /// Returns the claimant of each of these rows; `None` for one that is not being ended.
     pub(crate) fn claimants(&self, ids: &[ProcessId]) -> Result<Vec<Option<InstanceId>>> {
         self.read("look up claims", |connection| {
             ids.iter().map(|id| claimant(connection, *id)).collect()
         })
     }
 
-    /// Every instance but `own` that is ending a row.
+    /// Returns every instance except `own` that is ending a row.
     pub(crate) fn other_claimants(&self, own: InstanceId) -> Result<Vec<InstanceRecord>> {
         self.glance("list the claimants", |connection| {
             let mut statement = connection.prepare_cached(OTHER_CLAIMANTS)?;
@@ -107,7 +108,7 @@ impl Store {
         })
     }
 
-    /// Claims of dead instances are nobody's: their rows run on, as if they had not been claimed. Returns how many.
+    /// Voids the claims of dead instances: their rows are running again, as if they had not been claimed. Returns how many.
     pub(crate) fn void_claims(&self, dead: &[InstanceId]) -> Result<u64> {
         if dead.is_empty() {
             return Ok(0);
@@ -121,8 +122,8 @@ impl Store {
         })
     }
 
-    /// An owner takes a tree of its own back from a claimant: the root and the descendants that this one has claimed. Returns
-    /// the person who had asked for the end, where the root's row still is to be ended.
+    /// Takes an owner's own tree back from a claimant: the root and the descendants that this one has claimed. Returns the
+    /// person who had requested the end, where the root's row is still to be ended.
     pub(crate) fn take_back(
         &self,
         root: ProcessId,
@@ -142,8 +143,8 @@ impl Store {
         })
     }
 
-    /// The owner of a dead child learned its status: it reaches the row, whichever instance is ending that or has ended it.
-    /// `false` where the row has a status, or is not the owner's.
+    /// Records the status that the owner of a dead child has learned, whichever instance is ending the row or has ended it.
+    /// `false` where the row has a status, or does not belong to the owner.
     pub(crate) fn note_status(
         &self,
         id: ProcessId,
@@ -153,7 +154,7 @@ impl Store {
         self.write("record an exit status", |tx| note_status(tx, id, owner, status))
     }
 
-    /// Whether a row has an exit status.
+    /// Reports whether a row has an exit status.
     pub(crate) fn has_status(&self, id: ProcessId) -> Result<bool> {
         self.read("look up an exit status", |connection| {
             connection
@@ -164,7 +165,7 @@ impl Store {
         })
     }
 
-    /// An owner takes its rows back from claimants that died before they had ended them; returns how many.
+    /// Takes an owner's rows back from claimants that died before they had ended them; returns how many.
     pub(crate) fn give_back(&self, owner: InstanceId, dead: &[InstanceId]) -> Result<u64> {
         if dead.is_empty() {
             return Ok(0);
@@ -178,7 +179,7 @@ impl Store {
         })
     }
 
-    /// A person closes rows that cannot be judged. Nothing is signalled; how they ended stays unobserved.
+    /// Closes rows that cannot be judged, on behalf of a person. Nothing is signalled; how they ended stays unobserved.
     pub(crate) fn forget(&self, ids: &[ProcessId], asked_by: &str, at: Millis) -> Result<u64> {
         let forgotten = self.write("forget processes", |tx| {
             let mut forget = tx.prepare_cached(
@@ -197,7 +198,7 @@ impl Store {
         Ok(forgotten)
     }
 
-    /// Its owner stops tracking a row that nobody is ending; the process runs on.
+    /// Stops tracking a row that is not being ended; the process keeps running.
     pub(crate) fn release(&self, id: ProcessId, owner: InstanceId, at: Millis) -> Result<bool> {
         let released = self.write("release a process", |tx| {
             tx.prepare_cached(
@@ -216,14 +217,14 @@ pub(super) const OTHER_CLAIMANTS: &str =
     "SELECT DISTINCT claimed_by FROM process INDEXED BY process_live_owner
      WHERE state <> 'ended' AND state = 'ending' AND claimed_by <> ?1";
 
-/// What became of one row that was to be claimed.
+/// The result for one row that was to be claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claim {
     /// It had no claimant.
     New,
     /// It had this one.
     TakenOver(InstanceId),
-    /// It has ended, is another owner's, or stays with its claimant.
+    /// It has ended, belongs to another owner, or stays with its claimant.
     Refused,
 }
 
@@ -271,7 +272,7 @@ fn claimant(connection: &Connection, id: ProcessId) -> rusqlite::Result<Option<I
         .optional()
 }
 
-/// See [`Store::note_status`]. A row that was ended as `gone`, since its status could not be observed, is one that exited.
+/// See [`Store::note_status`]. A row that was ended as `gone`, since its status could not be observed, becomes one that exited.
 pub(super) fn note_status(
     tx: &Transaction<'_>,
     id: ProcessId,

@@ -1,4 +1,4 @@
-//! A ledger that is open: its connections, and what concerns the file as a whole.
+//! An open ledger: its connections, and operations on the file as a whole.
 //!
 //! One connection writes, a few read.
 
@@ -33,11 +33,11 @@ use crate::{
     sys::fs_user::{Account, Acting, act_as},
 };
 
-/// Readers at once: a host's pass, a listing, a report and one to spare.
+/// Concurrent readers: a host's pass, a listing, a report and one to spare.
 const READERS: u32 = 4;
-/// How long a write waits for another process that has not let go of the lock for the whole [`BUSY_TIMEOUT`] before.
+/// How long a write waits for another process that has held the lock for the whole [`BUSY_TIMEOUT`] before.
 const LOCKED_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long closing waits for a connection that is just being made, for another ledger perhaps.
+/// How long closing waits for a connection that is just being opened, perhaps for another ledger.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An open ledger. Clones share its connections.
@@ -49,14 +49,14 @@ struct Inner {
     path: PathBuf,
     files: Files,
     owner: u32,
-    /// The owner, where it is another user than root, who we are.
+    /// The owner, where that is a user other than root and we are root.
     account: Option<Account>,
-    /// The schema was found to hold what no migration made: to be looked at again before the next write.
+    /// Whether the schema may contain objects that no migration made: to be checked again before the next write.
     suspect: AtomicBool,
-    /// When it was opened: another program may migrate it meanwhile, which takes nothing away.
+    /// The schema at the time of opening: another program may migrate it meanwhile, which removes nothing.
     schema: Schema,
     meter: Arc<Meter>,
-    /// The last write has waited in vain for another process that writes.
+    /// Whether the last write has waited in vain for another process that writes.
     locked: AtomicBool,
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
     readers: Pool,
@@ -64,7 +64,7 @@ struct Inner {
 }
 
 impl Drop for Inner {
-    /// Lets the connector finish: until then it may hold a pool, and would be the one to close its connections, some
+    /// Waits for the connector to finish: until then it may hold a pool, and would be the one to close its connections, some
     /// time after this returned, or never when the process ends first.
     fn drop(&mut self) {
         let (done, wait) = mpsc::channel();
@@ -80,14 +80,14 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Denied when it, or its folder, could be written by somebody else, or cannot be written by us; newer, or not a
-    /// ledger; unsupported on a network file system. Each of these leaves the disk as it was.
+    /// Denied when it, or its folder, could be written by another user, or cannot be written by us; newer, or not a ledger;
+    /// unsupported on a network file system. Each of these leaves the disk as it was.
     #[cfg(test)]
     pub(crate) fn open(path: &Path, upgrade: Upgrade) -> Result<Self> {
         Self::open_trusting(path, None, upgrade)
     }
 
-    /// The same; users that can write the folder `vouched` are trusted not to replace what is in it.
+    /// The same; users that can write to the folder `vouched` are trusted not to replace its content.
     pub(crate) fn open_trusting(
         path: &Path,
         vouched: Option<&Path>,
@@ -105,8 +105,8 @@ impl Store {
         let schema = setup::make_ready(&located, upgrade)?;
         let before = located.again()?;
         let first = first_writer(&located.path)?;
-        // Again: what did not exist before may be another user's file. And only what was there before and is there now
-        // is what SQLite has open.
+        // Again: a file that did not exist before may belong to another user. And only a file that was there before and is
+        // there now is the one that SQLite has open.
         let located = located.again()?;
         located.check_trusted()?;
         if before.found.map(|found| found.file) != located.found.map(|found| found.file) {
@@ -124,7 +124,7 @@ impl Store {
         Self::with(located, schema, (Access::Read, None), Some(writer))
     }
 
-    /// Brings an existing ledger up to date; `false` where there was nothing to do.
+    /// Migrates an existing ledger to the latest schema; `false` where there was nothing to do.
     ///
     /// # Errors
     ///
@@ -163,8 +163,7 @@ impl Store {
         if located.found.is_none() {
             return Err(Error::new(Kind::NotFound, format!("there is no ledger `{shown}`")));
         }
-        // Before SQLite opens them: it would wait for the other end of a FIFO, and under root hand what is there to the
-        // ledger's owner.
+        // Before SQLite opens them: it would wait for the other end of a FIFO, and under root give them to the ledger's owner.
         located.check_companions()?;
         let schema = match setup::standing(&located)? {
             Standing::At(schema) => schema,
@@ -177,7 +176,7 @@ impl Store {
         let access = Access::for_reading(&located);
         let first = first_reader(&located.path, access)?;
         let store = Self::with(located, schema, (access, Some(first)), None)?;
-        // The first statement, for the sake of its error.
+        // The first statement is run here so that its error is returned.
         store.check_readable()?;
         Ok(store)
     }
@@ -212,12 +211,12 @@ impl Store {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// The real path: absolute, without symlinks.
+    /// Returns the real path: absolute, without symlinks.
     pub(crate) fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Device and inode of the ledger when it was opened.
+    /// Returns device and inode of the ledger when it was opened.
     pub(crate) fn file(&self) -> (u64, u64) {
         self.0.files.id()
     }
@@ -226,7 +225,7 @@ impl Store {
         &self.0.files
     }
 
-    /// Owner of the ledger, whose processes alone it may touch.
+    /// Returns the owner of the ledger; only this user's processes may be touched.
     pub(crate) fn owner_uid(&self) -> u32 {
         self.0.owner
     }
@@ -235,33 +234,33 @@ impl Store {
         self.0.account
     }
 
-    /// Takes the owner's access to files until the guard is dropped, where we are root and it is another user. Whatever
-    /// opens, creates, changes or removes a file beside the ledger does it under this guard.
+    /// Takes the owner's access to files until the guard is dropped, where we are root and the owner is another user. Any code
+    /// that opens, creates, changes or removes a file beside the ledger does so under this guard.
     pub(crate) fn act_as_owner(&self) -> Result<Option<Acting>> {
         self.0.account.as_ref().map(Account::act).transpose()
     }
 
-    /// What is counted of this opening of the ledger.
+    /// Returns the counters of this opening of the ledger.
     pub(crate) fn meter(&self) -> &Arc<Meter> {
         &self.0.meter
     }
 
-    /// The ledger's real path with `suffix` after its last character.
+    /// Returns the ledger's real path with `suffix` after its last character.
     pub(crate) fn beside(&self, suffix: &str) -> PathBuf {
         beside(&self.0.path, suffix)
     }
 
-    /// Version of SQLite at run time.
+    /// Returns the version of SQLite at run time.
     pub(crate) fn sqlite_version() -> &'static str {
         rusqlite::version()
     }
 
-    /// How many migrations the ledger had had when it was opened.
+    /// Returns how many migrations had been applied to the ledger when it was opened.
     pub(crate) fn schema(&self) -> Schema {
         self.0.schema
     }
 
-    /// The ledger's random UUID, 32 hex digits; `None` in one of a schema before 4.
+    /// Returns the ledger's random UUID, 32 hex digits; `None` in one of a schema before 4.
     pub(crate) fn uuid(&self) -> Result<Option<String>> {
         if self.schema() < Schema::LEDGER {
             return Ok(None);
@@ -277,7 +276,7 @@ impl Store {
         })
     }
 
-    /// What is wrong with the file, a line each; empty when it is sound.
+    /// Returns what is wrong with the file, one line each; empty when it is sound.
     pub(crate) fn check(&self) -> Result<Vec<String>> {
         self.read("look for damage", |connection| {
             let mut quick = connection.prepare("PRAGMA quick_check")?;
@@ -296,10 +295,10 @@ impl Store {
         })
     }
 
-    /// One immediate transaction. `work` gets the only writing connection: it must not call back into the store.
+    /// Runs one immediate transaction. `work` gets the only writing connection: it must not call back into the store.
     ///
-    /// It waits for another process that writes. Once that took longer than the whole patience, the writes that follow wait
-    /// for a moment only, until one of them succeeds: an end makes several, and each of them is tried again later.
+    /// It waits for another process that writes. Once that took longer than the whole timeout, the writes that follow wait for
+    /// a moment only, until one of them succeeds: an end makes several, and each of them is retried later.
     pub(super) fn write<T>(
         &self,
         doing: &str,
@@ -315,7 +314,7 @@ impl Store {
         answer
     }
 
-    /// The same with the whole patience, for what is refused when it cannot be written.
+    /// The same with the whole timeout, for operations that are refused when they cannot be written.
     pub(super) fn write_patiently<T>(
         &self,
         doing: &str,
@@ -325,7 +324,7 @@ impl Store {
         self.write_on(&connection, doing, work)
     }
 
-    /// The next write waits with the whole patience again: it is the last attempt.
+    /// Makes the next write wait with the whole timeout again: it is the last attempt.
     pub(crate) fn be_patient_once(&self) {
         self.0.locked.store(false, Ordering::Release);
     }
@@ -357,7 +356,8 @@ impl Store {
         answer
     }
 
-    /// The error of a statement. One that was interrupted may have met what no migration made; then that is the error.
+    /// Returns the error of a statement. An interrupted statement may have run code that no migration made; then that is the
+    /// error.
     fn explained(&self, connection: &Connection, doing: &str, error: rusqlite::Error) -> Error {
         let interrupted =
             error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted);
@@ -370,37 +370,37 @@ impl Store {
         foreign.unwrap_or_else(|| failed(self.path(), doing, error))
     }
 
-    /// What a query may cost: a host has others to serve, while a report may be long.
+    /// Returns the budget of a query: a host has other work to do, while a report may take long.
     fn reading(&self) -> Budget {
         Budget::of(if self.0.writer.is_some() { HOST_READ } else { LOOK })
     }
 
-    /// One query, on a connection that cannot write.
+    /// Runs one query, on a connection that cannot write.
     pub(super) fn read<T>(
         &self,
         doing: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
         if self.0.readers.state().idle_connections == 0 {
-            // It would open whatever the path names now, where rows of the same numbers are others.
+            // It would open whatever the path names now, where the same row numbers mean other rows.
             self.check_in_place()?;
         }
         let connection = self.0.readers.get().map_err(|e| no_connection(self.path(), doing, e))?;
         let _acting = self.act_as_owner()?;
         let _budget = self.reading();
         work(&connection).map_err(|e| {
-            // Of an emptied file SQLite says that it is damaged.
+            // SQLite reports an emptied file as damaged.
             self.check_in_place().err().unwrap_or_else(|| self.explained(&connection, doing, e))
         })
     }
 
-    /// Makes a connection that reads, where there is none yet: it goes on reading whatever becomes of the ledger's name.
+    /// Opens a connection that reads, where there is none yet: it keeps reading whatever happens to the ledger's name.
     pub(crate) fn open_reader(&self) -> Result<()> {
         self.read("open a connection", |_| Ok(()))
     }
 
-    /// A query of a few rows: where no reader is open yet, as while the ledger is opened, on the writer's connection if that is
-    /// free. A new connection would parse the whole schema first.
+    /// Runs a query of a few rows: where no reader is open yet, as while the ledger is opened, on the writer's connection if
+    /// that is free. A new connection would parse the whole schema first.
     pub(super) fn glance<T>(
         &self,
         doing: &str,
@@ -417,7 +417,7 @@ impl Store {
         })
     }
 
-    /// Whether a write would neither wait nor fail for want of the lock.
+    /// Reports whether a write would neither wait nor fail for lack of the lock.
     pub(crate) fn can_be_written_now(&self) -> bool {
         let Some(writer) = self.0.writer.as_ref().and_then(Pool::try_get) else { return false };
         let Ok(_acting) = self.act_as_owner() else { return false };
@@ -431,7 +431,7 @@ impl Store {
         self.writers(doing)?.get().map_err(|e| no_connection(self.path(), doing, e))
     }
 
-    /// An error where the ledger was opened for reading only.
+    /// Fails where the ledger was opened for reading only.
     pub(super) fn check_writable(&self, doing: &str) -> Result<()> {
         self.writers(doing).map(|_| ())
     }

@@ -1,4 +1,4 @@
-//! What is recorded below roots: asked for all of them in one read, however many are ended together.
+//! The recorded descendants of roots: queried for all of them in one read, however many are ended together.
 
 use rusqlite::{Connection, named_params};
 
@@ -13,12 +13,12 @@ use crate::{
     model::{InstanceId, ProcessId},
 };
 
-/// What the ledger has below one root.
+/// The recorded descendants of one root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Below {
     /// Descendants that have not ended.
     pub(crate) live: Vec<(ProcessId, Identity)>,
-    /// What was left on purpose: it is nobody's to end, whatever else is done to the tree.
+    /// Processes that were left running on purpose: they must not be ended, whatever else is done to the tree.
     pub(crate) kept: Vec<Identity>,
 }
 
@@ -30,10 +30,10 @@ pub(super) const LIVE_BELOW: &str =
      WHERE p.root = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id";
 
 impl Store {
-    /// For each of `roots`, in their order. One that does not exist has nothing below it.
+    /// Returns the descendants of each of `roots`, in their order. A root that does not exist has none.
     pub(crate) fn below(&self, roots: &[ProcessId]) -> Result<Vec<Below>> {
         self.read("list what is below processes", |connection| {
-            // Within one transaction the locks are taken once, and what was read stays in the cache.
+            // Within one transaction the locks are taken once, and the data that was read stays in the cache.
             let all = connection.unchecked_transaction()?;
             let below = roots.iter().map(|root| below(&all, *root)).collect();
             all.finish()?;
@@ -54,8 +54,8 @@ const ROOTS_OF_FORMER_IMAGES: &str =
      ORDER BY p.ended_at DESC LIMIT 10000";
 
 impl Store {
-    /// Roots with recorded ends that former images of the process `own` have started, those that ended last first, 10,000 at
-    /// most.
+    /// Returns roots with recorded ends that former images of the process `own` have started, those that ended last first,
+    /// 10,000 at most.
     pub(crate) fn roots_of_former_images(
         &self,
         own: &Identity,

@@ -1,4 +1,4 @@
-//! The one place that turns what SQLite reports into the crate's error.
+//! The only place that converts what SQLite reports into the crate's error.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use rusqlite::{Error as Sqlite, ErrorCode};
 
 use crate::error::{Error, Kind};
 
-/// What SQLite reported while we were to `doing` ("record a pass") the ledger at `path`.
+/// Converts the error that SQLite reported during `doing` ("record a pass") on the ledger at `path`.
 pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
     let kind = kind(&source);
     let code = source.sqlite_error_code();
@@ -37,7 +37,7 @@ pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
     .with_source(source)
 }
 
-/// The errno that SQLite has turned into a code of its own, where it must have been this one.
+/// Returns the errno that SQLite has replaced by its own code, where it must have been this one.
 fn errno(code: ErrorCode) -> Option<i32> {
     match code {
         ErrorCode::DiskFull => Some(libc::ENOSPC),
@@ -46,7 +46,7 @@ fn errno(code: ErrorCode) -> Option<i32> {
     }
 }
 
-/// No connection was free in time, or none could be made.
+/// Converts the error that no connection was free in time, or none could be opened.
 pub(super) fn no_connection(path: &Path, doing: &str, source: r2d2::Error) -> Error {
     let message = format!(
         "failed to {doing} in the ledger `{}`: no connection was free in time, try again",
@@ -67,7 +67,7 @@ fn kind(error: &Sqlite) -> Kind {
     }
 }
 
-/// A value that no version of ours wrote: somebody edited the file.
+/// A value that no version of ours wrote: the file was edited.
 fn decoding(error: &Sqlite) -> Kind {
     match error {
         Sqlite::FromSqlConversionFailure(..)

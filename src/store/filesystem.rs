@@ -1,7 +1,7 @@
-//! Which file systems can carry a ledger.
+//! Which file systems can hold a ledger.
 //!
-//! WAL needs memory that all its users share (<https://sqlite.org/wal.html>), and the locks of instances need flock(2)
-//! that the kernel drops at death. A network file system promises neither.
+//! WAL needs memory that all its users share (<https://sqlite.org/wal.html>), and the locks of instances need flock(2) that the
+//! kernel drops at death. A network file system guarantees neither.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -23,10 +23,10 @@ const NETWORK: [(u64, &str); 12] = [
     (0x0116_1970, "gfs2"),
 ];
 
-/// `FUSE_SUPER_MAGIC`: says nothing by itself, an encrypted home or an `ntfs-3g` disk is local.
+/// `FUSE_SUPER_MAGIC`: not conclusive by itself, an encrypted home or an `ntfs-3g` disk is local.
 const FUSE: u64 = 0x6573_5546;
 
-/// Types, as mountinfo names them, of the FUSE file systems that are a network.
+/// Types, as in mountinfo, of the FUSE file systems that use a network.
 const NETWORK_FUSE: [&str; 14] = [
     "fuse.sshfs",
     "fuse.s3fs",
@@ -44,7 +44,7 @@ const NETWORK_FUSE: [&str; 14] = [
     "fuse.juicefs",
 ];
 
-/// Bytes that an ordinary user may still write to the file system of a folder (statvfs(3)).
+/// Returns the bytes that an ordinary user may still write to the file system of a folder (statvfs(3)).
 pub(super) fn free_bytes(folder: &Path) -> Result<u64> {
     let found = rustix::fs::statvfs(folder).map_err(|e| {
         Error::os(format!("failed to ask how much space is left at `{}`", folder.display()), e)
@@ -71,7 +71,7 @@ pub(super) fn check_local(folder: &Path) -> Result<()> {
     }
 }
 
-/// `f_type` is signed or unsigned, 32 or 64 bits wide, as the architecture likes; a magic has 32 bits.
+/// Converts `f_type`, which is signed or unsigned, 32 or 64 bits wide, depending on the architecture; a magic has 32 bits.
 fn magic(f_type: impl TryInto<i128>) -> u64 {
     let wide: i128 = f_type.try_into().unwrap_or(0);
     u64::try_from(wide & 0xFFFF_FFFF).unwrap_or(0)
@@ -94,7 +94,7 @@ fn fuse_type_of(folder: &Path) -> Result<Option<String>> {
     Ok(type_in_mountinfo(&table, &format!("{major}:{minor}")))
 }
 
-/// File system type of the mount whose device is `device` ("0:54"), in the format of `proc_pid_mountinfo(5)`.
+/// Returns the file system type of the mount whose device is `device` ("0:54"), in the format of `proc_pid_mountinfo(5)`.
 fn type_in_mountinfo(table: &[u8], device: &str) -> Option<String> {
     let table = String::from_utf8_lossy(table);
     table.lines().find_map(|line| {

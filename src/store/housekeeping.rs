@@ -1,11 +1,11 @@
 //! Keeping the file small: old rows, free pages and the WAL.
 //!
-//! A [`Housekeeper`] has a connection of its own, so that nobody in this process waits for the pool's writer while it
-//! works. It holds the write lock for one small step at a time, and tells how long that was: its user paces it.
+//! A [`Housekeeper`] has a connection of its own, so that no thread of this process waits for the pool's writer while it works.
+//! It holds the write lock for one small step at a time, and reports how long that was: its user paces it.
 //!
-//! The WAL is copied back (`PASSIVE`) without the write lock, however long the disk takes. Only `TRUNCATE` needs it, and
-//! waits for readers while it holds it: so it is tried when nothing is left to copy, and gives up at once where a reader
-//! stands in the way (<https://sqlite.org/c3ref/wal_checkpoint_v2.html>).
+//! The WAL is copied back (`PASSIVE`) without the write lock, however long the disk takes. Only `TRUNCATE` needs it, and waits
+//! for readers while it holds it: so it is tried when nothing is left to copy, and gives up at once where a reader blocks it
+//! (<https://sqlite.org/c3ref/wal_checkpoint_v2.html>).
 
 use std::time::{Duration, Instant};
 
@@ -24,39 +24,39 @@ use crate::{
     model::Millis,
 };
 
-/// Instances that are looked for at once.
+/// Number of instances that are determined at once.
 const UNNAMED_AT_ONCE: u32 = 10_000;
-/// How often a checkpoint is begun anew, when others write while it copies.
+/// How often a checkpoint is started again when others write while it copies.
 const CHECKPOINTS: u32 = 3;
 
-/// What a step did.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// Rows or pages.
+    /// The number of rows or pages.
     pub(crate) done: u64,
     /// How long it held the write lock.
     pub(crate) held: Duration,
 }
 
-/// Bytes of the ledger, without its WAL.
+/// Size of the ledger in bytes, without its WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) total: u64,
-    /// Of these, in pages that hold something.
+    /// Those of them in used pages.
     pub(crate) used: u64,
 }
 
-/// A connection that does what can wait.
+/// A connection for work that can wait.
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
     store: Store,
     connection: Owned,
-    /// Instances that may go: to find them is a look through all processes, so many are found at once.
+    /// Instances that may be deleted: finding them needs a scan of all processes, so many are found at once.
     unnamed: Vec<i64>,
 }
 
 impl Store {
-    /// Begins to keep house.
+    /// Opens the connection.
     ///
     /// # Errors
     ///
@@ -69,7 +69,7 @@ impl Store {
         Ok(Housekeeper { store: self.clone(), connection, unnamed: Vec::new() })
     }
 
-    /// How large the ledger is.
+    /// Returns the size of the ledger.
     pub(crate) fn size(&self) -> Result<Size> {
         self.read("read the size", |connection| {
             let number = |pragma: &str| {
@@ -83,12 +83,12 @@ impl Store {
         })
     }
 
-    /// Bytes of the WAL file; 0 where there is none.
+    /// Returns the bytes of the WAL file; 0 where there is none.
     pub(crate) fn wal_bytes(&self) -> u64 {
         std::fs::metadata(self.beside("-wal")).map_or(0, |file| file.len())
     }
 
-    /// Whether the WAL is larger than a checkpoint leaves it.
+    /// Reports whether the WAL is larger than a checkpoint leaves it.
     pub(crate) fn wal_is_too_large(&self) -> bool {
         self.wal_bytes() > WAL_LIMIT_BYTES.cast_unsigned()
     }
@@ -99,10 +99,10 @@ impl Housekeeper {
         &self.store
     }
 
-    /// Deletes at most `batch` rows of what ended before; 0 when nothing is left.
+    /// Deletes at most `batch` rows that ended before the given time; 0 when nothing is left.
     ///
-    /// Processes go with their leaks, and a root after what was found below it; the newest pass of each kind stays,
-    /// the last row of each table, and an instance that a row still names.
+    /// Processes go with their leaks, and a root after its descendants; the newest pass of each kind stays, the last row of
+    /// each table, and an instance that a row still names.
     pub(crate) fn prune(&mut self, before: Millis, batch: u32) -> Result<Step> {
         match self.store.pick(before, batch)? {
             Some(picked) => self.step("prune the history", |tx| prune::delete(tx, &picked)),
@@ -127,7 +127,7 @@ impl Housekeeper {
         Ok(Step { done: 0, held: Duration::ZERO })
     }
 
-    /// Gives at most `pages` free pages back; 0 when none is left. The file gets smaller with the next checkpoint.
+    /// Releases at most `pages` free pages; 0 when none is left. The file gets smaller with the next checkpoint.
     pub(crate) fn free_pages(&self, pages: u32) -> Result<Step> {
         self.step("free pages", |tx| {
             let free = || tx.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
@@ -139,8 +139,8 @@ impl Housekeeper {
         })
     }
 
-    /// Copies the WAL into the ledger, as far as readers let it; empties it where it is too large, or `always`. Whether
-    /// that was possible.
+    /// Copies the WAL into the ledger, as far as readers allow it; empties it where it is too large, or `always`. Returns
+    /// whether that was possible.
     pub(crate) fn checkpoint(&self, always: bool) -> Result<bool> {
         let wrong = |error| self.wrong("write back the WAL", error);
         let _acting = self.store.act_as_owner()?;
@@ -178,7 +178,7 @@ impl Housekeeper {
         }
     }
 
-    /// One immediate transaction, timed from the moment that it has the lock.
+    /// Runs one immediate transaction, timed from the moment that it has the lock.
     fn step(
         &self,
         doing: &str,

@@ -1,9 +1,9 @@
-//! Whether the files that SQLite has open are still those that the ledger's path names.
+//! Checks that the files that SQLite has open are still those that the ledger's path names.
 //!
-//! SQLite does not look in WAL mode: with its file removed it would go on writing to one that nobody will ever read, and
-//! with another in its place two programs would hold locks that do not meet
-//! (<https://sqlite.org/howtocorrupt.html>, 4.3 and 4.4). So each write is preceded by a look. Only what
-//! is certain counts: where the folder cannot be looked at, as after a change of user, the files that are open serve on.
+//! SQLite does not check this in WAL mode: with its file removed it would keep writing to one that no program will ever read,
+//! and with another in its place two programs would hold unrelated locks (<https://sqlite.org/howtocorrupt.html>, 4.3 and 4.4).
+//! So each write is preceded by a check. Only what is certain counts: where the folder cannot be read, as after a change of
+//! user, the open files stay in use.
 
 use std::{
     fs,
@@ -20,11 +20,11 @@ use crate::error::{Error, Kind, Result};
 /// A file's device and inode.
 type FileId = (u64, u64);
 
-/// How old a look at the companions may be, in milliseconds: a look takes a microsecond for each file, and a row written in
-/// between is no worse off than one that was written just before.
+/// How long a check of the companions is valid, in milliseconds: a check takes a microsecond for each file, and a row written
+/// in between is no worse off than one that was written just before.
 const LOOK_AGAIN_MS: u64 = 5;
 
-/// The files of an open ledger. Each keeps its inode for as long as a connection is open.
+/// The files of an open ledger. Each keeps its inode as long as a connection is open.
 #[derive(Debug)]
 pub(super) struct Files {
     ledger: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Files {
     /// The WAL and its index.
     companions: Vec<(PathBuf, FileId)>,
     opened: Instant,
-    /// When the companions were seen in their place, in milliseconds since then.
+    /// When the companions were last seen in their place, in milliseconds.
     seen: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ enum Found {
 }
 
 impl Files {
-    /// The companions are those that are there now: a connection has them open.
+    /// Takes the companions that exist now: a connection has them open.
     pub(super) fn of(ledger: &Path, id: FileId) -> Self {
         let companions = ["-wal", "-shm"].iter().filter_map(|suffix| {
             let path = beside(ledger, suffix);
@@ -61,12 +61,12 @@ impl Files {
         }
     }
 
-    /// The ledger's device and inode.
+    /// Returns the ledger's device and inode.
     pub(super) fn id(&self) -> FileId {
         self.id
     }
 
-    /// Refuses what would be written to files that nobody finds, or beside another's locks.
+    /// Refuses a write to files that no program can find, or beside another file's locks.
     pub(super) fn check(&self) -> Result<()> {
         let shown = self.ledger.display();
         let wrong = |what: String| Err(Error::new(Kind::NotFound, what));
@@ -110,7 +110,7 @@ impl Files {
         Ok(())
     }
 
-    /// Whether only the ledger itself is where it was, and nobody has begun a new WAL.
+    /// Reports whether only the ledger itself is where it was, and no new WAL exists.
     pub(super) fn has_lost_its_wal(&self) -> bool {
         matches!(find(&self.ledger, self.id), Found::Same { len: 1.. })
             && self.companions.iter().any(|(path, id)| matches!(find(path, *id), Found::Nothing))

@@ -13,7 +13,7 @@ use crate::{
 impl Store {
     /// Records a batch in one transaction; an outer error means that nothing of it was committed.
     ///
-    /// A task that has a root alive in `here` is refused, and only that item: one alive elsewhere cannot be judged from
+    /// A task that has a root alive in `here` is refused, and only that item: a root alive elsewhere cannot be judged from
     /// here, and blocks nothing.
     pub(crate) fn admit(
         &self,
@@ -23,7 +23,7 @@ impl Store {
         self.write_patiently("record a process", |tx| admit(tx, here, batch))
     }
 
-    /// The same for what was found below a root, and is ended whether it can be recorded or not.
+    /// The same for processes that were found below a root, and are ended whether they can be recorded or not.
     pub(crate) fn admit_found(
         &self,
         here: &Place,
@@ -78,7 +78,7 @@ pub(super) const ALIVE: &str = "SELECT p.pid, p.state
            AND f.boottime_offset = :boottime_offset
          LIMIT 1";
 
-/// Pid and state of a root that stands in the way of another one of its task.
+/// Returns pid and state of a root that prevents another root of its task.
 fn alive(
     tx: &Transaction<'_>,
     here: &Place,
@@ -99,7 +99,7 @@ fn alive(
         .optional()
 }
 
-/// The columns of schema 1, and after them what the ledger has besides.
+/// The columns of schema 1, followed by those that the ledger has in addition.
 macro_rules! insert_process {
     ($columns:literal, $values:literal) => {
         concat!(
@@ -117,12 +117,13 @@ macro_rules! insert_process {
     };
 }
 
-/// One row, whole: its first owner is the instance that records it, which names boot and namespace. A descendant belongs to
-/// the owner of its root, whichever instance has found it: one that ends the tree of another, and dies at it, leaves no rows
-/// that a third one would take for those of a dead owner.
+/// Inserts one complete row: its first owner is the instance that records it, which names boot and namespace. A descendant
+/// belongs to the owner of its root, whichever instance has found it: an instance that ends the tree of another, and dies
+/// during that, leaves no rows that a third one would take for those of a dead owner.
 pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result<ProcessId> {
     let claimed_by = (new.state == State::Ending).then_some(new.owner.0);
-    // Whoever made the row may have masked it already; a second time changes nothing, and no other way leads to the disk.
+    // The code that created the row may have masked it already; masking twice changes nothing, and this is the only way to the
+    // disk.
     let command = serde_json::to_string(&mask_command(&new.command))
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     let cells = named_params! {

@@ -1,4 +1,4 @@
-//! Instances: who has opened the ledger for writing.
+//! Instances: runs of programs that have opened the ledger for writing.
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
@@ -13,7 +13,7 @@ use crate::{
     model::{InstanceId, InstanceRecord, Millis, NewInstance, ProcessId, StopHow},
 };
 
-/// The columns that [`instance`] takes, with what follows.
+/// The columns that [`instance`] reads, followed by the rest of the statement.
 macro_rules! select_instances {
     ($rest:literal) => {
         concat!(
@@ -78,12 +78,12 @@ impl Store {
         })
     }
 
-    /// Records how an instance stopped; `false` when that was recorded before.
+    /// Records how an instance stopped; `false` when that was already recorded.
     pub(crate) fn stop_instance(&self, id: InstanceId, how: StopHow, at: Millis) -> Result<bool> {
         self.write("stop an instance", |tx| mark_stopped(tx, id, how, at))
     }
 
-    /// Records where an instance is about to make its branch; before that, so that a crash in between forgets nothing.
+    /// Records where an instance is about to create its branch; called before that, so that a crash in between loses nothing.
     ///
     /// # Errors
     ///
@@ -110,7 +110,7 @@ impl Store {
         })
     }
 
-    /// The branch is gone.
+    /// Records that the branch is gone.
     pub(crate) fn forget_cgroup(&self, id: InstanceId) -> Result<()> {
         if self.schema() < Schema::CGROUP {
             return Ok(());
@@ -124,7 +124,7 @@ impl Store {
         })
     }
 
-    /// Branches that stopped instances in `here` have left: instance, folder, and its inode, where it was made.
+    /// Returns the branches that stopped instances in `here` have left: instance, folder, and its inode, where it was created.
     pub(crate) fn cgroups_left(
         &self,
         here: &Place,
@@ -149,14 +149,14 @@ impl Store {
         })
     }
 
-    /// Instances that may have left something: not stopped, or with a row or a claim of theirs still alive.
+    /// Returns instances that may have left something: not stopped, or with a live row or claim.
     pub(crate) fn instances_to_judge(&self) -> Result<Vec<InstanceRecord>> {
         self.glance("list the instances", |connection| {
             connection.prepare_cached(TO_JUDGE)?.query_map([], instance)?.collect()
         })
     }
 
-    /// Start tick of the instance that recorded a row.
+    /// Returns the start tick of the instance that recorded a row.
     pub(crate) fn first_owner_started(&self, row: ProcessId) -> Result<Option<u64>> {
         self.glance("look up who recorded a process", |connection| {
             connection
@@ -169,20 +169,20 @@ impl Store {
         })
     }
 
-    /// One instance.
+    /// Returns one instance.
     pub(crate) fn instance(&self, id: InstanceId) -> Result<Option<InstanceRecord>> {
         self.read("look up an instance", |connection| one(connection, id).optional())
     }
 }
 
-/// One instance, within the read or the transaction of the caller.
+/// Returns one instance, within the read or the transaction of the caller.
 pub(super) fn one(connection: &Connection, id: InstanceId) -> rusqlite::Result<InstanceRecord> {
     connection
         .prepare_cached(select_instances!("FROM instance AS i WHERE i.id = ?1"))?
         .query_one([id.0], instance)
 }
 
-/// Conditional on its not having been recorded before.
+/// Only where it was not recorded before.
 pub(super) fn mark_stopped(
     connection: &rusqlite::Connection,
     id: InstanceId,

@@ -6,7 +6,8 @@ use crate::{
     model::{LeakRecord, Millis, PassSummary},
 };
 
-/// Leaks since a time, counted in each way, and who looked for them: read in one transaction, so that all sums agree.
+/// Leaks since a time, counted in each way, and the passes that looked for them: read in one transaction, so that all sums
+/// agree.
 #[derive(Clone, Debug)]
 pub struct LeakReport {
     /// By hour (UTC), newest first.
@@ -19,14 +20,14 @@ pub struct LeakReport {
     pub by_rule: Vec<LeakGroup>,
     /// By program, most leaks first.
     pub by_program: Vec<LeakGroup>,
-    /// The newest of them.
+    /// The newest leaks.
     pub newest: Vec<LeakRecord>,
     /// The passes of each kind that were made.
     pub passes: Vec<PassSummary>,
 }
 
 impl Store {
-    /// Everything of it in one read transaction.
+    /// Reads all of it in one read transaction.
     pub(crate) fn leak_report(&self, since: Option<Millis>, limit: u32) -> Result<LeakReport> {
         let since = leaks::from(since);
         self.read("read the leaks", |connection| {

@@ -1,4 +1,4 @@
-//! Leaks: what outlived its owner, one row for each process and kind.
+//! Leaks: processes that outlived their owner, one row for each process and kind.
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::{
     model::{LeakKind, LeakRecord, Millis, NewLeak, Outcome, ProcessId, millis},
 };
 
-/// What leaks are counted by.
+/// The key by which leaks are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeakGrouping {
     /// The hour they were found, in UTC.
@@ -32,17 +32,17 @@ pub struct LeakGroup {
     pub key: String,
     /// How many there were.
     pub leaks: u64,
-    /// Of these, whose instance was dead.
+    /// Those of them whose instance was dead.
     pub orphans: u64,
-    /// Of these, whose root had ended.
+    /// Those of them whose root had ended.
     pub strays: u64,
-    /// Of these, that nobody had registered.
+    /// Those of them that were not registered.
     pub unregistered: u64,
-    /// Of these, that could not be ended.
+    /// Those of them that could not be ended.
     pub survived: u64,
-    /// Time from start until found, of all together.
+    /// Time from start until found, summed over all.
     pub process_hours: f64,
-    /// Resident bytes when found, of all together; what could not be measured counts as 0.
+    /// Resident bytes when found, summed over all; a value that could not be measured counts as 0.
     pub rss_bytes: u64,
     /// When the newest was found, unix milliseconds.
     pub last_found_at: Millis,
@@ -68,7 +68,7 @@ macro_rules! sum_leaks {
     };
 }
 
-// By name, so that a test can ask SQLite how it runs them.
+// Named constants, so that a test can ask SQLite for their query plans.
 pub(super) const LEAKS: &str = concat!(
     "SELECT l.process, coalesce(p.root, p.id), ",
     "NOT CASE WHEN p.root IS NULL THEN p.origin = 'spawned' AND p.containment = 'session' ELSE (",
@@ -79,7 +79,7 @@ pub(super) const LEAKS: &str = concat!(
     "CROSS JOIN process AS p ON p.id = l.process ",
     "WHERE l.found_at >= ?1 ORDER BY l.found_at DESC, l.id DESC LIMIT ?2"
 );
-// A time that no calendar has gives NULL, and must not spoil the sums of all others.
+// A time outside of any calendar gives NULL, and must not affect the sums of all others.
 pub(super) const BY_HOUR: &str = sum_leaks!(
     "coalesce(strftime('%Y-%m-%dT%H:00Z', l.found_at / 1000.0, 'unixepoch'), '')",
     "",
@@ -96,8 +96,7 @@ pub(super) const BY_TASK: &str = sum_leaks!(
     "leaks DESC, last DESC, key"
 );
 pub(super) const BY_RULE: &str = sum_leaks!("l.rule", "", "leaks DESC, last DESC, key");
-// What is left of the first word when everything up to its last slash is taken away: rtrim() with all characters but the
-// slash leaves the folder.
+// The first word without everything up to its last slash: rtrim() with all characters but the slash leaves the folder.
 pub(super) const BY_PROGRAM: &str = sum_leaks!(
     "coalesce(replace(p.command ->> 0, rtrim(p.command ->> 0, replace(p.command ->> 0, '/', '')), ''), '')",
     "CROSS JOIN process AS p ON p.id = l.process",
@@ -105,12 +104,12 @@ pub(super) const BY_PROGRAM: &str = sum_leaks!(
 );
 
 impl Store {
-    /// Leaks that were found since, newest first.
+    /// Returns leaks that were found since, newest first.
     pub(crate) fn leaks(&self, since: Option<Millis>) -> Result<Vec<LeakRecord>> {
         self.read("read the leaks", |connection| list(connection, from(since), None))
     }
 
-    /// Leaks that were found since, counted: by time newest first, otherwise most first.
+    /// Returns leaks that were found since, counted: by time newest first, otherwise most first.
     pub(crate) fn leak_groups(
         &self,
         since: Option<Millis>,
@@ -124,13 +123,13 @@ pub(super) fn from(since: Option<Millis>) -> i64 {
     since.map_or(i64::MIN, |since| since.0)
 }
 
-/// Newest first, at most `limit`.
+/// Returns the newest first, at most `limit`.
 pub(super) fn list(
     connection: &Connection,
     since: i64,
     limit: Option<u32>,
 ) -> rusqlite::Result<Vec<LeakRecord>> {
-    // SQLite takes a negative limit for none.
+    // SQLite treats a negative limit as none.
     let limit = limit.map_or(-1, i64::from);
     connection.prepare_cached(LEAKS)?.query_map((since, limit), leak)?.collect()
 }
@@ -151,7 +150,7 @@ pub(super) fn groups(
 }
 
 impl Store {
-    /// Trees with leaks that were found since, whose root neither a leaf nor a keeper held.
+    /// Returns trees with leaks that were found since, whose root was held neither by a leaf nor by a keeper.
     pub(crate) fn unverified_trees(&self, since: Option<Millis>) -> Result<u64> {
         let since = since.map_or(i64::MIN, |since| since.0);
         self.read("count the trees that could not be verified", |connection| {
@@ -167,7 +166,7 @@ impl Store {
         })
     }
 
-    /// What a process was recorded as, if it was a leak.
+    /// Returns the kind of leak that a process was recorded as.
     pub(crate) fn leak_kind(&self, process: ProcessId) -> Result<Option<LeakKind>> {
         self.read("look up a leak", |connection| {
             connection
@@ -179,7 +178,7 @@ impl Store {
 }
 
 impl Store {
-    /// Whether a process was left on purpose since a time: not after it was started.
+    /// Reports whether a process was left running on purpose since a time: not after it was started.
     pub(crate) fn was_kept(&self, identity: &Identity, since: Millis) -> Result<bool> {
         self.read("look up what was left on purpose", |connection| {
             connection
@@ -203,7 +202,7 @@ impl Store {
     }
 }
 
-/// A leak whose process has ended is no survivor any more; whoever saw it end says more by [`upsert`].
+/// Ends the survivor state of a leak whose process has ended; an instance that saw it end records more with [`upsert`].
 pub(super) fn survives_no_more(tx: &Transaction<'_>, process: ProcessId) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "UPDATE leak SET outcome = 'gone' WHERE process = ?1 AND outcome = 'survived'",
@@ -212,7 +211,7 @@ pub(super) fn survives_no_more(tx: &Transaction<'_>, process: ProcessId) -> rusq
     .map(|_| ())
 }
 
-/// A survivor that is met again at each pass stays one leak: only what became of it is new.
+/// A survivor that is found again at each pass stays one leak: only its outcome is updated.
 pub(super) fn upsert(
     tx: &Transaction<'_>,
     tally: &mut Tally,

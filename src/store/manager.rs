@@ -1,4 +1,4 @@
-//! What a pool makes its connections with.
+//! Opens the connections of a pool.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -11,7 +11,7 @@ use rusqlite::{Connection, Error};
 
 use crate::sys::fs_user::Account;
 
-/// Begins with a connection that is there already: each that is opened anew reads and parses the whole schema.
+/// Begins with an existing connection: each one that is opened anew reads and parses the whole schema.
 #[derive(Debug)]
 pub(super) struct Manager {
     others: SqliteConnectionManager,
@@ -22,7 +22,7 @@ pub(super) struct Manager {
 /// A connection that is also closed as the ledger's owner: the last one to close removes `-wal` and `-shm` by path.
 #[derive(Debug)]
 pub(super) struct Owned {
-    /// `None` only while it is dropped.
+    /// `None` only during drop.
     connection: Option<Connection>,
     account: Option<Account>,
 }
@@ -94,7 +94,7 @@ impl ManageConnection for Manager {
 }
 
 impl Drop for Manager {
-    /// A first connection that no pool has taken.
+    /// Closes a first connection that no pool has taken.
     fn drop(&mut self) {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(first.map(|first| Owned::new(first, self.account)));

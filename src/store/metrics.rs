@@ -1,4 +1,4 @@
-//! Figures of a whole ledger, by its indexes: the living, and what is as new as is asked for.
+//! Figures of a whole ledger, computed by its indexes: live rows, and rows within the requested window.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-// By name, so that a test can ask SQLite how it runs them.
+// Named constants, so that a test can ask SQLite for their query plans.
 pub(super) const LIVE_BY_STATE: &str = "SELECT state, root IS NULL AS is_root, count(*)
      FROM process INDEXED BY process_live_owner WHERE state <> 'ended' GROUP BY state, is_root";
 pub(super) const ENDS_SINCE: &str = "SELECT end_reason, count(*)
@@ -28,7 +28,7 @@ const SURVIVORS: &str = "SELECT count(*) FROM process INDEXED BY process_live_ow
      WHERE state <> 'ended' AND state = 'survived'";
 
 impl Store {
-    /// What could not be ended and is still there, of all instances.
+    /// Returns the number of processes of all instances that could not be ended and still exist.
     pub(crate) fn survivors(&self) -> Result<u64> {
         self.read("count the survivors", |connection| {
             connection
@@ -37,7 +37,7 @@ impl Store {
         })
     }
 
-    /// What lives, and what ended, leaked and was passed since, all of one moment.
+    /// Returns the counts of live rows, and of ends, leaks and passes since, all of one moment.
     pub(crate) fn counts(&self, since: Millis) -> Result<LedgerCounts> {
         self.read("count what the ledger has", |connection| {
             let moment = connection.unchecked_transaction()?;

@@ -2,30 +2,30 @@
 //!
 //! A ledger has two numbers:
 //!
-//! - its *schema*, the number of migrations that it has had: in the table `ledger` since migration 4, before that in
+//! - its *schema*, the number of migrations that were applied to it: in the table `ledger` since migration 4, before that in
 //!   `PRAGMA user_version`;
 //! - its *compatibility level*, `PRAGMA user_version`: the oldest schema whose programs may still read and write it.
 //!
-//! Every released program refuses a ledger whose `user_version` is greater than the schema that the program knows, and
-//! asks nothing else. So a migration that only adds (a nullable column, a table, an index, a view) leaves `user_version`
-//! as it is: a program of an older version works on, beside newer ones and after them. A migration that an older program
-//! could not live with raises it to its own number; see [`COMPATIBLE`].
+//! Every released program refuses a ledger whose `user_version` is greater than the schema that the program knows, and checks
+//! nothing else. So a migration that only adds (a nullable column, a table, an index, a view) leaves `user_version` as it is: a
+//! program of an older version keeps working, beside newer ones and after them. A migration that an older program could not
+//! live with raises it to its own number; see [`COMPATIBLE`].
 //!
 //! # To add a migration
 //!
 //! 1. Write `migrations/NN-name/up.sql`. Columns are nullable or have a default, with a comment on each.
-//! 2. Where the code reads or writes what it adds, name it in an associated constant of [`Schema`] and ask
-//!    `tx.schema() >= Schema::…` or `store.schema() >= Schema::…` first: a program that does not own a ledger leaves it at
-//!    the schema that it has (`watch`, `reap`, `kill` and everything that reads), and there the addition is missing.
+//! 2. Where the code reads or writes what it adds, name it in an associated constant of [`Schema`] and check `tx.schema() >=
+//!    Schema::…` or `store.schema() >= Schema::…` first: a program that does not own a ledger leaves it at the schema that it
+//!    has (`watch`, `reap`, `kill` and everything that reads), and there the addition is missing.
 //! 3. Run `PROCLEDGER_WRITE_SCHEMA=1 cargo test --lib -- the_schema_that_is_kept` once: it writes the schema that ledgers are
 //!    compared with when they are opened.
-//! 4. Only where an older program must not write any more: set [`COMPATIBLE`] to NN and to the version of this release.
-//!    Where this program cannot use an older schema as it is: raise [`OLDEST_USABLE`].
+//! 4. Only where an older program must not write any more: set [`COMPATIBLE`] to NN and to the version of this release. Where
+//!    this program cannot use an older schema as it is: raise [`OLDEST_USABLE`].
 //!
 //! # Crashes
 //!
-//! All migrations that a ledger lacks, both numbers included, are one immediate transaction. `rusqlite_migration` keeps its
-//! own count in `user_version` and could not leave it behind within that transaction, so this module runs them itself.
+//! All migrations that a ledger lacks, both numbers included, are one immediate transaction. `rusqlite_migration` keeps its own
+//! count in `user_version` and could not leave it behind within that transaction, so this module runs them itself.
 
 use std::{fmt, path::Path};
 
@@ -36,13 +36,13 @@ use crate::error::{Error, Kind, Result};
 
 static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations");
 
-/// The last migration that programs older than it cannot live with, and the first release that has it.
+/// The last migration that older programs cannot work with, and the first release that contains it.
 const COMPATIBLE: (i64, &str) = (3, "0.1.0");
-/// The oldest schema that this program uses as it is, without migrating: for an addition that is missing there it has
-/// another way.
+/// The oldest schema that this program uses as it is, without migrating: it has a fallback for each addition that is missing
+/// there.
 const OLDEST_USABLE: Schema = Schema(1);
 
-/// How many migrations a ledger has had.
+/// How many migrations were applied to a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Schema(i64);
 
@@ -54,7 +54,7 @@ impl Schema {
     /// `process.keeper_pid`, `process.keeper_start_tick` and `process.keeper_pidfd_inode`.
     pub(super) const KEEPER: Self = Self(5);
 
-    /// The schema of a new ledger: that of all migrations.
+    /// Returns the schema of a new ledger: that of all migrations.
     pub(crate) fn latest() -> Self {
         Self(i64::try_from(MIGRATIONS.dirs().count()).unwrap_or(i64::MAX))
     }
@@ -63,12 +63,12 @@ impl Schema {
         self.0
     }
 
-    /// Whether there is no migration that the ledger lacks. One that a newer program has migrated has more.
+    /// Reports whether the ledger lacks no migration. A ledger that a newer program has migrated has more.
     pub(crate) fn is_current(self) -> bool {
         self >= Self::latest()
     }
 
-    /// An error where this program can use the ledger only after a migration.
+    /// Fails where this program can use the ledger only after a migration.
     pub(super) fn check_usable(self, path: &Path) -> Result<()> {
         if self >= OLDEST_USABLE {
             return Ok(());
@@ -88,7 +88,7 @@ impl fmt::Display for Schema {
     }
 }
 
-/// The schema of a ledger whose `user_version` is `compatible`.
+/// Returns the schema of a ledger whose `user_version` is `compatible`.
 pub(super) fn of(connection: &Connection, compatible: i64) -> rusqlite::Result<Schema> {
     if !has_ledger_table(connection)? {
         return Ok(Schema(compatible));
@@ -96,11 +96,11 @@ pub(super) fn of(connection: &Connection, compatible: i64) -> rusqlite::Result<S
     let schema: Option<i64> = connection
         .query_one("SELECT schema FROM ledger WHERE one = 1", [], |row| row.get(0))
         .optional()?;
-    // A person has deleted the row, or set it to nonsense: what the table itself proves.
+    // A person has deleted the row, or set it to nonsense: use what the existence of the table itself proves.
     Ok(Schema(schema.unwrap_or(0)).max(Schema(compatible)).max(Schema::LEDGER))
 }
 
-/// Whether the table is ours: a person may have made one of the same name in a ledger of schema 3.
+/// Reports whether the table is ours: a person may have created one of the same name in a ledger of schema 3.
 fn has_ledger_table(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_one(
         "SELECT count(*) = 3 FROM pragma_table_info('ledger') WHERE name IN ('one', 'uuid', 'schema')",
@@ -115,7 +115,7 @@ pub(super) fn check_not_newer(connection: &Connection, compatible: i64, path: &P
     if Schema(compatible) <= latest {
         return Ok(());
     }
-    // Best effort: what else a newer version has changed is not known.
+    // Best effort: what else a newer version has changed is unknown.
     let needs: Option<String> =
         connection.query_one("SELECT needs FROM ledger WHERE one = 1", [], |row| row.get(0)).ok();
     let needs = needs.filter(|needs| is_version(needs));
@@ -130,7 +130,7 @@ pub(super) fn check_not_newer(connection: &Connection, compatible: i64, path: &P
     Err(Error::new(Kind::Newer, message))
 }
 
-/// Whether a text may stand in a message as a version.
+/// Reports whether a text may appear in a message as a version.
 fn is_version(text: &str) -> bool {
     text.len() <= 32
         && !text.is_empty()
@@ -139,13 +139,13 @@ fn is_version(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+'))
 }
 
-/// Every schema that there is.
+/// Returns every schema that exists.
 #[cfg(test)]
 pub(super) fn all() -> impl Iterator<Item = Schema> {
     migrations().into_iter().map(|(schema, _)| schema)
 }
 
-/// The migrations in their order.
+/// Returns the migrations in their order.
 fn migrations() -> Vec<(Schema, &'static str)> {
     let mut folders: Vec<_> = MIGRATIONS.dirs().collect();
     folders.sort_by_key(|folder| folder.path());
@@ -162,10 +162,10 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 
 pub(super) fn migrate_to(connection: &mut Connection, wanted: Schema) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // 1. Read anew under the write lock: an older program may have migrated up to its own schema meanwhile.
+    // 1. Read again under the write lock: an older program may have migrated up to its own schema meanwhile.
     let compatible = transaction.query_one("PRAGMA user_version", [], |row| row.get(0))?;
     let had = of(&transaction, compatible)?;
-    // 2. What is missing.
+    // 2. The missing migrations.
     let missing = |schema: Schema| had < schema && schema <= wanted;
     for (_, sql) in migrations().iter().filter(|(schema, _)| missing(*schema)) {
         transaction.execute_batch(sql)?;
@@ -226,7 +226,7 @@ mod tests {
         }
     }
 
-    /// What the table itself proves, where a person has deleted its row.
+    /// Uses what the table itself proves, where a person has deleted its row.
     #[test]
     fn without_the_row_of_the_table_ledger_the_schema_is_not_older_than_the_table() {
         let mut connection = Connection::open_in_memory().expect("a database");

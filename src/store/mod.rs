@@ -5,31 +5,31 @@
 //! - The ledger is in WAL mode: readers never wait for the writer, and the writer never waits for readers.
 //! - One [`Store`] has one connection that writes, in an r2d2 pool of one. A method fetches it once and passes it down;
 //!   fetching it twice in one call chain would wait for itself.
-//! - What can wait (old history, free pages, the WAL) is done by a connection beside these, in steps of milliseconds.
-//! - Every write is `BEGIN IMMEDIATE`. A transaction that began as a reader cannot wait for its turn to write: SQLite
-//!   answers it with `SQLITE_BUSY` at once, whatever `busy_timeout` says.
-//! - Rows move by conditional update from the state that was expected. Zero rows changed means that somebody else
-//!   decided; the caller is told, and nothing else of that row is written.
-//! - POSIX locks belong to a process, and closing *any* descriptor of a file drops them all. So nothing here opens the
-//!   ledger but SQLite, which knows of this (<https://sqlite.org/howtocorrupt.html>, 2.2).
+//! - Work that can wait (old history, free pages, the WAL) is done by a connection beside these, in steps of milliseconds.
+//! - Every write is `BEGIN IMMEDIATE`. A transaction that began as a reader cannot wait for its turn to write: SQLite returns
+//!   `SQLITE_BUSY` at once, whatever `busy_timeout` is.
+//! - Rows move by conditional update from the state that was expected. If zero rows changed, another instance has made the
+//!   transition; the caller is informed, and nothing else of that row is written.
+//! - POSIX locks belong to a process, and closing *any* descriptor of a file drops them all. So nothing here opens the ledger
+//!   but SQLite, which handles this (<https://sqlite.org/howtocorrupt.html>, 2.2).
 //!
 //! # Crashes
 //!
-//! A process that dies loses the transaction that it had not committed, and nothing else. `synchronous=NORMAL` may lose
-//! the last commits to a power cut; what they tracked has ended as well. A ledger whose setup was cut short (an empty
-//! file, WAL without tables) counts as new, and the next opening completes it.
+//! A process that dies loses the transaction that it had not committed, and nothing else. `synchronous=NORMAL` may lose the
+//! last commits to a power cut; the processes that they tracked have ended as well. A ledger whose setup was cut short (an
+//! empty file, WAL without tables) counts as new, and the next opening completes it.
 //!
 //! # Compatibility
 //!
-//! `application_id` says that a file is a ledger, `user_version` the oldest schema whose programs may use it. A ledger
-//! that only a newer program may use, and any other file, is refused before a byte is written. Migrations are
-//! append-only; the program that owns a ledger migrates it, and everything else works on it as it is (`migration`).
+//! `application_id` marks a file as a ledger, `user_version` is the oldest schema whose programs may use it. A ledger that only
+//! a newer program may use, and any other file, is refused before a byte is written. Migrations are append-only; the program
+//! that owns a ledger migrates it, and everything else works on it as it is (`migration`).
 //!
 //! # Layers
 //!
-//! `connection`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `in_place` and `failure` make a [`Store`]; each other file is one group of verbs on
-//! it, each query beside the function that maps its rows. What every file may use of the crate: `identity`, `error`,
-//! `state`, `record` and `meter`, which counts what was committed.
+//! `connection`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `in_place` and `failure` make up a
+//! [`Store`]; each other file is one group of operations on it, each query beside the function that maps its rows. Every file
+//! may use these modules of the crate: `identity`, `error`, `state`, `record` and `meter`, which counts what was committed.
 
 mod access;
 mod budget;

@@ -1,4 +1,4 @@
-//! Memory and CPU time of what lives, as a health pass saw them.
+//! Memory and CPU time of live processes, as a health pass observed them.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -11,7 +11,7 @@ use crate::{
 impl Store {
     /// Keeps the largest memory and the latest CPU time; returns how many rows that changed.
     ///
-    /// What has changed is read first, beside the writer: as a rule it is nothing, and then nothing is written.
+    /// The changes are determined first by a read, beside the writer: usually there are none, and then nothing is written.
     pub(crate) fn observe(&self, sightings: &[Sighting]) -> Result<u64> {
         let changed = self.read("compare what was seen", |connection| {
             let mut changed = Vec::new();

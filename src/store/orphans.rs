@@ -1,7 +1,7 @@
-//! What dead instances left, taken over in one immediate transaction.
+//! The rows of dead instances, taken over in one immediate transaction.
 //!
-//! Two reapers never get the same row: the second one's transaction begins after the first one's commit, and then the
-//! rows have another owner. A reaper that dies loses its claims to the next one in the same way.
+//! Two reapers never get the same row: the second one's transaction begins after the first one's commit, and then the rows have
+//! another owner. A reaper that dies loses its claims to the next one in the same way.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// A live row, as far as its fate depends on it.
+/// The part of a live row that decides what happens to it.
 #[derive(Clone, Copy, Debug)]
 struct Left {
     id: ProcessId,
@@ -22,29 +22,29 @@ struct Left {
     claimed_by: Option<InstanceId>,
     state: State,
     survive: bool,
-    /// Its owner was a run of the claimant's program.
+    /// Whether its owner was a run of the claimant's program.
     same_program: bool,
     uid: u32,
 }
 
-/// What becomes of a live row.
+/// What happens to a live row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Leave,
-    /// Gone for certain, without a look.
+    /// Certainly gone, without a check.
     Gone(EndReason),
     /// Marked `survive`, and of our own program.
     Adopt,
-    /// Ours to end.
+    /// To be ended by the claimant.
     Claim,
-    /// Whoever was ending it is dead, and it is not ours: as if it had not been claimed.
+    /// Its claimant is dead, and it does not belong to us: treated as if it had not been claimed.
     GiveBack,
 }
 
 impl Store {
-    /// Marks dead instances as stopped and takes over what they left; `uid_limit` leaves rows of other uids alone.
+    /// Marks dead instances as stopped and takes over their rows; `uid_limit` skips rows of other uids.
     ///
-    /// A row whose owner lives, but whose claimant is dead, is given back to its owner.
+    /// A row whose owner is alive, but whose claimant is dead, is given back to its owner.
     pub(crate) fn claim_orphans(
         &self,
         by: InstanceId,
@@ -101,7 +101,7 @@ pub(super) const LIVE_ROWS: &str =
          CROSS JOIN instance AS o ON o.id = p.owner
          WHERE p.state <> 'ended'";
 
-/// Every live row; the index has no others, whatever the history is.
+/// Returns every live row; the index has no others, however long the history is.
 fn live_rows(tx: &Transaction<'_>, program: &str) -> rusqlite::Result<Vec<Left>> {
     tx.prepare_cached(LIVE_ROWS)?
         .query_map([program], |row| {

@@ -21,14 +21,14 @@ pub(super) const SUMMARIES: &str =
      GROUP BY kind ORDER BY kind";
 
 impl Store {
-    /// Records a pass that had nothing to settle.
+    /// Records a pass that had no rows to settle.
     pub(crate) fn record_pass(&self, by: InstanceId, pass: &PassRecord) -> Result<()> {
         self.write("record a pass", |tx| insert(tx, by, pass).map(|_| ()))?;
         self.meter().passed(pass);
         Ok(())
     }
 
-    /// The newest pass of each kind.
+    /// Returns the newest pass of each kind.
     pub(crate) fn last_passes(&self) -> Result<Vec<PassRecord>> {
         self.read("read the last passes", |connection| {
             connection
@@ -49,17 +49,17 @@ impl Store {
         })
     }
 
-    /// The passes of each kind that started since, counted.
+    /// Returns the passes of each kind that started since, counted.
     pub(crate) fn pass_summaries(&self, since: Option<Millis>) -> Result<Vec<PassSummary>> {
         let since = since.map_or(i64::MIN, |since| since.0);
         self.read("count the passes", |connection| summaries(connection, since))
     }
 
-    /// Passes that started since, newest first.
+    /// Returns passes that started since, newest first.
     pub(crate) fn passes(&self, since: Option<Millis>, limit: u32) -> Result<Vec<PassRecord>> {
         let since = since.map_or(i64::MIN, |since| since.0);
         self.read("read the passes", |connection| {
-            // In the order of recording, which needs no sorting and is that of starting but for passes side by side.
+            // In the order of recording, which needs no sorting and equals the order of starting except for concurrent passes.
             connection
                 .prepare_cached(
                     "SELECT kind, started_at, duration_us, checked, found, ended, survived, unknown,
@@ -76,7 +76,7 @@ pub(super) fn summaries(connection: &Connection, since: i64) -> rusqlite::Result
     connection.prepare_cached(SUMMARIES)?.query_map([since], summary)?.collect()
 }
 
-/// Within the transaction of whoever settles its rows; the row number for its leaks.
+/// Runs within the caller's transaction that settles its rows; returns the row number for its leaks.
 pub(super) fn insert(
     tx: &Transaction<'_>,
     by: InstanceId,

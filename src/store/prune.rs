@@ -1,19 +1,19 @@
 //! Old history, deleted in small steps.
 //!
-//! What may go is picked by a reader, which nobody waits for; the write lock is held only to delete these rows by their
-//! numbers, each after another look at what would keep it.
+//! The rows that may be deleted are picked by a reader, which blocks no writer; the write lock is held only to delete these
+//! rows by their numbers, each after another check for what would keep it.
 //!
-//! The last row of `process`, `leak`, `pass` and `instance` stays, however old it is. SQLite numbers a new row one above
-//! the largest number that is there: were that row deleted, its number would be given a second time, and what refers to it
-//! outside of the ledger (a log line, a report, a copy of the rows) would name another process. AUTOINCREMENT would prevent
-//! that as well, and cost each spawn a quarter of the time of its row.
+//! The last row of `process`, `leak`, `pass` and `instance` stays, however old it is. SQLite numbers a new row one above the
+//! largest existing number: if that row were deleted, its number would be used a second time, and a reference outside of the
+//! ledger (a log line, a report, a copy of the rows) would name another process. AUTOINCREMENT would prevent that as well, and
+//! cost each spawn a quarter of the time of its row.
 
 use rusqlite::Connection;
 
 use super::{Store, transaction::Transaction};
 use crate::{error::Result, model::Millis};
 
-/// Rows that may go.
+/// Rows that may be deleted.
 #[derive(Debug)]
 pub(super) struct Picked {
     table: Table,
@@ -27,7 +27,7 @@ enum Table {
 }
 
 impl Store {
-    /// What ended before, at most `batch` rows; `None` when nothing is left. First processes, then passes.
+    /// Returns rows that ended before, at most `batch`; `None` when nothing is left. First processes, then passes.
     pub(super) fn pick(&self, before: Millis, batch: u32) -> Result<Option<Picked>> {
         self.read("look for old history", |connection| {
             let tables = [(Table::Process, PROCESSES), (Table::Pass, PASSES)];
@@ -41,7 +41,7 @@ impl Store {
         })
     }
 
-    /// How many processes and passes ended before; a few of them may have to stay.
+    /// Returns how many processes and passes ended before; a few of them may have to stay.
     pub(crate) fn count_before(&self, before: Millis) -> Result<u64> {
         self.read("count old history", |connection| {
             connection
@@ -55,7 +55,7 @@ impl Store {
         })
     }
 
-    /// When the oldest end or pass was.
+    /// Returns the time of the oldest end or pass.
     pub(crate) fn oldest(&self) -> Result<Option<Millis>> {
         self.read("look for the oldest history", |connection| {
             connection
@@ -70,15 +70,15 @@ impl Store {
     }
 }
 
-/// A root goes after what was found below it. The last one stays, and so does the one that has the last leak.
+/// A root is deleted after its descendants. The last one stays, and so does the one that has the last leak.
 pub(super) const PROCESSES: &str = "SELECT p.id FROM process AS p INDEXED BY process_ended
      WHERE p.ended_at < ?1 AND NOT EXISTS (SELECT 1 FROM process AS d WHERE d.root = p.id)
        AND p.id <> (SELECT max(id) FROM process)
        AND p.id IS NOT (SELECT process FROM leak WHERE id = (SELECT max(id) FROM leak))
      ORDER BY p.ended_at LIMIT ?2";
 
-/// The newest pass of each kind stays, and so does the last one by number, which is another where the clock was set back. One
-/// that found a leak goes after it.
+/// The newest pass of each kind stays, and so does the last one by number, which is another one where the clock was set back. A
+/// pass that found a leak is deleted after it.
 pub(super) const PASSES: &str = "SELECT s.id FROM pass AS s INDEXED BY pass_kind
      WHERE s.kind IN ('health', 'orphan') AND s.started_at < ?1
        AND s.id <> (SELECT max(id) FROM pass)
@@ -96,7 +96,7 @@ fn ids(
     connection.prepare_cached(sql)?.query_map((before.0, batch), |row| row.get(0))?.collect()
 }
 
-/// Deletes what was picked; how many rows went, leaks not counted.
+/// Deletes the picked rows; returns how many were deleted, leaks not counted.
 pub(super) fn delete(tx: &Transaction<'_>, picked: &Picked) -> rusqlite::Result<u64> {
     let ids = &picked.ids;
     match picked.table {
@@ -105,7 +105,8 @@ pub(super) fn delete(tx: &Transaction<'_>, picked: &Picked) -> rusqlite::Result<
     }
 }
 
-/// With their leaks. Since it was picked a stray may have been recorded below a root, or a leak of it, which is the last now.
+/// Deletes processes with their leaks. Since the row was picked a stray may have been recorded below a root, or a leak of it,
+/// which is the last one now.
 fn processes(tx: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<u64> {
     let mut stays = tx.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM process WHERE root = ?1)

@@ -1,9 +1,9 @@
-//! Old instances, deleted once no row names them. The last one stays, so that its number is not given again (`prune`).
+//! Old instances, deleted once no row names them. The last one stays, so that its number is not used again (`prune`).
 //!
-//! No index says which ended processes name an instance: it would cost every spawn, for a question that is asked once a
-//! day. So a reader looks through the processes once for a whole batch, while nobody waits for it. That a stopped instance
-//! is not named by a new row meanwhile is sure: only a living one writes rows, in its own name. Should one that was taken
-//! for dead go on, its next row names what is gone, and is refused.
+//! No index shows which ended processes name an instance: it would cost every spawn, for a query that is made once a day. So a
+//! reader scans the processes once for a whole batch, without blocking a writer. A stopped instance is certainly not named by a
+//! new row meanwhile: only a live one writes rows, in its own name. Should an instance that was taken for dead go on, its next
+//! row names an instance that is gone, and is refused.
 
 use rusqlite::{Connection, config::DbConfig};
 
@@ -21,7 +21,7 @@ const UNNAMED: &str = "SELECT i.id FROM instance AS i
      LIMIT ?2";
 
 impl Store {
-    /// At most `limit` instances that stopped before and that nothing names any more.
+    /// Returns at most `limit` instances that stopped before and that no row names any more.
     pub(super) fn unnamed_instances(&self, before: Millis, limit: u32) -> Result<Vec<i64>> {
         self.read("look for old instances", |connection| {
             connection
@@ -32,10 +32,10 @@ impl Store {
     }
 }
 
-/// Deletes them, on a connection that is [`WithoutForeignKeys`]: SQLite would look through all processes again, for each
-/// instance and while every writer waits. How many went.
+/// Deletes them, on a connection that is [`WithoutForeignKeys`]: SQLite would scan all processes again, for each instance and
+/// while every writer waits. Returns how many were deleted.
 pub(super) fn delete(tx: &Transaction<'_>, unnamed: &[i64]) -> rusqlite::Result<u64> {
-    // What has an index is looked at once more.
+    // References that have an index are checked once more.
     let mut statement = tx.prepare_cached(
         "DELETE FROM instance WHERE id = ?1 AND stopped_at IS NOT NULL
            AND id <> (SELECT max(id) FROM instance)
@@ -51,7 +51,7 @@ pub(super) fn delete(tx: &Transaction<'_>, unnamed: &[i64]) -> rusqlite::Result<
     Ok(deleted)
 }
 
-/// A connection that checks no references, until this is dropped.
+/// A connection that checks no references until this is dropped.
 pub(super) struct WithoutForeignKeys<'a>(&'a Connection);
 
 impl<'a> WithoutForeignKeys<'a> {
@@ -64,7 +64,7 @@ impl<'a> WithoutForeignKeys<'a> {
 
 impl Drop for WithoutForeignKeys<'_> {
     fn drop(&mut self) {
-        // It only sets a flag of the connection; SQLite has no way to refuse it.
+        // It only sets a flag of the connection; SQLite cannot refuse it.
         let _ = self.0.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true);
     }
 }

@@ -1,4 +1,4 @@
-//! Processes: what the ledger says about them.
+//! Queries of processes.
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-/// The columns that [`process`] takes, of the rows `p` that come first, then what follows.
+/// The columns that [`process`] reads, of the rows `p` that come first, then the rest of the statement.
 ///
-/// `CROSS JOIN` keeps that order: for SQLite it may be tempting to begin with the few instances. The indexes are named,
-/// so that a statement that could not use one fails in the tests instead of reading all history at every spawn.
+/// `CROSS JOIN` keeps that order: SQLite might otherwise begin with the few instances. The indexes are named, so that a
+/// statement that could not use one fails in the tests instead of reading all history at every spawn.
 macro_rules! select_processes {
     ($from:literal, $rest:literal) => {
         Select {
@@ -63,7 +63,7 @@ impl Select {
     }
 }
 
-// Each beside the function that maps its rows; by name, so that a test can ask SQLite how it runs them.
+// Each is beside the function that maps its rows; named constants, so that a test can ask SQLite for their query plans.
 pub(super) const LIVE: Select = select_processes!(
     "FROM process AS p INDEXED BY process_live_owner",
     "WHERE p.state <> 'ended' ORDER BY p.started_at, p.id"
@@ -96,7 +96,7 @@ pub(super) const HISTORY: Select = select_processes!(
 );
 
 impl Store {
-    /// Every row that has not ended, oldest first.
+    /// Returns every row that has not ended, oldest first.
     pub(crate) fn live(&self) -> Result<Vec<ProcessRecord>> {
         self.read("list the processes", |connection| {
             connection.prepare_cached(LIVE.of(self.schema()))?.query_map([], process)?.collect()
@@ -123,7 +123,7 @@ impl Store {
         })
     }
 
-    /// What the export lists: live roots that have a task, the longest-running first.
+    /// Returns the entries of the export: live roots that have a task, the longest-running first.
     pub(crate) fn export_entries(&self) -> Result<Vec<ExportEntry>> {
         let mut entries = self.read("list what is exported", |connection| {
             connection
@@ -139,12 +139,12 @@ impl Store {
                 })?
                 .collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        // They come almost in order; SQLite would sort them as if they did not.
+        // They are almost in order; SQLite would not take advantage of that.
         entries.sort_by_key(|(age, _)| *age);
         Ok(entries.into_iter().map(|(_, entry)| entry).collect())
     }
 
-    /// How many orphans another instance has taken over and is still ending.
+    /// Returns how many orphans another instance has taken over and is still ending.
     pub(crate) fn live_ending_by_others(&self, own: InstanceId) -> Result<u64> {
         self.glance("count what others are ending", |connection| {
             connection
@@ -158,7 +158,7 @@ impl Store {
         })
     }
 
-    /// Whether a live root of this ledger has this token.
+    /// Reports whether a live root of this ledger has this token.
     pub(crate) fn knows_token(&self, token: &uuid::Uuid) -> Result<bool> {
         self.glance("look up a token", |connection| {
             connection
@@ -170,12 +170,12 @@ impl Store {
         })
     }
 
-    /// One row, whatever its state.
+    /// Returns one row, whatever its state.
     pub(crate) fn process(&self, id: ProcessId) -> Result<Option<ProcessRecord>> {
         self.read("look up a process", |connection| one(connection, self.schema(), id).optional())
     }
 
-    /// Rows that have ended, newest end first: of a task, since a time, or all.
+    /// Returns rows that have ended, newest end first: of a task, since a time, or all.
     pub(crate) fn history(
         &self,
         task: Option<&TaskId>,
@@ -208,7 +208,7 @@ impl Store {
     }
 }
 
-/// One row, within the transaction of whoever asks.
+/// Returns one row, within the transaction of the caller.
 pub(super) fn one(
     connection: &Connection,
     schema: Schema,
@@ -280,7 +280,7 @@ pub(super) fn identity(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Identity> 
     })
 }
 
-/// In the place of its program: a host makes both.
+/// In the same place as its program: one host creates both.
 fn keeper(cells: &mut Cells<'_, '_>, place: Place) -> rusqlite::Result<Option<Identity>> {
     let (pid, start_tick, pidfd_inode) = (cells.pid_opt()?, cells.u64_opt()?, cells.u64_opt()?);
     Ok(pid.zip(start_tick).map(|(pid, start_tick)| Identity {

@@ -1,4 +1,4 @@
-//! From cells to records. A query selects columns in the order in which its function takes them.
+//! Converts cells to records. A query selects columns in the order in which its function reads them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     model::{ExitStatus, Millis, TaskId},
 };
 
-/// The cells of a row, taken one after the other.
+/// The cells of a row, read one after the other.
 pub(super) struct Cells<'a, 'stmt> {
     row: &'a Row<'stmt>,
     next: usize,
@@ -30,7 +30,7 @@ impl<'a, 'stmt> Cells<'a, 'stmt> {
         self.row.get(index)
     }
 
-    /// A text through `parse`; no version of ours wrote what that does not know.
+    /// Reads a text through `parse`; a text that it does not know was written by no version of ours.
     pub(super) fn parse<T>(
         &mut self,
         parse: impl FnOnce(&str) -> Option<T>,
@@ -57,7 +57,7 @@ impl<'a, 'stmt> Cells<'a, 'stmt> {
         raw.map(|raw| Pid::new(raw).ok_or_else(|| self.bad(&raw.to_string()))).transpose()
     }
 
-    /// An unsigned number, which SQLite stores as the signed one with the same bits.
+    /// Reads an unsigned number, which SQLite stores as the signed one with the same bits.
     pub(super) fn u64(&mut self) -> rusqlite::Result<u64> {
         self.take().map(i64::cast_unsigned)
     }
@@ -86,12 +86,12 @@ impl<'a, 'stmt> Cells<'a, 'stmt> {
         self.parse_opt(|text| TaskId::new(text).ok())
     }
 
-    /// A JSON array of strings.
+    /// Reads a JSON array of strings.
     pub(super) fn command(&mut self) -> rusqlite::Result<Vec<String>> {
         self.parse(|text| serde_json::from_str(text).ok())
     }
 
-    /// `machine_id`, `boot_id`, `pid_namespace`, `boottime_offset`.
+    /// Reads `machine_id`, `boot_id`, `pid_namespace`, `boottime_offset`.
     pub(super) fn place(&mut self) -> rusqlite::Result<Place> {
         Ok(Place {
             machine_id: self.parse_opt(uuid)?,
@@ -101,7 +101,7 @@ impl<'a, 'stmt> Cells<'a, 'stmt> {
         })
     }
 
-    /// `exit_code`, `exit_signal`; both NULL in an ended row: nobody could observe it.
+    /// Reads `exit_code`, `exit_signal`; both NULL in an ended row: the status could not be observed.
     pub(super) fn status(&mut self, ended: bool) -> rusqlite::Result<Option<ExitStatus>> {
         let (code, signal): (Option<i32>, Option<i32>) = (self.take()?, self.take()?);
         let known = code.map(ExitStatus::Exited).or(signal.map(ExitStatus::Signaled));
@@ -114,12 +114,12 @@ impl<'a, 'stmt> Cells<'a, 'stmt> {
     }
 }
 
-/// A UUID, with hyphens or without.
+/// Parses a UUID, with hyphens or without.
 pub(super) fn uuid(text: &str) -> Option<Uuid> {
     Uuid::try_parse(text).ok()
 }
 
-/// 32 hex digits, as `/etc/machine-id` has them.
+/// Formats 32 hex digits, as in `/etc/machine-id`.
 pub(super) fn hex(id: Uuid) -> String {
     id.simple().to_string()
 }

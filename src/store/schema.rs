@@ -1,16 +1,16 @@
-//! Whether a ledger's schema holds only what the migrations made, and what fires nothing.
+//! Checks that a ledger's schema contains only what the migrations made, and additions without side effects.
 //!
-//! What else stands in a schema runs whenever we read or write: a trigger at each row, a generated column, a `CHECK` or an
+//! Other objects in a schema run code whenever we read or write: a trigger at each row, a generated column, a `CHECK` or an
 //! index on an expression with it, a foreign key at each deletion. None of that is ours, and it could lose rows, refuse them or
-//! never end. So a ledger that holds it is refused, by name, before a statement of ours could meet it.
+//! never end. So a ledger that contains such an object is refused, by name, before a statement of ours could run it.
 //!
-//! Allowed is what a person may add for looking: tables of one's own that refer to none of ours, views under other names, and
+//! A person may add the following for queries: tables of their own that refer to none of ours, views under other names, and
 //! plain indexes. An index on one of our tables is plain where it is on columns alone, not unique, not partial, and in an order
-//! that SQLite has built in. An index or a view of ours that is missing costs time, and is no reason to refuse.
+//! that is built into SQLite. A missing index or view of ours costs time, and is no reason to refuse.
 //!
-//! The texts in `sqlite_schema` are compared with those that the same migrations make. For the newest version they are kept in
-//! `schema.json`, since making them takes longer than all else in the start of a short command; a test compares the file with the
-//! migrations. For other versions, and while the file is of another version, they are made in memory.
+//! The texts in `sqlite_schema` are compared with those that the same migrations make. For the newest version they are stored
+//! in `schema.json`, since making them takes longer than everything else in the start of a short command; a test compares the
+//! file with the migrations. For other versions, and while the file is of another version, they are made in memory.
 
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::error::{Error, Kind, Result};
 
-/// Of a name in a message, which may be hostile.
+/// Maximum length of a name in a message, which may be hostile.
 const NAME_MAX: usize = 60;
 
 /// A row of `sqlite_schema` (<https://sqlite.org/schematab.html>).
@@ -35,7 +35,7 @@ struct Object {
     sql: Option<String>,
 }
 
-/// What the migrations made, by lowercase name.
+/// The objects that the migrations made, by lowercase name.
 type Expected = HashMap<String, Object>;
 
 static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| {
@@ -45,7 +45,7 @@ static EXPECTED: LazyLock<Result<Expected, String>> = LazyLock::new(|| {
         .map_or_else(|| expected(latest), |kept| Ok(by_name(kept.objects)))
 });
 
-/// What the migrations up to a schema made.
+/// The objects that the migrations up to a schema made.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     schema: i64,
@@ -60,9 +60,10 @@ fn by_name(objects: Vec<Object>) -> Expected {
     objects.into_iter().map(|object| (object.name.to_lowercase(), object)).collect()
 }
 
-/// Refuses what no migration made and what could fire, with its name and what to do.
+/// Refuses an object that no migration made and that could run code, with its name and what to do.
 ///
-/// In a ledger of a newer version, whose migrations are not known here, only what no version has: a trigger, a virtual table.
+/// In a ledger of a newer version, whose migrations are unknown here, only objects that no version has: a trigger, a virtual
+/// table.
 pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let wrong = |error| failed(path, "read the schema", error);
     let compatible: i64 =
@@ -118,7 +119,7 @@ fn fault(connection: &Connection, expected: &Expected) -> rusqlite::Result<Optio
     }
     let missing = expected.values().filter(|ours| ours.kind == "table").find(|ours| {
         !found.iter().any(|object| object.name.eq_ignore_ascii_case(&ours.name))
-            // The planner's, which a person may drop.
+            // The query planner's own table, which a person may drop.
             && !ours.name.starts_with("sqlite_")
     });
     Ok(missing.map(|ours| Fault {
@@ -167,17 +168,17 @@ fn dropped(object: &Object, why: &str) -> Fault {
     }
 }
 
-/// Safe for a terminal, and short.
+/// Returns the name, safe for a terminal, and short.
 fn name(object: &Object) -> String {
     object.name.chars().take(NAME_MAX).flat_map(char::escape_debug).collect()
 }
 
 fn is_virtual(object: &Object) -> bool {
-    // SQLite writes the words itself, whatever was typed.
+    // SQLite writes these words itself, whatever was typed.
     object.sql.as_deref().is_some_and(|sql| sql.starts_with("CREATE VIRTUAL TABLE"))
 }
 
-/// Each of our deletions would look into such a table, and do there what its `ON DELETE` says.
+/// Each of our deletions would look into such a table, and execute its `ON DELETE` there.
 fn refers_to_ours(
     connection: &Connection,
     table: &str,

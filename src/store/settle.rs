@@ -1,4 +1,4 @@
-//! What came of a row: by itself, or after a claim.
+//! Settles rows: processes that ended by themselves, or after a claim.
 
 use rusqlite::{OptionalExtension, ToSql, named_params};
 
@@ -10,11 +10,11 @@ use crate::{
 };
 
 impl Store {
-    /// Ends roots of `by` that ended by themselves, each together with what it left.
+    /// Ends roots of `by` that ended by themselves, each together with the processes that it left.
     ///
     /// `None` for a root that another instance is ending, or that has been ended; its strays are not recorded then, but its
-    /// status is, where its row has none. Otherwise the row numbers of its strays. A root that had survived an attempt to
-    /// end it, and is gone now, is ended as well.
+    /// status is, where its row has none. Otherwise the row numbers of its strays. A root that had survived an attempt to end
+    /// it, and is gone now, is ended as well.
     pub(crate) fn settle_roots(
         &self,
         by: InstanceId,
@@ -37,8 +37,8 @@ impl Store {
         })
     }
 
-    /// The same for roots that left nobody, as far as `/proc` tells. `false`, and nothing done, for one that has recorded
-    /// descendants, or that somebody else is ending or has ended.
+    /// The same for roots that left no processes, as far as `/proc` shows. Returns `false`, and does nothing, for one that has
+    /// recorded descendants, or that another instance is ending or has ended.
     pub(crate) fn settle_alone(&self, by: InstanceId, ends: &[RootEnd]) -> Result<Vec<bool>> {
         self.write_counted("record the end of processes", |tx, tally| {
             ends.iter()
@@ -52,7 +52,7 @@ impl Store {
         })
     }
 
-    /// Ends rows, each from the state that was expected; `false` where it was another one.
+    /// Ends rows, each from the expected state; `false` where it was in another one.
     pub(crate) fn end(&self, ends: &[(ProcessId, State, End)]) -> Result<Vec<bool>> {
         self.write_counted("record the end of processes", |tx, tally| {
             (ends.iter())
@@ -61,9 +61,9 @@ impl Store {
         })
     }
 
-    /// Records a pass and what came of the rows that `by` had claimed, with the leaks that they were.
+    /// Records a pass and the results of the rows that `by` had claimed, with the leaks that they were.
     ///
-    /// `false` for a row that `by` holds no claim of any more, and that is not its own; nothing of it is recorded, and
+    /// Returns `false` for a row that `by` no longer has claimed, and that is not its own; nothing of it is recorded, and
     /// neither is its leak.
     pub(crate) fn record(
         &self,
@@ -95,7 +95,7 @@ fn end_own(
     write_end(tx, tally, root.process, END_OWN, &by.0, &root.end)
 }
 
-/// From one live state, whoever the owner is; an expected `Ended` fits no row.
+/// Ends a row from one live state, whoever the owner is; an expected `Ended` matches no row.
 pub(super) fn end_from(
     tx: &Transaction<'_>,
     tally: &mut Tally,
@@ -107,9 +107,10 @@ pub(super) fn end_from(
     write_end(tx, tally, id, statement, &expected.as_str(), end)
 }
 
-/// The end of a row with what is known of it. A status that its owner has noted before stays where the one that ends the row
-/// could not observe it; then the process was not `gone`, but exited, or was killed as a person had asked. A column that names an instance is written only where it has to change: each is
-/// a foreign key, for which SQLite keeps a journal of the statement.
+/// The end of a row with what is known of it. A status that its owner has recorded before stays where the instance that ends
+/// the row could not observe it; then the process was not `gone`, but exited, or was killed as a person had requested. A column
+/// that names an instance is written only where it has to change: each is a foreign key, for which SQLite keeps a journal of
+/// the statement.
 macro_rules! end_where {
     ($also:literal, $condition:literal) => {
         concat!(
@@ -128,7 +129,7 @@ macro_rules! end_where {
     };
 }
 
-/// What somebody has claimed is theirs.
+/// A row that another instance has claimed is left to it.
 const END_OWN: &str = end_where!("", "state IN ('running', 'survived') AND owner = :condition");
 const END_UNCLAIMED: &str =
     end_where!("", "state IN ('running', 'survived') AND state = :condition");
@@ -161,7 +162,7 @@ fn write_end(
     Ok(changed == 1)
 }
 
-/// One settlement; a process that was left on purpose gets its row here, where it has none yet.
+/// Settles one row; a process that was left running on purpose gets its row here, where it has none yet.
 fn settle(
     tx: &Transaction<'_>,
     tally: &mut Tally,
@@ -187,7 +188,8 @@ fn settle(
     if let Verdict::Ended(end) = &settled.verdict
         && !took
     {
-        // Another instance has taken the claim over, or has ended the row: the status of our own child reaches it all the same.
+        // Another instance has taken the claim over, or has ended the row: the status of our own child is recorded all the
+        // same.
         claim::note_status(tx, id, by, end.status)?;
     }
     if took && let Some(leak) = &settled.leak {
@@ -196,8 +198,8 @@ fn settle(
     Ok(took)
 }
 
-/// The state of a row that `by` is ending, or that is its own and nobody is ending: an owner ends its processes even when
-/// its claim could not be written (invariant 10). `None` for any other.
+/// Returns the state of a row that `by` is ending, or that is its own and is not being ended: an owner ends its processes even
+/// when its claim could not be written (invariant 10). `None` for any other.
 fn answered_by(
     tx: &Transaction<'_>,
     id: ProcessId,
@@ -214,7 +216,7 @@ fn answered_by(
     Ok(state.as_deref().and_then(State::parse))
 }
 
-/// The claim of `by` ends, and the row lives on. With `why` another attempt is due.
+/// Ends the claim of `by` while the row stays live. With `why` another attempt is due.
 fn put_back(
     tx: &Transaction<'_>,
     id: ProcessId,

@@ -1,13 +1,14 @@
-//! From no file, or an older ledger, to one that this version can use.
+//! Sets up a ledger: from no file, or an older ledger, to one that this version can use.
 //!
 //! A ledger that is current takes no lock at all. Otherwise everything happens under an exclusive flock(2) on
-//! `<ledger>-setup.lock`: without it, of 900 concurrent first openings 17 met "table already exists" and 2 "database is
-//! locked". The kernel drops that lock at death, and each step can be cut short: an empty file, or WAL without tables,
-//! counts as new. The lock file stays; removing a lock file that somebody waits for would split the waiters.
+//! `<ledger>-setup.lock`: without it, of 900 concurrent first openings 17 failed with "table already exists" and 2 with
+//! "database is locked". The kernel drops that lock at death, and each step can be interrupted: an empty file, or WAL without
+//! tables, counts as new. The lock file stays; removing a lock file that a process waits for would split the waiters.
 //!
 //! A file is judged before the lock is even created, so that a refusal leaves the folder as it was. It is judged through
-//! SQLite, which never drops this process's locks as a descriptor of our own would: where no `-wal` exists with
-//! `immutable=1` (no locks, no files), otherwise as any reader. (After a crash such a reader rebuilds `-shm`, which is memory and holds nothing of its own.)
+//! SQLite, which never drops this process's locks as a descriptor of our own would: where no `-wal` exists with `immutable=1`
+//! (no locks, no files), otherwise as any reader. (After a crash such a reader rebuilds `-shm`, which is memory and contains no
+//! data of its own.)
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -37,21 +38,21 @@ use crate::{
     sys::file_lock::open_plain,
 };
 
-/// "pldg": what file(1) and we know a ledger by.
+/// "pldg": identifies a ledger to file(1) and to us.
 const APPLICATION_ID: i32 = 0x706c_6467;
 /// One page of the smallest size.
 const SMALLEST_DATABASE: u64 = 512;
-/// Only the owner reads or writes a ledger; SQLite gives `-wal` and `-shm` the same mode.
+/// Only the owner may read or write a ledger; SQLite gives `-wal` and `-shm` the same mode.
 const MODE: u32 = 0o600;
-/// How long another process may take for its setup: milliseconds as a rule, seconds on a busy disk.
+/// How long another process may take for its setup: usually milliseconds, seconds on a busy disk.
 const SETUP_PATIENCE: Duration = Duration::from_secs(30);
-/// Between two attempts at the setup lock: a setup takes about 10 ms.
+/// Time between two attempts to take the setup lock: a setup takes about 10 ms.
 const SETUP_POLL: Duration = Duration::from_millis(2);
-/// A file that somebody begins to write while we judge it can look torn; then it is judged again.
+/// A file that another process begins to write while we judge it can look inconsistent; then it is judged again.
 const JUDGE_ATTEMPTS: u32 = 4;
 const JUDGE_PAUSE: Duration = Duration::from_millis(20);
 
-/// How far a ledger's setup has come.
+/// The progress of a ledger's setup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// No file, an empty one, or one without tables.
@@ -70,7 +71,7 @@ pub(crate) enum Upgrade {
 }
 
 impl Upgrade {
-    /// The schema to go on with; `None` where the ledger has to be migrated first.
+    /// Returns the schema to go on with; `None` where the ledger has to be migrated first.
     fn accept(self, schema: Schema, located: &Located) -> Result<Option<Schema>> {
         if schema.is_current() {
             return Ok(Some(schema));
@@ -82,8 +83,8 @@ impl Upgrade {
     }
 }
 
-/// Creates the ledger where there is none, and migrates it where it is older and that is wanted. Returns its schema.
-/// Whatever is refused is left as it was.
+/// Creates the ledger where there is none, and migrates it where it is older and that is requested. Returns its schema. A
+/// refused file is left as it was.
 pub(super) fn make_ready(located: &Located, upgrade: Upgrade) -> Result<Schema> {
     match standing(located) {
         Ok(Standing::At(schema)) => {
@@ -92,7 +93,7 @@ pub(super) fn make_ready(located: &Located, upgrade: Upgrade) -> Result<Schema> 
             }
         }
         Ok(Standing::New) => {}
-        // It cannot be told while somebody holds it; under the lock it can.
+        // It cannot be determined while another process holds it; under the lock it can.
         Err(error) if error.is_busy() => {}
         Err(error) => return Err(error),
     }
@@ -111,12 +112,12 @@ pub(super) fn make_ready(located: &Located, upgrade: Upgrade) -> Result<Schema> 
     Ok(Schema::latest())
 }
 
-/// How far the setup of the file has come; an error when it is not ours to use.
+/// Returns the progress of the file's setup; fails when the file is not ours to use.
 pub(super) fn standing(located: &Located) -> Result<Standing> {
     let shown = located.path.display();
     match located.found.map_or(0, |found| found.len) {
-        // SQLite writes the first page before it makes a WAL: what is in one has lost its ledger, unless somebody has set it
-        // up since we looked.
+        // SQLite writes the first page before it creates a WAL: the content of an existing WAL has lost its ledger, unless the
+        // ledger was set up since our check.
         0 if located.found.is_some()
             && has_content(&beside(&located.path, "-wal"))
             && !has_content(&located.path) =>
@@ -127,7 +128,7 @@ pub(super) fn standing(located: &Located) -> Result<Standing> {
             return Err(Error::new(Kind::NotALedger, message));
         }
         0 => return Ok(Standing::New),
-        // SQLite takes a file of one byte for an empty one, and would write over it.
+        // SQLite takes a file of one byte for an empty one, and would overwrite it.
         1..SMALLEST_DATABASE => {
             let message = format!("`{shown}` is no database: choose another path");
             return Err(Error::new(Kind::NotALedger, message));
@@ -159,7 +160,7 @@ fn judge(path: &Path) -> Result<Standing> {
         header(&connection).map_err(|e| failed(path, "read the header", e))?;
     let shown = path.display();
     match (application, version) {
-        // Before any connection that writes meets it: a refusal changes nothing.
+        // Before any connection that writes opens it: a refusal changes nothing.
         (APPLICATION_ID, 1..) => {
             migration::check_not_newer(&connection, version, path)?;
             schema::check(&connection, path)?;
@@ -174,17 +175,17 @@ fn judge(path: &Path) -> Result<Standing> {
     }
 }
 
-/// `application_id`, `user_version`, and whether there is nothing in it.
+/// Returns `application_id`, `user_version`, and whether the file is empty.
 fn header(connection: &Connection) -> rusqlite::Result<(i32, i64, bool)> {
     let application = connection.query_one("PRAGMA application_id", [], |row| row.get(0))?;
     let version = connection.query_one("PRAGMA user_version", [], |row| row.get(0))?;
-    // A ledger's schema may be half a checkpoint away, and needs no look.
+    // A ledger's schema may be in the middle of a checkpoint, and needs no check.
     let empty = application != APPLICATION_ID
         && connection.query_one("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
     Ok((application, version, empty))
 }
 
-/// A connection that creates nothing where nothing of SQLite's is there.
+/// Opens a connection that creates nothing where no files of SQLite exist.
 pub(super) fn look_only(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -201,17 +202,17 @@ pub(super) fn look_only(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// An empty file with its mode, whatever the umask is.
+/// Creates an empty file with its mode, regardless of the umask.
 fn create(located: &Located) -> Result<()> {
     let path = &located.path;
     let wrong =
         |e: io::Error| Error::os(format!("failed to create the ledger `{}`", path.display()), e);
     if located.found.is_some() {
-        // Left by a setup that was cut short. By path: a descriptor would drop locks, and nobody can swap the file.
+        // Left by a setup that was interrupted. By path: a descriptor would drop locks, and no other user can replace the file.
         return fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(wrong);
     }
-    // Somebody removed a ledger and left these. A process that still has it open keeps what they were; were they to
-    // stay under their names, it would share its memory with a new ledger (howtocorrupt.html, 2.4).
+    // A ledger was removed and these were left. A process that still has it open keeps the old files; if they kept their names,
+    // it would share its memory with a new ledger (howtocorrupt.html, 2.4).
     for suffix in ["-wal", "-shm", "-journal"] {
         match fs::remove_file(beside(path, suffix)) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(wrong(e)),
@@ -229,13 +230,13 @@ fn create(located: &Located) -> Result<()> {
     fchmod(&file, Mode::from_raw_mode(MODE)).map_err(|e| wrong(e.into()))
 }
 
-/// Brings the schema up to date.
+/// Migrates the schema to the latest one.
 fn migrate(path: &Path) -> Result<()> {
     let mut connection = prepare(path).map_err(|e| failed(path, "set up the tables", e))?;
     migration::migrate(&mut connection).map_err(|e| failed(path, "migrate the tables", e))
 }
 
-/// A connection for the migrations alone: foreign keys are off, as changes of tables need it.
+/// Opens a connection for the migrations alone: foreign keys are off, as changes of tables require.
 fn prepare(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -243,12 +244,12 @@ fn prepare(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
-    // Only before the first page is written does this one count.
+    // This pragma only has an effect before the first page is written.
     connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL")?;
     Ok(connection)
 }
 
-/// The setup lock, held until the file is dropped.
+/// Takes the setup lock, which is held until the file is dropped.
 fn lock(located: &Located) -> Result<File> {
     let path = beside(&located.path, "-setup.lock");
     let shown = path.display();
@@ -273,12 +274,12 @@ fn lock(located: &Located) -> Result<File> {
     }
 }
 
-/// Opens the lock file, or makes it. Under a strange umask it is born without any permission; its maker mends that at once, and
-/// we try again.
+/// Opens the lock file, or creates it. Under an unusual umask it is created without any permission; its creator fixes that at
+/// once, and we try again.
 fn open_lock(path: &Path, owner: u32, deadline: Instant) -> Result<File> {
     let wrong = |e: Errno| Error::os(format!("failed to lock `{}`", path.display()), e);
     loop {
-        // In two steps: only what we made gets its mode from us, and what stands there already is never waited for.
+        // In two steps: only a file that we created gets its mode from us, and an existing one is never waited for.
         match open_plain(path, OFlags::RDWR, owner) {
             Err(e) if e.is_denied() && born_now(path) && Instant::now() < deadline => {
                 thread::sleep(SETUP_POLL);

@@ -1,4 +1,4 @@
-//! The file system that a ledger is on, and whether its files are still in place.
+//! The file system of a ledger, and whether its files are still in place.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use super::{Store, failure::failed, filesystem};
 use crate::error::Result;
 
 impl Store {
-    /// An error that names it where the ledger lies on a network file system.
+    /// Fails, naming the file system, where the ledger is on a network file system.
     pub(crate) fn check_file_system(&self) -> Result<()> {
         filesystem::check_local(self.folder())
     }
 
-    /// Bytes that are free where the ledger lies.
+    /// Returns the free bytes where the ledger is.
     pub(crate) fn free_bytes(&self) -> Result<u64> {
         filesystem::free_bytes(self.folder())
     }
@@ -20,13 +20,13 @@ impl Store {
         self.path().parent().unwrap_or_else(|| self.path())
     }
 
-    /// An error where the files that are open are not those at the ledger's path any more.
+    /// Fails where the open files are no longer those at the ledger's path.
     pub(crate) fn check_in_place(&self) -> Result<()> {
         self.files().check()
     }
 
-    /// Copies a WAL that was removed while it was open into the ledger, as far as readers let it: with the last
-    /// connection what is in it would be gone. Not where somebody has begun a new one.
+    /// Copies a WAL that was removed while it was open into the ledger, as far as readers allow it: its content would be lost
+    /// with the last connection. Not where a new one exists.
     pub(crate) fn save_lost_wal(&self) -> Result<()> {
         if !self.files().has_lost_its_wal() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What a transaction has come to, for the meter: counted once it is committed, and not at all when it is not.
+//! The figures of a transaction for the meter: counted once it is committed, and not at all when it is not.
 
 use super::{Store, transaction::Transaction};
 use crate::{

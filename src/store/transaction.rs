@@ -1,6 +1,7 @@
 //! One immediate transaction, begun and committed by statements that are prepared once.
 //!
-//! rusqlite's own prepares its BEGIN and its COMMIT anew each time, which for a single row is a tenth of the whole.
+//! rusqlite's own transaction prepares its BEGIN and its COMMIT anew each time, which for a single row is a tenth of the whole
+//! time.
 
 use std::ops::Deref;
 
@@ -8,7 +9,7 @@ use rusqlite::Connection;
 
 use super::migration::Schema;
 
-/// Rolled back when it is dropped before its commit, and where that fails.
+/// Rolled back when it is dropped before its commit, and where the commit fails.
 #[derive(Debug)]
 pub(super) struct Transaction<'c> {
     connection: &'c Connection,
@@ -16,13 +17,13 @@ pub(super) struct Transaction<'c> {
 }
 
 impl<'c> Transaction<'c> {
-    /// Waits for another process that writes, as long as the connection's busy timeout says.
+    /// Waits for another process that writes, up to the connection's busy timeout.
     pub(super) fn begin(connection: &'c Connection, schema: Schema) -> rusqlite::Result<Self> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         Ok(Self { connection, schema })
     }
 
-    /// The ledger's, which may lack what a later migration adds.
+    /// Returns the ledger's schema, which may lack the additions of a later migration.
     pub(super) fn schema(&self) -> Schema {
         self.schema
     }
@@ -42,7 +43,7 @@ impl Deref for Transaction<'_> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        // SQLite has rolled back by itself after some errors (sqlite.org/lang_transaction.html).
+        // SQLite has already rolled back after some errors (sqlite.org/lang_transaction.html).
         if !self.connection.is_autocommit() {
             let _ = self.connection.execute_batch("ROLLBACK");
         }

@@ -1,13 +1,13 @@
 //! Where the ledger really is, and whether it may be trusted.
 //!
-//! Rows of a ledger make us send signals, so whoever can write it can aim us. Only its owner may be able to: the file is
-//! ours, no one else can write it, and no one else can put another file in its place. root may open another's ledger;
-//! it then has that user's access to files and no more ([`crate::sys::fs_user`]), from the first look at the path on.
+//! Rows of a ledger make us send signals, so a user who can write to it can choose our targets. Only its owner may be able to:
+//! the file is ours, no other user can write to it, and no other user can put another file in its place. root may open another
+//! user's ledger; it then has that user's access to files and no more ([`crate::sys::fs_user`]), from the first access to the
+//! path on.
 //!
-//! The folders are judged by the descriptors through which the path was followed ([`crate::sys::trusted_path`]). What follows goes by
-//! path again, which is safe where only root and the acting user can change where the path leads, and harmless
-//! where root acts as the user who can. The ledger itself is never opened here (see [`super`] on POSIX locks), and
-//! nothing is written.
+//! The folders are judged by the descriptors through which the path was followed ([`crate::sys::trusted_path`]). Later accesses
+//! go by path again, which is safe where only root and the acting user can change where the path leads, and harmless where root
+//! acts as the user who can. The ledger itself is never opened here (see [`super`] on POSIX locks), and nothing is written.
 
 use std::{
     ffi::OsString,
@@ -31,12 +31,12 @@ use crate::{
     },
 };
 
-/// Others that may write: the group and everyone.
+/// Write permission of the group and of all others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Files that SQLite and the setup keep beside the ledger.
 const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", "-setup.lock"];
 
-/// As whom a ledger is opened, and what its administrator vouches for.
+/// The user as whom a ledger is opened, and the folder that its administrator vouches for.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     /// The user whose file access root takes; `None` where we act as ourselves.
@@ -49,7 +49,7 @@ impl Terms {
     /// `vouched`: a folder whose writers are trusted. Not where root acts as another user: root's administrator does not
     /// speak for that user's folders.
     pub(super) fn of(path: &Path, vouched: Option<&Path>) -> Self {
-        // What cannot be reached is refused in a moment, by name; and what comes there meanwhile is judged then.
+        // A path that cannot be reached is refused in a moment, by name; and one that appears meanwhile is judged then.
         let account = controller(path).ok().flatten();
         let uid = account.map_or_else(me, |account| account.uid);
         let vouched = vouched.filter(|_| account.is_none());
@@ -73,7 +73,7 @@ pub(super) struct Located {
     terms: Terms,
 }
 
-/// A file as it was seen.
+/// The metadata of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
     /// Device and inode.
@@ -84,7 +84,7 @@ pub(super) struct Found {
 }
 
 impl Located {
-    /// Resolves `path`, to write the ledger; it is an error when it cannot be one, whoever owns it. To be called, as all
+    /// Resolves `path`, to write to the ledger; fails when it cannot be a ledger, whoever owns it. To be called, as everything
     /// that follows, with the file access of `terms.account`.
     pub(super) fn at(path: &Path, terms: &Terms) -> Result<Self> {
         look(path, terms, &terms.trust)
@@ -93,7 +93,7 @@ impl Located {
     /// The same to read it only.
     pub(super) fn to_read(path: &Path, terms: &Terms) -> Result<Self> {
         let located = look(path, terms, &terms.reader)?;
-        // It came since it was asked who controls the path.
+        // It has appeared since it was determined who controls the path.
         let foreign = located.found.filter(|found| terms.reader.is_foreign(found.owner));
         match (terms.uid(), foreign) {
             (0, Some(_)) => located.check_owner().map(|()| located),
@@ -101,7 +101,7 @@ impl Located {
         }
     }
 
-    /// Looks once more: the same path, or a symlink that has come since.
+    /// Resolves once more: the same path, or a symlink that has appeared since.
     pub(super) fn again(&self) -> Result<Self> {
         Self::at(&self.path, &self.terms)
     }
@@ -110,7 +110,7 @@ impl Located {
         self.terms.account
     }
 
-    /// Owner of the ledger: of the file, or whoever is about to create it.
+    /// Returns the owner of the ledger: of the file, or the user who is about to create it.
     pub(super) fn owner(&self) -> u32 {
         self.found.map_or_else(|| self.terms.uid(), |found| found.owner)
     }
@@ -119,7 +119,7 @@ impl Located {
         self.path.parent().unwrap_or(Path::new("/"))
     }
 
-    /// Refuses a ledger that somebody else could have written, or that we cannot write.
+    /// Refuses a ledger that another user could have written to, or that we cannot write to.
     pub(super) fn check_trusted(&self) -> Result<()> {
         self.check_owner()?;
         self.check_folders()?;
@@ -131,7 +131,7 @@ impl Located {
         let shown = self.path.display();
         let uid = self.terms.uid();
         let Some(found) = self.found else {
-            // What root made there would lock the folder's owner out, or be a file that its owner did not ask for.
+            // A file that root creates there would lock the folder's owner out, or be one that its owner did not request.
             return match self.terms.account {
                 Some(_) => Err(Error::new(
                     Kind::Denied,
@@ -166,7 +166,7 @@ impl Located {
         Ok(())
     }
 
-    /// From the ledger's folder up to the root: nobody else may be able to put another file in its place.
+    /// Checks from the ledger's folder up to the root: no other user may be able to put another file in its place.
     fn check_folders(&self) -> Result<()> {
         match self.obstacle() {
             None => Ok(()),
@@ -183,7 +183,7 @@ impl Located {
         }
     }
 
-    /// The first folder, on the way up, in which another user could put another file or folder.
+    /// Returns the first folder, on the way up, in which another user could put another file or folder.
     pub(super) fn obstacle(&self) -> Option<Obstacle> {
         let mut private_below = false;
         self.folders.upwards().find_map(|folder| {
@@ -193,8 +193,8 @@ impl Located {
         })
     }
 
-    /// In a sticky folder another user can leave a `-wal` for us to read. Checked before SQLite opens it and again after,
-    /// when nobody can replace it any more.
+    /// In a sticky folder another user can leave a `-wal` for us to read. Checked before SQLite opens it and again after, when
+    /// no other user can replace it any more.
     pub(super) fn check_companions(&self) -> Result<()> {
         let shared =
             fs::metadata(self.folder()).is_ok_and(|folder| folder.mode() & WRITABLE_BY_OTHERS != 0);
@@ -208,7 +208,7 @@ impl Located {
             };
             let ours = seen.uid() == self.owner();
             let plain = seen.is_file() && seen.mode() & WRITABLE_BY_OTHERS == 0;
-            // Two names for one file: a backup made of links, or a stranger's way to have root write elsewhere.
+            // Two names for one file: a backup made of hard links, or another user's attempt to make root write elsewhere.
             let linked = seen.nlink() > 1 && (shared || !ours);
             if plain && !linked && (ours || seen.uid() == 0) {
                 return Ok(());
@@ -252,8 +252,8 @@ impl Located {
     }
 }
 
-/// Returns the ledger's folder where no other user could replace the ledger at `path`, for `doctor`; the error names the obstacle
-/// and says what to do. Checks as [`super::Store::open_trusting`], but nothing is opened.
+/// Returns the ledger's folder where no other user could replace the ledger at `path`, for `doctor`; the error names the
+/// obstacle and says what to do. Makes the same checks as [`super::Store::open_trusting`], but opens nothing.
 pub(crate) fn check_path(path: &Path, vouched: Option<&Path>) -> Result<PathBuf> {
     let terms = Terms::of(path, vouched);
     act_as(terms.account, || {
@@ -263,14 +263,14 @@ pub(crate) fn check_path(path: &Path, vouched: Option<&Path>) -> Result<PathBuf>
     })
 }
 
-/// `path` with `suffix` after its last character.
+/// Returns `path` with `suffix` after its last character.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
 }
 
-/// Whether this process may write there, as the kernel sees it: mode, owner, and a read-only mount (faccessat2(2)).
+/// Reports whether this process may write there, as the kernel decides: mode, owner, and a read-only mount (faccessat2(2)).
 pub(super) fn may_write(path: &Path) -> bool {
     accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
@@ -279,7 +279,7 @@ fn me() -> u32 {
     geteuid().as_raw()
 }
 
-/// What to do about a folder that another user could write.
+/// Returns what to do about a folder that another user could write to.
 pub(super) fn remedy(found: &Obstacle) -> String {
     let folder = found.folder.display();
     let vouch = format!(

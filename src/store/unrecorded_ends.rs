@@ -1,8 +1,9 @@
-//! Ends that their owner could observe, and could not write before it stopped.
+//! Ends that their owner could observe, but could not write before it stopped.
 //!
-//! The orphan pass ends such a row as `gone`, for all that can be seen then. What the owner has left word of is added: how and
-//! when the process ended. A row that was ended in another way, or that has a status, stays as it is; so the same word may come
-//! twice, or after a crash in between, and a wrong one changes nothing but the history of a process that has ended.
+//! The orphan pass ends such a row as `gone`, since nothing more can be determined then. The record that the owner has left is
+//! added: how and when the process ended. A row that was ended in another way, or that has a status, stays as it is; so the
+//! same record may be added twice, or after a crash in between, and a wrong one changes nothing but the history of a process
+//! that has ended.
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
@@ -14,8 +15,8 @@ use crate::{
 };
 
 impl Store {
-    /// Adds what an instance has left word of; `lock_name` has to be the name of its lock. Returns how many rows that changed,
-    /// and whether any of them has not ended yet, so that the word has to be kept.
+    /// Adds the ends that an instance has left; `lock_name` has to be the name of its lock. Returns how many rows that changed,
+    /// and whether any of them has not ended yet, so that the record has to be kept.
     pub(crate) fn add_late_ends(
         &self,
         instance: InstanceId,
@@ -40,7 +41,7 @@ impl Store {
         })
     }
 
-    /// The end of a row that could not be written, with what tells the row from another one; `None` where it has ended.
+    /// Returns the end of a row that could not be written, with the data that identifies the row; `None` where it has ended.
     pub(crate) fn late_end(&self, id: ProcessId, end: End) -> Result<Option<LateEnd>> {
         self.read("look up a process", |connection| {
             connection

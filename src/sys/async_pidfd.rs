@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 
 /// Wakes a task when a process is dead.
 ///
-/// It is registered with one runtime at a time: with the one in which it was last asked. A runtime that has ended, or that no
+/// It is registered with one runtime at a time: the one in which it was last polled. A runtime that has ended, or that no
 /// thread drives at the moment, wakes no task.
 #[derive(Debug)]
 pub(crate) struct AsyncPidFd {
@@ -36,7 +36,7 @@ impl AsRawFd for Watched {
     }
 }
 
-/// The runtime that this is called in.
+/// Returns the runtime that this is called in.
 pub(crate) fn current_runtime() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
@@ -46,7 +46,7 @@ impl AsyncPidFd {
     ///
     /// # Panics
     ///
-    /// Outside of a runtime, and in one without I/O.
+    /// When called outside of a runtime, or in one without I/O.
     pub(crate) fn new(pidfd: Arc<PidFd>) -> io::Result<Self> {
         // SAFETY: a `PidFd` owns its descriptor, never changes it and closes it only when it is dropped; the `Arc` in here
         // keeps it as long as the registration.
@@ -67,9 +67,9 @@ impl AsyncPidFd {
         Ok(())
     }
 
-    /// Whether every thread of the process is dead; the task is woken when it is.
+    /// Reports whether every thread of the process is dead; the task is woken when it is.
     pub(crate) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        // A task that is polled outside of any runtime is woken by the one that it was registered with.
+        // A task that is polled outside of any runtime is woken by the runtime that it was registered with.
         let current = current_runtime();
         if current.is_some() && current != self.runtime {
             self.register_here()?;
@@ -80,10 +80,10 @@ impl AsyncPidFd {
                     if self.registered.get_ref().0.is_dead()? {
                         return Poll::Ready(Ok(()));
                     }
-                    // Runtimes may wake for nothing.
+                    // Runtimes may wake spuriously.
                     ready.clear_ready();
                 }
-                // A dead process needs no runtime to be seen.
+                // Detecting a dead process needs no runtime.
                 Err(_) if self.is_dead()? => return Poll::Ready(Ok(())),
                 Err(error) => {
                     let error = if is_rt_shutdown_err(&error) {

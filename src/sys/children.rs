@@ -1,9 +1,9 @@
-//! Which children a process has now, by the kernel's own list; and the dead ones among those of this process.
+//! Which children a process has now, from the kernel's own list; and the dead ones among those of this process.
 //!
 //! `/proc/PID/task/TID/children` (`proc_tid_children(5)`, Linux 3.5 with `CONFIG_PROC_CHILDREN`) is read under the lock that
-//! forks, exits and reparenting take. Its manual warns that a list with entries may miss some while others exit; that it is
-//! *empty* is exact. Of a subreaper, below which everything that is orphaned stays, an empty list says that nothing at all is
-//! left below it: no scan of `/proc`, which takes many reads, can prove that of a tree that goes on forking.
+//! forks, exits and reparenting take. Its manual warns that a list with entries may miss some while others exit; an *empty*
+//! list is exact. For a subreaper, below which everything that is orphaned stays, an empty list proves that nothing at all is
+//! left below it: no scan of `/proc`, which takes many reads, can prove that of a tree that keeps forking.
 
 use std::collections::HashSet;
 
@@ -18,21 +18,21 @@ use super::{
 };
 use crate::{error::Result, identity::Pid};
 
-/// Some 100,000 children. A list that is cut still has entries.
+/// Some 100,000 children. A truncated list still has entries.
 const LIST_LIMIT: usize = 1 << 20;
-/// Each round needs a child that has become a zombie since the one before.
+/// Each round needs a child that has become a zombie since the previous one.
 const ROUNDS: u32 = 64;
 
 impl Proc {
-    /// Whether `parent` has a child that lives and is not `known`. `None` where the kernel does not list children, or not
-    /// this one's.
+    /// Reports whether `parent` has a live child that is not in `known`. `None` where the kernel does not list children, or not
+    /// those of this process.
     pub(crate) fn has_other_children(
         &self,
         parent: Pid,
         known: impl Fn(Pid) -> bool,
     ) -> Option<bool> {
-        // One that was alive when it was listed and is a zombie now may have left a child to `parent` in between: the list is
-        // read again until it holds nothing new. A zombie cannot fork.
+        // A child that was alive when it was listed and is a zombie now may have left a child to `parent` in between: the list
+        // is read again until it contains nothing new. A zombie cannot fork.
         let mut zombies = HashSet::new();
         for _ in 0..ROUNDS {
             let mut children = self.children(parent)?;
@@ -45,7 +45,7 @@ impl Proc {
                     Ok(Some(stat)) if stat.is_zombie() => {
                         zombies.insert(pid);
                     }
-                    // Reaped since.
+                    // Reaped in the meantime.
                     Ok(None) => {}
                     Ok(Some(_)) | Err(_) => return Some(true),
                 }
@@ -61,8 +61,8 @@ impl Proc {
         for thread in threads {
             let name = format!("task/{thread}/children");
             BUFFER.with_borrow_mut(|buffer| {
-                // A thread that has ended has handed its children on to another one, which is read after it or before:
-                // the caller reads twice where it matters.
+                // A thread that has ended has handed its children on to another one, which is read before or after it: the
+                // caller reads twice where it matters.
                 let there = self.read(pid, &name, buffer, LIST_LIMIT).ok()?;
                 if there {
                     let words = buffer.split(u8::is_ascii_whitespace);
@@ -95,13 +95,13 @@ impl Proc {
     }
 }
 
-/// Whether what dies around this process may become its child: it is the first process of its PID namespace
+/// Reports whether orphans around this process may become its children: it is the first process of its PID namespace
 /// (`pid_namespaces(7)`), or a subreaper (`PR_GET_CHILD_SUBREAPER` in prctl(2)).
 pub(crate) fn adopts_orphans() -> bool {
     getpid().is_init() || rustix::process::child_subreaper().is_ok_and(|reaper| reaper.is_some())
 }
 
-/// Whether any child is dead and not reaped yet. None is reaped by the question.
+/// Reports whether any child is dead and not yet reaped. Does not reap it.
 pub(crate) fn has_dead_child() -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
@@ -113,7 +113,7 @@ pub(crate) fn has_dead_child() -> bool {
 }
 
 impl Proc {
-    /// Zombies among the children of this process.
+    /// Returns the zombies among the children of this process.
     ///
     /// # Errors
     ///

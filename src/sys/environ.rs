@@ -1,4 +1,4 @@
-//! Whose a process is: its user, its PID namespace, and whether systemd started it itself.
+//! To which user and PID namespace a process belongs, and whether systemd started it itself.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,26 +17,26 @@ use crate::{
     identity::Pid,
 };
 
-/// systemd tells each process that it starts its own pid, since version 248 (systemd.exec(5)). Descendants inherit the
-/// variable and have another pid.
+/// systemd passes each process that it starts the process's own pid, since version 248 (systemd.exec(5)). Descendants inherit
+/// the variable and have another pid.
 const SYSTEMD_EXEC_PID: &[u8] = b"SYSTEMD_EXEC_PID=";
 
 /// Field 51 of `/proc/PID/stat`, counted from the blank before field 3.
 const ENV_END: usize = 51 - 2;
 
-/// What `/proc/PID/status` tells of whose a process is (`proc_pid_status(5)`).
+/// The owner of a process according to `/proc/PID/status` (`proc_pid_status(5)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Belonging {
     pub(crate) real_uid: u32,
     pub(crate) effective_uid: u32,
     pub(crate) saved_uid: u32,
-    /// It lives in a PID namespace below the one that this `/proc` shows (`NSpid`, Linux 4.1).
+    /// Whether it lives in a PID namespace below the one that this `/proc` shows (`NSpid`, Linux 4.1).
     pub(crate) nested: bool,
 }
 
 impl Belonging {
-    /// The one user whose it is in every way; `None` for a process that acts as one and may become another again, as a
-    /// daemon of root that has lent itself to a user: that user could not signal it (kill(2)).
+    /// Returns the one user to which all uids of the process belong; `None` for a process that acts as one user and may become
+    /// another again, as a daemon of root that has temporarily switched to a user: that user could not signal it (kill(2)).
     pub(crate) fn only_uid(&self) -> Option<u32> {
         let uid = self.effective_uid;
         (self.real_uid == uid && self.saved_uid == uid).then_some(uid)
@@ -44,21 +44,21 @@ impl Belonging {
 }
 
 impl Proc {
-    /// Effective uid; `None` where it is gone.
+    /// Returns the effective uid; `None` where the process is gone.
     pub(crate) fn uid(&self, pid: Pid) -> Result<Option<u32>> {
         Ok(self.belonging(pid)?.map(|belonging| belonging.effective_uid))
     }
 
-    /// Whether it acts as this user; `false` where it is gone or cannot be looked at.
+    /// Reports whether it acts as this user; `false` where it is gone or cannot be read.
     pub(crate) fn is_of(&self, pid: Pid, uid: u32) -> bool {
-        // The owner of the folder is its effective user, but root where it is not dumpable (proc_pid(5)): then its status is
+        // The owner of the folder is its effective user, or root where it is not dumpable (proc_pid(5)): then its status is
         // read, which takes longer.
         let folder = rustix::fs::statat(&self.dir, pid.to_string(), rustix::fs::AtFlags::empty());
         folder.is_ok_and(|folder| folder.st_uid == uid)
             || self.uid(pid).is_ok_and(|found| found == Some(uid))
     }
 
-    /// Whose it is; `None` where it is gone.
+    /// Returns the owner of the process; `None` where it is gone.
     pub(crate) fn belonging(&self, pid: Pid) -> Result<Option<Belonging>> {
         BUFFER.with_borrow_mut(|buffer| {
             if !self.read(pid, "status", buffer, 16 << 10)? {
@@ -70,7 +70,7 @@ impl Proc {
         })
     }
 
-    /// Whether it is in a v2 cgroup of this name, or below one; `false` where it may not be read.
+    /// Reports whether it is in a v2 cgroup of this name, or below one; `false` where that may not be read.
     pub(crate) fn is_in_cgroup(&self, pid: Pid, name: &OsStr) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
             self.read(pid, "cgroup", buffer, 16 << 10).is_ok_and(|there| there)
@@ -78,11 +78,11 @@ impl Proc {
         })
     }
 
-    /// The path of its v2 cgroup, from the root of our cgroup namespace; `None` where it is gone or in none.
+    /// Returns the path of its v2 cgroup, from the root of our cgroup namespace; `None` where it is gone or in none.
     ///
     /// # Errors
     ///
-    /// Where that may not be read, or is too long.
+    /// When that may not be read, or is too long.
     pub(crate) fn cgroup(&self, pid: Pid) -> Result<Option<PathBuf>> {
         BUFFER.with_borrow_mut(|buffer| {
             let there = self.read(pid, "cgroup", buffer, 16 << 10)?;
@@ -90,7 +90,7 @@ impl Proc {
         })
     }
 
-    /// The names of the v2 cgroup that a process is in, and of those above; none where it may not be read.
+    /// Returns the names of the v2 cgroup that a process is in, and of those above; none where they may not be read.
     pub(crate) fn cgroup_names(&self, pid: Pid) -> Vec<OsString> {
         BUFFER.with_borrow_mut(|buffer| match self.read(pid, "cgroup", buffer, 16 << 10) {
             Ok(true) => names(buffer).map(|name| OsStr::from_bytes(name).to_owned()).collect(),
@@ -98,7 +98,7 @@ impl Proc {
         })
     }
 
-    /// The tokens that a process carries; `None` where it is gone, is not ours to read, or shows no environment: while it
+    /// Returns the tokens that a process carries; `None` where it is gone, may not be read, or shows no environment: while it
     /// calls exec it has none for a moment, and that moment proves nothing.
     pub(crate) fn tokens_shown(&self, pid: Pid) -> Result<Option<Vec<uuid::Uuid>>> {
         BUFFER.with_borrow_mut(|buffer| {
@@ -108,8 +108,8 @@ impl Proc {
         })
     }
 
-    /// Whether it is there and does not show its environment to us: it is another user's, or not dumpable (prctl(2),
-    /// `PR_SET_DUMPABLE`; `proc_pid_environ(5)`).
+    /// Reports whether the process exists and its environment may not be read: it belongs to another user, or is not dumpable
+    /// (prctl(2), `PR_SET_DUMPABLE`; `proc_pid_environ(5)`).
     pub(crate) fn is_closed(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
             let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT);
@@ -117,9 +117,9 @@ impl Proc {
         })
     }
 
-    /// Whether a process is between its old program and its new one: it has left the memory with its former environment, and
-    /// its new one is not laid out yet (`exec_mmap` and `create_elf_tables` in the kernel). On a busy machine that lasts for
-    /// tens of milliseconds. One whose environment is empty has a place for it all the same.
+    /// Reports whether a process is between its old program and its new one: it has left the memory with its former
+    /// environment, and its new one is not laid out yet (`exec_mmap` and `create_elf_tables` in the kernel). On a busy machine
+    /// that lasts for tens of milliseconds. A process whose environment is empty still has an address for it.
     pub(crate) fn is_in_exec(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
             self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
@@ -129,7 +129,7 @@ impl Proc {
         })
     }
 
-    /// Whether systemd started this very process, as the main process of a service; `false` where it may not be read.
+    /// Reports whether systemd started this very process, as the main process of a service; `false` where that may not be read.
     pub(crate) fn is_started_by_systemd(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
             self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
@@ -142,7 +142,7 @@ impl Proc {
 fn names(cgroups: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut lines = cgroups.split(|&byte| byte == b'\n');
     let path = lines.find_map(|line| line.strip_prefix(b"0::")).unwrap_or_default();
-    // A cgroup that was removed around a zombie is shown so.
+    // The kernel marks a cgroup that was removed around a zombie this way.
     path.strip_suffix(b" (deleted)").unwrap_or(path).split(|&byte| byte == b'/')
 }
 
@@ -150,7 +150,7 @@ fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
     names(cgroups).any(|part| part == name.as_bytes())
 }
 
-/// Of whom we may see it, `/proc/PID/stat` tells in field 51 where the environment ends (`proc_pid_stat(5)`).
+/// Where we may see it, field 51 of `/proc/PID/stat` contains the end of the environment (`proc_pid_stat(5)`).
 fn tells_of_exec(text: &[u8]) -> bool {
     let end = || {
         let name_ends = text.iter().rposition(|&byte| byte == b')')?;
@@ -177,7 +177,7 @@ fn parse_status(status: &[u8]) -> Option<Belonging> {
     })
 }
 
-/// The words of a line. The name of the process stands in the first line and may hold anything but a newline.
+/// Returns the words of a line. The name of the process is in the first line and may contain anything but a newline.
 fn field<'a>(status: &'a [u8], label: &[u8]) -> Option<impl Iterator<Item = &'a [u8]>> {
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(label))?;
     Some(line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()))
@@ -205,7 +205,7 @@ mod tests {
         let none = format!("{limit} 0 0 0 0 0 0 0 6 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0");
         assert!(tells_of_exec(line("setsid", "R", &between).as_bytes()));
         assert!(tells_of_exec(line("a) S 1 (b", "R", &between).as_bytes()));
-        // Its environment is empty, and has its place.
+        // Its environment is empty, but has an address.
         assert!(!tells_of_exec(line("sleep", "S", &after).as_bytes()));
         assert!(!tells_of_exec(line("sh", "Z", &none).as_bytes()));
     }
@@ -217,7 +217,7 @@ mod tests {
         let mut child =
             std::process::Command::new("sleep").arg("60").env_clear().spawn().expect("it runs");
         let pid = Pid::new(i64::from(child.id())).expect("a pid");
-        // By the time that it sleeps it has become its program.
+        // Once it sleeps, it has become its program.
         let sleeps =
             || proc.stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.comm == b"sleep"));
         while !sleeps() {

@@ -1,9 +1,9 @@
-//! Which program image a process runs.
+//! Identifies the program image that a process runs.
 //!
 //! execve(2) keeps pid, start tick and pidfd, and replaces everything else. The auxiliary vector (getauxval(3)) is laid out
-//! anew at each exec, at addresses that the kernel chooses at random, and `/proc/PID/auxv` shows it to whatever may read
-//! the process (`proc_pid_auxv(5)`). Two vectors that differ are two images. Two that are equal prove nothing: without
-//! address randomization (personality(2)) each image of a program may have the same one.
+//! anew at each exec, at addresses that the kernel chooses at random, and `/proc/PID/auxv` shows it to any process that may
+//! read this one (`proc_pid_auxv(5)`). Two vectors that differ are two images. Two equal vectors prove nothing: without address
+//! randomization (personality(2)) each image of a program may have the same one.
 
 use std::hash::Hasher;
 
@@ -15,23 +15,23 @@ use crate::{error::Result, identity::Pid};
 /// The vector has some 20 entries of two words.
 const VECTOR_LIMIT: usize = 4 << 10;
 
-/// What tells one image of a process from another: a digest, so that no address is written anywhere.
+/// Distinguishes one image of a process from another: a digest, so that no address is written anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Image(u64);
 
 impl Image {
-    /// From the digits that [`Display`](std::fmt::Display) writes.
+    /// Parses the digits that [`Display`](std::fmt::Display) writes.
     pub(crate) fn parse(digits: &str) -> Option<Self> {
         u64::from_str_radix(digits, 16).ok().map(Self)
     }
 
-    /// `None` for a process between two images, whose vector is not laid out yet, and for one without memory.
+    /// Returns `None` for a process between two images, whose vector is not laid out yet, and for one without memory.
     #[expect(
         deprecated,
         reason = "the one hasher of std whose algorithm is specified: SipHash 2-4"
     )]
     fn of(vector: &[u8]) -> Option<Self> {
-        // Each word may be of 4 or 8 bytes; the type of the first entry is never 0, which ends the vector.
+        // Each word may have 4 or 8 bytes; the type of the first entry is never 0, which ends the vector.
         if vector.iter().take(4).all(|&byte| byte == 0) {
             return None;
         }
@@ -48,27 +48,28 @@ impl std::fmt::Display for Image {
 }
 
 impl Proc {
-    /// The image that a process runs; `None` where it is gone or shows none.
+    /// Returns the image that a process runs; `None` where it is gone or shows none.
     ///
     /// # Errors
     ///
-    /// [`is_denied`](crate::Error::is_denied) where the process may not be read (`PTRACE_MODE_READ_FSCREDS` in ptrace(2)):
-    /// of another user, or not dumpable.
+    /// [`is_denied`](crate::Error::is_denied) where the process may not be read (`PTRACE_MODE_READ_FSCREDS` in ptrace(2)): it
+    /// belongs to another user, or is not dumpable.
     pub(crate) fn image(&self, pid: Pid) -> Result<Option<Image>> {
         BUFFER.with_borrow_mut(|buffer| {
             Ok(if self.read(pid, "auxv", buffer, VECTOR_LIMIT)? { Image::of(buffer) } else { None })
         })
     }
 
-    /// Whether this process has a file of this name open, removed or not; `None` where its descriptors cannot be listed.
+    /// Reports whether this process has a file of this name open, removed or not; `None` where its descriptors cannot be
+    /// listed.
     pub(crate) fn holds_a_file_named(&self, name: &str) -> Option<bool> {
-        // Of this thread: the first one may have ended, and shows none then.
+        // Those of this thread: the first thread may have ended, and shows none then.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = openat(&self.dir, "thread-self/fd", flags, Mode::empty()).ok()?;
         let removed = format!("{name} (deleted)");
         for descriptor in Dir::read_from(&folder).ok()? {
             let descriptor = descriptor.ok()?;
-            // One that was closed meanwhile is none.
+            // A descriptor that was closed meanwhile does not count.
             let Ok(target) = readlinkat(&folder, descriptor.file_name(), Vec::new()) else {
                 continue;
             };

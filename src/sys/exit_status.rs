@@ -8,24 +8,24 @@ use serde::Serialize;
 pub enum ExitStatus {
     /// It called exit(3) with this code, 0 to 255.
     Exited(i32),
-    /// This signal ended it.
+    /// It was ended by this signal.
     Signaled(i32),
     /// It is dead, and its status is unknown: it was not our child, or the host reaped it.
     Unobserved,
 }
 
 impl ExitStatus {
-    /// It exited with code 0.
+    /// Returns whether it exited with code 0.
     pub fn success(self) -> bool {
         self == Self::Exited(0)
     }
 
-    /// The exit code, where it called exit(3).
+    /// Returns the exit code, where it called exit(3).
     pub fn code(self) -> Option<i32> {
         if let Self::Exited(code) = self { Some(code) } else { None }
     }
 
-    /// The signal, where one ended it.
+    /// Returns the signal, where one ended it.
     pub fn signal(self) -> Option<i32> {
         if let Self::Signaled(signal) = self { Some(signal) } else { None }
     }

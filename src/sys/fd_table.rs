@@ -1,4 +1,4 @@
-//! Pidfds that are held already: they were verified when they were taken, and stay with their processes.
+//! Pidfds that are already held: they were verified when they were opened, and stay with their processes.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::{
     identity::Identity,
 };
 
-/// So many are asked about in one call; poll(2) takes at most the descriptor limit, and the usual one is not below this.
+/// Number of pidfds that are polled in one call; poll(2) takes at most the descriptor limit, which is usually not below this.
 const AT_ONCE: usize = 512;
 
-/// Which of these processes are dead: a few calls, however many they are.
+/// Determines which of these processes are dead, in a few calls, however many they are.
 pub(crate) fn which_are_dead(held: &[Arc<PidFd>]) -> Result<Vec<bool>> {
     let mut dead = Vec::with_capacity(held.len());
     for some in held.chunks(AT_ONCE) {
@@ -35,10 +35,10 @@ pub(crate) fn which_are_dead(held: &[Arc<PidFd>]) -> Result<Vec<bool>> {
 }
 
 impl Pinned {
-    /// A process whose pidfd was verified when it was taken, with what `/proc` showed under its number.
+    /// Returns a process whose pidfd was verified when it was opened, with what `/proc` showed for its pid.
     ///
-    /// `None` where that was somebody else's. The caller has seen that the process was alive *after* `stat` was read, so
-    /// that it had its number then.
+    /// `None` where `/proc` showed another process. The caller has verified that the process was alive *after* `stat` was read,
+    /// so it had its pid then.
     pub(crate) fn held(fd: Arc<PidFd>, identity: Identity, stat: &Stat) -> Option<Self> {
         let same = stat.pid == identity.pid && stat.start_tick == identity.start_tick;
         same.then(|| Self { fd, identity, stat: stat.clone() })

@@ -1,6 +1,6 @@
 //! What this kernel, and the filters around this process, allow.
 //!
-//! Each is asked with arguments that can do nothing, so asking changes nothing.
+//! Each feature is probed with arguments that have no effect.
 #![expect(unsafe_code, reason = "system calls that are asked for and not made")]
 
 use std::{os::fd::BorrowedFd, sync::OnceLock};
@@ -9,17 +9,17 @@ use rustix::io::Errno;
 
 use super::syscall::syscall;
 
-/// One feature, whether it is there, and what it costs when it is missing.
+/// One feature, whether it is available, and the consequence when it is missing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Feature {
     pub(crate) name: &'static str,
     pub(crate) there: bool,
-    /// Without it nothing can be spawned.
+    /// Whether nothing can be spawned without it.
     pub(crate) needed: bool,
     pub(crate) cost: &'static str,
 }
 
-/// The features that a spawn and a wait make use of.
+/// Probes the features that a spawn and a wait use.
 pub(crate) fn probe() -> [Feature; 3] {
     [
         Feature {
@@ -43,14 +43,14 @@ pub(crate) fn probe() -> [Feature; 3] {
     ]
 }
 
-/// clone3(2) with a structure that is too small is `EINVAL` where the call is known.
+/// clone3(2) fails with `EINVAL` for a structure that is too small, where the call is known.
 fn clone3() -> bool {
     // SAFETY: a null pointer with size 0 is refused before anything is read.
     let result = unsafe { syscall(libc::SYS_clone3, [0; 5]) };
     result == -(libc::EINVAL as isize)
 }
 
-/// `close_range(2)` of the one number that no descriptor can have.
+/// Calls `close_range(2)` with the one number that no descriptor can have.
 fn close_range() -> bool {
     let none = u32::MAX as usize;
     // SAFETY: there is no such descriptor, so nothing is closed.
@@ -63,7 +63,7 @@ fn kernel_is_at_least(major: u32, minor: u32) -> bool {
         .is_some_and(|release| release >= (major, minor))
 }
 
-/// The first two numbers of a release such as `6.18.44-cloud`.
+/// Parses the first two numbers of a release such as `6.18.44-cloud`.
 fn parse_release(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|byte: char| !byte.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
@@ -72,7 +72,8 @@ fn parse_release(release: &str) -> Option<(u32, u32)> {
 /// `PID_FS_MAGIC` in `linux/magic.h`: since Linux 6.9 a pidfd's inode is unique for the boot.
 const PID_FS_MAGIC: i64 = 0x5049_4446;
 
-/// Whether the inode of a pidfd tells processes apart. Every pidfd of a kernel is of one file system: it is asked once.
+/// Reports whether the inode of a pidfd distinguishes processes. Every pidfd of a kernel is of one file system, so it is
+/// determined once.
 pub(super) fn is_pidfs(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     if let Some(known) = KNOWN.get() {

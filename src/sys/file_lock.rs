@@ -1,7 +1,7 @@
-//! Lock files: how the kernel tells that an instance is alive.
+//! Lock files, by which the kernel shows that an instance is alive.
 //!
-//! flock(2) belongs to the open file: the kernel drops it when the last descriptor is closed, so it outlives no crash,
-//! and it holds across PID namespaces. A child between clone and exec has copies of its host's descriptors, so a lock may
+//! flock(2) belongs to the open file: the kernel drops it when the last descriptor is closed, so it does not outlive a crash,
+//! and it works across PID namespaces. A child between clone and exec has copies of its host's descriptors, so a lock may
 //! outlive its host by the microseconds that such a child takes to notice; callers poll.
 
 use std::{
@@ -22,32 +22,32 @@ use crate::{
 };
 
 /// How often a new lock file may be removed before it is locked; once is rare, but where others tidy up all the time on a
-/// starved machine ten times in a row were seen.
+/// starved machine, ten times in a row were seen.
 const ATTEMPTS: u32 = 1000;
 
-/// A lock that is held; closing it drops it.
+/// A lock that is held; closing it releases it.
 #[derive(Debug)]
 pub(crate) struct HeldLock {
     file: File,
     path: PathBuf,
 }
 
-/// What a look at somebody's lock file tells.
+/// The state of a lock file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LockState {
-    /// Its holder lives.
+    /// Its holder is alive.
     Held,
-    /// Nobody holds it.
+    /// It has no holder.
     Free,
-    /// The file is not there: the lock says nothing.
+    /// The file does not exist, so the lock proves nothing.
     Missing,
 }
 
 impl HeldLock {
     /// Creates the file, which must not exist, and locks it; it belongs to `owner`.
     ///
-    /// Between its creation and its lock a file looks like one that a dead instance has left: who looks at it has it locked
-    /// for microseconds, and who removes what is left may have removed it.
+    /// Between its creation and its lock a file looks like one that a dead instance has left: a process that probes it holds a
+    /// lock on it for microseconds, and a process that removes leftovers may have removed it.
     pub(crate) fn create(path: &Path, owner: u32) -> Result<Self> {
         for _ in 0..ATTEMPTS {
             let file = create_locked(path).map_err(|error| {
@@ -70,8 +70,8 @@ impl HeldLock {
     }
 
     /// Writes the identity of the instance that holds the lock into the file, below its note. Called once the instance's row is
-    /// committed: a keeper, which reads no ledger, knows by this that a process below it is a host and not one that holds such
-    /// a file.
+    /// committed: a keeper, which does not read the ledger, uses it to distinguish a host below it from a process that merely
+    /// holds such a file.
     pub(crate) fn sign(&self, identity: &Identity) -> Result<()> {
         (&self.file).write_all(signature(identity).as_bytes()).map_err(|error| {
             Error::os(format!("failed to write the lock `{}`", self.path.display()), error)
@@ -82,7 +82,7 @@ impl HeldLock {
         &self.file
     }
 
-    /// Removes the file, then drops the lock.
+    /// Removes the file, then releases the lock.
     pub(crate) fn remove(self) {
         // A file that stays behind is free, and its instance is recorded as stopped: nothing depends on it.
         drop(std::fs::remove_file(&self.path));
@@ -90,17 +90,17 @@ impl HeldLock {
     }
 }
 
-/// `host`, then pid, start tick and pidfd inode in a line; `-` for an inode that says nothing.
+/// Formats `host`, then pid, start tick and pidfd inode in one line; `-` for an inode that does not identify a process.
 fn signature(identity: &Identity) -> String {
     let inode = identity.pidfd_inode.map_or_else(|| "-".to_owned(), |inode| inode.to_string());
     format!("host {} {} {inode}\n", identity.pid, identity.start_tick)
 }
 
-/// Whether a lock file was signed by this process.
+/// Reports whether a lock file was signed by this process.
 ///
-/// Within one boot the inode and the start tick are the same in every PID namespace, and the number is not.
+/// Within one boot the inode and the start tick are the same in every PID namespace; the pid is not.
 pub(crate) fn is_signed_by(text: &str, identity: &Identity) -> bool {
-    // Below the note that the lock file may begin with, and nothing below it.
+    // It is below the note that the lock file may begin with, and nothing is below it.
     let Some(line) = text.strip_suffix('\n').and_then(|text| text.lines().last()) else {
         return false;
     };
@@ -122,8 +122,8 @@ fn create_locked(path: &Path) -> Result<File, Errno> {
     Ok(file)
 }
 
-/// Opens a file that is a lock, and nothing else: no symlink is followed, no FIFO or device waited for, and what is not a regular
-/// file of `owner` or of root is refused.
+/// Opens a file that is a lock, and nothing else: no symlink is followed, no FIFO or device is waited for, and anything but a
+/// regular file of `owner` or of root is refused.
 pub(crate) fn open_plain(path: &Path, access: OFlags, owner: u32) -> Result<File> {
     let shown = path.display();
     let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -157,16 +157,16 @@ pub(crate) fn open_plain(path: &Path, access: OFlags, owner: u32) -> Result<File
     Ok(file)
 }
 
-/// Whether the path still names this file.
+/// Reports whether the path still names this file.
 fn is_at(file: &File, path: &Path) -> bool {
     let id = |found: &Metadata| (found.dev(), found.ino());
     let opened = file.metadata().as_ref().map(id).ok();
     opened.is_some() && path.symlink_metadata().as_ref().map(id).ok() == opened
 }
 
-/// Looks whether somebody holds the lock at `path`, a file of `owner`.
+/// Determines whether the lock at `path`, a file of `owner`, is held.
 ///
-/// A shared lock is tried, so that two who look do not take each other for the holder.
+/// A shared lock is tried, so that two concurrent probes do not take each other for the holder.
 pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
     let file = match open_plain(path, OFlags::RDONLY, owner) {
         Ok(file) => file,
@@ -182,14 +182,14 @@ pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
     }
 }
 
-/// Removes a lock file that no instance is judged by any more, if nobody holds it.
+/// Removes a lock file that no longer decides about any instance, if it is not held.
 ///
-/// It is locked meanwhile: whoever has just created it learns that it is gone, and makes another.
+/// It is locked meanwhile: a process that has just created it detects that it is gone, and creates another.
 pub(crate) fn discard(path: &Path) {
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let Ok(file) = rustix::fs::open(path, flags, Mode::empty()).map(File::from) else { return };
-    // Whatever else has such a name is no lock of ours to remove.
+    // Anything else with such a name is not a lock of ours, and is not removed.
     if !file.metadata().is_ok_and(|seen| seen.is_file()) {
         return;
     }
@@ -198,7 +198,7 @@ pub(crate) fn discard(path: &Path) {
     }
 }
 
-/// Whether locks work beside `path`: takes and drops one, leaves nothing.
+/// Checks that locks work beside `path`: takes and releases one, leaves nothing.
 pub(crate) fn usable(path: &Path) -> Result<()> {
     let owner = std::fs::metadata(path.parent().unwrap_or(path)).map_or(0, |folder| folder.uid());
     let own = rustix::process::geteuid().as_raw();
@@ -235,7 +235,7 @@ mod tests {
         rustix::process::geteuid().as_raw()
     }
 
-    /// Lets the others go, also when a test fails.
+    /// Stops the other threads, also when a test fails.
     struct Done<'a>(&'a std::sync::atomic::AtomicBool);
 
     impl Drop for Done<'_> {

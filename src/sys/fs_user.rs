@@ -1,11 +1,11 @@
 //! Root as another user, for file access and in one thread only.
 //!
-//! In a folder that another user controls, each path may lead somewhere else at the next look. So root does nothing there as
-//! root: setfsuid(2) and setfsgid(2) give the calling thread that user's access to files, and take the capabilities that
-//! override it (capabilities(7), "Effect of user ID changes on capabilities"). Whatever a path then leads to, nothing is
+//! In a folder that another user controls, each path may lead somewhere else the next time it is resolved. So root does nothing
+//! there as root: setfsuid(2) and setfsgid(2) give the calling thread that user's access to files, and drop the capabilities
+//! that override it (capabilities(7), "Effect of user ID changes on capabilities"). Wherever a path leads then, nothing is
 //! created, changed or removed that the user could not have reached itself.
 //!
-//! SQLite opens `-wal` and `-shm` by path and whenever it likes; this is the one way that covers it without a VFS of our own.
+//! SQLite opens `-wal` and `-shm` by path at any time; this is the one way to cover it without a custom VFS.
 //!
 //! The kernel marks a process whose file system uid changes as not dumpable (`PR_SET_DUMPABLE` in prctl(2)) and clears the
 //! thread's parent death signal. The signal is set again; a root host that wants core dumps has to set the flag again.
@@ -20,10 +20,10 @@ use rustix::{
 
 use crate::error::{Error, Kind, Result};
 
-/// Group of a user without an entry in passwd(5) whose files have root's: `nogroup` on most systems. Never root's own.
+/// Group for a user without an entry in passwd(5) whose files have root's group: `nogroup` on most systems. Never root's own.
 const NO_GROUP: u32 = 65_534;
 
-/// A user whose rights root takes for file access.
+/// A user whose file access root assumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
     pub(crate) uid: u32,
@@ -31,19 +31,19 @@ pub struct Account {
 }
 
 impl Account {
-    /// The user with its primary group; where passwd(5) does not know it, with the group of one of its files.
+    /// Returns the user with its primary group; where passwd(5) has no entry for it, with the group of one of its files.
     pub(crate) fn of(uid: u32, gid_of_file: u32) -> Self {
         let entry = User::from_uid(Uid::from_raw(uid)).ok().flatten();
         let unknown = if gid_of_file == 0 { NO_GROUP } else { gid_of_file };
         Self { uid, gid: entry.map_or(unknown, |user| user.gid.as_raw()) }
     }
 
-    /// Its user id.
+    /// Returns its user id.
     pub fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// Its group, which is never root's.
+    /// Returns its group, which is never root's.
     pub fn gid(&self) -> u32 {
         self.gid
     }
@@ -52,8 +52,8 @@ impl Account {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses it, or the process keeps its capabilities across a change of user
-    /// (`SECBIT_NO_SETUID_FIXUP`), so that root's access would remain.
+    /// When the kernel refuses it, or the process keeps its capabilities across a change of user (`SECBIT_NO_SETUID_FIXUP`), so
+    /// that root's access would remain.
     pub fn act(&self) -> Result<Acting> {
         let failed = |error: rustix::io::Errno| {
             Error::os(format!("failed to act as uid {}: run as that user", self.uid), error)
@@ -69,20 +69,20 @@ impl Account {
         }
         let groups = getgroups().map_err(failed)?;
         let death_signal = parent_process_death_signal().map_err(failed)?;
-        // The groups and the group first: without root's file access they could still be set, but a guard that fails
-        // half-way is easier to take back in this order.
+        // The supplementary groups and the group first: without root's file access they could still be set, but a guard that
+        // fails half-way is easier to revert in this order.
         set_thread_groups(&[]).map_err(failed)?;
         let gid = setfsgid(Gid::from_raw(self.gid));
         let uid = setfsuid(Uid::from_raw(self.uid));
         let acting = Acting { uid, gid, groups, death_signal, in_this_thread: PhantomData };
-        // Neither call reports an error; a second one answers with what is set now.
+        // Neither call reports an error; a second call returns the value that is set now.
         let is_set = setfsgid(Gid::from_raw(self.gid)).as_raw() == self.gid
             && setfsuid(Uid::from_raw(self.uid)).as_raw() == self.uid;
         if is_set { Ok(acting) } else { Err(failed(rustix::io::Errno::PERM)) }
     }
 }
 
-/// The calling thread's file access is another user's until this is dropped.
+/// Keeps the calling thread's file access another user's until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Acting {
@@ -90,7 +90,7 @@ pub struct Acting {
     gid: Gid,
     groups: Vec<rustix::process::Gid>,
     death_signal: Option<Signal>,
-    /// Dropped in another thread it would change that one.
+    /// Dropping it in another thread would change that thread.
     in_this_thread: PhantomData<*const ()>,
 }
 
@@ -106,7 +106,7 @@ impl Drop for Acting {
     }
 }
 
-/// Runs `work` with the file access of `account`, or as we are where there is none.
+/// Runs `work` with the file access of `account`, or unchanged where there is none.
 pub(crate) fn act_as<T>(account: Option<Account>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let _acting = account.as_ref().map(Account::act).transpose()?;
     work()

@@ -1,7 +1,7 @@
-//! Which users may write what a group may write.
+//! Which users may write to what a group may write to.
 //!
-//! Only what can be determined counts. Members of a group that a directory service (LDAP, SSSD) knows cannot be listed in
-//! general: so a group counts as a user's own only where its name is the user's as well, the convention of user-private groups
+//! Only what can be determined counts. Members of a group that a directory service (LDAP, SSSD) provides cannot be listed in
+//! general: so a group counts as a user's own only where its name is also the user's, by the convention of user-private groups
 //! (useradd(8), `USERGROUPS_ENAB`), no member is listed, and no other account of passwd(5) has it as its primary group. Root's
 //! group never does: container platforms give it to any user, without an entry in a file.
 
@@ -16,12 +16,12 @@ use rustix::{
     process::{getegid, getgroups},
 };
 
-/// Whether write permission of the group `gid` on a folder gives it to `uid` alone.
+/// Reports whether write permission of the group `gid` on a folder grants it to `uid` alone.
 pub(super) fn is_private(folder: &impl AsFd, gid: u32, uid: u32) -> bool {
     gid != 0 && !has_access_list(folder) && has_no_other_member(gid, uid)
 }
 
-/// Whether this process is in the group.
+/// Reports whether this process is in the group.
 pub(super) fn is_ours(gid: u32) -> bool {
     getegid().as_raw() == gid
         || getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid))
@@ -38,7 +38,7 @@ fn has_no_other_member(gid: u32, uid: u32) -> bool {
             .is_ok_and(|passwd| !others_have_as_primary(&passwd, gid, &user.name))
 }
 
-/// Whether a line of passwd(5), `name:password:uid:gid:...`, gives another user this primary group.
+/// Reports whether a line of passwd(5), `name:password:uid:gid:...`, gives another user this primary group.
 fn others_have_as_primary(passwd: &str, gid: u32, name: &str) -> bool {
     passwd.lines().any(|line| {
         let mut fields = line.split(':');
@@ -47,8 +47,8 @@ fn others_have_as_primary(passwd: &str, gid: u32, name: &str) -> bool {
     })
 }
 
-/// Whether an access control list may give others what the mode shows as the group's (acl(5)). Where it cannot be read, it
-/// may.
+/// Reports whether an access control list may grant others the permissions that the mode shows as the group's (acl(5)). Assumes
+/// so where it cannot be read.
 fn has_access_list(folder: &impl AsFd) -> bool {
     let path = format!("/proc/self/fd/{}", folder.as_fd().as_raw_fd());
     let mut room = [0_u8; 1024];
@@ -58,17 +58,17 @@ fn has_access_list(folder: &impl AsFd) -> bool {
     )
 }
 
-/// Whether this is the number by which a user namespace shows every owner that it does not map (`user_namespaces(7)`).
+/// Reports whether this is the number by which a user namespace shows every owner that it does not map (`user_namespaces(7)`).
 ///
-/// A sandbox with one user in it shows root's `/` and `/tmp` so, and refusing them would leave no place for a ledger. That
-/// an unrelated user's folder looks the same there is little: the file in it must still be ours.
+/// A sandbox that maps one user shows root's `/` and `/tmp` this way, and refusing them would leave no place for a ledger. An
+/// unrelated user's folder looks the same there, which is a small risk: the file in it must still be ours.
 pub(super) fn is_unmapped(uid: u32) -> bool {
     let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid");
     let is_overflow = overflow.is_ok_and(|number| number.trim().parse() == Ok(uid));
     is_overflow && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps(&map, uid))
 }
 
-/// Whether a line of `/proc/PID/uid_map`, first number inside, first outside, and how many, has the number inside.
+/// Reports whether a line of `/proc/PID/uid_map` (first number inside, first outside, and how many) contains the number inside.
 fn maps(map: &str, uid: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().map(str::parse::<u64>);

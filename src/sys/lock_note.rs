@@ -1,9 +1,9 @@
-//! What an instance writes into its lock file: which image of its process holds the lock, and which process is the first
-//! one of its PID namespace.
+//! The note that an instance writes into its lock file: which image of its process holds the lock, and which process is the
+//! first one of its PID namespace.
 //!
-//! The file is the instance's own, and is removed with it, so nothing of this outlives what it is about. A note counts only
-//! in the very file that it was written into: a restored copy of a lock file is free while the original is held. A lock file
-//! without a note, as of an older version or written to a full disk, proves no more than its lock.
+//! The file is the instance's own and is removed with it, so a note never outlives its subject. A note counts only in the very
+//! file that it was written into: a restored copy of a lock file is free while the original is held. A lock file without a
+//! note, as of an older version or written to a full disk, proves no more than its lock.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// The first line of a note: what it is, and the version of its form.
+/// The first line of a note: the type of the file and the version of its format.
 const HEAD: &str = "procledger instance 1";
 /// Longer than any note.
 const NOTE_LIMIT: u64 = 1 << 10;
@@ -30,7 +30,7 @@ const NOTE_LIMIT: u64 = 1 << 10;
 pub(crate) struct Note {
     /// The image that holds the lock.
     pub(crate) image: Option<Image>,
-    /// Start tick and pidfd inode of the first process of the instance's PID namespace, where it is another one.
+    /// Start tick and pidfd inode of the first process of the instance's PID namespace, where that is another process.
     pub(crate) init: Option<(u64, u64)>,
 }
 
@@ -39,7 +39,7 @@ impl HeldLock {
     ///
     /// # Errors
     ///
-    /// When the disk is full, say. The lock holds all the same.
+    /// When it cannot be written, for example because the disk is full. The lock is held all the same.
     pub(crate) fn write_note(&self, note: &Note) -> Result<()> {
         use std::fmt::Write as _;
         let mut file: &File = self.file();
@@ -51,12 +51,12 @@ impl HeldLock {
         if let Some((tick, inode)) = note.init {
             let _ = writeln!(text, "init {tick} {inode}");
         }
-        // In one piece: a reader sees all of it, or none.
+        // In one write: a reader sees all of it, or none.
         file.write_all(text.as_bytes()).map_err(failed)
     }
 }
 
-/// The note in the lock file at `path`, if it was written into this very file.
+/// Reads the note in the lock file at `path`, if it was written into this very file.
 pub(crate) fn read_note(path: &Path, owner: u32) -> Option<Note> {
     let file = open_plain(path, OFlags::RDONLY, owner).ok()?;
     let found = file.metadata().ok()?;
@@ -78,7 +78,7 @@ fn parse(text: &str, inode: u64) -> Option<Note> {
             ("init", tick, Some(inode)) => {
                 note.init = Some((tick.parse().ok()?, inode.parse().ok()?));
             }
-            // Of a later version.
+            // A field of a later version.
             _ => {}
         }
     }

@@ -1,16 +1,16 @@
-//! What a process takes of the machine's memory.
+//! The memory that a process uses.
 //!
 //! Three figures, the cheap ones first:
 //!
 //! - resident memory, in `stat` and `status` (`VmRSS`): pages that processes share count in each of them, so the sum over a
-//!   tree is too high. A pool of workers that were forked from a large parent shows many times what it takes;
-//! - swap, in `status` (`VmSwap`): what was swapped out is in no resident memory;
+//!   tree is too high. A pool of workers that were forked from a large parent shows many times what it uses;
+//! - swap, in `status` (`VmSwap`): swapped-out pages are not in resident memory;
 //! - the proportional set size with its swap, in `smaps_rollup` (`Pss`, `SwapPss`; `proc_pid_smaps(5)`, Linux 4.14): each page
 //!   counts once, divided by the processes that map it. The kernel walks all page tables of the process for it: some
 //!   milliseconds for each gigabyte.
 //!
-//! Not counted by any of them: files in a tmpfs that no process maps, pages of shared memory that were swapped out, and huge
-//! pages of hugetlbfs.
+//! None of them counts files in a tmpfs that no process maps, pages of shared memory that were swapped out, and huge pages of
+//! hugetlbfs.
 
 use super::procfs::{BUFFER, Proc, number};
 use crate::{error::Result, identity::Pid};
@@ -18,27 +18,27 @@ use crate::{error::Result, identity::Pid};
 /// `smaps_rollup` has some twenty lines, `status` some sixty.
 const LIMIT: usize = 16 << 10;
 
-/// What `status` shows of a process's memory, in bytes.
+/// The memory of a process according to `status`, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// `VmRSS`: all of its resident pages, shared ones as well.
+    /// `VmRSS`: all of its resident pages, including shared ones.
     pub(crate) resident: u64,
-    /// `RssAnon`: of these, the ones that belong to no file and no shared memory (Linux 4.5).
+    /// `RssAnon`: those of them that belong to no file and no shared memory (Linux 4.5).
     pub(crate) anonymous: u64,
     /// `VmSwap`.
     pub(crate) swapped: u64,
 }
 
 impl Proc {
-    /// What it takes, by the cheap figures; `None` where it is gone. A zombie takes nothing.
+    /// Returns the memory that it uses, by the cheap figures; `None` where it is gone. A zombie uses none.
     pub(crate) fn memory(&self, pid: Pid) -> Result<Option<Memory>> {
         BUFFER.with_borrow_mut(|buffer| {
             Ok(self.read(pid, "status", buffer, LIMIT)?.then(|| parse_status(buffer)))
         })
     }
 
-    /// Proportional set size and proportional swap, in bytes; `None` where it is gone. An error where it may not be read, as
-    /// that of a process that is not dumpable, or where the kernel has no `smaps_rollup`.
+    /// Returns proportional set size and proportional swap, in bytes; `None` where it is gone. Fails where it may not be read,
+    /// as for a process that is not dumpable, or where the kernel has no `smaps_rollup`.
     pub(crate) fn proportional(&self, pid: Pid) -> Result<Option<u64>> {
         BUFFER.with_borrow_mut(|buffer| {
             Ok(self.read(pid, "smaps_rollup", buffer, LIMIT)?.then(|| parse_rollup(buffer)))
@@ -56,8 +56,8 @@ fn parse_rollup(rollup: &[u8]) -> u64 {
     bytes(b"Pss:").saturating_add(bytes(b"SwapPss:"))
 }
 
-/// The value of a line such as `VmRSS:      1234 kB`, in bytes. The first line of `status` holds the process's name, in which
-/// a newline is escaped.
+/// Returns the value of a line such as `VmRSS:      1234 kB`, in bytes. The first line of `status` contains the process's name,
+/// in which a newline is escaped.
 fn kilobytes(text: &[u8], label: &[u8]) -> Option<u64> {
     let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(label))?;
     let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());

@@ -1,30 +1,30 @@
 //! The operating system: the only `unsafe`, and the only raw system calls, of this crate.
 //!
-//! - [`syscall`]: system calls by instruction, for the one place that must not touch libc;
+//! - [`syscall`]: system calls by instruction, for the one place that must not use libc;
 //! - [`fs_user`]: root with another user's access to files;
 //! - [`trusted_path`]: paths, followed without what another user could have put there;
-//! - `groups`: who may write what a group may write;
-//! - `numbers`: which process numbers were given since;
+//! - `groups`: which users may write to what a group may write to;
+//! - `pid_alloc`: which pids were allocated since a process started;
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
-//! - [`proc_events`]: what the kernel tells of forks;
+//! - [`proc_events`]: the fork events of the kernel;
 //! - `async_pidfd`: the same in a tokio runtime;
-//! - `pidfd_info`: what the kernel tells by a pidfd;
-//! - [`procfs`]: what `/proc` tells, parsed from bytes;
-//! - [`environ`]: whose a process is;
+//! - `pidfd_info`: what the kernel reports about the process of a pidfd;
+//! - [`procfs`]: the files of `/proc`, parsed from bytes;
+//! - [`environ`]: the owner of a process, and its tokens;
 //! - [`place`]: boot, namespaces, machine;
 //! - [`children`]: those of this process that are dead;
-//! - [`fd_table`]: pidfds that are held already;
-//! - [`tracer`]: who keeps a process from ending: a tracer, the freezer;
+//! - [`fd_table`]: pidfds that are already held;
+//! - [`tracer`]: what keeps a process from ending: a tracer, the freezer;
 //! - [`features`]: what the kernel allows;
 //! - [`cgroup`]: a v2 leaf for each tree;
 //! - `children`: which children a process has now;
-//! - [`keeper`]: the process between a host and its program, and how the two talk;
+//! - [`keeper`]: the process between a host and its program, and the protocol between the two;
 //! - [`exec_image`]: which program image a process runs;
 //! - [`file_lock`]: an instance's lock file, and [`lock_note`]: what is written in it;
-//! - `memory`: what a process takes of the machine's memory;
-//! - [`pid_namespaces`]: which PID namespaces are there;
-//! - [`wal_readers`]: who holds a snapshot of a database;
-//! - `scan`: sweeps over all of `/proc`;
+//! - `memory`: the memory that a process uses;
+//! - [`pid_namespaces`]: which PID namespaces exist;
+//! - [`wal_readers`]: which processes hold a snapshot of a database;
+//! - `scan`: scans of all of `/proc`;
 //! - [`spawn`]: the gate;
 //! - [`terminal`]: the terminal's foreground group.
 

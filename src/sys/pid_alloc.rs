@@ -1,9 +1,10 @@
-//! Which process numbers were given since a process was made.
+//! Which pids were allocated since a process started.
 //!
-//! The kernel gives them in turn: each is the first free one above the last (`alloc_pid` in its `kernel/pid.c`), and
-//! `/proc/sys/kernel/ns_last_pid` tells the last one of our namespace (Linux 3.3). What a process has forked, directly or
-//! not, in a namespace below or not, has a number between its own and that one, as long as the numbers have not gone round
-//! in between. Only whoever restores a checkpoint chooses numbers (`CAP_CHECKPOINT_RESTORE`), which is no business of tasks.
+//! The kernel allocates them in turn: each is the first free one above the last (`alloc_pid` in its `kernel/pid.c`), and
+//! `/proc/sys/kernel/ns_last_pid` contains the last one of our namespace (Linux 3.3). A process that was forked from another,
+//! directly or not, in a namespace below or not, has a pid between that process's pid and the last one, as long as the pids
+//! have not wrapped around in between. Only a process that restores a checkpoint chooses pids (`CAP_CHECKPOINT_RESTORE`), which
+//! tasks do not do.
 
 use std::{fs, ops::RangeInclusive, sync::OnceLock, time::Duration};
 
@@ -15,22 +16,22 @@ use rustix::{
 use super::procfs::{Proc, age, number};
 use crate::identity::{Identity, Pid};
 
-/// No processor gives numbers faster than one in this time: the cheapest clone(2) takes several microseconds.
+/// No processor allocates pids faster than one in this time: the cheapest clone(2) takes several microseconds.
 const LEAST_PER_NUMBER: Duration = Duration::from_micros(4);
 
 impl Proc {
-    /// The numbers that were given since `first`, a process that still has its own; `None` where they may have gone round,
-    /// or the kernel does not tell.
+    /// Returns the pids that were allocated since `first`, a process that still has its own; `None` where they may have wrapped
+    /// around, or the kernel does not report them.
     pub(crate) fn numbers_since(&self, first: &Identity) -> Option<RangeInclusive<u32>> {
         if age(first.start_tick) >= round_takes()? {
             return None;
         }
         let last = self.last_given()?;
-        // Past the highest they begin anew: seldom, and then all processes are looked at.
+        // Past the highest pid they wrap around: this is rare, and then all processes are scanned.
         (last >= first.pid).then(|| first.pid.get() + 1..=last.get())
     }
 
-    /// The number that was given last; `None` where the kernel does not tell.
+    /// Returns the pid that was allocated last; `None` where the kernel does not report it.
     pub(crate) fn last_given(&self) -> Option<Pid> {
         self.last_number().ok().flatten()
     }
@@ -44,12 +45,12 @@ impl Proc {
     }
 }
 
-/// Whether a number that has become free cannot be given again within `span`; `false` where that is not known.
+/// Reports whether a pid that has become free cannot be reused within `span`; `false` where that is unknown.
 pub(crate) fn cannot_give_again_within(span: Duration) -> bool {
     round_takes().is_some_and(|round| round > span)
 }
 
-/// In less time the numbers cannot have gone round, however busy the machine is.
+/// Returns a time within which the pids cannot have wrapped around, however busy the machine is.
 fn round_takes() -> Option<Duration> {
     static KNOWN: OnceLock<Option<Duration>> = OnceLock::new();
     *KNOWN.get_or_init(|| {
@@ -58,7 +59,7 @@ fn round_takes() -> Option<Duration> {
         let processors = fs::read_to_string("/proc/stat").ok()?;
         let is_one = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
         let processors = u32::try_from(processors.lines().filter(is_one).count()).ok()?;
-        // Half of it: some numbers are in use, and passed over.
+        // Half of it: some pids are in use, and are skipped.
         Some(LEAST_PER_NUMBER * (highest / processors.max(1) / 2))
     })
 }
@@ -85,7 +86,7 @@ mod tests {
             child.kill().expect("killed");
             child.wait().expect("ended");
         }
-        // On a starved machine, and where the numbers begin anew just now, it cannot be told.
+        // On a starved machine, and where the pids wrap around just now, it cannot be determined.
         if let Some(since) = since {
             assert!(!since.contains(&elder.id()));
             assert!(since.contains(&younger.id()) || younger.id() < elder.id(), "{since:?}");

@@ -1,10 +1,10 @@
-//! PID namespaces below the initial one: which of them are there, as the initial one sees them.
+//! PID namespaces below the initial one: which of them exist, as seen from the initial one.
 //!
-//! The first process of a PID namespace outlives all others in it: when it ends the kernel kills them, and it is reaped
-//! after the last of them (`pid_namespaces(7)`). It was started before all of them, too. So a look at the first processes
-//! is enough, and needs no second one: whichever is there during the whole look is listed. A namespace of which no first
-//! process is there has no process at all, and never will have one again. Its number may be given to a new namespace,
-//! whose first process is younger than everything that was recorded in the old one.
+//! The first process of a PID namespace outlives all others in it: when it ends the kernel kills them, and it is reaped after
+//! the last of them (`pid_namespaces(7)`). It was also started before all of them. So scanning for first processes is enough,
+//! and one scan suffices: a process that exists during the whole scan is listed. A namespace whose first process is gone has no
+//! process at all, and never will have one again. Its number may be reused for a new namespace, whose first process is younger
+//! than everything that was recorded in the old one.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -19,10 +19,10 @@ use crate::{
 
 /// Nanoseconds in a clock tick of `/proc`.
 const TICK_NANOS: i128 = 10_000_000;
-/// Start ticks are cut off, on both sides of a comparison across two clocks.
+/// Start ticks are truncated, on both sides of a comparison across two clocks.
 const SLACK: i128 = 2;
 
-/// The first processes of the PID namespaces that are there.
+/// The first processes of the existing PID namespaces.
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces {
     inits: Vec<Init>,
@@ -33,17 +33,17 @@ struct Init {
     pid: Pid,
     /// When it was started, in ticks of the initial clock.
     started: i128,
-    /// The inode of its namespace; else why that may not be read.
+    /// The inode of its namespace, or why that may not be read.
     namespace: std::result::Result<u64, String>,
 }
 
 impl Namespaces {
-    /// Looks at every process.
+    /// Scans every process.
     ///
     /// # Errors
     ///
-    /// [`Kind::Unknown`] where that proves nothing: seen from another namespace than the initial one, or where processes
-    /// are hidden.
+    /// [`Kind::Unknown`] where a scan proves nothing: from another namespace than the initial one, or where processes are
+    /// hidden.
     pub(crate) fn scan(proc: &Proc, here: Place) -> Result<Self> {
         let unknown = |why: &str| Error::new(Kind::Unknown, why);
         if !here.is_initial() {
@@ -59,12 +59,12 @@ impl Namespaces {
         Ok(Self { inits })
     }
 
-    /// Whether no process is left in the PID namespace in which a process was recorded as `identity`, in this boot.
+    /// Reports whether no process is left in the PID namespace in which a process was recorded as `identity`, in this boot.
     ///
     /// # Errors
     ///
-    /// [`Kind::Unknown`] where a process that is old enough to be the first one of that namespace may not be looked at, as
-    /// of another user.
+    /// [`Kind::Unknown`] where a process that is old enough to be the first one of that namespace may not be read, such as
+    /// another user's.
     pub(crate) fn is_gone(&self, identity: &Identity) -> Result<bool> {
         let started = ticks(identity.start_tick, &identity.place);
         for init in self.inits.iter().filter(|init| init.started <= started + SLACK) {
@@ -82,16 +82,16 @@ impl Namespaces {
     }
 }
 
-/// A start tick by the initial clock (`time_namespaces(7)`).
+/// Converts a start tick to the initial clock (`time_namespaces(7)`).
 fn ticks(start_tick: u64, place: &Place) -> i128 {
     i128::from(start_tick) - i128::from(place.boottime_offset) / TICK_NANOS
 }
 
-/// A process that is the first one of a namespace below; `None` for any other, and for one that is gone.
+/// Returns a process that is the first one of a namespace below; `None` for any other, and for one that is gone.
 fn first_of_a_namespace(proc: &Proc, here: Place, pid: Pid) -> Result<Option<Init>> {
     let Some(pids) = namespace_pids(proc, pid)? else { return Ok(None) };
     match pids.as_slice() {
-        // None on a kernel before 4.1.
+        // No value on a kernel before 4.1.
         [] => return Err(Error::new(Kind::Unknown, "this kernel shows no `NSpid`")),
         [_, .., 1] => {}
         _ => return Ok(None),
@@ -102,7 +102,7 @@ fn first_of_a_namespace(proc: &Proc, here: Place, pid: Pid) -> Result<Option<Ini
         Err(error) => Err(error.to_string()),
     };
     let Some(stat) = proc.stat(pid)? else { return Ok(None) };
-    // One that is dead, every thread of it, and waits for its parent: all others in its namespace ended before it.
+    // Every thread of it is dead and it waits for its parent: all others in its namespace ended before it.
     if stat.is_zombie() && PidFd::open(pid)?.is_none_or(|fd| fd.is_dead().unwrap_or(false)) {
         return Ok(None);
     }
@@ -113,7 +113,7 @@ fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
-/// Its number in each PID namespace that it is in, the outermost first (`NSpid` in `proc_pid_status(5)`); `None` where it
+/// Returns its pid in each PID namespace that it is in, the outermost first (`NSpid` in `proc_pid_status(5)`); `None` where it
 /// is gone.
 fn namespace_pids(proc: &Proc, pid: Pid) -> Result<Option<Vec<u32>>> {
     BUFFER.with_borrow_mut(|buffer| {

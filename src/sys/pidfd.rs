@@ -1,8 +1,8 @@
 //! Handles on processes: opened, then verified, then signalled.
 //!
-//! A pidfd (`pidfd_open(2)`, Linux 5.3) stays with the process that it was opened for, whatever happens to the number. The
-//! number may have changed hands *before* the open, so a pidfd is worth nothing until what it refers to was compared with
-//! what was recorded: that is [`Pinned`], and only a `Pinned` can be signalled.
+//! A pidfd (`pidfd_open(2)`, Linux 5.3) stays with the process that it was opened for, even if the pid is reused. The pid may
+//! have been reused *before* the open, so a pidfd is worth nothing until the process it refers to was compared with the
+//! recorded one: that is [`Pinned`], and only a `Pinned` can be signalled.
 
 #![expect(
     unsafe_code,
@@ -40,20 +40,20 @@ impl Signal {
     /// `_NSIG` of the kernel on `x86_64` and `aarch64`.
     pub(crate) const LAST: i32 = 64;
 
-    /// A signal by its number in signal(7), real-time signals included. The kernel knows no others, and 0 is none.
+    /// Returns a signal by its number in signal(7), real-time signals included. The kernel has no others, and 0 is none.
     pub(crate) fn from_number(number: i32) -> Option<Self> {
         (1..=Self::LAST).contains(&number).then_some(Self(number))
     }
 }
 
-/// An open pidfd: some process, not yet known to be the right one.
+/// An open pidfd of some process, not yet verified to be the right one.
 #[derive(Debug)]
 pub(crate) struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// Opens whatever process has this number now; `None` where none has.
+    /// Opens the process that has this pid now; `None` where there is none.
     ///
-    /// The number of a thread that leads no process is as free as any: `EINVAL` before Linux 6.16, `ENOENT` since.
+    /// The id of a thread that leads no process counts as free: `EINVAL` before Linux 6.16, `ENOENT` since.
     pub(crate) fn open(pid: Pid) -> Result<Option<Self>> {
         let number = rustix::process::Pid::from_raw(pid.raw())
             .ok_or_else(|| Error::invalid("pid 0 names no process"))?;
@@ -66,12 +66,12 @@ impl PidFd {
         }
     }
 
-    /// Takes over a descriptor that clone made.
+    /// Takes ownership of a descriptor that clone created.
     pub(crate) fn from_owned(fd: OwnedFd) -> Self {
         Self(fd)
     }
 
-    /// The inode, where it tells processes apart.
+    /// Returns the inode, where it identifies a process.
     pub(crate) fn inode(&self) -> Result<Option<u64>> {
         let failed = |error: Errno| Error::os("failed to look at a pidfd", error);
         if !features::is_pidfs(self.0.as_fd()).map_err(failed)? {
@@ -80,7 +80,7 @@ impl PidFd {
         Ok(Some(rustix::fs::fstat(&self.0).map_err(failed)?.st_ino))
     }
 
-    /// Whether the whole process, every thread of it, is dead: the pidfd is readable then and for ever.
+    /// Reports whether the whole process, every thread of it, is dead: the pidfd is readable from then on.
     pub(crate) fn is_dead(&self) -> Result<bool> {
         self.wait_dead(Duration::ZERO)
     }
@@ -90,7 +90,7 @@ impl PidFd {
         self.wait_for(PollFlags::IN, limit)
     }
 
-    /// Waits until its parent has reaped it, at most `limit`: the kernel tells its status only then.
+    /// Waits until its parent has reaped it, at most `limit`: the kernel reports its status only then.
     pub(crate) fn wait_reaped(&self, limit: Duration) -> Result<bool> {
         self.wait_for(PollFlags::empty(), limit)
     }
@@ -110,7 +110,7 @@ impl PidFd {
         }
     }
 
-    /// `false` where the process is reaped; `true` also where we may not signal it.
+    /// Returns `false` where the process is reaped; `true` also where we may not signal it.
     fn exists(&self) -> Result<bool> {
         match self.signal_raw(None) {
             Ok(()) | Err(Errno::PERM) => Ok(true),
@@ -119,19 +119,19 @@ impl PidFd {
         }
     }
 
-    /// Signals the process behind a descriptor that clone made for our own child: it needs no verifying.
+    /// Signals the process behind a descriptor that clone created for our own child: it needs no verification.
     pub(crate) fn send(&self, signal: Signal) -> std::result::Result<(), Errno> {
         self.signal_raw(Some(signal))
     }
 
-    /// Signals the process group that the process leads, as the gate made it (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9);
-    /// the process alone on older kernels.
+    /// Signals the process group that the process leads, as the gate created it (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9); the
+    /// process alone on older kernels.
     pub(crate) fn send_to_group(&self, signal: Signal) -> std::result::Result<(), Errno> {
         self.signal_number(signal.0, PIDFD_SIGNAL_PROCESS_GROUP)
             .or_else(|_| self.signal_raw(Some(signal)))
     }
 
-    /// Whether our child has been stopped since this was last asked.
+    /// Reports whether our child has been stopped since the last call.
     pub(crate) fn has_stopped(&self) -> Result<bool> {
         match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)
         {
@@ -145,7 +145,7 @@ impl PidFd {
         self.signal_number(signal.map_or(0, |signal| signal.0), 0)
     }
 
-    /// By its number: rustix's own call takes no real-time signal.
+    /// Sends a signal by its number: rustix's own call takes no real-time signal.
     fn signal_number(&self, number: i32, flags: usize) -> std::result::Result<(), Errno> {
         let fd = self.0.as_raw_fd().cast_unsigned() as usize;
         let args = [fd, number.cast_unsigned() as usize, 0, flags, 0];
@@ -157,7 +157,7 @@ impl PidFd {
         }
     }
 
-    /// The status of our own dead child; `Gone` where somebody else took it, `None` while it lives.
+    /// Returns the status of our own dead child; `Gone` where it was reaped elsewhere, `None` while it lives.
     ///
     /// With `reap` the zombie is released; without, it stays, and with it its pid and its session number.
     pub(crate) fn child_status(&self, reap: bool) -> Result<Option<ExitStatus>> {
@@ -189,7 +189,7 @@ impl AsFd for PidFd {
 /// `linux/pidfd.h`.
 const PIDFD_SIGNAL_PROCESS_GROUP: usize = 1 << 2;
 
-/// A wait status as wait(2) packs it.
+/// Decodes a wait status as wait(2) packs it.
 pub(super) fn wait_status(raw: i32) -> ExitStatus {
     match raw & 0x7f {
         0 => ExitStatus::Exited((raw >> 8) & 0xff),
@@ -204,7 +204,7 @@ pub(crate) fn timespec(span: Duration) -> Timespec {
     }
 }
 
-/// A process whose identity was verified after its pidfd was opened: the only thing that can be signalled.
+/// A process whose identity was verified after its pidfd was opened: only this can be signalled.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     pub(super) fd: Arc<PidFd>,
@@ -212,21 +212,21 @@ pub(crate) struct Pinned {
     pub(crate) stat: Stat,
 }
 
-/// What was found where a process was recorded.
+/// The result of looking up a recorded process.
 #[derive(Debug)]
 pub(crate) enum Probe {
     /// The same process, alive.
     Alive(Pinned),
     /// The same process, dead and not yet reaped: it still pins its pid and its session number.
     Zombie(Pinned),
-    /// Certainly not there any more; another process may have its number.
+    /// Certainly gone; another process may have its pid.
     Gone,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown(Error),
 }
 
 impl Pinned {
-    /// Pins whatever has this number now: for a process that is about to be recorded.
+    /// Pins the process that has this pid now, for a process that is about to be recorded.
     pub(crate) fn open(proc: &Proc, place: Place, pid: Pid) -> Result<Option<Self>> {
         match PidFd::open(pid)? {
             Some(fd) => Self::identify(proc, place, pid, Arc::new(fd)),
@@ -242,8 +242,8 @@ impl Pinned {
         fd: Arc<PidFd>,
     ) -> Result<Option<Self>> {
         let stat = proc.stat(pid)?;
-        // Only now is it certain that what was read belongs to the process behind the descriptor: had that one been reaped
-        // before the read, signal 0 would fail.
+        // Only now is it certain that the data belongs to the process behind the descriptor: had that one been reaped before
+        // the read, signal 0 would fail.
         if !fd.exists()? {
             return Ok(None);
         }
@@ -260,7 +260,7 @@ impl Pinned {
         Ok(Some(Self { fd, identity, stat }))
     }
 
-    /// Looks for the process that was recorded as `identity`.
+    /// Looks up the process that was recorded as `identity`.
     pub(crate) fn probe(proc: &Proc, here: Place, identity: &Identity) -> Probe {
         Self::try_probe(proc, here, identity).unwrap_or_else(Probe::Unknown)
     }
@@ -308,17 +308,17 @@ impl Pinned {
         self.fd
     }
 
-    /// Whether every thread of it is dead.
+    /// Reports whether every thread of it is dead.
     pub(crate) fn is_dead(&self) -> Result<bool> {
         self.fd.is_dead()
     }
 
-    /// Whether its number is still its own: alive, or a zombie.
+    /// Reports whether it still has its pid: it is alive, or a zombie.
     pub(crate) fn holds_its_number(&self) -> bool {
         self.fd.exists().unwrap_or(false)
     }
 
-    /// Sends a signal; `Gone` where the process is reaped, `Denied` where it is not ours to signal.
+    /// Sends a signal; `Gone` where the process is reaped, `Denied` where we may not signal it.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         self.fd.signal_raw(Some(signal)).map_err(|error| {
             Error::os(format!("failed to signal process {}", self.identity.pid), error)

@@ -1,4 +1,4 @@
-//! What the kernel tells of a process by its pidfd (`PIDFD_GET_INFO`, Linux 6.13; `linux/pidfd.h`).
+//! What the kernel reports about a process by its pidfd (`PIDFD_GET_INFO`, Linux 6.13; `linux/pidfd.h`).
 
 #![expect(unsafe_code, reason = "an ioctl without a wrapper")]
 
@@ -39,14 +39,15 @@ impl PidFd {
         (result == 0 && info.mask & wanted != 0).then_some(info)
     }
 
-    /// What the kernel remembers of a reaped process: its status (Linux 6.15). Only after it was reaped.
+    /// Returns the status that the kernel remembers of a reaped process (Linux 6.15). Available only after it was reaped.
     pub(crate) fn exit_info(&self) -> Option<ExitStatus> {
         self.info(EXIT).map(|info| super::pidfd::wait_status(info.exit_code))
     }
 }
 
 impl Pinned {
-    /// Effective uid; `None` where it is gone. One call where the kernel tells, a file to be read and parsed elsewhere.
+    /// Returns the effective uid; `None` where it is gone. One call where the kernel reports it; elsewhere a file is read and
+    /// parsed.
     pub(crate) fn uid(&self, proc: &Proc) -> Result<Option<u32>> {
         match self.fd.info(CREDENTIALS) {
             Some(info) => Ok(Some(info.effective_uid)),

@@ -9,7 +9,7 @@ use crate::{
     identity::Place,
 };
 
-/// The place of the calling process.
+/// Returns the place of the calling process.
 pub(crate) fn current_place() -> Result<Place> {
     let boot = read("/proc/sys/kernel/random/boot_id")?;
     let boot_id = Uuid::try_parse(boot.trim()).map_err(|error| {
@@ -33,14 +33,14 @@ fn read(path: &str) -> Result<String> {
         .map_err(|error| Error::os(format!("failed to read `{path}`: is /proc mounted?"), error))
 }
 
-/// machine-id(5): 32 hex digits. A machine without one is told from others by its boots alone.
+/// Reads machine-id(5): 32 hex digits. A machine without one is distinguished from others by its boots alone.
 fn machine_id() -> Option<Uuid> {
     ["/etc/machine-id", "/var/lib/dbus/machine-id"]
         .into_iter()
         .find_map(|path| Uuid::try_parse(fs::read_to_string(path).ok()?.trim()).ok())
 }
 
-/// The boottime line of `/proc/self/timens_offsets`: `boottime SECONDS NANOSECONDS` (`time_namespaces(7)`).
+/// Parses the boottime line of `/proc/self/timens_offsets`: `boottime SECONDS NANOSECONDS` (`time_namespaces(7)`).
 fn parse_offset(text: &str) -> i64 {
     let parse = |line: &str| {
         let mut words = line.split_whitespace();
@@ -53,26 +53,26 @@ fn parse_offset(text: &str) -> i64 {
     text.lines().find_map(parse).unwrap_or(0)
 }
 
-/// Time since boot, suspended time included: the clock of start ticks.
+/// Returns the time since boot, suspended time included: the clock of start ticks.
 pub(crate) fn boot_clock() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// Time since boot, suspended time left out: the clock of the kernel's process events.
+/// Returns the time since boot, suspended time excluded: the clock of the kernel's process events.
 pub(crate) fn monotonic_clock() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// Processor time of the calling thread.
+/// Returns the processor time of the calling thread.
 pub(crate) fn thread_clock() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// How long the machine was suspended since boot. Both clocks are read thrice: a processor lost in between adds to the
-/// difference, and never takes from it.
+/// Returns how long the machine was suspended since boot. Both clocks are read three times: being preempted in between adds to
+/// the difference, and never subtracts from it.
 pub(crate) fn boot_minus_monotonic() -> Duration {
     let read = || {
         let monotonic = monotonic_clock();

@@ -1,11 +1,11 @@
-//! The kernel's process events connector: it tells of every fork and every end, on the whole machine.
+//! The kernel's process events connector: it reports every fork and every exit, on the whole machine.
 //!
-//! A netlink socket of the family `NETLINK_CONNECTOR` that has joined the group `CN_IDX_PROC` and asked to listen gets a
-//! datagram for each event (`linux/cn_proc.h`, `linux/connector.h`, `Documentation/driver-api/connector.rst`). Older
-//! kernels let only root listen.
+//! A netlink socket of the family `NETLINK_CONNECTOR` that has joined the group `CN_IDX_PROC` and has requested to listen gets
+//! a datagram for each event (`linux/cn_proc.h`, `linux/connector.h`, `Documentation/driver-api/connector.rst`). Older kernels
+//! let only root listen.
 //!
-//! Events bear numbers of the initial PID namespace and times of the initial time namespace, so elsewhere they say
-//! nothing. The kernel does not wait for a slow reader: it drops events, and says so by `ENOBUFS`.
+//! Events contain pids of the initial PID namespace and times of the initial time namespace, so they are meaningless elsewhere.
+//! The kernel does not wait for a slow reader: it drops events, and reports that with `ENOBUFS`.
 
 use std::{
     mem::MaybeUninit,
@@ -35,7 +35,7 @@ use crate::{
 pub(crate) enum Event {
     /// A process (not a thread) was forked.
     Fork { parent: Pid, child: Pid, at: u64 },
-    /// A process called exec or setsid, changed its uid, or a thread of it ended, as a rule the last one.
+    /// A process called exec or setsid, changed its uid, or one of its threads ended, usually the last one.
     Change { process: Pid },
 }
 
@@ -54,19 +54,19 @@ const EVENT_EXEC: u32 = 2;
 const EVENT_UID: u32 = 4;
 const EVENT_SID: u32 = 0x80;
 const EVENT_EXIT: u32 = 0x8000_0000;
-/// `struct nlmsghdr`, then `struct cn_msg`, then `struct proc_event`: what, cpu, time, and what depends on the event.
+/// `struct nlmsghdr`, then `struct cn_msg`, then `struct proc_event`: what, cpu, time, and event-specific data.
 const NLMSG_HEADER: usize = 16;
 const CN_HEADER: usize = 20;
 const EVENT: usize = NLMSG_HEADER + CN_HEADER;
 const PAYLOAD: usize = EVENT + 16;
-/// Of one event, up to now 76 bytes.
+/// Size of one event, up to now 76 bytes.
 const DATAGRAM: usize = 512;
-/// Some thousand events; what is not taken up is lost, not late.
+/// Some thousand events; an event that does not fit is lost, not delayed.
 const ROOM: usize = 4 << 20;
-/// The answer is there when the request was sent; this is for a kernel that does it otherwise.
+/// The answer is available when the request was sent; this is for a kernel that behaves otherwise.
 const ANSWER: Duration = Duration::from_millis(200);
 
-/// What was read.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     Event(Event),
@@ -78,16 +78,16 @@ pub(crate) enum Told {
     Lost,
 }
 
-/// What one datagram says.
+/// The content of one datagram.
 #[derive(Debug, PartialEq, Eq)]
 enum Message {
-    /// The answer to somebody's request to listen, with an errno.
+    /// The answer to a request of any process to listen, with an errno.
     Answer(u32),
     Event(Event),
     Other,
 }
 
-/// A socket that the kernel tells forks and ends to.
+/// A socket on which the kernel reports forks and exits.
 #[derive(Debug)]
 pub(crate) struct Connector(OwnedFd);
 
@@ -96,7 +96,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// Where the kernel has no connector, refuses, or would tell numbers of another namespace.
+    /// When the kernel has no connector, refuses, or would report pids of another namespace.
     pub(crate) fn open() -> Result<Self> {
         check_namespaces()?;
         let failed = |error: Errno| Error::os("the kernel's process events cannot be had", error);
@@ -104,7 +104,7 @@ impl Connector {
         let protocol = Some(netlink::CONNECTOR);
         let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)
             .map_err(failed)?;
-        // Beyond the machine's limit only root may go; what is had then is what the limit allows.
+        // Only root may exceed the machine's limit; otherwise the buffer is as large as the limit allows.
         if sockopt::set_socket_recv_buffer_size_force(&socket, ROOM).is_err() {
             sockopt::set_socket_recv_buffer_size(&socket, ROOM).map_err(failed)?;
         }
@@ -115,7 +115,7 @@ impl Connector {
         Ok(connector)
     }
 
-    /// A request from a user or PID namespace that is not the initial one has no answer.
+    /// A request from a user or PID namespace that is not the initial one gets no answer.
     fn await_answer(&self) -> Result<()> {
         let deadline = Instant::now() + ANSWER;
         loop {
@@ -141,7 +141,7 @@ impl Connector {
         }
     }
 
-    /// The next thing told; never waits.
+    /// Reads the next message; never waits.
     ///
     /// # Errors
     ///
@@ -161,7 +161,7 @@ impl Connector {
         loop {
             return match recvfrom(&self.0, &mut room, RecvFlags::empty()) {
                 Ok(((bytes, _), _, sender)) => {
-                    // Only the kernel sends as 0.
+                    // Only the kernel has the port 0.
                     let sender = sender.and_then(|any| SocketAddrNetlink::try_from(any).ok());
                     let known = sender.is_some_and(|sender| sender.pid() == 0);
                     Ok(Some(if known { parse(bytes) } else { Message::Other }))
@@ -181,7 +181,7 @@ impl AsFd for Connector {
 }
 
 impl Drop for Connector {
-    /// Closing alone does not tell older kernels that one listener less is there.
+    /// On older kernels, closing the socket alone does not reduce the number of listeners.
     fn drop(&mut self) {
         let _ = send(&self.0, &request(IGNORE), SendFlags::empty());
     }
@@ -190,7 +190,7 @@ impl Drop for Connector {
 fn check_namespaces() -> Result<()> {
     let inode = |name: &str| std::fs::metadata(format!("/proc/self/ns/{name}")).map(|at| at.ino());
     let initial = inode("pid").is_ok_and(|inode| inode == INITIAL_PID_NAMESPACE)
-        // Before Linux 5.6 there is but one.
+        // Before Linux 5.6 there is only one.
         && inode("time").map_or(true, |inode| inode == INITIAL_TIME_NAMESPACE);
     if initial {
         return Ok(());
@@ -283,7 +283,7 @@ mod captured {
         );
     }
 
-    /// It looks like the one of an exec, with what the ids are behind the numbers.
+    /// It looks like the event of an exec, with the ids behind the pids.
     #[test]
     fn a_change_of_the_uid_is_a_change() {
         let mut uid = bytes(EXEC);
@@ -318,9 +318,9 @@ mod captured {
 
     #[test]
     fn what_the_kernel_had_no_room_for_is_told_as_lost() {
-        // Where there is no connector, `doctor` says so, and nothing is to be shown here.
+        // Where there is no connector, `doctor` reports it, and there is nothing to test here.
         let Ok(connector) = Connector::open() else { return };
-        // The kernel makes it the least that it allows: a few events.
+        // The kernel rounds it up to its minimum: a few events.
         sockopt::set_socket_recv_buffer_size(&connector.0, 1).expect("a small room");
         // A thread's start and end are events as well.
         for _ in 0..100 {

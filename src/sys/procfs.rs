@@ -1,7 +1,7 @@
-//! What `/proc` tells.
+//! The files of `/proc`.
 //!
-//! Parsers take bytes, so that tests feed them captured input. Reading goes through one descriptor on `/proc` that is kept
-//! open, and `ENOENT` or `ESRCH` is an answer, not an error: the process is gone, or hidden from us (`hidepid`).
+//! Parsers take bytes, so that tests can pass captured input. Reading goes through one descriptor on `/proc` that stays open,
+//! and `ENOENT` or `ESRCH` is a result, not an error: the process is gone, or hidden from us (`hidepid`).
 
 use std::{cell::RefCell, ffi::OsStr, os::fd::OwnedFd, time::Duration};
 
@@ -19,18 +19,18 @@ use crate::{
 
 /// `PROC_SUPER_MAGIC` in `linux/magic.h`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-/// Clock ticks a second in `/proc`: `USER_HZ`, 100 on every architecture that this crate knows (`proc_pid_stat(5)`).
+/// Clock ticks per second in `/proc`: `USER_HZ`, 100 on every architecture that this crate supports (`proc_pid_stat(5)`).
 pub(crate) const TICKS_PER_SECOND: u64 = 100;
-/// One of them.
+/// The duration of one tick.
 pub(crate) const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND);
-/// The variable that ties a tree to its row.
+/// The environment variable that links a tree to its row.
 pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
-/// A whole `stat`, with the longest name. It comes in one piece: a read that leaves room was the last one.
+/// Size of a whole `stat`, with the longest name. It is read at once: a read that leaves room was the last one.
 pub(super) const STAT_LIMIT: usize = 1 << 10;
-/// An environment is read up to here; the kernel allows more, no program of ours needs it.
+/// How much of an environment is read; the kernel allows more, but none of our programs needs it.
 pub(super) const ENVIRON_LIMIT: usize = 4 << 20;
 
-/// Parses `/proc/PID/stat`. The name may hold anything, so it ends at the *last* closing parenthesis.
+/// Parses `/proc/PID/stat`. The name may contain anything, so it ends at the *last* closing parenthesis.
 pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let open = text.iter().position(|&byte| byte == b'(')?;
     let close = text.iter().rposition(|&byte| byte == b')')?;
@@ -50,7 +50,7 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let flags = number(fields.nth(1)?)?; // 9
     let user: u64 = number(fields.nth(4)?)?; // 14
     let system: u64 = number(fields.next()?)?; // 15
-    // These two the kernel prints signed.
+    // The kernel prints these two signed.
     let reaped_user: i64 = number(fields.next()?)?; // 16
     let reaped_system: i64 = number(fields.next()?)?; // 17
     let start_tick = number(fields.nth(4)?)?; // 22
@@ -77,18 +77,18 @@ pub(super) fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// User and system time of a process.
+/// Returns user and system time of a process.
 pub(crate) fn cpu_time(stat: &Stat) -> Duration {
     Duration::from_millis(stat.cpu_ticks.saturating_mul(1000 / TICKS_PER_SECOND))
 }
 
-/// How long ago a process with this start tick was started.
+/// Returns how long ago a process with this start tick was started.
 pub(crate) fn age(start_tick: u64) -> Duration {
     let started = Duration::from_millis(start_tick.saturating_mul(1000 / TICKS_PER_SECOND));
     super::boot_clock().saturating_sub(started)
 }
 
-/// The tick that is now, by the clock that start ticks are counted by.
+/// Returns the current tick, by the clock of start ticks.
 pub(crate) fn this_tick() -> u64 {
     tick_of(super::boot_clock())
 }
@@ -102,7 +102,8 @@ pub(crate) fn split_nul(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.strip_suffix(b"\0").unwrap_or(bytes).split(|&byte| byte == 0)
 }
 
-/// The arguments in `/proc/PID/cmdline`. A server that writes a title over them pads it with zeros, which are no arguments.
+/// Returns the arguments in `/proc/PID/cmdline`. A server that writes a title over them pads it with zeros, which are no
+/// arguments.
 pub(crate) fn arguments(cmdline: &[u8]) -> Vec<Vec<u8>> {
     let shown = if cmdline.ends_with(b"\0\0\0") {
         let end = cmdline.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
@@ -113,7 +114,7 @@ pub(crate) fn arguments(cmdline: &[u8]) -> Vec<Vec<u8>> {
     split_nul(shown).map(<[u8]>::to_vec).collect()
 }
 
-/// The tokens in an environment: whole elements of the colon-separated list in `PROCLEDGER_TOKEN`.
+/// Returns the tokens in an environment: whole elements of the colon-separated list in `PROCLEDGER_TOKEN`.
 pub(crate) fn tokens(environ: &[u8]) -> Vec<Uuid> {
     split_nul(environ)
         .filter_map(|entry| entry.strip_prefix(TOKEN_VARIABLE.as_bytes())?.strip_prefix(b"="))
@@ -122,7 +123,7 @@ pub(crate) fn tokens(environ: &[u8]) -> Vec<Uuid> {
         .collect()
 }
 
-/// A kept descriptor on `/proc`, and a buffer for each thread that reads through it.
+/// An open descriptor on `/proc`, and a buffer for each thread that reads through it.
 #[derive(Debug)]
 pub(crate) struct Proc {
     pub(super) dir: OwnedFd,
@@ -154,7 +155,7 @@ impl Proc {
         Ok(Self { dir })
     }
 
-    /// `/proc/PID/stat`; `None` where the process is gone or hidden.
+    /// Reads `/proc/PID/stat`; `None` where the process is gone or hidden.
     pub(crate) fn stat(&self, pid: Pid) -> Result<Option<Stat>> {
         BUFFER.with_borrow_mut(|buffer| {
             if !self.read(pid, "stat", buffer, STAT_LIMIT)? {
@@ -167,7 +168,7 @@ impl Proc {
         })
     }
 
-    /// The parent, its parent and so on, as far as they can be read: a few reads, however many processes there are.
+    /// Returns the parent, its parent and so on, as far as they can be read: a few reads, however many processes there are.
     pub(crate) fn ancestors(&self, pid: Pid) -> Vec<Pid> {
         let mut found = Vec::new();
         let mut next = pid;
@@ -182,7 +183,7 @@ impl Proc {
         found
     }
 
-    /// The arguments; empty for a kernel thread or a zombie, `None` where it is gone.
+    /// Returns the arguments; empty for a kernel thread or a zombie, `None` where it is gone.
     pub(crate) fn command(&self, pid: Pid) -> Result<Option<Vec<Vec<u8>>>> {
         let mut buffer = Vec::new();
         if !self.read(pid, "cmdline", &mut buffer, ENVIRON_LIMIT)? {
@@ -194,14 +195,14 @@ impl Proc {
         Ok(Some(arguments(&buffer)))
     }
 
-    /// The tokens that the process carries; `None` where it is gone or its environment may not be read.
+    /// Returns the tokens that the process carries; `None` where it is gone or its environment may not be read.
     pub(crate) fn tokens(&self, pid: Pid) -> Option<Vec<Uuid>> {
         BUFFER.with_borrow_mut(|buffer| {
             self.read(pid, "environ", buffer, ENVIRON_LIMIT).ok()?.then(|| tokens(buffer))
         })
     }
 
-    /// The path of the executable; `None` where it is gone or not ours to see.
+    /// Returns the path of the executable; `None` where it is gone or may not be read.
     pub(crate) fn executable(&self, pid: Pid) -> Option<Vec<u8>> {
         rustix::fs::readlinkat(&self.dir, format!("{pid}/exe"), Vec::new())
             .ok()
@@ -226,7 +227,7 @@ impl Proc {
         }
     }
 
-    /// Whether other users' processes are hidden from us.
+    /// Reports whether other users' processes are hidden from us.
     pub(crate) fn hides_others(&self) -> bool {
         rustix::fs::statat(&self.dir, "1", AtFlags::empty()).is_err()
     }
@@ -235,7 +236,7 @@ impl Proc {
 /// 10 digits, a slash and the longest name fit.
 pub(super) const PATH_SPACE: usize = 32;
 
-/// The path of a process's file below `/proc`, without an allocation.
+/// Returns the path of a process's file below `/proc`, without an allocation.
 pub(super) fn path_of<'a>(space: &'a mut [u8; PATH_SPACE], pid: Pid, file: &str) -> &'a OsStr {
     use std::{io::Write, os::unix::ffi::OsStrExt};
     let mut rest = &mut space[..];

@@ -1,7 +1,7 @@
-//! Sweeps over all of `/proc`.
+//! Scans of all of `/proc`.
 //!
-//! Where there are many processes two threads share the work: what a sweep costs is the kernel's, which writes a file for
-//! each process, and does so for both at the same time. Each thread has one buffer.
+//! With many processes two threads share the work: the cost of a scan is in the kernel, which produces a file for each process,
+//! and does so for both threads at the same time. Each thread has one buffer.
 
 use std::mem::MaybeUninit;
 
@@ -19,17 +19,18 @@ use crate::{
     identity::Pid,
 };
 
-/// Up to so many a second thread would take longer to start than it saves: 5 µs each, and some 100 µs for a thread.
+/// Up to this number a second thread would take longer to start than it saves: 5 µs for each process, and some 100 µs for a
+/// thread.
 const FEW: usize = 256;
 /// Longest path (`PATH_MAX` in `linux/limits.h`).
 const LONGEST_PATH: usize = 4096;
 
 impl Proc {
-    /// The numbers of all processes that are visible.
+    /// Returns the pids of all visible processes.
     pub(crate) fn pids(&self) -> Result<Vec<Pid>> {
         let failed = |error: Errno| Error::os("failed to list `/proc`", error);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // Opened anew: the kept descriptor has one offset, and threads list at the same time.
+        // Opened anew: the shared descriptor has one offset, and threads list at the same time.
         let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).map_err(failed)?;
         let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
         let mut entries = RawDir::new(dir, &mut buffer);
@@ -41,18 +42,18 @@ impl Proc {
         Ok(pids)
     }
 
-    /// Every process that is visible now.
+    /// Returns every process that is visible now.
     ///
-    /// It is no atomic picture: what is born while it is taken may be missing. Callers repeat it until nothing is new.
-    /// Where we had no descriptor or no memory to read with, it is an error: nobody would know who is missing.
+    /// It is not an atomic snapshot: a process that is forked meanwhile may be missing. Callers repeat it until nothing is new.
+    /// A lack of descriptors or memory is an error: it would be unknown which processes are missing.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let began = this_tick();
-        // One that may not be read is left out: it is never a member, and so never hit.
+        // A process that may not be read is left out: it is never a member, and so never signalled.
         let read = |pid| -> Result<Option<Stat>> { unless_busy(self.stat(pid)) };
         Ok(Snapshot::new(collect(&self.pids()?, read)?).begun_at(began))
     }
 
-    /// Those with one of these texts in their arguments or in the path of their executable.
+    /// Returns the processes with one of these texts in their arguments or in the path of their executable.
     pub(crate) fn mentioning(&self, texts: &[&[u8]]) -> Result<Vec<Pid>> {
         collect(&self.pids()?, |pid| Ok(self.mentions(pid, texts)?.then_some(pid)))
     }
@@ -87,8 +88,8 @@ fn contains(bytes: &[u8], text: &[u8]) -> bool {
     false
 }
 
-/// What was seen of one process: nothing, where it may not be looked at. That we could not look at all, for want of a
-/// descriptor or of memory, tells nothing of it.
+/// Returns what was read of one process, or nothing where it may not be read. A lack of descriptors or memory is not a
+/// statement about the process, so it stays an error.
 pub(crate) fn unless_busy<T>(looked: Result<Option<T>>) -> Result<Option<T>> {
     match looked {
         Err(error) if !error.is_busy() => Ok(None),
@@ -96,7 +97,7 @@ pub(crate) fn unless_busy<T>(looked: Result<Option<T>>) -> Result<Option<T>> {
     }
 }
 
-/// What `read` makes of each, in their order.
+/// Returns the results of `read` for each pid, in their order.
 fn collect<T: Send>(
     pids: &[Pid],
     read: impl Fn(Pid) -> Result<Option<T>> + Sync,
@@ -104,7 +105,7 @@ fn collect<T: Send>(
     let alone = |some: &[Pid]| -> Result<Vec<T>> {
         some.iter().filter_map(|&pid| read(pid).transpose()).collect()
     };
-    // It reads files of the cgroup: only where there is something to gain.
+    // It reads files of the cgroup, so it is called only where a second thread may help.
     let several = || std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
     if pids.len() <= FEW || !several() {
         return alone(pids);
@@ -118,8 +119,8 @@ fn collect<T: Send>(
         });
         let found = alone(first);
         let rest = helper.ok().and_then(|helper| helper.join().ok());
-        // Two threads read two files at a time, and there may be one descriptor left. Where no thread can be had, or it has
-        // panicked, this one reads all as well.
+        // Two threads read two files at a time, and there may be one descriptor left. Where no thread can be started, or it has
+        // panicked, this one reads all of them.
         let mut found = found.or_else(|_| alone(first))?;
         found.extend(match rest {
             Some(Ok(rest)) => rest,

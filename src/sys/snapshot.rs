@@ -1,4 +1,4 @@
-//! Observations: what `/proc` showed of one process, and of all at one time.
+//! Observations: what `/proc` showed of one process, and of all processes at one time.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use crate::identity::Pid;
 /// `PF_KTHREAD` in the kernel's `include/linux/sched.h`: field 9 of `stat` shows it.
 const PF_KTHREAD: u64 = 0x0020_0000;
 
-/// `/proc/PID/stat`, the fields that are used (`proc_pid_stat(5)`).
+/// The fields of `/proc/PID/stat` that are used (`proc_pid_stat(5)`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) pid: Pid,
@@ -23,7 +23,7 @@ pub(crate) struct Stat {
     pub(crate) flags: u64,
     /// User and system time, clock ticks.
     pub(crate) cpu_ticks: u64,
-    /// The same of children that it has waited for, and of theirs.
+    /// The same of children that it has waited for, and of their children.
     pub(crate) reaped_cpu_ticks: u64,
     /// Field 22.
     pub(crate) start_tick: u64,
@@ -36,33 +36,33 @@ impl Stat {
         self.flags & PF_KTHREAD != 0
     }
 
-    /// Stopped by a signal or a tracer: it cannot fork.
+    /// Reports whether it is stopped by a signal or a tracer: it cannot fork.
     pub(crate) fn is_stopped(&self) -> bool {
         matches!(self.state, b'T' | b't')
     }
 
-    /// Dead, or about to be.
+    /// Reports whether it is dead, or about to be.
     pub(crate) fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
     }
 
-    /// In uninterruptible sleep: no signal reaches it until the kernel lets go.
+    /// Reports whether it is in uninterruptible sleep: no signal reaches it until the kernel wakes it.
     pub(crate) fn is_uninterruptible(&self) -> bool {
         self.state == b'D'
     }
 }
 
-/// All processes as they were read in one sweep over `/proc`.
+/// All processes as they were read in one scan of `/proc`.
 ///
-/// Many trees ask it in one pass: each question costs as much as its answer is long, however many processes there are.
+/// Many trees query it in one pass: the cost of each query depends on the size of its result, not on the number of processes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
-    /// By pid.
+    /// Sorted by pid.
     stats: Vec<Stat>,
     by_parent: Index,
     by_session: Index,
     by_group: Index,
-    /// The tick in which it was begun.
+    /// The tick in which the scan began.
     began: u64,
 }
 
@@ -90,12 +90,12 @@ impl Snapshot {
         }
     }
 
-    /// The same, begun in that tick.
+    /// Returns the same snapshot, begun in that tick.
     pub(crate) fn begun_at(self, began: u64) -> Self {
         Self { began, ..self }
     }
 
-    /// Whether number and start tick are enough to know it again: whoever gets its number later is started later, and so
+    /// Reports whether pid and start tick suffice to recognize it: a process that reuses the pid later is started later, and so
     /// in another tick.
     pub(crate) fn tells_apart(&self, seen: &Stat) -> bool {
         seen.start_tick < self.began
@@ -127,7 +127,7 @@ impl Snapshot {
         self.with(&self.by_group, group.get())
     }
 
-    /// The parents of a process, nearest first. A loop, which a torn read could show, ends it.
+    /// Returns the parents of a process, nearest first. Stops at a loop, which inconsistent reads could show.
     pub(crate) fn ancestors(&self, pid: Pid) -> Vec<Pid> {
         let mut found = Vec::new();
         let mut next = self.get(pid);
@@ -142,12 +142,12 @@ impl Snapshot {
         found
     }
 
-    /// Everything below a process, itself not included.
+    /// Returns everything below a process, itself not included.
     pub(crate) fn below(&self, pid: Pid) -> HashSet<Pid> {
         self.below_until(pid, &HashSet::new())
     }
 
-    /// Everything below a process, but for `others` and what is below those: they are answered for by themselves.
+    /// Returns everything below a process, except `others` and what is below those: they are handled separately.
     pub(crate) fn below_until(&self, pid: Pid, others: &HashSet<Pid>) -> HashSet<Pid> {
         let mut found = HashSet::new();
         let mut open = vec![pid];

@@ -1,7 +1,8 @@
-//! Small files beside a ledger, for what could not be written into it.
+//! Small files beside a ledger, for data that could not be written into it.
 //!
-//! One is trusted only when it is a regular file of the ledger's owner that nothing else can write and that has no other name;
-//! it is opened without following a symlink, and without waiting for the other end of a FIFO. It appears whole or not at all.
+//! A file is trusted only when it is a regular file of the ledger's owner that no other user can write to and that has no other
+//! name; it is opened without following a symlink, and without waiting for the other end of a FIFO. It appears complete or not
+//! at all.
 
 use std::{
     fs::File,
@@ -17,7 +18,7 @@ use rustix::{
 
 use crate::error::{Error, Kind, Result};
 
-/// Group and others: neither may read it, nor write it.
+/// The permissions of group and others: they may neither read nor write it.
 const OF_OTHERS: u32 = 0o077;
 
 /// Writes a file of mode 0600 that belongs to `owner`. It must not exist.
@@ -25,7 +26,7 @@ pub(crate) fn write(path: &Path, owner: u32, bytes: &[u8]) -> Result<()> {
     let failed =
         |error: std::io::Error| Error::os(format!("failed to write `{}`", path.display()), error);
     let folder = path.parent().ok_or_else(|| Error::invalid("a file without a folder"))?;
-    // Made with mode 0600, and removed again unless it gets its name.
+    // Created with mode 0600, and removed again unless it gets its name.
     let mut file =
         tempfile::Builder::new().prefix(".procledger-").tempfile_in(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
@@ -36,7 +37,8 @@ pub(crate) fn write(path: &Path, owner: u32, bytes: &[u8]) -> Result<()> {
     file.persist_noclobber(path).map(drop).map_err(|error| failed(error.error))
 }
 
-/// What a file holds; `None` where there is none. An error for one that is not `owner`'s alone, or is longer than `limit`.
+/// Returns the content of a file; `None` where there is none. Fails for a file that other users can access, or that is longer
+/// than `limit`.
 pub(crate) fn read(path: &Path, owner: u32, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |error: Errno| Error::os(format!("failed to read `{}`", path.display()), error);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -1,8 +1,8 @@
 //! System calls by instruction.
 //!
-//! Between clone and exec the child shares the memory of its parent, the errno of the thread that made it included. A libc wrapper would write
-//! that errno, take locks or allocate; these functions do nothing but enter the kernel. Results are as the kernel gives
-//! them: negative numbers are errnos.
+//! Between clone and exec the child shares the memory of its parent, including the errno of the thread that created it. A libc
+//! wrapper would write that errno, take locks or allocate; these functions only enter the kernel. Results are those of the
+//! kernel: negative numbers are errnos.
 #![expect(unsafe_code, reason = "system calls by instruction")]
 
 use core::{arch::asm, ffi::c_void};
@@ -14,13 +14,13 @@ compile_error!("procledger knows the system call instruction of x86_64 and aarch
 ///
 /// # Safety
 ///
-/// As the system call named by `number` demands of its arguments.
+/// The arguments must be as the system call named by `number` requires.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
     let result: isize;
-    // SAFETY: the x86_64 system call convention (syscall(2)): rcx and r11 are clobbered, nothing else; the caller answers
-    // for the arguments.
+    // SAFETY: the x86_64 system call convention (syscall(2)): rcx and r11 are clobbered, nothing else; the caller is
+    // responsible for the arguments.
     unsafe {
         asm!(
             "syscall",
@@ -42,12 +42,12 @@ pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
 ///
 /// # Safety
 ///
-/// As the system call named by `number` demands of its arguments.
+/// The arguments must be as the system call named by `number` requires.
 #[cfg(target_arch = "aarch64")]
 #[inline]
 pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
     let result: isize;
-    // SAFETY: the aarch64 system call convention (syscall(2)): only x0 is changed; the caller answers for the arguments.
+    // SAFETY: the aarch64 system call convention (syscall(2)): only x0 is changed; the caller is responsible for the arguments.
     unsafe {
         asm!(
             "svc 0",
@@ -63,15 +63,15 @@ pub(super) unsafe fn syscall(number: i64, args: [usize; 5]) -> isize {
     result
 }
 
-/// Makes a child by clone(2) or clone3(2) that runs `entry(argument)` on the new stack given in `args`.
+/// Creates a child by clone(2) or clone3(2) that runs `entry(argument)` on the new stack given in `args`.
 ///
 /// The parent gets the child's pid or a negative errno; the child never returns from here.
 ///
 /// # Safety
 ///
 /// `args` must be right for `number`, and name a stack that is large enough and aligned to 16 bytes. Stack and argument must
-/// stay until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent,
-/// and its thread-local memory with the thread that made it.
+/// stay until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent, and
+/// its thread-local memory with the thread that created it.
 #[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn clone_onto(
     number: i64,
@@ -107,15 +107,15 @@ pub(super) unsafe fn clone_onto(
     result
 }
 
-/// Makes a child by clone(2) or clone3(2) that runs `entry(argument)` on the new stack given in `args`.
+/// Creates a child by clone(2) or clone3(2) that runs `entry(argument)` on the new stack given in `args`.
 ///
 /// The parent gets the child's pid or a negative errno; the child never returns from here.
 ///
 /// # Safety
 ///
 /// `args` must be right for `number`, and name a stack that is large enough and aligned to 16 bytes. Stack and argument must
-/// stay until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent,
-/// and its thread-local memory with the thread that made it.
+/// stay until the child has left this memory. `entry` must be sound in a process that shares all memory with its parent, and
+/// its thread-local memory with the thread that created it.
 #[cfg(target_arch = "aarch64")]
 pub(super) unsafe fn clone_onto(
     number: i64,

@@ -9,7 +9,7 @@ use crate::{
     identity::Pid,
 };
 
-/// Whether standard input is a terminal whose foreground group is ours.
+/// Reports whether standard input is a terminal whose foreground group is ours.
 pub(crate) fn is_foreground() -> bool {
     let stdin = rustix::stdio::stdin();
     rustix::termios::isatty(stdin)
@@ -30,7 +30,7 @@ pub(crate) fn take_back() -> Result<()> {
         .map_err(|error| Error::os("failed to take the terminal back", error))
 }
 
-/// With SIGTTOU blocked: a background group that sets the foreground is stopped by it otherwise (tcsetpgrp(3)).
+/// With SIGTTOU blocked: otherwise it stops a background group that sets the foreground (tcsetpgrp(3)).
 fn set_foreground(group: rustix::process::Pid) -> Result<(), nix::Error> {
     let mut blocked = SigSet::empty();
     blocked.add(nix::sys::signal::Signal::SIGTTOU);
@@ -40,9 +40,9 @@ fn set_foreground(group: rustix::process::Pid) -> Result<(), nix::Error> {
     result.map_err(|error| nix::Error::from_raw(error.raw_os_error()))
 }
 
-/// Stops our whole process group, as the terminal's Ctrl-Z would have; returns when it is continued.
+/// Stops our whole process group, as the terminal's Ctrl-Z would; returns when it is continued.
 ///
-/// Not a signal to a number that may be a stranger's: 0 names our own group, and we are in it.
+/// This does not use a pid that may have been reused: 0 names our own group, and we are in it.
 pub(crate) fn stop_own_group() -> Result<()> {
     rustix::process::kill_current_process_group(rustix::process::Signal::STOP)
         .map_err(|error| Error::os("failed to stop this process group", error))

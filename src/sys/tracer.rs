@@ -1,11 +1,11 @@
-//! Who holds a process, so that it does not end: its tracer, the freezer.
+//! What keeps a process from ending: its tracer, the freezer.
 
 use super::procfs::{Proc, number};
 use crate::identity::Pid;
 
 impl Proc {
-    /// The process that traces this one (`ptrace(2)`). `TracerPid` in `proc_pid_status(5)` names a thread of it: a debugger
-    /// with several traces by one of them.
+    /// Returns the process that traces this one (`ptrace(2)`). `TracerPid` in `proc_pid_status(5)` names one of its threads:
+    /// for a debugger with several tracing threads, the one that traces.
     pub(crate) fn tracer(&self, pid: Pid) -> Option<Pid> {
         let mut buffer = Vec::new();
         let mut ask = |pid, label: &[u8]| {
@@ -16,8 +16,8 @@ impl Proc {
         ask(thread, b"Tgid:")
     }
 
-    /// The cgroup of the v1 freezer that the process is in, where it is not the topmost one (`cgroups(7)`). In v2 a frozen
-    /// process can be killed; in v1 it cannot.
+    /// Returns the cgroup of the v1 freezer that the process is in, where it is not the topmost one (`cgroups(7)`). In v2 a
+    /// frozen process can be killed; in v1 it cannot.
     pub(crate) fn freezer(&self, pid: Pid) -> Option<String> {
         let stat = self.stat(pid).ok()??;
         if !stat.is_uninterruptible() {
@@ -28,14 +28,14 @@ impl Proc {
     }
 }
 
-/// The line of `/proc/PID/status` that begins with `label`; 0 there means none.
+/// Parses the line of `/proc/PID/status` that begins with `label`; 0 there means none.
 fn parse_pid(status: &[u8], label: &[u8]) -> Option<Pid> {
     let mut lines = status.split(|&byte| byte == b'\n');
     let value = lines.find_map(|line| line.strip_prefix(label))?;
     number::<i64>(value.trim_ascii()).and_then(Pid::new)
 }
 
-/// The path after `N:freezer:` in `/proc/PID/cgroup`, but for the root; controllers may be mounted together.
+/// Returns the path after `N:freezer:` in `/proc/PID/cgroup`, except for the root; controllers may be mounted together.
 fn parse_freezer(cgroup: &[u8]) -> Option<String> {
     cgroup.split(|&byte| byte == b'\n').find_map(|line| {
         let mut parts = line.splitn(3, |&byte| byte == b':');

@@ -2,15 +2,15 @@
 //!
 //! A path that is checked and then opened again may lead elsewhere the second time, where a folder on it belongs to another
 //! user: that user can put a symlink, or another folder, in its place. Here each component is opened with `O_PATH` and
-//! `O_NOFOLLOW` below the descriptor of the one before it, and what is judged is what was opened (`path_resolution(7)`, open(2)).
-//! A symlink is followed only where only root and the acting user could have put it there.
+//! `O_NOFOLLOW` below the descriptor of the one before it, and what is checked is what was opened (`path_resolution(7)`,
+//! open(2)). A symlink is followed only where only root and the acting user could have put it there.
 //!
-//! - [`Folders::along`] follows a path and keeps every folder on the way, for the judgement of each;
+//! - [`Folders::along`] follows a path and keeps every folder on the way, so that each can be checked;
 //! - [`controller`] names the user, other than root, who controls where a path leads. root acts as that user there
-//!   ([`super::fs_user`]), so that what the path leads to at the next look does not matter.
+//!   ([`super::fs_user`]), so that it does not matter where the path leads the next time it is resolved.
 //!
-//! openat2(2) with `RESOLVE_NO_SYMLINKS` would refuse a `/var/run` that leads to `/run` as well, and tells nothing of the
-//! folders on the way, which have to be judged each.
+//! openat2(2) with `RESOLVE_NO_SYMLINKS` would also refuse a `/var/run` that leads to `/run`, and reports nothing about the
+//! folders on the way, each of which has to be checked.
 
 use std::{
     collections::VecDeque,
@@ -32,16 +32,16 @@ use super::{
 };
 use crate::error::{Error, Kind, Result};
 
-/// Symlinks on one path, as the kernel has it (`MAXSYMLINKS`).
+/// Maximum number of symlinks on one path, as in the kernel (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
 /// Write permission of the group, of all others, and the sticky bit (inode(7)).
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-/// Everything that the group and others may do.
+/// All permissions of the group and others.
 const NOT_OWNER: u32 = 0o077;
 
-/// What was at a path, by fstat(2) on what was opened there.
+/// What was found at a path, by fstat(2) on what was opened there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     /// Device and inode.
@@ -67,7 +67,7 @@ impl Seen {
         FileType::from_raw_mode(self.mode)
     }
 
-    /// Says what stands where a regular file was expected; `None` for a regular file.
+    /// Describes what was found where a regular file was expected; `None` for a regular file.
     pub(crate) fn is_instead_of_a_file(&self) -> Option<&'static str> {
         match self.kind() {
             FileType::RegularFile => None,
@@ -90,7 +90,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// What has this name in it; a symlink is not followed.
+    /// Returns what has this name in it; a symlink is not followed.
     pub(crate) fn look(&self, name: &OsStr) -> io::Result<Option<Seen>> {
         match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Seen::of(&stat))),
@@ -103,16 +103,16 @@ impl Folder {
 /// Why a path was not followed to its end.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// A component could not be opened, or is no folder.
+    /// A component could not be opened, or is not a folder.
     Failed { at: PathBuf, error: io::Error },
     /// A symlink that another user has placed, or could have.
     Link { at: PathBuf, why: String },
-    /// With [`Trust::of_root_alone`]: the first thing on the path that is another user's.
+    /// With [`Trust::of_root_alone`]: the first component of the path that another user owns.
     Controlled { by: Seen },
 }
 
 impl Stop {
-    /// Returns the error; `message` says what failed.
+    /// Returns the error; `message` describes what failed.
     pub(crate) fn into_error(self, message: impl FnOnce() -> String) -> Error {
         match self {
             Self::Failed { at, error } => match (error.kind(), error.raw_os_error()) {
@@ -135,7 +135,7 @@ impl Stop {
 /// Which users may control where a path leads.
 #[derive(Clone, Debug)]
 pub(crate) struct Trust {
-    /// Besides root.
+    /// The trusted user besides root.
     uid: u32,
     /// A folder that its administrator vouches for: device and inode.
     vouched: Option<(u64, u64)>,
@@ -150,19 +150,19 @@ enum Links {
     Any,
 }
 
-/// Why a folder could be swapped for another, or what is in it.
+/// Why a folder, or its content, could be replaced.
 #[derive(Clone, Debug)]
 pub(crate) struct Obstacle {
     pub(crate) folder: PathBuf,
     /// "belongs to uid 7", "can be written by all users (mode 777)".
     pub(crate) why: String,
     pub(crate) owner: bool,
-    /// A private folder below it would be enough.
+    /// Whether a private folder below it would be enough.
     pub(crate) private_is_enough: bool,
 }
 
 impl Trust {
-    /// Root and `uid`.
+    /// Trusts root and `uid`.
     pub(crate) fn of(uid: u32) -> Self {
         Self { uid, vouched: None, links: Links::Trusted, root_alone: false }
     }
@@ -172,21 +172,21 @@ impl Trust {
         Self { links: Links::Any, ..Self::of(uid) }
     }
 
-    /// Root alone: the first thing on a path that is another user's stops it.
+    /// Trusts root alone: the first component of a path that another user owns stops it.
     pub(crate) fn of_root_alone() -> Self {
         Self { root_alone: true, ..Self::of(0) }
     }
 
-    /// Trusts all users that can write the folder at this path, which its administrator vouches for. A path that leads to no folder
-    /// vouches for nothing.
+    /// Trusts all users that can write to the folder at this path, which its administrator vouches for. A path that leads to no
+    /// folder has no effect.
     pub(crate) fn vouching(mut self, folder: Option<&Path>) -> Self {
         let folder = folder.and_then(|folder| rustix::fs::stat(folder).ok());
         self.vouched = folder.map(|stat| Seen::of(&stat).file);
         self
     }
 
-    /// Returns why another user could swap what is in this folder; `None` where none can. `private_below`: on the way down from it
-    /// there is a folder of the acting user that no other user may even enter.
+    /// Returns why another user could replace the content of this folder; `None` where none can. `private_below`: on the way
+    /// down from it there is a folder of the acting user that no other user may even enter.
     pub(crate) fn obstacle(&self, folder: &Folder, private_below: bool) -> Option<Obstacle> {
         let Seen { uid, gid, mode, file, .. } = folder.seen;
         let found = |why, owner, private_is_enough| {
@@ -218,7 +218,7 @@ impl Trust {
         None
     }
 
-    /// Whether a folder is the acting user's and closed to all others.
+    /// Reports whether a folder belongs to the acting user and is closed to all others.
     pub(crate) fn is_private(&self, folder: &Folder) -> bool {
         folder.seen.uid == self.uid && folder.seen.mode & NOT_OWNER == 0
     }
@@ -227,7 +227,7 @@ impl Trust {
         uid != 0 && uid != self.uid && !is_unmapped(uid)
     }
 
-    /// Whether a symlink was put there, and can be replaced, by root and the acting user alone.
+    /// Checks that a symlink was put there, and can be replaced, by root and the acting user alone.
     fn check_link(&self, folder: &Folder, name: &OsStr, link: &Seen) -> Result<(), Stop> {
         if self.root_alone && self.is_foreign(link.uid) {
             return Err(Stop::Controlled { by: *link });
@@ -240,7 +240,7 @@ impl Trust {
             return Err(Stop::Link { at, why: format!("of uid {}", link.uid) });
         }
         match self.obstacle(folder, false) {
-            // root alone asks who controls the path, not whether it is safe; the folder is judged by its owner.
+            // root alone determines who controls the path, not whether it is safe; the folder is judged by its owner.
             Some(obstacle) if !self.root_alone => Err(Stop::Link {
                 at,
                 why: format!("in the folder `{}`, which {}", folder.path.display(), obstacle.why),
@@ -271,18 +271,18 @@ impl Folders {
         Ok(folders)
     }
 
-    /// From the last one up to the root.
+    /// Iterates from the last one up to the root.
     pub(crate) fn upwards(&self) -> impl Iterator<Item = &Folder> {
         self.all.iter().rev()
     }
 
-    /// The folder that the path leads to.
+    /// Returns the folder that the path leads to.
     pub(crate) fn last(&self) -> &Folder {
         self.all.last().unwrap_or_else(|| unreachable!("the root is never left"))
     }
 
-    /// Follows `name` in the last folder for as long as it is a symlink: the folders on the way to what is there, its name, and
-    /// what it is.
+    /// Follows `name` in the last folder as long as it is a symlink; returns the folders on the way, and the name and kind of
+    /// what is there.
     pub(crate) fn resolve(
         mut self,
         name: &OsStr,
@@ -298,7 +298,7 @@ impl Folders {
             };
             let target = self.target(&name, &link, trust)?;
             let Some(last) = target.file_name() else {
-                // ".." or "/": a folder, which is named by what leads to it.
+                // ".." or "/": a folder, which is named by the path that leads to it.
                 self.descend(&target, trust)?;
                 let folder = self.last().seen;
                 return Ok((self, OsString::from("."), Some(folder)));
@@ -308,7 +308,7 @@ impl Folders {
         }
     }
 
-    /// Where a symlink in the last folder leads.
+    /// Returns where a symlink in the last folder leads.
     fn target(&mut self, name: &OsStr, link: &Seen, trust: &Trust) -> Result<PathBuf, Stop> {
         let folder = self.last();
         trust.check_link(folder, name, link)?;
@@ -334,7 +334,7 @@ impl Folders {
             let folder = self.last();
             let at = folder.path.join(&name);
             let failed = |error: Errno| Stop::Failed { at: at.clone(), error: error.into() };
-            // Opened first, judged then: what is judged cannot be exchanged any more.
+            // Opened first, then checked: what is checked can no longer be exchanged.
             let fd = openat(&folder.fd, &name, component_flags(), Mode::empty()).map_err(failed)?;
             let seen = Seen::of(&fstat(&fd).map_err(failed)?);
             match seen.kind() {
@@ -349,7 +349,7 @@ impl Folders {
         Ok(())
     }
 
-    /// Puts the components of `path` before what is still to be followed.
+    /// Puts the components of `path` before those that are still to be followed.
     fn queue(&mut self, path: &Path, rest: &mut VecDeque<OsString>) {
         if path.is_absolute() {
             self.all.truncate(1);
@@ -376,24 +376,25 @@ fn folder_flags() -> OFlags {
     component_flags() | OFlags::DIRECTORY
 }
 
-/// `O_PATH` opens nothing that could wait: no FIFO, no device, no automount.
+/// Returns the flags; `O_PATH` opens nothing that could block: no FIFO, no device, no automount.
 fn component_flags() -> OFlags {
     OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
-/// Names the user, other than root, that controls where `path` leads: the owner of the first folder or symlink on the way that
-/// is not root's, else of the file. `None` where only root does, and where this process is not root.
+/// Returns the user, other than root, that controls where `path` leads: the owner of the first folder or symlink on the way
+/// that does not belong to root, otherwise the owner of the file. `None` where only root does, and where this process is not
+/// root.
 ///
-/// It says only as whom root has to act. As that user the path is then followed again.
+/// It only determines as which user root has to act. As that user the path is then followed again.
 ///
 /// # Errors
 ///
-/// The folder cannot be reached, so that there is nothing to judge by.
+/// When the folder cannot be reached, so that there is nothing to check.
 pub fn controller(path: &Path) -> io::Result<Option<Account>> {
     account_of(path, true)
 }
 
-/// The same for a file that is replaced as a name and never opened: what stands at the path does not count.
+/// The same for a file that is replaced by name and never opened: what is at the path itself does not count.
 pub(crate) fn controller_of_folder(path: &Path) -> io::Result<Option<Account>> {
     account_of(path, false)
 }

@@ -1,13 +1,13 @@
-//! Who holds a snapshot of an SQLite database in WAL mode.
+//! Which processes hold a snapshot of an SQLite database in WAL mode.
 //!
-//! A reader keeps a shared lock on one of the five bytes 123 to 127 of the `-shm` file from the first statement of its
-//! transaction to the end (`WAL_READ_LOCK` in SQLite's `wal.c`, at `UNIX_SHM_BASE` 120 of `os_unix.c`, which is part of
-//! the file format: <https://sqlite.org/walformat.html#wal_locks>). As long as it does, what was committed since cannot
-//! leave the WAL.
+//! A reader holds a shared lock on one of the five bytes 123 to 127 of the `-shm` file from the first statement of its
+//! transaction to the end (`WAL_READ_LOCK` in SQLite's `wal.c`, at `UNIX_SHM_BASE` 120 of `os_unix.c`, which is part of the
+//! file format: <https://sqlite.org/walformat.html#wal_locks>). As long as it does, what was committed since cannot leave the
+//! WAL.
 //!
-//! These are POSIX locks, which `/proc/locks` lists with the pid of their holder (`proc_locks(5)`). Asking by
-//! `F_GETLK` would need a descriptor of the file, and closing it would drop every lock that this process has on it
-//! through SQLite. A holder in a PID namespace that we do not see is not listed.
+//! These are POSIX locks, which `/proc/locks` lists with the pid of their holder (`proc_locks(5)`). `F_GETLK` would need a
+//! descriptor of the file, and closing it would drop every lock that this process has on it through SQLite. A holder in a PID
+//! namespace that we do not see is not listed.
 
 use std::{
     collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::Path, thread, time::Duration,
@@ -20,11 +20,11 @@ use crate::{
 
 /// The bytes of the read locks.
 const READ_LOCKS: std::ops::RangeInclusive<u64> = 123..=127;
-/// A query of a moment has its lock too: only who has one at each of so many looks holds a snapshot.
+/// A short query takes the lock too: only a process that has one in each of this many scans holds a snapshot.
 const LOOKS: u32 = 4;
 const BETWEEN: Duration = Duration::from_millis(100);
 
-/// One lock on a file, as a line of `/proc/locks` tells it.
+/// One lock on a file, as a line of `/proc/locks` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lock {
     pid: Pid,
@@ -34,7 +34,7 @@ struct Lock {
     last: u64,
 }
 
-/// Pids that hold a snapshot of the database whose shared memory is `shm`; never this process.
+/// Returns the pids that hold a snapshot of the database whose shared memory is `shm`; never this process.
 pub(crate) fn holders(shm: &Path) -> Result<Vec<Pid>> {
     let mut holders = look(shm)?;
     for _ in 1..LOOKS {
@@ -56,20 +56,20 @@ fn look(shm: &Path) -> Result<BTreeSet<Pid>> {
     Ok(locks(&table)
         .filter(|lock| lock.inode == file.ino() && lock.pid.get() != std::process::id())
         .filter(|lock| lock.first <= *READ_LOCKS.end() && lock.last >= *READ_LOCKS.start())
-        // btrfs and overlayfs tell stat(2) another device than the kernel's own.
+        // On btrfs and overlayfs stat(2) returns another device than the kernel's own.
         .filter(|lock| lock.device == device || has_open(lock.pid, shm))
         .map(|lock| lock.pid)
         .collect())
 }
 
-/// Whether a process has this file open, as far as we may see.
+/// Reports whether a process has this file open, as far as we may see.
 fn has_open(pid: Pid, path: &Path) -> bool {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     links.filter_map(|link| fs::read_link(link.path()).ok()).any(|target| target == path)
 }
 
-/// The read locks of `/proc/locks`: `7: POSIX  ADVISORY  READ 1234 fe:00:5678 124 124`. Waiting ones (`7: -> …`) and
-/// those of other kinds are none.
+/// Parses the read locks of `/proc/locks`: `7: POSIX  ADVISORY  READ 1234 fe:00:5678 124 124`. Waiting ones (`7: -> …`) and
+/// those of other kinds do not count.
 fn locks(table: &[u8]) -> impl Iterator<Item = Lock> {
     table.split(|&byte| byte == b'\n').filter_map(|line| parse(std::str::from_utf8(line).ok()?))
 }

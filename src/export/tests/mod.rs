@@ -1,4 +1,4 @@
-//! What the export promises, by what happens to it.
+//! The guarantees of the export, by event.
 
 mod file;
 mod legacy;
@@ -12,7 +12,7 @@ use std::{
 
 use crate::model::ExportEntry;
 
-/// Far beyond what anything here takes, also on a busy machine.
+/// Far longer than anything here takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn entry(task: &str, pid: u32) -> ExportEntry {
@@ -27,7 +27,7 @@ fn my_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Polls until `holds`, with a bound.
+/// Polls until `holds`, with a time limit.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {

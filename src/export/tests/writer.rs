@@ -28,7 +28,7 @@ impl Scene {
         Self { folder, path, pid: Arc::default() }
     }
 
-    /// An exporter of one entry with the pid that is set, or of none for 0.
+    /// Starts an exporter of one entry with the pid that is set, or of none for 0.
     fn start(&self) -> Exporter {
         let pid = Arc::clone(&self.pid);
         let source = move || match pid.load(Ordering::SeqCst) {
@@ -79,7 +79,7 @@ fn a_change_is_in_the_file_within_50_ms() {
         until("the change is seen", || scene.shows(pid));
         start.elapsed()
     };
-    // The best of some: a busy machine may keep the thread waiting, the code may not.
+    // The best of several: a busy machine may delay the thread, the code may not.
     let best = (1..=10).map(took).min().unwrap();
     assert!(best < Duration::from_millis(50), "{best:?}");
 }
@@ -334,7 +334,7 @@ fn an_error_is_logged_once_until_it_works_again() {
     assert!(complaints.is_new("a"), "what is remembered is bounded");
 }
 
-/// Needs root, to have a stranger's file at all: a thread of its own then gives its rights up.
+/// Needs root, to create another user's file: a thread of its own then drops its rights.
 #[test]
 fn a_strangers_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
     use std::os::unix::fs::PermissionsExt;
@@ -360,7 +360,7 @@ fn a_strangers_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
     assert_eq!(names_in(scene.folder.path()), ["x.json"]);
 }
 
-/// Root on another user's ledger: what it makes is that user's, who can go on with it.
+/// Root on another user's ledger: the files that it creates belong to that user, who can go on with them.
 #[test]
 fn root_gives_the_file_and_the_lock_to_the_ledgers_owner() {
     const NOBODY: u32 = 65_534;
@@ -376,7 +376,8 @@ fn root_gives_the_file_and_the_lock_to_the_ledgers_owner() {
     assert_eq!(uid(&scene.folder.path().join("x.json.lock")), NOBODY);
 }
 
-/// An opening that was shut down at once left the list of the host that had crashed before it: of processes long dead.
+/// An instance that was opened and shut down at once left the list of the host that had crashed before it: a list of dead
+/// processes.
 #[test]
 fn an_end_before_the_first_write_left_the_list_of_one_that_had_crashed() {
     for _ in 0..50 {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::{any_pid, number, pid};
 use crate::{policy::fork_history::*, sys::proc_events::Event};
 
-/// Whose forks are told.
+/// The process whose forks are reported.
 const OWN: u32 = 1;
 
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ fn told() -> impl Strategy<Value = Told> {
 }
 
 proptest! {
-    /// The model: who of the numbers is ours now, since which event, and below which child.
+    /// The model: which pids are below us now, since which event, and below which child.
     #[test]
     fn only_who_is_below_us_by_what_was_told_last_is_looked_at(
         all in prop::collection::vec(told(), 0..40),
@@ -73,7 +73,7 @@ proptest! {
             let known = model.get(&noted.process.pid.get()).copied();
             prop_assert_eq!(known, Some((noted.process.at, noted.top.pid.get())));
         }
-        // Nobody is missed who is no child of ours itself.
+        // No process is missed unless it is a child of ours itself.
         let deeper = model.iter().filter(|(number, (_, top))| *number != top);
         for (number, _) in deeper {
             prop_assert!(numbers.contains(number), "{} is missed", number);

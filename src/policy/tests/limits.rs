@@ -22,7 +22,7 @@ proptest! {
     ) {
         let memory = TreeMemory { resident: used + shared, proportional: Some(used) };
         prop_assert_eq!(memory.is_too_much(limit).is_some(), used > limit);
-        // A tree over its limit is near it: the cheap look misses none.
+        // A tree over its limit is near it: the cheap check misses none.
         prop_assert!(used <= limit || memory.is_near(limit));
         let unseen = TreeMemory { proportional: None, ..memory };
         prop_assert_eq!(unseen.is_too_much(limit), None);

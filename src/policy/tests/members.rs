@@ -27,7 +27,7 @@ fn exempt() -> impl Strategy<Value = HashSet<Pid>> {
     prop::collection::hash_set(any_pid(), 0..5)
 }
 
-/// Whether a member's evidence is what the machine and the tree show.
+/// Checks that a member's evidence is what the machine and the tree show.
 fn holds(snapshot: &Snapshot, tree: &TreeView, found: &Members, member: Pid) -> bool {
     let Some(stat) = snapshot.get(member) else { return false };
     match found.members[&member] {

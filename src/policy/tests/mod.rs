@@ -1,4 +1,4 @@
-//! Properties: what holds of any machine, any tree and any command line. Single cases stand beside the code.
+//! Properties that hold for any machine, any tree and any command line. Single cases are beside the code.
 
 mod forks;
 mod limits;
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// So few that all that can meet does meet: parents that are missing, loops that a torn read shows, sessions of several.
+/// So few that all combinations occur: missing parents, loops from inconsistent reads, sessions of several processes.
 const NUMBERS: u32 = 14;
 
 fn number() -> impl Strategy<Value = u32> {
@@ -52,7 +52,7 @@ prop_compose! {
     }
 }
 
-/// A machine as a sweep over `/proc` may show it; each number once.
+/// A machine as a scan of `/proc` may show it; each pid once.
 fn machine() -> impl Strategy<Value = Snapshot> {
     prop::collection::vec(process(), 0..16).prop_map(|all| {
         let mut seen = HashSet::new();
@@ -60,7 +60,8 @@ fn machine() -> impl Strategy<Value = Snapshot> {
     })
 }
 
-/// The parents of a process up to where nobody knows further or the line begins anew; itself only where it is its own.
+/// Returns the parents of a process up to where they are unknown or the line loops; the process itself only where it is its own
+/// parent.
 fn line_up(snapshot: &Snapshot, from: Pid) -> HashSet<Pid> {
     let mut line = HashSet::new();
     let mut next = snapshot.get(from).map(|stat| stat.parent);

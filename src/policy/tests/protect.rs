@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{any_pid, line_up, machine, number, some_pids};
 use crate::{identity::Pid, policy::protection::left};
 
-/// Who bears which protected name: 0 is none.
+/// Which process has which protected name: 0 is none.
 fn names() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop::sample::select(vec![0, 0, 0, 1, 2]), super::NUMBERS as usize + 1)
 }
@@ -27,7 +27,7 @@ proptest! {
         prop_assert!(root.is_none_or(|root| !found.contains_key(&root)), "the root is left");
         for &pid in found.keys() {
             let by_name = candidates.contains(&pid) && judge(pid).is_some();
-            // Through a kernel thread as well, which is itself never told to be left.
+            // Also through a kernel thread, which is itself never protected.
             let below = line_up(&snapshot, pid).iter().any(|above| found.contains_key(above));
             prop_assert!(by_name || below, "{:?} in {:?}", pid, found);
             prop_assert!(by_name || !exempt.contains(&pid));

@@ -86,7 +86,7 @@ fn what_cannot_stand_in_the_way() {
     }
 }
 
-/// Neither the boot alone, nor the namespace, nor the time offset makes the place.
+/// Neither the boot alone, nor the namespace, nor the time offset identifies the place.
 #[test]
 fn the_place_has_three_parts() {
     let f = Fixture::new();
@@ -191,7 +191,7 @@ fn a_root_that_somebody_else_decided_on_leaves_no_strays() {
     assert!(answers[3].is_some(), "a survivor that is gone now");
     assert_eq!(f.number("SELECT count(*) FROM process"), 6, "a stray and what is kept, of the one");
     assert_eq!(f.state(claimed), State::Ending);
-    // Whoever ended the row could not observe the status; its owner did.
+    // The instance that ended the row could not observe the status; its owner did.
     let row = f.get(ended);
     assert_eq!(
         (row.end_reason, row.status),

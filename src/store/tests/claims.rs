@@ -240,13 +240,13 @@ fn a_claim_of_a_dead_instance_is_taken_over_and_that_of_a_live_one_only_on_reque
         claim(TakeOver { dead: &gone, live: true }),
         [(rows[0], Some(person)), (rows[1], Some(living))]
     );
-    // The former claimant decides nothing any more.
+    // The former claimant no longer has any effect.
     let late = settled(rows[1], Verdict::Survived("x".to_owned()));
     assert_eq!(f.store.record(living, None, &[late]).expect("committed"), [false]);
     assert_eq!(f.get(rows[1]).claimed_by, Some(person));
 }
 
-/// They were left `ending` for ever, claimed by an owner that had given their root up.
+/// They were left `ending` forever, claimed by an owner that had given their root up.
 #[test]
 fn descendants_are_claimed_only_with_their_root() {
     let f = Fixture::new();
@@ -298,7 +298,7 @@ fn the_status_that_the_owner_observed_reaches_the_row_before_and_after_it_is_end
     }
 }
 
-/// Where its own record comes too late, a person's kill having taken the tree over.
+/// The case in which its own record comes too late, after a person's kill has taken the tree over.
 #[test]
 fn an_owner_whose_claim_was_taken_over_still_records_the_status() {
     let f = Fixture::new();

@@ -57,7 +57,7 @@ impl Fixture {
         admitted.expect("admitted")
     }
 
-    /// A row of `owner` in any state; a claim is the owner's own.
+    /// Adds a row of `owner` in any state; a claim is the owner's own.
     pub(super) fn row(&self, owner: InstanceId, pid: i64, state: State) -> ProcessId {
         let id = self.admit(process(owner, &format!("task-{pid}"), pid));
         self.put(id, state, (state == State::Ending).then_some(owner));
@@ -82,13 +82,13 @@ impl Fixture {
         self.store.read("test", |c| c.query_one(sql, [], |row| row.get(0))).expect("runs")
     }
 
-    /// One step; how many rows went.
+    /// Runs one step; returns how many rows were deleted.
     pub(super) fn prune(&self, before: i64, batch: u32) -> u64 {
         let mut house = self.store.housekeeper().expect("opens");
         house.prune(Millis(before), batch).expect("committed").done
     }
 
-    /// Gives free pages back and empties the WAL.
+    /// Releases free pages and empties the WAL.
     pub(super) fn vacuum(&self) {
         let house = self.store.housekeeper().expect("opens");
         while house.free_pages(1_000).expect("committed").done > 0 {}
@@ -182,7 +182,7 @@ pub(super) fn stray(owner: InstanceId, root: ProcessId, pid: i64) -> NewProcess 
     }
 }
 
-/// What `root` is let keep, without a row so far.
+/// A process that `root` may keep, without a row so far.
 pub(super) fn kept(owner: InstanceId, root: ProcessId, pid: i64) -> Settled {
     let new = NewProcess { state: State::Running, ..stray(owner, root, pid) };
     Settled {
@@ -231,7 +231,7 @@ pub(super) fn settled(process: ProcessId, verdict: Verdict) -> Settled {
     Settled { process, verdict, leak: None }
 }
 
-/// Name, bytes, mode and modification time of all that a folder holds: what "untouched" means.
+/// Returns name, bytes, mode and modification time of everything in a folder: the definition of "untouched".
 pub(super) fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u64, u32, i64, i64)> {
     let entries = fs::read_dir(folder).expect("a folder");
     let mut all: BTreeMap<_, _> = entries
@@ -248,7 +248,7 @@ pub(super) fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u64, u32, i64, i64)>
     all
 }
 
-/// A digest and not the bytes, so that a failure can be read.
+/// A digest and not the bytes, so that a failure is readable.
 fn digest(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
@@ -263,7 +263,7 @@ pub(super) fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
 }
 
-/// What the test `name` of this program, in a process of its own, gets in its environment.
+/// The environment variable that passes its folder to the test `name` of this program in a process of its own.
 const FOLDER: &str = "PROCLEDGER_TEST_FOLDER";
 
 #[expect(clippy::disallowed_methods, reason = "a test runs itself in a process of its own")]
@@ -273,7 +273,7 @@ pub(super) fn child(name: &str, folder: &Path) -> Command {
     command
 }
 
-/// The folder that a parent gave to this child; `None` where it is run for itself, and has nothing to do.
+/// Returns the folder that a parent gave to this child; `None` where the test is run by itself, and has nothing to do.
 pub(super) fn given_folder() -> Option<PathBuf> {
     env::var_os(FOLDER).map(PathBuf::from)
 }
@@ -284,7 +284,7 @@ pub(super) fn run(mut command: Command) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
 }
 
-/// Beside the ledger of a folder.
+/// Returns the path beside the ledger of a folder.
 pub(super) fn file(folder: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from("ledger.db");
     name.push(suffix);

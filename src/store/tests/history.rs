@@ -166,7 +166,7 @@ fn largest(f: &Fixture) -> [i64; 4] {
     NUMBERED.map(|table| f.number(&format!("SELECT coalesce(max(id), 0) FROM {table}")))
 }
 
-/// One row of each table, all of them over.
+/// Adds one row to each table, all of them ended.
 fn something_that_is_over(f: &Fixture, pid: i64) {
     let by = f.instance("api", pid);
     let id = f.admit(process(by, "a", pid));
@@ -176,7 +176,7 @@ fn something_that_is_over(f: &Fixture, pid: i64) {
     f.store.stop_instance(by, StopHow::Crashed, Millis(150)).expect("committed");
 }
 
-/// `process`, `leak`, `pass` and `instance` alike: SQLite gives the largest number that is there, plus one.
+/// `process`, `leak`, `pass` and `instance` alike: SQLite uses the largest existing number plus one.
 #[test]
 fn a_number_that_was_pruned_was_given_again() {
     let f = Fixture::new();
@@ -193,7 +193,7 @@ fn a_number_that_was_pruned_was_given_again() {
         assert_eq!(largest(&f), made, "the last row of each table stays");
         before = made;
     }
-    // The last ones, and what they name.
+    // The last ones, and the rows that they name.
     let rows = NUMBERED.map(|table| f.number(&format!("SELECT count(*) FROM {table}")));
     assert!(rows.iter().all(|rows| (1..=3).contains(rows)), "{NUMBERED:?}: {rows:?}");
     f.vacuum();
@@ -202,11 +202,11 @@ fn a_number_that_was_pruned_was_given_again() {
     assert!(f.store.check().expect("checked").is_empty());
 }
 
-/// The last row of one table is not the last of another: each is kept for itself, with what it names.
+/// The last row of one table is not the last of another: each is kept by itself, with the rows that it names.
 #[test]
 fn the_last_number_of_each_table_stays_whatever_row_has_it() {
     let f = Fixture::new();
-    // The last leak is that of the first process, below a root that has a larger number than it needs.
+    // The last leak is that of the first process, below a root that has a larger number than necessary.
     let root = ended(&f, f.me, "root", 10, 100);
     let first = f.admit(stray(f.me, root, 11));
     let pass_of_leak = |id| f.number(&format!("SELECT pass FROM leak WHERE process = {id}"));
@@ -230,7 +230,7 @@ fn the_last_number_of_each_table_stays_whatever_row_has_it() {
     assert!(f.store.passes(None, 10).expect("read").len() >= 2);
     assert!(pass_of_leak(first.0) > 0);
     assert!(f.store.check().expect("checked").is_empty());
-    // With a later leak the row is as any other.
+    // With a later leak the row is like any other.
     let later = f.admit(process(f.me, "c", 17));
     leaked(&f, later, LeakKind::Stray, Outcome::Term, 100);
     prune(&f, i64::MAX, 3);
@@ -238,7 +238,7 @@ fn the_last_number_of_each_table_stays_whatever_row_has_it() {
     assert_eq!(left.into_iter().map(|row| row.id).collect::<Vec<_>>(), [later]);
 }
 
-/// What is picked is deleted a moment later, and by then it may have become the last.
+/// A picked row is deleted a moment later, and by then it may have become the last one.
 #[test]
 fn a_leak_that_is_found_between_the_look_and_the_deletion_keeps_its_number() {
     let f = Fixture::new();
@@ -329,7 +329,7 @@ fn every_view_answers_with_iso_times() {
     assert_eq!(text("SELECT day FROM leaks_by_day"), "1970-01-02");
 }
 
-/// Nothing but a look through the processes says so: no index does.
+/// Only a scan of the processes shows it: no index does.
 #[test]
 fn an_instance_that_a_row_names_in_any_way_is_not_pruned() {
     let f = Fixture::new();

@@ -8,7 +8,7 @@ use crate::{
 
 const HOUR: i64 = 3_600_000;
 
-/// An orphan with this command, found by a pass of its own.
+/// Adds an orphan with this command, found by a pass of its own.
 fn leaked(f: &Fixture, pid: i64, command: &[&str], at: i64) {
     let mut new = process(f.me, "task", pid);
     new.command = command.iter().map(|word| (*word).to_owned()).collect();

@@ -48,7 +48,7 @@ fn each_connection_has_its_pragmas() {
     assert_eq!(f.number("PRAGMA query_only"), 1);
 }
 
-/// The SQLite that is bundled has the fix of the WAL-reset fault.
+/// The bundled SQLite has the fix of the WAL-reset fault.
 #[cfg(feature = "bundled")]
 #[test]
 fn sqlite_is_new_enough() {
@@ -166,7 +166,7 @@ fn a_migration_that_was_cut_short_has_not_happened() {
 fn child_that_dies_in_a_migration() {
     let Some(folder) = given_folder() else { return };
     let connection = Connection::open(file(&folder, "")).expect("opens");
-    // What was not committed is in the WAL.
+    // The uncommitted part is in the WAL.
     let half = include_str!("../../../migrations/04-ledger/up.sql");
     connection
         .execute_batch(&format!(
@@ -177,7 +177,7 @@ fn child_that_dies_in_a_migration() {
     std::process::exit(0);
 }
 
-/// Were the new ledger to share the memory of the old one's WAL, both would be damaged.
+/// If the new ledger shared the memory of the old one's WAL, both would be damaged.
 #[test]
 fn what_a_removed_ledger_left_is_not_taken_for_the_new_one() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -265,7 +265,8 @@ fn a_write_waits_for_another_process_and_a_read_does_not() {
     other.join().expect("no panic");
 }
 
-/// A transaction that began as a reader is refused at once when somebody has written since, however long it would wait.
+/// A transaction that began as a reader is refused at once when another connection has written since, however long it would
+/// wait.
 #[test]
 fn writers_that_read_first_wait_for_each_other() {
     let f = Fixture::new();

@@ -133,7 +133,7 @@ fn a_live_owner_gets_back_what_a_dead_claimant_was_ending() {
     assert_eq!((row.owner, row.state, row.claimed_by), (owner, State::Running, None));
 }
 
-/// A reaper that died with rows it had taken over.
+/// A reaper that died with rows that it had taken over.
 #[test]
 fn the_next_reaper_takes_over_from_a_dead_one() {
     let f = Fixture::new();
@@ -168,7 +168,7 @@ fn nobody_claims_from_oneself() {
     assert_eq!(f.store.instance(f.me).expect("read").expect("there").stopped_at, None);
 }
 
-/// Four reapers with a store each, over and over: every row goes to exactly one.
+/// Four reapers with a store each, repeatedly: every row goes to exactly one.
 #[test]
 fn two_reapers_never_get_the_same_row() {
     const REAPERS: i64 = 4;

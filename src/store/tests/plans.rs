@@ -1,4 +1,4 @@
-//! What is asked at every spawn, end and pass reads only the living, and a row stays small.
+//! The queries of every spawn, end and pass read only live rows, and a row stays small.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// How SQLite runs a statement, one line a table.
+/// Returns how SQLite runs a statement, one line per table.
 fn plan(f: &Fixture, sql: &str) -> Vec<String> {
     f.store
         .read("test", |c| {
@@ -64,7 +64,7 @@ fn nothing_that_recurs_reads_all_history() {
     }
 }
 
-/// A window of 30 days costs what is in it, however many years lie before.
+/// A window of 30 days costs only its own rows, however many years of history precede it.
 #[test]
 fn a_report_reads_only_its_window() {
     let f = Fixture::new();
@@ -79,7 +79,7 @@ fn a_report_reads_only_its_window() {
     ] {
         let lines = plan(&f, sql);
         assert!(lines.iter().any(|line| line.contains(index)), "{name}: {lines:?}");
-        // What is scanned is only what the search has given.
+        // Only the results of the search are scanned.
         let scans = lines.iter().filter(|line| line.starts_with("SCAN"));
         for scan in scans {
             assert!(scan.contains("subquery"), "{name}: {scan} of {lines:?}");
@@ -102,7 +102,7 @@ fn to_find_what_claims_or_names_a_row_needs_no_scan() {
     }
 }
 
-/// What people ask the views for. `*` stands where a whole table of history may be read: nothing here reads `process` so.
+/// Typical queries of the views. `*` stands where a whole table of history may be read: nothing here reads `process` that way.
 #[test]
 fn the_views_find_what_people_ask_for_by_an_index() {
     let f = Fixture::new();
@@ -152,7 +152,7 @@ fn the_sums_over_all_leaks_do_not_read_the_processes_that_did_not_leak() {
     }
 }
 
-/// A scan of `process` that is not of the index of the living. In the views it is `p`, or its own name.
+/// Reports a scan of `process` that is not of the index of live rows. In the views it is `p`, or has its own name.
 fn reads_all_processes(lines: &[String]) -> bool {
     lines.iter().any(|line| {
         ["SCAN p", "SCAN p USING", "SCAN process"].iter().any(|scan| {
@@ -161,7 +161,7 @@ fn reads_all_processes(lines: &[String]) -> bool {
     })
 }
 
-/// Not time, which a busy machine spoils: the steps of SQLite's own machine.
+/// Not time, which a busy machine distorts: the steps of SQLite's own virtual machine.
 #[test]
 fn what_recurs_takes_as_many_steps_beside_a_long_history_as_beside_none() {
     let f = Fixture::new();
@@ -213,7 +213,7 @@ fn steps(f: &Fixture, sql: &str) -> i32 {
         .expect("runs")
 }
 
-/// Plans must not hang on whether somebody ran `ANALYZE`: the sizes are given, and each index has its own.
+/// Plans must not depend on whether `ANALYZE` was run: the sizes are given, and each index has its own.
 #[test]
 fn every_index_has_its_size_written_down() {
     let f = Fixture::new();

@@ -25,7 +25,7 @@ fn reading_changes_nothing() {
     drop(store);
     let contents = || {
         let mut all = snapshot(folder.path());
-        // The folder's own time moves: SQLite makes a `-wal` for every reader, and removes it.
+        // The folder's own time changes: SQLite creates a `-wal` for every reader, and removes it.
         all.remove(folder.path());
         all
     };
@@ -48,7 +48,7 @@ fn reading_goes_on_beside_a_live_writer() {
     assert_eq!(reader.path(), f.store.path());
 }
 
-/// A writer that comes while nobody had the ledger open.
+/// A writer that comes while no process had the ledger open.
 #[test]
 fn a_reader_that_came_first_sees_a_later_writer() {
     let Fixture { folder, store, me } = Fixture::new();

@@ -21,7 +21,7 @@ use crate::{
     tests::{root, skipped},
 };
 
-/// "nobody" on every distribution: an uid that is not ours.
+/// The user `nobody` on every distribution: a uid that is not ours.
 const NOBODY: u32 = 65_534;
 
 /// A folder, changed by `prepare`, whose ledger must then be refused.
@@ -54,7 +54,7 @@ fn a_newer_ledger() {
     assert!(message.contains("version 99") && message.contains("update"), "{message}");
 }
 
-/// With the newer program alive, so that its version stands in the WAL only.
+/// With the newer program running, so that its version is in the WAL only.
 #[test]
 fn a_newer_ledger_in_use() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -197,7 +197,7 @@ fn second_name(folder: &Path, suffix: &str) {
     fs::hard_link(folder.join("other"), file(folder, suffix)).expect("linked");
 }
 
-/// `cp -al` makes backups of links; in a folder that is ours alone they do no harm.
+/// `cp -al` makes backups of hard links; in a folder that only we can access they do no harm.
 #[test]
 fn a_backup_made_of_links_is_no_obstacle() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -251,7 +251,7 @@ fn child_creates_a_ledger() {
     drop(open(&file(&folder, "")).expect("opens"));
 }
 
-/// Run as another user: a stranger's ledger, a folder that cannot be written, and reading there.
+/// Run as another user: another user's ledger, a folder that cannot be written to, and reading there.
 #[test]
 fn another_user_is_refused() {
     let Some((folder, child)) = as_nobody("store::tests::refusals::child_of_another_user") else {
@@ -302,7 +302,8 @@ fn child_that_reads_a_shut_folder() {
     assert_eq!(store.instances_to_judge().expect("read").len(), 1);
 }
 
-/// A folder of nobody's, and a test to run as nobody; `None` where we are not root, or nobody cannot run this program.
+/// Returns a folder of the user `nobody`, and a test to run as that user; `None` where we are not root, or `nobody` cannot run
+/// this program.
 fn as_nobody(test: &str) -> Option<(TempDir, Command)> {
     if !root() {
         return None;
@@ -314,7 +315,7 @@ fn as_nobody(test: &str) -> Option<(TempDir, Command)> {
         command.uid(NOBODY).gid(NOBODY).current_dir("/");
         command
     };
-    // Another user may not reach the folder that this program was built in.
+    // Another user may not be able to reach the folder that this program was built in.
     if !nobody("no test of this name").output().is_ok_and(|output| output.status.success()) {
         skipped("another user cannot reach the folder that this program was built in");
         return None;

@@ -1,4 +1,4 @@
-//! Many who open one new ledger at the same time.
+//! Many processes that open one new ledger at the same time.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::store::{Store, setup, trust};
 const OPENERS: usize = 6;
 const ROUNDS: usize = 150;
 
-/// Without the setup lock, of these 900 openings about 20 fail.
+/// Without the setup lock, about 20 of these 900 openings fail.
 #[test]
 fn six_processes_open_a_new_ledger_at_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -44,7 +44,7 @@ fn child_that_opens_all() {
     }
 }
 
-/// Waits until all are here, so that all begin together.
+/// Waits until all have arrived, so that all begin together.
 fn meet(folder: &Path, index: &str) {
     fs::write(folder.join(format!("here-{index}")), "").expect("written");
     let deadline = Instant::now() + Duration::from_mins(1);
@@ -83,7 +83,7 @@ fn six_threads_open_a_new_ledger_at_once() {
     }
 }
 
-/// Whoever saw the new file empty, and its WAL full a moment later, took it for a ledger that had been emptied.
+/// A process that saw the new file empty, and its WAL full a moment later, took it for a ledger that had been emptied.
 #[test]
 fn a_ledger_that_somebody_else_has_set_up_since_we_looked_was_called_emptied() {
     let folder = tempfile::tempdir().expect("a temporary folder");

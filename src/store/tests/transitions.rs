@@ -1,4 +1,4 @@
-//! Every verb, from every state: what it does to the row must be a path of [`next`], and `ended` is final.
+//! Every operation, from every state: what it does to the row must be a path of [`next`], and `ended` is final.
 
 use super::fixture::*;
 use crate::model::{
@@ -17,7 +17,7 @@ struct Case<'a> {
 }
 
 type Verb = fn(&Case<'_>, State);
-/// The events that a verb stands for, from a state; empty where it must leave the row alone.
+/// The events that an operation stands for, from a state; empty where it must leave the row alone.
 type Events = fn(State) -> &'static [Event];
 
 fn unless_ending(state: State, events: &'static [Event]) -> &'static [Event] {

@@ -1,4 +1,4 @@
-//! Where the v2 hierarchy is mounted, and where in it this process may make cgroups.
+//! Where the v2 hierarchy is mounted, and where in it this process may create cgroups.
 
 use std::{
     ffi::OsString,
@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 /// Set by systemd on a cgroup that it delegates (systemd.resource-control(5), `Delegate=`); `user.` since systemd 254.
 const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
 
-/// So many leaves may lie within each other.
+/// Maximum number of leaves nested within each other.
 const NESTING: usize = 8;
 
 /// One mount of the v2 hierarchy.
@@ -20,15 +20,16 @@ const NESTING: usize = 8;
 pub(super) struct Mount {
     /// The part of the hierarchy that is mounted.
     root: PathBuf,
-    /// Where.
+    /// The mount point.
     point: PathBuf,
 }
 
-/// Folders below which a branch may be made, the best first: the nearest delegated ancestor, then where we run ourselves.
+/// Returns the folders below which a branch may be created, the best first: the nearest delegated ancestor, then the cgroup of
+/// this process.
 ///
 /// # Errors
 ///
-/// [`is_unsupported`](Error::is_unsupported) where no v2 hierarchy is mounted, or this process is outside of what is.
+/// [`is_unsupported`](Error::is_unsupported) where no v2 hierarchy is mounted, or this process is outside of the mounted part.
 pub(crate) fn bases() -> Result<Vec<PathBuf>> {
     let read = |path: &str| {
         std::fs::read(path).map_err(|error| Error::os(format!("failed to read `{path}`"), error))
@@ -53,8 +54,8 @@ pub(crate) fn bases() -> Result<Vec<PathBuf>> {
     Ok(bases)
 }
 
-/// Where the outermost branch is, for one that sits in a leaf in a leaf in a leaf: a host that its own task restarts, over and
-/// over, must not be buried deeper each time.
+/// Returns the folder of the outermost branch, for a branch nested in a leaf in a leaf: a host that its own task restarts again
+/// and again must not be nested deeper each time.
 fn outermost(folder: &Path) -> Option<PathBuf> {
     let branches = folder.ancestors().filter(|ancestor| is_branch(ancestor));
     let outermost = branches.enumerate().skip(NESTING).last();
@@ -66,17 +67,17 @@ fn is_branch(folder: &Path) -> bool {
     name.is_some_and(|name| name.starts_with(PREFIX.as_bytes()))
 }
 
-/// Where a leaf could probably be made, told without making one: the first base that we may write to.
+/// Returns where a leaf could probably be created, without creating one: the first base that this process may write to.
 pub(crate) fn prospect() -> Result<Option<PathBuf>> {
     let may_write = |path: &Path| {
         let flags = rustix::fs::AtFlags::EACCESS;
         rustix::fs::accessat(rustix::fs::CWD, path, rustix::fs::Access::WRITE_OK, flags).is_ok()
     };
-    // Each base is itself the common ancestor of where we are and of its leaves.
+    // Each base is itself the common ancestor of this process's cgroup and of its leaves.
     Ok(bases()?.into_iter().find(|base| may_write(base) && may_write(&base.join("cgroup.procs"))))
 }
 
-/// The nearest ancestor, the folder itself included, that a manager has marked as delegated.
+/// Returns the nearest ancestor, the folder itself included, that a manager has marked as delegated.
 fn delegated(folder: &Path, top: &Path) -> Option<PathBuf> {
     folder
         .ancestors()
@@ -91,7 +92,7 @@ fn is_marked(folder: &Path, name: &str) -> bool {
         .is_ok_and(|length| value.get(..length) == Some(b"1"))
 }
 
-/// The folder of a cgroup, where the mount shows it.
+/// Returns the folder of a cgroup, where the mount shows it.
 pub(super) fn folder(mount: &Mount, cgroup: &Path) -> Option<PathBuf> {
     // Outside of our cgroup namespace the path begins with `/..` (cgroup_namespaces(7)).
     if cgroup.components().any(|part| part == std::path::Component::ParentDir) {
@@ -108,12 +109,12 @@ pub(in crate::sys) fn own_path(bytes: &[u8]) -> Option<PathBuf> {
     bytes
         .split(|&byte| byte == b'\n')
         .find_map(|line| line.strip_prefix(b"0::"))
-        // A cgroup that was removed while we are in it.
+        // A cgroup that was removed while this process is in it.
         .filter(|path| !path.ends_with(b" (deleted)"))
         .map(|path| PathBuf::from(OsString::from_vec(path.to_vec())))
 }
 
-/// The cgroup2 mounts in `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
+/// Parses the cgroup2 mounts in `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 pub(super) fn mounts(bytes: &[u8]) -> Vec<Mount> {
     bytes.split(|&byte| byte == b'\n').filter_map(mount).collect()
 }
@@ -191,7 +192,7 @@ mod tests {
         assert_eq!(outermost(&nested(NESTING + 1)), Some("/base".into()));
     }
 
-    /// As the kernel writes a path in mountinfo (`mangle` in `fs/proc_namespace.c`).
+    /// Escapes a path as the kernel does in mountinfo (`mangle` in `fs/proc_namespace.c`).
     fn mangled(path: &[u8]) -> Vec<u8> {
         let digits = |byte: &u8| match byte {
             b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),

@@ -1,4 +1,4 @@
-//! An instance's own cgroup, and the making of leaves in it.
+//! An instance's own cgroup, and the creation of leaves in it.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -23,27 +23,27 @@ use crate::{
     sys::spawn::try_joining,
 };
 
-/// A cgroup of this instance in which leaves can be made and joined: both were tried.
+/// A cgroup of this instance in which leaves can be created and joined: both were tried.
 #[derive(Debug)]
 pub(crate) struct Branch {
     base: OwnedFd,
     fd: OwnedFd,
     path: PathBuf,
     inode: u64,
-    /// Whether leaves have a memory controller; asked for at the first limit.
+    /// Whether leaves have a memory controller; determined at the first limit.
     memory: OnceLock<bool>,
 }
 
 impl Branch {
-    /// Where a branch of this name would stand.
+    /// Returns where a branch of this name would be created.
     pub(crate) fn path_in(base: &Path, name: &str) -> PathBuf {
         base.join(format!("{PREFIX}{name}"))
     }
 
-    /// Makes a branch and tries whether a child can be put into it.
+    /// Creates a branch and tries whether a child can be put into it.
     ///
-    /// Making one is not enough: joining needs write access to the `cgroup.procs` of the common ancestor of where we are
-    /// and where the child shall be (cgroups(7)), and a clone3(2) that no seccomp profile refuses.
+    /// Creating one is not enough: joining needs write access to the `cgroup.procs` of the common ancestor of this process's
+    /// cgroup and the child's (cgroups(7)), and a clone3(2) that no seccomp profile refuses.
     pub(crate) fn make(path: &Path) -> Result<Self> {
         let failed = |errno: Errno| {
             Error::os(format!("failed to make the cgroup `{}`", path.display()), errno)
@@ -84,16 +84,16 @@ impl Branch {
         self.inode
     }
 
-    /// Makes the leaf of one root.
+    /// Creates the leaf of one root.
     pub(crate) fn leaf(&self, token: Uuid) -> Result<Leaf> {
         Leaf::make(&self.fd, &self.path, &token.simple().to_string())
     }
 
-    /// Gives leaves that are made from now on a memory controller, where that can be had.
+    /// Gives leaves that are created from now on a memory controller, where one is available.
     ///
-    /// A controller is given from the top down, and only by a cgroup that has no processes of its own, unless it is the
-    /// root of the hierarchy (cgroup-v2.rst, "No Internal Process Constraint"). There it is the machine's business, and
-    /// what is off stays off.
+    /// A controller is enabled from the top down, and only by a cgroup that has no processes of its own, unless it is the root
+    /// of the hierarchy (cgroup-v2.rst, "No Internal Process Constraint"). The root is configured by the machine's
+    /// administrator, so a controller that is off there stays off.
     pub(crate) fn enable_memory(&self) -> bool {
         *self.memory.get_or_init(|| {
             let has = |fd: BorrowedFd<'_>| {
@@ -107,14 +107,14 @@ impl Branch {
         })
     }
 
-    /// Removes the branch; `false` while a leaf is in it.
+    /// Removes the branch; returns `false` while a leaf is in it.
     pub(crate) fn remove(&self) -> bool {
         let Some(name) = self.path.file_name() else { return false };
         matches!(unlinkat(&self.base, name, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT))
     }
 }
 
-/// Gives the owner access again to a branch, where a task of the same user has taken it.
+/// Restores the owner's access to a branch, where a task of the same user has removed it.
 pub(crate) fn open_up_branch(path: &Path, owner: u32) {
     let named = path.file_name().and_then(|name| name.to_str());
     let Some(name) = named.filter(|name| name.starts_with(PREFIX)) else { return };
@@ -130,15 +130,15 @@ pub(crate) fn open_up_branch(path: &Path, owner: u32) {
     }
 }
 
-/// The cgroup controllers, in one line.
+/// Whether a list of cgroup controllers, in one line, contains `memory`.
 fn lists_memory(text: &str) -> bool {
     lines(text).flat_map(str::split_whitespace).any(|name| name == "memory")
 }
 
-/// Removes what a dead instance left of its branch: leaves that nobody is in, then the branch itself.
+/// Removes what a dead instance left of its branch: leaves without a process, then the branch itself.
 ///
-/// Answers with the leaves that still hold somebody; empty where nothing is left. Without `inode` (it died between the
-/// record and the making) the name, which nobody else has, must do: only empty folders are removed.
+/// Returns the leaves that still contain a process; empty where nothing is left. Without `inode` (the instance died between the
+/// record and the creation) the name, which is unique, must suffice: only empty folders are removed.
 pub(crate) fn remove_branch(path: &Path, inode: Option<u64>, owner: u32) -> Result<Vec<Leaf>> {
     let failed = |errno: Errno| {
         Error::os(format!("failed to remove the cgroup `{}`", path.display()), errno)

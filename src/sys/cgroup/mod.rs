@@ -1,25 +1,26 @@
-//! cgroup v2: a leaf for each tree, that no member leaves by forking, by a session of its own or by wiping its environment.
+//! cgroup v2: a leaf for each tree, which no member leaves by forking, by creating its own session or by wiping its
+//! environment.
 //!
 //! ```text
-//!  base      where we may make cgroups: delegated to us, given by hand, or where we run ourselves
-//!  +- procledger-NAME    the branch: one for each instance, recorded before it is made
+//!  base      where this process may create cgroups: delegated, configured, or its own cgroup
+//!  +- procledger-NAME    the branch: one for each instance, recorded before it is created
 //!     +- TOKEN           the leaf: one for each root, joined by clone3(2) with CLONE_INTO_CGROUP
 //! ```
 //!
 //! A program cannot leave its leaf unless it may write to the `cgroup.procs` of a common ancestor: root, the owner of a
 //! delegated subtree, or another manager (docker, systemd) asked to start something on its behalf.
 //!
-//! - [`hierarchy`]: where the v2 hierarchy is mounted, and where in it we are;
+//! - [`hierarchy`]: where the v2 hierarchy is mounted, and where in it this process is;
 //! - [`instance`]: an instance's own cgroup, found by trying, and its leaves;
-//! - [`task`]: looking at one, freezing, killing and removing it;
-//! - [`walk`]: all that a task has nested in one, however deep;
-//! - [`paths`]: the processes in one by what `/proc` shows of each, where it cannot be listed.
+//! - [`task`]: listing, freezing, killing and removing one leaf;
+//! - [`walk`]: everything that a task has nested in one, however deep;
+//! - [`paths`]: the processes in one, determined from `/proc` where the cgroup cannot be listed.
 //!
-//! A path alone is never trusted: before anything is written, the folder's inode is compared with the recorded one. The
-//! inode of a cgroup is its id, which the kernel does not use again in one boot (`kernfs_node.id`, 64 bits).
+//! A path alone is never trusted: before anything is written, the folder's inode is compared with the recorded one. The inode
+//! of a cgroup is its id, which the kernel does not use again in one boot (`kernfs_node.id`, 64 bits).
 //!
-//! Linux 5.7 is needed (`CLONE_INTO_CGROUP`), and 5.14 for `cgroup.kill`; before that members are killed one by one. The
-//! facts are from cgroups(7), clone(2) and the kernel's `Documentation/admin-guide/cgroup-v2.rst`.
+//! Linux 5.7 is needed (`CLONE_INTO_CGROUP`), and 5.14 for `cgroup.kill`; before that members are killed one by one. The facts
+//! are from cgroups(7), clone(2) and the kernel's `Documentation/admin-guide/cgroup-v2.rst`.
 
 mod hierarchy;
 mod instance;

@@ -1,7 +1,7 @@
-//! Which processes are in a cgroup by what `/proc/PID/cgroup` says of each.
+//! Finds the processes in a cgroup by reading `/proc/PID/cgroup` of each process.
 //!
-//! Reading that of every process costs more than listing a cgroup. But no mode of a nested cgroup keeps it from being read,
-//! and a process that moves between two nested ones is in one or the other: it is never missed.
+//! Reading that of every process costs more than listing a cgroup. But no mode of a nested cgroup prevents it, and a process
+//! that moves between two nested cgroups is in one or the other: it is never missed.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::{
     sys::Proc,
 };
 
-/// The v2 mounts that this process sees, by which the path of a cgroup becomes a folder.
+/// The v2 mounts that this process sees; they map the path of a cgroup to a folder.
 #[derive(Debug)]
 pub(crate) struct Paths(Vec<Mount>);
 
@@ -21,7 +21,7 @@ impl Paths {
     ///
     /// # Errors
     ///
-    /// Where `/proc/self/mountinfo` cannot be read.
+    /// When `/proc/self/mountinfo` cannot be read.
     pub(crate) fn read() -> Result<Self> {
         let file = "/proc/self/mountinfo";
         let text = std::fs::read(file)
@@ -29,8 +29,8 @@ impl Paths {
         Ok(Self(mounts(&text)))
     }
 
-    /// Whether a process is in the cgroup of this folder, or in one nested in it; `None` where that cannot be read: a
-    /// path longer than `PATH_MAX` is cut off at its end (seen on Linux 6.18), or refused.
+    /// Reports whether a process is in the cgroup of this folder, or in one nested in it; `None` where that cannot be read: a
+    /// path longer than `PATH_MAX` is truncated at its end (seen on Linux 6.18), or refused.
     pub(crate) fn is_in(&self, proc: &Proc, pid: Pid, leaf: &Path) -> Option<bool> {
         let path = proc.cgroup(pid).ok()?;
         Some(path.is_some_and(|path| self.is_below(&path, leaf)))

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Prefix of the name of an instance's cgroup; the rest is the instance's own.
+/// Prefix of the name of an instance's cgroup; the rest is specific to the instance.
 pub(super) const PREFIX: &str = "procledger-";
 
 /// A cgroup v2 that was created for one root.

@@ -1,4 +1,4 @@
-//! One leaf: who is in it, and what may be done to all of them at once.
+//! One leaf: which processes are in it, and the operations on all of them at once.
 
 use std::{
     ffi::{CStr, CString},
@@ -27,16 +27,16 @@ use crate::{
 
 /// `CGROUP2_SUPER_MAGIC` (statfs(2)).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
-/// A member that has died leaves its cgroup within this; until then the folder cannot be removed.
+/// A member that has died leaves its cgroup within this time; until then the folder cannot be removed.
 const REMOVE_LIMIT: Duration = Duration::from_millis(50);
 const REMOVE_PAUSE: Duration = Duration::from_millis(1);
-/// A list of members or a short value: read in pieces of this size.
+/// Buffer size for a list of members or a short value, which are read in pieces.
 const PIECE: usize = 4096;
 
-/// A folder by its name alone: what its mode forbids is found out later, and its inode can be compared all the same.
+/// Opens a folder by name only (`O_PATH`): what its mode forbids is found out later, and its inode can still be compared.
 pub(super) const NAMED: OFlags =
     OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// What the owner needs of a folder, and of a file in it.
+/// The permissions that the owner needs on a folder, and on a file in it.
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 const WRITE_MODE: u32 = 0o200;
@@ -45,16 +45,16 @@ const WRITE_MODE: u32 = 0o200;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) pids: Vec<Pid>,
-    /// Processes outside of our PID namespace are in it, which have no pid here.
+    /// Whether it contains processes outside of our PID namespace, which have no pid here.
     pub(crate) foreign: bool,
-    /// Whether all could be listed: `false` where a nested cgroup may not be looked at.
+    /// Whether all could be listed: `false` where a nested cgroup may not be read.
     ///
-    /// A process that moves from one nested cgroup to another meanwhile may be missing all the same: only
-    /// [`Leaf::is_populated`] says whether there is any.
+    /// A process that moves from one nested cgroup to another meanwhile may still be missed: only [`Leaf::is_populated`] tells
+    /// for certain whether there is one.
     pub(crate) complete: bool,
 }
 
-/// A leaf that was opened and is the recorded one.
+/// A leaf that was opened and verified to be the recorded one.
 #[derive(Debug)]
 pub(crate) struct Leaf {
     fd: OwnedFd,
@@ -62,7 +62,7 @@ pub(crate) struct Leaf {
 }
 
 impl Leaf {
-    /// Makes a leaf in an open branch.
+    /// Creates a leaf in an open branch.
     pub(super) fn make(branch: &OwnedFd, folder: &Path, name: &str) -> Result<Self> {
         let path = folder.join(name);
         let failed = |errno: Errno| {
@@ -79,10 +79,10 @@ impl Leaf {
         })
     }
 
-    /// Opens the leaf that a row names; `None` where it is not there any more, or another folder has its name.
+    /// Opens the leaf that a row names; `None` where it no longer exists, or another folder has its name.
     ///
-    /// It must be on a v2 hierarchy, of the form that [`make`](Self::make) gives, and `owner`'s: a row that was forged must
-    /// not aim at a service.
+    /// It must be on a v2 hierarchy, have a name of the form that [`make`](Self::make) gives, and belong to `owner`: a forged
+    /// row must not target a service.
     pub(crate) fn open(record: &Cgroup, owner: u32) -> Result<Option<Self>> {
         if !is_a_leafs_name(&record.path) {
             return Ok(None);
@@ -105,26 +105,26 @@ impl Leaf {
         &self.record
     }
 
-    /// For `CLONE_INTO_CGROUP`.
+    /// Returns the descriptor for `CLONE_INTO_CGROUP`.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// Lists the live processes in the leaf and in what is nested in it. A zombie is not listed, but for one whose threads
-    /// live (cgroups(7)).
+    /// Lists the live processes in the leaf and in the cgroups nested in it. A zombie is not listed, unless it still has live
+    /// threads (cgroups(7)).
     ///
     /// # Errors
     ///
-    /// Where it cannot be looked at for want of descriptors or memory. What may not be looked at is no error: then the
-    /// list is not complete.
+    /// When the leaf cannot be read for lack of descriptors or memory. A cgroup that may not be read is no error: the list is
+    /// then incomplete.
     pub(crate) fn list(&self) -> Result<Listing> {
         let (mut pids, mut foreign) = (Vec::new(), false);
         let (mut complete, mut first) = (true, true);
         let walked = visit(self.fd.as_fd(), Closed::Skip, &mut |fd| {
             let is_top = std::mem::take(&mut first);
             let text = match read(fd, c"cgroup.procs") {
-                // A threaded cgroup lists no processes; those are listed by the domain above it, which may be the leaf
-                // or, where a task has made the leaf itself threaded, is none of ours.
+                // A threaded cgroup lists no processes; those are listed by the domain above it, which may be the leaf or,
+                // where a task has made the leaf itself threaded, a cgroup that is not ours.
                 Err(Errno::OPNOTSUPP) => {
                     complete &= !is_top;
                     return Ok(());
@@ -144,23 +144,23 @@ impl Leaf {
         Ok(Listing { pids, foreign, complete: complete && walked })
     }
 
-    /// Whether a live process is in the leaf or in what is nested in it, however deep, as the kernel counts them
+    /// Reports whether a live process is in the leaf or in a cgroup nested in it, however deep, as the kernel counts them
     /// (`populated` in `cgroup.events`, cgroup-v2.rst); `None` where that may not be read.
     pub(crate) fn is_populated(&self) -> Option<bool> {
         let text = match read(self.fd.as_fd(), c"cgroup.events") {
-            // It is removed, and was empty then.
+            // It has been removed, so it was empty.
             Err(Errno::NOENT | Errno::NODEV) => return Some(false),
             other => other.ok()?,
         };
         lines(&text).find_map(|line| line.strip_prefix("populated ")).map(|count| count != "0")
     }
 
-    /// Whether no live process is in it for certain, without a walk.
+    /// Reports whether the leaf certainly contains no live process, without a walk.
     pub(crate) fn is_empty(&self) -> bool {
         self.is_populated() == Some(false)
     }
 
-    /// Waits until no live process is in it, at most `limit`; whether that is so.
+    /// Waits until no live process is in the leaf, at most `limit`; returns whether it is empty.
     pub(crate) fn wait_empty(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while !self.is_empty() {
@@ -172,9 +172,9 @@ impl Leaf {
         true
     }
 
-    /// Gives its owner access again to the leaf, and to what is nested in it: a task of the same user may have taken it.
+    /// Restores the owner's access to the leaf and to the cgroups nested in it: a task of the same user may have removed it.
     pub(crate) fn open_up(&self) {
-        // A descriptor that only names a folder takes no fchmod(2): open(2), O_PATH.
+        // A descriptor that only names a folder does not support fchmod(2): open(2), O_PATH.
         if let Ok(stat) = fstat(&self.fd)
             && stat.st_mode & FOLDER_MODE != FOLDER_MODE
         {
@@ -185,7 +185,7 @@ impl Leaf {
         }
         open_file(self.fd.as_fd(), c"cgroup.events", FILE_MODE);
         open_file(self.fd.as_fd(), c"cgroup.kill", WRITE_MODE);
-        // Where not all can be opened, the next list is not complete either.
+        // Where some cannot be opened, the next list is incomplete as well.
         let _ = visit(self.fd.as_fd(), Closed::Open, &mut |fd| {
             open_file(fd, c"cgroup.procs", FILE_MODE);
             open_file(fd, c"cgroup.freeze", FILE_MODE);
@@ -193,7 +193,7 @@ impl Leaf {
         });
     }
 
-    /// SIGKILL to every process in the leaf and below it, those that are being forked included (Linux 5.14).
+    /// Sends SIGKILL to every process in the leaf and below it, those that are being forked included (Linux 5.14).
     ///
     /// [`is_unsupported`](Error::is_unsupported) on older kernels.
     pub(crate) fn kill(&self) -> Result<()> {
@@ -207,15 +207,15 @@ impl Leaf {
         }
     }
 
-    /// Stops every process in the leaf, or lets it go on. Whoever is in uninterruptible sleep stops when it wakes.
+    /// Freezes every process in the leaf, or thaws it. A process in uninterruptible sleep freezes when it wakes.
     pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
         write(&self.fd, c"cgroup.freeze", if frozen { b"1" } else { b"0" })
             .map_err(|errno| self.failed("freeze", errno))
     }
 
-    /// Lets all go on that is frozen in the leaf, by whichever of the nested cgroups.
+    /// Thaws everything that is frozen in the leaf, whichever of the nested cgroups froze it.
     pub(crate) fn thaw(&self) {
-        // What cannot be let go on stays as it is: SIGKILL ends what is frozen.
+        // A cgroup that cannot be thawed stays as it is: SIGKILL ends frozen processes.
         let _ = visit(self.fd.as_fd(), Closed::Skip, &mut |fd| {
             if read(fd, c"cgroup.freeze").is_ok_and(|frozen| frozen.trim_end() != "0") {
                 let _ = write(fd, c"cgroup.freeze", b"0");
@@ -224,26 +224,27 @@ impl Leaf {
         });
     }
 
-    /// Whether every process in the leaf is frozen.
+    /// Reports whether every process in the leaf is frozen.
     pub(crate) fn is_frozen(&self) -> bool {
         read(self.fd.as_fd(), c"cgroup.events")
             .is_ok_and(|text| lines(&text).any(|line| line == "frozen 1"))
     }
 
-    /// Limits the memory of the leaf, where it has the controller: beyond it the kernel ends all of the tree. Whether it does.
+    /// Limits the memory of the leaf, where it has the controller: beyond the limit the kernel ends the whole tree. Returns
+    /// whether the limit is in effect.
     pub(crate) fn limit_memory(&self, bytes: u64) -> bool {
-        // All or nothing: a tree with one process missing is no use to anybody (Linux 4.19).
+        // All or nothing: a tree with one process missing is useless (Linux 4.19).
         let _ = write(&self.fd, c"memory.oom.group", b"1");
         write(&self.fd, c"memory.max", bytes.to_string().as_bytes()).is_ok()
     }
 
-    /// How many processes of the leaf the kernel has killed for lack of memory; `None` without the memory controller.
+    /// Returns how many processes of the leaf the kernel has killed for lack of memory; `None` without the memory controller.
     pub(crate) fn oom_kills(&self) -> Option<u64> {
         let text = read(self.fd.as_fd(), c"memory.events").ok()?;
         oom_kills(&text)
     }
 
-    /// Removes the leaf with what its program made below it; `false` while a process is in it.
+    /// Removes the leaf with the cgroups that its program created below it; `false` while a process is in it.
     pub(crate) fn remove(&self) -> bool {
         let deadline = Instant::now() + REMOVE_LIMIT;
         let mut opened = false;
@@ -251,7 +252,7 @@ impl Leaf {
             if self.is_populated() != Some(true) {
                 match remove_tree(&self.fd, &self.record.path) {
                     Ok(()) | Err(Errno::NOENT) => return true,
-                    // A process that has just died may still be on its way out.
+                    // A process that has just died may still be exiting.
                     Err(Errno::BUSY) => {}
                     Err(Errno::ACCESS) if !opened => {
                         self.open_up();
@@ -280,7 +281,7 @@ pub(super) fn is_cgroup2(fd: &OwnedFd) -> Result<bool, Errno> {
     Ok(fstatfs(fd)?.f_type as u64 == CGROUP2_MAGIC)
 }
 
-/// A branch of ours, and in it a token.
+/// Whether the path is one of our branches followed by a token.
 fn is_a_leafs_name(path: &Path) -> bool {
     let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_owned());
     name(Some(path)).is_some_and(|leaf| uuid::Uuid::try_parse(&leaf).is_ok())
@@ -315,7 +316,7 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.is_empty())
 }
 
-/// `oom_kill` of `memory.events` (cgroup-v2.rst): processes killed by any kind of OOM killer.
+/// Parses `oom_kill` of `memory.events` (cgroup-v2.rst): processes killed by any kind of OOM killer.
 fn oom_kills(text: &str) -> Option<u64> {
     lines(text).find_map(|line| line.strip_prefix("oom_kill "))?.parse().ok()
 }

@@ -1,11 +1,11 @@
-//! A walk over a cgroup and all that are nested in it, however deep they are.
+//! A walk over a cgroup and all cgroups nested in it, however deep.
 //!
-//! Nothing limits how deep a task nests cgroups, but its own `cgroup.max.depth`: not a stack, not `PATH_MAX`, and not the
-//! number of open files. So a walk holds one descriptor, which goes down by a name and up again by `..`; what it remembers
-//! of each level is its inode and the names that are left there. A cgroup cannot be moved (there is no rename on v2), so
-//! `..` leads to where the walk came from, and the inode says whether it did.
+//! Only a task's own `cgroup.max.depth` limits how deep it nests cgroups: neither a stack, nor `PATH_MAX`, nor the number of
+//! open files does. So a walk holds one descriptor, which descends by name and ascends by `..`; for each level it remembers the
+//! inode and the names that are left to visit there. A cgroup cannot be moved (there is no rename on v2), so `..` leads back to
+//! the folder that the walk came from, and the inode confirms it.
 //!
-//! A folder that may not be opened is a gap: the walk goes on beside it, and its answer is that it has not seen all.
+//! A folder that may not be opened is a gap: the walk goes on beside it, and reports that it is incomplete.
 
 use std::{
     ffi::{CStr, CString},
@@ -18,24 +18,24 @@ use rustix::{
     io::Errno,
 };
 
-/// A task that makes cgroups faster than a walk sees them must not keep it walking.
+/// A task that creates cgroups faster than a walk visits them must not keep the walk going.
 const LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) const FOLDER: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// What the owner needs of a folder.
+/// The permissions that the owner needs on a folder.
 const FOLDER_MODE: u32 = 0o700;
 
 /// One level of a walk: the folder that it is in, and what is left to visit there.
 struct Level {
     inode: u64,
     names: Vec<CString>,
-    /// The name of the folder in the one above.
+    /// The name of the folder in the one above it.
     name: CString,
 }
 
-/// Whether a walk gives itself access to folders of its own user that are closed to it.
+/// Whether a walk restores its access to folders of its own user that are closed to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Closed {
     Skip,
@@ -63,7 +63,7 @@ impl Walk {
         Ok(Some(Self { here, device: stat.st_dev, levels, closed }))
     }
 
-    /// Goes down; `false` where the folder is gone, or another file system is mounted on it.
+    /// Descends; `false` where the folder is gone, or another file system is mounted on it.
     fn enter(&mut self, name: &CStr) -> Result<bool, Errno> {
         match self.try_enter(name) {
             Err(Errno::ACCESS) if self.closed == Closed::Open => {
@@ -90,7 +90,7 @@ impl Walk {
         Ok(true)
     }
 
-    /// Goes up, out of a folder that is done; its name.
+    /// Ascends out of a folder that is done; returns its name.
     fn leave(&mut self) -> Result<Option<CString>, Errno> {
         let Some(done) = self.levels.pop() else { return Ok(None) };
         let Some(above) = self.levels.last() else { return Ok(None) };
@@ -104,9 +104,9 @@ impl Walk {
     }
 }
 
-/// Calls `each` for the cgroup and those nested in it; whether it was called for all of them, and could look at each.
+/// Calls `each` for the cgroup and those nested in it; returns whether it was called for all of them and could read each.
 ///
-/// What vanishes meanwhile holds no process. `each` fails with `EACCES` where it may not look.
+/// A cgroup that vanishes meanwhile contains no process. `each` fails with `EACCES` where it may not read.
 pub(super) fn visit(
     top: BorrowedFd<'_>,
     closed: Closed,
@@ -125,7 +125,7 @@ pub(super) fn visit(
             match walk.leave() {
                 Ok(Some(_)) => continue,
                 Ok(None) => break,
-                // It was closed after the walk had gone through it.
+                // It was closed after the walk had passed through it.
                 Err(Errno::ACCESS | Errno::PERM | Errno::STALE) => return Ok(false),
                 Err(errno) => return Err(errno),
             }
@@ -143,7 +143,7 @@ pub(super) fn visit(
     Ok(complete)
 }
 
-/// Removes all that are nested in a cgroup, the deepest first; `EBUSY` where a process is in one, or where it takes too long.
+/// Removes all nested cgroups, the deepest first; `EBUSY` where a process is in one, or where it takes too long.
 pub(super) fn remove_nested(top: BorrowedFd<'_>) -> Result<(), Errno> {
     let Some(mut walk) = Walk::begin(top, Closed::Open)? else { return Err(Errno::ACCESS) };
     let deadline = Instant::now() + LIMIT;
@@ -164,16 +164,16 @@ pub(super) fn remove_nested(top: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Gives the owner access to a file in a cgroup, where its mode has none.
+/// Restores the owner's access to a file in a cgroup, where its mode grants none.
 pub(super) fn open_file(fd: BorrowedFd<'_>, name: &CStr, mode: u32) {
     let lacks = |stat: rustix::fs::Stat| stat.st_mode & mode != mode;
     if statat(fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(lacks) {
-        // Where that is refused, the next look says so.
+        // Where that is refused, the next scan reports it.
         let _ = chmodat(fd, name, Mode::from_raw_mode(mode), AtFlags::empty());
     }
 }
 
-/// Names of the folders in a folder.
+/// Returns the names of the folders in a folder.
 pub(super) fn folders(fd: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(fd)? {
@@ -190,7 +190,7 @@ pub(super) fn folders(fd: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
 mod tests {
     use super::*;
 
-    /// Nested folders of any file system do for a walk; each level has a second folder beside the next one.
+    /// A walk works on nested folders of any file system; each level has a second folder beside the next one.
     fn nested(depth: usize) -> (tempfile::TempDir, OwnedFd) {
         let folder = tempfile::tempdir().expect("a folder");
         let top = rustix::fs::open(folder.path(), FOLDER, Mode::empty()).expect("opened");

@@ -1,9 +1,9 @@
 //! Which executable is the keeper, and when it is trusted.
 //!
-//! It is opened once and executed by descriptor (`execveat(2)` with `AT_EMPTY_PATH`), so what was checked is what runs. For
-//! root, and under `AT_SECURE` (getauxval(3)), whoever could have put another file there could have it run with more rights
-//! than his own: then the file and every folder above it must be root's, and nobody else's to write. A sticky folder such as
-//! `/tmp` is fine: in there only root can replace what is root's.
+//! It is opened once and executed by descriptor (`execveat(2)` with `AT_EMPTY_PATH`), so the file that was checked is the file
+//! that runs. For root, and under `AT_SECURE` (getauxval(3)), a user who could replace the file could run code with more rights
+//! than their own: then the file and every folder above it must belong to root and be writable by no other user. A sticky
+//! folder such as `/tmp` is fine: in it only root can replace root's files.
 
 #![expect(unsafe_code, reason = "the auxiliary vector")]
 
@@ -27,7 +27,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 const EXECUTABLE: u32 = 0o111;
 
-/// An executable that is taken for a keeper, open.
+/// An open executable that is used as a keeper.
 #[derive(Debug)]
 pub(crate) struct Binary {
     file: OwnedFd,
@@ -35,7 +35,7 @@ pub(crate) struct Binary {
 }
 
 impl Binary {
-    /// Opens the one that the embedding program has named.
+    /// Opens the executable that the embedding program has named.
     pub(crate) fn named(path: &Path) -> Result<Self> {
         let strict = is_strict();
         if strict && !path.is_absolute() {
@@ -45,18 +45,18 @@ impl Binary {
         Self::open(&absolute, strict)
     }
 
-    /// Looks beside the program that runs, then in the folders of `PATH`; `None` where there is none. An error tells of one
-    /// that is there and cannot be used.
+    /// Searches beside the program that runs, then in the folders of `PATH`; `None` where there is none. Fails where one exists
+    /// but cannot be used.
     pub(crate) fn found() -> Result<Option<Self>> {
         let own = env::current_exe().ok();
         let beside = own.as_deref().and_then(Path::parent).map(Path::to_owned);
-        // What the caller of a set-uid program has in its environment names nothing that we would run.
+        // The environment of a set-uid program is controlled by its caller, so it must not name a program that we would run.
         let path = if is_secure() { None } else { env::var_os("PATH") };
         let folders = path.iter().flat_map(env::split_paths).filter(|folder| folder.is_absolute());
         let mut unfit = None;
         for folder in beside.into_iter().chain(folders) {
             let path = folder.join(NAME);
-            // A file that is not there is no obstacle to the next one.
+            // A file that does not exist does not prevent trying the next one.
             if path.is_file() {
                 match Self::open(&path, is_strict()) {
                     Ok(binary) => return Ok(Some(binary)),
@@ -89,7 +89,7 @@ impl Binary {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Where it was found.
+    /// Returns where it was found.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -101,7 +101,7 @@ impl AsFd for Binary {
     }
 }
 
-/// From the file up to `/`, as it is written: nobody but root may be able to put something else in its place.
+/// Checks the path from the file up to `/`, as it is written: only root may be able to replace a part of it.
 fn check_folders(path: &Path) -> Result<()> {
     for part in path.ancestors() {
         let seen = std::fs::symlink_metadata(part).map_err(|error| cannot_open(part, error))?;
@@ -115,7 +115,7 @@ fn check_folders(path: &Path) -> Result<()> {
 
 fn is_writable_by_others(seen: &Metadata) -> bool {
     let sticky = seen.is_dir() && seen.mode() & STICKY != 0;
-    // The mode of a symlink says nothing.
+    // The mode of a symlink has no meaning.
     !seen.is_symlink() && !sticky && seen.mode() & WRITABLE_BY_OTHERS != 0
 }
 
@@ -123,7 +123,7 @@ fn is_strict() -> bool {
     rustix::process::geteuid().is_root() || is_secure()
 }
 
-/// Whether this program was executed with more rights than its caller has.
+/// Reports whether this program was executed with more rights than its caller has.
 pub(crate) fn is_secure() -> bool {
     // SAFETY: getauxval(3) reads the vector that the kernel gave this process.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }

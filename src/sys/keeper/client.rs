@@ -1,4 +1,4 @@
-//! The host's end: starting a keeper, giving it its errand, hearing from it, and letting it go.
+//! The host's end: starts a keeper, sends its request, receives its messages, and dismisses it.
 
 use std::{
     ffi::{CString, OsString},
@@ -27,24 +27,23 @@ use crate::{
     },
 };
 
-/// A keeper says its hello within a millisecond; on a machine that swaps it may take longer.
+/// A keeper sends its hello within a millisecond; on a machine that swaps it may take longer.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
-/// What is written is a frame; the keeper reads it at once.
+/// Time limit for writing one frame; the keeper reads it at once.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 /// After SIGKILL a keeper is dead within microseconds.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
-/// A keeper that runs. When this is dropped the keeper ends what is left below it, and goes; [`Link::dismiss`] also takes
-/// its zombie away.
+/// A running keeper. When this is dropped the keeper ends what is left below it, and exits; [`Link::dismiss`] also reaps it.
 #[derive(Debug)]
 pub(crate) struct Link {
-    /// `None` once the host has hung up.
+    /// `None` once the host has closed the connection.
     channel: Option<Channel>,
     pid: Pid,
     pidfd: Arc<PidFd>,
 }
 
-/// What a keeper needs to know besides the command.
+/// The parameters of a keeper besides the command.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) token: Uuid,
@@ -67,7 +66,7 @@ pub(crate) struct Asked {
 impl Binary {
     /// Starts a keeper and reads its hello.
     ///
-    /// Its arguments say nothing of the tree: they are readable by every user, and whoever ends the tree knows the keeper by
+    /// Its arguments do not describe the tree: every user can read them, and the process that ends the tree finds the keeper by
     /// its identity.
     pub(crate) fn start(&self) -> Result<Link> {
         let failed = |error| Error::os("failed to duplicate a descriptor", error);
@@ -78,7 +77,7 @@ impl Binary {
             socket,
         };
         let (pid, pidfd) = start(&helper)?;
-        // Its end of the socket must be its own alone: otherwise its death would not end it.
+        // The keeper must be the only holder of its end of the socket: otherwise its death would not close the socket.
         drop(helper);
         let link = Link { channel: Some(channel), pid, pidfd };
         match link.greet(self) {
@@ -92,7 +91,7 @@ impl Binary {
 }
 
 impl Link {
-    /// Reads the keeper's identity, by which others know it. `None` where it has been reaped.
+    /// Reads the keeper's identity, by which other processes find it. `None` where it has been reaped.
     pub(crate) fn identify(&self, proc: &Proc, place: Place) -> Result<Option<Identity>> {
         let pinned = Pinned::identify(proc, place, self.pid, Arc::clone(&self.pidfd))?;
         Ok(pinned.map(|pinned| pinned.identity))
@@ -121,7 +120,7 @@ impl Link {
         }
     }
 
-    /// Has the keeper make the program's child, which then waits at the gate.
+    /// Requests the program's child from the keeper; the child then waits at the gate.
     pub(crate) fn ask(&self, command: Command, terms: Terms) -> Result<Asked> {
         command.check()?;
         let Command { program, args, environment, directory, stdio, .. } = command;
@@ -154,7 +153,7 @@ impl Link {
         }
     }
 
-    /// Tells the keeper what became of the row; after a go, whether the program runs.
+    /// Reports to the keeper whether the row was committed; after a go, returns whether the program runs.
     pub(crate) fn decide(&self, go: bool, program: &OsString) -> Result<()> {
         let word = if go { FromHost::Go } else { FromHost::Refuse };
         let told = self.channel()?.tell_keeper(word, SEND_LIMIT);
@@ -172,7 +171,7 @@ impl Link {
         self.channel()?.hear_keeper(GATE_LIMIT)?.ok_or_else(|| lost(program))
     }
 
-    /// How the program ended, as far as the keeper tells it within `limit`.
+    /// Returns how the program ended, as far as the keeper reports it within `limit`.
     pub(crate) fn status(&self, limit: Duration) -> Option<ExitStatus> {
         match self.channel().ok()?.hear_keeper(limit) {
             Ok(Some((FromKeeper::Ended(status), _))) => Some(status),
@@ -180,7 +179,7 @@ impl Link {
         }
     }
 
-    /// Tells the keeper to leave what is left alone. One that is gone already has done so.
+    /// Asks the keeper to leave the remaining processes running. A keeper that has already exited has done so.
     pub(crate) fn leave(&self) {
         let _ = self.channel().and_then(|channel| channel.tell_keeper(FromHost::Leave, SEND_LIMIT));
     }
@@ -193,24 +192,24 @@ impl Link {
         self.wait_dead(Duration::ZERO)
     }
 
-    /// Whether the keeper goes by itself within `limit`.
+    /// Reports whether the keeper exits by itself within `limit`.
     pub(crate) fn wait_dead(&self, limit: Duration) -> bool {
         self.pidfd.wait_dead(limit).unwrap_or(false)
     }
 
-    /// Hangs up: the keeper ends what is left below it, and goes. Its zombie is taken away; one that lives after `limit` is
-    /// handed back.
+    /// Closes the connection: the keeper ends what is left below it, and exits. It is reaped; a keeper that is alive after
+    /// `limit` is handed back.
     pub(crate) fn dismiss(mut self, limit: Duration) -> Option<Self> {
         self.channel = None;
         if !self.pidfd.wait_dead(limit).unwrap_or(false) {
             return Some(self);
         }
-        // An error: the host takes its children away itself.
+        // An error means that the host reaps its children itself.
         let _ = self.pidfd.child_status(true);
         None
     }
 
-    /// Ends a keeper that does not go, and takes its zombie away.
+    /// Ends a keeper that does not exit, and reaps it.
     pub(crate) fn kill(self) {
         // The descriptor is that of our own child, made by clone.
         let _ = self.pidfd.send(Signal::KILL);
@@ -224,13 +223,14 @@ impl Link {
 }
 
 impl AsFd for Link {
-    /// The keeper's pidfd.
+    /// Returns the keeper's pidfd.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 }
 
-/// Which of the standard descriptors the program gets, and those. The host's own, unless closed or close-on-exec.
+/// Returns which of the standard descriptors the program gets, and those descriptors. Inherited ones are the host's own, unless
+/// closed or close-on-exec.
 fn passed_on<'a>(
     descriptors: &[Descriptor; 3],
     sources: &'a Pipes,

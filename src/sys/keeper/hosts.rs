@@ -1,9 +1,9 @@
 //! Which processes below a keeper are hosts of its ledger.
 //!
-//! A task may start a new host of its own ledger before the old one dies, and that one must live. A keeper links no
+//! A task may start a new host of its own ledger before the old one dies, and the new one must survive. A keeper links no
 //! SQLite and reads no ledger. So each instance writes its identity into its lock file once its row is committed
-//! ([`HeldLock::sign`](super::super::file_lock::HeldLock::sign)), and a process is a host only while it holds such a lock *and* is
-//! the one that the file names. A task that holds a file of such a name, or the lock of an instance that has died, is a
+//! ([`HeldLock::sign`](super::super::file_lock::HeldLock::sign)), and a process is a host only while it holds such a lock *and*
+//! is the one that the file names. A task that holds a file of such a name, or the lock of an instance that has died, is a
 //! program like any other.
 
 use std::{
@@ -20,10 +20,10 @@ use crate::{
     sys::{Pinned, Proc, file_lock::is_signed_by, snapshot::Snapshot},
 };
 
-/// A signature has three numbers.
+/// A signature consists of three numbers.
 const SIGNATURE: u64 = 1 << 10;
 
-/// Hosts of the ledger whose lock files' paths begin with `lock_prefix`, below `keeper`.
+/// Returns the hosts of the ledger whose lock files' paths begin with `lock_prefix`, below `keeper`.
 pub(crate) fn hosts_below(
     proc: &Proc,
     here: Place,
@@ -45,7 +45,7 @@ fn is_host(proc: &Proc, here: Place, pid: Pid, prefix: &Path) -> bool {
         }
         let number = descriptor.file_name();
         let info = format!("/proc/{pid}/fdinfo/{}", number.display());
-        // The line `lock:` of proc_pid_fdinfo(5).
+        // Finds the line `lock:` of proc_pid_fdinfo(5).
         let info = std::fs::read_to_string(info).unwrap_or_default();
         let holds = info.lines().any(|line| line.starts_with("lock:") && line.contains("WRITE"));
         holds && {
@@ -56,13 +56,13 @@ fn is_host(proc: &Proc, here: Place, pid: Pid, prefix: &Path) -> bool {
     })
 }
 
-/// Whether the open file names the process.
+/// Reports whether the open file names the process.
 fn names(file: &Path, identity: &Identity) -> bool {
     let is_special = |file: std::fs::Metadata| {
         let kind = file.file_type();
         kind.is_fifo() || kind.is_char_device() || kind.is_block_device()
     };
-    // Opening one of those may have effects.
+    // Opening one of these may have side effects.
     if std::fs::metadata(file).map_or(true, is_special) {
         return false;
     }

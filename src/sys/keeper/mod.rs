@@ -1,8 +1,8 @@
 //! The keeper: a small process between a host and a program.
 //!
 //! It is the subreaper of the program's tree (`PR_SET_CHILD_SUBREAPER`, prctl(2)): whatever is orphaned below it stays below
-//! it, with or without the tree's session, token and arguments. When its host dies it ends all of that; it passes on how
-//! the program ended, and goes when nothing is below it any more.
+//! it, with or without the tree's session, token and arguments. When its host dies it ends all of that; it reports how the
+//! program ended, and exits when nothing is left below it.
 //!
 //! ```text
 //!  host                            keeper                       program
@@ -18,8 +18,8 @@
 //!  leave, or the socket's end ---> (ends what is left) exits
 //! ```
 //!
-//! The two share one stream socket, which is the keeper's standard input when it is executed. Its end tells the keeper that
-//! the host is gone, and so does the host's pidfd, should a forked copy of the host hold the socket open.
+//! The two share one stream socket, which is the keeper's standard input when it is executed. The keeper detects that the host
+//! is gone when the socket is closed, or by the host's pidfd, should a forked copy of the host hold the socket open.
 //!
 //! - [`protocol`]: what goes over the socket;
 //! - [`transport`]: the socket, with descriptors and time limits;
@@ -44,15 +44,14 @@ pub(crate) use server::{
 };
 pub(crate) use transport::Channel;
 
-/// What the keeper calls itself, cut as the kernel cuts it (`TASK_COMM_LEN`).
+/// The name that the keeper sets for itself, truncated as the kernel truncates it (`TASK_COMM_LEN`).
 const COMM: &std::ffi::CStr = c"procledger-keep";
-/// Whether a process calls itself a keeper, as any process may.
+/// Reports whether a process has the name of a keeper. Any process may set it.
 pub(crate) fn is_name(comm: &[u8]) -> bool {
     comm == COMM.to_bytes()
 }
 
-/// The name of its executable, and its `argv[0]`. It proves nothing: any process may call itself so.
+/// The name of its executable, and its `argv[0]`. It proves nothing: any process may use it.
 const NAME: &str = "procledger-keeper";
-/// Its only argument. A keeper takes no notice of it; a program that was named as one by mistake, such as `cat`, fails with it
-/// at once.
+/// Its only argument. A keeper ignores it; a program that was named as one by mistake, such as `cat`, fails with it at once.
 const ARGUMENT: &str = "--serve";

@@ -1,7 +1,7 @@
-//! What goes over the socket between a host and a keeper: frames of 16 bytes, and one errand.
+//! The messages on the socket between a host and a keeper: frames of 16 bytes, and one spawn request (the errand).
 //!
-//! Both ends run on one machine: numbers are in its byte order. The keeper speaks first. Its hello never changes its
-//! form, so that each end can tell the other's version before it reads anything else.
+//! Both ends run on one machine: numbers are in its byte order. The keeper sends first. The form of its hello never changes, so
+//! that each end can determine the other's version before it reads anything else.
 
 use std::{
     ffi::OsString,
@@ -18,21 +18,21 @@ use crate::{
     sys::ExitStatus,
 };
 
-/// Of this protocol. A host uses only a keeper of its own version.
+/// The version of this protocol. A host uses only a keeper of its own version.
 pub(crate) const VERSION: u32 = 2;
 pub(super) const FRAME: usize = 16;
 pub(super) type Frame = [u8; FRAME];
 
 const MAGIC: [u8; 8] = *b"plkeeper";
-/// An errand holds arguments and environment, which the kernel bounds (execve(2)); a length beyond this is none of ours.
+/// An errand contains arguments and environment, which the kernel limits (execve(2)); a greater length is not from a host.
 const ERRAND_LIMIT: usize = 64 << 20;
 
-/// What a keeper says.
+/// A message of a keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FromKeeper {
-    /// The child that waits at the gate; its pidfd comes with it.
+    /// The child that waits at the gate; its pidfd is sent with it.
     Child(Pid),
-    /// The child never became a program: the step that it came to, and the errno there.
+    /// The child never became a program: the step that it reached, and the errno there.
     Failed { step: u32, errno: i32 },
     /// The program runs.
     Started,
@@ -40,18 +40,18 @@ pub(crate) enum FromKeeper {
     Ended(ExitStatus),
 }
 
-/// What a host says after the errand.
+/// A message of a host after the errand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FromHost {
     /// The row is committed.
     Go,
     /// There will be no row.
     Refuse,
-    /// Whatever is left shall stay: end nothing, and go.
+    /// The remaining processes shall stay: end nothing, and exit.
     Leave,
 }
 
-/// A program to keep. Its standard descriptors and the host's pidfd come with it.
+/// A program to run below the keeper. Its standard descriptors and the host's pidfd are sent with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Errand {
     pub(crate) program: OsString,
@@ -62,13 +62,13 @@ pub(crate) struct Errand {
     pub(crate) open: [bool; 3],
     pub(crate) token: Uuid,
     pub(crate) grace: Duration,
-    /// Whose processes may be signalled.
+    /// The user whose processes may be signalled.
     pub(crate) uid: u32,
-    /// Whether the arguments of what is below it may be recorded.
+    /// Whether the arguments of processes below the keeper may be recorded.
     pub(crate) arguments: bool,
     /// The ledger's real path: beside it are the lock files of its instances, and what the keeper leaves for the next one.
     pub(crate) ledger: PathBuf,
-    /// Names of programs that are left alone.
+    /// Names of programs that are never ended.
     pub(crate) protected: Vec<OsString>,
 }
 
@@ -89,7 +89,7 @@ fn unknown(what: &str) -> Error {
     Error::new(Kind::Unsupported, format!("{what} says what nobody understands"))
 }
 
-/// A keeper's first words.
+/// Returns a keeper's first frame.
 pub(super) fn hello(version: u32) -> Frame {
     let mut frame = [0; FRAME];
     frame[..8].copy_from_slice(&MAGIC);
@@ -97,13 +97,13 @@ pub(super) fn hello(version: u32) -> Frame {
     frame
 }
 
-/// The version in a hello; `None` where it is none.
+/// Returns the version in a hello; `None` where the frame is not a hello.
 pub(super) fn version_of(frame: &Frame) -> Option<u32> {
     let version = [frame[8], frame[9], frame[10], frame[11]];
     frame.starts_with(&MAGIC).then(|| u32::from_ne_bytes(version))
 }
 
-/// What announces an errand of this many bytes.
+/// Returns the frame that announces an errand of this many bytes.
 pub(super) fn announce(length: usize) -> Frame {
     let mut frame = [0; FRAME];
     frame[..8].copy_from_slice(&MAGIC);
@@ -111,7 +111,7 @@ pub(super) fn announce(length: usize) -> Frame {
     frame
 }
 
-/// How many bytes the errand has that a frame announces.
+/// Returns the length in bytes of the errand that a frame announces.
 pub(super) fn announced(frame: &Frame) -> Result<usize> {
     let mut length = [0; 8];
     length.copy_from_slice(&frame[8..]);

@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// A keeper at its post.
+/// A keeper that is set up.
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) channel: Channel,
@@ -45,7 +45,7 @@ pub(crate) struct Seat {
     children: SignalFd,
 }
 
-/// What wakes a keeper.
+/// The reason why a keeper wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     Word(FromHost),
@@ -55,24 +55,24 @@ pub(crate) enum Wake {
     Children,
 }
 
-/// What [`reap_one`] found.
+/// The result of [`reap_one`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reaped {
     Dead(Pid, ExitStatus),
-    /// There are children, and they live.
+    /// There are children, and they are alive.
     Living,
-    /// There is nobody below any more.
+    /// There is no child left.
     Nobody,
 }
 
-/// Whether this process was executed to be a keeper.
+/// Reports whether this process was executed to be a keeper.
 pub(crate) fn is_asked() -> bool {
     std::env::args_os().next().is_some_and(|name| name == NAME)
 }
 
 impl Seat {
-    /// Becomes a keeper: blocks all signals, becomes a subreaper, takes the socket away from standard input, and says hello.
-    /// Answers with the program to start; `None` where the host wanted no more than the hello.
+    /// Becomes a keeper: blocks all signals, becomes a subreaper, moves the socket away from standard input, and sends a hello.
+    /// Returns the program to start; `None` where the host wanted only the hello.
     pub(crate) fn take() -> Result<Option<(Self, Command)>> {
         let failed = |what: &str, error: Errno| Error::os(format!("failed to {what}"), error);
         let stdin = rustix::stdio::stdin();
@@ -85,7 +85,7 @@ impl Seat {
         if is_secure() {
             return Err(Error::new(Kind::Denied, "a keeper has the rights of its host, no others"));
         }
-        // The executable has blocked them already, but for one that a host has named as its keeper.
+        // The executable has already blocked them, unless it is one that a host has named as its keeper.
         crate::sys::leave_signals_to_the_host();
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| failed("become a subreaper", error))?;
@@ -109,12 +109,12 @@ impl Seat {
         Ok(Some((Self { channel, errand, host: PidFd::from_owned(host), children }, command)))
     }
 
-    /// Whether the host is dead. One that has closed the socket only is not.
+    /// Reports whether the host is dead. A host that has only closed the socket is not.
     pub(crate) fn is_host_dead(&self) -> bool {
         self.host.is_dead().unwrap_or(false)
     }
 
-    /// Waits until there is something to do. What the host has said comes before its death, and both before the children.
+    /// Waits until there is something to do. A message from the host comes before its death, and both before the children.
     pub(crate) fn wait(&self) -> Wake {
         loop {
             let mut fds = [
@@ -125,7 +125,7 @@ impl Seat {
             match poll(&mut fds, None) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
-                // Without its eyes a keeper keeps nothing: the tree ends now, not never.
+                // If poll fails the keeper can no longer notice the host's death, so it ends the tree now.
                 Err(_) => return Wake::HostGone,
             }
             let ready = fds.map(|fd| !fd.revents().is_empty());
@@ -139,7 +139,7 @@ impl Seat {
                 return Wake::HostGone;
             }
             if ready[2] {
-                // They are many in one: all are read, and all dead children looked for.
+                // One SIGCHLD may stand for several children: all signals are read, and all dead children reaped.
                 while matches!(self.children.read_signal(), Ok(Some(_))) {}
                 return Wake::Children;
             }
@@ -147,7 +147,7 @@ impl Seat {
     }
 }
 
-/// The program, with the descriptors that came for it.
+/// Returns the program, with the descriptors that were sent for it.
 fn command(errand: &Errand, mut standard: impl Iterator<Item = OwnedFd>) -> Command {
     let stdio = errand.open.map(|open| {
         let fd = if open { standard.next() } else { None };
@@ -164,7 +164,7 @@ fn command(errand: &Errand, mut standard: impl Iterator<Item = OwnedFd>) -> Comm
     }
 }
 
-/// Takes away one dead child.
+/// Reaps one dead child.
 pub(crate) fn reap_one() -> Reaped {
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
@@ -183,8 +183,8 @@ pub(crate) fn reap_one() -> Reaped {
     }
 }
 
-/// Blocks every signal that can be blocked, raw: libc keeps two real-time signals to itself (nptl(7)), and unblocks them
-/// when it starts a thread.
+/// Blocks every signal that can be blocked, by the raw system call: libc reserves two real-time signals (nptl(7)), and unblocks
+/// them when it starts a thread.
 pub(crate) fn block_all_signals() {
     let all = u64::MAX;
     let args = [libc::SIG_SETMASK as usize, (&raw const all) as usize, 0, size_of_val(&all), 0];
@@ -192,7 +192,7 @@ pub(crate) fn block_all_signals() {
     unsafe { crate::sys::syscall::syscall(libc::SYS_rt_sigprocmask, args) };
 }
 
-/// From now on the kernel takes dead children away by itself.
+/// From now on the kernel reaps dead children by itself.
 pub(crate) fn ignore_dead_children() {
     // SAFETY: no handler is installed.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) };

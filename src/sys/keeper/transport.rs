@@ -22,7 +22,7 @@ use crate::{
     sys::pidfd::timespec,
 };
 
-/// The most descriptors that come with one frame: the host's pidfd and three standard ones.
+/// Maximum number of descriptors with one frame: the host's pidfd and three standard ones.
 const RIGHTS: usize = 4;
 
 /// One end of the socket.
@@ -30,7 +30,7 @@ const RIGHTS: usize = 4;
 pub(crate) struct Channel(OwnedFd);
 
 impl Channel {
-    /// Both ends.
+    /// Creates both ends.
     pub(super) fn pair() -> Result<(Self, OwnedFd)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -66,7 +66,7 @@ impl Channel {
         self.send(&bytes, &[], limit)
     }
 
-    /// The errand and the descriptors that came with it.
+    /// Receives the errand and the descriptors that were sent with it.
     pub(super) fn receive_errand(&self, limit: Duration) -> Result<(Errand, Vec<OwnedFd>)> {
         let mut rights = Vec::new();
         let frame = self.receive(&mut rights, limit)?.ok_or_else(closed)?;
@@ -77,13 +77,13 @@ impl Channel {
         Ok((Errand::decode(&bytes)?, rights))
     }
 
-    /// What the host says; `None` where it has gone.
+    /// Receives a message of the host; `None` where it has gone.
     pub(crate) fn hear_host(&self, limit: Duration) -> Result<Option<FromHost>> {
         let frame = self.receive(&mut Vec::new(), limit)?;
         frame.map(|frame| FromHost::decode(&frame)).transpose()
     }
 
-    /// What the keeper says, and the descriptors that come with it; `None` where it has gone.
+    /// Receives a message of the keeper, and the descriptors that were sent with it; `None` where it has gone.
     pub(super) fn hear_keeper(
         &self,
         limit: Duration,
@@ -93,7 +93,7 @@ impl Channel {
         Ok(Some((FromKeeper::decode(&frame)?, rights)))
     }
 
-    /// A whole frame; `None` at the end.
+    /// Receives a whole frame; `None` at the end.
     pub(super) fn receive(
         &self,
         rights: &mut Vec<OwnedFd>,
@@ -142,7 +142,7 @@ impl Channel {
             let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
             let mut parts = [IoSliceMut::new(&mut buffer[filled..])];
             match recvmsg(&self.0, &mut parts, &mut control, flags) {
-                // A keeper that is killed with something unread resets the connection.
+                // The connection is reset when a keeper is killed with something unread.
                 Ok(message) if message.bytes == 0 => return Ok(false),
                 Err(Errno::CONNRESET) => return Ok(false),
                 Ok(message) => filled += message.bytes,

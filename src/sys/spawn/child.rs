@@ -1,7 +1,7 @@
-//! What the child does between clone and exec.
+//! The code of the child between clone and exec.
 //!
-//! It runs on a stack of its own, in the memory of its parent and with the thread-local memory of the thread that made it,
-//! which both go on: no allocation, no lock, no libc, no panic.
+//! It runs on a stack of its own, in the memory of its parent and with the thread-local memory of the thread that created it,
+//! while both go on: no allocation, no lock, no libc, no panic.
 
 #![expect(unsafe_code, reason = "raw system calls between clone and exec")]
 
@@ -14,17 +14,17 @@ use core::{
 use super::gate::{GATE_LIMIT, GATE_TICK, Gate, step, word};
 use crate::sys::syscall::syscall;
 
-/// Highest signal number of the kernel on the architectures that this crate knows (signal(7)).
+/// Highest signal number of the kernel on the architectures that this crate supports (signal(7)).
 const SIGNALS: usize = 64;
 /// Size of the kernel's signal set in bytes.
 const SIGNAL_SET: usize = 8;
-/// Exit code of a child that never became a program; nobody reads it.
+/// Exit code of a child that never became a program; it is never read.
 const NEVER_RAN: usize = 125;
 
-/// Where an open executable stands until exec.
+/// The number of an open executable until exec.
 pub(super) const EXECUTABLE: u16 = 3;
 
-/// What becomes of descriptor 0, 1 or 2.
+/// The source of descriptor 0, 1 or 2.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::sys) enum Descriptor {
     /// The host's own.
@@ -35,7 +35,7 @@ pub(in crate::sys) enum Descriptor {
     Close,
 }
 
-/// What becomes of the session.
+/// The session of the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Session {
     /// A session of its own.
@@ -44,24 +44,25 @@ pub(crate) enum Session {
     Foreground,
 }
 
-/// All that the child needs, prepared while allocation was still allowed. The pointers outlive the child's stay.
+/// Everything that the child needs, prepared while allocation was still allowed. The pointers stay valid until the child has
+/// left the shared memory.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) gate: &'a Gate,
-    /// It waits at the gate until its row is committed.
+    /// Whether it waits at the gate until its row is committed.
     pub(super) gated: bool,
-    /// The thread that made it is suspended, and another one waits to hear of it.
+    /// Whether the thread that created it is suspended, and another one waits for its pid.
     pub(super) suspends: bool,
     pub(super) parent: usize,
     pub(super) session: Session,
-    /// The cgroup that it is born in.
+    /// The cgroup that it is created in.
     pub(super) cgroup: Option<i32>,
     pub(super) stdio: [Descriptor; 3],
-    /// Null: stay where the host is.
+    /// Null: the host's working directory.
     pub(super) directory: *const c_char,
-    /// An open executable, on a number above [`EXECUTABLE`]; it is what is executed, and every signal stays blocked.
+    /// An open executable, on a number above [`EXECUTABLE`]; it is executed with every signal blocked.
     pub(super) executable: Option<i32>,
-    /// Paths to try, ended by null.
+    /// Paths to try, terminated by null.
     pub(super) programs: *const *const c_char,
     pub(super) argv: *const *const c_char,
     pub(super) envp: *const *const c_char,
@@ -77,7 +78,7 @@ struct Timespec {
 #[repr(C)]
 struct DefaultAction([usize; 4]);
 
-/// The child's first instruction of ours.
+/// The child's entry point.
 pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
     // SAFETY: the caller passed a pointer to a `Plan` on its stack, and stays there until the kernel says that we have left.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
@@ -93,7 +94,7 @@ pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
     become_program(plan)
 }
 
-/// A child that has nothing to do but to have been born.
+/// The entry point of a child that exits at once.
 pub(super) extern "C" fn leave(_: *const c_void) -> ! {
     exit()
 }
@@ -127,9 +128,9 @@ fn has_parent(plan: &Plan<'_>) -> bool {
     call(libc::SYS_getppid, [0; 5]).cast_unsigned() == plan.parent
 }
 
-/// Whether its parent's process has executed another program since, which ends the thread that made this child and keeps the
-/// number: PDEATHSIG strikes then as well, but for the same window. Asked only of a child that has waited for a while. Where
-/// kcmp(2) is refused, as in many containers, it is not known, and [`GATE_LIMIT`] decides.
+/// Reports whether its parent's process has executed another program since, which ends the thread that created this child and
+/// keeps the pid: PDEATHSIG is sent then as well, except in the same window. Called only by a child that has waited for a
+/// while. Where kcmp(2) is refused, as in many containers, it is unknown, and [`GATE_LIMIT`] decides.
 fn is_left_behind(plan: &Plan<'_>) -> bool {
     /// `KCMP_VM` in `linux/kcmp.h`: the two share their memory, as a child at the gate does with its host.
     const MEMORY: usize = 1;
@@ -137,7 +138,7 @@ fn is_left_behind(plan: &Plan<'_>) -> bool {
     call(libc::SYS_kcmp, [own, plan.parent, MEMORY, 0, 0]) > 0
 }
 
-/// Ties it to its parent's life, and leaves the parent's session or process group.
+/// Makes it die with its parent, and leaves the parent's session or process group.
 fn leave_the_host(plan: &Plan<'_>) {
     check(
         plan,
@@ -164,7 +165,7 @@ fn prepare(plan: &Plan<'_>) {
     close_others(plan);
 }
 
-/// Leaves the host's table of descriptors, which this child was born with (`CLONE_FILES`), for one that holds no more than
+/// Leaves the host's table of descriptors, which this child was created with (`CLONE_FILES`), for one that contains only what
 /// it needs: copying ten thousand descriptors to close them takes half a millisecond. Nothing was opened or closed before.
 fn leave_table(plan: &Plan<'_>) {
     let mut last = usize::from(EXECUTABLE).wrapping_sub(1);
@@ -195,8 +196,8 @@ fn close_others(plan: &Plan<'_>) {
     check(plan, step::DESCRIPTORS, closed);
 }
 
-/// Takes what was sent to the host's process group while the child still was in it: pending until unmasked, it would hit
-/// the program. A child that left its group gets no more of it.
+/// Consumes signals that were sent to the host's process group while the child was still in it: pending until unmasked, they
+/// would hit the program. A child that left its group gets no more of them.
 fn drain_signals() {
     let all = u64::MAX;
     let now = Timespec { seconds: 0, nanoseconds: 0 };
@@ -212,7 +213,7 @@ fn reset_dispositions() {
     let default = DefaultAction([0; 4]);
     let mut signal = 1;
     while signal <= SIGNALS {
-        // SIGKILL and SIGSTOP refuse; they are at their defaults for ever.
+        // SIGKILL and SIGSTOP refuse; they are always at their defaults.
         call(libc::SYS_rt_sigaction, [signal, ptr::from_ref(&default) as usize, 0, SIGNAL_SET, 0]);
         signal = signal.wrapping_add(1);
     }
@@ -220,8 +221,8 @@ fn reset_dispositions() {
 
 fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     match descriptor {
-        // One that the host has closed stays closed. Its number may be in use by a descriptor of ours or of some library
-        // by now, the instance's lock even; those are close-on-exec, and no standard stream.
+        // A descriptor that the host has closed stays closed. Its number may be in use by a descriptor of ours or of some
+        // library by now, even the instance's lock; those are close-on-exec, and no standard stream.
         Descriptor::Keep => {}
         Descriptor::Copy(source) => {
             check(
@@ -230,7 +231,7 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
                 call(libc::SYS_dup3, [source.cast_unsigned() as usize, target, 0, 0, 0]),
             );
         }
-        // One that is closed already is as it shall be.
+        // A descriptor that is already closed needs nothing.
         Descriptor::Close => {
             call(libc::SYS_close, [target, 0, 0, 0, 0]);
         }
@@ -298,8 +299,8 @@ fn become_program(plan: &Plan<'_>) -> ! {
         check(plan, step::TERMINAL, call(libc::SYS_ioctl, args));
     }
     plan.gate.step.store(step::EXEC, Ordering::Release);
-    // The row is committed: from here on the program may outlive its host. Had the host died a moment ago, PDEATHSIG has
-    // struck; if it dies now, the row tells.
+    // The row is committed: from here on the program may outlive its host. If the host died a moment ago, PDEATHSIG has already
+    // been sent; if it dies now, the row names the program.
     call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, 0, 0, 0, 0]);
     if plan.executable.is_some() {
         fail(plan, step::EXEC, execute_open(plan));
@@ -316,7 +317,8 @@ fn execute_open(plan: &Plan<'_>) -> isize {
     call(libc::SYS_execveat, args)
 }
 
-/// Tries each path as execvp(3) does: what is not there or not ours to run is passed over, and the best reason is kept.
+/// Tries each path as execvp(3) does: a path that does not exist or may not be executed is skipped, and the best reason is
+/// kept.
 fn try_programs(plan: &Plan<'_>) -> isize {
     let mut reason = -(libc::ENOENT as isize);
     let mut next = plan.programs;
@@ -331,7 +333,7 @@ fn try_programs(plan: &Plan<'_>) -> isize {
         match i32::try_from(result.wrapping_neg()) {
             Ok(libc::EACCES) => reason = result,
             Ok(libc::ENOENT) => {}
-            // Of a list this one is passed over; of a program named by its path it is the reason.
+            // In a list of paths it is skipped; for a program named by its path it is the reason.
             Ok(libc::ENOTDIR) if !is_alone(plan.programs) => {}
             _ => return result,
         }

@@ -1,4 +1,4 @@
-//! The system call that makes a child: clone3(2), or clone(2) where that is refused.
+//! The system call that creates a child: clone3(2), or clone(2) where that is refused.
 
 #![expect(unsafe_code, reason = "clone by instruction, and the descriptor that it makes")]
 
@@ -39,7 +39,8 @@ pub(super) fn to_pid(result: isize) -> Result<Pid> {
     Pid::new(result as i64).ok_or_else(|| Error::new(Kind::Other, "clone returned no pid"))
 }
 
-/// Sets the thread's signal mask raw, with the real-time signals that libc keeps to itself, and returns the former one.
+/// Sets the thread's signal mask by the raw system call, including the real-time signals that libc reserves, and returns the
+/// former one.
 ///
 /// No handler of the host may run in the child, which shares its memory.
 fn mask_signals(mask: u64) -> u64 {
@@ -53,10 +54,12 @@ fn mask_signals(mask: u64) -> u64 {
 
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// The table of descriptors is shared until the child leaves it: a copy would cost as much as the host has open.
+/// The table of descriptors is shared until the child leaves it: the cost of a copy grows with the number of descriptors that
+/// the host has open.
 const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD;
 
-/// `struct clone_args` of Linux 5.7 (clone3(2)). An older kernel takes it while what it does not know is zero.
+/// `struct clone_args` of Linux 5.7 (clone3(2)). An older kernel accepts it as long as the fields that it does not know are
+/// zero.
 #[repr(C, align(8))]
 #[derive(Default)]
 struct CloneArgs {
@@ -73,7 +76,7 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// With all signals blocked, which the child inherits.
+/// Called with all signals blocked, which the child inherits.
 pub(super) fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
     let mask = mask_signals(u64::MAX);
     let result = clone_as_can(plan, stack);
@@ -83,13 +86,13 @@ pub(super) fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
 
 fn clone_as_can(plan: &Plan<'_>, stack: &Stack) -> isize {
     if plan.cgroup.is_some() {
-        // clone(2) knows no cgroups, and a program that its row places in a leaf is never started elsewhere.
+        // clone(2) does not support cgroups, and a program that its row places in a leaf is never started elsewhere.
         return clone3(plan, stack);
     }
     if !WITHOUT_CLONE3.load(Ordering::Relaxed) {
         let result = clone3(plan, stack);
-        // ENOSYS: an old kernel, or a seccomp profile that does not know it. EPERM: a profile that says no. EINVAL: a
-        // kernel before CLONE_CLEAR_SIGHAND.
+        // ENOSYS: an old kernel, or a seccomp profile that does not know it. EPERM: a profile that refuses it. EINVAL: a kernel
+        // before CLONE_CLEAR_SIGHAND.
         if ![libc::ENOSYS, libc::EPERM, libc::EINVAL]
             .iter()
             .any(|&errno| result == -(errno as isize))
@@ -121,8 +124,8 @@ fn clone3(plan: &Plan<'_>, stack: &Stack) -> isize {
         ..CloneArgs::default()
     };
     let registers = [(&raw const args) as usize, size_of::<CloneArgs>(), 0, 0, 0];
-    // SAFETY: the arguments are as clone3(2) wants them; `enter` makes raw system calls only; the plan lives on the frame of
-    // our caller, and the stack in its hands, until `inside` is cleared.
+    // SAFETY: the arguments are as clone3(2) requires; `enter` makes raw system calls only; the plan lives on the frame of our
+    // caller, which also holds the stack, until `inside` is cleared.
     unsafe {
         syscall::clone_onto(
             libc::SYS_clone3,
@@ -136,7 +139,8 @@ fn clone3(plan: &Plan<'_>, stack: &Stack) -> isize {
 fn clone2(plan: &Plan<'_>, stack: &Stack) -> isize {
     let flags = (flags(plan) | libc::SIGCHLD).cast_unsigned() as usize;
     let (pidfd, inside) = (plan.gate.pidfd.as_ptr() as usize, plan.gate.inside.as_ptr() as usize);
-    // The raw call takes flags, stack and the place for the pidfd first; the architectures differ in what follows (clone(2)).
+    // The raw call takes flags, stack and the address for the pidfd first; the order of the rest depends on the architecture
+    // (clone(2)).
     let registers = if cfg!(target_arch = "x86_64") {
         [flags, stack.top() as usize, pidfd, inside, 0]
     } else {
@@ -148,7 +152,7 @@ fn clone2(plan: &Plan<'_>, stack: &Stack) -> isize {
     }
 }
 
-/// Whether a child can be born in a cgroup: makes one that ends at once, while we are suspended.
+/// Tests whether a child can be created in a cgroup: creates one that exits at once, while this thread is suspended.
 pub(in crate::sys) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
     let stack = Stack::new()?;
     let pidfd = AtomicI32::new(-1);
@@ -175,18 +179,19 @@ pub(in crate::sys) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What a thread needs to make a child for another one, which does not go on before the child has left.
+/// What a thread needs to create a child for another one, which does not go on before the child has left.
 struct Errand {
     plan: *const Plan<'static>,
     stack: *const Stack,
 }
 
-// SAFETY: whoever made it waits, in `clone_elsewhere` until the child is born, then in `SharedMemoryChild` until the thread has ended.
+// SAFETY: the thread that created it waits, in `clone_elsewhere` until the child is created, then in `SharedMemoryChild` until
+// the thread has ended.
 unsafe impl Send for Errand {}
 
-/// Clones on a thread that is suspended until the child has left our memory (`CLONE_VFORK`). So it is for a child in a cgroup of
-/// its own: where that one runs out of memory, the kernel ends whoever shares the memory of its victim, which would be
-/// the host, and it passes over a child of vfork(2) (`oom_badness` in `mm/oom_kill.c`).
+/// Clones on a thread that is suspended until the child has left our memory (`CLONE_VFORK`). Used for a child in a cgroup of
+/// its own: where that cgroup runs out of memory, the kernel ends every process that shares the memory of its victim, which
+/// would be the host, but it skips a child of vfork(2) (`oom_badness` in `mm/oom_kill.c`).
 pub(super) fn clone_elsewhere(
     plan: &Plan<'_>,
     stack: &Stack,
@@ -195,10 +200,11 @@ pub(super) fn clone_elsewhere(
     let maker = std::thread::Builder::new().name("procledger-spawn".into()).spawn(move || {
         let errand = errand;
         crate::sys::leave_signals_to_the_host();
-        // SAFETY: the stack is read before the child is born, which is waited for; the plan lives until this thread is joined.
+        // SAFETY: the stack is read before the child is created, which is waited for; the plan lives until this thread is
+        // joined.
         let (plan, stack) = unsafe { (&*errand.plan, &*errand.stack) };
         let made = clone(plan, stack);
-        // A child that was killed at once has told nobody that it was born.
+        // A child that was killed at once has not reported its pid itself.
         plan.gate.tell_born(u32::try_from(made).unwrap_or(UNBORN));
         made
     });

@@ -1,4 +1,4 @@
-//! What a caller wants to be started.
+//! What a caller wants to start.
 
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf};
 

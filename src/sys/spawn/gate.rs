@@ -1,7 +1,7 @@
 //! Where a child waits until its row is committed.
 //!
 //! One word in memory that child and host share: the host opens the gate or refuses, the child may give up waiting, and one
-//! compare-and-swap decides between them. A child that comes to an open gate does not wait at all.
+//! compare-and-swap decides between them. A child that arrives at an open gate does not wait at all.
 
 use std::{
     sync::atomic::{AtomicI32, AtomicU32, Ordering},
@@ -15,9 +15,9 @@ use crate::sys::{
     pidfd::{Signal, timespec},
 };
 
-/// A child at the gate looks after its parent this often: PDEATHSIG alone has a window between clone and prctl(2).
+/// How often a child at the gate checks its parent: PDEATHSIG alone has a window between clone and prctl(2).
 pub(super) const GATE_TICK: Duration = Duration::from_secs(1);
-/// Then a child gives up: far longer than SQLite's busy timeout, so only a hung disk gets here.
+/// How long a child waits before it gives up: far longer than SQLite's busy timeout, so this is only reached on a hung disk.
 pub(crate) const GATE_LIMIT: Duration = Duration::from_mins(1);
 
 /// The states of the gate's word.
@@ -28,7 +28,7 @@ pub(super) mod word {
     pub(in crate::sys::spawn) const EXPIRED: u32 = 3;
 }
 
-/// How far the child came; the last one that it stored tells where it failed.
+/// How far the child came; the last step that it stored shows where it failed.
 pub(super) mod step {
     pub(in crate::sys::spawn) const PARENT: u32 = 1;
     pub(in crate::sys::spawn) const SESSION: u32 = 2;
@@ -40,7 +40,7 @@ pub(super) mod step {
     pub(in crate::sys::spawn) const EXEC: u32 = 8;
 }
 
-/// No child was made.
+/// No child was created.
 pub(super) const UNBORN: u32 = u32::MAX;
 
 /// The memory that a child and its host share.
@@ -51,9 +51,9 @@ pub(crate) struct Gate {
     pub(super) errno: AtomicI32,
     /// Written by the kernel before the child's first instruction (`CLONE_PIDFD`).
     pub(super) pidfd: AtomicI32,
-    /// The child's number, for a thread that did not make it; [`UNBORN`] where none could be made.
+    /// The child's pid, for a thread that did not create it; [`UNBORN`] where none could be created.
     pub(super) born: AtomicU32,
-    /// Not zero while the child is in the host's memory: the kernel clears it, and wakes whoever waits for that
+    /// Not zero while the child is in the host's memory: the kernel clears it, and wakes the threads that wait for that
     /// (`CLONE_CHILD_CLEARTID`, see `set_tid_address(2)`).
     pub(super) inside: AtomicU32,
 }
@@ -72,30 +72,30 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// The row is committed: the child may become its program.
+    /// Opens the gate because the row is committed: the child may become its program.
     pub(crate) fn open(&self) {
         self.decide(word::OPEN);
     }
 
-    /// The child shall never run. Does nothing once the gate is open.
+    /// Refuses: the child shall never run. Does nothing once the gate is open.
     pub(crate) fn refuse(&self) {
         self.decide(word::REFUSED);
     }
 
     fn decide(&self, answer: u32) {
-        // Fails where it is decided, or where the child has expired: then it is dead, and never ran.
+        // Fails where it is already decided, or where the child has given up: then it is dead, and never ran.
         let shut = word::SHUT;
         if self.word.compare_exchange(shut, answer, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let _ = futex::wake(&self.word, futex::Flags::PRIVATE, 1);
         }
     }
 
-    /// The step that the child came to, and the errno there; for [`super::failure`].
+    /// Returns the step that the child reached, and the errno there; for [`super::failure`].
     pub(crate) fn reached(&self) -> (u32, i32) {
         (self.step.load(Ordering::Acquire), self.errno.load(Ordering::Acquire))
     }
 
-    /// Waits for a child that another thread makes: its number, or [`UNBORN`].
+    /// Waits for a child that another thread creates; returns its pid, or [`UNBORN`].
     pub(super) fn wait_until_born(&self) -> u32 {
         loop {
             match self.born.load(Ordering::Acquire) {
@@ -107,7 +107,8 @@ impl Gate {
         }
     }
 
-    /// Tells whoever waits for a child that it was made, or [`UNBORN`], unless it has told that itself.
+    /// Reports to the waiting thread that the child was created, or [`UNBORN`], unless the child has already reported it
+    /// itself.
     pub(super) fn tell_born(&self, pid: u32) {
         if self.born.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let _ = futex::wake(&self.born, futex::Flags::PRIVATE, 1);
@@ -116,13 +117,13 @@ impl Gate {
 
     /// Waits until the child has left the host's memory, by exec or by death.
     ///
-    /// A SIGSTOP to the host's process group that catches the child just before it leaves that group would stop it for good,
-    /// since the SIGCONT goes to the group alone: a child that does not come to the gate is continued.
+    /// A SIGSTOP to the host's process group that reaches the child just before it leaves that group would stop it for good,
+    /// since the SIGCONT goes to the group alone: a child that does not arrive at the gate is continued.
     pub(super) fn wait_until_left(&self, child: &PidFd) {
         let tick = timespec(GATE_TICK);
         let mut looked = Instant::now();
         while self.inside.load(Ordering::Acquire) != 0 {
-            // The kernel wakes by a futex that is not private.
+            // The kernel wakes through a futex that is not private.
             let _ = futex::wait(&self.inside, futex::Flags::empty(), 1, Some(&tick));
             if looked.elapsed() < GATE_TICK {
                 continue;
@@ -131,7 +132,7 @@ impl Gate {
             if self.step.load(Ordering::Acquire) < step::GATE {
                 let _ = child.send(Signal::CONT);
             }
-            // Older kernels clear nothing for a child that dumps core.
+            // Older kernels do not clear it for a child that dumps core.
             if child.is_dead().unwrap_or(false) {
                 return;
             }

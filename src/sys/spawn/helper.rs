@@ -1,4 +1,4 @@
-//! A program of our own, executed by descriptor, with nothing of the host but one socket: no gate and no row.
+//! A helper program of our own, executed by descriptor, which gets nothing of the host but one socket: no gate and no row.
 
 use std::{
     ffi::{CString, c_char},
@@ -25,7 +25,7 @@ use crate::{
     sys::PidFd,
 };
 
-/// What to execute: an empty environment, every signal blocked, a session of its own, `/dev/null` as output and errors.
+/// What to execute: with an empty environment, every signal blocked, a session of its own, `/dev/null` as output and errors.
 pub(in crate::sys) struct Helper {
     pub(in crate::sys) executable: OwnedFd,
     pub(in crate::sys) argv: Vec<CString>,
@@ -33,7 +33,7 @@ pub(in crate::sys) struct Helper {
     pub(in crate::sys) socket: OwnedFd,
 }
 
-/// Starts a helper; returns its number with its pidfd.
+/// Starts a helper; returns its pid and its pidfd.
 pub(in crate::sys) fn start(helper: &Helper) -> Result<(Pid, Arc<PidFd>)> {
     let failed = |error| Error::os("failed to prepare the descriptors of a helper", error);
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())

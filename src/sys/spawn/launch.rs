@@ -27,7 +27,7 @@ use crate::{
 pub(crate) struct Spawned<T> {
     pub(crate) pid: Pid,
     pub(crate) pidfd: Arc<PidFd>,
-    /// What the commit answered.
+    /// The result of the commit.
     pub(crate) committed: T,
     /// Our ends of the pipes: stdin, stdout, stderr.
     pub(crate) pipes: [Option<OwnedFd>; 3],
@@ -37,7 +37,7 @@ pub(crate) struct Spawned<T> {
 #[derive(Debug)]
 pub(crate) struct Refusal<T> {
     pub(crate) committed: Option<T>,
-    /// Where the child failed, for [`failure`]; 0 where there was none, or it did not fail by itself.
+    /// The step at which the child failed, for [`failure`]; 0 where there was no child, or it did not fail by itself.
     pub(crate) step: u32,
     pub(crate) error: Error,
 }
@@ -48,9 +48,9 @@ impl<T> From<Error> for Refusal<T> {
     }
 }
 
-/// Starts `command` through the gate: its child becomes the program if `commit` answers that its row is there, and only then.
+/// Starts `command` through the gate: its child becomes the program only if `commit` reports that its row is committed.
 ///
-/// `commit` runs while the child makes itself ready.
+/// `commit` runs while the child prepares itself.
 pub(crate) fn spawn<T>(
     command: Command,
     commit: impl FnOnce(&Child) -> Result<T>,
@@ -94,12 +94,12 @@ pub(crate) fn spawn<T>(
     }
 }
 
-/// What became of the child, now that it has left our memory.
+/// Determines the result of the child, now that it has left our memory.
 fn outcome<T>(program: &OsStr, gate: &Gate, committed: Result<T>) -> Result<T, Refusal<T>> {
     let (step, errno) = gate.reached();
     match committed {
         Ok(committed) if errno == 0 && step == step::EXEC => Ok(committed),
-        // It died of this on its way to the gate, and was found dead there.
+        // It failed with this error on its way to the gate, and was found dead there.
         Err(error) if errno == 0 => Err(error.into()),
         committed => {
             let committed = committed.ok();
@@ -108,7 +108,7 @@ fn outcome<T>(program: &OsStr, gate: &Gate, committed: Result<T>) -> Result<T, R
     }
 }
 
-/// Why a program did not run, by the step that its child came to, and the errno there.
+/// Returns why a program did not run, from the step that its child reached, and the errno there.
 pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
     let name = program.display();
     let what = match at {

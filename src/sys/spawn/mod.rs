@@ -1,14 +1,14 @@
 //! The gate: a program runs only after its row is committed.
 //!
-//! A child is made in the memory of its host (`CLONE_VM`) on a stack of its own: nothing of the host is copied. While it makes
-//! itself ready, the thread that made it reads who it is, commits the row, and opens the gate ([`gate`]) before which the
-//! child waits, if it is there first. Then that thread sleeps until the kernel says that the child has left the memory, by exec
-//! or by death (`CLONE_CHILD_CLEARTID`): what the child reads lives on that thread's frame. Who dies when:
+//! A child is made in the memory of its host (`CLONE_VM`) on a stack of its own: nothing of the host is copied. While it
+//! prepares itself, the thread that created it reads its identity, commits the row, and opens the gate ([`gate`]) at which the
+//! child waits, if it arrives first. Then that thread sleeps until the kernel reports that the child has left the memory, by
+//! exec or by death (`CLONE_CHILD_CLEARTID`): what the child reads lives on that thread's frame. What a crash at each point
+//! leads to:
 //!
-//! - the host before the commit: the child has `PDEATHSIG`, and checks its parent at each tick; it never execs;
-//! - the host after the commit and before exec: the same; the row names a process that is found gone;
-//! - the disk hangs: the child gives up after [`gate::GATE_LIMIT`]; one compare-and-swap decides between "open" and
-//!   "expired".
+//! - the host dies before the commit: the child has `PDEATHSIG`, and checks its parent at each tick; it never execs;
+//! - the host dies after the commit and before exec: the same; the row names a process that is found to be gone;
+//! - the disk hangs: the child gives up after [`gate::GATE_LIMIT`]; one compare-and-swap decides between "open" and "expired".
 //!
 //! ```text
 //!  host                                child
@@ -21,17 +21,17 @@
 //!  goes on <-------------------------- execve
 //! ```
 //!
-//! Between clone and exec the child makes raw system calls only ([`super::syscall`]): it shares the allocator's locks and all
-//! else with its running host, and errno and all that is thread-local with the thread that made it. Its table of descriptors is
-//! the host's as well until it leaves it, before it opens or closes any.
+//! Between clone and exec the child makes raw system calls only ([`super::syscall`]): it shares the allocator's locks and
+//! everything else with its running host, and errno and all thread-local data with the thread that created it. It also shares
+//! the host's table of descriptors until it leaves it, before it opens or closes any.
 //!
 //! In a cgroup of its own a child must not share the memory of running code: where the cgroup runs out of memory, the kernel
-//! ends its victim and whoever shares that memory, so the host; a child of vfork(2) alone is passed over. Such a one is made
-//! by a thread that is suspended meanwhile ([`clone`]).
+//! ends its victim and every process that shares that memory, so also the host; only a child of vfork(2) is skipped. Such a
+//! child is created by a thread that is suspended meanwhile ([`clone`]).
 //!
-//! A program of our own that is no task ([`helper`]) is made in the same way, without a gate.
+//! A program of our own that is no task ([`helper`]) is started in the same way, without a gate.
 //!
-//! Linux 5.9 is needed (`close_range(2)`). Where clone3 is refused, as by seccomp profiles older than it, clone(2) serves.
+//! Linux 5.9 is needed (`close_range(2)`). Where clone3 is refused, as by seccomp profiles older than it, clone(2) is used.
 
 mod child;
 mod clone;

@@ -1,4 +1,4 @@
-//! A command as execve(2) takes it: prepared while allocation is still allowed.
+//! A command in the form that execve(2) takes, prepared while allocation is still allowed.
 
 use std::{
     ffi::{CString, OsString, c_char},
@@ -9,10 +9,10 @@ use std::{
 use super::command::Command;
 use crate::error::{Error, Result};
 
-/// Where programs are looked for when the environment has no `PATH`: the default of execvp(3).
+/// Where programs are searched for when the environment has no `PATH`: the default of execvp(3).
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
-/// Strings and the null-ended array of pointers to them that execve(2) takes.
+/// Strings and the null-terminated array of pointers to them that execve(2) takes.
 #[derive(Debug)]
 pub(super) struct Strings {
     pub(super) pointers: Vec<*const c_char>,
@@ -53,7 +53,7 @@ impl Program {
         let argv = std::iter::once(&command.program)
             .chain(&command.args)
             .enumerate()
-            // By its place: what it holds may be a secret.
+            // Named by its position: its content may be a secret.
             .map(|(at, arg)| no_nul(arg.as_bytes(), || format!("argument {at}")))
             .collect::<Result<Vec<_>>>()?;
         let envp = command
@@ -74,7 +74,7 @@ impl Program {
     }
 }
 
-/// `what` says which text it is, where one is refused.
+/// `what` names the text in the error.
 fn no_nul(bytes: impl Into<Vec<u8>>, what: impl FnOnce() -> String) -> Result<CString> {
     CString::new(bytes).map_err(|_| Error::invalid(format!("the {} holds a NUL byte", what())))
 }
@@ -98,7 +98,7 @@ fn variable(key: &OsString, value: &OsString) -> Result<CString> {
     no_nul(entry, || format!("environment variable {:?}", key.display().to_string()))
 }
 
-/// The paths that execvp(3) would try, with the `PATH` of the environment that the program gets.
+/// Returns the paths that execvp(3) would try, with the `PATH` of the environment that the program gets.
 fn candidates(command: &Command) -> Result<Vec<CString>> {
     let program = command.program.as_bytes();
     if program.contains(&b'/') {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::sys::PidFd;
 
-/// A child that is about to exit is dead within microseconds; this bounds a kernel that hangs.
+/// A child that is about to exit is dead within microseconds; this is the limit for a kernel that hangs.
 const EXIT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Waits until the child is dead, and reaps it. It leaves our memory a moment before it becomes a zombie.

@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{error::Result, identity::Pid, sys::PidFd};
 
-/// A child of ours that is no program yet.
+/// A child of ours that is not yet a program.
 #[derive(Clone, Debug)]
 pub(crate) struct Child {
     pub(crate) pid: Pid,
     pub(crate) pidfd: Arc<PidFd>,
-    /// It was born in the leaf that was made for it.
+    /// Whether it was created in the leaf that was created for it.
     pub(crate) in_leaf: bool,
     pub(crate) gate: Arc<Gate>,
 }
@@ -33,14 +33,14 @@ thread_local! {
     static STACK: Cell<Option<Stack>> = const { Cell::new(None) };
 }
 
-/// The thread sanitizer keeps its books in thread-local memory, which a child shares with the thread that made it: that one
-/// has to be suspended then (`tests/threads`).
+/// The thread sanitizer keeps its state in thread-local memory, which a child shares with the thread that created it: that
+/// thread has to be suspended then (`tests/threads`).
 pub(super) const RUNS_BESIDE: bool = !cfg!(procledger_thread_sanitizer);
 
-/// Makes the child, calls `meanwhile`, and returns when the child has left our memory, by exec or by death.
+/// Creates the child, calls `meanwhile`, and returns when the child has left our memory, by exec or by death.
 ///
-/// Where its leaf does not take it, as when a seccomp profile was set meanwhile, it is born outside, unless it must be born
-/// there or not at all.
+/// Where it cannot be created in its leaf, as when a seccomp profile was set meanwhile, it is created outside, unless that is
+/// not allowed.
 pub(super) fn make_child<R>(
     mut plan: Plan<'_>,
     place: Option<&Place>,
@@ -61,7 +61,7 @@ pub(super) fn make_child<R>(
 }
 
 /// A child that runs in our memory, on a stack of ours. It must have left, by exec or by death, before its plan or the stack is
-/// dropped, whatever happens to us meanwhile.
+/// dropped, whatever happens to this thread meanwhile.
 struct SharedMemoryChild {
     child: Child,
     stack: Option<Stack>,

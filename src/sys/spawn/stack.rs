@@ -6,9 +6,9 @@ use std::{ffi::c_void, ptr};
 
 use crate::error::{Error, Result};
 
-/// The child needs a few hundred bytes; an unoptimised build some thousands.
+/// The child needs a few hundred bytes; an unoptimised build needs some thousands.
 const STACK_SIZE: usize = 64 << 10;
-/// Below the stack, unmapped: an overflow dies instead of writing into the host. At least one page on every kernel.
+/// Below the stack, unmapped: an overflow kills the child instead of writing into the host. At least one page on every kernel.
 const GUARD_SIZE: usize = 64 << 10;
 
 /// A mapping with a guard at its low end; each spawning thread keeps one.
@@ -39,12 +39,12 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Lowest usable address, as clone3(2) wants it.
+    /// Returns the lowest usable address, as clone3(2) requires.
     pub(super) fn bottom(&self) -> *mut c_void {
         self.base.wrapping_byte_add(GUARD_SIZE)
     }
 
-    /// One past the highest address, aligned to 16 bytes, as clone(2) wants it.
+    /// Returns one past the highest address, aligned to 16 bytes, as clone(2) requires.
     pub(super) fn top(&self) -> *mut c_void {
         self.bottom().wrapping_byte_add(STACK_SIZE)
     }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 pub(in crate::sys) type Pipes = [Option<OwnedFd>; 3];
 
-/// Opens what the child's standard descriptors are made from; the second value keeps them open until it has them.
+/// Opens the sources of the child's standard descriptors; the second value keeps them open until the child has them.
 pub(in crate::sys) fn prepare_stdio(
     stdio: [StdioSource; 3],
 ) -> Result<([Descriptor; 3], Pipes, Pipes)> {
@@ -43,7 +43,7 @@ pub(in crate::sys) fn prepare_stdio(
     Ok((descriptors, sources, ours))
 }
 
-/// A descriptor that is 3 or higher, so that installing one never overwrites another.
+/// Returns a descriptor that is 3 or higher, so that installing one never overwrites another.
 fn above_stdio(fd: OwnedFd) -> Result<OwnedFd> {
     if fd.as_raw_fd() > 2 {
         return Ok(fd);

@@ -1,3 +1,3 @@
-//! Properties of what is read from `/proc`. Single cases stand beside the code.
+//! Properties of what is read from `/proc`. Single cases are beside the code.
 
 mod procfs;

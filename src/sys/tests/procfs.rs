@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// A name is any 15 bytes but NUL (prctl(2), `PR_SET_NAME`); the ones that could deceive a parser among them.
+/// A name is any 15 bytes but NUL (prctl(2), `PR_SET_NAME`), including bytes that could confuse a parser.
 fn comm() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         prop::collection::vec(1..=u8::MAX, 0..=15),
@@ -38,7 +38,7 @@ prop_compose! {
     }
 }
 
-/// As the kernel writes it (`fs/proc/array.c`, `do_task_stat`), with `others` in the fields that nobody reads.
+/// Formats it as the kernel does (`fs/proc/array.c`, `do_task_stat`), with `others` in the fields that are not read.
 fn written(stat: &Stat, others: &[i64; 3]) -> Vec<u8> {
     let [first, second, third] = others;
     let mut line = format!("{} (", stat.pid).into_bytes();
@@ -72,7 +72,7 @@ proptest! {
     ) {
         let line = written(&stat, &others);
         if let Some(read) = parse_stat(&line[..cut.index(line.len())]) {
-            // What is cut is the memory at most: nothing that makes a process itself.
+            // Only the memory may be truncated: nothing that identifies a process.
             prop_assert_eq!(Stat { rss_bytes: stat.rss_bytes, ..read }, stat);
         }
     }
@@ -87,7 +87,7 @@ proptest! {
     fn arguments_are_read_as_they_were_given(
         argv in prop::collection::vec(prop::collection::vec(1..=u8::MAX, 0..5), 1..6),
     ) {
-        // Two empty ones at the end cannot be told from a title that a server has written over them all.
+        // Two empty arguments at the end cannot be distinguished from a title that a server has written over all of them.
         let ends_in_nothing = argv.iter().rev().take_while(|arg| arg.is_empty()).count() >= 2;
         let cmdline: Vec<u8> = argv.iter().flat_map(|arg| [arg, &b"\0"[..]].concat()).collect();
         let read = arguments(&cmdline);
@@ -107,7 +107,7 @@ proptest! {
         let entries: Vec<String> = others.iter().cloned().chain(lists.iter().map(text)).collect();
         let carried: Vec<u128> = tokens(entries.join("\0").as_bytes()).iter().map(Uuid::as_u128).collect();
         prop_assert_eq!(carried, lists.concat());
-        // Behind another name, or with a letter more, it is nobody's.
+        // With another name, or with an extra letter, it is no token.
         let spoilt = entries.join("\0").replace(TOKEN_VARIABLE, "XPROCLEDGER_TOKEN");
         prop_assert!(tokens(spoilt.as_bytes()).is_empty());
     }
