@@ -7,7 +7,7 @@ use crate::{
     sys::procfs::{arguments, parse_stat, split_nul, tokens},
 };
 
-/// `/proc/PID/stat`, `cmdline` and `environ`.
+/// Parses `/proc/PID/stat`, `cmdline` and `environ`.
 pub fn stat(bytes: &[u8]) {
     if let Some(stat) = parse_stat(bytes) {
         let begin =

@@ -223,8 +223,8 @@ mod tests {
         assert_eq!(rebooted.reach(&place()), Reach::Gone);
         let contained = Place { pid_namespace: 4_026_532_000, ..rebooted };
         assert_eq!(contained.reach(&place()), Reach::Elsewhere);
-        let stranger = Place { machine_id: Some(Uuid::from_u128(9)), ..rebooted };
-        assert_eq!(stranger.reach(&place()), Reach::Elsewhere);
+        let elsewhere = Place { machine_id: Some(Uuid::from_u128(9)), ..rebooted };
+        assert_eq!(elsewhere.reach(&place()), Reach::Elsewhere);
         let nameless = Place { machine_id: None, ..rebooted };
         assert_eq!(nameless.reach(&Place { machine_id: None, ..place() }), Reach::Elsewhere);
     }
@@ -265,7 +265,7 @@ mod tests {
         }
 
         #[test]
-        fn different_is_said_only_of_what_could_be_seen(recorded in any_identity(), observed in any_identity()) {
+        fn different_is_returned_only_for_observable_processes(recorded in any_identity(), observed in any_identity()) {
             let reach = observed.place.reach(&recorded.place);
             let sameness = recorded.sameness(&observed);
             prop_assert_eq!(reach == Reach::Elsewhere, sameness == Sameness::Unknown && reach != Reach::Here);

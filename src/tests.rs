@@ -18,7 +18,7 @@ pub(crate) fn skipped(why: &str) {
     say(why);
 }
 
-/// Not `eprintln!`: libtest shows that only for failed tests.
+/// Writes a line to stderr, not by `eprintln!`: libtest shows that only for failed tests.
 fn say(why: &str) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     let _ = writeln!(std::io::stderr(), "skipped: {why}: {name}");

@@ -73,7 +73,10 @@ impl Exporter {
     /// Busy when another instance writes the file, or when it took too long; then the message contains the last error.
     pub(crate) fn flush(&self, timeout: Duration) -> Result<()> {
         if !self.is_here() {
-            return Err(Error::new(Kind::Closed, "the export's thread is not in a forked child"));
+            return Err(Error::new(
+                Kind::Closed,
+                "the export's thread does not run in a forked child",
+            ));
         }
         let state = self.shared.lock();
         let wanted = state.requested;
@@ -91,7 +94,7 @@ impl Exporter {
         if state.passive {
             return Err(Error::new(
                 Kind::Busy,
-                format!("the export `{path}` is another instance's, which holds its lock"),
+                format!("the export `{path}` is written by another instance, which holds its lock"),
             ));
         }
         Ok(())

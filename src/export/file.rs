@@ -153,7 +153,8 @@ impl Target {
         self.path.symlink_metadata().is_ok()
     }
 
-    /// The right to write the file: the lock file beside it, or, where none can be made there, a lock on the file itself.
+    /// Acquires the right to write the file: the lock file beside it, or, where none can be created there, a lock on the file
+    /// itself.
     pub(super) fn lock(&self) -> Result<Option<Lock>> {
         let beside = self.lock_path();
         let error = match Lock::acquire(&beside, self.owner) {
@@ -203,7 +204,7 @@ impl Target {
         Ok((file, stamp))
     }
 
-    /// `why` is the reason why no rename was possible; `None` for a mount point, where none is tried.
+    /// Writes the file in place. `why` is the reason why no rename was possible; `None` for a mount point, where none is tried.
     fn write_in_place(
         &self,
         text: Vec<u8>,
@@ -348,9 +349,9 @@ impl Target {
         if found.as_ref().is_some_and(Metadata::is_dir) {
             return folder_in_the_way(&self.path).with_source(error);
         }
-        let stranger = found.map(|found| found.uid()).filter(|uid| *uid != self.owner);
+        let other_owner = found.map(|found| found.uid()).filter(|uid| *uid != self.owner);
         if let (io::ErrorKind::PermissionDenied, Some(uid), true) =
-            (error.kind(), stranger, self.is_sticky())
+            (error.kind(), other_owner, self.is_sticky())
         {
             let message = format!(
                 "the export `{path}` belongs to uid {uid} and its folder is sticky: have it removed, or choose another path"
@@ -361,7 +362,7 @@ impl Target {
             Some(Errno::NOSPC | Errno::DQUOT) => "free some space on its disk",
             Some(Errno::ROFS) => "mount it writable, or choose another path",
             Some(Errno::PERM) if in_place::is_immutable(&self.path) => {
-                "take the attribute `i` or `a` off it (chattr)"
+                "remove its attribute `i` or `a` (chattr)"
             }
             Some(Errno::BUSY) => "mount its folder instead of the file, or choose another path",
             _ => "check its folder",
@@ -369,7 +370,7 @@ impl Target {
         Error::os(format!("failed to write the export `{path}`: {advice}"), error)
     }
 
-    /// A mount point that cannot be written in place either.
+    /// Returns the error for a mount point that cannot be written in place either.
     fn mount_refused(&self, refusal: &Refusal) -> Error {
         let path = self.path.display();
         match refusal {
@@ -430,6 +431,6 @@ fn no_folder(path: &Path, error: io::Error) -> Error {
 
 fn folder_in_the_way(path: &Path) -> Error {
     let message =
-        format!("a folder stands at the export path `{}`: choose another path", path.display());
+        format!("there is a folder at the export path `{}`: choose another path", path.display());
     Error::new(Kind::InvalidInput, message)
 }

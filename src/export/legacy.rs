@@ -3,7 +3,7 @@
 //! The file names processes that may get a signal, so only the ledger's owner may have been able to write to it. It is judged
 //! by the file that was opened, never by its name: no symlink is followed and no FIFO is waited for.
 //!
-//! A file that is no JSON array is renamed to `PATH.corrupt`, atomically and replacing an older one, so that a crash leaves it
+//! A file that is not a JSON array is renamed to `PATH.corrupt`, atomically and replacing an older one, so that a crash leaves it
 //! under one of the two names. In an array each entry is judged by itself. Of a key that an object has twice the last one
 //! counts, as it did for the former implementation.
 
@@ -113,7 +113,7 @@ fn read_here(path: &Path, trusted_uid: u32) -> Result<Legacy> {
 }
 
 fn untrusted(path: &Path, why: &str) -> Legacy {
-    Legacy::Untrusted(format!("the file `{}` {why}: look at it, then remove it", path.display()))
+    Legacy::Untrusted(format!("the file `{}` {why}: inspect it, then remove it", path.display()))
 }
 
 fn distrust(found: &Metadata, trusted_uid: u32) -> Option<String> {
@@ -157,7 +157,7 @@ fn keep_aside(path: &Path, found: &Metadata, reason: String) -> Result<Legacy> {
     kept.map_err(|error| {
         let (path, kept_as) = (path.display(), kept_as.display());
         Error::os(
-            format!("the file `{path}` is no list of processes ({reason}), and could not be kept as `{kept_as}`"),
+            format!("the file `{path}` is not a list of processes ({reason}), and could not be kept as `{kept_as}`"),
             error,
         )
     })?;
@@ -180,7 +180,7 @@ fn parse(text: &[u8]) -> Result<Parsed, String> {
     if text.is_empty() {
         return Err("it is empty".to_owned());
     }
-    serde_json::from_slice(text).map_err(|error| format!("it is no list of processes: {error}"))
+    serde_json::from_slice(text).map_err(|error| format!("it is not a list of processes: {error}"))
 }
 
 /// Properties of any text, for [`crate::fuzzing`].
@@ -209,7 +209,8 @@ struct Parsed {
 
 impl Parsed {
     fn judge(&mut self, value: &Value) -> Result<(), String> {
-        let object = value.as_object().ok_or_else(|| format!("{} is no object", excerpt(value)))?;
+        let object =
+            value.as_object().ok_or_else(|| format!("{} is not an object", excerpt(value)))?;
         let entry = entry(object)?;
         if !self.pids.insert(entry.pid) {
             return Err(format!("pid {} was listed before", entry.pid));
@@ -268,13 +269,13 @@ fn entry(object: &Map<String, Value>) -> Result<LegacyEntry, String> {
     let start = text(object, "start_time")?;
     let start_time = DateTime::parse_from_rfc3339(start)
         .map(|time| Millis(time.timestamp_millis()))
-        .map_err(|error| format!("start_time {} is no date: {error}", excerpt(&start.into())))?;
+        .map_err(|error| format!("start_time {} is not a date: {error}", excerpt(&start.into())))?;
     Ok(LegacyEntry { task, pid, start_time })
 }
 
 fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
     let value = field(object, name)?;
-    value.as_str().ok_or_else(|| format!("{name} {} is no text", excerpt(value)))
+    value.as_str().ok_or_else(|| format!("{name} {} is not a string", excerpt(value)))
 }
 
 fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a Value, String> {

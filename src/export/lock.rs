@@ -68,7 +68,10 @@ impl Lock {
         }
         Err(Error::new(
             Kind::Busy,
-            format!("the lock file `{}` changes all the time: try again", path.display()),
+            format!(
+                "gave up locking `{}`: the file was replaced {ATTEMPTS} times; try again",
+                path.display()
+            ),
         ))
     }
 

@@ -279,10 +279,13 @@ impl Writer {
         Ok(self.held.lock.is_some())
     }
 
-    /// A source that panics is handled like any other error: the thread goes on.
+    /// Reads the list from the source. A source that panics is handled like any other error: the thread goes on.
     fn ask_source(&self) -> Result<Vec<ExportEntry>> {
         catch_unwind(AssertUnwindSafe(|| (self.source)())).unwrap_or_else(|_| {
-            Err(Error::new(Kind::Other, "the list for the export could not be read: it panicked"))
+            Err(Error::new(
+                Kind::Other,
+                "failed to read the list for the export: reading it panicked",
+            ))
         })
     }
 

@@ -26,9 +26,9 @@ macro_rules! families {
 
 // Counted by a tracker, in memory, and passed to the facade.
 families! {
-    EXECUTING: Gauge = "procledger_executing", "Roots that this instance answers for now.";
+    EXECUTING: Gauge = "procledger_executing", "Roots that this instance is responsible for now.";
     SPAWNS: Counter = "procledger_spawns_total", "Programs started.";
-    SPAWN_FAILURES: Counter = "procledger_spawn_failures_total", "Programs asked for and not started.";
+    SPAWN_FAILURES: Counter = "procledger_spawn_failures_total", "Programs that were requested but not started.";
     ENDS: Counter = "procledger_ends_total", "Rows ended by this instance, descendants included, by reason.";
     LEAKS: Counter = "procledger_leaks_total", "Leaks recorded by this instance, by kind and outcome.";
     PASSES: Counter = "procledger_passes_total", "Passes by kind and result: completed, with_errors or failed.";
@@ -36,18 +36,18 @@ families! {
     LAST_PASS: Gauge = "procledger_last_pass_timestamp_seconds", "Unix time at which the last recorded pass of a kind ended; absent when there was none.";
     EXPORT_WRITES: Counter = "procledger_export_writes_total", "Times the JSON export was replaced.";
     EXPORT_FAILURES: Counter = "procledger_export_failures_total", "Times the JSON export could not be replaced.";
-    REAP_LATENCY: Histogram = "procledger_reap_latency_seconds", "From the first signal to a process until it was dead.";
-    DETECTION: Histogram = "procledger_death_detection_latency_seconds", "From when a root was last known to live until its end was in the ledger.";
+    REAP_LATENCY: Histogram = "procledger_reap_latency_seconds", "Time from the first signal to a process until it was dead.";
+    DETECTION: Histogram = "procledger_death_detection_latency_seconds", "Time from when a root was last known to be alive until its end was in the ledger.";
 }
 
 // Determined only when a tracker is queried.
 families! {
     BUILD_INFO: Gauge = "procledger_build_info", "Always 1; the version of procledger is a label.";
-    UNWATCHED: Gauge = "procledger_unwatched", "Roots that only the health pass covers, for want of descriptors.";
+    UNWATCHED: Gauge = "procledger_unwatched", "Roots that only the health pass covers, for lack of descriptors.";
     MONITOR_UP: Gauge = "procledger_monitor_up", "1 while the monitor thread runs, 0 otherwise.";
-    SURVIVORS: Gauge = "procledger_survivors", "What could not be ended and is still there; absent when the ledger cannot be read.";
+    SURVIVORS: Gauge = "procledger_survivors", "Processes that could not be ended and still exist; absent when the ledger cannot be read.";
     LEDGER_UP: Gauge = "procledger_ledger_up", "1 when the ledger could be read, 0 otherwise.";
-    LAST_PASS_AGE: Gauge = "procledger_last_pass_age_seconds", "Since the last recorded pass of a kind ended; absent when there was none.";
+    LAST_PASS_AGE: Gauge = "procledger_last_pass_age_seconds", "Time since the last recorded pass of a kind ended; absent when there was none.";
 }
 
 // Determined from a ledger, for all instances.
@@ -56,14 +56,14 @@ families! {
     LEDGER_LIVE: Gauge = "procledger_ledger_processes", "Live rows by state, descendants included.";
     LEDGER_ORPHANS: Gauge = "procledger_ledger_orphans", "Live rows whose instance is dead.";
     LEDGER_INSTANCES: Gauge = "procledger_ledger_instances", "Instances that have not stopped or left live rows, by life: alive, dead or unknown.";
-    LEDGER_WINDOW: Gauge = "procledger_ledger_window_seconds", "The time that recent figures are counted over.";
+    LEDGER_WINDOW: Gauge = "procledger_ledger_window_seconds", "Time span that the recent figures cover.";
     LEDGER_ENDS: Gauge = "procledger_ledger_recent_ends", "Rows that ended within the window, by reason.";
     LEDGER_LEAKS: Gauge = "procledger_ledger_recent_leaks", "Leaks found within the window, by kind and outcome.";
     LEDGER_LEAKED_BYTES: Gauge = "procledger_ledger_recent_leaked_bytes", "Resident memory of the window's leaks when they were found.";
-    LEDGER_LEAKED_TIME: Gauge = "procledger_ledger_recent_leaked_seconds", "From start until found, of the window's leaks together.";
+    LEDGER_LEAKED_TIME: Gauge = "procledger_ledger_recent_leaked_seconds", "Time from start until found, summed over the window's leaks.";
     LEDGER_PASSES: Gauge = "procledger_ledger_recent_passes", "Passes that started within the window, by kind and result: completed or with_errors.";
     LEDGER_LAST_PASS: Gauge = "procledger_ledger_last_pass_timestamp_seconds", "Unix time at which the last pass of a kind started; absent when there was none.";
-    LEDGER_LAST_PASS_AGE: Gauge = "procledger_ledger_last_pass_age_seconds", "Since the last pass of a kind started; absent when there was none.";
+    LEDGER_LAST_PASS_AGE: Gauge = "procledger_ledger_last_pass_age_seconds", "Time since the last pass of a kind started; absent when there was none.";
     LEDGER_LAST_PASS_UP: Gauge = "procledger_ledger_last_pass_success", "1 when the last pass of a kind went well, 0 when something went wrong.";
     LEDGER_SIZE: Gauge = "procledger_ledger_size_bytes", "Size of the ledger's file.";
     LEDGER_WAL: Gauge = "procledger_ledger_wal_size_bytes", "Size of the ledger's write-ahead log.";

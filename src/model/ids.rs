@@ -78,7 +78,7 @@ impl TaskId {
             )));
         }
         if id.contains('\0') {
-            return Err(Error::invalid(format!("the task id {id:?} holds a NUL byte")));
+            return Err(Error::invalid(format!("the task id {id:?} contains a NUL byte")));
         }
         Ok(Self(id))
     }

@@ -79,7 +79,9 @@ pub fn next(state: State, event: Event) -> Result<State> {
         | (
             State::Ended,
             Event::Claim | Event::Died | Event::Survived | Event::GiveBack | Event::Adopt,
-        ) => Err(Error::invalid(format!("a row that is {} cannot take {event:?}", state.as_str()))),
+        ) => {
+            Err(Error::invalid(format!("a row that is {} cannot accept {event:?}", state.as_str())))
+        }
     }
 }
 
@@ -118,7 +120,7 @@ mod tests {
     proptest! {
         /// The model: a dead process stays dead; a claim is held until it is resolved, given back or taken over.
         #[test]
-        fn whatever_happens_in_whatever_order(events in prop::collection::vec(prop::sample::select(&EVENTS[..]), 0..30)) {
+        fn any_sequence_of_events_follows_the_model(events in prop::collection::vec(prop::sample::select(&EVENTS[..]), 0..30)) {
             let (mut state, mut dead, mut claimed, mut survived) = (State::Running, false, false, false);
             for event in events {
                 let fits = !dead && match event {

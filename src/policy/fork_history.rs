@@ -158,7 +158,7 @@ mod tests {
         for event in events {
             forks.take(*event, now, &is_apart);
         }
-        assert_eq!(forks.due(now), [], "nobody is looked at at once");
+        assert_eq!(forks.due(now), [], "no process is checked at once");
         let due = forks.due(now + DELAY);
         assert_eq!(forks.next_due(), None);
         due.iter().map(|noted| (noted.process.pid.get(), noted.top.pid.get())).collect()
@@ -172,24 +172,24 @@ mod tests {
     }
 
     #[test]
-    fn strangers_and_what_is_below_them_are_not_noted() {
+    fn unrelated_processes_and_their_descendants_are_not_noted() {
         assert_eq!(after(&[fork(20, 21, 1), fork(21, 22, 2), fork(1, 11, 3)], |_| false), []);
     }
 
     #[test]
-    fn what_is_below_a_process_of_its_own_belongs_to_that_one() {
+    fn descendants_of_a_separate_process_belong_to_that_process() {
         let events = [fork(10, 11, 1), fork(11, 12, 2), fork(12, 13, 3)];
         assert_eq!(after(&events, |parent| parent == pid(12)), [(12, 11)]);
     }
 
     #[test]
-    fn a_number_that_a_stranger_got_is_the_strangers() {
+    fn a_pid_that_an_unrelated_process_got_belongs_to_that_process() {
         let events = [fork(10, 11, 1), fork(11, 12, 2), fork(20, 12, 3), fork(12, 13, 4)];
         assert_eq!(after(&events, |_| false), []);
     }
 
     #[test]
-    fn what_was_forked_before_its_parent_was_another_process_told_of_too_late() {
+    fn a_fork_reported_late_is_not_that_of_a_process_that_reused_the_pid() {
         let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
         let root = Forked { pid: pid(11), at: 50 };
         forks.add(root, root, true);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_watched_is_looked_at_once_in_a_while_and_no_more() {
+    fn a_watched_process_is_checked_once_in_a_while_and_no_more() {
         let (mut forks, now) = (Forks::new(pid(10)), Instant::now());
         forks.take(fork(10, 11, 1), now, |_| false);
         forks.take(fork(11, 12, 2), now, |_| false);

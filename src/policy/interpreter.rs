@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn text_modules_values_and_arguments_are_no_scripts() {
+    fn text_modules_values_and_arguments_are_not_scripts() {
         for line in [
             "sh -c NAME",
             "bash -ec NAME",

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_night_that_the_machine_slept_through_does_not_count() {
+    fn suspended_time_does_not_count() {
         let hours = Duration::from_hours;
         assert_eq!(run_time(hours(10), hours(3), hours(11)), hours(2));
         assert_eq!(run_time(hours(10), hours(3), hours(3)), hours(10), "slept before it began");

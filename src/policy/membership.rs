@@ -44,7 +44,7 @@ impl fmt::Display for Evidence {
             Self::Keeper => f.write_str("below its keeper"),
             Self::Token => f.write_str("token"),
             Self::Recorded => f.write_str("recorded descendant"),
-            Self::Told => f.write_str("forked below it, the kernel told"),
+            Self::Told => f.write_str("forked below it, as the kernel reported"),
         }
     }
 }
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_counts_when_its_root_is_gone_and_somebody_pins_it() {
+    fn a_session_counts_when_its_root_is_gone_and_a_process_pins_it() {
         let snapshot = Snapshot::new([stat(1, 0, 1), stat(11, 1, 10), stat(12, 11, 12)]);
         let tree = TreeView { session: Some(pid(10)), ..TreeView::default() };
         let found = members(&snapshot, &tree, &HashSet::new());
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn invariant_13_oneself_and_ones_ancestors_are_never_members() {
+    fn invariant_13_the_acting_process_and_its_ancestors_are_never_members() {
         // The acting process is 12, below root 10.
         let exempt = oneself(&world(), pid(12));
         let tree = TreeView {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn invariant_13_within_the_tree_what_is_below_oneself_is_no_member() {
+    fn invariant_13_within_the_tree_descendants_of_the_acting_process_are_not_members() {
         // The acting process is 11, below root 10; 12 is its child, and carries the token that 11 inherited.
         let tree = TreeView { root: Some(pid(10)), carriers: vec![pid(12)], ..TreeView::default() };
         let exempt = kin(&world(), &tree, pid(11));
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_below_a_keeper_is_a_member_and_the_keeper_is_none() {
+    fn everything_below_a_keeper_is_a_member_and_the_keeper_is_not() {
         let tree = TreeView { root: Some(pid(10)), keeper: Some(pid(5)), ..TreeView::default() };
         let found = members(&kept_world(), &tree, &HashSet::new());
         assert_eq!(pids(&found), [10, 11, 12, 13, 14]);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn invariant_13_below_a_new_host_a_keeper_tells_nothing() {
+    fn invariant_13_below_a_new_host_the_keeper_is_no_evidence() {
         let tree = TreeView { root: Some(pid(10)), keeper: Some(pid(5)), ..TreeView::default() };
         let certain = members(&kept_world(), &tree.certain(), &HashSet::new()).members;
         let trusted = |instances: &[u32]| {
@@ -387,7 +387,7 @@ mod tests {
             tree.trust_keeper(&kept_world(), &certain, instances.iter().map(|&number| pid(number)));
             tree.keeper.is_some()
         };
-        assert!(!trusted(&[13]), "it is nobody's child but the keeper's");
+        assert!(!trusted(&[13]), "it is a child of the keeper only");
         assert!(trusted(&[11]), "it is the root's child, and goes with it");
         assert!(trusted(&[1]), "it is not below the keeper");
     }

@@ -126,7 +126,7 @@ fn match_one(program: &Program, name: &str) -> Option<Matched> {
         .map(|interpreter| scripts(interpreter, &program.argv))
         .find(|scripts| !scripts.is_empty())?;
     let script = scripts.into_iter().find(|script| is_named(script.path))?;
-    by("script", script.doubtful.then_some("it may be the value of an option that is not known"))
+    by("script", script.doubtful.then_some("it may be the value of an unknown option"))
 }
 
 /// Removes the kernel's mark on the path of a file that no longer exists (`proc_pid_exe(5)`).
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_protected_name_is_left_and_told() {
+    fn a_protected_name_is_left_running_and_reported() {
         let node = program("/usr/bin/node", &["node", "/opt/worker"]);
         let find = |name: &str| matched(&node, &[name.to_owned()]);
         let doubt = find("node").map(|other| protects(&other.rule));
@@ -269,7 +269,7 @@ mod tests {
         let found = matched(&program("/usr/bin/node", &argv), &["worker".to_owned()]);
         let found = found.expect("a match");
         assert!(matches!(judge(&found, &orphan(), Duration::ZERO), Judgement::Suspect(_)));
-        let doubt = Circumstances { doubt: Some("who knows".into()), ..orphan() };
+        let doubt = Circumstances { doubt: Some("unclear".into()), ..orphan() };
         assert!(matches!(verdict(&doubt), Judgement::Suspect(_)));
     }
 }

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_root_has_forked_ends_with_it_though_it_bears_the_name() {
+    fn forks_of_the_root_end_with_it_despite_the_protected_name() {
         // 12 is a worker of worker 11; 14 has the name of another protected program.
         let judge = |candidate: Pid| {
             let rule = if candidate == pid(14) { "another" } else { "the root's" };
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_has_left_its_client_is_no_fork_of_it_any_more() {
+    fn a_server_that_has_left_its_client_is_no_longer_its_fork() {
         let snapshot = Snapshot::new([stat(1, 0, 1), stat(10, 1, 10), stat(11, 1, 11)]);
         let rule = |_: Pid| Some("named".to_owned());
         let left = left(&snapshot, Some(pid(10)), [10, 11].map(pid), &HashSet::new(), rule);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descendant_that_stands_alone_is_no_root() {
+    fn a_descendant_by_itself_is_not_a_root() {
         let left = left(&world(), None, [pid(11)], &HashSet::new(), named(11));
         assert_eq!(pids(&left), [11, 12, 13]);
     }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_instance_answers_for_is_not_ours_to_leave() {
+    fn processes_of_another_instance_are_not_reported_as_protected() {
         let exempt = HashSet::from([pid(12)]);
         let left = left(&world(), Some(pid(10)), members(), &exempt, |candidate| {
             (candidate == pid(11)).then(|| "x".to_owned())

@@ -66,7 +66,7 @@ mod tests {
     use crate::sys::snapshot::tests::{pid, stat};
 
     #[test]
-    fn only_young_orphans_outside_of_their_adopters_session_are_doubtful() {
+    fn only_young_orphans_outside_of_their_adopters_session_are_suspects() {
         // 1 adopts; 5 is older than the root 10; 20 is an orphan; 21 its child; 30 a child of 1 in its session; 41 has a parent
         // of its own, which does not adopt.
         let all = [(1, 0, 1), (5, 1, 5), (10, 1, 10), (20, 1, 20), (21, 20, 20), (30, 1, 1)];
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zombie_or_a_kernel_thread_is_no_suspect() {
+    fn a_zombie_or_a_kernel_thread_is_not_a_suspect() {
         let (mut zombie, mut thread) = (stat(20, 1, 20), stat(21, 1, 21));
         zombie.state = b'Z';
         thread.flags = 0x0020_0000;

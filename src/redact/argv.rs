@@ -149,7 +149,7 @@ fn mask_word(word: &str, depth: u32) -> Cow<'_, str> {
     if masked == word { Cow::Borrowed(word) } else { Cow::Owned(masked) }
 }
 
-/// `NAME=VALUE`, `--name=value`, `-Dname=value`. A value that is not a secret itself may contain one.
+/// Masks `NAME=VALUE`, `--name=value`, `-Dname=value`. A value that is not a secret itself may contain one.
 fn assignment(word: &str, depth: u32) -> Option<String> {
     let (left, value) = word.split_once('=')?;
     let of_name_or_path = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/@$[]".contains(&byte);
@@ -172,8 +172,8 @@ fn assignment(word: &str, depth: u32) -> Option<String> {
     Some(format!("{left}={}", mask_word(value, depth)))
 }
 
-/// `Name: value`. Without a space after the colon only names that are used exclusively for headers count: `token:8080` is a
-/// port.
+/// Masks `Name: value`. Without a space after the colon only names that are used exclusively for headers count: `token:8080` is
+/// a port.
 fn header(word: &str) -> Option<String> {
     let (name, rest) = word.split_once(':')?;
     let is_name = !name.is_empty()

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_about_a_secret_is_none() {
+    fn a_name_that_is_about_a_secret_is_not_a_secret() {
         for name in [
             "token-count",
             "password-file",
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn random_is_what_nobody_chose() {
+    fn long_mixed_values_look_random() {
         for value in [
             "0123456789abcdef0123456789abcdef",
             "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",

@@ -89,7 +89,7 @@ pub(super) fn mask_shapes(text: &str) -> String {
     out
 }
 
-/// The characters of a token; one begins only where no such character precedes it.
+/// Reports whether it is a character of a token; one begins only where no such character precedes it.
 fn is_part(char: char) -> bool {
     char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '*')
 }
@@ -117,7 +117,7 @@ fn token(text: &str) -> Option<(usize, String)> {
     json_web_token(text)
 }
 
-/// `eyJ….….…`: a header, a payload and a signature (RFC 7519), the last of which may be missing.
+/// Masks `eyJ….….…`: a header, a payload and a signature (RFC 7519), the last of which may be missing.
 fn json_web_token(text: &str) -> Option<(usize, String)> {
     let parts = text.strip_prefix("eyJ")?;
     let length = run(parts, |byte| of_token(byte) || byte == b'.');
@@ -125,7 +125,7 @@ fn json_web_token(text: &str) -> Option<(usize, String)> {
     (header.len() >= 8 && payload.len() >= 8).then(|| (3 + length, MASK.to_owned()))
 }
 
-/// The secret half of a bot's token, `123456789:AA…`.
+/// Masks the secret half of a bot's token, `123456789:AA…`.
 fn bot_token(before: char, text: &str) -> Option<(usize, String)> {
     let rest = text.strip_prefix(":AA")?;
     let length = run(rest, of_token);
@@ -143,7 +143,7 @@ fn private_key(text: &str) -> Option<(usize, String)> {
     Some((length, format!("{}{MASK}", &text[..head])))
 }
 
-/// `://USER:PASSWORD@HOST`. A user alone stays (`ssh://git@host`), unless it is a token.
+/// Masks `://USER:PASSWORD@HOST`. A user alone stays (`ssh://git@host`), unless it is a token.
 fn url(text: &str) -> Option<(usize, String)> {
     let rest = text.strip_prefix("://")?;
     let ends_url = |byte: u8| byte.is_ascii_whitespace() || b"\"'`<>|\\".contains(&byte);
@@ -161,7 +161,7 @@ fn url(text: &str) -> Option<(usize, String)> {
     }
 }
 
-/// A password that contains an unescaped slash: `//user:a/b@host`. A port does not end a user name.
+/// Finds a password that contains an unescaped slash: `//user:a/b@host`. A port does not end a user name.
 fn beyond_a_slash<'a>(
     rest: &'a str,
     authority: &str,
@@ -176,7 +176,7 @@ fn beyond_a_slash<'a>(
     Some(&rest[..at])
 }
 
-/// `USER:PASSWORD@HOST` without a scheme, as in data source names. A digest after the `@` belongs to an image.
+/// Masks `USER:PASSWORD@HOST` without a scheme, as in data source names. A digest after the `@` belongs to an image.
 fn user_at(before: char, text: &str) -> Option<(usize, String)> {
     if matches!(before, '/' | '.' | '@' | ':' | '%') {
         return None;
@@ -192,7 +192,7 @@ fn user_at(before: char, text: &str) -> Option<(usize, String)> {
         .then(|| (user + 1 + password, format!("{}:{MASK}", &text[..user])))
 }
 
-/// `?NAME=VALUE` or `&NAME=VALUE`.
+/// Masks `?NAME=VALUE` or `&NAME=VALUE`.
 fn parameter(text: &str) -> Option<(usize, String)> {
     let rest = &text[1..];
     let name = run(rest, |byte| of_token(byte) || byte == b'.').min(NAME_MAX);
@@ -202,7 +202,7 @@ fn parameter(text: &str) -> Option<(usize, String)> {
     Some((1 + name + 1 + length, format!("{}{}={masked}", &text[..1], &rest[..name])))
 }
 
-/// `"NAME": "VALUE"` of JSON, also with single quotes or escaped ones, and with a number or a bare word as the value; and
+/// Masks `"NAME": "VALUE"` of JSON, also with single quotes or escaped ones, and with a number or a bare word as the value; and
 /// `"--NAME", "VALUE"`, as in lists of arguments.
 fn field(text: &str) -> Option<(usize, String)> {
     let (quote, rest) = text.split_at(1);

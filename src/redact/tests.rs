@@ -122,7 +122,7 @@ fn urls_and_names_of_data_sources() {
 }
 
 #[test]
-fn tokens_by_their_looks() {
+fn tokens_by_their_form() {
     for (text, expected) in [
         ("ghp_0123456789abcdefghijABCDEFGHIJ012345", "ghp_***"),
         ("x:sk-proj-0123456789abcdefghij", "x:sk-***"),
@@ -249,7 +249,7 @@ const PLACES: &[&[&str]] = &[
 
 proptest! {
     #[test]
-    fn no_secret_and_no_length_of_one_is_told(
+    fn neither_a_secret_nor_its_length_is_revealed(
         place in 0..PLACES.len(),
         secret in "[A-Za-z0-9]{20,60}",
         other in "[A-Za-z0-9]{20,60}",

@@ -51,7 +51,7 @@ fn is_setting(value: &str) -> bool {
     SETTINGS.iter().any(|setting| value.eq_ignore_ascii_case(setting))
 }
 
-/// The user of `USER:PASSWORD` stays. Two numbers are a user and a group.
+/// Masks credentials; the user of `USER:PASSWORD` stays. Two numbers are a user and a group.
 fn credentials(value: &str) -> Option<String> {
     let at = value.find([':', '%', ','])?;
     let (user, rest) = value.split_at(at);

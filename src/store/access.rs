@@ -166,7 +166,7 @@ pub(super) fn first_writer(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// The same for reading: without it a damaged ledger was reported as a busy one, after ten seconds.
+/// Does the same for reading: without it a damaged ledger was reported as a busy one, after ten seconds.
 pub(super) fn first_reader(path: &Path, access: Access) -> Result<Connection> {
     Connection::open_with_flags(access.name(path), access.flags())
         .and_then(|connection| configure(&connection, access).map(|()| connection))

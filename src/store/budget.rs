@@ -36,7 +36,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Within another budget the shorter one counts.
+    /// Begins a budget; within another one the shorter one counts.
     pub(super) fn of(limit: Duration) -> Self {
         let before = LIMIT.get();
         let end = used() + limit;
@@ -56,7 +56,7 @@ pub(super) fn keep(connection: &Connection) -> rusqlite::Result<()> {
     connection.progress_handler(STEPS, Some(|| LIMIT.get().is_some_and(|end| used() > end)))
 }
 
-/// Processor time of this thread.
+/// Returns the processor time of this thread.
 fn used() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_ends_is_interrupted_and_the_connection_serves_on() {
+    fn a_statement_that_never_ends_is_interrupted_and_the_connection_stays_usable() {
         let connection = Connection::open_in_memory().expect("a database");
         keep(&connection).expect("kept");
         for _ in 0..2 {

@@ -47,7 +47,7 @@ impl Store {
         Ok(claimed.into_iter().map(|(row, _)| row).collect())
     }
 
-    /// As [`Store::claim`], and takes over claims of other instances; returns each row with its former claimant.
+    /// Claims as [`Store::claim`] does, and takes over claims of other instances; returns each row with its former claimant.
     pub(crate) fn claim_over(
         &self,
         ids: &[ProcessId],
@@ -68,8 +68,8 @@ impl Store {
         })
     }
 
-    /// The same for trees of `owner`'s own, which it knows completely except for whether they can be claimed: each is a root,
-    /// then its recorded descendants, which are claimed only with their root.
+    /// Does the same for trees of `owner`'s own, which it knows completely except for whether they can be claimed: each is a
+    /// root, then its recorded descendants, which are claimed only with their root.
     pub(crate) fn claim_own(
         &self,
         trees: &[Vec<ProcessId>],

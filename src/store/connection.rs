@@ -87,7 +87,7 @@ impl Store {
         Self::open_trusting(path, None, upgrade)
     }
 
-    /// The same; users that can write to the folder `vouched` are trusted not to replace its content.
+    /// Does the same; users that can write to the folder `vouched` are trusted not to replace its content.
     pub(crate) fn open_trusting(
         path: &Path,
         vouched: Option<&Path>,
@@ -314,7 +314,7 @@ impl Store {
         answer
     }
 
-    /// The same with the whole timeout, for operations that are refused when they cannot be written.
+    /// Does the same with the whole timeout, for operations that are refused when they cannot be written.
     pub(super) fn write_patiently<T>(
         &self,
         doing: &str,

@@ -32,7 +32,7 @@ pub(super) const LIVE_BELOW: &str =
 impl Store {
     /// Returns the descendants of each of `roots`, in their order. A root that does not exist has none.
     pub(crate) fn below(&self, roots: &[ProcessId]) -> Result<Vec<Below>> {
-        self.read("list what is below processes", |connection| {
+        self.read("list the descendants of processes", |connection| {
             // Within one transaction the locks are taken once, and the data that was read stays in the cache.
             let all = connection.unchecked_transaction()?;
             let below = roots.iter().map(|root| below(&all, *root)).collect();
@@ -61,7 +61,7 @@ impl Store {
         own: &Identity,
         except: InstanceId,
     ) -> Result<Vec<Identity>> {
-        self.read("list what former images have started", |connection| {
+        self.read("list the roots of former images", |connection| {
             connection
                 .prepare_cached(ROOTS_OF_FORMER_IMAGES)?
                 .query_map(

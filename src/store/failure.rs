@@ -13,19 +13,19 @@ pub(super) fn failed(path: &Path, doing: &str, source: Sqlite) -> Error {
     let hint = match (kind, code) {
         (_, Some(ErrorCode::DiskFull)) => ": its disk is full, free some space",
         (_, Some(ErrorCode::SystemIoFailure)) => {
-            ": its disk or file system reports an error, the kernel's log says which"
+            ": its disk or file system reports an error, the kernel's log has the details"
         }
         (_, Some(ErrorCode::OperationInterrupted)) => {
-            ": it took more processor time than a statement may, `procledger doctor` looks for the cause"
+            ": it used more processor time than a statement is allowed, `procledger doctor` looks for the cause"
         }
-        (_, Some(ErrorCode::OutOfMemory)) => ": there is no memory left",
+        (_, Some(ErrorCode::OutOfMemory)) => ": out of memory",
         (_, Some(ErrorCode::ReadOnly)) => {
             ": check the permissions of the file and of its folder, and whether the file system is mounted read-only"
         }
-        (_, Some(ErrorCode::DatabaseCorrupt)) => ": it is damaged, `procledger doctor` says where",
+        (_, Some(ErrorCode::DatabaseCorrupt)) => ": it is damaged, `procledger doctor` shows where",
         (Kind::Busy, _) => ": another process holds its write lock, try again",
         (Kind::Denied, _) => ": check the permissions of the file and of its folder",
-        (Kind::NotALedger, _) => ": it is no ledger, or it is damaged",
+        (Kind::NotALedger, _) => ": it is not a ledger, or it is damaged",
         _ => "",
     };
     let message = format!("failed to {doing} in the ledger `{}`{hint}", path.display());
@@ -67,7 +67,7 @@ fn kind(error: &Sqlite) -> Kind {
     }
 }
 
-/// A value that no version of ours wrote: the file was edited.
+/// Returns the kind of a value that no version of ours wrote: the file was edited.
 fn decoding(error: &Sqlite) -> Kind {
     match error {
         Sqlite::FromSqlConversionFailure(..)

@@ -47,7 +47,7 @@ const NETWORK_FUSE: [&str; 14] = [
 /// Returns the bytes that an ordinary user may still write to the file system of a folder (statvfs(3)).
 pub(super) fn free_bytes(folder: &Path) -> Result<u64> {
     let found = rustix::fs::statvfs(folder).map_err(|e| {
-        Error::os(format!("failed to ask how much space is left at `{}`", folder.display()), e)
+        Error::os(format!("failed to determine the free space at `{}`", folder.display()), e)
     })?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
@@ -86,7 +86,7 @@ fn network_name(magic: u64, fuse: Option<&str>) -> Option<String> {
 
 fn fuse_type_of(folder: &Path) -> Result<Option<String>> {
     let device = fs::metadata(folder)
-        .map_err(|e| Error::os(format!("failed to look at `{}`", folder.display()), e))?
+        .map_err(|e| Error::os(format!("failed to inspect `{}`", folder.display()), e))?
         .dev();
     let table = fs::read("/proc/self/mountinfo")
         .map_err(|e| Error::os("failed to read `/proc/self/mountinfo`", e))?;

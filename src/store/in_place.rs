@@ -73,7 +73,7 @@ impl Files {
         match find(&self.ledger, self.id) {
             Found::Same { len: 0 } => {
                 return wrong(format!(
-                    "the ledger `{shown}` was emptied while it was open: stop what has it open, then restore a backup or remove it"
+                    "the ledger `{shown}` was emptied while it was open: stop the programs that have it open, then restore a backup or remove it"
                 ));
             }
             Found::Other => {
@@ -83,7 +83,7 @@ impl Files {
             }
             Found::Nothing => {
                 return wrong(format!(
-                    "the ledger `{shown}` was removed while it was open: put it back, or restart this program, which then makes a new one"
+                    "the ledger `{shown}` was removed while it was open: put it back, or restart this program, which then creates a new one"
                 ));
             }
             Found::Same { .. } | Found::CannotTell => {}

@@ -23,7 +23,7 @@ impl Store {
         self.write_patiently("record a process", |tx| admit(tx, here, batch))
     }
 
-    /// The same for processes that were found below a root, and are ended whether they can be recorded or not.
+    /// Does the same for processes that were found below a root, and are ended whether they can be recorded or not.
     pub(crate) fn admit_found(
         &self,
         here: &Place,

@@ -91,7 +91,7 @@ impl Store {
     pub(crate) fn plan_cgroup(&self, id: InstanceId, path: &str) -> Result<()> {
         if self.schema() < Schema::CGROUP {
             let message =
-                format!("the ledger has schema {}, which records no cgroup", self.schema());
+                format!("the ledger has schema {}, which cannot record cgroups", self.schema());
             return Err(Error::new(Kind::Unsupported, message));
         }
         self.write("record a cgroup", |tx| {
@@ -158,7 +158,7 @@ impl Store {
 
     /// Returns the start tick of the instance that recorded a row.
     pub(crate) fn first_owner_started(&self, row: ProcessId) -> Result<Option<u64>> {
-        self.glance("look up who recorded a process", |connection| {
+        self.glance("look up which instance recorded a process", |connection| {
             connection
                 .prepare_cached(
                     "SELECT f.start_tick FROM process AS p
@@ -182,7 +182,7 @@ pub(super) fn one(connection: &Connection, id: InstanceId) -> rusqlite::Result<I
         .query_one([id.0], instance)
 }
 
-/// Only where it was not recorded before.
+/// Marks an instance as stopped, only where that was not recorded before.
 pub(super) fn mark_stopped(
     connection: &rusqlite::Connection,
     id: InstanceId,

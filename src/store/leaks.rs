@@ -180,7 +180,7 @@ impl Store {
 impl Store {
     /// Reports whether a process was left running on purpose since a time: not after it was started.
     pub(crate) fn was_kept(&self, identity: &Identity, since: Millis) -> Result<bool> {
-        self.read("look up what was left on purpose", |connection| {
+        self.read("look up processes that were left on purpose", |connection| {
             connection
                 .prepare_cached(
                     "SELECT EXISTS (
@@ -211,7 +211,7 @@ pub(super) fn survives_no_more(tx: &Transaction<'_>, process: ProcessId) -> rusq
     .map(|_| ())
 }
 
-/// A survivor that is found again at each pass stays one leak: only its outcome is updated.
+/// Inserts a leak or updates it. A survivor that is found again at each pass stays one leak: only its outcome is updated.
 pub(super) fn upsert(
     tx: &Transaction<'_>,
     tally: &mut Tally,

@@ -39,7 +39,7 @@ impl Store {
 
     /// Returns the counts of live rows, and of ends, leaks and passes since, all of one moment.
     pub(crate) fn counts(&self, since: Millis) -> Result<LedgerCounts> {
-        self.read("count what the ledger has", |connection| {
+        self.read("count the ledger's rows", |connection| {
             let moment = connection.unchecked_transaction()?;
             let mut counts = LedgerCounts {
                 live: live(&moment)?,

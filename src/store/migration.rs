@@ -218,9 +218,12 @@ mod tests {
     fn a_schema_that_this_program_cannot_use_as_it_is_is_refused_with_what_to_do() {
         let before = Schema(OLDEST_USABLE.0 - 1);
         let error = before.check_usable(Path::new("/x/ledger.db")).expect_err("too old");
-        let said = error.to_string();
-        assert!(error.is_unsupported() && said.contains("`/x/ledger.db` has schema"), "{said}");
-        assert!(said.contains("repeat this with --migrate"), "{said}");
+        let message = error.to_string();
+        assert!(
+            error.is_unsupported() && message.contains("`/x/ledger.db` has schema"),
+            "{message}"
+        );
+        assert!(message.contains("repeat this with --migrate"), "{message}");
         for usable in [OLDEST_USABLE, Schema::latest(), Schema(Schema::latest().0 + 1)] {
             usable.check_usable(Path::new("/x/ledger.db")).expect("usable");
         }

@@ -13,7 +13,7 @@ impl Store {
     ///
     /// The changes are determined first by a read, beside the writer: usually there are none, and then nothing is written.
     pub(crate) fn observe(&self, sightings: &[Sighting]) -> Result<u64> {
-        let changed = self.read("compare what was seen", |connection| {
+        let changed = self.read("compare the observations", |connection| {
             let mut changed = Vec::new();
             for sighting in sightings {
                 if has_changed(connection, sighting)? {
@@ -25,7 +25,7 @@ impl Store {
         if changed.is_empty() {
             return Ok(0);
         }
-        self.write("record what was seen", |tx| {
+        self.write("record the observations", |tx| {
             let mut update = tx.prepare_cached(
                 "UPDATE process
                  SET peak_rss_bytes = max(coalesce(peak_rss_bytes, 0), ?1), cpu_ms = ?2

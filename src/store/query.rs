@@ -103,7 +103,7 @@ impl Store {
         })
     }
 
-    /// As [`Store::live`], of one instance.
+    /// Does the same as [`Store::live`] for one instance.
     pub(crate) fn live_of(&self, owner: InstanceId) -> Result<Vec<ProcessRecord>> {
         self.read("list the processes of an instance", |connection| {
             connection
@@ -113,7 +113,7 @@ impl Store {
         })
     }
 
-    /// As [`Store::live`], of one task.
+    /// Does the same as [`Store::live`] for one task.
     pub(crate) fn live_of_task(&self, task: &TaskId) -> Result<Vec<ProcessRecord>> {
         self.read("list the processes of a task", |connection| {
             connection
@@ -125,7 +125,7 @@ impl Store {
 
     /// Returns the entries of the export: live roots that have a task, the longest-running first.
     pub(crate) fn export_entries(&self) -> Result<Vec<ExportEntry>> {
-        let mut entries = self.read("list what is exported", |connection| {
+        let mut entries = self.read("list the exported processes", |connection| {
             connection
                 .prepare_cached(EXPORTED)?
                 .query_map([], |row| {
@@ -146,7 +146,7 @@ impl Store {
 
     /// Returns how many orphans another instance has taken over and is still ending.
     pub(crate) fn live_ending_by_others(&self, own: InstanceId) -> Result<u64> {
-        self.glance("count what others are ending", |connection| {
+        self.glance("count the processes that others are ending", |connection| {
             connection
                 .prepare_cached(
                     "SELECT count(*) FROM process INDEXED BY process_live_owner
@@ -280,7 +280,7 @@ pub(super) fn identity(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Identity> 
     })
 }
 
-/// In the same place as its program: one host creates both.
+/// Reads the keeper, in the same place as its program: one host creates both.
 fn keeper(cells: &mut Cells<'_, '_>, place: Place) -> rusqlite::Result<Option<Identity>> {
     let (pid, start_tick, pidfd_inode) = (cells.pid_opt()?, cells.u64_opt()?, cells.u64_opt()?);
     Ok(pid.zip(start_tick).map(|(pid, start_tick)| Identity {

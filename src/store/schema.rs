@@ -178,7 +178,8 @@ fn is_virtual(object: &Object) -> bool {
     object.sql.as_deref().is_some_and(|sql| sql.starts_with("CREATE VIRTUAL TABLE"))
 }
 
-/// Each of our deletions would look into such a table, and execute its `ON DELETE` there.
+/// Reports whether a table refers to ours: each of our deletions would look into such a table, and execute its `ON DELETE`
+/// there.
 fn refers_to_ours(
     connection: &Connection,
     table: &str,

@@ -37,8 +37,8 @@ impl Store {
         })
     }
 
-    /// The same for roots that left no processes, as far as `/proc` shows. Returns `false`, and does nothing, for one that has
-    /// recorded descendants, or that another instance is ending or has ended.
+    /// Does the same for roots that left no processes, as far as `/proc` shows. Returns `false`, and does nothing, for one that
+    /// has recorded descendants, or that another instance is ending or has ended.
     pub(crate) fn settle_alone(&self, by: InstanceId, ends: &[RootEnd]) -> Result<Vec<bool>> {
         self.write_counted("record the end of processes", |tx, tally| {
             ends.iter()
@@ -85,7 +85,7 @@ impl Store {
 pub(super) const HAS_DESCENDANTS: &str = "SELECT EXISTS (
        SELECT 1 FROM process INDEXED BY process_root WHERE root = ?1 AND state <> 'ended')";
 
-/// From `running` or `survived`, and only where `by` is the owner.
+/// Ends a row from `running` or `survived`, and only where `by` is the owner.
 fn end_own(
     tx: &Transaction<'_>,
     tally: &mut Tally,

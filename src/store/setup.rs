@@ -123,14 +123,14 @@ pub(super) fn standing(located: &Located) -> Result<Standing> {
             && !has_content(&located.path) =>
         {
             let message = format!(
-                "the ledger `{shown}` was emptied, or is damaged: restore a backup, or remove it with its `-wal` to begin anew"
+                "the ledger `{shown}` was emptied, or is damaged: restore a backup, or remove it with its `-wal` to start over"
             );
             return Err(Error::new(Kind::NotALedger, message));
         }
         0 => return Ok(Standing::New),
         // SQLite takes a file of one byte for an empty one, and would overwrite it.
         1..SMALLEST_DATABASE => {
-            let message = format!("`{shown}` is no database: choose another path");
+            let message = format!("`{shown}` is not a database: choose another path");
             return Err(Error::new(Kind::NotALedger, message));
         }
         _ => {}
@@ -155,7 +155,7 @@ fn has_content(path: &Path) -> bool {
 
 fn judge(path: &Path) -> Result<Standing> {
     let _budget = Budget::of(HOST_READ);
-    let connection = look_only(path).map_err(|e| failed(path, "look at the header", e))?;
+    let connection = look_only(path).map_err(|e| failed(path, "open the header", e))?;
     let (application, version, empty) =
         header(&connection).map_err(|e| failed(path, "read the header", e))?;
     let shown = path.display();

@@ -6,7 +6,7 @@ use super::{Store, failure::failed, filesystem};
 use crate::error::Result;
 
 impl Store {
-    /// Fails, naming the file system, where the ledger is on a network file system.
+    /// Checks the file system: fails, naming it, where the ledger is on a network file system.
     pub(crate) fn check_file_system(&self) -> Result<()> {
         filesystem::check_local(self.folder())
     }

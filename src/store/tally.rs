@@ -24,7 +24,7 @@ impl Tally {
 }
 
 impl Store {
-    /// As [`Store::write`], and counts what was committed.
+    /// Writes as [`Store::write`] does, and counts what was committed.
     pub(super) fn write_counted<T>(
         &self,
         doing: &str,

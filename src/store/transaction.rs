@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_panics_within_a_transaction_leaves_none_behind() {
+    fn a_panic_within_a_transaction_leaves_none_open() {
         let connection = Connection::open_in_memory().expect("a database");
         connection.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY)").expect("a table");
         let within = std::panic::AssertUnwindSafe(|| {

@@ -46,8 +46,8 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// `vouched`: a folder whose writers are trusted. Not where root acts as another user: root's administrator does not
-    /// speak for that user's folders.
+    /// Determines the terms. `vouched`: a folder whose writers are trusted. Not where root acts as another user: root's
+    /// administrator does not speak for that user's folders.
     pub(super) fn of(path: &Path, vouched: Option<&Path>) -> Self {
         // A path that cannot be reached is refused in a moment, by name; and one that appears meanwhile is judged then.
         let account = controller(path).ok().flatten();
@@ -90,7 +90,7 @@ impl Located {
         look(path, terms, &terms.trust)
     }
 
-    /// The same to read it only.
+    /// Does the same to read it only.
     pub(super) fn to_read(path: &Path, terms: &Terms) -> Result<Self> {
         let located = look(path, terms, &terms.reader)?;
         // It has appeared since it was determined who controls the path.
@@ -193,8 +193,8 @@ impl Located {
         })
     }
 
-    /// In a sticky folder another user can leave a `-wal` for us to read. Checked before SQLite opens it and again after, when
-    /// no other user can replace it any more.
+    /// Checks the companions: in a sticky folder another user can leave a `-wal` for us to read. Checked before SQLite opens it
+    /// and again after, when no other user can replace it any more.
     pub(super) fn check_companions(&self) -> Result<()> {
         let shared =
             fs::metadata(self.folder()).is_ok_and(|folder| folder.mode() & WRITABLE_BY_OTHERS != 0);
@@ -204,7 +204,7 @@ impl Located {
             let seen = match fs::symlink_metadata(&path) {
                 Ok(seen) => seen,
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-                Err(e) => return Err(Error::os(format!("failed to look at `{shown}`"), e)),
+                Err(e) => return Err(Error::os(format!("failed to inspect `{shown}`"), e)),
             };
             let ours = seen.uid() == self.owner();
             let plain = seen.is_file() && seen.mode() & WRITABLE_BY_OTHERS == 0;
@@ -217,7 +217,7 @@ impl Located {
                 Kind::Denied,
                 format!(
                     "`{shown}` is not a plain file of the ledger's owner (uid {}, mode {:o}): \
-                     find out who made it, then remove it",
+                     find out what created it, then remove it",
                     seen.uid(),
                     seen.mode()
                 ),
@@ -298,7 +298,7 @@ pub(super) fn remedy(found: &Obstacle) -> String {
 
 fn look(path: &Path, terms: &Terms, trust: &Trust) -> Result<Located> {
     let Some(name) = path.file_name() else {
-        let message = format!("`{}` names no file: a ledger is a file", path.display());
+        let message = format!("`{}` does not name a file: a ledger is a file", path.display());
         return Err(Error::invalid(message));
     };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -312,7 +312,7 @@ fn look(path: &Path, terms: &Terms, trust: &Trust) -> Result<Located> {
     })?;
     let named = folders.last().path.join(name);
     let (folders, name, seen) = folders.resolve(name, trust).map_err(|stop| {
-        stop.into_error(|| format!("failed to look at the ledger `{}`", named.display()))
+        stop.into_error(|| format!("failed to inspect the ledger `{}`", named.display()))
     })?;
     let path = folders.last().path.join(name);
     if seen.is_none() && path != named {

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_without_children_is_told_from_one_with_a_zombie_and_one_with_a_child_that_lives() {
+    fn no_child_a_zombie_child_and_a_live_child_are_distinguished() {
         let proc = Proc::open().expect("/proc");
         let mut shell = std::process::Command::new("sh");
         shell.args(["-c", "sleep 60 & exec sleep 61"]).stdout(std::process::Stdio::null());

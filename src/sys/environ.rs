@@ -125,7 +125,7 @@ impl Proc {
             self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
                 && buffer.is_empty()
                 && self.read(pid, "stat", buffer, STAT_LIMIT).is_ok_and(|there| there)
-                && tells_of_exec(buffer)
+                && shows_exec(buffer)
         })
     }
 
@@ -133,12 +133,12 @@ impl Proc {
     pub(crate) fn is_started_by_systemd(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
             self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
-                && is_told_its_pid(buffer, pid)
+                && has_its_own_pid(buffer, pid)
         })
     }
 }
 
-/// The line of hierarchy 0 is the v2 one: `0::/path` (cgroups(7)).
+/// Returns the names in the v2 path, which is the line of hierarchy 0: `0::/path` (cgroups(7)).
 fn names(cgroups: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut lines = cgroups.split(|&byte| byte == b'\n');
     let path = lines.find_map(|line| line.strip_prefix(b"0::")).unwrap_or_default();
@@ -150,8 +150,9 @@ fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
     names(cgroups).any(|part| part == name.as_bytes())
 }
 
-/// Where we may see it, field 51 of `/proc/PID/stat` contains the end of the environment (`proc_pid_stat(5)`).
-fn tells_of_exec(text: &[u8]) -> bool {
+/// Reports whether it is in exec: where we may see it, field 51 of `/proc/PID/stat` contains the end of the environment
+/// (`proc_pid_stat(5)`).
+fn shows_exec(text: &[u8]) -> bool {
     let end = || {
         let name_ends = text.iter().rposition(|&byte| byte == b')')?;
         let mut rest = text[name_ends + 1..].split(u8::is_ascii_whitespace);
@@ -161,10 +162,10 @@ fn tells_of_exec(text: &[u8]) -> bool {
     parse_stat(text).is_some_and(lives) && end() == Some(0)
 }
 
-fn is_told_its_pid(environ: &[u8], pid: Pid) -> bool {
+fn has_its_own_pid(environ: &[u8], pid: Pid) -> bool {
     split_nul(environ)
         .filter_map(|entry| entry.strip_prefix(SYSTEMD_EXEC_PID))
-        .any(|told| number(told) == Some(pid.get()))
+        .any(|value| number(value) == Some(pid.get()))
 }
 
 fn parse_status(status: &[u8]) -> Option<Belonging> {
@@ -189,7 +190,7 @@ mod tests {
 
     /// Captured: a daemon between setsid(1) and sleep(1), the same a moment later, and another one as a zombie.
     #[test]
-    fn who_is_between_two_programs_has_no_place_for_an_environment_yet() {
+    fn a_process_between_two_programs_has_no_address_of_an_environment_yet() {
         let line = |name: &str, state: &str, places: &str| {
             let start = "1 3105 3105 0 -1 4194304 23 0 0 0 0 0 0 0 20 0 1 0 3752639 372736 0";
             format!("3106 ({name}) {state} {start} {places}\n")
@@ -203,11 +204,11 @@ mod tests {
              94010579886592 94010715951104 140724760541820 140724760541832 140724760541832 140724760541832 0"
         );
         let none = format!("{limit} 0 0 0 0 0 0 0 6 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0");
-        assert!(tells_of_exec(line("setsid", "R", &between).as_bytes()));
-        assert!(tells_of_exec(line("a) S 1 (b", "R", &between).as_bytes()));
+        assert!(shows_exec(line("setsid", "R", &between).as_bytes()));
+        assert!(shows_exec(line("a) S 1 (b", "R", &between).as_bytes()));
         // Its environment is empty, but has an address.
-        assert!(!tells_of_exec(line("sleep", "S", &after).as_bytes()));
-        assert!(!tells_of_exec(line("sh", "Z", &none).as_bytes()));
+        assert!(!shows_exec(line("sleep", "S", &after).as_bytes()));
+        assert!(!shows_exec(line("sh", "Z", &none).as_bytes()));
     }
 
     #[test]
@@ -244,11 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_process_that_systemd_started_is_told_its_own_pid() {
+    fn only_the_process_that_systemd_started_gets_its_own_pid() {
         let pid = Pid::new(42).expect("a pid");
-        assert!(is_told_its_pid(b"A=1\0SYSTEMD_EXEC_PID=42\0", pid));
-        assert!(!is_told_its_pid(b"SYSTEMD_EXEC_PID=421\0XSYSTEMD_EXEC_PID=42\0", pid));
-        assert!(!is_told_its_pid(b"", pid));
+        assert!(has_its_own_pid(b"A=1\0SYSTEMD_EXEC_PID=42\0", pid));
+        assert!(!has_its_own_pid(b"SYSTEMD_EXEC_PID=421\0XSYSTEMD_EXEC_PID=42\0", pid));
+        assert!(!has_its_own_pid(b"", pid));
     }
 
     #[test]
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_belongs_to_whoever_runs_it() {
+    fn this_process_belongs_to_the_user_that_runs_it() {
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
         let found = Proc::open().expect("/proc").belonging(own).expect("read").expect("there");
         assert_eq!(found.effective_uid, rustix::process::geteuid().as_raw());

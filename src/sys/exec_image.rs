@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vector_that_is_not_laid_out_yet_is_no_image() {
+    fn a_vector_that_is_not_laid_out_yet_is_not_an_image() {
         assert_eq!(Image::of(&[]), None);
         assert_eq!(Image::of(&[0; 16]), None);
         assert!(Image::of(&[33, 0, 0, 0, 0, 0, 0, 0, 1]).is_some());

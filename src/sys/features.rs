@@ -26,7 +26,7 @@ pub(crate) fn probe() -> [Feature; 3] {
             name: "clone3",
             there: clone3(),
             needed: false,
-            cost: "an old kernel or a seccomp profile refuses it: clone(2) serves, a little slower",
+            cost: "an old kernel or a seccomp profile refuses it: clone(2) is used, a little slower",
         },
         Feature {
             name: "close_range",
@@ -43,7 +43,7 @@ pub(crate) fn probe() -> [Feature; 3] {
     ]
 }
 
-/// clone3(2) fails with `EINVAL` for a structure that is too small, where the call is known.
+/// Probes clone3(2), which fails with `EINVAL` for a structure that is too small, where the call is known.
 fn clone3() -> bool {
     // SAFETY: a null pointer with size 0 is refused before anything is read.
     let result = unsafe { syscall(libc::SYS_clone3, [0; 5]) };
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn asking_opens_and_closes_nothing() {
+    fn probing_opens_and_closes_nothing() {
         let file = std::fs::File::open("/proc/self/stat").expect("/proc");
         assert!(probe().iter().filter(|feature| feature.needed).all(|feature| feature.there));
         assert!(file.metadata().is_ok(), "it is still open");

@@ -65,7 +65,10 @@ impl HeldLock {
         }
         Err(Error::new(
             Kind::Busy,
-            format!("the lock `{}` is removed all the time: try again", path.display()),
+            format!(
+                "gave up locking `{}`: the file was removed {ATTEMPTS} times; try again",
+                path.display()
+            ),
         ))
     }
 
@@ -130,7 +133,7 @@ pub(crate) fn open_plain(path: &Path, access: OFlags, owner: u32) -> Result<File
     let refused = |what: &str| {
         Err(Error::new(
             Kind::Denied,
-            format!("the lock `{shown}` is {what}: find out what made it, then remove it"),
+            format!("the lock `{shown}` is {what}: find out what created it, then remove it"),
         ))
     };
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -147,7 +150,7 @@ pub(crate) fn open_plain(path: &Path, access: OFlags, owner: u32) -> Result<File
     };
     let seen = file
         .metadata()
-        .map_err(|error| Error::os(format!("failed to look at the lock `{shown}`"), error))?;
+        .map_err(|error| Error::os(format!("failed to inspect the lock `{shown}`"), error))?;
     if !seen.is_file() {
         return refused("not a regular file");
     }
@@ -177,7 +180,7 @@ pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
         Ok(()) => Ok(LockState::Free),
         Err(Errno::AGAIN) => Ok(LockState::Held),
         Err(error) => {
-            Err(Error::os(format!("failed to look at the lock `{}`", path.display()), error))
+            Err(Error::os(format!("failed to inspect the lock `{}`", path.display()), error))
         }
     }
 }
@@ -222,13 +225,13 @@ mod tests {
     fn a_lock_is_held_then_free_then_missing() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.lock");
-        assert_eq!(probe(&path, own()).expect("a look"), LockState::Missing);
+        assert_eq!(probe(&path, own()).expect("a probe"), LockState::Missing);
         let lock = HeldLock::create(&path, rustix::process::geteuid().as_raw()).expect("created");
-        assert_eq!(probe(&path, own()).expect("a look"), LockState::Held);
+        assert_eq!(probe(&path, own()).expect("a probe"), LockState::Held);
         drop(lock);
-        assert_eq!(probe(&path, own()).expect("a look"), LockState::Free);
+        assert_eq!(probe(&path, own()).expect("a probe"), LockState::Free);
         discard(&path);
-        assert_eq!(probe(&path, own()).expect("a look"), LockState::Missing);
+        assert_eq!(probe(&path, own()).expect("a probe"), LockState::Missing);
     }
 
     fn own() -> u32 {
@@ -245,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_can_be_made_while_others_look_and_tidy_up() {
+    fn a_lock_can_be_created_while_others_probe_and_tidy_up() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.lock");
         let done = std::sync::atomic::AtomicBool::new(false);
         let tidy_up = || {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                probe(&path, own()).expect("a look");
+                probe(&path, own()).expect("a probe");
                 discard(&path);
             }
         };

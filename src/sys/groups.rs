@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_tells_which_users_a_namespace_has() {
+    fn a_map_shows_which_users_a_namespace_has() {
         let whole = "         0          0 4294967295\n";
         assert!(maps(whole, 0) && maps(whole, 65_534));
         let one = "      1000       1000          1\n";

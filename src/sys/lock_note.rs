@@ -39,7 +39,7 @@ impl HeldLock {
     ///
     /// # Errors
     ///
-    /// When it cannot be written, for example because the disk is full. The lock is held all the same.
+    /// When it cannot be written, for example because the disk is full. The lock is held nevertheless.
     pub(crate) fn write_note(&self, note: &Note) -> Result<()> {
         use std::fmt::Write as _;
         let mut file: &File = self.file();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_note_or_something_else_is_none() {
+    fn half_a_note_or_other_content_is_not_a_note() {
         let whole = "procledger instance 1\ninode 5\nimage 00000000000000ff\ninit 17 4711\n";
         assert_eq!(parse(whole, 5), Some(note()));
         assert_eq!(parse(whole, 6), None);

@@ -87,14 +87,14 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_made_up() {
+    fn no_number_is_invented() {
         assert_eq!(kilobytes(b"VmRSS:\t kB\n", b"VmRSS:"), None);
         assert_eq!(kilobytes(b"VmRSS:\t -1 kB\n", b"VmRSS:"), None);
         assert_eq!(kilobytes(b"VmRSS:\t 18446744073709551615 kB\n", b"VmRSS:"), None);
     }
 
     #[test]
-    fn what_this_process_takes_is_no_more_than_its_resident_memory() {
+    fn this_process_uses_no_more_than_its_resident_memory() {
         let proc = Proc::open().expect("/proc");
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
         let memory = proc.memory(own).expect("readable").expect("alive");

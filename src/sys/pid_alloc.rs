@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "children of a test, which waits for them")]
-    fn a_child_has_one_of_the_numbers_since_its_elder_brother() {
+    fn a_child_has_one_of_the_pids_allocated_since_an_older_sibling() {
         let proc = Proc::open().expect("/proc");
         let sleep = || {
             let mut command = std::process::Command::new("sleep");
@@ -80,7 +80,7 @@ mod tests {
         let (mut elder, mut younger) = (sleep(), sleep());
         let pid = Pid::new(i64::from(elder.id())).expect("a pid");
         let pinned = Pinned::open(&proc, current_place().expect("a place"), pid);
-        let identity = pinned.expect("a look").expect("alive").identity;
+        let identity = pinned.expect("a lookup").expect("alive").identity;
         let since = proc.numbers_since(&identity);
         for child in [&mut elder, &mut younger] {
             child.kill().expect("killed");
@@ -94,11 +94,11 @@ mod tests {
     }
 
     #[test]
-    fn of_what_has_lived_for_long_it_is_not_told() {
+    fn for_a_long_lived_process_the_allocated_pids_are_unknown() {
         let proc = Proc::open().expect("/proc");
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
         let place = current_place().expect("a place");
-        let me = Pinned::open(&proc, place, own).expect("a look").expect("alive").identity;
+        let me = Pinned::open(&proc, place, own).expect("a lookup").expect("alive").identity;
         let since_boot = Identity { start_tick: 0, ..me };
         let round = round_takes().expect("known");
         assert!(crate::sys::boot_clock() < round || proc.numbers_since(&since_boot).is_none());

@@ -47,7 +47,7 @@ impl Namespaces {
     pub(crate) fn scan(proc: &Proc, here: Place) -> Result<Self> {
         let unknown = |why: &str| Error::new(Kind::Unknown, why);
         if !here.is_initial() {
-            return Err(unknown("other PID namespaces are seen from the initial one only"));
+            return Err(unknown("other PID namespaces can only be seen from the initial one"));
         }
         if proc.hides_others() {
             return Err(unknown("`/proc` hides processes (hidepid)"));

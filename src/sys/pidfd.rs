@@ -56,7 +56,7 @@ impl PidFd {
     /// The id of a thread that leads no process counts as free: `EINVAL` before Linux 6.16, `ENOENT` since.
     pub(crate) fn open(pid: Pid) -> Result<Option<Self>> {
         let number = rustix::process::Pid::from_raw(pid.raw())
-            .ok_or_else(|| Error::invalid("pid 0 names no process"))?;
+            .ok_or_else(|| Error::invalid("pid 0 does not name a process"))?;
         match pidfd_open(number, PidfdFlags::empty()) {
             Ok(fd) => Ok(Some(Self(fd))),
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Ok(None),
@@ -73,7 +73,7 @@ impl PidFd {
 
     /// Returns the inode, where it identifies a process.
     pub(crate) fn inode(&self) -> Result<Option<u64>> {
-        let failed = |error: Errno| Error::os("failed to look at a pidfd", error);
+        let failed = |error: Errno| Error::os("failed to inspect a pidfd", error);
         if !features::is_pidfs(self.0.as_fd()).map_err(failed)? {
             return Ok(None);
         }
@@ -346,7 +346,7 @@ mod tests {
         let proc = Proc::open().expect("/proc");
         let place = current_place().expect("a place");
         let pid = Pid::new(i64::from(std::process::id())).expect("a pid");
-        let me = Pinned::open(&proc, place, pid).expect("a look").expect("alive");
+        let me = Pinned::open(&proc, place, pid).expect("a lookup").expect("alive");
         assert!(matches!(Pinned::probe(&proc, place, &me.identity), Probe::Alive(_)));
         let older = Identity { start_tick: me.identity.start_tick - 1, ..me.identity };
         assert!(matches!(Pinned::probe(&proc, place, &older), Probe::Gone));

@@ -62,12 +62,12 @@ mod tests {
     use crate::{identity::Pid, sys::current_place};
 
     #[test]
-    fn the_kernel_tells_the_same_uid_by_pidfd_and_by_proc() {
+    fn the_kernel_reports_the_same_uid_by_pidfd_and_by_proc() {
         let proc = Proc::open().expect("/proc");
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
-        let me = Pinned::open(&proc, current_place().expect("a place"), own).expect("a look");
-        let told = me.expect("alive").uid(&proc).expect("an answer");
-        assert_eq!(told, proc.uid(own).expect("an answer"));
-        assert_eq!(told, Some(rustix::process::geteuid().as_raw()));
+        let me = Pinned::open(&proc, current_place().expect("a place"), own).expect("a lookup");
+        let uid = me.expect("alive").uid(&proc).expect("an answer");
+        assert_eq!(uid, proc.uid(own).expect("an answer"));
+        assert_eq!(uid, Some(rustix::process::geteuid().as_raw()));
     }
 }

@@ -99,7 +99,8 @@ impl Connector {
     /// When the kernel has no connector, refuses, or would report pids of another namespace.
     pub(crate) fn open() -> Result<Self> {
         check_namespaces()?;
-        let failed = |error: Errno| Error::os("the kernel's process events cannot be had", error);
+        let failed =
+            |error: Errno| Error::os("the kernel's process events are not available", error);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let protocol = Some(netlink::CONNECTOR);
         let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)
@@ -115,7 +116,7 @@ impl Connector {
         Ok(connector)
     }
 
-    /// A request from a user or PID namespace that is not the initial one gets no answer.
+    /// Waits for the answer. A request from a user or PID namespace that is not the initial one gets no answer.
     fn await_answer(&self) -> Result<()> {
         let deadline = Instant::now() + ANSWER;
         loop {
@@ -123,7 +124,7 @@ impl Connector {
                 Ok(Some(Message::Answer(0))) => return Ok(()),
                 Ok(Some(Message::Answer(errno))) => {
                     let errno = Errno::from_raw_os_error(i32::try_from(errno).unwrap_or(0));
-                    return Err(Error::os("the kernel refuses to tell forks", errno));
+                    return Err(Error::os("the kernel refuses to report forks", errno));
                 }
                 Ok(Some(_)) | Err(Errno::NOBUFS) => {}
                 Ok(None) if Instant::now() < deadline => {
@@ -132,7 +133,7 @@ impl Connector {
                     let _ = poll(&mut fds, Some(&timespec(left)));
                 }
                 Ok(None) => {
-                    return Err(Error::new(Kind::Unsupported, "the kernel gives no answer"));
+                    return Err(Error::new(Kind::Unsupported, "the kernel does not answer"));
                 }
                 Err(error) => {
                     return Err(Error::os("the kernel's process events cannot be read", error));
@@ -181,7 +182,7 @@ impl AsFd for Connector {
 }
 
 impl Drop for Connector {
-    /// On older kernels, closing the socket alone does not reduce the number of listeners.
+    /// Stops listening explicitly: on older kernels, closing the socket alone does not reduce the number of listeners.
     fn drop(&mut self) {
         let _ = send(&self.0, &request(IGNORE), SendFlags::empty());
     }
@@ -197,7 +198,7 @@ fn check_namespaces() -> Result<()> {
     }
     Err(Error::new(
         Kind::Unsupported,
-        "the kernel tells forks by numbers of the initial namespace, and this is another one",
+        "the kernel reports forks with pids of the initial PID namespace, and this is another one",
     ))
 }
 
@@ -292,14 +293,14 @@ mod captured {
     }
 
     #[test]
-    fn a_thread_is_no_child() {
+    fn a_thread_is_not_a_child() {
         let mut thread = bytes(FORK);
         thread[PAYLOAD + 12..PAYLOAD + 16].copy_from_slice(&0xefc_u32.to_ne_bytes());
         assert_eq!(parse(&thread), Message::Other);
     }
 
     #[test]
-    fn what_is_cut_off_or_of_another_connector_says_nothing() {
+    fn a_truncated_or_foreign_message_is_ignored() {
         let fork = bytes(FORK);
         for length in 0..PAYLOAD + 16 {
             assert_eq!(parse(&fork[..length]), Message::Other, "{length}");
@@ -317,7 +318,7 @@ mod captured {
     }
 
     #[test]
-    fn what_the_kernel_had_no_room_for_is_told_as_lost() {
+    fn dropped_events_are_reported_as_lost() {
         // Where there is no connector, `doctor` reports it, and there is nothing to test here.
         let Ok(connector) = Connector::open() else { return };
         // The kernel rounds it up to its minimum: a few events.
@@ -326,9 +327,9 @@ mod captured {
         for _ in 0..100 {
             std::thread::spawn(|| ()).join().expect("a thread");
         }
-        let told: Vec<Told> = std::iter::from_fn(|| connector.read().ok())
-            .take_while(|told| *told != Told::Nothing)
+        let read: Vec<Told> = std::iter::from_fn(|| connector.read().ok())
+            .take_while(|next| *next != Told::Nothing)
             .collect();
-        assert!(told.contains(&Told::Lost), "{told:?}");
+        assert!(read.contains(&Told::Lost), "{read:?}");
     }
 }

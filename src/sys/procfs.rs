@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_hold_anything() {
+    fn a_name_may_contain_anything() {
         for name in [
             &b"a b"[..],
             b"a) S 1 (b",

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn with_one_descriptor_left_for_two_threads_nobody_is_missed() {
+    fn with_one_descriptor_left_for_two_threads_no_process_is_missed() {
         let free = std::sync::Mutex::new(());
         let one_at_a_time = |pid: Pid| {
             let busy = |_| Error::os("no descriptor is left", Errno::MFILE);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_we_could_not_look_at_is_no_stranger() {
+    fn a_process_that_could_not_be_read_is_not_taken_for_unrelated() {
         let failed = |errno: Errno| Err::<Option<()>, _>(Error::os("failed to read", errno));
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
             assert!(unless_busy(failed(errno)).is_err(), "{errno}");

@@ -80,10 +80,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_once_and_replaces_nothing() {
+    fn a_written_file_is_read_back_and_replaces_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("spool");
-        assert_eq!(read(&path, own(), 10).expect("a look"), None);
+        assert_eq!(read(&path, own(), 10).expect("a lookup"), None);
         write(&path, own(), b"word").expect("written");
         assert_eq!(read(&path, own(), 10).expect("read").as_deref(), Some(&b"word"[..]));
         assert!(read(&path, own(), 3).is_err(), "too long");
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_could_have_made_is_not_read() {
+    fn a_file_that_another_user_could_have_created_is_not_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         write(&path("real"), own(), b"word").expect("written");

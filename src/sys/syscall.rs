@@ -8,7 +8,7 @@
 use core::{arch::asm, ffi::c_void};
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("procledger knows the system call instruction of x86_64 and aarch64 only");
+compile_error!("procledger supports the system call instructions of x86_64 and aarch64 only");
 
 /// Enters the kernel with up to five arguments.
 ///

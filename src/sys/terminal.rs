@@ -19,7 +19,7 @@ pub(crate) fn is_foreground() -> bool {
 /// Gives the terminal on standard input to a process group of our session.
 pub(crate) fn give_to(group: Pid) -> Result<()> {
     let number = rustix::process::Pid::from_raw(group.raw())
-        .ok_or_else(|| Error::invalid("pid 0 names no group"))?;
+        .ok_or_else(|| Error::invalid("pid 0 does not name a group"))?;
     set_foreground(number)
         .map_err(|error| Error::os(format!("failed to give the terminal to group {group}"), error))
 }
@@ -30,7 +30,8 @@ pub(crate) fn take_back() -> Result<()> {
         .map_err(|error| Error::os("failed to take the terminal back", error))
 }
 
-/// With SIGTTOU blocked: otherwise it stops a background group that sets the foreground (tcsetpgrp(3)).
+/// Sets the foreground group with SIGTTOU blocked: otherwise it stops a background group that sets the foreground
+/// (tcsetpgrp(3)).
 fn set_foreground(group: rustix::process::Pid) -> Result<(), nix::Error> {
     let mut blocked = SigSet::empty();
     blocked.add(nix::sys::signal::Signal::SIGTTOU);

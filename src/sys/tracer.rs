@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tracer_is_told_where_there_is_one() {
+    fn a_tracer_is_reported_where_there_is_one() {
         let tracer = |text: &str| parse_pid(text.as_bytes(), b"TracerPid:").map(Pid::get);
         assert_eq!(tracer("Name:\tx\nTracerPid:\t812\nUid:\t0\n"), Some(812));
         assert_eq!(tracer("Name:\tTracerPid: 3\nTracerPid:\t0\n"), None);

@@ -167,7 +167,7 @@ impl Trust {
         Self { uid, vouched: None, links: Links::Trusted, root_alone: false }
     }
 
-    /// The same for reading only: any symlink is followed.
+    /// Trusts the same users for reading only: any symlink is followed.
     pub(crate) fn of_reader(uid: u32) -> Self {
         Self { links: Links::Any, ..Self::of(uid) }
     }
@@ -394,7 +394,7 @@ pub fn controller(path: &Path) -> io::Result<Option<Account>> {
     account_of(path, true)
 }
 
-/// The same for a file that is replaced by name and never opened: what is at the path itself does not count.
+/// Does the same for a file that is replaced by name and never opened: what is at the path itself does not count.
 pub(crate) fn controller_of_folder(path: &Path) -> io::Result<Option<Account>> {
     account_of(path, false)
 }

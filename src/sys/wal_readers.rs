@@ -125,6 +125,6 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_has_no_holder() {
-        assert_eq!(holders(Path::new("/no/such-shm")).expect("a look"), []);
+        assert_eq!(holders(Path::new("/no/such-shm")).expect("a lookup"), []);
     }
 }

@@ -9,7 +9,7 @@ use super::{PATIENCE, entry, make_fifo, my_uid, names_in};
 use crate::export::{Exporter, file::Target, lock::try_flock, to_json, write_once};
 
 #[test]
-fn the_text_is_the_seeds() {
+fn the_text_is_that_of_the_former_implementation() {
     assert_eq!(to_json(&[]), b"[]\n");
     let text = String::from_utf8(to_json(&[entry("resource-generator-example", 12345)])).unwrap();
     assert_eq!(
@@ -79,7 +79,7 @@ fn equal_failures_have_equal_messages() {
 }
 
 #[test]
-fn left_overs_of_a_crashed_writer_are_removed_and_nothing_else() {
+fn leftovers_of_a_crashed_writer_are_removed_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let kept = [
@@ -102,7 +102,7 @@ fn left_overs_of_a_crashed_writer_are_removed_and_nothing_else() {
     fs::write(at(".x.json.tmp-abcdefABC123"), "[").unwrap();
 
     Target::new(&at("x.json"), my_uid() + 1).unwrap().remove_leftovers();
-    assert_eq!(names_in(folder.path()).len(), kept.len() + 1, "a stranger's files stay");
+    assert_eq!(names_in(folder.path()).len(), kept.len() + 1, "another user's files stay");
     Target::new(&at("x.json"), my_uid()).unwrap().remove_leftovers();
     let mut expected = kept.to_vec();
     expected.sort_unstable();
@@ -110,7 +110,7 @@ fn left_overs_of_a_crashed_writer_are_removed_and_nothing_else() {
 }
 
 #[test]
-fn a_temporary_file_in_use_is_no_left_over() {
+fn a_temporary_file_in_use_is_not_taken_for_a_leftover() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.json");
     let target = Target::new(&path, my_uid()).unwrap();

@@ -152,7 +152,7 @@ fn lines_about_rejected_entries_are_bounded() {
 }
 
 #[test]
-fn what_is_no_list_is_kept_aside() {
+fn a_file_that_is_not_a_list_is_kept_aside() {
     let whole = to_json(&[entry("task", 1), entry("task", 2)]);
     let mut texts: Vec<Vec<u8>> = [
         "",
@@ -226,7 +226,7 @@ fn a_corrupt_file_that_cannot_be_kept_aside_is_an_error_and_stays() {
 }
 
 #[test]
-fn what_a_stranger_may_have_put_there_is_not_read_and_left_alone() {
+fn a_file_that_another_user_may_have_put_there_is_not_read_and_left_alone() {
     let scene = Scene::with("{");
     let untrusted = |uid: u32, expected: &str| match read_legacy(&scene.path, uid).unwrap() {
         Legacy::Untrusted(why) => assert!(why.contains(expected), "{why}"),
@@ -292,7 +292,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_rejected_is_told_in_one_harmless_line_each(
+    fn each_rejected_entry_is_reported_in_one_harmless_line(
         values in prop::collection::vec("(\\PC|\\p{Cc}){0,90}", 1..5),
     ) {
         let list: Vec<_> = values.iter().map(|value| {

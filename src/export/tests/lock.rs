@@ -4,7 +4,7 @@ use super::{make_fifo, my_uid};
 use crate::export::lock::{Lock, Take};
 
 #[test]
-fn one_holds_it_and_the_next_one_after() {
+fn one_instance_holds_the_lock_and_the_next_one_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.lock");
     let first = Lock::acquire(&path, my_uid()).unwrap().expect("free");
@@ -53,7 +53,7 @@ fn removing_a_lock_that_lost_its_name_leaves_the_new_holders_file() {
 }
 
 #[test]
-fn a_lock_on_a_file_that_lost_its_name_is_no_lock() {
+fn a_lock_on_a_file_that_lost_its_name_does_not_count() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.lock");
     let first = Lock::acquire(&path, my_uid()).unwrap().unwrap();

@@ -85,7 +85,7 @@ fn a_change_is_in_the_file_within_50_ms() {
 }
 
 #[test]
-fn the_same_text_is_written_once_unless_somebody_touched_the_file() {
+fn the_same_text_is_written_once_unless_the_file_was_modified() {
     let scene = Scene::new();
     let exporter = scene.start();
     let again = || {
@@ -98,9 +98,9 @@ fn the_same_text_is_written_once_unless_somebody_touched_the_file() {
     assert_eq!(again(), 2);
     fs::write(&scene.path, "x").unwrap();
     assert_eq!(again(), 3);
-    let stranger = scene.folder.path().join("stranger");
-    fs::write(&stranger, "[]\n").unwrap();
-    fs::rename(&stranger, &scene.path).unwrap();
+    let unrelated = scene.folder.path().join("unrelated");
+    fs::write(&unrelated, "[]\n").unwrap();
+    fs::rename(&unrelated, &scene.path).unwrap();
     assert_eq!(again(), 4);
     assert_eq!(fs::read(&scene.path).unwrap(), b"[]\n");
 }
@@ -157,7 +157,7 @@ fn invariant_9_a_reader_never_sees_half_a_file_nor_none() {
 }
 
 #[test]
-fn two_on_one_path_one_writes_and_the_other_takes_over() {
+fn of_two_instances_on_one_path_one_writes_and_the_other_takes_over() {
     let scene = Scene::new();
     let first = scene.start();
     first.flush(PATIENCE).unwrap();
@@ -180,7 +180,7 @@ fn two_on_one_path_one_writes_and_the_other_takes_over() {
 }
 
 #[test]
-fn a_passive_one_removes_nothing_at_its_end() {
+fn a_passive_instance_removes_nothing_at_its_end() {
     let scene = Scene::new();
     let first = scene.start();
     first.flush(PATIENCE).unwrap();
@@ -206,14 +206,14 @@ fn a_holder_whose_lock_file_was_removed_yields_to_the_new_holder() {
 }
 
 #[test]
-fn a_strangers_file_is_left_at_the_end() {
+fn another_users_file_is_left_at_the_end() {
     let scene = Scene::new();
     let exporter = scene.start();
     exporter.flush(PATIENCE).unwrap();
-    let stranger = scene.folder.path().join("stranger");
-    fs::write(&stranger, "[]\n").unwrap();
-    let inode = stranger.metadata().unwrap().ino();
-    fs::rename(&stranger, &scene.path).unwrap();
+    let unrelated = scene.folder.path().join("unrelated");
+    fs::write(&unrelated, "[]\n").unwrap();
+    let inode = unrelated.metadata().unwrap().ino();
+    fs::rename(&unrelated, &scene.path).unwrap();
     exporter.finish().unwrap();
     assert_eq!(scene.path.metadata().unwrap().ino(), inode);
     assert_eq!(names_in(scene.folder.path()), ["x.json"]);
@@ -273,17 +273,17 @@ fn a_source_that_fails_or_panics_is_an_error_and_the_thread_goes_on() {
     };
     let exporter = Exporter::start(path.clone(), my_uid(), Arc::default(), source).unwrap();
     let shows = |text: &str| exporter.last_error().is_some_and(|error| error.contains(text));
-    until("the failure is told", || shows("the ledger is away"));
+    until("the failure is reported", || shows("the ledger is away"));
     mode.store(1, Ordering::SeqCst);
     exporter.notify();
-    until("the panic is told", || shows("panicked"));
+    until("the panic is reported", || shows("panicked"));
     mode.store(2, Ordering::SeqCst);
     exporter.flush(PATIENCE).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"[]\n");
 }
 
 #[test]
-fn a_stop_writes_what_was_told_before() {
+fn a_stop_writes_the_changes_that_were_notified_before() {
     let scene = Scene::new();
     for pid in 1..50 {
         let exporter = scene.start();
@@ -336,7 +336,7 @@ fn an_error_is_logged_once_until_it_works_again() {
 
 /// Needs root, to create another user's file: a thread of its own then drops its rights.
 #[test]
-fn a_strangers_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
+fn another_users_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
     use std::os::unix::fs::PermissionsExt;
     const NOBODY: u32 = 65_534;
     if !crate::tests::root() {
@@ -344,7 +344,7 @@ fn a_strangers_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
     }
     let scene = Scene::new();
     fs::set_permissions(scene.folder.path(), PermissionsExt::from_mode(0o1777)).unwrap();
-    fs::write(&scene.path, "a stranger's").unwrap();
+    fs::write(&scene.path, "another user's").unwrap();
     let as_nobody = || {
         let uid = rustix::process::Uid::from_raw(NOBODY);
         rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
@@ -356,7 +356,7 @@ fn a_strangers_file_in_a_sticky_folder_is_an_error_that_is_remembered() {
         exporter.finish().unwrap();
     };
     std::thread::scope(|scope| scope.spawn(as_nobody).join().unwrap());
-    assert_eq!(fs::read_to_string(&scene.path).unwrap(), "a stranger's");
+    assert_eq!(fs::read_to_string(&scene.path).unwrap(), "another user's");
     assert_eq!(names_in(scene.folder.path()), ["x.json"]);
 }
 
@@ -379,7 +379,7 @@ fn root_gives_the_file_and_the_lock_to_the_ledgers_owner() {
 /// An instance that was opened and shut down at once left the list of the host that had crashed before it: a list of dead
 /// processes.
 #[test]
-fn an_end_before_the_first_write_left_the_list_of_one_that_had_crashed() {
+fn an_end_before_the_first_write_removes_the_list_of_a_crashed_instance() {
     for _ in 0..50 {
         let scene = Scene::new();
         fs::write(&scene.path, to_json(&[entry("long-dead", 77)])).unwrap();

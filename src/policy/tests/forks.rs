@@ -12,34 +12,34 @@ use crate::{policy::fork_history::*, sys::proc_events::Event};
 const OWN: u32 = 1;
 
 #[derive(Clone, Debug)]
-enum Told {
+enum Input {
     Fork { parent: u32, child: u32 },
     Change(u32),
     Forget(u32),
     Lost,
 }
 
-fn told() -> impl Strategy<Value = Told> {
+fn input() -> impl Strategy<Value = Input> {
     prop_oneof![
-        8 => (number(), 2..=super::NUMBERS).prop_map(|(parent, child)| Told::Fork { parent, child }),
-        3 => number().prop_map(Told::Change),
-        1 => number().prop_map(Told::Forget),
-        1 => Just(Told::Lost),
+        8 => (number(), 2..=super::NUMBERS).prop_map(|(parent, child)| Input::Fork { parent, child }),
+        3 => number().prop_map(Input::Change),
+        1 => number().prop_map(Input::Forget),
+        1 => Just(Input::Lost),
     ]
 }
 
 proptest! {
     /// The model: which pids are below us now, since which event, and below which child.
     #[test]
-    fn only_who_is_below_us_by_what_was_told_last_is_looked_at(
-        all in prop::collection::vec(told(), 0..40),
+    fn only_processes_below_us_by_the_latest_events_are_checked(
+        all in prop::collection::vec(input(), 0..40),
         apart in prop::collection::hash_set(any_pid(), 0..3),
     ) {
         let (mut forks, now) = (Forks::new(pid(OWN)), Instant::now());
         let mut model: HashMap<u32, (u64, u32)> = HashMap::new();
-        for (told, at) in all.into_iter().zip(1_u64..) {
-            match told {
-                Told::Fork { parent, child } if parent != child => {
+        for (input, at) in all.into_iter().zip(1_u64..) {
+            match input {
+                Input::Fork { parent, child } if parent != child => {
                     let event = Event::Fork { parent: pid(parent), child: pid(child), at };
                     forks.take(event, now, |pid| apart.contains(&pid));
                     model.remove(&child);
@@ -49,15 +49,15 @@ proptest! {
                         model.insert(child, (at, top));
                     }
                 }
-                Told::Fork { .. } => {}
-                Told::Change(number) => {
+                Input::Fork { .. } => {}
+                Input::Change(number) => {
                     forks.take(Event::Change { process: pid(number) }, now, |_| false);
                 }
-                Told::Forget(number) => {
+                Input::Forget(number) => {
                     forks.forget(pid(number));
                     model.remove(&number);
                 }
-                Told::Lost => {
+                Input::Lost => {
                     forks.forget_all();
                     model.clear();
                 }

@@ -29,7 +29,7 @@ proptest! {
     }
 
     #[test]
-    fn what_has_passed_its_limit_does_not_come_back_by_growing(
+    fn a_tree_over_its_limit_stays_over_it_when_it_grows(
         limit in prop::option::of(0..50_u64), age in 0..60_u64, older in 0..60_u64,
     ) {
         let limit = limit.map(Duration::from_secs);

@@ -61,7 +61,7 @@ proptest! {
     }
 
     #[test]
-    fn who_is_exempt_is_neither_member_nor_suspect(
+    fn an_exempt_process_is_neither_member_nor_suspect(
         snapshot in machine(), tree in tree(), exempt in exempt(),
     ) {
         let found = members(&snapshot, &tree, &exempt);
@@ -81,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn a_look_that_knows_the_members_finds_the_same_again(
+    fn a_scan_that_knows_the_members_finds_the_same_again(
         snapshot in machine(), tree in tree(), exempt in exempt(),
     ) {
         let first = members(&snapshot, &tree, &exempt);
@@ -92,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn whoever_knows_more_finds_no_fewer(
+    fn a_view_that_knows_more_finds_no_fewer_members(
         snapshot in machine(), tree in tree(), exempt in exempt(),
         also_known in some_pids(), also_in_leaf in some_pids(), also_carry in some_pids(),
     ) {
@@ -105,7 +105,7 @@ proptest! {
     }
 
     #[test]
-    fn whoever_exempts_more_finds_no_more(
+    fn a_view_that_exempts_more_finds_no_more_members(
         snapshot in machine(), tree in tree(), exempt in exempt(), also in exempt(),
     ) {
         let more = keys(&members(&snapshot, &tree, &exempt));

@@ -61,7 +61,7 @@ fn parent() -> impl Strategy<Value = Parent> {
 prop_compose! {
     fn circumstances()(
         exempt in prop::option::weighted(0.3, Just("it is ours".to_owned())),
-        doubt in prop::option::weighted(0.3, Just("who knows".to_owned())),
+        doubt in prop::option::weighted(0.3, Just("unclear".to_owned())),
         on_terminal in prop::bool::weighted(0.3),
         age in 0..20_u64,
         parent in parent(),
@@ -72,7 +72,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn a_leak_is_only_who_nobody_and_nothing_speaks_for(
+    fn a_leak_is_only_a_process_without_any_exemption_or_doubt(
         about in circumstances(),
         doubt in prop::option::weighted(0.3, Just("an accident")),
         min_age in 0..20_u64,
@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn w1_what_no_interpreter_runs_matches_by_its_first_word_or_its_file_alone(
+    fn w1_a_program_that_no_interpreter_runs_matches_only_by_its_first_word_or_its_file(
         name in "[a-z]{3,8}",
         one in prop::collection::vec(word(), 0..6),
         other in prop::collection::vec(word(), 0..6),

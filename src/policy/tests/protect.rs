@@ -12,7 +12,7 @@ fn names() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn whoever_is_left_bears_a_name_or_is_below_one_who_is_left(
+    fn a_process_that_is_left_has_a_protected_name_or_is_below_one_that_is_left(
         snapshot in machine(),
         root in prop::option::of(any_pid()),
         candidates in some_pids(),
@@ -35,7 +35,7 @@ proptest! {
     }
 
     #[test]
-    fn where_nobody_bears_a_name_nobody_is_left(
+    fn without_protected_names_no_process_is_left(
         snapshot in machine(), root in number(), candidates in some_pids(),
     ) {
         let root = Some(super::pid(root));

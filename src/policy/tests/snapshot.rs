@@ -5,7 +5,7 @@ use crate::identity::Pid;
 
 proptest! {
     #[test]
-    fn below_a_process_is_who_has_it_in_his_line_of_parents(snapshot in machine(), above in any_pid()) {
+    fn below_a_process_are_those_that_have_it_among_their_ancestors(snapshot in machine(), above in any_pid()) {
         let below = snapshot.below(above);
         for stat in snapshot.iter() {
             let has = line_up(&snapshot, stat.pid).contains(&above);
@@ -15,7 +15,7 @@ proptest! {
     }
 
     #[test]
-    fn ancestors_are_the_line_of_parents_each_once_and_never_oneself(snapshot in machine(), own in any_pid()) {
+    fn ancestors_are_the_line_of_parents_each_once_and_never_the_process_itself(snapshot in machine(), own in any_pid()) {
         let ancestors = snapshot.ancestors(own);
         let mut line = line_up(&snapshot, own);
         line.remove(&own);
@@ -27,7 +27,7 @@ proptest! {
     }
 
     #[test]
-    fn below_until_others_stops_at_them_and_loses_nobody_else(
+    fn below_until_others_stops_at_them_and_loses_no_other_process(
         snapshot in machine(),
         above in any_pid(),
         others in some_pids(),

@@ -64,7 +64,7 @@ fn a_task_twice_in_one_batch_is_admitted_once() {
 }
 
 #[test]
-fn what_cannot_stand_in_the_way() {
+fn rows_that_do_not_prevent_a_new_root() {
     let f = Fixture::new();
     let far = f.store.add_instance(&instance("api", elsewhere(), 3)).expect("recorded");
     f.admit(process(far, "far", 10));
@@ -140,7 +140,7 @@ fn a_root_ends_together_with_what_it_left() {
 }
 
 #[test]
-fn what_a_root_is_let_keep_is_recorded_with_its_end_and_nobodys_any_more() {
+fn what_a_root_may_keep_is_recorded_with_its_end_and_has_no_owner_any_more() {
     let f = Fixture::new();
     let root = f.row(f.me, 10, State::Running);
     let seen = f.store.admit(
@@ -172,7 +172,7 @@ fn what_a_root_is_let_keep_is_recorded_with_its_end_and_nobodys_any_more() {
 }
 
 #[test]
-fn a_root_that_somebody_else_decided_on_leaves_no_strays() {
+fn a_root_that_another_instance_ended_leaves_no_strays() {
     let f = Fixture::new();
     let other = f.instance("cli", 2);
     let claimed = f.row(f.me, 10, State::Running);
@@ -200,7 +200,7 @@ fn a_root_that_somebody_else_decided_on_leaves_no_strays() {
 }
 
 #[test]
-fn a_signal_and_an_unseen_end_are_told_apart() {
+fn a_signal_and_an_unobserved_end_are_distinguished() {
     let f = Fixture::new();
     for (pid, status) in
         [(10, ExitStatus::Signaled(9)), (11, ExitStatus::Unobserved), (12, ExitStatus::Exited(0))]

@@ -35,7 +35,7 @@ fn a_claim_can_be_limited_to_an_owner() {
 }
 
 #[test]
-fn only_the_claimant_records_what_came_of_it() {
+fn only_the_claimant_records_the_result() {
     let f = Fixture::new();
     let other = f.instance("cli", 2);
     let id = f.row(f.me, 10, State::Running);
@@ -104,7 +104,7 @@ fn a_survivor_met_again_is_one_leak() {
 }
 
 #[test]
-fn a_survivor_that_is_found_dead_is_told_as_a_survivor_no_more() {
+fn a_survivor_that_is_found_dead_is_no_longer_reported_as_a_survivor() {
     let f = Fixture::new();
     let id = f.row(f.me, 10, State::Running);
     f.store.claim(&[id], f.me, None, None).expect("committed");
@@ -161,7 +161,7 @@ fn forgetting_names_the_person_and_takes_any_live_row() {
 }
 
 #[test]
-fn only_the_owner_releases_what_nobody_is_ending() {
+fn only_the_owner_releases_a_row_that_is_not_being_ended() {
     let f = Fixture::new();
     let other = f.instance("api", 2);
     let id = f.row(f.me, 10, State::Running);
@@ -213,7 +213,7 @@ fn an_owner_takes_back_what_a_dead_claimant_left() {
     let [dead, living] = [2, 3].map(|pid| f.instance("cli", pid));
     let rows = [10, 11].map(|pid| f.row(f.me, pid, State::Running));
     for (by, row) in [dead, living].into_iter().zip(rows) {
-        assert_eq!(f.store.claim(&[row], by, None, Some("somebody")).expect("claimed").len(), 1);
+        assert_eq!(f.store.claim(&[row], by, None, Some("a person")).expect("claimed").len(), 1);
     }
     assert_eq!(f.store.give_back(f.me, &[dead]).expect("written"), 1);
     let state = |row| f.store.process(row).expect("read").expect("there").state;
@@ -235,7 +235,7 @@ fn a_claim_of_a_dead_instance_is_taken_over_and_that_of_a_live_one_only_on_reque
     };
     assert_eq!(claim(TakeOver::default()), []);
     assert_eq!(claim(TakeOver { dead: &gone, live: false }), [(rows[0], Some(dead))]);
-    assert_eq!(f.get(rows[0]).asked_by.as_deref(), Some("ann"), "who asked first is kept");
+    assert_eq!(f.get(rows[0]).asked_by.as_deref(), Some("ann"), "the first person is kept");
     assert_eq!(
         claim(TakeOver { dead: &gone, live: true }),
         [(rows[0], Some(person)), (rows[1], Some(living))]

@@ -92,7 +92,7 @@ impl Fixture {
     pub(super) fn vacuum(&self) {
         let house = self.store.housekeeper().expect("opens");
         while house.free_pages(1_000).expect("committed").done > 0 {}
-        assert!(house.checkpoint(true).expect("written back"), "nobody reads");
+        assert!(house.checkpoint(true).expect("written back"), "there is no reader");
     }
 
     pub(super) fn get(&self, id: ProcessId) -> ProcessRecord {

@@ -178,7 +178,7 @@ fn something_that_is_over(f: &Fixture, pid: i64) {
 
 /// `process`, `leak`, `pass` and `instance` alike: SQLite uses the largest existing number plus one.
 #[test]
-fn a_number_that_was_pruned_was_given_again() {
+fn a_number_that_was_pruned_is_not_used_again() {
     let f = Fixture::new();
     f.store.stop_instance(f.me, StopHow::Clean, Millis(150)).expect("committed");
     let mut before = largest(&f);
@@ -240,7 +240,7 @@ fn the_last_number_of_each_table_stays_whatever_row_has_it() {
 
 /// A picked row is deleted a moment later, and by then it may have become the last one.
 #[test]
-fn a_leak_that_is_found_between_the_look_and_the_deletion_keeps_its_number() {
+fn a_leak_that_is_found_between_the_scan_and_the_deletion_keeps_its_number() {
     let f = Fixture::new();
     let id = ended(&f, f.me, "a", 10, 100);
     ended(&f, f.me, "b", 11, 9_000);

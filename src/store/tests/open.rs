@@ -187,7 +187,8 @@ fn what_a_removed_ledger_left_is_not_taken_for_the_new_one() {
     fs::remove_file(&path).expect("removed while it is open");
     let opens = || run(child("store::tests::open::child_that_opens_and_closes", folder.path()));
     opens();
-    let refused = old.add_instance(&instance("old", here(), 6)).expect_err("nobody would find it");
+    let refused =
+        old.add_instance(&instance("old", here(), 6)).expect_err("no program would find it");
     assert!(refused.to_string().contains("was replaced by another file"), "{refused}");
     assert!(old.check().expect_err("nor is it read").to_string().contains("was replaced"));
     opens();
@@ -289,7 +290,7 @@ fn writers_that_read_first_wait_for_each_other() {
 }
 
 #[test]
-fn vacuum_gives_pages_back_and_bears_with_readers() {
+fn vacuum_releases_pages_and_tolerates_readers() {
     let f = Fixture::new();
     f.sql("CREATE TABLE big (x)", []);
     f.sql("INSERT INTO big SELECT randomblob(1000000) FROM (VALUES (1), (2), (3))", []);
@@ -299,9 +300,9 @@ fn vacuum_gives_pages_back_and_bears_with_readers() {
     let reader = Connection::open(f.store.path()).expect("opens");
     reader.execute_batch("BEGIN; SELECT * FROM instance").expect("reads");
     let house = f.store.housekeeper().expect("opens");
-    while house.free_pages(100).expect("a reader is no error").done > 0 {}
+    while house.free_pages(100).expect("a reader is not an error").done > 0 {}
     let began = Instant::now();
-    assert!(!house.checkpoint(true).expect("a reader is no error"));
+    assert!(!house.checkpoint(true).expect("a reader is not an error"));
     assert!(began.elapsed() < Duration::from_secs(2), "it does not wait for the reader");
     reader.execute_batch("COMMIT").expect("done");
     f.vacuum();
@@ -329,8 +330,8 @@ fn a_damaged_reference_is_found_by_the_check() {
 #[test]
 fn a_write_that_fails_leaves_nothing_and_frees_the_writer() {
     let f = Fixture::new();
-    let nobody = crate::model::InstanceId(999);
-    let batch = [process(f.me, "a", 10), process(nobody, "b", 11)];
+    let missing = crate::model::InstanceId(999);
+    let batch = [process(f.me, "a", 10), process(missing, "b", 11)];
     let error = f.store.admit(&here(), &batch).expect_err("no such owner");
     assert_eq!(error.kind(), Kind::Other);
     assert!(error.to_string().contains("failed to record a process in the ledger"), "{error}");

@@ -40,7 +40,7 @@ fn what_the_dead_left_is_taken_over_and_the_dead_are_marked() {
 }
 
 #[test]
-fn a_clean_stop_keeps_its_word_but_not_its_rows() {
+fn a_clean_stop_keeps_its_record_but_not_its_rows() {
     let f = Fixture::new();
     let gone = f.instance("api", 2);
     let row = f.row(gone, 10, State::Running);
@@ -51,7 +51,7 @@ fn a_clean_stop_keeps_its_word_but_not_its_rows() {
 }
 
 #[test]
-fn what_is_certainly_gone_is_ended_without_a_look() {
+fn a_process_that_is_certainly_gone_is_ended_without_a_check() {
     let f = Fixture::new();
     let old = f.store.add_instance(&instance("api", elsewhere(), 2)).expect("recorded");
     let rows = [
@@ -76,7 +76,7 @@ fn what_is_certainly_gone_is_ended_without_a_look() {
 }
 
 #[test]
-fn survivors_by_choice_are_adopted_by_the_same_program_only() {
+fn processes_marked_survive_are_adopted_by_the_same_program_only() {
     let f = Fixture::new();
     let same = f.instance("api", 2);
     let other = f.instance("batch", 3);
@@ -160,7 +160,7 @@ fn rows_of_other_uids_are_left_untouched() {
 }
 
 #[test]
-fn nobody_claims_from_oneself() {
+fn an_instance_does_not_claim_from_itself() {
     let f = Fixture::new();
     let row = f.row(f.me, 10, State::Running);
     assert!(claim(&f, &[dead(f.me)]).claimed.is_empty());

@@ -29,7 +29,7 @@ fn plan(f: &Fixture, sql: &str) -> Vec<String> {
 }
 
 #[test]
-fn nothing_that_recurs_reads_all_history() {
+fn no_recurring_query_reads_all_history() {
     let f = Fixture::new();
     for (name, sql, index) in [
         ("live", query::LIVE.current, "process_live_owner"),
@@ -106,7 +106,7 @@ fn to_find_what_claims_or_names_a_row_needs_no_scan() {
 #[test]
 fn the_views_find_what_people_ask_for_by_an_index() {
     let f = Fixture::new();
-    for (asked, index) in [
+    for (query, index) in [
         ("running", "process_live_owner"),
         ("running WHERE task_id = 'a'", "process_live_task"),
         ("running ORDER BY peak_mib DESC LIMIT 5", "process_live_owner"),
@@ -132,22 +132,22 @@ fn the_views_find_what_people_ask_for_by_an_index() {
         ("passes WHERE started_at >= 1767225600000", "pass_started"),
         ("passes WHERE kind = 'orphan' LIMIT 1", "pass_kind"),
     ] {
-        let lines = plan(&f, &format!("SELECT * FROM {asked}"));
-        assert!(lines.iter().any(|line| line.contains(index)), "{asked}: {lines:?}");
-        assert!(!reads_all_processes(&lines), "{asked}: {lines:?}");
+        let lines = plan(&f, &format!("SELECT * FROM {query}"));
+        assert!(lines.iter().any(|line| line.contains(index)), "{query}: {lines:?}");
+        assert!(!reads_all_processes(&lines), "{query}: {lines:?}");
     }
 }
 
 #[test]
 fn the_sums_over_all_leaks_do_not_read_the_processes_that_did_not_leak() {
     let f = Fixture::new();
-    for asked in ["leaks", "leaks WHERE kind = 'stray'", "leaks_by_task", "leaks_by_task LIMIT 10"]
+    for query in ["leaks", "leaks WHERE kind = 'stray'", "leaks_by_task", "leaks_by_task LIMIT 10"]
     {
-        let lines = plan(&f, &format!("SELECT * FROM {asked}"));
-        assert!(!reads_all_processes(&lines), "{asked}: {lines:?}");
+        let lines = plan(&f, &format!("SELECT * FROM {query}"));
+        assert!(!reads_all_processes(&lines), "{query}: {lines:?}");
         assert!(
             lines.iter().any(|line| line.starts_with("SEARCH p USING INTEGER PRIMARY KEY")),
-            "{asked}: {lines:?}"
+            "{query}: {lines:?}"
         );
     }
 }
@@ -163,12 +163,12 @@ fn reads_all_processes(lines: &[String]) -> bool {
 
 /// Not time, which a busy machine distorts: the steps of SQLite's own virtual machine.
 #[test]
-fn what_recurs_takes_as_many_steps_beside_a_long_history_as_beside_none() {
+fn recurring_queries_take_as_many_steps_with_a_long_history_as_with_none() {
     let f = Fixture::new();
     for pid in 1..=5 {
         f.row(f.me, pid, State::Running);
     }
-    let asked = [
+    let queries = [
         query::LIVE.current,
         query::LIVE_OF.current,
         query::LIVE_OF_TASK.current,
@@ -181,7 +181,7 @@ fn what_recurs_takes_as_many_steps_beside_a_long_history_as_beside_none() {
         "SELECT * FROM history LIMIT 5",
         "SELECT * FROM passes LIMIT 5",
     ];
-    let steps = || asked.map(|sql| (sql, steps(&f, sql)));
+    let steps = || queries.map(|sql| (sql, steps(&f, sql)));
     for pid in 10..20 {
         f.row(f.me, pid, State::Ended);
     }

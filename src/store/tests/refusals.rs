@@ -92,7 +92,7 @@ fn a_database_of_another_application() {
 }
 
 #[test]
-fn a_file_that_is_no_database() {
+fn a_file_that_is_not_a_database() {
     for bytes in [b"x".to_vec(), b"task_id,pid\n".repeat(1_000), vec![0; 8_192]] {
         let (kind, message) = refused(|_, path| {
             fs::write(path, &bytes).expect("written");
@@ -103,7 +103,7 @@ fn a_file_that_is_no_database() {
 }
 
 #[test]
-fn what_is_no_plain_file() {
+fn a_path_that_is_not_a_plain_file() {
     let (kind, message) = refused(|_, path| fs::create_dir(path).expect("made"));
     assert_eq!(kind, Kind::NotALedger);
     assert!(message.contains("is a folder"), "{message}");
@@ -206,7 +206,7 @@ fn a_backup_made_of_links_is_no_obstacle() {
 }
 
 #[test]
-fn a_companion_of_a_stranger_in_a_sticky_folder() {
+fn a_companion_of_another_user_in_a_sticky_folder() {
     if !root() {
         return;
     }
@@ -229,7 +229,7 @@ fn root_does_not_create_a_ledger_in_anothers_folder() {
 }
 
 #[test]
-fn root_opens_anothers_ledger_and_locks_nobody_out() {
+fn root_opens_anothers_ledger_without_locking_its_owner_out() {
     let Some((folder, child)) = as_nobody("store::tests::refusals::child_creates_a_ledger") else {
         return;
     };
@@ -269,7 +269,7 @@ fn another_user_is_refused() {
 #[test]
 fn child_of_another_user() {
     let Some(folder) = given_folder() else { return };
-    let error = open(&file(&folder, "")).expect_err("a stranger's");
+    let error = open(&file(&folder, "")).expect_err("another user's");
     assert_eq!(error.kind(), Kind::Denied, "{error:?}");
     assert!(error.to_string().contains("belongs to uid 0"), "{error}");
     let error = open(&folder.join("shut/new.db")).expect_err("cannot be written");
@@ -310,16 +310,16 @@ fn as_nobody(test: &str) -> Option<(TempDir, Command)> {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("given away");
-    let nobody = |test| {
+    let as_nobody = |test| {
         let mut command = child(test, folder.path());
         command.uid(NOBODY).gid(NOBODY).current_dir("/");
         command
     };
     // Another user may not be able to reach the folder that this program was built in.
-    if !nobody("no test of this name").output().is_ok_and(|output| output.status.success()) {
+    if !as_nobody("no test of this name").output().is_ok_and(|output| output.status.success()) {
         skipped("another user cannot reach the folder that this program was built in");
         return None;
     }
-    let command = nobody(test);
+    let command = as_nobody(test);
     Some((folder, command))
 }

@@ -85,7 +85,7 @@ fn six_threads_open_a_new_ledger_at_once() {
 
 /// A process that saw the new file empty, and its WAL full a moment later, took it for a ledger that had been emptied.
 #[test]
-fn a_ledger_that_somebody_else_has_set_up_since_we_looked_was_called_emptied() {
+fn a_ledger_that_was_set_up_since_our_check_is_not_reported_as_emptied() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = file(folder.path(), "");
     fs::write(&path, "").expect("written");

@@ -104,7 +104,7 @@ pub(super) fn folder(mount: &Mount, cgroup: &Path) -> Option<PathBuf> {
     Some(shown)
 }
 
-/// The line of hierarchy 0 in `/proc/PID/cgroup` (cgroups(7)).
+/// Parses the line of hierarchy 0 in `/proc/PID/cgroup` (cgroups(7)).
 pub(in crate::sys) fn own_path(bytes: &[u8]) -> Option<PathBuf> {
     bytes
         .split(|&byte| byte == b'\n')
@@ -127,7 +127,7 @@ fn mount(line: &[u8]) -> Option<Mount> {
     (fields.next()? == b"cgroup2").then(|| Mount { root: unescape(root), point: unescape(point) })
 }
 
-/// Space, tab, newline and backslash are written as three octal digits.
+/// Decodes a path: space, tab, newline and backslash are written as three octal digits.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_buried_deep_in_leaves_goes_back_to_the_outermost_base() {
+    fn a_cgroup_nested_deep_in_leaves_leads_to_the_outermost_base() {
         let nested =
             |depth: usize| PathBuf::from(format!("/base{}", "/procledger-x/token".repeat(depth)));
         assert_eq!(outermost(&nested(0)), None);

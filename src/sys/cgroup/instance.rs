@@ -46,10 +46,10 @@ impl Branch {
     /// cgroup and the child's (cgroups(7)), and a clone3(2) that no seccomp profile refuses.
     pub(crate) fn make(path: &Path) -> Result<Self> {
         let failed = |errno: Errno| {
-            Error::os(format!("failed to make the cgroup `{}`", path.display()), errno)
+            Error::os(format!("failed to create the cgroup `{}`", path.display()), errno)
         };
         let (Some(base), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(Error::invalid(format!("`{}` is no cgroup folder", path.display())));
+            return Err(Error::invalid(format!("`{}` is not a cgroup folder", path.display())));
         };
         let base =
             rustix::fs::open(base, FOLDER & !OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
@@ -130,7 +130,7 @@ pub(crate) fn open_up_branch(path: &Path, owner: u32) {
     }
 }
 
-/// Whether a list of cgroup controllers, in one line, contains `memory`.
+/// Reports whether a list of cgroup controllers, in one line, contains `memory`.
 fn lists_memory(text: &str) -> bool {
     lines(text).flat_map(str::split_whitespace).any(|name| name == "memory")
 }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_no_cgroup_takes_no_branch() {
+    fn a_branch_cannot_be_created_in_a_folder_that_is_not_a_cgroup() {
         let folder = tempfile::tempdir().unwrap();
         let error = Branch::make(&Branch::path_in(folder.path(), "x")).unwrap_err();
         assert!(error.to_string().contains("not on a cgroup v2 file system"), "{error}");

@@ -66,7 +66,7 @@ impl Leaf {
     pub(super) fn make(branch: &OwnedFd, folder: &Path, name: &str) -> Result<Self> {
         let path = folder.join(name);
         let failed = |errno: Errno| {
-            Error::os(format!("failed to make the cgroup `{}`", path.display()), errno)
+            Error::os(format!("failed to create the cgroup `{}`", path.display()), errno)
         };
         rustix::fs::mkdirat(branch, name, Mode::from_raw_mode(0o755)).map_err(failed)?;
         let made = openat(branch, name, FOLDER, Mode::empty()).and_then(|fd| {
@@ -203,7 +203,7 @@ impl Leaf {
                 Kind::Unsupported,
                 "this kernel has no cgroup.kill (Linux 5.14 is needed)",
             )),
-            Err(errno) => Err(self.failed("kill what is in", errno)),
+            Err(errno) => Err(self.failed("kill the processes in", errno)),
         }
     }
 
@@ -281,7 +281,7 @@ pub(super) fn is_cgroup2(fd: &OwnedFd) -> Result<bool, Errno> {
     Ok(fstatfs(fd)?.f_type as u64 == CGROUP2_MAGIC)
 }
 
-/// Whether the path is one of our branches followed by a token.
+/// Reports whether the path is one of our branches followed by a token.
 fn is_a_leafs_name(path: &Path) -> bool {
     let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_owned());
     name(Some(path)).is_some_and(|leaf| uuid::Uuid::try_parse(&leaf).is_ok())

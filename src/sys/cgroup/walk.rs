@@ -63,7 +63,7 @@ impl Walk {
         Ok(Some(Self { here, device: stat.st_dev, levels, closed }))
     }
 
-    /// Descends; `false` where the folder is gone, or another file system is mounted on it.
+    /// Descends into a folder; `false` where the folder is gone, or another file system is mounted on it.
     fn enter(&mut self, name: &CStr) -> Result<bool, Errno> {
         match self.try_enter(name) {
             Err(Errno::ACCESS) if self.closed == Closed::Open => {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_may_not_be_looked_at_is_a_gap_and_not_the_end() {
+    fn a_folder_that_may_not_be_read_is_a_gap_and_not_the_end() {
         let (_folder, top) = nested(3);
         let mut seen = 0;
         let complete = visit(top.as_fd(), Closed::Skip, &mut |_| {

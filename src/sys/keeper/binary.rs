@@ -81,10 +81,13 @@ impl Binary {
         if FileType::from_raw_mode(seen.st_mode) != FileType::RegularFile
             || seen.st_mode & EXECUTABLE == 0
         {
-            return Err(untrusted(path, "it is no executable file"));
+            return Err(untrusted(path, "it is not an executable file"));
         }
         if strict && (seen.st_uid != 0 || seen.st_mode & WRITABLE_BY_OTHERS != 0) {
-            return Err(untrusted(path, "for root it must be root's, and nobody else's to write"));
+            return Err(untrusted(
+                path,
+                "for root it must belong to root and be writable by no other user",
+            ));
         }
         Ok(Self { file, path: path.to_owned() })
     }
@@ -106,7 +109,7 @@ fn check_folders(path: &Path) -> Result<()> {
     for part in path.ancestors() {
         let seen = std::fs::symlink_metadata(part).map_err(|error| cannot_open(part, error))?;
         if seen.uid() != 0 || is_writable_by_others(&seen) {
-            let why = format!("`{}` is not root's alone to change", part.display());
+            let why = format!("`{}` can be changed by users other than root", part.display());
             return Err(untrusted(path, &why));
         }
     }

@@ -102,7 +102,7 @@ impl Link {
         let hello = match self.channel()?.receive(&mut Vec::new(), HELLO_LIMIT) {
             Err(error) if error.is_busy() => {
                 let limit = HELLO_LIMIT.as_secs();
-                let message = format!("`{shown}` is no keeper: it said nothing for {limit} s");
+                let message = format!("`{shown}` is not a keeper: it sent nothing for {limit} s");
                 return Err(Error::new(Kind::Unsupported, message));
             }
             hello => hello?,
@@ -116,7 +116,7 @@ impl Link {
                      {VERSION}: install the one that belongs to it"
                 ),
             )),
-            None => Err(Error::new(Kind::Unsupported, format!("`{shown}` is no keeper"))),
+            None => Err(Error::new(Kind::Unsupported, format!("`{shown}` is not a keeper"))),
         }
     }
 
@@ -156,8 +156,8 @@ impl Link {
     /// Reports to the keeper whether the row was committed; after a go, returns whether the program runs.
     pub(crate) fn decide(&self, go: bool, program: &OsString) -> Result<()> {
         let word = if go { FromHost::Go } else { FromHost::Refuse };
-        let told = self.channel()?.tell_keeper(word, SEND_LIMIT);
-        told.map_err(|error| lost(program).with_source(error))?;
+        let sent = self.channel()?.tell_keeper(word, SEND_LIMIT);
+        sent.map_err(|error| lost(program).with_source(error))?;
         if !go {
             return Ok(());
         }
@@ -218,7 +218,7 @@ impl Link {
     }
 
     fn channel(&self) -> Result<&Channel> {
-        self.channel.as_ref().ok_or_else(|| Error::new(Kind::Gone, "the keeper was let go"))
+        self.channel.as_ref().ok_or_else(|| Error::new(Kind::Gone, "the keeper was released"))
     }
 }
 
@@ -269,7 +269,7 @@ fn own_pidfd() -> Result<PidFd> {
 fn not_started(program: &OsString, word: FromKeeper) -> Error {
     match word {
         FromKeeper::Failed { step: 0, errno } if errno != 0 => {
-            Error::os("failed to make a child process", std::io::Error::from_raw_os_error(errno))
+            Error::os("failed to create a child process", std::io::Error::from_raw_os_error(errno))
         }
         FromKeeper::Failed { step, errno } => failure(program, step, errno),
         _ => failure(program, 0, 0),

@@ -47,7 +47,7 @@ pub(crate) enum FromHost {
     Go,
     /// There will be no row.
     Refuse,
-    /// The remaining processes shall stay: end nothing, and exit.
+    /// The remaining processes keep running: end nothing, and exit.
     Leave,
 }
 
@@ -86,7 +86,7 @@ fn fields(frame: &Frame) -> (u32, i32, i32) {
 }
 
 fn unknown(what: &str) -> Error {
-    Error::new(Kind::Unsupported, format!("{what} says what nobody understands"))
+    Error::new(Kind::Unsupported, format!("{what} sent a message that cannot be understood"))
 }
 
 /// Returns a keeper's first frame.
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn every_word_arrives_as_it_was_said() {
+    fn every_message_arrives_as_it_was_sent() {
         let pid = Pid::new(7).expect("a pid");
         for word in [
             FromKeeper::Child(pid),

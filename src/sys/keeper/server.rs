@@ -79,11 +79,14 @@ impl Seat {
         let kind = rustix::fs::fstat(stdin).map(|seen| FileType::from_raw_mode(seen.st_mode));
         if !is_asked() || kind != Ok(FileType::Socket) {
             return Err(Error::invalid(format!(
-                "`{NAME}` is started by programs that embed procledger, and by nobody else"
+                "`{NAME}` is started only by programs that embed procledger"
             )));
         }
         if is_secure() {
-            return Err(Error::new(Kind::Denied, "a keeper has the rights of its host, no others"));
+            return Err(Error::new(
+                Kind::Denied,
+                "a keeper must have exactly the rights of its host",
+            ));
         }
         // The executable has already blocked them, unless it is one that a host has named as its keeper.
         crate::sys::leave_signals_to_the_host();
@@ -94,12 +97,12 @@ impl Seat {
             .map_err(|error| failed("duplicate a descriptor", error))?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| failed("open `/dev/null`", error))?;
-        rustix::stdio::dup2_stdin(&null).map_err(|error| failed("let go of its input", error))?;
+        rustix::stdio::dup2_stdin(&null).map_err(|error| failed("release its input", error))?;
         let channel = Channel::from_owned(socket);
         channel.send(&hello(VERSION), &[], GATE_LIMIT)?;
         let Ok((errand, rights)) = channel.receive_errand(GATE_LIMIT) else { return Ok(None) };
         let mut rights = rights.into_iter();
-        let host = rights.next().ok_or_else(|| Error::invalid("no host came with the errand"))?;
+        let host = rights.next().ok_or_else(|| Error::invalid("the errand contains no host"))?;
         let command = command(&errand, rights);
         let mut chld = SigSet::empty();
         chld.add(Signal::SIGCHLD);
@@ -192,7 +195,7 @@ pub(crate) fn block_all_signals() {
     unsafe { crate::sys::syscall::syscall(libc::SYS_rt_sigprocmask, args) };
 }
 
-/// From now on the kernel reaps dead children by itself.
+/// Makes the kernel reap dead children by itself from now on.
 pub(crate) fn ignore_dead_children() {
     // SAFETY: no handler is installed.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) };

@@ -34,7 +34,7 @@ impl Channel {
     pub(super) fn pair() -> Result<(Self, OwnedFd)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .map_err(|error| Error::os("failed to make a socket to a keeper", error))?;
+                .map_err(|error| Error::os("failed to create a socket to a keeper", error))?;
         Ok((Self(ours), theirs))
     }
 

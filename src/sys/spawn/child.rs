@@ -80,10 +80,10 @@ struct DefaultAction([usize; 4]);
 
 /// The child's entry point.
 pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
-    // SAFETY: the caller passed a pointer to a `Plan` on its stack, and stays there until the kernel says that we have left.
+    // SAFETY: the caller passed a pointer to a `Plan` on its stack, and stays there until the kernel reports that the child has left.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     if plan.suspends {
-        tell(plan);
+        report_pid(plan);
     }
     leave_the_host(plan);
     prepare(plan);
@@ -238,7 +238,7 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
     }
 }
 
-fn tell(plan: &Plan<'_>) {
+fn report_pid(plan: &Plan<'_>) {
     let born = &plan.gate.born;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "pids fit i32")]
     born.store(call(libc::SYS_getpid, [0; 5]) as u32, Ordering::Release);

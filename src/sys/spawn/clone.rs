@@ -76,7 +76,7 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// Called with all signals blocked, which the child inherits.
+/// Clones with all signals blocked, which the child inherits.
 pub(super) fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
     let mask = mask_signals(u64::MAX);
     let result = clone_as_can(plan, stack);
@@ -208,8 +208,8 @@ pub(super) fn clone_elsewhere(
         plan.gate.tell_born(u32::try_from(made).unwrap_or(UNBORN));
         made
     });
-    let maker =
-        maker.map_err(|error| Error::os("failed to start a thread that makes it", error))?;
+    let maker = maker
+        .map_err(|error| Error::os("failed to start the thread that creates its process", error))?;
     match plan.gate.wait_until_born() {
         UNBORN => Ok((maker.join().unwrap_or(-(libc::EAGAIN as isize)), None)),
         born => Ok((born.cast_signed() as isize, Some(maker))),

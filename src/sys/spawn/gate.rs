@@ -77,7 +77,7 @@ impl Gate {
         self.decide(word::OPEN);
     }
 
-    /// Refuses: the child shall never run. Does nothing once the gate is open.
+    /// Refuses: the child must never run. Does nothing once the gate is open.
     pub(crate) fn refuse(&self) {
         self.decide(word::REFUSED);
     }
@@ -121,14 +121,14 @@ impl Gate {
     /// since the SIGCONT goes to the group alone: a child that does not arrive at the gate is continued.
     pub(super) fn wait_until_left(&self, child: &PidFd) {
         let tick = timespec(GATE_TICK);
-        let mut looked = Instant::now();
+        let mut last_check = Instant::now();
         while self.inside.load(Ordering::Acquire) != 0 {
             // The kernel wakes through a futex that is not private.
             let _ = futex::wait(&self.inside, futex::Flags::empty(), 1, Some(&tick));
-            if looked.elapsed() < GATE_TICK {
+            if last_check.elapsed() < GATE_TICK {
                 continue;
             }
-            looked = Instant::now();
+            last_check = Instant::now();
             if self.step.load(Ordering::Acquire) < step::GATE {
                 let _ = child.send(Signal::CONT);
             }

@@ -113,7 +113,7 @@ pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
     let name = program.display();
     let what = match at {
         step::PARENT => format!("failed to start `{name}`: the child is not in this PID namespace"),
-        step::SESSION => format!("failed to start `{name}`: no session of its own"),
+        step::SESSION => format!("failed to start `{name}`: it could not get a session of its own"),
         step::STDIO => {
             format!("failed to start `{name}`: its standard descriptors could not be set")
         }

@@ -29,7 +29,7 @@
 //! ends its victim and every process that shares that memory, so also the host; only a child of vfork(2) is skipped. Such a
 //! child is created by a thread that is suspended meanwhile ([`clone`]).
 //!
-//! A program of our own that is no task ([`helper`]) is started in the same way, without a gate.
+//! A program of our own that is not a task ([`helper`]) is started in the same way, without a gate.
 //!
 //! Linux 5.9 is needed (`close_range(2)`). Where clone3 is refused, as by seccomp profiles older than it, clone(2) is used.
 

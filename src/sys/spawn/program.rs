@@ -74,9 +74,9 @@ impl Program {
     }
 }
 
-/// `what` names the text in the error.
+/// Converts a text, and refuses a NUL byte; `what` names the text in the error.
 fn no_nul(bytes: impl Into<Vec<u8>>, what: impl FnOnce() -> String) -> Result<CString> {
-    CString::new(bytes).map_err(|_| Error::invalid(format!("the {} holds a NUL byte", what())))
+    CString::new(bytes).map_err(|_| Error::invalid(format!("the {} contains a NUL byte", what())))
 }
 
 fn no_nul_in(what: &str, bytes: &[u8]) -> Result<CString> {
@@ -86,7 +86,7 @@ fn no_nul_in(what: &str, bytes: &[u8]) -> Result<CString> {
 fn variable(key: &OsString, value: &OsString) -> Result<CString> {
     if key.is_empty() || key.as_bytes()[1..].contains(&b'=') {
         return Err(Error::invalid(format!(
-            "the environment variable name `{}` is empty or holds `=`",
+            "the environment variable name `{}` is empty or contains `=`",
             key.display()
         )));
     }

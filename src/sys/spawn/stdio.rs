@@ -29,7 +29,7 @@ pub(in crate::sys) fn prepare_stdio(
             }
             StdioSource::Piped => {
                 let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-                    .map_err(|error| Error::os("failed to make a pipe", error))?;
+                    .map_err(|error| Error::os("failed to create a pipe", error))?;
                 let (theirs, own) = if target == 0 { (read, write) } else { (write, read) };
                 ours[target] = Some(above_stdio(own)?);
                 theirs

@@ -96,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn a_token_is_carried_by_whoever_has_it_as_a_whole_element(
+    fn a_token_counts_only_as_a_whole_element_of_the_list(
         lists in prop::collection::vec(prop::collection::vec(any::<u128>(), 0..4), 0..3),
         others in prop::collection::vec("[A-Z_]{1,4}=[^\0]{0,12}", 0..3),
     ) {
@@ -107,7 +107,7 @@ proptest! {
         let entries: Vec<String> = others.iter().cloned().chain(lists.iter().map(text)).collect();
         let carried: Vec<u128> = tokens(entries.join("\0").as_bytes()).iter().map(Uuid::as_u128).collect();
         prop_assert_eq!(carried, lists.concat());
-        // With another name, or with an extra letter, it is no token.
+        // With another name, or with an extra letter, it is not a token.
         let spoilt = entries.join("\0").replace(TOKEN_VARIABLE, "XPROCLEDGER_TOKEN");
         prop_assert!(tokens(spoilt.as_bytes()).is_empty());
     }

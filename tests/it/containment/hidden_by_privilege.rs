@@ -14,7 +14,7 @@ use crate::support::{
 
 /// An ordinary user.
 const USER: u32 = 61234;
-const TOLD: &str = "forked below it, the kernel told";
+const TOLD: &str = "forked below it, as the kernel reported";
 
 /// Forks twice, and hides in one of these ways; the token stays in its environment.
 const HIDES: &str = r#"

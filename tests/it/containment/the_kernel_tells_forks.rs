@@ -4,7 +4,7 @@ use crate::support::{Eye, Host, Place, canary, stays, until};
 
 /// No health pass comes to its help.
 const SESSION: &str = "containment=session interval=3600000";
-const TOLD: &str = "forked below it, the kernel told";
+const TOLD: &str = "forked below it, as the kernel reported";
 
 /// Forks twice, has a session, an empty environment and a working directory of its own; its pid in `FILE`.
 fn daemon(place: &Place, file: &str) -> String {

@@ -61,7 +61,7 @@ fn a_folder_is_left_and_told() {
     fs::create_dir(&export).expect("a folder");
     fs::write(export.join("precious"), "mine").expect("a file");
     let told = export_of_a_host(&place, &export).expect("it cannot be written");
-    assert!(told.contains("a folder stands at the export path"), "{told}");
+    assert!(told.contains("there is a folder at the export path"), "{told}");
     assert_eq!(fs::read_to_string(export.join("precious")).expect("still there"), "mine");
 }
 
