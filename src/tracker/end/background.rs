@@ -1,16 +1,16 @@
-//! Ends in the background: trees that have passed a limit, and trees whose handle was dropped.
+//! Background ends: trees that have exceeded a limit, and trees whose handle was dropped.
 //!
-//! None of them may hold up another one, nor the thread that noticed: the monitor records deaths, a pass looks on, a dropped
-//! handle may be on a runtime's thread. So a tree is put into a queue, and a thread ends what is in it ([`end_as_they_come`]):
-//! each tree is asked as it comes and has its own grace, cause and record, and the thread goes when none is left. Another
-//! thread is started only while all the others are killing, which takes up to some seconds where a process is stuck in the
-//! kernel; four of them at most.
+//! None of them may delay another one, nor the thread that requested it: the monitor records deaths, a pass continues, a
+//! dropped handle may be on a runtime's thread. So a tree is put into a queue, and a worker thread ends what is in it
+//! ([`end_as_they_come`]): each tree is asked to end as it arrives and has its own grace, cause and record, and the thread
+//! exits when none is left. Another thread is started only while all the others are killing, which takes up to some seconds
+//! where a process is stuck in the kernel; there are at most four.
 //!
-//! A tree is in the queue once: the right to end it ([`Entry::begin`]) is taken before it is put there. Where an attempt
-//! fails, the next one is the health pass's.
+//! A tree is in the queue once: the right to end it ([`Entry::begin`]) is taken before it is put there. If an attempt fails,
+//! the health pass makes the next one.
 //!
-//! Shutdown waits for these threads as for all others. What is put here before it has closed the tracker is ended with its own
-//! cause; what comes later is ended by the shutdown itself.
+//! Shutdown waits for these threads as for all others. What is queued before shutdown has closed the tracker is ended with its
+//! own cause; what comes later is ended by the shutdown itself.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// Threads that end trees, at most.
+/// Maximum number of threads that end trees.
 const WORKERS: usize = 4;
 
 /// A tree that is to be ended, and why.
@@ -39,11 +39,11 @@ const WORKERS: usize = 4;
 pub(in crate::tracker) struct Due {
     pub(in crate::tracker) entry: Arc<Entry>,
     pub(in crate::tracker) cause: Cause,
-    /// Where the caller waits for what becomes of it.
+    /// The channel on which the caller waits for the outcome, if it does.
     pub(in crate::tracker) answer: Option<Sender<Report>>,
 }
 
-/// What waits to be ended, and how many threads are at it.
+/// Trees that wait to be ended, and how many threads are working on it.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct BackgroundEnds(Mutex<Queue>);
 
@@ -51,12 +51,12 @@ pub(in crate::tracker) struct BackgroundEnds(Mutex<Queue>);
 struct Queue {
     waiting: VecDeque<Due>,
     workers: usize,
-    /// Workers that are killing, and take in nothing meanwhile.
+    /// Workers that are killing, and accept nothing meanwhile.
     killing: usize,
 }
 
 impl Shared {
-    /// Ends trees aside, all of them together. Those that are being ended already are left to that.
+    /// Ends trees in the background, all of them together. Trees that are already being ended are skipped.
     pub(in crate::tracker) fn end_aside(self: &Arc<Self>, due: Vec<Due>) {
         let due: Vec<Due> = due.into_iter().filter(|due| due.entry.begin()).collect();
         if due.is_empty() {
@@ -74,14 +74,14 @@ impl Shared {
     }
 }
 
-/// One thread that ends what is in the queue.
+/// A thread that ends what is in the queue.
 struct Worker<'a> {
     shared: &'a Arc<Shared>,
     under_way: HashMap<ProcessId, Due>,
-    /// Their claims could not be written: they are ended all the same (invariant 10), and claimed with the outcome.
+    /// Trees whose claims could not be written: they are ended regardless (invariant 10), and claimed with the outcome.
     unclaimed: HashSet<ProcessId>,
     killing: bool,
-    /// It has left the queue, which counts it no more.
+    /// It has left the queue, which no longer counts it.
     gone: bool,
 }
 
@@ -96,7 +96,7 @@ impl<'a> Worker<'a> {
         end_as_they_come(self, &mut |root, found| shared.record_found(root, found));
     }
 
-    /// Takes what waits; `None` where nothing does, and then an idle worker is gone.
+    /// Takes what is queued, at most `room`. Where nothing is, an idle worker counts as gone.
     fn take(&mut self, idle: bool, room: usize) -> Vec<Due> {
         let mut queue = lock(&self.shared.background.0);
         if queue.waiting.is_empty() && idle {
@@ -107,7 +107,7 @@ impl<'a> Worker<'a> {
         queue.waiting.drain(..room).collect()
     }
 
-    /// Claims trees, each of which is logged once; one that is ended already, or by another instance, is given up.
+    /// Claims trees and logs each once; a tree that has already ended, or is being ended by another instance, is given up.
     fn claim(&mut self, taken: Vec<Due>) -> Vec<Tree> {
         let entries: Vec<&Arc<Entry>> = taken.iter().map(|due| &due.entry).collect();
         let (trees, recorded) = self.shared.claim_own(&entries, TakeOver::default());
@@ -170,7 +170,7 @@ impl<'a> Feed<'a> for Worker<'a> {
         }
         shared.release_ended(&rows);
         for (answer, report) in answers {
-            // A caller that has gone wants no answer.
+            // A caller that has gone away needs no answer.
             let _ = answer.map(|answer| answer.send(report));
         }
     }
@@ -187,7 +187,7 @@ impl<'a> Feed<'a> for Worker<'a> {
 }
 
 impl Drop for Worker<'_> {
-    /// However the thread ends, it is counted no more.
+    /// However the thread ends, it is no longer counted.
     fn drop(&mut self) {
         let mut queue = lock(&self.shared.background.0);
         queue.killing -= usize::from(self.killing);

@@ -1,9 +1,10 @@
-//! A root that ends and leaves nobody: the usual end of a short program, told without a look at every process.
+//! Roots that end without leaving a descendant. This is the usual end of a short program, and it is detected without scanning
+//! every process.
 //!
-//! What it left was forked after it was: where the numbers that were given since are few, only those are looked at, each
-//! for what would tie it to the root: its leaf, its session and process group, its token. What stands below one of these
-//! by its parent alone is not looked for, since then that one is there. If anyone is tied to it, or anything cannot be
-//! told, the whole of `/proc` is looked at as for any other root.
+//! Whatever a root left was forked after the root. Where few PIDs have been allocated since then, only those are examined, each
+//! for evidence that links it to the root: the task cgroup, the session and process group, the token. A process that is linked
+//! to the tree by its parent alone is not searched for, since then its parent is one that is found. If any process is linked to
+//! the root, or if anything cannot be determined, all of `/proc` is scanned as for any other root.
 
 use std::sync::Arc;
 
@@ -18,13 +19,14 @@ use crate::{
     },
 };
 
-/// Somebody may fork and be gone before it is looked at: who has come meanwhile is looked at as well, until nobody has.
+/// A process may fork and exit before it is examined. PIDs that were allocated in the meantime are therefore examined as well,
+/// until there are no new ones; this is the limit on such rounds.
 const ROUNDS: u32 = 5;
-/// Of so many numbers each is looked at; beyond that, every process.
+/// Up to this many PIDs are examined one by one; beyond that, every process is scanned.
 const FEW: u32 = 128;
 
 impl Shared {
-    /// Records the ends of those that certainly left nobody; answers with the others.
+    /// Records the ends of roots that certainly left no descendant; returns the others.
     pub(in crate::tracker) fn settle_alone<'a>(
         self: &Arc<Self>,
         mine: Vec<&'a Dead>,
@@ -32,7 +34,7 @@ impl Shared {
     ) -> (Vec<&'a Dead>, Vec<ExitStatus>) {
         let all = mine.into_iter().zip(statuses);
         let (alone, mut others): (Vec<_>, Vec<_>) =
-            all.partition(|((entry, _), _)| self.leaves_nobody(entry));
+            all.partition(|((entry, _), _)| self.is_childless(entry));
         if !alone.is_empty() {
             let ends: Vec<RootEnd> = (alone.iter())
                 .map(|((entry, _), status)| RootEnd {
@@ -49,23 +51,23 @@ impl Shared {
                             self.mark_ended(&dead.0, status);
                             self.reap_and_let_go(&dead.0, Some(&dead.1));
                         } else {
-                            // Whoever is ending its tree needs it: its zombie pins the number of the session.
+                            // Another thread is ending its tree and needs it: its zombie pins the PID that names the session.
                             others.push((dead, status));
                         }
                     }
                     self.notify_export();
                 }
-                // What cannot be written now is looked at in full, and waits in memory.
+                // These get the full scan; what still cannot be written then is held in memory.
                 Err(_) => others.extend(alone),
             }
         }
         others.into_iter().unzip()
     }
 
-    /// Whether nobody is there who belongs to a dead root of ours, which still has its number.
-    fn leaves_nobody(&self, entry: &Entry) -> bool {
+    /// Whether no process belongs to this dead root of ours, which still holds its PID.
+    fn is_childless(&self, entry: &Entry) -> bool {
         let root = &entry.root;
-        // Below a keeper, its children belong to the root too. One that was registered may be older than what is below it.
+        // Below a keeper, the keeper's children belong to the root too. A registered root may have descendants of any age.
         if !entry.child || entry.kept.is_some() {
             return false;
         }
@@ -74,7 +76,8 @@ impl Shared {
         for _ in 0..ROUNDS {
             let Some(since) = self.proc.numbers_since(&root.identity) else { return false };
             if *since.end() <= last {
-                // Nobody was forked since the others were looked at: one that was gone by then has left nobody either.
+                // No process was forked since the others were examined: a process that had exited by then has left no
+                // descendant either.
                 return self.is_leaf_empty(entry);
             }
             let mut new = last + 1..=*since.end();
@@ -94,7 +97,7 @@ impl Shared {
     fn is_leaf_empty(&self, entry: &Entry) -> bool {
         let Some(record) = &entry.root.cgroup else { return true };
         let Ok(leaf) = Leaf::open(record, self.observer.uid) else { return false };
-        // Not by a list: a process that moves between nested cgroups may be missing from it.
+        // Not determined from a list: a process that moves between nested cgroups may be missing from it.
         leaf.is_none_or(|leaf| leaf.is_empty())
     }
 }

@@ -1,8 +1,9 @@
-//! Claims of other instances on rows that are looked at here.
+//! Claims of other instances on rows that are handled here.
 //!
-//! A claim belongs to a live claimant only. An instance that claims rows and dies at it (`kill` that is interrupted by SIGKILL,
-//! a reaper that crashes) leaves them `ending`; whichever instance acts next takes the claim over. The owner of a root does so
-//! as soon as that is dead: until then it holds the zombie, which pins the number of the session, and the status is in the row.
+//! A claim is valid only while its claimant lives. An instance that claims rows and dies while ending them (a `kill` that is
+//! interrupted by SIGKILL, a reaper that crashes) leaves them `ending`; the next instance that acts takes the claim over. The
+//! owner of a root does so as soon as the root is dead: until then it holds the zombie, which pins the PID that names the
+//! session, and the status is in the row.
 
 use std::{
     collections::HashMap,
@@ -27,14 +28,14 @@ use crate::{
     },
 };
 
-/// Between two looks at a claim of another instance: a read of one row, and of one lock where it is still claimed.
+/// Pause between two checks of another instance's claim: each reads one row, and one lock where the row is still claimed.
 pub(in crate::tracker) const CLAIM_PAUSE: Duration = Duration::from_millis(50);
-/// An owner that is scheduled notes the status of its child within a millisecond.
+/// Limit on waiting for an owner: once scheduled, it records the status of its child within a millisecond.
 const NOTED_WITHIN: Duration = Duration::from_millis(200);
 const NOTED_PAUSE: Duration = Duration::from_millis(1);
 
 impl Shared {
-    /// Whether the claims of an instance are void. One that cannot be looked up holds its claims.
+    /// Whether the claims of an instance are void. An instance that cannot be looked up keeps its claims.
     pub(in crate::tracker) fn is_dead_claimant(&self, claimant: InstanceId) -> bool {
         let other = claimant != self.instance;
         other
@@ -43,9 +44,9 @@ impl Shared {
 
     /// Whether an instance is dead, or has stopped, so that no claim is its own any more.
     ///
-    /// Beyond what makes an instance dead (its rows may then be ended), a claim is void when its process is gone, though a
-    /// child that it has forked holds a copy of its lock; and, for an instance of another PID namespace, whose identity says
-    /// nothing here, when its lock file is there and free, or it has recorded its stop.
+    /// Besides the cases in which an instance is dead (and its rows may be ended), a claim is void when the claimant's process
+    /// is gone, even though a child that it forked holds a copy of its lock; and, for an instance of another PID namespace,
+    /// whose identity is meaningless here, when its lock file is there and free, or when it has recorded its stop.
     fn holds_no_claim(&self, instance: &InstanceRecord) -> bool {
         let here = self.place();
         let reach = here.reach(&instance.identity.place);
@@ -68,14 +69,14 @@ impl Shared {
         }
     }
 
-    /// Those that hold claims on live rows, and are dead.
+    /// Returns the instances that hold claims on live rows, and are dead.
     pub(in crate::tracker) fn dead_claimants(&self) -> Result<Vec<InstanceId>> {
         let others = self.store.other_claimants(self.instance)?;
         let dead = others.iter().filter(|other| self.holds_no_claim(other));
         Ok(dead.map(|other| other.id).collect())
     }
 
-    /// As [`Shared::dead_claimants`], of these rows.
+    /// As [`Shared::dead_claimants`], for these rows.
     pub(in crate::tracker) fn dead_claimants_of(&self, rows: &[ProcessRecord]) -> Vec<InstanceId> {
         let mut claimants: Vec<InstanceId> = rows.iter().filter_map(|row| row.claimed_by).collect();
         claimants.sort_unstable();
@@ -84,7 +85,7 @@ impl Shared {
         claimants
     }
 
-    /// The claimants of these rows, apart from this instance, that are dead.
+    /// Returns the claimants of these rows, other than this instance, that are dead.
     pub(in crate::tracker) fn dead_among_claimants(
         &self,
         rows: &[ProcessId],
@@ -97,15 +98,15 @@ impl Shared {
         Ok(claimants)
     }
 
-    /// Gives claims back that are void though their claimants are not in `dead`, whose rows the orphan pass takes over.
+    /// Gives back void claims of claimants that are not in `dead`; the rows of those are taken over by the orphan pass.
     pub(in crate::tracker) fn give_dead_claims_back(&self, dead: &[DeadInstance]) -> Result<u64> {
         let mut claimants = self.dead_claimants()?;
         claimants.retain(|claimant| !dead.iter().any(|dead| dead.id == *claimant));
         self.store.void_claims(&claimants)
     }
 
-    /// Settles roots of ours that are dead and that another instance was ending when they died. Those whose claimants still are
-    /// at work are kept, for a later call; of those in `force` the claims are taken over as well.
+    /// Settles dead roots of ours that another instance was ending when they died. Roots whose claimants are still at work are
+    /// kept for a later call; for the roots in `force` the claims are taken over as well.
     pub(in crate::tracker) fn settle_claimed(self: &Arc<Self>, force: &[Arc<Entry>]) {
         let waiting = std::mem::take(&mut *lock(&self.claimed));
         if waiting.is_empty() {
@@ -138,7 +139,7 @@ impl Shared {
         self.settle_begun(&free);
     }
 
-    /// Takes the claim on a tree of ours over. Its root is dead; if a person had asked for that, the history says so.
+    /// Takes over the claim on a tree of ours. Its root is dead; if a person had requested that, the history says so.
     fn take_back(&self, entry: &Entry, claimant: Option<InstanceId>) -> bool {
         match self.store.take_back(entry.root.row, self.instance, claimant) {
             Ok(asked_by) => {
@@ -150,13 +151,14 @@ impl Shared {
                 true
             }
             Err(error) => {
-                tracing::error!("{error}; it is tried again");
+                tracing::error!("{error}; will be retried");
                 false
             }
         }
     }
 
-    /// Dead roots of ours whose rows did not end: those that another instance is ending are kept, and returned are the others.
+    /// Keeps those of these dead roots, whose rows did not end, that another instance is ending; returns for each whether it
+    /// was kept.
     pub(in crate::tracker) fn keep_claimed(&self, roots: &[&Dead]) -> Vec<bool> {
         let rows: Vec<ProcessId> = roots.iter().map(|(entry, _)| entry.root.row).collect();
         let claimants = self.store.claimants(&rows).unwrap_or_else(|_| vec![None; rows.len()]);
@@ -173,8 +175,8 @@ impl Shared {
         kept
     }
 
-    /// The owners of roots that were ended here learn the statuses, and note them in the rows: waits for that, so that the
-    /// history has the status when a `kill` returns. An owner that is dead notes nothing.
+    /// Waits until the owners of roots that were ended here have learned the statuses and recorded them, so that the history
+    /// has the status when a `kill` returns. An owner that is dead records nothing.
     pub(in crate::tracker) fn await_noted(
         &self,
         owners: &HashMap<ProcessId, InstanceId>,

@@ -1,4 +1,4 @@
-//! Closing rows that cannot be judged.
+//! Closing rows of processes that cannot be checked.
 
 use crate::{
     error::{Error, Kind, Result},
@@ -8,12 +8,12 @@ use crate::{
 };
 
 impl Tracker {
-    /// Closes the rows of a task that cannot be judged from here, or whose process is gone; returns how many.
+    /// Closes the rows of a task whose processes cannot be checked from here, or are gone; returns how many.
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](Error::is_not_found) when the task has no live row; [`is_busy`](Error::is_busy) when its process,
-    /// or what that has left, is known to be alive: forgetting it would leak it.
+    /// [`is_not_found`](Error::is_not_found) when the task has no live row; [`is_busy`](Error::is_busy) when its process, or a
+    /// process that it has left, is known to be alive: forgetting it would leak it.
     pub fn forget(&self, task_id: &str, asked_by: &str) -> Result<u64> {
         let shared = &self.inner.shared;
         shared.check_usable()?;
@@ -30,9 +30,9 @@ impl Tracker {
         for row in &rows {
             let what = match Pinned::probe(&shared.proc, shared.place(), &row.identity) {
                 Probe::Alive(_) => "still runs as process",
-                // Its row is all that leads to what it left.
+                // Its row is the only record that leads to what it left.
                 Probe::Zombie(_) | Probe::Gone if shared.has_left_something(row)? => {
-                    "has left what still runs, and was process"
+                    "has left processes that still run, and was process"
                 }
                 Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => continue,
             };

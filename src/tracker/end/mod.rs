@@ -1,16 +1,16 @@
-//! Ending trees, and what follows from an end.
+//! Ending trees, and recording what became of them.
 //!
 //! - [`background`]: ends that no caller waits for;
-//! - [`childless`]: a root that certainly left no descendant;
-//! - [`claims`]: claims of other instances on rows that end here;
-//! - [`exit_statuses`]: exit statuses that cannot be had yet;
-//! - [`forget`]: closing rows that cannot be judged here;
-//! - [`outcome`]: from what became of a tree to what is recorded;
-//! - [`root_exit`]: a root ended by itself;
-//! - [`run`]: the course of an end, all trees of a call together;
-//! - [`shutdown`]: the orderly end of a tracker;
-//! - [`spared`]: what is left running on purpose;
-//! - [`terminate`]: because the owner, or a person, asked.
+//! - [`childless`]: roots that certainly left no descendant;
+//! - [`claims`]: claims of other instances on rows that are ended here;
+//! - [`exit_statuses`]: exit statuses that are not available yet;
+//! - [`forget`]: closing rows of processes that cannot be checked from here;
+//! - [`outcome`]: turning what became of a tree into rows, leaks and a report;
+//! - [`root_exit`]: roots that ended by themselves;
+//! - [`run`]: the steps of an end, for all trees of a call together;
+//! - [`shutdown`]: the orderly shutdown of a tracker;
+//! - [`spared`]: processes that are left running on purpose;
+//! - [`terminate`]: ends that the owner, or a person, requested.
 
 pub(super) mod background;
 pub(super) mod childless;

@@ -1,4 +1,4 @@
-//! From what became of trees to rows, leaks and a report.
+//! Turns what became of trees into rows, leaks and a report.
 
 use std::time::{Duration, Instant};
 
@@ -21,20 +21,20 @@ use crate::{
     },
 };
 
-/// So many suspects of one tree are reported.
+/// Maximum number of suspects that are reported for one tree.
 pub(in crate::tracker) const SUSPECTS: usize = 16;
 
-/// Why trees were ended: what their rows will say.
+/// Why trees were ended, as recorded in their rows.
 #[derive(Clone, Debug)]
 pub(in crate::tracker) struct Cause {
     pub(in crate::tracker) reason: EndReason,
-    /// What their members count as, where this is a leak.
+    /// The kind of leak that their members count as, if they do.
     pub(in crate::tracker) leak: Option<LeakKind>,
     /// The rule, in words.
     pub(in crate::tracker) rule: String,
 }
 
-/// The row of a member that was found below a root, claimed by `owner` from the start.
+/// Returns the row of a member that was found below a root, claimed by `owner` from the start.
 pub(in crate::tracker) fn descendant(
     owner: InstanceId,
     root: &Root,
@@ -70,8 +70,8 @@ pub(in crate::tracker) fn descendant(
 }
 
 impl Shared {
-    /// Records members that an end has found, before they get a signal. Where the ledger cannot be written they are ended
-    /// all the same, and have no row.
+    /// Records members that an end has found, before they are signalled. Where the ledger cannot be written, they are ended
+    /// regardless, and have no row.
     pub(in crate::tracker) fn record_found(
         &self,
         root: &Root,
@@ -91,7 +91,7 @@ impl Shared {
         }
     }
 
-    /// Tells in `report` what became of trees, and answers with what there is to write.
+    /// Adds what became of trees to `report`, and returns what to write.
     pub(in crate::tracker) fn conclude(
         &self,
         cause: &Cause,
@@ -101,7 +101,7 @@ impl Shared {
         self.conclude_each(&|_| cause.clone(), ends, report)
     }
 
-    /// The same with a cause for the tree of each root's row.
+    /// The same, with a cause for the tree of each root's row.
     pub(in crate::tracker) fn conclude_each(
         &self,
         cause_of: &dyn Fn(ProcessId) -> Cause,
@@ -117,7 +117,7 @@ impl Shared {
         settled
     }
 
-    /// Writes what became of claimed rows, with the pass that did it. What cannot be written now is tried again.
+    /// Writes what became of claimed rows, with the pass that handled them. What cannot be written now is retried.
     pub(in crate::tracker) fn write(
         &self,
         pass: Option<Pass>,
@@ -135,7 +135,7 @@ impl Shared {
         }
         if let Err(error) = self.store.record(self.instance, pass.as_ref(), &settled) {
             tracing::error!(
-                "failed to record what became of {} processes: {error}; it is tried again",
+                "failed to record what became of {} processes: {error}; will be retried",
                 settled.len()
             );
             report.errors.push(error.to_string());
@@ -199,7 +199,7 @@ impl Shared {
             report.endings.push(ending(rule_of(cause, &member).to_owned(), &root, member));
         }
         if let Some(why) = outlived {
-            // The root survived as well, or its end is in the ledger already.
+            // The root survived as well, or its end is already in the ledger.
             report.endings.push(left_in_leaf(cause, &root, why));
         }
         report.suspects.extend(suspects_of(&self.store, root.task.as_ref(), suspects));
@@ -221,8 +221,8 @@ impl Shared {
         }
     }
 
-    /// The root is dead, but its leaf is not empty: what lives in it and cannot be seen is a survivor, and the root's row is
-    /// all that leads to it.
+    /// Settles a dead root whose task cgroup is not empty: what lives in it and cannot be seen is a survivor, and only the
+    /// root's row leads to it.
     fn is_outlived(
         &self,
         cause: &Cause,
@@ -240,7 +240,7 @@ impl Shared {
         member.row.map(|process| Settled { process, verdict: Verdict::Survived(why), leak: None })
     }
 
-    /// The root is dead, but it is not known what else there was: its row stays, and the next pass tries again.
+    /// Settles a dead root for which it is unknown what else there was: its row stays, and the next pass retries.
     fn stays(
         &self,
         cause: &Cause,
@@ -264,10 +264,10 @@ impl Shared {
         member.row.map(|process| Settled { process, verdict: Verdict::Unknown(why), leak: None })
     }
 
-    /// A root that we hold: its waiters learn that it is dead.
+    /// Reports the death of a root that we hold to its waiters.
     fn publish_root(&self, cause: &Cause, root: &Root, member: &MemberEnd, began: Instant) {
         let Some(entry) = self.entry(root.row) else { return };
-        // A survivor that SIGKILL still reaches, hours later perhaps, has not ended by itself.
+        // If SIGKILL reaches a survivor after all, perhaps hours later, the process has not ended by itself.
         let pending = member.outcome == Outcome::Survived && member.killed;
         entry.set_cause(pending.then(|| (cause.reason, because(cause, member))));
         if member.outcome != Outcome::Survived {
@@ -283,16 +283,16 @@ impl Shared {
         known.unwrap_or(member.status)
     }
 
-    /// After the rows are written: lets waiters go, reaps zombies of ours, and keeps what survived.
+    /// Releases waiters once the rows are written, reaps zombies of ours, and keeps what survived.
     pub(in crate::tracker) fn release_ended(&self, rows: &[ProcessId]) {
         for &row in rows {
             let Some(entry) = self.entry(row) else { continue };
-            // One whose end could not be recorded is kept, though a waiter may have learned its status.
+            // A root whose end could not be recorded is kept, though a waiter may have learned its status.
             if entry.is_dead() && entry.cause().is_none() {
                 entry.mark_recorded();
                 self.reap_and_let_go(&entry, None);
             } else if entry.status().is_some() {
-                // A root that is dead, and outlived: its death is no news, and the health pass tries again.
+                // A dead root whose task cgroup is not empty: its death has been reported, and the health pass retries.
                 entry.give_up();
             } else {
                 self.give_up(&entry);
@@ -301,7 +301,7 @@ impl Shared {
     }
 }
 
-/// The claim of a row is given back: it could not be seen to.
+/// Gives the claim on a row back, since it could not be handled.
 pub(in crate::tracker) fn given_back(row: ProcessId, error: &crate::error::Error) -> Settled {
     Settled { process: row, verdict: Verdict::Unknown(error.to_string()), leak: None }
 }
@@ -310,7 +310,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
     let now = member.at.unwrap_or_else(Millis::now);
     let verdict = match member.outcome {
         Outcome::Survived => Verdict::Survived(member.obstacle.clone().unwrap_or_default()),
-        // Who was to be left and has died since has ended by itself.
+        // A process that was to be left running and has died since ended by itself.
         Outcome::Gone | Outcome::Term | Outcome::Kill | Outcome::Kept => Verdict::Ended(End {
             reason: reason(cause, member, status),
             status,
@@ -319,7 +319,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
             because: because(cause, member),
         }),
     };
-    // What was gone before anybody looked is no leak.
+    // A process that was gone before the first scan is not a leak.
     let leak = cause.leak.filter(|_| was_ended(member)).map(|kind| NewLeak {
         kind,
         rule: rule_of(cause, member).to_owned(),
@@ -333,7 +333,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
     Settled { process: row, verdict, leak }
 }
 
-/// What was already gone was ended by nobody.
+/// Returns why a member was ended; `None` for one that was already gone.
 fn because(cause: &Cause, member: &MemberEnd) -> Option<Because> {
     was_ended(member).then(|| Because {
         rule: rule_of(cause, member).to_owned(),
@@ -350,7 +350,7 @@ fn rule_of<'a>(cause: &'a Cause, member: &'a MemberEnd) -> &'a str {
     member.rule.as_deref().unwrap_or(&cause.rule)
 }
 
-/// Who was dead before the first signal ended by itself, if its status is known, and is gone otherwise.
+/// A process that was dead before the first signal has exited by itself if its status is known, and is gone otherwise.
 fn reason(cause: &Cause, member: &MemberEnd, status: ExitStatus) -> EndReason {
     match (member.outcome, status) {
         _ if member.rule.is_some() => cause.reason,
@@ -375,8 +375,8 @@ fn ending(rule: String, root: &Root, member: MemberEnd) -> Ending {
     }
 }
 
-/// What is reported of processes that may belong to a task: not those that the ledger knows as of another tree, and so many
-/// at most, since anybody may start more.
+/// Returns the reported processes that may belong to a task: without those that the ledger has in another tree, and at most
+/// [`SUSPECTS`], since any user may start more.
 pub(in crate::tracker) fn suspects_of(
     store: &Store,
     task: Option<&TaskId>,
@@ -408,7 +408,7 @@ pub(in crate::tracker) fn suspects_of(
     suspects
 }
 
-/// What lives on in a leaf and cannot be seen, reported by its root.
+/// Reports, under the root, what still lives in a task cgroup and cannot be seen.
 fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
     tracing::error!("task {} could not be ended: {why}", told(root.task.as_ref()));
     Ending {
@@ -429,7 +429,7 @@ fn log_survivor(root: &Root, member: &MemberEnd) {
             "process {} for task {} could not be ended: {}",
             member.identity.pid,
             told(root.task.as_ref()),
-            member.obstacle.as_deref().unwrap_or("it is still there"),
+            member.obstacle.as_deref().unwrap_or("it is still running"),
         );
     }
 }
@@ -447,7 +447,7 @@ impl Pass {
         Self { kind, started_at: Millis::now(), began: Instant::now() }
     }
 
-    /// Its row, as far as `report` tells.
+    /// Returns its row, filled in from `report`.
     pub(in crate::tracker) fn record(&self, report: &Report) -> PassRecord {
         let duration: Duration = self.began.elapsed();
         PassRecord {

@@ -1,8 +1,8 @@
-//! A root has ended by itself: its end is recorded, and what it left is ended.
+//! Handles roots that ended by themselves: records the end, and ends what the root left.
 //!
-//! The order makes a crash harmless. The root's status is looked at while it stays a zombie, which pins its session number.
-//! A snapshot shows what it left. One transaction ends the root's row and records the strays, claimed by us: if we die now,
-//! the next pass finds their rows. Only then do they get a signal, and last the zombie is reaped.
+//! The order makes a crash harmless. The root's status is read while it stays a zombie, which pins the PID that names its
+//! session. A snapshot shows what it left. One transaction ends the root's row and records the strays, claimed by us: if we die
+//! now, the next pass finds their rows. Only then are they signalled, and the zombie is reaped last.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -28,31 +28,32 @@ use crate::{
     },
 };
 
-/// What dead roots left.
+/// The strays of dead roots.
 struct Found<'a> {
     mine: Vec<&'a Dead>,
     statuses: Vec<ExitStatus>,
-    /// Of each, with its strays.
+    /// The tree of each, with its strays.
     trees: Vec<Tree>,
     ends: Vec<RootEnd>,
-    /// Those in whose leaves something lives that cannot be seen.
+    /// Roots in whose task cgroups something lives that cannot be seen.
     hiding: Vec<Arc<Entry>>,
 }
 
-/// A dead process with the pidfd that told.
+/// A dead process, with the pidfd that reported its death.
 pub(in crate::tracker) type Dead = (Arc<Entry>, Arc<PidFd>);
 
 impl Shared {
-    /// Records the ends of processes that have died, and ends what they left. Those that another thread is ending are left to
-    /// that, and so are the trees of those that another instance is ending.
+    /// Records the ends of processes that have died, and ends what they left. Processes that another thread is ending are left
+    /// to that thread, and trees that another instance is ending are left to that instance.
     ///
-    /// Where a status cannot be had yet, this waits for it a while: in the monitor's list where that runs, here otherwise.
+    /// Where a status is not available yet, waits for it for a while: in the monitor's list where the monitor runs, here
+    /// otherwise.
     pub(in crate::tracker) fn settle(self: &Arc<Self>, dead: &[Dead]) {
         let mine: Vec<Dead> = dead.iter().filter(|(entry, _)| entry.begin()).cloned().collect();
         self.settle_begun(&mine);
     }
 
-    /// The same for those that were reserved by [`Entry::begin`].
+    /// The same for processes that were reserved by [`Entry::begin`].
     pub(in crate::tracker) fn settle_begun(self: &Arc<Self>, mine: &[Dead]) {
         if mine.is_empty() {
             return;
@@ -63,7 +64,7 @@ impl Shared {
         self.wait_for_statuses(waiting);
     }
 
-    /// Settles those whose statuses are known, or were waited for long enough; answers with the others.
+    /// Settles processes whose statuses are known, or were waited for long enough; returns the others.
     pub(in crate::tracker) fn settle_known(self: &Arc<Self>, mine: Vec<Waiting>) -> Vec<Waiting> {
         let deadline = Instant::now() + REAPED_BY_PARENT;
         let (mut known, mut statuses, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
@@ -83,19 +84,19 @@ impl Shared {
         waiting
     }
 
-    /// For any root: every process is looked at.
+    /// Settles any kind of root, by scanning every process.
     fn settle_looking(self: &Arc<Self>, mine: &[&Dead], statuses: &[ExitStatus]) {
         let Found { mine, statuses, trees, ends, hiding } = match self.find_strays(mine, statuses) {
             Ok(found) => found,
             Err(error) => {
-                // A row that is ended now would hide what its root has left: the health pass looks again.
+                // Ending the row now would hide what its root has left: the health pass scans again.
                 tracing::error!(
-                    "failed to look for what {} ended processes left: {error}",
+                    "failed to scan for what {} ended processes left: {error}",
                     mine.len()
                 );
                 for dead in mine {
                     if dead.0.is_recorded() {
-                        // Its claimant died at it: the next look at claims tries again.
+                        // Its claimant died while ending it: the next check of claims retries.
                         lock(&self.claimed).push((*dead).clone());
                     } else {
                         dead.0.give_up();
@@ -113,9 +114,9 @@ impl Shared {
                 self.end_or_keep(&mine, trees, &rows);
             }
             Err(error) => {
-                // Ended they are all the same; the record waits in memory until the ledger can be written (invariant 10).
+                // They are ended regardless; the record waits in memory until the ledger can be written (invariant 10).
                 tracing::error!(
-                    "failed to record the end of {} processes: {error}; it is tried again",
+                    "failed to record the end of {} processes: {error}; will be retried",
                     ends.len()
                 );
                 lock(&self.unwritten).extend(ends);
@@ -126,8 +127,8 @@ impl Shared {
         self.end_hiding(hiding);
     }
 
-    /// Ends trees in whose leaves something lives that cannot be seen. It has no row of its own, so that of its root stays
-    /// until the leaf is empty.
+    /// Ends trees in whose task cgroups something lives that cannot be seen. It has no row of its own, so the root's row stays
+    /// until the cgroup is empty.
     fn end_hiding(self: &Arc<Self>, entries: Vec<Arc<Entry>>) {
         if entries.is_empty() {
             return;
@@ -145,7 +146,7 @@ impl Shared {
         }
     }
 
-    /// Ends the strays of those whose rows have ended; those that another instance is ending are kept until that is done.
+    /// Ends the strays of roots whose rows have ended. Roots that another instance is ending are held back until that is done.
     fn end_or_keep(
         self: &Arc<Self>,
         mine: &[&Dead],
@@ -159,19 +160,20 @@ impl Shared {
             .map(|(dead, _)| *dead)
             .collect();
         let mut claimed = self.keep_claimed(&others).into_iter();
-        let (mut settled, mut theirs, mut their_rows) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut settled, mut settled_trees, mut settled_rows) =
+            (Vec::new(), Vec::new(), Vec::new());
         for ((dead, tree), rows) in mine.iter().zip(trees).zip(rows) {
             if rows.is_none() && claimed.next().unwrap_or(false) {
                 continue;
             }
             settled.push(*dead);
-            theirs.push(tree);
-            their_rows.push(rows.clone());
+            settled_trees.push(tree);
+            settled_rows.push(rows.clone());
         }
-        self.end_strays(&settled, theirs, &their_rows);
+        self.end_strays(&settled, settled_trees, &settled_rows);
     }
 
-    /// Its end, or at least its status, is in the ledger.
+    /// Marks that its end, or at least its status, is in the ledger.
     pub(in crate::tracker) fn mark_ended(&self, entry: &Entry, status: ExitStatus) {
         log_end(entry, status);
         entry.mark_recorded();
@@ -180,14 +182,14 @@ impl Shared {
         }
     }
 
-    /// What each dead root left, pinned; and the rows that say so.
+    /// Finds and pins what each dead root left, and prepares the rows that record it.
     fn find_strays<'a>(&self, dead: &[&'a Dead], statuses: &[ExitStatus]) -> Result<Found<'a>> {
         let mut trees: Vec<Tree> =
             dead.iter().map(|(entry, pidfd)| tree_of(entry, Some(pidfd))).collect();
         let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         let below = self.store.below(&targets)?;
         for ((tree, (entry, _)), below) in trees.iter_mut().zip(dead).zip(below) {
-            // A job's wish, where its root ends by itself.
+            // A job may ask to keep its strays where its root ends by itself.
             tree.leave = Leave { all: entry.strays.keep, ..leave_of(entry, below.kept) };
             tree.recorded = below.live;
         }
@@ -224,14 +226,15 @@ impl Shared {
         });
         let ends = ends.collect();
         for (tree, strays) in trees.iter_mut().zip(&found) {
-            // Until their rows are known they bear no row number of their own.
+            // Until their rows are known, they have no row ID of their own.
             let new = new_strays(strays).map(|stray| (ProcessId::UNRECORDED, stray.identity));
             tree.recorded.extend(new);
         }
         Ok(Found { mine, statuses: known, trees, ends, hiding })
     }
 
-    /// The end of a root: by itself, or by the kernel for lack of memory, unless somebody ended it and could not record it.
+    /// Returns the end of a root: by itself, or by the kernel for lack of memory, unless it was ended by us and that could not
+    /// be recorded.
     pub(in crate::tracker) fn own_end(&self, entry: &Entry, status: ExitStatus) -> End {
         let by_the_kernel = || Some((EndReason::Oom, Some(self.oom_because(&entry.root, status)?)));
         let (reason, because) =
@@ -239,7 +242,7 @@ impl Shared {
         End { reason, status, at: Millis::now(), error: None, because }
     }
 
-    /// Takes out of the tree what is left on purpose; and, where everything is, what is gone already.
+    /// Removes from the tree what is left running on purpose; and, where everything is left, what has already exited.
     fn set_apart(&self, tree: &mut Tree, strays: &[Stray]) -> Vec<Settled> {
         let mut apart = Vec::new();
         for stray in strays {
@@ -256,7 +259,7 @@ impl Shared {
         apart
     }
 
-    /// Ends the strays, on a thread of their own where there are any: the next death must not wait for their grace.
+    /// Ends the strays, on a separate thread if there are any: the handling of the next death must not wait for their grace.
     fn end_strays(
         self: &Arc<Self>,
         dead: &[&Dead],
@@ -289,7 +292,7 @@ impl Shared {
         }
     }
 
-    /// Gives the strays their row numbers and claims descendants that earlier passes recorded; whether there is anyone.
+    /// Gives the strays their row IDs and claims descendants that earlier passes recorded; returns whether there are any.
     fn take_recorded(&self, entry: &Entry, tree: &mut Tree, rows: &[ProcessId]) -> bool {
         let mut rows = rows.iter();
         let (new, earlier): (Vec<_>, Vec<_>) =
@@ -297,7 +300,7 @@ impl Shared {
         let kept = earlier.clone();
         let earlier: Vec<ProcessId> = earlier.into_iter().map(|(row, _)| row).collect();
         if entry.strays.keep {
-            // Only what could not be judged is left in the list.
+            // Only those that could not be identified are left in the list.
             self.release_all(&earlier);
             return false;
         }
@@ -309,7 +312,7 @@ impl Shared {
             }
             Err(error) => {
                 tracing::error!(
-                    "failed to claim recorded descendants: {error}; they are ended all the same"
+                    "failed to claim recorded descendants: {error}; ending them anyway"
                 );
                 tree.recorded.extend(kept);
             }
@@ -317,11 +320,11 @@ impl Shared {
         !tree.recorded.is_empty()
     }
 
-    /// What a task is allowed to leave behind: nobody answers for it any more.
+    /// Releases what a task is allowed to leave behind: no instance is responsible for it any more.
     fn release_all(&self, rows: &[ProcessId]) {
         for &row in rows {
             if let Err(error) = self.store.release(row, self.instance, Millis::now()) {
-                tracing::error!("failed to release what a task left: {error}");
+                tracing::error!("failed to release a process that a task left: {error}");
             }
         }
     }
@@ -355,8 +358,8 @@ impl Shared {
                 self.write(None, settled, &mut report);
             }
             Err(error) => {
-                // The claims go back: the health pass tries again.
-                tracing::error!("failed to end what ended processes left: {error}");
+                // Give the claims back, so that the health pass retries.
+                tracing::error!("failed to end what ended processes left running: {error}");
                 let rows = trees.iter().flat_map(|tree| &tree.recorded).map(|(row, _)| *row);
                 let settled = rows.filter(|row| *row != ProcessId::UNRECORDED);
                 let settled = settled.map(|row| super::outcome::given_back(row, &error)).collect();
@@ -380,7 +383,7 @@ impl Shared {
         self.let_go(entry.root.row);
     }
 
-    /// The pidfd that is held; beyond the descriptor limit a new one, while the process still has its number.
+    /// Returns the pidfd that is held; beyond the descriptor limit a new one, while the process still has its PID.
     pub(in crate::tracker) fn pidfd_of(&self, entry: &Entry) -> Option<Arc<PidFd>> {
         entry.pidfd.clone().or_else(|| {
             match Pinned::probe(&self.proc, self.place(), &entry.root.identity) {
@@ -390,14 +393,14 @@ impl Shared {
         })
     }
 
-    /// Keeps a thread that shutdown waits for.
+    /// Keeps a thread for shutdown to join.
     pub(in crate::tracker) fn keep_thread(&self, thread: std::thread::JoinHandle<()>) {
         let mut threads = lock(&self.threads);
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
     }
 
-    /// Runs something on a thread that shutdown waits for; here, where no thread can be had.
+    /// Runs `work` on a thread that shutdown waits for; on the calling thread where none can be created.
     pub(in crate::tracker) fn run_aside(&self, name: &str, work: impl FnOnce() + Send + 'static) {
         let slot = Arc::new(std::sync::Mutex::new(Some(work)));
         let theirs = Arc::clone(&slot);
@@ -419,7 +422,7 @@ impl Shared {
     }
 }
 
-/// The tree of a root that we answer for, pinned by a descriptor that is held already.
+/// Returns the tree of a root of this instance, pinned by a descriptor that is already held.
 pub(in crate::tracker) fn tree_of(entry: &Entry, pidfd: Option<&Arc<PidFd>>) -> Tree {
     Tree {
         root: entry.root.clone(),
@@ -429,7 +432,7 @@ pub(in crate::tracker) fn tree_of(entry: &Entry, pidfd: Option<&Arc<PidFd>>) -> 
     }
 }
 
-/// Why strays are ended.
+/// Returns the cause for which strays are ended.
 pub(in crate::tracker) fn stray() -> Cause {
     Cause {
         reason: EndReason::Stray,
@@ -438,12 +441,12 @@ pub(in crate::tracker) fn stray() -> Cause {
     }
 }
 
-/// Of what a root left, what is to be ended and has no row yet.
+/// Strays that are to be ended and have no row yet.
 fn new_strays(strays: &[Stray]) -> impl Iterator<Item = &Stray> {
     strays.iter().filter(|stray| stray.alive && stray.kept.is_none() && stray.row.is_none())
 }
 
-/// A recorded descendant that ended unseen.
+/// Returns the end of a recorded descendant that exited unobserved.
 fn gone(row: ProcessId) -> Settled {
     let end = End {
         reason: EndReason::Gone,
@@ -455,7 +458,8 @@ fn gone(row: ProcessId) -> Settled {
     Settled { process: row, verdict: Verdict::Ended(end), leak: None }
 }
 
-/// The seed's line, for a process whose end nobody saw coming; a program of our own that ends is no news.
+/// Logs the line of the former implementation for a process whose end was not expected; for a program that we spawned, an end
+/// is not worth more than a debug line.
 fn log_end(entry: &Entry, status: ExitStatus) {
     let pid = entry.root.identity.pid;
     let task = told(entry.root.task.as_ref());
@@ -466,7 +470,7 @@ fn log_end(entry: &Entry, status: ExitStatus) {
     }
 }
 
-/// The seed's words.
+/// Logs the wording of the former implementation.
 pub(in crate::tracker) fn log_dead(pid: crate::identity::Pid, task: &str) {
     tracing::info!("Process {pid} for task {task} is no longer alive - removing from registry");
 }

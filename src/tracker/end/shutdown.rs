@@ -1,4 +1,4 @@
-//! The orderly end, in the seed's order: monitoring stops, tasks end, the export goes.
+//! The orderly shutdown, in the order of the former implementation: monitoring stops, tasks end, the export is removed.
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 
@@ -16,28 +16,29 @@ use crate::{
 };
 
 impl Tracker {
-    /// Ends this instance's processes, but for those marked `survive`, removes the export, and records a clean stop.
+    /// Ends this instance's processes, except those marked `survive`, removes the export, and records a clean stop.
     ///
-    /// All clones of this handle are closed by it; a second call does nothing. Dropping the last clone does the same, but
-    /// has nobody to tell.
+    /// Closes all clones of this handle; a second call does nothing. Dropping the last clone does the same, but cannot report
+    /// errors.
     ///
     /// # Errors
     ///
-    /// When the stop cannot be recorded. What could not be ended is in the report, and stays in the ledger as a survivor.
+    /// When the stop cannot be recorded. What could not be ended is listed in the report, and stays in the ledger as a
+    /// survivor.
     pub fn shutdown(&self) -> Result<Report> {
         shut_down(&self.inner.shared)
     }
 }
 
 pub(in crate::tracker) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
-    // A forked child has a copy of everything, and owns nothing of it.
+    // A forked child has a copy of everything, and owns none of it.
     if shared.is_forked() || shared.closed.swap(true, Ordering::AcqRel) {
         return Ok(Report::default());
     }
     stop_monitor(shared);
-    // Spawns under way end first; none starts after this.
+    // Spawns in progress finish first; none starts after this.
     drop(shared.spawning.write().unwrap_or_else(PoisonError::into_inner));
-    // What has ended by itself is no program that the shutdown ends: it may have kept its strays.
+    // A program that has ended by itself is not one that the shutdown ends: its job may let its strays run on.
     shared.settle_waiting();
     shared.settle(&shared.dead_among(shared.all_entries().into_iter()));
     let (survivors, mine): (Vec<Arc<Entry>>, Vec<Arc<Entry>>) =
@@ -49,7 +50,7 @@ pub(in crate::tracker) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
         shared.let_go(entry.root.row);
     }
     join_all(shared);
-    // What the monitor had in its hands as it was told to stop.
+    // What the monitor was processing when it was asked to stop.
     shared.settle_waiting();
     shared.settle_claimed(&mine);
     shared.bury_last();
@@ -63,11 +64,12 @@ pub(in crate::tracker) fn shut_down(shared: &Arc<Shared>) -> Result<Report> {
     shared.reap_adopted();
     shared.close_branch();
     let exporter = lock(&shared.exporter).take();
-    // Somebody who is just flushing it keeps it, and the file: the next instance replaces that.
+    // A thread that is flushing the export keeps it, and the file: the next instance replaces that file.
     let removed =
         exporter.and_then(Arc::into_inner).map_or(Ok(()), crate::export::Exporter::finish);
     let stopped = shared.store.stop_instance(shared.instance, StopHow::Clean, Millis::now());
-    // The lock goes last, and only after a stop that was recorded: otherwise our death is what the next one finds.
+    // The lock is released last, and only after a stop that was recorded: otherwise the next instance has to find this one
+    // dead.
     if let (Some(held), Ok(_), Ok(_acting)) =
         (lock(&shared.lock).take(), &stopped, shared.store.act_as_owner())
     {

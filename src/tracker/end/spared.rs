@@ -1,7 +1,9 @@
-//! What is left alone on purpose: it is recorded, as a leak with the outcome `kept`, and its row is ended as `released`.
+//! Processes that are left running on purpose: each is recorded as a leak with the outcome `kept`, and its row is ended as
+//! `released`.
 //!
-//! Nobody answers for such a process any more, so no later pass ends it as an orphan, whatever its root's row says. What was
-//! left once is left for good: a later attempt on the same tree, by whomever and with whatever names, reads these rows first.
+//! No instance is responsible for such a process any more, so no later pass ends it as an orphan, whatever its root's row says.
+//! A process that was left once is left for good: a later attempt on the same tree, by any instance and with any set of names,
+//! reads these rows first.
 
 use super::{
     outcome::descendant,
@@ -24,7 +26,7 @@ use crate::{
     },
 };
 
-/// Somebody who is left, and why.
+/// A process that is left running, and why.
 struct Left<'a> {
     row: Option<ProcessId>,
     found: Found<'a>,
@@ -32,7 +34,7 @@ struct Left<'a> {
     why: &'a str,
 }
 
-/// What there is to write of a member that an end has left.
+/// Returns what to write for a member that was left running.
 pub(in crate::tracker) fn kept_member(
     by: InstanceId,
     root: &Root,
@@ -44,7 +46,7 @@ pub(in crate::tracker) fn kept_member(
     settle(by, root, kind, &Left { row, found: member.as_found(), evidence, why })
 }
 
-/// The same of a stray whose root has ended by itself.
+/// Returns what to write for a stray that was left running after its root had ended by itself.
 pub(in crate::tracker) fn kept_stray(
     by: InstanceId,
     root: &Root,
@@ -92,18 +94,19 @@ fn settle(by: InstanceId, root: &Root, kind: LeakKind, left: &Left<'_>) -> Settl
 }
 
 impl Builder {
-    /// Protects programs of this name: they, and what is below them, are left alone in every tree that this instance ends.
+    /// Protects programs of this name: they and their descendants are left running in every tree that this instance ends.
     ///
-    /// For what shall outlive the task that happened to start it: a build server, a `tmux`. It holds whatever the occasion:
-    /// a root that ended by itself, a tree that is terminated, a shutdown, the orphans of a dead instance, a name sweep.
+    /// Meant for a program that outlives the task that happened to start it: a build server, a `tmux`. The protection applies
+    /// in every case: a root that ended by itself, a tree that is terminated, a shutdown, the orphans of a dead instance, the
+    /// name sweep.
     ///
     /// The name is compared with the base name of the executable, of `argv[0]`, and of the script where `argv[0]` is an
-    /// interpreter; never with text in a command line. A task's own root is never protected, nor what it has
-    /// forked that runs on as the same program: who asks for a task's end gets it, whatever its program is called. A program that has only just been forked bears the name of its parent until it
-    /// execs, and is not protected before.
+    /// interpreter; never with text in a command line. A task's own root is never protected, nor is a process that it has
+    /// forked and that still runs the same program: a request to end a task is honored, whatever its program is called. A
+    /// program that has just been forked has the name of its parent until it calls exec, and is not protected before.
     ///
-    /// What is left is recorded, with the rule and the evidence: a leak with the outcome `kept`, and a row that ended as
-    /// `released`. From then on nobody answers for it, and no later pass ends it.
+    /// What is left running is recorded, with the rule and the evidence: a leak with the outcome `kept`, and a row that ended
+    /// as `released`. From then on no instance is responsible for it, and no later pass ends it.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -124,22 +127,22 @@ impl Builder {
     }
 }
 
-/// Programs are known by the last part of a path.
+/// Checks that each name is a file name, since programs are matched by the last component of a path.
 pub(in crate::tracker) fn check_names(what: &str, names: &[String]) -> Result<()> {
     match names.iter().find(|name| name.is_empty() || name.contains('/')) {
         Some(name) => Err(Error::invalid(format!(
-            "the {what} name {name:?} is no file name: give one without folders"
+            "the {what} name {name:?} is not a file name: give one without folders"
         ))),
         None => Ok(()),
     }
 }
 
 impl Shared {
-    /// What of the trees of recorded roots, or of descendants that stand alone, is left; in their order.
+    /// Returns the exemptions of the trees of recorded roots, or of descendants without a live root, in the order of `records`.
     pub(in crate::tracker) fn leaves_of(&self, records: &[ProcessRecord]) -> Result<Vec<Leave>> {
         let rows = |record: &ProcessRecord| [Some(record.id), record.root].into_iter().flatten();
-        let asked: Vec<ProcessId> = records.iter().flat_map(rows).collect();
-        let mut below = self.store.below(&asked)?.into_iter();
+        let targets: Vec<ProcessId> = records.iter().flat_map(rows).collect();
+        let mut below = self.store.below(&targets)?.into_iter();
         let leave = |record: &ProcessRecord| {
             let names = self.entry(record.id).map(|entry| entry.strays.protected.clone());
             let before = below.by_ref().take(rows(record).count());
@@ -150,7 +153,7 @@ impl Shared {
     }
 }
 
-/// The same of a root that we answer for, from what the ledger has below it.
+/// Returns the exemptions of a root of this instance; `kept` is what the ledger has below it.
 pub(in crate::tracker) fn leave_of(entry: &Entry, kept: Vec<Identity>) -> Leave {
     Leave { all: false, names: entry.strays.protected.clone(), before: kept }
 }

@@ -1,4 +1,4 @@
-//! Ending tasks because their owner, or a person, asked.
+//! Ends that the owner of a task, or a person, requested.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,24 +29,25 @@ use crate::{
     },
 };
 
-/// Somebody else who is ending a tree, or recording its end, is done within this and its grace: a cap on the grace, a second
-/// for each kill.
+/// Another thread or instance that is ending a tree, or recording its end, is done within this time plus the grace: a cap on
+/// the grace, and a second for each kill.
 const OTHERS_LIMIT: Duration = Duration::from_secs(5);
 
 impl Tracker {
-    /// Ends the whole tree of a task of this instance: SIGTERM, the grace, SIGKILL, and a look that each is dead.
+    /// Ends the whole tree of a task of this instance: sends SIGTERM, waits for the grace, sends SIGKILL, and verifies that
+    /// each process is dead.
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](Error::is_not_found) when this instance runs no such task. What could not be ended is in the
-    /// report ([`Report::survived`]), and no error.
+    /// [`is_not_found`](Error::is_not_found) when this instance runs no such task. What could not be ended is listed in the
+    /// report ([`Report::survived`]), and is not an error.
     pub fn terminate(&self, task_id: &str) -> Result<Report> {
         let shared = &self.inner.shared;
         shared.check_usable()?;
         let task = TaskId::new(task_id)?;
         let entries = match shared.store.live_of_task(&task) {
             Ok(rows) => {
-                // Where the root has just ended by itself, what it left leads to it: its end is waited for.
+                // Where the root has just ended by itself, the rows of what it left lead to it: its end is waited for.
                 let roots = rows.iter().map(|row| row.root.unwrap_or(row.id));
                 let roots: HashSet<ProcessId> = roots.collect();
                 roots.iter().filter_map(|row| shared.entry(*row)).collect()
@@ -59,15 +60,16 @@ impl Tracker {
         shared.terminate_entries(&entries)
     }
 
-    /// Ends tasks of *any* instance because a person asked; `asked_by` goes into the history.
+    /// Ends tasks of *any* instance because a person requested it; `asked_by` is recorded in the history.
     ///
-    /// Where another instance is ending a task already, and waits for its grace, that is cut short: the claim is taken over
-    /// and the tree gets SIGKILL now. The claim of an instance that died at it is taken over with the whole grace.
+    /// Where another instance is already ending a task, and waits for its grace, that is cut short: the claim is taken over and
+    /// the tree gets SIGKILL at once. The claim of an instance that died while ending the task is taken over with the whole
+    /// grace.
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](Error::is_not_found), before anything is touched, when the ledger has no live process for one of
-    /// the tasks.
+    /// [`is_not_found`](Error::is_not_found), before anything is signalled, when the ledger has no live process for one of the
+    /// tasks.
     pub fn kill(&self, task_ids: &[&str], asked_by: &str) -> Result<Report> {
         let shared = &self.inner.shared;
         shared.check_usable()?;
@@ -83,7 +85,7 @@ impl Tracker {
         kill_rows(shared, &rows, asked_by)
     }
 
-    /// Ends every live task of the ledger because a person asked.
+    /// Ends every live task of the ledger because a person requested it.
     ///
     /// # Errors
     ///
@@ -97,11 +99,11 @@ impl Tracker {
 }
 
 impl Tracker {
-    /// Interrupts each [`kill`](Self::kill) of this tracker that waits in a grace, and those to come: they give their claims
-    /// back and return, and what has not ended by then runs on. A tree whose grace is over is ended all the same.
+    /// Interrupts each [`kill`](Self::kill) of this tracker that waits in a grace, now and in future: it gives its claims back
+    /// and returns, and what has not ended by then runs on. A tree whose grace is over is ended regardless.
     ///
-    /// For a signal that asks a command to stop: a claim that is left by a dead instance is taken over by the next one that
-    /// acts, but until then the row says `ending`.
+    /// Meant for a signal that asks a command to stop: the claim of a dead instance is taken over by the next one that acts,
+    /// but until then the row says `ending`.
     pub fn interrupt_kills(&self) {
         self.inner.shared.interrupted.store(true, Ordering::Release);
     }
@@ -138,7 +140,7 @@ fn kill_rows(shared: &Arc<Shared>, rows: &[ProcessRecord], asked_by: &str) -> Re
     Ok(report)
 }
 
-/// A tree that another live instance was ending has had its time: it is killed without a further grace.
+/// Removes the grace of trees that another live instance was ending: they have had their time, and are killed at once.
 fn hurry(
     claimed: Vec<(ProcessRecord, Option<InstanceId>)>,
     dead: &[InstanceId],
@@ -158,18 +160,19 @@ fn hurry(
 }
 
 impl Shared {
-    /// Roots of the task that we hold, where the ledger could not be asked: ours are ended all the same (invariant 10).
+    /// Returns the roots of the task that we hold, for when the ledger cannot be read: our own are ended regardless (invariant
+    /// 10).
     fn entries_of(&self, task: &TaskId, error: Error) -> Result<Vec<Arc<Entry>>> {
         let mut entries = self.all_entries();
         entries.retain(|entry| entry.root.task.as_ref() == Some(task));
         if entries.is_empty() {
             return Err(error);
         }
-        tracing::error!("{error}; the task {task} is ended all the same");
+        tracing::error!("{error}; ending task {task} anyway");
         Ok(entries)
     }
 
-    /// Ends the trees of rows that were claimed, and answers with what there is to write.
+    /// Ends the trees of claimed rows, and returns what to write.
     pub(in crate::tracker) fn end_claimed(
         &self,
         cause: &Cause,
@@ -179,7 +182,7 @@ impl Shared {
         self.end_claimed_unless(&|_| cause.clone(), claimed, report, None)
     }
 
-    /// The same with a cause for the tree of each row.
+    /// The same, with a cause for the tree of each row.
     pub(in crate::tracker) fn end_claimed_each(
         &self,
         cause_of: &dyn Fn(ProcessId) -> Cause,
@@ -189,7 +192,7 @@ impl Shared {
         self.end_claimed_unless(cause_of, claimed, report, None)
     }
 
-    /// The same; it gives the claims back once `interrupt` is set.
+    /// The same; gives the claims back once `interrupt` is set.
     fn end_claimed_unless(
         &self,
         cause_of: &dyn Fn(ProcessId) -> Cause,
@@ -205,7 +208,7 @@ impl Shared {
         let world = match self.world(&rows) {
             Ok(world) => world,
             Err(error) => {
-                // The claims go back, so that the next pass tries again.
+                // Give the claims back, so that the next pass retries.
                 let settled = rows.iter().map(|row| super::outcome::given_back(*row, &error));
                 report.errors.push(error.to_string());
                 return settled.collect();
@@ -225,7 +228,8 @@ impl Shared {
         self.conclude_each(cause_of, ends, report)
     }
 
-    /// Groups claimed rows into trees: descendants go with their root, and stand alone where it has ended.
+    /// Groups claimed rows into trees: descendants are grouped with their root; where the root has ended, each is a tree of its
+    /// own.
     fn group(&self, claimed: Vec<ProcessRecord>) -> Result<Vec<Tree>> {
         let (roots, descendants): (Vec<_>, Vec<_>) =
             claimed.into_iter().partition(|record| record.root.is_none());
@@ -243,7 +247,7 @@ impl Shared {
         Ok(trees)
     }
 
-    /// Trees of which no more is known than their rows, in the order of these.
+    /// Returns trees for which only the rows are known, in the order of `records`.
     pub(in crate::tracker) fn trees_of_rows(&self, records: &[ProcessRecord]) -> Result<Vec<Tree>> {
         let tree = |(record, leave): (&ProcessRecord, Leave)| Tree {
             root: self.root_of(record),
@@ -254,7 +258,7 @@ impl Shared {
         Ok(records.iter().zip(self.leaves_of(records)?).map(tree).collect())
     }
 
-    /// Ends trees that this instance answers for, because it asked.
+    /// Ends trees of this instance because it requested that.
     pub(in crate::tracker) fn terminate_entries(
         self: &Arc<Self>,
         entries: &[Arc<Entry>],
@@ -265,10 +269,10 @@ impl Shared {
         Ok(self.end_entries(&cause, entries))
     }
 
-    /// Ends trees that this instance answers for. Ours are ended even when the claim cannot be written (invariant 10).
+    /// Ends trees of this instance, even when the claim cannot be written (invariant 10).
     ///
-    /// What another thread, or another instance, is ending has as long as an end may take; then a tree that another
-    /// instance has claimed is ended here, since one that hangs must not keep an owner's processes alive.
+    /// What another thread, or another instance, is ending is given as long as an end may take. After that, a tree that another
+    /// instance has claimed is ended here, since a hanging instance must not keep an owner's processes alive.
     pub(in crate::tracker) fn end_entries(
         self: &Arc<Self>,
         cause: &Cause,
@@ -278,9 +282,9 @@ impl Shared {
         let grace = entries.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
         let deadline = Instant::now() + OTHERS_LIMIT + grace;
         let (mine, busy): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
-        // 1. What is free, and what a dead instance had claimed.
+        // 1. Trees that are free, and trees that a dead instance had claimed.
         let mut claimed = self.end_free(cause, &mine, TakeOver::default(), &mut report);
-        // 2. What other instances are ending.
+        // 2. Trees that other instances are ending.
         while !claimed.is_empty() {
             let late = Instant::now() >= deadline;
             claimed = self.end_what_is_free(cause, claimed, late, &mut report);
@@ -291,7 +295,7 @@ impl Shared {
                 std::thread::sleep(CLAIM_PAUSE);
             }
         }
-        // 3. What other threads are ending, or other instances, their root being dead.
+        // 3. Trees that other threads are ending, or other instances after the root has died.
         for entry in busy {
             while !entry.wait_over(deadline.min(Instant::now() + CLAIM_PAUSE))
                 && Instant::now() < deadline
@@ -307,8 +311,8 @@ impl Shared {
         report
     }
 
-    /// One look at trees that other instances were ending: those that are free now are ended, with `force` all of them.
-    /// Answers with the others.
+    /// Checks once the trees that other instances were ending: ends those that are free now, or all of them with `force`.
+    /// Returns the others.
     fn end_what_is_free(
         self: &Arc<Self>,
         cause: &Cause,
@@ -339,8 +343,7 @@ impl Shared {
         left
     }
 
-    /// Ends those trees that can be claimed, each reserved by [`Entry::begin`]; answers with those that other instances are
-    /// ending.
+    /// Ends the trees that can be claimed, each reserved by [`Entry::begin`]; returns those that other instances are ending.
     fn end_free(
         self: &Arc<Self>,
         cause: &Cause,
@@ -353,7 +356,7 @@ impl Shared {
         let ours: HashSet<ProcessId> = rows.iter().copied().collect();
         let mut others = Vec::new();
         for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
-            // Another instance decided: a person's kill, or it has been settled.
+            // Another instance is ending it, for a person's kill, or has already settled it.
             self.give_up(entry);
             others.push(Arc::clone(entry));
         }
@@ -364,8 +367,8 @@ impl Shared {
         others
     }
 
-    /// The surroundings of an end of our own. Where it is not known what other instances answer for, only what is certainly
-    /// below our own roots is ended.
+    /// Returns the context for an end of our own. Where it is unknown which processes other instances are responsible for, only
+    /// what is certainly below our own roots is ended.
     pub(in crate::tracker) fn world_or_certain(
         &self,
         rows: &[ProcessId],
@@ -384,8 +387,8 @@ impl Shared {
         })
     }
 
-    /// Of a tree that goes on forking it may be unknown whether all of it was seen. Where it has a keeper, that one knows: the
-    /// root's end is settled now, and the keeper ends the rest, instead of leaving both to the next pass.
+    /// For a tree that keeps forking, it may be unknown whether all of it was seen. Where it has a keeper, the keeper knows:
+    /// the root's end is settled now, and the keeper ends the rest, instead of leaving both to the next pass.
     fn leave_to_keepers(self: &Arc<Self>, entries: &[&Arc<Entry>]) {
         let kept = entries.iter().filter(|entry| entry.kept.is_some());
         let dead = self.dead_among(kept.map(|entry| Arc::clone(entry)));
@@ -408,14 +411,15 @@ impl Shared {
         if claim_recorded {
             self.write(None, settled, report);
         } else {
-            // What nobody holds a claim of is not recorded: the claim comes late, with the outcome.
+            // A row without a claim is not updated: the claim is written later, with the outcome.
             report.errors.push("the ledger could not be written while tasks were ended".into());
             crate::tracker::runtime::shared::lock(&self.unsettled).extend(settled);
             self.write_late();
         }
     }
 
-    /// Claims our own roots with their recorded descendants; all of them, and `false`, where the ledger cannot be written.
+    /// Claims our own roots with their recorded descendants; returns all of them, and `false`, where the ledger cannot be
+    /// written.
     pub(in crate::tracker) fn claim_own(
         &self,
         entries: &[&Arc<Entry>],
@@ -423,8 +427,8 @@ impl Shared {
     ) -> (Vec<Tree>, bool) {
         let mut trees: Vec<Tree> = entries.iter().map(|entry| tree_of(entry, None)).collect();
         let roots: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
-        // Where the ledger cannot be read either, the names that are known here still count; and a session holds what a
-        // root without recorded descendants has.
+        // Where the ledger cannot be read either, the names that are known here still apply; and a session holds the processes
+        // of a root without recorded descendants.
         let below =
             self.store.below(&roots).unwrap_or_else(|_| vec![Below::default(); roots.len()]);
         let mut rows = Vec::with_capacity(trees.len());
@@ -442,7 +446,7 @@ impl Shared {
             Err(error) => {
                 if !trees.is_empty() {
                     tracing::error!(
-                        "failed to record that {} tasks are being ended: {error}; they are ended all the same",
+                        "failed to record that {} tasks are being ended: {error}; ending them anyway",
                         trees.len()
                     );
                 }
@@ -451,7 +455,7 @@ impl Shared {
         }
     }
 
-    /// Claims of instances that have died are looked for only where a row is not free.
+    /// Checks for claims of dead instances only where a row is not free.
     fn claim_trees(
         &self,
         trees: &[Vec<ProcessId>],

@@ -1,9 +1,9 @@
-//! What ties one process to a root, and pinning what a look has found.
+//! Evidence that links a process to a root, and pinning of what a scan has found.
 //!
-//! A look names processes by their numbers, and a number may have changed hands before its pidfd is opened. For a process that
-//! nobody has recorded yet there is no inode to compare, and the start tick tells only of one that was started in a tick before
-//! the look. Where it was started within the 10 ms before, what ties it to its tree is looked at once more when it is pinned:
-//! what is read then, while it holds its number, is its own.
+//! A scan names processes by their PIDs, and a PID may be reused before its pidfd is opened. For a process that is not recorded
+//! yet there is no inode to compare, and the start tick is conclusive only for a process that was started in a tick before the
+//! scan. Where it was started within the 10 ms before, the evidence that links it to its tree is read once more when it is
+//! pinned: what is read then, while it holds its PID, is its own.
 
 use std::collections::HashSet;
 
@@ -21,10 +21,10 @@ use crate::{
     tracker::runtime::tracked::Root,
 };
 
-/// Pins the process that a snapshot has shown as a member; `None` where it has gone, or where its tie cannot be found again:
-/// the next look finds it then, if it still is a member. An error where there is no descriptor to hold it by.
+/// Pins the process that a snapshot has shown as a member; `None` where it is gone, or where its evidence cannot be found
+/// again: the next scan finds it then, if it is still a member. Fails where there is no descriptor to pin it with.
 ///
-/// `holds` answers whether a member of this number is pinned and still has it.
+/// `holds` returns whether a member with this PID is pinned and still has it.
 pub(in crate::tracker) fn pin(
     proc: &Proc,
     place: Place,
@@ -42,18 +42,19 @@ pub(in crate::tracker) fn pin(
     Ok(tied.then_some(pinned))
 }
 
-/// What ties whoever has a number now to one of some roots.
+/// What links the process that has a PID now to any of some roots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum Tie {
-    /// Nothing of its own: what stands below a member by its parent alone is not told so, nor who is in a leaf.
+    /// No evidence of its own: this does not cover a process that is below a member by its parent alone, nor one in a task
+    /// cgroup.
     None,
     /// Its session, its process group, or its token.
     Certain,
-    /// It calls exec, or may not be read, or there is no descriptor left.
+    /// It cannot be determined: the process is calling exec, or may not be read, or no descriptor is left.
     Untold,
 }
 
-/// What ties processes to any of some roots.
+/// Evidence that links processes to any of some roots.
 #[derive(Debug)]
 pub(in crate::tracker) struct Ties {
     /// Sessions and process groups.
@@ -68,7 +69,7 @@ impl Ties {
     }
 }
 
-/// By a look at this one alone, however many the roots are.
+/// Reads this process alone, however many the roots are.
 pub(in crate::tracker) fn tie(proc: &Proc, ties: &Ties, pid: Pid) -> Tie {
     let stat = match proc.stat(pid) {
         Ok(Some(stat)) => stat,
@@ -79,7 +80,7 @@ pub(in crate::tracker) fn tie(proc: &Proc, ties: &Ties, pid: Pid) -> Tie {
         return Tie::None;
     }
     if stat.is_zombie() {
-        // A first thread that has ended shows the same; another one may take its number by exec before it is looked at.
+        // A first thread that has exited looks the same; another thread may take over its PID by exec before it is examined.
         let dead = PidFd::open(pid).and_then(|fd| fd.map_or(Ok(true), |fd| fd.is_dead()));
         return if dead.unwrap_or(false) { Tie::None } else { Tie::Untold };
     }
@@ -92,7 +93,7 @@ pub(in crate::tracker) fn tie(proc: &Proc, ties: &Ties, pid: Pid) -> Tie {
     match proc.tokens_shown(pid) {
         Ok(Some(tokens)) if tokens.iter().any(|token| ties.tokens.contains(token)) => Tie::Certain,
         Ok(Some(_)) => Tie::None,
-        // Gone meanwhile; or in exec, or another user's, or there is no descriptor left.
+        // Gone meanwhile; or in exec, or another user's, or no descriptor is left.
         Ok(None) | Err(_) if matches!(proc.stat(pid), Ok(None)) => Tie::None,
         Ok(None) | Err(_) => Tie::Untold,
     }
@@ -106,12 +107,12 @@ fn is_tied(
     evidence: Evidence,
     holds: impl Fn(Pid) -> bool,
 ) -> bool {
-    // A session that was begun below the root is entered by inheritance alone. One that bears the process's own number
-    // tells nothing: a daemon that took the number bears it as well.
+    // A session that was created below the root is entered by inheritance alone. One with the process's own PID proves nothing:
+    // a daemon that reused the PID has it as well.
     let in_same_session =
         root.session.is_some() && now.session == seen.session && now.session != now.pid.get();
     match evidence {
-        // Told by their whole identity, or by the time of their fork.
+        // Identified by their whole identity, or by the time of their fork.
         Evidence::Root | Evidence::Recorded | Evidence::Told => true,
         Evidence::Leaf => root
             .cgroup
@@ -141,7 +142,7 @@ mod tests {
         tracker::runtime::tracked::Words,
     };
 
-    /// A root of its own session 10, or a registered one.
+    /// Returns a root of its own session 10, or a registered one.
     fn root(session: Option<u32>) -> Root {
         let place = crate::sys::current_place().expect("a place");
         let identity =
@@ -174,16 +175,19 @@ mod tests {
     }
 
     #[test]
-    fn a_child_is_tied_by_its_parent_while_that_has_its_number() {
+    fn a_child_is_linked_by_its_parent_while_the_parent_has_its_pid() {
         let seen = stat(20, 11, 20);
         let child = Evidence::ChildOf(pid(11));
         assert!(tied(&seen, &stat(20, 11, 20), &root(Some(10)), child, true));
         assert!(!tied(&seen, &stat(20, 11, 20), &root(Some(10)), child, false));
-        assert!(!tied(&seen, &stat(20, 1, 20), &root(Some(10)), child, true), "a daemon's number");
+        assert!(
+            !tied(&seen, &stat(20, 1, 20), &root(Some(10)), child, true),
+            "a daemon reuses the PID"
+        );
     }
 
     #[test]
-    fn a_session_ties_whose_parent_has_gone_but_not_one_of_its_own_number() {
+    fn an_inherited_session_links_an_orphan_but_a_session_of_its_own_does_not() {
         let child = Evidence::ChildOf(pid(11));
         let (seen, orphaned) = (stat(20, 11, 15), stat(20, 1, 15));
         assert!(tied(&seen, &orphaned, &root(Some(10)), child, false));

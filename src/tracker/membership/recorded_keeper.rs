@@ -1,7 +1,7 @@
-//! Which process is the keeper of a tree.
+//! Identifies the keeper of a tree.
 //!
-//! A keeper is known by the identity that its program's row has, which was committed before the program ran. What a process
-//! calls itself, what it has in its arguments, and who its parent is, say nothing: any local user may imitate that.
+//! A keeper is identified by the identity in its program's row, which was committed before the program ran. The name of a
+//! process, its arguments and its parent prove nothing: any local user can imitate them.
 
 use crate::{
     identity::{Identity, Pid, Place},
@@ -11,8 +11,9 @@ use crate::{
     tracker::runtime::shared::Shared,
 };
 
-/// The keeper, pinned, if it lives: the very process that was recorded, and of the user of its program. `None` also where the
-/// observer may not touch that user's processes: where root acts for a user, a forged row must not lead to a process of root's.
+/// Returns the keeper, pinned, if it lives: the very process that was recorded, with the user of its program. `None` also where
+/// the observer may not touch that user's processes: where root acts for a user, a forged row must not lead to a process of
+/// root.
 pub(in crate::tracker) fn verified(
     proc: &Proc,
     observer: Observer,
@@ -24,15 +25,15 @@ pub(in crate::tracker) fn verified(
     }
     let Probe::Alive(pinned) = Pinned::probe(proc, observer.place, keeper) else { return None };
     let belonging = proc.belonging(pinned.pid()).ok().flatten()?;
-    // Without pidfs a pid that is reused within a tick looks the same.
+    // Without pidfs, a PID that is reused within a tick looks the same.
     (belonging.only_uid() == Some(uid) && pinned.holds_its_number()).then_some(pinned)
 }
 
-/// The keeper of a row that an older version has made, which recorded that there is one and not which.
+/// Returns the keeper of a row from an older version, which recorded that there is one but not which.
 ///
-/// Between a host and a program under a keeper there is that keeper and nothing else. When it dies, the program goes to a
-/// subreaper that is an ancestor of the host, or to the host, or to pid 1: all of them are older than the host or the host
-/// itself. So a parent of the program that was started after the host is the keeper.
+/// Between a host and a program under a keeper there is that keeper and nothing else. When it dies, the program is reparented
+/// to a subreaper that is an ancestor of the host, or to the host, or to PID 1: each of them is older than the host or is the
+/// host itself. So a parent of the program that was started after the host is the keeper.
 fn of_older_row(
     proc: &Proc,
     here: Place,
@@ -42,7 +43,7 @@ fn of_older_row(
     let Probe::Alive(root) = Pinned::probe(proc, here, &row.identity) else { return None };
     let parent = Pid::new(i64::from(root.stat.parent))?;
     let keeper = Pinned::open(proc, here, parent).ok().flatten()?;
-    // It is the parent still, so it was when it was pinned.
+    // It is still the parent, so it was the parent when it was pinned.
     let is_parent = proc.stat(root.pid()).ok().flatten()?.parent == parent.get()
         && root.holds_its_number()
         && keeper.holds_its_number();
@@ -52,7 +53,7 @@ fn of_older_row(
     (is_parent && between && belonging.only_uid() == Some(row.uid)).then_some(keeper.identity)
 }
 
-/// The identity of a root's keeper, as far as it is known.
+/// Returns the identity of a root's keeper, as far as it is known.
 pub(in crate::tracker) fn recorded_keeper(
     store: &Store,
     proc: &Proc,
@@ -67,7 +68,7 @@ pub(in crate::tracker) fn recorded_keeper(
 }
 
 impl Shared {
-    /// The keeper of a recorded root, where it has one that lives and had its number while the snapshot was taken.
+    /// Returns the keeper of a recorded root, where it has one that lives and held its PID while the snapshot was taken.
     pub(in crate::tracker) fn keeper_in(
         &self,
         snapshot: &Snapshot,
@@ -79,7 +80,7 @@ impl Shared {
         verified(&self.proc, self.observer, &keeper, row.uid).map(|pinned| pinned.pid())
     }
 
-    /// The identity of a root's keeper, as far as it is known.
+    /// Returns the identity of a root's keeper, as far as it is known.
     pub(in crate::tracker) fn keeper_of_row(&self, row: &ProcessRecord) -> Option<Identity> {
         recorded_keeper(&self.store, &self.proc, self.place(), row)
     }
@@ -91,7 +92,7 @@ mod tests {
     use crate::sys::current_place;
 
     #[test]
-    fn a_forged_row_in_a_users_ledger_leads_root_to_no_process_of_its_own() {
+    fn a_forged_row_in_a_users_ledger_does_not_lead_root_to_its_own_process() {
         let (proc, place) = (Proc::open().expect("/proc"), current_place().expect("a place"));
         let own = rustix::process::geteuid().as_raw();
         let pid = Pid::new(i64::from(std::process::id())).expect("a pid");
@@ -101,10 +102,10 @@ mod tests {
         };
         let user = own + 1000;
         assert!(found(own, own, &me));
-        assert!(!found(user, own, &me), "the row names its true user, which is not the ledger's");
+        assert!(!found(user, own, &me), "the row has its true user, who does not own the ledger");
         assert!(
             !found(user, user, &me),
-            "the row names the ledger's user, and the process has another"
+            "the row has the ledger's user, and the process has another"
         );
         assert!(!found(own, own, &Identity { start_tick: me.start_tick + 1, ..me }));
         let inode = me.pidfd_inode.map(|inode| inode + 1);

@@ -1,12 +1,13 @@
-//! What keeps a tree together: a cgroup leaf where one can be made and joined, else a keeper ([`crate::tracker::keeper`]), else a
-//! session.
+//! How the processes of a tree are kept together: by a task cgroup where one can be created and joined, otherwise by a keeper
+//! ([`crate::tracker::keeper`]), otherwise by a session.
 //!
-//! An instance has one branch in the v2 hierarchy, made at its first spawn, and in it a leaf for each root. The branch is
-//! recorded before it is made, a leaf's inode in the row that is committed before its program runs; so whatever a crash
-//! leaves can be found: leaves by their rows, and those without a row, which nobody is in, by the branch.
+//! An instance has one instance cgroup (a branch) in the v2 hierarchy, created at its first spawn, and in it a task cgroup (a
+//! leaf) for each root. The branch is recorded before it is created, and a leaf's inode is in the row that is committed before
+//! its program runs. So whatever a crash leaves can be found: leaves by their rows, and leaves without a row, which are empty,
+//! by the branch.
 //!
-//! A leaf is removed when its tree has ended. What still sits in it then was left on purpose; the health pass tries again,
-//! and the orphan pass of another instance when this one is dead.
+//! A leaf is removed when its tree has ended. What is still in it then was left on purpose; the health pass retries, and so
+//! does the orphan pass of another instance when this one is dead.
 
 use std::{
     collections::HashSet,
@@ -34,27 +35,27 @@ use crate::{
     },
 };
 
-/// Operators may choose without a change of the program.
+/// Lets operators choose without a change of the program.
 const VARIABLE: &str = "PROCLEDGER_CONTAINMENT";
 
-/// The leaves of one instance.
+/// The task cgroups of one instance.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Leaves {
     branch: Mutex<Option<Found>>,
-    /// Leaves that could not be removed yet.
+    /// Task cgroups that could not be removed yet.
     unremoved: Mutex<Vec<Cgroup>>,
 }
 
-/// What came of the search for a branch.
+/// The result of the search for an instance cgroup.
 #[derive(Clone, Debug)]
 enum Found {
     Branch(Arc<Branch>),
-    /// None can be had, and why.
+    /// None is available, and why.
     None(Arc<str>),
 }
 
 impl Shared {
-    /// What was asked for: by the caller, else by whoever set the environment.
+    /// Returns the requested mode: the caller's, or else that of the environment.
     pub(in crate::tracker) fn containment_mode(&self) -> Result<ContainmentMode> {
         if let Some(mode) = self.options.containment {
             return Ok(mode);
@@ -70,16 +71,16 @@ impl Shared {
         })
     }
 
-    /// Refuses to open where the containment that was asked for cannot be had.
+    /// Fails where the requested containment is not available.
     pub(in crate::tracker) fn check_containment(&self) -> Result<()> {
         match self.containment_mode()? {
-            // A keeper is looked for, and tried, a moment later.
+            // The keeper is searched for, and tested, later.
             ContainmentMode::Auto | ContainmentMode::Session | ContainmentMode::Keeper => Ok(()),
             ContainmentMode::Cgroup => self.branch().map(|_| ()),
         }
     }
 
-    /// A leaf for a new root, with its memory limit; `None` where it does without.
+    /// Creates a task cgroup for a new root, with its memory limit; `None` where the root does without.
     pub(in crate::tracker) fn leaf_for(
         &self,
         token: Uuid,
@@ -91,9 +92,9 @@ impl Shared {
             ContainmentMode::Cgroup => true,
         };
         let made = self.branch().and_then(|branch| {
-            let leaf = branch
-                .leaf(token)
-                .inspect_err(|error| tracing::warn!("{error}: the task goes without a leaf"))?;
+            let leaf = branch.leaf(token).inspect_err(|error| {
+                tracing::warn!("{error}: the task gets no cgroup of its own");
+            })?;
             if let Some(bytes) = max_rss.filter(|_| branch.enable_memory()) {
                 leaf.limit_memory(bytes);
             }
@@ -106,25 +107,26 @@ impl Shared {
         }
     }
 
-    /// A child could not be put into the leaf that was made for it, though one could be before: no more leaves.
+    /// Stops using task cgroups, since a child could not be put into the one that was created for it, though another could
+    /// before.
     pub(in crate::tracker) fn give_up_leaves(&self, leaf: Option<&Cgroup>) {
         let Some(leaf) = leaf else { return };
         self.remove_leaf(Some(leaf));
-        tracing::warn!("processes are not put into cgroup leaves any more: they were refused");
-        let why = "a process was refused there".into();
+        tracing::warn!("no more task cgroups are used: moving a process into one was refused");
+        let why = "moving a process into it was refused".into();
         if let Some(Found::Branch(branch)) = lock(&self.leaves.branch).replace(Found::None(why)) {
-            // Leaves that are in use keep it; the orphan pass of a later instance removes it then.
+            // Task cgroups that are in use keep it in place; the orphan pass of a later instance removes it then.
             branch.remove();
         }
     }
 
-    /// This instance's branch, made at the first call.
+    /// Returns this instance's cgroup, which is created at the first call.
     fn branch(&self) -> Result<Arc<Branch>> {
         let mut found = lock(&self.leaves.branch);
         let answer = found.get_or_insert_with(|| match self.find_branch() {
             Ok(branch) => Found::Branch(Arc::new(branch)),
             Err(error) => {
-                tracing::debug!("no cgroup leaves: {error}");
+                tracing::debug!("task cgroups are not available: {error}");
                 let cause = std::error::Error::source(&error)
                     .map(|cause| format!(": {cause}"))
                     .unwrap_or_default();
@@ -137,7 +139,7 @@ impl Shared {
         }
     }
 
-    /// The first base in which a branch can be made and joined.
+    /// Creates the branch in the first base in which one can be created and joined.
     fn find_branch(&self) -> Result<Branch> {
         let bases = match &self.options.cgroup {
             Some(base) => vec![base.clone()],
@@ -150,13 +152,16 @@ impl Shared {
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Err(failed.unwrap_or_else(|| Error::new(Kind::Unsupported, "no cgroup to make leaves in")))
+        Err(failed.unwrap_or_else(|| {
+            Error::new(Kind::Unsupported, "no cgroup in which task cgroups can be created")
+        }))
     }
 
     fn make_branch(&self, base: &Path) -> Result<Branch> {
         let path = Branch::path_in(base, &Uuid::new_v4().simple().to_string());
         let Some(text) = path.to_str() else {
-            let what = format!("the cgroup `{}` is not named in UTF-8", base.display());
+            let what =
+                format!("the cgroup `{}` has a name that is not valid UTF-8", base.display());
             return Err(Error::invalid(what));
         };
         self.store.plan_cgroup(self.instance, text)?;
@@ -165,13 +170,14 @@ impl Shared {
             Ok(branch)
         });
         if made.is_err() {
-            // What stays recorded is looked at, and found absent, by the next orphan pass.
+            // If the record stays, the next orphan pass looks it up and finds the cgroup absent.
             let _ = self.store.forget_cgroup(self.instance);
         }
         made
     }
 
-    /// Who is in a root's leaf, the root itself left out. Listed after the snapshot, so that no pid changed hands between.
+    /// Returns the processes in a root's task cgroup, without the root itself. Listed after the snapshot, so that no PID was
+    /// reused in between.
     pub(in crate::tracker) fn in_leaf(
         &self,
         row: &ProcessRecord,
@@ -185,7 +191,7 @@ impl Shared {
             .collect()
     }
 
-    /// Why the kernel has killed a root for lack of memory; `None` where it was not that.
+    /// Returns why the kernel killed a root for lack of memory; `None` where that was not the reason.
     pub(in crate::tracker) fn oom_because(
         &self,
         root: &Root,
@@ -206,7 +212,7 @@ impl Shared {
         })
     }
 
-    /// Removes the leaf of a tree that has ended; later, where somebody is still in it.
+    /// Removes the task cgroup of a tree that has ended; later, where a process is still in it.
     pub(in crate::tracker) fn remove_leaf(&self, record: Option<&Cgroup>) {
         let Some(record) = record else { return };
         if !self.is_removed(record) {
@@ -222,7 +228,7 @@ impl Shared {
         }
     }
 
-    /// Tries again to remove leaves in which somebody was left.
+    /// Retries the removal of task cgroups in which a process was left.
     pub(in crate::tracker) fn remove_empty_leaves(&self) {
         let left = std::mem::take(&mut *lock(&self.leaves.unremoved));
         let left: Vec<Cgroup> =
@@ -230,22 +236,22 @@ impl Shared {
         lock(&self.leaves.unremoved).extend(left);
     }
 
-    /// Removes the branch, unless somebody was left in a leaf on purpose; then a later instance does.
+    /// Removes the branch, unless a process was left in a leaf on purpose; then a later instance does so.
     pub(in crate::tracker) fn close_branch(&self) {
         self.remove_empty_leaves();
         let Some(Found::Branch(branch)) = lock(&self.leaves.branch).take() else { return };
         if branch.remove()
             && let Err(error) = self.store.forget_cgroup(self.instance)
         {
-            tracing::debug!("the record of a removed cgroup stays: {error}");
+            tracing::debug!("failed to delete the record of a removed cgroup: {error}");
         }
     }
 
-    /// Removes the leaves that stopped instances have left, and their branches.
+    /// Removes the task cgroups that stopped instances have left, and their branches.
     pub(in crate::tracker) fn remove_branches_of_others(&self) {
         let left = match self.store.cgroups_left(&self.place()) {
             Ok(left) => left,
-            Err(error) => return tracing::warn!("failed to look for leftover cgroups: {error}"),
+            Err(error) => return tracing::warn!("failed to look up leftover cgroups: {error}"),
         };
         for (instance, path, inode) in left {
             if instance == self.instance {
@@ -257,8 +263,10 @@ impl Shared {
                         tracing::warn!("failed to record that a cgroup is removed: {error}");
                     }
                 }
-                // A survivor, or what a task may leave behind.
-                Ok(leaves) => tracing::debug!("{} leaves of `{path}` are in use", leaves.len()),
+                // They contain a survivor, or what a task may leave behind.
+                Ok(leaves) => {
+                    tracing::debug!("{} task cgroups of `{path}` are in use", leaves.len());
+                }
                 Err(error) => tracing::warn!("{error}"),
             }
         }

@@ -1,8 +1,8 @@
-//! Who commits the rows of children at the gate.
+//! Group commit of the rows of children that wait at the gate, without a dedicated thread.
 //!
-//! There is no thread for it. Whoever finds nobody at work commits the rows of all that have come by then, in one transaction,
-//! and opens their gates; who comes meanwhile waits to be answered, or for its turn to do the same. So a spawn alone waits for
-//! nobody, many at once share their commits, and none is overtaken.
+//! The first caller becomes the leader: it commits all rows that are queued by then, in one transaction, and opens their gates.
+//! Later callers wait for the result, or to become the next leader. So a single spawn waits for no other, concurrent spawns
+//! share their commits, and none is overtaken.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ use crate::{
     tracker::runtime::shared::{Shared, lock},
 };
 
-/// A row that is there.
+/// A committed row.
 #[derive(Debug)]
 pub(in crate::tracker) struct Admitted {
     pub(in crate::tracker) row: ProcessId,
@@ -25,32 +25,32 @@ pub(in crate::tracker) struct Registrar(Mutex<Line>);
 
 #[derive(Debug, Default)]
 struct Line {
-    /// Somebody commits.
+    /// A leader is committing.
     busy: bool,
-    /// In the order in which they came.
+    /// Waiting callers, in the order of their arrival.
     waiting: Vec<Arc<Applicant>>,
 }
 
 #[derive(Debug)]
 struct Applicant {
-    /// Taken by whoever commits it.
+    /// Taken by the leader that commits it.
     new: Mutex<Option<NewProcess>>,
-    /// Where its child waits; `None`: elsewhere.
+    /// The gate at which its child waits; `None`: it waits elsewhere.
     gate: Option<Arc<Gate>>,
     word: Mutex<Option<Word>>,
-    told: Condvar,
+    answered: Condvar,
 }
 
-/// What one who waits is told.
+/// The answer to a waiting caller.
 #[derive(Debug)]
 enum Word {
     Committed(Result<Admitted>),
-    /// Nobody is at work any more, and it is the first.
+    /// The former leader is done, and this caller is the first in the queue: it becomes the leader.
     YourTurn,
 }
 
 impl Registrar {
-    /// Commits one row, with those of others that came at the same time. The gate is open when this returns a row.
+    /// Commits one row, together with those of concurrent callers. The gate is open when this returns a row.
     pub(in crate::tracker) fn admit(
         &self,
         shared: &Shared,
@@ -81,7 +81,7 @@ impl Registrar {
     }
 }
 
-/// Whose turn it is. Whatever happens to him, everybody is answered, and the next one gets his.
+/// The leader. However it ends, all callers of its batch get an answer, and the next one becomes the leader.
 struct Turn<'a> {
     registrar: &'a Registrar,
     batch: Vec<Arc<Applicant>>,
@@ -90,26 +90,26 @@ struct Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         for applicant in &self.batch {
-            applicant.tell_first(|| Word::Committed(Err(not_committed())));
+            applicant.answer_once(|| Word::Committed(Err(not_committed())));
         }
         let mut line = lock(&self.registrar.0);
         if line.waiting.is_empty() {
             line.busy = false;
         } else {
-            line.waiting.remove(0).tell_first(|| Word::YourTurn);
+            line.waiting.remove(0).answer_once(|| Word::YourTurn);
         }
     }
 }
 
 impl Applicant {
     fn new(new: NewProcess, gate: Option<Arc<Gate>>) -> Self {
-        Self { new: Mutex::new(Some(new)), gate, word: Mutex::default(), told: Condvar::new() }
+        Self { new: Mutex::new(Some(new)), gate, word: Mutex::default(), answered: Condvar::new() }
     }
 
-    /// Unless it was told something already.
-    fn tell_first(&self, word: impl FnOnce() -> Word) {
+    /// Sets the answer, unless there is one already.
+    fn answer_once(&self, word: impl FnOnce() -> Word) {
         lock(&self.word).get_or_insert_with(word);
-        self.told.notify_one();
+        self.answered.notify_one();
     }
 
     fn wait(&self) -> Word {
@@ -118,7 +118,7 @@ impl Applicant {
             if let Some(word) = word.take() {
                 return word;
             }
-            word = self.told.wait(word).unwrap_or_else(PoisonError::into_inner);
+            word = self.answered.wait(word).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -133,13 +133,13 @@ fn commit(shared: &Shared, applicants: &[Arc<Applicant>]) {
                     gate.open();
                 }
                 let answer = row.map(|row| Admitted { row, new: Box::new(new) });
-                applicant.tell_first(|| Word::Committed(answer));
+                applicant.answer_once(|| Word::Committed(answer));
             }
         }
         Err(error) => {
             for applicant in applicants {
                 let error = error.told_again("the program was not started");
-                applicant.tell_first(|| Word::Committed(Err(error)));
+                applicant.answer_once(|| Word::Committed(Err(error)));
             }
         }
     }

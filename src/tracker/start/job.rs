@@ -1,4 +1,4 @@
-//! What to run, and how to track it.
+//! The program to run, and how to track it.
 
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
@@ -14,22 +14,22 @@ use crate::{sys::spawn::StdioSource, tracker::Builder};
 pub struct Stdio(pub(in crate::tracker) StdioSource);
 
 impl Stdio {
-    /// The host's own descriptor. One that is closed, or close-on-exec, is closed in the program.
+    /// Inherits the host's descriptor. One that is closed, or close-on-exec, is closed in the program.
     pub fn inherit() -> Self {
         Self(StdioSource::Inherit)
     }
 
-    /// `/dev/null`.
+    /// Uses `/dev/null`.
     pub fn null() -> Self {
         Self(StdioSource::Null)
     }
 
-    /// A new pipe; the other end is in the [`Process`](crate::Process).
+    /// Creates a pipe; the other end is in the [`Process`](crate::Process).
     pub fn piped() -> Self {
         Self(StdioSource::Piped)
     }
 
-    /// A descriptor of the caller's: a log file, a socket.
+    /// Uses a descriptor of the caller: a log file, a socket.
     pub fn fd(fd: impl Into<OwnedFd>) -> Self {
         Self(StdioSource::Fd(fd.into()))
     }
@@ -49,8 +49,8 @@ impl From<std::fs::File> for Stdio {
 
 /// A program to run for a task, and the limits it runs within.
 ///
-/// The program gets a session of its own, default signal dispositions, an empty signal mask, the descriptors 0 to 2 and
-/// no others. It is looked for as execvp(3) does, in the `PATH` that it gets itself.
+/// The program gets a session of its own, default signal dispositions, an empty signal mask, the descriptors 0 to 2 and no
+/// others. It is searched for as execvp(3) does, in the `PATH` of its own environment.
 ///
 /// ```
 /// use std::time::Duration;
@@ -88,8 +88,8 @@ pub struct Job {
 }
 
 impl Builder {
-    /// Whether arguments are recorded; on otherwise. Without them the ledger, reports and logs have the program alone, of
-    /// the jobs and of all that is found below them. With them, what looks like a secret is masked: see
+    /// Sets whether arguments are recorded; on by default. Without them the ledger, reports and logs contain the program alone,
+    /// for the jobs and all of their descendants. With them, what looks like a secret is masked: see
     /// [`Job::record_arguments`](crate::Job::record_arguments).
     pub fn record_arguments(mut self, on: bool) -> Self {
         self.options.record_arguments = on;
@@ -98,7 +98,7 @@ impl Builder {
 }
 
 impl Job {
-    /// A job for `task_id` that runs `program` with inherited standard descriptors.
+    /// Creates a job for `task_id` that runs `program` with inherited standard descriptors.
     ///
     /// Both are checked by [`Tracker::spawn`](crate::Tracker::spawn).
     pub fn new(task_id: impl Into<String>, program: impl Into<OsString>) -> Self {
@@ -137,7 +137,7 @@ impl Job {
         self
     }
 
-    /// Sets a variable in the program's environment, which otherwise is the host's.
+    /// Sets a variable in the program's environment, which by default is the host's.
     #[must_use]
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((key.into(), Some(value.into())));
@@ -159,35 +159,35 @@ impl Job {
         self
     }
 
-    /// The program's working directory; a relative program path is looked up from there.
+    /// Sets the program's working directory; a relative program path is resolved from there.
     #[must_use]
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
         self
     }
 
-    /// Standard input.
+    /// Sets standard input.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.stdio[0] = stdin.into().0;
         self
     }
 
-    /// Standard output.
+    /// Sets standard output.
     #[must_use]
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.stdio[1] = stdout.into().0;
         self
     }
 
-    /// Standard error.
+    /// Sets standard error.
     #[must_use]
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stdio[2] = stderr.into().0;
         self
     }
 
-    /// Time between SIGTERM and SIGKILL; the tracker's otherwise.
+    /// Sets the time between SIGTERM and SIGKILL; by default the tracker's.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
@@ -197,7 +197,7 @@ impl Job {
     /// Ends the tree when the program has run this long, not counting the time for which the machine was suspended since the
     /// spawn (`CLOCK_MONOTONIC`, `clock_gettime(2)`). With the monitor off, the next health pass does so.
     ///
-    /// The tree is ended in the background, together with all others that are over a limit; its row has the reason
+    /// The tree is ended in the background, together with all others that exceed a limit; its row has the reason
     /// [`MaxRuntime`](crate::EndReason::MaxRuntime).
     #[must_use]
     pub fn max_runtime(mut self, limit: Duration) -> Self {
@@ -205,36 +205,36 @@ impl Job {
         self
     }
 
-    /// Ends the tree when it takes more memory and swap than this, in bytes. Pages that its processes share count once: the sum
-    /// of `Pss` and `SwapPss` of `/proc/PID/smaps_rollup` is compared (`proc_pid_smaps(5)`, Linux 4.14), not that of resident
-    /// memory, which is larger.
+    /// Ends the tree when it uses more memory and swap than this, in bytes. Pages that its processes share count once: what is
+    /// compared is the sum of `Pss` and `SwapPss` of `/proc/PID/smaps_rollup` (`proc_pid_smaps(5)`, Linux 4.14), not that of
+    /// resident memory, which is larger.
     ///
-    /// It is looked at each second while the monitor is on, else by health passes. The row has the reason
-    /// [`MaxRss`](crate::EndReason::MaxRss), and a rule with both figures. In a cgroup leaf with a memory controller the kernel
-    /// enforces it as well, at once, and the reason is [`Oom`](crate::EndReason::Oom). What does not count, such as files in
-    /// a tmpfs, is in `docs/limits.md`.
+    /// It is checked each second while the monitor is on, otherwise by health passes. The row has the reason
+    /// [`MaxRss`](crate::EndReason::MaxRss), and a rule with both figures. In a task cgroup with a memory controller the kernel
+    /// enforces the limit as well, at once, and the reason is [`Oom`](crate::EndReason::Oom). What does not count, such as
+    /// files in a tmpfs, is listed in `docs/limits.md`.
     #[must_use]
     pub fn max_rss(mut self, bytes: u64) -> Self {
         self.max_rss = Some(bytes);
         self
     }
 
-    /// The program outlives the tracker, and is adopted by the next instance of the same program.
+    /// Lets the program outlive the tracker; the next instance of the same program adopts it.
     #[must_use]
     pub fn survive(mut self, on: bool) -> Self {
         self.survive = on;
         self
     }
 
-    /// The program's whole tree is ended when its handle is dropped before the program has ended; off otherwise. For work
+    /// Ends the program's whole tree when its handle is dropped before the program has ended; off by default. Meant for work
     /// whose caller may go away: a request that is cancelled, a `tokio::time::timeout`, a panic.
     ///
     /// The drop does not wait: the tree is ended in the background, as by [`Process::terminate`](crate::Process::terminate),
-    /// is recorded as `terminated` with the rule "its handle was dropped", and [`shutdown`](crate::Tracker::shutdown) waits
-    /// for it. A handle holds it from the commit of its row on: a future of
-    /// [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) that is dropped while the program is being started leaves no
-    /// program running, and so does a handle that is converted by `into_async`. A program that has ended by itself is not
-    /// affected, and neither is what it left. `std::mem::forget` on the handle leaves the program to the tracker.
+    /// and is recorded as `terminated` with the rule "its handle was dropped"; [`shutdown`](crate::Tracker::shutdown) waits for
+    /// it. A handle has this effect from the commit of its row on: a future of
+    /// [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) that is dropped while the program is being started leaves no program
+    /// running, and neither does a handle that is converted by `into_async`. A program that has ended by itself is not
+    /// affected, nor is what it left. `std::mem::forget` on the handle leaves the program to the tracker.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -255,38 +255,38 @@ impl Job {
         self
     }
 
-    /// A survivor of the same task, which could not be ended, does not stand in the way.
+    /// Allows the spawn although a survivor of the same task, which could not be ended, still exists.
     #[must_use]
     pub fn allow_survivor(mut self, on: bool) -> Self {
         self.allow_survivor = on;
         self
     }
 
-    /// What the program leaves behind when it ends by itself is left alone, for good.
+    /// Leaves running for good what the program leaves behind when it ends by itself.
     ///
-    /// Each such process is recorded: a leak of the kind `stray` with the outcome `kept`, and a row that ended as
-    /// `released`. Nobody answers for it any more, so nothing ends it later, as an orphan or otherwise.
+    /// Each such process is recorded: a leak of the kind `stray` with the outcome `kept`, and a row that ended as `released`.
+    /// No instance is responsible for it any more, so nothing ends it later, as an orphan or otherwise.
     ///
-    /// A program that is asked to end ([`terminate`](crate::Tracker::terminate), a limit, a shutdown), or whose owner died
-    /// before it ended, keeps nothing by this: what shall live then needs [`protect`](Self::protect).
+    /// This does not apply to a program that is asked to end ([`terminate`](crate::Tracker::terminate), a limit, a shutdown),
+    /// or whose owner died before it ended: to leave processes running in that case, use [`protect`](Self::protect).
     #[must_use]
     pub fn keep_strays(mut self, on: bool) -> Self {
         self.keep_strays = on;
         self
     }
 
-    /// Programs of this name, and what is below them, are left alone when the tree is ended: a build server, a `tmux`.
+    /// Leaves programs of this name, and their descendants, running when the tree is ended: a build server, a `tmux`.
     ///
-    /// As [`Builder::protect`](crate::Builder::protect), for this job alone. This instance knows it and the ledger does
-    /// not: after a crash only the names of whoever cleans up count. May be given more than once.
+    /// As [`Builder::protect`](crate::Builder::protect), for this job alone. The names are known to this instance and not
+    /// stored in the ledger: after a crash only the names of the instance that cleans up count. May be given more than once.
     #[must_use]
     pub fn protect(mut self, name: impl Into<String>) -> Self {
         self.protected.push(name.into());
         self
     }
 
-    /// The program stays in the host's session and becomes the foreground process group of the terminal on its standard
-    /// input, as a shell's job: Ctrl-C and Ctrl-Z reach it. Wait for it with
+    /// Keeps the program in the host's session and makes it the foreground process group of the terminal on its standard input,
+    /// like a shell's job: Ctrl-C and Ctrl-Z reach it. Wait for it with
     /// [`wait_in_foreground`](crate::Process::wait_in_foreground).
     #[must_use]
     pub fn foreground(mut self, on: bool) -> Self {
@@ -294,13 +294,13 @@ impl Job {
         self
     }
 
-    /// Whether the arguments are recorded; as the tracker has it otherwise. Without them the ledger has the program alone,
-    /// and the same for what is found below it.
+    /// Sets whether the arguments are recorded; by default as the tracker does. Without them the ledger contains the program
+    /// alone, and the same applies to its descendants.
     ///
-    /// The environment is never recorded. With the arguments, what looks like a secret is masked before it is stored,
-    /// reported or logged, while the program gets the real ones: the value of an option, a variable or a header with a
-    /// name such as `--token`, `API_KEY=` or `Authorization:`, the password in a URL, tokens of well-known shapes. A
-    /// secret that neither its name nor its looks betray is not found: keep the arguments of such a program out.
+    /// The environment is never recorded. With the arguments, what looks like a secret is masked before it is stored, reported
+    /// or logged, while the program gets the real values: the value of an option, a variable or a header with a name such as
+    /// `--token`, `API_KEY=` or `Authorization:`, the password in a URL, tokens of well-known shapes. A secret that is
+    /// recognizable neither by its name nor by its form is not found: do not record the arguments of such a program.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -325,7 +325,7 @@ impl Job {
         self
     }
 
-    /// The whole environment that the program gets, with `token` in it.
+    /// Returns the whole environment that the program gets, with `token` in it.
     pub(in crate::tracker) fn environment(&self, token: &str) -> Vec<(OsString, OsString)> {
         let mut all: Vec<(OsString, OsString)> =
             if self.clear_env { Vec::new() } else { std::env::vars_os().collect() };

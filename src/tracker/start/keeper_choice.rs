@@ -1,4 +1,4 @@
-//! Which keeper an instance uses, and for which programs.
+//! Selects the keeper of an instance, and the programs that get one.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::{
     tracker::runtime::shared::Shared,
 };
 
-/// A keeper that has said its hello and hears no more goes at once.
+/// Limit for a keeper that has completed its handshake and gets no further message: it exits at once.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Starts it once, to read its version.
+/// Starts the keeper once, to read its version.
 pub(in crate::tracker) fn try_keeper(binary: &Binary) -> Result<()> {
     let link = binary.start()?;
     if let Some(link) = link.dismiss(PROBE_LIMIT) {
@@ -23,7 +23,8 @@ pub(in crate::tracker) fn try_keeper(binary: &Binary) -> Result<()> {
 }
 
 impl Shared {
-    /// Opens the keeper, the one that was named or the one that is found. Where nothing less will do, it is tried too.
+    /// Opens the keeper, either the named one or the one that is found. Where the containment mode requires a keeper, it is
+    /// also started once to test it.
     pub(in crate::tracker) fn find_keeper(&self) -> Result<()> {
         let must = match self.containment_mode()? {
             ContainmentMode::Cgroup | ContainmentMode::Session => return Ok(()),
@@ -36,14 +37,14 @@ impl Shared {
             Ok(None) if must => {
                 return Err(Error::new(
                     Kind::Unsupported,
-                    "no `procledger-keeper` is beside this program or on PATH: name one, or ask for `auto`",
+                    "no `procledger-keeper` was found beside this program or on PATH: name one, or use `auto`",
                 ));
             }
             Ok(binary) => {
                 let _ = self.keeper.set(binary);
             }
             Err(error) if must => return Err(error),
-            // What somebody has named shall be used; what was only found need not.
+            // A keeper that the caller has named should be used; one that was only found need not be.
             Err(error) if named.is_some() => tracing::warn!("{error}; no keeper is used"),
             Err(error) => tracing::debug!("{error}; no keeper is used"),
         }
@@ -54,8 +55,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The keeper for a program; `None` where it gets a session alone: where there is no keeper; for one that shall survive
-    /// its host, or that has the terminal; and beyond the share of the descriptor limit.
+    /// Returns the keeper for a program; `None` where the program gets a session alone: where there is no keeper; for a program
+    /// that is to survive its host, or that has the terminal; and beyond the share of the descriptor limit.
     pub(in crate::tracker) fn keeper_for(
         &self,
         survive: bool,

@@ -1,8 +1,8 @@
-//! Starting programs, and taking over processes that were started by other means.
+//! Starting programs, and registering processes that were started by other means.
 //!
-//! - [`containment`]: what keeps a tree together;
-//! - [`group_commit`]: the rows of spawns that wait together, in one transaction;
-//! - [`job`]: what a caller asks for;
+//! - [`containment`]: how the processes of a tree are kept together;
+//! - [`group_commit`]: one transaction for the rows of spawns that wait together;
+//! - [`job`]: the program to run, and its options;
 //! - [`keeper_choice`]: which keeper an instance uses;
 //! - [`register`]: processes that were started by other means;
 //! - [`spawn`]: from a job to a process whose row is committed;

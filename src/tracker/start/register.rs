@@ -1,4 +1,4 @@
-//! Processes that the caller started by other means.
+//! Registers processes that the caller started by other means.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -17,10 +17,10 @@ use crate::{
 };
 
 impl Tracker {
-    /// Tracks a process that the caller started by other means. It is ended with this tracker, like a spawned one, but
-    /// only itself and what is below it: its session and its cgroup are its starter's.
+    /// Tracks a process that the caller started by other means. It is ended with this tracker, like a spawned one, but only the
+    /// process itself and its descendants: its session and its cgroup belong to its starter.
     ///
-    /// Between its start and this call nobody knows of it: prefer [`spawn`](Tracker::spawn), which has no such gap.
+    /// Between its start and this call the process is not tracked: prefer [`spawn`](Tracker::spawn), which has no such gap.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -38,7 +38,7 @@ impl Tracker {
     ///
     /// - invalid input: a bad task id; pid 0, 1 or negative; our own pid or an ancestor's; a kernel thread;
     /// - [`is_gone`](Error::is_gone): no such process, or it is dead already;
-    /// - [`is_denied`](Error::is_denied): it belongs to another uid than the ledger;
+    /// - [`is_denied`](Error::is_denied): it belongs to a uid other than the ledger's;
     /// - [`is_already_running`](Error::is_already_running): the task has a live process;
     /// - [`is_closed`](Error::is_closed): after shutdown.
     pub fn register(&self, task_id: impl Into<String>, pid: impl Into<i64>) -> Result<()> {
@@ -49,9 +49,7 @@ impl Tracker {
         let task = TaskId::new(task_id)?;
         let pid = pid.into();
         let number = Pid::new(pid).filter(|pid| pid.get() != 1).ok_or_else(|| {
-            Error::invalid(format!(
-                "pid {pid} cannot be registered: only numbers above 1 name a process of yours"
-            ))
+            Error::invalid(format!("pid {pid} cannot be registered: it must be greater than 1"))
         })?;
         let pinned = pin(shared, number)?;
         shared.write_late_of(&task);
@@ -60,15 +58,16 @@ impl Tracker {
         let row = rows
             .into_iter()
             .next()
-            .ok_or_else(|| Error::new(Kind::Other, "the ledger took no row"))??;
-        // Even if it is a child of ours: whoever started it waits for it, and we never take its status away.
+            .ok_or_else(|| Error::new(Kind::Other, "the ledger returned no row"))??;
+        // Even if it is a child of ours: its starter waits for it, and we never take its status away.
         let root = Root::recorded(row, &new, shared.options.record_arguments);
         shared.take_on(root, Hold::default(), &pinned.into_fd());
         shared.notify_export();
         Ok(())
     }
 
-    /// Stops tracking a task: its process lives on, and nobody answers for it. `false` when the task is not tracked.
+    /// Stops tracking a task: its process lives on, and no instance is responsible for it. Returns `false` when the task is not
+    /// tracked.
     ///
     /// # Errors
     ///
@@ -93,7 +92,8 @@ impl Tracker {
         Ok(any)
     }
 
-    /// Roots that this instance answers for now: the seed's `executing_count`.
+    /// Returns the number of roots that this instance is responsible for now, as `executing_count` of the former implementation
+    /// did.
     pub fn executing_count(&self) -> usize {
         crate::tracker::runtime::shared::lock(&self.inner.shared.entries).len()
     }
@@ -104,7 +104,7 @@ impl Tracker {
     }
 }
 
-/// Pins the process and refuses those that nobody may register.
+/// Pins the process, and refuses processes that must not be registered.
 fn pin(shared: &Arc<Shared>, pid: Pid) -> Result<Pinned> {
     let own = shared.own_pid();
     if pid == own {
@@ -112,14 +112,14 @@ fn pin(shared: &Arc<Shared>, pid: Pid) -> Result<Pinned> {
             "pid {pid} is this process itself: it cannot track itself"
         )));
     }
-    let gone = || Error::new(Kind::Gone, format!("process {pid} is not there"));
+    let gone = || Error::new(Kind::Gone, format!("process {pid} does not exist"));
     let pinned = Pinned::open(&shared.proc, shared.place(), pid)?.ok_or_else(gone)?;
     if pinned.stat.is_kernel_thread() {
         return Err(Error::invalid(format!(
             "process {pid} is a kernel thread: it cannot be tracked"
         )));
     }
-    // Whoever was started after us is none.
+    // A process that was started after us is not an ancestor.
     let is_older = pinned.stat.start_tick <= shared.identity.start_tick;
     if is_older && shared.proc.ancestors(own).contains(&pid) {
         return Err(Error::invalid(format!(
@@ -136,7 +136,7 @@ fn describe(shared: &Shared, task: TaskId, pinned: &Pinned) -> Result<NewProcess
     let pid = pinned.pid();
     let uid = pinned
         .uid(&shared.proc)?
-        .ok_or_else(|| Error::new(Kind::Gone, format!("process {pid} is not there")))?;
+        .ok_or_else(|| Error::new(Kind::Gone, format!("process {pid} does not exist")))?;
     if !shared.observer.may_touch(uid) {
         return Err(Error::new(
             Kind::Denied,

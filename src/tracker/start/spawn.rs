@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// What the row of a child at the gate shall say.
+/// The contents of the row of a child at the gate.
 #[derive(Debug)]
 pub(in crate::tracker) struct Request {
     task: TaskId,
@@ -64,7 +64,7 @@ impl Request {
 }
 
 impl Tracker {
-    /// Starts a program. When this returns it is running, or has ended, and its row was committed before its first
+    /// Starts a program. When this returns, the program is running or has ended, and its row was committed before its first
     /// instruction.
     ///
     /// ```
@@ -95,7 +95,7 @@ impl Tracker {
         if !shared.clean.load(Ordering::Acquire) {
             return Err(Error::new(
                 Kind::Busy,
-                "what dead instances left is not cleaned up yet: call `reap_orphans` before the first spawn",
+                "orphans of dead instances are not cleaned up yet: call `reap_orphans` before the first spawn",
             ));
         }
         may_own_programs(shared)?;
@@ -108,7 +108,8 @@ impl Tracker {
     }
 }
 
-/// root may open a user's ledger, to end what is in it; programs of root do not belong there.
+/// Refuses to spawn for another user: root may open a user's ledger to end what is in it, but programs of root do not belong
+/// there.
 fn may_own_programs(shared: &Shared) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
     if shared.observer.may_touch(own) {
@@ -204,7 +205,7 @@ fn may_record_arguments(shared: &Shared, job: &Job) -> bool {
     job.record_arguments.unwrap_or(shared.options.record_arguments)
 }
 
-/// Program and arguments as the ledger has them.
+/// Returns the program and its arguments as the ledger records them.
 fn recorded_command(job: &Job, arguments: bool) -> Vec<String> {
     let args = job.args.iter().filter(|_| arguments);
     let command = std::iter::once(&job.program).chain(args);
@@ -212,7 +213,7 @@ fn recorded_command(job: &Job, arguments: bool) -> Vec<String> {
     mask_command(&text.collect::<Vec<_>>())
 }
 
-/// The tokens that our programs carry: those of other ledgers' trackers above us, then their own.
+/// Returns the tokens that our programs carry: those of trackers of other ledgers above us, then their own.
 fn carried(shared: &Shared, token: Uuid) -> String {
     let mut list = shared.outer_tokens.join(":");
     if !list.is_empty() {
@@ -245,7 +246,7 @@ fn started(
 /// Ends the row of a program that did not run, where one was committed.
 fn refused(shared: &Shared, refusal: spawn::Refusal<Admitted>, foreground: bool) -> Error {
     if foreground {
-        // The child may have had the terminal already.
+        // The child may already have had the terminal.
         let _ = crate::sys::terminal::take_back();
     }
     if let Some(Admitted { row, .. }) = refusal.committed {
@@ -302,8 +303,8 @@ pub(in crate::tracker) fn describe(
     })
 }
 
-/// Tokens that this process inherited: those of its own ledger are dropped, since a task that restarts its host must not
-/// make the new host a member of the old tree; those of other ledgers are carried on.
+/// Returns the tokens that this process inherited: those of its own ledger are dropped, since a task that restarts its host
+/// must not make the new host a member of the old tree; those of other ledgers are passed on.
 pub(in crate::tracker) fn outer_tokens(
     known: impl Fn(&Uuid) -> Result<bool>,
 ) -> Result<Vec<String>> {

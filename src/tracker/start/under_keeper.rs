@@ -1,7 +1,7 @@
-//! A spawn with the gate relayed through a keeper.
+//! Spawns a program with the gate relayed through a keeper.
 //!
-//! The keeper's child is at the keeper's gate: we hear who it is, commit the row, and answer. The row holds the program's identity, and the keeper's: by that one others find
-//! what is below it.
+//! The keeper's child waits at the keeper's gate: the keeper reports its PID, we commit the row, and answer. The row contains
+//! the identity of the program, and that of the keeper, by which other instances find what is below it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     tracker::runtime::{keeper_handle::Kept, shared::Shared, tracked::Hold},
 };
 
-/// A keeper whose child has not become a program goes at once.
+/// Limit for a keeper whose child has not become a program: it exits at once.
 const REFUSED_LIMIT: Duration = Duration::from_secs(5);
 
 /// Starts a program under a keeper of its own.
@@ -49,7 +49,7 @@ pub(in crate::tracker) fn spawn_kept(
     match relay(shared, &link, request, command, terms) {
         Ok(spawned) => Ok((spawned, Kept::new(link))),
         Err(refusal) => {
-            // Nothing runs below it, or what does shall not.
+            // Nothing runs below it, or nothing must.
             if let Some(link) = link.dismiss(REFUSED_LIMIT) {
                 link.kill();
             }
@@ -68,7 +68,7 @@ fn relay(
     let Asked { program, pid, pidfd, pipes } = link.ask(command, terms)?;
     let pidfd = Arc::new(pidfd);
     let described = describe(shared, request, pid, &pidfd, Containment::Keeper);
-    // Both are committed at once: there is no program whose keeper is unknown.
+    // Both are committed at once, so that no program has an unknown keeper.
     let described = described.and_then(|new| {
         let gone = || Error::new(Kind::NotStarted, "the keeper was killed before the program ran");
         let keeper = link.identify(&shared.proc, shared.place())?.ok_or_else(gone)?;
@@ -77,7 +77,7 @@ fn relay(
     let admitted = match described.and_then(|new| shared.registrar.admit(shared, new, None)) {
         Ok(admitted) => admitted,
         Err(error) => {
-            // Should this fail, the keeper is gone, and the child with it.
+            // If this fails, the keeper is gone, and the child with it.
             let _ = link.decide(false, &program);
             return Err(error.into());
         }

@@ -49,7 +49,7 @@ fn what_nobody_saw_when_its_tree_was_terminated_is_found_by_the_next_pass() {
     assert!(root.is_dead() && !daemon.is_dead());
     assert_eq!(report.suspects.len(), 1, "it is told: {report:?}");
     let why = &report.suspects[0].why;
-    assert!(why.starts_with("it has ended, but what it left could not be looked for"), "{why}");
+    assert!(why.starts_with("it has ended, but the scan for its descendants failed"), "{why}");
     assert_eq!(place.sqlite3("SELECT state, last_error IS NOT NULL FROM process"), "running|1");
 
     settle(&place, &tracker);

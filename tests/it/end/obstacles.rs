@@ -160,7 +160,7 @@ fn a_descendant_of_another_uid_survives_by_name() {
     host.ask("terminate denied");
     assert!(root.is_dead() && !child.is_dead());
     let line = format!(
-        "process {} may not be signalled: it belongs to uid 0; end it as that user or as root",
+        "no permission to signal process {}: it belongs to uid 0; end it as that user or as root",
         child.pid()
     );
     let row = "SELECT task_id, pid, last_error FROM survivors";
@@ -300,7 +300,7 @@ fn what_a_debugger_holds_at_its_exit_is_told_with_the_tracer() {
     let Some(debugger) = Tracer::of(&place, eye.pid(), libc::PTRACE_O_TRACEEXIT) else { return };
     let report = process.terminate().expect("tried");
     let line = format!(
-        "process {} is held by process {}, which traces it: let that one detach, or end it",
+        "process {} is being traced by process {}: detach the tracer or end it",
         eye.pid(),
         debugger.guard.pid()
     );

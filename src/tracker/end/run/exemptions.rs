@@ -1,5 +1,5 @@
-//! Whom a look leaves alone on purpose: programs of protected names with what is below them, the strays of a job that keeps
-//! them, and what was left before.
+//! Processes that a scan leaves running on purpose: programs with protected names and their descendants, the strays of a job
+//! that keeps them, and processes that were left before.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -25,19 +25,19 @@ use crate::{
 const BEFORE: &str = "it was left before";
 const KEEPS_STRAYS: &str = "its job keeps its strays";
 
-/// What of a tree is left alone on purpose, beside what the world protects.
+/// What of a tree is left running on purpose, besides the names that the world protects.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tracker) struct Leave {
-    /// All but the root: its job keeps its strays.
+    /// Everything except the root: its job keeps its strays.
     pub(in crate::tracker) all: bool,
     /// Names of programs that the job protects.
     pub(in crate::tracker) names: Arc<[String]>,
-    /// What was left of this tree before: it has its row, and is nobody's any more.
+    /// What was left of this tree before: it has its own row, and no instance is responsible for it.
     pub(in crate::tracker) before: Vec<Identity>,
 }
 
 impl Work {
-    /// Whether anybody may have to be left alone; as a rule nobody, and then no program is looked at.
+    /// Whether any process may have to be left running. As a rule there is none, and then no program is examined.
     pub(super) fn may_leave(&self, world: &World<'_>) -> bool {
         self.leave.all
             || !(self.leave.names.is_empty()
@@ -45,22 +45,22 @@ impl Work {
                 && world.protected.is_empty())
     }
 
-    /// Whether anybody in it is left alone on purpose: then it cannot be ended by one stroke at all its members.
+    /// Whether any process in it is left running on purpose: then it cannot be ended by one action on all its members.
     pub(super) fn has_protected(&self) -> bool {
         self.left_before || self.members.iter().any(|member| member.kept.is_some())
     }
 
-    /// Somebody was killed and is not dead yet.
+    /// Whether a member was killed and is not dead yet.
     pub(super) fn is_dying(&self) -> bool {
         self.members.iter().any(|member| member.is_alive() && member.killed)
     }
 
-    /// Its root is one that a caller asked to end, and no descendant that stands alone.
+    /// Whether its root is one that a caller asked to end, rather than a descendant without a live root.
     pub(super) fn has_true_root(&self) -> bool {
         self.root.origin != Origin::Descendant
     }
 
-    /// Where nobody could look, it is not known which recorded descendants are to be left: none of them is touched.
+    /// Where the scan failed, it is unknown which recorded descendants are to be left: none of them is signalled.
     pub(super) fn doubt_recorded(&mut self, world: &World<'_>, error: &Error) {
         if !self.may_leave(world) {
             return;
@@ -81,8 +81,8 @@ impl Work {
         self.leave.before.iter().any(|identity| same(identity.pid, identity.start_tick))
     }
 
-    /// The rule by which a process is left for its own sake. Judged once: what has got its SIGTERM is not taken back when it
-    /// becomes another program.
+    /// Returns the rule by which a process itself is left running. Decided once: a process that has got its SIGTERM does not
+    /// become exempt when it runs another program.
     fn judge(&mut self, world: &World<'_>, stat: &Stat) -> Option<String> {
         if self.was_left_before(stat) {
             self.left_before = true;
@@ -100,7 +100,7 @@ impl Work {
     }
 }
 
-/// The rule by which one of the names protects a process.
+/// Returns the rule by which one of the names protects a process.
 pub(in crate::tracker) fn protected(proc: &Proc, pid: Pid, names: &[&[String]]) -> Option<String> {
     if names.iter().all(|names| names.is_empty()) {
         return None;
@@ -110,7 +110,7 @@ pub(in crate::tracker) fn protected(proc: &Proc, pid: Pid, names: &[&[String]]) 
     names.iter().find_map(|names| matched(&program, names)).map(|found| protects(&found.rule))
 }
 
-/// Takes those out of `found` that are left: each with its evidence and the rule.
+/// Removes from `found` the processes that are left running, and returns each with its evidence and the rule.
 pub(super) fn take_left(
     world: &World<'_>,
     snapshot: &Snapshot,
@@ -121,7 +121,7 @@ pub(super) fn take_left(
     if !tree.may_leave(world) {
         return Vec::new();
     }
-    // The root that somebody asked to end is never left; a descendant that stands alone is none.
+    // A root that a caller asked to end is never left; a descendant without a live root is not such a root.
     let root = root.filter(|_| tree.has_true_root());
     let carriers: HashSet<Pid> = found.suspects.iter().copied().collect();
     let candidates: Vec<Pid> = found.members.keys().chain(&found.suspects).copied().collect();

@@ -1,8 +1,8 @@
-//! Ends that begin at different moments, on one thread.
+//! Runs ends that begin at different moments on one thread.
 //!
-//! Trees pass their limits one after another, each with a grace of its own. A thread for each would be a thread for each tree;
-//! one batch after another would let the last tree run on for the sum of all graces. Here a tree joins the run that is under
-//! way, is asked to end at once, and is handed out as soon as it has ended.
+//! Trees exceed their limits one after another, each with a grace of its own. One thread per end would mean as many threads as
+//! trees; one batch after another would let the last tree run on for the sum of all graces. Here a tree joins the run that is
+//! in progress, is asked to end at once, and is returned as soon as it has ended.
 
 use std::{
     borrow::Cow,
@@ -19,33 +19,33 @@ use super::{
 };
 use crate::model::ProcessId;
 
-/// A tree that joins takes a look at all processes. Where that takes long, the next ones join together: looking takes a third
+/// A tree that joins requires a scan of all processes. Where that takes long, the next trees join together: scans take a third
 /// of the time at most.
 const BETWEEN_JOINS: u32 = 2;
-/// Descriptors of a tree whose members are not known yet: its root, its leaf, one below it.
+/// Descriptors of a tree whose members are not known yet: its root, its task cgroup, one descendant.
 const DESCRIPTORS: usize = 3;
 
-/// Where trees come from, and where they go.
+/// The source of trees, and the destination of their outcomes.
 pub(in crate::tracker) trait Feed<'a> {
-    /// Trees to be ended beside those that are under way, at most `room`, and whom to leave alone from now on; `None` where
-    /// none has come. Where none is under way either, the run ends with that.
+    /// Returns trees to be ended besides those in progress, at most `room`, and the context that says what to leave running
+    /// from now on; `None` where there is none. Where none is in progress either, the run ends with that.
     fn join(&mut self, under_way: &[ProcessId], room: usize) -> Option<(World<'a>, Vec<Tree>)>;
 
-    /// What became of trees that have ended.
+    /// Receives what became of trees that have ended.
     fn done(&mut self, ends: Vec<TreeEnd>);
 
-    /// Whether the run is about to kill: then no tree joins for up to some seconds.
+    /// Reports whether the run is killing: then no tree joins for up to some seconds.
     fn is_killing(&mut self, killing: bool);
 }
 
-/// Ends trees as they come, until none is under way and none has come.
+/// Ends trees as they come, until none is in progress and no new one is available.
 pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &mut Recorder<'_>) {
     let Some((world, trees)) = feed.join(&[], room(0)) else { return };
     let mut run = Run::new(Cow::Owned(world), Vec::new(), recorder);
     run.join(trees);
     let mut next_join = Instant::now() + LOOK_AGAIN;
     loop {
-        // 1. Take in what has come.
+        // 1. Accept new trees.
         let began = Instant::now();
         if began >= next_join || run.works.is_empty() {
             let rows: Vec<ProcessId> = run.works.iter().map(|work| work.root.row).collect();
@@ -57,7 +57,7 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
             }
             next_join = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_JOINS);
         }
-        // 2. Ask new members to end, kill where the grace is over.
+        // 2. Ask new members to end, and kill those whose grace is over.
         run.ask_new();
         if run.expire() {
             feed.is_killing(true);
@@ -65,7 +65,7 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
             feed.is_killing(false);
             continue;
         }
-        // 3. Hand out what has ended.
+        // 3. Return trees that have ended.
         let pending = run.next_deadline();
         let any_done = run.works.iter().any(|work| !work.goes_on());
         if any_done && (pending.is_none() || Instant::now() >= run.next_look) {
@@ -88,7 +88,7 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
     }
 }
 
-/// How many more trees there are descriptors for; one, where none is under way.
+/// Returns how many more trees there are descriptors for; at least one where none is in progress.
 fn room(under_way: usize) -> usize {
     (share_of_descriptors() / DESCRIPTORS).max(usize::from(under_way == 0))
 }
@@ -101,13 +101,13 @@ impl Run<'_, '_> {
             self.works.push(work);
         }
         self.begin(first);
-        // The look may have taken longer than a grace.
+        // The scan may have taken longer than a grace.
         let now = Instant::now();
         self.works[first..].iter_mut().for_each(|work| work.began = now);
     }
 
-    /// Takes out the trees for which nothing is left to do, if one more look shows that these members were all. Where looks
-    /// fail, or the tree starts new processes all the time, that is tried for a second.
+    /// Removes the trees for which nothing is left to do, if one more scan shows that these members were all. Where scans fail,
+    /// or the tree keeps starting new processes, that is tried for a second.
     fn take_ended(&mut self) -> Vec<TreeEnd> {
         let before = self.world.proc.last_given();
         let looked = self.try_look();
@@ -127,7 +127,7 @@ impl Run<'_, '_> {
             })
             .collect();
         if let (true, Err(error)) = (gave_up, looked) {
-            tracing::error!("failed to look for more members of what is ended: {error}");
+            tracing::error!("failed to scan for more members of the trees being ended: {error}");
         }
         let mut ended = ended.into_iter();
         let mut taken: Vec<Work> =

@@ -1,7 +1,7 @@
-//! The keeper of a tree that is ended: what is below it, and the proof that nothing is.
+//! The keeper of a tree that is being ended: the processes below it, and the proof that there are none.
 //!
-//! It is known by the identity in the root's row, and by nothing else. While it lives, everything that is orphaned in the tree
-//! becomes its child, so its list of children is empty exactly when nothing of the tree is left.
+//! It is identified by the identity in the root's row, and by nothing else. While it lives, every process that is orphaned in
+//! the tree becomes its child, so its list of children is empty exactly when nothing of the tree is left.
 
 use std::collections::HashSet;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Work {
-    /// The keeper, if it lives and had its number while the snapshot was taken.
+    /// Returns the keeper, if it lives and held its PID while the snapshot was taken.
     pub(super) fn find_keeper(&mut self, world: &World<'_>, snapshot: &Snapshot) -> Option<Pid> {
         let identity = self.root.keeper?;
         let lives = |pinned: &crate::sys::Pinned| !pinned.is_dead().unwrap_or(true);
@@ -26,8 +26,8 @@ impl Work {
         (seen.start_tick == identity.start_tick).then_some(identity.pid)
     }
 
-    /// Takes note of the keeper's children that belong to others. `keeper`: `None` where being below it proves nothing, since
-    /// a host is below it as well.
+    /// Records the keeper's children that belong to others. `keeper`: `None` where being below it proves nothing, since a host
+    /// is below it as well.
     pub(super) fn exempt_children(
         &mut self,
         snapshot: &Snapshot,
@@ -41,7 +41,7 @@ impl Work {
         self.exempted = children.map(|stat| stat.pid).filter(|pid| exempt.contains(pid)).collect();
     }
 
-    /// Whether the keeper has a child that lives and that no look has seen: the tree is not ended.
+    /// Whether the keeper has a living child that no scan has seen: then the tree has not ended.
     pub(super) fn has_unseen_children(&self, world: &World<'_>) -> bool {
         let Some(keeper) = &self.keeper else { return false };
         let is_known = |pid: Pid| {

@@ -1,4 +1,4 @@
-//! One member of a tree: who it is, what was done to it, and what came of that.
+//! A member of a tree: its identity, what was done to it, and the outcome.
 
 use std::time::{Duration, Instant};
 
@@ -33,20 +33,20 @@ pub(super) struct Member {
     pub(super) cpu: Duration,
     pub(super) age: Duration,
     pub(super) uid: u32,
-    /// `cgroup.kill` of the tree's leaf reaches it, whatever uid it has.
+    /// `cgroup.kill` of the task cgroup reaches it, whatever its uid.
     pub(super) in_leaf: bool,
-    /// The last look found it in the leaf.
+    /// The last scan found it in the task cgroup.
     pub(super) is_listed: bool,
     /// `None` where it was gone before it could be pinned.
     pub(super) pinned: Option<Pinned>,
     pub(super) dead: bool,
-    /// Its death is told without asking.
+    /// Its death is reported without polling it.
     pub(super) watched: bool,
     pub(super) signalled: Option<Instant>,
     pub(super) killed: bool,
     pub(super) died_after: Option<Duration>,
     pub(super) refused: Option<Error>,
-    /// The rule by which it is left alone.
+    /// The rule by which it is left running.
     pub(super) kept: Option<String>,
 }
 
@@ -67,12 +67,12 @@ impl Member {
         !self.dead
     }
 
-    /// Alive, not left on purpose, and no signal was refused, or none is needed.
+    /// Whether it is alive, not left running on purpose, and no signal was refused, or none is needed.
     pub(super) fn can_be_ended(&self) -> bool {
         !self.dead && self.kept.is_none() && (self.refused.is_none() || self.in_leaf)
     }
 
-    /// The kernel was told to kill it with its leaf.
+    /// Records that the kernel was asked to kill it with its task cgroup.
     pub(super) fn mark_killed(&mut self) {
         self.signalled.get_or_insert_with(Instant::now);
         self.killed = true;
@@ -84,7 +84,7 @@ impl Member {
         self.died_after = self.signalled.map(|at| at.elapsed());
     }
 
-    /// Looks whether it has died.
+    /// Checks whether it has died; returns whether that is new.
     pub(super) fn look(&mut self) -> bool {
         let newly = !self.dead
             && self.pinned.as_ref().is_none_or(|pinned| pinned.is_dead().unwrap_or(false));
@@ -108,7 +108,7 @@ impl Member {
     }
 }
 
-/// A member with what `/proc` tells of it.
+/// Returns a member with what `/proc` shows of it.
 pub(super) fn describe(
     world: &World<'_>,
     identity: Identity,
@@ -143,7 +143,8 @@ pub(super) fn describe(
     }
 }
 
-/// The program, and its arguments where they may be recorded, with secrets masked; a zombie or a kernel thread has none.
+/// Returns the program, and its arguments where they may be recorded, with secrets masked; a zombie or a kernel thread has
+/// none.
 pub(in crate::tracker) fn command_of(proc: &Proc, pid: Pid, arguments: bool) -> Vec<String> {
     let command = proc.command(pid).ok().flatten().unwrap_or_default();
     let recorded = if arguments { command.len() } else { 1 };
@@ -163,7 +164,7 @@ pub(super) fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> 
         (true, true, true) => Outcome::Kill,
     };
     let obstacle = (outcome == Outcome::Survived).then(|| obstacle(proc, &member, snapshot));
-    // A dead child of this process: one that an exec left to it, or that it has adopted. It stays a zombie until its end is
+    // A dead child of this process: one that it kept across an exec, or that it has adopted. It stays a zombie until its end is
     // recorded.
     let fd: Option<&PidFd> = member.pinned.as_ref().map(Pinned::fd);
     let own = fd.filter(|_| member.dead).and_then(|fd| fd.child_status(false).ok().flatten());

@@ -1,30 +1,31 @@
-//! Ending trees: all trees of a call together, each to the last member.
+//! Ends trees: all trees of a call together, each down to the last member.
 //!
 //! 1. Every root and every recorded descendant is pinned by a pidfd and verified ([`state`]).
-//! 2. A snapshot of `/proc` shows who else belongs to them ([`scan`]); these are pinned and verified too, and recorded
-//!    *before* any signal: if we die now, the next pass knows them.
+//! 2. A snapshot of `/proc` shows which other processes belong to them ([`scan`]); these are pinned and verified too, and
+//!    recorded *before* any signal: if we die now, the next pass knows about them.
 //! 3. SIGTERM, then SIGCONT, since a stopped process keeps SIGTERM pending ([`request_stop`], [`phases`]).
-//! 4. The grace is counted anew as long as members keep dying: a shared fixed one kills obedient processes of a large
-//!    tree. Then another snapshot; what is new gets its SIGTERM too.
-//! 5. What is left when the grace is over is frozen by SIGSTOP until a snapshot shows nobody new: a stopped process
-//!    cannot fork. What forks faster than that is stopped on sight ([`rescan`]). Then SIGKILL, and another look. A tree with a cgroup leaf of its own is frozen and killed as one
-//!    ([`task_cgroup`]).
-//! 6. Last, the kernel says whether a leaf is empty. What lives in it and cannot be seen is killed through the leaf; where
-//!    that may not be, the root's row stays, as that of a survivor.
+//! 4. The grace starts anew as long as members keep dying: a fixed grace for all would kill cooperative processes of a large
+//!    tree. Then another snapshot is taken; new members get SIGTERM too.
+//! 5. What is left when the grace is over is frozen by SIGSTOP until a snapshot shows no new member: a stopped process cannot
+//!    fork. Processes that fork faster than that are stopped on sight ([`rescan`]). Then SIGKILL, and another scan. A tree with
+//!    a task cgroup is frozen and killed as one ([`task_cgroup`]).
+//! 6. Last, the kernel reports whether a task cgroup is empty. What lives in it and cannot be seen is killed through the
+//!    cgroup; where that is not allowed, the root's row stays, as that of a survivor.
 //!
-//! Members of protected names, and what is below them, are left ([`exemptions`]): they are pinned like the others, so that they
-//! are known, and get no signal. They are not recorded before the end but with it, as kept and released in one transaction:
-//! a crash in between leaves no row by which somebody else would end them.
+//! Members with protected names, and their descendants, are left running ([`exemptions`]): they are pinned like the others, so
+//! that they are known, and get no signal. They are not recorded before the end but with it, as kept and released in one
+//! transaction: a crash in between leaves no row by which another instance would end them.
 //!
-//! Where the last look fails, nobody knows whether all members were seen. Then the root's row is not ended, dead as it may
-//! be: it is all that leads to the others, and the next pass tries again.
+//! Where the last scan fails, it is unknown whether all members were seen. Then the root's row is not ended, even if the root
+//! is dead: it is the only record that leads to the others, and the next pass retries.
 //!
-//! What a root that ended by itself has left is looked for until nobody came during the look ([`new_members`]).
+//! The strays of a root that ended by itself are searched for until no new member appears during a scan ([`new_members`]).
 //!
-//! Where the tree has a keeper, it is ended only when that one has no children left that are to be ended ([`keeper_children`]).
+//! Where the tree has a keeper, the tree has ended only when the keeper has no children left that are to be ended
+//! ([`keeper_children`]).
 //!
-//! A session counts only while somebody verified pins its number; the kernel hands out the number of a session again when
-//! its last member is reaped.
+//! A session counts as evidence only while a verified member pins its ID: the kernel reuses the ID of a session once its last
+//! member is reaped.
 
 mod exemptions;
 mod joining;

@@ -1,8 +1,8 @@
-//! Who came while a look went on.
+//! Processes that appear during a scan.
 //!
-//! A look lists the numbers of all processes and then reads each. A member that forks after its child's place in the list was
-//! passed, and is gone before its own turn, is not seen, and neither is the child: of a root that has ended, nobody looks
-//! again. The child has one of the numbers that were given meanwhile, so each of these is looked at.
+//! A scan lists all PIDs and then reads each process. Suppose a member forks after the place of its child's PID in the list was
+//! passed, and exits before it is read itself: then neither the member nor the child is seen, and for a root that has ended
+//! there is no later scan. The child has one of the PIDs that were allocated during the scan, so each of these is examined.
 
 use super::state::{Work, World};
 use crate::{
@@ -11,13 +11,13 @@ use crate::{
     tracker::membership::evidence::{Tie, Ties, tie},
 };
 
-/// Others come while these are looked at; then those as well.
+/// More processes may appear while these are examined; they are examined too. This is the limit on such rounds.
 const ROUNDS: u32 = 5;
-/// So many at most: where more are forked during a look, it stands as it is.
+/// Maximum number of PIDs that are examined: where more processes are forked during a scan, its result stands as it is.
 const FEW: u32 = 128;
 
-/// Whether somebody who is not in the snapshot belongs to one of the trees, so that another look finds more. `before`: the
-/// last number that was given before it was taken.
+/// Whether a process that is not in the snapshot belongs to one of the trees, so that another scan finds more. `before`: the
+/// last PID that was allocated before the snapshot was taken.
 pub(super) fn has_newcomers(
     world: &World<'_>,
     works: &[Work],
@@ -27,13 +27,13 @@ pub(super) fn has_newcomers(
     let Some(mut last) = before else { return false };
     let ties = Ties::of(works.iter().map(|work| &work.root));
     for _ in 0..ROUNDS {
-        // Where the numbers have begun anew it is not told.
+        // Where PID allocation has wrapped around, this cannot be determined.
         let Some(now) = world.proc.last_given().filter(|now| *now > last) else { break };
         if now.get() - last.get() > FEW {
             break;
         }
         let new = (last.get() + 1..=now.get()).filter_map(|number| Pid::new(i64::from(number)));
-        // Whoever is in the snapshot was judged by the look.
+        // A process that is in the snapshot was handled by the scan.
         let mut unseen = new.filter(|&pid| snapshot.get(pid).is_none());
         if unseen.any(|pid| belongs(world, &ties, pid)) {
             return true;
@@ -47,7 +47,7 @@ fn belongs(world: &World<'_>, ties: &Ties, pid: Pid) -> bool {
     match tie(world.proc, ties, pid) {
         Tie::None => false,
         Tie::Certain => true,
-        // What may not be read is no member by the next look either.
+        // A process that may not be read would not be recognized as a member by the next scan either.
         Tie::Untold => world.proc.is_in_exec(pid),
     }
 }

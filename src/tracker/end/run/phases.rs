@@ -1,4 +1,4 @@
-//! The course of an end: ask, wait, freeze, kill, look again.
+//! The steps of an end: request, wait, freeze, kill, scan again.
 
 use std::{
     borrow::Cow,
@@ -28,34 +28,36 @@ use crate::{
     tracker::runtime::tracked::Root,
 };
 
-/// The grace is counted anew while members keep dying, but no longer than this in all, unless one grace alone is longer.
+/// The grace starts anew while members keep dying, but lasts no longer than this in all, unless a single grace is longer.
 const GRACE_CAP: Duration = Duration::from_secs(2);
-/// A killed process is dead within milliseconds; what takes longer is stuck in the kernel and survives.
+/// A killed process is dead within milliseconds; a process that takes longer is stuck in the kernel and survives.
 pub(super) const KILL_LIMIT: Duration = Duration::from_secs(1);
-/// Where many die at once on a starved machine, that is counted anew as long as they keep dying, but no longer than this.
+/// Where many die at once on an overloaded machine, that limit starts anew as long as they keep dying, up to this in all.
 const KILL_CAP: Duration = Duration::from_secs(5);
-/// A frozen tree needs two or three looks; this bounds one whose members cannot be frozen.
+/// Limit on scans during a freeze: a frozen tree needs two or three; this bounds one whose members cannot be frozen.
 const FREEZE_LOOKS: u32 = 50;
-/// On a busy machine these looks are slow: so long one freeze lasts at most, before what is held is killed.
+/// Limit on the duration of one freeze, since scans are slow on a busy machine: after this, the members that are held are
+/// killed.
 const FREEZE_LIMIT: Duration = Duration::from_secs(1);
-/// Between two looks at a tree that is still stopping.
+/// Pause between two scans of a tree that is still stopping.
 pub(super) const FREEZE_PAUSE: Duration = Duration::from_millis(1);
-/// So long the last look is tried again where `/proc` cannot be read: out of descriptors is a matter of moments.
+/// How long the last scan is retried where `/proc` cannot be read: running out of descriptors is a matter of moments.
 pub(super) const BLIND_LIMIT: Duration = Duration::from_secs(1);
-/// What a dead root left is looked at again this often, while somebody is seen and cannot be pinned, or came during
-/// the look, or calls exec.
+/// How often the strays of a dead root are scanned for again, while a process is seen and cannot be pinned, or appeared during
+/// the scan, or is calling exec.
 const STRAY_LOOKS: u32 = 20;
-/// And for so long at least.
+/// How long that goes on at least.
 const STRAYS_TAKE: Duration = Duration::from_millis(500);
-/// But no longer than this, however slow the looks are: then it is not known what the root left, and it is looked for again. On a
-/// machine on which one look takes seconds, twenty of them had held up the monitor, and with it the end of its host, for minutes.
+/// Upper limit on that, however slow the scans are: after this it is unknown what the root left, and the scan is repeated
+/// later. On a machine on which one scan takes seconds, twenty of them had held up the monitor, and with it the end of its
+/// host, for minutes.
 const STRAYS_LIMIT: Duration = Duration::from_secs(5);
-/// While members die, this often at most for what they started on their way out.
+/// Minimum pause between scans, while members die, for what they started before they exited.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// And so many times as long as a look takes: beside thousands of processes looking is a tenth of the work.
+/// Minimum pause as a multiple of the duration of a scan: with thousands of processes, scanning is a tenth of the work.
 const BETWEEN_LOOKS: u32 = 9;
 
-/// Ends all trees together and answers for each member.
+/// Ends all trees together and returns what became of each member.
 pub(in crate::tracker) fn end_trees(
     world: &World<'_>,
     trees: Vec<Tree>,
@@ -64,8 +66,8 @@ pub(in crate::tracker) fn end_trees(
     end_trees_unless(world, trees, recorder, None)
 }
 
-/// The same. Once `interrupt` is set, a tree whose grace is not over is left as it is; any other one is ended all the same,
-/// since a part of it may be stopped.
+/// The same. Once `interrupt` is set, a tree whose grace is not over is left as it is; any other is ended regardless, since a
+/// part of it may be stopped.
 pub(in crate::tracker) fn end_trees_unless(
     world: &World<'_>,
     trees: Vec<Tree>,
@@ -91,8 +93,8 @@ pub(in crate::tracker) fn end_trees_unless(
     answers
 }
 
-/// Finds what dead roots left, without touching it. An error where `/proc` cannot be read, or where there is no descriptor to
-/// hold somebody by: then it is not known what they left.
+/// Finds what dead roots left, without signalling it. Fails where `/proc` cannot be read, or where there is no descriptor to
+/// pin a process with: then it is unknown what they left.
 pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Left>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
@@ -106,11 +108,11 @@ pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Ve
             break;
         }
         if began.elapsed() > STRAYS_LIMIT {
-            let what = "processes come and go faster than they can be looked at: it is tried again";
+            let what = "processes start and exit faster than they can be scanned: will be retried";
             return Err(Error::new(Kind::Unknown, what));
         }
-        // One that was seen in the session and has left it before it was pinned, or was gone: it, or what it has forked,
-        // is found by something else now. There is no later look at a root that has ended.
+        // A process that was seen in the session, and has left it or exited before it was pinned: the process, or what it has
+        // forked, is now found by other evidence. There is no later scan for a root that has ended.
         std::thread::sleep(FREEZE_PAUSE);
     }
     suspects::find(world, &mut run.works, &run.last);
@@ -123,7 +125,7 @@ pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Ve
     Ok(run.works.into_iter().map(below).collect())
 }
 
-/// Who belongs to a tree now, without touching anyone. An error where `/proc` cannot be read.
+/// Returns the members that a tree has now, without signalling any. Fails where `/proc` cannot be read.
 pub(in crate::tracker) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview> {
     let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
     let mut run = Run::new(Cow::Borrowed(world), vec![Work::new(world, tree)], &mut recorder);
@@ -140,17 +142,18 @@ pub(in crate::tracker) fn preview(world: &World<'_>, tree: Tree) -> Result<Previ
     Ok(preview)
 }
 
-/// For the trees that are ended together: half of what this process may still open. The rest is for members that a look
-/// finds, and for whatever else goes on.
+/// Returns the number of descriptors for the trees that are ended together: half of what this process may still open. The rest
+/// is for members that a scan finds, and for other work of the process.
 pub(super) fn share_of_descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    // Where not even these can be listed, one tree after another.
+    // Where the open ones cannot even be listed, trees are ended one after another.
     let open = std::fs::read_dir("/proc/self/fd").map_or(limit, Iterator::count);
     limit.saturating_sub(open) / 2
 }
 
-/// What is known of a tree before the first look: a pidfd for each process and its keeper, and its leaf.
+/// Returns the number of descriptors that a tree needs before the first scan: a pidfd for each process and its keeper, and its
+/// task cgroup.
 fn descriptors(tree: &Tree) -> usize {
     let root = &tree.root;
     1 + tree.recorded.len()
@@ -166,10 +169,10 @@ pub(super) struct Run<'a, 'b> {
     pub(super) deaths: Deaths,
     /// When a member last died.
     progress: Instant,
-    /// Looks cost as much as there are processes: they are spaced by their own duration.
+    /// The cost of a scan grows with the number of processes: scans are spaced by their own duration.
     pub(super) next_look: Instant,
     pub(super) last: Snapshot,
-    /// Why the last look failed.
+    /// Why the last scan failed.
     pub(super) unseen: Option<String>,
 }
 
@@ -209,7 +212,7 @@ impl<'a, 'b> Run<'a, 'b> {
                 continue;
             }
             let Some(deadline) = self.next_deadline() else {
-                // All are dead, or beyond us: one more look for what was born meanwhile.
+                // All are dead, or cannot be ended: scan once more for what was started meanwhile.
                 self.look_once_more();
                 if self.works.iter().any(Work::goes_on)
                     || kill_unseen(&self.world, &mut self.works, KILL_LIMIT)
@@ -221,7 +224,8 @@ impl<'a, 'b> Run<'a, 'b> {
             self.await_death(deadline.saturating_duration_since(Instant::now()).min(LOOK_AGAIN));
             if Instant::now() >= self.next_look {
                 self.look();
-                // Beside thousands that takes longer than a grace: who died meanwhile counts before anybody's is over.
+                // With thousands of processes that takes longer than a grace: deaths in the meantime are handled before any
+                // grace expires.
                 self.await_death(Duration::ZERO);
             }
         }
@@ -231,7 +235,7 @@ impl<'a, 'b> Run<'a, 'b> {
         self.works.into_iter().map(|work| work.finish(&world, &last, unseen.as_deref())).collect()
     }
 
-    /// Takes the first look at the trees from `first` on. What cannot be looked at is left alone where it may be exempt.
+    /// Takes the first scan of the trees from `first` on. If it fails, members that may be exempt are left running.
     pub(super) fn begin(&mut self, first: usize) {
         self.works[first..].iter().for_each(Work::thaw_all);
         if let Err(error) = self.try_look() {
@@ -240,7 +244,7 @@ impl<'a, 'b> Run<'a, 'b> {
         }
         let world = &self.world;
         let opened = self.works[first..].iter_mut().map(|work| work.open_up_leaf(world));
-        // All of them: `any` would stop at the first.
+        // `count` visits all of them: `any` would stop at the first.
         if opened.filter(|opened| *opened).count() > 0 {
             self.look();
         }
@@ -252,13 +256,13 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    /// Whether anyone is new. Where `/proc` cannot be read, the members that are known are ended all the same.
+    /// Scans, and returns whether there is a new member. Where `/proc` cannot be read, the known members are ended regardless.
     pub(super) fn look(&mut self) -> bool {
         self.try_look().unwrap_or(false)
     }
 
-    /// The look that decides whether these were all. One that fails, or sees somebody who is gone before he can be pinned,
-    /// decides nothing.
+    /// Takes the scan that decides whether these were all. One that fails, or sees a process that is gone before it can be
+    /// pinned, decides nothing.
     fn look_once_more(&mut self) {
         let deadline = Instant::now() + BLIND_LIMIT;
         loop {
@@ -270,7 +274,9 @@ impl<'a, 'b> Run<'a, 'b> {
             }
             if Instant::now() >= deadline {
                 if let Err(error) = looked {
-                    tracing::error!("failed to look for more members of what is ended: {error}");
+                    tracing::error!(
+                        "failed to scan for more members of the trees being ended: {error}"
+                    );
                 }
                 return;
             }
@@ -278,7 +284,7 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    /// Whether the last look has not seen all. `before`: the last number that was given before it.
+    /// Whether the last scan has not seen all members. `before`: the last PID that was allocated before it.
     pub(super) fn is_open(&mut self, before: Option<Pid>) -> bool {
         for work in &mut self.works {
             work.vanished |= work.has_unseen_children(&self.world);
@@ -307,14 +313,14 @@ impl<'a, 'b> Run<'a, 'b> {
         (self.progress.max(work.began) + grace).min(work.began + grace.max(GRACE_CAP))
     }
 
-    /// When patience with the least patient tree ends; `None` when nobody is left to wait for.
+    /// Returns when the first grace is over; `None` when no member is left to wait for.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let in_grace = |work: &&Work| !work.expired && !work.interrupted;
         let waiting = self.works.iter().filter(in_grace).filter(|work| work.is_pending());
         waiting.map(|work| self.deadline(work)).min()
     }
 
-    /// Marks the trees whose time is up; whether there is anyone to kill.
+    /// Marks the trees whose grace is over; returns whether any has members to kill.
     pub(super) fn expire(&mut self) -> bool {
         let now = Instant::now();
         for index in 0..self.works.len() {
@@ -326,7 +332,7 @@ impl<'a, 'b> Run<'a, 'b> {
         self.works.iter().any(Work::must_be_killed)
     }
 
-    /// Waits until somebody dies, at most `limit`; marks all that are dead, and says whether there were any.
+    /// Waits until a member dies, at most `limit`; marks all that are dead, and returns whether there were any.
     fn wait(&mut self, limit: Duration) -> bool {
         match self.deaths.wait(&mut self.works, limit) {
             Some(any) => any,
@@ -334,7 +340,7 @@ impl<'a, 'b> Run<'a, 'b> {
         }
     }
 
-    /// Where epoll is not to be had, or does not take them all.
+    /// The same where epoll is not available, or cannot watch them all.
     fn wait_by_asking(&mut self, limit: Duration) -> bool {
         let mut fds: Vec<PollFd<'_>> = (self.works.iter())
             .flat_map(|work| &work.members)
@@ -343,7 +349,7 @@ impl<'a, 'b> Run<'a, 'b> {
             .collect();
         match poll(&mut fds, Some(&timespec(limit))) {
             Ok(_) | Err(Errno::INTR) => {}
-            // Out of memory for the poll: fall back to looking at each.
+            // Out of memory for the poll: fall back to checking each.
             Err(_) => std::thread::sleep(limit.min(FREEZE_PAUSE)),
         }
         drop(fds);
@@ -358,7 +364,7 @@ impl<'a, 'b> Run<'a, 'b> {
         any
     }
 
-    /// Freezes what is left of expired trees until nobody new appears, kills it, and waits.
+    /// Freezes what is left of expired trees until no new member appears, kills it, and waits.
     pub(super) fn kill(&mut self) {
         for work in self.works.iter_mut().filter(|work| work.must_be_killed()) {
             work.kills += 1;

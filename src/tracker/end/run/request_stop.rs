@@ -1,4 +1,4 @@
-//! Asking a tree to end.
+//! Requests that a tree end.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,13 @@ use super::{member::Member, state::Work};
 use crate::sys::Signal;
 
 impl Work {
-    /// SIGTERM and SIGCONT to whoever has had none yet.
+    /// Sends SIGTERM and SIGCONT to each member that has had none yet.
     ///
-    /// A program that is asked may take its helpers along before their turn comes: `nginx` its workers, a browser its
-    /// renderers. They lived when they were found, and what was sent to their tree has ended them.
+    /// A program that gets SIGTERM may end its helpers before their turn comes: `nginx` its workers, a browser its renderers.
+    /// They were alive when they were found, and what was sent to their tree has ended them.
     pub(super) fn ask(&mut self) {
         let mut begun = self.members.iter().any(|member| member.signalled.is_some());
-        for member in self.alive().filter(|member| is_unasked(member)) {
+        for member in self.alive().filter(|member| needs_request(member)) {
             member.signal(Signal::TERM);
             member.signal(Signal::CONT);
             if begun && member.dead && member.signalled.is_none() {
@@ -24,7 +24,7 @@ impl Work {
     }
 }
 
-fn is_unasked(member: &Member) -> bool {
+fn needs_request(member: &Member) -> bool {
     member.signalled.is_none() && member.refused.is_none()
 }
 
@@ -74,7 +74,8 @@ mod tests {
         }
     }
 
-    /// What each member of a tree of three came to when `gone` of them was reaped between the look and the asking.
+    /// Returns the outcome of each member of a tree of three when `gone` of them was reaped between the scan and the first
+    /// signal.
     fn outcomes(gone: usize) -> Vec<Outcome> {
         let (proc, place) = (Proc::open().expect("/proc"), current_place().expect("a place"));
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
@@ -114,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_taken_along_before_its_turn_was_ended_and_is_no_stranger_to_the_report() {
+    fn a_member_that_ends_along_with_another_before_its_turn_is_reported_as_terminated() {
         assert_eq!(outcomes(2), [Outcome::Term; 3]);
     }
 
     #[test]
-    fn whoever_was_gone_before_the_first_signal_was_ended_by_nobody() {
+    fn a_member_that_was_gone_before_the_first_signal_is_reported_as_gone() {
         assert_eq!(outcomes(0), [Outcome::Gone, Outcome::Term, Outcome::Term]);
     }
 }

@@ -1,11 +1,11 @@
-//! Stopping what forks faster than a look at everything takes.
+//! Stops processes that fork faster than a scan of all processes takes.
 //!
-//! A look reads all of `/proc`, then decides, then pins: on a busy machine a tenth of a second, in which a process that forks
-//! and exits at once is gone, and another one in its place. The chase stops on sight instead. Its first round reads every
-//! process, each later one only those that are new; so it is quicker than anything that has to be started.
+//! A scan reads all of `/proc`, then decides, then pins. On a busy machine this takes a tenth of a second, in which a process
+//! that forks and exits at once is gone, with another one in its place. The rescan stops processes on sight instead. Its first
+//! round reads every process, each later one only those that are new; so it is faster than a program can be started.
 //!
-//! What it stops is no member by that. The look that follows decides, with all exemptions, and whoever is none of the members
-//! is let go on at once.
+//! A process that it stops does not become a member by that. The scan that follows decides, with all exemptions, and a process
+//! that is not a member is resumed at once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,10 +17,11 @@ use crate::{
     sys::{Pinned, Signal, procfs::this_tick, snapshot::Stat},
 };
 
-/// New processes appear for as long as the machine lives; those of a storm are stopped within a few rounds.
+/// Limit on rounds, since new processes appear for as long as the machine runs; those of a fork storm are stopped within a few
+/// rounds.
 const ROUNDS: u32 = 50;
 
-/// Stops what looks like a member of an expired tree; it stays stopped while it is in the list.
+/// Stops what looks like a member of an expired tree, and returns the processes that it stopped.
 pub(super) fn chase(world: &World<'_>, works: &[Work]) -> Vec<Pinned> {
     let trails = Trails::of(world, works);
     let mut seen = spared(world, works);
@@ -42,7 +43,7 @@ pub(super) fn chase(world: &World<'_>, works: &[Work]) -> Vec<Pinned> {
     caught
 }
 
-/// Lets those go on that the look has not found to be members that are to be ended.
+/// Resumes processes that the scan has not found to be members that are to be ended.
 pub(super) fn release(works: &[Work], caught: Vec<Pinned>) {
     for pinned in caught {
         let is_ours = works.iter().any(|work| {
@@ -57,7 +58,7 @@ pub(super) fn release(works: &[Work], caught: Vec<Pinned>) {
     }
 }
 
-/// Whoever is certainly not to be stopped, or is known already.
+/// Returns the PIDs that are certainly not to be stopped, or are known already.
 fn spared(world: &World<'_>, works: &[Work]) -> HashSet<Pid> {
     let mut spared: HashSet<Pid> = world.ancestors.iter().copied().chain([world.own]).collect();
     for (instance, theirs) in &world.guards {
@@ -70,11 +71,11 @@ fn spared(world: &World<'_>, works: &[Work]) -> HashSet<Pid> {
     spared
 }
 
-/// What leads to the unknown members of all expired trees; each process is read once, however many these are.
+/// Evidence that leads to unknown members of all expired trees; each process is read once, however many trees there are.
 struct Trails {
-    /// Sessions and groups that a verified member pins.
+    /// Sessions and process groups that a verified member pins.
     sessions: HashSet<u32>,
-    /// Each with the start of its root, and that one's user.
+    /// Each token with the start of its root, and the root's user.
     tokens: HashMap<Uuid, (u64, u32)>,
 }
 
@@ -92,7 +93,7 @@ impl Trails {
         if self.sessions.contains(&stat.session) || self.sessions.contains(&stat.group) {
             return true;
         }
-        // What was forked before every one of the roots carries no token of theirs.
+        // A process that was forked before all of the roots carries none of their tokens.
         if !self.tokens.values().any(|(start, _)| stat.start_tick >= *start) {
             return false;
         }
@@ -103,7 +104,7 @@ impl Trails {
     }
 }
 
-/// The root's session, while a verified member is in it.
+/// Returns the root's session, while a verified member is in it.
 fn pinned_session(world: &World<'_>, work: &Work) -> Option<Pid> {
     work.root.session.filter(|session| {
         let is_in = |stat: &Stat| stat.session == session.get() || stat.group == session.get();
@@ -120,7 +121,7 @@ fn pinned_session(world: &World<'_>, work: &Work) -> Option<Pid> {
 fn catch(world: &World<'_>, trails: &Trails, pid: Pid) -> Option<Pinned> {
     let began = this_tick();
     let stat = world.proc.stat(pid).ok()??;
-    // What has a terminal may be a person's, and is for the look to judge.
+    // A process with a terminal may be a person's, and is left to the scan.
     if stat.is_kernel_thread() || stat.is_zombie() || stat.is_stopped() || stat.terminal != 0 {
         return None;
     }
@@ -128,7 +129,7 @@ fn catch(world: &World<'_>, trails: &Trails, pid: Pid) -> Option<Pinned> {
         return None;
     }
     let pinned = Pinned::open(world.proc, world.observer.place, pid).ok()??;
-    // The number may have changed hands since, and within a tick the start does not tell.
+    // The PID may have been reused since then, and within a tick the start time does not show it.
     let leads = || trails.lead_to(world, &pinned.stat);
     let same = pinned.stat.start_tick == stat.start_tick
         && (stat.start_tick < began || leads() && pinned.holds_its_number());

@@ -1,4 +1,4 @@
-//! One look at `/proc`: who belongs to the trees now?
+//! One scan of `/proc`: which processes belong to the trees now?
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,13 +28,14 @@ use crate::{
     tracker::membership::evidence::pin,
 };
 
-/// Between two looks at somebody who calls exec.
+/// Pause between two reads of a process that is calling exec.
 const EXEC_PAUSE: Duration = Duration::from_micros(200);
-/// In one look nobody is waited for any longer: another look follows.
+/// Limit on waiting for such processes in one scan: another scan follows.
 const EXEC_TAKES: Duration = Duration::from_millis(10);
 
-/// Takes a snapshot, adds every new member to its tree and records it; returns the snapshot, and whether anyone was new. An
-/// error where somebody could not be looked at, or held, for want of a descriptor; who was found is a member all the same.
+/// Takes a snapshot, adds every new member to its tree and records it; returns the snapshot, and whether any member was new.
+/// Fails where a process could not be read, or pinned, for lack of a descriptor; processes that were found are members
+/// regardless.
 pub(super) fn look(
     world: &World<'_>,
     trees: &mut [Work],
@@ -51,7 +52,7 @@ pub(super) fn look(
         let mut view = view(&snapshot, tree, carried);
         view.keeper = tree.find_keeper(world, &snapshot);
         tree.had_keeper |= view.keeper.is_some();
-        // After the snapshot: who is in both lists had its number all the time in between.
+        // Listed after the snapshot: a process in both lists has held its PID all the time in between.
         let in_leaf = tree.list_leaf(world, &snapshot)?;
         view.leaf.clone_from(&in_leaf.pids);
         let is_unlisted = |pid: &&Pid| snapshot.get(**pid).is_none();
@@ -73,7 +74,7 @@ pub(super) fn look(
         let suspects = on_terminals.chain(others).filter(|(pid, _)| !taken.contains(pid));
         tree.suspects = suspects.collect();
         let first = tree.members.len();
-        tree.vanished = carriers.untold && tree.root.token.is_some();
+        tree.vanished = carriers.undetermined && tree.root.token.is_some();
         for (pid, evidence) in found.members {
             if !tree.pids.contains_key(&pid) && taken.insert(pid) {
                 blind = blind.and(add(world, &snapshot, tree, cache, (pid, evidence, None)));
@@ -86,7 +87,7 @@ pub(super) fn look(
     blind.map(|()| (snapshot, any))
 }
 
-/// A member that is to be left; one that has got a signal already is not.
+/// Marks a member as left running, unless it has already been signalled.
 fn leave(
     world: &World<'_>,
     snapshot: &Snapshot,
@@ -117,7 +118,7 @@ fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {
     }
 }
 
-/// What of the tree is certain in this snapshot.
+/// Returns what is certain about the tree in this snapshot.
 fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
     let mut view = TreeView { carriers, ..TreeView::default() };
     let mut anchored = false;
@@ -128,7 +129,7 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
         else {
             continue;
         };
-        // Only what still holds its number now, after the snapshot, held it while the snapshot was taken.
+        // Only a process that still holds its PID now, after the snapshot, held it while the snapshot was taken.
         if !member.pinned.as_ref().is_some_and(Pinned::holds_its_number) {
             continue;
         }
@@ -147,10 +148,11 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
     view
 }
 
-/// The acting process and its kin, and what other live instances answer for, unless they run below this very tree.
+/// Returns the acting process and its kin, and what other live instances are responsible for, unless they run below this very
+/// tree.
 ///
-/// A leaf, a token, or a row that an earlier pass made, does not tell "below": a task that restarts its host leaves both to the new
-/// one, which is nobody's descendant any more.
+/// A task cgroup, a token, or a row that an earlier pass made does not prove descent: a task that restarts its host passes both
+/// to the new host, which is no longer a descendant.
 fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &mut TreeView) -> HashSet<Pid> {
     let mut exempt = kin(snapshot, view, world.own);
     if world.guards.is_empty() && view.keeper.is_none() {
@@ -162,8 +164,9 @@ fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &mut TreeView) -> HashSe
     let outside = world.guards.iter().filter(|(instance, _)| !provisional.contains_key(instance));
     for pid in outside.flat_map(|(instance, theirs)| theirs.iter().chain([instance])) {
         exempt.insert(*pid);
-        // One that a task of this tree has started has passed leaf and token on to what it starts itself, told or untold.
-        // Of any other it tells nothing that a process is below it: it may be the subreaper of all (or pid 1).
+        // An instance that a task of this tree has started has passed its cgroup and token on to what it starts itself, whether
+        // or not that is known. For any other instance, being below it proves nothing: it may be the subreaper of all processes
+        // (or PID 1).
         if view.leaf.contains(pid) || view.carriers.contains(pid) {
             exempt.extend(snapshot.below(*pid));
         }
@@ -174,10 +177,10 @@ fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &mut TreeView) -> HashSe
 #[derive(Default)]
 struct Carriers {
     of: HashMap<Option<Uuid>, Vec<Pid>>,
-    /// Those of another uid, with that.
+    /// Processes with a token of ours and another uid, with that uid.
     others: HashMap<Option<Uuid>, Vec<(Pid, u32)>>,
-    /// Somebody called exec all the time, and it is not known what he carries.
-    untold: bool,
+    /// A process kept calling exec, so that its tokens are unknown.
+    undetermined: bool,
 }
 
 /// Reads the environments of processes that are in no tree yet, where some tree has a token.
@@ -194,7 +197,7 @@ fn carriers(
         return Ok(found);
     }
     let known: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
-    // What was forked before every one of the roots cannot have inherited a token of theirs.
+    // A process that was forked before all of the roots cannot have inherited any of their tokens.
     let with_token = trees.iter().filter(|tree| tree.root.token.is_some());
     let oldest = with_token.map(|tree| tree.root.identity.start_tick).min().unwrap_or(0);
     let patience = Instant::now() + EXEC_TAKES;
@@ -205,7 +208,7 @@ fn carriers(
             Some(tokens) => Some(tokens.clone()),
             None => tokens(world, stat.pid, patience)?,
         };
-        found.untold |= tokens.is_none();
+        found.undetermined |= tokens.is_none();
         let tokens = tokens.unwrap_or_default();
         for token in &tokens {
             let Some(&uid) = wanted.get(token) else { continue };
@@ -226,15 +229,16 @@ fn carriers(
     Ok(found)
 }
 
-/// What a process carries. Somebody who left the session and is calling exec shows nothing for a moment: of 120 daemons that
-/// a short root left one to nine were missed. `None` for one who still calls it when patience is over.
+/// Returns the tokens that a process carries. A process that has left the session and is calling exec shows none for a moment:
+/// of 120 daemons that a short-lived root left, one to nine were missed. `None` for a process that is still calling it when
+/// `patience` is over.
 fn tokens(world: &World<'_>, pid: Pid, patience: Instant) -> Result<Option<Vec<Uuid>>> {
     loop {
         if let Some(tokens) = world.proc.tokens_shown(pid)? {
             return Ok(Some(tokens));
         }
         if !world.proc.is_in_exec(pid) {
-            // He may have come out of it between the two readings.
+            // It may have completed exec between the two reads.
             return Ok(Some(world.proc.tokens_shown(pid)?.unwrap_or_default()));
         }
         if Instant::now() >= patience {
@@ -244,7 +248,7 @@ fn tokens(world: &World<'_>, pid: Pid, patience: Instant) -> Result<Option<Vec<U
     }
 }
 
-/// Pins a process that the snapshot shows as a member, if it still is the one that the snapshot saw.
+/// Pins a process that the snapshot shows as a member, if it is still the process that the snapshot saw.
 fn add(
     world: &World<'_>,
     snapshot: &Snapshot,
@@ -253,7 +257,7 @@ fn add(
     (pid, evidence, kept): (Pid, Evidence, Option<String>),
 ) -> Result<()> {
     let Some(seen) = snapshot.get(pid) else { return Ok(()) };
-    // Any other error leaves it out of this round; the next look finds it again.
+    // Any other error leaves it out of this round; the next scan finds it again.
     let holds = |pid: Pid| {
         let member = tree.pids.get(&pid).and_then(|&index| tree.members[index].pinned.as_ref());
         member.is_some_and(Pinned::holds_its_number)
@@ -261,9 +265,9 @@ fn add(
     let place = world.observer.place;
     let pinned = pin(world.proc, place, snapshot, seen, &tree.root, evidence, holds)?;
     let Some(pinned) = pinned.filter(|pinned| !pinned.is_dead().unwrap_or(true)) else {
-        // What it carried tells nothing of whoever may have its number now.
+        // The tokens of the former process say nothing about a process that may have its PID now.
         cache.0.remove(&(pid, seen.start_tick));
-        // It may have started another one first, which this look did not see.
+        // It may have started another process first, which this scan did not see.
         tree.vanished |= !seen.is_zombie();
         return Ok(());
     };
@@ -271,12 +275,13 @@ fn add(
     let command = |pid| command_of(world.proc, pid, arguments);
     let mut member = describe(world, pinned.identity, evidence, Some(pinned), command);
     if !world.may_try(pid) {
-        // It belongs to the tree for certain, so it is told as what survived.
+        // It belongs to the tree for certain, so it is reported as a survivor.
         member.refused = Some(not_ours(pid));
     }
     member.kept = kept;
     if tree.expired {
-        // Before it is recorded: the next fork comes sooner than a commit. Whoever finds it stopped sends SIGCONT.
+        // Stopped before it is recorded: the next fork comes sooner than a commit. A process that turns out not to be a member
+        // gets SIGCONT.
         member.signal(Signal::STOP);
     }
     tree.push(member);

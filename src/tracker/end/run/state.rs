@@ -1,4 +1,4 @@
-//! What is to be ended, and how far it has come.
+//! The trees that are to be ended, and how far each has come.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -24,27 +24,28 @@ use crate::{
     tracker::runtime::tracked::Root,
 };
 
-/// After a kill another look; only what a member of uninterruptible sleep starts later needs more than one. Each tree has its
-/// own rounds: a fork storm must not use up another one's.
+/// Limit on kill rounds. Each kill is followed by another scan; only what a member in uninterruptible sleep starts later needs
+/// more than one. Each tree has its own rounds: a fork storm must not use up those of another tree.
 const KILL_ROUNDS: u32 = 10;
 
-/// Whom a call acts for, and whom it must leave alone.
+/// What a call acts for, and which processes it must not signal.
 #[derive(Clone)]
 pub(in crate::tracker) struct World<'a> {
     pub(in crate::tracker) proc: &'a Proc,
     pub(in crate::tracker) observer: Observer,
     pub(in crate::tracker) own: Pid,
-    /// The ancestors of that one.
+    /// The ancestors of the acting process.
     pub(in crate::tracker) ancestors: Vec<Pid>,
-    /// What other live instances answer for: each instance with its processes.
+    /// What other live instances are responsible for: each instance with its processes.
     pub(in crate::tracker) guards: Vec<(Pid, Vec<Pid>)>,
-    /// Names of programs that are left alone, with what is below them, in every tree.
+    /// Names of programs that are left running, with their descendants, in every tree.
     pub(in crate::tracker) protected: &'a [String],
 }
 
 impl World<'_> {
-    /// Whether a process may be signalled. Where root acts for a user, a row may name anybody, and only what is that user's in
-    /// every way could be signalled by the user as well; where nobody has root's power, the kernel decides.
+    /// Whether a process may be signalled. Where root acts for a user, a row may name any process, and only a process that is
+    /// that user's in every respect could be signalled by the user as well; where the caller does not have root's privileges,
+    /// the kernel decides.
     pub(super) fn may_try(&self, pid: Pid) -> bool {
         let is_users = || {
             let belonging = self.proc.belonging(pid).ok().flatten();
@@ -55,58 +56,58 @@ impl World<'_> {
 }
 
 pub(super) fn not_ours(pid: Pid) -> Error {
-    Error::new(Kind::Denied, format!("process {pid} is not of the ledger's user"))
+    Error::new(Kind::Denied, format!("process {pid} does not belong to the ledger's user"))
 }
 
-/// A tree that shall be ended.
+/// A tree that is to be ended.
 #[derive(Clone, Debug)]
 pub(in crate::tracker) struct Tree {
     pub(in crate::tracker) root: Root,
-    /// A pidfd that is held already; it belongs to the root for certain.
+    /// A pidfd that is already held; it belongs to the root for certain.
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
     /// Descendants that earlier passes recorded.
     pub(in crate::tracker) recorded: Vec<(ProcessId, Identity)>,
     pub(in crate::tracker) leave: Leave,
 }
 
-/// A tree on its way.
+/// A tree that is being ended.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one tree")]
 pub(super) struct Work {
     pub(super) root: Root,
     pub(super) members: Vec<Member>,
     pub(super) pids: HashMap<Pid, usize>,
     pub(super) suspects: BTreeMap<Pid, Doubt>,
-    /// The root was there when its end began, alive or a zombie.
+    /// The root existed when its end began, alive or as a zombie.
     pub(super) was_there: bool,
-    /// Its pidfd was held: it is of the acting instance.
+    /// Its pidfd was held: it belongs to the acting instance.
     pub(super) is_held: bool,
     /// A keeper of the tree was seen.
     pub(super) had_keeper: bool,
-    /// The v2 cgroup that the root was in, and its ancestors, where it is another instance's.
+    /// The v2 cgroup that the root was in, and its ancestors, where it belongs to another instance.
     pub(super) cgroup: Option<PathBuf>,
     pub(super) ancestors: Vec<Pid>,
-    /// The root's leaf, where it has one and it is the recorded one.
+    /// The root's task cgroup, where it has one and it is the recorded one.
     pub(super) leaf: Option<Leaf>,
-    /// Why it could not be opened.
+    /// Why the task cgroup could not be opened.
     pub(super) leaf_error: Option<String>,
-    /// A look has shown which processes are in it.
+    /// A scan has shown which processes are in it.
     pub(super) leaf_is_known: bool,
-    /// The last look could not list all of it, or found a process of which it cannot be determined whether it is in it.
+    /// The last scan could not list all of it, or found a process for which it cannot be determined whether it is in it.
     pub(super) leaf_has_gaps: bool,
-    /// A part of it may not be looked at.
+    /// A part of it cannot be read for lack of permission.
     pub(super) leaf_is_closed: bool,
-    /// How often it was killed for what cannot be seen in it.
+    /// How often it was killed because of what cannot be seen in it.
     pub(super) unseen_kills: u32,
-    /// Somebody is in the leaf who must be left alone: its members are ended one by one (invariant 13).
+    /// The task cgroup contains a process that must be left running: its members are ended one by one (invariant 13).
     pub(super) leaf_is_shared: bool,
     pub(super) unknown: Vec<(ProcessId, Error)>,
-    /// In its leaf after the last snapshot, and not in that.
+    /// PIDs that were in its task cgroup after the last snapshot was taken, and are not in that snapshot.
     pub(super) unlisted: Vec<Pid>,
-    /// The last look saw a member that was gone before it could be pinned.
+    /// The last scan saw a member that was gone before it could be pinned.
     pub(super) vanished: bool,
     /// When its end began: its grace counts from here at the earliest.
     pub(super) began: Instant,
-    /// Since when nothing is left to do for it, where the looks since have not shown that these were all.
+    /// Since when nothing is left to do for it, where the scans since then have not shown that these were all.
     pub(super) closing: Option<Instant>,
     /// Its grace is over.
     pub(super) expired: bool,
@@ -117,11 +118,11 @@ pub(super) struct Work {
     pub(super) leave: Leave,
     /// The keeper of the tree, while it lives.
     pub(super) keeper: Option<Pinned>,
-    /// Children of that one that the last look has exempted: they are another task's, or another instance's.
+    /// Children of the keeper that the last scan has exempted: they belong to another task, or to another instance.
     pub(super) exempted: HashSet<Pid>,
-    /// Programs that were matched against protected names: the answer for each.
+    /// Programs that were matched against protected names, with the result for each.
     pub(super) judged: HashMap<(Pid, u64), Option<String>>,
-    /// Something is there that was left before.
+    /// A process exists that was left before.
     pub(super) left_before: bool,
 }
 
@@ -191,7 +192,7 @@ impl Work {
         let (pinned, dead) = match probe {
             Probe::Alive(pinned) => {
                 if let Some(why) = spared(world, pinned.pid(), {
-                    // A recorded descendant that stands alone is no more certain than below its root.
+                    // A recorded descendant without a live root is no more certain than one below its root.
                     evidence == Evidence::Recorded || self.root.origin == Origin::Descendant
                 }) {
                     self.unknown.push((row, why));
@@ -207,7 +208,7 @@ impl Work {
             }
         };
         let is_root = evidence == Evidence::Root;
-        // The command of a root is on record; reading each anew would take as long as asking it to end.
+        // The command of a root is recorded; reading each anew would take as long as requesting its end.
         let command = |pid| match self.root.command.to_vec() {
             recorded if is_root && !recorded.is_empty() => recorded,
             _ => command_of(world.proc, pid, self.root.arguments),
@@ -232,12 +233,12 @@ impl Work {
         self.members.push(member);
     }
 
-    /// Somebody is left who may still end.
+    /// Whether a member is left that may still end.
     pub(super) fn is_pending(&self) -> bool {
         self.members.iter().any(Member::can_be_ended)
     }
 
-    /// Its grace is over, somebody was not killed yet, and there are rounds left to do it.
+    /// Whether its grace is over, a member was not killed yet, and rounds are left to do so.
     pub(super) fn must_be_killed(&self) -> bool {
         self.expired && self.kills < KILL_ROUNDS && self.has_unkilled()
     }
@@ -246,7 +247,7 @@ impl Work {
         self.members.iter().any(|member| member.can_be_ended() && !member.killed)
     }
 
-    /// There is something left to do for it: to ask, to wait or to kill.
+    /// Whether something is left to do for it: to request an end, to wait or to kill.
     pub(super) fn goes_on(&self) -> bool {
         if self.interrupted {
             false
@@ -257,17 +258,17 @@ impl Work {
         }
     }
 
-    /// Its end is interrupted, unless its grace is over.
+    /// Interrupts its end, unless its grace is over.
     pub(super) fn interrupt(&mut self) {
         self.interrupted |= !self.expired && self.is_pending();
     }
 
-    /// Those that live and are not left on purpose.
+    /// Members that live and are not left running on purpose.
     pub(super) fn alive(&mut self) -> impl Iterator<Item = &mut Member> {
         self.members.iter_mut().filter(|member| member.is_alive() && member.kept.is_none())
     }
 
-    /// What became of it. `unseen`: why the last look failed, so that nobody knows whether these were all.
+    /// Returns what became of it. `unseen`: why the last scan failed, so that it is unknown whether these were all.
     pub(super) fn finish(
         self,
         world: &World<'_>,
@@ -275,7 +276,7 @@ impl Work {
         unseen: Option<&str>,
     ) -> TreeEnd {
         let unseen = match unseen {
-            Some(why) => Some(format!("what it left could not be looked for: {why}")),
+            Some(why) => Some(format!("the scan for its descendants failed: {why}")),
             None if self.interrupted => Some("the attempt to end its tree was interrupted".into()),
             None if self.has_unkilled() || self.vanished => {
                 Some("its tree starts new processes faster than they can be ended".into())
@@ -292,7 +293,7 @@ impl Work {
     }
 }
 
-/// Suspects with what is reported of them.
+/// Returns suspects with what is reported of them.
 pub(super) fn suspected(
     world: &World<'_>,
     suspects: BTreeMap<Pid, Doubt>,
@@ -305,23 +306,24 @@ pub(super) fn suspected(
     suspects.into_iter().filter_map(described).collect()
 }
 
-/// Why a recorded process is left alone, whatever its row says: the acting process and its ancestors, by any rule
-/// (invariant 13); and, where a row of an earlier pass is all that ties it to the root, what another live instance is or
-/// answers for (invariant 7). A look finds the latter again if it really runs below the root.
+/// Returns why a recorded process is left running, whatever its row says: the acting process and its ancestors, by any rule
+/// (invariant 13); and, where a row of an earlier pass is the only evidence that links it to the root, another live instance or
+/// a process that such an instance is responsible for (invariant 7). A scan finds the latter again if it really runs below the
+/// root.
 fn spared(world: &World<'_>, pid: Pid, recorded: bool) -> Option<Error> {
     let left = |what: &str| {
-        Some(Error::new(Kind::Unknown, format!("process {pid} is {what}: it is left alone")))
+        Some(Error::new(Kind::Unknown, format!("process {pid} is {what}: left running")))
     };
     if pid == world.own || world.ancestors.contains(&pid) {
-        return left("the one that acts, or an ancestor of it");
+        return left("the acting process, or an ancestor of it");
     }
     let guarded = |(instance, theirs): &(Pid, Vec<Pid>)| *instance == pid || theirs.contains(&pid);
     if recorded && world.guards.iter().any(guarded) {
-        return left("another live instance, or that one's");
+        return left("another live instance, or belongs to one");
     }
     None
 }
 
-/// Tokens that were read in this call; an empty answer is not kept, since a process in exec shows no environment.
+/// Tokens that were read in this call. An empty result is not cached, since a process in exec shows no environment.
 #[derive(Debug, Default)]
 pub(super) struct TokenCache(pub(super) HashMap<(Pid, u64), Vec<Uuid>>);

@@ -1,4 +1,4 @@
-//! What stands in the way of an end, in one line that says what to do.
+//! Why a process survived, in one line that says what to do.
 
 use super::member::Member;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     sys::{Proc, snapshot::Snapshot},
 };
 
-/// The state is that of the last snapshot, who holds the process that of now.
+/// Describes why `member` survived. Its state is taken from the last snapshot; the process that holds it is looked up now.
 pub(super) fn obstacle(proc: &Proc, member: &Member, snapshot: &Snapshot) -> String {
     let pid = member.identity.pid;
     if let Some(error) = &member.refused {
@@ -19,7 +19,7 @@ pub(super) fn obstacle(proc: &Proc, member: &Member, snapshot: &Snapshot) -> Str
     }
     if let Some(tracer) = proc.tracer(pid) {
         return format!(
-            "process {pid} is held by process {tracer}, which traces it: let that one detach, or end it"
+            "process {pid} is being traced by process {tracer}: detach the tracer or end it"
         );
     }
     match snapshot.get(pid) {
@@ -27,16 +27,16 @@ pub(super) fn obstacle(proc: &Proc, member: &Member, snapshot: &Snapshot) -> Str
             "process {pid} is in uninterruptible sleep: it ends when the device or file system answers"
         ),
         Some(stat) if stat.is_zombie() => {
-            format!("process {pid} has threads that do not end: look at /proc/{pid}/task")
+            format!("process {pid} has threads that do not exit: see /proc/{pid}/task")
         }
         _ => format!(
-            "process {pid} is still there after SIGKILL: look at /proc/{pid}/status and /proc/{pid}/wchan"
+            "process {pid} is still running after SIGKILL: see /proc/{pid}/status and /proc/{pid}/wchan"
         ),
     }
 }
 
 fn denied(pid: Pid, uid: u32) -> String {
     format!(
-        "process {pid} may not be signalled: it belongs to uid {uid}; end it as that user or as root"
+        "no permission to signal process {pid}: it belongs to uid {uid}; end it as that user or as root"
     )
 }

@@ -1,17 +1,17 @@
-//! Processes that may belong to a tree and cannot be judged: they are reported with it, and left alone.
+//! Processes that may belong to a tree and cannot be identified: they are reported with it, and left running.
 //!
-//! Where a session alone holds a tree, a daemon that has left it and lost its parents is known by its token. A process that
-//! is not dumpable (prctl(2), `PR_SET_DUMPABLE`; ssh-agent, set-uid programs, a program whose file may not be read) shows its
-//! environment only with `CAP_SYS_PTRACE`, and may be such a one. Most of them on a machine are not. So only those are suspects
-//! that
+//! Where a session alone contains a tree, a daemon that has left it and lost its parents is recognized by its token. A process
+//! that is not dumpable (prctl(2), `PR_SET_DUMPABLE`; ssh-agent, set-uid programs, a program whose file may not be read) shows
+//! its environment only with `CAP_SYS_PTRACE`, and may be such a daemon. Most of them on a machine are not. So only those are
+//! suspects that
 //!
-//! - were adopted: whose parent is pid 1, or an ancestor of the root or of the acting process;
+//! - were adopted: their parent is PID 1, or an ancestor of the root or of the acting process;
 //! - are no older than the root, and in another session than their parent;
 //! - have the uid of the root's row as real, effective or saved one, or any where that is root;
 //! - are in the cgroup of the root, or below it, where that could be read: what a service manager has started is not;
 //! - are neither in a tree of this call nor in the ledger.
 //!
-//! A tree that a leaf or a living keeper holds has none.
+//! A tree with a task cgroup or a living keeper has none.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ use crate::{
     sys::snapshot::{Snapshot, Stat},
 };
 
-/// Adds what may belong to the trees and cannot be read; each process to one tree, the first.
+/// Adds processes that may belong to the trees and cannot be read; each process to one tree, the first.
 pub(super) fn find(world: &World<'_>, works: &mut [Work], snapshot: &Snapshot) {
     let members: HashSet<Pid> = works.iter().flat_map(|work| work.pids.keys().copied()).collect();
     for work in works.iter_mut() {
@@ -59,13 +59,13 @@ fn adopts_orphans() -> bool {
 }
 
 impl Work {
-    /// Whether something of it may be outside of what holds it.
+    /// Whether a process of it may be outside of what contains it.
     fn is_loosely_held(&self) -> bool {
         let token = self.root.token.is_some();
         token
             && match self.root.containment {
                 Containment::Session => true,
-                // While the root lives its keeper does; without one, it was killed.
+                // A keeper lives as long as the root does: where the root was there without one, the keeper was killed.
                 Containment::Keeper => self.was_there && !self.had_keeper,
                 Containment::Cgroup | Containment::None => false,
             }
@@ -80,12 +80,12 @@ impl Work {
         if self.root.uid != 0 && !uids.contains(&self.root.uid) {
             return false;
         }
-        // A child of ours is where we are, a child of another instance was seen when it was pinned.
+        // A child of ours is in our cgroup; the cgroup of another instance's child was read when the child was pinned.
         let own = || world.proc.cgroup(world.own).ok().flatten();
         let roots = self.cgroup.clone().or_else(|| if self.is_held { own() } else { None });
         match (roots, world.proc.cgroup(stat.pid)) {
             (Some(roots), Ok(Some(at))) => at.starts_with(roots),
-            // Where one of them is unknown, it stays doubtful.
+            // Where one of them is unknown, the process stays a suspect.
             _ => true,
         }
     }

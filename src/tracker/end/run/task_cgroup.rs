@@ -1,13 +1,13 @@
-//! Ending by leaf: one write stops or kills all that is in it, whoever they are forking.
+//! Ends by task cgroup: one write stops or kills all processes in it, including those that are being forked.
 //!
-//! It is used only where everybody in the leaf is to be ended. Where the acting process, an ancestor of it, or another live
-//! instance sits in the leaf, as after a task has restarted its host (invariant 13), or a program that is protected, members
-//! are ended one by one.
+//! It is used only where all processes in the task cgroup are to be ended. Where the acting process, an ancestor of it, or
+//! another live instance is in the cgroup, as after a task has restarted its host (invariant 13), or a protected program is,
+//! members are ended one by one.
 //!
-//! A list of members is not the last word: a task may nest cgroups that cannot be listed, or move from one to another while
-//! they are. Whether anything lives in a leaf is what the kernel says by `populated` in its `cgroup.events`. Where that is
-//! more than the members that are known, each process is asked which cgroup it is in; what is still not found is killed
-//! through the leaf, and where that may not be, it is a survivor.
+//! A list of members is not conclusive: a task may nest cgroups that cannot be listed, or move between cgroups while they are
+//! listed. Whether a task cgroup contains any living process is what the kernel reports as `populated` in its `cgroup.events`.
+//! Where it contains more than the known members, the cgroup of each process is read; what is still not found is killed through
+//! the task cgroup, and where that is not allowed, it is a survivor.
 
 use std::{
     collections::HashSet,
@@ -28,24 +28,26 @@ use crate::{
     tracker::runtime::tracked::Root,
 };
 
-/// `cgroup.kill` strikes all at once; the second one is for what was moved in meanwhile.
+/// Limit on kills of what cannot be seen. `cgroup.kill` hits all processes at once; the second kill is for what was moved in
+/// meanwhile.
 const UNSEEN_KILLS: u32 = 2;
 
-/// The processes in a leaf.
+/// The processes in a task cgroup.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct InLeaf {
     pub(in crate::tracker) pids: HashSet<Pid>,
-    /// Processes of which that cannot be determined.
+    /// Processes for which it cannot be determined whether they are in it.
     doubtful: HashSet<Pid>,
     /// Some could not be listed, or are in another PID namespace.
     has_gaps: bool,
-    /// A part of it may not be looked at.
+    /// A part of it cannot be read for lack of permission.
     is_closed: bool,
 }
 
-/// Lists the processes in a leaf; where not all can be listed, or where `search` is set, by asking each process of the snapshot.
+/// Lists the processes in a task cgroup; where not all can be listed, or where `search` is set, by reading the cgroup of each
+/// process of the snapshot.
 ///
-/// Called after the snapshot was taken: a pid of both is the same process in both.
+/// Must be called after the snapshot was taken: then a PID in both is the same process in both.
 pub(in crate::tracker) fn list(
     proc: &Proc,
     snapshot: &Snapshot,
@@ -53,7 +55,7 @@ pub(in crate::tracker) fn list(
     search: bool,
 ) -> Result<InLeaf> {
     let listing = leaf.list()?;
-    // A process that moves between nested cgroups is in none of the lists.
+    // A process that moves between nested cgroups may be in none of the lists.
     let misses = listing.pids.is_empty() && !leaf.is_empty();
     let mut found = InLeaf {
         pids: listing.pids.into_iter().collect(),
@@ -77,22 +79,23 @@ pub(in crate::tracker) fn list(
 }
 
 impl Work {
-    /// The leaf, where all that is in it may be ended at once: only where a look has shown what that is.
+    /// Returns the task cgroup, where all processes in it may be ended at once: only where a scan has shown which these are.
     fn leaf_of_its_own(&self) -> Option<&Leaf> {
         self.leaf.as_ref().filter(|_| self.leaf_is_known && !self.leaf_is_shared)
     }
 
-    /// Lists the processes in the leaf now.
+    /// Lists the processes that are in the task cgroup now.
     pub(super) fn list_leaf(&mut self, world: &World<'_>, snapshot: &Snapshot) -> Result<InLeaf> {
         let Some(leaf) = &self.leaf else { return Ok(InLeaf::default()) };
-        // One that is shared cannot be ended as a whole: no process in it may be missed.
+        // A shared cgroup cannot be ended as a whole, so no process in it may be missed.
         let found = list(world.proc, snapshot, leaf, self.leaf_is_known && self.leaf_is_shared)?;
         self.leaf_has_gaps = found.has_gaps;
         self.leaf_is_closed = found.is_closed;
         Ok(found)
     }
 
-    /// Gives access again to what a task has closed: the leaf, what is nested in it, or the branch. Whether there was any.
+    /// Restores access to what a task has closed: its cgroup, those nested in it, or the instance cgroup. Returns whether there
+    /// was any.
     pub(super) fn open_up_leaf(&mut self, world: &World<'_>) -> bool {
         if self.leaf_error.is_some()
             && let Some(Cgroup { path, .. }) = &self.root.cgroup
@@ -111,7 +114,7 @@ impl Work {
         true
     }
 
-    /// Whether the kernel counts more in the leaf than is known.
+    /// Whether the kernel reports more processes in the task cgroup than are known.
     pub(super) fn hides(&self) -> bool {
         if self.leaf_error.is_some() {
             return true;
@@ -125,12 +128,14 @@ impl Work {
         !is_accounted_for || self.leaf_has_gaps
     }
 
-    /// Kills what is in the leaf and cannot be seen, unless it holds what is to be left. Whether that was tried.
+    /// Kills what is in the task cgroup and cannot be seen, unless it contains a process that is to be left running. Returns
+    /// whether that was tried.
     fn kill_unseen(&mut self, world: &World<'_>) -> bool {
         if self.unseen_kills >= UNSEEN_KILLS || !self.hides() || self.may_hold_what_is_left(world) {
             return false;
         }
-        // A recorded member that cannot be verified may be what is in there: unknown is left as it is, and reported.
+        // The unseen process may be a recorded member that cannot be verified: a process that cannot be identified is left
+        // running and reported.
         if !self.unknown.is_empty() {
             return false;
         }
@@ -141,13 +146,13 @@ impl Work {
         match leaf.kill() {
             Ok(()) => true,
             Err(error) => {
-                tracing::debug!("{error}: what is in it and cannot be seen stays");
+                tracing::debug!("{error}: processes in it that cannot be seen are left running");
                 false
             }
         }
     }
 
-    /// Whether what cannot be seen in the leaf may be left on purpose, for all that is known.
+    /// Whether the unseen processes in the task cgroup may include some that are left on purpose, as far as is known.
     fn may_hold_what_is_left(&self, world: &World<'_>) -> bool {
         let is_there = |identity| {
             let probe = Pinned::probe(world.proc, world.observer.place, identity);
@@ -158,25 +163,25 @@ impl Work {
             || self.leave.before.iter().any(is_there)
     }
 
-    /// What is left in the leaf and cannot be seen, in one line that says what to do.
+    /// Returns what is left in the task cgroup and cannot be seen, in one line that says what to do.
     pub(super) fn outlived(&self) -> Option<String> {
         if let Some(error) = &self.leaf_error {
-            return Some(format!("{error}: give its owner access to it again"));
+            return Some(format!("{error}: restore its owner's access to it"));
         }
         let leaf = self.leaf.as_ref().filter(|_| self.hides())?;
         let path = leaf.record().path.display();
         Some(if self.unseen_kills > 0 {
             format!(
-                "the cgroup `{path}` still holds processes after cgroup.kill: look at its cgroup.procs, and at those nested in it"
+                "the cgroup `{path}` still contains processes after cgroup.kill: see its cgroup.procs, and those of the cgroups nested in it"
             )
         } else {
             format!(
-                "the cgroup `{path}` holds processes that cannot be listed, and is not killed as a whole since others in it may have to be left: end them by the cgroup.procs nested in it, as root"
+                "the cgroup `{path}` contains processes that cannot be listed, and is not killed as a whole since other processes in it may have to be left running: as root, end them by the cgroup.procs of the cgroups nested in it"
             )
         })
     }
 
-    /// Tells the members that are in the leaf: `cgroup.kill` is for them.
+    /// Marks the members that are in the task cgroup: those that `cgroup.kill` reaches.
     pub(super) fn mark_leaf(&mut self, in_leaf: &InLeaf, exempt: &HashSet<Pid>) {
         let shared = self.has_protected()
             || !in_leaf.pids.is_disjoint(exempt)
@@ -188,32 +193,33 @@ impl Work {
             member.is_listed = is_in_it;
             member.in_leaf = !shared && is_in_it;
             if is_in_it && member.evidence == Evidence::Recorded {
-                // What ties it to its root now says more than that something once did.
+                // Current evidence says more than that it once belonged to its root.
                 member.evidence = Evidence::Leaf;
             }
         }
     }
 
-    /// Lets go on what an earlier attempt, whose host died over it, has left frozen, or what a task has frozen itself: frozen,
-    /// nothing can obey SIGTERM.
+    /// Thaws what an earlier attempt, whose host died during it, has left frozen, or what a task has frozen itself: a frozen
+    /// process cannot respond to SIGTERM.
     pub(super) fn thaw_all(&self) {
         if let Some(leaf) = &self.leaf {
             leaf.thaw();
         }
     }
 
-    /// Lets go on what we have frozen.
+    /// Thaws what we have frozen.
     fn thaw(&self) {
-        // Shared or not: nobody but us freezes it, and those who must be left alone must not stay frozen.
+        // Done whether it is shared or not: only this program freezes it, and processes that must be left running must not stay
+        // frozen.
         if let Some(leaf) = &self.leaf {
             let _ = leaf.freeze(false);
         }
     }
 
-    /// Stops all members, so that nobody forks any more.
+    /// Stops all members, so that none can fork any more.
     pub(super) fn stop(&mut self) {
         if self.leaf_is_shared {
-            // Somebody who is to be left was found only after it was frozen.
+            // A process that is to be left running was found only after it was frozen.
             self.thaw();
         }
         let frozen = self.leaf_of_its_own().is_some_and(|leaf| leaf.freeze(true).is_ok());
@@ -222,7 +228,7 @@ impl Work {
         }
     }
 
-    /// Whether nobody forks any more, by what the last snapshot shows.
+    /// Whether no member can fork any more, according to the last snapshot.
     pub(super) fn is_still(&self, last: &Snapshot) -> bool {
         let leaf_is_still = self.leaf_of_its_own().is_none_or(Leaf::is_frozen);
         self.members.iter().filter(|member| member.can_be_ended()).all(|member| {
@@ -233,12 +239,12 @@ impl Work {
         })
     }
 
-    /// SIGKILL for all members; through the leaf for those in it, and whoever they are forking.
+    /// Kills all members; those in the task cgroup through it, including what they are forking.
     pub(super) fn kill(&mut self) {
         let killed = self.leaf_of_its_own().is_some_and(|leaf| match leaf.kill() {
             Ok(()) => true,
             Err(error) => {
-                tracing::debug!("{error}: its members are killed one by one");
+                tracing::debug!("{error}: killing its members one by one");
                 false
             }
         });
@@ -249,11 +255,11 @@ impl Work {
                 member.signal(Signal::KILL);
             }
         }
-        // SIGKILL ends what is frozen; but one that survives in the kernel must not stay frozen when it wakes.
+        // SIGKILL ends frozen processes; but one that survives in the kernel must not stay frozen when it wakes.
         self.thaw();
     }
 
-    /// Removes the leaf once everybody is dead.
+    /// Removes the task cgroup once all members are dead.
     pub(super) fn remove_leaf(&self) {
         if let Some(leaf) = self.leaf.as_ref().filter(|_| self.members.iter().all(|m| m.dead)) {
             leaf.remove();
@@ -261,7 +267,8 @@ impl Work {
     }
 }
 
-/// Kills through their leaves what cannot be seen, and waits until these are empty, at most `limit`. Whether any was tried.
+/// Kills through their task cgroups what cannot be seen, and waits until these are empty, at most `limit`. Returns whether any
+/// kill was tried.
 pub(super) fn kill_unseen(world: &World<'_>, works: &mut [Work], limit: Duration) -> bool {
     let struck: Vec<bool> = works.iter_mut().map(|work| work.kill_unseen(world)).collect();
     let deadline = Instant::now() + limit;
@@ -273,7 +280,8 @@ pub(super) fn kill_unseen(world: &World<'_>, works: &mut [Work], limit: Duration
     struck.contains(&true)
 }
 
-/// Whether neither the acting process, nor an ancestor of it, nor another live instance or anything of that one is in a leaf.
+/// Whether a task cgroup contains neither the acting process, nor an ancestor of it, nor another live instance or one of its
+/// processes.
 fn is_free_of_others(world: &World<'_>, leaf: &Leaf) -> bool {
     let Ok(paths) = Paths::read() else { return false };
     let guarded =
@@ -282,7 +290,7 @@ fn is_free_of_others(world: &World<'_>, leaf: &Leaf) -> bool {
     others.all(|&pid| paths.is_in(world.proc, pid, &leaf.record().path) == Some(false))
 }
 
-/// The recorded leaf, or why it cannot be opened: its members may be known by other evidence.
+/// Opens the recorded task cgroup; returns why it cannot be opened, since its members may be known by other evidence.
 pub(super) fn open_leaf(world: &World<'_>, root: &Root) -> (Option<Leaf>, Option<String>) {
     let Some(record) = &root.cgroup else { return (None, None) };
     match Leaf::open(record, world.observer.uid) {
@@ -290,7 +298,7 @@ pub(super) fn open_leaf(world: &World<'_>, root: &Root) -> (Option<Leaf>, Option
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
             let why = format!("{error}{}", cause.unwrap_or_default());
-            tracing::error!("{why}: its members are looked for by other evidence");
+            tracing::error!("{why}: searching for its members by other evidence");
             (None, Some(why))
         }
     }

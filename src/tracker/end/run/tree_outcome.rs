@@ -1,4 +1,4 @@
-//! What an end, or a look, answers.
+//! Results of an end, or of a scan.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,15 +16,15 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::tracker) struct TreeEnd {
     pub(in crate::tracker) root: Root,
-    /// The root first, where it was looked at.
+    /// The root first, where it was checked.
     pub(in crate::tracker) members: Vec<MemberEnd>,
-    /// What may belong to it, and was left alone.
+    /// Processes that may belong to it, and were left running.
     pub(in crate::tracker) suspects: Vec<Suspected>,
-    /// The root, or a recorded descendant, could not be judged; it was left alone.
+    /// Rows of the root or of recorded descendants that could not be checked; the processes were left running.
     pub(in crate::tracker) unknown: Vec<(ProcessId, Error)>,
-    /// Why nobody knows whether these were all: the root's row must stay, since it leads to the others.
+    /// Why it is unknown whether these were all: the root's row must stay, since it leads to the others.
     pub(in crate::tracker) unseen: Option<String>,
-    /// What lives on in the root's leaf and is no known member: a survivor, to which the root's row leads.
+    /// What still lives in the root's task cgroup and is not a known member: a survivor, to which the root's row leads.
     pub(in crate::tracker) outlived: Option<String>,
     /// Interrupted in its grace: what lives was asked to end, and is left as it is.
     pub(in crate::tracker) interrupted: bool,
@@ -44,18 +44,18 @@ pub(in crate::tracker) struct MemberEnd {
     pub(in crate::tracker) age: Duration,
     pub(in crate::tracker) outcome: Outcome,
     pub(in crate::tracker) status: ExitStatus,
-    /// Where it is a zombie of this process.
+    /// Its pidfd, where it is a zombie of this process.
     pub(in crate::tracker) own_child: Option<Arc<PidFd>>,
     pub(in crate::tracker) died_after: Option<Duration>,
     pub(in crate::tracker) obstacle: Option<String>,
     pub(in crate::tracker) uid: u32,
-    /// The rule by which it was left alone.
+    /// The rule by which it was left running.
     pub(in crate::tracker) kept: Option<String>,
-    /// The rule by which another process has ended it, a keeper: that of the call does not apply.
+    /// The rule by which another process, a keeper, has ended it: the rule of the call does not apply.
     pub(in crate::tracker) rule: Option<String>,
-    /// When that was.
+    /// When that happened.
     pub(in crate::tracker) at: Option<Millis>,
-    /// SIGKILL is on its way, however long it takes.
+    /// SIGKILL was sent and is pending, however long it takes.
     pub(in crate::tracker) killed: bool,
 }
 
@@ -73,7 +73,7 @@ impl MemberEnd {
     }
 }
 
-/// A member that was found below a root, for whoever records it.
+/// A member that was found below a root, as passed to the recorder.
 #[derive(Debug)]
 pub(in crate::tracker) struct Found<'a> {
     pub(in crate::tracker) identity: Identity,
@@ -94,11 +94,11 @@ pub(in crate::tracker) struct Suspected {
     pub(in crate::tracker) command: Vec<String>,
 }
 
-/// What dead roots left.
+/// What a dead root left.
 #[derive(Debug)]
 pub(in crate::tracker) struct Left {
     pub(in crate::tracker) strays: Vec<Stray>,
-    /// More than these lives in the root's leaf, and cannot be seen.
+    /// The root's task cgroup contains more than these, which cannot be seen.
     pub(in crate::tracker) hides: bool,
     pub(in crate::tracker) suspects: Vec<Suspected>,
 }
@@ -111,7 +111,7 @@ pub(in crate::tracker) struct Stray {
     pub(in crate::tracker) alive: bool,
     pub(in crate::tracker) identity: Identity,
     pub(in crate::tracker) evidence: Evidence,
-    /// The rule by which it is left alone.
+    /// The rule by which it is left running.
     pub(in crate::tracker) kept: Option<String>,
     command: Vec<String>,
     rss: u64,
@@ -151,12 +151,12 @@ impl From<Member> for Stray {
     }
 }
 
-/// Who belongs to a tree, for a dry run.
+/// The members of a tree, for a dry run.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Preview {
-    /// A member was seen that could not be pinned, since it has just died, or came during the look.
+    /// A member was seen that could not be pinned because it has just died, or a process appeared during the scan.
     pub(in crate::tracker) missed: bool,
-    /// Something lives in the root's leaf that cannot be seen.
+    /// Something lives in the root's task cgroup that cannot be seen.
     pub(in crate::tracker) hides: bool,
     pub(in crate::tracker) members: Vec<Seen>,
     pub(in crate::tracker) suspects: Vec<Suspected>,
@@ -170,7 +170,7 @@ pub(in crate::tracker) struct Seen {
     pub(in crate::tracker) alive: bool,
     pub(in crate::tracker) evidence: Evidence,
     pub(in crate::tracker) command: Vec<String>,
-    /// The rule by which it would be left alone.
+    /// The rule by which it would be left running.
     pub(in crate::tracker) kept: Option<String>,
 }
 
@@ -186,6 +186,6 @@ impl From<Member> for Seen {
     }
 }
 
-/// Records members that were found, before they get a signal; answers with their rows.
+/// Records members that were found, before they are signalled; returns their rows.
 pub(in crate::tracker) type Recorder<'a> =
     dyn FnMut(&Root, &[Found<'_>]) -> Vec<Option<ProcessId>> + 'a;

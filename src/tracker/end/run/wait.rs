@@ -1,4 +1,4 @@
-//! The deaths of members, told by epoll: asking each of thousands whether it is dead takes longer than they take to die.
+//! Reports deaths of members by epoll: checking each of thousands of processes takes longer than they take to die.
 
 use std::{os::fd::OwnedFd, time::Duration};
 
@@ -7,16 +7,17 @@ use rustix::{event::epoll, io::Errno};
 use super::{member::Member, state::Work};
 use crate::sys::pidfd::timespec;
 
-/// Deaths that are told in one turn.
+/// Maximum number of deaths that one turn reports.
 const TURN: usize = 512;
-/// After the first death of a turn others are let come, this long for each that lives: a turn looks at all trees.
+/// After the first death of a turn, how long to wait, for each living member, for further deaths: a turn visits all trees.
 const EACH: Duration = Duration::from_micros(1);
-/// But for this long at most.
+/// Upper limit on that wait.
 const TOGETHER: Duration = Duration::from_millis(4);
-/// Fewer are told one by one.
+/// With fewer living members than this, each death is reported on its own.
 const MANY: u32 = 64;
 
-/// Members are counted by tree and member. Where a tree is taken out, and the others move, begin anew.
+/// Watches members, identified by the indexes of tree and member. Where a tree is removed, and others move, it must be
+/// restarted.
 #[derive(Debug)]
 pub(super) struct Deaths(Option<OwnedFd>);
 
@@ -25,7 +26,7 @@ impl Deaths {
         Self(epoll::create(epoll::CreateFlags::CLOEXEC).ok())
     }
 
-    /// Begins anew with trees whose places have changed.
+    /// Starts over with trees whose indexes have changed.
     pub(super) fn restart(works: &mut [Work]) -> Self {
         for member in works.iter_mut().flat_map(|work| &mut work.members) {
             member.watched = false;
@@ -33,8 +34,8 @@ impl Deaths {
         Self::new()
     }
 
-    /// Waits until some of them die, at most `limit`, and marks these. `None` where not all of them can be watched: then
-    /// nothing is known of the others, and nobody was waited for.
+    /// Waits until some of them die, at most `limit`, and marks those. `None` where not all of them can be watched: then
+    /// nothing is known about the others, and no wait took place.
     pub(super) fn wait(&self, works: &mut [Work], limit: Duration) -> Option<bool> {
         let epoll = self.0.as_ref()?;
         let mut alive: u32 = 0;
@@ -62,7 +63,7 @@ impl Deaths {
     }
 }
 
-/// Adds one that is not watched yet. It is told of once.
+/// Adds a member that is not watched yet. Its death is reported once.
 fn watch(epoll: &OwnedFd, member: &mut Member, (tree, number): (usize, usize)) -> Option<()> {
     if member.watched {
         return Some(());
@@ -75,7 +76,7 @@ fn watch(epoll: &OwnedFd, member: &mut Member, (tree, number): (usize, usize)) -
     Some(())
 }
 
-/// Marks those that are told; whether there were any.
+/// Marks the members whose deaths were reported; returns whether there were any.
 fn turn(epoll: &OwnedFd, works: &mut [Work], limit: Duration) -> Option<bool> {
     let mut events = Vec::with_capacity(TURN);
     let room = rustix::buffer::spare_capacity(&mut events);
@@ -86,7 +87,7 @@ fn turn(epoll: &OwnedFd, works: &mut [Work], limit: Duration) -> Option<bool> {
     }
     let mut any = false;
     for event in &events {
-        // The structure is packed: copied before use.
+        // The structure is packed, so the field is copied before use.
         let data = event.data;
         let (tree, number) = (data.u64() >> 32, data.u64() & u64::from(u32::MAX));
         let work = works.get_mut(usize::try_from(tree).ok()?)?;
