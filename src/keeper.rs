@@ -1,8 +1,8 @@
 //! The keeper: a small process between a host and a program, which ends the program's whole tree when the host dies.
 //!
-//! A tracker uses the program `procledger-keeper`, whose `main` is [`main`]; it looks for it beside its own executable and
-//! on `PATH`, or uses the one that [`Builder::keeper`](crate::Builder::keeper) names. A host that wants to be installed as
-//! one file names its own executable there, and asks [`is_asked`] before it does anything else:
+//! A tracker uses the program `procledger-keeper`, whose `main` is [`main`]; it looks for it beside its own executable and on
+//! `PATH`, or uses the one that [`Builder::keeper`](crate::Builder::keeper) names. A host that wants to be installed as a
+//! single file names its own executable there, and calls [`is_asked`] before anything else:
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -16,11 +16,11 @@
 //! }
 //! ```
 //!
-//! What a keeper does and what it costs is in `docs/keeper.md`.
+//! `docs/keeper.md` describes what a keeper does and what it costs.
 
 pub use crate::tracker::keeper_main as main;
 
-/// Whether this process was executed to be a keeper: its `argv[0]` is `procledger-keeper`.
+/// Returns whether this process was executed to be a keeper: its `argv[0]` is `procledger-keeper`.
 pub fn is_asked() -> bool {
     crate::tracker::keeper_is_asked()
 }

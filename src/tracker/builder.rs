@@ -1,4 +1,4 @@
-//! Opening a ledger, in the seed's order: set up, load, clean up, monitor, begin.
+//! Opens a ledger, in the order of the former implementation: set up, load, clean up, monitor, begin.
 
 use std::{
     path::{Path, PathBuf},
@@ -27,21 +27,21 @@ use crate::{
     sys::{Pinned, Proc, current_place, file_lock::HeldLock, keeper::is_secure},
 };
 
-/// Where the seed's processor keeps its list of processes.
+/// Where the former implementation keeps its list of processes.
 pub const ECOSYSTEM_MANAGER_EXPORT: &str = "/tmp/ecosystem-manager-processes.json";
-/// The program that the seed's processor starts, and looks for as an orphan.
+/// The program that the former implementation starts, and searches for as an orphan.
 pub const ECOSYSTEM_MANAGER_NAME: &str = "resource-claude-code";
-/// The seed's interval between health checks.
+/// Interval between health checks in the former implementation.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
-/// The seed's time between SIGTERM and SIGKILL.
+/// Time between SIGTERM and SIGKILL in the former implementation.
 const GRACE: Duration = Duration::from_millis(100);
 /// A process younger than this may be about to be registered.
 pub const DEFAULT_MIN_AGE: Duration = Duration::from_secs(10);
 
-/// Operators may vouch for a folder without a change of the program.
+/// Environment variable with which operators trust a folder without a change of the program.
 const TRUST_VARIABLE: &str = "PROCLEDGER_TRUST_FOLDER";
 
-/// How to open a ledger. Made by [`Tracker::builder`].
+/// Options for opening a ledger. Created by [`Tracker::builder`].
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -63,7 +63,7 @@ pub struct Builder {
 }
 
 impl Tracker {
-    /// Begins to open the ledger at `path`, which is created if it is not there.
+    /// Begins to open the ledger at `path`, which is created if it does not exist.
     pub fn builder(path: impl Into<PathBuf>) -> Builder {
         Builder {
             path: path.into(),
@@ -89,27 +89,27 @@ impl Tracker {
         }
     }
 
-    /// What `open` found of dead instances, and did with it.
+    /// Returns what `open` found of dead instances, and what it did about it.
     pub fn startup_report(&self) -> &Report {
         &self.inner.startup
     }
 
-    /// Live roots of this ledger, of all instances, the longest-running first.
+    /// Returns the live roots of this ledger, of all instances, the longest-running first.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn running(&self) -> Result<Vec<ProcessRecord>> {
         let mut rows = self.inner.shared.store.live()?;
         rows.retain(|row| row.root.is_none());
         Ok(rows)
     }
 
-    /// Leaks that were found since a time, newest first; all of them with `None`.
+    /// Returns the leaks that were found since a time, newest first; all of them with `None`.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn leaks(
         &self,
         since: impl Into<Option<std::time::SystemTime>>,
@@ -117,20 +117,20 @@ impl Tracker {
         self.inner.shared.store.leaks(since.into().map(Millis::from))
     }
 
-    /// Where the ledger really is.
+    /// Returns the canonical path of the ledger.
     pub fn path(&self) -> &Path {
         self.inner.shared.store.path()
     }
 
-    /// How many of this instance's processes are not watched by the monitor, because half of the descriptor limit is used
-    /// up: their ends are noticed by the health pass.
+    /// Returns how many of this instance's processes are not watched by the monitor, because half of the descriptor limit is
+    /// used up: their ends are noticed by the health pass.
     pub fn unwatched(&self) -> usize {
         self.inner.shared.unwatched()
     }
 }
 
 impl Builder {
-    /// Everything as the seed's processor has it: the export at [`ECOSYSTEM_MANAGER_EXPORT`], the orphan name
+    /// Sets all options as in the former implementation: the export at [`ECOSYSTEM_MANAGER_EXPORT`], the orphan name
     /// [`ECOSYSTEM_MANAGER_NAME`], 30 s between health passes, 100 ms of grace.
     pub fn ecosystem_manager(self) -> Self {
         self.program("ecosystem-manager")
@@ -140,8 +140,8 @@ impl Builder {
             .grace(GRACE)
     }
 
-    /// Name of the embedding program; the file name of its executable otherwise. What it marks `survive` is adopted by the
-    /// next instance of the same name.
+    /// Sets the name of the embedding program; by default the file name of its executable. Processes that it marks `survive`
+    /// are adopted by the next instance of the same name.
     pub fn program(mut self, name: impl Into<String>) -> Self {
         self.options.program = name.into();
         self
@@ -149,91 +149,94 @@ impl Builder {
 
     /// Keeps a JSON file in sync with the ledger.
     ///
-    /// Each list is renamed into place, so that a reader sees a whole one. Where no rename is possible, as onto a file that
-    /// is mounted into a container, the file is written in place: then a reader that does not take flock(2) (`LOCK_SH`) may
-    /// see a part of a list. An orderly end removes the file, or leaves `[]` where it cannot be removed.
+    /// Each list is renamed into place, so that a reader always sees a complete list. Where a rename is not possible, as onto a
+    /// file that is mounted into a container, the file is written in place: then a reader that does not take flock(2)
+    /// (`LOCK_SH`) may see a part of a list. An orderly shutdown removes the file, or leaves `[]` where it cannot be removed.
     pub fn export(mut self, path: impl Into<PathBuf>) -> Self {
         self.options.export = Some(path.into());
         self
     }
 
-    /// Adds a program name that the orphan pass looks for among unregistered processes.
+    /// Adds a program name that the orphan pass searches for among unregistered processes.
     pub fn orphan_name(mut self, name: impl Into<String>) -> Self {
         self.options.orphan_names.push(name.into());
         self
     }
 
-    /// A match of a name that is younger than this is left alone; 10 s otherwise.
+    /// Sets the minimum age of a name match: a younger one is left alone; 10 s by default.
     pub fn min_age(mut self, age: Duration) -> Self {
         self.options.min_age = age;
         self
     }
 
-    /// Time between health passes; 30 s otherwise.
+    /// Sets the time between health passes; 30 s by default.
     pub fn health_interval(mut self, interval: Duration) -> Self {
         self.options.health_interval = interval;
         self
     }
 
-    /// Time between SIGTERM and SIGKILL; 100 ms otherwise.
+    /// Sets the time between SIGTERM and SIGKILL; 100 ms by default.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.grace = grace;
         self
     }
 
-    /// Whether a thread learns of deaths at once and runs the health pass; on otherwise. Without it, call
+    /// Sets whether a thread notices deaths at once and runs the health pass; on by default. Without it, call
     /// [`health_pass`](Tracker::health_pass).
     pub fn monitor(mut self, on: bool) -> Self {
         self.options.monitor = on;
         self
     }
 
-    /// Whether opening ends what dead instances left; on otherwise. Without it, nothing can be spawned until
-    /// [`reap_orphans`](Tracker::reap_orphans) has run.
+    /// Sets whether opening ends the processes that dead instances left; on by default. Without it, nothing can be spawned
+    /// until [`reap_orphans`](Tracker::reap_orphans) has run.
     pub fn reap_on_open(mut self, on: bool) -> Self {
         self.options.reap_on_open = on;
         self
     }
 
-    /// What keeps the trees of spawned programs together; otherwise what the environment variable
-    /// `PROCLEDGER_CONTAINMENT` says (`auto`, `cgroup`, `keeper`, `session`), else [`ContainmentMode::Auto`].
+    /// Sets the containment of the trees of spawned programs; by default the value of the environment variable
+    /// `PROCLEDGER_CONTAINMENT` (`auto`, `cgroup`, `keeper`, `session`), else [`ContainmentMode::Auto`].
     ///
-    /// A cgroup v2 leaf holds whatever a program starts, whichever session it is in; a session loses a daemon that leaves it,
-    /// wipes its environment and loses its parent before a health pass has seen it. Each row says which one it has.
+    /// A cgroup v2 leaf holds every process that a program starts, whichever session it is in; a session loses a daemon that
+    /// leaves it, wipes its environment and loses its parent before a health pass has seen it. Each row records which
+    /// containment it has.
     pub fn containment(mut self, mode: ContainmentMode) -> Self {
         self.options.containment = Some(mode);
         self
     }
 
-    /// The cgroup v2 folder to make leaves in. Otherwise it is the nearest one that a manager has delegated (systemd's
-    /// `Delegate=`, told by its extended attribute), else the one that this process is in.
+    /// Sets the cgroup v2 folder in which leaves are created. By default it is the nearest one that a manager has delegated
+    /// (systemd's `Delegate=`, detected by its extended attribute), else the one that this process is in.
     ///
-    /// Whoever opens the tracker must be able to make folders there, and to write the `cgroup.procs` of the nearest common
-    /// ancestor of that folder and its own (cgroups(7)).
+    /// The process that opens the tracker must be able to create folders there, and to write the `cgroup.procs` of the nearest
+    /// common ancestor of that folder and its own (cgroups(7)).
     pub fn cgroup(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.cgroup = Some(folder.into());
         self
     }
 
-    /// The executable to use as keeper, where programs are put under one; see [`keeper`](crate::keeper). Otherwise a
-    /// `procledger-keeper` is looked for beside this program's executable, then in the folders of `PATH`.
+    /// Sets the executable to use as keeper, for programs that are put under one; see [`keeper`](crate::keeper). By default a
+    /// `procledger-keeper` is looked up beside this program's executable, then in the folders of `PATH`.
     ///
-    /// It is opened when the ledger is, and tried before it is first used. For root, and under `AT_SECURE`, it must be named
-    /// by an absolute path, and the file and all folders above it must be root's and nobody else's to write. One that cannot
-    /// be used is told in the log, and programs have a session only; with [`ContainmentMode::Keeper`] opening fails.
+    /// It is opened when the ledger is opened, and tested before it is first used. For root, and under `AT_SECURE`, it must be
+    /// given by an absolute path, and the file and all folders above it must belong to root and be writable by root only. One
+    /// that cannot be used is reported in the log, and programs have a session only; with [`ContainmentMode::Keeper`] opening
+    /// fails.
     pub fn keeper(mut self, path: impl Into<PathBuf>) -> Self {
         self.options.keeper = Some(path.into());
         self
     }
 
     /// Trusts all users that can write this folder, or own it, not to put another file in the ledger's place: its administrator
-    /// vouches for them. Otherwise the environment variable `PROCLEDGER_TRUST_FOLDER` names it (not under `AT_SECURE`), else
-    /// there is none.
+    /// vouches for them. By default the environment variable `PROCLEDGER_TRUST_FOLDER` names it (not under `AT_SECURE`), else
+    /// no folder is trusted.
     ///
-    /// For a volume of a container whose mode lets more users write than there are in it, such as an `emptyDir` with mode 0777.
-    /// An empty path is none, whatever the environment says. It stands for the one folder alone, not for those above or below
-    /// it, and only where it is on the ledger's path. The ledger's file must still be ours and writable by us alone, and where
-    /// root opens another user's ledger it counts for nothing.
+    /// Intended for a volume of a container whose mode lets more users write than exist in the container, such as an `emptyDir`
+    /// with mode
+    /// 0777. An empty path trusts no folder, whatever the environment says. The trust covers this one folder alone, not those
+    ///       above or below it, and applies only if the folder is on the ledger's path. The ledger's file must still be owned
+    ///       by us and writable by us alone, and where root opens another user's ledger the setting has no effect.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -251,12 +254,12 @@ impl Builder {
         self
     }
 
-    /// Whether opening brings a ledger of an older version up to date; on otherwise, since the program that owns a ledger
-    /// opens it in this way.
+    /// Sets whether opening migrates a ledger of an older version to the current schema; on by default, since the program that
+    /// owns a ledger opens it in this way.
     ///
-    /// A program that works on another one's ledger sets it to `false`: then the ledger stays as it is, what a later
-    /// version has added to it is not recorded, and an older version of its owner can still open it. A ledger that is not
-    /// there yet is created in the latest version in both cases.
+    /// A program that works on a ledger of another program sets it to `false`: then the schema stays as it is, what a later
+    /// version has added to it is not recorded, and an older version of its owner can still open it. A ledger that does not
+    /// exist yet is created in the latest version in both cases.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -270,16 +273,16 @@ impl Builder {
         self
     }
 
-    /// Opens the ledger. When this returns, what dead instances left is gone, or is in the
+    /// Opens the ledger. When this returns, the processes that dead instances left are gone, or are in the
     /// [`startup_report`](Tracker::startup_report).
     ///
     /// # Errors
     ///
-    /// Each names the path and leaves the disk as it was: a missing folder; a folder that others can write, a ledger of
-    /// another user ([`is_denied`](Error::is_denied)); a file that is no ledger
-    /// ([`is_not_a_ledger`](Error::is_not_a_ledger)); a ledger of a newer version ([`is_newer`](Error::is_newer)); a
-    /// network file system; no `/proc`, or one of another PID namespace ([`is_unsupported`](Error::is_unsupported)); a
-    /// containment that was asked for and cannot be had.
+    /// Each error names the path, and the disk is left as it was: a missing folder; a folder that others can write, a ledger of
+    /// another user ([`is_denied`](Error::is_denied)); a file that is not a ledger
+    /// ([`is_not_a_ledger`](Error::is_not_a_ledger)); a ledger of a newer version ([`is_newer`](Error::is_newer)); a network
+    /// file system; a missing `/proc`, or one of another PID namespace ([`is_unsupported`](Error::is_unsupported)); a
+    /// containment that was requested and is not available.
     pub fn open(self) -> Result<Tracker> {
         check_options(&self.options)?;
         let proc = Proc::open()?;
@@ -293,11 +296,11 @@ impl Builder {
             .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
             .identity;
         let lock_name = new_lock_name(store.path());
-        // The lock before the row: a row without a held lock looks like a dead instance.
+        // The lock is taken before the row is written: a row without a held lock looks like a dead instance.
         let lock_path = store.path().with_file_name(&lock_name);
         let lock =
             store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
-        // And the note before the row, so that whatever judges the row finds it.
+        // The note is written before the row as well, so that a process that judges the row finds it.
         if let Err(error) = lock.write_note(&note_of(&proc, place, own)) {
             tracing::debug!("{error}: an exec of this program will not be recognized by others");
         }
@@ -340,18 +343,18 @@ impl Builder {
     }
 }
 
-/// The folder that is vouched for: by the caller, else by the environment.
+/// Returns the trusted folder: as set by the caller, else by the environment.
 fn trusted_folder(options: &Options) -> Option<PathBuf> {
     trusted_or_by_environment(options.trust_folder.as_deref())
 }
 
-/// The same for a folder that was named, or not. An empty path names none, whatever the environment says.
+/// Does the same for an optional folder. An empty path names no folder, whatever the environment says.
 pub(super) fn trusted_or_by_environment(named: Option<&Path>) -> Option<PathBuf> {
     let folder = named.map(Path::to_owned).or_else(trusted_by_environment);
     folder.filter(|folder| !folder.as_os_str().is_empty())
 }
 
-/// The folder that `PROCLEDGER_TRUST_FOLDER` names. It counts for nothing where a program has more rights than its caller.
+/// Returns the folder that `PROCLEDGER_TRUST_FOLDER` names. It has no effect if a program has more rights than its caller.
 fn trusted_by_environment() -> Option<PathBuf> {
     let folder = std::env::var_os(TRUST_VARIABLE).filter(|folder| !folder.is_empty())?;
     (!is_secure()).then(|| folder.into())
@@ -394,8 +397,8 @@ fn begin(shared: Arc<Shared>) -> Result<Tracker> {
 
 fn clean_up(shared: &Arc<Shared>) -> Result<Report> {
     let mut report = Report::default();
-    // Before the name sweep, which would end the same processes and not know whose they were. Rows that the ledger has
-    // itself are not the list's to judge: the orphan pass deals with them.
+    // Before the name sweep, which would end the same processes without knowing their tasks. Rows that the ledger has itself
+    // are not judged by the list: the orphan pass handles them.
     if let Some(path) = &shared.options.export {
         match shared.import(path) {
             Ok(imported) => report.absorb(imported),
@@ -431,14 +434,14 @@ fn own_program() -> String {
 }
 
 impl Tracker {
-    /// Writes everything that the export has been told so far, and waits for it at most `timeout`.
+    /// Writes all changes of which the export has been notified so far, and waits for that at most `timeout`.
     ///
     /// # Errors
     ///
     /// [`is_busy`](Error::is_busy) when the time is up, or another instance writes the export;
     /// [`is_not_found`](Error::is_not_found) when there is no export.
     pub fn flush_export(&self, timeout: Duration) -> Result<()> {
-        // Not while holding the lock: spawns take it to tell of theirs.
+        // Not while holding the lock: spawns take it to notify the exporter.
         let exporter = lock(&self.inner.shared.exporter).clone();
         match exporter {
             Some(exporter) => exporter.flush(timeout),
@@ -446,12 +449,12 @@ impl Tracker {
         }
     }
 
-    /// What keeps the export from being written; `None` while all is well, or there is no export.
+    /// Returns why the export cannot be written; `None` while there is no error, or there is no export.
     pub fn export_error(&self) -> Option<String> {
         lock(&self.inner.shared.exporter).as_ref().and_then(|exporter| exporter.last_error())
     }
 
-    /// Whether the first orphan pass has run, so that spawning is allowed.
+    /// Returns whether the first orphan pass has run, so that spawning is allowed.
     pub fn is_clean(&self) -> bool {
         self.inner.shared.clean.load(Ordering::Acquire)
     }

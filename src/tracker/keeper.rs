@@ -1,12 +1,13 @@
 //! The keeper itself.
 //!
-//! It starts the program behind the same gate as a host does, but asks the host to commit the row. Then it reaps whatever is reparented to it, and tells the host of the program's end.
+//! It starts the program behind the same gate as a host does, but asks the host to commit the row. Then it reaps every process
+//! that is reparented to it, and reports the program's end to the host.
 //!
-//! When the host is gone it ends all that is below it, by the same course as a tracker, and leaves a record beside the ledger
-//! of what that was. But not a host of the same ledger that one of the tree's processes has started and that is nobody's child
-//! any more (invariant 13): with such a one below, which is known by the signed lock that it holds, being below the keeper
-//! proves nothing, and only what is the tree's by other evidence is ended. The new host answers for the rest; it reaps the
-//! rows of the old one.
+//! When the host is gone it ends all processes below it, by the same procedure as a tracker, and leaves a record of them beside
+//! the ledger. It spares a host of the same ledger that one of the tree's processes has started and that has been reparented to
+//! the keeper (invariant 13): while such a host, which is recognized by the signed lock that it holds, is below the keeper,
+//! being below the keeper proves nothing, and only processes that belong to the tree by other evidence are ended. The new host
+//! is responsible for the rest; it reaps the rows of the old one.
 
 use std::{collections::HashSet, process::ExitCode, sync::Arc, time::Duration};
 
@@ -34,17 +35,17 @@ use crate::{
     },
 };
 
-/// Exit code for a keeper that nobody asked.
+/// Exit code of a keeper that was not started by a host.
 const USAGE: u8 = 2;
-/// How often a tree is ended that goes on forking while it is ended; after the first time without a grace.
+/// How often a tree that continues to fork is ended; from the second time on without a grace.
 const ROUNDS: u32 = 20;
 
-/// Keeps one program, until nothing is left below this process: the whole of the keeper's `main`.
+/// Keeps one program until nothing is left below this process: the whole of the keeper's `main`.
 pub fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody reads it where a host has started us: our output is /dev/null then.
+            // Not read when a host has started us: our output is /dev/null then.
             eprintln!("procledger-keeper: {error}");
             ExitCode::from(USAGE)
         }
@@ -57,9 +58,9 @@ fn serve() -> Result<()> {
     let own = own_identity(&proc, place)?;
     let keeper = Keeper { seat, proc, place, own };
     if let Some(program) = keeper.start(command) {
-        // The thread that asked the host is gone: libc has no use for its own signals any more.
+        // The thread that asked the host has ended: libc does not need its internal signals any more.
         block_all_signals();
-        // Whatever folder the host was in is not held by us.
+        // Do not hold on to the folder that the host was in.
         let _ = std::env::set_current_dir("/");
         keeper.watch(&program);
     }
@@ -81,7 +82,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the program, if the host commits its row; `None` where it did not run, and the host knows why.
+    /// Starts the program if the host commits its row; `None` if it did not run, and the host knows why.
     fn start(&self, command: Command) -> Option<Identity> {
         let (word, program) = match spawn(command, |child| self.ask_host(child)) {
             Ok(spawned) => (FromKeeper::Started, Some(spawned.committed)),
@@ -90,7 +91,7 @@ impl Keeper {
                 (FromKeeper::Failed { step: refusal.step, errno }, None)
             }
         };
-        // A host that does not hear it is gone: the watch sees that.
+        // A host that does not receive this is gone: the watch notices that.
         let _ = self.seat.channel.tell_host(word, &[], GATE_LIMIT);
         program
     }
@@ -105,7 +106,7 @@ impl Keeper {
         loop {
             match self.seat.wait() {
                 Wake::Word(FromHost::Go) => return Ok(pinned.identity),
-                // The child itself, if anyone: whoever made it learns that.
+                // Only the child itself can have ended, and the code that created it detects that.
                 Wake::Children => {}
                 Wake::Word(FromHost::Refuse | FromHost::Leave) | Wake::HostGone => {
                     return Err(Error::new(Kind::NotStarted, "the host refused"));
@@ -114,7 +115,7 @@ impl Keeper {
         }
     }
 
-    /// Reaps, reports the program's end, and exits when nothing is left below, when its host says so, or is gone.
+    /// Reaps, reports the program's end, and exits when nothing is left below, or when its host asks it to or is gone.
     fn watch(&self, program: &Identity) {
         let mut status = None;
         loop {
@@ -150,7 +151,8 @@ impl Keeper {
         EndLogWriter::create(&path, errand.token, Millis::now(), status)
     }
 
-    /// Ends what is below, and leaves a record of it beside the ledger. What cannot be ended is left to the next opener.
+    /// Ends the processes below, and leaves a record of them beside the ledger. Those that cannot be ended are left to the next
+    /// opener.
     fn end(&self, program: &Identity, mut status: Option<ExitStatus>) {
         ignore_dead_children();
         while let Reaped::Dead(pid, ended) = reap_one() {
@@ -228,7 +230,7 @@ impl Keeper {
             cgroup: None,
             keeper: Some(self.own),
             origin: Origin::Spawned,
-            // All of it is below this process: nothing else may belong to it.
+            // Every member is below this process: no other process can belong to the tree.
             containment: Containment::None,
             limits: Limits {
                 survive: false,
@@ -242,7 +244,7 @@ impl Keeper {
         Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() }
     }
 
-    /// The program, while it lives.
+    /// Returns the program, while it is alive.
     fn describe_root(&self, program: &Identity) -> Option<Logged> {
         let stat = self.proc.stat(program.pid).ok()??;
         Some(Logged {
@@ -252,7 +254,7 @@ impl Keeper {
             age: age(stat.start_tick),
             rss: stat.rss_bytes,
             cpu: cpu_time(&stat),
-            // Its row has it.
+            // Its row has the command.
             command: Vec::new(),
             fate: None,
         })

@@ -1,4 +1,4 @@
-//! The tracker: the verbs of an open ledger.
+//! The tracker: the operations of an open ledger.
 //!
 //! - [`builder`]: the options, and the order of opening;
 //! - [`start`]: how a process comes under the tracker;
@@ -7,7 +7,7 @@
 //! - [`membership`]: which processes belong to a tree;
 //! - [`end`]: ending trees, and what follows when a root exits;
 //! - [`passes`]: health, orphans, retention, and reaping for other instances;
-//! - [`inspect`]: looking without changing anything;
+//! - [`inspect`]: reading without changing anything;
 //! - [`keeper`]: the `main` of a keeper.
 
 mod builder;
@@ -46,11 +46,11 @@ pub(crate) use crate::sys::keeper::is_asked as keeper_is_asked;
 /// Clones share one instance; it is `Send` and `Sync`. Dropping the last clone shuts the instance down, as
 /// [`end::shutdown`](Tracker::shutdown) does.
 ///
-/// A process that ends without dropping it shuts nothing down: `std::process::exit`, `panic = "abort"`, or a tracker in a
+/// A host that exits without dropping it shuts nothing down: `std::process::exit`, `panic = "abort"`, or a tracker in a
 /// `static`, which is never dropped. Then its programs live on in `session` and `cgroup` containment until the ledger is opened
-/// again. Call [`end::shutdown`](Tracker::shutdown) before the exit; or have a keeper
-/// ([`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper)), which ends them with the host whatever ended that, or a
-/// `procledger watch` on the ledger, which ends them at once.
+/// again. Call [`end::shutdown`](Tracker::shutdown) before the exit; or use a keeper
+/// ([`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper)), which ends them with the host whatever the cause of its end,
+/// or run `procledger watch` on the ledger, which ends them at once.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -69,7 +69,7 @@ pub struct Tracker {
     inner: Arc<Inner>,
 }
 
-/// Shuts down when the last handle goes.
+/// Shuts down when the last handle is dropped.
 #[derive(Debug)]
 struct Inner {
     shared: Arc<runtime::shared::Shared>,
@@ -79,7 +79,7 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.shared.is_forked() {
-            // Closing SQLite's files in a forked child could remove the log that the parent still writes.
+            // Closing SQLite's files in a forked child could remove the WAL that the parent still writes.
             std::mem::forget(Arc::clone(&self.shared));
             return;
         }

@@ -1,4 +1,4 @@
-//! Waiting as a shell does for its foreground job.
+//! Waits for a program as a shell waits for its foreground job.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use crate::{
     sys::{Signal, terminal},
 };
 
-/// A stop is noticed this soon; an end is noticed at once.
+/// A stop is noticed within this time; an end is noticed at once.
 const STOP_TICK: Duration = Duration::from_millis(20);
 
 impl Process {
     /// Waits for a program that has the terminal ([`Job::foreground`](crate::Job::foreground)).
     ///
-    /// When it stops, as by Ctrl-Z, the terminal is taken back and this process group stops too, so that the shell above
-    /// gets its prompt; when that shell continues us, the program gets the terminal again and is continued. When the
-    /// program has ended the terminal is taken back. A program that was not given the terminal is waited for as by
+    /// When the program stops, for example by Ctrl-Z, the terminal is taken back and this process group stops too, so that the
+    /// parent shell shows its prompt; when that shell continues us, the program gets the terminal again and is continued. When
+    /// the program has ended the terminal is taken back. A program that was not given the terminal is waited for as by
     /// [`wait`](Process::wait).
     ///
     /// # Errors
@@ -28,7 +28,7 @@ impl Process {
             return self.wait();
         }
         let result = self.wait_and_stop_along();
-        // From a background group this takes SIGTTOU blocked; see `tty::take_back`.
+        // From a background group this needs SIGTTOU to be blocked; see `tty::take_back`.
         let taken = terminal::take_back();
         let status = result?;
         taken?;
@@ -49,8 +49,8 @@ impl Process {
     fn stop_along(&mut self) -> Result<()> {
         terminal::take_back()?;
         terminal::stop_own_group()?;
-        // The shell above has continued us. It may have put us into the background: then the terminal is not ours to give,
-        // and the program goes on without it.
+        // The parent shell has continued us. It may have put us into the background: then the terminal is not ours to give, and
+        // the program continues without it.
         if terminal::is_foreground() {
             terminal::give_to(self.pid())?;
         }

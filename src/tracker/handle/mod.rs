@@ -2,7 +2,7 @@
 //!
 //! - `asynchronous`: the same as futures, with the feature `tokio`;
 //! - [`foreground`]: the terminal;
-//! - [`output`]: all that a program prints;
+//! - [`output`]: all output of a program;
 //! - [`process`]: waiting and signalling.
 
 #[cfg(feature = "tokio")]

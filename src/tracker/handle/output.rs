@@ -1,4 +1,4 @@
-//! Waiting for a program and all that it prints.
+//! Waits for a program and all of its output.
 
 use std::{
     os::fd::OwnedFd,
@@ -17,8 +17,8 @@ use crate::{
     sys::pidfd::timespec,
 };
 
-/// Once the program has ended, what is left in its pipes is read for this long: whoever still holds them open, such as a
-/// daemon that it left, must not hang the caller.
+/// Once the program has ended, what is left in its pipes is read for this long: a process that still holds them open, such as a
+/// daemon that the program left, must not block the caller.
 pub(in crate::tracker) const DRAIN: Duration = Duration::from_millis(200);
 pub(in crate::tracker) const CHUNK: usize = 64 << 10;
 pub(in crate::tracker) const READS_AT_ONCE: u32 = 16;
@@ -37,12 +37,11 @@ pub struct Output {
 impl Process {
     /// Reads both pipes at once until the program has ended, then waits for it. Standard input is closed first.
     ///
-    /// A grandchild that keeps the pipes open after the program has ended does not hold this up: what it prints later is
-    /// lost.
+    /// A grandchild that keeps the pipes open after the program has ended does not delay this: what it prints later is lost.
     ///
     /// # Errors
     ///
-    /// When a pipe cannot be read; then the program's tree is ended before this returns.
+    /// If a pipe cannot be read; then the program's tree is ended before this returns.
     pub fn wait_with_output(mut self) -> Result<Output> {
         self.stdin = None;
         let mut pipes = [
@@ -50,7 +49,7 @@ impl Process {
             Pipe::new(self.stderr.take().map(OwnedFd::from)),
         ];
         if let Err(error) = self.read_all(&mut pipes) {
-            // The seed's rule: an operation that failed leaves no process behind.
+            // As in the former implementation: an operation that failed leaves no process behind.
             if let Err(other) = self.terminate() {
                 tracing::error!(
                     "failed to end process {} after a failed read: {other}",
@@ -88,7 +87,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until something can be read, the program ends, or `limit` is over; whether it has ended.
+    /// Waits until there is something to read, the program ends, or `limit` has passed; returns whether the program has ended.
     fn poll(
         &self,
         pipes: &[Pipe; 2],
@@ -130,7 +129,7 @@ impl Pipe {
     }
 
     fn read_available(&mut self) -> Result<()> {
-        // A bound: who writes faster than we read must not keep us from seeing that the program has ended.
+        // Bounded: a process that writes faster than we read must not keep us from noticing that the program has ended.
         for _ in 0..READS_AT_ONCE {
             let Some(fd) = &self.fd else { break };
             self.read.reserve(CHUNK);

@@ -24,16 +24,16 @@ use crate::{
     },
 };
 
-/// A death is recorded within milliseconds; a ledger that cannot be written must not hold up the waiter for longer.
+/// A death is recorded within milliseconds; a ledger that cannot be written must not delay the waiter for longer than this.
 pub(in crate::tracker) const RECORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// One spawned program.
 ///
-/// Dropping it kills nothing and closes our ends of its pipes: the tracker still has the process. With
+/// Dropping it kills nothing and closes our ends of its pipes: the tracker still tracks the process. With
 /// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop) it ends the program's tree, in the background.
 #[derive(Debug)]
 pub struct Process {
-    /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was asked for.
+    /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was requested.
     pub stdin: Option<ChildStdin>,
     /// The pipe from its standard output.
     pub stdout: Option<ChildStdout>,
@@ -70,31 +70,31 @@ impl Process {
         }
     }
 
-    /// Its process number. Do not signal it by number: use [`signal`](Self::signal) or [`terminate`](Self::terminate).
+    /// Returns its PID. Do not signal the process by its PID: use [`signal`](Self::signal) or [`terminate`](Self::terminate).
     pub fn pid(&self) -> Pid {
         self.entry.root.identity.pid
     }
 
-    /// The task that it runs for.
+    /// Returns the task that it runs for.
     #[expect(clippy::missing_panics_doc, reason = "a spawned process always has a task")]
     pub fn task_id(&self) -> &TaskId {
         self.entry.root.task.as_ref().expect("a spawned process has a task")
     }
 
-    /// Whether it was given the terminal, as [`Job::foreground`](crate::Job::foreground) asks.
+    /// Returns whether it was given the terminal, as [`Job::foreground`](crate::Job::foreground) requests.
     pub fn is_foreground(&self) -> bool {
         self.foreground
     }
 
     /// Waits until the program has ended and its end is in the ledger.
     ///
-    /// What it left behind is ended by the monitor at the same time; this does not wait for that. While a tracer (strace, gdb)
-    /// holds the dead program its status cannot be had, and this waits for it, as waitpid(2) does.
+    /// The processes it left behind are ended by the monitor at the same time; this does not wait for that. While a tracer
+    /// (strace, gdb) holds the dead program its status is not available, and this waits for it, as waitpid(2) does.
     ///
     /// # Errors
     ///
-    /// Only when the kernel cannot be asked. A status that somebody else took is
-    /// [`Unobserved`](ExitStatus::Unobserved), no error.
+    /// Only if the kernel cannot be queried. A status that was taken elsewhere, for example by another thread of the host, is
+    /// [`Unobserved`](ExitStatus::Unobserved) and not an error.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         // Standard input is closed, as `std::process::Child::wait` does: a program that reads it to the end would never end.
         self.stdin = None;
@@ -105,7 +105,7 @@ impl Process {
         }
     }
 
-    /// Its status, if it has ended.
+    /// Returns its status, if it has ended.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl Process {
         self.wait_timeout(Duration::ZERO)
     }
 
-    /// Waits at most `timeout`; `None` when the program still runs then, or a tracer has not let go of it.
+    /// Waits at most `timeout`; returns `None` if the program still runs then, or a tracer has not released it.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl Process {
         Ok(self.learn_status(deadline).map(|status| self.ended(status)))
     }
 
-    /// The status of the program, which is dead; `None` where it cannot be had before the deadline.
+    /// Returns the status of the program, which is dead; `None` if it is not available before the deadline.
     fn learn_status(&self, deadline: Option<Instant>) -> Option<ExitStatus> {
         let mut untraced = None;
         loop {
@@ -148,12 +148,12 @@ impl Process {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return None;
             }
-            // Nothing tells of a tracer that lets go.
+            // No event reports that a tracer has released it.
             std::thread::sleep(STATUS_PAUSE);
         }
     }
 
-    /// The program is dead: sees that its end is recorded.
+    /// Called when the program is dead: makes sure that its end is recorded.
     fn ended(&self, status: ExitStatus) -> ExitStatus {
         let deadline = Instant::now() + RECORD_LIMIT;
         let watched = self.entry.pidfd.is_some() && self.shared.monitoring.load(Ordering::Acquire);
@@ -164,34 +164,35 @@ impl Process {
         status
     }
 
-    /// Ends the program's whole tree: SIGTERM, the grace, SIGKILL; each member's outcome is in the report.
+    /// Ends the program's whole tree: SIGTERM, the grace, SIGKILL; the report has the outcome for each member.
     ///
     /// # Errors
     ///
-    /// [`is_closed`](Error::is_closed) after shutdown. What could not be ended is in the report, and no error.
+    /// [`is_closed`](Error::is_closed) after shutdown. Processes that could not be ended are in the report, and are not an
+    /// error.
     pub fn terminate(&mut self) -> Result<Report> {
         self.shared.terminate_entries(std::slice::from_ref(&self.entry))
     }
 
-    /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
+    /// Sends a signal, by its number in signal(7), to the program itself and to no other process.
     ///
-    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc; 35 of musl) to 64; 32,
-    /// 33 and musl's 34 are used by the C library between threads of one process, and are sent as they are.
+    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc; 35 of musl) to 64; 32, 33
+    /// and musl's 34 are used by the C library between threads of one process, and are sent as they are.
     ///
     /// # Errors
     ///
-    /// Invalid input for any other number, 0 included; [`is_gone`](Error::is_gone) when the program has ended.
+    /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) when the program has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.signaller().signal(signal)
     }
 
-    /// A handle that signals the program while this one waits for it.
+    /// Returns a handle that signals the program while this one waits for it.
     pub fn signaller(&self) -> Signaller {
         Signaller { pid: self.pid(), pidfd: Arc::clone(&self.pidfd) }
     }
 }
 
-/// Ends the tree of a program with its handle, where that was asked for.
+/// Ends the tree of a program with its handle, where that was requested.
 ///
 /// A field of the handle and not a `Drop` of its own, so that callers may move the pipes out of it.
 #[derive(Debug)]
@@ -207,13 +208,14 @@ impl Drop for TerminateOnDrop {
         if !self.armed || self.shared.is_forked() {
             return;
         }
-        // Not read where a shutdown has begun: that ends the tree, or has. Otherwise it waits for what is started here.
+        // Not read if a shutdown has begun: that ends the tree, or has ended it. Otherwise the shutdown waits for what is
+        // started here.
         let open = match self.shared.spawning.try_read() {
             Ok(open) => open,
             Err(TryLockError::Poisoned(open)) => open.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        // A program that has ended by itself leaves only what it was allowed to.
+        // A program that has ended by itself leaves only the processes it was allowed to leave.
         let has_ended = self.entry.status().is_some()
             || self.entry.pidfd.as_ref().is_some_and(|fd| fd.is_dead().unwrap_or(false));
         if !has_ended && !self.shared.closed.load(Ordering::Acquire) {
@@ -237,20 +239,20 @@ pub struct Signaller {
 }
 
 impl Signaller {
-    /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
+    /// Sends a signal, by its number in signal(7), to the program itself and to no other process.
     ///
-    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc; 35 of musl) to 64; 32,
-    /// 33 and musl's 34 are used by the C library between threads of one process, and are sent as they are.
+    /// The numbers are those of the kernel, 1 to 64. Real-time signals are 34 (`SIGRTMIN` of glibc; 35 of musl) to 64; 32, 33
+    /// and musl's 34 are used by the C library between threads of one process, and are sent as they are.
     ///
     /// # Errors
     ///
-    /// Invalid input for any other number, 0 included; [`is_gone`](Error::is_gone) when the program has ended.
+    /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) when the program has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let signal = Signal::from_number(signal).ok_or_else(|| {
             Error::invalid(format!("{signal} is no signal: use 1 to {}", Signal::LAST))
         })?;
         let pid = self.pid;
-        // The descriptor is that of our own child, made by clone: it needs no verifying.
+        // The descriptor is that of our own child, returned by clone: it needs no verification.
         if self.pidfd.is_dead()? {
             return Err(Error::new(Kind::Gone, format!("process {pid} has ended")));
         }

@@ -1,4 +1,4 @@
-//! Is everything in place? Ledger, machine and rows, a line each.
+//! Checks ledger, machine and rows, and reports one line for each check.
 
 use std::{cmp::Ordering, path::Path};
 
@@ -20,17 +20,18 @@ use crate::{
     },
 };
 
-/// A health pass that is older than this, while something runs, means that nobody looks: four of the seed's intervals.
+/// If the newest health pass is older than this while a process runs, no instance makes passes: four intervals of the former
+/// implementation.
 const PASS_IS_LATE: std::time::Duration = std::time::Duration::from_mins(2);
 
 /// The WAL may take 4 MiB, a checkpoint and an export some more.
 const SPACE_IS_SHORT: u64 = 16 << 20;
 
-/// What to do about a damaged ledger.
+/// Advice for a damaged ledger.
 const RESTORE: &str =
     "restore a backup made by `.backup`, or save what can be read with `sqlite3 LEDGER .recover`";
 
-/// An error with its cause, which often says what to do: the errno, or what SQLite found.
+/// Returns an error with its cause, which often shows what to do: the errno, or what SQLite found.
 fn whole(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
@@ -38,13 +39,13 @@ fn whole(error: &Error) -> String {
     }
 }
 
-/// Checks ledger, machine, rows and, where one is named, the JSON export. It opens read-only, and never fails: what cannot
-/// be checked is a finding. For a moment there are files of its own beside the ledger and the export.
+/// Checks ledger, machine, rows and, if one is named, the JSON export. It opens read-only, and never fails: a check that is not
+/// possible is a finding. For a moment it creates files of its own beside the ledger and the export.
 pub fn diagnose(ledger: &Path, export: Option<&Path>) -> Vec<Finding> {
     diagnose_trusting(ledger, export, None)
 }
 
-/// The same, with a folder that is vouched for: see [`Builder::trust_folder`](crate::Builder::trust_folder).
+/// Does the same, with a trusted folder: see [`Builder::trust_folder`](crate::Builder::trust_folder).
 pub fn diagnose_trusting(
     ledger: &Path,
     export: Option<&Path>,
@@ -85,7 +86,7 @@ pub fn diagnose_trusting(
             findings.push(finding("ledger", level, whole(&error), advice));
         }
     }
-    // What was said of the ledger already is not said twice.
+    // A finding about the ledger is not reported twice.
     let known = findings.last().map(|finding| finding.detail.clone());
     findings.extend(
         trust(ledger, trust_folder).filter(|finding| Some(&finding.detail) != known.as_ref()),
@@ -96,8 +97,8 @@ pub fn diagnose_trusting(
     findings
 }
 
-/// Whether the ledger may be opened for writing: which folder is in the way, why, and what to do. A ledger that is another
-/// user's can be looked at all the same.
+/// Checks whether the ledger may be opened for writing; if not, reports which folder is the obstacle, why, and what to do. A
+/// ledger of another user can be read all the same.
 fn trust(ledger: &Path, trust_folder: Option<&Path>) -> Option<Finding> {
     use std::os::unix::fs::MetadataExt;
     let own = rustix::process::geteuid();
@@ -170,8 +171,8 @@ fn machine(findings: &mut Vec<Finding>) {
     ));
 }
 
-/// What `auto` would hold a new tree by, and the keeper: one advice for both. Looking makes no cgroup, so that joining works is
-/// not known before a spawn; the keeper is started once, to read its version.
+/// Reports the containment that `auto` would choose for a new tree, and the keeper, with one advice for both. The check creates
+/// no cgroup, so whether joining one works is not known before a spawn; the keeper is started once, to read its version.
 fn containment(findings: &mut Vec<Finding>) {
     let leaves = cgroup::prospect();
     let keeper = Binary::found().and_then(|found| {
@@ -198,7 +199,7 @@ fn containment(findings: &mut Vec<Finding>) {
         Ok(None) => {
             let detail = "no `procledger-keeper` is beside this program or on PATH";
             let level = if has_leaves { Level::Ok } else { Level::Warning };
-            // Where it matters, the line above says what to do.
+            // If it matters, the line above has the advice.
             finding("keeper", level, detail, "")
         }
         Err(error) => {
@@ -209,7 +210,7 @@ fn containment(findings: &mut Vec<Finding>) {
     });
 }
 
-/// `is_unusable`: there is a keeper, and its line says what to do.
+/// `is_unusable`: there is a keeper, and its own line has the advice.
 fn sessions_only(why: &str, is_unusable: bool) -> Finding {
     let advice = "a daemon that leaves its session and wipes its environment is found only where a pass has recorded it: \
                   install `procledger-keeper` beside the program, or delegate a cgroup v2 subtree (`Delegate=yes` in a \
@@ -218,7 +219,7 @@ fn sessions_only(why: &str, is_unusable: bool) -> Finding {
     finding("containment", Level::Warning, format!("sessions only: {why}"), advice)
 }
 
-/// Asked by listening for a moment.
+/// Checked by listening for a moment.
 fn forks() -> Finding {
     match proc_events::Connector::open() {
         Ok(_) => finding(
@@ -324,7 +325,7 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
     });
 }
 
-/// An older schema is no fault: it is what lets an older program go on using its ledger.
+/// An older schema is not a fault: it lets an older program continue to use its ledger.
 fn schema(store: &Store) -> Finding {
     let (has, latest) = (store.schema(), Schema::latest());
     let (what, advice) = match has.cmp(&latest) {
@@ -342,7 +343,7 @@ fn schema(store: &Store) -> Finding {
     finding("schema", Level::Ok, detail, advice)
 }
 
-/// Which ledger it is, wherever it was moved to.
+/// Reports which ledger it is, even after it was moved.
 fn uuid(store: &Store) -> Finding {
     match store.uuid() {
         Ok(Some(uuid)) => finding("uuid", Level::Ok, uuid, ""),
@@ -351,7 +352,7 @@ fn uuid(store: &Store) -> Finding {
     }
 }
 
-/// A full disk lets nothing start.
+/// Nothing can be started while the disk is full.
 fn space(store: &Store) -> Finding {
     const MIB: u64 = 1 << 20;
     let free = match store.free_bytes() {
@@ -439,7 +440,7 @@ fn last_pass(store: &Store, anything_runs: bool) -> Result<Finding> {
     })
 }
 
-/// Tries what an exporter does, short of changing the list: `owner` is the ledger's, whose file it is.
+/// Does what an exporter does, short of changing the list: `owner` is the owner of the ledger, and of the list.
 fn export_state(path: &Path, owner: u32) -> Finding {
     let shown = path.display();
     let there = std::fs::symlink_metadata(path).ok();
@@ -473,7 +474,7 @@ fn export_state(path: &Path, owner: u32) -> Finding {
             ),
             "let its owner write the folder",
         ),
-        // The message says what to do; a second advice might contradict it.
+        // The message contains the advice; a second one might contradict it.
         Ok(Prospect::Fails(error)) | Err(error) => {
             finding("export", Level::Problem, whole(&error), "")
         }

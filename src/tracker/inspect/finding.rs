@@ -1,4 +1,4 @@
-//! What `doctor` has found.
+//! Findings of `doctor`.
 
 use serde::Serialize;
 
@@ -27,7 +27,7 @@ pub struct Finding {
     pub advice: String,
 }
 
-/// Makes a finding.
+/// Creates a finding.
 pub(super) fn finding(
     check: &str,
     level: Level,

@@ -1,4 +1,4 @@
-//! Looking at a ledger without touching it.
+//! Reads a ledger without changing it.
 
 use std::{
     collections::HashSet,
@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// A ledger, open for reading: no instance, and nothing is changed.
+/// A ledger, open for reading: it creates no instance, and changes nothing.
 ///
 /// ```
 /// # fn main() -> procledger::Result<()> {
@@ -51,7 +51,7 @@ pub struct Ledger {
 }
 
 impl Tracker {
-    /// A look at the same ledger.
+    /// Returns a read-only view of the same ledger.
     pub fn ledger(&self) -> Ledger {
         let shared = &self.inner.shared;
         Ledger { store: shared.store.clone(), protected: shared.options.protected.clone() }
@@ -63,14 +63,13 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](Error::is_not_found) when there is none at `path`; otherwise as
-    /// [`Builder::open`](crate::Builder::open).
+    /// [`is_not_found`](Error::is_not_found) if there is none at `path`; otherwise as [`Builder::open`](crate::Builder::open).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Self { store: Store::open_read_only(path.as_ref())?, protected: Vec::new() })
     }
 
-    /// Brings an existing ledger up to date, as opening it with [`Builder::open`](crate::Builder::open) does. Returns
-    /// whether there was anything to do.
+    /// Migrates an existing ledger to the current schema, as opening it with [`Builder::open`](crate::Builder::open) does.
+    /// Returns whether there was anything to do.
     ///
     /// A ledger that is opened for reading, or with [`Builder::migrate(false)`](crate::Builder::migrate), is used as it is.
     ///
@@ -85,13 +84,12 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`is_not_found`](Error::is_not_found) when there is none at `path`; otherwise as
-    /// [`Builder::open`](crate::Builder::open).
+    /// [`is_not_found`](Error::is_not_found) if there is none at `path`; otherwise as [`Builder::open`](crate::Builder::open).
     pub fn migrate(path: impl AsRef<Path>) -> Result<bool> {
         Self::migrate_trusting(path, None)
     }
 
-    /// The same, with a folder that is vouched for: see [`Builder::trust_folder`](crate::Builder::trust_folder).
+    /// Does the same, with a trusted folder: see [`Builder::trust_folder`](crate::Builder::trust_folder).
     ///
     /// # Errors
     ///
@@ -100,11 +98,12 @@ impl Ledger {
         Store::migrate(path.as_ref(), trusted_or_by_environment(trust_folder).as_deref())
     }
 
-    /// Random UUID of the ledger, 32 hex digits; `None` before it was migrated to schema 4. A copy has the same one.
+    /// Returns the random UUID of the ledger, 32 hex digits; `None` before it was migrated to schema 4. A copy has the same
+    /// one.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn uuid(&self) -> Result<Option<String>> {
         self.store.uuid()
     }
@@ -117,25 +116,26 @@ impl Ledger {
         self
     }
 
-    /// Where it really is.
+    /// Returns the canonical path of the ledger.
     pub fn path(&self) -> &Path {
         self.store.path()
     }
 
-    /// Everything that is not known to have ended, roots and recorded descendants, the longest-running first.
+    /// Returns everything that is not known to have ended, roots and recorded descendants, the longest-running first.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn running(&self) -> Result<Vec<ProcessRecord>> {
         self.store.live()
     }
 
-    /// Ended processes, newest end first: of one task or of all, since a time or for ever, at most `limit`.
+    /// Returns ended processes, newest end first: of one task or of all tasks, since a time or since the beginning, at most
+    /// `limit`.
     ///
     /// # Errors
     ///
-    /// Invalid input for a bad task id; when the ledger cannot be read.
+    /// Invalid input for a bad task id; if the ledger cannot be read.
     pub fn history(
         &self,
         task_id: Option<&str>,
@@ -146,20 +146,20 @@ impl Ledger {
         self.store.history(task.as_ref(), since.map(Millis::from), limit)
     }
 
-    /// Leaks that were found since a time, newest first.
+    /// Returns the leaks that were found since a time, newest first.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn leaks(&self, since: Option<SystemTime>) -> Result<Vec<LeakRecord>> {
         self.store.leaks(since.map(Millis::from))
     }
 
-    /// The same, counted by hour, day, task, rule or program.
+    /// Returns the same leaks, counted by hour, day, task, rule or program.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn leak_groups(
         &self,
         since: Option<SystemTime>,
@@ -168,28 +168,30 @@ impl Ledger {
         self.store.leak_groups(since.map(Millis::from), by)
     }
 
-    /// How many of the trees with leaks since a time were held together by their session alone.
+    /// Returns how many of the trees with leaks since a time were held together by their session alone.
     ///
-    /// Of these it cannot be verified that the leaks are all that they left: what has left the session, wiped its
-    /// environment and lost its parent before a pass saw it is in no list. A cgroup leaf or a keeper leaves no such doubt.
+    /// For these it cannot be verified that the leaks are all that they left: a process that has left the session, wiped its
+    /// environment and lost its parent before a pass saw it is in no list. With a cgroup leaf or a keeper there is no such
+    /// uncertainty.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn unverified_trees(&self, since: Option<SystemTime>) -> Result<u64> {
         self.store.unverified_trees(since.map(Millis::from))
     }
 
-    /// All of it at one moment: the same leaks counted in each way, the newest `limit` of them, and who looked for any.
+    /// Returns all of it at one moment: the same leaks counted in each way, the newest `limit` of them, and the passes that
+    /// searched for leaks.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn leak_report(&self, since: Option<SystemTime>, limit: u32) -> Result<LeakReport> {
         self.store.leak_report(since.map(Millis::from), limit)
     }
 
-    /// Whether anybody looked since a time: the passes of each kind that were made, counted.
+    /// Returns how many passes of each kind were made since a time, which shows whether leaks were searched for at all.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -204,34 +206,34 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn pass_summaries(&self, since: Option<SystemTime>) -> Result<Vec<PassSummary>> {
         self.store.pass_summaries(since.map(Millis::from))
     }
 
-    /// The newest pass of each kind.
+    /// Returns the newest pass of each kind.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn last_passes(&self) -> Result<Vec<PassRecord>> {
         self.store.last_passes()
     }
 
-    /// Passes since a time, newest first, at most `limit`.
+    /// Returns the passes since a time, newest first, at most `limit`.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn passes(&self, since: Option<SystemTime>, limit: u32) -> Result<Vec<PassRecord>> {
         self.store.passes(since.map(Millis::from), limit)
     }
 
-    /// What an orphan pass would do now, with rule and evidence, without doing it.
+    /// Returns what an orphan pass would do now, with rule and evidence, without doing it.
     ///
     /// # Errors
     ///
-    /// When the ledger or `/proc` cannot be read.
+    /// If the ledger or `/proc` cannot be read.
     pub fn plan_reap(&self, orphan_names: &[String], min_age: Duration) -> Result<Report> {
         let proc = Proc::open()?;
         let observer = Observer { place: current_place()?, uid: self.store.owner_uid() };
@@ -261,7 +263,7 @@ impl Ledger {
         Ok(report)
     }
 
-    /// Dead instances with what they left, and what living ones answer for.
+    /// Returns dead instances with what they left, and the processes that living ones are responsible for.
     #[expect(clippy::type_complexity, reason = "two lists that are made in one walk")]
     fn orphans(
         &self,
@@ -337,11 +339,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// The JSON export, as bytes.
+    /// Returns the JSON export, as bytes.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read.
+    /// If the ledger cannot be read.
     pub fn export_json(&self) -> Result<Vec<u8>> {
         Ok(export::to_json(&self.store.export_entries()?))
     }
@@ -350,7 +352,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read, or the file not be replaced.
+    /// If the ledger cannot be read, or the file cannot be replaced.
     pub fn export_to(&self, path: impl AsRef<Path>) -> Result<()> {
         export::write_once(path.as_ref(), &self.store.export_entries()?)
     }
@@ -408,7 +410,8 @@ fn plan_tree(
     }));
 }
 
-/// What the sweep would end, each match with what is below it. Who is ended as an orphan is gone before the sweep.
+/// Plans what the name sweep would end, each match with its descendants. A process that is ended as an orphan is gone before
+/// the sweep.
 fn plan_sweep(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
     let planned: HashSet<Pid> = report.endings.iter().map(|ending| ending.pid).collect();
     for found in search.run()?.into_iter().filter(|found| !planned.contains(&found.pid)) {

@@ -1,4 +1,4 @@
-//! Figures: what this tracker has counted, and what a ledger tells of all.
+//! Metrics: what this tracker has counted, and what a ledger has recorded of all instances.
 
 use std::{
     path::Path,
@@ -24,9 +24,9 @@ use crate::{
 };
 
 impl Tracker {
-    /// What this tracker has counted since it was opened.
+    /// Returns what this tracker has counted since it was opened.
     ///
-    /// All but the survivors are read from memory: they are one query on the ledger, over live rows only.
+    /// All values but the survivors are read from memory: the survivors are one query on the ledger, over live rows only.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -53,11 +53,11 @@ impl Tracker {
 }
 
 impl Ledger {
-    /// What the ledger tells of all instances; ends, leaks and passes of the time `window` back from now.
+    /// Returns what the ledger has recorded of all instances; ends, leaks and passes cover the time `window` back from now.
     ///
     /// # Errors
     ///
-    /// When the ledger or `/proc` cannot be read.
+    /// If the ledger or `/proc` cannot be read.
     pub fn metrics(&self, window: Duration) -> Result<LedgerMetrics> {
         let store = self.store();
         let counts = store.counts(Millis::now().minus(window))?;
@@ -85,7 +85,7 @@ impl Ledger {
     }
 }
 
-/// Instances that may have left something, and the live rows of those that are dead.
+/// Returns the number of instances that may have left something, and of the live rows of those that are dead.
 fn instances(store: &Store) -> Result<(InstanceCount, u64)> {
     let (proc, here) = (Proc::open()?, current_place()?);
     let (mut count, mut orphans) = (InstanceCount::default(), 0);
@@ -104,7 +104,7 @@ fn instances(store: &Store) -> Result<(InstanceCount, u64)> {
     Ok((count, orphans))
 }
 
-/// A reason that did not occur counts 0: to a reader of figures, absence is silence.
+/// Adds the reasons that did not occur, with a count of 0: in metrics, a missing value would mean that nothing is known.
 fn every_reason(found: &[EndCount]) -> Vec<EndCount> {
     let count = |&reason: &EndReason| {
         let found = found.iter().find(|end| end.reason == reason);
@@ -113,7 +113,7 @@ fn every_reason(found: &[EndCount]) -> Vec<EndCount> {
     EndReason::ALL.iter().map(count).collect()
 }
 
-/// The same of leaks.
+/// Does the same for leaks.
 fn every_leak(found: &[LeakCount]) -> Vec<LeakCount> {
     let kinds = LeakKind::ALL.iter();
     let pairs = kinds.flat_map(|&kind| Outcome::ALL.iter().map(move |&outcome| (kind, outcome)));
@@ -140,14 +140,15 @@ fn passes(kind: PassKind, counts: &LedgerCounts, last: &[PassRecord]) -> LedgerP
     }
 }
 
-/// A file that is not there has none: without a log there is nothing in it. Its name is looked at, never opened: closing a
-/// descriptor of it would drop the locks that SQLite holds.
+/// Returns the size of a file; 0 for one that does not exist: without a WAL there is nothing in it. The file is only stat'ed by
+/// name, never opened: closing a descriptor of it would drop the locks that SQLite holds.
 fn size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |found| found.len())
 }
 
 impl Shared {
-    /// A health pass finds it dead: it lived at the last one, or began after that.
+    /// Notes when a process that a health pass finds dead was last alive: at the previous pass, or at its start if it began
+    /// after that.
     pub(in crate::tracker) fn note_last_seen(&self, entry: &Entry) {
         let age = entry.root.age();
         let since = self.meter().since_last_began(PassKind::Health).unwrap_or(age).min(age);

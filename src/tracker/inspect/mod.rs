@@ -1,11 +1,11 @@
-//! Looking without changing anything.
+//! Read-only views that change nothing.
 //!
-//! - [`doctor`]: what is wrong with a ledger or a machine;
-//! - [`finding`]: what `doctor` has found;
+//! - [`doctor`]: problems of a ledger or a machine;
+//! - [`finding`]: the findings of `doctor`;
 //! - [`ledger`]: what is recorded;
-//! - `metrics`: figures;
+//! - `metrics`: numbers;
 //! - [`trees`]: the same, joined with the processes as they are now;
-//! - [`wal_readers`]: readers that hold back the WAL.
+//! - [`wal_readers`]: readers that keep the WAL from being emptied.
 
 pub(super) mod doctor;
 pub(super) mod finding;

@@ -1,8 +1,9 @@
-//! What belongs to each tracked root now, without touching any of it.
+//! Determines which processes belong to each tracked root now, without touching any of them.
 //!
-//! Rows are read first, then `/proc` once, then each recorded identity is verified: what still is who it was recorded as
-//! held its number while the snapshot was taken. No transaction is held meanwhile, no instance is made, nobody is signalled.
-//! What cannot be seen from here (another machine or PID namespace, a hidden `/proc`) is told as the ledger has it.
+//! Rows are read first, then `/proc` once, then each recorded identity is verified: a process that still has its recorded
+//! identity had its PID while the snapshot was taken. Meanwhile no transaction is held, no instance is created, and no process
+//! is signalled. What cannot be seen from here (another machine or PID namespace, a hidden `/proc`) is reported as the ledger
+//! has it.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -42,7 +43,7 @@ use crate::{
 };
 
 impl Ledger {
-    /// Every tracked root with what belongs to it now, the longest-running first.
+    /// Returns every tracked root with the processes that belong to it now, the longest-running first.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -61,16 +62,16 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read. What cannot be seen of a process is no error: its tree is told as recorded.
+    /// If the ledger cannot be read. It is not an error if a process cannot be examined: its tree is reported as recorded.
     pub fn trees(&self) -> Result<Vec<TreeRecord>> {
         forest(self.store(), |_| true)
     }
 
-    /// The same of one task; empty where nothing of it is open.
+    /// Returns the same for one task; empty if nothing of the task is open.
     ///
     /// # Errors
     ///
-    /// Invalid input for a bad task id; when the ledger cannot be read.
+    /// Invalid input for a bad task id; if the ledger cannot be read.
     pub fn trees_of(&self, task_id: &str) -> Result<Vec<TreeRecord>> {
         let task = TaskId::new(task_id)?;
         forest(self.store(), |root| root.task.as_ref() == Some(&task))
@@ -93,7 +94,7 @@ fn forest(store: &Store, wanted: impl Fn(&ProcessRecord) -> bool) -> Result<Vec<
     })
 }
 
-/// Descendants go to their root; one whose root has ended stands alone.
+/// Assigns descendants to their root; one whose root has ended stands alone.
 fn group(rows: Vec<ProcessRecord>) -> Vec<Rows> {
     let roots: HashSet<ProcessId> =
         rows.iter().filter(|row| row.root.is_none()).map(|row| row.id).collect();
@@ -114,15 +115,15 @@ fn group(rows: Vec<ProcessRecord>) -> Vec<Rows> {
 struct Sight {
     proc: Proc,
     here: Place,
-    /// Of the ledger: a leaf of anybody else's is none of ours.
+    /// UID of the ledger's owner: a leaf of another user is not one of ours.
     owner: u32,
     snapshot: Snapshot,
     carriers: HashMap<Uuid, Vec<Pid>>,
-    /// Those of another uid, with that.
+    /// Those of another UID, with that UID.
     others: HashMap<Uuid, Vec<(Pid, u32)>>,
-    /// Live instances with what each answers for.
+    /// Live instances, each with the processes that it is responsible for.
     guards: Vec<(InstanceId, Pid, Vec<Pid>)>,
-    /// By their roots, but for those that a live instance is below: there it proves nothing to be below one.
+    /// Keepers by their roots, except those that a live instance is below: then being below the keeper proves nothing.
     keepers: HashMap<ProcessId, Pid>,
 }
 
@@ -192,7 +193,8 @@ impl Sight {
         matches!(Pinned::probe(&self.proc, self.here, &row.identity), Probe::Alive(_))
     }
 
-    /// What is certain of a tree besides its recorded members: those are asked for apart, to tell what else ties them to it.
+    /// Returns what is certain of a tree besides its recorded members: those are judged separately, to find their other
+    /// evidence.
     fn view(&self, root: &ProcessRecord, there: bool, known: &[&ProcessRecord]) -> TreeView {
         let pinned = known.iter().copied().chain(there.then_some(root));
         let anchored = pinned.filter_map(|row| self.snapshot.get(row.identity.pid)).any(|stat| {
@@ -211,8 +213,8 @@ impl Sight {
         }
     }
 
-    /// Who is in the root's leaf. Listed after the snapshot: a pid of both is the same process in both. Of a leaf that
-    /// cannot be read the other evidence is left.
+    /// Returns the processes in the root's leaf. Listed after the snapshot: a PID in both is the same process in both. If the
+    /// leaf cannot be read, the other evidence remains.
     fn leaf(&self, root: &ProcessRecord) -> HashSet<Pid> {
         let leaf =
             root.cgroup.as_ref().and_then(|leaf| Leaf::open(leaf, self.owner).ok().flatten());
@@ -221,8 +223,9 @@ impl Sight {
             .pids
     }
 
-    /// Other live instances, with what they answer for, that do not run below this very root: a task that restarts its host
-    /// leaves leaf and token to the new one, which passes them on to what it starts.
+    /// Returns other live instances, with the processes that they are responsible for, that do not run below this very root: a
+    /// task that restarts its host passes leaf and token on to the new one, which passes them on to the processes that it
+    /// starts.
     fn exempt(&self, root: &ProcessRecord, view: &TreeView) -> HashSet<Pid> {
         let certain = TreeView { carriers: Vec::new(), leaf: HashSet::new(), ..view.clone() };
         let below = members(&self.snapshot, &certain, &HashSet::new()).members;
@@ -285,8 +288,8 @@ impl Sight {
     }
 }
 
-/// Each member with the one below which it stands, as a drawing of the tree shows them from top to bottom. Whose parent is no
-/// member stands directly below the root.
+/// Returns each member with the member below which it stands, in the order of a drawing of the tree from top to bottom. A
+/// member whose parent is not a member stands directly below the root.
 fn below(top: Pid, stats: Vec<&Stat>) -> Vec<(&Stat, Pid)> {
     let pids: HashSet<Pid> = stats.iter().map(|stat| stat.pid).collect();
     let mut children: BTreeMap<Pid, Vec<&Stat>> = BTreeMap::new();
@@ -304,14 +307,14 @@ fn below(top: Pid, stats: Vec<&Stat>) -> Vec<(&Stat, Pid)> {
                 found.push((stat, parent));
                 Some((stat.pid, children.remove(&stat.pid).unwrap_or_default()))
             }
-            // A loop of parents, which a torn read could show, hangs below the root.
+            // A loop of parents, which a torn read could show, is placed below the root.
             None => children.pop_first().map(|(_, stats)| (top, stats)),
         };
     }
     found
 }
 
-/// What a line of `stat` tells of a member; without one it is gone.
+/// Builds a member from its line of `stat`; without one it is gone.
 fn member(pid: Pid, evidence: Evidence, stat: Option<&Stat>) -> TreeMember {
     TreeMember {
         process: None,
@@ -330,7 +333,7 @@ fn member(pid: Pid, evidence: Evidence, stat: Option<&Stat>) -> TreeMember {
     }
 }
 
-/// A tree as the ledger has it.
+/// Returns a tree as the ledger has it.
 fn recorded(rows: Rows, obstacle: &str) -> TreeRecord {
     let now = Millis::now();
     let Rows { root, below } = rows;
@@ -343,7 +346,7 @@ fn recorded(rows: Rows, obstacle: &str) -> TreeRecord {
         alive: true,
         is_root,
         age: now.since(row.started_at),
-        // What is recorded of a root is its whole tree's.
+        // The values recorded for a root are those of its whole tree.
         rss_bytes: row.peak_rss.filter(|_| !is_root),
         cpu: row.cpu,
     };
@@ -364,7 +367,8 @@ fn recorded(rows: Rows, obstacle: &str) -> TreeRecord {
 
 type Carriers = (HashMap<Uuid, Vec<Pid>>, HashMap<Uuid, Vec<(Pid, u32)>>);
 
-/// Processes that carry the token of a root and are no older than it: those of the root's user, and those of others.
+/// Returns the processes that carry the token of a root and are no older than it: those of the root's user, and those of other
+/// users.
 fn carriers(proc: &Proc, snapshot: &Snapshot, rows: &[ProcessRecord]) -> Carriers {
     let wanted: HashMap<Uuid, &ProcessRecord> =
         rows.iter().filter_map(|row| Some((row.token?, row))).collect();
@@ -385,7 +389,7 @@ fn carriers(proc: &Proc, snapshot: &Snapshot, rows: &[ProcessRecord]) -> Carrier
     found
 }
 
-/// The keepers of live roots: by the identities in their rows, each verified after the snapshot was taken.
+/// Returns the keepers of live roots: by the identities in their rows, each verified after the snapshot was taken.
 fn keepers(
     store: &Store,
     proc: &Proc,

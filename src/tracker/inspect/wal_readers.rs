@@ -1,4 +1,4 @@
-//! What `doctor` says of the WAL, and of who keeps it from being emptied.
+//! What `doctor` reports about the WAL, and about the processes that keep it from being emptied.
 
 use super::finding::{Finding, Level};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     sys::{Proc, wal_readers},
 };
 
-/// Those who hold a snapshot, by pid and name; with none of them, how large the WAL is.
+/// Reports the processes that hold a snapshot, by PID and name; if there is none, the size of the WAL.
 pub(in crate::tracker) fn state(store: &Store) -> Finding {
     let kib = store.wal_bytes() / 1024;
     let finding = |level, detail, advice: &str| Finding {

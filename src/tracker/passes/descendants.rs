@@ -1,8 +1,9 @@
-//! What belongs to living roots: recorded with memory and CPU time, and counted against their limits.
+//! Records the processes that belong to living roots, with memory and CPU time, and checks them against their limits.
 //!
 //! Members are found as an end would find them: below the root, in its session, below a recorded descendant. Environments are
-//! read for the token only where a limit on memory asks for it, and only of what is younger than the root and known
-//! otherwise to no tree: some 10 µs for each. What is found is recorded, so that it is known the next time, and after a crash.
+//! read for the token only where a memory limit needs it, and only those of processes that are younger than the root and not
+//! known to belong to a tree: some 10 µs for each. Members that are found are recorded, so that they are known the next time,
+//! and after a crash.
 
 use std::{
     cell::RefCell,
@@ -48,9 +49,9 @@ pub(in crate::tracker) struct Scene<'a> {
     alive: &'a [Living],
     /// Descendants that an earlier pass recorded, by their roots.
     recorded: HashMap<ProcessId, Vec<Pid>>,
-    /// Who has a row, by pid and start tick.
+    /// Processes that have a row, by PID and start tick.
     known: HashSet<(Pid, u64)>,
-    /// Roots, and the acting process with its ancestors: what is below one of them belongs to that one.
+    /// Roots, and the acting process with its ancestors: a process below one of them belongs to that one.
     apart: RefCell<HashSet<Pid>>,
     carriers: HashMap<Uuid, Vec<Pid>>,
     /// By their roots.
@@ -58,9 +59,9 @@ pub(in crate::tracker) struct Scene<'a> {
 }
 
 impl Shared {
-    /// Records what belongs to each living root; answers with the trees that have passed a limit or had survived.
+    /// Records the members of each living root; returns the trees that have passed a limit or had survived.
     ///
-    /// The caller has seen that they lived after `snapshot` was taken: they had their numbers then.
+    /// The caller has verified that the roots were alive after `snapshot` was taken: they had their PIDs then.
     pub(in crate::tracker) fn look_below(
         &self,
         snapshot: &Snapshot,
@@ -101,7 +102,7 @@ impl Shared {
         due
     }
 
-    /// Why a tree of ours is to be ended now; its age counts before its memory.
+    /// Returns why a tree of ours is to be ended now; its age is checked before its memory.
     fn why_due(
         &self,
         row: &ProcessRecord,
@@ -127,7 +128,7 @@ impl Shared {
         })
     }
 
-    /// Those of our rows whose processes live, as the snapshot shows them.
+    /// Returns our rows whose processes are alive, as the snapshot shows them.
     pub(in crate::tracker) fn living(
         &self,
         rows: Vec<ProcessRecord>,
@@ -177,7 +178,7 @@ impl Shared {
         scene
     }
 
-    /// Who carries the token of a root that has a limit on memory, and is in no tree by other evidence.
+    /// Returns the processes that carry the token of a root that has a memory limit, and that are in no tree by other evidence.
     fn carriers(&self, scene: &Scene<'_>) -> HashMap<Uuid, Vec<Pid>> {
         let limited = || {
             let roots = scene.alive.iter().map(|(row, _)| row);
@@ -203,7 +204,7 @@ impl Shared {
         carriers
     }
 
-    /// The members of a root's tree but for itself and what is protected.
+    /// Returns the members of a root's tree except the root itself and protected processes.
     pub(in crate::tracker) fn below<'s>(
         &self,
         scene: &'s Scene<'_>,
@@ -212,10 +213,11 @@ impl Shared {
         let own = root.identity.pid;
         let mut view = view(scene, root);
         view.leaf = self.in_leaf(root, scene.snapshot);
-        // One set for all roots, each of which is no stranger to itself: a copy for each would cost as much as all of them.
+        // One set for all roots, from which each root exempts itself: a copy for each root would cost as much as all of them
+        // together.
         let mut exempt = scene.apart.borrow_mut();
         exempt.remove(&own);
-        // A root of its own that runs in this leaf, as one that was registered: what is below it is its own too.
+        // A root of its own that runs in this leaf, for example a registered one: its descendants belong to it as well.
         let others = view.leaf.iter().filter(|pid| exempt.contains(pid));
         let theirs: Vec<Pid> = others.flat_map(|&pid| scene.snapshot.below(pid)).collect();
         let added: Vec<Pid> = theirs.into_iter().filter(|&pid| exempt.insert(pid)).collect();
@@ -225,14 +227,16 @@ impl Shared {
             exempt.remove(&pid);
         }
         exempt.insert(own);
-        // What may not be touched, such as a program of another user that a task has started, is in no sum and gets no row.
+        // A process that must not be touched, such as another user's program that a task has started, is in no sum and gets no
+        // row.
         let (owner, proc) = (self.observer.uid, &self.proc);
         let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
         let others = found.into_iter().filter(|(pid, _)| *pid != own && may_touch(*pid));
         others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
     }
 
-    /// What would be left is not recorded: by its row somebody who protects nothing would end it.
+    /// Processes that an end would spare are not recorded: with a row, an instance without the same protected names would end
+    /// them.
     fn without_protected(
         &self,
         scene: &Scene<'_>,
@@ -253,7 +257,8 @@ impl Shared {
         found.retain(|pid, _| !left.contains_key(pid));
     }
 
-    /// Rows for members that have none yet. What leaves the session and wipes its environment later is known then.
+    /// Returns rows for members that have none yet, so that one that later leaves the session and wipes its environment is
+    /// known.
     fn new_rows(
         &self,
         scene: &Scene<'_>,
@@ -306,7 +311,7 @@ impl Shared {
     }
 }
 
-/// What of a root's tree is certain in the snapshot.
+/// Returns what is certain of a root's tree in the snapshot.
 fn view(scene: &Scene<'_>, root: &ProcessRecord) -> TreeView {
     let recorded = scene.recorded.get(&root.id).into_iter().flatten();
     let mut view = TreeView {
@@ -323,13 +328,13 @@ fn view(scene: &Scene<'_>, root: &ProcessRecord) -> TreeView {
     view
 }
 
-/// Whether a row does not have it yet: as a rule it has, and then the ledger is not asked.
+/// Returns whether a row lacks this information: usually it has it, and then the ledger is not queried.
 fn is_news(row: &ProcessRecord, sighting: &Sighting) -> bool {
     sighting.rss > row.peak_rss.unwrap_or(0)
         || row.cpu.unwrap_or_default().abs_diff(sighting.cpu) >= CPU_STEP
 }
 
-/// Whether it was to be ended, and nobody could tell whether it was still the same: nothing was sent to it.
+/// Returns whether it was to be ended, but could not be identified with certainty: nothing was sent to it.
 fn could_not_be_judged(row: &ProcessRecord) -> bool {
     row.state == State::Running && row.last_error.is_some() && !row.limits.survive
 }

@@ -1,16 +1,17 @@
-//! The kernel's help with what is below a root that only its session holds.
+//! Uses fork events of the kernel to find the descendants of a root that is held by its session only.
 //!
-//! A daemon that forks twice, leaves the session and wipes its environment between two health passes is known to nobody
-//! once its parents are gone. Where the kernel tells forks ([`crate::sys::proc_events`]), a thread notes what is forked below
-//! our roots, and records what a moment later still lives and hides: it has left the session, and carries no token that an
-//! end will count, one that can be read in a process of the row's uid. What does not hide is found without a row, also after
-//! a crash; it is looked at again when it calls exec or setsid or changes its uid, and, outside of the session, each second:
-//! no event says that it became undumpable, or wrote over its environment.
+//! A daemon that forks twice, leaves the session and wipes its environment between two health passes cannot be attributed once
+//! its parents are gone. Where the kernel reports forks ([`crate::sys::proc_events`]), a thread notes the processes that are
+//! forked below our roots, and records those that a moment later are still alive and hidden: a hidden process has left the
+//! session, and carries no token that an end will count, that is, one that can be read in a process of the row's UID. A process
+//! that is not hidden is found without a row, also after a crash; it is checked again when it calls exec or setsid or changes
+//! its UID, and, outside of the session, each second: no event reports that it became undumpable, or overwrote its environment.
 //!
-//! It listens only while there is such a root, and some seconds more: each fork on the machine costs it a moment. No spawn
-//! waits for it. Nothing relies on it: where events are lost, or were told before it listened, a health pass looks.
+//! The thread listens only while there is such a root, and some seconds longer: each fork on the machine costs it a moment. No
+//! spawn depends on it. Nothing relies on it: where events are lost, or were reported before it listened, a health pass finds
+//! what it can.
 //!
-//! A number from an event is recorded only for a process that was started when the event says, whose number is pinned.
+//! A PID from an event is recorded only for a process that was started when the event says, and whose PID is pinned.
 
 use std::{
     collections::HashSet,
@@ -43,20 +44,21 @@ use crate::{
     },
 };
 
-/// It goes on listening for this long after the last spawn: roots that follow each other need not each begin anew.
+/// It goes on listening for this long after the last spawn, so that it need not start again for each of several successive
+/// roots.
 const LINGER: Duration = Duration::from_secs(10);
 /// A spawn waits no longer than this for the listener.
 const BEGINS_WITHIN: Duration = Duration::from_millis(100);
-/// A root is ours as soon as its gate has opened; what is below another child of ours is forgotten after this.
+/// A root is ours as soon as its gate has opened; the descendants of another child of ours are forgotten after this time.
 const BECOMES_A_ROOT: Duration = Duration::from_secs(5);
-/// Between two looks because of lost events: a machine that forks faster than we read must not keep us looking.
+/// Minimum time between two scans because of lost events: a machine that forks faster than we read must not keep us scanning.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
-/// Events that are read in one turn, before what is due is looked at.
+/// Events that are read in one turn, before processes that are due are checked.
 const TURN: usize = 4096;
-/// The kernel notes a start, then tells it; a parent that loses its processor in between tells it later.
+/// The kernel notes a start, then reports it; a parent that loses its processor in between reports it later.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
-/// Whether a thread listens.
+/// State of the thread that listens.
 #[derive(Debug)]
 pub(in crate::tracker) struct Listening {
     state: Mutex<Progress>,
@@ -68,9 +70,9 @@ pub(in crate::tracker) struct Listening {
 #[derive(Debug, Default)]
 struct Progress {
     running: bool,
-    /// What is forked from now on is told.
+    /// Forks are reported from now on.
     listens: bool,
-    /// The kernel does not tell; asked once.
+    /// The kernel does not report forks; tried once.
     refused: bool,
     /// When a root was last about to start.
     wanted: Option<Instant>,
@@ -83,7 +85,7 @@ impl Listening {
         Ok(Self { state: Mutex::default(), begun: Condvar::new(), wake })
     }
 
-    /// The kernel does not tell, or not any more.
+    /// The kernel does not report forks, or does not any more.
     fn refuse(&self) {
         let mut state = lock(&self.state);
         (state.running, state.listens, state.refused) = (false, false, true);
@@ -91,15 +93,15 @@ impl Listening {
         self.begun.notify_all();
     }
 
-    /// Makes the thread look whether it is to end.
+    /// Makes the thread check whether it is to end.
     pub(in crate::tracker) fn wake(&self) {
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 }
 
 impl Shared {
-    /// Begins to listen, where that is of use. The first spawn waits for it, a millisecond as a rule: a program may hide
-    /// faster than a thread starts.
+    /// Begins to listen, if that is of use. The first spawn waits for it, usually a millisecond: a program may hide faster than
+    /// a thread starts.
     pub(in crate::tracker) fn listen_for_forks(self: &Arc<Self>) {
         if !self.options.monitor {
             return;
@@ -133,7 +135,7 @@ impl Shared {
         lock(&self.entries).values().any(|entry| is_session_root(entry))
     }
 
-    /// Whether what is below it belongs to a process that we were told of.
+    /// Returns whether a process was registered, so that its descendants belong to it.
     fn was_registered(&self, pid: Pid) -> bool {
         lock(&self.entries).values().any(|entry| !entry.child && entry.root.identity.pid == pid)
     }
@@ -169,7 +171,7 @@ struct Listener<'a> {
     shared: &'a Arc<Shared>,
     connector: Connector,
     forks: Forks,
-    /// Something may have been forked that was not noted.
+    /// A process may have been forked without being noted.
     lost: bool,
     looked: Option<Instant>,
 }
@@ -220,14 +222,15 @@ impl Listener<'_> {
         Ok(())
     }
 
-    /// What nobody told us is found as far as a health pass finds it; then what has a row is noted anew.
+    /// Finds processes whose events were lost, as far as a health pass finds them; then processes that have a row are noted
+    /// again.
     fn look_if_lost(&mut self) {
         let soon = self.looked.is_some_and(|looked| looked.elapsed() < BETWEEN_LOOKS);
         if !self.lost || soon {
             return;
         }
         self.lost = false;
-        // A grace that this thread waited for would lose more.
+        // If this thread waited for a grace, it would lose more events.
         let looked = self.shared.health_pass_without_waiting();
         let looked = looked.and_then(|()| self.note_recorded());
         if let Err(error) = looked {
@@ -259,7 +262,7 @@ impl Listener<'_> {
         Ok(())
     }
 
-    /// Whatever has this number now, alive.
+    /// Pins the process that has this PID now, if it is alive.
     fn pinned(&self, pid: Pid) -> Result<Option<Pinned>> {
         let pinned = Pinned::open(&self.shared.proc, self.shared.place(), pid)?;
         Ok(pinned.filter(Pinned::holds_its_number))
@@ -270,7 +273,7 @@ impl Listener<'_> {
         let mut found: Vec<(Arc<Entry>, Pinned)> = Vec::new();
         for noted in self.forks.due(now) {
             let pid = noted.process.pid;
-            // One that cannot be seen is left to the health pass.
+            // A process that cannot be examined is left to the health pass.
             let pinned = self.pinned(pid).ok().flatten();
             let Some(pinned) = pinned.filter(|pinned| was_forked_at(pinned, noted.process.at))
             else {
@@ -296,7 +299,7 @@ impl Listener<'_> {
         if found.is_empty() { Ok(()) } else { self.record(&found) }
     }
 
-    /// What an end would know it by: what is asked here is what is asked there (`ending::look`).
+    /// Returns the evidence by which an end would find it: the check here is the same as there (`ending::look`).
     fn tie(&self, root: &Entry, pinned: &Pinned) -> Tie {
         let (root, pid) = (&root.root, pinned.identity.pid);
         if root.session.map(Pid::get) == Some(pinned.stat.session) {
@@ -310,7 +313,7 @@ impl Listener<'_> {
         if counts { Tie::Token } else { Tie::None }
     }
 
-    /// The root that it is below, once that is one.
+    /// Returns the root that it is below, once that is a root.
     fn root(&self, noted: &Noted) -> Option<Arc<Entry>> {
         let entries = lock(&self.shared.entries);
         let root = entries.values().find(|entry| {
@@ -344,7 +347,8 @@ impl Listener<'_> {
         Ok(())
     }
 
-    /// Whether something below this root may be protected: that takes a look at the whole tree, which is the health pass's.
+    /// Returns whether a process below this root may be protected: to check that takes a scan of the whole tree, which is left
+    /// to the health pass.
     fn protects(&self, entry: &Entry) -> bool {
         !(self.shared.options.protected.is_empty() && entry.strays.protected.is_empty())
     }
@@ -359,10 +363,10 @@ impl Listener<'_> {
     }
 }
 
-/// What ties a process to its root, beside its parents.
+/// The evidence that ties a process to its root, apart from its parents.
 enum Tie {
     Session,
-    /// For as long as it can be read, and has the root's uid.
+    /// For as long as the token can be read, and the process has the root's UID.
     Token,
     None,
 }
@@ -371,8 +375,8 @@ fn was_forked_at(pinned: &Pinned, at: u64) -> bool {
     was_started_at(pinned.stat.start_tick, at)
 }
 
-/// Whether who was started at this tick is who was told of at this time, by the same number. Whoever has the number now and
-/// had begun by then had it then; one who got it later began later.
+/// Returns whether the process that was started at this tick is the one that was reported at this time with the same PID. A
+/// process that has the PID now and had been started by then had the PID then; one that got the PID later was started later.
 fn was_started_at(start_tick: u64, at: u64) -> bool {
     let told = Duration::from_nanos(at) + boot_minus_monotonic();
     told.checked_sub(started(start_tick)).is_some_and(|after| after < TOLD_WITHIN)

@@ -1,8 +1,8 @@
-//! The health pass: are the recorded processes still there?
+//! The health pass: checks whether the recorded processes are still alive.
 //!
-//! The monitor learns of a death from the kernel within a millisecond; this pass is the net under it. It also records what
-//! is below each root, with memory and CPU time, enforces limits, tries survivors again, and writes what could not be
-//! written before. What it ends is ended after its look, so that a long grace holds up no other pass.
+//! The kernel notifies the monitor of a death within a millisecond; this pass is the safety net. It also records the
+//! descendants of each root, with memory and CPU time, enforces limits, retries survivors, and writes what could not be written
+//! before. The processes to be ended are ended after its scan, so that a long grace delays no other pass.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -39,16 +39,16 @@ use crate::{
 };
 
 impl Tracker {
-    /// Looks at every recorded process, and ends the rows of those that are gone.
+    /// Checks every recorded process, and ends the rows of those that are gone.
     ///
-    /// Of this instance's own it also records what is below each root, with memory and CPU time, ends the trees that have
-    /// passed a limit, and tries again to end what had survived.
+    /// For this instance's own processes it also records the descendants of each root, with memory and CPU time, ends the trees
+    /// that have passed a limit, and retries those that had survived.
     ///
-    /// Rows of other instances are ended only when those are dead; a live owner keeps its exit codes.
+    /// Rows of other instances are ended only when those instances are dead; a live owner keeps its exit codes.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read. What goes wrong with a single process is in the report.
+    /// If the ledger cannot be read. Errors of a single process are in the report.
     pub fn health_pass(&self) -> Result<Report> {
         self.inner.shared.check_usable()?;
         self.inner.shared.health_pass()
@@ -58,33 +58,33 @@ impl Tracker {
 /// The rule by which a pass ends what an earlier attempt did not.
 pub(in crate::tracker) const SURVIVED: &str = "it had survived an earlier attempt";
 
-/// Beside its grace a tree that is ended takes seconds at most; a pass waits no longer for what is stuck.
+/// Apart from its grace, ending a tree takes seconds at most; a pass waits no longer for one that is stuck.
 const ENDS_LIMIT: Duration = Duration::from_secs(30);
 
-/// What was seen of our own rows.
+/// What was found about our own rows.
 #[derive(Default)]
 struct Seen {
     alive: Vec<(ProcessRecord, Pinned)>,
     dead: Vec<Dead>,
-    /// Ours, alive, and nobody's concern since an attempt to end them failed.
+    /// Ours, alive, and not being ended by any thread since an attempt to end them failed.
     left: Vec<ProcessRecord>,
-    /// What roots of ours have left that are gone unseen, claimed.
+    /// Processes left by roots of ours whose end was not noticed, claimed.
     strays: Vec<ProcessRecord>,
-    /// Those roots: they are let go when that has ended.
+    /// Those roots: they are released when these processes have ended.
     unheld: Vec<Arc<Entry>>,
 }
 
-/// What a pass has found to be ended.
+/// What a pass has found that is to be ended.
 struct Found {
     /// Trees of ours that have passed a limit, or had survived.
     due: Vec<(Arc<Entry>, Cause)>,
-    /// Claimed rows that lead to what was left, each with what it counts as.
+    /// Claimed rows that lead to processes that were left, each with the kind of end it counts as.
     left: Vec<(Cause, ProcessRecord)>,
-    /// Roots to be let go when that has ended.
+    /// Roots to be released when those processes have ended.
     unheld: Vec<Arc<Entry>>,
 }
 
-/// Ends under way whose outcomes a pass waits for.
+/// Ends in progress; a pass waits for their outcomes.
 struct Awaited {
     answers: Receiver<Report>,
     count: usize,
@@ -113,18 +113,18 @@ impl Shared {
     pub(in crate::tracker) fn health_pass(self: &Arc<Self>) -> Result<Report> {
         let pass = Pass::begin(PassKind::Health);
         let mut report = Report::default();
-        // 1. One pass at a time looks.
+        // 1. One pass at a time scans.
         let found = self.health_look(&mut report)?;
-        // 2. What takes a grace holds up no other pass, nor a kill.
+        // 2. What takes a grace delays neither another pass nor a kill.
         let awaited = self.end_due_trees(found.due);
         self.try_again(found.left, &found.unheld, &mut report);
         awaited.absorb_into(&mut report);
-        // 3. The record has what came of it.
+        // 3. The record contains the outcomes.
         self.record_health_pass(&pass, &mut report);
         Ok(report)
     }
 
-    /// The same for a thread that must not wait for the grace of a tree: what is to be ended is ended aside.
+    /// Does the same on a thread that must not wait for the grace of a tree: trees are ended on another thread.
     pub(in crate::tracker) fn health_pass_without_waiting(self: &Arc<Self>) -> Result<()> {
         let pass = Pass::begin(PassKind::Health);
         let mut report = Report::default();
@@ -155,7 +155,7 @@ impl Shared {
         }
         let failed = |_: &_| self.meter().pass_failed(PassKind::Health);
         let rows = self.store.live().inspect_err(failed).inspect_err(|_| self.save_lost_wal())?;
-        // Before anyone is found alive: who lives afterwards had its number while this was taken.
+        // Before any process is found alive: one that is alive afterwards had its PID while this snapshot was taken.
         let snapshot = self.proc.snapshot();
         let held = self.held_alive(&rows);
         let mut seen = Seen::default();
@@ -202,7 +202,7 @@ impl Shared {
         self.notify_export();
     }
 
-    /// Where that is why the ledger can neither be read nor written.
+    /// Saves a lost WAL, where that is the reason that the ledger can neither be read nor written.
     fn save_lost_wal(&self) {
         if let Err(error) = self.store.save_lost_wal() {
             tracing::error!("{error}");
@@ -223,7 +223,7 @@ impl Shared {
         }
     }
 
-    /// Those of our rows whose processes live, by the pidfds that are held: one question for all of them.
+    /// Returns our rows whose processes are alive, by the pidfds that are held: one system call for all of them.
     pub(in crate::tracker) fn held_alive(
         &self,
         rows: &[ProcessRecord],
@@ -231,13 +231,13 @@ impl Shared {
         let own = rows.iter().filter(|row| row.owner == self.instance);
         let (ids, fds): (Vec<ProcessId>, Vec<Arc<PidFd>>) =
             own.filter_map(|row| Some((row.id, self.entry(row.id)?.pidfd.clone()?))).unzip();
-        // On an error each is looked at by itself.
+        // On an error each one is checked separately.
         let Ok(dead) = which_are_dead(&fds) else { return HashMap::new() };
         let all = ids.into_iter().zip(fds).zip(dead);
         all.filter_map(|(held, dead)| (!dead).then_some(held)).collect()
     }
 
-    /// `held`: it was found alive by its pidfd already.
+    /// `held`: it was already found alive by its pidfd.
     fn look_at_own(
         self: &Arc<Self>,
         row: ProcessRecord,
@@ -260,8 +260,8 @@ impl Shared {
         }
     }
 
-    /// Whether a live row of ours has no entry, by which it would be ended, and was to be ended before: an orphan or a stray
-    /// that survived, or whose claim was given back.
+    /// Returns whether a live row of ours has no entry by which it would be ended, and was to be ended before: an orphan or a
+    /// stray that survived, or whose claim was given back.
     fn is_left(&self, row: &ProcessRecord) -> bool {
         let tried = row.state == State::Survived
             || (row.state == State::Running && row.last_error.is_some());
@@ -270,7 +270,7 @@ impl Shared {
         tried && !held
     }
 
-    /// Claims what is left, so that it is tried once more (invariant 12), each as what it was.
+    /// Claims such rows, so that they are retried once (invariant 12), each with its earlier kind of end.
     fn claim_left(
         &self,
         left: &[ProcessRecord],
@@ -323,14 +323,14 @@ impl Shared {
         }
     }
 
-    /// Lets go of what has died while somebody else ended its row, should the monitor have missed it.
+    /// Releases processes that have died while another instance ended their rows, in case the monitor has missed it.
     fn settle_unlisted(self: &Arc<Self>, listed: &HashSet<ProcessId>) {
         let unlisted =
             self.all_entries().into_iter().filter(|entry| !listed.contains(&entry.root.row));
         self.settle(&self.dead_among(unlisted));
     }
 
-    /// Those of our processes that have died.
+    /// Returns those of our processes that have died.
     pub(in crate::tracker) fn dead_among(
         &self,
         entries: impl Iterator<Item = Arc<Entry>>,
@@ -343,7 +343,7 @@ impl Shared {
             .collect()
     }
 
-    /// A root that we hold is settled with its status; a row without an entry is closed, if nobody is about to make one.
+    /// Settles a root that we hold with its status; a row without an entry is closed, unless an entry is about to be created.
     fn found_dead(
         self: &Arc<Self>,
         row: &ProcessRecord,
@@ -356,7 +356,7 @@ impl Shared {
                 self.note_last_seen(&entry);
                 seen.dead.push((entry, fd));
             } else {
-                // Held by nobody and reaped by somebody: its status is lost, its end is not.
+                // It has no entry, and was reaped by another process: its status is lost, its end is not.
                 match self.has_left_something(row) {
                     Ok(true) if !entry.strays.keep => {
                         self.claim_strays(row, seen, report);
@@ -384,24 +384,24 @@ impl Shared {
                 Ok(false) => {
                     self.record_gone(row, report);
                     if row.root.is_some() {
-                        // Where this process has adopted it, its zombie goes too.
+                        // If this process has adopted it, its zombie is reaped as well.
                         lock(&self.adopted.unreaped).extend(pinned.map(Pinned::into_fd));
                     }
                 }
-                // Its row is all that may lead to what it left.
+                // Its row may be the only lead to the processes it left.
                 Err(error) => report.suspects.push(unknown(row.clone(), &error.to_string())),
             }
         }
     }
 
-    /// Lets go of a root whose exit status is unknown.
+    /// Releases a root whose exit status is unknown.
     fn let_go_unobserved(&self, entry: &Entry) {
         entry.publish(crate::model::ExitStatus::Unobserved);
         entry.mark_recorded();
         self.let_go(entry.root.row);
     }
 
-    /// Of a root of ours that is gone: its row leads to what it left, and is closed with that.
+    /// For a root of ours that is gone: its row leads to the processes it left, and is closed together with them.
     fn claim_strays(&self, row: &ProcessRecord, seen: &mut Seen, report: &mut Report) {
         match self.store.claim(&[row.id], self.instance, Some(self.instance), None) {
             Ok(claimed) => seen.strays.extend(claimed),
@@ -439,7 +439,7 @@ impl Shared {
         }
     }
 
-    /// Whether a root that is gone has members that live: its row, with the token, is all that leads to them.
+    /// Returns whether a root that is gone has members that are alive: its row, with the token, is the only lead to them.
     pub(in crate::tracker) fn has_left_something(&self, row: &ProcessRecord) -> Result<bool> {
         if row.token.is_none() {
             return Ok(false);
@@ -484,7 +484,7 @@ impl Shared {
         self.settle(dead);
     }
 
-    /// Ends roots of ours aside, all together, each for its own cause.
+    /// Ends roots of ours on another thread, all together, each for its own cause.
     fn end_due_trees(self: &Arc<Self>, due: Vec<(Arc<Entry>, Cause)>) -> Awaited {
         let grace = due.iter().map(|(entry, _)| entry.root.limits.grace).max().unwrap_or_default();
         let (answer, answers) = channel();
@@ -497,7 +497,7 @@ impl Shared {
     }
 }
 
-/// A process that lives, as the snapshot shows it, which was taken before that was asked.
+/// A process that is alive, as shown by the snapshot, which was taken before that was checked.
 pub(in crate::tracker) fn seen_alive(
     row: &ProcessRecord,
     fd: &Arc<PidFd>,

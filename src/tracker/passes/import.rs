@@ -1,8 +1,8 @@
-//! What the former processor's JSON file names.
+//! Imports the JSON file of the former implementation.
 //!
-//! The file carries no start tick and no boot id, so an entry is ended only when everything agrees: the process started
-//! when the file says, within two seconds; its name is a configured one; every exemption of the name sweep is passed; and
-//! its parent is one that adopts orphans. Anything else is told and left alone.
+//! The file contains neither a start tick nor a boot id, so an entry is ended only if everything agrees: the process started
+//! when the file says, within two seconds; its name is a configured one; no exemption of the name sweep applies; and its parent
+//! is one that adopts orphans. Any other process is reported and left alone.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -16,15 +16,16 @@ use crate::{
     tracker::{Tracker, end::outcome::Cause, runtime::shared::Shared},
 };
 
-/// The file's times are written in whole seconds, after the start.
+/// The file's times are in whole seconds, and are written after the start.
 const START_TOLERANCE: Duration = Duration::from_secs(2);
 
 impl Tracker {
-    /// Reads a JSON file of the former processor once, and ends what it left. `open` does this with the export's path.
+    /// Reads a JSON file of the former implementation once, and ends the processes it left. `open` does this with the export's
+    /// path.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or put aside. A file that is not ours, or broken, is told in the report.
+    /// If the file cannot be read or moved aside. A file that is not ours, or is malformed, is reported in the report.
     pub fn import(&self, path: impl AsRef<Path>) -> Result<Report> {
         self.inner.shared.check_usable()?;
         self.inner.shared.import(path.as_ref())
@@ -83,7 +84,8 @@ impl Shared {
         let mut settled = Vec::new();
         for entry in new {
             report.checked += 1;
-            // Most of a long list is gone: to ask whom others answer for takes longer than to see that.
+            // Most entries of a long list are gone: to determine what other instances are responsible for takes longer than to
+            // see that.
             if self.proc.stat(entry.pid)?.is_none() {
                 continue;
             }

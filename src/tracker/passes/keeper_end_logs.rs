@@ -1,13 +1,13 @@
-//! What keepers have ended after their hosts' deaths, for the history.
+//! Records what keepers have ended after the deaths of their hosts.
 //!
-//! A keeper leaves a record beside the ledger ([`EndLog`]). Whoever settles the root's row takes it in, in this order:
+//! A keeper leaves a record beside the ledger ([`EndLog`]). The instance that settles the root's row reads it, in this order:
 //!
-//! 1. It waits for the keeper: the tree is gone before anything new is started (invariant 8), and the record is whole.
+//! 1. It waits for the keeper: the tree is gone before a new process is started (invariant 8), and the record is complete.
 //! 2. Members that have no row get one, claimed like the root's. A crash from here on leaves rows of a dead claimant, which the
 //!    next one takes over, and the record, in which it finds the same members again.
-//! 3. The tree is ended as any other, which verifies that each member is gone, and ends what is not.
-//! 4. What became of each is settled as the record says, in one transaction with the root's row.
-//! 5. The record is removed. One whose root's row has ended is not read any more, and removed by a later pass.
+//! 3. The tree is ended as any other, which verifies that each member is gone, and ends those that are not.
+//! 4. The outcome for each member is settled as the record says, in one transaction with the root's row.
+//! 5. The record is removed. A record whose root's row has ended is not read any more, and is removed by a later pass.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -43,11 +43,11 @@ use crate::{
 
 /// A keeper takes the grace, or [`GRACE_CAP`], and some seconds on a busy machine.
 const KEEPER_LIMIT: Duration = Duration::from_secs(10);
-/// What the grace is counted anew for at most, as long as members keep dying.
+/// Limit for restarting the grace, as long as members keep dying.
 const GRACE_CAP: Duration = Duration::from_secs(2);
 /// A keeper below which nothing is left exits within a millisecond.
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
-/// A live host takes in the record of its keeper within seconds; an older one is nobody's.
+/// A live host reads the record of its keeper within seconds; an older record is not needed by any instance.
 const STALE: Duration = Duration::from_mins(1);
 
 const ENDED: &str = "its instance died, and its keeper ended it";
@@ -71,7 +71,7 @@ impl Shared {
             let keeper = self.keeper_of_row(row);
             let keeper = keeper.and_then(|it| verified(&self.proc, self.observer, &it, row.uid));
             if let Some(keeper) = keeper {
-                // One that was stopped goes on where it was.
+                // A keeper that was stopped continues where it was.
                 let _ = keeper.signal(Signal::CONT);
                 limit = limit.max(row.limits.grace.max(GRACE_CAP) + KEEPER_LIMIT);
                 keepers.push(keeper);
@@ -85,7 +85,7 @@ impl Shared {
         OrphanedKeepers(keepers)
     }
 
-    /// Ends keepers that have not done their work in time, once nothing is left below them.
+    /// Kills keepers that have not done their work in time, once nothing is left below them.
     pub(in crate::tracker) fn end_keepers(&self, keepers: OrphanedKeepers) {
         for keeper in keepers.0 {
             let is_alone = self.proc.has_other_children(keeper.pid(), |_| false) == Some(false);
@@ -96,7 +96,7 @@ impl Shared {
         }
     }
 
-    /// Reads what the keepers of claimed roots have left, and claims the members that have no row yet.
+    /// Reads the records that the keepers of claimed roots have left, and claims the members that have no row yet.
     pub(in crate::tracker) fn take_end_logs(
         &self,
         claimed: &mut Vec<ProcessRecord>,
@@ -109,7 +109,7 @@ impl Shared {
                 Ok(Some(log)) => {
                     claimed.extend(self.claim_logged(&root, &log, claimed, report));
                     let log = Arc::new(log);
-                    // A descendant stands alone where its root's row has ended already.
+                    // A descendant stands alone if its root's row has ended already.
                     let below = claimed.iter().filter(|row| row.root == Some(root.id));
                     let rows = below.map(|row| row.id).chain([root.id]);
                     logs.0.extend(rows.map(|row| (row, Arc::clone(&log))));
@@ -125,7 +125,7 @@ impl Shared {
         logs
     }
 
-    /// The roots under a keeper that claimed rows are, or belong to.
+    /// Returns the roots under a keeper that claimed rows are, or belong to.
     fn kept_roots_of(&self, claimed: &[ProcessRecord], report: &mut Report) -> Vec<ProcessRecord> {
         let mut roots: Vec<ProcessRecord> =
             claimed.iter().filter(|row| is_kept(row)).cloned().collect();
@@ -141,7 +141,7 @@ impl Shared {
         roots
     }
 
-    /// The record of a root's keeper. That of one that lives is not whole yet.
+    /// Returns the record of a root's keeper. While the keeper is alive, its record is not complete yet.
     fn end_log_of(&self, row: &ProcessRecord, token: Uuid) -> Result<Option<EndLog>> {
         let keeper = self.keeper_of_row(row);
         if keeper.is_some_and(|it| verified(&self.proc, self.observer, &it, row.uid).is_some()) {
@@ -151,7 +151,7 @@ impl Shared {
         read_end_log(&path, self.observer.uid, token, row.identity.place)
     }
 
-    /// Rows for the members of a record that have none, claimed.
+    /// Creates claimed rows for the members of a record that have none.
     fn claim_logged(
         &self,
         root: &ProcessRecord,
@@ -210,7 +210,8 @@ impl Shared {
         }
     }
 
-    /// Whether the keeper of a row, whose host is dead, is at work, or has left a record that is not taken in yet.
+    /// Returns whether the keeper of a row, whose host is dead, is still at work, or has left a record that has not been read
+    /// yet.
     pub(in crate::tracker) fn has_account(&self, row: &ProcessRecord) -> bool {
         let Some(token) = row.token.filter(|_| is_kept(row)) else { return false };
         let keeper = self.keeper_of_row(row);
@@ -218,7 +219,7 @@ impl Shared {
             || end_log_path(self.store.path(), token).symlink_metadata().is_ok()
     }
 
-    /// Removes the records of roots whose rows are settled, and those that no row asks for.
+    /// Removes the records of roots whose rows are settled, and those that no row refers to.
     pub(in crate::tracker) fn remove_end_logs(&self) {
         let ledger = self.store.path();
         let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
@@ -226,7 +227,7 @@ impl Shared {
             let name = found.file_name();
             let token = name.to_str().and_then(|name| token_of_end_log(ledger, name));
             let Some(token) = token else { continue };
-            // One of a live row is read when that is settled.
+            // The record of a live row is read when that row is settled.
             if !matches!(self.store.knows_token(&token), Ok(false)) {
                 continue;
             }
@@ -239,13 +240,13 @@ impl Shared {
         }
     }
 
-    /// Whether another instance may live, which could be about to read a record of its own keeper.
+    /// Returns whether another instance may be alive, which could be about to read a record of its own keeper.
     fn has_live_others(&self) -> bool {
         let lives = |life: &Life| !matches!(life, Life::Dead(_));
         self.judge_others().map_or(true, |others| others.iter().any(|(_, life)| lives(life)))
     }
 
-    /// Records what a keeper has ended that this host let end its tree.
+    /// Records the processes that a keeper has ended when this host let it end its tree.
     pub(in crate::tracker) fn record_ended_by_keeper(&self, root: &Root) {
         let Some(token) = root.token else { return };
         let path = end_log_path(self.store.path(), token);
@@ -296,8 +297,8 @@ impl Shared {
 }
 
 impl EndLogs {
-    /// Puts what the keepers say into the answers for their trees: a member that was gone when it was looked for, and that a
-    /// keeper had ended, was ended by that.
+    /// Merges the keepers' records into the results for their trees: a member that was already gone when it was looked up, and
+    /// that a keeper had ended, was ended by the keeper.
     pub(in crate::tracker) fn complete(&self, ends: &mut [TreeEnd]) {
         for end in ends {
             let Some(log) = self.0.get(&end.root.row) else { continue };
@@ -349,7 +350,7 @@ fn ended_at(log: &EndLog, fate: &Fate) -> Millis {
     Millis(log.began.0.saturating_add(crate::model::millis(took)))
 }
 
-/// Whether a row is that of a program under a keeper.
+/// Returns whether a row is that of a program under a keeper.
 fn is_kept(row: &ProcessRecord) -> bool {
     row.root.is_none() && row.containment == Containment::Keeper
 }

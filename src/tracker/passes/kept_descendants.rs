@@ -1,4 +1,4 @@
-//! What is below a keeper, for the health pass.
+//! Finds the processes below a keeper, for the health pass.
 
 use std::collections::HashMap;
 
@@ -10,8 +10,8 @@ use crate::{
 };
 
 impl Shared {
-    /// The keepers of these roots, but for those that another live instance is below: there it proves nothing to be below
-    /// one (invariant 13).
+    /// Returns the keepers of these roots, except those that another live instance is below: then being below the keeper proves
+    /// nothing (invariant 13).
     pub(in crate::tracker) fn telling_keepers<'a>(
         &self,
         snapshot: &Snapshot,
@@ -28,7 +28,7 @@ impl Shared {
                 !below.contains(&self.own_pid())
                     && !guards.iter().any(|(instance, _)| below.contains(instance))
             }),
-            // Which processes to leave out is not known: none is recorded for being below a keeper.
+            // It is unknown which processes to leave out: none is recorded for being below a keeper.
             Err(_) => found.clear(),
         }
         found

@@ -1,20 +1,20 @@
-//! Limits on the memory of trees, looked at about each second.
+//! Limits on the memory of trees, checked about each second.
 //!
-//! While a tree has such a limit, a thread of its own looks at it; without one there is no thread and no timer. A look goes from
-//! what is cheap to what is exact:
+//! While a tree has such a limit, a dedicated thread checks it; without one there is no thread and no timer. A check goes from
+//! cheap to exact measurements:
 //!
-//! 1. Each second: the resident memory and swap of the members that are known by cheap means (what is in the leaf, else what
-//!    is below the root and below members that a look has found). These sums are too high, never too low.
-//! 2. Where that comes near the limit, and each five seconds: the members by a look at all processes, as an end finds them.
-//!    What has lost its parent is found by this.
-//! 3. Where the sum is over the limit: the proportional figures of the members, which count shared pages once. Only these end
-//!    a tree.
+//! 1. Each second: the resident memory and swap of the members that are known by cheap means (the processes in the leaf, else
+//!    those below the root and below members that a scan has found). These sums are too high, never too low.
+//! 2. Where that comes near the limit, and each five seconds: the members by a scan of all processes, as an end finds them.
+//!    This finds the members that have lost their parent.
+//! 3. Where the sum is over the limit: the proportional values of the members, which count shared pages once. Only these end a
+//!    tree.
 //!
-//! The pause after a look is at least twenty times the processor time that the look took. Not the time that passed: on a busy
-//! machine limits must not be looked at less often.
+//! The pause after a check is at least twenty times the processor time that the check took. The elapsed time does not count: on
+//! a busy machine limits must not be checked less often.
 //!
-//! Where the proportional figure of a member cannot be read, its anonymous memory and its swap count: what it shares is left
-//! out. A member that this instance may not signal does not count at all: the limit could not free what it takes.
+//! Where the proportional value of a member cannot be read, its anonymous memory and its swap count: its shared memory is left
+//! out. A member that this instance may not signal does not count at all: the limit could not free its memory.
 //!
 //! In a leaf that has a memory controller the kernel enforces the limit as well, at once (`memory.max`, see
 //! [`crate::tracker::start::containment`]).
@@ -40,19 +40,19 @@ use crate::{
     },
 };
 
-/// Between two looks.
+/// Time between two checks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Between two looks at all processes, where no tree comes near its limit.
+/// Time between two scans of all processes, where no tree comes near its limit.
 const FULL_INTERVAL: Duration = Duration::from_secs(5);
-/// Looking takes a twentieth of one processor; twice that, where a look at all processes has the help of another thread.
+/// Checks take a twentieth of one processor; twice that, where a scan of all processes uses another thread.
 const SHARE: u32 = 20;
-/// So many members of a tree are followed by cheap means; a larger one is looked at as a whole.
+/// Maximum number of members of a tree that are followed by cheap means; a larger tree is scanned as a whole.
 const MEMBERS: usize = 4096;
 
-/// A member of a tree: its number and start tick.
+/// A member of a tree: its PID and start tick.
 type Member = (Pid, u64);
 
-/// The thread that looks.
+/// The thread that checks memory limits.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct MemoryWatch {
     running: Mutex<bool>,
@@ -67,7 +67,8 @@ impl MemoryWatch {
 }
 
 impl Shared {
-    /// Sees that a thread looks at limits on memory. Without a monitor none does: then health passes do, by hand.
+    /// Makes sure that a thread checks memory limits. Without a monitor there is none: then health passes, called by the host,
+    /// check them.
     pub(in crate::tracker) fn watch_memory(self: &Arc<Self>) {
         if !self.monitoring.load(Ordering::Acquire) {
             return;
@@ -89,7 +90,7 @@ impl Shared {
         }
     }
 
-    /// Whether the thread has anything to do; where not, it is counted as gone.
+    /// Returns whether the thread has anything to do; if not, it counts as gone.
     fn goes_on_watching_memory(&self) -> bool {
         let mut running = lock(&self.memory_watch.running);
         *running = self.monitoring.load(Ordering::Acquire)
@@ -97,7 +98,7 @@ impl Shared {
         *running
     }
 
-    /// What some members take: the proportional figures only where the cheap ones are over the limit.
+    /// Returns how much memory some members take: the proportional values only where the cheap ones are over the limit.
     pub(in crate::tracker) fn tree_memory(&self, limit: u64, members: &[Member]) -> TreeMemory {
         let mut memory = TreeMemory::default();
         for (pid, _) in members {
@@ -115,7 +116,7 @@ impl Shared {
 
     fn proportional(&self, (pid, start_tick): Member) -> u64 {
         let read = self.proc.proportional(pid);
-        // Afterwards: what has its number and its tick now had them while it was read.
+        // Checked afterwards: a process that has its PID and its tick now had them while it was read.
         let same = self.proc.stat(pid).is_ok_and(|stat| {
             stat.is_some_and(|stat| stat.start_tick == start_tick && !stat.is_zombie())
         });
@@ -131,7 +132,7 @@ impl Shared {
         memory.anonymous.saturating_add(memory.swapped)
     }
 
-    /// Members of trees with a limit on memory, as an end would find them.
+    /// Returns the members of trees with a memory limit, as an end would find them.
     fn members_of(&self, entries: &[Arc<Entry>]) -> Result<HashMap<ProcessId, Vec<Member>>> {
         let rows = self.store.live_of(self.instance)?;
         let snapshot = self.proc.snapshot()?;
@@ -156,10 +157,10 @@ impl Shared {
     }
 }
 
-/// What the thread remembers from one look to the next.
+/// State that the thread keeps from one check to the next.
 #[derive(Default)]
 struct Looks {
-    /// Members that the last look at all processes has found.
+    /// Members that the last scan of all processes has found.
     known: HashMap<ProcessId, Vec<Member>>,
     last_full: Option<Instant>,
 }
@@ -206,7 +207,7 @@ impl Looks {
         shared.end_aside(due.collect());
     }
 
-    /// By cheap means, and never `false` where what these find is near the limit.
+    /// Checks by cheap means; never `false` if the memory they find is near the limit.
     fn may_be_near(&self, shared: &Shared, entry: &Entry, limit: u64) -> bool {
         let root = entry.root.identity.pid;
         let in_leaf = || {
@@ -225,7 +226,7 @@ impl Looks {
         if let Some(pids) = in_leaf() {
             return pids.into_iter().any(add);
         }
-        // A number that was given to another process since makes the sum too high at the most.
+        // A PID that was reused since makes the sum too high at most.
         let known = self.known.get(&entry.root.row).into_iter().flatten().map(|(pid, _)| *pid);
         let mut open: Vec<Pid> = known.chain([root]).collect();
         let mut seen: HashSet<Pid> = open.iter().copied().collect();

@@ -1,15 +1,15 @@
-//! Passes: the checks that are made again and again, and what they share.
+//! Passes: the checks that are repeated, and what they share.
 //!
 //! - [`descendants`]: the members of each tree, recorded with memory and CPU time;
 //! - [`fork_events`]: descendants that leave their session between two health passes;
-//! - [`health`]: are the recorded processes still there?;
+//! - [`health`]: whether the recorded processes are still alive;
 //! - [`import`]: the list that the former implementation left;
-//! - [`keeper_end_logs`]: what keepers have ended after their host died;
-//! - [`kept_descendants`]: the same below keepers;
+//! - [`keeper_end_logs`]: processes that keepers have ended after their host died;
+//! - [`kept_descendants`]: descendants of keepers;
 //! - [`memory_limits`]: limits on the memory of trees;
 //! - [`name_match`]: unregistered processes with a configured name;
-//! - [`orphans`]: what dead instances left;
-//! - [`retention`]: history that is old enough, and the size of the ledger;
+//! - [`orphans`]: processes that dead instances left;
+//! - [`retention`]: deleting old history, and the size of the ledger;
 //! - [`watch`]: reaping for other instances;
 //! - [`watch_folder`]: changes beside a ledger.
 

@@ -1,8 +1,8 @@
-//! The name sweep: the seed's `pgrep -f`, without the innocents.
+//! The name sweep: finds what the `pgrep -f` of the former implementation did, without the unrelated processes.
 //!
-//! Only configured names are looked for, and only what nobody registered is looked at. Exempt are the acting process and
-//! its kin, other uids, whatever a ledger's instance answers for or has below it, whatever carries a token, what sits at a
-//! terminal, and what is younger than the minimum age.
+//! Only configured names are searched for, and only unregistered processes are examined. Exempt are the acting process with its
+//! ancestors and descendants, processes of other UIDs, processes that an instance of a ledger is responsible for and their
+//! descendants, processes that carry a token, processes on a terminal, and processes younger than the minimum age.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,10 +36,10 @@ use crate::{
     },
 };
 
-/// The wall clock may have been set since something was left: what was left before a process began is another one's.
+/// The wall clock may have been set since a process was left: one that was left before it began is another process.
 const CLOCK_SLACK: Duration = Duration::from_hours(24);
 
-/// What a sweep looks for, and on whose behalf.
+/// What a sweep searches for, and on whose behalf.
 #[derive(Debug)]
 pub(in crate::tracker) struct Search<'a> {
     pub(in crate::tracker) proc: &'a Proc,
@@ -49,7 +49,7 @@ pub(in crate::tracker) struct Search<'a> {
     pub(in crate::tracker) names: &'a [String],
     pub(in crate::tracker) protected: &'a [String],
     pub(in crate::tracker) min_age: Duration,
-    /// Instances that live and processes that the ledger has: they and what is below them are exempt.
+    /// Instances that are alive and processes that the ledger has: they and their descendants are exempt.
     pub(in crate::tracker) answered_for: HashSet<Pid>,
 }
 
@@ -63,14 +63,14 @@ pub(in crate::tracker) struct Match {
 }
 
 impl Search<'_> {
-    /// Every process that matches a name and is a leak or a suspect.
+    /// Returns every process that matches a name and is a leak or a suspect.
     ///
-    /// What stands below a leak is ended with it, and no match of its own: a shell and its subshells have the same name.
+    /// A process below a leak is ended with it, and is not a match of its own: a shell and its subshells have the same name.
     pub(in crate::tracker) fn run(&self) -> Result<Vec<Match>> {
         if self.names.is_empty() {
             return Ok(Vec::new());
         }
-        // What has a name must have its text somewhere. As a rule nobody has, and then nothing else is read.
+        // A process with a name must have the name's text somewhere. Usually none has, and then nothing else is read.
         let names: Vec<&[u8]> = self.names.iter().map(String::as_bytes).collect();
         let candidates: HashSet<Pid> = self.proc.mentioning(&names)?.into_iter().collect();
         if candidates.is_empty() {
@@ -97,14 +97,14 @@ impl Search<'_> {
         Ok(found)
     }
 
-    /// Judges one process by its number; `None` where it is gone, or does not match.
+    /// Judges one process by its PID; `None` if it is gone, or does not match.
     pub(in crate::tracker) fn judge_one(&self, pid: Pid) -> Result<Option<Match>> {
         let snapshot = self.proc.snapshot()?;
         let exempt = self.exempt(&snapshot);
         Ok(snapshot.get(pid).and_then(|stat| self.look(&snapshot, &exempt, stat)))
     }
 
-    /// Whose kin is exempt, and why.
+    /// Returns which processes are exempt because of their relatives, and why.
     fn exempt(&self, snapshot: &Snapshot) -> HashMap<Pid, &'static str> {
         let mut exempt = HashMap::new();
         for &pid in &self.answered_for {
@@ -140,17 +140,17 @@ impl Search<'_> {
         Some(Match {
             pid: stat.pid,
             start_tick: stat.start_tick,
-            // Matched by its real arguments, told with the secrets in them masked.
+            // Matched by its real arguments, reported with the secrets in them masked.
             command: mask_command(&program.argv.iter().map(text).collect::<Vec<_>>()),
             judgement: judge(&matched, &about, self.min_age),
         })
     }
 
-    /// Why a process is not for this sweep, whoever its kin are.
+    /// Returns why a process is exempt from this sweep, apart from its relatives.
     ///
-    /// Unlike in a tree, root's sweep too looks at root's processes alone: another user's are that user's business, and a
-    /// set-uid program is of whoever started it. A token means that some tracker answers for it, or did: its own ledger
-    /// decides.
+    /// Unlike in a tree, root's sweep too examines root's processes alone: another user's processes are that user's
+    /// responsibility, and a set-uid program belongs to the user that started it. A token means that some tracker is responsible
+    /// for it, or was: its own ledger decides.
     fn exempt_by_itself(&self, pid: Pid) -> Option<String> {
         let Some(belonging) = self.proc.belonging(pid).ok().flatten() else {
             return Some("it cannot be told whose it is".into());
@@ -171,7 +171,7 @@ impl Search<'_> {
         }
     }
 
-    /// What a task was let keep is no leak, whatever its name and though its environment may be wiped.
+    /// A process that a task was allowed to keep is not a leak, whatever its name, and even if its environment has been wiped.
     fn exempt_by_ledger(&self, stat: &Stat) -> Option<String> {
         let since = Millis::now().minus(age(stat.start_tick) + CLOCK_SLACK);
         let kept = Pinned::open(self.proc, self.observer.place, stat.pid).and_then(|pinned| {
@@ -186,7 +186,7 @@ impl Search<'_> {
         }
     }
 
-    /// A program that bears a protected name as well is told: somebody asked for two things that contradict.
+    /// A program that has a protected name as well is reported: the two options contradict each other.
     fn doubt(&self, pid: Pid, program: &Program) -> Option<String> {
         if let Some(other) = matched(program, self.protected) {
             return Some(protects(&other.rule));
@@ -218,7 +218,7 @@ impl Search<'_> {
         Ok((same && pinned.stat.start_tick == found.start_tick).then_some(pinned))
     }
 
-    /// The row that a match would get.
+    /// Returns the row that a match would get.
     fn row(
         &self,
         owner: InstanceId,
@@ -252,7 +252,7 @@ impl Search<'_> {
         })
     }
 
-    /// The tree of a match, for a dry run: no row is made.
+    /// Returns the tree of a match, for a dry run: no row is created.
     pub(in crate::tracker) fn tree(&self, found: &Match) -> Result<Option<Root>> {
         let Some(pinned) = self.pin(found)? else { return Ok(None) };
         let new = self.row(InstanceId(0), None, Origin::Swept, Duration::ZERO, &pinned, true)?;
@@ -278,7 +278,7 @@ impl Shared {
         })
     }
 
-    /// Ends what matches a configured name, as part of an orphan pass; answers with what there is to write.
+    /// Ends the processes that match a configured name, as part of an orphan pass; returns what is to be written.
     pub(in crate::tracker) fn sweep(self: &Arc<Self>, report: &mut Report) -> Vec<Settled> {
         if self.options.orphan_names.is_empty() {
             return Vec::new();
@@ -314,7 +314,7 @@ impl Shared {
         settled
     }
 
-    /// Records a process that nobody had registered, claimed by us, and ends its tree.
+    /// Records an unregistered process, claimed by us, and ends its tree.
     pub(in crate::tracker) fn end_found(
         self: &Arc<Self>,
         search: &Search<'_>,
@@ -342,8 +342,8 @@ pub(in crate::tracker) fn suspect(found: Match, report: &mut Report) {
     report.suspects.push(Suspect { task_id: None, pid, command, why });
 }
 
-/// Whom the ledger knows: instances that have not stopped and are not `dead`, and live rows of any state.
-/// Pids of another place mean nothing here: that of a container's pid 1 would exempt everything.
+/// Returns the processes that the ledger knows: instances that have not stopped and are not `dead`, and live rows of any state.
+/// PIDs of another place mean nothing here: PID 1 of a container would exempt everything.
 pub(in crate::tracker) fn answered_for(
     store: &Store,
     here: Place,

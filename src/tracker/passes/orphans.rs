@@ -1,7 +1,7 @@
-//! The orphan pass: what did dead instances leave?
+//! The orphan pass: finds and ends what dead instances left.
 //!
-//! One transaction marks the dead instances and takes over their rows, so two that restart at once never both act; the
-//! ends follow outside of any transaction; a second transaction records what became of each.
+//! One transaction marks the dead instances and takes over their rows, so two hosts that restart at once never both act; the
+//! ends follow outside of any transaction; a second transaction records the outcome for each.
 
 use std::{
     collections::HashSet,
@@ -36,13 +36,14 @@ const OTHER_REAPER_LIMIT: Duration = Duration::from_secs(10);
 const OTHER_REAPER_PAUSE: Duration = Duration::from_millis(10);
 
 impl Tracker {
-    /// Ends what dead instances left, and what matches the configured names; returns when each is gone or has survived.
+    /// Ends what dead instances left, and the processes that match the configured names; returns when each is gone or has
+    /// survived.
     ///
     /// [`open`](crate::Builder::open) does this by itself.
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be read or claimed from. What goes wrong with a single process is in the report.
+    /// If the ledger cannot be read, or rows cannot be claimed. Errors of a single process are in the report.
     pub fn reap_orphans(&self) -> Result<Report> {
         self.inner.shared.check_usable()?;
         self.inner.shared.reap_orphans()
@@ -54,7 +55,7 @@ impl Shared {
         let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = Instant::now() + OTHER_REAPER_LIMIT;
         let mut report = self.orphan_pass()?;
-        // One that dies while we wait for it loses its claims to us.
+        // A reaper that dies while we wait for it loses its claims to us.
         while self.other_reaper_has_died(deadline, &mut report) {
             report.absorb(self.orphan_pass()?);
         }
@@ -71,7 +72,7 @@ impl Shared {
         let pass = Pass::begin(PassKind::Orphan);
         let mut report = Report::default();
         let dead = self.find_dead(&mut report)?;
-        // Those of instances that cannot be judged as dead, but that claim nothing any more.
+        // Rows of instances that cannot be judged as dead, but that have no claims any more.
         if let Err(error) = self.give_dead_claims_back(&dead) {
             report.errors.push(error.to_string());
         }
@@ -125,7 +126,7 @@ impl Shared {
         Ok(dead)
     }
 
-    /// What an instance left that cannot be judged: left alone, and told.
+    /// Reports what an instance that cannot be judged has left; it is left alone.
     fn report_unknown(&self, instance: &InstanceRecord, why: &str, report: &mut Report) {
         let rows = self.store.live_of(instance.id).unwrap_or_default();
         report.checked += rows.len() as u64;
@@ -140,7 +141,7 @@ impl Shared {
         }));
     }
 
-    /// The seed's line; the path is the export's where there is one, as there.
+    /// The line of the former implementation; the path is the export's where there is one, as there.
     fn log_loaded(&self, claim: &OrphanClaim) {
         let loaded = claim.claimed.len() + claim.adopted.len() + claim.gone.len();
         if loaded > 0 {
@@ -166,9 +167,9 @@ impl Shared {
         }
     }
 
-    /// Takes on what a former run of this program left on purpose.
+    /// Adopts what a former run of this program left on purpose.
     ///
-    /// Where the root is gone, what it left is ended like any stray; answers with what there is to write.
+    /// If the root is gone, the processes it left are ended like any strays; returns what is to be written.
     fn adopt(self: &Arc<Self>, records: &[ProcessRecord], report: &mut Report) -> Vec<Settled> {
         let mut gone = HashSet::new();
         for record in records.iter().filter(|record| record.root.is_none()) {
@@ -176,7 +177,7 @@ impl Shared {
                 Probe::Alive(pinned) => {
                     report.checked += 1;
                     report.adopted += 1;
-                    // Left by an exec of this program, or adopted by the kernel: its status comes to us.
+                    // Left by an exec of this program, or adopted through the kernel: its status is reported to us.
                     let child = record.origin == Origin::Spawned
                         && pinned.stat.parent == self.own_pid().get();
                     let hold = Hold { child, ..Hold::default() };
@@ -185,7 +186,7 @@ impl Shared {
                 Probe::Zombie(_) | Probe::Gone => {
                     gone.insert(record.id);
                 }
-                // It stays ours in the ledger; the health pass looks again.
+                // It stays ours in the ledger; the health pass checks it again.
                 Probe::Unknown(error) => report.errors.push(error.to_string()),
             }
         }
@@ -205,7 +206,7 @@ impl Shared {
         }
     }
 
-    /// A row of ours, or of a dead instance, whose process is gone: no leak, and nobody saw how it ended.
+    /// Records a row of ours, or of a dead instance, whose process is gone: not a leak, and how it ended is unknown.
     pub(in crate::tracker) fn record_gone(&self, record: &ProcessRecord, report: &mut Report) {
         let end = End {
             reason: EndReason::Gone,
@@ -234,8 +235,8 @@ impl Shared {
         }
     }
 
-    /// Waits for rows that another reaper took over and is still ending: clean before new (invariant 8). Whether one of
-    /// those has died meanwhile.
+    /// Waits for rows that another reaper took over and is still ending: clean before new (invariant 8). Returns whether one of
+    /// those reapers has died meanwhile.
     fn other_reaper_has_died(&self, deadline: Instant, report: &mut Report) -> bool {
         loop {
             let live = match self.store.live_ending_by_others(self.instance) {
@@ -263,7 +264,7 @@ impl Shared {
     }
 }
 
-/// The seed's line.
+/// The line of the former implementation.
 fn log_cleaned(report: &Report) {
     let killed = report.count(Outcome::Term) + report.count(Outcome::Kill);
     if killed > 0 {

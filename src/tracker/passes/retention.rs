@@ -1,9 +1,9 @@
-//! History that is old enough, and the size of the ledger.
+//! Deletes old history, and limits the size of the ledger.
 //!
-//! After each health pass the monitor asks whether there is anything to do: history older than it is kept, a ledger larger
-//! than its limit, or a WAL that a reader had held. If so, a thread does it, and ends: at most one at a time, in steps
-//! that hold the write lock for a few milliseconds, with three times as long between them. A host that dies in between
-//! loses one step at most; nothing refers to what is half done.
+//! After each health pass the monitor checks whether there is anything to do: history older than is to be kept, a ledger larger
+//! than its limit, or a WAL that a reader had held. If so, a thread does it, and ends: at most one at a time, in steps that
+//! hold the write lock for a few milliseconds, with three times as long between them. A host that dies in between loses one
+//! step at most; nothing refers to what is half done.
 
 use std::{
     sync::{
@@ -26,11 +26,11 @@ use crate::{
     },
 };
 
-/// How long history is kept where nobody says otherwise: 90 days.
+/// How long history is kept by default: 90 days.
 pub const DEFAULT_KEEP_HISTORY: Duration = Duration::from_hours(24 * 90);
 /// An empty ledger with its indexes takes about 150 KiB.
 pub(in crate::tracker) const SMALLEST_LIMIT: u64 = 1 << 20;
-/// Steps between two checkpoints: what they wrote fits the WAL's limit.
+/// Steps between two checkpoints: what they write fits the WAL's limit.
 const STEPS: u32 = 32;
 
 /// What a prune did.
@@ -38,11 +38,11 @@ const STEPS: u32 = 32;
 pub struct Pruned {
     /// Processes, passes and instances that were deleted; leaks go with their process and are not counted.
     pub rows: u64,
-    /// Bytes by which the ledger got smaller.
+    /// Bytes by which the ledger has shrunk.
     pub bytes: u64,
 }
 
-/// How far a prune is.
+/// Progress of a prune.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PruneProgress {
     /// Rows deleted so far.
@@ -52,19 +52,20 @@ pub struct PruneProgress {
 }
 
 impl Builder {
-    /// How long the history of what has ended is kept; 90 days otherwise, and for ever with [`Duration::MAX`].
+    /// Sets how long the history of ended processes is kept; 90 days by default, and forever with [`Duration::MAX`].
     ///
     /// The monitor deletes what is older, in steps of milliseconds beside the other work; without a monitor, call
-    /// [`prune`](Tracker::prune). What runs, what survived an attempt to end it, the roots of both and the last pass of
-    /// each kind stay; so do the last process, leak, pass and instance, since their numbers would be given again. Where several instances share a ledger, the shortest time of any of them counts.
+    /// [`prune`](Tracker::prune). Running processes, survivors of an attempt to end them, the roots of both and the last pass
+    /// of each kind stay; so do the last process, leak, pass and instance, since their row numbers would be reused. Where
+    /// several instances share a ledger, the shortest time of any of them counts.
     pub fn keep_history(mut self, time: Duration) -> Self {
         self.options.keep_history = time;
         self
     }
 
-    /// How large the ledger may get, in bytes, at least 1 MiB; as large as its history otherwise. The monitor deletes the
-    /// oldest history, however young it is, until what is left fits; not counted are the WAL (a few MiB) and what stays in
-    /// any case, as for [`keep_history`](Self::keep_history).
+    /// Limits the size of the ledger, in bytes, at least 1 MiB; by default it is as large as its history. The monitor deletes
+    /// the oldest history, however young it is, until the rest fits; not counted are the WAL (a few MiB) and what stays in any
+    /// case, as for [`keep_history`](Self::keep_history).
     pub fn limit_size(mut self, bytes: u64) -> Self {
         self.options.limit_size = Some(bytes);
         self
@@ -72,9 +73,9 @@ impl Builder {
 }
 
 impl Tracker {
-    /// Deletes history that ended longer ago than `older_than`, and gives the space back. `progress` is told after each
-    /// small step; between them others write. Live rows, survivors, the last pass of each kind
-    /// and the last row of each table stay: no row gets the number of one that was deleted.
+    /// Deletes history that ended longer ago than `older_than`, and frees the space. `progress` is called after each small
+    /// step; between steps other writers can write. Live rows, survivors, the last pass of each kind and the last row of each
+    /// table stay: no row gets the number of a deleted one.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -89,7 +90,7 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// When the ledger cannot be written; what was deleted until then stays deleted.
+    /// If the ledger cannot be written; what was deleted until then stays deleted.
     pub fn prune(
         &self,
         older_than: Duration,
@@ -106,7 +107,7 @@ impl Tracker {
     }
 }
 
-/// When the monitor looks at the history again.
+/// When the monitor checks the history again.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct House {
     next: Mutex<Option<Instant>>,
@@ -129,7 +130,7 @@ impl Shared {
             if let Err(error) = theirs.shorten() {
                 tracing::warn!("failed to keep the ledger small: {error}; it is tried again");
             }
-            // Counted from the end, so that a slow one is not followed by the next.
+            // Counted from the end, so that a slow run is not followed immediately by the next.
             let next = Instant::now() + interval(theirs.options.keep_history);
             *lock(&theirs.house.next) = Some(next);
             theirs.house.busy.store(false, Ordering::Release);
@@ -168,11 +169,11 @@ impl Shared {
     }
 }
 
-/// One prune under way.
+/// A prune in progress.
 struct Work<'a> {
     house: Housekeeper,
     go_on: &'a dyn Fn() -> bool,
-    /// Rows and pages cost differently.
+    /// Rows and pages have different costs.
     rows: Pace,
     pages: Pace,
     steps: u32,
@@ -193,7 +194,7 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// Deletes what ended before; how many rows that were.
+    /// Deletes rows that ended before this time; returns their number.
     fn prune(&mut self, before: Millis, progress: &mut dyn FnMut(u64)) -> Result<u64> {
         let at_first = self.deleted;
         while (self.go_on)() {
@@ -209,7 +210,7 @@ impl<'a> Work<'a> {
         Ok(self.deleted - at_first)
     }
 
-    /// Deletes the oldest history until what is left fits.
+    /// Deletes the oldest history until the rest fits.
     fn fit(&mut self, limit: u64) -> Result<()> {
         let mut last = None;
         while (self.go_on)() && self.house.store().size()?.used > limit {
@@ -228,7 +229,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Gives the space back.
+    /// Frees the space.
     fn finish(mut self) -> Result<Pruned> {
         while (self.go_on)() {
             let step = self.house.free_pages(self.pages.size())?;
@@ -243,13 +244,14 @@ impl<'a> Work<'a> {
         Ok(Pruned { rows: self.deleted, bytes: self.bytes_before.saturating_sub(total) })
     }
 
-    /// Leaves the ledger to others for a while. The WAL is written back now and then, lest a spawn has to.
+    /// Leaves the ledger to other writers for a while. The WAL is written back now and then, so that a spawn does not have to
+    /// do it.
     fn rest(&mut self, pause: Duration) -> Result<()> {
         self.steps += 1;
         if self.steps.is_multiple_of(STEPS) {
             match self.house.checkpoint(false) {
                 Ok(_) => {}
-                // Somebody else does it just now.
+                // Another process is just doing it.
                 Err(error) if Error::is_busy(&error) => {}
                 Err(error) => return Err(error),
             }

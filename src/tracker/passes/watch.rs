@@ -1,8 +1,8 @@
-//! Reaping for other instances, the moment they die.
+//! Reaps for other instances as soon as they die.
 //!
-//! Their deaths come from the kernel, by a pidfd each; that a new one has opened the ledger comes from the ledger's folder
-//! ([`Folder`]), since each makes a lock file beside it, and that an exec has replaced one, since it closes that file. An
-//! instance of another PID namespace has no pidfd here: it is looked at again at intervals.
+//! Their deaths are reported by the kernel, through one pidfd each. A new instance that has opened the ledger is noticed in the
+//! ledger's folder ([`Folder`]), since each instance creates a lock file beside the ledger; so is an exec that has replaced an
+//! instance, since it closes that file. An instance of another PID namespace has no pidfd here: it is checked at intervals.
 
 use std::{
     collections::HashMap,
@@ -32,31 +32,31 @@ use crate::{
     },
 };
 
-/// What the kernel does not tell is looked at this often.
+/// Interval of checks for what the kernel does not report.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// The folder is listed this often while there is no inotify.
+/// Interval at which the folder is listed while there is no inotify.
 const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
-/// What is about to happen, and is not told by the kernel, is looked at this often, for as long as [`LOOK_AGAIN`].
+/// Interval of checks for what is about to happen and is not reported by the kernel, for as long as [`LOOK_AGAIN`].
 const LOOK_SOON: Duration = Duration::from_millis(5);
 
-/// One turn of a watch: it has looked at all instances, and done what was to be done.
+/// One turn of a watch: it has checked all instances, and done what was to be done.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn<'a> {
-    /// Living instances whose deaths the kernel will tell.
+    /// Living instances whose deaths the kernel will report.
     pub watched: usize,
-    /// What a pass found, where one was needed and found something.
+    /// What a pass found, if one was needed and found something.
     pub report: Option<&'a Report>,
-    /// An orphan pass is about to run, which may take as long as the graces of the trees that it ends. The turn itself
-    /// follows, with the report.
+    /// An orphan pass is about to run, which may take as long as the graces of the trees that it ends. The turn itself follows,
+    /// with the report.
     pub begins_pass: bool,
 }
 
 impl Tracker {
-    /// Ends what dead instances leave as soon as they die, until `stop` becomes readable or is closed by its other end.
+    /// Ends what dead instances leave as soon as they die, until `stop` becomes readable or its other end is closed.
     /// `on_report` gets the report of every pass that found something.
     ///
-    /// New instances are noticed by inotify(7). Where no instance or watch of it can be had, the ledger's folder is listed
-    /// each second, and the log says so once.
+    /// New instances are noticed by inotify(7). Where no inotify instance or watch is available, the ledger's folder is listed
+    /// each second, and that is logged once.
     ///
     /// # Errors
     ///
@@ -69,13 +69,13 @@ impl Tracker {
         })
     }
 
-    /// The same, and `on_turn` is called after each turn, at the latest every `look_again`, or 5 s where that is less, and
-    /// before each pass: a program that has to prove that the watch is alive does it there.
+    /// Does the same, and calls `on_turn` after each turn, at the latest every `look_again`, or 5 s if that is less, and before
+    /// each pass: a program that has to prove that the watch is alive does it there.
     ///
     /// # Errors
     ///
-    /// What goes wrong in one pass is logged, and the watch goes on. [`is_not_found`](Error::is_not_found) once the ledger
-    /// was removed, or another file is in its place: what is opened there from then on would not be watched.
+    /// Errors of a single pass are logged, and the watch goes on. [`is_not_found`](Error::is_not_found) once the ledger was
+    /// removed, or another file is in its place: instances that open the new file would not be watched.
     pub fn watch_turns(
         &self,
         stop: OwnedFd,
@@ -86,15 +86,15 @@ impl Tracker {
         self.watch_by(folder, stop, look_again, on_turn)
     }
 
-    /// The same without an inotify instance of its own, for a program that watches the folders of many ledgers with one.
+    /// Does the same without an inotify instance of its own, for a program that watches the folders of many ledgers with one.
     ///
-    /// `names` is a pipe of names of files that were made or removed in the ledger's folder, each ended by a NUL byte; an
-    /// empty name means that some may be missing, and has the folder listed. It is set non-blocking. Once its other end is
-    /// closed the folder is watched as [`watch_turns`](Self::watch_turns) does it.
+    /// `names` is a pipe of the names of files that were created or removed in the ledger's folder, each terminated by a NUL
+    /// byte; an empty name means that some may be missing, and causes the folder to be listed. It is set non-blocking. Once its
+    /// other end is closed the folder is watched as [`watch_turns`](Self::watch_turns) does it.
     ///
     /// # Errors
     ///
-    /// As [`watch_turns`](Self::watch_turns), and where `names` cannot be set non-blocking.
+    /// As [`watch_turns`](Self::watch_turns), and if `names` cannot be set non-blocking.
     pub fn watch_named(
         &self,
         names: OwnedFd,
@@ -140,7 +140,7 @@ impl Tracker {
 }
 
 impl Shared {
-    /// What an orphan pass found, where there is somebody to reap for.
+    /// Returns what an orphan pass found, if there is an instance to reap for.
     fn pass_where_needed(self: &Arc<Self>, begins: impl FnOnce()) -> Option<Report> {
         let needed = needs_a_pass(self).unwrap_or_else(|error| {
             tracing::error!("failed to judge the instances: {error}; it is tried again");
@@ -160,12 +160,12 @@ impl Shared {
     }
 }
 
-/// An open ledger stays usable when its name is taken away; those who open it later open another one.
+/// An open ledger stays usable when its name is removed; programs that open the path later open another ledger.
 fn check_is_there(shared: &Shared) -> Result<()> {
     let path = shared.store.path();
     match std::fs::metadata(path) {
         Ok(file) if (file.dev(), file.ino()) == shared.store.file() => Ok(()),
-        // What cannot be looked at now may be there.
+        // A file that cannot be examined now may still be there.
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(Error::new(
             Kind::NotFound,
@@ -183,7 +183,7 @@ enum Wake {
     Look,
 }
 
-/// What a poll told.
+/// The result of a poll.
 #[derive(Debug, Default)]
 struct Ready {
     stop: bool,
@@ -191,21 +191,21 @@ struct Ready {
     died: Vec<InstanceId>,
 }
 
-/// Who is watched.
+/// The instances that are watched.
 struct Watching<'a> {
     shared: &'a Shared,
     folder: Folder,
     others: HashMap<InstanceId, Arc<PidFd>>,
-    /// Lock files whose instances are not in the ledger yet, and when they were seen: the file is made before the row.
+    /// Lock files whose instances are not in the ledger yet, and when they were seen: the file is created before the row.
     expected: HashMap<OsString, Instant>,
-    /// Instances that have died and are not judged dead yet, and when they died: a gated child has a copy of its host's
-    /// lock until PDEATHSIG strikes.
+    /// Instances that have died and are not judged dead yet, and when they died: a gated child has a copy of its host's lock
+    /// until PDEATHSIG strikes.
     undecided: HashMap<InstanceId, Instant>,
 }
 
 impl<'a> Watching<'a> {
     fn new(shared: &'a Shared, mut folder: Folder) -> Self {
-        // An instance on its way into the ledger has made its file before we looked.
+        // An instance that is about to enter the ledger may have created its file before the first listing.
         let expected = folder.list().into_iter().map(|name| (name, Instant::now())).collect();
         let (others, undecided) = (HashMap::new(), HashMap::new());
         Self { shared, folder, others, expected, undecided }
@@ -218,12 +218,12 @@ impl<'a> Watching<'a> {
         if self.folder.is_listed() {
             self.list();
         }
-        // From then on the looks at intervals find it, if it ever comes.
+        // From then on the checks at intervals find it, if it ever appears.
         self.expected.retain(|_, seen| seen.elapsed() < LOOK_AGAIN);
         let instances = shared.store.instances_to_judge()?;
         let open = |id| instances.iter().any(|it| it.id == id && it.stopped_at.is_none());
         self.undecided.retain(|&id, died| died.elapsed() < LOOK_AGAIN && open(id));
-        // One that stopped may be in a process that lives on.
+        // An instance that stopped may be in a process that is still alive.
         self.others.retain(|&id, _| open(id));
         for instance in instances {
             self.expected.remove(OsStr::new(&instance.lock_name));
@@ -247,7 +247,7 @@ impl<'a> Watching<'a> {
         self.expected.extend(new.into_iter().map(|name| (name, Instant::now())));
     }
 
-    /// Sleeps until there is something to look at. Other files in the folder, such as an export, are not.
+    /// Sleeps until there is something to check. Other files in the folder, such as an export, do not count.
     fn wait(&mut self, stop: &OwnedFd, look_again: Duration) -> Result<Wake> {
         let nothing_soon = self.expected.is_empty() && self.undecided.is_empty();
         let rest = if self.folder.is_listed() { LOOK_WITHOUT_EVENTS } else { look_again };
@@ -273,7 +273,7 @@ impl<'a> Watching<'a> {
     fn poll(&self, stop: &OwnedFd, limit: Duration) -> Result<Ready> {
         let (ids, pidfds): (Vec<InstanceId>, Vec<&Arc<PidFd>>) =
             self.others.iter().map(|(id, fd)| (*id, fd)).unzip();
-        // Where no event comes from the folder, `stop` stands in its place.
+        // If there is no event source for the folder, `stop` takes its place.
         let folder = self.folder.fd();
         let mut fds = vec![
             PollFd::new(stop, PollFlags::IN),
@@ -294,7 +294,7 @@ impl<'a> Watching<'a> {
         })
     }
 
-    /// Notes which lock files are new; whether there was anything that concerns the ledger.
+    /// Notes which lock files are new; returns whether there was a change that concerns the ledger.
     fn read_folder(&mut self) -> bool {
         let changes = self.folder.changes();
         for change in &changes {
@@ -303,7 +303,7 @@ impl<'a> Watching<'a> {
                     self.expected.insert(name.clone(), Instant::now());
                 }
                 Change::LockRemoved(name) => drop(self.expected.remove(name)),
-                // An exec closes the lock of the image that it replaces; no death reports that one.
+                // An exec closes the lock of the image that it replaces; no death is reported for it.
                 Change::LockClosed => {}
                 // Names may have been lost with it.
                 Change::Other => self.list(),
@@ -313,7 +313,7 @@ impl<'a> Watching<'a> {
     }
 }
 
-/// A pass is for instances that died, or stopped and left something: not for every file in the folder.
+/// A pass is made for instances that died, or stopped and left something: not for every file in the folder.
 fn needs_a_pass(shared: &Shared) -> Result<bool> {
     Ok(shared.judge_others()?.iter().any(|(instance, life)| {
         matches!(life, Life::Dead(_))

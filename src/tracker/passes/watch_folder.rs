@@ -1,8 +1,8 @@
-//! What appears beside a ledger: from inotify(7), from a program that watches folders for many, or by listing.
+//! Notices changes beside a ledger: from inotify(7), from a program that watches folders for many ledgers, or by listing.
 //!
-//! An inotify instance is a scarce thing (`fs.inotify.max_user_instances`, 128 for each user by default, and
-//! `max_user_watches`), and other programs of the same user may have taken all of them. A watch does not fail for that: it
-//! lists the folder each second instead, says so once, and goes back to inotify when it can be had again.
+//! inotify instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default, and `max_user_watches`), and
+//! other programs of the same user may have taken all of them. A watch does not fail for that: it lists the folder each second
+//! instead, logs that once, and returns to inotify when it is available again.
 
 use std::{
     collections::HashSet,
@@ -20,21 +20,21 @@ use rustix::{fs::inotify, io::Errno};
 
 use crate::tracker::runtime::liveness::is_lock_name;
 
-/// inotify is tried again this often while it cannot be had.
+/// Interval at which inotify is retried while it is not available.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-/// No name of a file is longer (`NAME_MAX` in `linux/limits.h`): a longer one is no name.
+/// No file name is longer (`NAME_MAX` in `linux/limits.h`): a longer one is not a name.
 const LONGEST_NAME: usize = 255;
 
-/// What happened in the folder.
+/// A change in the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum Change {
-    /// A lock file was made.
+    /// A lock file was created.
     LockMade(OsString),
     /// A lock file was removed.
     LockRemoved(OsString),
     /// A lock file was closed by a process that could write it.
     LockClosed,
-    /// It concerns the ledger's file, or the folder.
+    /// The change concerns the ledger's file, or the folder.
     Other,
 }
 
@@ -42,9 +42,9 @@ pub(in crate::tracker) enum Change {
 enum Source {
     /// Our own instance, and the folder (device, inode) that it watches.
     Inotify { fd: OwnedFd, of: Option<(u64, u64)> },
-    /// Names, each ended by a NUL, from a program that has the instance.
+    /// Names, each terminated by a NUL, from a program that has the instance.
     Names { pipe: OwnedFd, rest: Vec<u8> },
-    /// None can be had.
+    /// None is available.
     Listed { tried: Instant },
 }
 
@@ -53,12 +53,12 @@ enum Source {
 pub(in crate::tracker) struct Folder {
     ledger: PathBuf,
     source: Source,
-    /// Lock files at the last listing, and those that came and went since.
+    /// Lock files at the last listing, and those that were created and removed since.
     locks: HashSet<OsString>,
 }
 
 impl Folder {
-    /// Watches the folder by an inotify instance of its own, where one can be had.
+    /// Watches the folder by an inotify instance of its own, if one is available.
     pub(in crate::tracker) fn watched(ledger: &Path) -> Self {
         let source = inotify_on(ledger).unwrap_or_else(|error| {
             warn(ledger, error);
@@ -67,13 +67,13 @@ impl Folder {
         Self { ledger: ledger.to_owned(), source, locks: HashSet::new() }
     }
 
-    /// Reads the names of what has changed from a pipe, each ended by a NUL; an empty one says that names may be missing.
+    /// Reads the names of changed files from a pipe, each terminated by a NUL; an empty one means that names may be missing.
     pub(in crate::tracker) fn reported(ledger: &Path, pipe: OwnedFd) -> Self {
         let source = Source::Names { pipe, rest: Vec::new() };
         Self { ledger: ledger.to_owned(), source, locks: HashSet::new() }
     }
 
-    /// To poll, where something is to be heard.
+    /// Returns the descriptor to poll, if there is one.
     pub(in crate::tracker) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
             Source::Inotify { fd, .. } => Some(fd.as_fd()),
@@ -82,13 +82,13 @@ impl Folder {
         }
     }
 
-    /// No event comes: it has to be listed.
+    /// Returns whether the folder has to be listed, because no events are reported.
     pub(in crate::tracker) fn is_listed(&self) -> bool {
         matches!(self.source, Source::Listed { .. })
     }
 
-    /// Takes up inotify again where it can be had by now, and follows the folder's name to another folder. Before the looks:
-    /// what changes after a look is reported.
+    /// Returns to inotify if it is available by now, and follows the folder's name to another folder. Called before the checks:
+    /// a change after a check is reported.
     pub(in crate::tracker) fn refresh(&mut self) {
         let is_due = match &self.source {
             Source::Inotify { of, .. } => *of != id_of(folder_of(&self.ledger)),
@@ -116,7 +116,7 @@ impl Folder {
         };
     }
 
-    /// Lock files that were not there at the last listing.
+    /// Returns lock files that were not there at the last listing.
     pub(in crate::tracker) fn list(&mut self) -> Vec<OsString> {
         let Ok(entries) = std::fs::read_dir(folder_of(&self.ledger)) else { return Vec::new() };
         let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
@@ -127,7 +127,7 @@ impl Folder {
         new
     }
 
-    /// What has happened, without waiting. Files that do not concern the ledger, such as an export, are left out.
+    /// Returns what has changed, without waiting. Files that do not concern the ledger, such as an export, are left out.
     pub(in crate::tracker) fn changes(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut ended = false;
@@ -160,7 +160,7 @@ impl Folder {
             Source::Listed { .. } => {}
         }
         if ended {
-            // Its other end has gone: from now on we have to look ourselves.
+            // Its other end is closed: from now on the folder has to be checked here.
             self.source = Source::Listed { tried: Instant::now() };
         }
         for change in &changes {
@@ -179,11 +179,11 @@ fn change(ledger: &Path, name: &OsStr, is_made: bool) -> Option<Change> {
         let name = name.to_owned();
         return Some(if is_made { Change::LockMade(name) } else { Change::LockRemoved(name) });
     }
-    // Without a name it is about the folder, or events were lost.
+    // An event without a name is about the folder, or events were lost.
     (name.is_empty() || ledger.file_name() == Some(name)).then_some(Change::Other)
 }
 
-/// Reads what a pipe has, without waiting; `true` once its other end is closed.
+/// Reads what a pipe has, without waiting; returns `true` once its other end is closed.
 fn read_names(pipe: &OwnedFd, rest: &mut Vec<u8>, mut take: impl FnMut(&OsStr)) -> bool {
     let mut buffer = [0; 4096];
     loop {
@@ -215,7 +215,7 @@ fn inotify_on(ledger: &Path) -> Result<Source, Errno> {
         | inotify::WatchFlags::MOVED_TO
         | inotify::WatchFlags::MOVED_FROM
         | inotify::WatchFlags::ONLYDIR;
-    // Asked before the watch is made: where the folder is swapped in between, the next look finds another one.
+    // Read before the watch is created: if the folder is swapped in between, the next check finds another one.
     let of = id_of(folder);
     inotify::add_watch(&fd, folder, events)?;
     Ok(Source::Inotify { fd, of })

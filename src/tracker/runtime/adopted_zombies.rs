@@ -1,21 +1,21 @@
-//! Zombies that tasks leave to this process.
+//! Reaps zombies that tasks leave to this process.
 //!
-//! What a task starts and leaves behind is adopted by the nearest subreaper (`PR_SET_CHILD_SUBREAPER` in prctl(2)) or by the
-//! first process of the PID namespace. Where that is the host, only the host can reap it, and until then it takes a number
-//! and a place under `pids.max`. So the tracker reaps it, where it is a task's for certain:
+//! A process that a task starts and leaves behind is adopted by the nearest subreaper (`PR_SET_CHILD_SUBREAPER` in prctl(2)) or
+//! by the first process of the PID namespace. Where that is the host, only the host can reap it, and until then it occupies a
+//! PID and a slot under `pids.max`. The tracker therefore reaps such a zombie where it certainly comes from a task:
 //!
-//! - its session is one that the gate made for a root, which still has its number. A session is inherited and cannot be
-//!   joined, so what the host itself starts is in none of these, unless the host is in it too: then the session proves
-//!   nothing;
-//! - it is in the cgroup that was made for a root, and the host is not;
+//! - its session is one that the gate created for a root, and the root still has its PID. A session is inherited and cannot be
+//!   joined, so the processes that the host itself starts are in none of these, unless the host is in it too: then the session
+//!   proves nothing;
+//! - it is in the cgroup that was created for a root, and the host is not;
 //! - it was recorded as a descendant of a root.
 //!
-//! These are kept in mind for a while after their root has ended, since a task may leave something on purpose; a session
-//! then counts for what was started while the root still had its number. Every other zombie is left to the host. Members
-//! that an end has found are reaped once their ends are recorded ([`crate::tracker::end::outcome`]).
+//! Roots are remembered for a while after they have ended, since a task may leave a process behind on purpose; a session then
+//! counts only for processes that were started while the root still had its PID. Every other zombie is left to the host.
+//! Members that an end has found are reaped once their ends are recorded ([`crate::tracker::end::outcome`]).
 //!
-//! The kernel notifies a library of no such death: `SIGCHLD` is the host's. While tasks run, one system call each 100 ms asks
-//! whether there is any zombie.
+//! The kernel notifies a library of no such death: `SIGCHLD` belongs to the host. While tasks run, one system call each 100 ms
+//! checks for zombies.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -42,24 +42,24 @@ use crate::{
     tracker::end::run::MemberEnd,
 };
 
-/// Between two questions whether there is a zombie.
+/// Time between two checks for zombies.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A look costs as much as the host has children: it is asked again after so many times as long.
+/// A scan costs time in proportion to the number of the host's children: the next one waits this many times as long.
 const BETWEEN_LOOKS: u32 = 20;
-/// After a root has ended it is still asked for so long; then the health pass asks.
+/// For this long after a root has ended the checks go on; after that the health pass does them.
 const LINGER: Duration = Duration::from_secs(10);
-/// So many ended roots are kept in mind.
+/// Maximum number of ended roots that are remembered.
 const REMEMBERED: usize = 1024;
 /// A keeper starts its program within this time: the longest handshake.
 const KEEPER_STARTS_WITHIN: u64 = 10 * TICKS_PER_SECOND;
 
-/// What is known of zombies, from one look to the next.
+/// What is known of zombies, kept from one scan to the next.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Adopted {
     /// Children whose ends are recorded, and that are not reaped yet. Written by ends, read after each record and by passes.
     pub(in crate::tracker) unreaped: Mutex<Vec<std::sync::Arc<crate::sys::PidFd>>>,
     ended: Mutex<Ended>,
-    /// Zombies that the ledger does not know, by pid and start tick: it is not asked again.
+    /// Zombies that the ledger does not know, by PID and start tick, so that it is not queried for them again.
     unknown: Mutex<HashSet<(Pid, u64)>>,
 }
 
@@ -78,10 +78,10 @@ struct Owner {
     session: Option<Pid>,
     /// The name of its cgroup, which is unique.
     leaf: Option<OsString>,
-    /// For one that has ended: what was started before this tick was started while the root had its number. `None`: whether
-    /// it has is asked.
+    /// For a root that has ended: processes started before this tick were started while the root had its PID. `None`: whether
+    /// the root still has its PID is checked.
     until: Option<u64>,
-    /// It had a keeper, which the former image of this process had started.
+    /// It had a keeper that the former image of this process had started.
     keeper: bool,
 }
 
@@ -99,11 +99,11 @@ impl Owner {
     }
 }
 
-/// Owners, by what ties a zombie to one of them.
+/// Roots, indexed by the evidence that attributes a zombie to one of them.
 struct Owners {
     all: Vec<Owner>,
     roots: HashSet<(Pid, u64)>,
-    /// A number may have been given to the sessions of several, one after the other.
+    /// A PID may have been reused by the sessions of several roots, one after the other.
     sessions: HashMap<u32, Vec<usize>>,
     leaves: HashSet<OsString>,
     /// The host's own session, which proves nothing.
@@ -111,7 +111,7 @@ struct Owners {
 }
 
 impl Owners {
-    /// Whether a zombie is one of them.
+    /// Returns whether a zombie belongs to one of them.
     fn has(&self, dead: &Stat) -> bool {
         self.roots.contains(&(dead.pid, dead.start_tick))
     }
@@ -148,14 +148,14 @@ impl Shared {
         self.reap_recorded(&owners, &unclear);
     }
 
-    /// The same, for the monitor: after which time it is worth to ask again.
+    /// Does the same for the monitor; returns the time after which the next check is worthwhile.
     pub(in crate::tracker) fn look_for_zombies(&self) -> Duration {
         let began = Instant::now();
         self.reap_adopted();
         PAUSE.max(began.elapsed() * BETWEEN_LOOKS)
     }
 
-    /// Whether a zombie may come before the next health pass.
+    /// Returns whether a zombie may appear before the next health pass.
     pub(in crate::tracker) fn may_adopt(&self) -> bool {
         if !self.expects_zombies() {
             return false;
@@ -164,12 +164,12 @@ impl Shared {
         lingers || !lock(&self.entries).is_empty()
     }
 
-    /// Whether others than those that this image has started may be children of this process.
+    /// Returns whether this process may have children that this image did not start.
     fn expects_zombies(&self) -> bool {
         adopts_orphans() || lock(&self.adopted.ended).roots.iter().any(|owner| owner.keeper)
     }
 
-    /// Roots that run, and those that are kept in mind.
+    /// Running roots, and ended ones that are still remembered.
     fn owners(&self) -> Owners {
         let running = self.all_entries().into_iter().map(|entry| Owner::new(&entry.root));
         let all: Vec<Owner> =
@@ -183,7 +183,7 @@ impl Shared {
         }
         let mut leaves: HashSet<OsString> =
             all.iter().filter_map(|owner| owner.leaf.clone()).collect();
-        // A host that a task has started is in that task's cgroup, with all that it starts itself.
+        // A host that a task has started is in that task's cgroup, together with everything that it starts itself.
         if !leaves.is_empty() {
             for own in self.proc.cgroup_names(self.own_pid()) {
                 leaves.remove(&own);
@@ -216,7 +216,7 @@ impl Shared {
             && self.proc.cgroup_names(dead).iter().any(|name| owners.leaves.contains(name))
     }
 
-    /// The ledger knows daemons that have left both session and cgroup.
+    /// The ledger also knows daemons that have left both session and cgroup.
     fn reap_recorded(&self, owners: &Owners, unclear: &[&Stat]) {
         let seen: HashSet<(Pid, u64)> =
             unclear.iter().map(|dead| (dead.pid, dead.start_tick)).collect();
@@ -253,26 +253,27 @@ impl Shared {
         }
     }
 
-    /// Takes a zombie away: the one that was seen, which has its number until then.
+    /// Reaps a zombie: exactly the one that was seen, which keeps its PID until then.
     fn reap_zombie(&self, dead: &Stat) {
         let found = Pinned::open(&self.proc, self.place(), dead.pid).ok().flatten();
         let Some(zombie) = found.filter(|it| it.identity.start_tick == dead.start_tick) else {
             return;
         };
-        // An error: the host has reaped it meanwhile. One whose threads live, or that is traced, comes later.
+        // An error: the host has reaped it meanwhile. A zombie that has live threads, or is traced, is reaped later.
         if matches!(zombie.fd().child_status(true), Ok(Some(_))) {
             tracing::debug!("reaped process {}, which a task had left", dead.pid);
         }
     }
 
-    /// Before a root is reaped: keeps in mind what it may have left.
+    /// Called before a root is reaped: remembers the root, since it may have left processes behind.
     pub(in crate::tracker) fn remember_for_zombies(&self, root: &Root) {
         if root.origin == Origin::Spawned && adopts_orphans() {
             self.remember(Owner::new(root));
         }
     }
 
-    /// The same for roots that a former image of this process has left. Their keepers are children of this process as well.
+    /// Does the same for roots that a former image of this process has left. Their keepers are children of this process as
+    /// well.
     pub(in crate::tracker) fn remember_replaced(&self, records: &[&ProcessRecord]) {
         for record in records {
             let keeper = record.containment == Containment::Keeper;
@@ -281,8 +282,9 @@ impl Shared {
         self.reap_adopted();
     }
 
-    /// Another instance may have ended what a former image of this process left, and recorded that, before this one opened
-    /// the ledger. The zombies are this process's all the same.
+    /// Remembers ended roots of former images. Another instance may have ended the processes that a former image of this
+    /// process left, and recorded that, before this one opened the ledger. The zombies are children of this process all the
+    /// same.
     pub(in crate::tracker) fn reap_former_roots(&self) {
         if !has_dead_child() {
             return;
@@ -294,7 +296,7 @@ impl Shared {
         });
         for root in roots {
             if let Probe::Zombie(zombie) = Pinned::probe(&self.proc, self.place(), &root) {
-                // An error: it is no child of this process.
+                // An error: it is not a child of this process.
                 let _ = zombie.fd().child_status(true);
             }
         }
@@ -303,16 +305,16 @@ impl Shared {
     fn remember(&self, mut owner: Owner) {
         let is_full = lock(&self.adopted.ended).roots.len() >= REMEMBERED;
         if is_full {
-            // What the older half has left so far is taken away, and it is forgotten.
+            // The zombies that the older half has left so far are reaped, and that half is forgotten.
             self.reap_adopted();
             let mut ended = lock(&self.adopted.ended);
             let older = ended.roots.len().min(REMEMBERED / 2);
             ended.roots.drain(..older);
         }
         let now = this_tick();
-        // It had its number in that tick if it has it still.
+        // A root that still has its PID also had it in that tick.
         owner.session = owner.session.filter(|_| self.has_its_number(&owner.root));
-        // What was started in the very tick counts where its number, once free, could not be given again within it.
+        // Processes started in this very tick count where a PID, once free, could not be reused within the tick.
         let within = u64::from(cannot_give_again_within(TICK));
         owner.until = Some(now.saturating_add(within));
         let mut ended = lock(&self.adopted.ended);
@@ -320,9 +322,9 @@ impl Shared {
         ended.roots.push_back(owner);
     }
 
-    /// A member that an end has found: its zombie is taken away after its end is recorded.
+    /// Handles a member that an end has found: its zombie is reaped after its end is recorded.
     pub(in crate::tracker) fn reap_after_record(&self, root: &Root, member: &MemberEnd) {
-        // The status of what was registered is its parent's to take, and of a root that is held its entry takes care.
+        // The status of a registered process belongs to its parent, and a root that is still tracked is handled by its entry.
         let ours =
             !member.is_root || root.origin == Origin::Spawned && self.entry(root.row).is_none();
         if ours && member.outcome != Outcome::Survived {
@@ -330,7 +332,7 @@ impl Shared {
         }
     }
 
-    /// Takes away zombies whose ends are recorded. A tracer has the first word; then it is tried again.
+    /// Reaps zombies whose ends are recorded. One that a tracer still holds is retried later.
     pub(in crate::tracker) fn reap_ended(&self) {
         let mut unreaped = std::mem::take(&mut *lock(&self.adopted.unreaped));
         unreaped.retain(|fd| matches!(fd.child_status(true), Ok(None)));
@@ -338,7 +340,8 @@ impl Shared {
     }
 }
 
-/// Whether a zombie is the keeper that a former image of this process had started for a root: its name is the least of it.
+/// Returns whether a zombie is the keeper that a former image of this process had started for a root. Its name is only a part
+/// of the evidence.
 fn is_keeper(owner: &Owner, dead: &Stat) -> bool {
     let before = owner.root.start_tick.checked_sub(dead.start_tick);
     owner.keeper

@@ -1,17 +1,17 @@
-//! What a keeper has ended, in a file beside the ledger: for the next opener, which records it.
+//! Which processes a keeper has ended, in a file beside the ledger: for the next opener, which records it.
 //!
-//! A keeper that ends a tree has no host any more and reads no ledger. It names each member in this file before it signals it,
-//! and adds what became of it when that is known. Whoever settles the root's row reads the file, records each member as a
+//! A keeper that ends a tree has no host any more and reads no ledger. It lists each member in this file before it signals it,
+//! and adds the outcome when that is known. The instance that settles the root's row reads the file, records each member as a
 //! leak with its evidence, and removes the file once that is committed.
 //!
-//! The file is a list of entries, each with its length and a checksum, and is only ever appended to. Wherever the keeper is
-//! killed, or the disk is full, the entries before that are whole and count; what comes after the first one that is not is
-//! ignored. It is not synced: after a power cut there is nothing left to record.
+//! The file is a list of entries, each with its length and a checksum, and is only ever appended to. If the keeper is killed,
+//! or the disk is full, the entries before that point are complete and count; everything from the first incomplete one on is
+//! ignored. The file is not synced: after a power cut there is nothing left to record.
 //!
 //! - created with `O_EXCL`, mode 0600, named by the token of its tree, which is random;
-//! - read only where it is a plain file with one name, of the ledger's owner, that others cannot write, and not larger than
-//!   [`FILE_LIMIT`];
-//! - data: a process that it names is verified by its whole identity like any recorded one.
+//! - read only where it is a regular file with one name, owned by the ledger's owner, not writable by others, and not larger
+//!   than [`FILE_LIMIT`];
+//! - data: a process that it lists is verified by its whole identity like any recorded one.
 
 use std::{
     fs::File,
@@ -35,11 +35,11 @@ use crate::{
     sys::keeper::protocol::{put, put_number, take_bytes, take_number, take_text},
 };
 
-/// Of the format. A file of another version is left alone.
+/// Version of the format. A file of another version is left alone.
 const VERSION: u64 = 1;
-/// Some 100,000 members. A tree that has more is ended all the same; those beyond it are not named.
+/// Some 100,000 members. A larger tree is ended all the same; the members beyond the limit are not listed.
 pub(crate) const FILE_LIMIT: u64 = 16 << 20;
-/// Of a command, the arguments beyond this are left out.
+/// Arguments of a command beyond this length are left out.
 const COMMAND_LIMIT: usize = 4 << 10;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
@@ -53,11 +53,11 @@ pub(crate) struct Logged {
     pub(crate) rss: u64,
     pub(crate) cpu: Duration,
     pub(crate) command: Vec<String>,
-    /// `None` where the keeper was killed, or could not write, before it was known.
+    /// `None` where the keeper was killed, or could not write, before the outcome was known.
     pub(crate) fate: Option<Fate>,
 }
 
-/// What became of a member.
+/// The outcome for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fate {
     pub(crate) outcome: Outcome,
@@ -65,7 +65,7 @@ pub(crate) struct Fate {
     pub(crate) died_after: Option<Duration>,
 }
 
-/// The file, as far as it is whole.
+/// The file, as far as it is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndLog {
     /// When the keeper began.
@@ -77,13 +77,13 @@ pub(crate) struct EndLog {
 }
 
 impl EndLog {
-    /// What it says of a process.
+    /// Returns the entry of a process.
     pub(crate) fn member(&self, identity: &Identity) -> Option<&Logged> {
         self.members.iter().find(|member| member.identity == *identity)
     }
 }
 
-/// Where the keeper of a tree of this ledger leaves it.
+/// Returns the path at which the keeper of a tree of this ledger leaves the file.
 pub(crate) fn end_log_path(ledger: &Path, token: Uuid) -> PathBuf {
     ledger.with_file_name(format!("{}{}{SUFFIX}", prefix(ledger), token.simple()))
 }
@@ -94,7 +94,7 @@ fn prefix(ledger: &Path) -> String {
     format!("{}-keeper-", ledger.file_name().unwrap_or_default().to_string_lossy())
 }
 
-/// The token in the name of such a file beside the ledger.
+/// Returns the token in the name of such a file beside the ledger.
 pub(crate) fn token_of_end_log(ledger: &Path, name: &str) -> Option<Uuid> {
     let token = name.strip_prefix(&prefix(ledger))?.strip_suffix(SUFFIX)?;
     Uuid::try_parse(token).ok().filter(|_| token.len() == 32)
@@ -128,7 +128,7 @@ impl EndLogWriter {
         writer
     }
 
-    /// Names a member, before it is signalled.
+    /// Lists a member, before it is signalled.
     pub(crate) fn member(&mut self, member: &Logged) {
         self.append(MEMBER, |body| {
             put_identity(body, &member.identity);
@@ -149,7 +149,7 @@ impl EndLogWriter {
         });
     }
 
-    /// Says what became of a member that was named.
+    /// Adds the outcome for a listed member.
     pub(crate) fn fate(&mut self, identity: &Identity, fate: &Fate) {
         self.append(FATE, |body| {
             put_identity(body, identity);
@@ -168,7 +168,7 @@ impl EndLogWriter {
         entry.extend_from_slice(&body);
         put_number(&mut entry, checksum(&body));
         self.written += entry.len() as u64;
-        // What is written in part cannot be followed by anything.
+        // Nothing may follow an entry that was written in part.
         if self.written > FILE_LIMIT || file.write_all(&entry).is_err() {
             self.file = None;
         }
@@ -179,11 +179,11 @@ const HEADER: u8 = 1;
 const MEMBER: u8 = 2;
 const FATE: u8 = 3;
 
-/// Reads what the keeper of a tree has left; `None` where there is nothing. `place`: where its host ran.
+/// Reads the file that the keeper of a tree has left; `None` where there is none. `place`: where its host ran.
 ///
 /// # Errors
 ///
-/// Where there is a file that may not be trusted, or is none of ours.
+/// If there is a file that must not be trusted, or that is not one of ours.
 pub(crate) fn read_end_log(
     path: &Path,
     owner: u32,
@@ -196,7 +196,7 @@ pub(crate) fn read_end_log(
             format!("the keeper's record `{}` is not used: {why}", path.display()),
         )
     };
-    // A FIFO that somebody has put there must not hold this process up.
+    // A FIFO that another user has put there must not block this process.
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -225,7 +225,7 @@ pub(crate) fn read_end_log(
     file.take(FILE_LIMIT).read_to_end(&mut bytes).map_err(failed)?;
     match parse(&bytes, token, place) {
         Some(log) => Ok(Some(log)),
-        // The keeper was killed, or the disk was full, before its first entry was whole.
+        // The keeper was killed, or the disk was full, before its first entry was complete.
         None if bytes.len() < SMALLEST => Ok(None),
         None => Err(refused("it is of another version, or damaged")),
     }
@@ -234,7 +234,7 @@ pub(crate) fn read_end_log(
 /// A header entry with no status.
 const SMALLEST: usize = 8 + 1 + 8 + 16 + 8 + 1 + 8;
 
-/// Removes the file. One that is not there is no failure.
+/// Removes the file. A missing file is not a failure.
 pub(crate) fn remove_end_log(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -256,7 +256,7 @@ fn parse(bytes: &[u8], token: Uuid, place: Place) -> Option<EndLog> {
     Some(log)
 }
 
-/// The body of the next entry, if it is whole.
+/// Returns the body of the next entry, if it is complete.
 fn next_entry<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(take_number(rest)?).ok()?;
     let body = take_bytes(rest, length)?;
@@ -367,7 +367,7 @@ fn take_optional<T>(
     }
 }
 
-/// FNV-1a: it tells a torn write, and guards against nothing else.
+/// FNV-1a: detects a torn write, and guards against nothing else.
 fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -411,7 +411,7 @@ mod tests {
         }
     }
 
-    /// A file with two members, of which the first one's fate is known.
+    /// Returns a file with two members; the outcome of the first one is known.
     fn written(folder: &Path) -> (PathBuf, EndLog) {
         let path = end_log_path(&folder.join("ledger.db"), TOKEN);
         let mut writer = EndLogWriter::create(&path, TOKEN, Millis(42), None);

@@ -1,4 +1,4 @@
-//! The host's hold on a keeper.
+//! The host's handle on a keeper.
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
@@ -20,11 +20,11 @@ use crate::{
     tracker::end::{root_exit::tree_of, run::Tree, spared::leave_of},
 };
 
-/// A keeper below which nothing is left goes within a millisecond.
+/// A keeper below which nothing is left exits within a millisecond.
 const PART_LIMIT: Duration = Duration::from_millis(50);
-/// One that was told to leave goes as soon as it is scheduled.
+/// A keeper that was asked to exit does so as soon as it is scheduled.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
-/// One that ends a tree takes the grace, which is counted anew for at most [`GRACE_CAP`], and this for its kills.
+/// A keeper that ends a tree takes the grace, which is restarted for at most [`GRACE_CAP`], and this time for its kills.
 const END_LIMIT: Duration = Duration::from_secs(10);
 const GRACE_CAP: Duration = Duration::from_secs(2);
 
@@ -32,19 +32,19 @@ const GRACE_CAP: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(in crate::tracker) struct Kept(Mutex<State>);
 
-/// What a keeper has said of its program's end.
+/// What a keeper has reported of its program's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum Word {
     Ended(ExitStatus),
-    /// It lives, and has not said anything yet.
+    /// It is alive, and has not reported anything yet.
     NotYet,
-    /// It has gone without a word.
+    /// It has exited without a report.
     Gone,
 }
 
 #[derive(Debug)]
 struct State {
-    /// `None` once it has gone, or was let go.
+    /// `None` once it has exited, or was released.
     link: Option<Link>,
     told: Option<ExitStatus>,
 }
@@ -58,13 +58,14 @@ impl Kept {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How the program ended, as far as its keeper says so until `deadline`.
+    /// Returns how the program ended, if its keeper reports it before `deadline`.
     pub(in crate::tracker) fn word(&self, deadline: Instant) -> Word {
         let mut state = self.state();
         if state.told.is_none()
             && let Some(link) = &state.link
         {
-            // The keeper says so as soon as it is scheduled and could reap it. Its last words may be in the socket still.
+            // The keeper reports it as soon as it is scheduled and could reap the program. Its last message may still be in the
+            // socket.
             let dead = link.is_dead();
             let limit = deadline.saturating_duration_since(Instant::now());
             state.told = link.status(if dead { Duration::ZERO } else { limit });
@@ -79,24 +80,24 @@ impl Kept {
         self.state().link.take()
     }
 
-    /// Takes note of a keeper that has gone before anybody parted with it: `true` once.
+    /// Notes that a keeper exited before the host parted with it: `true` once.
     fn has_gone(&self) -> bool {
         let mut state = self.state();
         let Some(link) = state.link.take_if(|link| link.is_dead()) else { return false };
-        // Its last words may be in the socket still.
+        // Its last message may still be in the socket.
         state.told = state.told.or_else(|| link.status(Duration::ZERO));
         drop(state);
         let _ = link.dismiss(Duration::ZERO);
         true
     }
 
-    /// The keeper's pidfd, for whoever watches it.
+    /// Passes the keeper's pidfd to `watch`.
     fn watched<T>(&self, watch: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
         self.state().link.as_ref().map(|link| watch(link.as_fd()))
     }
 }
 
-/// Tells a keeper to leave what is below it and waits until it has gone.
+/// Asks a keeper to leave everything below it running, and waits until it has exited.
 fn send_away(link: Link) {
     link.leave();
     if let Some(link) = link.dismiss(LEAVE_LIMIT) {
@@ -104,16 +105,16 @@ fn send_away(link: Link) {
     }
 }
 
-/// Marks the epoll data of a keeper, beside the row of its program; rows count from 1 and never come here.
+/// Marks the epoll data of a keeper, beside the row of its program; rows count from 1 and never reach this bit.
 const KEEPER: u64 = 1 << 63;
 
-/// The row of the program whose keeper an event is about.
+/// Returns the row of the program that a keeper's event is about.
 pub(in crate::tracker) fn keeper_of(data: u64) -> Option<ProcessId> {
     (data & KEEPER != 0).then(|| ProcessId((data & !KEEPER).cast_signed()))
 }
 
 impl Shared {
-    /// Watches the keeper of a program that was taken on.
+    /// Watches the keeper of a tracked program.
     pub(in crate::tracker) fn watch_keeper(&self, entry: &Entry) {
         let Some(kept) = &entry.kept else { return };
         let data = epoll::EventData::new_u64(entry.root.row.0.cast_unsigned() | KEEPER);
@@ -122,8 +123,8 @@ impl Shared {
         let _ = kept.watched(|fd| epoll::add(&self.epoll, fd, data, flags));
     }
 
-    /// Tells of a keeper that was killed while its program lives. It goes on: its end is known by its pidfd, and its strays by
-    /// session, token and recorded descendants.
+    /// Logs that a keeper was killed while its program is alive. The program continues: its end is detected by its pidfd, and
+    /// its strays by session, token and recorded descendants.
     pub(in crate::tracker) fn notice_keeper(entry: &Entry) {
         if !entry.kept.as_deref().is_some_and(Kept::has_gone) {
             return;
@@ -139,11 +140,12 @@ impl Shared {
         }
     }
 
-    /// Parts with the keeper of a program that has ended, or is not ours any more. `leave`: what is left below it stays.
+    /// Parts with the keeper of a program that has ended, or is not ours any more. `leave`: the processes below it are left
+    /// running.
     ///
-    /// A keeper exits by itself when nothing is left below it. Where something is, this host ends what it finds; what it does
-    /// not find, the keeper ends, and is waited for. It leaves only what is spared on purpose, such as a process of another
-    /// task: so a keeper never ends what its living host has decided to spare.
+    /// A keeper exits by itself when nothing is left below it. Otherwise this host ends the processes it finds; those that it
+    /// does not find are ended by the keeper, which is waited for. It leaves only processes that are spared on purpose, such as
+    /// those of another task: so a keeper never ends what its living host has decided to spare.
     pub(in crate::tracker) fn part_with_keeper(&self, entry: &Arc<Entry>, leave: bool) {
         self.bury_departed();
         let Some(link) = entry.kept.as_deref().and_then(Kept::take) else { return };
@@ -161,7 +163,7 @@ impl Shared {
         }
     }
 
-    /// Lets a keeper end what is left below it, unless that is spared on purpose.
+    /// Lets a keeper end the processes left below it, unless they are spared on purpose.
     fn dismiss_keeper(&self, entry: &Entry, link: Link) {
         if link.wait_dead(PART_LIMIT) {
             let _ = link.dismiss(Duration::ZERO);
@@ -183,14 +185,14 @@ impl Shared {
         }
     }
 
-    /// Whether something lives below a keeper that is spared on purpose: what was kept of its tree, another task, or another
-    /// instance. Where that is unknown, nothing is ended on a guess.
+    /// Returns whether a process that is spared on purpose is alive below a keeper: a kept part of its tree, another task, or
+    /// another instance. If that is unknown, nothing is ended on a guess.
     fn spares_below(&self, entry: &Entry, link: &Link) -> bool {
         let root = entry.root.row;
         let looked = || -> Result<bool> {
             let kept = self.store.below(&[root])?.into_iter().flat_map(|it| it.kept);
             let instances = self.store.instances_to_judge()?.into_iter().map(|it| it.identity);
-            // Rows of this tree may have another owner: the instance that is ending it, or was.
+            // Rows of this tree may have another owner: the instance that is, or was, ending it.
             let others = self.store.live()?.into_iter();
             let others = others.filter(|row| row.root.unwrap_or(row.id) != root);
             let spared: Vec<Identity> =
@@ -216,7 +218,7 @@ impl Shared {
                 let leave = leave_of(entry, kept);
                 self.end_strays_of(vec![Tree { leave, ..tree_of(entry, None) }]);
             }
-            // Which processes to leave alone is not known.
+            // It is unknown which processes to leave alone.
             Err(error) => tracing::error!("failed to look for more that a task left: {error}"),
         }
     }
@@ -235,7 +237,7 @@ impl Shared {
         }
     }
 
-    /// The same when this host stops: after that, nothing holds these trees together.
+    /// Does the same when this host stops: after that, nothing holds these trees together.
     pub(in crate::tracker) fn bury_last(&self) {
         let departing = std::mem::take(&mut *lock(&self.departing));
         for (entry, link) in departing {
@@ -243,13 +245,14 @@ impl Shared {
         }
     }
 
-    /// Whether a row that we held is being ended by somebody else.
+    /// Returns whether a row that we held is being ended by another instance.
     fn is_of_another(&self, row: ProcessId) -> bool {
         let record = self.store.process(row).ok().flatten();
         record.and_then(|record| record.claimed_by).is_some_and(|by| by != self.instance)
     }
 
-    /// Whether what a program has left is nobody's business any more: its row was released, or a person closed it.
+    /// Returns whether the processes that a program has left need no handling any more: its row was released, or closed by a
+    /// user.
     pub(in crate::tracker) fn is_released(&self, row: ProcessId) -> bool {
         let record = self.store.process(row).ok().flatten();
         record

@@ -1,14 +1,14 @@
-//! Is an instance dead?
+//! Determines whether an instance is dead.
 //!
-//! Two witnesses must agree: its lock is free, and its identity is gone. The kernel drops the lock at death, whatever
-//! killed it and across namespaces; the identity survives a lock file that somebody deleted. A row that came with a copy of
-//! the ledger proves nothing: its instance may live beside the original.
+//! Two facts must agree: its lock is free, and its identity is gone. The kernel drops the lock at death, whatever caused it and
+//! across namespaces; the identity remains valid even if the lock file was deleted. A row that came with a copy of the ledger
+//! proves nothing: its instance may still run beside the original.
 //!
-//! execve(2) ends an instance as surely as a death does and keeps its identity. There the third witness decides, which the
-//! instance left in its lock file: the image that its process ran.
+//! execve(2) ends an instance as surely as a death does and keeps its identity. In that case a third fact decides, which the
+//! instance wrote to its lock file: the image that its process ran.
 //!
-//! Of an instance in another PID namespace the identity cannot be looked at. It is dead, with all that it left, where
-//! nothing is in that namespace any more.
+//! The identity of an instance in another PID namespace cannot be checked. Such an instance is dead, with all processes that it
+//! left, once no process is in that namespace any more.
 
 use std::{
     cell::OnceCell,
@@ -33,23 +33,23 @@ use crate::{
     },
 };
 
-/// How long the lock of a dead host is waited for: a child at its gate has a copy of it until PDEATHSIG strikes, which takes
-/// microseconds, and tens of milliseconds where the machine is starved.
+/// How long to wait for the lock of a dead host: a child at its gate holds a copy of it until PDEATHSIG strikes, which takes
+/// microseconds, and tens of milliseconds on an overloaded machine.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// What is known of an instance.
 #[derive(Debug)]
 pub(in crate::tracker) enum Life {
-    /// It lives, or nothing proves that it does not.
+    /// It is alive, or nothing proves that it is not.
     Alive,
     /// It is dead, or has stopped.
     Dead(DeadInstance),
-    /// It cannot be judged from here. With the reason.
+    /// It cannot be judged from here. Contains the reason.
     Unknown(String),
 }
 
-/// What the lock file of an instance shows.
+/// Returns the state of an instance's lock file.
 pub(in crate::tracker) fn lock_state(
     store: &Store,
     instance: &InstanceRecord,
@@ -58,7 +58,7 @@ pub(in crate::tracker) fn lock_state(
     probe(&lock_path(store, instance), store.owner_uid())
 }
 
-/// Why the processes of an instance that is over are orphans.
+/// Returns the rule by which the processes of an instance that is over are orphans.
 pub(in crate::tracker) fn orphan_rule(replaced: bool) -> &'static str {
     if replaced {
         "its instance was ended by an exec of its program"
@@ -67,12 +67,12 @@ pub(in crate::tracker) fn orphan_rule(replaced: bool) -> &'static str {
     }
 }
 
-/// Judges instances by their locks and identities; made anew for each pass.
+/// Judges instances by their locks and identities; created anew for each pass.
 pub(in crate::tracker) struct Judge<'a> {
     store: &'a Store,
     proc: &'a Proc,
     here: Place,
-    /// Looked at once, and only where an instance ran in another PID namespace.
+    /// Read once, and only if an instance ran in another PID namespace.
     namespaces: OnceCell<Result<Namespaces>>,
 }
 
@@ -81,7 +81,7 @@ impl<'a> Judge<'a> {
         Self { store, proc, here, namespaces: OnceCell::new() }
     }
 
-    /// Judges one of `all` instances, which were listed before this judge was made.
+    /// Judges one of `all` instances, which were listed before this judge was created.
     pub(in crate::tracker) fn judge(
         &self,
         instance: &InstanceRecord,
@@ -94,7 +94,7 @@ impl<'a> Judge<'a> {
         let reach = self.here.reach(&instance.identity.place);
         let is_copy = instance.ledger_file != self.store.file();
         let lock = match lock_state(self.store, instance) {
-            // Even then it is over where its process runs another program.
+            // Even then the instance is over if its process runs another program.
             Ok(LockState::Held) if reach != Reach::Here || is_copy => return Life::Alive,
             Ok(state) => state,
             Err(error) => return Life::Unknown(error.to_string()),
@@ -115,7 +115,7 @@ impl<'a> Judge<'a> {
             };
         }
         if lock != LockState::Held && instance.stopped_at.is_some() {
-            // It stopped and said so; what it left is an orphan.
+            // It recorded that it stopped; the processes it left are orphans.
             return dead(StopHow::Clean, None);
         }
         match Pinned::probe(self.proc, self.here, &instance.identity) {
@@ -126,13 +126,14 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The note in its lock file.
+    /// Reads the note in the instance's lock file.
     fn note_of(&self, instance: &InstanceRecord) -> Option<Note> {
         let _acting = self.store.act_as_owner().ok()?;
         read_note(&lock_path(self.store, instance), self.store.owner_uid())
     }
 
-    /// Whether everything in the PID namespace of an instance is gone, whose lock nothing holds. Else why that is unknown.
+    /// Returns whether everything in the PID namespace of an instance with a free lock is gone; the error is why that is
+    /// unknown.
     fn judge_elsewhere(
         &self,
         instance: &InstanceRecord,
@@ -156,7 +157,7 @@ impl<'a> Judge<'a> {
             };
         }
         // 2. pid_namespaces(7): when the first process of a namespace ends, all others in it are killed. So the first one is
-        //    what counts: this instance, or another one of this ledger that was the first process when this one opened it.
+        //    the one to check: this instance, or another one of this ledger that was the first process when this one opened it.
         let is_first = |it: &InstanceRecord| it.identity.pid.get() == 1 && it.stopped_at.is_none();
         if is_first(instance) {
             return if lock == LockState::Free { Ok(()) } else { Err(unknown()) };
@@ -177,10 +178,10 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Of an instance whose process lives: whether it still runs the image that opened the ledger.
+    /// Judges an instance whose process is alive: whether it still runs the image that opened the ledger.
     ///
-    /// Its lock alone does not decide. It is dropped at exec, but also where a descriptor is closed by mistake; and it is held
-    /// after an exec by a child that the former image had forked.
+    /// Its lock alone does not decide. It is dropped at exec, but also where a descriptor is closed by mistake; and after an
+    /// exec it is still held by a child that the former image had forked.
     fn judge_living(&self, instance: &InstanceRecord, lock: LockState) -> Life {
         let pid = instance.identity.pid;
         let path = lock_path(self.store, instance);
@@ -196,7 +197,7 @@ impl<'a> Judge<'a> {
         let now = self.proc.image(pid);
         if let (Some(recorded), Ok(Some(now))) = (recorded, &now)
             && recorded != *now
-            // Its number was its own when the image was read.
+            // The PID still belonged to it when the image was read.
             && matches!(
                 Pinned::probe(self.proc, self.here, &instance.identity),
                 Probe::Alive(_)
@@ -204,7 +205,7 @@ impl<'a> Judge<'a> {
         {
             return replaced();
         }
-        // No tracker of this image has it, and no other copy of this library in this process.
+        // No tracker of this image has it, and no other copy of this library in this process has it.
         if is_own
             && path
                 .file_name()
@@ -228,10 +229,10 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// The lock files of this image's trackers: an instance with our own identity that is none of these was ended by an exec.
+/// The lock files of this image's trackers: an instance with our own identity that is not among these was ended by an exec.
 static OPEN_HERE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Counts an instance among those of this image, for as long as it is kept.
+/// Registers an instance as one of this image, until it is dropped.
 #[derive(Debug)]
 pub(in crate::tracker) struct OpenHere(PathBuf);
 
@@ -252,7 +253,7 @@ impl Drop for OpenHere {
     }
 }
 
-/// What the lock file of a new instance is to say.
+/// Returns the note that is written to the lock file of a new instance.
 pub(in crate::tracker) fn note_of(proc: &Proc, place: Place, own: Pid) -> Note {
     let image = proc.image(own).ok().flatten();
     let first = Pid::new(1).filter(|first| *first != own && !place.is_initial());
@@ -266,27 +267,27 @@ pub(in crate::tracker) fn lock_path(
     store: &Store,
     instance: &InstanceRecord,
 ) -> std::path::PathBuf {
-    // A name from the ledger is data: only its last part counts, so it cannot lead elsewhere.
+    // A name from the ledger is data: only its last component is used, so that it cannot lead elsewhere.
     let name = Path::new(&instance.lock_name).file_name().unwrap_or_default();
     store.path().with_file_name(name)
 }
 
-/// A new name for the lock file of an instance.
+/// Returns a new name for the lock file of an instance.
 pub(in crate::tracker) fn new_lock_name(ledger: &Path) -> String {
     format!("{}{}.lock", lock_prefix(ledger), uuid::Uuid::new_v4().simple())
 }
 
-/// What the names of the lock files of a ledger's instances begin with.
+/// Returns the prefix of the lock file names of a ledger's instances.
 pub(in crate::tracker) fn lock_prefix(ledger: &Path) -> String {
     format!("{}-instance-", ledger.file_name().unwrap_or_default().to_string_lossy())
 }
 
-/// Whether a file beside the ledger has the name of an instance's lock.
+/// Returns whether a file beside the ledger has the name of an instance's lock.
 pub(in crate::tracker) fn is_lock_name(ledger: &Path, name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(&lock_prefix(ledger)))
 }
 
-/// Whether it is exactly such a name as [`new_lock_name`] makes.
+/// Returns whether it is exactly a name as [`new_lock_name`] makes it.
 fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
     let random =
         name.strip_prefix(&lock_prefix(ledger)).and_then(|rest| rest.strip_suffix(".lock"));
@@ -298,7 +299,7 @@ fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
 impl Shared {
     /// Judges every other instance as [`Self::judge_others`] does, once the locks of those that have just died are free.
     ///
-    /// What holds such a lock for longer is no child at a gate. It is left alone, and told.
+    /// A lock that is held for longer is not held by a child at a gate. Its instance is left alone and reported.
     pub(in crate::tracker) fn judge_others_at_rest(&self) -> Result<Vec<(InstanceRecord, Life)>> {
         let deadline = Instant::now() + LOCK_LIMIT;
         loop {
@@ -319,7 +320,7 @@ impl Shared {
         }
     }
 
-    /// Whether the process of an instance of this place is not there any more, whatever its lock says.
+    /// Returns whether the process of an instance of this place is gone, whatever the state of its lock.
     fn is_gone(&self, instance: &InstanceRecord) -> bool {
         let here = self.place();
         here.reach(&instance.identity.place) == Reach::Here
@@ -329,8 +330,8 @@ impl Shared {
             )
     }
 
-    /// Removes the lock files that no instance is judged by any more and that nobody holds: of those that died before they
-    /// were recorded, and of those whose reaper died before it had removed theirs.
+    /// Removes lock files by which no instance is judged any more and that no process holds: those of instances that died
+    /// before they were recorded, and those whose reaper died before it had removed them.
     pub(in crate::tracker) fn remove_stale_locks(&self) {
         let ledger = self.store.path();
         let Ok(_acting) = self.store.act_as_owner() else { return };
@@ -346,7 +347,7 @@ impl Shared {
         }
     }
 
-    /// Judges every other instance that is not known to have stopped, or that left something.
+    /// Judges every other instance that is not known to have stopped, or that left processes behind.
     pub(in crate::tracker) fn judge_others(&self) -> Result<Vec<(InstanceRecord, Life)>> {
         let all = self.store.instances_to_judge()?;
         let judge = Judge::new(&self.store, &self.proc, self.place());

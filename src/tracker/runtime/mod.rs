@@ -1,14 +1,14 @@
-//! What an open tracker keeps while it runs.
+//! State that an open tracker keeps while it runs.
 //!
 //! - [`adopted_zombies`]: zombies that tasks leave to this process;
-//! - [`keeper_end_log`]: what a keeper has ended, in a file for the next opener;
-//! - [`keeper_handle`]: the hold on a keeper while its program runs;
+//! - [`keeper_end_log`]: processes that a keeper has ended, in a file for the next opener;
+//! - [`keeper_handle`]: the host's handle on a keeper while its program runs;
 //! - [`liveness`]: whether an instance is alive;
 //! - [`monitor`]: the thread that sleeps on pidfds and runs the passes;
 //! - [`pending_writes`]: ends that could not be written yet;
-//! - [`shared`]: what all parts of a tracker share;
-//! - [`tracked`]: what is held in memory of each process;
-//! - [`unrecorded_ends`]: the same, kept in a file when the host ends.
+//! - [`shared`]: state that all parts of a tracker share;
+//! - [`tracked`]: what is kept in memory for each process;
+//! - [`unrecorded_ends`]: ends that could not be written, kept in a file when the host ends.
 
 pub(super) mod adopted_zombies;
 pub(super) mod keeper_end_log;

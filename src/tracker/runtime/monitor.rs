@@ -1,7 +1,7 @@
 //! The monitor thread: epoll on pidfds, run-time limits on their deadlines, and health passes on a timer.
 //!
-//! It waits for no grace and no other pass: limits are enforced by [`background`](crate::tracker::end::background), and a health pass has a
-//! thread of its own.
+//! It waits neither for a grace nor for another pass: limits are enforced by [`background`](crate::tracker::end::background),
+//! and a health pass has a thread of its own.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -23,16 +23,16 @@ use crate::{
     tracker::end::{background::Due, outcome::Cause, root_exit::Dead},
 };
 
-/// Deaths that are handled in one transaction.
+/// Maximum number of deaths that are handled in one transaction.
 const EVENTS: usize = 256;
-/// After an error of epoll itself, which has none that goes on: no busy loop.
+/// Pause after an error of epoll itself, which is not expected to persist: prevents a busy loop.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// A health pass that is due while the one before goes on is tried again this soon.
+/// A health pass that is due while the previous one is still running is retried after this time.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The first look at the history, so that hosts which live for less than an interval keep the ledger small as well; not at
-/// once, when they have better things to do.
+/// Delay of the first check of the history, so that hosts which live for less than an interval also keep the ledger small; it
+/// is not made at once, when a host has more urgent work.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 /// Starts the thread.
@@ -44,14 +44,14 @@ pub(in crate::tracker) fn start(shared: &Arc<Shared>) -> Result<()> {
         .spawn(move || run(&theirs))
         .map_err(|error| Error::os("failed to start the monitor thread", error))?;
     super::shared::lock(&shared.threads).push(thread);
-    // What was adopted before there was a monitor may have a limit on memory.
+    // A process that was adopted before there was a monitor may have a memory limit.
     if shared.memory_limits.load(Ordering::Acquire) > 0 {
         shared.watch_memory();
     }
     Ok(())
 }
 
-/// However the thread ends: from then on nobody is told that it runs, and waiters settle ends themselves.
+/// Runs however the thread ends: from then on it no longer counts as running, and waiters settle ends themselves.
 struct Running<'a>(&'a Shared);
 
 impl Drop for Running<'_> {
@@ -81,7 +81,7 @@ fn run(shared: &Arc<Shared>) {
             .flatten()
             .fold(next_pass, Instant::min);
         events.clear();
-        // What is there without waiting has happened since the last look; what ends the wait happens now.
+        // An event that is there without waiting has happened since the last check; an event that ends the wait happens now.
         let (mut since, now) = (looked, Instant::now());
         shared.wait(&mut events, Duration::ZERO);
         if events.is_empty() {
@@ -127,7 +127,7 @@ impl Shared {
         }
     }
 
-    /// Settles what has died, none of it longer ago than `since`.
+    /// Settles processes that have died, none of them earlier than `since`.
     fn handle(self: &Arc<Self>, events: &[epoll::Event], since: Instant) {
         let mut dead: Vec<Dead> = Vec::with_capacity(events.len());
         for event in events {
@@ -154,8 +154,8 @@ impl Shared {
         self.settle(&dead);
     }
 
-    /// Those of our processes that have a longest run time and are nobody's concern yet: as a rule none, and then none of
-    /// the others is looked at.
+    /// Returns our processes that have a maximum run time and whose end is not under way yet: usually none, and then none of
+    /// the others is examined.
     fn limited(&self) -> Vec<Arc<Entry>> {
         if self.deadlines.load(Ordering::Acquire) == 0 {
             return Vec::new();
@@ -165,7 +165,7 @@ impl Shared {
         entries
     }
 
-    /// When the next process reaches its longest run time.
+    /// Returns when the next process reaches its maximum run time.
     fn next_deadline(&self) -> Option<Instant> {
         let entries = self.limited();
         let left = entries.iter().filter_map(|entry| {
@@ -174,7 +174,7 @@ impl Shared {
         left.min().map(|left| Instant::now() + left)
     }
 
-    /// Has what has run too long ended aside: the next death must not wait for a grace.
+    /// Ends processes that have run too long, on another thread: the next death must not wait for a grace.
     fn enforce_runtimes(self: &Arc<Self>) {
         let due = self.limited().into_iter().filter_map(|entry| {
             let rule = ran_too_long(entry.root.limits.max_runtime, entry.run_time())?;
@@ -184,8 +184,8 @@ impl Shared {
         self.end_aside(due.collect());
     }
 
-    /// Starts a health pass on a thread of its own: it may wait for another pass, for a grace, or for the ledger. `false`
-    /// while the one before goes on.
+    /// Starts a health pass on a thread of its own, since it may wait for another pass, for a grace, or for the ledger. Returns
+    /// `false` while the previous one is still running.
     fn start_health_pass(self: &Arc<Self>) -> bool {
         if self.passing.swap(true, Ordering::AcqRel) {
             return false;
@@ -201,7 +201,7 @@ impl Shared {
     }
 }
 
-/// A health pass of the monitor's, under way.
+/// A health pass started by the monitor that is still running.
 struct Passing(Arc<Shared>);
 
 impl Drop for Passing {

@@ -1,7 +1,7 @@
-//! What could not be written when it happened: it waits in memory (invariant 10), and is written when it can be.
+//! Ends that could not be written when they happened: they wait in memory (invariant 10) until they can be written.
 //!
-//! Each health pass tries, and so does a task that starts again. While somebody holds the ledger's lock they do not wait for
-//! it: what waits would only stand in the way of who comes next. An orderly end does.
+//! Each health pass retries them, and so does a task that starts again. While another connection holds the ledger's lock they
+//! do not wait for it: the retry would only delay the next writer. An orderly shutdown does wait.
 
 use super::shared::{Shared, lock};
 use crate::{
@@ -11,14 +11,15 @@ use crate::{
 };
 
 impl Shared {
-    /// Tries again to write what could not be written before, if the ledger's lock is free.
+    /// Retries ends that could not be written before, if the ledger's lock is free.
     pub(in crate::tracker) fn write_late(&self) {
         if self.is_late() && self.store.can_be_written_now() {
             self.write_last();
         }
     }
 
-    /// Before a task starts again: until the end of the one before is written, that one seems to run.
+    /// Called before a task starts again: until the end of its previous process is written, that process still counts as
+    /// running.
     pub(in crate::tracker) fn write_late_of(&self, task: &TaskId) {
         let mut late: Vec<ProcessId> =
             lock(&self.unwritten).iter().map(|end| end.process).collect();
@@ -33,7 +34,7 @@ impl Shared {
         !lock(&self.unwritten).is_empty() || !lock(&self.unsettled).is_empty()
     }
 
-    /// The same, waiting for the lock as any write does. The first thing that went wrong, if anything.
+    /// Does the same, but waits for the lock as any write does. Returns the first error, if there is one.
     pub(in crate::tracker) fn write_last(&self) -> Option<Error> {
         let mut failed = None;
         let ends = std::mem::take(&mut *lock(&self.unwritten));
@@ -47,7 +48,7 @@ impl Shared {
                         }
                     }
                     self.notify_export();
-                    // Their strays were ended without rows; now they have some, claimed by us.
+                    // Their strays were ended without rows; now they get rows, claimed by us.
                     let rows: Vec<ProcessId> = rows.into_iter().flatten().flatten().collect();
                     self.end_late(&rows);
                 }
@@ -61,7 +62,7 @@ impl Shared {
         if settled.is_empty() {
             return failed;
         }
-        // The claim may be what could not be written. Rows that are claimed already stay as they are.
+        // The claim itself may be the write that failed. Rows that are claimed already stay as they are.
         let rows: Vec<ProcessId> = settled.iter().map(|settled| settled.process).collect();
         let written = self
             .store

@@ -1,4 +1,4 @@
-//! What all parts of one open tracker share.
+//! State that all parts of one open tracker share.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -41,7 +41,7 @@ use crate::{
     },
 };
 
-/// How a tracker was asked to behave.
+/// The options of a tracker.
 #[derive(Clone, Debug)]
 pub(in crate::tracker) struct Options {
     pub(in crate::tracker) program: String,
@@ -53,11 +53,11 @@ pub(in crate::tracker) struct Options {
     pub(in crate::tracker) grace: Duration,
     pub(in crate::tracker) monitor: bool,
     pub(in crate::tracker) reap_on_open: bool,
-    /// `None`: as the environment says, else `Auto`.
+    /// `None`: as the environment variable says, else `Auto`.
     pub(in crate::tracker) containment: Option<ContainmentMode>,
-    /// Where leaves are made; found by itself otherwise.
+    /// The folder in which leaves are created; detected automatically otherwise.
     pub(in crate::tracker) cgroup: Option<std::path::PathBuf>,
-    /// The executable to use as keeper; looked for otherwise.
+    /// The executable to use as keeper; looked up otherwise.
     pub(in crate::tracker) keeper: Option<std::path::PathBuf>,
     pub(in crate::tracker) record_arguments: bool,
     pub(in crate::tracker) keep_history: Duration,
@@ -75,16 +75,16 @@ pub(in crate::tracker) struct Shared {
     pub(in crate::tracker) proc: Proc,
     pub(in crate::tracker) instance: InstanceId,
     pub(in crate::tracker) identity: Identity,
-    /// Tokens of other ledgers' trackers that we run below; our programs carry them on.
+    /// Tokens of the trackers of other ledgers below which this process runs; our programs inherit them.
     pub(in crate::tracker) outer_tokens: Vec<String>,
     pub(in crate::tracker) registrar: Registrar,
     /// Set when the ledger is opened; `None` where there is none.
     pub(in crate::tracker) keeper: OnceLock<Option<Binary>>,
-    /// Whether the keeper has said that it is one of our version.
+    /// Whether the keeper has reported that it has our version.
     pub(in crate::tracker) keeper_fits: OnceLock<bool>,
     /// Keepers of trees that another instance is ending.
     pub(in crate::tracker) departing: Mutex<Vec<(Arc<Entry>, Link)>>,
-    /// Tokens of the trees whose keepers' records are taken in: the files go once that is committed.
+    /// Tokens of the trees whose keepers' records have been read: the files are removed once that is committed.
     pub(in crate::tracker) read_end_logs: Mutex<HashSet<Uuid>>,
     pub(in crate::tracker) epoll: OwnedFd,
     pub(in crate::tracker) wake: OwnedFd,
@@ -92,22 +92,22 @@ pub(in crate::tracker) struct Shared {
     pub(in crate::tracker) entries: Mutex<HashMap<ProcessId, Arc<Entry>>>,
     /// Ends that could not be written yet (invariant 10).
     pub(in crate::tracker) unwritten: Mutex<Vec<RootEnd>>,
-    /// Dead processes whose ends are not recorded yet, since their statuses cannot be had yet.
+    /// Dead processes whose ends are not recorded yet, since their statuses are not available yet.
     pub(in crate::tracker) waiting: Mutex<Vec<crate::tracker::end::exit_statuses::Waiting>>,
-    /// Dead processes whose ends are recorded, and whose statuses, or zombies, cannot be had yet.
+    /// Dead processes whose ends are recorded, and whose statuses, or zombies, are not available yet.
     pub(in crate::tracker) unfinished: Mutex<Vec<crate::tracker::end::exit_statuses::Unfinished>>,
     /// Dead roots of ours that another instance was ending when they died.
     pub(in crate::tracker) claimed: Mutex<Vec<crate::tracker::end::root_exit::Dead>>,
-    /// Kills that wait in a grace are to stop.
+    /// Set to stop ends that are waiting for a grace.
     pub(in crate::tracker) interrupted: AtomicBool,
     /// Outcomes of claimed rows that could not be written yet.
     pub(in crate::tracker) unsettled: Mutex<Vec<Settled>>,
-    /// One pass at a time.
+    /// Allows one pass at a time.
     pub(in crate::tracker) pass: Mutex<()>,
-    /// A health pass of the monitor's is under way.
+    /// A health pass started by the monitor is running.
     pub(in crate::tracker) passing: AtomicBool,
     pub(in crate::tracker) house: crate::tracker::passes::retention::House,
-    /// Held for reading while a spawn is under way, for writing when the tracker closes.
+    /// Held for reading while a spawn is in progress, for writing when the tracker closes.
     pub(in crate::tracker) spawning: RwLock<()>,
     pub(in crate::tracker) closed: AtomicBool,
     /// The orphan pass has run: spawning is allowed (invariant 8).
@@ -120,9 +120,9 @@ pub(in crate::tracker) struct Shared {
     pub(in crate::tracker) adopted: Adopted,
     pub(in crate::tracker) forks: Listening,
     pub(in crate::tracker) background: BackgroundEnds,
-    /// How many entries have a longest run time.
+    /// How many entries have a maximum run time.
     pub(in crate::tracker) deadlines: AtomicUsize,
-    /// How many entries have a limit on memory.
+    /// How many entries have a memory limit.
     pub(in crate::tracker) memory_limits: AtomicUsize,
     pub(in crate::tracker) memory_watch: MemoryWatch,
     held_pidfds: AtomicUsize,
@@ -138,7 +138,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// What opening prepared.
+/// What opening has prepared.
 pub(in crate::tracker) struct Opened {
     pub(in crate::tracker) store: Store,
     pub(in crate::tracker) options: Options,
@@ -206,7 +206,7 @@ impl Shared {
         }))
     }
 
-    /// Whether the monitor thread runs, or has not been stopped yet.
+    /// Returns whether the monitor thread runs, or has not been stopped yet.
     pub(in crate::tracker) fn is_monitoring(&self) -> bool {
         self.monitoring.load(Ordering::Acquire)
     }
@@ -223,7 +223,8 @@ impl Shared {
         self.identity.pid
     }
 
-    /// Refuses in a forked child of the process that opened the tracker, whose threads are missing there.
+    /// Returns whether this is a forked child of the process that opened the tracker; the tracker's threads are missing there,
+    /// so it refuses to work.
     pub(in crate::tracker) fn is_forked(&self) -> bool {
         std::process::id() != self.identity.pid.get()
     }
@@ -245,20 +246,20 @@ impl Shared {
         Limits { survive: false, grace: self.options.grace, max_runtime: None, max_rss: None }
     }
 
-    /// Tells the exporter that the ledger has changed; never waits for it.
+    /// Notifies the exporter that the ledger has changed; never waits for it.
     pub(in crate::tracker) fn notify_export(&self) {
         if let Some(exporter) = lock(&self.exporter).as_ref() {
             exporter.notify();
         }
     }
 
-    /// Makes the monitor look at its deadlines anew.
+    /// Makes the monitor re-read its deadlines.
     pub(in crate::tracker) fn wake_monitor(&self) {
-        // Full means that it has not yet woken from earlier calls.
+        // Full means that the monitor has not yet woken up from earlier calls.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    /// Takes on a process: from now on its death is noticed.
+    /// Begins to track a process: from now on its death is noticed.
     pub(in crate::tracker) fn take_on(
         self: &Arc<Self>,
         root: Root,
@@ -274,7 +275,8 @@ impl Shared {
         Meter::executing(1.0);
         if let Some(fd) = &entry.pidfd {
             let data = epoll::EventData::new_u64(row.0.cast_unsigned());
-            // Level-triggered once: the monitor settles it and lets it go. A failure leaves it to the health pass.
+            // One-shot, and level-triggered: the monitor settles the death and releases the process. A failure leaves it to the
+            // health pass.
             let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
             if let Err(error) = epoll::add(&self.epoll, fd.as_ref(), data, flags) {
                 tracing::warn!(
@@ -295,12 +297,12 @@ impl Shared {
         entry
     }
 
-    /// Whether there are descriptors for one more process with a keeper.
+    /// Returns whether there are enough descriptors for one more process with a keeper.
     pub(in crate::tracker) fn can_hold_kept(&self) -> bool {
         self.held_pidfds.load(Ordering::Relaxed) + KEPT_DESCRIPTORS <= self.pidfd_limit
     }
 
-    /// A recorded root, with what we know of it beside its row.
+    /// Returns a recorded root, with what is known of it in addition to its row.
     pub(in crate::tracker) fn root_of(&self, record: &ProcessRecord) -> Root {
         let mut root = Root { keeper: self.keeper_of_row(record), ..Root::from(record) };
         root.arguments = match self.entry(record.id) {
@@ -310,12 +312,12 @@ impl Shared {
         root
     }
 
-    /// Lets go of a process whose end is recorded. Its keeper, if it has one, sees to it that nothing is left.
+    /// Releases a process whose end is recorded. Its keeper, if it has one, makes sure that nothing of the tree is left.
     pub(in crate::tracker) fn let_go(&self, row: ProcessId) {
         self.remove(row, false);
     }
 
-    /// Lets go of a process that nobody answers for any more, with all that is below it.
+    /// Releases a process that no instance is responsible for any more, with everything below it.
     pub(in crate::tracker) fn release(&self, row: ProcessId) {
         self.remove(row, true);
     }
@@ -335,14 +337,15 @@ impl Shared {
             if let Some(fd) = &entry.pidfd {
                 let _ = epoll::delete(&self.epoll, fd.as_ref());
             }
-            // Where it has not said yet how its program ended, see `finish_late`.
+            // If the keeper has not reported yet how the program ended, see `finish_late`.
             if entry.kept.is_none() || !entry.lacks_status() || entry.status().is_some() {
                 self.part_with_keeper(&entry, leave || entry.strays.keep);
             }
         }
     }
 
-    /// Gives back the right to end a process that lives on. A death that was told meanwhile, to nobody, is told again.
+    /// Gives up the right to end a process that is still alive. A death that was reported meanwhile, and ignored, is reported
+    /// again.
     pub(in crate::tracker) fn give_up(&self, entry: &Entry) {
         entry.give_up();
         if let Some(fd) = &entry.pidfd {
@@ -360,12 +363,12 @@ impl Shared {
         lock(&self.entries).values().cloned().collect()
     }
 
-    /// How many processes have no pidfd, because of the descriptor limit.
+    /// Returns how many processes have no pidfd, because of the descriptor limit.
     pub(in crate::tracker) fn unwatched(&self) -> usize {
         lock(&self.entries).values().filter(|entry| entry.pidfd.is_none()).count()
     }
 
-    /// The surroundings of an end: whom to leave alone. `targets` are the rows that are to be ended.
+    /// Returns the context of an end: which processes to leave alone. `targets` are the rows that are to be ended.
     pub(in crate::tracker) fn world(&self, targets: &[ProcessId]) -> Result<World<'_>> {
         Ok(World {
             proc: &self.proc,
@@ -383,11 +386,11 @@ impl Shared {
         let others: Vec<&InstanceRecord> = (all.iter())
             .filter(|other| other.id != self.instance && other.stopped_at.is_none())
             .filter(|other| other.identity.place == self.place())
-            // A number that a dead instance had may be one of the tree's own now.
+            // A PID that belonged to a dead instance may have been reused by the tree itself.
             .filter(|other| !matches!(judge.judge(other, &all), Life::Dead(_)))
             .collect();
         let mut guards = Vec::with_capacity(others.len() + 1);
-        // What somebody else started and we were told to track is a task of its own, whoever its parent is.
+        // A process that another process started and that was registered with us is a task of its own, whatever its parent is.
         let told: Vec<Pid> = (self.all_entries().iter())
             .filter(|entry| !entry.child && !targets.contains(&entry.root.row))
             .map(|entry| entry.root.identity.pid)

@@ -1,4 +1,4 @@
-//! What a tracker holds in memory of each process that it answers for.
+//! What a tracker keeps in memory for each process that it is responsible for.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -18,11 +18,11 @@ use crate::{
     sys::{PidFd, boot_minus_monotonic},
 };
 
-/// A process that is not our child is reaped by its parent; the kernel tells its status only afterwards. This long a
-/// batch of ends waits for that before the rows say `unobserved`.
+/// A process that is not our child is reaped by its parent; the kernel reports its status only after that. A batch of ends
+/// waits this long for the status before the rows say `unobserved`.
 pub(in crate::tracker) const REAPED_BY_PARENT: Duration = Duration::from_millis(20);
 
-/// A recorded root, as ending and waiting need it.
+/// A recorded root, with what ending and waiting need.
 #[derive(Clone, Debug)]
 pub(in crate::tracker) struct Root {
     pub(in crate::tracker) row: ProcessId,
@@ -32,18 +32,18 @@ pub(in crate::tracker) struct Root {
     pub(in crate::tracker) uid: u32,
     pub(in crate::tracker) session: Option<Pid>,
     pub(in crate::tracker) cgroup: Option<Cgroup>,
-    /// What holds its tree together, where that is a keeper.
+    /// The containment of its tree, where that is a keeper.
     pub(in crate::tracker) keeper: Option<Identity>,
     pub(in crate::tracker) origin: Origin,
     pub(in crate::tracker) containment: Containment,
     pub(in crate::tracker) limits: Limits,
     pub(in crate::tracker) command: Words,
-    /// Whether the arguments of what is below it may be recorded.
+    /// Whether the arguments of its descendants may be recorded.
     pub(in crate::tracker) arguments: bool,
 }
 
-/// Program and arguments in one piece, each ended by NUL, which none can hold: there are as many of these in memory as tracked
-/// processes.
+/// Program and arguments in one piece, each terminated by NUL, which no argument can contain: as many of these are in memory as
+/// there are tracked processes.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tracker) struct Words(Box<str>);
 
@@ -59,8 +59,8 @@ impl Words {
 }
 
 impl Root {
-    /// How long it has run, by the clock of start ticks: a wall clock that is set must end nobody. A tick less than what
-    /// the kernel tells, so that a limit never strikes early.
+    /// Returns how long it has run, measured in start ticks: setting the wall clock must not end a process. The result is a
+    /// tick less than what the kernel reports, so that a limit never strikes early.
     pub(in crate::tracker) fn age(&self) -> Duration {
         crate::sys::procfs::age(self.identity.start_tick).saturating_sub(crate::sys::procfs::TICK)
     }
@@ -86,8 +86,8 @@ impl Root {
     }
 }
 
-/// Whether what is below a recorded root may have its arguments recorded: a row does not tell whether its root had none
-/// or must not have them told, so one without is taken for the latter.
+/// Returns whether the arguments of a recorded root's descendants may be recorded. A row does not show whether its root had no
+/// arguments or whether they must not be disclosed, so a row without arguments is treated as the latter.
 pub(in crate::tracker) fn may_record_arguments(command: &[String]) -> bool {
     command.len() != 1
 }
@@ -115,9 +115,9 @@ impl From<&ProcessRecord> for Root {
 /// What a root may leave behind.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tracker) struct Strays {
-    /// All of it, when it ends by itself.
+    /// All of it, when the root ends by itself.
     pub(in crate::tracker) keep: bool,
-    /// Programs of these names, with what is below them, whenever the tree is ended.
+    /// Programs of these names, with their descendants, whenever the tree is ended.
     pub(in crate::tracker) protected: Arc<[String]>,
 }
 
@@ -125,37 +125,37 @@ pub(in crate::tracker) struct Strays {
 #[expect(clippy::struct_excessive_bools, reason = "facts that come true one after the other")]
 struct Progress {
     status: Option<ExitStatus>,
-    /// Somebody is recording its end, or ending it: nobody else starts to.
+    /// A thread is recording its end, or ending it: no other thread may start to.
     busy: bool,
-    /// The ledger has its end.
+    /// Its end is in the ledger.
     recorded: bool,
-    /// An attempt to end it was given up: the next one is the health pass's.
+    /// An attempt to end it was given up: the next attempt is made by the health pass.
     given_up: bool,
-    /// What it left has been seen to as well: nobody is at work on the tree any more.
+    /// The processes it left have been handled as well: no thread is at work on the tree any more.
     over: bool,
     /// It is known to be dead, though its status may not be known yet.
     dead: bool,
-    /// Its end was recorded before its status was known: that is noted in the row later.
+    /// Its end was recorded before its status was known: the row gets the status later.
     lacks_status: bool,
     /// Why it was ended, where that could not be recorded with the attempt.
     cause: Option<Box<(EndReason, Option<Because>)>>,
 }
 
-/// How a process came to this tracker, and what is to become of what it leaves.
+/// How a process came to this tracker, and how the processes it leaves are to be treated.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Hold {
-    /// We had it made, so its status comes to us.
+    /// This tracker had it created, so its status is reported to us.
     pub(in crate::tracker) child: bool,
     pub(in crate::tracker) strays: Strays,
-    /// The keeper that made it.
+    /// The keeper that created it.
     pub(in crate::tracker) kept: Option<Kept>,
-    /// Nobody may record its arguments, nor those of what is below it.
+    /// Its arguments, and those of its descendants, must not be recorded.
     pub(in crate::tracker) bare: bool,
     /// Its tree is ended when its handle is dropped.
     pub(in crate::tracker) terminate_on_drop: bool,
 }
 
-/// What a process with a keeper takes: its own pidfd, the keeper's, and the socket.
+/// Descriptors that a process with a keeper takes: its own pidfd, the keeper's, and the socket.
 pub(in crate::tracker) const KEPT_DESCRIPTORS: usize = 3;
 
 impl Hold {
@@ -164,22 +164,22 @@ impl Hold {
     }
 }
 
-/// One process that this tracker answers for.
+/// One process that this tracker is responsible for.
 #[derive(Debug)]
 pub(in crate::tracker) struct Entry {
     pub(in crate::tracker) root: Root,
     pub(in crate::tracker) child: bool,
     pub(in crate::tracker) strays: Strays,
     pub(in crate::tracker) kept: Option<Box<Kept>>,
-    /// `None` beyond the share of the descriptor limit: then the health pass covers it.
+    /// `None` beyond the share of the descriptor limit: then the health pass covers the process.
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
-    /// How long the machine had been suspended since boot when it was taken on.
+    /// How long the machine had been suspended since boot when tracking began.
     suspended_before: Duration,
-    /// When it was last known to live, once it is known to be dead.
+    /// When it was last known to be alive; set once it is known to be dead.
     pub(in crate::tracker) died_since: OnceLock<Instant>,
     progress: Mutex<Progress>,
     changed: Condvar,
-    /// The same for futures: its end is in the ledger.
+    /// The same for futures: notified when its end is in the ledger.
     #[cfg(feature = "tokio")]
     written: tokio::sync::Notify,
 }
@@ -206,7 +206,7 @@ impl Entry {
         if self.kept.is_some() { KEPT_DESCRIPTORS } else { 1 }
     }
 
-    /// How long it has run, as its limit counts: without the time that the machine was suspended since it was taken on.
+    /// Returns how long it has run, as its limit counts: without the time that the machine was suspended since tracking began.
     pub(in crate::tracker) fn run_time(&self) -> Duration {
         limits::run_time(self.root.age(), self.suspended_before, boot_minus_monotonic())
     }
@@ -219,7 +219,7 @@ impl Entry {
         self.progress().status
     }
 
-    /// Reserves the right to record or cause its end; `false` where somebody else has it.
+    /// Reserves the right to record or cause its end; `false` where another thread has it.
     pub(in crate::tracker) fn begin(&self) -> bool {
         let mut progress = self.progress();
         let free = !progress.busy && !progress.recorded;
@@ -245,29 +245,29 @@ impl Entry {
         status
     }
 
-    /// It is dead, and its end is about to be recorded without its status.
+    /// Notes that it is dead, and that its end is about to be recorded without its status.
     pub(in crate::tracker) fn mark_dead(&self) {
         let mut progress = self.progress();
         progress.dead = true;
         progress.lacks_status = progress.status.is_none();
     }
 
-    /// Whether it is known to be dead.
+    /// Returns whether it is known to be dead.
     pub(in crate::tracker) fn is_dead(&self) -> bool {
         self.progress().dead
     }
 
-    /// Whether its end was recorded before its status was known, and has not got it yet.
+    /// Returns whether its end was recorded before its status was known, and the status is still missing.
     pub(in crate::tracker) fn lacks_status(&self) -> bool {
         self.progress().lacks_status
     }
 
-    /// Its status has reached its row, or never will.
+    /// Notes that its status has reached its row, or never will.
     pub(in crate::tracker) fn has_noted_status(&self) {
         self.progress().lacks_status = false;
     }
 
-    /// Whether it is let go: nothing is at work on its tree any more.
+    /// Returns whether it has been released: no thread is at work on its tree any more.
     pub(in crate::tracker) fn is_over(&self) -> bool {
         self.progress().over
     }
@@ -286,34 +286,35 @@ impl Entry {
         self.progress().recorded
     }
 
-    /// Ready when its end is in the ledger.
+    /// Resolves when its end is in the ledger.
     #[cfg(feature = "tokio")]
     pub(in crate::tracker) async fn recorded(&self) {
         let mut written = std::pin::pin!(self.written.notified());
-        // Before the look: what is told between the two must not be missed.
+        // Registered before the check: a notification between the two must not be missed.
         written.as_mut().enable();
         if !self.is_recorded() {
             written.await;
         }
     }
 
-    /// Nobody is at work on its tree any more.
+    /// Notes that no thread is at work on its tree any more.
     pub(in crate::tracker) fn mark_over(&self) {
         self.progress().over = true;
         self.changed.notify_all();
     }
 
-    /// Remembers why it has ended, for whoever records its end later; `None` where it is about to be recorded.
+    /// Remembers why it has ended, for the thread that records its end later; `None` where it is about to be recorded.
     pub(in crate::tracker) fn set_cause(&self, cause: Option<(EndReason, Option<Because>)>) {
         self.progress().cause = cause.map(Box::new);
     }
 
-    /// Why it has ended, where that is known and could not be recorded.
+    /// Returns why it has ended, where that is known and could not be recorded.
     pub(in crate::tracker) fn cause(&self) -> Option<(EndReason, Option<Because>)> {
         self.progress().cause.as_deref().cloned()
     }
 
-    /// Somebody is recording its end, or ending it, or has, or has tried in vain: its deadline is nobody's concern now.
+    /// Returns whether a thread is recording its end, or ending it, or has done so, or has failed to: its deadline does not
+    /// apply any more.
     pub(in crate::tracker) fn is_being_ended(&self) -> bool {
         let progress = self.progress();
         progress.busy || progress.recorded || progress.given_up
@@ -324,7 +325,7 @@ impl Entry {
         self.wait_for(deadline, |progress| progress.recorded)
     }
 
-    /// Waits until nobody is at work on its tree any more; at most until `deadline`.
+    /// Waits until no thread is at work on its tree any more; at most until `deadline`.
     pub(in crate::tracker) fn wait_over(&self, deadline: Instant) -> bool {
         self.wait_for(deadline, |progress| progress.over || !(progress.busy || progress.recorded))
     }
@@ -342,10 +343,10 @@ impl Entry {
         true
     }
 
-    /// Learns the status of the dead process and publishes it; the zombie stays, and pins pid and session.
+    /// Reads the status of the dead process and publishes it; the zombie stays, and pins PID and session.
     ///
-    /// A status that another process has to make way for, such as a tracer or the keeper, is waited for until `deadline`,
-    /// and so is one of a process that is not our child, which its parent must reap first.
+    /// A status that another process still holds back, such as a tracer or the keeper, is waited for until `deadline`, and so
+    /// is the status of a process that is not our child, which its parent must reap first.
     pub(in crate::tracker) fn learn_status(&self, pidfd: &PidFd, deadline: Instant) -> Learned {
         if let Some(status) = self.status() {
             return Learned::Status(status);
@@ -354,7 +355,7 @@ impl Entry {
             Some(Word::Ended(status)) => Learned::Status(status),
             Some(Word::NotYet) => Learned::NotYet,
             None if self.child => child_status(pidfd),
-            // A keeper that was killed says nothing; then its program is the child of another process.
+            // A keeper that was killed reports nothing; then its program is the child of another process.
             Some(Word::Gone) | None => unrelated_status(pidfd, deadline),
         };
         if let Learned::Status(status) = learned {
@@ -364,23 +365,23 @@ impl Entry {
     }
 }
 
-/// What can be said of the status of a dead process.
+/// The outcome of reading the status of a dead process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum Learned {
     Status(ExitStatus),
-    /// It will be there: a tracer has the first word, or the keeper has not been scheduled.
+    /// It will be available: a tracer still holds the process, or the keeper has not been scheduled.
     NotYet,
     /// Its parent, which is not this process, has not reaped it, and may never do so.
     Unreaped,
 }
 
-/// waitid(2) has nothing to tell of a dead child while a tracer has not let go of it (ptrace(2)). That is not what it says
-/// where another one has taken the status: then there is no such child.
+/// While a tracer has not released a dead child, waitid(2) reports nothing for it (ptrace(2)). That differs from the case in
+/// which another process or thread has taken the status: then there is no such child.
 fn child_status(pidfd: &PidFd) -> Learned {
     match pidfd.child_status(false) {
         Ok(Some(status)) => Learned::Status(status),
         Ok(None) => Learned::NotYet,
-        // The host reaped it, or ignores SIGCHLD: a code may be lost, correctness is not.
+        // The host reaped it, or ignores SIGCHLD: an exit code may be lost, correctness is not.
         Err(_) => Learned::Status(pidfd.exit_info().unwrap_or(ExitStatus::Unobserved)),
     }
 }

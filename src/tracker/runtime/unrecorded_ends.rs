@@ -1,8 +1,8 @@
 //! Ends that could not be written before the host stopped: kept in a file beside the ledger, for the next opener.
 //!
 //! The file is `LEDGER-ends-HEX.json`, where HEX is that of the instance's lock. The rows say `running` until an instance that
-//! reaps comes: its orphan pass ends them (and whatever of their trees is left), then the file tells how and when they ended, in
-//! one transaction; the file goes after that. Whatever is wrong with a file changes nothing, and is logged.
+//! reaps opens the ledger: its orphan pass ends them (and whatever is left of their trees), then adds from the file how and
+//! when they ended, in one transaction; the file is removed after that. A file with errors changes nothing, and is logged.
 
 use std::path::PathBuf;
 
@@ -21,11 +21,11 @@ use crate::{
     sys::spool,
 };
 
-/// More than this no host leaves: some 10,000 ends.
+/// Maximum size of a file: some 10,000 ends, more than any host leaves.
 const LIMIT_BYTES: u64 = 4 << 20;
-/// Files that one pass takes.
+/// Maximum number of files that one pass reads.
 const FILES: usize = 256;
-/// Rules and evidence are sentences.
+/// Maximum length of a text; rules and evidence are sentences.
 const LONGEST_TEXT: usize = 4 << 10;
 const VERSION: u32 = 1;
 
@@ -69,7 +69,7 @@ impl From<&LateEnd> for KeptEnd {
 }
 
 impl KeptEnd {
-    /// `None` for what this program never writes.
+    /// Returns `None` for values that this program never writes.
     fn parse(self) -> Option<LateEnd> {
         let status = match (self.exit_code, self.exit_signal) {
             (Some(code @ 0..=255), None) => ExitStatus::Exited(code),
@@ -97,7 +97,7 @@ impl KeptEnd {
 }
 
 impl Shared {
-    /// At the end of a host: keeps the ends that could not be written, and says so, with `why`.
+    /// At the end of a host: saves the ends that could not be written, and logs that, with `why`.
     pub(in crate::tracker) fn keep_late_ends(&self, why: &Error) {
         let ends = self.late_ends();
         if ends.is_empty() {
@@ -127,7 +127,8 @@ impl Shared {
         }
     }
 
-    /// What waits in memory, with what the ledger has of it, which can be read while it cannot be written.
+    /// Returns the ends that wait in memory, joined with what the ledger has of them; it can be read while it cannot be
+    /// written.
     fn late_ends(&self) -> Vec<LateEnd> {
         let roots: Vec<(ProcessId, End)> =
             lock(&self.unwritten).iter().map(|root| (root.process, root.end.clone())).collect();
@@ -154,7 +155,7 @@ impl Shared {
         Ok(self.store.beside(&format!("{INFIX}{random}.json")))
     }
 
-    /// After an orphan pass: adds what former hosts have left word of.
+    /// After an orphan pass: adds the ends that former hosts have saved.
     pub(in crate::tracker) fn take_late_ends(&self) {
         let ledger = self.store.path();
         let prefix = format!("{}{INFIX}", ledger.file_name().unwrap_or_default().to_string_lossy());
@@ -183,7 +184,7 @@ impl Shared {
         }
     }
 
-    /// Whether the file has to stay.
+    /// Returns whether the file has to stay.
     fn take_file(&self, path: &std::path::Path, lock_name: &str) -> Result<bool> {
         let Some(bytes) = spool::read(path, self.store.owner_uid(), LIMIT_BYTES)? else {
             return Ok(true);
@@ -205,5 +206,5 @@ impl Shared {
     }
 }
 
-/// Between the ledger's name and the instance's part.
+/// The part between the ledger's name and the instance's part.
 const INFIX: &str = "-ends-";

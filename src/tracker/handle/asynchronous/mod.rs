@@ -1,13 +1,13 @@
-//! The same verbs as futures, in a tokio runtime.
+//! The same operations as futures, in a tokio runtime.
 //!
-//! - [`process`]: waiting for one program; [`output`]: and for all that it prints;
+//! - [`process`]: waiting for one program; [`output`]: and for all of its output;
 //! - [`tracker`]: spawning, ending, and whatever else has to leave the runtime's threads.
 //!
-//! A wait is one registration of the program's pidfd (`pidfd_open(2)`: readable once the process is dead) with the
-//! runtime's own epoll: no thread, no signal handler, no timer. The end itself is recorded by the monitor, as ever, and a
-//! waiter is woken when it is. What blocks, such as a spawn, which waits for a commit, or an end, which waits for a grace,
-//! runs on the runtime's blocking pool, and goes on there when its future is dropped: what was begun is finished and
-//! recorded, whoever has lost interest.
+//! A wait is one registration of the program's pidfd (`pidfd_open(2)`: readable once the process is dead) with the runtime's
+//! own epoll: no thread, no signal handler, no timer. The end itself is recorded by the monitor, as always, and a waiter is
+//! woken when it is. Blocking operations, such as a spawn, which waits for a commit, or an end, which waits for a grace, run on
+//! the runtime's blocking pool, and continue there when their future is dropped: an operation that has begun is completed and
+//! recorded, even if its caller does not wait for it any more.
 
 mod output;
 mod process;
@@ -19,7 +19,7 @@ pub use tracker::AsyncTracker;
 
 use crate::error::{Error, Kind, Result};
 
-/// Runs something that blocks, off the runtime's threads. It goes on when the future is dropped.
+/// Runs a blocking operation off the runtime's threads. It continues when the future is dropped.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(answer) => Ok(answer),

@@ -1,4 +1,4 @@
-//! Waiting for a program and all that it prints, as a future.
+//! Waits for a program and all of its output, as a future.
 
 use std::{
     future::{Future, poll_fn},
@@ -20,38 +20,38 @@ use crate::{
 };
 
 impl AsyncProcess {
-    /// Reads both pipes at once until the program has ended, then waits for it, as [`Process::wait_with_output`].
-    /// Standard input is closed first.
+    /// Reads both pipes at once until the program has ended, then waits for it, as [`Process::wait_with_output`]. Standard
+    /// input is closed first.
     ///
-    /// Cancel safe: what was read stays in the handle, and the next call goes on from there. What a caller has taken out
-    /// of `stdout` or `stderr`, or read from them before, is not in it.
+    /// Cancel safe: what was read stays in the handle, and the next call continues from there. What a caller has taken out of
+    /// `stdout` or `stderr`, or read from them before, is not included.
     ///
     /// [`Process::wait_with_output`]: crate::Process::wait_with_output
     ///
     /// # Errors
     ///
-    /// When a pipe cannot be read; then the program's tree is ended before this returns. When a pipe cannot be given to the
-    /// current runtime, while the program runs on: too many descriptors, say.
+    /// If a pipe cannot be read; then the program's tree is ended before this returns. If a pipe cannot be registered with the
+    /// current runtime, for example because there are too many descriptors; then the program runs on.
     pub async fn wait_with_output(&mut self) -> Result<Output> {
         self.stdin = None;
         self.take_pipes_here()?;
         let mut drained = None;
         if let Err(error) = poll_fn(|cx| self.poll_output(cx, &mut drained)).await {
-            // The seed's rule: an operation that failed leaves no process behind.
+            // As in the former implementation: an operation that failed leaves no process behind.
             if let Err(other) = self.terminate().await {
                 let pid = self.pid();
                 tracing::error!("failed to end process {pid} after a failed read: {other}");
             }
             return Err(error);
         }
-        // Whoever still holds the other ends must not write into a pipe that nobody reads.
+        // A process that still holds the other ends must not write into a pipe that is not read any more.
         (self.stdout, self.stderr) = (None, None);
         let status = self.wait().await?;
         let Read { stdout, stderr, .. } = std::mem::take(&mut self.read);
         Ok(Output { status, stdout, stderr })
     }
 
-    /// Ready when both pipes are at their end, or the program is dead and the time to drain them is over.
+    /// Ready when both pipes are at their end, or when the program is dead and the time to drain them is over.
     fn poll_output(
         &mut self,
         cx: &mut Context<'_>,
@@ -71,8 +71,8 @@ impl AsyncProcess {
     }
 }
 
-/// Reads what is there; at its end the pipe is closed. Where there is no end of it, the caller is woken again at once: who
-/// writes faster than we read must not keep us from seeing that the program has ended.
+/// Reads what is available; at its end the pipe is closed. If there is more, the caller is woken again at once: a process that
+/// writes faster than we read must not keep us from noticing that the program has ended.
 fn poll_pipe(pipe: &mut Option<Receiver>, read: &mut Vec<u8>, cx: &mut Context<'_>) -> Result<()> {
     for _ in 0..READS_AT_ONCE {
         let Some(open) = pipe else { return Ok(()) };

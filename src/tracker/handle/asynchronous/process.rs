@@ -1,4 +1,4 @@
-//! Waiting for one program, as a future.
+//! Waits for one program, as a future.
 
 use std::{
     future::poll_fn,
@@ -26,18 +26,18 @@ use crate::{
     },
 };
 
-/// One spawned program, for use in a tokio runtime. Made by [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) or
+/// One spawned program, for use in a tokio runtime. Created by [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) or
 /// [`Process::into_async`].
 ///
-/// Dropping it kills nothing and closes our ends of its pipes: the tracker still has the process. Where the program is of no
-/// use without its handle, ask for [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
+/// Dropping it kills nothing and closes our ends of its pipes: the tracker still tracks the process. If the program is of no
+/// use without its handle, set [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
 ///
-/// It is bound to no runtime: [`wait`](Self::wait) and [`wait_with_output`](Self::wait_with_output) can be called in another
-/// one than it was made in, after that one has ended as well. A pipe that is read or written directly belongs to the runtime
-/// that it was made in; tokio's `into_nonblocking_fd` takes it to another one.
+/// It is not bound to a runtime: [`wait`](Self::wait) and [`wait_with_output`](Self::wait_with_output) can be called in another
+/// runtime than the one it was created in, even after that one has ended. A pipe that is read or written directly belongs to
+/// the runtime that it was created in; tokio's `into_nonblocking_fd` moves it to another one.
 #[derive(Debug)]
 pub struct AsyncProcess {
-    /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was asked for.
+    /// The pipe to its standard input, where [`Stdio::piped`](crate::Stdio::piped) was requested.
     pub stdin: Option<Sender>,
     /// The pipe from its standard output.
     pub stdout: Option<Receiver>,
@@ -51,12 +51,12 @@ pub struct AsyncProcess {
 }
 
 impl Process {
-    /// The same program, for use in a tokio runtime; its pipes are tokio's from now on.
+    /// Converts the handle for use in a tokio runtime; its pipes are tokio's from now on.
     ///
     /// # Errors
     ///
-    /// When a pipe, or the pidfd, cannot be given to the runtime: too many descriptors, say. The process runs on, and the
-    /// tracker still has it.
+    /// If a pipe, or the pidfd, cannot be registered with the runtime, for example because there are too many descriptors. The
+    /// process runs on, and the tracker still tracks it.
     ///
     /// # Panics
     ///
@@ -84,27 +84,28 @@ impl Process {
 }
 
 impl AsyncProcess {
-    /// Its process number, as [`Process::pid`].
+    /// Returns its PID, as [`Process::pid`].
     pub fn pid(&self) -> Pid {
         self.process.pid()
     }
 
-    /// The task that it runs for.
+    /// Returns the task that it runs for.
     pub fn task_id(&self) -> &TaskId {
         self.process.task_id()
     }
 
-    /// Whether its tree is ended when this handle is dropped before the program has ended; as its job has it otherwise.
+    /// Sets whether its tree is ended when this handle is dropped before the program has ended; by default as its job
+    /// specifies.
     ///
-    /// A spawn that is cancelled before there is a handle needs [`Job::terminate_on_drop`](crate::Job::terminate_on_drop),
-    /// which says how the tree is ended.
+    /// To cover a spawn that is cancelled before there is a handle, use
+    /// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop), which describes how the tree is ended.
     #[must_use]
     pub fn terminate_on_drop(mut self, on: bool) -> Self {
         self.process.on_drop.armed = on;
         self
     }
 
-    /// Registers the pipes that are still here with the runtime that this is called in.
+    /// Registers the pipes that are still here with the current runtime.
     pub(super) fn take_pipes_here(&mut self) -> Result<()> {
         let current = current_runtime();
         if current == self.runtime {
@@ -117,7 +118,7 @@ impl AsyncProcess {
         for pipe in [&mut self.stdout, &mut self.stderr] {
             if let Some(open) = pipe.take() {
                 let fd = open.into_nonblocking_fd().map_err(failed)?;
-                // What the caller has put there may be another kind of descriptor.
+                // The caller may have put another kind of descriptor there.
                 *pipe = Some(Receiver::from_owned_fd_unchecked(fd).map_err(failed)?);
             }
         }
@@ -127,7 +128,7 @@ impl AsyncProcess {
 
     /// Waits until the program has ended and its end is in the ledger, as [`Process::wait`].
     ///
-    /// Cancel safe: a future that is dropped has taken nothing, and the next one answers the same. Standard input is closed
+    /// Cancel safe: a dropped future has consumed nothing, and the next one returns the same result. Standard input is closed
     /// by the first.
     ///
     /// # Errors
@@ -143,7 +144,7 @@ impl AsyncProcess {
         self.ended().await
     }
 
-    /// Its status, if it has ended, as [`Process::try_wait`]. It blocks while the end is being recorded.
+    /// Returns its status, if it has ended, as [`Process::try_wait`]. Blocks while the end is being recorded.
     ///
     /// # Errors
     ///
@@ -152,7 +153,7 @@ impl AsyncProcess {
         self.process.try_wait()
     }
 
-    /// Ends the program's whole tree, as [`Process::terminate`]. When the future is dropped the tree is ended all the same.
+    /// Ends the program's whole tree, as [`Process::terminate`]. The tree is ended even if the future is dropped.
     ///
     /// # Errors
     ///
@@ -162,7 +163,7 @@ impl AsyncProcess {
         aside(move || shared.terminate_entries(std::slice::from_ref(&entry))).await?
     }
 
-    /// Sends a signal, by its number in signal(7), to the program itself and nothing else.
+    /// Sends a signal, by its number in signal(7), to the program itself and to no other process.
     ///
     /// # Errors
     ///
@@ -171,7 +172,7 @@ impl AsyncProcess {
         self.process.signal(signal)
     }
 
-    /// A handle that signals the program while this one waits for it.
+    /// Returns a handle that signals the program while this one waits for it.
     pub fn signaller(&self) -> Signaller {
         self.process.signaller()
     }
@@ -180,7 +181,7 @@ impl AsyncProcess {
         &self.process.shared
     }
 
-    /// Whether every thread of it is dead: readable then, and for ever.
+    /// Ready once all of its threads are dead: the pidfd is readable then, and stays so.
     pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         if self.shared().is_forked() {
             return Poll::Ready(self.shared().check_usable());
@@ -188,12 +189,12 @@ impl AsyncProcess {
         self.pidfd.poll_dead(cx)
     }
 
-    /// The program is dead: learns how, and waits for its end to be recorded, as `Process::ended` does.
+    /// Called when the program is dead: reads its status, and waits for its end to be recorded, as `Process::ended` does.
     async fn ended(&self) -> Result<ExitStatus> {
         let Process { shared, entry, pidfd, .. } = &self.process;
         let mut untraced = None;
         let status = loop {
-            // Its keeper may take a moment, and a tracer has the first word.
+            // Its keeper may take a moment, and a tracer may still hold the process.
             match entry.learn_status(pidfd, Instant::now()) {
                 Learned::Status(status) => break status,
                 Learned::Unreaped if !shared.is_traced(entry) => {
@@ -210,7 +211,7 @@ impl AsyncProcess {
             let (shared, dead) = (Arc::clone(shared), (Arc::clone(entry), Arc::clone(pidfd)));
             aside(move || shared.settle(&[dead])).await?;
         }
-        // A ledger that cannot be written must not hold up the waiter for longer.
+        // A ledger that cannot be written must not delay the waiter for longer.
         let _ = tokio::time::timeout(RECORD_LIMIT, entry.recorded()).await;
         Ok(status)
     }

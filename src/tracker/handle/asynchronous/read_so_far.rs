@@ -2,11 +2,11 @@
 
 use tokio::time::Instant;
 
-/// What was read so far. It stays with the handle, so that a future that is dropped loses nothing.
+/// Output that was read so far. It stays with the handle, so that dropping a future loses nothing.
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub(super) stdout: Vec<u8>,
     pub(super) stderr: Vec<u8>,
-    /// When the program was seen to be dead.
+    /// When the program was noticed to be dead.
     pub(super) dead_since: Option<Instant>,
 }

@@ -1,4 +1,4 @@
-//! The tracker's verbs that block, as futures.
+//! The tracker's blocking operations, as futures.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use crate::{
     tracker::{Job, Tracker},
 };
 
-/// A [`Tracker`] for use in a tokio runtime: what blocks runs on the runtime's blocking pool.
+/// A [`Tracker`] for use in a tokio runtime: blocking operations run on the runtime's blocking pool.
 ///
-/// Dropping one of these futures does not take back what it has begun: a program that is being started will run, and is in
-/// the ledger; a tree that is being ended will be dead, and its end recorded.
+/// Dropping one of these futures does not undo what it has begun: a program that is being started will run, and is in the
+/// ledger; a tree that is being ended will be dead, and its end recorded.
 ///
-/// End it by [`shutdown`](Self::shutdown). Dropping the last handle shuts down as well, but blocks the thread meanwhile.
+/// End it with [`shutdown`](Self::shutdown). Dropping the last handle shuts down as well, but blocks the thread meanwhile.
 ///
 /// ```
 /// use procledger::{Job, Stdio, Tracker};
@@ -34,20 +34,21 @@ use crate::{
 pub struct AsyncTracker(Tracker);
 
 impl Tracker {
-    /// The same tracker, for use in a tokio runtime.
+    /// Converts the tracker for use in a tokio runtime.
     pub fn into_async(self) -> AsyncTracker {
         AsyncTracker(self)
     }
 }
 
 impl AsyncTracker {
-    /// The tracker itself. Its verbs block: those that only read for about a millisecond, those that end for a grace.
+    /// Returns the tracker itself. Its methods block: those that only read for about a millisecond, those that end processes
+    /// for a grace.
     pub fn tracker(&self) -> &Tracker {
         &self.0
     }
 
-    /// As [`Tracker::spawn`]. When the future is dropped, as by `tokio::time::timeout` or `select!`, the program may run all the
-    /// same, without a handle: it has its row, and the tracker ends it at shutdown. With
+    /// Starts a program, as [`Tracker::spawn`]. If the future is dropped, as by `tokio::time::timeout` or `select!`, the
+    /// program may still run, without a handle: it has its row, and the tracker ends it at shutdown. With
     /// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop) its tree is ended instead.
     ///
     /// # Errors
@@ -63,14 +64,14 @@ impl AsyncTracker {
         match process.into_async() {
             Ok(process) => Ok(process),
             Err(error) => {
-                // Nobody gets a handle on it: an operation that failed leaves no process behind.
+                // The caller gets no handle on it: an operation that failed leaves no process behind.
                 aside(move || shared.terminate_entries(std::slice::from_ref(&entry))).await??;
                 Err(error)
             }
         }
     }
 
-    /// As [`Tracker::terminate`]. When the future is dropped the tree is ended all the same.
+    /// Ends a task, as [`Tracker::terminate`]. Its trees are ended even if the future is dropped.
     ///
     /// # Errors
     ///
@@ -80,7 +81,7 @@ impl AsyncTracker {
         self.run(move |tracker| tracker.terminate(&task_id)).await
     }
 
-    /// As [`Tracker::shutdown`]. When the future is dropped it is done all the same.
+    /// Shuts down, as [`Tracker::shutdown`]. The shutdown is completed even if the future is dropped.
     ///
     /// # Errors
     ///
@@ -89,7 +90,7 @@ impl AsyncTracker {
         self.run(Tracker::shutdown).await
     }
 
-    /// Runs any other verb on the blocking pool.
+    /// Runs any other operation on the blocking pool.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -104,7 +105,7 @@ impl AsyncTracker {
     ///
     /// # Errors
     ///
-    /// Those of the verb; [`is_closed`](crate::Error::is_closed) when the runtime is shutting down.
+    /// Those of the operation; [`is_closed`](crate::Error::is_closed) when the runtime is shutting down.
     pub async fn run<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&Tracker) -> Result<T> + Send + 'static,
