@@ -233,10 +233,9 @@ impl Builder {
     /// no folder is trusted.
     ///
     /// Intended for a volume of a container whose mode lets more users write than exist in the container, such as an `emptyDir`
-    /// with mode
-    /// 0777. An empty path trusts no folder, whatever the environment says. The trust covers this one folder alone, not those
-    ///       above or below it, and applies only if the folder is on the ledger's path. The ledger's file must still be owned
-    ///       by us and writable by us alone, and where root opens another user's ledger the setting has no effect.
+    /// with mode 0777. An empty path trusts no folder, whatever the environment says. The trust covers this one folder alone,
+    /// not those above or below it, and applies only if the folder is on the ledger's path. The ledger's file must still be
+    /// owned by us and writable by us alone, and where root opens another user's ledger the setting has no effect.
     ///
     /// ```
     /// # fn main() -> procledger::Result<()> {
@@ -291,7 +290,7 @@ impl Builder {
         let store = Store::open_trusting(&self.path, trusted.as_deref(), self.options.upgrade)?;
         let observer = Observer { place, uid: store.owner_uid() };
         let own = Pid::new(i64::from(std::process::id()))
-            .ok_or_else(|| Error::invalid("pid 0 opens nothing"))?;
+            .ok_or_else(|| Error::invalid("pid 0 cannot open a ledger"))?;
         let identity = Pinned::open(&proc, place, own)?
             .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
             .identity;
@@ -302,7 +301,7 @@ impl Builder {
             store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
         // The note is written before the row as well, so that a process that judges the row finds it.
         if let Err(error) = lock.write_note(&note_of(&proc, place, own)) {
-            tracing::debug!("{error}: an exec of this program will not be recognized by others");
+            tracing::debug!("{error}: other instances will not recognize an exec of this program");
         }
         let open_here = OpenHere::new(lock_path);
         let new = NewInstance {
@@ -362,17 +361,19 @@ fn trusted_by_environment() -> Option<PathBuf> {
 
 fn check_options(options: &Options) -> Result<()> {
     if options.program.is_empty() {
-        return Err(Error::invalid("the program's name is empty: name the embedding program"));
+        return Err(Error::invalid(
+            "the program's name is empty: give the name of the embedding program",
+        ));
     }
     check_names("orphan", &options.orphan_names)?;
     check_names("protected", &options.protected)?;
     if let Some(limit) = options.limit_size.filter(|limit| *limit < SMALLEST_LIMIT) {
         return Err(Error::invalid(format!(
-            "a ledger of {limit} bytes could hold no history: allow it {SMALLEST_LIMIT} bytes or more"
+            "a ledger of {limit} bytes cannot hold any history: set a limit of {SMALLEST_LIMIT} bytes or more"
         )));
     }
     if options.health_interval.is_zero() {
-        return Err(Error::invalid("the health interval is zero: give a time between passes"));
+        return Err(Error::invalid("the health interval is zero: give a time greater than zero"));
     }
     Ok(())
 }

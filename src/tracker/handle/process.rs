@@ -249,7 +249,7 @@ impl Signaller {
     /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) when the program has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let signal = Signal::from_number(signal).ok_or_else(|| {
-            Error::invalid(format!("{signal} is no signal: use 1 to {}", Signal::LAST))
+            Error::invalid(format!("{signal} is not a signal number: use 1 to {}", Signal::LAST))
         })?;
         let pid = self.pid;
         // The descriptor is that of our own child, returned by clone: it needs no verification.

@@ -66,17 +66,12 @@ pub fn diagnose_trusting(
             soundness(open.store(), &mut findings);
             findings.push(super::wal_readers::state(open.store()));
             if let Err(error) = rows(open.store(), &mut findings) {
-                findings.push(finding(
-                    "rows",
-                    Level::Problem,
-                    whole(&error),
-                    "look at the line above it",
-                ));
+                findings.push(finding("rows", Level::Problem, whole(&error), "see the line above"));
             }
         }
         Err(error) => {
             let advice = if error.is_not_found() {
-                "it is made by the first `run`"
+                "the first `run` creates it"
             } else if error.is_not_a_ledger() {
                 RESTORE
             } else {
@@ -127,7 +122,7 @@ fn trust(ledger: &Path, trust_folder: Option<&Path>) -> Option<Finding> {
             "folders",
             Level::Problem,
             whole(&error),
-            "until then no program can be started with this ledger; it can still be looked at",
+            "until this is fixed no program can be started with this ledger; it can still be read",
         )),
     }
 }
@@ -140,8 +135,8 @@ fn machine(findings: &mut Vec<Finding>) {
             "other users' processes are hidden (hidepid)",
             "descendants that changed their uid are not found: mount /proc without hidepid for this user",
         )),
-        Ok(_) => findings.push(finding("/proc", Level::Ok, "is this namespace's own", "")),
-        Err(error) => findings.push(finding("/proc", Level::Problem, whole(&error), "nothing can be tracked without it")),
+        Ok(_) => findings.push(finding("/proc", Level::Ok, "belongs to this PID namespace", "")),
+        Err(error) => findings.push(finding("/proc", Level::Problem, whole(&error), "processes cannot be tracked without it")),
     }
     containment(findings);
     findings.push(forks());
@@ -154,7 +149,7 @@ fn machine(findings: &mut Vec<Finding>) {
             "there is no /etc/machine-id",
             "after a reboot, rows of earlier boots stay unknown: create it, or close them with `procledger forget`",
         )),
-        Ok(_) => findings.push(finding("machine id", Level::Ok, "is there", "")),
+        Ok(_) => findings.push(finding("machine id", Level::Ok, "present", "")),
         Err(error) => findings.push(finding("machine id", Level::Problem, whole(&error), "mount /proc")),
     }
     let limit =
@@ -162,9 +157,12 @@ fn machine(findings: &mut Vec<Finding>) {
     findings.push(finding(
         "descriptors",
         if limit < 1024 { Level::Warning } else { Level::Ok },
-        format!("soft limit {limit}: up to {} processes are watched by the kernel", limit / 2),
+        format!(
+            "soft limit {limit}: the kernel reports the deaths of up to {} processes",
+            limit / 2
+        ),
         if limit < 1024 {
-            "more than that are noticed by the health pass alone: raise `ulimit -n`"
+            "the deaths of further processes are noticed by the health pass only: raise `ulimit -n`"
         } else {
             ""
         },
@@ -183,21 +181,22 @@ fn containment(findings: &mut Vec<Finding>) {
     let has_keeper = matches!(keeper, Ok(Some(_)));
     findings.push(match &leaves {
         Ok(Some(base)) => {
-            let detail = format!("cgroup leaves can be made below `{}`", base.display());
+            let detail = format!("cgroup leaves can be created below `{}`", base.display());
             finding("containment", Level::Ok, detail, "")
         }
         _ if has_keeper => finding("containment", Level::Ok, "a keeper for each program", ""),
-        Ok(None) => sessions_only("no cgroup v2 folder here may be written to", keeper.is_err()),
+        Ok(None) => sessions_only("there is no writable cgroup v2 folder", keeper.is_err()),
         Err(error) => sessions_only(&error.to_string(), keeper.is_err()),
     });
     findings.push(match keeper {
         Ok(Some(binary)) => {
-            let use_ = if has_leaves { ": not needed while cgroup leaves can be made" } else { "" };
+            let use_ =
+                if has_leaves { ": not needed while cgroup leaves can be created" } else { "" };
             let detail = format!("`{}` is of this version{use_}", binary.path().display());
             finding("keeper", Level::Ok, detail, "")
         }
         Ok(None) => {
-            let detail = "no `procledger-keeper` is beside this program or on PATH";
+            let detail = "there is no `procledger-keeper` beside this program or on PATH";
             let level = if has_leaves { Level::Ok } else { Level::Warning };
             // If it matters, the line above has the advice.
             finding("keeper", level, detail, "")
@@ -212,7 +211,7 @@ fn containment(findings: &mut Vec<Finding>) {
 
 /// `is_unusable`: there is a keeper, and its own line has the advice.
 fn sessions_only(why: &str, is_unusable: bool) -> Finding {
-    let advice = "a daemon that leaves its session and wipes its environment is found only where a pass has recorded it: \
+    let advice = "a daemon that leaves its session and wipes its environment is found only if a pass has recorded it: \
                   install `procledger-keeper` beside the program, or delegate a cgroup v2 subtree (`Delegate=yes` in a \
                   systemd unit)";
     let advice = if is_unusable { "" } else { advice };
@@ -225,14 +224,14 @@ fn forks() -> Finding {
         Ok(_) => finding(
             "forks",
             Level::Ok,
-            "the kernel tells them: with sessions alone, what hides from a live host is recorded at once",
+            "the kernel reports them: in session mode, a process that hides from a live host is recorded at once",
             "",
         ),
         Err(error) => finding(
             "forks",
             Level::Ok,
             format!(
-                "not told: {error}; with sessions alone, what hides between two health passes is known to nobody"
+                "fork events unavailable ({error}): in session mode, a process that leaves its session between two health passes is missed"
             ),
             "",
         ),
@@ -241,9 +240,9 @@ fn forks() -> Finding {
 
 fn feature(feature: &features::Feature) -> Finding {
     match (feature.there, feature.needed) {
-        (true, _) => finding(feature.name, Level::Ok, "is there", ""),
-        (false, true) => finding(feature.name, Level::Problem, "is missing", feature.cost),
-        (false, false) => finding(feature.name, Level::Warning, "is missing", feature.cost),
+        (true, _) => finding(feature.name, Level::Ok, "present", ""),
+        (false, true) => finding(feature.name, Level::Problem, "missing", feature.cost),
+        (false, false) => finding(feature.name, Level::Warning, "missing", feature.cost),
     }
 }
 
@@ -257,44 +256,44 @@ fn pidfds() -> Finding {
                 "pidfd",
                 Level::Warning,
                 "without pidfs (before Linux 6.9)",
-                "a pid that is reused within 10 ms cannot be told from the one before",
+                "PID reuse within 10 ms cannot be detected",
             ),
             Err(error) => finding(
                 "pidfd",
                 Level::Problem,
                 whole(&error),
-                "nothing can be signalled without it",
+                "processes cannot be signalled without it",
             ),
         },
         Some(Err(error)) => finding(
             "pidfd",
             Level::Problem,
             whole(&error),
-            "Linux 5.9 or newer is needed, and pidfd_open allowed",
+            "requires Linux 5.9 or newer, with pidfd_open allowed",
         ),
         _ => finding(
             "pidfd",
             Level::Problem,
-            "this process cannot open itself",
-            "look at seccomp and /proc",
+            "cannot open a pidfd of this process",
+            "check seccomp and /proc",
         ),
     }
 }
 
 fn soundness(store: &Store, findings: &mut Vec<Finding>) {
     findings.push(match store.check_file_system() {
-        Ok(()) => finding("file system", Level::Ok, "is a local one", ""),
+        Ok(()) => finding("file system", Level::Ok, "local", ""),
         Err(error) => finding(
             "file system",
             Level::Problem,
             whole(&error),
-            "locks and shared memory do not hold there: move the ledger to a local disk",
+            "locks and shared memory are unreliable there: move the ledger to a local disk",
         ),
     });
     findings.push(space(store));
     findings.push(match store.check() {
         Ok(problems) if problems.is_empty() => {
-            finding("integrity", Level::Ok, "pages and references are sound", "")
+            finding("integrity", Level::Ok, "pages and references are consistent", "")
         }
         Ok(problems) => finding("integrity", Level::Problem, problems.join("; "), RESTORE),
         Err(error) => {
@@ -307,19 +306,19 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
     findings.push(uuid(store));
     findings.push(if rustix::process::geteuid().as_raw() == store.owner_uid() {
         match file_lock::usable(&store.beside(&format!("-doctor-{}.lock", std::process::id()))) {
-            Ok(()) => finding("locks", Level::Ok, "hold beside the ledger", ""),
+            Ok(()) => finding("locks", Level::Ok, "work beside the ledger", ""),
             Err(error) => finding(
                 "locks",
                 Level::Problem,
                 whole(&error),
-                "instances cannot tell whether others live: use a local folder that you may write",
+                "instances cannot determine whether others are alive: use a local folder that you may write",
             ),
         }
     } else {
         finding(
             "locks",
             Level::Ok,
-            format!("not tried: the ledger belongs to uid {}", store.owner_uid()),
+            format!("not tested: the ledger belongs to uid {}", store.owner_uid()),
             "",
         )
     });
@@ -330,8 +329,8 @@ fn schema(store: &Store) -> Finding {
     let (has, latest) = (store.schema(), Schema::latest());
     let (what, advice) = match has.cmp(&latest) {
         Ordering::Less => (
-            format!("version {has}, this program makes {latest}"),
-            "it works as it is; `run`, the program that owns it, or `--migrate` brings it up to date",
+            format!("version {has}, this program creates {latest}"),
+            "it works as it is; `run`, the program that owns it, or `--migrate` migrates it",
         ),
         Ordering::Equal => (format!("version {has}"), ""),
         Ordering::Greater => (
@@ -364,8 +363,11 @@ fn space(store: &Store) -> Finding {
         MIB..SPACE_IS_SHORT => Level::Warning,
         _ => Level::Ok,
     };
-    let advice =
-        if level == Level::Ok { "" } else { "without space nothing can be started: free some" };
+    let advice = if level == Level::Ok {
+        ""
+    } else {
+        "nothing can be started without free space: free some"
+    };
     finding("space", level, format!("{} MiB are free", free / MIB), advice)
 }
 
@@ -407,7 +409,7 @@ fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
         survivors,
         Level::Warning,
         "processes could not be ended",
-        "`procledger ps` says why",
+        "`procledger ps` shows why",
     ));
     findings.push(last_pass(store, !live.is_empty())?);
     Ok(())
@@ -423,7 +425,7 @@ fn count(check: &str, number: usize, level: Level, what: &str, advice: &str) -> 
 fn last_pass(store: &Store, anything_runs: bool) -> Result<Finding> {
     let passes = store.last_passes()?;
     let Some(newest) = passes.iter().max_by_key(|pass| pass.started_at) else {
-        return Ok(finding("last pass", Level::Ok, "there was none yet", ""));
+        return Ok(finding("last pass", Level::Ok, "none yet", ""));
     };
     let ago = Millis::now().since(newest.started_at);
     let detail =
@@ -433,7 +435,7 @@ fn last_pass(store: &Store, anything_runs: bool) -> Result<Finding> {
             "last pass",
             Level::Warning,
             detail,
-            "something runs and nobody looks: is its host stuck, or run without the monitor?",
+            "processes run, but no health pass is made: check whether the host is stuck, or runs without the monitor",
         )
     } else {
         finding("last pass", Level::Ok, detail, "")
@@ -447,13 +449,13 @@ fn export_state(path: &Path, owner: u32) -> Finding {
     let user = rustix::process::geteuid().as_raw();
     if user != owner && user != 0 {
         let detail =
-            format!("{}; not tried: the ledger belongs to uid {owner}", now(path, there.as_ref()));
+            format!("{}; not tested: the ledger belongs to uid {owner}", now(path, there.as_ref()));
         return finding("export", Level::Ok, detail, "");
     }
     match prospect(path, owner) {
         Ok(Prospect::Replaced) => {
             let detail = format!(
-                "{}; a new list was written beside it for a trial, and not renamed to it, since a host may be using it",
+                "{}; tested by writing a new list beside it, which was not renamed to it, since a host may be using it",
                 now(path, there.as_ref())
             );
             finding("export", Level::Ok, detail, "")
@@ -462,7 +464,7 @@ fn export_state(path: &Path, owner: u32) -> Finding {
             "export",
             Level::Warning,
             format!(
-                "`{shown}` is a mount point: it is written in place (it was opened for a trial, and not written to), and a reader may see a part of a list"
+                "`{shown}` is a mount point: it is written in place (tested by opening it, without writing), and a reader may see a part of a list"
             ),
             "mount its folder instead of the file, or let readers take flock(2) with LOCK_SH",
         ),
@@ -470,7 +472,7 @@ fn export_state(path: &Path, owner: u32) -> Finding {
             "export",
             Level::Warning,
             format!(
-                "nothing can be renamed to `{shown}`: it is written in place (it was opened for a trial, and not written to), and a reader may see a part of a list"
+                "no file can be renamed to `{shown}`: it is written in place (tested by opening it, without writing), and a reader may see a part of a list"
             ),
             "let its owner write the folder",
         ),
@@ -485,8 +487,8 @@ fn now(path: &Path, there: Option<&std::fs::Metadata>) -> String {
     use std::os::unix::fs::MetadataExt;
     let shown = path.display();
     match there {
-        None => format!("`{shown}` is not there: nothing writes it now"),
-        Some(file) if file.is_file() => format!("`{shown}` is there, of uid {}", file.uid()),
+        None => format!("`{shown}` does not exist: no process writes it now"),
+        Some(file) if file.is_file() => format!("`{shown}` exists, owned by uid {}", file.uid()),
         Some(_) => format!("`{shown}` is not a regular file, and will be replaced"),
     }
 }

@@ -238,7 +238,7 @@ impl Ledger {
         let proc = Proc::open()?;
         let observer = Observer { place: current_place()?, uid: self.store.owner_uid() };
         let own = Pid::new(i64::from(std::process::id()))
-            .ok_or_else(|| Error::invalid("pid 0 looks at nothing"))?;
+            .ok_or_else(|| Error::invalid("pid 0 cannot read a ledger"))?;
         let mut report = Report::default();
         let (orphans, guards) = self.orphans(&proc, observer, &mut report)?;
         let ancestors = proc.ancestors(own);

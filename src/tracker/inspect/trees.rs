@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn parents_stand_before_their_children_and_strangers_below_the_root() {
+    fn parents_precede_their_children_and_members_without_a_parent_are_below_the_root() {
         let stats =
             [stat(14, 13, 1), stat(13, 12, 1), stat(11, 10, 1), stat(12, 10, 1), stat(30, 1, 30)];
         let shown = shape(10, &stats);

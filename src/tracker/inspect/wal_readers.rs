@@ -22,7 +22,7 @@ pub(in crate::tracker) fn state(store: &Store) -> Finding {
             return finding(
                 Level::Warning,
                 error.to_string(),
-                "who holds a snapshot cannot be told: mount /proc",
+                "the processes that hold a snapshot are unknown: mount /proc",
             );
         }
     };
@@ -37,11 +37,11 @@ pub(in crate::tracker) fn state(store: &Store) -> Finding {
     if store.wal_is_too_large() {
         return finding(
             Level::Warning,
-            format!("has {kib} KiB, and nobody is seen to hold a snapshot"),
+            format!("has {kib} KiB, and no process is seen to hold a snapshot"),
             "the next health pass of a live instance empties it; if it does not, look for readers in containers",
         );
     }
-    finding(Level::Ok, format!("has {kib} KiB, and nobody holds a snapshot"), "")
+    finding(Level::Ok, format!("has {kib} KiB, and no process holds a snapshot"), "")
 }
 
 fn named(pid: Pid) -> String {

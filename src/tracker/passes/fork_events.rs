@@ -56,7 +56,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 /// Events that are read in one turn, before processes that are due are checked.
 const TURN: usize = 4096;
 /// The kernel notes a start, then reports it; a parent that loses its processor in between reports it later.
-const TOLD_WITHIN: Duration = Duration::from_secs(1);
+const REPORTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// State of the thread that listens.
 #[derive(Debug)]
@@ -150,7 +150,9 @@ fn run(shared: &Arc<Shared>) {
     let connector = match Connector::open() {
         Ok(connector) => connector,
         Err(error) => {
-            tracing::debug!("forks are not told, the health pass looks for them: {error}");
+            tracing::debug!(
+                "fork events are unavailable, the health pass searches for forked processes: {error}"
+            );
             shared.forks.refuse();
             return;
         }
@@ -162,7 +164,9 @@ fn run(shared: &Arc<Shared>) {
     let lost = shared.has_session_roots();
     let mut listener = Listener { shared, connector, forks, lost, looked: None };
     if let Err(error) = listener.listen() {
-        tracing::warn!("forks are not told any more, the health pass looks for them: {error}");
+        tracing::warn!(
+            "fork events are no longer available, the health pass searches for forked processes: {error}"
+        );
         shared.forks.refuse();
     }
 }
@@ -184,7 +188,7 @@ impl Listener<'_> {
             self.take()?;
             if let Err(error) = self.record_due() {
                 // The next health pass finds what it can.
-                tracing::warn!("failed to record what was forked: {error}");
+                tracing::warn!("failed to record forked processes: {error}");
             }
             if self.is_idle() {
                 break;
@@ -234,7 +238,7 @@ impl Listener<'_> {
         let looked = self.shared.health_pass_without_waiting();
         let looked = looked.and_then(|()| self.note_recorded());
         if let Err(error) = looked {
-            tracing::warn!("failed to look for what was forked: {error}");
+            tracing::warn!("failed to search for forked processes: {error}");
         }
         self.looked = Some(Instant::now());
     }
@@ -378,8 +382,8 @@ fn was_forked_at(pinned: &Pinned, at: u64) -> bool {
 /// Returns whether the process that was started at this tick is the one that was reported at this time with the same PID. A
 /// process that has the PID now and had been started by then had the PID then; one that got the PID later was started later.
 fn was_started_at(start_tick: u64, at: u64) -> bool {
-    let told = Duration::from_nanos(at) + boot_minus_monotonic();
-    told.checked_sub(started(start_tick)).is_some_and(|after| after < TOLD_WITHIN)
+    let reported = Duration::from_nanos(at) + boot_minus_monotonic();
+    reported.checked_sub(started(start_tick)).is_some_and(|after| after < REPORTED_WITHIN)
 }
 
 /// On the boot clock.

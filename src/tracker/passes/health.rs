@@ -418,14 +418,14 @@ impl Shared {
             Probe::Zombie(_) | Probe::Gone => {
                 if dead.contains(&row.owner) && row.state != State::Ending {
                     if self.has_account(&row) {
-                        let why = "its keeper ends what it left: `procledger reap` records that";
+                        let why =
+                            "its keeper ends the processes it left: `procledger reap` records that";
                         return report.suspects.push(unknown(row, why));
                     }
                     match self.has_left_something(&row) {
                         Ok(false) => {}
                         Ok(true) => {
-                            let why =
-                                "it is gone, but what it left lives: `procledger reap` ends that";
+                            let why = "it is gone, but processes it left are alive: `procledger reap` ends them";
                             return report.suspects.push(unknown(row, why));
                         }
                         Err(error) => {
@@ -457,7 +457,7 @@ impl Shared {
             missed |= seen.missed;
         }
         if missed {
-            let what = "it is gone, and not all that it left could be looked at: it is tried again";
+            let what = "it is gone, and not all processes it left could be examined: retrying";
             return Err(Error::new(Kind::Unknown, what));
         }
         Ok(false)

@@ -44,7 +44,7 @@ impl Shared {
             }
             Legacy::Corrupt { kept_as, reason } => {
                 let line = format!(
-                    "`{}` is broken: {reason}; it is kept as `{}`",
+                    "`{}` is malformed: {reason}; it is kept as `{}`",
                     path.display(),
                     kept_as.display()
                 );

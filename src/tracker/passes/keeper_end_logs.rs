@@ -90,7 +90,7 @@ impl Shared {
         for keeper in keepers.0 {
             let is_alone = self.proc.has_other_children(keeper.pid(), |_| false) == Some(false);
             if is_alone && !keeper.fd().wait_dead(EXIT_LIMIT).unwrap_or(false) {
-                tracing::warn!("keeper {} does not exit: it is killed", keeper.pid());
+                tracing::warn!("keeper {} does not exit, killing it", keeper.pid());
                 let _ = keeper.signal(Signal::KILL);
             }
         }

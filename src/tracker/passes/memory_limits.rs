@@ -85,7 +85,7 @@ impl Shared {
                 self.keep_thread(thread);
             }
             Err(error) => tracing::warn!(
-                "failed to start a thread for limits on memory: {error}; health passes look at them"
+                "failed to start the thread for memory limits: {error}; health passes check them instead"
             ),
         }
     }
@@ -193,7 +193,7 @@ impl Looks {
         match shared.members_of(&entries) {
             Ok(members) => self.known = members,
             Err(error) => {
-                return tracing::debug!("failed to look at what trees take: {error}");
+                return tracing::debug!("failed to measure the memory of trees: {error}");
             }
         }
         self.last_full = Some(Instant::now());

@@ -108,11 +108,11 @@ impl Search<'_> {
     fn exempt(&self, snapshot: &Snapshot) -> HashMap<Pid, &'static str> {
         let mut exempt = HashMap::new();
         for &pid in &self.answered_for {
-            exempt.insert(pid, "the ledger answers for it");
-            let below = "it runs below a process that the ledger answers for";
+            exempt.insert(pid, "the ledger tracks it");
+            let below = "it runs below a process that the ledger tracks";
             exempt.extend(snapshot.below(pid).into_iter().map(|pid| (pid, below)));
         }
-        let own = "it is the process that looks, an ancestor of that or below it";
+        let own = "it is the searching process, its ancestor or its descendant";
         exempt.extend(oneself(snapshot, self.own).into_iter().map(|pid| (pid, own)));
         exempt
     }
@@ -149,16 +149,16 @@ impl Search<'_> {
     /// Returns why a process is exempt from this sweep, apart from its relatives.
     ///
     /// Unlike in a tree, root's sweep too examines root's processes alone: another user's processes are that user's
-    /// responsibility, and a set-uid program belongs to the user that started it. A token means that some tracker is responsible
-    /// for it, or was: its own ledger decides.
+    /// responsibility, and a set-uid program belongs to the user that started it. A token means that some tracker is
+    /// responsible for it, or was: its own ledger decides.
     fn exempt_by_itself(&self, pid: Pid) -> Option<String> {
         let Some(belonging) = self.proc.belonging(pid).ok().flatten() else {
-            return Some("it cannot be told whose it is".into());
+            return Some("its owner cannot be determined".into());
         };
-        let stranger = [belonging.real_uid, belonging.effective_uid]
+        let foreign_uid = [belonging.real_uid, belonging.effective_uid]
             .into_iter()
             .find(|&uid| uid != self.observer.uid);
-        if let Some(uid) = stranger {
+        if let Some(uid) = foreign_uid {
             return Some(format!("it belongs to uid {uid}"));
         }
         if belonging.nested {
@@ -167,7 +167,7 @@ impl Search<'_> {
         match self.proc.tokens(pid) {
             None => Some("its environment cannot be read".into()),
             Some(tokens) if tokens.is_empty() => None,
-            Some(_) => Some("it carries a token: the ledger that gave it decides".into()),
+            Some(_) => Some("it carries a token: the ledger that issued it decides".into()),
         }
     }
 
@@ -179,9 +179,9 @@ impl Search<'_> {
         });
         match kept {
             Ok(false) => None,
-            Ok(true) => Some("a task was let keep it".into()),
+            Ok(true) => Some("a task was allowed to keep it".into()),
             Err(error) => {
-                Some(format!("it cannot be told whether a task was let keep it: {error}"))
+                Some(format!("whether a task was allowed to keep it cannot be determined: {error}"))
             }
         }
     }

@@ -128,7 +128,7 @@ impl Shared {
         let work = move || {
             crate::sys::leave_signals_to_the_host();
             if let Err(error) = theirs.shorten() {
-                tracing::warn!("failed to keep the ledger small: {error}; it is tried again");
+                tracing::warn!("failed to limit the ledger: {error}; retrying");
             }
             // Counted from the end, so that a slow run is not followed immediately by the next.
             let next = Instant::now() + interval(theirs.options.keep_history);
@@ -142,7 +142,7 @@ impl Shared {
                 threads.push(handle);
             }
             Err(error) => {
-                tracing::warn!("failed to start the thread that keeps the ledger small: {error}");
+                tracing::warn!("failed to start the thread that limits the ledger: {error}");
                 self.house.busy.store(false, Ordering::Release);
             }
         }
@@ -220,7 +220,7 @@ impl<'a> Work<'a> {
             if self.prune(before, &mut |_| {})? == 0 && before >= now {
                 let used = self.house.store().size()?.used;
                 tracing::warn!(
-                    "the ledger holds {used} bytes, its limit is {limit}: what is left of it has to stay"
+                    "the ledger holds {used} bytes, its limit is {limit}: the rest cannot be deleted"
                 );
                 return Ok(());
             }

@@ -125,7 +125,7 @@ impl Tracker {
         let mut watching = Watching::new(shared, folder);
         loop {
             if let Err(error) = watching.refresh() {
-                tracing::error!("failed to list the instances: {error}; it is tried again");
+                tracing::error!("failed to list the instances: {error}; retrying");
             }
             let watched = watching.others.len();
             let begins = || on_turn(&Turn { watched, report: None, begins_pass: true });
@@ -143,7 +143,7 @@ impl Shared {
     /// Returns what an orphan pass found, if there is an instance to reap for.
     fn pass_where_needed(self: &Arc<Self>, begins: impl FnOnce()) -> Option<Report> {
         let needed = needs_a_pass(self).unwrap_or_else(|error| {
-            tracing::error!("failed to judge the instances: {error}; it is tried again");
+            tracing::error!("failed to judge the instances: {error}; retrying");
             false
         });
         if needed {
@@ -153,7 +153,7 @@ impl Shared {
         match report {
             Ok(report) => Some(report).filter(|it| !it.endings.is_empty() || !it.errors.is_empty()),
             Err(error) => {
-                tracing::error!("the orphan pass failed: {error}; it is tried again");
+                tracing::error!("the orphan pass failed: {error}; retrying");
                 None
             }
         }
@@ -170,7 +170,7 @@ fn check_is_there(shared: &Shared) -> Result<()> {
         _ => Err(Error::new(
             Kind::NotFound,
             format!(
-                "the ledger `{}` was removed or replaced while it was watched: watch it anew",
+                "the ledger `{}` was removed or replaced while it was watched: start a new watch",
                 path.display()
             ),
         )),

@@ -238,7 +238,7 @@ fn warn(ledger: &Path, error: Errno) {
         _ => "",
     };
     tracing::warn!(
-        "failed to watch `{folder}` by inotify: {error}{limit}; it is listed each second until that is possible"
+        "failed to watch `{folder}` with inotify: {error}{limit}; listing it each second until inotify is available"
     );
 }
 
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn names_come_by_a_pipe_in_pieces_and_an_endless_one_takes_no_memory() {
+    fn names_arrive_by_pipe_in_pieces_and_an_endless_one_uses_no_memory() {
         let (_folder, ledger) = place();
         let (reader, mut writer) = std::io::pipe().expect("a pipe");
         let flags = rustix::fs::OFlags::NONBLOCK;
@@ -336,6 +336,6 @@ mod tests {
         assert!(matches!(&reported.source, Source::Names { rest, .. } if rest.len() <= 256));
         drop(writer);
         assert_eq!(reported.changes(), []);
-        assert!(reported.is_listed(), "its other end has gone");
+        assert!(reported.is_listed(), "its other end is closed");
     }
 }

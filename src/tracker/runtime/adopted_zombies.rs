@@ -232,7 +232,7 @@ impl Shared {
         let below = match self.store.below(&rows) {
             Ok(below) => below,
             Err(error) => {
-                return tracing::debug!("failed to look for the owners of zombies: {error}");
+                return tracing::debug!("failed to look up the roots of zombies: {error}");
             }
         };
         let recorded: Vec<Identity> = (below.into_iter())
@@ -291,7 +291,7 @@ impl Shared {
         }
         let roots = self.store.roots_of_former_images(&self.identity, self.instance);
         let roots = roots.unwrap_or_else(|error| {
-            tracing::debug!("failed to look for what a former image has left: {error}");
+            tracing::debug!("failed to look up the roots of former images: {error}");
             Vec::new()
         });
         for root in roots {

@@ -213,10 +213,10 @@ pub(crate) fn read_end_log(
     };
     let seen = file.metadata().map_err(failed)?;
     if !seen.is_file() || seen.nlink() != 1 {
-        return Err(refused("it is not a plain file with one name"));
+        return Err(refused("it is not a regular file with one name"));
     }
     if seen.uid() != owner || seen.mode() & WRITABLE_BY_OTHERS != 0 {
-        return Err(refused("it is not the ledger's owner's alone to write"));
+        return Err(refused("it is not writable by the ledger's owner alone"));
     }
     if seen.len() > FILE_LIMIT {
         return Err(refused("it is too large"));
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_written_log_is_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, log) = written(folder.path());
         assert_eq!(read_end_log(&path, me(), TOKEN, place()).expect("trusted"), Some(log));
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn wherever_it_is_cut_the_entries_before_count() {
+    fn the_entries_before_a_cut_count() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, log) = written(folder.path());
         let bytes = std::fs::read(&path).expect("read");
@@ -477,7 +477,7 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("a mode");
         };
         set_mode(0o620);
-        refused("alone to write");
+        refused("not writable by the ledger's owner alone");
         set_mode(0o600);
         assert!(read_end_log(&path, me() + 1, TOKEN, place()).is_err(), "another one's");
         assert!(read_end_log(&path, me(), Uuid::from_u128(9), place()).is_err(), "another tree's");
@@ -490,7 +490,7 @@ mod tests {
         assert!(EndLogWriter::create(&path, TOKEN, Millis(0), None).file.is_none());
         std::fs::remove_file(&path).expect("removed");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
-        refused("plain file");
+        refused("regular file");
         std::fs::remove_file(&path).expect("removed");
         let file = File::create(&path).expect("a file");
         file.set_len(FILE_LIMIT + 1).expect("its length");

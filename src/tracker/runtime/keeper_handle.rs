@@ -46,12 +46,12 @@ pub(in crate::tracker) enum Word {
 struct State {
     /// `None` once it has exited, or was released.
     link: Option<Link>,
-    told: Option<ExitStatus>,
+    reported: Option<ExitStatus>,
 }
 
 impl Kept {
     pub(in crate::tracker) fn new(link: Link) -> Self {
-        Self(Mutex::new(State { link: Some(link), told: None }))
+        Self(Mutex::new(State { link: Some(link), reported: None }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -61,19 +61,19 @@ impl Kept {
     /// Returns how the program ended, if its keeper reports it before `deadline`.
     pub(in crate::tracker) fn word(&self, deadline: Instant) -> Word {
         let mut state = self.state();
-        if state.told.is_none()
+        if state.reported.is_none()
             && let Some(link) = &state.link
         {
             // The keeper reports it as soon as it is scheduled and could reap the program. Its last message may still be in the
             // socket.
             let dead = link.is_dead();
             let limit = deadline.saturating_duration_since(Instant::now());
-            state.told = link.status(if dead { Duration::ZERO } else { limit });
-            if state.told.is_none() && !dead {
+            state.reported = link.status(if dead { Duration::ZERO } else { limit });
+            if state.reported.is_none() && !dead {
                 return Word::NotYet;
             }
         }
-        state.told.map_or(Word::Gone, Word::Ended)
+        state.reported.map_or(Word::Gone, Word::Ended)
     }
 
     fn take(&self) -> Option<Link> {
@@ -85,7 +85,7 @@ impl Kept {
         let mut state = self.state();
         let Some(link) = state.link.take_if(|link| link.is_dead()) else { return false };
         // Its last message may still be in the socket.
-        state.told = state.told.or_else(|| link.status(Duration::ZERO));
+        state.reported = state.reported.or_else(|| link.status(Duration::ZERO));
         drop(state);
         let _ = link.dismiss(Duration::ZERO);
         true
@@ -132,7 +132,7 @@ impl Shared {
         let lives = entry.pidfd.as_ref().is_some_and(|fd| !fd.is_dead().unwrap_or(true));
         if lives && !entry.is_being_ended() {
             tracing::error!(
-                "the keeper of process {} for task {} was killed: the process goes on, and is held by its session, its \
+                "the keeper of process {} for task {} was killed: the process continues, and is held by its session, its \
                  token and recorded descendants only",
                 entry.root.identity.pid,
                 told(entry.root.task.as_ref()),
@@ -177,7 +177,7 @@ impl Shared {
             None => self.record_ended_by_keeper(&entry.root),
             Some(link) => {
                 tracing::error!(
-                    "the keeper of task {} does not end what is left of it: it is killed",
+                    "the keeper of task {} does not end its remaining processes, killing it",
                     told(entry.root.task.as_ref())
                 );
                 link.kill();
@@ -205,7 +205,7 @@ impl Shared {
         };
         looked().unwrap_or_else(|error| {
             tracing::error!(
-                "failed to look for what a task may leave: {error}; it is left running"
+                "failed to determine which processes a task may leave: {error}; leaving them running"
             );
             true
         })
@@ -219,7 +219,9 @@ impl Shared {
                 self.end_strays_of(vec![Tree { leave, ..tree_of(entry, None) }]);
             }
             // It is unknown which processes to leave alone.
-            Err(error) => tracing::error!("failed to look for more that a task left: {error}"),
+            Err(error) => {
+                tracing::error!("failed to search for further processes that a task left: {error}");
+            }
         }
     }
 

@@ -151,7 +151,7 @@ impl<'a> Judge<'a> {
             let seen = self.namespaces.get_or_init(scan).as_ref();
             return match seen.map(|seen| seen.is_gone(&instance.identity)) {
                 Ok(Ok(true)) => Ok(()),
-                Ok(Ok(false)) => Err("its PID namespace is there: processes run in it".into()),
+                Ok(Ok(false)) => Err("its PID namespace still exists: processes run in it".into()),
                 Ok(Err(error)) => Err(format!("{}: {error}", unknown())),
                 Err(error) => Err(format!("{}: {error}", unknown())),
             };
@@ -217,13 +217,13 @@ impl<'a> Judge<'a> {
         match (lock, recorded, now) {
             (LockState::Held | LockState::Missing, ..) => Life::Alive,
             (LockState::Free, Some(_), Ok(Some(_))) => {
-                Life::Unknown("its process runs on, and does not hold its lock".into())
+                Life::Unknown("its process is alive, but does not hold its lock".into())
             }
             (LockState::Free, _, Err(error)) => Life::Unknown(format!(
-                "its process lives and does not hold its lock; whether it runs another program by now is unknown: {error}"
+                "its process is alive, but does not hold its lock; whether it runs another program by now is unknown: {error}"
             )),
             (LockState::Free, ..) => Life::Unknown(
-                "its process lives and does not hold its lock; whether it runs another program by now is unknown".into(),
+                "its process is alive, but does not hold its lock; whether it runs another program by now is unknown".into(),
             ),
         }
     }
@@ -309,7 +309,7 @@ impl Shared {
                 if matches!(life, Life::Alive) && self.is_gone(instance) {
                     lingers = true;
                     *life = Life::Unknown(
-                        "its process is gone, but its lock is still held, as by a process that it has forked".into(),
+                        "its process is gone, but its lock is still held, for example by a process that it has forked".into(),
                     );
                 }
             }

@@ -64,7 +64,7 @@ fn run(shared: &Arc<Shared>) {
     let _running = Running(shared);
     crate::sys::leave_signals_to_the_host();
     if let Err(error) = shared.store.open_reader() {
-        tracing::debug!("{error}; the first pass tries again");
+        tracing::debug!("{error}; the first pass retries");
     }
     let mut looked = Instant::now();
     let mut next_pass = looked + shared.options.health_interval;

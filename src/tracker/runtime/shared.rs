@@ -233,7 +233,7 @@ impl Shared {
         if self.is_forked() {
             return Err(Error::new(
                 Kind::Closed,
-                "the tracker was opened by the parent of this process: open one of your own after fork",
+                "the tracker was opened by the parent of this process: open a new one after fork",
             ));
         }
         if self.closed.load(Ordering::Acquire) {
@@ -391,12 +391,12 @@ impl Shared {
             .collect();
         let mut guards = Vec::with_capacity(others.len() + 1);
         // A process that another process started and that was registered with us is a task of its own, whatever its parent is.
-        let told: Vec<Pid> = (self.all_entries().iter())
+        let registered: Vec<Pid> = (self.all_entries().iter())
             .filter(|entry| !entry.child && !targets.contains(&entry.root.row))
             .map(|entry| entry.root.identity.pid)
             .collect();
-        if !told.is_empty() {
-            guards.push((self.own_pid(), told));
+        if !registered.is_empty() {
+            guards.push((self.own_pid(), registered));
         }
         for other in others {
             let theirs = self.store.live_of(other.id)?;

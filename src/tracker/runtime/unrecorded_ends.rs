@@ -107,7 +107,7 @@ impl Shared {
             let ends = ends.iter().map(KeptEnd::from).collect();
             let kept = Kept { version: VERSION, instance: self.instance.0, ends };
             let bytes = serde_json::to_vec(&kept).map_err(|error| {
-                Error::new(Kind::Other, "failed to write down ends").with_source(error)
+                Error::new(Kind::Other, "failed to save ends").with_source(error)
             })?;
             spool::write(&path, self.store.owner_uid(), &bytes).map(|()| path)
         });
@@ -151,7 +151,9 @@ impl Shared {
         let ledger = self.store.path();
         let random = (instance.lock_name.strip_prefix(&lock_prefix(ledger)))
             .and_then(|rest| rest.strip_suffix(".lock"))
-            .ok_or_else(|| Error::new(Kind::Other, "the lock of this instance has an odd name"))?;
+            .ok_or_else(|| {
+                Error::new(Kind::Other, "the lock of this instance has an unexpected name")
+            })?;
         Ok(self.store.beside(&format!("{INFIX}{random}.json")))
     }
 
@@ -177,7 +179,7 @@ impl Shared {
                 Ok(true) => {}
                 Ok(false) => drop(std::fs::remove_file(&path)),
                 Err(error) => tracing::warn!(
-                    "failed to take over the ends that an instance has left in `{}`: {error}; remove the file if it is of no use",
+                    "failed to import the ends that an instance has saved in `{}`: {error}; remove the file if it is not needed",
                     path.display()
                 ),
             }
@@ -189,7 +191,7 @@ impl Shared {
         let Some(bytes) = spool::read(path, self.store.owner_uid(), LIMIT_BYTES)? else {
             return Ok(true);
         };
-        let odd = || Error::new(Kind::Unsupported, "it is not of this version, or is damaged");
+        let odd = || Error::new(Kind::Unsupported, "it is of another version, or damaged");
         let kept: Kept =
             serde_json::from_slice(&bytes).map_err(|error| odd().with_source(error))?;
         if kept.version != VERSION {

@@ -349,7 +349,7 @@ fn import_keeps_a_broken_file_aside() {
     let file = place.path().join("broken.json");
     fs::write(&file, "[{\"task_id\": \"cut o").expect("a file");
     let answer = run(&place, &["import", file.to_str().expect("UTF-8")]).expect(1);
-    assert!(answer.err.contains("is broken"), "{answer:?}");
+    assert!(answer.err.contains("is malformed"), "{answer:?}");
     assert!(!file.exists());
     assert!(place.path().join("broken.json.corrupt").exists());
 }

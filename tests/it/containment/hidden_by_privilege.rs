@@ -107,9 +107,9 @@ fn reports_forks(place: &Place) -> bool {
     let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let finding = findings.as_array().expect("an array").iter().find(|one| one["check"] == "forks");
     let detail = finding.expect("doctor says it")["detail"].as_str().expect("text").to_owned();
-    let told = detail.starts_with("the kernel tells them");
+    let told = detail.starts_with("the kernel reports them");
     if !told {
-        skipped(&format!("forks are {detail}"));
+        skipped(&format!("forks: {detail}"));
     }
     told
 }

@@ -54,7 +54,7 @@ fn a_number_that_is_no_signal_is_refused_in_one_line() {
     for number in [0, -1, 65, 128, i32::MAX, i32::MIN] {
         let error = process.signal(number).expect_err("no signal");
         assert!(error.is_invalid_input(), "{error}");
-        assert_eq!(error.to_string(), format!("{number} is no signal: use 1 to 64"));
+        assert_eq!(error.to_string(), format!("{number} is not a signal number: use 1 to 64"));
     }
     assert_eq!(process.try_wait().expect("looked"), None, "nothing was sent");
     process.signal(9).expect("sent");

@@ -27,7 +27,7 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(Error::new(
                 Kind::Closed,
-                "the tokio runtime is shutting down: nothing more is started there",
+                "the tokio runtime is shutting down: no new operation can be started in it",
             )),
         },
     }
