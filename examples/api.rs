@@ -10,14 +10,14 @@
 //! | request | answer |
 //! | --- | --- |
 //! | POST /tasks | starts a program; with `"wait": true` answers with its output, and ends it when the client hangs up |
-//! | GET /tasks | what runs, in the JSON export's words |
+//! | GET /tasks | the running tasks, in the format of the JSON export |
 //! | DELETE /tasks/ID | ends the whole tree |
 //! | GET /health | 200 while deaths are noticed and the ledger can be read, 503 otherwise |
-//! | GET /metrics | figures for Prometheus |
+//! | GET /metrics | metrics for Prometheus |
 //! | GET /report | leaks by task |
 //!
-//! Kill it with SIGKILL and start it again: what it ran is dead before it answers, and in the report. SIGTERM and Ctrl-C
-//! end it in order.
+//! Kill it with SIGKILL and start it again: the programs that it ran are dead before it answers, and are in the report. SIGTERM
+//! and Ctrl-C shut it down in order.
 
 use std::{error::Error as _, net::SocketAddr, time::Duration};
 
@@ -33,7 +33,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Who has not finished a request this long after the programs have ended is cut off.
+/// Requests that have not finished this long after the programs have ended are cut off.
 const DRAIN: Duration = Duration::from_secs(2);
 
 #[tokio::main]
@@ -43,12 +43,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(ledger), Some(address)) = (args.next(), args.next()) else {
         return Err("usage: api LEDGER ADDRESS [EXPORT]".into());
     };
-    // The processor of the ecosystem-manager would say `.ecosystem_manager()` and be done.
+    // The processor of the ecosystem-manager would call `.ecosystem_manager()` here instead.
     let mut builder = Tracker::builder(ledger).program("api");
     if let Some(export) = args.next() {
         builder = builder.export(export);
     }
-    // What a crash left behind is dead when this returns; only then does anybody get an answer.
+    // Processes that a crash left behind are dead when this returns; only then are requests answered.
     let tracker = tokio::task::spawn_blocking(|| builder.open()).await??.into_async();
     let listener = tokio::net::TcpListener::bind(address.parse::<SocketAddr>()?).await?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -66,7 +66,7 @@ fn routes(tracker: AsyncTracker) -> Router {
         .with_state(tracker)
 }
 
-/// Ready when the programs have ended: requests that wait for one are answered then.
+/// Completes when the programs have ended: requests that wait for one are answered then.
 async fn stopped(tracker: AsyncTracker) {
     let mut term = signal(SignalKind::terminate()).expect("a handler for SIGTERM");
     tokio::select! {
@@ -89,7 +89,7 @@ struct NewTask {
     program: String,
     #[serde(default)]
     args: Vec<String>,
-    /// Answer when the program has ended, with what it printed.
+    /// Answer when the program has ended, with its output.
     #[serde(default)]
     wait: bool,
 }
@@ -156,7 +156,7 @@ async fn report(State(tracker): State<AsyncTracker>) -> Result<Response, Failure
     Ok(Json(tracker.run(by_task).await?).into_response())
 }
 
-/// What the tracker refused or failed to do, as an answer over HTTP.
+/// An error of the tracker, as an HTTP response.
 struct Failure(procledger::Error);
 
 impl From<procledger::Error> for Failure {

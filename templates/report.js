@@ -1,5 +1,5 @@
-// Sorts a table by the column whose button is pressed: figures from the largest down first, words from A on; pressed again,
-// the other way round. Ties keep their order.
+// Sorts a table by the column whose button is pressed: numbers in descending order, text in ascending order; pressed again, in
+// the opposite order. Ties keep their order.
 "use strict";
 for (const table of document.querySelectorAll("table[data-sortable]")) {
   const heads = [...table.tHead.rows[0].cells];
@@ -9,7 +9,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
       const before = head.getAttribute("aria-sort");
       const descending = before ? before === "ascending" : number;
       const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
-      // What was not measured has no value, and is less than any.
+      // A cell that was not measured has no value, and sorts below all values.
       const figure = (row) => (value(row) === "" ? -Infinity : Number(value(row)));
       const compare = number
         ? (a, b) => (figure(a) === figure(b) ? 0 : figure(a) - figure(b))

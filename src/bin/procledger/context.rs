@@ -1,4 +1,4 @@
-//! What every subcommand needs: the ledger's place, the profile, who asked. The only place where ledgers are opened.
+//! What every subcommand needs: the ledger's path, the profile, and which user requested it. Ledgers are opened only here.
 
 use std::path::{Path, PathBuf};
 
@@ -13,17 +13,17 @@ use crate::{
     privilege::{self, Account},
 };
 
-/// The name that `Builder::ecosystem_manager` sweeps for.
+/// The name that `Builder::ecosystem_manager` matches.
 use procledger::ECOSYSTEM_MANAGER_NAME;
 
-/// What a subcommand wants of a ledger.
+/// How a subcommand accesses a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Looks at one that may be missing or broken; answers for it itself.
+    /// Inspects a ledger that may be missing or broken; the subcommand reports that itself.
     Inspect,
-    /// Reads or changes one that must be there: a mistyped `--db` creates nothing.
+    /// Reads or changes a ledger that must exist: a mistyped `--db` creates nothing.
     Existing,
-    /// Creates one where there is none.
+    /// Creates the ledger if it does not exist.
     Create,
 }
 
@@ -33,18 +33,18 @@ pub(crate) struct Context {
     pub(crate) export: Option<PathBuf>,
     profile: Option<Profile>,
     trust_folder: Option<PathBuf>,
-    /// Who typed the command, before root became somebody else.
+    /// The uid that ran the command, before root became another user.
     asked_by: u32,
     /// The user that root became.
     pub(crate) account: Option<Account>,
 }
 
 impl Context {
-    /// Checks the global options, becomes the ledger's owner and starts the log. Only while no other thread runs.
+    /// Checks the global options, becomes the ledger's owner and starts the log. Must be called while no other thread runs.
     pub(crate) fn prepare(global: &GlobalArgs, access: Access) -> Result<Self> {
         let path = LedgerPath::resolve(global.db.as_deref(), &Environment::read())?;
         let asked_by = getuid().as_raw();
-        // First of all: what a user's path leads to is not looked at, and nothing made there, with root's rights.
+        // First of all, so that nothing behind a user's path is accessed or created with root's privileges.
         let account = privilege::act_as_owner(&path.file)?;
         match access {
             Access::Inspect => {}
@@ -61,19 +61,19 @@ impl Context {
             asked_by,
             account,
         };
-        // One that is not there yet is created in the latest version.
+        // A ledger that does not exist yet is created in the latest version.
         if global.migrate && context.ledger.exists() {
             Ledger::migrate_trusting(&context.ledger, context.trust_folder())?;
         }
         Ok(context)
     }
 
-    /// A look that changes nothing.
+    /// Opens the ledger for reading.
     pub(crate) fn read(&self) -> Result<Ledger> {
         Ok(Ledger::open(&self.ledger)?)
     }
 
-    /// An instance that owns processes: with the profile and the export. It brings an older ledger up to date.
+    /// Returns a builder for an instance that owns processes, with the profile and the export. It migrates an older ledger.
     pub(crate) fn owner(&self) -> Builder {
         let mut builder = self.builder();
         if self.profile == Some(Profile::EcosystemManager) {
@@ -85,14 +85,14 @@ impl Context {
         }
     }
 
-    /// An instance that cleans up for others, with the profile and the export. Their ledger stays at its version: they may
-    /// be of an older one, and must be able to start again.
+    /// Returns a builder for an instance that cleans up for others, with the profile and the export. It does not migrate their
+    /// ledger: they may be of an older version, and must be able to start again.
     pub(crate) fn reaper(&self) -> Builder {
         self.owner().migrate(false)
     }
 
-    /// An instance for one action by hand: no orphan pass, no monitor, and no export, which it would take from an owner
-    /// to come or remove on leaving. The ledger stays at its version, as for a [`reaper`](Self::reaper).
+    /// Returns a builder for an instance for one action by hand: no orphan pass, no monitor, and no export, which it would take
+    /// away from a future owner or remove at its end. It does not migrate the ledger, like a [`reaper`](Self::reaper).
     pub(crate) fn actor(&self) -> Builder {
         self.builder().migrate(false).reap_on_open(false).monitor(false)
     }
@@ -105,12 +105,13 @@ impl Context {
         }
     }
 
-    /// The folder that is vouched for, by an option. As another user none is, whatever root's environment says: an empty path.
+    /// Returns the folder that `--trust-folder` names. As another user none is trusted, whatever root's environment says: returns an
+    /// empty path.
     pub(crate) fn trust_folder(&self) -> Option<&Path> {
         if self.account.is_some() { Some(Path::new("")) } else { self.trust_folder.as_deref() }
     }
 
-    /// The names to sweep for: those given, and the profile's.
+    /// Returns the names to match: those given, and the profile's.
     pub(crate) fn orphan_names(&self, given: &[String]) -> Vec<String> {
         let mut names = given.to_vec();
         if self.profile.is_some() && !names.iter().any(|name| name == ECOSYSTEM_MANAGER_NAME) {
@@ -119,7 +120,7 @@ impl Context {
         names
     }
 
-    /// Goes into the history of what a person ended.
+    /// Returns the requester, as recorded in the history of processes that a person ended.
     pub(crate) fn asked_by(&self, command: &str) -> String {
         format!("uid {} (procledger {command})", self.asked_by)
     }

@@ -1,4 +1,4 @@
-//! Exit codes, and the one line that goes with a failure.
+//! Exit codes, and the one-line message of a failure.
 //!
 //! | code | meaning |
 //! | --- | --- |
@@ -7,7 +7,7 @@
 //! | 2 | usage |
 //! | 3 | something survived |
 //!
-//! `run` exits as its program did (128 + signal where one ended it) and keeps five codes for itself: 75 the task already
+//! `run` exits with its program's code (128 + signal if a signal ended it) and has codes of its own: 75 the task already
 //! runs, 125 a failure of its own, 126 not executable, 127 not found.
 
 use std::{error::Error as StdError, io, process::ExitCode};
@@ -29,17 +29,17 @@ impl Exit {
     pub(crate) const NOT_EXECUTABLE: Self = Self(126);
     pub(crate) const NOT_FOUND: Self = Self(127);
 
-    /// As a number.
+    /// Returns the code as a number.
     pub(crate) fn code(self) -> i32 {
         self.0.into()
     }
 
-    /// What a shell would say of a program that this signal ended.
+    /// Returns the code that a shell reports for a program that this signal ended.
     pub(crate) fn signal(signal: i32) -> Self {
         Self(u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX))
     }
 
-    /// As the program did; `None` where nobody saw how.
+    /// Returns the program's exit code; `None` if its end was not observed.
     pub(crate) fn of_program(status: ExitStatus) -> Option<Self> {
         match status {
             ExitStatus::Exited(code) => Some(Self(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
@@ -55,7 +55,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why the command fails: one line, and the code to exit with.
+/// Why the command failed, in one line, and the code to exit with.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
@@ -73,7 +73,7 @@ impl Failure {
         Self { exit: Exit::USAGE, message: message.into() }
     }
 
-    /// `what` failed, because of `error`.
+    /// Creates a failure of `what`, caused by `error`.
     pub(crate) fn because(what: impl Into<String>, error: &(dyn StdError + 'static)) -> Self {
         Self::new(format!("{}: {}", what.into(), chain(error)))
     }
@@ -89,7 +89,7 @@ impl From<procledger::Error> for Failure {
     }
 }
 
-/// The exit code of `run` for an error on the way to the program.
+/// Returns the exit code of `run` for an error before the program runs.
 pub(crate) fn of_run_error(error: &procledger::Error) -> Exit {
     if error.is_already_running() {
         return Exit::ALREADY_RUNNING;
@@ -103,7 +103,7 @@ pub(crate) fn of_run_error(error: &procledger::Error) -> Exit {
 fn of_exec_errno(errno: Option<i32>) -> Exit {
     match errno {
         Some(libc::ENOENT) => Exit::NOT_FOUND,
-        // The errors of execve(2) that are about the file. EAGAIN, ENOMEM and EMFILE are about us.
+        // The errors of execve(2) that concern the file. EAGAIN, ENOMEM and EMFILE concern this process.
         Some(
             libc::EACCES
             | libc::ENOEXEC
@@ -121,7 +121,7 @@ fn of_exec_errno(errno: Option<i32>) -> Exit {
     }
 }
 
-/// An error and its causes in one line, without those that the line already tells.
+/// Formats an error and its causes in one line, without causes that the line already contains.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
@@ -136,7 +136,7 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     line
 }
 
-/// The failure of a write to stdout.
+/// A write to stdout failed.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::because("failed to write to standard output", &error)
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_tells_each_cause_once() {
+    fn a_line_names_each_cause_once() {
         let inner = io::Error::other("no space");
         let outer = io::Error::other(inner);
         assert_eq!(chain(&outer), "no space");

@@ -33,7 +33,7 @@ pub(crate) struct GlobalArgs {
 /// Settings of a known program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
-    // A comment, not help: with help of its own every option of every subcommand takes three lines.
-    // Exports to /tmp/ecosystem-manager-processes.json, sweeps for resource-claude-code.
+    // A comment instead of help: with value help, every option of every subcommand would take three lines.
+    // Exports to /tmp/ecosystem-manager-processes.json, matches the name resource-claude-code.
     EcosystemManager,
 }

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_is_told_what_was_typed() {
+    fn the_arguments_of_a_worker_are_those_of_the_command_line() {
         let keeping = KeepingArgs {
             keep_history: Some(Duration::from_hours(24 * 400)),
             limit_size: Some(5 << 20),

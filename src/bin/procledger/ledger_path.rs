@@ -1,4 +1,4 @@
-//! Where the ledger lies when nobody says.
+//! The path of the ledger, and its defaults.
 
 use std::{
     ffi::OsString,
@@ -9,7 +9,7 @@ use std::{
 
 use crate::exit::{Failure, Result};
 
-/// What the environment says about it. An empty value counts as unset.
+/// The environment variables that determine it. An empty value counts as unset.
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
     pub(crate) procledger_db: Option<OsString>,
@@ -27,16 +27,16 @@ impl Environment {
     }
 }
 
-/// A ledger's place.
+/// The path of a ledger.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct LedgerPath {
     pub(crate) file: PathBuf,
-    /// Nobody named it: its folder is ours to create.
+    /// The path is the default, so its folder may be created.
     pub(crate) is_default: bool,
 }
 
 impl LedgerPath {
-    /// `--db`, else `$PROCLEDGER_DB`, else `$XDG_STATE_HOME/procledger/ledger.db`, else the same below
+    /// Returns `--db`, else `$PROCLEDGER_DB`, else `$XDG_STATE_HOME/procledger/ledger.db`, else the same below
     /// `$HOME/.local/state`.
     pub(crate) fn resolve(db: Option<&Path>, environment: &Environment) -> Result<Self> {
         if let Some(db) = db {
@@ -55,26 +55,26 @@ impl LedgerPath {
         match state {
             Some(state) => Ok(Self { file: state.join("procledger/ledger.db"), is_default: true }),
             None => Err(Failure::new(
-                "no place for a ledger: neither HOME nor XDG_STATE_HOME nor PROCLEDGER_DB is set, name one with --db FILE",
+                "no path for the ledger: none of HOME, XDG_STATE_HOME and PROCLEDGER_DB is set; name one with --db FILE",
             )),
         }
     }
 
-    /// Fails with one clear line where there is no ledger.
+    /// Fails with one clear line if there is no ledger.
     pub(crate) fn demand(&self) -> Result<()> {
         match self.file.try_exists() {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::new(format!(
-                "no ledger at {} yet: the first `procledger run` creates it, --db FILE names another",
+                "no ledger at {} yet: the first `procledger run` creates it; name another one with --db FILE",
                 self.file.display()
             ))),
             Err(error) => {
-                Err(Failure::because(format!("failed to look at {}", self.file.display()), &error))
+                Err(Failure::because(format!("failed to access {}", self.file.display()), &error))
             }
         }
     }
 
-    /// The same for root that has become the user to whom the path belongs: it creates no ledger on that user's behalf.
+    /// Fails if root has become the user that owns the path and there is no ledger: none is created on that user's behalf.
     pub(crate) fn demand_of_a_user(&self) -> Result<()> {
         if self.file.try_exists().is_ok_and(|there| there) {
             return Ok(());
@@ -86,7 +86,7 @@ impl LedgerPath {
         )))
     }
 
-    /// Creates the default folder, for its owner alone; a folder that somebody named is theirs to create.
+    /// Creates the default folder, accessible to its owner only; a folder named by the user is not created.
     pub(crate) fn create_folder(&self) -> Result<()> {
         let Some(folder) = self.file.parent().filter(|_| self.is_default) else { return Ok(()) };
         if folder.is_dir() {
@@ -95,13 +95,13 @@ impl LedgerPath {
         self.refuse_a_strangers_home(folder)?;
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| {
             Failure::because(
-                format!("failed to create {} (--db FILE names another place)", folder.display()),
+                format!("failed to create {} (name another path with --db FILE)", folder.display()),
                 &error,
             )
         })
     }
 
-    /// `sudo` may keep HOME: folders of root in there would lock its owner out.
+    /// Fails if the folder belongs to another user: `sudo` may keep HOME, and folders of root in it would lock its owner out.
     fn refuse_a_strangers_home(&self, folder: &Path) -> Result<()> {
         let nearest = folder.ancestors().find_map(|place| fs::metadata(place).ok());
         match nearest.map(|place| place.uid()) {

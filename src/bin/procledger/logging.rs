@@ -1,4 +1,4 @@
-//! Log lines: to stderr as `-v` says, and to a file.
+//! Log output to stderr, as verbose as `-v` requests, and to a file.
 
 use std::{
     fmt,
@@ -32,10 +32,10 @@ use crate::{
     render::escape,
 };
 
-/// Filter directives of tracing-subscriber, as `procledger=debug`; stronger than `-v`.
+/// Filter directives of tracing-subscriber, such as `procledger=debug`; overrides `-v`.
 const FILTER: &str = "PROCLEDGER_LOG";
 
-/// Starts logging: warnings to stderr, more with each `-v`; to the file at least what is worth knowing later.
+/// Starts logging: warnings to stderr, more with each `-v`; the file gets at least the information level.
 pub(crate) fn start(verbose: u8, file: Option<&Path>) -> Result<()> {
     let stderr = tracing_subscriber::fmt::layer()
         .event_format(Plain { dated: false })
@@ -71,8 +71,8 @@ where
         })?))
 }
 
-/// As the user who controls the path, where root names one in another user's folder. A FIFO that nothing reads is an error, and
-/// not waited for.
+/// Opens the log file; if root names one in another user's folder, with the access of the user that controls the path. A FIFO
+/// without a reader is an error, and not waited for.
 fn open_to_append(path: &Path) -> io::Result<File> {
     let owner = controller(path)?;
     let _acting = owner.as_ref().map(Account::act).transpose().map_err(io::Error::other)?;
@@ -83,7 +83,7 @@ fn open_to_append(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .custom_flags(flags.bits().cast_signed())
         .open(path)?;
-    // From here on a slow reader is waited for.
+    // From here on, writes wait for a slow reader.
     let status = rustix::fs::fcntl_getfl(&file)?;
     rustix::fs::fcntl_setfl(&file, status - OFlags::NONBLOCK)?;
     Ok(file)
@@ -94,12 +94,12 @@ fn filter(default: &str) -> Result<EnvFilter> {
     let wanted = if wanted.is_empty() { default } else { &wanted };
     EnvFilter::try_new(wanted).map_err(|error| {
         Failure::usage(format!(
-            "{FILTER} is not a filter: {error}: write one such as procledger=debug"
+            "{FILTER} is not a valid filter: {error}: use one such as procledger=debug"
         ))
     })
 }
 
-/// `INFO: Loaded 2 persisted processes ...`, with the time before it in a file.
+/// Formats events as `INFO: Loaded 2 persisted processes ...`; in a file, the time comes first.
 struct Plain {
     dated: bool,
 }
@@ -124,7 +124,7 @@ where
     }
 }
 
-/// Standard error by the way that the rest of the command takes, an event at a time.
+/// Writes one event at a time to standard error, through the same outlet as the rest of the command.
 struct Stderr;
 
 impl Write for Stderr {
@@ -139,7 +139,7 @@ impl Write for Stderr {
     }
 }
 
-/// Escapes each event as a whole: its layer writes one at a time.
+/// Escapes each event as a whole: the layer writes one at a time.
 struct Escaping<W>(W);
 
 impl<W: Write> Write for Escaping<W> {

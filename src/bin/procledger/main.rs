@@ -1,7 +1,7 @@
-//! The `procledger` command: a ledger of processes for people at a shell.
+//! The `procledger` command: a process ledger on the command line.
 //!
-//! Data goes to stdout, everything else to stderr. What it can do it does through the crate's public API; it never
-//! opens SQLite itself. Exit codes are in [`exit`], where a ledger lies and whom root acts as in [`context`].
+//! Data goes to stdout, everything else to stderr. The command uses only the crate's public API and never
+//! opens SQLite itself. Exit codes are in [`exit`]; the ledger's path, and the user that root acts as, in [`context`].
 
 mod args;
 mod commands;

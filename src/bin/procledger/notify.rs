@@ -1,6 +1,6 @@
-//! Telling a service manager how a service stands: the datagrams of `sd_notify(3)`.
+//! Status notifications to a service manager: the datagrams of `sd_notify(3)`.
 //!
-//! Nothing is told where `$NOTIFY_SOCKET` is not set, and nothing that is told may fail the service.
+//! Nothing is sent if `$NOTIFY_SOCKET` is not set, and a failed notification does not fail the service.
 
 use std::{
     env,
@@ -18,11 +18,11 @@ use std::{
 
 use crate::render::escape;
 
-/// A line to the service manager.
+/// The connection to the service manager.
 #[derive(Debug, Default)]
 pub(crate) struct Notify {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// It restarts us when it has heard nothing for this long.
+    /// The manager restarts the service after this long without a notification.
     watchdog: Option<Duration>,
     last_sign: Option<Instant>,
     status: String,
@@ -30,7 +30,7 @@ pub(crate) struct Notify {
 }
 
 impl Notify {
-    /// As the environment says.
+    /// Reads the socket and the watchdog time from the environment.
     pub(crate) fn from_environment() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| open(&name).ok());
         let variable = |name| env::var(name).ok();
@@ -38,12 +38,12 @@ impl Notify {
         Self { socket, watchdog, ..Self::default() }
     }
 
-    /// How often there has to be a sign of life: twice in the watchdog's time, as `sd_watchdog_enabled(3)` advises.
+    /// Returns the interval between two keep-alive notifications: half of the watchdog time, as `sd_watchdog_enabled(3)` advises.
     pub(crate) fn interval(&self) -> Option<Duration> {
         self.watchdog.map(|limit| limit / 2)
     }
 
-    /// The service does its work, and so it stands.
+    /// Reports that the service is ready, and its status.
     pub(crate) fn ready(&mut self, status: &str) {
         if !self.is_ready {
             self.is_ready = true;
@@ -52,7 +52,7 @@ impl Notify {
         self.status(status);
     }
 
-    /// How it stands, in a line; told only where it has changed.
+    /// Reports the status in one line, if it has changed.
     pub(crate) fn status(&mut self, status: &str) {
         if status != self.status {
             status.clone_into(&mut self.status);
@@ -60,7 +60,7 @@ impl Notify {
         }
     }
 
-    /// A sign of life, where one is due.
+    /// Sends a keep-alive notification if one is due.
     pub(crate) fn alive(&mut self) {
         let Some(interval) = self.interval() else { return };
         if self.last_sign.is_none_or(|last| last.elapsed() >= interval / 2) {
@@ -69,20 +69,20 @@ impl Notify {
         }
     }
 
-    /// It is on its way out.
+    /// Reports that the service is stopping.
     pub(crate) fn stopping(&self) {
         self.send("STOPPING=1");
     }
 
     fn send(&self, line: &str) {
         if let Some((socket, to)) = &self.socket {
-            // A manager that does not listen is not our trouble.
+            // If the manager does not read the socket, the service goes on.
             let _ = socket.send_to_addr(line.as_bytes(), to);
         }
     }
 }
 
-/// A path, or an abstract name after an `@`.
+/// Parses a path, or an abstract name after an `@`.
 fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     let to = match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -93,7 +93,7 @@ fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, to))
 }
 
-/// Microseconds; meant for us only where the pid is ours, or none is given.
+/// Parses the watchdog time in microseconds; it applies only if the pid is that of this process, or none is given.
 fn watchdog(limit: Option<String>, pid: Option<String>) -> Option<Duration> {
     let limit: u64 = limit?.parse().ok().filter(|&limit| limit > 0)?;
     let ours = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));

@@ -1,7 +1,7 @@
 //! Standard output or standard error of a service that must not hang because nothing reads it.
 //!
 //! A pipe that is full, a terminal that is stopped by Ctrl-S and a journal that hangs block a write for as long as they
-//! like. So a thread writes, from a queue of bounded size; a line that finds no room is left out and counted.
+//! like. So a thread writes, from a queue of bounded size; a line that does not fit is dropped and counted.
 
 use std::{
     collections::VecDeque,
@@ -11,18 +11,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many bytes wait for a reader.
+/// Maximum number of bytes that wait for a reader.
 const ROOM: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 struct Queue {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Lines that found no room since the last that did.
+    /// Lines dropped since the last one that was queued.
     left_out: u64,
-    /// The thread is in a write.
+    /// Whether the thread is in a write.
     is_busy: bool,
-    /// A write has failed: nothing is read any more.
+    /// Whether a write has failed: the output is not read any more.
     is_closed: bool,
 }
 
@@ -42,7 +42,7 @@ impl Shared {
 }
 
 impl Outlet {
-    /// `open` is called in the thread that writes; `name` is what a message calls it.
+    /// Starts the writing thread, which calls `open`; `name` is used in messages.
     pub(crate) fn new<W: Write>(
         open: impl FnOnce() -> W + Send + 'static,
         name: &'static str,
@@ -68,7 +68,7 @@ impl Outlet {
         self.0.changed.notify_all();
     }
 
-    /// Whether a write has failed, as at a pipe without a reader.
+    /// Returns whether a write has failed, such as to a pipe without a reader.
     pub(crate) fn has_lost_its_reader(&self) -> bool {
         self.0.queue().is_closed
     }
@@ -104,7 +104,7 @@ fn write_all(shared: &Shared, mut to: impl Write, name: &str) {
             let left_out = std::mem::take(&mut queue.left_out);
             if left_out > 0 {
                 let line =
-                    format!("procledger: {left_out} lines were left out: {name} was not read\n");
+                    format!("procledger: {left_out} lines were dropped: {name} was not read\n");
                 bytes.extend(line.into_bytes());
             }
             bytes
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_does_not_read_blocks_nothing_and_hears_how_much_it_missed() {
+    fn a_reader_that_does_not_read_blocks_nothing_and_sees_how_much_was_dropped() {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let outlet = Outlet::new(move || writer, "the pipe");
         let line = vec![b'x'; 1023];
@@ -155,7 +155,7 @@ mod tests {
         let mut heard = Vec::new();
         let mut buffer = vec![0; 64 << 10];
         let is_said = |heard: &[u8]| {
-            String::from_utf8_lossy(heard).contains("lines were left out: the pipe was not read")
+            String::from_utf8_lossy(heard).contains("lines were dropped: the pipe was not read")
         };
         while !is_said(&heard) {
             let read = reader.read(&mut buffer).expect("a pipe");

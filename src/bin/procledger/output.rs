@@ -1,7 +1,7 @@
-//! Writing to stdout and stderr. Never `println!`: it panics when the reader has gone.
+//! Writing to stdout and stderr. Never use `println!`: it panics when the reader is gone.
 //!
-//! A service must not hang because its log is not read: [`go_aside`] has all that is written from then on pass through
-//! [`Outlet`]s, which keep a bounded amount, leave out what is more, and say how much that was.
+//! A service must not hang because its log is not read: after [`go_aside`] all output passes through
+//! [`Outlet`]s, which keep a bounded amount, drop the rest, and report how much was dropped.
 
 use std::{
     fs::{self, Permissions},
@@ -22,27 +22,27 @@ use crate::{
     render::{escape, escape_json},
 };
 
-/// Where everything goes once nothing may wait for a reader.
+/// The destination of all output once no write may wait for a reader.
 static ASIDE: OnceLock<[Outlet; 2]> = OnceLock::new();
 
-/// A reader that is there takes what was written last within this.
+/// Time within which an active reader takes the last output.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// From now on no write waits for a reader. Two threads are started: so after signals were blocked.
+/// Makes all further writes independent of their readers. Starts two threads, so call it after signals were blocked.
 pub(crate) fn go_aside() {
     ASIDE.get_or_init(|| {
         [Outlet::new(io::stdout, "standard output"), Outlet::new(io::stderr, "standard error")]
     });
 }
 
-/// Gives readers a moment to take what was written last. Before the process ends.
+/// Gives readers a moment to take the last output, before the process ends.
 pub(crate) fn flush() {
     for outlet in ASIDE.get().into_iter().flatten() {
         outlet.flush(LAST_WORDS);
     }
 }
 
-/// Whether the reader of stdout was still there at the last write.
+/// Returns whether stdout still had a reader at the last write.
 pub(crate) fn reader() -> Reader {
     match ASIDE.get() {
         Some([out, _]) if out.has_lost_its_reader() => Reader::Gone,
@@ -50,7 +50,7 @@ pub(crate) fn reader() -> Reader {
     }
 }
 
-/// `text` and a newline to stdout; [`reader`] says later whether somebody reads.
+/// Writes `text` and a newline to stdout; [`reader`] shows later whether it is read.
 pub(crate) fn print_aside(text: &str) {
     match ASIDE.get() {
         Some([out, _]) => out.push(text.as_bytes()),
@@ -58,11 +58,11 @@ pub(crate) fn print_aside(text: &str) {
     }
 }
 
-/// Whether somebody still reads what is written.
+/// Whether stdout still has a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
     There,
-    /// As after `ps | head -1`: nothing more needs to be written, and nothing failed.
+    /// The reader is gone, as after `ps | head -1`: nothing more needs to be written, and nothing failed.
     Gone,
 }
 
@@ -82,14 +82,14 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<Reader> {
     }
 }
 
-/// `text` and a newline to stdout.
+/// Writes `text` and a newline to stdout.
 pub(crate) fn print_line(text: &str) -> Result<Reader> {
     print(format!("{text}\n"))
 }
 
-/// Replaces `file` by one that holds `bytes`, as a whole: on a full disk the old one stays. What is no regular file, such as
-/// a pipe, is written to; a link is followed. So is a file that no rename can replace, as one that is mounted into a
-/// container. Where root names a file in another user's folder, or a link of that user, it is written as that user.
+/// Atomically replaces `file` by one that contains `bytes`: on a full disk the old one stays. A file that is not regular, such as
+/// a pipe, is written in place, and so is one that no rename can replace, such as a file mounted into a container; a link is
+/// followed. If root names a file in another user's folder, or a link of that user, it is written with that user's access.
 pub(crate) fn to_file(file: &Path, bytes: &[u8]) -> Result<()> {
     let failed =
         |error: io::Error| Failure::because(format!("failed to write {}", file.display()), &error);
@@ -101,7 +101,7 @@ pub(crate) fn to_file(file: &Path, bytes: &[u8]) -> Result<()> {
     }
     match replace(&target, bytes) {
         Err(error) if is_about_the_place(&error) => {
-            // The first error says why; the second one that the file is not there, as a rule.
+            // Report the first error, which has the reason; the second usually says only that the file does not exist.
             write_in_place(&target, bytes).map_err(|_| failed(error))
         }
         answer => answer.map_err(failed),
@@ -119,7 +119,7 @@ fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
     new.persist(target).map(drop).map_err(|error| error.error)
 }
 
-/// A mount point, a folder that cannot be written, a read-only file system around it.
+/// Returns whether the error means that no rename is possible: a mount point, a folder or file system that is not writable.
 fn is_about_the_place(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -136,7 +136,7 @@ fn write_in_place(target: &Path, bytes: &[u8]) -> io::Result<()> {
     file.set_len(bytes.len() as u64)
 }
 
-/// `value` as indented JSON and a newline, safe to look at on a terminal.
+/// Formats `value` as indented JSON and a newline, safe to show on a terminal.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     serde_json::to_string_pretty(value)
         .map(|text| escape_json(&text) + "\n")

@@ -1,6 +1,6 @@
-//! A process of the ledger held by a verified pidfd.
+//! A process of the ledger pinned by a verified pidfd.
 //!
-//! `demo` looks from outside, as a person would: the tracker that made the process is the one that it crashes.
+//! `demo` observes processes from outside, as a person would: the tracker that started them is the one that it crashes.
 
 use std::{
     fs, io,
@@ -15,7 +15,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-/// A pidfd to the very process that the ledger means.
+/// A pidfd of exactly the process that the ledger names.
 #[derive(Debug)]
 pub(crate) struct Pin(OwnedFd);
 
@@ -26,7 +26,7 @@ impl AsFd for Pin {
 }
 
 impl Pin {
-    /// `None` where the process is gone, its number somebody else's.
+    /// Returns `None` if the process is gone, or its PID is reused.
     pub(crate) fn of(record: &ProcessRecord) -> io::Result<Option<Self>> {
         let identity = &record.identity;
         let Some(pid) = raw(identity) else { return Ok(None) };
@@ -35,7 +35,7 @@ impl Pin {
             Err(Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        // Read after the pidfd was opened: from here on the number cannot change hands unnoticed.
+        // Read after the pidfd was opened: a reuse of the PID before that is detected here.
         let stat = match fs::read(format!("/proc/{}/stat", identity.pid)) {
             Ok(stat) => stat,
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
@@ -49,7 +49,7 @@ impl Pin {
         Ok(same.then_some(Self(pidfd)))
     }
 
-    /// Of a child of our own that nobody has waited for: its number is its own until then.
+    /// Opens a pidfd of a child that was not waited for: its PID cannot be reused until then.
     pub(crate) fn of_child(child: &std::process::Child) -> io::Result<Self> {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -62,7 +62,7 @@ impl Pin {
         Ok(pidfd_send_signal(&self.0, signal)?)
     }
 
-    /// Whether it has ended within `timeout`: told by the pidfd, which also knows a zombie.
+    /// Returns whether it ends within `timeout`, according to the pidfd, for which a zombie has ended.
     pub(crate) fn has_ended(&self, timeout: Duration) -> io::Result<bool> {
         let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
         let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
@@ -80,7 +80,7 @@ fn raw(identity: &Identity) -> Option<Pid> {
     i32::try_from(identity.pid.get()).ok().and_then(Pid::from_raw)
 }
 
-/// Field 22 of `proc_pid_stat(5)`. The name in field 2 may hold anything; it ends at the last parenthesis.
+/// Parses field 22 of `proc_pid_stat(5)`. The name in field 2 may contain any byte; it ends at the last parenthesis.
 fn start_tick(stat: &[u8]) -> Option<u64> {
     let after = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let rest = std::str::from_utf8(stat.get(after..)?).ok()?;

@@ -1,5 +1,5 @@
-//! root acts on another user's ledger as that user, never as root: a forged row must not make root kill an unrelated process, nor a path
-//! that the user exchanges make root write elsewhere.
+//! root acts on another user's ledger as that user, never as root: a forged row must not make root kill an unrelated
+//! process, and a path that the user exchanges must not make root write elsewhere.
 
 use std::{
     ffi::CString,
@@ -16,20 +16,20 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use crate::exit::{Failure, Result};
 
-/// Once it is set it stays.
+/// Set once, and not changed afterwards.
 static HAS_BECOME: AtomicBool = AtomicBool::new(false);
 
 /// The user that root became.
 #[derive(Debug)]
 pub(crate) struct Account {
-    /// Its entry in passwd(5), where it has one.
+    /// Its entry in passwd(5), if it has one.
     pub(crate) entry: Option<User>,
 }
 
-/// Becomes, for good, the user who controls where the path of `ledger` leads, where we are root and it is another user: before
-/// anything on that path is opened, created or even looked for. Only while no other thread runs.
+/// If this is root and another user controls where the path of `ledger` leads, permanently becomes that user, before anything
+/// on that path is opened, created or checked. Must be called while no other thread runs.
 pub(crate) fn act_as_owner(ledger: &Path) -> Result<Option<Account>> {
-    // What cannot be reached is refused where it is opened, with its name.
+    // A path that cannot be reached is refused later, when it is opened, with its name.
     let Ok(Some(owner)) = controller(ledger) else { return Ok(None) };
     let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
     become_user(uid, gid).map(Some).map_err(|error| {
@@ -43,20 +43,20 @@ pub(crate) fn act_as_owner(ledger: &Path) -> Result<Option<Account>> {
     })
 }
 
-/// Whether this process began as root and has become another user.
+/// Returns whether this process started as root and has become another user.
 pub(crate) fn has_become_another() -> bool {
     HAS_BECOME.load(Ordering::Relaxed)
 }
 
-/// Becomes a user for good, without handing the user anything of root's.
+/// Permanently becomes a user, without giving the user access to anything of root's.
 ///
 /// The user may signal the process from then on. It may not read its memory or environment, trace it, or take its
-/// descriptors (root's terminal among them): the process is undumpable, as setuid(2) makes it and as it stays. What
-/// identities need of `/proc/self` a process may read all the same; a program that it executes is dumpable again
+/// descriptors (root's terminal among them): the process is undumpable, as setuid(2) makes it, and stays so. The parts of
+/// `/proc/self` that identities need remain readable for the process itself; a program that it executes is dumpable again
 /// (`PR_SET_DUMPABLE(2const)`).
 fn become_user(uid: Uid, unknown_gid: Gid) -> nix::Result<Account> {
     let entry = User::from_uid(uid)?;
-    // 1. Before it belongs to the user: `fs.suid_dumpable` may say that a process that changes its user is dumpable.
+    // 1. Before it belongs to the user: `fs.suid_dumpable` may make a process that changes its user dumpable.
     set_dumpable(false)?;
     // 2. Groups first, while they may still be set.
     if let Some(user) = &entry {
@@ -70,7 +70,7 @@ fn become_user(uid: Uid, unknown_gid: Gid) -> nix::Result<Account> {
     setuid(uid)?;
     // 3. Capabilities go with the uid, except where the secure bits keep them (capabilities(7)).
     drop_capabilities().map_err(|error| nix::Error::from_raw(error.raw_os_error()))?;
-    // 4. Again, after what has just changed it.
+    // 4. Again, since the steps above may have changed it.
     set_dumpable(false)?;
     HAS_BECOME.store(true, Ordering::Relaxed);
     Ok(Account { entry })
@@ -79,7 +79,7 @@ fn become_user(uid: Uid, unknown_gid: Gid) -> nix::Result<Account> {
 fn drop_capabilities() -> rustix::io::Result<()> {
     let none = CapabilitySet::empty();
     let CapabilitySets { effective, permitted, inheritable } = capabilities(None)?;
-    // Asked first: a service's filter of system calls may refuse capset(2), which is hardly ever needed.
+    // Check first: a service's system call filter may refuse capset(2), which is rarely needed.
     if effective | permitted | inheritable == none {
         return Ok(());
     }

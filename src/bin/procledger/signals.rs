@@ -17,10 +17,10 @@ use rustix::{
 
 use crate::exit::{Exit, Failure, Result};
 
-/// What asks a service to stop.
+/// Signals that ask a service to stop.
 pub(crate) const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// What `run` hands on. The last three would otherwise end `run` and leave its program without an owner.
+/// Signals that `run` forwards. The last three would otherwise end `run` and leave its program without an owner.
 pub(crate) const FORWARDED: [Signal; 6] = [
     Signal::SIGINT,
     Signal::SIGTERM,
@@ -30,7 +30,7 @@ pub(crate) const FORWARDED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// Signals that are blocked, and wait to be read.
+/// Signals that are blocked and read from a descriptor.
 #[derive(Debug)]
 pub(crate) struct Signals(SignalFd);
 
@@ -41,8 +41,8 @@ impl AsFd for Signals {
 }
 
 impl Signals {
-    /// Blocks `which` in this thread and in those that it starts; so before any other thread runs. What the caller had
-    /// ignored for us, as `nohup` does, stays ignored.
+    /// Blocks `which` in this thread and in those that it starts, so call it before any other thread runs. Signals that were
+    /// ignored at the start, as by `nohup`, stay ignored.
     pub(crate) fn block(which: &[Signal]) -> Result<Self> {
         let ignored = fs::read_to_string("/proc/self/status").map_or(0, |text| ignored(&text));
         let mut set = SigSet::empty();
@@ -57,11 +57,11 @@ impl Signals {
             .map_err(|error| Failure::because("failed to set up signals", &error))
     }
 
-    /// Runs `work`; a signal that comes meanwhile ends this process as if it had not been blocked.
+    /// Runs `work`; a signal that arrives meanwhile ends this process as if it were not blocked.
     ///
     /// Threads that `work` starts inherit the blocked signals, so the signals cannot simply stay unblocked until they are needed.
-    /// The exit is that of a crash, which `work` must stand; where the signal is one that cannot end us, as for the first process
-    /// of a PID namespace, the exit code says which it was.
+    /// The exit is like a crash, which `work` must tolerate; if the signal cannot end this process, as for PID 1 of a PID
+    /// namespace, the exit code says which signal it was.
     pub(crate) fn end_us_during<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
         let (done, end) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| Failure::because("failed to create a pipe", &error))?;
@@ -78,7 +78,7 @@ impl Signals {
         })
     }
 
-    /// The next signal; `None` once the other end of `done` is closed.
+    /// Waits for the next signal; returns `None` once the other end of `done` is closed.
     fn next_until(&self, done: &OwnedFd) -> io::Result<Option<i32>> {
         loop {
             let mut fds = [PollFd::new(&self.0, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
@@ -86,7 +86,7 @@ impl Signals {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            // What comes when the work is done is not ours to take.
+            // A signal that arrives after the work is done is for the caller.
             if !fds[1].revents().is_empty() {
                 return Ok(None);
             }
@@ -96,7 +96,7 @@ impl Signals {
         }
     }
 
-    /// The next signal, if one has come.
+    /// Returns the next signal, if one is pending.
     pub(crate) fn pending(&self) -> io::Result<Option<i32>> {
         let next = self.0.read_signal()?;
         Ok(next.and_then(|info| i32::try_from(info.ssi_signo).ok()))
@@ -117,24 +117,24 @@ impl Signals {
 }
 
 /// Ends this process by a signal that [`Signals`] had blocked, so that a shell or a loop around it sees that it was interrupted;
-/// should that fail, answers with the code that a shell would give it.
+/// if that fails, returns the code that a shell would report for it.
 pub(crate) fn die_by(signal: i32) -> Exit {
     if let Ok(signal) = Signal::try_from(signal) {
         let mut set = SigSet::empty();
         set.add(signal);
-        // Blocked, it waits for this thread alone.
+        // It is blocked, so it stays pending for this thread.
         let _ = nix::sys::signal::raise(signal);
         let _ = set.thread_unblock();
     }
     Exit::signal(signal)
 }
 
-/// A write beyond `ulimit -f` shall fail, and not end whoever answers for programs. Before any other thread runs; programs
-/// that are started get no signal blocked.
+/// Blocks SIGXFSZ, so that a write beyond `ulimit -f` fails instead of ending the owner of programs. Must be called before any
+/// other thread runs; started programs get no signal blocked.
 pub(crate) fn outlive_file_limit() {
     let mut set = SigSet::empty();
     set.add(Signal::SIGXFSZ);
-    // Fails only for a bad argument.
+    // It fails only for a bad argument.
     let _ = set.thread_block();
 }
 
@@ -142,7 +142,7 @@ fn bit(signal: Signal) -> u64 {
     1 << (signal as i32 - 1)
 }
 
-/// The mask in `SigIgn:` of `proc_pid_status(5)`.
+/// Reads the mask in `SigIgn:` of `proc_pid_status(5)`.
 fn ignored(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)

@@ -1,7 +1,7 @@
-//! The terminal as a screen that is drawn anew again and again, and given back as it was.
+//! The terminal as a screen that is redrawn repeatedly, and restored afterwards.
 //!
-//! The sequences are those of xterm's ctlseqs, which every terminal that is used today knows. A frame is one write between
-//! the marks of a synchronized update, and each of its lines clears only what is left of the line: nothing flickers.
+//! The sequences are those of xterm's ctlseqs, which all current terminals support. A frame is one write between
+//! the marks of a synchronized update, and each of its lines clears only the rest of the line, so nothing flickers.
 
 use std::{
     io::{IsTerminal, Write, stdin, stdout},
@@ -14,32 +14,32 @@ use rustix::termios::{
 
 use crate::exit::{Failure, Result};
 
-/// The other screen, without a cursor, where lines end at the edge.
+/// Switches to the alternate screen, without a cursor and without line wrapping.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
-/// Where a terminal tells no size.
+/// The size to assume if the terminal does not report one.
 const USUAL_SIZE: (usize, usize) = (24, 80);
 
-/// The screen while it is ours; given back when it is dropped.
+/// The screen while it is in use; restored on drop.
 #[derive(Debug)]
 pub(crate) struct Screen {
-    /// How the keyboard was set; `None` where stdin is no terminal: then there are no keys.
+    /// The former settings of the keyboard; `None` if stdin is not a terminal: then no keys can be read.
     keyboard: Option<Termios>,
 }
 
 impl Screen {
-    /// Refuses where stdout is no terminal, or none that can be drawn on.
+    /// Fails if stdout is not a terminal, or is one that cannot be drawn on.
     pub(crate) fn check() -> Result<()> {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         if stdout().is_terminal() && !dumb {
             return Ok(());
         }
         Err(Failure::usage(
-            "--watch draws on a terminal, and standard output is none that it can: leave it out, or use watch(1)",
+            "--watch needs a terminal that it can draw on as standard output: omit it, or use watch(1)",
         ))
     }
 
-    /// Takes the screen. Keys come at once and are not shown; Ctrl-C and Ctrl-Z stay signals.
+    /// Takes over the screen. Keys are read at once and not shown; Ctrl-C and Ctrl-Z still send signals.
     pub(crate) fn enter() -> Result<Self> {
         let keyboard = if stdin().is_terminal() { Some(unset_lines()?) } else { None };
         let screen = Self { keyboard };
@@ -47,12 +47,12 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Whether keys can be read from stdin.
+    /// Returns whether keys can be read from stdin.
     pub(crate) fn has_keys(&self) -> bool {
         self.keyboard.is_some()
     }
 
-    /// Lines and columns.
+    /// Returns the number of lines and columns.
     pub(crate) fn size() -> (usize, usize) {
         match tcgetwinsize(stdout()) {
             Ok(size) if size.ws_row > 0 && size.ws_col > 0 => {
@@ -62,13 +62,13 @@ impl Screen {
         }
     }
 
-    /// Replaces what is shown.
-    #[expect(clippy::unused_self, reason = "only who has the screen may draw on it")]
+    /// Replaces the content of the screen.
+    #[expect(clippy::unused_self, reason = "only the holder of the screen may draw on it")]
     pub(crate) fn draw(&self, lines: &[String]) -> Result<()> {
         write(&frame(lines))
     }
 
-    /// Gives the terminal back, and takes it again afterwards.
+    /// Restores the terminal, runs the callback, and takes the terminal over again.
     pub(crate) fn while_away(&self, away: impl FnOnce() -> Result<()>) -> Result<()> {
         self.leave();
         away()?;
@@ -79,7 +79,7 @@ impl Screen {
     }
 
     fn leave(&self) {
-        // Nobody is left to tell where it fails: the terminal has gone.
+        // An error cannot be reported: the terminal is gone.
         let _ = write(LEAVE);
         if let Some(keyboard) = &self.keyboard {
             let _ = tcsetattr(stdin(), OptionalActions::Drain, keyboard);
@@ -93,7 +93,7 @@ impl Drop for Screen {
     }
 }
 
-/// Keys one by one, unseen; returns how it was before.
+/// Sets the terminal to deliver keys one by one, without echo; returns the former settings.
 fn unset_lines() -> Result<Termios> {
     let failed = |error| Failure::because("failed to set the terminal up", &error);
     let stdin = stdin();

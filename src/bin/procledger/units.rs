@@ -1,19 +1,19 @@
-//! Durations, sizes and program names as people write them, with errors that say what to write instead.
+//! Parsers for durations, sizes and program names on the command line, with errors that say what to write instead.
 
 use std::time::Duration;
 
 use procledger::ContainmentMode;
 
-/// Longer spans are a slip of the finger, and overflow the ledger's milliseconds sooner or later.
+/// Longer spans are typing errors, and could overflow the ledger's milliseconds.
 const LONGEST: Duration = Duration::from_hours(1000 * 366 * 24);
 
-/// Ten looks a second are smooth to the eye.
+/// Ten updates per second look smooth.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The ledger keeps sizes in SQLite's signed 64 bits.
 const LARGEST: u64 = i64::MAX.cast_unsigned();
 
-/// A span such as `30s`, `5m`, `1h 30m` or `7days`. A number without a unit is refused: nobody agrees on what it means.
+/// Parses a span such as `30s`, `5m`, `1h 30m` or `7days`. A number without a unit is refused, since it is ambiguous.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -29,7 +29,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if span > LONGEST { Err("it is longer than 1000 years".to_owned()) } else { Ok(span) }
 }
 
-/// A span longer than zero.
+/// Parses a span longer than zero.
 pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("a limit of zero would end the program at once".to_owned()),
@@ -37,7 +37,7 @@ pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Between two looks. Less than what a person can see only burns the processor.
+/// Parses the interval between two updates. A shorter one than a person can perceive would only use CPU time.
 pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         span if span < SHORTEST_INTERVAL => Err("it is shorter than 100ms".to_owned()),
@@ -45,7 +45,7 @@ pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A size in bytes: `1048576`, `512M`, `2G`, `1GiB` (powers of 1024), `500MB` (powers of 1000).
+/// Parses a size in bytes: `1048576`, `512M`, `2G`, `1GiB` (powers of 1024), `500MB` (powers of 1000).
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -71,7 +71,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// The base name of a program.
+/// Parses the base name of a program.
 pub(crate) fn program_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains('/') {
         return Err("write the base name of a program: not empty, without a slash".to_owned());
@@ -94,7 +94,7 @@ fn factor(unit: &str) -> Option<u64> {
     })
 }
 
-/// What keeps a tree together.
+/// Parses a containment mode.
 pub(crate) fn containment(text: &str) -> Result<ContainmentMode, String> {
     ContainmentMode::parse(text).ok_or_else(|| "give auto, cgroup, keeper or session".to_owned())
 }

@@ -144,7 +144,7 @@ fn a_host_is_killed(containment: &'static str) {
     assert_eq!(suspects.is_empty(), containment != "session", "{suspects:?}");
     let report = stage.place.procledger(&["report"]);
     let told = String::from_utf8(report.stderr).expect("text");
-    let doubt = "1 of these trees was held together by a session alone";
+    let doubt = "1 of these trees was contained by a session only";
     assert_eq!(told.contains(doubt), containment == "session", "{told}");
 }
 

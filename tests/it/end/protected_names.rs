@@ -130,7 +130,7 @@ fn what_was_recorded_before_is_left_by_whoever_protects_it() {
     host.crash();
     let planned = place.procledger(&["reap", "--dry-run", "--protect", "buildserver"]);
     let planned = String::from_utf8(planned.stdout).expect("text");
-    assert!(planned.contains("leave alone") && planned.contains("kept 2"), "{planned}");
+    assert!(planned.contains("leave running") && planned.contains("kept 2"), "{planned}");
     let done = place.procledger(&["reap", "--protect", "buildserver"]);
     let done = String::from_utf8(done.stdout).expect("text");
     assert!(done.contains("kept running") && done.contains("kept 2"), "{done}");

@@ -157,7 +157,7 @@ fn a_ledger_that_breaks_or_is_missing_does_not_stop_the_others() {
     fs::set_permissions(place.path().join("broken.db"), fs::Permissions::from_mode(0o600))
         .expect("a mode");
     let mut watch = Watch::on(&place, &["good.db", "later.db", "newer.db", "broken.db"]);
-    watch.complaint(&["procledger: later.db: is not there"]);
+    watch.complaint(&["procledger: later.db: does not exist"]);
     watch.complaint(&["procledger: newer.db: ", "newer"]);
     watch.complaint(&["procledger: broken.db: ", "no database"]);
     watch.worker(Path::new("good.db"));
@@ -198,7 +198,7 @@ fn ledgers_of_a_folder_are_picked_up_as_they_are_made() {
     let place = Place::new();
     let folder = place.path().join("ledgers");
     let mut watch = Watch::on(&place, &["--dir", "ledgers", "named.db"]);
-    watch.complaint(&["named.db: is not there"]);
+    watch.complaint(&["named.db: does not exist"]);
     fs::create_dir(&folder).expect("a folder");
     for name in ["one", "two"] {
         let mut host = start_host(&place, &format!("ledgers/{name}.db"));
@@ -339,7 +339,7 @@ fn a_service_manager_hears_ready_status_signs_of_life_and_the_end() {
     manager.wait_for("READY=1");
     assert!(orphan.is_dead(), "ready means cleaned up");
     let status = manager.wait_for("STATUS=watching 1 of 2 ledgers");
-    assert!(status.contains("later.db: is not there"), "{status}");
+    assert!(status.contains("later.db: does not exist"), "{status}");
     let since = Instant::now();
     for _ in 0..10 {
         assert_eq!(manager.wait_for("WATCHDOG"), "WATCHDOG=1");

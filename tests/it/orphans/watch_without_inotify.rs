@@ -80,7 +80,7 @@ fn fifty_ledgers_need_one_instance() {
     args.extend(names.iter().map(String::as_str));
     args.push("later.db");
     let Some(mut watch) = limited(&place, 1, 1, &args) else { return };
-    watch.complaint(&["later.db: is not there"]);
+    watch.complaint(&["later.db: does not exist"]);
     until("all are served", || children(watch.child.id()).len() >= 51);
     for name in &names {
         watch.worker(Path::new(name));

@@ -639,7 +639,7 @@ fn a_folder_that_is_removed_and_made_again_is_watched_again() {
     let place = Place::new();
     let folder = place.path().join("folder");
     let mut watch = Watch::on(&place, &["--dir", "folder", "folder/named.db"]);
-    watch.complaint(&["folder: is not there"]);
+    watch.complaint(&["folder: does not exist"]);
     for round in ["one", "two", "three"] {
         fs::create_dir(&folder).expect("a folder");
         for name in ["named", round] {

@@ -33,10 +33,10 @@ pub(crate) struct DemoArgs {
     keep: bool,
 }
 
-/// A process of the demo, held so that nothing else can be taken for it.
+/// A process of the demo, pinned so that it cannot be confused with another one.
 struct Witness {
     row: ProcessRecord,
-    /// `None` where it had ended before we looked.
+    /// `None` if it had already ended.
     pin: Option<Pin>,
 }
 
@@ -49,7 +49,7 @@ impl DemoArgs {
             .disable_cleanup(self.keep)
             .tempdir()
             .map_err(|error| Failure::because("failed to create a folder for the demo", &error))?;
-        // The host's guard is gone when this returns, so the ledger's folder goes last.
+        // The host's guard is dropped when this returns, so the ledger's folder is removed last.
         let result = show(&folder.path().join("ledger.db"), &signals, self.keep);
         if self.keep {
             return result;
@@ -62,7 +62,7 @@ impl DemoArgs {
     }
 }
 
-/// The play in four acts. What anybody prints may have lost its reader; the acts go on.
+/// Runs the demo in four steps. If stdout has lost its reader, the steps go on.
 fn show(ledger: &Path, signals: &Signals, keep: bool) -> Result<Exit> {
     let paint = Paint::detect();
     let marker = marker(ledger);
@@ -79,20 +79,20 @@ fn show(ledger: &Path, signals: &Signals, keep: bool) -> Result<Exit> {
     host.crash().map_err(|error| Failure::because("failed to crash the host", &error))?;
     let alive = alive(&witnesses, Duration::ZERO)?;
     say(&format!(
-        "{} of its {} processes are still there; nobody owns them.",
+        "{} of its {} processes are still running, without an owner.",
         alive.len(),
         witnesses.len()
     ))?;
     check(signals)?;
 
-    act(paint, "3. The next host opens the ledger, and that reaps.")?;
+    act(paint, "3. The next host opens the ledger, which ends the orphans.")?;
     let since = Instant::now();
     let tracker = Tracker::builder(ledger).program("demo-host").monitor(false).open()?;
     let took = since.elapsed();
     output::print(reaped(tracker.startup_report(), &witnesses))?;
     say(&format!("Done in {} ms, before anything new could have been started.", took.as_millis()))?;
 
-    act(paint, "4. What the ledger keeps of it.")?;
+    act(paint, "4. The ledger keeps a record.")?;
     output::print(leak_table(&tracker.leaks(None)?))?;
     let left = verify(&tracker, &witnesses)?;
     if left.is_empty() {
@@ -102,7 +102,7 @@ fn show(ledger: &Path, signals: &Signals, keep: bool) -> Result<Exit> {
     verdict(&left, ledger, keep, paint)
 }
 
-/// The folder's name, which no other demo has.
+/// Returns the folder's name, which is unique to this demo.
 fn marker(ledger: &Path) -> String {
     let folder = ledger.parent().and_then(Path::file_name).unwrap_or_default();
     folder.to_string_lossy().into_owned()
@@ -116,7 +116,7 @@ fn say(line: &str) -> Result<()> {
     output::print_line(line).map(drop)
 }
 
-/// Ctrl-C between two acts: the guards clean up.
+/// Fails if Ctrl-C was pressed between two steps: the guards clean up.
 fn check(signals: &Signals) -> Result<()> {
     match signals.pending() {
         Ok(Some(signal)) => {
@@ -131,7 +131,7 @@ fn witnesses(ledger: &Path) -> Result<Vec<Witness>> {
     rows.into_iter()
         .map(|row| Ok(Witness { pin: Pin::of(&row)?, row }))
         .collect::<io::Result<_>>()
-        .map_err(|error| Failure::because("failed to look at the demo's processes", &error))
+        .map_err(|error| Failure::because("failed to inspect the demo's processes", &error))
 }
 
 fn processes(witnesses: &[Witness]) -> String {
@@ -149,14 +149,14 @@ fn processes(witnesses: &[Witness]) -> String {
     table.text()
 }
 
-/// Those that have not ended within `patience`, each.
+/// Returns the processes that have not ended; waits up to `patience` for each.
 fn alive(witnesses: &[Witness], patience: Duration) -> Result<Vec<String>> {
     let mut alive = Vec::new();
     for witness in witnesses {
         let Some(pin) = &witness.pin else { continue };
         let ended = pin
             .has_ended(patience)
-            .map_err(|error| Failure::because("failed to look at a process", &error))?;
+            .map_err(|error| Failure::because("failed to inspect a process", &error))?;
         if !ended {
             alive.push(format!("{} pid {}", escape(&task(&witness.row)), witness.row.identity.pid));
         }
@@ -182,7 +182,7 @@ fn reaped(report: &Report, witnesses: &[Witness]) -> String {
     table.text()
 }
 
-/// What is left of the demo, by its own pidfds and by the ledger.
+/// Returns what is left of the demo, according to its own pidfds and to the ledger.
 fn verify(tracker: &Tracker, witnesses: &[Witness]) -> Result<Vec<String>> {
     let mut left = alive(witnesses, Duration::from_millis(500))?;
     let rows = tracker.ledger().running()?;
@@ -200,10 +200,10 @@ fn verify(tracker: &Tracker, witnesses: &[Witness]) -> Result<Vec<String>> {
 fn verdict(left: &[String], ledger: &Path, keep: bool, paint: Paint) -> Result<Exit> {
     let look = format!("  sqlite3 -readonly {} 'SELECT * FROM leaks'", ledger.display());
     if keep {
-        say(&format!("\nTo look for yourself:\n{look}"))?;
+        say(&format!("\nTo see for yourself:\n{look}"))?;
     } else {
         say(&format!(
-            "\nTo look for yourself, run it with --keep (this folder is removed now) and then\n{look}"
+            "\nTo see for yourself, run it with --keep (this folder is removed now) and then\n{look}"
         ))?;
     }
     say("")?;
@@ -212,7 +212,10 @@ fn verdict(left: &[String], ledger: &Path, keep: bool, paint: Paint) -> Result<E
         return Ok(Exit::DONE);
     }
     say(&paint.bad(&format!("Left: {}", left.join(", "))))?;
-    Err(Failure::new(format!("{} processes of the demo are left", left.len())))
+    Err(Failure::new(format!(
+        "{} processes of the demo are still running or recorded as such",
+        left.len()
+    )))
 }
 
 fn task(row: &ProcessRecord) -> String {

@@ -1,4 +1,4 @@
-//! What `demo` started, and the promise that it ends with the demo, however that ends.
+//! The host that `demo` starts, and a guard that ends it with the demo, however the demo ends.
 
 use std::{
     io::{self, BufRead, BufReader},
@@ -17,23 +17,23 @@ use crate::{
     pin::Pin,
 };
 
-/// A host that runs, until it is crashed or dropped.
+/// A host that runs until it is crashed or dropped.
 #[derive(Debug)]
 pub(super) struct Host {
     child: Child,
     pidfd: Pin,
     ledger: PathBuf,
-    /// The ledger was opened after the crash: nothing is left for the guard.
+    /// The ledger was opened after the crash: nothing is left for the guard to end.
     reaped: bool,
 }
 
 impl Host {
-    /// Starts the host and waits until its trees stand.
+    /// Starts the host and waits until its trees are running.
     pub(super) fn start(ledger: &Path, marker: &str) -> Result<Self> {
         let failed = |error: io::Error| Failure::because("failed to start the demo's host", &error);
         #[expect(
             clippy::disallowed_methods,
-            reason = "the host is what gets crashed, not what is tracked; it ends when our end of its stdin closes"
+            reason = "the host is to be crashed, not tracked; it ends when our end of its stdin closes"
         )]
         let mut command = Command::new("/proc/self/exe");
         let mut child = command
@@ -42,7 +42,7 @@ impl Host {
             .arg(ledger)
             .args(["demo-host", marker])
             .env_remove("PROCLEDGER_TOKEN")
-            // Ctrl-C is for the demo, which then cleans up.
+            // Ctrl-C is to reach only the demo, which then cleans up.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -58,7 +58,9 @@ impl Host {
         if line.trim() == READY {
             Ok(host)
         } else {
-            Err(Failure::new("the demo's host could not start its tasks (its own words are above)"))
+            Err(Failure::new(
+                "the demo's host could not start its tasks (its own messages are above)",
+            ))
         }
     }
 
@@ -66,14 +68,14 @@ impl Host {
         self.child.id()
     }
 
-    /// SIGKILL, as the kernel's out-of-memory killer does it: no chance to clean up.
+    /// Sends SIGKILL, like the kernel's out-of-memory killer: no chance to clean up.
     pub(super) fn crash(&mut self) -> io::Result<()> {
         // Kept open until here: end-of-file would be a clean stop.
         self.pidfd.signal(libc::SIGKILL)?;
         self.child.wait().map(drop)
     }
 
-    /// Everything that it left was dealt with.
+    /// Records that everything that the host left was ended.
     pub(super) fn reaped(&mut self) {
         self.reaped = true;
     }
@@ -84,7 +86,7 @@ impl Drop for Host {
         if self.reaped {
             return;
         }
-        // A clean stop first: the host ends what it started.
+        // Try a clean stop first: the host ends what it started.
         drop(self.child.stdin.take());
         if !self.pidfd.has_ended(Duration::from_secs(5)).unwrap_or(false) {
             let _ = self.pidfd.signal(libc::SIGKILL);

@@ -1,4 +1,4 @@
-//! `demo-host`: the program that `demo` crashes. Hidden; it plays an API that starts work for its tasks.
+//! `demo-host`: the program that `demo` crashes. Hidden; it acts as an API that starts programs for its tasks.
 
 use std::io::{BufRead, BufReader, Read, stdin};
 
@@ -11,11 +11,11 @@ use crate::{
     output,
 };
 
-/// What the host says once all its trees stand.
+/// The line that the host prints once all its trees are running.
 pub(super) const READY: &str = "ready";
 
-/// Task ids, and what sh(1) runs for each. Every sleep is bounded, so that even a demo that is cut off leaves nothing
-/// for long; every shell says `up` when its tree stands.
+/// Task ids, and the sh(1) script of each. Every sleep is bounded, so that even an aborted demo leaves nothing
+/// for long; every shell prints `up` when its tree is running.
 const TREES: [(&str, &str); 3] = [
     ("demo-plain", "echo up; exec sleep 300"),
     ("demo-stubborn", "trap \"\" TERM; echo up; sleep 300; exit"),
@@ -26,13 +26,13 @@ const TREES: [(&str, &str); 3] = [
 #[derive(Debug, Args)]
 #[command(hide = true)]
 pub(crate) struct DemoHostArgs {
-    /// Stands in the command lines of what is started
+    /// Marks the command lines of the started programs
     marker: String,
 }
 
 impl DemoHostArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        // A keeper would end the trees before anybody sees that they were left.
+        // A keeper would end the trees before the demo can show that they were left.
         let builder = context.owner().program("demo-host").containment(ContainmentMode::Session);
         let tracker = builder.open()?;
         let started: Result<Vec<Process>> = TREES
@@ -43,7 +43,7 @@ impl DemoHostArgs {
             // Records the descendants, as the monitor does every 30 s.
             tracker.health_pass()?;
             output::print_line(READY)?;
-            // Until the demo ends us, or is gone itself: then this is a clean stop.
+            // Wait until the demo kills this process, or exits itself: then this is a clean stop.
             let mut rest = Vec::new();
             let _ = stdin().lock().read_to_end(&mut rest);
         }
@@ -52,7 +52,7 @@ impl DemoHostArgs {
     }
 }
 
-/// Starts a tree and waits until it stands.
+/// Starts a tree and waits until it is running.
 fn start(tracker: &Tracker, task: &str, script: &str, marker: &str) -> Result<Process> {
     let job = Job::new(task, "/bin/sh")
         .args(["-c", script, marker])
@@ -64,7 +64,7 @@ fn start(tracker: &Tracker, task: &str, script: &str, marker: &str) -> Result<Pr
     if let Some(stdout) = process.stdout.take() {
         BufReader::new(stdout)
             .read_line(&mut line)
-            .map_err(|error| Failure::because(format!("failed to hear from {task}"), &error))?;
+            .map_err(|error| Failure::because(format!("failed to read from {task}"), &error))?;
     }
     if line.trim() == "up" {
         Ok(process)

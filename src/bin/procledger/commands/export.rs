@@ -1,4 +1,4 @@
-//! `export`: what runs, as the JSON file that former processors kept.
+//! `export`: writes the running tasks as the JSON file that former processors kept.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! `forget`: closes rows of which nothing can be said.
+//! `forget`: closes rows whose processes cannot be checked.
 
 use clap::Args;
 use procledger::{TaskId, Tracker};

@@ -1,4 +1,4 @@
-//! `health`: the health pass by hand.
+//! `health`: runs a health pass by hand.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! `import`: ends what a former processor left, by its JSON file.
+//! `import`: ends the processes that a former processor left, as listed in its JSON file.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -36,9 +36,9 @@ pub(crate) struct ImportArgs {
 
 impl ImportArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        // Nothing to import is fine for a host that starts, not for a person who named a file.
+        // A missing file is fine for a host that starts, but not if a person named it.
         fs::symlink_metadata(&self.file).map_err(|error| {
-            Failure::because(format!("failed to look at {}", self.file.display()), &error)
+            Failure::because(format!("failed to access {}", self.file.display()), &error)
         })?;
         let mut builder = context.actor();
         for name in context.orphan_names(&self.orphan_name) {

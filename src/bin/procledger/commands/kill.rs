@@ -1,4 +1,4 @@
-//! `kill`: a person ends tasks, whoever owns them.
+//! `kill`: ends tasks on a person's request, whichever instance owns them.
 
 use std::{
     sync::{
@@ -76,7 +76,7 @@ impl KillArgs {
             let left = report.survived();
             if left > 0 {
                 output::complain(&format!(
-                    "interrupted: {left} processes were asked to end and were left as they are: `procledger kill` again ends them"
+                    "interrupted: {left} processes were asked to end and may still run: run `procledger kill` again to end them"
                 ));
             }
             return Ok(die_by(signal));
@@ -88,8 +88,8 @@ impl KillArgs {
     }
 }
 
-/// A signal that asks the command to stop. In a grace the claims are given back; a tree whose grace is over is ended first. A
-/// second signal ends the command at once.
+/// A signal that asks the command to stop. Within a grace period the claims are released; a tree whose grace period is over is
+/// ended first. A second signal ends the command at once.
 struct Interrupt(Arc<AtomicI32>);
 
 impl Interrupt {
@@ -112,7 +112,7 @@ impl Interrupt {
     }
 }
 
-/// Ends those that are live, all together, and names those that are not.
+/// Ends the tasks that are live, all together, and returns the ids of those that are not.
 fn kill(tracker: &Tracker, tasks: Vec<TaskId>, asked_by: &str) -> Result<(Report, Vec<TaskId>)> {
     let live = tracker.ledger().running()?;
     let (known, mut unknown): (Vec<_>, Vec<_>) =
@@ -125,7 +125,7 @@ fn kill(tracker: &Tracker, tasks: Vec<TaskId>, asked_by: &str) -> Result<(Report
         Err(error) if error.is_not_found() => {}
         result => return Ok((result?, unknown)),
     }
-    // One of them ended since we looked: the others one by one.
+    // One of them ended since the query: try the others one by one.
     let mut report = Report::default();
     for task in known {
         match tracker.kill(&[task.as_str()], asked_by) {

@@ -1,4 +1,4 @@
-//! `man`: the manual pages, for packagers. Hidden, because installed pages and `--help` serve everyone else.
+//! `man`: writes the manual pages, for packagers. Hidden, because all others use installed pages and `--help`.
 
 use std::{fs, path::PathBuf};
 

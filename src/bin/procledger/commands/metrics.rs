@@ -1,4 +1,4 @@
-//! `metrics`: figures of a ledger for Prometheus.
+//! `metrics`: prints metrics of a ledger for Prometheus.
 
 use std::time::Duration;
 

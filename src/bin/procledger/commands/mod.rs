@@ -1,4 +1,4 @@
-//! One file a subcommand: its arguments, their check, what it does.
+//! One file per subcommand: its arguments, their validation, and what it does.
 
 pub(crate) mod completions;
 pub(crate) mod demo;
@@ -29,7 +29,7 @@ use procledger::TaskId;
 
 use crate::exit::{Failure, Result};
 
-/// Task ids as typed, checked.
+/// Validates task ids from the command line.
 fn task_ids(typed: Vec<String>) -> Result<Vec<TaskId>> {
     typed
         .into_iter()

@@ -33,7 +33,7 @@ impl PruneArgs {
         let tracker = context.actor().open()?;
         let bar = if stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
         let result = tracker.prune(self.older_than, |progress| {
-            // Old instances are not in what is expected.
+            // The expected number does not include old instances.
             bar.set_length(progress.expected.max(progress.rows));
             bar.set_position(progress.rows);
         });

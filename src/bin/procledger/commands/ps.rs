@@ -1,4 +1,4 @@
-//! `ps`: the running tasks, and on request the ended ones.
+//! `ps`: lists the running tasks, and on request the ended ones.
 
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
 

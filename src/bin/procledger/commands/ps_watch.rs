@@ -1,4 +1,4 @@
-//! `ps --watch`: the list, drawn anew again and again.
+//! `ps --watch`: the list of running tasks, redrawn periodically.
 
 use std::{
     collections::HashMap,
@@ -21,17 +21,17 @@ use crate::{
     terminal::Screen,
 };
 
-/// What ends the list, and what it has to hear of: that the size has changed, that it is to stop for a while.
+/// The signals that end the display, and those for a change of the terminal's size and for suspension.
 const SIGNALS: [Signal; 5] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGWINCH, Signal::SIGTSTP];
 
-/// Until q, Ctrl-C or another signal that asks to stop.
+/// Shows the list until q, Ctrl-C or another signal that asks to stop.
 pub(super) fn watch(context: &Context, interval: Duration, wide: bool) -> Result<Exit> {
     // Before the ledger is opened: no other thread runs yet.
     let signals = Signals::block(&SIGNALS)?;
     let ledger = context.read()?;
     let mut look = Look::new(ledger, wide);
-    // A ledger that cannot be read at all is told as ever, not on a screen that vanishes.
+    // If the ledger cannot be read at all, fail with a normal message, not on a screen that vanishes.
     look.again()?;
     let screen = Screen::enter()?;
     let mut next = Instant::now() + interval;
@@ -85,14 +85,14 @@ fn wait(signals: &Signals, keys: bool, until: Instant) -> Result<Event> {
     }
 }
 
-/// `q` leaves, space and Enter look at once; `None` for any other.
+/// Reads keys: `q` quits, space and Enter refresh at once; returns `None` for any other key.
 fn read_key() -> Option<Event> {
     let mut keys = [0_u8; 64];
     match rustix::io::read(stdin(), &mut keys) {
-        // The terminal has gone.
+        // The terminal is gone.
         Ok(0) => Some(Event::Leave),
         Ok(read) => keys[..read].iter().find_map(|key| match key {
-            // Ctrl-C and Ctrl-D too, where somebody has taken their meaning from them.
+            // Ctrl-C and Ctrl-D too, in case the terminal does not give them their usual meaning.
             b'q' | b'Q' | 3 | 4 => Some(Event::Leave),
             b' ' | b'\n' | b'\r' => Some(Event::Due),
             _ => None,
@@ -102,19 +102,19 @@ fn read_key() -> Option<Event> {
     }
 }
 
-/// As Ctrl-Z without us would have: a pipeline stops as a whole, and the shell tells of it.
+/// Stops the process group, as Ctrl-Z does by default: a pipeline stops as a whole, and the shell reports it.
 fn stop_own_group() -> Result<()> {
     rustix::process::kill_current_process_group(rustix::process::Signal::STOP)
         .map_err(|error| Failure::because("failed to stop", &error))
 }
 
-/// What was seen last, and before that.
+/// The most recent reading of the trees, and the figures derived from the one before.
 struct Look {
     ledger: Ledger,
     wide: bool,
     trees: Vec<TreeRecord>,
     at: Instant,
-    /// In percent of one processor, of the trees that were there at both looks.
+    /// CPU use in percent of one processor, for trees that are in both readings.
     shares: HashMap<ProcessId, f64>,
     trouble: Option<String>,
 }
@@ -125,7 +125,7 @@ impl Look {
         Self { ledger, wide, trees, at: Instant::now(), shares, trouble: None }
     }
 
-    /// Looks again; what goes wrong is shown, and the old list with it.
+    /// Refreshes the list; on an error, shows it together with the old list.
     fn fresh(&mut self) {
         self.trouble = self.again().err().map(|failure| escape(&failure.message));
     }
@@ -145,7 +145,7 @@ impl Look {
         Ok(())
     }
 
-    /// The frame: a line of sums, the header, as many trees as there is room for.
+    /// Returns the lines of the frame: a line of sums, the header, as many trees as fit.
     fn lines(&self, interval: Duration) -> Vec<String> {
         let (height, width) = Screen::size();
         let share = |tree: &TreeRecord| {
@@ -159,7 +159,7 @@ impl Look {
         if lines.len() > height {
             let hidden = lines.len() - height + 1;
             lines.truncate(height.saturating_sub(1));
-            lines.push(cut(&format!("and {hidden} more: a taller terminal shows them"), width));
+            lines.push(cut(&format!("and {hidden} more: enlarge the terminal to see them"), width));
             lines.truncate(height);
         }
         lines
@@ -172,8 +172,11 @@ impl Look {
             .sum();
         let memory: u64 = self.trees.iter().filter_map(|tree| tree.rss_bytes).sum();
         let others = self.trees.iter().filter(|tree| state(tree) != "running").count();
-        let others =
-            if others > 0 { format!(", {others} not running well") } else { String::new() };
+        let others = if others > 0 {
+            format!(", {others} in another state than running")
+        } else {
+            String::new()
+        };
         format!(
             "{}  {trees} tasks, {processes} processes, {}{others}; every {}, q quits",
             clock(Millis::now()),
@@ -183,13 +186,13 @@ impl Look {
     }
 }
 
-/// Percent of one processor. A member that has died takes its time with it, unless its parent waited for it.
+/// Returns CPU use in percent of one processor. The time of a member that has died is lost, unless its parent waited for it.
 fn share(before: Duration, now: Duration, elapsed: Duration) -> f64 {
     let used = now.saturating_sub(before).as_secs_f64();
     if elapsed.is_zero() { 0.0 } else { used / elapsed.as_secs_f64() * 100.0 }
 }
 
-/// One line of the screen: none is longer, so none is broken.
+/// Cuts a line to the width of the screen, so that it does not wrap.
 fn cut(line: &str, width: usize) -> String {
     line.chars().take(width).collect()
 }
@@ -202,7 +205,10 @@ mod tests {
     fn the_share_is_of_one_processor() {
         let second = Duration::from_secs(1);
         assert!((share(second, 3 * second, second) - 200.0).abs() < 1e-9);
-        assert!(share(3 * second, second, second).abs() < 1e-9, "a member took its time with it");
+        assert!(
+            share(3 * second, second, second).abs() < 1e-9,
+            "a member died and its time is lost"
+        );
         assert!(share(second, 3 * second, Duration::ZERO).abs() < 1e-9);
     }
 }

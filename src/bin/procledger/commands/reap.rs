@@ -1,4 +1,4 @@
-//! `reap`: ends what dead owners left, or says what it would end.
+//! `reap`: ends what dead owners left, or shows what it would end.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::{
     units,
 };
 
-/// A name alone says little of what has only just started. A real pass has the library's own default.
+/// Minimum age of a name match in a dry run: a name alone proves little about a process that has just started. A real pass
+/// uses the library's default.
 use procledger::DEFAULT_MIN_AGE as MIN_AGE;
 
 /// End what dead owners left (orphans), and unregistered processes with the given names
@@ -65,7 +66,7 @@ impl ReapArgs {
         let plan = ledger.plan_reap(&names, self.min_age.unwrap_or(MIN_AGE))?;
         self.print(&plan, Tense::Planned)?;
         Ok(match report_exit(&plan) {
-            // Nothing was tried, so nothing survived.
+            // Nothing was attempted, so nothing survived.
             Exit::SURVIVED => Exit::DONE,
             exit => exit,
         })
@@ -79,7 +80,7 @@ impl ReapArgs {
         if let Some(age) = self.min_age {
             builder = builder.min_age(age);
         }
-        // Opening reaps.
+        // Opening the ledger reaps.
         let tracker = builder.open()?;
         let report = tracker.startup_report().clone();
         self.print(&report, Tense::Done)?;

@@ -1,4 +1,4 @@
-//! `report`: what leaked.
+//! `report`: lists leaks.
 
 use std::{
     collections::HashSet,
@@ -71,7 +71,7 @@ enum Format {
 
 impl ReportArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        // Further back than the clock reaches is everything.
+        // If it is further back than the clock reaches, include everything.
         let since = self.since.and_then(|span| SystemTime::now().checked_sub(span));
         let ledger = context.read()?;
         let (text, unverified) = match (self.format, self.by) {
@@ -89,7 +89,7 @@ impl ReportArgs {
             None => output::print(text).map(drop)?,
             Some(file) => output::to_file(file, text.as_bytes())?,
         }
-        tell_unverified(unverified);
+        warn_unverified(unverified);
         Ok(Exit::DONE)
     }
 }
@@ -131,22 +131,23 @@ fn sums(
     }
 }
 
-/// Trees with leaks, not all of which could be seen: read with the list, which a second look would take as long for.
+/// Counts trees with leaks whose members may not all have been seen, from the list that was read already: a second query would
+/// take as long.
 fn unverified(leaks: &[LeakRecord]) -> u64 {
     let roots: HashSet<_> =
         leaks.iter().filter(|leak| !leak.verified).map(|leak| leak.root.0).collect();
     roots.len() as u64
 }
 
-/// What no format has a place for, and nobody should overlook.
-fn tell_unverified(trees: u64) {
+/// Warns on stderr about trees that may have leaked unseen, since no format has a place for that.
+fn warn_unverified(trees: u64) {
     let these = match trees {
         0 => return,
         1 => "1 of these trees was".to_owned(),
         _ => format!("{trees} of these trees were"),
     };
     output::to_stderr(&format!(
-        "{these} held together by a session alone: a daemon that left it before anybody looked is not listed"
+        "{these} contained by a session only: a daemon that left it before it was recorded is not listed"
     ));
 }
 
@@ -162,11 +163,11 @@ impl From<By> for LeakGrouping {
     }
 }
 
-/// That nothing was found says something only where somebody looked.
+/// Returns the text for an empty report. Finding nothing means something only if a pass was made.
 fn nothing(passes: &[PassSummary]) -> String {
     let made: u64 = passes.iter().map(|summary| summary.passes).sum();
     match passes.iter().map(|summary| summary.last_at).max() {
-        None => "No leaks recorded, but nobody looked: no pass was made in this time.\n".to_owned(),
+        None => "No leaks recorded, but no pass was made in this time: it is unknown whether anything leaked.\n".to_owned(),
         Some(last) => {
             let passes = if made == 1 { "pass" } else { "passes" };
             let ago = span(Millis::now().since(last));
@@ -175,7 +176,7 @@ fn nothing(passes: &[PassSummary]) -> String {
     }
 }
 
-/// Leaks for people.
+/// Formats leaks as a table.
 pub(super) fn leak_table(leaks: &[LeakRecord]) -> String {
     let header = ["TASK", "PID", "KIND", "FOUND", "OUTCOME", "WHY", "COMMAND"];
     let mut table = Table::new(&header, 2).right(1);

@@ -1,4 +1,4 @@
-//! `run`: owns a program until it ends, and exits as it did.
+//! `run`: owns a program until it ends, and exits with its status.
 
 use std::{
     ffi::OsString,
@@ -76,7 +76,7 @@ pub(crate) struct RunArgs {
     command: Vec<OsString>,
 }
 
-/// What was typed, checked.
+/// Validated arguments.
 struct Plan {
     task: TaskId,
     program: OsString,
@@ -86,7 +86,7 @@ struct Plan {
 impl RunArgs {
     pub(crate) fn run(self, context: Result<Context>) -> Result<Exit> {
         let plan = self.check()?;
-        // A failure on the way to the program is 125, lest it be taken for the program's own 1.
+        // A failure before the program runs exits with 125, so that it is not mistaken for the program's own 1.
         let own = |failure: Failure| match failure.exit {
             Exit::FAILED => failure.with_exit(Exit::RUN_FAILED),
             _ => failure,
@@ -124,10 +124,10 @@ impl Plan {
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
         let builder = self.raw.keeping.apply(context.owner()).protected_names(&self.raw.protect);
         let builder = self.contained(builder);
-        // Opening may wait for other instances, and for a disk. Nothing of ours runs yet.
+        // Opening may wait for other instances, and for a disk. No program of ours runs yet.
         let tracker = signals.end_us_during(|| builder.open())??;
         let result = self.own(context, &tracker, signals);
-        // Whatever came of it: what is still ours ends now.
+        // Whatever the result, everything that is still ours ends now.
         let ended = tracker.shutdown();
         let exit = result?;
         match ended {
@@ -163,9 +163,8 @@ impl Plan {
         })?;
         forward(signals, process.signaller(), process.is_foreground());
         let status = process.wait_in_foreground()?;
-        Exit::of_program(status).ok_or_else(|| {
-            Failure::new(format!("task {task} has ended, but nobody saw with which exit code"))
-        })
+        Exit::of_program(status)
+            .ok_or_else(|| Failure::new(format!("task {task} has ended with an unknown exit code")))
     }
 
     fn job(self, account: Option<&Account>, foreground: bool) -> Job {
@@ -198,14 +197,15 @@ impl Plan {
     }
 }
 
-/// A person's terminal, and we are its foreground job. In front of a pipe the terminal stays with the pipeline: a pager
-/// at its end needs it.
+/// Returns whether stdin is a terminal, this is its foreground job, and stdout is not a pipe. In a pipeline the terminal stays
+/// with the pipeline: a pager at its end needs it.
 fn has_the_terminal() -> bool {
     let piped = std::fs::metadata("/proc/self/fd/1").is_ok_and(|file| file.file_type().is_fifo());
     stdin().is_terminal() && !piped && tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
 }
 
-/// Hands signals on until we exit. Those that a terminal sends to its foreground job have reached the program already.
+/// Forwards signals until this process exits. Signals that a terminal sends to its foreground job have already reached the
+/// program.
 fn forward(signals: Signals, program: Signaller, foreground: bool) {
     thread::spawn(move || {
         while let Ok(signal) = signals.next() {

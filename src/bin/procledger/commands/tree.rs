@@ -1,4 +1,4 @@
-//! `tree`: what belongs to a task, and what ties it to it.
+//! `tree`: shows the processes of a task, and the evidence that they belong to it.
 
 use std::collections::HashMap;
 
@@ -92,7 +92,7 @@ fn text(tree: &TreeRecord, wide: bool) -> String {
     }
     let suspects = tree.suspects.iter().map(|suspect| {
         let command = shell_words(&suspect.command);
-        format!("left alone: {} {command}: {}\n", suspect.pid, escape(&suspect.why))
+        format!("left running: {} {command}: {}\n", suspect.pid, escape(&suspect.why))
     });
     [heading(tree) + "\n", table.text()].into_iter().chain(suspects).collect()
 }
@@ -120,7 +120,7 @@ fn heading(tree: &TreeRecord) -> String {
     }
 }
 
-/// The lines of the drawing that stand before each member.
+/// Returns the branch lines to draw before each member.
 fn stems(members: &[TreeMember]) -> Vec<String> {
     let mut children: HashMap<Option<Pid>, Vec<usize>> = HashMap::new();
     for (index, member) in members.iter().enumerate() {
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_drawing_shows_who_stands_below_whom() {
+    fn a_drawing_shows_the_hierarchy() {
         let member = |pid: i64, parent: Option<i64>| TreeMember {
             process: None,
             pid: Pid::new(pid).expect("a pid"),

@@ -1,4 +1,4 @@
-//! `watch`: reaps the moment an owner dies.
+//! `watch`: reaps as soon as an owner dies.
 
 use std::{os::fd::OwnedFd, path::PathBuf, thread, time::Duration};
 
@@ -50,9 +50,9 @@ pub(crate) struct WatchArgs {
     worker: bool,
 }
 
-/// What is looked at without being told of it: the library's own.
+/// Interval of the checks that need no event, as in the library.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// What stops on being asked stops within milliseconds, or after the pass that it is in.
+/// A watch normally stops within milliseconds of the request, or after the pass that it is in.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 impl WatchArgs {
@@ -75,7 +75,7 @@ impl WatchArgs {
     fn supervise(self, global: &GlobalArgs) -> Result<Exit> {
         let many = |option: Option<&str>| match option {
             Some(option) => Err(Failure::usage(format!(
-                "{option} is for one ledger: name it with --db, and no others"
+                "{option} applies to a single ledger: name only that one, with --db"
             ))),
             None => Ok(()),
         };
@@ -107,7 +107,7 @@ impl WatchArgs {
         let mut post = duty.hear(&path, copy(&stopper)?)?;
         stop_on_a_signal(signals, copy(&stopper)?, false);
         let stop_waiting = copy(&stop)?;
-        // Where the context fails the names are dropped here: a pipe that is not read would block their thread.
+        // If the context fails the names are dropped here: a pipe that is not read would block their thread.
         let names = post.names.take();
         let done = context
             .and_then(|context| self.watch_one(&context, stop, &stopper, Some((&post, names))));
@@ -128,29 +128,29 @@ impl WatchArgs {
         let mut notify = Notify::from_environment();
         let builder = self.keeping.apply(context.reaper()).protected_names(self.protect);
         let (post, names) = worker.unzip();
-        // A worker opens first, which is fast, and then says that it begins a pass, which may take long.
+        // A worker opens first, which is fast, and then announces the pass, which may take long.
         let tracker = builder.reap_on_open(post.is_none()).open()?;
-        let tell = |report: &Report| match print(report) {
+        let print_report = |report: &Report| match print(report) {
             Ok(Reader::There) => {}
             Ok(Reader::Gone) => ask_to_stop(stopper),
             Err(failure) => output::complain(&failure.message),
         };
         match post {
             Some(post) => {
-                // Where the supervisor has gone, the first turn notices.
+                // If the supervisor is gone, the first turn notices.
                 let _ = post.begins_pass();
-                tell(&tracker.reap_orphans()?);
+                print_report(&tracker.reap_orphans()?);
             }
-            None => tell(tracker.startup_report()),
+            None => print_report(tracker.startup_report()),
         }
         let look_again = notify.interval().map_or(LOOK_AGAIN, |limit| limit.min(LOOK_AGAIN));
         let on_turn = |turn: &Turn<'_>| {
             if let Some(report) = turn.report {
-                tell(report);
+                print_report(report);
             }
-            let said =
+            let sent =
                 post.map(|post| if turn.begins_pass { post.begins_pass() } else { post.looked() });
-            if said.is_some_and(|said| said.is_err()) || output::reader() == Reader::Gone {
+            if sent.is_some_and(|sent| sent.is_err()) || output::reader() == Reader::Gone {
                 ask_to_stop(stopper);
             }
             if !turn.begins_pass {
@@ -163,7 +163,7 @@ impl WatchArgs {
             None => tracker.watch_turns(stop, look_again, on_turn),
         };
         notify.stopping();
-        // Also where the watch has failed: its claims are given back.
+        // Also if the watch has failed: its claims are released.
         let closed = tracker.shutdown();
         watched?;
         closed?;
@@ -185,18 +185,18 @@ fn status(tracker: &Tracker, turn: &Turn<'_>) -> String {
     format!("watching {} instance{s} of {}", turn.watched, tracker.path().display())
 }
 
-/// Asks to stop on a signal. Where nothing else would end this process, it is ended once it does not come to an end: in a
-/// dead mount a system call does not return, and a pass waits for the graces of its trees. What it had claimed is taken over
-/// by the next instance, as after a crash.
+/// Requests a stop on a signal. With `is_limited`, exits after [`STOP_LIMIT`] if the watch has not stopped by then: on a
+/// dead mount a system call does not return, and a pass waits for the grace periods of its trees. The next instance takes
+/// over what it had claimed, as after a crash.
 fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: bool) {
     thread::spawn(move || {
-        // On an error as well: better to stop than never to.
+        // Stop on an error as well: otherwise it could never be stopped.
         let _ = signals.next();
         ask_to_stop(&stopper);
         if is_limited {
             thread::sleep(STOP_LIMIT);
             output::complain(
-                "the watch did not come to its end within 5 s and is ended: what it was about to do is done by the next one",
+                "the watch did not stop within 5 s and exits now: the next instance completes its work",
             );
             output::flush();
             std::process::exit(Exit::FAILED.code());
@@ -204,9 +204,9 @@ fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: bool) {
     });
 }
 
-/// Makes the other end readable.
+/// Makes the other end of the pipe readable.
 fn ask_to_stop(stopper: &OwnedFd) {
-    // It fails only once nobody watches any more.
+    // It fails only once the watch has ended.
     let _ = rustix::io::write(stopper, b"x");
 }
 

@@ -1,6 +1,6 @@
-//! Bars over time, drawn here: the page needs no library to show them.
+//! Bar charts over time, drawn as SVG: the page needs no library to show them.
 //!
-//! The drawing is 1000 by 100 units and is stretched to its place; words stand beside it, not in it, so that they keep
+//! A drawing has 1000 by 100 units and is stretched to fit; labels are beside it, not in it, so that they keep
 //! their size on a phone.
 
 #![expect(clippy::cast_precision_loss, reason = "a drawing shows no more than three digits")]
@@ -17,14 +17,14 @@ const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 100.0;
 /// A bar's share of its slot.
 const FILLED: f64 = 0.78;
-/// More bars than this are lines.
+/// With more slots than this, bars would be as thin as lines.
 const MOST_SLOTS: usize = 120;
 
 #[derive(Debug)]
 pub(super) struct Chart {
     pub(super) id: &'static str,
     pub(super) name: String,
-    /// In words, for those who do not see it.
+    /// A description in words, for screen readers.
     pub(super) summary: String,
     pub(super) legend: Vec<&'static str>,
     /// From top to bottom.
@@ -34,12 +34,13 @@ pub(super) struct Chart {
     pub(super) slots: Vec<Slot>,
 }
 
-/// One stretch of time.
+/// One interval of time.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) x: String,
     pub(super) width: String,
-    pub(super) told: String,
+    /// The text shown for the slot: its time and its sum.
+    pub(super) title: String,
     pub(super) bars: Vec<Bar>,
 }
 
@@ -52,7 +53,7 @@ pub(super) struct Bar {
     pub(super) height: String,
 }
 
-/// What was found within one slot.
+/// The sums of the leaks found within one slot.
 #[derive(Clone, Debug)]
 struct Sum {
     start: NaiveDateTime,
@@ -63,7 +64,8 @@ struct Sum {
     memory: u64,
 }
 
-/// The charts of leaks, process-hours and memory, from the first of `since` and the leaks until now. The groups are by hour.
+/// Returns the charts of leaks, process-hours and memory, from `since` or the oldest leak, whichever is earlier, until now. The
+/// groups are by hour.
 pub(super) fn charts(by_hour: &[LeakGroup], since: Option<Millis>, now: Millis) -> Vec<Chart> {
     let Some((step, slots)) = slots(by_hour, since, now) else { return Vec::new() };
     vec![leaks(step, &slots), hours(step, &slots), memory(step, &slots)]
@@ -73,15 +75,15 @@ fn calendar(time: Millis) -> Option<NaiveDateTime> {
     DateTime::<Utc>::from_timestamp_millis(time.0).map(|time| time.naive_utc())
 }
 
-/// The finest step that needs no more slots than there is room for, and what was found in each of them, none left out. What
-/// no calendar has is in no slot.
+/// Returns the finest step that needs at most [`MOST_SLOTS`] slots, and the sums of all slots, including empty ones. A time
+/// that the calendar cannot represent is in no slot.
 fn slots(groups: &[LeakGroup], since: Option<Millis>, now: Millis) -> Option<(Step, Vec<Sum>)> {
     let found: Vec<(NaiveDateTime, &LeakGroup)> =
         (groups.iter()).filter_map(|group| Some((calendar(group.last_found_at)?, group))).collect();
     let oldest = found.iter().map(|(time, _)| *time).min()?;
     let newest = found.iter().map(|(time, _)| *time).max()?;
     let first = since.and_then(calendar).map_or(oldest, |since| since.min(oldest));
-    // A clock that was set back leaves leaks of tomorrow.
+    // If the clock was set back, leaks may lie in the future.
     let last = calendar(now).map_or(newest, |now| now.max(newest));
     let (step, mut sums) =
         Step::ALL.into_iter().find_map(|step| Some((step, empty(step, first, last)?)))?;
@@ -98,7 +100,7 @@ fn slots(groups: &[LeakGroup], since: Option<Millis>, now: Millis) -> Option<(St
     Some((step, sums))
 }
 
-/// `None` where there are too many, but for years: then the last ones.
+/// Returns empty slots, or `None` if there would be too many; with years, returns the last ones instead.
 fn empty(step: Step, first: NaiveDateTime, last: NaiveDateTime) -> Option<Vec<Sum>> {
     let first = match step {
         Step::Year => first.max(last.checked_sub_months(Months::new(12 * 100)).unwrap_or(first)),
@@ -119,7 +121,7 @@ fn leaks(step: Step, sums: &[Sum]) -> Chart {
     };
     let count = |sum: &Sum| sum.orphans + sum.strays + sum.unregistered;
     let top = nice(sums.iter().map(count).max().unwrap_or(0).max(2) as f64);
-    let told = |sum: &Sum| {
+    let describe = |sum: &Sum| {
         let parts: Vec<String> = (parts(sum).into_iter().filter(|(_, count)| *count > 0))
             .map(|(kind, count)| format!("{} {kind}", thousands(count)))
             .collect();
@@ -135,11 +137,13 @@ fn leaks(step: Step, sums: &[Sum]) -> Chart {
     Chart {
         id: "chart-leaks",
         name: format!("Leaks in each {}", step.word()),
-        summary: summary(step, sums, &counted(all, "leak", "leaks"), told, |sum| count(sum) as f64),
+        summary: summary(step, sums, &counted(all, "leak", "leaks"), describe, |sum| {
+            count(sum) as f64
+        }),
         legend: legend.filter(seen).collect(),
         scale: scale(top, |value| format!("{value:.0}")),
         times: times(step, sums),
-        slots: draw(step, sums, top, told, |sum| {
+        slots: draw(step, sums, top, describe, |sum| {
             parts(sum).into_iter().map(|(kind, count)| (kind, count as f64)).collect()
         }),
     }
@@ -147,47 +151,47 @@ fn leaks(step: Step, sums: &[Sum]) -> Chart {
 
 fn hours(step: Step, sums: &[Sum]) -> Chart {
     let top = nice(sums.iter().map(|sum| sum.hours).fold(0.0, f64::max));
-    let told = |sum: &Sum| Figure::hours(sum.hours).shown + " process-hours";
+    let describe = |sum: &Sum| Figure::hours(sum.hours).shown + " process-hours";
     let all = Figure::hours(sums.iter().map(|sum| sum.hours).sum()).shown + " process-hours";
     Chart {
         id: "chart-hours",
         name: format!("Process-hours in each {}", step.word()),
-        summary: summary(step, sums, &all, told, |sum| sum.hours),
+        summary: summary(step, sums, &all, describe, |sum| sum.hours),
         legend: Vec::new(),
         scale: scale(top, |value| {
             let shown = Figure::hours(value).shown;
             shown.strip_suffix(".0").map_or(shown.clone(), ToOwned::to_owned)
         }),
         times: times(step, sums),
-        slots: draw(step, sums, top, told, |sum| vec![("plain", sum.hours)]),
+        slots: draw(step, sums, top, describe, |sum| vec![("plain", sum.hours)]),
     }
 }
 
 fn memory(step: Step, sums: &[Sum]) -> Chart {
     let most = sums.iter().map(|sum| sum.memory).max().unwrap_or(0);
-    // Nice in the unit that it is shown in.
+    // A round number in the unit in which it is shown.
     let unit =
         (0..6).map(|power| 1024_f64.powi(power)).take_while(|unit| *unit <= most as f64).last();
     let unit = unit.unwrap_or(1.0);
     let top = nice(most as f64 / unit) * unit;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size, rounded")]
     let size = |value: f64| Figure::memory(Some(value as u64)).shown.replace(".0 ", " ");
-    let told = |sum: &Sum| Figure::memory(Some(sum.memory)).shown;
+    let describe = |sum: &Sum| Figure::memory(Some(sum.memory)).shown;
     let all = sums.iter().fold(0_u64, |all, sum| all.saturating_add(sum.memory));
     Chart {
         id: "chart-memory",
         name: format!("Memory held in each {}", step.word()),
-        summary: summary(step, sums, &Figure::memory(Some(all)).shown, told, |sum| {
+        summary: summary(step, sums, &Figure::memory(Some(all)).shown, describe, |sum| {
             sum.memory as f64
         }),
         legend: Vec::new(),
         scale: scale(top, size),
         times: times(step, sums),
-        slots: draw(step, sums, top, told, |sum| vec![("plain", sum.memory as f64)]),
+        slots: draw(step, sums, top, describe, |sum| vec![("plain", sum.memory as f64)]),
     }
 }
 
-/// The least of 1, 2, 4, 6, 8 and 10 times a power of ten that is not below `most`: half of it is a round number too.
+/// Returns the smallest of 1, 2, 4, 6, 8 and 10 times a power of ten that is not below `most`: half of it is round as well.
 fn nice(most: f64) -> f64 {
     if most <= 0.0 || !most.is_finite() {
         return 1.0;
@@ -201,7 +205,7 @@ fn scale(top: f64, shown: impl Fn(f64) -> String) -> Vec<String> {
     vec![shown(top), shown(top / 2.0), "0".to_owned()]
 }
 
-/// Where it begins, its middle, its end.
+/// Returns the labels of the first, middle and last slot.
 fn times(step: Step, sums: &[Sum]) -> Vec<String> {
     let at = |index: usize| sums.get(index).map(|sum| step.label(sum.start));
     let marks: &[usize] = match sums.len() {
@@ -216,19 +220,19 @@ fn summary(
     step: Step,
     sums: &[Sum],
     all: &str,
-    told: impl Fn(&Sum) -> String,
+    describe: impl Fn(&Sum) -> String,
     height: impl Fn(&Sum) -> f64,
 ) -> String {
     let highest = sums.iter().max_by(|a, b| height(a).total_cmp(&height(b)));
     let ends = sums.first().zip(sums.last());
     match (ends, highest) {
         (Some((first, last)), Some(highest)) => format!(
-            "From {} to {} {all} in all; most in the {} of {}: {}.",
+            "From {} to {} {all} in all; maximum in the {} of {}: {}.",
             step.label(first.start),
             step.label(last.start),
             step.word(),
             step.label(highest.start),
-            told(highest)
+            describe(highest)
         ),
         _ => all.to_owned(),
     }
@@ -238,11 +242,11 @@ fn draw(
     step: Step,
     sums: &[Sum],
     top: f64,
-    told: impl Fn(&Sum) -> String,
+    describe: impl Fn(&Sum) -> String,
     parts: impl Fn(&Sum) -> Vec<(&'static str, f64)>,
 ) -> Vec<Slot> {
     let width = WIDTH / sums.len().max(1) as f64;
-    // One or two bars as wide as the page look like walls.
+    // Limit the width: one or two bars as wide as the page would look like walls.
     let bar = (width * FILLED).min(WIDTH / 16.0);
     let number = |number: f64| format!("{number:.2}");
     (sums.iter().enumerate())
@@ -257,8 +261,8 @@ fn draw(
                     Bar { class, x, y: number(y), width: number(bar), height: number(height) }
                 });
             let bars = bars.collect();
-            let told = format!("{}: {}", step.label(sum.start), told(sum));
-            Slot { x: number(x), width: number(width), told, bars }
+            let title = format!("{}: {}", step.label(sum.start), describe(sum));
+            Slot { x: number(x), width: number(width), title, bars }
         })
         .collect()
 }
@@ -292,7 +296,7 @@ mod tests {
             (7, Step::Day, 8),
             (90, Step::Day, 91),
             (365, Step::Week, 53),
-            // January 2020 to January 2025, both counted; then 1984 to 2025.
+            // January 2020 to January 2025, both included; then 1984 to 2025.
             (5 * 366, Step::Month, 61),
             (40 * 366, Step::Year, 42),
         ] {
@@ -311,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_cannot_be_break_nothing() {
+    fn impossible_times_break_nothing() {
         assert!(charts(&[], None, Millis(NOW)).is_empty());
         assert!(charts(&[found(i64::MAX, 1)], None, Millis(NOW)).is_empty());
         let odd = [found(i64::MIN, 1), found(NOW + 400 * DAY, 1), found(-62_000_000_000_000, 1)];

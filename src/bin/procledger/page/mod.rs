@@ -1,8 +1,8 @@
-//! The report as a page: one file that needs nothing else and runs nothing but its own few lines that sort tables.
+//! The report as an HTML page: one self-contained file whose only script is a few lines that sort tables.
 //!
-//! Everything from the ledger is data of strangers. It passes [`escape`](crate::render::escape), which shows control
-//! characters and direction overrides, and then the template's own escaping; a nonce, made anew for each page and so known
-//! to nobody whose text is in it, keeps the browser from running or applying anything else.
+//! All text from the ledger is untrusted. It passes through [`escape`](crate::render::escape), which shows control
+//! characters and direction overrides, and then through the template's own escaping. A nonce, generated for each page and
+//! therefore unknown when the text was recorded, keeps the browser from running any other script or applying any other style.
 
 mod chart;
 mod report;

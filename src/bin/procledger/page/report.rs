@@ -14,9 +14,9 @@ use crate::{
     render::{clock, span},
 };
 
-/// As many leaks are listed one by one; a page of tens of thousands is no page.
+/// At most this many leaks are listed individually: a page with tens of thousands could not be read.
 pub(crate) const LEAKS_SHOWN: u32 = 1000;
-/// As many rows are in a table of sums.
+/// Maximum number of rows in a table of sums.
 const GROUPS_SHOWN: usize = 500;
 
 #[derive(Template)]
@@ -53,7 +53,7 @@ struct Tile {
     bad: bool,
 }
 
-/// The page. `first` is the way of counting that its tables begin with.
+/// Renders the page. `first` is the grouping of its first table.
 pub(crate) fn page(
     report: &LeakReport,
     ledger: &str,
@@ -63,7 +63,7 @@ pub(crate) fn page(
     let now = Millis::now();
     let all = Sums::of(&report.by_rule);
     let window = since.map_or_else(
-        || "everything that the ledger still has".to_owned(),
+        || "everything that is still in the ledger".to_owned(),
         |since| format!("since {}", clock(since)),
     );
     let page = Page {
@@ -85,7 +85,7 @@ pub(crate) fn page(
     page.render().map_err(|error| Failure::because("failed to make the page", &error))
 }
 
-/// All leaks of the window.
+/// The sums over all leaks of the window.
 #[derive(Default)]
 struct Sums {
     leaks: u64,
@@ -111,26 +111,26 @@ impl Sums {
     }
 }
 
-/// What a reader in a hurry takes away. That nothing was found says something only where somebody looked.
+/// Returns the headline and one sentence. Finding no leaks means something only if a pass was made.
 fn verdict(all: &Sums, passes: &[PassSummary]) -> Verdict {
     let (headline, text) = match (all.leaks, all.survived) {
         (0, _) if passes.is_empty() => (
-            "Nobody looked".to_owned(),
-            "No pass was made in this window, so nobody knows whether anything leaked.".to_owned(),
+            "Not checked".to_owned(),
+            "No pass was made in this window, so it is unknown whether anything leaked.".to_owned(),
         ),
         (0, _) => {
             let made = passes.iter().map(|summary| summary.passes).sum();
-            let text = format!("Looked for in {}.", counted(made, "pass", "passes"));
+            let text = format!("Checked in {}.", counted(made, "pass", "passes"));
             ("No leaks found".to_owned(), text)
         }
         (leaks, 0) => (
             counted(leaks, "process outlived its owner", "processes outlived their owners"),
-            "Whatever was to be ended has ended.".to_owned(),
+            "Every process that was to be ended has ended.".to_owned(),
         ),
         (leaks, survived) => (
             counted(leaks, "process outlived its owner", "processes outlived their owners"),
             counted(survived, "of them could not be ended", "of them could not be ended")
-                + " when last tried, and is tried again at each pass.",
+                + " at the last attempt; each pass tries again.",
         ),
     };
     Verdict { headline, text }
@@ -167,7 +167,7 @@ fn made(summary: &PassSummary, now: Millis) -> String {
         line += &("; the longest time between two ".to_owned() + &span(summary.longest_gap));
     }
     if summary.failed > 0 {
-        line += &("; something went wrong in ".to_owned() + &thousands(summary.failed));
+        line += &("; errors in ".to_owned() + &thousands(summary.failed));
     }
     line + "."
 }

@@ -5,21 +5,21 @@ use procledger::{LeakGroup, LeakRecord, Outcome};
 use super::spell::{Figure, Shown};
 use crate::render::{Tense, after, outcome, shell_words};
 
-/// Leaks that have something in common, counted.
+/// A table of leaks counted by group.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) id: &'static str,
     pub(super) title: &'static str,
-    /// Head of the first column.
+    /// Heading of the first column.
     pub(super) key: &'static str,
-    /// What stands for an empty key.
+    /// Text shown for an empty key.
     pub(super) none: &'static str,
-    /// How the command counts the same.
+    /// The option of `report` that shows the same groups.
     pub(super) option: &'static str,
-    /// Newest first, not most first.
+    /// Sorted by newest first, not by most leaks first.
     pub(super) by_time: bool,
     pub(super) rows: Vec<GroupRow>,
-    /// How many rows there is no room for.
+    /// Number of rows that are not shown.
     pub(super) hidden: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Figures as a page spells them.
+//! Formatting of figures for the page.
 
 use std::{fmt, time::Duration};
 
@@ -6,7 +6,7 @@ use procledger::Millis;
 
 use crate::render::{bytes, clock, escape, span};
 
-/// Text from the ledger, harmless to look at. The template escapes it for HTML on top.
+/// Text from the ledger with control characters escaped. The template additionally escapes it for HTML.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shown(String);
 
@@ -26,7 +26,7 @@ impl fmt::Display for Shown {
     }
 }
 
-/// A figure for people, and as JSON has it: to sort by, and to compare.
+/// A figure as shown, and its raw value as in JSON, for sorting and comparing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Figure {
     pub(super) raw: String,
@@ -42,7 +42,7 @@ impl Figure {
         Self { raw: hours.to_string(), shown: hours_shown(hours) }
     }
 
-    /// Empty where nothing was measured.
+    /// Returns empty text if nothing was measured.
     pub(super) fn memory(size: Option<u64>) -> Self {
         Self { raw: size.map_or_else(String::new, |size| size.to_string()), shown: bytes(size) }
     }
@@ -70,7 +70,7 @@ pub(super) fn thousands(count: u64) -> String {
     text
 }
 
-/// Two digits that count, or more where there are more before the point.
+/// Formats with two significant digits, or more if there are more before the decimal point.
 fn hours_shown(hours: f64) -> String {
     match hours {
         hours if hours <= 0.0 => "0".to_owned(),

@@ -1,10 +1,10 @@
-//! Stretches of the calendar, in UTC.
+//! Calendar intervals, in UTC.
 
 use chrono::{
     Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Timelike, Weekday,
 };
 
-/// How long a slot of a chart is.
+/// The length of a chart's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Hour,
@@ -15,7 +15,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// The finest first.
+    /// All steps, finest first.
     pub(super) const ALL: [Self; 5] = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Year];
 
     pub(super) fn word(self) -> &'static str {
@@ -28,7 +28,7 @@ impl Step {
         }
     }
 
-    /// The slot that a time falls into, by its start.
+    /// Returns the start of the slot that contains a time.
     pub(super) fn start(self, time: NaiveDateTime) -> NaiveDateTime {
         let date = time.date();
         let start = match self {

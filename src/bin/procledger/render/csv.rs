@@ -1,12 +1,12 @@
 //! CSV of RFC 4180: comma, CRLF, quotes where needed.
 //!
-//! Fields are raw data but for control characters, which are escaped as on a terminal, so that a record is one line.
-//! Nothing is put before a leading `=`, `+`, `-` or `@`: a spreadsheet takes such a field for a formula, so import it as
+//! Fields are raw data except for control characters, which are escaped as on a terminal, so that a record is one line.
+//! A leading `=`, `+`, `-` or `@` is not prefixed: a spreadsheet treats such a field as a formula, so import it as
 //! text.
 
 use super::escape;
 
-/// A header and its records.
+/// Formats a header and its records.
 pub(crate) fn csv(header: &[&str], records: impl Iterator<Item = Vec<String>>) -> String {
     let mut text = line(header.iter().copied());
     for record in records {

@@ -1,8 +1,8 @@
-//! Task ids, commands and evidence are data of strangers: made harmless before they reach a terminal.
+//! Escaping: task ids, commands and evidence are untrusted, and are made harmless before they reach a terminal.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// C0, DEL and C1 as `\x1b`, and what turns the direction of text or breaks lines as `\u{202e}`.
+/// Escapes C0, DEL and C1 as `\x1b`, and characters that change the direction of text or break lines as `\u{202e}`.
 pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for char in text.chars() {
@@ -17,12 +17,12 @@ pub(crate) fn escape(text: &str) -> String {
     safe
 }
 
-/// [`escape`] for a text of one's own, which mostly needs none.
+/// Escapes like [`escape`], without a copy if there is nothing to escape.
 pub(crate) fn escaped(text: String) -> String {
     if text.chars().any(is_harmful) { escape(&text) } else { text }
 }
 
-/// The same for a whole JSON text, by JSON's own `\u` escapes: its meaning stays. Line breaks between values stay too.
+/// Escapes a whole JSON text with JSON's own `\u` escapes, which keeps its meaning. Line breaks between values stay.
 pub(crate) fn escape_json(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for char in json.chars() {
@@ -35,7 +35,7 @@ pub(crate) fn escape_json(json: &str) -> String {
     safe
 }
 
-/// A command as a shell would take it, escaped.
+/// Formats a command as shell input, escaped.
 pub(crate) fn shell_words(command: &[String]) -> String {
     let words: Vec<Cow<'_, str>> = command.iter().map(|word| quoted(word)).collect();
     escaped(words.join(" "))
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(shell_words(&command), r"sh -c 'echo '\''a'\'' $b' '' 'x\x1b'");
     }
 
-    /// Words of a command line, as a POSIX shell splits one that has nothing but plain words and single quotes.
+    /// Splits a command line into words like a POSIX shell, for plain words and single quotes only.
     fn split(line: &str) -> Vec<String> {
         let (mut words, mut word, mut quoted) = (Vec::new(), None::<String>, false);
         let mut chars = line.chars();

@@ -1,4 +1,4 @@
-//! Times, spans and sizes for people.
+//! Readable times, spans and sizes.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) fn short_span(span: Duration) -> String {
     }
 }
 
-/// A span as a clock would show it.
+/// Formats a span like a clock.
 struct Parts {
     days: u64,
     hours: u64,
@@ -49,7 +49,7 @@ impl Parts {
     }
 }
 
-/// `512 B`, `1.5 MiB`; `-` where nothing was measured.
+/// `512 B`, `1.5 MiB`; `-` if nothing was measured.
 pub(crate) fn bytes(bytes: Option<u64>) -> String {
     let Some(bytes) = bytes else { return "-".to_owned() };
     let mut unit = "B";
@@ -68,7 +68,7 @@ pub(crate) fn bytes(bytes: Option<u64>) -> String {
     }
 }
 
-/// CPU time: `0.03s` and on, from a minute as [`short_span`]; `-` where nothing was measured.
+/// CPU time: `0.03s` and up, from a minute on as [`short_span`]; `-` if nothing was measured.
 pub(crate) fn cpu_time(cpu: Option<Duration>) -> String {
     match cpu {
         None => "-".to_owned(),

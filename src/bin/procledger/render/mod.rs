@@ -1,4 +1,4 @@
-//! How things look: escaping, tables, CSV, figures.
+//! Output formats: escaping, tables, CSV, figures.
 
 mod csv;
 mod escape;

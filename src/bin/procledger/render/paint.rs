@@ -1,9 +1,9 @@
-//! A little colour, for terminals of people who want it.
+//! Colours, for terminals that support them and users who have not disabled them.
 
 use std::io::{IsTerminal, stdout};
 
-/// Whether stdout gets colours: a terminal, unless it is a dumb one; whatever it is where `CLICOLOR_FORCE` is set and not 0
-/// (bixense.com/clicolors); never where `NO_COLOR` is set (no-color.org).
+/// Whether stdout gets colours: if it is a terminal and not a dumb one, or always if `CLICOLOR_FORCE` is set and not 0
+/// (bixense.com/clicolors); never if `NO_COLOR` is set (no-color.org).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Paint(bool);
 

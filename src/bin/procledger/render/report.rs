@@ -1,18 +1,18 @@
-//! What a pass or a call did, process by process.
+//! Reports of a pass or a call, process by process.
 
 use procledger::{Ending, Outcome, Report, Suspect, TaskId};
 
 use super::{Table, escape, shell_words};
 use crate::{exit::Exit, output::complain};
 
-/// Whether a report tells what was done or what would be.
+/// Whether a report shows what was done or what would be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tense {
     Done,
     Planned,
 }
 
-/// What became of a process, or would.
+/// Returns how a process ended, or would end.
 pub(crate) fn outcome(outcome: Outcome, tense: Tense) -> &'static str {
     match (tense, outcome) {
         (Tense::Done, Outcome::Gone) => "already gone",
@@ -23,11 +23,11 @@ pub(crate) fn outcome(outcome: Outcome, tense: Tense) -> &'static str {
         (Tense::Planned, Outcome::Gone) => "record as gone",
         (Tense::Planned, Outcome::Term | Outcome::Kill) => "end",
         (Tense::Planned, Outcome::Survived) => "try again",
-        (Tense::Planned, Outcome::Kept) => "leave alone",
+        (Tense::Planned, Outcome::Kept) => "leave running",
     }
 }
 
-/// Tables of what was ended and what was left alone, then a line of figures.
+/// Formats tables of the processes that were ended and that were left running, then a line of figures.
 pub(crate) fn report_text(report: &Report, tense: Tense) -> String {
     let mut text = String::new();
     if !report.endings.is_empty() {
@@ -35,14 +35,14 @@ pub(crate) fn report_text(report: &Report, tense: Tense) -> String {
         text.push('\n');
     }
     if !report.suspects.is_empty() {
-        text.push_str("Left alone, since nothing certain can be said:\n");
+        text.push_str("Left running (could not be identified with certainty):\n");
         text.push_str(&suspects(report));
         text.push('\n');
     }
     text + &summary(report, tense) + "\n"
 }
 
-/// 3 where something survived, 1 where something went wrong, which is said on stderr.
+/// Returns exit code 3 if something survived, and 1 if there were errors, which it prints to stderr.
 pub(crate) fn report_exit(report: &Report) -> Exit {
     for error in &report.errors {
         complain(error);
@@ -56,7 +56,7 @@ pub(crate) fn report_exit(report: &Report) -> Exit {
     }
 }
 
-/// One ended process in one line, for a log.
+/// Formats an ended process in one line, for a log.
 pub(crate) fn ending_line(ending: &Ending) -> String {
     let line = format!(
         "{} pid {}: {} ({}): {}",
@@ -72,7 +72,7 @@ pub(crate) fn ending_line(ending: &Ending) -> String {
     }
 }
 
-/// One process that was left running, in one line.
+/// Formats a process that was left running in one line.
 pub(crate) fn suspect_line(suspect: &Suspect) -> String {
     format!(
         "{} pid {}: left running: {}: {}",
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_escaped_and_tells_how_long_it_took() {
+    fn a_line_is_escaped_and_shows_how_long_it_took() {
         assert_eq!(
             ending_line(&ending(Outcome::Kill)),
             "t\\x1b1 pid 7: ended by KILL, 3 ms (orphan): sleep 300"

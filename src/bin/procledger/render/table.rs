@@ -1,6 +1,6 @@
 //! Tables without borders, every cell escaped, fitted to the terminal.
 //!
-//! Elsewhere than on a terminal a row is a line, however long, for grep(1) and its like.
+//! If the output is not a terminal, a row is one line, however long, for grep(1) and similar tools.
 
 use std::{
     io::{IsTerminal, stdout},
@@ -15,21 +15,21 @@ use super::escaped;
 /// The first column, a task id or the like, gets at most this share of a terminal.
 const FIRST_COLUMN_PERCENT: u16 = 30;
 
-/// Below this a flexible column tells nothing: rather let the terminal break the line.
+/// Below this width a flexible column is useless: let the terminal break the line instead.
 const NARROWEST: u16 = 14;
 
-/// Less of the first column tells nothing either.
+/// Minimum width of the first column, for the same reason.
 const FIRST_COLUMN_NARROWEST: u16 = 8;
 
-/// Between two columns.
+/// The gap between two columns.
 const PADDING: u16 = 2;
 
 /// How rows are fitted to a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
-    /// Not at all.
+    /// Rows are not fitted.
     Whole,
-    /// The last so many columns are wrapped.
+    /// The last columns, this many, are wrapped.
     Wrapped(usize),
     /// The last column is cut.
     Cut,
@@ -38,15 +38,15 @@ enum Fit {
 #[derive(Debug)]
 pub(crate) struct Table {
     header: Vec<String>,
-    /// Columns that stand flush right.
+    /// Right-aligned columns.
     right: Vec<usize>,
-    /// Every cell escaped.
+    /// The cells, all escaped.
     rows: Vec<Vec<String>>,
     fit: Fit,
 }
 
 impl Table {
-    /// A table whose last `flexible` columns hold text that may be wrapped.
+    /// Creates a table whose last `flexible` columns contain text that may be wrapped.
     pub(crate) fn new(header: &[&str], flexible: usize) -> Self {
         Self::fitted(
             header,
@@ -54,7 +54,7 @@ impl Table {
         )
     }
 
-    /// A table of one line a row: the last column is cut, unless all of it is wanted.
+    /// Creates a table with one line per row: the last column is cut, unless it is requested in full.
     pub(crate) fn cut(header: &[&str], whole: bool) -> Self {
         Self::fitted(header, if stdout().is_terminal() && !whole { Fit::Cut } else { Fit::Whole })
     }
@@ -64,7 +64,7 @@ impl Table {
         Self { header, right: Vec::new(), rows: Vec::new(), fit }
     }
 
-    /// Figures are easier to compare flush right.
+    /// Right-aligns a column: figures are easier to compare that way.
     pub(crate) fn right(mut self, column: usize) -> Self {
         self.right.push(column);
         self
@@ -74,14 +74,14 @@ impl Table {
         self.rows.push(cells.into_iter().map(escaped).collect());
     }
 
-    /// The lines, each with its newline.
+    /// Returns the lines, each with its newline.
     pub(crate) fn text(self) -> String {
         let mut lines = self.lines();
         lines.push(String::new());
         lines.join("\n")
     }
 
-    /// The lines: the header, then the rows; a line each, but where rows are wrapped.
+    /// Returns the lines: the header, then one line per row, except where rows are wrapped.
     pub(crate) fn lines(self) -> Vec<String> {
         match self.fit {
             Fit::Whole => self.whole_lines(),
@@ -90,7 +90,7 @@ impl Table {
         }
     }
 
-    /// By ourselves: a pipe may be given all the leaks of a year, and comfy-table takes ten times as long for them.
+    /// Formats unfitted rows without comfy-table, which takes ten times as long: a pipe may get all the leaks of a year.
     fn whole_lines(self) -> Vec<String> {
         let all = || iter::once(&self.header).chain(&self.rows);
         let mut widths = vec![0; self.header.len()];
@@ -145,7 +145,7 @@ impl Table {
     }
 }
 
-/// Columns that are not flexible keep the width of what they hold.
+/// Makes columns that are not flexible keep the width of their content.
 fn share_width(table: &mut comfy_table::Table, flexible: usize) {
     let widths = table.column_max_content_widths();
     let rigid = widths.len().saturating_sub(flexible);
@@ -154,15 +154,15 @@ fn share_width(table: &mut comfy_table::Table, flexible: usize) {
         let narrow = first.filter(|first| index == 0 && widths.first() > Some(first));
         column.set_constraint(match narrow {
             _ if index >= rigid => ColumnConstraint::LowerBoundary(Width::Fixed(NARROWEST)),
-            // The padding counts.
+            // The width includes the padding.
             Some(first) => ColumnConstraint::Absolute(Width::Fixed(first + PADDING)),
             None => ColumnConstraint::ContentWidth,
         });
     }
 }
 
-/// What the first column's content may take: a share of the terminal, and no more than the rigid ones leave, where the
-/// flexible ones get their least.
+/// Returns the maximum width of the first column's content: a share of the terminal, and at most what the rigid columns leave
+/// if the flexible ones get their minimum.
 fn first_column(width: u16, widths: &[u16], flexible: usize) -> u16 {
     let share = width.saturating_mul(FIRST_COLUMN_PERCENT) / 100;
     let rigid = widths.len().saturating_sub(flexible);
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_column_gives_way_to_what_cannot() {
+    fn the_first_column_shrinks_before_rigid_ones() {
         // 80 columns; the last one is flexible.
         assert_eq!(first_column(80, &[40, 7, 6, 30], 1), 24);
         assert_eq!(first_column(80, &[40, 7, 12, 5, 6, 5, 6, 30], 1), 11);

@@ -1,9 +1,9 @@
-//! One inotify instance for the folders of all ledgers that are the supervisor's own user's.
+//! One inotify instance for the folders of all ledgers of the supervisor's own user.
 //!
 //! Instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default). So the supervisor has one, and its
 //! workers get copies of it to add their folders: the worker looks up the path, which may hang, and the supervisor only
-//! reads what has happened, by the watch's number. A worker drops its copy before it becomes another user; and a folder that
-//! another user may write is not watched by root's instance, since that user could fill the queue of all.
+//! reads what has happened, identified by its watch descriptor. A worker drops its copy before it becomes another user; and a folder that
+//! another user may write is not watched by root's instance, since that user could fill the queue for all ledgers.
 
 use std::{
     ffi::{CStr, OsStr, OsString},
@@ -20,15 +20,15 @@ use rustix::{fs::inotify, io::Errno};
 
 use crate::output::to_stderr;
 
-/// It is tried again this often while it cannot be had.
+/// Interval of new attempts while no instance is available.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-/// So many events are read in one turn; the kernel keeps the others.
+/// Maximum number of events that are read in one turn; the kernel keeps the others.
 const EVENTS: usize = 4096;
 
-/// A file was made or removed in the folder of this watch; without a name, look at everything there.
+/// A file was created or removed in the folder of this watch; without a name, everything there has to be checked.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    /// `None` where events were lost: it may have been any.
+    /// `None` if events were lost: it may have been any watch.
     pub(super) watch: Option<i32>,
     pub(super) name: Option<OsString>,
 }
@@ -37,7 +37,7 @@ pub(super) struct Arrival {
 pub(super) struct Arrivals {
     instance: Result<OwnedFd, Errno>,
     tried: Instant,
-    /// That folders are looked at each second instead was said.
+    /// Whether it was reported that folders are checked each second instead.
     has_complained: bool,
 }
 
@@ -55,12 +55,12 @@ impl Arrivals {
         self.instance.as_ref().ok().map(AsFd::as_fd)
     }
 
-    /// A copy for a worker.
+    /// Returns a copy for a worker.
     pub(super) fn copy(&self) -> Option<OwnedFd> {
         self.fd()?.try_clone_to_owned().ok()
     }
 
-    /// Whether workers without a watch should try again now.
+    /// Returns whether workers without a watch should try again now.
     pub(super) fn is_to_be_tried(&mut self) -> bool {
         if self.tried.elapsed() < TRY_AGAIN {
             return false;
@@ -72,7 +72,7 @@ impl Arrivals {
         self.instance.is_ok()
     }
 
-    /// Says, once, that folders are looked at each second.
+    /// Reports, once, that folders are checked each second.
     pub(super) fn complain(&mut self, error: Errno) {
         if std::mem::replace(&mut self.has_complained, true) {
             return;
@@ -83,18 +83,18 @@ impl Arrivals {
             _ => "",
         };
         to_stderr(&format!(
-            "procledger: inotify cannot be used: {error}{limit}; folders are looked at each second until it can"
+            "procledger: inotify cannot be used: {error}{limit}; folders are checked each second until it can"
         ));
     }
 
-    /// Every folder has its watch again.
+    /// Reports that every folder has its watch again.
     pub(super) fn recover(&mut self) {
         if self.instance.is_ok() && std::mem::take(&mut self.has_complained) {
             to_stderr("procledger: inotify can be used again");
         }
     }
 
-    /// Some of what has happened, without waiting.
+    /// Reads some of the events, without waiting.
     pub(super) fn read(&self) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
         let Some(fd) = self.fd() else { return arrivals };
@@ -103,7 +103,7 @@ impl Arrivals {
         while arrivals.len() < EVENTS
             && let Ok(event) = events.next()
         {
-            // A lock that an exec closes counts. Every user of a ledger closes the ledger as well, and that says nothing.
+            // Only the closing of a lock counts, since an exec closes it. Every user of a ledger closes the ledger as well.
             let closed = event.events().contains(inotify::ReadFlags::CLOSE_WRITE);
             if closed && !event.file_name().is_some_and(|name| is_lock_name(name.to_bytes())) {
                 continue;
@@ -119,7 +119,7 @@ impl Arrivals {
     }
 }
 
-/// Whether a file may be the lock of an instance of some ledger.
+/// Returns whether a file may be the lock of an instance of some ledger.
 fn is_lock_name(name: &[u8]) -> bool {
     name.ends_with(b".lock")
 }
@@ -128,7 +128,7 @@ fn instance() -> Result<OwnedFd, Errno> {
     inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
 }
 
-/// Adds a folder; from the same for all that watch it comes the same watch.
+/// Adds a folder; all workers that add the same folder get the same watch.
 pub(super) fn add(instance: &OwnedFd, folder: &Path) -> Result<i32, Errno> {
     let events = inotify::WatchFlags::CREATE
         | inotify::WatchFlags::CLOSE_WRITE

@@ -1,12 +1,12 @@
-//! A worker from the inside: what it does before and beside its work.
+//! The worker's own side: what it does before and beside its work.
 //!
 //! It is executed as the supervisor's own user, which may be root, and becomes the owner of what it watches. From then on
-//! that owner may signal it, and must not get hold of anything of root's in it. So, in this order,
+//! that owner may signal it, and must not gain access to anything of root's in it. So, in this order,
 //!
 //! 1. every inherited descriptor is closed, except for the link and two pipes to the supervisor;
-//! 2. where it is root's, it is made undumpable: only root can read its memory or environment, trace it or take its
+//! 2. if it is root's, it is made undumpable: only root can read its memory or environment, trace it or take its
 //!    descriptors (ptrace(2), "Ptrace access mode checking"; `pidfd_getfd(2)`; `/proc/PID/{fd,mem,environ}`);
-//! 3. it looks whether its ledger is there, and which user owns it. Only root can do that in any folder, and it may hang in a dead
+//! 3. it checks whether its ledger exists, and which user owns it. Only root can do that in any folder, and it may hang on a dead
 //!    mount: then the supervisor kills it;
 //! 4. it becomes the owner.
 
@@ -43,26 +43,26 @@ use crate::{
     signals::{STOP, Signals},
 };
 
-/// Changes that no event reports, such as a folder that appears, are looked for this often.
+/// Interval of checks for changes that no event reports, such as a folder that appears.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// The same where there are no events.
+/// The same if there are no events.
 const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
-/// A worker that has failed looks this often whether its file has changed.
+/// Interval at which a failed worker checks whether its file has changed.
 const LOOK_FOR_CHANGE: Duration = Duration::from_millis(500);
 
-/// What a worker has got from its supervisor.
+/// What a worker received from its supervisor.
 #[derive(Debug)]
 pub(crate) struct Duty {
     link: Arc<Link>,
     events: Events,
 }
 
-/// How it hears what happens in its folder.
+/// How it learns of changes in its folder.
 #[derive(Debug)]
 enum Events {
-    /// By the supervisor: from its inotify instance, or each second.
+    /// From the supervisor: from its inotify instance, or each second.
     Supervisor(Watch),
-    /// Another user may write the folder: by an inotify instance of its own.
+    /// From an inotify instance of its own, since another user may write the folder.
     Own,
 }
 
@@ -75,8 +75,8 @@ struct Watch {
 }
 
 impl Watch {
-    /// Has the folder watched, also where another one is in its place now. `false` where another user than root could fill
-    /// the queue of root's instance there: the worker is to have one of its own.
+    /// Watches the folder, also if another one is in its place now. Returns `false` if another user than root could fill
+    /// the queue of root's instance there: the worker then needs one of its own.
     fn refresh(&mut self, link: &Link, folder: &Path) -> bool {
         let Ok(found) = fs::metadata(folder) else { return true };
         if geteuid().is_root() && (found.uid() != 0 || found.mode() & 0o022 != 0) {
@@ -88,7 +88,7 @@ impl Watch {
         }
         let watch = self.inotify.as_ref().ok_or(Errno::MFILE).and_then(|it| add(it, folder));
         self.of = watch.is_ok().then_some(id);
-        // Where the supervisor has gone, the next order is to stop.
+        // If the supervisor is gone, the next order is to stop.
         let _ = link.say(&match watch {
             Ok(watch) => Say::Watch(watch),
             Err(error) => Say::NoWatch(error.raw_os_error()),
@@ -97,20 +97,20 @@ impl Watch {
     }
 }
 
-/// What came while it waited.
+/// Why a wait ended.
 enum Woken {
     Stop,
     Look,
 }
 
 impl Duty {
-    /// Steps 1 and 2. Before anything else, and while no other thread runs.
+    /// Performs steps 1 and 2. Must be called before anything else, and while no other thread runs.
     pub(crate) fn take_on() -> Result<Self> {
         let failed = |error: io::Error| {
             Failure::because("failed to begin as a worker of another `watch`", &error)
         };
         close_inherited().map_err(failed)?;
-        // An ordinary user's workers are that user's already, and trackers read from their environment which task they belong to.
+        // An ordinary user's workers already belong to that user, and trackers read from their environment which task they belong to.
         if geteuid().is_root() {
             nix::sys::prctl::set_dumpable(false).map_err(|error| failed(error.into()))?;
         }
@@ -122,21 +122,21 @@ impl Duty {
         Ok(Self { link: Arc::new(link), events })
     }
 
-    /// Step 3: waits until the file is there. `false` is the order to stop.
+    /// Performs step 3: waits until the file exists. Returns `false` on the order to stop.
     pub(crate) fn wait_for(&mut self, path: &Path, signals: &Signals) -> Result<bool> {
         loop {
-            // Before the look: what appears after it is reported.
+            // Watch before the check: a file that appears after it is reported.
             self.watch(folder_of(path));
             let found = fs::metadata(path);
             if let (Ok(file), Events::Supervisor(watch)) = (&found, &mut self.events)
                 && geteuid().is_root()
                 && file.uid() != 0
             {
-                // What is root's is not taken along.
+                // The worker must not keep anything of root's.
                 watch.inotify = None;
             }
             let is_missing = found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-            // Any other error is reported by what opens the ledger.
+            // Any other error is reported when the ledger is opened.
             self.say(&if is_missing { Say::Missing } else { Say::Found })?;
             if !is_missing {
                 return Ok(true);
@@ -161,7 +161,7 @@ impl Duty {
             .map_err(|error| Failure::because("failed to reach the supervisor", &error))
     }
 
-    /// Until there is something to look at.
+    /// Waits until a check is due.
     fn wait(&mut self, signals: &Signals) -> Result<Woken> {
         let limit = match &self.events {
             Events::Supervisor(watch) if watch.of.is_some() => LOOK_AGAIN,
@@ -194,14 +194,14 @@ impl Duty {
         Ok(Woken::Look)
     }
 
-    /// After step 4: hears the supervisor in a thread of its own, for the ledger or folder at `path`.
+    /// After step 4: receives the supervisor's orders in a thread of its own, for the ledger or folder at `path`.
     pub(crate) fn hear(self, path: &Path, stopper: OwnedFd) -> Result<Post> {
         let failed = |error: Errno| Failure::because("failed to create a pipe", &error);
         let (names, sink) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
         let (link, folder) = (Arc::clone(&self.link), folder_of(path).to_owned());
         let Self { link: orders, events } = self;
         let (mut watch, has_names) = match events {
-            // As another user it has no business with an instance of the supervisor's.
+            // As another user it must not use the supervisor's instance.
             Events::Supervisor(watch) if privilege::has_become_another() => {
                 (None, watch.of.is_some())
             }
@@ -211,7 +211,7 @@ impl Duty {
         thread::spawn(move || {
             while let Some(order) = orders.next_order() {
                 match (order, &mut watch) {
-                    // The pipe blocks while there is more to do than is asked for. It fails once the watch has ended, and
+                    // The pipe blocks while the watch has not read the names before. It fails once the watch has ended, and
                     // the worker waits for its own end.
                     (Order::Changed(name), _) => drop(write_name(&sink, name.as_bytes())),
                     (Order::Look, watch) => {
@@ -234,39 +234,39 @@ impl Duty {
 }
 
 fn write_name(sink: &OwnedFd, name: &[u8]) -> Result<usize, Errno> {
-    // Shorter than PIPE_BUF: in one piece (pipe(7)).
+    // Shorter than PIPE_BUF, so the write is atomic (pipe(7)).
     rustix::io::write(sink, &[name, b"\0"].concat())
 }
 
-/// The worker's line to the supervisor while it works.
+/// The worker's connection to the supervisor while it works.
 #[derive(Debug)]
 pub(crate) struct Post {
     link: Arc<Link>,
-    /// Names of files that appear in the folder, where the supervisor reports them.
+    /// Names of files that appear in the folder, if the supervisor reports them.
     pub(crate) names: Option<OwnedFd>,
 }
 
 impl Post {
-    /// A sign of life after each look.
+    /// Reports that it is alive, after each check.
     ///
     /// # Errors
     ///
-    /// Once the supervisor has gone.
+    /// Fails once the supervisor is gone.
     pub(crate) fn looked(&self) -> io::Result<()> {
         self.link.say(&Say::Looked)
     }
 
-    /// A pass begins, which may take long.
+    /// Reports the start of a pass, which may take long.
     ///
     /// # Errors
     ///
-    /// Once the supervisor has gone.
+    /// Fails once the supervisor is gone.
     pub(crate) fn begins_pass(&self) -> io::Result<()> {
         self.link.say(&Say::BeginsPass)
     }
 
-    /// Says that the work cannot be done, and waits until the file at `path` has changed, or the supervisor ends this worker
-    /// to let another one try. It is done here and not by the supervisor, which would hang with a dead mount.
+    /// Reports that the work cannot be done, and waits until the file at `path` has changed, or the supervisor ends this worker
+    /// to let another one try. The worker checks the file, since the supervisor would hang on a dead mount.
     pub(crate) fn wait_for_change(&self, path: &Path, stop: &OwnedFd) {
         let _ = self.link.say(&Say::Failed);
         let before = mark(path);
@@ -284,7 +284,7 @@ impl Post {
     }
 }
 
-/// A worker for a folder: lists its ledgers until it is ordered to stop.
+/// Runs a worker for a folder: lists its ledgers until it is ordered to stop.
 pub(crate) fn serve_folder(folder: &Path) -> Result<Exit> {
     let mut duty = Duty::take_on()?;
     let signals = &Signals::block(&STOP)?;
@@ -329,14 +329,14 @@ fn fail_to_list(duty: Duty, folder: &Path, error: &io::Error) -> Result<Exit> {
     Ok(Exit::FAILED)
 }
 
-/// Every `*.db` in a folder, and how many more there are than can be watched.
+/// Returns every `*.db` in a folder, and how many more there are than can be watched.
 fn list(folder: &Path) -> io::Result<(BTreeSet<OsString>, u32)> {
     let (mut names, mut left_out) = (BTreeSet::new(), 0);
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let path = entry.path();
         let is_ledger = path.extension().is_some_and(|extension| extension == "db")
-            // A link may lead to one.
+            // A link may lead to a ledger.
             && entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink() && path.is_file());
         if is_ledger && names.len() < LEDGERS {
             names.insert(entry.file_name());
@@ -347,7 +347,7 @@ fn list(folder: &Path) -> io::Result<(BTreeSet<OsString>, u32)> {
     Ok((names, left_out))
 }
 
-/// What a file looks like from outside.
+/// The metadata by which a change of a file is detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mark {
     file: (u64, u64),
@@ -356,7 +356,7 @@ struct Mark {
     changed: (i64, i64),
 }
 
-/// `None` where there is no file.
+/// Returns `None` if there is no file.
 fn mark(path: &Path) -> Option<Mark> {
     let file = fs::metadata(path).ok()?;
     Some(Mark {
@@ -367,18 +367,18 @@ fn mark(path: &Path) -> Option<Mark> {
     })
 }
 
-/// The folder in which a ledger appears.
+/// Returns the folder in which a ledger appears.
 fn folder_of(ledger: &Path) -> &Path {
     ledger.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Closes what is beyond standard error.
+/// Closes all descriptors except the standard ones.
 fn close_inherited() -> io::Result<()> {
     let entries = fs::read_dir("/proc/self/fd")?;
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let inherited: Vec<i32> = numbers.filter(|&number| number > 2).collect();
     for number in inherited {
-        // The one that the list was read by is closed already.
+        // The descriptor that the list was read from is closed already.
         let _ = nix::unistd::close(number);
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Output of a worker, line by line, without waiting for it and within bounds.
 //!
-//! A worker acts as the owner of its ledger, and what it prints holds text from the ledger: it is data. So no turn reads
-//! more than a little, no line is longer than a terminal can take, and one that never stops talking is noticed.
+//! A worker acts as the owner of its ledger, and its output contains text from the ledger: it is untrusted. So each turn reads
+//! only a little, no line is longer than a terminal can take, and a worker that prints without end is detected.
 
 use std::{
     io::Read,
@@ -11,25 +11,25 @@ use std::{
 
 use rustix::{fs::OFlags, io::Errno};
 
-/// A worker's line is one record. A longer one is cut here, and says so.
+/// A worker's line is one record. A longer line is cut here, and marked as cut.
 const LONGEST: usize = 8 << 10;
-/// So much is read in one turn; the pipe itself holds more back.
+/// Number of bytes that are read in one turn; the rest stays in the pipe.
 const TURN: usize = 16 << 10;
-/// All that may be in the pipe of a worker that has ended (pipe(7): 64 KiB, up to `pipe-max-size`).
+/// Maximum content of the pipe of a worker that has ended (pipe(7): 64 KiB, up to `pipe-max-size`).
 const LAST: usize = 1 << 20;
-/// A worker may say so much at once, as after the end of a hundred thousand processes ...
+/// Number of bytes that a worker may print at once, as after the end of a hundred thousand processes ...
 const BURST: usize = 16 << 20;
-/// ... and so much in each second.
+/// ... and in each second.
 const EACH_SECOND: usize = 64 << 10;
-/// What a line costs beside its bytes: the ledger's name before it, and a write.
+/// The cost of a line in addition to its bytes: the ledger's name before it, and a write.
 const LINE_COST: usize = 100;
 
-/// A pipe that is read as far as it goes.
+/// A pipe that is read as far as possible without waiting.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     pipe: Option<R>,
     rest: Vec<u8>,
-    /// The line that is read was cut: what follows of it is left out.
+    /// Whether the current line was cut: the rest of it is dropped.
     is_cut: bool,
 }
 
@@ -40,17 +40,17 @@ impl<R: Read + AsFd> Lines<R> {
         Ok(Self { pipe: Some(pipe), rest: Vec::new(), is_cut: false })
     }
 
-    /// To poll; `None` once it has ended.
+    /// Returns the pipe for polling; `None` once it has ended.
     pub(super) fn pipe(&self) -> Option<&R> {
         self.pipe.as_ref()
     }
 
-    /// Some of the lines that have come; the others at the next turn.
+    /// Returns some of the available lines; the others follow at the next turn.
     pub(super) fn read(&mut self) -> Vec<String> {
         self.read_up_to(TURN)
     }
 
-    /// The lines of a worker that has ended, the last one even without its end.
+    /// Returns the remaining lines of a worker that has ended, the last one even without a newline.
     pub(super) fn read_the_last(&mut self) -> Vec<String> {
         let mut lines = self.read_up_to(LAST);
         self.pipe = None;
@@ -110,7 +110,7 @@ impl<R: Read + AsFd> Lines<R> {
     }
 }
 
-/// How much a worker may still say.
+/// How much a worker may still print.
 #[derive(Debug)]
 pub(super) struct Allowance {
     left: usize,
@@ -122,10 +122,10 @@ impl Allowance {
         Self { left: BURST, since: Instant::now() }
     }
 
-    /// Takes what these lines cost; `false` where that is more than is left.
+    /// Subtracts the cost of these lines; returns `false` if that is more than is left.
     pub(super) fn covers(&mut self, lines: &[String], now: Instant) -> bool {
         let earned = earned(now.saturating_duration_since(self.since));
-        // Turns that follow each other within microseconds earn nothing each, but something together.
+        // Turns within microseconds of each other earn nothing individually, so let their time add up.
         if earned > 0 {
             self.since = now;
             self.left = self.left.saturating_add(earned).min(BURST);
@@ -184,13 +184,13 @@ mod tests {
         let mut lines = Lines::new(reader).expect("a flag");
         writer.write_all(&b"yyy\n".repeat(16 << 10)).expect("as much as a pipe holds");
         assert_eq!(lines.read().len(), TURN / 4);
-        // The writer is still open, as where a worker was killed between two looks.
+        // The writer is still open, as if a worker was killed between two turns.
         assert_eq!(lines.read_the_last().len(), (64 << 10) / 4 - TURN / 4);
         assert!(lines.pipe().is_none());
     }
 
     #[test]
-    fn a_worker_may_say_much_once_and_not_for_ever() {
+    fn a_worker_may_print_much_once_but_not_continuously() {
         let mut allowance = Allowance::new();
         let mut now = Instant::now();
         let much: Vec<String> = (0..50_000).map(|_| "x".repeat(200)).collect();

@@ -1,7 +1,7 @@
-//! The line between the supervisor and a worker: a socket of packets, which is the worker's standard input.
+//! The connection between the supervisor and a worker: a packet socket, which is the worker's standard input.
 //!
-//! A packet is one message, so neither end has to find where one begins, and a long one is cut by the kernel. Its end is the
-//! order to stop. The supervisor never waits for it: a worker may hang, and what it sends is data to be checked.
+//! A packet is one message, so neither end has to find where a message begins, and the kernel cuts a long one. The end of the
+//! connection is the order to stop. The supervisor never waits for it: a worker may hang, and its messages must be checked.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -21,53 +21,53 @@ use rustix::{
     },
 };
 
-/// Longer than any name of a file, and a letter before it.
+/// Longer than any file name with a letter before it.
 const LONGEST: usize = 512;
 
-/// What a worker says.
+/// A message of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Say {
-    /// What it is to watch was looked at and is there: its device answers.
+    /// The path to watch was checked and exists: its device answers.
     Found,
-    /// It is not there. A sign of life.
+    /// The path does not exist. Shows that the worker is alive.
     Missing,
-    /// It has looked at everything. A sign of life.
+    /// It has checked everything. Shows that the worker is alive.
     Looked,
-    /// It begins a pass, which may take as long as the graces of the trees that it ends.
+    /// It begins a pass, which may take as long as the grace periods of the trees that it ends.
     BeginsPass,
-    /// It could not do its work; why stands on its standard error. It waits for a change, or for the order to stop.
+    /// It could not do its work; the reason is on its standard error. It waits for a change, or for the order to stop.
     Failed,
     /// It watches its folder in the supervisor's inotify instance, as this watch.
     Watch(i32),
-    /// It could not, for this errno, and has to be sent a [`Order::Look`] each second.
+    /// It could not watch its folder, for this errno, and has to be sent a [`Order::Look`] each second.
     NoWatch(i32),
     /// A folder's list of ledgers begins.
     ListBegins,
     /// The name of a ledger in it.
     Name(OsString),
-    /// The list is complete but for so many that are too many.
+    /// The list is complete, except for this number of ledgers beyond the limit.
     ListEnds(u32),
 }
 
-/// What the supervisor says.
+/// A message of the supervisor.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Its inotify instance, where there is one: for a worker that stays the supervisor's own user.
+    /// Its inotify instance, if there is one: for a worker that stays the supervisor's own user.
     Inotify(Option<OwnedFd>),
-    /// A file of this name was made or removed in the folder.
+    /// A file of this name was created or removed in the folder.
     Changed(OsString),
-    /// Look at everything: what has changed is not known.
+    /// Check everything: it is unknown what has changed.
     Look,
 }
 
-/// Both ends: the supervisor's, and the worker's.
+/// Creates both ends: the supervisor's, and the worker's.
 pub(super) fn pair() -> io::Result<(Link, OwnedFd)> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     Ok((Link(ours), theirs))
 }
 
-/// One end.
+/// One end of the connection.
 #[derive(Debug)]
 pub(super) struct Link(OwnedFd);
 
@@ -78,7 +78,7 @@ impl AsFd for Link {
 }
 
 impl Link {
-    /// The worker's end: its standard input, which must be a socket of packets.
+    /// Returns the worker's end: its standard input, which must be a packet socket.
     pub(super) fn of_worker() -> io::Result<Self> {
         let stdin = io::stdin().as_fd().try_clone_to_owned()?;
         if rustix::net::sockopt::socket_type(&stdin)? != SocketType::SEQPACKET {
@@ -87,11 +87,11 @@ impl Link {
         Ok(Self(stdin))
     }
 
-    /// Says something to the supervisor. A sign of life that finds no room is left out: there are signs enough.
+    /// Sends a message to the supervisor. One that only shows that the worker is alive is dropped if it does not fit: others follow.
     ///
     /// # Errors
     ///
-    /// Once the supervisor has gone.
+    /// Fails once the supervisor is gone.
     pub(super) fn say(&self, say: &Say) -> io::Result<()> {
         let wait = match say {
             Say::Missing | Say::Looked | Say::BeginsPass => SendFlags::DONTWAIT,
@@ -103,11 +103,11 @@ impl Link {
         }
     }
 
-    /// The next message of the worker, without waiting. `Ok(None)` where there is none yet, or none that is known.
+    /// Receives the next message of the worker, without waiting.
     ///
     /// # Errors
     ///
-    /// Once the worker has closed its end.
+    /// Fails once the worker has closed its end.
     pub(super) fn heard(&self) -> io::Result<Heard> {
         match self.receive(RecvFlags::DONTWAIT) {
             Ok((bytes, _)) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -117,7 +117,7 @@ impl Link {
         }
     }
 
-    /// Gives an order without waiting; `false` where there is no room for it.
+    /// Sends an order without waiting; returns `false` if it does not fit.
     pub(super) fn order(&self, order: &Order) -> bool {
         let (bytes, fd) = match order {
             Order::Inotify(Some(fd)) => (b"i".to_vec(), Some(fd.as_fd())),
@@ -125,11 +125,11 @@ impl Link {
             Order::Changed(name) => (message(b'n', name.as_bytes()), None),
             Order::Look => (b"l".to_vec(), None),
         };
-        // To one that has gone nothing has to be said.
+        // If the worker is gone, the order does not matter.
         self.send(&bytes, fd, SendFlags::DONTWAIT) != Err(Errno::AGAIN)
     }
 
-    /// Waits for the next order; `None` is the order to stop.
+    /// Waits for the next order; `None` means to stop.
     pub(super) fn next_order(&self) -> Option<Order> {
         loop {
             let (bytes, fd) = self.receive(RecvFlags::empty()).ok()?;
@@ -183,11 +183,11 @@ impl Link {
     }
 }
 
-/// What [`Link::heard`] found.
+/// The result of [`Link::heard`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     Said(Say),
-    /// No message that is known.
+    /// A message that is not known.
     Unknown,
     Nothing,
 }
@@ -229,7 +229,7 @@ fn decode(bytes: &[u8]) -> Option<Say> {
     })
 }
 
-/// A name that stays in its folder.
+/// Returns a file name, if it does not lead out of its folder.
 fn file_name(bytes: &[u8]) -> Option<OsString> {
     let is_name = !bytes.is_empty()
         && bytes.len() <= 255
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_says_is_heard_as_it_was_meant() {
+    fn messages_of_a_worker_are_received_as_they_were_sent() {
         let (ours, theirs) = both();
         let all = [
             Say::Found,
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_worker_of_ours_says_is_unknown() {
+    fn messages_that_no_worker_sends_are_unknown() {
         let (ours, theirs) = both();
         let long = [b'+'; 4096];
         for bytes in
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_that_a_worker_sends_is_not_kept() {
+    fn a_descriptor_that_a_worker_sends_is_closed() {
         let (ours, theirs) = both();
         let count = || std::fs::read_dir("/proc/self/fd").expect("/proc").count();
         let before = count();

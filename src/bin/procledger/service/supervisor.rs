@@ -1,4 +1,4 @@
-//! All ledgers: picks them up when they appear, keeps their workers, reports to the service manager.
+//! The supervisor of all ledgers: picks them up when they appear, runs their workers, reports to the service manager.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,20 +24,20 @@ use crate::{
     signals::{STOP, Signals},
 };
 
-/// At the least so often it looks after its workers.
+/// Maximum time between two checks of the workers.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// Workers without events are ordered to look this often.
+/// Interval at which workers without events are ordered to check.
 const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
-/// So many workers start at the same time: a thousand at once would all be slow, and be taken for hanging.
+/// Maximum number of workers that start at the same time: a thousand at once would all be slow, and would seem to hang.
 const STARTS: usize = 32;
-/// While more are due than may start.
+/// Wait before the next start while more workers are due than may start at once.
 const STARTS_AGAIN: Duration = Duration::from_millis(20);
 /// A worker stops within milliseconds, or after the pass that it is in; one that takes longer is killed, which loses nothing:
-/// what it had claimed is the next one's.
+/// the next one takes over what it had claimed.
 const STOP_LIMIT: Duration = Duration::from_secs(4);
-/// A process that is killed is dead within this, or hangs in the kernel and is left to die.
+/// A killed process is dead within this time, or hangs in the kernel and is left to die.
 const DEATH_LIMIT: Duration = Duration::from_millis(500);
-/// Longest part of the status that lists what is wrong: a datagram has its limit, and a person's patience too.
+/// Maximum length of the list of problems in the status: a datagram is limited, and a person has to read it.
 const TROUBLES: usize = 2 << 10;
 
 /// Watches ledgers, those named and those in folders, until it is asked to stop. `arguments` are those of each worker.
@@ -66,7 +66,7 @@ struct Supervisor {
     arrivals: Arrivals,
     notify: Notify,
     arguments: Vec<String>,
-    /// When workers without events were last ordered to look.
+    /// When workers without events were last ordered to check.
     last_look: Instant,
 }
 
@@ -88,7 +88,7 @@ impl Supervisor {
         self.folders.iter_mut().chain(self.ledgers.values_mut())
     }
 
-    /// Starts the workers that are due, not too many at once; whether there are more.
+    /// Starts the workers that are due, not too many at once; returns whether there are more.
     fn advance(&mut self) -> bool {
         let starting = self.all().filter(|it| it.is_starting()).count();
         let mut left = STARTS.saturating_sub(starting);
@@ -105,7 +105,7 @@ impl Supervisor {
         false
     }
 
-    /// Takes on what is new in the folders, and lets go of what is gone from there.
+    /// Adds new ledgers of the folders, and removes those that are gone.
     fn pick_up(&mut self) {
         let mut there: BTreeSet<PathBuf> =
             self.folders.iter().flat_map(Watched::ledgers).cloned().collect();
@@ -121,7 +121,7 @@ impl Supervisor {
         self.ledgers.extend(there.into_iter().map(|path| (path.clone(), Watched::ledger(path))));
     }
 
-    /// To the service manager: ready once every ledger that is there was opened and cleaned up, or could not be.
+    /// Reports to the service manager: ready once every existing ledger was opened and cleaned up, or has failed to open.
     fn report(&mut self) {
         let watched = self.ledgers.values().filter(|ledger| ledger.is_watched()).count();
         let all = self.ledgers.len();
@@ -150,7 +150,7 @@ impl Supervisor {
         self.notify.alive();
     }
 
-    /// How long it may sleep.
+    /// Returns how long it may sleep.
     fn limit(&self) -> Duration {
         let needs_looks = self
             .folders
@@ -177,13 +177,13 @@ impl Supervisor {
         }
     }
 
-    /// Passes on what workers say, and to workers what has happened in their folders; whether it is asked to stop. Workers
-    /// before events: the number of a watch is known before its events are.
+    /// Passes on the workers' output, and events in their folders to the workers; returns whether it is asked to stop. Workers
+    /// come before events, so that a watch descriptor is known before its events are read.
     fn hear(&mut self) -> bool {
         let is_asked = |signals: &Signals| signals.pending().is_ok_and(|signal| signal.is_some());
         for watched in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
             watched.hear();
-            // However much they all say.
+            // React to a signal however much all of them print.
             if is_asked(&self.signals) {
                 return true;
             }
@@ -207,7 +207,7 @@ impl Supervisor {
             }
             match name {
                 None => ledger.order(&Order::Look),
-                // The ledger, or a file that bears its name, as the locks of its instances do.
+                // The ledger, or a file whose name begins with the ledger's, as those of its instances' locks do.
                 Some(name) => {
                     let own = ledger.path().file_name().unwrap_or_default().as_bytes();
                     if name.as_bytes().starts_with(own) {
@@ -218,11 +218,11 @@ impl Supervisor {
         }
     }
 
-    /// Workers whose folders cannot be watched look each second, and try again to have them watched from time to time.
+    /// Orders workers whose folders cannot be watched to check each second, and from time to time to try to watch again.
     fn look_without_events(&mut self) {
         let mut all = self.folders.iter().chain(self.ledgers.values());
         let Some(error) = all.find_map(|it| it.without_watch) else {
-            // Not where they are all between two workers.
+            // Not if all of them are between two workers.
             if self.folders.iter().chain(self.ledgers.values()).any(|it| it.watch.is_some()) {
                 self.arrivals.recover();
             }
@@ -247,7 +247,7 @@ impl Supervisor {
         }
     }
 
-    /// Stops all workers, within a bound however they are; what they claimed and did not end is the next one's.
+    /// Stops all workers within a bounded time, whatever their state; the next instance takes over what they claimed and did not end.
     fn stop(&mut self) -> Result<()> {
         self.notify.stopping();
         // 1. Ask.
@@ -256,7 +256,7 @@ impl Supervisor {
         // 2. Kill.
         self.all().for_each(Watched::kill_now);
         self.wait_for_the_last(DEATH_LIMIT)?;
-        // 3. Leave what hangs in the kernel: the signal is there already.
+        // 3. Leave workers that hang in the kernel: the signal is pending already.
         for it in self.folders.iter().chain(self.ledgers.values()).filter(|it| it.is_running()) {
             let path = it.path().display();
             to_stderr(&crate::render::escape(&format!(
@@ -277,7 +277,7 @@ impl Supervisor {
                     break;
                 }
             }
-            // A signal that is not read would be heard again and again.
+            // A signal that is not read would wake every wait.
             let _ = self.signals.pending();
         }
         Ok(())

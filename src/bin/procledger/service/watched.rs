@@ -1,4 +1,4 @@
-//! One ledger, or one folder of ledgers: watched by a worker, or resting after a failure.
+//! One ledger, or one folder of ledgers: watched by a worker, or waiting after a failure.
 
 use std::{
     collections::BTreeSet,
@@ -16,29 +16,29 @@ use crate::{
     render::escape,
 };
 
-/// After a failure another worker tries again as soon as the file has changed, though not sooner than this; or after twice
-/// as long as the last time, up to the longest.
+/// After a failure another worker tries again as soon as the file has changed, but not sooner than this; or after a delay that
+/// doubles with each failure, up to the longest.
 const REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_mins(1);
 /// A worker that ran this long had no trouble with its ledger.
 const LONG: Duration = Duration::from_mins(1);
 /// A worker that was asked to stop, or killed, is dead sooner than this.
 const END_LIMIT: Duration = Duration::from_secs(5);
-/// So many ledgers of one folder are watched: each takes a process, and the folder may belong to another user.
+/// Maximum number of ledgers watched in one folder: each takes a process, and the folder may belong to another user.
 pub(super) const LEDGERS: usize = 1000;
-/// The reason for a failure is the last of these.
+/// Number of complaints that are kept; the last one is the reason for a failure.
 const COMPLAINTS: usize = 16;
 
 #[derive(Debug)]
 enum State {
     Running(Box<Worker>),
-    /// It was asked to stop, or killed.
+    /// The worker was asked to stop, or killed.
     Ending {
         worker: Box<Worker>,
         since: Instant,
         is_killed: bool,
     },
-    /// Another one is started then.
+    /// No worker runs; another one is started at `until`.
     Resting {
         until: Instant,
     },
@@ -48,7 +48,7 @@ enum State {
 #[derive(Debug)]
 enum Kind {
     Ledger,
-    /// The list that comes in, and the last one that was complete.
+    /// The list being received, and the last complete one.
     Folder {
         incoming: BTreeSet<PathBuf>,
         ledgers: BTreeSet<PathBuf>,
@@ -65,16 +65,16 @@ pub(super) struct Watched {
     rest: Duration,
     /// When the worker reported its failure.
     failed_at: Option<Instant>,
-    /// What its worker complained of before it was settled: the reason, should it fail.
+    /// Complaints of its worker before it was settled: the reason, if it fails.
     complaints: Vec<String>,
     /// The last reason for a failure: reported once, not at every attempt.
     failure: Option<String>,
     has_reported_missing: bool,
-    /// It cannot be killed, and that was reported.
+    /// Whether its worker cannot be killed, and that was reported.
     is_stuck: bool,
-    /// Its watch in the supervisor's inotify instance, where it has one.
+    /// Its watch in the supervisor's inotify instance, if it has one.
     pub(super) watch: Option<i32>,
-    /// It could not have one, for this errno, and is ordered to look each second.
+    /// The errno for which it has no such watch; it is then ordered to check each second.
     pub(super) without_watch: Option<i32>,
 }
 
@@ -108,7 +108,7 @@ impl Watched {
         &self.path
     }
 
-    /// The ledgers of a folder.
+    /// Returns the ledgers of a folder.
     pub(super) fn ledgers(&self) -> impl Iterator<Item = &PathBuf> {
         let ledgers = match &self.kind {
             Kind::Ledger => None,
@@ -117,12 +117,12 @@ impl Watched {
         ledgers.into_iter().flatten()
     }
 
-    /// Whether a worker has to be started.
+    /// Returns whether a worker has to be started.
     pub(super) fn is_due(&self) -> bool {
         matches!(self.state, State::Resting { until } if until <= Instant::now())
     }
 
-    /// Its worker has begun a moment ago.
+    /// Returns whether its worker was started a moment ago.
     pub(super) fn is_starting(&self) -> bool {
         matches!(&self.state, State::Running(worker) if worker.is_starting())
     }
@@ -195,7 +195,7 @@ impl Watched {
         };
     }
 
-    /// Passes on some of what the worker says.
+    /// Passes on some of the worker's output.
     pub(super) fn hear(&mut self) {
         let (worker, is_ending) = match &mut self.state {
             State::Running(worker) => (worker, false),
@@ -229,7 +229,7 @@ impl Watched {
             self.fail(why.unwrap_or_else(|| "its worker failed".to_owned()));
         }
         if is_too_much && !is_ending {
-            self.kill("its worker printed too much (16 MiB at once, or more than 64 KiB a second for long): it is killed and replaced");
+            self.kill("its worker printed too much (16 MiB at once, or more than 64 KiB a second over a longer time): it is killed and replaced");
         }
         if let Some(status) = ended {
             self.bury(&status.to_string(), is_old);
@@ -242,8 +242,10 @@ impl Watched {
                 self.has_reported_missing = true;
                 (self.failure, self.rest) = (None, REST);
                 self.complain(match self.kind {
-                    Kind::Ledger => "is not there; it is watched as soon as it is",
-                    Kind::Folder { .. } => "is not there; its ledgers are watched as soon as it is",
+                    Kind::Ledger => "does not exist; it is watched as soon as it does",
+                    Kind::Folder { .. } => {
+                        "does not exist; its ledgers are watched as soon as it does"
+                    }
                 });
             }
             Say::Failed => self.failed_at = Some(Instant::now()),
@@ -252,7 +254,7 @@ impl Watched {
             Say::ListBegins | Say::Name(_) | Say::ListEnds(_) => self.list(say),
             _ => {}
         }
-        // Events that came before the number of the watch was known here were not passed on.
+        // Events that arrived before the watch descriptor was known here were not passed on.
         if matches!(say, Say::Watch(_)) {
             self.order(&Order::Look);
         }
@@ -278,9 +280,9 @@ impl Watched {
         }
     }
 
-    /// The worker is dead.
+    /// Handles the death of the worker.
     fn bury(&mut self, status: &str, is_old: bool) {
-        // One that has failed, and waited, was ended by a change or because another one may try again.
+        // A worker that has failed, and waited, ended because the file changed or another worker may try again.
         let has_waited = self.failed_at.is_some();
         let is_expected = has_waited || matches!(self.state, State::Ending { .. });
         if !is_expected {
@@ -296,7 +298,7 @@ impl Watched {
         self.state = State::Resting { until: Instant::now() + rest };
     }
 
-    /// Says why, once.
+    /// Reports a failure, once for each reason.
     fn fail(&mut self, why: String) {
         if self.failure.as_ref() != Some(&why) {
             self.complain(&why);
@@ -305,7 +307,7 @@ impl Watched {
         self.complaints.clear();
     }
 
-    /// One line that names the ledger.
+    /// Prints one line that names the ledger.
     fn complain(&self, line: &str) {
         let line = line.strip_prefix("procledger: ").unwrap_or(line);
         to_stderr(&format!("procledger: {}", framed(&self.path, line)));
@@ -324,7 +326,7 @@ impl Watched {
         }
     }
 
-    /// Opened, missing, or failed: nothing that `READY=1` has to wait for.
+    /// Returns whether it is opened, missing, or failed, so that `READY=1` need not wait for it.
     pub(super) fn is_settled(&self) -> bool {
         match self.phase() {
             Some(Phase::Missing | Phase::Failed) => true,
@@ -340,17 +342,17 @@ impl Watched {
         self.phase() == Some(Phase::Missing)
     }
 
-    /// It has a process, be it on its way out.
+    /// Returns whether it has a worker process, even one that is ending.
     pub(super) fn is_running(&self) -> bool {
         !matches!(self.state, State::Resting { .. })
     }
 
-    /// Why it is not watched, for the status.
+    /// Returns why it is not watched, for the status.
     pub(super) fn trouble(&self) -> Option<&str> {
         if self.is_watched() {
             None
         } else if self.is_missing() {
-            Some("is not there")
+            Some("does not exist")
         } else {
             self.failure.as_deref()
         }
@@ -361,7 +363,7 @@ impl Watched {
         self.end(false);
     }
 
-    /// Ends its worker at once, however it is.
+    /// Ends its worker at once, whatever its state.
     pub(super) fn kill_now(&mut self) {
         if let State::Running(worker) | State::Ending { worker, .. } = &mut self.state {
             worker.kill();
@@ -376,8 +378,8 @@ impl Watched {
     }
 }
 
-/// A line of a worker is data: the path of what it watches goes before it, and nothing in it can move a cursor or begin
-/// another line.
+/// Prefixes a line of a worker with the path that it watches, and escapes it: the line is untrusted, and must not move the cursor
+/// or begin another line.
 pub(super) fn framed(path: &Path, line: &str) -> String {
     format!("{}: {}", escape(&path.display().to_string()), escape(line))
 }
@@ -390,7 +392,7 @@ mod tests {
     fn a_line_of_a_worker_is_one_harmless_line_that_names_its_ledger() {
         let line = framed(Path::new("/a\n/x.db"), "done\x1b[2J\rprocledger: /root/y.db: forged");
         assert_eq!(line, "/a\\x0a/x.db: done\\x1b[2J\\x0dprocledger: /root/y.db: forged");
-        // What was escaped before stays as it is.
+        // Text that was escaped before is not changed.
         assert_eq!(framed(Path::new("x"), &escape("\x1b")), "x: \\x1b");
     }
 }

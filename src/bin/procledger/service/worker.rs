@@ -1,4 +1,4 @@
-//! One worker, as the supervisor sees it: a process of its own for one ledger, or for one folder of ledgers.
+//! The supervisor's side of a worker: a process for one ledger, or for one folder of ledgers.
 
 use std::{
     ffi::OsStr,
@@ -18,19 +18,19 @@ use super::{
 };
 use crate::pin::Pin;
 
-/// The first look at a path takes microseconds, or for ever: a dead mount (NFS, FUSE) does not answer.
+/// The first access to a path takes microseconds, or never returns: a dead mount (NFS, FUSE) does not answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// A ledger is opened in milliseconds, where another process has locked it in a few seconds; and a worker that has nothing to
-/// do looks every five seconds.
+/// A ledger is opened in milliseconds, or in a few seconds if another process has locked it; and an idle worker checks every five
+/// seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
-/// A pass waits for the graces of the trees that it ends, and a person may have set long ones.
+/// A pass waits for the grace periods of the trees that it ends, which may be set to long ones.
 const PASS_LIMIT: Duration = Duration::from_mins(10);
-/// A worker that takes longer to start than this waits for something.
+/// A worker that takes longer than this to start is waiting for something.
 const START: Duration = Duration::from_secs(2);
-/// So many messages of one worker are heard in one turn.
+/// Maximum number of messages received from one worker in one turn.
 const MESSAGES: usize = 1024;
-/// All that a worker's environment holds. The environment of a service may have secrets of root's in it, and a worker acts as
-/// another user. The token is kept: a tracker that runs the whole watch as a task knows by it what belongs to that task.
+/// The variables of a worker's environment. The environment of a service may contain secrets of root's, and a worker acts as
+/// another user. The token is kept: a tracker that runs the whole watch as a task recognises the task's processes by it.
 const ENVIRONMENT: [&str; 3] = ["PROCLEDGER_LOG", "PROCLEDGER_TOKEN", "TZ"];
 
 /// What a worker is for.
@@ -40,14 +40,14 @@ pub(super) enum Duty<'a> {
     Folder(&'a Path),
 }
 
-/// How far it has come, as it says.
+/// The progress of a worker, as it reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It was started, and looks at its path for the first time.
+    /// It was started, and accesses its path for the first time.
     Looking,
     Missing,
     Opening,
-    /// It has looked at its ledger or folder, and does so again when something happens.
+    /// It has checked its ledger or folder, and does so again when something happens.
     Settled,
     InPass,
     Failed,
@@ -56,15 +56,15 @@ pub(super) enum Phase {
 /// What happened to a worker.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    /// What it printed of what it did.
+    /// Lines about its actions, from stdout.
     pub(super) done: Vec<String>,
-    /// What it complained of.
+    /// Lines from stderr.
     pub(super) complaints: Vec<String>,
-    /// What it said about its folder and its watch.
+    /// Messages about its folder and its watch.
     pub(super) said: Vec<Say>,
-    /// It said more than a worker may.
+    /// Whether it printed more than a worker may.
     pub(super) is_too_much: bool,
-    /// How it ended, once it has.
+    /// Its exit status, once it has ended.
     pub(super) ended: Option<ExitStatus>,
 }
 
@@ -77,11 +77,11 @@ pub(super) struct Worker {
     allowance: Allowance,
     /// `None` once it was ordered to stop.
     link: Option<Link>,
-    /// An order did not fit into the link: it has to look at everything.
+    /// Whether an order did not fit into the link: it has to check everything.
     owes_look: bool,
     started: Instant,
     phase: Phase,
-    /// It has opened its ledger and ended what was left there, or listed its folder.
+    /// Whether it has opened its ledger and ended the processes left there, or listed its folder.
     has_looked: bool,
     last_sign: Instant,
 }
@@ -93,11 +93,11 @@ impl Worker {
         inotify: Option<OwnedFd>,
     ) -> io::Result<Self> {
         let (link, theirs) = pair()?;
-        // Before it runs: the first order is there when it asks.
+        // Send it before the worker runs: the first order is available when the worker needs it.
         link.order(&Order::Inotify(inotify));
         let mut child = command(duty, arguments).stdin(theirs).spawn()?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let piped = || io::Error::other("its output is no pipe");
+        let piped = || io::Error::other("its output is not a pipe");
         Ok(Self {
             pidfd: Pin::of_child(&child)?,
             out: Lines::new(out.ok_or_else(piped)?)?,
@@ -117,12 +117,12 @@ impl Worker {
         self.phase
     }
 
-    /// It does its work.
+    /// Returns whether it does its work.
     pub(super) fn works(&self) -> bool {
         self.has_looked && matches!(self.phase, Phase::Settled | Phase::InPass)
     }
 
-    /// Nothing is known of it yet, and it has not had the time for more.
+    /// Returns whether it has reported nothing yet and was started only recently.
     pub(super) fn is_starting(&self) -> bool {
         let has_begun = !self.has_looked && !matches!(self.phase, Phase::Missing | Phase::Failed);
         has_begun && self.age() < START
@@ -132,7 +132,7 @@ impl Worker {
         self.started.elapsed()
     }
 
-    /// Which limit it has exceeded, if any.
+    /// Returns a message about the limit that it has exceeded, if any.
     pub(super) fn hangs(&self) -> Option<&'static str> {
         let (limit, what) = match self.phase {
             Phase::Looking => (
@@ -147,28 +147,27 @@ impl Worker {
                 PASS_LIMIT,
                 "its worker has been in one pass for 10 min: it is killed and replaced",
             ),
-            Phase::Missing | Phase::Settled => (
-                SILENCE_LIMIT,
-                "its worker has given no sign of life for 20 s: it is killed and replaced",
-            ),
+            Phase::Missing | Phase::Settled => {
+                (SILENCE_LIMIT, "its worker has not responded for 20 s: it is killed and replaced")
+            }
             Phase::Failed => return None,
         };
         (self.last_sign.elapsed() > limit).then_some(what)
     }
 
-    /// Asks it to end, as the death of the supervisor would.
+    /// Asks it to end, in the same way as the death of the supervisor.
     pub(super) fn stop(&mut self) {
         self.link = None;
     }
 
-    /// SIGKILL, for one that hangs. One that hangs in the kernel may live on: nothing waits for it.
+    /// Sends SIGKILL to a worker that hangs. One that hangs in the kernel may live on: nothing waits for it.
     pub(super) fn kill(&mut self) {
         self.link = None;
-        // It was not waited for yet, so it is there to be signalled.
+        // It was not waited for yet, so its PID is not reused.
         let _ = self.pidfd.signal(libc::SIGKILL);
     }
 
-    /// What to poll.
+    /// Returns the descriptors to poll.
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let link = self.link.as_ref().map(AsFd::as_fd);
         let out = self.out.pipe().map(AsFd::as_fd);
@@ -177,9 +176,9 @@ impl Worker {
         own.chain([self.pidfd.as_fd()]).collect()
     }
 
-    /// Some of what there is to hear, without waiting.
+    /// Returns some of its messages and output, without waiting.
     pub(super) fn news(&mut self) -> News {
-        // Asked before the pipes are read: what a dead worker has said is all there.
+        // Query the status before the pipes are read: if it is dead, its output is complete.
         let ended = self.child.try_wait().unwrap_or_default();
         let said = self.hear();
         let (done, complaints) = if ended.is_some() {
@@ -204,7 +203,7 @@ impl Worker {
                 }
                 Ok(Heard::Unknown) => {}
                 Ok(Heard::Nothing) => break,
-                // It is on its way out: nothing more to hear, and no reason to poll this again.
+                // It is ending: there is nothing more to receive, and no reason to poll this again.
                 Err(error) => {
                     debug_assert_ne!(error.kind(), ErrorKind::WouldBlock);
                     self.link = None;
@@ -227,14 +226,14 @@ impl Worker {
         self.last_sign = Instant::now();
     }
 
-    /// Gives an order, or remembers that one is missing.
+    /// Sends an order, or records that one is missing.
     pub(super) fn order(&mut self, order: &Order) {
         if let Some(link) = &self.link {
             self.owes_look |= !link.order(order);
         }
     }
 
-    /// Gives the order to look, where one did not fit.
+    /// Sends the order to check, if an order did not fit.
     pub(super) fn give_owed(&mut self) {
         if std::mem::take(&mut self.owes_look) {
             self.order(&Order::Look);
@@ -253,7 +252,7 @@ impl Drop for Worker {
 fn command(duty: Duty<'_>, arguments: &[String]) -> Command {
     #[expect(
         clippy::disallowed_methods,
-        reason = "a worker is not what gets tracked; it ends when our end of its stdin closes"
+        reason = "a worker is not tracked; it ends when our end of its stdin closes"
     )]
     let mut command = Command::new("/proc/self/exe");
     let (option, path): (&str, &OsStr) = match duty {
@@ -266,7 +265,7 @@ fn command(duty: Duty<'_>, arguments: &[String]) -> Command {
         .args(arguments)
         .arg(option)
         .arg(path)
-        // Ctrl-C is for the supervisor, which then stops its workers.
+        // Ctrl-C is to reach only the supervisor, which then stops its workers.
         .process_group(0)
         .env_clear()
         .stdout(Stdio::piped())
