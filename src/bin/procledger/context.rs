@@ -105,8 +105,8 @@ impl Context {
         }
     }
 
-    /// Returns the folder that `--trust-folder` names. As another user none is trusted, whatever root's environment says: returns an
-    /// empty path.
+    /// Returns the folder that `--trust-folder` names. As another user none is trusted, whatever root's environment says, so it
+    /// returns an empty path.
     pub(crate) fn trust_folder(&self) -> Option<&Path> {
         if self.account.is_some() { Some(Path::new("")) } else { self.trust_folder.as_deref() }
     }

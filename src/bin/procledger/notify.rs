@@ -38,7 +38,8 @@ impl Notify {
         Self { socket, watchdog, ..Self::default() }
     }
 
-    /// Returns the interval between two keep-alive notifications: half of the watchdog time, as `sd_watchdog_enabled(3)` advises.
+    /// Returns the interval between two keep-alive notifications: half of the watchdog time, as `sd_watchdog_enabled(3)`
+    /// advises.
     pub(crate) fn interval(&self) -> Option<Duration> {
         self.watchdog.map(|limit| limit / 2)
     }

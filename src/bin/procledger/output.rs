@@ -87,9 +87,10 @@ pub(crate) fn print_line(text: &str) -> Result<Reader> {
     print(format!("{text}\n"))
 }
 
-/// Atomically replaces `file` by one that contains `bytes`: on a full disk the old one stays. A file that is not regular, such as
-/// a pipe, is written in place, and so is one that no rename can replace, such as a file mounted into a container; a link is
-/// followed. If root names a file in another user's folder, or a link of that user, it is written with that user's access.
+/// Atomically replaces `file` by one that contains `bytes`: on a full disk the old one stays. A file that is not regular,
+/// such as a pipe, is written in place, and so is one that no rename can replace, such as a file mounted into a container; a
+/// link is followed. If root names a file in another user's folder, or a link of that user, it is written with that user's
+/// access.
 pub(crate) fn to_file(file: &Path, bytes: &[u8]) -> Result<()> {
     let failed =
         |error: io::Error| Failure::because(format!("failed to write {}", file.display()), &error);

@@ -41,7 +41,7 @@ pub(super) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// With the figures of its tree, where it is a root that has not ended.
+    /// Adds the figures of its tree, if it is a root that has not ended.
     pub(super) fn new(row: &'a ProcessRecord, tree: Option<&TreeRecord>) -> Self {
         let live = tree.filter(|tree| tree.source == FigureSource::Live);
         Self {

@@ -2,8 +2,8 @@
 //!
 //! Instances are scarce (`fs.inotify.max_user_instances`, 128 for each user by default). So the supervisor has one, and its
 //! workers get copies of it to add their folders: the worker looks up the path, which may hang, and the supervisor only
-//! reads what has happened, identified by its watch descriptor. A worker drops its copy before it becomes another user; and a folder that
-//! another user may write is not watched by root's instance, since that user could fill the queue for all ledgers.
+//! reads what has happened, identified by its watch descriptor. A worker drops its copy before it becomes another user; and a
+//! folder that another user may write is not watched by root's instance, since that user could fill the queue for all ledgers.
 
 use std::{
     ffi::{CStr, OsStr, OsString},

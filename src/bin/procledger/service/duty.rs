@@ -6,8 +6,8 @@
 //! 1. every inherited descriptor is closed, except for the link and two pipes to the supervisor;
 //! 2. if it is root's, it is made undumpable: only root can read its memory or environment, trace it or take its
 //!    descriptors (ptrace(2), "Ptrace access mode checking"; `pidfd_getfd(2)`; `/proc/PID/{fd,mem,environ}`);
-//! 3. it checks whether its ledger exists, and which user owns it. Only root can do that in any folder, and it may hang on a dead
-//!    mount: then the supervisor kills it;
+//! 3. it checks whether its ledger exists, and which user owns it. Only root can do that in any folder, and it may hang on a
+//!    dead mount: then the supervisor kills it;
 //! 4. it becomes the owner.
 
 use std::{
@@ -110,7 +110,8 @@ impl Duty {
             Failure::because("failed to begin as a worker of another `watch`", &error)
         };
         close_inherited().map_err(failed)?;
-        // An ordinary user's workers already belong to that user, and trackers read from their environment which task they belong to.
+        // An ordinary user's workers already belong to that user, and trackers read from their environment to which task they
+        // belong.
         if geteuid().is_root() {
             nix::sys::prctl::set_dumpable(false).map_err(|error| failed(error.into()))?;
         }

@@ -87,7 +87,8 @@ impl Link {
         Ok(Self(stdin))
     }
 
-    /// Sends a message to the supervisor. One that only shows that the worker is alive is dropped if it does not fit: others follow.
+    /// Sends a message to the supervisor. One that only shows that the worker is alive is dropped if it does not fit: others
+    /// follow.
     ///
     /// # Errors
     ///

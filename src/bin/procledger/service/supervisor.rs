@@ -247,7 +247,8 @@ impl Supervisor {
         }
     }
 
-    /// Stops all workers within a bounded time, whatever their state; the next instance takes over what they claimed and did not end.
+    /// Stops all workers within a bounded time, whatever their state; the next instance takes over what they claimed and did
+    /// not end.
     fn stop(&mut self) -> Result<()> {
         self.notify.stopping();
         // 1. Ask.

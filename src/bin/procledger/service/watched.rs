@@ -378,8 +378,8 @@ impl Watched {
     }
 }
 
-/// Prefixes a line of a worker with the path that it watches, and escapes it: the line is untrusted, and must not move the cursor
-/// or begin another line.
+/// Prefixes a line of a worker with the path that it watches, and escapes it: the line is untrusted, and must not move the
+/// cursor or begin another line.
 pub(super) fn framed(path: &Path, line: &str) -> String {
     format!("{}: {}", escape(&path.display().to_string()), escape(line))
 }
