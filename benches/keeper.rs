@@ -1,6 +1,6 @@
-//! What a keeper costs: the time that it adds to a spawn, and the memory that it holds while its program runs.
+//! The cost of a keeper: the time it adds to a spawn, and the memory it holds while its program runs.
 //!
-//! `cargo bench --bench keeper`. Session and keeper take turns in one run; the figures are medians.
+//! `cargo bench --bench keeper`. Session and keeper alternate in one run; the figures are medians.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ fn job(task: String, program: &str) -> Job {
         .stderr(Stdio::null())
 }
 
-/// Until `spawn` returns, and until the program has ended and its end is in the ledger.
+/// Times until `spawn` returns, and until the program has ended and its end is in the ledger.
 fn measure(tracker: &Tracker, round: usize) -> (Duration, Duration) {
     let began = Instant::now();
     let mut process = tracker.spawn(job(format!("task-{round}"), "/bin/true")).expect("it runs");
@@ -62,7 +62,7 @@ fn main() {
     memory(&trackers[1]);
 }
 
-/// Of one keeper, and of the last of ten: what they share is counted in parts.
+/// Memory of one keeper, and of the last of ten: shared pages are counted proportionally.
 fn memory(tracker: &Tracker) {
     let mut keeper = 0;
     for round in 0..10 {

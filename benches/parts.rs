@@ -1,6 +1,6 @@
-//! What the single verbs cost, each beside the limit that it is measured against.
+//! The cost of the individual verbs, each next to the limit that it is measured against.
 //!
-//! `cargo bench --bench parts`. Compare within one run: absolute times belong to the machine.
+//! `cargo bench --bench parts`. Compare within one run: absolute times depend on the machine.
 #![expect(
     clippy::disallowed_methods,
     reason = "the limits are what other ways of starting a program cost"
@@ -16,7 +16,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use procledger::{ContainmentMode, Job, Process, Stdio, Tracker};
 use tempfile::TempDir;
 
-/// Rows and processes that a pass looks at.
+/// Rows and processes that a pass scans.
 const TRACKED: usize = 200;
 
 struct Bench {
@@ -46,7 +46,7 @@ impl Bench {
     }
 }
 
-/// From the call until the program's first instruction; waiting for its end is not counted.
+/// Time from the call until the program's first instruction; waiting for its end is not counted.
 fn spawn(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("spawn");
     group.bench_function("limit: std Command, no gate, no row", |bencher| {

@@ -1,4 +1,4 @@
-//! A ledger with a long past, made in seconds: written straight into its tables, as no program could have lived it.
+//! A ledger with a long history, created in seconds by writing straight into its tables; no program could produce it that fast.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub(crate) struct Past {
     pub(crate) days: i64,
 }
 
-/// Makes a ledger at `path` and gives it this past. Nobody may have it open.
+/// Creates a ledger at `path` and fills it with this history. No other connection may have it open.
 pub(crate) fn make(path: &Path, past: Past) -> rusqlite::Result<()> {
     Tracker::builder(path)
         .monitor(false)
@@ -25,9 +25,9 @@ pub(crate) fn make(path: &Path, past: Past) -> rusqlite::Result<()> {
         .and_then(|tracker| tracker.shutdown())
         .expect("a new ledger");
     let mut ledger = Connection::open(path)?;
-    // A power cut may cost us a ledger that nobody needs.
+    // A power cut may only cost a ledger that can be made again.
     ledger.execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -400000")?;
-    // Kept up to date row by row, they would take longer than all the rest; sorted at the end they take seconds.
+    // Maintained row by row, the indexes would take longer than everything else; built at the end they take seconds.
     let indexes = indexes(&ledger)?;
     for (name, _) in &indexes {
         ledger.execute_batch(&format!("DROP INDEX {name}"))?;
@@ -35,7 +35,7 @@ pub(crate) fn make(path: &Path, past: Past) -> rusqlite::Result<()> {
     let tx = ledger.transaction()?;
     let now = chrono::Utc::now().timestamp_millis();
     let span = past.days * 86_400_000;
-    // The first instance is the one that made the ledger; the past gets the numbers after it.
+    // The first instance is the one that created the ledger; the historic ones get the numbers after it.
     tx.execute(INSTANCES, params![past.instances, now, span])?;
     tx.execute(PROCESSES, params![past.processes, now, span, past.tasks, past.instances])?;
     tx.execute(PASSES, params![past.passes, now, span, past.instances])?;
@@ -46,7 +46,7 @@ pub(crate) fn make(path: &Path, past: Past) -> rusqlite::Result<()> {
     tx.commit()
 }
 
-/// Each with its definition.
+/// Each index with its definition.
 fn indexes(ledger: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
     ledger
         .prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL")?

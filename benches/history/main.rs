@@ -1,8 +1,8 @@
-//! Whether a million rows of history slow anything down: the same verbs on an empty ledger and on one with a past,
-//! interleaved, in one run.
+//! Measures whether a million rows of history slow anything down: the same verbs on an empty ledger and on one with a history,
+//! interleaved in one run.
 //!
-//! `cargo bench --bench history [-- --strict]`. Compare within one run: absolute times belong to the machine. With
-//! `--strict` it exits 1 where a limit is missed; `--make FILE` makes the ledger with the past, and measures nothing.
+//! `cargo bench --bench history [-- --strict]`. Compare within one run: absolute times depend on the machine. With `--strict`
+//! it exits with 1 if a limit is missed; `--make FILE` creates the ledger with the history and measures nothing.
 #![expect(clippy::disallowed_methods, reason = "it measures the command as a person runs it")]
 
 mod ledger;
@@ -16,7 +16,7 @@ use std::{
 use procledger::{Job, Stdio, Tracker};
 use rusqlite::{Connection, OpenFlags};
 
-/// What `Builder::keep_history` keeps by default: 90 days, with a pass every 30 seconds.
+/// The default of `Builder::keep_history`: 90 days, with a pass every 30 seconds.
 const A_BUSY_QUARTER: ledger::Past = ledger::Past {
     processes: 1_000_000,
     leaks: 50_000,
@@ -26,11 +26,11 @@ const A_BUSY_QUARTER: ledger::Past = ledger::Past {
     days: 90,
 };
 
-/// A verb beside a long past may take this much of its time beside none.
+/// A verb on a ledger with a long history may take at most this many times as long as on one without.
 const RATIO: f64 = 1.2;
-/// A report of a month, whatever its form.
+/// The limit for a report of a month, in any format.
 const REPORT: Duration = Duration::from_millis(300);
-/// Processes that run in both ledgers while they are looked at.
+/// Processes that run in both ledgers during the measurement.
 const RUNNING: usize = 20;
 
 /// One of the two ledgers.
@@ -52,7 +52,7 @@ impl Side {
         Self { path, tracker, reader: reader.expect("a ledger") }
     }
 
-    /// From the call until the row is committed and the program runs; its end is not measured.
+    /// Time from the call until the row is committed and the program runs; its end is not measured.
     fn spawn(&self, round: usize) -> Duration {
         let job = quiet(Job::new(format!("task-{round}"), "/bin/true"));
         let start = Instant::now();
@@ -66,7 +66,7 @@ impl Side {
         timed(|| assert_eq!(self.tracker.running().expect("read").len(), RUNNING))
     }
 
-    /// The view, as `sqlite3` asks it.
+    /// Reads the view, as `sqlite3` does.
     fn view(&self, view: &str, least: usize) -> Duration {
         timed(|| {
             let mut query = self.reader.prepare(&format!("SELECT * FROM {view}")).expect("a view");
@@ -108,14 +108,14 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Prints each line, and remembers whether a limit was missed.
+/// Prints each line and records whether a limit was missed.
 #[derive(Default)]
 struct Scores {
     missed: bool,
 }
 
 impl Scores {
-    /// The same on both sides, interleaved: what the machine does meanwhile meets both.
+    /// Measures the same on both sides, interleaved, so that other load on the machine affects both.
     fn compare(
         &mut self,
         what: &str,

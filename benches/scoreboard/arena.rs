@@ -1,4 +1,4 @@
-//! Where a group runs: a process of its own, in a PID namespace of its own, which ends with it.
+//! Where a group runs: in a process of its own, in a PID namespace of its own that ends with it.
 
 use std::{
     fs,
@@ -7,10 +7,10 @@ use std::{
 
 use super::scale::Scale;
 
-/// Runs a group and answers with what it wrote.
+/// Runs a group and returns what it wrote.
 pub(crate) fn run(group: &str, scale: Scale) -> Result<String, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    // Whatever a group leaves when it is killed is in here.
+    // Contains everything that a group leaves when it is killed.
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut command = Command::new("unshare");
     command.env("TMPDIR", folder.path());
@@ -26,7 +26,7 @@ pub(crate) fn run(group: &str, scale: Scale) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|error| error.to_string())
 }
 
-/// The first process of the namespace: runs the group below itself, and reaps what comes to it.
+/// The first process of the namespace: runs the group as a child and reaps orphans.
 pub(crate) fn be_init(group: &str, scale: &str) -> ExitCode {
     let own = std::env::current_exe().expect("an executable");
     let mut command = Command::new(own);
@@ -47,7 +47,7 @@ pub(crate) fn be_init(group: &str, scale: &str) -> ExitCode {
     }
 }
 
-/// As many descriptors as this process may have: ten thousand pidfds are half of them.
+/// Raises the descriptor limit as far as allowed: ten thousand pidfds need half of it.
 pub(crate) fn raise_descriptors(wanted: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -59,7 +59,7 @@ pub(crate) fn raise_descriptors(wanted: u64) {
     }
 }
 
-/// What the figures belong to.
+/// The environment that the figures apply to.
 pub(crate) fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();

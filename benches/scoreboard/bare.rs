@@ -1,4 +1,4 @@
-//! The limit of a write: one cached statement in a transaction of its own, on the same tables, with the same pragmas.
+//! The limit of a write: one cached statement in its own transaction, on the same tables, with the same pragmas.
 
 use std::{path::Path, time::Duration};
 
@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::samples::timed;
 
-/// A ledger of its own, written without any of this crate.
+/// A ledger of its own, written without any code of this crate.
 pub(crate) struct Bare {
     connection: Connection,
     owner: i64,
@@ -24,7 +24,7 @@ impl Bare {
         Self { connection, owner }
     }
 
-    /// A row as `register` writes one.
+    /// Inserts a row as `register` does.
     pub(crate) fn insert(&mut self, task: &str, pid: u32) -> (Duration, i64) {
         let owner = self.owner;
         timed(|| {
@@ -46,7 +46,7 @@ impl Bare {
         })
     }
 
-    /// The end of a row as `wait` writes it.
+    /// Records the end of a row as `wait` does.
     pub(crate) fn end(&mut self, row: i64) -> Duration {
         let ended = timed(|| {
             let tx = self
@@ -77,7 +77,7 @@ pub(crate) fn read_running(connection: &Connection) -> usize {
     let mut rows = query.raw_query();
     let mut count = 0;
     while let Some(row) = rows.next().expect("a row") {
-        // Each column is fetched, as whoever uses the row does.
+        // Each column is fetched, as a caller that uses the row does.
         for column in 0..columns {
             std::hint::black_box(row.get_ref(column).expect("a column"));
         }
@@ -86,7 +86,7 @@ pub(crate) fn read_running(connection: &Connection) -> usize {
     count
 }
 
-/// A connection as this crate's own are.
+/// Opens a connection like those of this crate.
 pub(crate) fn open(path: &Path) -> Connection {
     let connection = Connection::open(path).expect("a ledger");
     connection.busy_timeout(Duration::from_secs(5)).expect("set");

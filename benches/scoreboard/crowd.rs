@@ -1,4 +1,4 @@
-//! Many threads that spawn at once.
+//! Many threads that spawn at the same time.
 
 use std::{thread, time::Instant};
 
@@ -48,7 +48,7 @@ pub(crate) fn measure(board: &mut Board) {
     );
 }
 
-/// What eight threads get that only clone and exec: nothing is recorded.
+/// What eight threads achieve with clone and exec alone: nothing is recorded.
 fn all_bare() -> Samples {
     thread::scope(|scope| {
         let worker = || {
@@ -66,7 +66,7 @@ fn all_bare() -> Samples {
     })
 }
 
-/// So many spawns, spread over so many threads; each program is waited for, and only its spawn is counted as its time.
+/// Spawns this many programs on this many threads; each program is waited for, and only its spawn is timed.
 fn all(stage: &Stage, threads: usize) -> Samples {
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)

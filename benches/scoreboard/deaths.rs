@@ -1,4 +1,4 @@
-//! From a death until it is known, and until it is in the ledger.
+//! The time from a death until it is detected, and until it is in the ledger.
 
 use std::{
     sync::mpsc,
@@ -42,33 +42,33 @@ fn few(board: &mut Board, rounds: usize) {
     );
     board.add(
         Line::new("death until `wait` returns", &known)
-            .beside("death until epoll tells", limit.median())
+            .beside("death until epoll reports it", limit.median())
             .at_most(3.0)
             .p99_within(2e6),
     );
     board.add(
         Line::new("death until its row is ended", &written)
-            .beside("death until epoll tells", limit.median())
+            .beside("death until epoll reports it", limit.median())
             .within(5e6),
     );
 }
 
-/// Kills a program of ours; until `wait` returns, and until another connection sees its row ended.
+/// Kills a program of ours; measures until `wait` returns, and until another connection sees its row ended.
 fn die(stage: &Stage, ledger: &rusqlite::Connection, round: usize) -> (Duration, Duration) {
     let task = format!("death-{round}");
     let mut process = stage.spawn(&task, &SLEEP);
     let signaller = process.signaller();
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(move || {
             process.wait().expect("it ends");
-            tell.send(Instant::now()).expect("a listener");
+            sender.send(Instant::now()).expect("a listener");
         });
-        // It sleeps in its wait by then.
+        // By then the other thread sleeps in its wait.
         thread::sleep(Duration::from_millis(2));
         let start = Instant::now();
         signaller.signal(9).expect("it lives");
-        let known = told.recv().expect("an answer").saturating_duration_since(start);
+        let known = receiver.recv().expect("an answer").saturating_duration_since(start);
         let mut query = ledger
             .prepare_cached("SELECT 1 FROM process WHERE task_id = ?1 AND state <> 'ended'")
             .expect("a query");
@@ -79,7 +79,7 @@ fn die(stage: &Stage, ledger: &rusqlite::Connection, round: usize) -> (Duration,
     })
 }
 
-/// The limit: SIGKILL until a thread that sleeps in epoll, on this process among others, has woken.
+/// The limit: SIGKILL until a thread that sleeps in epoll, watching this process among others, has woken.
 fn epolled(raw: &mut Program, _others: usize) -> Duration {
     let child = raw.vfork();
     let pidfd = child.pidfd();
@@ -88,7 +88,8 @@ fn epolled(raw: &mut Program, _others: usize) -> Duration {
     let took = thread::scope(|scope| {
         let waiter = scope.spawn(|| {
             let mut events = Vec::with_capacity(8);
-            epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None).expect("told");
+            epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None)
+                .expect("an event");
             Instant::now()
         });
         thread::sleep(Duration::from_millis(2));
@@ -100,7 +101,7 @@ fn epolled(raw: &mut Program, _others: usize) -> Duration {
     took
 }
 
-/// The same while ten thousand are watched: epoll does not mind how many there are.
+/// The same while ten thousand are watched: the cost of epoll does not depend on their number.
 fn many(board: &mut Board, rounds: usize) {
     let herd = Herd::new(TRACKED);
     let stage = Stage::with(|builder| builder.health_interval(Duration::from_hours(1)));
@@ -114,7 +115,7 @@ fn many(board: &mut Board, rounds: usize) {
         in_turns(rounds, |round| die(&stage, &ledger, round).0, |_| epolled(&mut raw, TRACKED));
     board.add(
         Line::new("death until `wait` returns, 10,000 watched", &known)
-            .beside("death until epoll tells", limit.median())
+            .beside("death until epoll reports it", limit.median())
             .within(1e6)
             .and("all by pidfd", unwatched == 0),
     );

@@ -15,9 +15,9 @@ use super::{
 };
 
 const OBEDIENT: [&str; 2] = ["/bin/sleep", "600"];
-/// Ignores SIGTERM, whatever dispositions it was given.
+/// Ignores SIGTERM, whatever dispositions it inherited.
 const STUBBORN: [&str; 4] = ["/usr/bin/env", "--ignore-signal=TERM", "/bin/sleep", "600"];
-/// Of what ignores SIGTERM the limit takes at least the grace.
+/// For programs that ignore SIGTERM the limit includes at least the grace period.
 const GRACE: Duration = Duration::from_millis(100);
 /// The former implementation takes 100 ms for each, so only this many are measured.
 const FORMER_ENDS: usize = 5;
@@ -59,7 +59,7 @@ fn end(board: &mut Board, count: usize, rounds: usize, words: &[&str], former: f
     });
 }
 
-/// Ends so many trees with the tracker; and how many of them had to be killed.
+/// Ends this many trees with the tracker; returns how many of them had to be killed.
 fn shut_down(count: usize, words: &[&str]) -> (Duration, u64) {
     let stage = Stage::quiet();
     let processes: Vec<Process> =
@@ -90,7 +90,7 @@ fn kill(count: usize, words: &[&str]) -> Duration {
     .0
 }
 
-/// Until it sleeps: until then it may not ignore yet what it is about to ignore.
+/// Waits until it sleeps: before that it may not ignore SIGTERM yet.
 fn wait_settled(pid: u32) {
     loop {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");

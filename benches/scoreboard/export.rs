@@ -1,4 +1,4 @@
-//! The JSON file after a change, a thousand processes in it.
+//! The JSON file after a change, with a thousand processes in it.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use super::{
 };
 
 const ENTRIES: usize = 1000;
-/// The export rests at most 20 ms after a write.
+/// The export pauses at most 20 ms after a write.
 const REST: Duration = Duration::from_millis(25);
 
 #[derive(Serialize)]
@@ -47,7 +47,7 @@ pub(crate) fn measure(board: &mut Board) {
         rounds,
         |round| change(&stage, &file, herd.pids[0], round, REST),
         |_| {
-            // As cold as ours.
+            // With caches as cold as ours.
             thread::sleep(REST);
             timed(|| write_atomically(&other, &entries)).0
         },
@@ -82,8 +82,8 @@ fn flush(stage: &Stage) {
     stage.tracker.flush_export(Duration::from_secs(10)).expect("written");
 }
 
-/// From a commit until the file has been replaced. The list is the same length before and after. Within a rest after a write
-/// changes are collected; one after a longer pause is written at once.
+/// Time from a commit until the file has been replaced. The list has the same length before and after. Changes within the pause
+/// after a write are collected; a change after a longer pause is written at once.
 fn change(stage: &Stage, file: &Path, pid: u32, round: usize, pause: Duration) -> Duration {
     let task = if round == 0 { format!("task-{pid}") } else { format!("again-{}", round - 1) };
     stage.tracker.unregister(&task).expect("released");
@@ -94,7 +94,7 @@ fn change(stage: &Stage, file: &Path, pid: u32, round: usize, pause: Duration) -
     let start = Instant::now();
     while inode(file) == before {
         assert!(start.elapsed() < Duration::from_secs(5), "no export");
-        // Asleep: whoever spins keeps the processor from the thread that he waits for.
+        // Sleeps: a spinning waiter keeps the processor from the thread that it waits for.
         thread::sleep(Duration::from_micros(10));
     }
     let took = start.elapsed();
@@ -115,7 +115,7 @@ fn write_atomically(file: &Path, entries: &[Entry]) {
     temp.persist(file).expect("renamed");
 }
 
-/// With an export of a thousand that is written all the time, and without.
+/// With an export of a thousand entries that is written all the time, and without.
 fn spawns_do_not_wait(board: &mut Board, stage: &Stage, rounds: usize) {
     let without = Stage::quiet();
     let (ours, limit) = in_turns(

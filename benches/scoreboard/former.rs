@@ -1,5 +1,6 @@
-//! The former implementation, rebuilt from its description: a list in memory, written to a JSON file at every change,
-//! `kill -0` for each process at every check, `pgrep -f` for orphans, SIGTERM, 100 ms and SIGKILL, one process after another.
+//! The former implementation, rebuilt from its description: a list in memory that is written to a JSON file at every change,
+//! `kill -0` for each process at every check, `pgrep -f` for orphans, and SIGTERM, 100 ms and SIGKILL for one process after
+//! another.
 
 use std::{
     fs,
@@ -11,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
 
-/// Between SIGTERM and SIGKILL.
+/// Delay between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, Serialize)]
@@ -29,7 +30,7 @@ pub(crate) struct Former {
 }
 
 impl Former {
-    /// One that tracks these already.
+    /// A registry that tracks these already.
     pub(crate) fn tracking(pids: &[u32]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("ecosystem-manager-processes.json");
@@ -72,7 +73,7 @@ impl Former {
         }
     }
 
-    /// What a start does: load the list, kill whom it names, look for orphans.
+    /// What a start does: loads the list, kills the processes it names, and searches for orphans.
     pub(crate) fn start(&self) {
         let text = fs::read(&self.file).expect("a file");
         let list: serde_json::Value = serde_json::from_slice(&text).expect("a list");
@@ -106,6 +107,6 @@ pub(crate) fn end(child: &mut Child) {
 
 fn send(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
-    // Gone is as good.
+    // A process that is gone counts as ended.
     let _ = rustix::process::kill_process(pid, signal);
 }

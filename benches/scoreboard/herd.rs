@@ -1,4 +1,4 @@
-//! Many processes that do nothing, made quickly: forked, and never executed anew.
+//! Many processes that do nothing, created quickly: forked, without an exec.
 
 #![expect(unsafe_code, reason = "fork without exec, and clone as vfork does")]
 
@@ -28,7 +28,7 @@ impl Herd {
     pub(crate) fn new(count: usize) -> Self {
         let own = std::env::current_exe().expect("an executable");
         let mut server = Command::new(own)
-            // What they are recorded as: the bench's own path would be longer than most commands.
+            // The command they are recorded with: the bench's own path would be longer than most commands.
             .arg0("worker")
             .args(["herd", &count.to_string(), "sleeping"])
             .stdin(Stdio::piped())
@@ -44,13 +44,13 @@ impl Herd {
 
 impl Drop for Herd {
     fn drop(&mut self) {
-        // The end of its input is its end, and theirs.
+        // The server ends at the end of its input, and ends them.
         drop(self.server.stdin.take());
         let _ = self.server.wait();
     }
 }
 
-/// The server: forks so many, tells their numbers, and kills them when its input ends.
+/// The server: forks this many, prints their pids, and kills them when its input ends.
 pub(crate) fn serve(count: &str, _kind: &str) -> ExitCode {
     let count: usize = count.parse().expect("a number");
     let mut pids = Vec::with_capacity(count);
@@ -67,14 +67,14 @@ pub(crate) fn serve(count: &str, _kind: &str) -> ExitCode {
     std::io::stdout().write_all(text.as_bytes()).expect("a reader");
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     for pid in pids {
-        // SAFETY: no memory is touched. Some may be gone, and their numbers unused: nobody else lives in this namespace.
+        // SAFETY: no memory is touched. Some may be gone and their pids unused: no other process is in this namespace.
         unsafe { libc::kill(pid, libc::SIGKILL) };
     }
     ExitCode::SUCCESS
 }
 
 fn sleep_for_ever() -> ! {
-    // SAFETY: as pause(2) has no arguments; the dispositions are set first, with none of the host's handlers left.
+    // SAFETY: pause(2) takes no arguments; the dispositions are set first, with none of the host's handlers left.
     unsafe {
         libc::signal(libc::SIGTERM, libc::SIG_DFL);
         loop {
@@ -83,11 +83,11 @@ fn sleep_for_ever() -> ! {
     }
 }
 
-/// Program and arguments as execve(2) wants them.
+/// Program and arguments in the form that execve(2) expects.
 pub(crate) struct Program {
     argv: Vec<*const c_char>,
     environ: Vec<*const c_char>,
-    /// What both lists point into.
+    /// The storage that both lists point into.
     #[expect(dead_code, reason = "kept for the pointers into it")]
     strings: Vec<CString>,
     stack: Vec<u8>,
@@ -132,7 +132,7 @@ extern "C" fn execute(program: *mut c_void) -> c_int {
     127
 }
 
-/// A child that nobody records.
+/// Starts a child that is not recorded.
 pub(crate) struct Raw(pub(crate) c_int);
 
 impl Raw {

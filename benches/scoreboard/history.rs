@@ -18,13 +18,13 @@ use super::{
     stage::Stage,
 };
 
-/// A cost beside a long history is at most this many times what it is beside none.
+/// A cost with a long history is at most this many times the cost without one.
 const SAME: f64 = 1.2;
-/// Rows that run while it is measured.
+/// Rows that are running during the measurement.
 const RUNNING: usize = 100;
 const LONGEST: usize = 10_000_000;
 
-/// A ledger with a past, and what is measured in it.
+/// A ledger with a history, and what is measured in it.
 struct Past {
     rows: usize,
     stage: Stage,
@@ -105,7 +105,7 @@ impl Past {
             timed(|| process.wait().expect("it ends")).0,
             timed(|| assert_eq!(stage.tracker.running().expect("read").len(), RUNNING)).0,
         ];
-        // Seldom enough for the rest to be many.
+        // Rare enough that most of the time is spent idle.
         if round.is_multiple_of(10) {
             times.extend([health_pass(stage), orphan_scan(stage)]);
         }

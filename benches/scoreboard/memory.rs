@@ -1,4 +1,4 @@
-//! What a tracked process takes in the host, and its row on disk.
+//! The memory of a tracked process in the host, and the size of its row on disk.
 
 use super::{
     arena::raise_descriptors,
@@ -9,7 +9,7 @@ use super::{
 };
 
 const PROCESSES: usize = 10_000;
-/// Up to here the host warms up: caches, the allocator's first pages.
+/// Up to this number the host warms up: caches, the allocator's first pages.
 const BEFORE: usize = 1000;
 
 pub(crate) fn measure(board: &mut Board) {
@@ -33,7 +33,7 @@ pub(crate) fn measure(board: &mut Board) {
     );
     drop(herd);
     let reader = bare::open(&stage.path());
-    // The herd is killed, and its processes may still be on their way out.
+    // The herd has been killed, but its processes may not have exited yet.
     let rows = loop {
         stage.tracker.health_pass().expect("a pass");
         let counts = "SELECT count(*) FILTER (WHERE state = 'ended'), count(*) FROM process";
@@ -54,7 +54,7 @@ fn resident() -> f64 {
     pages * rustix::param::page_size() as f64
 }
 
-/// Pages in use, whatever the file has been grown to.
+/// Pages in use, independent of the size that the file has grown to.
 fn used_bytes(stage: &Stage) -> f64 {
     let reader = bare::open(&stage.path());
     let ask = |what: &str| -> f64 {

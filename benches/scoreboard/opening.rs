@@ -1,4 +1,4 @@
-//! Opening a ledger in which there is nothing to reap.
+//! Opening a ledger that contains nothing to reap.
 
 use std::{path::Path, time::Duration};
 
@@ -34,7 +34,7 @@ pub(crate) fn beside_bare(path: &Path, rounds: usize) -> (Samples, Samples) {
     in_turns(rounds, |_| open(path), |_| open_bare(path))
 }
 
-/// Until a program could be spawned. The orderly end is not measured.
+/// Time until a program could be spawned. The orderly shutdown is not measured.
 fn open(path: &Path) -> Duration {
     let builder = Tracker::builder(path).containment(ContainmentMode::Session);
     let (took, tracker) = timed(|| builder.open().expect("a ledger"));
@@ -42,7 +42,7 @@ fn open(path: &Path) -> Duration {
     took
 }
 
-/// The limit: a connection with the same pragmas that has read what runs, and written that it is there.
+/// The limit: a connection with the same pragmas that has read the running rows and recorded its own instance.
 fn open_bare(path: &Path) -> Duration {
     let (took, connection) = timed(|| {
         let connection = bare::open(path);

@@ -78,12 +78,12 @@ pub(crate) fn health_pass(stage: &Stage) -> Duration {
     took
 }
 
-/// Rows that were written since the ledger was made, as two triggers count them.
+/// Rows written since the ledger was created, as counted by two triggers.
 fn changes(reader: &rusqlite::Connection) -> i64 {
     reader.query_one("SELECT count(*) FROM written", [], |row| row.get(0)).expect("an answer")
 }
 
-/// Makes the ledger count what is written to its processes.
+/// Makes the ledger count the writes to its process table.
 fn count_changes(reader: &rusqlite::Connection) {
     reader
         .execute_batch(
@@ -94,7 +94,7 @@ fn count_changes(reader: &rusqlite::Connection) {
         .expect("a table");
 }
 
-/// The limit: `/proc/PID/stat` of each, through one descriptor on `/proc` and into one buffer.
+/// The limit: `/proc/PID/stat` of each process, through one descriptor on `/proc` and into one buffer.
 pub(crate) fn read_stats(pids: &[u32]) -> usize {
     let proc = open_proc();
     let (mut path, mut buffer) = (String::new(), [0_u8; 4096]);
@@ -119,7 +119,7 @@ fn read_file(proc: &OwnedFd, path: &str, buffer: &mut [u8]) -> bool {
     true
 }
 
-/// The limit: list `/proc`, and read each `cmdline` into one buffer.
+/// The limit: list `/proc` and read each `cmdline` into one buffer.
 pub(crate) fn scan_command_lines() -> usize {
     let proc = open_proc();
     let mut space = Vec::with_capacity(64 << 10);

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-/// One point of a curve: what something costs at a size.
+/// One point of a curve: the cost at a size.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Point {
     pub(crate) cost: String,
@@ -31,11 +31,11 @@ struct Panel<'a> {
     /// Decades of nanoseconds.
     low: f64,
     high: f64,
-    /// Decades of the size; a size of none stands at the left edge.
+    /// Decades of the size; a size of zero is placed at the left edge.
     widest: f64,
 }
 
-/// What stands at the end of a line.
+/// The label at the end of a line.
 struct Label<'a> {
     x: f64,
     y: f64,
@@ -91,7 +91,7 @@ impl<'a> Panel<'a> {
         let named = costs.into_iter().zip(COLOURS);
         let mut labels: Vec<Label<'_>> =
             named.filter_map(|(cost, colour)| self.curve(svg, cost, colour)).collect();
-        // From the lowest up: one that would stand on another moves up, and the order stays that of the lines.
+        // From the bottom up: a label that would overlap another one moves up, and the order stays that of the lines.
         labels.sort_by(|a, b| b.y.total_cmp(&a.y));
         let mut limit = f64::INFINITY;
         for Label { x, y, cost, colour } in labels {

@@ -1,4 +1,4 @@
-//! Registering and ending beside a bare statement.
+//! Registering and ending processes, next to a bare statement.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
     stage::Stage,
 };
 
-/// Processes that are there while it is measured: what costs as much as the machine is busy shows.
+/// Processes that are present during the measurement: the cost that grows with the load of the machine becomes visible.
 const OTHERS: usize = 200;
 
 pub(crate) fn measure(board: &mut Board) {
@@ -46,11 +46,11 @@ fn registering(board: &mut Board, herd: &Herd, rounds: usize) {
             .at_most(2.0)
             .former(former_samples.median()),
     );
-    // Their ends are nobody's concern here.
+    // Their ends do not matter here.
     std::mem::forget(stage.tracker);
 }
 
-/// The program is dead before it is measured: what is left is to learn how, to look for strays, and to write it down.
+/// The program is dead before the measurement: what is left is to read its status, to scan for strays, and to record the end.
 fn ending(board: &mut Board, rounds: usize) {
     let stage = Stage::quiet();
     let folder = tempfile::tempdir().expect("a folder");
@@ -65,7 +65,7 @@ fn ending(board: &mut Board, rounds: usize) {
     };
     let update = |round: usize| {
         let (_, row) = bare.insert(&format!("task-{round}"), 2);
-        // A program runs and ends in between, as with ours: both find the caches as that left them.
+        // A program runs and ends in between, as with ours: both find the caches as that program left them.
         let child = raw.vfork();
         wait_dead(child.0.cast_unsigned());
         child.wait();
@@ -97,7 +97,7 @@ fn former_end(former: &mut Former, child: super::herd::Raw) -> Duration {
     .0
 }
 
-/// Until it is a zombie; it stays one.
+/// Waits until it is a zombie; it stays one.
 pub(crate) fn wait_dead(pid: u32) {
     use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");

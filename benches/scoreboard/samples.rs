@@ -1,4 +1,4 @@
-//! Many measurements of one thing.
+//! Many measurements of one quantity.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     (start.elapsed(), value)
 }
 
-/// Two that take turns: what the machine does meanwhile meets both.
+/// Measures two alternately, so that other load on the machine affects both.
 pub(crate) fn in_turns(
     rounds: usize,
     mut ours: impl FnMut(usize) -> Duration,
@@ -49,7 +49,7 @@ pub(crate) fn in_turns(
 ) -> (Samples, Samples) {
     let (mut first, mut second) = (Samples::default(), Samples::default());
     for round in 0..rounds {
-        // Neither always comes after the other.
+        // The order alternates, so that neither always comes second.
         if round % 2 == 0 {
             first.add(ours(round));
             second.add(limit(round));

@@ -1,6 +1,6 @@
 //! How much a run measures.
 
-/// How much is measured.
+/// The amount that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scale {
     Quick,
@@ -16,7 +16,7 @@ impl Scale {
         if self == Self::Quick { "quick" } else { "full" }
     }
 
-    /// One of two numbers.
+    /// Picks one of two numbers.
     pub(crate) fn pick<T>(self, quick: T, full: T) -> T {
         if self == Self::Quick { quick } else { full }
     }

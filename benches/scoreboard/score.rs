@@ -1,4 +1,4 @@
-//! The table: lines, their targets, and how they are written down.
+//! The table: lines, their targets, and how they are written.
 
 use std::{fmt::Write, path::PathBuf};
 
@@ -40,14 +40,14 @@ pub(crate) struct Line {
     rounds: usize,
     ours: f64,
     p99: Option<f64>,
-    /// What the limit is, in words.
+    /// A description of the limit.
     limit_is: String,
     limit: Option<f64>,
     ratio: Option<f64>,
     targets: Vec<String>,
-    /// `None` for a line without a target, shown for comparison.
+    /// `None` for a line without a target that is shown for comparison only.
     met: Option<bool>,
-    /// What the former implementation takes for the same, in nanoseconds.
+    /// The time of the former implementation for the same, in nanoseconds.
     former: Option<f64>,
     /// How that figure was obtained, if it was not measured in full.
     former_note: Option<String>,
@@ -92,7 +92,7 @@ impl Line {
         self
     }
 
-    /// The median is at most so many times the limit.
+    /// The median is at most this many times the limit.
     pub(crate) fn at_most(self, ratio: f64) -> Self {
         let met = self.ratio.is_some_and(|is| is <= ratio);
         self.require(format!("≤ {ratio}×"), met)
@@ -109,7 +109,7 @@ impl Line {
         self.require(format!("p99 ≤ {}", unit.show(most)), is <= most)
     }
 
-    /// Something else that has to hold.
+    /// Another condition that has to hold.
     pub(crate) fn and(self, what: impl Into<String>, met: bool) -> Self {
         self.require(what.into(), met)
     }
@@ -186,7 +186,7 @@ impl Board {
         self.growth.push(Point { cost, axis, size: size as f64, nanoseconds });
     }
 
-    /// What a group has measured; one that failed is a miss.
+    /// The results of a group; a group that failed counts as a miss.
     pub(crate) fn absorb(&mut self, group: &str, answer: Result<String, String>) {
         let read = |text: String| {
             serde_json::from_str::<Self>(&text).map_err(|error| format!("unreadable: {error}"))
@@ -211,7 +211,7 @@ impl Board {
         serde_json::to_string_pretty(self).expect("plain figures")
     }
 
-    /// As Markdown, for a terminal and for the page.
+    /// The table as Markdown, for a terminal and for the page.
     pub(crate) fn table(&self) -> String {
         let head = [
             "operation",
@@ -227,7 +227,7 @@ impl Board {
         rows.extend(self.lines.iter().map(Line::cells));
         let mut text = String::new();
         for row in &rows {
-            // Into memory, which takes everything.
+            // Writing to memory cannot fail.
             let _ = writeln!(text, "| {} |", row.join(" | "));
         }
         let notes = self.lines.iter().filter_map(|line| {

@@ -1,4 +1,4 @@
-//! A spawn beside clone as vfork and execve, and beside itself in a large host.
+//! A spawn next to vfork-style clone with execve, and next to itself in a large host.
 
 use std::{fs::File, hint::black_box, time::Duration};
 
@@ -14,9 +14,9 @@ use super::{
 };
 
 const TRUE: &str = "/bin/true";
-/// Entries in the former's list while it spawns.
+/// Entries in the former implementation's list while it spawns.
 const TRACKED: usize = 100;
-/// A host that holds this much.
+/// A host that holds this much memory.
 const LARGE: usize = 2 << 30;
 const DESCRIPTORS: usize = 10_000;
 /// In a large host a spawn costs at most this many times what it costs in a small one.
@@ -52,7 +52,7 @@ fn warm_up(stage: &Stage, raw: &mut Program) {
     }
 }
 
-/// From the call until the program runs; its end is not measured.
+/// Time from the call until the program runs; its end is not measured.
 pub(crate) fn spawn(stage: &Stage, round: usize) -> Duration {
     let task = format!("spawn-{round}");
     let (took, mut process) = timed(|| stage.spawn(&task, &[TRUE]));
@@ -73,7 +73,7 @@ fn former_spawn(former: &mut Former, round: usize) -> Duration {
     took
 }
 
-/// The same with a leaf, and under a keeper: told beside the session, without a target.
+/// The same with a leaf and under a keeper: shown next to the session, without a target.
 fn contained(board: &mut Board, raw: &mut Program, rounds: usize) {
     for (what, mode) in [
         ("spawn into a cgroup leaf", ContainmentMode::Cgroup),
@@ -96,7 +96,7 @@ fn contained(board: &mut Board, raw: &mut Program, rounds: usize) {
     }
 }
 
-/// Blocks take turns: the small host, the large one, the small one again.
+/// Blocks alternate: the small host, the large one, the small one again.
 fn beside_itself(
     rounds: usize,
     stage: &Stage,

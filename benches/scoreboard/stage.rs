@@ -1,11 +1,11 @@
-//! A folder, a ledger in it, and jobs that say nothing.
+//! A folder, a ledger in it, and jobs that print nothing.
 
 use std::path::PathBuf;
 
 use procledger::{Builder, ContainmentMode, Job, Process, Stdio, Tracker};
 use tempfile::TempDir;
 
-/// A ledger in a folder that goes with it.
+/// A ledger in a folder that is removed with it.
 pub(crate) struct Stage {
     pub(crate) tracker: Tracker,
     pub(crate) folder: TempDir,
@@ -34,7 +34,7 @@ impl Stage {
     }
 }
 
-/// A job with the bench's own standard descriptors, as the limit has them.
+/// A job with the bench's own standard descriptors, as in the limit.
 pub(crate) fn job(task: &str, words: &[&str]) -> Job {
     Job::new(task, words[0]).args(words[1..].iter().copied()).stdin(Stdio::inherit())
 }
