@@ -1,20 +1,20 @@
-//! What has to hold after a crash. Who lives is asked of the kernel, who ran of the programs themselves; the ledger is read
-//! from copies, so that looking at it repairs nothing.
+//! What has to hold after a crash. Which processes live is asked of the kernel, and which ran of the programs themselves; the
+//! ledger is read from copies, so that reading it repairs nothing.
 
 use std::{collections::HashSet, fs, path::Path, time::Duration};
 
 use rusqlite::{Connection, types::Value};
 
 use crate::{
-    trial::{Stage, Strike, Told, Trial, restart},
+    trial::{Outcome, Stage, Strike, Trial, restart},
     workload::Part,
-    world::{PATIENCE, describe, everybody, within},
+    world::{PATIENCE, describe, live_processes, within},
 };
 
-/// A keeper goes after its tree; nothing waits for it.
+/// A keeper exits after its tree; nothing waits for it.
 const KEEPER_GOES: Duration = Duration::from_secs(10);
 
-pub(crate) fn after(stage: &mut Stage, trial: &Trial, mut told: Told) -> Told {
+pub(crate) fn after(stage: &mut Stage, trial: &Trial, mut outcome: Outcome) -> Outcome {
     let part = stage.last_part(trial);
     let mut found = Vec::new();
     let said = Said::read(&trial.folder);
@@ -31,18 +31,18 @@ pub(crate) fn after(stage: &mut Stage, trial: &Trial, mut told: Told) -> Told {
     check_runs(&trial.folder, &second, &mut found);
     check_files(&trial.folder, &second, &mut found);
     let recorded = recorded(&part.ledger());
-    let strangers = stage.foreign.iter().filter(|foreign| !recorded.contains(&foreign.pid));
-    for stranger in strangers.filter(|stranger| stranger.is_dead()) {
-        found.push(format!("innocent killed: {} was never registered", stranger.pid));
+    let unrelated = stage.foreign.iter().filter(|foreign| !recorded.contains(&foreign.pid));
+    for process in unrelated.filter(|process| process.is_dead()) {
+        found.push(format!("unrelated process killed: {} was never registered", process.pid));
     }
     for canary in stage.canaries.iter().filter(|canary| canary.is_dead()) {
-        found.push(format!("innocent killed: canary {}", canary.pid));
+        found.push(format!("unrelated process killed: canary {}", canary.pid));
     }
-    told.findings.extend(found);
-    told
+    outcome.findings.extend(found);
+    outcome
 }
 
-/// What the hosts knew to be done.
+/// The actions that the hosts knew to be complete.
 struct Said {
     all: Vec<String>,
 }
@@ -53,7 +53,7 @@ impl Said {
         Self { all: said.lines().map(str::to_owned).collect() }
     }
 
-    /// Task and pid of what was done so.
+    /// Task and pid of each such action.
     fn about(&self, verb: &str) -> Vec<(&str, &str)> {
         let of_verb = |line: &'_ String| line.split(' ').next() == Some(verb);
         let words = self.all.iter().filter(|line| of_verb(line)).map(|line| line.split(' '));
@@ -61,7 +61,7 @@ impl Said {
     }
 }
 
-/// Absent or whole.
+/// Checks that the file is absent or complete.
 fn check_export(part: &Part, found: &mut Vec<String>) {
     let Ok(text) = fs::read(part.export()) else { return };
     let list: Result<Vec<serde_json::Value>, _> = serde_json::from_slice(&text);
@@ -71,7 +71,7 @@ fn check_export(part: &Part, found: &mut Vec<String>) {
     }
 }
 
-/// All that the ledger holds, as text.
+/// The whole content of the ledger, as text.
 #[derive(Debug, Default, PartialEq)]
 struct Dump {
     instances: Vec<String>,
@@ -81,7 +81,7 @@ struct Dump {
     tokens: HashSet<String>,
     /// Task, pid and state of each root.
     roots: HashSet<(String, String, String)>,
-    /// Folders that instances say they have.
+    /// Folders that instances have recorded.
     cgroups: Vec<String>,
 }
 
@@ -101,7 +101,7 @@ fn check_ledger(part: &Part, when: &str, said: &Said, found: &mut Vec<String>) -
     }
 }
 
-/// What the host knew to be recorded is there.
+/// Checks that everything the host knew to be recorded is in the ledger.
 fn check_rows(dump: &Dump, when: &str, said: &Said, found: &mut Vec<String>) {
     let has = |task: &str, pid: &str, states: &[&str]| {
         let row = |state: &&str| (task.to_owned(), pid.to_owned(), (*state).to_owned());
@@ -125,7 +125,7 @@ fn look(ledger: &Path, found: &mut Vec<String>, when: &str) -> rusqlite::Result<
     fs::create_dir(&folder).expect("a folder");
     for suffix in ["", "-wal"] {
         let name = format!("ledger.db{suffix}");
-        // What is not there is not copied.
+        // Missing files are not copied.
         let _ = fs::copy(ledger.with_file_name(&name), folder.join(&name));
     }
     let copy = Connection::open(folder.join("ledger.db"))?;
@@ -176,7 +176,7 @@ fn cgroups(ledger: &Connection) -> rusqlite::Result<Vec<String>> {
     ledger.prepare(query)?.query_map([], |row| row.get(0))?.collect()
 }
 
-/// When `open` has returned, nothing of the workload is alive; what was never recorded is not ours to end.
+/// When `open` has returned, nothing of the workload is alive; a process that was never recorded must not be ended.
 fn check_restart(stage: &mut Stage, part: &Part, when: &str, found: &mut Vec<String>) {
     let opened = || {
         let said = fs::read_to_string(part.folder.join("said")).unwrap_or_default();
@@ -203,7 +203,7 @@ fn check_restart(stage: &mut Stage, part: &Part, when: &str, found: &mut Vec<Str
     let is_keeper = |pid: &i32| describe(*pid).contains("procledger-keep");
     let gone = within(KEEPER_GOES, || {
         stage.reap();
-        !everybody().iter().any(is_keeper)
+        !live_processes().iter().any(is_keeper)
     });
     if !gone {
         found.push(format!("{when}: leaked: a keeper"));
@@ -213,7 +213,7 @@ fn check_restart(stage: &mut Stage, part: &Part, when: &str, found: &mut Vec<Str
     }
 }
 
-/// Who lives besides the host and those that no ledger knows.
+/// Live processes besides the host and those that are in no ledger.
 fn left(stage: &mut Stage, part: &Part, host: i32) -> Vec<String> {
     stage.reap();
     let recorded = recorded(&part.ledger());
@@ -225,11 +225,11 @@ fn left(stage: &mut Stage, part: &Part, host: i32) -> Vec<String> {
         }
     }
     let is_spared = |pid: i32| spared.contains(&pid) || spared.contains(&parent(pid));
-    let all = everybody().into_iter().filter(|&pid| !is_spared(pid)).map(describe);
-    all.filter(|who| !who.contains("procledger-keep")).collect()
+    let all = live_processes().into_iter().filter(|&pid| !is_spared(pid)).map(describe);
+    all.filter(|line| !line.contains("procledger-keep")).collect()
 }
 
-/// Pids that are registered, whatever their state.
+/// Pids that are registered, in any state.
 fn recorded(ledger: &Path) -> HashSet<i32> {
     let ask = || -> rusqlite::Result<HashSet<i32>> {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
@@ -247,7 +247,7 @@ fn parent(pid: i32) -> i32 {
     rest.split(' ').nth(1).and_then(|parent| parent.parse().ok()).unwrap_or(0)
 }
 
-/// A second restart adds itself and its pass, and changes nothing.
+/// A second restart adds only itself and its pass.
 fn check_unchanged(first: &Dump, second: &Dump, found: &mut Vec<String>) {
     if first.processes != second.processes || first.leaks != second.leaks {
         found.push(format!("a second restart changed the ledger:\n{first:#?}\n{second:#?}"));
@@ -262,7 +262,7 @@ fn check_unchanged(first: &Dump, second: &Dump, found: &mut Vec<String>) {
     }
 }
 
-/// Who ran has a row.
+/// Checks that every program that ran has a row.
 fn check_runs(folder: &Path, dump: &Dump, found: &mut Vec<String>) {
     let runs = fs::read_to_string(folder.join("runs")).unwrap_or_default();
     for line in runs.lines().filter(|line| !dump.tokens.contains(&line.replace('-', ""))) {
@@ -270,7 +270,7 @@ fn check_runs(folder: &Path, dump: &Dump, found: &mut Vec<String>) {
     }
 }
 
-/// Nothing is left beside the ledger, nor of its cgroups.
+/// Checks that nothing is left beside the ledger, nor any of its cgroups.
 fn check_files(folder: &Path, dump: &Dump, found: &mut Vec<String>) {
     let ours = ["said", "runs", "worker", "copy", "canary-1", "canary-2", "foreign-0", "foreign-1"];
     for entry in fs::read_dir(folder).expect("a folder").flatten() {

@@ -1,12 +1,12 @@
-//! Crashes: at every step of a host, at instants by chance, of many hosts at once, and with pids that come back.
+//! Crashes: at every step of a host, at random instants, of many hosts at once, and with PID reuse.
 //!
-//! `cargo test --test crash` plays a sample; what it strikes follows from a seed that it prints. The whole is
-//! `cargo test --test crash -- --whole`, or a part of it by name: `controls`, `steps`, `instants`, `chaos`, `reuse`,
-//! `small-pid-max`. Further arguments: `--seed N`; for the steps `--mode session|cgroup|keeper`, `--workload start|after`, and
-//! `--at N` for one crash point; `--minutes N` ends each scene of the whole early, its points in an order by chance.
-//! `PROCLEDGER_CHAOS_SEED=N` brings back the decisions of one chaos.
+//! `cargo test --test crash` runs a sample; its crash points follow from a seed that it prints. Everything runs with `cargo
+//! test --test crash -- --whole`, or a part of it by name: `controls`, `steps`, `instants`, `chaos`, `reuse`, `small-pid-max`.
+//! Further arguments: `--seed N`; for the steps `--mode session|cgroup|keeper`, `--workload start|after`, and `--at N` for one
+//! crash point; `--minutes N` ends each scene of the whole early, with its points in a random order. `PROCLEDGER_CHAOS_SEED=N`
+//! repeats the decisions of one chaos run.
 //!
-//! No libtest: a host must be alone in its process, with its first thread, to be counted call by call.
+//! No libtest: a host must be alone in its process, with its first thread, so that its system calls can be counted one by one.
 
 #![expect(
     clippy::disallowed_methods,
@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use world::Chance;
 
-/// What was asked for.
+/// The options of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Wish {
     pub(crate) whole: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Wish {
     pub(crate) mode: Option<String>,
     pub(crate) workload: Option<String>,
     pub(crate) at: Option<u64>,
-    /// Of the whole of each scene, no longer than this: crash points then come in an order by chance.
+    /// Each scene of the whole takes no longer than this: its crash points then come in a random order.
     pub(crate) minutes: Option<u64>,
     names: Vec<String>,
     list: bool,
@@ -105,7 +105,7 @@ fn act(role: &str) {
     }
 }
 
-/// Libtest's own arguments are passed over: `cargo test` gives all binaries the same.
+/// Libtest's own arguments are ignored: `cargo test` passes the same ones to all binaries.
 fn wish(mut args: impl Iterator<Item = String>) -> Wish {
     let mut wish = Wish::default();
     while let Some(arg) = args.next() {

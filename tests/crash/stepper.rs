@@ -1,12 +1,12 @@
-//! A host, held at each of its system calls by ptrace(2).
+//! A host that is stopped at each of its system calls by ptrace(2).
 //!
-//! All threads of the host are traced, its children are not: of what the host makes, only threads are followed
-//! (`PTRACE_O_TRACECLONE` alone). A step is the entry into a system call. Between two steps of a thread lies one system
-//! call and what the thread does to memory, so a kill at each step leaves the machine in each state that a crash of that
-//! thread can leave it in, but for stores into memory that is shared with other processes.
+//! All threads of the host are traced, its children are not: of what the host creates, only threads are followed
+//! (`PTRACE_O_TRACECLONE` alone). A step is the entry into a system call. Between two steps of a thread lies one system call
+//! and the thread's changes to memory, so a kill at each step leaves the machine in each state that a crash of that thread can
+//! leave it in, except for stores into memory that is shared with other processes.
 //!
-//! `strace -e inject` counts per thread and per system call; this counts all threads in one sequence, knows which thread
-//! struck, and costs no process and no text.
+//! `strace -e inject` counts per thread and per system call; this counts all threads in one sequence, knows which thread was
+//! killed, and needs no further process and no text.
 
 #![expect(unsafe_code, reason = "ptrace(2) and waitpid(2) have no safe form that knows threads")]
 
@@ -16,10 +16,10 @@ use std::{
     fs, ptr,
 };
 
-/// The entry of a thread of the host into a system call, where it stands still.
+/// The entry of a thread of the host into a system call, where the thread is stopped.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
-    /// Of the thread.
+    /// The name of the thread.
     pub(crate) name: String,
     pub(crate) syscall: u64,
     pub(crate) args: [u64; 6],
@@ -27,7 +27,7 @@ pub(crate) struct Step {
 
 pub(crate) enum Event {
     Step(Step),
-    /// With the wait status of the host.
+    /// Ended, with the wait status of the host.
     Ended(c_int),
 }
 
@@ -36,23 +36,23 @@ struct Thread {
     steps: u32,
 }
 
-/// Threads are named by themselves, in one of their first system calls.
+/// Threads set their names in one of their first system calls.
 const NAMED_BY: u32 = 12;
 
 pub(crate) struct Stepper {
     host: i32,
     threads: HashMap<i32, Thread>,
     held: Option<i32>,
-    /// Children of ours that are not the host, with their wait status: they were reaped on the way.
+    /// Children of ours other than the host, with their wait status: reaped along the way.
     pub(crate) reaped: Vec<(i32, c_int)>,
 }
 
 impl Stepper {
-    /// Seizes a child of this process that sits in a system call and makes no threads meanwhile. All that is asked of it
-    /// later must come from the thread that calls this.
+    /// Seizes a child of this process that sits in a system call and creates no threads meanwhile. All later calls must come
+    /// from the thread that calls this.
     pub(crate) fn attach(host: i32) -> Self {
         let mut stepper = Self { host, threads: HashMap::new(), held: None, reaped: Vec::new() };
-        // Should we die, the host dies with us.
+        // If this process dies, the host dies with it.
         let options =
             libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
         for entry in fs::read_dir(format!("/proc/{host}/task")).expect("the host's threads") {
@@ -66,7 +66,7 @@ impl Stepper {
         stepper
     }
 
-    /// Lets the host go on to the next system call of any of its threads.
+    /// Lets the host continue to the next system call of any of its threads.
     pub(crate) fn next(&mut self) -> Event {
         if let Some(tid) = self.held.take() {
             go_on(tid, 0);
@@ -86,7 +86,7 @@ impl Stepper {
         }
     }
 
-    /// Waits until the host is dead and reaped; nothing stops it any more.
+    /// Waits until the host is dead and reaped, without further stops.
     pub(crate) fn wait(&mut self) -> c_int {
         loop {
             if let Event::Ended(status) = self.next() {
@@ -95,10 +95,10 @@ impl Stepper {
         }
     }
 
-    /// Lets the host run on by itself.
+    /// Lets the host run on untraced.
     pub(crate) fn detach(mut self) {
         for tid in std::mem::take(&mut self.threads).into_keys() {
-            // A thread is let go only where it stands.
+            // A thread can be detached only while it is stopped.
             let signal = if self.held == Some(tid) { Some(0) } else { stop(tid) };
             if let Some(signal) = signal {
                 request(libc::PTRACE_DETACH, tid, signal.cast_unsigned() as usize);
@@ -145,7 +145,7 @@ impl Stepper {
     }
 }
 
-/// The number and the arguments, where the thread stands before the call; `None` after it.
+/// The number and the arguments if the thread is stopped before the call; `None` after it.
 fn entered(tid: i32) -> Option<(u64, [u64; 6])> {
     // SAFETY: the structure is plain numbers, and the kernel writes at most its size.
     unsafe {
@@ -161,23 +161,23 @@ fn entered(tid: i32) -> Option<(u64, [u64; 6])> {
     }
 }
 
-/// A thread that was killed meanwhile cannot go on, and need not.
+/// A thread that was killed meanwhile cannot continue, and need not.
 fn go_on(tid: i32, signal: c_int) {
     request(libc::PTRACE_SYSCALL, tid, signal.cast_unsigned() as usize);
 }
 
 fn request(what: libc::c_uint, tid: i32, data: usize) -> bool {
-    // SAFETY: requests that pass numbers only.
+    // SAFETY: requests that pass only numbers.
     unsafe { libc::ptrace(what, tid, ptr::null_mut::<c_void>(), data as *mut c_void) == 0 }
 }
 
-/// Stops a thread wherever it is, and answers with the signal that it was about to get; `None` where it has ended.
+/// Stops a thread wherever it is and returns the signal that it was about to get; `None` if it has ended.
 fn stop(tid: i32) -> Option<c_int> {
     if !request(libc::PTRACE_INTERRUPT, tid, 0) {
         return None;
     }
     let (_, status) = wait_for(tid);
-    // Any stop takes the place of the one that was asked for.
+    // Any stop can replace the requested one.
     let is_signal = status >> 16 == 0 && libc::WSTOPSIG(status) & 0x80 == 0;
     libc::WIFSTOPPED(status).then(|| if is_signal { libc::WSTOPSIG(status) } else { 0 })
 }
@@ -199,7 +199,7 @@ fn wait_for(which: i32) -> (i32, c_int) {
     }
 }
 
-/// Takes one child that has died, without waiting. While a host is traced, [`reap`] would take its stops away.
+/// Reaps one dead child without waiting. While a host is traced, [`reap`] would consume its stops.
 pub(crate) fn reap_one(child: i32) -> Option<c_int> {
     let mut status = 0;
     // SAFETY: the status is ours.
@@ -207,7 +207,7 @@ pub(crate) fn reap_one(child: i32) -> Option<c_int> {
     (pid == child).then_some(status)
 }
 
-/// Takes what has died among the children of this process, without waiting.
+/// Reaps the dead children of this process without waiting.
 pub(crate) fn reap() -> Vec<(i32, c_int)> {
     let mut all = Vec::new();
     let mut status = 0;

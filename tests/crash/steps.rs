@@ -1,7 +1,7 @@
-//! A crash at every step: the workload is run once to count the system calls of its host, then once for each of them.
+//! A crash at every step: the workload runs once to count the system calls of its host, then once for each of them.
 //!
-//! Threads race, so the n-th step is not the same call each time; what was struck is counted by thread and call, and
-//! compared with what a run that nobody strikes makes.
+//! Threads race, so the n-th step is not the same call each time; the crash points are counted by thread and call, and compared
+//! with those of an undisturbed run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,20 +16,20 @@ use std::{
 
 use crate::{
     Wish,
-    trial::{Sabotage, Strike, TOLD, Told, Trial},
+    trial::{OUTCOME, Outcome, Sabotage, Strike, Trial},
     world::{Chance, folder, modes, play},
 };
 
 /// Cores of a small machine.
 const WORKERS: usize = 2;
-/// Of one trial, on a machine that does much else.
+/// Time limit of one trial, on a machine with other load.
 const LIMIT: Duration = Duration::from_secs(100);
 /// Crash points of each workload in each containment, in the sample.
 const SAMPLE: u64 = 12;
 /// Random instants of each workload in each containment: in the sample, and in the whole.
 const INSTANTS: (u64, u64) = (4, 150);
-/// A traced host makes more calls in one run than in another; the whole goes on until this many hosts in a row have come to
-/// their end unstruck.
+/// A traced host makes more calls in one run than in another; the whole continues until this many hosts in a row have finished
+/// before their crash point.
 const UNSTRUCK: usize = 4;
 
 /// One workload in one containment.
@@ -59,13 +59,13 @@ fn scenes(wish: &Wish) -> Vec<Scene> {
         .collect()
 }
 
-/// At every system call, or at some; answers with all that did not hold.
+/// Crashes at every system call, or at some; returns all findings.
 pub(crate) fn at_every_step(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let mut findings = Vec::new();
     for scene in scenes(wish) {
         let calm = match run(scene, Strike::Never) {
-            Ok(told) => told,
-            Err(error) => return vec![format!("{scene}: nobody struck, and: {error}")],
+            Ok(outcome) => outcome,
+            Err(error) => return vec![format!("{scene}: undisturbed run failed: {error}")],
         };
         findings.extend(calm.findings.iter().map(|found| format!("{scene}, unstruck: {found}")));
         let points = points(wish, chance, calm.steps);
@@ -78,14 +78,14 @@ pub(crate) fn at_every_step(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     findings
 }
 
-/// At instants by chance, in a host that runs at full speed.
+/// Crashes at random instants, in a host that runs at full speed.
 pub(crate) fn at_instants(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let mut findings = Vec::new();
     for scene in scenes(wish) {
         let count = if wish.whole { INSTANTS.1 } else { INSTANTS.0 };
         let calm = match run(scene, Strike::Instant(60_000_000)) {
-            Ok(told) => told,
-            Err(error) => return vec![format!("{scene}: nobody struck, and: {error}")],
+            Ok(outcome) => outcome,
+            Err(error) => return vec![format!("{scene}: undisturbed run failed: {error}")],
         };
         findings.extend(calm.findings);
         let strikes: Vec<_> =
@@ -97,12 +97,12 @@ pub(crate) fn at_instants(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     findings
 }
 
-/// What is broken on purpose is found, each by the check that is for it.
+/// Deliberate faults are found, each by the check that is responsible for it.
 pub(crate) fn controls(_: &Wish, _: &mut Chance) -> Vec<String> {
     let scene = Scene { mode: "session", after_a_crash: true };
     let faults = [
         (Sabotage::NoReaping, "leaked"),
-        (Sabotage::KilledCanary, "innocent killed"),
+        (Sabotage::KilledCanary, "unrelated process killed"),
         (Sabotage::UnrecordedRun, "a program ran without a row"),
         (Sabotage::LostRow, "lost row"),
         (Sabotage::HalfExport, "neither absent nor whole"),
@@ -112,14 +112,14 @@ pub(crate) fn controls(_: &Wish, _: &mut Chance) -> Vec<String> {
         Strike::Step(1),
         Some(*sabotage),
     ) {
-        Ok(told) => !told.findings.iter().any(|found| found.contains(finding)),
+        Ok(outcome) => !outcome.findings.iter().any(|found| found.contains(finding)),
         Err(_) => true,
     };
     let missed = faults.iter().filter(|fault| missed(fault));
     missed.map(|(sabotage, _)| format!("{sabotage:?} was not found")).collect()
 }
 
-/// Each one of them, or one from each of as many equal parts as the sample has points.
+/// All of them, or one from each of as many equal parts as the sample has points.
 fn points(wish: &Wish, chance: &mut Chance, steps: u64) -> Vec<u64> {
     if let Some(at) = wish.at {
         return vec![at];
@@ -128,7 +128,7 @@ fn points(wish: &Wish, chance: &mut Chance, steps: u64) -> Vec<u64> {
         if wish.minutes.is_some() {
             return shuffled((1..=steps).collect(), chance);
         }
-        // As many again: they are left out as soon as hosts end before them.
+        // As many again: they are skipped as soon as hosts end before them.
         return (1..=steps * 2).collect();
     }
     let part = (steps / SAMPLE).max(1);
@@ -143,7 +143,7 @@ fn shuffled(mut points: Vec<u64>, chance: &mut Chance) -> Vec<u64> {
     points
 }
 
-/// When a scene ends; a whole day is as good as never.
+/// The deadline of a scene; a whole day is as good as never.
 fn deadline(wish: &Wish) -> Instant {
     Instant::now() + Duration::from_mins(wish.minutes.unwrap_or(24 * 60))
 }
@@ -158,7 +158,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn print(&self, scene: Scene, what: &str, calm: Option<&Told>) {
+    fn print(&self, scene: Scene, what: &str, calm: Option<&Outcome>) {
         let struck: u64 = self.struck.values().sum();
         println!(
             "{scene}: {struck} crashes at {what}, {} came too late; {} findings ({:.1?})",
@@ -189,20 +189,20 @@ impl Tally {
         }
     }
 
-    fn add(&mut self, scene: Scene, strike: Strike, result: Result<Told, String>) -> bool {
+    fn add(&mut self, scene: Scene, strike: Strike, result: Result<Outcome, String>) -> bool {
         self.tried += 1;
         match result {
-            Ok(told) => {
-                self.late += u64::from(!told.struck);
-                let at = told.at.unwrap_or_default();
-                if told.struck {
+            Ok(outcome) => {
+                self.late += u64::from(!outcome.struck);
+                let at = outcome.at.unwrap_or_default();
+                if outcome.struck {
                     *self.struck.entry(at.clone()).or_default() += 1;
                 }
-                for found in told.findings {
+                for found in outcome.findings {
                     println!("FOUND {scene}, {strike:?} {at:?}: {found}");
                     self.findings.push(format!("{scene}, {strike:?} {at:?}: {found}"));
                 }
-                told.struck
+                outcome.struck
             }
             Err(error) => {
                 println!("FOUND {scene}, {strike:?}: {error}");
@@ -240,11 +240,11 @@ fn all(scene: Scene, strikes: &[Strike], may_stop: bool, deadline: Instant) -> T
     tally
 }
 
-fn run(scene: Scene, strike: Strike) -> Result<Told, String> {
+fn run(scene: Scene, strike: Strike) -> Result<Outcome, String> {
     run_with(scene, strike, None)
 }
 
-fn run_with(scene: Scene, strike: Strike, sabotage: Option<Sabotage>) -> Result<Told, String> {
+fn run_with(scene: Scene, strike: Strike, sabotage: Option<Sabotage>) -> Result<Outcome, String> {
     let folder = folder();
     let trial = Trial {
         folder: folder.path().to_owned(),
@@ -255,11 +255,11 @@ fn run_with(scene: Scene, strike: Strike, sabotage: Option<Sabotage>) -> Result<
     };
     let task = serde_json::to_string(&trial).expect("JSON");
     play("trial", &task, folder.path(), LIMIT)?;
-    let told = fs::read(folder.path().join(TOLD)).map_err(|error| error.to_string())?;
-    let told: Told = serde_json::from_slice(&told).map_err(|error| error.to_string())?;
-    if !told.findings.is_empty() && sabotage.is_none() {
+    let outcome = fs::read(folder.path().join(OUTCOME)).map_err(|error| error.to_string())?;
+    let outcome: Outcome = serde_json::from_slice(&outcome).map_err(|error| error.to_string())?;
+    if !outcome.findings.is_empty() && sabotage.is_none() {
         let log = fs::read_to_string(folder.path().join("trial.log")).unwrap_or_default();
         println!("{log}");
     }
-    Ok(told)
+    Ok(outcome)
 }

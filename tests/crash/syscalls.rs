@@ -1,4 +1,4 @@
-//! Names of system calls, for people.
+//! Names of system calls, for display.
 
 macro_rules! names {
     ($number:expr, $($call:ident)+) => {{
@@ -7,7 +7,7 @@ macro_rules! names {
     }};
 }
 
-/// As in the manual; its number where it is none that a tracker is known to make.
+/// The name as in the manual, or the number for a call that a tracker is not known to make.
 pub(crate) fn name(number: u64) -> String {
     let number = i64::try_from(number).unwrap_or(-1);
     let found = names!(number,

@@ -1,4 +1,4 @@
-//! One crash, as the first process of a PID namespace: sets the stage, strikes, restarts, and checks.
+//! One crash, as the first process of a PID namespace: prepares, kills, restarts, and checks.
 
 use std::{
     collections::HashMap,
@@ -21,11 +21,11 @@ use crate::{
 /// When the host is killed.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Strike {
-    /// It is traced and lives.
+    /// Never: it is traced and lives.
     Never,
-    /// At this system call of all that its threads make.
+    /// At this system call, counted over all of its threads.
     Step(u64),
-    /// This many microseconds after it began, at full speed: in the midst of stores into shared memory as well.
+    /// This many microseconds after the start, at full speed: also in the middle of stores into shared memory.
     Instant(u64),
 }
 
@@ -33,14 +33,14 @@ pub(crate) enum Strike {
 pub(crate) struct Trial {
     pub(crate) folder: PathBuf,
     pub(crate) mode: String,
-    /// Another host has crashed before, so that the struck one begins with an orphan pass.
+    /// Another host has crashed before, so that this one begins with an orphan pass.
     pub(crate) after_a_crash: bool,
     pub(crate) strike: Strike,
-    /// What is broken on purpose after the strike.
+    /// The fault that is injected after the crash.
     pub(crate) sabotage: Option<Sabotage>,
 }
 
-/// A fault that the checks have to find, or they prove nothing.
+/// A fault that the checks have to find; otherwise they prove nothing.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Sabotage {
     /// The next host ends no orphans.
@@ -51,12 +51,12 @@ pub(crate) enum Sabotage {
     HalfExport,
 }
 
-/// What came of it.
+/// The outcome of a trial.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Told {
-    /// Whether the strike came before the host's own end.
+pub(crate) struct Outcome {
+    /// Whether the kill came before the host's own end.
     pub(crate) struck: bool,
-    /// Where: thread and system call.
+    /// The crash point: thread and system call.
     pub(crate) at: Option<(String, String)>,
     pub(crate) steps: u64,
     /// How many steps each thread made in each system call.
@@ -67,8 +67,8 @@ pub(crate) struct Told {
     pub(crate) findings: Vec<String>,
 }
 
-/// The name of the file in the trial's folder that [`Told`] is written to.
-pub(crate) const TOLD: &str = "told.json";
+/// The name of the file in the trial's folder that [`Outcome`] is written to.
+pub(crate) const OUTCOME: &str = "outcome.json";
 
 pub(crate) fn body(trial: &Trial) {
     assert_eq!(std::process::id(), 1, "a trial is the first process of a namespace");
@@ -77,20 +77,20 @@ pub(crate) fn body(trial: &Trial) {
     if trial.after_a_crash {
         stage.first_crash(trial);
     }
-    let told = strike(&mut stage, trial);
+    let outcome = strike(&mut stage, trial);
     if let Some(sabotage) = trial.sabotage {
         stage.break_something(trial, sabotage);
     }
-    let told = checks::after(&mut stage, trial, told);
-    let path = trial.folder.join(TOLD);
-    fs::write(path, serde_json::to_vec(&told).expect("JSON")).expect("told");
+    let outcome = checks::after(&mut stage, trial, outcome);
+    let path = trial.folder.join(OUTCOME);
+    fs::write(path, serde_json::to_vec(&outcome).expect("JSON")).expect("an outcome");
 }
 
-/// Who is on it besides the host.
+/// The processes besides the host.
 pub(crate) struct Stage {
-    /// The programs of the workload, started by somebody else and known to no ledger.
+    /// The programs of the workload, started outside of any tracker and in no ledger.
     pub(crate) canaries: Vec<Eye>,
-    /// What the hosts register: of the first one, and of the struck one.
+    /// What the hosts register: the first one, and the one that is killed.
     pub(crate) foreign: Vec<Eye>,
     statuses: HashMap<i32, i32>,
 }
@@ -103,7 +103,7 @@ impl Stage {
             command.arg(&worker).arg(kind).arg(&trial.folder).arg(file).stdin(Stdio::null());
             world::start(command.stdout(Stdio::null())).0
         };
-        // A tree of two each, of the same names and arguments.
+        // A tree of two processes each, with the same names and arguments.
         let canaries = ["canary-1", "canary-2"].map(|file| start("foreign", file)).into();
         let count = if trial.after_a_crash { 2 } else { 1 };
         let foreign =
@@ -135,7 +135,7 @@ impl Stage {
     fn break_something(&self, trial: &Trial, sabotage: Sabotage) {
         let part = self.last_part(trial);
         match sabotage {
-            // The next host does it.
+            // Left to the next host.
             Sabotage::NoReaping => {}
             Sabotage::KilledCanary => self.canaries[0].kill(),
             Sabotage::UnrecordedRun => {
@@ -154,7 +154,7 @@ impl Stage {
         self.part(trial, self.foreign.len() - 1, false)
     }
 
-    /// Waits for a child of ours, and reaps all others on the way.
+    /// Waits for a child of ours, and reaps all others along the way.
     pub(crate) fn wait(&mut self, child: i32) -> i32 {
         let mut found = None;
         let ended = within(PATIENCE, || {
@@ -166,49 +166,50 @@ impl Stage {
         found.expect("a status")
     }
 
-    /// As an init does.
+    /// Reaps as an init does.
     pub(crate) fn reap(&mut self) {
         self.statuses.extend(stepper::reap());
     }
 }
 
-/// A host, ready to begin at a byte or the end of its input.
+/// Starts a host that begins at a byte or at the end of its input.
 fn start_host(role: &str, part: &Part) -> (Eye, ChildStdin) {
     let mut command = again(role, &serde_json::to_string(part).expect("JSON"));
     let (eye, stdin) = world::start(command.stdin(Stdio::piped()));
     (eye, stdin.expect("piped"))
 }
 
-/// The next run of the program; it has opened the ledger when its input is answered.
+/// The next run of the program; it has opened the ledger when it answers.
 pub(crate) fn restart(part: &Part) -> (Eye, ChildStdin) {
     start_host("next-host", part)
 }
 
-fn strike(stage: &mut Stage, trial: &Trial) -> Told {
+fn strike(stage: &mut Stage, trial: &Trial) -> Outcome {
     let part = stage.last_part(trial);
     let said = trial.folder.join("said");
     let ready = |wanted| {
         let said = fs::read_to_string(&said).unwrap_or_default();
         said.matches("ready\n").count() == wanted
     };
-    // Beside the struck one nobody has the ledger open, but here somebody reads it: then the index in shared memory outlives
-    // the crash, with what was half stored in it.
+    // No other host has the ledger open beside the killed one, but here a reader does: then the index in shared memory outlives
+    // the crash, with partial stores in it.
     let reader = match trial.strike {
         Strike::Instant(_) if trial.after_a_crash => Some(open_reader(&part.ledger())),
         _ => None,
     };
     let (eye, go) = start_host("host", &part);
     assert!(within(PATIENCE, || ready(if trial.after_a_crash { 2 } else { 1 })));
-    let told = match trial.strike {
+    let outcome = match trial.strike {
         Strike::Instant(micros) => strike_at_an_instant(stage, &eye, go, micros),
         Strike::Never => strike_at_a_step(stage, &eye, go, u64::MAX),
         Strike::Step(step) => strike_at_a_step(stage, &eye, go, step),
     };
     if let Some(reader) = reader {
-        let told = reader.query_row("SELECT count(*) FROM process", [], |row| row.get::<_, i64>(0));
-        told.expect("who had the ledger open reads on after the crash");
+        let outcome =
+            reader.query_row("SELECT count(*) FROM process", [], |row| row.get::<_, i64>(0));
+        outcome.expect("a reader that had the ledger open reads on after the crash");
     }
-    told
+    outcome
 }
 
 fn open_reader(ledger: &std::path::Path) -> rusqlite::Connection {
@@ -219,18 +220,18 @@ fn open_reader(ledger: &std::path::Path) -> rusqlite::Connection {
     reader
 }
 
-fn strike_at_an_instant(stage: &mut Stage, host: &Eye, go: ChildStdin, micros: u64) -> Told {
+fn strike_at_an_instant(stage: &mut Stage, host: &Eye, go: ChildStdin, micros: u64) -> Outcome {
     let began = Instant::now();
     drop(go);
     let ended = host.dies_within(Duration::from_micros(micros));
     let lived = u64::try_from(began.elapsed().as_micros()).expect("hours");
     host.kill();
     let status = stage.wait(host.pid);
-    Told { struck: !ended && libc::WIFSIGNALED(status), lived, ..Told::default() }
+    Outcome { struck: !ended && libc::WIFSIGNALED(status), lived, ..Outcome::default() }
 }
 
-fn strike_at_a_step(stage: &mut Stage, host: &Eye, go: ChildStdin, wanted: u64) -> Told {
-    let mut told = Told::default();
+fn strike_at_a_step(stage: &mut Stage, host: &Eye, go: ChildStdin, wanted: u64) -> Outcome {
+    let mut outcome = Outcome::default();
     let mut seen: HashMap<(String, u64), u64> = HashMap::new();
     let mut stepper = Stepper::attach(host.pid);
     drop(go);
@@ -239,10 +240,10 @@ fn strike_at_a_step(stage: &mut Stage, host: &Eye, go: ChildStdin, wanted: u64) 
         match stepper.next() {
             Event::Ended(status) => break status,
             Event::Step(step) => {
-                told.steps += 1;
-                if told.steps == wanted {
-                    told.struck = true;
-                    told.at = Some((step.name, syscalls::name(step.syscall)));
+                outcome.steps += 1;
+                if outcome.steps == wanted {
+                    outcome.struck = true;
+                    outcome.at = Some((step.name, syscalls::name(step.syscall)));
                     host.kill();
                     break stepper.wait();
                 }
@@ -250,14 +251,14 @@ fn strike_at_a_step(stage: &mut Stage, host: &Eye, go: ChildStdin, wanted: u64) 
             }
         }
     };
-    told.lived = u64::try_from(began.elapsed().as_micros()).expect("hours");
+    outcome.lived = u64::try_from(began.elapsed().as_micros()).expect("hours");
     stage.statuses.extend(stepper.reaped);
-    if !told.struck && status != 0 {
-        told.findings.push(format!("the host failed by itself: wait status {status}"));
+    if !outcome.struck && status != 0 {
+        outcome.findings.push(format!("the host failed by itself: wait status {status}"));
     }
-    told.seen = seen
+    outcome.seen = seen
         .into_iter()
         .map(|((thread, call), count)| (thread, syscalls::name(call), count))
         .collect();
-    told
+    outcome
 }

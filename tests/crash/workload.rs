@@ -1,6 +1,6 @@
-//! The fixed workload, the program that plays it, and the programs that it starts.
+//! The fixed workload, the program that runs it, and the programs that it starts.
 //!
-//! The host says each thing that it knows to be done in a file: an append that a crash cannot take back.
+//! The host reports each action that it knows to be complete in a file: an append that a crash cannot undo.
 
 use std::{
     fs::{self, File},
@@ -18,17 +18,17 @@ use crate::world::KEEPER;
 /// Short, since every trial waits for it.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// What a host is to do.
+/// The task of a host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) folder: PathBuf,
-    /// The containment that it asks for.
+    /// The containment that it requests.
     pub(crate) mode: String,
-    /// The process that somebody else started, and that it registers.
+    /// The process started outside of the tracker that it registers.
     pub(crate) foreign: i32,
-    /// Ends by SIGKILL at its own hand once all trees are up.
+    /// Ends itself by SIGKILL once all trees are up.
     pub(crate) is_the_first: bool,
-    /// Whether the next host ends what dead ones left.
+    /// Whether the next host ends the orphans of dead ones.
     pub(crate) reaps: bool,
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn host(part: &Part) {
     say.done("shutdown");
 }
 
-/// Opens the ledger as the next run of the same program, says so, and ends well when its input ends.
+/// Opens the ledger as the next run of the same program, reports it, and ends in order when its input ends.
 pub(crate) fn next_host(part: &Part) {
     let mut say = Said::open(&part.folder);
     let tracker = part.builder().reap_on_open(part.reaps).open().expect("opened");
@@ -110,7 +110,7 @@ pub(crate) fn next_host(part: &Part) {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// In a session alone, what hides all of its marks is lost by design (README, what escapes); elsewhere it is not.
+/// In session mode a process that removes all of its marks is lost by design (README, "What escapes"); elsewhere it is not.
 fn daemon(mode: &str) -> &'static str {
     if mode == "session" { "daemon" } else { "hidden-daemon" }
 }
@@ -140,14 +140,14 @@ impl Said {
     }
 }
 
-/// The first thing that a root does is to say that it runs, with its token.
+/// The first action of a root is to report that it runs, with its token.
 const WORKER: &str = r#"#!/bin/sh
 kind=$1 D=$2
 case $kind in leaver|stubborn|daemon|hidden-daemon|short) echo "$$ $PROCLEDGER_TOKEN" >> "$D/runs";; esac
 case $kind in
   # A child in another session.
   leaver) setsid "$D/worker" member "$D" & exec sleep 3600;;
-  # Nobody in it obeys SIGTERM.
+  # No process in it obeys SIGTERM.
   stubborn) trap '' TERM; "$D/worker" member "$D" & exec sleep 3600;;
   # Forked twice, in another session; the second one with nothing in its environment.
   daemon) (cd / && setsid "$D/worker" member "$D" &); exec sleep 3600;;

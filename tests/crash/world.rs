@@ -1,5 +1,4 @@
-//! What all parts share: a PID namespace for each trial, processes as the kernel tells them, and numbers by chance that can
-//! be had again.
+//! What all parts share: a PID namespace for each trial, processes as the kernel reports them, and reproducible random numbers.
 
 use std::{
     fs,
@@ -16,22 +15,23 @@ use rustix::{
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-/// What this binary is when it is started again; with the rest of its task in [`TASK`], as JSON.
+/// The role of this binary when it is started again; the rest of its task is in [`TASK`], as JSON.
 pub(crate) const ROLE: &str = "PROCLEDGER_CRASH_ROLE";
 pub(crate) const TASK: &str = "PROCLEDGER_CRASH_TASK";
 pub(crate) const KEEPER: &str = env!("CARGO_BIN_EXE_procledger-keeper");
 pub(crate) const COMMAND: &str = env!("CARGO_BIN_EXE_procledger");
-/// Longer than anything that is waited for takes on a busy machine.
+/// Longer than any wait takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The containments that can be had here, by the words that ask for them.
+/// The containments available here, by the words that request them.
 pub(crate) fn modes() -> Vec<&'static str> {
     ["session", "cgroup", "keeper"].into_iter().filter(|mode| can_be_had(mode)).collect()
 }
 
 fn can_be_had(mode: &str) -> bool {
     if mode == "keeper" && !rustix::process::geteuid().is_root() {
-        // Such a user makes a PID namespace only as root of a user namespace, where the keeper's file is nobody's.
+        // Such a user can create a PID namespace only as root of a user namespace, where the keeper's file shows as owned by
+        // `nobody`.
         let _ = writeln!(std::io::stderr(), "skipped: needs root: under keepers");
         return false;
     }
@@ -47,7 +47,7 @@ fn can_be_had(mode: &str) -> bool {
     tried.is_ok()
 }
 
-/// Whether PID namespaces can be made here; says so where not, and fails where CI is set.
+/// Whether PID namespaces can be created here; prints the reason if not, and fails where CI is set.
 pub(crate) fn namespaces() -> bool {
     let tried = namespaced().arg("true").stdin(Stdio::null()).stderr(Stdio::null()).status();
     let can = tried.is_ok_and(|status| status.success());
@@ -57,13 +57,13 @@ pub(crate) fn namespaces() -> bool {
     can
 }
 
-/// Says why something is not tried here; under CI that is a failure.
+/// Prints why something is not tested here; under CI that is a failure.
 pub(crate) fn skipped(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must be able to run all of this: {why}");
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
-/// What is in the namespace dies with `unshare`, and that with us, even when we are killed.
+/// What is in the namespace dies with `unshare`, and `unshare` dies with this process, even when it is killed.
 fn namespaced() -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare"]);
@@ -74,8 +74,8 @@ fn namespaced() -> Command {
     command
 }
 
-/// Plays a role as the first process of a PID namespace of its own: all that it starts ends with it. Answers with what it
-/// wrote where it failed, or did not end within `limit`.
+/// Plays a role as the first process of its own PID namespace: everything that it starts ends with it. Returns its output if it
+/// failed or did not end within `limit`.
 pub(crate) fn play(role: &str, task: &str, folder: &Path, limit: Duration) -> Result<(), String> {
     let log = folder.join(format!("{role}.log"));
     let file = fs::File::create(&log).expect("a log");
@@ -100,23 +100,23 @@ pub(crate) fn play(role: &str, task: &str, folder: &Path, limit: Duration) -> Re
     if status.is_some_and(|status| status.success()) {
         return Ok(());
     }
-    // SIGKILL to `unshare` reaches the first process of the namespace, and by it all others.
+    // SIGKILL to `unshare` reaches the first process of the namespace, and through it all others.
     let _ = child.kill();
     let _ = child.wait();
     let text = fs::read(&log).unwrap_or_default();
     Err(format!("{status:?} (None: not within {limit:?}):\n{}", String::from_utf8_lossy(&text)))
 }
 
-/// Starts a child of the first process of a namespace, which reaps all children by itself.
-#[expect(clippy::zombie_processes, reason = "an init waits for whoever comes")]
+/// Starts a child of the first process of a namespace, which reaps all children itself.
+#[expect(clippy::zombie_processes, reason = "an init waits for any child")]
 pub(crate) fn start(command: &mut Command) -> (Eye, Option<ChildStdin>) {
     let mut child = command.spawn().expect("a program");
-    // Nobody has reaped it yet: the number is its own.
+    // It has not been reaped yet, so the pid is its own.
     let eye = Eye::find(child.id().cast_signed()).expect("a child");
     (eye, child.stdin.take())
 }
 
-/// This binary in a role, as a child of the first process of a namespace.
+/// Starts this binary in a role, as a child of the first process of a namespace.
 pub(crate) fn again(role: &str, task: &str) -> Command {
     let mut command = Command::new(own_binary());
     command.env(ROLE, role).env(TASK, task);
@@ -131,7 +131,7 @@ pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("procledger-crash-").tempdir().expect("a folder")
 }
 
-/// One process, held by its pidfd: a reused number does not deceive it.
+/// One process, held by its pidfd: not affected by PID reuse.
 #[derive(Debug)]
 pub(crate) struct Eye {
     pub(crate) pid: i32,
@@ -144,12 +144,12 @@ impl Eye {
         Some(Self { pid, fd })
     }
 
-    /// As the kernel tells it: a zombie is dead.
+    /// By the kernel's report: a zombie is dead.
     pub(crate) fn is_dead(&self) -> bool {
         self.dies_within(Duration::ZERO)
     }
 
-    /// To the microsecond, or as near as the machine wakes us.
+    /// Sleeps to the microsecond, or as precisely as the machine wakes us.
     pub(crate) fn dies_within(&self, limit: Duration) -> bool {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
         let limit = Timespec::try_from(limit).expect("not for ever");
@@ -161,8 +161,8 @@ impl Eye {
     }
 }
 
-/// Everybody in this namespace who lives, but its first process.
-pub(crate) fn everybody() -> Vec<i32> {
+/// All live processes of this namespace except its first process.
+pub(crate) fn live_processes() -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc");
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter(|&pid| pid != 1 && is_alive(pid)).collect()
@@ -174,7 +174,7 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
-/// Number, name and arguments, for people.
+/// Pid, name and arguments, for display.
 pub(crate) fn describe(pid: i32) -> String {
     let file = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
     let text =
@@ -183,7 +183,7 @@ pub(crate) fn describe(pid: i32) -> String {
     format!("{pid} {} [{arguments}]", text(file("comm")))
 }
 
-/// Looks every millisecond; answers whether it came true in time.
+/// Checks every millisecond; returns whether the condition became true in time.
 pub(crate) fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     loop {
@@ -197,7 +197,7 @@ pub(crate) fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> bo
     }
 }
 
-/// Splitmix64: numbers by chance that a seed brings back, on every machine.
+/// Splitmix64: random numbers that a seed reproduces on every machine.
 #[derive(Debug)]
 pub(crate) struct Chance(u64);
 

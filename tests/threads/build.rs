@@ -1,5 +1,5 @@
-//! Finds the few functions of the standard library that `src/edges.rs` stands in front of, by what their names end in: the
-//! rest of a mangled name differs from compiler to compiler.
+//! Finds the few functions of the standard library that `src/edges.rs` wraps, by the ends of their names: the rest of a mangled
+//! name differs between compilers.
 
 use std::{
     env, fs,
@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-/// As `src/edges.rs` calls them, and how their names end.
+/// The names as `src/edges.rs` calls them, and the ends of the mangled names.
 const FUNCTIONS: [(&str, &str); 6] = [
     ("MUTEX_LOCK", "5mutex5futexNtB2_5Mutex14lock_contended"),
     ("RWLOCK_READ", "6rwlock5futexNtB2_6RwLock14read_contended"),

@@ -1,4 +1,4 @@
-//! A host that does what it is told, line by line, and the programs that it starts.
+//! A host that executes commands, line by line, and the programs that it starts.
 
 use std::{
     fs::File,
@@ -16,12 +16,12 @@ use crate::world::KEEPER;
 pub(crate) struct Part {
     pub(super) folder: PathBuf,
     pub(super) mode: String,
-    /// Which host of the run it is.
+    /// The number of the host in the run.
     pub(super) number: u64,
 }
 
 impl Part {
-    /// Where it says what it has done.
+    /// Where it reports what it has done.
     pub(super) fn said(&self) -> PathBuf {
         self.folder.join(format!("said-{}", self.number))
     }
@@ -35,7 +35,7 @@ pub(crate) fn body(part: &Part) {
         .program("chaos-host")
         .export(part.folder.join("export.json"))
         .grace(Duration::from_millis(20))
-        // Often, so that a pass is under way when others end things.
+        // Short, so that a pass is often under way while other instances end processes.
         .health_interval(Duration::from_millis(50))
         .containment(ContainmentMode::parse(&part.mode).expect("a mode"))
         .keeper(KEEPER)
@@ -88,7 +88,7 @@ fn obey(tracker: &Tracker, part: &Part, line: &str) -> procledger::Result<String
     })
 }
 
-/// A kind of tree: its name, how many processes it is when it is up, and whether it stays until it is ended.
+/// A kind of tree: its name, how many processes it has when it is up, and whether it runs until it is ended.
 pub(super) struct Kind {
     pub(super) name: &'static str,
     pub(super) size: usize,
@@ -110,7 +110,7 @@ pub(super) const KINDS: [Kind; 8] = [
     kind("short", 0, false),
 ];
 
-/// Each process that stays says so with its number; each root says first of all that it runs.
+/// Each process that stays reports its pid; each root first reports that it runs.
 pub(super) const WORKER: &str = r#"#!/bin/sh
 kind=$1 D=$2 task=$3
 me() { echo "$$ $task" >> "$D/members"; }

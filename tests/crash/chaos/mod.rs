@@ -1,6 +1,6 @@
 //! Chaos: hosts on one ledger that spawn, end, crash and restart, with `watch` and `reap` beside them.
 //!
-//! What is done follows from a seed; how far a host has come when it is struck, from the machine.
+//! The actions follow from a seed; how far a host has come when it is killed depends on the machine.
 
 mod host;
 mod oracle;
@@ -21,10 +21,10 @@ use crate::{
 
 /// Crashes in the sample, and in the whole.
 const CRASHES: (u64, u64) = (40, 1_000);
-/// Of one run of the whole, on a machine that does much else.
+/// Time limit for one run of the whole, on a machine with other load.
 const LIMIT: Duration = Duration::from_mins(40);
 
-/// What the first process of the namespace is given.
+/// The input of the first process of the namespace.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Task {
     folder: PathBuf,
@@ -34,12 +34,12 @@ pub(crate) struct Task {
 }
 
 #[derive(Default, Serialize, Deserialize)]
-struct Told {
+struct Outcome {
     counts: String,
     findings: Vec<String>,
 }
 
-const TOLD: &str = "told.json";
+const OUTCOME: &str = "outcome.json";
 
 pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let folder = folder();
@@ -49,18 +49,18 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
         crashes: if wish.whole { CRASHES.1 } else { CRASHES.0 },
         modes: modes().into_iter().map(str::to_owned).collect(),
     };
-    println!("PROCLEDGER_CHAOS_SEED={} brings the same decisions", task.seed);
+    println!("PROCLEDGER_CHAOS_SEED={} repeats the same decisions", task.seed);
     let text = serde_json::to_string(&task).expect("JSON");
     if let Err(error) = play_role("chaos", &text, folder.path(), LIMIT) {
         return vec![error];
     }
-    let told = std::fs::read(folder.path().join(TOLD)).expect("told");
-    let told: Told = serde_json::from_slice(&told).expect("JSON");
-    println!("{}", told.counts);
-    told.findings
+    let outcome = std::fs::read(folder.path().join(OUTCOME)).expect("an outcome");
+    let outcome: Outcome = serde_json::from_slice(&outcome).expect("JSON");
+    println!("{}", outcome.counts);
+    outcome.findings
 }
 
-/// To play one run again.
+/// The seed of a run to repeat.
 fn seed_from_outside() -> Option<u64> {
     std::env::var("PROCLEDGER_CHAOS_SEED").ok().map(|seed| seed.parse().expect("a number"))
 }

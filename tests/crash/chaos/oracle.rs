@@ -1,5 +1,5 @@
-//! Who should be alive, and who is: by what the programs say of themselves, and by pidfds. It opens the ledger only to ask
-//! whether what ran, and what a host said, is in it.
+//! Which processes should be alive and which are: by what the programs report about themselves, and by pidfds. The oracle opens
+//! the ledger only to check that it contains every program that ran and everything that a host reported.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,14 +10,14 @@ use std::{
 
 use crate::{
     stepper::reap,
-    world::{Chance, Eye, PATIENCE, describe, everybody, within},
+    world::{Chance, Eye, PATIENCE, describe, live_processes, within},
 };
 
 /// What one spawn started.
 pub(super) struct Tree {
     host: u64,
     size: usize,
-    /// Nobody has asked for its end, and it does not end by itself.
+    /// Its end was not requested, and it does not end by itself.
     stays: bool,
     members: Vec<Eye>,
 }
@@ -64,14 +64,14 @@ impl Oracle {
         )
     }
 
-    /// A tree is about to be spawned; answers with its task.
+    /// Announces a tree that is about to be spawned; returns its task.
     pub(super) fn expect(&mut self, tree: Tree) -> String {
         let task = format!("task-{:05}", self.trees.len());
         self.trees.insert(task.clone(), tree);
         task
     }
 
-    /// A tree of that host that nobody has asked to end; from now on it may.
+    /// Returns a tree of that host whose end was not requested; from now on it may end.
     pub(super) fn any_of(&mut self, host: u64, chance: &mut Chance) -> Option<String> {
         let of_it = |(task, tree): (&String, &Tree)| {
             (tree.host == host && tree.stays).then(|| task.clone())
@@ -82,9 +82,9 @@ impl Oracle {
         Some(task)
     }
 
-    /// From now on its trees may be ended by anybody.
+    /// From now on its trees may be ended by any instance.
     pub(super) fn host_ends(&mut self, host: u64) {
-        // What died before this was an innocent's death.
+        // A death before this point is that of an unrelated process.
         self.take_notice();
         self.trees
             .values_mut()
@@ -92,7 +92,7 @@ impl Oracle {
             .for_each(|tree| tree.stays = false);
     }
 
-    /// Meets who has said that it is there, and misses who should be.
+    /// Registers processes that reported themselves, and detects missing ones.
     pub(super) fn take_notice(&mut self) {
         let text = self.read_file("members");
         let new: Vec<(i32, String)> = text[self.read..]
@@ -116,7 +116,7 @@ impl Oracle {
         };
         match Eye::find(pid) {
             Some(eye) => tree.members.push(eye),
-            None if tree.stays => self.find(format!("innocent killed: {pid} of {task}")),
+            None if tree.stays => self.find(format!("unrelated process killed: {pid} of {task}")),
             None => {}
         }
     }
@@ -125,14 +125,17 @@ impl Oracle {
         let mut missed = Vec::new();
         for (task, tree) in self.trees.iter_mut().filter(|(_, tree)| tree.stays) {
             if let Some(dead) = tree.members.iter().find(|member| member.is_dead()) {
-                missed.push(format!("innocent killed: {} of {task}, host {}", dead.pid, tree.host));
+                missed.push(format!(
+                    "unrelated process killed: {} of {task}, host {}",
+                    dead.pid, tree.host
+                ));
                 tree.stays = false;
             }
         }
         self.canaries.retain(|canary| {
             let dead = canary.is_dead();
             if dead {
-                missed.push(format!("innocent killed: canary {}", canary.pid));
+                missed.push(format!("unrelated process killed: canary {}", canary.pid));
             }
             !dead
         });
@@ -141,14 +144,14 @@ impl Oracle {
         }
     }
 
-    /// All hosts stand still, and one reap has come to its end.
+    /// Runs when all hosts stand still and one reap has completed.
     pub(super) fn look_at_everything(&mut self, spared: &[i32], statuses: &mut HashMap<i32, i32>) {
         self.looks += 1;
         let mut left = Vec::new();
         let clean = within(PATIENCE, || {
             statuses.extend(reap());
             self.take_notice();
-            left = self.strangers(spared);
+            left = self.unrelated(spared);
             left.is_empty() && self.unfinished().is_empty()
         });
         if !clean {
@@ -160,33 +163,34 @@ impl Oracle {
             }
         }
         self.check_said();
-        // Those that have ended for good need no eye any more.
+        // Those that have ended for good need no pidfd any more.
         self.trees.values_mut().filter(|tree| !tree.stays).for_each(|tree| tree.members.clear());
     }
 
-    /// Who lives and is of no tree of a host that lives.
-    fn strangers(&self, spared: &[i32]) -> Vec<i32> {
+    /// Processes that are alive and belong to no tree of a living host.
+    fn unrelated(&self, spared: &[i32]) -> Vec<i32> {
         let staying = self.trees.values().filter(|tree| tree.stays);
         let mut known: HashSet<i32> =
             staying.flat_map(|tree| tree.members.iter().map(|member| member.pid)).collect();
         known.extend(self.canaries.iter().map(|canary| canary.pid));
         known.extend(spared);
-        let keeps_somebody = |pid: i32| {
+        let is_a_keeper = |pid: i32| {
             describe(pid).contains("procledger-keep")
                 && known.iter().any(|&kept| parent(kept) == pid)
         };
         let is_known = |pid: i32| known.contains(&pid) || known.contains(&parent(pid));
-        everybody().into_iter().filter(|&pid| !is_known(pid) && !keeps_somebody(pid)).collect()
+        live_processes().into_iter().filter(|&pid| !is_known(pid) && !is_a_keeper(pid)).collect()
     }
 
-    /// Trees of living hosts that are not whole.
+    /// Trees of living hosts that are incomplete.
     fn unfinished(&self) -> Vec<String> {
         let is_not_up = |tree: &Tree| tree.stays && tree.members.len() < tree.size;
         let trees = self.trees.iter().filter(|(_, tree)| is_not_up(tree));
         trees.map(|(task, tree)| format!("{task} of host {} is not up", tree.host)).collect()
     }
 
-    /// Who ran has a row, and so has what a host said; what it said has ended is ended there.
+    /// Checks that every program that ran, and everything that a host reported, has a row; what it reported as ended is ended
+    /// there.
     fn check_said(&mut self) {
         let rows = match self.rows() {
             Ok(rows) => rows,
@@ -216,7 +220,7 @@ impl Oracle {
             .trees
             .iter()
             .filter(|(task, tree)| tree.stays && states.get(*task) == Some(&true))
-            .map(|(task, tree)| format!("innocent's row ended: {task} of host {}", tree.host))
+            .map(|(task, tree)| format!("row of a living tree ended: {task} of host {}", tree.host))
             .collect();
         for lost in lost {
             self.find(lost);
@@ -247,7 +251,7 @@ impl Oracle {
         Ok(ledger)
     }
 
-    /// Nobody runs any more.
+    /// No host runs any more.
     pub(super) fn check_at_the_end(&mut self) {
         let ask = |query: &str| -> rusqlite::Result<Vec<String>> {
             let ledger = self.open()?;
@@ -280,7 +284,7 @@ impl Oracle {
 
 struct Row {
     task: String,
-    /// With the pid before it.
+    /// The line, preceded by the pid.
     token: String,
     ended: bool,
 }

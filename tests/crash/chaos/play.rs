@@ -1,4 +1,4 @@
-//! The first process of the namespace: it decides what is done, and asks the oracle what came of it.
+//! The first process of the namespace: it chooses the actions and asks the oracle for the outcome.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    TOLD, Task, Told,
+    OUTCOME, Outcome, Task,
     host::{KINDS, Kind, Part, WORKER},
     oracle::{Oracle, Tree},
 };
@@ -21,14 +21,14 @@ use crate::{
 };
 
 const HOSTS: usize = 4;
-/// Programs of the same name that no ledger knows.
+/// Programs of the same name that are in no ledger.
 const CANARIES: usize = 3;
-/// Crashes between two looks at everything.
+/// Crashes between two full checks.
 const ROUND: u64 = 20;
-/// Trees of one host at once.
+/// Trees of one host at the same time.
 const MOST: usize = 6;
 
-/// A host that lives.
+/// A live host.
 pub(super) struct Host {
     pub(super) part: Part,
     pub(super) eye: Eye,
@@ -95,7 +95,7 @@ impl Play {
         }
         self.look_at_everything();
         self.oracle.check_at_the_end();
-        let told = Told {
+        let outcome = Outcome {
             counts: format!(
                 "{} crashes {:?}; {} hosts, {}",
                 self.count(),
@@ -105,8 +105,8 @@ impl Play {
             ),
             findings: std::mem::take(&mut self.oracle.findings),
         };
-        let path = self.task.folder.join(TOLD);
-        fs::write(path, serde_json::to_vec(&told).expect("JSON")).expect("told");
+        let path = self.task.folder.join(OUTCOME);
+        fs::write(path, serde_json::to_vec(&outcome).expect("JSON")).expect("an outcome");
     }
 
     fn count(&self) -> u64 {
@@ -163,7 +163,7 @@ impl Play {
             _ if self.hosts[at].trees >= MOST => return,
             _ => self.new_tree(at),
         };
-        // One that has died by itself is noticed by its status.
+        // A host that died by itself is detected by its status.
         let _ = writeln!(self.hosts[at].stdin, "{line}");
     }
 
@@ -171,7 +171,7 @@ impl Play {
         let host = &mut self.hosts[at];
         host.trees += 1;
         let Kind { name, size, stays } = self.chance.pick(&KINDS);
-        // In a session alone, what hides all of its marks is lost by design (README, what escapes).
+        // In session mode a process that removes all of its marks is lost by design (README, "What escapes").
         let name =
             if *name == "daemon" && host.part.mode != "session" { "hidden-daemon" } else { name };
         let task = self.oracle.expect(Tree::new(host.part.number, *size, *stays));
@@ -186,12 +186,12 @@ impl Play {
         self.wait(&host.eye);
     }
 
-    /// An orderly end: its input ends. Nobody waits for it.
+    /// An orderly end: the host's input ends. Does not wait for it.
     fn stop_host(&mut self, at: usize) {
         let host = self.hosts.swap_remove(at);
         self.oracle.host_ends(host.part.number);
         drop(host.stdin);
-        // May be killed in the midst of its shutdown.
+        // It may be killed in the middle of its shutdown.
         if self.chance.below(2) == 0 {
             host.eye.dies_within(Duration::from_micros(self.chance.below(30_000)));
             if !host.eye.is_dead() {
@@ -245,7 +245,7 @@ impl Play {
         status.unwrap_or(-1)
     }
 
-    /// What has happened that nobody has asked for.
+    /// Returns what has happened without a request.
     fn take_notice(&mut self) {
         self.statuses.extend(reap());
         if let Some(at) = self.hosts.iter().position(|host| host.eye.is_dead()) {
@@ -257,7 +257,7 @@ impl Play {
         self.oracle.take_notice();
     }
 
-    /// Everybody stands still: what is alive has to be somebody's.
+    /// With everything at rest, each live process must belong to a tree.
     fn look_at_everything(&mut self) {
         self.marks += 1;
         for host in &mut self.hosts {

@@ -1,7 +1,7 @@
-//! Few numbers, and all of them in use: hosts spawn, end, crash and restart where a PID namespace has 200 numbers to give, and
-//! innocents take each number that a program of theirs leaves.
+//! Few pids, all of them in use: hosts spawn, end, crash and restart in a PID namespace with only 200 pids, and unrelated
+//! processes take each pid that a tracked program frees.
 //!
-//! The limit of a namespace is its own since Linux 6.14; before that it is the machine's, and nothing is touched.
+//! A namespace has a limit of its own since Linux 6.14; before that the limit is the machine's, and the test does not run.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,11 +25,11 @@ use crate::{
     },
 };
 
-/// Numbers below 300 are given only once (`RESERVED_PIDS`).
+/// Pids below 300 are assigned only once (`RESERVED_PIDS`).
 const PID_MAX: &str = "500";
-/// Innocents at once: about half of all numbers.
-const INNOCENTS: usize = 90;
-/// Reused numbers in the sample, and in the whole.
+/// Unrelated processes at the same time: about half of all pids.
+const BYSTANDERS: usize = 90;
+/// Reused pids in the sample, and in the whole.
 const REUSES: (u64, u64) = (150, 2_000);
 const LIMIT: Duration = Duration::from_mins(15);
 const KINDS: [&str; 6] = ["leaver", "short", "stray", "stubborn", "short", "family"];
@@ -43,14 +43,14 @@ pub(crate) struct Task {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct Outcome {
     reuses: u64,
     hosts: u64,
-    innocents: u64,
+    bystanders: u64,
     findings: Vec<String>,
 }
 
-const TOLD: &str = "told.json";
+const OUTCOME: &str = "outcome.json";
 
 pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     if !rustix::process::geteuid().is_root() || !has_limits_of_its_own() {
@@ -64,20 +64,20 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
         folder: folder.path().to_owned(),
         seed: chance.next(),
         reuses: if wish.whole { REUSES.1 } else { REUSES.0 },
-        // A keeper and its program are two processes more for each task: too many here.
+        // A keeper and its program need two more processes for each task: too many here.
         modes: modes().into_iter().filter(|mode| *mode != "keeper").map(str::to_owned).collect(),
     };
     let text = serde_json::to_string(&task).expect("JSON");
     if let Err(error) = play_role("small-pid-max", &text, folder.path(), LIMIT) {
         return vec![error];
     }
-    let told = fs::read(folder.path().join(TOLD)).expect("told");
-    let told: Told = serde_json::from_slice(&told).expect("JSON");
+    let outcome = fs::read(folder.path().join(OUTCOME)).expect("an outcome");
+    let outcome: Outcome = serde_json::from_slice(&outcome).expect("JSON");
     println!(
-        "{} numbers of programs taken by {} innocents during the work and the crashes of {} hosts",
-        told.reuses, told.innocents, told.hosts
+        "{} pids of programs reused by {} unrelated processes during the work and the crashes of {} hosts",
+        outcome.reuses, outcome.bystanders, outcome.hosts
     );
-    told.findings
+    outcome.findings
 }
 
 fn has_limits_of_its_own() -> bool {
@@ -90,11 +90,11 @@ fn has_limits_of_its_own() -> bool {
 struct Play {
     task: Task,
     chance: Chance,
-    innocents: VecDeque<Eye>,
-    /// Numbers that a program had last.
+    bystanders: VecDeque<Eye>,
+    /// Pids that tracked programs had last.
     left: HashMap<i32, String>,
     members: usize,
-    told: Told,
+    outcome: Outcome,
 }
 
 pub(crate) fn body(task: Task) {
@@ -106,32 +106,33 @@ pub(crate) fn body(task: Task) {
     let mut play = Play {
         chance: Chance::new(task.seed),
         task,
-        innocents: VecDeque::new(),
+        bystanders: VecDeque::new(),
         left: HashMap::new(),
         members: 0,
-        told: Told { reuses: 0, hosts: 0, innocents: 0, findings: Vec::new() },
+        outcome: Outcome { reuses: 0, hosts: 0, bystanders: 0, findings: Vec::new() },
     };
-    while play.told.reuses < play.task.reuses && play.told.findings.is_empty() {
+    while play.outcome.reuses < play.task.reuses && play.outcome.findings.is_empty() {
         play.round();
     }
     play.end();
-    let path = play.task.folder.join(TOLD);
-    fs::write(path, serde_json::to_vec(&play.told).expect("JSON")).expect("told");
+    let path = play.task.folder.join(OUTCOME);
+    fs::write(path, serde_json::to_vec(&play.outcome).expect("JSON")).expect("an outcome");
 }
 
 impl Play {
-    /// What the last host left goes, its cgroup too.
+    /// Ends what the last host left, including its cgroup.
     fn end(&mut self) {
         let mut command = Command::new(COMMAND);
         command.arg("--db").arg(self.task.folder.join("ledger.db")).arg("reap");
         let last = start(command.stdin(Stdio::null()).stdout(Stdio::null())).0;
         if !last.dies_within(PATIENCE) {
-            self.told.findings.push("the last reap does not end".into());
+            self.outcome.findings.push("the last reap does not finish".into());
         }
         self.check();
     }
 
-    /// A host opens, beside innocents that have the numbers of what the last one left; works, and is killed.
+    /// A host opens the ledger beside unrelated processes that have the pids of what the last one left; it works, and is
+    /// killed.
     fn round(&mut self) {
         let (host, mut stdin, part) = self.start_host();
         self.until_said(&host, &part, "open");
@@ -152,25 +153,25 @@ impl Play {
                 eye.kill();
             }
         }
-        for _ in 0..INNOCENTS {
+        for _ in 0..BYSTANDERS {
             self.replace_one();
         }
         self.check();
     }
 
     fn start_host(&mut self) -> (Eye, ChildStdin, Part) {
-        self.told.hosts += 1;
+        self.outcome.hosts += 1;
         let part = Part {
             folder: self.task.folder.clone(),
             mode: self.chance.pick(&self.task.modes).clone(),
-            number: self.told.hosts,
+            number: self.outcome.hosts,
         };
         let mut command = again("chaos-host", &serde_json::to_string(&part).expect("JSON"));
         let (host, stdin) = start(command.stdin(Stdio::piped()));
         (host, stdin.expect("piped"), part)
     }
 
-    /// Meanwhile innocents come and go.
+    /// Meanwhile unrelated processes start and end.
     fn until_said(&mut self, host: &Eye, part: &Part, what: &str) {
         let said = |line: &str| {
             fs::read_to_string(part.said()).is_ok_and(|said| said.lines().any(|it| it == line))
@@ -182,11 +183,11 @@ impl Play {
         });
         if !done || host.is_dead() {
             let said = fs::read_to_string(part.said()).unwrap_or_default();
-            self.told.findings.push(format!("host {} did not say {what}: {said}", part.number));
+            self.outcome.findings.push(format!("host {} did not say {what}: {said}", part.number));
         }
     }
 
-    /// Numbers that programs have now; those who said so since the last time.
+    /// Returns the pids that programs have now: those reported since the last call.
     fn meet(&mut self) -> Vec<i32> {
         reap();
         let text = fs::read_to_string(self.task.folder.join("members")).unwrap_or_default();
@@ -202,10 +203,10 @@ impl Play {
         pids
     }
 
-    /// One goes, by us, and one comes.
+    /// Ends the oldest unrelated process and starts a new one.
     fn replace_one(&mut self) {
-        if self.innocents.len() >= INNOCENTS
-            && let Some(oldest) = self.innocents.pop_front()
+        if self.bystanders.len() >= BYSTANDERS
+            && let Some(oldest) = self.bystanders.pop_front()
         {
             self.check_one(&oldest);
             oldest.kill();
@@ -214,22 +215,22 @@ impl Play {
         reap();
         let mut command = Command::new("/usr/bin/setsid");
         command.args(["/bin/sleep", "600"]).env_clear().stdin(Stdio::null());
-        let innocent = start(&mut command).0;
-        self.told.innocents += 1;
-        self.told.reuses += u64::from(self.left.remove(&innocent.pid).is_some());
-        self.innocents.push_back(innocent);
+        let bystander = start(&mut command).0;
+        self.outcome.bystanders += 1;
+        self.outcome.reuses += u64::from(self.left.remove(&bystander.pid).is_some());
+        self.bystanders.push_back(bystander);
     }
 
     fn check(&mut self) {
-        for innocent in std::mem::take(&mut self.innocents) {
-            self.check_one(&innocent);
-            self.innocents.push_back(innocent);
+        for bystander in std::mem::take(&mut self.bystanders) {
+            self.check_one(&bystander);
+            self.bystanders.push_back(bystander);
         }
     }
 
-    fn check_one(&mut self, innocent: &Eye) {
-        if innocent.is_dead() {
-            self.told.findings.push(format!("innocent killed: {}", innocent.pid));
+    fn check_one(&mut self, bystander: &Eye) {
+        if bystander.is_dead() {
+            self.outcome.findings.push(format!("unrelated process killed: {}", bystander.pid));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who owns the tree, and who acts on it.
+//! The process that owns the tree, and the one that acts on it.
 
 use std::{
     fs::{self, File},
@@ -14,7 +14,7 @@ use super::Way;
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Part {
-    /// Of one trial.
+    /// The parameters of one trial.
     pub(super) folder: PathBuf,
     pub(super) mode: String,
     pub(super) way: Way,
@@ -34,7 +34,7 @@ impl Part {
     }
 }
 
-/// Spawns the tree, and then dies, or ends it, or waits.
+/// Spawns the tree, and then dies, ends it, or waits.
 pub(crate) fn own(part: &Part) {
     let tracker = part.builder().open().expect("opened");
     let job = Job::new("task", part.folder.parent().expect("above").join("swarm"))
@@ -60,12 +60,12 @@ pub(crate) fn own(part: &Part) {
         say(&part.folder, "done");
         wait_for_input();
     }
-    // What another one has ended is settled by the pass.
+    // A tree that another instance has ended is settled by the pass.
     let _ = tracker.health_pass();
     tracker.shutdown().expect("an orderly end");
 }
 
-/// Acts on the tree of another one, once its input says so.
+/// Acts on the tree of another instance once its input says so.
 pub(crate) fn act(part: &Part) {
     if part.way == Way::Open {
         say(&part.folder, "ready");

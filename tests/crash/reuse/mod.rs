@@ -1,7 +1,7 @@
-//! Numbers that come back: while a pass looks at a tree and ends it, processes of the tree die at chosen system calls of the
-//! one who acts, and innocents take their numbers.
+//! PID reuse: while a pass scans a tree and ends it, processes of the tree die at chosen system calls of the acting process,
+//! and unrelated processes take their pids.
 //!
-//! The actor is held by ptrace(2), the numbers are steered by `ns_last_pid`, in a PID namespace of the trial.
+//! The actor is held by ptrace(2), and pids are steered by `ns_last_pid`, in a PID namespace of the trial.
 
 mod host;
 mod play;
@@ -18,14 +18,14 @@ use crate::{
     world::{Chance, folder, modes, play as play_role},
 };
 
-/// What is done about the tree.
+/// The operation on the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Way {
-    /// Its owner has crashed; the next one opens the ledger.
+    /// Its owner has crashed; the next host opens the ledger.
     Open,
     /// Its owner ends it.
     Terminate,
-    /// Another instance ends it, as a person asks.
+    /// Another instance ends it, as a person's `kill` does.
     Kill,
 }
 
@@ -41,25 +41,25 @@ pub(crate) struct Task {
 }
 
 #[derive(Default, Serialize, Deserialize)]
-struct Told {
-    /// Numbers of the tree that innocents took during the pass.
+struct Outcome {
+    /// Pids of the tree that unrelated processes took during the pass.
     reused: u64,
-    /// Of these: between the look that found the process and the opening of its pidfd.
+    /// Of these: between the scan that found the process and the opening of its pidfd.
     before_the_pidfd: u64,
-    /// Of these: started in the very tick of the one that had the number before.
+    /// Of these: started in the same tick as the previous process with that pid.
     same_tick: u64,
     findings: Vec<String>,
 }
 
-const TOLD: &str = "told.json";
-/// Passes of each way in each containment, in the sample and in the whole; eight or nine reuses each.
+const OUTCOME: &str = "outcome.json";
+/// Passes of each kind in each containment, in the sample and in the whole; eight or nine reuses each.
 const TRIALS: (u64, u64) = (4, 60);
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// Under a keeper nobody but the keeper makes a member's number free, so there is nothing to steer.
+/// Under a keeper only the keeper reaps the members and frees their pids, so there is nothing to steer.
 pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let mut findings = Vec::new();
-    let mut sum = Told::default();
+    let mut sum = Outcome::default();
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: needs root: only root may steer pids");
         return findings;
@@ -67,18 +67,18 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     for mode in modes().into_iter().filter(|mode| *mode != "keeper") {
         for way in WAYS {
             let trials = if wish.whole { TRIALS.1 } else { TRIALS.0 };
-            let told = match run(way, mode, trials, chance.next()) {
-                Ok(told) => told,
+            let outcome = match run(way, mode, trials, chance.next()) {
+                Ok(outcome) => outcome,
                 Err(error) => return vec![format!("{way:?} in {mode}: {error}")],
             };
             println!(
                 "{way:?} in {mode}: {} numbers reused during {trials} passes, {} before the pidfd, {} in the same tick",
-                told.reused, told.before_the_pidfd, told.same_tick
+                outcome.reused, outcome.before_the_pidfd, outcome.same_tick
             );
-            sum.reused += told.reused;
-            sum.same_tick += told.same_tick;
+            sum.reused += outcome.reused;
+            sum.same_tick += outcome.same_tick;
             findings
-                .extend(told.findings.iter().map(|found| format!("{way:?} in {mode}: {found}")));
+                .extend(outcome.findings.iter().map(|found| format!("{way:?} in {mode}: {found}")));
         }
     }
     println!("{} numbers reused, {} in the same tick", sum.reused, sum.same_tick);
@@ -88,18 +88,18 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     findings
 }
 
-fn run(way: Way, mode: &str, trials: u64, seed: u64) -> Result<Told, String> {
+fn run(way: Way, mode: &str, trials: u64, seed: u64) -> Result<Outcome, String> {
     let folder = folder();
     let task = Task { folder: folder.path().to_owned(), seed, way, mode: mode.to_owned(), trials };
     let text = serde_json::to_string(&task).expect("JSON");
     play_role("reuse", &text, folder.path(), LIMIT)?;
-    let told = std::fs::read(folder.path().join(TOLD)).map_err(|error| error.to_string())?;
-    let told: Told = serde_json::from_slice(&told).map_err(|error| error.to_string())?;
-    if !told.findings.is_empty() {
+    let outcome = std::fs::read(folder.path().join(OUTCOME)).map_err(|error| error.to_string())?;
+    let outcome: Outcome = serde_json::from_slice(&outcome).map_err(|error| error.to_string())?;
+    if !outcome.findings.is_empty() {
         println!(
             "{}",
             std::fs::read_to_string(folder.path().join("reuse.log")).unwrap_or_default()
         );
     }
-    Ok(told)
+    Ok(outcome)
 }

@@ -1,9 +1,9 @@
-//! The first process of the namespace: holds the actor at its system calls, and swaps.
+//! The first process of the namespace: holds the actor at its system calls, and swaps processes.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::{
-    TOLD, Task, Told, Way,
+    OUTCOME, Outcome, Task, Way,
     host::{Part, SWARM, has_said},
     stage::{Stage, await_tick, start_tick, with_number},
 };
@@ -14,7 +14,7 @@ use crate::{
 };
 
 const DAEMONS: usize = 8;
-/// Processes that are born during a pass: a tree that started new ones for ever could not be ended.
+/// Processes that are created during a pass: a tree that started new ones for ever could not be ended.
 const BIRTHS: u32 = 6;
 
 pub(crate) fn body(task: &Task) {
@@ -23,27 +23,27 @@ pub(crate) fn body(task: &Task) {
     fs::write(&swarm, SWARM).expect("a script");
     fs::set_permissions(&swarm, fs::Permissions::from_mode(0o755)).expect("its mode");
     let mut chance = Chance::new(task.seed);
-    let mut told = Told::default();
-    let steps = trial(task, 0, &mut Plan::Count(0), &mut told);
+    let mut outcome = Outcome::default();
+    let steps = trial(task, 0, &mut Plan::Count(0), &mut outcome);
     for number in 1..=task.trials {
         let mut plan = if number % 2 == 0 {
             Plan::newborn()
         } else {
             Plan::At((0..=DAEMONS).map(|_| chance.below(steps) + 1).collect(), 0)
         };
-        trial(task, number, &mut plan, &mut told);
+        trial(task, number, &mut plan, &mut outcome);
     }
-    let path = task.folder.join(TOLD);
-    fs::write(path, serde_json::to_vec(&told).expect("JSON")).expect("told");
+    let path = task.folder.join(OUTCOME);
+    fs::write(path, serde_json::to_vec(&outcome).expect("JSON")).expect("an outcome");
 }
 
-/// When numbers change hands.
+/// When pids are reused.
 enum Plan {
-    /// Never; how many steps the pass has.
+    /// Never; counts the steps of the pass.
     Count(u64),
-    /// At these steps; how many there were.
+    /// At these steps; holds their number.
     At(Vec<u64>, u64),
-    /// A process of the tree is born while the actor lists `/proc`, and loses its number when its pidfd is about to be opened.
+    /// A process of the tree is created while the actor lists `/proc`, and loses its pid when its pidfd is about to be opened.
     Newborn { alive: Option<(Eye, u64)>, left: u32 },
 }
 
@@ -52,13 +52,13 @@ impl Plan {
         Self::Newborn { alive: None, left: BIRTHS }
     }
 
-    fn at(&mut self, step: &Step, stage: &mut Stage, stepper: &mut Stepper, told: &mut Told) {
+    fn at(&mut self, step: &Step, stage: &mut Stage, stepper: &mut Stepper, outcome: &mut Outcome) {
         match self {
             Self::Count(steps) => *steps += 1,
             Self::At(at, steps) => {
                 *steps += 1;
                 for _ in at.iter().filter(|at| *at == steps) {
-                    swap_any(stage, stepper, told);
+                    swap_any(stage, stepper, outcome);
                 }
             }
             Self::Newborn { alive: newborn, left } => match newborn {
@@ -70,9 +70,9 @@ impl Plan {
                 Some((eye, _)) if opens(step, eye.pid) => {
                     let (eye, tick) = newborn.take().expect("it is there");
                     if let Some(pid) = stage.swap(&eye, stepper) {
-                        told.reused += 1;
-                        told.before_the_pidfd += 1;
-                        told.same_tick += u64::from(start_tick(pid) == Some(tick));
+                        outcome.reused += 1;
+                        outcome.before_the_pidfd += 1;
+                        outcome.same_tick += u64::from(start_tick(pid) == Some(tick));
                     }
                 }
                 _ => {}
@@ -85,13 +85,13 @@ fn opens(step: &Step, pid: i32) -> bool {
     syscalls::name(step.syscall) == "pidfd_open" && step.args[0] == u64::from(pid.cast_unsigned())
 }
 
-/// The next victim; the root as well, where the number is ours to free.
-fn swap_any(stage: &mut Stage, stepper: &mut Stepper, told: &mut Told) {
+/// The next victim; includes the root where its pid can be freed by us.
+fn swap_any(stage: &mut Stage, stepper: &mut Stepper, outcome: &mut Outcome) {
     let Some(victim) = stage.victims.pop() else { return };
-    told.reused += u64::from(stage.swap(&victim, stepper).is_some());
+    outcome.reused += u64::from(stage.swap(&victim, stepper).is_some());
 }
 
-/// A new process of the tree, at the start of a tick.
+/// Starts a new process of the tree, at the start of a tick.
 fn bear(stage: &Stage) -> (Eye, u64) {
     let leaf = stage.leaf();
     await_tick();
@@ -104,15 +104,15 @@ fn bear(stage: &Stage) -> (Eye, u64) {
     (newborn, tick)
 }
 
-/// Answers with the steps that the pass had.
-fn trial(task: &Task, number: u64, plan: &mut Plan, told: &mut Told) -> u64 {
+/// Returns the number of steps of the pass.
+fn trial(task: &Task, number: u64, plan: &mut Plan, outcome: &mut Outcome) -> u64 {
     let folder = task.folder.join(number.to_string());
     fs::create_dir(&folder).expect("a folder");
     let part =
         Part { folder: folder.clone(), mode: task.mode.clone(), way: task.way, daemons: DAEMONS };
     let mut stage = Stage::set(part);
     if task.way == Way::Open && matches!(plan, Plan::At(..)) {
-        // Its parent is dead, so its number is ours to free.
+        // Its parent is dead, so we reap it and can free its pid.
         let root = Eye::find(stage.root.pid).expect("alive");
         stage.victims.insert(usize::try_from(number).expect("few") % DAEMONS, root);
     }
@@ -123,24 +123,24 @@ fn trial(task: &Task, number: u64, plan: &mut Plan, told: &mut Told) -> u64 {
     loop {
         match stepper.next() {
             Event::Ended(status) => {
-                told.findings.push(format!("the actor ended: {status}"));
+                outcome.findings.push(format!("the actor ended: {status}"));
                 break;
             }
             Event::Step(step) => {
                 steps += 1;
-                // The pass is over when it waits for its next word.
+                // The pass is over when it waits for its next command.
                 if syscalls::name(step.syscall) == "read"
                     && step.args[0] == 0
                     && has_said(&folder, "done")
                 {
                     break;
                 }
-                plan.at(&step, &mut stage, &mut stepper, told);
+                plan.at(&step, &mut stage, &mut stepper, outcome);
             }
         }
     }
     if let Plan::Newborn { alive: newborn, .. } = plan {
-        // Nobody looked at it: it was born when the tree had ended. No process of the tree could have started it then.
+        // It was not seen: it was created after the tree had ended. No process of the tree could have started it then.
         if let Some((eye, _)) = newborn.take() {
             eye.kill();
         }
@@ -148,6 +148,6 @@ fn trial(task: &Task, number: u64, plan: &mut Plan, told: &mut Told) -> u64 {
     stage.statuses.extend(stepper.reaped.drain(..));
     stepper.detach();
     let found = stage.close((actor, go));
-    told.findings.extend(found.into_iter().map(|found| format!("trial {number}: {found}")));
+    outcome.findings.extend(found.into_iter().map(|found| format!("trial {number}: {found}")));
     steps
 }

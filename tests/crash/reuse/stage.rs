@@ -1,4 +1,4 @@
-//! One tree, and innocents that take the numbers of its processes.
+//! One tree, and unrelated processes that take the pids of its processes.
 
 use std::{
     collections::HashMap,
@@ -13,22 +13,22 @@ use crate::{
     world::{Eye, PATIENCE, again, start, within},
 };
 
-/// How often a number is steered to before it is given up: somebody else took it.
+/// How often a pid is steered to before giving up because another process took it.
 const ATTEMPTS: u32 = 20;
 
 pub(super) struct Stage {
     pub(super) part: Part,
     pub(super) root: Eye,
     pub(super) token: String,
-    /// Below the root; who is to lose its number stands last.
+    /// The descendants of the root; the next victim is the last one.
     pub(super) victims: Vec<Eye>,
-    pub(super) innocents: Vec<Eye>,
+    pub(super) bystanders: Vec<Eye>,
     owner: Option<(Eye, ChildStdin)>,
     pub(super) statuses: HashMap<i32, i32>,
 }
 
 impl Stage {
-    /// The tree is up; its owner has crashed, or waits.
+    /// Starts the tree; its owner has crashed, or waits.
     pub(super) fn set(part: Part) -> Self {
         let folder = part.folder.clone();
         let mut statuses = HashMap::new();
@@ -51,10 +51,10 @@ impl Stage {
         let victims: Vec<Eye> = read("daemons").lines().map(find).collect();
         assert_eq!(victims.len(), part.daemons);
         let (root, token) = (find(pid), token.to_owned());
-        Self { part, root, token, victims, innocents: Vec::new(), owner, statuses }
+        Self { part, root, token, victims, bystanders: Vec::new(), owner, statuses }
     }
 
-    /// Who acts, standing before its first system call of the pass, and the word that lets it begin.
+    /// Starts the actor, stopped before its first system call of the pass, and returns the pipe that lets it begin.
     pub(super) fn actor(&mut self) -> (Eye, ChildStdin) {
         if self.part.way == super::Way::Terminate {
             return self.owner.take().expect("the owner itself");
@@ -64,10 +64,10 @@ impl Stage {
         actor
     }
 
-    /// A process of the tree dies, and an innocent has its number. `None` where somebody else was faster.
+    /// Kills a process of the tree and starts an unrelated process with its pid. `None` if another process was faster.
     pub(super) fn swap(&mut self, victim: &Eye, stepper: &mut Stepper) -> Option<i32> {
         victim.kill();
-        // Ours, since its parent is dead: the number is free when we have reaped it.
+        // We reap it, since its parent is dead: its pid is free afterwards.
         let gone = within(PATIENCE, || {
             self.statuses.extend(stepper.reaped.drain(..));
             self.statuses.extend(reap_one(victim.pid).map(|status| (victim.pid, status)));
@@ -75,17 +75,17 @@ impl Stage {
         });
         assert!(gone, "{} is reaped", victim.pid);
         for _ in 0..ATTEMPTS {
-            let innocent = with_number(victim.pid, None);
-            if innocent.pid == victim.pid {
-                self.innocents.push(innocent);
+            let bystander = with_number(victim.pid, None);
+            if bystander.pid == victim.pid {
+                self.bystanders.push(bystander);
                 return Some(victim.pid);
             }
-            innocent.kill();
+            bystander.kill();
         }
         None
     }
 
-    /// The leaf of the root, where it has one.
+    /// The leaf of the root, if it has one.
     pub(super) fn leaf(&self) -> Option<PathBuf> {
         let ledger = rusqlite::Connection::open(self.part.ledger()).expect("a ledger");
         let query = "SELECT cgroup FROM process WHERE root IS NULL";
@@ -93,12 +93,12 @@ impl Stage {
         leaf.map(PathBuf::from)
     }
 
-    /// Ends all that is left, and answers with what did not hold.
+    /// Ends everything that is left and returns the findings.
     pub(super) fn close(mut self, actor: (Eye, ChildStdin)) -> Vec<String> {
         let mut found = Vec::new();
-        let innocents = std::mem::take(&mut self.innocents);
-        for innocent in innocents.iter().filter(|innocent| innocent.is_dead()) {
-            found.push(format!("innocent killed: {}", innocent.pid));
+        let bystanders = std::mem::take(&mut self.bystanders);
+        for bystander in bystanders.iter().filter(|bystander| bystander.is_dead()) {
+            found.push(format!("unrelated process killed: {}", bystander.pid));
         }
         for left in self.victims.iter().chain([&self.root]).filter(|one| !one.is_dead()) {
             found.push(format!("leaked: {}", crate::world::describe(left.pid)));
@@ -110,12 +110,12 @@ impl Stage {
                 status => found.push(format!("a host failed: wait status {status}")),
             }
         }
-        for innocent in innocents.iter().filter(|innocent| innocent.is_dead()) {
-            found.push(format!("innocent killed in the end: {}", innocent.pid));
+        for bystander in bystanders.iter().filter(|bystander| bystander.is_dead()) {
+            found.push(format!("unrelated process killed in the end: {}", bystander.pid));
         }
-        for innocent in &innocents {
-            innocent.kill();
-            self.wait(innocent);
+        for bystander in &bystanders {
+            bystander.kill();
+            self.wait(bystander);
         }
         found.extend(not_ended(&self.part.ledger()));
         found
@@ -127,12 +127,12 @@ impl Stage {
             self.statuses.contains_key(&eye.pid)
         });
         assert!(ended, "{} ends", eye.pid);
-        // An innocent's number is also its victim's: the last status counts.
+        // An unrelated process has the same pid as its victim: the last status counts.
         self.statuses.remove(&eye.pid).expect("a status")
     }
 }
 
-/// Starts a program of a session of its own that no ledger knows, or one that carries this token.
+/// Starts a program in a session of its own that is in no ledger, or one with this token.
 pub(super) fn with_number(pid: i32, token: Option<&str>) -> Eye {
     let mut command = Command::new("/usr/bin/setsid");
     command.args(["/bin/sleep", "600"]).stdin(Stdio::null()).env_clear();
@@ -157,7 +157,7 @@ fn not_ended(ledger: &Path) -> Vec<String> {
     rows.map(|row| format!("a row is not ended: {}", row.expect("a row"))).collect()
 }
 
-/// The next process of this namespace gets this number, if it is free and nobody is faster.
+/// Makes the next process of this namespace get this pid, if it is free and no other process is faster.
 fn steer(pid: i32) {
     fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("steered");
 }
@@ -168,7 +168,7 @@ pub(super) fn start_tick(pid: i32) -> Option<u64> {
     stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
 }
 
-/// At the start of a tick of 10 ms, so that what follows has a chance to be in it.
+/// Waits for the start of a tick of 10 ms, so that what follows can happen within it.
 pub(super) fn await_tick() {
     let tick = || {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

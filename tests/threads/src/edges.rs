@@ -1,11 +1,11 @@
-// What the standard library does to order threads, told to the sanitizer.
+// Reports to the sanitizer how the standard library orders threads.
 //
 // It comes compiled, without the sanitizer's marks. So the sanitizer sees a lock that was free being taken, but not one that
 // was waited for; not what a condition variable does with its mutex; not that a `Once` is complete. The linker (`--wrap`,
-// ld(1)) puts these functions in front of the few that do that. Each does what the real one does, and says between whom it
-// stands: nothing is hidden, and an edge is told only where the standard library documents one.
+// ld(1)) puts these functions in front of the few that do that. Each does what the real one does, and reports the edge to the
+// sanitizer: nothing is hidden, and an edge is reported only where the standard library documents one.
 //
-// The names are put in by build.rs. Signatures are those of `library/std/src/sys/sync` in Rust 1.95.
+// The names are inserted by build.rs. Signatures are those of `library/std/src/sys/sync` in Rust 1.95.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ unsafe extern "Rust" {
 
 #[unsafe(export_name = "__wrap_MUTEX_LOCK")]
 unsafe fn lock(mutex: *const ()) {
-    // SAFETY: the arguments are handed on as they came; so below.
+    // SAFETY: the arguments are passed on unchanged; so below.
     unsafe { real_lock(mutex) };
     __tsan_acquire(mutex);
 }
@@ -74,18 +74,18 @@ unsafe fn wait_timeout(condvar: *const (), mutex: *const (), timeout: Duration) 
 
 #[unsafe(export_name = "__wrap_ONCE_CALL")]
 unsafe fn call(once: *const (), ignore_poisoning: bool, body: Body<'_>) {
-    let mut told = |state: *const ()| {
+    let mut reported = |state: *const ()| {
         body(state);
-        // Before the real one says that it is complete.
+        // Before the real one reports that it is complete.
         __tsan_release(once);
     };
     // SAFETY: as above.
-    unsafe { real_call(once, ignore_poisoning, &mut told) };
+    unsafe { real_call(once, ignore_poisoning, &mut reported) };
     __tsan_acquire(once);
 }
 
-/// The last owner of an `Arc` orders itself after the others by a fence behind its decrement, and the sanitizer does not know
-/// fences: a decrement that releases acquires as well.
+/// The last owner of an `Arc` orders itself after the others by a fence behind its decrement, and the sanitizer does not
+/// support fences: a decrement that releases acquires as well.
 #[unsafe(export_name = "__wrap___tsan_atomic64_fetch_sub")]
 unsafe extern "C" fn fetch_sub(address: *mut u64, value: u64, order: i32) -> u64 {
     const RELEASE: i32 = 3;

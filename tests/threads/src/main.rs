@@ -1,11 +1,11 @@
-//! Every thread of a tracker against every other, for the thread sanitizer to look at.
+//! Every thread of a tracker against every other, for the thread sanitizer.
 //!
-//! Not a test of what comes out of it, which `tests/it` looks at: only of who touches which memory when. The monitor,
-//! the exporter and the housekeeper run as they do in a host; six threads of the caller spawn, and commit for each other,
-//! wait, terminate, register and look at the same time, and a tracker is opened and closed in each round.
+//! Not a test of the results, which `tests/it` covers: only of which thread accesses which memory when. The monitor, the
+//! exporter and the housekeeper run as they do in a host; six threads of the caller spawn, and commit for each other, wait,
+//! terminate, register and inspect at the same time, and a tracker is opened and closed in each round.
 //!
-//! One thing is not as in a host: a child is made by a thread that is suspended until it has left our memory, since the
-//! sanitizer keeps its books in thread-local memory, which child and thread share.
+//! One thing differs from a host: a child is created by a thread that is suspended until it has left our memory, since the
+//! sanitizer keeps its state in thread-local memory, which child and thread share.
 
 mod edges {
     include!(concat!(env!("OUT_DIR"), "/edges.rs"));
@@ -24,9 +24,9 @@ use std::{
 
 use procledger::{ContainmentMode, Error, Job, Stdio, Tracker};
 
-/// How long to go on, in seconds; one argument says otherwise.
+/// The duration in seconds; an argument overrides it.
 const SECONDS: u64 = 10;
-/// Of one tracker, between its opening and its end.
+/// The duration of one tracker, between its opening and its end.
 const ROUND: Duration = Duration::from_millis(700);
 
 type Result = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -52,11 +52,11 @@ fn main() -> Result {
 /// What the sanitizer must find: two threads write, and only one of them takes the lock.
 fn plant_a_race() {
     struct Shared(UnsafeCell<u64>);
-    // SAFETY: it holds not, on purpose.
+    // SAFETY: deliberately violated.
     unsafe impl Sync for Shared {}
     static SHARED: Shared = Shared(UnsafeCell::new(0));
     static LOCK: Mutex<()> = Mutex::new(());
-    // Both live when they write: of a thread that has ended the sanitizer may know nothing any more.
+    // Both live when they write: the sanitizer may not know a thread any more that has ended.
     let (begin, end) = (Barrier::new(2), Barrier::new(2));
     let write = || {
         for _ in 0..1000 {
@@ -80,7 +80,7 @@ fn plant_a_race() {
     });
 }
 
-/// One tracker. In turn the caller closes it while nobody uses it, and while everybody does.
+/// One tracker. The caller closes it alternately while no thread uses it, and while all do.
 fn round(folder: &Path, number: u32) -> Result {
     let tracker = Tracker::builder(folder.join("ledger.db"))
         .export(folder.join("export.json"))
@@ -116,7 +116,7 @@ fn round(folder: &Path, number: u32) -> Result {
     }
 }
 
-/// Turns of one thread, each with its own tasks, until somebody stops it or closes the tracker.
+/// Rounds of one thread, each with its own tasks, until it is stopped or the tracker is closed.
 fn go_on(
     at: usize,
     stop: &AtomicBool,
@@ -135,7 +135,7 @@ fn go_on(
     None
 }
 
-/// What one thread's verb meets because of another's: a task that has ended, a ledger that is busy or closed.
+/// Errors that one thread's verb may get because of another's: a task that has ended, a ledger that is busy or closed.
 fn is_expected(error: &Error) -> bool {
     error.is_closed() || error.is_busy() || error.is_not_found() || error.is_gone()
 }
@@ -157,7 +157,7 @@ fn end(tracker: &Tracker, turn: u32) -> procledger::Result<()> {
     Ok(())
 }
 
-/// A child of this program, ended by whoever drops it.
+/// A child of this program, ended when it is dropped.
 struct Own(Child);
 
 impl Drop for Own {
