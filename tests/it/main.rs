@@ -1,4 +1,4 @@
-//! The integration suite: one binary, a file a scenario, real processes and real ledgers.
+//! The integration suite: one binary, a file per scenario, real processes and real ledgers.
 
 #![expect(
     clippy::disallowed_methods,

@@ -1,5 +1,5 @@
-//! What all scenarios share: folders, unique names, bounded waiting, hosts to crash, and a look at processes that does not
-//! go through the ledger.
+//! What all scenarios share: folders, unique names, bounded waiting, hosts to crash, and an inspection of processes that does
+//! not use the ledger.
 
 use std::{
     ffi::OsStr,
@@ -26,11 +26,12 @@ use tempfile::TempDir;
 
 use crate::spawn::gate_host;
 
-/// Longer than anything that is waited for takes, on a busy machine with two cores.
+/// Longer than any wait takes on a busy machine with two cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A folder of one test, with the ledger that goes into it. Whatever the test has started there and not ended is ended when
-/// it is dropped, even when the test fails: every program is given [`Place::marker`] in its environment or arguments.
+/// A folder of one test, with the ledger that goes into it. All processes that the test has started there and not ended are
+/// ended when it is dropped, even when the test fails: every program is given [`Place::marker`] in its environment or
+/// arguments.
 pub(crate) struct Place {
     folder: TempDir,
     marker: String,
@@ -54,7 +55,7 @@ impl Place {
         self.path().join("ledger.db")
     }
 
-    /// Unique to this test: in every name and argument that a test matches by.
+    /// Unique to this test: part of every name and argument that a test matches by.
     pub(crate) fn marker(&self) -> &str {
         &self.marker
     }
@@ -68,19 +69,19 @@ impl Place {
         path
     }
 
-    /// Live processes (no zombies) whose arguments or environment hold the marker, but for this one.
+    /// Live processes (no zombies) whose arguments or environment contain the marker, except this one.
     pub(crate) fn alive(&self) -> Vec<u32> {
         processes_with(&self.marker)
     }
 
-    /// The pid that a script writes to this file of the folder, pinned.
+    /// The process whose pid a script writes to this file of the folder, held by its pidfd.
     pub(crate) fn eye(&self, name: &str) -> Eye {
         let path = self.path().join(name);
         let pid = eventually(name, || fs::read_to_string(&path).ok()?.trim().parse().ok());
         Eye::on_one_that_ran(pid)
     }
 
-    /// Waits until a script has made this file.
+    /// Waits until a script has created this file.
     pub(crate) fn wait_for(&self, name: &str) {
         until(name, || self.path().join(name).exists());
     }
@@ -108,7 +109,7 @@ impl Place {
         procledger(&self.ledger(), args)
     }
 
-    /// Answers of a real `sqlite3` to a query on the ledger, opened read-only.
+    /// Returns the answer of a real `sqlite3` to a query on the ledger, opened read-only.
     pub(crate) fn sqlite3(&self, query: &str) -> String {
         sqlite3(&self.ledger(), query)
     }
@@ -127,7 +128,7 @@ impl Drop for Place {
     }
 }
 
-/// The cgroups that hosts of this ledger have left: whoever crashed and was never reaped.
+/// The cgroups that hosts of this ledger have left: those that crashed and were never reaped.
 fn remove_cgroups(ledger: &Path) {
     let open =
         rusqlite::Connection::open_with_flags(ledger, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
@@ -140,7 +141,7 @@ fn remove_cgroups(ledger: &Path) {
         })
         .unwrap_or_default();
     for folder in folders {
-        // A process leaves its cgroup a moment after its death; what a test let live on stays there.
+        // A process leaves its cgroup a moment after its death; processes that a test let live on stay there.
         for _ in 0..100 {
             for leaf in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let _ = fs::remove_dir(leaf.path());
@@ -153,11 +154,11 @@ fn remove_cgroups(ledger: &Path) {
     }
 }
 
-/// One process, held by its pidfd: a reused number does not deceive it.
+/// One process, held by its pidfd: not affected by PID reuse.
 #[derive(Debug)]
 pub(crate) struct Eye {
     pid: u32,
-    /// None where it was dead and reaped before anybody looked.
+    /// `None` if it was dead and reaped before this call.
     fd: Option<OwnedFd>,
 }
 
@@ -170,7 +171,7 @@ impl Eye {
         Some(Self { pid, fd: Some(pidfd(pid)?) })
     }
 
-    /// Somebody said a moment ago that it runs: it may have ended since.
+    /// It was reported as running a moment ago: it may have ended since.
     fn on_one_that_ran(pid: u32) -> Self {
         let fd = pidfd(pid);
         assert!(fd.is_some() || !Path::new(&format!("/proc/{pid}")).exists(), "{pid} is there");
@@ -181,7 +182,7 @@ impl Eye {
         self.pid
     }
 
-    /// As the kernel tells it: a zombie is dead, unless threads of it live on.
+    /// By the kernel's report: a zombie is dead, unless threads of it live on.
     pub(crate) fn is_dead(&self) -> bool {
         self.fd.as_ref().is_none_or(|fd| {
             let mut fds = [PollFd::new(fd, PollFlags::IN)];
@@ -207,9 +208,10 @@ pub(crate) fn procledger(ledger: &Path, args: &[&str]) -> process::Output {
         .expect("the command runs")
 }
 
-/// Runs a test again, alone in a new PID namespace with its own `/proc`; `true` inside of it, where the test goes on.
+/// Runs a test again, alone in a new PID namespace with its own `/proc`; `true` inside of it, where the test continues.
 ///
-/// For scenarios that match by name or reuse pids: nothing outside can be hit, and all of it dies with its first process.
+/// For scenarios that match by name or reuse pids: no process outside can be affected, and all of it dies with its first
+/// process.
 pub(crate) fn in_namespace(test: &str) -> bool {
     is_inside() || run_inside(namespaced(this_binary()), test)
 }
@@ -221,7 +223,7 @@ pub(crate) fn in_namespace_with_init(test: &str) -> bool {
     is_inside() || run_inside(init, test)
 }
 
-/// The same, but root makes the namespace and the test in it is an ordinary user, who is not even root of a user namespace.
+/// The same, but root creates the namespace and the test in it is an ordinary user, which is not even root of a user namespace.
 pub(crate) fn in_namespace_as_a_user(test: &str) -> bool {
     let mut user = namespaced("setpriv");
     user.args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"]);
@@ -237,7 +239,7 @@ fn is_inside() -> bool {
     std::env::var_os("PROCLEDGER_IT_INSIDE").is_some()
 }
 
-/// Always `false`: what goes on is the run inside.
+/// Always `false`: the test continues in the run inside.
 fn run_inside(mut inside: Command, test: &str) -> bool {
     if !namespaces() {
         return false;
@@ -252,7 +254,7 @@ fn run_inside(mut inside: Command, test: &str) -> bool {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "in the namespace:\n{out}\n{err}");
     assert!(out.contains("1 passed"), "no test is named {test}:\n{out}");
-    // What it measured, and what was skipped in it.
+    // Its measurements, and what was skipped in it.
     print!("{out}");
     for line in err.lines().filter(|line| line.starts_with("skipped: ")) {
         let _ = writeln!(std::io::stderr(), "{line}");
@@ -260,8 +262,8 @@ fn run_inside(mut inside: Command, test: &str) -> bool {
     false
 }
 
-/// Answers of a real `sqlite3`, opened read-only. Where there is none, the answers of the library in its format; what only
-/// the tool has, such as `.dump`, [`need!`]s it.
+/// Answers of a real `sqlite3`, opened read-only. Where there is none, the answers of the library in its format; features that
+/// only the tool has, such as `.dump`, [`need!`] it.
 pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
     if find("sqlite3").is_none() {
         return ask_another_process(ledger, query);
@@ -276,7 +278,7 @@ pub(crate) fn sqlite3(ledger: &Path, query: &str) -> String {
     String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
 }
 
-/// What SQLite keeps open in a process that has a tracker on the same ledger, a test that counts descriptors would count.
+/// A test that counts descriptors would also count those that SQLite keeps open in a process with a tracker on the same ledger.
 fn ask_another_process(ledger: &Path, query: &str) -> String {
     let output = Command::new(std::env::current_exe().expect("this binary"))
         .args(gate_host::HOST)
@@ -293,13 +295,13 @@ fn ask_another_process(ledger: &Path, query: &str) -> String {
     answer.unwrap_or_else(|| panic!("{query}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// What [`ask_another_process`] starts.
+/// The process that [`ask_another_process`] starts.
 pub(crate) fn answer_query() -> ! {
     let ledger = std::env::var_os("PROCLEDGER_IT_LEDGER").expect("a ledger");
     let query = std::env::var("PROCLEDGER_IT_QUERY").expect("a query");
     let answer = like_sqlite3(Path::new(&ledger), &query).expect("an answer");
     print!("\nanswer>\n{answer}");
-    std::io::stdout().flush().expect("told");
+    std::io::stdout().flush().expect("a reader");
     process::exit(0)
 }
 
@@ -338,7 +340,7 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// Says why a test proves nothing here; under CI it fails instead.
+/// Prints why a test proves nothing here; under CI it fails instead.
 pub(crate) fn skipped(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must be able to run every test: {why}");
     say_skipped(why);
@@ -358,8 +360,8 @@ macro_rules! need {
 }
 pub(crate) use need;
 
-/// Whether this user may do what only root can play. Where not, the test says so; it is counted where CI runs as an
-/// ordinary user, and played where CI runs as root.
+/// Whether this user may do what only root can do. If not, the test prints so; such tests are skipped where CI runs as an
+/// ordinary user, and run where CI runs as root.
 pub(crate) fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
@@ -380,7 +382,7 @@ pub(crate) fn namespaces() -> bool {
     tried.status.success()
 }
 
-/// `program` in a PID namespace of its own, which dies with it.
+/// Runs `program` in a PID namespace of its own, which dies with it.
 pub(crate) fn namespaced(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
@@ -390,7 +392,7 @@ pub(crate) fn namespaced(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Live processes whose arguments or environment hold `text`, but for this one.
+/// Live processes whose arguments or environment contain `text`, except this one.
 pub(crate) fn processes_with(text: &str) -> Vec<u32> {
     let own = std::process::id();
     let holds = |pid: &u32| {
@@ -407,7 +409,7 @@ pub(crate) fn pids() -> Vec<u32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// There, and no zombie.
+/// Whether it exists and is not a zombie.
 pub(crate) fn is_alive(pid: u32) -> bool {
     state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
@@ -429,18 +431,18 @@ pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
-/// Whether somebody has the time for all of it: a sample otherwise. `PROCLEDGER_LONG=1` asks for it.
+/// Whether to run everything rather than a sample: set by `PROCLEDGER_LONG=1`.
 pub(crate) fn long() -> bool {
     std::env::var_os("PROCLEDGER_LONG").is_some()
 }
 
-/// Scenarios that measure time, or that load the machine, come one after another.
+/// Serialises scenarios that measure time, or that load the machine.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `condition` gives something.
+/// Waits until `condition` returns a value.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -458,7 +460,7 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     eventually(what, || condition().then_some(()));
 }
 
-/// Looks for half a second whether something stays as it is: what would change it takes milliseconds.
+/// Checks for half a second that a condition keeps holding: a change would take milliseconds.
 #[track_caller]
 pub(crate) fn stays(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_millis(500);
@@ -488,12 +490,12 @@ impl Drop for Guard {
     }
 }
 
-/// A program of ours, not known to any ledger: it must live through whatever a test does.
+/// A program of ours that is in no ledger: it must survive everything that a test does.
 pub(crate) fn canary() -> Guard {
     Guard(Command::new("sleep").arg("3600").stdin(process::Stdio::null()).spawn().expect("sleep"))
 }
 
-/// A real program that embeds the tracker: this test binary, started again. See `as_a_host` for what it understands.
+/// A real program that embeds the tracker: this test binary, started again. See `as_a_host` for its commands.
 pub(crate) struct Host {
     child: Guard,
     stdin: Option<ChildStdin>,
@@ -519,7 +521,7 @@ impl Host {
         Self::launch_by(command, place, ledger, options)
     }
 
-    /// The same by another command, such as `setpriv`, which ends in the path of this binary.
+    /// The same through another command, such as `setpriv`, whose last argument is the path of this binary.
     pub(crate) fn launch_by(
         mut command: Command,
         place: &Place,
@@ -557,16 +559,16 @@ impl Host {
 
     /// Sends one command and returns its one line of answer.
     pub(crate) fn ask(&mut self, command: &str) -> String {
-        self.tell(command);
+        self.send(command);
         self.answer()
     }
 
-    pub(crate) fn tell(&mut self, command: &str) {
+    pub(crate) fn send(&mut self, command: &str) {
         let stdin = self.stdin.as_mut().expect("the host listens");
         writeln!(stdin, "{command}").expect("the host listens");
     }
 
-    /// The next answer, if it is there already.
+    /// The next answer, if it has arrived already.
     pub(crate) fn answer_so_far(&self) -> Option<String> {
         self.lines.try_recv().ok()
     }
@@ -587,21 +589,21 @@ impl Host {
         Eye::on_one_that_ran(pid.unwrap_or_else(|| panic!("no pid: {answer}")))
     }
 
-    /// The host executes itself; returns what its new image says when its tracker is open.
+    /// Makes the host execute itself; returns the answer of its new image when its tracker is open.
     pub(crate) fn execute_itself(&mut self) -> String {
         let answer = self.ask("exec");
         assert!(answer.starts_with("open "), "the new image did not open its ledger: {answer}");
         answer
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL, and waits until it is gone.
     pub(crate) fn crash(mut self) {
         let fd = pidfd(self.pid()).expect("the host lives");
         pidfd_send_signal(fd.as_fd(), Signal::KILL).expect("killed");
         self.child.0.wait().expect("reaped");
     }
 
-    /// An end as orderly as the host manages: that it stopped may not be recorded.
+    /// Ends as orderly as the host can: its stop may not be recorded.
     pub(crate) fn end(mut self) {
         self.stdin = None;
         self.child.0.wait().expect("reaped");

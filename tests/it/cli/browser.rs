@@ -1,7 +1,7 @@
-//! Not a scenario: a real browser, headless, told what to do over a pipe (the `DevTools` protocol).
+//! Not a scenario: a real headless browser, controlled over a pipe (the `DevTools` protocol).
 //!
-//! The pipe is the browser's life: when the test lets go of it, failed or not, the browser ends. It has a folder of its own
-//! in the test's, is told to ask nobody anything, and opens files only.
+//! The browser lives as long as the pipe: when the test drops it, even after a failure, the browser ends. It has a folder of
+//! its own in the test's folder, makes no network requests, and opens files only.
 
 use std::{
     fs::File,
@@ -26,7 +26,7 @@ pub(crate) struct Browser {
     answers: Receiver<Value>,
     next: u64,
     session: Option<String>,
-    /// What the page complained about: console messages, exceptions, refused content, failed requests.
+    /// What the page reported: console messages, exceptions, refused content, failed requests.
     complaints: Vec<String>,
     child: Guard,
 }
@@ -56,7 +56,7 @@ impl Browser {
         browser
     }
 
-    /// Opens a file and waits until it is whole.
+    /// Opens a file and waits until it is loaded completely.
     pub(crate) fn open(&mut self, file: &Path) {
         let url = format!("file://{}", file.display());
         let opened = self.ask("Page.navigate", &json!({ "url": url }));
@@ -65,7 +65,7 @@ impl Browser {
         until("the page is whole", || self.evaluate(&ready) == Value::Bool(true));
     }
 
-    /// What an expression in the page gives.
+    /// Returns the value of an expression in the page.
     #[track_caller]
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let request = json!({ "expression": expression, "returnByValue": true });
@@ -74,7 +74,7 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// As of a phone or a desk.
+    /// Sets the size of a phone or of a desktop.
     pub(crate) fn resize(&mut self, width: u32, height: u32) {
         let size = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600
@@ -82,7 +82,7 @@ impl Browser {
         self.ask("Emulation.setDeviceMetricsOverride", &size);
     }
 
-    /// What the person prefers: `light` or `dark`.
+    /// Sets the preferred colour scheme: `light` or `dark`.
     pub(crate) fn prefer(&mut self, scheme: &str) {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.ask("Emulation.setEmulatedMedia", &json!({ "features": features }));
@@ -102,14 +102,14 @@ impl Browser {
         }
     }
 
-    /// Everything that the page complained about so far.
+    /// Returns everything that the page has reported so far.
     pub(crate) fn complaints(&mut self) -> &[String] {
-        // What it had to say before this has come when this is answered.
+        // All earlier reports have arrived when this is answered.
         self.evaluate("1");
         &self.complaints
     }
 
-    /// A request over the pipe, and its answer; what comes in between is noted.
+    /// Sends a request over the pipe and returns its answer; events in between are recorded.
     #[track_caller]
     fn ask(&mut self, method: &str, params: &Value) -> Value {
         self.next += 1;
@@ -148,7 +148,7 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         self.session = None;
-        // It closes all that it has started; the guard is for one that does not.
+        // It ends all processes that it has started; the guard is for a browser that does not.
         drop(self.requests.take());
         let since = std::time::Instant::now();
         while self.child.is_running() && since.elapsed() < PATIENCE / 3 {
@@ -173,8 +173,8 @@ fn launch(place: &Place, requests: &OwnedFd, answers: &OwnedFd) -> Guard {
         .stderr(Stdio::null());
     let (requests, answers) = (requests.as_raw_fd(), answers.as_raw_fd());
     #[expect(unsafe_code, reason = "only a child can give its descriptors these numbers")]
-    // SAFETY: dup2(2) and fcntl(2) are async-signal-safe, and nothing else happens there. Both are moved out of the way of 3
-    // and 4 first; what they were is closed by exec.
+    // SAFETY: dup2(2) and fcntl(2) are async-signal-safe, and nothing else happens there. Both descriptors are first moved away
+    // from 3 and 4; the originals are closed by exec.
     unsafe {
         command.pre_exec(move || {
             let away = |fd| match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10) {

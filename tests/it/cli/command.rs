@@ -1,4 +1,4 @@
-//! Not a scenario: how tests run the `procledger` command, with a bound on how long it may take.
+//! Not a scenario: how tests run the `procledger` command, with a bound on its duration.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::support::{Guard, PATIENCE, Place, eventually, pidfd};
 /// The command as built.
 pub(crate) const PROCLEDGER: &str = env!("CARGO_BIN_EXE_procledger");
 
-/// How the command ended and what it said.
+/// How the command ended and what it printed.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: ExitStatus,
@@ -26,7 +26,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The exit code; -1 where a signal ended it.
+    /// The exit code, or -1 if a signal ended it.
     pub(crate) fn code(&self) -> i32 {
         self.status.code().unwrap_or(-1)
     }
@@ -43,7 +43,7 @@ impl Answer {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
 
-    /// One line on stderr, nothing on stdout: what every failure looks like.
+    /// One line on stderr and nothing on stdout: the form of every failure.
     #[track_caller]
     pub(crate) fn complaint(&self) -> &str {
         assert_eq!(self.out, "", "{self:#?}");
@@ -54,7 +54,7 @@ impl Answer {
     }
 }
 
-/// The command on the test's ledger; whatever it starts bears the marker.
+/// The command on the test's ledger; every process it starts carries the marker.
 pub(crate) fn procledger(place: &Place) -> Command {
     on_ledger(place, &place.ledger())
 }
@@ -65,14 +65,14 @@ pub(crate) fn on_ledger(place: &Place, ledger: &Path) -> Command {
     command
 }
 
-/// The command without any word on where the ledger lies.
+/// The command without any option or variable that names the ledger.
 pub(crate) fn bare(place: &Place) -> Command {
     let mut command = Command::new(PROCLEDGER);
     clean(&mut command, place);
     command
 }
 
-/// Takes what the developer's shell may have set out of a command's environment.
+/// Removes from a command's environment what the developer's shell may have set.
 pub(crate) fn clean(command: &mut Command, place: &Place) {
     for name in [
         "PROCLEDGER_DB",
@@ -104,18 +104,18 @@ pub(crate) fn run(place: &Place, args: &[&str]) -> Answer {
     answer(procledger(place).args(args))
 }
 
-/// Waits for a command that was started, and hears what it says until then.
+/// Waits for a started command, and collects its output until then.
 #[track_caller]
 pub(crate) fn finish(mut child: Child) -> Answer {
     let out = child.stdout.take().map(hear);
     let err = child.stderr.take().map(hear);
     let mut child = Guard(child);
     let status = eventually("the command ends", || child.0.try_wait().expect("a child"));
-    let heard = |from: Option<Receiver<String>>| {
+    let collected = |from: Option<Receiver<String>>| {
         from.map(|from| from.recv_timeout(PATIENCE).expect("its pipe is closed"))
             .unwrap_or_default()
     };
-    Answer { status, out: heard(out), err: heard(err) }
+    Answer { status, out: collected(out), err: collected(err) }
 }
 
 fn hear(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
@@ -128,7 +128,7 @@ fn hear(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// A `procledger run` whose program has said its first line: the program runs, and its row is committed.
+/// A `procledger run` whose program has printed its first line: the program runs, and its row is committed.
 pub(crate) struct Running {
     pub(crate) child: Child,
     /// The first line.
@@ -137,7 +137,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// `options` stand before the `--`. The script has to say a line once it is ready.
+    /// `options` come before the `--`. The script has to print a line once it is ready.
     pub(crate) fn start(place: &Place, task: &str, options: &[&str], script: &str) -> Self {
         Self::spawn(procledger(place).args(["run", "--task", task]).args(options).args([
             "--",
@@ -149,7 +149,7 @@ impl Running {
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        // Where no leaf can be made, a keeper would end what a crashed owner leaves: then there was nothing to reap.
+        // Without a leaf, a keeper would end what a crashed owner leaves, and there would be nothing to reap.
         if std::env::var_os("PROCLEDGER_CONTAINMENT").is_none() {
             command.env("PROCLEDGER_CONTAINMENT", "session");
         }
@@ -166,7 +166,7 @@ impl Running {
         pidfd_send_signal(fd.as_fd(), signal).expect("a signal");
     }
 
-    /// SIGKILL: the owner dies, what it owned does not.
+    /// SIGKILL: the owner dies, its processes do not.
     pub(crate) fn crash(mut self) {
         self.signal(Signal::KILL);
         self.child.wait().expect("reaped");
@@ -181,7 +181,7 @@ impl Running {
     }
 }
 
-/// What a folder holds: each file's name, mode, owner and bytes. Two of them are equal where nothing was changed.
+/// The content of a folder: each file's name, mode, owner and bytes. Two of these are equal if nothing was changed.
 pub(crate) fn bytes_of(folder: &Path) -> Vec<(PathBuf, u32, u32, Vec<u8>)> {
     use std::os::unix::fs::MetadataExt;
     let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! Bad input, to every subcommand: one clear line on stderr, the documented exit code, no panic, and nothing changed.
+//! Bad input to every subcommand: one clear line on stderr, the documented exit code, no panic, and nothing changed.
 
 use std::{
     fs::{self, Permissions},
@@ -11,7 +11,7 @@ use crate::{
     support::Place,
 };
 
-/// Every subcommand that opens a ledger, as it is typed most simply.
+/// Every subcommand that opens a ledger, in its simplest form.
 const ON_A_LEDGER: [&[&str]; 15] = [
     &["run", "--task", "t", "--", "true"],
     &["ps"],
@@ -30,7 +30,7 @@ const ON_A_LEDGER: [&[&str]; 15] = [
     &["prune", "--older-than", "1h"],
 ];
 
-/// Each subcommand refuses this ledger, naming `named`, and leaves the folder as it is.
+/// Each subcommand refuses this ledger, naming `named`, and leaves the folder unchanged.
 #[track_caller]
 fn refused(place: &Place, ledger: &Path, named: &str) {
     let before = bytes_of(place.path());
@@ -41,7 +41,7 @@ fn refused(place: &Place, ledger: &Path, named: &str) {
         assert!(line.contains(named), "{args:?}: {line}");
         assert!(before == bytes_of(place.path()), "{args:?} changed the disk");
     }
-    // The doctor's answer is the diagnosis, on stdout.
+    // `doctor` prints the diagnosis on stdout.
     let doctor = answer(on_ledger(place, ledger).arg("doctor"));
     assert!(doctor.out.contains(named) && doctor.err.is_empty(), "{doctor:?}");
     assert!(before == bytes_of(place.path()), "doctor changed the disk");
@@ -190,7 +190,7 @@ fn values_that_cannot_be_are_usage_errors() {
 }
 
 #[test]
-fn tasks_that_nobody_knows() {
+fn unknown_tasks_are_refused() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     for verb in ["kill", "forget", "tree"] {
@@ -223,18 +223,18 @@ fn output_that_has_no_place_to_go() {
     }
 }
 
-/// A report that did not fit on the disk took the old one with it.
+/// A report that did not fit on the disk used to destroy the old one.
 #[test]
 fn a_report_that_cannot_be_written_takes_no_old_one_with_it() {
     let place = Place::new();
-    // While somebody has the ledger open its reader writes nothing.
+    // While another process has the ledger open its reader writes nothing.
     let _running = Running::start(&place, "t", &[], "echo up; exec sleep 300");
     let file = place.path().join("report.html");
     fs::write(&file, "the old one").expect("a file");
     fs::set_permissions(&file, Permissions::from_mode(0o640)).expect("a mode");
     let link = place.path().join("link.html");
     std::os::unix::fs::symlink(&file, &link).expect("a link");
-    let told = |file: &Path| file.to_str().expect("UTF-8").to_owned();
+    let path_of = |file: &Path| file.to_str().expect("UTF-8").to_owned();
     // A limit of 2 KiB to a file stands for a full disk.
     let mut limited = std::process::Command::new("sh");
     crate::cli::command::clean(&mut limited, &place);
@@ -246,7 +246,7 @@ fn a_report_that_cannot_be_written_takes_no_old_one_with_it() {
     assert_eq!(fs::read_to_string(&file).expect("a file"), "the old one");
     let entries = || fs::read_dir(place.path()).expect("a folder").count();
     let before = entries();
-    run(&place, &["report", "--format", "html", "-o", &told(&link)]).expect(0);
+    run(&place, &["report", "--format", "html", "-o", &path_of(&link)]).expect(0);
     assert!(fs::symlink_metadata(&link).expect("a link").is_symlink(), "it is followed");
     assert!(fs::read_to_string(&file).expect("a file").starts_with("<!doctype html>"));
     assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o640);
@@ -255,7 +255,7 @@ fn a_report_that_cannot_be_written_takes_no_old_one_with_it() {
 }
 
 #[test]
-fn an_import_of_what_is_no_file_of_ours() {
+fn an_import_of_an_untrusted_file_or_a_folder_is_refused() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let open = place.path().join("open.json");
@@ -269,13 +269,13 @@ fn an_import_of_what_is_no_file_of_ours() {
 }
 
 #[test]
-fn a_log_filter_that_is_none() {
+fn an_invalid_log_filter_is_refused() {
     let place = Place::new();
     let answer = answer(bare(&place).arg("demo").env("PROCLEDGER_LOG", "a=b=c")).expect(2);
     assert!(answer.complaint().contains("PROCLEDGER_LOG"), "{answer:?}");
 }
 
-/// A mistyped file was imported "successfully", with nothing said of it.
+/// A mistyped file name was imported "successfully", without any message.
 #[test]
 fn an_import_of_a_file_that_is_not_there_said_nothing() {
     let place = Place::new();

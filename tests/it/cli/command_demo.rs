@@ -1,4 +1,4 @@
-//! `procledger demo`: shows a crash being cleaned up, and leaves nothing.
+//! `procledger demo`: shows the cleanup after a crash, and leaves nothing behind.
 
 use std::{
     fs,
@@ -56,7 +56,7 @@ fn a_demo_that_is_interrupted_leaves_nothing_either() {
     }
     let fd = pidfd(child.id()).expect("it is ours and not waited for");
     pidfd_send_signal(fd.as_fd(), Signal::INT).expect("a signal");
-    // Nobody reads any more, which must not matter.
+    // The output has no reader any more, which must not matter.
     drop(out);
     finish(child).expect(130);
     until("nothing is left", || place.alive().is_empty());

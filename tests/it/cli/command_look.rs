@@ -1,4 +1,4 @@
-//! Looking at a ledger with the command, and the changes a person makes by hand.
+//! Inspecting a ledger with the command, and the changes that a person makes by hand.
 
 use std::{
     fs::{self, File},
@@ -29,7 +29,7 @@ fn names(value: &serde_json::Value) -> Vec<String> {
 }
 
 #[test]
-fn ps_shows_what_runs_and_all_shows_what_ran() {
+fn ps_shows_running_processes_and_all_shows_ended_ones() {
     let place = Place::new();
     run(&place, &["run", "--task", "done", "--", "true"]).expect(0);
     let running = Running::start(&place, "going", &[], UP);
@@ -51,7 +51,7 @@ fn ps_json_has_the_documented_fields() {
     let running = Running::start(&place, "going", &["--grace", "2s", "--max-rss", "1G"], UP);
     let rows = run(&place, &["ps", "--json"]).expect(0).json();
     let row = &rows[0];
-    // The help text is the documentation; it must name exactly what is there.
+    // The help text is the documentation; it must name exactly the existing commands.
     let help = run(&place, &["ps", "--help"]).expect(0).out;
     let documented = help.split("with all of these:").nth(1).expect("a list of fields");
     let documented = documented.split("Fields may be added").next().expect("an end");
@@ -120,7 +120,7 @@ fn kill_ends_several_tasks_and_names_those_it_does_not_know() {
     let killed: Vec<_> =
         rows.as_array().expect("rows").iter().filter(|row| row["end_reason"] == "killed").collect();
     assert_eq!(killed.len(), 2, "{rows:#}");
-    let asked_by = killed[0]["asked_by"].as_str().expect("who");
+    let asked_by = killed[0]["asked_by"].as_str().expect("a name");
     assert!(asked_by.starts_with("uid ") && asked_by.contains("procledger kill"), "{asked_by}");
     let answer = run(&place, &["kill", "--all"]).expect(0);
     assert!(answer.out.starts_with("c pid "), "{answer:?}");
@@ -129,7 +129,7 @@ fn kill_ends_several_tasks_and_names_those_it_does_not_know() {
 }
 
 #[test]
-fn forget_refuses_what_is_known_to_run() {
+fn forget_refuses_a_process_that_is_known_to_run() {
     let place = Place::new();
     let running = Running::start(&place, "known", &[], UP);
     let refused = run(&place, &["forget", "known"]).expect(1);
@@ -138,9 +138,9 @@ fn forget_refuses_what_is_known_to_run() {
     assert!(run(&place, &["ps"]).expect(0).out.contains("known"));
 }
 
-/// Nothing but the row of its root led to it: with that closed, it ran on for ever.
+/// Only the row of its root led to it: with that row closed, it ran on for ever.
 #[test]
-fn forget_left_nobody_to_end_what_a_dead_root_had_left() {
+fn forget_left_no_way_to_end_what_a_dead_root_had_left() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=session");
     let pid = place.path().join("daemon").display().to_string();
@@ -158,7 +158,7 @@ fn forget_left_nobody_to_end_what_a_dead_root_had_left() {
 }
 
 #[test]
-fn forget_closes_a_row_of_another_machine_and_signals_nobody() {
+fn forget_closes_a_row_of_another_machine_and_sends_no_signal() {
     let place = Place::new();
     let running = Running::start(&place, "far", &[], UP);
     let pid: u32 = running.said.parse().expect("a pid");
@@ -212,7 +212,7 @@ fn health_records_the_dead_of_dead_owners() {
 }
 
 #[test]
-fn report_tells_rule_and_evidence_in_every_format() {
+fn report_shows_rule_and_evidence_in_every_format() {
     let place = Place::new();
     assert_eq!(run(&place, &["run", "--task", "x", "--", "true"]).expect(0).out, "");
     assert!(run(&place, &["report"]).expect(0).out.starts_with("No leaks found in "));
@@ -244,7 +244,7 @@ fn report_tells_rule_and_evidence_in_every_format() {
     }
 }
 
-/// RFC 4180, written anew: records end with CRLF, quotes are doubled.
+/// RFC 4180, implemented independently: records end with CRLF, quotes are doubled.
 fn parse_csv(text: &str) -> Vec<Vec<String>> {
     let (mut records, mut record, mut field, mut quoted) = (vec![], vec![], String::new(), false);
     let mut chars = text.chars().peekable();
@@ -319,7 +319,7 @@ fn export_and_import_speak_the_former_processors_format() {
     run(&place, &["export", file.to_str().expect("UTF-8")]).expect(0);
     assert_eq!(fs::read_to_string(&file).expect("a file"), json.out);
     assert_eq!(fs::metadata(&file).expect("a file").mode() & 0o777, 0o644);
-    // What the ledger itself knows is no legacy of anybody.
+    // Processes that the ledger itself tracks are not legacy orphans.
     let report = run(&place, &["import", "--json", file.to_str().expect("UTF-8")]).expect(0).json();
     assert_eq!(report["endings"].as_array().expect("endings").len(), 0, "{report:#}");
     assert!(is_alive(running.said.parse().expect("a pid")));
@@ -340,7 +340,7 @@ fn import_leaves_a_process_alone_that_only_the_file_names() {
     assert_eq!(report["endings"].as_array().expect("endings").len(), 0, "{report:#}");
     assert_eq!(report["suspects"].as_array().expect("suspects").len(), 1, "{report:#}");
     run(&place, &["import", "--orphan-name", "sleep", "--min-age", "0s", file]).expect(0);
-    assert!(canary.is_running(), "its parent, this test, lives: it is nobody's orphan");
+    assert!(canary.is_running(), "its parent, this test, lives: it is not an orphan");
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn import_keeps_a_broken_file_aside() {
 }
 
 #[test]
-fn prune_deletes_what_is_old_and_nothing_else() {
+fn prune_deletes_old_history_and_nothing_else() {
     let place = Place::new();
     with_a_leak(&place, "oldest");
     with_a_leak(&place, "old");
@@ -367,14 +367,14 @@ fn prune_deletes_what_is_old_and_nothing_else() {
     assert!(!answer.out.starts_with("deleted 0 "), "{answer:?}");
     let rows = run(&place, &["ps", "--all", "--json"]).expect(0).json();
     let tasks: Vec<_> = rows.as_array().expect("rows").iter().map(|row| &row["task_id"]).collect();
-    // The last leak stays with its process, for the sake of its number.
+    // The last leak stays with its process, so that its row number is not reused.
     assert_eq!(tasks, ["going", "old"], "{rows:#}");
     assert!(is_alive(running.said.parse().expect("a pid")));
     assert_eq!(run(&place, &["doctor"]).expect(0).code(), 0);
 }
 
 #[test]
-fn doctor_is_content_with_a_sound_ledger() {
+fn doctor_finds_no_problem_in_a_sound_ledger() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let findings = run(&place, &["doctor", "--json"]).expect(0).json();
@@ -385,7 +385,7 @@ fn doctor_is_content_with_a_sound_ledger() {
 }
 
 #[test]
-fn doctor_tells_orphans_and_how_to_end_them() {
+fn doctor_reports_orphans_and_how_to_end_them() {
     let place = Place::new();
     Running::start(&place, "left", &[], UP).crash();
     let answer = run(&place, &["doctor"]).expect(0);
@@ -399,7 +399,7 @@ fn doctor_finds_a_damaged_ledger() {
     for index in 0..40 {
         run(&place, &["run", "--task", &format!("t{index}"), "--", "true"]).expect(0);
     }
-    // A copy of the main file; no instance is open, so the WAL is empty and gone.
+    // A copy of the main file; no instance is open, so the WAL is empty and has been removed.
     let copy = place.path().join("copy.db");
     fs::copy(place.ledger(), &copy).expect("a copy");
     let mut file = File::options().read(true).write(true).open(&copy).expect("a copy");
@@ -412,11 +412,11 @@ fn doctor_finds_a_damaged_ledger() {
     let doctor = answer(on_ledger(&place, &copy).arg("doctor")).expect(1);
     assert!(doctor.out.contains("problem") && doctor.out.contains("damaged"), "{doctor:?}");
     assert!(doctor.out.contains("->"), "no advice: {doctor:?}");
-    damaged_ledgers_were_told_as_busy(&place, &copy);
+    damaged_ledgers_were_reported_as_busy(&place, &copy);
 }
 
-/// Looking at a damaged ledger took ten seconds, and then said that no connection was free and to try again.
-fn damaged_ledgers_were_told_as_busy(place: &Place, damaged: &Path) {
+/// Inspecting a damaged ledger took ten seconds, and then reported that no connection was free and to try again.
+fn damaged_ledgers_were_reported_as_busy(place: &Place, damaged: &Path) {
     let before = fs::read(damaged).expect("a ledger");
     for args in [&["ps"][..], &["report"], &["reap", "--dry-run"], &["kill", "--all"], &["reap"]] {
         let since = Instant::now();
@@ -463,7 +463,7 @@ fn bash_takes_its_completions() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_failure() {
+fn a_reader_that_closes_the_pipe_early_is_not_a_failure() {
     let place = Place::new();
     let long = "y".repeat(100_000);
     run(&place, &["run", "--task", "long", "--", "true", &long]).expect(0);
@@ -553,7 +553,7 @@ fn the_ledgers_place_is_the_first_that_is_named() {
     let home = place.path().join("home");
     let state = place.path().join("state");
     let named = place.path().join("named.db");
-    let told = place.path().join("told.db");
+    let given = place.path().join("given.db");
     fs::create_dir(&home).expect("a folder");
     let run = |set: &[(&str, &Path)], args: &[&str]| {
         let mut command = bare(&place);
@@ -570,9 +570,9 @@ fn the_ledgers_place_is_the_first_that_is_named() {
     assert!(state.join("procledger/ledger.db").exists());
     run(&[home, xdg, db], &[]).expect(0);
     assert!(named.exists());
-    run(&[home, xdg, db], &["--db", told.to_str().expect("UTF-8")]).expect(0);
-    assert!(told.exists());
-    assert_eq!(fs::metadata(&told).expect("a ledger").mode() & 0o777, 0o600);
+    run(&[home, xdg, db], &["--db", given.to_str().expect("UTF-8")]).expect(0);
+    assert!(given.exists());
+    assert_eq!(fs::metadata(&given).expect("a ledger").mode() & 0o777, 0o600);
     let nowhere = run(&[], &[]).expect(125);
     assert!(nowhere.complaint().contains("--db"), "{nowhere:?}");
     let nowhere = answer(bare(&place).env_remove("HOME").arg("ps")).expect(1);
@@ -590,7 +590,7 @@ fn the_log_file_is_its_owners_and_dated() {
     assert!(text.contains("INFO: Cleaned up 1 orphaned processes from previous run"), "{text}");
 }
 
-/// `export` printed C1 controls and direction overrides raw: JSON itself escapes only what is below a space.
+/// `export` printed C1 controls and direction overrides raw: JSON itself escapes only the characters below a space.
 #[test]
 fn export_printed_c1_controls_raw() {
     let place = Place::new();

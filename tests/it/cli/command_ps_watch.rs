@@ -1,4 +1,4 @@
-//! `ps --watch` on a real terminal: drawn in place, and the terminal is given back as it was, however it ends.
+//! `ps --watch` on a real terminal: drawn in place, and the terminal is restored, however the command ends.
 
 use rustix::process::Signal;
 
@@ -13,7 +13,7 @@ const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
 const FRAME: &str = "\x1b[?2026h\x1b[H";
 
-/// A terminal with the list on it, looked at ten times a second.
+/// A terminal with the list on it, polled ten times a second.
 fn watched(place: &Place) -> (Pty, Guard, String) {
     let pty = Pty::new();
     let before = pty.modes();
@@ -36,7 +36,7 @@ fn gives_the_terminal_back(pty: &Pty, child: &mut Guard, before: &str) {
 }
 
 #[test]
-fn the_list_follows_what_runs_and_q_leaves_the_terminal_as_it_was() {
+fn the_list_follows_running_processes_and_q_restores_the_terminal() {
     let place = Place::new();
     let first = Running::start(&place, "first", &[], UP);
     let (mut pty, mut child, before) = watched(&place);
@@ -45,7 +45,7 @@ fn the_list_follows_what_runs_and_q_leaves_the_terminal_as_it_was() {
     pty.wait_for("first", 1);
     let _second = Running::start(&place, "second", &[], "echo up; while :; do :; done");
     pty.wait_for("second", 2);
-    until("a share of the processor is told", || {
+    until("a share of the processor is shown", || {
         let seen = pty.seen();
         let last = seen.rsplit(FRAME).next().unwrap_or_default().to_owned();
         let row = last.lines().find(|line| line.starts_with("second"));
@@ -57,7 +57,7 @@ fn the_list_follows_what_runs_and_q_leaves_the_terminal_as_it_was() {
     pty.type_in("q");
     gives_the_terminal_back(&pty, &mut child, &before);
     let seen = pty.seen();
-    // The screen is never cleared as a whole: that would flicker.
+    // The screen is never cleared as a whole, which would flicker.
     assert!(!seen.contains("\x1b[2J"), "{seen:?}");
     assert_eq!(seen.matches("\x1b[?2026h").count(), seen.matches("\x1b[?2026l").count());
 }
@@ -90,14 +90,14 @@ fn a_frame_fits_the_terminal_whatever_its_size_becomes() {
     for (lines, columns) in [(4_u16, 40_u16), (24, 80), (8, 120)] {
         let frames = pty.seen().matches(FRAME).count();
         pty.resize(lines, columns);
-        // One may have been on its way; the one after it knows the size.
+        // One frame may have been on its way; the one after it has the new size.
         pty.wait_for(FRAME, frames + 3);
         let seen = pty.seen();
         let frame = seen.split(FRAME).filter(|frame| frame.contains("\x1b[?2026l")).last();
         let frame = frame.expect("a whole frame").split("\x1b[J").next().expect("its lines");
         let shown: Vec<String> = frame.split("\r\n").map(plain).collect();
         assert!(shown.len() <= usize::from(lines), "{lines} lines: {shown:#?}");
-        // On forty columns the figures alone are wider: the terminal cuts them.
+        // With forty columns the figures alone are wider: the terminal truncates them.
         let widest = shown.iter().map(|line| line.chars().count()).max().expect("lines");
         assert!(columns < 80 || widest <= usize::from(columns), "{columns} columns: {shown:#?}");
         assert_eq!(shown.iter().any(|line| line.contains("more")), lines < 8, "{shown:#?}");
@@ -107,7 +107,7 @@ fn a_frame_fits_the_terminal_whatever_its_size_becomes() {
     drop(tasks);
 }
 
-/// Without the sequences for colour and clearing.
+/// The output without the sequences for colour and clearing.
 fn plain(line: &str) -> String {
     let mut parts = line.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -172,7 +172,7 @@ fn without_a_terminal_it_is_refused_in_one_line() {
 }
 
 #[test]
-fn a_ledger_that_cannot_be_read_is_told_before_the_screen_is_taken() {
+fn an_unreadable_ledger_is_reported_before_the_screen_is_taken() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let pty = Pty::new();

@@ -1,4 +1,4 @@
-//! `procledger reap`: a dry run changes nothing, names are no text search, and root is no tool of a forged row.
+//! `procledger reap`: a dry run changes nothing, a name match is not a text search, and a forged row cannot misuse root.
 
 use std::{
     fs::{self, Permissions},
@@ -39,7 +39,7 @@ fn a_dry_run_tells_rule_and_evidence_and_changes_nothing() {
     assert_eq!(run(&place, &["reap"]).expect(0).out, "checked 0, ended 0, already gone 0\n");
 }
 
-/// Without SQLite's `-shm`: locks and an index of the WAL in shared memory, which every reader writes.
+/// Excludes SQLite's `-shm`: locks and an index of the WAL in shared memory, which every reader writes.
 fn files(place: &Place) -> Vec<(std::path::PathBuf, u32, u32, Vec<u8>)> {
     let mut all = bytes_of(place.path());
     all.retain(|(path, ..)| !path.to_string_lossy().ends_with("-shm"));
@@ -88,8 +88,8 @@ fn the_processes_of_a_living_owner_are_left_to_it() {
     assert!(is_alive(running.said.parse().expect("a pid")));
 }
 
-/// One namespace, with the program that is looked for and with everything that only looks like it. Prints
-/// `LABEL alive|dead` for each.
+/// One namespace, with the program that is searched for and with everything that resembles it. Prints `LABEL alive|dead` for
+/// each.
 const LOOK_ALIKES: &str = r#"
 cd "$FOLDER" || exit 1
 spawn() { label=$1; shift; ( "$@" > /dev/null 2>&1 & echo "$label $!" >> labels ); }
@@ -157,7 +157,7 @@ fn a_dry_run_with_a_name_ends_nothing() {
 }
 
 #[test]
-fn what_is_young_is_left_alone() {
+fn a_young_process_is_left_running() {
     let place = Place::new();
     let Some(out) = look_alikes(&place, "reap --min-age 1h --orphan-name NAME") else { return };
     assert!(out.contains("script alive"), "{out}");
@@ -165,14 +165,14 @@ fn what_is_young_is_left_alone() {
 
 const NOBODY: u32 = 65534;
 
-/// A folder and the command for uid 65534; `None` where we cannot become it.
+/// A folder and the command for uid 65534; `None` if the test cannot become that user.
 fn nobodys_place(place: &Place) -> Option<std::path::PathBuf> {
     if !root() {
         return None;
     }
     tool("setpriv")?;
     fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("a mode");
-    // The built command may lie where nobody may look.
+    // The built command may be in a folder that this user may not read.
     let copy = place.path().join("procledger");
     fs::copy(PROCLEDGER, copy).expect("a copy");
     let folder = place.path().join("theirs");
@@ -192,14 +192,14 @@ fn as_nobody(place: &Place, ledger: &Path) -> Command {
 }
 
 #[test]
-fn a_forged_row_does_not_make_root_kill_a_stranger() {
+fn a_forged_row_does_not_make_root_kill_an_unrelated_process() {
     let place = Place::new();
     let Some(ledger) = nobodys_place(&place) else { return };
     let script = "echo $$; exec sleep 300";
     let args = ["run", "--task", "theirs", "--", "sh", "-c", script, place.marker()];
     let running = Running::spawn(as_nobody(&place, &ledger).args(args));
     running.crash();
-    // Its owner points the row of that orphan at a process of root, and says that the instance was root's.
+    // Its owner points the row of that orphan at a process of root, and claims that the instance was root's.
     let mut canary = canary();
     let stat = fs::read_to_string(format!("/proc/{}/stat", canary.pid())).expect("a stat");
     let tick = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("a tick");
@@ -209,9 +209,9 @@ fn a_forged_row_does_not_make_root_kill_a_stranger() {
     );
     forge(&ledger, &forged);
     let reap = answer(on_ledger(&place, &ledger).arg("reap"));
-    assert!(canary.is_running(), "a forged row made root kill a stranger: {reap:?}");
+    assert!(canary.is_running(), "a forged row made root kill an unrelated process: {reap:?}");
     let kill = answer(on_ledger(&place, &ledger).args(["kill", "theirs"]));
-    assert!(canary.is_running(), "a forged row made root kill a stranger: {kill:?}");
+    assert!(canary.is_running(), "a forged row made root kill an unrelated process: {kill:?}");
     for uid in ["uid = 65534", "uid = 0"] {
         forge(
             &ledger,
@@ -260,14 +260,14 @@ fn root_leaves_another_users_ledger_usable_for_them() {
 }
 
 #[test]
-fn what_cannot_be_ended_is_told_by_exit_code_3_and_stays() {
+fn a_process_that_cannot_be_ended_stays_and_yields_exit_code_3() {
     let place = Place::new();
     let Some(ledger) = nobodys_place(&place) else { return };
     let args = ["run", "--task", "t", "--", "sh", "-c", "echo $$; exec sleep 300", place.marker()];
     let running = Running::spawn(as_nobody(&place, &ledger).args(args));
     let theirs = running.said.clone();
     running.crash();
-    // Nobody's row names a process of root as nobody's own: EPERM.
+    // The row of the user `nobody` names a process of root as its own: EPERM.
     let mut canary = canary();
     let stat = fs::read_to_string(format!("/proc/{}/stat", canary.pid())).expect("a stat");
     let tick = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("a tick");

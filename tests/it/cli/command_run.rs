@@ -1,4 +1,4 @@
-//! `procledger run`: exits as its program did, forwards signals, touches no stream, and leaves nothing.
+//! `procledger run`: exits as its program did, forwards signals, leaves all streams alone, and leaves no process behind.
 
 use std::{
     fs,
@@ -121,7 +121,7 @@ fn signals_are_forwarded_to_the_program() {
 }
 
 #[test]
-fn what_nohup_ignored_stays_ignored() {
+fn signals_ignored_by_nohup_stay_ignored() {
     let place = Place::new();
     let mut shell = Command::new("sh");
     crate::cli::command::clean(&mut shell, &place);
@@ -198,7 +198,7 @@ fn the_next_run_reaps_before_it_starts_anything() {
     let running = Running::start(&place, "first", &[], "echo $$; exec sleep 300");
     let orphan: u32 = running.said.parse().expect("a pid");
     running.crash();
-    // A zombie that nobody has reaped yet is dead.
+    // A zombie that has not been reaped yet is dead.
     let script = format!(
         "case $(grep ^State: /proc/{orphan}/status 2>/dev/null) in *Z*|'') echo clean;; *) echo alive;; esac"
     );
@@ -207,7 +207,7 @@ fn the_next_run_reaps_before_it_starts_anything() {
 }
 
 #[test]
-fn what_the_program_leaves_behind_is_ended_with_it() {
+fn strays_of_the_program_are_ended_with_it() {
     let place = Place::new();
     let script = "sleep 300 >/dev/null 2>&1 & echo $!; exit 5";
     let answer = run(&place, &["run", "--task", "stray", "--", "sh", "-c", script, place.marker()]);
@@ -240,9 +240,9 @@ fn max_runtime_ends_the_program() {
 }
 
 #[test]
-fn grace_is_what_lies_between_term_and_kill() {
+fn grace_is_the_time_between_term_and_kill() {
     let place = Place::new();
-    // Obedient, but slow: the default grace of 100 ms would kill it.
+    // Obeys SIGTERM, but slowly: the default grace of 100 ms would kill it.
     let script = "trap 'sleep 0.4; echo tidy; exit 9' TERM; echo up; while :; do sleep 0.01; done";
     let patient = Running::start(&place, "slow", &["--grace", "20s"], script);
     run(&place, &["kill", "slow"]).expect(0);
@@ -270,7 +270,7 @@ fn survive_outlives_its_owner_and_is_adopted_by_the_next() {
 }
 
 #[test]
-fn nothing_is_kept_of_what_the_command_needed() {
+fn run_leaves_no_instance_lock_behind() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let names: Vec<_> = fs::read_dir(place.path())
@@ -290,7 +290,7 @@ fn the_history_is_there_for_sqlite3() {
 }
 
 #[test]
-fn a_program_stopped_by_sigkill_of_its_own_is_told_by_signal() {
+fn a_program_that_kills_itself_by_sigkill_is_reported_by_signal() {
     let place = Place::new();
     let answer = run(&place, &["run", "--task", "k", "--", "sh", "-c", "kill -9 $$"]);
     assert_eq!(answer.status.signal(), None, "`run` itself was not killed");

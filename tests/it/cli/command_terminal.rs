@@ -1,4 +1,4 @@
-//! The command on a real terminal: Ctrl-C, Ctrl-Z and the foreground as from a shell, tables that fit.
+//! The command on a real terminal: Ctrl-C, Ctrl-Z and the foreground as from a shell, and tables that fit.
 
 use std::{
     os::unix::process::ExitStatusExt,
@@ -11,7 +11,7 @@ use crate::{
     support::{Guard, Place, eventually, need, state, until},
 };
 
-/// Says who it is and who has the terminal, and then stays.
+/// Prints its pid and the terminal's foreground group, and then stays.
 const REPORTER: &str = r#"read -r stat < /proc/self/stat; set -- ${stat##*) }
 echo "pid=$$ group=$3 session=$4 foreground=$6;"
 exec sleep 300"#;
@@ -21,7 +21,7 @@ fn ended(child: &mut Guard) -> ExitStatus {
     eventually("it ends", || child.0.try_wait().expect("a child"))
 }
 
-/// The number after `name=` in what the terminal shows.
+/// The number after `name=` in the terminal's output.
 #[track_caller]
 fn number(text: &str, name: &str) -> u32 {
     let rest = text.split(&format!("{name}=")).nth(1).unwrap_or_else(|| panic!("{name}: {text}"));
@@ -88,7 +88,7 @@ fn the_terminal_is_given_back_at_the_end() {
     let script = "trap '' HUP; echo up; read -r line; exit 0";
     let mut shell = Command::new("sh");
     clean(&mut shell, &place);
-    // A shell without job control: nobody but `run` can take the terminal back.
+    // A shell without job control: only `run` can take the terminal back.
     shell.env("PROCLEDGER_DB", place.ledger()).args([
         "-c",
         "\"$0\" run --task back -- sh -c \"$1\"; echo code=$?; exec sleep 300",
@@ -130,7 +130,7 @@ fn ctrl_z_gives_the_shell_its_prompt_and_fg_goes_on() {
     pty.wait_for("prompt> ", 2);
     assert_eq!(state(program), Some('T'), "the program is stopped");
     assert_eq!(pty.foreground(), bash.pid(), "the shell has the terminal");
-    // The shell works, and says that the job is stopped.
+    // The shell responds, and reports the job as stopped.
     pty.type_in("jobs; echo still$((1+1))here\n");
     pty.wait_for("still2here", 1);
     assert!(pty.seen().contains("Stopped"), "{}", pty.seen());
@@ -184,7 +184,7 @@ fn a_table_fits_the_terminal_unless_it_is_wanted_whole() {
     assert!(run(&place, &["ps"]).expect(0).out.contains(&long), "whole in a pipe");
 }
 
-/// Long names, long states and long commands: each row is one line of 80 columns all the same.
+/// Long names, long states and long commands: each row still fits one line of 80 columns.
 #[test]
 fn every_list_fits_eighty_columns() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! What belongs to a task, as `ps` sums it up and `tree` shows it: looked up at the moment of asking.
+//! The processes of a task, as `ps` summarises them and `tree` shows them: looked up at the time of the call.
 
 use std::{fs, time::Duration};
 
@@ -9,8 +9,8 @@ use crate::{
     support::{Host, Place, eventually, need, root, until},
 };
 
-/// One that stays, a child of it with a child of its own, one in another session, and one that holds 64 MiB: it has read
-/// them and cannot write, for its reader sleeps.
+/// One that stays, a child of it with a child of its own, one in another session, and one that holds 64 MiB: it has read them
+/// and cannot write, because its reader sleeps.
 const FAMILY: &str = "sh -c 'sleep 300; true' & setsid sleep 300 & \
     dd if=/dev/zero bs=64M count=1 2>/dev/null | sleep 300 & \
     echo $$; exec sleep 300";
@@ -23,7 +23,7 @@ fn members(tree: &Value) -> &Vec<Value> {
     tree["members"].as_array().expect("members")
 }
 
-/// Bytes of the resident set, as `/proc/PID/status` has it: another file than the one that is read for the figures.
+/// Bytes of the resident set according to `/proc/PID/status`: a different file from the one that is read for the figures.
 fn resident(pid: &Value) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
@@ -36,7 +36,7 @@ fn a_tree_is_summed_up_as_it_is_now() {
     let running = Running::start(&place, "family", &[], FAMILY);
     let shown = eventually("all are there", || {
         let tree = tree(&place, "family");
-        // Of the one: the sum is beyond that while it is still reading.
+        // Of the one: the sum exceeds that while it is still reading.
         let grown =
             members(&tree).iter().any(|member| member["rss_bytes"].as_u64() >= Some(64 << 20));
         (grown && tree["descendants"].as_u64() >= Some(5)).then_some(tree)
@@ -48,7 +48,7 @@ fn a_tree_is_summed_up_as_it_is_now() {
     let sum: u64 = all.iter().map(|member| member["rss_bytes"].as_u64().expect("bytes")).sum();
     assert_eq!(sum, shown["rss_bytes"].as_u64().expect("bytes"));
     let status: u64 = all.iter().map(|member| resident(&member["pid"])).sum();
-    // The kernel counts in batches for each thread, so two looks differ by some pages.
+    // The kernel counts in batches for each thread, so two readings differ by some pages.
     assert!(sum.abs_diff(status) < 8 << 20, "{sum} is not {status}");
     let row = &run(&place, &["ps", "--json"]).expect(0).json()[0];
     assert_eq!(row["descendants"], shown["descendants"]);
@@ -57,7 +57,7 @@ fn a_tree_is_summed_up_as_it_is_now() {
 }
 
 #[test]
-fn every_member_is_shown_below_its_parent_with_what_ties_it_to_the_task() {
+fn every_member_is_shown_below_its_parent_with_its_evidence() {
     let place = Place::new();
     let running = Running::start(&place, "family", &["--containment", "session"], FAMILY);
     let own = format!("child of {}", running.said);
@@ -83,10 +83,10 @@ fn every_member_is_shown_below_its_parent_with_what_ties_it_to_the_task() {
 }
 
 #[test]
-fn what_a_pass_has_recorded_stays_shown_when_nothing_else_ties_it() {
+fn a_descendant_recorded_by_a_pass_stays_shown_without_other_evidence() {
     let place = Place::new();
     let mut host = Host::start(&place, "no-monitor containment=session");
-    // It leaves its session and wipes its environment at once, and loses its parent when told to.
+    // It leaves its session and wipes its environment at once, and loses its parent on command.
     let lost = "echo $$ > lost; while :; do sleep 0.2; done";
     let script = format!(
         "cd {}; (env -i /usr/bin/setsid /bin/sh -c '{lost}' {} & while [ ! -e go ]; do sleep 0.01; done) & exec sleep 300",
@@ -115,9 +115,9 @@ fn what_a_pass_has_recorded_stays_shown_when_nothing_else_ties_it() {
     assert!(lost.is_dead());
 }
 
-/// No pass has seen it, and neither session nor token nor parent ties it: being below the keeper does.
+/// No pass has seen it, and neither session nor token nor parent leads to it: it is known as a descendant of the keeper.
 #[test]
-fn what_only_the_keeper_holds_is_shown() {
+fn a_process_that_only_the_keeper_holds_is_shown() {
     let place = Place::new();
     let mut host = Host::start(&place, "no-monitor containment=keeper keeper");
     let lost = "echo $$ > lost; while :; do sleep 0.2; done";
@@ -139,7 +139,7 @@ fn what_only_the_keeper_holds_is_shown() {
     assert!(lost.is_dead());
 }
 
-/// Arguments of the living are masked as recorded ones are.
+/// Arguments of live processes are masked like recorded ones.
 #[test]
 fn a_members_secrets_are_masked() {
     let place = Place::new();
@@ -157,7 +157,7 @@ fn a_members_secrets_are_masked() {
 #[test]
 fn cpu_counts_children_that_were_waited_for() {
     let place = Place::new();
-    // Each child burns some 50 ms and is waited for; the shell itself does nothing.
+    // Each child uses about 50 ms of CPU time and is waited for; the shell itself does nothing.
     let script =
         "echo up; while :; do sh -c 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done'; done";
     let _running = Running::start(&place, "burns", &[], script);
@@ -169,9 +169,9 @@ fn cpu_counts_children_that_were_waited_for() {
     assert!(root > 500, "what its dead children used is the root's: {shown:#}");
 }
 
-/// A root that is gone and not yet recorded as ended is told as gone, not as running.
+/// A root that is gone but not yet recorded as ended is reported as gone, not as running.
 #[test]
-fn a_dead_root_of_a_dead_owner_is_told_as_gone() {
+fn a_dead_root_of_a_dead_owner_is_reported_as_gone() {
     let place = Place::new();
     let running = Running::start(&place, "left", &[], "sleep 300 & echo $$; exec sleep 300");
     let pid: u32 = running.said.parse().expect("a pid");
@@ -187,9 +187,9 @@ fn a_dead_root_of_a_dead_owner_is_told_as_gone() {
     assert_eq!((&row["state"], &row["alive"]), (&"running".into(), &false.into()), "as recorded");
 }
 
-/// From another PID namespace the numbers mean nothing: what is recorded is shown, and marked.
+/// From another PID namespace the pids mean nothing: the recorded values are shown, and marked.
 #[test]
-fn what_cannot_be_seen_from_here_is_told_as_recorded() {
+fn a_process_of_another_pid_namespace_is_shown_as_recorded() {
     need!("unshare");
     if !root() || !crate::support::namespaces() {
         return;
@@ -233,14 +233,17 @@ fn many_tasks_are_looked_up_at_once() {
 }
 
 #[test]
-fn a_task_that_does_not_run_is_told_and_the_others_are_shown() {
+fn a_task_that_does_not_run_is_reported_and_the_others_are_shown() {
     let place = Place::new();
     run(&place, &["run", "--task", "over", "--", "true"]).expect(0);
     let _running = Running::start(&place, "going", &[], "echo up; exec sleep 300");
     let answer = answer(procledger(&place).args(["tree", "over", "going", "never"])).expect(1);
     assert!(answer.out.starts_with("going: running"), "{answer:?}");
-    let told: Vec<&str> = answer.err.lines().collect();
-    assert_eq!(told.len(), 2, "{answer:?}");
-    assert!(told[0].contains("task over has ended") && told[0].contains("ps --all"), "{answer:?}");
-    assert!(told[1].contains("no task never"), "{answer:?}");
+    let lines: Vec<&str> = answer.err.lines().collect();
+    assert_eq!(lines.len(), 2, "{answer:?}");
+    assert!(
+        lines[0].contains("task over has ended") && lines[0].contains("ps --all"),
+        "{answer:?}"
+    );
+    assert!(lines[1].contains("no task never"), "{answer:?}");
 }

@@ -1,4 +1,4 @@
-//! `procledger watch`: what an owner leaves is ended the moment it dies.
+//! `procledger watch`: the processes of an owner are ended as soon as it dies.
 
 use std::{
     io::{BufRead, BufReader},
@@ -45,7 +45,7 @@ impl Watch {
     }
 
     fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("watch tells what it ended")
+        self.lines.recv_timeout(PATIENCE).expect("watch prints what it ended")
     }
 
     fn stop(self, signal: Signal) -> Answer {
@@ -61,13 +61,13 @@ fn a_host_that_is_killed_is_cleaned_up_after_at_once() {
     let mut host = Host::start(&place, "program=api");
     let first = host.spawn("first", "sleep 300; :");
     let watch = Watch::start(&place);
-    // Started after the watch: it learns of those as well.
+    // Started after the watch: it detects those as well.
     let mut later = Host::start(&place, "program=later");
     let second = later.spawn("second", "trap '' TERM; sleep 300; :");
     for (host, root, task) in [(host, first, "first"), (later, second, "second")] {
         host.crash();
         until("its tree is dead", || root.is_dead());
-        // The shell and its sleep, each in a line.
+        // The shell and its sleep, one line each.
         for line in [watch.line(), watch.line()] {
             assert!(line.contains(task) && line.contains("its instance is dead"), "{line}");
         }
@@ -77,7 +77,7 @@ fn a_host_that_is_killed_is_cleaned_up_after_at_once() {
 }
 
 #[test]
-fn what_was_left_before_it_is_ended_when_it_starts() {
+fn orphans_from_before_its_start_are_ended_when_it_starts() {
     let place = Place::new();
     let running = Running::start(&place, "before", &[], "echo $$; exec sleep 300");
     let pid: u32 = running.said.parse().expect("a pid");

@@ -1,4 +1,4 @@
-//! `doctor` did not know keepers: where no cgroup could be made it advised what a keeper had made needless.
+//! `doctor` did not know keepers: where no cgroup could be created, its advice ignored that a keeper makes one unnecessary.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
@@ -9,7 +9,7 @@ use crate::{
     support::{Place, in_namespace_as_a_user},
 };
 
-/// The findings of a `procledger` in a folder of its own, beside `keeper`, or beside none.
+/// The findings of a `procledger` in a folder of its own, next to `keeper`, or without one.
 fn findings(keeper: Option<&Path>) -> (Value, Value) {
     let place = Place::new();
     let own = place.path().join("procledger");
@@ -59,7 +59,7 @@ fn check() {
 }
 
 #[test]
-fn there_none_or_unusable_for_whoever_runs_the_tests() {
+fn a_keeper_is_reported_as_usable_missing_or_unusable() {
     check();
 }
 

@@ -1,4 +1,4 @@
-//! Somebody looks at a ledger in a browser while its host runs: Datasette with docs/datasette.yaml, over loopback.
+//! A ledger is inspected in a browser while its host runs: Datasette with docs/datasette.yaml, over loopback.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -13,7 +13,7 @@ use crate::{
     support::{Guard, Host, PATIENCE, Place, eventually, need},
 };
 
-/// Datasette on a port of its own choice.
+/// Datasette on a port that it chooses.
 struct Browser {
     port: u16,
     _server: Guard,
@@ -26,7 +26,7 @@ impl Browser {
             .arg("serve")
             .arg(place.ledger())
             .args(["--metadata", page, "--host", "127.0.0.1", "--port", "0"])
-            // A machine that many tests share is slower than the second that a query may take.
+            // On a machine that many tests share, a query may take longer than the default limit of a second.
             .args(["--setting", "sql_time_limit_ms", "20000"])
             .env("PROCLEDGER_IT_MARKER", place.marker())
             .stdin(Stdio::null())
@@ -37,7 +37,7 @@ impl Browser {
         let stderr = BufReader::new(server.stderr.take().expect("piped"));
         let server = Guard(server);
         let (sender, ports) = channel();
-        // Read to its end, so that a long log never stops the server.
+        // Read to its end, so that a long log never blocks the server.
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 let port = line.split_once("http://127.0.0.1:").map(|(_, rest)| rest.to_owned());
@@ -54,8 +54,8 @@ impl Browser {
         let mut stream =
             eventually("it listens", || TcpStream::connect(("127.0.0.1", self.port)).ok());
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        // 1.0, so that the body comes in one piece.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").expect("asked");
+        // HTTP/1.0, so that the body comes in one piece.
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").expect("a request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");

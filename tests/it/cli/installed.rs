@@ -1,4 +1,4 @@
-//! What a package brings besides the command: manual pages and completions, each written by the command itself.
+//! What a package installs besides the command: manual pages and completions, each written by the command itself.
 
 use std::{fs, path::Path, process::Command};
 
@@ -55,8 +55,8 @@ fn every_subcommand_has_a_manual_page_that_renders_without_a_warning() {
 fn pages_that_cannot_be_written_are_one_clear_line() {
     let place = Place::new();
     fs::write(place.path().join("file"), "").expect("a file");
-    let told = answer(bare(&place).arg("man").arg(place.path().join("file"))).expect(1);
-    assert!(told.complaint().contains("failed to write manual pages"), "{told:?}");
+    let failed = answer(bare(&place).arg("man").arg(place.path().join("file"))).expect(1);
+    assert!(failed.complaint().contains("failed to write manual pages"), "{failed:?}");
 }
 
 #[test]
@@ -75,9 +75,9 @@ fn bash_completes_subcommands_and_options() {
         let mut bash = Command::new("bash");
         bash.args(["--norc", "-euc", &code, "bash"]).arg(&script);
         clean(&mut bash, &place);
-        let told = answer(&mut bash).expect(0);
-        assert_eq!(told.err, "");
-        told.out.lines().map(str::to_owned).collect::<Vec<_>>()
+        let answer = answer(&mut bash).expect(0);
+        assert_eq!(answer.err, "");
+        answer.out.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(complete("procledger re", 1), ["reap", "report"]);
     assert_eq!(complete("procledger reap --dry", 2), ["--dry-run"]);
@@ -93,7 +93,7 @@ fn zsh_and_fish_get_completions_too() {
     }
 }
 
-/// What is built is what is packaged: every program of the crate, and every file that the package names is there.
+/// The build matches the package: every program of the crate and every file that the package names exists.
 #[test]
 fn the_package_holds_every_program() {
     let folder = Path::new(PROCLEDGER).parent().expect("a folder");

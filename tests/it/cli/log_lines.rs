@@ -1,4 +1,4 @@
-//! The former processor's log lines, word for word: people and alerts look for them.
+//! The former processor's log lines, word for word: people and alerts search for them.
 
 use std::{
     io::Write,

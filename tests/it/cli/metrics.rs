@@ -1,4 +1,4 @@
-//! Figures: they are of what happened, Prometheus can read them, and dashboard and page name no others.
+//! Metrics: they match what happened, Prometheus can parse them, and dashboard and page name no others.
 
 use std::{
     collections::BTreeSet,
@@ -21,13 +21,13 @@ fn file(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Names that a page declares.
+/// The names that a page declares.
 fn declared(page: &str) -> BTreeSet<String> {
     let lines = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     lines.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
-/// Names of ours in any text, a histogram's series under the name of the histogram.
+/// Our names in any text; a histogram's series count under the name of the histogram.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
     let ours = words.filter(|word| word.starts_with("procledger_") && !word.ends_with('_'));
@@ -52,7 +52,7 @@ fn check(page: &str) {
     assert!(answer.status.success() && said.is_empty(), "{said}\n{page}");
 }
 
-/// Both pages, after something of every kind has happened.
+/// Both pages, after an event of every kind.
 fn pages() -> (String, String) {
     let place = Place::new();
     let mut host = Host::start(&place, "");
@@ -122,7 +122,7 @@ fn the_dashboards_queries_are_promql() {
     let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
     let queries = targets.map(|target| target["expr"].as_str().expect("a query"));
     let queries = queries.map(|query| query.replace("$__rate_interval", "5m").replace("$job", "x"));
-    // YAML takes JSON.
+    // YAML accepts JSON.
     let rule = |(n, query)| serde_json::json!({"record": format!("rule:{n}"), "expr": query});
     let rules: Vec<_> = queries.enumerate().map(rule).collect();
     assert!(rules.len() > 20, "where are the queries?");
@@ -142,7 +142,7 @@ fn sample<'a>(page: &'a str, name: &str) -> &'a str {
 }
 
 #[test]
-fn each_figure_is_of_what_happened() {
+fn each_figure_matches_what_happened() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     let orphan = host.spawn("orphan", "exec sleep 3600");
@@ -184,7 +184,7 @@ fn each_figure_is_of_what_happened() {
     assert!(age.parse::<f64>().expect("a number") < 600.0, "{age}");
 }
 
-/// Ends of every kind that a test can cause, against the rows that say so.
+/// Ends of every kind that a test can cause, compared with the rows that record them.
 #[test]
 fn each_end_and_each_leak_is_counted_once_and_under_its_name() {
     let place = Place::new();
@@ -236,7 +236,7 @@ fn each_end_and_each_leak_is_counted_once_and_under_its_name() {
     assert_eq!((metrics.spawns, metrics.spawn_failures), (25, 1));
 }
 
-/// Silence, trouble and failure are three things.
+/// Silence, trouble and failure are three different states.
 #[test]
 fn a_pass_that_was_never_made_is_absent_and_one_that_failed_is_counted() {
     let place = Place::new();
@@ -259,7 +259,7 @@ fn a_pass_that_was_never_made_is_absent_and_one_that_failed_is_counted() {
     assert_eq!((health.completed, health.failed), (1, 0));
     assert!(health.since_last.is_some());
 
-    // Whoever holds the ledger for longer than anybody waits.
+    // Another process holds the ledger's lock longer than any timeout.
     let blocker = rusqlite::Connection::open(place.ledger()).expect("a ledger");
     blocker.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
     tracker.health_pass().expect("it is made, and not recorded");
@@ -269,9 +269,9 @@ fn a_pass_that_was_never_made_is_absent_and_one_that_failed_is_counted() {
     blocker.execute_batch("ROLLBACK").expect("let go");
 }
 
-/// The upper bound holds what really passed: here a pass finds the dead, after a time that is known.
+/// The upper bound matches the real time: here a pass finds the dead process after a known time.
 #[test]
-fn a_death_that_only_a_pass_notices_counts_from_the_last_look() {
+fn a_death_that_only_a_pass_notices_counts_from_the_last_scan() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
@@ -287,7 +287,7 @@ fn a_death_that_only_a_pass_notices_counts_from_the_last_look() {
 }
 
 #[test]
-fn the_ledger_tells_of_all_instances_and_of_what_a_dead_one_left() {
+fn the_ledger_covers_all_instances_and_the_orphans_of_a_dead_one() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let _mine = tracker.spawn(place.job("mine", "exec sleep 3600")).expect("spawned");
@@ -320,58 +320,58 @@ fn the_ledger_tells_of_all_instances_and_of_what_a_dead_one_left() {
     assert_eq!(orphans.map(|leak| leak.count).sum::<u64>(), 1);
 }
 
-/// What the facade was told, in the thread of the test.
+/// What the facade received, in the thread of the test.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<String>>>);
+struct Received(Arc<Mutex<Vec<String>>>);
 
-impl Told {
+impl Received {
     fn add(&self, key: &metrics::Key, what: &str) -> Arc<Handle> {
         let labels: Vec<_> =
             key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
         let name = format!("{what} {}{{{}}}", key.name(), labels.join(","));
-        Arc::new(Handle { name, told: self.clone() })
+        Arc::new(Handle { name, received: self.clone() })
     }
 }
 
 struct Handle {
     name: String,
-    told: Told,
+    received: Received,
 }
 
 impl Handle {
-    fn tell(&self) {
-        self.told.0.lock().expect("unpoisoned").push(self.name.clone());
+    fn note(&self) {
+        self.received.0.lock().expect("unpoisoned").push(self.name.clone());
     }
 }
 
 impl metrics::CounterFn for Handle {
     fn increment(&self, _: u64) {
-        self.tell();
+        self.note();
     }
     fn absolute(&self, _: u64) {
-        self.tell();
+        self.note();
     }
 }
 
 impl metrics::GaugeFn for Handle {
     fn increment(&self, _: f64) {
-        self.tell();
+        self.note();
     }
     fn decrement(&self, _: f64) {
-        self.tell();
+        self.note();
     }
     fn set(&self, _: f64) {
-        self.tell();
+        self.note();
     }
 }
 
 impl metrics::HistogramFn for Handle {
     fn record(&self, _: f64) {
-        self.tell();
+        self.note();
     }
 }
 
-impl metrics::Recorder for Told {
+impl metrics::Recorder for Received {
     fn describe_counter(
         &self,
         key: metrics::KeyName,
@@ -414,15 +414,15 @@ impl metrics::Recorder for Told {
 #[test]
 fn the_facade_hears_the_same_events_under_the_same_names() {
     let place = Place::new();
-    let told = Told::default();
-    let page = metrics::with_local_recorder(&told, || {
+    let received = Received::default();
+    let page = metrics::with_local_recorder(&received, || {
         let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
         tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
         tracker.terminate("task").expect("ended");
         tracker.health_pass().expect("a pass");
         tracker.metrics().to_prometheus()
     });
-    let told = told.0.lock().expect("unpoisoned");
+    let received = received.0.lock().expect("unpoisoned");
     for event in [
         "described procledger_death_detection_latency_seconds",
         "counter procledger_spawns_total{}",
@@ -433,8 +433,8 @@ fn the_facade_hears_the_same_events_under_the_same_names() {
         "gauge procledger_last_pass_timestamp_seconds{kind=health}",
         "histogram procledger_pass_duration_seconds{kind=health}",
     ] {
-        assert!(told.iter().any(|line| line == event), "{event} is not in {told:#?}");
+        assert!(received.iter().any(|line| line == event), "{event} is not in {received:#?}");
     }
-    let heard: BTreeSet<String> = told.iter().flat_map(|line| named(line)).collect();
-    assert!(heard.is_subset(&declared(&page)), "{heard:?}");
+    let names: BTreeSet<String> = received.iter().flat_map(|line| named(line)).collect();
+    assert!(names.is_subset(&declared(&page)), "{names:?}");
 }

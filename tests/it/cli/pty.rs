@@ -1,4 +1,4 @@
-//! Not a scenario: a real terminal for a program, with a person at its other end.
+//! Not a scenario: a real terminal for a program, with the test as the person at its other end.
 
 use std::{
     fs::File,
@@ -35,7 +35,7 @@ impl Pty {
         let (mut reader, log) = (master.try_clone().expect("a copy"), Arc::clone(&seen));
         thread::spawn(move || {
             let mut buffer = [0_u8; 4096];
-            // EIO once nobody has the other end any more.
+            // EIO once the other end is closed.
             while let Ok(read @ 1..) = reader.read(&mut buffer) {
                 log.lock().expect("whole").push_str(&String::from_utf8_lossy(&buffer[..read]));
             }
@@ -59,14 +59,14 @@ impl Pty {
         Guard(command.spawn().expect("a program on the terminal"))
     }
 
-    /// Gives the terminal another size, of which the foreground group hears.
+    /// Resizes the terminal; the foreground group gets SIGWINCH.
     pub(crate) fn resize(&self, lines: u16, columns: u16) {
         let size =
             rustix::termios::Winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(self.master.as_fd(), size).expect("a size");
     }
 
-    /// How the line discipline is set: echo, canonical mode and all else.
+    /// The settings of the line discipline: echo, canonical mode and all else.
     pub(crate) fn modes(&self) -> String {
         let modes = rustix::termios::tcgetattr(self.slave.as_fd()).expect("modes");
         format!("{:?} {:?} {:?}", modes.input_modes, modes.output_modes, modes.local_modes)
@@ -77,12 +77,12 @@ impl Pty {
         self.master.write_all(keys.as_bytes()).expect("a keyboard");
     }
 
-    /// Everything that was shown so far.
+    /// Everything that has been shown so far.
     pub(crate) fn seen(&self) -> String {
         self.seen.lock().expect("whole").clone()
     }
 
-    /// Waits until `text` was shown `times`.
+    /// Waits until `text` was shown `times` times.
     #[track_caller]
     pub(crate) fn wait_for(&self, text: &str, times: usize) {
         let what = format!("the terminal shows {text:?}");

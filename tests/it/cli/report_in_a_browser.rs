@@ -1,5 +1,5 @@
-//! The leak report as a page, in a real browser: it shows what JSON has, sorts, fits a phone, and runs nothing that a task
-//! is named.
+//! The leak report as a page, in a real browser: it shows the same as the JSON, sorts, fits a phone, and executes nothing from
+//! the name of a task.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ const PLAIN: Leak<'_> = Leak {
     outcome: "term",
 };
 
-/// A ledger with these leaks; its only passes are those of opening it.
+/// A ledger with these leaks; its only passes are those that opened it.
 fn with_leaks(place: &Place, leaks: &[Leak<'_>]) {
     run(place, &["run", "--task", "t", "--", "true"]).expect(0);
     let now = procledger::Millis::now().0;
@@ -62,8 +62,8 @@ fn with_leaks(place: &Place, leaks: &[Leak<'_>]) {
 
 fn page(place: &Place, name: &str, more: &[&str]) -> PathBuf {
     let file = place.path().join(name);
-    let told = file.to_str().expect("UTF-8");
-    run(place, &[&["report", "--format", "html", "-o", told], more].concat()).expect(0);
+    let path = file.to_str().expect("UTF-8");
+    run(place, &[&["report", "--format", "html", "-o", path], more].concat()).expect(0);
     file
 }
 
@@ -183,7 +183,7 @@ fn sums_equal_those_of_json(browser: &mut Browser, place: &Place) {
     }
 }
 
-/// Each chart has a title and a description, and the heights of the bars are the leaks of each slot.
+/// Each chart has a title and a description, and the bars' heights match the leaks of each slot.
 fn drawings_hold_every_leak(browser: &mut Browser) {
     let named = "[...document.querySelectorAll('figure .plot > svg')].map(svg => svg.getAttribute('aria-labelledby').split(' ').map(id => document.getElementById(id).textContent).join(': '))";
     let named: Vec<String> = serde_json::from_value(browser.evaluate(named)).expect("texts");
@@ -221,20 +221,20 @@ fn tables_sort_by_mouse_and_keyboard(browser: &mut Browser) {
         column(browser, "by-task", 7).iter().map(|cell| cell.parse().expect("bytes")).collect();
     assert!(memory.is_sorted(), "{memory:?}");
     assert_eq!(state(browser, 7), "ascending");
-    // Words from A on, and numbers in them by their value: a keyboard reaches the same buttons.
+    // Words sort from A, and the numbers in them by their value: the keyboard reaches the same buttons.
     browser.evaluate("document.querySelectorAll('#by-task thead button')[1].focus()");
     browser.press("Tab", "");
     browser.evaluate("document.querySelectorAll('#by-task thead button')[0].focus()");
     browser.press("Enter", "\r");
     assert_eq!(column(browser, "by-task", 0), ["", "build-9", "build-10", "nightly"]);
     assert_eq!(state(browser, 0), "ascending");
-    // What was not measured is less than anything that was.
+    // A value that was not measured is less than any value that was.
     browser.evaluate("document.querySelectorAll('#leaks thead button')[5].click()");
     assert_eq!(column(browser, "leaks", 5).last().map(String::as_str), Some(""));
 }
 
 #[test]
-fn what_a_task_is_named_does_nothing() {
+fn the_name_of_a_task_is_never_executed() {
     need!("chromium");
     let place = Place::new();
     let hostile = [
@@ -283,7 +283,7 @@ fn what_a_task_is_named_does_nothing() {
     injected_code_is_refused(&mut browser);
 }
 
-/// Even where something got in, the policy would hold it.
+/// Even if a script got into the page, the policy would block it.
 fn injected_code_is_refused(browser: &mut Browser) {
     browser.evaluate(
         "{ const script = document.createElement('script'); script.textContent = \"document.title = 'taken'\"; document.body.append(script); }",
@@ -294,12 +294,12 @@ fn injected_code_is_refused(browser: &mut Browser) {
 }
 
 #[test]
-fn an_empty_report_tells_whether_anybody_looked() {
+fn an_empty_report_says_whether_there_was_a_pass() {
     need!("chromium");
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let looked = page(&place, "looked.html", &["--since", "1h"]);
-    let nobody = page(&place, "nobody.html", &["--since", "0s"]);
+    let empty = page(&place, "empty.html", &["--since", "0s"]);
     let mut browser = Browser::start(&place);
     let mut shown = |file: &Path| {
         browser.open(file);
@@ -310,9 +310,9 @@ fn an_empty_report_tells_whether_anybody_looked() {
     };
     let text = shown(&looked);
     assert!(text.contains("No leaks found") && text.contains("pass"), "{text}");
-    let text = shown(&nobody);
+    let text = shown(&empty);
     assert!(text.contains("Not checked") && !text.contains("No leaks found"), "{text}");
-    let told = |since: &str| run(&place, &["report", "--since", since]).expect(0).out;
-    assert!(told("1h").starts_with("No leaks found in "), "{}", told("1h"));
-    assert!(told("0s").contains("no pass was made"), "{}", told("0s"));
+    let report = |since: &str| run(&place, &["report", "--since", since]).expect(0).out;
+    assert!(report("1h").starts_with("No leaks found in "), "{}", report("1h"));
+    assert!(report("0s").contains("no pass was made"), "{}", report("0s"));
 }

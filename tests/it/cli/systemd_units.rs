@@ -1,4 +1,4 @@
-//! The units in docs/systemd, read by the tool that knows what a unit may say.
+//! The units in docs/systemd, checked by the tool that knows what a unit may contain.
 
 use std::{fs, process::Command};
 
@@ -8,7 +8,7 @@ use crate::{
     support::{Place, need},
 };
 
-/// Since systemd 254; an older one says that it does not know the key, and goes on.
+/// Since systemd 254; an older one reports an unknown key and goes on.
 const NEW_KEY: (&str, u32) = ("DelegateSubgroup", 254);
 
 #[test]
@@ -20,7 +20,7 @@ fn systemd_has_nothing_to_say_against_the_units() {
         let (before, after) = ("ExecStart=/usr/bin/", format!("ExecStart={PROCLEDGER} "));
         assert!(text.contains(before), "{name}");
         let copy = place.path().join(name);
-        // The programs have to be there.
+        // The programs have to exist.
         fs::write(&copy, text.replace(before, &after)).expect("a copy");
         copy
     });

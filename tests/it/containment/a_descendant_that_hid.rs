@@ -1,5 +1,5 @@
-//! Descendants that leave the session and wipe their environment are known by their parent alone, and the host is the parent
-//! of every root: what is below the host is no reason to leave it alone.
+//! Descendants that leave the session and wipe their environment are known by their parent alone, and the host is the parent of
+//! every root: being a descendant of the host is no reason to spare a process.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn job(place: &Place, script: &str) -> Job {
         .stdout(Stdio::null())
 }
 
-/// `sh` that ends at SIGTERM at once, with a child in a session of its own that carries nothing of ours but its argument.
+/// `sh` that ends at SIGTERM at once, with a child in a session of its own that has no mark of ours except its argument.
 fn hidden(place: &Place) -> String {
     format!("setsid env -i /bin/sh -c 'while :; do sleep 1; done' {} & wait", place.marker())
 }

@@ -1,6 +1,6 @@
-//! Daemons that keep the token of their task and hide it all the same: they become another user, or make their environment
-//! unreadable. None outlives its task where the kernel reports fork events, or where a keeper or a cgroup holds the tree;
-//! elsewhere they are reported.
+//! Daemons that keep the token of their task and still hide it: they become another user, or make their environment unreadable.
+//! None outlives its task where the kernel reports fork events, or where a keeper or a cgroup holds the tree; elsewhere they
+//! are reported.
 
 use std::{
     os::unix::fs::{PermissionsExt, chown},
@@ -14,7 +14,7 @@ use crate::support::{
 
 /// An ordinary user.
 const USER: u32 = 61234;
-const TOLD: &str = "forked below it, as the kernel reported";
+const EVIDENCE: &str = "forked below it, as the kernel reported";
 
 /// Forks twice, and hides in one of these ways; the token stays in its environment.
 const HIDES: &str = r#"
@@ -101,22 +101,24 @@ fn as_user() -> Command {
     command
 }
 
-/// Whether the kernel reports fork events here: without, these daemons are reported at most.
+/// Whether the kernel reports fork events here: without them, these daemons are only reported.
 fn reports_forks(place: &Place) -> bool {
     let output = place.procledger(&["doctor", "--json"]);
     let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let finding = findings.as_array().expect("an array").iter().find(|one| one["check"] == "forks");
     let detail = finding.expect("doctor says it")["detail"].as_str().expect("text").to_owned();
-    let told = detail.starts_with("the kernel reports them");
-    if !told {
+    let reported = detail.starts_with("the kernel reports them");
+    if !reported {
         skipped(&format!("forks: {detail}"));
     }
-    told
+    reported
 }
 
 fn has_row(place: &Place, eye: &Eye) -> bool {
-    let row =
-        format!("SELECT count(*) FROM process WHERE pid = {} AND evidence = '{TOLD}'", eye.pid());
+    let row = format!(
+        "SELECT count(*) FROM process WHERE pid = {} AND evidence = '{EVIDENCE}'",
+        eye.pid()
+    );
     sqlite3(&place.ledger(), &row) == "1"
 }
 
@@ -131,7 +133,7 @@ fn is_ended(user: bool, containment: &str, how: &str, crash: bool) {
     let hidden = place.eye("hidden");
     let what = format!("{how} in {containment}, as user: {user}, crash: {crash}");
     if containment == "session" {
-        // It may be found by its token as long as that can be read: what counts is that it does not get away.
+        // It may be found by its token as long as that can be read: what matters is that it does not escape.
         if how != "user-namespace" && (user || how.contains("uid")) {
             until(&format!("{what}: it has a row"), || has_row(&place, &hidden));
         }
@@ -198,7 +200,7 @@ fn in_a_cgroup_of_root_none_of_them_escapes() {
     }
 }
 
-/// In another PID namespace there are no fork events: what cannot be read is reported, with the reason, and left.
+/// In another PID namespace there are no fork events: a process that cannot be read is reported with the reason, and left.
 #[test]
 fn a_daemon_that_cannot_be_read_is_reported_where_there_are_no_fork_events() {
     need!("perl");
@@ -217,7 +219,7 @@ fn a_daemon_that_cannot_be_read_is_reported_where_there_are_no_fork_events() {
 fn is_reported(how: &str, verb: &[&str]) {
     let place = Place::new();
     prepare(&place);
-    // None of these is a suspect: one that is older than the task, and one whose parent lives.
+    // None of these is a suspect: one that is older than the task, and one whose parent is alive.
     let path = place.path().display();
     let older = format!("perl {path}/hides.pl {path}/older undumpable {}", place.marker());
     place.child(&older).0.wait().expect("it forks and ends");
@@ -256,7 +258,7 @@ fn is_reported(how: &str, verb: &[&str]) {
     }
 }
 
-/// Without the listener root cannot know it for the task's either: another user may have copied the token.
+/// Without the listener even root cannot attribute it to the task: another user may have copied the token.
 #[test]
 fn a_carrier_of_the_token_that_is_another_users_is_reported() {
     need!("perl");

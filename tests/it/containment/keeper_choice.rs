@@ -21,7 +21,7 @@ fn auto(place: &Place, keeper: &Path) -> Builder {
         .keeper(keeper)
 }
 
-/// With `auto` programs run, and the row says by what means; asked for, an unusable keeper is an error.
+/// With `auto` programs run, and the row records the containment; if requested explicitly, an unusable keeper is an error.
 fn check_refused(place: &Place, keeper: &Path, why: &str) {
     let error = kept(place).keeper(keeper).open().expect_err("no keeper");
     assert!(error.to_string().contains(why), "{error}");
@@ -56,7 +56,7 @@ fn a_job_that_survives_its_host_has_no_keeper() {
 }
 
 #[test]
-fn what_is_not_there_or_no_keeper_is_refused() {
+fn a_missing_file_and_a_file_that_is_not_a_keeper_are_refused() {
     let place = Place::new();
     check_refused(&place, &place.path().join("nothing"), "failed to open the keeper");
     check_refused(&place, place.path(), "no executable file");
@@ -92,7 +92,7 @@ fn root_uses_no_keeper_that_another_could_have_put_there() {
         let folder = place.path().join(folder);
         fs::create_dir(&folder).expect("a folder");
         let path = folder.join("procledger-keeper");
-        // What it is does not matter: it is refused before it is run.
+        // The file's content does not matter: it is refused before it is run.
         fs::copy("/bin/true", &path).expect("a copy");
         fs::set_permissions(&path, fs::Permissions::from_mode(file_mode)).expect("a mode");
         fs::set_permissions(&folder, fs::Permissions::from_mode(folder_mode)).expect("a mode");
@@ -110,7 +110,7 @@ fn root_uses_no_keeper_that_another_could_have_put_there() {
 }
 
 #[test]
-fn a_person_who_starts_it_is_told_what_it_is() {
+fn a_person_who_starts_the_keeper_gets_an_explanation() {
     let output = std::process::Command::new(KEEPER).stdin(std::process::Stdio::null()).output();
     let output = output.expect("it runs");
     assert_eq!(output.status.code(), Some(2));

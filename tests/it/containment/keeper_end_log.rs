@@ -1,5 +1,5 @@
-//! Under a keeper a crash of the host left no leak in the history. The keeper leaves a record beside the ledger, and the next
-//! opener takes it in.
+//! With a keeper, a crash of the host used to leave no leak in the history. The keeper writes a record beside the ledger, and
+//! the next opener imports it.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -60,7 +60,7 @@ fn a_host_dies_and_the_next_one_records_what_its_keeper_ended() {
         &fs::metadata(record).expect("a file").permissions(),
     );
     assert_eq!(mode & 0o777, 0o600);
-    // A pass by hand ends no row before that is taken in.
+    // A pass by hand ends no row before that is imported.
     let health = place.procledger(&["health"]);
     assert!(
         String::from_utf8_lossy(&health.stdout).contains("reap") || !health.status.success(),
@@ -73,7 +73,7 @@ fn a_host_dies_and_the_next_one_records_what_its_keeper_ended() {
         "{}",
         leak_of(&place, child.pid())
     );
-    // The kernel tells the status since Linux 6.15.
+    // The kernel reports the status since Linux 6.15.
     let status = place.sqlite3("SELECT coalesce(exit_signal, '9') FROM process WHERE root IS NULL");
     assert_eq!(status, "9");
     let report = place.procledger(&["report"]);
@@ -81,7 +81,7 @@ fn a_host_dies_and_the_next_one_records_what_its_keeper_ended() {
 }
 
 #[test]
-fn as_root_or_whoever_runs_the_tests() {
+fn as_root_or_the_user_that_runs_the_tests() {
     a_host_dies_and_the_next_one_records_what_its_keeper_ended();
 }
 
@@ -144,7 +144,7 @@ fn a_stopped_keeper_goes_on_when_the_next_one_opens() {
 }
 
 #[test]
-fn a_keeper_that_is_killed_while_it_ends_the_tree_leaves_what_leads_to_the_rest() {
+fn a_keeper_killed_while_it_ends_the_tree_leaves_a_record_that_leads_to_the_rest() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{HOST} grace=3000"));
     // The daemon ignores SIGTERM as well: only the record leads to it.
@@ -164,7 +164,7 @@ fn a_keeper_that_is_killed_while_it_ends_the_tree_leaves_what_leads_to_the_rest(
         let record = records(&place).pop()?;
         (fs::metadata(record).ok()?.len() > 200).then_some(())
     });
-    // They are named before they are signalled; killed is the keeper in its grace.
+    // They are recorded before they are signalled; the keeper is killed during its grace period.
     std::thread::sleep(Duration::from_millis(50));
     keeper.kill();
     assert!(!root.is_dead() && !daemon.is_dead());

@@ -1,5 +1,5 @@
-//! A program that forks anew on each SIGTERM, out of its session and without a token, outlived its keeper: the host told the
-//! keeper to leave whenever it had seen nothing.
+//! A program that forks again on each SIGTERM, out of its session and without a token, outlived its keeper: the host released
+//! the keeper whenever it had found no process.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,8 +8,8 @@ use crate::{
     support::{Host, Place, need, stays, until},
 };
 
-/// Each SIGTERM starts a chain of forks, each in a session of its own, of which the last one waits for the next SIGTERM. The
-/// handler is inherited, so there is no moment in which one of them is without it.
+/// Each SIGTERM starts a chain of forks, each in a session of its own; the last one waits for the next SIGTERM. The handler is
+/// inherited, so none of them is ever without it.
 const ANEW: &str = r"
     #include <fcntl.h>
     #include <signal.h>
@@ -34,7 +34,7 @@ const ANEW: &str = r"
         return argc;
     }";
 
-/// Forks and microseconds between them.
+/// The number of forks, and the microseconds between them.
 const VARIANTS: [(u32, u32); 3] = [(1, 0), (20, 500), (200, 0)];
 
 fn compiled(place: &Place) -> PathBuf {

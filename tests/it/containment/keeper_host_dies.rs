@@ -1,4 +1,4 @@
-//! The host of a program under a keeper is killed: the tree is ended at once, and nobody reaps the ledger for it.
+//! The host of a program under a keeper is killed: the tree is ended at once, without a reap of the ledger.
 
 use std::{fs, time::Instant};
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[test]
-fn what_left_session_environment_and_folder_dies_with_the_host() {
+fn a_daemon_without_session_environment_and_folder_dies_with_the_host() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let folder = place.path().display();
@@ -39,7 +39,7 @@ fn what_left_session_environment_and_folder_dies_with_the_host() {
 #[test]
 fn a_daemon_that_the_root_left_a_moment_before_dies_too() {
     let place = Place::new();
-    // Without a monitor nobody sees the root's end: its host dies first.
+    // Without a monitor the root's end is not noticed: its host dies first.
     let mut host = Host::start(&place, &format!("{HOST} no-monitor"));
     let root = host.spawn(
         "task",
@@ -75,7 +75,7 @@ fn each_gets_sigterm_and_its_grace_first_even_when_it_is_stopped() {
     let killed = Instant::now();
     host.crash();
     until("both are dead", || obedient.is_dead() && stopped.is_dead());
-    assert!(killed.elapsed().as_secs() < 5, "nobody had to be killed");
+    assert!(killed.elapsed().as_secs() < 5, "no process had to be killed");
     assert_eq!(fs::read_to_string(place.path().join("asked")).expect("asked"), "asked\n");
 }
 
@@ -84,7 +84,7 @@ fn a_fork_storm_that_ignores_sigterm_is_ended_for_good() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let folder = place.path().display();
-    // Each forks on, half of them into sessions of their own; a bound keeps a failure from eating the machine.
+    // Each keeps forking, half of them into sessions of their own; a bound keeps a failure from exhausting the machine.
     let storm = place.script(
         "storm",
         "trap '' TERM; n=0; while [ $n -lt 150 ]; do n=$((n+1)); \
@@ -101,11 +101,11 @@ fn a_fork_storm_that_ignores_sigterm_is_ended_for_good() {
     host.crash();
     until("all are dead", || root.is_dead() && place.alive().is_empty());
     until("the keeper is gone", || keepers(&place.ledger()).is_empty());
-    stays("nobody is back", || place.alive().is_empty());
+    stays("no process is back", || place.alive().is_empty());
 }
 
 #[test]
-fn a_keeper_hears_no_signal_but_the_two_that_nobody_can_block() {
+fn a_keeper_receives_only_the_two_signals_that_cannot_be_blocked() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let root = host.spawn("task", "exec sleep 3600");

@@ -1,4 +1,4 @@
-//! Processes that call themselves keepers: their descendants were recorded, counted and killed, and the true keeper's were
+//! Processes that pretend to be keepers: their descendants were recorded, counted and killed, and those of the true keeper were
 //! not found. A keeper is known by its identity in the root's row.
 
 use std::{
@@ -14,11 +14,11 @@ use crate::{
     support::{Eye, Guard, Place, need, root, sqlite3, stays, until},
 };
 
-/// No account's number.
+/// A uid without an account.
 const OTHER_USER: u32 = 61_236;
 const LARGE: u64 = 60_000_000;
 
-/// A process with a keeper's name and the token of a tree as its only argument, and a child with much memory.
+/// A process with a keeper's name and the token of a tree as its only argument, and a child that uses much memory.
 struct Impostor {
     _process: Guard,
     child: Eye,
@@ -58,7 +58,7 @@ impl Impostor {
     }
 }
 
-/// What nobody's impostor may change.
+/// What no impostor may change.
 fn check(users: &[Option<u32>]) {
     let place = Place::new();
     let tracker = kept(&place).monitor(false).open().expect("a ledger");
@@ -146,7 +146,7 @@ fn a_task_that_calls_itself_a_keeper_of_another_task_is_that_ones_no_more() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// `keeper_pid` and the other columns as a script would set them.
+/// Sets `keeper_pid` and the other columns as a script would.
 fn edit(place: &Place, columns: &str) {
     let ledger = rusqlite::Connection::open(place.ledger()).expect("a ledger");
     ledger.busy_timeout(crate::support::PATIENCE).expect("patience");
@@ -156,8 +156,8 @@ fn edit(place: &Place, columns: &str) {
 }
 
 #[test]
-fn a_process_that_has_got_a_dead_keepers_number_is_no_keeper() {
-    // Number and tick agree, as where a number is used again within 10 ms, and only the inode tells; or the tick tells.
+fn a_process_with_the_reused_pid_of_a_dead_keeper_is_not_a_keeper() {
+    // Pid and tick agree, as with PID reuse within 10 ms, and only the inode differs; or the tick differs.
     for same_tick in [true, false] {
         let place = Place::new();
         let tracker = kept(&place).open().expect("a ledger");
@@ -201,7 +201,7 @@ fn a_row_of_an_older_version_leads_to_its_keeper_and_to_no_impostor() {
 
 #[test]
 fn a_row_of_an_older_version_whose_keeper_is_dead_leads_to_no_parent_of_the_program() {
-    // The program goes to the nearest subreaper or to pid 1, whose children are all the machine's.
+    // The program is adopted by the nearest subreaper or by pid 1, whose other children are unrelated.
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");

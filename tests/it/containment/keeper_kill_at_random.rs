@@ -1,5 +1,5 @@
-//! Hosts are killed at random instants around a spawn under a keeper. Afterwards, with nobody reaping: no program has run
-//! without a row, none is left, and no keeper is left.
+//! Hosts are killed at random instants around a spawn under a keeper. Afterwards, without any reap: no program has run without
+//! a row, no program is left, and no keeper is left.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -22,7 +22,7 @@ use crate::{
 const TRIALS: u32 = 200;
 const TRIAL: &str = "PROCLEDGER_IT_TRIAL";
 
-/// Spawns until it is killed; says `b` when it begins a spawn, `r` when it returns.
+/// Spawns until it is killed; prints `b` when it begins a spawn, `r` when the spawn returns.
 pub(crate) fn host(given: &Given) {
     let trial = std::env::var(TRIAL).expect("a number");
     let tracker = Tracker::builder(given.folder.join(format!("ledger-{trial}.db")))
@@ -32,7 +32,7 @@ pub(crate) fn host(given: &Given) {
         .expect("a ledger");
     let say = |letter: &str| {
         let mut out = std::io::stdout().lock();
-        out.write_all(letter.as_bytes()).and_then(|()| out.flush()).expect("somebody listens");
+        out.write_all(letter.as_bytes()).and_then(|()| out.flush()).expect("a reader");
     };
     say("\n>>");
     for number in 0_u32.. {
@@ -52,7 +52,7 @@ pub(crate) fn host(given: &Given) {
 #[test]
 fn no_program_without_a_row_none_left_and_no_keeper_left() {
     let place = Place::new();
-    // Of its own, so that keepers of this test are known by their executable.
+    // A copy of the executable, so that keepers of this test can be identified by it.
     fs::copy(KEEPER, place.path().join("procledger-keeper")).expect("a copy");
     let mut struck: BTreeMap<&str, u32> = BTreeMap::new();
     for trial in 0..TRIALS {

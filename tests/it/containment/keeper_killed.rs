@@ -29,8 +29,8 @@ fn the_program_goes_on_its_end_is_known_and_so_are_its_strays() {
     assert_eq!(host.ask("running"), "1");
     std::fs::write(place.path().join("go"), "").expect("the sign");
     let status = host.ask("wait task");
-    // Since Linux 6.15 the kernel tells the code, once its new parent has reaped it.
-    assert!(["exit code 7", "unobserved"].iter().any(|told| status.contains(told)), "{status}");
+    // Since Linux 6.15 the kernel reports the code, once its new parent has reaped it.
+    assert!(["exit code 7", "unobserved"].iter().any(|end| status.contains(end)), "{status}");
     until("its stray is ended", || daemon.is_dead());
     eventually("and recorded", || {
         (place.sqlite3("SELECT kind FROM leaks") == "stray").then_some(())
@@ -49,7 +49,7 @@ fn with_its_host_then_recorded_descendants_and_the_token_lead_to_all() {
     );
     let root = host.spawn("task", &script);
     let eyes = ["daemon.pid", "leader"].map(|name| place.eye(name));
-    // The pass that has seen the daemon while there was a keeper to be below.
+    // The pass that has seen the daemon while it was still a descendant of the keeper.
     host.ask("health");
     let keeper = Eye::on(keepers(&place.ledger())[0]);
     // Stopped, it cannot act between the two kills.
@@ -57,7 +57,10 @@ fn with_its_host_then_recorded_descendants_and_the_token_lead_to_all() {
     rustix::process::pidfd_send_signal(&fd, rustix::process::Signal::STOP).expect("stopped");
     host.crash();
     keeper.kill();
-    assert!(!root.is_dead() && eyes.iter().all(|eye| !eye.is_dead()), "nobody is left to end them");
+    assert!(
+        !root.is_dead() && eyes.iter().all(|eye| !eye.is_dead()),
+        "no process is left to end them"
+    );
     let reap = place.procledger(&["reap"]);
     assert!(reap.status.success(), "{reap:?}");
     assert!(root.is_dead() && eyes.iter().all(Eye::is_dead));
@@ -73,7 +76,8 @@ fn at_the_gate_then_the_program_never_runs() {
         let (tracker, job) = (tracker.clone(), place.job("task", "echo ran > ran"));
         std::thread::spawn(move || tracker.spawn(job).map(|process| process.pid()))
     };
-    // The only child of this process that is a keeper of this place: its child, at the gate, has the folder as its own.
+    // The only child of this process that is a keeper of this place: its own child, at the gate, has the folder as its working
+    // directory.
     let keeper = eventually("the child is at the gate", || {
         let gated = |pid: &u32| {
             std::fs::read_link(format!("/proc/{pid}/exe"))

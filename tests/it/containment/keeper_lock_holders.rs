@@ -1,5 +1,5 @@
-//! A process below a keeper that holds a file with the name of an instance's lock was taken for a host of the ledger, and
-//! outlived the keeper with all that was beside it.
+//! A descendant of a keeper that holds a file with the name of an instance's lock was taken for a host of the ledger, and
+//! outlived the keeper together with all its siblings.
 
 use crate::{
     containment::keepers::{HOST, daemon, keepers},
@@ -39,13 +39,13 @@ fn a_file_of_such_a_name_makes_no_host() {
 #[test]
 fn the_lock_of_an_instance_that_has_died_makes_no_host() {
     let place = Place::new();
-    // Its row is there, its file is signed, and its lock is free.
+    // Its row exists, its file is signed, and its lock is free.
     Host::start(&place, "no-reap").crash();
     let lock = place.sqlite3("SELECT lock_name FROM instance");
     let kept = place.path().join("kept");
     std::fs::copy(place.path().join(&lock), &kept).expect("a copy");
     assert_ne!(std::fs::read_to_string(&kept).expect("signed"), "");
-    // The next opener removes it; the task holds a copy of what it was.
+    // The next opener removes it; the task holds a copy of its former content.
     std::fs::rename(&kept, place.path().join("ledger.db-instance-dead.lock")).expect("renamed");
     check(&place, "ledger.db-instance-dead.lock", "<>");
 }

@@ -1,4 +1,4 @@
-//! A program under a keeper is as one without: what it gets, what it says, and how it ends.
+//! A program under a keeper behaves as one without: what it receives, what it prints, and how it ends.
 
 use std::{
     collections::BTreeSet,
@@ -16,9 +16,9 @@ use crate::{
     support::{Place, until},
 };
 
-/// These bodies are the gate's own: what they demand of a program and of its host is the same.
+/// These bodies are shared with the gate's tests: the requirements on a program and its host are the same.
 #[test]
-fn what_holds_at_the_gate_holds_when_it_is_relayed() {
+fn the_guarantees_of_the_gate_hold_when_it_is_relayed() {
     for role in ["clean-program", "closed", "crosswise", "not-started", "thread-ends"] {
         let place = Place::new();
         play_kept(&place, role, Duration::from_mins(2));
@@ -36,7 +36,7 @@ fn a_group_that_is_stopped_and_continued_hangs_no_spawn_under_a_keeper() {
 fn codes_and_signals_reach_the_waiter_and_the_ledger() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
-    // 34 is a real-time signal, for which libraries have no name.
+    // 34 is a real-time signal, which has no name in libraries.
     let ends = [
         ("exit 0", ExitStatus::Exited(0)),
         ("exit 255", ExitStatus::Exited(255)),
@@ -77,7 +77,7 @@ fn every_byte_passes_and_a_pipe_ends_when_its_program_does() {
         move || stdin.write_all(&sent).expect("read")
     });
     let mut received = Vec::new();
-    // To its end: nobody else, the keeper least of all, holds the pipe open.
+    // Read to its end: no other process, in particular not the keeper, holds the pipe open.
     stdout.read_to_end(&mut received).expect("a pipe");
     writer.join().expect("written");
     assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
@@ -148,7 +148,7 @@ pub(crate) fn many(given: &Given) {
         tracker.spawn(job).and_then(|mut process| process.wait()).expect("run")
     };
     run("first".into(), 0);
-    // The monitor and SQLite have all that they ever open.
+    // The monitor and SQLite have opened everything that they ever open.
     let before = descriptors();
     thread::scope(|scope| {
         let run = &run;

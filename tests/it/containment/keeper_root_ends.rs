@@ -1,4 +1,4 @@
-//! A program under a keeper ends, or is ended, and leaves daemons that nothing but the keeper knows of.
+//! A program under a keeper ends, or is ended, and leaves daemons that only the keeper leads to.
 
 use procledger::ExitStatus;
 
@@ -30,7 +30,7 @@ fn a_daemon_without_session_and_token_is_a_stray_with_its_task() {
 }
 
 #[test]
-fn what_may_stay_stays_though_its_keeper_goes() {
+fn kept_strays_stay_although_their_keeper_exits() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!(
@@ -47,7 +47,7 @@ fn what_may_stay_stays_though_its_keeper_goes() {
 }
 
 #[test]
-fn a_task_that_is_registered_below_another_ones_program_is_no_stray_of_it() {
+fn a_task_registered_below_another_tasks_program_is_not_its_stray() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let script =
@@ -104,7 +104,7 @@ fn another_instances_kill_reaches_the_daemon_too() {
 }
 
 #[test]
-fn a_health_pass_records_what_is_below_the_keeper_alone() {
+fn a_health_pass_records_descendants_that_only_the_keeper_leads_to() {
     let place = Place::new();
     let tracker = kept(&place).monitor(false).open().expect("a ledger");
     let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));

@@ -8,12 +8,12 @@ use crate::{
 };
 
 #[test]
-fn invariant_13_a_host_that_is_nobodys_child_but_the_keepers_lives_with_all_that_it_started() {
+fn invariant_13_a_host_adopted_by_the_keeper_lives_with_all_that_it_started() {
     let place = Place::new();
     let mut old = Host::start(&place, HOST);
     let binary = std::env::current_exe().expect("this binary");
     let folder = place.path().display();
-    // Its programs have a session only, so that what they orphan goes to the nearest subreaper: the old host's keeper.
+    // Its programs have a session only, so that their orphans are adopted by the nearest subreaper: the old host's keeper.
     let script = format!(
         "mkfifo {folder}/in; sleep 3600 & echo $! > {folder}/sibling; \
          (setsid sh -c 'echo $$ > {folder}/host; export PROCLEDGER_IT_OPTIONS=containment=session; \
@@ -28,7 +28,7 @@ fn invariant_13_a_host_that_is_nobodys_child_but_the_keepers_lives_with_all_that
         let text = fs::read_to_string(place.path().join("out")).unwrap_or_default();
         text.contains("host> open").then_some(())
     });
-    tell(
+    send(
         &place,
         &format!(
             "spawn fresh {}; exec sleep 3600",
@@ -43,12 +43,12 @@ fn invariant_13_a_host_that_is_nobodys_child_but_the_keepers_lives_with_all_that
     stays("the new host and its programs live", || {
         !new.is_dead() && !fresh.is_dead() && !daemon.is_dead()
     });
-    tell(&place, "quit");
+    send(&place, "quit");
     until("the new host stops in order", || new.is_dead());
     assert!(fresh.is_dead());
 }
 
-/// A host of another ledger is a program like any other: it goes with its task, and its own programs with it.
+/// A host of another ledger is treated like any other program: it ends with its task, and its own programs with it.
 #[test]
 fn a_nested_host_goes_with_its_task() {
     let place = Place::new();
@@ -67,7 +67,7 @@ fn a_nested_host_goes_with_its_task() {
         let text = fs::read_to_string(place.path().join("out")).unwrap_or_default();
         text.contains("host> open").then_some(())
     });
-    tell(
+    send(
         &place,
         &format!(
             "spawn deep {}; exec sleep 3600",
@@ -80,7 +80,7 @@ fn a_nested_host_goes_with_its_task() {
     until("nothing is left", || place.alive().is_empty());
 }
 
-fn tell(place: &Place, line: &str) {
+fn send(place: &Place, line: &str) {
     let done = Command::new("sh")
         .args(["-c", "echo \"$1\" > \"$2\"", "sh", line])
         .arg(place.path().join("in"))

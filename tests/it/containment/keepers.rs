@@ -8,7 +8,7 @@ use crate::support::{Place, is_alive, sqlite3};
 
 /// The built keeper.
 pub(crate) const KEEPER: &str = env!("CARGO_BIN_EXE_procledger-keeper");
-/// Options of a host that puts every program under it.
+/// Options of a host that puts every program under the built keeper.
 pub(crate) const HOST: &str = "containment=keeper keeper";
 
 /// A tracker that puts every program under a keeper.
@@ -16,8 +16,8 @@ pub(crate) fn kept(place: &Place) -> Builder {
     Tracker::builder(place.ledger()).containment(ContainmentMode::Keeper).keeper(KEEPER)
 }
 
-/// Shell text that starts a daemon as they come: forked twice, in a session of its own, with an empty environment and `/` as
-/// its folder. It writes its pid to the file `name`, and sleeps without a child.
+/// Shell text that starts a typical daemon: forked twice, in a session of its own, with an empty environment and `/` as its
+/// folder. It writes its pid to the file `name`, and sleeps without a child.
 pub(crate) fn daemon(place: &Place, name: &str) -> String {
     let fifo = place.path().join("never");
     if !fifo.exists() {
@@ -30,7 +30,7 @@ pub(crate) fn daemon(place: &Place, name: &str) -> String {
     )
 }
 
-/// Keepers of the ledger's trees that live, by the identities in its rows.
+/// Live keepers of the ledger's trees, by the identities in its rows.
 pub(crate) fn keepers(ledger: &Path) -> Vec<u32> {
     let rows = "SELECT keeper_pid, keeper_start_tick FROM process WHERE keeper_pid IS NOT NULL";
     let recorded = sqlite3(ledger, rows);

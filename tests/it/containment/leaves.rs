@@ -1,4 +1,4 @@
-//! A cgroup leaf holds whatever a task starts, whichever way it went.
+//! A cgroup leaf contains everything that a task starts, however it was started.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use procledger::{ContainmentMode, Tracker};
 
 use crate::support::{Eye, Host, Place, canary, eventually, skipped, until};
 
-/// Whether leaves can be had here.
+/// Whether leaves can be used here.
 pub(crate) fn leaves() -> bool {
     let place = Place::new();
     let opened = Tracker::builder(place.ledger()).containment(ContainmentMode::Cgroup).open();
@@ -22,7 +22,7 @@ pub(crate) fn leaves() -> bool {
     opened.is_ok()
 }
 
-/// A daemon that forks twice, has a session, an empty environment and a working directory of its own; its pid in `FILE`.
+/// A daemon that forks twice and has a session, an empty environment and a working directory of its own; its pid is in `FILE`.
 fn daemon(place: &Place, file: &str) -> String {
     let path = place.path().join(file);
     format!(
@@ -53,8 +53,9 @@ fn a_row_names_its_leaf_and_the_root_was_born_in_it() {
     let script = "cat /proc/self/cgroup > first; exec sleep 3600";
     let process = tracker.spawn(place.job("task", script)).expect("spawned");
     let first = place.path().join("first");
-    let first =
-        eventually("it tells", || fs::read_to_string(&first).ok().filter(|t| !t.is_empty()));
+    let first = eventually("its pid is written", || {
+        fs::read_to_string(&first).ok().filter(|t| !t.is_empty())
+    });
     let leaf = leaf_of(&place, "task");
     let row = &tracker.running().expect("rows")[0];
     let recorded = row.cgroup.as_ref().expect("a leaf");
@@ -79,7 +80,7 @@ fn a_daemon_that_left_everything_behind_is_ended_after_a_crash() {
     let root = host.spawn("task", &format!("{}; exec sleep 3600", daemon(&place, "daemon")));
     let daemon = place.eye("daemon");
     let leaf = leaf_of(&place, "task");
-    let stranger = canary();
+    let unrelated = canary();
     host.crash();
     let reap = place.procledger(&["reap"]);
     assert!(reap.status.success(), "{reap:?}");
@@ -88,7 +89,7 @@ fn a_daemon_that_left_everything_behind_is_ended_after_a_crash() {
         format!("SELECT kind, task_id, evidence FROM leaks WHERE pid = {}", daemon.pid());
     assert_eq!(place.sqlite3(&evidence), "orphan|task|cgroup");
     assert!(!leaf.exists() && no_cgroup_is_recorded(&place), "the leaf and its branch are removed");
-    drop(stranger);
+    drop(unrelated);
 }
 
 #[test]
@@ -111,7 +112,7 @@ fn a_daemon_that_a_root_leaves_when_it_ends_well_is_a_stray_of_its_task() {
     until("its leaf is removed", || !leaf_of(&place, "task").exists());
 }
 
-/// Members that no pidfd was opened on die with the leaf: what forks faster than anyone can look.
+/// Members without an open pidfd die with the leaf: programs that fork faster than any scan.
 #[test]
 fn a_tree_that_ignores_sigterm_and_forks_dies_with_its_leaf() {
     if !leaves() {
@@ -129,7 +130,7 @@ fn a_tree_that_ignores_sigterm_and_forks_dies_with_its_leaf() {
     let leaf = leaf_of(&place, "task");
     let report = tracker.terminate("task").expect("terminated");
     assert_eq!(report.survived(), 0, "{report:?}");
-    assert!(!leaf.exists(), "nobody is left in it");
+    assert!(!leaf.exists(), "it is empty");
     assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "0");
 }
 
@@ -156,10 +157,10 @@ fn a_leaf_that_a_dead_reaper_left_frozen_is_thawed_so_that_sigterm_can_be_obeyed
     let reap = place.procledger(&["reap"]);
     assert!(reap.status.success(), "{reap:?}");
     assert!(root.is_dead());
-    assert!(place.path().join("obeyed").exists(), "it was asked before it was killed");
+    assert!(place.path().join("obeyed").exists(), "it got SIGTERM before it was killed");
 }
 
-/// A folder of the recorded name that is another cgroup is not the leaf: nobody in it is touched.
+/// A folder of the recorded name that is another cgroup is not the leaf: no process in it is signalled.
 #[test]
 fn invariant_02_a_leaf_with_another_inode_is_not_touched() {
     if !leaves() {
@@ -173,12 +174,12 @@ fn invariant_02_a_leaf_with_another_inode_is_not_touched() {
     host.crash();
     until("it is empty", || fs::remove_dir(&leaf).is_ok());
     fs::create_dir(&leaf).expect("another one of its name");
-    let stranger = canary();
-    fs::write(leaf.join("cgroup.procs"), stranger.pid().to_string()).expect("moved in");
-    let eye = Eye::on(stranger.pid());
+    let unrelated = canary();
+    fs::write(leaf.join("cgroup.procs"), unrelated.pid().to_string()).expect("moved in");
+    let eye = Eye::on(unrelated.pid());
     let reap = place.procledger(&["reap"]);
     assert!(!eye.is_dead(), "{reap:?}");
-    drop(stranger);
+    drop(unrelated);
     until("it is empty", || fs::remove_dir(&leaf).is_ok());
 }
 
@@ -230,7 +231,7 @@ fn a_kept_stray_keeps_its_leaf_until_it_ends() {
     assert!(!leaf.exists() && no_cgroup_is_recorded(&place));
 }
 
-/// A crash between the making of a cgroup and the commit of the row that names it.
+/// A crash between the creation of a cgroup and the commit of the row that names it.
 #[test]
 fn a_leaf_without_a_row_is_removed_with_the_branch_of_its_dead_instance() {
     if !leaves() {
@@ -247,7 +248,7 @@ fn a_leaf_without_a_row_is_removed_with_the_branch_of_its_dead_instance() {
     assert!(!branch.exists() && no_cgroup_is_recorded(&place));
 }
 
-/// Killed while they spawn, again and again: whatever cgroup was made is known, and gone after one reap.
+/// Killed while they spawn, again and again: every created cgroup is known, and removed by one reap.
 #[test]
 fn no_cgroup_is_forgotten_by_hosts_that_die_while_they_spawn() {
     if !leaves() {
@@ -260,7 +261,7 @@ fn no_cgroup_is_forgotten_by_hosts_that_die_while_they_spawn() {
         // Refused before the orphan pass; nothing is spawned by then.
         host.ask("reap");
         for task in 0..3 {
-            host.tell(&format!("spawn t{round}-{task} exec sleep 3600"));
+            host.send(&format!("spawn t{round}-{task} exec sleep 3600"));
         }
         std::thread::sleep(Duration::from_micros(round * 150));
         host.crash();
@@ -288,7 +289,7 @@ fn a_containment_that_cannot_be_had_is_refused_in_one_line() {
     let (code, error) = run(&["--containment", "cgroup", "--cgroup", folder], "");
     assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
     assert!(error.contains(folder) && error.contains("not on a cgroup v2 file system"), "{error}");
-    // It says why, not only what.
+    // It reports the reason, not only the failure.
     let (code, error) = run(&["--containment", "cgroup", "--cgroup", "/nowhere"], "");
     assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
     assert!(error.contains("/nowhere") && error.contains("No such file or directory"), "{error}");
@@ -298,7 +299,7 @@ fn a_containment_that_cannot_be_had_is_refused_in_one_line() {
     let (code, error) = run(&[], "wood");
     assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
     assert!(error.contains("PROCLEDGER_CONTAINMENT"), "{error}");
-    // By itself a folder that is no cgroup is no reason not to run: there is still the keeper.
+    // With the default, a folder that is not a cgroup is no reason not to run: a keeper is used instead.
     let (code, error) = run(&["--cgroup", folder], "");
     assert_eq!(code, Some(0), "{error}");
     assert_eq!(place.sqlite3("SELECT DISTINCT containment FROM process"), "keeper");
@@ -328,7 +329,7 @@ fn doctor_says_where_leaves_can_be_made() {
     let text = String::from_utf8(output.stdout).expect("text");
     let findings: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let all = findings.as_array().or_else(|| findings["findings"].as_array()).expect("a list");
-    let found = all.iter().find(|finding| finding["check"] == "containment").expect("told");
+    let found = all.iter().find(|finding| finding["check"] == "containment").expect("a finding");
     let detail = found["detail"].as_str().expect("text");
     let folder = detail.split('`').nth(1).expect("a folder");
     assert!(Path::new(folder).join("cgroup.procs").exists(), "{detail}");

@@ -1,8 +1,8 @@
-//! What a task makes of its own cgroup: cgroups nested deeper than any path, closed ones that cannot be listed, threaded and
-//! frozen ones, and a process that moves between them while it is ended. None of it outlives the task, and where something
-//! does, the command says so.
+//! What a task can do to its own cgroup: cgroups nested deeper than any path, closed ones that cannot be listed, threaded and
+//! frozen ones, and a process that moves between them while it is ended. None of it outlives the task, and anything that does
+//! is reported by the command.
 //!
-//! In each the process that hides is known by its cgroup alone: it has forked twice, has a session of its own and no
+//! In each case the hidden process is known by its cgroup alone: it has forked twice, has a session of its own and no
 //! environment, and ignores SIGTERM.
 
 use std::{
@@ -17,10 +17,10 @@ use crate::{
     support::{Eye, Host, Place, canary, eventually, namespaces, need, root, until},
 };
 
-/// An ordinary user that owns the subtree that is delegated to it and nothing else.
+/// An ordinary user that owns only the subtree that is delegated to it.
 const USER: u32 = 61234;
 
-/// The root of the task: starts what hides, waits until that is in place, and then sleeps or ends.
+/// The root of the task: starts the hidden process, waits until that is in place, and then sleeps or ends.
 const ROOT: &str = r"
 use POSIX ();
 my ($hides, $ready, $how, $then, $marker) = @ARGV;
@@ -34,7 +34,7 @@ select(undef, undef, undef, 0.01) until -s $ready;
 exec 'sleep', '3600' if $then eq 'sleep';
 ";
 
-/// What hides, and how.
+/// How the process hides.
 const HIDES: &str = r#"
 use POSIX ();
 my ($ready, $how, $marker) = @ARGV;
@@ -101,7 +101,7 @@ sleep 3600 while 1;
 
 /// The user that runs host and command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Who {
+enum RunAs {
     Root,
     User,
 }
@@ -116,36 +116,36 @@ enum End {
 
 const ENDS: [End; 3] = [End::Kill, End::Reap, End::ByItself];
 
-/// A cgroup of one test, with a place: whatever is left there is ended and removed when it is dropped.
+/// A cgroup of one test, with a place: everything left there is ended and removed when it is dropped.
 struct Subtree {
     folder: PathBuf,
     place: Place,
-    who: Who,
+    run_as: RunAs,
 }
 
 impl Subtree {
-    fn new(who: Who) -> Self {
+    fn new(run_as: RunAs) -> Self {
         let place = Place::new();
         let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
         let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         let mount = fields.rev().find(|fields| fields[2] == "cgroup2").expect("a mount")[1];
         let folder = Path::new(mount).join(place.marker());
         fs::create_dir(&folder).expect("a cgroup");
-        if who == Who::User {
+        if run_as == RunAs::User {
             for file in [".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
                 chown(folder.join(file), Some(USER), Some(USER)).expect("delegated");
             }
             chown(place.path(), Some(USER), Some(USER)).expect("given");
         }
-        Self { folder, place, who }
+        Self { folder, place, run_as }
     }
 
-    /// A command in the subtree, by its user here; what follows are program and arguments.
+    /// A command in the subtree, run by the user of this subtree; program and arguments follow.
     fn command(&self) -> Command {
         let mut command = Command::new("/bin/sh");
         let join = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.folder.display());
         command.args(["-c", &join, "sh"]);
-        if self.who == Who::User {
+        if self.run_as == RunAs::User {
             command.args(["setpriv", "--reuid=61234", "--regid=61234", "--clear-groups"]);
             command.args(["--inh-caps=-all", "--bounding-set=-all"]);
         }
@@ -168,7 +168,7 @@ impl Subtree {
         command.args(args).stdin(Stdio::null()).output().expect("the command runs")
     }
 
-    /// Starts the task, and returns its root and what hides.
+    /// Starts the task, and returns its root and the hidden process.
     fn start(&self, host: &mut Host, how: &str, then: &str) -> (Eye, Eye) {
         for (name, script) in [("root.pl", ROOT), ("hides.pl", HIDES)] {
             fs::write(self.place.path().join(name), script).expect("a script");
@@ -203,10 +203,10 @@ impl Drop for Subtree {
     }
 }
 
-/// Plays one way to hide with each end: nothing outlives the task, nothing else is ended, and its cgroup is removed.
-fn nothing_outlives(who: Who, how: &str) {
+/// Tests one way to hide with each kind of end: nothing outlives the task, nothing else is ended, and its cgroup is removed.
+fn nothing_outlives(run_as: RunAs, how: &str) {
     for end in ENDS {
-        let subtree = Subtree::new(who);
+        let subtree = Subtree::new(run_as);
         let mut unrelated = canary();
         let mut host = subtree.host("");
         let then = if end == End::ByItself { "end" } else { "sleep" };
@@ -224,14 +224,14 @@ fn nothing_outlives(who: Who, how: &str) {
                 None
             }
         };
-        let told = output.as_ref().map(|output| {
+        let printed = output.as_ref().map(|output| {
             let text = String::from_utf8_lossy(&output.stdout);
             format!("{} {text} {}", output.status, String::from_utf8_lossy(&output.stderr))
         });
-        assert!(task.is_dead() && hidden.is_dead(), "{who:?} {how} {end:?}: {told:?}");
+        assert!(task.is_dead() && hidden.is_dead(), "{run_as:?} {how} {end:?}: {printed:?}");
         assert!(
             output.is_none_or(|output| output.status.success()),
-            "{who:?} {how} {end:?}: {told:?}"
+            "{run_as:?} {how} {end:?}: {printed:?}"
         );
         until(&format!("{how} {end:?}: the cgroup is removed"), || !leaf.exists());
         until("its row is closed", || subtree.place.sqlite3("SELECT count(*) FROM running") == "0");
@@ -245,9 +245,9 @@ fn nothing_outlives_anyone(how: &str) {
     if !leaves() || !root() {
         return;
     }
-    nothing_outlives(Who::Root, how);
+    nothing_outlives(RunAs::Root, how);
     need!("setpriv");
-    nothing_outlives(Who::User, how);
+    nothing_outlives(RunAs::User, how);
 }
 
 #[test]
@@ -260,20 +260,20 @@ fn a_task_with_200_nested_cgroups_was_outlived_by_the_deepest() {
     nothing_outlives_anyone("deep:200");
 }
 
-/// 13 bytes for each: three times `PATH_MAX`.
+/// 13 bytes for each level: three times `PATH_MAX`.
 #[test]
 fn a_task_with_1000_nested_cgroups_was_outlived_by_the_deepest() {
     nothing_outlives_anyone("deep:1000");
 }
 
 #[test]
-fn what_is_in_a_closed_cgroup_outlived_its_task() {
+fn a_process_in_a_closed_cgroup_outlived_its_task() {
     nothing_outlives_anyone("closed:3");
 }
 
 /// Neither a list nor `/proc/PID/cgroup` shows all of the path.
 #[test]
-fn what_is_deep_below_a_closed_cgroup_outlived_its_task() {
+fn a_process_deep_below_a_closed_cgroup_outlived_its_task() {
     nothing_outlives_anyone("closed:700");
 }
 
@@ -303,7 +303,7 @@ fn a_task_that_made_its_own_cgroup_threaded_was_outlived() {
 }
 
 #[test]
-fn what_a_task_has_frozen_is_ended_with_it() {
+fn a_process_that_its_task_has_frozen_is_ended_with_it() {
     nothing_outlives_anyone("frozen");
 }
 
@@ -316,7 +316,7 @@ fn a_process_that_moves_between_nested_cgroups_is_ended() {
 fn a_cgroup_namespace_hides_nothing() {
     need!("perl", "find", "unshare");
     if leaves() && root() {
-        nothing_outlives(Who::Root, "namespace");
+        nothing_outlives(RunAs::Root, "namespace");
     }
 }
 
@@ -327,7 +327,7 @@ fn more_members_than_descriptors_are_ended_with_their_cgroup() {
     if !leaves() || !root() {
         return;
     }
-    let subtree = Subtree::new(Who::Root);
+    let subtree = Subtree::new(RunAs::Root);
     let mut host = subtree.host("");
     let (_, hidden) = subtree.start(&mut host, "many:150", "sleep");
     let leaf = subtree.leaf();
@@ -338,24 +338,24 @@ fn more_members_than_descriptors_are_ended_with_their_cgroup() {
         .arg("reap")
         .output()
         .expect("the command runs");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(hidden.is_dead(), "{told} {}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(hidden.is_dead(), "{printed} {}", String::from_utf8_lossy(&output.stderr));
     until("the cgroup is removed", || {
-        // What could not be seen to the end by one is by the next.
+        // What one command could not see completely is handled by the next.
         leaf.exists() && subtree.procledger(&["reap"]).status.success() || !leaf.exists()
     });
-    assert!(!leaf.exists(), "{told}");
+    assert!(!leaf.exists(), "{printed}");
 }
 
-/// A process of another PID namespace has no pid in ours. Where something in the cgroup must be left, it is not killed as a
-/// whole: what lives on is reported, and the next attempt ends it.
+/// A process of another PID namespace has no pid in ours. If something in the cgroup must be left, the cgroup is not killed as
+/// a whole: the survivor is reported, and the next attempt ends it.
 #[test]
-fn what_cannot_be_listed_beside_a_protected_program_is_reported_as_a_survivor() {
+fn an_unlistable_member_beside_a_protected_program_is_reported_as_a_survivor() {
     need!("find", "unshare", "nsenter");
     if !leaves() || !root() || !namespaces() {
         return;
     }
-    let subtree = Subtree::new(Who::Root);
+    let subtree = Subtree::new(RunAs::Root);
     let place = &subtree.place;
     let mut command = subtree.command();
     command.args(["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]);
@@ -391,15 +391,18 @@ fn what_cannot_be_listed_beside_a_protected_program_is_reported_as_a_survivor() 
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout) + &text(&output.stderr))
     };
-    let (code, told) = kill(&["--protect", "keepme"]);
-    assert_eq!(code, Some(3), "{told}");
-    assert!(told.contains("cannot be listed") && !kept.is_dead() && !outside.0.is_dead(), "{told}");
+    let (code, printed) = kill(&["--protect", "keepme"]);
+    assert_eq!(code, Some(3), "{printed}");
+    assert!(
+        printed.contains("cannot be listed") && !kept.is_dead() && !outside.0.is_dead(),
+        "{printed}"
+    );
     let row = "SELECT state, last_error LIKE '%cannot be listed%' FROM process WHERE root IS NULL";
     assert_eq!(place.sqlite3(row), "survived|1");
 
     kept.kill();
-    let (code, told) = kill(&[]);
-    assert_eq!(code, Some(0), "{told}");
-    assert!(outside.0.is_dead(), "{told}");
+    let (code, printed) = kill(&[]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(outside.0.is_dead(), "{printed}");
     until("the cgroup is removed", || !leaf.exists());
 }

@@ -1,4 +1,4 @@
-//! A process may call itself anything: `/proc/PID/stat` of the real kernel, with names made to mislead its readers.
+//! A process may give itself any name: `/proc/PID/stat` of the real kernel, with names that mislead parsers.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use procledger::{Job, Outcome, Tracker};
 
 use crate::support::{Guard, Place, canary, until};
 
-/// 15 bytes at most (prctl(2), `PR_SET_NAME`), as printf(1) writes them.
+/// 15 bytes at most (prctl(2), `PR_SET_NAME`), in the syntax of printf(1).
 const NAMES: [&str; 8] = [
     "a) S 1 (b",
     ") R 1 1 1 1 0",
@@ -21,7 +21,7 @@ const NAMES: [&str; 8] = [
     "\\377\\376)",
 ];
 
-/// Names itself, says that it did, and stays.
+/// Names itself, reports that it did, and stays.
 fn script(name: &str) -> String {
     format!("printf '{name}' >/proc/$$/comm; : >\"$1\"; sleep 600; :")
 }
@@ -63,7 +63,7 @@ fn names_made_to_mislead_are_spawned_registered_seen_and_ended() {
 
         for task in [&spawned, &registered] {
             let report = tracker.terminate(task).expect("ended");
-            // The shell, and its `sleep` where that was started yet.
+            // The shell, and its `sleep` if that was started already.
             assert!(matches!(report.endings.len(), 1 | 2), "{name}: {report:?}");
             for ending in &report.endings {
                 assert!(matches!(ending.outcome, Outcome::Term), "{name}: {ending:?}");

@@ -1,5 +1,5 @@
-//! A sandbox that maps one user, as `unshare --user` and bubblewrap make it: root's folders, `/` among them, show as
-//! nobody's there. A ledger was refused for that, wherever it was put.
+//! A sandbox that maps one user, as `unshare --user` and bubblewrap create it: root's folders, including `/`, appear there as
+//! owned by the user `nobody`. For that reason a ledger was refused wherever it was put.
 
 use std::{
     fs::{self, Permissions},
@@ -12,7 +12,7 @@ use crate::{
     support::{Place, need, skipped},
 };
 
-/// No account's number: nobody's would be the one that unmapped owners show as.
+/// A uid without an account: that of `nobody` would be the one that unmapped owners appear as.
 const ORDINARY: u32 = 61_235;
 
 #[test]
@@ -32,7 +32,7 @@ fn a_ledger_below_roots_folders_is_opened_in_it() {
         Command::new("unshare")
     };
     clean(&mut command, &place);
-    // The built command may lie where this user may not look.
+    // The built command may be in a folder that this user may not read.
     let copy = place.path().join("procledger");
     fs::copy(PROCLEDGER, &copy).expect("a copy");
     command.args(["--user", "--map-root-user"]).arg(copy).arg("--db").arg(folder.join("ledger.db"));

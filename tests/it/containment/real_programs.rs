@@ -1,8 +1,8 @@
-//! Real programs that leave their task in the ways that real ones do, in one task: the host is killed, or the root ends
-//! well and leaves them all. Beside them run some of the same programs that no ledger knows, and those have to live.
+//! Real programs that leave their task in typical ways, all in one task: the host is killed, or the root exits with 0 and
+//! leaves them all. Beside them run some of the same programs that are in no ledger, and those have to survive.
 //!
-//! Each scenario runs in a PID namespace of its own, so that the oracle can count everything, and so that all of it dies
-//! with the test.
+//! Each scenario runs in a PID namespace of its own, so that the oracle can count everything, and so that all of it dies with
+//! the test.
 
 mod cast;
 mod oracle;
@@ -16,33 +16,33 @@ use std::{
 };
 
 use cast::{Actor, CAST};
-use oracle::{Seen, Who, everybody, left};
+use oracle::{Identity, Seen, left, live_processes};
 
 use crate::{
     containment::leaves::leaves,
     support::{Eye, Guard, Host, Place, in_namespace, in_namespace_as_a_user, root, until},
 };
 
-/// What session mode may lose or has to leave alone, by the README's section on what escapes: `redis-server`, `nginx` and
-/// the hidden daemon have left their session and environment before any pass saw them; `tmux` is tied by its token alone
+/// What session mode may lose or has to spare, according to the README's section on what escapes: `redis-server`, `nginx` and
+/// the hidden daemon have left their session and environment before any pass saw them; `tmux` is a member by its token alone
 /// and serves a terminal; `ssh-agent` keeps its environment secret from its own user.
 const NAMED_IN_THE_README: [&str; 6] =
     ["redis-server", "nginx", "hidden-daemon", "tmux: server", "tmux-window", "ssh-agent"];
-/// What a root leaves has to be gone by then.
+/// The descendants of a root have to be gone by then.
 const AFTER_ITS_ROOT: Duration = Duration::from_secs(1);
 
-/// The task, running, and the strangers beside it.
+/// The task, running, and the unrelated programs beside it.
 struct Stage {
     containment: &'static str,
     place: Place,
     host: Host,
     root: Eye,
-    /// All of the task, the root too.
+    /// All processes of the task, including the root.
     company: Vec<Seen>,
-    strangers: Vec<Seen>,
-    /// The host and the strangers.
+    unrelated: Vec<Seen>,
+    /// The host and the unrelated programs.
     others: HashSet<u32>,
-    /// What started the strangers.
+    /// The process that started the unrelated programs.
     _shell: Guard,
 }
 
@@ -50,45 +50,47 @@ impl Stage {
     fn set(containment: &'static str) -> Self {
         let place = Place::new();
         let actors = cast::present(&CAST);
-        let (shell, strangers) = strangers(&place);
+        let (shell, unrelated) = unrelated(&place);
         let named = if containment == "keeper" { " keeper" } else { "" };
         let mut host = Host::start(&place, &format!("containment={containment}{named}"));
-        let others = strangers.iter().map(|seen| seen.who.pid).chain([host.pid()]).collect();
+        let others = unrelated.iter().map(|seen| seen.identity.pid).chain([host.pid()]).collect();
         let folder = folder(&place, "task");
         let root = host.spawn("play", &cast::write_script(&actors, &folder));
         cast::wait_until_up(&actors, &folder);
-        let company = everybody(&others);
+        let company = live_processes(&others);
         for Actor { name, trace, .. } in actors {
-            let is_it = |who: &Who| who.name.contains(trace) || who.command.contains(trace);
-            let plays = company.iter().any(|seen| is_it(&seen.who));
+            let is_it = |identity: &Identity| {
+                identity.name.contains(trace) || identity.command.contains(trace)
+            };
+            let plays = company.iter().any(|seen| is_it(&seen.identity));
             assert!(plays, "no {name} in {:#?}", all(&company));
         }
         let rows = "SELECT containment FROM process WHERE root IS NULL";
         assert_eq!(place.sqlite3(rows), containment, "the row says how it is contained");
-        Self { containment, place, host, root, company, strangers, others, _shell: shell }
+        Self { containment, place, host, root, company, unrelated, others, _shell: shell }
     }
 
-    /// Nobody is left but, in session mode, whom the README names; and no stranger was hit.
+    /// No process is left except, in session mode, those that the README names; and no unrelated program was ended.
     fn assert_clean(&self) {
         let has_gone = |seen: &Seen| !is_keeper(seen) || seen.eye.is_dead();
         until("the keeper has gone after its tree", || self.company.iter().all(has_gone));
         let left = left(&self.company, &self.others);
-        let may_be_left = |who: &&Who| {
-            self.containment == "session" && NAMED_IN_THE_README.contains(&who.name.as_str())
+        let may_be_left = |identity: &&Identity| {
+            self.containment == "session" && NAMED_IN_THE_README.contains(&identity.name.as_str())
         };
-        let lost: Vec<_> = left.iter().filter(|who| !may_be_left(who)).collect();
+        let lost: Vec<_> = left.iter().filter(|identity| !may_be_left(identity)).collect();
         assert!(lost.is_empty(), "left in {} mode: {lost:#?}", self.containment);
-        let hit: Vec<_> = self.strangers.iter().filter(|seen| seen.eye.is_dead()).collect();
-        assert!(hit.is_empty(), "strangers were hit: {:#?}", all(hit));
+        let hit: Vec<_> = self.unrelated.iter().filter(|seen| seen.eye.is_dead()).collect();
+        assert!(hit.is_empty(), "unrelated programs were ended: {:#?}", all(hit));
         println!("{}: {} played, left: {left:?}", self.containment, self.company.len());
     }
 
-    /// Who died is in the leak report, with the task.
+    /// Every process that died is in the leak report, with its task.
     fn assert_reported(&self) {
         let leaks = self.place.sqlite3("SELECT pid FROM leaks WHERE task_id = 'play'");
         let leaks: HashSet<u32> = leaks.lines().map(|pid| pid.parse().expect("a pid")).collect();
         let is_missing = |seen: &&Seen| {
-            let pid = seen.who.pid;
+            let pid = seen.identity.pid;
             let is_of_the_task = pid != self.root.pid() && !is_keeper(seen);
             is_of_the_task && seen.eye.is_dead() && !leaks.contains(&pid)
         };
@@ -105,21 +107,21 @@ impl Stage {
 
 /// The kernel keeps 15 bytes of `procledger-keeper`.
 fn is_keeper(seen: &Seen) -> bool {
-    seen.who.name == "procledger-keep"
+    seen.identity.name == "procledger-keep"
 }
 
-fn all<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Vec<&'a Who> {
-    seen.into_iter().map(|seen| &seen.who).collect()
+fn all<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Vec<&'a Identity> {
+    seen.into_iter().map(|seen| &seen.identity).collect()
 }
 
-/// The daemons of the cast once more, started by nobody that a ledger knows. Not those that take their time to start.
-fn strangers(place: &Place) -> (Guard, Vec<Seen>) {
+/// Starts the daemons of the cast again, outside of any ledger. Excludes those that take long to start.
+fn unrelated(place: &Place) -> (Guard, Vec<Seen>) {
     let mut actors = cast::present(&CAST);
     actors.retain(|actor| actor.is_small);
-    let folder = folder(place, "strangers");
+    let folder = folder(place, "unrelated");
     let shell = place.child(&cast::write_script(&actors, &folder));
     cast::wait_until_up(&actors, &folder);
-    let seen = everybody(&HashSet::new());
+    let seen = live_processes(&HashSet::new());
     assert!(seen.len() > actors.len(), "{:#?}", all(&seen));
     (shell, seen)
 }
@@ -130,7 +132,7 @@ fn folder(place: &Place, name: &str) -> PathBuf {
     folder
 }
 
-/// The host is killed: after one `reap` nobody is left.
+/// The host is killed: after one `reap` no process is left.
 fn a_host_is_killed(containment: &'static str) {
     let stage = Stage::set(containment);
     Eye::on(stage.host.pid()).kill();
@@ -138,17 +140,17 @@ fn a_host_is_killed(containment: &'static str) {
     assert!(output.status.success(), "{output:?}");
     stage.assert_clean();
     stage.assert_reported();
-    // What could not be verified is told and counted.
+    // What could not be verified is reported and counted.
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let suspects = report["suspects"].as_array().expect("a list");
     assert_eq!(suspects.is_empty(), containment != "session", "{suspects:?}");
     let report = stage.place.procledger(&["report"]);
-    let told = String::from_utf8(report.stderr).expect("text");
+    let warnings = String::from_utf8(report.stderr).expect("text");
     let doubt = "1 of these trees was contained by a session only";
-    assert_eq!(told.contains(doubt), containment == "session", "{told}");
+    assert_eq!(warnings.contains(doubt), containment == "session", "{warnings}");
 }
 
-/// The root ends with 0: how long after it the last one is gone that has to go.
+/// The root ends with 0: measures how long after it the last process that has to end is gone.
 fn a_root_ends_well(containment: &'static str) -> Duration {
     let stage = Stage::set(containment);
     let go = stage.place.path().join("task/go");
@@ -160,7 +162,7 @@ fn a_root_ends_well(containment: &'static str) -> Duration {
         .company
         .iter()
         .filter(|seen| {
-            containment != "session" || !NAMED_IN_THE_README.contains(&seen.who.name.as_str())
+            containment != "session" || !NAMED_IN_THE_README.contains(&seen.identity.name.as_str())
         })
         .collect();
     until("all are gone", || has_to_go.iter().all(|seen| seen.eye.is_dead()));
@@ -174,7 +176,7 @@ fn a_root_ends_well(containment: &'static str) -> Duration {
     took
 }
 
-/// One of three: a busy machine delays everybody. That nobody is left holds each time.
+/// The best of three: other load on the machine delays everything. That no process is left holds each time.
 fn within_a_second(containment: &'static str) {
     let mut took = Vec::new();
     while !took.iter().any(|took| *took <= AFTER_ITS_ROOT) {
@@ -191,7 +193,7 @@ fn a_killed_hosts_programs_in_session_mode() {
     }
 }
 
-/// Whose daemons he may not look into: `ssh-agent` forbids it.
+/// The user may not inspect all of its own daemons: `ssh-agent` forbids it.
 #[test]
 fn a_killed_hosts_programs_in_session_mode_of_an_ordinary_user() {
     let test =
@@ -208,8 +210,8 @@ fn a_killed_hosts_programs_in_a_leaf() {
     }
 }
 
-/// An ordinary user can make a PID namespace only as root of a user namespace, and such a root is refused a keeper that the
-/// machine's root owns: the user's turn is the next test, in a namespace that root makes.
+/// An ordinary user can create a PID namespace only as root of a user namespace, and such a root is refused a keeper that the
+/// machine's root owns: the ordinary user is tested next, in a namespace that root creates.
 fn in_namespace_with_keepers(test: &str) -> bool {
     root() && in_namespace(test)
 }
@@ -233,22 +235,22 @@ fn a_killed_hosts_programs_under_a_keeper_of_an_ordinary_user() {
 }
 
 #[test]
-fn what_a_root_leaves_under_a_keeper() {
-    if in_namespace_with_keepers("containment::real_programs::what_a_root_leaves_under_a_keeper") {
+fn strays_of_a_root_under_a_keeper() {
+    if in_namespace_with_keepers("containment::real_programs::strays_of_a_root_under_a_keeper") {
         within_a_second("keeper");
     }
 }
 
 #[test]
-fn what_a_root_leaves_in_session_mode() {
-    if in_namespace("containment::real_programs::what_a_root_leaves_in_session_mode") {
+fn strays_of_a_root_in_session_mode() {
+    if in_namespace("containment::real_programs::strays_of_a_root_in_session_mode") {
         within_a_second("session");
     }
 }
 
 #[test]
-fn what_a_root_leaves_in_a_leaf() {
-    if in_namespace("containment::real_programs::what_a_root_leaves_in_a_leaf") && leaves() {
+fn strays_of_a_root_in_a_leaf() {
+    if in_namespace("containment::real_programs::strays_of_a_root_in_a_leaf") && leaves() {
         within_a_second("cgroup");
     }
 }

@@ -1,12 +1,12 @@
-//! A daemon that hides from its session and wipes its environment between two health passes, and a host that crashes then.
+//! A daemon that leaves its session and wipes its environment between two health passes, and a host that crashes then.
 
 use crate::support::{Eye, Host, Place, canary, stays, until};
 
-/// No health pass comes to its help.
+/// The interval is so long that no health pass finds it.
 const SESSION: &str = "containment=session interval=3600000";
-const TOLD: &str = "forked below it, as the kernel reported";
+const EVIDENCE: &str = "forked below it, as the kernel reported";
 
-/// Forks twice, has a session, an empty environment and a working directory of its own; its pid in `FILE`.
+/// Forks twice, and has a session, an empty environment and a working directory of its own; its pid is in `FILE`.
 fn daemon(place: &Place, file: &str) -> String {
     let path = place.path().join(file);
     format!(
@@ -16,32 +16,32 @@ fn daemon(place: &Place, file: &str) -> String {
     )
 }
 
-/// Whether the kernel tells forks here, by `doctor`; where not, that is what the test shows.
-fn told(place: &Place) -> bool {
+/// Whether the kernel reports forks here, according to `doctor`; if not, the test checks only that.
+fn forks_are_reported(place: &Place) -> bool {
     let output = place.procledger(&["doctor", "--json"]);
     let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let finding = findings.as_array().expect("an array").iter().find(|one| one["check"] == "forks");
     let detail = finding.expect("doctor says it")["detail"].as_str().expect("text").to_owned();
-    let told = detail.starts_with("the kernel reports them");
-    assert!(told || detail.starts_with("fork events unavailable ("), "{detail}");
-    if !told {
+    let reported = detail.starts_with("the kernel reports them");
+    assert!(reported || detail.starts_with("fork events unavailable ("), "{detail}");
+    if !reported {
         println!("not shown here: {detail}");
     }
-    told
+    reported
 }
 
-fn rows_told(place: &Place) -> String {
-    place.sqlite3(&format!("SELECT pid FROM process WHERE evidence = '{TOLD}' ORDER BY pid"))
+fn reported_rows(place: &Place) -> String {
+    place.sqlite3(&format!("SELECT pid FROM process WHERE evidence = '{EVIDENCE}' ORDER BY pid"))
 }
 
 fn has_row(place: &Place, eye: &Eye) -> bool {
-    rows_told(place).lines().any(|pid| pid == eye.pid().to_string())
+    reported_rows(place).lines().any(|pid| pid == eye.pid().to_string())
 }
 
 #[test]
 fn a_daemon_that_hid_is_recorded_at_once_and_ended_after_a_crash() {
     let place = Place::new();
-    if !told(&place) {
+    if !forks_are_reported(&place) {
         return;
     }
     let mut canary = canary();
@@ -64,9 +64,9 @@ fn a_daemon_that_hid_is_recorded_at_once_and_ended_after_a_crash() {
 }
 
 #[test]
-fn what_hides_long_after_it_was_forked_is_recorded_as_well() {
+fn a_process_that_hides_long_after_its_fork_is_recorded_as_well() {
     let place = Place::new();
-    if !told(&place) {
+    if !forks_are_reported(&place) {
         return;
     }
     let mut host = Host::start(&place, SESSION);
@@ -79,9 +79,9 @@ fn what_hides_long_after_it_was_forked_is_recorded_as_well() {
 }
 
 #[test]
-fn strangers_and_helpers_that_hide_nothing_get_no_row() {
+fn unrelated_and_helper_processes_that_hide_nothing_get_no_row() {
     let place = Place::new();
-    if !told(&place) {
+    if !forks_are_reported(&place) {
         return;
     }
     let mut host = Host::start(&place, SESSION);
@@ -90,23 +90,23 @@ fn strangers_and_helpers_that_hide_nothing_get_no_row() {
         &format!("while :; do /bin/true; sleep 0.1; done & {}; wait", daemon(&place, "hidden")),
     );
     let storm = "i=0; while [ $i -lt 2000 ]; do /bin/true; i=$((i+1)); done; setsid env -i sleep 1; echo > stormed";
-    let mut stranger = place.child(storm);
+    let mut unrelated = place.child(storm);
     let hidden = place.eye("hidden");
     until("the listener is at work", || has_row(&place, &hidden));
     place.wait_for("stormed");
-    until("it is over", || !stranger.is_running());
-    let strangers = format!(
-        "SELECT count(*) FROM process WHERE evidence = '{TOLD}' AND command NOT LIKE '%{}%' AND command NOT LIKE '%sleep\",\"0.2%'",
+    until("it is over", || !unrelated.is_running());
+    let rows = format!(
+        "SELECT count(*) FROM process WHERE evidence = '{EVIDENCE}' AND command NOT LIKE '%{}%' AND command NOT LIKE '%sleep\",\"0.2%'",
         place.marker()
     );
-    stays("nobody else has a row", || place.sqlite3(&strangers) == "0");
+    stays("no other process has a row", || place.sqlite3(&rows) == "0");
     host.stop();
 }
 
 #[test]
 fn it_listens_only_while_there_is_a_root_that_its_session_holds() {
     let place = Place::new();
-    if !told(&place) {
+    if !forks_are_reported(&place) {
         return;
     }
     let mut host = Host::start(&place, SESSION);
@@ -122,7 +122,7 @@ fn it_listens_only_while_there_is_a_root_that_its_session_holds() {
     host.stop();
 }
 
-/// Threads of the host, by the first 15 letters of their name.
+/// Threads of the host, by the first 15 characters of their name.
 fn listeners(host: &Host) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", host.pid())).expect("threads");
     let names = tasks.filter_map(|task| std::fs::read(task.ok()?.path().join("comm")).ok());

@@ -1,4 +1,4 @@
-//! Not a scenario: what makes a disk full, a system call fail or a mount go away, and puts it right again.
+//! Not a scenario: makes a disk full, a system call fail or a mount disappear, and restores it.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ impl SmallDisk {
         self.folder.join("ledger.db")
     }
 
-    /// Not a byte is left.
+    /// Fills it to the last byte.
     pub(crate) fn fill(&self) {
         let mut file = fs::File::options()
             .create(true)
@@ -48,7 +48,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a tracker of a test that failed still has files open.
+        // Lazily: a tracker of a failed test may still have files open.
         let _ = Command::new("umount").arg("--lazy").arg(&self.folder).status();
     }
 }
@@ -58,15 +58,15 @@ pub(crate) fn run(tool: &str, args: &[&str], path: &Path) {
     assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A host whose system calls fail, for as long as this lives: strace(1) is attached to it, and lets go.
+/// A host whose system calls fail as long as this lives: strace(1) is attached to it, and detaches on drop.
 pub(crate) struct Fault {
     strace: Guard,
     host: u32,
 }
 
 impl Fault {
-    /// `inject` is an expression of strace(1): `pwrite64:error=EIO`. Only calls that name one of `paths`, or a descriptor
-    /// of it, count where there are any.
+    /// `inject` is an expression of strace(1): `pwrite64:error=EIO`. If `paths` is not empty, only calls that name one of them,
+    /// or a descriptor of it, count.
     pub(crate) fn on(place: &Place, host: u32, inject: &str, paths: &[&Path]) -> Self {
         let calls = inject.split(':').next().expect("calls");
         let mut command = Command::new("strace");
@@ -88,13 +88,13 @@ impl Fault {
         log.lines().filter(|line| line.contains("(INJECTED)")).count()
     }
 
-    /// The host goes on without it.
+    /// The host continues without the fault.
     pub(crate) fn lift(mut self) {
         let fd = pidfd(self.strace.pid()).expect("strace lives");
         rustix::process::pidfd_send_signal(&fd, rustix::process::Signal::INT).expect("sent");
         let host = self.host;
         eventually("strace has let go", || self.strace.0.try_wait().expect("a child"));
-        until("nobody traces the host", || {
+        until("the host is not traced", || {
             threads(host).into_iter().all(|thread| tracer(host, thread) == Some(0))
         });
     }

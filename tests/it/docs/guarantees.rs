@@ -1,4 +1,4 @@
-//! docs/guarantees.md is true: what it names is there, and each invariant has a test that bears its number.
+//! docs/guarantees.md is true: everything it names exists, and each invariant has a test with its number.
 
 use std::{
     collections::BTreeSet,
@@ -80,7 +80,7 @@ fn each_invariant_is_held_by_a_test_named_after_it_and_all_of_those_are_on_the_p
         let held: Vec<&String> = tests.iter().filter(bears).collect();
         assert!(!held.is_empty(), "no test is named after invariant {number}");
         let named: BTreeSet<&str> = code(section).collect();
-        // Those beside the code are many, and small.
+        // The unit tests beside the code are many, and small.
         for test in held.iter().filter(|test| test.contains("::")) {
             assert!(named.contains(test.as_str()), "{test} is not named with invariant {number}");
         }

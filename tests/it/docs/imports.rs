@@ -1,4 +1,4 @@
-//! Imports, read from the source with `syn`: which file uses which, and that no file uses itself by way of others.
+//! Imports, read from the source with `syn`: which file uses which, and that no file uses itself through others.
 //!
 //! A name that a `mod.rs` only re-exports counts as a use of the file that defines it. Unit tests do not count.
 
@@ -51,7 +51,7 @@ impl Crate {
         Self { files }
     }
 
-    /// For each module the modules that it uses.
+    /// Returns for each module the modules that it uses.
     fn uses(&self) -> BTreeMap<&Module, BTreeSet<Module>> {
         let mut all = BTreeMap::new();
         for (module, file) in self.files.iter().filter(|(module, _)| !is_of_tests(module)) {
@@ -90,7 +90,7 @@ impl Crate {
                 (at, rest) = (child, &rest[1..]);
                 continue;
             }
-            // Not a file: something that the file at hand defines or re-exports.
+            // Not a file: an item that this file defines or re-exports.
             let re_exported = (depth < 8).then(|| self.re_exported(&at, word)).flatten();
             return match re_exported {
                 Some(path) => self.defined_in(&at, &path, depth + 1).or(Some(at)),
@@ -132,7 +132,7 @@ impl<'ast> Visit<'ast> for Named {
     }
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        // A file that hands on what its folder has does not use it.
+        // A file that re-exports items of its folder does not use them.
         if matches!(item.vis, syn::Visibility::Inherited) {
             let mut leaves = Vec::new();
             leaves_of(&item.tree, &mut Vec::new(), &mut leaves);
@@ -192,7 +192,7 @@ fn is_of_tests(module: &[String]) -> bool {
     module.iter().any(|part| part == "tests")
 }
 
-/// Sets of modules that use each other by way of each other.
+/// Sets of modules that use each other in a cycle.
 fn circles(uses: &BTreeMap<&Module, BTreeSet<Module>>) -> Vec<Vec<String>> {
     let reached = |from: &Module| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![from.clone()]);
@@ -219,7 +219,7 @@ fn circles(uses: &BTreeMap<&Module, BTreeSet<Module>>) -> Vec<Vec<String>> {
     circles
 }
 
-/// Fails where files of a crate use each other in a circle; `left_out` names a module whose circles are not looked for.
+/// Fails if files of a crate use each other in a circle; `left_out` names a module whose circles are not checked.
 fn no_circle(root: &str, without: &[&str], left_out: Option<&str>) {
     let files = Crate::read(root, without);
     assert!(files.files.len() > 2, "where is the source of {root}?");
@@ -246,7 +246,7 @@ fn no_circle(root: &str, without: &[&str], left_out: Option<&str>) {
 
 #[test]
 fn no_file_below_the_tracker_uses_itself_by_way_of_others() {
-    // The tracker itself is not there yet: its parts still share one type (`runtime::shared`).
+    // The tracker itself is excluded: its parts still share one type (`runtime::shared`).
     no_circle("src/lib.rs", &["bin"], Some("tracker"));
 }
 

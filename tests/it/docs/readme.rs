@@ -1,4 +1,4 @@
-//! The README is true: its commands run, its queries answer in the columns that it shows. Its Rust is a doctest.
+//! The README is true: its commands run, and its queries answer with the columns that it shows. Its Rust is a doctest.
 
 use std::{fs, process::Command};
 
@@ -7,8 +7,8 @@ use crate::{
     support::{Place, tool},
 };
 
-/// The two commands for a machine with Rust and a C compiler. They build and test this crate, so a test does not run
-/// them; it holds that CI does, word for word.
+/// The two commands for a machine with Rust and a C compiler. They build and test this crate, so a test does not run them; it
+/// checks that CI runs them, word for word.
 const FOR_A_FRESH_MACHINE: [&str; 2] = ["cargo run -- demo", "cargo test"];
 
 fn file(name: &str) -> String {
@@ -16,7 +16,7 @@ fn file(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Fenced blocks: language and text, in their order.
+/// Fenced blocks: language and text, in order.
 fn blocks(text: &str) -> Vec<(String, String)> {
     let mut blocks = Vec::new();
     let mut open: Option<(String, String)> = None;
@@ -59,7 +59,7 @@ fn every_shell_block_runs_and_shows_what_it_says() {
         }
         let out = run_block(script);
         if let Some((_, shown)) = blocks.get(index + 1).filter(|(language, _)| language == "text") {
-            // Pids and times differ; the columns do not, and something is below them.
+            // Pids and times differ; the columns do not, and there is a row below them.
             let columns = shown.lines().next().expect("a line");
             assert_eq!(words(out.lines().next().unwrap_or_default()), words(columns), "{script}");
             assert!(out.lines().count() > 2, "nothing to see: {script}{out}");
@@ -69,7 +69,7 @@ fn every_shell_block_runs_and_shows_what_it_says() {
     assert!(tried >= 2, "where are the README's blocks?");
 }
 
-/// In a folder of its own, beside a ledger with a past: something runs, something ended, something leaked.
+/// In a folder of its own, with a ledger that has a history: one process runs, one ended, one leaked.
 fn run_block(script: &str) -> String {
     let place = Place::new();
     run(&place, &["run", "--task", "ended", "--", "sh", "-c", "exit 3"]).expect(3);

@@ -1,4 +1,4 @@
-//! The house rules that a reader of the source may rely on, read from the source itself.
+//! The rules that a reader of the source may rely on, checked against the source itself.
 
 use std::{
     collections::BTreeSet,
@@ -29,17 +29,17 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("fuzzing", &["policy", "sys", "export"]),
 ];
 
-/// A file is as long as its concept: 150 to 400 lines as a rule. Beyond this it certainly holds two.
+/// A file is as long as its concept: usually 150 to 400 lines. Beyond this limit it certainly contains two.
 const LONGEST_FILE: usize = 800;
-/// A function is an idea, not a clause. Beyond this it is no longer read at a glance.
+/// A function has one idea. Beyond this limit it cannot be read at a glance any more.
 const LONGEST_FUNCTION: usize = 100;
 
 struct Source {
-    /// Below `src`.
+    /// The path below `src`.
     path: PathBuf,
-    /// Without comments, and without the module of tests at its end.
+    /// The text without comments, and without the module of tests at its end.
     code: String,
-    /// As it is.
+    /// The original text.
     text: String,
 }
 
@@ -49,7 +49,7 @@ impl Source {
     }
 }
 
-/// Every source file; those that are all tests are not among them.
+/// Every source file except those that contain only tests.
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let (mut folders, mut all) = (vec![root.clone()], Vec::new());
@@ -165,10 +165,10 @@ fn sql_stands_only_in_store() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|source| !source.is_in("store")) {
         for (number, line) in source.code.lines().enumerate() {
-            // What `demo` tells a person to type into sqlite3 is text for that person.
-            let told = line.contains("sqlite3 -readonly");
+            // What `demo` suggests that a person type into sqlite3 is text for that person.
+            let suggested = line.contains("sqlite3 -readonly");
             let sql = ["SELECT ", "INSERT ", "UPDATE ", "DELETE FROM ", "PRAGMA "];
-            if !told && sql.iter().any(|word| line.contains(word)) {
+            if !suggested && sql.iter().any(|word| line.contains(word)) {
                 wrong.push(format!("{}, code line {}: {line}", source.path.display(), number + 1));
             }
         }
@@ -192,7 +192,7 @@ fn no_function_is_longer_than_a_screen() {
         for (start, line) in lines.iter().enumerate().filter(|(_, line)| is_function(line)) {
             let indent = line.len() - line.trim_start().len();
             let end = format!("{}}}", " ".repeat(indent));
-            // rustfmt puts the closing brace where the function began; one without a body has none.
+            // rustfmt aligns the closing brace with the start of the function; a function without a body has none.
             let length = lines[start..].iter().position(|line| *line == end).unwrap_or(0);
             let next = lines[start + 1..].iter().position(|line| {
                 is_function(line) && line.len() - line.trim_start().len() == indent

@@ -1,5 +1,5 @@
-//! A tree is ended while `/proc` cannot be listed, though each process in it can be read. Its root's row was ended all the
-//! same, and with it all that led to the members that nobody had seen.
+//! A tree is ended while `/proc` cannot be listed, though each process in it can be read. The row of its root was ended all the
+//! same, and with it everything that led to the members that the scan had missed.
 
 use std::{thread, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     support::{Host, Place, until},
 };
 
-/// A root that ends at SIGTERM, and a daemon that only the token ties to it.
+/// A root that ends at SIGTERM, and a daemon that only the token links to it.
 fn script(place: &Place) -> String {
     let folder = place.path().display();
     format!(
@@ -19,7 +19,7 @@ fn script(place: &Place) -> String {
     )
 }
 
-/// On a thread for which nothing can be listed.
+/// Runs on a thread for which nothing can be listed.
 fn blind(act: impl FnOnce() -> Report + Send) -> Report {
     let run = || {
         refuse(libc::SYS_getdents64, libc::ENOMEM);
@@ -29,16 +29,16 @@ fn blind(act: impl FnOnce() -> Report + Send) -> Report {
     thread::scope(|scope| scope.spawn(run).join().expect("it comes back"))
 }
 
-/// The seeing half: passes until nothing is left.
+/// The part without the fault: passes until nothing is left.
 fn settle(place: &Place, tracker: &Tracker) {
-    until("the next pass finds what nobody saw", || {
+    until("the next pass finds the missed member", || {
         tracker.health_pass().expect("a pass");
         place.sqlite3("SELECT count(*) FROM running") == "0"
     });
 }
 
 #[test]
-fn what_nobody_saw_when_its_tree_was_terminated_is_found_by_the_next_pass() {
+fn a_member_missed_by_terminate_is_found_by_the_next_pass() {
     let place = Place::new();
     let builder = Tracker::builder(place.ledger()).monitor(false).grace(Duration::from_secs(20));
     let tracker = builder.containment(ContainmentMode::Session).open().expect("a ledger");
@@ -47,14 +47,14 @@ fn what_nobody_saw_when_its_tree_was_terminated_is_found_by_the_next_pass() {
     let daemon = place.eye("daemon");
     let report = blind(|| tracker.terminate("task").expect("tried"));
     assert!(root.is_dead() && !daemon.is_dead());
-    assert_eq!(report.suspects.len(), 1, "it is told: {report:?}");
+    assert_eq!(report.suspects.len(), 1, "it is reported: {report:?}");
     let why = &report.suspects[0].why;
     assert!(why.starts_with("it has ended, but the scan for its descendants failed"), "{why}");
     assert_eq!(place.sqlite3("SELECT state, last_error IS NOT NULL FROM process"), "running|1");
 
     settle(&place, &tracker);
     assert!(daemon.is_dead());
-    // It had not ended by itself, whoever records that.
+    // It had not ended by itself, whichever instance records that.
     let row = "SELECT end_reason, end_rule FROM history WHERE NOT descendant";
     assert_eq!(place.sqlite3(row), "terminated|its owner asked");
     assert_eq!(
@@ -64,7 +64,7 @@ fn what_nobody_saw_when_its_tree_was_terminated_is_found_by_the_next_pass() {
 }
 
 #[test]
-fn what_nobody_saw_when_orphans_were_reaped_is_found_by_the_next_pass() {
+fn a_member_missed_by_a_reap_is_found_by_the_next_pass() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=session");
     let root = host.spawn("task", &script(&place));
@@ -75,7 +75,7 @@ fn what_nobody_saw_when_orphans_were_reaped_is_found_by_the_next_pass() {
     blind(|| tracker.reap_orphans().expect("tried"));
     assert!(root.is_dead() && !daemon.is_dead());
     assert_eq!(place.sqlite3("SELECT state FROM process"), "running");
-    // Blind again: no row is closed on the way.
+    // The scan fails again: no row is closed on the way.
     blind(|| tracker.health_pass().expect("a pass"));
     assert_eq!(place.sqlite3("SELECT state FROM process"), "running");
 

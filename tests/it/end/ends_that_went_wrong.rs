@@ -1,4 +1,4 @@
-//! What must still come right when an end, or its record, went another way than planned.
+//! Ends, or their records, that went another way than planned and must still be completed correctly.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -22,7 +22,7 @@ fn leaves_a_child(place: &Place) -> String {
 
 /// That child, once a health pass has recorded it.
 ///
-/// Known by its number: a pass may see any child between fork and exec, when its command is still the shell's.
+/// Identified by its pid: a pass may see any child between fork and exec, when its command is still the shell's.
 fn recorded_child(place: &Place, tracker: &Tracker) -> u32 {
     let child = place.eye("child").pid();
     let row = format!("SELECT count(*) FROM process WHERE root IS NOT NULL AND pid = {child}");
@@ -33,7 +33,7 @@ fn recorded_child(place: &Place, tracker: &Tracker) -> u32 {
     child
 }
 
-/// A stray that a health pass had recorded before its root ended had two rows, and was two leaks.
+/// A stray that a health pass had recorded before its root ended had two rows, and was counted as two leaks.
 #[test]
 fn a_stray_that_was_recorded_before_is_one_leak() {
     let place = Place::new();
@@ -54,7 +54,7 @@ fn a_stray_that_was_recorded_before_is_one_leak() {
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
 }
 
-/// What a job was told to keep was ended all the same, once a health pass had seen it.
+/// A process that a job was configured to keep was ended all the same, once a health pass had seen it.
 #[test]
 fn kept_strays_live_on_after_a_health_pass() {
     let place = Place::new();
@@ -71,7 +71,7 @@ fn kept_strays_live_on_after_a_health_pass() {
     assert!(is_alive(kept), "what was to be kept was ended");
 }
 
-/// Invariant 12: what a pass could not end, and has no entry, is tried again by the next one.
+/// Invariant 12: a process that a pass could not end, and that has no entry, is tried again by the next one.
 #[test]
 fn a_survivor_of_an_orphan_pass_is_tried_again() {
     let place = Place::new();
@@ -122,17 +122,17 @@ fn l17_a_child_beyond_the_descriptor_limit_leaves_no_zombie() {
     tracker.terminate("long").expect("terminated");
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(crate::support::state(pid), None);
-    // A leaf takes one more descriptor: too many trees at once were left running for want of it.
+    // A leaf takes one more descriptor: too many trees at once were left running because descriptors ran out.
     let report = tracker.shutdown().expect("shut down");
     assert!(report.suspects.is_empty(), "{report:?}");
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
-/// Beyond the share of the descriptor limit, in a host that reaps whatever is its child: the row was closed, and with it went
-/// all that led to the daemon.
+/// Beyond the share of the descriptor limit, in a host that reaps any of its children: the row was closed, and with it
+/// everything that led to the daemon was lost.
 #[test]
-fn what_an_unwatched_root_left_ran_on_where_the_host_had_reaped_it() {
-    const NAME: &str = "end::ends_that_went_wrong::what_an_unwatched_root_left_ran_on_where_the_host_had_reaped_it";
+fn strays_of_an_unwatched_root_ran_on_where_the_host_had_reaped_it() {
+    const NAME: &str = "end::ends_that_went_wrong::strays_of_an_unwatched_root_ran_on_where_the_host_had_reaped_it";
     let Ok(folder) = std::env::var("PROCLEDGER_IT_FEW") else {
         let place = Place::new();
         let status = Command::new("/bin/sh")
@@ -157,10 +157,10 @@ fn what_an_unwatched_root_left_ran_on_where_the_host_had_reaped_it() {
     let script = format!("setsid sleep 3600 & echo $! > {}/daemon; wait", place.path().display());
     let watched = tracker.unwatched();
     let process = tracker.spawn(job(&place, "leaver", &script)).expect("spawned");
-    assert!(tracker.unwatched() > watched, "nobody watches it");
+    assert!(tracker.unwatched() > watched, "it is not watched");
     let (root, daemon) = (Eye::on(process.pid().get()), place.eye("daemon"));
     drop(process);
-    // A pass pins whatever lives, and must have the descriptors for that.
+    // A pass opens pidfds on all live processes, and must have the descriptors for that.
     let others: Vec<String> = (0..tracker.executing_count() - 1).map(|n| n.to_string()).collect();
     for some in others.chunks(16) {
         tracker
@@ -178,9 +178,9 @@ fn what_an_unwatched_root_left_ran_on_where_the_host_had_reaped_it() {
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
-/// What the caller has registered is a task of its own, and no stray of the program that happened to start it.
+/// A process that the caller has registered is a task of its own, and not a stray of the program that started it.
 #[test]
-fn a_registered_process_is_no_stray_of_its_starter() {
+fn a_registered_process_is_not_a_stray_of_its_starter() {
     let place = Place::new();
     let (go, child) = (place.path().join("go"), place.path().join("child"));
     let script = format!(
@@ -204,7 +204,7 @@ fn a_registered_process_is_no_stray_of_its_starter() {
     assert!(!is_alive(pid));
 }
 
-/// A health pass by hand, before any reaping, closed the row by whose token a daemon is found.
+/// A health pass by hand, before any reaping, closed the row whose token leads to the daemon.
 #[test]
 fn a_health_pass_before_the_reaping_hides_no_daemon() {
     let place = Place::new();
@@ -226,8 +226,8 @@ fn a_health_pass_before_the_reaping_hides_no_daemon() {
     assert_eq!(daemons(), 0);
 }
 
-/// A daemon that was about to leave its root's session as that ended was seen there and could not be tied to it any more when
-/// it was pinned, or was calling exec and showed no token: two to nine of 120 lived on.
+/// A daemon that was about to leave its root's session when the root ended was seen there, but when its pidfd was opened it
+/// could not be attributed to the root any more, or it was calling exec and showed no token: two to nine of 120 lived on.
 #[test]
 fn a_daemon_that_left_the_session_as_its_root_ended_lived_on() {
     need!("unshare");
@@ -235,7 +235,7 @@ fn a_daemon_that_left_the_session_as_its_root_ended_lived_on() {
         return;
     }
     let place = Place::new();
-    // `$0` is the command; whoever sleeps that long in the namespace is a daemon of one of the roots.
+    // `$0` is the command; any process that sleeps this long in the namespace is a daemon of one of the roots.
     let script = "for round in 1 2 3 4 5 6 7 8 9 10 11 12; do
           for lane in a b c d; do
             \"$0\" run --containment session --task $round$lane -- sh -c 'setsid sleep 3611 & exit 0' || echo failed &

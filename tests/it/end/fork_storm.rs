@@ -1,4 +1,4 @@
-//! A fork storm: 200 processes, each of which forks every 50 ms, and some ignore SIGTERM. One call ends it, for good.
+//! A fork storm: 200 processes, each of which forks every 50 ms, and some ignore SIGTERM. One call ends all of it.
 
 #![expect(unsafe_code, reason = "processes that do nothing but fork")]
 
@@ -18,7 +18,7 @@ use crate::{
 const PROCESSES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
 const ROUNDS: u32 = 10;
-/// Whatever goes wrong: no storm lives longer.
+/// No storm lives longer than this, whatever goes wrong.
 const LIFE: Duration = Duration::from_mins(1);
 const READY: &str = "the storm is up";
 
@@ -51,7 +51,7 @@ fn ten_times(containment: ContainmentMode) {
     for round in 0..ROUNDS {
         let _ = fs::remove_file(place.path().join(READY));
         tracker.spawn(storm(&place)).expect("spawned");
-        // A storm beside it must not use up the patience with this one.
+        // Another storm at the same time must not use up the time limit of this one.
         let stubborn = "trap '' TERM; touch stubborn; while :; do sleep 1; done";
         tracker.spawn(place.job("stubborn", stubborn)).expect("spawned");
         place.wait_for(READY);
@@ -59,8 +59,8 @@ fn ten_times(containment: ContainmentMode) {
         until("it storms", || others().len() >= before.len() + PROCESSES as usize);
         let report = tracker.kill(&["storm", "stubborn"], "the test").expect("ended");
         let left = || others().into_iter().filter(|pid| !before.contains(pid)).collect::<Vec<_>>();
-        let told = (&report.errors, &report.suspects);
-        assert_eq!(left(), [0_u32; 0], "round {round}: {told:?}");
+        let details = (&report.errors, &report.suspects);
+        assert_eq!(left(), [0_u32; 0], "round {round}: {details:?}");
         assert_eq!(report.survived(), 0, "round {round}");
         thread::sleep(4 * PAUSE);
         assert_eq!(left(), [0_u32; 0], "round {round}: it came back");
@@ -70,7 +70,7 @@ fn ten_times(containment: ContainmentMode) {
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
 }
 
-/// Everybody in the namespace but its init and this process.
+/// All processes of the namespace except its init and this process.
 fn others() -> Vec<u32> {
     let own = std::process::id();
     pids().into_iter().filter(|&pid| pid != 1 && pid != own && is_alive(pid)).collect()
@@ -96,12 +96,12 @@ pub(crate) fn body(given: &Given) {
             pid => assert!(pid > 0, "it forks"),
         }
     }
-    fs::write(given.folder.join(READY), "").expect("told");
+    fs::write(given.folder.join(READY), "").expect("the ready file");
     thread::sleep(LIFE);
 }
 
 /// Every third one ignores SIGTERM, every fifth leaves the session. Half of them hop: they fork and exit, so that no process
-/// lives longer than a pause. The others stay, and start children that live for two.
+/// lives longer than a pause. The others stay, and start children that live for two pauses.
 fn rage(number: u32, end: Instant) -> ! {
     let pause = u32::try_from(PAUSE.as_micros()).unwrap_or(u32::MAX);
     // SAFETY: system calls that touch no memory.
@@ -118,7 +118,7 @@ fn rage(number: u32, end: Instant) -> ! {
             libc::usleep(pause);
             let child = libc::fork();
             if number.is_multiple_of(2) {
-                // A fork that is refused ends nothing.
+                // A failed fork ends nothing.
                 if child > 0 {
                     libc::_exit(0);
                 }
@@ -126,7 +126,7 @@ fn rage(number: u32, end: Instant) -> ! {
                 libc::usleep(2 * pause);
                 libc::_exit(0);
             } else {
-                // Its dead children.
+                // Reaps its dead children.
                 libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG);
             }
         }

@@ -1,5 +1,5 @@
-//! A `kill` that does not finish: killed, stopped or interrupted within the grace. Its claim keeps nothing from acting on the
-//! task, and the owner's exit status reaches the history.
+//! A `kill` that does not finish: killed, stopped or interrupted within the grace period. Its claim prevents no other instance
+//! from acting on the task, and the owner's exit status reaches the history.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use crate::{
     support::{Host, Place, namespaced, namespaces, pidfd, root, until},
 };
 
-/// Far below a health interval (30 s), and the graces of these tests; far above what an end takes on a busy machine.
+/// Far below a health interval (30 s) and the grace periods of these tests; far above the duration of an end on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A program that notes SIGTERM in the file `asked` and goes on, until there is a file `go`; then its exit code is 5.
+/// A program that records SIGTERM in the file `asked` and continues until there is a file `go`; then its exit code is 5.
 fn stubborn(place: &Place) -> String {
     let folder = place.path().display();
     format!(
@@ -44,7 +44,7 @@ fn owner(place: &Place, containment: &str, grace: &str) -> Running {
     Running::start(place, "task", &options, &stubborn(place))
 }
 
-/// A `kill` that waits in its grace.
+/// A `kill` that waits in its grace period.
 fn kill_in_its_grace(place: &Place) -> Child {
     let asked = place.path().join("asked");
     let _ = fs::remove_file(&asked);
@@ -102,7 +102,7 @@ fn every_verb_takes_the_claim_of_a_dead_kill_over_at_once() {
         let program = host.spawn("task", &stubborn(&place));
         let asked = place.path().join("asked");
         until("its trap is set", || {
-            // Only then is it of use to ask it.
+            // Earlier, the request would have no effect.
             fs::read_to_string(format!("/proc/{}/status", program.pid()))
                 .is_ok_and(|status| caught(&status) & (1 << 14) != 0)
         });
@@ -117,7 +117,7 @@ fn every_verb_takes_the_claim_of_a_dead_kill_over_at_once() {
                 until("it is recorded", || row(&place) == "ended|killed|5||1|0");
             }
             "terminate" => {
-                host.tell("terminate task");
+                host.send("terminate task");
                 until("it is asked again", || asked.exists());
                 let_go(&place);
                 assert_ne!(host.answer(), "0");
@@ -161,7 +161,7 @@ fn a_second_kill_cuts_the_grace_of_one_that_lives_short() {
         let place = Place::new();
         let owner = owner(&place, containment, "60s");
         let first = kill_in_its_grace(&place);
-        // One that hangs, as after Ctrl-Z, does not keep the task either.
+        // A stopped one, as after Ctrl-Z, does not block the task either.
         signal(&first, Signal::STOP);
         let began = Instant::now();
         run(&place, &["kill", "task"]).expect(0);
@@ -181,7 +181,7 @@ fn a_kill_cuts_the_grace_of_the_owner_short_and_the_owner_keeps_the_status() {
     let mut host = Host::start(&place, "containment=session grace=60000");
     let program = host.spawn("task", &stubborn(&place));
     std::thread::sleep(Duration::from_millis(300));
-    host.tell("terminate task");
+    host.send("terminate task");
     until("it is asked", || place.path().join("asked").exists());
     let began = Instant::now();
     run(&place, &["kill", "task"]).expect(0);
@@ -206,7 +206,7 @@ fn a_kill_that_is_interrupted_gives_the_task_back_and_dies_by_the_signal() {
         assert!(answer.err.contains("interrupted: "), "{answer:?}");
         assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
         assert_eq!(row(&place), "running||||1|0");
-        // Nor does its owner end it later for what the interrupted one had begun.
+        // Its owner does not end it later either because of what the interrupted kill had begun.
         host.ask("health");
         assert!(!program.is_dead() && is_running(&place));
         let_go(&place);
@@ -235,7 +235,7 @@ fn a_run_whose_program_ends_under_a_kill_that_hangs_returns_its_exit_code() {
 }
 
 #[test]
-fn an_owner_that_stops_ends_what_a_kill_that_hangs_has_claimed() {
+fn a_stopping_owner_ends_the_task_that_a_hanging_kill_has_claimed() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=session grace=1000");
     let program = host.spawn("task", &stubborn(&place));
@@ -250,7 +250,7 @@ fn an_owner_that_stops_ends_what_a_kill_that_hangs_has_claimed() {
 }
 
 #[test]
-fn what_a_dead_owner_and_a_dead_kill_leave_is_ended_by_the_next() {
+fn processes_left_by_a_dead_owner_and_a_dead_kill_are_ended_by_the_next_opener() {
     let place = Place::new();
     let owner = owner(&place, "session", "1s");
     crash(kill_in_its_grace(&place));
@@ -260,7 +260,7 @@ fn what_a_dead_owner_and_a_dead_kill_leave_is_ended_by_the_next() {
     assert_eq!(row(&place), "ended|orphan|||1|0");
 }
 
-/// Its identity says nothing here, but it has recorded its stop, or its lock is there and free.
+/// Its identity proves nothing here, but it has recorded its stop, or its lock exists and is free.
 #[test]
 fn the_claim_of_an_instance_that_ended_in_another_pid_namespace_is_void() {
     if !root() || !namespaces() {

@@ -1,4 +1,4 @@
-//! Scenarios of invariants that have no other place. docs/guarantees.md says which test holds which.
+//! Scenarios of invariants that fit no other file. docs/guarantees.md lists which test covers which.
 
 use std::{fs, process::Command};
 
@@ -6,7 +6,7 @@ use procledger::Tracker;
 
 use crate::support::{Eye, Guard, Host, Place, in_namespace, is_alive, until};
 
-/// In a namespace of its own, where nobody else takes numbers.
+/// In a namespace of its own, where no other process takes pids.
 #[test]
 fn invariant_02_a_reused_pid_gets_no_signal() {
     if !in_namespace("end::invariants::invariant_02_a_reused_pid_gets_no_signal") {
@@ -20,20 +20,20 @@ fn invariant_02_a_reused_pid_gets_no_signal() {
     // This test is the namespace's first process, so the orphan is its child now.
     let pid = nix::unistd::Pid::from_raw(task.pid().cast_signed());
     nix::sys::wait::waitpid(pid, None).expect("reaped");
-    let mut stranger = with_pid(task.pid());
+    let mut unrelated = with_pid(task.pid());
 
     let mut next = Host::start(&place, "");
-    assert!(stranger.is_running(), "who has the number now is not the task");
+    assert!(unrelated.is_running(), "the process with this pid now is not the task");
     assert_eq!(place.sqlite3("SELECT state, end_reason FROM process"), "ended|gone");
     assert_eq!(place.sqlite3("SELECT count(*) FROM leak"), "0");
-    // The same under a live owner, whom nobody told of the end: no monitor.
+    // The same under a live owner that is not notified of the end: it has no monitor.
     next.ask("health");
-    assert!(stranger.is_running() && is_alive(stranger.pid()));
+    assert!(unrelated.is_running() && is_alive(unrelated.pid()));
     next.stop();
-    assert!(stranger.is_running());
+    assert!(unrelated.is_running());
 }
 
-/// A program with this very number.
+/// Starts a program with this very pid.
 fn with_pid(pid: u32) -> Guard {
     for _ in 0..100 {
         fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("root may");
@@ -43,10 +43,10 @@ fn with_pid(pid: u32) -> Guard {
             return guard;
         }
     }
-    panic!("nobody got pid {pid}");
+    panic!("no process got pid {pid}");
 }
 
-/// Somebody who keeps the ledger from being written, such as a person in `sqlite3`.
+/// Keeps the ledger from being written, as a person in `sqlite3` may do.
 fn locked(place: &Place) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(place.ledger()).expect("a ledger");
     connection.execute_batch("BEGIN IMMEDIATE").expect("the lock");
@@ -54,7 +54,7 @@ fn locked(place: &Place) -> rusqlite::Connection {
 }
 
 #[test]
-fn invariant_10_what_cannot_be_recorded_never_runs() {
+fn invariant_10_a_program_that_cannot_be_recorded_never_runs() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let lock = locked(&place);
@@ -70,7 +70,7 @@ fn invariant_10_what_cannot_be_recorded_never_runs() {
 }
 
 #[test]
-fn invariant_10_what_is_ours_is_ended_though_it_cannot_be_recorded() {
+fn invariant_10_a_member_is_ended_although_it_cannot_be_recorded() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "setsid sleep 3600 & echo $! > daemon; wait"));

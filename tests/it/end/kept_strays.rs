@@ -1,4 +1,4 @@
-//! A job that keeps its strays: they are left, recorded, and nobody's from then on.
+//! A job that keeps its strays: they are left, recorded, and not tracked any more.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ fn left(place: &Place) -> Vec<Eye> {
 }
 
 #[test]
-fn what_a_job_keeps_is_recorded_as_kept() {
+fn strays_that_a_job_keeps_are_recorded_as_kept() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(job(&place)).expect("spawned");
@@ -49,9 +49,9 @@ fn what_a_job_keeps_is_recorded_as_kept() {
     assert_eq!(place.sqlite3("SELECT count(*) FROM leak WHERE outcome <> 'gone'"), "3");
 }
 
-/// A shutdown that came before anybody had noticed the root's end ended what the job keeps.
+/// A shutdown before the root's end had been noticed ended the processes that the job keeps.
 #[test]
-fn what_a_job_keeps_is_left_by_a_shutdown_that_is_the_first_to_see_the_roots_end() {
+fn kept_strays_are_left_by_a_shutdown_that_is_the_first_to_see_the_roots_end() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let process = tracker.spawn(job(&place)).expect("spawned");
@@ -65,9 +65,9 @@ fn what_a_job_keeps_is_left_by_a_shutdown_that_is_the_first_to_see_the_roots_end
     assert_eq!(place.sqlite3(KEPT), [line; 3].join("\n"));
 }
 
-/// Kept is kept: not even the crash of the host that let it be makes it an orphan.
+/// Kept is kept: even after a crash of the host that kept it, it is not an orphan.
 #[test]
-fn what_was_kept_outlives_the_crash_of_its_host() {
+fn kept_strays_outlive_the_crash_of_their_host() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     let folder = place.path().display();
@@ -82,7 +82,7 @@ fn what_was_kept_outlives_the_crash_of_its_host() {
     assert_eq!(place.sqlite3("SELECT outcome FROM leaks"), "kept");
 }
 
-/// To keep strays is for a root that ends by itself: who asks for the end of the tree gets it.
+/// Keeping strays applies to a root that ends by itself: a requested end of the tree includes them.
 #[test]
 fn a_tree_that_is_terminated_keeps_nothing_by_itself() {
     let place = Place::new();
@@ -94,10 +94,10 @@ fn a_tree_that_is_terminated_keeps_nothing_by_itself() {
     assert!(daemon.is_dead());
 }
 
-/// Its environment is wiped and its name is looked for: still it is no leak.
+/// Its environment is wiped and its name is searched for: still it is not a leak.
 #[test]
-fn a_name_sweep_leaves_what_a_task_was_let_keep() {
-    const NAME: &str = "end::kept_strays::a_name_sweep_leaves_what_a_task_was_let_keep";
+fn a_name_sweep_leaves_kept_strays() {
+    const NAME: &str = "end::kept_strays::a_name_sweep_leaves_kept_strays";
     if !crate::support::in_namespace(NAME) {
         return;
     }

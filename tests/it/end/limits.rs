@@ -26,7 +26,7 @@ fn a_job_that_runs_too_long_is_ended_with_its_tree() {
 }
 
 #[test]
-fn without_a_monitor_the_health_pass_ends_what_runs_too_long() {
+fn without_a_monitor_the_health_pass_ends_jobs_that_run_too_long() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let job = place.job("long", "exec sleep 3600").max_runtime(Duration::from_millis(1));
@@ -38,12 +38,12 @@ fn without_a_monitor_the_health_pass_ends_what_runs_too_long() {
     assert_eq!(place.sqlite3("SELECT end_reason FROM process"), "max_runtime");
 }
 
-/// It left the session and lost its parent, so that only the token tied it to the job: its memory was nobody's.
+/// It left the session and lost its parent, so that only the token linked it to the job: its memory was not counted.
 #[test]
-fn memory_of_what_has_left_the_session_counts_against_the_limit() {
+fn memory_of_processes_outside_of_the_session_counts_against_the_limit() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
-    // The shell in between ends, so that nothing leads from the root to the hungry one.
+    // The shell in between ends, so that no chain of parents leads from the root to the process that uses the memory.
     let script = "(setsid /bin/sh -c 'echo $$ > hungry; (head -c 50000000 /dev/zero; sleep 3600) | \
                   tail -c 50000000' & exit 0); exec sleep 3600";
     let hungry = tracker.spawn(place.job("hungry", script).max_rss(40_000_000)).expect("spawned");
@@ -61,9 +61,9 @@ fn memory_of_what_has_left_the_session_counts_against_the_limit() {
     assert_eq!(place.sqlite3(&reason), "max_rss");
 }
 
-/// In its session, but no longer below it: the daemon's parent has ended.
+/// In its session, but no longer among its descendants: the daemon's parent has ended.
 #[test]
-fn a_pass_records_what_lost_its_parent_but_not_its_session() {
+fn a_pass_records_a_process_that_lost_its_parent_but_not_its_session() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let script = "(sleep 3600 & echo $! > orphan; exit 0); exec sleep 3600";
@@ -80,7 +80,7 @@ fn a_pass_records_what_lost_its_parent_but_not_its_session() {
 fn a_tree_that_uses_too_much_memory_is_ended_by_the_health_pass() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
-    // It is not the root that grows: `tail` holds the last 50 MB until its input ends.
+    // The memory is not the root's: `tail` holds the last 50 MB until its input ends.
     let script = "(head -c 50000000 /dev/zero; sleep 3600) | tail -c 50000000";
     let fat = tracker.spawn(place.job("fat", script).max_rss(40_000_000)).expect("spawned");
     let fat = Eye::on(fat.pid().get());

@@ -1,5 +1,5 @@
-//! Trees over a limit are ended together, in the background, and once: none waits for the grace of another one, and neither
-//! does anything else.
+//! Trees over a limit are ended together, in the background, and once: neither they nor anything else waits for the grace
+//! period of another tree.
 
 use std::{
     fs,
@@ -13,9 +13,9 @@ use crate::{
     support::{Eye, Host, Place, alone, long, until},
 };
 
-/// Ignores SIGTERM, and so does what it starts.
+/// Ignores SIGTERM, and so do its children.
 const STUBBORN: &str = "trap '' TERM; while :; do sleep 1; done";
-/// What an unrelated wait or limit may be late by on a busy machine; a grace is far longer.
+/// How late an unrelated wait or limit may be on a busy machine; a grace period is far longer.
 const LATE: Duration = Duration::from_millis(700);
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -25,7 +25,7 @@ fn containments() -> Vec<ContainmentMode> {
     [ContainmentMode::Session, ContainmentMode::Keeper].into_iter().chain(cgroup).collect()
 }
 
-/// Five trees were ended one after another, since each rule had a sentence of its own: 16 s with a grace of 3 s.
+/// Five trees were ended one after another, since each rule was handled separately: 16 s with a grace period of 3 s.
 #[test]
 fn five_trees_over_their_limits_take_one_grace_and_not_five() {
     let _alone = alone();
@@ -36,7 +36,7 @@ fn five_trees_over_their_limits_take_one_grace_and_not_five() {
         let grace = Duration::from_millis(1500);
         let eyes: Vec<Eye> = (1..=5_u64)
             .map(|number| {
-                // Some by their time, some by their memory.
+                // Some exceed their time limit, some their memory limit.
                 let job = place.job(&format!("task-{number}"), STUBBORN).grace(grace);
                 let job = match number % 2 {
                     0 => job.max_runtime(Duration::from_millis(100 * number)),
@@ -50,7 +50,7 @@ fn five_trees_over_their_limits_take_one_grace_and_not_five() {
         let report = tracker.health_pass().expect("a pass");
         let took = began.elapsed();
         assert!(eyes.iter().all(Eye::is_dead), "{containment:?}: {report:?}");
-        // One after another they take five graces at least.
+        // One after another they take at least five grace periods.
         assert!(
             took < grace.saturating_mul(5).saturating_sub(Duration::from_millis(500)),
             "{containment:?}: {took:?} for five trees"
@@ -65,7 +65,7 @@ fn five_trees_over_their_limits_take_one_grace_and_not_five() {
     }
 }
 
-/// What is measured beside trees that are in their grace.
+/// What is measured while other trees are in their grace period.
 fn nothing_else_is_late(place: &Place, tracker: &Tracker, name: &str) {
     for round in 0..3 {
         let mut short = tracker
@@ -85,7 +85,7 @@ fn nothing_else_is_late(place: &Place, tracker: &Tracker, name: &str) {
     }
 }
 
-/// The health pass ended them on the monitor's thread: a wait beside it was a second late, another limit half a minute.
+/// The health pass ended them on the monitor's thread: a concurrent wait was a second late, another limit half a minute.
 #[test]
 fn a_wait_and_a_limit_of_other_tasks_do_not_wait_for_a_grace() {
     let _alone = alone();
@@ -96,13 +96,13 @@ fn a_wait_and_a_limit_of_other_tasks_do_not_wait_for_a_grace() {
         let job = place.job(&format!("over-{number}"), STUBBORN).grace(GRACE).max_rss(number);
         tracker.spawn(job).expect("spawned");
     }
-    // Late in its first grace, and in those of the others.
+    // Late in its first grace period, and in those of the others.
     std::thread::sleep(Duration::from_millis(500));
     nothing_else_is_late(&place, &tracker, "three trees over their memory");
     tracker.shutdown().expect("an orderly end");
 }
 
-/// A person's `kill` holds up other passes; the monitor waited for its turn.
+/// A person's `kill` blocks other passes; the monitor waited for its turn.
 #[test]
 fn a_wait_and_a_limit_of_other_tasks_do_not_wait_for_a_kill() {
     let _alone = alone();
@@ -118,7 +118,7 @@ fn a_wait_and_a_limit_of_other_tasks_do_not_wait_for_a_kill() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// One passed limit started up to 32 threads, and was logged up to 35 times.
+/// One exceeded limit started up to 32 threads, and was logged up to 35 times.
 #[test]
 fn a_passed_limit_is_logged_once_and_takes_no_thread_of_its_own() {
     let _alone = alone();
@@ -129,14 +129,14 @@ fn a_passed_limit_is_logged_once_and_takes_no_thread_of_its_own() {
     let options = format!("grace=3000 containment=session log={}", log.display());
     let mut host = Host::start(&place, &options);
     let folder = place.path().display();
-    // Notes when it is asked to end, and does not.
+    // Records the time of SIGTERM, and does not end.
     let script = |number: usize| {
         format!(
             "trap 'date +%s%N > {folder}/asked-{number}' TERM; exec 3<>{folder}/never; \
              while :; do read x <&3; done"
         )
     };
-    // The first limit passes after all have been started.
+    // The first limit expires after all have been started.
     let (trees, first, apart) = if long() { (400, 8000, 2) } else { (60, 1500, 10) };
     let mut due = Vec::new();
     for number in 0..trees {
@@ -159,7 +159,7 @@ fn a_passed_limit_is_logged_once_and_takes_no_thread_of_its_own() {
         let late = at.duration_since(due).unwrap_or_default();
         latest = latest.max(late);
     }
-    // Less than a grace, however slow the machine is: hundreds of shells answer at the same time.
+    // Less than a grace period, however slow the machine is: hundreds of shells answer at the same time.
     assert!(latest < Duration::from_millis(2500), "a tree was asked {latest:?} late");
     println!("{trees} trees were asked to end, {latest:?} late at most, by {most} threads at most");
     until("all are dead", || {
@@ -176,9 +176,9 @@ fn a_passed_limit_is_logged_once_and_takes_no_thread_of_its_own() {
     host.stop();
 }
 
-/// A shutdown that begins in a grace waits for it, and each tree keeps its own reason.
+/// A shutdown that begins in a grace period waits for it, and each tree keeps its own reason.
 #[test]
-fn a_shutdown_waits_for_what_is_being_ended_for_its_limit() {
+fn a_shutdown_waits_for_trees_that_are_being_ended_for_a_limit() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let stubborn = |task: &str| place.job(task, STUBBORN).grace(Duration::from_millis(600));
@@ -193,7 +193,7 @@ fn a_shutdown_waits_for_what_is_being_ended_for_its_limit() {
     assert_eq!(place.sqlite3(reasons), "other|shutdown\nover|max_runtime");
 }
 
-/// Threads of a process by the beginnings of their names.
+/// Counts the threads of a process by the beginnings of their names.
 fn threads(pid: u32, names: &[&str]) -> usize {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten();
     let comm = |path: std::path::PathBuf| fs::read_to_string(path).unwrap_or_default();

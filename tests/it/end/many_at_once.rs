@@ -1,4 +1,4 @@
-//! A thousand deaths, and a hundred that do not want to die.
+//! A thousand deaths, and a hundred processes that ignore SIGTERM.
 
 use std::{
     fs,
@@ -46,7 +46,7 @@ fn a_thousand_deaths_are_all_recorded() {
     assert_eq!(tracker.health_pass().expect("a pass").checked, 0);
 }
 
-/// A machine that is busy with something else spoils an attempt, not all of them.
+/// Other load on the machine may spoil one attempt, but not all of them.
 fn within_a_second(attempt: fn() -> Duration) {
     const LIMIT: Duration = Duration::from_secs(1);
     let _alone = alone();
@@ -65,7 +65,7 @@ fn a_hundred_that_ignore_sigterm_are_ended_in_one_pass_within_a_second() {
     within_a_second(end_a_hundred);
 }
 
-/// All but the time holds at each attempt.
+/// Everything except the time holds at each attempt.
 fn end_a_hundred() -> Duration {
     const COUNT: usize = 100;
     let place = Place::new();
@@ -73,7 +73,7 @@ fn end_a_hundred() -> Duration {
     let names: Vec<String> = (0..COUNT).map(|number| format!("stubborn-{number}")).collect();
     let mut eyes = Vec::new();
     for name in &names {
-        // The shell itself becomes the sleep, and a disposition of "ignore" outlives exec.
+        // The shell itself becomes the sleep, and the disposition "ignore" survives exec.
         let script = format!("trap '' TERM; touch ready-{name}; exec sleep 3600");
         let process = tracker.spawn(place.job(name, &script)).expect("spawned");
         eyes.push(Eye::on(process.pid().get()));
@@ -129,14 +129,14 @@ fn reap_a_hundred() -> Duration {
 }
 
 #[test]
-fn invariant_04_a_death_is_told_by_the_pidfd_and_not_by_the_state_letter() {
+fn invariant_04_a_death_is_detected_by_the_pidfd_and_not_by_the_state_letter() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
-    // Its first thread is gone, so its state letter is that of a zombie; another thread lives.
+    // Its first thread has ended, so its state letter is that of a zombie; another thread lives.
     let living: Guard = zombie_leader(&place);
     let eye = Eye::on(living.pid());
     tracker.register("leader", living.pid()).expect("registered");
-    // A true zombie answers signal 0.
+    // A true zombie accepts signal 0.
     let dead = place.child("exec sleep 3600");
     tracker.register("dead", dead.pid()).expect("registered");
     Eye::on(dead.pid()).kill();
@@ -151,7 +151,7 @@ fn invariant_04_a_death_is_told_by_the_pidfd_and_not_by_the_state_letter() {
     assert!(eye.is_dead(), "it can be ended, too");
 }
 
-/// A child of the test whose first thread has ended while another one runs on.
+/// A child of the test whose first thread has ended while another one continues.
 pub(crate) fn zombie_leader(place: &Place) -> Guard {
     let child = Command::new(std::env::current_exe().expect("this binary"))
         .args([

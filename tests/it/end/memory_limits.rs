@@ -13,14 +13,14 @@ use crate::{
 };
 
 const MIB: u64 = 1 << 20;
-/// What the program allocates, and how many share it.
+/// How much the program allocates, and how many processes share it.
 const SHARED: usize = 40 << 20;
 const CHILDREN: usize = 5;
-/// A limit is looked at each second, and a health pass each thirty; the rest is for a busy machine.
+/// A limit is checked every second, and a health pass runs every thirty; the rest is for a busy machine.
 const SOON: Duration = Duration::from_secs(12);
 
 /// Not a scenario: a program with memory, by the mode in its environment. `private` and `shared` fork children that share it,
-/// and write to their own copies of it once the file `grow` is there; `hidden` may not be looked into.
+/// and write to their own copies of it once the file `grow` exists; `hidden` cannot be inspected.
 #[test]
 #[expect(unsafe_code, reason = "the scenario is a fork")]
 fn as_a_program_with_memory() {
@@ -56,7 +56,7 @@ fn as_a_program_with_memory() {
     let mut grown = false;
     loop {
         if !grown && fs::exists("grow").unwrap_or(false) {
-            // Of a shared mapping there is one copy; these get one each.
+            // A shared mapping has one copy; these processes get one each.
             let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
             // SAFETY: a new mapping of its own.
             let private_memory =
@@ -86,7 +86,7 @@ fn children(pid: u32) -> Vec<u32> {
     all.filter(|&child| crate::support::parent(child) == Some(pid)).collect()
 }
 
-/// 240 MB by the sum of resident memory, 40 in truth.
+/// 240 MB by the sum of resident memory, 40 MB in fact.
 fn shared_pages_count_once(containment: ContainmentMode, mode: &str) {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).containment(containment).keeper(KEEPER);
@@ -95,7 +95,7 @@ fn shared_pages_count_once(containment: ContainmentMode, mode: &str) {
     let pool = tracker.spawn(job).expect("spawned").pid().get();
     let eye = Eye::on(pool);
     until("it has its children", || children(pool).len() == CHILDREN);
-    // More than one look at all processes, and health passes as well.
+    // More than one scan of all processes, and health passes as well.
     let until_then = Instant::now() + Duration::from_secs(7);
     while Instant::now() < until_then {
         tracker.health_pass().expect("a pass");
@@ -145,7 +145,7 @@ fn a_shared_mapping_counts_once_in_a_session() {
     shared_pages_count_once(ContainmentMode::Session, "shared");
 }
 
-/// It was looked at every thirty seconds: 600 MB for 8 s under a limit of 100 MB were not noticed.
+/// It was checked only every thirty seconds: 600 MB for 8 s under a limit of 100 MB were not noticed.
 fn growth_is_noticed(containment: ContainmentMode, script: &str) {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).containment(containment).keeper(KEEPER);
@@ -166,9 +166,9 @@ fn growth_is_noticed(containment: ContainmentMode, script: &str) {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// It is not the root that grows.
+/// The memory is not the root's.
 const GROWS: &str = "(head -c 50000000 /dev/zero; echo > growing; sleep 3600) | tail -c 50000000";
-/// What grows has lost its parent, and left the session.
+/// The growing process has lost its parent, and left the session.
 const DAEMON_GROWS: &str = "(setsid /bin/sh -c '(head -c 50000000 /dev/zero; echo > growing; \
                             sleep 3600) | tail -c 50000000' & exit 0); exec sleep 3600";
 
@@ -190,7 +190,7 @@ fn a_daemon_that_grows_between_two_health_passes_is_ended_with_its_tree() {
     }
 }
 
-/// Its `smaps_rollup` may not be read by its own user: its anonymous memory counts.
+/// Its own user may not read its `smaps_rollup`: its anonymous memory counts.
 #[test]
 fn a_program_that_hides_its_memory_from_an_ordinary_user_is_not_without_a_limit() {
     if !in_namespace_as_a_user(
@@ -214,7 +214,7 @@ fn a_program_that_hides_its_memory_from_an_ordinary_user_is_not_without_a_limit(
     tracker.shutdown().expect("an orderly end");
 }
 
-/// Its first host has gone, and it is the next one's from before that one has a monitor.
+/// Its first host is gone, and the next one has adopted it before that one has a monitor.
 #[test]
 fn a_program_that_was_adopted_keeps_its_limit() {
     let place = Place::new();
@@ -238,9 +238,9 @@ fn a_program_that_was_adopted_keeps_its_limit() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// Without a limit on memory there is nothing to wake up for.
+/// Without a memory limit there is no reason to wake up.
 #[test]
-fn the_thread_that_looks_at_memory_comes_and_goes_with_the_limits() {
+fn the_memory_thread_runs_only_while_there_are_memory_limits() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=session");
     let looks = |host: &Host| {

@@ -1,5 +1,5 @@
-//! What cannot be ended at once: each obstacle is told in one line that says what to do, the row stays, and the end follows
-//! when the obstacle is gone.
+//! Processes that cannot be ended at once: each obstacle is reported in one line that says what to do, the row stays, and the
+//! end follows when the obstacle is gone.
 
 #![expect(unsafe_code, reason = "a tracer")]
 
@@ -21,17 +21,17 @@ use crate::{
     support::{Eye, Guard, Place, procledger, root, skipped, sqlite3, state, tool, until},
 };
 
-/// The one line on a survivor.
+/// The line about a survivor.
 #[track_caller]
 fn obstacle(report: &Report) -> &str {
     let survivor = report.endings.iter().find(|ending| ending.outcome == Outcome::Survived);
-    let survivor = survivor.unwrap_or_else(|| panic!("nobody survived: {report:?}"));
+    let survivor = survivor.unwrap_or_else(|| panic!("no survivor: {report:?}"));
     let line = survivor.obstacle.as_deref().expect("why it survived");
     assert_eq!(line.lines().count(), 1, "{line}");
     line
 }
 
-/// What `procledger kill` prints of a task, with its exit code 3.
+/// What `procledger kill` prints about a task, with its exit code 3.
 #[track_caller]
 fn kill(ledger: &std::path::Path, task: &str) -> String {
     let output = procledger(ledger, &["kill", task]);
@@ -40,7 +40,7 @@ fn kill(ledger: &std::path::Path, task: &str) -> String {
     text
 }
 
-/// A cgroup of the v1 freezer, thawed and removed in the end: in it SIGKILL waits.
+/// A cgroup of the v1 freezer, thawed and removed at the end: SIGKILL stays pending in it.
 struct Freezer(PathBuf);
 
 impl Freezer {
@@ -58,7 +58,7 @@ impl Freezer {
 
     fn freeze(&self, pid: u32) {
         fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("moved");
-        fs::write(self.0.join("freezer.state"), "FROZEN").expect("told");
+        fs::write(self.0.join("freezer.state"), "FROZEN").expect("frozen");
         until("it is frozen", || self.state() == "FROZEN" && state(pid) == Some('D'));
     }
 
@@ -67,7 +67,7 @@ impl Freezer {
     }
 
     fn thaw(&self) {
-        fs::write(self.0.join("freezer.state"), "THAWED").expect("told");
+        fs::write(self.0.join("freezer.state"), "THAWED").expect("thawed");
     }
 }
 
@@ -79,7 +79,7 @@ impl Drop for Freezer {
 }
 
 #[test]
-fn what_no_signal_reaches_survives_and_ends_when_it_wakes() {
+fn a_process_that_no_signal_reaches_survives_and_ends_when_it_wakes() {
     let place = Place::new();
     let Some(freezer) = Freezer::make(&place) else { return };
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
@@ -97,8 +97,8 @@ fn what_no_signal_reaches_survives_and_ends_when_it_wakes() {
         place.sqlite3("SELECT task_id, last_error FROM survivors"),
         format!("frozen|{line}")
     );
-    let told = kill(&place.ledger(), "frozen");
-    assert!(told.contains("survived") && told.trim_end().ends_with(&line), "{told}");
+    let printed = kill(&place.ledger(), "frozen");
+    assert!(printed.contains("survived") && printed.trim_end().ends_with(&line), "{printed}");
     assert_eq!(tracker.health_pass().expect("a pass").survived(), 1, "it is tried again");
     assert!(
         tracker.spawn(place.job("frozen", "true")).expect_err("it is there").is_already_running()
@@ -108,7 +108,7 @@ fn what_no_signal_reaches_survives_and_ends_when_it_wakes() {
     until("it ends", || eye.is_dead());
     assert!(process.wait().expect("waited").signal().is_some());
     until("its end is recorded", || place.sqlite3("SELECT count(*) FROM running") == "0");
-    // It was ended, however long that took: not by itself.
+    // It was ended, however long that took; it did not end by itself.
     let row = "SELECT end_reason, exit_signal IN (9, 15), end_rule IS NOT NULL FROM history";
     assert_eq!(place.sqlite3(row), "terminated|1|1");
 }
@@ -128,9 +128,9 @@ fn a_frozen_orphan_is_a_survivor_of_the_reap_and_tried_again_by_the_next() {
         assert!(text.contains("survived 1") && text.contains("is frozen in the cgroup"), "{text}");
     }
     assert_eq!(place.sqlite3("SELECT outcome FROM leaks"), "survived", "one leak, not two");
-    let told = String::from_utf8(place.procledger(&["ps"]).stderr).expect("text");
+    let printed = String::from_utf8(place.procledger(&["ps"]).stderr).expect("text");
     let line = format!("frozen ({}) could not be ended: process ", eye.pid());
-    assert!(told.starts_with(&line) && told.contains("is frozen in the cgroup"), "{told}");
+    assert!(printed.starts_with(&line) && printed.contains("is frozen in the cgroup"), "{printed}");
     freezer.thaw();
     until("it ends", || eye.is_dead());
     assert_eq!(place.procledger(&["reap"]).status.code(), Some(0));
@@ -138,7 +138,7 @@ fn a_frozen_orphan_is_a_survivor_of_the_reap_and_tried_again_by_the_next() {
     assert_eq!(place.sqlite3("SELECT outcome FROM leaks"), "gone", "it survives no more");
 }
 
-/// A member of another uid was no member: it was neither ended nor told, and its root's row was closed.
+/// A descendant with another uid was not treated as a member: it was neither ended nor reported, and its root's row was closed.
 #[test]
 fn a_descendant_of_another_uid_survives_by_name() {
     let place = Place::new();
@@ -165,9 +165,9 @@ fn a_descendant_of_another_uid_survives_by_name() {
     );
     let row = "SELECT task_id, pid, last_error FROM survivors";
     assert_eq!(query(row), format!("denied|{}|{line}", child.pid()));
-    // The command becomes the ledger's owner, who may no more.
-    let told = kill(&ledger, "denied");
-    assert!(told.trim_end().ends_with(&line), "{told}");
+    // The command becomes the ledger's owner, which may no longer signal the process.
+    let printed = kill(&ledger, "denied");
+    assert!(printed.trim_end().ends_with(&line), "{printed}");
     child.kill();
     until("its end is recorded", || {
         host.ask("health");
@@ -176,7 +176,7 @@ fn a_descendant_of_another_uid_survives_by_name() {
     host.stop();
 }
 
-/// A stopped process keeps SIGTERM pending: without SIGCONT it would be killed, and never clean up.
+/// A stopped process keeps SIGTERM pending: without SIGCONT it would be killed without cleaning up.
 #[test]
 fn a_stopped_tree_obeys_sigterm() {
     let place = Place::new();
@@ -192,7 +192,7 @@ fn a_stopped_tree_obeys_sigterm() {
     assert!(place.path().join("obeyed").exists());
 }
 
-/// Its state letter says that it is dead, and it is not.
+/// Its state letter says that it is dead, but it is not.
 #[test]
 fn a_leader_that_is_a_zombie_with_living_threads_is_ended_by_kill() {
     let place = Place::new();
@@ -207,7 +207,7 @@ fn a_leader_that_is_a_zombie_with_living_threads_is_ended_by_kill() {
     assert!(eye.is_dead());
 }
 
-/// A process that traces another one until its input ends; libtest's last word is not waited for.
+/// A process that traces another one until its input ends; libtest's last output is not waited for.
 pub(crate) struct Tracer {
     guard: Guard,
     _stdin: ChildStdin,
@@ -237,8 +237,8 @@ impl Tracer {
         let (stdin, stdout) = (child.stdin.take().expect("piped"), child.stdout.take());
         let guard = Guard(child);
         let mut lines = BufReader::new(stdout.expect("piped")).lines().map_while(Result::ok);
-        let told = lines.find(|line| line.contains("trace> ")).expect("it tells");
-        if told.contains("refused") {
+        let line = lines.find(|line| line.contains("trace> ")).expect("a line");
+        if line.contains("refused") {
             skipped("nothing may be traced here");
             return None;
         }
@@ -246,7 +246,7 @@ impl Tracer {
     }
 }
 
-/// What [`Tracer`] starts.
+/// The process that [`Tracer`] starts.
 pub(crate) fn trace() -> ! {
     let number =
         |name: &str| -> i32 { std::env::var(name).expect("given").parse().expect("a number") };
@@ -264,15 +264,15 @@ pub(crate) fn trace() -> ! {
             && (!stop || libc::ptrace(libc::PTRACE_INTERRUPT, pid, none, none) == 0)
     };
     println!("\ntrace> {}", if held { "held" } else { "refused" });
-    std::io::stdout().flush().expect("told");
+    std::io::stdout().flush().expect("a reader");
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-    // SAFETY: a debugger that ends lets go of all it traces.
+    // SAFETY: a debugger that ends releases everything that it traces.
     unsafe { libc::_exit(0) }
 }
 
-/// A tracer that is no part of the tree: SIGTERM stops at it, SIGKILL does not.
+/// A tracer that is not part of the tree: SIGTERM stops at it, SIGKILL does not.
 #[test]
-fn what_a_debugger_holds_is_killed_and_its_zombie_does_not_stay() {
+fn a_process_held_by_a_debugger_is_killed_and_its_zombie_does_not_stay() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(place.job("traced", "exec sleep 3600")).expect("spawned");
@@ -282,7 +282,7 @@ fn what_a_debugger_holds_is_killed_and_its_zombie_does_not_stay() {
     assert_eq!(report.count(Outcome::Kill), 1, "{report:?}");
     assert!(eye.is_dead());
     assert_eq!(place.sqlite3("SELECT task_id, end_reason FROM history"), "traced|terminated");
-    // The tracer has the first word on a zombie; we are the parent, and have the second.
+    // The tracer is notified of a zombie first; we, as the parent, are second.
     drop(debugger);
     until("the zombie is reaped", || {
         tracker.health_pass().expect("a pass");
@@ -290,9 +290,9 @@ fn what_a_debugger_holds_is_killed_and_its_zombie_does_not_stay() {
     });
 }
 
-/// One that asked to be told of exits holds even what is killed.
+/// A tracer that requested exit stops holds even a killed process.
 #[test]
-fn what_a_debugger_holds_at_its_exit_is_told_with_the_tracer() {
+fn a_process_held_by_a_debugger_at_its_exit_is_reported_with_its_tracer() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(place.job("traced", "exec sleep 3600")).expect("spawned");
@@ -305,8 +305,8 @@ fn what_a_debugger_holds_at_its_exit_is_told_with_the_tracer() {
         debugger.guard.pid()
     );
     assert_eq!(obstacle(&report), line);
-    let told = kill(&place.ledger(), "traced");
-    assert!(told.trim_end().ends_with(&line), "{told}");
+    let printed = kill(&place.ledger(), "traced");
+    assert!(printed.trim_end().ends_with(&line), "{printed}");
     drop(debugger);
     until("it ends", || eye.is_dead());
     until("its end is recorded", || {

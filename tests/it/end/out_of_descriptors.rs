@@ -1,5 +1,5 @@
-//! A root ends while its host has no descriptor left, so that `/proc` cannot be read. Its row was ended all the same, and what
-//! it had left was known to nobody.
+//! A root ends while its host has no descriptor left, so that `/proc` cannot be read. Its row was ended all the same, and the
+//! processes that it had left were lost.
 
 use std::{
     fs::{self, File},
@@ -14,23 +14,23 @@ use crate::{
 };
 
 #[test]
-fn what_a_root_leaves_while_nothing_can_be_seen_is_found_later() {
+fn strays_left_while_proc_cannot_be_read_are_found_later() {
     let place = Place::new();
     play(&place, "out-of-descriptors", Duration::from_mins(2));
     assert_eq!(place.sqlite3("SELECT task_id, kind FROM leaks"), "task|stray");
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
-/// Few are left: enough to list `/proc` and to read in it, too few to hold whom that shows.
+/// Few are left: enough to list and read `/proc`, too few for pidfds on the processes found there.
 #[test]
-fn what_a_root_leaves_while_it_is_seen_and_cannot_be_held_is_found_later() {
+fn strays_left_while_no_pidfd_can_be_opened_are_found_later() {
     let place = Place::new();
     play(&place, "few-descriptors", Duration::from_mins(2));
     assert_eq!(place.alive(), [0_u32; 0]);
-    // Of each root one in its session, and one that only its token ties to it.
+    // For each root one in its session, and one that only its token links to it.
     let strays = 2 * 2 * FEW.count();
-    let told = place.sqlite3("SELECT count(*) FROM leaks WHERE kind = 'stray'");
-    assert_eq!(told, strays.to_string());
+    let found = place.sqlite3("SELECT count(*) FROM leaks WHERE kind = 'stray'");
+    assert_eq!(found, strays.to_string());
 }
 
 const FEW: std::ops::RangeInclusive<usize> = 1..=6;
@@ -45,7 +45,7 @@ pub(crate) fn few(given: &Given) {
     }
 }
 
-/// A root ends and leaves two, while its host can open so many descriptors.
+/// A root ends and leaves two processes, while its host can open this many descriptors.
 fn end_with(left: usize, given: &Given, tracker: &Tracker) {
     let tree = || processes_with(&format!("STRAY_OF={}", given.marker));
     let script =
@@ -69,7 +69,7 @@ fn end_with(left: usize, given: &Given, tracker: &Tracker) {
     }
     all.truncate(all.len() - left);
     process.signal(libc::SIGTERM).expect("sent");
-    process.wait_timeout(PATIENCE).expect("asked").expect("it ends");
+    process.wait_timeout(PATIENCE).expect("a status").expect("it ends");
     drop(all);
 
     until("what it left is found, then or later", || {
@@ -95,7 +95,7 @@ pub(crate) fn body(given: &Given) {
         all.push(file);
     }
     process.signal(libc::SIGTERM).expect("sent");
-    process.wait_timeout(PATIENCE).expect("asked").expect("it ends");
+    process.wait_timeout(PATIENCE).expect("a status").expect("it ends");
     drop(all);
 
     assert_eq!(

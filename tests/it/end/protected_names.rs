@@ -1,4 +1,4 @@
-//! A protected name: it and what is below it are left, its sibling is not.
+//! A protected name: the process and its descendants are left, its sibling is not.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use procledger::{Builder, ContainmentMode, Outcome, Report, Tracker};
 
 use crate::support::{Eye, Host, Place, is_alive, need, until};
 
-/// A script of a name of its own, which starts a child: `NAME.pid` and `NAME.child` tell where.
+/// A script with a name of its own, which starts a child: `NAME.pid` and `NAME.child` contain their pids.
 fn server(place: &Place, name: &str) -> PathBuf {
     let folder = place.path().display();
     let body = format!(
@@ -50,7 +50,7 @@ impl Servers {
         };
         let rule = "its script is named buildserver, which is protected";
         assert_eq!(rows(&self.kept[0]), format!("{kind}|kept|{rule}|released|1|1"));
-        // Until it execs, the child is the script as well, and is left for its own sake.
+        // Until it execs, the child is the script as well, and is left because of its own name.
         let below = rows(&self.kept[1]);
         assert!(below.starts_with(&format!("{kind}|kept|it")), "{below}");
         assert!(below.ends_with(&format!("{rule}|released|1|1")), "{below}");
@@ -92,9 +92,9 @@ fn a_protected_descendant_is_left_when_its_tree_is_terminated() {
     servers.check(&place, "stray");
 }
 
-/// A row of it would be an order to whoever cleans up and protects nothing.
+/// With a row it would be ended by an instance that cleans up and protects nothing.
 #[test]
-fn a_health_pass_does_not_record_what_is_protected() {
+fn a_health_pass_does_not_record_protected_processes() {
     let place = Place::new();
     let mut host = Host::start(&place, "protect=buildserver");
     host.spawn("task", &task(&place));
@@ -113,9 +113,9 @@ fn a_health_pass_does_not_record_what_is_protected() {
     servers.check(&place, "orphan");
 }
 
-/// It was recorded by a pass that did not protect it; whoever ends the tree does.
+/// It was recorded by a pass that did not protect it; the instance that ends the tree does.
 #[test]
-fn what_was_recorded_before_is_left_by_whoever_protects_it() {
+fn a_recorded_process_is_left_by_an_instance_that_protects_its_name() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     host.spawn("task", &task(&place));
@@ -135,7 +135,7 @@ fn what_was_recorded_before_is_left_by_whoever_protects_it() {
     let done = String::from_utf8(done.stdout).expect("text");
     assert!(done.contains("kept running") && done.contains("kept 2"), "{done}");
     servers.check(&place, "orphan");
-    // What was left is left for good, also by one that protects nothing.
+    // A process that was left stays for good, also when an instance protects nothing.
     place.procledger(&["reap"]);
     servers.check(&place, "orphan");
 }
@@ -166,7 +166,7 @@ fn a_tmux_outlives_the_crash_of_its_host_and_the_reap() {
     until("the server ends with its last window", || !socket.exists() || place.alive().is_empty());
 }
 
-/// Protection is for what a task leaves; the task itself ends when it is asked to.
+/// Protection applies to what a task leaves; the task itself ends on request.
 #[test]
 fn a_root_of_a_protected_name_is_ended() {
     let place = Place::new();
@@ -181,7 +181,7 @@ fn a_root_of_a_protected_name_is_ended() {
     assert!(shell.is_dead() && child.is_dead() && kept(&report) == 0, "{report:?}");
 }
 
-/// W1 for protection: text in a command line protects nobody.
+/// W1 for protection: text in a command line protects nothing.
 #[test]
 fn a_look_alike_is_not_protected() {
     let place = Place::new();
@@ -222,9 +222,9 @@ fn a_name_with_a_folder_is_refused_before_anything_happens() {
     }
 }
 
-/// Then the leaf cannot be killed as one: its members are ended one by one, and it does not stay frozen.
+/// The leaf cannot be killed as a whole then: its members are ended one by one, and it does not stay frozen.
 #[test]
-fn what_is_protected_in_a_leaf_is_left_and_all_others_are_ended() {
+fn protected_processes_in_a_leaf_are_left_and_all_others_are_ended() {
     if !crate::containment::leaves::leaves() {
         return;
     }
@@ -252,7 +252,7 @@ fn what_is_protected_in_a_leaf_is_left_and_all_others_are_ended() {
         .map(|ending| ending.pid.get())
         .collect();
     for pid in inside.lines().map(|pid| pid.parse::<u32>().expect("a pid")) {
-        // What it starts itself is its own, whenever.
+        // Processes that it starts itself belong to it, whenever they start.
         let parent = crate::support::parent(pid).unwrap_or(pid);
         let is_kept = kept.contains(&pid) || kept.contains(&parent);
         assert!(is_kept, "{pid} was neither ended nor kept: {report:?}");

@@ -5,7 +5,7 @@ use procledger::{ExitStatus, Tracker};
 use crate::support::{Host, Place, eventually, until};
 
 #[test]
-fn what_a_root_leaves_in_its_session_and_outside_of_it_is_ended_and_recorded() {
+fn strays_inside_and_outside_of_the_session_are_ended_and_recorded() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let script = "sleep 3600 & echo $! > child; setsid sleep 3600 & echo $! > daemon; exit 0";
@@ -23,7 +23,7 @@ fn what_a_root_leaves_in_its_session_and_outside_of_it_is_ended_and_recorded() {
     assert_eq!(place.sqlite3(rows), "stray|1");
 }
 
-/// It answered that no such task runs, while what the task had left was still being ended beside.
+/// It answered that no such task runs, while the processes that the task had left were still being ended.
 #[test]
 fn terminate_waits_for_the_strays_of_a_root_that_has_just_ended() {
     let place = Place::new();

@@ -1,6 +1,6 @@
-//! A root ends and leaves a process that forks and is gone, as does its child: what a daemon does twice, this one does on and
-//! on. Between the list of all processes and the look at each it had changed its number, and nobody had seen it: the root's
-//! row was ended, and it ran on in no row.
+//! A root ends and leaves a process that forks and exits, as does its child, on and on (a daemon does it only twice). Between
+//! the listing of all processes and the inspection of each it had changed its pid and was missed: the root's row was ended, and
+//! it ran on without a row.
 
 #![expect(unsafe_code, reason = "a process that does nothing but fork")]
 
@@ -17,16 +17,15 @@ use crate::{
 };
 
 const ROUNDS: u32 = 20;
-/// Between two forks, in microseconds: about as long as a look takes.
+/// Time between two forks, in microseconds: about as long as a scan takes.
 const PAUSE: u32 = 500;
-/// Whatever goes wrong; longer than anybody waits for its end.
+/// The upper bound, whatever goes wrong; longer than any wait for its end.
 const LIFE: Duration = Duration::from_mins(2);
 const READY: &str = "it forks";
 
 #[test]
-fn what_forks_and_is_gone_while_its_dead_root_is_settled_is_ended() {
-    const NAME: &str =
-        "end::strays_that_fork_on::what_forks_and_is_gone_while_its_dead_root_is_settled_is_ended";
+fn a_stray_that_keeps_forking_while_its_dead_root_is_settled_is_ended() {
+    const NAME: &str = "end::strays_that_fork_on::a_stray_that_keeps_forking_while_its_dead_root_is_settled_is_ended";
     let _alone = alone();
     if !in_namespace_with_init(NAME) {
         return;
@@ -41,14 +40,14 @@ fn what_forks_and_is_gone_while_its_dead_root_is_settled_is_ended() {
         process.wait().expect("ended");
         until("what it left is ended", || {
             let none_new = || others().iter().all(|pid| before.contains(pid));
-            // Whoever has just changed its number is not in one list.
+            // A process that has just changed its pid is missing from one listing.
             (0..5).all(|_| none_new())
         });
     }
     assert_eq!(tracker.running().expect("readable").len(), 0);
 }
 
-/// A root that is gone once what it leaves has begun.
+/// A root that exits once the process that it leaves has begun.
 fn job(place: &Place, round: u32) -> Job {
     let script = "\"$@\" & while [ ! -e \"$READY\" ]; do sleep 0.01; done";
     let own = std::env::current_exe().expect("this binary");
@@ -63,7 +62,7 @@ fn job(place: &Place, round: u32) -> Job {
         .stdout(Stdio::null())
 }
 
-/// Everybody in the namespace but its init and this process.
+/// All processes of the namespace except its init and this process.
 fn others() -> Vec<u32> {
     let own = std::process::id();
     pids().into_iter().filter(|&pid| pid != 1 && pid != own && is_alive(pid)).collect()
@@ -71,12 +70,12 @@ fn others() -> Vec<u32> {
 
 pub(crate) fn body(given: &Given) -> ! {
     let end = Instant::now() + LIFE;
-    fs::write(given.folder.join(READY), "").expect("told");
-    // SAFETY: system calls that touch no memory; each process has one thread, this one at the most its harness beside.
+    fs::write(given.folder.join(READY), "").expect("the ready file");
+    // SAFETY: system calls that touch no memory; each process has one thread, except that this one may also have its harness.
     unsafe {
         while Instant::now() < end {
             libc::usleep(PAUSE);
-            // A fork that is refused ends nothing.
+            // A failed fork ends nothing.
             if libc::fork() > 0 {
                 libc::_exit(0);
             }

@@ -1,5 +1,5 @@
-//! A tracer has the first word on a dead process: its parent can wait for it only when the tracer has let go. The exit status
-//! comes later then, and is not lost.
+//! A tracer is notified of a dead process first: its parent can wait for it only when the tracer has detached. The exit status
+//! then comes later, and is not lost.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
     support::{Guard, Host, Place, eventually, need, until},
 };
 
-/// Beyond the second that an end waits for a status, and far below what would be a hang.
+/// Longer than the second that an end waits for a status, and far shorter than a hang.
 const SOON: Duration = Duration::from_secs(10);
 
 /// A shell without children, so that no signal stops it under a tracer: it ends with exit code 7 once there is a line to read.
@@ -130,12 +130,12 @@ fn a_tracer_that_hangs_holds_up_nothing_and_the_status_comes_when_it_lets_go() {
         let Some(debugger) = Tracer::that_hangs(&place, traced.pid()) else { return };
         end(&place);
         until("it is dead", || traced.is_dead());
-        // Others are waited for, and recorded, as if nothing were.
+        // Other tasks are waited for and recorded as usual.
         let began = Instant::now();
         host.spawn("other", "exit 3");
         assert_eq!(host.ask("wait other"), "exit code 3");
         assert!(began.elapsed() < SOON, "{containment}: {:?}", began.elapsed());
-        // Its end is recorded without the status, and what it has left is ended.
+        // Its end is recorded without the status, and the processes that it left are ended.
         until("its end is recorded", || row(&place.ledger(), "traced") == "ended|exited||");
         until("its stray is ended", || place.sqlite3("SELECT count(*) FROM running") == "0");
         drop(debugger);
@@ -170,7 +170,7 @@ fn neither_terminate_nor_shutdown_hangs_with_a_tracer() {
     }
 }
 
-/// Its parent reaps it; the kernel tells the status by the pidfd then (`PIDFD_GET_INFO`, Linux 6.15).
+/// Its parent reaps it; the kernel then reports the status by the pidfd (`PIDFD_GET_INFO`, Linux 6.15).
 #[test]
 fn the_exit_code_of_a_registered_process_is_kept_whatever_reaps_it_late() {
     let place = Place::new();
@@ -183,7 +183,7 @@ fn the_exit_code_of_a_registered_process_is_kept_whatever_reaps_it_late() {
         tracker.register(task, child.pid()).expect("registered");
         let strace = traced.then(|| strace(child.pid()));
         end(&place);
-        // A parent that takes its time.
+        // A parent that reaps late.
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(child.0.wait().expect("waited").code(), Some(7));
         drop(strace);
@@ -195,7 +195,7 @@ fn the_exit_code_of_a_registered_process_is_kept_whatever_reaps_it_late() {
     }
 }
 
-/// Whether this kernel tells the status of a reaped process by its pidfd.
+/// Whether this kernel reports the status of a reaped process by its pidfd.
 fn kernel_tells() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
     let mut numbers =
@@ -219,7 +219,7 @@ fn a_future_waits_for_the_status_of_a_traced_program() {
             let Some(debugger) = Tracer::that_hangs(&place, pid) else { return };
             end(&place);
             let early = tokio::time::timeout(Duration::from_secs(2), process.wait()).await;
-            assert!(early.is_err(), "it is not told too early: {early:?}");
+            assert!(early.is_err(), "it is not reported too early: {early:?}");
             drop(debugger);
             assert_eq!(process.wait().await.expect("waited").code(), Some(7), "{containment}");
             until("its status is recorded", || row(&place.ledger(), "traced") == "ended|exited|7|");

@@ -13,10 +13,10 @@ use procledger::Tracker;
 
 use crate::support::{Host, Place, alone, until};
 
-/// Invariant 9 names this bound; the best of several tries counts, since the machine is busy with other things.
+/// The bound of invariant 9; the best of several tries counts, since the machine has other load.
 const FOLLOWS: Duration = Duration::from_millis(50);
 
-/// Task and pid of each entry; panics at anything that is no whole file.
+/// Task and pid of each entry; panics at anything that is not a complete file.
 fn read(path: &Path) -> Option<BTreeMap<String, u64>> {
     let text = fs::read_to_string(path).ok()?;
     let entries: Vec<serde_json::Value> = serde_json::from_str(&text).expect("a whole file");

@@ -1,5 +1,5 @@
-//! The JSON export where no rename can replace it: a file that was mounted into a container, a folder that cannot be
-//! written, a read-only file system. It was never written there, and `doctor` said that all was well.
+//! The JSON export where no rename can replace the file: a file that was mounted into a container, a folder that cannot be
+//! written, a read-only file system. It was never written there, and `doctor` reported no problem.
 
 use std::{
     fs,
@@ -108,7 +108,7 @@ fn a_file_that_was_mounted_at_the_path_was_never_written() {
             "{detail}"
         );
 
-        // A host that is killed leaves its list; the next one puts it right.
+        // A host that is killed leaves its list; the next one corrects it.
         let mut host = Host::start(&place, &format!("export={}", export.display()));
         host.spawn("crashes", "exec sleep 3600");
         until("it is listed", || {
@@ -124,7 +124,7 @@ fn a_file_that_was_mounted_at_the_path_was_never_written() {
         answer(procledger(&place).args(["report", "--format", "json", "-o", path])).expect(0);
         assert!(!tasks(&export).is_empty(), "the report of the crash");
 
-        // Once it is no mount point any more, lists are renamed into place.
+        // Once it is no longer a mount point, lists are renamed into place.
         let tracker = Tracker::builder(place.ledger()).export(&export).open().expect("a ledger");
         run("umount", &[], &export);
         let before = fs::metadata(&export).expect("there").ino();
@@ -137,7 +137,7 @@ fn a_file_that_was_mounted_at_the_path_was_never_written() {
     }
 }
 
-/// A reader that takes the lock sees whole lists alone; one that never gives it back holds nothing up.
+/// A reader that takes the lock sees only complete lists; one that never releases it blocks nothing.
 #[test]
 fn a_reader_that_locks_a_mounted_file_sees_whole_lists_and_holds_nothing_up() {
     need!("mount");
@@ -163,7 +163,7 @@ fn a_reader_that_locks_a_mounted_file_sees_whole_lists_and_holds_nothing_up() {
                 let list: Vec<serde_json::Value> =
                     serde_json::from_str(&list).unwrap_or_else(|e| panic!("{e}: {list}"));
                 drop(file);
-                // Not in the way of the writer all the time: locks of readers go before it.
+                // Not blocking the writer all the time: the locks of readers have priority.
                 thread::sleep(Duration::from_millis(1));
                 seen += 1;
                 empty += usize::from(list.is_empty());
@@ -183,7 +183,7 @@ fn a_reader_that_locks_a_mounted_file_sees_whole_lists_and_holds_nothing_up() {
         over.store(true, Ordering::Relaxed);
         reader.join().expect("no half list")
     });
-    assert!(seen.0 > 40 && seen.1 < seen.0, "{seen:?} lists tell nothing");
+    assert!(seen.0 > 40 && seen.1 < seen.0, "{seen:?} lists prove nothing");
 
     let held = fs::File::open(&export).expect("there");
     flock(&held, FlockOperation::LockShared).expect("locked");
@@ -211,15 +211,15 @@ fn a_full_disk_keeps_the_old_list_of_a_mounted_file() {
     let (level, detail, advice) = doctor(&place, &export);
     assert_eq!((level.as_str(), advice.as_str()), ("problem", ""), "{detail}");
     assert!(detail.contains("free some space on its disk"), "{detail}");
-    // More than the page that it has.
+    // Larger than the page that it has.
     let names: Vec<_> = (0..8).map(|number| format!("task-{number}").repeat(160)).collect();
     let _tasks: Vec<_> = names
         .iter()
         .map(|name| tracker.spawn(place.job(name, "exec sleep 3600")).expect("tracked"))
         .collect();
-    let told = eventually("it is told", || tracker.export_error());
-    assert!(told.contains("list.json") && told.contains("free some space"), "{told}");
-    // The last one that fits its page, whole.
+    let error = eventually("it is reported", || tracker.export_error());
+    assert!(error.contains("list.json") && error.contains("free some space"), "{error}");
+    // The last list that fits its page, complete.
     let listed = tasks(&export);
     assert!(listed[0] == "first" && listed.len() < 9, "{listed:?}");
     disk.free();
@@ -228,7 +228,7 @@ fn a_full_disk_keeps_the_old_list_of_a_mounted_file() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// A container with a read-only root, and the file mounted into it: no lock file can be made either.
+/// A container with a read-only root, and the file mounted into it: no lock file can be created either.
 #[test]
 fn a_file_mounted_into_a_read_only_file_system_was_never_written() {
     need!("mount");
@@ -246,7 +246,7 @@ fn a_file_mounted_into_a_read_only_file_system_was_never_written() {
     is_followed(&place, &export);
     assert_eq!(doctor(&place, &export).0, "warning");
 
-    // One instance writes, and the next one after it.
+    // One instance writes, and then the next one.
     let first = Tracker::builder(place.ledger()).export(&export).open().expect("a ledger");
     let second = Tracker::builder(place.ledger()).export(&export).open().expect("a ledger");
     let _task = first.spawn(place.job("of-the-first", "exec sleep 3600")).expect("spawned");
@@ -268,10 +268,10 @@ fn a_file_mounted_into_a_read_only_file_system_was_never_written() {
     assert!(detail.contains("mount it writable") && detail.contains("Read-only"), "{detail}");
 }
 
-/// What is put at the first path; the second one is a file that must stay as it is.
+/// What is placed at the first path; the second one is a file that must not change.
 type Prepare = fn(&Path, &Path);
 
-/// What can be written, and what cannot be replaced, as an ordinary user; nothing of another user's is touched.
+/// What can be written, and what cannot be replaced, as an ordinary user; no file of another user is touched.
 #[test]
 fn in_a_folder_that_cannot_be_written_only_a_file_of_ours_is_written() {
     need!("mount");
@@ -308,7 +308,7 @@ fn in_a_folder_that_cannot_be_written_only_a_file_of_ours_is_written() {
             let mut host =
                 Host::start(&place, &format!("export={} log={}", export.display(), log.display()));
             host.spawn("tracked", "exec sleep 3600");
-            until("it is told", || {
+            until("it is reported", || {
                 fs::read_to_string(&log).is_ok_and(|text| text.contains("the export is off"))
             });
             host.stop();
@@ -323,7 +323,7 @@ fn in_a_folder_that_cannot_be_written_only_a_file_of_ours_is_written() {
     }
 }
 
-/// A container's user IDs: the file belongs to a user of the host. Written only where nobody but root could mount it.
+/// A container's user ids: the file belongs to a user of the host. It is written only where only root could have mounted it.
 #[test]
 fn a_mounted_file_of_another_user_is_written_in_a_folder_of_ours_alone() {
     need!("mount");
@@ -345,8 +345,8 @@ fn a_mounted_file_of_another_user_is_written_in_a_folder_of_ours_alone() {
         } else {
             let tracker =
                 Tracker::builder(place.ledger()).export(&export).open().expect("a ledger");
-            let told = eventually("it is told", || tracker.export_error());
-            assert!(told.contains("is a mount point and belongs to uid 61235"), "{told}");
+            let error = eventually("it is reported", || tracker.export_error());
+            assert!(error.contains("is a mount point and belongs to uid 61235"), "{error}");
             tracker.shutdown().expect("an orderly end");
             assert_eq!(fs::read_to_string(&export).expect("there"), "[]");
             assert_eq!(doctor(&place, &export).0, "problem");
@@ -356,7 +356,7 @@ fn a_mounted_file_of_another_user_is_written_in_a_folder_of_ours_alone() {
     }
 }
 
-/// A list that is broken is kept aside before it is written over, also where it cannot be renamed.
+/// A broken list is kept aside before it is overwritten, also where it cannot be renamed.
 #[test]
 fn a_broken_list_at_a_mount_point_is_kept() {
     need!("mount");
@@ -404,12 +404,12 @@ fn doctor_called_an_export_well_that_could_not_be_written() {
     run("mount", &["-o", "remount,ro"], &disk.folder);
     problem("Read-only", "mount it writable");
     run("mount", &["-o", "remount,rw"], &disk.folder);
-    // What stands where the lock file goes.
+    // An obstacle at the path of the lock file.
     let lock = disk.folder.join("list.json.lock");
     symlink("elsewhere", &lock).expect("a symlink");
     problem("list.json.lock` is a symlink", "remove it");
     fs::remove_file(&lock).expect("removed");
-    // A folder at the path; no folder around it.
+    // A folder at the path; no parent folder.
     fs::remove_file(&export).expect("removed");
     fs::create_dir(&export).expect("a folder");
     let Answer { out, .. } =

@@ -1,5 +1,5 @@
-//! Something else stands where the JSON export goes: a FIFO, a folder, a symlink, a file of somebody else, a full disk. The
-//! host tracks in every case, at once, and nothing of a stranger's is touched.
+//! An obstacle at the path of the JSON export: a FIFO, a folder, a symlink, another user's file, a full disk. The host tracks
+//! in every case, at once, and no file of another user is touched.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
     support::{Host, Place, eventually, in_namespace, need, root, until},
 };
 
-/// A host that opens at once and tracks, with that export; the error that it told of it, if it could not be written.
+/// A host that opens at once and tracks, with that export; returns the error that it reported if it could not be written.
 fn export_of_a_host(place: &Place, export: &Path) -> Option<String> {
     let log = place.path().join("log");
     let began = Instant::now();
@@ -23,7 +23,7 @@ fn export_of_a_host(place: &Place, export: &Path) -> Option<String> {
         Host::start(place, &format!("export={} log={}", export.display(), log.display()));
     host.spawn("task", "exec sleep 3600");
     assert!(began.elapsed() < Duration::from_secs(10), "it waited for something");
-    let told = eventually("it is exported, or told why not", || {
+    let error = eventually("it is exported, or the reason is reported", || {
         let is_there = fs::symlink_metadata(export).is_ok_and(|file| file.is_file())
             && fs::read_to_string(export).is_ok_and(|text| text.contains("\"task\""));
         let text = fs::read_to_string(&log).expect("a log");
@@ -31,11 +31,11 @@ fn export_of_a_host(place: &Place, export: &Path) -> Option<String> {
         if is_there { Some(None) } else { error.map(|line| Some(line.to_owned())) }
     });
     host.stop();
-    told
+    error
 }
 
 #[test]
-fn a_fifo_is_replaced_and_nobody_waits_for_its_other_end() {
+fn a_fifo_is_replaced_without_waiting_for_its_other_end() {
     need!("mkfifo");
     let place = Place::new();
     let export = place.path().join("list.json");
@@ -45,7 +45,7 @@ fn a_fifo_is_replaced_and_nobody_waits_for_its_other_end() {
 }
 
 #[test]
-fn a_symlink_is_replaced_and_what_it_names_stays() {
+fn a_symlink_is_replaced_and_its_target_stays() {
     let place = Place::new();
     let (export, precious) = (place.path().join("list.json"), place.path().join("precious"));
     fs::write(&precious, "mine").expect("a file");
@@ -55,18 +55,18 @@ fn a_symlink_is_replaced_and_what_it_names_stays() {
 }
 
 #[test]
-fn a_folder_is_left_and_told() {
+fn a_folder_is_left_and_reported() {
     let place = Place::new();
     let export = place.path().join("list.json");
     fs::create_dir(&export).expect("a folder");
     fs::write(export.join("precious"), "mine").expect("a file");
-    let told = export_of_a_host(&place, &export).expect("it cannot be written");
-    assert!(told.contains("there is a folder at the export path"), "{told}");
+    let error = export_of_a_host(&place, &export).expect("it cannot be written");
+    assert!(error.contains("there is a folder at the export path"), "{error}");
     assert_eq!(fs::read_to_string(export.join("precious")).expect("still there"), "mine");
 }
 
 #[test]
-fn a_strangers_file_in_a_sticky_folder_is_left_and_told() {
+fn another_users_file_in_a_sticky_folder_is_left_and_reported() {
     need!("setpriv");
     if !root() {
         return;
@@ -77,8 +77,8 @@ fn a_strangers_file_in_a_sticky_folder_is_left_and_told() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o1777)).expect("its mode");
     let export = folder.join("list.json");
     fs::write(&export, "[]").expect("a file");
-    chown(&export, Some(61235), Some(61235)).expect("a stranger's");
-    // root may replace it; the stranger's neighbour may not.
+    chown(&export, Some(61235), Some(61235)).expect("another user's");
+    // root may replace it; another ordinary user may not.
     let ledger = place.path().join("ledger.db");
     chown(place.path(), Some(61234), Some(61234)).expect("given");
     let log = place.path().join("log");
@@ -92,7 +92,7 @@ fn a_strangers_file_in_a_sticky_folder_is_left_and_told() {
     let mut host = Host::launch_by(command, &place, &ledger, &options);
     assert_eq!(host.answer(), "open 0");
     host.spawn("task", "exec sleep 3600");
-    until("it is told", || {
+    until("it is reported", || {
         fs::read_to_string(&log).is_ok_and(|text| text.contains("belongs to uid 61235"))
     });
     host.stop();
@@ -116,8 +116,8 @@ fn a_full_disk_keeps_the_old_list_and_the_new_one_comes_with_the_space() {
     let before = fs::read(&export).expect("a list");
     disk.fill();
     tracker.spawn(place.job("second", "exec sleep 3600")).expect("tracking goes on");
-    let told = eventually("it is told", || tracker.export_error());
-    assert!(told.contains("list.json") && told.contains("No space left"), "{told}");
+    let error = eventually("it is reported", || tracker.export_error());
+    assert!(error.contains("list.json") && error.contains("No space left"), "{error}");
     assert_eq!(fs::read(&export).expect("a list"), before, "the old one is whole");
     let names = || fs::read_dir(&disk.folder).expect("a folder").count();
     assert_eq!(names(), 3, "the list, its lock and what fills the disk");
@@ -129,7 +129,7 @@ fn a_full_disk_keeps_the_old_list_and_the_new_one_comes_with_the_space() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// As large as a file on the disk can be, and as many entries as a list may have.
+/// As large as a file on the disk can be, and with as many entries as a list may have.
 #[test]
 fn a_huge_list_of_the_former_processor_delays_no_start() {
     let place = Place::new();
@@ -140,8 +140,11 @@ fn a_huge_list_of_the_former_processor_delays_no_start() {
     let began = Instant::now();
     let tracker = Tracker::builder(place.ledger()).export(&list).open().expect("a ledger");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    let told = &tracker.startup_report().errors;
-    assert!(told.len() == 1 && told[0].contains("it has more than 16777216 bytes"), "{told:?}");
+    let errors = &tracker.startup_report().errors;
+    assert!(
+        errors.len() == 1 && errors[0].contains("it has more than 16777216 bytes"),
+        "{errors:?}"
+    );
     assert_eq!(fs::metadata(place.path().join("list.json.corrupt")).expect("kept").len(), 1 << 30);
     tracker.shutdown().expect("an orderly end");
 

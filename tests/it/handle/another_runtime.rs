@@ -1,4 +1,4 @@
-//! A handle is bound to no runtime: it can be waited for in another one than it was made in.
+//! A handle is bound to no runtime: it can be waited for in another one than the one that created it.
 
 use std::{fs, time::Duration};
 
@@ -40,7 +40,7 @@ fn go(place: &Place) {
     fs::write(place.path().join("go"), "").expect("a file");
 }
 
-/// The registration was that of the first runtime for good: an error, or a wait without an end.
+/// The registration stayed with the first runtime: an error, or a wait without an end.
 #[test]
 fn a_wait_goes_on_in_another_runtime_after_the_first_has_ended() {
     for containment in [ContainmentMode::Session, ContainmentMode::Keeper] {
@@ -61,7 +61,7 @@ fn a_wait_goes_on_in_another_runtime_after_the_first_has_ended() {
     }
 }
 
-/// The first runtime is still there, and nothing drives it.
+/// The first runtime still exists, but nothing drives it.
 #[test]
 fn output_is_read_on_in_another_runtime_while_the_first_is_idle() {
     let place = Place::new();
@@ -94,7 +94,7 @@ fn output_is_read_on_after_the_first_runtime_has_ended() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// There and back: a runtime for each request, say.
+/// Back and forth: as with one runtime per request.
 #[test]
 fn a_handle_can_be_passed_between_runtimes_again_and_again() {
     let place = Place::new();

@@ -1,5 +1,5 @@
-//! `examples/api.rs` over real HTTP, through the scenarios of the processor that it stands for: clean restart, crash,
-//! process death, failed operations, and clients that go away in the middle.
+//! `examples/api.rs` over real HTTP, through the scenarios of the processor that it stands for: clean restart, crash, process
+//! death, failed operations, and clients that disconnect in the middle.
 
 use std::{
     fs::{self, File},
@@ -90,7 +90,7 @@ impl Api {
         (status, json.unwrap_or_else(|error| panic!("{error}: {status} {body}")))
     }
 
-    /// Starts a shell script as a task; the shell.
+    /// Starts a shell script as a task; returns the shell.
     #[track_caller]
     fn post(&self, task: &str, script: &str) -> Eye {
         let (status, entry) = self.ask("POST", "/tasks", &body(task, script, false));
@@ -168,7 +168,7 @@ fn clean_restart_an_api_that_stops_leaves_nothing() {
 }
 
 #[test]
-fn crash_restart_what_a_killed_api_ran_is_dead_before_the_next_one_answers() {
+fn crash_restart_programs_of_a_killed_api_are_dead_before_the_next_one_answers() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
     let eyes = [
@@ -271,7 +271,7 @@ fn a_client_that_hangs_up_while_it_sends_starts_nothing() {
         let kind = "content-type: application/json";
         write!(stream, "{head}\r\n{kind}\r\ncontent-length: {length}\r\n\r\n{half}").expect("sent");
     }
-    // Requests that came later are answered: those before were dealt with, or wait for what never comes.
+    // Later requests are answered: the earlier ones were processed, or wait for something that never comes.
     assert_eq!(api.tasks(), [""; 0]);
     assert!(api.is_healthy());
     assert!(api.stop().success());
@@ -298,7 +298,7 @@ fn a_client_that_hangs_up_while_it_waits_has_its_tree_ended() {
 }
 
 #[test]
-fn an_api_that_stops_answers_who_waits_and_does_not_wait_for_who_never_finishes() {
+fn an_api_that_stops_answers_waiting_clients_and_does_not_wait_for_unfinished_requests() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
     let script = "echo so far; touch up; exec sleep 3600";

@@ -1,15 +1,15 @@
-//! Not a scenario: what a host process does that `support::Host` has started. Run by itself it does nothing.
+//! Not a scenario: the code of a host process that `support::Host` has started. Run by itself it does nothing.
 //!
-//! Options, by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `protect=NAME`, `min-age=MS`, `program=NAME`,
-//! `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `keeper`, `keep-history=MS`, `limit-size=BYTES`,
+//! Options, separated by spaces: `no-monitor`, `no-reap`, `export=PATH`, `name=NAME`, `protect=NAME`, `min-age=MS`,
+//! `program=NAME`, `interval=MS`, `grace=MS`, `log=PATH`, `containment=MODE`, `keeper`, `keep-history=MS`, `limit-size=BYTES`,
 //! `no-arguments`, `sigchld-ignored`, `sigxfsz-ignored`, `wait-any`, `subreaper`, `also=PATH` (a second tracker on that
-//! ledger). Commands, a line each: `spawn TASK SCRIPT` (`survive` and `keep` with that option of the job, `hour` with that
-//! longest run time), `within TASK MS SCRIPT` and `rss TASK BYTES SCRIPT` with that limit, `exit` without a shutdown,
-//! `wait TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`, `running`,
-//! `adopted`, `import PATH`, `fork`, `quit`; `exec` (the host executes itself, and opens its ledgers anew), `become PROGRAM`
-//! (it executes that instead), `child NAME SCRIPT` and `child-wait NAME` (a program that the host starts and waits for by
-//! itself), `reap-pid PID` (waitpid), `fork-and-hold` (a forked child that executes nothing), `keep-spawning` (two threads
-//! start programs until an exec), `also TASK SCRIPT` (spawn by the second tracker). End of input is an orderly end.
+//! ledger). Commands, one per line: `spawn TASK SCRIPT` (`survive` and `keep` with that option of the job, `hour` with that
+//! longest run time), `within TASK MS SCRIPT` and `rss TASK BYTES SCRIPT` with that limit, `exit` without a shutdown, `wait
+//! TASK`, `register TASK PID`, `unregister TASK`, `terminate TASK`, `health`, `reap`, `running`, `adopted`, `import PATH`,
+//! `fork`, `quit`; `exec` (the host executes itself, and opens its ledgers anew), `become PROGRAM` (it executes that instead),
+//! `child NAME SCRIPT` and `child-wait NAME` (a program that the host starts and waits for by itself), `reap-pid PID`
+//! (waitpid), `fork-and-hold` (a forked child that executes nothing), `keep-spawning` (two threads start programs until an
+//! exec), `also TASK SCRIPT` (spawn by the second tracker). End of input is an orderly end.
 
 use std::{
     collections::HashMap,
@@ -51,7 +51,7 @@ fn as_a_host() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// Until the program is replaced.
+/// Handles commands until the program is replaced.
 fn keep_spawning(tracker: &Tracker) {
     for thread in 0..2 {
         let tracker = tracker.clone();
@@ -68,14 +68,14 @@ fn also(options: &str) -> Option<Tracker> {
     Some(build(Tracker::builder(path), options).open().expect("the second ledger"))
 }
 
-/// What a host has and does beside its tracker.
+/// The state of a host beside its tracker.
 struct Own {
     also: Option<Tracker>,
     children: HashMap<String, std::process::Child>,
 }
 
 impl Own {
-    /// `None` where the command is the tracker's.
+    /// `None` if the command is for the tracker.
     fn obey(&mut self, line: &str) -> Option<String> {
         let mut words = line.splitn(3, ' ');
         let mut word = || words.next().unwrap_or_default();
@@ -134,13 +134,13 @@ fn fork_and_hold() -> String {
     }
 }
 
-/// Not a scenario either: a program whose first thread ends while another one runs on.
+/// Not a scenario either: a program whose first thread ends while another one continues.
 #[test]
 #[expect(unsafe_code, reason = "only a signal handler of its own can end just the first thread")]
 fn as_a_zombie_leader() {
     use nix::sys::signal::{SigHandler, Signal, signal};
     extern "C" fn end_this_thread(_: i32) {
-        // SAFETY: exit(2) ends this thread alone; nobody joins it.
+        // SAFETY: exit(2) ends this thread alone; it is never joined.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
     if std::env::var_os("PROCLEDGER_IT_ZOMBIE_LEADER").is_none() {
@@ -157,19 +157,19 @@ fn as_a_zombie_leader() {
 
 fn say(line: &str) {
     let mut out = stdout().lock();
-    writeln!(out, "host> {line}").expect("somebody listens");
-    out.flush().expect("somebody listens");
+    writeln!(out, "host> {line}").expect("a reader");
+    out.flush().expect("a reader");
 }
 
-/// What a host may have done before it opens its ledger.
+/// Applies the options that concern a host before it opens its ledger.
 fn prepare(options: &str) {
-    // `faults::Fault` attaches to it; where Yama has a say, only with this leave.
+    // `faults::Fault` attaches to it; under Yama only with this permission.
     let _ = rustix::process::set_ptracer(rustix::process::PTracer::Any);
     for option in options.split_whitespace() {
         match option.split_once('=').unwrap_or((option, "")) {
             ("log", path) => {
                 let file = File::options().create(true).append(true).open(path).expect("a log");
-                // All that there is: what must not be in a log must not be in any.
+                // At the most verbose level: a secret that must not be in a log must not be in any.
                 let all = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
                 all.with_ansi(false).with_writer(file).init();
             }
@@ -297,7 +297,7 @@ fn job(task: &str, script: &str) -> Job {
         .stdout(Stdio::null())
 }
 
-/// What a forked child says when it uses its parent's tracker, and that it shuts nothing down.
+/// Returns what a forked child reports when it uses its parent's tracker, and that it shuts nothing down.
 #[expect(unsafe_code, reason = "the scenario is a fork")]
 fn in_a_forked_child(tracker: &Tracker) -> String {
     use std::io::Read;
@@ -305,20 +305,20 @@ fn in_a_forked_child(tracker: &Tracker) -> String {
     // SAFETY: the child uses no lock that another thread may have held; glibc keeps malloc usable.
     match unsafe { nix::unistd::fork() }.expect("a child") {
         nix::unistd::ForkResult::Child => {
-            let told = match tracker.spawn(job("forked", "true")) {
+            let result = match tracker.spawn(job("forked", "true")) {
                 Ok(_) => "spawned".to_owned(),
                 Err(error) => format!("closed={} {error}", error.is_closed()),
             };
             let ended = tracker.shutdown().map_or(u64::MAX, |report| report.checked);
-            write!(write, "{told}; shutdown checked {ended}").expect("a reader");
+            write!(write, "{result}; shutdown checked {ended}").expect("a reader");
             std::process::exit(0);
         }
         nix::unistd::ForkResult::Parent { child } => {
             drop(write);
-            let mut told = String::new();
-            read.read_to_string(&mut told).expect("the child tells");
+            let mut answer = String::new();
+            read.read_to_string(&mut answer).expect("the child's answer");
             let _ = nix::sys::wait::waitpid(child, None);
-            told
+            answer
         }
     }
 }

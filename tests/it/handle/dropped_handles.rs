@@ -1,4 +1,4 @@
-//! `Job::terminate_on_drop`: a program ends with its handle, wherever that is lost.
+//! `Job::terminate_on_drop`: a program ends with its handle, wherever that is dropped.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -61,7 +61,7 @@ fn a_dropped_handle_ends_the_whole_tree_and_no_other() {
     }
 }
 
-/// 49 of 60 spawns that were cancelled left a program that no handle was for.
+/// 49 of 60 cancelled spawns left a program without a handle.
 #[test]
 fn no_cancelled_spawn_leaves_a_program() {
     let _alone = alone();
@@ -72,7 +72,7 @@ fn no_cancelled_spawn_leaves_a_program() {
         let handles = runtime.block_on(async {
             let mut handles = Vec::new();
             for number in 0..60_u32 {
-                // From before the child is made to after its row is committed.
+                // From before the child is created to after its row is committed.
                 let patience = Duration::from_micros(60) * number;
                 let spawn = tracker.spawn(tree(&place, &format!("task-{number}")));
                 if let Ok(process) = timeout(patience, spawn).await {
@@ -96,7 +96,7 @@ fn no_cancelled_spawn_leaves_a_program() {
     }
 }
 
-/// The kind of the same fault: without the option a cancelled spawn runs on, and is the tracker's.
+/// The contrast to that: without the option a cancelled spawn runs on, and stays tracked.
 #[test]
 fn without_the_option_a_cancelled_spawn_is_the_trackers() {
     let place = Place::new();
@@ -115,7 +115,7 @@ fn without_the_option_a_cancelled_spawn_is_the_trackers() {
     assert!(place.alive().is_empty());
 }
 
-/// Spawns are under way on the runtime's blocking threads, some of them waiting for a thread.
+/// Spawns are in progress on the runtime's blocking threads, some of them waiting for a thread.
 #[test]
 fn a_runtime_that_is_shut_down_while_it_spawns_leaves_no_program() {
     let _alone = alone();
@@ -148,7 +148,7 @@ fn a_runtime_that_is_shut_down_while_it_spawns_leaves_no_program() {
 }
 
 #[test]
-fn a_panic_ends_what_its_handles_held() {
+fn a_panic_ends_the_programs_of_its_handles() {
     let place = Place::new();
     let tracker = tracker(&place, ContainmentMode::Session);
     let mut eyes = Vec::new();
@@ -165,9 +165,9 @@ fn a_panic_ends_what_its_handles_held() {
     assert!(place.alive().is_empty());
 }
 
-/// In a grace when the tracker closes: it is waited for, and keeps its own rule.
+/// In a grace period when the tracker closes: it is waited for, and keeps its own rule.
 #[test]
-fn a_shutdown_waits_for_what_dropped_handles_end() {
+fn a_shutdown_waits_for_trees_that_dropped_handles_end() {
     let place = Place::new();
     let tracker = tracker(&place, ContainmentMode::Session);
     let other = tracker.clone();
@@ -175,7 +175,7 @@ fn a_shutdown_waits_for_what_dropped_handles_end() {
     let job = place.job("stubborn", script).grace(Duration::from_millis(700));
     let process = tracker.spawn(job.terminate_on_drop(true)).expect("spawned");
     let eye = place.eye("up");
-    // One clone of the tracker more or less is nothing to it.
+    // Further clones of the tracker do not matter.
     drop(tracker);
     assert!(!eye.is_dead());
     drop(process);
@@ -195,7 +195,7 @@ fn a_handle_that_outlives_its_tracker_ends_nothing_twice() {
     assert_eq!(place.sqlite3(RULE), "shutdown|its owner shut down");
 }
 
-/// A program that has ended by itself may leave what it likes, also when its end has not been noticed yet.
+/// A program that has ended by itself may leave processes, also when its end has not been noticed yet.
 #[test]
 fn a_handle_of_a_program_that_has_ended_takes_nothing_with_it() {
     for monitor in [true, false] {
@@ -216,7 +216,7 @@ fn a_handle_of_a_program_that_has_ended_takes_nothing_with_it() {
     }
 }
 
-/// A thread for each dropped handle would be a thread for each stubborn tree.
+/// One thread per dropped handle would be one thread per stubborn tree.
 #[test]
 fn many_dropped_handles_are_ended_together() {
     let _alone = alone();

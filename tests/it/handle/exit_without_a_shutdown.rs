@@ -1,4 +1,4 @@
-//! A host that ends by `exit` without a shutdown, as one whose tracker is a `static`: nothing is dropped then.
+//! A host that ends by `exit` without a shutdown, as with a tracker in a `static`: nothing is dropped then.
 
 use procledger::Tracker;
 
@@ -10,7 +10,7 @@ use crate::{
 fn left_by_exit(place: &Place, options: &str) -> crate::support::Eye {
     let mut host = Host::start(place, options);
     let program = host.spawn("task", "exec sleep 3600");
-    host.tell("exit");
+    host.send("exit");
     host.end();
     program
 }
@@ -24,7 +24,7 @@ fn in_a_session_or_a_leaf_programs_live_on_until_the_ledger_is_opened_again() {
         let place = Place::new();
         let program = left_by_exit(&place, options);
         stays("it lives on", || !program.is_dead());
-        // What the page names as the cure: an opener, which `watch` is as well.
+        // The remedy that the page names: an opener, which `watch` is as well.
         let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
         assert!(program.is_dead(), "{options}");
         let leak = "SELECT kind, outcome FROM leak";
@@ -41,7 +41,7 @@ fn below_a_keeper_programs_end_with_their_host() {
 }
 
 #[test]
-fn a_watch_ends_what_such_a_host_leaves() {
+fn a_watch_ends_the_orphans_of_such_a_host() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=session");
     let program = host.spawn("task", "exec sleep 3600");
@@ -50,7 +50,7 @@ fn a_watch_ends_what_such_a_host_leaves() {
     let watch = crate::support::Guard(watch.spawn().expect("it runs"));
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(!program.is_dead());
-    host.tell("exit");
+    host.send("exit");
     host.end();
     until("it is ended", || program.is_dead());
     drop(watch);

@@ -1,4 +1,4 @@
-//! An operation on a process fails half-way: nothing may be left running.
+//! An operation on a process fails half-way: no process may be left running.
 
 use std::{fs::File, os::fd::OwnedFd, process::ChildStdout};
 
@@ -14,7 +14,7 @@ fn a_failed_read_ends_the_whole_tree_before_the_error_is_returned() {
     let job = place.job("reads", script).stdout(Stdio::piped());
     let mut process = tracker.spawn(job).expect("spawned");
     let trees = [Eye::on(process.pid().get()), place.eye("daemon"), place.eye("child")];
-    // read(2) of a folder fails with EISDIR, as a pipe does when its other side breaks.
+    // read(2) of a folder fails with EISDIR, as a pipe does when its other side fails.
     let folder = OwnedFd::from(File::open(place.path()).expect("a folder"));
     process.stdout = Some(ChildStdout::from(folder));
 

@@ -1,4 +1,4 @@
-//! Pipes that stay open, and pipes that fill.
+//! Pipes that stay open, and pipes that fill up.
 
 use std::time::{Duration, Instant};
 

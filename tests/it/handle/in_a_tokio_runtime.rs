@@ -1,4 +1,4 @@
-//! Futures: nothing is lost with one that is dropped, none takes a thread, and nothing that blocks is on the runtime.
+//! Futures: dropping one loses nothing, none takes a thread, and no blocking call runs on the runtime.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{
     support::{Eye, PATIENCE, Place, alone, until},
 };
 
-/// A runtime with one thread, where whatever blocks would be noticed.
+/// A runtime with one thread, where any blocking call would be noticed.
 fn one_thread() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
@@ -130,7 +130,7 @@ fn a_grandchild_that_holds_the_pipe_does_not_hold_up_the_answer() {
     let place = Place::new();
     block_on(async {
         let tracker = tracker(&place);
-        // What it leaves is let live, so that nobody but the bound on draining ends the wait.
+        // The process that it leaves keeps running, so that only the bound on draining ends the wait.
         let job = place.job("task", "echo done; setsid sleep 3600 & exit 0").keep_strays(true);
         let mut process = tracker.spawn(job.stdout(Stdio::piped())).await.expect("spawned");
         let output = process.wait_with_output().await.expect("read");
@@ -228,7 +228,7 @@ fn a_termination_answers_for_each_member() {
     });
 }
 
-/// The keeper is the program's parent: its word, not a wait of our own, tells how it ended.
+/// The keeper is the program's parent: its report, not a wait of our own, says how it ended.
 #[test]
 fn under_a_keeper_a_wait_has_the_status_and_the_tree_goes_as_a_whole() {
     let place = Place::new();
@@ -276,7 +276,7 @@ fn a_shutdown_that_is_dropped_is_done_all_the_same() {
     });
 }
 
-/// The answer of one poll.
+/// The result of one poll.
 async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
     std::future::poll_fn(|cx| {
         std::task::Poll::Ready(match std::pin::Pin::new(&mut future).poll(cx) {
@@ -308,7 +308,7 @@ fn a_handle_that_is_dropped_kills_nothing_unless_it_was_asked_to() {
     });
 }
 
-/// Two hundred waits, all pending: threads of the runtime are told by their name.
+/// Two hundred waits, all pending: threads of the runtime are identified by their name.
 #[test]
 fn no_wait_takes_a_thread() {
     let _alone = alone();
@@ -359,7 +359,7 @@ fn threads(wanted: impl Fn(&str) -> bool) -> usize {
     threads.filter(|thread| wanted(comm(thread.path().join("comm")).trim())).count()
 }
 
-/// Where nobody watches, the waiter settles the end itself, and not on the runtime's thread.
+/// Without a watcher, the waiter settles the end itself, and not on the runtime's thread.
 #[test]
 fn without_a_monitor_a_wait_records_the_end() {
     let place = Place::new();
@@ -373,7 +373,7 @@ fn without_a_monitor_a_wait_records_the_end() {
     });
 }
 
-/// The one thread of the runtime goes on with other work while a stubborn tree gets its grace.
+/// The one thread of the runtime continues with other work during the grace period of a stubborn tree.
 #[test]
 fn the_runtime_goes_on_while_a_tree_is_being_ended() {
     let _alone = alone();

@@ -1,4 +1,4 @@
-//! Hosts that fork, ignore SIGCHLD, or reap whatever dies.
+//! Hosts that fork, ignore SIGCHLD, or reap any child.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -9,9 +9,9 @@ fn a_forked_child_is_refused_and_its_exit_shuts_nothing_down() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     let task = host.spawn("task", "exec sleep 3600");
-    let told = host.ask("fork");
-    assert!(told.starts_with("closed=true "), "{told}");
-    assert!(told.ends_with("; shutdown checked 0"), "{told}");
+    let answer = host.ask("fork");
+    assert!(answer.starts_with("closed=true "), "{answer}");
+    assert!(answer.ends_with("; shutdown checked 0"), "{answer}");
     assert!(is_alive(task.pid()));
     assert_eq!(place.sqlite3("SELECT stopped_at IS NULL FROM instance"), "1");
     assert_eq!(place.sqlite3("SELECT task_id FROM process"), "task");

@@ -9,11 +9,11 @@ use procledger::{ExitStatus, Tracker};
 
 use crate::support::{Eye, Place, alone, until};
 
-/// The bound for the monitor; the best of several tries counts, since the machine is busy with other things.
+/// The bound for the monitor; the best of several tries counts, since the machine has other load.
 const NOTICED: Duration = Duration::from_millis(50);
 const TRIES: u32 = 10;
 
-/// From the death of a process until the ledger says so.
+/// Time from the death of a process until the ledger records it.
 fn time_until_noticed(tracker: &Tracker, eye: &Eye, kill: impl FnOnce()) -> Duration {
     kill();
     until("it dies", || eye.is_dead());
@@ -48,7 +48,7 @@ fn the_monitor_sees_the_death_of_a_registered_process_at_once_and_its_code_once_
         let eye = Eye::on(guard.pid());
         tracker.register("registered", guard.pid()).expect("registered");
         let fd = crate::support::pidfd(guard.pid()).expect("it lives");
-        // Reaped at once by its parent, as a host does that waits for its child.
+        // Reaped at once by its parent, as in a host that waits for its child.
         let reaper = std::thread::spawn(move || guard.0.wait().expect("reaped"));
         let _ = rustix::process::pidfd_send_signal(&fd, rustix::process::Signal::TERM);
         let took = time_until_noticed(&tracker, &eye, || {});
@@ -57,8 +57,8 @@ fn the_monitor_sees_the_death_of_a_registered_process_at_once_and_its_code_once_
     });
     let best = best.min().expect("some");
     assert!(best < NOTICED, "noticed after {best:?}");
-    let told = "SELECT count(*) FROM process WHERE end_reason = 'exited'";
-    assert_eq!(place.sqlite3(told), TRIES.to_string());
+    let exited = "SELECT count(*) FROM process WHERE end_reason = 'exited'";
+    assert_eq!(place.sqlite3(exited), TRIES.to_string());
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn the_exit_code_of_a_registered_child_comes_from_its_pidfd() {
 }
 
 #[test]
-fn a_registered_process_that_nobody_reaps_is_ended_without_a_code() {
+fn a_registered_process_that_is_never_reaped_is_ended_without_a_code() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let guard = place.child("exec sleep 3600");
@@ -113,7 +113,7 @@ fn without_a_monitor_the_health_pass_sees_each_death() {
     guard.0.wait().expect("reaped");
     let spawned = spawned.pid().get();
     until("it dies", || crate::support::state(spawned) == Some('Z'));
-    assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "3", "nobody has looked yet");
+    assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "3", "no pass has run yet");
 
     let report = tracker.health_pass().expect("a pass");
     assert_eq!((report.checked, report.endings.len()), (3, 2), "{report:?}");

@@ -1,4 +1,4 @@
-//! What the tracker must not take on.
+//! Processes and jobs that the tracker must refuse.
 
 use std::{
     fs,
@@ -11,12 +11,12 @@ use procledger::{Error, Job, Tracker};
 
 use crate::support::{Eye, Host, Place, is_alive, need, root, tool, until};
 
-fn nobody_is_recorded(place: &Place) {
+fn nothing_is_recorded(place: &Place) {
     assert_eq!(place.sqlite3("SELECT count(*) FROM process"), "0");
 }
 
 #[test]
-fn numbers_that_name_no_process_of_ours_are_refused() {
+fn pids_that_name_no_process_of_ours_are_refused() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let register = |pid: i64| tracker.register("task", pid).expect_err("refused");
@@ -32,11 +32,11 @@ fn numbers_that_name_no_process_of_ours_are_refused() {
     assert!(register(i64::from(dead.pid())).is_gone(), "a zombie is dead");
     dead.0.wait().expect("reaped");
     assert!(register(i64::from(dead.pid())).is_gone());
-    nobody_is_recorded(&place);
+    nothing_is_recorded(&place);
 }
 
 #[test]
-fn names_and_arguments_that_nobody_could_store_or_start_are_refused() {
+fn names_and_arguments_that_cannot_be_stored_or_started_are_refused() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let long = "x".repeat(procledger::TASK_ID_MAX + 1);
@@ -61,7 +61,7 @@ fn names_and_arguments_that_nobody_could_store_or_start_are_refused() {
         assert!(tracker.register(task, child.pid()).is_err_and(|error| error.is_invalid_input()));
         assert!(tracker.terminate(task).is_err_and(|error| error.is_invalid_input()));
     }
-    nobody_is_recorded(&place);
+    nothing_is_recorded(&place);
     tracker.spawn(Job::new("x".repeat(procledger::TASK_ID_MAX), "true")).expect("the longest");
 }
 
@@ -88,15 +88,15 @@ fn a_task_that_runs_is_refused_and_may_run_again_after_its_end() {
     other.stop();
 }
 
-/// A ledger of uid 65534 in a folder of its own, and this binary where that user may run it; `None` where we cannot become
+/// A ledger of uid 65534 in a folder of its own, and this binary where that user may run it; `None` if the test cannot become
 /// that user.
 pub(crate) fn grounds_of_nobody(place: &Place) -> Option<(PathBuf, PathBuf)> {
     if !root() {
         return None;
     }
     tool("setpriv")?;
-    let everybody = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(place.path(), everybody).expect("its mode");
+    let readable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(place.path(), readable).expect("its mode");
     let folder = place.path().join("nobody");
     fs::create_dir(&folder).expect("a folder");
     chown(&folder, Some(65534), Some(65534)).expect("root may");
@@ -119,20 +119,20 @@ pub(crate) fn host_of_nobody(
 }
 
 #[test]
-fn a_process_of_somebody_else_is_refused() {
+fn another_users_process_is_refused() {
     let place = Place::new();
     let Some((ledger, binary)) = grounds_of_nobody(&place) else { return };
     let mut host = host_of_nobody(&place, &ledger, &binary);
     let roots = place.child("exec sleep 3600");
-    let told = host.ask(&format!("register task {}", roots.pid()));
-    assert!(told.contains("belongs to uid 0"), "{told}");
+    let answer = host.ask(&format!("register task {}", roots.pid()));
+    assert!(answer.contains("belongs to uid 0"), "{answer}");
     let own = host.spawn("own", "exec sleep 3600");
     assert!(is_alive(own.pid()) && is_alive(roots.pid()));
     host.stop();
     assert!(own.is_dead() && is_alive(roots.pid()));
 }
 
-/// The ledger's user may name it in a row, and could not signal it: its real and its saved uid are root's (kill(2)).
+/// The ledger's user may name it in a row, but could not signal it: its real and its saved uid are root's (kill(2)).
 #[test]
 fn root_killed_its_own_daemon_that_had_lent_itself_to_the_ledgers_user() {
     need!("python3");
@@ -157,10 +157,10 @@ fn root_killed_its_own_daemon_that_had_lent_itself_to_the_ledgers_user() {
 }
 
 #[test]
-fn invariant_12_what_cannot_be_killed_stays_in_the_ledger_and_is_tried_again() {
+fn invariant_12_a_process_that_cannot_be_killed_stays_in_the_ledger_and_is_tried_again() {
     let place = Place::new();
     let Some((ledger, binary)) = grounds_of_nobody(&place) else { return };
-    // A program of root that anybody may start: nobody cannot signal what it becomes.
+    // A program of root that every user may start: the user `nobody` cannot signal it after it has changed its uid.
     let elevated = place.path().join("elevated");
     fs::copy(tool("setpriv").expect("it is there"), &elevated).expect("copied");
     fs::set_permissions(&elevated, fs::Permissions::from_mode(0o4755)).expect("its mode");

@@ -1,4 +1,4 @@
-//! Signals by their numbers: those of the kernel, and no others.
+//! Signals by number: those of the kernel, and no others.
 
 use procledger::{ExitStatus, Tracker};
 
@@ -27,7 +27,7 @@ fn real_time_signals_reach_the_program() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// Those that the C library keeps for itself are signals of the kernel all the same.
+/// Signals that the C library reserves for itself are signals of the kernel all the same.
 #[test]
 fn every_number_of_the_kernel_is_sent() {
     let place = Place::new();
@@ -47,7 +47,7 @@ fn every_number_of_the_kernel_is_sent() {
 }
 
 #[test]
-fn a_number_that_is_no_signal_is_refused_in_one_line() {
+fn a_number_that_is_not_a_signal_is_refused_in_one_line() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");

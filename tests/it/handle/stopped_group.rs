@@ -1,5 +1,5 @@
 //! A host's process group is stopped and continued while it spawns. A child that the stop catches just before it leaves the
-//! group misses the continuing, and its caller, which sleeps until the child execs, used to hang for ever.
+//! group misses the SIGCONT, and its caller, which sleeps until the child execs, used to hang for ever.
 
 use std::{
     process::Stdio,
@@ -22,7 +22,7 @@ fn a_group_that_is_stopped_and_continued_hangs_no_spawn() {
     let place = Place::new();
     let child = command(&place, "stopped-group").stdin(Stdio::null()).stdout(Stdio::null()).spawn();
     let mut host = Guard(child.expect("a host"));
-    // The group is the host's own, and its number is pinned: the host is our child, and not reaped yet.
+    // The group is the host's own, and its pid cannot be reused: the host is our child, and not reaped yet.
     let group = Pid::from_raw(i32::try_from(host.pid()).expect("a pid")).expect("a pid");
     let deadline = Instant::now() + PATIENCE * 4;
     while host.is_running() {

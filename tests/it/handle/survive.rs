@@ -6,7 +6,7 @@ fn start(place: &Place, program: &str) -> Host {
     Host::start(place, &format!("program={program}"))
 }
 
-/// A `survive` job with a daemon below it, and a task that is to end with its host.
+/// A `survive` job with a daemon as its descendant, and a task that is to end with its host.
 fn grow(place: &Place, host: &mut Host) -> ([Eye; 2], Eye) {
     let script = format!("setsid sleep 3600 & echo $! > {}/daemon; wait", place.path().display());
     let root = host.spawn_as("survive", "lasting", &script);
@@ -26,7 +26,7 @@ fn a_surviving_job_outlives_a_crash_and_is_adopted_by_the_same_program_only() {
     host.crash();
 
     let other = start(&place, "another");
-    assert!(passing.is_dead(), "what is not marked is an orphan for anybody");
+    assert!(passing.is_dead(), "an unmarked process is an orphan for every instance");
     let reap = place.procledger(&["reap"]);
     assert!(reap.status.success(), "{reap:?}");
     assert!(lasting.iter().all(|one| is_alive(one.pid())), "another program's job is left");

@@ -1,11 +1,11 @@
-//! Unregister, forget, kill and terminate: what each says of what it does.
+//! Unregister, forget, kill and terminate: what each reports about its effect.
 
 use procledger::Tracker;
 
 use crate::support::{Eye, Host, Place, is_alive, procledger, sqlite3};
 
 #[test]
-fn an_unregistered_process_lives_on_and_nobody_answers_for_it() {
+fn an_unregistered_process_lives_on_and_has_no_owner() {
     let place = Place::new();
     let mut host = Host::start(&place, "");
     let child = place.child("exec sleep 3600");
@@ -20,7 +20,7 @@ fn an_unregistered_process_lives_on_and_nobody_answers_for_it() {
 }
 
 #[test]
-fn what_is_unknown_is_not_found_and_nothing_is_touched() {
+fn an_unknown_task_is_not_found_and_nothing_is_changed() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let task = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
@@ -58,7 +58,7 @@ fn a_row_that_cannot_be_judged_can_be_forgotten() {
     let mut host = Host::start(&place, "");
     let task = host.spawn("task", "exec sleep 3600");
     host.crash();
-    // In a copy its instance cannot be judged. Its process is alive, so it cannot be forgotten either.
+    // In a copy its instance cannot be checked. Its process is alive, so it cannot be forgotten either.
     let copy = copies.ledger();
     std::fs::copy(place.ledger(), &copy).expect("copied");
     let wal = |path: &std::path::Path| path.with_file_name("ledger.db-wal");

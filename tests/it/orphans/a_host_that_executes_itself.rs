@@ -1,6 +1,6 @@
-//! A host executes itself, as servers do that restart gracefully, or another program: pid, start tick and pidfd stay, and
+//! A host executes itself, as servers do for a graceful restart, or another program: pid, start tick and pidfd stay, and
 //! everything else of it is gone. Its former instance was taken for alive as long as the new image lived: its rows stayed
-//! `running`, its tasks could neither be started anew nor terminated, and in session mode their trees lived on.
+//! `running`, its tasks could neither be started again nor terminated, and in session mode their trees lived on.
 
 use std::{
     fs, thread,
@@ -21,7 +21,7 @@ const SESSION: &str = "containment=session";
 const KEEPER: &str = "containment=keeper keeper";
 const CGROUP: &str = "containment=cgroup";
 
-/// Zombies of a process.
+/// Counts the zombies of a process.
 fn zombies_of(pid: u32) -> Vec<u32> {
     let is_one = |&child: &u32| parent(child) == Some(pid) && state(child) == Some('Z');
     pids().into_iter().filter(is_one).collect()
@@ -91,9 +91,9 @@ fn its_tasks_stayed_running_for_an_ordinary_user() {
     }
 }
 
-/// The children of the former image are the new one's: what ended in between has a status still.
+/// The children of the former image are the new one's: a child that ended in between still has a status.
 #[test]
-fn exit_codes_of_what_ended_before_are_recorded() {
+fn exit_codes_of_processes_that_ended_before_are_recorded() {
     let modes = [SESSION, CGROUP];
     for mode in modes.into_iter().filter(|mode| *mode != CGROUP || leaves()) {
         let place = Place::new();
@@ -112,7 +112,7 @@ fn exit_codes_of_what_ended_before_are_recorded() {
 }
 
 #[test]
-fn what_may_outlive_its_owner_is_adopted_and_its_status_is_known() {
+fn a_task_that_may_outlive_its_owner_is_adopted_and_its_status_is_known() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{SESSION} program=x"));
     let daemon = host.spawn_as("survive", "daemon", "exec sleep 3600");
@@ -127,7 +127,7 @@ fn what_may_outlive_its_owner_is_adopted_and_its_status_is_known() {
 }
 
 #[test]
-fn each_exec_ends_what_the_image_before_it_left() {
+fn each_exec_ends_the_orphans_of_the_former_image() {
     let place = Place::new();
     let mut host = Host::start(&place, SESSION);
     let mut roots = Vec::new();
@@ -183,7 +183,8 @@ fn a_forked_child_that_keeps_the_lock_held_hides_nothing() {
     host.stop();
 }
 
-/// A child at its gate dies with the image that made it, whether or not its row was committed, and what ran is ended.
+/// A child at its gate dies with the image that created it, whether or not its row was committed, and running programs are
+/// ended.
 #[test]
 fn no_program_without_an_owner_is_left_by_an_exec_amid_spawns() {
     let _alone = alone();
@@ -193,8 +194,8 @@ fn no_program_without_an_owner_is_left_by_an_exec_amid_spawns() {
         assert_eq!(host.ask("keep-spawning"), "spawning");
         thread::sleep(Duration::from_millis(3 + round % 7));
         host.execute_itself();
-        // What has no row never runs: a child at its gate dies at once, or notices within a second that its host is another
-        // program by now.
+        // A program without a row never runs: a child at its gate dies at once, or notices within a second that its host is
+        // another program by now.
         let is_left = |pid: &u32| *pid != host.pid();
         let left = || place.alive().into_iter().filter(is_left).count();
         let began = Instant::now();
@@ -219,7 +220,7 @@ fn becomes_another_program(place: &Place, options: &str) -> (Host, Eye) {
 }
 
 #[test]
-fn what_a_host_left_that_became_another_program_is_ended_by_any_other_instance() {
+fn orphans_of_a_host_that_became_another_program_are_ended_by_any_other_instance() {
     let modes = [SESSION, CGROUP];
     for mode in modes.into_iter().filter(|mode| *mode != CGROUP || leaves()) {
         let place = Place::new();
@@ -235,9 +236,9 @@ fn what_a_host_left_that_became_another_program_is_ended_by_any_other_instance()
     }
 }
 
-/// Its keepers see their sockets end, and wait for no ledger.
+/// Its keepers see their sockets close, and wait for no ledger.
 #[test]
-fn keepers_end_what_a_host_left_that_became_another_program() {
+fn keepers_end_the_trees_of_a_host_that_became_another_program() {
     let place = Place::new();
     let (_host, root) = becomes_another_program(&place, KEEPER);
     until("its keeper has ended it", || root.is_dead());
@@ -248,14 +249,14 @@ fn keepers_end_what_a_host_left_that_became_another_program() {
 }
 
 #[test]
-fn a_watch_ends_at_once_what_a_host_left_that_became_another_program() {
+fn a_watch_ends_at_once_the_orphans_of_a_host_that_became_another_program() {
     let place = Place::new();
     let watching = Tracker::builder(place.ledger()).open().expect("opened");
     let (stop, stopper) = std::io::pipe().expect("a pipe");
     thread::scope(|scope| {
         let watch = scope.spawn(|| watching.watch(stop.into(), |_| {}));
         let (_host, root) = becomes_another_program(&place, SESSION);
-        // Longer than it takes to be notified, shorter than the look at intervals.
+        // Longer than a notification takes, shorter than the polling interval.
         let began = Instant::now();
         until("its tree is ended", || root.is_dead());
         assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
@@ -264,16 +265,16 @@ fn a_watch_ends_at_once_what_a_host_left_that_became_another_program() {
     });
 }
 
-/// A watch was faster than the new image: what it has ended are zombies of the host, and nothing reaped them.
+/// A watch was faster than the new image: the processes that it has ended are zombies of the host, and nothing reaped them.
 #[test]
-fn what_a_watch_has_ended_stays_no_zombie_of_the_new_image() {
+fn a_process_ended_by_a_watch_does_not_stay_a_zombie_of_the_new_image() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{SESSION} no-monitor no-reap"));
     host.ask("reap");
     let root = host.spawn("task", "exec sleep 3600");
     let ended = host.spawn("ended", "exit 7");
     until("one has ended", || ended.is_dead());
-    // The new image opens the ledger, and does not look: another instance does.
+    // The new image opens the ledger without a pass: another instance runs one.
     host.execute_itself();
     assert!(!root.is_dead());
     let reap = place.procledger(&["reap"]);

@@ -1,4 +1,5 @@
-//! The machine's clock is set: an hour back, then a day forward. Played to a host by libfaketime; boot time goes on as it was.
+//! The machine's clock is set: an hour back, then a day forward. Simulated for a host by libfaketime; boot time continues
+//! unchanged.
 
 use std::{
     fs,
@@ -8,7 +9,7 @@ use std::{
 
 use crate::support::{Host, Place, need, skipped, until};
 
-/// Debian's, by whatever name the architecture has there.
+/// Debian's library, under the name of the architecture.
 fn library() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
     folders
@@ -16,7 +17,7 @@ fn library() -> Option<PathBuf> {
         .find(|library| library.exists())
 }
 
-/// A host whose clock differs from ours by what the file says.
+/// A host whose clock differs from ours by the offset in the file.
 fn host(place: &Place, clock: &Path, options: &str) -> Option<Host> {
     let Some(library) = library() else {
         skipped("no libfaketime");
@@ -31,7 +32,7 @@ fn host(place: &Place, clock: &Path, options: &str) -> Option<Host> {
     Some(host)
 }
 
-/// Two whole passes since.
+/// Two complete passes since.
 fn passes_go_on(place: &Place) {
     let count = || place.sqlite3("SELECT count(*) FROM pass").parse::<u32>().expect("a number");
     let before = count();
@@ -45,7 +46,7 @@ fn a_clock_that_is_set_ends_nothing_and_no_duration_is_negative() {
     let clock = place.path().join("clock");
     let set = |offset: &str| fs::write(&clock, offset).expect("set");
     set("+0");
-    // What ended more than an hour ago is history of no use; an hour is also how long a task may run.
+    // History that ended more than an hour ago is pruned; an hour is also how long a task may run.
     let Some(mut host) = host(&place, &clock, "interval=100 keep-history=3600000") else { return };
     let limited = host.spawn_as("hour", "limited", "exec sleep 3600");
     let plain = host.spawn("plain", "sleep 3600 & wait");
@@ -77,7 +78,7 @@ fn a_clock_that_is_set_ends_nothing_and_no_duration_is_negative() {
     assert_eq!(place.sqlite3(live), "limited\nplain");
     assert_eq!(host.ask("running"), "2");
     host.crash();
-    // Whoever comes next has the right time, and knows them by their ticks.
+    // The next opener has the right time, and identifies them by their ticks.
     let next = Host::start(&place, "");
     assert!(limited.is_dead() && plain.is_dead());
     assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "0");

@@ -6,14 +6,14 @@ use rusqlite::{Connection, MAIN_DB};
 
 use crate::support::{Host, Place, is_alive, namespaced, namespaces, procledger, sqlite3};
 
-/// What `.backup` of `sqlite3` does.
+/// Copies as `.backup` of `sqlite3` does.
 fn backup(from: &Path, to: &Path) {
     let from = Connection::open(from).expect("a ledger");
     from.backup(MAIN_DB, to, None).expect("copied");
 }
 
 #[test]
-fn invariant_03_what_cannot_be_judged_is_left_as_it_is() {
+fn invariant_03_rows_that_cannot_be_checked_are_left_unchanged() {
     let place = Place::new();
     let copies = Place::new();
     let mut host = Host::start(&place, "");
@@ -51,9 +51,9 @@ fn invariant_03_what_cannot_be_judged_is_left_as_it_is() {
     assert!(task.is_dead(), "the original may");
 }
 
-/// For whoever is asked about a file: which ledger it is or was. A new one at the same path is another.
+/// For a program that asks about a file: which ledger it is or was. A new one at the same path is a different one.
 #[test]
-fn a_copy_could_not_be_told_to_be_one_of_this_ledger() {
+fn a_copy_could_not_be_identified_as_one_of_this_ledger() {
     let place = Place::new();
     let copies = Place::new();
     let uuid = |ledger: &Path| {
@@ -71,7 +71,7 @@ fn a_copy_could_not_be_told_to_be_one_of_this_ledger() {
     backup(&place.ledger(), &copy);
     let vacuum = format!("VACUUM INTO '{}'", compact.display());
     Connection::open(place.ledger()).expect("a ledger").execute_batch(&vacuum).expect("copied");
-    // A copy that is worked on stays one.
+    // A copy that is written to stays one.
     assert!(procledger(&copy, &["reap"]).status.success());
     assert_eq!([uuid(&copy), uuid(&compact)], [original.as_str(); 2]);
     host.stop();
@@ -82,7 +82,7 @@ fn a_copy_could_not_be_told_to_be_one_of_this_ledger() {
 }
 
 #[test]
-fn what_is_in_another_pid_namespace_is_left_as_it_is() {
+fn processes_of_another_pid_namespace_are_left_unchanged() {
     if !namespaces() {
         return;
     }
@@ -101,5 +101,5 @@ fn what_is_in_another_pid_namespace_is_left_as_it_is() {
     assert_eq!(place.sqlite3("SELECT state FROM process"), "running");
     assert_eq!(place.sqlite3("SELECT unknown FROM pass ORDER BY id DESC LIMIT 1"), "1");
     Host::start(&place, "").stop();
-    assert!(task.is_dead(), "who can judge it ends it");
+    assert!(task.is_dead(), "an instance that can check it ends it");
 }

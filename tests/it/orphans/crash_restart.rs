@@ -28,7 +28,7 @@ fn grow(place: &Place, host: &mut Host) -> Vec<Eye> {
 }
 
 #[test]
-fn invariant_08_what_a_crash_left_is_dead_before_open_returns() {
+fn invariant_08_orphans_of_a_crash_are_dead_before_open_returns() {
     let place = Place::new();
     let log = place.path().join("log");
     let mut canary = canary();

@@ -10,7 +10,7 @@ use std::{
 
 use crate::support::{Eye, Guard, Host, Place, in_namespace, is_alive, root};
 
-/// Makes a list one that is not to be trusted.
+/// Makes a list untrustworthy.
 type Spoil = fn(&Path);
 
 const BODY: &str = "while :; do sleep 1; done";
@@ -40,7 +40,7 @@ fn ground(name: &str) -> (Place, PathBuf, String) {
     (place, list, options)
 }
 
-/// By name: so only in a namespace of its own, where the first process of it, this test, adopts orphans.
+/// Matches by name: so only in a namespace of its own, where its first process, this test, adopts orphans.
 #[test]
 fn an_entry_is_ended_only_when_time_name_and_parent_agree() {
     const NAME: &str = "procledger-it-legacy-worker";
@@ -56,7 +56,7 @@ fn an_entry_is_ended_only_when_time_name_and_parent_agree() {
     let named_otherwise = program(&place, &other);
     let owned = place.child(&format!("{} & echo $! > owned; wait", worker.display()));
     let its_child = place.eye("owned");
-    // What the sweep itself would find is only the first one; the entries say whose it was.
+    // The sweep alone would find only the first one; the entries prove the owner of the others.
     let hour_ago = now.checked_sub(Duration::from_hours(1)).expect("a time");
     write(
         &list,
@@ -91,14 +91,15 @@ fn an_entry_is_ended_only_when_time_name_and_parent_agree() {
 }
 
 #[test]
-fn a_list_that_a_stranger_could_have_written_ends_nothing() {
+fn a_list_that_another_user_could_have_written_ends_nothing() {
     const NAME: &str = "procledger-it-legacy-untrusted";
     // To give the list to another owner.
     if !root() {
         return;
     }
-    if !in_namespace("orphans::legacy_list::a_list_that_a_stranger_could_have_written_ends_nothing")
-    {
+    if !in_namespace(
+        "orphans::legacy_list::a_list_that_another_user_could_have_written_ends_nothing",
+    ) {
         return;
     }
     let hostile: [(&str, Spoil); 3] = [
@@ -114,15 +115,15 @@ fn a_list_that_a_stranger_could_have_written_ends_nothing() {
     ];
     for (what, make) in hostile {
         let (place, list, _) = ground(NAME);
-        // The name is not swept for: only the list leads to the process.
+        // The name is not searched for: only the list leads to the process.
         let log = place.path().join("log");
         let worker = program(&place, &place.script(NAME, BODY));
         write(&list, &[entry("left", worker.pid(), SystemTime::now())]);
         make(&list);
         let mut host =
             Host::start(&place, &format!("no-reap name={NAME} min-age=0 log={}", log.display()));
-        let told = host.ask(&format!("import {}", list.display()));
-        assert!(told.starts_with("endings 0"), "{what}: {told}");
+        let answer = host.ask(&format!("import {}", list.display()));
+        assert!(answer.starts_with("endings 0"), "{what}: {answer}");
         assert!(is_alive(worker.pid()), "{what}");
         host.stop();
     }

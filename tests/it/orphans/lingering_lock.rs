@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::support::{Eye, Host, Place};
 
-/// A crashed host with one program, and its lock in the hands of somebody else.
+/// A crashed host with one program, and its lock held by another process.
 fn crash(place: &Place) -> (Eye, File) {
     let mut host = Host::start(place, "no-monitor containment=session");
     let root = host.spawn("task", "exec sleep 3600");
@@ -23,15 +23,15 @@ fn crash(place: &Place) -> (Eye, File) {
     (root, lock)
 }
 
-/// On a starved machine a restart was faster than the death of such a child: it took the dead host for alive, and opened
-/// with the orphans still there.
+/// On a busy machine a restart was faster than the death of such a child: it took the dead host for alive, and opened with the
+/// orphans still there.
 #[test]
 fn a_restart_took_a_dead_host_for_alive_whose_child_at_the_gate_still_held_its_lock() {
     let place = Place::new();
     let (root, lock) = crash(&place);
     thread::scope(|scope| {
         scope.spawn(|| {
-            // No condition can be polled: what is waited for is that somebody else waits.
+            // No condition can be polled: the test waits until another process waits.
             thread::sleep(Duration::from_millis(200));
             drop(lock);
         });
@@ -42,7 +42,7 @@ fn a_restart_took_a_dead_host_for_alive_whose_child_at_the_gate_still_held_its_l
 }
 
 #[test]
-fn what_holds_the_lock_of_a_dead_host_for_good_is_told_and_nothing_is_ended() {
+fn a_permanent_holder_of_a_dead_hosts_lock_is_reported_and_nothing_is_ended() {
     let place = Place::new();
     let (root, lock) = crash(&place);
     let began = Instant::now();

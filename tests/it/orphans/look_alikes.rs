@@ -1,6 +1,6 @@
-//! The name sweep among everything that only looks like what it looks for.
+//! The name sweep among processes that only resemble its matches.
 //!
-//! All of it in a PID namespace whose first process is this test: what loses its parent becomes its child.
+//! All of it in a PID namespace whose first process is this test: orphans become its children.
 
 use std::{
     collections::BTreeSet,
@@ -16,12 +16,12 @@ use crate::{
     support::{Eye, Guard, Host, Place, in_namespace, need, root, tool, until},
 };
 
-/// What is to become of a member of the cast.
+/// The expected fate of a member of the cast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// Left behind: ended.
     Ended,
-    /// Exempt, or no match: neither ended nor told.
+    /// Exempt, or no match: neither ended nor reported.
     Spared,
     /// Reported and left.
     Suspect,
@@ -29,7 +29,7 @@ enum Fate {
 
 struct Stage {
     place: Place,
-    /// What is looked for: longer than the 15 characters of `comm`.
+    /// The name that is searched for: longer than the 15 characters of `comm`.
     name: String,
     cast: Vec<(&'static str, Eye, Fate)>,
     guards: Vec<Guard>,
@@ -49,7 +49,7 @@ impl Stage {
             hosts: Vec::new(),
             terminals: Vec::new(),
         };
-        // Others may play as well.
+        // Other users may run them as well.
         fs::set_permissions(stage.place.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
         fs::create_dir(stage.path("cast")).expect("a folder");
         stage.program(&stage.name);
@@ -60,7 +60,7 @@ impl Stage {
         self.place.path().join(file)
     }
 
-    /// A real program of this name, that sleeps as long as its argument says.
+    /// A real program of this name that sleeps as long as its argument says.
     fn program(&self, file: &str) -> PathBuf {
         let sleep = tool("sleep").expect("sleep");
         fs::create_dir_all(self.path(file).parent().expect("a folder")).expect("a folder");
@@ -75,7 +75,7 @@ impl Stage {
         self.path(file)
     }
 
-    /// A shell script; `$NAME` is what is looked for, its parent is gone when this returns.
+    /// A shell script; `$NAME` is the name that is searched for, and its parent is gone when this returns.
     fn orphan(&mut self, label: &'static str, fate: Fate, script: &str) -> u32 {
         let around =
             "sh -c \"$SCRIPT\" & echo $! > \"cast/$0.new\"; mv \"cast/$0.new\" \"cast/$0\"";
@@ -100,12 +100,12 @@ impl Stage {
         let mut shell = Command::new("sh");
         clean(&mut shell, &self.place);
         shell.args(["-c", script, label]).current_dir(self.place.path()).env("NAME", &self.name);
-        // What stays must not keep our pipes open.
+        // A process that stays must not keep our pipes open.
         shell.stdout(Stdio::null()).stderr(Stdio::null());
         shell
     }
 
-    /// Waits until whoever wrote its pid has become what it is to be: no longer the shell with the script's text.
+    /// Waits until the process that wrote its pid has executed its final program: no longer the shell with the script's text.
     fn enter(&mut self, label: &'static str, fate: Fate) -> u32 {
         let eye = self.place.eye(&format!("cast/{label}"));
         let pid = eye.pid();
@@ -144,7 +144,7 @@ impl Stage {
         member.map_or("(not of the cast)", |(label, ..)| label)
     }
 
-    /// Nobody has been hit.
+    /// Checks that no other process was ended.
     fn check_all_live(&self) {
         for (label, eye, _) in &self.cast {
             assert!(!eye.is_dead(), "{label} is dead");
@@ -177,10 +177,10 @@ impl Stage {
     }
 
     fn check(&self, what: &str, report: &serde_json::Value) {
-        let told = |key, fate| {
-            let (told, meant) = (pids(report, key), self.pids(fate));
-            let missing: Vec<_> = meant.difference(&told).map(|pid| self.label(*pid)).collect();
-            let wrong: Vec<_> = told
+        let check = |key, fate| {
+            let (actual, meant) = (pids(report, key), self.pids(fate));
+            let missing: Vec<_> = meant.difference(&actual).map(|pid| self.label(*pid)).collect();
+            let wrong: Vec<_> = actual
                 .difference(&meant)
                 .map(|pid| self.label(*pid))
                 .filter(|label| key != "endings" || *label != "(not of the cast)")
@@ -188,8 +188,8 @@ impl Stage {
             assert!(missing.is_empty(), "not {what} among {key}: {missing:?}: {report:#}");
             assert!(wrong.is_empty(), "wrongly {what} among {key}: {wrong:?}: {report:#}");
         };
-        told("endings", Fate::Ended);
-        told("suspects", Fate::Suspect);
+        check("endings", Fate::Ended);
+        check("suspects", Fate::Suspect);
     }
 }
 
@@ -200,7 +200,7 @@ fn pids(report: &serde_json::Value, key: &str) -> BTreeSet<u32> {
         .collect()
 }
 
-/// The name with what confuses whoever reads `/proc/PID/stat` or splits by spaces.
+/// The name with characters that confuse code which parses `/proc/PID/stat` or splits by spaces.
 fn odd(marker: &str) -> String {
     format!("odd ) S 1 (name {marker}")
 }
@@ -303,7 +303,7 @@ fn owned(stage: &mut Stage) {
     stage.enter("wiped", Fate::Spared);
     stage.add("spawned", spawned, Fate::Spared);
     let other = stage.host("other.db");
-    // Its parent is gone, and a token of a ledger that this sweep does not know is left.
+    // Its parent is gone, and a process with a token of a ledger that this sweep does not know is left.
     let daemon = format!("(setsid {program} & echo $! > {}); sleep 300; :", token.display());
     other.spawn("daemon", &daemon);
     stage.enter("token", Fate::Spared);
@@ -330,10 +330,8 @@ fn a_container(stage: &mut Stage) {
 }
 
 #[test]
-fn the_sweep_ends_what_was_left_and_spares_what_only_looks_like_it() {
-    if !in_namespace(
-        "orphans::look_alikes::the_sweep_ends_what_was_left_and_spares_what_only_looks_like_it",
-    ) {
+fn the_sweep_ends_orphans_and_spares_look_alikes() {
+    if !in_namespace("orphans::look_alikes::the_sweep_ends_orphans_and_spares_look_alikes") {
         return;
     }
     let mut stage = Stage::new(|marker| format!("worker-{marker}"));
@@ -380,7 +378,7 @@ fn root_leaves_another_users_match_and_a_user_leaves_roots() {
         let status = fs::read_to_string(format!("/proc/{theirs}/status")).unwrap_or_default();
         status.contains("Uid:\t12345\t12345")
     });
-    // First as the user, on a ledger of theirs: what is root's lives.
+    // First as the user, on a ledger of that user: root's process lives.
     let folder = stage.path("theirs.d");
     fs::create_dir(&folder).expect("a folder");
     std::os::unix::fs::chown(&folder, Some(12345), Some(12345)).expect("a gift");

@@ -1,4 +1,4 @@
-//! What dead owners left: instances, identity, the orphan pass and `watch`.
+//! Orphans of dead owners: instances, identity, the orphan pass and `watch`.
 
 pub(crate) mod a_host_that_executes_itself;
 pub(crate) mod a_host_that_is_in_the_ledger;

@@ -1,4 +1,4 @@
-//! `/proc` is not there, shows somebody else's processes, or is taken away while a host runs.
+//! `/proc` is missing, shows another namespace's processes, or is taken away while a host runs.
 
 use std::{fs, process::Command};
 
@@ -43,7 +43,7 @@ fn a_proc_that_is_covered_while_a_host_runs_ends_no_row_and_all_goes_on_when_it_
     let left = tracker.spawn(place.job("left", "exec sleep 3600")).expect("spawned");
     let left = Eye::on(left.pid().get());
     run("mount", &["-t", "tmpfs", "tmpfs"], "/proc".as_ref());
-    // What it has open still shows what it showed.
+    // Its open descriptors still show what they showed.
     let pass = tracker.health_pass().expect("a pass");
     let spawned = tracker.spawn(place.job("more", "exec sleep 3600"));
     let other = place.procledger(&["reap"]);
@@ -59,15 +59,15 @@ fn a_proc_that_is_covered_while_a_host_runs_ends_no_row_and_all_goes_on_when_it_
     tracker.shutdown().expect("an orderly end");
 }
 
-/// As `hidepid=2` shows it to an ordinary user: of others there is nothing.
+/// As `hidepid=2` shows it to an ordinary user: processes of other users are missing.
 #[test]
-fn where_others_are_hidden_ones_own_are_tracked_and_doctor_says_what_is_not_seen() {
+fn under_hidepid_own_processes_are_tracked_and_doctor_says_what_is_hidden() {
     need!("mount", "setpriv");
     if !root() {
         return;
     }
     if !in_namespace(
-        "orphans::no_proc::where_others_are_hidden_ones_own_are_tracked_and_doctor_says_what_is_not_seen",
+        "orphans::no_proc::under_hidepid_own_processes_are_tracked_and_doctor_says_what_is_hidden",
     ) {
         return;
     }

@@ -1,5 +1,5 @@
-//! A container with an init restarts: what its host had left was `running` for ever, since its rows are of a PID namespace
-//! that nothing looks into.
+//! A container with an init restarts: the rows of its host stayed `running` for ever, since they belong to a PID namespace that
+//! no process can inspect.
 
 use std::{fs, path::Path, process::Command};
 
@@ -10,7 +10,7 @@ use crate::support::{
     until,
 };
 
-/// Whether this test sees all PID namespaces, and can make some.
+/// Whether this test sees all PID namespaces, and can create some.
 fn sees_all() -> bool {
     let initial =
         fs::read_link("/proc/self/ns/pid").is_ok_and(|it| it == Path::new("pid:[4026531836]"));
@@ -20,7 +20,7 @@ fn sees_all() -> bool {
     initial && namespaces()
 }
 
-/// Only root sees into the namespaces of others, and other programs of this machine may have some.
+/// Only root can inspect the namespaces of others, and unrelated programs of this machine may have some.
 fn as_root() -> bool {
     root() && sees_all()
 }
@@ -37,7 +37,7 @@ fn in_a_container(place: &Place, init: &str) -> Host {
 
 /// As tini does: the container ends with its program.
 const INIT: &str = "\"$@\"; exit $?";
-/// One that goes on without it.
+/// An init that continues without it.
 const INIT_THAT_STAYS: &str = "\"$@\"; sleep 3600; exit 0";
 
 /// A process that runs `sleep NUMBER` in the container, as this namespace sees it.
@@ -83,7 +83,7 @@ fn rows_of_a_container_with_an_init_were_running_for_ever() {
     // And again, after each restart.
     for restart in 0..3 {
         let mut host = in_a_container(&place, INIT);
-        host.tell(&format!("spawn task-{restart} sleep 36{restart}1 & exec sleep 36{restart}0"));
+        host.send(&format!("spawn task-{restart} sleep 36{restart}1 & exec sleep 36{restart}0"));
         host.answer();
         let task = sleeper(&place, &format!("36{restart}0"));
         reap(&place);
@@ -145,7 +145,7 @@ fn a_container_that_lives_on_without_its_host_is_left_as_it_is() {
     closed_as_gone(&place);
 }
 
-/// Two containers may share a ledger: what one of them left is not known to the other, whether it lives or not.
+/// Two containers may share a ledger: each cannot know what the other left, whether it lives or not.
 #[test]
 fn another_container_with_the_same_ledger_guesses_nothing() {
     if !as_root() {
@@ -168,7 +168,7 @@ fn another_container_with_the_same_ledger_guesses_nothing() {
     second.crash();
 }
 
-/// Where the first process of a container has the ledger open as well, its lock says that all of the container is gone.
+/// Where the first process of a container has the ledger open as well, its lock proves that the whole container is gone.
 #[test]
 fn the_next_container_knows_by_the_lock_of_the_former_ones_first_process() {
     if !as_root() {
@@ -189,16 +189,16 @@ fn the_next_container_knows_by_the_lock_of_the_former_ones_first_process() {
     assert!(!states(&place).contains("ended"), "both live");
     end_container(host, &task);
     second.stop();
-    // Its rows, and those of its first process.
+    // The rows of the host, and those of its first process.
     until("the next one closes them", || {
         in_a_container(&place, INIT).stop();
         states(&place) == "ended|gone"
     });
 }
 
-/// A user does not see whose namespaces the processes of others have: with hidden processes nothing is known.
+/// A user cannot see the namespaces of other users' processes: with hidden processes nothing is certain.
 #[test]
-fn where_proc_hides_processes_nothing_is_closed() {
+fn under_hidepid_no_row_is_closed() {
     if !as_root() {
         return;
     }
@@ -227,7 +227,7 @@ fn where_proc_hides_processes_nothing_is_closed() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         assert_eq!(states(&place), "running|", "hidepid={hidepid}");
     }
-    // The command would become the user; a tracker of root sees into every namespace.
+    // The command would become the user; a tracker of root can inspect every namespace.
     until("root closes it", || {
         drop(Tracker::builder(place.ledger()).open().expect("opened"));
         states(&place) == "ended|gone"

@@ -1,7 +1,7 @@
-//! An innocent that has taken the number of a dead process survives whatever is done about that process.
+//! An unrelated process that has taken the pid of a dead process survives whatever is done about that process.
 //!
-//! The reuse is forced for real, in a PID namespace of the test's own where `ns_last_pid` steers the next number. When both
-//! were started within the same tick of 10 ms, number and start tick agree, and only the inode of the pidfd tells.
+//! The reuse is forced for real, in a PID namespace of the test's own where `ns_last_pid` sets the next pid. If both were
+//! started within the same tick of 10 ms, pid and start tick agree, and only the inode of the pidfd differs.
 
 use std::{
     fs,
@@ -18,11 +18,11 @@ use crate::{
     support::{Guard, Place, namespaced, namespaces},
 };
 
-/// For each way.
+/// Trials for each way.
 const TIMES: u32 = 25;
 
 #[test]
-fn an_innocent_with_the_number_of_a_dead_process_survives() {
+fn an_unrelated_process_with_a_reused_pid_survives() {
     if !namespaces() {
         return;
     }
@@ -37,16 +37,16 @@ fn an_innocent_with_the_number_of_a_dead_process_survives() {
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
-/// What is done about the dead process.
+/// The operation on the dead process.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     /// Its owner is dead too; a new tracker opens.
     OrphanPass,
-    /// The owner looks after its rows, whose pidfd it holds.
+    /// The owner runs a pass over its rows, whose pidfds it holds.
     HealthPass,
     Terminate,
     Shutdown,
-    /// Another instance, which knows number and identity only.
+    /// Another instance, which knows only pid and identity.
     Kill,
     Reap,
     /// Its owner is dead too, and the row is adopted.
@@ -64,7 +64,7 @@ pub(crate) fn body(given: &Given) {
         }
         note(&format!("{way:?}: {TIMES} reused numbers, {equal} of them within the same tick"));
         same_tick += equal;
-        // A crash takes longer than a tick now and then; the others leave nothing between.
+        // A crash sometimes takes longer than a tick; the others leave no time in between.
         assert!(equal > 0 || matches!(way, OrphanOfACrash), "{way:?}: no two starts in one tick");
     }
     assert!(same_tick > TIMES, "{same_tick}");
@@ -72,13 +72,13 @@ pub(crate) fn body(given: &Given) {
 
 fn sleeper(given: &Given) -> Child {
     let mut command = Command::new("sleep");
-    // Its own session: where the gate would have made one, its number is a stranger's too.
+    // Its own session: otherwise its session number would be that of the unrelated process too.
     command.arg("600").env("MARKER", &given.marker).stdin(Stdio::null()).stdout(Stdio::null());
     command.process_group(0).spawn().expect("sleep")
 }
 
-/// Starts sleepers until one has this number.
-fn innocent_with(given: &Given, pid: u32) -> Guard {
+/// Starts sleepers until one has this pid.
+fn unrelated_with(given: &Given, pid: u32) -> Guard {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("steered");
@@ -90,7 +90,7 @@ fn innocent_with(given: &Given, pid: u32) -> Guard {
     }
 }
 
-/// At the start of a tick, so that all that follows has a chance to be in it.
+/// Waits for the start of a tick, so that all that follows can happen within it.
 fn await_tick() {
     let tick = || {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -102,7 +102,7 @@ fn await_tick() {
     }
 }
 
-/// Answers whether both started in the same tick.
+/// Returns whether both started in the same tick.
 fn try_way(given: &Given, way: Way, number: u32) -> bool {
     let path = given.folder.join(format!("{way:?}-{number}.db"));
     let task = "task";
@@ -110,17 +110,17 @@ fn try_way(given: &Given, way: Way, number: u32) -> bool {
         return crash(given, &path, task);
     }
     if matches!(way, Way::OrphanPass) {
-        // The owner is a process of its own: only then it can be dead.
+        // The owner is a separate process: only then it can be dead.
         let mut host = Host::start(given, &path);
         await_tick();
         let mut dead = sleeper(given);
         host.ask(&format!("register {task} {}", dead.id()));
         let pid = end(&mut dead);
-        let innocent = innocent_with(given, pid);
+        let unrelated = unrelated_with(given, pid);
         host.crash();
         let equal = same_tick(&path, pid);
         let tracker = Tracker::builder(&path).open().expect("opened");
-        check(&tracker.ledger(), task, EndReason::Gone, innocent);
+        check(&tracker.ledger(), task, EndReason::Gone, unrelated);
         tracker.shutdown().expect("an orderly end");
         return equal;
     }
@@ -129,7 +129,7 @@ fn try_way(given: &Given, way: Way, number: u32) -> bool {
     let mut dead = sleeper(given);
     tracker.register(task, dead.id()).expect("registered");
     let pid = end(&mut dead);
-    let innocent = innocent_with(given, pid);
+    let unrelated = unrelated_with(given, pid);
     let equal = same_tick(&path, pid);
     let ledger = tracker.ledger();
     match way {
@@ -138,15 +138,15 @@ fn try_way(given: &Given, way: Way, number: u32) -> bool {
         Way::Shutdown => drop(tracker.shutdown().expect("an orderly end")),
         Way::Kill => drop(command(&path, &["kill", task])),
         Way::Reap => {
-            // A live owner's rows are its own.
+            // The rows of a live owner are its own.
             drop(command(&path, &["reap"]));
             assert_eq!(ledger.running().expect("rows").len(), 1, "the owner lives");
             drop(tracker.health_pass().expect("a pass"));
         }
         Way::OrphanPass | Way::OrphanOfACrash => unreachable!("above"),
     }
-    // Where the owner holds the pidfd, the kernel tells it how it ended.
-    check(&ledger, task, EndReason::Exited, innocent);
+    // Where the owner holds the pidfd, the kernel reports how the process ended.
+    check(&ledger, task, EndReason::Exited, unrelated);
     drop(tracker);
     equal
 }
@@ -169,10 +169,10 @@ fn crash(given: &Given, path: &Path, task: &str) -> bool {
         .expect("reaped")
         .is_none()
     {}
-    let innocent = innocent_with(given, pid);
+    let unrelated = unrelated_with(given, pid);
     let equal = same_tick(path, pid);
     let tracker = Tracker::builder(path).open().expect("opened");
-    check(&tracker.ledger(), task, EndReason::Gone, innocent);
+    check(&tracker.ledger(), task, EndReason::Gone, unrelated);
     tracker.shutdown().expect("an orderly end");
     equal
 }
@@ -187,14 +187,14 @@ fn end(child: &mut Child) -> u32 {
 fn same_tick(path: &Path, pid: u32) -> bool {
     let rows = Ledger::open(path).expect("a ledger").running().expect("rows");
     let row = rows.iter().find(|row| row.identity.pid.get() == pid).expect("its row is live");
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the innocent");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the unrelated process");
     let fields = stat.rsplit_once(") ").expect("a name").1;
     let tick: u64 = fields.split(' ').nth(19).expect("field 22").parse().expect("a tick");
     row.identity.start_tick == tick
 }
 
-fn check(ledger: &Ledger, task: &str, reason: EndReason, mut innocent: Guard) {
-    assert!(innocent.is_running(), "an innocent was hit");
+fn check(ledger: &Ledger, task: &str, reason: EndReason, mut unrelated: Guard) {
+    assert!(unrelated.is_running(), "an unrelated process was ended");
     let rows = crate::support::sqlite3(
         ledger.path(),
         &format!("SELECT state, end_reason FROM process WHERE task_id = '{task}'"),
@@ -204,7 +204,7 @@ fn check(ledger: &Ledger, task: &str, reason: EndReason, mut innocent: Guard) {
     assert!(right.contains(&rows.as_str()), "{rows}");
     let leaks = crate::support::sqlite3(ledger.path(), "SELECT count(*) FROM leak");
     assert_eq!(leaks, "0", "what was gone is no leak");
-    assert!(innocent.is_running(), "an innocent was hit");
+    assert!(unrelated.is_running(), "an unrelated process was ended");
 }
 
 fn command(path: &Path, args: &[&str]) -> String {

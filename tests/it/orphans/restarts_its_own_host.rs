@@ -10,7 +10,7 @@ fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_
     let mut old = Host::start(&place, "");
     let binary = std::env::current_exe().expect("this binary");
     let folder = place.path().display();
-    // Double-forked: the new host is in the task's session, has its token, and is nobody's child. Its input stays open
+    // Double-forked: the new host is in the task's session, has its token, and has lost its parent. Its input stays open
     // through a FIFO that the task holds.
     let script = format!(
         "mkfifo {folder}/in; sleep 3600 & echo $! > {folder}/sibling; \
@@ -37,11 +37,11 @@ fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_
     let hit = format!("SELECT count(*) FROM process WHERE pid = {}", new.pid());
     assert_eq!(place.sqlite3(&hit), "0", "and it never was a member of anything");
 
-    // What it starts itself has a token of its own, and outlives a further pass.
-    tell(&place, "spawn fresh exec sleep 3600");
+    // The programs that it starts have a token of their own, and outlive a further pass.
+    send(&place, "spawn fresh exec sleep 3600");
     let fresh = "SELECT pid FROM process WHERE task_id = 'fresh'";
     let fresh = eventually("it spawns", || place.sqlite3(fresh).parse().ok().map(Eye::on));
-    // The row is there before the program: until exec the child still shows its host's environment.
+    // The row exists before the program: until exec the child still shows its host's environment.
     let commands = format!("/proc/{}/cmdline", fresh.pid());
     until("it runs", || fs::read(&commands).is_ok_and(|command| command.starts_with(b"sleep")));
     let environment = fs::read(format!("/proc/{}/environ", fresh.pid())).expect("its environment");
@@ -52,12 +52,12 @@ fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_
     let reap = place.procledger(&["reap"]);
     assert!(reap.status.success(), "{reap:?}");
     assert!(!new.is_dead() && !fresh.is_dead());
-    tell(&place, "quit");
+    send(&place, "quit");
     until("the new host stops in order", || new.is_dead());
     assert!(fresh.is_dead());
 }
 
-fn tell(place: &Place, line: &str) {
+fn send(place: &Place, line: &str) {
     let done = Command::new("sh")
         .args(["-c", "echo \"$1\" > \"$2\"", "sh", line])
         .arg(place.path().join("in"))

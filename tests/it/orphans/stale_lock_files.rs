@@ -1,5 +1,5 @@
-//! Lock files that crashes leave beside the ledger: of a host that died before it was recorded, or whose reaper died before
-//! it had removed its lock. They stayed for ever, since nobody is judged by them any more.
+//! Lock files that crashes leave beside the ledger: of a host that died before it was recorded, or whose reaper died before it
+//! had removed the lock. They stayed for ever, since they belonged to no recorded instance any more.
 
 use std::fs::{self, File};
 
@@ -18,7 +18,7 @@ fn the_lock_of_a_host_that_died_before_it_was_recorded_stayed_for_ever() {
     };
     let stale = make(&"0a".repeat(16));
     let held = make(&"1b".repeat(16));
-    // Neither of them is a name that an instance gives.
+    // Neither of them is a name that an instance uses.
     let notes = make("notes");
     let others = place.path().join("other.db-instance-0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a.lock");
     fs::write(&others, "").expect("a file");
@@ -26,8 +26,8 @@ fn the_lock_of_a_host_that_died_before_it_was_recorded_stayed_for_ever() {
     flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");
 
     let tracker = Tracker::builder(place.ledger()).open().expect("opened");
-    assert!(!stale.exists(), "nobody holds it, and nobody is judged by it");
-    assert!(held.exists(), "somebody holds it: a host that is not recorded yet");
+    assert!(!stale.exists(), "it is not held, and it belongs to no recorded instance");
+    assert!(held.exists(), "it is held by a host that is not recorded yet");
     assert!(notes.exists() && others.exists(), "not ours to remove");
     drop(lock);
     tracker.reap_orphans().expect("a pass");

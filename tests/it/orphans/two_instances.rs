@@ -29,7 +29,7 @@ fn invariant_07_the_other_instance_reaps_the_dead_ones_and_keeps_its_own() {
 }
 
 #[test]
-fn the_command_reaps_what_a_dead_instance_left_and_nothing_of_a_living_one() {
+fn the_command_reaps_the_orphans_of_a_dead_instance_and_nothing_of_a_living_one() {
     let place = Place::new();
     let (mut dying, mut living) = (Host::start(&place, ""), Host::start(&place, ""));
     let theirs = dying.spawn("theirs", TREE);
@@ -67,7 +67,10 @@ fn invariant_05_two_hosts_that_restart_at_once_end_each_orphan_once() {
     for one in &both {
         let open = one.answer();
         assert!(open.starts_with("open "), "{open}");
-        assert!(orphans.iter().all(Eye::is_dead), "clean before new, whoever did the work");
+        assert!(
+            orphans.iter().all(Eye::is_dead),
+            "clean before new, whichever instance did the work"
+        );
     }
     let twice =
         "SELECT count(*) FROM (SELECT process FROM leak GROUP BY process HAVING count(*) > 1)";
@@ -91,7 +94,7 @@ fn invariant_06_a_host_that_waits_for_a_stubborn_tree_holds_up_no_other_writer()
     let script = format!("trap '' TERM; touch {}; while :; do sleep 9; done", ready.display());
     let stubborn = ending.spawn("stubborn", &script);
     place.wait_for("ready");
-    ending.tell("terminate stubborn");
+    ending.send("terminate stubborn");
     let state = "SELECT state FROM process WHERE task_id = 'stubborn' AND root IS NULL";
     eventually("it is claimed", || (place.sqlite3(state) == "ending").then_some(()));
 

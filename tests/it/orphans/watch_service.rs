@@ -1,4 +1,5 @@
-//! `procledger watch` as a service: many ledgers, its own crashes, several users, and a service manager that listens.
+//! `procledger watch` as a service: many ledgers, its own crashes, several users, and a service manager that receives its
+//! status.
 
 use std::{
     fs,
@@ -28,12 +29,12 @@ use crate::{
     },
 };
 
-/// A `watch` whose lines are heard.
+/// A `watch` whose lines are collected.
 pub(crate) struct Watch {
     pub(crate) child: Child,
     pub(crate) out: Receiver<String>,
     pub(crate) err: Receiver<String>,
-    pub(crate) heard: Vec<String>,
+    pub(crate) log: Vec<String>,
 }
 
 impl Watch {
@@ -41,27 +42,27 @@ impl Watch {
         let mut child = command.spawn().expect("procledger");
         let out = lines(child.stdout.take().expect("piped"));
         let err = lines(child.stderr.take().expect("piped"));
-        Self { child, out, err, heard: Vec::new() }
+        Self { child, out, err, log: Vec::new() }
     }
 
     pub(crate) fn on(place: &Place, args: &[&str]) -> Self {
         Self::start(bare(place).arg("watch").args(args).current_dir(place.path()))
     }
 
-    /// A line on stdout that holds all of these.
+    /// Waits for a line on stdout that contains all of these.
     #[track_caller]
     pub(crate) fn done(&self, parts: &[&str]) {
-        let line = self.out.recv_timeout(PATIENCE).expect("watch tells what it ended");
+        let line = self.out.recv_timeout(PATIENCE).expect("watch prints what it ended");
         assert!(parts.iter().all(|part| line.contains(part)), "{parts:?}: {line}");
     }
 
-    /// A line on stderr that holds all of these, whatever comes before it.
+    /// Waits for a line on stderr that contains all of these, whatever comes before it.
     #[track_caller]
     pub(crate) fn complaint(&mut self, parts: &[&str]) {
         let is = |line: &String| parts.iter().all(|part| line.contains(part));
-        while !self.heard.iter().any(is) {
+        while !self.log.iter().any(is) {
             let next = self.err.recv_timeout(PATIENCE);
-            self.heard.push(next.unwrap_or_else(|_| panic!("no {parts:?}: {:?}", self.heard)));
+            self.log.push(next.unwrap_or_else(|_| panic!("no {parts:?}: {:?}", self.log)));
         }
     }
 
@@ -130,7 +131,7 @@ impl Manager {
 
     fn hear(&self) -> String {
         let mut buffer = [0; 4096];
-        let length = self.0.recv(&mut buffer).expect("the service tells");
+        let length = self.0.recv(&mut buffer).expect("a notification");
         String::from_utf8(buffer[..length].to_vec()).expect("text")
     }
 
@@ -171,7 +172,7 @@ fn a_ledger_that_breaks_or_is_missing_does_not_stop_the_others() {
     later.crash();
     watch.done(&["later.db: ", "second pid"]);
     assert!(root.is_dead());
-    // A ledger is put in order again: it was not given up.
+    // A ledger is repaired: it had not been given up.
     let newer = rusqlite::Connection::open(place.path().join("newer.db")).expect("a ledger");
     newer.pragma_update(None, "user_version", version(&place)).expect("this one");
     drop(newer);
@@ -180,11 +181,11 @@ fn a_ledger_that_breaks_or_is_missing_does_not_stop_the_others() {
     mended.spawn("third", "exec sleep 300");
     mended.crash();
     watch.done(&["newer.db: ", "third pid"]);
-    let told = watch.heard.clone();
+    let lines_seen = watch.log.clone();
     let answer = watch.stop().expect(0);
     for ledger in ["later.db", "newer.db", "broken.db"] {
-        let lines = told.iter().filter(|line| line.contains(&format!("{ledger}: "))).count();
-        assert_eq!(lines, 1, "one clear line each: {told:?} {answer:?}");
+        let lines = lines_seen.iter().filter(|line| line.contains(&format!("{ledger}: "))).count();
+        assert_eq!(lines, 1, "one clear line each: {lines_seen:?} {answer:?}");
     }
 }
 
@@ -217,7 +218,7 @@ fn a_ledger_that_is_made_anew_is_watched_anew() {
     start_host(&place, "ledger.db").stop();
     let watch = Watch::on(&place, &["ledger.db"]);
     let old = watch.worker(Path::new("ledger.db"));
-    // Not while it opens: SQLite then asks for its files for longer than this test waits.
+    // Not while it opens: SQLite then retries opening its files for longer than this test waits.
     let open = "SELECT count(*) FROM instance WHERE stopped_at IS NULL";
     until("the watch is open", || place.sqlite3(open) == "1");
     thread::sleep(Duration::from_millis(200));
@@ -232,7 +233,7 @@ fn a_ledger_that_is_made_anew_is_watched_anew() {
     watch.stop().expect(0);
 }
 
-/// An instance that opens while the watch begins was seen by neither the list nor inotify, and rested for five seconds.
+/// An instance that opens while the watch begins was seen by neither the list nor inotify, and was not polled for five seconds.
 #[test]
 fn a_host_that_opens_while_the_watch_begins_is_not_missed() {
     let _alone = alone();
@@ -255,7 +256,8 @@ fn a_host_that_opens_while_the_watch_begins_is_not_missed() {
     assert!(slowest < Duration::from_secs(3), "it was found by the look at intervals: {slowest:?}");
 }
 
-/// Its lock file tells of it before its row is there; that the row is not there yet must not mean five seconds of rest.
+/// Its lock file announces it before its row exists; that the row does not exist yet must not delay the next check by five
+/// seconds.
 #[test]
 fn a_host_that_dies_right_after_it_was_started_is_not_missed() {
     let _alone = alone();
@@ -397,7 +399,7 @@ pub(crate) fn run_as(place: &Place, uid: u32, ledger: &Path) -> Running {
     Running::spawn(command.env("PROCLEDGER_DB", ledger))
 }
 
-/// With the capabilities of the unit in docs/systemd alone.
+/// Only with the capabilities of the unit in docs/systemd.
 #[test]
 fn root_watches_ledgers_of_several_users_each_as_its_owner() {
     need!("setpriv");
@@ -443,7 +445,7 @@ pub(crate) fn unit(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/systemd").join(name)
 }
 
-/// Half of them ignore SIGTERM. A busy machine may spoil an attempt, and several; not ten.
+/// Half of them ignore SIGTERM. A busy machine may spoil one attempt, or several; not ten.
 #[test]
 fn a_tree_of_50_processes_is_dead_within_the_grace_and_100_ms() {
     const GRACE: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! `procledger watch` where inotify is scarce: 128 instances for each user by default, and other programs take them too.
+//! `procledger watch` where inotify is scarce: 128 instances for each user by default, and other programs use them too.
 //!
 //! Each watch runs in a user namespace with limits of its own (`/proc/sys/user/max_inotify_*`, namespaces(7)).
 
@@ -41,7 +41,7 @@ fn children(pid: u32) -> Vec<u32> {
     pids().into_iter().filter(|child| parent(*child) == Some(pid)).collect()
 }
 
-/// Different instances of inotify that these processes have open: the ids of two copies of one are equal.
+/// Distinct inotify instances that these processes have open: the ids of two copies of one are equal.
 fn instances(watch: &Watch) -> usize {
     let mut all = vec![watch.child.id()];
     all.extend(children(watch.child.id()));
@@ -53,7 +53,7 @@ fn instances(watch: &Watch) -> usize {
     all.iter().filter(|pid| has_instance(pid)).count()
 }
 
-/// A host that crashes right after its start, seen by nothing but its lock file and its row.
+/// A host that crashes right after its start, detectable only by its lock file and its row.
 fn is_served(place: &Place, watch: &Watch, ledger: &str, task: &str) -> Duration {
     let mut host = start_host(place, ledger);
     let root = host.spawn(task, "exec sleep 300");
@@ -87,7 +87,7 @@ fn fifty_ledgers_need_one_instance() {
     }
     let slowest = ["1.db", "2.db", "later.db"].map(|name| is_served(&place, &watch, name, "t"));
     assert!(slowest.iter().max() < Some(&Duration::from_secs(3)), "{slowest:?}");
-    let mut said: Vec<String> = watch.heard.clone();
+    let mut said: Vec<String> = watch.log.clone();
     said.extend(watch.err.try_iter());
     assert!(!said.iter().any(|line| line.contains("inotify")), "{said:?}");
     watch.stop().expect(0);
@@ -99,7 +99,7 @@ fn without_any_instance_it_works_and_takes_one_when_it_can() {
     without(0, 1000, "max_user_instances");
 }
 
-/// The other limit: there is an instance, and no folder can be watched by it.
+/// The other limit: there is an instance, and it cannot watch any folder.
 #[test]
 fn without_any_watch_it_works_and_takes_one_when_it_can() {
     without(100, 0, "max_user_watches");
@@ -118,11 +118,11 @@ fn without(instances_limit: u32, watches: u32, said: &str) {
     for name in ["a.db", "later.db", "folder/c.db", "folder/new.db"] {
         is_served(&place, &watch, name, "before");
     }
-    // Said once, whatever comes.
+    // Logged once, whatever happens.
     thread::sleep(Duration::from_secs(2));
-    watch.heard.extend(watch.err.try_iter());
-    let count = watch.heard.iter().filter(|line| line.contains("inotify")).count();
-    assert_eq!(count, 1, "{:?}", watch.heard);
+    watch.log.extend(watch.err.try_iter());
+    let count = watch.log.iter().filter(|line| line.contains("inotify")).count();
+    assert_eq!(count, 1, "{:?}", watch.log);
     // It recovers.
     fs::write(place.path().join("more"), "").expect("a file");
     watch.complaint(&["inotify can be used again"]);
@@ -152,9 +152,9 @@ fn one_ledger_is_watched_without_inotify() {
             watch.done(&[&format!("{round} pid")]);
             assert!(root.is_dead());
         }
-        watch.heard.extend(watch.err.try_iter());
-        let count = watch.heard.iter().filter(|line| line.contains("inotify")).count();
-        assert_eq!(count, 1, "{:?}", watch.heard);
+        watch.log.extend(watch.err.try_iter());
+        let count = watch.log.iter().filter(|line| line.contains("inotify")).count();
+        assert_eq!(count, 1, "{:?}", watch.log);
         fs::write(place.path().join("more"), "").expect("a file");
         let own = watch.child.id();
         until("it takes inotify again", || {

@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// A stop takes 4 s for workers that do not end, half a second for those that cannot be killed, and a busy machine some more.
+/// A stop takes 4 s for workers that do not end, half a second for those that cannot be killed, and longer on a busy machine.
 const STOP: Duration = Duration::from_secs(8);
 /// In the environment of root's shell.
 const SECRET: &str = "PLIT_SECRET";
@@ -38,7 +38,7 @@ const VICTIM: &str = "PLIT_VICTIM";
 /// The variable that makes one the spy.
 const SPY: &str = "PLIT_A_SPY";
 
-/// Everything that a process may try on another one of its uid. Run as that user by [`attack`].
+/// Everything that a process may try against another one of its uid. Run as that user by [`attack`].
 #[test]
 fn what_a_user_can_take_from_a_process() {
     let Ok(victim) = std::env::var(VICTIM) else { return };
@@ -81,7 +81,7 @@ fn what_a_user_can_take_from_a_process() {
     assert!(taken.is_empty(), "taken: {taken:?}");
 }
 
-/// Run as the hostile user by the test that looks for a moment; it is killed in the end.
+/// Run as the hostile user by the test that searches for a moment of exposure; it is killed in the end.
 #[test]
 fn a_spy_that_reads_every_environment() {
     if std::env::var_os(SPY).is_none() {
@@ -144,7 +144,7 @@ fn becomes(pid: u32, uid: u32) {
     until("it has become that user", || status_of(pid).contains(&ids));
 }
 
-/// Where they belong to us there is nothing to compare with: it is played by root, who watches another user's ledger.
+/// Where they belong to us there is nothing to compare with: the roles are played by root, which watches another user's ledger.
 fn watched_by_root(place: &Place, uid: u32) -> (Watch, PathBuf) {
     let ledger = users_place(place, uid);
     run_as(place, uid, &ledger).stop_it();
@@ -177,7 +177,7 @@ fn a_worker_gives_the_owner_of_its_ledger_nothing_of_roots() {
     start_host(&place, "mine.db").stop();
     let (watch, ledger) = watched_by_root(&place, UID);
     let folder = ledger.parent().expect("a folder");
-    // The attacks themselves work: on a plain process of that user.
+    // The attacks themselves work: on an ordinary process of that user.
     let mut plain = as_user(&place, UID);
     let plain = plain.args(["sleep", "300"]).spawn().expect("a process");
     becomes(plain.id(), UID);
@@ -195,14 +195,14 @@ fn a_worker_gives_the_owner_of_its_ledger_nothing_of_roots() {
         }
         holds_nothing_of_roots(&place, worker.pid(), folder);
     }
-    // Root's own, too, has no more than it needs.
+    // Root's own worker, too, has no more than it needs.
     let mine = watch.worker(Path::new("mine.db"));
     holds_nothing_of_roots(&place, mine.pid(), place.path());
     takes_nothing(&place, UID, mine.pid());
     watch.stop().expect(0);
 }
 
-/// As root sees it: what would be there to be taken.
+/// As root sees it: the secrets that could be taken.
 fn holds_nothing_of_roots(place: &Place, worker: u32, folder: &Path) {
     let environment = fs::read(format!("/proc/{worker}/environ")).expect("root reads it");
     assert_eq!(String::from_utf8_lossy(&environment), "TZ=UTC\0");
@@ -210,7 +210,7 @@ fn holds_nothing_of_roots(place: &Place, worker: u32, folder: &Path) {
     for entry in fs::read_dir(format!("/proc/{worker}/fd")).expect("root reads it").flatten() {
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let target = target.display().to_string();
-        // The keeper is one that root may use.
+        // A keeper that root may use.
         let is_keeper = target.ends_with("/procledger-keeper");
         let known = ["socket:[", "pipe:[", "anon_inode:", "/proc", &folder.display().to_string()];
         assert!(is_keeper || known.iter().any(|start| target.starts_with(start)), "{target}");
@@ -218,7 +218,7 @@ fn holds_nothing_of_roots(place: &Place, worker: u32, folder: &Path) {
     }
 }
 
-/// The sibling: whatever root types on a user's ledger becomes that user, and had root's environment and terminal.
+/// The related fault: a command that root runs on a user's ledger becomes that user, and had root's environment and terminal.
 #[test]
 fn a_command_of_roots_gives_the_owner_of_the_ledger_nothing_of_roots() {
     const UID: u32 = 12_352;
@@ -245,7 +245,7 @@ fn a_command_of_roots_gives_the_owner_of_the_ledger_nothing_of_roots() {
     }
 }
 
-/// A loop that looks for the moment between setuid and exec, or between exec and prctl.
+/// A loop that searches for the moment between setuid and exec, or between exec and prctl.
 #[test]
 fn no_moment_of_a_workers_start_shows_roots_environment_to_the_user() {
     const UID: u32 = 12_353;
@@ -279,8 +279,8 @@ fn no_moment_of_a_workers_start_shows_roots_environment_to_the_user() {
         watch.stop().expect(0);
     }
     pidfd_send_signal(pidfd(spy.id()).expect("it"), Signal::KILL).expect("killed");
-    let heard = finish(spy);
-    assert!(heard.out.contains("it looks") && !heard.out.contains("it saw"), "{heard:#?}");
+    let seen = finish(spy);
+    assert!(seen.out.contains("it looks") && !seen.out.contains("it saw"), "{seen:#?}");
 }
 
 /// The peak of the memory of a process, in KiB.
@@ -290,7 +290,7 @@ fn peak(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Writes to a descriptor of a worker as fast as it goes, as only root can; until it is dropped.
+/// Writes to a descriptor of a worker as fast as possible, as only root can; until it is dropped.
 struct Flood {
     ended: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -318,7 +318,7 @@ impl Drop for Flood {
     }
 }
 
-/// A flood took 444 MB of the supervisor's memory, and SIGTERM was not heard; what was written reached the terminal raw.
+/// A flood took 444 MB of the supervisor's memory, and SIGTERM was ignored; the output reached the terminal raw.
 #[test]
 fn a_worker_that_floods_is_ended_and_blocks_nothing() {
     if !root() {
@@ -338,7 +338,7 @@ fn a_worker_that_floods_is_ended_and_blocks_nothing() {
     let floods = [Flood::start(&loud, 1, lines), Flood::start(&endless, 2, b"x".repeat(16 << 10))];
     let line = watch.out.recv_timeout(PATIENCE).expect("a line of the flood");
     assert_eq!(line, "loud.db: \\x1b[2J\\x0dprocledger: good.db: forged");
-    // Nobody reads what is written from here on: the reader is slow. The others are served all the same.
+    // From here on the output is not read: the reader is slow. The others are served all the same.
     let mut host = start_host(&place, "good.db");
     let root = host.spawn("served", "exec sleep 300");
     host.crash();
@@ -369,7 +369,7 @@ fn a_log_that_is_not_read_blocks_neither_the_work_nor_the_stop() {
     let names = (0..40).map(|index| format!("{}{index}.db", "x".repeat(150)));
     let folder = place.path().join("folder");
     fs::create_dir(&folder).expect("a folder");
-    // Each costs a line, and together more than a pipe holds.
+    // Each writes a line, and together they write more than a pipe holds.
     for name in names {
         for part in ["a", "b"] {
             let path = folder.join(format!("{part}{name}"));
@@ -377,7 +377,7 @@ fn a_log_that_is_not_read_blocks_neither_the_work_nor_the_stop() {
         }
     }
     let (reader, writer) = std::io::pipe().expect("a pipe");
-    // A pipe of a page is full at once.
+    // A pipe of one page is full at once.
     rustix::pipe::fcntl_setpipe_size(&writer, 4096).expect("a size");
     command.current_dir(place.path()).args(["watch", "good.db", "--dir", "folder"]);
     command.stderr(writer.try_clone().expect("a copy")).stdout(writer);
@@ -397,12 +397,12 @@ fn a_log_that_is_not_read_blocks_neither_the_work_nor_the_stop() {
     finish(child).expect(0);
 }
 
-/// Nearly all that a pipe of a page holds waits in it.
+/// Its content is nearly all that a pipe of one page holds.
 fn is_full(reader: &std::io::PipeReader) -> bool {
     rustix::io::ioctl_fionread(reader).is_ok_and(|bytes| bytes > 2048)
 }
 
-/// A mount whose server takes requests and never answers, as a dead NFS or FUSE one: it lives until this is dropped.
+/// A mount whose server takes requests and never answers, as a dead NFS or FUSE server: it lives until this is dropped.
 struct DeadMount {
     device: OwnedFd,
     ended: Arc<AtomicBool>,
@@ -416,7 +416,7 @@ impl DeadMount {
         Some(Self { device: device.into(), ended, server: None })
     }
 
-    /// `answers`: it greets the kernel first, so that what waits for it cannot even be killed.
+    /// `answers`: it completes the handshake with the kernel first, so that a process that waits for it cannot even be killed.
     fn serve(&mut self, answers: bool) {
         let device = self.device.try_clone().expect("a copy");
         let ended = Arc::clone(&self.ended);
@@ -451,7 +451,7 @@ impl DeadMount {
 
 impl Drop for DeadMount {
     fn drop(&mut self) {
-        // Once no descriptor is left, the kernel gives up the connection, and what hangs in it goes on.
+        // Once no descriptor is left, the kernel aborts the connection, and processes that hang in it continue.
         self.ended.store(true, Ordering::Relaxed);
         if let Some(server) = self.server.take() {
             let _ = server.join();
@@ -459,7 +459,7 @@ impl Drop for DeadMount {
     }
 }
 
-/// The supervisor looked at users' paths itself, and hung in a mount that did not answer.
+/// The supervisor accessed users' paths itself, and hung in a mount that did not answer.
 fn a_dead_mount_hangs_its_worker_alone(answers: bool) {
     if !root() {
         return;
@@ -565,7 +565,7 @@ fn a_worker_that_its_owner_stops_is_replaced_and_stops_no_other() {
     watch.stop().expect(0);
 }
 
-/// It waited 15 s for a worker in the middle of a long grace.
+/// It waited 15 s for a worker in the middle of a long grace period.
 #[test]
 fn a_stop_does_not_wait_for_a_long_grace_and_loses_nothing() {
     let place = Place::new();
@@ -615,7 +615,7 @@ fn a_stop_does_not_wait_for_a_long_grace_and_loses_nothing() {
     assert!(count >= 1, "the row is the next one's");
 }
 
-/// Names in a folder of another user's are data, and so are the paths that are made of them.
+/// Names in another user's folder are untrusted data, and so are the paths that are built from them.
 #[test]
 fn a_hostile_name_in_a_folder_is_one_harmless_line() {
     let place = Place::new();
@@ -627,9 +627,9 @@ fn a_hostile_name_in_a_folder_is_one_harmless_line() {
     let mut watch = Watch::on(&place, &["--dir", "folder"]);
     watch.complaint(&["procledger: folder/a\\x1b[2J\\x0aprocledger: good.db: forged\\x0d.db: "]);
     assert!(
-        watch.heard.iter().all(|line| line.starts_with("procledger: folder/a\\x1b")),
+        watch.log.iter().all(|line| line.starts_with("procledger: folder/a\\x1b")),
         "{:?}",
-        watch.heard
+        watch.log
     );
     watch.stop().expect(0);
 }
@@ -657,7 +657,8 @@ fn a_folder_that_is_removed_and_made_again_is_watched_again() {
     watch.stop().expect(0);
 }
 
-/// A worker is no place for a user's folder that is another's: the owner is looked for as root, the rest is done as the owner.
+/// A worker must not handle a user's folder that belongs to another user: the owner is looked up as root, the rest is done as
+/// the owner.
 #[test]
 fn a_folder_of_a_user_is_listed_as_that_user() {
     const UID: u32 = 12_355;
@@ -668,7 +669,7 @@ fn a_folder_of_a_user_is_listed_as_that_user() {
     let place = Place::new();
     let ledger = users_place(&place, UID);
     let folder = ledger.parent().expect("a folder");
-    // A link to what that user may not see is no ledger of the folder.
+    // A link to a file that this user may not see is not a ledger of the folder.
     let hidden = place.path().join("hidden");
     fs::create_dir(&hidden).expect("a folder");
     fs::set_permissions(&hidden, Permissions::from_mode(0o700)).expect("a mode");

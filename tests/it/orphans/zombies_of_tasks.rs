@@ -1,5 +1,5 @@
-//! A host that is the first process of its PID namespace, or a subreaper, adopts what its tasks leave behind, and nothing
-//! reaped it: 20 of 20 zombies stayed, until `pids.max` or the numbers were used up.
+//! A host that is the first process of its PID namespace, or a subreaper, adopts the orphans of its tasks, and nothing reaped
+//! them: 20 of 20 zombies stayed, until `pids.max` or the pids were used up.
 
 use std::{fs, process::Command};
 
@@ -44,7 +44,7 @@ fn twenty_of_twenty_stayed_while_their_task_ran() {
 }
 
 #[test]
-fn what_died_before_its_root_and_what_was_ended_after_it_stayed() {
+fn zombies_of_strays_that_died_before_or_after_their_root_stayed() {
     for mode in modes() {
         let place = Place::new();
         let mut host = Host::start(&place, &format!("{mode} subreaper"));
@@ -70,13 +70,13 @@ fn without_a_monitor_the_health_pass_reaps() {
     host.stop();
 }
 
-/// A daemon has a session of its own; that the ledger knows it is what ties its zombie to a task.
+/// A daemon has a session of its own; only its row in the ledger links its zombie to a task.
 #[test]
 fn a_daemon_that_was_recorded_stayed_as_a_zombie() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{SESSION} subreaper"));
     let folder = place.path().display();
-    // Its parent lives until it is recorded: then nothing else ties it to its task.
+    // Its parent lives until it is recorded: then nothing else links it to its task.
     let daemon = format!(
         "(setsid sh -c 'echo $$ > {folder}/daemon; exec sleep 3600' & \
           while [ ! -e {folder}/go ]; do sleep 0.02; done) &"
@@ -97,7 +97,7 @@ fn a_daemon_that_was_recorded_stayed_as_a_zombie() {
 }
 
 #[test]
-fn what_a_task_left_on_purpose_is_reaped_when_it_ends_later() {
+fn a_kept_stray_is_reaped_when_it_ends_later() {
     for mode in modes() {
         let place = Place::new();
         let mut host = Host::start(&place, &format!("{mode} subreaper"));
@@ -115,29 +115,29 @@ fn what_a_task_left_on_purpose_is_reaped_when_it_ends_later() {
     }
 }
 
-/// The library must never take away what the host waits for itself: its own children, what these leave to it, and processes
-/// that it has registered.
+/// The library must never reap what the host waits for itself: its own children, the orphans of these, and processes that it
+/// has registered.
 #[test]
-fn what_is_not_a_tasks_is_left_to_the_host() {
+fn zombies_that_belong_to_no_task_are_left_to_the_host() {
     for mode in modes() {
         let place = Place::new();
         let mut host = Host::start(&place, &format!("{mode} subreaper"));
         host.spawn("task", &format!("{LEAVES_20}; exec sleep 3600"));
         let child = host.spawn_as("child", "own", "exit 3");
         let leader = host.spawn_as("child", "leader", "exec setsid sh -c 'exit 4'");
-        let told = host.spawn_as("child", "told", "exec sleep 3600");
-        host.ask(&format!("register told {}", told.pid()));
-        // A grandchild that the host adopts, and waits for by its number.
+        let registered = host.spawn_as("child", "registered", "exec sleep 3600");
+        host.ask(&format!("register registered {}", registered.pid()));
+        // A grandchild that the host adopts, and waits for by its pid.
         let path = place.path().join("grandchild");
         host.ask(&format!("child parent (sh -c 'echo $$ > {}; exit 5' &)", path.display()));
         let grandchild = eventually("it writes its number", || {
             fs::read_to_string(&path).ok()?.trim().parse::<u32>().ok()
         });
-        told.kill();
+        registered.kill();
         until("the registered one's end is recorded", || host.ask("running") == "1");
         until("the task's are reaped", || {
             zombies_of(host.pid()).iter().all(|zombie| {
-                [child.pid(), leader.pid(), told.pid(), grandchild].contains(zombie)
+                [child.pid(), leader.pid(), registered.pid(), grandchild].contains(zombie)
                     || parent(*zombie).is_none()
                     || fs::read_to_string(format!("/proc/{zombie}/comm"))
                         .is_ok_and(|it| it == "sh\n")
@@ -146,18 +146,18 @@ fn what_is_not_a_tasks_is_left_to_the_host() {
         host.ask("health");
         let is_zombie = |pid: u32| state(pid) == Some('Z');
         stays("they wait for the host", || {
-            [child.pid(), leader.pid(), told.pid(), grandchild].into_iter().all(is_zombie)
+            [child.pid(), leader.pid(), registered.pid(), grandchild].into_iter().all(is_zombie)
         });
         assert_eq!(host.ask("child-wait own"), "Ok(Some(3))", "{mode}");
         assert_eq!(host.ask("child-wait leader"), "Ok(Some(4))", "{mode}");
-        assert_eq!(host.ask("child-wait told"), "Ok(None)", "{mode}");
+        assert_eq!(host.ask("child-wait registered"), "Ok(None)", "{mode}");
         let status = host.ask(&format!("reap-pid {grandchild}"));
         assert!(status.contains("Exited") && status.contains("5)"), "{mode}: {status}");
         host.stop();
     }
 }
 
-/// In a task's session are the children of a host that the task itself has started, too.
+/// In a task's session are also the children of a host that the task itself has started.
 #[test]
 fn the_children_of_a_host_that_sits_in_a_tasks_session_are_left_to_it() {
     let place = Place::new();
@@ -215,7 +215,7 @@ fn twenty_of_twenty_stayed_with_run_as_the_first_process() {
         return;
     }
     let place = Place::new();
-    // The program counts by itself what its first process has not reaped.
+    // The program itself counts what its first process has not reaped.
     let count = "n=0; for s in /proc/[0-9]*/stat; do case \"$(cat $s 2>/dev/null)\" in *') Z 1 '*) n=$((n+1));; esac; done";
     let script = format!(
         "{LEAVES_20}; for t in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 0.2; {count}; \

@@ -1,4 +1,4 @@
-//! A program starts clean, whatever its host is like: default dispositions, nothing blocked, descriptors 0 to 2 and no
+//! A program starts clean, whatever the state of its host: default dispositions, nothing blocked, descriptors 0 to 2 and no
 //! others, a session of its own, one token.
 
 #![expect(unsafe_code, reason = "a host that is made unclean on purpose")]
@@ -41,7 +41,7 @@ fn a_program_starts_clean_in_an_unclean_host() {
 
 pub(crate) fn body(given: &Given) {
     soil();
-    // SAFETY: this process never looks at its environment from another thread meanwhile.
+    // SAFETY: this process never reads its environment from another thread meanwhile.
     unsafe { std::env::set_var("PROCLEDGER_TOKEN", "7d444840-9dc0-11d1-b245-5ffdce74fad2") };
     let tracker = given.builder().open().expect("a ledger");
     check(given, &tracker);
@@ -63,7 +63,7 @@ pub(crate) fn soil() {
         assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()), 0);
     }
     for number in [9, 17, 200, 1000] {
-        // SAFETY: duplicates a descriptor to a number that is free, or ours to lose in this process.
+        // SAFETY: duplicates a descriptor to a number that is free, or that this process may lose.
         unsafe {
             if libc::fcntl(number, libc::F_GETFD) < 0 {
                 assert_eq!(libc::dup2(2, number), number);
@@ -72,7 +72,7 @@ pub(crate) fn soil() {
     }
 }
 
-/// One script says all: `cat` shows itself as it was started, the shell its descriptors.
+/// One script shows everything: `cat` its own state as it was started, the shell its descriptors.
 const REPORT: &str = "cat /proc/self/status; echo; echo stat $(cat /proc/$$/stat); echo pid $$; \
     echo fds; ls -1 /proc/$$/fd; echo; pwd -P | sed 's/^/cwd /'; \
     tr '\\0' '\\n' </proc/$$/environ | sed 's/^/env /'; cat >&2";
@@ -167,15 +167,15 @@ pub(crate) fn crosswise(given: &Given) {
     assert_eq!(read("two"), "two ");
 }
 
-/// The host has closed its standard descriptors: the tracker's own take their numbers, and must not reach a program that
-/// inherits "the host's".
+/// The host has closed its standard descriptors: the tracker's own descriptors get their numbers, and must not reach a program
+/// that inherits "the host's".
 pub(crate) fn closed(given: &Given) {
     let saved = save();
     for number in 0..3 {
         // SAFETY: the standard streams of this process, restored below.
         unsafe { libc::close(number) };
     }
-    // Nobody would see a panic's message.
+    // A panic's message would be lost.
     let panicked = given.folder.join("panic");
     let path = panicked.clone();
     std::panic::set_hook(Box::new(move |panic| drop(fs::write(&path, panic.to_string()))));
@@ -196,7 +196,7 @@ pub(crate) fn closed(given: &Given) {
     for seen in [&piped, &null] {
         assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{text}");
     }
-    // SQLite keeps low numbers occupied with this.
+    // SQLite keeps low numbers occupied with this file.
     let harmless = |target: &String| target == "/dev/null";
     assert!(
         inherited.values().all(harmless),
@@ -206,7 +206,7 @@ pub(crate) fn closed(given: &Given) {
     assert!(null.values().all(|target| target == "/dev/null"), "{text}");
 }
 
-/// What a program has open when it has settled down.
+/// The descriptors that a program has open after its start-up.
 fn descriptors_of(given: &Given, tracker: &Tracker, which: &str) -> BTreeMap<u32, String> {
     let mut job = Job::new(which, "/bin/sleep").arg("600").env("MARKER", &given.marker);
     if which != "inherited" {
@@ -214,7 +214,7 @@ fn descriptors_of(given: &Given, tracker: &Tracker, which: &str) -> BTreeMap<u32
         job = job.stdin(stdio()).stdout(stdio()).stderr(stdio());
     }
     let mut process = tracker.spawn(job).expect("spawned");
-    // Its loader opens libraries before that.
+    // Before that, its loader opens libraries.
     until("it sleeps", || state(process.pid().get()) == Some('S'));
     let listed = fs::read_dir(format!("/proc/{}/fd", process.pid())).expect("a listing");
     let seen = listed

@@ -1,4 +1,4 @@
-//! Where clone3 is refused, as by seccomp profiles older than it, clone(2) serves just as well.
+//! Where clone3 is refused, as by seccomp profiles older than it, clone(2) is used with the same result.
 
 #![expect(unsafe_code, reason = "a seccomp filter, written by hand")]
 
@@ -19,7 +19,7 @@ use crate::{
 const SPAWNS: u32 = 1_000;
 
 #[test]
-fn all_is_the_same_where_clone3_is_not_known() {
+fn nothing_changes_where_clone3_is_unknown() {
     let _one = storm::ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     play(&place, "clone2-enosys", Duration::from_mins(2));
@@ -27,7 +27,7 @@ fn all_is_the_same_where_clone3_is_not_known() {
 }
 
 #[test]
-fn all_is_the_same_where_clone3_is_forbidden() {
+fn nothing_changes_where_clone3_is_forbidden() {
     let _one = storm::ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     play(&place, "clone2-eperm", Duration::from_mins(2));
@@ -39,20 +39,20 @@ fn check(place: &Place) {
         WHERE task_id LIKE '%-%' AND (task_id GLOB '[0-9]*' OR task_id = 'warm-up-0') GROUP BY 1";
     assert_eq!(place.sqlite3(storm), format!("0|{}\n1|{}", SPAWNS / 2, SPAWNS / 2));
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
-    // clone(2) puts nobody into a cgroup leaf, and no row says that it had.
+    // clone(2) cannot place a process into a cgroup leaf, and no row claims that it did.
     let contained = "SELECT count(*) FROM process WHERE task_id = 'again' AND cgroup IS NOT NULL";
     assert_eq!(place.sqlite3(contained), "0");
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
 pub(crate) fn body(given: &Given, errno: i32) {
-    // The tracker's and the bystanders' threads come first: libc makes threads by clone3 too, and knows no way out of
-    // EPERM. The filter holds for the thread that installs it, and its children.
+    // The tracker's and the other test threads come first: libc creates threads by clone3 too, and cannot handle EPERM. The
+    // filter applies to the thread that installs it, and its children.
     let tracker = given.builder().open().expect("a ledger");
     storm::rage(&tracker, 4, SPAWNS, || refuse_clone3(errno));
     thread::scope(|scope| {
         let (ask, queries) = channel::<String>();
-        let (tell, answers) = channel();
+        let (sender, answers) = channel();
         let run = {
             let tracker = &tracker;
             move || {
@@ -66,11 +66,11 @@ pub(crate) fn body(given: &Given, errno: i32) {
         };
         let filtered = scope.spawn(run);
         for query in queries {
-            tell.send(sqlite3(&given.ledger(), &query)).expect("it listens");
+            sender.send(sqlite3(&given.ledger(), &query)).expect("a receiver");
         }
         filtered.join().expect("all is the same");
     });
-    // What changes the whole process comes last.
+    // Changes of the whole process come last.
     clean_program::soil();
     thread::scope(|scope| {
         let run = || {
@@ -84,7 +84,7 @@ pub(crate) fn body(given: &Given, errno: i32) {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// Makes clone3 fail in this thread, and proves it.
+/// Makes clone3 fail in this thread, and verifies it.
 fn refuse_clone3(errno: i32) {
     refuse(libc::SYS_clone3, errno);
     // SAFETY: without arguments the call does nothing but fail, with EINVAL where it is allowed.

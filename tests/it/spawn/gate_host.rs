@@ -1,7 +1,7 @@
-//! Not a scenario: what a process of its own does that [`play`] has started. Run by itself it does nothing.
+//! Not a scenario: the code of a separate process that [`play`] has started. Run by itself it does nothing.
 //!
-//! A scenario that counts descriptors or zombies, changes dispositions, storms its process group or installs a seccomp
-//! filter must not share a process with the other tests: its body runs in a second run of this binary.
+//! A scenario that counts descriptors or zombies, changes dispositions, sends signals to its process group or installs a
+//! seccomp filter must not share a process with the other tests: its body runs in a second run of this binary.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ pub(crate) const ROLE: &str = "PROCLEDGER_IT_ROLE";
 pub(crate) const FOLDER: &str = "PROCLEDGER_IT_FOLDER";
 pub(crate) const MARKER: &str = "PROCLEDGER_IT_MARKER";
 
-/// What the body of a scenario is given of the test's [`Place`].
+/// The part of the test's [`Place`] that the body of a scenario receives.
 pub(crate) struct Given {
     pub(crate) folder: PathBuf,
     pub(crate) marker: String,
@@ -33,9 +33,9 @@ impl Given {
         self.folder.join("ledger.db")
     }
 
-    /// A tracker that nothing but the test drives.
+    /// A tracker that only the test drives.
     pub(crate) fn builder(&self) -> Builder {
-        // Not used but where the environment asks for it.
+        // Unused unless the environment asks for it.
         let keeper = env!("CARGO_BIN_EXE_procledger-keeper");
         let builder = Tracker::builder(self.ledger()).program("gate-host");
         if is_kept() { builder.keeper(keeper) } else { builder }
@@ -108,7 +108,7 @@ fn variables(folder: &Path, marker: &str, role: &str) -> [(&'static str, String)
     ]
 }
 
-/// Plays a role to its end; fails with all that it wrote when it fails, or takes longer than `limit`.
+/// Plays a role to its end; fails with all of its output if it fails, or takes longer than `limit`.
 #[track_caller]
 pub(crate) fn play(place: &Place, role: &str, limit: Duration) -> String {
     play_command(command(place, role), place, role, limit)
@@ -152,12 +152,12 @@ pub(crate) fn play_command(
     text
 }
 
-/// A line that [`play`] passes on to whoever reads the test's output.
+/// A line that [`play`] passes on to the reader of the test's output.
 pub(crate) fn note(text: &str) {
     println!("\nnote> {text}");
 }
 
-/// Descriptors that are open in this process, with what they refer to.
+/// Descriptors that are open in this process, with their targets.
 pub(crate) fn descriptors() -> Vec<String> {
     let listed = fs::read_dir("/proc/self/fd").expect("/proc/self/fd");
     let mut all: Vec<String> = listed
@@ -166,14 +166,14 @@ pub(crate) fn descriptors() -> Vec<String> {
             let target = fs::read_link(entry.path()).ok()?;
             Some(format!("{} -> {}", entry.file_name().display(), target.display()))
         })
-        // The listing's own; and the ledger's, where one more reader is opened when two read at once.
+        // Excludes the listing's own, and the ledger's, where one more reader is opened when two read at once.
         .filter(|line| !line.ends_with("/fd") && !line.contains("ledger"))
         .collect();
     all.sort();
     all
 }
 
-/// Children of this process that are zombies, or anything else.
+/// Children of this process that are zombies, or in any other state.
 pub(crate) fn children() -> Vec<(u32, char)> {
     let own = std::process::id();
     let child = |pid: u32| {
@@ -185,12 +185,12 @@ pub(crate) fn children() -> Vec<(u32, char)> {
     pids().into_iter().filter_map(child).collect()
 }
 
-/// Another process that holds the ledger's write lock until it is dropped. Not this one: what SQLite keeps open here while
-/// it holds a lock would be among the [`descriptors`].
+/// Another process that holds the ledger's write lock until it is dropped. Not this one: what SQLite keeps open here while it
+/// holds a lock would be among the [`descriptors`].
 pub(crate) struct WriteLock {
     child: Guard,
     stdin: ChildStdin,
-    /// Kept open: libtest has a last word to say there.
+    /// Kept open: libtest writes there at the end.
     stdout: BufReader<ChildStdout>,
 }
 
@@ -207,7 +207,7 @@ impl WriteLock {
         let stdin = child.stdin.take().expect("piped");
         let stdout = child.stdout.take().expect("piped");
         let child = Guard(child);
-        // libtest prints too. To its end would be to the end of the lock.
+        // libtest prints too. Reading to the end would wait for the end of the lock.
         let mut stdout = BufReader::new(stdout);
         let mut lines = stdout.by_ref().lines().map_while(Result::ok);
         assert!(lines.any(|line| line.ends_with("held")), "the lock was not had");
@@ -222,7 +222,7 @@ impl WriteLock {
     }
 }
 
-/// What [`WriteLock`] starts: it has the lock until its input ends.
+/// The process that [`WriteLock`] starts: it has the lock until its input ends.
 fn hold_write_lock(ledger: &Path) {
     let ledger = rusqlite::Connection::open(ledger).expect("a ledger");
     ledger.busy_timeout(Duration::from_secs(10)).expect("patience");
@@ -230,6 +230,6 @@ fn hold_write_lock(ledger: &Path) {
     println!("held");
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).expect("an end");
     ledger.execute_batch("ROLLBACK").expect("released");
-    // Nobody reads what libtest has to say.
+    // libtest's output is not read.
     std::process::exit(0);
 }

@@ -1,7 +1,7 @@
 //! Invariant 1: no instruction of a spawned program runs before its row is committed.
 //!
-//! Hosts are killed at random instants while they do nothing but spawn. The program checks nothing: the first thing that
-//! it does is to say that it runs. Afterwards `sqlite3` is asked whether everyone who said so has a row.
+//! Hosts are killed at random instants while they do nothing but spawn. The program checks nothing: its first action is to
+//! report that it runs. Afterwards `sqlite3` is used to check that every program that reported itself has a row.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -27,7 +27,7 @@ const TRIALS: u32 = 500;
 const WORKERS: u32 = 2;
 const TRIAL: &str = "PROCLEDGER_IT_TRIAL";
 
-/// Spawns until it is killed; tells by single letters how far it is.
+/// Spawns until it is killed; reports its progress by single letters.
 pub(crate) fn host(given: &Given) {
     let trial = std::env::var(TRIAL).expect("a number");
     let ledger = given.folder.join(format!("ledger-{trial}.db"));
@@ -35,11 +35,11 @@ pub(crate) fn host(given: &Given) {
     let tracker = Tracker::builder(ledger).open().expect("a ledger");
     let say = |letter: &str| {
         let mut out = std::io::stdout().lock();
-        out.write_all(letter.as_bytes()).and_then(|()| out.flush()).expect("somebody listens");
+        out.write_all(letter.as_bytes()).and_then(|()| out.flush()).expect("a reader");
     };
     say("\n>>");
     for number in 0_u32.. {
-        // The program's very first act: pid and token in one append.
+        // The program's very first action: appends pid and token in one write.
         let script = r#"echo "$$ $PROCLEDGER_TOKEN" >>"$1"; exec sleep 600"#;
         let job = Job::new(format!("task-{number}"), "/bin/sh")
             .args(["-c", script, &given.marker])
@@ -54,7 +54,7 @@ pub(crate) fn host(given: &Given) {
     }
 }
 
-/// Where the kill struck.
+/// Where the kill took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Struck {
     /// Before the first spawn, or between two.
@@ -104,8 +104,8 @@ fn trial(place: &Place, number: u32) -> (Struck, usize) {
     let trial_marker = format!("{}-trial-{number}-", place.marker());
     let begun = said.matches('b').count();
     let returned = said.matches('r').count();
-    // A gated child of a dead host must be dead within a tick; a program that had its row may still be on its way to its
-    // first act. Both are over when what is alive is in the ledger and has said so.
+    // A gated child of a dead host must be dead within a tick; a program that had its row may still be on its way to its first
+    // action. Both are over when every live process is in the ledger and has reported itself.
     let runs = place.path().join(format!("runs-{number}"));
     let rows = || {
         let text = sqlite3(&ledger, "SELECT pid || ' ' || token FROM process");
@@ -140,7 +140,7 @@ fn trial(place: &Place, number: u32) -> (Struck, usize) {
     (struck, ran.len())
 }
 
-/// Starts a host, kills it a random moment after its first spawn began or returned, and returns what it said.
+/// Starts a host, kills it a random moment after its first spawn began or returned, and returns its output.
 fn crash(place: &Place, number: u32) -> (String, PathBuf) {
     let mut host = Guard(
         gate_host::command(place, "invariant-01")
@@ -155,8 +155,8 @@ fn crash(place: &Place, number: u32) -> (String, PathBuf) {
     let mut buffer = [0; 4096];
     // Every second host has one program running, on however slow a machine.
     let is_time = |said: &[u8]| {
-        let told = said.windows(2).position(|two| two == b">>").map(|at| &said[at + 2..]);
-        told.is_some_and(|told| number.is_multiple_of(2) || told.contains(&b'r'))
+        let spawns = said.windows(2).position(|two| two == b">>").map(|at| &said[at + 2..]);
+        spawns.is_some_and(|spawns| number.is_multiple_of(2) || spawns.contains(&b'r'))
     };
     // libtest writes first.
     while !is_time(&said) {
@@ -167,7 +167,7 @@ fn crash(place: &Place, number: u32) -> (String, PathBuf) {
     thread::sleep(Duration::from_micros(random(6_000)));
     host.0.kill().expect("killed");
     host.0.wait().expect("reaped");
-    // Programs hold no copy of the pipe: it ends here.
+    // Programs have no copy of the pipe: it ends here.
     stdout.read_to_end(&mut said).expect("a pipe");
     let text = String::from_utf8_lossy(&said).into_owned();
     let letters = text.rsplit_once(">>").expect("begun").1.to_owned();

@@ -9,7 +9,7 @@ use crate::{
     support::{Place, until},
 };
 
-/// The busy timeout is 5 s; what this adds is for a slow machine.
+/// The busy timeout is 5 s; the rest is for a slow machine.
 const BOUND: Duration = Duration::from_secs(15);
 
 #[test]

@@ -34,7 +34,7 @@ fn file(path: &Path, text: &str, mode: u32) -> PathBuf {
     path.to_owned()
 }
 
-/// `ask` asks a real `sqlite3`, which is started where that is possible.
+/// `ask` queries a real `sqlite3`, which is started where that is possible.
 pub(crate) fn check(given: &Given, tracker: &Tracker, ask: &dyn Fn(&str) -> String) {
     let quiet = |job: Job| job.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     tracker.spawn(quiet(Job::new("first", "true"))).and_then(|mut p| p.wait()).expect("true");
@@ -64,7 +64,7 @@ pub(crate) fn check(given: &Given, tracker: &Tracker, ask: &dyn Fn(&str) -> Stri
         ("cwd-is-a-file", Job::new("cwd-is-a-file", "true").current_dir(&plain), libc::ENOTDIR),
         ("denied-in-path", Job::new("denied-in-path", "denied").env("PATH", &path), libc::EACCES),
         ("text-in-path", Job::new("text-in-path", "text").env("PATH", &path), libc::ENOEXEC),
-        // The host's PATH has it; the job's own has not.
+        // The host's PATH contains it; the job's own does not.
         ("own-path", Job::new("own-path", "true").env("PATH", folder.join("b")), libc::ENOENT),
         ("long-name", Job::new("long-name", format!("/{}", "x".repeat(300))), libc::ENAMETOOLONG),
         ("big-argument", Job::new("big-argument", "true").arg("x".repeat(200 << 10)), libc::E2BIG),
@@ -80,7 +80,7 @@ pub(crate) fn check(given: &Given, tracker: &Tracker, ask: &dyn Fn(&str) -> Stri
         assert_eq!(ask(&query), "ended|failed|1|1|1", "{task}");
     }
     let found = [
-        // EACCES in one folder, a file for a folder, found in the next.
+        // EACCES in one folder, a file in place of a folder, found in the next.
         ("second-folder", Job::new("second-folder", "both").env("PATH", &path), 4),
         // An empty element is the working directory: in front, between and at the end; and an empty PATH.
         ("empty-first", Job::new("empty-first", "local").env("PATH", ":/none"), 5),

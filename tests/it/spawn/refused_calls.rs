@@ -1,4 +1,4 @@
-//! A seccomp profile, or a kernel that is out of something, refuses one system call that tracking needs.
+//! A seccomp profile, or a kernel that has run out of a resource, refuses one system call that tracking needs.
 
 use std::{thread, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
     support::{Eye, Place, procledger, until},
 };
 
-/// On a thread for which the call fails.
+/// Runs on a thread for which the call fails.
 fn without<T: Send>(call: libc::c_long, errno: i32, act: impl FnOnce() -> T + Send) -> T {
     let run = || {
         refuse(call, errno);
@@ -24,7 +24,7 @@ fn tracker(place: &Place) -> Tracker {
 }
 
 #[test]
-fn where_no_process_can_be_made_the_caller_is_told_and_no_row_is_left() {
+fn where_no_process_can_be_created_the_caller_gets_an_error_and_no_row_is_left() {
     let place = Place::new();
     let tracker = tracker(&place);
     for errno in [libc::EAGAIN, libc::ENOMEM] {
@@ -44,7 +44,7 @@ fn where_no_process_can_be_made_the_caller_is_told_and_no_row_is_left() {
 }
 
 #[test]
-fn where_no_descriptor_is_left_the_caller_is_told_and_no_row_is_left() {
+fn where_no_descriptor_is_left_the_caller_gets_an_error_and_no_row_is_left() {
     let place = Place::new();
     let tracker = tracker(&place);
     let job = || place.job("task", ": > ran").stdout(Stdio::piped());
@@ -58,7 +58,7 @@ fn where_no_descriptor_is_left_the_caller_is_told_and_no_row_is_left() {
 }
 
 #[test]
-fn where_pidfds_are_refused_nothing_opens_and_doctor_says_what_is_needed() {
+fn without_pidfds_nothing_opens_and_doctor_says_what_is_needed() {
     let place = Place::new();
     for errno in [libc::ENOSYS, libc::EPERM] {
         let (error, doctor) = without(libc::SYS_pidfd_open, errno, || {
@@ -76,7 +76,7 @@ fn where_pidfds_are_refused_nothing_opens_and_doctor_says_what_is_needed() {
 }
 
 #[test]
-fn what_cannot_be_signalled_is_a_survivor_and_is_ended_when_it_can_be() {
+fn a_process_that_cannot_be_signalled_is_a_survivor_and_is_ended_later() {
     let place = Place::new();
     let tracker = tracker(&place);
     for (number, errno) in [libc::ENOSYS, libc::EPERM].into_iter().enumerate() {
@@ -85,7 +85,7 @@ fn what_cannot_be_signalled_is_a_survivor_and_is_ended_when_it_can_be() {
         let left = Eye::on(left.pid().get());
         let refused = without(libc::SYS_pidfd_send_signal, errno, || tracker.terminate(&task));
         let report = refused.expect("tried");
-        // ENOSYS: whether it is the same cannot be told, and it gets nothing. EPERM: it is there, and root's cgroup ends it.
+        // ENOSYS: the identity cannot be verified, and it gets no signal. EPERM: it exists, and root's cgroup ends it.
         if !left.is_dead() {
             assert!(!report.suspects.is_empty() || report.survived() == 1, "{report:?}");
             let again = tracker.health_pass().expect("a pass");
@@ -99,7 +99,7 @@ fn what_cannot_be_signalled_is_a_survivor_and_is_ended_when_it_can_be() {
 }
 
 #[test]
-fn where_waiting_is_refused_an_end_is_recorded_and_at_most_its_code_is_lost() {
+fn without_waitid_an_end_is_recorded_and_at_most_its_code_is_lost() {
     let place = Place::new();
     let tracker = tracker(&place);
     for errno in [libc::ENOSYS, libc::EPERM] {
@@ -115,7 +115,7 @@ fn where_waiting_is_refused_an_end_is_recorded_and_at_most_its_code_is_lost() {
     tracker.shutdown().expect("an orderly end");
 }
 
-/// A program that may not be run for lack of memory, as execve(2) says it.
+/// A program that cannot run for lack of memory, as execve(2) reports it.
 #[test]
 fn a_program_that_the_kernel_has_no_memory_for_is_not_started() {
     let place = Place::new();

@@ -86,15 +86,15 @@ pub(crate) fn together(given: &Given) {
             let tracker = &tracker;
             scope.spawn(move || tracker.spawn(job).expect("spawned"));
         }
-        // The holder of the lock is one as well.
+        // The holder of the lock is a child as well.
         until("all are at the gate", || children().len() == others + 1 + THREADS);
         thread::sleep(Duration::from_millis(100));
-        assert_eq!(commits(&given.ledger()), before, "nobody commits while somebody else writes");
+        assert_eq!(commits(&given.ledger()), before, "no commit while another process writes");
         lock.release();
     });
     let rows = sqlite3(&given.ledger(), "SELECT count(*) FROM process WHERE state = 'running'");
     assert_eq!(rows, THREADS.to_string());
-    // Whoever came first had begun with those that were there by then.
+    // The first thread had begun with the rows that were queued by then.
     let commits = commits(&given.ledger()) - before;
     assert!(commits <= THREADS / 2, "{THREADS} rows took {commits} transactions");
     tracker.shutdown().expect("an orderly end");
@@ -108,7 +108,7 @@ fn commits(ledger: &Path) -> usize {
     let frame = 24 + word(8) as usize;
     let salts = |at: usize| (word(at), word(at + 4));
     let frames = (32..).step_by(frame).take_while(|at| at + frame <= wal.len());
-    // What stands behind the last one is of an older round.
+    // Frames behind the last one are of an older round.
     frames.filter(|&at| salts(at + 8) == salts(16)).filter(|&at| word(at + 4) != 0).count()
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn killed_at_the_gate(given: &Given) {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
     };
-    // Once around, so that threads and connections are there.
+    // One round first, so that threads and connections exist.
     tracker.spawn(job("first")).and_then(|mut process| process.wait()).expect("it ran");
     std::fs::remove_file(&ran).expect("it ran");
     let before = descriptors();

@@ -1,4 +1,4 @@
-//! Secrets in arguments reach neither the ledger with its WAL, nor the export, nor a log, nor an answer; the programs get
+//! Secrets in arguments reach neither the ledger with its WAL, nor the export, nor a log, nor an answer; the programs receive
 //! them all the same.
 
 use std::{fs, path::Path, process::Command};
@@ -7,19 +7,19 @@ use procledger::{Job, Stdio, Tracker};
 
 use crate::support::{Eye, Host, Place, in_namespace, procledger, sqlite3, until};
 
-/// In many shapes, and in no name of anything else. Put together here, so that no list of files holds it.
+/// Used in many forms, and in no other name. Assembled here, so that no list of files contains it.
 fn secret(place: &Place) -> String {
     format!("s3cr3t{}", place.marker().rsplit('-').next().expect("a marker"))
 }
 
-/// Every file of the folder but those that the test itself made, byte for byte.
+/// Every file of the folder except those that the test itself created, byte for byte.
 fn assert_nowhere(folder: &Path, secret: &str, but: &[&str]) {
     let mut looked = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         if path.is_file() && !but.contains(&name.as_str()) {
-            // By another process: to close a file of the ledger in this one would drop the locks that SQLite has on it.
+            // By another process: closing a file of the ledger in this one would drop the locks that SQLite has on it.
             let bytes = Command::new("cat").arg(&path).output().expect("cat").stdout;
             assert!(!bytes.is_empty() || fs::metadata(&path).is_ok_and(|file| file.len() == 0));
             assert!(
@@ -56,9 +56,9 @@ fn a_crash_leaves_none_in_ledger_wal_export_and_log() {
         assert!(place.path().join(name).exists(), "{name} was looked at");
     }
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
-    let told = format!("{:?}", tracker.startup_report());
-    assert!(!tracker.startup_report().endings.is_empty() && told.contains("***"), "{told}");
-    assert!(!told.contains(&secret), "{told}");
+    let text = format!("{:?}", tracker.startup_report());
+    assert!(!tracker.startup_report().endings.is_empty() && text.contains("***"), "{text}");
+    assert!(!text.contains(&secret), "{text}");
     assert_nowhere(place.path(), &secret, &["got"]);
     for args in [&["ps", "--all", "--json"][..], &["ps", "--all"], &["report", "--format", "json"]]
     {
@@ -77,8 +77,8 @@ fn the_program_gets_the_real_ones() {
     let job =
         Job::new("task", "/bin/echo").args(["--token", &secret, "-H", "Authorization: Bearer x7"]);
     let output = tracker.spawn(job.stdout(Stdio::piped())).expect("spawned").wait_with_output();
-    let told = String::from_utf8(output.expect("its output").stdout).expect("text");
-    assert_eq!(told, format!("--token {secret} -H Authorization: Bearer x7\n"));
+    let text = String::from_utf8(output.expect("its output").stdout).expect("text");
+    assert_eq!(text, format!("--token {secret} -H Authorization: Bearer x7\n"));
     assert_eq!(
         sqlite3(&place.ledger(), "SELECT command FROM process"),
         r#"["/bin/echo","--token","***","-H","Authorization: Bearer ***"]"#
@@ -87,7 +87,7 @@ fn the_program_gets_the_real_ones() {
 }
 
 #[test]
-fn an_error_that_is_told_has_none() {
+fn an_error_message_has_none() {
     let place = Place::new();
     let secret = secret(&place);
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
@@ -102,7 +102,7 @@ fn an_error_that_is_told_has_none() {
 }
 
 #[test]
-fn without_arguments_the_program_alone_is_recorded_and_what_is_below_it_too() {
+fn without_arguments_those_of_descendants_are_not_recorded_either() {
     let place = Place::new();
     let bare = place.marker().to_owned();
     let mut host = Host::start(&place, "interval=50");
@@ -131,7 +131,7 @@ fn without_arguments_the_program_alone_is_recorded_and_what_is_below_it_too() {
         tracker.shutdown().expect("an orderly end");
     }
     assert_eq!(outcome(&place), "[\"/bin/sh\"]\n[\"sleep\"]");
-    // And after a crash, by somebody who knows only the row.
+    // And after a crash, by an instance that knows only the row.
     host = Host::start(&place, "no-arguments no-monitor");
     let below = format!("sh -c 'echo > below; sleep 3600; : {bare}' & wait");
     let root = host.spawn("crashed", &format!("cd {}; {below}", place.path().display()));
@@ -163,10 +163,8 @@ fn the_command_masks_too_and_records_no_arguments_when_asked() {
 }
 
 #[test]
-fn what_a_name_sweep_ends_is_masked_and_matched_by_its_real_name() {
-    if !in_namespace(
-        "spawn::secrets::what_a_name_sweep_ends_is_masked_and_matched_by_its_real_name",
-    ) {
+fn a_name_match_is_masked_and_matched_by_its_real_name() {
+    if !in_namespace("spawn::secrets::a_name_match_is_masked_and_matched_by_its_real_name") {
         return;
     }
     let place = Place::new();
@@ -183,7 +181,7 @@ fn what_a_name_sweep_ends_is_masked_and_matched_by_its_real_name() {
         fs::read(format!("/proc/{}/cmdline", eye.pid()))
             .is_ok_and(|line| line.windows(7).any(|part| part == b"--token"))
     });
-    // Its instance is this very process, below which all that it left is exempt: others look for it.
+    // Its instance is this very process, whose descendants are all exempt: other instances search for it.
     Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
     let plan = place.procledger(&[
         "reap",
@@ -197,8 +195,8 @@ fn what_a_name_sweep_ends_is_masked_and_matched_by_its_real_name() {
     assert!(String::from_utf8_lossy(&plan.stdout).contains("***"), "{plan:?}");
     let real = place.procledger(&["reap", "--json", "--orphan-name", name, "--min-age", "0s"]);
     until("it is ended", || eye.is_dead());
-    let told = format!("{plan:?}{real:?}");
-    assert!(!told.contains(&secret), "{told}");
+    let text = format!("{plan:?}{real:?}");
+    assert!(!text.contains(&secret), "{text}");
     assert_eq!(
         sqlite3(
             &place.ledger(),

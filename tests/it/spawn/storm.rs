@@ -1,5 +1,5 @@
-//! 20,000 spawns from four threads of a host whose process group is stormed with signals, beside threads that allocate
-//! and threads that live on errno: between clone and exec the child shares all of that with its host.
+//! 20,000 spawns from four threads of a host whose process group is flooded with signals, beside threads that allocate and
+//! threads that use errno: between clone and exec the child shares all of that with its host.
 
 #![expect(unsafe_code, reason = "handlers, errno, and signals to the own group")]
 
@@ -40,7 +40,7 @@ fn storm() {
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
-/// Signals that the host handles, and that its children must never feel.
+/// Signals that the host handles, and that its children must never receive.
 const SIGNALS: [i32; 6] =
     [libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGTERM, libc::SIGHUP, libc::SIGWINCH];
 
@@ -73,10 +73,10 @@ pub(crate) fn body(given: &Given, threads: u32, spawns: u32) {
 
 pub(crate) fn rage(tracker: &Tracker, threads: u32, spawns: u32, prepare: impl Fn() + Sync) {
     handle_signals();
-    // SAFETY: getpgid(2) of oneself.
+    // SAFETY: getpgid(2) of this process.
     let group = unsafe { libc::getpgid(0) };
     assert_eq!(group.cast_unsigned(), std::process::id(), "a group of its own");
-    // Once around, so that threads, connections and stacks are there.
+    // One round first, so that threads, connections and stacks exist.
     tracker.spawn(job("warm-up-0", 0)).and_then(|mut one| one.wait()).expect("true");
     let before = descriptors();
     let done = AtomicBool::new(false);
@@ -119,7 +119,7 @@ pub(crate) fn rage(tracker: &Tracker, threads: u32, spawns: u32, prepare: impl F
 
 fn job(task: &str, code: u32) -> Job {
     let program = if code == 0 { "/bin/true" } else { "/bin/false" };
-    // The look for strays costs far more than the spawn, and these programs have none.
+    // The scan for strays costs far more than the spawn, and these programs have none.
     let job = Job::new(task, program).keep_strays(true);
     job.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
 }
@@ -136,11 +136,11 @@ fn spawn_all(tracker: &Tracker, thread: u32, count: u32) {
     }
 }
 
-/// To the group, of which every child is a member until its setsid(2), and to the process.
+/// To the group, which contains every child until its setsid(2), and to the process.
 fn storm_group(done: &AtomicBool, sent: &AtomicU64) {
     while !done.load(Ordering::Acquire) {
         for signal in SIGNALS {
-            // SAFETY: kill(2) on our own group, whose leader we are: 0 is no number that could be a stranger's.
+            // SAFETY: kill(2) on our own group, whose leader we are: 0 cannot refer to an unrelated process.
             assert_eq!(unsafe { libc::kill(0, signal) }, 0);
             // SAFETY: raise in this thread.
             assert_eq!(unsafe { libc::raise(signal) }, 0);

@@ -1,4 +1,4 @@
-//! A ledger is copied while its host goes on: the two ways of docs/ledger.md give a whole copy.
+//! A ledger is copied while its host continues: both ways of docs/ledger.md give a complete copy.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -62,7 +62,7 @@ fn a_backup_that_is_taken_during_writes_is_whole() {
                 let open = "SELECT count(*) FROM process WHERE state <> 'ended'";
                 assert!(matches!(sqlite3(&copy, open).as_str(), "0" | "1"), "of one transaction");
                 let mode = std::fs::metadata(&copy).expect("there").permissions().mode();
-                assert_eq!(mode & 0o077, 0, "nobody else reads it");
+                assert_eq!(mode & 0o077, 0, "no other user can read it");
                 std::fs::remove_file(&copy).expect("removed");
             }
         }

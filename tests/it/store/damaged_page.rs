@@ -1,4 +1,4 @@
-//! A page of the ledger is damaged, as by a disk that lost it: all that needs it is refused, and told.
+//! A page of the ledger is damaged, as by a failing disk: every operation that needs it is refused, and the damage is reported.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,7 @@ use procledger::Tracker;
 
 use crate::support::{Host, Place, sqlite3};
 
-/// Writes over the page that a table or an index begins with.
+/// Overwrites the first page of a table or an index.
 fn damage(ledger: &Path, name: &str) {
     let number = |query: &str| sqlite3(ledger, query).parse::<u64>().expect("a number");
     let page = number(&format!("SELECT rootpage FROM sqlite_schema WHERE name = '{name}'"));
@@ -20,7 +20,7 @@ fn damage(ledger: &Path, name: &str) {
     file.write_all(&vec![0xEE; usize::try_from(size).expect("small")]).expect("damaged");
 }
 
-/// A ledger with a past, whose orphan lives.
+/// A ledger with a history, whose orphan lives.
 fn ledger_with_an_orphan(place: &Place) -> crate::support::Eye {
     let mut host = Host::start(place, "");
     host.ask("spawn past exit 0");
@@ -66,7 +66,7 @@ fn a_damaged_index_is_found_by_doctor_and_a_backup_brings_all_back() {
     let place = Place::new();
     let orphan = ledger_with_an_orphan(&place);
     let backup = place.path().join("backup.db");
-    fs::copy(place.ledger(), &backup).expect("nobody writes it");
+    fs::copy(place.ledger(), &backup).expect("no writer is left");
     damage(&place.ledger(), "process_ended");
     let doctor = || {
         let output = place.procledger(&["doctor"]);

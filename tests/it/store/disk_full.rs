@@ -10,10 +10,10 @@ use crate::{
 };
 
 #[test]
-fn on_a_full_disk_nothing_starts_and_all_can_be_ended_and_what_became_of_it_is_recorded_later() {
+fn on_a_full_disk_nothing_starts_and_all_can_be_ended_and_the_ends_are_recorded_later() {
     need!("mount", "umount");
     if !in_namespace(
-        "store::disk_full::on_a_full_disk_nothing_starts_and_all_can_be_ended_and_what_became_of_it_is_recorded_later",
+        "store::disk_full::on_a_full_disk_nothing_starts_and_all_can_be_ended_and_the_ends_are_recorded_later",
     ) {
         return;
     }
@@ -34,7 +34,7 @@ fn on_a_full_disk_nothing_starts_and_all_can_be_ended_and_what_became_of_it_is_r
     assert!(!place.path().join("ran").exists());
     fs::write(place.path().join("end"), "").expect("a file");
     until("it ends", || ending.is_dead());
-    let status = ends.wait_timeout(Duration::from_secs(20)).expect("asked");
+    let status = ends.wait_timeout(Duration::from_secs(20)).expect("a status");
     assert_eq!(status, Some(procledger::ExitStatus::Exited(7)));
     let report = tracker.terminate("left").expect("ended all the same");
     assert!(left.is_dead());
@@ -42,7 +42,7 @@ fn on_a_full_disk_nothing_starts_and_all_can_be_ended_and_what_became_of_it_is_r
     assert!(!report.errors.is_empty(), "{report:?}");
     let pass = tracker.health_pass().expect("looked");
     assert!(pass.errors.iter().any(|line| line.contains("its disk is full")), "{pass:?}");
-    // Who looks at it reads what there is.
+    // A reader still sees what is recorded.
     let ps = procledger(&ledger, &["ps"]);
     assert!(ps.status.success(), "{}", String::from_utf8_lossy(&ps.stderr));
     let doctor = procledger(&ledger, &["doctor"]);

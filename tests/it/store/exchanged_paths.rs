@@ -27,12 +27,12 @@ use crate::{
     support::{Place, root, tool},
 };
 
-/// No account's number.
+/// A uid without an account.
 const USER: u32 = 61_236;
 /// Before the fix a loop of one second found each of these.
 const LOOP: Duration = Duration::from_secs(4);
 
-/// What takes the place of the user's folder.
+/// What replaces the user's folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bait {
     /// A symlink of the user's to a folder of root's.
@@ -45,10 +45,10 @@ enum Bait {
 struct Scene {
     place: Place,
     home: PathBuf,
-    /// Root's, and to stay as it is.
+    /// Root's folder, which must not change.
     victim: PathBuf,
     bait: PathBuf,
-    /// The user's `data`, whatever its name is just now.
+    /// The user's `data`, under its current name.
     data: OwnedFd,
     /// inotify on root's folder.
     events: OwnedFd,
@@ -94,7 +94,7 @@ impl Scene {
         Some(Self { place, home, victim, bait: other, data, events })
     }
 
-    /// Makes a file in the user's folder anew.
+    /// Creates a file in the user's folder again.
     fn renew(&self, name: &str, text: &str, owner: u32) {
         let _ = rustix::fs::unlinkat(&self.data, name, AtFlags::empty());
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -133,7 +133,7 @@ impl Scene {
         command
     }
 
-    /// Runs `work` again and again while the exchange goes on; how often it said that it had done what it was to do.
+    /// Runs `work` repeatedly while the exchange goes on; returns how often it reported success.
     fn race(&self, mut work: impl FnMut() -> bool) -> usize {
         let exchange = Exchange::of(&self.home.join("data"), &self.bait);
         let (began, mut done) = (Instant::now(), 0);
@@ -145,14 +145,14 @@ impl Scene {
         done
     }
 
-    /// Nothing was made, changed or removed in root's folder, not even for a moment.
+    /// Nothing was created, changed or removed in root's folder, not even for a moment.
     fn check(&self) {
         let mut room = [std::mem::MaybeUninit::uninit(); 8192];
         let mut reader = inotify::Reader::new(&self.events, &mut room);
         let mut seen = std::collections::BTreeSet::new();
         while let Ok(event) = reader.next() {
             let name = event.file_name().map(|name| name.to_string_lossy().into_owned());
-            // Without a name it is the folder itself, whose ctime each exchange changes.
+            // An event without a name is about the folder itself, whose ctime each exchange changes.
             seen.extend(name);
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [""; 0], "touched in root's folder");
@@ -163,7 +163,7 @@ fn uid() -> rustix::fs::Uid {
     rustix::fs::Uid::from_raw(USER)
 }
 
-/// Two names that are exchanged all the time (`RENAME_EXCHANGE` of rename(2)); at rest each has what it had at first.
+/// Two names that are exchanged all the time (`RENAME_EXCHANGE` of rename(2)); at rest each has its original content.
 struct Exchange {
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -180,7 +180,7 @@ impl Exchange {
                     renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE)
                         .expect("exchanged");
                 };
-                // Shorter and longer than a look, so that what was checked is another when it is used.
+                // Shorter and longer than a check, so that the checked file differs from the one that is used.
                 let rests = [0, 50, 300, 1_000, 5_000, 15_000].map(Duration::from_micros);
                 let mut rest = rests.iter().cycle();
                 let mut away = rests[..4].iter().cycle();
@@ -245,7 +245,7 @@ fn a_folder_of_roots_in_place_of_a_users_made_the_command_write_as_root() {
     the_command(Bait::RootsFolder);
 }
 
-/// A host of root that embeds the library: SQLite opens its files by path, whenever it likes.
+/// A host of root that embeds the library: SQLite opens its files by path at any time.
 fn the_library(bait: Bait) {
     let Some(scene) = Scene::new(bait) else { return };
     scene.as_the_user(&["run", "--task", "first", "--", "true"]);
@@ -256,7 +256,7 @@ fn the_library(bait: Bait) {
         tracker.shutdown().is_ok()
     });
     println!("{done} hosts got through");
-    // At rest it is a ledger as any other: nothing of it is root's.
+    // At rest it is an ordinary ledger: nothing of it is root's.
     let tracker = Tracker::builder(scene.ledger()).open().expect("opens");
     tracker.health_pass().expect("a pass");
     tracker.shutdown().expect("stopped");
@@ -276,7 +276,7 @@ fn a_folder_of_roots_in_place_of_a_users_made_the_library_write_as_root() {
     the_library(Bait::RootsFolder);
 }
 
-/// What root names by itself in a user's folder: an export, a report, a log, the list of a former processor.
+/// Files that root itself names in a user's folder: an export, a report, a log, the list of a former processor.
 #[test]
 fn a_symlink_in_place_of_a_users_folder_made_root_write_its_own_files_there() {
     let Some(scene) = Scene::new(Bait::Symlink) else { return };
@@ -292,7 +292,7 @@ fn a_symlink_in_place_of_a_users_folder_made_root_write_its_own_files_there() {
     ];
     let mut next = uses.iter().cycle();
     let done = scene.race(|| {
-        // Root's own and no list: it would be kept aside.
+        // Root's own and not a list: it would be kept aside.
         scene.renew("former.json", "{", 0);
         let args = next.next().expect("endless");
         let answer = answer(on_ledger(&scene.place, &scene.place.ledger()).args(*args));
@@ -349,7 +349,7 @@ fn a_symlink_of_another_user_in_a_sticky_folder_leads_root_nowhere() {
     }
 }
 
-/// The same for an ordinary user, whose ledger another one would lead elsewhere.
+/// The same for an ordinary user, whose ledger another user would redirect.
 #[test]
 fn a_symlink_of_another_user_is_not_followed_to_a_ledger() {
     let Some(scene) = Scene::new(Bait::Symlink) else { return };
@@ -371,7 +371,7 @@ fn a_symlink_of_another_user_is_not_followed_to_a_ledger() {
     }
 }
 
-/// What root and the user itself have linked is followed as before.
+/// Links made by root and by the user itself are followed as before.
 #[test]
 fn symlinks_of_root_and_of_the_user_itself_are_followed() {
     let Some(scene) = Scene::new(Bait::Symlink) else { return };

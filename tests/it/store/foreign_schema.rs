@@ -1,4 +1,5 @@
-//! A ledger whose schema holds what no migration made: a trigger that never ended hung `run` with its signals blocked.
+//! A ledger whose schema contains objects that no migration created: a trigger that never ended hung `run` with its signals
+//! blocked.
 
 use std::{fs, path::Path, thread, time::Duration};
 
@@ -26,7 +27,7 @@ fn a_ledger() -> Place {
 }
 
 #[test]
-fn a_schema_that_holds_what_could_fire_was_used() {
+fn a_schema_with_triggers_was_used() {
     let hostile = [
         ("watcher", format!("CREATE TRIGGER watcher AFTER INSERT ON process BEGIN {ENDLESS}; END")),
         ("on_end", format!("CREATE TRIGGER on_end AFTER UPDATE ON instance BEGIN {ENDLESS}; END")),
@@ -87,7 +88,7 @@ fn a_schema_that_holds_what_could_fire_was_used() {
 }
 
 #[test]
-fn what_a_person_adds_for_looking_is_no_reason_to_refuse() {
+fn additions_by_a_person_are_accepted() {
     for sql in [
         "CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, text UNIQUE); INSERT INTO notes (text) VALUES ('x')",
         "CREATE TABLE mine (x CHECK (x > 0)); CREATE INDEX mine_x ON mine (x + 1) WHERE x > 3",
@@ -108,7 +109,8 @@ fn what_a_person_adds_for_looking_is_no_reason_to_refuse() {
     }
 }
 
-/// It was checked, and came while the program ran: the end could not be recorded, and `run` never ended.
+/// The schema had been checked, and the trigger was added while the program ran: the end could not be recorded, and `run` never
+/// ended.
 #[test]
 fn a_trigger_that_came_later_held_a_run_for_ever() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! Somebody holds the ledger's lock for longer than anybody waits, as with `BEGIN IMMEDIATE` typed into `sqlite3` and left.
+//! The ledger's lock is held for longer than any timeout, as by `BEGIN IMMEDIATE` typed into `sqlite3` and left.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[test]
-fn what_ends_while_the_lock_is_held_is_recorded_once_it_is_free_and_its_task_can_run_again() {
+fn ends_during_a_held_lock_are_recorded_once_it_is_free_and_the_tasks_can_run_again() {
     let place = Place::new();
     let end = place.path().join("end");
     let mut host = Host::start(&place, "");
@@ -32,7 +32,7 @@ fn what_ends_while_the_lock_is_held_is_recorded_once_it_is_free_and_its_task_can
     assert!(refused.contains("another process holds its write lock, try again"), "{refused}");
     assert!(!place.alive().contains(&ends.pid()));
     let read = place.procledger(&["ps"]);
-    assert!(read.status.success(), "who reads waits for nobody");
+    assert!(read.status.success(), "readers do not wait");
     held.release();
 
     // By hand: the next health pass, which would do it too, is 30 s away.
@@ -76,7 +76,7 @@ fn row(place: &Place) -> String {
 }
 
 #[test]
-fn what_a_run_cannot_record_is_said_kept_beside_the_ledger_and_recorded_by_the_next() {
+fn an_end_that_a_run_cannot_record_is_reported_saved_beside_the_ledger_and_recorded_by_the_next() {
     use std::os::unix::fs::PermissionsExt;
     let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
     for containment in containments {
@@ -106,10 +106,10 @@ fn what_a_run_cannot_record_is_said_kept_beside_the_ledger_and_recorded_by_the_n
 #[test]
 fn a_run_beside_a_held_lock_does_not_wait_for_it_at_each_step() {
     let place = Place::new();
-    // What it leaves is found in several looks, each of which records it before it is ended.
+    // The processes that it leaves are found in several scans, each of which records them before they are ended.
     let strays = "for n in 1 2 3 4; do (trap '' TERM; while :; do sleep 0.05; done) & done; exit 7";
     let (_, took) = ends_under_the_lock(&place, &["--containment", "session"], strays, 7);
-    // Twice the whole patience of 5 s: at the first write, and at the last attempt.
+    // Twice the whole timeout of 5 s: at the first write, and at the last attempt.
     assert!(took < Duration::from_secs(18), "{took:?}");
     assert!(place.alive().is_empty());
     assert!(place.procledger(&["reap"]).status.success());
@@ -130,7 +130,7 @@ fn a_file_of_ends_that_no_instance_has_left_changes_nothing() {
     let other_row = text.replace("\"start_tick\":", "\"start_tick\":1");
     let other_code = text.replace("\"exit_code\":7", "\"exit_code\":700");
     let odd = ["", "null", "[]", half, &unknown, &other_row, &other_code];
-    // One of an instance that this ledger does not know.
+    // A record of an instance that this ledger does not know.
     let random = "0123456789abcdef0123456789abcdef";
     let of_no_instance = place.path().join(format!("ledger.db-ends-{random}.json"));
     fs::rename(&file, &of_no_instance).expect("renamed");
@@ -142,12 +142,12 @@ fn a_file_of_ends_that_no_instance_has_left_changes_nothing() {
         assert!(place.procledger(&["reap"]).status.success(), "{text}");
         assert_eq!(row(&place), "ended|gone||", "{text}");
     }
-    // Nor is one taken that another user could have made.
+    // A record that another user could have written is not used either.
     let _ = fs::remove_file(&file);
     std::os::unix::fs::symlink(&elsewhere, &file).expect("a link");
     assert!(place.procledger(&["reap"]).status.success());
     assert_eq!(row(&place), "ended|gone||");
-    // The real one is, though the row was ended in the meantime; and whatever comes after that changes nothing.
+    // The real record is, though the row was ended in the meantime; and everything that comes after that changes nothing.
     for text in [text.clone(), text.replace("\"exit_code\":7", "\"exit_code\":9")] {
         let _ = fs::remove_file(&file);
         write_private(&file, &text);

@@ -1,5 +1,5 @@
-//! Task ids and arguments are data of strangers: SQL, HTML, terminal escapes, line breaks. Each is stored as it is, and
-//! reaches no terminal, page or log line as anything but text.
+//! Task ids and arguments are untrusted data: SQL, HTML, terminal escapes, line breaks. Each is stored unchanged, and reaches
+//! no terminal, page or log line as anything but text.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ const HOSTILE: [&str; 12] = [
     "\u{7f}\u{8}\u{8}del 🦀 ünï",
 ];
 
-/// Nothing but text and line breaks.
+/// Checks that there is nothing but text and line breaks.
 fn is_harmless(text: &str) -> bool {
     text.chars().all(|char| {
         char == '\n'
@@ -32,7 +32,7 @@ fn is_harmless(text: &str) -> bool {
 }
 
 #[test]
-fn what_a_task_is_called_is_text_wherever_it_is_shown() {
+fn the_name_of_a_task_is_shown_as_text_everywhere() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     for id in HOSTILE {
@@ -87,7 +87,7 @@ fn what_a_task_is_called_is_text_wherever_it_is_shown() {
     assert!(is_harmless(&page.replace(['\t', '\r'], "")));
 }
 
-/// A leak that has a hostile task, whatever it was called when it ran.
+/// A leak of a hostile task, whatever its name was when it ran.
 fn rename_all(place: &Place) {
     let ledger = rusqlite::Connection::open(place.ledger()).expect("a ledger");
     let task = HOSTILE.concat();
@@ -124,7 +124,7 @@ fn is_shown(place: &Place, verb: &[&str]) {
 
 /// The library's own lines go to the host's log, which may be a terminal.
 #[test]
-fn what_a_task_is_called_breaks_no_line_of_the_hosts_log() {
+fn the_name_of_a_task_breaks_no_line_of_the_hosts_log() {
     let place = Place::new();
     let log = place.path().join("log");
     let mut host = Host::start(&place, &format!("log={} interval=100", log.display()));
@@ -134,7 +134,7 @@ fn what_a_task_is_called_breaks_no_line_of_the_hosts_log() {
     host.ask(&format!("spawn {} exit 3", task.to_uppercase()));
     outside.0.kill().expect("killed");
     outside.0.wait().expect("reaped");
-    crate::support::until("its end is told", || {
+    crate::support::until("its end is logged", || {
         fs::read_to_string(&log).is_ok_and(|text| text.contains("is no longer alive"))
     });
     host.stop();

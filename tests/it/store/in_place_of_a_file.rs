@@ -1,5 +1,5 @@
-//! A FIFO, a device, a socket, a folder or a symlink where a file of the ledger's should be: `doctor`, `reap` and `run` waited
-//! for the other end of it for ever. Each `answer` here is bounded.
+//! A FIFO, a device, a socket, a folder or a symlink in place of one of the ledger's files: `doctor`, `reap` and `run` waited
+//! for its other end for ever. Each `answer` here is bounded.
 
 use std::{
     fs,
@@ -19,10 +19,10 @@ use crate::{
     support::{Place, sqlite3, until},
 };
 
-/// Its name, and how to make one.
+/// Its name, and how to create one.
 type Kind = (&'static str, fn(&Path));
 
-/// Every kind of what is no regular file, that this user can make.
+/// Every kind of non-regular file that this user can create.
 fn kinds() -> Vec<Kind> {
     let mut kinds: Vec<Kind> = vec![
         ("a FIFO", |path| {
@@ -37,7 +37,7 @@ fn kinds() -> Vec<Kind> {
         ("a folder", |path| fs::create_dir(path).expect("a folder")),
     ];
     if rustix::process::geteuid().is_root() {
-        // The console of a serial line that is not there: opening it may wait for a carrier.
+        // The console of a serial line that does not exist: opening it may wait for a carrier.
         kinds.push(("a device", |path| {
             let mode = Mode::RUSR | Mode::WUSR;
             mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(4, 64)).expect("a device");
@@ -56,7 +56,7 @@ const VERBS: [&[&str]; 5] =
     [&["doctor"], &["ps"], &["reap"], &["run", "--task", "t", "--", "true"], &["metrics"]];
 
 #[test]
-fn what_stood_in_place_of_a_companion_was_waited_for() {
+fn opening_an_object_in_place_of_a_companion_file_blocked() {
     let place = Place::new();
     answer(procledger(&place).args(["run", "--task", "t", "--", "true"])).expect(0);
     for suffix in ["-wal", "-shm", "-journal", "-setup.lock"] {
@@ -77,7 +77,7 @@ fn what_stood_in_place_of_a_companion_was_waited_for() {
 }
 
 #[test]
-fn what_stood_in_place_of_the_ledger_was_waited_for() {
+fn opening_an_object_in_place_of_the_ledger_blocked() {
     let place = Place::new();
     for (kind, make) in kinds() {
         remove(&place.ledger());
@@ -89,9 +89,9 @@ fn what_stood_in_place_of_the_ledger_was_waited_for() {
     }
 }
 
-/// The lock of a host that crashed. Whether it is dead cannot be known then, so its programs are left and reported.
+/// The lock of a host that crashed. Its death cannot be verified then, so its programs are left and reported.
 #[test]
-fn what_stood_in_place_of_an_instances_lock_was_waited_for() {
+fn opening_an_object_in_place_of_an_instances_lock_blocked() {
     let place = Place::new();
     let running = Running::start(&place, "left", &[], "echo up; exec sleep 300");
     running.crash();
@@ -114,9 +114,9 @@ fn what_stood_in_place_of_an_instances_lock_was_waited_for() {
     until("what was left is ended", || place.alive().is_empty());
 }
 
-/// A lock file that no row names is tidied up; what has its name and is no file stays.
+/// A lock file that no row names is removed; an object with its name that is not a file stays.
 #[test]
-fn what_has_the_name_of_a_stale_lock_was_waited_for() {
+fn opening_an_object_with_the_name_of_a_stale_lock_blocked() {
     let place = Place::new();
     answer(procledger(&place).args(["run", "--task", "t", "--", "true"])).expect(0);
     let lock = place.path().join(format!("ledger.db-instance-{:032x}.lock", 7));
@@ -132,7 +132,7 @@ fn what_has_the_name_of_a_stale_lock_was_waited_for() {
 }
 
 #[test]
-fn what_stood_in_place_of_the_exports_lock_was_waited_for() {
+fn opening_an_object_in_place_of_the_exports_lock_blocked() {
     let place = Place::new();
     let export = place.path().join("list.json");
     let lock = place.path().join("list.json.lock");
@@ -158,7 +158,8 @@ fn a_log_file_that_nothing_reads_was_waited_for() {
     assert!(refused.complaint().contains("failed to open the log file"), "{refused:?}");
 }
 
-/// The signals of a `run` were blocked for as long as its ledger was opened: here for the 30 s that another setup may take.
+/// The signals of a `run` were blocked for as long as its ledger was being opened: here for the 30 s that another setup may
+/// take.
 #[test]
 fn a_run_that_waited_for_another_setup_took_no_signal() {
     let place = Place::new();

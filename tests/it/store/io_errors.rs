@@ -1,4 +1,4 @@
-//! The disk fails for a while: every write, or every read, of the ledger's files comes back with an error.
+//! The disk fails for a while: every write, or every read, of the ledger's files returns an error.
 
 use std::{fs, path::PathBuf};
 
@@ -7,7 +7,7 @@ use crate::{
     support::{Host, Place, need, until},
 };
 
-/// A host that starts, loses and ends programs while `inject` holds, and afterwards. Answers what it said to a spawn.
+/// A host that starts, loses and ends programs while `inject` applies, and afterwards. Returns its answer to a spawn.
 fn while_it_fails(place: &Place, inject: &str) -> String {
     let mut host = Host::start(place, "interval=100");
     let left = host.spawn("left", "exec sleep 3600");

@@ -1,5 +1,5 @@
-//! docs/ledger.md is true: it names every table, view and column, each recipe answers in a real `sqlite3`, and Datasette is
-//! given the same recipes.
+//! docs/ledger.md is true: it names every table, view and column, each recipe works in a real `sqlite3`, and Datasette has the
+//! same recipes.
 
 use std::{fs, path::Path, process::Command};
 
@@ -10,7 +10,7 @@ use crate::support::{Host, Place, need};
 #[path = "../../../benches/history/ledger.rs"]
 mod past;
 
-/// Enough that every recipe has something to show.
+/// Enough that every recipe has rows to show.
 const TWO_DAYS: past::Past =
     past::Past { processes: 3_000, leaks: 150, passes: 500, tasks: 40, instances: 5, days: 2 };
 
@@ -34,7 +34,7 @@ fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     &below[..end.unwrap_or(below.len())]
 }
 
-/// Name and query of each recipe, in their order.
+/// Name and query of each recipe, in order.
 pub(crate) fn recipes() -> Vec<Recipe> {
     let page = doc("ledger.md");
     let mut recipes = Vec::new();
@@ -47,11 +47,11 @@ pub(crate) fn recipes() -> Vec<Recipe> {
     recipes
 }
 
-/// A ledger with something in it for each recipe.
+/// A ledger with rows for each recipe.
 pub(crate) fn with_a_past() -> Place {
     let place = Place::new();
     past::make(&place.ledger(), TWO_DAYS).expect("a past");
-    // Never seen in so short a past: something that could not be ended, a task that always fails, a person's kill.
+    // Never seen in such a short history: a process that could not be ended, a task that always fails, a person's kill.
     let ledger = Connection::open(place.ledger()).expect("a ledger");
     ledger
         .execute_batch(
@@ -65,7 +65,7 @@ pub(crate) fn with_a_past() -> Place {
     place
 }
 
-/// What a real `sqlite3` says, opened as the page says.
+/// The output of a real `sqlite3`, opened as the page describes.
 fn ask(place: &Place, mode: &str, sql: &str) -> String {
     let output = Command::new("sqlite3")
         .args(["-readonly", mode, "-cmd", ".timeout 5000"])
@@ -104,7 +104,7 @@ fn every_recipe_answers_in_sqlite3() {
 }
 
 #[test]
-fn the_first_command_of_the_page_shows_what_runs() {
+fn the_first_command_of_the_page_shows_running_processes() {
     need!("sqlite3");
     let place = Place::new();
     let mut host = Host::start(&place, "");
@@ -120,7 +120,7 @@ fn the_first_command_of_the_page_shows_what_runs() {
 }
 
 #[test]
-fn what_the_recipes_show_is_what_is_there() {
+fn the_recipes_show_the_actual_rows() {
     need!("sqlite3");
     let place = with_a_past();
     let show = |name: &str| -> serde_json::Value {
@@ -141,7 +141,7 @@ fn what_the_recipes_show_is_what_is_there() {
     assert!((140..=150).contains(&sum), "150 leaks in two days, but for the edge: {sum}");
 }
 
-/// Every minute of the last day has a pass, but for half an hour of it.
+/// Every minute of the last day has a pass, except for half an hour of it.
 #[test]
 fn a_checker_that_stood_still_is_found() {
     need!("sqlite3");

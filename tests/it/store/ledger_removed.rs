@@ -1,5 +1,5 @@
-//! Somebody removes, replaces or empties the ledger, or its WAL, while a host has it open. SQLite would go on writing to
-//! files that nobody finds again.
+//! The ledger or its WAL is removed, replaced or emptied while a host has it open. SQLite would go on writing to files that
+//! cannot be found any more.
 
 use std::{fs, path::PathBuf};
 
@@ -26,7 +26,7 @@ fn host(place: &Place) -> Host {
     Host::start(place, &format!("interval=100 log={}", place.path().join("log").display()))
 }
 
-/// Nothing starts, and the host's log says why at each pass.
+/// Nothing starts, and the host's log reports the reason at each pass.
 fn is_refused(place: &Place, host: &mut Host, why: &str) {
     let ran = place.path().join("ran");
     until("a pass has said so", || {
@@ -41,7 +41,7 @@ fn is_refused(place: &Place, host: &mut Host, why: &str) {
 }
 
 #[test]
-fn a_ledger_that_was_moved_away_and_back_has_what_became_of_its_programs() {
+fn a_ledger_that_was_moved_away_and_back_has_the_ends_of_its_programs() {
     let place = Place::new();
     let mut host = host(&place);
     let left = host.spawn("left", "exec sleep 3600");
@@ -98,7 +98,7 @@ fn a_host_whose_ledger_was_replaced_leaves_the_programs_in_the_new_one_alone() {
 }
 
 #[test]
-fn what_was_in_a_wal_that_was_removed_leads_the_next_host_to_the_orphans() {
+fn rows_of_a_removed_wal_lead_the_next_host_to_the_orphans() {
     let place = Place::new();
     let mut host = host(&place);
     let left = host.spawn("left", "exec sleep 3600");
@@ -126,7 +126,7 @@ fn a_ledger_that_was_emptied_is_written_to_no_more() {
     assert_eq!(host.ask("terminate left"), "1");
     assert!(left.is_dead());
     host.end();
-    is_told_as_damaged(&place);
+    is_reported_as_damaged(&place);
 }
 
 #[test]
@@ -137,11 +137,11 @@ fn a_ledger_that_was_emptied_before_a_crash_is_not_taken_for_a_new_one() {
     fs::write(place.ledger(), "").expect("emptied");
     host.crash();
     assert!(!left.is_dead());
-    is_told_as_damaged(&place);
+    is_reported_as_damaged(&place);
 }
 
-/// By whoever opens it, with what to do about it; and it stays as it is.
-fn is_told_as_damaged(place: &Place) {
+/// To every program that opens it, with advice; and the ledger stays unchanged.
+fn is_reported_as_damaged(place: &Place) {
     let before = files(place).map(|file| fs::read(file).ok());
     let next = Host::launch(place, &place.ledger(), "");
     let answer = next.answer();

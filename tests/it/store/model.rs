@@ -1,10 +1,10 @@
-//! Random sequences of what callers, persons and accidents do, against a model that fits on a page.
+//! Random sequences of actions by callers, persons and accidents, compared with a model that fits on a page.
 //!
-//! Two programs share one ledger. Each act is followed by a look at everything: the rows that are live and the ones that
-//! have ended, with their reasons; every process that should be alive, and every one that should be dead. The processes are
-//! real, in a PID namespace of their own. What fails is shrunk to a short sequence.
+//! Two programs share one ledger. After each action everything is checked: the live rows and the ended ones, with their
+//! reasons; every process that should be alive, and every one that should be dead. The processes are real, in a PID namespace
+//! of their own. A failing sequence is shrunk to a short one.
 //!
-//! `PROCLEDGER_LONG=1 cargo test --test it -- model` goes on for some minutes; `PROCLEDGER_SEED=N` repeats a run.
+//! `PROCLEDGER_LONG=1 cargo test --test it -- model` runs for some minutes; `PROCLEDGER_SEED=N` repeats a run.
 
 use std::{collections::BTreeMap, fs};
 
@@ -17,12 +17,12 @@ use crate::support::{Eye, Guard, Host, Place, canary, in_namespace_with_init, lo
 
 const PROGRAMS: [&str; 2] = ["one", "two"];
 const TASKS: [&str; 3] = ["a", "b", "c"];
-/// What may hold a tree together, each as the options of a host. The last one, where whoever is root in the namespace is it
-/// outside as well: in the namespace of a user the keeper is nobody's whom root trusts.
+/// The containments, each as the options of a host. The last one only where root in the namespace is root outside as well: in
+/// the namespace of a user the keeper appears as owned by `nobody`, which root does not trust.
 const CONTAINMENTS: [&str; 3] =
     ["containment=auto", "containment=session", "containment=keeper keeper"];
 
-/// Programs that start another one in a session of its own, and say so.
+/// Programs that start another one in a session of its own, and report it.
 const TREE: &str = "setsid sleep 3600 & echo $! > FILE.tmp; mv FILE.tmp FILE; exec sleep 3600";
 const PLAIN: &str = "exec sleep 3600";
 
@@ -57,7 +57,7 @@ enum Act {
     Forget {
         task: usize,
     },
-    /// Its root is killed by somebody who tells nobody.
+    /// Its root is killed from outside, without notice.
     DieBehindBack {
         task: usize,
     },
@@ -101,22 +101,23 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// A live row, as it ought to be.
+/// A live row, as it should be.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about a row")]
 struct Row {
     /// The root first, then what it started.
     eyes: Vec<Eye>,
-    /// Of one that was registered: the test has started it.
+    /// The child of the test, if the row was registered.
     own: Option<Guard>,
     owner: usize,
     survive: bool,
     kept: bool,
-    /// Its root has died, and nobody who could write that down is there.
+    /// Its root has died, and no instance that could record that is present.
     unnoticed: bool,
     /// Its keeper has ended it, since its host crashed.
     by_keeper: bool,
 }
 
-/// What the world ought to be like.
+/// The expected state.
 struct World {
     place: Place,
     options: &'static str,
@@ -125,7 +126,7 @@ struct World {
     /// How many rows of each task ended for each reason.
     ended: BTreeMap<(usize, &'static str), u32>,
     dead: Vec<Eye>,
-    /// Released, and so nobody's; they live to the end.
+    /// Released, and so untracked; they live to the end.
     free: Vec<(Vec<Eye>, Option<Guard>)>,
     canary: Guard,
     spawned: u32,
@@ -176,7 +177,7 @@ impl World {
         }
     }
 
-    /// Asks a host that is there; `false` where the answer is an error.
+    /// Sends a command to a running host; `false` if the answer is an error.
     fn ask(&mut self, by: usize, line: &str) -> Option<Result<String, String>> {
         let answer = self.hosts[by].as_mut()?.ask(line);
         Some(match answer.strip_prefix("error ") {
@@ -295,7 +296,7 @@ impl World {
                 assert!(output.status.success(), "{output:?}");
                 self.end(task, "forgotten");
             }
-            // There is none, or something of it is alive: nothing else leads to that.
+            // There is none, or some of its processes are alive: nothing else leads to them.
             _ => assert!(!output.status.success(), "{output:?}"),
         }
     }
@@ -316,14 +317,14 @@ impl World {
         }
     }
 
-    /// A live owner has noticed by itself; of a dead one the row of a root that left nothing is closed.
+    /// A live owner has noticed by itself; for a dead one the row of a root without descendants is closed.
     fn health(&mut self, by: usize) {
         let Some(answer) = self.ask(by, "health") else { return };
         answer.expect("a pass").parse::<u32>().expect("a number");
         for task in 0..TASKS.len() {
             let is_gone = |row: &Row| row.unnoticed && row.eyes.iter().all(Eye::is_dead);
-            // Not of what is to be adopted: its owner may have stopped in good order. Nor of what a keeper has ended: the
-            // orphan pass records that.
+            // Not for a task that is to be adopted: its owner may have stopped in good order. Nor for one that a keeper has
+            // ended: the orphan pass records that.
             let row = self.rows[task].as_ref().filter(|row| !row.by_keeper);
             if row.is_some_and(|row| is_gone(row) && self.hosts[row.owner].is_none()) {
                 self.end(task, "by itself");
@@ -331,7 +332,7 @@ impl World {
         }
     }
 
-    /// What a dead owner left has ended, but for what was to survive it and is alive.
+    /// All processes of a dead owner have ended, except those that were to survive it and are alive.
     fn orphans_end(&mut self) {
         for task in 0..TASKS.len() {
             let Some(row) = &self.rows[task] else { continue };
@@ -379,7 +380,7 @@ impl World {
         self.hosts[host] = Some(opened);
     }
 
-    /// The tree of a task is dead, and its row says why.
+    /// The tree of a task is dead, and its row has the reason.
     fn end(&mut self, task: usize, reason: &'static str) {
         let row = self.rows[task].take().expect("a row");
         until("the whole tree is dead", || row.eyes.iter().all(Eye::is_dead));
@@ -387,7 +388,7 @@ impl World {
         *self.ended.entry((task, reason)).or_default() += 1;
     }
 
-    /// Compares all there is with all there ought to be. What a host's threads are still at work on is waited for.
+    /// Compares the whole actual state with the expected one. Waits for work that a host's threads have not finished yet.
     fn compare(&mut self) {
         let expected = self.expected_rows();
         let mut seen = String::new();
@@ -425,7 +426,7 @@ impl World {
         lines.join("\n")
     }
 
-    /// After all of it: both hosts end in good order, and only what was released is left.
+    /// At the end: both hosts end in good order, and only released processes are left.
     fn finish(mut self) {
         for host in 0..PROGRAMS.len() {
             self.open(host);
@@ -450,27 +451,26 @@ impl World {
     }
 }
 
-/// Roots, live and ended. How a root ended that nobody could look at in time is told in two ways.
+/// Roots, live and ended. The end of a root that could not be observed in time has two possible records.
 const ROWS: &str = "SELECT 'live', task_id, state, pid FROM process WHERE root IS NULL AND state <> 'ended'
     UNION ALL
     SELECT 'ended', task_id, iif(end_reason IN ('exited', 'gone'), 'by itself', end_reason) AS reason, count(*)
     FROM process WHERE root IS NULL AND state = 'ended' GROUP BY 2, 3
     ORDER BY 1, 2, 3";
 
-/// Roots whose leaks do not fit their end.
+/// Roots whose leaks do not match their end.
 const LEAKS: &str = "SELECT p.task_id, p.end_reason, count(l.id) AS leaks
     FROM process AS p LEFT JOIN leak AS l ON l.process = p.id
     WHERE p.root IS NULL GROUP BY p.id HAVING leaks <> (p.end_reason = 'orphan')";
 
-/// Sequences that are tried: some 20 s of them.
+/// The number of sequences: about 20 s of them.
 fn cases() -> u32 {
     if long() { 1500 } else { 40 }
 }
 
 #[test]
-fn whatever_is_done_in_whatever_order_the_ledger_is_as_a_simple_model_says() {
-    let name =
-        "store::model::whatever_is_done_in_whatever_order_the_ledger_is_as_a_simple_model_says";
+fn after_any_sequence_of_actions_the_ledger_matches_a_simple_model() {
+    let name = "store::model::after_any_sequence_of_actions_the_ledger_matches_a_simple_model";
     if !in_namespace_with_init(name) {
         return;
     }
@@ -501,7 +501,7 @@ fn whatever_is_done_in_whatever_order_the_ledger_is_as_a_simple_model_says() {
     }
 }
 
-/// Root of a user's namespace sees that user's files as its own, and all others as nobody's.
+/// Root of a user's namespace sees that user's files as its own, and all others as owned by `nobody`.
 fn owns_the_keeper() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(crate::containment::keepers::KEEPER).is_ok_and(|keeper| keeper.uid() == 0)

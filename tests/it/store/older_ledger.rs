@@ -1,5 +1,5 @@
 //! Ledgers and programs of different versions. `tests/fixtures/ledger-N.db` is a ledger of schema N: rows of every kind, of
-//! another machine, so that nothing here is ever theirs.
+//! another machine, so that no process here is ever theirs.
 //!
 //! The program that owns a ledger brings it up to date; everything else uses it as it is. A program of the version before
 //! works on in a ledger that was brought up to date: `statements-0.1.0.sql` is what it writes, and a test that is ignored
@@ -28,12 +28,12 @@ use crate::{
 };
 
 const TABLES: [&str; 4] = ["instance", "process", "pass", "leak"];
-/// What released programs have left.
+/// Ledgers written by released programs.
 const SCHEMAS: [i64; 3] = [1, 2, 3];
 /// The oldest schema whose programs may write a ledger that this version has migrated.
 const COMPATIBLE: &str = "3";
 
-/// The fixture of a schema as the ledger of a place.
+/// Copies the fixture of a schema to the ledger of a place.
 fn of_schema(schema: i64) -> Place {
     let place = Place::new();
     let fixture = format!("tests/fixtures/ledger-{schema}.db");
@@ -44,7 +44,7 @@ fn of_schema(schema: i64) -> Place {
     place
 }
 
-/// Everything in the fixture's columns, up to the last row that the fixture has.
+/// The content of the fixture's columns, up to the last row that the fixture has.
 fn rows(ledger: &Path, columns: &[(String, String)], last: &[i64]) -> Vec<Vec<Value>> {
     let ledger = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY);
     let ledger = ledger.expect("a ledger");
@@ -84,7 +84,7 @@ fn is_sound(place: &Place) {
     assert_eq!(place.sqlite3("PRAGMA foreign_key_check"), "");
 }
 
-/// A new ledger and one that was migrated differ in nothing but their rows.
+/// A new ledger and one that was migrated differ only in their rows.
 fn is_like_a_new_one(old: &Place) {
     let new = Place::new();
     Tracker::builder(new.ledger()).open().expect("a new ledger").shutdown().expect("closed");
@@ -111,7 +111,7 @@ fn a_ledger_that_its_owner_opens_keeps_every_row_and_gets_the_schema_of_a_new_on
         let before = rows(&old.ledger(), &columns, &last);
         assert!(before.len() > 40, "the fixture holds rows of every kind: {}", before.len());
 
-        // The pass that follows finds rows that it cannot judge, and leaves them.
+        // The pass that follows finds rows that it cannot check, and leaves them.
         run(&old, &["run", "--task", "new", "--", "true"]).expect(0);
         assert_eq!(rows(&old.ledger(), &columns, &last), before, "schema {number}");
         is_sound(&old);
@@ -121,7 +121,7 @@ fn a_ledger_that_its_owner_opens_keeps_every_row_and_gets_the_schema_of_a_new_on
 }
 
 #[test]
-fn what_an_older_version_recorded_is_shown_by_this_one() {
+fn rows_of_an_older_version_are_shown_by_this_one() {
     for number in SCHEMAS {
         let old = of_schema(number);
         let leaks = run(&old, &["report", "--format", "json"]).expect(0).json();
@@ -143,7 +143,7 @@ fn what_an_older_version_recorded_is_shown_by_this_one() {
     }
 }
 
-/// Everything but `run`, with the exit code that it has on the fixture.
+/// Everything but `run`, with its exit code on the fixture.
 fn verbs(place: &Place) -> Vec<(Vec<String>, i32)> {
     let list = place.path().join("list.json");
     fs::write(&list, "[]").expect("a list");
@@ -202,10 +202,10 @@ fn a_command_that_did_not_own_a_ledger_migrated_it() {
 }
 
 #[test]
-fn what_a_reaper_ends_is_recorded_in_an_older_ledger() {
+fn ends_by_a_reaper_are_recorded_in_an_older_ledger() {
     for number in SCHEMAS {
         let place = of_schema(number);
-        // Whatever an instance can write, without an owner's right to migrate: roots, descendants, ends, leaks, passes.
+        // Everything that an instance can write without an owner's right to migrate: roots, descendants, ends, leaks, passes.
         let tracker = Tracker::builder(place.ledger()).migrate(false).open().expect("as it is");
         let task = place.job("task", "sleep 1000 & exec sleep 1000");
         let mut root = tracker.spawn(task).expect("spawned");
@@ -238,7 +238,7 @@ fn a_ledger_is_migrated_where_that_is_asked_for() {
         run(&place, verb).expect(0);
         is_like_a_new_one(&place);
     }
-    // One that is not there is made by no looker.
+    // A reader does not create a missing one.
     let none = Place::new();
     run(&none, &["ps", "--migrate"]).expect(1);
     assert!(!none.ledger().exists());
@@ -271,7 +271,7 @@ fn a_ledger_that_a_later_version_has_only_added_to_is_used_as_it_is() {
     }
 }
 
-/// Refused, by every verb and with `--migrate`, and told which version is needed.
+/// Refused, by every verb and with `--migrate`, with the version that is needed.
 #[test]
 fn a_ledger_that_needs_a_later_version_stays_untouched() {
     for (needs, said) in [
@@ -328,9 +328,9 @@ fn two_owners_that_migrate_at_once_give_the_ledger_one_uuid() {
     }
 }
 
-/// A person may have made a table of this name before the ledger had one.
+/// A person may have created a table of this name before the ledger had one.
 #[test]
-fn a_persons_own_table_called_ledger_is_no_version() {
+fn a_persons_own_table_called_ledger_is_not_a_version() {
     let place = of_schema(3);
     let own = "CREATE TABLE ledger (account TEXT, amount INTEGER)";
     Connection::open(place.ledger()).expect("opens").execute_batch(own).expect("made");
@@ -352,7 +352,7 @@ fn a_program_of_the_version_before_writes_on_in_a_migrated_ledger() {
     for number in SCHEMAS {
         let place = of_schema(number);
         run(&place, &["run", "--task", "new", "--", "true"]).expect(0);
-        // What it asks first.
+        // Its first query.
         assert_eq!(place.sqlite3("PRAGMA user_version"), COMPATIBLE);
         let old = Connection::open(place.ledger()).expect("opens");
         old.execute_batch(statements).expect("each statement runs");
@@ -368,7 +368,7 @@ fn a_program_of_the_version_before_writes_on_in_a_migrated_ledger() {
     }
 }
 
-/// The real program of the version before: beside this one, and started anew after this one has migrated its ledger.
+/// The real program of the version before: beside this one, and started again after this one has migrated its ledger.
 #[test]
 #[ignore = "needs a build of the version before; what that writes is held by the test above"]
 fn the_released_program_shares_a_ledger_with_this_one() {
@@ -386,7 +386,7 @@ fn the_released_program_shares_a_ledger_with_this_one() {
                 .stdin(Stdio::null()),
         )
     };
-    // 1. It makes the ledger, and lives while this one migrates it.
+    // 1. It creates the ledger, and lives while this one migrates it.
     let beside = start("beside", "echo ready; exec sleep 1000");
     assert_eq!(place.sqlite3("PRAGMA user_version"), "3");
     run(&place, &["ps"]).expect(0);
@@ -397,11 +397,11 @@ fn the_released_program_shares_a_ledger_with_this_one() {
     // 2. This one ends what it started; the exit is in the history.
     run(&place, &["kill", "beside"]).expect(0);
     drop(beside.finish());
-    // 3. It starts again, as a host that was restarted does, and cleans up after its own crash.
+    // 3. It starts again, as a restarted host does, and cleans up after its own crash.
     answer(&mut old(&["run", "--task", "again", "--", "sh", "-c", "exit 5"])).expect(5);
     start("crashed", "echo ready; exec sleep 1000").crash();
     answer(&mut old(&["reap"])).expect(0);
-    // Also what this one left.
+    // Including what this one left.
     Running::start(&place, "ours", &[], "echo ready; exec sleep 1000").crash();
     answer(&mut old(&["reap"])).expect(0);
     until("both trees are gone", || place.alive().is_empty());

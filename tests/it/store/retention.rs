@@ -1,4 +1,4 @@
-//! Years of history beside a busy host: it goes in time, nobody who writes waits for that, and the file gets smaller.
+//! Years of history beside a busy host: it is pruned in time, no writer waits for that, and the file shrinks.
 
 use std::{
     fs,
@@ -71,7 +71,7 @@ fn fill(ledger: &Path, rows: u32, newest: i64) {
     tx.commit().expect("committed");
 }
 
-/// Another process's kind of writer: one small transaction after the other, with how long each waited for the lock.
+/// A writer in another process: one small transaction after the other, with how long each waited for the lock.
 struct Writer {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Duration>>,
@@ -109,7 +109,7 @@ impl Writer {
     }
 }
 
-fn told(what: &str, waits: &[Duration]) {
+fn print(what: &str, waits: &[Duration]) {
     let at = |part: usize| waits[(waits.len() - 1) * part / 1000];
     println!(
         "{what}: {} transactions waited p50 {:?}, p99 {:?}, p99.9 {:?}, longest {:?}",
@@ -126,7 +126,7 @@ fn files(place: &Place) -> u64 {
 }
 
 /// Whether processes wait for a processor here (`proc_pressure_cpu(5)`): then the longest of thousands of waits is the
-/// scheduler's, which puts the holder of a lock aside like anybody else.
+/// scheduler's, which may suspend the holder of a lock like any other process.
 fn is_contended() -> bool {
     let text = fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
     let share =
@@ -148,19 +148,19 @@ fn a_writer_beside_a_prune_of_300_000_rows_waits_less_than_50_ms() {
     println!("{} in {:?}", String::from_utf8_lossy(&answer.stdout).trim(), began.elapsed());
     let contended = contended || is_contended();
     let waits = writer.finish();
-    told(if contended { "on a busy machine" } else { "on a quiet machine" }, &waits);
+    print(if contended { "on a busy machine" } else { "on a quiet machine" }, &waits);
     assert!(answer.status.success(), "{answer:?}");
-    // The last one, for the sake of its number.
+    // The last one stays, so that its row number is not reused.
     assert_eq!(sqlite3(&place.ledger(), "SELECT count(*) FROM process"), "1");
     assert_eq!(sqlite3(&place.ledger(), "PRAGMA integrity_check"), "ok");
     assert!(files(&place) < full / 20, "{} of {full} bytes are left", files(&place));
-    assert!(waits.len() > 100, "{} waits tell nothing", waits.len());
+    assert!(waits.len() > 100, "{} waits prove nothing", waits.len());
     let judged = if contended { (waits.len() - 1) * 99 / 100 } else { waits.len() - 1 };
     assert!(waits[judged] < LONGEST_WAIT, "a writer waited {:?}", waits[judged]);
 }
 
 #[test]
-fn the_monitor_deletes_what_is_old_and_keeps_what_lives() {
+fn the_monitor_deletes_old_history_and_keeps_live_rows() {
     let place = Place::new();
     Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
     fill(&place.ledger(), 2_000, 30);
@@ -186,13 +186,13 @@ fn the_monitor_deletes_what_is_old_and_keeps_what_lives() {
     host.stop();
 }
 
-/// By the command: one `run` that lives for seconds, as long as no pass is made, and a `watch` with a worker.
+/// By the command: one `run` that lives for seconds, as long as there is no pass, and a `watch` with a worker.
 #[test]
-fn run_and_watch_keep_as_much_history_as_they_are_told() {
+fn run_and_watch_keep_as_much_history_as_configured() {
     let place = Place::new();
     Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
     fill(&place.ledger(), 1_000, 30);
-    // The last process, and the one with the last leak, stay for the sake of their numbers.
+    // The last process, and the one with the last leak, stay so that their row numbers are not reused.
     let old = || {
         sqlite3(
             &place.ledger(),
@@ -210,7 +210,7 @@ fn run_and_watch_keep_as_much_history_as_they_are_told() {
     let ledger = ledger.to_str().expect("a path");
     // 90 days by default: these are younger.
     let mut run = start(&["run", "--task", "short", "--limit-size", "1G", "--", "sleep", "2.5"]);
-    until("it has ended", || run.0.try_wait().expect("asked").is_some());
+    until("it has ended", || run.0.try_wait().expect("a status").is_some());
     assert_eq!(old(), "999");
     let run = start(&["run", "--task", "long", "--keep-history", "10days", "--", "sleep", "60"]);
     until("they are gone", || old() == "0");
@@ -283,14 +283,14 @@ fn a_prune_shows_how_far_it_is_on_a_terminal_and_nowhere_else() {
         pty.wait_for("/33000", 1);
         pty.wait_for("rows, the ledger is ", 1);
         assert!(child.0.wait().expect("a child").success());
-        // The bar has gone: what stays on the last line is the answer.
+        // The progress bar is gone: the last line contains the answer.
         let seen = pty.seen();
         let last = seen.trim_end().rsplit(['\r', '\n']).next().unwrap_or_default();
         assert!(last.contains("deleted ") && !last.contains("/33000"), "{seen:?}");
     }
 }
 
-/// A prune that is killed loses one step; what is left is whole.
+/// A prune that is killed loses one step; the rest is complete.
 #[test]
 fn a_prune_that_is_killed_leaves_a_sound_ledger() {
     let place = Place::new();
@@ -320,9 +320,9 @@ fn a_prune_that_is_killed_leaves_a_sound_ledger() {
     assert_eq!(left(), 1, "the last one stays, for the sake of its number");
 }
 
-/// By the command and by the monitor, with leaks and without: no number of a row is ever given to another one.
+/// By the command and by the monitor, with leaks and without: the number of a row is never reused.
 #[test]
-fn a_number_that_was_pruned_was_given_to_the_next_task() {
+fn a_pruned_row_number_was_reused_for_the_next_task() {
     let place = Place::new();
     let numbers = |table: &str| -> (i64, i64) {
         let seen = sqlite3(&place.ledger(), &format!("SELECT count(*), max(id) FROM {table}"));
@@ -352,7 +352,7 @@ fn a_number_that_was_pruned_was_given_to_the_next_task() {
             assert!(left.1 >= *made && left.0 <= 4, "{table}, round {round}: {left:?} of {made}");
         }
         before = left.map(|(_, last)| last);
-        // What is left is shown as it is.
+        // The remaining rows are shown unchanged.
         let json = |args: &[&str]| -> Vec<serde_json::Value> {
             serde_json::from_slice(&place.procledger(args).stdout).expect("JSON")
         };
@@ -364,7 +364,7 @@ fn a_number_that_was_pruned_was_given_to_the_next_task() {
         assert_eq!(json(&["report", "--format", "json"]).len(), 1);
         assert_eq!(sqlite3(&place.ledger(), "PRAGMA foreign_key_check"), "");
     }
-    // The same by a host, to which no history is young enough and every ledger too large.
+    // The same by a host that treats all history as too old and every ledger as too large.
     let mut host = Host::start(&place, "interval=50 keep-history=1 limit-size=1048576");
     host.spawn("of-a-host", "exec sleep 3600");
     host.ask("health");

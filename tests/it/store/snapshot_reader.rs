@@ -1,4 +1,4 @@
-//! Somebody leaves a transaction open in `sqlite3`: the WAL cannot be emptied, and `doctor` says who it is.
+//! A transaction stays open in `sqlite3`: the WAL cannot be emptied, and `doctor` reports which process holds it.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use rusqlite::Connection;
 
 use crate::support::{Guard, Place, need, until};
 
-/// As `store::connection` has it.
+/// The same value as in `store::connection`.
 const WAL_LIMIT: u64 = 4 << 20;
 
 /// A `sqlite3` in a transaction that has read.
@@ -40,7 +40,7 @@ fn wal_bytes(place: &Place) -> u64 {
     fs::metadata(place.path().join("ledger.db-wal")).map_or(0, |file| file.len())
 }
 
-/// Commits of another process's kind, until the WAL is larger than its limit.
+/// Commits from another process, until the WAL is larger than its limit.
 fn fill_wal(place: &Place) {
     let writer = Connection::open(place.ledger()).expect("opens");
     writer.busy_timeout(Duration::from_secs(10)).expect("set");
@@ -70,7 +70,7 @@ fn doctor_names_it_and_the_wal_shrinks_within_a_pass_of_its_end() {
     let name = format!("process {} (sqlite3)", reader.pid());
     assert!(finding.detail.contains(&name), "{finding:?}");
     assert!(!finding.detail.contains(&format!("process {} ", std::process::id())), "{finding:?}");
-    // Some passes go by: they cannot empty it, and hold nobody up.
+    // Some passes follow: they cannot empty it, and block nothing.
     let passes = tracker.ledger().passes(None, 1_000).expect("read").len();
     until("three more passes", || {
         tracker.ledger().passes(None, 1_000).expect("read").len() >= passes + 3

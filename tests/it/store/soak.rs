@@ -1,5 +1,5 @@
-//! What grows, grows for ever: descriptors, threads, memory, the WAL, temporary files, cgroups. Compared after a warm-up and
-//! at the end of a long day in short.
+//! Resources that could grow without bound: descriptors, threads, memory, the WAL, temporary files, cgroups. Compared after a
+//! warm-up and at the end of a condensed long day.
 //!
 //! `PROCLEDGER_LONG=1 cargo test --test it -- soak --nocapture` takes 100,000 spawns and ends, and 10,000 openings and
 //! closings; otherwise it is a sample of each. What was measured is printed.
@@ -21,13 +21,13 @@ use crate::{
     support::{Guard, Place, alone, long, until},
 };
 
-/// What one more page here and there may add. Less than a hundred bytes a spawn, over 100,000 of them.
+/// The growth allowed for a few more pages. Less than a hundred bytes a spawn, over 100,000 of them.
 const MEMORY_KIB: u64 = 8 << 10;
-/// The WAL is cut to 4 MiB whenever it begins anew; readers may hold that up for a moment.
+/// The WAL is cut to 4 MiB whenever it restarts; readers may delay that for a moment.
 const WAL_BYTES: u64 = 16 << 20;
 /// One that writes, four that read, one of the housekeeper; each has the ledger and its WAL open.
 const CONNECTIONS: usize = 6;
-/// Three seconds of history, and the pages of the busiest three that were not given back yet.
+/// Three seconds of history, and the pages of the busiest three seconds that were not released yet.
 const LEDGER_BYTES: u64 = 64 << 20;
 
 fn play(place: &Place, role: &str) {
@@ -54,11 +54,11 @@ fn ten_thousand_openings_end_and_leave_no_thread_and_no_descriptor() {
     play(&Place::new(), "open-close");
 }
 
-/// What may not grow.
+/// What must not grow.
 #[derive(Debug)]
 struct Figures {
     descriptors: Vec<String>,
-    /// Those on the ledger and its WAL are apart: connections for reading are made when they are first needed.
+    /// Those on the ledger and its WAL are separate: connections for reading are opened when they are first needed.
     of_ledger: usize,
     threads: Vec<String>,
     memory_kib: u64,
@@ -86,7 +86,7 @@ impl Figures {
         }
     }
 
-    /// Waits until all is back to what it was before; says what is not.
+    /// Waits until everything is back to what it was before; returns what is not.
     fn is_back(given: &Given, before: &Self) {
         let is_back = |now: &Self| {
             now.descriptors.len() <= before.descriptors.len()
@@ -135,14 +135,14 @@ fn threads() -> Vec<String> {
     names
 }
 
-/// Its own; pages of the program itself come and go as the machine likes.
+/// Its own memory; pages of the program itself come and go as the machine decides.
 fn memory_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("/proc");
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a size");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// All below the folder, by name; the export's temporary files have random ones, and are there for a moment.
+/// All files below the folder, by name; the export's temporary files have random names, and exist for a moment.
 fn files(folder: &Path) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder).expect("a folder").map_while(Result::ok) {
@@ -154,9 +154,9 @@ fn files(folder: &Path) -> BTreeSet<String> {
     names
 }
 
-/// Cgroups of trees that are still there, below those of live instances.
+/// Cgroups of trees that still exist, below those of live instances.
 fn leaves(ledger: &Path) -> usize {
-    // Another connection of this process would drop SQLite's locks when it is closed: the command looks.
+    // Another connection of this process would drop SQLite's locks when it is closed, so the command reads.
     let branches = crate::support::sqlite3(
         ledger,
         "SELECT cgroup FROM instance WHERE cgroup IS NOT NULL AND stopped_at IS NULL",

@@ -1,5 +1,6 @@
-//! Volumes as Kubernetes and `OpenShift` mount them, and the folders of user-private groups: a ledger was refused in all of them.
-//! Which of them can hold one, what a private folder below changes, what `--trust-folder` does, and what it does not.
+//! Volumes as Kubernetes and `OpenShift` mount them, and the folders of user-private groups: a ledger was refused in all of
+//! them. Tests which of them can contain one, what a private folder below changes, what `--trust-folder` does, and what it does
+//! not.
 
 use std::{
     fs::{self, Permissions},
@@ -13,13 +14,13 @@ use crate::{
     support::{Place, in_namespace, need, root, tool},
 };
 
-/// No accounts' numbers.
+/// Uids without accounts.
 const USER: u32 = 61_237;
 const OTHER: u32 = 61_238;
 /// An `fsGroup`.
 const GROUP: u32 = 62_000;
 
-/// A volume, and a user who runs the command there.
+/// A volume, and a user that runs the command there.
 struct Volume {
     place: Place,
     folder: PathBuf,
@@ -83,7 +84,7 @@ impl Volume {
         assert!(doctor.out.contains("ok       folders:"), "{doctor:?}");
     }
 
-    /// Refused in one line, which names the folder that is the obstacle; and `doctor` says the same.
+    /// Refused in one line, which names the folder that is the obstacle; and `doctor` reports the same.
     #[track_caller]
     fn is_refused(&self, folder: &Path, obstacle: &Path, options: &[&str]) -> String {
         let refused = self.run(folder, options).expect(125);
@@ -146,7 +147,7 @@ fn an_fs_group_volume_holds_a_ledger_in_a_private_folder() {
     }
 }
 
-/// Of a group that one is not in, nothing is known but that it is another's.
+/// About a group without the user as a member, only its difference is known.
 #[test]
 fn a_volume_of_another_group_holds_no_ledger() {
     let Some(volume) = Volume::new(0, GROUP, 0o2775, USER, &[USER]) else { return };
@@ -164,7 +165,7 @@ fn an_openshift_volume_holds_a_ledger_in_a_private_folder() {
     }
 }
 
-/// With `--trust-folder` for one folder, the others and the file itself are judged as before.
+/// With `--trust-folder` for one folder, the others and the file itself are checked as before.
 #[test]
 fn to_vouch_for_a_folder_loosens_nothing_else() {
     let Some(volume) = Volume::new(0, 0, 0o777, USER, &[USER]) else { return };
@@ -175,7 +176,7 @@ fn to_vouch_for_a_folder_loosens_nothing_else() {
     let private = volume.below(0o700, USER);
     let below_only = ["--trust-folder", private.to_str().expect("UTF-8")];
     volume.is_refused(&private, &volume.folder, &below_only);
-    // A path that is no folder vouches for nothing.
+    // A path that is not a folder is never trusted.
     volume.is_refused(&private, &volume.folder, &["--trust-folder", "/no/such"]);
     // Files of others, and files that others can write.
     volume.works(&volume.folder, &option);
@@ -196,7 +197,7 @@ fn to_vouch_for_a_folder_loosens_nothing_else() {
     assert!(said.complaint().contains("ledger.db-wal"), "{said:?}");
 }
 
-/// Root's options do not speak for a user's folders.
+/// Root's options do not apply to a user's folders.
 #[test]
 fn root_vouches_for_nothing_on_a_users_ledger() {
     let Some(volume) = Volume::new(USER, USER, 0o755, USER, &[USER]) else { return };
@@ -266,7 +267,7 @@ fn a_folder_of_a_group_without_other_members_is_its_owners() {
     }
     install(&user, &format!("ann:x:{USER}:ann\n"));
     volume.works(&volume.folder, &[]);
-    // An access list gives others what looks like the group's.
+    // An access list gives other users what looks like the group's permission.
     if crate::support::find("setfacl").is_some() {
         let status = Command::new("setfacl")
             .args(["-m", &format!("u:{OTHER}:rwx")])

@@ -1,9 +1,9 @@
-//! The programs, how each is started, and how one tells from outside that it is up.
+//! The programs, how each is started, and how to detect from outside that it is up.
 //!
-//! They leave in the ways that real ones do: `redis-server` and `nginx` fork away, take a session of their own and
-//! overwrite their environment; `tmux` and `ssh-agent` keep it; Chromium has zygotes that overwrite theirs and crash
-//! handlers that fork away; a server that `npx` started lives on when `npx` is killed; and one daemon has forked twice, has
-//! no environment at all and sits in `/`. All of them listen on sockets in a folder of the test, none on a port.
+//! They leave their task in typical ways: `redis-server` and `nginx` fork away, take a session of their own and overwrite their
+//! environment; `tmux` and `ssh-agent` keep it; Chromium has zygotes that overwrite theirs and crash handlers that fork away; a
+//! server that `npx` started lives on when `npx` is killed; and one daemon has forked twice, has no environment at all and has
+//! `/` as its working directory. All of them listen on sockets in a folder of the test, none on a port.
 
 use std::{
     fs,
@@ -18,9 +18,9 @@ use crate::support::{self, skipped};
 /// A program of the task.
 pub(super) struct Actor {
     pub(super) name: &'static str,
-    /// In the name or the arguments of a process of it.
+    /// Part of the name or the arguments of one of its processes.
     pub(super) trace: &'static str,
-    /// Started in no time, and so once more as a stranger.
+    /// Starts quickly, and so is also started as an unrelated program.
     pub(super) is_small: bool,
     tools: &'static [&'static str],
     /// Shell, run in the task's folder, which is `$D`.
@@ -44,7 +44,7 @@ pub(super) const CAST: [Actor; 7] = [
         tools: &["nginx"],
         script: r#"
 mkdir "$D/nginx"; user=
-# As root its workers become nobody, who is not there in a namespace that maps one user.
+# As root its workers become the user nobody, which does not exist in a namespace that maps one user.
 grep -q 4294967295 /proc/self/uid_map || user='user root root;'
 cat > "$D/nginx/conf" <<CONF
 $user pid $D/nginx/pid; error_log $D/nginx/error.log; worker_processes 2;
@@ -114,7 +114,7 @@ kill -KILL "$npx"; wait "$npx"; : > "$D/node.up""#,
     },
 ];
 
-/// `sleeper NAME` makes a program of that name that waits for ever without a child, once it has said that it is up.
+/// `sleeper NAME` creates a program of that name that waits for ever without a child, once it has reported that it is up.
 const HEAD: &str = r#"
 D=$1 NPM=$2; cd "$D"; export HOME="$D" TMPDIR="$D"
 sleeper() {
@@ -124,12 +124,12 @@ sleeper() {
 }
 "#;
 
-/// The root stays until something is written to `go`, then it ends well and leaves them all.
+/// The root stays until something is written to `go`, then it exits with 0 and leaves them all.
 const TAIL: &str = r#"
 mkfifo "$D/go"; exec 4<> "$D/go"; : > "$D/ready"; read go <&4; exit 0
 "#;
 
-/// Those whose programs are there; what is missing is said, and fails under CI.
+/// Returns those whose programs are installed; a missing one is reported, and fails under CI.
 pub(super) fn present(cast: &'static [Actor]) -> Vec<&'static Actor> {
     let is_there = |actor: &&Actor| {
         let missing = actor.tools.iter().find(|tool| !is_installed(tool));
@@ -145,7 +145,7 @@ pub(super) fn present(cast: &'static [Actor]) -> Vec<&'static Actor> {
     cast.iter().filter(is_there).collect()
 }
 
-/// Daemons are where an ordinary user's PATH often does not lead.
+/// Daemons are often in folders that an ordinary user's PATH does not contain.
 fn is_installed(tool: &str) -> bool {
     support::find(tool).is_some() || Path::new("/usr/sbin").join(tool).is_file()
 }
@@ -159,7 +159,7 @@ fn server() -> PathBuf {
     npm().join("node_modules/.bin/mcp-server-filesystem")
 }
 
-/// Writes the script that starts these in the folder, and answers with the command line that runs it.
+/// Writes the script that starts these in the folder, and returns the command line that runs it.
 pub(super) fn write_script(actors: &[&Actor], folder: &Path) -> String {
     let path = folder.join("play");
     let scripts: Vec<&str> = actors.iter().map(|actor| actor.script).collect();
@@ -183,7 +183,7 @@ pub(super) fn wait_until_up(actors: &[&Actor], folder: &Path) {
     support::until("all are started", || folder.join("ready").exists());
 }
 
-/// Whether a server on that socket answers so.
+/// Whether a server on that socket gives this answer.
 fn says(socket: &Path, question: &str, answer: &str) -> bool {
     let ask = || {
         let mut stream = UnixStream::connect(socket)?;
