@@ -6,7 +6,7 @@ CREATE TABLE ledger (
   uuid          TEXT    NOT NULL CHECK (length(uuid) = 32), -- random UUID, 32 hex digits; a copy of the file has the same one
   schema        INTEGER NOT NULL CHECK (schema >= 4), -- migrations that the ledger has had; user_version is the oldest schema whose programs may use it
   needs         TEXT    NOT NULL, -- oldest version of procledger that may read and write it
-  forked_from   TEXT,             -- uuid of the ledger that this one is a copy of, once they are told apart; else NULL
+  forked_from   TEXT,             -- uuid of the ledger that this one is a copy of, once they are distinguished; else NULL
   process_floor INTEGER NOT NULL DEFAULT 0, -- in a fork: process rows up to this id belong to forked_from
   leak_floor    INTEGER NOT NULL DEFAULT 0  -- in a fork: leak rows up to this id belong to forked_from
 ) STRICT;

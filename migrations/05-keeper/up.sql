@@ -1,4 +1,4 @@
--- Which process holds the tree of a root together: by identity, as every other process is known. Whoever ends a tree goes by
+-- Which process holds the tree of a root together: by identity, as every other process is known. A process that ends a tree goes by
 -- this, and never by what a process calls itself.
 ALTER TABLE process ADD COLUMN keeper_pid /* the keeper above it; NULL without one, and in rows of versions that did not record it */ INTEGER;
 ALTER TABLE process ADD COLUMN keeper_start_tick /* as start_tick, of the keeper */ INTEGER;

@@ -104,7 +104,7 @@ impl std::fmt::Display for TaskId {
 }
 
 /// Returns the name of the task for messages.
-pub(crate) fn told(task: Option<&TaskId>) -> String {
+pub(crate) fn task_text(task: Option<&TaskId>) -> String {
     task.map_or_else(|| "(none)".to_owned(), ToString::to_string)
 }
 

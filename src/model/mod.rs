@@ -13,7 +13,7 @@ mod words;
 
 pub use crate::sys::{ExitStatus, cgroup::Cgroup};
 pub use ids::{InstanceId, Millis, ProcessId, TASK_ID_MAX, TaskId};
-pub(crate) use ids::{millis, told};
+pub(crate) use ids::{millis, task_text};
 pub use instance::InstanceRecord;
 pub(crate) use instance::{DeadInstance, NewInstance, Observer, OrphanClaim};
 pub(crate) use metrics::LedgerCounts;

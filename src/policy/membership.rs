@@ -30,7 +30,7 @@ pub(crate) enum Evidence {
     /// An earlier pass recorded it below the root.
     Recorded,
     /// The kernel reported that it was forked by a member.
-    Told,
+    ForkEvent,
 }
 
 impl fmt::Display for Evidence {
@@ -44,7 +44,7 @@ impl fmt::Display for Evidence {
             Self::Keeper => f.write_str("below its keeper"),
             Self::Token => f.write_str("token"),
             Self::Recorded => f.write_str("recorded descendant"),
-            Self::Told => f.write_str("forked below it, as the kernel reported"),
+            Self::ForkEvent => f.write_str("forked below it, as the kernel reported"),
         }
     }
 }
@@ -61,7 +61,7 @@ impl Evidence {
             Self::Keeper => (6, 0),
             Self::Token => (7, 0),
             Self::Recorded => (8, 0),
-            Self::Told => (9, 0),
+            Self::ForkEvent => (9, 0),
         }
     }
 
@@ -76,7 +76,7 @@ impl Evidence {
             6 => Self::Keeper,
             7 => Self::Token,
             8 => Self::Recorded,
-            9 => Self::Told,
+            9 => Self::ForkEvent,
             _ => return None,
         })
     }

@@ -95,7 +95,7 @@ fn end_own(
     write_end(tx, tally, root.process, END_OWN, &by.0, &root.end)
 }
 
-/// Ends a row from one live state, whoever the owner is; an expected `Ended` matches no row.
+/// Ends a row from one live state, whatever its owner; an expected `Ended` matches no row.
 pub(super) fn end_from(
     tx: &Transaction<'_>,
     tally: &mut Tally,

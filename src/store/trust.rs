@@ -84,7 +84,7 @@ pub(super) struct Found {
 }
 
 impl Located {
-    /// Resolves `path`, to write to the ledger; fails when it cannot be a ledger, whoever owns it. To be called, as everything
+    /// Resolves `path`, to write to the ledger; fails when it cannot be a ledger, whatever its owner. To be called, as everything
     /// that follows, with the file access of `terms.account`.
     pub(super) fn at(path: &Path, terms: &Terms) -> Result<Self> {
         look(path, terms, &terms.trust)

@@ -68,7 +68,7 @@ const ANSWER: Duration = Duration::from_millis(200);
 
 /// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Reading {
     Event(Event),
     /// Of no interest here.
     Other,
@@ -147,12 +147,12 @@ impl Connector {
     /// # Errors
     ///
     /// Those of `recvfrom(2)` after which nothing more can be expected.
-    pub(crate) fn read(&self) -> Result<Told> {
+    pub(crate) fn read(&self) -> Result<Reading> {
         match self.receive() {
-            Ok(None) => Ok(Told::Nothing),
-            Ok(Some(Message::Event(event))) => Ok(Told::Event(event)),
-            Ok(Some(_)) => Ok(Told::Other),
-            Err(Errno::NOBUFS) => Ok(Told::Lost),
+            Ok(None) => Ok(Reading::Nothing),
+            Ok(Some(Message::Event(event))) => Ok(Reading::Event(event)),
+            Ok(Some(_)) => Ok(Reading::Other),
+            Err(Errno::NOBUFS) => Ok(Reading::Lost),
             Err(error) => Err(Error::os("the kernel's process events cannot be read", error)),
         }
     }
@@ -327,9 +327,9 @@ mod captured {
         for _ in 0..100 {
             std::thread::spawn(|| ()).join().expect("a thread");
         }
-        let read: Vec<Told> = std::iter::from_fn(|| connector.read().ok())
-            .take_while(|next| *next != Told::Nothing)
+        let read: Vec<Reading> = std::iter::from_fn(|| connector.read().ok())
+            .take_while(|next| *next != Reading::Nothing)
             .collect();
-        assert!(read.contains(&Told::Lost), "{read:?}");
+        assert!(read.contains(&Reading::Lost), "{read:?}");
     }
 }

@@ -120,7 +120,7 @@ impl Keeper {
         let mut status = None;
         loop {
             match reap_one() {
-                Reaped::Nobody => {
+                Reaped::NoChild => {
                     // The host may have died before it could record the status.
                     if status.is_some() && self.seat.is_host_dead() {
                         self.end_log(status);

@@ -6,7 +6,7 @@ use super::{any_pid, machine, number, pid, some_pids};
 use crate::{identity::Pid, policy::membership::*, sys::snapshot::Snapshot};
 
 fn evidence() -> impl Strategy<Value = Evidence> {
-    prop::sample::select(vec![Evidence::Recorded, Evidence::Told])
+    prop::sample::select(vec![Evidence::Recorded, Evidence::ForkEvent])
 }
 
 prop_compose! {
@@ -40,7 +40,7 @@ fn holds(snapshot: &Snapshot, tree: &TreeView, found: &Members, member: Pid) -> 
         }
         Evidence::Keeper => tree.keeper.is_some_and(|keeper| keeper.get() == stat.parent),
         Evidence::Token => tree.carriers.contains(&member) && stat.terminal == 0,
-        how @ (Evidence::Recorded | Evidence::Told) => tree.known.contains(&(member, how)),
+        how @ (Evidence::Recorded | Evidence::ForkEvent) => tree.known.contains(&(member, how)),
     }
 }
 

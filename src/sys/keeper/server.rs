@@ -62,7 +62,7 @@ pub(crate) enum Reaped {
     /// There are children, and they are alive.
     Living,
     /// There is no child left.
-    Nobody,
+    NoChild,
 }
 
 /// Reports whether this process was executed to be a keeper.
@@ -181,7 +181,7 @@ pub(crate) fn reap_one() -> Reaped {
             }
             Ok(None) => return Reaped::Living,
             Err(Errno::INTR) => {}
-            Err(_) => return Reaped::Nobody,
+            Err(_) => return Reaped::NoChild,
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
     run::{Feed, Tree, TreeEnd, World, end_as_they_come},
 };
 use crate::{
-    model::{ProcessId, Report, told},
+    model::{ProcessId, Report, task_text},
     store::TakeOver,
     tracker::runtime::{
         shared::{Shared, lock},
@@ -121,7 +121,7 @@ impl<'a> Worker<'a> {
             tracing::warn!(
                 "ending process {} for task {}: {}",
                 root.identity.pid,
-                told(root.task.as_ref()),
+                task_text(root.task.as_ref()),
                 due.cause.rule
             );
             if !recorded {

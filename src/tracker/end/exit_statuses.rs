@@ -19,7 +19,7 @@ use std::{
 
 use super::{claims::CLAIM_PAUSE, root_exit::Dead};
 use crate::{
-    model::{ExitStatus, told},
+    model::{ExitStatus, task_text},
     sys::PidFd,
     tracker::runtime::{
         shared::{Shared, lock},
@@ -79,7 +79,7 @@ impl Shared {
 
     fn say_late(&self, entry: &Entry) {
         let pid = entry.root.identity.pid;
-        let task = told(entry.root.task.as_ref());
+        let task = task_text(entry.root.task.as_ref());
         let why = match self.proc.tracer(pid) {
             Some(tracer) => format!("process {tracer}, which traces it, has not released it"),
             None => "its keeper has not reported how".into(),
@@ -197,7 +197,7 @@ impl Shared {
                 tracing::error!(
                     "the exit status of process {} for task {} is lost: it was not available before this program stopped",
                     late.entry.root.identity.pid,
-                    told(late.entry.root.task.as_ref()),
+                    task_text(late.entry.root.task.as_ref()),
                 );
             }
             self.part_with_keeper(&late.entry, true);

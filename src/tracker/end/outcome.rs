@@ -11,7 +11,7 @@ use crate::{
     model::{
         Because, Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits,
         Millis, NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, ProcessRecord, Report,
-        Settled, Suspect, TaskId, Verdict, state::State, told,
+        Settled, Suspect, TaskId, Verdict, state::State, task_text,
     },
     policy::membership::Evidence,
     store::Store,
@@ -410,7 +410,7 @@ pub(in crate::tracker) fn suspects_of(
 
 /// Reports, under the root, what still lives in a task cgroup and cannot be seen.
 fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
-    tracing::error!("task {} could not be ended: {why}", told(root.task.as_ref()));
+    tracing::error!("task {} could not be ended: {why}", task_text(root.task.as_ref()));
     Ending {
         task_id: root.task.clone(),
         pid: root.identity.pid,
@@ -428,7 +428,7 @@ fn log_survivor(root: &Root, member: &MemberEnd) {
         tracing::error!(
             "process {} for task {} could not be ended: {}",
             member.identity.pid,
-            told(root.task.as_ref()),
+            task_text(root.task.as_ref()),
             member.obstacle.as_deref().unwrap_or("it is still running"),
         );
     }

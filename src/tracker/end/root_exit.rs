@@ -19,7 +19,7 @@ use crate::{
     error::Result,
     model::{
         End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, Report, RootEnd, Settled,
-        Verdict, told,
+        Verdict, task_text,
     },
     sys::{PidFd, Pinned, Probe},
     tracker::runtime::{
@@ -201,7 +201,7 @@ impl Shared {
                 tracing::warn!(
                     "process {} may have been left by task {}, and is left running: {}",
                     suspect.pid,
-                    told(tree.root.task.as_ref()),
+                    task_text(tree.root.task.as_ref()),
                     suspect.why
                 );
             }
@@ -462,7 +462,7 @@ fn gone(row: ProcessId) -> Settled {
 /// is not worth more than a debug line.
 fn log_end(entry: &Entry, status: ExitStatus) {
     let pid = entry.root.identity.pid;
-    let task = told(entry.root.task.as_ref());
+    let task = task_text(entry.root.task.as_ref());
     if entry.root.origin == Origin::Spawned {
         tracing::debug!("process {pid} for task {task} has ended: {status}");
     } else {

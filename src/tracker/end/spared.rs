@@ -14,7 +14,7 @@ use crate::{
     identity::Identity,
     model::{
         Because, End, EndReason, ExitStatus, InstanceId, LeakKind, Millis, NewLeak, NewProcess,
-        Outcome, ProcessId, ProcessRecord, Settled, Verdict, state::State, told,
+        Outcome, ProcessId, ProcessRecord, Settled, Verdict, state::State, task_text,
     },
     policy::membership::Evidence,
     tracker::{
@@ -61,7 +61,7 @@ fn settle(by: InstanceId, root: &Root, kind: LeakKind, left: &Left<'_>) -> Settl
     tracing::info!(
         "process {} of task {} is left running: {}",
         left.found.identity.pid,
-        told(root.task.as_ref()),
+        task_text(root.task.as_ref()),
         left.why
     );
     let now = Millis::now();

@@ -113,7 +113,7 @@ fn is_tied(
         root.session.is_some() && now.session == seen.session && now.session != now.pid.get();
     match evidence {
         // Identified by their whole identity, or by the time of their fork.
-        Evidence::Root | Evidence::Recorded | Evidence::Told => true,
+        Evidence::Root | Evidence::Recorded | Evidence::ForkEvent => true,
         Evidence::Leaf => root
             .cgroup
             .as_ref()

@@ -34,7 +34,7 @@ use crate::{
         Pinned,
         pidfd::timespec,
         place::{boot_minus_monotonic, monotonic_clock},
-        proc_events::{Connector, Told},
+        proc_events::{Connector, Reading},
         procfs::{TICK, TICKS_PER_SECOND},
         snapshot::Snapshot,
     },
@@ -212,12 +212,12 @@ impl Listener<'_> {
         let now = Instant::now();
         for _ in 0..TURN {
             match self.connector.read()? {
-                Told::Event(event) => {
+                Reading::Event(event) => {
                     self.forks.take(event, now, |pid| self.shared.was_registered(pid));
                 }
-                Told::Other => {}
-                Told::Nothing => break,
-                Told::Lost => {
+                Reading::Other => {}
+                Reading::Nothing => break,
+                Reading::Lost => {
                     self.lost = true;
                     self.forks.forget_all();
                 }
@@ -341,7 +341,7 @@ impl Listener<'_> {
             .filter(|(entry, _)| !entry.is_being_ended() && !self.protects(entry))
             .filter_map(|(entry, pinned)| {
                 let root = rows.iter().find(|row| row.id == entry.root.row)?;
-                shared.new_row(root, &Snapshot::default(), &pinned.stat, Evidence::Told)
+                shared.new_row(root, &Snapshot::default(), &pinned.stat, Evidence::ForkEvent)
             })
             .collect();
         if !new.is_empty() {

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         EndReason, Ending, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId,
-        ProcessRecord, Report, Suspect, state::State, told,
+        ProcessRecord, Report, Suspect, state::State, task_text,
     },
     sys::{
         PidFd, Pinned, Probe, fd_table::which_are_dead, snapshot::Snapshot, spawn::gate::GATE_LIMIT,
@@ -432,7 +432,7 @@ impl Shared {
                             return report.suspects.push(unknown(row, &error.to_string()));
                         }
                     }
-                    log_dead(row.identity.pid, &told(row.task.as_ref()));
+                    log_dead(row.identity.pid, &task_text(row.task.as_ref()));
                     self.record_gone(&row, report);
                 }
             }
@@ -468,7 +468,7 @@ impl Shared {
             let root = &entry.root;
             if root.origin == crate::model::Origin::Spawned {
                 // For the others settling logs it.
-                log_dead(root.identity.pid, &told(root.task.as_ref()));
+                log_dead(root.identity.pid, &task_text(root.task.as_ref()));
             }
             report.endings.push(Ending {
                 task_id: root.task.clone(),

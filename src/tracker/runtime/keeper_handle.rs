@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::Result,
     identity::Identity,
-    model::{EndReason, ExitStatus, ProcessId, told},
+    model::{EndReason, ExitStatus, ProcessId, task_text},
     sys::{Pinned, Probe, keeper::Link},
     tracker::end::{root_exit::tree_of, run::Tree, spared::leave_of},
 };
@@ -135,7 +135,7 @@ impl Shared {
                 "the keeper of process {} for task {} was killed: the process continues, and is held by its session, its \
                  token and recorded descendants only",
                 entry.root.identity.pid,
-                told(entry.root.task.as_ref()),
+                task_text(entry.root.task.as_ref()),
             );
         }
     }
@@ -178,7 +178,7 @@ impl Shared {
             Some(link) => {
                 tracing::error!(
                     "the keeper of task {} does not end its remaining processes, killing it",
-                    told(entry.root.task.as_ref())
+                    task_text(entry.root.task.as_ref())
                 );
                 link.kill();
             }

@@ -16,7 +16,8 @@ use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
     model::{
-        Because, End, EndReason, ExitStatus, InstanceId, LateEnd, Millis, ProcessId, Verdict, told,
+        Because, End, EndReason, ExitStatus, InstanceId, LateEnd, Millis, ProcessId, Verdict,
+        task_text,
     },
     sys::spool,
 };
@@ -120,7 +121,7 @@ impl Shared {
         for LateEnd { pid, task, end, .. } in &ends {
             tracing::error!(
                 "the end of process {pid} for task {} ({}, {}) could not be recorded; {place}: {why}",
-                told(task.as_ref()),
+                task_text(task.as_ref()),
                 end.reason.as_str(),
                 end.status,
             );

@@ -13,7 +13,7 @@ use crate::{
     identity::Pid,
     model::{
         Cgroup, Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin,
-        TaskId, state::State, told,
+        TaskId, state::State, task_text,
     },
     redact::mask_command,
     sys::{
@@ -234,7 +234,7 @@ fn started(
     let terminate_on_drop = hold.terminate_on_drop;
     let entry = shared.take_on(root, hold, &pidfd);
     shared.notify_export();
-    tracing::debug!("process {pid} for task {} runs", told(new.task.as_ref()));
+    tracing::debug!("process {pid} for task {} runs", task_text(new.task.as_ref()));
     let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);
     process.on_drop.armed = terminate_on_drop;
     process.stdin = stdin.map(ChildStdin::from);

@@ -226,3 +226,47 @@ fn is_function(line: &str) -> bool {
     .iter()
     .any(|start| line.starts_with(start))
 }
+
+/// Words that make a person of a process, or a speaker of the kernel. House style: docs/glossary.md.
+const PERSONS: [&str; 7] =
+    ["anybody", "everybody", "nobody", "somebody", "told", "whoever", "whomever"];
+
+/// The words of a text; a name in code, a quoted word and a path are no words of the prose.
+fn prose_words(line: &str) -> impl Iterator<Item = &str> {
+    let is_inner = |c: char| c.is_ascii_alphanumeric() || "_`\"'/:".contains(c);
+    line.split(move |c| !is_inner(c)).filter(|word| word.chars().all(|c| c.is_ascii_alphabetic()))
+}
+
+fn pages(folder: &Path) -> Vec<(PathBuf, String)> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let pages = paths.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.map(|path| (path.clone(), fs::read_to_string(path).expect("UTF-8"))).collect()
+}
+
+#[test]
+fn the_prose_speaks_of_processes_as_things() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut texts = pages(root);
+    texts.extend(pages(&root.join("docs")));
+    assert!(texts.len() > 12, "where are the pages?");
+    texts.extend(sources().into_iter().map(|source| (source.path, source.text)));
+    let mut found = Vec::new();
+    for (path, text) in &texts {
+        for (number, line) in (1..).zip(text.lines()) {
+            let of_persons = |word: &str| PERSONS.contains(&word.to_ascii_lowercase().as_str());
+            if prose_words(line).any(of_persons) {
+                found.push(format!("{}:{number}: {}", path.display(), line.trim()));
+            }
+        }
+    }
+    assert_eq!(found, [""; 0]);
+}
+
+#[test]
+fn a_person_in_the_prose_is_found_and_a_user_of_that_name_is_not() {
+    let is_found = |line| prose_words(line).any(|word| PERSONS.contains(&word));
+    assert!(is_found("ends whoever holds it, as the kernel told."));
+    assert!(is_found("(nobody)"));
+    assert!(!is_found("as the user `nobody`, in as_nobody(\"nobody\"), below /home/nobody"));
+}
