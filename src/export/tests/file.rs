@@ -59,7 +59,7 @@ fn a_path_that_cannot_be_a_file_is_refused_and_nothing_is_left() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("sub")).unwrap();
     let error = write_once(&folder.path().join("sub"), &[]).unwrap_err();
-    assert!(error.to_string().contains("a folder stands"), "{error}");
+    assert!(error.to_string().contains("there is a folder at"), "{error}");
     let error = write_once(&folder.path().join("missing/x.json"), &[]).unwrap_err();
     assert!(error.to_string().contains("missing") && error.to_string().contains("create it"));
     assert!(write_once(Path::new("/"), &[]).unwrap_err().is_invalid_input());

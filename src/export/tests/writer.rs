@@ -240,7 +240,7 @@ fn a_failed_write_is_remembered_and_retried_without_a_new_change() {
     scene.change(&exporter, 9);
     until("the error is known", || exporter.last_error().is_some());
     let error = exporter.flush(Duration::from_millis(30)).unwrap_err();
-    assert!(error.to_string().contains("a folder stands"), "{error}");
+    assert!(error.to_string().contains("there is a folder at"), "{error}");
     fs::remove_dir(&scene.path).unwrap();
     exporter.flush(PATIENCE).unwrap();
     assert!(scene.shows(9));

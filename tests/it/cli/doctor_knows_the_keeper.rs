@@ -52,7 +52,7 @@ fn check() {
     assert_eq!(advice.contains("procledger-keeper"), needed, "{containment}");
 
     let (containment, keeper) = findings(Some(Path::new("/bin/true")));
-    assert!(keeper["detail"].to_string().contains("is no keeper"), "{keeper}");
+    assert!(keeper["detail"].to_string().contains("is not a keeper"), "{keeper}");
     assert_ne!(keeper["advice"], "", "{keeper}");
     let level = if has_leaves(&containment) { "ok" } else { "warning" };
     assert_eq!((&keeper["level"], &containment["level"]), (&level.into(), &level.into()));

@@ -59,9 +59,9 @@ fn a_job_that_survives_its_host_has_no_keeper() {
 fn a_missing_file_and_a_file_that_is_not_a_keeper_are_refused() {
     let place = Place::new();
     check_refused(&place, &place.path().join("nothing"), "failed to open the keeper");
-    check_refused(&place, place.path(), "no executable file");
-    check_refused(&place, Path::new("/bin/true"), "is no keeper");
-    check_refused(&place, Path::new("/bin/cat"), "is no keeper");
+    check_refused(&place, place.path(), "not an executable file");
+    check_refused(&place, Path::new("/bin/true"), "is not a keeper");
+    check_refused(&place, Path::new("/bin/cat"), "is not a keeper");
 }
 
 #[test]

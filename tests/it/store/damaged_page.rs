@@ -40,7 +40,7 @@ fn a_damaged_table_is_named_by_all_and_nothing_is_ended_on_a_guess() {
     damage(&place.ledger(), "process");
     let error = Tracker::builder(place.ledger()).open().expect_err("it cannot be read");
     assert!(error.is_not_a_ledger(), "{error:?}");
-    assert!(error.to_string().contains("is damaged, `procledger doctor` says where"), "{error}");
+    assert!(error.to_string().contains("is damaged, `procledger doctor` shows where"), "{error}");
     for verb in [
         &["ps"][..],
         &["reap"],
