@@ -116,6 +116,6 @@ fn a_person_who_starts_the_keeper_gets_an_explanation() {
     assert_eq!(output.status.code(), Some(2));
     assert!(
         String::from_utf8_lossy(&output.stderr)
-            .contains("started by programs that embed procledger")
+            .contains("started only by programs that embed procledger")
     );
 }

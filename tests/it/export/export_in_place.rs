@@ -388,7 +388,7 @@ fn doctor_called_an_export_well_that_could_not_be_written() {
     let disk = SmallDisk::mount(&place, 256);
     let export: PathBuf = disk.folder.join("list.json");
     let (level, detail, _) = doctor(&place, &export);
-    assert!(level == "ok" && detail.contains("is not there"), "{detail}");
+    assert!(level == "ok" && detail.contains("does not exist"), "{detail}");
     fs::write(&export, "[]").expect("a file");
     let (level, detail, _) = doctor(&place, &export);
     assert!(level == "ok" && detail.contains("not renamed to it"), "{detail}");
