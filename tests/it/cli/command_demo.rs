@@ -17,7 +17,7 @@ use crate::{
 fn it_exits_0_and_leaves_nothing() {
     let place = Place::new();
     let answer = answer(bare(&place).arg("demo").env("TMPDIR", place.path())).expect(0);
-    assert!(answer.out.contains("7 of its 7 processes are still there"), "{answer:?}");
+    assert!(answer.out.contains("7 of its 7 processes are still running"), "{answer:?}");
     assert!(
         answer.out.contains("ended by KILL") && answer.out.contains("Nothing is left."),
         "{answer:?}"

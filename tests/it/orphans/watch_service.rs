@@ -160,7 +160,7 @@ fn a_ledger_that_breaks_or_is_missing_does_not_stop_the_others() {
     let mut watch = Watch::on(&place, &["good.db", "later.db", "newer.db", "broken.db"]);
     watch.complaint(&["procledger: later.db: does not exist"]);
     watch.complaint(&["procledger: newer.db: ", "newer"]);
-    watch.complaint(&["procledger: broken.db: ", "no database"]);
+    watch.complaint(&["procledger: broken.db: ", "not a database"]);
     watch.worker(Path::new("good.db"));
     let root = good.spawn("first", "exec sleep 300");
     good.crash();
