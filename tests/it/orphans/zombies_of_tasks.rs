@@ -157,13 +157,12 @@ fn zombies_that_belong_to_no_task_are_left_to_the_host() {
     }
 }
 
-/// In a task's session are also the children of a host that the task itself has started.
+/// A child that the host started by itself, in its own session, is not a task's zombie; a host of another ledger runs beside it.
 #[test]
-fn the_children_of_a_host_that_sits_in_a_tasks_session_are_left_to_it() {
+fn a_hosts_own_child_is_left_for_it_to_reap_beside_another_host() {
     let place = Place::new();
     let mut outer = Host::start(&place, SESSION);
     let inner = place.path().join("inner.db");
-    // The test plays a task that becomes a subreaper and opens the ledger of its own host.
     let root = outer.spawn("task", "exec sleep 3600");
     assert!(!root.is_dead());
     let mut host = Host::start_on(&place, &inner, &format!("{SESSION} subreaper"));
