@@ -17,7 +17,7 @@ fn invariant_13_a_host_adopted_by_the_keeper_lives_with_all_that_it_started() {
     let script = format!(
         "mkfifo {folder}/in; sleep 3600 & echo $! > {folder}/sibling; \
          (setsid sh -c 'echo $$ > {folder}/host; export PROCLEDGER_IT_OPTIONS=containment=session; \
-            exec {binary} --exact as_a_host::as_a_host --nocapture --test-threads=1 \
+            exec {binary} --exact handle::as_a_host::as_a_host --nocapture --test-threads=1 \
             <> {folder}/in > {folder}/out 2>&1' &) ; wait",
         binary = binary.display()
     );
@@ -57,7 +57,7 @@ fn a_nested_host_goes_with_its_task() {
     let folder = place.path().display();
     let script = format!(
         "mkfifo {folder}/in; (setsid sh -c 'echo $$ > {folder}/host; export PROCLEDGER_IT_HOST={folder}/inner.db; \
-            exec {binary} --exact as_a_host::as_a_host --nocapture --test-threads=1 \
+            exec {binary} --exact handle::as_a_host::as_a_host --nocapture --test-threads=1 \
             <> {folder}/in > {folder}/out 2>&1' &) ; exec sleep 3600",
         binary = binary.display()
     );
