@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::io::FdFlags;
@@ -31,6 +31,8 @@ use crate::{
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// Time limit for writing one frame; the keeper reads it at once.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// A keeper that says nothing for so long may be stopped.
+const RESUME_AFTER: Duration = Duration::from_millis(250);
 /// After SIGKILL a keeper is dead within microseconds.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -168,7 +170,14 @@ impl Link {
     }
 
     fn hear(&self, program: &OsString) -> Result<(FromKeeper, Vec<OwnedFd>)> {
-        self.channel()?.hear_keeper(GATE_LIMIT)?.ok_or_else(|| lost(program))
+        let channel = self.channel()?;
+        let deadline = Instant::now() + GATE_LIMIT;
+        // Its program may have stopped it before it could say that this runs.
+        while !channel.is_readable(RESUME_AFTER) && Instant::now() < deadline {
+            self.resume();
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        channel.hear_keeper(left)?.ok_or_else(|| lost(program))
     }
 
     /// Returns how the program ended, as far as the keeper reports it within `limit`.
@@ -177,6 +186,12 @@ impl Link {
             Ok(Some((FromKeeper::Ended(status), _))) => Some(status),
             _ => None,
         }
+    }
+
+    /// Resumes a keeper that was stopped: its tree has the same uid and can send SIGSTOP, which cannot be blocked.
+    pub(crate) fn resume(&self) {
+        // The descriptor is that of our own child, made by clone.
+        let _ = self.pidfd.send(Signal::CONT);
     }
 
     /// Asks the keeper to leave the remaining processes running. A keeper that has already exited has done so.
@@ -201,6 +216,9 @@ impl Link {
     /// `limit` is handed back.
     pub(crate) fn dismiss(mut self, limit: Duration) -> Option<Self> {
         self.channel = None;
+        if !limit.is_zero() {
+            self.resume();
+        }
         if !self.pidfd.wait_dead(limit).unwrap_or(false) {
             return Some(self);
         }

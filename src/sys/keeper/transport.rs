@@ -93,6 +93,11 @@ impl Channel {
         Ok(Some((FromKeeper::decode(&frame)?, rights)))
     }
 
+    /// Returns whether data, or the end of the stream, can be read within `limit`.
+    pub(super) fn is_readable(&self, limit: Duration) -> bool {
+        self.wait(PollFlags::IN, Instant::now() + limit).is_ok()
+    }
+
     /// Receives a whole frame; `None` at the end.
     pub(super) fn receive(
         &self,

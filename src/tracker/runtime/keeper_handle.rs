@@ -70,6 +70,8 @@ impl Kept {
             let limit = deadline.saturating_duration_since(Instant::now());
             state.reported = link.status(if dead { Duration::ZERO } else { limit });
             if state.reported.is_none() && !dead {
+                // The program may have stopped its keeper before it ended; nothing else would resume that.
+                state.link.iter().for_each(Link::resume);
                 return Word::NotYet;
             }
         }

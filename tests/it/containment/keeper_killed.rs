@@ -38,6 +38,28 @@ fn the_program_goes_on_its_end_is_known_and_so_are_its_strays() {
     host.stop();
 }
 
+/// The program has the keeper's uid, and SIGSTOP cannot be blocked. Its parent, which the host is, has to let it go on.
+#[test]
+fn a_host_waited_for_ever_for_a_keeper_that_its_program_had_stopped() {
+    let place = Place::new();
+    let tracker = kept(&place).open().expect("a ledger");
+    let mut process =
+        tracker.spawn(place.job("exits", "kill -STOP $PPID; exit 7")).expect("spawned");
+    assert_eq!(process.wait().expect("its status"), ExitStatus::Exited(7));
+
+    let script =
+        format!("{}; kill -STOP $PPID; echo > stopped; exec sleep 3600", daemon(&place, "away"));
+    tracker.spawn(place.job("ended", &script)).expect("spawned");
+    place.wait_for("stopped");
+    let away = place.eye("away");
+    tracker.terminate("ended").expect("ended");
+    assert!(away.is_dead());
+    tracker.shutdown().expect("an orderly end");
+    until("no keeper is left", || keepers(&place.ledger()).is_empty());
+    let codes = "SELECT exit_code FROM process WHERE task_id = 'exits'";
+    assert_eq!(place.sqlite3(codes), "7");
+}
+
 #[test]
 fn with_its_host_then_recorded_descendants_and_the_token_lead_to_all() {
     let place = Place::new();
