@@ -57,6 +57,10 @@ impl Proc {
     /// Lists the children of all threads of a process, zombies among them; `None` where the kernel does not list them.
     pub(crate) fn children(&self, pid: Pid) -> Option<Vec<Pid>> {
         let threads = self.threads(pid)?;
+        // A kernel without the list would look like a process without children.
+        let listed = format!("{pid}/task/{}/children", threads.first()?);
+        let (exists, none) = (rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty());
+        rustix::fs::accessat(&self.dir, listed, exists, none).ok()?;
         let mut found = Vec::new();
         for thread in threads {
             let name = format!("task/{thread}/children");
@@ -74,24 +78,14 @@ impl Proc {
         Some(found)
     }
 
-    fn threads(&self, pid: Pid) -> Option<Vec<Pid>> {
+    /// The threads of a process, the leading one among them; `None` where they cannot be listed.
+    pub(super) fn threads(&self, pid: Pid) -> Option<Vec<Pid>> {
         use rustix::fs::{Dir, Mode, OFlags, openat};
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = openat(&self.dir, format!("{pid}/task"), flags, Mode::empty()).ok()?;
         let entries = Dir::new(folder).ok()?.filter_map(Result::ok);
-        let threads: Vec<Pid> = entries
-            .filter_map(|entry| number::<i64>(entry.file_name().to_bytes()).and_then(Pid::new))
-            .collect();
-        // A kernel without the list would look like a process without children.
-        let listed = format!("{pid}/task/{}/children", threads.first()?);
-        rustix::fs::accessat(
-            &self.dir,
-            listed,
-            rustix::fs::Access::EXISTS,
-            rustix::fs::AtFlags::empty(),
-        )
-        .ok()?;
-        Some(threads)
+        let number = |name: &std::ffi::CStr| number::<i64>(name.to_bytes()).and_then(Pid::new);
+        Some(entries.filter_map(|entry| number(entry.file_name())).collect())
     }
 }
 

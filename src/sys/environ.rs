@@ -102,7 +102,7 @@ impl Proc {
     /// calls exec it has none for a moment, and that moment proves nothing.
     pub(crate) fn tokens_shown(&self, pid: Pid) -> Result<Option<Vec<uuid::Uuid>>> {
         BUFFER.with_borrow_mut(|buffer| {
-            let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT).map(Some);
+            let read = self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).map(Some);
             let read = unless_busy(read)? == Some(true);
             Ok((read && !buffer.is_empty()).then(|| tokens(buffer)))
         })
@@ -112,7 +112,7 @@ impl Proc {
     /// (prctl(2), `PR_SET_DUMPABLE`; `proc_pid_environ(5)`).
     pub(crate) fn is_closed(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
-            let read = self.read(pid, "environ", buffer, ENVIRON_LIMIT);
+            let read = self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT);
             read.is_err_and(|error| error.is_denied())
         })
     }
@@ -122,7 +122,7 @@ impl Proc {
     /// that lasts for tens of milliseconds. A process whose environment is empty still has an address for it.
     pub(crate) fn is_in_exec(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
-            self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
+            self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
                 && buffer.is_empty()
                 && self.read(pid, "stat", buffer, STAT_LIMIT).is_ok_and(|there| there)
                 && shows_exec(buffer)
@@ -132,7 +132,7 @@ impl Proc {
     /// Reports whether systemd started this very process, as the main process of a service; `false` where that may not be read.
     pub(crate) fn is_started_by_systemd(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
-            self.read(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
+            self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).is_ok_and(|there| there)
                 && has_its_own_pid(buffer, pid)
         })
     }
@@ -158,6 +158,7 @@ fn shows_exec(text: &[u8]) -> bool {
         let mut rest = text[name_ends + 1..].split(u8::is_ascii_whitespace);
         number::<u64>(rest.nth(ENV_END)?)
     };
+    // As shown: the leading thread is the one that runs on after an exec.
     let lives = |stat: Stat| !stat.is_zombie() && !stat.is_kernel_thread();
     parse_stat(text).is_some_and(lives) && end() == Some(0)
 }

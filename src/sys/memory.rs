@@ -33,7 +33,15 @@ impl Proc {
     /// Returns the memory that it uses, by the cheap figures; `None` where it is gone. A zombie uses none.
     pub(crate) fn memory(&self, pid: Pid) -> Result<Option<Memory>> {
         BUFFER.with_borrow_mut(|buffer| {
-            Ok(self.read(pid, "status", buffer, LIMIT)?.then(|| parse_status(buffer)))
+            if !self.read(pid, "status", buffer, LIMIT)? {
+                return Ok(None);
+            }
+            let memory = parse_status(buffer);
+            if memory != Memory::default() {
+                return Ok(Some(memory));
+            }
+            let living = self.read_of_living_thread(pid, "status", buffer, LIMIT);
+            Ok(Some(if living { parse_status(buffer) } else { memory }))
         })
     }
 
@@ -41,7 +49,8 @@ impl Proc {
     /// as for a process that is not dumpable, or where the kernel has no `smaps_rollup`.
     pub(crate) fn proportional(&self, pid: Pid) -> Result<Option<u64>> {
         BUFFER.with_borrow_mut(|buffer| {
-            Ok(self.read(pid, "smaps_rollup", buffer, LIMIT)?.then(|| parse_rollup(buffer)))
+            let there = self.read_of_memory(pid, "smaps_rollup", buffer, LIMIT)?;
+            Ok(there.then(|| parse_rollup(buffer)))
         })
     }
 }

@@ -41,6 +41,7 @@ pub(crate) mod file_lock;
 pub(crate) mod fs_user;
 mod groups;
 pub(crate) mod keeper;
+mod living_thread;
 pub(crate) mod lock_note;
 mod memory;
 pub(crate) mod pid_alloc;

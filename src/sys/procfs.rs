@@ -53,7 +53,8 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     // The kernel prints these two signed.
     let reaped_user: i64 = number(fields.next()?)?; // 16
     let reaped_system: i64 = number(fields.next()?)?; // 17
-    let start_tick = number(fields.nth(4)?)?; // 22
+    let threads = number(fields.nth(2)?)?; // 20
+    let start_tick = number(fields.nth(1)?)?; // 22
     let rss: i64 = number(fields.nth(1)?)?; // 24
     Some(Stat {
         pid: Pid::new(pid)?,
@@ -66,6 +67,7 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
         flags,
         cpu_ticks: user.saturating_add(system),
         reaped_cpu_ticks: u64::try_from(reaped_user.saturating_add(reaped_system)).unwrap_or(0),
+        threads,
         start_tick,
         rss_bytes: u64::try_from(rss)
             .unwrap_or(0)
@@ -155,8 +157,14 @@ impl Proc {
         Ok(Self { dir })
     }
 
-    /// Reads `/proc/PID/stat`; `None` where the process is gone or hidden.
+    /// Reads `/proc/PID/stat`; `None` where the process is gone or hidden. If the leading thread has ended, state and memory are
+    /// those of a live thread (see [`living_thread`](super::living_thread)).
     pub(crate) fn stat(&self, pid: Pid) -> Result<Option<Stat>> {
+        let stat = self.stat_as_shown(pid)?;
+        Ok(stat.map(|stat| self.with_living_thread(stat)))
+    }
+
+    pub(super) fn stat_as_shown(&self, pid: Pid) -> Result<Option<Stat>> {
         BUFFER.with_borrow_mut(|buffer| {
             if !self.read(pid, "stat", buffer, STAT_LIMIT)? {
                 return Ok(None);
@@ -186,7 +194,7 @@ impl Proc {
     /// Returns the arguments; empty for a kernel thread or a zombie, `None` where it is gone.
     pub(crate) fn command(&self, pid: Pid) -> Result<Option<Vec<Vec<u8>>>> {
         let mut buffer = Vec::new();
-        if !self.read(pid, "cmdline", &mut buffer, ENVIRON_LIMIT)? {
+        if !self.read_of_memory(pid, "cmdline", &mut buffer, ENVIRON_LIMIT)? {
             return Ok(None);
         }
         if buffer.is_empty() {
@@ -198,13 +206,18 @@ impl Proc {
     /// Returns the tokens that the process carries; `None` where it is gone or its environment may not be read.
     pub(crate) fn tokens(&self, pid: Pid) -> Option<Vec<Uuid>> {
         BUFFER.with_borrow_mut(|buffer| {
-            self.read(pid, "environ", buffer, ENVIRON_LIMIT).ok()?.then(|| tokens(buffer))
+            self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).ok()?.then(|| tokens(buffer))
         })
     }
 
     /// Returns the path of the executable; `None` where it is gone or may not be read.
     pub(crate) fn executable(&self, pid: Pid) -> Option<Vec<u8>> {
-        rustix::fs::readlinkat(&self.dir, format!("{pid}/exe"), Vec::new())
+        let read = |path: String| rustix::fs::readlinkat(&self.dir, path, Vec::new());
+        read(format!("{pid}/exe"))
+            .or_else(|error| match self.living_thread(pid) {
+                Some(thread) => read(format!("{pid}/task/{thread}/exe")),
+                None => Err(error),
+            })
             .ok()
             .map(std::ffi::CString::into_bytes)
     }
@@ -233,8 +246,8 @@ impl Proc {
     }
 }
 
-/// 10 digits, a slash and the longest name fit.
-pub(super) const PATH_SPACE: usize = 32;
+/// Two numbers of 10 digits, `/task/` and the longest name fit.
+pub(super) const PATH_SPACE: usize = 48;
 
 /// Returns the path of a process's file below `/proc`, without an allocation.
 pub(super) fn path_of<'a>(space: &'a mut [u8; PATH_SPACE], pid: Pid, file: &str) -> &'a OsStr {

@@ -61,7 +61,7 @@ impl Proc {
     fn mentions(&self, pid: Pid, texts: &[&[u8]]) -> Result<bool> {
         let is_in = |bytes: &[u8]| texts.iter().any(|text| contains(bytes, text));
         let in_arguments = BUFFER.with_borrow_mut(|buffer| {
-            let read = self.read(pid, "cmdline", buffer, ENVIRON_LIMIT).map(Some);
+            let read = self.read_of_memory(pid, "cmdline", buffer, ENVIRON_LIMIT).map(Some);
             Ok(unless_busy(read)? == Some(true) && is_in(buffer))
         })?;
         Ok(in_arguments || self.executable_is(pid, is_in))
@@ -72,7 +72,12 @@ impl Proc {
         let mut path = [MaybeUninit::<u8>::uninit(); LONGEST_PATH];
         let read =
             rustix::fs::readlinkat_raw(&self.dir, path_of(&mut space, pid, "exe"), &mut path);
-        read.is_ok_and(|(path, _)| like(path))
+        match read {
+            Ok((path, _)) => like(path),
+            // Kernel threads, what is not ours to see, and what shows it by another thread.
+            Err(Errno::NOENT) => self.executable(pid).is_some_and(|path| like(&path)),
+            Err(_) => false,
+        }
     }
 }
 

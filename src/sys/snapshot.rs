@@ -13,6 +13,7 @@ pub(crate) struct Stat {
     pub(crate) pid: Pid,
     /// Advisory: it changes at exec, and a program may set it to anything.
     pub(crate) comm: Vec<u8>,
+    /// That of the leading thread; where that has ended and others live, of one of these ([`Proc::stat`](super::procfs::Proc)).
     pub(crate) state: u8,
     /// 0 where the parent is outside of our namespace, or the kernel.
     pub(crate) parent: u32,
@@ -25,6 +26,8 @@ pub(crate) struct Stat {
     pub(crate) cpu_ticks: u64,
     /// The same of children that it has waited for, and of their children.
     pub(crate) reaped_cpu_ticks: u64,
+    /// Field 20; with a leading thread that has ended and is not reaped.
+    pub(crate) threads: u32,
     /// Field 22.
     pub(crate) start_tick: u64,
     /// Resident memory.
@@ -184,6 +187,7 @@ pub(crate) mod tests {
             flags: 0,
             cpu_ticks: 0,
             reaped_cpu_ticks: 0,
+            threads: 1,
             start_tick: u64::from(number),
             rss_bytes: 0,
         }

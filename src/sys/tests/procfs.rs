@@ -25,7 +25,7 @@ prop_compose! {
         state in prop::sample::select(b"RSDZTtXxKWPI".to_vec()),
         (parent, group, session) in any::<(u32, u32, u32)>(),
         (terminal, flags) in any::<(i32, u64)>(),
-        (cpu_ticks, start_tick) in any::<(u64, u64)>(),
+        (cpu_ticks, start_tick, threads) in any::<(u64, u64, u32)>(),
         reaped_cpu_ticks in 0..i64::MAX.cast_unsigned(),
         pages in 0..1_u64 << 40,
     ) -> Stat {
@@ -33,7 +33,7 @@ prop_compose! {
         Stat {
             pid: Pid::new(pid).expect("a pid"),
             comm, state, parent, group, session, terminal, flags,
-            cpu_ticks, reaped_cpu_ticks, start_tick, rss_bytes,
+            cpu_ticks, reaped_cpu_ticks, threads, start_tick, rss_bytes,
         }
     }
 }
@@ -45,7 +45,7 @@ fn written(stat: &Stat, others: &[i64; 3]) -> Vec<u8> {
     line.extend_from_slice(&stat.comm);
     let pages = stat.rss_bytes / rustix::param::page_size() as u64;
     let rest = format!(
-        ") {} {} {} {} {} {first} {} 1 2 3 4 {} 0 {} 0 20 {second} 1 0 {} {third} {pages} 18446744073709551615 1 1\n",
+        ") {} {} {} {} {} {first} {} 1 2 3 4 {} 0 {} 0 20 {second} {} 0 {} {third} {pages} 18446744073709551615 1 1\n",
         char::from(stat.state),
         stat.parent,
         stat.group,
@@ -54,6 +54,7 @@ fn written(stat: &Stat, others: &[i64; 3]) -> Vec<u8> {
         stat.flags,
         stat.cpu_ticks,
         stat.reaped_cpu_ticks,
+        stat.threads,
         stat.start_tick,
     );
     line.extend_from_slice(rest.as_bytes());

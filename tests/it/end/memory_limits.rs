@@ -9,6 +9,7 @@ use procledger::{ContainmentMode, Job, Stdio, Tracker};
 
 use crate::{
     containment::keepers::KEEPER,
+    handle::as_a_host::end_the_first_thread,
     support::{Eye, Host, PATIENCE, Place, in_namespace_as_a_user, is_alive, root, until},
 };
 
@@ -20,7 +21,8 @@ const CHILDREN: usize = 5;
 const SOON: Duration = Duration::from_secs(12);
 
 /// Not a scenario: a program with memory, by the mode in its environment. `private` and `shared` fork children that share it,
-/// and write to their own copies of it once the file `grow` exists; `hidden` cannot be inspected.
+/// and write to their own copies of it once the file `grow` exists; `hidden` cannot be inspected; of
+/// `leaderless` the first thread has ended.
 #[test]
 #[expect(unsafe_code, reason = "the scenario is a fork")]
 fn as_a_program_with_memory() {
@@ -41,7 +43,10 @@ fn as_a_program_with_memory() {
         unsafe { std::ptr::write_bytes(memory.cast::<u8>(), byte, SHARED) };
     };
     write(memory, 1);
-    if mode != "hidden" {
+    if mode == "leaderless" {
+        end_the_first_thread();
+    }
+    if mode == "private" || mode == "shared" {
         for _ in 0..CHILDREN {
             // SAFETY: the child uses no lock that another thread may have held.
             if unsafe { nix::unistd::fork() }.expect("a child").is_child() {
@@ -187,6 +192,28 @@ fn a_daemon_that_grows_between_two_health_passes_is_ended_with_its_tree() {
     growth_is_noticed(ContainmentMode::Keeper, DAEMON_GROWS);
     if root() {
         growth_is_noticed(ContainmentMode::Cgroup, DAEMON_GROWS);
+    }
+}
+
+/// The kernel shows a process by its first thread, which has no memory once it has ended.
+#[test]
+fn a_program_whose_first_thread_had_ended_had_no_limit() {
+    for containment in [ContainmentMode::Session, ContainmentMode::Keeper] {
+        let place = Place::new();
+        let tracker = Tracker::builder(place.ledger()).containment(containment).keeper(KEEPER);
+        let tracker = tracker.open().expect("a ledger");
+        let spawn = |task: &str, limit| {
+            let job = program(&place, task, "leaderless").max_rss(limit);
+            Eye::on(tracker.spawn(job).expect("spawned").pid().get())
+        };
+        let (small, roomy) = (spawn("small", 30 * MIB), spawn("roomy", 400 * MIB));
+        until("its first thread ends", || crate::support::state(roomy.pid()) == Some('Z'));
+        let began = Instant::now();
+        until("it is ended", || small.is_dead());
+        assert!(began.elapsed() < SOON, "{containment:?}: {:?}", began.elapsed());
+        until("the end is recorded", || rule(&place).starts_with("its tree used "));
+        assert!(!roomy.is_dead());
+        tracker.shutdown().expect("an orderly end");
     }
 }
 

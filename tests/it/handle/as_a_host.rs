@@ -136,15 +136,21 @@ fn fork_and_hold() -> String {
 
 /// Not a scenario either: a program whose first thread ends while another one continues.
 #[test]
-#[expect(unsafe_code, reason = "only a signal handler of its own can end just the first thread")]
 fn as_a_zombie_leader() {
+    if std::env::var_os("PROCLEDGER_IT_ZOMBIE_LEADER").is_none() {
+        return;
+    }
+    end_the_first_thread();
+    std::thread::sleep(Duration::from_hours(1));
+}
+
+/// The calling thread is another one.
+#[expect(unsafe_code, reason = "only a signal handler of its own can end just the first thread")]
+pub(crate) fn end_the_first_thread() {
     use nix::sys::signal::{SigHandler, Signal, signal};
     extern "C" fn end_this_thread(_: i32) {
         // SAFETY: exit(2) ends this thread alone; it is never joined.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
-    }
-    if std::env::var_os("PROCLEDGER_IT_ZOMBIE_LEADER").is_none() {
-        return;
     }
     let first = std::process::id().cast_signed();
     // SAFETY: the handler does one system call; the thread that gets the signal is this process's first.
@@ -152,7 +158,6 @@ fn as_a_zombie_leader() {
         signal(Signal::SIGUSR1, SigHandler::Handler(end_this_thread)).expect("a handler");
         libc::syscall(libc::SYS_tgkill, first, first, libc::SIGUSR1);
     }
-    std::thread::sleep(Duration::from_hours(1));
 }
 
 fn say(line: &str) {

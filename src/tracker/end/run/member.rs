@@ -77,6 +77,11 @@ impl Member {
         self.signalled.get_or_insert_with(Instant::now);
         self.killed = true;
         self.refused = None;
+        // `cgroup.kill` sends its signal to the leading thread alone (`cgroup_kill` in kernel/cgroup/cgroup.c): where that has
+        // ended, the other threads get none by it. A refusal is no matter: the rest is killed by the leaf.
+        if let Some(pinned) = &self.pinned {
+            let _ = pinned.signal(Signal::KILL);
+        }
     }
 
     pub(super) fn mark_dead(&mut self) {
