@@ -1,6 +1,8 @@
-//! Paths that another user controls, for the `procledger` command. Not intended for programs that embed the library.
+//! Paths that another user controls, and the ledger's own files, for the `procledger` command. Not intended for programs that
+//! embed the library.
 
 pub use crate::sys::{
     fs_user::{Account, Acting},
+    own_files::refuse_as_output,
     trusted_path::controller,
 };

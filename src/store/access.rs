@@ -6,17 +6,17 @@
 use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::Duration,
 };
 
 use r2d2::NopErrorHandler;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, config::DbConfig};
-use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::{
     budget,
+    connector::connector,
     failure::{failed, no_connection},
     manager::Manager,
     trust::{self, Located, beside},
@@ -35,12 +35,6 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const WAL_LIMIT_BYTES: i64 = 4 << 20;
 /// Every statement of this module, so that none is prepared twice.
 const STATEMENTS: usize = 64;
-
-/// Opens the connections of every pool in this process; one thread, where r2d2 would start three per pool.
-pub(super) static CONNECTOR: LazyLock<Arc<ScheduledThreadPool>> = LazyLock::new(|| {
-    let pool = ScheduledThreadPool::builder().num_threads(1).thread_name_pattern("procledger-sql");
-    Arc::new(pool.build())
-});
 
 pub(super) type Pool = r2d2::Pool<Manager>;
 
@@ -120,7 +114,7 @@ pub(super) fn pool(
         .max_lifetime(None)
         .idle_timeout(None)
         .connection_timeout(CONNECTION_TIMEOUT)
-        .thread_pool(Arc::clone(&CONNECTOR))
+        .thread_pool(Arc::clone(connector()?))
         .error_handler(Box::new(NopErrorHandler))
         .build(Manager::new(first, others, account))
         .map_err(|e| no_connection(path, "open", e))

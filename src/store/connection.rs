@@ -5,7 +5,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -16,8 +16,9 @@ use r2d2::PooledConnection;
 use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use super::{
-    access::{Access, BUSY_TIMEOUT, CONNECTOR, Pool, first_reader, first_writer, pool},
+    access::{Access, BUSY_TIMEOUT, Pool, first_reader, first_writer, pool},
     budget::{Budget, HOST_READ, LOOK, WRITE},
+    connector::connector,
     failure::{failed, no_connection},
     in_place::Files,
     manager::Manager,
@@ -68,7 +69,9 @@ impl Drop for Inner {
     /// time after this returned, or never when the process ends first.
     fn drop(&mut self) {
         let (done, wait) = mpsc::channel();
-        CONNECTOR.execute(move || {
+        // It runs, as there are pools.
+        let Ok(connector) = connector() else { return };
+        connector.execute(move || {
             let _ = done.send(());
         });
         let _ = wait.recv_timeout(CLOSE_PATIENCE);
@@ -93,8 +96,8 @@ impl Store {
         vouched: Option<&Path>,
         upgrade: Upgrade,
     ) -> Result<Self> {
-        // Its thread keeps the file access of the thread that starts it, and serves all ledgers.
-        LazyLock::force(&CONNECTOR);
+        // Before the access to files changes, which its thread would keep.
+        connector()?;
         let terms = Terms::of(path, vouched);
         act_as(terms.account, || Self::open_on(path, &terms, upgrade))
     }
@@ -152,7 +155,7 @@ impl Store {
     ///
     /// Not found when there is no ledger; newer, or not a ledger, as for [`Store::open_trusting`](Self::open_trusting).
     pub(crate) fn open_read_only(path: &Path) -> Result<Self> {
-        LazyLock::force(&CONNECTOR);
+        connector()?;
         let terms = Terms::of(path, None);
         act_as(terms.account, || Self::read_only_on(path, &terms))
     }

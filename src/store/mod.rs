@@ -35,6 +35,7 @@ mod access;
 mod budget;
 mod claim;
 mod connection;
+mod connector;
 mod descendants;
 mod failure;
 mod filesystem;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nix::sys::resource::{Resource, getrlimit};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -15,6 +16,11 @@ use crate::{
 
 /// Number of pidfds that are polled in one call; poll(2) takes at most the descriptor limit, which is usually not below this.
 const AT_ONCE: usize = 512;
+
+/// Returns the soft limit on descriptors (`RLIMIT_NOFILE`), or the usual one if a seccomp profile refuses getrlimit(2).
+pub(crate) fn descriptor_limit() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
 
 /// Determines which of these processes are dead, in a few calls, however many they are.
 pub(crate) fn which_are_dead(held: &[Arc<PidFd>]) -> Result<Vec<bool>> {

@@ -44,6 +44,7 @@ pub(crate) mod keeper;
 mod living_thread;
 pub(crate) mod lock_note;
 mod memory;
+pub(crate) mod own_files;
 pub(crate) mod pid_alloc;
 pub(crate) mod pid_namespaces;
 pub(crate) mod pidfd;

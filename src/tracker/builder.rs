@@ -24,7 +24,10 @@ use crate::{
     metrics::Meter,
     model::{ContainmentMode, Millis, NewInstance, Observer, ProcessRecord, Report},
     store::{Store, Upgrade},
-    sys::{Pinned, Proc, current_place, file_lock::HeldLock, keeper::is_secure},
+    sys::{
+        Pinned, Proc, current_place, file_lock::HeldLock, keeper::is_secure,
+        own_files::refuse_as_output,
+    },
 };
 
 /// Where the former implementation keeps its list of processes.
@@ -284,6 +287,9 @@ impl Builder {
     /// containment that was requested and is not available.
     pub fn open(self) -> Result<Tracker> {
         check_options(&self.options)?;
+        if let Some(export) = &self.options.export {
+            refuse_as_output(&self.path, export, "the export")?;
+        }
         let proc = Proc::open()?;
         let place = current_place()?;
         let trusted = trusted_folder(&self.options);

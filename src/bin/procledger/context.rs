@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use nix::unistd::getuid;
-use procledger::{Builder, Ledger, Tracker};
+use procledger::{Builder, Ledger, Tracker, paths::refuse_as_output};
 
 use crate::{
     exit::Result,
@@ -51,6 +51,12 @@ impl Context {
             Access::Existing => path.demand()?,
             Access::Create if account.is_some() => path.demand_of_a_user()?,
             Access::Create => path.create_folder()?,
+        }
+        if let Some(file) = &global.log_file {
+            refuse_as_output(&path.file, file, "the log")?;
+        }
+        if let Some(file) = &global.export {
+            refuse_as_output(&path.file, file, "the export")?;
         }
         logging::start(global.verbose, global.log_file.as_deref())?;
         let context = Self {

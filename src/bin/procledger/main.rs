@@ -21,6 +21,7 @@ mod render;
 mod service;
 mod signals;
 mod terminal;
+mod threads;
 mod units;
 
 use std::process::ExitCode;

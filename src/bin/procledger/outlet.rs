@@ -7,9 +7,10 @@ use std::{
     collections::VecDeque,
     io::Write,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
     time::{Duration, Instant},
 };
+
+use crate::{exit::Result, threads};
 
 /// Maximum number of bytes that wait for a reader.
 const ROOM: usize = 1 << 20;
@@ -46,11 +47,11 @@ impl Outlet {
     pub(crate) fn new<W: Write>(
         open: impl FnOnce() -> W + Send + 'static,
         name: &'static str,
-    ) -> Self {
+    ) -> Result<Self> {
         let shared = Arc::<Shared>::default();
         let theirs = Arc::clone(&shared);
-        thread::spawn(move || write_all(&theirs, open(), name));
-        Self(shared)
+        threads::start("procledger-output", move || write_all(&theirs, open(), name))?;
+        Ok(Self(shared))
     }
 
     /// Queues a line without its newline.
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn lines_are_written_in_order_and_a_flush_waits_for_them() {
         let (reader, writer) = std::io::pipe().expect("a pipe");
-        let outlet = Outlet::new(move || writer, "the pipe");
+        let outlet = Outlet::new(move || writer, "the pipe").expect("a thread");
         outlet.push(b"one");
         outlet.push(b"two");
         outlet.flush(SOON);
@@ -143,7 +144,7 @@ mod tests {
     #[test]
     fn a_reader_that_does_not_read_blocks_nothing_and_sees_how_much_was_dropped() {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
-        let outlet = Outlet::new(move || writer, "the pipe");
+        let outlet = Outlet::new(move || writer, "the pipe").expect("a thread");
         let line = vec![b'x'; 1023];
         let began = Instant::now();
         for _ in 0..10_000 {
@@ -170,7 +171,7 @@ mod tests {
     #[test]
     fn a_reader_that_has_gone_is_noticed() {
         let (reader, writer) = std::io::pipe().expect("a pipe");
-        let outlet = Outlet::new(move || writer, "the pipe");
+        let outlet = Outlet::new(move || writer, "the pipe").expect("a thread");
         drop(reader);
         outlet.push(b"one");
         outlet.flush(SOON);

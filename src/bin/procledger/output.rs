@@ -29,10 +29,16 @@ static ASIDE: OnceLock<[Outlet; 2]> = OnceLock::new();
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Makes all further writes independent of their readers. Starts two threads, so call it after signals were blocked.
-pub(crate) fn go_aside() {
-    ASIDE.get_or_init(|| {
-        [Outlet::new(io::stdout, "standard output"), Outlet::new(io::stderr, "standard error")]
-    });
+///
+/// # Errors
+///
+/// A thread cannot be started.
+pub(crate) fn go_aside() -> Result<()> {
+    if ASIDE.get().is_none() {
+        let out = Outlet::new(io::stdout, "standard output")?;
+        let _ = ASIDE.set([out, Outlet::new(io::stderr, "standard error")?]);
+    }
+    Ok(())
 }
 
 /// Gives readers a moment to take the last output, before the process ends.

@@ -15,7 +15,10 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
 };
 
-use crate::exit::{Exit, Failure, Result};
+use crate::{
+    exit::{Exit, Failure, Result},
+    threads,
+};
 
 /// Signals that ask a service to stop.
 pub(crate) const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
@@ -66,12 +69,12 @@ impl Signals {
         let (done, end) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| Failure::because("failed to create a pipe", &error))?;
         thread::scope(|scope| {
-            scope.spawn(|| {
+            threads::start_in(scope, "procledger-signals", || {
                 if let Ok(Some(signal)) = self.next_until(&done) {
                     let exit = die_by(signal);
                     std::process::exit(exit.code());
                 }
-            });
+            })?;
             // Dropped also when `work` panics: otherwise the scope would wait for the thread.
             let _end = end;
             Ok(work())

@@ -22,7 +22,8 @@ use crate::{
     sys::{
         PidFd, Pinned, Proc, Signal,
         spawn::{
-            Command, Descriptor, Helper, Pipes, failure, gate::GATE_LIMIT, prepare_stdio, start,
+            Command, Descriptor, Helper, Pipes, failure, gate::GATE_LIMIT, not_made, prepare_stdio,
+            start,
         },
     },
 };
@@ -287,7 +288,7 @@ fn own_pidfd() -> Result<PidFd> {
 fn not_started(program: &OsString, word: FromKeeper) -> Error {
     match word {
         FromKeeper::Failed { step: 0, errno } if errno != 0 => {
-            Error::os("failed to create a child process", std::io::Error::from_raw_os_error(errno))
+            not_made(errno).told_again(&format!("failed to start `{}`", program.display()))
         }
         FromKeeper::Failed { step, errno } => failure(program, step, errno),
         _ => failure(program, 0, 0),

@@ -27,16 +27,20 @@ static WITHOUT_CLONE3: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn to_pid(result: isize) -> Result<Pid> {
     if result < 0 {
-        let errno = i32::try_from(-result).unwrap_or(libc::EINVAL);
-        let what = match errno {
-            libc::EAGAIN => {
-                "cannot create a process: limit reached (`ulimit -u`, or a cgroup's pids.max)"
-            }
-            _ => "cannot create a process",
-        };
-        return Err(Error::os(what, std::io::Error::from_raw_os_error(errno)));
+        return Err(not_made(i32::try_from(-result).unwrap_or(libc::EINVAL)));
     }
     Pid::new(result as i64).ok_or_else(|| Error::new(Kind::Other, "clone returned no pid"))
+}
+
+/// Returns the error of clone(2).
+pub(in crate::sys) fn not_made(errno: i32) -> Error {
+    let what = match errno {
+        libc::EAGAIN => {
+            "cannot create a process: limit reached (`ulimit -u`, or a cgroup's pids.max)"
+        }
+        _ => "cannot create a process",
+    };
+    Error::os(what, std::io::Error::from_raw_os_error(errno))
 }
 
 /// Sets the thread's signal mask by the raw system call, including the real-time signals that libc reserves, and returns the

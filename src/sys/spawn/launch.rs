@@ -112,7 +112,10 @@ fn outcome<T>(program: &OsStr, gate: &Gate, committed: Result<T>) -> Result<T, R
 pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
     let name = program.display();
     let what = match at {
-        step::PARENT => format!("failed to start `{name}`: the child is not in this PID namespace"),
+        step::PARENT if errno == libc::ESRCH => {
+            format!("failed to start `{name}`: the child is not in this PID namespace")
+        }
+        step::PARENT => format!("failed to start `{name}`: PR_SET_PDEATHSIG is refused"),
         step::SESSION => format!("failed to start `{name}`: it could not get a session of its own"),
         step::STDIO => {
             format!("failed to start `{name}`: its standard descriptors could not be set")
@@ -127,6 +130,14 @@ pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
         step::EXEC => format!("failed to start `{name}`"),
         _ => format!("failed to start `{name}`: it was killed before it ran"),
     };
+    // Of these the program and its directory are not the cause: the kernel, or a seccomp profile, refuses them to the host.
+    let is_hosts = matches!(
+        at,
+        step::PARENT | step::SESSION | step::STDIO | step::DESCRIPTORS | step::TERMINAL
+    );
+    if is_hosts && !matches!(errno, 0 | libc::ESRCH) {
+        return Error::os(what, std::io::Error::from_raw_os_error(errno));
+    }
     let error = Error::new(Kind::NotStarted, what);
     if errno == 0 { error } else { error.with_errno(errno) }
 }

@@ -46,7 +46,7 @@ mod stack;
 mod stdio;
 
 pub(super) use child::Descriptor;
-pub(super) use clone::try_joining;
+pub(super) use clone::{not_made, try_joining};
 pub(crate) use command::{Command, Place, Session, StdioSource};
 pub(crate) use gate::Gate;
 pub(super) use helper::{Helper, start};

@@ -152,8 +152,7 @@ fn machine(findings: &mut Vec<Finding>) {
         Ok(_) => findings.push(finding("machine id", Level::Ok, "present", "")),
         Err(error) => findings.push(finding("machine id", Level::Problem, whole(&error), "mount /proc")),
     }
-    let limit =
-        rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit = crate::sys::fd_table::descriptor_limit();
     findings.push(finding(
         "descriptors",
         if limit < 1024 { Level::Warning } else { Level::Ok },

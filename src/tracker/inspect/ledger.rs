@@ -16,7 +16,7 @@ use crate::{
     },
     policy::name_match::Judgement,
     store::{LeakGroup, LeakGrouping, LeakReport, Store},
-    sys::{Proc, current_place},
+    sys::{Proc, current_place, own_files::refuse_as_output},
     tracker::{
         Tracker,
         builder::trusted_or_by_environment,
@@ -352,8 +352,10 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// If the ledger cannot be read, or the file cannot be replaced.
+    /// Invalid input if `path` is the ledger or one of the files beside it; if the ledger cannot be read, or the file cannot be
+    /// replaced.
     pub fn export_to(&self, path: impl AsRef<Path>) -> Result<()> {
+        refuse_as_output(self.store.path(), path.as_ref(), "the export")?;
         export::write_once(path.as_ref(), &self.store.export_entries()?)
     }
 

@@ -158,9 +158,7 @@ impl Shared {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)
             .map_err(failed)?;
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
-            .current
-            .unwrap_or(u64::MAX);
+        let limit = crate::sys::fd_table::descriptor_limit();
         Ok(Arc::new(Self {
             store: opened.store,
             options: opened.options,

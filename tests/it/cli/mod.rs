@@ -16,6 +16,7 @@ pub(crate) mod in_a_browser;
 pub(crate) mod installed;
 pub(crate) mod log_lines;
 pub(crate) mod metrics;
+pub(crate) mod outputs_that_are_the_ledger;
 pub(crate) mod pty;
 pub(crate) mod report_in_a_browser;
 pub(crate) mod systemd_units;

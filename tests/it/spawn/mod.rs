@@ -6,6 +6,7 @@ pub(crate) mod file_size_limit;
 pub(crate) mod gate_host;
 pub(crate) mod invariant_01_recorded_before_it_runs;
 pub(crate) mod invariant_10_fail_closed;
+pub(crate) mod no_thread;
 pub(crate) mod not_started;
 pub(crate) mod refused_calls;
 pub(crate) mod registrar_under_load;

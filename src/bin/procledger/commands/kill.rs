@@ -1,11 +1,8 @@
 //! `kill`: ends tasks on a person's request, whichever instance owns them.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI32, Ordering},
-    },
-    thread,
+use std::sync::{
+    Arc,
+    atomic::{AtomicI32, Ordering},
 };
 
 use clap::Args;
@@ -18,7 +15,7 @@ use crate::{
     output,
     render::{ending_line, report_exit, suspect_line},
     signals::{STOP, Signals, die_by},
-    units,
+    threads, units,
 };
 
 /// End tasks with all their processes: SIGTERM, grace period, SIGKILL, verified
@@ -50,7 +47,7 @@ impl KillArgs {
         // Before any thread is started, so that none of them takes a signal.
         let signals = Signals::block(&STOP)?;
         let tracker = context.actor().protected_names(&self.protect).open()?;
-        let interrupt = Interrupt::hear(signals, &tracker);
+        let interrupt = Interrupt::hear(signals, &tracker)?;
         let asked_by = context.asked_by("kill");
         let (report, unknown) = if self.all {
             (tracker.kill_all(&asked_by)?, Vec::new())
@@ -93,18 +90,18 @@ impl KillArgs {
 struct Interrupt(Arc<AtomicI32>);
 
 impl Interrupt {
-    fn hear(signals: Signals, tracker: &Tracker) -> Self {
+    fn hear(signals: Signals, tracker: &Tracker) -> Result<Self> {
         let heard = Arc::new(AtomicI32::new(0));
         let (theirs, tracker) = (Arc::clone(&heard), tracker.clone());
-        thread::spawn(move || {
+        threads::start("procledger-signals", move || {
             while let Ok(signal) = signals.next() {
                 if theirs.swap(signal, Ordering::AcqRel) != 0 {
                     die_by(signal);
                 }
                 tracker.interrupt_kills();
             }
-        });
-        Self(heard)
+        })?;
+        Ok(Self(heard))
     }
 
     fn signal(&self) -> Option<i32> {

@@ -7,7 +7,9 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use procledger::{LeakGroup, LeakGrouping, LeakRecord, Ledger, Millis, PassSummary};
+use procledger::{
+    LeakGroup, LeakGrouping, LeakRecord, Ledger, Millis, PassSummary, paths::refuse_as_output,
+};
 
 use super::report_lines::{GroupLine, LeakLine};
 use crate::{
@@ -87,7 +89,10 @@ impl ReportArgs {
         };
         match &self.output {
             None => output::print(text).map(drop)?,
-            Some(file) => output::to_file(file, text.as_bytes())?,
+            Some(file) => {
+                refuse_as_output(&context.ledger, file, "the report")?;
+                output::to_file(file, text.as_bytes())?;
+            }
         }
         warn_unverified(unverified);
         Ok(Exit::DONE)

@@ -5,7 +5,7 @@ use std::{
     io::{IsTerminal, stdin},
     os::unix::fs::FileTypeExt,
     path::PathBuf,
-    thread,
+    sync::mpsc::{Sender, channel},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use crate::{
     output,
     privilege::Account,
     signals::{FORWARDED, Signals},
-    units,
+    threads, units,
 };
 
 /// Run a program as a task: record it first, and end it together with everything it started
@@ -147,6 +147,8 @@ impl Plan {
             return Err(Failure::new("interrupted before the program was started")
                 .with_exit(Exit::signal(signal)));
         }
+        // Before the program: where there is no thread to forward signals, nothing starts.
+        let forwarder = forward(signals)?;
         let foreground = has_the_terminal();
         let task = self.task.clone();
         let job = self.job(context.account.as_ref(), foreground);
@@ -161,7 +163,8 @@ impl Plan {
                 failure
             }
         })?;
-        forward(signals, process.signaller(), process.is_foreground());
+        // It fails only where the thread has ended, which it does when no signal can be read.
+        let _ = forwarder.send((process.signaller(), process.is_foreground()));
         let status = process.wait_in_foreground()?;
         Exit::of_program(status)
             .ok_or_else(|| Failure::new(format!("task {task} has ended with an unknown exit code")))
@@ -204,10 +207,12 @@ fn has_the_terminal() -> bool {
     stdin().is_terminal() && !piped && tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
 }
 
-/// Forwards signals until this process exits. Signals that a terminal sends to its foreground job have already reached the
-/// program.
-fn forward(signals: Signals, program: Signaller, foreground: bool) {
-    thread::spawn(move || {
+/// Forwards signals until this process exits, once it is sent the program and whether that is a terminal's foreground job. Signals
+/// that a terminal sends to its foreground job have already reached the program.
+fn forward(signals: Signals) -> Result<Sender<(Signaller, bool)>> {
+    let (sender, started) = channel::<(Signaller, bool)>();
+    threads::start("procledger-signals", move || {
+        let Ok((program, foreground)) = started.recv() else { return };
         while let Ok(signal) = signals.next() {
             if foreground && matches!(signal, libc::SIGINT | libc::SIGQUIT) {
                 continue;
@@ -219,5 +224,6 @@ fn forward(signals: Signals, program: Signaller, foreground: bool) {
                 _ => {}
             }
         }
-    });
+    })?;
+    Ok(sender)
 }

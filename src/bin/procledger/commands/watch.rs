@@ -18,7 +18,7 @@ use crate::{
     render::{clock, ending_line},
     service::{Duty, Post, serve_folder, supervise},
     signals::{STOP, Signals},
-    units,
+    threads, units,
 };
 
 /// Watch ledgers and end orphaned processes as soon as their owner dies
@@ -63,9 +63,9 @@ impl WatchArgs {
             ([], false) if self.ledgers.is_empty() => {
                 let context = Context::prepare(global, Access::Create)?;
                 let signals = Signals::block(&STOP)?;
-                output::go_aside();
+                output::go_aside()?;
                 let (stop, stopper) = pipe()?;
-                stop_on_a_signal(signals, copy(&stopper)?, true);
+                stop_on_a_signal(signals, copy(&stopper)?, true)?;
                 self.watch_one(&context, stop, &stopper, None)
             }
             (_, false) => self.supervise(global),
@@ -105,7 +105,7 @@ impl WatchArgs {
         let context = Context::prepare(global, Access::Existing);
         let (stop, stopper) = pipe()?;
         let mut post = duty.hear(&path, copy(&stopper)?)?;
-        stop_on_a_signal(signals, copy(&stopper)?, false);
+        stop_on_a_signal(signals, copy(&stopper)?, false)?;
         let stop_waiting = copy(&stop)?;
         // If the context fails the names are dropped here: a pipe that is not read would block their thread.
         let names = post.names.take();
@@ -188,8 +188,8 @@ fn status(tracker: &Tracker, turn: &Turn<'_>) -> String {
 /// Requests a stop on a signal. With `is_limited`, exits after [`STOP_LIMIT`] if the watch has not stopped by then: on a
 /// dead mount a system call does not return, and a pass waits for the grace periods of its trees. The next instance takes
 /// over what it had claimed, as after a crash.
-fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: bool) {
-    thread::spawn(move || {
+fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: bool) -> Result<()> {
+    threads::start("procledger-signals", move || {
         // Stop on an error as well: otherwise it could never be stopped.
         let _ = signals.next();
         ask_to_stop(&stopper);
@@ -201,7 +201,7 @@ fn stop_on_a_signal(signals: Signals, stopper: OwnedFd, is_limited: bool) {
             output::flush();
             std::process::exit(Exit::FAILED.code());
         }
-    });
+    })
 }
 
 /// Makes the other end of the pipe readable.

@@ -20,7 +20,6 @@ use std::{
     },
     path::Path,
     sync::Arc,
-    thread,
     time::Duration,
 };
 
@@ -41,6 +40,7 @@ use crate::{
     output::complain,
     privilege,
     signals::{STOP, Signals},
+    threads,
 };
 
 /// Interval of checks for changes that no event reports, such as a folder that appears.
@@ -209,7 +209,7 @@ impl Duty {
             Events::Supervisor(watch) => (Some(watch), true),
             Events::Own => (None, false),
         };
-        thread::spawn(move || {
+        threads::start("procledger-orders", move || {
             while let Some(order) = orders.next_order() {
                 match (order, &mut watch) {
                     // The pipe blocks while the watch has not read the names before. It fails once the watch has ended, and
@@ -229,7 +229,7 @@ impl Duty {
                 }
             }
             let _ = rustix::io::write(&stopper, b"x");
-        });
+        })?;
         Ok(Post { link, names: has_names.then_some(names) })
     }
 }

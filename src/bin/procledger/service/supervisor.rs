@@ -47,7 +47,7 @@ pub(crate) fn supervise(
     arguments: Vec<String>,
 ) -> Result<Exit> {
     let signals = Signals::block(&STOP)?;
-    output::go_aside();
+    output::go_aside()?;
     let named: BTreeSet<PathBuf> = named.into_iter().collect();
     let ledger = |path: &PathBuf| (path.clone(), Watched::ledger(path.clone()));
     let ledgers = named.iter().map(ledger).collect();

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    sys::{pidfd::timespec, snapshot::Snapshot},
+    sys::{fd_table::descriptor_limit, pidfd::timespec, snapshot::Snapshot},
     tracker::runtime::tracked::Root,
 };
 
@@ -145,8 +145,7 @@ pub(in crate::tracker) fn preview(world: &World<'_>, tree: Tree) -> Result<Previ
 /// Returns the number of descriptors for the trees that are ended together: half of what this process may still open. The rest
 /// is for members that a scan finds, and for other work of the process.
 pub(super) fn share_of_descriptors() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let limit = usize::try_from(descriptor_limit()).unwrap_or(usize::MAX);
     // Where the open ones cannot even be listed, trees are ended one after another.
     let open = std::fs::read_dir("/proc/self/fd").map_or(limit, Iterator::count);
     limit.saturating_sub(open) / 2

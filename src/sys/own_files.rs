@@ -1,0 +1,79 @@
+//! Which paths are the ledger's own: what is written there replaces the ledger, or what SQLite and hosts keep beside it.
+
+use std::{
+    fs,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use crate::error::{Error, Result};
+
+/// What stands beside a ledger, by the whole of what follows its name, and by how that begins.
+const WHOLE: [&[u8]; 4] = [b"-wal", b"-shm", b"-journal", b"-setup.lock"];
+const BEGINNINGS: [&[u8]; 3] = [b"-instance-", b"-ends-", b"-doctor-"];
+
+/// Refuses to write `what` ("the export") to `path` where that is a file of the ledger's.
+///
+/// # Errors
+///
+/// Invalid input.
+pub fn refuse_as_output(ledger: &Path, path: &Path, what: &str) -> Result<()> {
+    if !is_of_ledger(ledger, path) {
+        return Ok(());
+    }
+    let (path, ledger) = (path.display(), ledger.display());
+    Err(Error::invalid(format!(
+        "{what} cannot be written to `{path}`, which belongs to the ledger `{ledger}`: name another file"
+    )))
+}
+
+/// By the names, as the ledger need not be there yet, and by the file itself, which may have several names.
+fn is_of_ledger(ledger: &Path, path: &Path) -> bool {
+    if same_file(ledger, path) {
+        return true;
+    }
+    // SQLite keeps its files beside what a symlink leads to, and hosts theirs.
+    let ledger = fs::canonicalize(ledger).unwrap_or_else(|_| ledger.to_owned());
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (Some(own), Some(name)) = (ledger.file_name(), path.file_name()) else { return false };
+    let Some(rest) = name.as_bytes().strip_prefix(own.as_bytes()) else { return false };
+    let is_own = rest.is_empty()
+        || WHOLE.contains(&rest)
+        || BEGINNINGS.iter().any(|beginning| rest.starts_with(beginning));
+    is_own && same_file(&folder_of(&ledger), &folder_of(&path))
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).into()
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    let file = |path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    file(one).is_some_and(|one| file(other) == Some(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_ledgers_is_recognized_under_any_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let ledger = at("l.db");
+        // Before there is one.
+        assert!(is_of_ledger(&ledger, &at("l.db")) && is_of_ledger(&ledger, &at("./l.db-wal")));
+        fs::write(&ledger, "").expect("written");
+        std::os::unix::fs::symlink("l.db", at("link")).expect("linked");
+        fs::hard_link(&ledger, at("other")).expect("linked");
+        for own in ["l.db", "l.db-shm", "l.db-instance-7.lock", "l.db-ends-7.json", "link", "other"]
+        {
+            assert!(is_of_ledger(&ledger, &at(own)), "{own}");
+            assert!(is_of_ledger(&at("link"), &at(own)), "{own} of a link");
+        }
+        for another in ["l.db.json", "l.db-running.json", "l.json", "k.db", "sub/l.db", "l.db-walk"]
+        {
+            assert!(!is_of_ledger(&ledger, &at(another)), "{another}");
+        }
+    }
+}
