@@ -41,7 +41,7 @@ const PADDING_MAX: u64 = 1 << 20;
 
 /// Reports whether another file was mounted at the path itself. Before Linux 5.8 the kernel does not report it (statx(2)), and
 /// a rename finds out.
-pub(super) fn is_mount_point(path: &Path) -> bool {
+pub(crate) fn is_mount_point(path: &Path) -> bool {
     attributes(path).contains(StatxAttributes::MOUNT_ROOT)
 }
 

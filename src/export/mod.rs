@@ -38,6 +38,7 @@ mod writer;
 
 pub(crate) use exporter::Exporter;
 pub(crate) use file::{Prospect, prospect, to_json, write_once};
+pub(crate) use in_place::is_mount_point;
 #[cfg(fuzzing)]
 pub(crate) use legacy::fuzz as fuzz_legacy;
 pub(crate) use legacy::{Legacy, LegacyEntry, read_legacy};

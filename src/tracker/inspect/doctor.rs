@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    export::{Prospect, prospect},
+    export::{Prospect, is_mount_point, prospect},
     identity::Pid,
     model::Millis,
     store::{Schema, Store, check_path},
@@ -64,6 +64,7 @@ pub fn diagnose_trusting(
                 "",
             ));
             soundness(open.store(), &mut findings);
+            findings.extend(second_name(ledger));
             findings.push(super::wal_readers::state(open.store()));
             if let Err(error) = rows(open.store(), &mut findings) {
                 findings.push(finding("rows", Level::Problem, whole(&error), "see the line above"));
@@ -321,6 +322,28 @@ fn soundness(store: &Store, findings: &mut Vec<Finding>) {
             "",
         )
     });
+}
+
+/// Reports a ledger that has a second name. Each name has its own `-wal` and locks, so that writers by both damage the ledger
+/// (<https://www.sqlite.org/howtocorrupt.html>, section 2.5). It is a warning only: a host that always uses one name is safe,
+/// and a backup by hard links must not stop it.
+fn second_name(ledger: &Path) -> Option<Finding> {
+    use std::os::unix::fs::MetadataExt;
+    let links = std::fs::metadata(ledger).map_or(1, |found| found.nlink());
+    let (detail, advice) = if links > 1 {
+        (
+            format!("the ledger has {links} names (hard links)"),
+            "writing by a second name damages it: use one name, and back up with `.backup` of sqlite3",
+        )
+    } else if is_mount_point(ledger) {
+        (
+            "the file of the ledger is mounted alone".to_owned(),
+            "its `-wal` and locks lie in another folder than those of its first name: mount the folder",
+        )
+    } else {
+        return None;
+    };
+    Some(finding("name", Level::Warning, detail, advice))
 }
 
 /// An older schema is not a fault: it lets an older program continue to use its ledger.

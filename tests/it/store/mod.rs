@@ -15,6 +15,7 @@ pub(crate) mod model;
 pub(crate) mod older_ledger;
 pub(crate) mod retention;
 pub(crate) mod schema_reads_as_a_manual;
+pub(crate) mod second_names;
 pub(crate) mod snapshot_reader;
 pub(crate) mod soak;
 pub(crate) mod volumes;
