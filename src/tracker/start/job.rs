@@ -232,7 +232,7 @@ impl Job {
     /// The drop does not wait: the tree is ended in the background, as by [`Process::terminate`](crate::Process::terminate),
     /// and is recorded as `terminated` with the rule "its handle was dropped"; [`shutdown`](crate::Tracker::shutdown) waits for
     /// it. A handle has this effect from the commit of its row on: a future of
-    /// [`AsyncTracker::spawn`](crate::AsyncTracker::spawn) that is dropped while the program is being started leaves no program
+    /// `AsyncTracker::spawn` that is dropped while the program is being started leaves no program
     /// running, and neither does a handle that is converted by `into_async`. A program that has ended by itself is not
     /// affected, nor is what it left. `std::mem::forget` on the handle leaves the program to the tracker.
     ///
