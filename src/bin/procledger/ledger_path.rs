@@ -92,7 +92,7 @@ impl LedgerPath {
         if folder.is_dir() {
             return Ok(());
         }
-        self.refuse_a_strangers_home(folder)?;
+        self.refuse_another_users_home(folder)?;
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| {
             Failure::because(
                 format!("failed to create {} (name another path with --db FILE)", folder.display()),
@@ -102,7 +102,7 @@ impl LedgerPath {
     }
 
     /// Fails if the folder belongs to another user: `sudo` may keep HOME, and folders of root in it would lock its owner out.
-    fn refuse_a_strangers_home(&self, folder: &Path) -> Result<()> {
+    fn refuse_another_users_home(&self, folder: &Path) -> Result<()> {
         let nearest = folder.ancestors().find_map(|place| fs::metadata(place).ok());
         match nearest.map(|place| place.uid()) {
             Some(owner) if owner != nix::unistd::geteuid().as_raw() => Err(Failure::new(format!(

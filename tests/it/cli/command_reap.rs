@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     cli::command::{Answer, PROCLEDGER, Running, answer, bytes_of, clean, on_ledger, run},
-    cli::command_look::rows_of,
+    cli::command_queries::rows_of,
     support::{Place, canary, is_alive, namespaced, need, root, skipped, sqlite3, tool},
 };
 

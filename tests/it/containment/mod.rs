@@ -1,6 +1,7 @@
 //! What keeps a tree together: cgroups, keepers and sessions.
 
 pub(crate) mod a_descendant_that_hid;
+pub(crate) mod fork_events;
 pub(crate) mod hidden_by_privilege;
 pub(crate) mod keeper_choice;
 pub(crate) mod keeper_end_log;
@@ -19,4 +20,3 @@ pub(crate) mod nested_cgroups;
 pub(crate) mod odd_names;
 pub(crate) mod one_user_sandbox;
 pub(crate) mod real_programs;
-pub(crate) mod the_kernel_tells_forks;

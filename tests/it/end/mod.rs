@@ -1,8 +1,8 @@
 //! Ending trees.
 
-pub(crate) mod a_look_that_failed;
 pub(crate) mod dead_leading_threads;
 pub(crate) mod ends_that_went_wrong;
+pub(crate) mod failed_scans;
 pub(crate) mod fork_storm;
 pub(crate) mod hostile_children;
 pub(crate) mod interrupted_kills;
