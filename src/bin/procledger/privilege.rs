@@ -33,9 +33,15 @@ pub(crate) fn act_as_owner(ledger: &Path) -> Result<Option<Account>> {
     let Ok(Some(owner)) = controller(ledger) else { return Ok(None) };
     let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
     become_user(uid, gid).map(Some).map_err(|error| {
+        // In a user namespace an owner without a number looks like a user; only `/proc` shows the difference.
+        let advice = if Path::new("/proc/self/uid_map").exists() {
+            ""
+        } else {
+            " (`/proc` is missing: mount it)"
+        };
         Failure::because(
             format!(
-                "{} belongs to uid {uid}, and root could not become that user",
+                "{} belongs to uid {uid}, and root could not become that user{advice}",
                 ledger.display()
             ),
             &error,

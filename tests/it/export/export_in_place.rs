@@ -242,7 +242,7 @@ fn a_file_mounted_into_a_read_only_file_system_was_never_written() {
     let (source, export) = (place.path().join("source.json"), disk.folder.join("list.json"));
     fs::write(&source, "[]").expect("a file");
     bind(&source, &export);
-    run("mount", &["-o", "remount,ro"], &disk.folder);
+    run("mount", &["-o", "remount,bind,ro"], &disk.folder);
     is_followed(&place, &export);
     assert_eq!(doctor(&place, &export).0, "warning");
 
@@ -401,9 +401,9 @@ fn doctor_called_an_export_well_that_could_not_be_written() {
     disk.fill();
     problem("No space left", "free some space on its disk");
     disk.free();
-    run("mount", &["-o", "remount,ro"], &disk.folder);
+    run("mount", &["-o", "remount,bind,ro"], &disk.folder);
     problem("Read-only", "mount it writable");
-    run("mount", &["-o", "remount,rw"], &disk.folder);
+    run("mount", &["-o", "remount,bind,rw"], &disk.folder);
     // An obstacle at the path of the lock file.
     let lock = disk.folder.join("list.json.lock");
     symlink("elsewhere", &lock).expect("a symlink");
