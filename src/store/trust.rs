@@ -36,7 +36,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Files that SQLite and the setup keep beside the ledger.
 const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", "-setup.lock"];
 
-/// The user as whom a ledger is opened, and the folder that its administrator vouches for.
+/// The user that a ledger is opened as, and the folder that its administrator vouches for.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     /// The user whose file access root takes; `None` where we act as ourselves.
