@@ -13,7 +13,8 @@
 //!
 //! # To add a migration
 //!
-//! 1. Write `migrations/NN-name/up.sql`. Columns are nullable or have a default, with a comment on each.
+//! 1. Write `migrations/NN-name/up.sql` and add it to [`MIGRATIONS`]. Columns are nullable or have a default, with a comment on
+//!    each.
 //! 2. Where the code reads or writes what it adds, name it in an associated constant of [`Schema`] and check `tx.schema() >=
 //!    Schema::…` or `store.schema() >= Schema::…` first: a program that does not own a ledger leaves it at the schema that it
 //!    has (`watch`, `reap`, `kill` and everything that reads), and there the addition is missing.
@@ -29,12 +30,18 @@
 
 use std::{fmt, path::Path};
 
-use include_dir::{Dir, include_dir};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use crate::error::{Error, Kind, Result};
 
-static MIGRATIONS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/migrations");
+/// The migrations in their order: the first one leads to schema 1.
+const MIGRATIONS: [&str; 5] = [
+    include_str!("../../migrations/01-ledger/up.sql"),
+    include_str!("../../migrations/02-cgroup/up.sql"),
+    include_str!("../../migrations/03-views/up.sql"),
+    include_str!("../../migrations/04-ledger/up.sql"),
+    include_str!("../../migrations/05-keeper/up.sql"),
+];
 
 /// The last migration that older programs cannot work with, and the first release that contains it.
 const COMPATIBLE: (i64, &str) = (3, "0.1.0");
@@ -56,7 +63,7 @@ impl Schema {
 
     /// Returns the schema of a new ledger: that of all migrations.
     pub(crate) fn latest() -> Self {
-        Self(i64::try_from(MIGRATIONS.dirs().count()).unwrap_or(i64::MAX))
+        Self(i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX))
     }
 
     pub(super) fn number(self) -> i64 {
@@ -142,17 +149,7 @@ fn is_version(text: &str) -> bool {
 /// Returns every schema that exists.
 #[cfg(test)]
 pub(super) fn all() -> impl Iterator<Item = Schema> {
-    migrations().into_iter().map(|(schema, _)| schema)
-}
-
-/// Returns the migrations in their order.
-fn migrations() -> Vec<(Schema, &'static str)> {
-    let mut folders: Vec<_> = MIGRATIONS.dirs().collect();
-    folders.sort_by_key(|folder| folder.path());
-    let sql = folders.iter().filter_map(|folder| {
-        folder.get_file(folder.path().join("up.sql")).and_then(include_dir::File::contents_utf8)
-    });
-    (1..).map(Schema).zip(sql).collect()
+    (1..=Schema::latest().0).map(Schema)
 }
 
 /// Applies the migrations that the ledger lacks. A crash leaves all of them or none.
@@ -166,9 +163,10 @@ pub(super) fn migrate_to(connection: &mut Connection, wanted: Schema) -> rusqlit
     let compatible = transaction.query_one("PRAGMA user_version", [], |row| row.get(0))?;
     let had = of(&transaction, compatible)?;
     // 2. The missing migrations.
-    let missing = |schema: Schema| had < schema && schema <= wanted;
-    for (_, sql) in migrations().iter().filter(|(schema, _)| missing(*schema)) {
-        transaction.execute_batch(sql)?;
+    for (schema, sql) in (1..).map(Schema).zip(MIGRATIONS) {
+        if had < schema && schema <= wanted {
+            transaction.execute_batch(sql)?;
+        }
     }
     // 3. Both numbers, unless a newer program has set them.
     if had < wanted {
@@ -186,14 +184,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_migrations_are_numbered_without_a_gap_and_each_has_its_sql() {
-        let migrations = migrations();
-        assert_eq!(migrations.len(), MIGRATIONS.dirs().count(), "one has no up.sql");
-        let mut folders: Vec<_> = MIGRATIONS.dirs().map(Dir::path).collect();
+    fn the_migrations_are_numbered_without_a_gap_and_each_is_embedded() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        let entries = std::fs::read_dir(root).expect("a folder");
+        let mut folders: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
         folders.sort();
-        for ((schema, _), folder) in migrations.iter().zip(folders) {
-            let name = folder.to_string_lossy();
-            assert_eq!(name.split('-').next(), Some(&*format!("{:02}", schema.0)), "{name}");
+        assert_eq!(folders.len(), MIGRATIONS.len());
+        for ((number, sql), folder) in (1..).zip(MIGRATIONS).zip(folders) {
+            let name = folder.file_name().expect("a name").to_string_lossy();
+            assert_eq!(name.split('-').next(), Some(&*format!("{number:02}")), "{name}");
+            assert_eq!(std::fs::read_to_string(folder.join("up.sql")).expect("SQL"), sql, "{name}");
         }
         assert!(Schema(COMPATIBLE.0) <= Schema::latest());
     }

@@ -1,12 +1,11 @@
 //! `prune`: deletes old history.
 
 use std::{
-    io::{IsTerminal, stderr},
-    time::Duration,
+    io::{IsTerminal, Write, stderr},
+    time::{Duration, Instant},
 };
 
 use clap::Args;
-use indicatif::ProgressBar;
 
 use crate::{
     context::Context,
@@ -15,6 +14,9 @@ use crate::{
     render::bytes,
     units,
 };
+
+/// Time between two updates of the progress line.
+const UPDATE: Duration = Duration::from_millis(100);
 
 /// Delete old history and free its disk space
 ///
@@ -31,13 +33,19 @@ pub(crate) struct PruneArgs {
 impl PruneArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
         let tracker = context.actor().open()?;
-        let bar = if stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        let on_terminal = stderr().is_terminal();
+        let mut shown = None::<Instant>;
         let result = tracker.prune(self.older_than, |progress| {
-            // The expected number does not include old instances.
-            bar.set_length(progress.expected.max(progress.rows));
-            bar.set_position(progress.rows);
+            if on_terminal && shown.is_none_or(|at| at.elapsed() >= UPDATE) {
+                shown = Some(Instant::now());
+                // The expected number does not include old instances.
+                let of = progress.expected.max(progress.rows);
+                let _ = write!(stderr(), "\r{}/{of} rows\x1b[K", progress.rows);
+            }
         });
-        bar.finish_and_clear();
+        if shown.is_some() {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
         let pruned = result?;
         let freed = bytes(Some(pruned.bytes));
         output::print_line(&format!(
