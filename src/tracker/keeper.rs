@@ -12,9 +12,10 @@
 use std::{collections::HashSet, process::ExitCode, sync::Arc, time::Duration};
 
 use super::{
-    end::run::{Found, Leave, MemberEnd, Tree, World, end_trees},
+    end::run::{Leave, MemberEnd, Tree, World, end_trees},
+    membership::process_info::ProcessInfo,
     runtime::{
-        keeper_end_log::{EndLogWriter, Fate, Logged, end_log_path},
+        keeper_end_log::{EndLogWriter, Fate, end_log_path},
         liveness::lock_prefix,
         tracked::{Root, Words},
     },
@@ -173,23 +174,23 @@ impl Keeper {
         for _ in 0..ROUNDS {
             let ends = end_trees(&world, vec![tree.clone()], &mut |_, found| {
                 for member in found {
-                    log.member(&as_logged(member));
+                    log.member(member);
                     logged.insert(member.identity);
                 }
                 vec![None; found.len()]
             });
             let members = || ends.iter().flat_map(|end| &end.members);
             // Once for each: in the next round it is gone.
-            for member in members().filter(|member| logged.remove(&member.identity)) {
+            for member in members().filter(|member| logged.remove(&member.info.identity)) {
                 let (outcome, status, died_after) =
                     (member.outcome, member.status, member.died_after);
-                log.fate(&member.identity, &Fate { outcome, status, died_after });
+                log.fate(&member.info.identity, &Fate { outcome, status, died_after });
             }
             while let Reaped::Dead(..) = reap_one() {}
             let stays =
                 |member: &&MemberEnd| matches!(member.outcome, Outcome::Survived | Outcome::Kept);
             let left: HashSet<Pid> =
-                members().filter(stays).map(|member| member.identity.pid).collect();
+                members().filter(stays).map(|member| member.info.identity.pid).collect();
             let own = self.own.pid;
             // With a host below, being below this process proves nothing.
             let is_done = !world.guards.is_empty()
@@ -245,9 +246,9 @@ impl Keeper {
     }
 
     /// Returns the program, while it is alive.
-    fn describe_root(&self, program: &Identity) -> Option<Logged> {
+    fn describe_root(&self, program: &Identity) -> Option<ProcessInfo> {
         let stat = self.proc.stat(program.pid).ok()??;
-        Some(Logged {
+        Some(ProcessInfo {
             identity: *program,
             evidence: Evidence::Root,
             uid: self.proc.uid(program.pid).ok()??,
@@ -256,20 +257,6 @@ impl Keeper {
             cpu: cpu_time(&stat),
             // Its row has the command.
             command: Vec::new(),
-            fate: None,
         })
-    }
-}
-
-fn as_logged(member: &Found<'_>) -> Logged {
-    Logged {
-        identity: member.identity,
-        evidence: member.evidence,
-        uid: member.uid,
-        age: member.age,
-        rss: member.rss,
-        cpu: member.cpu,
-        command: member.command.to_vec(),
-        fate: None,
     }
 }

@@ -4,20 +4,23 @@ use std::time::{Duration, Instant};
 
 use super::{
     run::{MemberEnd, Suspected, TreeEnd},
-    spared::kept_member,
+    spared::kept,
 };
 use crate::{
     error::Result,
     model::{
-        Because, Containment, End, EndReason, Ending, ExitStatus, InstanceId, LeakKind, Limits,
-        Millis, NewLeak, NewProcess, Origin, Outcome, PassRecord, ProcessId, ProcessRecord, Report,
-        Settled, Suspect, TaskId, Verdict, state::State, task_text,
+        Because, End, EndReason, Ending, ExitStatus, LeakKind, Millis, NewLeak, NewProcess,
+        Outcome, PassRecord, ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId, Verdict,
+        task_text,
     },
     policy::membership::Evidence,
     store::Store,
-    tracker::runtime::{
-        shared::{Shared, lock},
-        tracked::Root,
+    tracker::{
+        membership::process_info::ProcessInfo,
+        runtime::{
+            shared::{Shared, lock},
+            tracked::Root,
+        },
     },
 };
 
@@ -34,51 +37,16 @@ pub(in crate::tracker) struct Cause {
     pub(in crate::tracker) rule: String,
 }
 
-/// Returns the row of a member that was found below a root, claimed by `owner` from the start.
-pub(in crate::tracker) fn descendant(
-    owner: InstanceId,
-    root: &Root,
-    member: &super::run::Found<'_>,
-) -> NewProcess {
-    NewProcess {
-        task: root.task.clone(),
-        owner,
-        root: Some(root.row),
-        origin: Origin::Descendant,
-        token: None,
-        identity: member.identity,
-        session: None,
-        cgroup: None,
-        containment: Containment::None,
-        keeper: None,
-        command: member.command.to_vec(),
-        cwd: None,
-        uid: member.uid,
-        limits: Limits {
-            max_runtime: None,
-            max_rss: None,
-            survive: false,
-            grace: root.limits.grace,
-        },
-        started_at: Millis::now().minus(member.age),
-        peak_rss: Some(member.rss),
-        cpu: Some(member.cpu),
-        evidence: Some(member.evidence.to_string()),
-        state: State::Ending,
-        allow_survivor: false,
-    }
-}
-
 impl Shared {
     /// Records members that an end has found, before they are signalled. Where the ledger cannot be written, they are ended
     /// regardless, and have no row.
     pub(in crate::tracker) fn record_found(
         &self,
         root: &Root,
-        found: &[super::run::Found<'_>],
+        found: &[&ProcessInfo],
     ) -> Vec<Option<ProcessId>> {
         let rows: Vec<NewProcess> =
-            found.iter().map(|member| descendant(self.instance, root, member)).collect();
+            found.iter().map(|member| member.new_row(self.instance, root)).collect();
         match self.store.admit_found(&self.place(), &rows) {
             Ok(rows) => rows.into_iter().map(Result::ok).collect(),
             Err(error) => {
@@ -169,7 +137,7 @@ impl Shared {
             if let Some(why) = &member.kept {
                 if member.outcome == Outcome::Kept {
                     let kind = cause.leak.unwrap_or(LeakKind::Stray);
-                    settled.push(kept_member(self.instance, &root, kind, &member, why));
+                    settled.push(kept(self.instance, &root, kind, (member.row, &member.info), why));
                     report.endings.push(ending(why.clone(), &root, member));
                     continue;
                 }
@@ -323,10 +291,10 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
     let leak = cause.leak.filter(|_| was_ended(member)).map(|kind| NewLeak {
         kind,
         rule: rule_of(cause, member).to_owned(),
-        evidence: member.evidence.to_string(),
+        evidence: member.info.evidence.to_string(),
         found_at: now,
-        age: member.age,
-        rss: Some(member.rss),
+        age: member.info.age,
+        rss: Some(member.info.rss),
         outcome: member.outcome,
         died_after: member.died_after,
     });
@@ -337,7 +305,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
 fn because(cause: &Cause, member: &MemberEnd) -> Option<Because> {
     was_ended(member).then(|| Because {
         rule: rule_of(cause, member).to_owned(),
-        evidence: member.evidence.to_string(),
+        evidence: member.info.evidence.to_string(),
     })
 }
 
@@ -363,10 +331,10 @@ fn reason(cause: &Cause, member: &MemberEnd, status: ExitStatus) -> EndReason {
 fn ending(rule: String, root: &Root, member: MemberEnd) -> Ending {
     Ending {
         task_id: root.task.clone(),
-        pid: member.identity.pid,
-        command: member.command,
+        pid: member.info.identity.pid,
         rule,
-        evidence: member.evidence.to_string(),
+        evidence: member.info.evidence.to_string(),
+        command: member.info.command,
         outcome: member.outcome,
         died_after_ms: member
             .died_after
@@ -427,7 +395,7 @@ fn log_survivor(root: &Root, member: &MemberEnd) {
     if member.outcome == Outcome::Survived {
         tracing::error!(
             "process {} for task {} could not be ended: {}",
-            member.identity.pid,
+            member.info.identity.pid,
             task_text(root.task.as_ref()),
             member.obstacle.as_deref().unwrap_or("it is still running"),
         );

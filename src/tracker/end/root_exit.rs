@@ -11,9 +11,9 @@ use std::{
 
 use super::{
     exit_statuses::Waiting,
-    outcome::{Cause, descendant, suspects_of},
-    run::{Leave, Stray, Tree, end_trees, strays},
-    spared::{kept_stray, leave_of},
+    outcome::{Cause, suspects_of},
+    run::{Leave, Seen, Tree, end_trees, strays},
+    spared::{kept, leave_of},
 };
 use crate::{
     error::Result,
@@ -212,7 +212,8 @@ impl Shared {
             mine.push(*dead);
             known.push(*status);
             seen.push(tree);
-            found.push(left.strays);
+            let strays = left.members.into_iter().filter(|member| !member.is_root);
+            found.push(strays.collect::<Vec<_>>());
         }
         let mut trees = seen;
         let ends = (mine.iter().zip(&known)).zip(trees.iter_mut().zip(&found));
@@ -221,13 +222,13 @@ impl Shared {
             end: self.own_end(entry, *status),
             kept: self.set_apart(tree, strays),
             strays: new_strays(strays)
-                .map(|stray| descendant(self.instance, &tree.root, &stray.as_found()))
+                .map(|stray| stray.info.new_row(self.instance, &tree.root))
                 .collect(),
         });
         let ends = ends.collect();
         for (tree, strays) in trees.iter_mut().zip(&found) {
             // Until their rows are known, they have no row ID of their own.
-            let new = new_strays(strays).map(|stray| (ProcessId::UNRECORDED, stray.identity));
+            let new = new_strays(strays).map(|stray| (ProcessId::UNRECORDED, stray.info.identity));
             tree.recorded.extend(new);
         }
         Ok(Found { mine, statuses: known, trees, ends, hiding })
@@ -243,13 +244,14 @@ impl Shared {
     }
 
     /// Removes from the tree what is left running on purpose; and, where everything is left, what has already exited.
-    fn set_apart(&self, tree: &mut Tree, strays: &[Stray]) -> Vec<Settled> {
+    fn set_apart(&self, tree: &mut Tree, strays: &[Seen]) -> Vec<Settled> {
         let mut apart = Vec::new();
         for stray in strays {
             match (&stray.kept, stray.row) {
                 (Some(why), _) if stray.alive => {
-                    tree.leave.before.push(stray.identity);
-                    apart.push(kept_stray(self.instance, &tree.root, stray, why));
+                    tree.leave.before.push(stray.info.identity);
+                    let found = (stray.row, &stray.info);
+                    apart.push(kept(self.instance, &tree.root, LeakKind::Stray, found, why));
                 }
                 (_, Some(row)) if tree.leave.all && !stray.alive => apart.push(gone(row)),
                 _ => continue,
@@ -442,7 +444,7 @@ pub(in crate::tracker) fn stray() -> Cause {
 }
 
 /// Strays that are to be ended and have no row yet.
-fn new_strays(strays: &[Stray]) -> impl Iterator<Item = &Stray> {
+fn new_strays(strays: &[Seen]) -> impl Iterator<Item = &Seen> {
     strays.iter().filter(|stray| stray.alive && stray.kept.is_none() && stray.row.is_none())
 }
 

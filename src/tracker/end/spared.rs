@@ -5,10 +5,7 @@
 //! A process that was left once is left for good: a later attempt on the same tree, by any instance and with any set of names,
 //! reads these rows first.
 
-use super::{
-    outcome::descendant,
-    run::{Found, Leave, MemberEnd, Stray},
-};
+use super::run::Leave;
 use crate::{
     error::{Error, Result},
     identity::Identity,
@@ -16,9 +13,9 @@ use crate::{
         Because, End, EndReason, ExitStatus, InstanceId, LeakKind, Millis, NewLeak, NewProcess,
         Outcome, ProcessId, ProcessRecord, Settled, Verdict, state::State, task_text,
     },
-    policy::membership::Evidence,
     tracker::{
         builder::Builder,
+        membership::process_info::ProcessInfo,
         runtime::{
             shared::Shared,
             tracked::{Entry, Root},
@@ -26,67 +23,41 @@ use crate::{
     },
 };
 
-/// A process that is left running, and why.
-struct Left<'a> {
-    row: Option<ProcessId>,
-    found: Found<'a>,
-    evidence: Evidence,
-    why: &'a str,
-}
-
-/// Returns what to write for a member that was left running.
-pub(in crate::tracker) fn kept_member(
+/// Returns what to write for a member that is left running. `row`: its own, where it has one.
+pub(in crate::tracker) fn kept(
     by: InstanceId,
     root: &Root,
     kind: LeakKind,
-    member: &MemberEnd,
+    (row, info): (Option<ProcessId>, &ProcessInfo),
     why: &str,
 ) -> Settled {
-    let (row, evidence) = (member.row, member.evidence);
-    settle(by, root, kind, &Left { row, found: member.as_found(), evidence, why })
-}
-
-/// Returns what to write for a stray that was left running after its root had ended by itself.
-pub(in crate::tracker) fn kept_stray(
-    by: InstanceId,
-    root: &Root,
-    stray: &Stray,
-    why: &str,
-) -> Settled {
-    let (row, evidence) = (stray.row, stray.evidence);
-    settle(by, root, LeakKind::Stray, &Left { row, found: stray.as_found(), evidence, why })
-}
-
-fn settle(by: InstanceId, root: &Root, kind: LeakKind, left: &Left<'_>) -> Settled {
     tracing::info!(
-        "process {} of task {} is left running: {}",
-        left.found.identity.pid,
+        "process {} of task {} is left running: {why}",
+        info.identity.pid,
         task_text(root.task.as_ref()),
-        left.why
     );
     let now = Millis::now();
-    let new = left.row.is_none().then(|| {
-        let new = descendant(by, root, &left.found);
-        Box::new(NewProcess { state: State::Running, ..new })
-    });
-    let evidence = left.evidence.to_string();
+    let new = row
+        .is_none()
+        .then(|| Box::new(NewProcess { state: State::Running, ..info.new_row(by, root) }));
+    let evidence = info.evidence.to_string();
     let end = End {
         reason: EndReason::Released,
         status: ExitStatus::Unobserved,
         at: now,
         error: None,
-        because: Some(Because { rule: left.why.to_owned(), evidence: evidence.clone() }),
+        because: Some(Because { rule: why.to_owned(), evidence: evidence.clone() }),
     };
     Settled {
-        process: left.row.unwrap_or(ProcessId::UNRECORDED),
+        process: row.unwrap_or(ProcessId::UNRECORDED),
         verdict: Verdict::Kept(new, end),
         leak: Some(NewLeak {
             kind,
-            rule: left.why.to_owned(),
+            rule: why.to_owned(),
             evidence,
             found_at: now,
-            age: left.found.age,
-            rss: Some(left.found.rss),
+            age: info.age,
+            rss: Some(info.rss),
             outcome: Outcome::Kept,
             died_after: None,
         }),

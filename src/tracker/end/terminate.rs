@@ -13,7 +13,7 @@ use super::{
     claims::CLAIM_PAUSE,
     outcome::Cause,
     root_exit::tree_of,
-    run::{Found, Leave, Tree, World, end_trees, end_trees_unless},
+    run::{Leave, Tree, World, end_trees, end_trees_unless},
     spared::leave_of,
 };
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     store::{Below, TakeOver},
     tracker::{
         Tracker,
+        membership::process_info::ProcessInfo,
         runtime::{
             shared::Shared,
             tracked::{Entry, Root},
@@ -222,7 +223,7 @@ impl Shared {
                 return settled.collect();
             }
         };
-        let recorder = &mut |root: &Root, found: &[Found<'_>]| self.record_found(root, found);
+        let recorder = &mut |root: &Root, found: &[&ProcessInfo]| self.record_found(root, found);
         let mut ends = end_trees_unless(&world, trees, recorder, interrupt);
         logs.complete(&mut ends);
         self.conclude_each(cause_of, ends, report)

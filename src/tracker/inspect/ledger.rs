@@ -391,13 +391,14 @@ fn plan_tree(
             Some(why) => (why.as_str(), Outcome::Kept),
             None => (orphan_rule(dead.replaced), Outcome::Term),
         };
-        let command = if member.command.is_empty() { root.command.clone() } else { member.command };
+        let info = member.info;
+        let command = if info.command.is_empty() { root.command.clone() } else { info.command };
         report.endings.push(Ending {
             task_id: root.task.clone(),
-            pid: member.pid,
+            pid: info.identity.pid,
             command,
             rule: rule.to_owned(),
-            evidence: member.evidence.to_string(),
+            evidence: info.evidence.to_string(),
             outcome,
             died_after_ms: None,
             obstacle: (root.state == State::Survived).then(|| root.last_error.clone()).flatten(),
@@ -424,16 +425,17 @@ fn plan_sweep(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Re
         let Some(root) = search.tree(&found)? else { continue };
         let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
         let seen = preview(world, tree)?;
-        let members = seen.members.into_iter().filter(|member| !planned.contains(&member.pid));
+        let members =
+            seen.members.into_iter().filter(|member| !planned.contains(&member.info.identity.pid));
         for member in members {
             report.checked += 1;
             let outcome = if member.kept.is_some() { Outcome::Kept } else { Outcome::Term };
             report.endings.push(Ending {
                 task_id: None,
-                pid: member.pid,
-                command: member.command,
+                pid: member.info.identity.pid,
+                command: member.info.command,
                 rule: member.kept.unwrap_or_else(|| rule.clone()),
-                evidence: member.evidence.to_string(),
+                evidence: member.info.evidence.to_string(),
                 outcome,
                 died_after_ms: None,
                 obstacle: None,

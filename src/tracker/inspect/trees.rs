@@ -33,11 +33,11 @@ use crate::{
     },
     tracker::{
         Ledger,
-        end::{
-            outcome::SUSPECTS,
-            run::{command_of, list_leaf},
+        end::{outcome::SUSPECTS, run::list_leaf},
+        membership::{
+            process_info::command_of,
+            recorded_keeper::{recorded_keeper, verified},
         },
-        membership::recorded_keeper::{recorded_keeper, verified},
         runtime::tracked::may_record_arguments,
     },
 };

@@ -17,8 +17,8 @@ use super::health::{SURVIVED, seen_alive};
 use crate::{
     identity::Pid,
     model::{
-        CPU_STEP, Containment, EndReason, Limits, Millis, NewProcess, Origin, ProcessId,
-        ProcessRecord, Report, Sighting, state::State,
+        CPU_STEP, EndReason, Limits, NewProcess, ProcessId, ProcessRecord, Report, Sighting,
+        state::State,
     },
     policy::{
         limits::ran_too_long,
@@ -27,15 +27,15 @@ use crate::{
     },
     sys::{
         Pinned, Probe,
-        procfs::{age, cpu_time},
+        procfs::cpu_time,
         snapshot::{Snapshot, Stat},
     },
     tracker::{
-        end::{
-            outcome::Cause,
-            run::{command_of, protected},
+        end::{outcome::Cause, run::protected},
+        membership::{
+            evidence::pin,
+            process_info::{ProcessInfo, command_of},
         },
-        membership::evidence::pin,
         runtime::{shared::Shared, tracked::Entry},
     },
 };
@@ -282,31 +282,16 @@ impl Shared {
         let tree = self.root_of(root);
         let pinned = pin(&self.proc, self.place(), snapshot, seen, &tree, evidence, |_| true);
         let pinned = pinned.ok().flatten()?;
-        let uid = pinned.uid(&self.proc).ok().flatten().unwrap_or(root.uid);
-        if !self.observer.may_touch(uid) {
+        let mut info = ProcessInfo::observed(&self.proc, &pinned, &tree, evidence);
+        if !self.observer.may_touch(info.uid) {
             return None;
         }
+        info.command = command_of(&self.proc, seen.pid, tree.arguments);
         Some(NewProcess {
-            task: root.task.clone(),
-            owner: self.instance,
-            root: Some(root.id),
-            origin: Origin::Descendant,
-            token: None,
-            identity: pinned.identity,
-            session: None,
-            cgroup: None,
-            containment: Containment::None,
-            keeper: None,
-            command: command_of(&self.proc, seen.pid, tree.arguments),
-            cwd: None,
-            uid,
             limits: Limits { max_runtime: None, max_rss: None, ..root.limits },
-            started_at: Millis::now().minus(age(seen.start_tick)),
-            peak_rss: Some(seen.rss_bytes),
-            cpu: Some(cpu_time(seen)),
-            evidence: Some(evidence.to_string()),
             state: State::Running,
             allow_survivor: true,
+            ..info.new_row(self.instance, &tree)
         })
     }
 }

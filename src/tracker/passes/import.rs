@@ -13,7 +13,9 @@ use crate::{
     model::{EndReason, LeakKind, Millis, Origin, Report, Suspect},
     policy::name_match::Judgement,
     sys::procfs::age,
-    tracker::{Tracker, end::outcome::Cause, runtime::shared::Shared},
+    tracker::{
+        Tracker, end::outcome::Cause, membership::process_info::command_of, runtime::shared::Shared,
+    },
 };
 
 /// The file's times are in whole seconds, and are written after the start.
@@ -134,7 +136,7 @@ enum Verdict {
 
 fn judge(search: &Search<'_>, entry: &LegacyEntry) -> Result<Verdict> {
     let Some(stat) = search.proc.stat(entry.pid)? else { return Ok(Verdict::Gone) };
-    let command = crate::tracker::end::run::command_of(search.proc, entry.pid, true);
+    let command = command_of(search.proc, entry.pid, true);
     let started = Millis::now().minus(age(stat.start_tick));
     if started.since(entry.start_time).max(entry.start_time.since(started)) > START_TOLERANCE {
         let why = format!(

@@ -20,8 +20,8 @@ use uuid::Uuid;
 use crate::{
     error::Result,
     model::{
-        Because, Containment, End, ExitStatus, LeakKind, Limits, Millis, NewLeak, NewProcess,
-        Origin, Outcome, ProcessId, ProcessRecord, Report, Settled, Verdict, state::State,
+        Because, Containment, End, ExitStatus, LeakKind, Millis, NewLeak, NewProcess, Outcome,
+        ProcessId, ProcessRecord, Report, Settled, Verdict,
     },
     sys::{Pinned, Signal},
     tracker::{
@@ -29,7 +29,7 @@ use crate::{
             root_exit::stray,
             run::{MemberEnd, TreeEnd},
         },
-        membership::recorded_keeper::verified,
+        membership::{process_info::ProcessInfo, recorded_keeper::verified},
         runtime::{
             keeper_end_log::{
                 EndLog, Fate, Logged, end_log_path, read_end_log, remove_end_log, token_of_end_log,
@@ -161,12 +161,12 @@ impl Shared {
     ) -> Vec<ProcessRecord> {
         let root_of = Root { arguments: true, ..Root::from(root) };
         let is_new = |member: &&Logged| {
-            let known = claimed.iter().any(|row| row.identity == member.identity);
+            let known = claimed.iter().any(|row| row.identity == member.info.identity);
             let gone = member.fate.is_some_and(|fate| fate.outcome == Outcome::Gone);
-            !known && !gone && self.observer.may_touch(member.uid)
+            !known && !gone && self.observer.may_touch(member.info.uid)
         };
         let new = log.members.iter().filter(is_new);
-        let new: Vec<NewProcess> = new.map(|it| self.logged_row(&root_of, log, it)).collect();
+        let new: Vec<NewProcess> = new.map(|it| self.logged_row(&root_of, log, &it.info)).collect();
         if new.is_empty() {
             return Vec::new();
         }
@@ -180,34 +180,9 @@ impl Shared {
         })
     }
 
-    fn logged_row(&self, root: &Root, log: &EndLog, member: &Logged) -> NewProcess {
-        NewProcess {
-            task: root.task.clone(),
-            owner: self.instance,
-            root: Some(root.row),
-            origin: Origin::Descendant,
-            token: None,
-            identity: member.identity,
-            session: None,
-            cgroup: None,
-            containment: Containment::None,
-            keeper: None,
-            command: member.command.clone(),
-            cwd: None,
-            uid: member.uid,
-            limits: Limits {
-                max_runtime: None,
-                max_rss: None,
-                survive: false,
-                grace: root.limits.grace,
-            },
-            started_at: log.began.minus(member.age),
-            peak_rss: Some(member.rss),
-            cpu: Some(member.cpu),
-            evidence: Some(member.evidence.to_string()),
-            state: State::Ending,
-            allow_survivor: false,
-        }
+    fn logged_row(&self, root: &Root, log: &EndLog, member: &ProcessInfo) -> NewProcess {
+        let started_at = log.began.minus(member.age);
+        NewProcess { started_at, ..member.new_row(self.instance, root) }
     }
 
     /// Returns whether the keeper of a row, whose host is dead, is still at work, or has left a record that has not been read
@@ -259,12 +234,13 @@ impl Shared {
         let settled: Vec<Settled> = (log.members.iter())
             .filter_map(|member| {
                 let fate = member.fate.filter(|fate| fate.outcome != Outcome::Gone)?;
-                if fate.outcome == Outcome::Survived || member.identity == root.identity {
+                if fate.outcome == Outcome::Survived || member.info.identity == root.identity {
                     return None;
                 }
                 let rule = format!("{}, and its keeper ended it", cause.rule);
                 let at = ended_at(&log, &fate);
-                let because = Because { rule: rule.clone(), evidence: member.evidence.to_string() };
+                let because =
+                    Because { rule: rule.clone(), evidence: member.info.evidence.to_string() };
                 let end = End {
                     reason: cause.reason,
                     status: fate.status,
@@ -275,14 +251,14 @@ impl Shared {
                 let leak = NewLeak {
                     kind: LeakKind::Stray,
                     rule,
-                    evidence: member.evidence.to_string(),
+                    evidence: member.info.evidence.to_string(),
                     found_at: at,
-                    age: member.age,
-                    rss: Some(member.rss),
+                    age: member.info.age,
+                    rss: Some(member.info.rss),
                     outcome: fate.outcome,
                     died_after: fate.died_after,
                 };
-                let new = Box::new(self.logged_row(root, &log, member));
+                let new = Box::new(self.logged_row(root, &log, &member.info));
                 Some(Settled {
                     process: ProcessId::UNRECORDED,
                     verdict: Verdict::Found(new, end),
@@ -313,11 +289,11 @@ fn complete(log: &EndLog, member: &mut MemberEnd) {
     if member.is_root && log.root_status.is_some() {
         member.status = known(member.status, log.root_status);
     }
-    let Some(logged) = log.member(&member.identity) else { return };
-    let Logged { evidence, age, rss, cpu, .. } = *logged;
-    (member.evidence, member.age, member.rss, member.cpu) = (evidence, age, rss, cpu);
-    if member.command.is_empty() {
-        member.command.clone_from(&logged.command);
+    let Some(logged) = log.member(&member.info.identity) else { return };
+    let command = std::mem::take(&mut member.info.command);
+    member.info = logged.info.clone();
+    if !command.is_empty() {
+        member.info.command = command;
     }
     let Some(fate) = logged.fate else {
         member.at = Some(log.began);

@@ -31,7 +31,8 @@ use crate::{
         snapshot::{Snapshot, Stat},
     },
     tracker::{
-        end::{outcome::Cause, run::command_of},
+        end::outcome::Cause,
+        membership::process_info::command_of,
         runtime::{shared::Shared, tracked::Root},
     },
 };

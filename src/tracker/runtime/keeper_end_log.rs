@@ -33,6 +33,7 @@ use crate::{
     model::{ExitStatus, Millis, Outcome},
     policy::membership::Evidence,
     sys::keeper::protocol::{put, put_number, take_bytes, take_number, take_text},
+    tracker::membership::process_info::ProcessInfo,
 };
 
 /// Version of the format. A file of another version is left alone.
@@ -46,13 +47,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// A member of a tree that a keeper has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Logged {
-    pub(crate) identity: Identity,
-    pub(crate) evidence: Evidence,
-    pub(crate) uid: u32,
-    pub(crate) age: Duration,
-    pub(crate) rss: u64,
-    pub(crate) cpu: Duration,
-    pub(crate) command: Vec<String>,
+    pub(crate) info: ProcessInfo,
     /// `None` where the keeper was killed, or could not write, before the outcome was known.
     pub(crate) fate: Option<Fate>,
 }
@@ -79,7 +74,7 @@ pub(crate) struct EndLog {
 impl EndLog {
     /// Returns the entry of a process.
     pub(crate) fn member(&self, identity: &Identity) -> Option<&Logged> {
-        self.members.iter().find(|member| member.identity == *identity)
+        self.members.iter().find(|member| member.info.identity == *identity)
     }
 }
 
@@ -129,7 +124,7 @@ impl EndLogWriter {
     }
 
     /// Lists a member, before it is signalled.
-    pub(crate) fn member(&mut self, member: &Logged) {
+    pub(crate) fn member(&mut self, member: &ProcessInfo) {
         self.append(MEMBER, |body| {
             put_identity(body, &member.identity);
             let (code, pid) = member.evidence.code();
@@ -281,7 +276,7 @@ fn take_entry(body: &mut &[u8], place: Place, log: &mut EndLog) -> Option<()> {
             let identity = take_identity(body, place)?;
             let outcome = Outcome::parse(take_text(body)?.to_str()?)?;
             let (status, died_after) = (take_status(body)?, take_optional(body, take_span)?);
-            let member = log.members.iter_mut().find(|member| member.identity == identity)?;
+            let member = log.members.iter_mut().find(|member| member.info.identity == identity)?;
             member.fate = Some(Fate { outcome, status, died_after });
         }
         _ => return None,
@@ -299,7 +294,8 @@ fn take_member(body: &mut &[u8], place: Place) -> Option<Logged> {
     while !body.is_empty() {
         command.push(take_text(body)?.into_string().ok()?);
     }
-    Some(Logged { identity, evidence, uid, age, rss, cpu, command, fate: None })
+    let info = ProcessInfo { identity, evidence, command, rss, cpu, age, uid };
+    Some(Logged { info, fate: None })
 }
 
 fn put_identity(body: &mut Vec<u8>, identity: &Identity) {
@@ -399,7 +395,7 @@ mod tests {
 
     fn logged(pid: i64, evidence: Evidence) -> Logged {
         let pid = Pid::new(pid).expect("a pid");
-        Logged {
+        let info = ProcessInfo {
             identity: Identity { place: place(), pid, start_tick: 99, pidfd_inode: Some(5) },
             evidence,
             uid: 1000,
@@ -407,8 +403,8 @@ mod tests {
             rss: 4096,
             cpu: Duration::from_millis(20),
             command: vec!["sh".into(), "-c".into(), "ünïcode \n".into()],
-            fate: None,
-        }
+        };
+        Logged { info, fate: None }
     }
 
     /// Returns a file with two members; the outcome of the first one is known.
@@ -416,15 +412,15 @@ mod tests {
         let path = end_log_path(&folder.join("ledger.db"), TOKEN);
         let mut writer = EndLogWriter::create(&path, TOKEN, Millis(42), None);
         let mut first = logged(10, Evidence::Root);
-        let second = logged(11, Evidence::ChildOf(first.identity.pid));
-        writer.member(&first);
-        writer.member(&second);
+        let second = logged(11, Evidence::ChildOf(first.info.identity.pid));
+        writer.member(&first.info);
+        writer.member(&second.info);
         let fate = Fate {
             outcome: Outcome::Kill,
             status: ExitStatus::Signaled(9),
             died_after: Some(Duration::from_millis(7)),
         };
-        writer.fate(&first.identity, &fate);
+        writer.fate(&first.info.identity, &fate);
         first.fate = Some(fate);
         (path, EndLog { began: Millis(42), root_status: None, members: vec![first, second] })
     }
@@ -507,7 +503,7 @@ mod tests {
             bytes.extend(noise);
             if let Some(read) = parse(&bytes, TOKEN, place()) {
                 for member in read.members {
-                    prop_assert!(log.members.iter().any(|known| known.identity == member.identity));
+                    prop_assert!(log.members.iter().any(|known| known.info.identity == member.info.identity));
                 }
             }
         }

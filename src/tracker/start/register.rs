@@ -9,6 +9,7 @@ use crate::{
     sys::Pinned,
     tracker::{
         Tracker,
+        membership::process_info::command_of,
         runtime::{
             shared::Shared,
             tracked::{Hold, Root},
@@ -157,11 +158,7 @@ fn describe(shared: &Shared, task: TaskId, pinned: &Pinned) -> Result<NewProcess
         cgroup: None,
         containment: Containment::None,
         keeper: None,
-        command: crate::tracker::end::run::command_of(
-            &shared.proc,
-            pid,
-            shared.options.record_arguments,
-        ),
+        command: command_of(&shared.proc, pid, shared.options.record_arguments),
         cwd: None,
         uid,
         limits: shared.limits(),

@@ -2,22 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    state::World,
-    survival_reason::obstacle,
-    tree_outcome::{Found, MemberEnd},
-};
+use super::{survival_reason::obstacle, tree_outcome::MemberEnd};
 use crate::{
     error::Error,
-    identity::{Identity, Pid},
+    identity::Pid,
     model::{ExitStatus, Outcome, ProcessId},
-    policy::membership::Evidence,
-    redact::mask_command,
-    sys::{
-        PidFd, Pinned, Proc, Signal,
-        procfs::{age, cpu_time},
-        snapshot::Snapshot,
-    },
+    sys::{PidFd, Pinned, Proc, Signal, snapshot::Snapshot},
+    tracker::membership::process_info::ProcessInfo,
 };
 
 /// A pinned process that belongs to a tree.
@@ -26,13 +17,7 @@ use crate::{
 pub(super) struct Member {
     pub(super) row: Option<ProcessId>,
     pub(super) is_root: bool,
-    pub(super) identity: Identity,
-    pub(super) evidence: Evidence,
-    pub(super) command: Vec<String>,
-    pub(super) rss: u64,
-    pub(super) cpu: Duration,
-    pub(super) age: Duration,
-    pub(super) uid: u32,
+    pub(super) info: ProcessInfo,
     /// `cgroup.kill` of the task cgroup reaches it, whatever its uid.
     pub(super) in_leaf: bool,
     /// The last scan found it in the task cgroup.
@@ -51,16 +36,27 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn found(&self) -> Found<'_> {
-        Found {
-            identity: self.identity,
-            command: &self.command,
-            evidence: self.evidence,
-            rss: self.rss,
-            cpu: self.cpu,
-            age: self.age,
-            uid: self.uid,
+    /// Returns a member that has got no signal yet.
+    pub(super) fn new(info: ProcessInfo, pinned: Option<Pinned>) -> Self {
+        Self {
+            row: None,
+            is_root: false,
+            info,
+            in_leaf: false,
+            is_listed: false,
+            pinned,
+            dead: false,
+            watched: false,
+            signalled: None,
+            killed: false,
+            died_after: None,
+            refused: None,
+            kept: None,
         }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.info.identity.pid
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -113,50 +109,6 @@ impl Member {
     }
 }
 
-/// Returns a member with what `/proc` shows of it.
-pub(super) fn describe(
-    world: &World<'_>,
-    identity: Identity,
-    evidence: Evidence,
-    pinned: Option<Pinned>,
-    command: impl FnOnce(Pid) -> Vec<String>,
-) -> Member {
-    let stat = pinned.as_ref().map(|pinned| &pinned.stat);
-    Member {
-        row: None,
-        is_root: false,
-        identity,
-        evidence,
-        command: pinned.as_ref().map_or_else(Vec::new, |pinned| command(pinned.pid())),
-        rss: stat.map_or(0, |stat| stat.rss_bytes),
-        cpu: stat.map_or(Duration::ZERO, cpu_time),
-        age: stat.map_or(Duration::ZERO, |stat| age(stat.start_tick)),
-        uid: pinned
-            .as_ref()
-            .and_then(|pinned| pinned.uid(world.proc).ok().flatten())
-            .unwrap_or(u32::MAX),
-        in_leaf: false,
-        is_listed: false,
-        pinned,
-        dead: false,
-        watched: false,
-        signalled: None,
-        killed: false,
-        died_after: None,
-        refused: None,
-        kept: None,
-    }
-}
-
-/// Returns the program, and its arguments where they may be recorded, with secrets masked; a zombie or a kernel thread has
-/// none.
-pub(in crate::tracker) fn command_of(proc: &Proc, pid: Pid, arguments: bool) -> Vec<String> {
-    let command = proc.command(pid).ok().flatten().unwrap_or_default();
-    let recorded = if arguments { command.len() } else { 1 };
-    let text = |argument: &Vec<u8>| String::from_utf8_lossy(argument).into_owned();
-    mask_command(&command.iter().take(recorded).map(text).collect::<Vec<_>>())
-}
-
 pub(super) fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> MemberEnd {
     if member.kept.is_some() {
         member.look();
@@ -177,18 +129,12 @@ pub(super) fn conclude(proc: &Proc, mut member: Member, snapshot: &Snapshot) -> 
     MemberEnd {
         row: member.row,
         is_root: member.is_root,
-        identity: member.identity,
-        evidence: member.evidence,
-        rss: member.rss,
-        cpu: member.cpu,
-        age: member.age,
+        info: member.info,
         outcome,
         status,
         own_child: member.pinned.filter(|_| own.is_some()).map(Pinned::into_fd),
         died_after: member.died_after,
         obstacle,
-        command: member.command,
-        uid: member.uid,
         kept: member.kept,
         rule: None,
         at: None,

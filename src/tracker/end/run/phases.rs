@@ -18,14 +18,14 @@ use super::{
     state::{TokenCache, Tree, Work, World, suspected},
     suspects,
     task_cgroup::kill_unseen,
-    tree_outcome::{Found, Left, Preview, Recorder, Seen, Stray, TreeEnd},
+    tree_outcome::{Preview, Recorder, Seen, TreeEnd},
     wait::Deaths,
 };
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
     sys::{fd_table::descriptor_limit, pidfd::timespec, snapshot::Snapshot},
-    tracker::runtime::tracked::Root,
+    tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
 /// The grace starts anew while members keep dying, but lasts no longer than this in all, unless a single grace is longer.
@@ -95,9 +95,9 @@ pub(in crate::tracker) fn end_trees_unless(
 
 /// Finds what dead roots left, without signalling it. Fails where `/proc` cannot be read, or where there is no descriptor to
 /// pin a process with: then it is unknown what they left.
-pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Left>> {
+pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Preview>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
-    let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
+    let mut recorder = |_: &Root, found: &[&ProcessInfo]| vec![None; found.len()];
     let mut run = Run::new(Cow::Borrowed(world), works, &mut recorder);
     let began = Instant::now();
     for looks in 0.. {
@@ -115,31 +115,17 @@ pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Ve
         // forked, is now found by other evidence. There is no later scan for a root that has ended.
         std::thread::sleep(FREEZE_PAUSE);
     }
-    suspects::find(world, &mut run.works, &run.last);
-    let below = |mut work: Work| {
-        let suspects = suspected(world, std::mem::take(&mut work.suspects), work.root.arguments);
-        let hides = work.hides();
-        let members = work.members.into_iter().filter(|member| !member.is_root);
-        Left { strays: members.map(Stray::from).collect(), hides, suspects }
-    };
-    Ok(run.works.into_iter().map(below).collect())
+    Ok(run.preview(false))
 }
 
 /// Returns the members that a tree has now, without signalling any. Fails where `/proc` cannot be read.
 pub(in crate::tracker) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview> {
-    let mut recorder = |_: &Root, found: &[Found<'_>]| vec![None; found.len()];
+    let mut recorder = |_: &Root, found: &[&ProcessInfo]| vec![None; found.len()];
     let mut run = Run::new(Cow::Borrowed(world), vec![Work::new(world, tree)], &mut recorder);
     let before = world.proc.last_given();
     run.try_look()?;
-    let mut preview = Preview { missed: run.is_open(before), ..Preview::default() };
-    suspects::find(world, &mut run.works, &run.last);
-    for work in run.works {
-        preview.hides |= work.hides();
-        preview.suspects.extend(suspected(world, work.suspects, work.root.arguments));
-        preview.members.extend(work.members.into_iter().map(Seen::from));
-        preview.unknown.extend(work.unknown.into_iter().map(|(_, error)| error));
-    }
-    Ok(preview)
+    let missed = run.is_open(before);
+    Ok(run.preview(missed).pop().unwrap_or_default())
 }
 
 /// Returns the number of descriptors for the trees that are ended together: half of what this process may still open. The rest
@@ -197,6 +183,20 @@ impl<'a, 'b> Run<'a, 'b> {
             last,
             unseen: None,
         }
+    }
+
+    /// Returns the trees as the last scan has shown them.
+    fn preview(mut self, missed: bool) -> Vec<Preview> {
+        suspects::find(&self.world, &mut self.works, &self.last);
+        let world = &self.world;
+        let preview = |work: Work| Preview {
+            missed,
+            hides: work.hides(),
+            suspects: suspected(world, work.suspects, work.root.arguments),
+            members: work.members.into_iter().map(Seen::from).collect(),
+            unknown: work.unknown.into_iter().map(|(_, error)| error).collect(),
+        };
+        self.works.into_iter().map(preview).collect()
     }
 
     fn end(mut self, interrupt: Option<&AtomicBool>) -> Vec<TreeEnd> {

@@ -40,7 +40,8 @@ mod tests {
         policy::membership::Evidence,
         sys::{Pinned, Proc, current_place, snapshot::Snapshot},
         tracker::{
-            end::run::{Leave, Tree, World, member::describe, state::Work},
+            end::run::{Leave, Tree, World, state::Work},
+            membership::process_info::ProcessInfo,
             runtime::tracked::{Root, Words},
         },
     };
@@ -90,14 +91,13 @@ mod tests {
         };
         let mut children: Vec<(Child, Pid)> = (0..3).map(|_| sleeper()).collect();
         let pin = |pid| Pinned::open(&proc, place, pid).expect("seen").expect("there");
-        let members: Vec<Member> = children
-            .iter()
-            .map(|&(_, pid)| pin(pid))
-            .map(|pinned| {
-                describe(&world, pinned.identity, Evidence::Session, Some(pinned), |_| Vec::new())
-            })
-            .collect();
-        let root = root(members[0].identity, observer.uid);
+        let pinned: Vec<Pinned> = children.iter().map(|&(_, pid)| pin(pid)).collect();
+        let root = root(pinned[0].identity, observer.uid);
+        let member = |pinned: Pinned| {
+            let info = ProcessInfo::observed(&proc, &pinned, &root, Evidence::Session);
+            Member::new(info, Some(pinned))
+        };
+        let members: Vec<Member> = pinned.into_iter().map(member).collect();
         let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
         let mut work = Work::new(&world, tree);
         work.members = members;

@@ -49,7 +49,7 @@ pub(super) fn release(works: &[Work], caught: Vec<Pinned>) {
         let is_ours = works.iter().any(|work| {
             let member = work.pids.get(&pinned.pid()).map(|&index| &work.members[index]);
             member.is_some_and(|member| {
-                member.kept.is_none() && member.identity.start_tick == pinned.stat.start_tick
+                member.kept.is_none() && member.info.identity.start_tick == pinned.stat.start_tick
             })
         });
         if !is_ours {
@@ -109,10 +109,10 @@ fn pinned_session(world: &World<'_>, work: &Work) -> Option<Pid> {
     work.root.session.filter(|session| {
         let is_in = |stat: &Stat| stat.session == session.get() || stat.group == session.get();
         work.members.iter().any(|member| {
-            let stat = world.proc.stat(member.identity.pid).ok().flatten();
+            let stat = world.proc.stat(member.pid()).ok().flatten();
             member.pinned.as_ref().is_some_and(Pinned::holds_its_number)
                 && stat.is_some_and(|stat| {
-                    stat.start_tick == member.identity.start_tick && is_in(&stat)
+                    stat.start_tick == member.info.identity.start_tick && is_in(&stat)
                 })
         })
     })

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     exemptions::take_left,
-    member::{Member, command_of, describe},
+    member::Member,
     state::{TokenCache, Work, World, not_ours},
     tree_outcome::Recorder,
 };
@@ -25,7 +25,10 @@ use crate::{
         snapshot::{Snapshot, Stat},
         unless_busy,
     },
-    tracker::membership::evidence::pin,
+    tracker::membership::{
+        evidence::pin,
+        process_info::{ProcessInfo, command_of},
+    },
 };
 
 /// Pause between two reads of a process that is calling exec.
@@ -108,7 +111,7 @@ fn leave(
 }
 
 fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {
-    let new: Vec<_> = tree.members[first..].iter().map(Member::found).collect();
+    let new: Vec<_> = tree.members[first..].iter().map(|member| &member.info).collect();
     if new.is_empty() {
         return;
     }
@@ -123,9 +126,9 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
     let mut view = TreeView { carriers, ..TreeView::default() };
     let mut anchored = false;
     for member in &tree.members {
-        let pid = member.identity.pid;
+        let pid = member.pid();
         let Some(stat) =
-            snapshot.get(pid).filter(|stat| stat.start_tick == member.identity.start_tick)
+            snapshot.get(pid).filter(|stat| stat.start_tick == member.info.identity.start_tick)
         else {
             continue;
         };
@@ -136,7 +139,7 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
         if member.is_root {
             view.root = Some(pid);
         } else {
-            view.known.push((pid, member.evidence));
+            view.known.push((pid, member.info.evidence));
         }
         anchored |=
             tree.root.session.is_some_and(|id| id.get() == stat.session || id.get() == stat.group);
@@ -271,9 +274,9 @@ fn add(
         tree.vanished |= !seen.is_zombie();
         return Ok(());
     };
-    let arguments = tree.root.arguments;
-    let command = |pid| command_of(world.proc, pid, arguments);
-    let mut member = describe(world, pinned.identity, evidence, Some(pinned), command);
+    let mut info = ProcessInfo::observed(world.proc, &pinned, &tree.root, evidence);
+    info.command = command_of(world.proc, pid, tree.root.arguments);
+    let mut member = Member::new(info, Some(pinned));
     if !world.may_try(pid) {
         // It belongs to the tree for certain, so it is reported as a survivor.
         member.refused = Some(not_ours(pid));

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     exemptions::Leave,
-    member::{Member, command_of, conclude, describe},
+    member::{Member, conclude},
     task_cgroup::open_leaf,
     tree_outcome::{Suspected, TreeEnd},
 };
@@ -21,7 +21,10 @@ use crate::{
     model::{Observer, Origin, ProcessId},
     policy::{membership::Evidence, suspects::Doubt},
     sys::{PidFd, Pinned, Probe, Proc, cgroup::Leaf, snapshot::Snapshot},
-    tracker::runtime::tracked::Root,
+    tracker::{
+        membership::process_info::{ProcessInfo, command_of},
+        runtime::tracked::Root,
+    },
 };
 
 /// Limit on kill rounds. Each kill is followed by another scan; only what a member in uninterruptible sleep starts later needs
@@ -209,26 +212,30 @@ impl Work {
         };
         let is_root = evidence == Evidence::Root;
         // The command of a root is recorded; reading each anew would take as long as requesting its end.
-        let command = |pid| match self.root.command.to_vec() {
-            recorded if is_root && !recorded.is_empty() => recorded,
-            _ => command_of(world.proc, pid, self.root.arguments),
+        let recorded = if is_root { self.root.command.to_vec() } else { Vec::new() };
+        let mut info = match &pinned {
+            Some(pinned) => ProcessInfo::observed(world.proc, pinned, &self.root, evidence),
+            None => ProcessInfo::gone(identity, &self.root, evidence),
         };
-        let mut member = describe(world, identity, evidence, pinned, command);
+        info.command = match &pinned {
+            Some(pinned) if recorded.is_empty() => {
+                command_of(world.proc, pinned.pid(), self.root.arguments)
+            }
+            _ => recorded,
+        };
+        let mut member = Member::new(info, pinned);
         member.row = Some(row);
         member.is_root = is_root;
         member.dead = dead;
-        if !dead && !world.may_try(member.identity.pid) {
-            member.refused = Some(not_ours(member.identity.pid));
-        }
-        if member.is_root && member.command.is_empty() {
-            member.command = self.root.command.to_vec();
+        if !dead && !world.may_try(identity.pid) {
+            member.refused = Some(not_ours(identity.pid));
         }
         self.push(member);
     }
 
     pub(super) fn push(&mut self, member: Member) {
         if member.is_alive() || member.pinned.is_some() {
-            self.pids.insert(member.identity.pid, self.members.len());
+            self.pids.insert(member.pid(), self.members.len());
         }
         self.members.push(member);
     }

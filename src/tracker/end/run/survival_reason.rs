@@ -8,9 +8,9 @@ use crate::{
 
 /// Describes why `member` survived. Its state is taken from the last snapshot; the process that holds it is looked up now.
 pub(super) fn obstacle(proc: &Proc, member: &Member, snapshot: &Snapshot) -> String {
-    let pid = member.identity.pid;
+    let pid = member.pid();
     if let Some(error) = &member.refused {
-        return if error.is_denied() { denied(pid, member.uid) } else { error.to_string() };
+        return if error.is_denied() { denied(pid, member.info.uid) } else { error.to_string() };
     }
     if let Some(cgroup) = proc.freezer(pid) {
         return format!(

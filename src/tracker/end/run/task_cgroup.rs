@@ -189,12 +189,12 @@ impl Work {
         self.leaf_is_shared = shared;
         self.leaf_is_known = true;
         for member in &mut self.members {
-            let is_in_it = in_leaf.pids.contains(&member.identity.pid);
+            let is_in_it = in_leaf.pids.contains(&member.pid());
             member.is_listed = is_in_it;
             member.in_leaf = !shared && is_in_it;
-            if is_in_it && member.evidence == Evidence::Recorded {
+            if is_in_it && member.info.evidence == Evidence::Recorded {
                 // Current evidence says more than that it once belonged to its root.
-                member.evidence = Evidence::Leaf;
+                member.info.evidence = Evidence::Leaf;
             }
         }
     }
@@ -233,7 +233,7 @@ impl Work {
         let leaf_is_still = self.leaf_of_its_own().is_none_or(Leaf::is_frozen);
         self.members.iter().filter(|member| member.can_be_ended()).all(|member| {
             (member.in_leaf && leaf_is_still)
-                || last.get(member.identity.pid).is_none_or(|stat| {
+                || last.get(member.pid()).is_none_or(|stat| {
                     stat.is_stopped() || stat.is_zombie() || stat.is_uninterruptible()
                 })
         })

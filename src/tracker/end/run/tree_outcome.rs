@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use super::member::Member;
 use crate::{
     error::Error,
-    identity::{Identity, Pid},
+    identity::Pid,
     model::{ExitStatus, Millis, Outcome, ProcessId},
-    policy::{membership::Evidence, suspects::Doubt},
+    policy::suspects::Doubt,
     sys::PidFd,
-    tracker::runtime::tracked::Root,
+    tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
 /// What became of a tree.
@@ -36,19 +36,13 @@ pub(in crate::tracker) struct MemberEnd {
     /// Its row, where it has one.
     pub(in crate::tracker) row: Option<ProcessId>,
     pub(in crate::tracker) is_root: bool,
-    pub(in crate::tracker) identity: Identity,
-    pub(in crate::tracker) evidence: Evidence,
-    pub(in crate::tracker) command: Vec<String>,
-    pub(in crate::tracker) rss: u64,
-    pub(in crate::tracker) cpu: Duration,
-    pub(in crate::tracker) age: Duration,
+    pub(in crate::tracker) info: ProcessInfo,
     pub(in crate::tracker) outcome: Outcome,
     pub(in crate::tracker) status: ExitStatus,
     /// Its pidfd, where it is a zombie of this process.
     pub(in crate::tracker) own_child: Option<Arc<PidFd>>,
     pub(in crate::tracker) died_after: Option<Duration>,
     pub(in crate::tracker) obstacle: Option<String>,
-    pub(in crate::tracker) uid: u32,
     /// The rule by which it was left running.
     pub(in crate::tracker) kept: Option<String>,
     /// The rule by which another process, a keeper, has ended it: the rule of the call does not apply.
@@ -57,32 +51,6 @@ pub(in crate::tracker) struct MemberEnd {
     pub(in crate::tracker) at: Option<Millis>,
     /// SIGKILL was sent and is pending, however long it takes.
     pub(in crate::tracker) killed: bool,
-}
-
-impl MemberEnd {
-    pub(in crate::tracker) fn as_found(&self) -> Found<'_> {
-        Found {
-            identity: self.identity,
-            command: &self.command,
-            evidence: self.evidence,
-            rss: self.rss,
-            cpu: self.cpu,
-            age: self.age,
-            uid: self.uid,
-        }
-    }
-}
-
-/// A member that was found below a root, as passed to the recorder.
-#[derive(Debug)]
-pub(in crate::tracker) struct Found<'a> {
-    pub(in crate::tracker) identity: Identity,
-    pub(in crate::tracker) evidence: Evidence,
-    pub(in crate::tracker) command: &'a [String],
-    pub(in crate::tracker) rss: u64,
-    pub(in crate::tracker) cpu: Duration,
-    pub(in crate::tracker) age: Duration,
-    pub(in crate::tracker) uid: u32,
 }
 
 /// A process that may belong to a tree.
@@ -94,64 +62,7 @@ pub(in crate::tracker) struct Suspected {
     pub(in crate::tracker) command: Vec<String>,
 }
 
-/// What a dead root left.
-#[derive(Debug)]
-pub(in crate::tracker) struct Left {
-    pub(in crate::tracker) strays: Vec<Stray>,
-    /// The root's task cgroup contains more than these, which cannot be seen.
-    pub(in crate::tracker) hides: bool,
-    pub(in crate::tracker) suspects: Vec<Suspected>,
-}
-
-/// A descendant of a dead root.
-#[derive(Debug)]
-pub(in crate::tracker) struct Stray {
-    /// An earlier pass recorded it.
-    pub(in crate::tracker) row: Option<ProcessId>,
-    pub(in crate::tracker) alive: bool,
-    pub(in crate::tracker) identity: Identity,
-    pub(in crate::tracker) evidence: Evidence,
-    /// The rule by which it is left running.
-    pub(in crate::tracker) kept: Option<String>,
-    command: Vec<String>,
-    rss: u64,
-    cpu: Duration,
-    age: Duration,
-    uid: u32,
-}
-
-impl Stray {
-    pub(in crate::tracker) fn as_found(&self) -> Found<'_> {
-        Found {
-            identity: self.identity,
-            command: &self.command,
-            evidence: self.evidence,
-            rss: self.rss,
-            cpu: self.cpu,
-            age: self.age,
-            uid: self.uid,
-        }
-    }
-}
-
-impl From<Member> for Stray {
-    fn from(member: Member) -> Self {
-        Self {
-            row: member.row,
-            alive: member.is_alive(),
-            identity: member.identity,
-            evidence: member.evidence,
-            kept: member.kept,
-            command: member.command,
-            rss: member.rss,
-            cpu: member.cpu,
-            age: member.age,
-            uid: member.uid,
-        }
-    }
-}
-
-/// The members of a tree, for a dry run.
+/// A tree as one scan shows it: what an end would find, and what a dead root left.
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct Preview {
     /// A member was seen that could not be pinned because it has just died, or a process appeared during the scan.
@@ -163,29 +74,30 @@ pub(in crate::tracker) struct Preview {
     pub(in crate::tracker) unknown: Vec<Error>,
 }
 
-/// One member in a dry run.
+/// A member as one scan shows it.
 #[derive(Debug)]
 pub(in crate::tracker) struct Seen {
-    pub(in crate::tracker) pid: Pid,
+    /// Its row, where it is recorded.
+    pub(in crate::tracker) row: Option<ProcessId>,
+    pub(in crate::tracker) is_root: bool,
     pub(in crate::tracker) alive: bool,
-    pub(in crate::tracker) evidence: Evidence,
-    pub(in crate::tracker) command: Vec<String>,
-    /// The rule by which it would be left running.
+    pub(in crate::tracker) info: ProcessInfo,
+    /// The rule by which it is left running.
     pub(in crate::tracker) kept: Option<String>,
 }
 
 impl From<Member> for Seen {
     fn from(member: Member) -> Self {
         Self {
-            pid: member.identity.pid,
+            row: member.row,
+            is_root: member.is_root,
             alive: member.is_alive(),
-            evidence: member.evidence,
+            info: member.info,
             kept: member.kept,
-            command: member.command,
         }
     }
 }
 
 /// Records members that were found, before they are signalled; returns their rows.
 pub(in crate::tracker) type Recorder<'a> =
-    dyn FnMut(&Root, &[Found<'_>]) -> Vec<Option<ProcessId>> + 'a;
+    dyn FnMut(&Root, &[&ProcessInfo]) -> Vec<Option<ProcessId>> + 'a;

@@ -1,0 +1,106 @@
+//! What was observed of a process that belongs to a tree: the same facts from the scan that finds it to the row, the leak and
+//! the report.
+
+use std::time::Duration;
+
+use crate::{
+    identity::{Identity, Pid},
+    model::{Containment, InstanceId, Limits, Millis, NewProcess, Origin, state::State},
+    policy::membership::Evidence,
+    redact::mask_command,
+    sys::{
+        Pinned, Proc,
+        procfs::{age, cpu_time},
+    },
+    tracker::runtime::tracked::Root,
+};
+
+/// A process of a tree, as it was when it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessInfo {
+    pub(crate) identity: Identity,
+    /// The evidence that links it to the root.
+    pub(crate) evidence: Evidence,
+    /// Program and arguments, with secrets masked; empty where they could not be read.
+    pub(crate) command: Vec<String>,
+    /// Resident bytes.
+    pub(crate) rss: u64,
+    pub(crate) cpu: Duration,
+    pub(crate) age: Duration,
+    /// The root's, where its own could not be read.
+    pub(crate) uid: u32,
+}
+
+impl ProcessInfo {
+    /// Returns what `/proc` shows of a process, besides its command.
+    pub(in crate::tracker) fn observed(
+        proc: &Proc,
+        pinned: &Pinned,
+        root: &Root,
+        evidence: Evidence,
+    ) -> Self {
+        let stat = &pinned.stat;
+        Self {
+            identity: pinned.identity,
+            evidence,
+            command: Vec::new(),
+            rss: stat.rss_bytes,
+            cpu: cpu_time(stat),
+            age: age(stat.start_tick),
+            uid: pinned.uid(proc).ok().flatten().unwrap_or(root.uid),
+        }
+    }
+
+    /// Returns what is known of a recorded process that is gone.
+    pub(in crate::tracker) fn gone(identity: Identity, root: &Root, evidence: Evidence) -> Self {
+        Self {
+            identity,
+            evidence,
+            command: Vec::new(),
+            rss: 0,
+            cpu: Duration::ZERO,
+            age: Duration::ZERO,
+            uid: root.uid,
+        }
+    }
+
+    /// Returns its row below `root`, claimed by `owner` from the start.
+    pub(in crate::tracker) fn new_row(&self, owner: InstanceId, root: &Root) -> NewProcess {
+        NewProcess {
+            task: root.task.clone(),
+            owner,
+            root: Some(root.row),
+            origin: Origin::Descendant,
+            token: None,
+            identity: self.identity,
+            session: None,
+            cgroup: None,
+            containment: Containment::None,
+            keeper: None,
+            command: self.command.clone(),
+            cwd: None,
+            uid: self.uid,
+            limits: Limits {
+                max_runtime: None,
+                max_rss: None,
+                survive: false,
+                grace: root.limits.grace,
+            },
+            started_at: Millis::now().minus(self.age),
+            peak_rss: Some(self.rss),
+            cpu: Some(self.cpu),
+            evidence: Some(self.evidence.to_string()),
+            state: State::Ending,
+            allow_survivor: false,
+        }
+    }
+}
+
+/// Returns the program, and its arguments where they may be recorded, with secrets masked; a zombie or a kernel thread has
+/// none.
+pub(in crate::tracker) fn command_of(proc: &Proc, pid: Pid, arguments: bool) -> Vec<String> {
+    let command = proc.command(pid).ok().flatten().unwrap_or_default();
+    let recorded = if arguments { command.len() } else { 1 };
+    let text = |argument: &Vec<u8>| String::from_utf8_lossy(argument).into_owned();
+    mask_command(&command.iter().take(recorded).map(text).collect::<Vec<_>>())
+}
