@@ -6,7 +6,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Store, instances, query, transaction::Transaction};
+use super::{Store, instances, process, transaction::Transaction};
 use crate::{
     error::Result,
     model::{EndReason, ExitStatus, InstanceId, InstanceRecord, Millis, ProcessId, ProcessRecord},
@@ -61,7 +61,7 @@ impl Store {
             for id in ids {
                 let claim = claim_one(tx, *id, by, owner, asked_by, over)?;
                 if claim != Claim::Refused {
-                    claimed.push((query::one(tx, tx.schema(), *id)?, claim.former()));
+                    claimed.push((process::one(tx, tx.schema(), *id)?, claim.former()));
                 }
             }
             Ok(claimed)
@@ -104,7 +104,7 @@ impl Store {
         self.glance("list the claimants", |connection| {
             let mut statement = connection.prepare_cached(OTHER_CLAIMANTS)?;
             let ids = statement.query_map([own.0], |row| row.get(0).map(InstanceId))?;
-            ids.map(|id| instances::one(connection, id?)).collect()
+            ids.map(|id| instances::one(connection, self.schema(), id?)).collect()
         })
     }
 

@@ -4,8 +4,8 @@ use rusqlite::{Connection, named_params};
 
 use super::{
     Store,
+    cell::{Cells, hex},
     query::{KEPT_BELOW, identity},
-    row_reader::{Cells, hex},
 };
 use crate::{
     error::Result,
@@ -84,7 +84,7 @@ fn below(connection: &Connection, root: ProcessId) -> rusqlite::Result<Below> {
         .prepare_cached(LIVE_BELOW)?
         .query_map([root.0], |row| {
             let mut cells = Cells::of(row);
-            Ok((ProcessId(cells.take()?), identity(&mut cells)?))
+            Ok((cells.take()?, identity(&mut cells)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
     let kept = connection

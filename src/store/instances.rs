@@ -4,8 +4,9 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::{
     Store,
+    cell::{Cells, hex},
     migration::Schema,
-    row_reader::{Cells, hex},
+    table::{self, table},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -13,20 +14,58 @@ use crate::{
     model::{InstanceId, InstanceRecord, Millis, NewInstance, ProcessId, StopHow},
 };
 
-/// The columns that [`instance`] reads, followed by the rest of the statement.
-macro_rules! select_instances {
-    ($rest:literal) => {
-        concat!(
-            "SELECT i.id, i.program, i.machine_id, i.boot_id, i.pid_namespace, i.boottime_offset, ",
-            "i.pid, i.start_tick, i.pidfd_inode, i.uid, i.lock_name, ",
-            "i.ledger_device, i.ledger_inode, i.started_at, i.stopped_at, i.stopped_how ",
-            $rest
-        )
-    };
+table! {
+    "instance",
+    insert(new: &NewInstance, (ledger_device, ledger_inode) => (u64, u64)),
+    read(id => InstanceId) -> InstanceRecord,
+    {
+        program = new.program;
+        machine_id = new.identity.place.machine_id;
+        boot_id = new.identity.place.boot_id;
+        pid_namespace = new.identity.place.pid_namespace;
+        boottime_offset = new.identity.place.boottime_offset;
+        pid = new.identity.pid;
+        start_tick = new.identity.start_tick;
+        pidfd_inode = new.identity.pidfd_inode;
+        uid = new.uid;
+        lock_name = new.lock_name;
+        ledger_device = ledger_device;
+        ledger_inode = ledger_inode;
+        started_at = new.started_at;
+        stopped_at = None::<Millis>;
+        stopped_how = None::<StopHow>;
+    },
+    unread {
+        version = env!("CARGO_PKG_VERSION").to_owned();
+    },
+    InstanceRecord {
+        id,
+        program,
+        identity: Identity {
+            place: Place { machine_id, boot_id, pid_namespace, boottime_offset },
+            pid,
+            start_tick,
+            pidfd_inode,
+        },
+        uid,
+        lock_name,
+        ledger_file: (ledger_device, ledger_inode),
+        started_at,
+        stopped_at,
+        stopped_how,
+    }
 }
 
-pub(super) const TO_JUDGE: &str = select_instances!(
-    "FROM (
+pub(super) fn to_judge(schema: Schema) -> String {
+    select(schema, TO_JUDGE)
+}
+
+/// The statement that selects rows `i` for [`instance`]: what follows FROM.
+fn select(schema: Schema, from: &str) -> String {
+    format!("SELECT i.id, {} FROM {from}", table::select("i", schema, COLUMNS))
+}
+
+const TO_JUDGE: &str = "(
                        SELECT id FROM instance WHERE stopped_at IS NULL
                        UNION
                        SELECT owner FROM process INDEXED BY process_live_owner
@@ -36,8 +75,7 @@ pub(super) const TO_JUDGE: &str = select_instances!(
                        WHERE state <> 'ended' AND claimed_by IS NOT NULL
                      ) AS judged
                      CROSS JOIN instance AS i ON i.id = judged.id
-                     ORDER BY i.id"
-);
+                     ORDER BY i.id";
 
 pub(super) const CGROUPS_LEFT: &str =
     "SELECT id, cgroup, cgroup_inode FROM instance INDEXED BY instance_cgroup
@@ -47,35 +85,7 @@ pub(super) const CGROUPS_LEFT: &str =
 impl Store {
     /// Records this run of the program, with the ledger file that it opened.
     pub(crate) fn add_instance(&self, new: &NewInstance) -> Result<InstanceId> {
-        let place = new.identity.place;
-        let (device, inode) = self.file();
-        self.write("record an instance", |tx| {
-            tx.prepare_cached(
-                "INSERT INTO instance (program, version, machine_id, boot_id, pid_namespace,
-                   boottime_offset, pid, start_tick, pidfd_inode, uid, lock_name, ledger_device,
-                   ledger_inode, started_at)
-                 VALUES (:program, :version, :machine_id, :boot_id, :pid_namespace,
-                   :boottime_offset, :pid, :start_tick, :pidfd_inode, :uid, :lock_name, :device,
-                   :inode, :started_at)",
-            )?
-            .execute(named_params! {
-                ":program": new.program,
-                ":version": env!("CARGO_PKG_VERSION"),
-                ":machine_id": place.machine_id.map(hex),
-                ":boot_id": hex(place.boot_id),
-                ":pid_namespace": place.pid_namespace.cast_signed(),
-                ":boottime_offset": place.boottime_offset,
-                ":pid": new.identity.pid.get(),
-                ":start_tick": new.identity.start_tick.cast_signed(),
-                ":pidfd_inode": new.identity.pidfd_inode.map(u64::cast_signed),
-                ":uid": new.uid,
-                ":lock_name": new.lock_name,
-                ":device": device.cast_signed(),
-                ":inode": inode.cast_signed(),
-                ":started_at": new.started_at.0,
-            })?;
-            Ok(InstanceId(tx.last_insert_rowid()))
-        })
+        self.write("record an instance", |tx| insert_row(tx, new, self.file()).map(InstanceId))
     }
 
     /// Records how an instance stopped; `false` when that was already recorded.
@@ -152,7 +162,7 @@ impl Store {
     /// Returns instances that may have left something: not stopped, or with a live row or claim.
     pub(crate) fn instances_to_judge(&self) -> Result<Vec<InstanceRecord>> {
         self.glance("list the instances", |connection| {
-            connection.prepare_cached(TO_JUDGE)?.query_map([], instance)?.collect()
+            connection.prepare_cached(&to_judge(self.schema()))?.query_map([], instance)?.collect()
         })
     }
 
@@ -164,21 +174,25 @@ impl Store {
                     "SELECT f.start_tick FROM process AS p
                      CROSS JOIN instance AS f ON f.id = p.first_owner WHERE p.id = ?1",
                 )?
-                .query_one([row.0], |row| Cells::of(row).u64())
+                .query_one([row.0], |row| Cells::of(row).take())
                 .optional()
         })
     }
 
     /// Returns one instance.
     pub(crate) fn instance(&self, id: InstanceId) -> Result<Option<InstanceRecord>> {
-        self.read("look up an instance", |connection| one(connection, id).optional())
+        self.read("look up an instance", |connection| one(connection, self.schema(), id).optional())
     }
 }
 
 /// Returns one instance, within the read or the transaction of the caller.
-pub(super) fn one(connection: &Connection, id: InstanceId) -> rusqlite::Result<InstanceRecord> {
+pub(super) fn one(
+    connection: &Connection,
+    schema: Schema,
+    id: InstanceId,
+) -> rusqlite::Result<InstanceRecord> {
     connection
-        .prepare_cached(select_instances!("FROM instance AS i WHERE i.id = ?1"))?
+        .prepare_cached(&select(schema, "instance AS i WHERE i.id = ?1"))?
         .query_one([id.0], instance)
 }
 
@@ -200,20 +214,6 @@ pub(super) fn mark_stopped(
 
 fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRecord> {
     let mut cells = Cells::of(row);
-    Ok(InstanceRecord {
-        id: InstanceId(cells.take()?),
-        program: cells.take()?,
-        identity: Identity {
-            place: cells.place()?,
-            pid: cells.pid()?,
-            start_tick: cells.u64()?,
-            pidfd_inode: cells.u64_opt()?,
-        },
-        uid: cells.take()?,
-        lock_name: cells.take()?,
-        ledger_file: (cells.u64()?, cells.u64()?),
-        started_at: cells.time()?,
-        stopped_at: cells.time_opt()?,
-        stopped_how: cells.parse_opt(StopHow::parse)?,
-    })
+    let id = cells.take()?;
+    read_row(&mut cells, id)
 }

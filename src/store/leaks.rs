@@ -1,13 +1,20 @@
 //! Leaks: processes that outlived their owner, one row for each process and kind.
 
-use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 
-use super::{Store, row_reader::Cells, tally::Tally, transaction::Transaction};
+use super::{
+    Store,
+    cell::Cells,
+    migration::Schema,
+    table::{self, table},
+    tally::Tally,
+    transaction::Transaction,
+};
 use crate::{
     error::Result,
-    identity::Identity,
-    model::{LeakKind, LeakRecord, Millis, NewLeak, Outcome, ProcessId, millis},
+    identity::{Identity, Pid},
+    model::{LeakKind, LeakRecord, Millis, NewLeak, ProcessId, TaskId, millis},
 };
 
 /// The key by which leaks are counted.
@@ -68,17 +75,66 @@ macro_rules! sum_leaks {
     };
 }
 
+/// What a leak has of the rows of its process and of its root.
+struct Joined {
+    root: ProcessId,
+    verified: bool,
+    task_id: Option<TaskId>,
+    pid: Pid,
+    command: Vec<String>,
+}
+
+table! {
+    "leak",
+    insert(leak: &NewLeak, (process, pass) => (ProcessId, Option<i64>)),
+    read(Joined { root, verified, task_id, pid, command } => Joined) -> LeakRecord,
+    {
+        process = process;
+        kind = leak.kind;
+        rule = leak.rule;
+        evidence = leak.evidence;
+        found_at = leak.found_at;
+        age_ms = leak.age;
+        rss_bytes = leak.rss;
+        outcome = leak.outcome;
+        died_after_ms = leak.died_after;
+    },
+    unread {
+        pass = pass;
+    },
+    LeakRecord {
+        process,
+        root,
+        verified,
+        task_id,
+        pid,
+        kind,
+        rule,
+        evidence,
+        found_at,
+        age_ms,
+        rss_bytes,
+        outcome,
+        died_after_ms,
+        command,
+    }
+}
+
+/// The statement that selects the newest leaks since `?1`, at most `?2`.
+pub(super) fn newest(schema: Schema) -> String {
+    let columns = table::select("l", schema, COLUMNS);
+    format!(
+        "SELECT coalesce(p.root, p.id),
+           NOT CASE WHEN p.root IS NULL THEN p.origin = 'spawned' AND p.containment = 'session' ELSE (
+             SELECT r.origin = 'spawned' AND r.containment = 'session' FROM process AS r WHERE r.id = p.root) END,
+           p.task_id, p.pid, p.command, {columns}
+         FROM leak AS l INDEXED BY leak_found
+         CROSS JOIN process AS p ON p.id = l.process
+         WHERE l.found_at >= ?1 ORDER BY l.found_at DESC, l.id DESC LIMIT ?2"
+    )
+}
+
 // Named constants, so that a test can ask SQLite for their query plans.
-pub(super) const LEAKS: &str = concat!(
-    "SELECT l.process, coalesce(p.root, p.id), ",
-    "NOT CASE WHEN p.root IS NULL THEN p.origin = 'spawned' AND p.containment = 'session' ELSE (",
-    "SELECT r.origin = 'spawned' AND r.containment = 'session' FROM process AS r WHERE r.id = p.root) END, ",
-    "p.task_id, p.pid, l.kind, l.rule, l.evidence, l.found_at, ",
-    "l.age_ms, l.rss_bytes, l.outcome, l.died_after_ms, p.command ",
-    "FROM leak AS l INDEXED BY leak_found ",
-    "CROSS JOIN process AS p ON p.id = l.process ",
-    "WHERE l.found_at >= ?1 ORDER BY l.found_at DESC, l.id DESC LIMIT ?2"
-);
 // A time outside of any calendar gives NULL, and must not affect the sums of all others.
 pub(super) const BY_HOUR: &str = sum_leaks!(
     "coalesce(strftime('%Y-%m-%dT%H:00Z', l.found_at / 1000.0, 'unixepoch'), '')",
@@ -106,7 +162,7 @@ pub(super) const BY_PROGRAM: &str = sum_leaks!(
 impl Store {
     /// Returns leaks that were found since, newest first.
     pub(crate) fn leaks(&self, since: Option<Millis>) -> Result<Vec<LeakRecord>> {
-        self.read("read the leaks", |connection| list(connection, from(since), None))
+        self.read("read the leaks", |connection| list(connection, self.schema(), from(since), None))
     }
 
     /// Returns leaks that were found since, counted: by time newest first, otherwise most first.
@@ -126,12 +182,13 @@ pub(super) fn from(since: Option<Millis>) -> i64 {
 /// Returns the newest first, at most `limit`.
 pub(super) fn list(
     connection: &Connection,
+    schema: Schema,
     since: i64,
     limit: Option<u32>,
 ) -> rusqlite::Result<Vec<LeakRecord>> {
     // SQLite treats a negative limit as none.
     let limit = limit.map_or(-1, i64::from);
-    connection.prepare_cached(LEAKS)?.query_map((since, limit), leak)?.collect()
+    connection.prepare_cached(&newest(schema))?.query_map((since, limit), leak)?.collect()
 }
 
 pub(super) fn groups(
@@ -162,7 +219,7 @@ impl Store {
                      CROSS JOIN process AS root ON root.id = coalesce(p.root, p.id)
                      WHERE l.found_at >= ?1 AND root.origin = 'spawned' AND root.containment = 'session'",
                 )?
-                .query_row([since], |row| Cells::of(row).u64())
+                .query_row([since], |row| Cells::of(row).take())
         })
     }
 
@@ -171,7 +228,7 @@ impl Store {
         self.read("look up a leak", |connection| {
             connection
                 .prepare_cached("SELECT kind FROM leak WHERE process = ?1 ORDER BY id LIMIT 1")?
-                .query_one([process.0], |row| Cells::of(row).parse(LeakKind::parse))
+                .query_one([process.0], |row| Cells::of(row).take())
                 .optional()
         })
     }
@@ -236,58 +293,32 @@ pub(super) fn upsert(
     if updated > 0 {
         return Ok(());
     }
-    tx.prepare_cached(
-        "INSERT INTO leak (process, kind, rule, evidence, pass, found_at, age_ms, rss_bytes, outcome,
-           died_after_ms)
-         VALUES (:process, :kind, :rule, :evidence, :pass, :found_at, :age, :rss, :outcome,
-           :died_after)",
-    )?
-    .execute(named_params! {
-        ":process": process.0,
-        ":kind": leak.kind.as_str(),
-        ":rule": leak.rule,
-        ":evidence": leak.evidence,
-        ":pass": pass,
-        ":found_at": leak.found_at.0,
-        ":age": millis(leak.age),
-        ":rss": leak.rss.map(u64::cast_signed),
-        ":outcome": leak.outcome.as_str(),
-        ":died_after": died_after,
-    })
-    .map(|_| ())
+    insert_row(tx, leak, (process, pass)).map(|_| ())
 }
 
 fn leak(row: &Row<'_>) -> rusqlite::Result<LeakRecord> {
     let mut cells = Cells::of(row);
-    Ok(LeakRecord {
-        process: ProcessId(cells.take()?),
-        root: ProcessId(cells.take()?),
+    let joined = Joined {
+        root: cells.take()?,
         verified: cells.take()?,
-        task_id: cells.task()?,
-        pid: cells.pid()?,
-        kind: cells.parse(LeakKind::parse)?,
-        rule: cells.take()?,
-        evidence: cells.take()?,
-        found_at: cells.time()?,
-        age_ms: cells.u64()?,
-        rss_bytes: cells.u64_opt()?,
-        outcome: cells.parse(Outcome::parse)?,
-        died_after_ms: cells.u64_opt()?,
-        command: cells.command()?,
-    })
+        task_id: cells.take()?,
+        pid: cells.take()?,
+        command: cells.take()?,
+    };
+    read_row(&mut cells, joined)
 }
 
 fn group(row: &Row<'_>) -> rusqlite::Result<LeakGroup> {
     let mut cells = Cells::of(row);
     Ok(LeakGroup {
         key: cells.take()?,
-        leaks: cells.u64()?,
-        orphans: cells.u64()?,
-        strays: cells.u64()?,
-        unregistered: cells.u64()?,
-        survived: cells.u64()?,
+        leaks: cells.take()?,
+        orphans: cells.take()?,
+        strays: cells.take()?,
+        unregistered: cells.take()?,
+        survived: cells.take()?,
         process_hours: cells.take()?,
-        rss_bytes: cells.u64()?,
-        last_found_at: cells.time()?,
+        rss_bytes: cells.take()?,
+        last_found_at: cells.take()?,
     })
 }

@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{Store, row_reader::Cells};
+use super::{Store, cell::Cells};
 use crate::{
     error::Result,
-    model::{
-        EndCount, EndReason, LeakCount, LeakKind, LedgerCounts, Millis, Outcome, PassKind,
-        state::State,
-    },
+    model::{EndCount, LeakCount, LedgerCounts, Millis, PassKind, state::State},
 };
 
 // Named constants, so that a test can ask SQLite for their query plans.
@@ -58,7 +55,7 @@ fn live(connection: &Connection) -> rusqlite::Result<Vec<(State, bool, u64)>> {
         .prepare_cached(LIVE_BY_STATE)?
         .query_map([], |row| {
             let mut cells = Cells::of(row);
-            Ok((cells.parse(State::parse)?, cells.take()?, cells.u64()?))
+            Ok((cells.take()?, cells.take()?, cells.take()?))
         })?
         .collect()
 }
@@ -68,7 +65,7 @@ fn ends(connection: &Connection, since: Millis) -> rusqlite::Result<Vec<EndCount
         .prepare_cached(ENDS_SINCE)?
         .query_map([since.0], |row| {
             let mut cells = Cells::of(row);
-            Ok(EndCount { reason: cells.parse(EndReason::parse)?, count: cells.u64()? })
+            Ok(EndCount { reason: cells.take()?, count: cells.take()? })
         })?
         .collect()
 }
@@ -83,12 +80,12 @@ fn leaks(
     while let Some(row) = rows.next()? {
         let mut cells = Cells::of(row);
         counts.leaks.push(LeakCount {
-            kind: cells.parse(LeakKind::parse)?,
-            outcome: cells.parse(Outcome::parse)?,
-            count: cells.u64()?,
+            kind: cells.take()?,
+            outcome: cells.take()?,
+            count: cells.take()?,
         });
-        counts.leaked_bytes += cells.u64()?;
-        counts.leaked_time += Duration::from_millis(cells.u64()?);
+        counts.leaked_bytes += cells.take::<u64>()?;
+        counts.leaked_time += cells.take::<Duration>()?;
     }
     Ok(())
 }
@@ -98,7 +95,7 @@ fn passes(connection: &Connection, since: Millis) -> rusqlite::Result<Vec<(PassK
         .prepare_cached(PASSES_SINCE)?
         .query_map([since.0], |row| {
             let mut cells = Cells::of(row);
-            Ok((cells.parse(PassKind::parse)?, cells.take()?, cells.u64()?))
+            Ok((cells.take()?, cells.take()?, cells.take()?))
         })?
         .collect()
 }

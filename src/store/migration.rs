@@ -54,6 +54,7 @@ const OLDEST_USABLE: Schema = Schema(1);
 pub(crate) struct Schema(i64);
 
 impl Schema {
+    pub(super) const FIRST: Self = Self(1);
     /// `instance.cgroup`, `instance.cgroup_inode` and `process.evidence`.
     pub(super) const CGROUP: Self = Self(2);
     /// The table `ledger`.

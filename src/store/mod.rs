@@ -28,11 +28,13 @@
 //! # Layers
 //!
 //! `connection`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `in_place` and `failure` make up a
-//! [`Store`]; each other file is one group of operations on it, each query beside the function that maps its rows. Every file
+//! [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT and reader of one
+//! list of columns; each other file is one group of operations, each query beside the function that maps its rows. Every file
 //! may use these modules of the crate: `identity`, `error`, `state`, `record` and `meter`, which counts what was committed.
 
 mod access;
 mod budget;
+mod cell;
 mod claim;
 mod connection;
 mod connector;
@@ -51,14 +53,15 @@ mod migration;
 mod observe;
 mod orphans;
 mod passes;
+mod process;
 mod prune;
 mod prune_instances;
 mod query;
-mod row_reader;
 mod schema;
 mod settle;
 mod setup;
 mod surroundings;
+mod table;
 mod tally;
 #[cfg(test)]
 mod tests;

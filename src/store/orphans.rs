@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::{Store, instances, query, settle, tally::Tally, transaction::Transaction};
+use super::{Store, instances, process, settle, tally::Tally, transaction::Transaction};
 use crate::{
     error::Result,
     model::{
@@ -144,7 +144,7 @@ fn apply(
         Fate::Claim => (take_over(tx, by, left)?, &mut claim.claimed),
     };
     if took {
-        list.push(query::one(tx, tx.schema(), left.id)?);
+        list.push(process::one(tx, tx.schema(), left.id)?);
     }
     Ok(())
 }

@@ -2,14 +2,56 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, named_params};
+use rusqlite::{Connection, Row};
 
-use super::{Store, row_reader::Cells, transaction::Transaction};
+use super::{
+    Store,
+    cell::Cells,
+    migration::Schema,
+    table::{self, table},
+    transaction::Transaction,
+};
 use crate::{
     error::Result,
-    model::{InstanceId, Millis, PassKind, PassRecord, PassSummary},
+    model::{InstanceId, Millis, PassRecord, PassSummary},
     redact::mask_text,
 };
+
+table! {
+    "pass",
+    insert(pass: &PassRecord, instance => InstanceId),
+    read(() => ()) -> PassRecord,
+    {
+        kind = pass.kind;
+        started_at = pass.started_at;
+        duration_us = u64::try_from(pass.duration.as_micros()).unwrap_or(u64::MAX);
+        checked = pass.checked;
+        found = pass.found;
+        ended = pass.ended;
+        survived = pass.survived;
+        unknown = pass.unknown;
+        error = pass.error.as_deref().map(mask_text);
+    },
+    unread {
+        instance = instance;
+    },
+    PassRecord {
+        kind,
+        started_at,
+        duration: Duration::from_micros(duration_us),
+        checked,
+        found,
+        ended,
+        survived,
+        unknown,
+        error,
+    }
+}
+
+/// The statement that selects passes `s`: what follows FROM.
+fn select(schema: Schema, from: &str) -> String {
+    format!("SELECT {} FROM pass AS s {from}", table::select("s", schema, COLUMNS))
+}
 
 /// Each kind by itself, so that the index leads to the window; a gap is from the start of one to that of the next.
 pub(super) const SUMMARIES: &str =
@@ -31,21 +73,17 @@ impl Store {
     /// Returns the newest pass of each kind.
     pub(crate) fn last_passes(&self) -> Result<Vec<PassRecord>> {
         self.read("read the last passes", |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT kind, started_at, duration_us, checked, found, ended, survived, unknown,
-                       error
-                     FROM pass
-                     WHERE id IN (
-                       (SELECT id FROM pass WHERE kind = 'health'
-                        ORDER BY started_at DESC, id DESC LIMIT 1),
-                       (SELECT id FROM pass WHERE kind = 'orphan'
-                        ORDER BY started_at DESC, id DESC LIMIT 1)
-                     )
-                     ORDER BY started_at DESC, id DESC",
-                )?
-                .query_map([], pass)?
-                .collect()
+            let newest = select(
+                self.schema(),
+                "WHERE id IN (
+                   (SELECT id FROM pass WHERE kind = 'health'
+                    ORDER BY started_at DESC, id DESC LIMIT 1),
+                   (SELECT id FROM pass WHERE kind = 'orphan'
+                    ORDER BY started_at DESC, id DESC LIMIT 1)
+                 )
+                 ORDER BY started_at DESC, id DESC",
+            );
+            connection.prepare_cached(&newest)?.query_map([], pass)?.collect()
         })
     }
 
@@ -60,14 +98,8 @@ impl Store {
         let since = since.map_or(i64::MIN, |since| since.0);
         self.read("read the passes", |connection| {
             // In the order of recording, which needs no sorting and equals the order of starting except for concurrent passes.
-            connection
-                .prepare_cached(
-                    "SELECT kind, started_at, duration_us, checked, found, ended, survived, unknown,
-                       error
-                     FROM pass WHERE started_at >= ?1 ORDER BY id DESC LIMIT ?2",
-                )?
-                .query_map((since, limit), pass)?
-                .collect()
+            let sql = select(self.schema(), "WHERE started_at >= ?1 ORDER BY id DESC LIMIT ?2");
+            connection.prepare_cached(&sql)?.query_map((since, limit), pass)?.collect()
         })
     }
 }
@@ -82,50 +114,21 @@ pub(super) fn insert(
     by: InstanceId,
     pass: &PassRecord,
 ) -> rusqlite::Result<i64> {
-    tx.prepare_cached(
-        "INSERT INTO pass (instance, kind, started_at, duration_us, checked, found, ended, survived,
-           unknown, error)
-         VALUES (:by, :kind, :started_at, :duration, :checked, :found, :ended, :survived,
-           :unknown, :error)",
-    )?
-    .execute(named_params! {
-        ":by": by.0,
-        ":kind": pass.kind.as_str(),
-        ":started_at": pass.started_at.0,
-        ":duration": i64::try_from(pass.duration.as_micros()).unwrap_or(i64::MAX),
-        ":checked": pass.checked.cast_signed(),
-        ":found": pass.found.cast_signed(),
-        ":ended": pass.ended.cast_signed(),
-        ":survived": pass.survived.cast_signed(),
-        ":unknown": pass.unknown.cast_signed(),
-        ":error": pass.error.as_deref().map(mask_text),
-    })?;
-    Ok(tx.last_insert_rowid())
+    insert_row(tx, pass, by)
 }
 
 fn pass(row: &Row<'_>) -> rusqlite::Result<PassRecord> {
-    let mut cells = Cells::of(row);
-    Ok(PassRecord {
-        kind: cells.parse(PassKind::parse)?,
-        started_at: cells.time()?,
-        duration: Duration::from_micros(cells.u64()?),
-        checked: cells.u64()?,
-        found: cells.u64()?,
-        ended: cells.u64()?,
-        survived: cells.u64()?,
-        unknown: cells.u64()?,
-        error: cells.take()?,
-    })
+    read_row(&mut Cells::of(row), ())
 }
 
 fn summary(row: &Row<'_>) -> rusqlite::Result<PassSummary> {
     let mut cells = Cells::of(row);
     Ok(PassSummary {
-        kind: cells.parse(PassKind::parse)?,
-        passes: cells.u64()?,
-        failed: cells.u64()?,
-        first_at: cells.time()?,
-        last_at: cells.time()?,
-        longest_gap: cells.millis()?,
+        kind: cells.take()?,
+        passes: cells.take()?,
+        failed: cells.take()?,
+        first_at: cells.take()?,
+        last_at: cells.take()?,
+        longest_gap: cells.take()?,
     })
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, ToSql, named_params};
 
-use super::{Store, claim, insert, leaks, passes, tally::Tally, transaction::Transaction};
+use super::{Store, claim, leaks, passes, process, tally::Tally, transaction::Transaction};
 use crate::{
     error::Result,
     model::{End, InstanceId, PassRecord, ProcessId, RootEnd, Settled, Verdict, state::State},
@@ -30,7 +30,7 @@ impl Store {
                     for kept in &root.kept {
                         settle(tx, tally, by, None, kept)?;
                     }
-                    let strays = root.strays.iter().map(|stray| insert::insert(tx, stray));
+                    let strays = root.strays.iter().map(|stray| process::insert(tx, stray));
                     strays.collect::<rusqlite::Result<_>>().map(Some)
                 })
                 .collect()
@@ -171,7 +171,7 @@ fn settle(
     settled: &Settled,
 ) -> rusqlite::Result<bool> {
     let id = match &settled.verdict {
-        Verdict::Kept(Some(new), _) | Verdict::Found(new, _) => insert::insert(tx, new)?,
+        Verdict::Kept(Some(new), _) | Verdict::Found(new, _) => process::insert(tx, new)?,
         _ => settled.process,
     };
     let took = match answered_by(tx, id, by)? {

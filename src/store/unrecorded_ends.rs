@@ -7,7 +7,7 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::{Store, row_reader::Cells};
+use super::{Store, cell::Cells};
 use crate::{
     error::Result,
     model::{End, InstanceId, LateEnd, Millis, ProcessId},
@@ -50,8 +50,7 @@ impl Store {
                 )?
                 .query_one([id.0], |row| {
                     let mut cells = Cells::of(row);
-                    let (pid, start_tick, task) = (cells.pid()?, cells.u64()?, cells.task()?);
-                    Ok((pid, start_tick, task))
+                    Ok((cells.take()?, cells.take()?, cells.take()?))
                 })
                 .optional()
         })

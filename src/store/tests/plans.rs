@@ -8,8 +8,8 @@ use super::fixture::*;
 use crate::{
     model::{EndReason, Millis, state::State},
     store::{
-        claim, descendants, insert, instances, leaks, metrics, orphans, passes, prune, query,
-        settle,
+        Schema, claim, descendants, insert, instances, leaks, metrics, orphans, passes, prune,
+        query, settle,
     },
 };
 
@@ -32,9 +32,9 @@ fn plan(f: &Fixture, sql: &str) -> Vec<String> {
 fn no_recurring_query_reads_all_history() {
     let f = Fixture::new();
     for (name, sql, index) in [
-        ("live", query::LIVE.current, "process_live_owner"),
-        ("live_of", query::LIVE_OF.current, "process_live_owner"),
-        ("live_of_task", query::LIVE_OF_TASK.current, "process_live_task"),
+        ("live", &*query::LIVE.sql(Schema::latest()), "process_live_owner"),
+        ("live_of", &*query::LIVE_OF.sql(Schema::latest()), "process_live_owner"),
+        ("live_of_task", &*query::LIVE_OF_TASK.sql(Schema::latest()), "process_live_task"),
         ("live_below", descendants::LIVE_BELOW, "process_root"),
         ("settle_alone", settle::HAS_DESCENDANTS, "process_root"),
         ("export_entries", query::EXPORTED, "process_live_owner"),
@@ -42,13 +42,13 @@ fn no_recurring_query_reads_all_history() {
         ("admit", insert::ALIVE, "process_live_task"),
         ("claim_orphans", orphans::LIVE_ROWS, "process_live_owner"),
         ("other_claimants", claim::OTHER_CLAIMANTS, "process_live_owner"),
-        ("instances_to_judge", instances::TO_JUDGE, "process_live_owner"),
+        ("instances_to_judge", &*instances::to_judge(Schema::latest()), "process_live_owner"),
         ("figures: live", metrics::LIVE_BY_STATE, "process_live_owner"),
         ("figures: ends", metrics::ENDS_SINCE, "process_ended"),
         ("figures: leaks", metrics::LEAKS_SINCE, "leak_found"),
         ("figures: passes", metrics::PASSES_SINCE, "pass_kind"),
-        ("history", query::HISTORY.current, "process_ended"),
-        ("history_of", query::HISTORY_OF.current, "process_task"),
+        ("history", &*query::HISTORY.sql(Schema::latest()), "process_ended"),
+        ("history_of", &*query::HISTORY_OF.sql(Schema::latest()), "process_task"),
         ("prune processes", prune::PROCESSES, "process_ended"),
         ("prune passes", prune::PASSES, "pass_kind"),
     ] {
@@ -69,7 +69,7 @@ fn no_recurring_query_reads_all_history() {
 fn a_report_reads_only_its_window() {
     let f = Fixture::new();
     for (name, sql, index) in [
-        ("leaks", leaks::LEAKS, "leak_found (found_at>?)"),
+        ("leaks", &*leaks::newest(Schema::latest()), "leak_found (found_at>?)"),
         ("by hour", leaks::BY_HOUR, "leak_found (found_at>?)"),
         ("by day", leaks::BY_DAY, "leak_found (found_at>?)"),
         ("by task", leaks::BY_TASK, "leak_found (found_at>?)"),
@@ -169,12 +169,12 @@ fn recurring_queries_take_as_many_steps_with_a_long_history_as_with_none() {
         f.row(f.me, pid, State::Running);
     }
     let queries = [
-        query::LIVE.current,
-        query::LIVE_OF.current,
-        query::LIVE_OF_TASK.current,
+        &*query::LIVE.sql(Schema::latest()),
+        &*query::LIVE_OF.sql(Schema::latest()),
+        &*query::LIVE_OF_TASK.sql(Schema::latest()),
         insert::ALIVE,
         orphans::LIVE_ROWS,
-        instances::TO_JUDGE,
+        &*instances::to_judge(Schema::latest()),
         "SELECT * FROM running",
         "SELECT * FROM running WHERE task_id = 'task-1'",
         "SELECT * FROM survivors",

@@ -1,0 +1,165 @@
+//! The table `process`: its columns, and the only code that inserts and reads whole rows.
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::{
+    cell::{Cells, status},
+    migration::Schema,
+    table::{self, table},
+    transaction::Transaction,
+};
+use crate::{
+    identity::{Identity, Place},
+    model::{
+        Cgroup, InstanceId, Limits, Millis, NewProcess, ProcessId, ProcessRecord, state::State,
+    },
+    redact::mask_command,
+};
+
+/// What a row has of other tables, and its number.
+struct Joined {
+    id: ProcessId,
+    owner_program: String,
+    place: Place,
+}
+
+/// What an insert adds to a new row.
+struct Added {
+    owner: InstanceId,
+    command: Vec<String>,
+}
+
+table! {
+    "process",
+    insert(new: &NewProcess, Added { owner, command } => Added),
+    read(Joined { id, owner_program, place } => Joined) -> ProcessRecord,
+    {
+        task_id = new.task;
+        owner = owner;
+        root = new.root;
+        origin = new.origin;
+        token = new.token;
+        pid = new.identity.pid;
+        start_tick = new.identity.start_tick;
+        pidfd_inode = new.identity.pidfd_inode;
+        session = new.session;
+        cgroup = new.cgroup.as_ref().map(|it| it.path.to_string_lossy().into_owned());
+        cgroup_inode = new.cgroup.as_ref().map(|it| it.inode);
+        containment = new.containment;
+        keeper_pid since KEEPER = new.keeper.map(|it| it.pid);
+        keeper_start_tick since KEEPER = new.keeper.map(|it| it.start_tick);
+        keeper_pidfd_inode since KEEPER = new.keeper.and_then(|it| it.pidfd_inode);
+        command = command;
+        cwd = new.cwd;
+        uid = new.uid;
+        state = new.state;
+        claimed_by = (new.state == State::Ending).then_some(new.owner);
+        asked_by = None::<String>;
+        started_at = new.started_at;
+        ended_at = None::<Millis>;
+        exit_code = None::<i32>;
+        exit_signal = None::<i32>;
+        end_reason = None::<String>;
+        end_rule = None::<String>;
+        end_evidence = None::<String>;
+        survive = new.limits.survive;
+        grace_ms = new.limits.grace;
+        max_runtime_ms = new.limits.max_runtime;
+        max_rss_bytes = new.limits.max_rss;
+        peak_rss_bytes = new.peak_rss;
+        cpu_ms = new.cpu;
+        last_error = None::<String>;
+    },
+    // The first owner names boot and namespace, which a query joins.
+    unread {
+        first_owner = new.owner;
+        evidence since CGROUP = new.evidence;
+    },
+    ProcessRecord {
+        id,
+        task: task_id,
+        owner,
+        owner_program,
+        root,
+        origin,
+        token,
+        identity: Identity { place, pid, start_tick, pidfd_inode },
+        session,
+        cgroup: Option::zip(cgroup, cgroup_inode)
+            .map(|(path, inode): (String, _)| Cgroup { path: path.into(), inode }),
+        containment,
+        // In the same place as its program: one host creates both.
+        keeper: Option::zip(keeper_pid, keeper_start_tick).map(|(pid, start_tick)| Identity {
+            place,
+            pid,
+            start_tick,
+            pidfd_inode: keeper_pidfd_inode,
+        }),
+        command,
+        cwd,
+        uid,
+        state,
+        claimed_by,
+        asked_by,
+        started_at,
+        ended_at,
+        status: (state == State::Ended).then(|| status(exit_code, exit_signal)),
+        end_reason,
+        end_rule,
+        end_evidence,
+        limits: Limits {
+            survive,
+            grace: grace_ms,
+            max_runtime: max_runtime_ms,
+            max_rss: max_rss_bytes,
+        },
+        peak_rss: peak_rss_bytes,
+        cpu: cpu_ms,
+        last_error,
+    }
+}
+
+/// Inserts one complete row: its first owner is the instance that records it, which names boot and namespace. A descendant
+/// belongs to the owner of its root, whichever instance has found it: an instance that ends the tree of another, and dies
+/// during that, leaves no rows that a third one would take for those of a dead owner.
+pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result<ProcessId> {
+    let owner_of = |root: ProcessId| {
+        tx.prepare_cached("SELECT owner FROM process WHERE id = ?1")?
+            .query_one([root.0], |row| row.get(0).map(InstanceId))
+            .optional()
+    };
+    let owner = new.root.map(owner_of).transpose()?.flatten().unwrap_or(new.owner);
+    // The code that created the row may have masked it already; masking twice changes nothing, and this is the only way to the
+    // disk.
+    let command = mask_command(&new.command);
+    insert_row(tx, new, Added { owner, command }).map(ProcessId)
+}
+
+/// The statement that selects rows `p` for [`read`]: what follows FROM, and the rest.
+///
+/// `CROSS JOIN` keeps that order: SQLite might otherwise begin with the few instances. `from` names the index, so that a
+/// statement that could not use it fails in the tests instead of reading all history at every spawn.
+pub(super) fn select(schema: Schema, from: &str, rest: &str) -> String {
+    let columns = table::select("p", schema, COLUMNS);
+    format!(
+        "SELECT p.id, o.program, f.machine_id, f.boot_id, f.pid_namespace, f.boottime_offset, {columns} FROM {from}
+         CROSS JOIN instance AS o ON o.id = p.owner CROSS JOIN instance AS f ON f.id = p.first_owner {rest}"
+    )
+}
+
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
+    let mut cells = Cells::of(row);
+    let (id, owner_program, place) = (cells.take()?, cells.take()?, cells.place()?);
+    read_row(&mut cells, Joined { id, owner_program, place })
+}
+
+/// Returns one row, within the transaction of the caller.
+pub(super) fn one(
+    connection: &Connection,
+    schema: Schema,
+    id: ProcessId,
+) -> rusqlite::Result<ProcessRecord> {
+    connection
+        .prepare_cached(&select(schema, "process AS p", "WHERE p.id = ?1"))?
+        .query_one([id.0], read)
+}
