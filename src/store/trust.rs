@@ -10,7 +10,7 @@
 //! acts as the user who can. The ledger itself is never opened here (see [`super`] on POSIX locks), and nothing is written.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     io::ErrorKind,
     os::unix::fs::MetadataExt,
@@ -18,7 +18,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Access, AtFlags, CWD, accessat},
+    fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags, accessat, statx},
     process::geteuid,
 };
 
@@ -33,6 +33,10 @@ use crate::{
 
 /// Write permission of the group and of all others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// No file name is longer (`NAME_MAX` in `linux/limits.h`).
+const NAME_MAX: usize = 255;
+/// The longest suffix of a file beside the ledger: the lock of an instance, `-instance-`, 32 hex digits and `.lock`.
+const LONGEST_SUFFIX: usize = 47;
 /// Files that SQLite and the setup keep beside the ledger.
 const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", "-setup.lock"];
 
@@ -121,10 +125,52 @@ impl Located {
 
     /// Refuses a ledger that another user could have written to, or that we cannot write to.
     pub(super) fn check_trusted(&self) -> Result<()> {
+        self.check_name()?;
         self.check_owner()?;
         self.check_folders()?;
         self.check_companions()?;
+        self.check_attributes()?;
         self.check_writable()
+    }
+
+    /// Refuses a name to which no suffix can be added, before anything is created.
+    fn check_name(&self) -> Result<()> {
+        let length = self.path.file_name().map_or(0, OsStr::len);
+        let longest = NAME_MAX - LONGEST_SUFFIX;
+        if length <= longest {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the name of the ledger `{}` has {length} bytes: files beside it have longer names, \
+             choose one of at most {longest} bytes",
+            self.path.display()
+        )))
+    }
+
+    /// Refuses a folder or a ledger whose attributes (chattr(1)) forbid what SQLite does with them.
+    fn check_attributes(&self) -> Result<()> {
+        let file = self.found.map(|_| self.path.as_path());
+        for path in [Some(self.folder()), file].into_iter().flatten() {
+            let Ok(found) = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) else {
+                continue;
+            };
+            let set = found.stx_attributes & found.stx_attributes_mask;
+            for (attribute, word, letter) in [
+                (StatxAttributes::APPEND, "append-only", 'a'),
+                (StatxAttributes::IMMUTABLE, "immutable", 'i'),
+            ] {
+                if set.contains(attribute) {
+                    let shown = path.display();
+                    let message = format!(
+                        "`{shown}` has the attribute {word}, so the ledger `{}` cannot be written: \
+                         run `chattr -{letter} {shown}`, or choose another folder",
+                        self.path.display()
+                    );
+                    return Err(Error::new(Kind::Denied, message));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_owner(&self) -> Result<()> {
