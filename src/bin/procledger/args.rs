@@ -137,6 +137,7 @@ mod tests {
     fn kill_needs_tasks_or_all_and_not_both() {
         for (line, valid) in [
             (&["procledger", "kill"][..], false),
+            (&["procledger", "kill", "--protect", "name"], false),
             (&["procledger", "kill", "a", "--all"], false),
             (&["procledger", "kill", "a", "b"], true),
             (&["procledger", "kill", "--all"], true),

@@ -58,12 +58,14 @@ impl Context {
         if let Some(file) = &global.export {
             refuse_as_output(&path.file, file, "the export")?;
         }
+        // As another user none is trusted.
+        let trust_folder = if account.is_some() { None } else { global.trust_folder()? };
         logging::start(global.verbose, global.log_file.as_deref())?;
         let context = Self {
             ledger: path.file,
             export: global.export.clone(),
             profile: global.profile,
-            trust_folder: global.trust_folder.clone(),
+            trust_folder,
             asked_by,
             account,
         };

@@ -1,8 +1,13 @@
 //! Options that every subcommand takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
+
+use crate::exit::{Exit, Failure, Result};
+
+/// The variable that the library reads for the same purpose.
+const TRUST_VARIABLE: &str = "PROCLEDGER_TRUST_FOLDER";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
@@ -18,7 +23,7 @@ pub(crate) struct GlobalArgs {
     pub(crate) export: Option<PathBuf>,
     /// Trust all users that can write this folder on the ledger's path not to replace the ledger
     #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) trust_folder: Option<PathBuf>,
+    trust_folder: Option<PathBuf>,
     /// Migrate a ledger of an older version first, as `run` does (other commands use it as it is)
     #[arg(long, global = true)]
     pub(crate) migrate: bool,
@@ -28,6 +33,33 @@ pub(crate) struct GlobalArgs {
     /// Increase verbosity (-v, -vv)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+impl GlobalArgs {
+    /// Returns the trusted folder as an absolute path. Fails if `--trust-folder`, or else its environment variable, which the
+    /// library reads, does not name a folder: it would have no effect.
+    pub(crate) fn trust_folder(&self) -> Result<Option<PathBuf>> {
+        let from_environment = || std::env::var_os(TRUST_VARIABLE).filter(|name| !name.is_empty());
+        match (&self.trust_folder, from_environment()) {
+            (Some(folder), _) => absolute(folder, "--trust-folder").map(Some),
+            (None, Some(folder)) => {
+                absolute(Path::new(&folder), &format!("${TRUST_VARIABLE}")).map(|_| None)
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+fn absolute(folder: &Path, option: &str) -> Result<PathBuf> {
+    let shown = folder.display();
+    match folder.canonicalize() {
+        Ok(folder) if folder.is_dir() => Ok(folder),
+        Ok(_) => Err(Failure::usage(format!("{option} names `{shown}`, which is not a folder"))),
+        Err(error) => Err(Failure {
+            exit: Exit::USAGE,
+            ..Failure::because(format!("{option} names the folder `{shown}`"), &error)
+        }),
+    }
 }
 
 /// Settings of a known program.

@@ -13,7 +13,7 @@ pub(crate) struct KeepingArgs {
     #[arg(long, value_name = "D", value_parser = units::duration, env = "PROCLEDGER_KEEP_HISTORY")]
     keep_history: Option<Duration>,
     /// Delete the oldest history when the ledger grows beyond this size (at least 1M)
-    #[arg(long, value_name = "SIZE", value_parser = units::size, env = "PROCLEDGER_LIMIT_SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = units::ledger_size, env = "PROCLEDGER_LIMIT_SIZE")]
     limit_size: Option<u64>,
 }
 

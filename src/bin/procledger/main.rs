@@ -23,14 +23,13 @@ mod signals;
 mod terminal;
 mod threads;
 mod units;
+mod usage;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     signals::outlive_file_limit();
-    let code = output::conclude(args::Cli::parse().run());
+    let code = output::conclude(usage::parse().and_then(args::Cli::run));
     output::flush();
     code
 }

@@ -13,6 +13,9 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// The ledger keeps sizes in SQLite's signed 64 bits.
 const LARGEST: u64 = i64::MAX.cast_unsigned();
 
+/// The library refuses a smaller limit.
+const SMALLEST_LEDGER: u64 = 1 << 20;
+
 /// Parses a span such as `30s`, `5m`, `1h 30m` or `7days`. A number without a unit is refused, since it is ambiguous.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
@@ -24,8 +27,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
             "`{text}` has no unit: write {text}s for seconds, {text}m for minutes"
         ));
     }
-    let span = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}: write a duration such as 500ms, 30s, 5m or 2h"))?;
+    let span = humantime::parse_duration(text).map_err(|_| {
+        format!("`{text}` is not a duration: write one such as 500ms, 30s, 5m or 2h")
+    })?;
     if span > LONGEST { Err("it is longer than 1000 years".to_owned()) } else { Ok(span) }
 }
 
@@ -68,6 +72,16 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         Some(0) => Err("a limit of zero would end the program at once".to_owned()),
         Some(bytes) if bytes <= LARGEST => Ok(bytes),
         _ => Err(format!("`{text}` is larger than 8 EiB")),
+    }
+}
+
+/// Parses the size that a ledger may grow to.
+pub(crate) fn ledger_size(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        bytes if bytes < SMALLEST_LEDGER => {
+            Err(format!("`{text}` cannot hold any history: write 1M or more"))
+        }
+        bytes => Ok(bytes),
     }
 }
 
@@ -160,14 +174,16 @@ mod tests {
             ("", "empty"),
             ("30", "write 30s"),
             ("0", "no unit"),
-            ("-5s", "write a duration"),
-            ("5 parsecs", "write a duration"),
+            ("-5s", "not a duration"),
+            ("5 parsecs", "not a duration"),
             ("2000years", "1000 years"),
-            ("99999999999999999999s", "write a duration"),
+            ("99999999999999999999s", "not a duration"),
         ] {
             let error = duration(text).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
         }
+        assert!(ledger_size("1023k").expect_err("small").contains("1M or more"));
+        assert_eq!(ledger_size("1M"), Ok(1 << 20));
         assert!(interval("99ms").expect_err("short").contains("100ms"));
         assert_eq!(interval("100ms"), Ok(SHORTEST_INTERVAL));
         assert!(limit("0s").expect_err("zero").contains("zero"));

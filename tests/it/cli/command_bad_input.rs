@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    cli::command::{Running, answer, bare, bytes_of, on_ledger, run},
-    support::Place,
+    cli::command::{Running, answer, bare, bytes_of, on_ledger, procledger, run},
+    support::{Place, need, root, skipped},
 };
 
 /// Every subcommand that opens a ledger, in its simplest form.
@@ -137,56 +137,244 @@ fn a_missing_folder() {
     }
 }
 
+/// Wrong command lines, over all subcommands and global options, each with a part of the message.
+const WRONG: [(&[&str], &str); 92] = [
+    (
+        &["run", "--task", "t", "--max-runtime", "10", "--", "true"],
+        "'--max-runtime <D>': `10` has no unit",
+    ),
+    (&["run", "--task", "t", "--max-runtime", "0s", "--", "true"], "zero"),
+    (
+        &["run", "--task", "t", "--grace", "soon", "--", "true"],
+        "'--grace <D>': `soon` is not a duration",
+    ),
+    (&["run", "--task", "t", "--grace", "9999years", "--", "true"], "longer than 1000 years"),
+    (&["run", "--task", "t", "--grace", "--", "true"], "a value is required for '--grace <D>'"),
+    (&["run", "--task", "t", "--max-rss", "1.5G", "--", "true"], "fraction"),
+    (&["run", "--task", "t", "--max-rss", "-1", "--", "true"], "'-1'"),
+    (&["run", "--task", "t", "--max-rss", "5Q", "--", "true"], "`Q` is not a unit"),
+    (&["run", "--task", "t", "--max-rss", "99999999999G", "--", "true"], "larger than 8 EiB"),
+    (&["run", "--task", "", "--", "true"], "the task id is empty"),
+    (&["run", "--task", "t", "--", ""], "the program's name is empty"),
+    (&["run", "--task", "t"], "<CMD>..."),
+    (&["run", "--task", "t", "--"], "<CMD>..."),
+    (&["run", "--task", "--", "true"], "'--task <ID>'"),
+    (&["run", "--task", "a", "--task", "b", "--", "true"], "multiple times"),
+    (
+        &["run", "--task", "t", "--containment", "jail", "--", "true"],
+        "give auto, cgroup, keeper or session",
+    ),
+    (&["run", "--task", "t", "--cgroup", "", "--", "true"], "'--cgroup <PATH>'"),
+    (&["run", "--task", "t", "--protect", "a/b", "--", "true"], "without a slash"),
+    (&["run", "--task", "t", "--protect", "", "--", "true"], "'--protect <NAME>'"),
+    (&["run", "--task", "t", "--survive=yes", "--", "true"], "'--survive'"),
+    (&["run", "--task", "t", "--limit-size", "1", "--", "true"], "write 1M or more"),
+    (&["run", "--task", "t", "--keep-history", "never", "--", "true"], "'--keep-history <D>'"),
+    (&["run", "--no-such-option", "--", "true"], "'--no-such-option'"),
+    (&["kill"], "<TASK>..."),
+    (&["kill", "--protect", "name"], "<TASK>..."),
+    (&["kill", ""], "the task id is empty"),
+    (&["kill", "t", "--all"], "cannot be used with '--all'"),
+    (&["kill", "t", "--protect", "/bin/sh"], "without a slash"),
+    (&["forget"], "<TASK>..."),
+    (&["forget", ""], "the task id is empty"),
+    (&["forget", "--all"], "'--all'"),
+    (&["ps", "--limit", "5"], "--all"),
+    (&["ps", "--all", "--limit", "0"], "0 is not in 1.."),
+    (&["ps", "--all", "--limit", "many"], "'many'"),
+    (&["ps", "--all", "--limit", "99999999999"], "'99999999999'"),
+    (&["ps", "--watch", "--json"], "cannot be used with"),
+    (&["ps", "--watch", "--all"], "cannot be used with"),
+    (&["ps", "--watch", "--interval", "2"], "no unit"),
+    (&["ps", "--watch", "--interval", "1ms"], "100ms"),
+    (&["ps", "--interval", "2s"], "--watch"),
+    (&["ps", "--watch"], "terminal"),
+    (&["ps", "--json=1"], "'1'"),
+    (&["ps", "-x"], "'-x'"),
+    (&["tree", ""], "the task id is empty"),
+    (&["tree", "--deep"], "'--deep'"),
+    (&["health", "now"], "'now'"),
+    (&["health", "--json", "--json"], "multiple times"),
+    (&["reap", "--min-age", "5"], "no unit"),
+    (&["reap", "--min-age", "-5s"], "'-5'"),
+    (&["reap", "--orphan-name", "/usr/bin/x"], "without a slash"),
+    (&["reap", "--orphan-name", ""], "orphan-name"),
+    (&["reap", "--protect", "x/y"], "without a slash"),
+    (&["reap", "--dryrun"], "'--dry-run'"),
+    (&["watch", "--protect", ""], "'--protect <NAME>'"),
+    (&["watch", "--dir", ""], "'--dir <DIR>'"),
+    (&["watch", ""], "[LEDGER]"),
+    (&["watch", "--limit-size", "10k"], "write 1M or more"),
+    (&["watch", "--keep-history", "7"], "no unit"),
+    (&["watch", "other.db", "--export", "x.json"], "--export applies to a single ledger"),
+    (&["watch", "other.db", "--log-file", "x.log"], "--log-file applies to a single ledger"),
+    (
+        &["watch", "other.db", "--profile", "ecosystem-manager"],
+        "--profile applies to a single ledger",
+    ),
+    (&["report", "--since", "yesterday"], "`yesterday` is not a duration"),
+    (&["report", "--since", ""], "it is empty"),
+    (&["report", "--by", "colour"], "day"),
+    (&["report", "--by", ""], "'--by <BY>'"),
+    (&["report", "--format", "xml"], "csv"),
+    (&["report", "-o", ""], "'--output <FILE>'"),
+    (&["metrics", "--since", "1"], "no unit"),
+    (&["metrics", "cpu"], "'cpu'"),
+    (&["export", ""], "'[FILE]'"),
+    (&["export", "a", "b"], "'b'"),
+    (&["import"], "<FILE>"),
+    (&["import", ""], "'<FILE>'"),
+    (&["import", "x.json", "--min-age", "1"], "no unit"),
+    (&["doctor", "disk"], "'disk'"),
+    (&["prune"], "--older-than <D>"),
+    (&["prune", "--older-than", "x"], "`x` is not a duration: write one such as"),
+    (&["prune", "--older-than", "30"], "write 30s for seconds"),
+    (&["prune", "5days"], "'5days'"),
+    (&["completions"], "<SHELL>"),
+    (&["completions", "tcl"], "bash"),
+    (&["man"], "<DIR>"),
+    (&["demo", "fast"], "'fast'"),
+    (&["ps", "--profile", "nobody"], "ecosystem-manager"),
+    (&["ps", "--db", ""], "'--db <FILE>'"),
+    (&["ps", "--log-file", ""], "'--log-file <FILE>'"),
+    (
+        &["ps", "--trust-folder", "/no/such/folder"],
+        "--trust-folder names the folder `/no/such/folder`",
+    ),
+    (&["ps", "--trust-folder", "/dev/null"], "which is not a folder"),
+    (&["--db"], "'--db <FILE>'"),
+    (&["kil", "t"], "did you mean `procledger kill`?"),
+    (&["list"], "did you mean `procledger ps`?"),
+    (&["no-such-command"], "no subcommand `no-such-command`"),
+];
+
 #[test]
-fn values_that_cannot_be_are_usage_errors() {
+fn a_wrong_command_line_is_one_line_with_exit_code_2_and_changes_nothing() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let before = bytes_of(place.path());
     let long = "x".repeat(1025);
-    for (args, part) in [
-        (&["run", "--task", "t", "--max-runtime", "10", "--", "true"][..], "no unit"),
-        (&["run", "--task", "t", "--max-runtime", "0s", "--", "true"], "zero"),
-        (&["run", "--task", "t", "--grace", "soon", "--", "true"], "500ms"),
-        (&["run", "--task", "t", "--max-rss", "1.5G", "--", "true"], "fraction"),
-        (&["run", "--task", "t", "--max-rss", "-1", "--", "true"], "'-1'"),
-        (&["run", "--task", "", "--", "true"], "empty"),
-        (&["run", "--task", &long, "--", "true"], "1025 bytes"),
-        (&["run", "--task", "t", "--", ""], "empty"),
-        (&["run", "--task", "t"], "required"),
-        (&["run", "--", "true"], "--task"),
-        (&["kill"], "required"),
-        (&["kill", ""], "empty"),
-        (&["kill", "t", "--all"], "cannot be used with"),
-        (&["forget"], "required"),
-        (&["ps", "--limit", "5"], "--all"),
-        (&["ps", "--all", "--limit", "0"], "0"),
-        (&["ps", "--watch", "--json"], "cannot be used with"),
-        (&["ps", "--watch", "--all"], "cannot be used with"),
-        (&["ps", "--watch", "--interval", "2"], "no unit"),
-        (&["ps", "--watch", "--interval", "1ms"], "100ms"),
-        (&["ps", "--interval", "2s"], "--watch"),
-        (&["ps", "--watch"], "terminal"),
-        (&["tree", ""], "empty"),
-        (&["tree", &long], "1025 bytes"),
-        (&["reap", "--min-age", "5"], "no unit"),
-        (&["reap", "--orphan-name", "/usr/bin/x"], "without a slash"),
-        (&["reap", "--orphan-name", ""], "orphan-name"),
-        (&["report", "--since", "yesterday"], "30s"),
-        (&["report", "--by", "colour"], "day"),
-        (&["report", "--format", "xml"], "csv"),
-        (&["prune"], "--older-than"),
-        (&["prune", "--older-than", "forever"], "30s"),
-        (&["import"], "required"),
-        (&["completions", "tcl"], "bash"),
-        (&["ps", "--profile", "nobody"], "ecosystem-manager"),
-        (&["no-such-command"], "unrecognized"),
-        (&[], "Usage"),
-    ] {
-        let answer = run(&place, args).expect(2);
-        assert_eq!(answer.out, "", "{args:?}");
-        assert!(answer.err.contains(part), "{args:?}: {part:?} is not in {}", answer.err);
+    let of_long = [["tree", &long], ["kill", &long], ["forget", &long]];
+    let of_long = of_long.iter().map(|args| (&args[..], "1025 bytes"));
+    for (args, part) in WRONG.into_iter().chain(of_long) {
+        let answer = answer(procledger(&place).args(args).current_dir(place.path())).expect(2);
+        let line = answer.complaint();
+        assert!(line.contains(part), "{args:?}: {part:?} is not in {line}");
         assert!(before == bytes_of(place.path()), "{args:?} changed the disk");
     }
+}
+
+#[test]
+fn without_a_subcommand_the_help_is_printed() {
+    let place = Place::new();
+    let answer = answer(&mut bare(&place)).expect(2);
+    assert!(answer.out.is_empty() && answer.err.contains("Usage: procledger"), "{answer:?}");
+}
+
+#[test]
+fn a_wrong_variable_is_one_line_and_changes_nothing() {
+    let place = Place::new();
+    run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
+    for (variable, value, code, part) in [
+        ("PROCLEDGER_CONTAINMENT", "jail", 125, "set it to auto, cgroup, keeper or session"),
+        ("PROCLEDGER_LIMIT_SIZE", "1k", 2, "write 1M or more"),
+        ("PROCLEDGER_KEEP_HISTORY", "x", 2, "`x` is not a duration"),
+        (
+            "PROCLEDGER_TRUST_FOLDER",
+            "missing",
+            2,
+            "$PROCLEDGER_TRUST_FOLDER names the folder `missing`",
+        ),
+        ("PROCLEDGER_LOG", "a=b=c", 2, "PROCLEDGER_LOG"),
+    ] {
+        let before = bytes_of(place.path());
+        let mut command = procledger(&place);
+        command.args(["run", "--task", "u", "--", "true"]).env(variable, value);
+        let answer = answer(command.current_dir(place.path())).expect(code);
+        assert!(answer.complaint().contains(part), "{variable}: {answer:?}");
+        // The library reads the containment when it opens the ledger; its instance is recorded by then.
+        let unchanged = before == bytes_of(place.path());
+        assert!(unchanged || code == 125, "{variable} changed the disk");
+        assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE task_id = 'u'"), "0");
+    }
+}
+
+/// A trusted folder is named relative to the working directory, by each subcommand; one that is not there is refused.
+#[test]
+fn a_relative_trusted_folder_is_used() {
+    let place = Place::new();
+    let folder = place.path().join("shared");
+    fs::create_dir(&folder).expect("a folder");
+    fs::set_permissions(&folder, Permissions::from_mode(0o777)).expect("a mode");
+    let ledger = folder.join("ledger.db");
+    let at = |args: &[&str], variable: Option<&str>| {
+        let mut command = on_ledger(&place, &ledger);
+        if let Some(folder) = variable {
+            command.env("PROCLEDGER_TRUST_FOLDER", folder);
+        }
+        answer(command.args(args).current_dir(place.path()))
+    };
+    at(&["run", "--task", "t", "--trust-folder", "shared", "--", "true"], None).expect(0);
+    at(&["run", "--task", "t", "--", "true"], Some("shared")).expect(0);
+    for args in [&["ps"][..], &["reap"], &["report"], &["doctor"], &["prune", "--older-than", "1h"]]
+    {
+        at(args, Some("./shared")).expect(0);
+        assert!(at(args, Some("Shared")).expect(2).complaint().contains("`Shared`"), "{args:?}");
+        let named = [args, &["--trust-folder", "Shared"]].concat();
+        assert!(at(&named, Some("shared")).expect(2).complaint().contains("`Shared`"), "{args:?}");
+    }
+    let watch = ["watch", "other.db", "--trust-folder", "Shared"];
+    assert!(at(&watch, None).expect(2).complaint().contains("`Shared`"));
+}
+
+/// The name of an instance's lock is 47 bytes longer than that of the ledger.
+#[test]
+fn a_name_that_is_too_long_is_refused_before_anything_is_created() {
+    let place = Place::new();
+    for (length, code) in [(208, 0), (209, 125), (240, 125), (255, 125), (256, 125)] {
+        let folder = place.path().join(length.to_string());
+        fs::create_dir(&folder).expect("a folder");
+        let ledger = folder.join("x".repeat(length));
+        let answer = answer(on_ledger(&place, &ledger).args(["run", "--task", "t", "--", "true"]));
+        let answer = answer.expect(code);
+        if code != 0 {
+            let line = answer.complaint();
+            assert!(line.contains("at most 208 bytes") || line.contains("name too long"), "{line}");
+            assert!(bytes_of(&folder).is_empty(), "{length}");
+        }
+    }
+}
+
+/// SQLite cannot remove its journal there, and reports an I/O error; the disk was blamed.
+#[test]
+fn an_append_only_folder_or_ledger_is_named() {
+    need!("chattr");
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    let folder = place.path().join("folder");
+    fs::create_dir(&folder).expect("a folder");
+    let ledger = folder.join("ledger.db");
+    let chattr = |how: &str, path: &Path| {
+        let done = std::process::Command::new("chattr").arg(how).arg(path).output();
+        done.expect("chattr").status.success()
+    };
+    if !chattr("+a", &folder) {
+        return skipped("this file system has no attributes");
+    }
+    let start = || answer(on_ledger(&place, &ledger).args(["run", "--task", "t", "--", "true"]));
+    let (refused, left) = (start(), bytes_of(&folder));
+    assert!(chattr("-a", &folder));
+    assert!(refused.complaint().contains("chattr -a"), "{refused:?}");
+    assert!(left.is_empty());
+    refused.expect(125);
+    start().expect(0);
+    assert!(chattr("+i", &ledger));
+    let refused = start();
+    assert!(chattr("-i", &ledger));
+    assert!(refused.complaint().contains("immutable"), "{refused:?}");
+    start().expect(0);
 }
 
 #[test]

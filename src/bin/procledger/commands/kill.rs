@@ -20,7 +20,6 @@ use crate::{
 
 /// End tasks with all their processes: SIGTERM, grace period, SIGKILL, verified
 #[derive(Debug, Args)]
-#[group(id = "which", required = true)]
 #[command(after_help = "\
 Example:
   procledger kill nightly build-17
@@ -31,7 +30,7 @@ A second `kill` of the same task cuts the grace of the first one short: SIGKILL 
 or SIGHUP within the grace gives the tasks back: they got SIGTERM, and may run on.")]
 pub(crate) struct KillArgs {
     /// Tasks to end
-    #[arg(value_name = "TASK", conflicts_with = "all")]
+    #[arg(value_name = "TASK", required_unless_present = "all", conflicts_with = "all")]
     tasks: Vec<String>,
     /// End every task of the ledger
     #[arg(long)]

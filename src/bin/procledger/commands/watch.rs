@@ -87,7 +87,7 @@ impl WatchArgs {
         let verbose = (0..global.verbose).map(|_| "-v".to_owned());
         let migrate = global.migrate.then(|| "--migrate".to_owned());
         let protect = self.protect.into_iter().flat_map(|name| ["--protect".to_owned(), name]);
-        let trust = global.trust_folder.iter();
+        let trust = global.trust_folder()?.into_iter();
         let trust =
             trust.flat_map(|dir| ["--trust-folder".to_owned(), dir.to_string_lossy().into_owned()]);
         let words = verbose.chain(migrate).chain(protect).chain(trust).chain(self.keeping.words());

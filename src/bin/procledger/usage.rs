@@ -1,0 +1,155 @@
+//! Errors of the command line, each in one line that names the subcommand, what is wrong, and where the help is.
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+
+use crate::{
+    args::Cli,
+    exit::{Failure, Result},
+};
+
+/// What people type for a subcommand that has another name.
+const SYNONYMS: [(&str, &str); 10] = [
+    ("clean", "reap"),
+    ("cleanup", "reap"),
+    ("exec", "run"),
+    ("list", "ps"),
+    ("ls", "ps"),
+    ("start", "run"),
+    ("status", "ps"),
+    ("stop", "kill"),
+    ("terminate", "kill"),
+    ("top", "ps --watch"),
+];
+
+/// Parses the command line of this process. Prints the help or the version, and exits, where that is requested.
+pub(crate) fn parse() -> Result<Cli> {
+    Cli::try_parse().map_err(|error| {
+        if !error.use_stderr()
+            || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        {
+            error.exit();
+        }
+        let words = std::env::args_os().skip(1);
+        let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        Failure::usage(line(&error, &words))
+    })
+}
+
+/// Returns the error in one line. `words` is the command line without the program.
+fn line(error: &clap::Error, words: &[String]) -> String {
+    let command = Cli::command();
+    let visible = command.get_subcommands().filter(|command| !command.is_hide_set());
+    let names: Vec<&str> = visible.map(clap::Command::get_name).collect();
+    let subcommand = words.iter().map(String::as_str).find(|word| names.contains(word));
+    let what = match (error.kind(), invalid(error)) {
+        (ErrorKind::InvalidSubcommand, Some(word)) => {
+            let advice = similar(&word, &names)
+                .map_or_else(String::new, |name| format!(", did you mean `procledger {name}`?"));
+            format!("there is no subcommand `{word}`{advice}")
+        }
+        _ => in_one_line(&error.render().to_string()),
+    };
+    match subcommand {
+        Some(name) => format!("{name}: {what}: see `procledger {name} --help`"),
+        None => format!("{what}: see `procledger --help`"),
+    }
+}
+
+fn invalid(error: &clap::Error) -> Option<String> {
+    error.get(clap::error::ContextKind::InvalidSubcommand).map(ToString::to_string)
+}
+
+/// Joins the paragraphs of an error of clap, without the usage and the reference to the help that follow them.
+fn in_one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let end = ["\n\nUsage: ", "\n\nFor more information"].iter().filter_map(|end| text.find(end));
+    let text = &text[..end.min().unwrap_or(text.len())];
+    let paragraphs = text.split("\n\n").map(|paragraph| {
+        let lines: Vec<&str> = paragraph.lines().map(str::trim).collect();
+        lines.join(" ")
+    });
+    paragraphs.filter(|paragraph| !paragraph.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// Returns the subcommand that was meant: a synonym, or the nearest name that is at most a third of its letters away.
+fn similar<'a>(word: &str, names: &[&'a str]) -> Option<&'a str> {
+    let synonym = SYNONYMS.iter().find(|(other, _)| *other == word).map(|(_, name)| *name);
+    let near = || {
+        let distances = names.iter().map(|name| (distance(word, name), *name));
+        let near = distances.filter(|(distance, name)| *distance <= (name.len() / 3).max(1));
+        near.min().map(|(_, name)| name)
+    };
+    synonym.or_else(near)
+}
+
+/// Counts the letters to insert, delete, replace or exchange with their neighbour (optimal string alignment).
+fn distance(from: &str, to: &str) -> usize {
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    let mut rows = vec![(0..=to.len()).collect::<Vec<usize>>()];
+    for i in 1..=from.len() {
+        let mut row = vec![i];
+        for j in 1..=to.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(from[i - 1] != to[j - 1]);
+            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[from.len()][to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(words: &[&str]) -> String {
+        let all = ["procledger"].iter().chain(words);
+        let error = Cli::try_parse_from(all).expect_err("wrong");
+        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        line(&error, &words)
+    }
+
+    #[test]
+    fn an_error_is_one_line_with_the_subcommand_the_value_and_the_help() {
+        assert_eq!(
+            said(&["prune", "--older-than", "x"]),
+            "prune: invalid value 'x' for '--older-than <D>': `x` is not a duration: write one such as \
+             500ms, 30s, 5m or 2h: see `procledger prune --help`"
+        );
+        assert_eq!(
+            said(&["reap", "--min-agee", "5s"]),
+            "reap: unexpected argument '--min-agee' found; tip: a similar argument exists: '--min-age': \
+             see `procledger reap --help`"
+        );
+        let value = said(&["report", "--by", "a\n\nb"]);
+        assert!(value.contains("[possible values: hour, day,"), "{value}");
+    }
+
+    #[test]
+    fn a_mistyped_subcommand_has_a_suggestion_where_one_is_near() {
+        for (typed, meant) in [
+            ("rnu", "run"),
+            ("pss", "ps"),
+            ("kil", "kill"),
+            ("rpeort", "report"),
+            ("docter", "doctor"),
+            ("stop", "kill"),
+            ("list", "ps"),
+            ("top", "ps --watch"),
+        ] {
+            assert_eq!(
+                said(&[typed]),
+                format!(
+                    "there is no subcommand `{typed}`, did you mean `procledger {meant}`?: see `procledger --help`"
+                )
+            );
+        }
+        assert_eq!(
+            said(&["frobnicate"]),
+            "there is no subcommand `frobnicate`: see `procledger --help`"
+        );
+    }
+}
