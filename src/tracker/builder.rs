@@ -2,32 +2,25 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
 use super::{
     Inner, Tracker,
+    core::Core,
     end::spared::check_names,
+    options::Options,
     passes::retention::{DEFAULT_KEEP_HISTORY, SMALLEST_LIMIT},
-    runtime::{
-        liveness::{OpenHere, new_lock_name, note_of},
-        monitor,
-        shared::{Opened, Options, Shared, lock},
-    },
-    start::spawn,
+    runtime::{instance::Instance, lock::lock, monitor},
 };
 use crate::{
     error::{Error, Kind, Result},
     export::Exporter,
-    identity::Pid,
     metrics::Meter,
-    model::{ContainmentMode, Millis, NewInstance, Observer, ProcessRecord, Report},
+    model::{ContainmentMode, Millis, ProcessRecord, Report},
     store::{Store, Upgrade},
-    sys::{
-        Pinned, Proc, current_place, file_lock::HeldLock, keeper::is_secure,
-        own_files::refuse_as_output,
-    },
+    sys::{Proc, current_place, keeper::is_secure, own_files::refuse_as_output},
 };
 
 /// Where the former implementation keeps its list of processes.
@@ -103,7 +96,7 @@ impl Tracker {
     ///
     /// If the ledger cannot be read.
     pub fn running(&self) -> Result<Vec<ProcessRecord>> {
-        let mut rows = self.inner.shared.store.live()?;
+        let mut rows = self.inner.core.store.live()?;
         rows.retain(|row| row.root.is_none());
         Ok(rows)
     }
@@ -117,18 +110,18 @@ impl Tracker {
         &self,
         since: impl Into<Option<std::time::SystemTime>>,
     ) -> Result<Vec<crate::model::LeakRecord>> {
-        self.inner.shared.store.leaks(since.into().map(Millis::from))
+        self.inner.core.store.leaks(since.into().map(Millis::from))
     }
 
     /// Returns the canonical path of the ledger.
     pub fn path(&self) -> &Path {
-        self.inner.shared.store.path()
+        self.inner.core.store.path()
     }
 
     /// Returns how many of this instance's processes are not watched by the monitor, because half of the descriptor limit is
     /// used up: their ends are noticed by the health pass.
     pub fn unwatched(&self) -> usize {
-        self.inner.shared.unwatched()
+        self.inner.core.unwatched()
     }
 }
 
@@ -294,57 +287,10 @@ impl Builder {
         let place = current_place()?;
         let trusted = trusted_folder(&self.options);
         let store = Store::open_trusting(&self.path, trusted.as_deref(), self.options.upgrade)?;
-        let observer = Observer { place, uid: store.owner_uid() };
-        let own = Pid::new(i64::from(std::process::id()))
-            .ok_or_else(|| Error::invalid("pid 0 cannot open a ledger"))?;
-        let identity = Pinned::open(&proc, place, own)?
-            .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
-            .identity;
-        let lock_name = new_lock_name(store.path());
-        // The lock is taken before the row is written: a row without a held lock looks like a dead instance.
-        let lock_path = store.path().with_file_name(&lock_name);
-        let lock =
-            store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
-        // The note is written before the row as well, so that a process that judges the row finds it.
-        if let Err(error) = lock.write_note(&note_of(&proc, place, own)) {
-            tracing::debug!("{error}: other instances will not recognize an exec of this program");
-        }
-        let open_here = OpenHere::new(lock_path);
-        let new = NewInstance {
-            program: self.options.program.clone(),
-            identity,
-            uid: rustix::process::geteuid().as_raw(),
-            lock_name,
-            started_at: Millis::now(),
-        };
         Meter::describe();
-        let instance = match store.add_instance(&new) {
-            Ok(instance) => instance,
-            Err(error) => {
-                if let Ok(_acting) = store.act_as_owner() {
-                    lock.remove();
-                }
-                return Err(error);
-            }
-        };
-        // Without it a keeper above this process takes it for a program of its task.
-        if let Err(error) = lock.sign(&identity) {
-            tracing::warn!("{error}");
-        }
-        let outer_tokens = spawn::outer_tokens(|token| store.knows_token(token))?;
-        let options = self.options;
-        let shared = Shared::new(Opened {
-            store,
-            options,
-            observer,
-            proc,
-            instance,
-            identity,
-            outer_tokens,
-            lock,
-            open_here,
-        })?;
-        begin(shared)
+        let instance = Instance::enter(&store, &proc, place, &self.options.program)?;
+        let core = Core::new(store, self.options, proc, instance)?;
+        begin(core)
     }
 }
 
@@ -385,29 +331,29 @@ fn check_options(options: &Options) -> Result<()> {
 }
 
 /// From here on a failure shuts the instance down.
-fn begin(shared: Arc<Shared>) -> Result<Tracker> {
-    let mut tracker = Inner { shared, startup: Report::default() };
-    let shared = &tracker.shared;
-    shared.check_containment()?;
-    shared.find_keeper()?;
-    if shared.options.reap_on_open {
-        tracker.startup = clean_up(shared)?;
+fn begin(core: Arc<Core>) -> Result<Tracker> {
+    let mut tracker = Inner { core, startup: Report::default() };
+    let core = &tracker.core;
+    core.check_containment()?;
+    core.find_keeper()?;
+    if core.options.reap_on_open {
+        tracker.startup = clean_up(core)?;
     }
-    if let Some(path) = shared.options.export.clone() {
-        start_export(shared, path);
+    if let Some(path) = core.options.export.clone() {
+        start_export(core, path);
     }
-    if shared.options.monitor {
-        monitor::start(shared)?;
+    if core.options.monitor {
+        monitor::start(core)?;
     }
     Ok(Tracker { inner: Arc::new(tracker) })
 }
 
-fn clean_up(shared: &Arc<Shared>) -> Result<Report> {
+fn clean_up(core: &Arc<Core>) -> Result<Report> {
     let mut report = Report::default();
     // Before the name sweep, which would end the same processes without knowing their tasks. Rows that the ledger has itself
     // are not judged by the list: the orphan pass handles them.
-    if let Some(path) = &shared.options.export {
-        match shared.import(path) {
+    if let Some(path) = &core.options.export {
+        match core.import(path) {
             Ok(imported) => report.absorb(imported),
             Err(error) => {
                 tracing::error!("{error}");
@@ -415,19 +361,20 @@ fn clean_up(shared: &Arc<Shared>) -> Result<Report> {
             }
         }
     }
-    report.absorb(shared.reap_orphans()?);
+    report.absorb(core.reap_orphans()?);
     Ok(report)
 }
 
 /// An export that cannot be written is an error in the log and in `doctor`; tracking goes on.
-fn start_export(shared: &Arc<Shared>, path: PathBuf) {
-    let store = shared.store.clone();
+fn start_export(core: &Arc<Core>, path: PathBuf) {
+    let store = core.store.clone();
     let meter = Arc::clone(store.meter());
-    let started = Exporter::start(path, shared.observer.uid, meter, move || store.export_entries());
+    let started =
+        Exporter::start(path, core.instance.observer.uid, meter, move || store.export_entries());
     match started {
         Ok(exporter) => {
             exporter.notify();
-            *lock(&shared.exporter) = Some(Arc::new(exporter));
+            *lock(&core.exporter) = Some(Arc::new(exporter));
         }
         Err(error) => tracing::error!("the export is off: {error}"),
     }
@@ -449,7 +396,7 @@ impl Tracker {
     /// [`is_not_found`](Error::is_not_found) when there is no export.
     pub fn flush_export(&self, timeout: Duration) -> Result<()> {
         // Not while holding the lock: spawns take it to notify the exporter.
-        let exporter = lock(&self.inner.shared.exporter).clone();
+        let exporter = lock(&self.inner.core.exporter).clone();
         match exporter {
             Some(exporter) => exporter.flush(timeout),
             None => Err(Error::new(Kind::NotFound, "the tracker has no export")),
@@ -458,11 +405,11 @@ impl Tracker {
 
     /// Returns why the export cannot be written; `None` while there is no error, or there is no export.
     pub fn export_error(&self) -> Option<String> {
-        lock(&self.inner.shared.exporter).as_ref().and_then(|exporter| exporter.last_error())
+        lock(&self.inner.core.exporter).as_ref().and_then(|exporter| exporter.last_error())
     }
 
     /// Returns whether the first orphan pass has run, so that spawning is allowed.
     pub fn is_clean(&self) -> bool {
-        self.inner.shared.clean.load(Ordering::Acquire)
+        self.inner.core.instance.is_clean()
     }
 }

@@ -1,5 +1,7 @@
 //! The tracker: the operations of an open ledger.
 //!
+//! - [`core`]: what all rooms below share;
+//! - [`options`]: the options of a tracker;
 //! - [`builder`]: the options, and the order of opening;
 //! - [`start`]: how a process comes under the tracker;
 //! - [`handle`]: waiting for a process and reading its output;
@@ -11,11 +13,13 @@
 //! - [`keeper`]: the `main` of a keeper.
 
 mod builder;
+mod core;
 mod end;
 mod handle;
 mod inspect;
 mod keeper;
 mod membership;
+mod options;
 mod passes;
 mod runtime;
 mod start;
@@ -72,18 +76,18 @@ pub struct Tracker {
 /// Shuts down when the last handle is dropped.
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<runtime::shared::Shared>,
+    core: Arc<core::Core>,
     startup: Report,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.shared.is_forked() {
+        if self.core.instance.is_forked() {
             // Closing SQLite's files in a forked child could remove the WAL that the parent still writes.
-            std::mem::forget(Arc::clone(&self.shared));
+            std::mem::forget(Arc::clone(&self.core));
             return;
         }
-        if let Err(error) = end::shutdown::shut_down(&self.shared) {
+        if let Err(error) = end::shutdown::shut_down(&self.core) {
             tracing::error!("failed to shut down: {error}");
         }
     }

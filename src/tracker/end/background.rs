@@ -25,9 +25,9 @@ use super::{
 use crate::{
     model::{ProcessId, Report, task_text},
     store::TakeOver,
-    tracker::runtime::{
-        shared::{Shared, lock},
-        tracked::Entry,
+    tracker::{
+        core::Core,
+        runtime::{lock::lock, tracked::Entry},
     },
 };
 
@@ -55,7 +55,7 @@ struct Queue {
     killing: usize,
 }
 
-impl Shared {
+impl Core {
     /// Ends trees in the background, all of them together. Trees that are already being ended are skipped.
     pub(in crate::tracker) fn end_aside(self: &Arc<Self>, due: Vec<Due>) {
         let due: Vec<Due> = due.into_iter().filter(|due| due.entry.begin()).collect();
@@ -69,14 +69,14 @@ impl Shared {
         }
         queue.workers += 1;
         drop(queue);
-        let shared = Arc::clone(self);
-        self.run_aside("procledger-ends", move || Worker::new(&shared).run());
+        let core = Arc::clone(self);
+        self.run_aside("procledger-ends", move || Worker::new(&core).run());
     }
 }
 
 /// A thread that ends what is in the queue.
 struct Worker<'a> {
-    shared: &'a Arc<Shared>,
+    core: &'a Arc<Core>,
     under_way: HashMap<ProcessId, Due>,
     /// Trees whose claims could not be written: they are ended regardless (invariant 10), and claimed with the outcome.
     unclaimed: HashSet<ProcessId>,
@@ -86,19 +86,19 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(shared: &'a Arc<Shared>) -> Self {
+    fn new(core: &'a Arc<Core>) -> Self {
         let (under_way, unclaimed) = (HashMap::new(), HashSet::new());
-        Self { shared, under_way, unclaimed, killing: false, gone: false }
+        Self { core, under_way, unclaimed, killing: false, gone: false }
     }
 
     fn run(&mut self) {
-        let shared = self.shared;
-        end_as_they_come(self, &mut |root, found| shared.record_found(root, found));
+        let core = self.core;
+        end_as_they_come(self, &mut |root, found| core.record_found(root, found));
     }
 
     /// Takes what is queued, at most `room`. Where nothing is, an idle worker counts as gone.
     fn take(&mut self, idle: bool, room: usize) -> Vec<Due> {
-        let mut queue = lock(&self.shared.background.0);
+        let mut queue = lock(&self.core.background.0);
         if queue.waiting.is_empty() && idle {
             queue.workers -= 1;
             self.gone = true;
@@ -110,12 +110,12 @@ impl<'a> Worker<'a> {
     /// Claims trees and logs each once; a tree that has already ended, or is being ended by another instance, is given up.
     fn claim(&mut self, taken: Vec<Due>) -> Vec<Tree> {
         let entries: Vec<&Arc<Entry>> = taken.iter().map(|due| &due.entry).collect();
-        let (trees, recorded) = self.shared.claim_own(&entries, TakeOver::default());
+        let (trees, recorded) = self.core.claim_own(&entries, TakeOver::default());
         let claimed: HashSet<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         for due in taken {
             let root = &due.entry.root;
             if !claimed.contains(&root.row) {
-                self.shared.give_up(&due.entry);
+                self.core.give_up(&due.entry);
                 continue;
             }
             tracing::warn!(
@@ -145,12 +145,12 @@ impl<'a> Feed<'a> for Worker<'a> {
                 continue;
             }
             let rows: Vec<ProcessId> = self.under_way.keys().copied().collect();
-            return Some((self.shared.world_or_certain(&rows, &mut Report::default()), trees));
+            return Some((self.core.world_or_certain(&rows, &mut Report::default()), trees));
         }
     }
 
     fn done(&mut self, ends: Vec<TreeEnd>) {
-        let shared = self.shared;
+        let core = self.core;
         let began = Instant::now();
         let (mut claimed, mut unclaimed) = (Vec::new(), Vec::new());
         let (mut rows, mut answers) = (Vec::new(), Vec::new());
@@ -159,16 +159,16 @@ impl<'a> Feed<'a> for Worker<'a> {
             let Some(due) = self.under_way.remove(&row) else { continue };
             let settled = if self.unclaimed.remove(&row) { &mut unclaimed } else { &mut claimed };
             let mut report = Report::default();
-            shared.conclude_tree(&due.cause, end, began, settled, &mut report);
+            core.conclude_tree(&due.cause, end, began, settled, &mut report);
             rows.push(row);
             answers.push((due.answer, report));
         }
-        shared.write(None, claimed, &mut Report::default());
+        core.write(None, claimed, &mut Report::default());
         if !unclaimed.is_empty() {
-            lock(&shared.unsettled).extend(unclaimed);
-            shared.write_late();
+            lock(&core.unsettled).extend(unclaimed);
+            core.write_late();
         }
-        shared.release_ended(&rows);
+        core.release_ended(&rows);
         for (answer, report) in answers {
             // A caller that has gone away needs no answer.
             let _ = answer.map(|answer| answer.send(report));
@@ -176,7 +176,7 @@ impl<'a> Feed<'a> for Worker<'a> {
     }
 
     fn is_killing(&mut self, killing: bool) {
-        let mut queue = lock(&self.shared.background.0);
+        let mut queue = lock(&self.core.background.0);
         if killing {
             queue.killing += 1;
         } else {
@@ -189,7 +189,7 @@ impl<'a> Feed<'a> for Worker<'a> {
 impl Drop for Worker<'_> {
     /// However the thread ends, it is no longer counted.
     fn drop(&mut self) {
-        let mut queue = lock(&self.shared.background.0);
+        let mut queue = lock(&self.core.background.0);
         queue.killing -= usize::from(self.killing);
         queue.workers -= usize::from(!self.gone);
     }

@@ -14,8 +14,9 @@ use crate::{
     model::{ExitStatus, RootEnd},
     sys::cgroup::Leaf,
     tracker::{
+        core::Core,
         membership::evidence::{Tie, Ties, tie},
-        runtime::{shared::Shared, tracked::Entry},
+        runtime::tracked::Entry,
     },
 };
 
@@ -25,7 +26,7 @@ const ROUNDS: u32 = 5;
 /// Up to this many PIDs are examined one by one; beyond that, every process is scanned.
 const FEW: u32 = 128;
 
-impl Shared {
+impl Core {
     /// Records the ends of roots that certainly left no descendant; returns the others.
     pub(in crate::tracker) fn settle_alone<'a>(
         self: &Arc<Self>,
@@ -44,7 +45,7 @@ impl Shared {
                     strays: Vec::new(),
                 })
                 .collect();
-            match self.store.settle_alone(self.instance, &ends) {
+            match self.store.settle_alone(self.instance.id, &ends) {
                 Ok(settled) => {
                     for ((dead, status), settled) in alone.into_iter().zip(settled) {
                         if settled {
@@ -96,7 +97,7 @@ impl Shared {
 
     fn is_leaf_empty(&self, entry: &Entry) -> bool {
         let Some(record) = &entry.root.cgroup else { return true };
-        let Ok(leaf) = Leaf::open(record, self.observer.uid) else { return false };
+        let Ok(leaf) = Leaf::open(record, self.instance.observer.uid) else { return false };
         // Not determined from a list: a process that moves between nested cgroups may be missing from it.
         leaf.is_none_or(|leaf| leaf.is_empty())
     }

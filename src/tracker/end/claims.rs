@@ -21,10 +21,13 @@ use crate::{
     },
     policy::membership::Evidence,
     sys::{Pinned, Probe, file_lock::LockState},
-    tracker::runtime::{
-        liveness::{Judge, Life, lock_state},
-        shared::{Shared, lock},
-        tracked::Entry,
+    tracker::{
+        core::Core,
+        runtime::{
+            liveness::{Judge, Life, lock_state},
+            lock::lock,
+            tracked::Entry,
+        },
     },
 };
 
@@ -34,10 +37,10 @@ pub(in crate::tracker) const CLAIM_PAUSE: Duration = Duration::from_millis(50);
 const NOTED_WITHIN: Duration = Duration::from_millis(200);
 const NOTED_PAUSE: Duration = Duration::from_millis(1);
 
-impl Shared {
+impl Core {
     /// Whether the claims of an instance are void. An instance that cannot be looked up keeps its claims.
     pub(in crate::tracker) fn is_dead_claimant(&self, claimant: InstanceId) -> bool {
-        let other = claimant != self.instance;
+        let other = claimant != self.instance.id;
         other
             && matches!(self.store.instance(claimant), Ok(Some(instance)) if self.holds_no_claim(&instance))
     }
@@ -71,12 +74,12 @@ impl Shared {
 
     /// Returns the instances that hold claims on live rows, and are dead.
     pub(in crate::tracker) fn dead_claimants(&self) -> Result<Vec<InstanceId>> {
-        let others = self.store.other_claimants(self.instance)?;
+        let others = self.store.other_claimants(self.instance.id)?;
         let dead = others.iter().filter(|other| self.holds_no_claim(other));
         Ok(dead.map(|other| other.id).collect())
     }
 
-    /// As [`Shared::dead_claimants`], for these rows.
+    /// As [`Core::dead_claimants`], for these rows.
     pub(in crate::tracker) fn dead_claimants_of(&self, rows: &[ProcessRecord]) -> Vec<InstanceId> {
         let mut claimants: Vec<InstanceId> = rows.iter().filter_map(|row| row.claimed_by).collect();
         claimants.sort_unstable();
@@ -124,7 +127,7 @@ impl Shared {
             }
             let goes_on = match claimant {
                 None => true,
-                Some(by) if by == self.instance => false,
+                Some(by) if by == self.instance.id => false,
                 Some(by) => {
                     force.iter().any(|entry| Arc::ptr_eq(entry, &root.0))
                         || *dead.entry(by).or_insert_with(|| self.is_dead_claimant(by))
@@ -141,7 +144,7 @@ impl Shared {
 
     /// Takes over the claim on a tree of ours. Its root is dead; if a person had requested that, the history says so.
     fn take_back(&self, entry: &Entry, claimant: Option<InstanceId>) -> bool {
-        match self.store.take_back(entry.root.row, self.instance, claimant) {
+        match self.store.take_back(entry.root.row, self.instance.id, claimant) {
             Ok(asked_by) => {
                 if let Some(asked_by) = asked_by {
                     let rule = format!("asked by {asked_by}");
@@ -185,7 +188,7 @@ impl Shared {
         let unobserved = |settled: &&Settled| matches!(&settled.verdict, Verdict::Ended(end) if end.status == ExitStatus::Unobserved);
         let mut rows: Vec<ProcessId> = (settled.iter().filter(unobserved))
             .map(|settled| settled.process)
-            .filter(|row| owners.get(row).is_some_and(|owner| *owner != self.instance))
+            .filter(|row| owners.get(row).is_some_and(|owner| *owner != self.instance.id))
             .collect();
         if rows.is_empty() {
             return;

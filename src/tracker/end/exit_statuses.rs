@@ -21,9 +21,12 @@ use super::{claims::CLAIM_PAUSE, root_exit::Dead};
 use crate::{
     model::{ExitStatus, task_text},
     sys::PidFd,
-    tracker::runtime::{
-        shared::{Shared, lock},
-        tracked::{Entry, Learned, REAPED_BY_PARENT},
+    tracker::{
+        core::Core,
+        runtime::{
+            lock::lock,
+            tracked::{Entry, Learned, REAPED_BY_PARENT},
+        },
     },
 };
 
@@ -49,7 +52,7 @@ pub(in crate::tracker) struct Unfinished {
     since: Instant,
 }
 
-impl Shared {
+impl Core {
     /// Returns the status of a dead process; `None` while it is worth waiting for. After that its end is recorded without a
     /// status.
     pub(in crate::tracker) fn status_or_patience(
@@ -174,7 +177,7 @@ impl Shared {
         };
         // 2. Its row, before the zombie is reaped: if we die in between, nothing in the ledger becomes less accurate.
         if entry.lacks_status() {
-            if let Err(error) = self.store.note_status(entry.root.row, self.instance, status) {
+            if let Err(error) = self.store.note_status(entry.root.row, self.instance.id, status) {
                 tracing::debug!("{error}; will be retried");
                 return false;
             }

@@ -15,10 +15,10 @@ impl Tracker {
     /// [`is_not_found`](Error::is_not_found) when the task has no live row; [`is_busy`](Error::is_busy) when its process, or a
     /// process that it has left, is known to be alive: forgetting it would leak it.
     pub fn forget(&self, task_id: &str, asked_by: &str) -> Result<u64> {
-        let shared = &self.inner.shared;
-        shared.check_usable()?;
+        let core = &self.inner.core;
+        core.instance.check_usable()?;
         let task = TaskId::new(task_id)?;
-        let rows = shared.store.live_of_task(&task)?;
+        let rows = core.store.live_of_task(&task)?;
         if rows.is_empty() {
             return Err(Error::new(
                 Kind::NotFound,
@@ -28,10 +28,10 @@ impl Tracker {
             ));
         }
         for row in &rows {
-            let what = match Pinned::probe(&shared.proc, shared.place(), &row.identity) {
+            let what = match Pinned::probe(&core.proc, core.place(), &row.identity) {
                 Probe::Alive(_) => "still runs as process",
                 // Its row is the only record that leads to what it left.
-                Probe::Zombie(_) | Probe::Gone if shared.has_left_something(row)? => {
+                Probe::Zombie(_) | Probe::Gone if core.has_left_something(row)? => {
                     "has left processes that still run, and was process"
                 }
                 Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => continue,
@@ -43,8 +43,8 @@ impl Tracker {
             ));
         }
         let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
-        let forgotten = shared.store.forget(&ids, asked_by, Millis::now())?;
-        shared.notify_export();
+        let forgotten = core.store.forget(&ids, asked_by, Millis::now())?;
+        core.notify_export();
         Ok(forgotten)
     }
 }

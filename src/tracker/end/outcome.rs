@@ -16,11 +16,9 @@ use crate::{
     policy::membership::Evidence,
     store::Store,
     tracker::{
+        core::Core,
         membership::process_info::ProcessInfo,
-        runtime::{
-            shared::{Shared, lock},
-            tracked::Root,
-        },
+        runtime::{lock::lock, tracked::Root},
     },
 };
 
@@ -37,7 +35,7 @@ pub(in crate::tracker) struct Cause {
     pub(in crate::tracker) rule: String,
 }
 
-impl Shared {
+impl Core {
     /// Records members that an end has found, before they are signalled. Where the ledger cannot be written, they are ended
     /// regardless, and have no row.
     pub(in crate::tracker) fn record_found(
@@ -46,7 +44,7 @@ impl Shared {
         found: &[&ProcessInfo],
     ) -> Vec<Option<ProcessId>> {
         let rows: Vec<NewProcess> =
-            found.iter().map(|member| member.new_row(self.instance, root)).collect();
+            found.iter().map(|member| member.new_row(self.instance.id, root)).collect();
         match self.store.admit_found(&self.place(), &rows) {
             Ok(rows) => rows.into_iter().map(Result::ok).collect(),
             Err(error) => {
@@ -101,7 +99,7 @@ impl Shared {
         if settled.is_empty() && pass.is_none() {
             return;
         }
-        if let Err(error) = self.store.record(self.instance, pass.as_ref(), &settled) {
+        if let Err(error) = self.store.record(self.instance.id, pass.as_ref(), &settled) {
             tracing::error!(
                 "failed to record what became of {} processes: {error}; will be retried",
                 settled.len()
@@ -137,7 +135,13 @@ impl Shared {
             if let Some(why) = &member.kept {
                 if member.outcome == Outcome::Kept {
                     let kind = cause.leak.unwrap_or(LeakKind::Stray);
-                    settled.push(kept(self.instance, &root, kind, (member.row, &member.info), why));
+                    settled.push(kept(
+                        self.instance.id,
+                        &root,
+                        kind,
+                        (member.row, &member.info),
+                        why,
+                    ));
                     report.endings.push(ending(why.clone(), &root, member));
                     continue;
                 }

@@ -22,9 +22,12 @@ use crate::{
         Verdict, task_text,
     },
     sys::{PidFd, Pinned, Probe},
-    tracker::runtime::{
-        shared::{Shared, lock},
-        tracked::{Entry, REAPED_BY_PARENT},
+    tracker::{
+        core::Core,
+        runtime::{
+            lock::lock,
+            tracked::{Entry, REAPED_BY_PARENT},
+        },
     },
 };
 
@@ -42,7 +45,7 @@ struct Found<'a> {
 /// A dead process, with the pidfd that reported its death.
 pub(in crate::tracker) type Dead = (Arc<Entry>, Arc<PidFd>);
 
-impl Shared {
+impl Core {
     /// Records the ends of processes that have died, and ends what they left. Processes that another thread is ending are left
     /// to that thread, and trees that another instance is ending are left to that instance.
     ///
@@ -105,7 +108,7 @@ impl Shared {
                 return;
             }
         };
-        match self.store.settle_roots(self.instance, &ends) {
+        match self.store.settle_roots(self.instance.id, &ends) {
             Ok(rows) => {
                 for ((entry, _), status) in mine.iter().zip(statuses) {
                     self.mark_ended(entry, status);
@@ -136,9 +139,9 @@ impl Shared {
         for entry in &entries {
             entry.give_up();
         }
-        let shared = Arc::clone(self);
+        let core = Arc::clone(self);
         // What survives is logged, and stays in the ledger.
-        let work = move || drop(shared.end_entries(&stray(), &entries));
+        let work = move || drop(core.end_entries(&stray(), &entries));
         if self.monitoring.load(Ordering::Acquire) {
             self.run_aside("procledger-strays", work);
         } else {
@@ -222,7 +225,7 @@ impl Shared {
             end: self.own_end(entry, *status),
             kept: self.set_apart(tree, strays),
             strays: new_strays(strays)
-                .map(|stray| stray.info.new_row(self.instance, &tree.root))
+                .map(|stray| stray.info.new_row(self.instance.id, &tree.root))
                 .collect(),
         });
         let ends = ends.collect();
@@ -251,7 +254,7 @@ impl Shared {
                 (Some(why), _) if stray.alive => {
                     tree.leave.before.push(stray.info.identity);
                     let found = (stray.row, &stray.info);
-                    apart.push(kept(self.instance, &tree.root, LeakKind::Stray, found, why));
+                    apart.push(kept(self.instance.id, &tree.root, LeakKind::Stray, found, why));
                 }
                 (_, Some(row)) if tree.leave.all && !stray.alive => apart.push(gone(row)),
                 _ => continue,
@@ -285,8 +288,8 @@ impl Shared {
         if with_strays.is_empty() {
             return;
         }
-        let shared = Arc::clone(self);
-        let work = move || shared.end_stray_trees(with_strays);
+        let core = Arc::clone(self);
+        let work = move || core.end_stray_trees(with_strays);
         if self.monitoring.load(Ordering::Acquire) {
             self.run_aside("procledger-strays", work);
         } else {
@@ -308,7 +311,7 @@ impl Shared {
         }
         let mut row = || rows.next().copied().unwrap_or(ProcessId::UNRECORDED);
         tree.recorded.extend(new.into_iter().map(|(_, identity)| (row(), identity)));
-        match self.store.claim(&earlier, self.instance, Some(self.instance), None) {
+        match self.store.claim(&earlier, self.instance.id, Some(self.instance.id), None) {
             Ok(claimed) => {
                 tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity)));
             }
@@ -325,7 +328,7 @@ impl Shared {
     /// Releases what a task is allowed to leave behind: no instance is responsible for it any more.
     fn release_all(&self, rows: &[ProcessId]) {
         for &row in rows {
-            if let Err(error) = self.store.release(row, self.instance, Millis::now()) {
+            if let Err(error) = self.store.release(row, self.instance.id, Millis::now()) {
                 tracing::error!("failed to release a process that a task left: {error}");
             }
         }

@@ -15,11 +15,9 @@ use crate::{
     },
     tracker::{
         builder::Builder,
+        core::Core,
         membership::process_info::ProcessInfo,
-        runtime::{
-            shared::Shared,
-            tracked::{Entry, Root},
-        },
+        runtime::tracked::{Entry, Root},
     },
 };
 
@@ -108,7 +106,7 @@ pub(in crate::tracker) fn check_names(what: &str, names: &[String]) -> Result<()
     }
 }
 
-impl Shared {
+impl Core {
     /// Returns the exemptions of the trees of recorded roots, or of descendants without a live root, in the order of `records`.
     pub(in crate::tracker) fn leaves_of(&self, records: &[ProcessRecord]) -> Result<Vec<Leave>> {
         let rows = |record: &ProcessRecord| [Some(record.id), record.root].into_iter().flatten();

@@ -22,11 +22,9 @@ use crate::{
     store::{Below, TakeOver},
     tracker::{
         Tracker,
+        core::Core,
         membership::process_info::ProcessInfo,
-        runtime::{
-            shared::Shared,
-            tracked::{Entry, Root},
-        },
+        runtime::tracked::{Entry, Root},
     },
 };
 
@@ -43,22 +41,22 @@ impl Tracker {
     /// [`is_not_found`](Error::is_not_found) when this instance runs no such task. What could not be ended is listed in the
     /// report ([`Report::survived`]), and is not an error.
     pub fn terminate(&self, task_id: &str) -> Result<Report> {
-        let shared = &self.inner.shared;
-        shared.check_usable()?;
+        let core = &self.inner.core;
+        core.instance.check_usable()?;
         let task = TaskId::new(task_id)?;
-        let entries = match shared.store.live_of_task(&task) {
+        let entries = match core.store.live_of_task(&task) {
             Ok(rows) => {
                 // Where the root has just ended by itself, the rows of what it left lead to it: its end is waited for.
                 let roots = rows.iter().map(|row| row.root.unwrap_or(row.id));
                 let roots: HashSet<ProcessId> = roots.collect();
-                roots.iter().filter_map(|row| shared.entry(*row)).collect()
+                roots.iter().filter_map(|row| core.entry(*row)).collect()
             }
-            Err(error) => shared.entries_of(&task, error)?,
+            Err(error) => core.entries_of(&task, error)?,
         };
         if entries.is_empty() {
             return Err(not_found(&task, "this instance"));
         }
-        shared.terminate_entries(&entries)
+        core.terminate_entries(&entries)
     }
 
     /// Ends tasks of *any* instance because a person requested it; `asked_by` is recorded in the history.
@@ -72,18 +70,18 @@ impl Tracker {
     /// [`is_not_found`](Error::is_not_found), before anything is signalled, when the ledger has no live process for one of the
     /// tasks.
     pub fn kill(&self, task_ids: &[&str], asked_by: &str) -> Result<Report> {
-        let shared = &self.inner.shared;
-        shared.check_usable()?;
+        let core = &self.inner.core;
+        core.instance.check_usable()?;
         let mut rows = Vec::new();
         for id in task_ids {
             let task = TaskId::new(*id)?;
-            let live = shared.store.live_of_task(&task)?;
+            let live = core.store.live_of_task(&task)?;
             if live.is_empty() {
                 return Err(not_found(&task, "the ledger"));
             }
             rows.extend(live);
         }
-        kill_rows(shared, &rows, asked_by)
+        kill_rows(core, &rows, asked_by)
     }
 
     /// Ends every live task of the ledger because a person requested it.
@@ -92,10 +90,10 @@ impl Tracker {
     ///
     /// When the ledger cannot be read or written.
     pub fn kill_all(&self, asked_by: &str) -> Result<Report> {
-        let shared = &self.inner.shared;
-        shared.check_usable()?;
-        let rows = shared.store.live()?;
-        kill_rows(shared, &rows, asked_by)
+        let core = &self.inner.core;
+        core.instance.check_usable()?;
+        let rows = core.store.live()?;
+        kill_rows(core, &rows, asked_by)
     }
 }
 
@@ -106,7 +104,7 @@ impl Tracker {
     /// Meant for a signal that asks a command to stop: the claim of a dead instance is taken over by the next one that acts,
     /// but until then the row says `ending`.
     pub fn interrupt_kills(&self) {
-        self.inner.shared.interrupted.store(true, Ordering::Release);
+        self.inner.core.interrupted.store(true, Ordering::Release);
     }
 }
 
@@ -117,27 +115,23 @@ fn not_found(task: &TaskId, whose: &str) -> Error {
     )
 }
 
-fn kill_rows(shared: &Arc<Shared>, rows: &[ProcessRecord], asked_by: &str) -> Result<Report> {
-    let _pass = shared.pass.lock().unwrap_or_else(PoisonError::into_inner);
+fn kill_rows(core: &Arc<Core>, rows: &[ProcessRecord], asked_by: &str) -> Result<Report> {
+    let _pass = core.pass.lock().unwrap_or_else(PoisonError::into_inner);
     let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
-    let dead = shared.dead_claimants_of(rows);
+    let dead = core.dead_claimants_of(rows);
     let over = TakeOver { dead: &dead, live: true };
-    let claimed = shared.store.claim_over(&ids, shared.instance, None, Some(asked_by), over)?;
+    let claimed = core.store.claim_over(&ids, core.instance.id, None, Some(asked_by), over)?;
     let mut report = Report::default();
     let cause =
         Cause { reason: EndReason::Killed, leak: None, rule: format!("asked by {asked_by}") };
     let claimed = hurry(claimed, &dead);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
-    let settled = shared.end_claimed_unless(
-        &|_| cause.clone(),
-        claimed,
-        &mut report,
-        Some(&shared.interrupted),
-    );
-    shared.await_noted(&owners, &settled);
-    shared.write(None, settled, &mut report);
-    shared.release_ended(&rows);
+    let settled =
+        core.end_claimed_unless(&|_| cause.clone(), claimed, &mut report, Some(&core.interrupted));
+    core.await_noted(&owners, &settled);
+    core.write(None, settled, &mut report);
+    core.release_ended(&rows);
     Ok(report)
 }
 
@@ -160,7 +154,7 @@ fn hurry(
     claimed.into_iter().map(hurry).collect()
 }
 
-impl Shared {
+impl Core {
     /// Returns the roots of the task that we hold, for when the ledger cannot be read: our own are ended regardless (invariant
     /// 10).
     fn entries_of(&self, task: &TaskId, error: Error) -> Result<Vec<Arc<Entry>>> {
@@ -264,7 +258,7 @@ impl Shared {
         self: &Arc<Self>,
         entries: &[Arc<Entry>],
     ) -> Result<Report> {
-        self.check_usable()?;
+        self.instance.check_usable()?;
         let cause =
             Cause { reason: EndReason::Terminated, leak: None, rule: "its owner asked".into() };
         Ok(self.end_entries(&cause, entries))
@@ -329,7 +323,7 @@ impl Shared {
         let rows: Vec<ProcessId> = claimed.iter().map(|entry| entry.root.row).collect();
         let Ok(claimants) = self.store.claimants(&rows) else { return claimed };
         let is_held = |claimant: Option<InstanceId>| {
-            claimant.is_some_and(|by| by != self.instance && !self.is_dead_claimant(by))
+            claimant.is_some_and(|by| by != self.instance.id && !self.is_dead_claimant(by))
         };
         let (held, free): (Vec<_>, Vec<_>) = claimed
             .into_iter()
@@ -379,7 +373,7 @@ impl Shared {
             report.errors.push(error.to_string());
             World {
                 proc: &self.proc,
-                observer: self.observer,
+                observer: self.instance.observer,
                 own: self.own_pid(),
                 ancestors: self.proc.ancestors(self.own_pid()),
                 guards: Vec::new(),
@@ -414,7 +408,7 @@ impl Shared {
         } else {
             // A row without a claim is not updated: the claim is written later, with the outcome.
             report.errors.push("the ledger could not be written while tasks were ended".into());
-            crate::tracker::runtime::shared::lock(&self.unsettled).extend(settled);
+            crate::tracker::runtime::lock::lock(&self.unsettled).extend(settled);
             self.write_late();
         }
     }
@@ -466,7 +460,7 @@ impl Shared {
             return Ok(HashSet::new());
         }
         let mut claimed: HashSet<ProcessId> =
-            self.store.claim_own(trees, self.instance, over)?.into_iter().collect();
+            self.store.claim_own(trees, self.instance.id, over)?.into_iter().collect();
         let missed: Vec<Vec<ProcessId>> =
             trees.iter().filter(|tree| !claimed.contains(&tree[0])).cloned().collect();
         let roots: Vec<ProcessId> = missed.iter().map(|tree| tree[0]).collect();
@@ -474,7 +468,7 @@ impl Shared {
             let dead = self.dead_among_claimants(&roots)?;
             if !dead.is_empty() {
                 let over = TakeOver { dead: &dead, live: false };
-                claimed.extend(self.store.claim_own(&missed, self.instance, over)?);
+                claimed.extend(self.store.claim_own(&missed, self.instance.id, over)?);
             }
         }
         Ok(claimed)

@@ -2,7 +2,7 @@
 
 use std::{
     process::{ChildStderr, ChildStdin, ChildStdout},
-    sync::{Arc, TryLockError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -12,15 +12,13 @@ use crate::{
     model::{EndReason, ExitStatus, Report, TaskId},
     sys::{PidFd, Signal},
     tracker::{
+        core::Core,
         end::{
             background::Due,
             exit_statuses::{REAPED_WITHIN, STATUS_PAUSE},
             outcome::Cause,
         },
-        runtime::{
-            shared::Shared,
-            tracked::{Entry, Learned},
-        },
+        runtime::tracked::{Entry, Learned},
     },
 };
 
@@ -39,7 +37,7 @@ pub struct Process {
     pub stdout: Option<ChildStdout>,
     /// The pipe from its standard error.
     pub stderr: Option<ChildStderr>,
-    pub(in crate::tracker) shared: Arc<Shared>,
+    pub(in crate::tracker) core: Arc<Core>,
     pub(in crate::tracker) entry: Arc<Entry>,
     pub(in crate::tracker) pidfd: Arc<PidFd>,
     pub(in crate::tracker) foreground: bool,
@@ -48,21 +46,18 @@ pub struct Process {
 
 impl Process {
     pub(in crate::tracker) fn new(
-        shared: Arc<Shared>,
+        core: Arc<Core>,
         entry: Arc<Entry>,
         pidfd: Arc<PidFd>,
         foreground: bool,
     ) -> Self {
-        let terminate = TerminateOnDrop {
-            armed: false,
-            shared: Arc::clone(&shared),
-            entry: Arc::clone(&entry),
-        };
+        let terminate =
+            TerminateOnDrop { armed: false, core: Arc::clone(&core), entry: Arc::clone(&entry) };
         Self {
             stdin: None,
             stdout: None,
             stderr: None,
-            shared,
+            core,
             entry,
             pidfd,
             foreground,
@@ -120,8 +115,8 @@ impl Process {
     ///
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
-        if self.shared.is_forked() {
-            self.shared.check_usable()?;
+        if self.core.instance.is_forked() {
+            self.core.instance.check_usable()?;
         }
         let deadline = Instant::now().checked_add(timeout);
         if !self.pidfd.wait_dead(timeout)? {
@@ -138,7 +133,7 @@ impl Process {
             let until = deadline.map_or(now + STATUS_PAUSE, |end| end.min(now + STATUS_PAUSE));
             match self.entry.learn_status(&self.pidfd, until) {
                 Learned::Status(status) => return Some(status),
-                Learned::Unreaped if !self.shared.is_traced(&self.entry) => {
+                Learned::Unreaped if !self.core.is_traced(&self.entry) => {
                     if untraced.get_or_insert(now).elapsed() > REAPED_WITHIN {
                         return Some(self.entry.publish(ExitStatus::Unobserved));
                     }
@@ -156,9 +151,9 @@ impl Process {
     /// Called when the program is dead: makes sure that its end is recorded.
     fn ended(&self, status: ExitStatus) -> ExitStatus {
         let deadline = Instant::now() + RECORD_LIMIT;
-        let watched = self.entry.pidfd.is_some() && self.shared.monitoring.load(Ordering::Acquire);
+        let watched = self.entry.pidfd.is_some() && self.core.monitoring.load(Ordering::Acquire);
         if !watched {
-            self.shared.settle(&[(Arc::clone(&self.entry), Arc::clone(&self.pidfd))]);
+            self.core.settle(&[(Arc::clone(&self.entry), Arc::clone(&self.pidfd))]);
         }
         self.entry.wait_recorded(deadline);
         status
@@ -171,7 +166,7 @@ impl Process {
     /// [`is_closed`](Error::is_closed) after shutdown. Processes that could not be ended are in the report, and are not an
     /// error.
     pub fn terminate(&mut self) -> Result<Report> {
-        self.shared.terminate_entries(std::slice::from_ref(&self.entry))
+        self.core.terminate_entries(std::slice::from_ref(&self.entry))
     }
 
     /// Sends a signal, by its number in signal(7), to the program itself and to no other process.
@@ -198,34 +193,30 @@ impl Process {
 #[derive(Debug)]
 pub(in crate::tracker) struct TerminateOnDrop {
     pub(in crate::tracker) armed: bool,
-    shared: Arc<Shared>,
+    core: Arc<Core>,
     entry: Arc<Entry>,
 }
 
 impl Drop for TerminateOnDrop {
     /// Never waits: a future may be dropped on a runtime's thread.
     fn drop(&mut self) {
-        if !self.armed || self.shared.is_forked() {
+        if !self.armed {
             return;
         }
-        // Not read if a shutdown has begun: that ends the tree, or has ended it. Otherwise the shutdown waits for what is
+        // Not held if a shutdown has begun: that ends the tree, or has ended it. Otherwise the shutdown waits for what is
         // started here.
-        let open = match self.shared.spawning.try_read() {
-            Ok(open) => open,
-            Err(TryLockError::Poisoned(open)) => open.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
+        let Some(open) = self.core.instance.hold_open() else { return };
         // A program that has ended by itself leaves only the processes it was allowed to leave.
         let has_ended = self.entry.status().is_some()
             || self.entry.pidfd.as_ref().is_some_and(|fd| fd.is_dead().unwrap_or(false));
-        if !has_ended && !self.shared.closed.load(Ordering::Acquire) {
+        if !has_ended {
             let cause = Cause {
                 reason: EndReason::Terminated,
                 leak: None,
                 rule: "its handle was dropped".into(),
             };
             let entry = Arc::clone(&self.entry);
-            self.shared.end_aside(vec![Due { entry, cause, answer: None }]);
+            self.core.end_aside(vec![Due { entry, cause, answer: None }]);
         }
         drop(open);
     }

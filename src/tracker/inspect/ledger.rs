@@ -53,8 +53,8 @@ pub struct Ledger {
 impl Tracker {
     /// Returns a read-only view of the same ledger.
     pub fn ledger(&self) -> Ledger {
-        let shared = &self.inner.shared;
-        Ledger { store: shared.store.clone(), protected: shared.options.protected.clone() }
+        let core = &self.inner.core;
+        Ledger { store: core.store.clone(), protected: core.options.protected.clone() }
     }
 }
 

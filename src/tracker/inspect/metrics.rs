@@ -15,9 +15,9 @@ use crate::{
     sys::{Proc, current_place},
     tracker::{
         Ledger, Tracker,
+        core::Core,
         runtime::{
             liveness::{Judge, Life},
-            shared::Shared,
             tracked::Entry,
         },
     },
@@ -41,13 +41,13 @@ impl Tracker {
     /// # Ok(()) }
     /// ```
     pub fn metrics(&self) -> Metrics {
-        let shared = &self.inner.shared;
+        let core = &self.inner.core;
         Metrics {
             executing_count: self.executing_count() as u64,
             unwatched: self.unwatched() as u64,
             monitoring: self.is_monitoring(),
-            survivors: shared.store.survivors().ok(),
-            ..shared.meter().read()
+            survivors: core.store.survivors().ok(),
+            ..core.meter().read()
         }
     }
 }
@@ -146,7 +146,7 @@ fn size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |found| found.len())
 }
 
-impl Shared {
+impl Core {
     /// Notes when a process that a health pass finds dead was last alive: at the previous pass, or at its start if it began
     /// after that.
     pub(in crate::tracker) fn note_last_seen(&self, entry: &Entry) {

@@ -8,7 +8,7 @@ use crate::{
     model::{Containment, Observer, ProcessRecord},
     store::Store,
     sys::{Pinned, Probe, Proc, snapshot::Snapshot},
-    tracker::runtime::shared::Shared,
+    tracker::core::Core,
 };
 
 /// Returns the keeper, pinned, if it lives: the very process that was recorded, with the user of its program. `None` also where
@@ -67,7 +67,7 @@ pub(in crate::tracker) fn recorded_keeper(
     of_older_row(proc, here, row, host_started)
 }
 
-impl Shared {
+impl Core {
     /// Returns the keeper of a recorded root, where it has one that lives and held its PID while the snapshot was taken.
     pub(in crate::tracker) fn keeper_in(
         &self,
@@ -77,7 +77,7 @@ impl Shared {
         let keeper = self.keeper_of_row(row)?;
         let seen = snapshot.get(keeper.pid)?;
         (seen.start_tick == keeper.start_tick).then_some(())?;
-        verified(&self.proc, self.observer, &keeper, row.uid).map(|pinned| pinned.pid())
+        verified(&self.proc, self.instance.observer, &keeper, row.uid).map(|pinned| pinned.pid())
     }
 
     /// Returns the identity of a root's keeper, as far as it is known.

@@ -31,12 +31,13 @@ use crate::{
         snapshot::{Snapshot, Stat},
     },
     tracker::{
+        core::Core,
         end::{outcome::Cause, run::protected},
         membership::{
             evidence::pin,
             process_info::{ProcessInfo, command_of},
         },
-        runtime::{shared::Shared, tracked::Entry},
+        runtime::tracked::Entry,
     },
 };
 
@@ -58,7 +59,7 @@ pub(in crate::tracker) struct Scene<'a> {
     keepers: HashMap<ProcessId, Pid>,
 }
 
-impl Shared {
+impl Core {
     /// Records the members of each living root; returns the trees that have passed a limit or had survived.
     ///
     /// The caller has verified that the roots were alive after `snapshot` was taken: they had their PIDs then.
@@ -229,7 +230,7 @@ impl Shared {
         exempt.insert(own);
         // A process that must not be touched, such as another user's program that a task has started, is in no sum and gets no
         // row.
-        let (owner, proc) = (self.observer.uid, &self.proc);
+        let (owner, proc) = (self.instance.observer.uid, &self.proc);
         let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
         let others = found.into_iter().filter(|(pid, _)| *pid != own && may_touch(*pid));
         others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
@@ -283,7 +284,7 @@ impl Shared {
         let pinned = pin(&self.proc, self.place(), snapshot, seen, &tree, evidence, |_| true);
         let pinned = pinned.ok().flatten()?;
         let mut info = ProcessInfo::observed(&self.proc, &pinned, &tree, evidence);
-        if !self.observer.may_touch(info.uid) {
+        if !self.instance.observer.may_touch(info.uid) {
             return None;
         }
         info.command = command_of(&self.proc, seen.pid, tree.arguments);
@@ -291,7 +292,7 @@ impl Shared {
             limits: Limits { max_runtime: None, max_rss: None, ..root.limits },
             state: State::Running,
             allow_survivor: true,
-            ..info.new_row(self.instance, &tree)
+            ..info.new_row(self.instance.id, &tree)
         })
     }
 }

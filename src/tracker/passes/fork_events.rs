@@ -16,7 +16,7 @@
 use std::{
     collections::HashSet,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -38,9 +38,9 @@ use crate::{
         procfs::{TICK, TICKS_PER_SECOND},
         snapshot::Snapshot,
     },
-    tracker::runtime::{
-        shared::{Shared, lock},
-        tracked::Entry,
+    tracker::{
+        core::Core,
+        runtime::{lock::lock, tracked::Entry},
     },
 };
 
@@ -99,7 +99,7 @@ impl Listening {
     }
 }
 
-impl Shared {
+impl Core {
     /// Begins to listen, if that is of use. The first spawn waits for it, usually a millisecond: a program may hide faster than
     /// a thread starts.
     pub(in crate::tracker) fn listen_for_forks(self: &Arc<Self>) {
@@ -145,7 +145,7 @@ fn is_session_root(entry: &Entry) -> bool {
     entry.child && entry.kept.is_none() && entry.root.cgroup.is_none()
 }
 
-fn run(shared: &Arc<Shared>) {
+fn run(core: &Arc<Core>) {
     crate::sys::leave_signals_to_the_host();
     let connector = match Connector::open() {
         Ok(connector) => connector,
@@ -153,26 +153,26 @@ fn run(shared: &Arc<Shared>) {
             tracing::debug!(
                 "fork events are unavailable, the health pass searches for forked processes: {error}"
             );
-            shared.forks.refuse();
+            core.forks.refuse();
             return;
         }
     };
-    lock(&shared.forks.state).listens = true;
-    shared.forks.begun.notify_all();
-    let forks = Forks::new(shared.own_pid());
+    lock(&core.forks.state).listens = true;
+    core.forks.begun.notify_all();
+    let forks = Forks::new(core.own_pid());
     // A root that was there before we listened may have forked already.
-    let lost = shared.has_session_roots();
-    let mut listener = Listener { shared, connector, forks, lost, looked: None };
+    let lost = core.has_session_roots();
+    let mut listener = Listener { core, connector, forks, lost, looked: None };
     if let Err(error) = listener.listen() {
         tracing::warn!(
             "fork events are no longer available, the health pass searches for forked processes: {error}"
         );
-        shared.forks.refuse();
+        core.forks.refuse();
     }
 }
 
 struct Listener<'a> {
-    shared: &'a Arc<Shared>,
+    core: &'a Arc<Core>,
     connector: Connector,
     forks: Forks,
     /// A process may have been forked without being noted.
@@ -182,7 +182,7 @@ struct Listener<'a> {
 
 impl Listener<'_> {
     fn listen(&mut self) -> Result<()> {
-        while !self.shared.closed.load(Ordering::Acquire) {
+        while !self.core.instance.is_closed() {
             self.look_if_lost();
             self.wait();
             self.take()?;
@@ -202,7 +202,7 @@ impl Listener<'_> {
         let look = self.looked.filter(|_| self.lost).map(|looked| looked + BETWEEN_LOOKS);
         let next = [self.forks.next_due(), look].into_iter().flatten().min();
         let limit = next.map_or(LINGER, |next| next.saturating_duration_since(now).min(LINGER));
-        let wake = &self.shared.forks.wake;
+        let wake = &self.core.forks.wake;
         let connector = self.connector.as_fd();
         let mut fds = [PollFd::new(&connector, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
         let _ = poll(&mut fds, Some(&timespec(limit)));
@@ -213,7 +213,7 @@ impl Listener<'_> {
         for _ in 0..TURN {
             match self.connector.read()? {
                 Reading::Event(event) => {
-                    self.forks.take(event, now, |pid| self.shared.was_registered(pid));
+                    self.forks.take(event, now, |pid| self.core.was_registered(pid));
                 }
                 Reading::Other => {}
                 Reading::Nothing => break,
@@ -235,7 +235,7 @@ impl Listener<'_> {
         }
         self.lost = false;
         // If this thread waited for a grace, it would lose more events.
-        let looked = self.shared.health_pass_without_waiting();
+        let looked = self.core.health_pass_without_waiting();
         let looked = looked.and_then(|()| self.note_recorded());
         if let Err(error) = looked {
             tracing::warn!("failed to search for forked processes: {error}");
@@ -244,7 +244,7 @@ impl Listener<'_> {
     }
 
     fn note_recorded(&mut self) -> Result<()> {
-        let rows = self.shared.store.live_of(self.shared.instance)?;
+        let rows = self.core.store.live_of(self.core.instance.id)?;
         let forked = |row: &ProcessRecord| {
             // The end of the tick in which it was started.
             let at = started(row.identity.start_tick) + TICK;
@@ -254,7 +254,7 @@ impl Listener<'_> {
         };
         for row in &rows {
             let root = row.root.unwrap_or(row.id);
-            let entry = self.shared.entry(root).filter(|entry| is_session_root(entry));
+            let entry = self.core.entry(root).filter(|entry| is_session_root(entry));
             let top = rows.iter().find(|row| row.id == root).filter(|_| entry.is_some());
             let Some(top) = top.and_then(forked) else { continue };
             let same = self.pinned(row.identity.pid)?;
@@ -268,7 +268,7 @@ impl Listener<'_> {
 
     /// Pins the process that has this PID now, if it is alive.
     fn pinned(&self, pid: Pid) -> Result<Option<Pinned>> {
-        let pinned = Pinned::open(&self.shared.proc, self.shared.place(), pid)?;
+        let pinned = Pinned::open(&self.core.proc, self.core.place(), pid)?;
         Ok(pinned.filter(Pinned::holds_its_number))
     }
 
@@ -310,16 +310,16 @@ impl Listener<'_> {
             return Tie::Session;
         }
         let carries = root.token.is_some_and(|token| {
-            let carried = self.shared.proc.tokens(pid);
+            let carried = self.core.proc.tokens(pid);
             carried.is_some_and(|carried| carried.contains(&token))
         });
-        let counts = carries && self.shared.proc.uid(pid).ok().flatten() == Some(root.uid);
+        let counts = carries && self.core.proc.uid(pid).ok().flatten() == Some(root.uid);
         if counts { Tie::Token } else { Tie::None }
     }
 
     /// Returns the root that it is below, once that is a root.
     fn root(&self, noted: &Noted) -> Option<Arc<Entry>> {
-        let entries = lock(&self.shared.entries);
+        let entries = lock(&self.core.entries);
         let root = entries.values().find(|entry| {
             let identity = entry.root.identity;
             identity.pid == noted.top.pid && was_started_at(identity.start_tick, noted.top.at)
@@ -328,10 +328,10 @@ impl Listener<'_> {
     }
 
     fn record(&self, found: &[(Arc<Entry>, Pinned)]) -> Result<()> {
-        let shared = self.shared;
+        let core = self.core;
         // A health pass would record the same.
-        let _pass = shared.pass.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = shared.store.live_of(shared.instance)?;
+        let _pass = core.pass.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = core.store.live_of(core.instance.id)?;
         let known: HashSet<(Pid, u64)> =
             rows.iter().map(|row| (row.identity.pid, row.identity.start_tick)).collect();
         let unknown = found.iter().filter(|(_, pinned)| {
@@ -341,12 +341,12 @@ impl Listener<'_> {
             .filter(|(entry, _)| !entry.is_being_ended() && !self.protects(entry))
             .filter_map(|(entry, pinned)| {
                 let root = rows.iter().find(|row| row.id == entry.root.row)?;
-                shared.new_row(root, &Snapshot::default(), &pinned.stat, Evidence::ForkEvent)
+                core.new_row(root, &Snapshot::default(), &pinned.stat, Evidence::ForkEvent)
             })
             .collect();
         if !new.is_empty() {
-            shared.store.admit(&shared.place(), &new)?;
-            shared.notify_export();
+            core.store.admit(&core.place(), &new)?;
+            core.notify_export();
         }
         Ok(())
     }
@@ -354,13 +354,13 @@ impl Listener<'_> {
     /// Returns whether a process below this root may be protected: to check that takes a scan of the whole tree, which is left
     /// to the health pass.
     fn protects(&self, entry: &Entry) -> bool {
-        !(self.shared.options.protected.is_empty() && entry.strays.protected.is_empty())
+        !(self.core.options.protected.is_empty() && entry.strays.protected.is_empty())
     }
 
     fn is_idle(&self) -> bool {
-        let mut state = lock(&self.shared.forks.state);
+        let mut state = lock(&self.core.forks.state);
         let wanted = state.wanted.is_some_and(|wanted| wanted.elapsed() < LINGER);
-        let idle = !wanted && !self.shared.has_session_roots();
+        let idle = !wanted && !self.core.has_session_roots();
         state.running = !idle;
         state.listens &= !idle;
         idle

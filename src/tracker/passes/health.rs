@@ -24,17 +24,14 @@ use crate::{
     },
     tracker::{
         Tracker,
+        core::Core,
         end::{
             background::Due,
             outcome::{Cause, Pass},
             root_exit::{Dead, log_dead, stray},
             run::preview,
         },
-        runtime::{
-            liveness::Life,
-            shared::{Shared, lock},
-            tracked::Entry,
-        },
+        runtime::{liveness::Life, lock::lock, tracked::Entry},
     },
 };
 
@@ -50,8 +47,8 @@ impl Tracker {
     ///
     /// If the ledger cannot be read. Errors of a single process are in the report.
     pub fn health_pass(&self) -> Result<Report> {
-        self.inner.shared.check_usable()?;
-        self.inner.shared.health_pass()
+        self.inner.core.instance.check_usable()?;
+        self.inner.core.health_pass()
     }
 }
 
@@ -109,7 +106,7 @@ impl Awaited {
     }
 }
 
-impl Shared {
+impl Core {
     pub(in crate::tracker) fn health_pass(self: &Arc<Self>) -> Result<Report> {
         let pass = Pass::begin(PassKind::Health);
         let mut report = Report::default();
@@ -132,9 +129,9 @@ impl Shared {
         drop(self.end_due_trees(found.due));
         let (left, unheld) = (found.left, found.unheld);
         if !(left.is_empty() && unheld.is_empty()) {
-            let shared = Arc::clone(self);
+            let core = Arc::clone(self);
             self.run_aside("procledger-left", move || {
-                shared.try_again(left, &unheld, &mut Report::default());
+                core.try_again(left, &unheld, &mut Report::default());
             });
         }
         self.record_health_pass(&pass, &mut report);
@@ -150,7 +147,7 @@ impl Shared {
         self.reap_adopted();
         let dead_instances = self.dead_instances(report);
         let dead: Result<Vec<InstanceId>> = self.dead_claimants();
-        if let Err(error) = dead.and_then(|dead| self.store.give_back(self.instance, &dead)) {
+        if let Err(error) = dead.and_then(|dead| self.store.give_back(self.instance.id, &dead)) {
             report.errors.push(error.to_string());
         }
         let failed = |_: &_| self.meter().pass_failed(PassKind::Health);
@@ -162,7 +159,7 @@ impl Shared {
         let listed: HashSet<ProcessId> = rows.iter().map(|row| row.id).collect();
         for row in rows {
             report.checked += 1;
-            if row.owner == self.instance {
+            if row.owner == self.instance.id {
                 let held = match (held.get(&row.id), &snapshot) {
                     (Some(fd), Ok(snapshot)) => seen_alive(&row, fd, snapshot),
                     _ => None,
@@ -193,7 +190,7 @@ impl Shared {
     }
 
     fn record_health_pass(&self, pass: &Pass, report: &mut Report) {
-        if let Err(error) = self.store.record_pass(self.instance, &pass.record(report)) {
+        if let Err(error) = self.store.record_pass(self.instance.id, &pass.record(report)) {
             self.meter().pass_failed(PassKind::Health);
             self.save_lost_wal();
             tracing::error!("failed to record the health pass: {error}");
@@ -228,7 +225,7 @@ impl Shared {
         &self,
         rows: &[ProcessRecord],
     ) -> HashMap<ProcessId, Arc<PidFd>> {
-        let own = rows.iter().filter(|row| row.owner == self.instance);
+        let own = rows.iter().filter(|row| row.owner == self.instance.id);
         let (ids, fds): (Vec<ProcessId>, Vec<Arc<PidFd>>) =
             own.filter_map(|row| Some((row.id, self.entry(row.id)?.pidfd.clone()?))).unzip();
         // On an error each one is checked separately.
@@ -280,7 +277,7 @@ impl Shared {
             return Vec::new();
         }
         let ids: Vec<ProcessId> = left.iter().map(|row| row.id).collect();
-        let claimed = match self.store.claim(&ids, self.instance, Some(self.instance), None) {
+        let claimed = match self.store.claim(&ids, self.instance.id, Some(self.instance.id), None) {
             Ok(claimed) => claimed,
             Err(error) => {
                 report.errors.push(error.to_string());
@@ -403,7 +400,7 @@ impl Shared {
 
     /// For a root of ours that is gone: its row leads to the processes it left, and is closed together with them.
     fn claim_strays(&self, row: &ProcessRecord, seen: &mut Seen, report: &mut Report) {
-        match self.store.claim(&[row.id], self.instance, Some(self.instance), None) {
+        match self.store.claim(&[row.id], self.instance.id, Some(self.instance.id), None) {
             Ok(claimed) => seen.strays.extend(claimed),
             Err(error) => report.errors.push(error.to_string()),
         }

@@ -13,9 +13,7 @@ use crate::{
     model::{EndReason, LeakKind, Millis, Origin, Report, Suspect},
     policy::name_match::Judgement,
     sys::procfs::age,
-    tracker::{
-        Tracker, end::outcome::Cause, membership::process_info::command_of, runtime::shared::Shared,
-    },
+    tracker::{Tracker, core::Core, end::outcome::Cause, membership::process_info::command_of},
 };
 
 /// The file's times are in whole seconds, and are written after the start.
@@ -29,15 +27,15 @@ impl Tracker {
     ///
     /// If the file cannot be read or moved aside. A file that is not ours, or is malformed, is reported in the report.
     pub fn import(&self, path: impl AsRef<Path>) -> Result<Report> {
-        self.inner.shared.check_usable()?;
-        self.inner.shared.import(path.as_ref())
+        self.inner.core.instance.check_usable()?;
+        self.inner.core.import(path.as_ref())
     }
 }
 
-impl Shared {
+impl Core {
     pub(in crate::tracker) fn import(self: &Arc<Self>, path: &Path) -> Result<Report> {
         let mut report = Report::default();
-        match read_legacy(path, self.observer.uid)? {
+        match read_legacy(path, self.instance.observer.uid)? {
             Legacy::Absent => {}
             Legacy::Untrusted(why) => {
                 let line = format!("`{}` is not read: {why}", path.display());

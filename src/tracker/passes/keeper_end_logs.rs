@@ -25,6 +25,7 @@ use crate::{
     },
     sys::{Pinned, Signal},
     tracker::{
+        core::Core,
         end::{
             root_exit::stray,
             run::{MemberEnd, TreeEnd},
@@ -35,7 +36,7 @@ use crate::{
                 EndLog, Fate, Logged, end_log_path, read_end_log, remove_end_log, token_of_end_log,
             },
             liveness::Life,
-            shared::{Shared, lock},
+            lock::lock,
             tracked::Root,
         },
     },
@@ -62,14 +63,15 @@ pub(in crate::tracker) struct EndLogs(HashMap<ProcessId, Arc<EndLog>>);
 #[derive(Debug, Default)]
 pub(in crate::tracker) struct OrphanedKeepers(Vec<Pinned>);
 
-impl Shared {
+impl Core {
     /// Waits until the keepers of claimed rows, whose hosts are dead, have ended their trees; bounded.
     pub(in crate::tracker) fn await_keepers(&self, claimed: &[ProcessRecord]) -> OrphanedKeepers {
         let mut keepers = Vec::new();
         let mut limit = Duration::ZERO;
         for row in claimed {
             let keeper = self.keeper_of_row(row);
-            let keeper = keeper.and_then(|it| verified(&self.proc, self.observer, &it, row.uid));
+            let keeper =
+                keeper.and_then(|it| verified(&self.proc, self.instance.observer, &it, row.uid));
             if let Some(keeper) = keeper {
                 // A keeper that was stopped continues where it was.
                 let _ = keeper.signal(Signal::CONT);
@@ -144,11 +146,13 @@ impl Shared {
     /// Returns the record of a root's keeper. While the keeper is alive, its record is not complete yet.
     fn end_log_of(&self, row: &ProcessRecord, token: Uuid) -> Result<Option<EndLog>> {
         let keeper = self.keeper_of_row(row);
-        if keeper.is_some_and(|it| verified(&self.proc, self.observer, &it, row.uid).is_some()) {
+        if keeper
+            .is_some_and(|it| verified(&self.proc, self.instance.observer, &it, row.uid).is_some())
+        {
             return Ok(None);
         }
         let path = end_log_path(self.store.path(), token);
-        read_end_log(&path, self.observer.uid, token, row.identity.place)
+        read_end_log(&path, self.instance.observer.uid, token, row.identity.place)
     }
 
     /// Creates claimed rows for the members of a record that have none.
@@ -163,7 +167,7 @@ impl Shared {
         let is_new = |member: &&Logged| {
             let known = claimed.iter().any(|row| row.identity == member.info.identity);
             let gone = member.fate.is_some_and(|fate| fate.outcome == Outcome::Gone);
-            !known && !gone && self.observer.may_touch(member.info.uid)
+            !known && !gone && self.instance.observer.may_touch(member.info.uid)
         };
         let new = log.members.iter().filter(is_new);
         let new: Vec<NewProcess> = new.map(|it| self.logged_row(&root_of, log, &it.info)).collect();
@@ -182,7 +186,7 @@ impl Shared {
 
     fn logged_row(&self, root: &Root, log: &EndLog, member: &ProcessInfo) -> NewProcess {
         let started_at = log.began.minus(member.age);
-        NewProcess { started_at, ..member.new_row(self.instance, root) }
+        NewProcess { started_at, ..member.new_row(self.instance.id, root) }
     }
 
     /// Returns whether the keeper of a row, whose host is dead, is still at work, or has left a record that has not been read
@@ -190,7 +194,8 @@ impl Shared {
     pub(in crate::tracker) fn has_account(&self, row: &ProcessRecord) -> bool {
         let Some(token) = row.token.filter(|_| is_kept(row)) else { return false };
         let keeper = self.keeper_of_row(row);
-        keeper.is_some_and(|it| verified(&self.proc, self.observer, &it, row.uid).is_some())
+        keeper
+            .is_some_and(|it| verified(&self.proc, self.instance.observer, &it, row.uid).is_some())
             || end_log_path(self.store.path(), token).symlink_metadata().is_ok()
     }
 
@@ -225,7 +230,8 @@ impl Shared {
     pub(in crate::tracker) fn record_ended_by_keeper(&self, root: &Root) {
         let Some(token) = root.token else { return };
         let path = end_log_path(self.store.path(), token);
-        let log = match read_end_log(&path, self.observer.uid, token, root.identity.place) {
+        let log = match read_end_log(&path, self.instance.observer.uid, token, root.identity.place)
+        {
             Ok(Some(log)) => log,
             Ok(None) => return,
             Err(error) => return tracing::error!("{error}"),

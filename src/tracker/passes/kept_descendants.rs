@@ -6,10 +6,10 @@ use crate::{
     identity::Pid,
     model::{ProcessId, ProcessRecord},
     sys::snapshot::Snapshot,
-    tracker::runtime::shared::Shared,
+    tracker::core::Core,
 };
 
-impl Shared {
+impl Core {
     /// Returns the keepers of these roots, except those that another live instance is below: then being below the keeper proves
     /// nothing (invariant 13).
     pub(in crate::tracker) fn telling_keepers<'a>(

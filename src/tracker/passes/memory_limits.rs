@@ -32,11 +32,9 @@ use crate::{
     policy::limits::TreeMemory,
     sys::{cgroup::Leaf, snapshot::Stat, thread_clock},
     tracker::{
+        core::Core,
         end::{background::Due, outcome::Cause},
-        runtime::{
-            shared::{Shared, lock},
-            tracked::Entry,
-        },
+        runtime::{lock::lock, tracked::Entry},
     },
 };
 
@@ -66,7 +64,7 @@ impl MemoryWatch {
     }
 }
 
-impl Shared {
+impl Core {
     /// Makes sure that a thread checks memory limits. Without a monitor there is none: then health passes, called by the host,
     /// check them.
     pub(in crate::tracker) fn watch_memory(self: &Arc<Self>) {
@@ -77,9 +75,9 @@ impl Shared {
         if *running {
             return;
         }
-        let shared = Arc::clone(self);
+        let core = Arc::clone(self);
         let thread = std::thread::Builder::new().name("procledger-memory".into());
-        match thread.spawn(move || Looks::default().run(&shared)) {
+        match thread.spawn(move || Looks::default().run(&core)) {
             Ok(thread) => {
                 *running = true;
                 self.keep_thread(thread);
@@ -121,7 +119,7 @@ impl Shared {
             stat.is_some_and(|stat| stat.start_tick == start_tick && !stat.is_zombie())
         });
         let uid = self.proc.uid(pid).ok().flatten();
-        if !same || !uid.is_some_and(|uid| self.observer.may_touch(uid)) {
+        if !same || !uid.is_some_and(|uid| self.instance.observer.may_touch(uid)) {
             return 0;
         }
         if let Ok(Some(bytes)) = read {
@@ -134,7 +132,7 @@ impl Shared {
 
     /// Returns the members of trees with a memory limit, as an end would find them.
     fn members_of(&self, entries: &[Arc<Entry>]) -> Result<HashMap<ProcessId, Vec<Member>>> {
-        let rows = self.store.live_of(self.instance)?;
+        let rows = self.store.live_of(self.instance.id)?;
         let snapshot = self.proc.snapshot()?;
         let alive = self.living(rows, &snapshot);
         let scene = self.scene(&snapshot, &alive);
@@ -166,31 +164,31 @@ struct Looks {
 }
 
 impl Looks {
-    fn run(mut self, shared: &Arc<Shared>) {
+    fn run(mut self, core: &Arc<Core>) {
         crate::sys::leave_signals_to_the_host();
         self.last_full = Some(Instant::now());
         let mut pause = INTERVAL;
         loop {
-            let running = lock(&shared.memory_watch.running);
-            let wait = shared.memory_watch.changed.wait_timeout(running, pause);
+            let running = lock(&core.memory_watch.running);
+            let wait = core.memory_watch.changed.wait_timeout(running, pause);
             drop(wait.unwrap_or_else(PoisonError::into_inner));
-            if !shared.goes_on_watching_memory() {
+            if !core.goes_on_watching_memory() {
                 return;
             }
             let before = thread_clock();
-            self.look(shared);
+            self.look(core);
             pause = INTERVAL.max(thread_clock().saturating_sub(before) * SHARE);
         }
     }
 
-    fn look(&mut self, shared: &Arc<Shared>) {
-        let entries = shared.limited_in_memory();
+    fn look(&mut self, core: &Arc<Core>) {
+        let entries = core.limited_in_memory();
         let limit = |entry: &Entry| entry.root.limits.max_rss.unwrap_or(u64::MAX);
         let is_due = self.last_full.is_none_or(|last| last.elapsed() >= FULL_INTERVAL);
-        if !is_due && !entries.iter().any(|entry| self.may_be_near(shared, entry, limit(entry))) {
+        if !is_due && !entries.iter().any(|entry| self.may_be_near(core, entry, limit(entry))) {
             return;
         }
-        match shared.members_of(&entries) {
+        match core.members_of(&entries) {
             Ok(members) => self.known = members,
             Err(error) => {
                 return tracing::debug!("failed to measure the memory of trees: {error}");
@@ -200,24 +198,24 @@ impl Looks {
         let due = entries.into_iter().filter_map(|entry| {
             let members = self.known.get(&entry.root.row)?;
             let limit = limit(&entry);
-            let rule = shared.tree_memory(limit, members).is_too_much(limit)?;
+            let rule = core.tree_memory(limit, members).is_too_much(limit)?;
             let cause = Cause { reason: EndReason::MaxRss, leak: None, rule };
             Some(Due { entry, cause, answer: None })
         });
-        shared.end_aside(due.collect());
+        core.end_aside(due.collect());
     }
 
     /// Checks by cheap means; never `false` if the memory they find is near the limit.
-    fn may_be_near(&self, shared: &Shared, entry: &Entry, limit: u64) -> bool {
+    fn may_be_near(&self, core: &Core, entry: &Entry, limit: u64) -> bool {
         let root = entry.root.identity.pid;
         let in_leaf = || {
             let record = entry.root.cgroup.as_ref()?;
-            let listing = Leaf::open(record, shared.observer.uid).ok()??.list().ok()?;
+            let listing = Leaf::open(record, core.instance.observer.uid).ok()??.list().ok()?;
             listing.complete.then_some(listing.pids)
         };
         let mut memory = TreeMemory::default();
         let mut add = |pid: Pid| {
-            if let Ok(Some(one)) = shared.proc.memory(pid) {
+            if let Ok(Some(one)) = core.proc.memory(pid) {
                 let taken = one.resident.saturating_add(one.swapped);
                 memory.resident = memory.resident.saturating_add(taken);
             }
@@ -234,7 +232,7 @@ impl Looks {
             if add(pid) || seen.len() > MEMBERS {
                 return true;
             }
-            let children = shared.proc.children(pid).unwrap_or_default();
+            let children = core.proc.children(pid).unwrap_or_default();
             open.extend(children.into_iter().filter(|child| seen.insert(*child)));
         }
         false

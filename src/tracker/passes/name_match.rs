@@ -31,9 +31,8 @@ use crate::{
         snapshot::{Snapshot, Stat},
     },
     tracker::{
-        end::outcome::Cause,
-        membership::process_info::command_of,
-        runtime::{shared::Shared, tracked::Root},
+        core::Core, end::outcome::Cause, membership::process_info::command_of,
+        runtime::tracked::Root,
     },
 };
 
@@ -261,7 +260,7 @@ impl Search<'_> {
     }
 }
 
-impl Shared {
+impl Core {
     pub(in crate::tracker) fn search<'a>(
         &'a self,
         names: &'a [String],
@@ -269,7 +268,7 @@ impl Shared {
     ) -> Result<Search<'a>> {
         Ok(Search {
             proc: &self.proc,
-            observer: self.observer,
+            observer: self.instance.observer,
             own: self.own_pid(),
             store: &self.store,
             names,
@@ -327,7 +326,7 @@ impl Shared {
     ) -> Result<Vec<Settled>> {
         let Some(pinned) = search.pin(found)? else { return Ok(Vec::new()) };
         let (grace, arguments) = (self.options.grace, self.options.record_arguments);
-        let new = search.row(self.instance, task, origin, grace, &pinned, arguments)?;
+        let new = search.row(self.instance.id, task, origin, grace, &pinned, arguments)?;
         let rows = self.store.admit(&self.place(), &[new])?;
         let Some(Ok(row)) = rows.into_iter().next() else { return Ok(Vec::new()) };
         let record: Option<ProcessRecord> = self.store.process(row)?;

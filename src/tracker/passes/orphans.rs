@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,13 +19,13 @@ use crate::{
     sys::{Pinned, Probe},
     tracker::{
         Tracker,
+        core::Core,
         end::{
             outcome::{Cause, Pass},
             root_exit::stray,
         },
         runtime::{
             liveness::{Life, orphan_rule},
-            shared::Shared,
             tracked::Hold,
         },
     },
@@ -45,12 +45,12 @@ impl Tracker {
     ///
     /// If the ledger cannot be read, or rows cannot be claimed. Errors of a single process are in the report.
     pub fn reap_orphans(&self) -> Result<Report> {
-        self.inner.shared.check_usable()?;
-        self.inner.shared.reap_orphans()
+        self.inner.core.instance.check_usable()?;
+        self.inner.core.reap_orphans()
     }
 }
 
-impl Shared {
+impl Core {
     pub(in crate::tracker) fn reap_orphans(self: &Arc<Self>) -> Result<Report> {
         let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = Instant::now() + OTHER_REAPER_LIMIT;
@@ -60,7 +60,7 @@ impl Shared {
             report.absorb(self.orphan_pass()?);
         }
         self.reap_former_roots();
-        self.clean.store(true, Ordering::Release);
+        self.instance.mark_clean();
         Ok(report)
     }
 
@@ -76,9 +76,9 @@ impl Shared {
         if let Err(error) = self.give_dead_claims_back(&dead) {
             report.errors.push(error.to_string());
         }
-        let uid_limit = (self.observer.uid != 0).then_some(self.observer.uid);
+        let uid_limit = (self.instance.observer.uid != 0).then_some(self.instance.observer.uid);
         let claim = self.store.claim_orphans(
-            self.instance,
+            self.instance.id,
             &self.options.program,
             uid_limit,
             &dead,
@@ -197,7 +197,7 @@ impl Shared {
             |record: &&ProcessRecord| gone.contains(&record.root.unwrap_or(record.id));
         let left: Vec<ProcessId> =
             records.iter().filter(of_the_gone).map(|record| record.id).collect();
-        match self.store.claim(&left, self.instance, Some(self.instance), None) {
+        match self.store.claim(&left, self.instance.id, Some(self.instance.id), None) {
             Ok(claimed) => self.end_claimed(&stray(), claimed, report),
             Err(error) => {
                 report.errors.push(error.to_string());
@@ -239,7 +239,7 @@ impl Shared {
     /// those reapers has died meanwhile.
     fn other_reaper_has_died(&self, deadline: Instant, report: &mut Report) -> bool {
         loop {
-            let live = match self.store.live_ending_by_others(self.instance) {
+            let live = match self.store.live_ending_by_others(self.instance.id) {
                 Ok(live) => live,
                 Err(error) => {
                     report.errors.push(error.to_string());

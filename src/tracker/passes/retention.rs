@@ -20,10 +20,7 @@ use crate::{
     model::Millis,
     policy::retention::{Pace, interval, next_cutoff},
     store::Housekeeper,
-    tracker::{
-        Builder, Tracker,
-        runtime::shared::{Shared, lock},
-    },
+    tracker::{Builder, Tracker, core::Core, runtime::lock::lock},
 };
 
 /// How long history is kept by default: 90 days.
@@ -96,12 +93,12 @@ impl Tracker {
         older_than: Duration,
         mut progress: impl FnMut(PruneProgress),
     ) -> Result<Pruned> {
-        let shared = &self.inner.shared;
-        shared.check_usable()?;
+        let core = &self.inner.core;
+        core.instance.check_usable()?;
         let before = Millis::now().minus(older_than);
-        let expected = shared.store.count_before(before)?;
-        let open = || !shared.closed.load(Ordering::Acquire);
-        let mut work = Work::begin(shared, &open)?;
+        let expected = core.store.count_before(before)?;
+        let open = || !core.instance.is_closed();
+        let mut work = Work::begin(core, &open)?;
         work.prune(before, &mut |rows| progress(PruneProgress { rows, expected }))?;
         work.finish()
     }
@@ -114,7 +111,7 @@ pub(in crate::tracker) struct House {
     busy: AtomicBool,
 }
 
-impl Shared {
+impl Core {
     /// Starts what there is to do, and never waits for it.
     pub(in crate::tracker) fn keep_house(self: &Arc<Self>) {
         let now = Instant::now();
@@ -182,15 +179,15 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn begin(shared: &Shared, go_on: &'a dyn Fn() -> bool) -> Result<Self> {
+    fn begin(core: &Core, go_on: &'a dyn Fn() -> bool) -> Result<Self> {
         Ok(Self {
-            house: shared.store.housekeeper()?,
+            house: core.store.housekeeper()?,
             go_on,
             rows: Pace::default(),
             pages: Pace::default(),
             steps: 0,
             deleted: 0,
-            bytes_before: shared.store.size()?.total,
+            bytes_before: core.store.size()?.total,
         })
     }
 

@@ -26,10 +26,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{InstanceId, Report},
     sys::{PidFd, Pinned, Probe, pidfd::timespec},
-    tracker::{
-        Tracker,
-        runtime::{liveness::Life, shared::Shared},
-    },
+    tracker::{Tracker, core::Core, runtime::liveness::Life},
 };
 
 /// Interval of checks for what the kernel does not report.
@@ -82,7 +79,7 @@ impl Tracker {
         look_again: Duration,
         on_turn: impl FnMut(&Turn<'_>),
     ) -> Result<()> {
-        let folder = Folder::watched(self.inner.shared.store.path());
+        let folder = Folder::watched(self.inner.core.store.path());
         self.watch_by(folder, stop, look_again, on_turn)
     }
 
@@ -105,7 +102,7 @@ impl Tracker {
         rustix::fs::fcntl_getfl(&names)
             .and_then(|flags| rustix::fs::fcntl_setfl(&names, flags | OFlags::NONBLOCK))
             .map_err(|error| Error::os("failed to set the pipe of names non-blocking", error))?;
-        let folder = Folder::reported(self.inner.shared.store.path(), names);
+        let folder = Folder::reported(self.inner.core.store.path(), names);
         self.watch_by(folder, stop, look_again, on_turn)
     }
 
@@ -120,18 +117,18 @@ impl Tracker {
         look_again: Duration,
         mut on_turn: impl FnMut(&Turn<'_>),
     ) -> Result<()> {
-        let shared = &self.inner.shared;
-        shared.check_usable()?;
-        let mut watching = Watching::new(shared, folder);
+        let core = &self.inner.core;
+        core.instance.check_usable()?;
+        let mut watching = Watching::new(core, folder);
         loop {
             if let Err(error) = watching.refresh() {
                 tracing::error!("failed to list the instances: {error}; retrying");
             }
             let watched = watching.others.len();
             let begins = || on_turn(&Turn { watched, report: None, begins_pass: true });
-            let report = shared.pass_where_needed(begins);
+            let report = core.pass_where_needed(begins);
             on_turn(&Turn { watched, report: report.as_ref(), begins_pass: false });
-            check_is_there(shared)?;
+            check_is_there(core)?;
             if watching.wait(&stop, look_again.min(LOOK_AGAIN))? == Wake::Stop {
                 return Ok(());
             }
@@ -139,7 +136,7 @@ impl Tracker {
     }
 }
 
-impl Shared {
+impl Core {
     /// Returns what an orphan pass found, if there is an instance to reap for.
     fn pass_where_needed(self: &Arc<Self>, begins: impl FnOnce()) -> Option<Report> {
         let needed = needs_a_pass(self).unwrap_or_else(|error| {
@@ -161,10 +158,10 @@ impl Shared {
 }
 
 /// An open ledger stays usable when its name is removed; programs that open the path later open another ledger.
-fn check_is_there(shared: &Shared) -> Result<()> {
-    let path = shared.store.path();
+fn check_is_there(core: &Core) -> Result<()> {
+    let path = core.store.path();
     match std::fs::metadata(path) {
-        Ok(file) if (file.dev(), file.ino()) == shared.store.file() => Ok(()),
+        Ok(file) if (file.dev(), file.ino()) == core.store.file() => Ok(()),
         // A file that cannot be examined now may still be there.
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(Error::new(
@@ -193,7 +190,7 @@ struct Ready {
 
 /// The instances that are watched.
 struct Watching<'a> {
-    shared: &'a Shared,
+    core: &'a Core,
     folder: Folder,
     others: HashMap<InstanceId, Arc<PidFd>>,
     /// Lock files whose instances are not in the ledger yet, and when they were seen: the file is created before the row.
@@ -204,37 +201,37 @@ struct Watching<'a> {
 }
 
 impl<'a> Watching<'a> {
-    fn new(shared: &'a Shared, mut folder: Folder) -> Self {
+    fn new(core: &'a Core, mut folder: Folder) -> Self {
         // An instance that is about to enter the ledger may have created its file before the first listing.
         let expected = folder.list().into_iter().map(|name| (name, Instant::now())).collect();
         let (others, undecided) = (HashMap::new(), HashMap::new());
-        Self { shared, folder, others, expected, undecided }
+        Self { core, folder, others, expected, undecided }
     }
 
     /// Opens a pidfd for each living instance that has none yet.
     fn refresh(&mut self) -> Result<()> {
-        let shared = self.shared;
+        let core = self.core;
         self.folder.refresh();
         if self.folder.is_listed() {
             self.list();
         }
         // From then on the checks at intervals find it, if it ever appears.
         self.expected.retain(|_, seen| seen.elapsed() < LOOK_AGAIN);
-        let instances = shared.store.instances_to_judge()?;
+        let instances = core.store.instances_to_judge()?;
         let open = |id| instances.iter().any(|it| it.id == id && it.stopped_at.is_none());
         self.undecided.retain(|&id, died| died.elapsed() < LOOK_AGAIN && open(id));
         // An instance that stopped may be in a process that is still alive.
         self.others.retain(|&id, _| open(id));
         for instance in instances {
             self.expected.remove(OsStr::new(&instance.lock_name));
-            let is_new = instance.id != shared.instance
+            let is_new = instance.id != core.instance.id
                 && instance.stopped_at.is_none()
                 && !self.others.contains_key(&instance.id);
             if !is_new {
                 continue;
             }
             if let Probe::Alive(pinned) =
-                Pinned::probe(&shared.proc, shared.place(), &instance.identity)
+                Pinned::probe(&core.proc, core.place(), &instance.identity)
             {
                 self.others.insert(instance.id, pinned.into_fd());
             }
@@ -314,11 +311,11 @@ impl<'a> Watching<'a> {
 }
 
 /// A pass is made for instances that died, or stopped and left something: not for every file in the folder.
-fn needs_a_pass(shared: &Shared) -> Result<bool> {
-    Ok(shared.judge_others()?.iter().any(|(instance, life)| {
+fn needs_a_pass(core: &Core) -> Result<bool> {
+    Ok(core.judge_others()?.iter().any(|(instance, life)| {
         matches!(life, Life::Dead(_))
             && (instance.stopped_at.is_none()
-                || shared
+                || core
                     .store
                     .live_of(instance.id)
                     .is_ok_and(|rows| rows.iter().any(|row| !row.limits.survive)))

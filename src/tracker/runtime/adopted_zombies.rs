@@ -24,10 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    shared::{Shared, lock},
-    tracked::Root,
-};
+use super::{lock::lock, tracked::Root};
 use crate::{
     identity::{Identity, Pid},
     model::{Containment, Origin, Outcome, ProcessId, ProcessRecord},
@@ -39,7 +36,7 @@ use crate::{
         procfs::{TICK, TICKS_PER_SECOND, this_tick},
         snapshot::Stat,
     },
-    tracker::end::run::MemberEnd,
+    tracker::{core::Core, end::run::MemberEnd},
 };
 
 /// Time between two checks for zombies.
@@ -117,10 +114,10 @@ impl Owners {
     }
 }
 
-impl Shared {
+impl Core {
     /// Reaps the zombies that tasks have left to this process.
     pub(in crate::tracker) fn reap_adopted(&self) {
-        if self.is_forked() || !self.expects_zombies() || !has_dead_child() {
+        if self.instance.is_forked() || !self.expects_zombies() || !has_dead_child() {
             return;
         }
         let dead = match self.proc.dead_children() {
@@ -289,7 +286,7 @@ impl Shared {
         if !has_dead_child() {
             return;
         }
-        let roots = self.store.roots_of_former_images(&self.identity, self.instance);
+        let roots = self.store.roots_of_former_images(&self.instance.identity, self.instance.id);
         let roots = roots.unwrap_or_else(|error| {
             tracing::debug!("failed to look up the roots of former images: {error}");
             Vec::new()

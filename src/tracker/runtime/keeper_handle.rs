@@ -8,16 +8,16 @@ use std::{
 
 use rustix::event::epoll;
 
-use super::{
-    shared::{Shared, lock},
-    tracked::Entry,
-};
+use super::{lock::lock, tracked::Entry};
 use crate::{
     error::Result,
     identity::Identity,
     model::{EndReason, ExitStatus, ProcessId, task_text},
     sys::{Pinned, Probe, keeper::Link},
-    tracker::end::{root_exit::tree_of, run::Tree, spared::leave_of},
+    tracker::{
+        core::Core,
+        end::{root_exit::tree_of, run::Tree, spared::leave_of},
+    },
 };
 
 /// A keeper below which nothing is left exits within a millisecond.
@@ -115,7 +115,7 @@ pub(in crate::tracker) fn keeper_of(data: u64) -> Option<ProcessId> {
     (data & KEEPER != 0).then(|| ProcessId((data & !KEEPER).cast_signed()))
 }
 
-impl Shared {
+impl Core {
     /// Watches the keeper of a tracked program.
     pub(in crate::tracker) fn watch_keeper(&self, entry: &Entry) {
         let Some(kept) = &entry.kept else { return };
@@ -252,7 +252,7 @@ impl Shared {
     /// Returns whether a row that we held is being ended by another instance.
     fn is_of_another(&self, row: ProcessId) -> bool {
         let record = self.store.process(row).ok().flatten();
-        record.and_then(|record| record.claimed_by).is_some_and(|by| by != self.instance)
+        record.and_then(|record| record.claimed_by).is_some_and(|by| by != self.instance.id)
     }
 
     /// Returns whether the processes that a program has left need no handling any more: its row was released, or closed by a

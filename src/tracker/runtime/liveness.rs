@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::shared::{Shared, lock};
+use super::lock::lock;
 use crate::{
     error::Result,
     identity::{Pid, Place, Reach},
@@ -31,6 +31,7 @@ use crate::{
         lock_note::{Note, read_note},
         pid_namespaces::Namespaces,
     },
+    tracker::core::Core,
 };
 
 /// How long to wait for the lock of a dead host: a child at its gate holds a copy of it until PDEATHSIG strikes, which takes
@@ -296,7 +297,7 @@ fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
     })
 }
 
-impl Shared {
+impl Core {
     /// Judges every other instance as [`Self::judge_others`] does, once the locks of those that have just died are free.
     ///
     /// A lock that is held for longer is not held by a child at a gate. Its instance is left alone and reported.
@@ -351,7 +352,7 @@ impl Shared {
     pub(in crate::tracker) fn judge_others(&self) -> Result<Vec<(InstanceRecord, Life)>> {
         let all = self.store.instances_to_judge()?;
         let judge = Judge::new(&self.store, &self.proc, self.place());
-        let others = all.iter().filter(|other| other.id != self.instance);
+        let others = all.iter().filter(|other| other.id != self.instance.id);
         let judged = others.map(|other| (other.clone(), judge.judge(other, &all)));
         Ok(judged.collect())
     }

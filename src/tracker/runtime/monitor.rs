@@ -10,17 +10,16 @@ use std::{
 
 use rustix::{event::epoll, io::Errno};
 
-use super::{
-    keeper_handle::keeper_of,
-    shared::{Shared, WAKE},
-    tracked::Entry,
-};
+use super::{keeper_handle::keeper_of, tracked::Entry};
 use crate::{
     error::{Error, Result},
     model::{EndReason, ProcessId},
     policy::limits::ran_too_long,
     sys::pidfd::timespec,
-    tracker::end::{background::Due, outcome::Cause, root_exit::Dead},
+    tracker::{
+        core::{Core, WAKE},
+        end::{background::Due, outcome::Cause, root_exit::Dead},
+    },
 };
 
 /// Maximum number of deaths that are handled in one transaction.
@@ -36,23 +35,23 @@ const RETRY: Duration = Duration::from_secs(1);
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 /// Starts the thread.
-pub(in crate::tracker) fn start(shared: &Arc<Shared>) -> Result<()> {
-    let theirs = Arc::clone(shared);
-    shared.monitoring.store(true, Ordering::Release);
+pub(in crate::tracker) fn start(core: &Arc<Core>) -> Result<()> {
+    let theirs = Arc::clone(core);
+    core.monitoring.store(true, Ordering::Release);
     let thread = std::thread::Builder::new()
         .name("procledger-monitor".into())
         .spawn(move || run(&theirs))
         .map_err(|error| Error::os("failed to start the monitor thread", error))?;
-    super::shared::lock(&shared.threads).push(thread);
+    super::lock::lock(&core.threads).push(thread);
     // A process that was adopted before there was a monitor may have a memory limit.
-    if shared.memory_limits.load(Ordering::Acquire) > 0 {
-        shared.watch_memory();
+    if core.memory_limits.load(Ordering::Acquire) > 0 {
+        core.watch_memory();
     }
     Ok(())
 }
 
 /// Runs however the thread ends: from then on it no longer counts as running, and waiters settle ends themselves.
-struct Running<'a>(&'a Shared);
+struct Running<'a>(&'a Core);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
@@ -60,62 +59,62 @@ impl Drop for Running<'_> {
     }
 }
 
-fn run(shared: &Arc<Shared>) {
-    let _running = Running(shared);
+fn run(core: &Arc<Core>) {
+    let _running = Running(core);
     crate::sys::leave_signals_to_the_host();
-    if let Err(error) = shared.store.open_reader() {
+    if let Err(error) = core.store.open_reader() {
         tracing::debug!("{error}; the first pass retries");
     }
     let mut looked = Instant::now();
-    let mut next_pass = looked + shared.options.health_interval;
+    let mut next_pass = looked + core.options.health_interval;
     let mut first_look = Some(looked + FIRST_LOOK);
     let mut next_zombies = looked;
     let mut looked_again = looked;
     let mut events = Vec::with_capacity(EVENTS);
-    while shared.monitoring.load(Ordering::Acquire) {
-        let again = shared.looks_again_in().map(|pause| looked_again + pause);
-        let adopts = shared.may_adopt();
+    while core.monitoring.load(Ordering::Acquire) {
+        let again = core.looks_again_in().map(|pause| looked_again + pause);
+        let adopts = core.may_adopt();
         let zombies = adopts.then_some(next_zombies);
-        let until = [shared.next_deadline(), first_look, again, zombies]
+        let until = [core.next_deadline(), first_look, again, zombies]
             .into_iter()
             .flatten()
             .fold(next_pass, Instant::min);
         events.clear();
         // An event that is there without waiting has happened since the last check; an event that ends the wait happens now.
         let (mut since, now) = (looked, Instant::now());
-        shared.wait(&mut events, Duration::ZERO);
+        core.wait(&mut events, Duration::ZERO);
         if events.is_empty() {
-            shared.wait(&mut events, until.saturating_duration_since(now));
+            core.wait(&mut events, until.saturating_duration_since(now));
             since = Instant::now();
             looked = since;
         } else if events.len() < EVENTS {
             looked = now;
         }
-        shared.handle(&events, since);
-        if !shared.monitoring.load(Ordering::Acquire) {
+        core.handle(&events, since);
+        if !core.monitoring.load(Ordering::Acquire) {
             return;
         }
         if again.is_some_and(|again| again <= Instant::now()) {
-            shared.look_again();
+            core.look_again();
             looked_again = Instant::now();
         }
-        shared.enforce_runtimes();
+        core.enforce_runtimes();
         if adopts && Instant::now() >= next_zombies {
-            next_zombies = Instant::now() + shared.look_for_zombies();
+            next_zombies = Instant::now() + core.look_for_zombies();
         }
         if first_look.take_if(|first| *first <= Instant::now()).is_some() {
-            shared.keep_house();
+            core.keep_house();
         }
         if Instant::now() >= next_pass {
-            let started = shared.start_health_pass();
+            let started = core.start_health_pass();
             first_look = first_look.filter(|_| !started);
-            let interval = shared.options.health_interval;
+            let interval = core.options.health_interval;
             next_pass = Instant::now() + if started { interval } else { interval.min(RETRY) };
         }
     }
 }
 
-impl Shared {
+impl Core {
     fn wait(&self, events: &mut Vec<epoll::Event>, limit: Duration) {
         let room = rustix::buffer::spare_capacity(events);
         match epoll::wait(&self.epoll, room, Some(&timespec(limit))) {
@@ -202,7 +201,7 @@ impl Shared {
 }
 
 /// A health pass started by the monitor that is still running.
-struct Passing(Arc<Shared>);
+struct Passing(Arc<Core>);
 
 impl Drop for Passing {
     fn drop(&mut self) {

@@ -3,14 +3,14 @@
 //! Each health pass retries them, and so does a task that starts again. While another connection holds the ledger's lock they
 //! do not wait for it: the retry would only delay the next writer. An orderly shutdown does wait.
 
-use super::shared::{Shared, lock};
+use super::lock::lock;
 use crate::{
     error::Error,
     model::{ProcessId, ProcessRecord, Report, TaskId},
-    tracker::end::root_exit::stray,
+    tracker::{core::Core, end::root_exit::stray},
 };
 
-impl Shared {
+impl Core {
     /// Retries ends that could not be written before, if the ledger's lock is free.
     pub(in crate::tracker) fn write_late(&self) {
         if self.is_late() && self.store.can_be_written_now() {
@@ -39,7 +39,7 @@ impl Shared {
         let mut failed = None;
         let ends = std::mem::take(&mut *lock(&self.unwritten));
         if !ends.is_empty() {
-            match self.store.settle_roots(self.instance, &ends) {
+            match self.store.settle_roots(self.instance.id, &ends) {
                 Ok(rows) => {
                     for end in &ends {
                         if let Some(entry) = self.entry(end.process) {
@@ -66,8 +66,8 @@ impl Shared {
         let rows: Vec<ProcessId> = settled.iter().map(|settled| settled.process).collect();
         let written = self
             .store
-            .claim(&rows, self.instance, Some(self.instance), None)
-            .and_then(|_| self.store.record(self.instance, None, &settled));
+            .claim(&rows, self.instance.id, Some(self.instance.id), None)
+            .and_then(|_| self.store.record(self.instance.id, None, &settled));
         match written {
             Ok(_) => self.notify_export(),
             Err(error) => {

@@ -8,10 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    liveness::lock_prefix,
-    shared::{Shared, lock},
-};
+use super::{liveness::lock_prefix, lock::lock};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -20,6 +17,7 @@ use crate::{
         task_text,
     },
     sys::spool,
+    tracker::core::Core,
 };
 
 /// Maximum size of a file: some 10,000 ends, more than any host leaves.
@@ -97,7 +95,7 @@ impl KeptEnd {
     }
 }
 
-impl Shared {
+impl Core {
     /// At the end of a host: saves the ends that could not be written, and logs that, with `why`.
     pub(in crate::tracker) fn keep_late_ends(&self, why: &Error) {
         let ends = self.late_ends();
@@ -106,7 +104,7 @@ impl Shared {
         }
         let kept = self.late_ends_path().and_then(|path| {
             let ends = ends.iter().map(KeptEnd::from).collect();
-            let kept = Kept { version: VERSION, instance: self.instance.0, ends };
+            let kept = Kept { version: VERSION, instance: self.instance.id.0, ends };
             let bytes = serde_json::to_vec(&kept).map_err(|error| {
                 Error::new(Kind::Other, "failed to save ends").with_source(error)
             })?;
@@ -146,7 +144,7 @@ impl Shared {
     }
 
     fn late_ends_path(&self) -> Result<PathBuf> {
-        let instance = self.store.instance(self.instance)?;
+        let instance = self.store.instance(self.instance.id)?;
         let instance =
             instance.ok_or_else(|| Error::new(Kind::NotFound, "this instance has no row"))?;
         let ledger = self.store.path();

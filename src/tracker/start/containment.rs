@@ -27,16 +27,11 @@ use crate::{
         spawn::Place,
     },
     tracker::{
+        core::Core,
         end::run::list_leaf,
-        runtime::{
-            shared::{Shared, lock},
-            tracked::Root,
-        },
+        runtime::{lock::lock, tracked::Root},
     },
 };
-
-/// Lets operators choose without a change of the program.
-const VARIABLE: &str = "PROCLEDGER_CONTAINMENT";
 
 /// The task cgroups of one instance.
 #[derive(Debug, Default)]
@@ -54,26 +49,10 @@ enum Found {
     None(Arc<str>),
 }
 
-impl Shared {
-    /// Returns the requested mode: the caller's, or else that of the environment.
-    pub(in crate::tracker) fn containment_mode(&self) -> Result<ContainmentMode> {
-        if let Some(mode) = self.options.containment {
-            return Ok(mode);
-        }
-        let Some(word) = std::env::var_os(VARIABLE).filter(|word| !word.is_empty()) else {
-            return Ok(ContainmentMode::Auto);
-        };
-        word.to_str().and_then(ContainmentMode::parse).ok_or_else(|| {
-            Error::invalid(format!(
-                "{VARIABLE} is {:?}: set it to auto, cgroup, keeper or session",
-                word.to_string_lossy()
-            ))
-        })
-    }
-
+impl Core {
     /// Fails where the requested containment is not available.
     pub(in crate::tracker) fn check_containment(&self) -> Result<()> {
-        match self.containment_mode()? {
+        match self.options.containment_mode()? {
             // The keeper is searched for, and tested, later.
             ContainmentMode::Auto | ContainmentMode::Session | ContainmentMode::Keeper => Ok(()),
             ContainmentMode::Cgroup => self.branch().map(|_| ()),
@@ -86,7 +65,7 @@ impl Shared {
         token: Uuid,
         max_rss: Option<u64>,
     ) -> Result<Option<Place>> {
-        let must = match self.containment_mode()? {
+        let must = match self.options.containment_mode()? {
             ContainmentMode::Session | ContainmentMode::Keeper => return Ok(None),
             ContainmentMode::Auto => false,
             ContainmentMode::Cgroup => true,
@@ -164,14 +143,14 @@ impl Shared {
                 format!("the cgroup `{}` has a name that is not valid UTF-8", base.display());
             return Err(Error::invalid(what));
         };
-        self.store.plan_cgroup(self.instance, text)?;
+        self.store.plan_cgroup(self.instance.id, text)?;
         let made = Branch::make(&path).and_then(|branch| {
-            self.store.confirm_cgroup(self.instance, branch.inode())?;
+            self.store.confirm_cgroup(self.instance.id, branch.inode())?;
             Ok(branch)
         });
         if made.is_err() {
             // If the record stays, the next orphan pass looks it up and finds the cgroup absent.
-            let _ = self.store.forget_cgroup(self.instance);
+            let _ = self.store.forget_cgroup(self.instance.id);
         }
         made
     }
@@ -183,7 +162,7 @@ impl Shared {
         row: &ProcessRecord,
         snapshot: &Snapshot,
     ) -> HashSet<Pid> {
-        let leaf = row.cgroup.as_ref().map(|record| Leaf::open(record, self.observer.uid));
+        let leaf = row.cgroup.as_ref().map(|record| Leaf::open(record, self.instance.observer.uid));
         let found = leaf
             .and_then(|leaf| list_leaf(&self.proc, snapshot, &leaf.ok().flatten()?, false).ok());
         (found.unwrap_or_default().pids.into_iter())
@@ -200,7 +179,7 @@ impl Shared {
         if status != ExitStatus::Signaled(libc::SIGKILL) {
             return None;
         }
-        let leaf = Leaf::open(root.cgroup.as_ref()?, self.observer.uid).ok()??;
+        let leaf = Leaf::open(root.cgroup.as_ref()?, self.instance.observer.uid).ok()??;
         let kills = leaf.oom_kills().filter(|&kills| kills > 0)?;
         let limit = root.limits.max_rss;
         Some(Because {
@@ -221,7 +200,7 @@ impl Shared {
     }
 
     fn is_removed(&self, record: &Cgroup) -> bool {
-        match Leaf::open(record, self.observer.uid) {
+        match Leaf::open(record, self.instance.observer.uid) {
             Ok(None) => true,
             Ok(Some(leaf)) => leaf.remove(),
             Err(_) => false,
@@ -241,7 +220,7 @@ impl Shared {
         self.remove_empty_leaves();
         let Some(Found::Branch(branch)) = lock(&self.leaves.branch).take() else { return };
         if branch.remove()
-            && let Err(error) = self.store.forget_cgroup(self.instance)
+            && let Err(error) = self.store.forget_cgroup(self.instance.id)
         {
             tracing::debug!("failed to delete the record of a removed cgroup: {error}");
         }
@@ -254,10 +233,10 @@ impl Shared {
             Err(error) => return tracing::warn!("failed to look up leftover cgroups: {error}"),
         };
         for (instance, path, inode) in left {
-            if instance == self.instance {
+            if instance == self.instance.id {
                 continue;
             }
-            match remove_branch(Path::new(&path), inode, self.observer.uid) {
+            match remove_branch(Path::new(&path), inode, self.instance.observer.uid) {
                 Ok(leaves) if leaves.is_empty() => {
                     if let Err(error) = self.store.forget_cgroup(instance) {
                         tracing::warn!("failed to record that a cgroup is removed: {error}");

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{NewProcess, ProcessId},
     sys::spawn::Gate,
-    tracker::runtime::shared::{Shared, lock},
+    tracker::{core::Core, runtime::lock::lock},
 };
 
 /// A committed row.
@@ -53,7 +53,7 @@ impl Registrar {
     /// Commits one row, together with those of concurrent callers. The gate is open when this returns a row.
     pub(in crate::tracker) fn admit(
         &self,
-        shared: &Shared,
+        core: &Core,
         new: NewProcess,
         gate: Option<Arc<Gate>>,
     ) -> Result<Admitted> {
@@ -72,7 +72,7 @@ impl Registrar {
         batch.append(&mut line.waiting);
         drop(line);
         let turn = Turn { registrar: self, batch };
-        commit(shared, &turn.batch);
+        commit(core, &turn.batch);
         drop(turn);
         match own.wait() {
             Word::Committed(answer) => answer,
@@ -123,10 +123,10 @@ impl Applicant {
     }
 }
 
-fn commit(shared: &Shared, applicants: &[Arc<Applicant>]) {
+fn commit(core: &Core, applicants: &[Arc<Applicant>]) {
     let news: Vec<NewProcess> =
         applicants.iter().filter_map(|applicant| lock(&applicant.new).take()).collect();
-    match shared.store.admit(&shared.place(), &news) {
+    match core.store.admit(&core.place(), &news) {
         Ok(rows) => {
             for ((applicant, new), row) in applicants.iter().zip(news).zip(rows) {
                 if let (Ok(_), Some(gate)) = (&row, &applicant.gate) {

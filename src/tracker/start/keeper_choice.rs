@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::ContainmentMode,
     sys::keeper::Binary,
-    tracker::runtime::shared::Shared,
+    tracker::core::Core,
 };
 
 /// Limit for a keeper that has completed its handshake and gets no further message: it exits at once.
@@ -22,11 +22,11 @@ pub(in crate::tracker) fn try_keeper(binary: &Binary) -> Result<()> {
     Ok(())
 }
 
-impl Shared {
+impl Core {
     /// Opens the keeper, either the named one or the one that is found. Where the containment mode requires a keeper, it is
     /// also started once to test it.
     pub(in crate::tracker) fn find_keeper(&self) -> Result<()> {
-        let must = match self.containment_mode()? {
+        let must = match self.options.containment_mode()? {
             ContainmentMode::Cgroup | ContainmentMode::Session => return Ok(()),
             ContainmentMode::Auto => false,
             ContainmentMode::Keeper => true,
@@ -73,7 +73,7 @@ impl Shared {
         if fits && self.can_hold_kept() {
             return Ok(Some(binary));
         }
-        if fits && self.containment_mode()? == ContainmentMode::Keeper {
+        if fits && self.options.containment_mode()? == ContainmentMode::Keeper {
             let what = "half of the descriptor limit is used up: no keeper can be held";
             return Err(Error::new(Kind::Busy, what));
         }

@@ -9,11 +9,9 @@ use crate::{
     sys::Pinned,
     tracker::{
         Tracker,
+        core::Core,
         membership::process_info::command_of,
-        runtime::{
-            shared::Shared,
-            tracked::{Hold, Root},
-        },
+        runtime::tracked::{Hold, Root},
     },
 };
 
@@ -43,27 +41,25 @@ impl Tracker {
     /// - [`is_already_running`](Error::is_already_running): the task has a live process;
     /// - [`is_closed`](Error::is_closed): after shutdown.
     pub fn register(&self, task_id: impl Into<String>, pid: impl Into<i64>) -> Result<()> {
-        let shared = &self.inner.shared;
-        shared.check_usable()?;
-        let _spawning = shared.spawning.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        shared.check_usable()?;
+        let core = &self.inner.core;
+        let _spawning = core.instance.begin_spawn()?;
         let task = TaskId::new(task_id)?;
         let pid = pid.into();
         let number = Pid::new(pid).filter(|pid| pid.get() != 1).ok_or_else(|| {
             Error::invalid(format!("pid {pid} cannot be registered: it must be greater than 1"))
         })?;
-        let pinned = pin(shared, number)?;
-        shared.write_late_of(&task);
-        let new = describe(shared, task, &pinned)?;
-        let rows = shared.store.admit(&shared.place(), std::slice::from_ref(&new))?;
+        let pinned = pin(core, number)?;
+        core.write_late_of(&task);
+        let new = describe(core, task, &pinned)?;
+        let rows = core.store.admit(&core.place(), std::slice::from_ref(&new))?;
         let row = rows
             .into_iter()
             .next()
             .ok_or_else(|| Error::new(Kind::Other, "the ledger returned no row"))??;
         // Even if it is a child of ours: its starter waits for it, and we never take its status away.
-        let root = Root::recorded(row, &new, shared.options.record_arguments);
-        shared.take_on(root, Hold::default(), &pinned.into_fd());
-        shared.notify_export();
+        let root = Root::recorded(row, &new, core.options.record_arguments);
+        core.take_on(root, Hold::default(), &pinned.into_fd());
+        core.notify_export();
         Ok(())
     }
 
@@ -74,55 +70,55 @@ impl Tracker {
     ///
     /// Invalid input for a bad task id; when the ledger cannot be written.
     pub fn unregister(&self, task_id: &str) -> Result<bool> {
-        let shared = &self.inner.shared;
-        shared.check_usable()?;
+        let core = &self.inner.core;
+        core.instance.check_usable()?;
         let task = TaskId::new(task_id)?;
         let mut any = false;
-        let dead = shared.dead_claimants_of(&shared.store.live_of_task(&task)?);
-        shared.store.void_claims(&dead)?;
-        for record in shared.store.live_of_task(&task)? {
-            if record.owner == shared.instance && record.state != State::Ending {
-                any |= shared.store.release(record.id, shared.instance, Millis::now())?;
-                if let Some(entry) = shared.entry(record.id) {
+        let dead = core.dead_claimants_of(&core.store.live_of_task(&task)?);
+        core.store.void_claims(&dead)?;
+        for record in core.store.live_of_task(&task)? {
+            if record.owner == core.instance.id && record.state != State::Ending {
+                any |= core.store.release(record.id, core.instance.id, Millis::now())?;
+                if let Some(entry) = core.entry(record.id) {
                     entry.mark_recorded();
                 }
-                shared.release(record.id);
+                core.release(record.id);
             }
         }
-        shared.notify_export();
+        core.notify_export();
         Ok(any)
     }
 
     /// Returns the number of roots that this instance is responsible for now, as `executing_count` of the former implementation
     /// did.
     pub fn executing_count(&self) -> usize {
-        crate::tracker::runtime::shared::lock(&self.inner.shared.entries).len()
+        crate::tracker::runtime::lock::lock(&self.inner.core.entries).len()
     }
 
     /// Whether the monitor thread runs.
     pub fn is_monitoring(&self) -> bool {
-        self.inner.shared.monitoring.load(Ordering::Acquire)
+        self.inner.core.monitoring.load(Ordering::Acquire)
     }
 }
 
 /// Pins the process, and refuses processes that must not be registered.
-fn pin(shared: &Arc<Shared>, pid: Pid) -> Result<Pinned> {
-    let own = shared.own_pid();
+fn pin(core: &Arc<Core>, pid: Pid) -> Result<Pinned> {
+    let own = core.own_pid();
     if pid == own {
         return Err(Error::invalid(format!(
             "pid {pid} is this process itself: it cannot track itself"
         )));
     }
     let gone = || Error::new(Kind::Gone, format!("process {pid} does not exist"));
-    let pinned = Pinned::open(&shared.proc, shared.place(), pid)?.ok_or_else(gone)?;
+    let pinned = Pinned::open(&core.proc, core.place(), pid)?.ok_or_else(gone)?;
     if pinned.stat.is_kernel_thread() {
         return Err(Error::invalid(format!(
             "process {pid} is a kernel thread: it cannot be tracked"
         )));
     }
     // A process that was started after us is not an ancestor.
-    let is_older = pinned.stat.start_tick <= shared.identity.start_tick;
-    if is_older && shared.proc.ancestors(own).contains(&pid) {
+    let is_older = pinned.stat.start_tick <= core.instance.identity.start_tick;
+    if is_older && core.proc.ancestors(own).contains(&pid) {
         return Err(Error::invalid(format!(
             "process {pid} is an ancestor of this one: it cannot be tracked from here"
         )));
@@ -133,23 +129,23 @@ fn pin(shared: &Arc<Shared>, pid: Pid) -> Result<Pinned> {
     Ok(pinned)
 }
 
-fn describe(shared: &Shared, task: TaskId, pinned: &Pinned) -> Result<NewProcess> {
+fn describe(core: &Core, task: TaskId, pinned: &Pinned) -> Result<NewProcess> {
     let pid = pinned.pid();
     let uid = pinned
-        .uid(&shared.proc)?
+        .uid(&core.proc)?
         .ok_or_else(|| Error::new(Kind::Gone, format!("process {pid} does not exist")))?;
-    if !shared.observer.may_touch(uid) {
+    if !core.instance.observer.may_touch(uid) {
         return Err(Error::new(
             Kind::Denied,
             format!(
                 "process {pid} belongs to uid {uid}, the ledger to uid {}: track it as that user",
-                shared.observer.uid
+                core.instance.observer.uid
             ),
         ));
     }
     Ok(NewProcess {
         task: Some(task),
-        owner: shared.instance,
+        owner: core.instance.id,
         root: None,
         origin: Origin::Registered,
         token: None,
@@ -158,10 +154,10 @@ fn describe(shared: &Shared, task: TaskId, pinned: &Pinned) -> Result<NewProcess
         cgroup: None,
         containment: Containment::None,
         keeper: None,
-        command: command_of(&shared.proc, pid, shared.options.record_arguments),
+        command: command_of(&core.proc, pid, core.options.record_arguments),
         cwd: None,
         uid,
-        limits: shared.limits(),
+        limits: core.options.limits(),
         started_at: Millis::now(),
         peak_rss: None,
         cpu: None,

@@ -2,7 +2,7 @@
 
 use std::{
     process::{ChildStderr, ChildStdin, ChildStdout},
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::Arc,
 };
 
 use uuid::Uuid;
@@ -19,16 +19,13 @@ use crate::{
     sys::{
         PidFd, Pinned,
         keeper::Binary,
-        procfs::TOKEN_VARIABLE,
         spawn::{self, Child},
     },
     tracker::{
         Tracker,
+        core::Core,
         handle::process::Process,
-        runtime::{
-            shared::Shared,
-            tracked::{Hold, Root, Strays},
-        },
+        runtime::tracked::{Hold, Root, Strays},
     },
 };
 
@@ -45,15 +42,15 @@ pub(in crate::tracker) struct Request {
 }
 
 impl Request {
-    fn new(shared: &Shared, job: &Job, token: Uuid) -> Result<Self> {
+    fn new(core: &Core, job: &Job, token: Uuid) -> Result<Self> {
         Ok(Self {
             task: TaskId::new(job.task.clone())?,
             token,
-            command: recorded_command(job, may_record_arguments(shared, job)),
+            command: recorded_command(job, may_record_arguments(core, job)),
             cwd: job.directory.as_ref().map(|path| path.display().to_string()),
             limits: Limits {
                 survive: job.survive,
-                grace: job.grace.unwrap_or(shared.options.grace),
+                grace: job.grace.unwrap_or(core.options.grace),
                 max_runtime: job.max_runtime,
                 max_rss: job.max_rss,
             },
@@ -88,21 +85,14 @@ impl Tracker {
     /// - the row cannot be written: the program has not run, and never will;
     /// - [`is_closed`](Error::is_closed): after shutdown, or in a forked child.
     pub fn spawn(&self, job: Job) -> Result<Process> {
-        let shared = &self.inner.shared;
-        shared.check_usable()?;
-        let _spawning = shared.spawning.read().unwrap_or_else(PoisonError::into_inner);
-        shared.check_usable()?;
-        if !shared.clean.load(Ordering::Acquire) {
-            return Err(Error::new(
-                Kind::Busy,
-                "orphans of dead instances are not cleaned up yet: call `reap_orphans` before the first spawn",
-            ));
-        }
-        may_own_programs(shared)?;
-        let spawned = spawn_job(shared, job);
+        let core = &self.inner.core;
+        let _spawning = core.instance.begin_spawn()?;
+        core.instance.check_clean()?;
+        may_own_programs(core)?;
+        let spawned = spawn_job(core, job);
         match &spawned {
-            Ok(_) => shared.meter().spawned(),
-            Err(_) => shared.meter().not_spawned(),
+            Ok(_) => core.meter().spawned(),
+            Err(_) => core.meter().not_spawned(),
         }
         spawned
     }
@@ -110,41 +100,41 @@ impl Tracker {
 
 /// Refuses to spawn for another user: root may open a user's ledger to end what is in it, but programs of root do not belong
 /// there.
-fn may_own_programs(shared: &Shared) -> Result<()> {
+fn may_own_programs(core: &Core) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
-    if shared.observer.may_touch(own) {
+    if core.instance.observer.may_touch(own) {
         return Ok(());
     }
     Err(Error::new(
         Kind::Denied,
         format!(
             "the ledger belongs to uid {}: start its programs as that user, not as uid {own}",
-            shared.observer.uid
+            core.instance.observer.uid
         ),
     ))
 }
 
-fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
+fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     crate::tracker::end::spared::check_names("protected", &job.protected)?;
     let token = Uuid::new_v4();
-    let mut request = Request::new(shared, &job, token)?;
-    shared.write_late_of(&request.task);
+    let mut request = Request::new(core, &job, token)?;
+    core.write_late_of(&request.task);
     let foreground = job.foreground && crate::sys::terminal::is_foreground();
     let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
-    let bare = !may_record_arguments(shared, &job);
+    let bare = !may_record_arguments(core, &job);
     let terminate_on_drop = job.terminate_on_drop;
     let hold = Hold { child: true, strays, kept: None, bare, terminate_on_drop };
-    let place = shared.leaf_for(token, job.max_rss)?;
+    let place = core.leaf_for(token, job.max_rss)?;
     let keeper = match place {
         Some(_) => None,
-        None => shared.keeper_for(job.survive, foreground)?,
+        None => core.keeper_for(job.survive, foreground)?,
     };
     if place.is_none() && keeper.is_none() {
-        shared.listen_for_forks();
+        core.listen_for_forks();
     }
     request.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
     let command = spawn::Command {
-        environment: job.environment(&carried(shared, token)),
+        environment: job.environment(&carried(core, token)),
         program: job.program,
         args: job.args,
         directory: job.directory,
@@ -153,13 +143,13 @@ fn spawn_job(shared: &Arc<Shared>, job: Job) -> Result<Process> {
         place,
     };
     match keeper {
-        Some(keeper) => through_keeper(shared, keeper, command, &request, hold),
-        None => through_gate(shared, command, &request, hold, foreground),
+        Some(keeper) => through_keeper(core, keeper, command, &request, hold),
+        None => through_gate(core, command, &request, hold, foreground),
     }
 }
 
 fn through_gate(
-    shared: &Arc<Shared>,
+    core: &Arc<Core>,
     command: spawn::Command,
     request: &Request,
     hold: Hold,
@@ -167,42 +157,42 @@ fn through_gate(
 ) -> Result<Process> {
     let admit = |child: &Child| {
         let containment = if child.in_leaf { Containment::Cgroup } else { Containment::Session };
-        let new = describe(shared, request, child.pid, &child.pidfd, containment)?;
-        shared.registrar.admit(shared, new, Some(Arc::clone(&child.gate)))
+        let new = describe(core, request, child.pid, &child.pidfd, containment)?;
+        core.registrar.admit(core, new, Some(Arc::clone(&child.gate)))
     };
     match spawn::spawn(command, admit) {
         Ok(spawned) => {
             if spawned.committed.new.cgroup.is_none() {
-                shared.give_up_leaves(request.cgroup.as_ref());
-                shared.listen_for_forks();
+                core.give_up_leaves(request.cgroup.as_ref());
+                core.listen_for_forks();
             }
-            Ok(started(shared, spawned, hold, foreground))
+            Ok(started(core, spawned, hold, foreground))
         }
         Err(refusal) => {
-            shared.remove_leaf(request.cgroup.as_ref());
-            Err(refused(shared, refusal, foreground))
+            core.remove_leaf(request.cgroup.as_ref());
+            Err(refused(core, refusal, foreground))
         }
     }
 }
 
 fn through_keeper(
-    shared: &Arc<Shared>,
+    core: &Arc<Core>,
     keeper: &Binary,
     command: spawn::Command,
     request: &Request,
     hold: Hold,
 ) -> Result<Process> {
-    match spawn_kept(shared, keeper, command, request, &hold) {
+    match spawn_kept(core, keeper, command, request, &hold) {
         Ok((spawned, kept)) => {
             let hold = Hold { kept: Some(kept), ..hold };
-            Ok(started(shared, spawned, hold, false))
+            Ok(started(core, spawned, hold, false))
         }
-        Err(refusal) => Err(refused(shared, refusal, false)),
+        Err(refusal) => Err(refused(core, refusal, false)),
     }
 }
 
-fn may_record_arguments(shared: &Shared, job: &Job) -> bool {
-    job.record_arguments.unwrap_or(shared.options.record_arguments)
+fn may_record_arguments(core: &Core, job: &Job) -> bool {
+    job.record_arguments.unwrap_or(core.options.record_arguments)
 }
 
 /// Returns the program and its arguments as the ledger records them.
@@ -214,8 +204,8 @@ fn recorded_command(job: &Job, arguments: bool) -> Vec<String> {
 }
 
 /// Returns the tokens that our programs carry: those of trackers of other ledgers above us, then their own.
-fn carried(shared: &Shared, token: Uuid) -> String {
-    let mut list = shared.outer_tokens.join(":");
+fn carried(core: &Core, token: Uuid) -> String {
+    let mut list = core.instance.outer_tokens.join(":");
     if !list.is_empty() {
         list.push(':');
     }
@@ -223,7 +213,7 @@ fn carried(shared: &Shared, token: Uuid) -> String {
 }
 
 fn started(
-    shared: &Arc<Shared>,
+    core: &Arc<Core>,
     spawned: spawn::Spawned<Admitted>,
     hold: Hold,
     foreground: bool,
@@ -232,10 +222,10 @@ fn started(
     let Admitted { row, new } = committed;
     let root = Root::recorded(row, &new, !hold.bare);
     let terminate_on_drop = hold.terminate_on_drop;
-    let entry = shared.take_on(root, hold, &pidfd);
-    shared.notify_export();
+    let entry = core.take_on(root, hold, &pidfd);
+    core.notify_export();
     tracing::debug!("process {pid} for task {} runs", task_text(new.task.as_ref()));
-    let mut process = Process::new(Arc::clone(shared), entry, pidfd, foreground);
+    let mut process = Process::new(Arc::clone(core), entry, pidfd, foreground);
     process.on_drop.armed = terminate_on_drop;
     process.stdin = stdin.map(ChildStdin::from);
     process.stdout = stdout.map(ChildStdout::from);
@@ -244,7 +234,7 @@ fn started(
 }
 
 /// Ends the row of a program that did not run, where one was committed.
-fn refused(shared: &Shared, refusal: spawn::Refusal<Admitted>, foreground: bool) -> Error {
+fn refused(core: &Core, refusal: spawn::Refusal<Admitted>, foreground: bool) -> Error {
     if foreground {
         // The child may already have had the terminal.
         let _ = crate::sys::terminal::take_back();
@@ -261,27 +251,27 @@ fn refused(shared: &Shared, refusal: spawn::Refusal<Admitted>, foreground: bool)
             because: None,
         };
         // On failure the next pass finds the row gone.
-        if let Err(error) = shared.store.end(&[(row, State::Running, end)]) {
+        if let Err(error) = core.store.end(&[(row, State::Running, end)]) {
             tracing::error!("failed to record that a program did not start: {error}");
         }
-        shared.notify_export();
+        core.notify_export();
     }
     refusal.error
 }
 
 /// Reads the identity of the child at the gate.
 pub(in crate::tracker) fn describe(
-    shared: &Shared,
+    core: &Core,
     request: &Request,
     pid: Pid,
     pidfd: &Arc<PidFd>,
     containment: Containment,
 ) -> Result<NewProcess> {
-    let pinned = Pinned::identify(&shared.proc, shared.place(), pid, Arc::clone(pidfd))?
+    let pinned = Pinned::identify(&core.proc, core.place(), pid, Arc::clone(pidfd))?
         .ok_or_else(|| Error::new(Kind::NotStarted, "the child was killed before it ran"))?;
     Ok(NewProcess {
         task: Some(request.task.clone()),
-        owner: shared.instance,
+        owner: core.instance.id,
         root: None,
         origin: Origin::Spawned,
         token: Some(request.token),
@@ -301,21 +291,4 @@ pub(in crate::tracker) fn describe(
         state: State::Running,
         allow_survivor: request.allow_survivor,
     })
-}
-
-/// Returns the tokens that this process inherited: those of its own ledger are dropped, since a task that restarts its host
-/// must not make the new host a member of the old tree; those of other ledgers are passed on.
-pub(in crate::tracker) fn outer_tokens(
-    known: impl Fn(&Uuid) -> Result<bool>,
-) -> Result<Vec<String>> {
-    let Some(list) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(Vec::new()) };
-    let mut outer = Vec::new();
-    for element in list.to_string_lossy().split(':') {
-        if let Ok(token) = Uuid::try_parse(element)
-            && !known(&token)?
-        {
-            outer.push(token.simple().to_string());
-        }
-    }
-    Ok(outer)
 }

@@ -16,7 +16,10 @@ use crate::{
         keeper::{Asked, Binary, Link, Terms},
         spawn::{Command, Refusal, Spawned},
     },
-    tracker::runtime::{keeper_handle::Kept, shared::Shared, tracked::Hold},
+    tracker::{
+        core::Core,
+        runtime::{keeper_handle::Kept, tracked::Hold},
+    },
 };
 
 /// Limit for a keeper whose child has not become a program: it exits at once.
@@ -24,7 +27,7 @@ const REFUSED_LIMIT: Duration = Duration::from_secs(5);
 
 /// Starts a program under a keeper of its own.
 pub(in crate::tracker) fn spawn_kept(
-    shared: &Arc<Shared>,
+    core: &Arc<Core>,
     binary: &Binary,
     command: Command,
     request: &Request,
@@ -34,10 +37,10 @@ pub(in crate::tracker) fn spawn_kept(
     let terms = Terms {
         token: request.token,
         grace: request.limits.grace,
-        uid: shared.observer.uid,
+        uid: core.instance.observer.uid,
         arguments: !hold.bare,
-        ledger: shared.store.path().to_owned(),
-        protected: shared
+        ledger: core.store.path().to_owned(),
+        protected: core
             .options
             .protected
             .iter()
@@ -46,7 +49,7 @@ pub(in crate::tracker) fn spawn_kept(
             .collect(),
     };
     let link = binary.start()?;
-    match relay(shared, &link, request, command, terms) {
+    match relay(core, &link, request, command, terms) {
         Ok(spawned) => Ok((spawned, Kept::new(link))),
         Err(refusal) => {
             // Nothing runs below it, or nothing must.
@@ -59,7 +62,7 @@ pub(in crate::tracker) fn spawn_kept(
 }
 
 fn relay(
-    shared: &Arc<Shared>,
+    core: &Arc<Core>,
     link: &Link,
     request: &Request,
     command: Command,
@@ -67,14 +70,14 @@ fn relay(
 ) -> Result<Spawned<Admitted>, Refusal<Admitted>> {
     let Asked { program, pid, pidfd, pipes } = link.ask(command, terms)?;
     let pidfd = Arc::new(pidfd);
-    let described = describe(shared, request, pid, &pidfd, Containment::Keeper);
+    let described = describe(core, request, pid, &pidfd, Containment::Keeper);
     // Both are committed at once, so that no program has an unknown keeper.
     let described = described.and_then(|new| {
         let gone = || Error::new(Kind::NotStarted, "the keeper was killed before the program ran");
-        let keeper = link.identify(&shared.proc, shared.place())?.ok_or_else(gone)?;
+        let keeper = link.identify(&core.proc, core.place())?.ok_or_else(gone)?;
         Ok(NewProcess { keeper: Some(keeper), ..new })
     });
-    let admitted = match described.and_then(|new| shared.registrar.admit(shared, new, None)) {
+    let admitted = match described.and_then(|new| core.registrar.admit(core, new, None)) {
         Ok(admitted) => admitted,
         Err(error) => {
             // If this fails, the keeper is gone, and the child with it.

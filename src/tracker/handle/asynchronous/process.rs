@@ -20,9 +20,10 @@ use crate::{
     model::{ExitStatus, Report, TaskId},
     sys::{AsyncPidFd, current_runtime},
     tracker::{
+        core::Core,
         end::exit_statuses::{REAPED_WITHIN, STATUS_PAUSE},
         handle::process::{Process, RECORD_LIMIT, Signaller},
-        runtime::{shared::Shared, tracked::Learned},
+        runtime::tracked::Learned,
     },
 };
 
@@ -159,8 +160,8 @@ impl AsyncProcess {
     ///
     /// As [`Process::terminate`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
     pub async fn terminate(&mut self) -> Result<Report> {
-        let (shared, entry) = (Arc::clone(&self.process.shared), Arc::clone(&self.process.entry));
-        aside(move || shared.terminate_entries(std::slice::from_ref(&entry))).await?
+        let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
+        aside(move || core.terminate_entries(std::slice::from_ref(&entry))).await?
     }
 
     /// Sends a signal, by its number in signal(7), to the program itself and to no other process.
@@ -177,27 +178,27 @@ impl AsyncProcess {
         self.process.signaller()
     }
 
-    fn shared(&self) -> &Arc<Shared> {
-        &self.process.shared
+    fn core(&self) -> &Arc<Core> {
+        &self.process.core
     }
 
     /// Ready once all of its threads are dead: the pidfd is readable then, and stays so.
     pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        if self.shared().is_forked() {
-            return Poll::Ready(self.shared().check_usable());
+        if self.core().instance.is_forked() {
+            return Poll::Ready(self.core().instance.check_usable());
         }
         self.pidfd.poll_dead(cx)
     }
 
     /// Called when the program is dead: reads its status, and waits for its end to be recorded, as `Process::ended` does.
     async fn ended(&self) -> Result<ExitStatus> {
-        let Process { shared, entry, pidfd, .. } = &self.process;
+        let Process { core, entry, pidfd, .. } = &self.process;
         let mut untraced = None;
         let status = loop {
             // Its keeper may take a moment, and a tracer may still hold the process.
             match entry.learn_status(pidfd, Instant::now()) {
                 Learned::Status(status) => break status,
-                Learned::Unreaped if !shared.is_traced(entry) => {
+                Learned::Unreaped if !core.is_traced(entry) => {
                     if untraced.get_or_insert_with(Instant::now).elapsed() > REAPED_WITHIN {
                         break entry.publish(ExitStatus::Unobserved);
                     }
@@ -206,10 +207,10 @@ impl AsyncProcess {
             }
             tokio::time::sleep(STATUS_PAUSE).await;
         };
-        let watched = entry.pidfd.is_some() && shared.monitoring.load(Ordering::Acquire);
+        let watched = entry.pidfd.is_some() && core.monitoring.load(Ordering::Acquire);
         if !watched && !entry.is_recorded() {
-            let (shared, dead) = (Arc::clone(shared), (Arc::clone(entry), Arc::clone(pidfd)));
-            aside(move || shared.settle(&[dead])).await?;
+            let (core, dead) = (Arc::clone(core), (Arc::clone(entry), Arc::clone(pidfd)));
+            aside(move || core.settle(&[dead])).await?;
         }
         // A ledger that cannot be written must not delay the waiter for longer.
         let _ = tokio::time::timeout(RECORD_LIMIT, entry.recorded()).await;

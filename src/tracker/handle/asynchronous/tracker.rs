@@ -60,12 +60,12 @@ impl AsyncTracker {
     /// Outside of a tokio runtime, as all of these, and in one that was built without `enable_all`.
     pub async fn spawn(&self, job: Job) -> Result<AsyncProcess> {
         let process = self.run(move |tracker| tracker.spawn(job)).await?;
-        let (shared, entry) = (Arc::clone(&process.shared), Arc::clone(&process.entry));
+        let (core, entry) = (Arc::clone(&process.core), Arc::clone(&process.entry));
         match process.into_async() {
             Ok(process) => Ok(process),
             Err(error) => {
                 // The caller gets no handle on it: an operation that failed leaves no process behind.
-                aside(move || shared.terminate_entries(std::slice::from_ref(&entry))).await??;
+                aside(move || core.terminate_entries(std::slice::from_ref(&entry))).await??;
                 Err(error)
             }
         }

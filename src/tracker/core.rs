@@ -4,79 +4,47 @@ use std::{
     collections::{HashMap, HashSet},
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use uuid::Uuid;
 
 use super::{
-    adopted_zombies::Adopted,
-    liveness::{Judge, Life, OpenHere},
-    tracked::{Entry, Hold, KEPT_DESCRIPTORS, Root},
+    end::{background::BackgroundEnds, run::World},
+    options::Options,
+    passes::{fork_events::Listening, memory_limits::MemoryWatch},
+    runtime::{
+        adopted_zombies::Adopted,
+        instance::Instance,
+        liveness::{Judge, Life},
+        lock::lock,
+        tracked::{Entry, Hold, KEPT_DESCRIPTORS, Root},
+    },
+    start::{containment::Leaves, group_commit::Registrar},
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     export::Exporter,
-    identity::{Identity, Pid, Place},
+    identity::{Pid, Place},
     metrics::Meter,
-    model::{
-        ContainmentMode, InstanceId, InstanceRecord, Limits, Observer, ProcessId, ProcessRecord,
-        RootEnd, Settled,
-    },
+    model::{InstanceRecord, ProcessId, ProcessRecord, RootEnd, Settled},
     store::Store,
     sys::{
         PidFd, Proc,
-        file_lock::HeldLock,
         keeper::{Binary, Link},
-    },
-    tracker::{
-        end::{background::BackgroundEnds, run::World},
-        passes::{fork_events::Listening, memory_limits::MemoryWatch},
-        start::{containment::Leaves, group_commit::Registrar},
     },
 };
 
-/// The options of a tracker.
-#[derive(Clone, Debug)]
-pub(in crate::tracker) struct Options {
-    pub(in crate::tracker) program: String,
-    pub(in crate::tracker) export: Option<std::path::PathBuf>,
-    pub(in crate::tracker) orphan_names: Vec<String>,
-    pub(in crate::tracker) protected: Vec<String>,
-    pub(in crate::tracker) min_age: Duration,
-    pub(in crate::tracker) health_interval: Duration,
-    pub(in crate::tracker) grace: Duration,
-    pub(in crate::tracker) monitor: bool,
-    pub(in crate::tracker) reap_on_open: bool,
-    /// `None`: as the environment variable says, else `Auto`.
-    pub(in crate::tracker) containment: Option<ContainmentMode>,
-    /// The folder in which leaves are created; detected automatically otherwise.
-    pub(in crate::tracker) cgroup: Option<std::path::PathBuf>,
-    /// The executable to use as keeper; looked up otherwise.
-    pub(in crate::tracker) keeper: Option<std::path::PathBuf>,
-    pub(in crate::tracker) record_arguments: bool,
-    pub(in crate::tracker) keep_history: Duration,
-    pub(in crate::tracker) limit_size: Option<u64>,
-    /// A folder whose writers are trusted not to replace the ledger.
-    pub(in crate::tracker) trust_folder: Option<std::path::PathBuf>,
-    pub(in crate::tracker) upgrade: crate::store::Upgrade,
-}
-
 /// One open tracker.
-pub(in crate::tracker) struct Shared {
+pub(in crate::tracker) struct Core {
     pub(in crate::tracker) store: Store,
     pub(in crate::tracker) options: Options,
-    pub(in crate::tracker) observer: Observer,
     pub(in crate::tracker) proc: Proc,
-    pub(in crate::tracker) instance: InstanceId,
-    pub(in crate::tracker) identity: Identity,
-    /// Tokens of the trackers of other ledgers below which this process runs; our programs inherit them.
-    pub(in crate::tracker) outer_tokens: Vec<String>,
+    pub(in crate::tracker) instance: Instance,
     pub(in crate::tracker) registrar: Registrar,
     /// Set when the ledger is opened; `None` where there is none.
     pub(in crate::tracker) keeper: OnceLock<Option<Binary>>,
@@ -107,14 +75,7 @@ pub(in crate::tracker) struct Shared {
     /// A health pass started by the monitor is running.
     pub(in crate::tracker) passing: AtomicBool,
     pub(in crate::tracker) house: crate::tracker::passes::retention::House,
-    /// Held for reading while a spawn is in progress, for writing when the tracker closes.
-    pub(in crate::tracker) spawning: RwLock<()>,
-    pub(in crate::tracker) closed: AtomicBool,
-    /// The orphan pass has run: spawning is allowed (invariant 8).
-    pub(in crate::tracker) clean: AtomicBool,
     pub(in crate::tracker) monitoring: AtomicBool,
-    pub(in crate::tracker) lock: Mutex<Option<HeldLock>>,
-    _open_here: OpenHere,
     pub(in crate::tracker) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(in crate::tracker) leaves: Leaves,
     pub(in crate::tracker) adopted: Adopted,
@@ -129,30 +90,22 @@ pub(in crate::tracker) struct Shared {
     pidfd_limit: usize,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("Core")
             .field("ledger", &self.store.path())
-            .field("instance", &self.instance)
+            .field("instance", &self.instance.id)
             .finish_non_exhaustive()
     }
 }
 
-/// What opening has prepared.
-pub(in crate::tracker) struct Opened {
-    pub(in crate::tracker) store: Store,
-    pub(in crate::tracker) options: Options,
-    pub(in crate::tracker) observer: Observer,
-    pub(in crate::tracker) proc: Proc,
-    pub(in crate::tracker) instance: InstanceId,
-    pub(in crate::tracker) identity: Identity,
-    pub(in crate::tracker) outer_tokens: Vec<String>,
-    pub(in crate::tracker) lock: HeldLock,
-    pub(in crate::tracker) open_here: OpenHere,
-}
-
-impl Shared {
-    pub(in crate::tracker) fn new(opened: Opened) -> Result<Arc<Self>> {
+impl Core {
+    pub(in crate::tracker) fn new(
+        store: Store,
+        options: Options,
+        proc: Proc,
+        instance: Instance,
+    ) -> Result<Arc<Self>> {
         let failed = |error| Error::os("failed to set up the monitor", error);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
@@ -160,13 +113,10 @@ impl Shared {
             .map_err(failed)?;
         let limit = crate::sys::fd_table::descriptor_limit();
         Ok(Arc::new(Self {
-            store: opened.store,
-            options: opened.options,
-            observer: opened.observer,
-            proc: opened.proc,
-            instance: opened.instance,
-            identity: opened.identity,
-            outer_tokens: opened.outer_tokens,
+            store,
+            options,
+            proc,
+            instance,
             registrar: Registrar::default(),
             keeper: OnceLock::new(),
             keeper_fits: OnceLock::new(),
@@ -185,12 +135,7 @@ impl Shared {
             pass: Mutex::default(),
             passing: AtomicBool::new(false),
             house: crate::tracker::passes::retention::House::default(),
-            spawning: RwLock::default(),
-            closed: AtomicBool::new(false),
-            clean: AtomicBool::new(false),
             monitoring: AtomicBool::new(false),
-            lock: Mutex::new(Some(opened.lock)),
-            _open_here: opened.open_here,
             threads: Mutex::default(),
             leaves: Leaves::default(),
             adopted: Adopted::default(),
@@ -214,34 +159,11 @@ impl Shared {
     }
 
     pub(in crate::tracker) fn place(&self) -> Place {
-        self.observer.place
+        self.instance.place()
     }
 
     pub(in crate::tracker) fn own_pid(&self) -> Pid {
-        self.identity.pid
-    }
-
-    /// Returns whether this is a forked child of the process that opened the tracker; the tracker's threads are missing there,
-    /// so it refuses to work.
-    pub(in crate::tracker) fn is_forked(&self) -> bool {
-        std::process::id() != self.identity.pid.get()
-    }
-
-    pub(in crate::tracker) fn check_usable(&self) -> Result<()> {
-        if self.is_forked() {
-            return Err(Error::new(
-                Kind::Closed,
-                "the tracker was opened by the parent of this process: open a new one after fork",
-            ));
-        }
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(Kind::Closed, "the tracker is shut down: open a new one"));
-        }
-        Ok(())
-    }
-
-    pub(in crate::tracker) fn limits(&self) -> Limits {
-        Limits { survive: false, grace: self.options.grace, max_runtime: None, max_rss: None }
+        self.instance.pid()
     }
 
     /// Notifies the exporter that the ledger has changed; never waits for it.
@@ -370,7 +292,7 @@ impl Shared {
     pub(in crate::tracker) fn world(&self, targets: &[ProcessId]) -> Result<World<'_>> {
         Ok(World {
             proc: &self.proc,
-            observer: self.observer,
+            observer: self.instance.observer,
             own: self.own_pid(),
             ancestors: self.proc.ancestors(self.own_pid()),
             guards: self.guards(targets)?,
@@ -382,7 +304,7 @@ impl Shared {
         let all = self.store.instances_to_judge()?;
         let judge = Judge::new(&self.store, &self.proc, self.place());
         let others: Vec<&InstanceRecord> = (all.iter())
-            .filter(|other| other.id != self.instance && other.stopped_at.is_none())
+            .filter(|other| other.id != self.instance.id && other.stopped_at.is_none())
             .filter(|other| other.identity.place == self.place())
             // A PID that belonged to a dead instance may have been reused by the tree itself.
             .filter(|other| !matches!(judge.judge(other, &all), Life::Dead(_)))
@@ -411,7 +333,3 @@ impl Shared {
 
 /// The epoll data of the wake-up descriptor; rows count from 1.
 pub(in crate::tracker) const WAKE: u64 = 0;
-
-pub(in crate::tracker) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

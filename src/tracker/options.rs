@@ -1,0 +1,62 @@
+//! The options of a tracker.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    error::{Error, Result},
+    model::{ContainmentMode, Limits},
+    store::Upgrade,
+};
+
+/// Lets operators choose the containment without a change of the program.
+const CONTAINMENT_VARIABLE: &str = "PROCLEDGER_CONTAINMENT";
+
+/// The options of a tracker.
+#[derive(Clone, Debug)]
+pub(in crate::tracker) struct Options {
+    pub(in crate::tracker) program: String,
+    pub(in crate::tracker) export: Option<PathBuf>,
+    pub(in crate::tracker) orphan_names: Vec<String>,
+    pub(in crate::tracker) protected: Vec<String>,
+    pub(in crate::tracker) min_age: Duration,
+    pub(in crate::tracker) health_interval: Duration,
+    pub(in crate::tracker) grace: Duration,
+    pub(in crate::tracker) monitor: bool,
+    pub(in crate::tracker) reap_on_open: bool,
+    /// `None`: as the environment variable says, else `Auto`.
+    pub(in crate::tracker) containment: Option<ContainmentMode>,
+    /// The folder in which the instance cgroup is created; detected automatically otherwise.
+    pub(in crate::tracker) cgroup: Option<PathBuf>,
+    /// The executable to use as keeper; looked up otherwise.
+    pub(in crate::tracker) keeper: Option<PathBuf>,
+    pub(in crate::tracker) record_arguments: bool,
+    pub(in crate::tracker) keep_history: Duration,
+    pub(in crate::tracker) limit_size: Option<u64>,
+    /// A folder whose writers are trusted not to replace the ledger.
+    pub(in crate::tracker) trust_folder: Option<PathBuf>,
+    pub(in crate::tracker) upgrade: Upgrade,
+}
+
+impl Options {
+    /// Returns the limits of a process that sets none of its own.
+    pub(in crate::tracker) fn limits(&self) -> Limits {
+        Limits { survive: false, grace: self.grace, max_runtime: None, max_rss: None }
+    }
+
+    /// Returns the requested mode: the caller's, or else that of the environment.
+    pub(in crate::tracker) fn containment_mode(&self) -> Result<ContainmentMode> {
+        if let Some(mode) = self.containment {
+            return Ok(mode);
+        }
+        let Some(word) = std::env::var_os(CONTAINMENT_VARIABLE).filter(|word| !word.is_empty())
+        else {
+            return Ok(ContainmentMode::Auto);
+        };
+        word.to_str().and_then(ContainmentMode::parse).ok_or_else(|| {
+            Error::invalid(format!(
+                "{CONTAINMENT_VARIABLE} is {:?}: set it to auto, cgroup, keeper or session",
+                word.to_string_lossy()
+            ))
+        })
+    }
+}

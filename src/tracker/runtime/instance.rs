@@ -1,0 +1,226 @@
+//! This instance: its row in the ledger, its identity, its lock, and how far it has come.
+
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError};
+
+use uuid::Uuid;
+
+use super::{
+    liveness::{OpenHere, new_lock_name, note_of},
+    lock::lock,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::{Identity, Pid, Place},
+    model::{InstanceId, Millis, NewInstance, Observer},
+    store::Store,
+    sys::{Pinned, Proc, file_lock::HeldLock, procfs::TOKEN_VARIABLE},
+};
+
+/// One open tracker, as the ledger and other instances see it.
+#[derive(Debug)]
+pub(in crate::tracker) struct Instance {
+    pub(in crate::tracker) id: InstanceId,
+    pub(in crate::tracker) identity: Identity,
+    /// Where this process runs, and the user for whom it acts.
+    pub(in crate::tracker) observer: Observer,
+    /// Tokens of the trackers of other ledgers below which this process runs; our programs inherit them.
+    pub(in crate::tracker) outer_tokens: Vec<String>,
+    /// Written by the orphan pass and by the shutdown, read by every operation.
+    phase: Mutex<Phase>,
+    /// Held for reading while a spawn is in progress, for writing by the shutdown until all of them are done.
+    spawning: RwLock<()>,
+    /// Taken by the shutdown.
+    lock: Mutex<Option<HeldLock>>,
+    _open_here: OpenHere,
+}
+
+/// How far an instance has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// What dead instances left may still run: nothing is spawned (invariant 8).
+    Opened,
+    /// The orphan pass has run.
+    Clean,
+    /// It is shut down, or is about to be.
+    Closed { was_clean: bool },
+}
+
+impl Instance {
+    /// Enters a new instance into the ledger.
+    pub(in crate::tracker) fn enter(
+        store: &Store,
+        proc: &Proc,
+        place: Place,
+        program: &str,
+    ) -> Result<Self> {
+        let observer = Observer { place, uid: store.owner_uid() };
+        let own = Pid::new(i64::from(std::process::id()))
+            .ok_or_else(|| Error::invalid("pid 0 cannot open a ledger"))?;
+        let identity = Pinned::open(proc, place, own)?
+            .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
+            .identity;
+        let lock_name = new_lock_name(store.path());
+        // 1. The lock is taken before the row is written: a row without a held lock looks like a dead instance.
+        let lock_path = store.path().with_file_name(&lock_name);
+        let lock =
+            store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
+        // 2. The note is written before the row as well, so that a process that judges the row finds it.
+        if let Err(error) = lock.write_note(&note_of(proc, place, own)) {
+            tracing::debug!("{error}: other instances will not recognize an exec of this program");
+        }
+        let open_here = OpenHere::new(lock_path);
+        // 3. The row.
+        let new = NewInstance {
+            program: program.to_owned(),
+            identity,
+            uid: rustix::process::geteuid().as_raw(),
+            lock_name,
+            started_at: Millis::now(),
+        };
+        let id = match store.add_instance(&new) {
+            Ok(id) => id,
+            Err(error) => {
+                if let Ok(_acting) = store.act_as_owner() {
+                    lock.remove();
+                }
+                return Err(error);
+            }
+        };
+        // 4. Without the signature a keeper above this process takes it for a program of its task.
+        if let Err(error) = lock.sign(&identity) {
+            tracing::warn!("{error}");
+        }
+        Ok(Self {
+            id,
+            identity,
+            observer,
+            outer_tokens: outer_tokens(|token| store.knows_token(token))?,
+            phase: Mutex::new(Phase::Opened),
+            spawning: RwLock::default(),
+            lock: Mutex::new(Some(lock)),
+            _open_here: open_here,
+        })
+    }
+
+    pub(in crate::tracker) fn pid(&self) -> Pid {
+        self.identity.pid
+    }
+
+    pub(in crate::tracker) fn place(&self) -> Place {
+        self.observer.place
+    }
+
+    /// Returns whether this is a forked child of the process that opened the tracker; the tracker's threads are missing there,
+    /// so it refuses to work.
+    pub(in crate::tracker) fn is_forked(&self) -> bool {
+        std::process::id() != self.identity.pid.get()
+    }
+
+    pub(in crate::tracker) fn is_closed(&self) -> bool {
+        matches!(*lock(&self.phase), Phase::Closed { .. })
+    }
+
+    pub(in crate::tracker) fn is_clean(&self) -> bool {
+        matches!(*lock(&self.phase), Phase::Clean | Phase::Closed { was_clean: true })
+    }
+
+    /// Fails in a forked child, and after a shutdown.
+    pub(in crate::tracker) fn check_usable(&self) -> Result<()> {
+        if self.is_forked() {
+            return Err(Error::new(
+                Kind::Closed,
+                "the tracker was opened by the parent of this process: open a new one after fork",
+            ));
+        }
+        if self.is_closed() {
+            return Err(Error::new(Kind::Closed, "the tracker is shut down: open a new one"));
+        }
+        Ok(())
+    }
+
+    /// Fails until the first orphan pass has run.
+    pub(in crate::tracker) fn check_clean(&self) -> Result<()> {
+        if self.is_clean() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Busy,
+            "orphans of dead instances are not cleaned up yet: call `reap_orphans` before the first spawn",
+        ))
+    }
+
+    /// Notes that the orphan pass has run.
+    pub(in crate::tracker) fn mark_clean(&self) {
+        let mut phase = lock(&self.phase);
+        *phase = match *phase {
+            Phase::Opened | Phase::Clean => Phase::Clean,
+            Phase::Closed { .. } => Phase::Closed { was_clean: true },
+        };
+    }
+
+    /// Closes the tracker for every new operation; `false` where it is closed already, and in a forked child, which has a copy
+    /// of everything and owns none of it.
+    pub(in crate::tracker) fn close(&self) -> bool {
+        if self.is_forked() {
+            return false;
+        }
+        let mut phase = lock(&self.phase);
+        let was_clean = match *phase {
+            Phase::Opened => false,
+            Phase::Clean => true,
+            Phase::Closed { .. } => return false,
+        };
+        *phase = Phase::Closed { was_clean };
+        true
+    }
+
+    /// Begins to spawn or register: a shutdown waits until the guard is dropped.
+    pub(in crate::tracker) fn begin_spawn(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        self.check_usable()?;
+        let spawning = self.spawning.read().unwrap_or_else(PoisonError::into_inner);
+        self.check_usable()?;
+        Ok(spawning)
+    }
+
+    /// Does the same, but waits for nothing and returns `None` once a shutdown has begun.
+    pub(in crate::tracker) fn hold_open(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        if self.is_forked() {
+            return None;
+        }
+        let open = match self.spawning.try_read() {
+            Ok(open) => open,
+            Err(TryLockError::Poisoned(open)) => open.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        (!self.is_closed()).then_some(open)
+    }
+
+    /// Waits, after [`Self::close`], until all spawns that are in progress are done.
+    pub(in crate::tracker) fn await_spawns(&self) {
+        drop(self.spawning.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Releases the lock and removes its file, once the stop is recorded: otherwise the next instance has to find this one
+    /// dead.
+    pub(in crate::tracker) fn release_lock(&self, store: &Store, stop_is_recorded: bool) {
+        let held = lock(&self.lock).take();
+        if stop_is_recorded && let (Some(held), Ok(_acting)) = (held, store.act_as_owner()) {
+            held.remove();
+        }
+    }
+}
+
+/// Returns the tokens that this process inherited: those of its own ledger are dropped, since a task that restarts its host
+/// must not make the new host a member of the old tree; those of other ledgers are passed on.
+fn outer_tokens(known: impl Fn(&Uuid) -> Result<bool>) -> Result<Vec<String>> {
+    let Some(list) = std::env::var_os(TOKEN_VARIABLE) else { return Ok(Vec::new()) };
+    let mut outer = Vec::new();
+    for element in list.to_string_lossy().split(':') {
+        if let Ok(token) = Uuid::try_parse(element)
+            && !known(&token)?
+        {
+            outer.push(token.simple().to_string());
+        }
+    }
+    Ok(outer)
+}
