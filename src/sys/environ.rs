@@ -1,4 +1,4 @@
-//! To which user and PID namespace a process belongs, and whether systemd started it itself.
+//! The environment and the cgroups of a process: the tokens that it carries, and whether systemd started it itself.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,10 +12,7 @@ use super::{
     scan::unless_busy,
     snapshot::Stat,
 };
-use crate::{
-    error::{Error, Kind, Result},
-    identity::Pid,
-};
+use crate::{error::Result, identity::Pid};
 
 /// systemd passes each process that it starts the process's own pid, since version 248 (systemd.exec(5)). Descendants inherit
 /// the variable and have another pid.
@@ -24,52 +21,7 @@ const SYSTEMD_EXEC_PID: &[u8] = b"SYSTEMD_EXEC_PID=";
 /// Field 51 of `/proc/PID/stat`, counted from the blank before field 3.
 const ENV_END: usize = 51 - 2;
 
-/// The owner of a process according to `/proc/PID/status` (`proc_pid_status(5)`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Belonging {
-    pub(crate) real_uid: u32,
-    pub(crate) effective_uid: u32,
-    pub(crate) saved_uid: u32,
-    /// Whether it lives in a PID namespace below the one that this `/proc` shows (`NSpid`, Linux 4.1).
-    pub(crate) nested: bool,
-}
-
-impl Belonging {
-    /// Returns the one user to which all uids of the process belong; `None` for a process that acts as one user and may become
-    /// another again, as a daemon of root that has temporarily switched to a user: that user could not signal it (kill(2)).
-    pub(crate) fn only_uid(&self) -> Option<u32> {
-        let uid = self.effective_uid;
-        (self.real_uid == uid && self.saved_uid == uid).then_some(uid)
-    }
-}
-
 impl Proc {
-    /// Returns the effective uid; `None` where the process is gone.
-    pub(crate) fn uid(&self, pid: Pid) -> Result<Option<u32>> {
-        Ok(self.belonging(pid)?.map(|belonging| belonging.effective_uid))
-    }
-
-    /// Reports whether it acts as this user; `false` where it is gone or cannot be read.
-    pub(crate) fn is_of(&self, pid: Pid, uid: u32) -> bool {
-        // The owner of the folder is its effective user, or root where it is not dumpable (proc_pid(5)): then its status is
-        // read, which takes longer.
-        let folder = rustix::fs::statat(&self.dir, pid.to_string(), rustix::fs::AtFlags::empty());
-        folder.is_ok_and(|folder| folder.st_uid == uid)
-            || self.uid(pid).is_ok_and(|found| found == Some(uid))
-    }
-
-    /// Returns the owner of the process; `None` where it is gone.
-    pub(crate) fn belonging(&self, pid: Pid) -> Result<Option<Belonging>> {
-        BUFFER.with_borrow_mut(|buffer| {
-            if !self.read(pid, "status", buffer, 16 << 10)? {
-                return Ok(None);
-            }
-            parse_status(buffer).map(Some).ok_or_else(|| {
-                Error::new(Kind::Unknown, format!("failed to parse `/proc/{pid}/status`"))
-            })
-        })
-    }
-
     /// Reports whether it is in a v2 cgroup of this name, or below one; `false` where that may not be read.
     pub(crate) fn is_in_cgroup(&self, pid: Pid, name: &OsStr) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
@@ -169,22 +121,6 @@ fn has_its_own_pid(environ: &[u8], pid: Pid) -> bool {
         .any(|value| number(value) == Some(pid.get()))
 }
 
-fn parse_status(status: &[u8]) -> Option<Belonging> {
-    let uids: Vec<u32> = field(status, b"Uid:")?.map_while(number).collect();
-    Some(Belonging {
-        real_uid: *uids.first()?,
-        effective_uid: *uids.get(1)?,
-        saved_uid: *uids.get(2)?,
-        nested: field(status, b"NSpid:").is_some_and(|pids| pids.count() > 1),
-    })
-}
-
-/// Returns the words of a line. The name of the process is in the first line and may contain anything but a newline.
-fn field<'a>(status: &'a [u8], label: &[u8]) -> Option<impl Iterator<Item = &'a [u8]>> {
-    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(label))?;
-    Some(line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,19 +169,6 @@ mod tests {
     }
 
     #[test]
-    fn uids_and_namespaces_are_read_from_their_lines() {
-        let status = b"Name:\tx\nUid:\t1000\t1001\t1002\t1003\nGid:\t1\nNSpid:\t42\t7\n";
-        let found =
-            Belonging { real_uid: 1000, effective_uid: 1001, saved_uid: 1002, nested: true };
-        assert_eq!(parse_status(status), Some(found));
-        assert_eq!(found.only_uid(), None);
-        let plain = parse_status(b"Name:\tUid: 3\nUid:\t0\t0\t0\t0\nNSpid:\t42\n");
-        let roots = Belonging { real_uid: 0, effective_uid: 0, saved_uid: 0, nested: false };
-        assert_eq!((plain, roots.only_uid()), (Some(roots), Some(0)));
-        assert_eq!(parse_status(b"Name:\tUid: 3 4\n"), None);
-    }
-
-    #[test]
     fn only_the_process_that_systemd_started_gets_its_own_pid() {
         let pid = Pid::new(42).expect("a pid");
         assert!(has_its_own_pid(b"A=1\0SYSTEMD_EXEC_PID=42\0", pid));
@@ -261,13 +184,5 @@ mod tests {
         }
         assert!(!is_below(b"4:memory:/leaf\n", OsStr::new("leaf")));
         assert!(is_below(b"0::/a/leaf (deleted)\n", OsStr::new("leaf")));
-    }
-
-    #[test]
-    fn this_process_belongs_to_the_user_that_runs_it() {
-        let own = Pid::new(i64::from(std::process::id())).expect("a pid");
-        let found = Proc::open().expect("/proc").belonging(own).expect("read").expect("there");
-        assert_eq!(found.effective_uid, rustix::process::geteuid().as_raw());
-        assert!(!found.nested);
     }
 }

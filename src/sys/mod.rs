@@ -10,7 +10,8 @@
 //! - `async_pidfd`: the same in a tokio runtime;
 //! - `pidfd_info`: what the kernel reports about the process of a pidfd;
 //! - [`procfs`]: the files of `/proc`, parsed from bytes;
-//! - [`environ`]: the owner of a process, and its tokens;
+//! - [`status`]: the users of a process, its PID namespaces, its memory, its tracer;
+//! - [`environ`]: the tokens of a process;
 //! - [`place`]: boot, namespaces, machine;
 //! - [`children`]: those of this process that are dead;
 //! - [`fd_table`]: pidfds that are already held;
@@ -56,6 +57,7 @@ mod scan;
 pub(crate) mod snapshot;
 pub(crate) mod spawn;
 pub(crate) mod spool;
+mod status;
 mod syscall;
 pub(crate) mod terminal;
 #[cfg(test)]

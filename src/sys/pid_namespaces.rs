@@ -8,10 +8,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use super::{
-    PidFd,
-    procfs::{BUFFER, Proc, number},
-};
+use super::{PidFd, Proc};
 use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid, Place},
@@ -89,8 +86,8 @@ fn ticks(start_tick: u64, place: &Place) -> i128 {
 
 /// Returns a process that is the first one of a namespace below; `None` for any other, and for one that is gone.
 fn first_of_a_namespace(proc: &Proc, here: Place, pid: Pid) -> Result<Option<Init>> {
-    let Some(pids) = namespace_pids(proc, pid)? else { return Ok(None) };
-    match pids.as_slice() {
+    let Some(status) = proc.status(pid)? else { return Ok(None) };
+    match status.namespace_pids.as_slice() {
         // No value on a kernel before 4.1.
         [] => return Err(Error::new(Kind::Unknown, "this kernel shows no `NSpid`")),
         [_, .., 1] => {}
@@ -111,20 +108,6 @@ fn first_of_a_namespace(proc: &Proc, here: Place, pid: Pid) -> Result<Option<Ini
 
 fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
-}
-
-/// Returns its pid in each PID namespace that it is in, the outermost first (`NSpid` in `proc_pid_status(5)`); `None` where it
-/// is gone.
-fn namespace_pids(proc: &Proc, pid: Pid) -> Result<Option<Vec<u32>>> {
-    BUFFER.with_borrow_mut(|buffer| {
-        Ok(proc.read(pid, "status", buffer, 16 << 10)?.then(|| parse(buffer)))
-    })
-}
-
-fn parse(status: &[u8]) -> Vec<u32> {
-    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"));
-    let words = line.unwrap_or_default().split(u8::is_ascii_whitespace);
-    words.filter(|word| !word.is_empty()).map_while(number).collect()
 }
 
 #[cfg(test)]
@@ -163,13 +146,6 @@ mod tests {
         let unreadable = seen(500, Err("Permission denied".into()));
         assert!(unreadable.is_gone(&recorded(4_026_532_001, 600, 0)).is_err());
         assert!(unreadable.is_gone(&recorded(4_026_532_001, 400, 0)).expect("known"));
-    }
-
-    #[test]
-    fn the_numbers_in_each_namespace_are_read_from_their_line() {
-        assert_eq!(parse(b"Name:\tNSpid: 3\nNSpid:\t42\t7\t1\nX:\t1\n"), [42, 7, 1]);
-        assert_eq!(parse(b"NSpid:\t42\n"), [42]);
-        assert_eq!(parse(b"Name:\tx\n"), [0_u32; 0]);
     }
 
     #[test]

@@ -24,9 +24,9 @@ pub(in crate::tracker) fn verified(
         return None;
     }
     let Probe::Alive(pinned) = Pinned::probe(proc, observer.place, keeper) else { return None };
-    let belonging = proc.belonging(pinned.pid()).ok().flatten()?;
+    let status = proc.status(pinned.pid()).ok().flatten()?;
     // Without pidfs, a PID that is reused within a tick looks the same.
-    (belonging.only_uid() == Some(uid) && pinned.holds_its_number()).then_some(pinned)
+    (status.only_uid() == Some(uid) && pinned.holds_its_number()).then_some(pinned)
 }
 
 /// Returns the keeper of a row from an older version, which recorded that there is one but not which.
@@ -49,8 +49,8 @@ fn of_older_row(
         && keeper.holds_its_number();
     let between =
         host_started < keeper.stat.start_tick && keeper.stat.start_tick <= row.identity.start_tick;
-    let belonging = proc.belonging(parent).ok().flatten()?;
-    (is_parent && between && belonging.only_uid() == Some(row.uid)).then_some(keeper.identity)
+    let status = proc.status(parent).ok().flatten()?;
+    (is_parent && between && status.only_uid() == Some(row.uid)).then_some(keeper.identity)
 }
 
 /// Returns the identity of a root's keeper, as far as it is known.

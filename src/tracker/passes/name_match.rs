@@ -152,16 +152,16 @@ impl Search<'_> {
     /// responsibility, and a set-uid program belongs to the user that started it. A token means that some tracker is
     /// responsible for it, or was: its own ledger decides.
     fn exempt_by_itself(&self, pid: Pid) -> Option<String> {
-        let Some(belonging) = self.proc.belonging(pid).ok().flatten() else {
+        let Some(status) = self.proc.status(pid).ok().flatten() else {
             return Some("its owner cannot be determined".into());
         };
-        let foreign_uid = [belonging.real_uid, belonging.effective_uid]
+        let foreign_uid = [status.real_uid, status.effective_uid]
             .into_iter()
             .find(|&uid| uid != self.observer.uid);
         if let Some(uid) = foreign_uid {
             return Some(format!("it belongs to uid {uid}"));
         }
-        if belonging.nested {
+        if status.is_in_nested_namespace() {
             return Some("it runs in a PID namespace of its own, such as a container".into());
         }
         match self.proc.tokens(pid) {

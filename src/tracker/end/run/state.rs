@@ -51,8 +51,8 @@ impl World<'_> {
     /// the kernel decides.
     pub(super) fn may_try(&self, pid: Pid) -> bool {
         let is_users = || {
-            let belonging = self.proc.belonging(pid).ok().flatten();
-            belonging.and_then(|belonging| belonging.only_uid()) == Some(self.observer.uid)
+            let status = self.proc.status(pid).ok().flatten();
+            status.and_then(|status| status.only_uid()) == Some(self.observer.uid)
         };
         self.observer.uid == 0 || !rustix::process::geteuid().is_root() || is_users()
     }

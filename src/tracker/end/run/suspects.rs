@@ -75,8 +75,8 @@ impl Work {
         if !self.is_loosely_held() || stat.start_tick < self.root.identity.start_tick {
             return false;
         }
-        let Ok(Some(belonging)) = world.proc.belonging(stat.pid) else { return false };
-        let uids = [belonging.real_uid, belonging.effective_uid, belonging.saved_uid];
+        let Ok(Some(status)) = world.proc.status(stat.pid) else { return false };
+        let uids = [status.real_uid, status.effective_uid, status.saved_uid];
         if self.root.uid != 0 && !uids.contains(&self.root.uid) {
             return false;
         }
