@@ -4,7 +4,7 @@
 use crate::{
     export::fuzz_legacy,
     policy::name_match::{Program, base_name, matched},
-    sys::procfs::{arguments, parse_stat, split_nul, tokens},
+    sys::proc::{arguments, environ::tokens, split_nul, stat::parse_stat},
 };
 
 /// Parses `/proc/PID/stat`, `cmdline` and `environ`.

@@ -15,6 +15,11 @@ pub enum ExitStatus {
 }
 
 impl ExitStatus {
+    pub(super) fn new(code: Option<i32>, signal: Option<i32>) -> Self {
+        let exited = code.map(Self::Exited);
+        exited.or(signal.map(Self::Signaled)).unwrap_or(Self::Unobserved)
+    }
+
     /// Returns whether it exited with code 0.
     pub fn success(self) -> bool {
         self == Self::Exited(0)

@@ -21,7 +21,7 @@ use rustix::{
     process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
 };
 
-use super::{features, procfs::Proc, snapshot::Stat};
+use super::{features, proc::Proc, snapshot::Stat};
 use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid, Place, Sameness},
@@ -169,9 +169,8 @@ impl PidFd {
             match waitid(WaitId::PidFd(self.0.as_fd()), options) {
                 Ok(None) => return Ok(None),
                 Ok(Some(status)) => {
-                    let code = status.exit_status().map(ExitStatus::Exited);
-                    let signal = status.terminating_signal().map(ExitStatus::Signaled);
-                    return Ok(code.or(signal).or(Some(ExitStatus::Unobserved)));
+                    let (code, signal) = (status.exit_status(), status.terminating_signal());
+                    return Ok(Some(ExitStatus::new(code, signal)));
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(Error::os("failed to wait for a child", error)),

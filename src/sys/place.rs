@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 
+use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
 use crate::{
@@ -55,19 +56,21 @@ fn parse_offset(text: &str) -> i64 {
 
 /// Returns the time since boot, suspended time included: the clock of start ticks.
 pub(crate) fn boot_clock() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+    clock(ClockId::Boottime)
 }
 
 /// Returns the time since boot, suspended time excluded: the clock of the kernel's process events.
 pub(crate) fn monotonic_clock() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+    clock(ClockId::Monotonic)
 }
 
 /// Returns the processor time of the calling thread.
 pub(crate) fn thread_clock() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    clock(ClockId::ThreadCPUTime)
+}
+
+fn clock(id: ClockId) -> Duration {
+    let now = clock_gettime(id);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 

@@ -31,7 +31,7 @@ use crate::{
             FromHost, FromKeeper, Reaped, Seat, Wake, block_all_signals, hosts_below,
             ignore_dead_children, reap_one,
         },
-        procfs::{age, cpu_time},
+        proc::{age, cpu_time},
         spawn::{Child, Command, gate::GATE_LIMIT, spawn},
     },
 };
@@ -147,9 +147,9 @@ impl Keeper {
     }
 
     fn end_log(&self, status: Option<ExitStatus>) -> EndLogWriter {
-        let errand = &self.seat.errand;
-        let path = end_log_path(&errand.ledger, errand.token);
-        EndLogWriter::create(&path, errand.token, Millis::now(), status)
+        let params = &self.seat.errand.params;
+        let path = end_log_path(&params.ledger, params.token);
+        EndLogWriter::create(&path, params.token, Millis::now(), status)
     }
 
     /// Ends the processes below, and leaves a record of them beside the ledger. Those that cannot be ended are left to the next
@@ -167,8 +167,9 @@ impl Keeper {
             log.member(root);
         }
         let mut logged: HashSet<Identity> = root.iter().map(|root| root.identity).collect();
-        let protected: Vec<String> =
-            (self.seat.errand.protected.iter()).map(|name| name.to_string_lossy().into()).collect();
+        let protected: Vec<String> = (self.seat.errand.params.protected.iter())
+            .map(|name| name.to_string_lossy().into())
+            .collect();
         let world = self.world(&protected);
         let mut tree = self.tree(program);
         for _ in 0..ROUNDS {
@@ -203,14 +204,14 @@ impl Keeper {
     }
 
     fn world<'a>(&'a self, protected: &'a [String]) -> World<'a> {
-        let errand = &self.seat.errand;
+        let params = &self.seat.errand.params;
         let snapshot = self.proc.snapshot().unwrap_or_default();
-        let prefix = errand.ledger.with_file_name(lock_prefix(&errand.ledger));
+        let prefix = params.ledger.with_file_name(lock_prefix(&params.ledger));
         let hosts = hosts_below(&self.proc, self.place, &snapshot, self.own.pid, &prefix);
         let guards = hosts.into_iter().map(|pid| (pid, snapshot.below(pid).into_iter().collect()));
         World {
             proc: &self.proc,
-            observer: Observer { place: self.place, uid: errand.uid },
+            observer: Observer { place: self.place, uid: params.uid },
             own: self.own.pid,
             ancestors: self.proc.ancestors(self.own.pid),
             guards: guards.collect(),
@@ -220,12 +221,12 @@ impl Keeper {
 
     /// The tree begins with the children of this very process.
     fn tree(&self, program: &Identity) -> Tree {
-        let errand = &self.seat.errand;
+        let params = &self.seat.errand.params;
         let root = Root {
             row: ProcessId(0),
             task: None,
             identity: *program,
-            token: Some(errand.token),
+            token: Some(params.token),
             uid: rustix::process::geteuid().as_raw(),
             session: Some(program.pid),
             cgroup: None,
@@ -235,12 +236,12 @@ impl Keeper {
             containment: Containment::None,
             limits: Limits {
                 survive: false,
-                grace: errand.grace,
+                grace: params.grace,
                 max_runtime: None,
                 max_rss: None,
             },
             command: Words::default(),
-            arguments: errand.arguments,
+            arguments: params.arguments,
         };
         Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() }
     }

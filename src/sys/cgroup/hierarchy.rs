@@ -1,12 +1,11 @@
 //! Where the v2 hierarchy is mounted, and where in it this process may create cgroups.
 
 use std::{
-    ffi::OsString,
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
-use super::record::PREFIX;
+use super::{of_process::own_path, record::PREFIX};
 use crate::error::{Error, Kind, Result};
 
 /// Set by systemd on a cgroup that it delegates (systemd.resource-control(5), `Delegate=`); `user.` since systemd 254.
@@ -104,16 +103,6 @@ pub(super) fn folder(mount: &Mount, cgroup: &Path) -> Option<PathBuf> {
     Some(shown)
 }
 
-/// Parses the line of hierarchy 0 in `/proc/PID/cgroup` (cgroups(7)).
-pub(in crate::sys) fn own_path(bytes: &[u8]) -> Option<PathBuf> {
-    bytes
-        .split(|&byte| byte == b'\n')
-        .find_map(|line| line.strip_prefix(b"0::"))
-        // A cgroup that was removed while this process is in it.
-        .filter(|path| !path.ends_with(b" (deleted)"))
-        .map(|path| PathBuf::from(OsString::from_vec(path.to_vec())))
-}
-
 /// Parses the cgroup2 mounts in `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 pub(super) fn mounts(bytes: &[u8]) -> Vec<Mount> {
     bytes.split(|&byte| byte == b'\n').filter_map(mount).collect()
@@ -144,6 +133,8 @@ fn unescape(field: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -164,14 +155,6 @@ mod tests {
         let expected =
             Mount { root: PathBuf::from("/a\\b"), point: PathBuf::from("/mnt/with space") };
         assert_eq!(mounts(text), [expected]);
-    }
-
-    #[test]
-    fn only_the_line_of_hierarchy_0_counts() {
-        let text = b"4:memory:/other\n1:name=systemd:/x\n0::/user.slice/a b\n";
-        assert_eq!(own_path(text), Some(PathBuf::from("/user.slice/a b")));
-        assert_eq!(own_path(b"4:memory:/other\n"), None);
-        assert_eq!(own_path(b"0::/gone (deleted)\n"), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! - [`instance`]: an instance's own cgroup, found by trying, and its leaves;
 //! - [`task`]: listing, freezing, killing and removing one leaf;
 //! - [`walk`]: everything that a task has nested in one, however deep;
+//! - [`of_process`]: which cgroups a process is in, from `/proc/PID/cgroup`;
 //! - [`paths`]: the processes in one, determined from `/proc` where the cgroup cannot be listed.
 //!
 //! A path alone is never trusted: before anything is written, the folder's inode is compared with the recorded one. The inode
@@ -24,12 +25,12 @@
 
 mod hierarchy;
 mod instance;
+mod of_process;
 mod paths;
 mod record;
 mod task;
 mod walk;
 
-pub(super) use hierarchy::own_path;
 pub(crate) use hierarchy::{bases, prospect};
 pub(crate) use instance::{Branch, open_up_branch, remove_branch};
 pub(crate) use paths::Paths;

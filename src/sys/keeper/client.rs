@@ -3,17 +3,15 @@
 use std::{
     ffi::{CString, OsString},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use rustix::io::FdFlags;
-use uuid::Uuid;
 
 use super::{
     ARGUMENT, Binary, Channel, NAME,
-    protocol::{Errand, FromHost, FromKeeper, VERSION, version_of},
+    protocol::{Errand, FromHost, FromKeeper, Params, VERSION, version_of},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -44,17 +42,6 @@ pub(crate) struct Link {
     channel: Option<Channel>,
     pid: Pid,
     pidfd: Arc<PidFd>,
-}
-
-/// The parameters of a keeper besides the command.
-#[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    pub(crate) token: Uuid,
-    pub(crate) grace: Duration,
-    pub(crate) uid: u32,
-    pub(crate) arguments: bool,
-    pub(crate) ledger: PathBuf,
-    pub(crate) protected: Vec<String>,
 }
 
 /// The program's child at the gate, and our ends of its pipes.
@@ -124,27 +111,14 @@ impl Link {
     }
 
     /// Requests the program's child from the keeper; the child then waits at the gate.
-    pub(crate) fn ask(&self, command: Command, terms: Terms) -> Result<Asked> {
+    pub(crate) fn ask(&self, command: Command, params: Params) -> Result<Asked> {
         command.check()?;
         let Command { program, args, environment, directory, stdio, .. } = command;
         let (descriptors, sources, pipes) = prepare_stdio(stdio)?;
         let (open, standard) = passed_on(&descriptors, &sources);
         let own = own_pidfd()?;
         let rights: Vec<BorrowedFd<'_>> = [own.as_fd()].into_iter().chain(standard).collect();
-        let Terms { token, grace, uid, arguments, ledger, protected } = terms;
-        let errand = Errand {
-            program,
-            args,
-            environment,
-            directory,
-            open,
-            token,
-            grace,
-            uid,
-            arguments,
-            ledger,
-            protected: protected.into_iter().map(OsString::from).collect(),
-        };
+        let errand = Errand { program, args, environment, directory, open, params };
         let sent = self.channel()?.send_errand(&errand, &rights, SEND_LIMIT);
         sent.map_err(|error| lost(&errand.program).with_source(error))?;
         match self.hear(&errand.program)? {

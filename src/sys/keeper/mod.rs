@@ -36,9 +36,9 @@ mod server;
 mod transport;
 
 pub(crate) use binary::{Binary, is_secure};
-pub(crate) use client::{Asked, Link, Terms};
+pub(crate) use client::{Asked, Link};
 pub(crate) use hosts::hosts_below;
-pub(crate) use protocol::{FromHost, FromKeeper};
+pub(crate) use protocol::{FromHost, FromKeeper, Params};
 pub(crate) use server::{
     Reaped, Seat, Wake, block_all_signals, ignore_dead_children, is_asked, reap_one,
 };

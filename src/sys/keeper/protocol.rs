@@ -60,6 +60,12 @@ pub(crate) struct Errand {
     pub(crate) directory: Option<PathBuf>,
     /// Which of the program's standard descriptors are open.
     pub(crate) open: [bool; 3],
+    pub(crate) params: Params,
+}
+
+/// What a keeper has to know besides the command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Params {
     pub(crate) token: Uuid,
     pub(crate) grace: Duration,
     /// The user whose processes may be signalled.
@@ -171,16 +177,17 @@ impl FromHost {
 
 impl Errand {
     pub(super) fn encode(&self) -> Vec<u8> {
+        let Params { token, grace, uid, arguments, ledger, protected } = &self.params;
         let mut bytes = Vec::new();
-        bytes.extend_from_slice(self.token.as_bytes());
-        put_number(&mut bytes, u64::try_from(self.grace.as_nanos()).unwrap_or(u64::MAX));
-        put_number(&mut bytes, u64::from(self.uid));
+        bytes.extend_from_slice(token.as_bytes());
+        put_number(&mut bytes, u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX));
+        put_number(&mut bytes, u64::from(*uid));
         bytes.extend(self.open.map(u8::from));
-        bytes.extend([self.directory.is_some(), self.arguments].map(u8::from));
+        bytes.extend([self.directory.is_some(), *arguments].map(u8::from));
         let directory = self.directory.iter().map(|path| path.as_os_str().as_bytes());
-        let texts = directory.chain([self.ledger.as_os_str().as_bytes(), self.program.as_bytes()]);
+        let texts = directory.chain([ledger.as_os_str().as_bytes(), self.program.as_bytes()]);
         texts.for_each(|text| put(&mut bytes, text));
-        for list in [&self.args, &self.protected] {
+        for list in [&self.args, protected] {
             put_number(&mut bytes, list.len() as u64);
             for text in list {
                 put(&mut bytes, text.as_bytes());
@@ -214,19 +221,8 @@ impl Errand {
         while !rest.is_empty() {
             environment.push((take_text(rest)?, take_text(rest)?));
         }
-        Some(Self {
-            program,
-            args,
-            environment,
-            directory,
-            open,
-            token,
-            grace,
-            uid,
-            arguments,
-            ledger,
-            protected,
-        })
+        let params = Params { token, grace, uid, arguments, ledger, protected };
+        Some(Self { program, args, environment, directory, open, params })
     }
 }
 
@@ -289,12 +285,14 @@ mod tests {
                 environment,
                 directory: directory.map(PathBuf::from),
                 open,
-                token: Uuid::from_u128(token),
-                grace: Duration::from_nanos(grace),
-                uid,
-                arguments,
-                ledger: ledger.into(),
-                protected,
+                params: Params {
+                    token: Uuid::from_u128(token),
+                    grace: Duration::from_nanos(grace),
+                    uid,
+                    arguments,
+                    ledger: ledger.into(),
+                    protected,
+                },
             }
         }
     }

@@ -172,9 +172,8 @@ pub(crate) fn reap_one() -> Reaped {
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) => {
-                let code = status.exit_status().map(ExitStatus::Exited);
-                let signal = status.terminating_signal().map(ExitStatus::Signaled);
-                let status = code.or(signal).unwrap_or(ExitStatus::Unobserved);
+                let (code, signal) = (status.exit_status(), status.terminating_signal());
+                let status = ExitStatus::new(code, signal);
                 if let Some(pid) = Pid::new(i64::from(pid.as_raw_nonzero().get())) {
                     return Reaped::Dead(pid, status);
                 }

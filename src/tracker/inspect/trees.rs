@@ -28,7 +28,7 @@ use crate::{
         Pinned, Probe, Proc,
         cgroup::Leaf,
         current_place,
-        procfs::{TICKS_PER_SECOND, age},
+        proc::{TICKS_PER_SECOND, age},
         snapshot::{Snapshot, Stat},
     },
     tracker::{

@@ -10,7 +10,7 @@ use crate::{
     redact::mask_command,
     sys::{
         Pinned, Proc,
-        procfs::{age, cpu_time},
+        proc::{age, cpu_time},
     },
     tracker::runtime::tracked::Root,
 };

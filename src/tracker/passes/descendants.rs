@@ -27,7 +27,7 @@ use crate::{
     },
     sys::{
         Pinned, Probe,
-        procfs::cpu_time,
+        proc::cpu_time,
         snapshot::{Snapshot, Stat},
     },
     tracker::{

@@ -34,8 +34,8 @@ use crate::{
         Pinned,
         pidfd::timespec,
         place::{boot_minus_monotonic, monotonic_clock},
+        proc::{TICK, TICKS_PER_SECOND},
         proc_events::{Connector, Reading},
-        procfs::{TICK, TICKS_PER_SECOND},
         snapshot::Snapshot,
     },
     tracker::{

@@ -12,7 +12,7 @@ use crate::{
     export::{Legacy, LegacyEntry, read_legacy},
     model::{EndReason, LeakKind, Millis, Origin, Report, Suspect},
     policy::name_match::Judgement,
-    sys::procfs::age,
+    sys::proc::age,
     tracker::{Tracker, core::Core, end::outcome::Cause, membership::process_info::command_of},
 };
 

@@ -27,7 +27,7 @@ use crate::{
     store::Store,
     sys::{
         Pinned, Proc,
-        procfs::{age, cpu_time},
+        proc::{age, cpu_time},
         snapshot::{Snapshot, Stat},
     },
     tracker::{

@@ -33,7 +33,7 @@ use crate::{
         children::{adopts_orphans, has_dead_child},
         keeper,
         pid_alloc::cannot_give_again_within,
-        procfs::{TICK, TICKS_PER_SECOND, this_tick},
+        proc::{TICK, TICKS_PER_SECOND, this_tick},
         snapshot::Stat,
     },
     tracker::{core::Core, end::run::MemberEnd},

@@ -13,7 +13,7 @@ use crate::{
     identity::{Identity, Pid, Place},
     model::{InstanceId, Millis, NewInstance, Observer},
     store::Store,
-    sys::{Pinned, Proc, file_lock::HeldLock, procfs::TOKEN_VARIABLE},
+    sys::{Pinned, Proc, file_lock::HeldLock, proc::TOKEN_VARIABLE},
 };
 
 /// One open tracker, as the ledger and other instances see it.

@@ -62,7 +62,7 @@ impl Root {
     /// Returns how long it has run, measured in start ticks: setting the wall clock must not end a process. The result is a
     /// tick less than what the kernel reports, so that a limit never strikes early.
     pub(in crate::tracker) fn age(&self) -> Duration {
-        crate::sys::procfs::age(self.identity.start_tick).saturating_sub(crate::sys::procfs::TICK)
+        crate::sys::proc::age(self.identity.start_tick).saturating_sub(crate::sys::proc::TICK)
     }
 }
 

@@ -333,8 +333,8 @@ impl Job {
             all.retain(|(other, _)| other != key);
             all.extend(value.clone().map(|value| (key.clone(), value)));
         }
-        all.retain(|(key, _)| key != crate::sys::procfs::TOKEN_VARIABLE);
-        all.push((crate::sys::procfs::TOKEN_VARIABLE.into(), token.into()));
+        all.retain(|(key, _)| key != crate::sys::proc::TOKEN_VARIABLE);
+        all.push((crate::sys::proc::TOKEN_VARIABLE.into(), token.into()));
         all
     }
 }

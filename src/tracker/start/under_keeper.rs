@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{Containment, NewProcess},
     sys::{
-        keeper::{Asked, Binary, Link, Terms},
+        keeper::{Asked, Binary, Link, Params},
         spawn::{Command, Refusal, Spawned},
     },
     tracker::{
@@ -34,22 +34,19 @@ pub(in crate::tracker) fn spawn_kept(
     hold: &Hold,
 ) -> Result<(Spawned<Admitted>, Kept), Refusal<Admitted>> {
     command.check()?;
-    let terms = Terms {
+    let params = Params {
         token: request.token,
         grace: request.limits.grace,
         uid: core.instance.observer.uid,
         arguments: !hold.bare,
         ledger: core.store.path().to_owned(),
-        protected: core
-            .options
-            .protected
-            .iter()
+        protected: (core.options.protected.iter())
             .chain(hold.strays.protected.iter())
-            .cloned()
+            .map(Into::into)
             .collect(),
     };
     let link = binary.start()?;
-    match relay(core, &link, request, command, terms) {
+    match relay(core, &link, request, command, params) {
         Ok(spawned) => Ok((spawned, Kept::new(link))),
         Err(refusal) => {
             // Nothing runs below it, or nothing must.
@@ -66,9 +63,9 @@ fn relay(
     link: &Link,
     request: &Request,
     command: Command,
-    terms: Terms,
+    params: Params,
 ) -> Result<Spawned<Admitted>, Refusal<Admitted>> {
-    let Asked { program, pid, pidfd, pipes } = link.ask(command, terms)?;
+    let Asked { program, pid, pidfd, pipes } = link.ask(command, params)?;
     let pidfd = Arc::new(pidfd);
     let described = describe(core, request, pid, &pidfd, Containment::Keeper);
     // Both are committed at once, so that no program has an unknown keeper.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::state::{Work, World};
 use crate::{
     identity::Pid,
-    sys::{Pinned, Signal, procfs::this_tick, snapshot::Stat},
+    sys::{Pinned, Signal, proc::this_tick, snapshot::Stat},
 };
 
 /// Limit on rounds, since new processes appear for as long as the machine runs; those of a fork storm are stopped within a few

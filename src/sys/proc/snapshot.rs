@@ -1,59 +1,9 @@
-//! Observations: what `/proc` showed of one process, and of all processes at one time.
+//! What `/proc` showed of all processes at one time.
 
 use std::collections::HashSet;
 
+pub(crate) use super::stat::Stat;
 use crate::identity::Pid;
-
-/// `PF_KTHREAD` in the kernel's `include/linux/sched.h`: field 9 of `stat` shows it.
-const PF_KTHREAD: u64 = 0x0020_0000;
-
-/// The fields of `/proc/PID/stat` that are used (`proc_pid_stat(5)`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stat {
-    pub(crate) pid: Pid,
-    /// Advisory: it changes at exec, and a program may set it to anything.
-    pub(crate) comm: Vec<u8>,
-    /// That of the leading thread; where that has ended and others live, of one of these ([`Proc::stat`](super::procfs::Proc)).
-    pub(crate) state: u8,
-    /// 0 where the parent is outside of our namespace, or the kernel.
-    pub(crate) parent: u32,
-    pub(crate) group: u32,
-    pub(crate) session: u32,
-    /// 0 where there is no controlling terminal.
-    pub(crate) terminal: i32,
-    pub(crate) flags: u64,
-    /// User and system time, clock ticks.
-    pub(crate) cpu_ticks: u64,
-    /// The same of children that it has waited for, and of their children.
-    pub(crate) reaped_cpu_ticks: u64,
-    /// Field 20; with a leading thread that has ended and is not reaped.
-    pub(crate) threads: u32,
-    /// Field 22.
-    pub(crate) start_tick: u64,
-    /// Resident memory.
-    pub(crate) rss_bytes: u64,
-}
-
-impl Stat {
-    pub(crate) fn is_kernel_thread(&self) -> bool {
-        self.flags & PF_KTHREAD != 0
-    }
-
-    /// Reports whether it is stopped by a signal or a tracer: it cannot fork.
-    pub(crate) fn is_stopped(&self) -> bool {
-        matches!(self.state, b'T' | b't')
-    }
-
-    /// Reports whether it is dead, or about to be.
-    pub(crate) fn is_zombie(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
-    }
-
-    /// Reports whether it is in uninterruptible sleep: no signal reaches it until the kernel wakes it.
-    pub(crate) fn is_uninterruptible(&self) -> bool {
-        self.state == b'D'
-    }
-}
 
 /// All processes as they were read in one scan of `/proc`.
 ///

@@ -3,9 +3,10 @@ use uuid::Uuid;
 
 use crate::{
     identity::Pid,
-    sys::{
-        procfs::{TOKEN_VARIABLE, arguments, parse_stat, tokens},
-        snapshot::Stat,
+    sys::proc::{
+        TOKEN_VARIABLE, arguments,
+        environ::tokens,
+        stat::{Stat, parse_stat},
     },
 };
 
@@ -112,4 +113,10 @@ proptest! {
         let spoilt = entries.join("\0").replace(TOKEN_VARIABLE, "XPROCLEDGER_TOKEN");
         prop_assert!(tokens(spoilt.as_bytes()).is_empty());
     }
+}
+
+#[test]
+fn a_title_that_was_written_over_the_arguments_is_one_argument() {
+    assert_eq!(arguments(b"nginx: worker process\0\0\0\0"), [b"nginx: worker process"]);
+    assert_eq!(arguments(b"tool\0\0"), [&b"tool"[..], b""]);
 }

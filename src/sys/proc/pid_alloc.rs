@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::procfs::{Proc, age, number};
+use super::{Proc, age, number};
 use crate::identity::{Identity, Pid};
 
 /// No processor allocates pids faster than one in this time: the cheapest clone(2) takes several microseconds.

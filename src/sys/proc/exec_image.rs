@@ -9,7 +9,7 @@ use std::hash::Hasher;
 
 use rustix::fs::{Dir, Mode, OFlags, openat, readlinkat};
 
-use super::procfs::{BUFFER, Proc};
+use super::{BUFFER, Proc};
 use crate::{error::Result, identity::Pid};
 
 /// The vector has some 20 entries of two words.

@@ -1,6 +1,6 @@
 //! `/proc/PID/status`: to which users and PID namespaces a process belongs, what traces it, and what it takes of the memory.
 
-use super::procfs::{BUFFER, Proc, number};
+use super::{BUFFER, Proc, number};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,

@@ -1,19 +1,17 @@
-//! The environment and the cgroups of a process: the tokens that it carries, and whether systemd started it itself.
+//! `/proc/PID/environ`: the tokens that a process carries, and whether systemd started it itself.
 
-use std::{
-    ffi::{OsStr, OsString},
-    os::unix::ffi::OsStrExt,
-    path::PathBuf,
-};
+use uuid::Uuid;
 
 use super::{
-    cgroup::own_path,
-    procfs::{BUFFER, ENVIRON_LIMIT, Proc, STAT_LIMIT, number, parse_stat, split_nul, tokens},
+    BUFFER, ENVIRON_LIMIT, Proc, STAT_LIMIT, number,
     scan::unless_busy,
-    snapshot::Stat,
+    split_nul,
+    stat::{Stat, parse_stat},
 };
 use crate::{error::Result, identity::Pid};
 
+/// The environment variable that links a tree to its row.
+pub(crate) const TOKEN_VARIABLE: &str = "PROCLEDGER_TOKEN";
 /// systemd passes each process that it starts the process's own pid, since version 248 (systemd.exec(5)). Descendants inherit
 /// the variable and have another pid.
 const SYSTEMD_EXEC_PID: &[u8] = b"SYSTEMD_EXEC_PID=";
@@ -22,37 +20,16 @@ const SYSTEMD_EXEC_PID: &[u8] = b"SYSTEMD_EXEC_PID=";
 const ENV_END: usize = 51 - 2;
 
 impl Proc {
-    /// Reports whether it is in a v2 cgroup of this name, or below one; `false` where that may not be read.
-    pub(crate) fn is_in_cgroup(&self, pid: Pid, name: &OsStr) -> bool {
+    /// Returns the tokens that the process carries; `None` where it is gone or its environment may not be read.
+    pub(crate) fn tokens(&self, pid: Pid) -> Option<Vec<Uuid>> {
         BUFFER.with_borrow_mut(|buffer| {
-            self.read(pid, "cgroup", buffer, 16 << 10).is_ok_and(|there| there)
-                && is_below(buffer, name)
-        })
-    }
-
-    /// Returns the path of its v2 cgroup, from the root of our cgroup namespace; `None` where it is gone or in none.
-    ///
-    /// # Errors
-    ///
-    /// When that may not be read, or is too long.
-    pub(crate) fn cgroup(&self, pid: Pid) -> Result<Option<PathBuf>> {
-        BUFFER.with_borrow_mut(|buffer| {
-            let there = self.read(pid, "cgroup", buffer, 16 << 10)?;
-            Ok(there.then(|| own_path(buffer)).flatten())
-        })
-    }
-
-    /// Returns the names of the v2 cgroup that a process is in, and of those above; none where they may not be read.
-    pub(crate) fn cgroup_names(&self, pid: Pid) -> Vec<OsString> {
-        BUFFER.with_borrow_mut(|buffer| match self.read(pid, "cgroup", buffer, 16 << 10) {
-            Ok(true) => names(buffer).map(|name| OsStr::from_bytes(name).to_owned()).collect(),
-            Ok(false) | Err(_) => Vec::new(),
+            self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).ok()?.then(|| tokens(buffer))
         })
     }
 
     /// Returns the tokens that a process carries; `None` where it is gone, may not be read, or shows no environment: while it
     /// calls exec it has none for a moment, and that moment proves nothing.
-    pub(crate) fn tokens_shown(&self, pid: Pid) -> Result<Option<Vec<uuid::Uuid>>> {
+    pub(crate) fn tokens_shown(&self, pid: Pid) -> Result<Option<Vec<Uuid>>> {
         BUFFER.with_borrow_mut(|buffer| {
             let read = self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).map(Some);
             let read = unless_busy(read)? == Some(true);
@@ -90,16 +67,13 @@ impl Proc {
     }
 }
 
-/// Returns the names in the v2 path, which is the line of hierarchy 0: `0::/path` (cgroups(7)).
-fn names(cgroups: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut lines = cgroups.split(|&byte| byte == b'\n');
-    let path = lines.find_map(|line| line.strip_prefix(b"0::")).unwrap_or_default();
-    // The kernel marks a cgroup that was removed around a zombie this way.
-    path.strip_suffix(b" (deleted)").unwrap_or(path).split(|&byte| byte == b'/')
-}
-
-fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
-    names(cgroups).any(|part| part == name.as_bytes())
+/// Returns the tokens in an environment: whole elements of the colon-separated list in `PROCLEDGER_TOKEN`.
+pub(crate) fn tokens(environ: &[u8]) -> Vec<Uuid> {
+    split_nul(environ)
+        .filter_map(|entry| entry.strip_prefix(TOKEN_VARIABLE.as_bytes())?.strip_prefix(b"="))
+        .flat_map(|list| list.split(|&byte| byte == b':'))
+        .filter_map(|element| Uuid::try_parse_ascii(element).ok())
+        .collect()
 }
 
 /// Reports whether it is in exec: where we may see it, field 51 of `/proc/PID/stat` contains the end of the environment
@@ -177,12 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_counts_by_a_whole_part_of_its_v2_path() {
-        let text = b"4:memory:/leaf\n0::/a/leaf/below\n";
-        for (name, is_in) in [("leaf", true), ("a", true), ("lea", false), ("memory", false)] {
-            assert_eq!(is_below(text, OsStr::new(name)), is_in, "{name}");
-        }
-        assert!(!is_below(b"4:memory:/leaf\n", OsStr::new("leaf")));
-        assert!(is_below(b"0::/a/leaf (deleted)\n", OsStr::new("leaf")));
+    fn a_token_counts_only_as_a_whole_element() {
+        let token = Uuid::from_u128(0xabc);
+        let text = token.simple().to_string();
+        let other = Uuid::from_u128(5).simple().to_string();
+        let carried = |environ: String| tokens(environ.as_bytes()).contains(&token);
+        assert!(carried(format!("A=1\0PROCLEDGER_TOKEN={text}\0B=2\0")));
+        assert!(carried(format!("PROCLEDGER_TOKEN={other}:{text}")));
+        assert!(!carried(format!("PROCLEDGER_TOKEN={text}0\0")));
+        assert!(!carried(format!("XPROCLEDGER_TOKEN={text}\0")));
+        assert!(!carried(format!("A=PROCLEDGER_TOKEN={text}\0")));
+        assert!(!carried(String::new()));
     }
 }

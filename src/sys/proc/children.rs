@@ -12,10 +12,7 @@ use rustix::{
     process::{WaitId, WaitIdOptions, getpid, waitid},
 };
 
-use super::{
-    procfs::{BUFFER, Proc, number},
-    snapshot::Stat,
-};
+use super::{BUFFER, Proc, number, stat::Stat};
 use crate::{error::Result, identity::Pid};
 
 /// Some 100,000 children. A truncated list still has entries.

@@ -12,10 +12,7 @@
 //! None of them counts files in a tmpfs that no process maps, pages of shared memory that were swapped out, and huge pages of
 //! hugetlbfs.
 
-use super::{
-    procfs::{BUFFER, Proc},
-    status::kilobytes,
-};
+use super::{BUFFER, Proc, status::kilobytes};
 use crate::{error::Result, identity::Pid};
 
 /// `smaps_rollup` has some twenty lines.

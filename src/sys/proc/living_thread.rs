@@ -6,8 +6,8 @@
 //! (`proc_pid_task(5)`), of a thread that lives.
 
 use super::{
-    procfs::{Proc, STAT_LIMIT, parse_stat},
-    snapshot::Stat,
+    Proc, STAT_LIMIT,
+    stat::{Stat, parse_stat},
 };
 use crate::{error::Result, identity::Pid};
 

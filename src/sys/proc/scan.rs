@@ -11,8 +11,9 @@ use rustix::{
 };
 
 use super::{
-    procfs::{BUFFER, ENVIRON_LIMIT, PATH_SPACE, Proc, number, path_of, this_tick},
-    snapshot::{Snapshot, Stat},
+    BUFFER, ENVIRON_LIMIT, PATH_SPACE, Proc, number, path_of,
+    snapshot::Snapshot,
+    stat::{Stat, this_tick},
 };
 use crate::{
     error::{Error, Result},
@@ -119,7 +120,7 @@ fn collect<T: Send>(
     std::thread::scope(|scope| {
         let helper = std::thread::Builder::new().name("procledger-scan".into());
         let helper = helper.spawn_scoped(scope, || {
-            super::leave_signals_to_the_host();
+            crate::sys::leave_signals_to_the_host();
             alone(second)
         });
         let found = alone(first);

@@ -1,3 +1,0 @@
-//! Properties of what is read from `/proc`. Single cases are beside the code.
-
-mod procfs;
