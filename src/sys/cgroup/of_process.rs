@@ -22,7 +22,7 @@ impl Proc {
     ///
     /// When that may not be read, or is too long.
     pub(crate) fn cgroup(&self, pid: Pid) -> Result<Option<PathBuf>> {
-        self.with_cgroups(pid, |text| own_path(text)).map(Option::flatten)
+        self.with_cgroups(pid, own_path).map(Option::flatten)
     }
 
     /// Reports whether it is in a v2 cgroup of this name, or below one; `false` where that may not be read.
