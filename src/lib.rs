@@ -198,8 +198,8 @@ pub use store::{LeakGroup, LeakGrouping, LeakReport};
 pub use tracker::{AsyncProcess, AsyncTracker};
 pub use tracker::{
     Builder, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
-    ECOSYSTEM_MANAGER_NAME, Finding, Job, Ledger, Level, Output, Process, PruneProgress, Pruned,
-    Signaller, Stdio, Tracker, Turn, diagnose, diagnose_trusting,
+    ECOSYSTEM_MANAGER_NAME, Finding, Job, KillOptions, Ledger, Level, Output, Process,
+    PruneProgress, Pruned, Signaller, Stdio, Tracker, Turn, diagnose, diagnose_trusting,
 };
 
 /// The README's Rust, compiled and run.

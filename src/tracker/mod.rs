@@ -27,6 +27,7 @@ mod start;
 use std::sync::Arc;
 
 pub use builder::{Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME};
+pub use end::kill_options::KillOptions;
 #[cfg(feature = "tokio")]
 pub use handle::asynchronous::{AsyncProcess, AsyncTracker};
 pub use handle::output::Output;

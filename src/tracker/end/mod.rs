@@ -5,6 +5,7 @@
 //! - [`claims`]: claims of other instances on rows that are ended here;
 //! - [`exit_statuses`]: exit statuses that are not available yet;
 //! - [`forget`]: closing rows of processes that cannot be checked from here;
+//! - [`kill_options`]: what a person may choose about a kill;
 //! - [`outcome`]: turning what became of a tree into rows, leaks and a report;
 //! - [`root_exit`]: roots that ended by themselves;
 //! - [`run`]: the steps of an end, for all trees of a call together;
@@ -17,6 +18,7 @@ pub(super) mod childless;
 pub(super) mod claims;
 pub(super) mod exit_statuses;
 pub(super) mod forget;
+pub(super) mod kill_options;
 pub(super) mod outcome;
 pub(super) mod root_exit;
 pub(super) mod run;

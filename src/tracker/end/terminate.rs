@@ -11,9 +11,10 @@ use std::{
 
 use super::{
     claims::CLAIM_PAUSE,
+    kill_options::KillOptions,
     outcome::Cause,
     root_exit::tree_of,
-    run::{Leave, Tree, World, end_trees, end_trees_unless},
+    run::{Leave, StopRequest, Tree, World, end_trees, end_trees_unless},
     spared::leave_of,
 };
 use crate::{
@@ -70,6 +71,15 @@ impl Tracker {
     /// [`is_not_found`](Error::is_not_found), before anything is signalled, when the ledger has no live process for one of the
     /// tasks.
     pub fn kill(&self, task_ids: &[&str], asked_by: &str) -> Result<Report> {
+        self.kill_with(task_ids, asked_by, KillOptions::new())
+    }
+
+    /// Does the same with another grace, another first signal, or the root of each tree first.
+    ///
+    /// # Errors
+    ///
+    /// As [`kill`](Self::kill); invalid input for a number that is no signal.
+    pub fn kill_with(&self, task_ids: &[&str], asked_by: &str, how: KillOptions) -> Result<Report> {
         let core = &self.inner.core;
         core.instance.check_usable()?;
         let mut rows = Vec::new();
@@ -81,7 +91,7 @@ impl Tracker {
             }
             rows.extend(live);
         }
-        kill_rows(core, &rows, asked_by)
+        kill_rows(core, &rows, asked_by, how)
     }
 
     /// Ends every live task of the ledger because a person requested it.
@@ -90,10 +100,19 @@ impl Tracker {
     ///
     /// When the ledger cannot be read or written.
     pub fn kill_all(&self, asked_by: &str) -> Result<Report> {
+        self.kill_all_with(asked_by, KillOptions::new())
+    }
+
+    /// Does the same with another grace, another first signal, or the root of each tree first.
+    ///
+    /// # Errors
+    ///
+    /// As [`kill_all`](Self::kill_all); invalid input for a number that is no signal.
+    pub fn kill_all_with(&self, asked_by: &str, how: KillOptions) -> Result<Report> {
         let core = &self.inner.core;
         core.instance.check_usable()?;
         let rows = core.store.live()?;
-        kill_rows(core, &rows, asked_by)
+        kill_rows(core, &rows, asked_by, how)
     }
 }
 
@@ -115,7 +134,13 @@ fn not_found(task: &TaskId, whose: &str) -> Error {
     )
 }
 
-fn kill_rows(core: &Arc<Core>, rows: &[ProcessRecord], asked_by: &str) -> Result<Report> {
+fn kill_rows(
+    core: &Arc<Core>,
+    rows: &[ProcessRecord],
+    asked_by: &str,
+    how: KillOptions,
+) -> Result<Report> {
+    let request = how.request()?;
     let _pass = core.pass.lock().unwrap_or_else(PoisonError::into_inner);
     let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
     let dead = core.dead_claimants_of(rows);
@@ -124,21 +149,24 @@ fn kill_rows(core: &Arc<Core>, rows: &[ProcessRecord], asked_by: &str) -> Result
     let mut report = Report::default();
     let cause =
         Cause { reason: EndReason::Killed, leak: None, rule: format!("asked by {asked_by}") };
-    let claimed = hurry(claimed, &dead);
+    let claimed = hurry(claimed, &dead, how.grace);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
-    let settled =
-        core.end_claimed_unless(&|_| cause.clone(), claimed, &mut report, Some(&core.interrupted));
+    let cause_of = |_| cause.clone();
+    let interrupt = Some(&core.interrupted);
+    let settled = core.end_claimed_unless(&cause_of, claimed, &mut report, request, interrupt);
     core.await_noted(&owners, &settled);
     core.write(None, settled, &mut report);
     core.release_ended(&rows);
     Ok(report)
 }
 
-/// Removes the grace of trees that another live instance was ending: they have had their time, and are killed at once.
+/// Sets the grace, where one was requested, and removes that of trees that another live instance was ending: they have had
+/// their time, and are killed at once.
 fn hurry(
     claimed: Vec<(ProcessRecord, Option<InstanceId>)>,
     dead: &[InstanceId],
+    grace: Option<Duration>,
 ) -> Vec<ProcessRecord> {
     let root = |record: &ProcessRecord| record.root.unwrap_or(record.id);
     let hurried: HashSet<ProcessId> = (claimed.iter())
@@ -148,6 +176,8 @@ fn hurry(
     let hurry = |(mut record, _): (ProcessRecord, _)| {
         if hurried.contains(&root(&record)) {
             record.limits.grace = Duration::ZERO;
+        } else if let Some(grace) = grace {
+            record.limits.grace = grace;
         }
         record
     };
@@ -174,7 +204,8 @@ impl Core {
         claimed: Vec<ProcessRecord>,
         report: &mut Report,
     ) -> Vec<Settled> {
-        self.end_claimed_unless(&|_| cause.clone(), claimed, report, None)
+        let request = StopRequest::default();
+        self.end_claimed_unless(&|_| cause.clone(), claimed, report, request, None)
     }
 
     /// The same, with a cause for the tree of each row.
@@ -184,7 +215,7 @@ impl Core {
         claimed: Vec<ProcessRecord>,
         report: &mut Report,
     ) -> Vec<Settled> {
-        self.end_claimed_unless(cause_of, claimed, report, None)
+        self.end_claimed_unless(cause_of, claimed, report, StopRequest::default(), None)
     }
 
     /// The same; gives the claims back once `interrupt` is set.
@@ -193,6 +224,7 @@ impl Core {
         cause_of: &dyn Fn(ProcessId) -> Cause,
         mut claimed: Vec<ProcessRecord>,
         report: &mut Report,
+        request: StopRequest,
         interrupt: Option<&AtomicBool>,
     ) -> Vec<Settled> {
         if claimed.is_empty() {
@@ -218,7 +250,7 @@ impl Core {
             }
         };
         let recorder = &mut |root: &Root, found: &[&ProcessInfo]| self.record_found(root, found);
-        let mut ends = end_trees_unless(&world, trees, recorder, interrupt);
+        let mut ends = end_trees_unless(&world, trees, recorder, request, interrupt);
         logs.complete(&mut ends);
         self.conclude_each(cause_of, ends, report)
     }

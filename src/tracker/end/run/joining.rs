@@ -17,7 +17,7 @@ use super::{
     tree_outcome::{Recorder, TreeEnd},
     wait::Deaths,
 };
-use crate::model::ProcessId;
+use crate::{model::ProcessId, sys::Signal};
 
 /// A tree that joins requires a scan of all processes. Where that takes long, the next trees join together: scans take a third
 /// of the time at most.
@@ -58,7 +58,7 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
             next_join = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_JOINS);
         }
         // 2. Ask new members to end, and kill those whose grace is over.
-        run.ask_new();
+        run.ask_new(Signal::TERM);
         if run.expire() {
             feed.is_killing(true);
             run.kill();

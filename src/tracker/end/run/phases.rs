@@ -13,6 +13,7 @@ use rustix::{
 
 use super::{
     new_members::has_newcomers,
+    request_stop::StopRequest,
     rescan::{chase, release},
     scan::look,
     state::{TokenCache, Tree, Work, World, suspected},
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    sys::{fd_table::descriptor_limit, pidfd::timespec, snapshot::Snapshot},
+    sys::{Signal, fd_table::descriptor_limit, pidfd::timespec, snapshot::Snapshot},
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
@@ -63,7 +64,7 @@ pub(in crate::tracker) fn end_trees(
     trees: Vec<Tree>,
     recorder: &mut Recorder<'_>,
 ) -> Vec<TreeEnd> {
-    end_trees_unless(world, trees, recorder, None)
+    end_trees_unless(world, trees, recorder, StopRequest::default(), None)
 }
 
 /// The same. Once `interrupt` is set, a tree whose grace is not over is left as it is; any other is ended regardless, since a
@@ -72,6 +73,7 @@ pub(in crate::tracker) fn end_trees_unless(
     world: &World<'_>,
     trees: Vec<Tree>,
     recorder: &mut Recorder<'_>,
+    request: StopRequest,
     interrupt: Option<&AtomicBool>,
 ) -> Vec<TreeEnd> {
     let mut answers = Vec::with_capacity(trees.len());
@@ -81,14 +83,14 @@ pub(in crate::tracker) fn end_trees_unless(
         let needs = descriptors(&tree);
         if taken + needs > share && !chunk.is_empty() {
             let run = Run::new(Cow::Borrowed(world), std::mem::take(&mut chunk), recorder);
-            answers.extend(run.end(interrupt));
+            answers.extend(run.end(request, interrupt));
             taken = 0;
         }
         taken += needs;
         chunk.push(Work::new(world, tree));
     }
     if !chunk.is_empty() {
-        answers.extend(Run::new(Cow::Borrowed(world), chunk, recorder).end(interrupt));
+        answers.extend(Run::new(Cow::Borrowed(world), chunk, recorder).end(request, interrupt));
     }
     answers
 }
@@ -199,13 +201,20 @@ impl<'a, 'b> Run<'a, 'b> {
         self.works.into_iter().map(preview).collect()
     }
 
-    fn end(mut self, interrupt: Option<&AtomicBool>) -> Vec<TreeEnd> {
+    fn end(mut self, request: StopRequest, interrupt: Option<&AtomicBool>) -> Vec<TreeEnd> {
         self.begin(0);
+        if request.root_first {
+            self.works.iter_mut().for_each(Work::wait_for_root);
+        }
         loop {
             if interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Acquire)) {
                 self.works.iter_mut().for_each(Work::interrupt);
             }
-            self.ask_new();
+            for index in 0..self.works.len() {
+                let deadline = self.deadline(&self.works[index]);
+                self.works[index].stop_waiting_for_root(deadline);
+            }
+            self.ask_new(request.signal);
             if self.expire() {
                 self.kill();
                 continue;
@@ -302,9 +311,9 @@ impl<'a, 'b> Run<'a, 'b> {
         Ok(any_new)
     }
 
-    pub(super) fn ask_new(&mut self) {
+    pub(super) fn ask_new(&mut self, signal: Signal) {
         let in_grace = |work: &&mut Work| !work.expired && !work.interrupted;
-        self.works.iter_mut().filter(in_grace).for_each(Work::ask);
+        self.works.iter_mut().filter(in_grace).for_each(|work| work.ask(signal));
     }
 
     fn deadline(&self, work: &Work) -> Instant {

@@ -1,19 +1,36 @@
-//! Requests that a tree end.
+//! Requests that a tree end: by SIGTERM to all members at once, unless the caller wants another signal, or the root first.
 
 use std::time::{Duration, Instant};
 
 use super::{member::Member, state::Work};
 use crate::sys::Signal;
 
+/// How trees are asked to end.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::tracker) struct StopRequest {
+    pub(in crate::tracker) signal: Signal,
+    /// The root alone is asked first; the other members once it has ended, or its grace is over. They then have a grace of
+    /// their own.
+    pub(in crate::tracker) root_first: bool,
+}
+
+impl Default for StopRequest {
+    fn default() -> Self {
+        Self { signal: Signal::TERM, root_first: false }
+    }
+}
+
 impl Work {
-    /// Sends SIGTERM and SIGCONT to each member that has had none yet.
+    /// Sends the signal, then SIGCONT, to each member that has had none yet, or to the root alone while the others wait for it.
     ///
     /// A program that gets SIGTERM may end its helpers before their turn comes: `nginx` its workers, a browser its renderers.
     /// They were alive when they were found, and what was sent to their tree has ended them.
-    pub(super) fn ask(&mut self) {
+    pub(super) fn ask(&mut self, signal: Signal) {
+        let root_only = self.waits_for_root;
         let mut begun = self.members.iter().any(|member| member.signalled.is_some());
-        for member in self.alive().filter(|member| needs_request(member)) {
-            member.signal(Signal::TERM);
+        let asked = |member: &&mut Member| needs_request(member) && (member.is_root || !root_only);
+        for member in self.alive().filter(asked) {
+            member.signal(signal);
             member.signal(Signal::CONT);
             if begun && member.dead && member.signalled.is_none() {
                 member.signalled = Some(Instant::now());
@@ -21,6 +38,26 @@ impl Work {
             }
             begun |= member.signalled.is_some();
         }
+    }
+}
+
+impl Work {
+    /// Lets the members other than the root wait for it, where it can be asked.
+    pub(super) fn wait_for_root(&mut self) {
+        self.waits_for_root = self.has_root_to_ask();
+    }
+
+    /// Ends that wait once the root has ended, or `deadline`, the end of its grace, is over.
+    pub(super) fn stop_waiting_for_root(&mut self, deadline: Instant) {
+        let now = Instant::now();
+        if self.waits_for_root && (!self.has_root_to_ask() || deadline <= now) {
+            self.waits_for_root = false;
+            self.began = now;
+        }
+    }
+
+    fn has_root_to_ask(&self) -> bool {
+        self.members.iter().any(|member| member.is_root && member.can_be_ended())
     }
 }
 
@@ -103,7 +140,7 @@ mod tests {
         work.members = members;
         children[gone].0.kill().expect("killed");
         children[gone].0.wait().expect("reaped");
-        work.ask();
+        work.ask(Signal::TERM);
         for (child, _) in &mut children {
             child.wait().expect("ended");
         }

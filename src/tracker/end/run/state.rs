@@ -114,6 +114,8 @@ pub(super) struct Work {
     pub(super) closing: Option<Instant>,
     /// Its grace is over.
     pub(super) expired: bool,
+    /// The members other than the root are not asked to end yet.
+    pub(super) waits_for_root: bool,
     /// It was interrupted in its grace: nothing more is done to it.
     pub(super) interrupted: bool,
     /// How often it was frozen and killed.
@@ -157,6 +159,7 @@ impl Work {
             began: Instant::now(),
             closing: None,
             expired: false,
+            waits_for_root: false,
             interrupted: false,
             kills: 0,
             leave,
