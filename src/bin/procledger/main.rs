@@ -20,6 +20,7 @@ mod privilege;
 mod render;
 mod service;
 mod signals;
+mod task_pattern;
 mod terminal;
 mod threads;
 mod units;

@@ -138,7 +138,7 @@ fn a_missing_folder() {
 }
 
 /// Wrong command lines, over all subcommands and global options, each with a part of the message.
-const WRONG: [(&[&str], &str); 92] = [
+const WRONG: [(&[&str], &str); 96] = [
     (
         &["run", "--task", "t", "--max-runtime", "10", "--", "true"],
         "'--max-runtime <D>': `10` has no unit",
@@ -176,6 +176,10 @@ const WRONG: [(&[&str], &str); 92] = [
     (&["kill", ""], "the task id is empty"),
     (&["kill", "t", "--all"], "cannot be used with '--all'"),
     (&["kill", "t", "--protect", "/bin/sh"], "without a slash"),
+    (&["kill", "t", "--grace", "5"], "no unit"),
+    (&["kill", "t", "--signal", "BYE"], "write a signal such as TERM"),
+    (&["kill", "t", "--signal", "65"], "from 1 to 64"),
+    (&["kill", "t", "--now", "--grace", "1s"], "cannot be used with"),
     (&["forget"], "<TASK>..."),
     (&["forget", ""], "the task id is empty"),
     (&["forget", "--all"], "'--all'"),
@@ -382,8 +386,8 @@ fn unknown_tasks_are_refused() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     for verb in ["kill", "forget", "tree"] {
-        let answer = run(&place, &[verb, "nobody"]).expect(1);
-        assert!(answer.complaint().contains("no task nobody"), "{answer:?}");
+        let answer = run(&place, &[verb, "missing"]).expect(1);
+        assert!(answer.complaint().contains("no task missing"), "{answer:?}");
         assert!(answer.err.contains("procledger ps"), "{answer:?}");
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod browser;
 pub(crate) mod command;
 pub(crate) mod command_bad_input;
 pub(crate) mod command_demo;
+pub(crate) mod command_kill;
 pub(crate) mod command_ps_watch;
 pub(crate) mod command_queries;
 pub(crate) mod command_reap;

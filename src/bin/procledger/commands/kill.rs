@@ -1,70 +1,111 @@
 //! `kill`: ends tasks on a person's request, whichever instance owns them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI32, Ordering},
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    time::Duration,
 };
 
 use clap::Args;
-use procledger::{Report, TaskId, Tracker};
+use nix::sys::signal::Signal;
+use procledger::{KillOptions, Report, TaskId, Tracker};
 
 use super::task_ids;
 use crate::{
     context::Context,
-    exit::{Exit, Result},
+    exit::{Exit, Result, chain},
     output,
-    render::{ending_line, report_exit, suspect_line},
+    render::{ending_line_after, report_exit, suspect_line},
     signals::{STOP, Signals, die_by},
-    threads, units,
+    task_pattern, threads, units,
 };
 
 /// End tasks with all their processes: SIGTERM, grace period, SIGKILL, verified
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[command(after_help = "\
-Example:
+Examples:
   procledger kill nightly build-17
+  procledger kill 'agent-7/*' --grace 20s
+  procledger kill web --signal INT --root-first
 
-The history records who requested it. Exits with 3 if something survived.
+A task with `*` or `?` in its name is a pattern if no running task has exactly that name: `*` stands
+for any text, `?` for one character. Quote it, so that the shell does not expand it. A name or a
+pattern that no running task has is an error, and the others are ended.
+
+The history records who requested it. Exits with 3 if something survived, or if this command was
+run by the task itself: this process and its ancestors are left running.
 
 A second `kill` of the same task cuts the grace of the first one short: SIGKILL at once. Ctrl-C, SIGTERM
-or SIGHUP within the grace gives the tasks back: they got SIGTERM, and may run on.")]
+or SIGHUP within the grace gives the tasks back: they got SIGTERM, and may run on.
+--json: as `health --json`.")]
 pub(crate) struct KillArgs {
-    /// Tasks to end
+    /// Tasks to end, or patterns
     #[arg(value_name = "TASK", required_unless_present = "all", conflicts_with = "all")]
     tasks: Vec<String>,
     /// End every task of the ledger
     #[arg(long)]
     all: bool,
+    /// Time between the first signal and SIGKILL [default: that of each task]
+    #[arg(long, value_name = "D", value_parser = units::duration)]
+    grace: Option<Duration>,
+    /// First signal, by name or number
+    #[arg(long, value_name = "SIGNAL", default_value = "TERM", hide_default_value = true, value_parser = signal)]
+    signal: i32,
+    /// Signal the program of each task first, and its descendants once it has ended or its grace is over
+    #[arg(long)]
+    root_first: bool,
+    /// SIGKILL at once: the same as --grace 0s
+    #[arg(long, conflicts_with_all = ["grace", "signal", "root_first"])]
+    now: bool,
     /// Leave programs with this name and their descendants running; a task's own program is always ended
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Parses `TERM`, `SIGTERM`, `term` or `15`.
+fn signal(text: &str) -> Result<i32, String> {
+    let name = text.to_ascii_uppercase();
+    let named = || format!("SIG{}", name.trim_start_matches("SIG")).parse::<Signal>().ok();
+    let number = text.parse().ok().filter(|number| (1..=64).contains(number));
+    number.or_else(|| named().map(|signal| signal as i32)).ok_or_else(|| {
+        "write a signal such as TERM, INT or HUP, or a number from 1 to 64".to_owned()
+    })
 }
 
 impl KillArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
-        let tasks = task_ids(self.tasks)?;
+        let tasks = task_ids(self.tasks.clone())?;
         // Before any thread is started, so that none of them takes a signal.
         let signals = Signals::block(&STOP)?;
         let tracker = context.actor().protected_names(&self.protect).open()?;
         let interrupt = Interrupt::hear(signals, &tracker)?;
         let asked_by = context.asked_by("kill");
-        let (report, unknown) = if self.all {
-            (tracker.kill_all(&asked_by)?, Vec::new())
+        let (mut report, unknown) = if self.all {
+            (tracker.kill_all_with(&asked_by, self.how())?, Vec::new())
         } else {
-            kill(&tracker, tasks, &asked_by)?
+            kill(&tracker, tasks, &asked_by, self.how())?
         };
-        let lines: String =
-            report.endings.iter().map(|ending| ending_line(ending) + "\n").collect();
-        output::print(lines)?;
-        for suspect in &report.suspects {
-            output::to_stderr(&suspect_line(suspect));
-        }
-        if self.all && report.endings.is_empty() {
-            output::to_stderr("nothing runs");
-        }
+        let spared = take_own_tasks(&mut report);
+        self.print(&report)?;
         for task in &unknown {
+            let what = if task_pattern::is_pattern(task.as_str()) {
+                format!("no running task matches {task}")
+            } else {
+                format!("no task {task} is running")
+            };
+            output::complain(&format!("{what}: `procledger ps` lists those that are"));
+        }
+        for (task, pid) in &spared {
             output::complain(&format!(
-                "no task {task} is running: `procledger ps` lists those that are"
+                "task {task} runs this command (below its process {pid}), which was left running with its \
+                 ancestors: end the task from outside of it"
             ));
         }
         tracker.shutdown()?;
@@ -78,10 +119,57 @@ impl KillArgs {
             return Ok(die_by(signal));
         }
         match report_exit(&report) {
+            Exit::DONE | Exit::FAILED if !spared.is_empty() => Ok(Exit::SURVIVED),
             Exit::DONE if !unknown.is_empty() => Ok(Exit::FAILED),
             exit => Ok(exit),
         }
     }
+
+    fn how(&self) -> KillOptions {
+        let how = KillOptions::new().signal(self.signal).root_first(self.root_first);
+        match if self.now { Some(Duration::ZERO) } else { self.grace } {
+            Some(grace) => how.grace(grace),
+            None => how,
+        }
+    }
+
+    fn print(&self, report: &Report) -> Result<()> {
+        if self.json {
+            return output::print(output::json(report)?).map(drop);
+        }
+        let signal = Signal::try_from(self.signal).map_or_else(
+            |_| format!("signal {}", self.signal),
+            |signal| signal.as_str().trim_start_matches("SIG").to_owned(),
+        );
+        let line = |ending| ending_line_after(ending, &signal) + "\n";
+        output::print(report.endings.iter().map(line).collect::<String>())?;
+        for suspect in &report.suspects {
+            output::to_stderr(&suspect_line(suspect));
+        }
+        if self.all && report.endings.is_empty() {
+            output::to_stderr("nothing runs");
+        }
+        Ok(())
+    }
+}
+
+/// Removes from the report the tasks that this command runs in, and returns them, each with its root: an ancestor of this
+/// process, which was left running.
+fn take_own_tasks(report: &mut Report) -> Vec<(String, u32)> {
+    let ancestors = ancestors();
+    let is_own = |pid: u32| ancestors.contains(&pid);
+    let own = report.suspects.extract_if(.., |suspect| is_own(suspect.pid.get()));
+    let name = |task: Option<TaskId>| task.map_or_else(|| "-".to_owned(), |task| task.to_string());
+    own.map(|suspect| (name(suspect.task_id), suspect.pid.get())).collect()
+}
+
+/// Returns the PIDs of this process and its ancestors.
+fn ancestors() -> Vec<u32> {
+    let parent = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok().filter(|&parent| parent > 0)
+    };
+    std::iter::successors(Some(std::process::id()), parent).collect()
 }
 
 /// A signal that asks the command to stop. Within a grace period the claims are released; a tree whose grace period is over is
@@ -108,26 +196,39 @@ impl Interrupt {
     }
 }
 
-/// Ends the tasks that are live, all together, and returns the ids of those that are not.
-fn kill(tracker: &Tracker, tasks: Vec<TaskId>, asked_by: &str) -> Result<(Report, Vec<TaskId>)> {
+/// Ends the tasks that are live, all together, and returns the names and patterns that none of them has.
+fn kill(
+    tracker: &Tracker,
+    tasks: Vec<TaskId>,
+    asked_by: &str,
+    how: KillOptions,
+) -> Result<(Report, Vec<TaskId>)> {
     let live = tracker.ledger().running()?;
-    let (known, mut unknown): (Vec<_>, Vec<_>) =
-        tasks.into_iter().partition(|task| live.iter().any(|row| row.task.as_ref() == Some(task)));
+    let live: Vec<&TaskId> = live.iter().filter_map(|row| row.task.as_ref()).collect();
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for task in tasks {
+        let before = known.len();
+        known.extend(task_pattern::matching(task.as_str(), &live));
+        if known.len() == before {
+            unknown.push(task);
+        }
+    }
+    known.sort_unstable();
+    known.dedup();
     if known.is_empty() {
         return Ok((Report::default(), unknown));
     }
-    let ids: Vec<&str> = known.iter().map(TaskId::as_str).collect();
-    match tracker.kill(&ids, asked_by) {
+    match tracker.kill_with(&known, asked_by, how) {
         Err(error) if error.is_not_found() => {}
         result => return Ok((result?, unknown)),
     }
     // One of them ended since the query: try the others one by one.
     let mut report = Report::default();
     for task in known {
-        match tracker.kill(&[task.as_str()], asked_by) {
+        match tracker.kill_with(&[task], asked_by, how) {
             Ok(one) => absorb(&mut report, one),
-            Err(error) if error.is_not_found() => unknown.push(task),
-            Err(error) => report.errors.push(crate::exit::chain(&error)),
+            Err(error) if error.is_not_found() => unknown.extend(TaskId::new(task).ok()),
+            Err(error) => report.errors.push(chain(&error)),
         }
     }
     Ok((report, unknown))
@@ -138,4 +239,19 @@ fn absorb(report: &mut Report, other: Report) {
     report.endings.extend(other.endings);
     report.suspects.extend(other.suspects);
     report.errors.extend(other.errors);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_has_a_name_or_a_number() {
+        for (text, number) in [("TERM", 15), ("SIGTERM", 15), ("int", 2), ("9", 9), ("34", 34)] {
+            assert_eq!(signal(text), Ok(number), "{text}");
+        }
+        for text in ["", "0", "65", "-1", "SIG", "TERMINATE", "SIGSIGTERM "] {
+            assert!(signal(text).is_err(), "{text}");
+        }
+    }
 }

@@ -12,6 +12,6 @@ pub(crate) use escape::{escape, escape_json, escaped, shell_words};
 pub(crate) use figures::{bytes, clock, cpu_time, short_bytes, short_span, span};
 pub(crate) use paint::Paint;
 pub(crate) use report::{
-    Tense, after, ending_line, outcome, report_exit, report_text, suspect_line,
+    Tense, after, ending_line, ending_line_after, outcome, report_exit, report_text, suspect_line,
 };
 pub(crate) use table::Table;

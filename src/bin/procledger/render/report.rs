@@ -58,11 +58,20 @@ pub(crate) fn report_exit(report: &Report) -> Exit {
 
 /// Formats an ended process in one line, for a log.
 pub(crate) fn ending_line(ending: &Ending) -> String {
+    ending_line_after(ending, "TERM")
+}
+
+/// Does the same for an end that was requested by this signal.
+pub(crate) fn ending_line_after(ending: &Ending, signal: &str) -> String {
+    let how = match ending.outcome {
+        Outcome::Term => format!("ended by {signal}"),
+        other => outcome(other, Tense::Done).to_owned(),
+    };
     let line = format!(
         "{} pid {}: {} ({}): {}",
         escape(&task(ending.task_id.as_ref())),
         ending.pid,
-        after(outcome(ending.outcome, Tense::Done), ending.died_after_ms),
+        after(&how, ending.died_after_ms),
         escape(&ending.rule),
         shell_words(&ending.command)
     );

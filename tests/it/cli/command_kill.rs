@@ -1,0 +1,149 @@
+//! `procledger kill`: patterns, the grace, the first signal, the order, and what it does to the task that runs it.
+
+use std::{fs, time::Instant};
+
+use crate::{
+    cli::command::{PROCLEDGER, Running, procledger, run},
+    support::{PATIENCE, Place, is_alive},
+};
+
+const SLEEPER: &str = "echo $$; exec sleep 300";
+const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 0.01; done";
+
+fn pid(running: &Running) -> u32 {
+    running.said.parse().expect("a pid")
+}
+
+#[test]
+fn a_pattern_ends_the_tasks_that_match_and_no_others() {
+    let place = Place::new();
+    let tasks = ["agent-7/web", "agent-7/db", "agent-70/web", "other"];
+    let running = tasks.map(|task| Running::start(&place, task, &[], SLEEPER));
+    let pids: Vec<u32> = running.iter().map(pid).collect();
+    let alive = || pids.iter().map(|pid| is_alive(*pid)).collect::<Vec<_>>();
+    let none = run(&place, &["kill", "agent-8/*"]).expect(1);
+    assert!(none.complaint().contains("no running task matches agent-8/*"), "{none:?}");
+    assert_eq!(alive(), [true; 4]);
+    // One of the names is not there: the others are ended.
+    let some = run(&place, &["kill", "agent-7/*", "missing"]).expect(1);
+    assert!(some.err.contains("no task missing is running"), "{some:?}");
+    assert_eq!(some.out.lines().count(), 2, "{some:?}");
+    assert_eq!(alive(), [false, false, true, true]);
+    // Overlapping patterns name a task once.
+    let rest = run(&place, &["kill", "other", "ot*", "agent-7?/web"]).expect(0);
+    assert_eq!(rest.out.lines().count(), 2, "{rest:?}");
+    assert_eq!(alive(), [false; 4]);
+    for running in running {
+        running.finish().expect(128 + 15);
+    }
+}
+
+#[test]
+fn a_task_whose_name_is_the_pattern_is_the_only_one() {
+    let place = Place::new();
+    let star = Running::start(&place, "a*", &[], SLEEPER);
+    let other = Running::start(&place, "ab", &[], SLEEPER);
+    run(&place, &["kill", "a*"]).expect(0);
+    star.finish().expect(128 + 15);
+    assert!(is_alive(pid(&other)));
+    run(&place, &["kill", "a*"]).expect(0);
+    other.finish().expect(128 + 15);
+}
+
+#[test]
+fn its_grace_replaces_that_of_the_task() {
+    let place = Place::new();
+    let script = "trap 'sleep 0.4; echo tidy; exit 9' TERM; echo up; while :; do sleep 0.01; done";
+    let slow = Running::start(&place, "slow", &["--grace", "1ms"], script);
+    run(&place, &["kill", "slow", "--grace", "20s"]).expect(0);
+    assert_eq!(slow.finish().expect(9).out, "tidy\n");
+    for now in [&["--now"][..], &["--grace", "0s"]] {
+        let stubborn = Running::start(&place, "stubborn", &["--grace", "300s"], STUBBORN);
+        let began = Instant::now();
+        let killed = run(&place, &[&["kill", "stubborn"], now].concat()).expect(0);
+        assert!(killed.out.contains("ended by KILL"), "{killed:?}");
+        assert!(began.elapsed() < PATIENCE);
+        stubborn.finish().expect(128 + 9);
+    }
+}
+
+#[test]
+fn its_signal_is_sent_instead_of_term() {
+    let place = Place::new();
+    for (option, name, word) in
+        [("INT", "INT", "INT"), ("sighup", "HUP", "HUP"), ("10", "USR1", "USR1")]
+    {
+        let script = format!(
+            "trap 'echo got {name}; exit 42' {name}; trap 'exit 1' TERM; echo up; while :; do sleep 0.01; done"
+        );
+        let running = Running::start(&place, "signalled", &["--grace", "20s"], &script);
+        let killed = run(&place, &["kill", "signalled", "--signal", option]).expect(0);
+        assert!(killed.out.contains(&format!("ended by {word}")), "{killed:?}");
+        assert_eq!(running.finish().expect(42).out, format!("got {name}\n"));
+    }
+}
+
+/// The child of a program that flushes through it must not get its signal before the program has ended.
+#[test]
+fn the_root_is_asked_first_where_that_is_requested() {
+    for containment in ["session", "auto"] {
+        let place = Place::new();
+        let child = "trap 'echo child >> order; exit' TERM; while :; do sleep 0.01; done";
+        let root = format!(
+            "cd {}; sh -c \"{child}\" child & trap 'sleep 0.5; echo root >> order; exit 3' TERM; \
+             sleep 0.3; echo up; while :; do sleep 0.01; done",
+            place.path().display()
+        );
+        let order = place.path().join("order");
+        for (options, expected) in
+            [(&[][..], "child\nroot\n"), (&["--root-first"], "root\nchild\n")]
+        {
+            let options = [&["kill", "flush", "--grace", "20s"], options].concat();
+            let mut command = procledger(&place);
+            command.env("PROCLEDGER_CONTAINMENT", containment).args(["run", "--task", "flush"]);
+            let running = Running::spawn(command.args(["--", "sh", "-c", &root, place.marker()]));
+            run(&place, &options).expect(0);
+            running.finish().expect(3);
+            assert_eq!(fs::read_to_string(&order).expect("an order"), expected, "{containment}");
+            fs::remove_file(&order).expect("removed");
+        }
+    }
+}
+
+/// A root that does not obey has its grace; then the others have one of their own, and all of them end.
+#[test]
+fn a_root_that_does_not_obey_holds_the_others_up_for_its_grace_only() {
+    let place = Place::new();
+    let child = "trap 'echo child > proof; exit' TERM; while :; do sleep 0.01; done";
+    let root = format!(
+        "cd {}; mkfifo fifo; sh -c \"{child}\" child & trap '' TERM; sleep 0.3; echo up; read -r line < fifo",
+        place.path().display()
+    );
+    let running = Running::start(&place, "stubborn", &[], &root);
+    run(&place, &["kill", "stubborn", "--root-first", "--grace", "500ms"]).expect(0);
+    running.finish().expect(128 + 9);
+    assert_eq!(fs::read_to_string(place.path().join("proof")).expect("it was asked"), "child\n");
+    assert_eq!(place.alive(), [0_u32; 0]);
+}
+
+#[test]
+fn the_task_that_runs_it_is_left_running_and_named() {
+    let place = Place::new();
+    let script = format!("sleep 300 & {PROCLEDGER} kill self; echo code $?");
+    let answer = run(&place, &["run", "--task", "self", "--", "sh", "-c", &script]).expect(0);
+    assert!(answer.out.ends_with("code 3\n"), "{answer:?}");
+    let lines: Vec<&str> = answer.err.lines().collect();
+    assert_eq!(lines.len(), 1, "{answer:?}");
+    assert!(lines[0].starts_with("procledger: task self runs this command"), "{answer:?}");
+    assert_eq!(place.alive(), [0_u32; 0], "the helper was ended");
+}
+
+#[test]
+fn its_report_is_json_on_request() {
+    let place = Place::new();
+    let running = Running::start(&place, "t", &[], SLEEPER);
+    let report = run(&place, &["kill", "t", "--json"]).expect(0).json();
+    assert_eq!(report["endings"][0]["task_id"], "t", "{report:#}");
+    assert_eq!(report["endings"][0]["outcome"], "term", "{report:#}");
+    running.finish().expect(128 + 15);
+}
