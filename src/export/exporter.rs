@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    metrics::Meter,
+    metrics::Counters,
     model::ExportEntry,
 };
 
@@ -31,7 +31,7 @@ pub(crate) struct Exporter {
 impl Exporter {
     /// Takes the lock, or stays passive where another instance has it, and starts the thread, which writes at once.
     ///
-    /// `owner_uid` owns the ledger: the lock and the file are given to it where root acts on its behalf. `meter` counts the
+    /// `owner_uid` owns the ledger: the lock and the file are given to it where root acts on its behalf. `counters` counts the
     /// writes.
     ///
     /// # Errors
@@ -40,13 +40,13 @@ impl Exporter {
     pub(crate) fn start(
         path: PathBuf,
         owner_uid: u32,
-        meter: Arc<Meter>,
+        counters: Arc<Counters>,
         source: impl Fn() -> Result<Vec<ExportEntry>> + Send + 'static,
     ) -> Result<Self> {
         let target = Target::new(&path, owner_uid)?;
         let lock = target.act(|| target.lock())?;
         let shared = Arc::new(Shared::new(lock.is_none()));
-        let writer = Writer::new(target, lock, Box::new(source), Arc::clone(&shared), meter);
+        let writer = Writer::new(target, lock, Box::new(source), Arc::clone(&shared), counters);
         let thread = thread::Builder::new()
             .name("procledger-export".to_owned())
             .spawn(move || {

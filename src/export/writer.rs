@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    metrics::Meter,
+    metrics::Counters,
     model::ExportEntry,
 };
 
@@ -184,7 +184,7 @@ pub(super) struct Writer {
     held: Held,
     source: Source,
     shared: Arc<Shared>,
-    meter: Arc<Meter>,
+    counters: Arc<Counters>,
     pace: Pace,
     /// Whether leftovers were removed since the lock was taken.
     swept: bool,
@@ -197,7 +197,7 @@ impl Writer {
         lock: Option<Lock>,
         source: Source,
         shared: Arc<Shared>,
-        meter: Arc<Meter>,
+        counters: Arc<Counters>,
     ) -> Self {
         let now = Instant::now();
         let passive = lock.is_none();
@@ -208,7 +208,15 @@ impl Writer {
             backoff: RETRY_FIRST,
         };
         let held = Held { target, lock, written: None };
-        Self { held, source, shared, meter, pace, swept: false, complaints: Complaints::default() }
+        Self {
+            held,
+            source,
+            shared,
+            counters,
+            pace,
+            swept: false,
+            complaints: Complaints::default(),
+        }
     }
 
     pub(super) fn run(mut self) -> Held {
@@ -238,9 +246,9 @@ impl Writer {
         self.pace.seen = self.shared.lock().requested;
         let result = self.attempt().map_err(|error| with_causes(&error));
         match result {
-            Ok(Attempt::Written) => self.meter.export_written(),
+            Ok(Attempt::Written) => self.counters.export_written(),
             Ok(Attempt::Unchanged | Attempt::Passive) => {}
-            Err(_) => self.meter.export_failed(),
+            Err(_) => self.counters.export_failed(),
         }
         self.shared.settle(self.pace.seen, &result);
         self.pace.follow(&result, began.elapsed());

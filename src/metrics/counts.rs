@@ -28,7 +28,7 @@ const PASS_KINDS: usize = PassKind::ALL.len();
 
 /// What one tracker has counted since it was opened.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
+pub(crate) struct Counters {
     spawns: AtomicU64,
     spawn_failures: AtomicU64,
     ends: [AtomicU64; REASONS],
@@ -66,7 +66,7 @@ fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
-impl Meter {
+impl Counters {
     /// Describes the figures to the facade's recorder, which is installed by now if there is to be one.
     pub(crate) fn describe() {
         facade::describe();

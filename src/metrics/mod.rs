@@ -13,4 +13,4 @@ mod latency;
 mod page;
 mod prometheus;
 
-pub(crate) use counts::Meter;
+pub(crate) use counts::Counters;

@@ -194,7 +194,7 @@ impl Store {
             }
             Ok(forgotten)
         })?;
-        self.meter().ended(EndReason::Forgotten, forgotten);
+        self.counters().ended(EndReason::Forgotten, forgotten);
         Ok(forgotten)
     }
 
@@ -208,7 +208,7 @@ impl Store {
             .execute((at.0, id.0, owner.0))
             .map(|changed| changed == 1)
         })?;
-        self.meter().ended(EndReason::Released, u64::from(released));
+        self.counters().ended(EndReason::Released, u64::from(released));
         Ok(released)
     }
 }

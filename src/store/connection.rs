@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    metrics::Meter,
+    metrics::Counters,
     sys::fs_user::{Account, Acting, act_as},
 };
 
@@ -56,7 +56,7 @@ struct Inner {
     suspect: AtomicBool,
     /// The schema at the time of opening: another program may migrate it meanwhile, which removes nothing.
     schema: Schema,
-    meter: Arc<Meter>,
+    counters: Arc<Counters>,
     /// Whether the last write has waited in vain for another process that writes.
     locked: AtomicBool,
     // Before the writer: the connection that closes last checkpoints the WAL and removes it, and readers cannot.
@@ -206,7 +206,7 @@ impl Store {
             account,
             suspect: AtomicBool::new(false),
             schema,
-            meter: Arc::default(),
+            counters: Arc::default(),
             locked: AtomicBool::new(false),
             readers,
             writer,
@@ -244,8 +244,8 @@ impl Store {
     }
 
     /// Returns the counters of this opening of the ledger.
-    pub(crate) fn meter(&self) -> &Arc<Meter> {
-        &self.0.meter
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.0.counters
     }
 
     /// Returns the ledger's real path with `suffix` after its last character.

@@ -66,7 +66,7 @@ impl Store {
     /// Records a pass that had no rows to settle.
     pub(crate) fn record_pass(&self, by: InstanceId, pass: &PassRecord) -> Result<()> {
         self.write("record a pass", |tx| insert(tx, by, pass).map(|_| ()))?;
-        self.meter().passed(pass);
+        self.counters().passed(pass);
         Ok(())
     }
 

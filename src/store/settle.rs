@@ -76,7 +76,7 @@ impl Store {
             settled.iter().map(|settled| settle(tx, tally, by, pass, settled)).collect()
         })?;
         if let Some(pass) = pass {
-            self.meter().passed(pass);
+            self.counters().passed(pass);
         }
         Ok(took)
     }

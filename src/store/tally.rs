@@ -1,4 +1,4 @@
-//! The figures of a transaction for the meter: counted once it is committed, and not at all when it is not.
+//! The figures of a transaction for the counters: counted once it is committed, and not at all when it is not.
 
 use super::{Store, transaction::Transaction};
 use crate::{
@@ -32,8 +32,8 @@ impl Store {
     ) -> Result<T> {
         let mut tally = Tally::default();
         let answer = self.write(doing, |tx| work(tx, &mut tally))?;
-        tally.ends.into_iter().for_each(|reason| self.meter().ended(reason, 1));
-        tally.leaks.into_iter().for_each(|(kind, outcome)| self.meter().leaked(kind, outcome));
+        tally.ends.into_iter().for_each(|reason| self.counters().ended(reason, 1));
+        tally.leaks.into_iter().for_each(|(kind, outcome)| self.counters().leaked(kind, outcome));
         Ok(answer)
     }
 }

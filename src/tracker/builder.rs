@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     export::Exporter,
-    metrics::Meter,
+    metrics::Counters,
     model::{ContainmentMode, Millis, ProcessRecord, Report},
     store::{Store, Upgrade},
     sys::{Proc, current_place, keeper::is_secure, own_files::refuse_as_output},
@@ -287,7 +287,7 @@ impl Builder {
         let place = current_place()?;
         let trusted = trusted_folder(&self.options);
         let store = Store::open_trusting(&self.path, trusted.as_deref(), self.options.upgrade)?;
-        Meter::describe();
+        Counters::describe();
         let instance = Instance::enter(&store, &proc, place, &self.options.program)?;
         let core = Core::new(store, self.options, proc, instance)?;
         begin(core)
@@ -368,9 +368,9 @@ fn clean_up(core: &Arc<Core>) -> Result<Report> {
 /// An export that cannot be written is an error in the log and in `doctor`; tracking goes on.
 fn start_export(core: &Arc<Core>, path: PathBuf) {
     let store = core.store.clone();
-    let meter = Arc::clone(store.meter());
+    let counters = Arc::clone(store.counters());
     let started =
-        Exporter::start(path, core.instance.observer.uid, meter, move || store.export_entries());
+        Exporter::start(path, core.instance.observer.uid, counters, move || store.export_entries());
     match started {
         Ok(exporter) => {
             exporter.notify();

@@ -30,7 +30,7 @@ use crate::{
     error::{Error, Result},
     export::Exporter,
     identity::{Pid, Place},
-    metrics::Meter,
+    metrics::Counters,
     model::{InstanceRecord, ProcessId, ProcessRecord, RootEnd, Settled},
     store::Store,
     sys::{
@@ -154,8 +154,8 @@ impl Core {
         self.monitoring.load(Ordering::Acquire)
     }
 
-    pub(in crate::tracker) fn meter(&self) -> &Meter {
-        self.store.meter()
+    pub(in crate::tracker) fn counters(&self) -> &Counters {
+        self.store.counters()
     }
 
     pub(in crate::tracker) fn place(&self) -> Place {
@@ -192,7 +192,7 @@ impl Core {
         let has_deadline = root.limits.max_runtime.is_some();
         let entry = Entry::new(root, hold, held_by_us);
         lock(&self.entries).insert(row, Arc::clone(&entry));
-        Meter::executing(1.0);
+        Counters::executing(1.0);
         if let Some(fd) = &entry.pidfd {
             let data = epoll::EventData::new_u64(row.0.cast_unsigned());
             // One-shot, and level-triggered: the monitor settles the death and releases the process. A failure leaves it to the
@@ -253,7 +253,7 @@ impl Core {
             if entry.root.limits.max_rss.is_some() {
                 self.memory_limits.fetch_sub(1, Ordering::AcqRel);
             }
-            Meter::executing(-1.0);
+            Counters::executing(-1.0);
             if let Some(fd) = &entry.pidfd {
                 let _ = epoll::delete(&self.epoll, fd.as_ref());
             }

@@ -106,7 +106,7 @@ impl Core {
             );
             report.errors.push(error.to_string());
             if let Some(pass) = pass {
-                self.meter().pass_failed(pass.kind);
+                self.counters().pass_failed(pass.kind);
             }
             lock(&self.unsettled).extend(settled);
         }
@@ -167,7 +167,7 @@ impl Core {
                 member.row.map(|row| settle(cause, row, &member, self.status_of(&root, &member))),
             );
             log_survivor(&root, &member);
-            member.died_after.into_iter().for_each(|after| self.meter().reaped(after));
+            member.died_after.into_iter().for_each(|after| self.counters().reaped(after));
             report.endings.push(ending(rule_of(cause, &member).to_owned(), &root, member));
         }
         if let Some(why) = outlived {

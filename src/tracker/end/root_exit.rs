@@ -181,7 +181,7 @@ impl Core {
         log_end(entry, status);
         entry.mark_recorded();
         if let Some(since) = entry.died_since.get() {
-            self.meter().detected(since.elapsed());
+            self.counters().detected(since.elapsed());
         }
     }
 

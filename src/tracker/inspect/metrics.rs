@@ -47,7 +47,7 @@ impl Tracker {
             unwatched: self.unwatched() as u64,
             monitoring: self.is_monitoring(),
             survivors: core.store.survivors().ok(),
-            ..core.meter().read()
+            ..core.counters().read()
         }
     }
 }
@@ -151,7 +151,7 @@ impl Core {
     /// after that.
     pub(in crate::tracker) fn note_last_seen(&self, entry: &Entry) {
         let age = entry.root.age();
-        let since = self.meter().since_last_began(PassKind::Health).unwrap_or(age).min(age);
+        let since = self.counters().since_last_began(PassKind::Health).unwrap_or(age).min(age);
         if let Some(at) = Instant::now().checked_sub(since) {
             let _ = entry.died_since.set(at);
         }

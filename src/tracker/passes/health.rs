@@ -150,7 +150,7 @@ impl Core {
         if let Err(error) = dead.and_then(|dead| self.store.give_back(self.instance.id, &dead)) {
             report.errors.push(error.to_string());
         }
-        let failed = |_: &_| self.meter().pass_failed(PassKind::Health);
+        let failed = |_: &_| self.counters().pass_failed(PassKind::Health);
         let rows = self.store.live().inspect_err(failed).inspect_err(|_| self.save_lost_wal())?;
         // Before any process is found alive: one that is alive afterwards had its PID while this snapshot was taken.
         let snapshot = self.proc.snapshot();
@@ -191,7 +191,7 @@ impl Core {
 
     fn record_health_pass(&self, pass: &Pass, report: &mut Report) {
         if let Err(error) = self.store.record_pass(self.instance.id, &pass.record(report)) {
-            self.meter().pass_failed(PassKind::Health);
+            self.counters().pass_failed(PassKind::Health);
             self.save_lost_wal();
             tracing::error!("failed to record the health pass: {error}");
             report.errors.push(error.to_string());

@@ -65,7 +65,7 @@ impl Core {
     }
 
     fn orphan_pass(self: &Arc<Self>) -> Result<Report> {
-        self.try_orphan_pass().inspect_err(|_| self.meter().pass_failed(PassKind::Orphan))
+        self.try_orphan_pass().inspect_err(|_| self.counters().pass_failed(PassKind::Orphan))
     }
 
     fn try_orphan_pass(self: &Arc<Self>) -> Result<Report> {

@@ -91,8 +91,8 @@ impl Tracker {
         may_own_programs(core)?;
         let spawned = spawn_job(core, job);
         match &spawned {
-            Ok(_) => core.meter().spawned(),
-            Err(_) => core.meter().not_spawned(),
+            Ok(_) => core.counters().spawned(),
+            Err(_) => core.counters().not_spawned(),
         }
         spawned
     }
