@@ -35,7 +35,7 @@ use crate::{
     store::Store,
     sys::{
         PidFd, Proc,
-        keeper::{Binary, Link},
+        keeper::{Binary, KeeperClient},
     },
 };
 
@@ -51,7 +51,7 @@ pub(in crate::tracker) struct Core {
     /// Whether the keeper has reported that it has our version.
     pub(in crate::tracker) keeper_fits: OnceLock<bool>,
     /// Keepers of trees that another instance is ending.
-    pub(in crate::tracker) departing: Mutex<Vec<(Arc<Entry>, Link)>>,
+    pub(in crate::tracker) departing: Mutex<Vec<(Arc<Entry>, KeeperClient)>>,
     /// Tokens of the trees whose keepers' records have been read: the files are removed once that is committed.
     pub(in crate::tracker) read_end_logs: Mutex<HashSet<Uuid>>,
     pub(in crate::tracker) epoll: OwnedFd,

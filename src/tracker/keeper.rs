@@ -28,7 +28,7 @@ use crate::{
     sys::{
         Pinned, Proc, current_place,
         keeper::{
-            FromHost, FromKeeper, Reaped, Seat, Wake, block_all_signals, hosts_below,
+            FromHost, FromKeeper, KeeperServer, Reaped, Wake, block_all_signals, hosts_below,
             ignore_dead_children, reap_one,
         },
         proc::{age, cpu_time},
@@ -54,10 +54,10 @@ pub fn main() -> ExitCode {
 }
 
 fn serve() -> Result<()> {
-    let Some((seat, command)) = Seat::take()? else { return Ok(()) };
+    let Some((server, command)) = KeeperServer::take()? else { return Ok(()) };
     let (proc, place) = (Proc::open()?, current_place()?);
     let own = own_identity(&proc, place)?;
-    let keeper = Keeper { seat, proc, place, own };
+    let keeper = Keeper { server, proc, place, own };
     if let Some(program) = keeper.start(command) {
         // The thread that asked the host has ended: libc does not need its internal signals any more.
         block_all_signals();
@@ -75,7 +75,7 @@ fn own_identity(proc: &Proc, place: Place) -> Result<Identity> {
 }
 
 struct Keeper {
-    seat: Seat,
+    server: KeeperServer,
     proc: Proc,
     place: Place,
     /// This process.
@@ -85,7 +85,7 @@ struct Keeper {
 impl Keeper {
     /// Starts the program if the host commits its row; `None` if it did not run, and the host knows why.
     fn start(&self, command: Command) -> Option<Identity> {
-        let (word, program) = match spawn(command, |child| self.ask_host(child)) {
+        let (message, program) = match spawn(command, |child| self.ask_host(child)) {
             Ok(spawned) => (FromKeeper::Started, Some(spawned.committed)),
             Err(refusal) => {
                 let errno = refusal.error.raw_os_error().unwrap_or(0);
@@ -93,7 +93,7 @@ impl Keeper {
             }
         };
         // A host that does not receive this is gone: the watch notices that.
-        let _ = self.seat.channel.tell_host(word, &[], GATE_LIMIT);
+        let _ = self.server.transport.send_to_host(message, &[], GATE_LIMIT);
         program
     }
 
@@ -103,9 +103,9 @@ impl Keeper {
         let pinned = Pinned::identify(&self.proc, self.place, child.pid, Arc::clone(&child.pidfd))?
             .ok_or_else(lost)?;
         let rights = [std::os::fd::AsFd::as_fd(pinned.fd())];
-        self.seat.channel.tell_host(FromKeeper::Child(child.pid), &rights, GATE_LIMIT)?;
+        self.server.transport.send_to_host(FromKeeper::Child(child.pid), &rights, GATE_LIMIT)?;
         loop {
-            match self.seat.wait() {
+            match self.server.wait() {
                 Wake::Word(FromHost::Go) => return Ok(pinned.identity),
                 // Only the child itself can have ended, and the code that created it detects that.
                 Wake::Children => {}
@@ -123,7 +123,7 @@ impl Keeper {
             match reap_one() {
                 Reaped::NoChild => {
                     // The host may have died before it could record the status.
-                    if status.is_some() && self.seat.is_host_dead() {
+                    if status.is_some() && self.server.is_host_dead() {
                         self.end_log(status);
                     }
                     return;
@@ -131,14 +131,14 @@ impl Keeper {
                 Reaped::Dead(pid, ended) => {
                     if pid == program.pid && status.is_none() {
                         status = Some(ended);
-                        let word = FromKeeper::Ended(ended);
-                        let _ = self.seat.channel.tell_host(word, &[], GATE_LIMIT);
+                        let message = FromKeeper::Ended(ended);
+                        let _ = self.server.transport.send_to_host(message, &[], GATE_LIMIT);
                     }
                     continue;
                 }
                 Reaped::Living => {}
             }
-            match self.seat.wait() {
+            match self.server.wait() {
                 Wake::Word(FromHost::Leave) => return,
                 Wake::HostGone => return self.end(program, status),
                 Wake::Word(FromHost::Go | FromHost::Refuse) | Wake::Children => {}
@@ -147,7 +147,7 @@ impl Keeper {
     }
 
     fn end_log(&self, status: Option<ExitStatus>) -> EndLogWriter {
-        let params = &self.seat.errand.params;
+        let params = &self.server.request.params;
         let path = end_log_path(&params.ledger, params.token);
         EndLogWriter::create(&path, params.token, Millis::now(), status)
     }
@@ -167,7 +167,7 @@ impl Keeper {
             log.member(root);
         }
         let mut logged: HashSet<Identity> = root.iter().map(|root| root.identity).collect();
-        let protected: Vec<String> = (self.seat.errand.params.protected.iter())
+        let protected: Vec<String> = (self.server.request.params.protected.iter())
             .map(|name| name.to_string_lossy().into())
             .collect();
         let world = self.world(&protected);
@@ -204,7 +204,7 @@ impl Keeper {
     }
 
     fn world<'a>(&'a self, protected: &'a [String]) -> World<'a> {
-        let params = &self.seat.errand.params;
+        let params = &self.server.request.params;
         let snapshot = self.proc.snapshot().unwrap_or_default();
         let prefix = params.ledger.with_file_name(lock_prefix(&params.ledger));
         let hosts = hosts_below(&self.proc, self.place, &snapshot, self.own.pid, &prefix);
@@ -221,7 +221,7 @@ impl Keeper {
 
     /// The tree begins with the children of this very process.
     fn tree(&self, program: &Identity) -> Tree {
-        let params = &self.seat.errand.params;
+        let params = &self.server.request.params;
         let root = Root {
             row: ProcessId(0),
             task: None,

@@ -10,8 +10,8 @@ use std::{
 use rustix::io::FdFlags;
 
 use super::{
-    ARGUMENT, Binary, Channel, NAME,
-    protocol::{Errand, FromHost, FromKeeper, Params, VERSION, version_of},
+    ARGUMENT, Binary, NAME, Transport,
+    protocol::{FromHost, FromKeeper, Params, SpawnRequest, VERSION, version_of},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -26,8 +26,8 @@ use crate::{
     },
 };
 
-/// A keeper sends its hello within a millisecond; on a machine that swaps it may take longer.
-const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// A keeper sends its handshake within a millisecond; on a machine that swaps it may take longer.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Time limit for writing one frame; the keeper reads it at once.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 /// A keeper that says nothing for so long may be stopped.
@@ -35,18 +35,19 @@ const RESUME_AFTER: Duration = Duration::from_millis(250);
 /// After SIGKILL a keeper is dead within microseconds.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
-/// A running keeper. When this is dropped the keeper ends what is left below it, and exits; [`Link::dismiss`] also reaps it.
+/// A running keeper. When this is dropped the keeper ends what is left below it, and exits; [`KeeperClient::dismiss`] also
+/// reaps it.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct KeeperClient {
     /// `None` once the host has closed the connection.
-    channel: Option<Channel>,
+    transport: Option<Transport>,
     pid: Pid,
     pidfd: Arc<PidFd>,
 }
 
 /// The program's child at the gate, and our ends of its pipes.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Reply {
     pub(crate) program: OsString,
     pub(crate) pid: Pid,
     pub(crate) pidfd: PidFd,
@@ -54,50 +55,53 @@ pub(crate) struct Asked {
 }
 
 impl Binary {
-    /// Starts a keeper and reads its hello.
+    /// Starts a keeper and reads its handshake.
     ///
     /// Its arguments do not describe the tree: every user can read them, and the process that ends the tree finds the keeper by
     /// its identity.
-    pub(crate) fn start(&self) -> Result<Link> {
+    pub(crate) fn start(&self) -> Result<KeeperClient> {
         let failed = |error| Error::os("failed to duplicate a descriptor", error);
-        let (channel, socket) = Channel::pair()?;
+        let (transport, socket) = Transport::pair()?;
         let helper = Helper {
             executable: self.as_fd().try_clone_to_owned().map_err(failed)?,
-            argv: [NAME, ARGUMENT].into_iter().filter_map(|word| CString::new(word).ok()).collect(),
+            argv: [NAME, ARGUMENT]
+                .into_iter()
+                .filter_map(|message| CString::new(message).ok())
+                .collect(),
             socket,
         };
         let (pid, pidfd) = start(&helper)?;
         // The keeper must be the only holder of its end of the socket: otherwise its death would not close the socket.
         drop(helper);
-        let link = Link { channel: Some(channel), pid, pidfd };
-        match link.greet(self) {
-            Ok(()) => Ok(link),
+        let client = KeeperClient { transport: Some(transport), pid, pidfd };
+        match client.check_handshake(self) {
+            Ok(()) => Ok(client),
             Err(error) => {
-                link.kill();
+                client.kill();
                 Err(error)
             }
         }
     }
 }
 
-impl Link {
+impl KeeperClient {
     /// Reads the keeper's identity, by which other processes find it. `None` where it has been reaped.
     pub(crate) fn identify(&self, proc: &Proc, place: Place) -> Result<Option<Identity>> {
         let pinned = Pinned::identify(proc, place, self.pid, Arc::clone(&self.pidfd))?;
         Ok(pinned.map(|pinned| pinned.identity))
     }
 
-    fn greet(&self, binary: &Binary) -> Result<()> {
+    fn check_handshake(&self, binary: &Binary) -> Result<()> {
         let shown = binary.path().display();
-        let hello = match self.channel()?.receive(&mut Vec::new(), HELLO_LIMIT) {
+        let handshake = match self.transport()?.receive(&mut Vec::new(), HANDSHAKE_LIMIT) {
             Err(error) if error.is_busy() => {
-                let limit = HELLO_LIMIT.as_secs();
+                let limit = HANDSHAKE_LIMIT.as_secs();
                 let message = format!("`{shown}` is not a keeper: it sent nothing for {limit} s");
                 return Err(Error::new(Kind::Unsupported, message));
             }
-            hello => hello?,
+            handshake => handshake?,
         };
-        match hello.as_ref().and_then(version_of) {
+        match handshake.as_ref().and_then(version_of) {
             Some(VERSION) => Ok(()),
             Some(other) => Err(Error::new(
                 Kind::Unsupported,
@@ -111,53 +115,53 @@ impl Link {
     }
 
     /// Requests the program's child from the keeper; the child then waits at the gate.
-    pub(crate) fn ask(&self, command: Command, params: Params) -> Result<Asked> {
+    pub(crate) fn request_child(&self, command: Command, params: Params) -> Result<Reply> {
         command.check()?;
         let Command { program, args, environment, directory, stdio, .. } = command;
         let (descriptors, sources, pipes) = prepare_stdio(stdio)?;
         let (open, standard) = passed_on(&descriptors, &sources);
         let own = own_pidfd()?;
         let rights: Vec<BorrowedFd<'_>> = [own.as_fd()].into_iter().chain(standard).collect();
-        let errand = Errand { program, args, environment, directory, open, params };
-        let sent = self.channel()?.send_errand(&errand, &rights, SEND_LIMIT);
-        sent.map_err(|error| lost(&errand.program).with_source(error))?;
-        match self.hear(&errand.program)? {
+        let request = SpawnRequest { program, args, environment, directory, open, params };
+        let sent = self.transport()?.send_request(&request, &rights, SEND_LIMIT);
+        sent.map_err(|error| lost(&request.program).with_source(error))?;
+        match self.receive_reply(&request.program)? {
             (FromKeeper::Child(pid), mut rights) if !rights.is_empty() => {
                 let pidfd = PidFd::from_owned(rights.swap_remove(0));
-                Ok(Asked { program: errand.program, pid, pidfd, pipes })
+                Ok(Reply { program: request.program, pid, pidfd, pipes })
             }
-            (word, _) => Err(not_started(&errand.program, word)),
+            (message, _) => Err(not_started(&request.program, message)),
         }
     }
 
     /// Reports to the keeper whether the row was committed; after a go, returns whether the program runs.
     pub(crate) fn decide(&self, go: bool, program: &OsString) -> Result<()> {
-        let word = if go { FromHost::Go } else { FromHost::Refuse };
-        let sent = self.channel()?.tell_keeper(word, SEND_LIMIT);
+        let message = if go { FromHost::Go } else { FromHost::Refuse };
+        let sent = self.transport()?.send_to_keeper(message, SEND_LIMIT);
         sent.map_err(|error| lost(program).with_source(error))?;
         if !go {
             return Ok(());
         }
-        match self.hear(program)? {
+        match self.receive_reply(program)? {
             (FromKeeper::Started, _) => Ok(()),
-            (word, _) => Err(not_started(program, word)),
+            (message, _) => Err(not_started(program, message)),
         }
     }
 
-    fn hear(&self, program: &OsString) -> Result<(FromKeeper, Vec<OwnedFd>)> {
-        let channel = self.channel()?;
+    fn receive_reply(&self, program: &OsString) -> Result<(FromKeeper, Vec<OwnedFd>)> {
+        let transport = self.transport()?;
         let deadline = Instant::now() + GATE_LIMIT;
         // Its program may have stopped it before it could say that this runs.
-        while !channel.is_readable(RESUME_AFTER) && Instant::now() < deadline {
+        while !transport.is_readable(RESUME_AFTER) && Instant::now() < deadline {
             self.resume();
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        channel.hear_keeper(left)?.ok_or_else(|| lost(program))
+        transport.receive_from_keeper(left)?.ok_or_else(|| lost(program))
     }
 
     /// Returns how the program ended, as far as the keeper reports it within `limit`.
     pub(crate) fn status(&self, limit: Duration) -> Option<ExitStatus> {
-        match self.channel().ok()?.hear_keeper(limit) {
+        match self.transport().ok()?.receive_from_keeper(limit) {
             Ok(Some((FromKeeper::Ended(status), _))) => Some(status),
             _ => None,
         }
@@ -171,7 +175,9 @@ impl Link {
 
     /// Asks the keeper to leave the remaining processes running. A keeper that has already exited has done so.
     pub(crate) fn leave(&self) {
-        let _ = self.channel().and_then(|channel| channel.tell_keeper(FromHost::Leave, SEND_LIMIT));
+        let _ = self
+            .transport()
+            .and_then(|transport| transport.send_to_keeper(FromHost::Leave, SEND_LIMIT));
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -190,7 +196,7 @@ impl Link {
     /// Closes the connection: the keeper ends what is left below it, and exits. It is reaped; a keeper that is alive after
     /// `limit` is handed back.
     pub(crate) fn dismiss(mut self, limit: Duration) -> Option<Self> {
-        self.channel = None;
+        self.transport = None;
         if !limit.is_zero() {
             self.resume();
         }
@@ -210,12 +216,12 @@ impl Link {
         let _ = self.pidfd.child_status(true);
     }
 
-    fn channel(&self) -> Result<&Channel> {
-        self.channel.as_ref().ok_or_else(|| Error::new(Kind::Gone, "the keeper was released"))
+    fn transport(&self) -> Result<&Transport> {
+        self.transport.as_ref().ok_or_else(|| Error::new(Kind::Gone, "the keeper was released"))
     }
 }
 
-impl AsFd for Link {
+impl AsFd for KeeperClient {
     /// Returns the keeper's pidfd.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
@@ -259,8 +265,8 @@ fn own_pidfd() -> Result<PidFd> {
     opened.ok_or_else(|| Error::new(Kind::Unknown, "this process cannot open a pidfd for itself"))
 }
 
-fn not_started(program: &OsString, word: FromKeeper) -> Error {
-    match word {
+fn not_started(program: &OsString, message: FromKeeper) -> Error {
+    match message {
         FromKeeper::Failed { step: 0, errno } if errno != 0 => {
             not_made(errno).told_again(&format!("failed to start `{}`", program.display()))
         }

@@ -7,8 +7,8 @@
 //! ```text
 //!  host                            keeper                       program
 //!  vfork, exec by descriptor ----> subreaper, /dev/null
-//!  <------------------------ hello
-//!  errand, stdio, own pidfd -----> clone3 --------------------> at the gate
+//!  <-------------------- handshake
+//!  request, stdio, own pidfd ---> clone3 --------------------> at the gate
 //!  <----------------- child, pidfd
 //!  stat, commit
 //!  go | refuse ------------------> gate opens ----------------> execve
@@ -36,13 +36,13 @@ mod server;
 mod transport;
 
 pub(crate) use binary::{Binary, is_secure};
-pub(crate) use client::{Asked, Link};
+pub(crate) use client::{KeeperClient, Reply};
 pub(crate) use hosts::hosts_below;
 pub(crate) use protocol::{FromHost, FromKeeper, Params};
 pub(crate) use server::{
-    Reaped, Seat, Wake, block_all_signals, ignore_dead_children, is_asked, reap_one,
+    KeeperServer, Reaped, Wake, block_all_signals, ignore_dead_children, is_asked, reap_one,
 };
-pub(crate) use transport::Channel;
+pub(crate) use transport::Transport;
 
 /// The name that the keeper sets for itself, truncated as the kernel truncates it (`TASK_COMM_LEN`).
 const COMM: &std::ffi::CStr = c"procledger-keep";

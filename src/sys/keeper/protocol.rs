@@ -1,7 +1,7 @@
-//! The messages on the socket between a host and a keeper: frames of 16 bytes, and one spawn request (the errand).
+//! The messages on the socket between a host and a keeper: frames of 16 bytes, and one spawn request.
 //!
-//! Both ends run on one machine: numbers are in its byte order. The keeper sends first. The form of its hello never changes, so
-//! that each end can determine the other's version before it reads anything else.
+//! Both ends run on one machine: numbers are in its byte order. The keeper sends first. The form of its handshake never changes,
+//! so that each end can determine the other's version before it reads anything else.
 
 use std::{
     ffi::OsString,
@@ -24,8 +24,8 @@ pub(super) const FRAME: usize = 16;
 pub(super) type Frame = [u8; FRAME];
 
 const MAGIC: [u8; 8] = *b"plkeeper";
-/// An errand contains arguments and environment, which the kernel limits (execve(2)); a greater length is not from a host.
-const ERRAND_LIMIT: usize = 64 << 20;
+/// A request contains arguments and environment, which the kernel limits (execve(2)); a greater length is not from a host.
+const REQUEST_LIMIT: usize = 64 << 20;
 
 /// A message of a keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(crate) enum FromKeeper {
     Ended(ExitStatus),
 }
 
-/// A message of a host after the errand.
+/// A message of a host after the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FromHost {
     /// The row is committed.
@@ -53,7 +53,7 @@ pub(crate) enum FromHost {
 
 /// A program to run below the keeper. Its standard descriptors and the host's pidfd are sent with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Errand {
+pub(crate) struct SpawnRequest {
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
@@ -96,20 +96,20 @@ fn unknown(what: &str) -> Error {
 }
 
 /// Returns a keeper's first frame.
-pub(super) fn hello(version: u32) -> Frame {
+pub(super) fn handshake(version: u32) -> Frame {
     let mut frame = [0; FRAME];
     frame[..8].copy_from_slice(&MAGIC);
     frame[8..12].copy_from_slice(&version.to_ne_bytes());
     frame
 }
 
-/// Returns the version in a hello; `None` where the frame is not a hello.
+/// Returns the version in a handshake; `None` where the frame is not a handshake.
 pub(super) fn version_of(frame: &Frame) -> Option<u32> {
     let version = [frame[8], frame[9], frame[10], frame[11]];
     frame.starts_with(&MAGIC).then(|| u32::from_ne_bytes(version))
 }
 
-/// Returns the frame that announces an errand of this many bytes.
+/// Returns the frame that announces a request of this many bytes.
 pub(super) fn announce(length: usize) -> Frame {
     let mut frame = [0; FRAME];
     frame[..8].copy_from_slice(&MAGIC);
@@ -117,12 +117,12 @@ pub(super) fn announce(length: usize) -> Frame {
     frame
 }
 
-/// Returns the length in bytes of the errand that a frame announces.
+/// Returns the length in bytes of the request that a frame announces.
 pub(super) fn announced(frame: &Frame) -> Result<usize> {
     let mut length = [0; 8];
     length.copy_from_slice(&frame[8..]);
     let length = usize::try_from(u64::from_ne_bytes(length)).unwrap_or(usize::MAX);
-    if frame.starts_with(&MAGIC) && length <= ERRAND_LIMIT {
+    if frame.starts_with(&MAGIC) && length <= REQUEST_LIMIT {
         Ok(length)
     } else {
         Err(unknown("the host"))
@@ -175,7 +175,7 @@ impl FromHost {
     }
 }
 
-impl Errand {
+impl SpawnRequest {
     pub(super) fn encode(&self) -> Vec<u8> {
         let Params { token, grace, uid, arguments, ledger, protected } = &self.params;
         let mut bytes = Vec::new();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn errand()(
+        fn request()(
             program in text(),
             args in proptest::collection::vec(text(), 0..5),
             environment in proptest::collection::vec((text(), text()), 0..5),
@@ -278,8 +278,8 @@ mod tests {
             arguments: bool,
             ledger in text(),
             protected in proptest::collection::vec(text(), 0..3),
-        ) -> Errand {
-            Errand {
+        ) -> SpawnRequest {
+            SpawnRequest {
                 program,
                 args,
                 environment,
@@ -299,26 +299,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_errand_arrives_as_it_was_sent(errand in errand()) {
-            prop_assert_eq!(Errand::decode(&errand.encode()).expect("understood"), errand);
+        fn a_request_arrives_as_it_was_sent(request in request()) {
+            prop_assert_eq!(SpawnRequest::decode(&request.encode()).expect("understood"), request);
         }
 
         #[test]
-        fn a_part_of_an_errand_is_never_taken_for_another_program(
-            errand in errand(),
+        fn a_part_of_a_request_is_never_taken_for_another_program(
+            request in request(),
             cut in any::<prop::sample::Index>(),
         ) {
-            let bytes = errand.encode();
+            let bytes = request.encode();
             let part = &bytes[..cut.index(bytes.len())];
-            if let Ok(understood) = Errand::decode(part) {
-                prop_assert_eq!(understood.program, errand.program);
-                prop_assert_eq!(understood.args, errand.args);
+            if let Ok(understood) = SpawnRequest::decode(part) {
+                prop_assert_eq!(understood.program, request.program);
+                prop_assert_eq!(understood.args, request.args);
             }
         }
 
         #[test]
         fn noise_is_refused_or_understood_and_never_worse(bytes: Vec<u8>, frame: Frame) {
-            let _ = Errand::decode(&bytes);
+            let _ = SpawnRequest::decode(&bytes);
             let _ = FromKeeper::decode(&frame);
             let _ = FromHost::decode(&frame);
             let _ = announced(&frame);
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn every_message_arrives_as_it_was_sent() {
         let pid = Pid::new(7).expect("a pid");
-        for word in [
+        for message in [
             FromKeeper::Child(pid),
             FromKeeper::Failed { step: 8, errno: 2 },
             FromKeeper::Started,
@@ -336,12 +336,12 @@ mod tests {
             FromKeeper::Ended(ExitStatus::Signaled(64)),
             FromKeeper::Ended(ExitStatus::Unobserved),
         ] {
-            assert_eq!(FromKeeper::decode(&word.encode()).expect("understood"), word);
+            assert_eq!(FromKeeper::decode(&message.encode()).expect("understood"), message);
         }
-        for word in [FromHost::Go, FromHost::Refuse, FromHost::Leave] {
-            assert_eq!(FromHost::decode(&word.encode()).expect("understood"), word);
+        for message in [FromHost::Go, FromHost::Refuse, FromHost::Leave] {
+            assert_eq!(FromHost::decode(&message.encode()).expect("understood"), message);
         }
-        assert_eq!(version_of(&hello(9)), Some(9));
+        assert_eq!(version_of(&handshake(9)), Some(9));
         assert_eq!(version_of(&FromKeeper::Started.encode()), None);
         assert_eq!(announced(&announce(70_000)).expect("a length"), 70_000);
         assert!(announced(&announce(usize::MAX)).is_err());

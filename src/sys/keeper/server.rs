@@ -22,9 +22,9 @@ use rustix::{
 };
 
 use super::{
-    COMM, Channel, NAME,
+    COMM, NAME, Transport,
     binary::is_secure,
-    protocol::{Errand, FromHost, VERSION, hello},
+    protocol::{FromHost, SpawnRequest, VERSION, handshake},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -38,9 +38,9 @@ use crate::{
 
 /// A keeper that is set up.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    pub(crate) channel: Channel,
-    pub(crate) errand: Errand,
+pub(crate) struct KeeperServer {
+    pub(crate) transport: Transport,
+    pub(crate) request: SpawnRequest,
     host: PidFd,
     children: SignalFd,
 }
@@ -70,9 +70,9 @@ pub(crate) fn is_asked() -> bool {
     std::env::args_os().next().is_some_and(|name| name == NAME)
 }
 
-impl Seat {
-    /// Becomes a keeper: blocks all signals, becomes a subreaper, moves the socket away from standard input, and sends a hello.
-    /// Returns the program to start; `None` where the host wanted only the hello.
+impl KeeperServer {
+    /// Becomes a keeper: blocks all signals, becomes a subreaper, moves the socket away from standard input, and sends a
+    /// handshake. Returns the program to start; `None` where the host wanted only the handshake.
     pub(crate) fn take() -> Result<Option<(Self, Command)>> {
         let failed = |what: &str, error: Errno| Error::os(format!("failed to {what}"), error);
         let stdin = rustix::stdio::stdin();
@@ -98,18 +98,18 @@ impl Seat {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| failed("open `/dev/null`", error))?;
         rustix::stdio::dup2_stdin(&null).map_err(|error| failed("release its input", error))?;
-        let channel = Channel::from_owned(socket);
-        channel.send(&hello(VERSION), &[], GATE_LIMIT)?;
-        let Ok((errand, rights)) = channel.receive_errand(GATE_LIMIT) else { return Ok(None) };
+        let transport = Transport::from_owned(socket);
+        transport.send(&handshake(VERSION), &[], GATE_LIMIT)?;
+        let Ok((request, rights)) = transport.receive_request(GATE_LIMIT) else { return Ok(None) };
         let mut rights = rights.into_iter();
-        let host = rights.next().ok_or_else(|| Error::invalid("the errand contains no host"))?;
-        let command = command(&errand, rights);
+        let host = rights.next().ok_or_else(|| Error::invalid("the request contains no host"))?;
+        let command = command(&request, rights);
         let mut chld = SigSet::empty();
         chld.add(Signal::SIGCHLD);
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let children = SignalFd::with_flags(&chld, flags)
             .map_err(|error| Error::os("failed to watch for the death of children", error))?;
-        Ok(Some((Self { channel, errand, host: PidFd::from_owned(host), children }, command)))
+        Ok(Some((Self { transport, request, host: PidFd::from_owned(host), children }, command)))
     }
 
     /// Reports whether the host is dead. A host that has only closed the socket is not.
@@ -121,7 +121,7 @@ impl Seat {
     pub(crate) fn wait(&self) -> Wake {
         loop {
             let mut fds = [
-                PollFd::new(&self.channel, PollFlags::IN),
+                PollFd::new(&self.transport, PollFlags::IN),
                 PollFd::new(&self.host, PollFlags::IN),
                 PollFd::from_borrowed_fd(self.children.as_fd(), PollFlags::IN),
             ];
@@ -133,8 +133,8 @@ impl Seat {
             }
             let ready = fds.map(|fd| !fd.revents().is_empty());
             if ready[0] {
-                return match self.channel.hear_host(Duration::ZERO) {
-                    Ok(Some(word)) => Wake::Word(word),
+                return match self.transport.receive_from_host(Duration::ZERO) {
+                    Ok(Some(message)) => Wake::Word(message),
                     Ok(None) | Err(_) => Wake::HostGone,
                 };
             }
@@ -151,16 +151,16 @@ impl Seat {
 }
 
 /// Returns the program, with the descriptors that were sent for it.
-fn command(errand: &Errand, mut standard: impl Iterator<Item = OwnedFd>) -> Command {
-    let stdio = errand.open.map(|open| {
+fn command(request: &SpawnRequest, mut standard: impl Iterator<Item = OwnedFd>) -> Command {
+    let stdio = request.open.map(|open| {
         let fd = if open { standard.next() } else { None };
         fd.map_or(StdioSource::Closed, StdioSource::Fd)
     });
     Command {
-        program: errand.program.clone(),
-        args: errand.args.clone(),
-        environment: errand.environment.clone(),
-        directory: errand.directory.clone(),
+        program: request.program.clone(),
+        args: request.args.clone(),
+        environment: request.environment.clone(),
+        directory: request.directory.clone(),
         stdio,
         session: Session::New,
         place: None,

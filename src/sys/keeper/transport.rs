@@ -16,7 +16,7 @@ use rustix::{
     },
 };
 
-use super::protocol::{Errand, FRAME, Frame, FromHost, FromKeeper, announce, announced};
+use super::protocol::{FRAME, Frame, FromHost, FromKeeper, SpawnRequest, announce, announced};
 use crate::{
     error::{Error, Kind, Result},
     sys::pidfd::timespec,
@@ -27,9 +27,9 @@ const RIGHTS: usize = 4;
 
 /// One end of the socket.
 #[derive(Debug)]
-pub(crate) struct Channel(OwnedFd);
+pub(crate) struct Transport(OwnedFd);
 
-impl Channel {
+impl Transport {
     /// Creates both ends.
     pub(super) fn pair() -> Result<(Self, OwnedFd)> {
         let (ours, theirs) =
@@ -42,49 +42,49 @@ impl Channel {
         Self(fd)
     }
 
-    pub(crate) fn tell_host(
+    pub(crate) fn send_to_host(
         &self,
-        word: FromKeeper,
+        message: FromKeeper,
         pidfd: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<()> {
-        self.send(&word.encode(), pidfd, limit)
+        self.send(&message.encode(), pidfd, limit)
     }
 
-    pub(crate) fn tell_keeper(&self, word: FromHost, limit: Duration) -> Result<()> {
-        self.send(&word.encode(), &[], limit)
+    pub(crate) fn send_to_keeper(&self, message: FromHost, limit: Duration) -> Result<()> {
+        self.send(&message.encode(), &[], limit)
     }
 
-    pub(super) fn send_errand(
+    pub(super) fn send_request(
         &self,
-        errand: &Errand,
+        request: &SpawnRequest,
         rights: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<()> {
-        let bytes = errand.encode();
+        let bytes = request.encode();
         self.send(&announce(bytes.len()), rights, limit)?;
         self.send(&bytes, &[], limit)
     }
 
-    /// Receives the errand and the descriptors that were sent with it.
-    pub(super) fn receive_errand(&self, limit: Duration) -> Result<(Errand, Vec<OwnedFd>)> {
+    /// Receives the request and the descriptors that were sent with it.
+    pub(super) fn receive_request(&self, limit: Duration) -> Result<(SpawnRequest, Vec<OwnedFd>)> {
         let mut rights = Vec::new();
         let frame = self.receive(&mut rights, limit)?.ok_or_else(closed)?;
         let mut bytes = vec![0; announced(&frame)?];
         if !self.fill(&mut bytes, &mut rights, limit)? {
             return Err(closed());
         }
-        Ok((Errand::decode(&bytes)?, rights))
+        Ok((SpawnRequest::decode(&bytes)?, rights))
     }
 
     /// Receives a message of the host; `None` where it has gone.
-    pub(crate) fn hear_host(&self, limit: Duration) -> Result<Option<FromHost>> {
+    pub(crate) fn receive_from_host(&self, limit: Duration) -> Result<Option<FromHost>> {
         let frame = self.receive(&mut Vec::new(), limit)?;
         frame.map(|frame| FromHost::decode(&frame)).transpose()
     }
 
     /// Receives a message of the keeper, and the descriptors that were sent with it; `None` where it has gone.
-    pub(super) fn hear_keeper(
+    pub(super) fn receive_from_keeper(
         &self,
         limit: Duration,
     ) -> Result<Option<(FromKeeper, Vec<OwnedFd>)>> {
@@ -179,7 +179,7 @@ impl Channel {
     }
 }
 
-impl AsFd for Channel {
+impl AsFd for Transport {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

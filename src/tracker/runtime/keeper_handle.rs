@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     identity::Identity,
     model::{EndReason, ExitStatus, ProcessId, task_text},
-    sys::{Pinned, Probe, keeper::Link},
+    sys::{Pinned, Probe, keeper::KeeperClient},
     tracker::{
         core::Core,
         end::{root_exit::tree_of, run::Tree, spared::leave_of},
@@ -45,13 +45,13 @@ pub(in crate::tracker) enum Word {
 #[derive(Debug)]
 struct State {
     /// `None` once it has exited, or was released.
-    link: Option<Link>,
+    client: Option<KeeperClient>,
     reported: Option<ExitStatus>,
 }
 
 impl Kept {
-    pub(in crate::tracker) fn new(link: Link) -> Self {
-        Self(Mutex::new(State { link: Some(link), reported: None }))
+    pub(in crate::tracker) fn new(client: KeeperClient) -> Self {
+        Self(Mutex::new(State { client: Some(client), reported: None }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -62,48 +62,48 @@ impl Kept {
     pub(in crate::tracker) fn word(&self, deadline: Instant) -> Word {
         let mut state = self.state();
         if state.reported.is_none()
-            && let Some(link) = &state.link
+            && let Some(client) = &state.client
         {
             // The keeper reports it as soon as it is scheduled and could reap the program. Its last message may still be in the
             // socket.
-            let dead = link.is_dead();
+            let dead = client.is_dead();
             let limit = deadline.saturating_duration_since(Instant::now());
-            state.reported = link.status(if dead { Duration::ZERO } else { limit });
+            state.reported = client.status(if dead { Duration::ZERO } else { limit });
             if state.reported.is_none() && !dead {
                 // The program may have stopped its keeper before it ended; nothing else would resume that.
-                state.link.iter().for_each(Link::resume);
+                state.client.iter().for_each(KeeperClient::resume);
                 return Word::NotYet;
             }
         }
         state.reported.map_or(Word::Gone, Word::Ended)
     }
 
-    fn take(&self) -> Option<Link> {
-        self.state().link.take()
+    fn take(&self) -> Option<KeeperClient> {
+        self.state().client.take()
     }
 
     /// Notes that a keeper exited before the host parted with it: `true` once.
     fn has_gone(&self) -> bool {
         let mut state = self.state();
-        let Some(link) = state.link.take_if(|link| link.is_dead()) else { return false };
+        let Some(client) = state.client.take_if(|client| client.is_dead()) else { return false };
         // Its last message may still be in the socket.
-        state.reported = state.reported.or_else(|| link.status(Duration::ZERO));
+        state.reported = state.reported.or_else(|| client.status(Duration::ZERO));
         drop(state);
-        let _ = link.dismiss(Duration::ZERO);
+        let _ = client.dismiss(Duration::ZERO);
         true
     }
 
     /// Passes the keeper's pidfd to `watch`.
     fn watched<T>(&self, watch: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
-        self.state().link.as_ref().map(|link| watch(link.as_fd()))
+        self.state().client.as_ref().map(|client| watch(client.as_fd()))
     }
 }
 
 /// Asks a keeper to leave everything below it running, and waits until it has exited.
-fn send_away(link: Link) {
-    link.leave();
-    if let Some(link) = link.dismiss(LEAVE_LIMIT) {
-        link.kill();
+fn send_away(client: KeeperClient) {
+    client.leave();
+    if let Some(client) = client.dismiss(LEAVE_LIMIT) {
+        client.kill();
     }
 }
 
@@ -150,46 +150,46 @@ impl Core {
     /// those of another task: so a keeper never ends what its living host has decided to spare.
     pub(in crate::tracker) fn part_with_keeper(&self, entry: &Arc<Entry>, leave: bool) {
         self.bury_departed();
-        let Some(link) = entry.kept.as_deref().and_then(Kept::take) else { return };
+        let Some(client) = entry.kept.as_deref().and_then(Kept::take) else { return };
         if leave {
-            return send_away(link);
+            return send_away(client);
         }
-        if link.wait_dead(PART_LIMIT) {
-            let _ = link.dismiss(Duration::ZERO);
+        if client.wait_dead(PART_LIMIT) {
+            let _ = client.dismiss(Duration::ZERO);
         } else if self.is_of_another(entry.root.row) {
             // Another instance is ending the tree. The keeper holds it together until that is done.
-            lock(&self.departing).push((Arc::clone(entry), link));
+            lock(&self.departing).push((Arc::clone(entry), client));
         } else {
             self.end_unseen(entry);
-            self.dismiss_keeper(entry, link);
+            self.dismiss_keeper(entry, client);
         }
     }
 
     /// Lets a keeper end the processes left below it, unless they are spared on purpose.
-    fn dismiss_keeper(&self, entry: &Entry, link: Link) {
-        if link.wait_dead(PART_LIMIT) {
-            let _ = link.dismiss(Duration::ZERO);
+    fn dismiss_keeper(&self, entry: &Entry, client: KeeperClient) {
+        if client.wait_dead(PART_LIMIT) {
+            let _ = client.dismiss(Duration::ZERO);
             return;
         }
-        if self.is_released(entry.root.row) || self.spares_below(entry, &link) {
-            return send_away(link);
+        if self.is_released(entry.root.row) || self.spares_below(entry, &client) {
+            return send_away(client);
         }
         let grace = entry.root.limits.grace.max(GRACE_CAP);
-        match link.dismiss(grace + END_LIMIT) {
+        match client.dismiss(grace + END_LIMIT) {
             None => self.record_ended_by_keeper(&entry.root),
-            Some(link) => {
+            Some(client) => {
                 tracing::error!(
                     "the keeper of task {} does not end its remaining processes, killing it",
                     task_text(entry.root.task.as_ref())
                 );
-                link.kill();
+                client.kill();
             }
         }
     }
 
     /// Returns whether a process that is spared on purpose is alive below a keeper: a kept part of its tree, another task, or
     /// another instance. If that is unknown, nothing is ended on a guess.
-    fn spares_below(&self, entry: &Entry, link: &Link) -> bool {
+    fn spares_below(&self, entry: &Entry, client: &KeeperClient) -> bool {
         let root = entry.root.row;
         let looked = || -> Result<bool> {
             let kept = self.store.below(&[root])?.into_iter().flat_map(|it| it.kept);
@@ -199,7 +199,7 @@ impl Core {
             let others = others.filter(|row| row.root.unwrap_or(row.id) != root);
             let spared: Vec<Identity> =
                 kept.chain(instances).chain(others.map(|row| row.identity)).collect();
-            let below = self.proc.snapshot()?.below(link.pid());
+            let below = self.proc.snapshot()?.below(client.pid());
             let lives = |it: &Identity| {
                 matches!(Pinned::probe(&self.proc, self.place(), it), Probe::Alive(_))
             };
@@ -230,13 +230,13 @@ impl Core {
     /// Parts with the keepers of trees that another instance was ending, once it has done so.
     pub(in crate::tracker) fn bury_departed(&self) {
         let departing = std::mem::take(&mut *lock(&self.departing));
-        for (entry, link) in departing {
-            if link.is_dead() {
-                let _ = link.dismiss(Duration::ZERO);
+        for (entry, client) in departing {
+            if client.is_dead() {
+                let _ = client.dismiss(Duration::ZERO);
             } else if self.is_of_another(entry.root.row) {
-                lock(&self.departing).push((entry, link));
+                lock(&self.departing).push((entry, client));
             } else {
-                self.dismiss_keeper(&entry, link);
+                self.dismiss_keeper(&entry, client);
             }
         }
     }
@@ -244,8 +244,8 @@ impl Core {
     /// Does the same when this host stops: after that, nothing holds these trees together.
     pub(in crate::tracker) fn bury_last(&self) {
         let departing = std::mem::take(&mut *lock(&self.departing));
-        for (entry, link) in departing {
-            self.dismiss_keeper(&entry, link);
+        for (entry, client) in departing {
+            self.dismiss_keeper(&entry, client);
         }
     }
 

@@ -14,9 +14,9 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Starts the keeper once, to read its version.
 pub(in crate::tracker) fn try_keeper(binary: &Binary) -> Result<()> {
-    let link = binary.start()?;
-    if let Some(link) = link.dismiss(PROBE_LIMIT) {
-        link.kill();
+    let client = binary.start()?;
+    if let Some(client) = client.dismiss(PROBE_LIMIT) {
+        client.kill();
     }
     tracing::debug!("the keeper is `{}`", binary.path().display());
     Ok(())

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{Containment, NewProcess},
     sys::{
-        keeper::{Asked, Binary, Link, Params},
+        keeper::{Binary, KeeperClient, Params, Reply},
         spawn::{Command, Refusal, Spawned},
     },
     tracker::{
@@ -45,13 +45,13 @@ pub(in crate::tracker) fn spawn_kept(
             .map(Into::into)
             .collect(),
     };
-    let link = binary.start()?;
-    match relay(core, &link, request, command, params) {
-        Ok(spawned) => Ok((spawned, Kept::new(link))),
+    let client = binary.start()?;
+    match relay(core, &client, request, command, params) {
+        Ok(spawned) => Ok((spawned, Kept::new(client))),
         Err(refusal) => {
             // Nothing runs below it, or nothing must.
-            if let Some(link) = link.dismiss(REFUSED_LIMIT) {
-                link.kill();
+            if let Some(client) = client.dismiss(REFUSED_LIMIT) {
+                client.kill();
             }
             Err(refusal)
         }
@@ -60,29 +60,29 @@ pub(in crate::tracker) fn spawn_kept(
 
 fn relay(
     core: &Arc<Core>,
-    link: &Link,
+    client: &KeeperClient,
     request: &Request,
     command: Command,
     params: Params,
 ) -> Result<Spawned<Admitted>, Refusal<Admitted>> {
-    let Asked { program, pid, pidfd, pipes } = link.ask(command, params)?;
+    let Reply { program, pid, pidfd, pipes } = client.request_child(command, params)?;
     let pidfd = Arc::new(pidfd);
     let described = describe(core, request, pid, &pidfd, Containment::Keeper);
     // Both are committed at once, so that no program has an unknown keeper.
     let described = described.and_then(|new| {
         let gone = || Error::new(Kind::NotStarted, "the keeper was killed before the program ran");
-        let keeper = link.identify(&core.proc, core.place())?.ok_or_else(gone)?;
+        let keeper = client.identify(&core.proc, core.place())?.ok_or_else(gone)?;
         Ok(NewProcess { keeper: Some(keeper), ..new })
     });
     let admitted = match described.and_then(|new| core.registrar.admit(core, new, None)) {
         Ok(admitted) => admitted,
         Err(error) => {
             // If this fails, the keeper is gone, and the child with it.
-            let _ = link.decide(false, &program);
+            let _ = client.decide(false, &program);
             return Err(error.into());
         }
     };
-    match link.decide(true, &program) {
+    match client.decide(true, &program) {
         Ok(()) => Ok(Spawned { pid, pidfd, committed: admitted, pipes }),
         Err(error) => Err(Refusal { committed: Some(admitted), step: 0, error }),
     }
