@@ -313,7 +313,7 @@ impl Pinned {
     }
 
     /// Reports whether it still has its pid: it is alive, or a zombie.
-    pub(crate) fn holds_its_number(&self) -> bool {
+    pub(crate) fn has_its_pid(&self) -> bool {
         self.fd.exists().unwrap_or(false)
     }
 

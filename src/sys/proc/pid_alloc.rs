@@ -17,26 +17,26 @@ use super::{Proc, age, number};
 use crate::identity::{Identity, Pid};
 
 /// No processor allocates pids faster than one in this time: the cheapest clone(2) takes several microseconds.
-const LEAST_PER_NUMBER: Duration = Duration::from_micros(4);
+const LEAST_PER_PID: Duration = Duration::from_micros(4);
 
 impl Proc {
     /// Returns the pids that were allocated since `first`, a process that still has its own; `None` where they may have wrapped
     /// around, or the kernel does not report them.
-    pub(crate) fn numbers_since(&self, first: &Identity) -> Option<RangeInclusive<u32>> {
-        if age(first.start_tick) >= round_takes()? {
+    pub(crate) fn allocated_since(&self, first: &Identity) -> Option<RangeInclusive<u32>> {
+        if age(first.start_tick) >= shortest_round()? {
             return None;
         }
-        let last = self.last_given()?;
+        let last = self.last_allocated()?;
         // Past the highest pid they wrap around: this is rare, and then all processes are scanned.
         (last >= first.pid).then(|| first.pid.get() + 1..=last.get())
     }
 
     /// Returns the pid that was allocated last; `None` where the kernel does not report it.
-    pub(crate) fn last_given(&self) -> Option<Pid> {
-        self.last_number().ok().flatten()
+    pub(crate) fn last_allocated(&self) -> Option<Pid> {
+        self.read_last_allocated().ok().flatten()
     }
 
-    fn last_number(&self) -> Result<Option<Pid>, Errno> {
+    fn read_last_allocated(&self) -> Result<Option<Pid>, Errno> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.dir, "sys/kernel/ns_last_pid", flags, Mode::empty())?;
         let mut text = [0_u8; 32];
@@ -46,12 +46,12 @@ impl Proc {
 }
 
 /// Reports whether a pid that has become free cannot be reused within `span`; `false` where that is unknown.
-pub(crate) fn cannot_give_again_within(span: Duration) -> bool {
-    round_takes().is_some_and(|round| round > span)
+pub(crate) fn cannot_be_reused_within(span: Duration) -> bool {
+    shortest_round().is_some_and(|round| round > span)
 }
 
 /// Returns a time within which the pids cannot have wrapped around, however busy the machine is.
-fn round_takes() -> Option<Duration> {
+fn shortest_round() -> Option<Duration> {
     static KNOWN: OnceLock<Option<Duration>> = OnceLock::new();
     *KNOWN.get_or_init(|| {
         let highest = fs::read("/proc/sys/kernel/pid_max").ok()?;
@@ -60,7 +60,7 @@ fn round_takes() -> Option<Duration> {
         let is_one = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
         let processors = u32::try_from(processors.lines().filter(is_one).count()).ok()?;
         // Half of it: some pids are in use, and are skipped.
-        Some(LEAST_PER_NUMBER * (highest / processors.max(1) / 2))
+        Some(LEAST_PER_PID * (highest / processors.max(1) / 2))
     })
 }
 
@@ -81,7 +81,7 @@ mod tests {
         let pid = Pid::new(i64::from(elder.id())).expect("a pid");
         let pinned = Pinned::open(&proc, current_place().expect("a place"), pid);
         let identity = pinned.expect("a lookup").expect("alive").identity;
-        let since = proc.numbers_since(&identity);
+        let since = proc.allocated_since(&identity);
         for child in [&mut elder, &mut younger] {
             child.kill().expect("killed");
             child.wait().expect("ended");
@@ -100,7 +100,7 @@ mod tests {
         let place = current_place().expect("a place");
         let me = Pinned::open(&proc, place, own).expect("a lookup").expect("alive").identity;
         let since_boot = Identity { start_tick: 0, ..me };
-        let round = round_takes().expect("known");
-        assert!(crate::sys::boot_clock() < round || proc.numbers_since(&since_boot).is_none());
+        let round = shortest_round().expect("known");
+        assert!(crate::sys::boot_clock() < round || proc.allocated_since(&since_boot).is_none());
     }
 }

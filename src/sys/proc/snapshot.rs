@@ -50,7 +50,7 @@ impl Snapshot {
 
     /// Reports whether pid and start tick suffice to recognize it: a process that reuses the pid later is started later, and so
     /// in another tick.
-    pub(crate) fn tells_apart(&self, seen: &Stat) -> bool {
+    pub(crate) fn distinguishes(&self, seen: &Stat) -> bool {
         seen.start_tick < self.began
     }
 

@@ -75,7 +75,7 @@ impl Core {
         let ties = Ties::of(std::iter::once(root));
         let mut last = root.identity.pid.get();
         for _ in 0..ROUNDS {
-            let Some(since) = self.proc.numbers_since(&root.identity) else { return false };
+            let Some(since) = self.proc.allocated_since(&root.identity) else { return false };
             if *since.end() <= last {
                 // No process was forked since the others were examined: a process that had exited by then has left no
                 // descendant either.

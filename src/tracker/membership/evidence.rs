@@ -36,9 +36,8 @@ pub(in crate::tracker) fn pin(
 ) -> Result<Option<Pinned>> {
     let Some(pinned) = unless_busy(Pinned::open(proc, place, seen.pid))? else { return Ok(None) };
     let tied = pinned.stat.start_tick == seen.start_tick
-        && (snapshot.tells_apart(seen)
-            || is_tied(proc, &pinned.stat, seen, root, evidence, holds)
-                && pinned.holds_its_number());
+        && (snapshot.distinguishes(seen)
+            || is_tied(proc, &pinned.stat, seen, root, evidence, holds) && pinned.has_its_pid());
     Ok(tied.then_some(pinned))
 }
 

@@ -26,7 +26,7 @@ pub(in crate::tracker) fn verified(
     let Probe::Alive(pinned) = Pinned::probe(proc, observer.place, keeper) else { return None };
     let status = proc.status(pinned.pid()).ok().flatten()?;
     // Without pidfs, a PID that is reused within a tick looks the same.
-    (status.only_uid() == Some(uid) && pinned.holds_its_number()).then_some(pinned)
+    (status.only_uid() == Some(uid) && pinned.has_its_pid()).then_some(pinned)
 }
 
 /// Returns the keeper of a row from an older version, which recorded that there is one but not which.
@@ -45,8 +45,8 @@ fn of_older_row(
     let keeper = Pinned::open(proc, here, parent).ok().flatten()?;
     // It is still the parent, so it was the parent when it was pinned.
     let is_parent = proc.stat(root.pid()).ok().flatten()?.parent == parent.get()
-        && root.holds_its_number()
-        && keeper.holds_its_number();
+        && root.has_its_pid()
+        && keeper.has_its_pid();
     let between =
         host_started < keeper.stat.start_tick && keeper.stat.start_tick <= row.identity.start_tick;
     let status = proc.status(parent).ok().flatten()?;

@@ -269,7 +269,7 @@ impl Listener<'_> {
     /// Pins the process that has this PID now, if it is alive.
     fn pinned(&self, pid: Pid) -> Result<Option<Pinned>> {
         let pinned = Pinned::open(&self.core.proc, self.core.place(), pid)?;
-        Ok(pinned.filter(Pinned::holds_its_number))
+        Ok(pinned.filter(Pinned::has_its_pid))
     }
 
     fn record_due(&mut self) -> Result<()> {

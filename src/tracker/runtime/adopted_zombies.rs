@@ -32,7 +32,7 @@ use crate::{
         Pinned, Probe,
         children::{adopts_orphans, has_dead_child},
         keeper,
-        pid_alloc::cannot_give_again_within,
+        pid_alloc::cannot_be_reused_within,
         proc::{TICK, TICKS_PER_SECOND, this_tick},
         snapshot::Stat,
     },
@@ -312,7 +312,7 @@ impl Core {
         // A root that still has its PID also had it in that tick.
         owner.session = owner.session.filter(|_| self.has_its_number(&owner.root));
         // Processes started in this very tick count where a PID, once free, could not be reused within the tick.
-        let within = u64::from(cannot_give_again_within(TICK));
+        let within = u64::from(cannot_be_reused_within(TICK));
         owner.until = Some(now.saturating_add(within));
         let mut ended = lock(&self.adopted.ended);
         ended.last = Some(Instant::now());

@@ -109,7 +109,7 @@ impl Run<'_, '_> {
     /// Removes the trees for which nothing is left to do, if one more scan shows that these members were all. Where scans fail,
     /// or the tree keeps starting new processes, that is tried for a second.
     fn take_ended(&mut self) -> Vec<TreeEnd> {
-        let before = self.world.proc.last_given();
+        let before = self.world.proc.last_allocated();
         let looked = self.try_look();
         let is_open = looked.is_err() || self.is_open(before);
         let now = Instant::now();

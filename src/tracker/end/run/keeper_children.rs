@@ -50,6 +50,6 @@ impl Work {
             member.is_some_and(Member::is_alive) || self.exempted.contains(&pid) || was_left()
         };
         world.proc.has_other_children(keeper.pid(), is_known).unwrap_or(false)
-            && keeper.holds_its_number()
+            && keeper.has_its_pid()
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn has_newcomers(
     let ties = Ties::of(works.iter().map(|work| &work.root));
     for _ in 0..ROUNDS {
         // Where PID allocation has wrapped around, this cannot be determined.
-        let Some(now) = world.proc.last_given().filter(|now| *now > last) else { break };
+        let Some(now) = world.proc.last_allocated().filter(|now| *now > last) else { break };
         if now.get() - last.get() > FEW {
             break;
         }

@@ -103,7 +103,7 @@ pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Ve
     let mut run = Run::new(Cow::Borrowed(world), works, &mut recorder);
     let began = Instant::now();
     for looks in 0.. {
-        let before = world.proc.last_given();
+        let before = world.proc.last_allocated();
         run.try_look()?;
         let is_open = run.is_open(before) || run.works.iter().any(Work::hides);
         if !is_open || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
@@ -124,7 +124,7 @@ pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Ve
 pub(in crate::tracker) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview> {
     let mut recorder = |_: &Root, found: &[&ProcessInfo]| vec![None; found.len()];
     let mut run = Run::new(Cow::Borrowed(world), vec![Work::new(world, tree)], &mut recorder);
-    let before = world.proc.last_given();
+    let before = world.proc.last_allocated();
     run.try_look()?;
     let missed = run.is_open(before);
     Ok(run.preview(missed).pop().unwrap_or_default())
@@ -274,7 +274,7 @@ impl<'a, 'b> Run<'a, 'b> {
     fn look_once_more(&mut self) {
         let deadline = Instant::now() + BLIND_LIMIT;
         loop {
-            let before = self.world.proc.last_given();
+            let before = self.world.proc.last_allocated();
             let looked = self.try_look();
             let is_open = looked.is_err() || self.is_open(before);
             if !is_open || self.works.iter().any(Work::goes_on) {

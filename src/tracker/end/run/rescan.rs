@@ -110,7 +110,7 @@ fn pinned_session(world: &World<'_>, work: &Work) -> Option<Pid> {
         let is_in = |stat: &Stat| stat.session == session.get() || stat.group == session.get();
         work.members.iter().any(|member| {
             let stat = world.proc.stat(member.pid()).ok().flatten();
-            member.pinned.as_ref().is_some_and(Pinned::holds_its_number)
+            member.pinned.as_ref().is_some_and(Pinned::has_its_pid)
                 && stat.is_some_and(|stat| {
                     stat.start_tick == member.info.identity.start_tick && is_in(&stat)
                 })
@@ -132,7 +132,7 @@ fn catch(world: &World<'_>, trails: &Trails, pid: Pid) -> Option<Pinned> {
     // The PID may have been reused since then, and within a tick the start time does not show it.
     let leads = || trails.lead_to(world, &pinned.stat);
     let same = pinned.stat.start_tick == stat.start_tick
-        && (stat.start_tick < began || leads() && pinned.holds_its_number());
+        && (stat.start_tick < began || leads() && pinned.has_its_pid());
     if !same {
         return None;
     }

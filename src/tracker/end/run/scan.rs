@@ -133,7 +133,7 @@ fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
             continue;
         };
         // Only a process that still holds its PID now, after the snapshot, held it while the snapshot was taken.
-        if !member.pinned.as_ref().is_some_and(Pinned::holds_its_number) {
+        if !member.pinned.as_ref().is_some_and(Pinned::has_its_pid) {
             continue;
         }
         if member.is_root {
@@ -263,7 +263,7 @@ fn add(
     // Any other error leaves it out of this round; the next scan finds it again.
     let holds = |pid: Pid| {
         let member = tree.pids.get(&pid).and_then(|&index| tree.members[index].pinned.as_ref());
-        member.is_some_and(Pinned::holds_its_number)
+        member.is_some_and(Pinned::has_its_pid)
     };
     let place = world.observer.place;
     let pinned = pin(world.proc, place, snapshot, seen, &tree.root, evidence, holds)?;
