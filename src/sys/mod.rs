@@ -12,7 +12,7 @@
 //! - [`place`]: boot, namespaces, machine;
 //! - [`fd_table`]: pidfds that are already held;
 //! - [`features`]: what the kernel allows;
-//! - [`cgroup`]: a v2 leaf for each tree;
+//! - [`cgroup`]: a v2 cgroup for each tree;
 //! - [`keeper`]: the process between a host and its program, and the protocol between the two;
 //! - [`file_lock`]: an instance's lock file, and [`lock_note`]: what is written in it;
 //! - [`pid_namespaces`]: which PID namespaces exist;

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 /// Set by systemd on a cgroup that it delegates (systemd.resource-control(5), `Delegate=`); `user.` since systemd 254.
 const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
 
-/// Maximum number of leaves nested within each other.
+/// Maximum number of task cgroups nested within each other.
 const NESTING: usize = 8;
 
 /// One mount of the v2 hierarchy.
@@ -23,8 +23,8 @@ pub(super) struct Mount {
     point: PathBuf,
 }
 
-/// Returns the folders below which a branch may be created, the best first: the nearest delegated ancestor, then the cgroup of
-/// this process.
+/// Returns the folders below which an instance cgroup may be created, the best first: the nearest delegated ancestor, then the
+/// cgroup of this process.
 ///
 /// # Errors
 ///
@@ -53,26 +53,26 @@ pub(crate) fn bases() -> Result<Vec<PathBuf>> {
     Ok(bases)
 }
 
-/// Returns the folder of the outermost branch, for a branch nested in a leaf in a leaf: a host that its own task restarts again
-/// and again must not be nested deeper each time.
+/// Returns the folder of the outermost instance cgroup, for an instance cgroup nested in a task cgroup in a task cgroup: a
+/// host that its own task restarts again and again must not be nested deeper each time.
 fn outermost(folder: &Path) -> Option<PathBuf> {
-    let branches = folder.ancestors().filter(|ancestor| is_branch(ancestor));
+    let branches = folder.ancestors().filter(|ancestor| is_instance_cgroup(ancestor));
     let outermost = branches.enumerate().skip(NESTING).last();
     outermost.and_then(|(_, branch)| branch.parent()).map(Path::to_owned)
 }
 
-fn is_branch(folder: &Path) -> bool {
+fn is_instance_cgroup(folder: &Path) -> bool {
     let name = folder.file_name().map(OsStrExt::as_bytes);
     name.is_some_and(|name| name.starts_with(PREFIX.as_bytes()))
 }
 
-/// Returns where a leaf could probably be created, without creating one: the first base that this process may write to.
+/// Returns where a task cgroup could probably be created, without creating one: the first base that this process may write to.
 pub(crate) fn prospect() -> Result<Option<PathBuf>> {
     let may_write = |path: &Path| {
         let flags = rustix::fs::AtFlags::EACCESS;
         rustix::fs::accessat(rustix::fs::CWD, path, rustix::fs::Access::WRITE_OK, flags).is_ok()
     };
-    // Each base is itself the common ancestor of this process's cgroup and of its leaves.
+    // Each base is itself the common ancestor of this process's cgroup and of its task cgroups.
     Ok(bases()?.into_iter().find(|base| may_write(base) && may_write(&base.join("cgroup.procs"))))
 }
 
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_nested_deep_in_leaves_leads_to_the_outermost_base() {
+    fn a_cgroup_nested_deep_in_task_cgroups_leads_to_the_outermost_base() {
         let nested =
             |depth: usize| PathBuf::from(format!("/base{}", "/procledger-x/token".repeat(depth)));
         assert_eq!(outermost(&nested(0)), None);

@@ -1,4 +1,4 @@
-//! An instance's own cgroup, and the creation of leaves in it.
+//! An instance's own cgroup, and the creation of task cgroups in it.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     record::PREFIX,
-    task::{Leaf, NAMED, is_cgroup2, lines, read, write},
+    task::{NAMED, TaskCgroup, is_cgroup2, lines, read, write},
     walk::{FOLDER, folders},
 };
 use crate::{
@@ -25,22 +25,22 @@ use crate::{
 
 /// A cgroup of this instance in which leaves can be created and joined: both were tried.
 #[derive(Debug)]
-pub(crate) struct Branch {
+pub(crate) struct InstanceCgroup {
     base: OwnedFd,
     fd: OwnedFd,
     path: PathBuf,
     inode: u64,
-    /// Whether leaves have a memory controller; determined at the first limit.
+    /// Whether task cgroups have a memory controller; determined at the first limit.
     memory: OnceLock<bool>,
 }
 
-impl Branch {
-    /// Returns where a branch of this name would be created.
+impl InstanceCgroup {
+    /// Returns where an instance cgroup of this name would be created.
     pub(crate) fn path_in(base: &Path, name: &str) -> PathBuf {
         base.join(format!("{PREFIX}{name}"))
     }
 
-    /// Creates a branch and tries whether a child can be put into it.
+    /// Creates an instance cgroup and tries whether a child can be put into it.
     ///
     /// Creating one is not enough: joining needs write access to the `cgroup.procs` of the common ancestor of this process's
     /// cgroup and the child's (cgroups(7)), and a clone3(2) that no seccomp profile refuses.
@@ -84,12 +84,12 @@ impl Branch {
         self.inode
     }
 
-    /// Creates the leaf of one root.
-    pub(crate) fn leaf(&self, token: Uuid) -> Result<Leaf> {
-        Leaf::make(&self.fd, &self.path, &token.simple().to_string())
+    /// Creates the task cgroup of one root.
+    pub(crate) fn create_task_cgroup(&self, token: Uuid) -> Result<TaskCgroup> {
+        TaskCgroup::make(&self.fd, &self.path, &token.simple().to_string())
     }
 
-    /// Gives leaves that are created from now on a memory controller, where one is available.
+    /// Gives task cgroups that are created from now on a memory controller, where one is available.
     ///
     /// A controller is enabled from the top down, and only by a cgroup that has no processes of its own, unless it is the root
     /// of the hierarchy (cgroup-v2.rst, "No Internal Process Constraint"). The root is configured by the machine's
@@ -107,15 +107,15 @@ impl Branch {
         })
     }
 
-    /// Removes the branch; returns `false` while a leaf is in it.
+    /// Removes the instance cgroup; returns `false` while a task cgroup is in it.
     pub(crate) fn remove(&self) -> bool {
         let Some(name) = self.path.file_name() else { return false };
         matches!(unlinkat(&self.base, name, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT))
     }
 }
 
-/// Restores the owner's access to a branch, where a task of the same user has removed it.
-pub(crate) fn open_up_branch(path: &Path, owner: u32) {
+/// Restores the owner's access to an instance cgroup, where a task of the same user has removed it.
+pub(crate) fn open_up_instance_cgroup(path: &Path, owner: u32) {
     let named = path.file_name().and_then(|name| name.to_str());
     let Some(name) = named.filter(|name| name.starts_with(PREFIX)) else { return };
     let base = path
@@ -135,11 +135,15 @@ fn lists_memory(text: &str) -> bool {
     lines(text).flat_map(str::split_whitespace).any(|name| name == "memory")
 }
 
-/// Removes what a dead instance left of its branch: leaves without a process, then the branch itself.
+/// Removes what a dead instance left of its instance cgroup: task cgroups without a process, then the instance cgroup itself.
 ///
-/// Returns the leaves that still contain a process; empty where nothing is left. Without `inode` (the instance died between the
-/// record and the creation) the name, which is unique, must suffice: only empty folders are removed.
-pub(crate) fn remove_branch(path: &Path, inode: Option<u64>, owner: u32) -> Result<Vec<Leaf>> {
+/// Returns the task cgroups that still contain a process; empty where nothing is left. Without `inode` (the instance died
+/// between the record and the creation) the name, which is unique, must suffice: only empty folders are removed.
+pub(crate) fn remove_instance_cgroup(
+    path: &Path,
+    inode: Option<u64>,
+    owner: u32,
+) -> Result<Vec<TaskCgroup>> {
     let failed = |errno: Errno| {
         Error::os(format!("failed to remove the cgroup `{}`", path.display()), errno)
     };
@@ -151,7 +155,7 @@ pub(crate) fn remove_branch(path: &Path, inode: Option<u64>, owner: u32) -> Resu
         if errno != Errno::ACCESS {
             return Err(errno);
         }
-        open_up_branch(path, owner);
+        open_up_instance_cgroup(path, owner);
         rustix::fs::open(path, FOLDER, Mode::empty())
     });
     let fd = match opened {
@@ -172,8 +176,8 @@ pub(crate) fn remove_branch(path: &Path, inode: Option<u64>, owner: u32) -> Resu
         let Ok(below) = openat(&fd, name.as_str(), NAMED, Mode::empty()) else { continue };
         let record =
             Cgroup { path: path.join(&name), inode: fstat(&below).map_err(failed)?.st_ino };
-        if let Some(leaf) = Leaf::open(&record, owner)?.filter(|leaf| !leaf.remove()) {
-            left.push(leaf);
+        if let Some(task) = TaskCgroup::open(&record, owner)?.filter(|task| !task.remove()) {
+            left.push(task);
         }
     }
     if left.is_empty() {
@@ -197,9 +201,9 @@ mod tests {
     }
 
     #[test]
-    fn a_branch_cannot_be_created_in_a_folder_that_is_not_a_cgroup() {
+    fn an_instance_cgroup_cannot_be_created_in_a_folder_that_is_not_a_cgroup() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Branch::make(&Branch::path_in(folder.path(), "x")).unwrap_err();
+        let error = InstanceCgroup::make(&InstanceCgroup::path_in(folder.path(), "x")).unwrap_err();
         assert!(error.to_string().contains("not on a cgroup v2 file system"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }

@@ -1,18 +1,18 @@
-//! cgroup v2: a leaf for each tree, which no member leaves by forking, by creating its own session or by wiping its
+//! cgroup v2: a task cgroup for each tree, which no member leaves by forking, by creating its own session or by wiping its
 //! environment.
 //!
 //! ```text
 //!  base      where this process may create cgroups: delegated, configured, or its own cgroup
-//!  +- procledger-NAME    the branch: one for each instance, recorded before it is created
-//!     +- TOKEN           the leaf: one for each root, joined by clone3(2) with CLONE_INTO_CGROUP
+//!  +- procledger-NAME    the instance cgroup: one for each instance, recorded before it is created
+//!     +- TOKEN           the task cgroup: one for each root, joined by clone3(2) with CLONE_INTO_CGROUP
 //! ```
 //!
-//! A program cannot leave its leaf unless it may write to the `cgroup.procs` of a common ancestor: root, the owner of a
+//! A program cannot leave its task cgroup unless it may write to the `cgroup.procs` of a common ancestor: root, the owner of a
 //! delegated subtree, or another manager (docker, systemd) asked to start something on its behalf.
 //!
 //! - [`hierarchy`]: where the v2 hierarchy is mounted, and where in it this process is;
-//! - [`instance`]: an instance's own cgroup, found by trying, and its leaves;
-//! - [`task`]: listing, freezing, killing and removing one leaf;
+//! - [`instance`]: an instance's own cgroup, found by trying, and its task cgroups;
+//! - [`task`]: listing, freezing, killing and removing one task cgroup;
 //! - [`walk`]: everything that a task has nested in one, however deep;
 //! - [`of_process`]: which cgroups a process is in, from `/proc/PID/cgroup`;
 //! - [`paths`]: the processes in one, determined from `/proc` where the cgroup cannot be listed.
@@ -32,7 +32,7 @@ mod task;
 mod walk;
 
 pub(crate) use hierarchy::{bases, prospect};
-pub(crate) use instance::{Branch, open_up_branch, remove_branch};
+pub(crate) use instance::{InstanceCgroup, open_up_instance_cgroup, remove_instance_cgroup};
 pub(crate) use paths::Paths;
 pub use record::Cgroup;
-pub(crate) use task::Leaf;
+pub(crate) use task::TaskCgroup;

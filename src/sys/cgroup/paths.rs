@@ -31,13 +31,13 @@ impl Paths {
 
     /// Reports whether a process is in the cgroup of this folder, or in one nested in it; `None` where that cannot be read: a
     /// path longer than `PATH_MAX` is truncated at its end (seen on Linux 6.18), or refused.
-    pub(crate) fn is_in(&self, proc: &Proc, pid: Pid, leaf: &Path) -> Option<bool> {
+    pub(crate) fn is_in(&self, proc: &Proc, pid: Pid, top: &Path) -> Option<bool> {
         let path = proc.cgroup(pid).ok()?;
-        Some(path.is_some_and(|path| self.is_below(&path, leaf)))
+        Some(path.is_some_and(|path| self.is_below(&path, top)))
     }
 
-    fn is_below(&self, cgroup: &Path, leaf: &Path) -> bool {
-        self.0.iter().any(|mount| folder(mount, cgroup).is_some_and(|at| at.starts_with(leaf)))
+    fn is_below(&self, cgroup: &Path, top: &Path) -> bool {
+        self.0.iter().any(|mount| folder(mount, cgroup).is_some_and(|at| at.starts_with(top)))
     }
 }
 
@@ -49,8 +49,8 @@ mod tests {
     fn a_cgroup_of_the_same_name_elsewhere_is_another_one() {
         let text = b"31 30 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         let paths = Paths(mounts(text));
-        let leaf = Path::new("/sys/fs/cgroup/a/procledger-x/token");
-        let is_in = |path: &str| paths.is_below(Path::new(path), leaf);
+        let top = Path::new("/sys/fs/cgroup/a/procledger-x/token");
+        let is_in = |path: &str| paths.is_below(Path::new(path), top);
         assert!(is_in("/a/procledger-x/token") && is_in("/a/procledger-x/token/b/c"));
         assert!(!is_in("/b/procledger-x/token"), "another user's");
         assert!(!is_in("/a/procledger-x/token2") && !is_in("/a/procledger-x") && !is_in("/"));

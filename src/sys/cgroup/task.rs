@@ -1,4 +1,4 @@
-//! One leaf: which processes are in it, and the operations on all of them at once.
+//! One task cgroup: which processes are in it, and the operations on all of them at once.
 
 use std::{
     ffi::{CStr, CString},
@@ -41,7 +41,7 @@ const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 const WRITE_MODE: u32 = 0o200;
 
-/// The processes in a leaf and in the cgroups nested in it.
+/// The processes in a task cgroup and in the cgroups nested in it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) pids: Vec<Pid>,
@@ -49,20 +49,20 @@ pub(crate) struct Listing {
     pub(crate) foreign: bool,
     /// Whether all could be listed: `false` where a nested cgroup may not be read.
     ///
-    /// A process that moves from one nested cgroup to another meanwhile may still be missed: only [`Leaf::is_populated`] tells
-    /// for certain whether there is one.
+    /// A process that moves from one nested cgroup to another meanwhile may still be missed: only [`TaskCgroup::is_populated`]
+    /// tells for certain whether there is one.
     pub(crate) complete: bool,
 }
 
-/// A leaf that was opened and verified to be the recorded one.
+/// A task cgroup that was opened and verified to be the recorded one.
 #[derive(Debug)]
-pub(crate) struct Leaf {
+pub(crate) struct TaskCgroup {
     fd: OwnedFd,
     record: Cgroup,
 }
 
-impl Leaf {
-    /// Creates a leaf in an open branch.
+impl TaskCgroup {
+    /// Creates a task cgroup in an open instance cgroup.
     pub(super) fn make(branch: &OwnedFd, folder: &Path, name: &str) -> Result<Self> {
         let path = folder.join(name);
         let failed = |errno: Errno| {
@@ -79,12 +79,12 @@ impl Leaf {
         })
     }
 
-    /// Opens the leaf that a row names; `None` where it no longer exists, or another folder has its name.
+    /// Opens the task cgroup that a row names; `None` where it no longer exists, or another folder has its name.
     ///
     /// It must be on a v2 hierarchy, have a name of the form that [`make`](Self::make) gives, and belong to `owner`: a forged
     /// row must not target a service.
     pub(crate) fn open(record: &Cgroup, owner: u32) -> Result<Option<Self>> {
-        if !is_a_leafs_name(&record.path) {
+        if !is_a_task_cgroups_name(&record.path) {
             return Ok(None);
         }
         let failed = |errno: Errno| {
@@ -110,21 +110,21 @@ impl Leaf {
         self.fd.as_fd()
     }
 
-    /// Lists the live processes in the leaf and in the cgroups nested in it. A zombie is not listed, unless it still has live
-    /// threads (cgroups(7)).
+    /// Lists the live processes in the task cgroup and in the cgroups nested in it. A zombie is not listed, unless it still
+    /// has live threads (cgroups(7)).
     ///
     /// # Errors
     ///
-    /// When the leaf cannot be read for lack of descriptors or memory. A cgroup that may not be read is no error: the list is
-    /// then incomplete.
+    /// When the task cgroup cannot be read for lack of descriptors or memory. A cgroup that may not be read is no error: the
+    /// list is then incomplete.
     pub(crate) fn list(&self) -> Result<Listing> {
         let (mut pids, mut foreign) = (Vec::new(), false);
         let (mut complete, mut first) = (true, true);
         let walked = visit(self.fd.as_fd(), Closed::Skip, &mut |fd| {
             let is_top = std::mem::take(&mut first);
             let text = match read(fd, c"cgroup.procs") {
-                // A threaded cgroup lists no processes; those are listed by the domain above it, which may be the leaf or,
-                // where a task has made the leaf itself threaded, a cgroup that is not ours.
+                // A threaded cgroup lists no processes; those are listed by the domain above it, which may be the task cgroup
+                // or, where a task has made the task cgroup itself threaded, a cgroup that is not ours.
                 Err(Errno::OPNOTSUPP) => {
                     complete &= !is_top;
                     return Ok(());
@@ -144,8 +144,8 @@ impl Leaf {
         Ok(Listing { pids, foreign, complete: complete && walked })
     }
 
-    /// Reports whether a live process is in the leaf or in a cgroup nested in it, however deep, as the kernel counts them
-    /// (`populated` in `cgroup.events`, cgroup-v2.rst); `None` where that may not be read.
+    /// Reports whether a live process is in the task cgroup or in a cgroup nested in it, however deep, as the kernel counts
+    /// them (`populated` in `cgroup.events`, cgroup-v2.rst); `None` where that may not be read.
     pub(crate) fn is_populated(&self) -> Option<bool> {
         let text = match read(self.fd.as_fd(), c"cgroup.events") {
             // It has been removed, so it was empty.
@@ -155,12 +155,12 @@ impl Leaf {
         lines(&text).find_map(|line| line.strip_prefix("populated ")).map(|count| count != "0")
     }
 
-    /// Reports whether the leaf certainly contains no live process, without a walk.
+    /// Reports whether the task cgroup certainly contains no live process, without a walk.
     pub(crate) fn is_empty(&self) -> bool {
         self.is_populated() == Some(false)
     }
 
-    /// Waits until no live process is in the leaf, at most `limit`; returns whether it is empty.
+    /// Waits until no live process is in the task cgroup, at most `limit`; returns whether it is empty.
     pub(crate) fn wait_empty(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while !self.is_empty() {
@@ -172,7 +172,8 @@ impl Leaf {
         true
     }
 
-    /// Restores the owner's access to the leaf and to the cgroups nested in it: a task of the same user may have removed it.
+    /// Restores the owner's access to the task cgroup and to the cgroups nested in it: a task of the same user may have
+    /// removed it.
     pub(crate) fn open_up(&self) {
         // A descriptor that only names a folder does not support fchmod(2): open(2), O_PATH.
         if let Ok(stat) = fstat(&self.fd)
@@ -193,7 +194,7 @@ impl Leaf {
         });
     }
 
-    /// Sends SIGKILL to every process in the leaf and below it, those that are being forked included (Linux 5.14).
+    /// Sends SIGKILL to every process in the task cgroup and below it, those that are being forked included (Linux 5.14).
     ///
     /// [`is_unsupported`](Error::is_unsupported) on older kernels.
     pub(crate) fn kill(&self) -> Result<()> {
@@ -207,13 +208,13 @@ impl Leaf {
         }
     }
 
-    /// Freezes every process in the leaf, or thaws it. A process in uninterruptible sleep freezes when it wakes.
+    /// Freezes every process in the task cgroup, or thaws it. A process in uninterruptible sleep freezes when it wakes.
     pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
         write(&self.fd, c"cgroup.freeze", if frozen { b"1" } else { b"0" })
             .map_err(|errno| self.failed("freeze", errno))
     }
 
-    /// Thaws everything that is frozen in the leaf, whichever of the nested cgroups froze it.
+    /// Thaws everything that is frozen in the task cgroup, whichever of the nested cgroups froze it.
     pub(crate) fn thaw(&self) {
         // A cgroup that cannot be thawed stays as it is: SIGKILL ends frozen processes.
         let _ = visit(self.fd.as_fd(), Closed::Skip, &mut |fd| {
@@ -224,27 +225,28 @@ impl Leaf {
         });
     }
 
-    /// Reports whether every process in the leaf is frozen.
+    /// Reports whether every process in the task cgroup is frozen.
     pub(crate) fn is_frozen(&self) -> bool {
         read(self.fd.as_fd(), c"cgroup.events")
             .is_ok_and(|text| lines(&text).any(|line| line == "frozen 1"))
     }
 
-    /// Limits the memory of the leaf, where it has the controller: beyond the limit the kernel ends the whole tree. Returns
-    /// whether the limit is in effect.
+    /// Limits the memory of the task cgroup, where it has the controller: beyond the limit the kernel ends the whole tree.
+    /// Returns whether the limit is in effect.
     pub(crate) fn limit_memory(&self, bytes: u64) -> bool {
         // All or nothing: a tree with one process missing is useless (Linux 4.19).
         let _ = write(&self.fd, c"memory.oom.group", b"1");
         write(&self.fd, c"memory.max", bytes.to_string().as_bytes()).is_ok()
     }
 
-    /// Returns how many processes of the leaf the kernel has killed for lack of memory; `None` without the memory controller.
+    /// Returns how many processes of the task cgroup the kernel has killed for lack of memory; `None` without the memory
+    /// controller.
     pub(crate) fn oom_kills(&self) -> Option<u64> {
         let text = read(self.fd.as_fd(), c"memory.events").ok()?;
         oom_kills(&text)
     }
 
-    /// Removes the leaf with the cgroups that its program created below it; `false` while a process is in it.
+    /// Removes the task cgroup with the cgroups that its program created below it; `false` while a process is in it.
     pub(crate) fn remove(&self) -> bool {
         let deadline = Instant::now() + REMOVE_LIMIT;
         let mut opened = false;
@@ -281,8 +283,8 @@ pub(super) fn is_cgroup2(fd: &OwnedFd) -> Result<bool, Errno> {
     Ok(fstatfs(fd)?.f_type as u64 == CGROUP2_MAGIC)
 }
 
-/// Reports whether the path is one of our branches followed by a token.
-fn is_a_leafs_name(path: &Path) -> bool {
+/// Reports whether the path is one of our instance cgroups followed by a token.
+fn is_a_task_cgroups_name(path: &Path) -> bool {
     let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_owned());
     name(Some(path)).is_some_and(|leaf| uuid::Uuid::try_parse(&leaf).is_ok())
         && name(path.parent()).is_some_and(|branch| branch.starts_with(PREFIX))
@@ -326,9 +328,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_leaf_of_ours_has_a_leafs_name() {
+    fn only_a_task_cgroup_of_ours_has_such_a_name() {
         let token = "6f1c2d3e4f5061728394a5b6c7d8e9fa";
-        let named = |path: String| is_a_leafs_name(Path::new(&path));
+        let named = |path: String| is_a_task_cgroups_name(Path::new(&path));
         assert!(named(format!("/sys/fs/cgroup/procledger-x/{token}")));
         assert!(!named(format!("/sys/fs/cgroup/system.slice/{token}")));
         assert!(!named("/sys/fs/cgroup/procledger-x/ssh.service".into()));
@@ -344,12 +346,12 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_elsewhere_is_never_opened_as_a_leaf() {
+    fn a_folder_elsewhere_is_never_opened_as_a_task_cgroup() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("procledger-x/6f1c2d3e4f5061728394a5b6c7d8e9fa");
         std::fs::create_dir_all(&path).unwrap();
         let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
         let own = rustix::process::geteuid().as_raw();
-        assert!(Leaf::open(&Cgroup { path, inode }, own).unwrap().is_none());
+        assert!(TaskCgroup::open(&Cgroup { path, inode }, own).unwrap().is_none());
     }
 }

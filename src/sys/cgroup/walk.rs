@@ -1,9 +1,9 @@
 //! A walk over a cgroup and all cgroups nested in it, however deep.
 //!
 //! Only a task's own `cgroup.max.depth` limits how deep it nests cgroups: neither a stack, nor `PATH_MAX`, nor the number of
-//! open files does. So a walk holds one descriptor, which descends by name and ascends by `..`; for each level it remembers the
-//! inode and the names that are left to visit there. A cgroup cannot be moved (there is no rename on v2), so `..` leads back to
-//! the folder that the walk came from, and the inode confirms it.
+//! open files does. So a walk holds one descriptor, which descends by name and ascends by `..`; for each level it remembers
+//! the inode and the names that are left to visit there. A cgroup cannot be moved (there is no rename on v2), so `..` leads
+//! back to the folder that the walk came from, and the inode confirms it.
 //!
 //! A folder that may not be opened is a gap: the walk goes on beside it, and reports that it is incomplete.
 

@@ -90,13 +90,13 @@ pub(super) fn clone(plan: &Plan<'_>, stack: &Stack) -> isize {
 
 fn clone_as_can(plan: &Plan<'_>, stack: &Stack) -> isize {
     if plan.cgroup.is_some() {
-        // clone(2) does not support cgroups, and a program that its row places in a leaf is never started elsewhere.
+        // clone(2) does not support cgroups, and a program that its row places in a task cgroup is never started elsewhere.
         return clone3(plan, stack);
     }
     if !WITHOUT_CLONE3.load(Ordering::Relaxed) {
         let result = clone3(plan, stack);
-        // ENOSYS: an old kernel, or a seccomp profile that does not know it. EPERM: a profile that refuses it. EINVAL: a kernel
-        // before CLONE_CLEAR_SIGHAND.
+        // ENOSYS: an old kernel, or a seccomp profile that does not know it. EPERM: a profile that refuses it. EINVAL: a
+        // kernel before CLONE_CLEAR_SIGHAND.
         if ![libc::ENOSYS, libc::EPERM, libc::EINVAL]
             .iter()
             .any(|&errno| result == -(errno as isize))

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf};
 
 pub(crate) use super::child::Session;
-use crate::sys::cgroup::Leaf;
+use crate::sys::cgroup::TaskCgroup;
 
 /// The source of one of the program's standard descriptors.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct Command {
 /// The cgroup that a child is created in.
 #[derive(Debug)]
 pub(crate) struct Place {
-    pub(crate) leaf: Leaf,
+    pub(crate) leaf: TaskCgroup,
     /// Fail if the child cannot be created in it.
     pub(crate) must: bool,
 }

@@ -24,7 +24,7 @@ use crate::{error::Result, identity::Pid, sys::PidFd};
 pub(crate) struct Child {
     pub(crate) pid: Pid,
     pub(crate) pidfd: Arc<PidFd>,
-    /// Whether it was created in the leaf that was created for it.
+    /// Whether it was created in the task cgroup that was created for it.
     pub(crate) in_leaf: bool,
     pub(crate) gate: Arc<Gate>,
 }
@@ -39,8 +39,8 @@ pub(super) const RUNS_BESIDE: bool = !cfg!(procledger_thread_sanitizer);
 
 /// Creates the child, calls `meanwhile`, and returns when the child has left our memory, by exec or by death.
 ///
-/// Where it cannot be created in its leaf, as when a seccomp profile was set meanwhile, it is created outside, unless that is
-/// not allowed.
+/// Where it cannot be created in its task cgroup, as when a seccomp profile was set meanwhile, it is created outside, unless
+/// that is not allowed.
 pub(super) fn make_child<R>(
     mut plan: Plan<'_>,
     place: Option<&Place>,
@@ -60,8 +60,8 @@ pub(super) fn make_child<R>(
     Ok((child, result))
 }
 
-/// A child that runs in our memory, on a stack of ours. It must have left, by exec or by death, before its plan or the stack is
-/// dropped, whatever happens to this thread meanwhile.
+/// A child that runs in our memory, on a stack of ours. It must have left, by exec or by death, before its plan or the stack
+/// is dropped, whatever happens to this thread meanwhile.
 struct SharedMemoryChild {
     child: Child,
     stack: Option<Stack>,

@@ -12,7 +12,7 @@ use super::root_exit::Dead;
 use crate::{
     identity::Pid,
     model::{ExitStatus, RootEnd},
-    sys::cgroup::Leaf,
+    sys::cgroup::TaskCgroup,
     tracker::{
         core::Core,
         membership::evidence::{Tie, Ties, tie},
@@ -97,7 +97,7 @@ impl Core {
 
     fn is_leaf_empty(&self, entry: &Entry) -> bool {
         let Some(record) = &entry.root.cgroup else { return true };
-        let Ok(leaf) = Leaf::open(record, self.instance.observer.uid) else { return false };
+        let Ok(leaf) = TaskCgroup::open(record, self.instance.observer.uid) else { return false };
         // Not determined from a list: a process that moves between nested cgroups may be missing from it.
         leaf.is_none_or(|leaf| leaf.is_empty())
     }

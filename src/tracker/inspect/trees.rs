@@ -26,7 +26,7 @@ use crate::{
     store::Store,
     sys::{
         Pinned, Probe, Proc,
-        cgroup::Leaf,
+        cgroup::TaskCgroup,
         current_place,
         proc::{TICKS_PER_SECOND, age},
         snapshot::{Snapshot, Stat},
@@ -217,7 +217,7 @@ impl Sight {
     /// leaf cannot be read, the other evidence remains.
     fn leaf(&self, root: &ProcessRecord) -> HashSet<Pid> {
         let leaf =
-            root.cgroup.as_ref().and_then(|leaf| Leaf::open(leaf, self.owner).ok().flatten());
+            root.cgroup.as_ref().and_then(|leaf| TaskCgroup::open(leaf, self.owner).ok().flatten());
         leaf.and_then(|leaf| list_leaf(&self.proc, &self.snapshot, &leaf, false).ok())
             .unwrap_or_default()
             .pids

@@ -30,7 +30,7 @@ use crate::{
     identity::Pid,
     model::{EndReason, ProcessId},
     policy::limits::TreeMemory,
-    sys::{cgroup::Leaf, snapshot::Stat, thread_clock},
+    sys::{cgroup::TaskCgroup, snapshot::Stat, thread_clock},
     tracker::{
         core::Core,
         end::{background::Due, outcome::Cause},
@@ -210,7 +210,8 @@ impl Looks {
         let root = entry.root.identity.pid;
         let in_leaf = || {
             let record = entry.root.cgroup.as_ref()?;
-            let listing = Leaf::open(record, core.instance.observer.uid).ok()??.list().ok()?;
+            let listing =
+                TaskCgroup::open(record, core.instance.observer.uid).ok()??.list().ok()?;
             listing.complete.then_some(listing.pids)
         };
         let mut memory = TreeMemory::default();

@@ -22,7 +22,7 @@ use crate::{
     identity::Pid,
     model::{Because, Cgroup, ContainmentMode, ExitStatus, ProcessRecord},
     sys::{
-        cgroup::{Branch, Leaf, bases, remove_branch},
+        cgroup::{InstanceCgroup, TaskCgroup, bases, remove_instance_cgroup},
         snapshot::Snapshot,
         spawn::Place,
     },
@@ -44,7 +44,7 @@ pub(in crate::tracker) struct Leaves {
 /// The result of the search for an instance cgroup.
 #[derive(Clone, Debug)]
 enum Found {
-    Branch(Arc<Branch>),
+    Branch(Arc<InstanceCgroup>),
     /// None is available, and why.
     None(Arc<str>),
 }
@@ -71,7 +71,7 @@ impl Core {
             ContainmentMode::Cgroup => true,
         };
         let made = self.branch().and_then(|branch| {
-            let leaf = branch.leaf(token).inspect_err(|error| {
+            let leaf = branch.create_task_cgroup(token).inspect_err(|error| {
                 tracing::warn!("{error}: the task gets no cgroup of its own");
             })?;
             if let Some(bytes) = max_rss.filter(|_| branch.enable_memory()) {
@@ -100,7 +100,7 @@ impl Core {
     }
 
     /// Returns this instance's cgroup, which is created at the first call.
-    fn branch(&self) -> Result<Arc<Branch>> {
+    fn branch(&self) -> Result<Arc<InstanceCgroup>> {
         let mut found = lock(&self.leaves.branch);
         let answer = found.get_or_insert_with(|| match self.find_branch() {
             Ok(branch) => Found::Branch(Arc::new(branch)),
@@ -119,7 +119,7 @@ impl Core {
     }
 
     /// Creates the branch in the first base in which one can be created and joined.
-    fn find_branch(&self) -> Result<Branch> {
+    fn find_branch(&self) -> Result<InstanceCgroup> {
         let bases = match &self.options.cgroup {
             Some(base) => vec![base.clone()],
             None => bases()?,
@@ -136,15 +136,15 @@ impl Core {
         }))
     }
 
-    fn make_branch(&self, base: &Path) -> Result<Branch> {
-        let path = Branch::path_in(base, &Uuid::new_v4().simple().to_string());
+    fn make_branch(&self, base: &Path) -> Result<InstanceCgroup> {
+        let path = InstanceCgroup::path_in(base, &Uuid::new_v4().simple().to_string());
         let Some(text) = path.to_str() else {
             let what =
                 format!("the cgroup `{}` has a name that is not valid UTF-8", base.display());
             return Err(Error::invalid(what));
         };
         self.store.plan_cgroup(self.instance.id, text)?;
-        let made = Branch::make(&path).and_then(|branch| {
+        let made = InstanceCgroup::make(&path).and_then(|branch| {
             self.store.confirm_cgroup(self.instance.id, branch.inode())?;
             Ok(branch)
         });
@@ -162,7 +162,8 @@ impl Core {
         row: &ProcessRecord,
         snapshot: &Snapshot,
     ) -> HashSet<Pid> {
-        let leaf = row.cgroup.as_ref().map(|record| Leaf::open(record, self.instance.observer.uid));
+        let leaf =
+            row.cgroup.as_ref().map(|record| TaskCgroup::open(record, self.instance.observer.uid));
         let found = leaf
             .and_then(|leaf| list_leaf(&self.proc, snapshot, &leaf.ok().flatten()?, false).ok());
         (found.unwrap_or_default().pids.into_iter())
@@ -179,7 +180,7 @@ impl Core {
         if status != ExitStatus::Signaled(libc::SIGKILL) {
             return None;
         }
-        let leaf = Leaf::open(root.cgroup.as_ref()?, self.instance.observer.uid).ok()??;
+        let leaf = TaskCgroup::open(root.cgroup.as_ref()?, self.instance.observer.uid).ok()??;
         let kills = leaf.oom_kills().filter(|&kills| kills > 0)?;
         let limit = root.limits.max_rss;
         Some(Because {
@@ -200,7 +201,7 @@ impl Core {
     }
 
     fn is_removed(&self, record: &Cgroup) -> bool {
-        match Leaf::open(record, self.instance.observer.uid) {
+        match TaskCgroup::open(record, self.instance.observer.uid) {
             Ok(None) => true,
             Ok(Some(leaf)) => leaf.remove(),
             Err(_) => false,
@@ -236,7 +237,7 @@ impl Core {
             if instance == self.instance.id {
                 continue;
             }
-            match remove_branch(Path::new(&path), inode, self.instance.observer.uid) {
+            match remove_instance_cgroup(Path::new(&path), inode, self.instance.observer.uid) {
                 Ok(leaves) if leaves.is_empty() => {
                     if let Err(error) = self.store.forget_cgroup(instance) {
                         tracing::warn!("failed to record that a cgroup is removed: {error}");

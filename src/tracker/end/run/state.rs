@@ -20,7 +20,7 @@ use crate::{
     identity::{Identity, Pid},
     model::{Observer, Origin, ProcessId},
     policy::{membership::Evidence, suspects::Doubt},
-    sys::{PidFd, Pinned, Probe, Proc, cgroup::Leaf, snapshot::Snapshot},
+    sys::{PidFd, Pinned, Probe, Proc, cgroup::TaskCgroup, snapshot::Snapshot},
     tracker::{
         membership::process_info::{ProcessInfo, command_of},
         runtime::tracked::Root,
@@ -90,7 +90,7 @@ pub(super) struct Work {
     pub(super) cgroup: Option<PathBuf>,
     pub(super) ancestors: Vec<Pid>,
     /// The root's task cgroup, where it has one and it is the recorded one.
-    pub(super) leaf: Option<Leaf>,
+    pub(super) leaf: Option<TaskCgroup>,
     /// Why the task cgroup could not be opened.
     pub(super) leaf_error: Option<String>,
     /// A scan has shown which processes are in it.

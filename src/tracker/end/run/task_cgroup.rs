@@ -22,7 +22,7 @@ use crate::{
     policy::membership::Evidence,
     sys::{
         Pinned, Probe, Proc, Signal,
-        cgroup::{Leaf, Paths, open_up_branch},
+        cgroup::{Paths, TaskCgroup, open_up_instance_cgroup},
         snapshot::Snapshot,
     },
     tracker::runtime::tracked::Root,
@@ -51,7 +51,7 @@ pub(in crate::tracker) struct InLeaf {
 pub(in crate::tracker) fn list(
     proc: &Proc,
     snapshot: &Snapshot,
-    leaf: &Leaf,
+    leaf: &TaskCgroup,
     search: bool,
 ) -> Result<InLeaf> {
     let listing = leaf.list()?;
@@ -80,7 +80,7 @@ pub(in crate::tracker) fn list(
 
 impl Work {
     /// Returns the task cgroup, where all processes in it may be ended at once: only where a scan has shown which these are.
-    fn leaf_of_its_own(&self) -> Option<&Leaf> {
+    fn leaf_of_its_own(&self) -> Option<&TaskCgroup> {
         self.leaf.as_ref().filter(|_| self.leaf_is_known && !self.leaf_is_shared)
     }
 
@@ -101,7 +101,7 @@ impl Work {
             && let Some(Cgroup { path, .. }) = &self.root.cgroup
             && let Some(branch) = path.parent()
         {
-            open_up_branch(branch, world.observer.uid);
+            open_up_instance_cgroup(branch, world.observer.uid);
             (self.leaf, self.leaf_error) = open_leaf(world, &self.root);
             return self.leaf.is_some();
         }
@@ -119,7 +119,7 @@ impl Work {
         if self.leaf_error.is_some() {
             return true;
         }
-        if self.leaf.as_ref().is_none_or(Leaf::is_empty) {
+        if self.leaf.as_ref().is_none_or(TaskCgroup::is_empty) {
             return false;
         }
         let is_accounted_for = self.leaf_is_known
@@ -230,7 +230,7 @@ impl Work {
 
     /// Whether no member can fork any more, according to the last snapshot.
     pub(super) fn is_still(&self, last: &Snapshot) -> bool {
-        let leaf_is_still = self.leaf_of_its_own().is_none_or(Leaf::is_frozen);
+        let leaf_is_still = self.leaf_of_its_own().is_none_or(TaskCgroup::is_frozen);
         self.members.iter().filter(|member| member.can_be_ended()).all(|member| {
             (member.in_leaf && leaf_is_still)
                 || last.get(member.pid()).is_none_or(|stat| {
@@ -282,7 +282,7 @@ pub(super) fn kill_unseen(world: &World<'_>, works: &mut [Work], limit: Duration
 
 /// Whether a task cgroup contains neither the acting process, nor an ancestor of it, nor another live instance or one of its
 /// processes.
-fn is_free_of_others(world: &World<'_>, leaf: &Leaf) -> bool {
+fn is_free_of_others(world: &World<'_>, leaf: &TaskCgroup) -> bool {
     let Ok(paths) = Paths::read() else { return false };
     let guarded =
         world.guards.iter().flat_map(|(instance, theirs)| theirs.iter().chain([instance]));
@@ -291,9 +291,9 @@ fn is_free_of_others(world: &World<'_>, leaf: &Leaf) -> bool {
 }
 
 /// Opens the recorded task cgroup; returns why it cannot be opened, since its members may be known by other evidence.
-pub(super) fn open_leaf(world: &World<'_>, root: &Root) -> (Option<Leaf>, Option<String>) {
+pub(super) fn open_leaf(world: &World<'_>, root: &Root) -> (Option<TaskCgroup>, Option<String>) {
     let Some(record) = &root.cgroup else { return (None, None) };
-    match Leaf::open(record, world.observer.uid) {
+    match TaskCgroup::open(record, world.observer.uid) {
         Ok(leaf) => (leaf, None),
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
