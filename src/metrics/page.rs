@@ -11,9 +11,17 @@ use crate::model::{Histogram, Millis};
 pub(super) struct Page {
     text: String,
     name: &'static str,
+    /// Labels of every sample: `a="1",b="2"`, or empty.
+    common: String,
 }
 
 impl Page {
+    /// Begins a page whose samples all have these labels. The values may be any text.
+    pub(super) fn with_labels(labels: &[(&str, &str)]) -> Self {
+        let pairs = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value)));
+        Self { common: pairs.collect::<Vec<_>>().join(","), ..Self::default() }
+    }
+
     pub(super) fn family(&mut self, family: Family) -> &mut Self {
         let Family { name, kind, help } = family;
         let kind = match kind {
@@ -26,7 +34,7 @@ impl Page {
         self
     }
 
-    /// Adds a sample to the family that was begun last. Label values are words of ours: nothing in them needs escaping.
+    /// Adds a sample to the family that was begun last. These label values are words of ours: nothing in them needs escaping.
     pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.line("", labels, None, value);
     }
@@ -52,9 +60,10 @@ impl Page {
         value: impl std::fmt::Display,
     ) {
         let bound = bound.map(|bound| ("le", bound));
-        let labels: Vec<String> = (labels.iter().copied().chain(bound))
-            .map(|(name, value)| format!("{name}=\"{value}\""))
-            .collect();
+        let own = labels.iter().copied().chain(bound);
+        let own = own.map(|(name, value)| format!("{name}=\"{value}\""));
+        let common = Some(self.common.clone()).filter(|common| !common.is_empty());
+        let labels: Vec<String> = common.into_iter().chain(own).collect();
         let labels =
             if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let name = self.name;
@@ -65,6 +74,11 @@ impl Page {
         // Writing into a string cannot fail.
         let _ = self.text.write_fmt(text);
     }
+}
+
+/// Escapes a label value as the format requires.
+fn escape(value: &str) -> String {
+    value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 
 /// Converts to seconds, the unit of all times in Prometheus.

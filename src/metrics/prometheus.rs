@@ -101,8 +101,30 @@ impl LedgerMetrics {
     /// Returns the figures as a page for Prometheus: what `procledger metrics` prints.
     ///
     /// Every name begins with `procledger_ledger_`, so that it never collides with a tracker's figure of the same meaning.
+    ///
+    /// Where Prometheus reads several ledgers, their samples need a label that distinguishes them: see
+    /// [`to_prometheus_with`](Self::to_prometheus_with).
     pub fn to_prometheus(&self) -> String {
-        let mut page = Page::default();
+        self.to_prometheus_with(&[])
+    }
+
+    /// Returns the same page with labels added to every sample. Values may be any text; they are escaped.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// # procledger::Tracker::builder(&path).open()?.shutdown()?;
+    /// use std::time::Duration;
+    /// use procledger::Ledger;
+    ///
+    /// let metrics = Ledger::open(&path)?.metrics(Duration::from_hours(24))?;
+    /// let page = metrics.to_prometheus_with(&[("ledger", "/srv/api.db")]);
+    /// assert!(page.contains("\nprocledger_ledger_executing{ledger=\"/srv/api.db\"} 0\n"));
+    /// # Ok(()) }
+    /// ```
+    pub fn to_prometheus_with(&self, labels: &[(&str, &str)]) -> String {
+        let mut page = Page::with_labels(labels);
         page.family(LEDGER_EXECUTING).sample(&[], self.executing_count);
         page.family(LEDGER_LIVE);
         for (state, count) in &self.live {

@@ -78,7 +78,7 @@ impl Cli {
             }
             Command::Watch(args) => args.run(&self.global),
             Command::Report(args) => args.run(&context(Existing)?),
-            Command::Metrics(args) => args.run(&context(Existing)?),
+            Command::Metrics(args) => args.run(&self.global),
             Command::Export(args) => args.run(&context(Existing)?),
             Command::Import(args) => args.run(&context(Create)?),
             Command::Doctor(args) => args.run(&context(Inspect)?),

@@ -48,6 +48,21 @@ impl GlobalArgs {
             (None, None) => Ok(None),
         }
     }
+
+    /// Fails if an option is given that makes no sense for several ledgers.
+    pub(crate) fn refuse_options_of_one_ledger(&self) -> Result<()> {
+        let given = [
+            ("--export", self.export.is_some()),
+            ("--profile", self.profile.is_some()),
+            ("--log-file", self.log_file.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => Err(Failure::usage(format!(
+                "{option} applies to a single ledger: name only that one, with --db"
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 fn absolute(folder: &Path, option: &str) -> Result<PathBuf> {

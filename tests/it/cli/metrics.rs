@@ -16,7 +16,7 @@ use crate::{
     support::{Eye, Host, Place, need, until},
 };
 
-fn file(name: &str) -> String {
+pub(crate) fn file(name: &str) -> String {
     let path = format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
@@ -38,7 +38,7 @@ fn named(text: &str) -> BTreeSet<String> {
 }
 
 #[track_caller]
-fn check(page: &str) {
+pub(crate) fn check(page: &str) {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -65,7 +65,9 @@ fn pages() -> (String, String) {
     process.wait().expect("waited");
     tracker.flush_export(Duration::from_secs(30)).expect("written");
     let page = tracker.metrics().to_prometheus();
-    let answer = command::run(&place, &["metrics"]).expect(0);
+    // As for several, so that the page is complete.
+    let ledger = place.ledger().display().to_string();
+    let answer = command::run(&place, &["metrics", &ledger]).expect(0);
     assert_eq!(answer.err, "");
     (page, answer.out)
 }
@@ -121,7 +123,9 @@ fn the_dashboards_queries_are_promql() {
     let panels = dashboard["panels"].as_array().expect("panels").iter();
     let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
     let queries = targets.map(|target| target["expr"].as_str().expect("a query"));
-    let queries = queries.map(|query| query.replace("$__rate_interval", "5m").replace("$job", "x"));
+    let queries = queries.map(|query| {
+        query.replace("$__rate_interval", "5m").replace("$job", "x").replace("$ledger", "x")
+    });
     // YAML accepts JSON.
     let rule = |(n, query)| serde_json::json!({"record": format!("rule:{n}"), "expr": query});
     let rules: Vec<_> = queries.enumerate().map(rule).collect();
@@ -309,6 +313,8 @@ fn the_ledger_covers_all_instances_and_the_orphans_of_a_dead_one() {
 
     host.crash();
     let page = command::run(&place, &["metrics", "--since", "1h"]).expect(0).out;
+    let label = format!("ledger=\"{}\"", place.ledger().display());
+    let page = page.replace(&format!("{{{label}}}"), "").replace(&format!("{label},"), "");
     assert_eq!(sample(&page, "procledger_ledger_orphans"), "1");
     assert_eq!(sample(&page, "procledger_ledger_instances{life=\"dead\"}"), "1");
     assert_eq!(sample(&page, "procledger_ledger_executing"), "2");

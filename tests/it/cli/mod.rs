@@ -17,6 +17,7 @@ pub(crate) mod in_a_browser;
 pub(crate) mod installed;
 pub(crate) mod log_lines;
 pub(crate) mod metrics;
+mod metrics_of_many;
 pub(crate) mod outputs_that_are_the_ledger;
 pub(crate) mod pty;
 pub(crate) mod report_in_a_browser;

@@ -1,6 +1,8 @@
 //! `watch`: reaps as soon as an owner dies.
 
-use std::{os::fd::OwnedFd, path::PathBuf, thread, time::Duration};
+use std::{
+    net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::PoisonError, thread, time::Duration,
+};
 
 use clap::Args;
 use procledger::{Millis, Report, Tracker, Turn};
@@ -16,7 +18,7 @@ use crate::{
     notify::Notify,
     output::{self, Reader},
     render::{clock, ending_line},
-    service::{Duty, Post, serve_folder, supervise},
+    service::{self, Duty, Ledgers, Post, Scraper, serve, serve_folder, supervise},
     signals::{STOP, Signals},
     threads, units,
 };
@@ -27,12 +29,15 @@ use crate::{
 Examples:
   procledger watch --db /var/lib/api/ledger.db
   procledger watch /var/lib/api/ledger.db /home/ci/ledger.db --dir /srv/ledgers
+  procledger watch --dir /srv/ledgers --metrics 9187
 
 Prints a line for each process that it ended. Stops on SIGINT, SIGTERM or SIGHUP.
 Each ledger that is given as an argument or found in a --dir has a worker process of its
 own, which acts as the owner of the ledger: a worker that fails does not stop the others,
 and a ledger that does not exist yet is watched as soon as it does. Only the ledger of
---db is created. Notifies systemd of READY, STATUS and WATCHDOG (docs/systemd.md).")]
+--db is created. --metrics serves GET /metrics with the figures of the last 24 h, as
+`procledger metrics` prints them. Notifies systemd of READY, STATUS and WATCHDOG
+(docs/systemd.md).")]
 pub(crate) struct WatchArgs {
     /// Ledgers to watch [default: the default ledger]
     #[arg(value_name = "LEDGER")]
@@ -43,6 +48,9 @@ pub(crate) struct WatchArgs {
     /// Leave programs with this name and their descendants running
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
+    /// Serve metrics of the ledgers for Prometheus: a PORT on 127.0.0.1, or an ADDRESS:PORT that is as public as it says
+    #[arg(long, value_name = "PORT", value_parser = service::address)]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     keeping: KeepingArgs,
     /// Be a worker of another `watch`
@@ -54,6 +62,8 @@ pub(crate) struct WatchArgs {
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// A watch normally stops within milliseconds of the request, or after the pass that it is in.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// The window of the recent figures that are served.
+const METRICS_WINDOW: Duration = Duration::from_hours(24);
 
 impl WatchArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<Exit> {
@@ -64,6 +74,14 @@ impl WatchArgs {
                 let context = Context::prepare(global, Access::Create)?;
                 let signals = Signals::block(&STOP)?;
                 output::go_aside()?;
+                if let Some(address) = self.metrics {
+                    let served = Ledgers::default();
+                    served
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(context.ledger.clone());
+                    serve(address, served, scraper(global)?)?;
+                }
                 let (stop, stopper) = pipe()?;
                 stop_on_a_signal(signals, copy(&stopper)?, true)?;
                 self.watch_one(&context, stop, &stopper, None)
@@ -73,15 +91,7 @@ impl WatchArgs {
     }
 
     fn supervise(self, global: &GlobalArgs) -> Result<Exit> {
-        let many = |option: Option<&str>| match option {
-            Some(option) => Err(Failure::usage(format!(
-                "{option} applies to a single ledger: name only that one, with --db"
-            ))),
-            None => Ok(()),
-        };
-        many(global.export.is_some().then_some("--export"))?;
-        many(global.profile.is_some().then_some("--profile"))?;
-        many(global.log_file.is_some().then_some("--log-file"))?;
+        global.refuse_options_of_one_ledger()?;
         logging::start(global.verbose, None)?;
         let named = self.ledgers.into_iter().chain(global.db.clone()).collect();
         let verbose = (0..global.verbose).map(|_| "-v".to_owned());
@@ -91,7 +101,11 @@ impl WatchArgs {
         let trust =
             trust.flat_map(|dir| ["--trust-folder".to_owned(), dir.to_string_lossy().into_owned()]);
         let words = verbose.chain(migrate).chain(protect).chain(trust).chain(self.keeping.words());
-        supervise(named, self.dir, words.collect())
+        let metrics = match self.metrics {
+            Some(address) => Some((address, scraper(global)?)),
+            None => None,
+        };
+        supervise(named, self.dir, words.collect(), metrics)
     }
 
     /// As a worker of another `watch`, for one ledger.
@@ -169,6 +183,11 @@ impl WatchArgs {
         closed?;
         Ok(Exit::DONE)
     }
+}
+
+/// As `procledger metrics` reads ledgers, with its default window.
+fn scraper(global: &GlobalArgs) -> Result<Scraper> {
+    Ok(Scraper::new(METRICS_WINDOW, global.trust_folder()?))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {

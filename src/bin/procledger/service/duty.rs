@@ -32,6 +32,7 @@ use rustix::{
 
 use super::{
     arrivals::add,
+    isolation::shed_inherited,
     link::{Link, Order, Say},
     watched::LEDGERS,
 };
@@ -106,15 +107,8 @@ enum Woken {
 impl Duty {
     /// Performs steps 1 and 2. Must be called before anything else, and while no other thread runs.
     pub(crate) fn take_on() -> Result<Self> {
-        let failed = |error: io::Error| {
-            Failure::because("failed to begin as a worker of another `watch`", &error)
-        };
-        close_inherited().map_err(failed)?;
-        // An ordinary user's workers already belong to that user, and trackers read from their environment to which task they
-        // belong.
-        if geteuid().is_root() {
-            nix::sys::prctl::set_dumpable(false).map_err(|error| failed(error.into()))?;
-        }
+        let failed = |error: io::Error| Failure::because("failed to begin as a worker", &error);
+        shed_inherited()?;
         let link = Link::of_worker().map_err(failed)?;
         let Some(Order::Inotify(inotify)) = link.next_order() else {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
@@ -371,18 +365,6 @@ fn mark(path: &Path) -> Option<Mark> {
 /// Returns the folder in which a ledger appears.
 fn folder_of(ledger: &Path) -> &Path {
     ledger.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Closes all descriptors except the standard ones.
-fn close_inherited() -> io::Result<()> {
-    let entries = fs::read_dir("/proc/self/fd")?;
-    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let inherited: Vec<i32> = numbers.filter(|&number| number > 2).collect();
-    for number in inherited {
-        // The descriptor that the list was read from is closed already.
-        let _ = nix::unistd::close(number);
-    }
-    Ok(())
 }
 
 fn timespec(limit: Duration) -> Timespec {

@@ -12,21 +12,30 @@
 //! supervisor, however that ended; over it the worker reports its progress, and after each check that it is alive. The
 //! worker's output is untrusted: it is escaped, cut, bounded, and passed on with the ledger's name before it.
 //!
+//! - [`isolation`]: what a worker gives up before anything else;
 //! - [`link`]: the messages between the two;
 //! - [`duty`]: the worker's own side;
 //! - [`worker`]: a worker as the supervisor sees it;
 //! - [`lines`]: output of a worker, line by line, within bounds;
 //! - [`watched`]: one ledger or folder: watched, or waiting after a failure;
 //! - [`arrivals`]: one inotify instance for all folders of the supervisor's own user;
-//! - [`supervisor`]: all of them.
+//! - [`supervisor`]: all of them;
+//! - [`scrape`]: metrics of many ledgers, each read by a short-lived worker;
+//! - [`http`]: serves them.
 
 mod arrivals;
 mod duty;
+mod http;
+mod isolation;
 mod lines;
 mod link;
+mod scrape;
 mod supervisor;
 mod watched;
 mod worker;
 
 pub(crate) use duty::{Duty, Post, serve_folder};
+pub(crate) use http::{Ledgers, address, serve};
+pub(crate) use isolation::shed_inherited;
+pub(crate) use scrape::{Scraper, absolute};
 pub(crate) use supervisor::supervise;

@@ -2,8 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     os::{fd::AsFd, unix::ffi::OsStrExt},
     path::PathBuf,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +16,9 @@ use rustix::{
 
 use super::{
     arrivals::{Arrival, Arrivals},
+    http::{Ledgers, serve},
     link::Order,
+    scrape::Scraper,
     watched::Watched,
 };
 use crate::{
@@ -40,14 +44,20 @@ const DEATH_LIMIT: Duration = Duration::from_millis(500);
 /// Maximum length of the list of problems in the status: a datagram is limited, and a person has to read it.
 const TROUBLES: usize = 2 << 10;
 
-/// Watches ledgers, those named and those in folders, until it is asked to stop. `arguments` are those of each worker.
+/// Watches ledgers, those named and those in folders, until it is asked to stop. `arguments` are those of each worker;
+/// `metrics` is where to serve metrics.
 pub(crate) fn supervise(
     named: Vec<PathBuf>,
     folders: Vec<PathBuf>,
     arguments: Vec<String>,
+    metrics: Option<(SocketAddr, Scraper)>,
 ) -> Result<Exit> {
     let signals = Signals::block(&STOP)?;
     output::go_aside()?;
+    let served = Ledgers::default();
+    if let Some((address, scraper)) = metrics {
+        serve(address, Arc::clone(&served), scraper)?;
+    }
     let named: BTreeSet<PathBuf> = named.into_iter().collect();
     let ledger = |path: &PathBuf| (path.clone(), Watched::ledger(path.clone()));
     let ledgers = named.iter().map(ledger).collect();
@@ -55,7 +65,8 @@ pub(crate) fn supervise(
     let folders = folders.into_iter().map(Watched::folder).collect();
     let (arrivals, notify) = (Arrivals::new(), Notify::from_environment());
     let last_look = Instant::now();
-    Supervisor { named, folders, ledgers, signals, arrivals, notify, arguments, last_look }.run()
+    Supervisor { named, folders, ledgers, signals, arrivals, notify, arguments, last_look, served }
+        .run()
 }
 
 struct Supervisor {
@@ -68,6 +79,8 @@ struct Supervisor {
     arguments: Vec<String>,
     /// When workers without events were last ordered to check.
     last_look: Instant,
+    /// The ledgers whose metrics are served.
+    served: Ledgers,
 }
 
 impl Supervisor {
@@ -119,6 +132,10 @@ impl Supervisor {
         });
         there.retain(|path| !self.ledgers.contains_key(path));
         self.ledgers.extend(there.into_iter().map(|path| (path.clone(), Watched::ledger(path))));
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        if !served.iter().eq(self.ledgers.keys()) {
+            *served = self.ledgers.keys().cloned().collect();
+        }
     }
 
     /// Reports to the service manager: ready once every existing ledger was opened and cleaned up, or has failed to open.

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{
+    isolation::ENVIRONMENT,
     lines::{Allowance, Lines},
     link::{Heard, Link, Order, Say, pair},
 };
@@ -29,10 +30,6 @@ const PASS_LIMIT: Duration = Duration::from_mins(10);
 const START: Duration = Duration::from_secs(2);
 /// Maximum number of messages received from one worker in one turn.
 const MESSAGES: usize = 1024;
-/// The variables of a worker's environment. The environment of a service may contain secrets of root's, and a worker acts as
-/// another user. The token is kept: a tracker that runs the whole watch as a task recognises the task's processes by it.
-const ENVIRONMENT: [&str; 3] = ["PROCLEDGER_LOG", "PROCLEDGER_TOKEN", "TZ"];
-
 /// What a worker is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Duty<'a> {
