@@ -197,7 +197,7 @@ pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]
 pub use tracker::{AsyncProcess, AsyncTracker};
 pub use tracker::{
-    Builder, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
+    Builder, Caller, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
     ECOSYSTEM_MANAGER_NAME, Finding, Job, KillOptions, Ledger, Level, Output, Process,
     PruneProgress, Pruned, Signaller, Stdio, Tracker, Turn, diagnose, diagnose_trusting,
 };

@@ -1,11 +1,12 @@
 //! The note that an instance writes into its lock file: which image of its process holds the lock, and which process is the
-//! first one of its PID namespace.
+//! first one of its PID namespace, and on whose behalf the instance acts.
 //!
 //! The file is the instance's own and is removed with it, so a note never outlives its subject. A note counts only in the very
 //! file that it was written into: a restored copy of a lock file is free while the original is held. A lock file without a
 //! note, as of an older version or written to a full disk, proves no more than its lock.
 
 use std::{
+    fmt,
     fs::File,
     io::{Read, Write},
     os::unix::fs::MetadataExt,
@@ -18,7 +19,10 @@ use super::{
     exec_image::Image,
     file_lock::{HeldLock, open_plain},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    identity::Pid,
+};
 
 /// The first line of a note: the type of the file and the version of its format.
 const HEAD: &str = "procledger instance 1";
@@ -26,12 +30,30 @@ const HEAD: &str = "procledger instance 1";
 const NOTE_LIMIT: u64 = 1 << 10;
 
 /// See the module.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Note {
     /// The image that holds the lock.
     pub(crate) image: Option<Image>,
     /// Start tick and pidfd inode of the first process of the instance's PID namespace, where that is another process.
     pub(crate) init: Option<(u64, u64)>,
+    /// The process on whose behalf the instance acts.
+    pub(crate) caller: Option<NotedCaller>,
+}
+
+/// A process that is in the PID namespace of the instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotedCaller {
+    pub(crate) pid: Pid,
+    pub(crate) start_tick: u64,
+    pub(crate) pidfd_inode: Option<u64>,
+    /// One line without secrets.
+    pub(crate) command: String,
+}
+
+impl fmt::Display for NotedCaller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.pid, self.command)
+    }
 }
 
 impl HeldLock {
@@ -50,6 +72,10 @@ impl HeldLock {
         }
         if let Some((tick, inode)) = note.init {
             let _ = writeln!(text, "init {tick} {inode}");
+        }
+        if let Some(NotedCaller { pid, start_tick, pidfd_inode, command }) = &note.caller {
+            let inode = pidfd_inode.unwrap_or(0);
+            let _ = writeln!(text, "caller {pid} {start_tick} {inode} {command}");
         }
         // In one write: a reader sees all of it, or none.
         file.write_all(text.as_bytes()).map_err(failed)
@@ -78,6 +104,7 @@ fn parse(text: &str, inode: u64) -> Option<Note> {
             ("init", tick, Some(inode)) => {
                 note.init = Some((tick.parse().ok()?, inode.parse().ok()?));
             }
+            ("caller", ..) => note.caller = Some(parse_caller(line)?),
             // A field of a later version.
             _ => {}
         }
@@ -85,12 +112,25 @@ fn parse(text: &str, inode: u64) -> Option<Note> {
     Some(note)
 }
 
+fn parse_caller(line: &str) -> Option<NotedCaller> {
+    let mut words = line.splitn(5, ' ').skip(1);
+    Some(NotedCaller {
+        pid: Pid::new(words.next()?.parse().ok()?)?,
+        start_tick: words.next()?.parse().ok()?,
+        pidfd_inode: Some(words.next()?.parse().ok()?).filter(|&inode| inode != 0),
+        command: words.next()?.to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn note() -> Note {
-        Note { image: Image::parse("00ff"), init: Some((17, 4711)) }
+        let pid = Pid::new(42).expect("a pid");
+        let command = "python3 agent.py --all".to_owned();
+        let caller = NotedCaller { pid, start_tick: 18, pidfd_inode: None, command };
+        Note { image: Image::parse("00ff"), init: Some((17, 4711)), caller: Some(caller) }
     }
 
     #[test]
@@ -112,7 +152,8 @@ mod tests {
 
     #[test]
     fn half_a_note_or_other_content_is_not_a_note() {
-        let whole = "procledger instance 1\ninode 5\nimage 00000000000000ff\ninit 17 4711\n";
+        let whole = "procledger instance 1\ninode 5\nimage 00000000000000ff\ninit 17 4711\n\
+                     caller 42 18 0 python3 agent.py --all\n";
         assert_eq!(parse(whole, 5), Some(note()));
         assert_eq!(parse(whole, 6), None);
         for length in 0..whole.len() {

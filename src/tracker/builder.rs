@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Inner, Tracker,
+    caller::Caller,
     core::Core,
     end::spared::check_names,
     options::Options,
@@ -81,6 +82,7 @@ impl Tracker {
                 limit_size: None,
                 trust_folder: None,
                 upgrade: Upgrade::Migrate,
+                caller: None,
             },
         }
     }
@@ -268,6 +270,13 @@ impl Builder {
         self
     }
 
+    /// Names the process for which this host runs its tasks. Once it has ended they are orphans, and
+    /// [`Tracker::end_orphaned`] ends them: the host has to call it.
+    pub fn caller(mut self, caller: Caller) -> Self {
+        self.options.caller = Some(caller);
+        self
+    }
+
     /// Opens the ledger. When this returns, the processes that dead instances left are gone, or are in the
     /// [`startup_report`](Tracker::startup_report).
     ///
@@ -288,7 +297,7 @@ impl Builder {
         let trusted = trusted_folder(&self.options);
         let store = Store::open_trusting(&self.path, trusted.as_deref(), self.options.upgrade)?;
         Counters::describe();
-        let instance = Instance::enter(&store, &proc, place, &self.options.program)?;
+        let instance = Instance::enter(&store, &proc, place, &self.options)?;
         let core = Core::new(store, self.options, proc, instance)?;
         begin(core)
     }

@@ -3,6 +3,7 @@
 //! - [`core`]: what all rooms below share;
 //! - [`options`]: the options of a tracker;
 //! - [`builder`]: the options, and the order of opening;
+//! - [`caller`]: the process on whose behalf a host runs its tasks;
 //! - [`start`]: how a process comes under the tracker;
 //! - [`handle`]: waiting for a process and reading its output;
 //! - [`runtime`]: what an open tracker keeps in memory, and the monitor's thread;
@@ -13,6 +14,7 @@
 //! - [`keeper`]: the `main` of a keeper.
 
 mod builder;
+mod caller;
 mod core;
 mod end;
 mod handle;
@@ -27,6 +29,7 @@ mod start;
 use std::sync::Arc;
 
 pub use builder::{Builder, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT, ECOSYSTEM_MANAGER_NAME};
+pub use caller::Caller;
 pub use end::kill_options::KillOptions;
 #[cfg(feature = "tokio")]
 pub use handle::asynchronous::{AsyncProcess, AsyncTracker};

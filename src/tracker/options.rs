@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use super::caller::Caller;
 use crate::{
     error::{Error, Result},
     model::{ContainmentMode, Limits},
@@ -35,6 +36,8 @@ pub(in crate::tracker) struct Options {
     /// A folder whose writers are trusted not to replace the ledger.
     pub(in crate::tracker) trust_folder: Option<PathBuf>,
     pub(in crate::tracker) upgrade: Upgrade,
+    /// The process on whose behalf this host runs its tasks.
+    pub(in crate::tracker) caller: Option<Caller>,
 }
 
 impl Options {

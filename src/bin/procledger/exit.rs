@@ -47,6 +47,14 @@ impl Exit {
             ExitStatus::Unobserved => None,
         }
     }
+
+    /// Returns the code for a program that was ended: its own, but never success, and that of SIGTERM if it was not observed.
+    pub(crate) fn of_ended_program(status: ExitStatus) -> Self {
+        match Self::of_program(status) {
+            Some(exit) if exit != Self::DONE => exit,
+            _ => Self::signal(libc::SIGTERM),
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -155,6 +163,8 @@ mod tests {
         assert_eq!(Exit::of_program(ExitStatus::Signaled(libc::SIGTERM)), Some(Exit(143)));
         assert_eq!(Exit::of_program(ExitStatus::Signaled(64)), Some(Exit(192)));
         assert_eq!(Exit::of_program(ExitStatus::Unobserved), None);
+        assert_eq!(Exit::of_ended_program(ExitStatus::Exited(0)), Exit(143));
+        assert_eq!(Exit::of_ended_program(ExitStatus::Exited(3)), Exit(3));
     }
 
     #[test]

@@ -33,6 +33,14 @@ pub(crate) const FORWARDED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
+/// What [`Signals::next_or`] waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Event {
+    Signal(i32),
+    /// One of the other descriptors is readable: the one at this index.
+    Readable(usize),
+}
+
 /// Signals that are blocked and read from a descriptor.
 #[derive(Debug)]
 pub(crate) struct Signals(SignalFd);
@@ -108,12 +116,28 @@ impl Signals {
     /// Waits for the next signal.
     pub(crate) fn next(&self) -> io::Result<i32> {
         loop {
-            if let Some(signal) = self.pending()? {
+            if let Event::Signal(signal) = self.next_or(&[])? {
                 return Ok(signal);
             }
-            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
+        }
+    }
+
+    /// Waits for the next signal, or until one of `others` is readable or closed at its other end.
+    pub(crate) fn next_or(&self, others: &[BorrowedFd<'_>]) -> io::Result<Event> {
+        loop {
+            if let Some(signal) = self.pending()? {
+                return Ok(Event::Signal(signal));
+            }
+            let mut fds = vec![PollFd::new(&self.0, PollFlags::IN)];
+            fds.extend(others.iter().map(|&fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
+            }
+            // Signals first: one that is pending is not lost.
+            let readable = fds[1..].iter().position(|fd| !fd.revents().is_empty());
+            if let (Some(other), true) = (readable, fds[0].revents().is_empty()) {
+                return Ok(Event::Readable(other));
             }
         }
     }

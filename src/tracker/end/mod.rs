@@ -10,6 +10,7 @@
 //! - [`root_exit`]: roots that ended by themselves;
 //! - [`run`]: the steps of an end, for all trees of a call together;
 //! - [`shutdown`]: the orderly shutdown of a tracker;
+//! - [`orphaned`]: tasks of a living host whose caller has ended;
 //! - [`spared`]: processes that are left running on purpose;
 //! - [`terminate`]: ends that the owner, or a person, requested.
 
@@ -19,6 +20,7 @@ pub(super) mod claims;
 pub(super) mod exit_statuses;
 pub(super) mod forget;
 pub(super) mod kill_options;
+mod orphaned;
 pub(super) mod outcome;
 pub(super) mod root_exit;
 pub(super) mod run;

@@ -45,15 +45,7 @@ impl Tracker {
         let core = &self.inner.core;
         core.instance.check_usable()?;
         let task = TaskId::new(task_id)?;
-        let entries = match core.store.live_of_task(&task) {
-            Ok(rows) => {
-                // Where the root has just ended by itself, the rows of what it left lead to it: its end is waited for.
-                let roots = rows.iter().map(|row| row.root.unwrap_or(row.id));
-                let roots: HashSet<ProcessId> = roots.collect();
-                roots.iter().filter_map(|row| core.entry(*row)).collect()
-            }
-            Err(error) => core.entries_of(&task, error)?,
-        };
+        let entries = core.own_entries_of(&task)?;
         if entries.is_empty() {
             return Err(not_found(&task, "this instance"));
         }
@@ -91,7 +83,7 @@ impl Tracker {
             }
             rows.extend(live);
         }
-        kill_rows(core, &rows, asked_by, how)
+        kill_rows(core, &rows, &asked(asked_by), Some(asked_by), how)
     }
 
     /// Ends every live task of the ledger because a person requested it.
@@ -112,7 +104,7 @@ impl Tracker {
         let core = &self.inner.core;
         core.instance.check_usable()?;
         let rows = core.store.live()?;
-        kill_rows(core, &rows, asked_by, how)
+        kill_rows(core, &rows, &asked(asked_by), Some(asked_by), how)
     }
 }
 
@@ -134,10 +126,16 @@ fn not_found(task: &TaskId, whose: &str) -> Error {
     )
 }
 
-fn kill_rows(
+fn asked(asked_by: &str) -> Cause {
+    Cause { reason: EndReason::Killed, leak: None, rule: format!("asked by {asked_by}") }
+}
+
+/// Ends live rows of any instance, even if another one is ending them.
+pub(in crate::tracker) fn kill_rows(
     core: &Arc<Core>,
     rows: &[ProcessRecord],
-    asked_by: &str,
+    cause: &Cause,
+    asked_by: Option<&str>,
     how: KillOptions,
 ) -> Result<Report> {
     let request = how.request()?;
@@ -145,10 +143,8 @@ fn kill_rows(
     let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
     let dead = core.dead_claimants_of(rows);
     let over = TakeOver { dead: &dead, live: true };
-    let claimed = core.store.claim_over(&ids, core.instance.id, None, Some(asked_by), over)?;
+    let claimed = core.store.claim_over(&ids, core.instance.id, None, asked_by, over)?;
     let mut report = Report::default();
-    let cause =
-        Cause { reason: EndReason::Killed, leak: None, rule: format!("asked by {asked_by}") };
     let claimed = hurry(claimed, &dead, how.grace);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
@@ -185,6 +181,19 @@ fn hurry(
 }
 
 impl Core {
+    /// Returns the roots of the task that this instance holds; empty if there are none.
+    pub(in crate::tracker) fn own_entries_of(&self, task: &TaskId) -> Result<Vec<Arc<Entry>>> {
+        match self.store.live_of_task(task) {
+            Ok(rows) => {
+                // Where the root has just ended by itself, the rows of what it left lead to it: its end is waited for.
+                let roots = rows.iter().map(|row| row.root.unwrap_or(row.id));
+                let roots: HashSet<ProcessId> = roots.collect();
+                Ok(roots.iter().filter_map(|row| self.entry(*row)).collect())
+            }
+            Err(error) => self.entries_of(task, error),
+        }
+    }
+
     /// Returns the roots of the task that we hold, for when the ledger cannot be read: our own are ended regardless (invariant
     /// 10).
     fn entries_of(&self, task: &TaskId, error: Error) -> Result<Vec<Arc<Entry>>> {

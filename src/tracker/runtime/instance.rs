@@ -14,6 +14,7 @@ use crate::{
     model::{InstanceId, Millis, NewInstance, Observer},
     store::Store,
     sys::{Pinned, Proc, file_lock::HeldLock, proc::TOKEN_VARIABLE},
+    tracker::{caller::Caller, options::Options},
 };
 
 /// One open tracker, as the ledger and other instances see it.
@@ -51,7 +52,7 @@ impl Instance {
         store: &Store,
         proc: &Proc,
         place: Place,
-        program: &str,
+        options: &Options,
     ) -> Result<Self> {
         let observer = Observer { place, uid: store.owner_uid() };
         let own = Pid::new(i64::from(std::process::id()))
@@ -59,19 +60,20 @@ impl Instance {
         let identity = Pinned::open(proc, place, own)?
             .ok_or_else(|| Error::new(Kind::Unknown, "this process cannot see itself in `/proc`"))?
             .identity;
+        let caller = options.caller.as_ref().map(Caller::note);
         let lock_name = new_lock_name(store.path());
         // 1. The lock is taken before the row is written: a row without a held lock looks like a dead instance.
         let lock_path = store.path().with_file_name(&lock_name);
         let lock =
             store.act_as_owner().and_then(|_acting| HeldLock::create(&lock_path, observer.uid))?;
         // 2. The note is written before the row as well, so that a process that judges the row finds it.
-        if let Err(error) = lock.write_note(&note_of(proc, place, own)) {
+        if let Err(error) = lock.write_note(&note_of(proc, place, own, caller)) {
             tracing::debug!("{error}: other instances will not recognize an exec of this program");
         }
         let open_here = OpenHere::new(lock_path);
         // 3. The row.
         let new = NewInstance {
-            program: program.to_owned(),
+            program: options.program.clone(),
             identity,
             uid: rustix::process::geteuid().as_raw(),
             lock_name,

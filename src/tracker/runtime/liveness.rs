@@ -28,7 +28,7 @@ use crate::{
     sys::{
         Pinned, Probe, Proc,
         file_lock::{LockState, discard, probe},
-        lock_note::{Note, read_note},
+        lock_note::{Note, NotedCaller, read_note},
         pid_namespaces::Namespaces,
     },
     tracker::core::Core,
@@ -129,8 +129,7 @@ impl<'a> Judge<'a> {
 
     /// Reads the note in the instance's lock file.
     fn note_of(&self, instance: &InstanceRecord) -> Option<Note> {
-        let _acting = self.store.act_as_owner().ok()?;
-        read_note(&lock_path(self.store, instance), self.store.owner_uid())
+        read_note_of(self.store, instance)
     }
 
     /// Returns whether everything in the PID namespace of an instance with a free lock is gone; the error is why that is
@@ -254,14 +253,32 @@ impl Drop for OpenHere {
     }
 }
 
+fn read_note_of(store: &Store, instance: &InstanceRecord) -> Option<Note> {
+    let _acting = store.act_as_owner().ok()?;
+    read_note(&lock_path(store, instance), store.owner_uid())
+}
+
+/// Returns the process on whose behalf an instance acts, as its lock file names it.
+pub(in crate::tracker) fn noted_caller(
+    store: &Store,
+    instance: &InstanceRecord,
+) -> Option<NotedCaller> {
+    read_note_of(store, instance)?.caller
+}
+
 /// Returns the note that is written to the lock file of a new instance.
-pub(in crate::tracker) fn note_of(proc: &Proc, place: Place, own: Pid) -> Note {
+pub(in crate::tracker) fn note_of(
+    proc: &Proc,
+    place: Place,
+    own: Pid,
+    caller: Option<NotedCaller>,
+) -> Note {
     let image = proc.image(own).ok().flatten();
     let first = Pid::new(1).filter(|first| *first != own && !place.is_initial());
     let first = first.and_then(|first| Pinned::open(proc, place, first).ok().flatten());
     let init =
         first.map(|first| (first.identity.start_tick, first.identity.pidfd_inode.unwrap_or(0)));
-    Note { image, init }
+    Note { image, init, caller }
 }
 
 pub(in crate::tracker) fn lock_path(

@@ -78,6 +78,7 @@ pub(crate) fn clean(command: &mut Command, place: &Place) {
         "PROCLEDGER_DB",
         "PROCLEDGER_TOKEN",
         "PROCLEDGER_LOG",
+        "PROCLEDGER_OWNER",
         "XDG_STATE_HOME",
         "NO_COLOR",
         "CLICOLOR_FORCE",

@@ -21,4 +21,5 @@ mod metrics_of_many;
 pub(crate) mod outputs_that_are_the_ledger;
 pub(crate) mod pty;
 pub(crate) mod report_in_a_browser;
+pub(crate) mod run_callers;
 pub(crate) mod systemd_units;

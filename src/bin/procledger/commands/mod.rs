@@ -24,6 +24,8 @@ mod ps_json;
 mod ps_table;
 mod ps_watch;
 mod report_lines;
+mod run_caller;
+mod run_events;
 
 use procledger::TaskId;
 

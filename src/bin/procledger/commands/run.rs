@@ -5,14 +5,17 @@ use std::{
     io::{IsTerminal, stdin},
     os::unix::fs::FileTypeExt,
     path::PathBuf,
-    sync::mpsc::{Sender, channel},
     time::Duration,
 };
 
 use clap::Args;
 use nix::unistd::{getpgrp, tcgetpgrp};
-use procledger::{Builder, ContainmentMode, Job, Signaller, Stdio, TaskId, Tracker};
+use procledger::{Builder, Caller, ContainmentMode, Error, Job, Process, Stdio, TaskId, Tracker};
 
+use super::{
+    run_caller::CallerArgs,
+    run_events::{self, Started},
+};
 use crate::{
     context::Context,
     exit::{Exit, Failure, Result, chain, of_run_error},
@@ -20,7 +23,7 @@ use crate::{
     output,
     privilege::Account,
     signals::{FORWARDED, Signals},
-    threads, units,
+    units,
 };
 
 /// Run a program as a task: record it first, and end it together with everything it started
@@ -34,6 +37,9 @@ Example:
 SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are forwarded to the program. On a
 terminal it runs in the foreground as from a shell: Ctrl-C and Ctrl-Z reach it directly.
 As root on another user's ledger the program runs as that user.
+
+With --die-with-parent, --owner or $PROCLEDGER_OWNER the tree is ended as an orphan when that
+process ends, however it ends. A caller that passes its own PID as the owner is never missed.
 
 Exit codes: the code of the program, or 128 + N if signal N ended it; 75 if the task already
 runs, 125 if procledger failed, 126 if the program is not executable, 127 if it is not found."
@@ -70,6 +76,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     no_arguments: bool,
     #[command(flatten)]
+    caller: CallerArgs,
+    #[command(flatten)]
     keeping: KeepingArgs,
     /// Program and arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
@@ -80,6 +88,7 @@ pub(crate) struct RunArgs {
 struct Plan {
     task: TaskId,
     program: OsString,
+    caller: Option<Caller>,
     raw: RunArgs,
 }
 
@@ -101,7 +110,8 @@ impl RunArgs {
         if program.is_empty() {
             return Err(Failure::usage("the program's name is empty: name it after `--`"));
         }
-        Ok(Plan { task, program, raw: self })
+        let caller = self.caller.pin(self.survive)?;
+        Ok(Plan { task, program, caller, raw: self })
     }
 }
 
@@ -123,10 +133,13 @@ impl Plan {
         std::env::current_dir()
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
         let builder = self.raw.keeping.apply(context.owner()).protected_names(&self.raw.protect);
-        let builder = self.contained(builder);
+        let builder = match &self.caller {
+            Some(caller) => self.contained(builder).caller(caller.clone()),
+            None => self.contained(builder),
+        };
         // Opening may wait for other instances, and for a disk. No program of ours runs yet.
         let tracker = signals.end_us_during(|| builder.open())??;
-        let result = self.own(context, &tracker, signals);
+        let result = self.own(context, &tracker, &signals);
         // Whatever the result, everything that is still ours ends now.
         let ended = tracker.shutdown();
         let exit = result?;
@@ -142,44 +155,59 @@ impl Plan {
     }
 
     /// Starts the program and waits for it.
-    fn own(self, context: &Context, tracker: &Tracker, signals: Signals) -> Result<Exit> {
-        if let Ok(Some(signal)) = signals.pending() {
-            return Err(Failure::new("interrupted before the program was started")
-                .with_exit(Exit::signal(signal)));
-        }
-        // Before the program: where there is no thread to forward signals, nothing starts.
-        let forwarder = forward(signals)?;
-        let foreground = has_the_terminal();
-        let task = self.task.clone();
-        let job = self.job(context.account.as_ref(), foreground);
-        let mut process = tracker.spawn(job).map_err(|error| {
-            let failure = Failure::new(chain(&error)).with_exit(of_run_error(&error));
-            if error.is_already_running() {
-                Failure {
-                    message: format!("{}: `procledger kill` ends it", failure.message),
-                    ..failure
-                }
-            } else {
-                failure
+    fn own(&self, context: &Context, tracker: &Tracker, signals: &Signals) -> Result<Exit> {
+        let caller = self.caller.as_ref();
+        run_events::handle_during(signals, tracker, caller, |events| {
+            let mut process = self.start(context, tracker, signals)?;
+            let (program, foreground) = (process.signaller(), process.is_foreground());
+            events.started(Started { program, foreground, task: self.task.clone() });
+            let status = process.wait_in_foreground()?;
+            if events.orphaned() {
+                let why = format!("task {} was ended, since its owner has ended", self.task);
+                return Err(Failure::new(why).with_exit(Exit::of_ended_program(status)));
             }
-        })?;
-        // It fails only where the thread has ended, which it does when no signal can be read.
-        let _ = forwarder.send((process.signaller(), process.is_foreground()));
-        let status = process.wait_in_foreground()?;
-        Exit::of_program(status)
-            .ok_or_else(|| Failure::new(format!("task {task} has ended with an unknown exit code")))
+            Exit::of_program(status).ok_or_else(|| {
+                Failure::new(format!("task {} has ended with an unknown exit code", self.task))
+            })
+        })
     }
 
-    fn job(self, account: Option<&Account>, foreground: bool) -> Job {
-        let mut job = Job::new(self.task.as_str(), self.program)
-            .args(self.raw.command)
+    /// Starts the program, once an earlier run of the task has ended, where that is to be waited for.
+    fn start(&self, context: &Context, tracker: &Tracker, signals: &Signals) -> Result<Process> {
+        loop {
+            if let Ok(Some(signal)) = signals.pending() {
+                return Err(Failure::new("interrupted before the program was started")
+                    .with_exit(Exit::signal(signal)));
+            }
+            if let Some(caller) = &self.caller
+                && caller.has_ended()?
+            {
+                return Err(Failure::new(format!(
+                    "the owner, {caller}, has ended: the program was not started"
+                )));
+            }
+            match tracker.spawn(self.job(context.account.as_ref())) {
+                Err(error) if error.is_already_running() => {
+                    let make_way = || self.raw.caller.make_way(context, tracker, &self.task);
+                    if !signals.end_us_during(make_way)?? {
+                        return Err(not_started(&error));
+                    }
+                }
+                spawned => return spawned.map_err(|error| not_started(&error)),
+            }
+        }
+    }
+
+    fn job(&self, account: Option<&Account>) -> Job {
+        let mut job = Job::new(self.task.as_str(), &self.program)
+            .args(&self.raw.command)
             .stdin(Stdio::inherit())
             .stdout(Stdio::inherit())
             .stderr(Stdio::inherit())
             .survive(self.raw.survive)
             .keep_strays(self.raw.keep_strays)
             .record_arguments(!self.raw.no_arguments)
-            .foreground(foreground);
+            .foreground(has_the_terminal());
         if let Some(grace) = self.raw.grace {
             job = job.grace(grace);
         }
@@ -200,30 +228,18 @@ impl Plan {
     }
 }
 
+fn not_started(error: &Error) -> Failure {
+    let failure = Failure::new(chain(error)).with_exit(of_run_error(error));
+    if error.is_already_running() {
+        let message = format!("{}: `procledger kill` ends it", failure.message);
+        return Failure { message, ..failure };
+    }
+    failure
+}
+
 /// Returns whether stdin is a terminal, this is its foreground job, and stdout is not a pipe. In a pipeline the terminal stays
 /// with the pipeline: a pager at its end needs it.
 fn has_the_terminal() -> bool {
     let piped = std::fs::metadata("/proc/self/fd/1").is_ok_and(|file| file.file_type().is_fifo());
     stdin().is_terminal() && !piped && tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
-}
-
-/// Forwards signals until this process exits, once it is sent the program and whether that is a terminal's foreground job. Signals
-/// that a terminal sends to its foreground job have already reached the program.
-fn forward(signals: Signals) -> Result<Sender<(Signaller, bool)>> {
-    let (sender, started) = channel::<(Signaller, bool)>();
-    threads::start("procledger-signals", move || {
-        let Ok((program, foreground)) = started.recv() else { return };
-        while let Ok(signal) = signals.next() {
-            if foreground && matches!(signal, libc::SIGINT | libc::SIGQUIT) {
-                continue;
-            }
-            match program.signal(signal) {
-                Err(error) if !error.is_gone() => {
-                    output::complain(&format!("failed to forward signal {signal}: {error}"));
-                }
-                _ => {}
-            }
-        }
-    })?;
-    Ok(sender)
 }

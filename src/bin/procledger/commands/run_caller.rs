@@ -1,0 +1,150 @@
+//! `run`: on whose behalf it runs its task, and what it does about an earlier run of the same task.
+
+use std::{
+    env, thread,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueEnum};
+use procledger::{Caller, ProcessRecord, Report, State, TaskId, Tracker};
+
+use crate::{
+    context::Context,
+    exit::{Exit, Failure, Result},
+    output,
+};
+
+/// `--owner` for all programs below, and thus also for a `run` that one of them starts.
+const OWNER_VARIABLE: &str = "PROCLEDGER_OWNER";
+/// Pause between two looks at the rows of an earlier run.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Time within which an earlier run begins to end its tree after the death of its caller.
+const BEGINS_WITHIN: Duration = Duration::from_secs(1);
+/// Limit for an end, plus the grace.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What to do if the task runs already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum IfRunning {
+    Fail,
+    Wait,
+    Replace,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CallerArgs {
+    /// End the task when the process that started this command ends
+    #[arg(long, conflicts_with_all = ["owner", "survive"])]
+    die_with_parent: bool,
+    /// End the task when this process ends; give its start tick too, to exclude PID reuse
+    #[arg(long, value_name = "PID[:TICK]", value_parser = pid, conflicts_with = "survive")]
+    owner: Option<(u32, Option<u64>)>,
+    /// If the task runs already: fail with 75, wait for its end, or replace it (kill it) [default: fail; wait if its owner has ended]
+    #[arg(long, value_name = "HOW", hide_possible_values = true)]
+    if_running: Option<IfRunning>,
+}
+
+fn pid(text: &str) -> Result<(u32, Option<u64>), String> {
+    let (pid, tick) = match text.split_once(':') {
+        Some((pid, tick)) => (pid, Some(tick)),
+        None => (text, None),
+    };
+    let refused = || "write a PID, or PID:TICK with field 22 of /proc/PID/stat".to_owned();
+    let tick = tick.map(|tick| tick.parse().map_err(|_| refused())).transpose()?;
+    Ok((pid.parse().ok().filter(|&pid| pid > 0).ok_or_else(refused)?, tick))
+}
+
+impl CallerArgs {
+    /// Pins the process on whose behalf the task runs, if there is one. A task that survives its owners has none, whatever the
+    /// environment says.
+    pub(crate) fn pin(&self, survive: bool) -> Result<Option<Caller>> {
+        let refused = |what: &str, error: &dyn std::fmt::Display| {
+            Failure::usage(format!("{what}: {error}; the program was not started"))
+        };
+        if self.die_with_parent {
+            let parent = Caller::parent();
+            return parent.map(Some).map_err(|error| refused("--die-with-parent", &error));
+        }
+        if let Some((pid, tick)) = self.owner {
+            return Caller::pin(pid, tick).map(Some).map_err(|error| refused("--owner", &error));
+        }
+        let named = env::var_os(OWNER_VARIABLE).filter(|owner| !owner.is_empty() && !survive);
+        let Some(named) = named else { return Ok(None) };
+        let what = format!("${OWNER_VARIABLE}");
+        let (pid, tick) = pid(&named.to_string_lossy()).map_err(|error| refused(&what, &error))?;
+        Caller::pin(pid, tick).map(Some).map_err(|error| refused(&what, &error))
+    }
+
+    /// Acts on the run because of which the task could not be started; returns whether to try again.
+    pub(crate) fn make_way(
+        &self,
+        context: &Context,
+        tracker: &Tracker,
+        task: &TaskId,
+    ) -> Result<bool> {
+        match self.if_running {
+            Some(IfRunning::Fail) => return Ok(false),
+            Some(IfRunning::Replace) => replace(context, tracker, task)?,
+            Some(IfRunning::Wait) => {
+                // The caller of that run may end meanwhile, and the run may be stopped.
+                while tracker.orphaned(task.as_str())?.is_none() {
+                    if running(tracker, task)?.is_none() {
+                        return Ok(true);
+                    }
+                    thread::sleep(PAUSE);
+                }
+                await_end(tracker, task)?;
+            }
+            None if tracker.orphaned(task.as_str())?.is_some() => await_end(tracker, task)?,
+            // It may have ended since.
+            None => return Ok(running(tracker, task)?.is_none()),
+        }
+        Ok(true)
+    }
+}
+
+fn replace(context: &Context, tracker: &Tracker, task: &TaskId) -> Result<()> {
+    output::complain(&format!("task {task} already runs: ending it first"));
+    match tracker.kill(&[task.as_str()], &context.asked_by("run")) {
+        Err(error) if !error.is_not_found() => Err(error.into()),
+        Ok(report) => survived(&report, task),
+        Err(_) => Ok(()),
+    }
+}
+
+fn survived(report: &Report, task: &TaskId) -> Result<()> {
+    if report.survived() == 0 {
+        return Ok(());
+    }
+    let why = format!("{} processes of task {task} could not be ended", report.survived());
+    Err(Failure::new(why).with_exit(Exit::ALREADY_RUNNING))
+}
+
+/// Returns the oldest live row of the task.
+fn running(tracker: &Tracker, task: &TaskId) -> Result<Option<ProcessRecord>> {
+    let live = tracker.ledger().running()?;
+    Ok(live.into_iter().find(|row| row.task.as_ref() == Some(task)))
+}
+
+/// Waits until a run whose caller has ended has ended its tree. If it does not do so, for example because it is stopped, its
+/// tree is taken over and ended.
+fn await_end(tracker: &Tracker, task: &TaskId) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let Some(row) = running(tracker, task)? else { return Ok(()) };
+        let limit = match row.state {
+            State::Ending => ENDS_WITHIN + row.limits.grace,
+            _ => BEGINS_WITHIN,
+        };
+        if began.elapsed() > limit {
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
+    match tracker.end_orphaned(task.as_str()) {
+        Ok(report) => survived(&report, task),
+        // It has ended at this very moment.
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
