@@ -11,14 +11,12 @@ use super::{
     herd::{Program, Raw, wait_all},
     samples::{Samples, timed},
     score::{Board, Line},
-    stage::Stage,
+    stage::{GRACE, Stage},
 };
 
 const OBEDIENT: [&str; 2] = ["/bin/sleep", "600"];
 /// Ignores SIGTERM, whatever dispositions it inherited.
 const STUBBORN: [&str; 4] = ["/usr/bin/env", "--ignore-signal=TERM", "/bin/sleep", "600"];
-/// For programs that ignore SIGTERM the limit includes at least the grace period.
-const GRACE: Duration = Duration::from_millis(100);
 /// The former implementation takes 100 ms for each, so only this many are measured.
 const FORMER_ENDS: usize = 5;
 
@@ -43,6 +41,7 @@ fn end(board: &mut Board, count: usize, rounds: usize, words: &[&str], former: f
         let (took, killed) = shut_down(count, words);
         ours.add(took);
         forced += killed;
+        // For programs that ignore SIGTERM the limit includes at least the grace period.
         let wait = if stubborn { GRACE } else { Duration::ZERO };
         limit.add(kill(count, words) + wait);
         eprintln!("    {count} {}: round {round}", words[0]);

@@ -1,6 +1,6 @@
 //! A folder, a ledger in it, and jobs that print nothing.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use procledger::{Builder, ContainmentMode, Job, Process, Stdio, Tracker};
 use tempfile::TempDir;
@@ -11,6 +11,9 @@ pub(crate) struct Stage {
     pub(crate) folder: TempDir,
 }
 
+/// The grace of programs that ignore SIGTERM: that of the former implementation.
+pub(crate) const GRACE: Duration = Duration::from_millis(100);
+
 impl Stage {
     /// Without the monitor, so that nothing else runs while a verb is measured; in sessions, the plainest containment.
     pub(crate) fn quiet() -> Self {
@@ -19,8 +22,9 @@ impl Stage {
 
     pub(crate) fn with(options: impl FnOnce(Builder) -> Builder) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let builder =
-            Tracker::builder(folder.path().join("ledger.db")).containment(ContainmentMode::Session);
+        let builder = Tracker::builder(folder.path().join("ledger.db"))
+            .grace(GRACE)
+            .containment(ContainmentMode::Session);
         let tracker = options(builder).open().expect("a ledger");
         Self { tracker, folder }
     }

@@ -30,8 +30,10 @@ pub const ECOSYSTEM_MANAGER_EXPORT: &str = "/tmp/ecosystem-manager-processes.jso
 pub const ECOSYSTEM_MANAGER_NAME: &str = "resource-claude-code";
 /// Interval between health checks in the former implementation.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
-/// Time between SIGTERM and SIGKILL in the former implementation.
-const GRACE: Duration = Duration::from_millis(100);
+/// Time between SIGTERM and SIGKILL: a program that flushes for a second is not cut off.
+const GRACE: Duration = Duration::from_secs(5);
+/// The same in the former implementation.
+const ECOSYSTEM_MANAGER_GRACE: Duration = Duration::from_millis(100);
 /// A process younger than this may be about to be registered.
 pub const DEFAULT_MIN_AGE: Duration = Duration::from_secs(10);
 
@@ -135,7 +137,7 @@ impl Builder {
             .export(ECOSYSTEM_MANAGER_EXPORT)
             .orphan_name(ECOSYSTEM_MANAGER_NAME)
             .health_interval(HEALTH_INTERVAL)
-            .grace(GRACE)
+            .grace(ECOSYSTEM_MANAGER_GRACE)
     }
 
     /// Sets the name of the embedding program; by default the file name of its executable. Processes that it marks `survive`
@@ -173,7 +175,7 @@ impl Builder {
         self
     }
 
-    /// Sets the time between SIGTERM and SIGKILL; 100 ms by default.
+    /// Sets the time between SIGTERM and SIGKILL; 5 s by default. A tree that obeys ends as soon as all of it has ended.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.grace = grace;
         self

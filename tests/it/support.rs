@@ -29,6 +29,9 @@ use crate::spawn::gate_host;
 /// Longer than any wait takes on a busy machine with two cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Programs that ignore SIGTERM would take the default of 5 s each.
+pub(crate) const GRACE: Duration = Duration::from_millis(100);
+
 /// A folder of one test, with the ledger that goes into it. All processes that the test has started there and not ended are
 /// ended when it is dropped, even when the test fails: every program is given [`Place::marker`] in its environment or
 /// arguments.
@@ -86,9 +89,10 @@ impl Place {
         until(name, || self.path().join(name).exists());
     }
 
-    /// A shell script as a job, with the marker.
+    /// A shell script as a job, with the marker, and with [`GRACE`].
     pub(crate) fn job(&self, task: &str, script: &str) -> Job {
         Job::new(task, "/bin/sh")
+            .grace(GRACE)
             .args(["-c", script, self.marker()])
             .env("PROCLEDGER_IT_MARKER", self.marker())
             .current_dir(self.path())

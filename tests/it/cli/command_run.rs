@@ -6,6 +6,7 @@ use std::{
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::PathBuf,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
@@ -242,7 +243,7 @@ fn max_runtime_ends_the_program() {
 #[test]
 fn grace_is_the_time_between_term_and_kill() {
     let place = Place::new();
-    // Obeys SIGTERM, but slowly: the default grace of 100 ms would kill it.
+    // Obeys SIGTERM, but slowly.
     let script = "trap 'sleep 0.4; echo tidy; exit 9' TERM; echo up; while :; do sleep 0.01; done";
     let patient = Running::start(&place, "slow", &["--grace", "20s"], script);
     run(&place, &["kill", "slow"]).expect(0);
@@ -251,6 +252,37 @@ fn grace_is_the_time_between_term_and_kill() {
     let hasty = Running::start(&place, "stubborn", &["--grace", "1ms"], script);
     run(&place, &["kill", "stubborn"]).expect(0);
     hasty.finish().expect(128 + 9);
+}
+
+/// The default is 5 s; the profile of the ecosystem-manager keeps the 100 ms that its owner prescribes.
+#[test]
+fn a_flush_of_a_second_is_not_cut_off() {
+    let place = Place::new();
+    let script = "trap 'sleep 1; echo tidy; exit 9' TERM; echo up; while :; do sleep 0.01; done";
+    let patient = Running::start(&place, "slow", &[], script);
+    run(&place, &["kill", "slow"]).expect(0);
+    assert_eq!(patient.finish().expect(9).out, "tidy\n");
+    let export = place.path().join("running.json");
+    let export = export.to_str().expect("UTF-8");
+    let profile = ["--profile", "ecosystem-manager", "--export", export];
+    let prescribed = Running::start(&place, "former", &profile, script);
+    run(&place, &["kill", "former"]).expect(0);
+    assert_eq!(prescribed.finish().expect(128 + 9).out, "");
+    let rows =
+        place.sqlite3("SELECT task_id, grace_ms FROM process WHERE root IS NULL ORDER BY id");
+    assert_eq!(rows, "slow|5000\nformer|100");
+}
+
+/// The grace is a limit, not a wait.
+#[test]
+fn a_program_that_obeys_ends_as_fast_as_it_can() {
+    let place = Place::new();
+    let running = Running::start(&place, "obedient", &[], "echo up; exec sleep 300");
+    let began = Instant::now();
+    let killed = run(&place, &["kill", "obedient"]).expect(0);
+    assert!(killed.out.contains("ended by TERM"), "{killed:?}");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    running.finish().expect(128 + 15);
 }
 
 #[test]

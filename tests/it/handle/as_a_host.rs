@@ -20,6 +20,8 @@ use std::{
 
 use procledger::{Builder, ContainmentMode, Job, Process, Stdio, Tracker};
 
+use crate::support::GRACE;
+
 #[test]
 fn as_a_host() {
     let Some(ledger) = std::env::var_os("PROCLEDGER_IT_HOST") else { return };
@@ -205,7 +207,8 @@ fn ignore(which: nix::sys::signal::Signal) {
     unsafe { signal(which, SigHandler::SigIgn) }.expect("ignored");
 }
 
-fn build(mut builder: Builder, options: &str) -> Builder {
+fn build(builder: Builder, options: &str) -> Builder {
+    let mut builder = builder.grace(GRACE);
     for option in options.split_whitespace() {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         let millis = || Duration::from_millis(value.parse().expect("milliseconds"));

@@ -14,7 +14,7 @@ use std::{
 
 use procledger::{Builder, Tracker};
 
-use crate::support::{Guard, Place, pids};
+use crate::support::{GRACE, Guard, Place, pids};
 
 pub(crate) const HOST: [&str; 4] =
     ["--exact", "spawn::gate_host::gate_host", "--nocapture", "--test-threads=1"];
@@ -37,7 +37,7 @@ impl Given {
     pub(crate) fn builder(&self) -> Builder {
         // Unused unless the environment asks for it.
         let keeper = env!("CARGO_BIN_EXE_procledger-keeper");
-        let builder = Tracker::builder(self.ledger()).program("gate-host");
+        let builder = Tracker::builder(self.ledger()).program("gate-host").grace(GRACE);
         if is_kept() { builder.keeper(keeper) } else { builder }
     }
 }

@@ -108,7 +108,8 @@ fn a_run_beside_a_held_lock_does_not_wait_for_it_at_each_step() {
     let place = Place::new();
     // The processes that it leaves are found in several scans, each of which records them before they are ended.
     let strays = "for n in 1 2 3 4; do (trap '' TERM; while :; do sleep 0.05; done) & done; exit 7";
-    let (_, took) = ends_under_the_lock(&place, &["--containment", "session"], strays, 7);
+    let (_, took) =
+        ends_under_the_lock(&place, &["--containment", "session", "--grace", "100ms"], strays, 7);
     // Twice the whole timeout of 5 s: at the first write, and at the last attempt.
     assert!(took < Duration::from_secs(18), "{took:?}");
     assert!(place.alive().is_empty());

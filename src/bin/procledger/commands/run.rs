@@ -48,7 +48,7 @@ pub(crate) struct RunArgs {
     /// Name of the task; a task runs one program at a time
     #[arg(long, value_name = "ID")]
     task: String,
-    /// Time between SIGTERM and SIGKILL [default: 100ms]
+    /// Time between SIGTERM and SIGKILL [default: 5s]
     #[arg(long, value_name = "D", value_parser = units::duration)]
     grace: Option<Duration>,
     /// End the task when it has run for longer than this, suspended time not counted
