@@ -9,7 +9,7 @@ use std::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    model::{EndReason, ExitStatus, Report, TaskId},
+    model::{EndReason, ExitStatus, ProcessId, Report, TaskId},
     sys::{PidFd, Signal},
     tracker::{
         core::Core,
@@ -63,6 +63,11 @@ impl Process {
             foreground,
             on_drop: terminate,
         }
+    }
+
+    /// Returns its row number in the ledger; see [`Ledger::process`](crate::Ledger::process).
+    pub fn id(&self) -> ProcessId {
+        self.entry.root.row
     }
 
     /// Returns its PID. Do not signal the process by its PID: use [`signal`](Self::signal) or [`terminate`](Self::terminate).

@@ -130,6 +130,28 @@ impl Ledger {
         self.store.live()
     }
 
+    /// Returns one process; `None` if the ledger has no such row.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::{EndReason, Job};
+    ///
+    /// let mut process = tracker.spawn(Job::new("task-42", "true"))?;
+    /// process.wait()?;
+    /// let record = tracker.ledger().process(process.id())?.expect("recorded");
+    /// assert_eq!(record.end_reason, Some(EndReason::Exited));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read.
+    pub fn process(&self, id: ProcessId) -> Result<Option<ProcessRecord>> {
+        self.store.process(id)
+    }
+
     /// Returns ended processes, newest end first: of one task or of all tasks, since a time or since the beginning, at most
     /// `limit`.
     ///
