@@ -1,10 +1,29 @@
-//! Which processes belong to a root, and by what evidence.
+//! Which processes belong to a tree, which of them are left running, and which are only suspects.
+//!
+//! [`decide`] is the only place that decides this: for an end, for a dry run, for what a dead root left, for the health pass and
+//! the memory limits, and for `tree` and `ps`. It is a function of a [`System`] (a snapshot, and which instances are
+//! responsible for which processes) and of the [`TreeFacts`] of one tree. The callers differ in how they collect the facts, not
+//! in what they conclude from them:
+//!
+//! - an end collects them again and again, while processes are dying. It passes on what its earlier scans have found
+//!   ([`Known`]), so that a later scan decides the same: what was certain stays certain, what was signalled is not spared any
+//!   more;
+//! - all others collect them once.
+//!
+//! The order of evidence: what is true now comes before what an earlier pass has recorded; the token, which any process can copy
+//! and which is read only of processes without other evidence, comes last. A row alone says nothing about a process that another
+//! instance is responsible for.
 
 use std::{
     collections::{BTreeMap, HashSet},
     fmt,
 };
 
+use super::{
+    exemption::{Exempt, System},
+    protection::{self, SpareReason},
+    suspects::Doubt,
+};
 use crate::{
     identity::Pid,
     sys::snapshot::{Snapshot, Stat},
@@ -15,8 +34,8 @@ use crate::{
 pub(crate) enum Evidence {
     /// It is the root.
     Root,
-    /// It is in the cgroup leaf that was created for the root.
-    Leaf,
+    /// It is in the cgroup that was created for the root.
+    TaskCgroup,
     /// It is in the session that the gate created for the root.
     Session,
     /// It is in the foreground process group that the gate created for the root.
@@ -37,7 +56,7 @@ impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => f.write_str("identity"),
-            Self::Leaf => f.write_str("cgroup"),
+            Self::TaskCgroup => f.write_str("cgroup"),
             Self::Session => f.write_str("session"),
             Self::Group => f.write_str("process group"),
             Self::ChildOf(parent) => write!(f, "child of {parent}"),
@@ -54,7 +73,7 @@ impl Evidence {
     pub(crate) fn code(self) -> (u8, u32) {
         match self {
             Self::Root => (1, 0),
-            Self::Leaf => (2, 0),
+            Self::TaskCgroup => (2, 0),
             Self::Session => (3, 0),
             Self::Group => (4, 0),
             Self::ChildOf(parent) => (5, parent.get()),
@@ -69,7 +88,7 @@ impl Evidence {
     pub(crate) fn from_code(code: u8, pid: Option<Pid>) -> Option<Self> {
         Some(match code {
             1 => Self::Root,
-            2 => Self::Leaf,
+            2 => Self::TaskCgroup,
             3 => Self::Session,
             4 => Self::Group,
             5 => Self::ChildOf(pid?),
@@ -82,179 +101,335 @@ impl Evidence {
     }
 }
 
+/// A member that was recorded, or found by an earlier scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) pid: Pid,
+    pub(crate) evidence: Evidence,
+    /// It was certainly a descendant of the root when it was found ([`descends`]).
+    pub(crate) descends: bool,
+    /// It has been signalled: it is not spared any more, whatever program it runs by now.
+    pub(crate) signalled: bool,
+}
+
+impl Known {
+    /// Returns a process that an earlier pass has recorded.
+    pub(crate) fn recorded(pid: Pid) -> Self {
+        Self { pid, evidence: Evidence::Recorded, descends: false, signalled: false }
+    }
+}
+
 /// What is known of one tree at the time of the snapshot. Every pid in it was verified to be the recorded process.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TreeView {
+pub(crate) struct TreeFacts {
     /// The root, if it exists: alive, or a zombie that still pins its pid and session number.
     pub(crate) root: Option<Pid>,
-    /// The session that the gate created, while a verified process pins it; afterwards its number may have been reused by an
-    /// unrelated process.
+    /// The root is a descendant whose own root is gone: no caller has asked to end this very process, so it may be spared.
+    pub(crate) may_spare_root: bool,
+    /// The session, or in the foreground the process group, that the gate created. Its number may be reused by unrelated
+    /// processes once no process of the tree pins it.
     pub(crate) session: Option<Pid>,
-    /// The process group that the gate created, under the same condition.
-    pub(crate) group: Option<Pid>,
-    /// The processes in its cgroup leaf. Listed after the snapshot was taken: a pid in both is the same process in both.
-    pub(crate) leaf: HashSet<Pid>,
+    /// The processes in its task cgroup. Listed after the snapshot was taken: a pid in both is the same process in both.
+    pub(crate) task_cgroup: HashSet<Pid>,
     /// The keeper of the tree, while it is alive: not a member itself, but everything below it is.
     pub(crate) keeper: Option<Pid>,
-    /// Members that were recorded, or found by an earlier scan.
-    pub(crate) known: Vec<(Pid, Evidence)>,
+    pub(crate) known: Vec<Known>,
     /// Processes of the row's uid that carry the token.
-    pub(crate) carriers: Vec<Pid>,
+    pub(crate) token_holders: Vec<Pid>,
+    /// Processes of another effective uid that carry the token, with that uid.
+    pub(crate) other_holders: Vec<(Pid, u32)>,
+    /// What was left of this tree before, by pid and start tick: no instance is responsible for it any more.
+    pub(crate) left_before: HashSet<(Pid, u64)>,
+    /// The job keeps its strays: everything but the root is left running.
+    pub(crate) keeps_strays: bool,
+    /// What earlier scans of the same end have spared: it stays spared, whatever becomes of its parents.
+    pub(crate) spared_before: BTreeMap<Pid, SpareReason>,
 }
 
-/// The members of one tree.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Members {
+/// A process that is left running on purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spared {
+    pub(crate) evidence: Evidence,
+    pub(crate) why: SpareReason,
+    /// It would be ended otherwise. A process that is no more than a suspect, or a descendant of one, is evidence for nothing
+    /// else.
+    pub(crate) is_member: bool,
+}
+
+/// The processes of one tree.
+#[derive(Debug)]
+pub(crate) struct Membership<'a> {
+    /// What an end ends.
     pub(crate) members: BTreeMap<Pid, Evidence>,
-    /// Token alone, and a controlling terminal there or below: it may be a person's window in a `tmux` that the task started,
-    /// or that `tmux`, which would end its windows with it.
-    pub(crate) suspects: Vec<Pid>,
+    /// What is left running on purpose.
+    pub(crate) spared: BTreeMap<Pid, Spared>,
+    /// What may belong to it, and is left running.
+    pub(crate) suspects: BTreeMap<Pid, Doubt>,
+    /// What must not be touched on behalf of this tree.
+    pub(crate) exempt: Exempt<'a>,
+    /// The keeper, where being below it is evidence.
+    pub(crate) keeper: Option<Pid>,
+    /// The session, where a process of the tree pins its number.
+    pub(crate) session: Option<Pid>,
 }
 
-/// Finds the members of one tree.
-///
-/// A process in `exempt` is not a member, and no process is a member through it: the acting process, its ancestors, what is
-/// below it, and the processes that another live instance is responsible for.
-pub(crate) fn members(snapshot: &Snapshot, tree: &TreeView, exempt: &HashSet<Pid>) -> Members {
-    let mut found = Members::default();
-    let mut open = Vec::new();
-    let mut add = |members: &mut BTreeMap<Pid, Evidence>,
-                   open: &mut Vec<Pid>,
-                   pid: Pid,
-                   evidence: Evidence| {
-        let there = snapshot.get(pid).is_some_and(|stat| !stat.is_kernel_thread());
-        if there && !exempt.contains(&pid) && !members.contains_key(&pid) {
-            members.insert(pid, evidence);
-            open.push(pid);
+impl Membership<'_> {
+    /// Returns whether a process of the tree was left running before: then it cannot be ended by one action on all its members.
+    pub(crate) fn leaves_some_from_before(&self) -> bool {
+        self.spared.values().any(|spared| spared.why == SpareReason::LeftBefore)
+    }
+
+    /// Removes the processes that are in other trees of the same call: each process is in one tree.
+    pub(crate) fn without(&mut self, other_trees: impl Fn(Pid) -> bool) {
+        self.members.retain(|pid, _| !other_trees(*pid));
+        self.spared.retain(|pid, _| !other_trees(*pid));
+        self.suspects.retain(|pid, _| !other_trees(*pid));
+    }
+}
+
+/// Returns the rule by which a protected name applies to a process.
+pub(crate) type Protects<'a> = &'a mut dyn FnMut(&Stat) -> Option<String>;
+
+/// Decides which processes belong to a tree. `protects` is `None` where no name is protected.
+pub(crate) fn decide<'a>(
+    system: &'a System<'_>,
+    tree: &TreeFacts,
+    protects: Option<Protects<'_>>,
+) -> Membership<'a> {
+    let mut start = Start::of(system, tree);
+    let mut found = find(system, &start);
+    if start.session.is_none() {
+        // A member that was found by other evidence pins the session as well: the next scan would know it.
+        start.session = start.pinned(system.snapshot, found.members.keys().copied());
+        if start.session.is_some() {
+            found = find(system, &start);
         }
-    };
-    if let Some(root) = tree.root {
-        add(&mut found.members, &mut open, root, Evidence::Root);
     }
-    for &pid in &tree.leaf {
-        add(&mut found.members, &mut open, pid, Evidence::Leaf);
-    }
-    for &(pid, evidence) in &tree.known {
-        add(&mut found.members, &mut open, pid, evidence);
-    }
-    for stat in tree.session.iter().flat_map(|&session| snapshot.in_session(session)) {
-        add(&mut found.members, &mut open, stat.pid, Evidence::Session);
-    }
-    for stat in tree.group.iter().flat_map(|&group| snapshot.in_group(group)) {
-        add(&mut found.members, &mut open, stat.pid, Evidence::Group);
-    }
-    close(snapshot, &mut found.members, &mut open, &mut add);
-    for child in tree.keeper.iter().flat_map(|&keeper| snapshot.children(keeper)) {
-        add(&mut found.members, &mut open, child.pid, Evidence::Keeper);
-    }
-    close(snapshot, &mut found.members, &mut open, &mut add);
-    let (on_terminal, plain): (Vec<_>, Vec<_>) =
-        tree.carriers.iter().partition(|&&pid| serves_a_terminal(snapshot, pid));
-    for pid in plain {
-        add(&mut found.members, &mut open, pid, Evidence::Token);
-    }
-    close(snapshot, &mut found.members, &mut open, &mut add);
-    let is_member = |pid: &Pid| found.members.contains_key(pid);
-    found.suspects =
-        on_terminal.into_iter().filter(|pid| !is_member(pid) && !exempt.contains(pid)).collect();
+    spare(system, tree, protects, &mut found);
+    let others = tree.other_holders.iter().filter(|(pid, _)| {
+        let is_decided = found.members.contains_key(pid) || found.spared.contains_key(pid);
+        !is_decided && !found.exempt.contains(*pid)
+    });
+    found.suspects.extend(others.map(|&(pid, uid)| (pid, Doubt::OtherUser(uid))));
     found
 }
 
-/// Adds children of members until there are no more.
-fn close(
-    snapshot: &Snapshot,
-    members: &mut BTreeMap<Pid, Evidence>,
-    open: &mut Vec<Pid>,
-    add: &mut impl FnMut(&mut BTreeMap<Pid, Evidence>, &mut Vec<Pid>, Pid, Evidence),
+/// Finds the members, and the processes on a terminal that carry the token.
+fn find<'a>(system: &'a System<'_>, start: &Start<'_>) -> Membership<'a> {
+    let (snapshot, tree) = (system.snapshot, start.tree);
+    // 1. What must not be touched, and whether the keeper is evidence.
+    let kin = system.kin(|stat| start.contains(stat));
+    let inside = system.instances_that(|chain| start.descends(&kin, chain));
+    let keeper = tree.keeper.filter(|keeper| !system.has_outside_below(*keeper, &inside));
+    let passed_on = tree.task_cgroup.iter().chain(&tree.token_holders).copied();
+    let exempt = system.exempt(tree.root, kin, inside, passed_on);
+    // 2. The members, in the order of the evidence.
+    let mut found = Closure::of(snapshot, &exempt);
+    found.add(tree.root, Evidence::Root);
+    found.add(tree.task_cgroup.iter().copied(), Evidence::TaskCgroup);
+    for known in start.known.iter().filter(|known| known.evidence != Evidence::Recorded) {
+        found.add([known.pid], known.evidence);
+    }
+    found.add_session(start.session);
+    found.add_descendants();
+    if let Some(keeper) = keeper {
+        found.add(snapshot.children(keeper).map(|stat| stat.pid), Evidence::Keeper);
+        found.add_descendants();
+    }
+    let recorded = start.known.iter().filter(|known| known.evidence == Evidence::Recorded);
+    found.add(recorded.map(|known| known.pid), Evidence::Recorded);
+    found.add_descendants();
+    let (on_terminal, plain): (Vec<Pid>, Vec<Pid>) =
+        tree.token_holders.iter().partition(|&&pid| serves_a_terminal(snapshot, pid));
+    found.add(plain, Evidence::Token);
+    found.add_descendants();
+    // 3. What may be a person's.
+    let members = found.members;
+    let is_open = |pid: &Pid| !members.contains_key(pid) && !exempt.contains(*pid);
+    let suspects = on_terminal.into_iter().filter(is_open).map(|pid| (pid, Doubt::Terminal));
+    let suspects = suspects.collect();
+    let session = start.session;
+    Membership { members, spared: BTreeMap::new(), suspects, exempt, keeper, session }
+}
+
+/// Moves the processes that are left running from members and suspects to the spared ones.
+fn spare(
+    system: &System<'_>,
+    tree: &TreeFacts,
+    mut protects: Option<Protects<'_>>,
+    found: &mut Membership<'_>,
 ) {
-    while let Some(parent) = open.pop() {
-        for child in snapshot.children(parent) {
-            add(members, open, child.pid, Evidence::ChildOf(parent));
+    let may_spare = protects.is_some() || !tree.left_before.is_empty() || tree.keeps_strays;
+    if !may_spare && tree.spared_before.is_empty() {
+        return;
+    }
+    let snapshot = system.snapshot;
+    let judge = |pid: Pid| {
+        let stat = snapshot.get(pid)?;
+        if tree.left_before.contains(&(pid, stat.start_tick)) {
+            return Some(SpareReason::LeftBefore);
+        }
+        if tree.keeps_strays {
+            return Some(SpareReason::KeepsStrays);
+        }
+        protects.as_mut().and_then(|protects| protects(stat)).map(SpareReason::Protected)
+    };
+    let root = tree.root.filter(|_| !tree.may_spare_root);
+    let candidates: Vec<Pid> = found.members.keys().chain(found.suspects.keys()).copied().collect();
+    let before = &tree.spared_before;
+    let mut spared = protection::spared(snapshot, root, candidates, &found.exempt, before, judge);
+    for known in tree.known.iter().filter(|known| known.signalled) {
+        spared.remove(&known.pid);
+    }
+    let parent = |pid| Pid::new(i64::from(snapshot.get(pid)?.parent));
+    for (pid, why) in spared {
+        let carries = found.suspects.remove(&pid).is_some();
+        let member = found.members.remove(&pid);
+        let evidence = match member {
+            Some(evidence) => evidence,
+            None if carries => Evidence::Token,
+            None => Evidence::ChildOf(parent(pid).unwrap_or(pid)),
+        };
+        found.spared.insert(pid, Spared { evidence, why, is_member: member.is_some() });
+    }
+}
+
+/// Returns the processes that certainly descend from the root: by their parents, its session, or an earlier scan.
+///
+/// A task cgroup, a token, a keeper, or a row that an earlier pass made does not prove descent: a task that restarts its host
+/// passes all of them on to the new host, which is then no descendant. `session`: that of the [`Membership`].
+pub(crate) fn descendants(
+    system: &System<'_>,
+    tree: &TreeFacts,
+    session: Option<Pid>,
+) -> HashSet<Pid> {
+    let start = Start { session, ..Start::of(system, tree) };
+    let kin = Exempt::only(system.kin(|stat| start.contains(stat)));
+    let mut found = Closure::of(system.snapshot, &kin);
+    found.add(tree.root, Evidence::Root);
+    let known = start.known.iter().filter(|known| known.descends);
+    found.add(known.map(|known| known.pid), Evidence::Recorded);
+    found.add_session(start.session);
+    found.add_descendants();
+    found.members.into_keys().collect()
+}
+
+/// The processes that a tree's closure begins with.
+struct Start<'a> {
+    tree: &'a TreeFacts,
+    /// Without rows that say nothing: those of processes of other instances, and of the acting process and its ancestors.
+    known: Vec<&'a Known>,
+    /// The session, while a process of the tree pins its number.
+    session: Option<Pid>,
+}
+
+impl<'a> Start<'a> {
+    fn of(system: &System<'_>, tree: &'a TreeFacts) -> Self {
+        let counts = |known: &&Known| {
+            known.evidence != Evidence::Recorded || !system.is_accounted_for(known.pid)
+        };
+        let known: Vec<&Known> = tree.known.iter().filter(counts).collect();
+        let verified = tree.root.into_iter().chain(known.iter().map(|known| known.pid));
+        let mut start = Self { tree, known: Vec::new(), session: None };
+        start.session = start.pinned(system.snapshot, verified);
+        Self { known, ..start }
+    }
+
+    /// Returns the session, if one of these processes pins its number: a process in it, or the process whose pid that number is,
+    /// wherever it is itself.
+    fn pinned(&self, snapshot: &Snapshot, processes: impl IntoIterator<Item = Pid>) -> Option<Pid> {
+        let session = self.tree.session?;
+        let is_in = |pid| snapshot.get(pid).is_some_and(|stat| is_in(session, stat));
+        processes.into_iter().any(|pid| pid == session || is_in(pid)).then_some(session)
+    }
+
+    fn is_in_session(&self, stat: &Stat) -> bool {
+        self.session.is_some_and(|session| is_in(session, stat))
+    }
+
+    fn contains(&self, stat: &Stat) -> bool {
+        let tree = self.tree;
+        tree.root == Some(stat.pid)
+            || self.known.iter().any(|known| known.pid == stat.pid)
+            || tree.task_cgroup.contains(&stat.pid)
+            || tree.token_holders.contains(&stat.pid)
+            || self.is_in_session(stat)
+            || tree.keeper.is_some_and(|keeper| stat.parent == keeper.get())
+    }
+
+    /// Returns whether the first of `chain`, a process with its ancestors, is in [`descendants`].
+    fn descends(&self, kin: &HashSet<Pid>, chain: &[&Stat]) -> bool {
+        (chain.iter()).take_while(|stat| !stat.is_kernel_thread() && !kin.contains(&stat.pid)).any(
+            |stat| {
+                let is_known = |known: &&Known| known.descends && known.pid == stat.pid;
+                self.tree.root == Some(stat.pid)
+                    || self.is_in_session(stat)
+                    || self.known.iter().any(is_known)
+            },
+        )
+    }
+}
+
+/// Returns whether a process is in the session of this number, or in the process group.
+fn is_in(session: Pid, stat: &Stat) -> bool {
+    stat.session == session.get() || stat.group == session.get()
+}
+
+/// Members, and their children until there are no more.
+struct Closure<'a> {
+    snapshot: &'a Snapshot,
+    exempt: &'a Exempt<'a>,
+    members: BTreeMap<Pid, Evidence>,
+    open: Vec<Pid>,
+}
+
+impl<'a> Closure<'a> {
+    fn of(snapshot: &'a Snapshot, exempt: &'a Exempt<'a>) -> Self {
+        Self { snapshot, exempt, members: BTreeMap::new(), open: Vec::new() }
+    }
+
+    fn add(&mut self, pids: impl IntoIterator<Item = Pid>, evidence: Evidence) {
+        for pid in pids {
+            let there = self.snapshot.get(pid).is_some_and(|stat| !stat.is_kernel_thread());
+            if there && !self.exempt.contains(pid) && !self.members.contains_key(&pid) {
+                self.members.insert(pid, evidence);
+                self.open.push(pid);
+            }
+        }
+    }
+
+    fn add_session(&mut self, session: Option<Pid>) {
+        let Some(session) = session else { return };
+        self.add(self.snapshot.in_session(session).map(|stat| stat.pid), Evidence::Session);
+        self.add(self.snapshot.in_group(session).map(|stat| stat.pid), Evidence::Group);
+    }
+
+    fn add_descendants(&mut self) {
+        while let Some(parent) = self.open.pop() {
+            let children = self.snapshot.children(parent).map(|child| child.pid);
+            self.add(children, Evidence::ChildOf(parent));
         }
     }
 }
 
-/// Reports whether the process, or one below it, has a controlling terminal: a `tmux` server has none itself, its windows have.
+/// Returns whether the process, or a descendant, has a controlling terminal: a `tmux` server has none itself, its windows have.
 fn serves_a_terminal(snapshot: &Snapshot, pid: Pid) -> bool {
     let on_terminal = |pid| snapshot.get(pid).is_some_and(|stat| stat.terminal != 0);
     on_terminal(pid) || snapshot.below(pid).into_iter().any(on_terminal)
 }
 
-impl TreeView {
-    /// Reports whether the process is one that the tree's closure begins with.
-    fn begins_with(&self, stat: &Stat) -> bool {
-        self.root == Some(stat.pid)
-            || self.known.iter().any(|(pid, _)| *pid == stat.pid)
-            || self.leaf.contains(&stat.pid)
-            || self.carriers.contains(&stat.pid)
-            || self.session.is_some_and(|session| stat.session == session.get())
-            || self.group.is_some_and(|group| stat.group == group.get())
-            || self.keeper.is_some_and(|keeper| stat.parent == keeper.get())
-    }
-
-    /// Returns the tree without the evidence that does not imply "below": a task that restarts its host leaves the token, and a
-    /// row that an earlier pass wrote, to the new host, which is then a descendant only of the keeper.
-    pub(crate) fn certain(&self) -> Self {
-        let doubtful = |evidence: &Evidence| {
-            use Evidence::{Keeper, Leaf, Recorded, Token};
-            matches!(evidence, Leaf | Token | Recorded | Keeper)
-        };
-        Self {
-            carriers: Vec::new(),
-            leaf: HashSet::new(),
-            keeper: None,
-            known: self.known.iter().copied().filter(|(_, how)| !doubtful(how)).collect(),
-            ..self.clone()
-        }
-    }
-
-    /// Forgets the keeper where one of `instances` is below it and is not a certain member: processes below that keeper may
-    /// then belong to the new host, whose tasks' daemons are orphaned to it as well.
-    pub(crate) fn trust_keeper(
-        &mut self,
-        snapshot: &Snapshot,
-        certain: &BTreeMap<Pid, Evidence>,
-        instances: impl IntoIterator<Item = Pid>,
-    ) {
-        let Some(keeper) = self.keeper else { return };
-        let below = snapshot.below(keeper);
-        if instances.into_iter().any(|pid| below.contains(&pid) && !certain.contains_key(&pid)) {
-            self.keeper = None;
-        }
-    }
-}
-
-/// Returns the processes that a tree must leave running on behalf of the acting process: itself and its ancestors; and what is
-/// below it, where it runs within this very tree, because those processes have the tree's token, session and parents. Of any
-/// other tree the acting process is often the parent, which exempts nothing.
-pub(crate) fn kin(snapshot: &Snapshot, tree: &TreeView, own: Pid) -> HashSet<Pid> {
-    let mut lineage: HashSet<Pid> = snapshot.ancestors(own).into_iter().collect();
-    lineage.insert(own);
-    let within =
-        lineage.iter().any(|&pid| snapshot.get(pid).is_some_and(|stat| tree.begins_with(stat)));
-    if within {
-        lineage.extend(snapshot.below(own));
-    }
-    lineage
-}
-
-/// Returns the acting process, its ancestors and everything below it, which a search by name always skips.
-pub(crate) fn oneself(snapshot: &Snapshot, own: Pid) -> HashSet<Pid> {
-    let mut exempt = snapshot.below(own);
-    exempt.extend(snapshot.ancestors(own));
-    exempt.insert(own);
-    exempt
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::snapshot::tests::{pid, stat};
+    use crate::{
+        policy::exemption::Foreign,
+        sys::snapshot::tests::{pid, stat},
+    };
 
-    fn world() -> Snapshot {
+    fn machine() -> Snapshot {
         // 10 is a root with a session; 11 its child, 12 a grandchild in a session of its own; 20 an unrelated process; 30 a
         // daemon that was reparented to init and carries the token; 31 its child.
-        let all = [
+        snapshot(&[
             (1, 0, 1),
             (10, 1, 10),
             (11, 10, 10),
@@ -262,102 +437,195 @@ mod tests {
             (20, 1, 20),
             (30, 1, 30),
             (31, 30, 30),
-        ];
-        Snapshot::new(all.map(|(number, parent, session)| stat(number, parent, session)))
+        ])
     }
 
-    fn pids(found: &Members) -> Vec<u32> {
-        found.members.keys().map(|pid| pid.get()).collect()
+    fn snapshot(all: &[(u32, u32, u32)]) -> Snapshot {
+        Snapshot::new(all.iter().map(|&(number, parent, session)| stat(number, parent, session)))
+    }
+
+    fn on_terminal(snapshot: &Snapshot, number: u32) -> Snapshot {
+        Snapshot::new(snapshot.iter().cloned().map(|mut stat| {
+            stat.terminal = if stat.pid == pid(number) { 34817 } else { 0 };
+            stat
+        }))
+    }
+
+    /// Returns a tree with this root and the session of the same number.
+    fn tree(root: u32) -> TreeFacts {
+        TreeFacts { root: Some(pid(root)), session: Some(pid(root)), ..TreeFacts::default() }
+    }
+
+    fn foreign(instance: u32, processes: &[u32]) -> Foreign {
+        let processes = processes.iter().map(|&number| pid(number)).collect();
+        Foreign { instance: pid(instance), processes }
+    }
+
+    /// Decides for an acting process outside of the machine.
+    fn found(snapshot: &Snapshot, tree: &TreeFacts, others: &[Foreign]) -> BTreeMap<Pid, Evidence> {
+        decide(&System::new(snapshot, None, others), tree, None).members
+    }
+
+    fn pids(found: &BTreeMap<Pid, Evidence>) -> Vec<u32> {
+        found.keys().map(|pid| pid.get()).collect()
+    }
+
+    fn members(snapshot: &Snapshot, tree: &TreeFacts) -> Vec<u32> {
+        pids(&found(snapshot, tree, &[]))
+    }
+
+    fn suspects(snapshot: &Snapshot, tree: &TreeFacts) -> Vec<(u32, Doubt)> {
+        let found = decide(&System::new(snapshot, None, &[]), tree, None).suspects;
+        found.into_iter().map(|(pid, doubt)| (pid.get(), doubt)).collect()
     }
 
     #[test]
-    fn a_registered_root_has_only_what_is_below_it() {
-        let tree = TreeView { root: Some(pid(10)), ..TreeView::default() };
-        assert_eq!(pids(&members(&world(), &tree, &HashSet::new())), [10, 11, 12]);
+    fn a_registered_root_has_only_its_descendants() {
+        let tree = TreeFacts { session: None, ..tree(10) };
+        assert_eq!(members(&machine(), &tree), [10, 11, 12]);
     }
 
     #[test]
     fn a_session_counts_when_its_root_is_gone_and_a_process_pins_it() {
-        let snapshot = Snapshot::new([stat(1, 0, 1), stat(11, 1, 10), stat(12, 11, 12)]);
-        let tree = TreeView { session: Some(pid(10)), ..TreeView::default() };
-        let found = members(&snapshot, &tree, &HashSet::new());
-        assert_eq!(pids(&found), [11, 12]);
-        assert_eq!(found.members[&pid(11)], Evidence::Session);
-        assert_eq!(found.members[&pid(12)], Evidence::ChildOf(pid(11)));
+        let snapshot = snapshot(&[(1, 0, 1), (11, 1, 10), (12, 11, 12), (13, 1, 10)]);
+        let unpinned = TreeFacts { root: None, ..tree(10) };
+        assert_eq!(members(&snapshot, &unpinned), [0_u32; 0], "the number may have been reused");
+        let pinned = TreeFacts { known: vec![Known::recorded(pid(11))], ..unpinned };
+        let found = found(&snapshot, &pinned, &[]);
+        assert_eq!(pids(&found), [11, 12, 13]);
+        assert_eq!(found[&pid(11)], Evidence::Session, "it says more than the row");
+        assert_eq!(found[&pid(12)], Evidence::ChildOf(pid(11)));
     }
 
     #[test]
-    fn the_token_finds_a_daemon_and_what_is_below_it() {
-        let tree = TreeView { carriers: vec![pid(30)], ..TreeView::default() };
-        assert_eq!(pids(&members(&world(), &tree, &HashSet::new())), [30, 31]);
+    fn a_root_that_left_its_group_still_pins_the_number() {
+        let mut orphan = stat(11, 1, 1);
+        orphan.group = 10;
+        let snapshot = Snapshot::new([stat(1, 0, 1), stat(10, 1, 7), orphan]);
+        let found = found(&snapshot, &tree(10), &[]);
+        assert_eq!(found[&pid(11)], Evidence::Group);
+    }
+
+    #[test]
+    fn the_token_finds_a_daemon_and_its_descendants() {
+        let tree = TreeFacts { token_holders: vec![pid(30)], ..TreeFacts::default() };
+        assert_eq!(members(&machine(), &tree), [30, 31]);
     }
 
     #[test]
     fn w3_token_alone_on_a_terminal_is_a_suspect() {
-        let snapshot = Snapshot::new(world().iter().cloned().map(|mut stat| {
-            stat.terminal = if stat.pid == pid(30) { 34817 } else { 0 };
-            stat
-        }));
-        let tree = TreeView { root: Some(pid(10)), carriers: vec![pid(30)], ..TreeView::default() };
-        let found = members(&snapshot, &tree, &HashSet::new());
-        assert_eq!(pids(&found), [10, 11, 12]);
-        assert_eq!(found.suspects, [pid(30)]);
+        let snapshot = on_terminal(&machine(), 30);
+        let tree = TreeFacts { token_holders: vec![pid(30)], ..tree(10) };
+        assert_eq!(members(&snapshot, &tree), [10, 11, 12]);
+        assert_eq!(suspects(&snapshot, &tree), [(30, Doubt::Terminal)]);
     }
 
     #[test]
     fn w3_a_tmux_server_with_windows_is_a_suspect() {
-        let snapshot = Snapshot::new(world().iter().cloned().map(|mut stat| {
-            stat.terminal = if stat.pid == pid(31) { 34817 } else { 0 };
-            stat
-        }));
-        let tree = TreeView { carriers: vec![pid(30)], ..TreeView::default() };
-        let found = members(&snapshot, &tree, &HashSet::new());
-        assert_eq!(pids(&found), [0_u32; 0]);
-        assert_eq!(found.suspects, [pid(30)]);
+        let snapshot = on_terminal(&machine(), 31);
+        let tree = TreeFacts { token_holders: vec![pid(30)], ..TreeFacts::default() };
+        assert_eq!(members(&snapshot, &tree), [0_u32; 0]);
+        assert_eq!(suspects(&snapshot, &tree), [(30, Doubt::Terminal)]);
         // A process that an earlier pass found below the root belongs to the task, with or without a terminal.
-        let recorded = TreeView { known: vec![(pid(30), Evidence::Recorded)], ..tree };
-        assert_eq!(pids(&members(&snapshot, &recorded, &HashSet::new())), [30, 31]);
+        let recorded = TreeFacts { known: vec![Known::recorded(pid(30))], ..tree };
+        assert_eq!(members(&snapshot, &recorded), [30, 31]);
     }
 
     #[test]
-    fn invariant_13_the_acting_process_and_its_ancestors_are_never_members() {
-        // The acting process is 12, below root 10.
-        let exempt = oneself(&world(), pid(12));
-        let tree = TreeView {
-            root: Some(pid(10)),
-            session: Some(pid(10)),
-            carriers: vec![pid(12), pid(11), pid(30)],
-            ..TreeView::default()
-        };
-        assert_eq!(pids(&members(&world(), &tree, &exempt)), [30, 31]);
+    fn another_users_process_with_the_token_is_a_suspect_unless_it_descends() {
+        let tree = TreeFacts { other_holders: vec![(pid(11), 7), (pid(20), 7)], ..tree(10) };
+        assert_eq!(members(&machine(), &tree), [10, 11, 12]);
+        assert_eq!(suspects(&machine(), &tree), [(20, Doubt::OtherUser(7))]);
     }
 
     #[test]
     fn what_the_acting_process_has_started_itself_is_a_member() {
-        // The acting process is 10, and 11 the root.
-        let tree = TreeView { root: Some(pid(11)), ..TreeView::default() };
-        let exempt = kin(&world(), &tree, pid(10));
-        assert_eq!(pids(&members(&world(), &tree, &exempt)), [11, 12]);
+        let snapshot = machine();
+        let system = System::new(&snapshot, Some(pid(10)), &[]);
+        assert_eq!(pids(&decide(&system, &tree(11), None).members), [11, 12]);
     }
 
     #[test]
     fn invariant_13_within_the_tree_descendants_of_the_acting_process_are_not_members() {
-        // The acting process is 11, below root 10; 12 is its child, and carries the token that 11 inherited.
-        let tree = TreeView { root: Some(pid(10)), carriers: vec![pid(12)], ..TreeView::default() };
-        let exempt = kin(&world(), &tree, pid(11));
-        assert_eq!(pids(&members(&world(), &tree, &exempt)), [0_u32; 0]);
+        // 12 is a child of the acting process, and carries the token that 11 inherited.
+        let tree = TreeFacts { token_holders: vec![pid(12)], ..tree(10) };
+        let snapshot = machine();
+        let system = System::new(&snapshot, Some(pid(11)), &[]);
+        assert_eq!(pids(&decide(&system, &tree, None).members), [0_u32; 0]);
+    }
+
+    /// 10 is a root. Its child 11 has started a daemon 30, whose child 31 has started a new host, 32, with its program 33: all of
+    /// these have lost their parents, and carry the token.
+    fn new_host() -> (Snapshot, Vec<Foreign>) {
+        let all = [
+            (1, 0, 1),
+            (10, 1, 10),
+            (11, 10, 10),
+            (30, 1, 30),
+            (31, 30, 30),
+            (32, 31, 32),
+            (33, 32, 33),
+        ];
+        (snapshot(&all), vec![foreign(32, &[33])])
     }
 
     #[test]
-    fn nothing_is_a_member_through_what_is_exempt() {
-        let tree = TreeView { root: Some(pid(10)), ..TreeView::default() };
-        assert_eq!(pids(&members(&world(), &tree, &HashSet::from([pid(11)]))), [10]);
+    fn invariant_13_a_new_host_is_spared_by_every_scan() {
+        let (snapshot, others) = new_host();
+        let system = System::new(&snapshot, Some(pid(1)), &others);
+        let first = TreeFacts { token_holders: [30, 31, 32, 33].map(pid).to_vec(), ..tree(10) };
+        let found = decide(&system, &first, None);
+        assert_eq!(pids(&found.members), [10, 11, 30, 31]);
+        // What the first scan has found is known to the second one, which reads no tokens of it.
+        let certain = descendants(&system, &first, found.session);
+        let known = (found.members.iter())
+            .map(|(&pid, &evidence)| Known {
+                pid,
+                evidence,
+                descends: certain.contains(&pid),
+                signalled: true,
+            })
+            .collect();
+        let second = TreeFacts { known, token_holders: [32, 33].map(pid).to_vec(), ..first };
+        assert_eq!(pids(&decide(&system, &second, None).members), [10, 11, 30, 31]);
+    }
+
+    #[test]
+    fn another_instance_in_the_task_cgroup_is_exempt_with_what_it_started() {
+        let (snapshot, others) = new_host();
+        let all = [10, 11, 30, 31, 32, 33].map(pid);
+        let tree = TreeFacts { task_cgroup: all.into_iter().collect(), ..tree(10) };
+        assert_eq!(pids(&found(&snapshot, &tree, &others)), [10, 11, 30, 31]);
+        // Its program is exempt before its row is seen.
+        assert_eq!(pids(&found(&snapshot, &tree, &[foreign(32, &[])])), [10, 11, 30, 31]);
+        // An instance that descends from the root is a part of the tree.
+        let inside = TreeFacts { root: Some(pid(30)), ..tree };
+        assert_eq!(pids(&found(&snapshot, &inside, &others)), [10, 11, 30, 31, 32, 33]);
+    }
+
+    #[test]
+    fn a_row_alone_says_nothing_about_a_process_of_another_instance() {
+        let known = vec![Known::recorded(pid(20)), Known::recorded(pid(30))];
+        let tree = TreeFacts { known, ..tree(10) };
+        let others = [foreign(12, &[30])];
+        let found = found(&machine(), &tree, &others);
+        assert_eq!(pids(&found), [10, 11, 12, 20], "12 is an instance below the root itself");
+    }
+
+    #[test]
+    fn a_registered_root_below_another_root_is_a_task_of_its_own() {
+        let others = [foreign(1, &[11])];
+        assert_eq!(pids(&found(&machine(), &tree(10), &others)), [10]);
+        assert_eq!(
+            pids(&found(&machine(), &TreeFacts { session: None, ..tree(11) }, &others)),
+            [11, 12]
+        );
     }
 
     /// 5 is a keeper, 10 its root, 12 a daemon that was orphaned to it, 13 a new host that was orphaned to it too, 14 the new
     /// host's program.
-    fn kept_world() -> Snapshot {
-        let all = [
+    fn below_a_keeper() -> Snapshot {
+        snapshot(&[
             (1, 0, 1),
             (5, 1, 5),
             (10, 5, 10),
@@ -365,39 +633,63 @@ mod tests {
             (12, 5, 12),
             (13, 5, 13),
             (14, 13, 14),
-        ];
-        Snapshot::new(all.map(|(number, parent, session)| stat(number, parent, session)))
+        ])
     }
 
     #[test]
-    fn everything_below_a_keeper_is_a_member_and_the_keeper_is_not() {
-        let tree = TreeView { root: Some(pid(10)), keeper: Some(pid(5)), ..TreeView::default() };
-        let found = members(&kept_world(), &tree, &HashSet::new());
+    fn all_descendants_of_a_keeper_are_members_and_the_keeper_is_not() {
+        let tree = TreeFacts { keeper: Some(pid(5)), ..tree(10) };
+        let found = found(&below_a_keeper(), &tree, &[]);
         assert_eq!(pids(&found), [10, 11, 12, 13, 14]);
-        assert_eq!(found.members[&pid(10)], Evidence::Root);
-        assert_eq!(found.members[&pid(12)], Evidence::Keeper);
+        assert_eq!(found[&pid(10)], Evidence::Root);
+        assert_eq!(found[&pid(12)], Evidence::Keeper);
     }
 
     #[test]
     fn invariant_13_below_a_new_host_the_keeper_is_no_evidence() {
-        let tree = TreeView { root: Some(pid(10)), keeper: Some(pid(5)), ..TreeView::default() };
-        let certain = members(&kept_world(), &tree.certain(), &HashSet::new()).members;
-        let trusted = |instances: &[u32]| {
-            let mut tree = tree.clone();
-            tree.trust_keeper(&kept_world(), &certain, instances.iter().map(|&number| pid(number)));
-            tree.keeper.is_some()
+        let tree = TreeFacts { keeper: Some(pid(5)), ..tree(10) };
+        let counts = |instance: u32| {
+            let (snapshot, others) = (below_a_keeper(), [foreign(instance, &[])]);
+            decide(&System::new(&snapshot, None, &others), &tree, None).keeper.is_some()
         };
-        assert!(!trusted(&[13]), "it is a child of the keeper only");
-        assert!(trusted(&[11]), "it is the root's child, and goes with it");
-        assert!(trusted(&[1]), "it is not below the keeper");
+        assert!(!counts(13), "it is a child of the keeper only");
+        assert!(counts(11), "it is the root's child, and goes with it");
+        assert!(counts(1), "it is not below the keeper");
     }
 
     #[test]
     fn a_kernel_thread_is_never_a_member() {
         let mut thread = stat(40, 2, 0);
         thread.flags = 0x0020_0000;
-        let snapshot = Snapshot::new([thread]);
-        let tree = TreeView { root: Some(pid(40)), ..TreeView::default() };
-        assert_eq!(pids(&members(&snapshot, &tree, &HashSet::new())), [0_u32; 0]);
+        assert_eq!(members(&Snapshot::new([thread]), &tree(40)), [0_u32; 0]);
+    }
+
+    #[test]
+    fn what_was_left_before_is_left_again_with_its_descendants() {
+        let tree = TreeFacts { left_before: HashSet::from([(pid(11), 11)]), ..tree(10) };
+        let snapshot = machine();
+        let system = System::new(&snapshot, None, &[]);
+        let found = decide(&system, &tree, None);
+        assert_eq!(pids(&found.members), [10]);
+        assert_eq!(found.spared[&pid(11)].why, SpareReason::LeftBefore);
+        let Spared { evidence, why, .. } = &found.spared[&pid(12)];
+        assert_eq!(
+            (*evidence, why.to_string()),
+            (Evidence::ChildOf(pid(11)), "it is below process 11: it was left before".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_was_signalled_is_not_spared_any_more() {
+        let snapshot = machine();
+        let system = System::new(&snapshot, None, &[]);
+        let spares = |signalled: bool| {
+            let evidence = Evidence::Session;
+            let known = vec![Known { pid: pid(11), evidence, descends: true, signalled }];
+            let mut protects = |stat: &Stat| (stat.pid == pid(11)).then(|| "named".to_owned());
+            let tree = TreeFacts { known, ..tree(10) };
+            decide(&system, &tree, Some(&mut protects)).spared.contains_key(&pid(11))
+        };
+        assert!(spares(false) && !spares(true));
     }
 }

@@ -1,39 +1,70 @@
 //! Which members of a tree are left running: programs that have a protected name, and what is below them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+};
 
+use super::exemption::Exempt;
 use crate::{identity::Pid, sys::snapshot::Snapshot};
 
-/// Returns the members of a tree that are left running, each with the rule, in words.
+/// Why a process is left running on purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SpareReason {
+    /// It was left running when the tree was ended before: no instance is responsible for it any more.
+    LeftBefore,
+    /// Its job keeps what its root leaves.
+    KeepsStrays,
+    /// Its name is protected, by this rule.
+    Protected(String),
+    /// It is a descendant of a process that is left running.
+    Below(Pid, Box<SpareReason>),
+}
+
+impl fmt::Display for SpareReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LeftBefore => f.write_str("it was left before"),
+            Self::KeepsStrays => f.write_str("its job keeps its strays"),
+            Self::Protected(rule) => f.write_str(rule),
+            Self::Below(pid, why) => write!(f, "it is below process {pid}: {why}"),
+        }
+    }
+}
+
+/// Returns the members of a tree that are left running, each with the reason.
 ///
-/// `judge` returns the rule by which a process is protected itself; `candidates` are the processes it is called for, in the
-/// order of their pids. Everything below a protected process is left running with it, except `exempt`, which are not members
-/// anyway.
+/// `judge` returns the reason that applies to a process itself; `candidates` are the processes it is called for, in the order of
+/// their pids. What is in `before` stays spared. All descendants of a process that is left running are left running with it, except `exempt`, which are not
+/// members anyway.
 ///
 /// The root, which its caller asked to end, is never protected, nor is a process that it forked and that still runs the same
 /// program: the workers of a server, a subshell, a child just before its exec.
-pub(crate) fn left(
+pub(super) fn spared(
     snapshot: &Snapshot,
     root: Option<Pid>,
     candidates: impl IntoIterator<Item = Pid>,
-    exempt: &HashSet<Pid>,
-    mut judge: impl FnMut(Pid) -> Option<String>,
-) -> BTreeMap<Pid, String> {
-    let own = root.map_or_else(HashSet::new, |root| same_program(snapshot, root, &mut judge));
-    let mut left: BTreeMap<Pid, String> = (candidates.into_iter())
+    exempt: &Exempt<'_>,
+    before: &BTreeMap<Pid, SpareReason>,
+    mut judge: impl FnMut(Pid) -> Option<SpareReason>,
+) -> BTreeMap<Pid, SpareReason> {
+    let mut own = root.map_or_else(HashSet::new, |root| same_program(snapshot, root, &mut judge));
+    own.retain(|pid| !before.contains_key(pid));
+    let mut spared: BTreeMap<Pid, SpareReason> = (candidates.into_iter())
         .filter(|pid| !own.contains(pid))
         .filter_map(|pid| Some((pid, judge(pid)?)))
         .collect();
-    let mut stop = exempt.clone();
-    stop.extend(own);
-    for (pid, why) in left.clone() {
-        for below in snapshot.below_until(pid, &stop) {
+    spared.extend(before.iter().map(|(pid, why)| (*pid, why.clone())));
+    let stop = |pid| exempt.contains(pid) || own.contains(&pid);
+    for (pid, why) in spared.clone() {
+        for below in snapshot.below_until(pid, stop) {
             if snapshot.get(below).is_some_and(|stat| !stat.is_kernel_thread()) {
-                left.entry(below).or_insert_with(|| format!("it is below process {pid}: {why}"));
+                let why = || SpareReason::Below(pid, Box::new(why.clone()));
+                spared.entry(below).or_insert_with(why);
             }
         }
     }
-    left
+    spared
 }
 
 /// Returns the root, and what is below it through an unbroken line of processes that are protected by the same rule as the root
@@ -41,7 +72,7 @@ pub(crate) fn left(
 fn same_program(
     snapshot: &Snapshot,
     root: Pid,
-    judge: &mut impl FnMut(Pid) -> Option<String>,
+    judge: &mut impl FnMut(Pid) -> Option<SpareReason>,
 ) -> HashSet<Pid> {
     let mut same = HashSet::from([root]);
     let Some(rule) = judge(root) else { return same };
@@ -73,11 +104,19 @@ mod tests {
         ])
     }
 
-    fn named(number: u32) -> impl Fn(Pid) -> Option<String> {
-        move |candidate| (candidate == pid(number)).then(|| "its name is protected".to_owned())
+    fn protected(rule: &str) -> SpareReason {
+        SpareReason::Protected(rule.to_owned())
     }
 
-    fn pids(left: &BTreeMap<Pid, String>) -> Vec<u32> {
+    fn named(number: u32) -> impl Fn(Pid) -> Option<SpareReason> {
+        move |candidate| (candidate == pid(number)).then(|| protected("its name is protected"))
+    }
+
+    fn none() -> Exempt<'static> {
+        Exempt::only(HashSet::new())
+    }
+
+    fn pids(left: &BTreeMap<Pid, SpareReason>) -> Vec<u32> {
         left.keys().map(|pid| pid.get()).collect()
     }
 
@@ -87,15 +126,15 @@ mod tests {
 
     #[test]
     fn what_is_below_a_protected_program_is_left_with_it_and_its_sibling_is_not() {
-        let left = left(&world(), Some(pid(10)), members(), &HashSet::new(), named(11));
+        let left = spared(&world(), Some(pid(10)), members(), &none(), &BTreeMap::new(), named(11));
         assert_eq!(pids(&left), [11, 12, 13]);
-        assert_eq!(left[&pid(11)], "its name is protected");
-        assert_eq!(left[&pid(13)], "it is below process 11: its name is protected");
+        assert_eq!(left[&pid(11)].to_string(), "its name is protected");
+        assert_eq!(left[&pid(13)].to_string(), "it is below process 11: its name is protected");
     }
 
     #[test]
     fn the_root_is_never_left_whatever_its_name() {
-        let left = left(&world(), Some(pid(10)), members(), &HashSet::new(), named(10));
+        let left = spared(&world(), Some(pid(10)), members(), &none(), &BTreeMap::new(), named(10));
         assert_eq!(pids(&left), [0_u32; 0]);
     }
 
@@ -104,38 +143,47 @@ mod tests {
         // 12 is a worker of worker 11; 14 has the name of another protected program.
         let judge = |candidate: Pid| {
             let rule = if candidate == pid(14) { "another" } else { "the root's" };
-            (candidate != pid(13)).then(|| rule.to_owned())
+            (candidate != pid(13)).then(|| protected(rule))
         };
-        let left = left(&world(), Some(pid(10)), members(), &HashSet::new(), judge);
+        let left = spared(&world(), Some(pid(10)), members(), &none(), &BTreeMap::new(), judge);
         assert_eq!(pids(&left), [14]);
     }
 
     #[test]
     fn a_server_that_has_left_its_client_is_no_longer_its_fork() {
         let snapshot = Snapshot::new([stat(1, 0, 1), stat(10, 1, 10), stat(11, 1, 11)]);
-        let rule = |_: Pid| Some("named".to_owned());
-        let left = left(&snapshot, Some(pid(10)), [10, 11].map(pid), &HashSet::new(), rule);
+        let rule = |_: Pid| Some(protected("named"));
+        let left =
+            spared(&snapshot, Some(pid(10)), [10, 11].map(pid), &none(), &BTreeMap::new(), rule);
         assert_eq!(pids(&left), [11]);
     }
 
     #[test]
     fn a_descendant_by_itself_is_not_a_root() {
-        let left = left(&world(), None, [pid(11)], &HashSet::new(), named(11));
+        let left = spared(&world(), None, [pid(11)], &none(), &BTreeMap::new(), named(11));
         assert_eq!(pids(&left), [11, 12, 13]);
     }
 
     #[test]
     fn a_root_below_a_protected_program_is_ended_with_all_it_has() {
-        let left = left(&world(), Some(pid(12)), [11, 12, 13].map(pid), &HashSet::new(), named(11));
+        let left = spared(
+            &world(),
+            Some(pid(12)),
+            [11, 12, 13].map(pid),
+            &none(),
+            &BTreeMap::new(),
+            named(11),
+        );
         assert_eq!(pids(&left), [11]);
     }
 
     #[test]
     fn processes_of_another_instance_are_not_reported_as_protected() {
-        let exempt = HashSet::from([pid(12)]);
-        let left = left(&world(), Some(pid(10)), members(), &exempt, |candidate| {
-            (candidate == pid(11)).then(|| "x".to_owned())
-        });
+        let exempt = Exempt::only(HashSet::from([pid(12)]));
+        let left =
+            spared(&world(), Some(pid(10)), members(), &exempt, &BTreeMap::new(), |candidate| {
+                (candidate == pid(11)).then(|| protected("x"))
+            });
         assert_eq!(pids(&left), [11]);
     }
 }

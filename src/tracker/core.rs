@@ -20,7 +20,6 @@ use super::{
     runtime::{
         adopted_zombies::Adopted,
         instance::Instance,
-        liveness::{Judge, Life},
         lock::lock,
         tracked::{Entry, Hold, KEPT_DESCRIPTORS, Root},
     },
@@ -31,7 +30,7 @@ use crate::{
     export::Exporter,
     identity::{Pid, Place},
     metrics::Counters,
-    model::{InstanceRecord, ProcessId, ProcessRecord, RootEnd, Settled},
+    model::{ProcessId, ProcessRecord, RootEnd, Settled},
     store::Store,
     sys::{
         PidFd, Proc,
@@ -295,39 +294,9 @@ impl Core {
             observer: self.instance.observer,
             own: self.own_pid(),
             ancestors: self.proc.ancestors(self.own_pid()),
-            guards: self.guards(targets)?,
+            foreign: self.foreign(targets)?,
             protected: &self.options.protected,
         })
-    }
-
-    pub(in crate::tracker) fn guards(&self, targets: &[ProcessId]) -> Result<Vec<(Pid, Vec<Pid>)>> {
-        let all = self.store.instances_to_judge()?;
-        let judge = Judge::new(&self.store, &self.proc, self.place());
-        let others: Vec<&InstanceRecord> = (all.iter())
-            .filter(|other| other.id != self.instance.id && other.stopped_at.is_none())
-            .filter(|other| other.identity.place == self.place())
-            // A PID that belonged to a dead instance may have been reused by the tree itself.
-            .filter(|other| !matches!(judge.judge(other, &all), Life::Dead(_)))
-            .collect();
-        let mut guards = Vec::with_capacity(others.len() + 1);
-        // A process that another process started and that was registered with us is a task of its own, whatever its parent is.
-        let registered: Vec<Pid> = (self.all_entries().iter())
-            .filter(|entry| !entry.child && !targets.contains(&entry.root.row))
-            .map(|entry| entry.root.identity.pid)
-            .collect();
-        if !registered.is_empty() {
-            guards.push((self.own_pid(), registered));
-        }
-        for other in others {
-            let theirs = self.store.live_of(other.id)?;
-            let pids = theirs
-                .iter()
-                .filter(|row| !targets.contains(&row.id))
-                .map(|row| row.identity.pid)
-                .collect();
-            guards.push((other.identity.pid, pids));
-        }
-        Ok(guards)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid, Place},
     model::{Containment, ExitStatus, Limits, Millis, Observer, Origin, Outcome, ProcessId},
-    policy::membership::Evidence,
+    policy::{exemption::Foreign, membership::Evidence},
     sys::{
         Pinned, Proc, current_place,
         keeper::{
@@ -194,7 +194,7 @@ impl Keeper {
                 members().filter(stays).map(|member| member.info.identity.pid).collect();
             let own = self.own.pid;
             // With a host below, being below this process proves nothing.
-            let is_done = !world.guards.is_empty()
+            let is_done = !world.foreign.is_empty()
                 || self.proc.has_other_children(own, |pid| left.contains(&pid)) != Some(true);
             if is_done {
                 return;
@@ -208,13 +208,16 @@ impl Keeper {
         let snapshot = self.proc.snapshot().unwrap_or_default();
         let prefix = params.ledger.with_file_name(lock_prefix(&params.ledger));
         let hosts = hosts_below(&self.proc, self.place, &snapshot, self.own.pid, &prefix);
-        let guards = hosts.into_iter().map(|pid| (pid, snapshot.below(pid).into_iter().collect()));
+        let foreign = hosts.into_iter().map(|instance| Foreign {
+            instance,
+            processes: snapshot.below(instance).into_iter().collect(),
+        });
         World {
             proc: &self.proc,
             observer: Observer { place: self.place, uid: params.uid },
             own: self.own.pid,
             ancestors: self.proc.ancestors(self.own.pid),
-            guards: guards.collect(),
+            foreign: foreign.collect(),
             protected,
         }
     }

@@ -1,139 +1,167 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use proptest::prelude::*;
 
 use super::{any_pid, machine, number, pid, some_pids};
-use crate::{identity::Pid, policy::membership::*, sys::snapshot::Snapshot};
+use crate::{
+    identity::Pid,
+    policy::{exemption::*, membership::*, suspects::Doubt},
+    sys::snapshot::Snapshot,
+};
 
 fn evidence() -> impl Strategy<Value = Evidence> {
-    prop::sample::select(vec![Evidence::Recorded, Evidence::ForkEvent])
+    prop::sample::select(vec![Evidence::Recorded, Evidence::ForkEvent, Evidence::Session])
 }
 
 prop_compose! {
-    fn tree()(
-        root in prop::option::of(any_pid()),
-        session in prop::option::weighted(0.3, (1..4_u32).prop_map(pid)),
-        group in prop::option::weighted(0.2, (1..4_u32).prop_map(pid)),
-        leaf in some_pids(),
-        keeper in prop::option::weighted(0.2, any_pid()),
-        known in prop::collection::vec((any_pid(), evidence()), 0..3),
-        carriers in some_pids(),
-    ) -> TreeView {
-        TreeView { root, session, group, leaf: leaf.into_iter().collect(), keeper, known, carriers }
+    fn known()(
+        pid in any_pid(), evidence in evidence(), descends: bool, signalled: bool,
+    ) -> Known {
+        Known { pid, evidence, descends, signalled }
     }
 }
 
-fn exempt() -> impl Strategy<Value = HashSet<Pid>> {
-    prop::collection::hash_set(any_pid(), 0..5)
+prop_compose! {
+    pub(super) fn tree()(
+        root in prop::option::of(any_pid()),
+        session in prop::option::weighted(0.3, (1..4_u32).prop_map(pid)),
+        task_cgroup in some_pids(),
+        keeper in prop::option::weighted(0.2, any_pid()),
+        known in prop::collection::vec(known(), 0..3),
+        token_holders in some_pids(),
+        other_holders in prop::collection::vec((any_pid(), 7..9_u32), 0..3),
+    ) -> TreeFacts {
+        let task_cgroup = task_cgroup.into_iter().collect();
+        let facts = TreeFacts { root, session, task_cgroup, keeper, known, ..TreeFacts::default() };
+        TreeFacts { token_holders, other_holders, ..facts }
+    }
+}
+
+prop_compose! {
+    fn instance()(instance in any_pid(), processes in some_pids()) -> Foreign {
+        Foreign { instance, processes }
+    }
+}
+
+pub(super) fn instances() -> impl Strategy<Value = Vec<Foreign>> {
+    prop::collection::vec(instance(), 0..3)
+}
+
+pub(super) fn acting() -> impl Strategy<Value = Option<Pid>> {
+    prop::option::weighted(0.7, any_pid())
 }
 
 /// Checks that a member's evidence is what the machine and the tree show.
-fn holds(snapshot: &Snapshot, tree: &TreeView, found: &Members, member: Pid) -> bool {
+pub(super) fn holds(
+    snapshot: &Snapshot,
+    tree: &TreeFacts,
+    found: &Membership<'_>,
+    (member, evidence): (Pid, Evidence),
+) -> bool {
     let Some(stat) = snapshot.get(member) else { return false };
-    match found.members[&member] {
+    let is = |number: Option<Pid>, field: u32| number.is_some_and(|number| number.get() == field);
+    match evidence {
         Evidence::Root => tree.root == Some(member),
-        Evidence::Leaf => tree.leaf.contains(&member),
-        Evidence::Session => tree.session.is_some_and(|session| session.get() == stat.session),
-        Evidence::Group => tree.group.is_some_and(|group| group.get() == stat.group),
+        Evidence::TaskCgroup => tree.task_cgroup.contains(&member),
         Evidence::ChildOf(parent) => {
-            found.members.contains_key(&parent) && stat.parent == parent.get()
+            let is_there =
+                found.members.contains_key(&parent) || found.spared.contains_key(&parent);
+            is_there && stat.parent == parent.get()
         }
-        Evidence::Keeper => tree.keeper.is_some_and(|keeper| keeper.get() == stat.parent),
-        Evidence::Token => tree.carriers.contains(&member) && stat.terminal == 0,
-        how @ (Evidence::Recorded | Evidence::ForkEvent) => tree.known.contains(&(member, how)),
+        Evidence::Keeper => is(found.keeper, stat.parent),
+        Evidence::Token => tree.token_holders.contains(&member) && stat.terminal == 0,
+        how => {
+            let by_session = match how {
+                Evidence::Session => is(tree.session, stat.session),
+                Evidence::Group => is(tree.session, stat.group),
+                _ => false,
+            };
+            by_session
+                || tree.known.iter().any(|known| (known.pid, known.evidence) == (member, how))
+        }
     }
 }
 
-fn keys(found: &Members) -> HashSet<Pid> {
+fn keys(found: &Membership<'_>) -> BTreeSet<Pid> {
     found.members.keys().copied().collect()
 }
 
 proptest! {
     #[test]
     fn each_member_is_there_and_its_evidence_can_be_checked(
-        snapshot in machine(), tree in tree(), exempt in exempt(),
+        snapshot in machine(), tree in tree(), others in instances(), own in acting(),
     ) {
-        let found = members(&snapshot, &tree, &exempt);
-        for &member in found.members.keys() {
-            prop_assert!(holds(&snapshot, &tree, &found, member), "{:?} of {:?}", member, found);
+        let system = System::new(&snapshot, own, &others);
+        let found = decide(&system, &tree, None);
+        for (&member, &evidence) in &found.members {
+            prop_assert!(holds(&snapshot, &tree, &found, (member, evidence)), "{:?} of {:?}", member, found);
             prop_assert!(!snapshot.get(member).expect("there").is_kernel_thread());
         }
     }
 
     #[test]
     fn an_exempt_process_is_neither_member_nor_suspect(
-        snapshot in machine(), tree in tree(), exempt in exempt(),
+        snapshot in machine(), tree in tree(), others in instances(), own in acting(),
     ) {
-        let found = members(&snapshot, &tree, &exempt);
-        prop_assert!(keys(&found).is_disjoint(&exempt));
-        prop_assert!(found.suspects.iter().all(|pid| !exempt.contains(pid)));
+        let system = System::new(&snapshot, own, &others);
+        let found = decide(&system, &tree, None);
+        prop_assert!(found.members.keys().chain(found.suspects.keys()).all(|&pid| !found.exempt.contains(pid)));
     }
 
     #[test]
-    fn a_childs_parent_is_never_left_out(snapshot in machine(), tree in tree(), exempt in exempt()) {
-        let found = members(&snapshot, &tree, &exempt);
+    fn a_child_of_a_member_is_a_member_unless_it_is_exempt(
+        snapshot in machine(), tree in tree(), others in instances(), own in acting(),
+    ) {
+        let system = System::new(&snapshot, own, &others);
+        let found = decide(&system, &tree, None);
         for &member in found.members.keys() {
             for child in snapshot.children(member) {
-                let is_left_out = exempt.contains(&child.pid) || child.is_kernel_thread();
+                let is_left_out = found.exempt.contains(child.pid) || child.is_kernel_thread();
                 prop_assert!(is_left_out || found.members.contains_key(&child.pid), "{:?}", child.pid);
             }
         }
     }
 
     #[test]
-    fn a_scan_that_knows_the_members_finds_the_same_again(
-        snapshot in machine(), tree in tree(), exempt in exempt(),
+    fn facts_that_know_more_find_no_fewer_members(
+        snapshot in machine(), tree in tree(), own in acting(),
+        also_known in some_pids(), also_in_cgroup in some_pids(), also_carry in some_pids(),
     ) {
-        let first = members(&snapshot, &tree, &exempt);
-        let known = first.members.keys().map(|&pid| (pid, Evidence::Recorded)).collect();
-        let again = members(&snapshot, &TreeView { known, ..tree }, &exempt);
-        prop_assert_eq!(keys(&first), keys(&again));
-        prop_assert_eq!(first.suspects, again.suspects);
-    }
-
-    #[test]
-    fn a_view_that_knows_more_finds_no_fewer_members(
-        snapshot in machine(), tree in tree(), exempt in exempt(),
-        also_known in some_pids(), also_in_leaf in some_pids(), also_carry in some_pids(),
-    ) {
-        let less = keys(&members(&snapshot, &tree, &exempt));
+        // Where neither the acting process nor another instance is within the tree: its kin is exempt then.
+        let system = System::new(&snapshot, own.filter(|own| snapshot.get(*own).is_none()), &[]);
+        let less = keys(&decide(&system, &tree, None));
         let mut more = tree;
-        more.known.extend(also_known.into_iter().map(|pid| (pid, Evidence::Recorded)));
-        more.leaf.extend(also_in_leaf);
-        more.carriers.extend(also_carry);
-        prop_assert!(less.is_subset(&keys(&members(&snapshot, &more, &exempt))));
-    }
-
-    #[test]
-    fn a_view_that_exempts_more_finds_no_more_members(
-        snapshot in machine(), tree in tree(), exempt in exempt(), also in exempt(),
-    ) {
-        let more = keys(&members(&snapshot, &tree, &exempt));
-        let all = exempt.union(&also).copied().collect();
-        prop_assert!(keys(&members(&snapshot, &tree, &all)).is_subset(&more));
+        more.known.extend(also_known.into_iter().map(Known::recorded));
+        more.task_cgroup.extend(also_in_cgroup);
+        more.token_holders.extend(also_carry);
+        prop_assert!(less.is_subset(&keys(&decide(&system, &more, None))));
     }
 
     #[test]
     fn w3_the_token_alone_never_makes_a_member_of_what_serves_a_terminal(
-        snapshot in machine(), carriers in some_pids(),
+        snapshot in machine(), token_holders in some_pids(),
     ) {
-        let tree = TreeView { carriers: carriers.clone(), ..TreeView::default() };
-        let found = members(&snapshot, &tree, &HashSet::new());
+        let tree = TreeFacts { token_holders: token_holders.clone(), ..TreeFacts::default() };
+        let system = System::new(&snapshot, None, &[]);
+        let found = decide(&system, &tree, None);
         for &member in found.members.keys() {
             prop_assert_eq!(snapshot.get(member).expect("there").terminal, 0);
         }
-        prop_assert!(found.suspects.iter().all(|pid| carriers.contains(pid)));
-        prop_assert!(found.suspects.iter().all(|pid| !found.members.contains_key(pid)));
+        for (pid, doubt) in &found.suspects {
+            prop_assert!(token_holders.contains(pid) && *doubt == Doubt::Terminal);
+            prop_assert!(!found.members.contains_key(pid));
+        }
     }
 
     #[test]
     fn invariant_13_by_no_rule_is_the_acting_process_or_an_ancestor_a_member(
-        snapshot in machine(), tree in tree(), own in number(),
+        snapshot in machine(), tree in tree(), others in instances(), own in number(),
     ) {
         let own = pid(own);
-        let found = members(&snapshot, &tree, &kin(&snapshot, &tree, own));
+        let system = System::new(&snapshot, Some(own), &others);
+        let found = decide(&system, &tree, None);
         for pid in snapshot.ancestors(own).into_iter().chain([own]) {
-            prop_assert!(!found.members.contains_key(&pid) && !found.suspects.contains(&pid));
+            prop_assert!(!found.members.contains_key(&pid) && !found.suspects.contains_key(&pid));
         }
         let by_name = oneself(&snapshot, own);
         prop_assert!(by_name.contains(&own));
@@ -141,10 +169,41 @@ proptest! {
     }
 
     #[test]
-    fn what_is_certain_is_part_of_what_is_found(
-        snapshot in machine(), tree in tree(), exempt in exempt(),
+    fn invariant_7_an_instance_outside_of_the_tree_is_exempt_with_its_processes(
+        snapshot in machine(), tree in tree(), others in instances(), own in acting(),
     ) {
-        let certain = keys(&members(&snapshot, &tree.certain(), &exempt));
-        prop_assert!(certain.is_subset(&keys(&members(&snapshot, &tree, &exempt))));
+        let system = System::new(&snapshot, own, &others);
+        let found = decide(&system, &tree, None);
+        let descendants = descendants(&system, &tree, found.session);
+        for it in others.iter().filter(|it| !descendants.contains(&it.instance)) {
+            for pid in it.processes.iter().chain([&it.instance]).filter(|&&pid| tree.root != Some(pid)) {
+                prop_assert!(found.exempt.contains(*pid), "{:?}", pid);
+            }
+        }
+    }
+
+    #[test]
+    fn a_descendant_is_a_member_unless_it_is_exempt(
+        snapshot in machine(), tree in tree(), others in instances(), own in acting(),
+    ) {
+        let system = System::new(&snapshot, own, &others);
+        let found = decide(&system, &tree, None);
+        // A descendant below an exempt process is reached through that one alone.
+        let exempt_above = |pid: Pid| snapshot.ancestors(pid).iter().any(|&above| found.exempt.contains(above));
+        for pid in descendants(&system, &tree, found.session) {
+            let is_left_out = found.exempt.contains(pid) || exempt_above(pid);
+            prop_assert!(found.members.contains_key(&pid) || is_left_out, "{:?}", pid);
+        }
+    }
+
+    #[test]
+    fn a_process_of_another_tree_is_in_no_list(
+        snapshot in machine(), tree in tree(), taken in prop::collection::hash_set(any_pid(), 0..5),
+    ) {
+        let system = System::new(&snapshot, None, &[]);
+        let mut found = decide(&system, &tree, None);
+        found.without(|pid| taken.contains(&pid));
+        let all: HashSet<Pid> = found.members.keys().chain(found.suspects.keys()).copied().collect();
+        prop_assert!(all.is_disjoint(&taken));
     }
 }

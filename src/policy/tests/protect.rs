@@ -1,12 +1,18 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use proptest::prelude::*;
 
 use super::{any_pid, line_up, machine, number, some_pids};
-use crate::{identity::Pid, policy::protection::left};
+use crate::{
+    identity::Pid,
+    policy::{
+        exemption::Exempt,
+        protection::{SpareReason, spared},
+    },
+};
 
 /// Which process has which protected name: 0 is none.
-fn names() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn names() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop::sample::select(vec![0, 0, 0, 1, 2]), super::NUMBERS as usize + 1)
 }
 
@@ -21,9 +27,10 @@ proptest! {
     ) {
         let judge = |pid: Pid| match names[pid.get() as usize] {
             0 => None,
-            name => Some(format!("its name is {name}")),
+            name => Some(SpareReason::Protected(format!("its name is {name}"))),
         };
-        let found = left(&snapshot, root, candidates.clone(), &exempt, judge);
+        let exempted = Exempt::only(exempt.clone());
+        let found = spared(&snapshot, root, candidates.clone(), &exempted, &BTreeMap::new(), judge);
         prop_assert!(root.is_none_or(|root| !found.contains_key(&root)), "the root is left");
         for &pid in found.keys() {
             let by_name = candidates.contains(&pid) && judge(pid).is_some();
@@ -39,6 +46,7 @@ proptest! {
         snapshot in machine(), root in number(), candidates in some_pids(),
     ) {
         let root = Some(super::pid(root));
-        prop_assert!(left(&snapshot, root, candidates, &HashSet::new(), |_| None).is_empty());
+        let none = Exempt::only(HashSet::new());
+        prop_assert!(spared(&snapshot, root, candidates, &none, &BTreeMap::new(), |_| None).is_empty());
     }
 }

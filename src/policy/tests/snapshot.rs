@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
 use super::{any_pid, line_up, machine, some_pids};
@@ -32,8 +34,8 @@ proptest! {
         above in any_pid(),
         others in some_pids(),
     ) {
-        let others = others.into_iter().collect();
-        let found = snapshot.below_until(above, &others);
+        let others: HashSet<Pid> = others.into_iter().collect();
+        let found = snapshot.below_until(above, |pid| others.contains(&pid));
         prop_assert!(found.is_disjoint(&others));
         prop_assert!(found.is_subset(&snapshot.below(above)));
         for &pid in found.iter().chain([&above]) {

@@ -97,18 +97,18 @@ impl Snapshot {
 
     /// Returns everything below a process, itself not included.
     pub(crate) fn below(&self, pid: Pid) -> HashSet<Pid> {
-        self.below_until(pid, &HashSet::new())
+        self.below_until(pid, |_| false)
     }
 
-    /// Returns everything below a process, except `others` and what is below those: they are handled separately.
-    pub(crate) fn below_until(&self, pid: Pid, others: &HashSet<Pid>) -> HashSet<Pid> {
+    /// Returns everything below a process, except the processes at which it stops, and what is below those.
+    pub(crate) fn below_until(&self, pid: Pid, stops: impl Fn(Pid) -> bool) -> HashSet<Pid> {
         let mut found = HashSet::new();
         let mut open = vec![pid];
         while let Some(parent) = open.pop() {
             open.extend(
                 self.children(parent)
                     .map(|child| child.pid)
-                    .filter(|child| !others.contains(child))
+                    .filter(|&child| !stops(child))
                     .filter(|&child| found.insert(child)),
             );
         }
@@ -154,8 +154,8 @@ pub(crate) mod tests {
         ]);
         assert_eq!(snapshot.ancestors(pid(3)), [pid(2), pid(1)]);
         assert_eq!(snapshot.below(pid(2)), HashSet::from([pid(3), pid(4)]));
-        let others = HashSet::from([pid(2)]);
-        assert_eq!(snapshot.below_until(pid(1), &others), HashSet::from([pid(5)]));
+        let without_2 = snapshot.below_until(pid(1), |below| below == pid(2));
+        assert_eq!(without_2, HashSet::from([pid(5)]));
     }
 
     #[test]

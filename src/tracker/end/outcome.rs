@@ -132,7 +132,7 @@ impl Core {
                 report.endings.push(ending(cause.rule.clone(), &root, member));
                 continue;
             }
-            if let Some(why) = &member.kept {
+            if let Some(why) = member.kept.clone() {
                 if member.outcome == Outcome::Kept {
                     let kind = cause.leak.unwrap_or(LeakKind::Stray);
                     settled.push(kept(
@@ -140,9 +140,9 @@ impl Core {
                         &root,
                         kind,
                         (member.row, &member.info),
-                        why,
+                        &why,
                     ));
-                    report.endings.push(ending(why.clone(), &root, member));
+                    report.endings.push(ending(why.to_string(), &root, member));
                     continue;
                 }
             } else if member.is_root
@@ -388,7 +388,7 @@ fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
         pid: root.identity.pid,
         command: root.command.to_vec(),
         rule: cause.rule.clone(),
-        evidence: Evidence::Leaf.to_string(),
+        evidence: Evidence::TaskCgroup.to_string(),
         outcome: Outcome::Survived,
         died_after_ms: None,
         obstacle: Some(why),

@@ -13,6 +13,7 @@ use crate::{
         Because, End, EndReason, ExitStatus, InstanceId, LeakKind, Millis, NewLeak, NewProcess,
         Outcome, ProcessId, ProcessRecord, Settled, Verdict, state::State, task_text,
     },
+    policy::protection::SpareReason,
     tracker::{
         builder::Builder,
         core::Core,
@@ -27,7 +28,7 @@ pub(in crate::tracker) fn kept(
     root: &Root,
     kind: LeakKind,
     (row, info): (Option<ProcessId>, &ProcessInfo),
-    why: &str,
+    why: &SpareReason,
 ) -> Settled {
     tracing::info!(
         "process {} of task {} is left running: {why}",
@@ -44,14 +45,14 @@ pub(in crate::tracker) fn kept(
         status: ExitStatus::Unobserved,
         at: now,
         error: None,
-        because: Some(Because { rule: why.to_owned(), evidence: evidence.clone() }),
+        because: Some(Because { rule: why.to_string(), evidence: evidence.clone() }),
     };
     Settled {
         process: row.unwrap_or(ProcessId::UNRECORDED),
         verdict: Verdict::Kept(new, end),
         leak: Some(NewLeak {
             kind,
-            rule: why.to_owned(),
+            rule: why.to_string(),
             evidence,
             found_at: now,
             age: info.age,

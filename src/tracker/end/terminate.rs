@@ -417,7 +417,7 @@ impl Core {
                 observer: self.instance.observer,
                 own: self.own_pid(),
                 ancestors: self.proc.ancestors(self.own_pid()),
-                guards: Vec::new(),
+                foreign: Vec::new(),
                 protected: &self.options.protected,
             }
         })

@@ -14,7 +14,7 @@ use crate::{
         DeadInstance, Ending, LeakRecord, Millis, Observer, Outcome, PassRecord, PassSummary,
         ProcessId, ProcessRecord, Report, Suspect, TaskId, state::State,
     },
-    policy::name_match::Judgement,
+    policy::{exemption::Foreign, name_match::Judgement},
     store::{LeakGroup, LeakGrouping, LeakReport, Store},
     sys::{Proc, current_place, own_files::refuse_as_output},
     tracker::{
@@ -24,6 +24,7 @@ use crate::{
             outcome::suspects_of,
             run::{Leave, Preview, Tree, World, preview},
         },
+        membership::foreign::may_be_responsible,
         passes::name_match::{Search, answered_for, suspect},
         runtime::{
             liveness::{Judge, Life, orphan_rule},
@@ -262,10 +263,10 @@ impl Ledger {
         let own = Pid::new(i64::from(std::process::id()))
             .ok_or_else(|| Error::invalid("pid 0 cannot read a ledger"))?;
         let mut report = Report::default();
-        let (orphans, guards) = self.orphans(&proc, observer, &mut report)?;
+        let (orphans, foreign) = self.orphans(&proc, observer, &mut report)?;
         let ancestors = proc.ancestors(own);
         let protected = &self.protected;
-        let world = World { proc: &proc, observer, own, ancestors, guards, protected };
+        let world = World { proc: &proc, observer, own, ancestors, foreign, protected };
         let dead = orphans.iter().map(|(dead, _)| dead.id).collect();
         for (dead, rows) in orphans {
             self.plan_instance(&world, dead, rows, &mut report)?;
@@ -285,27 +286,25 @@ impl Ledger {
         Ok(report)
     }
 
-    /// Returns dead instances with what they left, and the processes that living ones are responsible for.
-    #[expect(clippy::type_complexity, reason = "two lists that are made in one walk")]
+    /// Returns dead instances with what they left, and the processes that others are responsible for.
     fn orphans(
         &self,
         proc: &Proc,
         observer: Observer,
         report: &mut Report,
-    ) -> Result<(Vec<(DeadInstance, Vec<ProcessRecord>)>, Vec<(Pid, Vec<Pid>)>)> {
-        let (mut orphans, mut guards) = (Vec::new(), Vec::new());
+    ) -> Result<(Vec<Orphans>, Vec<Foreign>)> {
+        let (mut orphans, mut foreign) = (Vec::new(), Vec::new());
         let all = self.store.instances_to_judge()?;
         let judge = Judge::new(&self.store, proc, observer.place);
         for instance in &all {
             let rows = self.store.live_of(instance.id)?;
-            match judge.judge(instance, &all) {
+            let life = judge.judge(instance, &all);
+            if may_be_responsible(instance, &life, observer.place) {
+                let processes = rows.iter().map(|row| row.identity.pid).collect();
+                foreign.push(Foreign { instance: instance.identity.pid, processes });
+            }
+            match life {
                 Life::Dead(dead) => orphans.push((dead, rows)),
-                Life::Alive if instance.identity.place == observer.place => {
-                    guards.push((
-                        instance.identity.pid,
-                        rows.iter().map(|row| row.identity.pid).collect(),
-                    ));
-                }
                 Life::Alive => {}
                 Life::Unknown(why) => report.suspects.extend(rows.into_iter().map(|row| Suspect {
                     task_id: row.task,
@@ -315,7 +314,7 @@ impl Ledger {
                 })),
             }
         }
-        Ok((orphans, guards))
+        Ok((orphans, foreign))
     }
 
     fn plan_instance(
@@ -409,9 +408,9 @@ fn plan_tree(
     report.checked += seen.members.len() as u64;
     for member in seen.members {
         let (rule, outcome) = match &member.kept {
-            _ if !member.alive => ("it is not there any more", Outcome::Gone),
-            Some(why) => (why.as_str(), Outcome::Kept),
-            None => (orphan_rule(dead.replaced), Outcome::Term),
+            _ if !member.alive => ("it is not there any more".to_owned(), Outcome::Gone),
+            Some(why) => (why.to_string(), Outcome::Kept),
+            None => (orphan_rule(dead.replaced).to_owned(), Outcome::Term),
         };
         let info = member.info;
         let command = if info.command.is_empty() { root.command.clone() } else { info.command };
@@ -419,7 +418,7 @@ fn plan_tree(
             task_id: root.task.clone(),
             pid: info.identity.pid,
             command,
-            rule: rule.to_owned(),
+            rule,
             evidence: info.evidence.to_string(),
             outcome,
             died_after_ms: None,
@@ -434,6 +433,9 @@ fn plan_tree(
         why: error.to_string(),
     }));
 }
+
+/// A dead instance with what it left.
+type Orphans = (DeadInstance, Vec<ProcessRecord>);
 
 /// Plans what the name sweep would end, each match with its descendants. A process that is ended as an orphan is gone before
 /// the sweep.
@@ -456,7 +458,7 @@ fn plan_sweep(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Re
                 task_id: None,
                 pid: member.info.identity.pid,
                 command: member.info.command,
-                rule: member.kept.unwrap_or_else(|| rule.clone()),
+                rule: member.kept.map_or_else(|| rule.clone(), |why| why.to_string()),
                 evidence: member.info.evidence.to_string(),
                 outcome,
                 died_after_ms: None,

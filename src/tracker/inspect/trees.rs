@@ -10,33 +10,31 @@ use std::{
     time::Duration,
 };
 
-use uuid::Uuid;
-
 use crate::{
     error::Result,
-    identity::{Pid, Place},
+    identity::Pid,
     model::{
-        FigureSource, InstanceId, Millis, Observer, ProcessId, ProcessRecord, Suspect, TaskId,
-        TreeMember, TreeRecord,
+        FigureSource, InstanceId, InstanceRecord, Millis, Observer, Origin, ProcessId,
+        ProcessRecord, Suspect, TaskId, TreeMember, TreeRecord,
     },
     policy::{
-        membership::{Evidence, Members, TreeView, members},
+        exemption::{Foreign, System},
+        membership::{Evidence, Membership, decide},
         suspects::Doubt,
     },
     store::Store,
     sys::{
-        Pinned, Probe, Proc,
-        cgroup::TaskCgroup,
-        current_place,
+        Pinned, Probe, Proc, current_place,
         proc::{TICKS_PER_SECOND, age},
         snapshot::{Snapshot, Stat},
     },
     tracker::{
         Ledger,
-        end::{outcome::SUSPECTS, run::list_leaf},
+        end::outcome::SUSPECTS,
         membership::{
+            foreign::responsible_instances,
+            observation::{Observation, RecordedTree},
             process_info::command_of,
-            recorded_keeper::{recorded_keeper, verified},
         },
         runtime::tracked::may_record_arguments,
     },
@@ -79,180 +77,160 @@ impl Ledger {
 }
 
 /// A root, and the rows that passes recorded below it.
-struct Rows {
-    root: ProcessRecord,
-    below: Vec<ProcessRecord>,
+struct Rows<'a> {
+    root: &'a ProcessRecord,
+    below: Vec<&'a ProcessRecord>,
 }
 
 fn forest(store: &Store, wanted: impl Fn(&ProcessRecord) -> bool) -> Result<Vec<TreeRecord>> {
     let rows = store.live()?;
-    let sight = Sight::open(store, &rows);
-    let trees = group(rows).into_iter().filter(|tree| wanted(&tree.root));
-    Ok(match sight {
-        Ok(sight) => trees.map(|tree| sight.tree(tree)).collect(),
-        Err(error) => trees.map(|tree| recorded(tree, &error.to_string())).collect(),
-    })
+    let mut trees = group(&rows);
+    trees.retain(|tree| wanted(tree.root));
+    let seen = Sight::open(store).and_then(|sight| {
+        let systems = sight.systems(store, &rows)?;
+        sight.trees(store, &systems, &trees)
+    });
+    Ok(seen.unwrap_or_else(|error| {
+        trees.iter().map(|tree| recorded(tree, &error.to_string())).collect()
+    }))
 }
 
 /// Assigns descendants to their root; one whose root has ended stands alone.
-fn group(rows: Vec<ProcessRecord>) -> Vec<Rows> {
+fn group(rows: &[ProcessRecord]) -> Vec<Rows<'_>> {
     let roots: HashSet<ProcessId> =
         rows.iter().filter(|row| row.root.is_none()).map(|row| row.id).collect();
     let (below, tops): (Vec<_>, Vec<_>) =
-        rows.into_iter().partition(|row| row.root.is_some_and(|root| roots.contains(&root)));
-    let mut by_root: HashMap<Option<ProcessId>, Vec<ProcessRecord>> = HashMap::new();
+        rows.iter().partition(|row| row.root.is_some_and(|root| roots.contains(&root)));
+    let mut by_root: HashMap<Option<ProcessId>, Vec<&ProcessRecord>> = HashMap::new();
     for row in below {
         by_root.entry(row.root).or_default().push(row);
     }
-    let with_below = |root: ProcessRecord| Rows {
-        below: by_root.remove(&Some(root.id)).unwrap_or_default(),
-        root,
-    };
-    tops.into_iter().map(with_below).collect()
+    tops.into_iter()
+        .map(|root| Rows { below: by_root.remove(&Some(root.id)).unwrap_or_default(), root })
+        .collect()
 }
 
 /// The machine at one moment.
 struct Sight {
     proc: Proc,
-    here: Place,
-    /// UID of the ledger's owner: a leaf of another user is not one of ours.
-    owner: u32,
+    observer: Observer,
     snapshot: Snapshot,
-    carriers: HashMap<Uuid, Vec<Pid>>,
-    /// Those of another UID, with that UID.
-    others: HashMap<Uuid, Vec<(Pid, u32)>>,
-    /// Live instances, each with the processes that it is responsible for.
-    guards: Vec<(InstanceId, Pid, Vec<Pid>)>,
-    /// Keepers by their roots, except those that a live instance is below: then being below the keeper proves nothing.
-    keepers: HashMap<ProcessId, Pid>,
 }
 
 impl Sight {
-    fn open(store: &Store, rows: &[ProcessRecord]) -> Result<Self> {
+    fn open(store: &Store) -> Result<Self> {
         let (proc, here) = (Proc::open()?, current_place()?);
         let snapshot = proc.snapshot()?;
-        let (carriers, others) = carriers(&proc, &snapshot, rows);
-        let guards = guards(store, &proc, here, rows)?;
-        let mut keepers = keepers(store, &proc, here, &snapshot, rows);
-        keepers.retain(|_, keeper| {
-            let below = snapshot.below(*keeper);
-            !guards.iter().any(|(_, instance, _)| below.contains(instance))
-        });
-        Ok(Self {
-            proc,
-            here,
-            owner: store.owner_uid(),
-            snapshot,
-            carriers,
-            others,
-            guards,
-            keepers,
-        })
+        Ok(Self { proc, observer: Observer { place: here, uid: store.owner_uid() }, snapshot })
     }
 
-    fn tree(&self, rows: Rows) -> TreeRecord {
-        let alive = match Pinned::probe(&self.proc, self.here, &rows.root.identity) {
+    /// Returns the machine as each of the owners of trees acts on it.
+    ///
+    /// A tree is shown as its owner would end it: the owner with its ancestors is no member, nor is what other instances are
+    /// responsible for, nor what was registered with the owner as a task of its own.
+    fn systems(
+        &self,
+        store: &Store,
+        rows: &[ProcessRecord],
+    ) -> Result<HashMap<InstanceId, System<'_>>> {
+        let here = self.observer.place;
+        let instances = responsible_instances(store, &self.proc, here, None)?;
+        let of = |owner: InstanceId| rows.iter().filter(move |row| row.owner == owner);
+        let foreign = |instance: &InstanceRecord, is_task: &dyn Fn(&ProcessRecord) -> bool| {
+            let theirs = of(instance.id).filter(|row| is_task(row));
+            let processes = theirs.map(|row| row.identity.pid).collect();
+            Foreign { instance: instance.identity.pid, processes }
+        };
+        let owners: HashSet<InstanceId> = rows.iter().map(|row| row.owner).collect();
+        let system = |owner: InstanceId| {
+            let is_registered =
+                |row: &ProcessRecord| row.root.is_none() && row.origin != Origin::Spawned;
+            let all: Vec<Foreign> = (instances.iter())
+                .map(|instance| match instance.id == owner {
+                    true => foreign(instance, &is_registered),
+                    false => foreign(instance, &|_| true),
+                })
+                .collect();
+            let acting = instances.iter().find(|instance| instance.id == owner);
+            let acting = acting.map(|instance| instance.identity.pid);
+            (owner, System::new(&self.snapshot, acting, &all))
+        };
+        Ok(owners.into_iter().map(system).collect())
+    }
+
+    fn trees(
+        &self,
+        store: &Store,
+        systems: &HashMap<InstanceId, System<'_>>,
+        trees: &[Rows<'_>],
+    ) -> Result<Vec<TreeRecord>> {
+        let lives = |row: &&&ProcessRecord| {
+            let probe = Pinned::probe(&self.proc, self.observer.place, &row.identity);
+            matches!(probe, Probe::Alive(_))
+        };
+        let recorded_tree = |tree: &Rows<'_>| {
+            let living = tree.below.iter().filter(lives);
+            (tree.root.id, living.map(|row| (row.identity.pid, row.id)).collect())
+        };
+        let living: HashMap<ProcessId, HashMap<Pid, ProcessId>> =
+            trees.iter().map(recorded_tree).collect();
+        let recorded_trees = (trees.iter())
+            .map(|tree| RecordedTree {
+                root: tree.root,
+                descendants: living[&tree.root.id].keys().copied().collect(),
+            })
+            .collect();
+        let context = (store, &self.proc, self.observer);
+        let observation =
+            Observation::new(context, &self.snapshot, recorded_trees, |_| true, |_| false)?;
+        let tree = |rows: &Rows<'_>| {
+            let (root, ids) = (rows.root, &living[&rows.root.id]);
+            self.tree(&systems[&root.owner], &observation, rows, ids)
+        };
+        Ok(trees.iter().map(tree).collect())
+    }
+
+    fn tree(
+        &self,
+        system: &System<'_>,
+        observation: &Observation<'_>,
+        rows: &Rows<'_>,
+        ids: &HashMap<Pid, ProcessId>,
+    ) -> TreeRecord {
+        let root = rows.root;
+        let alive = match Pinned::probe(&self.proc, self.observer.place, &root.identity) {
             Probe::Unknown(error) => return recorded(rows, &error.to_string()),
             Probe::Alive(_) => Some(true),
             Probe::Zombie(_) => Some(false),
             Probe::Gone => None,
         };
-        let known: Vec<&ProcessRecord> = rows.below.iter().filter(|row| self.lives(row)).collect();
-        let view = self.view(&rows.root, alive.is_some(), &known);
-        let exempt = self.exempt(&rows.root, &view);
-        let sure = members(&self.snapshot, &view, &exempt);
-        let recorded = known.iter().map(|row| (row.identity.pid, Evidence::Recorded)).collect();
-        let all = members(&self.snapshot, &TreeView { known: recorded, ..view }, &exempt);
-        let ids = known.iter().map(|row| (row.identity.pid, row.id)).collect();
-        let found = self.describe(&rows.root, alive == Some(true), &sure, &all, &ids);
-        let on_terminals = all.suspects.iter().map(|&pid| (pid, Doubt::Terminal));
-        let others = self
-            .others_of(&rows.root)
-            .filter(|(pid, _)| !all.members.contains_key(pid) && !exempt.contains(pid));
-        let suspects = on_terminals
-            .chain(others)
-            .map(|(pid, doubt)| self.suspect(&rows.root, pid, doubt))
-            .collect();
+        let found = decide(system, &observation.facts(root, alive.is_some()), None);
+        let members = self.describe(root, alive == Some(true), &found, ids);
+        let is_others = |doubt: &Doubt| matches!(doubt, Doubt::OtherUser(_));
+        let (others, on_terminals): (Vec<_>, Vec<_>) =
+            found.suspects.iter().partition(|(_, doubt)| is_others(doubt));
+        let suspects = on_terminals.into_iter().chain(others.into_iter().take(SUSPECTS));
         TreeRecord {
             source: FigureSource::Live,
             obstacle: None,
-            rss_bytes: Some(found.iter().filter_map(|member| member.rss_bytes).sum()),
-            cpu: Some(found.iter().filter_map(|member| member.cpu).sum()),
-            members: found,
-            suspects,
-            root: rows.root,
+            rss_bytes: Some(members.iter().filter_map(|member| member.rss_bytes).sum()),
+            cpu: Some(members.iter().filter_map(|member| member.cpu).sum()),
+            suspects: suspects.map(|(pid, doubt)| self.suspect(root, *pid, *doubt)).collect(),
+            members,
+            root: root.clone(),
         }
-    }
-
-    fn others_of(&self, root: &ProcessRecord) -> impl Iterator<Item = (Pid, Doubt)> {
-        let others = root.token.and_then(|token| self.others.get(&token)).into_iter().flatten();
-        others.take(SUSPECTS).map(|&(pid, uid)| (pid, Doubt::OtherUser(uid)))
-    }
-
-    fn lives(&self, row: &ProcessRecord) -> bool {
-        matches!(Pinned::probe(&self.proc, self.here, &row.identity), Probe::Alive(_))
-    }
-
-    /// Returns what is certain of a tree besides its recorded members: those are judged separately, to find their other
-    /// evidence.
-    fn view(&self, root: &ProcessRecord, there: bool, known: &[&ProcessRecord]) -> TreeView {
-        let pinned = known.iter().copied().chain(there.then_some(root));
-        let anchored = pinned.filter_map(|row| self.snapshot.get(row.identity.pid)).any(|stat| {
-            root.session.is_some_and(|id| id.get() == stat.session || id.get() == stat.group)
-        });
-        let session = root.session.filter(|_| anchored);
-        let carriers = root.token.and_then(|token| self.carriers.get(&token)).cloned();
-        TreeView {
-            root: there.then_some(root.identity.pid),
-            session,
-            group: session,
-            known: Vec::new(),
-            carriers: carriers.unwrap_or_default(),
-            leaf: self.leaf(root),
-            keeper: self.keepers.get(&root.id).copied(),
-        }
-    }
-
-    /// Returns the processes in the root's leaf. Listed after the snapshot: a PID in both is the same process in both. If the
-    /// leaf cannot be read, the other evidence remains.
-    fn leaf(&self, root: &ProcessRecord) -> HashSet<Pid> {
-        let leaf =
-            root.cgroup.as_ref().and_then(|leaf| TaskCgroup::open(leaf, self.owner).ok().flatten());
-        leaf.and_then(|leaf| list_leaf(&self.proc, &self.snapshot, &leaf, false).ok())
-            .unwrap_or_default()
-            .pids
-    }
-
-    /// Returns other live instances, with the processes that they are responsible for, that do not run below this very root: a
-    /// task that restarts its host passes leaf and token on to the new one, which passes them on to the processes that it
-    /// starts.
-    fn exempt(&self, root: &ProcessRecord, view: &TreeView) -> HashSet<Pid> {
-        let certain = TreeView { carriers: Vec::new(), leaf: HashSet::new(), ..view.clone() };
-        let below = members(&self.snapshot, &certain, &HashSet::new()).members;
-        let others = self.guards.iter().filter(|(instance, ..)| *instance != root.owner);
-        let mut exempt = HashSet::new();
-        for (_, own, theirs) in others.filter(|(_, own, _)| !below.contains_key(own)) {
-            for pid in theirs.iter().chain([own]) {
-                exempt.insert(*pid);
-                if view.leaf.contains(pid) || view.carriers.contains(pid) {
-                    exempt.extend(self.snapshot.below(*pid));
-                }
-            }
-        }
-        exempt
     }
 
     fn describe(
         &self,
         root: &ProcessRecord,
         alive: bool,
-        sure: &Members,
-        all: &Members,
+        found: &Membership<'_>,
         ids: &HashMap<Pid, ProcessId>,
     ) -> Vec<TreeMember> {
         let top = root.identity.pid;
         let stat = self.snapshot.get(top).filter(|_| alive);
-        let mut found = vec![TreeMember {
+        let mut shown = vec![TreeMember {
             process: Some(root.id),
             parent: None,
             command: root.command.clone(),
@@ -262,20 +240,20 @@ impl Sight {
             ..member(top, Evidence::Root, stat)
         }];
         let arguments = may_record_arguments(&root.command);
-        let may_touch = |pid: Pid| self.owner == 0 || self.proc.is_of(pid, self.owner);
-        let stats = all.members.keys().filter(|&&pid| pid != top && may_touch(pid));
+        let owner = self.observer.uid;
+        let may_touch = |pid: Pid| owner == 0 || self.proc.is_of(pid, owner);
+        let stats = found.members.keys().filter(|&&pid| pid != top && may_touch(pid));
         let stats =
             stats.filter_map(|&pid| self.snapshot.get(pid).filter(|stat| !stat.is_zombie()));
         for (stat, parent) in below(top, stats.collect()) {
-            let evidence = sure.members.get(&stat.pid).or(all.members.get(&stat.pid));
-            found.push(TreeMember {
+            shown.push(TreeMember {
                 process: ids.get(&stat.pid).copied(),
                 parent: Some(parent),
                 command: command_of(&self.proc, stat.pid, arguments),
-                ..member(stat.pid, *evidence.unwrap_or(&Evidence::Recorded), Some(stat))
+                ..member(stat.pid, found.members[&stat.pid], Some(stat))
             });
         }
-        found
+        shown
     }
 
     fn suspect(&self, root: &ProcessRecord, pid: Pid, doubt: Doubt) -> Suspect {
@@ -334,7 +312,7 @@ fn member(pid: Pid, evidence: Evidence, stat: Option<&Stat>) -> TreeMember {
 }
 
 /// Returns a tree as the ledger has it.
-fn recorded(rows: Rows, obstacle: &str) -> TreeRecord {
+fn recorded(rows: &Rows<'_>, obstacle: &str) -> TreeRecord {
     let now = Millis::now();
     let Rows { root, below } = rows;
     let member = |row: &ProcessRecord, is_root: bool| TreeMember {
@@ -350,7 +328,7 @@ fn recorded(rows: Rows, obstacle: &str) -> TreeRecord {
         rss_bytes: row.peak_rss.filter(|_| !is_root),
         cpu: row.cpu,
     };
-    let members: Vec<TreeMember> = [member(&root, true)]
+    let members: Vec<TreeMember> = [member(root, true)]
         .into_iter()
         .chain(below.iter().map(|row| member(row, false)))
         .collect();
@@ -361,67 +339,8 @@ fn recorded(rows: Rows, obstacle: &str) -> TreeRecord {
         cpu: members.iter().filter_map(|member| member.cpu).reduce(|sum, cpu| sum + cpu),
         members,
         suspects: Vec::new(),
-        root,
+        root: (*root).clone(),
     }
-}
-
-type Carriers = (HashMap<Uuid, Vec<Pid>>, HashMap<Uuid, Vec<(Pid, u32)>>);
-
-/// Returns the processes that carry the token of a root and are no older than it: those of the root's user, and those of other
-/// users.
-fn carriers(proc: &Proc, snapshot: &Snapshot, rows: &[ProcessRecord]) -> Carriers {
-    let wanted: HashMap<Uuid, &ProcessRecord> =
-        rows.iter().filter_map(|row| Some((row.token?, row))).collect();
-    let oldest = wanted.values().map(|row| row.identity.start_tick).min().unwrap_or(u64::MAX);
-    let mut found: Carriers = Carriers::default();
-    let candidates =
-        snapshot.iter().filter(|stat| !stat.is_kernel_thread() && stat.start_tick >= oldest);
-    for stat in candidates {
-        for token in proc.tokens(stat.pid).unwrap_or_default() {
-            let Some(row) = wanted.get(&token) else { continue };
-            match proc.uid(stat.pid).ok().flatten() {
-                Some(uid) if uid == row.uid => found.0.entry(token).or_default().push(stat.pid),
-                Some(uid) => found.1.entry(token).or_default().push((stat.pid, uid)),
-                None => {}
-            }
-        }
-    }
-    found
-}
-
-/// Returns the keepers of live roots: by the identities in their rows, each verified after the snapshot was taken.
-fn keepers(
-    store: &Store,
-    proc: &Proc,
-    here: Place,
-    snapshot: &Snapshot,
-    rows: &[ProcessRecord],
-) -> HashMap<ProcessId, Pid> {
-    let of_row = |row: &ProcessRecord| {
-        let keeper = recorded_keeper(store, proc, here, row)?;
-        let seen = snapshot.get(keeper.pid)?;
-        (seen.start_tick == keeper.start_tick).then_some(())?;
-        let observer = Observer { place: here, uid: store.owner_uid() };
-        verified(proc, observer, &keeper, row.uid).map(|pinned| (row.id, pinned.pid()))
-    };
-    rows.iter().filter(|row| row.root.is_none()).filter_map(of_row).collect()
-}
-
-fn guards(
-    store: &Store,
-    proc: &Proc,
-    here: Place,
-    rows: &[ProcessRecord],
-) -> Result<Vec<(InstanceId, Pid, Vec<Pid>)>> {
-    let instances = store.instances_to_judge()?;
-    let live = instances.into_iter().filter(|instance| {
-        let there = || Pinned::probe(proc, here, &instance.identity);
-        instance.stopped_at.is_none() && matches!(there(), Probe::Alive(_))
-    });
-    let theirs = |id: InstanceId| {
-        rows.iter().filter(move |row| row.owner == id).map(|row| row.identity.pid).collect()
-    };
-    Ok(live.map(|instance| (instance.id, instance.identity.pid, theirs(instance.id))).collect())
 }
 
 #[cfg(test)]

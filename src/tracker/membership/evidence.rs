@@ -113,7 +113,7 @@ fn is_tied(
     match evidence {
         // Identified by their whole identity, or by the time of their fork.
         Evidence::Root | Evidence::Recorded | Evidence::ForkEvent => true,
-        Evidence::Leaf => root
+        Evidence::TaskCgroup => root
             .cgroup
             .as_ref()
             .and_then(|leaf| leaf.path.file_name())

@@ -7,7 +7,7 @@ use crate::{
     identity::{Identity, Pid, Place},
     model::{Containment, Observer, ProcessRecord},
     store::Store,
-    sys::{Pinned, Probe, Proc, snapshot::Snapshot},
+    sys::{Pinned, Probe, Proc},
     tracker::core::Core,
 };
 
@@ -68,18 +68,6 @@ pub(in crate::tracker) fn recorded_keeper(
 }
 
 impl Core {
-    /// Returns the keeper of a recorded root, where it has one that lives and held its PID while the snapshot was taken.
-    pub(in crate::tracker) fn keeper_in(
-        &self,
-        snapshot: &Snapshot,
-        row: &ProcessRecord,
-    ) -> Option<Pid> {
-        let keeper = self.keeper_of_row(row)?;
-        let seen = snapshot.get(keeper.pid)?;
-        (seen.start_tick == keeper.start_tick).then_some(())?;
-        verified(&self.proc, self.instance.observer, &keeper, row.uid).map(|pinned| pinned.pid())
-    }
-
     /// Returns the identity of a root's keeper, as far as it is known.
     pub(in crate::tracker) fn keeper_of_row(&self, row: &ProcessRecord) -> Option<Identity> {
         recorded_keeper(&self.store, &self.proc, self.place(), row)

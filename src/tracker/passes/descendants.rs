@@ -6,24 +6,22 @@
 //! and after a crash.
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use uuid::Uuid;
-
 use super::health::{SURVIVED, seen_alive};
 use crate::{
+    error::Result,
     identity::Pid,
     model::{
         CPU_STEP, EndReason, Limits, NewProcess, ProcessId, ProcessRecord, Report, Sighting,
         state::State,
     },
     policy::{
+        exemption::System,
         limits::ran_too_long,
-        membership::{Evidence, TreeView, members},
-        protection,
+        membership::{Evidence, Protects, decide},
     },
     sys::{
         Pinned, Probe,
@@ -35,6 +33,7 @@ use crate::{
         end::{outcome::Cause, run::protected},
         membership::{
             evidence::pin,
+            observation::{Observation, RecordedTree},
             process_info::{ProcessInfo, command_of},
         },
         runtime::tracked::Entry,
@@ -47,16 +46,10 @@ pub(in crate::tracker) type Living = (ProcessRecord, Pinned);
 /// All living rows of ours, in one snapshot.
 pub(in crate::tracker) struct Scene<'a> {
     snapshot: &'a Snapshot,
-    alive: &'a [Living],
-    /// Descendants that an earlier pass recorded, by their roots.
-    recorded: HashMap<ProcessId, Vec<Pid>>,
+    system: System<'a>,
+    observation: Observation<'a>,
     /// Processes that have a row, by PID and start tick.
     known: HashSet<(Pid, u64)>,
-    /// Roots, and the acting process with its ancestors: a process below one of them belongs to that one.
-    apart: RefCell<HashSet<Pid>>,
-    carriers: HashMap<Uuid, Vec<Pid>>,
-    /// By their roots.
-    keepers: HashMap<ProcessId, Pid>,
 }
 
 impl Core {
@@ -72,7 +65,14 @@ impl Core {
         if alive.is_empty() {
             return Vec::new();
         }
-        let scene = self.scene(snapshot, alive);
+        let scene = match self.scene(snapshot, alive) {
+            Ok(scene) => scene,
+            Err(error) => {
+                // It is unknown which processes belong to other instances: none is recorded as ours.
+                report.errors.push(error.to_string());
+                return Vec::new();
+            }
+        };
         let mut sightings = Vec::new();
         let mut found = Vec::new();
         let mut due = Vec::new();
@@ -150,112 +150,52 @@ impl Core {
     }
 
     pub(in crate::tracker) fn scene<'a>(
-        &self,
+        &'a self,
         snapshot: &'a Snapshot,
         alive: &'a [Living],
-    ) -> Scene<'a> {
-        let roots = alive.iter().filter(|(row, _)| row.root.is_none());
-        let own = self.own_pid();
-        let apart = roots.map(|(row, _)| row.identity.pid).chain([own]);
+    ) -> Result<Scene<'a>> {
         let mut recorded: HashMap<ProcessId, Vec<Pid>> = HashMap::new();
         for (row, root) in alive.iter().filter_map(|(row, _)| Some((row, row.root?))) {
             recorded.entry(root).or_default().push(row.identity.pid);
         }
-        let mut scene = Scene {
-            snapshot,
-            alive,
-            recorded,
-            known: (alive.iter())
-                .map(|(row, _)| (row.identity.pid, row.identity.start_tick))
-                .collect(),
-            apart: RefCell::new(apart.chain(self.proc.ancestors(own)).collect()),
-            carriers: HashMap::new(),
-            keepers: self.telling_keepers(
-                snapshot,
-                alive.iter().map(|(row, _)| row).filter(|row| row.root.is_none()),
-            ),
-        };
-        scene.carriers = self.carriers(&scene);
-        scene
-    }
-
-    /// Returns the processes that carry the token of a root that has a memory limit, and that are in no tree by other evidence.
-    fn carriers(&self, scene: &Scene<'_>) -> HashMap<Uuid, Vec<Pid>> {
-        let limited = || {
-            let roots = scene.alive.iter().map(|(row, _)| row);
-            roots.filter(|row| row.root.is_none() && row.limits.max_rss.is_some())
-        };
-        let wanted: HashMap<Uuid, u32> =
-            limited().filter_map(|row| Some((row.token?, row.uid))).collect();
-        let mut carriers: HashMap<Uuid, Vec<Pid>> = HashMap::new();
-        let Some(oldest) = limited().map(|row| row.identity.start_tick).min() else {
-            return carriers;
-        };
-        let young = scene.snapshot.iter().filter(|stat| {
-            stat.start_tick >= oldest && !stat.is_kernel_thread() && !stat.is_zombie()
+        let roots = alive.iter().map(|(row, _)| row).filter(|row| row.root.is_none());
+        let trees = roots.map(|root| {
+            let descendants = recorded.remove(&root.id).unwrap_or_default();
+            RecordedTree { root, descendants }
         });
-        for stat in young.filter(|stat| !scene.known.contains(&(stat.pid, stat.start_tick))) {
-            for token in self.proc.tokens(stat.pid).unwrap_or_default() {
-                let is_of = |uid: u32| self.proc.uid(stat.pid).ok().flatten() == Some(uid);
-                if wanted.get(&token).is_some_and(|&uid| is_of(uid)) {
-                    carriers.entry(token).or_default().push(stat.pid);
-                }
-            }
-        }
-        carriers
+        let known: HashSet<(Pid, u64)> =
+            (alive.iter()).map(|(row, _)| (row.identity.pid, row.identity.start_tick)).collect();
+        let context = (&self.store, &self.proc, self.instance.observer);
+        let system = System::new(snapshot, Some(self.own_pid()), &self.foreign(&[])?);
+        let skips = |stat: &Stat| {
+            known.contains(&(stat.pid, stat.start_tick)) && !system.is_accounted_for(stat.pid)
+        };
+        let limited = |root: &ProcessRecord| root.limits.max_rss.is_some();
+        let observation = Observation::new(context, snapshot, trees.collect(), limited, skips)?;
+        Ok(Scene { snapshot, system, observation, known })
     }
 
-    /// Returns the members of a root's tree except the root itself and protected processes.
+    /// Returns the members of a root's tree except the root itself and processes that an end would spare. Those are not
+    /// recorded: with a row, an instance without the same protected names would end them.
     pub(in crate::tracker) fn below<'s>(
         &self,
         scene: &'s Scene<'_>,
         root: &ProcessRecord,
     ) -> Vec<(&'s Stat, Evidence)> {
-        let own = root.identity.pid;
-        let mut view = view(scene, root);
-        view.leaf = self.in_leaf(root, scene.snapshot);
-        // One set for all roots, from which each root exempts itself: a copy for each root would cost as much as all of them
-        // together.
-        let mut exempt = scene.apart.borrow_mut();
-        exempt.remove(&own);
-        // A root of its own that runs in this leaf, for example a registered one: its descendants belong to it as well.
-        let others = view.leaf.iter().filter(|pid| exempt.contains(pid));
-        let theirs: Vec<Pid> = others.flat_map(|&pid| scene.snapshot.below(pid)).collect();
-        let added: Vec<Pid> = theirs.into_iter().filter(|&pid| exempt.insert(pid)).collect();
-        let mut found = members(scene.snapshot, &view, &exempt).members;
-        self.without_protected(scene, root, &mut found, &exempt);
-        for pid in added {
-            exempt.remove(&pid);
-        }
-        exempt.insert(own);
+        let facts = scene.observation.facts(root, true);
+        let job = self.entry(root.id).map(|entry| Arc::clone(&entry.strays.protected));
+        let names = [self.options.protected.as_slice(), job.as_deref().unwrap_or_default()];
+        let mut protects = |stat: &Stat| protected(&self.proc, stat.pid, &names);
+        let protects: Option<Protects<'_>> =
+            if names.iter().all(|names| names.is_empty()) { None } else { Some(&mut protects) };
+        let found = decide(&scene.system, &facts, protects);
         // A process that must not be touched, such as another user's program that a task has started, is in no sum and gets no
         // row.
         let (owner, proc) = (self.instance.observer.uid, &self.proc);
         let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
-        let others = found.into_iter().filter(|(pid, _)| *pid != own && may_touch(*pid));
+        let others = found.members.into_iter();
+        let others = others.filter(|(pid, _)| *pid != root.identity.pid && may_touch(*pid));
         others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
-    }
-
-    /// Processes that an end would spare are not recorded: with a row, an instance without the same protected names would end
-    /// them.
-    fn without_protected(
-        &self,
-        scene: &Scene<'_>,
-        root: &ProcessRecord,
-        found: &mut BTreeMap<Pid, Evidence>,
-        exempt: &HashSet<Pid>,
-    ) {
-        let job = self.entry(root.id).map(|entry| Arc::clone(&entry.strays.protected));
-        let names = [self.options.protected.as_slice(), job.as_deref().unwrap_or_default()];
-        if names.iter().all(|names| names.is_empty()) {
-            return;
-        }
-        let candidates: Vec<Pid> = found.keys().copied().collect();
-        let root = Some(root.identity.pid);
-        let left = protection::left(scene.snapshot, root, candidates, exempt, |pid| {
-            protected(&self.proc, pid, &names)
-        });
-        found.retain(|pid, _| !left.contains_key(pid));
     }
 
     /// Returns rows for members that have none yet, so that one that later leaves the session and wipes its environment is
@@ -295,23 +235,6 @@ impl Core {
             ..info.new_row(self.instance.id, &tree)
         })
     }
-}
-
-/// Returns what is certain of a root's tree in the snapshot.
-fn view(scene: &Scene<'_>, root: &ProcessRecord) -> TreeView {
-    let recorded = scene.recorded.get(&root.id).into_iter().flatten();
-    let mut view = TreeView {
-        known: recorded.map(|pid| (*pid, Evidence::Recorded)).collect(),
-        root: Some(root.identity.pid),
-        session: root.session,
-        group: root.session,
-        ..TreeView::default()
-    };
-    view.keeper = scene.keepers.get(&root.id).copied();
-    if let Some(carriers) = root.token.and_then(|token| scene.carriers.get(&token)) {
-        view.carriers.clone_from(carriers);
-    }
-    view
 }
 
 /// Returns whether a row lacks this information: usually it has it, and then the ledger is not queried.

@@ -135,7 +135,7 @@ impl Core {
         let rows = self.store.live_of(self.instance.id)?;
         let snapshot = self.proc.snapshot()?;
         let alive = self.living(rows, &snapshot);
-        let scene = self.scene(&snapshot, &alive);
+        let scene = self.scene(&snapshot, &alive)?;
         let limited: HashSet<ProcessId> = entries.iter().map(|entry| entry.root.row).collect();
         let roots = alive.iter().map(|(row, _)| row).filter(|row| limited.contains(&row.id));
         let member = |stat: &Stat| (stat.pid, stat.start_tick);

@@ -5,7 +5,6 @@
 //! - [`health`]: whether the recorded processes are still alive;
 //! - [`import`]: the list that the former implementation left;
 //! - [`keeper_end_logs`]: processes that keepers have ended after their host died;
-//! - [`kept_descendants`]: descendants of keepers;
 //! - [`memory_limits`]: limits on the memory of trees;
 //! - [`name_match`]: unregistered processes with a configured name;
 //! - [`orphans`]: processes that dead instances left;
@@ -18,7 +17,6 @@ pub(super) mod fork_events;
 pub(super) mod health;
 pub(super) mod import;
 pub(super) mod keeper_end_logs;
-pub(super) mod kept_descendants;
 pub(super) mod memory_limits;
 pub(super) mod name_match;
 pub(super) mod orphans;

@@ -18,7 +18,7 @@ use crate::{
         ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId, state::State,
     },
     policy::{
-        membership::oneself,
+        exemption::oneself,
         name_match::{
             Circumstances, Judgement, Parent, Program, base_name, judge, matched, protects,
         },

@@ -10,7 +10,6 @@
 //! does the orphan pass of another instance when this one is dead.
 
 use std::{
-    collections::HashSet,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -19,16 +18,13 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, Kind, Result},
-    identity::Pid,
-    model::{Because, Cgroup, ContainmentMode, ExitStatus, ProcessRecord},
+    model::{Because, Cgroup, ContainmentMode, ExitStatus},
     sys::{
         cgroup::{InstanceCgroup, TaskCgroup, bases, remove_instance_cgroup},
-        snapshot::Snapshot,
         spawn::Place,
     },
     tracker::{
         core::Core,
-        end::run::list_leaf,
         runtime::{lock::lock, tracked::Root},
     },
 };
@@ -153,22 +149,6 @@ impl Core {
             let _ = self.store.forget_cgroup(self.instance.id);
         }
         made
-    }
-
-    /// Returns the processes in a root's task cgroup, without the root itself. Listed after the snapshot, so that no PID was
-    /// reused in between.
-    pub(in crate::tracker) fn in_leaf(
-        &self,
-        row: &ProcessRecord,
-        snapshot: &Snapshot,
-    ) -> HashSet<Pid> {
-        let leaf =
-            row.cgroup.as_ref().map(|record| TaskCgroup::open(record, self.instance.observer.uid));
-        let found = leaf
-            .and_then(|leaf| list_leaf(&self.proc, snapshot, &leaf.ok().flatten()?, false).ok());
-        (found.unwrap_or_default().pids.into_iter())
-            .filter(|&pid| pid != row.identity.pid && snapshot.get(pid).is_some())
-            .collect()
     }
 
     /// Returns why the kernel killed a root for lack of memory; `None` where that was not the reason.

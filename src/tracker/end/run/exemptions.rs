@@ -1,29 +1,16 @@
 //! Processes that a scan leaves running on purpose: programs with protected names and their descendants, the strays of a job
 //! that keeps them, and processes that were left before.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use super::state::{Work, World};
 use crate::{
     error::{Error, Kind},
     identity::{Identity, Pid},
     model::Origin,
-    policy::{
-        membership::{Evidence, Members},
-        name_match::{Program, matched, protects},
-        protection,
-    },
-    sys::{
-        Proc,
-        snapshot::{Snapshot, Stat},
-    },
+    policy::name_match::{Program, matched, protects},
+    sys::Proc,
 };
-
-const BEFORE: &str = "it was left before";
-const KEEPS_STRAYS: &str = "its job keeps its strays";
 
 /// What of a tree is left running on purpose, besides the names that the world protects.
 #[derive(Clone, Debug, Default)]
@@ -75,29 +62,6 @@ impl Work {
             self.push(member);
         }
     }
-
-    fn was_left_before(&self, stat: &Stat) -> bool {
-        let same = |pid, tick| pid == stat.pid && tick == stat.start_tick;
-        self.leave.before.iter().any(|identity| same(identity.pid, identity.start_tick))
-    }
-
-    /// Returns the rule by which a process itself is left running. Decided once: a process that has got its SIGTERM does not
-    /// become exempt when it runs another program.
-    fn judge(&mut self, world: &World<'_>, stat: &Stat) -> Option<String> {
-        if self.was_left_before(stat) {
-            self.left_before = true;
-            return Some(BEFORE.to_owned());
-        }
-        if self.leave.all {
-            return Some(KEEPS_STRAYS.to_owned());
-        }
-        if let Some(known) = self.judged.get(&(stat.pid, stat.start_tick)) {
-            return known.clone();
-        }
-        let rule = protected(world.proc, stat.pid, &[world.protected, &self.leave.names]);
-        self.judged.insert((stat.pid, stat.start_tick), rule.clone());
-        rule
-    }
 }
 
 /// Returns the rule by which one of the names protects a process.
@@ -108,40 +72,4 @@ pub(in crate::tracker) fn protected(proc: &Proc, pid: Pid, names: &[&[String]]) 
     let argv = proc.command(pid).ok().flatten().unwrap_or_default();
     let program = Program { executable: proc.executable(pid), argv };
     names.iter().find_map(|names| matched(&program, names)).map(|found| protects(&found.rule))
-}
-
-/// Removes from `found` the processes that are left running, and returns each with its evidence and the rule.
-pub(super) fn take_left(
-    world: &World<'_>,
-    snapshot: &Snapshot,
-    tree: &mut Work,
-    found: &mut Members,
-    (root, exempt): (Option<Pid>, &HashSet<Pid>),
-) -> Vec<(Pid, Evidence, String)> {
-    if !tree.may_leave(world) {
-        return Vec::new();
-    }
-    // A root that a caller asked to end is never left; a descendant without a live root is not such a root.
-    let root = root.filter(|_| tree.has_true_root());
-    let carriers: HashSet<Pid> = found.suspects.iter().copied().collect();
-    let candidates: Vec<Pid> = found.members.keys().chain(&found.suspects).copied().collect();
-    let left: BTreeMap<Pid, String> = protection::left(snapshot, root, candidates, exempt, |pid| {
-        tree.judge(world, snapshot.get(pid)?)
-    });
-    found.suspects.retain(|pid| !left.contains_key(pid));
-    left.into_iter()
-        .map(|(pid, why)| {
-            let evidence = match found.members.remove(&pid) {
-                Some(evidence) => evidence,
-                None if carriers.contains(&pid) => Evidence::Token,
-                None => Evidence::ChildOf(parent(snapshot, pid).unwrap_or(pid)),
-            };
-            (pid, evidence, why)
-        })
-        .filter(|(pid, ..)| snapshot.get(*pid).is_some_and(|stat| !tree.was_left_before(stat)))
-        .collect()
-}
-
-fn parent(snapshot: &Snapshot, pid: Pid) -> Option<Pid> {
-    Pid::new(i64::from(snapshot.get(pid)?.parent))
 }

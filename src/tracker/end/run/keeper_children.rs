@@ -3,14 +3,13 @@
 //! It is identified by the identity in the root's row, and by nothing else. While it lives, every process that is orphaned in
 //! the tree becomes its child, so its list of children is empty exactly when nothing of the tree is left.
 
-use std::collections::HashSet;
-
 use super::{
     member::Member,
     state::{Work, World},
 };
 use crate::{
-    identity::Pid, sys::snapshot::Snapshot, tracker::membership::recorded_keeper::verified,
+    identity::Pid, policy::exemption::Exempt, sys::snapshot::Snapshot,
+    tracker::membership::recorded_keeper::verified,
 };
 
 impl Work {
@@ -32,13 +31,13 @@ impl Work {
         &mut self,
         snapshot: &Snapshot,
         keeper: Option<Pid>,
-        exempt: &HashSet<Pid>,
+        exempt: &Exempt<'_>,
     ) {
         if keeper.is_none() {
             self.keeper = None;
         }
         let children = keeper.into_iter().flat_map(|keeper| snapshot.children(keeper));
-        self.exempted = children.map(|stat| stat.pid).filter(|pid| exempt.contains(pid)).collect();
+        self.exempted = children.map(|stat| stat.pid).filter(|pid| exempt.contains(*pid)).collect();
     }
 
     /// Whether the keeper has a living child that no scan has seen: then the tree has not ended.

@@ -7,6 +7,7 @@ use crate::{
     error::Error,
     identity::Pid,
     model::{ExitStatus, Outcome, ProcessId},
+    policy::protection::SpareReason,
     sys::{PidFd, Pinned, Proc, Signal, snapshot::Snapshot},
     tracker::membership::process_info::ProcessInfo,
 };
@@ -32,7 +33,11 @@ pub(super) struct Member {
     pub(super) died_after: Option<Duration>,
     pub(super) refused: Option<Error>,
     /// The rule by which it is left running.
-    pub(super) kept: Option<String>,
+    pub(super) kept: Option<SpareReason>,
+    /// It is spared, and no more than a suspect or a descendant of one.
+    pub(super) is_suspect: bool,
+    /// It certainly descended from the root when it was found.
+    pub(super) descends: bool,
 }
 
 impl Member {
@@ -52,6 +57,8 @@ impl Member {
             died_after: None,
             refused: None,
             kept: None,
+            is_suspect: false,
+            descends: false,
         }
     }
 

@@ -123,7 +123,7 @@ mod tests {
             observer,
             own,
             ancestors: Vec::new(),
-            guards: Vec::new(),
+            foreign: Vec::new(),
             protected: &[],
         };
         let mut children: Vec<(Child, Pid)> = (0..3).map(|_| sleeper()).collect();

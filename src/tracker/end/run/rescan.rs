@@ -60,10 +60,7 @@ pub(super) fn release(works: &[Work], caught: Vec<Pinned>) {
 
 /// Returns the PIDs that are certainly not to be stopped, or are known already.
 fn spared(world: &World<'_>, works: &[Work]) -> HashSet<Pid> {
-    let mut spared: HashSet<Pid> = world.ancestors.iter().copied().chain([world.own]).collect();
-    for (instance, theirs) in &world.guards {
-        spared.extend(theirs.iter().copied().chain([*instance]));
-    }
+    let mut spared: HashSet<Pid> = world.untouchable().collect();
     for work in works {
         spared.extend(work.pids.keys());
         spared.extend(work.leave.before.iter().map(|identity| identity.pid));

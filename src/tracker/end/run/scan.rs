@@ -1,6 +1,7 @@
 //! One scan of `/proc`: which processes belong to the trees now?
 
 use std::{
+    cell::LazyCell,
     collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
@@ -8,17 +9,19 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    exemptions::take_left,
+    exemptions::protected,
     member::Member,
     state::{TokenCache, Work, World, not_ours},
     tree_outcome::Recorder,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     identity::Pid,
     policy::{
-        membership::{Evidence, TreeView, kin, members},
-        suspects::Doubt,
+        exemption::System,
+        membership::{Evidence, Known, Membership, Spared, TreeFacts, decide, descendants},
+        protection::SpareReason,
+        token_holders::{TokenHolders, TokenOwner, TokenReader, token_holders},
     },
     sys::{
         Pinned, Signal,
@@ -46,68 +49,89 @@ pub(super) fn look(
     recorder: &mut Recorder<'_>,
 ) -> Result<(Snapshot, bool)> {
     let snapshot = world.proc.snapshot()?;
-    let mut carriers = carriers(world, &snapshot, trees, cache)?;
+    let (mut holders, undetermined) = token_holders_of(world, &snapshot, trees, cache)?;
+    let system = System::new(&snapshot, Some(world.own), &world.foreign);
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     let (mut any, mut blind) = (false, Ok(()));
     for tree in trees {
-        let carried = carriers.of.remove(&tree.root.token).unwrap_or_default();
-        let others = carriers.others.remove(&tree.root.token).unwrap_or_default();
-        let mut view = view(&snapshot, tree, carried);
-        view.keeper = tree.find_keeper(world, &snapshot);
-        tree.had_keeper |= view.keeper.is_some();
+        let mut facts = facts(world, &snapshot, tree, &mut holders);
         // Listed after the snapshot: a process in both lists has held its PID all the time in between.
         let in_leaf = tree.list_leaf(world, &snapshot)?;
-        view.leaf.clone_from(&in_leaf.pids);
+        facts.task_cgroup.clone_from(&in_leaf.pids);
         let is_unlisted = |pid: &&Pid| snapshot.get(**pid).is_none();
-        tree.unlisted = view.leaf.iter().filter(is_unlisted).copied().collect();
-        let exempt = exempt(&snapshot, world, &mut view);
-        let mut found = members(&snapshot, &view, &exempt);
-        tree.exempt_children(&snapshot, view.keeper, &exempt);
-        for (pid, evidence, why) in
-            take_left(world, &snapshot, tree, &mut found, (view.root, &exempt))
-        {
-            let left = leave(world, &snapshot, tree, cache, &mut taken, (pid, evidence, why));
-            blind = blind.and(left);
-        }
-        let others = others
-            .into_iter()
-            .filter(|(pid, _)| !found.members.contains_key(pid) && !exempt.contains(pid));
-        let others = others.map(|(pid, uid)| (pid, Doubt::OtherUser(uid)));
-        let on_terminals = found.suspects.into_iter().map(|pid| (pid, Doubt::Terminal));
-        let suspects = on_terminals.chain(others).filter(|(pid, _)| !taken.contains(pid));
-        tree.suspects = suspects.collect();
-        let first = tree.members.len();
-        tree.vanished = carriers.undetermined && tree.root.token.is_some();
-        for (pid, evidence) in found.members {
-            if !tree.pids.contains_key(&pid) && taken.insert(pid) {
-                blind = blind.and(add(world, &snapshot, tree, cache, (pid, evidence, None)));
+        tree.unlisted = in_leaf.pids.iter().filter(is_unlisted).copied().collect();
+        let mut found = decide_tree(world, &system, tree, &facts);
+        tree.exempt_children(&snapshot, found.keeper, &found.exempt);
+        tree.left_before |= found.leaves_some_from_before();
+        found.without(|pid| taken.contains(&pid) && !tree.pids.contains_key(&pid));
+        tree.vanished = undetermined && tree.root.token.is_some();
+        let session = found.session;
+        let descendants = LazyCell::new(|| descendants(&system, &facts, session));
+        for (pid, spared) in found.spared {
+            if spared.why != SpareReason::LeftBefore && !tree.spare(pid, &spared.why) {
+                taken.insert(pid);
+                let descends = descendants.contains(&pid);
+                let new = (pid, spared.evidence, descends, Some(spared));
+                blind = blind.and(add(world, &snapshot, tree, cache, new));
             }
         }
+        // What is left running is recorded with the end, and not before.
+        let first = tree.members.len();
+        for (pid, evidence) in found.members {
+            if !tree.knows(pid, evidence) {
+                taken.insert(pid);
+                let new = (pid, evidence, descendants.contains(&pid), None);
+                blind = blind.and(add(world, &snapshot, tree, cache, new));
+            }
+        }
+        tree.suspects = found.suspects;
         any |= tree.members.len() > first || tree.vanished;
-        tree.mark_leaf(&in_leaf, &exempt);
+        tree.mark_leaf(&in_leaf, &found.exempt);
         record(tree, first, recorder);
     }
     blind.map(|()| (snapshot, any))
 }
 
-/// Marks a member as left running, unless it has already been signalled.
-fn leave(
+/// Decides which processes belong to one of the trees, with the names that are protected in it.
+fn decide_tree<'a>(
     world: &World<'_>,
-    snapshot: &Snapshot,
+    system: &'a System<'_>,
     tree: &mut Work,
-    cache: &mut TokenCache,
-    taken: &mut HashSet<Pid>,
-    (pid, evidence, why): (Pid, Evidence, String),
-) -> Result<()> {
-    if let Some(&index) = tree.pids.get(&pid) {
-        let member = &mut tree.members[index];
-        if member.signalled.is_none() && member.is_alive() {
-            member.kept = Some(why);
-        }
-    } else if taken.insert(pid) {
-        return add(world, snapshot, tree, cache, (pid, evidence, Some(why)));
+    facts: &TreeFacts,
+) -> Membership<'a> {
+    let names = [world.protected, &tree.leave.names];
+    if names.iter().all(|names| names.is_empty()) {
+        return decide(system, facts, None);
     }
-    Ok(())
+    // Decided once for each program: a process that has got its SIGTERM does not become exempt when it runs another one.
+    let judged = &mut tree.judged;
+    let mut protects = |stat: &Stat| {
+        let known = judged.entry((stat.pid, stat.start_tick));
+        known.or_insert_with(|| protected(world.proc, stat.pid, &names)).clone()
+    };
+    decide(system, facts, Some(&mut protects))
+}
+
+impl Work {
+    /// Marks a known member as left running, unless it has been signalled or is dead; returns whether it is known.
+    fn spare(&mut self, pid: Pid, why: &SpareReason) -> bool {
+        let Some(&index) = self.pids.get(&pid) else { return false };
+        let member = &mut self.members[index];
+        if member.signalled.is_none() && member.is_alive() {
+            member.kept = Some(why.clone());
+        }
+        true
+    }
+
+    /// Returns whether a member is known. Current evidence says more than that it once belonged to its root.
+    fn knows(&mut self, pid: Pid, evidence: Evidence) -> bool {
+        let Some(&index) = self.pids.get(&pid) else { return false };
+        let member = &mut self.members[index];
+        if member.info.evidence == Evidence::Recorded {
+            member.info.evidence = evidence;
+        }
+        true
+    }
 }
 
 fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {
@@ -121,115 +145,100 @@ fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {
     }
 }
 
-/// Returns what is certain about the tree in this snapshot.
-fn view(snapshot: &Snapshot, tree: &Work, carriers: Vec<Pid>) -> TreeView {
-    let mut view = TreeView { carriers, ..TreeView::default() };
-    let mut anchored = false;
+/// Returns what is known of a tree in this snapshot, besides its task cgroup.
+fn facts(
+    world: &World<'_>,
+    snapshot: &Snapshot,
+    tree: &mut Work,
+    holders: &mut TokenHolders,
+) -> TreeFacts {
+    let token = tree.root.token;
+    let mut facts = TreeFacts {
+        may_spare_root: !tree.has_true_root(),
+        session: tree.root.session,
+        keeper: tree.find_keeper(world, snapshot),
+        token_holders: token.and_then(|it| holders.of_user.remove(&it)).unwrap_or_default(),
+        other_holders: token.and_then(|it| holders.of_others.remove(&it)).unwrap_or_default(),
+        left_before: tree.leave.before.iter().map(|it| (it.pid, it.start_tick)).collect(),
+        keeps_strays: tree.leave.all,
+        ..TreeFacts::default()
+    };
+    tree.had_keeper |= facts.keeper.is_some();
     for member in &tree.members {
         let pid = member.pid();
-        let Some(stat) =
-            snapshot.get(pid).filter(|stat| stat.start_tick == member.info.identity.start_tick)
-        else {
-            continue;
-        };
         // Only a process that still holds its PID now, after the snapshot, held it while the snapshot was taken.
-        if !member.pinned.as_ref().is_some_and(Pinned::has_its_pid) {
+        let is_it = |stat: &Stat| stat.start_tick == member.info.identity.start_tick;
+        if !snapshot.get(pid).is_some_and(is_it)
+            || !member.pinned.as_ref().is_some_and(Pinned::has_its_pid)
+        {
             continue;
+        }
+        if let Some(why) = &member.kept {
+            facts.spared_before.insert(pid, why.clone());
         }
         if member.is_root {
-            view.root = Some(pid);
-        } else {
-            view.known.push((pid, member.info.evidence));
-        }
-        anchored |=
-            tree.root.session.is_some_and(|id| id.get() == stat.session || id.get() == stat.group);
-    }
-    if anchored {
-        view.session = tree.root.session;
-        view.group = tree.root.session;
-    }
-    view
-}
-
-/// Returns the acting process and its kin, and what other live instances are responsible for, unless they run below this very
-/// tree.
-///
-/// A task cgroup, a token, or a row that an earlier pass made does not prove descent: a task that restarts its host passes both
-/// to the new host, which is no longer a descendant.
-fn exempt(snapshot: &Snapshot, world: &World<'_>, view: &mut TreeView) -> HashSet<Pid> {
-    let mut exempt = kin(snapshot, view, world.own);
-    if world.guards.is_empty() && view.keeper.is_none() {
-        return exempt;
-    }
-    let provisional = members(snapshot, &view.certain(), &exempt).members;
-    let instances = world.guards.iter().map(|(instance, _)| *instance).chain([world.own]);
-    view.trust_keeper(snapshot, &provisional, instances);
-    let outside = world.guards.iter().filter(|(instance, _)| !provisional.contains_key(instance));
-    for pid in outside.flat_map(|(instance, theirs)| theirs.iter().chain([instance])) {
-        exempt.insert(*pid);
-        // An instance that a task of this tree has started has passed its cgroup and token on to what it starts itself, whether
-        // or not that is known. For any other instance, being below it proves nothing: it may be the subreaper of all processes
-        // (or PID 1).
-        if view.leaf.contains(pid) || view.carriers.contains(pid) {
-            exempt.extend(snapshot.below(*pid));
+            facts.root = Some(pid);
+        } else if !member.is_suspect {
+            facts.known.push(Known {
+                pid,
+                evidence: member.info.evidence,
+                descends: member.descends,
+                signalled: member.signalled.is_some(),
+            });
         }
     }
-    exempt
+    facts
 }
 
-#[derive(Default)]
-struct Carriers {
-    of: HashMap<Option<Uuid>, Vec<Pid>>,
-    /// Processes with a token of ours and another uid, with that uid.
-    others: HashMap<Option<Uuid>, Vec<(Pid, u32)>>,
-    /// A process kept calling exec, so that its tokens are unknown.
-    undetermined: bool,
-}
-
-/// Reads the environments of processes that are in no tree yet, where some tree has a token.
-fn carriers(
+/// Reads the environments of processes that are in no tree yet, where some tree has a token. Returns also whether a process
+/// kept calling exec, so that its tokens are unknown.
+fn token_holders_of(
     world: &World<'_>,
     snapshot: &Snapshot,
     trees: &[Work],
     cache: &mut TokenCache,
-) -> Result<Carriers> {
-    let wanted: HashMap<Uuid, u32> =
-        trees.iter().filter_map(|tree| Some((tree.root.token?, tree.root.uid))).collect();
-    let mut found = Carriers::default();
-    if wanted.is_empty() {
-        return Ok(found);
-    }
+) -> Result<(TokenHolders, bool)> {
+    let owner = |tree: &Work| {
+        let (uid, start_tick) = (tree.root.uid, tree.root.identity.start_tick);
+        Some((tree.root.token?, TokenOwner { uid, start_tick }))
+    };
+    let owners: HashMap<Uuid, TokenOwner> = trees.iter().filter_map(owner).collect();
     let known: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
-    // A process that was forked before all of the roots cannot have inherited any of their tokens.
-    let with_token = trees.iter().filter(|tree| tree.root.token.is_some());
-    let oldest = with_token.map(|tree| tree.root.identity.start_tick).min().unwrap_or(0);
     let patience = Instant::now() + EXEC_TAKES;
-    let unknown = |stat: &&Stat| !stat.is_kernel_thread() && !known.contains(&stat.pid);
-    for stat in snapshot.iter().filter(unknown).filter(|stat| stat.start_tick >= oldest) {
+    let mut reader = CachedReader { world, cache, patience, undetermined: false };
+    let found = token_holders(snapshot, &owners, |stat| known.contains(&stat.pid), &mut reader)?;
+    Ok((found, reader.undetermined))
+}
+
+/// Reads each process's tokens once in a call, except for processes that show none.
+struct CachedReader<'a, 'w> {
+    world: &'a World<'w>,
+    cache: &'a mut TokenCache,
+    patience: Instant,
+    /// A process kept calling exec, so that its tokens are unknown.
+    undetermined: bool,
+}
+
+impl TokenReader for CachedReader<'_, '_> {
+    type Error = Error;
+
+    fn tokens(&mut self, stat: &Stat) -> Result<Vec<Uuid>> {
         let key = (stat.pid, stat.start_tick);
-        let tokens = match cache.0.get(&key) {
-            Some(tokens) => Some(tokens.clone()),
-            None => tokens(world, stat.pid, patience)?,
-        };
-        found.undetermined |= tokens.is_none();
+        if let Some(tokens) = self.cache.0.get(&key) {
+            return Ok(tokens.clone());
+        }
+        let tokens = tokens(self.world, stat.pid, self.patience)?;
+        self.undetermined |= tokens.is_none();
         let tokens = tokens.unwrap_or_default();
-        for token in &tokens {
-            let Some(&uid) = wanted.get(token) else { continue };
-            match unless_busy(world.proc.uid(stat.pid))? {
-                Some(theirs) if theirs == uid => {
-                    found.of.entry(Some(*token)).or_default().push(stat.pid);
-                }
-                Some(theirs) => {
-                    found.others.entry(Some(*token)).or_default().push((stat.pid, theirs));
-                }
-                None => {}
-            }
-        }
         if !tokens.is_empty() {
-            cache.0.insert(key, tokens);
+            self.cache.0.insert(key, tokens.clone());
         }
+        Ok(tokens)
     }
-    Ok(found)
+
+    fn uid(&mut self, pid: Pid) -> Result<Option<u32>> {
+        unless_busy(self.world.proc.uid(pid))
+    }
 }
 
 /// Returns the tokens that a process carries. A process that has left the session and is calling exec shows none for a moment:
@@ -257,7 +266,7 @@ fn add(
     snapshot: &Snapshot,
     tree: &mut Work,
     cache: &mut TokenCache,
-    (pid, evidence, kept): (Pid, Evidence, Option<String>),
+    (pid, evidence, descends, spared): (Pid, Evidence, bool, Option<Spared>),
 ) -> Result<()> {
     let Some(seen) = snapshot.get(pid) else { return Ok(()) };
     // Any other error leaves it out of this round; the next scan finds it again.
@@ -281,7 +290,9 @@ fn add(
         // It belongs to the tree for certain, so it is reported as a survivor.
         member.refused = Some(not_ours(pid));
     }
-    member.kept = kept;
+    member.is_suspect = spared.as_ref().is_some_and(|spared| !spared.is_member);
+    member.kept = spared.map(|spared| spared.why);
+    member.descends = descends;
     if tree.expired {
         // Stopped before it is recorded: the next fork comes sooner than a commit. A process that turns out not to be a member
         // gets SIGCONT.

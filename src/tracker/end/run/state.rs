@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Kind},
     identity::{Identity, Pid},
     model::{Observer, Origin, ProcessId},
-    policy::{membership::Evidence, suspects::Doubt},
+    policy::{exemption::Foreign, membership::Evidence, suspects::Doubt},
     sys::{PidFd, Pinned, Probe, Proc, cgroup::TaskCgroup, snapshot::Snapshot},
     tracker::{
         membership::process_info::{ProcessInfo, command_of},
@@ -39,13 +39,22 @@ pub(in crate::tracker) struct World<'a> {
     pub(in crate::tracker) own: Pid,
     /// The ancestors of the acting process.
     pub(in crate::tracker) ancestors: Vec<Pid>,
-    /// What other live instances are responsible for: each instance with its processes.
-    pub(in crate::tracker) guards: Vec<(Pid, Vec<Pid>)>,
+    pub(in crate::tracker) foreign: Vec<Foreign>,
     /// Names of programs that are left running, with their descendants, in every tree.
     pub(in crate::tracker) protected: &'a [String],
 }
 
 impl World<'_> {
+    /// Returns the processes that no end may touch: the acting process and its ancestors, other instances, and what these are
+    /// responsible for.
+    pub(super) fn untouchable(&self) -> impl Iterator<Item = Pid> + '_ {
+        self.ancestors.iter().copied().chain([self.own]).chain(self.foreign_processes())
+    }
+
+    pub(super) fn foreign_processes(&self) -> impl Iterator<Item = Pid> + '_ {
+        self.foreign.iter().flat_map(|it| it.processes.iter().copied().chain([it.instance]))
+    }
+
     /// Whether a process may be signalled. Where root acts for a user, a row may name any process, and only a process that is
     /// that user's in every respect could be signalled by the user as well; where the caller does not have root's privileges,
     /// the kernel decides.
@@ -327,8 +336,7 @@ fn spared(world: &World<'_>, pid: Pid, recorded: bool) -> Option<Error> {
     if pid == world.own || world.ancestors.contains(&pid) {
         return left("the acting process, or an ancestor of it");
     }
-    let guarded = |(instance, theirs): &(Pid, Vec<Pid>)| *instance == pid || theirs.contains(&pid);
-    if recorded && world.guards.iter().any(guarded) {
+    if recorded && world.foreign_processes().any(|theirs| theirs == pid) {
         return left("another live instance, or belongs to one");
     }
     None

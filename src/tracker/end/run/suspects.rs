@@ -39,10 +39,7 @@ pub(super) fn find(world: &World<'_>, works: &mut [Work], snapshot: &Snapshot) {
     } else {
         adopters.insert(world.own);
     }
-    let guarded =
-        world.guards.iter().flat_map(|(instance, theirs)| theirs.iter().chain([instance]));
-    let others: HashSet<Pid> =
-        guarded.chain(&world.ancestors).chain([&world.own]).copied().collect();
+    let others: HashSet<Pid> = world.untouchable().collect();
     let unknown = |stat: &&Stat| !members.contains(&stat.pid) && !others.contains(&stat.pid);
     for stat in orphans(snapshot, &adopters, oldest).into_iter().filter(unknown) {
         if !world.proc.is_closed(stat.pid) {

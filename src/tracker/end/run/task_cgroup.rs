@@ -9,74 +9,27 @@
 //! Where it contains more than the known members, the cgroup of each process is read; what is still not found is killed through
 //! the task cgroup, and where that is not allowed, it is a survivor.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::state::{Work, World};
 use crate::{
     error::Result,
-    identity::Pid,
     model::Cgroup,
-    policy::membership::Evidence,
+    policy::exemption::Exempt,
     sys::{
-        Pinned, Probe, Proc, Signal,
+        Pinned, Probe, Signal,
         cgroup::{Paths, TaskCgroup, open_up_instance_cgroup},
         snapshot::Snapshot,
     },
-    tracker::runtime::tracked::Root,
+    tracker::{
+        membership::task_cgroup::{InTaskCgroup, list},
+        runtime::tracked::Root,
+    },
 };
 
 /// Limit on kills of what cannot be seen. `cgroup.kill` hits all processes at once; the second kill is for what was moved in
 /// meanwhile.
 const UNSEEN_KILLS: u32 = 2;
-
-/// The processes in a task cgroup.
-#[derive(Debug, Default)]
-pub(in crate::tracker) struct InLeaf {
-    pub(in crate::tracker) pids: HashSet<Pid>,
-    /// Processes for which it cannot be determined whether they are in it.
-    doubtful: HashSet<Pid>,
-    /// Some could not be listed, or are in another PID namespace.
-    has_gaps: bool,
-    /// A part of it cannot be read for lack of permission.
-    is_closed: bool,
-}
-
-/// Lists the processes in a task cgroup; where not all can be listed, or where `search` is set, by reading the cgroup of each
-/// process of the snapshot.
-///
-/// Must be called after the snapshot was taken: then a PID in both is the same process in both.
-pub(in crate::tracker) fn list(
-    proc: &Proc,
-    snapshot: &Snapshot,
-    leaf: &TaskCgroup,
-    search: bool,
-) -> Result<InLeaf> {
-    let listing = leaf.list()?;
-    // A process that moves between nested cgroups may be in none of the lists.
-    let misses = listing.pids.is_empty() && !leaf.is_empty();
-    let mut found = InLeaf {
-        pids: listing.pids.into_iter().collect(),
-        has_gaps: listing.foreign,
-        is_closed: !listing.complete,
-        ..InLeaf::default()
-    };
-    if listing.complete && !misses && !search {
-        return Ok(found);
-    }
-    let paths = Paths::read()?;
-    for stat in snapshot.iter().filter(|stat| !stat.is_kernel_thread()) {
-        match paths.is_in(proc, stat.pid, &leaf.record().path) {
-            Some(true) => drop(found.pids.insert(stat.pid)),
-            Some(false) => {}
-            None => drop(found.doubtful.insert(stat.pid)),
-        }
-    }
-    found.has_gaps |= !found.doubtful.is_empty();
-    Ok(found)
-}
 
 impl Work {
     /// Returns the task cgroup, where all processes in it may be ended at once: only where a scan has shown which these are.
@@ -85,8 +38,12 @@ impl Work {
     }
 
     /// Lists the processes that are in the task cgroup now.
-    pub(super) fn list_leaf(&mut self, world: &World<'_>, snapshot: &Snapshot) -> Result<InLeaf> {
-        let Some(leaf) = &self.leaf else { return Ok(InLeaf::default()) };
+    pub(super) fn list_leaf(
+        &mut self,
+        world: &World<'_>,
+        snapshot: &Snapshot,
+    ) -> Result<InTaskCgroup> {
+        let Some(leaf) = &self.leaf else { return Ok(InTaskCgroup::default()) };
         // A shared cgroup cannot be ended as a whole, so no process in it may be missed.
         let found = list(world.proc, snapshot, leaf, self.leaf_is_known && self.leaf_is_shared)?;
         self.leaf_has_gaps = found.has_gaps;
@@ -182,20 +139,15 @@ impl Work {
     }
 
     /// Marks the members that are in the task cgroup: those that `cgroup.kill` reaches.
-    pub(super) fn mark_leaf(&mut self, in_leaf: &InLeaf, exempt: &HashSet<Pid>) {
-        let shared = self.has_protected()
-            || !in_leaf.pids.is_disjoint(exempt)
-            || !in_leaf.doubtful.is_disjoint(exempt);
+    pub(super) fn mark_leaf(&mut self, in_leaf: &InTaskCgroup, exempt: &Exempt<'_>) {
+        let mut in_it = in_leaf.pids.iter().chain(&in_leaf.doubtful);
+        let shared = self.has_protected() || in_it.any(|pid| exempt.contains(*pid));
         self.leaf_is_shared = shared;
         self.leaf_is_known = true;
         for member in &mut self.members {
             let is_in_it = in_leaf.pids.contains(&member.pid());
             member.is_listed = is_in_it;
             member.in_leaf = !shared && is_in_it;
-            if is_in_it && member.info.evidence == Evidence::Recorded {
-                // Current evidence says more than that it once belonged to its root.
-                member.info.evidence = Evidence::Leaf;
-            }
         }
     }
 
@@ -284,10 +236,7 @@ pub(super) fn kill_unseen(world: &World<'_>, works: &mut [Work], limit: Duration
 /// processes.
 fn is_free_of_others(world: &World<'_>, leaf: &TaskCgroup) -> bool {
     let Ok(paths) = Paths::read() else { return false };
-    let guarded =
-        world.guards.iter().flat_map(|(instance, theirs)| theirs.iter().chain([instance]));
-    let mut others = world.ancestors.iter().chain([&world.own]).chain(guarded);
-    others.all(|&pid| paths.is_in(world.proc, pid, &leaf.record().path) == Some(false))
+    world.untouchable().all(|pid| paths.is_in(world.proc, pid, &leaf.record().path) == Some(false))
 }
 
 /// Opens the recorded task cgroup; returns why it cannot be opened, since its members may be known by other evidence.

@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     identity::Pid,
     model::{ExitStatus, Millis, Outcome, ProcessId},
-    policy::suspects::Doubt,
+    policy::{protection::SpareReason, suspects::Doubt},
     sys::PidFd,
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
@@ -44,7 +44,7 @@ pub(in crate::tracker) struct MemberEnd {
     pub(in crate::tracker) died_after: Option<Duration>,
     pub(in crate::tracker) obstacle: Option<String>,
     /// The rule by which it was left running.
-    pub(in crate::tracker) kept: Option<String>,
+    pub(in crate::tracker) kept: Option<SpareReason>,
     /// The rule by which another process, a keeper, has ended it: the rule of the call does not apply.
     pub(in crate::tracker) rule: Option<String>,
     /// When that happened.
@@ -83,7 +83,7 @@ pub(in crate::tracker) struct Seen {
     pub(in crate::tracker) alive: bool,
     pub(in crate::tracker) info: ProcessInfo,
     /// The rule by which it is left running.
-    pub(in crate::tracker) kept: Option<String>,
+    pub(in crate::tracker) kept: Option<SpareReason>,
 }
 
 impl From<Member> for Seen {

@@ -1,0 +1,66 @@
+//! Which processes other instances are responsible for, according to the ledger.
+//!
+//! An instance counts unless it is known to be dead: where that cannot be determined, its processes are left to it as well.
+
+use crate::{
+    error::Result,
+    identity::{Pid, Place},
+    model::{InstanceId, InstanceRecord, ProcessId},
+    policy::exemption::Foreign,
+    store::Store,
+    sys::Proc,
+    tracker::{
+        core::Core,
+        runtime::liveness::{Judge, Life},
+    },
+};
+
+/// Returns whether an instance that was judged so may be responsible for processes of this machine.
+pub(in crate::tracker) fn may_be_responsible(
+    instance: &InstanceRecord,
+    life: &Life,
+    here: Place,
+) -> bool {
+    // A PID that belonged to a dead instance may have been reused by the tree itself.
+    instance.stopped_at.is_none()
+        && instance.identity.place == here
+        && !matches!(life, Life::Dead(_))
+}
+
+/// Returns the instances, except `own`, that may be responsible for processes of this machine.
+pub(in crate::tracker) fn responsible_instances(
+    store: &Store,
+    proc: &Proc,
+    here: Place,
+    own: Option<InstanceId>,
+) -> Result<Vec<InstanceRecord>> {
+    let all = store.instances_to_judge()?;
+    let judge = Judge::new(store, proc, here);
+    let others = all.iter().filter(|instance| Some(instance.id) != own);
+    let responsible =
+        others.filter(|instance| may_be_responsible(instance, &judge.judge(instance, &all), here));
+    Ok(responsible.cloned().collect())
+}
+
+impl Core {
+    /// Returns what other instances are responsible for, and the processes that were registered with this one: a process that
+    /// another process started is a task of its own, whatever its parent is. `targets`: the rows that are to be ended.
+    pub(in crate::tracker) fn foreign(&self, targets: &[ProcessId]) -> Result<Vec<Foreign>> {
+        let mut foreign = Vec::new();
+        let registered: Vec<Pid> = (self.all_entries().iter())
+            .filter(|entry| !entry.child && !targets.contains(&entry.root.row))
+            .map(|entry| entry.root.identity.pid)
+            .collect();
+        if !registered.is_empty() {
+            foreign.push(Foreign { instance: self.own_pid(), processes: registered });
+        }
+        let own = Some(self.instance.id);
+        for instance in responsible_instances(&self.store, &self.proc, self.place(), own)? {
+            let theirs = self.store.live_of(instance.id)?;
+            let processes = theirs.iter().filter(|row| !targets.contains(&row.id));
+            let processes = processes.map(|row| row.identity.pid).collect();
+            foreign.push(Foreign { instance: instance.identity.pid, processes });
+        }
+        Ok(foreign)
+    }
+}
