@@ -4,6 +4,7 @@ mod forks;
 mod limits;
 mod members;
 mod names;
+mod preview;
 mod protect;
 mod snapshot;
 
