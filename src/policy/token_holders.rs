@@ -1,7 +1,7 @@
 //! Which processes carry the token of a root in their environment.
 //!
-//! A process that was forked before the root cannot have inherited its token: whoever set it there copied it. A process of
-//! another uid may have copied it as well, and is only a suspect.
+//! A process that was forked before the root cannot have inherited its token, only copied it. A process of another uid may have
+//! copied it as well, and is only a suspect.
 
 use std::collections::HashMap;
 

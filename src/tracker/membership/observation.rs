@@ -126,7 +126,7 @@ fn keeper(
     verified(proc, observer, &keeper, root.uid).map(|pinned| pinned.pid())
 }
 
-/// Returns what was left running of each tree before. Of a tree that no one has tried to end nothing was, and then the ledger is
+/// Returns what was left running of each tree before. Nothing was left of a tree that no attempt was made to end: then the ledger is
 /// not queried.
 fn left_before(
     store: &Store,
