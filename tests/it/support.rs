@@ -446,6 +446,18 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Runs one case for each item, all at the same time: most of them wait.
+pub(crate) fn at_once<T: Send>(items: impl IntoIterator<Item = T>, case: impl Fn(T) + Sync) {
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    thread::scope(|scope| {
+        for item in items {
+            let (case, name) = (&case, name.clone());
+            let started = thread::Builder::new().name(name).spawn_scoped(scope, move || case(item));
+            started.expect("a thread");
+        }
+    });
+}
+
 /// Waits until `condition` returns a value.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     containment::keepers::{HOST, keepers, kept},
-    support::{Host, Place, need, stays, until},
+    support::{Host, Place, at_once, need, stays, until},
 };
 
 /// Each SIGTERM starts a chain of forks, each in a session of its own; the last one waits for the next SIGTERM. The handler is
@@ -61,7 +61,7 @@ fn check_gone(place: &Place) {
 #[test]
 fn it_does_not_outlive_its_hosts_terminate() {
     need!("cc");
-    for variant in VARIANTS {
+    at_once(VARIANTS, |variant| {
         let place = Place::new();
         let tracker = kept(&place).open().expect("a ledger");
         let mut process =
@@ -70,13 +70,13 @@ fn it_does_not_outlive_its_hosts_terminate() {
         process.terminate().expect("ended");
         check_gone(&place);
         tracker.shutdown().expect("an orderly end");
-    }
+    });
 }
 
 #[test]
 fn it_does_not_outlive_another_instances_kill() {
     need!("cc");
-    for variant in VARIANTS {
+    at_once(VARIANTS, |variant| {
         let place = Place::new();
         let tracker = kept(&place).open().expect("a ledger");
         let mut process =
@@ -87,28 +87,31 @@ fn it_does_not_outlive_another_instances_kill() {
         process.wait().expect("waited");
         check_gone(&place);
         tracker.shutdown().expect("an orderly end");
-    }
+    });
 }
 
 #[test]
 fn it_does_not_outlive_its_host_whether_that_stops_or_is_killed() {
     need!("cc");
-    for (variant, is_killed) in VARIANTS.into_iter().flat_map(|it| [(it, false), (it, true)]) {
-        let place = Place::new();
-        let mut host = Host::start(&place, HOST);
-        let root = host.spawn("task", &script(&place, variant));
-        place.wait_for("up");
-        if is_killed {
-            host.crash();
-            until("the keeper is gone", || keepers(&place.ledger()).is_empty());
-            assert_eq!(place.alive(), [0_u32; 0], "the keeper leaves when all of it is gone");
-            Host::start(&place, HOST).stop();
-        } else {
-            host.stop();
-        }
-        assert!(root.is_dead());
-        check_gone(&place);
-    }
+    at_once(
+        VARIANTS.into_iter().flat_map(|it| [(it, false), (it, true)]),
+        |(variant, is_killed)| {
+            let place = Place::new();
+            let mut host = Host::start(&place, HOST);
+            let root = host.spawn("task", &script(&place, variant));
+            place.wait_for("up");
+            if is_killed {
+                host.crash();
+                until("the keeper is gone", || keepers(&place.ledger()).is_empty());
+                assert_eq!(place.alive(), [0_u32; 0], "the keeper leaves when all of it is gone");
+                Host::start(&place, HOST).stop();
+            } else {
+                host.stop();
+            }
+            assert!(root.is_dead());
+            check_gone(&place);
+        },
+    );
 }
 
 #[test]
@@ -128,7 +131,7 @@ fn it_does_not_outlive_a_limit() {
 #[test]
 fn it_does_not_outlive_a_root_that_ends_by_itself() {
     need!("cc");
-    for variant in VARIANTS {
+    at_once(VARIANTS, |variant| {
         let place = Place::new();
         let tracker = kept(&place).open().expect("a ledger");
         let left = script(&place, variant).replace("exec env", "setsid env");
@@ -141,5 +144,5 @@ fn it_does_not_outlive_a_root_that_ends_by_itself() {
         check_gone(&place);
         assert_ne!(place.sqlite3("SELECT count(*) FROM leaks WHERE kind = 'stray'"), "0");
         tracker.shutdown().expect("an orderly end");
-    }
+    });
 }

@@ -7,6 +7,10 @@ use std::{
     io::{Read, Write},
     path::Path,
     process::{self, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,11 +19,13 @@ use procledger::{ContainmentMode, Job, Tracker};
 use crate::{
     containment::keepers::KEEPER,
     spawn::gate_host::{self, Given},
-    support::{Guard, Place, pids, sqlite3, until},
+    support::{Guard, Place, at_once, pids, sqlite3, until},
 };
 
 /// Kills; each is one host.
 const TRIALS: u32 = 200;
+/// Two cores.
+const WORKERS: u32 = 2;
 const TRIAL: &str = "PROCLEDGER_IT_TRIAL";
 
 /// Spawns until it is killed; prints `b` when it begins a spawn, `r` when the spawn returns.
@@ -51,13 +57,21 @@ pub(crate) fn host(given: &Given) {
 
 #[test]
 fn no_program_without_a_row_none_left_and_no_keeper_left() {
-    let place = Place::new();
-    // A copy of the executable, so that keepers of this test can be identified by it.
-    fs::copy(KEEPER, place.path().join("procledger-keeper")).expect("a copy");
-    let mut struck: BTreeMap<&str, u32> = BTreeMap::new();
-    for trial in 0..TRIALS {
-        *struck.entry(strike(&place, trial)).or_default() += 1;
-    }
+    let (next, struck) = (AtomicU32::new(0), Mutex::new(BTreeMap::<&str, u32>::new()));
+    at_once(0..WORKERS, |_| {
+        let place = Place::new();
+        // A copy of the executable, so that keepers of this worker can be identified by it.
+        fs::copy(KEEPER, place.path().join("procledger-keeper")).expect("a copy");
+        loop {
+            let trial = next.fetch_add(1, Ordering::Relaxed);
+            if trial >= TRIALS {
+                return;
+            }
+            let at = strike(&place, trial);
+            *struck.lock().expect("no panic").entry(at).or_default() += 1;
+        }
+    });
+    let struck = struck.into_inner().expect("no panic");
     eprintln!("{TRIALS} kills struck {struck:?}");
     let before = struck.get("before a row").copied().unwrap_or(0);
     let after = TRIALS - before - struck.get("outside").copied().unwrap_or(0);

@@ -13,7 +13,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::{
     cli::command::{PROCLEDGER, Running, finish, procledger, run},
     containment::leaves::leaves,
-    support::{Host, Place, namespaced, namespaces, pidfd, root, until},
+    support::{Host, Place, at_once, namespaced, namespaces, pidfd, root, until},
 };
 
 /// Far below a health interval (30 s) and the grace periods of these tests; far above the duration of an end on a busy machine.
@@ -75,7 +75,7 @@ fn is_running(place: &Place) -> bool {
 
 #[test]
 fn the_exit_code_is_kept_where_kills_die_in_their_grace_one_after_another() {
-    for containment in containments() {
+    at_once(containments(), |containment| {
         for kills in [1, 3] {
             let place = Place::new();
             let owner = owner(&place, containment, "60s");
@@ -91,12 +91,12 @@ fn the_exit_code_is_kept_where_kills_die_in_their_grace_one_after_another() {
             assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "0", "{containment}");
             assert!(place.alive().is_empty(), "{containment}");
         }
-    }
+    });
 }
 
 #[test]
 fn every_verb_takes_the_claim_of_a_dead_kill_over_at_once() {
-    for verb in ["kill", "terminate", "reap", "unregister", "forget"] {
+    at_once(["kill", "terminate", "reap", "unregister", "forget"], |verb| {
         let place = Place::new();
         let mut host = Host::start(&place, "containment=session grace=60000");
         let program = host.spawn("task", &stubborn(&place));
@@ -146,7 +146,7 @@ fn every_verb_takes_the_claim_of_a_dead_kill_over_at_once() {
         assert!(began.elapsed() < SOON, "{verb}: {:?}", began.elapsed());
         until("it ends", || program.is_dead());
         host.stop();
-    }
+    });
 }
 
 /// The mask in `SigCgt:` of `proc_pid_status(5)`.
@@ -157,7 +157,7 @@ fn caught(status: &str) -> u64 {
 
 #[test]
 fn a_second_kill_cuts_the_grace_of_one_that_lives_short() {
-    for containment in containments() {
+    at_once(containments(), |containment| {
         let place = Place::new();
         let owner = owner(&place, containment, "60s");
         let first = kill_in_its_grace(&place);
@@ -172,7 +172,7 @@ fn a_second_kill_cuts_the_grace_of_one_that_lives_short() {
         finish(first).expect(0);
         assert_eq!(row(&place), "ended|killed||9|1|0", "the first one records nothing more");
         assert!(place.alive().is_empty(), "{containment}");
-    }
+    });
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_kill_cuts_the_grace_of_the_owner_short_and_the_owner_keeps_the_status() {
 
 #[test]
 fn a_kill_that_is_interrupted_gives_the_task_back_and_dies_by_the_signal() {
-    for (number, interrupt) in [(2, Signal::INT), (15, Signal::TERM), (1, Signal::HUP)] {
+    at_once([(2, Signal::INT), (15, Signal::TERM), (1, Signal::HUP)], |(number, interrupt)| {
         let place = Place::new();
         let mut host = Host::start(&place, "containment=session grace=60000");
         let program = host.spawn("task", &stubborn(&place));
@@ -213,12 +213,12 @@ fn a_kill_that_is_interrupted_gives_the_task_back_and_dies_by_the_signal() {
         assert_eq!(host.ask("wait task"), "exit code 5");
         until("it is recorded", || row(&place) == "ended|exited|5||1|0");
         host.stop();
-    }
+    });
 }
 
 #[test]
 fn a_run_whose_program_ends_under_a_kill_that_hangs_returns_its_exit_code() {
-    for containment in containments() {
+    at_once(containments(), |containment| {
         let place = Place::new();
         let owner = owner(&place, containment, "1s");
         let kill = kill_in_its_grace(&place);
@@ -231,7 +231,7 @@ fn a_run_whose_program_ends_under_a_kill_that_hangs_returns_its_exit_code() {
         signal(&kill, Signal::CONT);
         finish(kill).expect(0);
         assert_eq!(row(&place), "ended|killed|5||1|0", "{containment}");
-    }
+    });
 }
 
 #[test]

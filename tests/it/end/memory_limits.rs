@@ -10,7 +10,7 @@ use procledger::{ContainmentMode, Job, Stdio, Tracker};
 use crate::{
     containment::keepers::KEEPER,
     handle::as_a_host::end_the_first_thread,
-    support::{Eye, Host, PATIENCE, Place, in_namespace_as_a_user, is_alive, root, until},
+    support::{Eye, Host, PATIENCE, Place, at_once, in_namespace_as_a_user, is_alive, root, until},
 };
 
 const MIB: u64 = 1 << 20;
@@ -179,26 +179,22 @@ const DAEMON_GROWS: &str = "(setsid /bin/sh -c '(head -c 50000000 /dev/zero; ech
 
 #[test]
 fn a_tree_that_grows_between_two_health_passes_is_ended_within_seconds() {
-    growth_is_noticed(ContainmentMode::Session, GROWS);
-    growth_is_noticed(ContainmentMode::Keeper, GROWS);
-    if root() {
-        growth_is_noticed(ContainmentMode::Cgroup, GROWS);
-    }
+    let cgroup = root().then_some(ContainmentMode::Cgroup);
+    let modes = [ContainmentMode::Session, ContainmentMode::Keeper].into_iter().chain(cgroup);
+    at_once(modes, |mode| growth_is_noticed(mode, GROWS));
 }
 
 #[test]
 fn a_daemon_that_grows_between_two_health_passes_is_ended_with_its_tree() {
-    growth_is_noticed(ContainmentMode::Session, DAEMON_GROWS);
-    growth_is_noticed(ContainmentMode::Keeper, DAEMON_GROWS);
-    if root() {
-        growth_is_noticed(ContainmentMode::Cgroup, DAEMON_GROWS);
-    }
+    let cgroup = root().then_some(ContainmentMode::Cgroup);
+    let modes = [ContainmentMode::Session, ContainmentMode::Keeper].into_iter().chain(cgroup);
+    at_once(modes, |mode| growth_is_noticed(mode, DAEMON_GROWS));
 }
 
 /// The kernel shows a process by its first thread, which has no memory once it has ended.
 #[test]
 fn a_program_whose_first_thread_had_ended_had_no_limit() {
-    for containment in [ContainmentMode::Session, ContainmentMode::Keeper] {
+    at_once([ContainmentMode::Session, ContainmentMode::Keeper], |containment| {
         let place = Place::new();
         let tracker = Tracker::builder(place.ledger()).containment(containment).keeper(KEEPER);
         let tracker = tracker.open().expect("a ledger");
@@ -214,7 +210,7 @@ fn a_program_whose_first_thread_had_ended_had_no_limit() {
         until("the end is recorded", || rule(&place).starts_with("its tree used "));
         assert!(!roomy.is_dead());
         tracker.shutdown().expect("an orderly end");
-    }
+    });
 }
 
 /// Its own user may not read its `smaps_rollup`: its anonymous memory counts.

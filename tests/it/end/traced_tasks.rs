@@ -14,7 +14,7 @@ use crate::{
     cli::command::Running,
     containment::leaves::leaves,
     end::obstacles::Tracer,
-    support::{Guard, Host, Place, eventually, need, until},
+    support::{Guard, Host, Place, at_once, eventually, need, until},
 };
 
 /// Longer than the second that an end waits for a status, and far shorter than a hang.
@@ -68,7 +68,7 @@ fn pid_of(place: &Place) -> u32 {
 #[test]
 fn the_exit_code_of_a_task_under_strace_is_kept() {
     need!("strace");
-    for containment in containments() {
+    at_once(containments(), |containment| {
         let place = Place::new();
         for round in 0..5 {
             let options = ["--containment", containment];
@@ -79,13 +79,13 @@ fn the_exit_code_of_a_task_under_strace_is_kept() {
         }
         let codes = "SELECT count(*) FROM history WHERE exit_code = 7 AND end_reason = 'exited'";
         assert_eq!(place.sqlite3(codes), "5", "{containment}");
-    }
+    });
 }
 
 #[test]
 fn the_signal_that_ends_a_task_under_strace_is_kept() {
     need!("strace");
-    for containment in containments() {
+    at_once(containments(), |containment| {
         let place = Place::new();
         let mut host = Host::start(&place, &format!("containment={containment} keeper"));
         for (task, ends) in [("terminated", "host"), ("killed", "command")] {
@@ -100,7 +100,7 @@ fn the_signal_that_ends_a_task_under_strace_is_kept() {
             until("it is recorded", || row(&place.ledger(), task) == format!("ended|{task}||15"));
         }
         host.stop();
-    }
+    });
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn the_exit_codes_of_a_host_under_strace_are_kept() {
 
 #[test]
 fn a_tracer_that_hangs_holds_up_nothing_and_the_status_comes_when_it_lets_go() {
-    for containment in containments() {
+    at_once(containments(), |containment| {
         let place = Place::new();
         let mut host = Host::start(&place, &format!("containment={containment} keeper"));
         let traced = host.spawn("traced", &format!("sleep 3600 & {}", patient(&place)));
@@ -142,12 +142,12 @@ fn a_tracer_that_hangs_holds_up_nothing_and_the_status_comes_when_it_lets_go() {
         assert_eq!(host.ask("wait traced"), "exit code 7", "{containment}");
         until("its status is recorded", || row(&place.ledger(), "traced") == "ended|exited|7|");
         host.stop();
-    }
+    });
 }
 
 #[test]
 fn neither_terminate_nor_shutdown_hangs_with_a_tracer() {
-    for containment in containments() {
+    at_once(containments(), |containment| {
         let place = Place::new();
         let mut host = Host::start(&place, &format!("containment={containment} keeper"));
         let tasks = ["later", "never"];
@@ -167,7 +167,7 @@ fn neither_terminate_nor_shutdown_hangs_with_a_tracer() {
         assert!(began.elapsed() < SOON, "{containment}: {:?}", began.elapsed());
         assert!(never.is_dead());
         assert!(row(&place.ledger(), "never").starts_with("ended|shutdown|"), "{containment}");
-    }
+    });
 }
 
 /// Its parent reaps it; the kernel then reports the status by the pidfd (`PIDFD_GET_INFO`, Linux 6.15).

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     cli::command::{PROCLEDGER, clean},
     orphans::watch_service::{Watch, start_host},
-    support::{Eye, Place, alone, need, parent, pids, skipped, until},
+    support::{Eye, Place, alone, at_once, need, parent, pids, skipped, until},
 };
 
 /// A watch with these limits; raised once there is a file `more` in its folder.
@@ -137,35 +137,36 @@ fn without(instances_limit: u32, watches: u32, said: &str) {
 #[test]
 fn one_ledger_is_watched_without_inotify() {
     need!("unshare");
-    for (instances, watches, said) in
-        [(0, 1000, "max_user_instances"), (100, 0, "max_user_watches")]
-    {
-        let place = Place::new();
-        start_host(&place, "ledger.db").stop();
-        let args = ["--db", "ledger.db", "watch"];
-        let Some(mut watch) = limited(&place, instances, watches, &args) else { return };
-        watch.complaint(&["failed to watch", said]);
-        for round in ["one", "two"] {
+    at_once(
+        [(0, 1000, "max_user_instances"), (100, 0, "max_user_watches")],
+        |(instances, watches, said)| {
+            let place = Place::new();
+            start_host(&place, "ledger.db").stop();
+            let args = ["--db", "ledger.db", "watch"];
+            let Some(mut watch) = limited(&place, instances, watches, &args) else { return };
+            watch.complaint(&["failed to watch", said]);
+            for round in ["one", "two"] {
+                let mut host = start_host(&place, "ledger.db");
+                let root: Eye = host.spawn(round, "exec sleep 300");
+                host.crash();
+                watch.done(&[&format!("{round} pid")]);
+                assert!(root.is_dead());
+            }
+            watch.log.extend(watch.err.try_iter());
+            let count = watch.log.iter().filter(|line| line.contains("inotify")).count();
+            assert_eq!(count, 1, "{:?}", watch.log);
+            fs::write(place.path().join("more"), "").expect("a file");
+            let own = watch.child.id();
+            until("it takes inotify again", || {
+                fs::read_dir(format!("/proc/{own}/fd")).into_iter().flatten().flatten().any(|fd| {
+                    fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == "anon_inode:inotify")
+                })
+            });
             let mut host = start_host(&place, "ledger.db");
-            let root: Eye = host.spawn(round, "exec sleep 300");
+            host.spawn("three", "exec sleep 300");
             host.crash();
-            watch.done(&[&format!("{round} pid")]);
-            assert!(root.is_dead());
-        }
-        watch.log.extend(watch.err.try_iter());
-        let count = watch.log.iter().filter(|line| line.contains("inotify")).count();
-        assert_eq!(count, 1, "{:?}", watch.log);
-        fs::write(place.path().join("more"), "").expect("a file");
-        let own = watch.child.id();
-        until("it takes inotify again", || {
-            fs::read_dir(format!("/proc/{own}/fd")).into_iter().flatten().flatten().any(|fd| {
-                fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == "anon_inode:inotify")
-            })
-        });
-        let mut host = start_host(&place, "ledger.db");
-        host.spawn("three", "exec sleep 300");
-        host.crash();
-        watch.done(&["three pid"]);
-        watch.stop().expect(0);
-    }
+            watch.done(&["three pid"]);
+            watch.stop().expect(0);
+        },
+    );
 }

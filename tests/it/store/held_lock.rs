@@ -10,7 +10,7 @@ use crate::{
     cli::command::Running,
     containment::leaves::leaves,
     spawn::gate_host::WriteLock,
-    support::{Host, Place, until},
+    support::{Host, Place, at_once, until},
 };
 
 #[test]
@@ -79,28 +79,29 @@ fn row(place: &Place) -> String {
 fn an_end_that_a_run_cannot_record_is_reported_saved_beside_the_ledger_and_recorded_by_the_next() {
     use std::os::unix::fs::PermissionsExt;
     let containments = ["session", "keeper"].into_iter().chain(leaves().then_some("cgroup"));
-    for containment in containments {
-        for (script, code, expected) in
-            [("exit 7", 7, "ended|exited|7|"), ("kill -9 $$", 137, "ended|exited||9")]
-        {
-            let place = Place::new();
-            let (err, _) =
-                ends_under_the_lock(&place, &["--containment", containment], script, code);
-            let lines: Vec<&str> =
-                err.lines().filter(|line| line.contains("for task task (")).collect();
-            assert_eq!(lines.len(), 1, "{containment}: {err}");
-            assert!(lines[0].contains("could not be recorded; it is kept in `"), "{err}");
-            assert!(lines[0].contains("another process holds its write lock"), "{err}");
-            let files = kept(&place);
-            assert_eq!(files.len(), 1, "{containment}");
-            let mode = fs::metadata(&files[0]).expect("a file").permissions().mode();
-            assert_eq!(mode & 0o777, 0o600);
-            assert!(row(&place).starts_with("running|"));
-            assert!(place.procledger(&["reap"]).status.success());
-            assert_eq!(row(&place), expected, "{containment}");
-            assert!(kept(&place).is_empty(), "it is taken once");
-        }
-    }
+    at_once(containments, |containment| {
+        at_once(
+            [("exit 7", 7, "ended|exited|7|"), ("kill -9 $$", 137, "ended|exited||9")],
+            |(script, code, expected)| {
+                let place = Place::new();
+                let (err, _) =
+                    ends_under_the_lock(&place, &["--containment", containment], script, code);
+                let lines: Vec<&str> =
+                    err.lines().filter(|line| line.contains("for task task (")).collect();
+                assert_eq!(lines.len(), 1, "{containment}: {err}");
+                assert!(lines[0].contains("could not be recorded; it is kept in `"), "{err}");
+                assert!(lines[0].contains("another process holds its write lock"), "{err}");
+                let files = kept(&place);
+                assert_eq!(files.len(), 1, "{containment}");
+                let mode = fs::metadata(&files[0]).expect("a file").permissions().mode();
+                assert_eq!(mode & 0o777, 0o600);
+                assert!(row(&place).starts_with("running|"));
+                assert!(place.procledger(&["reap"]).status.success());
+                assert_eq!(row(&place), expected, "{containment}");
+                assert!(kept(&place).is_empty(), "it is taken once");
+            },
+        );
+    });
 }
 
 #[test]
