@@ -67,18 +67,12 @@ fn memory(tracker: &Tracker) {
     let mut keeper = 0;
     for round in 0..10 {
         let process = tracker.spawn(job(format!("sleep-{round}"), "/bin/sleep")).expect("it runs");
-        keeper = parent(process.pid().get());
+        keeper = procledger_testing::parent(process.pid().get()).expect("it lives");
         if round == 0 {
             println!("one keeper: {}", rollup(keeper));
         }
     }
     println!("the last of ten: {}", rollup(keeper));
-}
-
-fn parent(pid: u32) -> u32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
-    let fields = stat.rsplit_once(") ").expect("a name").1;
-    fields.split(' ').nth(1).and_then(|parent| parent.parse().ok()).expect("a parent")
 }
 
 fn rollup(pid: u32) -> String {

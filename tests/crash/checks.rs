@@ -8,7 +8,7 @@ use rusqlite::{Connection, types::Value};
 use crate::{
     trial::{Outcome, Stage, Strike, Trial, restart},
     workload::Part,
-    world::{PATIENCE, describe, is_alive, live_processes, within},
+    world::{PATIENCE, describe, is_alive, live_processes, parent, within},
 };
 
 /// A keeper exits after its tree; nothing waits for it.
@@ -34,12 +34,12 @@ pub(crate) fn after(stage: &mut Stage, trial: &Trial, mut outcome: Outcome) -> O
     check_runs(&trial.folder, &second, &mut found);
     check_files(&trial.folder, &second, &mut found);
     let recorded = recorded(&part.ledger());
-    let unrelated = stage.foreign.iter().filter(|foreign| !recorded.contains(&foreign.pid));
+    let unrelated = stage.foreign.iter().filter(|foreign| !recorded.contains(&foreign.pid()));
     for process in unrelated.filter(|process| process.is_dead()) {
-        found.push(format!("unrelated process killed: {} was never registered", process.pid));
+        found.push(format!("unrelated process killed: {} was never registered", process.pid()));
     }
     for canary in stage.canaries.iter().filter(|canary| canary.is_dead()) {
-        found.push(format!("unrelated process killed: canary {}", canary.pid));
+        found.push(format!("unrelated process killed: canary {}", canary.pid()));
     }
     outcome.findings.extend(found);
     outcome
@@ -194,18 +194,18 @@ fn check_restart(stage: &mut Stage, part: &Part, when: &str, found: &mut Vec<Str
     if !up || host.is_dead() {
         found.push(format!("{when}: the ledger was not opened"));
     }
-    let mut left = left(stage, part, host.pid);
+    let mut left = left(stage, part, host.pid());
     left.retain(|&pid| !is_at_the_gate(pid) || !within(GATE_CHILD_GOES, || !is_alive(pid)));
     if !left.is_empty() {
         let left: Vec<String> = left.into_iter().map(describe).collect();
         found.push(format!("{when}: leaked: {left:?}"));
     }
     drop(input);
-    let status = stage.wait(host.pid);
+    let status = stage.wait(host.pid());
     if status != 0 {
         found.push(format!("{when}: the host failed: wait status {status}"));
     }
-    let is_keeper = |pid: &i32| describe(*pid).contains("procledger-keep");
+    let is_keeper = |pid: &u32| describe(*pid).contains("procledger-keep");
     let gone = within(KEEPER_GOES, || {
         stage.reap();
         !live_processes().iter().any(is_keeper)
@@ -219,29 +219,31 @@ fn check_restart(stage: &mut Stage, part: &Part, when: &str, found: &mut Vec<Str
 }
 
 /// Live processes besides the host and those that are in no ledger.
-fn left(stage: &mut Stage, part: &Part, host: i32) -> Vec<i32> {
+fn left(stage: &mut Stage, part: &Part, host: u32) -> Vec<u32> {
     stage.reap();
     let recorded = recorded(&part.ledger());
-    let mut spared: HashSet<i32> = stage.canaries.iter().map(|eye| eye.pid).collect();
+    let mut spared: HashSet<u32> = stage.canaries.iter().map(|eye| eye.pid()).collect();
     spared.insert(host);
     for foreign in &stage.foreign {
-        if !recorded.contains(&foreign.pid) {
-            spared.insert(foreign.pid);
+        if !recorded.contains(&foreign.pid()) {
+            spared.insert(foreign.pid());
         }
     }
-    let is_spared = |pid: i32| spared.contains(&pid) || spared.contains(&parent(pid));
+    let is_spared = |pid: u32| {
+        spared.contains(&pid) || parent(pid).is_some_and(|parent| spared.contains(&parent))
+    };
     let all = live_processes().into_iter().filter(|&pid| !is_spared(pid));
     all.filter(|&pid| !describe(pid).contains("procledger-keep")).collect()
 }
 
-fn is_at_the_gate(pid: i32) -> bool {
+fn is_at_the_gate(pid: u32) -> bool {
     let own = std::env::current_exe().expect("this binary");
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|image| image == own)
 }
 
 /// Pids that are registered, in any state.
-fn recorded(ledger: &Path) -> HashSet<i32> {
-    let ask = || -> rusqlite::Result<HashSet<i32>> {
+fn recorded(ledger: &Path) -> HashSet<u32> {
+    let ask = || -> rusqlite::Result<HashSet<u32>> {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
         let ledger = Connection::open_with_flags(ledger, flags)?;
         ledger.busy_timeout(Duration::from_secs(5))?;
@@ -249,12 +251,6 @@ fn recorded(ledger: &Path) -> HashSet<i32> {
         ledger.prepare(query)?.query_map([], |row| row.get(0))?.collect()
     };
     ask().unwrap_or_default()
-}
-
-fn parent(pid: i32) -> i32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    rest.split(' ').nth(1).and_then(|parent| parent.parse().ok()).unwrap_or(0)
 }
 
 /// A second restart adds only itself and its pass.

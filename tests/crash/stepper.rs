@@ -44,13 +44,14 @@ pub(crate) struct Stepper {
     threads: HashMap<i32, Thread>,
     held: Option<i32>,
     /// Children of ours other than the host, with their wait status: reaped along the way.
-    pub(crate) reaped: Vec<(i32, c_int)>,
+    pub(crate) reaped: Vec<(u32, c_int)>,
 }
 
 impl Stepper {
     /// Seizes a child of this process that sits in a system call and creates no threads meanwhile. All later calls must come
     /// from the thread that calls this.
-    pub(crate) fn attach(host: i32) -> Self {
+    pub(crate) fn attach(host: u32) -> Self {
+        let host = host.cast_signed();
         let mut stepper = Self { host, threads: HashMap::new(), held: None, reaped: Vec::new() };
         // If this process dies, the host dies with it.
         let options =
@@ -81,7 +82,7 @@ impl Stepper {
             } else if tid == self.host {
                 return Event::Ended(status);
             } else if self.threads.remove(&tid).is_none() {
-                self.reaped.push((tid, status));
+                self.reaped.push((tid.cast_unsigned(), status));
             }
         }
     }
@@ -200,7 +201,8 @@ fn wait_for(which: i32) -> (i32, c_int) {
 }
 
 /// Reaps one dead child without waiting. While a host is traced, [`reap`] would consume its stops.
-pub(crate) fn reap_one(child: i32) -> Option<c_int> {
+pub(crate) fn reap_one(child: u32) -> Option<c_int> {
+    let child = child.cast_signed();
     let mut status = 0;
     // SAFETY: the status is ours.
     let pid = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
@@ -208,7 +210,7 @@ pub(crate) fn reap_one(child: i32) -> Option<c_int> {
 }
 
 /// Reaps the dead children of this process without waiting.
-pub(crate) fn reap() -> Vec<(i32, c_int)> {
+pub(crate) fn reap() -> Vec<(u32, c_int)> {
     let mut all = Vec::new();
     let mut status = 0;
     loop {
@@ -217,6 +219,6 @@ pub(crate) fn reap() -> Vec<(i32, c_int)> {
         if pid <= 0 {
             return all;
         }
-        all.push((pid, status));
+        all.push((pid.cast_unsigned(), status));
     }
 }

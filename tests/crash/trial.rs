@@ -92,7 +92,7 @@ pub(crate) struct Stage {
     pub(crate) canaries: Vec<Eye>,
     /// What the hosts register: the first one, and the one that is killed.
     pub(crate) foreign: Vec<Eye>,
-    statuses: HashMap<i32, i32>,
+    statuses: HashMap<u32, i32>,
 }
 
 impl Stage {
@@ -115,7 +115,7 @@ impl Stage {
     }
 
     fn part(&self, trial: &Trial, foreign: usize, is_the_first: bool) -> Part {
-        let foreign = self.foreign[foreign].pid;
+        let foreign = self.foreign[foreign].pid();
         Part {
             folder: trial.folder.clone(),
             mode: trial.mode.clone(),
@@ -128,7 +128,7 @@ impl Stage {
     fn first_crash(&mut self, trial: &Trial) {
         let (host, go) = start_host("host", &self.part(trial, 0, true));
         drop(go);
-        let status = self.wait(host.pid);
+        let status = self.wait(host.pid());
         assert!(libc::WIFSIGNALED(status), "the first host crashed: {status}");
     }
 
@@ -137,7 +137,7 @@ impl Stage {
         match sabotage {
             // Left to the next host.
             Sabotage::NoReaping => {}
-            Sabotage::KilledCanary => self.canaries[0].kill(),
+            Sabotage::KilledCanary => self.canaries[0].send_kill(),
             Sabotage::UnrecordedRun => {
                 fs::write(trial.folder.join("runs"), "4711 0a0b\n").expect("said");
             }
@@ -155,7 +155,7 @@ impl Stage {
     }
 
     /// Waits for a child of ours, and reaps all others along the way.
-    pub(crate) fn wait(&mut self, child: i32) -> i32 {
+    pub(crate) fn wait(&mut self, child: u32) -> i32 {
         let mut found = None;
         let ended = within(PATIENCE, || {
             self.reap();
@@ -225,15 +225,15 @@ fn strike_at_an_instant(stage: &mut Stage, host: &Eye, go: ChildStdin, micros: u
     drop(go);
     let ended = host.dies_within(Duration::from_micros(micros));
     let lived = u64::try_from(began.elapsed().as_micros()).expect("hours");
-    host.kill();
-    let status = stage.wait(host.pid);
+    host.send_kill();
+    let status = stage.wait(host.pid());
     Outcome { struck: !ended && libc::WIFSIGNALED(status), lived, ..Outcome::default() }
 }
 
 fn strike_at_a_step(stage: &mut Stage, host: &Eye, go: ChildStdin, wanted: u64) -> Outcome {
     let mut outcome = Outcome::default();
     let mut seen: HashMap<(String, u64), u64> = HashMap::new();
-    let mut stepper = Stepper::attach(host.pid);
+    let mut stepper = Stepper::attach(host.pid());
     drop(go);
     let began = Instant::now();
     let status = loop {
@@ -244,7 +244,7 @@ fn strike_at_a_step(stage: &mut Stage, host: &Eye, go: ChildStdin, wanted: u64) 
                 if outcome.steps == wanted {
                     outcome.struck = true;
                     outcome.at = Some((step.name, syscalls::name(step.syscall)));
-                    host.kill();
+                    host.send_kill();
                     break stepper.wait();
                 }
                 *seen.entry((step.name, step.syscall)).or_default() += 1;

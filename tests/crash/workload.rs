@@ -25,7 +25,7 @@ pub(crate) struct Part {
     /// The containment that it requests.
     pub(crate) mode: String,
     /// The process started outside of the tracker that it registers.
-    pub(crate) foreign: i32,
+    pub(crate) foreign: u32,
     /// Ends itself by SIGKILL once all trees are up.
     pub(crate) is_the_first: bool,
     /// Whether the next host ends the orphans of dead ones.

@@ -2,10 +2,9 @@
 //! not use the ledger.
 
 use std::{
-    ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::{self, Child, ChildStdin, Command},
     sync::{
@@ -14,20 +13,19 @@ use std::{
         mpsc::{Receiver, channel},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use procledger::{Job, Stdio};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+pub(crate) use procledger_testing::{
+    Eye, PATIENCE, at_once, children, eventually, find, is_alive, is_only, namespaced, namespaces,
+    parent, pidfd, pids, random, root, skipped, start_tick, stat_field, state, status, stays,
+    threads, tool, until, zombies_of,
 };
+use rustix::process::{Signal, pidfd_send_signal};
 use tempfile::TempDir;
 
 use crate::spawn::gate_host;
-
-/// Longer than any wait takes on a busy machine with two cores.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Programs that ignore SIGTERM would take the default of 5 s each.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
@@ -108,6 +106,13 @@ impl Place {
         Guard(command.spawn().expect("a shell"))
     }
 
+    /// A line for a host whose input is the FIFO `in` of the folder.
+    pub(crate) fn send_to_fifo(&self, line: &str) {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "echo \"$1\" > \"$2\"", "sh", line]).arg(self.path().join("in"));
+        assert!(shell.status().expect("a shell").success());
+    }
+
     /// The command, on the ledger.
     pub(crate) fn procledger(&self, args: &[&str]) -> process::Output {
         procledger(&self.ledger(), args)
@@ -155,49 +160,6 @@ fn remove_cgroups(ledger: &Path) {
             }
             thread::sleep(Duration::from_millis(5));
         }
-    }
-}
-
-/// One process, held by its pidfd: not affected by PID reuse.
-#[derive(Debug)]
-pub(crate) struct Eye {
-    pid: u32,
-    /// `None` if it was dead and reaped before this call.
-    fd: Option<OwnedFd>,
-}
-
-impl Eye {
-    pub(crate) fn on(pid: u32) -> Self {
-        Self::find(pid).unwrap_or_else(|| panic!("process {pid} is not there"))
-    }
-
-    pub(crate) fn find(pid: u32) -> Option<Self> {
-        Some(Self { pid, fd: Some(pidfd(pid)?) })
-    }
-
-    /// It was reported as running a moment ago: it may have ended since.
-    fn on_one_that_ran(pid: u32) -> Self {
-        let fd = pidfd(pid);
-        assert!(fd.is_some() || !Path::new(&format!("/proc/{pid}")).exists(), "{pid} is there");
-        Self { pid, fd }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// By the kernel's report: a zombie is dead, unless threads of it live on.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.fd.as_ref().is_none_or(|fd| {
-            let mut fds = [PollFd::new(fd, PollFlags::IN)];
-            poll(&mut fds, Some(&Timespec::default())).expect("poll") > 0
-        })
-    }
-
-    pub(crate) fn kill(&self) {
-        let fd = self.fd.as_ref().unwrap_or_else(|| panic!("process {} had ended", self.pid));
-        pidfd_send_signal(fd, Signal::KILL).expect("killed");
-        until("it is dead", || self.is_dead());
     }
 }
 
@@ -329,33 +291,6 @@ fn like_sqlite3(ledger: &Path, query: &str) -> rusqlite::Result<String> {
     Ok(lines.collect::<rusqlite::Result<Vec<_>>>()?.join("\n").trim_end().to_owned())
 }
 
-/// A tool that a test needs and a machine with only Rust and a C compiler may lack. Where it is missing the test says so
-/// and is skipped, but not under CI, which installs all of them. Use it by [`need!`].
-pub(crate) fn tool(name: &str) -> Option<PathBuf> {
-    let found = find(name);
-    if found.is_none() {
-        skipped(&format!("no {name}"));
-    }
-    found
-}
-
-pub(crate) fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
-}
-
-/// Prints why a test proves nothing here; under CI it fails instead.
-pub(crate) fn skipped(why: &str) {
-    assert!(std::env::var_os("CI").is_none(), "CI must be able to run every test: {why}");
-    say_skipped(why);
-}
-
-/// Not `eprintln!`: libtest shows that only of tests that fail.
-fn say_skipped(why: &str) {
-    let name = thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(std::io::stderr(), "skipped: {why}: {name}");
-}
-
 /// `need!("sqlite3", "unshare")`: returns from the test where one of the tools is missing.
 macro_rules! need {
     ($($name:literal),+ $(,)?) => {
@@ -363,38 +298,6 @@ macro_rules! need {
     };
 }
 pub(crate) use need;
-
-/// Whether this user may do what only root can do. If not, the test prints so; such tests are skipped where CI runs as an
-/// ordinary user, and run where CI runs as root.
-pub(crate) fn root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        say_skipped("needs root");
-    }
-    root
-}
-
-/// Whether [`namespaced`] works on this machine and for this user.
-pub(crate) fn namespaces() -> bool {
-    if tool("unshare").is_none() {
-        return false;
-    }
-    let tried = namespaced("true").stdin(process::Stdio::null()).output().expect("unshare");
-    if !tried.status.success() {
-        skipped("no PID namespace can be made here");
-    }
-    tried.status.success()
-}
-
-/// Runs `program` in a PID namespace of its own, which dies with it.
-pub(crate) fn namespaced(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new("unshare");
-    if !rustix::process::geteuid().is_root() {
-        command.arg("--map-root-user");
-    }
-    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(program);
-    command
-}
 
 /// Live processes whose arguments or environment contain `text`, except this one.
 pub(crate) fn processes_with(text: &str) -> Vec<u32> {
@@ -408,33 +311,6 @@ pub(crate) fn processes_with(text: &str) -> Vec<u32> {
     pids().into_iter().filter(|&pid| pid != own && is_alive(pid)).filter(holds).collect()
 }
 
-pub(crate) fn pids() -> Vec<u32> {
-    let entries = fs::read_dir("/proc").expect("/proc");
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// Whether it exists and is not a zombie.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
-}
-
-/// The state letter of `/proc/PID/stat`.
-pub(crate) fn state(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
-}
-
-/// The parent's pid in `/proc/PID/stat`.
-pub(crate) fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-}
-
-pub(crate) fn pidfd(pid: u32) -> Option<OwnedFd> {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
-    pidfd_open(pid, PidfdFlags::empty()).ok()
-}
-
 /// Whether to run everything rather than a sample: set by `PROCLEDGER_LONG=1`.
 pub(crate) fn long() -> bool {
     std::env::var_os("PROCLEDGER_LONG").is_some()
@@ -444,46 +320,6 @@ pub(crate) fn long() -> bool {
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs one case for each item, all at the same time: most of them wait.
-pub(crate) fn at_once<T: Send>(items: impl IntoIterator<Item = T>, case: impl Fn(T) + Sync) {
-    let name = thread::current().name().unwrap_or("a test").to_owned();
-    thread::scope(|scope| {
-        for item in items {
-            let (case, name) = (&case, name.clone());
-            let started = thread::Builder::new().name(name).spawn_scoped(scope, move || case(item));
-            started.expect("a thread");
-        }
-    });
-}
-
-/// Waits until `condition` returns a value.
-#[track_caller]
-pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "did not happen within {PATIENCE:?}: {what}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-#[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    eventually(what, || condition().then_some(()));
-}
-
-/// Checks for half a second that a condition keeps holding: a change would take milliseconds.
-#[track_caller]
-pub(crate) fn stays(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_millis(500);
-    while Instant::now() < deadline {
-        assert!(condition(), "did not stay so: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// A process that a test started and ends: killed and reaped when it is dropped.

@@ -45,7 +45,7 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let folder = folder();
     let task = Task {
         folder: folder.path().to_owned(),
-        seed: seed_from_outside().unwrap_or_else(|| chance.next()),
+        seed: seed_from_outside().unwrap_or_else(|| chance.draw()),
         crashes: if wish.whole { CRASHES.1 } else { CRASHES.0 },
         modes: modes().into_iter().map(str::to_owned).collect(),
     };

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     stepper::reap,
-    world::{Chance, Eye, PATIENCE, describe, live_processes, within},
+    world::{Chance, Eye, PATIENCE, describe, live_processes, parent, within},
 };
 
 /// What one spawn started.
@@ -95,7 +95,7 @@ impl Oracle {
     /// Registers processes that reported themselves, and detects missing ones.
     pub(super) fn take_notice(&mut self) {
         let text = self.read_file("members");
-        let new: Vec<(i32, String)> = text[self.read..]
+        let new: Vec<(u32, String)> = text[self.read..]
             .split_inclusive('\n')
             .filter(|line| line.ends_with('\n'))
             .filter_map(|line| {
@@ -110,7 +110,7 @@ impl Oracle {
         self.miss();
     }
 
-    fn meet(&mut self, pid: i32, task: &str) {
+    fn meet(&mut self, pid: u32, task: &str) {
         let Some(tree) = self.trees.get_mut(task) else {
             return self.find(format!("{pid} is of no tree: {task}"));
         };
@@ -127,7 +127,8 @@ impl Oracle {
             if let Some(dead) = tree.members.iter().find(|member| member.is_dead()) {
                 missed.push(format!(
                     "unrelated process killed: {} of {task}, host {}",
-                    dead.pid, tree.host
+                    dead.pid(),
+                    tree.host
                 ));
                 tree.stays = false;
             }
@@ -135,7 +136,7 @@ impl Oracle {
         self.canaries.retain(|canary| {
             let dead = canary.is_dead();
             if dead {
-                missed.push(format!("unrelated process killed: canary {}", canary.pid));
+                missed.push(format!("unrelated process killed: canary {}", canary.pid()));
             }
             !dead
         });
@@ -145,7 +146,7 @@ impl Oracle {
     }
 
     /// Runs when all hosts stand still and one reap has completed.
-    pub(super) fn look_at_everything(&mut self, spared: &[i32], statuses: &mut HashMap<i32, i32>) {
+    pub(super) fn look_at_everything(&mut self, spared: &[u32], statuses: &mut HashMap<u32, i32>) {
         self.looks += 1;
         let mut left = Vec::new();
         let clean = within(PATIENCE, || {
@@ -168,17 +169,19 @@ impl Oracle {
     }
 
     /// Processes that are alive and belong to no tree of a living host.
-    fn unrelated(&self, spared: &[i32]) -> Vec<i32> {
+    fn unrelated(&self, spared: &[u32]) -> Vec<u32> {
         let staying = self.trees.values().filter(|tree| tree.stays);
-        let mut known: HashSet<i32> =
-            staying.flat_map(|tree| tree.members.iter().map(|member| member.pid)).collect();
-        known.extend(self.canaries.iter().map(|canary| canary.pid));
+        let mut known: HashSet<u32> =
+            staying.flat_map(|tree| tree.members.iter().map(|member| member.pid())).collect();
+        known.extend(self.canaries.iter().map(|canary| canary.pid()));
         known.extend(spared);
-        let is_a_keeper = |pid: i32| {
+        let is_a_keeper = |pid: u32| {
             describe(pid).contains("procledger-keep")
-                && known.iter().any(|&kept| parent(kept) == pid)
+                && known.iter().any(|&kept| parent(kept) == Some(pid))
         };
-        let is_known = |pid: i32| known.contains(&pid) || known.contains(&parent(pid));
+        let is_known = |pid: u32| {
+            known.contains(&pid) || parent(pid).is_some_and(|parent| known.contains(&parent))
+        };
         live_processes().into_iter().filter(|&pid| !is_known(pid) && !is_a_keeper(pid)).collect()
     }
 
@@ -287,10 +290,4 @@ struct Row {
     /// The line, preceded by the pid.
     token: String,
     ended: bool,
-}
-
-fn parent(pid: i32) -> i32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    rest.split(' ').nth(1).and_then(|parent| parent.parse().ok()).unwrap_or(0)
 }

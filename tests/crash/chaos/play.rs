@@ -43,7 +43,7 @@ pub(super) struct Play {
     pub(super) watch: Option<Eye>,
     reaps: Vec<Eye>,
     oracle: Oracle,
-    statuses: HashMap<i32, i32>,
+    statuses: HashMap<u32, i32>,
     number: u64,
     marks: u64,
     crashes: HashMap<&'static str, u64>,
@@ -181,7 +181,7 @@ impl Play {
     fn crash_host(&mut self, at: usize) {
         let host = self.hosts.swap_remove(at);
         self.oracle.host_ends(host.part.number);
-        host.eye.kill();
+        host.eye.send_kill();
         *self.crashes.entry("host").or_default() += 1;
         self.wait(&host.eye);
     }
@@ -195,7 +195,7 @@ impl Play {
         if self.chance.below(2) == 0 {
             host.eye.dies_within(Duration::from_micros(self.chance.below(30_000)));
             if !host.eye.is_dead() {
-                host.eye.kill();
+                host.eye.send_kill();
                 *self.crashes.entry("host at its end").or_default() += 1;
             }
         }
@@ -204,7 +204,7 @@ impl Play {
 
     fn start_or_crash_watch(&mut self) {
         if let Some(watch) = self.watch.take() {
-            watch.kill();
+            watch.send_kill();
             *self.crashes.entry("watch").or_default() += 1;
             self.wait(&watch);
         } else {
@@ -220,7 +220,7 @@ impl Play {
     fn crash_reap(&mut self) {
         let Some(reap) = self.reaps.pop() else { return };
         if !reap.is_dead() {
-            reap.kill();
+            reap.send_kill();
             *self.crashes.entry("reap").or_default() += 1;
         }
         self.wait(&reap);
@@ -236,11 +236,11 @@ impl Play {
         let mut status = None;
         let ended = within(PATIENCE, || {
             self.statuses.extend(reap());
-            status = self.statuses.remove(&eye.pid);
+            status = self.statuses.remove(&eye.pid());
             status.is_some()
         });
         if !ended {
-            self.oracle.find(format!("{} does not end", crate::world::describe(eye.pid)));
+            self.oracle.find(format!("{} does not end", crate::world::describe(eye.pid())));
         }
         status.unwrap_or(-1)
     }
@@ -279,8 +279,8 @@ impl Play {
         }
         let last = self.command(&["reap"]);
         self.check_status("reap", &last);
-        let mut spared: Vec<i32> = self.hosts.iter().map(|host| host.eye.pid).collect();
-        spared.extend(self.watch.as_ref().map(|watch| watch.pid));
+        let mut spared: Vec<u32> = self.hosts.iter().map(|host| host.eye.pid()).collect();
+        spared.extend(self.watch.as_ref().map(|watch| watch.pid()));
         self.oracle.look_at_everything(&spared, &mut self.statuses);
     }
 

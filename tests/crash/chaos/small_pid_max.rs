@@ -62,7 +62,7 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     let folder = folder();
     let task = Task {
         folder: folder.path().to_owned(),
-        seed: chance.next(),
+        seed: chance.draw(),
         reuses: if wish.whole { REUSES.1 } else { REUSES.0 },
         // A keeper and its program need two more processes for each task: too many here.
         modes: modes().into_iter().filter(|mode| *mode != "keeper").map(str::to_owned).collect(),
@@ -92,7 +92,7 @@ struct Play {
     chance: Chance,
     bystanders: VecDeque<Eye>,
     /// Pids that tracked programs had last.
-    left: HashMap<i32, String>,
+    left: HashMap<u32, String>,
     members: usize,
     outcome: Outcome,
 }
@@ -143,14 +143,14 @@ impl Play {
         let _ = writeln!(stdin, "health");
         let _ = writeln!(stdin, "mark 1");
         self.until_said(&host, &part, "mark 1");
-        host.kill();
+        host.send_kill();
         within(PATIENCE, || host.is_dead());
         // Half of what it left dies before the next host opens.
         for pid in self.meet() {
             if self.chance.below(2) == 0
                 && let Some(eye) = Eye::find(pid)
             {
-                eye.kill();
+                eye.send_kill();
             }
         }
         for _ in 0..BYSTANDERS {
@@ -188,15 +188,15 @@ impl Play {
     }
 
     /// Returns the pids that programs have now: those reported since the last call.
-    fn meet(&mut self) -> Vec<i32> {
+    fn meet(&mut self) -> Vec<u32> {
         reap();
         let text = fs::read_to_string(self.task.folder.join("members")).unwrap_or_default();
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let new = text[self.members..whole].lines().filter_map(|line| {
             let (pid, task) = line.split_once(' ')?;
-            Some((pid.parse::<i32>().ok()?, task.to_owned()))
+            Some((pid.parse::<u32>().ok()?, task.to_owned()))
         });
-        let new: Vec<(i32, String)> = new.collect();
+        let new: Vec<(u32, String)> = new.collect();
         self.members = whole;
         let pids = new.iter().map(|(pid, _)| *pid).filter(|pid| is_alive(*pid)).collect();
         self.left.extend(new);
@@ -209,7 +209,7 @@ impl Play {
             && let Some(oldest) = self.bystanders.pop_front()
         {
             self.check_one(&oldest);
-            oldest.kill();
+            oldest.send_kill();
             within(PATIENCE, || oldest.is_dead());
         }
         reap();
@@ -217,7 +217,7 @@ impl Play {
         command.args(["/bin/sleep", "600"]).env_clear().stdin(Stdio::null());
         let bystander = start(&mut command).0;
         self.outcome.bystanders += 1;
-        self.outcome.reuses += u64::from(self.left.remove(&bystander.pid).is_some());
+        self.outcome.reuses += u64::from(self.left.remove(&bystander.pid()).is_some());
         self.bystanders.push_back(bystander);
     }
 
@@ -230,7 +230,7 @@ impl Play {
 
     fn check_one(&mut self, bystander: &Eye) {
         if bystander.is_dead() {
-            self.outcome.findings.push(format!("unrelated process killed: {}", bystander.pid));
+            self.outcome.findings.push(format!("unrelated process killed: {}", bystander.pid()));
         }
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     for mode in modes().into_iter().filter(|mode| *mode != "keeper") {
         for way in WAYS {
             let trials = if wish.whole { TRIALS.1 } else { TRIALS.0 };
-            let outcome = match run(way, mode, trials, chance.next()) {
+            let outcome = match run(way, mode, trials, chance.draw()) {
                 Ok(outcome) => outcome,
                 Err(error) => return vec![format!("{way:?} in {mode}: {error}")],
             };

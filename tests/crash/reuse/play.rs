@@ -5,12 +5,12 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use super::{
     OUTCOME, Outcome, Task, Way,
     host::{Part, SWARM, has_said},
-    stage::{Stage, await_tick, start_tick, with_number},
+    stage::{Stage, await_tick, with_number},
 };
 use crate::{
     stepper::{Event, Step, Stepper},
     syscalls,
-    world::{Chance, Eye},
+    world::{Chance, Eye, start_tick},
 };
 
 const DAEMONS: usize = 8;
@@ -67,7 +67,7 @@ impl Plan {
                     *left -= 1;
                     *newborn = Some(bear(stage));
                 }
-                Some((eye, _)) if opens(step, eye.pid) => {
+                Some((eye, _)) if opens(step, eye.pid()) => {
                     let (eye, tick) = newborn.take().expect("it is there");
                     if let Some(pid) = stage.swap(&eye, stepper) {
                         outcome.reused += 1;
@@ -81,8 +81,8 @@ impl Plan {
     }
 }
 
-fn opens(step: &Step, pid: i32) -> bool {
-    syscalls::name(step.syscall) == "pidfd_open" && step.args[0] == u64::from(pid.cast_unsigned())
+fn opens(step: &Step, pid: u32) -> bool {
+    syscalls::name(step.syscall) == "pidfd_open" && step.args[0] == u64::from(pid)
 }
 
 /// The next victim; includes the root where its pid can be freed by us.
@@ -98,9 +98,9 @@ fn bear(stage: &Stage) -> (Eye, u64) {
     let token = leaf.is_none().then_some(stage.token.as_str());
     let newborn = with_number(20_000, token);
     if let Some(leaf) = leaf {
-        fs::write(leaf.join("cgroup.procs"), newborn.pid.to_string()).expect("in the leaf");
+        fs::write(leaf.join("cgroup.procs"), newborn.pid().to_string()).expect("in the leaf");
     }
-    let tick = start_tick(newborn.pid).expect("alive");
+    let tick = start_tick(newborn.pid()).expect("alive");
     (newborn, tick)
 }
 
@@ -113,11 +113,11 @@ fn trial(task: &Task, number: u64, plan: &mut Plan, outcome: &mut Outcome) -> u6
     let mut stage = Stage::set(part);
     if task.way == Way::Open && matches!(plan, Plan::At(..)) {
         // Its parent is dead, so we reap it and can free its pid.
-        let root = Eye::find(stage.root.pid).expect("alive");
+        let root = Eye::find(stage.root.pid()).expect("alive");
         stage.victims.insert(usize::try_from(number).expect("few") % DAEMONS, root);
     }
     let (actor, mut go) = stage.actor();
-    let mut stepper = Stepper::attach(actor.pid);
+    let mut stepper = Stepper::attach(actor.pid());
     std::io::Write::write_all(&mut go, b"g").expect("it listens");
     let mut steps = 0;
     loop {
@@ -142,7 +142,7 @@ fn trial(task: &Task, number: u64, plan: &mut Plan, outcome: &mut Outcome) -> u6
     if let Plan::Newborn { alive: newborn, .. } = plan {
         // It was not seen: it was created after the tree had ended. No process of the tree could have started it then.
         if let Some((eye, _)) = newborn.take() {
-            eye.kill();
+            eye.send_kill();
         }
     }
     stage.statuses.extend(stepper.reaped.drain(..));

@@ -24,7 +24,7 @@ pub(super) struct Stage {
     pub(super) victims: Vec<Eye>,
     pub(super) bystanders: Vec<Eye>,
     owner: Option<(Eye, ChildStdin)>,
-    pub(super) statuses: HashMap<i32, i32>,
+    pub(super) statuses: HashMap<u32, i32>,
 }
 
 impl Stage {
@@ -38,7 +38,7 @@ impl Stage {
         let owner = if part.way == super::Way::Open {
             assert!(within(PATIENCE, || {
                 statuses.extend(reap());
-                statuses.contains_key(&owner.0.pid)
+                statuses.contains_key(&owner.0.pid())
             }));
             None
         } else {
@@ -65,22 +65,22 @@ impl Stage {
     }
 
     /// Kills a process of the tree and starts an unrelated process with its pid. `None` if another process was faster.
-    pub(super) fn swap(&mut self, victim: &Eye, stepper: &mut Stepper) -> Option<i32> {
-        victim.kill();
+    pub(super) fn swap(&mut self, victim: &Eye, stepper: &mut Stepper) -> Option<u32> {
+        victim.send_kill();
         // We reap it, since its parent is dead: its pid is free afterwards.
         let gone = within(PATIENCE, || {
             self.statuses.extend(stepper.reaped.drain(..));
-            self.statuses.extend(reap_one(victim.pid).map(|status| (victim.pid, status)));
-            self.statuses.contains_key(&victim.pid)
+            self.statuses.extend(reap_one(victim.pid()).map(|status| (victim.pid(), status)));
+            self.statuses.contains_key(&victim.pid())
         });
-        assert!(gone, "{} is reaped", victim.pid);
+        assert!(gone, "{} is reaped", victim.pid());
         for _ in 0..ATTEMPTS {
-            let bystander = with_number(victim.pid, None);
-            if bystander.pid == victim.pid {
+            let bystander = with_number(victim.pid(), None);
+            if bystander.pid() == victim.pid() {
                 self.bystanders.push(bystander);
-                return Some(victim.pid);
+                return Some(victim.pid());
             }
-            bystander.kill();
+            bystander.send_kill();
         }
         None
     }
@@ -98,10 +98,10 @@ impl Stage {
         let mut found = Vec::new();
         let bystanders = std::mem::take(&mut self.bystanders);
         for bystander in bystanders.iter().filter(|bystander| bystander.is_dead()) {
-            found.push(format!("unrelated process killed: {}", bystander.pid));
+            found.push(format!("unrelated process killed: {}", bystander.pid()));
         }
         for left in self.victims.iter().chain([&self.root]).filter(|one| !one.is_dead()) {
-            found.push(format!("leaked: {}", crate::world::describe(left.pid)));
+            found.push(format!("leaked: {}", crate::world::describe(left.pid())));
         }
         for (eye, stdin) in [Some(actor), self.owner.take()].into_iter().flatten() {
             drop(stdin);
@@ -111,10 +111,10 @@ impl Stage {
             }
         }
         for bystander in bystanders.iter().filter(|bystander| bystander.is_dead()) {
-            found.push(format!("unrelated process killed in the end: {}", bystander.pid));
+            found.push(format!("unrelated process killed in the end: {}", bystander.pid()));
         }
         for bystander in &bystanders {
-            bystander.kill();
+            bystander.send_kill();
             self.wait(bystander);
         }
         found.extend(not_ended(&self.part.ledger()));
@@ -124,16 +124,16 @@ impl Stage {
     fn wait(&mut self, eye: &Eye) -> i32 {
         let ended = within(PATIENCE, || {
             self.statuses.extend(reap());
-            self.statuses.contains_key(&eye.pid)
+            self.statuses.contains_key(&eye.pid())
         });
-        assert!(ended, "{} ends", eye.pid);
+        assert!(ended, "{} ends", eye.pid());
         // An unrelated process has the same pid as its victim: the last status counts.
-        self.statuses.remove(&eye.pid).expect("a status")
+        self.statuses.remove(&eye.pid()).expect("a status")
     }
 }
 
 /// Starts a program in a session of its own that is in no ledger, or one with this token.
-pub(super) fn with_number(pid: i32, token: Option<&str>) -> Eye {
+pub(super) fn with_number(pid: u32, token: Option<&str>) -> Eye {
     let mut command = Command::new("/usr/bin/setsid");
     command.args(["/bin/sleep", "600"]).stdin(Stdio::null()).env_clear();
     if let Some(token) = token {
@@ -158,14 +158,8 @@ fn not_ended(ledger: &Path) -> Vec<String> {
 }
 
 /// Makes the next process of this namespace get this pid, if it is free and no other process is faster.
-fn steer(pid: i32) {
+fn steer(pid: u32) {
     fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("steered");
-}
-
-/// Field 22 of its stat.
-pub(super) fn start_tick(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
 }
 
 /// Waits for the start of a tick of 10 ms, so that what follows can happen within it.

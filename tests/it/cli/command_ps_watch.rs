@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::{
-    cli::command::{PROCLEDGER, Running, answer, clean, procledger, run},
+    cli::command::{Running, answer, procledger, run},
     cli::pty::Pty,
     support::{Guard, Place, eventually, need, pidfd, state, until},
 };
@@ -125,17 +125,7 @@ fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_again() {
     let place = Place::new();
     run(&place, &["run", "--task", "t", "--", "true"]).expect(0);
     let mut pty = Pty::new();
-    let mut shell = std::process::Command::new("bash");
-    clean(&mut shell, &place);
-    shell
-        .args(["--norc", "--noprofile", "-i"])
-        .env("PS1", "prompt> ")
-        .env("PROCLEDGER_DB", place.ledger())
-        .env("P", PROCLEDGER)
-        .env("HISTFILE", "")
-        .current_dir(place.path());
-    let mut bash = pty.spawn(&mut shell);
-    pty.wait_for("prompt> ", 1);
+    let mut bash = pty.bash(&place);
     pty.type_in("$P ps --watch --interval 100ms\n");
     pty.wait_for(FRAME, 2);
     let watcher = pty.foreground();

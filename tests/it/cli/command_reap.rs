@@ -201,8 +201,7 @@ fn a_forged_row_does_not_make_root_kill_an_unrelated_process() {
     running.crash();
     // Its owner points the row of that orphan at a process of root, and claims that the instance was root's.
     let mut canary = canary();
-    let stat = fs::read_to_string(format!("/proc/{}/stat", canary.pid())).expect("a stat");
-    let tick = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("a tick");
+    let tick = crate::support::start_tick(canary.pid()).expect("a tick");
     let forged = format!(
         "UPDATE process SET pid = {}, start_tick = {tick}, pidfd_inode = NULL, uid = 0; UPDATE instance SET uid = 0;",
         canary.pid()
@@ -269,8 +268,7 @@ fn a_process_that_cannot_be_ended_stays_and_yields_exit_code_3() {
     running.crash();
     // The row of the user `nobody` names a process of root as its own: EPERM.
     let mut canary = canary();
-    let stat = fs::read_to_string(format!("/proc/{}/stat", canary.pid())).expect("a stat");
-    let tick = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("a tick");
+    let tick = crate::support::start_tick(canary.pid()).expect("a tick");
     let inode = rustix::fs::fstat(crate::support::pidfd(canary.pid()).expect("it lives"))
         .expect("a stat")
         .st_ino;

@@ -109,17 +109,7 @@ fn ctrl_z_gives_the_shell_its_prompt_and_fg_goes_on() {
     need!("bash");
     let place = Place::new();
     let mut pty = Pty::new();
-    let mut shell = Command::new("bash");
-    clean(&mut shell, &place);
-    shell
-        .args(["--norc", "--noprofile", "-i"])
-        .env("PS1", "prompt> ")
-        .env("PROCLEDGER_DB", place.ledger())
-        .env("P", PROCLEDGER)
-        .env("HISTFILE", "")
-        .current_dir(place.path());
-    let mut bash = pty.spawn(&mut shell);
-    pty.wait_for("prompt> ", 1);
+    let mut bash = pty.bash(&place);
     let script = place.script("job", "echo here=$$ is; read -r line; echo heard $line; exit 6");
     let script = script.to_str().expect("UTF-8");
     pty.type_in(&format!("$P run --task z -- {script}\n"));

@@ -14,7 +14,10 @@ use std::{
 
 use nix::pty::{Winsize, openpty};
 
-use crate::support::{Guard, eventually};
+use crate::{
+    cli::command::{PROCLEDGER, clean},
+    support::{Guard, Place, eventually},
+};
 
 /// A terminal of 24 lines and 80 columns.
 pub(crate) struct Pty {
@@ -57,6 +60,22 @@ impl Pty {
             });
         }
         Guard(command.spawn().expect("a program on the terminal"))
+    }
+
+    /// Starts an interactive shell that knows the command as `$P`, and waits for its first prompt.
+    pub(crate) fn bash(&self, place: &Place) -> Guard {
+        let mut shell = Command::new("bash");
+        clean(&mut shell, place);
+        shell
+            .args(["--norc", "--noprofile", "-i"])
+            .env("PS1", "prompt> ")
+            .env("PROCLEDGER_DB", place.ledger())
+            .env("P", PROCLEDGER)
+            .env("HISTFILE", "")
+            .current_dir(place.path());
+        let bash = self.spawn(&mut shell);
+        self.wait_for("prompt> ", 1);
+        bash
     }
 
     /// Resizes the terminal; the foreground group gets SIGWINCH.

@@ -124,7 +124,6 @@ fn it_listens_only_while_there_is_a_root_that_its_session_holds() {
 
 /// Threads of the host, by the first 15 characters of their name.
 fn listeners(host: &Host) -> usize {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", host.pid())).expect("threads");
-    let names = tasks.filter_map(|task| std::fs::read(task.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.starts_with(b"procledger-fork")).count()
+    let all = crate::support::threads(host.pid());
+    all.iter().filter(|name| name.starts_with("procledger-fork")).count()
 }

@@ -10,8 +10,8 @@ use std::{
 use procledger::ExitStatus;
 
 use crate::{
-    containment::keepers::{daemon, keepers, kept, stat_field},
-    support::{Eye, Guard, Place, need, root, sqlite3, stays, until},
+    containment::keepers::{daemon, keepers, kept},
+    support::{Eye, Guard, Place, need, parent, root, sqlite3, start_tick, stays, until},
 };
 
 /// A uid without an account.
@@ -171,7 +171,11 @@ fn a_process_with_the_reused_pid_of_a_dead_keeper_is_not_a_keeper() {
         {
             continue;
         }
-        let tick = if same_tick { stat_field(other.pid(), 22) } else { "keeper_start_tick".into() };
+        let tick = if same_tick {
+            start_tick(other.pid()).expect("a tick").to_string()
+        } else {
+            "keeper_start_tick".into()
+        };
         edit(&place, &format!("keeper_pid = {}, keeper_start_tick = {tick}", other.pid()));
         let killed = place.procledger(&["kill", "task"]);
         assert!(killed.status.success(), "{killed:?}");
@@ -208,9 +212,7 @@ fn a_row_of_an_older_version_whose_keeper_is_dead_leads_to_no_parent_of_the_prog
     let keeper = Eye::on(keepers(&place.ledger())[0]);
     let other = place.child("exec sleep 3600");
     keeper.kill();
-    until("it has another parent", || {
-        stat_field(process.pid().get(), 4) != keeper.pid().to_string()
-    });
+    until("it has another parent", || parent(process.pid().get()) != Some(keeper.pid()));
     edit(&place, "keeper_pid = NULL, keeper_start_tick = NULL, keeper_pidfd_inode = NULL");
     let killed = place.procledger(&["kill", "task"]);
     assert!(killed.status.success(), "{killed:?}");
@@ -225,8 +227,8 @@ fn the_keepers_identity_is_committed_with_the_row_and_its_arguments_say_nothing(
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
-    let parent = stat_field(process.pid().get(), 4);
-    let tick = stat_field(parent.parse().expect("a pid"), 22);
+    let parent = parent(process.pid().get()).expect("a keeper");
+    let tick = start_tick(parent).expect("a tick");
     let recorded = place.sqlite3("SELECT keeper_pid, keeper_start_tick FROM process");
     assert_eq!(recorded, format!("{parent}|{tick}"));
     let argv = fs::read_to_string(format!("/proc/{parent}/cmdline")).expect("argv");

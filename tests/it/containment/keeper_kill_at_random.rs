@@ -4,22 +4,20 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    io::{Read, Write},
+    io::Write,
     path::Path,
-    process::{self, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use procledger::{ContainmentMode, Job, Tracker};
 
 use crate::{
     containment::keepers::KEEPER,
-    spawn::gate_host::{self, Given},
-    support::{Guard, Place, at_once, pids, sqlite3, until},
+    spawn::gate_host::{self, Given, kill_at_random},
+    support::{Place, at_once, pids, sqlite3, until},
 };
 
 /// Kills; each is one host.
@@ -79,7 +77,8 @@ fn no_program_without_a_row_none_left_and_no_keeper_left() {
 }
 
 fn strike(place: &Place, trial: u32) -> &'static str {
-    let said = crash(place, trial);
+    let mut host = gate_host::command(place, "kept-at-random");
+    let said = kill_at_random(host.env(TRIAL, trial.to_string()), 25_000, |_| true);
     until("no keeper is left", || keepers(place.path()).is_empty());
     until("no program is left", || place.alive().is_empty());
     let ledger = place.path().join(format!("ledger-{trial}.db"));
@@ -108,31 +107,4 @@ fn keepers(folder: &Path) -> Vec<u32> {
     let runs_it =
         |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary);
     pids().into_iter().filter(runs_it).collect()
-}
-
-fn crash(place: &Place, trial: u32) -> String {
-    let mut host = Guard(
-        gate_host::command(place, "kept-at-random")
-            .env(TRIAL, trial.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a host"),
-    );
-    let mut stdout: process::ChildStdout = host.0.stdout.take().expect("piped");
-    let mut said = Vec::new();
-    let mut buffer = [0; 4096];
-    // libtest writes first.
-    while !said.windows(2).any(|two| two == b">>") {
-        let count = stdout.read(&mut buffer).expect("a pipe");
-        assert_ne!(count, 0, "the host ended: {}", String::from_utf8_lossy(&said));
-        said.extend_from_slice(&buffer[..count]);
-    }
-    let random = u64::try_from(uuid::Uuid::new_v4().as_u128() & 0xffff_ffff).expect("32 bits");
-    std::thread::sleep(Duration::from_micros(random % 25_000));
-    host.0.kill().expect("killed");
-    host.0.wait().expect("reaped");
-    stdout.read_to_end(&mut said).expect("a pipe");
-    let text = String::from_utf8_lossy(&said).into_owned();
-    text.rsplit_once(">>").expect("begun").1.to_owned()
 }

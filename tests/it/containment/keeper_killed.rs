@@ -4,7 +4,7 @@ use procledger::ExitStatus;
 
 use crate::{
     containment::keepers::{HOST, daemon, keepers, kept},
-    support::{Eye, Host, Place, eventually, until},
+    support::{Eye, Host, Place, eventually, parent, until},
 };
 
 #[test]
@@ -106,11 +106,8 @@ fn at_the_gate_then_the_program_never_runs() {
                 .is_ok_and(|exe| exe == *crate::containment::keepers::KEEPER)
         };
         let of_ours = |pid: u32| {
-            let parent: u32 = crate::containment::keepers::stat_field(pid, 4).parse().ok()?;
-            (gated(&parent)
-                && crate::containment::keepers::stat_field(parent, 4)
-                    == std::process::id().to_string())
-            .then_some(parent)
+            let above = parent(pid)?;
+            (gated(&above) && parent(above) == Some(std::process::id())).then_some(above)
         };
         crate::support::pids().into_iter().filter(gated).find_map(of_ours)
     });

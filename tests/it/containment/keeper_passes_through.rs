@@ -11,9 +11,9 @@ use std::{
 use procledger::{Containment, ExitStatus, Job, Stdio};
 
 use crate::{
-    containment::keepers::{keepers, kept, stat_field},
+    containment::keepers::{keepers, kept},
     spawn::gate_host::{Given, children, descriptors, play_kept},
-    support::{Place, until},
+    support::{Place, parent, stat_field, until},
 };
 
 /// These bodies are shared with the gate's tests: the requirements on a program and its host are the same.
@@ -93,10 +93,10 @@ fn the_row_is_the_programs_and_the_keeper_is_out_of_the_way() {
     let row = tracker.running().expect("rows").remove(0);
     assert_eq!((row.identity.pid, row.session), (process.pid(), Some(process.pid())));
     assert_eq!(row.containment, Containment::Keeper);
-    let keeper: u32 = stat_field(process.pid().get(), 4).parse().expect("a parent");
+    let keeper = parent(process.pid().get()).expect("a parent");
     assert_eq!(keepers(&place.ledger()), [keeper]);
-    assert_eq!(stat_field(keeper, 4), std::process::id().to_string(), "a child of its host");
-    assert_eq!(stat_field(keeper, 6), keeper.to_string(), "a session of its own");
+    assert_eq!(parent(keeper), Some(std::process::id()), "a child of its host");
+    assert_eq!(stat_field(keeper, 6), Some(keeper.to_string()), "a session of its own");
     let status = fs::read_to_string(format!("/proc/{keeper}/status")).expect("a keeper");
     let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a mask");
     let blocked = u64::from_str_radix(blocked.trim(), 16).expect("a mask");

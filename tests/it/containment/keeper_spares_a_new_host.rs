@@ -1,9 +1,9 @@
 //! A task under a keeper has started another host of the same ledger before the old one dies.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use crate::{
-    containment::keepers::HOST,
+    containment::keepers::{HOST, daemon},
     support::{Eye, Host, Place, eventually, stays, until},
 };
 
@@ -28,13 +28,7 @@ fn invariant_13_a_host_adopted_by_the_keeper_lives_with_all_that_it_started() {
         let text = fs::read_to_string(place.path().join("out")).unwrap_or_default();
         text.contains("host> open").then_some(())
     });
-    send(
-        &place,
-        &format!(
-            "spawn fresh {}; exec sleep 3600",
-            crate::containment::keepers::daemon(&place, "fresh-daemon")
-        ),
-    );
+    place.send_to_fifo(&format!("spawn fresh {}; exec sleep 3600", daemon(&place, "fresh-daemon")));
     let fresh = "SELECT pid FROM process WHERE task_id = 'fresh' AND root IS NULL";
     let fresh = eventually("it spawns", || place.sqlite3(fresh).parse().ok().map(Eye::on));
     let daemon = place.eye("fresh-daemon");
@@ -43,7 +37,7 @@ fn invariant_13_a_host_adopted_by_the_keeper_lives_with_all_that_it_started() {
     stays("the new host and its programs live", || {
         !new.is_dead() && !fresh.is_dead() && !daemon.is_dead()
     });
-    send(&place, "quit");
+    place.send_to_fifo("quit");
     until("the new host stops in order", || new.is_dead());
     assert!(fresh.is_dead());
 }
@@ -67,24 +61,9 @@ fn a_nested_host_goes_with_its_task() {
         let text = fs::read_to_string(place.path().join("out")).unwrap_or_default();
         text.contains("host> open").then_some(())
     });
-    send(
-        &place,
-        &format!(
-            "spawn deep {}; exec sleep 3600",
-            crate::containment::keepers::daemon(&place, "deep-daemon")
-        ),
-    );
+    place.send_to_fifo(&format!("spawn deep {}; exec sleep 3600", daemon(&place, "deep-daemon")));
     let daemon = place.eye("deep-daemon");
     outer.crash();
     until("all of it is gone", || root.is_dead() && inner.is_dead() && daemon.is_dead());
     until("nothing is left", || place.alive().is_empty());
-}
-
-fn send(place: &Place, line: &str) {
-    let done = Command::new("sh")
-        .args(["-c", "echo \"$1\" > \"$2\"", "sh", line])
-        .arg(place.path().join("in"))
-        .status()
-        .expect("a shell");
-    assert!(done.success());
 }

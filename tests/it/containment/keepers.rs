@@ -1,10 +1,10 @@
 //! Not a scenario: what the scenarios of keepers share.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use procledger::{Builder, ContainmentMode, Tracker};
 
-use crate::support::{Place, is_alive, sqlite3};
+use crate::support::{Place, is_alive, sqlite3, start_tick};
 
 /// The built keeper.
 pub(crate) const KEEPER: &str = env!("CARGO_BIN_EXE_procledger-keeper");
@@ -36,22 +36,10 @@ pub(crate) fn keepers(ledger: &Path) -> Vec<u32> {
     let recorded = sqlite3(ledger, rows);
     let recorded = recorded.lines().filter_map(|line| line.split_once('|'));
     let mut alive: Vec<u32> = recorded
-        .filter_map(|(pid, tick)| Some((pid.parse().ok()?, tick)))
-        .filter(|&(pid, tick)| is_alive(pid) && start_tick(pid).as_deref() == Some(tick))
+        .filter_map(|(pid, tick)| Some((pid.parse().ok()?, tick.parse().ok())))
+        .filter(|&(pid, tick)| is_alive(pid) && start_tick(pid) == tick)
         .map(|(pid, _)| pid)
         .collect();
     alive.sort_unstable();
     alive
-}
-
-fn start_tick(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(19).map(str::to_owned)
-}
-
-/// A field of `/proc/PID/stat`, counted as in `proc_pid_stat(5)`, from the third on.
-pub(crate) fn stat_field(pid: u32, number: usize) -> String {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let rest = stat.rsplit_once(") ").expect("a name").1;
-    rest.split(' ').nth(number - 3).expect("a field").to_owned()
 }

@@ -35,7 +35,9 @@ fn a_ledger_below_roots_folders_is_opened_in_it() {
     // The built command may be in a folder that this user may not read.
     let copy = place.path().join("procledger");
     fs::copy(PROCLEDGER, &copy).expect("a copy");
-    command.args(["--user", "--map-root-user"]).arg(copy).arg("--db").arg(folder.join("ledger.db"));
+    // With processes of its own only: an orphan of another user would be a suspect, and reported.
+    command.args(["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]);
+    command.arg(copy).arg("--db").arg(folder.join("ledger.db"));
     let answer = answer(command.args(["run", "--task", "t", "--", "echo", "ran"]));
     if answer.err.contains("unshare failed") {
         return skipped("this machine allows no user namespaces");

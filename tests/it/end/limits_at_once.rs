@@ -193,9 +193,7 @@ fn a_shutdown_waits_for_trees_that_are_being_ended_for_a_limit() {
     assert_eq!(place.sqlite3(reasons), "other|shutdown\nover|max_runtime");
 }
 
-/// Counts the threads of a process by the beginnings of their names.
+/// Counts the threads of a process with these names.
 fn threads(pid: u32, names: &[&str]) -> usize {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten();
-    let comm = |path: std::path::PathBuf| fs::read_to_string(path).unwrap_or_default();
-    threads.filter(|thread| names.contains(&comm(thread.path().join("comm")).trim())).count()
+    crate::support::threads(pid).iter().filter(|name| names.contains(&name.as_str())).count()
 }

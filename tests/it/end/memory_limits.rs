@@ -10,7 +10,10 @@ use procledger::{ContainmentMode, Job, Stdio, Tracker};
 use crate::{
     containment::keepers::KEEPER,
     handle::as_a_host::end_the_first_thread,
-    support::{Eye, Host, PATIENCE, Place, at_once, in_namespace_as_a_user, is_alive, root, until},
+    support::{
+        Eye, Host, PATIENCE, Place, at_once, children, in_namespace_as_a_user, is_alive, root,
+        threads, until,
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -83,12 +86,6 @@ fn program(place: &Place, task: &str, mode: &str) -> Job {
         .current_dir(place.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-}
-
-/// The children of a process.
-fn children(pid: u32) -> Vec<u32> {
-    let all = crate::support::pids().into_iter();
-    all.filter(|&child| crate::support::parent(child) == Some(pid)).collect()
 }
 
 /// 240 MB by the sum of resident memory, 40 MB in fact.
@@ -266,12 +263,8 @@ fn a_program_that_was_adopted_keeps_its_limit() {
 fn the_memory_thread_runs_only_while_there_are_memory_limits() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=session");
-    let looks = |host: &Host| {
-        let threads = fs::read_dir(format!("/proc/{}/task", host.pid())).expect("threads");
-        let comm = |path: std::path::PathBuf| fs::read_to_string(path).unwrap_or_default();
-        let is_it = |comm: String| comm.trim() == "procledger-memo";
-        threads.flatten().filter(|thread| is_it(comm(thread.path().join("comm")))).count()
-    };
+    let looks =
+        |host: &Host| threads(host.pid()).iter().filter(|name| *name == "procledger-memo").count();
     host.spawn("plain", "exec sleep 3600");
     assert_eq!(looks(&host), 0);
     for round in 0..2 {

@@ -18,7 +18,10 @@ use crate::{
     end::many_at_once::zombie_leader,
     handle::refusals::{grounds_of_nobody, host_of_nobody},
     spawn::gate_host,
-    support::{Eye, Guard, Place, procledger, root, skipped, sqlite3, state, tool, until},
+    support::{
+        Eye, Guard, Place, children, is_only, procledger, root, skipped, sqlite3, state, tool,
+        until,
+    },
 };
 
 /// The line about a survivor.
@@ -152,10 +155,8 @@ fn a_descendant_of_another_uid_survives_by_name() {
     let root = host.spawn("denied", &script);
     let query = |query: &str| sqlite3(&ledger, query);
     let child = crate::support::eventually("its child is root's", || {
-        let children = format!("/proc/{0}/task/{0}/children", root.pid());
-        let pid: u32 = fs::read_to_string(children).ok()?.trim().parse().ok()?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        status.contains("Uid:\t0\t0\t0\t0").then(|| Eye::on(pid))
+        let child = children(root.pid()).pop()?;
+        is_only(child, 0).then(|| Eye::on(child))
     });
     host.ask("terminate denied");
     assert!(root.is_dead() && !child.is_dead());

@@ -34,8 +34,9 @@ fn end(place: &Place) {
 }
 
 fn is_traced(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status.lines().any(|line| line.starts_with("TracerPid:") && line != "TracerPid:\t0")
+    crate::support::status(pid)
+        .lines()
+        .any(|line| line.starts_with("TracerPid:") && line != "TracerPid:\t0")
 }
 
 /// `strace -f -p`, attached.

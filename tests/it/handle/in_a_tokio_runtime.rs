@@ -354,9 +354,8 @@ fn no_wait_takes_a_thread() {
 }
 
 fn threads(wanted: impl Fn(&str) -> bool) -> usize {
-    let threads = fs::read_dir("/proc/self/task").expect("threads").flatten();
-    let comm = |path: std::path::PathBuf| fs::read_to_string(path).unwrap_or_default();
-    threads.filter(|thread| wanted(comm(thread.path().join("comm")).trim())).count()
+    let all = crate::support::threads(std::process::id());
+    all.iter().filter(|name| wanted(name)).count()
 }
 
 /// Without a watcher, the waiter settles the end itself, and not on the runtime's thread.

@@ -9,7 +9,7 @@ use std::{
 
 use procledger::{Error, Job, Tracker};
 
-use crate::support::{Eye, Host, Place, is_alive, need, root, tool, until};
+use crate::support::{Eye, Host, Place, is_alive, is_only, need, root, status, tool, until};
 
 fn nothing_is_recorded(place: &Place) {
     assert_eq!(place.sqlite3("SELECT count(*) FROM process"), "0");
@@ -142,10 +142,7 @@ fn root_killed_its_own_daemon_that_had_lent_itself_to_the_ledgers_user() {
     let lent = place.child(&format!(
         "exec python3 -c 'import os, time; os.seteuid({uid}); time.sleep(3600)' \"$0\""
     ));
-    let status = format!("/proc/{}/status", lent.pid());
-    until("it has lent itself", || {
-        fs::read_to_string(&status).is_ok_and(|text| text.contains(&format!("Uid:\t0\t{uid}\t0")))
-    });
+    until("it has lent itself", || status(lent.pid()).contains(&format!("Uid:\t0\t{uid}\t0")));
     let mut host = host_of_nobody(&place, &ledger, &binary);
     assert_eq!(host.ask(&format!("register task {}", lent.pid())), "done");
     host.crash();
@@ -168,10 +165,7 @@ fn invariant_12_a_process_that_cannot_be_killed_stays_in_the_ledger_and_is_tried
     let script =
         format!("exec {} --reuid 0 --regid 0 --clear-groups sleep 3600", elevated.display());
     let stubborn = host.spawn("stubborn", &script);
-    let uid = format!("/proc/{}/status", stubborn.pid());
-    until("it is root's", || {
-        fs::read_to_string(&uid).is_ok_and(|text| text.contains("Uid:\t0\t0\t0\t0"))
-    });
+    until("it is root's", || is_only(stubborn.pid(), 0));
     assert_eq!(host.ask("terminate stubborn"), "0");
     assert!(!stubborn.is_dead());
     let query = |query: &str| crate::support::sqlite3(&ledger, query);

@@ -13,19 +13,13 @@ use crate::{
     containment::leaves::leaves,
     support::{
         Eye, Host, Place, alone, canary, eventually, in_namespace_as_a_user, long, parent, pids,
-        state, stays, until,
+        stays, until, zombies_of,
     },
 };
 
 const SESSION: &str = "containment=session";
 const KEEPER: &str = "containment=keeper keeper";
 const CGROUP: &str = "containment=cgroup";
-
-/// Counts the zombies of a process.
-fn zombies_of(pid: u32) -> Vec<u32> {
-    let is_one = |&child: &u32| parent(child) == Some(pid) && state(child) == Some('Z');
-    pids().into_iter().filter(is_one).collect()
-}
 
 fn row(place: &Place, task: &str) -> String {
     place.sqlite3(&format!(

@@ -374,10 +374,7 @@ fn root_leaves_another_users_match_and_a_user_leaves_roots() {
     let user = USER.join(" ");
     let theirs =
         stage.orphan("theirs", Fate::Spared, &format!("exec setpriv {user} ./\"$NAME\" 300"));
-    until("it belongs to the user", || {
-        let status = fs::read_to_string(format!("/proc/{theirs}/status")).unwrap_or_default();
-        status.contains("Uid:\t12345\t12345")
-    });
+    until("it belongs to the user", || crate::support::is_only(theirs, 12345));
     // First as the user, on a ledger of that user: root's process lives.
     let folder = stage.path("theirs.d");
     fs::create_dir(&folder).expect("a folder");

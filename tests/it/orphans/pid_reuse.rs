@@ -187,10 +187,7 @@ fn end(child: &mut Child) -> u32 {
 fn same_tick(path: &Path, pid: u32) -> bool {
     let rows = Ledger::open(path).expect("a ledger").running().expect("rows");
     let row = rows.iter().find(|row| row.identity.pid.get() == pid).expect("its row is live");
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the unrelated process");
-    let fields = stat.rsplit_once(") ").expect("a name").1;
-    let tick: u64 = fields.split(' ').nth(19).expect("field 22").parse().expect("a tick");
-    row.identity.start_tick == tick
+    Some(row.identity.start_tick) == crate::support::start_tick(pid)
 }
 
 fn check(ledger: &Ledger, task: &str, reason: EndReason, mut unrelated: Guard) {

@@ -1,6 +1,6 @@
 //! A task restarts the host that started it.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use crate::support::{Eye, Host, Place, eventually, is_alive, until};
 
@@ -38,7 +38,7 @@ fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_
     assert_eq!(place.sqlite3(&hit), "0", "and it never was a member of anything");
 
     // The programs that it starts have a token of their own, and outlive a further pass.
-    send(&place, "spawn fresh exec sleep 3600");
+    place.send_to_fifo("spawn fresh exec sleep 3600");
     let fresh = "SELECT pid FROM process WHERE task_id = 'fresh'";
     let fresh = eventually("it spawns", || place.sqlite3(fresh).parse().ok().map(Eye::on));
     // The row exists before the program: until exec the child still shows its host's environment.
@@ -52,16 +52,7 @@ fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_
     let reap = place.procledger(&["reap"]);
     assert!(reap.status.success(), "{reap:?}");
     assert!(!new.is_dead() && !fresh.is_dead());
-    send(&place, "quit");
+    place.send_to_fifo("quit");
     until("the new host stops in order", || new.is_dead());
     assert!(fresh.is_dead());
-}
-
-fn send(place: &Place, line: &str) {
-    let done = Command::new("sh")
-        .args(["-c", "echo \"$1\" > \"$2\"", "sh", line])
-        .arg(place.path().join("in"))
-        .status()
-        .expect("a shell");
-    assert!(done.success());
 }

@@ -24,8 +24,8 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::{
     cli::command::{Answer, PROCLEDGER, Running, bare, clean, finish, run},
     support::{
-        Eye, Host, PATIENCE, Place, alone, eventually, in_namespace, is_alive, need, pidfd, pids,
-        root, until,
+        Eye, Host, PATIENCE, Place, alone, eventually, in_namespace, is_alive, is_only, need,
+        parent, pidfd, pids, root, until,
     },
 };
 
@@ -93,11 +93,6 @@ impl Watch {
         };
         Eye::on(eventually("a worker", || pids().into_iter().find(is_worker)))
     }
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
@@ -421,10 +416,7 @@ fn root_watches_ledgers_of_several_users_each_as_its_owner() {
         let running = run_as(&place, *uid, ledger);
         let orphan = Eye::on(running.said.parse().expect("a pid"));
         let worker = watch.worker(ledger);
-        let status =
-            || fs::read_to_string(format!("/proc/{}/status", worker.pid())).unwrap_or_default();
-        let ids = format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}");
-        until("the worker is that user", || status().contains(&ids));
+        until("the worker is that user", || is_only(worker.pid(), *uid));
         running.crash();
         until("what they left is dead", || orphan.is_dead());
         watch.done(&[&ledger.display().to_string(), "theirs pid"]);

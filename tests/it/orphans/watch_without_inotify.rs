@@ -13,7 +13,7 @@ use std::{
 use crate::{
     cli::command::{PROCLEDGER, clean},
     orphans::watch_service::{Watch, start_host},
-    support::{Eye, Place, alone, at_once, need, parent, pids, skipped, until},
+    support::{Eye, Place, alone, at_once, children, need, skipped, until},
 };
 
 /// A watch with these limits; raised once there is a file `more` in its folder.
@@ -35,10 +35,6 @@ fn limited(place: &Place, instances: u32, watches: u32, args: &[&str]) -> Option
         return None;
     }
     Some(watch)
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    pids().into_iter().filter(|child| parent(*child) == Some(pid)).collect()
 }
 
 /// Distinct inotify instances that these processes have open: the ids of two copies of one are equal.

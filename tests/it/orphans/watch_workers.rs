@@ -23,8 +23,8 @@ use crate::{
     cli::command::{Answer, PROCLEDGER, Running, answer, bare, clean, finish},
     orphans::watch_service::{Watch, run_as, start_host, users_place},
     support::{
-        Eye, Host, PATIENCE, Place, alone, eventually, need, pidfd, pids, processes_with, root,
-        skipped, until,
+        Eye, Host, PATIENCE, Place, alone, eventually, is_only, need, pidfd, pids, processes_with,
+        root, skipped, status, until,
     },
 };
 
@@ -135,13 +135,8 @@ fn roots_shell(place: &Place) -> Command {
     command
 }
 
-fn status_of(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
-}
-
 fn becomes(pid: u32, uid: u32) {
-    let ids = format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}");
-    until("it has become that user", || status_of(pid).contains(&ids));
+    until("it has become that user", || is_only(pid, uid));
 }
 
 /// Where they belong to us there is nothing to compare with: the roles are played by root, which watches another user's ledger.
@@ -189,7 +184,7 @@ fn a_worker_gives_the_owner_of_its_ledger_nothing_of_roots() {
         let worker = watch.worker(path);
         becomes(worker.pid(), UID);
         takes_nothing(&place, UID, worker.pid());
-        let status = status_of(worker.pid());
+        let status = status(worker.pid());
         for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
             assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
         }
@@ -285,7 +280,7 @@ fn no_moment_of_a_workers_start_shows_roots_environment_to_the_user() {
 
 /// The peak of the memory of a process, in KiB.
 fn peak(pid: u32) -> u64 {
-    let status = status_of(pid);
+    let status = status(pid);
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

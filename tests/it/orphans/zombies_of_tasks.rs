@@ -9,17 +9,12 @@ use crate::{
     containment::leaves::leaves,
     support::{
         Eye, Host, Place, eventually, in_namespace, in_namespace_as_a_user, namespaced, namespaces,
-        parent, pids, state, stays, until,
+        parent, pids, state, stays, until, zombies_of,
     },
 };
 
 const SESSION: &str = "containment=session";
 const CGROUP: &str = "containment=cgroup";
-
-fn zombies_of(pid: u32) -> Vec<u32> {
-    let is_one = |&child: &u32| parent(child) == Some(pid) && state(child) == Some('Z');
-    pids().into_iter().filter(is_one).collect()
-}
 
 /// Leaves 20 processes that die by themselves, none of which its root waits for.
 const LEAVES_20: &str = "i=0; while [ $i -lt 20 ]; do (sleep 0.05 &); i=$((i+1)); done";

@@ -14,7 +14,7 @@ use std::{
 
 use procledger::{Builder, Tracker};
 
-use crate::support::{GRACE, Guard, Place, pids};
+use crate::support::{GRACE, Guard, Place, random};
 
 pub(crate) const HOST: [&str; 4] =
     ["--exact", "spawn::gate_host::gate_host", "--nocapture", "--test-threads=1"];
@@ -173,16 +173,37 @@ pub(crate) fn descriptors() -> Vec<String> {
     all
 }
 
+/// Starts a host that prints `>>` and then one letter for each of its steps, and kills it at random within this many microseconds
+/// from when `is_time` holds for the letters so far. Returns its letters.
+pub(crate) fn kill_at_random(
+    host: &mut Command,
+    micros: u64,
+    is_time: impl Fn(&[u8]) -> bool,
+) -> String {
+    let mut host = Guard(host.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a host"));
+    let mut stdout = host.0.stdout.take().expect("piped");
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    // libtest writes first.
+    let begun = |said: &[u8]| said.windows(2).position(|two| two == b">>").map(|at| at + 2);
+    while !begun(&said).is_some_and(|at| is_time(&said[at..])) {
+        let count = stdout.read(&mut buffer).expect("a pipe");
+        assert_ne!(count, 0, "the host ended: {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&buffer[..count]);
+    }
+    std::thread::sleep(Duration::from_micros(random(micros)));
+    host.0.kill().expect("killed");
+    host.0.wait().expect("reaped");
+    // Programs have no copy of the pipe: it ends here.
+    stdout.read_to_end(&mut said).expect("a pipe");
+    let text = String::from_utf8_lossy(&said).into_owned();
+    text.rsplit_once(">>").expect("begun").1.to_owned()
+}
+
 /// Children of this process that are zombies, or in any other state.
 pub(crate) fn children() -> Vec<(u32, char)> {
-    let own = std::process::id();
-    let child = |pid: u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-        let state = fields.next()?.chars().next()?;
-        (fields.next()?.parse() == Ok(own)).then_some((pid, state))
-    };
-    pids().into_iter().filter_map(child).collect()
+    let all = crate::support::children(std::process::id()).into_iter();
+    all.filter_map(|pid| Some((pid, crate::support::state(pid)?))).collect()
 }
 
 /// Another process that holds the ledger's write lock until it is dropped. Not this one: what SQLite keeps open here while it

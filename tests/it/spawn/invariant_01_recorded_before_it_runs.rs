@@ -6,19 +6,18 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    io::{Read, Write},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    io::Write,
+    path::Path,
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
-    time::Duration,
 };
 
 use procledger::{Job, Tracker};
 
 use crate::{
-    spawn::gate_host::{self, Given},
-    support::{Guard, Place, pids, processes_with, sqlite3, until},
+    spawn::gate_host::{self, Given, kill_at_random},
+    support::{Place, pids, processes_with, sqlite3, until},
 };
 
 /// Kills; each is one host.
@@ -100,7 +99,11 @@ fn invariant_01_recorded_before_it_runs() {
 }
 
 fn trial(place: &Place, number: u32) -> (Struck, usize) {
-    let (said, ledger) = crash(place, number);
+    // Every second host has one program running, on however slow a machine.
+    let is_time = |steps: &[u8]| number.is_multiple_of(2) || steps.contains(&b'r');
+    let mut host = gate_host::command(place, "invariant-01");
+    let said = kill_at_random(host.env(TRIAL, number.to_string()), 6_000, is_time);
+    let ledger = place.path().join(format!("ledger-{number}.db"));
     let trial_marker = format!("{}-trial-{number}-", place.marker());
     let begun = said.matches('b').count();
     let returned = said.matches('r').count();
@@ -138,44 +141,6 @@ fn trial(place: &Place, number: u32) -> (Struck, usize) {
         let _ = fs::remove_file(place.path().join(format!("ledger-{number}.db{file}")));
     }
     (struck, ran.len())
-}
-
-/// Starts a host, kills it a random moment after its first spawn began or returned, and returns its output.
-fn crash(place: &Place, number: u32) -> (String, PathBuf) {
-    let mut host = Guard(
-        gate_host::command(place, "invariant-01")
-            .env(TRIAL, number.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a host"),
-    );
-    let mut stdout = host.0.stdout.take().expect("piped");
-    let mut said = Vec::new();
-    let mut buffer = [0; 4096];
-    // Every second host has one program running, on however slow a machine.
-    let is_time = |said: &[u8]| {
-        let spawns = said.windows(2).position(|two| two == b">>").map(|at| &said[at + 2..]);
-        spawns.is_some_and(|spawns| number.is_multiple_of(2) || spawns.contains(&b'r'))
-    };
-    // libtest writes first.
-    while !is_time(&said) {
-        let count = stdout.read(&mut buffer).expect("a pipe");
-        assert_ne!(count, 0, "the host ended: {}", String::from_utf8_lossy(&said));
-        said.extend_from_slice(&buffer[..count]);
-    }
-    thread::sleep(Duration::from_micros(random(6_000)));
-    host.0.kill().expect("killed");
-    host.0.wait().expect("reaped");
-    // Programs have no copy of the pipe: it ends here.
-    stdout.read_to_end(&mut said).expect("a pipe");
-    let text = String::from_utf8_lossy(&said).into_owned();
-    let letters = text.rsplit_once(">>").expect("begun").1.to_owned();
-    (letters, place.path().join(format!("ledger-{number}.db")))
-}
-
-fn random(below: u64) -> u64 {
-    u64::try_from(uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX)).expect("32 bits") % below
 }
 
 fn said_so(runs: &Path) -> HashSet<String> {

@@ -128,9 +128,7 @@ impl Figures {
 
 /// By name.
 fn threads() -> Vec<String> {
-    let tasks = fs::read_dir("/proc/self/task").expect("/proc").map_while(Result::ok);
-    let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();
-    let mut names: Vec<String> = tasks.filter_map(name).collect();
+    let mut names = crate::support::threads(std::process::id());
     names.sort();
     names
 }

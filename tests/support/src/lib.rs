@@ -1,0 +1,17 @@
+//! Test helpers that know nothing of procledger: processes as the kernel reports them, bounded waiting, PID namespaces, tools
+//! that may be missing, and reproducible random numbers.
+
+mod namespace;
+mod process;
+mod random;
+mod tools;
+mod wait;
+
+pub use namespace::{namespaced, namespaces};
+pub use process::{
+    Eye, children, is_alive, is_only, parent, pidfd, pids, start_tick, stat_field, state, status,
+    threads, zombies_of,
+};
+pub use random::{Chance, random};
+pub use tools::{find, root, skipped, tool};
+pub use wait::{PATIENCE, at_once, eventually, stays, until, within};
