@@ -8,7 +8,7 @@ use rusqlite::{Connection, types::Value};
 use crate::{
     trial::{Outcome, Stage, Strike, Trial, restart},
     workload::Part,
-    world::{PATIENCE, describe, is_alive, live_processes, parent, within},
+    world::{Eye, PATIENCE, describe, is_alive, live_processes, parent, within},
 };
 
 /// A keeper exits after its tree; nothing waits for it.
@@ -222,7 +222,7 @@ fn check_restart(stage: &mut Stage, part: &Part, when: &str, found: &mut Vec<Str
 fn left(stage: &mut Stage, part: &Part, host: u32) -> Vec<u32> {
     stage.reap();
     let recorded = recorded(&part.ledger());
-    let mut spared: HashSet<u32> = stage.canaries.iter().map(|eye| eye.pid()).collect();
+    let mut spared: HashSet<u32> = stage.canaries.iter().map(Eye::pid).collect();
     spared.insert(host);
     for foreign in &stage.foreign {
         if !recorded.contains(&foreign.pid()) {

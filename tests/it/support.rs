@@ -191,8 +191,12 @@ pub(crate) fn in_namespace_with_init(test: &str) -> bool {
 
 /// The same, but root creates the namespace and the test in it is an ordinary user, which is not even root of a user namespace.
 pub(crate) fn in_namespace_as_a_user(test: &str) -> bool {
+    // A limit on the processes of a user (`ulimit -u`) counts those of all tests that share it.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let id = 1_000_000 + std::process::id() * 64 + COUNT.fetch_add(1, Ordering::Relaxed) % 64;
     let mut user = namespaced("setpriv");
-    user.args(["--reuid=61234", "--regid=61234", "--clear-groups", "--inh-caps=-all"]);
+    user.args([format!("--reuid={id}"), format!("--regid={id}")]);
+    user.args(["--clear-groups", "--inh-caps=-all"]);
     user.arg(this_binary());
     is_inside() || root() && tool("setpriv").is_some() && run_inside(user, test)
 }

@@ -172,8 +172,8 @@ impl Oracle {
     fn unrelated(&self, spared: &[u32]) -> Vec<u32> {
         let staying = self.trees.values().filter(|tree| tree.stays);
         let mut known: HashSet<u32> =
-            staying.flat_map(|tree| tree.members.iter().map(|member| member.pid())).collect();
-        known.extend(self.canaries.iter().map(|canary| canary.pid()));
+            staying.flat_map(|tree| tree.members.iter().map(Eye::pid)).collect();
+        known.extend(self.canaries.iter().map(Eye::pid));
         known.extend(spared);
         let is_a_keeper = |pid: u32| {
             describe(pid).contains("procledger-keep")

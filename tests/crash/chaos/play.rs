@@ -280,7 +280,7 @@ impl Play {
         let last = self.command(&["reap"]);
         self.check_status("reap", &last);
         let mut spared: Vec<u32> = self.hosts.iter().map(|host| host.eye.pid()).collect();
-        spared.extend(self.watch.as_ref().map(|watch| watch.pid()));
+        spared.extend(self.watch.as_ref().map(Eye::pid));
         self.oracle.look_at_everything(&spared, &mut self.statuses);
     }
 
