@@ -1,27 +1,26 @@
 //! Opens a ledger, in the order of the former implementation: set up, load, clean up, monitor, begin.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    Inner, Tracker,
+    Tracker,
     caller::Caller,
     core::Core,
     end::spared::check_names,
-    options::Options,
-    passes::retention::{DEFAULT_KEEP_HISTORY, SMALLEST_LIMIT},
-    runtime::{instance::Instance, lock::lock, monitor},
+    monitor,
+    options::{Options, trusted_or_by_environment},
+    passes::{
+        import, orphans,
+        retention::{DEFAULT_KEEP_HISTORY, SMALLEST_LIMIT},
+    },
+    runtime::instance::Instance,
 };
 use crate::{
-    error::{Error, Kind, Result},
-    export::Exporter,
+    error::{Error, Result},
     metrics::Counters,
-    model::{ContainmentMode, Millis, ProcessRecord, Report},
+    model::{ContainmentMode, Report},
     store::{Store, Upgrade},
-    sys::{Proc, current_place, keeper::is_secure, own_files::refuse_as_output},
+    sys::{Proc, current_place, own_files::refuse_as_output},
 };
 
 /// Where the former implementation keeps its list of processes.
@@ -36,9 +35,6 @@ const GRACE: Duration = Duration::from_secs(5);
 const ECOSYSTEM_MANAGER_GRACE: Duration = Duration::from_millis(100);
 /// A process younger than this may be about to be registered.
 pub const DEFAULT_MIN_AGE: Duration = Duration::from_secs(10);
-
-/// Environment variable with which operators trust a folder without a change of the program.
-const TRUST_VARIABLE: &str = "PROCLEDGER_TRUST_FOLDER";
 
 /// Options for opening a ledger. Created by [`Tracker::builder`].
 ///
@@ -87,45 +83,6 @@ impl Tracker {
                 caller: None,
             },
         }
-    }
-
-    /// Returns what `open` found of dead instances, and what it did about it.
-    pub fn startup_report(&self) -> &Report {
-        &self.inner.startup
-    }
-
-    /// Returns the live roots of this ledger, of all instances, the longest-running first.
-    ///
-    /// # Errors
-    ///
-    /// If the ledger cannot be read.
-    pub fn running(&self) -> Result<Vec<ProcessRecord>> {
-        let mut rows = self.inner.core.store.live()?;
-        rows.retain(|row| row.root.is_none());
-        Ok(rows)
-    }
-
-    /// Returns the leaks that were found since a time, newest first; all of them with `None`.
-    ///
-    /// # Errors
-    ///
-    /// If the ledger cannot be read.
-    pub fn leaks(
-        &self,
-        since: impl Into<Option<std::time::SystemTime>>,
-    ) -> Result<Vec<crate::model::LeakRecord>> {
-        self.inner.core.store.leaks(since.into().map(Millis::from))
-    }
-
-    /// Returns the canonical path of the ledger.
-    pub fn path(&self) -> &Path {
-        self.inner.core.store.path()
-    }
-
-    /// Returns how many of this instance's processes are not watched by the monitor, because half of the descriptor limit is
-    /// used up: their ends are noticed by the health pass.
-    pub fn unwatched(&self) -> usize {
-        self.inner.core.unwatched()
     }
 }
 
@@ -272,6 +229,65 @@ impl Builder {
         self
     }
 
+    /// Protects programs of this name: they and their descendants are left running in every tree that this instance ends.
+    ///
+    /// Meant for a program that outlives the task that happened to start it: a build server, a `tmux`. The protection applies
+    /// in every case: a root that ended by itself, a tree that is terminated, a shutdown, the orphans of a dead instance, the
+    /// name sweep.
+    ///
+    /// The name is compared with the base name of the executable, of `argv[0]`, and of the script where `argv[0]` is an
+    /// interpreter; never with text in a command line. A task's own root is never protected, nor is a process that it has
+    /// forked and that still runs the same program: a request to end a task is honored, whatever its program is called. A
+    /// program that has just been forked has the name of its parent until it calls exec, and is not protected before.
+    ///
+    /// What is left running is recorded, with the rule and the evidence: a leak with the outcome `kept`, and a row that ended
+    /// as `released`. From then on no instance is responsible for it, and no later pass ends it.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("ledger.db");
+    /// let tracker = procledger::Tracker::builder(path).protect("tmux").protect("sccache").open()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn protect(mut self, name: impl Into<String>) -> Self {
+        self.options.protected.push(name.into());
+        self
+    }
+
+    /// Adds each of these names, as [`protect`](Self::protect) does.
+    pub fn protected_names<I: IntoIterator<Item = S>, S: Into<String>>(mut self, names: I) -> Self {
+        self.options.protected.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets how long the history of ended processes is kept; 90 days by default, and forever with [`Duration::MAX`].
+    ///
+    /// The monitor deletes what is older, in steps of milliseconds beside the other work; without a monitor, call
+    /// [`prune`](Tracker::prune). Running processes, survivors of an attempt to end them, the roots of both and the last pass
+    /// of each kind stay; so do the last process, leak, pass and instance, since their row numbers would be reused. Where
+    /// several instances share a ledger, the shortest time of any of them counts.
+    pub fn keep_history(mut self, time: Duration) -> Self {
+        self.options.keep_history = time;
+        self
+    }
+
+    /// Limits the size of the ledger, in bytes, at least 1 MiB; by default it is as large as its history. The monitor deletes
+    /// the oldest history, however young it is, until the rest fits; not counted are the WAL (a few MiB) and what stays in any
+    /// case, as for [`keep_history`](Self::keep_history).
+    pub fn limit_size(mut self, bytes: u64) -> Self {
+        self.options.limit_size = Some(bytes);
+        self
+    }
+
+    /// Sets whether arguments are recorded; on by default. Without them the ledger, reports and logs contain the program alone,
+    /// for the jobs and all of their descendants. With them, what looks like a secret is masked: see
+    /// [`Job::record_arguments`](crate::Job::record_arguments).
+    pub fn record_arguments(mut self, on: bool) -> Self {
+        self.options.record_arguments = on;
+        self
+    }
+
     /// Names the process for which this host runs its tasks. Once it has ended they are orphans, and
     /// [`Tracker::end_orphaned`] ends them: the host has to call it.
     pub fn caller(mut self, caller: Caller) -> Self {
@@ -301,25 +317,13 @@ impl Builder {
         Counters::describe();
         let instance = Instance::enter(&store, &proc, place, &self.options)?;
         let core = Core::new(store, self.options, proc, instance)?;
-        begin(core)
+        Tracker::opened(core, begin)
     }
 }
 
 /// Returns the trusted folder: as set by the caller, else by the environment.
 fn trusted_folder(options: &Options) -> Option<PathBuf> {
     trusted_or_by_environment(options.trust_folder.as_deref())
-}
-
-/// Does the same for an optional folder. An empty path names no folder, whatever the environment says.
-pub(super) fn trusted_or_by_environment(named: Option<&Path>) -> Option<PathBuf> {
-    let folder = named.map(Path::to_owned).or_else(trusted_by_environment);
-    folder.filter(|folder| !folder.as_os_str().is_empty())
-}
-
-/// Returns the folder that `PROCLEDGER_TRUST_FOLDER` names. It has no effect if a program has more rights than its caller.
-fn trusted_by_environment() -> Option<PathBuf> {
-    let folder = std::env::var_os(TRUST_VARIABLE).filter(|folder| !folder.is_empty())?;
-    (!is_secure()).then(|| folder.into())
 }
 
 fn check_options(options: &Options) -> Result<()> {
@@ -341,22 +345,18 @@ fn check_options(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// From here on a failure shuts the instance down.
-fn begin(core: Arc<Core>) -> Result<Tracker> {
-    let mut tracker = Inner { core, startup: Report::default() };
-    let core = &tracker.core;
-    core.check_containment()?;
-    core.find_keeper()?;
-    if core.options.reap_on_open {
-        tracker.startup = clean_up(core)?;
-    }
+/// Completes the opening; returns what was found of dead instances.
+fn begin(core: &Arc<Core>) -> Result<Report> {
+    core.cgroups.check(core.options.containment_mode()?)?;
+    core.keepers.find(&core.options)?;
+    let startup = if core.options.reap_on_open { clean_up(core)? } else { Report::default() };
     if let Some(path) = core.options.export.clone() {
-        start_export(core, path);
+        core.export.start(path, &core.store);
     }
     if core.options.monitor {
         monitor::start(core)?;
     }
-    Ok(Tracker { inner: Arc::new(tracker) })
+    Ok(startup)
 }
 
 fn clean_up(core: &Arc<Core>) -> Result<Report> {
@@ -364,7 +364,7 @@ fn clean_up(core: &Arc<Core>) -> Result<Report> {
     // Before the name sweep, which would end the same processes without knowing their tasks. Rows that the ledger has itself
     // are not judged by the list: the orphan pass handles them.
     if let Some(path) = &core.options.export {
-        match core.import(path) {
+        match import::import(core, path) {
             Ok(imported) => report.absorb(imported),
             Err(error) => {
                 tracing::error!("{error}");
@@ -372,23 +372,8 @@ fn clean_up(core: &Arc<Core>) -> Result<Report> {
             }
         }
     }
-    report.absorb(core.reap_orphans()?);
+    report.absorb(orphans::reap_orphans(core)?);
     Ok(report)
-}
-
-/// An export that cannot be written is an error in the log and in `doctor`; tracking goes on.
-fn start_export(core: &Arc<Core>, path: PathBuf) {
-    let store = core.store.clone();
-    let counters = Arc::clone(store.counters());
-    let started =
-        Exporter::start(path, core.instance.observer.uid, counters, move || store.export_entries());
-    match started {
-        Ok(exporter) => {
-            exporter.notify();
-            *lock(&core.exporter) = Some(Arc::new(exporter));
-        }
-        Err(error) => tracing::error!("the export is off: {error}"),
-    }
 }
 
 fn own_program() -> String {
@@ -396,31 +381,4 @@ fn own_program() -> String {
         .ok()
         .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
         .unwrap_or_else(|| "unknown".into())
-}
-
-impl Tracker {
-    /// Writes all changes of which the export has been notified so far, and waits for that at most `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`is_busy`](Error::is_busy) when the time is up, or another instance writes the export;
-    /// [`is_not_found`](Error::is_not_found) when there is no export.
-    pub fn flush_export(&self, timeout: Duration) -> Result<()> {
-        // Not while holding the lock: spawns take it to notify the exporter.
-        let exporter = lock(&self.inner.core.exporter).clone();
-        match exporter {
-            Some(exporter) => exporter.flush(timeout),
-            None => Err(Error::new(Kind::NotFound, "the tracker has no export")),
-        }
-    }
-
-    /// Returns why the export cannot be written; `None` while there is no error, or there is no export.
-    pub fn export_error(&self) -> Option<String> {
-        lock(&self.inner.core.exporter).as_ref().and_then(|exporter| exporter.last_error())
-    }
-
-    /// Returns whether the first orphan pass has run, so that spawning is allowed.
-    pub fn is_clean(&self) -> bool {
-        self.inner.core.instance.is_clean()
-    }
 }

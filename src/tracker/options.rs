@@ -1,12 +1,16 @@
 //! The options of a tracker.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::caller::Caller;
 use crate::{
     error::{Error, Result},
     model::{ContainmentMode, Limits},
     store::Upgrade,
+    sys::keeper::is_secure,
 };
 
 /// Lets operators choose the containment without a change of the program.
@@ -62,4 +66,19 @@ impl Options {
             ))
         })
     }
+}
+
+/// Environment variable with which operators trust a folder without a change of the program.
+const TRUST_VARIABLE: &str = "PROCLEDGER_TRUST_FOLDER";
+
+/// Does the same for an optional folder. An empty path names no folder, whatever the environment says.
+pub(super) fn trusted_or_by_environment(named: Option<&Path>) -> Option<PathBuf> {
+    let folder = named.map(Path::to_owned).or_else(trusted_by_environment);
+    folder.filter(|folder| !folder.as_os_str().is_empty())
+}
+
+/// Returns the folder that `PROCLEDGER_TRUST_FOLDER` names. It has no effect if a program has more rights than its caller.
+pub(in crate::tracker) fn trusted_by_environment() -> Option<PathBuf> {
+    let folder = std::env::var_os(TRUST_VARIABLE).filter(|folder| !folder.is_empty())?;
+    (!is_secure()).then(|| folder.into())
 }

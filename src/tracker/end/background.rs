@@ -13,65 +13,36 @@
 //! own cause; what comes later is ended by the shutdown itself.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, mpsc::Sender},
+    collections::{HashMap, HashSet},
+    sync::Arc,
     time::Instant,
 };
 
 use super::{
-    outcome::Cause,
+    flush, outcome, own_trees, release,
     run::{Feed, Tree, TreeEnd, World, end_as_they_come},
+    world,
 };
 use crate::{
     model::{ProcessId, Report, task_text},
     store::TakeOver,
     tracker::{
         core::Core,
-        runtime::{lock::lock, tracked::Entry},
+        runtime::{background_ends::Due, tracked::Entry},
     },
 };
 
-/// Maximum number of threads that end trees.
-const WORKERS: usize = 4;
-
-/// A tree that is to be ended, and why.
-#[derive(Debug)]
-pub(in crate::tracker) struct Due {
-    pub(in crate::tracker) entry: Arc<Entry>,
-    pub(in crate::tracker) cause: Cause,
-    /// The channel on which the caller waits for the outcome, if it does.
-    pub(in crate::tracker) answer: Option<Sender<Report>>,
-}
-
-/// Trees that wait to be ended, and how many threads are working on it.
-#[derive(Debug, Default)]
-pub(in crate::tracker) struct BackgroundEnds(Mutex<Queue>);
-
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Due>,
-    workers: usize,
-    /// Workers that are killing, and accept nothing meanwhile.
-    killing: usize,
-}
-
-impl Core {
-    /// Ends trees in the background, all of them together. Trees that are already being ended are skipped.
-    pub(in crate::tracker) fn end_aside(self: &Arc<Self>, due: Vec<Due>) {
-        let due: Vec<Due> = due.into_iter().filter(|due| due.entry.begin()).collect();
-        if due.is_empty() {
-            return;
-        }
-        let mut queue = lock(&self.background.0);
-        queue.waiting.extend(due);
-        if queue.workers > queue.killing || queue.workers >= WORKERS {
-            return;
-        }
-        queue.workers += 1;
-        drop(queue);
-        let core = Arc::clone(self);
-        self.run_aside("procledger-ends", move || Worker::new(&core).run());
+/// Ends trees in the background, all of them together. Trees that are already being ended are skipped.
+pub(in crate::tracker) fn end_aside(core: &Arc<Core>, due: Vec<Due>) {
+    let due: Vec<Due> = due.into_iter().filter(|due| due.entry.begin()).collect();
+    if due.is_empty() {
+        return;
     }
+    if !core.background.add(due) {
+        return;
+    }
+    let theirs = Arc::clone(core);
+    core.threads.run("procledger-ends", move || Worker::new(&theirs).run());
 }
 
 /// A thread that ends what is in the queue.
@@ -93,29 +64,25 @@ impl<'a> Worker<'a> {
 
     fn run(&mut self) {
         let core = self.core;
-        end_as_they_come(self, &mut |root, found| core.record_found(root, found));
+        end_as_they_come(self, &mut |root, found| outcome::record_found(core, root, found));
     }
 
     /// Takes what is queued, at most `room`. Where nothing is, an idle worker counts as gone.
     fn take(&mut self, idle: bool, room: usize) -> Vec<Due> {
-        let mut queue = lock(&self.core.background.0);
-        if queue.waiting.is_empty() && idle {
-            queue.workers -= 1;
-            self.gone = true;
-        }
-        let room = room.min(queue.waiting.len());
-        queue.waiting.drain(..room).collect()
+        let taken = self.core.background.take(idle, room);
+        self.gone = taken.is_none();
+        taken.unwrap_or_default()
     }
 
     /// Claims trees and logs each once; a tree that has already ended, or is being ended by another instance, is given up.
     fn claim(&mut self, taken: Vec<Due>) -> Vec<Tree> {
         let entries: Vec<&Arc<Entry>> = taken.iter().map(|due| &due.entry).collect();
-        let (trees, recorded) = self.core.claim_own(&entries, TakeOver::default());
+        let (trees, recorded) = own_trees::claim_own(self.core, &entries, TakeOver::default());
         let claimed: HashSet<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         for due in taken {
             let root = &due.entry.root;
             if !claimed.contains(&root.row) {
-                self.core.give_up(&due.entry);
+                self.core.registry.give_up(&due.entry);
                 continue;
             }
             tracing::warn!(
@@ -145,7 +112,10 @@ impl<'a> Feed<'a> for Worker<'a> {
                 continue;
             }
             let rows: Vec<ProcessId> = self.under_way.keys().copied().collect();
-            return Some((self.core.world_or_certain(&rows, &mut Report::default()), trees));
+            return Some((
+                world::world_or_certain(self.core, &rows, &mut Report::default()),
+                trees,
+            ));
         }
     }
 
@@ -159,16 +129,16 @@ impl<'a> Feed<'a> for Worker<'a> {
             let Some(due) = self.under_way.remove(&row) else { continue };
             let settled = if self.unclaimed.remove(&row) { &mut unclaimed } else { &mut claimed };
             let mut report = Report::default();
-            core.conclude_tree(&due.cause, end, began, settled, &mut report);
+            outcome::conclude_tree(core, &due.cause, end, began, settled, &mut report);
             rows.push(row);
             answers.push((due.answer, report));
         }
-        core.write(None, claimed, &mut Report::default());
+        outcome::write(core, None, claimed, &mut Report::default());
         if !unclaimed.is_empty() {
-            lock(&core.unsettled).extend(unclaimed);
-            core.write_late();
+            core.pending.settled.extend(unclaimed);
+            flush::write_late(core);
         }
-        core.release_ended(&rows);
+        release::release_ended(core, &rows);
         for (answer, report) in answers {
             // A caller that has gone away needs no answer.
             let _ = answer.map(|answer| answer.send(report));
@@ -176,12 +146,7 @@ impl<'a> Feed<'a> for Worker<'a> {
     }
 
     fn is_killing(&mut self, killing: bool) {
-        let mut queue = lock(&self.core.background.0);
-        if killing {
-            queue.killing += 1;
-        } else {
-            queue.killing -= 1;
-        }
+        self.core.background.set_killing(killing);
         self.killing = killing;
     }
 }
@@ -189,8 +154,8 @@ impl<'a> Feed<'a> for Worker<'a> {
 impl Drop for Worker<'_> {
     /// However the thread ends, it is no longer counted.
     fn drop(&mut self) {
-        let mut queue = lock(&self.core.background.0);
-        queue.killing -= usize::from(self.killing);
-        queue.workers -= usize::from(!self.gone);
+        if !self.gone {
+            self.core.background.remove_worker(self.killing);
+        }
     }
 }

@@ -6,13 +6,8 @@
 //! to the tree by its parent alone is not searched for, since then its parent is one that is found. If any process is linked to
 //! the root, or if anything cannot be determined, all of `/proc` is scanned as for any other root.
 
-use std::sync::Arc;
-
-use super::root_exit::Dead;
 use crate::{
     identity::Pid,
-    model::{ExitStatus, RootEnd},
-    sys::cgroup::TaskCgroup,
     tracker::{
         core::Core,
         membership::evidence::{Tie, Ties, tie},
@@ -26,79 +21,38 @@ const ROUNDS: u32 = 5;
 /// Up to this many PIDs are examined one by one; beyond that, every process is scanned.
 const FEW: u32 = 128;
 
-impl Core {
-    /// Records the ends of roots that certainly left no descendant; returns the others.
-    pub(in crate::tracker) fn settle_alone<'a>(
-        self: &Arc<Self>,
-        mine: Vec<&'a Dead>,
-        statuses: Vec<ExitStatus>,
-    ) -> (Vec<&'a Dead>, Vec<ExitStatus>) {
-        let all = mine.into_iter().zip(statuses);
-        let (alone, mut others): (Vec<_>, Vec<_>) =
-            all.partition(|((entry, _), _)| self.is_childless(entry));
-        if !alone.is_empty() {
-            let ends: Vec<RootEnd> = (alone.iter())
-                .map(|((entry, _), status)| RootEnd {
-                    process: entry.root.row,
-                    end: self.own_end(entry, *status),
-                    kept: Vec::new(),
-                    strays: Vec::new(),
-                })
-                .collect();
-            match self.store.settle_alone(self.instance.id, &ends) {
-                Ok(settled) => {
-                    for ((dead, status), settled) in alone.into_iter().zip(settled) {
-                        if settled {
-                            self.mark_ended(&dead.0, status);
-                            self.reap_and_let_go(&dead.0, Some(&dead.1));
-                        } else {
-                            // Another thread is ending its tree and needs it: its zombie pins the PID that names the session.
-                            others.push((dead, status));
-                        }
-                    }
-                    self.notify_export();
-                }
-                // These get the full scan; what still cannot be written then is held in memory.
-                Err(_) => others.extend(alone),
-            }
-        }
-        others.into_iter().unzip()
+/// Returns whether no process belongs to this dead root of ours, which still holds its PID.
+pub(in crate::tracker) fn is_childless(core: &Core, entry: &Entry) -> bool {
+    let root = &entry.root;
+    // Below a keeper, the keeper's children belong to the root too. A registered root may have descendants of any age.
+    if !entry.child || entry.kept.is_some() {
+        return false;
     }
-
-    /// Whether no process belongs to this dead root of ours, which still holds its PID.
-    fn is_childless(&self, entry: &Entry) -> bool {
-        let root = &entry.root;
-        // Below a keeper, the keeper's children belong to the root too. A registered root may have descendants of any age.
-        if !entry.child || entry.kept.is_some() {
+    let ties = Ties::of(std::iter::once(root));
+    let mut last = root.identity.pid.get();
+    for _ in 0..ROUNDS {
+        let Some(since) = core.proc.allocated_since(&root.identity) else { return false };
+        if *since.end() <= last {
+            // No process was forked since the others were examined: a process that had exited by then has left no
+            // descendant either.
+            return is_leaf_empty(core, entry);
+        }
+        let mut new = last + 1..=*since.end();
+        last = *since.end();
+        let few = last - root.identity.pid.get() <= FEW;
+        let is_not_of = |number| {
+            let pid = Pid::new(i64::from(number));
+            pid.is_none_or(|pid| tie(&core.proc, &ties, pid) == Tie::None)
+        };
+        if !few || !new.all(is_not_of) {
             return false;
         }
-        let ties = Ties::of(std::iter::once(root));
-        let mut last = root.identity.pid.get();
-        for _ in 0..ROUNDS {
-            let Some(since) = self.proc.allocated_since(&root.identity) else { return false };
-            if *since.end() <= last {
-                // No process was forked since the others were examined: a process that had exited by then has left no
-                // descendant either.
-                return self.is_leaf_empty(entry);
-            }
-            let mut new = last + 1..=*since.end();
-            last = *since.end();
-            let few = last - root.identity.pid.get() <= FEW;
-            let is_not_of = |number| {
-                let pid = Pid::new(i64::from(number));
-                pid.is_none_or(|pid| tie(&self.proc, &ties, pid) == Tie::None)
-            };
-            if !few || !new.all(is_not_of) {
-                return false;
-            }
-        }
-        false
     }
+    false
+}
 
-    fn is_leaf_empty(&self, entry: &Entry) -> bool {
-        let Some(record) = &entry.root.cgroup else { return true };
-        let Ok(leaf) = TaskCgroup::open(record, self.instance.observer.uid) else { return false };
-        // Not determined from a list: a process that moves between nested cgroups may be missing from it.
-        leaf.is_none_or(|leaf| leaf.is_empty())
-    }
+fn is_leaf_empty(core: &Core, entry: &Entry) -> bool {
+    let Ok(leaf) = core.cgroups.open_task_cgroup(entry.root.cgroup.as_ref()) else { return false };
+    // Not determined from a list: a process that moves between nested cgroups may be missing from it.
+    leaf.is_none_or(|leaf| leaf.is_empty())
 }

@@ -1,29 +1,51 @@
 //! Ending trees, and recording what became of them.
 //!
+//! - [`adopted_zombies`]: zombies that tasks leave to this process;
 //! - [`background`]: ends that no caller waits for;
 //! - [`childless`]: roots that certainly left no descendant;
+//! - [`claimed`]: the trees of claimed rows;
 //! - [`claims`]: claims of other instances on rows that are ended here;
 //! - [`exit_statuses`]: exit statuses that are not available yet;
+//! - [`flush`]: ends that could not be written when they happened;
 //! - [`forget`]: closing rows of processes that cannot be checked from here;
+//! - [`keeper_departure`]: parting with the keepers of trees that have ended;
+//! - [`keeper_end_logs`]: processes that keepers have ended after their host died;
 //! - [`kill_options`]: what a person may choose about a kill;
+//! - [`left_behind`]: whether a root that is gone has left processes behind;
+//! - [`orphaned`]: tasks of a living host whose caller has ended;
 //! - [`outcome`]: turning what became of a tree into rows, leaks and a report;
+//! - [`own_trees`]: claiming and ending trees of this instance;
+//! - [`release`]: releasing processes whose ends are recorded;
 //! - [`root_exit`]: roots that ended by themselves;
 //! - [`run`]: the steps of an end, for all trees of a call together;
+//! - [`settle`]: settling and ending trees together with other threads and instances;
 //! - [`shutdown`]: the orderly shutdown of a tracker;
-//! - [`orphaned`]: tasks of a living host whose caller has ended;
 //! - [`spared`]: processes that are left running on purpose;
-//! - [`terminate`]: ends that the owner, or a person, requested.
+//! - [`strays`]: what is left of trees whose roots' ends are recorded;
+//! - [`terminate`]: ends that the owner, or a person, requested;
+//! - [`world`]: what an end acts for, and which processes it must not signal.
 
+pub(super) mod adopted_zombies;
 pub(super) mod background;
 pub(super) mod childless;
+pub(super) mod claimed;
 pub(super) mod claims;
 pub(super) mod exit_statuses;
+pub(super) mod flush;
 pub(super) mod forget;
+pub(super) mod keeper_departure;
+pub(super) mod keeper_end_logs;
 pub(super) mod kill_options;
-mod orphaned;
+pub(super) mod left_behind;
+pub(super) mod orphaned;
 pub(super) mod outcome;
+pub(super) mod own_trees;
+pub(super) mod release;
 pub(super) mod root_exit;
 pub(super) mod run;
+pub(super) mod settle;
 pub(super) mod shutdown;
 pub(super) mod spared;
+pub(super) mod strays;
 pub(super) mod terminate;
+pub(super) mod world;

@@ -1,8 +1,9 @@
 //! Turns what became of trees into rows, leaks and a report.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{
+    adopted_zombies, exit_statuses,
     run::{MemberEnd, Suspected, TreeEnd},
     spared::kept,
 };
@@ -10,267 +11,231 @@ use crate::{
     error::Result,
     model::{
         Because, End, EndReason, Ending, ExitStatus, LeakKind, Millis, NewLeak, NewProcess,
-        Outcome, PassRecord, ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId, Verdict,
-        task_text,
+        Outcome, ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId, Verdict, task_text,
     },
     policy::membership::Evidence,
     store::Store,
     tracker::{
         core::Core,
         membership::process_info::ProcessInfo,
-        runtime::{lock::lock, tracked::Root},
+        runtime::{cause::Cause, pass_run::PassRun, tracked::Root},
     },
 };
 
 /// Maximum number of suspects that are reported for one tree.
 pub(in crate::tracker) const SUSPECTS: usize = 16;
 
-/// Why trees were ended, as recorded in their rows.
-#[derive(Clone, Debug)]
-pub(in crate::tracker) struct Cause {
-    pub(in crate::tracker) reason: EndReason,
-    /// The kind of leak that their members count as, if they do.
-    pub(in crate::tracker) leak: Option<LeakKind>,
-    /// The rule, in words.
-    pub(in crate::tracker) rule: String,
+/// Records members that an end has found, before they are signalled. Where the ledger cannot be written, they are ended
+/// regardless, and have no row.
+pub(in crate::tracker) fn record_found(
+    core: &Core,
+    root: &Root,
+    found: &[&ProcessInfo],
+) -> Vec<Option<ProcessId>> {
+    let rows: Vec<NewProcess> =
+        found.iter().map(|member| member.new_row(core.instance.id, root)).collect();
+    match core.store.admit_found(&core.place(), &rows) {
+        Ok(rows) => rows.into_iter().map(Result::ok).collect(),
+        Err(error) => {
+            tracing::error!(
+                "failed to record {} processes before they are ended: {error}",
+                found.len()
+            );
+            vec![None; found.len()]
+        }
+    }
 }
 
-impl Core {
-    /// Records members that an end has found, before they are signalled. Where the ledger cannot be written, they are ended
-    /// regardless, and have no row.
-    pub(in crate::tracker) fn record_found(
-        &self,
-        root: &Root,
-        found: &[&ProcessInfo],
-    ) -> Vec<Option<ProcessId>> {
-        let rows: Vec<NewProcess> =
-            found.iter().map(|member| member.new_row(self.instance.id, root)).collect();
-        match self.store.admit_found(&self.place(), &rows) {
-            Ok(rows) => rows.into_iter().map(Result::ok).collect(),
-            Err(error) => {
-                tracing::error!(
-                    "failed to record {} processes before they are ended: {error}",
-                    found.len()
-                );
-                vec![None; found.len()]
-            }
+/// Adds what became of trees to `report`, and returns what to write.
+pub(in crate::tracker) fn conclude(
+    core: &Core,
+    cause: &Cause,
+    ends: Vec<TreeEnd>,
+    report: &mut Report,
+) -> Vec<Settled> {
+    conclude_each(core, &|_| cause.clone(), ends, report)
+}
+
+/// The same, with a cause for the tree of each root's row.
+pub(in crate::tracker) fn conclude_each(
+    core: &Core,
+    cause_of: &dyn Fn(ProcessId) -> Cause,
+    ends: Vec<TreeEnd>,
+    report: &mut Report,
+) -> Vec<Settled> {
+    let mut settled = Vec::new();
+    let began = Instant::now();
+    for end in ends {
+        let cause = cause_of(end.root.row);
+        conclude_tree(core, &cause, end, began, &mut settled, report);
+    }
+    settled
+}
+
+/// Writes what became of claimed rows, with the pass that handled them. What cannot be written now is retried.
+pub(in crate::tracker) fn write(
+    core: &Core,
+    pass: Option<PassRun>,
+    settled: Vec<Settled>,
+    report: &mut Report,
+) {
+    record_outcome(core, pass, settled, report);
+    adopted_zombies::reap_ended(core);
+}
+
+fn record_outcome(core: &Core, pass: Option<PassRun>, settled: Vec<Settled>, report: &mut Report) {
+    let pass = pass.map(|pass| pass.record(report));
+    if settled.is_empty() && pass.is_none() {
+        return;
+    }
+    if let Err(error) = core.store.record(core.instance.id, pass.as_ref(), &settled) {
+        tracing::error!(
+            "failed to record what became of {} processes: {error}; will be retried",
+            settled.len()
+        );
+        report.errors.push(error.to_string());
+        if let Some(pass) = pass {
+            core.counters().pass_failed(pass.kind);
         }
+        core.pending.settled.extend(settled);
     }
+    core.export.notify();
+}
 
-    /// Adds what became of trees to `report`, and returns what to write.
-    pub(in crate::tracker) fn conclude(
-        &self,
-        cause: &Cause,
-        ends: Vec<TreeEnd>,
-        report: &mut Report,
-    ) -> Vec<Settled> {
-        self.conclude_each(&|_| cause.clone(), ends, report)
-    }
-
-    /// The same, with a cause for the tree of each root's row.
-    pub(in crate::tracker) fn conclude_each(
-        &self,
-        cause_of: &dyn Fn(ProcessId) -> Cause,
-        ends: Vec<TreeEnd>,
-        report: &mut Report,
-    ) -> Vec<Settled> {
-        let mut settled = Vec::new();
-        let began = Instant::now();
-        for end in ends {
-            let cause = cause_of(end.root.row);
-            self.conclude_tree(&cause, end, began, &mut settled, report);
+pub(in crate::tracker) fn conclude_tree(
+    core: &Core,
+    cause: &Cause,
+    tree: TreeEnd,
+    began: Instant,
+    settled: &mut Vec<Settled>,
+    report: &mut Report,
+) {
+    let TreeEnd { root, members, suspects, unknown, unseen, mut outlived, interrupted } = tree;
+    for mut member in members {
+        report.checked += 1;
+        if interrupted && member.outcome == Outcome::Survived && member.kept.is_none() {
+            let given_back =
+                |process| Settled { process, verdict: Verdict::Interrupted, leak: None };
+            settled.extend(member.row.map(given_back));
+            member.obstacle = Some("the attempt was interrupted within its grace".into());
+            report.endings.push(ending(cause.rule.clone(), &root, member));
+            continue;
         }
-        settled
-    }
-
-    /// Writes what became of claimed rows, with the pass that handled them. What cannot be written now is retried.
-    pub(in crate::tracker) fn write(
-        &self,
-        pass: Option<Pass>,
-        settled: Vec<Settled>,
-        report: &mut Report,
-    ) {
-        self.record_outcome(pass, settled, report);
-        self.reap_ended();
-    }
-
-    fn record_outcome(&self, pass: Option<Pass>, settled: Vec<Settled>, report: &mut Report) {
-        let pass = pass.map(|pass| pass.record(report));
-        if settled.is_empty() && pass.is_none() {
-            return;
-        }
-        if let Err(error) = self.store.record(self.instance.id, pass.as_ref(), &settled) {
-            tracing::error!(
-                "failed to record what became of {} processes: {error}; will be retried",
-                settled.len()
-            );
-            report.errors.push(error.to_string());
-            if let Some(pass) = pass {
-                self.counters().pass_failed(pass.kind);
-            }
-            lock(&self.unsettled).extend(settled);
-        }
-        self.notify_export();
-    }
-
-    pub(in crate::tracker) fn conclude_tree(
-        &self,
-        cause: &Cause,
-        tree: TreeEnd,
-        began: Instant,
-        settled: &mut Vec<Settled>,
-        report: &mut Report,
-    ) {
-        let TreeEnd { root, members, suspects, unknown, unseen, mut outlived, interrupted } = tree;
-        for mut member in members {
-            report.checked += 1;
-            if interrupted && member.outcome == Outcome::Survived && member.kept.is_none() {
-                let given_back =
-                    |process| Settled { process, verdict: Verdict::Interrupted, leak: None };
-                settled.extend(member.row.map(given_back));
-                member.obstacle = Some("the attempt was interrupted within its grace".into());
-                report.endings.push(ending(cause.rule.clone(), &root, member));
+        if let Some(why) = member.kept.clone() {
+            if member.outcome == Outcome::Kept {
+                let kind = cause.leak.unwrap_or(LeakKind::Stray);
+                settled.push(kept(core.instance.id, &root, kind, (member.row, &member.info), &why));
+                report.endings.push(ending(why.to_string(), &root, member));
                 continue;
             }
-            if let Some(why) = member.kept.clone() {
-                if member.outcome == Outcome::Kept {
-                    let kind = cause.leak.unwrap_or(LeakKind::Stray);
-                    settled.push(kept(
-                        self.instance.id,
-                        &root,
-                        kind,
-                        (member.row, &member.info),
-                        &why,
-                    ));
-                    report.endings.push(ending(why.to_string(), &root, member));
-                    continue;
-                }
-            } else if member.is_root
-                && member.outcome != Outcome::Survived
-                && let Some(why) = outlived.take()
-            {
-                self.publish_root(cause, &root, &member, began);
-                settled.extend(self.is_outlived(cause, &root, &member, why, report));
-                continue;
-            } else if member.is_root
-                && member.outcome != Outcome::Survived
-                && let Some(why) = &unseen
-            {
-                settled.extend(self.stays(cause, &root, &member, why, report));
-                continue;
-            }
-            self.reap_after_record(&root, &member);
-            if member.is_root {
-                self.publish_root(cause, &root, &member, began);
-            }
-            settled.extend(
-                member.row.map(|row| settle(cause, row, &member, self.status_of(&root, &member))),
-            );
-            log_survivor(&root, &member);
-            member.died_after.into_iter().for_each(|after| self.counters().reaped(after));
-            report.endings.push(ending(rule_of(cause, &member).to_owned(), &root, member));
+        } else if member.is_root
+            && member.outcome != Outcome::Survived
+            && let Some(why) = outlived.take()
+        {
+            publish_root(core, cause, &root, &member, began);
+            settled.extend(is_outlived(core, cause, &root, &member, why, report));
+            continue;
+        } else if member.is_root
+            && member.outcome != Outcome::Survived
+            && let Some(why) = &unseen
+        {
+            settled.extend(stays(core, cause, &root, &member, why, report));
+            continue;
         }
-        if let Some(why) = outlived {
-            // The root survived as well, or its end is already in the ledger.
-            report.endings.push(left_in_leaf(cause, &root, why));
+        adopted_zombies::reap_after_record(core, &root, &member);
+        if member.is_root {
+            publish_root(core, cause, &root, &member, began);
         }
-        report.suspects.extend(suspects_of(&self.store, root.task.as_ref(), suspects));
-        for (row, error) in unknown {
-            report.checked += 1;
-            report.suspects.push(Suspect {
-                task_id: root.task.clone(),
-                pid: root.identity.pid,
-                command: root.command.to_vec(),
-                why: format!(
-                    "{error}; close its row with `procledger forget` when you know that it is gone"
-                ),
-            });
-            settled.push(Settled {
-                process: row,
-                verdict: Verdict::Unknown(error.to_string()),
-                leak: None,
-            });
-        }
+        settled.extend(
+            member.row.map(|row| settle(cause, row, &member, status_of(core, &root, &member))),
+        );
+        log_survivor(&root, &member);
+        member.died_after.into_iter().for_each(|after| core.counters().reaped(after));
+        report.endings.push(ending(rule_of(cause, &member).to_owned(), &root, member));
     }
-
-    /// Settles a dead root whose task cgroup is not empty: what lives in it and cannot be seen is a survivor, and only the
-    /// root's row leads to it.
-    fn is_outlived(
-        &self,
-        cause: &Cause,
-        root: &Root,
-        member: &MemberEnd,
-        why: String,
-        report: &mut Report,
-    ) -> Option<Settled> {
-        if let Some(entry) = self.entry(root.row) {
-            let by_itself = member.outcome == Outcome::Gone;
-            let reason = if by_itself { EndReason::Exited } else { cause.reason };
-            entry.set_cause(Some((reason, because(cause, member))));
-        }
-        report.endings.push(left_in_leaf(cause, root, why.clone()));
-        member.row.map(|process| Settled { process, verdict: Verdict::Survived(why), leak: None })
+    if let Some(why) = outlived {
+        // The root survived as well, or its end is already in the ledger.
+        report.endings.push(left_in_leaf(cause, &root, why));
     }
-
-    /// Settles a dead root for which it is unknown what else there was: its row stays, and the next pass retries.
-    fn stays(
-        &self,
-        cause: &Cause,
-        root: &Root,
-        member: &MemberEnd,
-        why: &str,
-        report: &mut Report,
-    ) -> Option<Settled> {
-        let why = format!("it has ended, but {why}; the next pass tries again");
-        if let Some(entry) = self.entry(root.row) {
-            let by_itself = member.outcome == Outcome::Gone;
-            let reason = if by_itself { EndReason::Exited } else { cause.reason };
-            entry.set_cause(Some((reason, because(cause, member))));
-        }
+    report.suspects.extend(suspects_of(&core.store, root.task.as_ref(), suspects));
+    for (row, error) in unknown {
+        report.checked += 1;
         report.suspects.push(Suspect {
             task_id: root.task.clone(),
             pid: root.identity.pid,
             command: root.command.to_vec(),
-            why: why.clone(),
+            why: format!(
+                "{error}; close its row with `procledger forget` when you know that it is gone"
+            ),
         });
-        member.row.map(|process| Settled { process, verdict: Verdict::Unknown(why), leak: None })
+        settled.push(Settled {
+            process: row,
+            verdict: Verdict::Unknown(error.to_string()),
+            leak: None,
+        });
     }
+}
 
-    /// Reports the death of a root that we hold to its waiters.
-    fn publish_root(&self, cause: &Cause, root: &Root, member: &MemberEnd, began: Instant) {
-        let Some(entry) = self.entry(root.row) else { return };
-        // If SIGKILL reaches a survivor after all, perhaps hours later, the process has not ended by itself.
-        let pending = member.outcome == Outcome::Survived && member.killed;
-        entry.set_cause(pending.then(|| (cause.reason, because(cause, member))));
-        if member.outcome != Outcome::Survived {
-            match self.pidfd_of(&entry) {
-                Some(fd) => self.learn_or_go_on(&entry, &fd, began),
-                None => drop(entry.publish(member.status)),
-            }
+/// Settles a dead root whose task cgroup is not empty: what lives in it and cannot be seen is a survivor, and only the
+/// root's row leads to it.
+fn is_outlived(
+    core: &Core,
+    cause: &Cause,
+    root: &Root,
+    member: &MemberEnd,
+    why: String,
+    report: &mut Report,
+) -> Option<Settled> {
+    if let Some(entry) = core.registry.get(root.row) {
+        let by_itself = member.outcome == Outcome::Gone;
+        let reason = if by_itself { EndReason::Exited } else { cause.reason };
+        entry.set_cause(Some((reason, because(cause, member))));
+    }
+    report.endings.push(left_in_leaf(cause, root, why.clone()));
+    member.row.map(|process| Settled { process, verdict: Verdict::Survived(why), leak: None })
+}
+
+/// Settles a dead root for which it is unknown what else there was: its row stays, and the next pass retries.
+fn stays(
+    core: &Core,
+    cause: &Cause,
+    root: &Root,
+    member: &MemberEnd,
+    why: &str,
+    report: &mut Report,
+) -> Option<Settled> {
+    let why = format!("it has ended, but {why}; the next pass tries again");
+    if let Some(entry) = core.registry.get(root.row) {
+        let by_itself = member.outcome == Outcome::Gone;
+        let reason = if by_itself { EndReason::Exited } else { cause.reason };
+        entry.set_cause(Some((reason, because(cause, member))));
+    }
+    report.suspects.push(Suspect {
+        task_id: root.task.clone(),
+        pid: root.identity.pid,
+        command: root.command.to_vec(),
+        why: why.clone(),
+    });
+    member.row.map(|process| Settled { process, verdict: Verdict::Unknown(why), leak: None })
+}
+
+/// Reports the death of a root that we hold to its waiters.
+fn publish_root(core: &Core, cause: &Cause, root: &Root, member: &MemberEnd, began: Instant) {
+    let Some(entry) = core.registry.get(root.row) else { return };
+    // If SIGKILL reaches a survivor after all, perhaps hours later, the process has not ended by itself.
+    let pending = member.outcome == Outcome::Survived && member.killed;
+    entry.set_cause(pending.then(|| (cause.reason, because(cause, member))));
+    if member.outcome != Outcome::Survived {
+        match entry.open_pidfd(&core.proc, core.place()) {
+            Some(fd) => exit_statuses::learn_or_go_on(core, &entry, &fd, began),
+            None => drop(entry.publish(member.status)),
         }
     }
+}
 
-    fn status_of(&self, root: &Root, member: &MemberEnd) -> ExitStatus {
-        let known = member.is_root.then(|| self.entry(root.row)?.status()).flatten();
-        known.unwrap_or(member.status)
-    }
-
-    /// Releases waiters once the rows are written, reaps zombies of ours, and keeps what survived.
-    pub(in crate::tracker) fn release_ended(&self, rows: &[ProcessId]) {
-        for &row in rows {
-            let Some(entry) = self.entry(row) else { continue };
-            // A root whose end could not be recorded is kept, though a waiter may have learned its status.
-            if entry.is_dead() && entry.cause().is_none() {
-                entry.mark_recorded();
-                self.reap_and_let_go(&entry, None);
-            } else if entry.status().is_some() {
-                // A dead root whose task cgroup is not empty: its death has been reported, and the health pass retries.
-                entry.give_up();
-            } else {
-                self.give_up(&entry);
-            }
-        }
-    }
+fn status_of(core: &Core, root: &Root, member: &MemberEnd) -> ExitStatus {
+    let known = member.is_root.then(|| core.registry.get(root.row)?.status()).flatten();
+    known.unwrap_or(member.status)
 }
 
 /// Gives the claim on a row back, since it could not be handled.
@@ -403,35 +368,5 @@ fn log_survivor(root: &Root, member: &MemberEnd) {
             task_text(root.task.as_ref()),
             member.obstacle.as_deref().unwrap_or("it is still running"),
         );
-    }
-}
-
-/// A pass under way.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::tracker) struct Pass {
-    pub(in crate::tracker) kind: crate::model::PassKind,
-    pub(in crate::tracker) started_at: Millis,
-    pub(in crate::tracker) began: Instant,
-}
-
-impl Pass {
-    pub(in crate::tracker) fn begin(kind: crate::model::PassKind) -> Self {
-        Self { kind, started_at: Millis::now(), began: Instant::now() }
-    }
-
-    /// Returns its row, filled in from `report`.
-    pub(in crate::tracker) fn record(&self, report: &Report) -> PassRecord {
-        let duration: Duration = self.began.elapsed();
-        PassRecord {
-            kind: self.kind,
-            started_at: self.started_at,
-            duration,
-            checked: report.checked,
-            found: report.endings.len() as u64,
-            ended: report.ended(),
-            survived: report.survived(),
-            unknown: report.suspects.len() as u64,
-            error: report.errors.first().cloned(),
-        }
     }
 }

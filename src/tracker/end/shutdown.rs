@@ -1,32 +1,16 @@
 //! The orderly shutdown, in the order of the former implementation: monitoring stops, tasks end, the export is removed.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
-use super::outcome::Cause;
+use super::{adopted_zombies, flush, keeper_departure, release, settle};
 use crate::{
     error::Result,
     model::{EndReason, Millis, Report, StopHow},
     tracker::{
-        Tracker,
         core::Core,
-        runtime::{lock::lock, tracked::Entry},
+        runtime::{cause::Cause, tracked::Entry, unrecorded_ends},
     },
 };
-
-impl Tracker {
-    /// Ends this instance's processes, except those marked `survive`, removes the export, and records a clean stop.
-    ///
-    /// Closes all clones of this handle; a second call does nothing. Dropping the last clone does the same, but cannot report
-    /// errors.
-    ///
-    /// # Errors
-    ///
-    /// When the stop cannot be recorded. What could not be ended is listed in the report, and stays in the ledger as a
-    /// survivor.
-    pub fn shutdown(&self) -> Result<Report> {
-        shut_down(&self.inner.core)
-    }
-}
 
 pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
     if !core.instance.close() {
@@ -36,34 +20,31 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
     // Spawns in progress finish first; none starts after this.
     core.instance.await_spawns();
     // A program that has ended by itself is not one that the shutdown ends: its job may let its strays run on.
-    core.settle_waiting();
-    core.settle(&core.dead_among(core.all_entries().into_iter()));
+    settle::settle_waiting(core);
+    settle::settle(core, &settle::dead_among(core, core.registry.all().into_iter()));
     let (survivors, mine): (Vec<Arc<Entry>>, Vec<Arc<Entry>>) =
-        core.all_entries().into_iter().partition(|entry| entry.root.limits.survive);
+        core.registry.all().into_iter().partition(|entry| entry.root.limits.survive);
     let cause =
         Cause { reason: EndReason::Shutdown, leak: None, rule: "its owner shut down".into() };
-    let report = core.end_entries(&cause, &mine);
+    let report = settle::end_entries(core, &cause, &mine);
     for entry in survivors {
-        core.let_go(entry.root.row);
+        release::let_go(core, entry.root.row);
     }
-    join_all(core);
+    core.threads.join();
     // What the monitor was processing when it was asked to stop.
-    core.settle_waiting();
-    core.settle_claimed(&mine);
-    core.bury_last();
-    core.say_lost();
+    settle::settle_waiting(core);
+    settle::settle_claimed(core, &mine);
+    keeper_departure::bury_last(core);
+    release::say_lost(core);
     core.store.be_patient_once();
-    if let Some(why) = core.write_last() {
-        core.keep_late_ends(&why);
+    if let Some(why) = flush::write_last(core) {
+        unrecorded_ends::keep_late_ends(&core.store, &core.pending, core.instance.id, &why);
     }
-    core.finish_late();
-    core.reap_ended();
-    core.reap_adopted();
-    core.close_branch();
-    let exporter = lock(&core.exporter).take();
-    // A thread that is flushing the export keeps it, and the file: the next instance replaces that file.
-    let removed =
-        exporter.and_then(Arc::into_inner).map_or(Ok(()), crate::export::Exporter::finish);
+    release::finish_late(core);
+    adopted_zombies::reap_ended(core);
+    adopted_zombies::reap_adopted(core);
+    core.cgroups.close();
+    let removed = core.export.finish();
     let stopped = core.store.stop_instance(core.instance.id, StopHow::Clean, Millis::now());
     core.instance.release_lock(&core.store, stopped.is_ok());
     if let Err(error) = removed {
@@ -73,23 +54,8 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
 }
 
 fn stop_monitor(core: &Core) {
-    core.monitoring.store(false, Ordering::Release);
-    core.wake_monitor();
+    core.scheduler.set_monitoring(false);
+    core.registry.deaths.wake();
     core.memory_watch.wake();
-    core.forks.wake();
-}
-
-fn join_all(core: &Core) {
-    loop {
-        let threads = std::mem::take(&mut *lock(&core.threads));
-        if threads.is_empty() {
-            return;
-        }
-        for thread in threads {
-            // The last handle may be dropped by one of our own threads.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
-            }
-        }
-    }
+    core.fork_listener.wake();
 }

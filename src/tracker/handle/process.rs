@@ -2,7 +2,7 @@
 
 use std::{
     process::{ChildStderr, ChildStdin, ChildStdout},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,11 +14,15 @@ use crate::{
     tracker::{
         core::Core,
         end::{
-            background::Due,
-            exit_statuses::{REAPED_WITHIN, STATUS_PAUSE},
-            outcome::Cause,
+            background,
+            exit_statuses::{self, REAPED_WITHIN, STATUS_PAUSE},
+            settle,
         },
-        runtime::tracked::{Entry, Learned},
+        runtime::{
+            background_ends::Due,
+            cause::Cause,
+            tracked::{Entry, Learned},
+        },
     },
 };
 
@@ -138,7 +142,7 @@ impl Process {
             let until = deadline.map_or(now + STATUS_PAUSE, |end| end.min(now + STATUS_PAUSE));
             match self.entry.learn_status(&self.pidfd, until) {
                 Learned::Status(status) => return Some(status),
-                Learned::Unreaped if !self.core.is_traced(&self.entry) => {
+                Learned::Unreaped if !exit_statuses::is_traced(&self.core, &self.entry) => {
                     if untraced.get_or_insert(now).elapsed() > REAPED_WITHIN {
                         return Some(self.entry.publish(ExitStatus::Unobserved));
                     }
@@ -156,9 +160,9 @@ impl Process {
     /// Called when the program is dead: makes sure that its end is recorded.
     fn ended(&self, status: ExitStatus) -> ExitStatus {
         let deadline = Instant::now() + RECORD_LIMIT;
-        let watched = self.entry.pidfd.is_some() && self.core.monitoring.load(Ordering::Acquire);
+        let watched = self.entry.pidfd.is_some() && self.core.scheduler.is_monitoring();
         if !watched {
-            self.core.settle(&[(Arc::clone(&self.entry), Arc::clone(&self.pidfd))]);
+            settle::settle(&self.core, &[(Arc::clone(&self.entry), Arc::clone(&self.pidfd))]);
         }
         self.entry.wait_recorded(deadline);
         status
@@ -171,7 +175,7 @@ impl Process {
     /// [`is_closed`](Error::is_closed) after shutdown. Processes that could not be ended are in the report, and are not an
     /// error.
     pub fn terminate(&mut self) -> Result<Report> {
-        self.core.terminate_entries(std::slice::from_ref(&self.entry))
+        settle::terminate_entries(&self.core, std::slice::from_ref(&self.entry))
     }
 
     /// Sends a signal, by its number in signal(7), to the program itself and to no other process.
@@ -221,7 +225,7 @@ impl Drop for TerminateOnDrop {
                 rule: "its handle was dropped".into(),
             };
             let entry = Arc::clone(&self.entry);
-            self.core.end_aside(vec![Due { entry, cause, answer: None }]);
+            background::end_aside(&self.core, vec![Due { entry, cause, answer: None }]);
         }
         drop(open);
     }

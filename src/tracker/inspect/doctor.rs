@@ -14,9 +14,11 @@ use crate::{
     store::{Schema, Store, check_path},
     sys::{PidFd, Proc, cgroup, current_place, features, file_lock, keeper::Binary, proc_events},
     tracker::{
-        builder::trusted_or_by_environment,
-        runtime::liveness::{Judge, Life},
-        start::keeper_choice::try_keeper,
+        options::trusted_or_by_environment,
+        runtime::{
+            keepers::try_keeper,
+            liveness::{Judge, Life},
+        },
     },
 };
 

@@ -18,13 +18,13 @@ use crate::{
     store::{LeakGroup, LeakGrouping, LeakReport, Store},
     sys::{Proc, current_place, own_files::refuse_as_output},
     tracker::{
-        Tracker,
-        builder::trusted_or_by_environment,
+        core::Core,
         end::{
             outcome::suspects_of,
             run::{Leave, Preview, Tree, World, preview},
         },
         membership::foreign::may_be_responsible,
+        options::trusted_or_by_environment,
         passes::name_match::{Search, answered_for, suspect},
         runtime::{
             liveness::{Judge, Life, orphan_rule},
@@ -51,15 +51,12 @@ pub struct Ledger {
     protected: Vec<String>,
 }
 
-impl Tracker {
-    /// Returns a read-only view of the same ledger.
-    pub fn ledger(&self) -> Ledger {
-        let core = &self.inner.core;
-        Ledger { store: core.store.clone(), protected: core.options.protected.clone() }
-    }
-}
-
 impl Ledger {
+    /// Returns the ledger of an open tracker.
+    pub(in crate::tracker) fn of(core: &Core) -> Self {
+        Self { store: core.store.clone(), protected: core.options.protected.clone() }
+    }
+
     /// Opens an existing ledger for reading.
     ///
     /// # Errors

@@ -1,9 +1,6 @@
 //! Metrics: what this tracker has counted, and what a ledger has recorded of all instances.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
 use crate::{
     error::Result,
@@ -14,41 +11,20 @@ use crate::{
     store::Store,
     sys::{Proc, current_place},
     tracker::{
-        Ledger, Tracker,
+        Ledger,
         core::Core,
-        runtime::{
-            liveness::{Judge, Life},
-            tracked::Entry,
-        },
+        runtime::liveness::{Judge, Life},
     },
 };
 
-impl Tracker {
-    /// Returns what this tracker has counted since it was opened.
-    ///
-    /// All values but the survivors are read from memory: the survivors are one query on the ledger, over live rows only.
-    ///
-    /// ```
-    /// # fn main() -> procledger::Result<()> {
-    /// # let folder = tempfile::tempdir().unwrap();
-    /// use procledger::{Job, Tracker};
-    ///
-    /// let tracker = Tracker::builder(folder.path().join("ledger.db")).open()?;
-    /// tracker.spawn(Job::new("task-42", "true"))?.wait()?;
-    /// let metrics = tracker.metrics();
-    /// assert_eq!(metrics.spawns, 1);
-    /// assert_eq!(metrics.survivors, Some(0));
-    /// # Ok(()) }
-    /// ```
-    pub fn metrics(&self) -> Metrics {
-        let core = &self.inner.core;
-        Metrics {
-            executing_count: self.executing_count() as u64,
-            unwatched: self.unwatched() as u64,
-            monitoring: self.is_monitoring(),
-            survivors: core.store.survivors().ok(),
-            ..core.counters().read()
-        }
+/// Returns what a tracker has counted since it was opened.
+pub(in crate::tracker) fn of_tracker(core: &Core) -> Metrics {
+    Metrics {
+        executing_count: core.registry.len() as u64,
+        unwatched: core.registry.unwatched() as u64,
+        monitoring: core.scheduler.is_monitoring(),
+        survivors: core.store.survivors().ok(),
+        ..core.counters().read()
     }
 }
 
@@ -144,16 +120,4 @@ fn passes(kind: PassKind, counts: &LedgerCounts, last: &[PassRecord]) -> LedgerP
 /// name, never opened: closing a descriptor of it would drop the locks that SQLite holds.
 fn size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |found| found.len())
-}
-
-impl Core {
-    /// Notes when a process that a health pass finds dead was last alive: at the previous pass, or at its start if it began
-    /// after that.
-    pub(in crate::tracker) fn note_last_seen(&self, entry: &Entry) {
-        let age = entry.root.age();
-        let since = self.counters().since_last_began(PassKind::Health).unwrap_or(age).min(age);
-        if let Some(at) = Instant::now().checked_sub(since) {
-            let _ = entry.died_since.set(at);
-        }
-    }
 }

@@ -4,7 +4,7 @@
 
 use crate::{
     error::Result,
-    identity::{Pid, Place},
+    identity::Place,
     model::{InstanceId, InstanceRecord, ProcessId},
     policy::exemption::Foreign,
     store::Store,
@@ -42,25 +42,20 @@ pub(in crate::tracker) fn responsible_instances(
     Ok(responsible.cloned().collect())
 }
 
-impl Core {
-    /// Returns what other instances are responsible for, and the processes that were registered with this one: a process that
-    /// another process started is a task of its own, whatever its parent is. `targets`: the rows that are to be ended.
-    pub(in crate::tracker) fn foreign(&self, targets: &[ProcessId]) -> Result<Vec<Foreign>> {
-        let mut foreign = Vec::new();
-        let registered: Vec<Pid> = (self.all_entries().iter())
-            .filter(|entry| !entry.child && !targets.contains(&entry.root.row))
-            .map(|entry| entry.root.identity.pid)
-            .collect();
-        if !registered.is_empty() {
-            foreign.push(Foreign { instance: self.own_pid(), processes: registered });
-        }
-        let own = Some(self.instance.id);
-        for instance in responsible_instances(&self.store, &self.proc, self.place(), own)? {
-            let theirs = self.store.live_of(instance.id)?;
-            let processes = theirs.iter().filter(|row| !targets.contains(&row.id));
-            let processes = processes.map(|row| row.identity.pid).collect();
-            foreign.push(Foreign { instance: instance.identity.pid, processes });
-        }
-        Ok(foreign)
+/// Returns what other instances are responsible for, and the processes that were registered with this one: a process that
+/// another process started is a task of its own, whatever its parent is. `targets`: the rows that are to be ended.
+pub(in crate::tracker) fn foreign(core: &Core, targets: &[ProcessId]) -> Result<Vec<Foreign>> {
+    let mut foreign = Vec::new();
+    let registered = core.registry.registered_except(targets);
+    if !registered.is_empty() {
+        foreign.push(Foreign { instance: core.own_pid(), processes: registered });
     }
+    let own = Some(core.instance.id);
+    for instance in responsible_instances(&core.store, &core.proc, core.place(), own)? {
+        let theirs = core.store.live_of(instance.id)?;
+        let processes = theirs.iter().filter(|row| !targets.contains(&row.id));
+        let processes = processes.map(|row| row.identity.pid).collect();
+        foreign.push(Foreign { instance: instance.identity.pid, processes });
+    }
+    Ok(foreign)
 }

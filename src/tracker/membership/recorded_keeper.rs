@@ -67,11 +67,9 @@ pub(in crate::tracker) fn recorded_keeper(
     of_older_row(proc, here, row, host_started)
 }
 
-impl Core {
-    /// Returns the identity of a root's keeper, as far as it is known.
-    pub(in crate::tracker) fn keeper_of_row(&self, row: &ProcessRecord) -> Option<Identity> {
-        recorded_keeper(&self.store, &self.proc, self.place(), row)
-    }
+/// Returns the identity of a root's keeper, as far as it is known.
+pub(in crate::tracker) fn keeper_of_row(core: &Core, row: &ProcessRecord) -> Option<Identity> {
+    recorded_keeper(&core.store, &core.proc, core.place(), row)
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use super::health::{SURVIVED, seen_alive};
+use super::{
+    held_pidfds::{held_alive, seen_alive},
+    tree_memory::tree_memory,
+};
 use crate::{
     error::Result,
     identity::Pid,
@@ -30,13 +33,17 @@ use crate::{
     },
     tracker::{
         core::Core,
-        end::{outcome::Cause, run::protected},
+        end::{run::protected, world::root_of},
         membership::{
             evidence::pin,
+            foreign::foreign,
             observation::{Observation, RecordedTree},
             process_info::{ProcessInfo, command_of},
         },
-        runtime::tracked::Entry,
+        runtime::{
+            cause::{Cause, SURVIVED},
+            tracked::Entry,
+        },
     },
 };
 
@@ -52,189 +59,186 @@ pub(in crate::tracker) struct Scene<'a> {
     known: HashSet<(Pid, u64)>,
 }
 
-impl Core {
-    /// Records the members of each living root; returns the trees that have passed a limit or had survived.
-    ///
-    /// The caller has verified that the roots were alive after `snapshot` was taken: they had their PIDs then.
-    pub(in crate::tracker) fn look_below(
-        &self,
-        snapshot: &Snapshot,
-        alive: &[Living],
-        report: &mut Report,
-    ) -> Vec<(Arc<Entry>, Cause)> {
-        if alive.is_empty() {
+/// Records the members of each living root; returns the trees that have passed a limit or had survived.
+///
+/// The caller has verified that the roots were alive after `snapshot` was taken: they had their PIDs then.
+pub(in crate::tracker) fn look_below(
+    core: &Core,
+    snapshot: &Snapshot,
+    alive: &[Living],
+    report: &mut Report,
+) -> Vec<(Arc<Entry>, Cause)> {
+    if alive.is_empty() {
+        return Vec::new();
+    }
+    let scene = match scene(core, snapshot, alive) {
+        Ok(scene) => scene,
+        Err(error) => {
+            // It is unknown which processes belong to other instances: none is recorded as ours.
+            report.errors.push(error.to_string());
             return Vec::new();
         }
-        let scene = match self.scene(snapshot, alive) {
-            Ok(scene) => scene,
-            Err(error) => {
-                // It is unknown which processes belong to other instances: none is recorded as ours.
-                report.errors.push(error.to_string());
-                return Vec::new();
-            }
-        };
-        let mut sightings = Vec::new();
-        let mut found = Vec::new();
-        let mut due = Vec::new();
-        for (row, pinned) in alive {
-            let mut rss = pinned.stat.rss_bytes;
-            if row.root.is_none() {
-                let below = self.below(&scene, row);
-                rss += below.iter().map(|(stat, _)| stat.rss_bytes).sum::<u64>();
-                found.extend(self.new_rows(&scene, row, &below));
-                if let Some(entry) = self.entry(row.id)
-                    && let Some(cause) = self.why_due(row, &entry, &pinned.stat, &below)
-                {
-                    due.push((entry, cause));
-                }
-            }
-            let sighting = Sighting { process: row.id, rss, cpu: cpu_time(&pinned.stat) };
-            if is_news(row, &sighting) {
-                sightings.push(sighting);
+    };
+    let mut sightings = Vec::new();
+    let mut found = Vec::new();
+    let mut due = Vec::new();
+    for (row, pinned) in alive {
+        let mut rss = pinned.stat.rss_bytes;
+        if row.root.is_none() {
+            let below = below(core, &scene, row);
+            rss += below.iter().map(|(stat, _)| stat.rss_bytes).sum::<u64>();
+            found.extend(new_rows(core, &scene, row, &below));
+            if let Some(entry) = core.registry.get(row.id)
+                && let Some(cause) = why_due(core, row, &entry, &pinned.stat, &below)
+            {
+                due.push((entry, cause));
             }
         }
-        let written = self.store.observe(&sightings).and_then(|_| match found.as_slice() {
-            [] => Ok(()),
-            found => self.store.admit(&self.place(), found).map(|_| ()),
-        });
-        if let Err(error) = written {
-            report.errors.push(error.to_string());
+        let sighting = Sighting { process: row.id, rss, cpu: cpu_time(&pinned.stat) };
+        if is_news(row, &sighting) {
+            sightings.push(sighting);
         }
-        due
     }
+    let written = core.store.observe(&sightings).and_then(|_| match found.as_slice() {
+        [] => Ok(()),
+        found => core.store.admit(&core.place(), found).map(|_| ()),
+    });
+    if let Err(error) = written {
+        report.errors.push(error.to_string());
+    }
+    due
+}
 
-    /// Returns why a tree of ours is to be ended now; its age is checked before its memory.
-    fn why_due(
-        &self,
-        row: &ProcessRecord,
-        entry: &Entry,
-        root: &Stat,
-        below: &[(&Stat, Evidence)],
-    ) -> Option<Cause> {
-        let cause = |reason, rule| Some(Cause { reason, leak: None, rule });
-        if let Some(rule) = ran_too_long(row.limits.max_runtime, entry.run_time()) {
-            return cause(EndReason::MaxRuntime, rule);
+/// Returns why a tree of ours is to be ended now; its age is checked before its memory.
+fn why_due(
+    core: &Core,
+    row: &ProcessRecord,
+    entry: &Entry,
+    root: &Stat,
+    below: &[(&Stat, Evidence)],
+) -> Option<Cause> {
+    let cause = |reason, rule| Some(Cause { reason, leak: None, rule });
+    if let Some(rule) = ran_too_long(row.limits.max_runtime, entry.run_time()) {
+        return cause(EndReason::MaxRuntime, rule);
+    }
+    if let Some(limit) = row.limits.max_rss {
+        let all = std::iter::once(root).chain(below.iter().map(|(stat, _)| *stat));
+        let members: Vec<_> = all.map(|stat| (stat.pid, stat.start_tick)).collect();
+        if let Some(rule) = tree_memory(core, limit, &members).is_too_much(limit) {
+            return cause(EndReason::MaxRss, rule);
         }
-        if let Some(limit) = row.limits.max_rss {
-            let all = std::iter::once(root).chain(below.iter().map(|(stat, _)| *stat));
-            let members: Vec<_> = all.map(|stat| (stat.pid, stat.start_tick)).collect();
-            if let Some(rule) = self.tree_memory(limit, &members).is_too_much(limit) {
-                return cause(EndReason::MaxRss, rule);
-            }
+    }
+    (row.state == State::Survived || could_not_be_judged(row)).then(|| Cause {
+        reason: EndReason::Terminated,
+        leak: None,
+        rule: SURVIVED.into(),
+    })
+}
+
+/// Returns our rows whose processes are alive, as the snapshot shows them.
+pub(in crate::tracker) fn living(
+    core: &Core,
+    rows: Vec<ProcessRecord>,
+    snapshot: &Snapshot,
+) -> Vec<Living> {
+    let held = held_alive(core, &rows);
+    let alive = |row: ProcessRecord| {
+        let held = held.get(&row.id).and_then(|fd| seen_alive(&row, fd, snapshot));
+        match held
+            .map_or_else(|| Pinned::probe(&core.proc, core.place(), &row.identity), Probe::Alive)
+        {
+            Probe::Alive(pinned) => Some((row, pinned)),
+            Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => None,
         }
-        (row.state == State::Survived || could_not_be_judged(row)).then(|| Cause {
-            reason: EndReason::Terminated,
-            leak: None,
-            rule: SURVIVED.into(),
-        })
-    }
+    };
+    rows.into_iter().filter_map(alive).collect()
+}
 
-    /// Returns our rows whose processes are alive, as the snapshot shows them.
-    pub(in crate::tracker) fn living(
-        &self,
-        rows: Vec<ProcessRecord>,
-        snapshot: &Snapshot,
-    ) -> Vec<Living> {
-        let held = self.held_alive(&rows);
-        let alive = |row: ProcessRecord| {
-            let held = held.get(&row.id).and_then(|fd| seen_alive(&row, fd, snapshot));
-            match held.map_or_else(
-                || Pinned::probe(&self.proc, self.place(), &row.identity),
-                Probe::Alive,
-            ) {
-                Probe::Alive(pinned) => Some((row, pinned)),
-                Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => None,
-            }
-        };
-        rows.into_iter().filter_map(alive).collect()
+pub(in crate::tracker) fn scene<'a>(
+    core: &'a Core,
+    snapshot: &'a Snapshot,
+    alive: &'a [Living],
+) -> Result<Scene<'a>> {
+    let mut recorded: HashMap<ProcessId, Vec<Pid>> = HashMap::new();
+    for (row, root) in alive.iter().filter_map(|(row, _)| Some((row, row.root?))) {
+        recorded.entry(root).or_default().push(row.identity.pid);
     }
+    let roots = alive.iter().map(|(row, _)| row).filter(|row| row.root.is_none());
+    let trees = roots.map(|root| {
+        let descendants = recorded.remove(&root.id).unwrap_or_default();
+        RecordedTree { root, descendants }
+    });
+    let known: HashSet<(Pid, u64)> =
+        (alive.iter()).map(|(row, _)| (row.identity.pid, row.identity.start_tick)).collect();
+    let context = (&core.store, &core.proc, core.instance.observer);
+    let system = System::new(snapshot, Some(core.own_pid()), &foreign(core, &[])?);
+    let skips = |stat: &Stat| {
+        known.contains(&(stat.pid, stat.start_tick)) && !system.is_accounted_for(stat.pid)
+    };
+    let limited = |root: &ProcessRecord| root.limits.max_rss.is_some();
+    let observation = Observation::new(context, snapshot, trees.collect(), limited, skips)?;
+    Ok(Scene { snapshot, system, observation, known })
+}
 
-    pub(in crate::tracker) fn scene<'a>(
-        &'a self,
-        snapshot: &'a Snapshot,
-        alive: &'a [Living],
-    ) -> Result<Scene<'a>> {
-        let mut recorded: HashMap<ProcessId, Vec<Pid>> = HashMap::new();
-        for (row, root) in alive.iter().filter_map(|(row, _)| Some((row, row.root?))) {
-            recorded.entry(root).or_default().push(row.identity.pid);
-        }
-        let roots = alive.iter().map(|(row, _)| row).filter(|row| row.root.is_none());
-        let trees = roots.map(|root| {
-            let descendants = recorded.remove(&root.id).unwrap_or_default();
-            RecordedTree { root, descendants }
-        });
-        let known: HashSet<(Pid, u64)> =
-            (alive.iter()).map(|(row, _)| (row.identity.pid, row.identity.start_tick)).collect();
-        let context = (&self.store, &self.proc, self.instance.observer);
-        let system = System::new(snapshot, Some(self.own_pid()), &self.foreign(&[])?);
-        let skips = |stat: &Stat| {
-            known.contains(&(stat.pid, stat.start_tick)) && !system.is_accounted_for(stat.pid)
-        };
-        let limited = |root: &ProcessRecord| root.limits.max_rss.is_some();
-        let observation = Observation::new(context, snapshot, trees.collect(), limited, skips)?;
-        Ok(Scene { snapshot, system, observation, known })
-    }
+/// Returns the members of a root's tree except the root itself and processes that an end would spare. Those are not
+/// recorded: with a row, an instance without the same protected names would end them.
+pub(in crate::tracker) fn below<'s>(
+    core: &Core,
+    scene: &'s Scene<'_>,
+    root: &ProcessRecord,
+) -> Vec<(&'s Stat, Evidence)> {
+    let facts = scene.observation.facts(root, true);
+    let job = core.registry.get(root.id).map(|entry| Arc::clone(&entry.strays.protected));
+    let names = [core.options.protected.as_slice(), job.as_deref().unwrap_or_default()];
+    let mut protects = |stat: &Stat| protected(&core.proc, stat.pid, &names);
+    let protects: Option<Protects<'_>> =
+        if names.iter().all(|names| names.is_empty()) { None } else { Some(&mut protects) };
+    let found = decide(&scene.system, &facts, protects);
+    // A process that must not be touched, such as another user's program that a task has started, is in no sum and gets no
+    // row.
+    let (owner, proc) = (core.instance.observer.uid, &core.proc);
+    let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
+    let others = found.members.into_iter();
+    let others = others.filter(|(pid, _)| *pid != root.identity.pid && may_touch(*pid));
+    others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
+}
 
-    /// Returns the members of a root's tree except the root itself and processes that an end would spare. Those are not
-    /// recorded: with a row, an instance without the same protected names would end them.
-    pub(in crate::tracker) fn below<'s>(
-        &self,
-        scene: &'s Scene<'_>,
-        root: &ProcessRecord,
-    ) -> Vec<(&'s Stat, Evidence)> {
-        let facts = scene.observation.facts(root, true);
-        let job = self.entry(root.id).map(|entry| Arc::clone(&entry.strays.protected));
-        let names = [self.options.protected.as_slice(), job.as_deref().unwrap_or_default()];
-        let mut protects = |stat: &Stat| protected(&self.proc, stat.pid, &names);
-        let protects: Option<Protects<'_>> =
-            if names.iter().all(|names| names.is_empty()) { None } else { Some(&mut protects) };
-        let found = decide(&scene.system, &facts, protects);
-        // A process that must not be touched, such as another user's program that a task has started, is in no sum and gets no
-        // row.
-        let (owner, proc) = (self.instance.observer.uid, &self.proc);
-        let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
-        let others = found.members.into_iter();
-        let others = others.filter(|(pid, _)| *pid != root.identity.pid && may_touch(*pid));
-        others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
-    }
+/// Returns rows for members that have none yet, so that one that later leaves the session and wipes its environment is
+/// known.
+fn new_rows(
+    core: &Core,
+    scene: &Scene<'_>,
+    root: &ProcessRecord,
+    below: &[(&Stat, Evidence)],
+) -> Vec<NewProcess> {
+    let new = below.iter().filter(|(seen, _)| {
+        !seen.is_zombie() && !scene.known.contains(&(seen.pid, seen.start_tick))
+    });
+    new.filter_map(|(seen, evidence)| new_row(core, root, scene.snapshot, seen, *evidence))
+        .collect()
+}
 
-    /// Returns rows for members that have none yet, so that one that later leaves the session and wipes its environment is
-    /// known.
-    fn new_rows(
-        &self,
-        scene: &Scene<'_>,
-        root: &ProcessRecord,
-        below: &[(&Stat, Evidence)],
-    ) -> Vec<NewProcess> {
-        let new = below.iter().filter(|(seen, _)| {
-            !seen.is_zombie() && !scene.known.contains(&(seen.pid, seen.start_tick))
-        });
-        new.filter_map(|(seen, evidence)| self.new_row(root, scene.snapshot, seen, *evidence))
-            .collect()
+pub(in crate::tracker) fn new_row(
+    core: &Core,
+    root: &ProcessRecord,
+    snapshot: &Snapshot,
+    seen: &Stat,
+    evidence: Evidence,
+) -> Option<NewProcess> {
+    let tree = root_of(core, root);
+    let pinned = pin(&core.proc, core.place(), snapshot, seen, &tree, evidence, |_| true);
+    let pinned = pinned.ok().flatten()?;
+    let mut info = ProcessInfo::observed(&core.proc, &pinned, &tree, evidence);
+    if !core.instance.observer.may_touch(info.uid) {
+        return None;
     }
-
-    pub(in crate::tracker) fn new_row(
-        &self,
-        root: &ProcessRecord,
-        snapshot: &Snapshot,
-        seen: &Stat,
-        evidence: Evidence,
-    ) -> Option<NewProcess> {
-        let tree = self.root_of(root);
-        let pinned = pin(&self.proc, self.place(), snapshot, seen, &tree, evidence, |_| true);
-        let pinned = pinned.ok().flatten()?;
-        let mut info = ProcessInfo::observed(&self.proc, &pinned, &tree, evidence);
-        if !self.instance.observer.may_touch(info.uid) {
-            return None;
-        }
-        info.command = command_of(&self.proc, seen.pid, tree.arguments);
-        Some(NewProcess {
-            limits: Limits { max_runtime: None, max_rss: None, ..root.limits },
-            state: State::Running,
-            allow_survivor: true,
-            ..info.new_row(self.instance.id, &tree)
-        })
-    }
+    info.command = command_of(&core.proc, seen.pid, tree.arguments);
+    Some(NewProcess {
+        limits: Limits { max_runtime: None, max_rss: None, ..root.limits },
+        state: State::Running,
+        allow_survivor: true,
+        ..info.new_row(core.instance.id, &tree)
+    })
 }
 
 /// Returns whether a row lacks this information: usually it has it, and then the ledger is not queried.

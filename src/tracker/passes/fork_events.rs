@@ -15,15 +15,16 @@
 
 use std::{
     collections::HashSet,
-    os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    os::fd::AsFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
+use super::{descendants, health};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     identity::Pid,
     model::{NewProcess, ProcessRecord},
     policy::{
@@ -40,15 +41,10 @@ use crate::{
     },
     tracker::{
         core::Core,
-        runtime::{lock::lock, tracked::Entry},
+        runtime::{fork_listener::LINGER, tracked::Entry},
     },
 };
 
-/// It goes on listening for this long after the last spawn, so that it need not start again for each of several successive
-/// roots.
-const LINGER: Duration = Duration::from_secs(10);
-/// A spawn waits no longer than this for the listener.
-const BEGINS_WITHIN: Duration = Duration::from_millis(100);
 /// A root is ours as soon as its gate has opened; the descendants of another child of ours are forgotten after this time.
 const BECOMES_A_ROOT: Duration = Duration::from_secs(5);
 /// Minimum time between two scans because of lost events: a machine that forks faster than we read must not keep us scanning.
@@ -58,87 +54,22 @@ const TURN: usize = 4096;
 /// The kernel notes a start, then reports it; a parent that loses its processor in between reports it later.
 const REPORTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// State of the thread that listens.
-#[derive(Debug)]
-pub(in crate::tracker) struct Listening {
-    state: Mutex<Progress>,
-    /// The thread listens, or has found that it cannot.
-    begun: Condvar,
-    wake: OwnedFd,
-}
-
-#[derive(Debug, Default)]
-struct Progress {
-    running: bool,
-    /// Forks are reported from now on.
-    listens: bool,
-    /// The kernel does not report forks; tried once.
-    refused: bool,
-    /// When a root was last about to start.
-    wanted: Option<Instant>,
-}
-
-impl Listening {
-    pub(in crate::tracker) fn new() -> Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|error| Error::os("failed to set up the listener for forks", error))?;
-        Ok(Self { state: Mutex::default(), begun: Condvar::new(), wake })
-    }
-
-    /// The kernel does not report forks, or does not any more.
-    fn refuse(&self) {
-        let mut state = lock(&self.state);
-        (state.running, state.listens, state.refused) = (false, false, true);
-        drop(state);
-        self.begun.notify_all();
-    }
-
-    /// Makes the thread check whether it is to end.
-    pub(in crate::tracker) fn wake(&self) {
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+/// Begins to listen, if that is of use.
+pub(in crate::tracker) fn listen_for_forks(core: &Arc<Core>) {
+    if core.options.monitor {
+        let theirs = Arc::clone(core);
+        core.fork_listener.want(|| core.threads.start("procledger-forks", move || run(&theirs)));
     }
 }
 
-impl Core {
-    /// Begins to listen, if that is of use. The first spawn waits for it, usually a millisecond: a program may hide faster than
-    /// a thread starts.
-    pub(in crate::tracker) fn listen_for_forks(self: &Arc<Self>) {
-        if !self.options.monitor {
-            return;
-        }
-        let mut state = lock(&self.forks.state);
-        state.wanted = Some(Instant::now());
-        if state.running || state.refused {
-            return;
-        }
-        state.running = true;
-        let theirs = Arc::clone(self);
-        let started =
-            std::thread::Builder::new().name("procledger-forks".into()).spawn(move || run(&theirs));
-        match started {
-            Ok(thread) => {
-                let mut threads = lock(&self.threads);
-                threads.retain(|thread| !thread.is_finished());
-                threads.push(thread);
-                drop(threads);
-                let waits = |state: &mut Progress| state.running && !state.listens;
-                let _ = self.forks.begun.wait_timeout_while(state, BEGINS_WITHIN, waits);
-            }
-            Err(error) => {
-                state.running = false;
-                tracing::warn!("failed to start the listener for forks: {error}");
-            }
-        }
-    }
+fn has_session_roots(core: &Core) -> bool {
+    core.registry.find(is_session_root).is_some()
+}
 
-    fn has_session_roots(&self) -> bool {
-        lock(&self.entries).values().any(|entry| is_session_root(entry))
-    }
-
-    /// Returns whether a process was registered, so that its descendants belong to it.
-    fn was_registered(&self, pid: Pid) -> bool {
-        lock(&self.entries).values().any(|entry| !entry.child && entry.root.identity.pid == pid)
-    }
+/// Returns whether a process was registered, so that its descendants belong to it.
+fn was_registered(core: &Core, pid: Pid) -> bool {
+    let is_it = |entry: &Entry| !entry.child && entry.root.identity.pid == pid;
+    core.registry.find(is_it).is_some()
 }
 
 fn is_session_root(entry: &Entry) -> bool {
@@ -146,28 +77,26 @@ fn is_session_root(entry: &Entry) -> bool {
 }
 
 fn run(core: &Arc<Core>) {
-    crate::sys::leave_signals_to_the_host();
     let connector = match Connector::open() {
         Ok(connector) => connector,
         Err(error) => {
             tracing::debug!(
                 "fork events are unavailable, the health pass searches for forked processes: {error}"
             );
-            core.forks.refuse();
+            core.fork_listener.refuse();
             return;
         }
     };
-    lock(&core.forks.state).listens = true;
-    core.forks.begun.notify_all();
+    core.fork_listener.listens();
     let forks = Forks::new(core.own_pid());
     // A root that was there before we listened may have forked already.
-    let lost = core.has_session_roots();
+    let lost = has_session_roots(core);
     let mut listener = Listener { core, connector, forks, lost, looked: None };
     if let Err(error) = listener.listen() {
         tracing::warn!(
             "fork events are no longer available, the health pass searches for forked processes: {error}"
         );
-        core.forks.refuse();
+        core.fork_listener.refuse();
     }
 }
 
@@ -202,9 +131,8 @@ impl Listener<'_> {
         let look = self.looked.filter(|_| self.lost).map(|looked| looked + BETWEEN_LOOKS);
         let next = [self.forks.next_due(), look].into_iter().flatten().min();
         let limit = next.map_or(LINGER, |next| next.saturating_duration_since(now).min(LINGER));
-        let wake = &self.core.forks.wake;
-        let connector = self.connector.as_fd();
-        let mut fds = [PollFd::new(&connector, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
+        let (connector, woken) = (self.connector.as_fd(), self.core.fork_listener.woken());
+        let mut fds = [PollFd::new(&connector, PollFlags::IN), PollFd::new(&woken, PollFlags::IN)];
         let _ = poll(&mut fds, Some(&timespec(limit)));
     }
 
@@ -213,7 +141,7 @@ impl Listener<'_> {
         for _ in 0..TURN {
             match self.connector.read()? {
                 Reading::Event(event) => {
-                    self.forks.take(event, now, |pid| self.core.was_registered(pid));
+                    self.forks.take(event, now, |pid| was_registered(self.core, pid));
                 }
                 Reading::Other => {}
                 Reading::Nothing => break,
@@ -235,7 +163,7 @@ impl Listener<'_> {
         }
         self.lost = false;
         // If this thread waited for a grace, it would lose more events.
-        let looked = self.core.health_pass_without_waiting();
+        let looked = health::health_pass_without_waiting(self.core);
         let looked = looked.and_then(|()| self.note_recorded());
         if let Err(error) = looked {
             tracing::warn!("failed to search for forked processes: {error}");
@@ -254,7 +182,7 @@ impl Listener<'_> {
         };
         for row in &rows {
             let root = row.root.unwrap_or(row.id);
-            let entry = self.core.entry(root).filter(|entry| is_session_root(entry));
+            let entry = self.core.registry.get(root).filter(|entry| is_session_root(entry));
             let top = rows.iter().find(|row| row.id == root).filter(|_| entry.is_some());
             let Some(top) = top.and_then(forked) else { continue };
             let same = self.pinned(row.identity.pid)?;
@@ -303,7 +231,7 @@ impl Listener<'_> {
         if found.is_empty() { Ok(()) } else { self.record(&found) }
     }
 
-    /// Returns the evidence by which an end would find it: the check here is the same as there (`ending::look`).
+    /// Returns the evidence by which an end would find it: the check here is the same as in its scan.
     fn tie(&self, root: &Entry, pinned: &Pinned) -> Tie {
         let (root, pid) = (&root.root, pinned.identity.pid);
         if root.session.map(Pid::get) == Some(pinned.stat.session) {
@@ -319,18 +247,17 @@ impl Listener<'_> {
 
     /// Returns the root that it is below, once that is a root.
     fn root(&self, noted: &Noted) -> Option<Arc<Entry>> {
-        let entries = lock(&self.core.entries);
-        let root = entries.values().find(|entry| {
+        let root = self.core.registry.find(|entry| {
             let identity = entry.root.identity;
             identity.pid == noted.top.pid && was_started_at(identity.start_tick, noted.top.at)
         });
-        root.filter(|entry| is_session_root(entry)).cloned()
+        root.filter(|entry| is_session_root(entry))
     }
 
     fn record(&self, found: &[(Arc<Entry>, Pinned)]) -> Result<()> {
         let core = self.core;
         // A health pass would record the same.
-        let _pass = core.pass.lock().unwrap_or_else(PoisonError::into_inner);
+        let _pass = core.scheduler.begin_pass();
         let rows = core.store.live_of(core.instance.id)?;
         let known: HashSet<(Pid, u64)> =
             rows.iter().map(|row| (row.identity.pid, row.identity.start_tick)).collect();
@@ -341,12 +268,18 @@ impl Listener<'_> {
             .filter(|(entry, _)| !entry.is_being_ended() && !self.protects(entry))
             .filter_map(|(entry, pinned)| {
                 let root = rows.iter().find(|row| row.id == entry.root.row)?;
-                core.new_row(root, &Snapshot::default(), &pinned.stat, Evidence::ForkEvent)
+                descendants::new_row(
+                    core,
+                    root,
+                    &Snapshot::default(),
+                    &pinned.stat,
+                    Evidence::ForkEvent,
+                )
             })
             .collect();
         if !new.is_empty() {
             core.store.admit(&core.place(), &new)?;
-            core.notify_export();
+            core.export.notify();
         }
         Ok(())
     }
@@ -358,12 +291,7 @@ impl Listener<'_> {
     }
 
     fn is_idle(&self) -> bool {
-        let mut state = lock(&self.core.forks.state);
-        let wanted = state.wanted.is_some_and(|wanted| wanted.elapsed() < LINGER);
-        let idle = !wanted && !self.core.has_session_roots();
-        state.running = !idle;
-        state.listens &= !idle;
-        idle
+        self.core.fork_listener.ends_unless(|| has_session_roots(self.core))
     }
 }
 

@@ -7,56 +7,82 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, PoisonError,
+        Arc,
         mpsc::{Receiver, RecvTimeoutError, channel},
     },
     time::{Duration, Instant},
 };
 
+use super::{
+    descendants,
+    held_pidfds::{self, seen_alive},
+    orphans,
+    pass::Pass,
+    retention::maintain,
+};
 use crate::{
-    error::{Error, Kind, Result},
+    error::Result,
     model::{
         EndReason, Ending, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId,
         ProcessRecord, Report, Suspect, state::State, task_text,
     },
-    sys::{
-        PidFd, Pinned, Probe, fd_table::which_are_dead, snapshot::Snapshot, spawn::gate::GATE_LIMIT,
-    },
+    sys::{Pinned, Probe, spawn::gate::GATE_LIMIT},
     tracker::{
-        Tracker,
         core::Core,
         end::{
-            background::Due,
-            outcome::{Cause, Pass},
-            root_exit::{Dead, log_dead, stray},
-            run::preview,
+            adopted_zombies, background, claimed, claims, flush, keeper_departure, keeper_end_logs,
+            left_behind, outcome, release, root_exit::log_dead, settle,
         },
-        runtime::{liveness::Life, lock::lock, tracked::Entry},
+        runtime::{
+            background_ends::Due,
+            cause::{Cause, SURVIVED},
+            liveness::Life,
+            other_instances,
+            pass_run::PassRun,
+            tracked::{Dead, Entry},
+        },
     },
 };
 
-impl Tracker {
-    /// Checks every recorded process, and ends the rows of those that are gone.
-    ///
-    /// For this instance's own processes it also records the descendants of each root, with memory and CPU time, ends the trees
-    /// that have passed a limit, and retries those that had survived.
-    ///
-    /// Rows of other instances are ended only when those instances are dead; a live owner keeps its exit codes.
-    ///
-    /// # Errors
-    ///
-    /// If the ledger cannot be read. Errors of a single process are in the report.
-    pub fn health_pass(&self) -> Result<Report> {
-        self.inner.core.instance.check_usable()?;
-        self.inner.core.health_pass()
+/// Apart from its grace, ending a tree takes seconds at most; a pass waits no longer for one that is stuck.
+const ENDS_LIMIT: Duration = Duration::from_secs(30);
+
+/// A health pass that is due while the previous one is still running is retried after this time.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The health pass on its timer, on a thread of its own, since it may wait for another pass, for a grace, or for the ledger.
+pub(super) struct HealthPass {
+    next: Instant,
+    interval: Duration,
+}
+
+impl HealthPass {
+    pub(super) fn new(now: Instant, interval: Duration) -> Self {
+        Self { next: now + interval, interval }
     }
 }
 
-/// The rule by which a pass ends what an earlier attempt did not.
-pub(in crate::tracker) const SURVIVED: &str = "it had survived an earlier attempt";
+impl Pass for HealthPass {
+    fn due(&self, _core: &Core) -> Option<Instant> {
+        Some(self.next)
+    }
 
-/// Apart from its grace, ending a tree takes seconds at most; a pass waits no longer for one that is stuck.
-const ENDS_LIMIT: Duration = Duration::from_secs(30);
+    fn run_once(&mut self, core: &Arc<Core>, _now: Instant) {
+        let Some(running) = core.scheduler.begin_health() else {
+            self.next = Instant::now() + self.interval.min(RETRY);
+            return;
+        };
+        let theirs = Arc::clone(core);
+        core.threads.run("procledger-health", move || {
+            let _running = running;
+            if let Err(error) = health_pass(&theirs) {
+                tracing::error!("the health pass failed: {error}");
+            }
+            maintain(&theirs);
+        });
+        self.next = Instant::now() + self.interval;
+    }
+}
 
 /// What was found about our own rows.
 #[derive(Default)]
@@ -106,403 +132,350 @@ impl Awaited {
     }
 }
 
-impl Core {
-    pub(in crate::tracker) fn health_pass(self: &Arc<Self>) -> Result<Report> {
-        let pass = Pass::begin(PassKind::Health);
-        let mut report = Report::default();
-        // 1. One pass at a time scans.
-        let found = self.health_look(&mut report)?;
-        // 2. What takes a grace delays neither another pass nor a kill.
-        let awaited = self.end_due_trees(found.due);
-        self.try_again(found.left, &found.unheld, &mut report);
-        awaited.absorb_into(&mut report);
-        // 3. The record contains the outcomes.
-        self.record_health_pass(&pass, &mut report);
-        Ok(report)
-    }
+pub(in crate::tracker) fn health_pass(core: &Arc<Core>) -> Result<Report> {
+    let pass = PassRun::begin(PassKind::Health);
+    let mut report = Report::default();
+    // 1. One pass at a time scans.
+    let found = health_look(core, &mut report)?;
+    // 2. What takes a grace delays neither another pass nor a kill.
+    let awaited = end_due_trees(core, found.due);
+    try_again(core, found.left, &found.unheld, &mut report);
+    awaited.absorb_into(&mut report);
+    // 3. The record contains the outcomes.
+    record_health_pass(core, &pass, &mut report);
+    Ok(report)
+}
 
-    /// Does the same on a thread that must not wait for the grace of a tree: trees are ended on another thread.
-    pub(in crate::tracker) fn health_pass_without_waiting(self: &Arc<Self>) -> Result<()> {
-        let pass = Pass::begin(PassKind::Health);
-        let mut report = Report::default();
-        let found = self.health_look(&mut report)?;
-        drop(self.end_due_trees(found.due));
-        let (left, unheld) = (found.left, found.unheld);
-        if !(left.is_empty() && unheld.is_empty()) {
-            let core = Arc::clone(self);
-            self.run_aside("procledger-left", move || {
-                core.try_again(left, &unheld, &mut Report::default());
-            });
-        }
-        self.record_health_pass(&pass, &mut report);
-        Ok(())
+/// Does the same on a thread that must not wait for the grace of a tree: trees are ended on another thread.
+pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Result<()> {
+    let pass = PassRun::begin(PassKind::Health);
+    let mut report = Report::default();
+    let found = health_look(core, &mut report)?;
+    drop(end_due_trees(core, found.due));
+    let (left, unheld) = (found.left, found.unheld);
+    if !(left.is_empty() && unheld.is_empty()) {
+        let theirs = Arc::clone(core);
+        core.threads.run("procledger-left", move || {
+            try_again(&theirs, left, &unheld, &mut Report::default());
+        });
     }
+    record_health_pass(core, &pass, &mut report);
+    Ok(())
+}
 
-    fn health_look(self: &Arc<Self>, report: &mut Report) -> Result<Found> {
-        let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write_late();
-        self.finish_late();
-        self.settle_claimed(&[]);
-        self.reap_ended();
-        self.reap_adopted();
-        let dead_instances = self.dead_instances(report);
-        let dead: Result<Vec<InstanceId>> = self.dead_claimants();
-        if let Err(error) = dead.and_then(|dead| self.store.give_back(self.instance.id, &dead)) {
-            report.errors.push(error.to_string());
-        }
-        let failed = |_: &_| self.counters().pass_failed(PassKind::Health);
-        let rows = self.store.live().inspect_err(failed).inspect_err(|_| self.save_lost_wal())?;
-        // Before any process is found alive: one that is alive afterwards had its PID while this snapshot was taken.
-        let snapshot = self.proc.snapshot();
-        let held = self.held_alive(&rows);
-        let mut seen = Seen::default();
-        let listed: HashSet<ProcessId> = rows.iter().map(|row| row.id).collect();
-        for row in rows {
-            report.checked += 1;
-            if row.owner == self.instance.id {
-                let held = match (held.get(&row.id), &snapshot) {
-                    (Some(fd), Ok(snapshot)) => seen_alive(&row, fd, snapshot),
-                    _ => None,
-                };
-                self.look_at_own(row, held, &mut seen, report);
-            } else {
-                self.look_at_other(row, &dead_instances, report);
-            }
-        }
-        let removed = report.endings.len() + seen.dead.len();
-        self.settle_found(&seen.dead, report);
-        self.settle_unlisted(&listed);
-        self.all_entries().iter().for_each(|entry| Self::notice_keeper(entry));
-        self.bury_departed();
-        let due = match &snapshot {
-            Ok(snapshot) => self.look_below(snapshot, &seen.alive, report),
-            Err(error) => {
-                report.errors.push(error.to_string());
-                Vec::new()
-            }
-        };
-        let mut left = self.claim_left(&seen.left, report);
-        left.extend(seen.strays.into_iter().map(|record| (stray(), record)));
-        if removed > 0 {
-            tracing::info!("Cleaned up {removed} dead processes from registry");
-        }
-        Ok(Found { due, left, unheld: seen.unheld })
+fn health_look(core: &Arc<Core>, report: &mut Report) -> Result<Found> {
+    let _pass = core.scheduler.begin_pass();
+    flush::write_late(core);
+    release::finish_late(core);
+    settle::settle_claimed(core, &[]);
+    adopted_zombies::reap_ended(core);
+    adopted_zombies::reap_adopted(core);
+    let dead_instances = dead_instances(core, report);
+    let dead: Result<Vec<InstanceId>> = claims::dead_claimants(core);
+    if let Err(error) = dead.and_then(|dead| core.store.give_back(core.instance.id, &dead)) {
+        report.errors.push(error.to_string());
     }
-
-    fn record_health_pass(&self, pass: &Pass, report: &mut Report) {
-        if let Err(error) = self.store.record_pass(self.instance.id, &pass.record(report)) {
-            self.counters().pass_failed(PassKind::Health);
-            self.save_lost_wal();
-            tracing::error!("failed to record the health pass: {error}");
-            report.errors.push(error.to_string());
-        }
-        self.notify_export();
-    }
-
-    /// Saves a lost WAL, where that is the reason that the ledger can neither be read nor written.
-    fn save_lost_wal(&self) {
-        if let Err(error) = self.store.save_lost_wal() {
-            tracing::error!("{error}");
-        }
-    }
-
-    fn dead_instances(&self, report: &mut Report) -> HashSet<InstanceId> {
-        match self.judge_others() {
-            Ok(others) => others
-                .into_iter()
-                .filter(|(_, life)| matches!(life, Life::Dead(_)))
-                .map(|(instance, _)| instance.id)
-                .collect(),
-            Err(error) => {
-                report.errors.push(error.to_string());
-                HashSet::new()
-            }
-        }
-    }
-
-    /// Returns our rows whose processes are alive, by the pidfds that are held: one system call for all of them.
-    pub(in crate::tracker) fn held_alive(
-        &self,
-        rows: &[ProcessRecord],
-    ) -> HashMap<ProcessId, Arc<PidFd>> {
-        let own = rows.iter().filter(|row| row.owner == self.instance.id);
-        let (ids, fds): (Vec<ProcessId>, Vec<Arc<PidFd>>) =
-            own.filter_map(|row| Some((row.id, self.entry(row.id)?.pidfd.clone()?))).unzip();
-        // On an error each one is checked separately.
-        let Ok(dead) = which_are_dead(&fds) else { return HashMap::new() };
-        let all = ids.into_iter().zip(fds).zip(dead);
-        all.filter_map(|(held, dead)| (!dead).then_some(held)).collect()
-    }
-
-    /// `held`: it was already found alive by its pidfd.
-    fn look_at_own(
-        self: &Arc<Self>,
-        row: ProcessRecord,
-        held: Option<Pinned>,
-        seen: &mut Seen,
-        report: &mut Report,
-    ) {
-        let probe = held
-            .map_or_else(|| Pinned::probe(&self.proc, self.place(), &row.identity), Probe::Alive);
-        match probe {
-            Probe::Alive(pinned) => {
-                if self.is_left(&row) {
-                    seen.left.push(row.clone());
-                }
-                seen.alive.push((row, pinned));
-            }
-            Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
-            Probe::Zombie(pinned) => self.found_dead(&row, Some(pinned), seen, report),
-            Probe::Gone => self.found_dead(&row, None, seen, report),
-        }
-    }
-
-    /// Returns whether a live row of ours has no entry by which it would be ended, and was to be ended before: an orphan or a
-    /// stray that survived, or whose claim was given back.
-    fn is_left(&self, row: &ProcessRecord) -> bool {
-        let tried = row.state == State::Survived
-            || (row.state == State::Running && row.last_error.is_some());
-        let held =
-            [Some(row.id), row.root].into_iter().flatten().any(|id| self.entry(id).is_some());
-        tried && !held
-    }
-
-    /// Claims such rows, so that they are retried once (invariant 12), each with its earlier kind of end.
-    fn claim_left(
-        &self,
-        left: &[ProcessRecord],
-        report: &mut Report,
-    ) -> Vec<(Cause, ProcessRecord)> {
-        if left.is_empty() {
-            return Vec::new();
-        }
-        let ids: Vec<ProcessId> = left.iter().map(|row| row.id).collect();
-        let claimed = match self.store.claim(&ids, self.instance.id, Some(self.instance.id), None) {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                report.errors.push(error.to_string());
-                return Vec::new();
-            }
-        };
-        let with_cause = |row: ProcessRecord| {
-            let survived = left.iter().any(|old| old.id == row.id && old.state == State::Survived);
-            let leak = self.store.leak_kind(row.id).ok().flatten().or(match row.root {
-                _ if survived => None,
-                Some(_) => Some(LeakKind::Stray),
-                None => Some(LeakKind::Orphan),
-            });
-            let reason = match leak {
-                Some(LeakKind::Orphan) => EndReason::Orphan,
-                Some(LeakKind::Stray) => EndReason::Stray,
-                Some(LeakKind::Unregistered) => EndReason::Unregistered,
-                None => EndReason::Terminated,
+    let failed = |_: &_| core.counters().pass_failed(PassKind::Health);
+    let rows = core.store.live().inspect_err(failed).inspect_err(|_| save_lost_wal(core))?;
+    // Before any process is found alive: one that is alive afterwards had its PID while this snapshot was taken.
+    let snapshot = core.proc.snapshot();
+    let held = held_pidfds::held_alive(core, &rows);
+    let mut seen = Seen::default();
+    let listed: HashSet<ProcessId> = rows.iter().map(|row| row.id).collect();
+    for row in rows {
+        report.checked += 1;
+        if row.owner == core.instance.id {
+            let held = match (held.get(&row.id), &snapshot) {
+                (Some(fd), Ok(snapshot)) => seen_alive(&row, fd, snapshot),
+                _ => None,
             };
-            (Cause { reason, leak, rule: SURVIVED.into() }, row)
-        };
-        claimed.into_iter().map(with_cause).collect()
-    }
-
-    /// Ends claimed rows, all together, each with its own cause.
-    fn try_again(
-        &self,
-        left: Vec<(Cause, ProcessRecord)>,
-        unheld: &[Arc<Entry>],
-        report: &mut Report,
-    ) {
-        let causes: HashMap<ProcessId, Cause> =
-            left.iter().map(|(cause, row)| (row.id, cause.clone())).collect();
-        let rows = left.into_iter().map(|(_, row)| row).collect();
-        let cause_of = |row: ProcessId| causes.get(&row).cloned().unwrap_or_else(stray);
-        let settled = self.end_claimed_each(&cause_of, rows, report);
-        self.write(None, settled, report);
-        for entry in unheld {
-            self.let_go_unobserved(entry);
+            look_at_own(core, row, held, &mut seen, report);
+        } else {
+            look_at_other(core, row, &dead_instances, report);
         }
     }
-
-    /// Releases processes that have died while another instance ended their rows, in case the monitor has missed it.
-    fn settle_unlisted(self: &Arc<Self>, listed: &HashSet<ProcessId>) {
-        let unlisted =
-            self.all_entries().into_iter().filter(|entry| !listed.contains(&entry.root.row));
-        self.settle(&self.dead_among(unlisted));
-    }
-
-    /// Returns those of our processes that have died.
-    pub(in crate::tracker) fn dead_among(
-        &self,
-        entries: impl Iterator<Item = Arc<Entry>>,
-    ) -> Vec<Dead> {
-        entries
-            .filter_map(|entry| {
-                let fd = self.pidfd_of(&entry)?;
-                fd.is_dead().unwrap_or(false).then_some((entry, fd))
-            })
-            .collect()
-    }
-
-    /// Settles a root that we hold with its status; a row without an entry is closed, unless an entry is about to be created.
-    fn found_dead(
-        self: &Arc<Self>,
-        row: &ProcessRecord,
-        pinned: Option<Pinned>,
-        seen: &mut Seen,
-        report: &mut Report,
-    ) {
-        if let Some(entry) = self.entry(row.id) {
-            if let Some(fd) = entry.pidfd.clone().or_else(|| pinned.map(Pinned::into_fd)) {
-                self.note_last_seen(&entry);
-                seen.dead.push((entry, fd));
-            } else {
-                // It has no entry, and was reaped by another process: its status is lost, its end is not.
-                match self.has_left_something(row) {
-                    Ok(true) if !entry.strays.keep => {
-                        self.claim_strays(row, seen, report);
-                        return seen.unheld.push(entry);
-                    }
-                    Ok(_) => self.record_gone(row, report),
-                    Err(error) => {
-                        let suspect = unknown(row.clone(), &error.to_string());
-                        return report.suspects.push(suspect);
-                    }
-                }
-                self.let_go_unobserved(&entry);
-            }
-            return;
+    let removed = report.endings.len() + seen.dead.len();
+    settle_found(core, &seen.dead, report);
+    settle_unlisted(core, &listed);
+    core.registry.all().iter().for_each(|entry| entry.notice_keeper());
+    keeper_departure::bury_departed(core);
+    let due = match &snapshot {
+        Ok(snapshot) => descendants::look_below(core, snapshot, &seen.alive, report),
+        Err(error) => {
+            report.errors.push(error.to_string());
+            Vec::new()
         }
-        let at_the_gate = row.root.is_none()
-            && row.state == State::Running
-            && row.last_error.is_none()
-            && Millis::now().since(row.started_at) < GATE_LIMIT;
-        let waits = lock(&self.unwritten).iter().any(|end| end.process == row.id)
-            || lock(&self.unsettled).iter().any(|settled| settled.process == row.id);
-        if !at_the_gate && !waits && row.state != State::Ending {
-            match self.has_left_something(row) {
-                Ok(true) => seen.left.push(row.clone()),
-                Ok(false) => {
-                    self.record_gone(row, report);
-                    if row.root.is_some() {
-                        // If this process has adopted it, its zombie is reaped as well.
-                        lock(&self.adopted.unreaped).extend(pinned.map(Pinned::into_fd));
-                    }
-                }
-                // Its row may be the only lead to the processes it left.
-                Err(error) => report.suspects.push(unknown(row.clone(), &error.to_string())),
-            }
-        }
+    };
+    let mut left = claim_left(core, &seen.left, report);
+    left.extend(seen.strays.into_iter().map(|record| (Cause::stray(), record)));
+    if removed > 0 {
+        tracing::info!("Cleaned up {removed} dead processes from registry");
     }
+    Ok(Found { due, left, unheld: seen.unheld })
+}
 
-    /// Releases a root whose exit status is unknown.
-    fn let_go_unobserved(&self, entry: &Entry) {
-        entry.publish(crate::model::ExitStatus::Unobserved);
-        entry.mark_recorded();
-        self.let_go(entry.root.row);
+fn record_health_pass(core: &Core, pass: &PassRun, report: &mut Report) {
+    if let Err(error) = core.store.record_pass(core.instance.id, &pass.record(report)) {
+        core.counters().pass_failed(PassKind::Health);
+        save_lost_wal(core);
+        tracing::error!("failed to record the health pass: {error}");
+        report.errors.push(error.to_string());
     }
+    core.export.notify();
+}
 
-    /// For a root of ours that is gone: its row leads to the processes it left, and is closed together with them.
-    fn claim_strays(&self, row: &ProcessRecord, seen: &mut Seen, report: &mut Report) {
-        match self.store.claim(&[row.id], self.instance.id, Some(self.instance.id), None) {
-            Ok(claimed) => seen.strays.extend(claimed),
-            Err(error) => report.errors.push(error.to_string()),
-        }
-    }
-
-    fn look_at_other(&self, row: ProcessRecord, dead: &HashSet<InstanceId>, report: &mut Report) {
-        match Pinned::probe(&self.proc, self.place(), &row.identity) {
-            Probe::Alive(_) => {}
-            Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
-            // A child that an exec left to this process: the orphan pass records how it ended.
-            Probe::Zombie(pinned) if matches!(pinned.fd().child_status(false), Ok(Some(_))) => {}
-            Probe::Zombie(_) | Probe::Gone => {
-                if dead.contains(&row.owner) && row.state != State::Ending {
-                    if self.has_account(&row) {
-                        let why =
-                            "its keeper ends the processes it left: `procledger reap` records that";
-                        return report.suspects.push(unknown(row, why));
-                    }
-                    match self.has_left_something(&row) {
-                        Ok(false) => {}
-                        Ok(true) => {
-                            let why = "it is gone, but processes it left are alive: `procledger reap` ends them";
-                            return report.suspects.push(unknown(row, why));
-                        }
-                        Err(error) => {
-                            return report.suspects.push(unknown(row, &error.to_string()));
-                        }
-                    }
-                    log_dead(row.identity.pid, &task_text(row.task.as_ref()));
-                    self.record_gone(&row, report);
-                }
-            }
-        }
-    }
-
-    /// Returns whether a root that is gone has members that are alive: its row, with the token, is the only lead to them.
-    pub(in crate::tracker) fn has_left_something(&self, row: &ProcessRecord) -> Result<bool> {
-        if row.token.is_none() {
-            return Ok(false);
-        }
-        let world = self.world(&[row.id])?;
-        let mut missed = false;
-        for tree in self.trees_of_rows(std::slice::from_ref(row))? {
-            let seen = preview(&world, tree)?;
-            if seen.members.iter().any(|member| member.alive) {
-                return Ok(true);
-            }
-            if seen.hides {
-                return Ok(true);
-            }
-            missed |= seen.missed;
-        }
-        if missed {
-            let what = "it is gone, and not all processes it left could be examined: retrying";
-            return Err(Error::new(Kind::Unknown, what));
-        }
-        Ok(false)
-    }
-
-    fn settle_found(self: &Arc<Self>, dead: &[Dead], report: &mut Report) {
-        for (entry, _) in dead {
-            let root = &entry.root;
-            if root.origin == crate::model::Origin::Spawned {
-                // For the others settling logs it.
-                log_dead(root.identity.pid, &task_text(root.task.as_ref()));
-            }
-            report.endings.push(Ending {
-                task_id: root.task.clone(),
-                pid: root.identity.pid,
-                command: root.command.to_vec(),
-                rule: "it is not there any more".into(),
-                evidence: "identity".into(),
-                outcome: Outcome::Gone,
-                died_after_ms: None,
-                obstacle: None,
-            });
-        }
-        self.settle(dead);
-    }
-
-    /// Ends roots of ours on another thread, all together, each for its own cause.
-    fn end_due_trees(self: &Arc<Self>, due: Vec<(Arc<Entry>, Cause)>) -> Awaited {
-        let grace = due.iter().map(|(entry, _)| entry.root.limits.grace).max().unwrap_or_default();
-        let (answer, answers) = channel();
-        let count = due.len();
-        let due = due.into_iter();
-        let due = due.map(|(entry, cause)| Due { entry, cause, answer: Some(answer.clone()) });
-        self.end_aside(due.collect());
-        drop(answer);
-        Awaited { answers, count, deadline: Instant::now() + grace + ENDS_LIMIT }
+/// Saves a lost WAL, where that is the reason that the ledger can neither be read nor written.
+fn save_lost_wal(core: &Core) {
+    if let Err(error) = core.store.save_lost_wal() {
+        tracing::error!("{error}");
     }
 }
 
-/// A process that is alive, as shown by the snapshot, which was taken before that was checked.
-pub(in crate::tracker) fn seen_alive(
+fn dead_instances(core: &Core, report: &mut Report) -> HashSet<InstanceId> {
+    match other_instances::judge_others(&core.store, &core.proc, &core.instance) {
+        Ok(others) => others
+            .into_iter()
+            .filter(|(_, life)| matches!(life, Life::Dead(_)))
+            .map(|(instance, _)| instance.id)
+            .collect(),
+        Err(error) => {
+            report.errors.push(error.to_string());
+            HashSet::new()
+        }
+    }
+}
+
+/// `held`: it was already found alive by its pidfd.
+fn look_at_own(
+    core: &Arc<Core>,
+    row: ProcessRecord,
+    held: Option<Pinned>,
+    seen: &mut Seen,
+    report: &mut Report,
+) {
+    let probe =
+        held.map_or_else(|| Pinned::probe(&core.proc, core.place(), &row.identity), Probe::Alive);
+    match probe {
+        Probe::Alive(pinned) => {
+            if is_left(core, &row) {
+                seen.left.push(row.clone());
+            }
+            seen.alive.push((row, pinned));
+        }
+        Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
+        Probe::Zombie(pinned) => found_dead(core, &row, Some(pinned), seen, report),
+        Probe::Gone => found_dead(core, &row, None, seen, report),
+    }
+}
+
+/// Returns whether a live row of ours has no entry by which it would be ended, and was to be ended before: an orphan or a
+/// stray that survived, or whose claim was given back.
+fn is_left(core: &Core, row: &ProcessRecord) -> bool {
+    let tried =
+        row.state == State::Survived || (row.state == State::Running && row.last_error.is_some());
+    let held =
+        [Some(row.id), row.root].into_iter().flatten().any(|id| core.registry.get(id).is_some());
+    tried && !held
+}
+
+/// Claims such rows, so that they are retried once (invariant 12), each with its earlier kind of end.
+fn claim_left(
+    core: &Core,
+    left: &[ProcessRecord],
+    report: &mut Report,
+) -> Vec<(Cause, ProcessRecord)> {
+    if left.is_empty() {
+        return Vec::new();
+    }
+    let ids: Vec<ProcessId> = left.iter().map(|row| row.id).collect();
+    let claimed = match core.store.claim(&ids, core.instance.id, Some(core.instance.id), None) {
+        Ok(claimed) => claimed,
+        Err(error) => {
+            report.errors.push(error.to_string());
+            return Vec::new();
+        }
+    };
+    let with_cause = |row: ProcessRecord| {
+        let survived = left.iter().any(|old| old.id == row.id && old.state == State::Survived);
+        let leak = core.store.leak_kind(row.id).ok().flatten().or(match row.root {
+            _ if survived => None,
+            Some(_) => Some(LeakKind::Stray),
+            None => Some(LeakKind::Orphan),
+        });
+        let reason = match leak {
+            Some(LeakKind::Orphan) => EndReason::Orphan,
+            Some(LeakKind::Stray) => EndReason::Stray,
+            Some(LeakKind::Unregistered) => EndReason::Unregistered,
+            None => EndReason::Terminated,
+        };
+        (Cause { reason, leak, rule: SURVIVED.into() }, row)
+    };
+    claimed.into_iter().map(with_cause).collect()
+}
+
+/// Ends claimed rows, all together, each with its own cause.
+fn try_again(
+    core: &Core,
+    left: Vec<(Cause, ProcessRecord)>,
+    unheld: &[Arc<Entry>],
+    report: &mut Report,
+) {
+    let causes: HashMap<ProcessId, Cause> =
+        left.iter().map(|(cause, row)| (row.id, cause.clone())).collect();
+    let rows = left.into_iter().map(|(_, row)| row).collect();
+    let cause_of = |row: ProcessId| causes.get(&row).cloned().unwrap_or_else(Cause::stray);
+    let settled = claimed::end_claimed_each(core, &cause_of, rows, report);
+    outcome::write(core, None, settled, report);
+    for entry in unheld {
+        let_go_unobserved(core, entry);
+    }
+}
+
+/// Releases processes that have died while another instance ended their rows, in case the monitor has missed it.
+fn settle_unlisted(core: &Arc<Core>, listed: &HashSet<ProcessId>) {
+    let unlisted =
+        core.registry.all().into_iter().filter(|entry| !listed.contains(&entry.root.row));
+    settle::settle(core, &settle::dead_among(core, unlisted));
+}
+
+/// Settles a root that we hold with its status; a row without an entry is closed, unless an entry is about to be created.
+fn found_dead(
+    core: &Arc<Core>,
     row: &ProcessRecord,
-    fd: &Arc<PidFd>,
-    snapshot: &Snapshot,
-) -> Option<Pinned> {
-    Pinned::held(Arc::clone(fd), row.identity, snapshot.get(row.identity.pid)?)
+    pinned: Option<Pinned>,
+    seen: &mut Seen,
+    report: &mut Report,
+) {
+    if let Some(entry) = core.registry.get(row.id) {
+        if let Some(fd) = entry.pidfd.clone().or_else(|| pinned.map(Pinned::into_fd)) {
+            note_last_seen(core, &entry);
+            seen.dead.push((entry, fd));
+        } else {
+            // It has no entry, and was reaped by another process: its status is lost, its end is not.
+            match left_behind::has_left_something(core, row) {
+                Ok(true) if !entry.strays.keep => {
+                    claim_strays(core, row, seen, report);
+                    return seen.unheld.push(entry);
+                }
+                Ok(_) => orphans::record_gone(core, row, report),
+                Err(error) => {
+                    let suspect = unknown(row.clone(), &error.to_string());
+                    return report.suspects.push(suspect);
+                }
+            }
+            let_go_unobserved(core, &entry);
+        }
+        return;
+    }
+    let at_the_gate = row.root.is_none()
+        && row.state == State::Running
+        && row.last_error.is_none()
+        && Millis::now().since(row.started_at) < GATE_LIMIT;
+    let waits = core.pending.rows().contains(&row.id);
+    if !at_the_gate && !waits && row.state != State::Ending {
+        match left_behind::has_left_something(core, row) {
+            Ok(true) => seen.left.push(row.clone()),
+            Ok(false) => {
+                orphans::record_gone(core, row, report);
+                if row.root.is_some() {
+                    // If this process has adopted it, its zombie is reaped as well.
+                    core.zombies.unreaped.extend(pinned.map(Pinned::into_fd));
+                }
+            }
+            // Its row may be the only lead to the processes it left.
+            Err(error) => report.suspects.push(unknown(row.clone(), &error.to_string())),
+        }
+    }
+}
+
+/// Releases a root whose exit status is unknown.
+fn let_go_unobserved(core: &Core, entry: &Entry) {
+    entry.publish(crate::model::ExitStatus::Unobserved);
+    entry.mark_recorded();
+    release::let_go(core, entry.root.row);
+}
+
+/// For a root of ours that is gone: its row leads to the processes it left, and is closed together with them.
+fn claim_strays(core: &Core, row: &ProcessRecord, seen: &mut Seen, report: &mut Report) {
+    match core.store.claim(&[row.id], core.instance.id, Some(core.instance.id), None) {
+        Ok(claimed) => seen.strays.extend(claimed),
+        Err(error) => report.errors.push(error.to_string()),
+    }
+}
+
+fn look_at_other(core: &Core, row: ProcessRecord, dead: &HashSet<InstanceId>, report: &mut Report) {
+    match Pinned::probe(&core.proc, core.place(), &row.identity) {
+        Probe::Alive(_) => {}
+        Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
+        // A child that an exec left to this process: the orphan pass records how it ended.
+        Probe::Zombie(pinned) if matches!(pinned.fd().child_status(false), Ok(Some(_))) => {}
+        Probe::Zombie(_) | Probe::Gone => {
+            if dead.contains(&row.owner) && row.state != State::Ending {
+                if keeper_end_logs::has_account(core, &row) {
+                    let why =
+                        "its keeper ends the processes it left: `procledger reap` records that";
+                    return report.suspects.push(unknown(row, why));
+                }
+                match left_behind::has_left_something(core, &row) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        let why = "it is gone, but processes it left are alive: `procledger reap` ends them";
+                        return report.suspects.push(unknown(row, why));
+                    }
+                    Err(error) => {
+                        return report.suspects.push(unknown(row, &error.to_string()));
+                    }
+                }
+                log_dead(row.identity.pid, &task_text(row.task.as_ref()));
+                orphans::record_gone(core, &row, report);
+            }
+        }
+    }
+}
+
+fn settle_found(core: &Arc<Core>, dead: &[Dead], report: &mut Report) {
+    for (entry, _) in dead {
+        let root = &entry.root;
+        if root.origin == crate::model::Origin::Spawned {
+            // For the others settling logs it.
+            log_dead(root.identity.pid, &task_text(root.task.as_ref()));
+        }
+        report.endings.push(Ending {
+            task_id: root.task.clone(),
+            pid: root.identity.pid,
+            command: root.command.to_vec(),
+            rule: "it is not there any more".into(),
+            evidence: "identity".into(),
+            outcome: Outcome::Gone,
+            died_after_ms: None,
+            obstacle: None,
+        });
+    }
+    settle::settle(core, dead);
+}
+
+/// Ends roots of ours on another thread, all together, each for its own cause.
+fn end_due_trees(core: &Arc<Core>, due: Vec<(Arc<Entry>, Cause)>) -> Awaited {
+    let grace = due.iter().map(|(entry, _)| entry.root.limits.grace).max().unwrap_or_default();
+    let (answer, answers) = channel();
+    let count = due.len();
+    let due = due.into_iter();
+    let due = due.map(|(entry, cause)| Due { entry, cause, answer: Some(answer.clone()) });
+    background::end_aside(core, due.collect());
+    drop(answer);
+    Awaited { answers, count, deadline: Instant::now() + grace + ENDS_LIMIT }
 }
 
 fn unknown(row: ProcessRecord, why: &str) -> Suspect {
     Suspect { task_id: row.task, pid: row.identity.pid, command: row.command, why: why.to_owned() }
+}
+
+/// Notes when a process that a health pass finds dead was last alive: at the previous pass, or at its start if it began
+/// after that.
+pub(in crate::tracker) fn note_last_seen(core: &Core, entry: &Entry) {
+    let age = entry.root.age();
+    let since = core.counters().since_last_began(PassKind::Health).unwrap_or(age).min(age);
+    if let Some(at) = Instant::now().checked_sub(since) {
+        let _ = entry.died_since.set(at);
+    }
 }

@@ -6,124 +6,111 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::name_match::{Match, Search};
+use super::name_match::{self, Match, Search};
 use crate::{
     error::Result,
     export::{Legacy, LegacyEntry, read_legacy},
     model::{EndReason, LeakKind, Millis, Origin, Report, Suspect},
     policy::name_match::Judgement,
     sys::proc::age,
-    tracker::{Tracker, core::Core, end::outcome::Cause, membership::process_info::command_of},
+    tracker::{
+        core::Core, end::outcome, membership::process_info::command_of, runtime::cause::Cause,
+    },
 };
 
 /// The file's times are in whole seconds, and are written after the start.
 const START_TOLERANCE: Duration = Duration::from_secs(2);
 
-impl Tracker {
-    /// Reads a JSON file of the former implementation once, and ends the processes it left. `open` does this with the export's
-    /// path.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be read or moved aside. A file that is not ours, or is malformed, is reported in the report.
-    pub fn import(&self, path: impl AsRef<Path>) -> Result<Report> {
-        self.inner.core.instance.check_usable()?;
-        self.inner.core.import(path.as_ref())
+pub(in crate::tracker) fn import(core: &Arc<Core>, path: &Path) -> Result<Report> {
+    let mut report = Report::default();
+    match read_legacy(path, core.instance.observer.uid)? {
+        Legacy::Absent => {}
+        Legacy::Untrusted(why) => {
+            let line = format!("`{}` is not read: {why}", path.display());
+            tracing::warn!("{line}");
+            report.errors.push(line);
+        }
+        Legacy::Corrupt { kept_as, reason } => {
+            let line = format!(
+                "`{}` is malformed: {reason}; it is kept as `{}`",
+                path.display(),
+                kept_as.display()
+            );
+            tracing::error!("{line}");
+            report.errors.push(line);
+        }
+        Legacy::Entries { entries, rejected } => {
+            for line in rejected {
+                tracing::warn!("`{}`: {line}", path.display());
+                report.errors.push(line);
+            }
+            import_entries(core, path, entries, &mut report)?;
+        }
     }
+    Ok(report)
 }
 
-impl Core {
-    pub(in crate::tracker) fn import(self: &Arc<Self>, path: &Path) -> Result<Report> {
-        let mut report = Report::default();
-        match read_legacy(path, self.instance.observer.uid)? {
-            Legacy::Absent => {}
-            Legacy::Untrusted(why) => {
-                let line = format!("`{}` is not read: {why}", path.display());
-                tracing::warn!("{line}");
-                report.errors.push(line);
-            }
-            Legacy::Corrupt { kept_as, reason } => {
-                let line = format!(
-                    "`{}` is malformed: {reason}; it is kept as `{}`",
-                    path.display(),
-                    kept_as.display()
+fn import_entries(
+    core: &Arc<Core>,
+    path: &Path,
+    entries: Vec<LegacyEntry>,
+    report: &mut Report,
+) -> Result<()> {
+    let known = core.store.live()?;
+    let new: Vec<LegacyEntry> = entries
+        .into_iter()
+        .filter(|entry| {
+            !known
+                .iter()
+                .any(|row| row.identity.pid == entry.pid && row.task.as_ref() == Some(&entry.task))
+        })
+        .collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    tracing::info!("Loaded {} persisted processes from {}", new.len(), path.display());
+    let mut settled = Vec::new();
+    for entry in new {
+        report.checked += 1;
+        // Most entries of a long list are gone: to determine what other instances are responsible for takes longer than to
+        // see that.
+        if core.proc.stat(entry.pid)?.is_none() {
+            continue;
+        }
+        let search = name_match::search(core, &core.options.orphan_names, core.options.min_age)?;
+        match judge(&search, &entry)? {
+            Verdict::Gone => {}
+            Verdict::Leave { command, why } => {
+                tracing::warn!(
+                    "process {} for task {} is left alone: {why}",
+                    entry.pid,
+                    entry.task
                 );
-                tracing::error!("{line}");
-                report.errors.push(line);
+                report.suspects.push(Suspect {
+                    task_id: Some(entry.task),
+                    pid: entry.pid,
+                    command,
+                    why,
+                });
             }
-            Legacy::Entries { entries, rejected } => {
-                for line in rejected {
-                    tracing::warn!("`{}`: {line}", path.display());
-                    report.errors.push(line);
-                }
-                self.import_entries(path, entries, &mut report)?;
+            Verdict::End(found, rule) => {
+                report.checked -= 1;
+                let rule = format!("the former processor left it; {rule}");
+                let cause = Cause { reason: EndReason::Orphan, leak: Some(LeakKind::Orphan), rule };
+                settled.extend(name_match::end_found(
+                    core,
+                    &search,
+                    &cause,
+                    Some(entry.task),
+                    Origin::Imported,
+                    &found,
+                    report,
+                )?);
             }
         }
-        Ok(report)
     }
-
-    fn import_entries(
-        self: &Arc<Self>,
-        path: &Path,
-        entries: Vec<LegacyEntry>,
-        report: &mut Report,
-    ) -> Result<()> {
-        let known = self.store.live()?;
-        let new: Vec<LegacyEntry> = entries
-            .into_iter()
-            .filter(|entry| {
-                !known.iter().any(|row| {
-                    row.identity.pid == entry.pid && row.task.as_ref() == Some(&entry.task)
-                })
-            })
-            .collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        tracing::info!("Loaded {} persisted processes from {}", new.len(), path.display());
-        let mut settled = Vec::new();
-        for entry in new {
-            report.checked += 1;
-            // Most entries of a long list are gone: to determine what other instances are responsible for takes longer than to
-            // see that.
-            if self.proc.stat(entry.pid)?.is_none() {
-                continue;
-            }
-            let search = self.search(&self.options.orphan_names, self.options.min_age)?;
-            match judge(&search, &entry)? {
-                Verdict::Gone => {}
-                Verdict::Leave { command, why } => {
-                    tracing::warn!(
-                        "process {} for task {} is left alone: {why}",
-                        entry.pid,
-                        entry.task
-                    );
-                    report.suspects.push(Suspect {
-                        task_id: Some(entry.task),
-                        pid: entry.pid,
-                        command,
-                        why,
-                    });
-                }
-                Verdict::End(found, rule) => {
-                    report.checked -= 1;
-                    let rule = format!("the former processor left it; {rule}");
-                    let cause =
-                        Cause { reason: EndReason::Orphan, leak: Some(LeakKind::Orphan), rule };
-                    settled.extend(self.end_found(
-                        &search,
-                        &cause,
-                        Some(entry.task),
-                        Origin::Imported,
-                        &found,
-                        report,
-                    )?);
-                }
-            }
-        }
-        self.write(None, settled, report);
-        Ok(())
-    }
+    outcome::write(core, None, settled, report);
+    Ok(())
 }
 
 enum Verdict {

@@ -17,14 +17,19 @@
 //! out. A member that this instance may not signal does not count at all: the limit could not free its memory.
 //!
 //! In a leaf that has a memory controller the kernel enforces the limit as well, at once (`memory.max`, see
-//! [`crate::tracker::start::containment`]).
+//! [`crate::tracker::runtime::cgroups`]).
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use super::{
+    descendants,
+    pass::Pass,
+    tree_memory::{self, Member},
+};
 use crate::{
     error::Result,
     identity::Pid,
@@ -33,8 +38,8 @@ use crate::{
     sys::{cgroup::TaskCgroup, snapshot::Stat, thread_clock},
     tracker::{
         core::Core,
-        end::{background::Due, outcome::Cause},
-        runtime::{lock::lock, tracked::Entry},
+        end::background,
+        runtime::{background_ends::Due, cause::Cause, tracked::Entry},
     },
 };
 
@@ -47,112 +52,48 @@ const SHARE: u32 = 20;
 /// Maximum number of members of a tree that are followed by cheap means; a larger tree is scanned as a whole.
 const MEMBERS: usize = 4096;
 
-/// A member of a tree: its PID and start tick.
-type Member = (Pid, u64);
+/// Starts the thread that checks memory limits, when there is a limit. Without a monitor there is none: then health passes,
+/// called by the host, check them.
+pub(super) struct MemoryLimits;
 
-/// The thread that checks memory limits.
-#[derive(Debug, Default)]
-pub(in crate::tracker) struct MemoryWatch {
-    running: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl MemoryWatch {
-    pub(in crate::tracker) fn wake(&self) {
-        let _running = lock(&self.running);
-        self.changed.notify_all();
+impl Pass for MemoryLimits {
+    fn due(&self, core: &Core) -> Option<Instant> {
+        let is_needed = core.registry.has_memory_limit() && !core.memory_watch.is_running();
+        is_needed.then(Instant::now)
     }
-}
 
-impl Core {
-    /// Makes sure that a thread checks memory limits. Without a monitor there is none: then health passes, called by the host,
-    /// check them.
-    pub(in crate::tracker) fn watch_memory(self: &Arc<Self>) {
-        if !self.monitoring.load(Ordering::Acquire) {
+    fn run_once(&mut self, core: &Arc<Core>, _now: Instant) {
+        if !core.memory_watch.begin() {
             return;
         }
-        let mut running = lock(&self.memory_watch.running);
-        if *running {
-            return;
-        }
-        let core = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("procledger-memory".into());
-        match thread.spawn(move || Looks::default().run(&core)) {
-            Ok(thread) => {
-                *running = true;
-                self.keep_thread(thread);
-            }
-            Err(error) => tracing::warn!(
+        let theirs = Arc::clone(core);
+        let started =
+            core.threads.start("procledger-memory", move || Looks::default().run(&theirs));
+        if let Err(error) = started {
+            core.memory_watch.goes_on(|| false);
+            tracing::warn!(
                 "failed to start the thread for memory limits: {error}; health passes check them instead"
-            ),
+            );
         }
     }
+}
 
-    /// Returns whether the thread has anything to do; if not, it counts as gone.
-    fn goes_on_watching_memory(&self) -> bool {
-        let mut running = lock(&self.memory_watch.running);
-        *running = self.monitoring.load(Ordering::Acquire)
-            && self.memory_limits.load(Ordering::Acquire) > 0;
-        *running
-    }
-
-    /// Returns how much memory some members take: the proportional values only where the cheap ones are over the limit.
-    pub(in crate::tracker) fn tree_memory(&self, limit: u64, members: &[Member]) -> TreeMemory {
-        let mut memory = TreeMemory::default();
-        for (pid, _) in members {
-            if let Ok(Some(one)) = self.proc.memory(*pid) {
-                memory.resident =
-                    memory.resident.saturating_add(one.resident).saturating_add(one.swapped);
-            }
-        }
-        if memory.resident > limit {
-            let each = members.iter().map(|member| self.proportional(*member));
-            memory.proportional = Some(each.fold(0, u64::saturating_add));
-        }
-        memory
-    }
-
-    fn proportional(&self, (pid, start_tick): Member) -> u64 {
-        let read = self.proc.proportional(pid);
-        // Checked afterwards: a process that has its PID and its tick now had them while it was read.
-        let same = self.proc.stat(pid).is_ok_and(|stat| {
-            stat.is_some_and(|stat| stat.start_tick == start_tick && !stat.is_zombie())
-        });
-        let uid = self.proc.uid(pid).ok().flatten();
-        if !same || !uid.is_some_and(|uid| self.instance.observer.may_touch(uid)) {
-            return 0;
-        }
-        if let Ok(Some(bytes)) = read {
-            return bytes;
-        }
-        // Not dumpable, or a kernel without it.
-        let memory = self.proc.memory(pid).ok().flatten().unwrap_or_default();
-        memory.anonymous.saturating_add(memory.swapped)
-    }
-
-    /// Returns the members of trees with a memory limit, as an end would find them.
-    fn members_of(&self, entries: &[Arc<Entry>]) -> Result<HashMap<ProcessId, Vec<Member>>> {
-        let rows = self.store.live_of(self.instance.id)?;
-        let snapshot = self.proc.snapshot()?;
-        let alive = self.living(rows, &snapshot);
-        let scene = self.scene(&snapshot, &alive)?;
-        let limited: HashSet<ProcessId> = entries.iter().map(|entry| entry.root.row).collect();
-        let roots = alive.iter().map(|(row, _)| row).filter(|row| limited.contains(&row.id));
-        let member = |stat: &Stat| (stat.pid, stat.start_tick);
-        let members = roots.map(|row| {
-            let below = self.below(&scene, row);
-            let root = (row.identity.pid, row.identity.start_tick);
-            let all = below.iter().map(|(stat, _)| member(stat));
-            (row.id, std::iter::once(root).chain(all).collect())
-        });
-        Ok(members.collect())
-    }
-
-    fn limited_in_memory(&self) -> Vec<Arc<Entry>> {
-        let mut entries = self.all_entries();
-        entries.retain(|entry| entry.root.limits.max_rss.is_some() && !entry.is_being_ended());
-        entries
-    }
+/// Returns the members of trees with a memory limit, as an end would find them.
+fn members_of(core: &Core, entries: &[Arc<Entry>]) -> Result<HashMap<ProcessId, Vec<Member>>> {
+    let rows = core.store.live_of(core.instance.id)?;
+    let snapshot = core.proc.snapshot()?;
+    let alive = descendants::living(core, rows, &snapshot);
+    let scene = descendants::scene(core, &snapshot, &alive)?;
+    let limited: HashSet<ProcessId> = entries.iter().map(|entry| entry.root.row).collect();
+    let roots = alive.iter().map(|(row, _)| row).filter(|row| limited.contains(&row.id));
+    let member = |stat: &Stat| (stat.pid, stat.start_tick);
+    let members = roots.map(|row| {
+        let below = descendants::below(core, &scene, row);
+        let root = (row.identity.pid, row.identity.start_tick);
+        let all = below.iter().map(|(stat, _)| member(stat));
+        (row.id, std::iter::once(root).chain(all).collect())
+    });
+    Ok(members.collect())
 }
 
 /// State that the thread keeps from one check to the next.
@@ -165,14 +106,12 @@ struct Looks {
 
 impl Looks {
     fn run(mut self, core: &Arc<Core>) {
-        crate::sys::leave_signals_to_the_host();
         self.last_full = Some(Instant::now());
         let mut pause = INTERVAL;
         loop {
-            let running = lock(&core.memory_watch.running);
-            let wait = core.memory_watch.changed.wait_timeout(running, pause);
-            drop(wait.unwrap_or_else(PoisonError::into_inner));
-            if !core.goes_on_watching_memory() {
+            core.memory_watch.sleep(pause);
+            let is_needed = || core.scheduler.is_monitoring() && core.registry.has_memory_limit();
+            if !core.memory_watch.goes_on(is_needed) {
                 return;
             }
             let before = thread_clock();
@@ -182,13 +121,13 @@ impl Looks {
     }
 
     fn look(&mut self, core: &Arc<Core>) {
-        let entries = core.limited_in_memory();
+        let entries = core.registry.with_memory_limit();
         let limit = |entry: &Entry| entry.root.limits.max_rss.unwrap_or(u64::MAX);
         let is_due = self.last_full.is_none_or(|last| last.elapsed() >= FULL_INTERVAL);
         if !is_due && !entries.iter().any(|entry| self.may_be_near(core, entry, limit(entry))) {
             return;
         }
-        match core.members_of(&entries) {
+        match members_of(core, &entries) {
             Ok(members) => self.known = members,
             Err(error) => {
                 return tracing::debug!("failed to measure the memory of trees: {error}");
@@ -198,11 +137,11 @@ impl Looks {
         let due = entries.into_iter().filter_map(|entry| {
             let members = self.known.get(&entry.root.row)?;
             let limit = limit(&entry);
-            let rule = core.tree_memory(limit, members).is_too_much(limit)?;
+            let rule = tree_memory::tree_memory(core, limit, members).is_too_much(limit)?;
             let cause = Cause { reason: EndReason::MaxRss, leak: None, rule };
             Some(Due { entry, cause, answer: None })
         });
-        core.end_aside(due.collect());
+        background::end_aside(core, due.collect());
     }
 
     /// Checks by cheap means; never `false` if the memory they find is near the limit.

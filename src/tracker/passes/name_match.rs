@@ -31,8 +31,10 @@ use crate::{
         snapshot::{Snapshot, Stat},
     },
     tracker::{
-        core::Core, end::outcome::Cause, membership::process_info::command_of,
-        runtime::tracked::Root,
+        core::Core,
+        end::claimed,
+        membership::process_info::command_of,
+        runtime::{cause::Cause, tracked::Root},
     },
 };
 
@@ -260,78 +262,75 @@ impl Search<'_> {
     }
 }
 
-impl Core {
-    pub(in crate::tracker) fn search<'a>(
-        &'a self,
-        names: &'a [String],
-        min_age: Duration,
-    ) -> Result<Search<'a>> {
-        Ok(Search {
-            proc: &self.proc,
-            observer: self.instance.observer,
-            own: self.own_pid(),
-            store: &self.store,
-            names,
-            protected: &self.options.protected,
-            min_age,
-            answered_for: answered_for(&self.store, self.place(), &HashSet::new())?,
-        })
-    }
+pub(in crate::tracker) fn search<'a>(
+    core: &'a Core,
+    names: &'a [String],
+    min_age: Duration,
+) -> Result<Search<'a>> {
+    Ok(Search {
+        proc: &core.proc,
+        observer: core.instance.observer,
+        own: core.own_pid(),
+        store: &core.store,
+        names,
+        protected: &core.options.protected,
+        min_age,
+        answered_for: answered_for(&core.store, core.place(), &HashSet::new())?,
+    })
+}
 
-    /// Ends the processes that match a configured name, as part of an orphan pass; returns what is to be written.
-    pub(in crate::tracker) fn sweep(self: &Arc<Self>, report: &mut Report) -> Vec<Settled> {
-        if self.options.orphan_names.is_empty() {
+/// Ends the processes that match a configured name, as part of an orphan pass; returns what is to be written.
+pub(in crate::tracker) fn sweep(core: &Arc<Core>, report: &mut Report) -> Vec<Settled> {
+    if core.options.orphan_names.is_empty() {
+        return Vec::new();
+    }
+    let found = search(core, &core.options.orphan_names, core.options.min_age)
+        .and_then(|search| Ok((search.run()?, search)));
+    let (matches, search) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            report.errors.push(error.to_string());
             return Vec::new();
         }
-        let found = self
-            .search(&self.options.orphan_names, self.options.min_age)
-            .and_then(|search| Ok((search.run()?, search)));
-        let (matches, search) = match found {
-            Ok(found) => found,
-            Err(error) => {
-                report.errors.push(error.to_string());
-                return Vec::new();
-            }
-        };
-        let mut settled = Vec::new();
-        for found in matches {
-            match found.judgement {
-                Judgement::Leak(ref rule) => {
-                    let cause = Cause {
-                        reason: EndReason::Unregistered,
-                        leak: Some(LeakKind::Unregistered),
-                        rule: rule.clone(),
-                    };
-                    match self.end_found(&search, &cause, None, Origin::Swept, &found, report) {
-                        Ok(ended) => settled.extend(ended),
-                        Err(error) => report.errors.push(error.to_string()),
-                    }
+    };
+    let mut settled = Vec::new();
+    for found in matches {
+        match found.judgement {
+            Judgement::Leak(ref rule) => {
+                let cause = Cause {
+                    reason: EndReason::Unregistered,
+                    leak: Some(LeakKind::Unregistered),
+                    rule: rule.clone(),
+                };
+                match end_found(core, &search, &cause, None, Origin::Swept, &found, report) {
+                    Ok(ended) => settled.extend(ended),
+                    Err(error) => report.errors.push(error.to_string()),
                 }
-                Judgement::Suspect(_) => suspect(found, report),
-                Judgement::Spared(_) => {}
             }
+            Judgement::Suspect(_) => suspect(found, report),
+            Judgement::Spared(_) => {}
         }
-        settled
     }
+    settled
+}
 
-    /// Records an unregistered process, claimed by us, and ends its tree.
-    pub(in crate::tracker) fn end_found(
-        self: &Arc<Self>,
-        search: &Search<'_>,
-        cause: &Cause,
-        task: Option<TaskId>,
-        origin: Origin,
-        found: &Match,
-        report: &mut Report,
-    ) -> Result<Vec<Settled>> {
-        let Some(pinned) = search.pin(found)? else { return Ok(Vec::new()) };
-        let (grace, arguments) = (self.options.grace, self.options.record_arguments);
-        let new = search.row(self.instance.id, task, origin, grace, &pinned, arguments)?;
-        let rows = self.store.admit(&self.place(), &[new])?;
-        let Some(Ok(row)) = rows.into_iter().next() else { return Ok(Vec::new()) };
-        let record: Option<ProcessRecord> = self.store.process(row)?;
-        Ok(self.end_claimed(cause, record.into_iter().collect(), report))
-    }
+/// Records an unregistered process, claimed by us, and ends its tree.
+pub(in crate::tracker) fn end_found(
+    core: &Arc<Core>,
+    search: &Search<'_>,
+    cause: &Cause,
+    task: Option<TaskId>,
+    origin: Origin,
+    found: &Match,
+    report: &mut Report,
+) -> Result<Vec<Settled>> {
+    let Some(pinned) = search.pin(found)? else { return Ok(Vec::new()) };
+    let (grace, arguments) = (core.options.grace, core.options.record_arguments);
+    let new = search.row(core.instance.id, task, origin, grace, &pinned, arguments)?;
+    let rows = core.store.admit(&core.place(), &[new])?;
+    let Some(Ok(row)) = rows.into_iter().next() else { return Ok(Vec::new()) };
+    let record: Option<ProcessRecord> = core.store.process(row)?;
+    Ok(claimed::end_claimed(core, cause, record.into_iter().collect(), report))
 }
 
 /// Reports a match that is left alone.

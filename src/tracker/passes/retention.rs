@@ -6,21 +6,19 @@
 //! step at most; nothing refers to what is half done.
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
 
+use super::pass::Pass;
 use crate::{
     error::{Error, Result},
     model::Millis,
     policy::retention::{Pace, interval, next_cutoff},
     store::Housekeeper,
-    tracker::{Builder, Tracker, core::Core, runtime::lock::lock},
+    tracker::core::Core,
 };
 
 /// How long history is kept by default: 90 days.
@@ -48,122 +46,85 @@ pub struct PruneProgress {
     pub expected: u64,
 }
 
-impl Builder {
-    /// Sets how long the history of ended processes is kept; 90 days by default, and forever with [`Duration::MAX`].
-    ///
-    /// The monitor deletes what is older, in steps of milliseconds beside the other work; without a monitor, call
-    /// [`prune`](Tracker::prune). Running processes, survivors of an attempt to end them, the roots of both and the last pass
-    /// of each kind stay; so do the last process, leak, pass and instance, since their row numbers would be reused. Where
-    /// several instances share a ledger, the shortest time of any of them counts.
-    pub fn keep_history(mut self, time: Duration) -> Self {
-        self.options.keep_history = time;
-        self
-    }
+/// Deletes old history; see [`Tracker::prune`](crate::Tracker::prune).
+pub(in crate::tracker) fn prune(
+    core: &Core,
+    older_than: Duration,
+    progress: &mut dyn FnMut(PruneProgress),
+) -> Result<Pruned> {
+    let before = Millis::now().minus(older_than);
+    let expected = core.store.count_before(before)?;
+    let open = || !core.instance.is_closed();
+    let mut work = Work::begin(core, &open)?;
+    work.prune(before, &mut |rows| progress(PruneProgress { rows, expected }))?;
+    work.finish()
+}
 
-    /// Limits the size of the ledger, in bytes, at least 1 MiB; by default it is as large as its history. The monitor deletes
-    /// the oldest history, however young it is, until the rest fits; not counted are the WAL (a few MiB) and what stays in any
-    /// case, as for [`keep_history`](Self::keep_history).
-    pub fn limit_size(mut self, bytes: u64) -> Self {
-        self.options.limit_size = Some(bytes);
-        self
+/// Delay of the first check of the history, so that hosts which live for less than an interval also keep the ledger small; it
+/// is not made at once, when a host has more urgent work.
+const FIRST_CHECK: Duration = Duration::from_secs(1);
+
+/// The first check of the history; the others follow the health passes.
+pub(super) struct FirstMaintenance {
+    due: Option<Instant>,
+}
+
+impl FirstMaintenance {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { due: Some(now + FIRST_CHECK) }
     }
 }
 
-impl Tracker {
-    /// Deletes history that ended longer ago than `older_than`, and frees the space. `progress` is called after each small
-    /// step; between steps other writers can write. Live rows, survivors, the last pass of each kind and the last row of each
-    /// table stay: no row gets the number of a deleted one.
-    ///
-    /// ```
-    /// # fn main() -> procledger::Result<()> {
-    /// # let folder = tempfile::tempdir().unwrap();
-    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
-    /// use std::time::Duration;
-    ///
-    /// let pruned = tracker.prune(Duration::from_hours(24 * 30), |_| {})?;
-    /// println!("{} rows, {} bytes", pruned.rows, pruned.bytes);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If the ledger cannot be written; what was deleted until then stays deleted.
-    pub fn prune(
-        &self,
-        older_than: Duration,
-        mut progress: impl FnMut(PruneProgress),
-    ) -> Result<Pruned> {
-        let core = &self.inner.core;
-        core.instance.check_usable()?;
-        let before = Millis::now().minus(older_than);
-        let expected = core.store.count_before(before)?;
-        let open = || !core.instance.is_closed();
-        let mut work = Work::begin(core, &open)?;
-        work.prune(before, &mut |rows| progress(PruneProgress { rows, expected }))?;
-        work.finish()
+impl Pass for FirstMaintenance {
+    fn due(&self, _core: &Core) -> Option<Instant> {
+        self.due
+    }
+
+    fn run_once(&mut self, core: &Arc<Core>, _now: Instant) {
+        self.due = None;
+        maintain(core);
     }
 }
 
-/// When the monitor checks the history again.
-#[derive(Debug, Default)]
-pub(in crate::tracker) struct House {
-    next: Mutex<Option<Instant>>,
-    busy: AtomicBool,
+/// Starts what there is to do, and never waits for it.
+pub(in crate::tracker) fn maintain(core: &Arc<Core>) {
+    let is_needed =
+        core.maintenance.is_time() || is_too_large(core) || core.store.wal_is_too_large();
+    if !is_needed || !core.maintenance.begin() {
+        return;
+    }
+    let theirs = Arc::clone(core);
+    let work = move || {
+        if let Err(error) = shorten(&theirs) {
+            tracing::warn!("failed to limit the ledger: {error}; retrying");
+        }
+        // Counted from the end, so that a slow run is not followed immediately by the next.
+        theirs.maintenance.end(Some(Instant::now() + interval(theirs.options.keep_history)));
+    };
+    if let Err(error) = core.threads.start("procledger-house", work) {
+        tracing::warn!("failed to start the thread that limits the ledger: {error}");
+        core.maintenance.end(None);
+    }
 }
 
-impl Core {
-    /// Starts what there is to do, and never waits for it.
-    pub(in crate::tracker) fn keep_house(self: &Arc<Self>) {
-        let now = Instant::now();
-        let is_time = lock(&self.house.next).is_none_or(|next| next <= now);
-        if !(is_time || self.is_too_large() || self.store.wal_is_too_large())
-            || self.house.busy.swap(true, Ordering::AcqRel)
-        {
-            return;
-        }
-        let theirs = Arc::clone(self);
-        let work = move || {
-            crate::sys::leave_signals_to_the_host();
-            if let Err(error) = theirs.shorten() {
-                tracing::warn!("failed to limit the ledger: {error}; retrying");
-            }
-            // Counted from the end, so that a slow run is not followed immediately by the next.
-            let next = Instant::now() + interval(theirs.options.keep_history);
-            *lock(&theirs.house.next) = Some(next);
-            theirs.house.busy.store(false, Ordering::Release);
-        };
-        match std::thread::Builder::new().name("procledger-house".into()).spawn(work) {
-            Ok(handle) => {
-                let mut threads = lock(&self.threads);
-                threads.retain(|thread| !thread.is_finished());
-                threads.push(handle);
-            }
-            Err(error) => {
-                tracing::warn!("failed to start the thread that limits the ledger: {error}");
-                self.house.busy.store(false, Ordering::Release);
-            }
-        }
-    }
+fn is_too_large(core: &Core) -> bool {
+    let used = |limit| core.store.size().is_ok_and(|size| size.used > limit);
+    core.options.limit_size.is_some_and(used)
+}
 
-    fn is_too_large(&self) -> bool {
-        let used = |limit| self.store.size().is_ok_and(|size| size.used > limit);
-        self.options.limit_size.is_some_and(used)
+fn shorten(core: &Core) -> Result<()> {
+    let go_on = || core.scheduler.is_monitoring();
+    let before = Millis::now().minus(core.options.keep_history);
+    let mut work = Work::begin(core, &go_on)?;
+    work.prune(before, &mut |_| {})?;
+    if let Some(limit) = core.options.limit_size {
+        work.fit(limit)?;
     }
-
-    fn shorten(&self) -> Result<()> {
-        let go_on = || self.monitoring.load(Ordering::Acquire);
-        let before = Millis::now().minus(self.options.keep_history);
-        let mut work = Work::begin(self, &go_on)?;
-        work.prune(before, &mut |_| {})?;
-        if let Some(limit) = self.options.limit_size {
-            work.fit(limit)?;
-        }
-        let pruned = work.finish()?;
-        if pruned.rows > 0 {
-            tracing::debug!("deleted {} rows of history, {} bytes", pruned.rows, pruned.bytes);
-        }
-        Ok(())
+    let pruned = work.finish()?;
+    if pruned.rows > 0 {
+        tracing::debug!("deleted {} rows of history, {} bytes", pruned.rows, pruned.bytes);
     }
+    Ok(())
 }
 
 /// A prune in progress.

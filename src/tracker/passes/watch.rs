@@ -21,16 +21,22 @@ use rustix::{
     io::Errno,
 };
 
-use super::watch_folder::{Change, Folder};
+use super::{
+    orphans,
+    watch_folder::{Change, Folder},
+};
 use crate::{
     error::{Error, Kind, Result},
     model::{InstanceId, Report},
     sys::{PidFd, Pinned, Probe, pidfd::timespec},
-    tracker::{Tracker, core::Core, runtime::liveness::Life},
+    tracker::{
+        core::Core,
+        runtime::{liveness::Life, other_instances},
+    },
 };
 
 /// Interval of checks for what the kernel does not report.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+pub(in crate::tracker) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Interval at which the folder is listed while there is no inotify.
 const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 /// Interval of checks for what is about to happen and is not reported by the kernel, for as long as [`LOOK_AGAIN`].
@@ -48,111 +54,73 @@ pub struct Turn<'a> {
     pub begins_pass: bool,
 }
 
-impl Tracker {
-    /// Ends what dead instances leave as soon as they die, until `stop` becomes readable or its other end is closed.
-    /// `on_report` gets the report of every pass that found something.
-    ///
-    /// New instances are noticed by inotify(7). Where no inotify instance or watch is available, the ledger's folder is listed
-    /// each second, and that is logged once.
-    ///
-    /// # Errors
-    ///
-    /// As [`watch_turns`](Self::watch_turns).
-    pub fn watch(&self, stop: OwnedFd, mut on_report: impl FnMut(&Report)) -> Result<()> {
-        self.watch_turns(stop, LOOK_AGAIN, |turn| {
-            if let Some(report) = turn.report {
-                on_report(report);
-            }
-        })
-    }
+/// Reaps for other instances; see [`Tracker::watch_turns`](crate::Tracker::watch_turns).
+pub(in crate::tracker) fn watch_turns(
+    core: &Arc<Core>,
+    stop: OwnedFd,
+    look_again: Duration,
+    on_turn: impl FnMut(&Turn<'_>),
+) -> Result<()> {
+    let folder = Folder::watched(core.store.path());
+    watch_by(core, folder, stop, look_again, on_turn)
+}
 
-    /// Does the same, and calls `on_turn` after each turn, at the latest every `look_again`, or 5 s if that is less, and before
-    /// each pass: a program that has to prove that the watch is alive does it there.
-    ///
-    /// # Errors
-    ///
-    /// Errors of a single pass are logged, and the watch goes on. [`is_not_found`](Error::is_not_found) once the ledger was
-    /// removed, or another file is in its place: instances that open the new file would not be watched.
-    pub fn watch_turns(
-        &self,
-        stop: OwnedFd,
-        look_again: Duration,
-        on_turn: impl FnMut(&Turn<'_>),
-    ) -> Result<()> {
-        let folder = Folder::watched(self.inner.core.store.path());
-        self.watch_by(folder, stop, look_again, on_turn)
-    }
+/// Does the same by the names of changed files; see [`Tracker::watch_named`](crate::Tracker::watch_named).
+pub(in crate::tracker) fn watch_named(
+    core: &Arc<Core>,
+    names: OwnedFd,
+    stop: OwnedFd,
+    look_again: Duration,
+    on_turn: impl FnMut(&Turn<'_>),
+) -> Result<()> {
+    rustix::fs::fcntl_getfl(&names)
+        .and_then(|flags| rustix::fs::fcntl_setfl(&names, flags | OFlags::NONBLOCK))
+        .map_err(|error| Error::os("failed to set the pipe of names non-blocking", error))?;
+    let folder = Folder::reported(core.store.path(), names);
+    watch_by(core, folder, stop, look_again, on_turn)
+}
 
-    /// Does the same without an inotify instance of its own, for a program that watches the folders of many ledgers with one.
-    ///
-    /// `names` is a pipe of the names of files that were created or removed in the ledger's folder, each terminated by a NUL
-    /// byte; an empty name means that some may be missing, and causes the folder to be listed. It is set non-blocking. Once its
-    /// other end is closed the folder is watched as [`watch_turns`](Self::watch_turns) does it.
-    ///
-    /// # Errors
-    ///
-    /// As [`watch_turns`](Self::watch_turns), and if `names` cannot be set non-blocking.
-    pub fn watch_named(
-        &self,
-        names: OwnedFd,
-        stop: OwnedFd,
-        look_again: Duration,
-        on_turn: impl FnMut(&Turn<'_>),
-    ) -> Result<()> {
-        rustix::fs::fcntl_getfl(&names)
-            .and_then(|flags| rustix::fs::fcntl_setfl(&names, flags | OFlags::NONBLOCK))
-            .map_err(|error| Error::os("failed to set the pipe of names non-blocking", error))?;
-        let folder = Folder::reported(self.inner.core.store.path(), names);
-        self.watch_by(folder, stop, look_again, on_turn)
-    }
-
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "the descriptor is the watch's own until it ends"
-    )]
-    fn watch_by(
-        &self,
-        folder: Folder,
-        stop: OwnedFd,
-        look_again: Duration,
-        mut on_turn: impl FnMut(&Turn<'_>),
-    ) -> Result<()> {
-        let core = &self.inner.core;
-        core.instance.check_usable()?;
-        let mut watching = Watching::new(core, folder);
-        loop {
-            if let Err(error) = watching.refresh() {
-                tracing::error!("failed to list the instances: {error}; retrying");
-            }
-            let watched = watching.others.len();
-            let begins = || on_turn(&Turn { watched, report: None, begins_pass: true });
-            let report = core.pass_where_needed(begins);
-            on_turn(&Turn { watched, report: report.as_ref(), begins_pass: false });
-            check_is_there(core)?;
-            if watching.wait(&stop, look_again.min(LOOK_AGAIN))? == Wake::Stop {
-                return Ok(());
-            }
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the descriptor is the watch's own until it ends"
+)]
+fn watch_by(
+    core: &Arc<Core>,
+    folder: Folder,
+    stop: OwnedFd,
+    look_again: Duration,
+    mut on_turn: impl FnMut(&Turn<'_>),
+) -> Result<()> {
+    let mut watching = Watching::new(core, folder);
+    loop {
+        if let Err(error) = watching.refresh() {
+            tracing::error!("failed to list the instances: {error}; retrying");
+        }
+        let watched = watching.others.len();
+        let begins = || on_turn(&Turn { watched, report: None, begins_pass: true });
+        let report = pass_where_needed(core, begins);
+        on_turn(&Turn { watched, report: report.as_ref(), begins_pass: false });
+        check_is_there(core)?;
+        if watching.wait(&stop, look_again.min(LOOK_AGAIN))? == Wake::Stop {
+            return Ok(());
         }
     }
 }
-
-impl Core {
-    /// Returns what an orphan pass found, if there is an instance to reap for.
-    fn pass_where_needed(self: &Arc<Self>, begins: impl FnOnce()) -> Option<Report> {
-        let needed = needs_a_pass(self).unwrap_or_else(|error| {
-            tracing::error!("failed to judge the instances: {error}; retrying");
-            false
-        });
-        if needed {
-            begins();
-        }
-        let report = needed.then(|| self.reap_orphans())?;
-        match report {
-            Ok(report) => Some(report).filter(|it| !it.endings.is_empty() || !it.errors.is_empty()),
-            Err(error) => {
-                tracing::error!("the orphan pass failed: {error}; retrying");
-                None
-            }
+/// Returns what an orphan pass found, if there is an instance to reap for.
+fn pass_where_needed(core: &Arc<Core>, begins: impl FnOnce()) -> Option<Report> {
+    let needed = needs_a_pass(core).unwrap_or_else(|error| {
+        tracing::error!("failed to judge the instances: {error}; retrying");
+        false
+    });
+    if needed {
+        begins();
+    }
+    let report = needed.then(|| orphans::reap_orphans(core))?;
+    match report {
+        Ok(report) => Some(report).filter(|it| !it.endings.is_empty() || !it.errors.is_empty()),
+        Err(error) => {
+            tracing::error!("the orphan pass failed: {error}; retrying");
+            None
         }
     }
 }
@@ -312,12 +280,14 @@ impl<'a> Watching<'a> {
 
 /// A pass is made for instances that died, or stopped and left something: not for every file in the folder.
 fn needs_a_pass(core: &Core) -> Result<bool> {
-    Ok(core.judge_others()?.iter().any(|(instance, life)| {
-        matches!(life, Life::Dead(_))
-            && (instance.stopped_at.is_none()
-                || core
-                    .store
-                    .live_of(instance.id)
-                    .is_ok_and(|rows| rows.iter().any(|row| !row.limits.survive)))
-    }))
+    Ok(other_instances::judge_others(&core.store, &core.proc, &core.instance)?.iter().any(
+        |(instance, life)| {
+            matches!(life, Life::Dead(_))
+                && (instance.stopped_at.is_none()
+                    || core
+                        .store
+                        .live_of(instance.id)
+                        .is_ok_and(|rows| rows.iter().any(|row| !row.limits.survive)))
+        },
+    ))
 }

@@ -12,11 +12,9 @@
 
 use std::{
     cell::OnceCell,
-    collections::HashSet,
     ffi::OsStr,
     path::{Path, PathBuf},
     sync::Mutex,
-    time::{Duration, Instant},
 };
 
 use super::lock::lock;
@@ -27,17 +25,11 @@ use crate::{
     store::Store,
     sys::{
         Pinned, Probe, Proc,
-        file_lock::{LockState, discard, probe},
+        file_lock::{LockState, probe},
         lock_note::{Note, NotedCaller, read_note},
         pid_namespaces::Namespaces,
     },
-    tracker::core::Core,
 };
-
-/// How long to wait for the lock of a dead host: a child at its gate holds a copy of it until PDEATHSIG strikes, which takes
-/// microseconds, and tens of milliseconds on an overloaded machine.
-const LOCK_LIMIT: Duration = Duration::from_secs(1);
-const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// What is known of an instance.
 #[derive(Debug)]
@@ -306,71 +298,10 @@ pub(in crate::tracker) fn is_lock_name(ledger: &Path, name: &OsStr) -> bool {
 }
 
 /// Returns whether it is exactly a name as [`new_lock_name`] makes it.
-fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
+pub(in crate::tracker) fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
     let random =
         name.strip_prefix(&lock_prefix(ledger)).and_then(|rest| rest.strip_suffix(".lock"));
     random.is_some_and(|random| {
         random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
-}
-
-impl Core {
-    /// Judges every other instance as [`Self::judge_others`] does, once the locks of those that have just died are free.
-    ///
-    /// A lock that is held for longer is not held by a child at a gate. Its instance is left alone and reported.
-    pub(in crate::tracker) fn judge_others_at_rest(&self) -> Result<Vec<(InstanceRecord, Life)>> {
-        let deadline = Instant::now() + LOCK_LIMIT;
-        loop {
-            let mut others = self.judge_others()?;
-            let mut lingers = false;
-            for (instance, life) in &mut others {
-                if matches!(life, Life::Alive) && self.is_gone(instance) {
-                    lingers = true;
-                    *life = Life::Unknown(
-                        "its process is gone, but its lock is still held, for example by a process that it has forked".into(),
-                    );
-                }
-            }
-            if !lingers || Instant::now() >= deadline {
-                return Ok(others);
-            }
-            std::thread::sleep(LOCK_PAUSE);
-        }
-    }
-
-    /// Returns whether the process of an instance of this place is gone, whatever the state of its lock.
-    fn is_gone(&self, instance: &InstanceRecord) -> bool {
-        let here = self.place();
-        here.reach(&instance.identity.place) == Reach::Here
-            && matches!(
-                Pinned::probe(&self.proc, here, &instance.identity),
-                Probe::Zombie(_) | Probe::Gone
-            )
-    }
-
-    /// Removes lock files by which no instance is judged any more and that no process holds: those of instances that died
-    /// before they were recorded, and those whose reaper died before it had removed them.
-    pub(in crate::tracker) fn remove_stale_locks(&self) {
-        let ledger = self.store.path();
-        let Ok(_acting) = self.store.act_as_owner() else { return };
-        let Ok(instances) = self.store.instances_to_judge() else { return };
-        let needed: HashSet<&str> =
-            instances.iter().map(|instance| instance.lock_name.as_str()).collect();
-        let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
-        for name in folder.into_iter().flatten().flatten().map(|found| found.file_name()) {
-            let stale = |name: &&str| is_made_lock_name(ledger, name) && !needed.contains(name);
-            if let Some(name) = name.to_str().filter(stale) {
-                discard(&ledger.with_file_name(name));
-            }
-        }
-    }
-
-    /// Judges every other instance that is not known to have stopped, or that left processes behind.
-    pub(in crate::tracker) fn judge_others(&self) -> Result<Vec<(InstanceRecord, Life)>> {
-        let all = self.store.instances_to_judge()?;
-        let judge = Judge::new(&self.store, &self.proc, self.place());
-        let others = all.iter().filter(|other| other.id != self.instance.id);
-        let judged = others.map(|other| (other.clone(), judge.judge(other, &all)));
-        Ok(judged.collect())
-    }
 }

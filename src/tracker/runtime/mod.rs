@@ -1,23 +1,53 @@
-//! State that an open tracker keeps while it runs.
+//! Components: what an open tracker keeps while it runs. Each owns its data, and knows none of the rooms that act on it.
 //!
-//! - [`adopted_zombies`]: zombies that tasks leave to this process;
+//! - [`background_ends`]: the queue of trees that are ended in the background;
+//! - [`cause`]: why trees are ended;
+//! - [`cgroups`]: the cgroup of an instance, and the task cgroups in it;
+//! - [`deaths`]: learning of deaths from the kernel;
+//! - [`export_notifier`]: the export, which is notified of changes;
+//! - [`fork_listener`]: whether a thread listens for fork events;
+//! - [`group_commit`]: one transaction for the rows of spawns that wait together;
 //! - [`instance`]: this instance: its row, identity and lock, and how far it has come;
 //! - [`keeper_end_log`]: processes that a keeper has ended, in a file for the next opener;
 //! - [`keeper_handle`]: the host's handle on a keeper while its program runs;
+//! - [`keepers`]: the keeper that an instance uses;
+//! - [`list`]: a list that threads share;
 //! - [`liveness`]: whether an instance is alive;
 //! - [`lock`]: locking a mutex;
-//! - [`monitor`]: the thread that sleeps on pidfds and runs the passes;
-//! - [`pending_writes`]: ends that could not be written yet;
+//! - [`maintenance`]: when the ledger's history is checked again;
+//! - [`memory_watch`]: the thread that checks memory limits;
+//! - [`other_instances`]: the other instances of the ledger;
+//! - [`pass_run`]: a pass under way;
+//! - [`pending_writes`]: what could not be recorded yet;
+//! - [`registry`]: the processes that this instance is responsible for;
+//! - [`scheduler`]: whether passes run;
+//! - [`threads`]: the threads that a shutdown joins;
 //! - [`tracked`]: what is kept in memory for each process;
-//! - [`unrecorded_ends`]: ends that could not be written, kept in a file when the host ends.
+//! - [`unrecorded_ends`]: ends that could not be written, kept in a file when the host ends;
+//! - [`zombies`]: zombies that tasks may leave to this process.
 
-pub(super) mod adopted_zombies;
+pub(super) mod background_ends;
+pub(super) mod cause;
+pub(super) mod cgroups;
+pub(super) mod deaths;
+pub(super) mod export_notifier;
+pub(super) mod fork_listener;
+pub(super) mod group_commit;
 pub(super) mod instance;
 pub(super) mod keeper_end_log;
 pub(super) mod keeper_handle;
+pub(super) mod keepers;
+pub(super) mod list;
 pub(super) mod liveness;
 pub(super) mod lock;
-pub(super) mod monitor;
+pub(super) mod maintenance;
+pub(super) mod memory_watch;
+pub(super) mod other_instances;
+pub(super) mod pass_run;
 pub(super) mod pending_writes;
+pub(super) mod registry;
+pub(super) mod scheduler;
+pub(super) mod threads;
 pub(super) mod tracked;
 pub(super) mod unrecorded_ends;
+pub(super) mod zombies;

@@ -9,13 +9,13 @@ use uuid::Uuid;
 
 use super::keeper_handle::{Kept, Word};
 use crate::{
-    identity::{Identity, Pid},
+    identity::{Identity, Pid, Place},
     model::{
         Because, Cgroup, Containment, EndReason, ExitStatus, Limits, NewProcess, Origin, ProcessId,
-        ProcessRecord, TaskId,
+        ProcessRecord, TaskId, task_text,
     },
     policy::limits,
-    sys::{PidFd, boot_minus_monotonic},
+    sys::{PidFd, Pinned, Probe, Proc, boot_minus_monotonic},
 };
 
 /// A process that is not our child is reaped by its parent; the kernel reports its status only after that. A batch of ends
@@ -164,6 +164,9 @@ impl Hold {
     }
 }
 
+/// A dead process, with the pidfd that reported its death.
+pub(in crate::tracker) type Dead = (Arc<Entry>, Arc<PidFd>);
+
 /// One process that this tracker is responsible for.
 #[derive(Debug)]
 pub(in crate::tracker) struct Entry {
@@ -209,6 +212,31 @@ impl Entry {
     /// Returns how long it has run, as its limit counts: without the time that the machine was suspended since tracking began.
     pub(in crate::tracker) fn run_time(&self) -> Duration {
         limits::run_time(self.root.age(), self.suspended_before, boot_minus_monotonic())
+    }
+
+    /// Returns the pidfd that is held; beyond the descriptor limit a new one, while the process still has its PID.
+    pub(in crate::tracker) fn open_pidfd(&self, proc: &Proc, place: Place) -> Option<Arc<PidFd>> {
+        self.pidfd.clone().or_else(|| match Pinned::probe(proc, place, &self.root.identity) {
+            Probe::Alive(pinned) | Probe::Zombie(pinned) => Some(pinned.into_fd()),
+            Probe::Gone | Probe::Unknown(_) => None,
+        })
+    }
+
+    /// Logs that its keeper was killed while the process is alive. The process continues: its end is detected by its pidfd, and
+    /// its strays by session, token and recorded descendants.
+    pub(in crate::tracker) fn notice_keeper(&self) {
+        if !self.kept.as_deref().is_some_and(Kept::has_gone) {
+            return;
+        }
+        let lives = self.pidfd.as_ref().is_some_and(|fd| !fd.is_dead().unwrap_or(true));
+        if lives && !self.is_being_ended() {
+            tracing::error!(
+                "the keeper of process {} for task {} was killed: the process continues, and is held by its session, its \
+                 token and recorded descendants only",
+                self.root.identity.pid,
+                task_text(self.root.task.as_ref()),
+            );
+        }
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

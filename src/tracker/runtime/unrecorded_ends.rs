@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{liveness::lock_prefix, lock::lock};
+use super::{liveness::lock_prefix, pending_writes::PendingWrites};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -16,8 +16,8 @@ use crate::{
         Because, End, EndReason, ExitStatus, InstanceId, LateEnd, Millis, ProcessId, Verdict,
         task_text,
     },
+    store::Store,
     sys::spool,
-    tracker::core::Core,
 };
 
 /// Maximum size of a file: some 10,000 ends, more than any host leaves.
@@ -95,116 +95,113 @@ impl KeptEnd {
     }
 }
 
-impl Core {
-    /// At the end of a host: saves the ends that could not be written, and logs that, with `why`.
-    pub(in crate::tracker) fn keep_late_ends(&self, why: &Error) {
-        let ends = self.late_ends();
-        if ends.is_empty() {
-            return;
-        }
-        let kept = self.late_ends_path().and_then(|path| {
-            let ends = ends.iter().map(KeptEnd::from).collect();
-            let kept = Kept { version: VERSION, instance: self.instance.id.0, ends };
-            let bytes = serde_json::to_vec(&kept).map_err(|error| {
-                Error::new(Kind::Other, "failed to save ends").with_source(error)
-            })?;
-            spool::write(&path, self.store.owner_uid(), &bytes).map(|()| path)
-        });
-        let place = match &kept {
-            Ok(path) => {
-                format!("it is kept in `{}` for the next program that reaps", path.display())
-            }
-            Err(error) => format!("it is lost: {error}"),
-        };
-        for LateEnd { pid, task, end, .. } in &ends {
-            tracing::error!(
-                "the end of process {pid} for task {} ({}, {}) could not be recorded; {place}: {why}",
-                task_text(task.as_ref()),
-                end.reason.as_str(),
-                end.status,
-            );
-        }
+/// At the end of a host: saves the ends that could not be written, and logs that, with `why`.
+pub(in crate::tracker) fn keep_late_ends(
+    store: &Store,
+    pending: &PendingWrites,
+    instance: InstanceId,
+    why: &Error,
+) {
+    let ends = late_ends(store, pending);
+    if ends.is_empty() {
+        return;
     }
+    let kept = late_ends_path(store, instance).and_then(|path| {
+        let ends = ends.iter().map(KeptEnd::from).collect();
+        let kept = Kept { version: VERSION, instance: instance.0, ends };
+        let bytes = serde_json::to_vec(&kept)
+            .map_err(|error| Error::new(Kind::Other, "failed to save ends").with_source(error))?;
+        spool::write(&path, store.owner_uid(), &bytes).map(|()| path)
+    });
+    let place = match &kept {
+        Ok(path) => {
+            format!("it is kept in `{}` for the next program that reaps", path.display())
+        }
+        Err(error) => format!("it is lost: {error}"),
+    };
+    for LateEnd { pid, task, end, .. } in &ends {
+        tracing::error!(
+            "the end of process {pid} for task {} ({}, {}) could not be recorded; {place}: {why}",
+            task_text(task.as_ref()),
+            end.reason.as_str(),
+            end.status,
+        );
+    }
+}
 
-    /// Returns the ends that wait in memory, joined with what the ledger has of them; it can be read while it cannot be
-    /// written.
-    fn late_ends(&self) -> Vec<LateEnd> {
-        let roots: Vec<(ProcessId, End)> =
-            lock(&self.unwritten).iter().map(|root| (root.process, root.end.clone())).collect();
-        let settled: Vec<(ProcessId, End)> = (lock(&self.unsettled).iter())
-            .filter_map(|settled| match &settled.verdict {
-                Verdict::Ended(end) if settled.process != ProcessId::UNRECORDED => {
-                    Some((settled.process, end.clone()))
-                }
-                _ => None,
-            })
-            .collect();
-        let all = roots.into_iter().chain(settled);
-        all.filter_map(|(row, end)| self.store.late_end(row, end).ok().flatten()).collect()
-    }
+/// Returns the ends that wait in memory, joined with what the ledger has of them; it can be read while it cannot be
+/// written.
+fn late_ends(store: &Store, pending: &PendingWrites) -> Vec<LateEnd> {
+    let roots = pending.roots.map(|root| (root.process, root.end.clone()));
+    let settled = pending.settled.map(|settled| match &settled.verdict {
+        Verdict::Ended(end) if settled.process != ProcessId::UNRECORDED => {
+            Some((settled.process, end.clone()))
+        }
+        _ => None,
+    });
+    let all = roots.into_iter().chain(settled.into_iter().flatten());
+    all.filter_map(|(row, end)| store.late_end(row, end).ok().flatten()).collect()
+}
 
-    fn late_ends_path(&self) -> Result<PathBuf> {
-        let instance = self.store.instance(self.instance.id)?;
-        let instance =
-            instance.ok_or_else(|| Error::new(Kind::NotFound, "this instance has no row"))?;
-        let ledger = self.store.path();
-        let random = (instance.lock_name.strip_prefix(&lock_prefix(ledger)))
-            .and_then(|rest| rest.strip_suffix(".lock"))
-            .ok_or_else(|| {
-                Error::new(Kind::Other, "the lock of this instance has an unexpected name")
-            })?;
-        Ok(self.store.beside(&format!("{INFIX}{random}.json")))
-    }
+fn late_ends_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {
+    let instance = store.instance(instance)?;
+    let instance =
+        instance.ok_or_else(|| Error::new(Kind::NotFound, "this instance has no row"))?;
+    let ledger = store.path();
+    let random = (instance.lock_name.strip_prefix(&lock_prefix(ledger)))
+        .and_then(|rest| rest.strip_suffix(".lock"))
+        .ok_or_else(|| {
+            Error::new(Kind::Other, "the lock of this instance has an unexpected name")
+        })?;
+    Ok(store.beside(&format!("{INFIX}{random}.json")))
+}
 
-    /// After an orphan pass: adds the ends that former hosts have saved.
-    pub(in crate::tracker) fn take_late_ends(&self) {
-        let ledger = self.store.path();
-        let prefix = format!("{}{INFIX}", ledger.file_name().unwrap_or_default().to_string_lossy());
-        let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
-        let names = folder
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|found| found.file_name().into_string().ok());
-        let files = names.filter_map(|name| {
-            let random = name.strip_prefix(&prefix)?.strip_suffix(".json")?;
-            let made = random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
-            made.then(|| {
-                (ledger.with_file_name(&name), format!("{}{random}.lock", lock_prefix(ledger)))
-            })
-        });
-        for (path, lock_name) in files.take(FILES).collect::<Vec<_>>() {
-            match self.take_file(&path, &lock_name) {
-                Ok(true) => {}
-                Ok(false) => drop(std::fs::remove_file(&path)),
-                Err(error) => tracing::warn!(
-                    "failed to import the ends that an instance has saved in `{}`: {error}; remove the file if it is not needed",
-                    path.display()
-                ),
-            }
+/// After an orphan pass: adds the ends that former hosts have saved.
+pub(in crate::tracker) fn take_late_ends(store: &Store) {
+    let ledger = store.path();
+    let prefix = format!("{}{INFIX}", ledger.file_name().unwrap_or_default().to_string_lossy());
+    let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
+    let names = folder
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|found| found.file_name().into_string().ok());
+    let files = names.filter_map(|name| {
+        let random = name.strip_prefix(&prefix)?.strip_suffix(".json")?;
+        let made = random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+        made.then(|| {
+            (ledger.with_file_name(&name), format!("{}{random}.lock", lock_prefix(ledger)))
+        })
+    });
+    for (path, lock_name) in files.take(FILES).collect::<Vec<_>>() {
+        match take_file(store, &path, &lock_name) {
+            Ok(true) => {}
+            Ok(false) => drop(std::fs::remove_file(&path)),
+            Err(error) => tracing::warn!(
+                "failed to import the ends that an instance has saved in `{}`: {error}; remove the file if it is not needed",
+                path.display()
+            ),
         }
     }
+}
 
-    /// Returns whether the file has to stay.
-    fn take_file(&self, path: &std::path::Path, lock_name: &str) -> Result<bool> {
-        let Some(bytes) = spool::read(path, self.store.owner_uid(), LIMIT_BYTES)? else {
-            return Ok(true);
-        };
-        let odd = || Error::new(Kind::Unsupported, "it is of another version, or damaged");
-        let kept: Kept =
-            serde_json::from_slice(&bytes).map_err(|error| odd().with_source(error))?;
-        if kept.version != VERSION {
-            return Err(odd());
-        }
-        let ends: Option<Vec<LateEnd>> = kept.ends.into_iter().map(KeptEnd::parse).collect();
-        let ends = ends.ok_or_else(odd)?;
-        let (added, waits) =
-            self.store.add_late_ends(InstanceId(kept.instance), lock_name, &ends)?;
-        if added > 0 {
-            tracing::info!("recorded {added} ends that a former instance could not write");
-        }
-        Ok(waits)
+/// Returns whether the file has to stay.
+fn take_file(store: &Store, path: &std::path::Path, lock_name: &str) -> Result<bool> {
+    let Some(bytes) = spool::read(path, store.owner_uid(), LIMIT_BYTES)? else {
+        return Ok(true);
+    };
+    let odd = || Error::new(Kind::Unsupported, "it is of another version, or damaged");
+    let kept: Kept = serde_json::from_slice(&bytes).map_err(|error| odd().with_source(error))?;
+    if kept.version != VERSION {
+        return Err(odd());
     }
+    let ends: Option<Vec<LateEnd>> = kept.ends.into_iter().map(KeptEnd::parse).collect();
+    let ends = ends.ok_or_else(odd)?;
+    let (added, waits) = store.add_late_ends(InstanceId(kept.instance), lock_name, &ends)?;
+    if added > 0 {
+        tracing::info!("recorded {added} ends that a former instance could not write");
+    }
+    Ok(waits)
 }
 
 /// The part between the ledger's name and the instance's part.

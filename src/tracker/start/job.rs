@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
-use crate::{sys::spawn::StdioSource, tracker::Builder};
+use crate::sys::spawn::StdioSource;
 
 /// One of a program's standard descriptors.
 ///
@@ -85,16 +85,6 @@ pub struct Job {
     pub(in crate::tracker) terminate_on_drop: bool,
     pub(in crate::tracker) foreground: bool,
     pub(in crate::tracker) record_arguments: Option<bool>,
-}
-
-impl Builder {
-    /// Sets whether arguments are recorded; on by default. Without them the ledger, reports and logs contain the program alone,
-    /// for the jobs and all of their descendants. With them, what looks like a secret is masked: see
-    /// [`Job::record_arguments`](crate::Job::record_arguments).
-    pub fn record_arguments(mut self, on: bool) -> Self {
-        self.options.record_arguments = on;
-        self
-    }
 }
 
 impl Job {
@@ -323,6 +313,11 @@ impl Job {
     pub fn record_arguments(mut self, on: bool) -> Self {
         self.record_arguments = Some(on);
         self
+    }
+
+    /// Returns whether its arguments are recorded.
+    pub(in crate::tracker) fn records_arguments(&self, by_default: bool) -> bool {
+        self.record_arguments.unwrap_or(by_default)
     }
 
     /// Returns the whole environment that the program gets, with `token` in it.

@@ -7,95 +7,41 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{group_commit::Admitted, job::Job, under_keeper::spawn_kept};
+use super::{
+    job::Job,
+    request::{Request, describe},
+    under_keeper::spawn_kept,
+};
 use crate::{
     error::{Error, Kind, Result},
-    identity::Pid,
-    model::{
-        Cgroup, Containment, End, EndReason, ExitStatus, Limits, Millis, NewProcess, Origin,
-        TaskId, state::State, task_text,
-    },
-    redact::mask_command,
+    model::{Containment, End, EndReason, ExitStatus, Millis, state::State, task_text},
     sys::{
-        PidFd, Pinned,
         keeper::Binary,
         spawn::{self, Child},
     },
     tracker::{
-        Tracker,
         core::Core,
+        end::flush,
         handle::process::Process,
-        runtime::tracked::{Hold, Root, Strays},
+        passes::fork_events,
+        runtime::{
+            group_commit::Committed,
+            tracked::{Hold, Root, Strays},
+        },
     },
 };
 
-/// The contents of the row of a child at the gate.
-#[derive(Debug)]
-pub(in crate::tracker) struct Request {
-    task: TaskId,
-    pub(in crate::tracker) token: Uuid,
-    command: Vec<String>,
-    cwd: Option<String>,
-    pub(in crate::tracker) limits: Limits,
-    allow_survivor: bool,
-    cgroup: Option<Cgroup>,
-}
-
-impl Request {
-    fn new(core: &Core, job: &Job, token: Uuid) -> Result<Self> {
-        Ok(Self {
-            task: TaskId::new(job.task.clone())?,
-            token,
-            command: recorded_command(job, may_record_arguments(core, job)),
-            cwd: job.directory.as_ref().map(|path| path.display().to_string()),
-            limits: Limits {
-                survive: job.survive,
-                grace: job.grace.unwrap_or(core.options.grace),
-                max_runtime: job.max_runtime,
-                max_rss: job.max_rss,
-            },
-            allow_survivor: job.allow_survivor,
-            cgroup: None,
-        })
+/// Starts a program; see [`Tracker::spawn`](crate::Tracker::spawn).
+pub(in crate::tracker) fn spawn(core: &Arc<Core>, job: Job) -> Result<Process> {
+    let _spawning = core.instance.begin_spawn()?;
+    core.instance.check_clean()?;
+    may_own_programs(core)?;
+    let spawned = spawn_job(core, job);
+    match &spawned {
+        Ok(_) => core.counters().spawned(),
+        Err(_) => core.counters().not_spawned(),
     }
-}
-
-impl Tracker {
-    /// Starts a program. When this returns, the program is running or has ended, and its row was committed before its first
-    /// instruction.
-    ///
-    /// ```
-    /// # fn main() -> procledger::Result<()> {
-    /// # let folder = tempfile::tempdir().unwrap();
-    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
-    /// use procledger::{Job, Stdio};
-    ///
-    /// let process = tracker.spawn(Job::new("task-42", "echo").arg("hello").stdout(Stdio::piped()))?;
-    /// let output = process.wait_with_output()?;
-    /// assert_eq!(output.stdout, b"hello\n");
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// - invalid input: an empty or overlong task id, a NUL byte anywhere, an empty program name;
-    /// - [`is_already_running`](Error::is_already_running): the task has a live process, or a survivor, in this ledger;
-    /// - [`is_not_started`](Error::is_not_started): the program is not found, not executable, or its directory cannot be
-    ///   entered; the errno is in [`raw_os_error`](Error::raw_os_error), and the row says `failed`;
-    /// - the row cannot be written: the program has not run, and never will;
-    /// - [`is_closed`](Error::is_closed): after shutdown, or in a forked child.
-    pub fn spawn(&self, job: Job) -> Result<Process> {
-        let core = &self.inner.core;
-        let _spawning = core.instance.begin_spawn()?;
-        core.instance.check_clean()?;
-        may_own_programs(core)?;
-        let spawned = spawn_job(core, job);
-        match &spawned {
-            Ok(_) => core.counters().spawned(),
-            Err(_) => core.counters().not_spawned(),
-        }
-        spawned
-    }
+    spawned
 }
 
 /// Refuses to spawn for another user: root may open a user's ledger to end what is in it, but programs of root do not belong
@@ -118,19 +64,22 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     crate::tracker::end::spared::check_names("protected", &job.protected)?;
     let token = Uuid::new_v4();
     let mut request = Request::new(core, &job, token)?;
-    core.write_late_of(&request.task);
+    flush::write_late_of(core, &request.task);
     let foreground = job.foreground && crate::sys::terminal::is_foreground();
     let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
-    let bare = !may_record_arguments(core, &job);
+    let bare = !job.records_arguments(core.options.record_arguments);
     let terminate_on_drop = job.terminate_on_drop;
     let hold = Hold { child: true, strays, kept: None, bare, terminate_on_drop };
-    let place = core.leaf_for(token, job.max_rss)?;
+    let mode = core.options.containment_mode()?;
+    let place = core.cgroups.create_task_cgroup(mode, token, job.max_rss)?;
     let keeper = match place {
         Some(_) => None,
-        None => core.keeper_for(job.survive, foreground)?,
+        // A program that is to survive its host, or that has the terminal, gets none.
+        None if job.survive || foreground => None,
+        None => core.keepers.get(mode, core.registry.has_room_for_keeper())?,
     };
     if place.is_none() && keeper.is_none() {
-        core.listen_for_forks();
+        fork_events::listen_for_forks(core);
     }
     request.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
     let command = spawn::Command {
@@ -158,18 +107,18 @@ fn through_gate(
     let admit = |child: &Child| {
         let containment = if child.in_leaf { Containment::Cgroup } else { Containment::Session };
         let new = describe(core, request, child.pid, &child.pidfd, containment)?;
-        core.registrar.admit(core, new, Some(Arc::clone(&child.gate)))
+        core.group_commit.commit(new, Some(Arc::clone(&child.gate)))
     };
     match spawn::spawn(command, admit) {
         Ok(spawned) => {
             if spawned.committed.new.cgroup.is_none() {
-                core.give_up_leaves(request.cgroup.as_ref());
-                core.listen_for_forks();
+                core.cgroups.give_up(request.cgroup.as_ref());
+                fork_events::listen_for_forks(core);
             }
             Ok(started(core, spawned, hold, foreground))
         }
         Err(refusal) => {
-            core.remove_leaf(request.cgroup.as_ref());
+            core.cgroups.remove_task_cgroup(request.cgroup.as_ref());
             Err(refused(core, refusal, foreground))
         }
     }
@@ -191,18 +140,6 @@ fn through_keeper(
     }
 }
 
-fn may_record_arguments(core: &Core, job: &Job) -> bool {
-    job.record_arguments.unwrap_or(core.options.record_arguments)
-}
-
-/// Returns the program and its arguments as the ledger records them.
-fn recorded_command(job: &Job, arguments: bool) -> Vec<String> {
-    let args = job.args.iter().filter(|_| arguments);
-    let command = std::iter::once(&job.program).chain(args);
-    let text = command.map(|argument| argument.to_string_lossy().into_owned());
-    mask_command(&text.collect::<Vec<_>>())
-}
-
 /// Returns the tokens that our programs carry: those of trackers of other ledgers above us, then their own.
 fn carried(core: &Core, token: Uuid) -> String {
     let mut list = core.instance.outer_tokens.join(":");
@@ -214,16 +151,16 @@ fn carried(core: &Core, token: Uuid) -> String {
 
 fn started(
     core: &Arc<Core>,
-    spawned: spawn::Spawned<Admitted>,
+    spawned: spawn::Spawned<Committed>,
     hold: Hold,
     foreground: bool,
 ) -> Process {
     let spawn::Spawned { pidfd, committed, pipes: [stdin, stdout, stderr], pid } = spawned;
-    let Admitted { row, new } = committed;
+    let Committed { row, new } = committed;
     let root = Root::recorded(row, &new, !hold.bare);
     let terminate_on_drop = hold.terminate_on_drop;
-    let entry = core.take_on(root, hold, &pidfd);
-    core.notify_export();
+    let entry = core.registry.track(root, hold, &pidfd);
+    core.export.notify();
     tracing::debug!("process {pid} for task {} runs", task_text(new.task.as_ref()));
     let mut process = Process::new(Arc::clone(core), entry, pidfd, foreground);
     process.on_drop.armed = terminate_on_drop;
@@ -234,12 +171,12 @@ fn started(
 }
 
 /// Ends the row of a program that did not run, where one was committed.
-fn refused(core: &Core, refusal: spawn::Refusal<Admitted>, foreground: bool) -> Error {
+fn refused(core: &Core, refusal: spawn::Refusal<Committed>, foreground: bool) -> Error {
     if foreground {
         // The child may already have had the terminal.
         let _ = crate::sys::terminal::take_back();
     }
-    if let Some(Admitted { row, .. }) = refusal.committed {
+    if let Some(Committed { row, .. }) = refusal.committed {
         let cause = std::error::Error::source(&refusal.error)
             .map(|cause| format!(": {cause}"))
             .unwrap_or_default();
@@ -254,41 +191,7 @@ fn refused(core: &Core, refusal: spawn::Refusal<Admitted>, foreground: bool) -> 
         if let Err(error) = core.store.end(&[(row, State::Running, end)]) {
             tracing::error!("failed to record that a program did not start: {error}");
         }
-        core.notify_export();
+        core.export.notify();
     }
     refusal.error
-}
-
-/// Reads the identity of the child at the gate.
-pub(in crate::tracker) fn describe(
-    core: &Core,
-    request: &Request,
-    pid: Pid,
-    pidfd: &Arc<PidFd>,
-    containment: Containment,
-) -> Result<NewProcess> {
-    let pinned = Pinned::identify(&core.proc, core.place(), pid, Arc::clone(pidfd))?
-        .ok_or_else(|| Error::new(Kind::NotStarted, "the child was killed before it ran"))?;
-    Ok(NewProcess {
-        task: Some(request.task.clone()),
-        owner: core.instance.id,
-        root: None,
-        origin: Origin::Spawned,
-        token: Some(request.token),
-        identity: pinned.identity,
-        session: Some(pid),
-        cgroup: request.cgroup.clone().filter(|_| containment == Containment::Cgroup),
-        containment,
-        keeper: None,
-        command: request.command.clone(),
-        cwd: request.cwd.clone(),
-        uid: rustix::process::geteuid().as_raw(),
-        limits: request.limits,
-        started_at: Millis::now(),
-        peak_rss: None,
-        cpu: None,
-        evidence: None,
-        state: State::Running,
-        allow_survivor: request.allow_survivor,
-    })
 }

@@ -5,10 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    group_commit::Admitted,
-    spawn::{Request, describe},
-};
+use super::request::{Request, describe};
 use crate::{
     error::{Error, Kind, Result},
     model::{Containment, NewProcess},
@@ -18,7 +15,7 @@ use crate::{
     },
     tracker::{
         core::Core,
-        runtime::{keeper_handle::Kept, tracked::Hold},
+        runtime::{group_commit::Committed, keeper_handle::Kept, tracked::Hold},
     },
 };
 
@@ -32,7 +29,7 @@ pub(in crate::tracker) fn spawn_kept(
     command: Command,
     request: &Request,
     hold: &Hold,
-) -> Result<(Spawned<Admitted>, Kept), Refusal<Admitted>> {
+) -> Result<(Spawned<Committed>, Kept), Refusal<Committed>> {
     command.check()?;
     let params = Params {
         token: request.token,
@@ -40,7 +37,10 @@ pub(in crate::tracker) fn spawn_kept(
         uid: core.instance.observer.uid,
         arguments: !hold.bare,
         ledger: core.store.path().to_owned(),
-        protected: (core.options.protected.iter())
+        protected: core
+            .options
+            .protected
+            .iter()
             .chain(hold.strays.protected.iter())
             .map(Into::into)
             .collect(),
@@ -64,7 +64,7 @@ fn relay(
     request: &Request,
     command: Command,
     params: Params,
-) -> Result<Spawned<Admitted>, Refusal<Admitted>> {
+) -> Result<Spawned<Committed>, Refusal<Committed>> {
     let Reply { program, pid, pidfd, pipes } = client.request_child(command, params)?;
     let pidfd = Arc::new(pidfd);
     let described = describe(core, request, pid, &pidfd, Containment::Keeper);
@@ -74,7 +74,7 @@ fn relay(
         let keeper = client.identify(&core.proc, core.place())?.ok_or_else(gone)?;
         Ok(NewProcess { keeper: Some(keeper), ..new })
     });
-    let admitted = match described.and_then(|new| core.registrar.admit(core, new, None)) {
+    let admitted = match described.and_then(|new| core.group_commit.commit(new, None)) {
         Ok(admitted) => admitted,
         Err(error) => {
             // If this fails, the keeper is gone, and the child with it.

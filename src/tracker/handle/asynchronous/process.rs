@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     os::fd::OwnedFd,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -21,7 +21,10 @@ use crate::{
     sys::{AsyncPidFd, current_runtime},
     tracker::{
         core::Core,
-        end::exit_statuses::{REAPED_WITHIN, STATUS_PAUSE},
+        end::{
+            exit_statuses::{self, REAPED_WITHIN, STATUS_PAUSE},
+            settle,
+        },
         handle::process::{Process, RECORD_LIMIT, Signaller},
         runtime::tracked::Learned,
     },
@@ -161,7 +164,7 @@ impl AsyncProcess {
     /// As [`Process::terminate`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
     pub async fn terminate(&mut self) -> Result<Report> {
         let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
-        aside(move || core.terminate_entries(std::slice::from_ref(&entry))).await?
+        aside(move || settle::terminate_entries(&core, std::slice::from_ref(&entry))).await?
     }
 
     /// Sends a signal, by its number in signal(7), to the program itself and to no other process.
@@ -198,7 +201,7 @@ impl AsyncProcess {
             // Its keeper may take a moment, and a tracer may still hold the process.
             match entry.learn_status(pidfd, Instant::now()) {
                 Learned::Status(status) => break status,
-                Learned::Unreaped if !core.is_traced(entry) => {
+                Learned::Unreaped if !exit_statuses::is_traced(core, entry) => {
                     if untraced.get_or_insert_with(Instant::now).elapsed() > REAPED_WITHIN {
                         break entry.publish(ExitStatus::Unobserved);
                     }
@@ -207,10 +210,10 @@ impl AsyncProcess {
             }
             tokio::time::sleep(STATUS_PAUSE).await;
         };
-        let watched = entry.pidfd.is_some() && core.monitoring.load(Ordering::Acquire);
+        let watched = entry.pidfd.is_some() && core.scheduler.is_monitoring();
         if !watched && !entry.is_recorded() {
             let (core, dead) = (Arc::clone(core), (Arc::clone(entry), Arc::clone(pidfd)));
-            aside(move || core.settle(&[dead])).await?;
+            aside(move || settle::settle(&core, &[dead])).await?;
         }
         // A ledger that cannot be written must not delay the waiter for longer.
         let _ = tokio::time::timeout(RECORD_LIMIT, entry.recorded()).await;

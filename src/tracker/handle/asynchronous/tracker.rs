@@ -6,7 +6,7 @@ use super::{AsyncProcess, aside};
 use crate::{
     error::Result,
     model::Report,
-    tracker::{Job, Tracker},
+    tracker::{Job, Tracker, end::settle},
 };
 
 /// A [`Tracker`] for use in a tokio runtime: blocking operations run on the runtime's blocking pool.
@@ -65,7 +65,8 @@ impl AsyncTracker {
             Ok(process) => Ok(process),
             Err(error) => {
                 // The caller gets no handle on it: an operation that failed leaves no process behind.
-                aside(move || core.terminate_entries(std::slice::from_ref(&entry))).await??;
+                aside(move || settle::terminate_entries(&core, std::slice::from_ref(&entry)))
+                    .await??;
                 Err(error)
             }
         }

@@ -1,0 +1,260 @@
+//! Reaps zombies that tasks leave to this process.
+//!
+//! A process that a task starts and leaves behind is adopted by the nearest subreaper (`PR_SET_CHILD_SUBREAPER` in prctl(2)) or
+//! by the first process of the PID namespace. Where that is the host, only the host can reap it, and until then it occupies a
+//! PID and a slot under `pids.max`. The tracker therefore reaps such a zombie where it certainly comes from a task:
+//!
+//! - its session is one that the gate created for a root, and the root still has its PID. A session is inherited and cannot be
+//!   joined, so the processes that the host itself starts are in none of these, unless the host is in it too: then the session
+//!   proves nothing;
+//! - it is in the cgroup that was created for a root, and the host is not;
+//! - it was recorded as a descendant of a root.
+//!
+//! Roots are remembered for a while after they have ended, since a task may leave a process behind on purpose; a session then
+//! counts only for processes that were started while the root still had its PID. Every other zombie is left to the host.
+//! Members that an end has found are reaped once their ends are recorded ([`crate::tracker::end::outcome`]).
+//!
+//! The kernel notifies a library of no such death: `SIGCHLD` belongs to the host. While tasks run, one system call each 100 ms
+//! checks for zombies.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsString,
+};
+
+use super::run::MemberEnd;
+use crate::{
+    identity::{Identity, Pid},
+    model::{Containment, Origin, Outcome, ProcessId, ProcessRecord},
+    sys::{
+        Pinned, Probe,
+        children::{adopts_orphans, has_dead_child},
+        keeper,
+        pid_alloc::cannot_be_reused_within,
+        proc::{TICK, TICKS_PER_SECOND, this_tick},
+        snapshot::Stat,
+    },
+    tracker::{
+        core::Core,
+        runtime::{tracked::Root, zombies::Owner},
+    },
+};
+
+/// A keeper starts its program within this time: the longest handshake.
+const KEEPER_STARTS_WITHIN: u64 = 10 * TICKS_PER_SECOND;
+
+/// Roots, indexed by the evidence that attributes a zombie to one of them.
+struct Owners {
+    all: Vec<Owner>,
+    roots: HashSet<(Pid, u64)>,
+    /// A PID may have been reused by the sessions of several roots, one after the other.
+    sessions: HashMap<u32, Vec<usize>>,
+    leaves: HashSet<OsString>,
+    /// The host's own session, which proves nothing.
+    own_session: u32,
+}
+
+impl Owners {
+    /// Returns whether a zombie belongs to one of them.
+    fn has(&self, dead: &Stat) -> bool {
+        self.roots.contains(&(dead.pid, dead.start_tick))
+    }
+}
+
+/// Reaps the zombies that tasks have left to this process.
+pub(in crate::tracker) fn reap_adopted(core: &Core) {
+    if core.instance.is_forked() || !expects_zombies(core) || !has_dead_child() {
+        return;
+    }
+    let dead = match core.proc.dead_children() {
+        Ok(dead) => dead,
+        Err(error) => return tracing::debug!("failed to list zombies: {error}"),
+    };
+    let owners = owners(core);
+    let mut unclear = Vec::new();
+    // Roots are reaped when their ends are recorded.
+    for dead in dead.iter().filter(|dead| !owners.has(dead)) {
+        if is_in_session(core, &owners, dead) || is_in_leaf(core, &owners, dead.pid) {
+            reap_zombie(core, dead);
+        } else if let Some(owner) = owners.all.iter().find(|owner| is_keeper(owner, dead)) {
+            reap_zombie(core, dead);
+            core.zombies.forget_keeper(owner.row);
+        } else {
+            unclear.push(dead);
+        }
+    }
+    reap_recorded(core, &owners, &unclear);
+}
+
+/// Returns whether a zombie may appear before the next health pass.
+pub(in crate::tracker) fn may_adopt(core: &Core) -> bool {
+    expects_zombies(core) && (core.zombies.linger() || core.registry.len() > 0)
+}
+
+/// Returns whether this process may have children that this image did not start.
+fn expects_zombies(core: &Core) -> bool {
+    adopts_orphans() || core.zombies.expect_keeper()
+}
+
+/// Running roots, and ended ones that are still remembered.
+fn owners(core: &Core) -> Owners {
+    let running = core.registry.all().into_iter().map(|entry| Owner::new(&entry.root));
+    let all: Vec<Owner> = running.chain(core.zombies.remembered()).collect();
+    let own = core.proc.stat(core.own_pid()).ok().flatten();
+    let mut sessions: HashMap<u32, Vec<usize>> = HashMap::new();
+    for (at, owner) in all.iter().enumerate() {
+        if let Some(session) = owner.session {
+            sessions.entry(session.get()).or_default().push(at);
+        }
+    }
+    let mut leaves: HashSet<OsString> = all.iter().filter_map(|owner| owner.leaf.clone()).collect();
+    // A host that a task has started is in that task's cgroup, together with everything that it starts itself.
+    if !leaves.is_empty() {
+        for own in core.proc.cgroup_names(core.own_pid()) {
+            leaves.remove(&own);
+        }
+    }
+    let roots = all.iter().map(|owner| (owner.root.pid, owner.root.start_tick)).collect();
+    Owners { roots, sessions, leaves, own_session: own.map_or(0, |own| own.session), all }
+}
+
+fn is_in_session(core: &Core, owners: &Owners, dead: &Stat) -> bool {
+    if dead.session == owners.own_session || dead.pid.get() == dead.session {
+        return false;
+    }
+    let mut of = owners.sessions.get(&dead.session).into_iter().flatten();
+    of.any(|&at| match owners.all[at].until {
+        Some(until) => dead.start_tick < until,
+        None => has_its_number(core, &owners.all[at].root),
+    })
+}
+
+fn has_its_number(core: &Core, identity: &Identity) -> bool {
+    matches!(Pinned::probe(&core.proc, core.place(), identity), Probe::Alive(_) | Probe::Zombie(_))
+}
+
+fn is_in_leaf(core: &Core, owners: &Owners, dead: Pid) -> bool {
+    !owners.leaves.is_empty()
+        && core.proc.cgroup_names(dead).iter().any(|name| owners.leaves.contains(name))
+}
+
+/// The ledger also knows daemons that have left both session and cgroup.
+fn reap_recorded(core: &Core, owners: &Owners, unclear: &[&Stat]) {
+    let seen: HashSet<(Pid, u64)> =
+        unclear.iter().map(|dead| (dead.pid, dead.start_tick)).collect();
+    if !core.zombies.has_new(&seen) || owners.all.is_empty() {
+        return;
+    }
+    let rows: Vec<ProcessId> = owners.all.iter().map(|owner| owner.row).collect();
+    let below = match core.store.below(&rows) {
+        Ok(below) => below,
+        Err(error) => {
+            return tracing::debug!("failed to look up the roots of zombies: {error}");
+        }
+    };
+    let recorded: Vec<Identity> = (below.into_iter())
+        .flat_map(|below| below.live.into_iter().map(|(_, identity)| identity).chain(below.kept))
+        .collect();
+    for dead in unclear {
+        let is_it = |identity: &&Identity| {
+            identity.pid == dead.pid && identity.start_tick == dead.start_tick
+        };
+        let verified = recorded.iter().filter(is_it).any(|it| has_its_number(core, it));
+        if verified {
+            reap_zombie(core, dead);
+        } else {
+            core.zombies.add_unknown((dead.pid, dead.start_tick));
+        }
+    }
+}
+
+/// Reaps a zombie: exactly the one that was seen, which keeps its PID until then.
+fn reap_zombie(core: &Core, dead: &Stat) {
+    let found = Pinned::open(&core.proc, core.place(), dead.pid).ok().flatten();
+    let Some(zombie) = found.filter(|it| it.identity.start_tick == dead.start_tick) else {
+        return;
+    };
+    // An error: the host has reaped it meanwhile. A zombie that has live threads, or is traced, is reaped later.
+    if matches!(zombie.fd().child_status(true), Ok(Some(_))) {
+        tracing::debug!("reaped process {}, which a task had left", dead.pid);
+    }
+}
+
+/// Called before a root is reaped: remembers the root, since it may have left processes behind.
+pub(in crate::tracker) fn remember_for_zombies(core: &Core, root: &Root) {
+    if root.origin == Origin::Spawned && adopts_orphans() {
+        remember(core, Owner::new(root));
+    }
+}
+
+/// Does the same for roots that a former image of this process has left. Their keepers are children of this process as
+/// well.
+pub(in crate::tracker) fn remember_replaced(core: &Core, records: &[&ProcessRecord]) {
+    for record in records {
+        let keeper = record.containment == Containment::Keeper;
+        remember(core, Owner { keeper, ..Owner::new(&Root::from(*record)) });
+    }
+    reap_adopted(core);
+}
+
+/// Remembers ended roots of former images. Another instance may have ended the processes that a former image of this
+/// process left, and recorded that, before this one opened the ledger. The zombies are children of this process all the
+/// same.
+pub(in crate::tracker) fn reap_former_roots(core: &Core) {
+    if !has_dead_child() {
+        return;
+    }
+    let roots = core.store.roots_of_former_images(&core.instance.identity, core.instance.id);
+    let roots = roots.unwrap_or_else(|error| {
+        tracing::debug!("failed to look up the roots of former images: {error}");
+        Vec::new()
+    });
+    for root in roots {
+        if let Probe::Zombie(zombie) = Pinned::probe(&core.proc, core.place(), &root) {
+            // An error: it is not a child of this process.
+            let _ = zombie.fd().child_status(true);
+        }
+    }
+}
+
+fn remember(core: &Core, mut owner: Owner) {
+    if core.zombies.is_full() {
+        // The zombies that the older half has left so far are reaped, and that half is forgotten.
+        reap_adopted(core);
+        core.zombies.forget_older_half();
+    }
+    let now = this_tick();
+    // A root that still has its PID also had it in that tick.
+    owner.session = owner.session.filter(|_| has_its_number(core, &owner.root));
+    // Processes started in this very tick count where a PID, once free, could not be reused within the tick.
+    let within = u64::from(cannot_be_reused_within(TICK));
+    owner.until = Some(now.saturating_add(within));
+    core.zombies.remember(owner);
+}
+
+/// Handles a member that an end has found: its zombie is reaped after its end is recorded.
+pub(in crate::tracker) fn reap_after_record(core: &Core, root: &Root, member: &MemberEnd) {
+    // The status of a registered process belongs to its parent, and a root that is still tracked is handled by its entry.
+    let ours =
+        !member.is_root || root.origin == Origin::Spawned && core.registry.get(root.row).is_none();
+    if ours && member.outcome != Outcome::Survived {
+        core.zombies.unreaped.extend(member.own_child.clone());
+    }
+}
+
+/// Reaps zombies whose ends are recorded. One that a tracer still holds is retried later.
+pub(in crate::tracker) fn reap_ended(core: &Core) {
+    let mut unreaped = core.zombies.unreaped.take();
+    unreaped.retain(|fd| matches!(fd.child_status(true), Ok(None)));
+    core.zombies.unreaped.extend(unreaped);
+}
+
+/// Returns whether a zombie is the keeper that a former image of this process had started for a root. Its name is only a part
+/// of the evidence.
+fn is_keeper(owner: &Owner, dead: &Stat) -> bool {
+    let before = owner.root.start_tick.checked_sub(dead.start_tick);
+    owner.keeper
+        && before.is_some_and(|ticks| ticks <= KEEPER_STARTS_WITHIN)
+        && dead.session == dead.pid.get()
+        && keeper::is_name(&dead.comm)
+}

@@ -1,0 +1,79 @@
+//! Ends that could not be written when they happened: they wait in memory (invariant 10) until they can be written.
+//!
+//! Each health pass retries them, and so does a task that starts again. While another connection holds the ledger's lock they
+//! do not wait for it: the retry would only delay the next writer. An orderly shutdown does wait.
+
+use super::{claimed, outcome, release};
+use crate::{
+    error::Error,
+    model::{ProcessId, ProcessRecord, Report, TaskId},
+    tracker::{core::Core, runtime::cause::Cause},
+};
+
+/// Retries ends that could not be written before, if the ledger's lock is free.
+pub(in crate::tracker) fn write_late(core: &Core) {
+    if core.pending.is_unwritten() && core.store.can_be_written_now() {
+        write_last(core);
+    }
+}
+
+/// Called before a task starts again: until the end of its previous process is written, that process still counts as
+/// running.
+pub(in crate::tracker) fn write_late_of(core: &Core, task: &TaskId) {
+    let late = core.pending.rows();
+    let is_late = |rows: Vec<ProcessRecord>| rows.iter().any(|row| late.contains(&row.id));
+    if !late.is_empty() && core.store.live_of_task(task).is_ok_and(is_late) {
+        write_late(core);
+    }
+}
+
+/// Does the same, but waits for the lock as any write does. Returns the first error, if there is one.
+pub(in crate::tracker) fn write_last(core: &Core) -> Option<Error> {
+    let mut failed = None;
+    let ends = core.pending.roots.take();
+    if !ends.is_empty() {
+        match core.store.settle_roots(core.instance.id, &ends) {
+            Ok(rows) => {
+                for end in &ends {
+                    if let Some(entry) = core.registry.get(end.process) {
+                        entry.mark_recorded();
+                        release::let_go(core, end.process);
+                    }
+                }
+                core.export.notify();
+                // Their strays were ended without rows; now they get rows, claimed by us.
+                let rows: Vec<ProcessId> = rows.into_iter().flatten().flatten().collect();
+                end_late(core, &rows);
+            }
+            Err(error) => {
+                core.pending.roots.extend(ends);
+                failed = Some(error);
+            }
+        }
+    }
+    let settled = core.pending.settled.take();
+    if settled.is_empty() {
+        return failed;
+    }
+    // The claim itself may be the write that failed. Rows that are claimed already stay as they are.
+    let rows: Vec<ProcessId> = settled.iter().map(|settled| settled.process).collect();
+    let written = core
+        .store
+        .claim(&rows, core.instance.id, Some(core.instance.id), None)
+        .and_then(|_| core.store.record(core.instance.id, None, &settled));
+    match written {
+        Ok(_) => core.export.notify(),
+        Err(error) => {
+            core.pending.settled.extend(settled);
+            failed = failed.or(Some(error));
+        }
+    }
+    failed
+}
+
+fn end_late(core: &Core, rows: &[ProcessId]) {
+    let records = rows.iter().filter_map(|row| core.store.process(*row).ok().flatten()).collect();
+    let mut report = Report::default();
+    let settled = claimed::end_claimed(core, &Cause::stray(), records, &mut report);
+    outcome::write(core, None, settled, &mut report);
+}

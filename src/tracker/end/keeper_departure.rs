@@ -1,0 +1,160 @@
+//! Parts with the keepers of trees that have ended.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    keeper_end_logs,
+    run::Tree,
+    spared::leave_of,
+    strays::{self, tree_of},
+};
+use crate::{
+    error::Result,
+    identity::Identity,
+    model::{EndReason, ProcessId, task_text},
+    sys::{Pinned, Probe, keeper::KeeperClient},
+    tracker::{
+        core::Core,
+        runtime::{keeper_handle::Kept, tracked::Entry},
+    },
+};
+
+/// A keeper below which nothing is left exits within a millisecond.
+const PART_LIMIT: Duration = Duration::from_millis(50);
+
+/// A keeper that was asked to exit does so as soon as it is scheduled.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A keeper that ends a tree takes the grace, which is restarted for at most [`GRACE_CAP`], and this time for its kills.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+const GRACE_CAP: Duration = Duration::from_secs(2);
+
+/// Asks a keeper to leave everything below it running, and waits until it has exited.
+fn send_away(client: KeeperClient) {
+    client.leave();
+    if let Some(client) = client.dismiss(LEAVE_LIMIT) {
+        client.kill();
+    }
+}
+
+/// Parts with the keeper of a program that has ended, or is not ours any more. `leave`: the processes below it are left
+/// running.
+///
+/// A keeper exits by itself when nothing is left below it. Otherwise this host ends the processes it finds; those that it
+/// does not find are ended by the keeper, which is waited for. It leaves only processes that are spared on purpose, such as
+/// those of another task: so a keeper never ends what its living host has decided to spare.
+pub(in crate::tracker) fn part_with_keeper(core: &Core, entry: &Arc<Entry>, leave: bool) {
+    bury_departed(core);
+    let Some(client) = entry.kept.as_deref().and_then(Kept::take) else { return };
+    if leave {
+        return send_away(client);
+    }
+    if client.wait_dead(PART_LIMIT) {
+        let _ = client.dismiss(Duration::ZERO);
+    } else if is_of_another(core, entry.root.row) {
+        // Another instance is ending the tree. The keeper holds it together until that is done.
+        core.keepers.departing.push((Arc::clone(entry), client));
+    } else {
+        end_unseen(core, entry);
+        dismiss_keeper(core, entry, client);
+    }
+}
+
+/// Lets a keeper end the processes left below it, unless they are spared on purpose.
+fn dismiss_keeper(core: &Core, entry: &Entry, client: KeeperClient) {
+    if client.wait_dead(PART_LIMIT) {
+        let _ = client.dismiss(Duration::ZERO);
+        return;
+    }
+    if is_released(core, entry.root.row) || spares_below(core, entry, &client) {
+        return send_away(client);
+    }
+    let grace = entry.root.limits.grace.max(GRACE_CAP);
+    match client.dismiss(grace + END_LIMIT) {
+        None => keeper_end_logs::record_ended_by_keeper(core, &entry.root),
+        Some(client) => {
+            tracing::error!(
+                "the keeper of task {} does not end its remaining processes, killing it",
+                task_text(entry.root.task.as_ref())
+            );
+            client.kill();
+        }
+    }
+}
+
+/// Returns whether a process that is spared on purpose is alive below a keeper: a kept part of its tree, another task, or
+/// another instance. If that is unknown, nothing is ended on a guess.
+fn spares_below(core: &Core, entry: &Entry, client: &KeeperClient) -> bool {
+    let root = entry.root.row;
+    let looked = || -> Result<bool> {
+        let kept = core.store.below(&[root])?.into_iter().flat_map(|it| it.kept);
+        let instances = core.store.instances_to_judge()?.into_iter().map(|it| it.identity);
+        // Rows of this tree may have another owner: the instance that is, or was, ending it.
+        let others = core.store.live()?.into_iter();
+        let others = others.filter(|row| row.root.unwrap_or(row.id) != root);
+        let spared: Vec<Identity> =
+            kept.chain(instances).chain(others.map(|row| row.identity)).collect();
+        let below = core.proc.snapshot()?.below(client.pid());
+        let lives =
+            |it: &Identity| matches!(Pinned::probe(&core.proc, core.place(), it), Probe::Alive(_));
+        Ok(spared.iter().any(|it| below.contains(&it.pid) && lives(it)))
+    };
+    looked().unwrap_or_else(|error| {
+        tracing::error!(
+            "failed to determine which processes a task may leave: {error}; leaving them running"
+        );
+        true
+    })
+}
+
+fn end_unseen(core: &Core, entry: &Entry) {
+    match core.store.below(&[entry.root.row]) {
+        Ok(below) => {
+            let kept = below.into_iter().flat_map(|below| below.kept).collect();
+            let leave = leave_of(entry, kept);
+            strays::end_strays_of(core, vec![Tree { leave, ..tree_of(entry, None) }]);
+        }
+        // It is unknown which processes to leave alone.
+        Err(error) => {
+            tracing::error!("failed to search for further processes that a task left: {error}");
+        }
+    }
+}
+
+/// Parts with the keepers of trees that another instance was ending, once it has done so.
+pub(in crate::tracker) fn bury_departed(core: &Core) {
+    let departing = core.keepers.departing.take();
+    for (entry, client) in departing {
+        if client.is_dead() {
+            let _ = client.dismiss(Duration::ZERO);
+        } else if is_of_another(core, entry.root.row) {
+            core.keepers.departing.push((entry, client));
+        } else {
+            dismiss_keeper(core, &entry, client);
+        }
+    }
+}
+
+/// Does the same when this host stops: after that, nothing holds these trees together.
+pub(in crate::tracker) fn bury_last(core: &Core) {
+    let departing = core.keepers.departing.take();
+    for (entry, client) in departing {
+        dismiss_keeper(core, &entry, client);
+    }
+}
+
+/// Returns whether a row that we held is being ended by another instance.
+fn is_of_another(core: &Core, row: ProcessId) -> bool {
+    let record = core.store.process(row).ok().flatten();
+    record.and_then(|record| record.claimed_by).is_some_and(|by| by != core.instance.id)
+}
+
+/// Returns whether the processes that a program has left need no handling any more: its row was released, or closed by a
+/// user.
+pub(in crate::tracker) fn is_released(core: &Core, row: ProcessId) -> bool {
+    let record = core.store.process(row).ok().flatten();
+    record
+        .and_then(|record| record.end_reason)
+        .is_some_and(|reason| matches!(reason, EndReason::Released | EndReason::Forgotten))
+}

@@ -1,0 +1,342 @@
+//! Records what keepers have ended after the deaths of their hosts.
+//!
+//! A keeper leaves a record beside the ledger ([`EndLog`]). The instance that settles the root's row reads it, in this order:
+//!
+//! 1. It waits for the keeper: the tree is gone before a new process is started (invariant 8), and the record is complete.
+//! 2. Members that have no row get one, claimed like the root's. A crash from here on leaves rows of a dead claimant, which the
+//!    next one takes over, and the record, in which it finds the same members again.
+//! 3. The tree is ended as any other, which verifies that each member is gone, and ends those that are not.
+//! 4. The outcome for each member is settled as the record says, in one transaction with the root's row.
+//! 5. The record is removed. A record whose root's row has ended is not read any more, and is removed by a later pass.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use uuid::Uuid;
+
+use super::{
+    outcome,
+    run::{MemberEnd, TreeEnd},
+};
+use crate::{
+    error::Result,
+    model::{
+        Because, Containment, End, ExitStatus, LeakKind, Millis, NewLeak, NewProcess, Outcome,
+        ProcessId, ProcessRecord, Report, Settled, Verdict,
+    },
+    sys::{Pinned, Signal},
+    tracker::{
+        core::Core,
+        membership::{
+            process_info::ProcessInfo,
+            recorded_keeper::{self, verified},
+        },
+        runtime::{
+            cause::Cause,
+            keeper_end_log::{
+                EndLog, Fate, Logged, end_log_path, read_end_log, remove_end_log, token_of_end_log,
+            },
+            liveness::Life,
+            other_instances,
+            tracked::Root,
+        },
+    },
+};
+
+/// A keeper takes the grace, or [`GRACE_CAP`], and some seconds on a busy machine.
+const KEEPER_LIMIT: Duration = Duration::from_secs(10);
+/// Limit for restarting the grace, as long as members keep dying.
+const GRACE_CAP: Duration = Duration::from_secs(2);
+/// A keeper below which nothing is left exits within a millisecond.
+const EXIT_LIMIT: Duration = Duration::from_secs(1);
+/// A live host reads the record of its keeper within seconds; an older record is not needed by any instance.
+const STALE: Duration = Duration::from_mins(1);
+
+const ENDED: &str = "its instance died, and its keeper ended it";
+const NOT_ENDED: &str = "its instance died, and its keeper could not end it";
+const CUT_SHORT: &str = "its instance died, and its keeper was ending it when that was killed";
+
+/// The records of the keepers of some roots.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct EndLogs(HashMap<ProcessId, Arc<EndLog>>);
+
+/// The keepers of rows whose hosts are dead.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct OrphanedKeepers(Vec<Pinned>);
+
+/// Waits until the keepers of claimed rows, whose hosts are dead, have ended their trees; bounded.
+pub(in crate::tracker) fn await_keepers(core: &Core, claimed: &[ProcessRecord]) -> OrphanedKeepers {
+    let mut keepers = Vec::new();
+    let mut limit = Duration::ZERO;
+    for row in claimed {
+        let keeper = recorded_keeper::keeper_of_row(core, row);
+        let keeper =
+            keeper.and_then(|it| verified(&core.proc, core.instance.observer, &it, row.uid));
+        if let Some(keeper) = keeper {
+            // A keeper that was stopped continues where it was.
+            let _ = keeper.signal(Signal::CONT);
+            limit = limit.max(row.limits.grace.max(GRACE_CAP) + KEEPER_LIMIT);
+            keepers.push(keeper);
+        }
+    }
+    let deadline = Instant::now() + limit;
+    keepers.retain(|keeper| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        !keeper.fd().wait_dead(left).unwrap_or(false)
+    });
+    OrphanedKeepers(keepers)
+}
+
+/// Kills keepers that have not done their work in time, once nothing is left below them.
+pub(in crate::tracker) fn end_keepers(core: &Core, keepers: OrphanedKeepers) {
+    for keeper in keepers.0 {
+        let is_alone = core.proc.has_other_children(keeper.pid(), |_| false) == Some(false);
+        if is_alone && !keeper.fd().wait_dead(EXIT_LIMIT).unwrap_or(false) {
+            tracing::warn!("keeper {} does not exit, killing it", keeper.pid());
+            let _ = keeper.signal(Signal::KILL);
+        }
+    }
+}
+
+/// Reads the records that the keepers of claimed roots have left, and claims the members that have no row yet.
+pub(in crate::tracker) fn take_end_logs(
+    core: &Core,
+    claimed: &mut Vec<ProcessRecord>,
+    report: &mut Report,
+) -> EndLogs {
+    let mut logs = EndLogs::default();
+    for root in kept_roots_of(core, claimed, report) {
+        let Some(token) = root.token else { continue };
+        match end_log_of(core, &root, token) {
+            Ok(Some(log)) => {
+                claimed.extend(claim_logged(core, &root, &log, claimed, report));
+                let log = Arc::new(log);
+                // A descendant stands alone if its root's row has ended already.
+                let below = claimed.iter().filter(|row| row.root == Some(root.id));
+                let rows = below.map(|row| row.id).chain([root.id]);
+                logs.0.extend(rows.map(|row| (row, Arc::clone(&log))));
+                core.keepers.note_read(token);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!("{error}");
+                report.errors.push(error.to_string());
+            }
+        }
+    }
+    logs
+}
+
+/// Returns the roots under a keeper that claimed rows are, or belong to.
+fn kept_roots_of(
+    core: &Core,
+    claimed: &[ProcessRecord],
+    report: &mut Report,
+) -> Vec<ProcessRecord> {
+    let mut roots: Vec<ProcessRecord> =
+        claimed.iter().filter(|row| is_kept(row)).cloned().collect();
+    let mut seen: HashSet<ProcessId> = claimed.iter().map(|row| row.id).collect();
+    for root in claimed.iter().filter_map(|row| row.root) {
+        if seen.insert(root) {
+            match core.store.process(root) {
+                Ok(root) => roots.extend(root.filter(is_kept)),
+                Err(error) => report.errors.push(error.to_string()),
+            }
+        }
+    }
+    roots
+}
+
+/// Returns the record of a root's keeper. While the keeper is alive, its record is not complete yet.
+fn end_log_of(core: &Core, row: &ProcessRecord, token: Uuid) -> Result<Option<EndLog>> {
+    let keeper = recorded_keeper::keeper_of_row(core, row);
+    if keeper.is_some_and(|it| verified(&core.proc, core.instance.observer, &it, row.uid).is_some())
+    {
+        return Ok(None);
+    }
+    let path = end_log_path(core.store.path(), token);
+    read_end_log(&path, core.instance.observer.uid, token, row.identity.place)
+}
+
+/// Creates claimed rows for the members of a record that have none.
+fn claim_logged(
+    core: &Core,
+    root: &ProcessRecord,
+    log: &EndLog,
+    claimed: &[ProcessRecord],
+    report: &mut Report,
+) -> Vec<ProcessRecord> {
+    let root_of = Root { arguments: true, ..Root::from(root) };
+    let is_new = |member: &&Logged| {
+        let known = claimed.iter().any(|row| row.identity == member.info.identity);
+        let gone = member.fate.is_some_and(|fate| fate.outcome == Outcome::Gone);
+        !known && !gone && core.instance.observer.may_touch(member.info.uid)
+    };
+    let new = log.members.iter().filter(is_new);
+    let new: Vec<NewProcess> = new.map(|it| logged_row(core, &root_of, log, &it.info)).collect();
+    if new.is_empty() {
+        return Vec::new();
+    }
+    let rows = core.store.admit(&core.place(), &new).and_then(|ids| {
+        let rows = ids.into_iter().flatten().map(|id| core.store.process(id));
+        rows.filter_map(Result::transpose).collect::<Result<Vec<_>>>()
+    });
+    rows.unwrap_or_else(|error| {
+        report.errors.push(error.to_string());
+        Vec::new()
+    })
+}
+
+fn logged_row(core: &Core, root: &Root, log: &EndLog, member: &ProcessInfo) -> NewProcess {
+    let started_at = log.began.minus(member.age);
+    NewProcess { started_at, ..member.new_row(core.instance.id, root) }
+}
+
+/// Returns whether the keeper of a row, whose host is dead, is still at work, or has left a record that has not been read
+/// yet.
+pub(in crate::tracker) fn has_account(core: &Core, row: &ProcessRecord) -> bool {
+    let Some(token) = row.token.filter(|_| is_kept(row)) else { return false };
+    let keeper = recorded_keeper::keeper_of_row(core, row);
+    keeper.is_some_and(|it| verified(&core.proc, core.instance.observer, &it, row.uid).is_some())
+        || end_log_path(core.store.path(), token).symlink_metadata().is_ok()
+}
+
+/// Removes the records of roots whose rows are settled, and those that no row refers to.
+pub(in crate::tracker) fn remove_end_logs(core: &Core) {
+    let ledger = core.store.path();
+    let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
+    for found in folder.into_iter().flatten().flatten() {
+        let name = found.file_name();
+        let token = name.to_str().and_then(|name| token_of_end_log(ledger, name));
+        let Some(token) = token else { continue };
+        // The record of a live row is read when that row is settled.
+        if !matches!(core.store.knows_token(&token), Ok(false)) {
+            continue;
+        }
+        let is_read = core.keepers.take_read(&token);
+        let modified = found.metadata().and_then(|seen| seen.modified());
+        let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+        if is_read || age.is_ok_and(|age| age > STALE) || !has_live_others(core) {
+            remove_end_log(&found.path());
+        }
+    }
+}
+
+/// Returns whether another instance may be alive, which could be about to read a record of its own keeper.
+fn has_live_others(core: &Core) -> bool {
+    let lives = |life: &Life| !matches!(life, Life::Dead(_));
+    other_instances::judge_others(&core.store, &core.proc, &core.instance)
+        .map_or(true, |others| others.iter().any(|(_, life)| lives(life)))
+}
+
+/// Records the processes that a keeper has ended when this host let it end its tree.
+pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
+    let Some(token) = root.token else { return };
+    let path = end_log_path(core.store.path(), token);
+    let log = match read_end_log(&path, core.instance.observer.uid, token, root.identity.place) {
+        Ok(Some(log)) => log,
+        Ok(None) => return,
+        Err(error) => return tracing::error!("{error}"),
+    };
+    let cause = Cause::stray();
+    let settled: Vec<Settled> = (log.members.iter())
+        .filter_map(|member| {
+            let fate = member.fate.filter(|fate| fate.outcome != Outcome::Gone)?;
+            if fate.outcome == Outcome::Survived || member.info.identity == root.identity {
+                return None;
+            }
+            let rule = format!("{}, and its keeper ended it", cause.rule);
+            let at = ended_at(&log, &fate);
+            let because =
+                Because { rule: rule.clone(), evidence: member.info.evidence.to_string() };
+            let end = End {
+                reason: cause.reason,
+                status: fate.status,
+                at,
+                error: None,
+                because: Some(because),
+            };
+            let leak = NewLeak {
+                kind: LeakKind::Stray,
+                rule,
+                evidence: member.info.evidence.to_string(),
+                found_at: at,
+                age: member.info.age,
+                rss: Some(member.info.rss),
+                outcome: fate.outcome,
+                died_after: fate.died_after,
+            };
+            let new = Box::new(logged_row(core, root, &log, &member.info));
+            Some(Settled {
+                process: ProcessId::UNRECORDED,
+                verdict: Verdict::Found(new, end),
+                leak: Some(leak),
+            })
+        })
+        .collect();
+    outcome::write(core, None, settled, &mut Report::default());
+    // What could not be written waits in memory.
+    remove_end_log(&path);
+}
+
+impl EndLogs {
+    /// Merges the keepers' records into the results for their trees: a member that was already gone when it was looked up, and
+    /// that a keeper had ended, was ended by the keeper.
+    pub(in crate::tracker) fn complete(&self, ends: &mut [TreeEnd]) {
+        for end in ends {
+            let Some(log) = self.0.get(&end.root.row) else { continue };
+            for member in end.members.iter_mut().filter(|it| it.outcome == Outcome::Gone) {
+                complete(log, member);
+            }
+        }
+    }
+}
+
+fn complete(log: &EndLog, member: &mut MemberEnd) {
+    if member.is_root && log.root_status.is_some() {
+        member.status = known(member.status, log.root_status);
+    }
+    let Some(logged) = log.member(&member.info.identity) else { return };
+    let command = std::mem::take(&mut member.info.command);
+    member.info = logged.info.clone();
+    if !command.is_empty() {
+        member.info.command = command;
+    }
+    let Some(fate) = logged.fate else {
+        member.at = Some(log.began);
+        member.rule = Some(CUT_SHORT.into());
+        return;
+    };
+    member.status = known(member.status, Some(fate.status));
+    member.at = Some(ended_at(log, &fate));
+    let rule = match fate.outcome {
+        // It had ended before the keeper signalled it.
+        Outcome::Gone => return,
+        Outcome::Survived | Outcome::Kept => NOT_ENDED,
+        Outcome::Term | Outcome::Kill => {
+            (member.outcome, member.died_after) = (fate.outcome, fate.died_after);
+            ENDED
+        }
+    };
+    member.rule = Some(rule.into());
+}
+
+fn known(status: ExitStatus, other: Option<ExitStatus>) -> ExitStatus {
+    match status {
+        ExitStatus::Unobserved => other.unwrap_or(status),
+        known => known,
+    }
+}
+
+fn ended_at(log: &EndLog, fate: &Fate) -> Millis {
+    let took = fate.died_after.unwrap_or_default();
+    Millis(log.began.0.saturating_add(crate::model::millis(took)))
+}
+
+/// Returns whether a row is that of a program under a keeper.
+fn is_kept(row: &ProcessRecord) -> bool {
+    row.root.is_none() && row.containment == Containment::Keeper
+}

@@ -1,0 +1,32 @@
+//! Whether a root that is gone has left processes behind.
+
+use super::{claimed, run::preview, world};
+use crate::{
+    error::{Error, Kind, Result},
+    model::ProcessRecord,
+    tracker::core::Core,
+};
+
+/// Returns whether a root that is gone has members that are alive: its row, with the token, is the only lead to them.
+pub(in crate::tracker) fn has_left_something(core: &Core, row: &ProcessRecord) -> Result<bool> {
+    if row.token.is_none() {
+        return Ok(false);
+    }
+    let world = world::world(core, &[row.id])?;
+    let mut missed = false;
+    for tree in claimed::trees_of_rows(core, std::slice::from_ref(row))? {
+        let seen = preview(&world, tree)?;
+        if seen.members.iter().any(|member| member.alive) {
+            return Ok(true);
+        }
+        if seen.hides {
+            return Ok(true);
+        }
+        missed |= seen.missed;
+    }
+    if missed {
+        let what = "it is gone, and not all processes it left could be examined: retrying";
+        return Err(Error::new(Kind::Unknown, what));
+    }
+    Ok(false)
+}

@@ -1,0 +1,122 @@
+//! Claims and ends trees of this instance, whether or not the ledger can be written (invariant 10).
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{
+    claims, flush, outcome, release,
+    run::{Tree, World, end_trees},
+    spared::leave_of,
+    strays, world,
+};
+use crate::{
+    error::Result,
+    model::{ProcessId, Report},
+    store::{Below, TakeOver},
+    tracker::{
+        core::Core,
+        runtime::{cause::Cause, tracked::Entry},
+    },
+};
+
+/// Ends the trees that can be claimed, each reserved by [`Entry::begin`]; returns those that other instances are ending.
+pub(in crate::tracker) fn end_free(
+    core: &Core,
+    cause: &Cause,
+    mine: &[&Arc<Entry>],
+    over: TakeOver<'_>,
+    report: &mut Report,
+) -> Vec<Arc<Entry>> {
+    let (claimed, recorded) = claim_own(core, mine, over);
+    let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
+    let ours: HashSet<ProcessId> = rows.iter().copied().collect();
+    let mut others = Vec::new();
+    for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
+        // Another instance is ending it, for a person's kill, or has already settled it.
+        core.registry.give_up(entry);
+        others.push(Arc::clone(entry));
+    }
+    let world = world::world_or_certain(core, &rows, report);
+    end_own(core, cause, &world, claimed, recorded, report);
+    release::release_ended(core, &rows);
+    others
+}
+
+fn end_own(
+    core: &Core,
+    cause: &Cause,
+    world: &World<'_>,
+    trees: Vec<Tree>,
+    claim_recorded: bool,
+    report: &mut Report,
+) {
+    let ends = end_trees(world, trees, &mut |root, found| outcome::record_found(core, root, found));
+    let settled = outcome::conclude(core, cause, ends, report);
+    if claim_recorded {
+        outcome::write(core, None, settled, report);
+    } else {
+        // A row without a claim is not updated: the claim is written later, with the outcome.
+        report.errors.push("the ledger could not be written while tasks were ended".into());
+        core.pending.settled.extend(settled);
+        flush::write_late(core);
+    }
+}
+
+/// Claims our own roots with their recorded descendants; returns all of them, and `false`, where the ledger cannot be
+/// written.
+pub(in crate::tracker) fn claim_own(
+    core: &Core,
+    entries: &[&Arc<Entry>],
+    over: TakeOver<'_>,
+) -> (Vec<Tree>, bool) {
+    let mut trees: Vec<Tree> = entries.iter().map(|entry| strays::tree_of(entry, None)).collect();
+    let roots: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
+    // Where the ledger cannot be read either, the names that are known here still apply; and a session holds the processes
+    // of a root without recorded descendants.
+    let below = core.store.below(&roots).unwrap_or_else(|_| vec![Below::default(); roots.len()]);
+    let mut rows = Vec::with_capacity(trees.len());
+    for ((tree, entry), below) in trees.iter_mut().zip(entries).zip(below) {
+        let live = below.live.iter().map(|(row, _)| *row);
+        rows.push([tree.root.row].into_iter().chain(live).collect());
+        tree.leave = leave_of(entry, below.kept);
+        tree.recorded = below.live;
+    }
+    match claim_trees(core, &rows, over) {
+        Ok(claimed) => {
+            trees.retain(|tree| claimed.contains(&tree.root.row));
+            (trees, true)
+        }
+        Err(error) => {
+            if !trees.is_empty() {
+                tracing::error!(
+                    "failed to record that {} tasks are being ended: {error}; ending them anyway",
+                    trees.len()
+                );
+            }
+            (trees, false)
+        }
+    }
+}
+
+/// Checks for claims of dead instances only where a row is not free.
+fn claim_trees(
+    core: &Core,
+    trees: &[Vec<ProcessId>],
+    over: TakeOver<'_>,
+) -> Result<HashSet<ProcessId>> {
+    if trees.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let mut claimed: HashSet<ProcessId> =
+        core.store.claim_own(trees, core.instance.id, over)?.into_iter().collect();
+    let missed: Vec<Vec<ProcessId>> =
+        trees.iter().filter(|tree| !claimed.contains(&tree[0])).cloned().collect();
+    let roots: Vec<ProcessId> = missed.iter().map(|tree| tree[0]).collect();
+    if !roots.is_empty() {
+        let dead = claims::dead_among_claimants(core, &roots)?;
+        if !dead.is_empty() {
+            let over = TakeOver { dead: &dead, live: false };
+            claimed.extend(core.store.claim_own(&missed, core.instance.id, over)?);
+        }
+    }
+    Ok(claimed)
+}

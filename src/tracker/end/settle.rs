@@ -1,0 +1,254 @@
+//! Settles dead roots of this instance, and ends its trees, together with the other threads and instances that do so.
+//!
+//! A root is settled once: the thread that has reserved it ([`Entry::begin`]) records its end, or ends its tree. What another
+//! instance has claimed is left to that instance for as long as an end may take.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    claims::{self, CLAIM_PAUSE},
+    exit_statuses::STATUS_PAUSE,
+    own_trees, release,
+    root_exit::{self, Unsettled},
+};
+use crate::{
+    error::Result,
+    model::{EndReason, InstanceId, ProcessId, Report},
+    store::TakeOver,
+    tracker::{
+        core::Core,
+        runtime::{
+            cause::Cause,
+            pending_writes::Waiting,
+            tracked::{Dead, Entry},
+        },
+    },
+};
+
+/// Another thread or instance that is ending a tree, or recording its end, is done within this time plus the grace: a cap on
+/// the grace, and a second for each kill.
+const OTHERS_LIMIT: Duration = Duration::from_secs(5);
+
+/// Records the ends of processes that have died, and ends what they left. Processes that another thread is ending are left
+/// to that thread, and trees that another instance is ending are left to that instance.
+///
+/// Where a status is not available yet, waits for it for a while: in the monitor's list where the monitor runs, here
+/// otherwise.
+pub(in crate::tracker) fn settle(core: &Arc<Core>, dead: &[Dead]) {
+    let mine: Vec<Dead> = dead.iter().filter(|(entry, _)| entry.begin()).cloned().collect();
+    settle_begun(core, &mine);
+}
+
+/// The same for processes that were reserved by [`Entry::begin`].
+fn settle_begun(core: &Arc<Core>, mine: &[Dead]) {
+    if mine.is_empty() {
+        return;
+    }
+    let since = Instant::now();
+    let mine: Vec<Waiting> = mine.iter().map(|dead| (dead.clone(), since)).collect();
+    let waiting = settle_known(core, mine);
+    wait_for_statuses(core, waiting);
+}
+
+/// Settles processes whose statuses are known, or were waited for long enough; returns the others.
+fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> Vec<Waiting> {
+    let Unsettled { waiting, hiding } = root_exit::settle_known(core, mine);
+    end_hiding(core, hiding);
+    waiting
+}
+
+/// Ends trees in whose task cgroups something lives that cannot be seen. It has no row of its own, so the root's row stays
+/// until the cgroup is empty.
+fn end_hiding(core: &Arc<Core>, entries: Vec<Arc<Entry>>) {
+    if entries.is_empty() {
+        return;
+    }
+    for entry in &entries {
+        entry.give_up();
+    }
+    let theirs = Arc::clone(core);
+    // What survives is logged, and stays in the ledger.
+    let work = move || drop(end_entries(&theirs, &Cause::stray(), &entries));
+    if core.scheduler.is_monitoring() {
+        core.threads.run("procledger-strays", work);
+    } else {
+        work();
+    }
+}
+
+/// Waits for statuses that were not available at once, or hands them to the monitor.
+fn wait_for_statuses(core: &Arc<Core>, mut waiting: Vec<Waiting>) {
+    if waiting.is_empty() {
+        return;
+    }
+    if core.scheduler.is_monitoring() {
+        core.pending.statuses.extend(waiting);
+        return core.registry.deaths.wake();
+    }
+    while !waiting.is_empty() {
+        std::thread::sleep(STATUS_PAUSE);
+        waiting = settle_known(core, waiting);
+    }
+}
+
+/// Repeats, for the monitor, all checks that cannot be awaited on a file descriptor.
+pub(in crate::tracker) fn look_again(core: &Arc<Core>) {
+    let waiting = core.pending.statuses.take();
+    let waiting = settle_known(core, waiting);
+    core.pending.statuses.extend(waiting);
+    settle_claimed(core, &[]);
+    release::finish_late(core);
+}
+
+/// Waits, after the monitor has stopped, for what the monitor was waiting for, and as long as the monitor would have
+/// waited.
+pub(in crate::tracker) fn settle_waiting(core: &Arc<Core>) {
+    let waiting = core.pending.statuses.take();
+    wait_for_statuses(core, waiting);
+}
+
+/// Settles dead roots of ours that another instance was ending when they died. Roots whose claimants are still at work are
+/// kept for a later call; for the roots in `force` the claims are taken over as well.
+pub(in crate::tracker) fn settle_claimed(core: &Arc<Core>, force: &[Arc<Entry>]) {
+    let waiting = core.pending.claimed.take();
+    if waiting.is_empty() {
+        return;
+    }
+    let rows: Vec<ProcessId> = waiting.iter().map(|(entry, _)| entry.root.row).collect();
+    let Ok(claimants) = core.store.claimants(&rows) else {
+        return core.pending.claimed.extend(waiting);
+    };
+    let mut dead: HashMap<InstanceId, bool> = HashMap::new();
+    let mut free = Vec::new();
+    for (root, claimant) in waiting.into_iter().zip(claimants) {
+        if root.0.is_over() {
+            continue;
+        }
+        let goes_on = match claimant {
+            None => true,
+            Some(by) if by == core.instance.id => false,
+            Some(by) => {
+                force.iter().any(|entry| Arc::ptr_eq(entry, &root.0))
+                    || *dead.entry(by).or_insert_with(|| claims::is_dead_claimant(core, by))
+            }
+        };
+        if goes_on && claims::take_back(core, &root.0, claimant) {
+            free.push(root);
+        } else {
+            core.pending.claimed.push(root);
+        }
+    }
+    settle_begun(core, &free);
+}
+
+/// Ends trees of this instance because it requested that.
+pub(in crate::tracker) fn terminate_entries(
+    core: &Arc<Core>,
+    entries: &[Arc<Entry>],
+) -> Result<Report> {
+    core.instance.check_usable()?;
+    let cause = Cause { reason: EndReason::Terminated, leak: None, rule: "its owner asked".into() };
+    Ok(end_entries(core, &cause, entries))
+}
+
+/// Ends trees of this instance, even when the claim cannot be written (invariant 10).
+///
+/// What another thread, or another instance, is ending is given as long as an end may take. After that, a tree that another
+/// instance has claimed is ended here, since a hanging instance must not keep an owner's processes alive.
+pub(in crate::tracker) fn end_entries(
+    core: &Arc<Core>,
+    cause: &Cause,
+    entries: &[Arc<Entry>],
+) -> Report {
+    let mut report = Report::default();
+    let grace = entries.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
+    let deadline = Instant::now() + OTHERS_LIMIT + grace;
+    let (mine, busy): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
+    // 1. Trees that are free, and trees that a dead instance had claimed.
+    let mut claimed = own_trees::end_free(core, cause, &mine, TakeOver::default(), &mut report);
+    leave_to_keepers(core, &mine);
+    // 2. Trees that other instances are ending.
+    while !claimed.is_empty() {
+        let late = Instant::now() >= deadline;
+        claimed = end_what_is_free(core, cause, claimed, late, &mut report);
+        if late {
+            break;
+        }
+        if !claimed.is_empty() {
+            std::thread::sleep(CLAIM_PAUSE);
+        }
+    }
+    // 3. Trees that other threads are ending, or other instances after the root has died.
+    for entry in busy {
+        while !entry.wait_over(deadline.min(Instant::now() + CLAIM_PAUSE))
+            && Instant::now() < deadline
+        {
+            if !core.scheduler.is_monitoring() {
+                settle_claimed(core, &[]);
+            }
+        }
+        if !entry.is_over() {
+            settle_claimed(core, std::slice::from_ref(entry));
+        }
+    }
+    report
+}
+
+/// Checks once the trees that other instances were ending: ends those that are free now, or all of them with `force`.
+/// Returns the others.
+fn end_what_is_free(
+    core: &Arc<Core>,
+    cause: &Cause,
+    mut claimed: Vec<Arc<Entry>>,
+    force: bool,
+    report: &mut Report,
+) -> Vec<Arc<Entry>> {
+    if !core.scheduler.is_monitoring() {
+        settle(core, &dead_among(core, claimed.iter().cloned()));
+        settle_claimed(core, &[]);
+    }
+    claimed.retain(|entry| !entry.is_over());
+    let rows: Vec<ProcessId> = claimed.iter().map(|entry| entry.root.row).collect();
+    let Ok(claimants) = core.store.claimants(&rows) else { return claimed };
+    let is_held = |claimant: Option<InstanceId>| {
+        claimant.is_some_and(|by| by != core.instance.id && !claims::is_dead_claimant(core, by))
+    };
+    let (held, free): (Vec<_>, Vec<_>) =
+        claimed.into_iter().zip(claimants).partition(|(_, claimant)| !force && is_held(*claimant));
+    let free: Vec<Arc<Entry>> = free.into_iter().map(|(entry, _)| entry).collect();
+    let (begun, busy): (Vec<_>, Vec<_>) = free.iter().partition(|entry| entry.begin());
+    let over = TakeOver { dead: &[], live: force };
+    let mut left = own_trees::end_free(core, cause, &begun, over, report);
+    leave_to_keepers(core, &begun);
+    left.extend(busy.into_iter().cloned());
+    left.extend(held.into_iter().map(|(entry, _)| entry));
+    left
+}
+
+/// For a tree that keeps forking, it may be unknown whether all of it was seen. Where it has a keeper, the keeper knows:
+/// the root's end is settled now, and the keeper ends the rest, instead of leaving both to the next pass.
+fn leave_to_keepers(core: &Arc<Core>, entries: &[&Arc<Entry>]) {
+    let kept = entries.iter().filter(|entry| entry.kept.is_some());
+    let dead = dead_among(core, kept.map(|entry| Arc::clone(entry)));
+    settle(core, &dead);
+    for (entry, _) in dead {
+        entry.wait_over(Instant::now() + OTHERS_LIMIT + entry.root.limits.grace);
+    }
+}
+
+/// Returns those of our processes that have died.
+pub(in crate::tracker) fn dead_among(
+    core: &Core,
+    entries: impl Iterator<Item = Arc<Entry>>,
+) -> Vec<Dead> {
+    entries
+        .filter_map(|entry| {
+            let fd = entry.open_pidfd(&core.proc, core.place())?;
+            fd.is_dead().unwrap_or(false).then_some((entry, fd))
+        })
+        .collect()
+}

@@ -1,0 +1,59 @@
+//! Ends what is left of trees whose roots' ends are recorded.
+
+use std::sync::Arc;
+
+use super::{
+    outcome,
+    run::{Leave, Tree, end_trees},
+    world,
+};
+use crate::{
+    model::{ProcessId, Report},
+    sys::PidFd,
+    tracker::{
+        core::Core,
+        runtime::{cause::Cause, tracked::Entry},
+    },
+};
+
+/// Ends what is left of trees whose roots' ends are recorded.
+pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<Tree>) {
+    let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
+    let cause = Cause::stray();
+    let mut report = Report::default();
+    match world::world(core, &targets) {
+        Ok(world) => {
+            let mut ends = end_trees(&world, trees, &mut |root, found| {
+                outcome::record_found(core, root, found)
+            });
+            for end in &mut ends {
+                // The root's own end is recorded already.
+                end.members.retain(|member| !member.is_root);
+                end.unknown.retain(|(row, _)| *row != end.root.row);
+                for member in &mut end.members {
+                    member.row = member.row.filter(|row| *row != ProcessId::UNRECORDED);
+                }
+            }
+            let settled = outcome::conclude(core, &cause, ends, &mut report);
+            outcome::write(core, None, settled, &mut report);
+        }
+        Err(error) => {
+            // Give the claims back, so that the health pass retries.
+            tracing::error!("failed to end what ended processes left running: {error}");
+            let rows = trees.iter().flat_map(|tree| &tree.recorded).map(|(row, _)| *row);
+            let settled = rows.filter(|row| *row != ProcessId::UNRECORDED);
+            let settled = settled.map(|row| super::outcome::given_back(row, &error)).collect();
+            outcome::write(core, None, settled, &mut report);
+        }
+    }
+}
+
+/// Returns the tree of a root of this instance, pinned by a descriptor that is already held.
+pub(in crate::tracker) fn tree_of(entry: &Entry, pidfd: Option<&Arc<PidFd>>) -> Tree {
+    Tree {
+        root: entry.root.clone(),
+        pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(),
+        recorded: Vec::new(),
+        leave: Leave::default(),
+    }
+}

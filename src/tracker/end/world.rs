@@ -1,0 +1,55 @@
+//! What an end acts for, and which processes it must not signal.
+
+use super::run::World;
+use crate::{
+    error::Result,
+    model::{ProcessId, ProcessRecord, Report},
+    tracker::{
+        core::Core,
+        membership::{foreign::foreign, recorded_keeper},
+        runtime::tracked::Root,
+    },
+};
+
+/// Returns the context for an end of our own. Where it is unknown which processes other instances are responsible for, only
+/// what is certainly below our own roots is ended.
+pub(in crate::tracker) fn world_or_certain<'a>(
+    core: &'a Core,
+    rows: &[ProcessId],
+    report: &mut Report,
+) -> World<'a> {
+    world(core, rows).unwrap_or_else(|error| {
+        report.errors.push(error.to_string());
+        World {
+            proc: &core.proc,
+            observer: core.instance.observer,
+            own: core.own_pid(),
+            ancestors: core.proc.ancestors(core.own_pid()),
+            foreign: Vec::new(),
+            protected: &core.options.protected,
+        }
+    })
+}
+
+/// Returns the context of an end: which processes to leave alone. `targets` are the rows that are to be ended.
+pub(in crate::tracker) fn world<'a>(core: &'a Core, targets: &[ProcessId]) -> Result<World<'a>> {
+    Ok(World {
+        proc: &core.proc,
+        observer: core.instance.observer,
+        own: core.own_pid(),
+        ancestors: core.proc.ancestors(core.own_pid()),
+        foreign: foreign(core, targets)?,
+        protected: &core.options.protected,
+    })
+}
+
+/// Returns a recorded root, with what is known of it in addition to its row.
+pub(in crate::tracker) fn root_of(core: &Core, record: &ProcessRecord) -> Root {
+    let mut root =
+        Root { keeper: recorded_keeper::keeper_of_row(core, record), ..Root::from(record) };
+    root.arguments = match core.registry.get(record.id) {
+        Some(entry) => entry.root.arguments,
+        None => root.arguments && core.options.record_arguments,
+    };
+    root
+}

@@ -1,0 +1,473 @@
+//! [`Tracker`]: each verb in a few lines; what it does is in the rooms.
+
+use std::{
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{
+    core::Core,
+    end::{forget, kill_options::KillOptions, orphaned, shutdown, terminate},
+    handle::process::Process,
+    inspect::{ledger::Ledger, metrics},
+    passes::{
+        health, import, orphans,
+        retention::{self, PruneProgress, Pruned},
+        watch::{self, Turn},
+    },
+    start::{job::Job, register, spawn},
+};
+use crate::{
+    error::Result,
+    model::{Metrics, Millis, ProcessRecord, Report},
+};
+
+/// A handle on an open ledger: starts programs, watches them, ends them.
+///
+/// Clones share one instance; it is `Send` and `Sync`. Dropping the last clone shuts the instance down, as
+/// [`shutdown`](Tracker::shutdown) does.
+///
+/// A host that exits without dropping it shuts nothing down: `std::process::exit`, `panic = "abort"`, or a tracker in a
+/// `static`, which is never dropped. Then its programs live on in `session` and `cgroup` containment until the ledger is opened
+/// again. Call [`shutdown`](Tracker::shutdown) before the exit; or use a keeper
+/// ([`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper)), which ends them with the host whatever the cause of its end,
+/// or run `procledger watch` on the ledger, which ends them at once.
+///
+/// ```
+/// # fn main() -> procledger::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("ledger.db");
+/// use procledger::{Job, Tracker};
+///
+/// let tracker = Tracker::builder(path).open()?;
+/// let mut process = tracker.spawn(Job::new("task-42", "true"))?;
+/// assert!(process.wait()?.success());
+/// tracker.shutdown()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Tracker {
+    inner: Arc<Inner>,
+}
+
+/// Shuts down when the last handle is dropped.
+#[derive(Debug)]
+struct Inner {
+    core: Arc<Core>,
+    startup: Report,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.core.instance.is_forked() {
+            // Closing SQLite's files in a forked child could remove the WAL that the parent still writes.
+            std::mem::forget(Arc::clone(&self.core));
+            return;
+        }
+        if let Err(error) = shutdown::shut_down(&self.core) {
+            tracing::error!("failed to shut down: {error}");
+        }
+    }
+}
+
+impl Tracker {
+    /// Returns the handle on a tracker once `begin` has completed its opening, with what that has found of dead instances. From
+    /// here on a failure shuts the instance down.
+    pub(super) fn opened(
+        core: Arc<Core>,
+        begin: impl FnOnce(&Arc<Core>) -> Result<Report>,
+    ) -> Result<Self> {
+        let mut inner = Inner { core, startup: Report::default() };
+        inner.startup = begin(&inner.core)?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Returns what the tracker consists of, unless it is closed.
+    fn usable(&self) -> Result<&Arc<Core>> {
+        self.inner.core.instance.check_usable()?;
+        Ok(&self.inner.core)
+    }
+
+    /// Returns what `open` found of dead instances, and what it did about it.
+    pub fn startup_report(&self) -> &Report {
+        &self.inner.startup
+    }
+
+    /// Returns the canonical path of the ledger.
+    pub fn path(&self) -> &Path {
+        self.inner.core.store.path()
+    }
+
+    /// Returns a read-only view of the same ledger.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::of(&self.inner.core)
+    }
+
+    /// Starts a program. When this returns, the program is running or has ended, and its row was committed before its first
+    /// instruction.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::{Job, Stdio};
+    ///
+    /// let process = tracker.spawn(Job::new("task-42", "echo").arg("hello").stdout(Stdio::piped()))?;
+    /// let output = process.wait_with_output()?;
+    /// assert_eq!(output.stdout, b"hello\n");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - invalid input: an empty or overlong task id, a NUL byte anywhere, an empty program name;
+    /// - [`is_already_running`](crate::Error::is_already_running): the task has a live process, or a survivor, in this ledger;
+    /// - [`is_not_started`](crate::Error::is_not_started): the program is not found, not executable, or its directory cannot be
+    ///   entered; the errno is in [`raw_os_error`](crate::Error::raw_os_error), and the row says `failed`;
+    /// - the row cannot be written: the program has not run, and never will;
+    /// - [`is_closed`](crate::Error::is_closed): after shutdown, or in a forked child.
+    pub fn spawn(&self, job: Job) -> Result<Process> {
+        spawn::spawn(&self.inner.core, job)
+    }
+
+    /// Tracks a process that the caller started by other means. It is ended with this tracker, like a spawned one, but only the
+    /// process itself and its descendants: its session and its cgroup belong to its starter.
+    ///
+    /// Between its start and this call the process is not tracked: prefer [`spawn`](Tracker::spawn), which has no such gap.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// # #[allow(clippy::disallowed_methods)]
+    /// let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    /// tracker.register("task-43", child.id())?;
+    /// tracker.terminate("task-43")?;
+    /// # child.wait().unwrap();
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - invalid input: a bad task id; pid 0, 1 or negative; our own pid or an ancestor's; a kernel thread;
+    /// - [`is_gone`](crate::Error::is_gone): no such process, or it is dead already;
+    /// - [`is_denied`](crate::Error::is_denied): it belongs to a uid other than the ledger's;
+    /// - [`is_already_running`](crate::Error::is_already_running): the task has a live process;
+    /// - [`is_closed`](crate::Error::is_closed): after shutdown.
+    pub fn register(&self, task_id: impl Into<String>, pid: impl Into<i64>) -> Result<()> {
+        register::register(&self.inner.core, task_id.into(), pid.into())
+    }
+
+    /// Stops tracking a task: its process lives on, and no instance is responsible for it. Returns `false` when the task is not
+    /// tracked.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input for a bad task id; when the ledger cannot be written.
+    pub fn unregister(&self, task_id: &str) -> Result<bool> {
+        register::unregister(self.usable()?, task_id)
+    }
+
+    /// Returns the live roots of this ledger, of all instances, the longest-running first.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read.
+    pub fn running(&self) -> Result<Vec<ProcessRecord>> {
+        let mut rows = self.inner.core.store.live()?;
+        rows.retain(|row| row.root.is_none());
+        Ok(rows)
+    }
+
+    /// Returns the leaks that were found since a time, newest first; all of them with `None`.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read.
+    pub fn leaks(
+        &self,
+        since: impl Into<Option<std::time::SystemTime>>,
+    ) -> Result<Vec<crate::model::LeakRecord>> {
+        self.inner.core.store.leaks(since.into().map(Millis::from))
+    }
+
+    /// Ends the whole tree of a task of this instance: sends SIGTERM, waits for the grace, sends SIGKILL, and verifies that
+    /// each process is dead.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](crate::Error::is_not_found) when this instance runs no such task. What could not be ended is listed in the
+    /// report ([`Report::survived`]), and is not an error.
+    pub fn terminate(&self, task_id: &str) -> Result<Report> {
+        terminate::terminate(self.usable()?, task_id)
+    }
+
+    /// Ends tasks of *any* instance because a person requested it; `asked_by` is recorded in the history.
+    ///
+    /// Where another instance is already ending a task, and waits for its grace, that is cut short: the claim is taken over and
+    /// the tree gets SIGKILL at once. The claim of an instance that died while ending the task is taken over with the whole
+    /// grace.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](crate::Error::is_not_found), before anything is signalled, when the ledger has no live process for one of the
+    /// tasks.
+    pub fn kill(&self, task_ids: &[&str], asked_by: &str) -> Result<Report> {
+        self.kill_with(task_ids, asked_by, KillOptions::new())
+    }
+
+    /// Does the same with another grace, another first signal, or the root of each tree first.
+    ///
+    /// # Errors
+    ///
+    /// As [`kill`](Self::kill); invalid input for a number that is no signal.
+    pub fn kill_with(&self, task_ids: &[&str], asked_by: &str, how: KillOptions) -> Result<Report> {
+        terminate::kill(self.usable()?, task_ids, asked_by, how)
+    }
+
+    /// Ends every live task of the ledger because a person requested it.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read or written.
+    pub fn kill_all(&self, asked_by: &str) -> Result<Report> {
+        self.kill_all_with(asked_by, KillOptions::new())
+    }
+
+    /// Does the same with another grace, another first signal, or the root of each tree first.
+    ///
+    /// # Errors
+    ///
+    /// As [`kill_all`](Self::kill_all); invalid input for a number that is no signal.
+    pub fn kill_all_with(&self, asked_by: &str, how: KillOptions) -> Result<Report> {
+        terminate::kill_all(self.usable()?, asked_by, how)
+    }
+
+    /// Interrupts each [`kill`](Self::kill) of this tracker that waits in a grace, now and in future: it gives its claims back
+    /// and returns, and what has not ended by then runs on. A tree whose grace is over is ended regardless.
+    ///
+    /// Meant for a signal that asks a command to stop: the claim of a dead instance is taken over by the next one that acts,
+    /// but until then the row says `ending`.
+    pub fn interrupt_kills(&self) {
+        self.inner.core.kills_interrupted.store(true, Ordering::Release);
+    }
+
+    /// Returns the rule by which a running task is an orphan, if it is one: the [caller](crate::Builder::caller) of the host that owns
+    /// it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input for a bad task id; if the ledger cannot be read.
+    pub fn orphaned(&self, task_id: &str) -> Result<Option<String>> {
+        orphaned::orphaned(&self.inner.core, task_id)
+    }
+
+    /// Ends a task whose [caller](crate::Builder::caller) has ended: the whole tree, as [`terminate`](Self::terminate) does, and
+    /// records its processes as orphans.
+    ///
+    /// A task of another instance is taken over, even if that one has begun to end it: call this only where that instance does
+    /// not do so by itself, for example because it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](crate::Error::is_not_found) if there is no such task, or the caller of its host has not ended.
+    pub fn end_orphaned(&self, task_id: &str) -> Result<Report> {
+        orphaned::end_orphaned(self.usable()?, task_id)
+    }
+
+    /// Closes the rows of a task whose processes cannot be checked from here, or are gone; returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](crate::Error::is_not_found) when the task has no live row; [`is_busy`](crate::Error::is_busy) when its process, or a
+    /// process that it has left, is known to be alive: forgetting it would leak it.
+    pub fn forget(&self, task_id: &str, asked_by: &str) -> Result<u64> {
+        forget::forget(self.usable()?, task_id, asked_by)
+    }
+
+    /// Checks every recorded process, and ends the rows of those that are gone.
+    ///
+    /// For this instance's own processes it also records the descendants of each root, with memory and CPU time, ends the trees
+    /// that have passed a limit, and retries those that had survived.
+    ///
+    /// Rows of other instances are ended only when those instances are dead; a live owner keeps its exit codes.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read. Errors of a single process are in the report.
+    pub fn health_pass(&self) -> Result<Report> {
+        health::health_pass(self.usable()?)
+    }
+
+    /// Ends what dead instances left, and the processes that match the configured names; returns when each is gone or has
+    /// survived.
+    ///
+    /// [`open`](crate::Builder::open) does this by itself.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read, or rows cannot be claimed. Errors of a single process are in the report.
+    pub fn reap_orphans(&self) -> Result<Report> {
+        orphans::reap_orphans(self.usable()?)
+    }
+
+    /// Reads a JSON file of the former implementation once, and ends the processes it left. `open` does this with the export's
+    /// path.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or moved aside. A file that is not ours, or is malformed, is reported in the report.
+    pub fn import(&self, path: impl AsRef<Path>) -> Result<Report> {
+        import::import(self.usable()?, path.as_ref())
+    }
+
+    /// Deletes history that ended longer ago than `older_than`, and frees the space. `progress` is called after each small
+    /// step; between steps other writers can write. Live rows, survivors, the last pass of each kind and the last row of each
+    /// table stay: no row gets the number of a deleted one.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use std::time::Duration;
+    ///
+    /// let pruned = tracker.prune(Duration::from_hours(24 * 30), |_| {})?;
+    /// println!("{} rows, {} bytes", pruned.rows, pruned.bytes);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be written; what was deleted until then stays deleted.
+    pub fn prune(
+        &self,
+        older_than: Duration,
+        mut progress: impl FnMut(PruneProgress),
+    ) -> Result<Pruned> {
+        retention::prune(self.usable()?, older_than, &mut progress)
+    }
+
+    /// Ends what dead instances leave as soon as they die, until `stop` becomes readable or its other end is closed.
+    /// `on_report` gets the report of every pass that found something.
+    ///
+    /// New instances are noticed by inotify(7). Where no inotify instance or watch is available, the ledger's folder is listed
+    /// each second, and that is logged once.
+    ///
+    /// # Errors
+    ///
+    /// As [`watch_turns`](Self::watch_turns).
+    pub fn watch(&self, stop: OwnedFd, mut on_report: impl FnMut(&Report)) -> Result<()> {
+        self.watch_turns(stop, watch::LOOK_AGAIN, |turn| {
+            if let Some(report) = turn.report {
+                on_report(report);
+            }
+        })
+    }
+
+    /// Does the same, and calls `on_turn` after each turn, at the latest every `look_again`, or 5 s if that is less, and before
+    /// each pass: a program that has to prove that the watch is alive does it there.
+    ///
+    /// # Errors
+    ///
+    /// Errors of a single pass are logged, and the watch goes on. [`is_not_found`](crate::Error::is_not_found) once the ledger was
+    /// removed, or another file is in its place: instances that open the new file would not be watched.
+    pub fn watch_turns(
+        &self,
+        stop: OwnedFd,
+        look_again: Duration,
+        on_turn: impl FnMut(&Turn<'_>),
+    ) -> Result<()> {
+        watch::watch_turns(self.usable()?, stop, look_again, on_turn)
+    }
+
+    /// Does the same without an inotify instance of its own, for a program that watches the folders of many ledgers with one.
+    ///
+    /// `names` is a pipe of the names of files that were created or removed in the ledger's folder, each terminated by a NUL
+    /// byte; an empty name means that some may be missing, and causes the folder to be listed. It is set non-blocking. Once its
+    /// other end is closed the folder is watched as [`watch_turns`](Self::watch_turns) does it.
+    ///
+    /// # Errors
+    ///
+    /// As [`watch_turns`](Self::watch_turns), and if `names` cannot be set non-blocking.
+    pub fn watch_named(
+        &self,
+        names: OwnedFd,
+        stop: OwnedFd,
+        look_again: Duration,
+        on_turn: impl FnMut(&Turn<'_>),
+    ) -> Result<()> {
+        watch::watch_named(self.usable()?, names, stop, look_again, on_turn)
+    }
+
+    /// Returns what this tracker has counted since it was opened.
+    ///
+    /// All values but the survivors are read from memory: the survivors are one query on the ledger, over live rows only.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// use procledger::{Job, Tracker};
+    ///
+    /// let tracker = Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// tracker.spawn(Job::new("task-42", "true"))?.wait()?;
+    /// let metrics = tracker.metrics();
+    /// assert_eq!(metrics.spawns, 1);
+    /// assert_eq!(metrics.survivors, Some(0));
+    /// # Ok(()) }
+    /// ```
+    pub fn metrics(&self) -> Metrics {
+        metrics::of_tracker(&self.inner.core)
+    }
+
+    /// Returns the number of roots that this instance is responsible for now, as `executing_count` of the former implementation
+    /// did.
+    pub fn executing_count(&self) -> usize {
+        self.inner.core.registry.len()
+    }
+
+    /// Returns how many of this instance's processes are not watched by the monitor, because half of the descriptor limit is
+    /// used up: their ends are noticed by the health pass.
+    pub fn unwatched(&self) -> usize {
+        self.inner.core.registry.unwatched()
+    }
+
+    /// Whether the monitor thread runs.
+    pub fn is_monitoring(&self) -> bool {
+        self.inner.core.scheduler.is_monitoring()
+    }
+
+    /// Returns whether the first orphan pass has run, so that spawning is allowed.
+    pub fn is_clean(&self) -> bool {
+        self.inner.core.instance.is_clean()
+    }
+
+    /// Writes all changes of which the export has been notified so far, and waits for that at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`is_busy`](crate::Error::is_busy) when the time is up, or another instance writes the export;
+    /// [`is_not_found`](crate::Error::is_not_found) when there is no export.
+    pub fn flush_export(&self, timeout: Duration) -> Result<()> {
+        self.inner.core.export.flush(timeout)
+    }
+
+    /// Returns why the export cannot be written; `None` while there is no error, or there is no export.
+    pub fn export_error(&self) -> Option<String> {
+        self.inner.core.export.last_error()
+    }
+
+    /// Ends this instance's processes, except those marked `survive`, removes the export, and records a clean stop.
+    ///
+    /// Closes all clones of this handle; a second call does nothing. Dropping the last clone does the same, but cannot report
+    /// errors.
+    ///
+    /// # Errors
+    ///
+    /// When the stop cannot be recorded. What could not be ended is listed in the report, and stays in the ledger as a
+    /// survivor.
+    pub fn shutdown(&self) -> Result<Report> {
+        shutdown::shut_down(&self.inner.core)
+    }
+}

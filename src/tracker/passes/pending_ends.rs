@@ -1,0 +1,42 @@
+//! Repeats all checks of pending ends that cannot be awaited on a file descriptor.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::pass::Pass;
+use crate::tracker::{
+    core::Core,
+    end::{claims::CLAIM_PAUSE, exit_statuses::STATUS_PAUSE, settle},
+};
+
+/// Pause between two queries for a status that is late: querying one process costs a system call or two.
+const LATE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Checks pending ends while there are any.
+pub(super) struct PendingEnds {
+    last: Instant,
+}
+
+impl PendingEnds {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { last: now }
+    }
+}
+
+impl Pass for PendingEnds {
+    fn due(&self, core: &Core) -> Option<Instant> {
+        let pending = &core.pending;
+        let status = (!pending.statuses.is_empty()).then_some(STATUS_PAUSE);
+        let claimed = (!pending.claimed.is_empty()).then_some(CLAIM_PAUSE);
+        let late = (!pending.unfinished.is_empty()).then_some(LATE_PAUSE);
+        let pause = [status, claimed, late].into_iter().flatten().min()?;
+        Some(self.last + pause)
+    }
+
+    fn run_once(&mut self, core: &Arc<Core>, _now: Instant) {
+        settle::look_again(core);
+        self.last = Instant::now();
+    }
+}

@@ -1,0 +1,265 @@
+//! The cgroup of an instance, and the task cgroups in it.
+//!
+//! An instance has one instance cgroup in the v2 hierarchy, created at its first spawn, and in it a task cgroup for each root.
+//! The instance cgroup is recorded before it is created, and the inode of a task cgroup is in the row that is committed before
+//! its program runs. So whatever a crash leaves can be found: task cgroups by their rows, and those without a row, which are
+//! empty, by the instance cgroup.
+//!
+//! A task cgroup is removed when its tree has ended. What is still in it then was left on purpose; the shutdown retries, and so
+//! does the orphan pass of another instance when this one is dead.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use uuid::Uuid;
+
+use super::{instance::Instance, list::List, lock::lock, tracked::Root};
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Place,
+    model::{Because, Cgroup, ContainmentMode, ExitStatus, InstanceId},
+    store::Store,
+    sys::{
+        cgroup::{InstanceCgroup, TaskCgroup, bases, remove_instance_cgroup},
+        spawn,
+    },
+};
+
+/// The cgroup of an instance, and the task cgroups in it.
+#[derive(Debug)]
+pub(in crate::tracker) struct Cgroups {
+    store: Store,
+    instance: InstanceId,
+    place: Place,
+    /// The user that must own a task cgroup.
+    owner: u32,
+    /// The folder in which to create it; detected automatically otherwise.
+    base: Option<PathBuf>,
+    /// Searched for once, at the first spawn, by the thread that spawns; taken by the shutdown. The lock is held while the
+    /// ledger is written and the cgroup is created.
+    instance_cgroup: Mutex<Option<Found>>,
+    /// Task cgroups that could not be removed yet. Extended by ends, taken by the shutdown.
+    unremoved: List<Cgroup>,
+}
+
+/// The result of the search for an instance cgroup.
+#[derive(Clone, Debug)]
+enum Found {
+    Created(Arc<InstanceCgroup>),
+    /// None is available, and why.
+    None(Arc<str>),
+}
+
+impl Cgroups {
+    pub(in crate::tracker) fn new(
+        store: Store,
+        instance: &Instance,
+        base: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            store,
+            instance: instance.id,
+            place: instance.place(),
+            owner: instance.observer.uid,
+            base,
+            instance_cgroup: Mutex::default(),
+            unremoved: List::default(),
+        }
+    }
+
+    /// Fails where the requested containment is not available.
+    pub(in crate::tracker) fn check(&self, mode: ContainmentMode) -> Result<()> {
+        match mode {
+            // The keeper is searched for, and tested, later.
+            ContainmentMode::Auto | ContainmentMode::Session | ContainmentMode::Keeper => Ok(()),
+            ContainmentMode::Cgroup => self.instance_cgroup().map(|_| ()),
+        }
+    }
+
+    /// Creates a task cgroup for a new root, with its memory limit; `None` where the root does without.
+    pub(in crate::tracker) fn create_task_cgroup(
+        &self,
+        mode: ContainmentMode,
+        token: Uuid,
+        max_rss: Option<u64>,
+    ) -> Result<Option<spawn::Place>> {
+        let must = match mode {
+            ContainmentMode::Session | ContainmentMode::Keeper => return Ok(None),
+            ContainmentMode::Auto => false,
+            ContainmentMode::Cgroup => true,
+        };
+        let created = self.instance_cgroup().and_then(|instance| {
+            let leaf = instance.create_task_cgroup(token).inspect_err(|error| {
+                tracing::warn!("{error}: the task gets no cgroup of its own");
+            })?;
+            if let Some(bytes) = max_rss.filter(|_| instance.enable_memory()) {
+                leaf.limit_memory(bytes);
+            }
+            Ok(spawn::Place { leaf, must })
+        });
+        match created {
+            Ok(place) => Ok(Some(place)),
+            Err(error) if must => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Stops using task cgroups, since a child could not be put into the one that was created for it, though another could
+    /// before.
+    pub(in crate::tracker) fn give_up(&self, leaf: Option<&Cgroup>) {
+        let Some(leaf) = leaf else { return };
+        self.remove_task_cgroup(Some(leaf));
+        tracing::warn!("no more task cgroups are used: moving a process into one was refused");
+        let why = "moving a process into it was refused".into();
+        if let Some(Found::Created(created)) = lock(&self.instance_cgroup).replace(Found::None(why))
+        {
+            // Task cgroups that are in use keep it in place; the orphan pass of a later instance removes it then.
+            created.remove();
+        }
+    }
+
+    /// Returns this instance's cgroup, which is created at the first call.
+    fn instance_cgroup(&self) -> Result<Arc<InstanceCgroup>> {
+        let mut found = lock(&self.instance_cgroup);
+        let answer = found.get_or_insert_with(|| match self.find_instance_cgroup() {
+            Ok(created) => Found::Created(Arc::new(created)),
+            Err(error) => {
+                tracing::debug!("task cgroups are not available: {error}");
+                let cause = std::error::Error::source(&error)
+                    .map(|cause| format!(": {cause}"))
+                    .unwrap_or_default();
+                Found::None(format!("{error}{cause}").into())
+            }
+        });
+        match answer {
+            Found::Created(created) => Ok(Arc::clone(created)),
+            Found::None(why) => Err(Error::new(Kind::Unsupported, &**why)),
+        }
+    }
+
+    /// Creates the instance cgroup in the first base in which one can be created and joined.
+    fn find_instance_cgroup(&self) -> Result<InstanceCgroup> {
+        let bases = match &self.base {
+            Some(base) => vec![base.clone()],
+            None => bases()?,
+        };
+        let mut failed = None;
+        for base in &bases {
+            match self.create_instance_cgroup(base) {
+                Ok(created) => return Ok(created),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        Err(failed.unwrap_or_else(|| {
+            Error::new(Kind::Unsupported, "no cgroup in which task cgroups can be created")
+        }))
+    }
+
+    fn create_instance_cgroup(&self, base: &Path) -> Result<InstanceCgroup> {
+        let path = InstanceCgroup::path_in(base, &Uuid::new_v4().simple().to_string());
+        let Some(text) = path.to_str() else {
+            let what =
+                format!("the cgroup `{}` has a name that is not valid UTF-8", base.display());
+            return Err(Error::invalid(what));
+        };
+        self.store.plan_cgroup(self.instance, text)?;
+        let made = InstanceCgroup::make(&path).and_then(|created| {
+            self.store.confirm_cgroup(self.instance, created.inode())?;
+            Ok(created)
+        });
+        if made.is_err() {
+            // If the record stays, the next orphan pass looks it up and finds the cgroup absent.
+            let _ = self.store.forget_cgroup(self.instance);
+        }
+        made
+    }
+
+    /// Opens the task cgroup of a root; `None` where it has none, or it is gone.
+    pub(in crate::tracker) fn open_task_cgroup(
+        &self,
+        record: Option<&Cgroup>,
+    ) -> Result<Option<TaskCgroup>> {
+        record.map_or(Ok(None), |record| TaskCgroup::open(record, self.owner))
+    }
+
+    /// Returns why the kernel killed a root for lack of memory; `None` where that was not the reason.
+    pub(in crate::tracker) fn oom_because(
+        &self,
+        root: &Root,
+        status: ExitStatus,
+    ) -> Option<Because> {
+        if status != ExitStatus::Signaled(libc::SIGKILL) {
+            return None;
+        }
+        let leaf = self.open_task_cgroup(root.cgroup.as_ref()).ok()??;
+        let kills = leaf.oom_kills().filter(|&kills| kills > 0)?;
+        let limit = root.limits.max_rss;
+        Some(Because {
+            rule: limit.map_or_else(
+                || "the kernel ran out of memory".into(),
+                |bytes| format!("the kernel enforced its memory limit of {bytes} bytes"),
+            ),
+            evidence: format!("oom_kill {kills} in its cgroup's memory.events"),
+        })
+    }
+
+    /// Removes the task cgroup of a tree that has ended; later, where a process is still in it.
+    pub(in crate::tracker) fn remove_task_cgroup(&self, record: Option<&Cgroup>) {
+        let Some(record) = record else { return };
+        if !self.is_removed(record) {
+            self.unremoved.push(record.clone());
+        }
+    }
+
+    fn is_removed(&self, record: &Cgroup) -> bool {
+        match TaskCgroup::open(record, self.owner) {
+            Ok(None) => true,
+            Ok(Some(leaf)) => leaf.remove(),
+            Err(_) => false,
+        }
+    }
+
+    /// Removes the instance cgroup, unless a process was left in a task cgroup on purpose; then a later instance does so.
+    pub(in crate::tracker) fn close(&self) {
+        self.retry_removals();
+        let Some(Found::Created(created)) = lock(&self.instance_cgroup).take() else { return };
+        if created.remove()
+            && let Err(error) = self.store.forget_cgroup(self.instance)
+        {
+            tracing::debug!("failed to delete the record of a removed cgroup: {error}");
+        }
+    }
+
+    /// Retries the removal of task cgroups in which a process was left.
+    fn retry_removals(&self) {
+        let left = self.unremoved.take();
+        self.unremoved.extend(left.into_iter().filter(|record| !self.is_removed(record)));
+    }
+
+    /// Removes the task cgroups that stopped instances have left, with their instance cgroups.
+    pub(in crate::tracker) fn remove_those_of_others(&self) {
+        let left = match self.store.cgroups_left(&self.place) {
+            Ok(left) => left,
+            Err(error) => return tracing::warn!("failed to look up leftover cgroups: {error}"),
+        };
+        for (instance, path, inode) in left {
+            if instance == self.instance {
+                continue;
+            }
+            match remove_instance_cgroup(Path::new(&path), inode, self.owner) {
+                Ok(leaves) if leaves.is_empty() => {
+                    if let Err(error) = self.store.forget_cgroup(instance) {
+                        tracing::warn!("failed to record that a cgroup is removed: {error}");
+                    }
+                }
+                // They contain a survivor, or what a task may leave behind.
+                Ok(leaves) => {
+                    tracing::debug!("{} task cgroups of `{path}` are in use", leaves.len());
+                }
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+    }
+}

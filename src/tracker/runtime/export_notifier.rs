@@ -1,0 +1,62 @@
+//! The export of a tracker, which is notified of changes.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use super::lock::lock;
+use crate::{
+    error::{Error, Kind, Result},
+    export::Exporter,
+    store::Store,
+};
+
+/// The export, where there is one. Set when the tracker is opened, taken by the shutdown, read by every thread that changes the
+/// ledger.
+#[derive(Default)]
+pub(in crate::tracker) struct ExportNotifier(Mutex<Option<Arc<Exporter>>>);
+
+impl ExportNotifier {
+    /// Starts the export. One that cannot be written is an error in the log and in `doctor`; tracking goes on.
+    pub(in crate::tracker) fn start(&self, path: PathBuf, store: &Store) {
+        let (theirs, counters) = (store.clone(), Arc::clone(store.counters()));
+        let entries = move || theirs.export_entries();
+        match Exporter::start(path, store.owner_uid(), counters, entries) {
+            Ok(exporter) => {
+                exporter.notify();
+                *lock(&self.0) = Some(Arc::new(exporter));
+            }
+            Err(error) => tracing::error!("the export is off: {error}"),
+        }
+    }
+
+    /// Notifies the exporter that the ledger has changed; never waits for it.
+    pub(in crate::tracker) fn notify(&self) {
+        if let Some(exporter) = lock(&self.0).as_ref() {
+            exporter.notify();
+        }
+    }
+
+    /// Waits until all changes so far are written.
+    pub(in crate::tracker) fn flush(&self, timeout: Duration) -> Result<()> {
+        // Not while holding the lock: spawns take it to notify the exporter.
+        let exporter = lock(&self.0).clone();
+        match exporter {
+            Some(exporter) => exporter.flush(timeout),
+            None => Err(Error::new(Kind::NotFound, "the tracker has no export")),
+        }
+    }
+
+    pub(in crate::tracker) fn last_error(&self) -> Option<String> {
+        lock(&self.0).as_ref().and_then(|exporter| exporter.last_error())
+    }
+
+    /// Ends the export and removes its file. A thread that is flushing the export keeps it, and the file: the next instance
+    /// replaces that file.
+    pub(in crate::tracker) fn finish(&self) -> Result<()> {
+        let exporter = lock(&self.0).take();
+        exporter.and_then(Arc::into_inner).map_or(Ok(()), Exporter::finish)
+    }
+}

@@ -1,0 +1,103 @@
+//! Whether a thread listens for fork events.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Condvar, Mutex},
+    time::{Duration, Instant},
+};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::lock::lock;
+use crate::error::{Error, Result};
+
+/// It goes on listening for this long after the last spawn, so that it need not start again for each of several successive
+/// roots.
+pub(in crate::tracker) const LINGER: Duration = Duration::from_secs(10);
+/// A spawn waits no longer than this for the listener.
+const BEGINS_WITHIN: Duration = Duration::from_millis(100);
+
+/// State of the thread that listens. Written by spawns, which start it, and by the thread itself.
+#[derive(Debug)]
+pub(in crate::tracker) struct ForkListener {
+    state: Mutex<State>,
+    /// The thread listens, or has found that it cannot.
+    begun: Condvar,
+    wake: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    running: bool,
+    /// Forks are reported from now on.
+    listens: bool,
+    /// The kernel does not report forks; tried once.
+    refused: bool,
+    /// When a root was last about to start.
+    wanted: Option<Instant>,
+}
+
+impl ForkListener {
+    pub(in crate::tracker) fn new() -> Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| Error::os("failed to set up the listener for forks", error))?;
+        Ok(Self { state: Mutex::default(), begun: Condvar::new(), wake })
+    }
+
+    /// Begins to listen, on a thread that `start` starts. The first spawn waits for it, usually a millisecond: a program may hide
+    /// faster than a thread starts.
+    pub(in crate::tracker) fn want(&self, start: impl FnOnce() -> io::Result<()>) {
+        let mut state = lock(&self.state);
+        state.wanted = Some(Instant::now());
+        if state.running || state.refused {
+            return;
+        }
+        state.running = true;
+        match start() {
+            Ok(()) => {
+                let waits = |state: &mut State| state.running && !state.listens;
+                let _ = self.begun.wait_timeout_while(state, BEGINS_WITHIN, waits);
+            }
+            Err(error) => {
+                state.running = false;
+                tracing::warn!("failed to start the listener for forks: {error}");
+            }
+        }
+    }
+
+    /// Notes that forks are reported from now on.
+    pub(in crate::tracker) fn listens(&self) {
+        lock(&self.state).listens = true;
+        self.begun.notify_all();
+    }
+
+    /// Notes that the kernel does not report forks, or does not any more.
+    pub(in crate::tracker) fn refuse(&self) {
+        let mut state = lock(&self.state);
+        (state.running, state.listens, state.refused) = (false, false, true);
+        drop(state);
+        self.begun.notify_all();
+    }
+
+    /// Returns whether the thread is to end, since no root `is_needed` for and none was about to start for a while: then it is
+    /// no longer counted as running.
+    pub(in crate::tracker) fn ends_unless(&self, is_needed: impl FnOnce() -> bool) -> bool {
+        let mut state = lock(&self.state);
+        let is_wanted = state.wanted.is_some_and(|wanted| wanted.elapsed() < LINGER);
+        let ends = !is_wanted && !is_needed();
+        state.running = !ends;
+        state.listens &= !ends;
+        ends
+    }
+
+    /// Makes the thread check whether it is to end.
+    pub(in crate::tracker) fn wake(&self) {
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Returns the descriptor that is readable once it was woken.
+    pub(in crate::tracker) fn woken(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}

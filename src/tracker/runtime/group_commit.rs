@@ -1,0 +1,164 @@
+//! Group commit of the rows of children that wait at the gate, without a dedicated thread.
+//!
+//! The first caller becomes the leader: it commits all rows that are queued by then, in one transaction, and opens their gates.
+//! Later callers wait for the result, or to become the next leader. So a single spawn waits for no other, concurrent spawns
+//! share their commits, and none is overtaken.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::lock::lock;
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Place,
+    model::{NewProcess, ProcessId},
+    store::Store,
+    sys::spawn::Gate,
+};
+
+/// A committed row.
+#[derive(Debug)]
+pub(in crate::tracker) struct Committed {
+    pub(in crate::tracker) row: ProcessId,
+    pub(in crate::tracker) new: Box<NewProcess>,
+}
+
+/// The queue of rows to be committed.
+#[derive(Debug)]
+pub(in crate::tracker) struct GroupCommit {
+    store: Store,
+    place: Place,
+    /// Written by the threads that spawn: each adds itself, the leader takes all.
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// A leader is committing.
+    busy: bool,
+    /// Waiting callers, in the order of their arrival.
+    waiting: Vec<Arc<Waiter>>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    /// Taken by the leader that commits it.
+    new: Mutex<Option<NewProcess>>,
+    /// The gate at which its child waits; `None`: it waits elsewhere.
+    gate: Option<Arc<Gate>>,
+    result: Mutex<Option<CommitResult>>,
+    answered: Condvar,
+}
+
+/// The answer to a waiting caller.
+#[derive(Debug)]
+enum CommitResult {
+    Committed(Result<Committed>),
+    /// The former leader is done, and this caller is the first in the queue: it becomes the leader.
+    YouLead,
+}
+
+impl GroupCommit {
+    pub(in crate::tracker) fn new(store: Store, place: Place) -> Self {
+        Self { store, place, queue: Mutex::default() }
+    }
+
+    /// Commits one row, together with those of concurrent callers. The gate is open when this returns a row.
+    pub(in crate::tracker) fn commit(
+        &self,
+        new: NewProcess,
+        gate: Option<Arc<Gate>>,
+    ) -> Result<Committed> {
+        let own = Arc::new(Waiter::new(new, gate));
+        let mut queue = lock(&self.queue);
+        if queue.busy {
+            queue.waiting.push(Arc::clone(&own));
+            drop(queue);
+            if let CommitResult::Committed(result) = own.wait() {
+                return result;
+            }
+            queue = lock(&self.queue);
+        }
+        queue.busy = true;
+        let mut batch = vec![Arc::clone(&own)];
+        batch.append(&mut queue.waiting);
+        drop(queue);
+        let leader = Leader { group: self, batch };
+        leader.commit();
+        drop(leader);
+        match own.wait() {
+            CommitResult::Committed(result) => result,
+            CommitResult::YouLead => Err(not_committed()),
+        }
+    }
+}
+
+/// The leader. However it ends, all callers of its batch get an answer, and the next one becomes the leader.
+struct Leader<'a> {
+    group: &'a GroupCommit,
+    batch: Vec<Arc<Waiter>>,
+}
+
+impl Leader<'_> {
+    fn commit(&self) {
+        let news: Vec<NewProcess> =
+            self.batch.iter().filter_map(|waiter| lock(&waiter.new).take()).collect();
+        match self.group.store.admit(&self.group.place, &news) {
+            Ok(rows) => {
+                for ((waiter, new), row) in self.batch.iter().zip(news).zip(rows) {
+                    if let (Ok(_), Some(gate)) = (&row, &waiter.gate) {
+                        gate.open();
+                    }
+                    let result = row.map(|row| Committed { row, new: Box::new(new) });
+                    waiter.answer_once(|| CommitResult::Committed(result));
+                }
+            }
+            Err(error) => {
+                for waiter in &self.batch {
+                    let error = error.told_again("the program was not started");
+                    waiter.answer_once(|| CommitResult::Committed(Err(error)));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        for waiter in &self.batch {
+            waiter.answer_once(|| CommitResult::Committed(Err(not_committed())));
+        }
+        let mut queue = lock(&self.group.queue);
+        if queue.waiting.is_empty() {
+            queue.busy = false;
+        } else {
+            queue.waiting.remove(0).answer_once(|| CommitResult::YouLead);
+        }
+    }
+}
+
+impl Waiter {
+    fn new(new: NewProcess, gate: Option<Arc<Gate>>) -> Self {
+        let (new, result) = (Mutex::new(Some(new)), Mutex::default());
+        Self { new, gate, result, answered: Condvar::new() }
+    }
+
+    /// Sets the answer, unless there is one already.
+    fn answer_once(&self, result: impl FnOnce() -> CommitResult) {
+        lock(&self.result).get_or_insert_with(result);
+        self.answered.notify_one();
+    }
+
+    fn wait(&self) -> CommitResult {
+        let mut result = lock(&self.result);
+        loop {
+            if let Some(result) = result.take() {
+                return result;
+            }
+            result = self.answered.wait(result).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn not_committed() -> Error {
+    Error::new(Kind::Other, "its row was not committed")
+}

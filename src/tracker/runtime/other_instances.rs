@@ -1,0 +1,87 @@
+//! The other instances of the ledger, judged one by one.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use super::{
+    instance::Instance,
+    liveness::{Judge, Life, is_made_lock_name},
+};
+use crate::{
+    error::Result,
+    identity::{Place, Reach},
+    model::InstanceRecord,
+    store::Store,
+    sys::{Pinned, Probe, Proc, file_lock::discard},
+};
+
+/// How long to wait for the lock of a dead host: a child at its gate holds a copy of it until PDEATHSIG strikes, which takes
+/// microseconds, and tens of milliseconds on an overloaded machine.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
+/// Judges every other instance that is not known to have stopped, or that left processes behind.
+pub(in crate::tracker) fn judge_others(
+    store: &Store,
+    proc: &Proc,
+    own: &Instance,
+) -> Result<Vec<(InstanceRecord, Life)>> {
+    let all = store.instances_to_judge()?;
+    let judge = Judge::new(store, proc, own.place());
+    let others = all.iter().filter(|other| other.id != own.id);
+    let judged = others.map(|other| (other.clone(), judge.judge(other, &all)));
+    Ok(judged.collect())
+}
+
+/// Judges every other instance as [`judge_others`] does, once the locks of those that have just died are free.
+///
+/// A lock that is held for longer is not held by a child at a gate. Its instance is left alone and reported.
+pub(in crate::tracker) fn judge_others_at_rest(
+    store: &Store,
+    proc: &Proc,
+    own: &Instance,
+) -> Result<Vec<(InstanceRecord, Life)>> {
+    let deadline = Instant::now() + LOCK_LIMIT;
+    loop {
+        let mut others = judge_others(store, proc, own)?;
+        let mut lingers = false;
+        for (instance, life) in &mut others {
+            if matches!(life, Life::Alive) && is_gone(proc, own.place(), instance) {
+                lingers = true;
+                *life = Life::Unknown(
+                    "its process is gone, but its lock is still held, for example by a process that it has forked".into(),
+                );
+            }
+        }
+        if !lingers || Instant::now() >= deadline {
+            return Ok(others);
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+}
+
+/// Removes lock files by which no instance is judged any more and that no process holds: those of instances that died
+/// before they were recorded, and those whose reaper died before it had removed them.
+pub(in crate::tracker) fn remove_stale_locks(store: &Store) {
+    let ledger = store.path();
+    let Ok(_acting) = store.act_as_owner() else { return };
+    let Ok(instances) = store.instances_to_judge() else { return };
+    let needed: HashSet<&str> =
+        instances.iter().map(|instance| instance.lock_name.as_str()).collect();
+    let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
+    for name in folder.into_iter().flatten().flatten().map(|found| found.file_name()) {
+        let stale = |name: &&str| is_made_lock_name(ledger, name) && !needed.contains(name);
+        if let Some(name) = name.to_str().filter(stale) {
+            discard(&ledger.with_file_name(name));
+        }
+    }
+}
+
+/// Returns whether the process of an instance of this place is gone, whatever the state of its lock.
+fn is_gone(proc: &Proc, here: Place, instance: &InstanceRecord) -> bool {
+    here.reach(&instance.identity.place) == Reach::Here
+        && matches!(Pinned::probe(proc, here, &instance.identity), Probe::Zombie(_) | Probe::Gone)
+}

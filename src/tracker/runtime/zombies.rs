@@ -1,0 +1,120 @@
+//! What is known of zombies that tasks may leave to this process; see [`crate::tracker::end::adopted_zombies`].
+
+use std::{
+    collections::{HashSet, VecDeque},
+    ffi::{OsStr, OsString},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use super::{list::List, lock::lock, tracked::Root};
+use crate::{
+    identity::{Identity, Pid},
+    model::ProcessId,
+    sys::PidFd,
+};
+
+/// For this long after a root has ended the checks go on; after that the health pass does them.
+const LINGER: Duration = Duration::from_secs(10);
+/// Maximum number of ended roots that are remembered.
+const REMEMBERED: usize = 1024;
+
+/// What is known of zombies, kept from one scan to the next.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct Zombies {
+    /// Children whose ends are recorded, and that are not reaped yet. Extended by ends, taken after each record and by passes.
+    pub(in crate::tracker) unreaped: List<Arc<PidFd>>,
+    /// Roots that have ended. Written by the thread that releases a root, read by scans.
+    ended: Mutex<Ended>,
+    /// Zombies that the ledger does not know, by PID and start tick, so that it is not queried for them again. Written and read
+    /// by scans.
+    unknown: Mutex<HashSet<(Pid, u64)>>,
+}
+
+#[derive(Debug, Default)]
+struct Ended {
+    roots: VecDeque<Owner>,
+    /// When the last of them ended.
+    last: Option<Instant>,
+}
+
+/// A root that zombies may come from.
+#[derive(Clone, Debug)]
+pub(in crate::tracker) struct Owner {
+    pub(in crate::tracker) row: ProcessId,
+    pub(in crate::tracker) root: Identity,
+    pub(in crate::tracker) session: Option<Pid>,
+    /// The name of its cgroup, which is unique.
+    pub(in crate::tracker) leaf: Option<OsString>,
+    /// For a root that has ended: processes started before this tick were started while the root had its PID. `None`: whether
+    /// the root still has its PID is checked.
+    pub(in crate::tracker) until: Option<u64>,
+    /// It had a keeper that the former image of this process had started.
+    pub(in crate::tracker) keeper: bool,
+}
+
+impl Owner {
+    pub(in crate::tracker) fn new(root: &Root) -> Self {
+        let leaf = root.cgroup.as_ref().and_then(|leaf| leaf.path.file_name());
+        Self {
+            row: root.row,
+            root: root.identity,
+            session: root.session,
+            leaf: leaf.map(OsStr::to_owned),
+            until: None,
+            keeper: false,
+        }
+    }
+}
+
+impl Zombies {
+    /// Returns the roots that have ended and are remembered.
+    pub(in crate::tracker) fn remembered(&self) -> Vec<Owner> {
+        lock(&self.ended).roots.iter().cloned().collect()
+    }
+
+    /// Returns whether a root has ended so recently that zombies of its task may appear.
+    pub(in crate::tracker) fn linger(&self) -> bool {
+        lock(&self.ended).last.is_some_and(|last| last.elapsed() < LINGER)
+    }
+
+    /// Returns whether a keeper that the former image of this process had started is still to be reaped.
+    pub(in crate::tracker) fn expect_keeper(&self) -> bool {
+        lock(&self.ended).roots.iter().any(|owner| owner.keeper)
+    }
+
+    /// Notes that the keeper of a root is reaped.
+    pub(in crate::tracker) fn forget_keeper(&self, row: ProcessId) {
+        let mut ended = lock(&self.ended);
+        ended.roots.iter_mut().filter(|owner| owner.row == row).for_each(|it| it.keeper = false);
+    }
+
+    pub(in crate::tracker) fn is_full(&self) -> bool {
+        lock(&self.ended).roots.len() >= REMEMBERED
+    }
+
+    pub(in crate::tracker) fn forget_older_half(&self) {
+        let mut ended = lock(&self.ended);
+        let older = ended.roots.len().min(REMEMBERED / 2);
+        ended.roots.drain(..older);
+    }
+
+    /// Remembers a root that has ended.
+    pub(in crate::tracker) fn remember(&self, owner: Owner) {
+        let mut ended = lock(&self.ended);
+        ended.last = Some(Instant::now());
+        ended.roots.push_back(owner);
+    }
+
+    /// Forgets the unknown zombies that are not in `seen`; returns whether any of `seen` is not one of the others.
+    pub(in crate::tracker) fn has_new(&self, seen: &HashSet<(Pid, u64)>) -> bool {
+        let mut unknown = lock(&self.unknown);
+        unknown.retain(|zombie| seen.contains(zombie));
+        seen.iter().any(|zombie| !unknown.contains(zombie))
+    }
+
+    /// Notes that the ledger does not know a zombie.
+    pub(in crate::tracker) fn add_unknown(&self, zombie: (Pid, u64)) {
+        lock(&self.unknown).insert(zombie);
+    }
+}
