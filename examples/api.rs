@@ -115,9 +115,9 @@ async fn start(
 async fn list(State(tracker): State<AsyncTracker>) -> Result<Json<Vec<Value>>, Failure> {
     let entry = |row: &ProcessRecord| {
         json!({
-            "task_id": row.task,
-            "process_id": row.identity.pid.get(),
-            "start_time": row.started_at.to_rfc3339(),
+            "task_id": row.spec.task_id,
+            "process_id": row.spec.identity.pid.get(),
+            "start_time": row.spec.started_at.to_rfc3339(),
         })
     };
     let running = tracker.run(Tracker::running).await?;

@@ -49,7 +49,7 @@
 //! let mut process = tracker.spawn(job)?;
 //!
 //! let running = tracker.running()?;
-//! assert_eq!(running[0].identity.pid, process.pid());
+//! assert_eq!(running[0].spec.identity.pid, process.pid());
 //!
 //! // Ends the whole tree: pins each process by a pidfd, verifies it, SIGTERM, grace, SIGKILL.
 //! let report = tracker.terminate("task-43")?;
@@ -58,7 +58,7 @@
 //!
 //! // The history keeps ended processes, with the reason.
 //! let past = tracker.ledger().history(Some("task-43"), None, 10)?;
-//! assert!(past.iter().all(|process| process.end_reason == Some(EndReason::Terminated)));
+//! assert!(past.iter().all(|process| process.life.end().unwrap().reason == EndReason::Terminated));
 //! # Ok(()) }
 //! ```
 //!
@@ -185,13 +185,12 @@ mod tracker;
 
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid, Place, Reach, Sameness};
-pub use model::state::{Event, State, next};
 pub use model::{
-    Cgroup, Containment, ContainmentMode, EndCount, EndReason, Ending, ExitStatus, FigureSource,
-    Histogram, InstanceCount, InstanceId, InstanceRecord, LeakCount, LeakKind, LeakRecord,
-    LedgerMetrics, LedgerPasses, Limits, Metrics, Millis, Origin, Outcome, PassKind, PassMetrics,
-    PassRecord, PassSummary, ProcessId, ProcessRecord, Report, StopHow, Suspect, TASK_ID_MAX,
-    TaskId, TreeMember, TreeRecord,
+    Cgroup, Containment, ContainmentMode, End, EndCount, EndReason, Ending, ExitStatus,
+    FigureSource, Histogram, InstanceCount, InstanceId, InstanceRecord, Justification, LeakCount,
+    LeakKind, LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Millis, Origin,
+    Outcome, PassKind, PassMetrics, PassRecord, PassSummary, ProcessId, ProcessRecord, ProcessSpec,
+    Report, State, StopHow, Suspect, TASK_ID_MAX, TaskId, TreeMember, TreeRecord,
 };
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]

@@ -117,8 +117,3 @@ pub struct InstanceId(pub i64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct ProcessId(pub i64);
-
-impl ProcessId {
-    /// Stands for a row that does not exist, or could not be written: rows count from 1.
-    pub(crate) const UNRECORDED: Self = Self(0);
-}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{EndReason, LeakKind, Millis, Outcome, PassKind, state::State};
+use super::{EndReason, LeakKind, Millis, Outcome, PassKind, State};
 
 /// What one tracker has counted since it was opened. Returned by [`Tracker::metrics`](crate::Tracker::metrics).
 ///

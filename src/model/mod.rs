@@ -4,10 +4,10 @@
 
 mod ids;
 mod instance;
+mod life;
 mod metrics;
 mod process;
 mod report;
-pub(crate) mod state;
 mod tree;
 mod words;
 
@@ -16,19 +16,21 @@ pub use ids::{InstanceId, Millis, ProcessId, TASK_ID_MAX, TaskId};
 pub(crate) use ids::{millis, task_text};
 pub use instance::InstanceRecord;
 pub(crate) use instance::{DeadInstance, NewInstance, Observer, OrphanClaim};
+pub(crate) use life::Event;
+pub use life::{End, Justification, Life};
 pub(crate) use metrics::LedgerCounts;
 pub use metrics::{
     EndCount, Histogram, InstanceCount, LeakCount, LedgerMetrics, LedgerPasses, Metrics,
     PassMetrics,
 };
 pub(crate) use process::{
-    Because, CPU_STEP, End, ExportEntry, LateEnd, NewProcess, RootEnd, Settled, Sighting, Verdict,
+    CPU_STEP, ExportEntry, LateEnd, NewProcess, RootEnd, Row, Settled, Sighting, Verdict,
 };
-pub use process::{Limits, ProcessRecord};
+pub use process::{Limits, ProcessRecord, ProcessSpec};
 pub(crate) use report::NewLeak;
 pub use report::{Ending, LeakRecord, PassRecord, PassSummary, Report, Suspect};
 pub use tree::{TreeMember, TreeRecord};
 pub use words::{
     Containment, ContainmentMode, EndReason, FigureSource, LeakKind, Origin, Outcome, PassKind,
-    StopHow,
+    State, StopHow,
 };

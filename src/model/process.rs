@@ -1,14 +1,11 @@
-//! Processes: what is recorded of one, how it ends, and the result of a claim.
+//! Processes: what is recorded of one, and the result of a claim.
 
 use std::time::Duration;
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{
-    Containment, EndReason, ExitStatus, InstanceId, Millis, NewLeak, Origin, ProcessId, TaskId,
-    state::State,
-};
+use super::{Containment, End, InstanceId, Life, Millis, NewLeak, Origin, ProcessId, TaskId};
 use crate::{
     identity::{Identity, Pid},
     sys::cgroup::Cgroup,
@@ -27,46 +24,13 @@ pub struct Limits {
     pub max_rss: Option<u64>,
 }
 
-/// A process about to be recorded.
+/// What is fixed about a process when it is recorded.
 #[derive(Clone, Debug)]
-pub(crate) struct NewProcess {
-    pub(crate) task: Option<TaskId>,
-    pub(crate) owner: InstanceId,
-    pub(crate) root: Option<ProcessId>,
-    pub(crate) origin: Origin,
-    pub(crate) token: Option<Uuid>,
-    pub(crate) identity: Identity,
-    pub(crate) session: Option<Pid>,
-    pub(crate) cgroup: Option<Cgroup>,
-    pub(crate) containment: Containment,
-    /// The keeper that created it, in the same place as `identity`.
-    pub(crate) keeper: Option<Identity>,
-    pub(crate) command: Vec<String>,
-    pub(crate) cwd: Option<String>,
-    pub(crate) uid: u32,
-    pub(crate) limits: Limits,
-    pub(crate) started_at: Millis,
-    pub(crate) peak_rss: Option<u64>,
-    pub(crate) cpu: Option<Duration>,
-    /// The evidence that links a descendant to its root.
-    pub(crate) evidence: Option<String>,
-    /// `Running`, or `Ending` (then claimed by `owner`).
-    pub(crate) state: State,
-    /// Whether a survivor of the same task is allowed.
-    pub(crate) allow_survivor: bool,
-}
-
-/// One row of the ledger's `process` table.
-#[derive(Clone, Debug)]
-pub struct ProcessRecord {
-    /// Row number.
-    pub id: ProcessId,
+pub struct ProcessSpec {
     /// The caller's unit of work; `None` for a process that a name match found.
-    pub task: Option<TaskId>,
-    /// The instance that is responsible for it now.
-    pub owner: InstanceId,
-    /// Program name of that instance.
-    pub owner_program: String,
+    pub task_id: Option<TaskId>,
+    /// The instance that recorded it.
+    pub recorded_by: InstanceId,
     /// The root below which it was found; `None` for a root.
     pub root: Option<ProcessId>,
     /// How it came into the ledger.
@@ -81,7 +45,8 @@ pub struct ProcessRecord {
     pub cgroup: Option<Cgroup>,
     /// What keeps its tree together.
     pub containment: Containment,
-    /// The keeper above it; `None` without one, and in rows of versions before 0.2, which did not record it.
+    /// The keeper that created it, in the same place; `None` without one, and in rows of versions before 0.2, which did not
+    /// record it.
     pub keeper: Option<Identity>,
     /// Program and arguments.
     pub command: Vec<String>,
@@ -89,50 +54,83 @@ pub struct ProcessRecord {
     pub cwd: Option<String>,
     /// The user that it runs as.
     pub uid: u32,
-    /// The state of the row.
-    pub state: State,
-    /// The instance that is ending it.
-    pub claimed_by: Option<InstanceId>,
-    /// The person who requested a kill.
-    pub asked_by: Option<String>,
-    /// When it was started, or registered.
-    pub started_at: Millis,
-    /// When it ended, or was found to have ended.
-    pub ended_at: Option<Millis>,
-    /// How it ended; `None` while it runs.
-    pub status: Option<ExitStatus>,
-    /// Why it ended; `None` while it runs.
-    pub end_reason: Option<EndReason>,
-    /// Why it was ended, in words; `None` where it ended by itself.
-    pub end_rule: Option<String>,
-    /// The evidence that linked it to its task when it was ended.
-    pub end_evidence: Option<String>,
     /// Its limits.
     pub limits: Limits,
+    /// When it was started, or registered.
+    pub started_at: Millis,
+    /// The evidence that linked a descendant to its root when it was found; `None` for a root.
+    pub evidence: Option<String>,
+}
+
+impl ProcessSpec {
+    /// Returns what every process has; the rest is none.
+    pub(crate) fn new(
+        recorded_by: InstanceId,
+        origin: Origin,
+        identity: Identity,
+        uid: u32,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            task_id: None,
+            recorded_by,
+            root: None,
+            origin,
+            token: None,
+            identity,
+            session: None,
+            cgroup: None,
+            containment: Containment::None,
+            keeper: None,
+            command: Vec::new(),
+            cwd: None,
+            uid,
+            limits,
+            started_at: Millis::now(),
+            evidence: None,
+        }
+    }
+}
+
+/// A process about to be recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct NewProcess {
+    pub(crate) spec: ProcessSpec,
+    /// Whether the instance that records it is ending it from the start.
+    pub(crate) claimed: bool,
+    pub(crate) peak_rss: Option<u64>,
+    pub(crate) cpu: Option<Duration>,
+    /// Whether a survivor of the same task is allowed.
+    pub(crate) allow_survivor: bool,
+}
+
+impl From<ProcessSpec> for NewProcess {
+    fn from(spec: ProcessSpec) -> Self {
+        Self { spec, claimed: false, peak_rss: None, cpu: None, allow_survivor: false }
+    }
+}
+
+/// One row of the ledger's `process` table.
+#[derive(Clone, Debug)]
+pub struct ProcessRecord {
+    /// Row number.
+    pub id: ProcessId,
+    /// What was fixed when it was recorded.
+    pub spec: ProcessSpec,
+    /// What it is doing, or how it ended.
+    pub life: Life,
+    /// The instance that is responsible for it now.
+    pub owner: InstanceId,
+    /// Program name of that instance.
+    pub owner_program: String,
+    /// The person who requested a kill.
+    pub requested_by: Option<String>,
     /// Largest resident size that was observed, bytes.
     pub peak_rss: Option<u64>,
     /// User and system time at the last observation.
     pub cpu: Option<Duration>,
     /// Why the last attempt to end it failed, or why it never ran.
     pub last_error: Option<String>,
-}
-
-/// How a row ends.
-#[derive(Clone, Debug)]
-pub(crate) struct End {
-    pub(crate) reason: EndReason,
-    pub(crate) status: ExitStatus,
-    pub(crate) at: Millis,
-    pub(crate) error: Option<String>,
-    /// Why and on what evidence it was ended; `None` where it ended by itself.
-    pub(crate) because: Option<Because>,
-}
-
-/// The rule and the evidence of a kill (invariant 11).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Because {
-    pub(crate) rule: String,
-    pub(crate) evidence: String,
 }
 
 /// A root that ended by itself, and the processes that it left: recorded in one transaction, so that a crash between the two
@@ -157,29 +155,53 @@ pub(crate) struct LateEnd {
     pub(crate) end: End,
 }
 
-/// The result of a claim.
+/// What became of a claimed process.
 #[derive(Clone, Debug)]
 pub(crate) enum Verdict {
     Ended(End),
+    /// It was left running on purpose, and no instance is responsible for it any more.
+    Kept(End),
     /// It survived, with the reason.
     Survived(String),
     /// It cannot be determined which process it is: the claim is given back.
     Unknown(String),
-    /// It has ended, and is recorded only now, together with its end: with its row.
-    Found(Box<NewProcess>, End),
     /// The attempt was interrupted during its grace period: the claim is given back, and no other attempt is due.
     Interrupted,
-    /// It was left running on purpose, and no instance is responsible for it any more. With its row, where it has none yet.
-    Kept(Option<Box<NewProcess>>, End),
 }
 
-/// The result of a claim, with the leak that it was.
+/// The row that a result is written to.
+#[derive(Clone, Debug)]
+pub(crate) enum Row {
+    Existing(ProcessId),
+    /// It is inserted together with the result.
+    New(Box<NewProcess>),
+}
+
+impl From<ProcessId> for Row {
+    fn from(id: ProcessId) -> Self {
+        Self::Existing(id)
+    }
+}
+
+impl Row {
+    pub(crate) fn id(&self) -> Option<ProcessId> {
+        if let Self::Existing(id) = self { Some(*id) } else { None }
+    }
+}
+
+/// A result to be written, with the leak that it was.
 #[derive(Clone, Debug)]
 pub(crate) struct Settled {
-    /// [`ProcessId::UNRECORDED`] where the verdict contains the row.
-    pub(crate) process: ProcessId,
+    pub(crate) row: Row,
     pub(crate) verdict: Verdict,
     pub(crate) leak: Option<NewLeak>,
+}
+
+impl Settled {
+    /// Returns a result that is no leak.
+    pub(crate) fn new(row: impl Into<Row>, verdict: Verdict) -> Self {
+        Self { row: row.into(), verdict, leak: None }
+    }
 }
 
 /// CPU time is written when it changed by this much: a pass over sleeping processes writes nothing.

@@ -49,6 +49,20 @@ words! {
 }
 
 words! {
+    /// The state of a row.
+    State {
+        /// Not known to have ended; not being ended.
+        Running = "running",
+        /// Claimed: an instance is ending it.
+        Ending = "ending",
+        /// An attempt to end it failed; it is tried again at the next pass.
+        Survived = "survived",
+        /// It has ended. Final.
+        Ended = "ended",
+    }
+}
+
+words! {
     /// The requested containment of trees.
     ContainmentMode {
         /// A cgroup leaf, else a keeper, else a session: the best that is available.
@@ -169,5 +183,18 @@ words! {
         Live = "live",
         /// The ledger: as the last health pass observed them.
         Recorded = "recorded",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_round_trip() {
+        for state in State::ALL {
+            assert_eq!(State::parse(state.as_str()), Some(*state));
+        }
+        assert_eq!(State::parse("dead"), None);
     }
 }

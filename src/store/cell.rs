@@ -12,7 +12,7 @@ use crate::{
     identity::{Pid, Place},
     model::{
         Containment, EndReason, ExitStatus, InstanceId, LeakKind, Millis, Origin, Outcome,
-        PassKind, ProcessId, StopHow, TaskId, millis, state::State,
+        PassKind, ProcessId, State, StopHow, TaskId, millis,
     },
 };
 

@@ -6,10 +6,18 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Store, instances, process, transaction::Transaction};
+use super::{
+    Store, instances, process,
+    tally::Tally,
+    transaction::Transaction,
+    transition::{Live, Note, apply, live},
+};
 use crate::{
     error::Result,
-    model::{EndReason, ExitStatus, InstanceId, InstanceRecord, Millis, ProcessId, ProcessRecord},
+    model::{
+        End, EndReason, Event, ExitStatus, InstanceId, InstanceRecord, Millis, ProcessId,
+        ProcessRecord,
+    },
 };
 
 /// Which claims of other instances a claim takes over; by default none.
@@ -37,13 +45,13 @@ impl Store {
         ids: &[ProcessId],
         by: InstanceId,
         owner: Option<InstanceId>,
-        asked_by: Option<&str>,
+        requested_by: Option<&str>,
     ) -> Result<Vec<ProcessRecord>> {
         // Most roots leave no processes: their ends must not wait for the lock once more.
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let claimed = self.claim_over(ids, by, owner, asked_by, TakeOver::default())?;
+        let claimed = self.claim_over(ids, by, owner, requested_by, TakeOver::default())?;
         Ok(claimed.into_iter().map(|(row, _)| row).collect())
     }
 
@@ -53,15 +61,14 @@ impl Store {
         ids: &[ProcessId],
         by: InstanceId,
         owner: Option<InstanceId>,
-        asked_by: Option<&str>,
+        requested_by: Option<&str>,
         over: TakeOver<'_>,
     ) -> Result<Vec<(ProcessRecord, Option<InstanceId>)>> {
-        self.write("claim processes", |tx| {
+        self.write_counted("claim processes", |tx, tally| {
             let mut claimed = Vec::with_capacity(ids.len());
             for id in ids {
-                let claim = claim_one(tx, *id, by, owner, asked_by, over)?;
-                if claim != Claim::Refused {
-                    claimed.push((process::one(tx, tx.schema(), *id)?, claim.former()));
+                if let Some(claim) = claim_one(tx, tally, *id, by, owner, requested_by, over)? {
+                    claimed.push((process::one(tx, tx.schema(), *id)?, claim.former));
                 }
             }
             Ok(claimed)
@@ -76,12 +83,11 @@ impl Store {
         owner: InstanceId,
         over: TakeOver<'_>,
     ) -> Result<Vec<ProcessId>> {
-        self.write("claim processes", |tx| {
+        self.write_counted("claim processes", |tx, tally| {
             let mut claimed = Vec::with_capacity(trees.len());
             for tree in trees {
                 for (index, id) in tree.iter().enumerate() {
-                    let claim = claim_one(tx, *id, owner, Some(owner), None, over)?;
-                    if claim != Claim::Refused {
+                    if claim_one(tx, tally, *id, owner, Some(owner), None, over)?.is_some() {
                         claimed.push(*id);
                     } else if index == 0 {
                         break;
@@ -113,12 +119,13 @@ impl Store {
         if dead.is_empty() {
             return Ok(0);
         }
-        self.write("give claims back", |tx| {
-            let mut statement = tx.prepare_cached(
-                "UPDATE process SET state = 'running', claimed_by = NULL
-                 WHERE claimed_by = ?1 AND claimed_by IS NOT NULL AND state = 'ending'",
-            )?;
-            dead.iter().map(|dead| Ok(statement.execute([dead.0])? as u64)).sum()
+        self.write_counted("give claims back", |tx, tally| {
+            let give_back = |dead: &InstanceId| {
+                let claims = "SELECT id FROM process
+                    WHERE claimed_by = ?1 AND claimed_by IS NOT NULL AND state = 'ending'";
+                give_back(tx, tally, claims, [dead.0])
+            };
+            dead.iter().map(give_back).sum()
         })
     }
 
@@ -130,12 +137,11 @@ impl Store {
         owner: InstanceId,
         claimant: Option<InstanceId>,
     ) -> Result<Option<String>> {
-        self.write("take a claim over", |tx| {
-            tx.prepare_cached(
-                "UPDATE process SET state = 'running', claimed_by = NULL
-                 WHERE (id = ?1 OR root = ?1) AND owner = ?2 AND state = 'ending' AND claimed_by = ?3",
-            )?
-            .execute((root.0, owner.0, claimant.map(|claimant| claimant.0)))?;
+        self.write_counted("take a claim over", |tx, tally| {
+            let claims = "SELECT id FROM process
+                WHERE (id = ?1 OR root = ?1) AND owner = ?2 AND state = 'ending' AND claimed_by = ?3";
+            let claimant = claimant.map(|claimant| claimant.0);
+            give_back(tx, tally, claims, (root.0, owner.0, claimant))?;
             tx.prepare_cached("SELECT asked_by FROM process WHERE id = ?1 AND state = 'running'")?
                 .query_one([root.0], |row| row.get(0))
                 .optional()
@@ -170,99 +176,96 @@ impl Store {
         if dead.is_empty() {
             return Ok(0);
         }
-        self.write("give claims back", |tx| {
-            let mut statement = tx.prepare_cached(
-                "UPDATE process SET state = 'running', claimed_by = NULL
-                 WHERE owner = ?1 AND state = 'ending' AND claimed_by = ?2",
-            )?;
-            dead.iter().map(|dead| Ok(statement.execute((owner.0, dead.0))? as u64)).sum()
+        self.write_counted("give claims back", |tx, tally| {
+            let give_back = |dead: &InstanceId| {
+                let claims = "SELECT id FROM process
+                    WHERE owner = ?1 AND state = 'ending' AND claimed_by = ?2";
+                give_back(tx, tally, claims, (owner.0, dead.0))
+            };
+            dead.iter().map(give_back).sum()
         })
     }
 
     /// Closes rows that cannot be judged, on behalf of a person. Nothing is signalled; how they ended stays unobserved.
-    pub(crate) fn forget(&self, ids: &[ProcessId], asked_by: &str, at: Millis) -> Result<u64> {
-        let forgotten = self.write("forget processes", |tx| {
-            let mut forget = tx.prepare_cached(
-                "UPDATE process
-                 SET state = 'ended', end_reason = 'forgotten', ended_at = max(?1, started_at), asked_by = ?2,
-                   claimed_by = NULL, exit_code = NULL, exit_signal = NULL
-                 WHERE id = ?3 AND state IN ('running', 'ending', 'survived')",
-            )?;
+    pub(crate) fn forget(&self, ids: &[ProcessId], requested_by: &str, at: Millis) -> Result<u64> {
+        let note = Note { requested_by: Some(requested_by), ..Note::default() };
+        self.write_counted("forget processes", |tx, tally| {
             let mut forgotten = 0;
             for id in ids {
-                forgotten += forget.execute((at.0, asked_by, id.0))? as u64;
+                if let Some(row) = live(tx, *id)? {
+                    let died = Event::Died(closed(EndReason::Forgotten, at));
+                    forgotten += u64::from(apply(tx, tally, &row, [died], note)?);
+                }
             }
             Ok(forgotten)
-        })?;
-        self.counters().ended(EndReason::Forgotten, forgotten);
-        Ok(forgotten)
+        })
     }
 
     /// Stops tracking a row that is not being ended; the process keeps running.
     pub(crate) fn release(&self, id: ProcessId, owner: InstanceId, at: Millis) -> Result<bool> {
-        let released = self.write("release a process", |tx| {
-            tx.prepare_cached(
-                "UPDATE process SET state = 'ended', end_reason = 'released', ended_at = max(?1, started_at)
-                 WHERE id = ?2 AND owner = ?3 AND state IN ('running', 'survived')",
-            )?
-            .execute((at.0, id.0, owner.0))
-            .map(|changed| changed == 1)
-        })?;
-        self.counters().ended(EndReason::Released, u64::from(released));
-        Ok(released)
+        self.write_counted("release a process", |tx, tally| {
+            let free = |row: &Live| row.owner == owner && row.life.claimed_by().is_none();
+            let row = live(tx, id)?.filter(free);
+            let died = Event::Died(closed(EndReason::Released, at));
+            row.map_or(Ok(false), |row| apply(tx, tally, &row, [died], Note::default()))
+        })
     }
+}
+
+/// The end of a row whose process may still run.
+fn closed(reason: EndReason, at: Millis) -> End {
+    End { at, status: ExitStatus::Unobserved, reason, because: None }
+}
+
+/// Gives back the claims that a query finds; returns how many.
+fn give_back(
+    tx: &Transaction<'_>,
+    tally: &mut Tally,
+    claims: &str,
+    params: impl rusqlite::Params,
+) -> rusqlite::Result<u64> {
+    let ids = tx
+        .prepare_cached(claims)?
+        .query_map(params, |row| row.get(0).map(ProcessId))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut given_back = 0;
+    for id in ids {
+        if let Some(row) = live(tx, id)? {
+            let took = apply(tx, tally, &row, [Event::GiveBack], Note::default())?;
+            given_back += u64::from(took);
+        }
+    }
+    Ok(given_back)
 }
 
 pub(super) const OTHER_CLAIMANTS: &str =
     "SELECT DISTINCT claimed_by FROM process INDEXED BY process_live_owner
      WHERE state <> 'ended' AND state = 'ending' AND claimed_by <> ?1";
 
-/// The result for one row that was to be claimed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
-    /// It had no claimant.
-    New,
-    /// It had this one.
-    TakenOver(InstanceId),
-    /// It has ended, belongs to another owner, or stays with its claimant.
-    Refused,
+/// A row that was claimed.
+struct Claimed {
+    former: Option<InstanceId>,
 }
 
-impl Claim {
-    fn former(self) -> Option<InstanceId> {
-        if let Self::TakenOver(former) = self { Some(former) } else { None }
-    }
-}
-
+/// Claims a row; `None` where it has ended, belongs to another owner, or stays with its claimant.
 fn claim_one(
     tx: &Transaction<'_>,
+    tally: &mut Tally,
     id: ProcessId,
     by: InstanceId,
     owner: Option<InstanceId>,
-    asked_by: Option<&str>,
+    requested_by: Option<&str>,
     over: TakeOver<'_>,
-) -> rusqlite::Result<Claim> {
-    let owner = owner.map(|owner| owner.0);
-    let changed = tx
-        .prepare_cached(
-            "UPDATE process
-             SET state = 'ending', claimed_by = ?1, asked_by = coalesce(?2, asked_by)
-             WHERE id = ?3 AND state IN ('running', 'survived') AND (?4 IS NULL OR owner = ?4)",
-        )?
-        .execute((by.0, asked_by, id.0, owner))?;
-    if changed == 1 {
-        return Ok(Claim::New);
-    }
-    let Some(former) = claimant(tx, id)?.filter(|former| over.covers(*former)) else {
-        return Ok(Claim::Refused);
+) -> rusqlite::Result<Option<Claimed>> {
+    let Some(row) = live(tx, id)?.filter(|row| owner.is_none_or(|owner| owner == row.owner)) else {
+        return Ok(None);
     };
-    let changed = tx
-        .prepare_cached(
-            "UPDATE process SET claimed_by = ?1, asked_by = coalesce(?2, asked_by)
-             WHERE id = ?3 AND state = 'ending' AND claimed_by = ?5 AND (?4 IS NULL OR owner = ?4)",
-        )?
-        .execute((by.0, asked_by, id.0, owner, former.0))?;
-    Ok(if changed == 1 { Claim::TakenOver(former) } else { Claim::Refused })
+    let former = row.life.claimed_by();
+    if former.is_some_and(|former| !over.covers(former)) {
+        return Ok(None);
+    }
+    let note = Note { requested_by, ..Note::default() };
+    Ok(apply(tx, tally, &row, [Event::Claim(by)], note)?.then_some(Claimed { former }))
 }
 
 fn claimant(connection: &Connection, id: ProcessId) -> rusqlite::Result<Option<InstanceId>> {

@@ -6,42 +6,64 @@ use super::{Store, cell::hex, process, transaction::Transaction};
 use crate::{
     error::{Error, Kind, Result},
     identity::Place,
-    model::{NewProcess, ProcessId, state::State},
+    model::{NewProcess, ProcessId, State},
 };
+
+/// A process of a batch, and its row, or why it was refused.
+#[derive(Debug)]
+pub(crate) struct Insertion<K> {
+    /// What the caller knows it by.
+    pub(crate) key: K,
+    pub(crate) new: NewProcess,
+    pub(crate) row: Result<ProcessId>,
+}
 
 impl Store {
     /// Records a batch in one transaction; an outer error means that nothing of it was committed.
     ///
     /// A task that has a root alive in `here` is refused, and only that item: a root alive elsewhere cannot be judged from
     /// here, and blocks nothing.
-    pub(crate) fn admit(
+    pub(crate) fn admit<K>(
         &self,
         here: &Place,
-        batch: &[NewProcess],
-    ) -> Result<Vec<Result<ProcessId>>> {
+        batch: Vec<(K, NewProcess)>,
+    ) -> Result<Vec<Insertion<K>>> {
         self.write_patiently("record a process", |tx| admit(tx, here, batch))
     }
 
-    /// Does the same for processes that were found below a root, and are ended whether they can be recorded or not.
-    pub(crate) fn admit_found(
+    /// Records one process.
+    pub(crate) fn admit_one(&self, here: &Place, new: &NewProcess) -> Result<ProcessId> {
+        self.write_patiently("record a process", |tx| insert(tx, here, new))?
+    }
+
+    /// Records a batch of processes that were found below a root, and are ended whether they can be recorded or not.
+    pub(crate) fn admit_found<K>(
         &self,
         here: &Place,
-        batch: &[NewProcess],
-    ) -> Result<Vec<Result<ProcessId>>> {
+        batch: Vec<(K, NewProcess)>,
+    ) -> Result<Vec<Insertion<K>>> {
         self.write("record a process", |tx| admit(tx, here, batch))
     }
 }
 
-fn admit(
+fn admit<K>(
     tx: &Transaction<'_>,
     here: &Place,
-    batch: &[NewProcess],
-) -> rusqlite::Result<Vec<Result<ProcessId>>> {
-    let admit = |new| match refusal(tx, here, new)? {
+    batch: Vec<(K, NewProcess)>,
+) -> rusqlite::Result<Vec<Insertion<K>>> {
+    let admit = |(key, new)| Ok(Insertion { row: insert(tx, here, &new)?, key, new });
+    batch.into_iter().map(admit).collect()
+}
+
+fn insert(
+    tx: &Transaction<'_>,
+    here: &Place,
+    new: &NewProcess,
+) -> rusqlite::Result<Result<ProcessId>> {
+    match refusal(tx, here, new)? {
         Some(refused) => Ok(Err(refused)),
         None => process::insert(tx, new).map(Ok),
-    };
-    batch.iter().map(admit).collect()
+    }
 }
 
 fn refusal(
@@ -49,11 +71,7 @@ fn refusal(
     here: &Place,
     new: &NewProcess,
 ) -> rusqlite::Result<Option<Error>> {
-    if !matches!(new.state, State::Running | State::Ending) {
-        let message = format!("a new row cannot be {}", new.state.as_str());
-        return Ok(Some(Error::invalid(message)));
-    }
-    let (Some(task), None) = (&new.task, new.root) else { return Ok(None) };
+    let (Some(task), None) = (&new.spec.task_id, new.spec.root) else { return Ok(None) };
     let found = alive(tx, here, task.as_str(), new.allow_survivor)?;
     Ok(found.map(|(pid, state)| {
         let what = if state == State::Survived.as_str() {

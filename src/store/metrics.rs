@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{Store, cell::Cells};
 use crate::{
     error::Result,
-    model::{EndCount, LeakCount, LedgerCounts, Millis, PassKind, state::State},
+    model::{EndCount, LeakCount, LedgerCounts, Millis, PassKind, State},
 };
 
 // Named constants, so that a test can ask SQLite for their query plans.

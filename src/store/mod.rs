@@ -66,6 +66,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod transition;
 mod trust;
 mod unrecorded_ends;
 
@@ -73,6 +74,7 @@ pub(crate) use claim::TakeOver;
 pub(crate) use connection::Store;
 pub(crate) use descendants::Below;
 pub(crate) use housekeeping::Housekeeper;
+pub(crate) use insert::Insertion;
 pub use leak_report::LeakReport;
 pub use leaks::{LeakGroup, LeakGrouping};
 pub(crate) use migration::Schema;

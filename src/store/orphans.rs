@@ -5,22 +5,25 @@
 
 use std::collections::HashMap;
 
-use super::{Store, instances, process, settle, tally::Tally, transaction::Transaction};
+use super::{
+    Store,
+    cell::Cells,
+    instances, process,
+    tally::Tally,
+    transaction::Transaction,
+    transition::{self, Live, Note},
+};
 use crate::{
     error::Result,
     model::{
-        DeadInstance, End, EndReason, ExitStatus, InstanceId, Millis, OrphanClaim, ProcessId,
-        state::State,
+        DeadInstance, End, EndReason, Event, ExitStatus, InstanceId, Life, Millis, OrphanClaim,
     },
 };
 
 /// The part of a live row that decides what happens to it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Left {
-    id: ProcessId,
-    owner: InstanceId,
-    claimed_by: Option<InstanceId>,
-    state: State,
+    row: Live,
     survive: bool,
     /// Whether its owner was a run of the claimant's program.
     same_program: bool,
@@ -66,8 +69,8 @@ impl Store {
             for left in live_rows(tx, program)? {
                 if uid_limit.is_none_or(|uid| uid == left.uid) {
                     let fate = fate(&left, &dead);
-                    if dead.get(&left.owner).is_some_and(|owner| owner.replaced) {
-                        claim.replaced.insert(left.id);
+                    if dead.get(&left.row.owner).is_some_and(|owner| owner.replaced) {
+                        claim.replaced.insert(left.row.id);
                     }
                     apply(tx, tally, by, at, &left, fate, &mut claim)?;
                 }
@@ -78,11 +81,12 @@ impl Store {
 }
 
 fn fate(left: &Left, dead: &HashMap<InstanceId, DeadInstance>) -> Fate {
-    let claimant_dead = left.claimed_by.is_some_and(|by| dead.contains_key(&by));
-    if left.state == State::Ending && !claimant_dead {
+    let claimant = left.row.life.claimed_by();
+    let claimant_dead = claimant.is_some_and(|by| dead.contains_key(&by));
+    if claimant.is_some() && !claimant_dead {
         return Fate::Leave;
     }
-    let Some(owner) = dead.get(&left.owner) else {
+    let Some(owner) = dead.get(&left.row.owner) else {
         return if claimant_dead { Fate::GiveBack } else { Fate::Leave };
     };
     match (owner.processes_gone, left.survive, left.same_program) {
@@ -95,8 +99,7 @@ fn fate(left: &Left, dead: &HashMap<InstanceId, DeadInstance>) -> Fate {
 }
 
 pub(super) const LIVE_ROWS: &str =
-    "SELECT p.id, p.owner, p.claimed_by, p.state = 'ending', p.state = 'survived', p.survive,
-           o.program = ?1, p.uid
+    "SELECT p.id, p.owner, p.state, p.claimed_by, p.survive, o.program = ?1, p.uid
          FROM process AS p INDEXED BY process_live_owner
          CROSS JOIN instance AS o ON o.id = p.owner
          WHERE p.state <> 'ended'";
@@ -105,19 +108,15 @@ pub(super) const LIVE_ROWS: &str =
 fn live_rows(tx: &Transaction<'_>, program: &str) -> rusqlite::Result<Vec<Left>> {
     tx.prepare_cached(LIVE_ROWS)?
         .query_map([program], |row| {
-            let state = match (row.get(3)?, row.get(4)?) {
-                (true, _) => State::Ending,
-                (_, true) => State::Survived,
-                (false, false) => State::Running,
-            };
+            let mut cells = Cells::of(row);
+            let (id, owner) = (cells.take()?, cells.take()?);
+            // The query has no rows that have ended.
+            let life = transition::life(&mut cells)?.unwrap_or(Life::Running);
             Ok(Left {
-                id: ProcessId(row.get(0)?),
-                owner: InstanceId(row.get(1)?),
-                claimed_by: row.get::<_, Option<i64>>(2)?.map(InstanceId),
-                state,
-                survive: row.get(5)?,
-                same_program: row.get(6)?,
-                uid: row.get(7)?,
+                row: Live { id, owner, life },
+                survive: cells.take()?,
+                same_program: cells.take()?,
+                uid: cells.take()?,
             })
         })?
         .collect()
@@ -128,50 +127,32 @@ fn apply(
     tally: &mut Tally,
     by: InstanceId,
     at: Millis,
-    left: &Left,
+    Left { row, .. }: &Left,
     fate: Fate,
     claim: &mut OrphanClaim,
 ) -> rusqlite::Result<()> {
+    let mine = Note { owner: Some(by), ..Note::default() };
+    let mut make =
+        |events: &[Event], note| transition::apply(tx, tally, row, events.iter().cloned(), note);
     let (took, list) = match fate {
         Fate::Leave => return Ok(()),
-        Fate::GiveBack => return give_back(tx, left),
+        Fate::GiveBack => return make(&[Event::GiveBack], Note::default()).map(|_| ()),
         Fate::Gone(reason) => {
-            let end =
-                End { reason, status: ExitStatus::Unobserved, at, error: None, because: None };
-            (settle::end_from(tx, tally, left.id, left.state, &end)?, &mut claim.gone)
+            let end = End { at, status: ExitStatus::Unobserved, reason, because: None };
+            (make(&[Event::Died(end)], Note::default())?, &mut claim.gone)
         }
-        Fate::Adopt => (adopt(tx, by, left)?, &mut claim.adopted),
-        Fate::Claim => (take_over(tx, by, left)?, &mut claim.claimed),
+        Fate::Adopt => {
+            let events: &[Event] = match row.life {
+                Life::Ending { .. } => &[Event::GiveBack, Event::Adopt],
+                Life::Survived => &[Event::Claim(by), Event::GiveBack, Event::Adopt],
+                Life::Running | Life::Ended(_) => &[Event::Adopt],
+            };
+            (make(events, mine)?, &mut claim.adopted)
+        }
+        Fate::Claim => (make(&[Event::Claim(by)], mine)?, &mut claim.claimed),
     };
     if took {
-        list.push(process::one(tx, tx.schema(), left.id)?);
+        list.push(process::one(tx, tx.schema(), row.id)?);
     }
     Ok(())
-}
-
-fn adopt(tx: &Transaction<'_>, by: InstanceId, left: &Left) -> rusqlite::Result<bool> {
-    tx.prepare_cached(
-        "UPDATE process SET owner = ?1, state = 'running', claimed_by = NULL
-         WHERE id = ?2 AND owner = ?3 AND state = ?4",
-    )?
-    .execute((by.0, left.id.0, left.owner.0, left.state.as_str()))
-    .map(|changed| changed == 1)
-}
-
-fn take_over(tx: &Transaction<'_>, by: InstanceId, left: &Left) -> rusqlite::Result<bool> {
-    tx.prepare_cached(
-        "UPDATE process SET owner = ?1, state = 'ending', claimed_by = ?1
-         WHERE id = ?2 AND owner = ?3 AND state = ?4",
-    )?
-    .execute((by.0, left.id.0, left.owner.0, left.state.as_str()))
-    .map(|changed| changed == 1)
-}
-
-fn give_back(tx: &Transaction<'_>, left: &Left) -> rusqlite::Result<()> {
-    tx.prepare_cached(
-        "UPDATE process SET state = 'running', claimed_by = NULL
-         WHERE id = ?1 AND state = 'ending' AND claimed_by = ?2",
-    )?
-    .execute((left.id.0, left.claimed_by.map(|by| by.0)))
-    .map(|_| ())
 }

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     identity::{Identity, Place},
     model::{
-        Cgroup, InstanceId, Limits, Millis, NewProcess, ProcessId, ProcessRecord, state::State,
+        Cgroup, End, InstanceId, Justification, Life, Limits, Millis, NewProcess, ProcessId,
+        ProcessRecord, ProcessSpec, State,
     },
     redact::mask_command,
 };
@@ -34,85 +35,93 @@ table! {
     insert(new: &NewProcess, Added { owner, command } => Added),
     read(Joined { id, owner_program, place } => Joined) -> ProcessRecord,
     {
-        task_id = new.task;
+        task_id = new.spec.task_id;
         owner = owner;
-        root = new.root;
-        origin = new.origin;
-        token = new.token;
-        pid = new.identity.pid;
-        start_tick = new.identity.start_tick;
-        pidfd_inode = new.identity.pidfd_inode;
-        session = new.session;
-        cgroup = new.cgroup.as_ref().map(|it| it.path.to_string_lossy().into_owned());
-        cgroup_inode = new.cgroup.as_ref().map(|it| it.inode);
-        containment = new.containment;
-        keeper_pid since KEEPER = new.keeper.map(|it| it.pid);
-        keeper_start_tick since KEEPER = new.keeper.map(|it| it.start_tick);
-        keeper_pidfd_inode since KEEPER = new.keeper.and_then(|it| it.pidfd_inode);
+        first_owner = new.spec.recorded_by;
+        root = new.spec.root;
+        origin = new.spec.origin;
+        token = new.spec.token;
+        pid = new.spec.identity.pid;
+        start_tick = new.spec.identity.start_tick;
+        pidfd_inode = new.spec.identity.pidfd_inode;
+        session = new.spec.session;
+        cgroup = new.spec.cgroup.as_ref().map(|it| it.path.to_string_lossy().into_owned());
+        cgroup_inode = new.spec.cgroup.as_ref().map(|it| it.inode);
+        containment = new.spec.containment;
+        keeper_pid since KEEPER = new.spec.keeper.map(|it| it.pid);
+        keeper_start_tick since KEEPER = new.spec.keeper.map(|it| it.start_tick);
+        keeper_pidfd_inode since KEEPER = new.spec.keeper.and_then(|it| it.pidfd_inode);
         command = command;
-        cwd = new.cwd;
-        uid = new.uid;
-        state = new.state;
-        claimed_by = (new.state == State::Ending).then_some(new.owner);
+        cwd = new.spec.cwd;
+        uid = new.spec.uid;
+        state = if new.claimed { State::Ending } else { State::Running };
+        claimed_by = new.claimed.then_some(new.spec.recorded_by);
         asked_by = None::<String>;
-        started_at = new.started_at;
+        started_at = new.spec.started_at;
         ended_at = None::<Millis>;
         exit_code = None::<i32>;
         exit_signal = None::<i32>;
         end_reason = None::<String>;
         end_rule = None::<String>;
         end_evidence = None::<String>;
-        survive = new.limits.survive;
-        grace_ms = new.limits.grace;
-        max_runtime_ms = new.limits.max_runtime;
-        max_rss_bytes = new.limits.max_rss;
+        survive = new.spec.limits.survive;
+        grace_ms = new.spec.limits.grace;
+        max_runtime_ms = new.spec.limits.max_runtime;
+        max_rss_bytes = new.spec.limits.max_rss;
         peak_rss_bytes = new.peak_rss;
         cpu_ms = new.cpu;
         last_error = None::<String>;
+        evidence since CGROUP = new.spec.evidence;
     },
-    // The first owner names boot and namespace, which a query joins.
-    unread {
-        first_owner = new.owner;
-        evidence since CGROUP = new.evidence;
-    },
+    unread {},
     ProcessRecord {
         id,
-        task: task_id,
+        spec: ProcessSpec {
+            task_id,
+            recorded_by: first_owner,
+            root,
+            origin,
+            token,
+            identity: Identity { place, pid, start_tick, pidfd_inode },
+            session,
+            cgroup: Option::zip(cgroup, cgroup_inode)
+                .map(|(path, inode): (String, _)| Cgroup { path: path.into(), inode }),
+            containment,
+            // In the same place as its program: one host creates both.
+            keeper: Option::zip(keeper_pid, keeper_start_tick).map(|(pid, start_tick)| Identity {
+                place,
+                pid,
+                start_tick,
+                pidfd_inode: keeper_pidfd_inode,
+            }),
+            command,
+            cwd,
+            uid,
+            limits: Limits {
+                survive,
+                grace: grace_ms,
+                max_runtime: max_runtime_ms,
+                max_rss: max_rss_bytes,
+            },
+            started_at,
+            evidence,
+        },
+        // The table's checks make these the only combinations.
+        life: match (state, claimed_by, Option::zip(ended_at, end_reason)) {
+            (State::Ending, Some(claimed_by), _) => Life::Ending { claimed_by },
+            (State::Ended, _, Some((at, reason))) => Life::Ended(End {
+                at,
+                status: status(exit_code, exit_signal),
+                reason,
+                because: Option::zip(end_rule, end_evidence)
+                    .map(|(rule, evidence)| Justification { rule, evidence }),
+            }),
+            (State::Survived, ..) => Life::Survived,
+            _ => Life::Running,
+        },
         owner,
         owner_program,
-        root,
-        origin,
-        token,
-        identity: Identity { place, pid, start_tick, pidfd_inode },
-        session,
-        cgroup: Option::zip(cgroup, cgroup_inode)
-            .map(|(path, inode): (String, _)| Cgroup { path: path.into(), inode }),
-        containment,
-        // In the same place as its program: one host creates both.
-        keeper: Option::zip(keeper_pid, keeper_start_tick).map(|(pid, start_tick)| Identity {
-            place,
-            pid,
-            start_tick,
-            pidfd_inode: keeper_pidfd_inode,
-        }),
-        command,
-        cwd,
-        uid,
-        state,
-        claimed_by,
-        asked_by,
-        started_at,
-        ended_at,
-        status: (state == State::Ended).then(|| status(exit_code, exit_signal)),
-        end_reason,
-        end_rule,
-        end_evidence,
-        limits: Limits {
-            survive,
-            grace: grace_ms,
-            max_runtime: max_runtime_ms,
-            max_rss: max_rss_bytes,
-        },
+        requested_by: asked_by,
         peak_rss: peak_rss_bytes,
         cpu: cpu_ms,
         last_error,
@@ -128,10 +137,10 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
             .query_one([root.0], |row| row.get(0).map(InstanceId))
             .optional()
     };
-    let owner = new.root.map(owner_of).transpose()?.flatten().unwrap_or(new.owner);
+    let owner = new.spec.root.map(owner_of).transpose()?.flatten().unwrap_or(new.spec.recorded_by);
     // The code that created the row may have masked it already; masking twice changes nothing, and this is the only way to the
     // disk.
-    let command = mask_command(&new.command);
+    let command = mask_command(&new.spec.command);
     insert_row(tx, new, Added { owner, command }).map(ProcessId)
 }
 

@@ -177,7 +177,7 @@ impl Tracker {
     /// If the ledger cannot be read.
     pub fn running(&self) -> Result<Vec<ProcessRecord>> {
         let mut rows = self.inner.core.store.live()?;
-        rows.retain(|row| row.root.is_none());
+        rows.retain(|row| row.spec.root.is_none());
         Ok(rows)
     }
 

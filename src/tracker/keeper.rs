@@ -9,7 +9,12 @@
 //! being below the keeper proves nothing, and only processes that belong to the tree by other evidence are ended. The new host
 //! is responsible for the rest; it reaps the rows of the old one.
 
-use std::{collections::HashSet, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     end::run::{Leave, MemberEnd, Tree, World, end_trees},
@@ -178,7 +183,7 @@ impl Keeper {
                     log.member(member);
                     logged.insert(member.identity);
                 }
-                vec![None; found.len()]
+                HashMap::new()
             });
             let members = || ends.iter().flat_map(|end| &end.members);
             // Once for each: in the next round it is gone.

@@ -28,7 +28,7 @@ impl AsFd for Pin {
 impl Pin {
     /// Returns `None` if the process is gone, or its PID is reused.
     pub(crate) fn of(record: &ProcessRecord) -> io::Result<Option<Self>> {
-        let identity = &record.identity;
+        let identity = &record.spec.identity;
         let Some(pid) = raw(identity) else { return Ok(None) };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,

@@ -2,8 +2,8 @@ use super::fixture::*;
 use crate::{
     error::Kind,
     model::{
-        EndReason, ExitStatus, Limits, Millis, NewProcess, Origin, Outcome, RootEnd, Settled,
-        StopHow, Verdict, state::State,
+        End, EndReason, ExitStatus, Life, Limits, Millis, NewProcess, Outcome, RootEnd, Settled,
+        State, StopHow,
     },
 };
 
@@ -12,28 +12,20 @@ use std::time::Duration;
 #[test]
 fn a_row_comes_back_as_it_went_in() {
     let f = Fixture::new();
-    let new = NewProcess {
-        limits: Limits {
-            survive: true,
-            grace: Duration::from_millis(250),
-            max_runtime: Some(Duration::from_mins(1)),
-            max_rss: Some(u64::MAX),
-        },
-        peak_rss: Some(7),
-        command: vec!["sh".to_owned(), "-c".to_owned(), "echo \"\u{1}\u{fffd}'\"".to_owned()],
-        ..process(f.me, "a; DROP TABLE process", 10)
+    let mut new = process(f.me, "a; DROP TABLE process", 10);
+    new.peak_rss = Some(7);
+    new.spec.limits = Limits {
+        survive: true,
+        grace: Duration::from_millis(250),
+        max_runtime: Some(Duration::from_mins(1)),
+        max_rss: Some(u64::MAX),
     };
+    new.spec.command = vec!["sh".to_owned(), "-c".to_owned(), "echo \"\u{1}\u{fffd}'\"".to_owned()];
     let row = f.get(f.admit(new.clone()));
-    assert_eq!(row.task, new.task);
-    assert_eq!((row.owner, row.owner_program.as_str()), (f.me, "api"));
-    assert_eq!(row.identity, new.identity, "the whole identity, unsigned numbers included");
-    assert_eq!((row.root, row.origin, row.token), (None, Origin::Spawned, new.token));
-    assert_eq!((row.session, row.containment), (new.session, new.containment));
-    assert_eq!((row.command, row.cwd, row.uid), (new.command, new.cwd, UID));
-    assert_eq!((row.state, row.claimed_by), (State::Running, None));
-    assert_eq!((row.limits, row.peak_rss), (new.limits, Some(7)));
-    assert_eq!((row.started_at, row.ended_at), (new.started_at, None));
-    assert_eq!((row.status, row.end_reason, row.cpu), (None, None, None));
+    assert_eq!((row.owner, row.owner_program.as_str(), row.life), (f.me, "api", Life::Running));
+    assert_eq!((row.peak_rss, row.cpu), (Some(7), None));
+    // The whole identity, unsigned numbers included.
+    assert_eq!(format!("{:?}", row.spec), format!("{:?}", new.spec));
 }
 
 #[test]
@@ -43,14 +35,14 @@ fn a_task_that_runs_here_is_refused_and_only_that_item() {
         f.row(f.me, pid, state);
     }
     let batch = ["task-10", "task-11", "task-12", "other"].map(|name| process(f.me, name, 50));
-    let answers = f.store.admit(&here(), &batch).expect("committed");
+    let answers = f.admit_all(batch).expect("committed");
     for (answer, pid) in answers.iter().zip([10, 11, 12]) {
-        let error = answer.as_ref().expect_err("refused");
+        let error = answer.row.as_ref().expect_err("refused");
         assert_eq!(error.kind(), Kind::AlreadyRunning);
         assert!(error.to_string().contains(&format!("`task-{pid}`")), "{error}");
         assert!(error.to_string().contains(&format!("pid {pid}")), "{error}");
     }
-    assert!(answers[3].is_ok());
+    assert!(answers[3].row.is_ok());
     assert_eq!(f.store.live().expect("read").len(), 4);
 }
 
@@ -58,9 +50,14 @@ fn a_task_that_runs_here_is_refused_and_only_that_item() {
 fn a_task_twice_in_one_batch_is_admitted_once() {
     let f = Fixture::new();
     let batch = [process(f.me, "a", 10), process(f.me, "a", 11)];
-    let answers = f.store.admit(&here(), &batch).expect("committed");
-    assert!(answers[0].is_ok());
-    assert_eq!(answers[1].as_ref().expect_err("refused").kind(), Kind::AlreadyRunning);
+    let answers = f.admit_all(batch).expect("committed");
+    assert!(answers[0].row.is_ok());
+    assert_eq!(answers[1].row.as_ref().expect_err("refused").kind(), Kind::AlreadyRunning);
+}
+
+fn nameless(mut new: NewProcess) -> NewProcess {
+    new.spec.task_id = None;
+    new
 }
 
 #[test]
@@ -70,19 +67,19 @@ fn rows_that_do_not_prevent_a_new_root() {
     f.admit(process(far, "far", 10));
     f.row(f.me, 11, State::Ended);
     let root = f.row(f.me, 12, State::Running);
-    f.admit(NewProcess { root: Some(root), ..process(f.me, "below", 13) });
+    f.admit(below(root, process(f.me, "below", 13)));
     f.row(f.me, 14, State::Survived);
-    f.admit(NewProcess { task: None, ..process(f.me, "x", 15) });
+    f.admit(nameless(process(f.me, "x", 15)));
     let again = [
         process(f.me, "far", 20),
         process(f.me, "task-11", 21),
         process(f.me, "below", 22),
         NewProcess { allow_survivor: true, ..process(f.me, "task-14", 23) },
-        NewProcess { task: None, ..process(f.me, "x", 24) },
-        NewProcess { root: Some(root), ..process(f.me, "task-12", 25) },
+        nameless(process(f.me, "x", 24)),
+        below(root, process(f.me, "task-12", 25)),
     ];
-    for (index, answer) in f.store.admit(&here(), &again).expect("committed").iter().enumerate() {
-        assert!(answer.is_ok(), "{index}: {answer:?}");
+    for answer in f.admit_all(again).expect("committed") {
+        assert!(answer.row.is_ok(), "{answer:?}");
     }
 }
 
@@ -97,8 +94,9 @@ fn the_place_has_three_parts() {
     places[2].boottime_offset = 5;
     for place in places {
         let owner = f.store.add_instance(&instance("api", place, 3)).expect("recorded");
-        let new = NewProcess { identity: identity(place, 11), ..process(owner, "a", 11) };
-        assert!(f.store.admit(&place, &[new]).expect("committed")[0].is_ok(), "{place:?}");
+        let mut new = process(owner, "a", 11);
+        new.spec.identity = identity(place, 11);
+        assert!(f.store.admit_one(&place, &new).is_ok(), "{place:?}");
     }
 }
 
@@ -107,17 +105,8 @@ fn an_allowed_survivor_still_blocks_once_it_is_being_ended() {
     let f = Fixture::new();
     f.row(f.me, 10, State::Ending);
     let new = NewProcess { allow_survivor: true, ..process(f.me, "task-10", 11) };
-    assert!(f.store.admit(&here(), &[new]).expect("committed")[0].is_err());
-}
-
-#[test]
-fn a_new_row_cannot_be_ended_or_survived() {
-    let f = Fixture::new();
-    for state in [State::Survived, State::Ended] {
-        let new = NewProcess { state, ..process(f.me, "a", 10) };
-        let answer = f.store.admit(&here(), &[new]).expect("committed").remove(0);
-        assert_eq!(answer.expect_err("refused").kind(), Kind::InvalidInput);
-    }
+    let error = f.store.admit_one(&here(), &new).expect_err("refused");
+    assert_eq!(error.kind(), Kind::AlreadyRunning);
 }
 
 #[test]
@@ -126,16 +115,13 @@ fn a_root_ends_together_with_what_it_left() {
     let root = f.row(f.me, 10, State::Running);
     let strays = vec![stray(f.me, root, 11), stray(f.me, root, 12)];
     let ends = [RootEnd { process: root, end: end(EndReason::Exited), strays, kept: Vec::new() }];
-    let answer = f.store.settle_roots(f.me, &ends).expect("committed").remove(0);
-    let ids = answer.expect("it was ours to settle");
-    let row = f.get(root);
-    assert_eq!((row.state, row.end_reason), (State::Ended, Some(EndReason::Exited)));
-    assert_eq!((row.status, row.ended_at), (Some(ExitStatus::Exited(3)), Some(ends[0].end.at)));
+    let recorded = f.store.settle_roots(f.me, &ends).expect("committed");
+    assert_eq!(f.get(root).life, Life::Ended(ends[0].end.clone()));
     let below = f.store.below(&[root]).expect("read").remove(0).live;
-    assert_eq!(below.iter().map(|(row, _)| *row).collect::<Vec<_>>(), ids);
-    assert!(ids.iter().all(|&id| {
-        let row = f.store.process(id).expect("read").expect("there");
-        (row.state, row.claimed_by) == (State::Ending, Some(f.me))
+    assert_eq!(recorded[&root], below);
+    assert!(below.iter().all(|(id, _)| {
+        let row = f.store.process(*id).expect("read").expect("there");
+        (row.life.state(), row.life.claimed_by()) == (State::Ending, Some(f.me))
     }));
 }
 
@@ -143,13 +129,8 @@ fn a_root_ends_together_with_what_it_left() {
 fn what_a_root_may_keep_is_recorded_with_its_end_and_has_no_owner_any_more() {
     let f = Fixture::new();
     let root = f.row(f.me, 10, State::Running);
-    let seen = f.store.admit(
-        &here(),
-        &[crate::model::NewProcess { state: State::Running, ..stray(f.me, root, 11) }],
-    );
-    let seen = *seen.expect("committed")[0].as_ref().expect("admitted");
-    let earlier = Settled { process: seen, ..kept(f.me, root, 11) };
-    let earlier = Settled { verdict: Verdict::Kept(None, end(EndReason::Released)), ..earlier };
+    let seen = f.admit(NewProcess { claimed: false, ..stray(f.me, root, 11) });
+    let earlier = Settled { row: seen.into(), ..kept(f.me, root, 11) };
     let ends = [RootEnd {
         process: root,
         end: end(EndReason::Exited),
@@ -186,17 +167,13 @@ fn a_root_that_another_instance_ended_leaves_no_strays() {
         strays: vec![stray(f.me, root, 20)],
         kept: vec![kept(f.me, root, 21)],
     });
-    let answers = f.store.settle_roots(f.me, &ends).expect("committed");
-    assert_eq!(answers[..3], [None, None, None]);
-    assert!(answers[3].is_some(), "a survivor that is gone now");
+    let settled = f.store.settle_roots(f.me, &ends).expect("committed");
+    assert_eq!(settled.into_keys().collect::<Vec<_>>(), [survived], "a survivor that is gone now");
     assert_eq!(f.number("SELECT count(*) FROM process"), 6, "a stray and what is kept, of the one");
     assert_eq!(f.state(claimed), State::Ending);
     // The instance that ended the row could not observe the status; its owner did.
-    let row = f.get(ended);
-    assert_eq!(
-        (row.end_reason, row.status),
-        (Some(EndReason::Exited), Some(ExitStatus::Exited(3)))
-    );
+    let End { reason, status, .. } = *self::ended(&f.get(ended));
+    assert_eq!((reason, status), (EndReason::Exited, ExitStatus::Exited(3)));
 }
 
 #[test]
@@ -206,9 +183,9 @@ fn a_signal_and_an_unobserved_end_are_distinguished() {
         [(10, ExitStatus::Signaled(9)), (11, ExitStatus::Unobserved), (12, ExitStatus::Exited(0))]
     {
         let id = f.row(f.me, pid, State::Running);
-        let end = crate::model::End { status, ..end(EndReason::Gone) };
-        assert_eq!(f.store.end(&[(id, State::Running, end)]).expect("committed"), [true]);
-        assert_eq!(f.get(id).status, Some(status));
+        let end = End { status, ..end(EndReason::Gone) };
+        assert!(f.store.end(id, State::Running, end, None).expect("committed"));
+        assert_eq!(ended(&f.get(id)).status, status);
     }
 }
 

@@ -1,8 +1,8 @@
 use super::fixture::*;
 use crate::{
     model::{
-        End, EndReason, ExitStatus, LeakKind, Millis, Outcome, PassKind, Settled, Sighting,
-        Verdict, state::State,
+        End, EndReason, ExitStatus, LeakKind, Millis, Outcome, PassKind, Settled, Sighting, State,
+        Verdict,
     },
     store::TakeOver,
 };
@@ -18,8 +18,8 @@ fn a_claim_is_granted_once() {
     let claimed = f.store.claim(&ids, other, None, Some("ann")).expect("committed");
     assert_eq!(claimed.iter().map(|row| row.id).collect::<Vec<_>>(), ids[..2]);
     for row in &claimed {
-        assert_eq!((row.state, row.claimed_by), (State::Ending, Some(other)));
-        assert_eq!((row.owner, row.asked_by.as_deref()), (f.me, Some("ann")));
+        assert_eq!((row.life.state(), row.life.claimed_by()), (State::Ending, Some(other)));
+        assert_eq!((row.owner, row.requested_by.as_deref()), (f.me, Some("ann")));
     }
     assert!(f.store.claim(&ids, f.me, None, None).expect("committed").is_empty());
 }
@@ -44,18 +44,16 @@ fn only_the_claimant_records_the_result() {
         leak: Some(leak.clone()),
         ..settled(id, Verdict::Ended(end(EndReason::Orphan)))
     };
-    assert_eq!(f.store.record(other, None, &[ended()]).expect("committed"), [false], "no claim");
+    assert!(!f.record(other, ended()), "no claim");
     f.store.claim(&[id], f.me, None, None).expect("committed");
-    assert_eq!(f.store.record(other, None, &[ended()]).expect("committed"), [false]);
+    assert!(!f.record(other, ended()));
     assert!(f.store.leaks(None).expect("read").is_empty(), "and no leak of it");
-    assert_eq!(f.store.record(f.me, None, &[ended()]).expect("committed"), [true]);
-    assert_eq!(f.store.record(f.me, None, &[ended()]).expect("committed"), [false], "only once");
+    assert!(f.record(f.me, ended()));
+    assert!(!f.record(f.me, ended()), "only once");
     let row = f.get(id);
-    assert_eq!((row.state, row.claimed_by), (State::Ended, None));
-    assert_eq!(
-        (row.end_reason, row.status),
-        (Some(EndReason::Orphan), Some(ExitStatus::Exited(3)))
-    );
+    assert_eq!((row.life.state(), row.life.claimed_by()), (State::Ended, None));
+    let End { reason, status, .. } = *self::ended(&row);
+    assert_eq!((reason, status), (EndReason::Orphan, ExitStatus::Exited(3)));
     assert_eq!(f.store.leaks(None).expect("read").len(), 1);
 }
 
@@ -68,12 +66,12 @@ fn a_survivor_and_an_unknown_stay_with_the_reason() {
         settled(survivor, Verdict::Survived("not permitted".to_owned())),
         settled(unknown, Verdict::Unknown("cannot be read".to_owned())),
     ];
-    assert_eq!(f.store.record(f.me, None, &both).expect("committed"), [true, true]);
+    assert_eq!(f.store.record(f.me, None, &both).expect("committed"), 2);
     let row = f.get(survivor);
-    assert_eq!((row.state, row.claimed_by), (State::Survived, None));
+    assert_eq!((row.life.state(), row.life.claimed_by()), (State::Survived, None));
     assert_eq!(row.last_error.as_deref(), Some("not permitted"));
     let row = f.get(unknown);
-    assert_eq!((row.state, row.claimed_by), (State::Running, None));
+    assert_eq!((row.life.state(), row.life.claimed_by()), (State::Running, None));
     assert_eq!(row.last_error.as_deref(), Some("cannot be read"));
 }
 
@@ -90,10 +88,10 @@ fn a_survivor_met_again_is_one_leak() {
             Outcome::Kill => Verdict::Ended(end(EndReason::Orphan)),
             _ => Verdict::Survived("still there".to_owned()),
         };
-        let settled = Settled { process: id, verdict, leak: Some(again) };
+        let settled = Settled { row: id.into(), verdict, leak: Some(again) };
         let pass = pass(PassKind::Orphan, round);
         let took = f.store.record(f.me, Some(&pass), &[settled]).expect("committed");
-        assert_eq!(took, [true], "{round}");
+        assert_eq!(took, 1, "{round}");
     }
     let leaks = f.store.leaks(None).expect("read");
     assert_eq!(leaks.len(), 1);
@@ -110,8 +108,8 @@ fn a_survivor_that_is_found_dead_is_no_longer_reported_as_a_survivor() {
     f.store.claim(&[id], f.me, None, None).expect("committed");
     let leak = Some(leak(LeakKind::Orphan, Outcome::Survived));
     let verdict = Verdict::Survived("x".to_owned());
-    f.store.record(f.me, None, &[Settled { process: id, verdict, leak }]).expect("committed");
-    f.store.end(&[(id, State::Survived, end(EndReason::Gone))]).expect("committed");
+    f.record(f.me, Settled { row: id.into(), verdict, leak });
+    f.store.end(id, State::Survived, end(EndReason::Gone), None).expect("committed");
     assert_eq!(f.store.leaks(None).expect("read")[0].outcome, Outcome::Gone);
 }
 
@@ -123,7 +121,7 @@ fn one_process_can_be_a_leak_of_two_kinds() {
         f.store.claim(&[id], f.me, None, None).expect("committed");
         let leak = Some(leak(kind, Outcome::Survived));
         let verdict = Verdict::Survived("x".to_owned());
-        f.store.record(f.me, None, &[Settled { process: id, verdict, leak }]).expect("committed");
+        f.record(f.me, Settled { row: id.into(), verdict, leak });
     }
     assert_eq!(f.store.leaks(None).expect("read").len(), 2);
 }
@@ -133,13 +131,9 @@ fn end_needs_the_expected_state() {
     let f = Fixture::new();
     for state in State::ALL {
         for expected in State::ALL {
-            let id = f.row(f.me, 10, state);
-            let took = f.store.end(&[(id, expected, end(EndReason::Gone))]).expect("committed");
-            assert_eq!(
-                took,
-                [state == expected && state != State::Ended],
-                "{state:?} {expected:?}"
-            );
+            let id = f.row(f.me, 10, *state);
+            let took = f.store.end(id, *expected, end(EndReason::Gone), None).expect("committed");
+            assert_eq!(took, state == expected && *state != State::Ended, "{state} {expected}");
             f.put(id, State::Ended, None);
         }
     }
@@ -148,16 +142,18 @@ fn end_needs_the_expected_state() {
 #[test]
 fn forgetting_names_the_person_and_takes_any_live_row() {
     let f = Fixture::new();
-    let ids = State::ALL.map(|state| f.row(f.me, 10 + state as i64, state));
+    let ids: Vec<_> =
+        State::ALL.iter().map(|state| f.row(f.me, 10 + *state as i64, *state)).collect();
     assert_eq!(f.store.forget(&ids, "ann", Millis(50)).expect("committed"), 3);
     for id in &ids[..3] {
         let row = f.get(*id);
-        assert_eq!((row.state, row.claimed_by), (State::Ended, None));
-        assert_eq!(row.end_reason, Some(EndReason::Forgotten));
-        assert_eq!((row.status, row.ended_at), (Some(ExitStatus::Unobserved), Some(Millis(50))));
-        assert_eq!(row.asked_by.as_deref(), Some("ann"));
+        assert_eq!((row.life.state(), row.life.claimed_by()), (State::Ended, None));
+        let End { at, status, reason, .. } = *ended(&row);
+        assert_eq!(reason, EndReason::Forgotten);
+        assert_eq!((status, at), (ExitStatus::Unobserved, Millis(50)));
+        assert_eq!(row.requested_by.as_deref(), Some("ann"));
     }
-    assert_eq!(f.get(ids[3]).asked_by, None, "what had ended is history");
+    assert_eq!(f.get(ids[3]).requested_by, None, "what had ended is history");
 }
 
 #[test]
@@ -168,8 +164,8 @@ fn only_the_owner_releases_a_row_that_is_not_being_ended() {
     assert!(!f.store.release(id, other, Millis(50)).expect("committed"));
     assert!(f.store.release(id, f.me, Millis(50)).expect("committed"));
     assert!(!f.store.release(id, f.me, Millis(51)).expect("committed"), "only once");
-    let row = f.get(id);
-    assert_eq!((row.end_reason, row.ended_at), (Some(EndReason::Released), Some(Millis(50))));
+    let End { at, reason, .. } = *ended(&f.get(id));
+    assert_eq!((reason, at), (EndReason::Released, Millis(50)));
     let ending = f.row(f.me, 11, State::Ending);
     assert!(!f.store.release(ending, f.me, Millis(50)).expect("committed"));
 }
@@ -216,7 +212,7 @@ fn an_owner_takes_back_what_a_dead_claimant_left() {
         assert_eq!(f.store.claim(&[row], by, None, Some("a person")).expect("claimed").len(), 1);
     }
     assert_eq!(f.store.give_back(f.me, &[dead]).expect("written"), 1);
-    let state = |row| f.store.process(row).expect("read").expect("there").state;
+    let state = |row| f.store.process(row).expect("read").expect("there").life.state();
     assert_eq!(rows.map(state), [State::Running, State::Ending]);
 }
 
@@ -235,15 +231,15 @@ fn a_claim_of_a_dead_instance_is_taken_over_and_that_of_a_live_one_only_on_reque
     };
     assert_eq!(claim(TakeOver::default()), []);
     assert_eq!(claim(TakeOver { dead: &gone, live: false }), [(rows[0], Some(dead))]);
-    assert_eq!(f.get(rows[0]).asked_by.as_deref(), Some("ann"), "the first person is kept");
+    assert_eq!(f.get(rows[0]).requested_by.as_deref(), Some("ann"), "the first person is kept");
     assert_eq!(
         claim(TakeOver { dead: &gone, live: true }),
         [(rows[0], Some(person)), (rows[1], Some(living))]
     );
     // The former claimant no longer has any effect.
     let late = settled(rows[1], Verdict::Survived("x".to_owned()));
-    assert_eq!(f.store.record(living, None, &[late]).expect("committed"), [false]);
-    assert_eq!(f.get(rows[1]).claimed_by, Some(person));
+    assert!(!f.record(living, late));
+    assert_eq!(f.get(rows[1]).life.claimed_by(), Some(person));
 }
 
 /// They were left `ending` forever, claimed by an owner that had given their root up.
@@ -279,21 +275,25 @@ fn the_status_that_the_owner_observed_reaches_the_row_before_and_after_it_is_end
             );
             if !first {
                 assert!(note());
-                assert_eq!((f.state(id), f.get(id).claimed_by), (State::Ending, Some(other)));
+                assert_eq!(
+                    (f.state(id), f.get(id).life.claimed_by()),
+                    (State::Ending, Some(other))
+                );
             }
             let ended = settled(id, Verdict::Ended(unseen));
-            assert_eq!(f.store.record(other, None, &[ended]).expect("committed"), [true]);
+            assert!(f.record(other, ended));
             if first {
                 assert!(note());
             }
             assert!(!note(), "once");
             let row = f.get(id);
-            assert_eq!(row.status, Some(ExitStatus::Signaled(15)));
+            let end = self::ended(&row);
+            assert_eq!(end.status, ExitStatus::Signaled(15));
             let reason = match (first, asked_by) {
                 (false, Some(_)) => EndReason::Killed,
                 _ => EndReason::Exited,
             };
-            assert_eq!(row.end_reason, Some(reason));
+            assert_eq!(end.reason, reason);
         }
     }
 }
@@ -308,16 +308,13 @@ fn an_owner_whose_claim_was_taken_over_still_records_the_status() {
     let over = TakeOver { dead: &[], live: true };
     f.store.claim_over(&[id], person, None, Some("ann"), over).expect("taken over");
     let ended = || settled(id, Verdict::Ended(end(EndReason::Terminated)));
-    assert_eq!(f.store.record(f.me, None, &[ended()]).expect("committed"), [false]);
+    assert!(!f.record(f.me, ended()));
     let row = f.get(id);
-    assert_eq!((row.state, row.claimed_by), (State::Ending, Some(person)));
+    assert_eq!((row.life.state(), row.life.claimed_by()), (State::Ending, Some(person)));
     let killed = End { status: ExitStatus::Unobserved, ..end(EndReason::Killed) };
-    f.store.record(person, None, &[settled(id, Verdict::Ended(killed))]).expect("committed");
-    let row = f.get(id);
-    assert_eq!(
-        (row.end_reason, row.status),
-        (Some(EndReason::Killed), Some(ExitStatus::Exited(3)))
-    );
+    f.record(person, settled(id, Verdict::Ended(killed)));
+    let End { reason, status, .. } = *self::ended(&f.get(id));
+    assert_eq!((reason, status), (EndReason::Killed, ExitStatus::Exited(3)));
 }
 
 #[test]
@@ -327,7 +324,7 @@ fn what_is_found_below_a_root_belongs_to_the_owner_of_that() {
     let root = f.row(f.me, 10, State::Running);
     f.store.claim(&[root], person, None, Some("ann")).expect("claimed");
     let found = f.get(f.admit(stray(person, root, 11)));
-    assert_eq!((found.owner, found.claimed_by), (f.me, Some(person)));
+    assert_eq!((found.owner, found.life.claimed_by()), (f.me, Some(person)));
 }
 
 #[test]
@@ -336,7 +333,10 @@ fn an_attempt_that_was_interrupted_leaves_no_trace_of_a_failure() {
     let id = f.row(f.me, 10, State::Running);
     f.store.claim(&[id], f.me, None, None).expect("claimed");
     let given_back = settled(id, Verdict::Interrupted);
-    assert_eq!(f.store.record(f.me, None, &[given_back]).expect("committed"), [true]);
+    assert!(f.record(f.me, given_back));
     let row = f.get(id);
-    assert_eq!((row.state, row.claimed_by, row.last_error), (State::Running, None, None));
+    assert_eq!(
+        (row.life.state(), row.life.claimed_by(), row.last_error),
+        (State::Running, None, None)
+    );
 }

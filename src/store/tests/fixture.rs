@@ -21,9 +21,9 @@ use crate::{
     model::{
         Containment, DeadInstance, End, EndReason, ExitStatus, InstanceId, LeakKind, Limits,
         Millis, NewInstance, NewLeak, NewProcess, Origin, Outcome, PassKind, PassRecord, ProcessId,
-        ProcessRecord, Settled, StopHow, TaskId, Verdict, state::State,
+        ProcessRecord, ProcessSpec, Row, Settled, State, StopHow, TaskId, Verdict,
     },
-    store::{Store, Upgrade},
+    store::{Insertion, Store, Upgrade},
 };
 
 /// Opens a ledger as the program that owns it does.
@@ -53,8 +53,20 @@ impl Fixture {
     }
 
     pub(super) fn admit(&self, new: NewProcess) -> ProcessId {
-        let admitted = self.store.admit(&here(), &[new]).expect("committed").remove(0);
-        admitted.expect("admitted")
+        self.admit_all([new]).expect("committed").remove(0).row.expect("admitted")
+    }
+
+    /// Admits a batch; the key of each is its place in it.
+    pub(super) fn admit_all(
+        &self,
+        batch: impl IntoIterator<Item = NewProcess>,
+    ) -> Result<Vec<Insertion<usize>>> {
+        self.store.admit(&here(), batch.into_iter().enumerate().collect())
+    }
+
+    /// Records one result; returns whether that was done.
+    pub(super) fn record(&self, by: InstanceId, settled: Settled) -> bool {
+        self.store.record(by, None, &[settled]).expect("committed") == 1
     }
 
     /// Adds a row of `owner` in any state; a claim is the owner's own.
@@ -100,7 +112,7 @@ impl Fixture {
     }
 
     pub(super) fn state(&self, id: ProcessId) -> State {
-        self.get(id).state
+        self.get(id).life.state()
     }
 }
 
@@ -138,62 +150,57 @@ pub(super) fn task(name: &str) -> TaskId {
 
 /// A running root without limits.
 pub(super) fn process(owner: InstanceId, name: &str, pid: i64) -> NewProcess {
-    NewProcess {
-        task: Some(task(name)),
-        owner,
-        root: None,
-        origin: Origin::Spawned,
+    let limits = Limits {
+        survive: false,
+        grace: Duration::from_millis(100),
+        max_runtime: None,
+        max_rss: None,
+    };
+    NewProcess::from(ProcessSpec {
+        task_id: Some(task(name)),
         token: Some(Uuid::from_u128(77)),
-        identity: identity(here(), pid),
         session: Pid::new(pid),
-        cgroup: None,
         containment: Containment::Session,
-        keeper: None,
         command: ["resource-claude-code", "run", "--tag", name].map(str::to_owned).to_vec(),
         cwd: Some("/srv/api".to_owned()),
-        uid: UID,
-        limits: Limits {
-            survive: false,
-            grace: Duration::from_millis(100),
-            max_runtime: None,
-            max_rss: None,
-        },
         started_at: Millis(pid),
-        peak_rss: None,
-        cpu: None,
-        evidence: None,
-        state: State::Running,
-        allow_survivor: false,
-    }
+        ..ProcessSpec::new(owner, Origin::Spawned, identity(here(), pid), UID, limits)
+    })
 }
 
 pub(super) fn surviving(mut new: NewProcess) -> NewProcess {
-    new.limits.survive = true;
+    new.spec.limits.survive = true;
     new
 }
 
 /// A stray below `root`, claimed by its owner at once.
 pub(super) fn stray(owner: InstanceId, root: ProcessId, pid: i64) -> NewProcess {
-    NewProcess {
-        root: Some(root),
-        origin: Origin::Descendant,
-        state: State::Ending,
-        ..process(owner, "stray", pid)
-    }
+    NewProcess { claimed: true, ..below(root, process(owner, "stray", pid)) }
+}
+
+/// A descendant of `root`.
+pub(super) fn below(root: ProcessId, mut new: NewProcess) -> NewProcess {
+    (new.spec.root, new.spec.origin) = (Some(root), Origin::Descendant);
+    new
 }
 
 /// A process that `root` may keep, without a row so far.
 pub(super) fn kept(owner: InstanceId, root: ProcessId, pid: i64) -> Settled {
-    let new = NewProcess { state: State::Running, ..stray(owner, root, pid) };
+    let new = NewProcess { claimed: false, ..stray(owner, root, pid) };
     Settled {
-        process: ProcessId::UNRECORDED,
-        verdict: Verdict::Kept(Some(Box::new(new)), end(EndReason::Released)),
+        row: Row::New(Box::new(new)),
+        verdict: Verdict::Kept(end(EndReason::Released)),
         leak: Some(leak(LeakKind::Stray, Outcome::Kept)),
     }
 }
 
 pub(super) fn end(reason: EndReason) -> End {
-    End { reason, status: ExitStatus::Exited(3), at: Millis(9_000), error: None, because: None }
+    End { reason, status: ExitStatus::Exited(3), at: Millis(9_000), because: None }
+}
+
+/// Returns how a row has ended.
+pub(super) fn ended(row: &ProcessRecord) -> &End {
+    row.life.end().expect("it has ended")
 }
 
 pub(super) fn dead(id: InstanceId) -> DeadInstance {
@@ -228,7 +235,7 @@ pub(super) fn leak(kind: LeakKind, outcome: Outcome) -> NewLeak {
 }
 
 pub(super) fn settled(process: ProcessId, verdict: Verdict) -> Settled {
-    Settled { process, verdict, leak: None }
+    Settled::new(process, verdict)
 }
 
 /// Returns name, bytes, mode and modification time of everything in a folder: the definition of "untouched".

@@ -1,8 +1,8 @@
 use super::fixture::*;
 use crate::{
     model::{
-        EndReason, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId, Settled, StopHow,
-        Verdict, state::State,
+        EndReason, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId, Settled, State,
+        StopHow, Verdict,
     },
     store::LeakGrouping,
 };
@@ -10,7 +10,7 @@ use crate::{
 fn ended(f: &Fixture, owner: InstanceId, name: &str, pid: i64, at: i64) -> ProcessId {
     let id = f.admit(process(owner, name, pid));
     let end = crate::model::End { at: Millis(at), ..end(EndReason::Exited) };
-    f.store.end(&[(id, State::Running, end)]).expect("committed");
+    f.store.end(id, State::Running, end, None).expect("committed");
     id
 }
 
@@ -22,9 +22,9 @@ fn leaked(f: &Fixture, id: ProcessId, kind: LeakKind, outcome: Outcome, at: i64)
         Outcome::Survived => Verdict::Survived("x".to_owned()),
         _ => Verdict::Ended(end(EndReason::Stray)),
     };
-    let settled = Settled { process: id, verdict, leak: Some(leak) };
+    let settled = Settled { row: id.into(), verdict, leak: Some(leak) };
     let pass = pass(PassKind::Orphan, at);
-    assert_eq!(f.store.record(f.me, Some(&pass), &[settled]).expect("committed"), [true]);
+    assert_eq!(f.store.record(f.me, Some(&pass), &[settled]).expect("committed"), 1);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn old_history_goes_and_the_rest_stays() {
     }
     let last = f.store.last_passes().expect("read");
     assert_eq!(last.len(), 2, "the newest of each kind stays, however old");
-    f.store.end(&[(below, State::Ending, end(EndReason::Stray))]).expect("committed");
+    f.store.end(below, State::Ending, end(EndReason::Stray), None).expect("committed");
     f.sql("UPDATE process SET ended_at = 100 WHERE id = ?1", [below.0]);
     assert_eq!(prune(&f, 1_000, 1), 2, "what was below, then the root");
     assert!(f.store.check().expect("checked").is_empty());
@@ -276,7 +276,7 @@ fn a_pass_stays_as_long_as_a_leak_that_it_found() {
     f.store.record_pass(f.me, &pass(PassKind::Orphan, 5_000)).expect("committed");
     assert_eq!(prune(&f, 1_000, 10), 0, "the survivor is still there");
     let end = crate::model::End { at: Millis(200), ..end(EndReason::Gone) };
-    f.store.end(&[(id, State::Survived, end)]).expect("committed");
+    f.store.end(id, State::Survived, end, None).expect("committed");
     assert_eq!(prune(&f, 1_000, 10), 2, "the process and the pass");
 }
 

@@ -2,7 +2,7 @@
 
 use super::fixture::*;
 use crate::{
-    model::{EndReason, LeakKind, Millis, Outcome, PassKind, Settled, Verdict, state::State},
+    model::{EndReason, LeakKind, Millis, Outcome, PassKind, Settled, State, Verdict},
     store::{LeakGroup, LeakGrouping},
 };
 
@@ -11,15 +11,15 @@ const HOUR: i64 = 3_600_000;
 /// Adds an orphan with this command, found by a pass of its own.
 fn leaked(f: &Fixture, pid: i64, command: &[&str], at: i64) {
     let mut new = process(f.me, "task", pid);
-    new.command = command.iter().map(|word| (*word).to_owned()).collect();
+    new.spec.command = command.iter().map(|word| (*word).to_owned()).collect();
     let id = f.admit(new);
     f.put(id, State::Ending, Some(f.me));
     let mut leak = leak(LeakKind::Orphan, Outcome::Term);
     leak.found_at = Millis(at);
     let verdict = Verdict::Ended(end(EndReason::Orphan));
-    let settled = Settled { process: id, verdict, leak: Some(leak) };
+    let settled = Settled { row: id.into(), verdict, leak: Some(leak) };
     let pass = pass(PassKind::Orphan, at);
-    assert_eq!(f.store.record(f.me, Some(&pass), &[settled]).expect("committed"), [true]);
+    assert_eq!(f.store.record(f.me, Some(&pass), &[settled]).expect("committed"), 1);
 }
 
 fn keys(groups: &[LeakGroup]) -> Vec<(&str, u64)> {

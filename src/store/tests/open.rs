@@ -278,7 +278,7 @@ fn writers_that_read_first_wait_for_each_other() {
                 let store = open(&path).expect("opens");
                 for n in 0..50 {
                     let new = process(me, &format!("task-{writer}-{n}"), 10 + n);
-                    store.admit(&here(), &[new]).expect("waited").remove(0).expect("admitted");
+                    store.admit_one(&here(), &new).expect("admitted");
                 }
             })
         })
@@ -332,7 +332,7 @@ fn a_write_that_fails_leaves_nothing_and_frees_the_writer() {
     let f = Fixture::new();
     let missing = crate::model::InstanceId(999);
     let batch = [process(f.me, "a", 10), process(missing, "b", 11)];
-    let error = f.store.admit(&here(), &batch).expect_err("no such owner");
+    let error = f.admit_all(batch).expect_err("no such owner");
     assert_eq!(error.kind(), Kind::Other);
     assert!(error.to_string().contains("failed to record a process in the ledger"), "{error}");
     assert!(f.store.live().expect("read").is_empty(), "neither was committed");

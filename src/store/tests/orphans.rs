@@ -5,8 +5,8 @@ use std::{
 
 use super::fixture::*;
 use crate::model::{
-    DeadInstance, EndReason, ExitStatus, InstanceId, Millis, OrphanClaim, ProcessId, StopHow,
-    state::State,
+    DeadInstance, End, EndReason, ExitStatus, InstanceId, Millis, OrphanClaim, ProcessId, State,
+    StopHow,
 };
 
 const AT: Millis = Millis(8_000);
@@ -31,7 +31,10 @@ fn what_the_dead_left_is_taken_over_and_the_dead_are_marked() {
     claimed.sort();
     assert_eq!(claimed, rows[..3], "its own claim died with it");
     for row in &answer.claimed {
-        assert_eq!((row.owner, row.state, row.claimed_by), (f.me, State::Ending, Some(f.me)));
+        assert_eq!(
+            (row.owner, row.life.state(), row.life.claimed_by()),
+            (f.me, State::Ending, Some(f.me))
+        );
     }
     assert!(answer.adopted.is_empty() && answer.gone.is_empty());
     assert_eq!(f.state(mine), State::Running);
@@ -69,8 +72,8 @@ fn a_process_that_is_certainly_gone_is_ended_without_a_check() {
     assert_eq!(ids(&answer.gone), rows);
     assert!(answer.claimed.is_empty() && answer.adopted.is_empty());
     for row in &answer.gone {
-        assert_eq!((row.state, row.end_reason), (State::Ended, Some(EndReason::Rebooted)));
-        assert_eq!((row.status, row.ended_at), (Some(ExitStatus::Unobserved), Some(AT)));
+        let End { at, status, reason, .. } = *ended(row);
+        assert_eq!((at, status, reason), (AT, ExitStatus::Unobserved, EndReason::Rebooted));
         assert_eq!(row.owner, old);
     }
 }
@@ -94,13 +97,19 @@ fn processes_marked_survive_are_adopted_by_the_same_program_only() {
     adopted.sort();
     assert_eq!(adopted, rows);
     for row in &answer.adopted {
-        assert_eq!((row.owner, row.state, row.claimed_by), (f.me, State::Running, None));
-        assert_eq!(row.identity.place, here(), "the first owner still names the place");
+        assert_eq!(
+            (row.owner, row.life.state(), row.life.claimed_by()),
+            (f.me, State::Running, None)
+        );
+        assert_eq!(row.spec.identity.place, here(), "the first owner still names the place");
     }
     assert!(answer.claimed.is_empty());
     for id in [left, given_back] {
         let row = f.get(id);
-        assert_eq!((row.owner, row.state, row.claimed_by), (other, State::Running, None));
+        assert_eq!(
+            (row.owner, row.life.state(), row.life.claimed_by()),
+            (other, State::Running, None)
+        );
     }
 }
 
@@ -116,7 +125,10 @@ fn a_live_claimant_keeps_what_it_is_ending() {
         let answer = claim(&f, &[dead]);
         assert!(answer.claimed.is_empty() && answer.gone.is_empty());
         let row = f.get(row);
-        assert_eq!((row.owner, row.state, row.claimed_by), (gone, State::Ending, Some(person)));
+        assert_eq!(
+            (row.owner, row.life.state(), row.life.claimed_by()),
+            (gone, State::Ending, Some(person))
+        );
     }
 }
 
@@ -130,7 +142,7 @@ fn a_live_owner_gets_back_what_a_dead_claimant_was_ending() {
     let answer = claim(&f, &[dead(person)]);
     assert!(answer.claimed.is_empty());
     let row = f.get(row);
-    assert_eq!((row.owner, row.state, row.claimed_by), (owner, State::Running, None));
+    assert_eq!((row.owner, row.life.state(), row.life.claimed_by()), (owner, State::Running, None));
 }
 
 /// A reaper that died with rows that it had taken over.
@@ -156,7 +168,7 @@ fn rows_of_other_uids_are_left_untouched() {
     let answer = f.store.claim_orphans(f.me, "api", Some(UID), &[dead(gone)], AT);
     assert_eq!(ids(&answer.expect("committed").claimed), [ours]);
     let row = f.get(theirs);
-    assert_eq!((row.owner, row.state), (gone, State::Running));
+    assert_eq!((row.owner, row.life.state()), (gone, State::Running));
 }
 
 #[test]

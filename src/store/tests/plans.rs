@@ -6,7 +6,7 @@ use rusqlite::StatementStatus;
 
 use super::fixture::*;
 use crate::{
-    model::{EndReason, Millis, state::State},
+    model::{End, EndReason, Millis, RootEnd, State},
     store::{
         Schema, claim, descendants, insert, instances, leaks, metrics, orphans, passes, prune,
         query, settle,
@@ -244,22 +244,26 @@ fn a_row_stays_under_400_bytes_with_its_indexes() {
         let batch: Vec<_> = (start..start + 1_000)
             .map(|n| {
                 let mut new = process(f.me, &format!("task-{n:08}"), 100_000 + n);
-                new.started_at = Millis(1_736_512_496_789 + n * 1_000);
-                new.identity.start_tick = 123_456_789 + n.cast_unsigned();
-                new.identity.pidfd_inode = Some(4_000_000 + n.cast_unsigned());
+                new.spec.started_at = Millis(1_736_512_496_789 + n * 1_000);
+                new.spec.identity.start_tick = 123_456_789 + n.cast_unsigned();
+                new.spec.identity.pidfd_inode = Some(4_000_000 + n.cast_unsigned());
                 new
             })
             .collect();
-        let ids = f.store.admit(&here(), &batch).expect("committed");
-        let ends: Vec<_> = ids
+        let all = f.admit_all(batch).expect("committed");
+        let ends: Vec<_> = all
             .into_iter()
-            .map(|id| {
-                let mut end = end(EndReason::Exited);
-                end.at = Millis(1_736_512_999_999 + start * 1_000);
-                (id.expect("admitted"), State::Running, end)
+            .map(|admitted| {
+                let at = Millis(1_736_512_999_999 + start * 1_000);
+                RootEnd {
+                    process: admitted.row.expect("admitted"),
+                    end: End { at, ..end(EndReason::Exited) },
+                    strays: Vec::new(),
+                    kept: Vec::new(),
+                }
             })
             .collect();
-        assert!(f.store.end(&ends).expect("committed").into_iter().all(|took| took));
+        assert_eq!(f.store.settle_alone(f.me, &ends).expect("committed").len(), ends.len());
     }
     let bytes = (size() - empty) / ROWS.cast_unsigned();
     println!("{bytes} bytes for each row that has ended, indexes included");

@@ -56,7 +56,7 @@ fn a_reader_that_came_first_sees_a_later_writer() {
     let path = file(folder.path(), "");
     let reader = Store::open_read_only(&path).expect("opened");
     let writer = open(&path).expect("opened");
-    writer.admit(&here(), &[process(me, "a", 10)]).expect("committed").remove(0).expect("admitted");
+    writer.admit_one(&here(), &process(me, "a", 10)).expect("admitted");
     assert_eq!(reader.live().expect("read").len(), 1);
     drop(writer);
     assert_eq!(reader.live().expect("read").len(), 1);
@@ -70,7 +70,7 @@ fn every_write_is_refused() {
     let errors = [
         store.add_instance(&instance("x", here(), 2)).err(),
         store.stop_instance(f.me, StopHow::Clean, Millis(1)).err(),
-        store.admit(&here(), &[process(f.me, "b", 11)]).err(),
+        store.admit_one(&here(), &process(f.me, "b", 11)).err(),
         store.claim(&[id], f.me, None, None).err(),
         store.record_pass(f.me, &pass(PassKind::Health, 1)).err(),
         store.forget(&[id], "a", Millis(1)).err(),

@@ -1,12 +1,8 @@
-//! Every operation, from every state: what it does to the row must be a path of [`next`], and `ended` is final.
+//! Every operation, from every state: what it does to the row must be a path of [`Life::apply`], and `ended` is final.
 
 use super::fixture::*;
 use crate::model::{
-    DeadInstance, EndReason, InstanceId, Millis, ProcessId, RootEnd, Verdict,
-    state::{
-        Event::{self, Adopt, Claim, Died, GiveBack, Survived},
-        State, next,
-    },
+    DeadInstance, EndReason, Event, InstanceId, Life, Millis, ProcessId, RootEnd, State, Verdict,
 };
 
 /// Owner and claimant of the row, and the row.
@@ -17,18 +13,49 @@ struct Case<'a> {
 }
 
 type Verb = fn(&Case<'_>, State);
-/// The events that an operation stands for, from a state; empty where it must leave the row alone.
-type Events = fn(State) -> &'static [Event];
+#[derive(Clone, Copy)]
+enum Kind {
+    Claim,
+    Died,
+    Survived,
+    GiveBack,
+    Adopt,
+}
+use Kind::{Adopt, Claim, Died, GiveBack, Survived};
 
-fn unless_ending(state: State, events: &'static [Event]) -> &'static [Event] {
+impl Kind {
+    fn event(self, by: InstanceId) -> Event {
+        match self {
+            Claim => Event::Claim(by),
+            Died => Event::Died(end(EndReason::Gone)),
+            Survived => Event::Survived,
+            GiveBack => Event::GiveBack,
+            Adopt => Event::Adopt,
+        }
+    }
+}
+
+fn life(state: State, owner: InstanceId) -> Life {
+    match state {
+        State::Running => Life::Running,
+        State::Ending => Life::Ending { claimed_by: owner },
+        State::Survived => Life::Survived,
+        State::Ended => Life::Ended(end(EndReason::Gone)),
+    }
+}
+
+/// The events that an operation stands for, from a state; empty where it must leave the row alone.
+type Events = fn(State) -> &'static [Kind];
+
+fn unless_ending(state: State, events: &'static [Kind]) -> &'static [Kind] {
     if matches!(state, State::Running | State::Survived) { events } else { &[] }
 }
 
-fn if_live(state: State, events: &'static [Event]) -> &'static [Event] {
+fn if_live(state: State, events: &'static [Kind]) -> &'static [Kind] {
     if state == State::Ended { &[] } else { events }
 }
 
-fn if_ending(state: State, events: &'static [Event]) -> &'static [Event] {
+fn if_ending(state: State, events: &'static [Kind]) -> &'static [Kind] {
     if state == State::Ending { events } else { &[] }
 }
 
@@ -56,13 +83,15 @@ const VERBS: [(&str, Verb, Events); 12] = [
 #[test]
 fn every_verb_agrees_with_the_state_machine() {
     for (name, verb, events) in VERBS {
-        for state in State::ALL {
+        for &state in State::ALL {
             let f = Fixture::new();
             let owner = f.instance("api", 2);
             let id = f.row(owner, 10, state);
             verb(&Case { f: &f, owner, id }, state);
-            let expected = events(state).iter().try_fold(state, |state, event| next(state, *event));
-            assert_eq!(f.state(id), expected.expect("a path of the machine"), "{name}, {state:?}");
+            let mut events = events(state).iter().map(|kind| kind.event(owner));
+            let expected = events.try_fold(life(state, owner), |life, event| life.apply(event));
+            let expected = expected.expect("a path of the machine").state();
+            assert_eq!(f.state(id), expected, "{name}, {state}");
         }
     }
 }
@@ -72,7 +101,7 @@ fn claim(case: &Case<'_>, _: State) {
 }
 
 fn end_it(case: &Case<'_>, state: State) {
-    case.f.store.end(&[(case.id, state, end(EndReason::Gone))]).expect("committed");
+    case.f.store.end(case.id, state, end(EndReason::Gone), None).expect("committed");
 }
 
 fn settle_root(case: &Case<'_>, _: State) {
@@ -94,7 +123,7 @@ fn forget(case: &Case<'_>, _: State) {
 }
 
 fn record(case: &Case<'_>, verdict: Verdict) {
-    case.f.store.record(case.owner, None, &[settled(case.id, verdict)]).expect("committed");
+    case.f.record(case.owner, settled(case.id, verdict));
 }
 
 fn record_ended(case: &Case<'_>, _: State) {

@@ -191,7 +191,7 @@ pub(in crate::tracker) fn remember_for_zombies(core: &Core, root: &Root) {
 /// well.
 pub(in crate::tracker) fn remember_replaced(core: &Core, records: &[&ProcessRecord]) {
     for record in records {
-        let keeper = record.containment == Containment::Keeper;
+        let keeper = record.spec.containment == Containment::Keeper;
         remember(core, Owner { keeper, ..Owner::new(&Root::from(*record)) });
     }
     reap_adopted(core);

@@ -79,14 +79,14 @@ pub(in crate::tracker) fn end_claimed_unless(
 /// own.
 fn group(core: &Core, claimed: Vec<ProcessRecord>) -> Result<Vec<Tree>> {
     let (roots, descendants): (Vec<_>, Vec<_>) =
-        claimed.into_iter().partition(|record| record.root.is_none());
+        claimed.into_iter().partition(|record| record.spec.root.is_none());
     let mut trees = trees_of_rows(core, &roots)?;
     let index: HashMap<ProcessId, usize> =
         trees.iter().enumerate().map(|(index, tree)| (tree.root.row, index)).collect();
     let mut alone = Vec::new();
     for record in descendants {
-        match record.root.and_then(|root| index.get(&root)) {
-            Some(&index) => trees[index].recorded.push((record.id, record.identity)),
+        match record.spec.root.and_then(|root| index.get(&root)) {
+            Some(&index) => trees[index].recorded.push((Some(record.id), record.spec.identity)),
             None => alone.push(record),
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     error::Result,
     identity::Reach,
     model::{
-        Because, DeadInstance, EndReason, ExitStatus, InstanceId, InstanceRecord, ProcessId,
+        DeadInstance, EndReason, ExitStatus, InstanceId, InstanceRecord, Justification, ProcessId,
         ProcessRecord, Settled, Verdict,
     },
     policy::membership::Evidence,
@@ -80,7 +80,8 @@ pub(in crate::tracker) fn dead_claimants_of(
     core: &Core,
     rows: &[ProcessRecord],
 ) -> Vec<InstanceId> {
-    let mut claimants: Vec<InstanceId> = rows.iter().filter_map(|row| row.claimed_by).collect();
+    let mut claimants: Vec<InstanceId> =
+        rows.iter().filter_map(|row| row.life.claimed_by()).collect();
     claimants.sort_unstable();
     claimants.dedup();
     claimants.retain(|claimant| is_dead_claimant(core, *claimant));
@@ -117,7 +118,7 @@ pub(in crate::tracker) fn take_back(
         Ok(asked_by) => {
             if let Some(asked_by) = asked_by {
                 let rule = format!("asked by {asked_by}");
-                let because = Because { rule, evidence: Evidence::Root.to_string() };
+                let because = Justification { rule, evidence: Evidence::Root.to_string() };
                 entry.set_cause(Some((EndReason::Killed, Some(because))));
             }
             true
@@ -156,7 +157,7 @@ pub(in crate::tracker) fn await_noted(
 ) {
     let unobserved = |settled: &&Settled| matches!(&settled.verdict, Verdict::Ended(end) if end.status == ExitStatus::Unobserved);
     let mut rows: Vec<ProcessId> = (settled.iter().filter(unobserved))
-        .map(|settled| settled.process)
+        .filter_map(|settled| settled.row.id())
         .filter(|row| owners.get(row).is_some_and(|owner| *owner != core.instance.id))
         .collect();
     if rows.is_empty() {

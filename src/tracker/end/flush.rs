@@ -42,7 +42,8 @@ pub(in crate::tracker) fn write_last(core: &Core) -> Option<Error> {
                 }
                 core.export.notify();
                 // Their strays were ended without rows; now they get rows, claimed by us.
-                let rows: Vec<ProcessId> = rows.into_iter().flatten().flatten().collect();
+                let rows: Vec<ProcessId> =
+                    rows.into_values().flatten().map(|(row, _)| row).collect();
                 end_late(core, &rows);
             }
             Err(error) => {
@@ -56,7 +57,7 @@ pub(in crate::tracker) fn write_last(core: &Core) -> Option<Error> {
         return failed;
     }
     // The claim itself may be the write that failed. Rows that are claimed already stay as they are.
-    let rows: Vec<ProcessId> = settled.iter().map(|settled| settled.process).collect();
+    let rows: Vec<ProcessId> = settled.iter().filter_map(|settled| settled.row.id()).collect();
     let written = core
         .store
         .claim(&rows, core.instance.id, Some(core.instance.id), None)

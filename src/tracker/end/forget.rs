@@ -19,7 +19,7 @@ pub(in crate::tracker) fn forget(core: &Core, task_id: &str, asked_by: &str) -> 
         ));
     }
     for row in &rows {
-        let what = match Pinned::probe(&core.proc, core.place(), &row.identity) {
+        let what = match Pinned::probe(&core.proc, core.place(), &row.spec.identity) {
             Probe::Alive(_) => "still runs as process",
             // Its row is the only record that leads to what it left.
             Probe::Zombie(_) | Probe::Gone if left_behind::has_left_something(core, row)? => {
@@ -27,7 +27,7 @@ pub(in crate::tracker) fn forget(core: &Core, task_id: &str, asked_by: &str) -> 
             }
             Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => continue,
         };
-        let pid = row.identity.pid;
+        let pid = row.spec.identity.pid;
         return Err(Error::new(
             Kind::Busy,
             format!("task {task_id:?} {what} {pid}: end it with `procledger kill`"),

@@ -92,9 +92,9 @@ fn spares_below(core: &Core, entry: &Entry, client: &KeeperClient) -> bool {
         let instances = core.store.instances_to_judge()?.into_iter().map(|it| it.identity);
         // Rows of this tree may have another owner: the instance that is, or was, ending it.
         let others = core.store.live()?.into_iter();
-        let others = others.filter(|row| row.root.unwrap_or(row.id) != root);
+        let others = others.filter(|row| row.spec.root.unwrap_or(row.id) != root);
         let spared: Vec<Identity> =
-            kept.chain(instances).chain(others.map(|row| row.identity)).collect();
+            kept.chain(instances).chain(others.map(|row| row.spec.identity)).collect();
         let below = core.proc.snapshot()?.below(client.pid());
         let lives =
             |it: &Identity| matches!(Pinned::probe(&core.proc, core.place(), it), Probe::Alive(_));
@@ -147,14 +147,13 @@ pub(in crate::tracker) fn bury_last(core: &Core) {
 /// Returns whether a row that we held is being ended by another instance.
 fn is_of_another(core: &Core, row: ProcessId) -> bool {
     let record = core.store.process(row).ok().flatten();
-    record.and_then(|record| record.claimed_by).is_some_and(|by| by != core.instance.id)
+    record.and_then(|record| record.life.claimed_by()).is_some_and(|by| by != core.instance.id)
 }
 
 /// Returns whether the processes that a program has left need no handling any more: its row was released, or closed by a
 /// user.
 pub(in crate::tracker) fn is_released(core: &Core, row: ProcessId) -> bool {
     let record = core.store.process(row).ok().flatten();
-    record
-        .and_then(|record| record.end_reason)
-        .is_some_and(|reason| matches!(reason, EndReason::Released | EndReason::Forgotten))
+    let end = record.as_ref().and_then(|record| record.life.end());
+    end.is_some_and(|end| matches!(end.reason, EndReason::Released | EndReason::Forgotten))
 }

@@ -24,8 +24,8 @@ use super::{
 use crate::{
     error::Result,
     model::{
-        Because, Containment, End, ExitStatus, LeakKind, Millis, NewLeak, NewProcess, Outcome,
-        ProcessId, ProcessRecord, Report, Settled, Verdict,
+        Containment, End, ExitStatus, Justification, LeakKind, Millis, NewLeak, NewProcess,
+        Outcome, ProcessId, ProcessRecord, Report, Row, Settled, Verdict,
     },
     sys::{Pinned, Signal},
     tracker::{
@@ -74,11 +74,11 @@ pub(in crate::tracker) fn await_keepers(core: &Core, claimed: &[ProcessRecord]) 
     for row in claimed {
         let keeper = recorded_keeper::keeper_of_row(core, row);
         let keeper =
-            keeper.and_then(|it| verified(&core.proc, core.instance.observer, &it, row.uid));
+            keeper.and_then(|it| verified(&core.proc, core.instance.observer, &it, row.spec.uid));
         if let Some(keeper) = keeper {
             // A keeper that was stopped continues where it was.
             let _ = keeper.signal(Signal::CONT);
-            limit = limit.max(row.limits.grace.max(GRACE_CAP) + KEEPER_LIMIT);
+            limit = limit.max(row.spec.limits.grace.max(GRACE_CAP) + KEEPER_LIMIT);
             keepers.push(keeper);
         }
     }
@@ -109,13 +109,13 @@ pub(in crate::tracker) fn take_end_logs(
 ) -> EndLogs {
     let mut logs = EndLogs::default();
     for root in kept_roots_of(core, claimed, report) {
-        let Some(token) = root.token else { continue };
+        let Some(token) = root.spec.token else { continue };
         match end_log_of(core, &root, token) {
             Ok(Some(log)) => {
                 claimed.extend(claim_logged(core, &root, &log, claimed, report));
                 let log = Arc::new(log);
                 // A descendant stands alone if its root's row has ended already.
-                let below = claimed.iter().filter(|row| row.root == Some(root.id));
+                let below = claimed.iter().filter(|row| row.spec.root == Some(root.id));
                 let rows = below.map(|row| row.id).chain([root.id]);
                 logs.0.extend(rows.map(|row| (row, Arc::clone(&log))));
                 core.keepers.note_read(token);
@@ -139,7 +139,7 @@ fn kept_roots_of(
     let mut roots: Vec<ProcessRecord> =
         claimed.iter().filter(|row| is_kept(row)).cloned().collect();
     let mut seen: HashSet<ProcessId> = claimed.iter().map(|row| row.id).collect();
-    for root in claimed.iter().filter_map(|row| row.root) {
+    for root in claimed.iter().filter_map(|row| row.spec.root) {
         if seen.insert(root) {
             match core.store.process(root) {
                 Ok(root) => roots.extend(root.filter(is_kept)),
@@ -153,12 +153,13 @@ fn kept_roots_of(
 /// Returns the record of a root's keeper. While the keeper is alive, its record is not complete yet.
 fn end_log_of(core: &Core, row: &ProcessRecord, token: Uuid) -> Result<Option<EndLog>> {
     let keeper = recorded_keeper::keeper_of_row(core, row);
-    if keeper.is_some_and(|it| verified(&core.proc, core.instance.observer, &it, row.uid).is_some())
+    if keeper
+        .is_some_and(|it| verified(&core.proc, core.instance.observer, &it, row.spec.uid).is_some())
     {
         return Ok(None);
     }
     let path = end_log_path(core.store.path(), token);
-    read_end_log(&path, core.instance.observer.uid, token, row.identity.place)
+    read_end_log(&path, core.instance.observer.uid, token, row.spec.identity.place)
 }
 
 /// Creates claimed rows for the members of a record that have none.
@@ -171,17 +172,17 @@ fn claim_logged(
 ) -> Vec<ProcessRecord> {
     let root_of = Root { arguments: true, ..Root::from(root) };
     let is_new = |member: &&Logged| {
-        let known = claimed.iter().any(|row| row.identity == member.info.identity);
+        let known = claimed.iter().any(|row| row.spec.identity == member.info.identity);
         let gone = member.fate.is_some_and(|fate| fate.outcome == Outcome::Gone);
         !known && !gone && core.instance.observer.may_touch(member.info.uid)
     };
     let new = log.members.iter().filter(is_new);
-    let new: Vec<NewProcess> = new.map(|it| logged_row(core, &root_of, log, &it.info)).collect();
+    let new: Vec<_> = new.map(|it| ((), logged_row(core, &root_of, log, &it.info))).collect();
     if new.is_empty() {
         return Vec::new();
     }
-    let rows = core.store.admit(&core.place(), &new).and_then(|ids| {
-        let rows = ids.into_iter().flatten().map(|id| core.store.process(id));
+    let rows = core.store.admit(&core.place(), new).and_then(|all| {
+        let rows = all.into_iter().flat_map(|it| it.row).map(|id| core.store.process(id));
         rows.filter_map(Result::transpose).collect::<Result<Vec<_>>>()
     });
     rows.unwrap_or_else(|error| {
@@ -191,16 +192,18 @@ fn claim_logged(
 }
 
 fn logged_row(core: &Core, root: &Root, log: &EndLog, member: &ProcessInfo) -> NewProcess {
-    let started_at = log.began.minus(member.age);
-    NewProcess { started_at, ..member.new_row(core.instance.id, root) }
+    let mut new = member.new_row(core.instance.id, root);
+    new.spec.started_at = log.began.minus(member.age);
+    new
 }
 
 /// Returns whether the keeper of a row, whose host is dead, is still at work, or has left a record that has not been read
 /// yet.
 pub(in crate::tracker) fn has_account(core: &Core, row: &ProcessRecord) -> bool {
-    let Some(token) = row.token.filter(|_| is_kept(row)) else { return false };
+    let Some(token) = row.spec.token.filter(|_| is_kept(row)) else { return false };
     let keeper = recorded_keeper::keeper_of_row(core, row);
-    keeper.is_some_and(|it| verified(&core.proc, core.instance.observer, &it, row.uid).is_some())
+    keeper
+        .is_some_and(|it| verified(&core.proc, core.instance.observer, &it, row.spec.uid).is_some())
         || end_log_path(core.store.path(), token).symlink_metadata().is_ok()
 }
 
@@ -251,14 +254,8 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
             let rule = format!("{}, and its keeper ended it", cause.rule);
             let at = ended_at(&log, &fate);
             let because =
-                Because { rule: rule.clone(), evidence: member.info.evidence.to_string() };
-            let end = End {
-                reason: cause.reason,
-                status: fate.status,
-                at,
-                error: None,
-                because: Some(because),
-            };
+                Justification { rule: rule.clone(), evidence: member.info.evidence.to_string() };
+            let end = End { reason: cause.reason, status: fate.status, at, because: Some(because) };
             let leak = NewLeak {
                 kind: LeakKind::Stray,
                 rule,
@@ -270,11 +267,7 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
                 died_after: fate.died_after,
             };
             let new = Box::new(logged_row(core, root, &log, &member.info));
-            Some(Settled {
-                process: ProcessId::UNRECORDED,
-                verdict: Verdict::Found(new, end),
-                leak: Some(leak),
-            })
+            Some(Settled { row: Row::New(new), verdict: Verdict::Ended(end), leak: Some(leak) })
         })
         .collect();
     outcome::write(core, None, settled, &mut Report::default());
@@ -338,5 +331,5 @@ fn ended_at(log: &EndLog, fate: &Fate) -> Millis {
 
 /// Returns whether a row is that of a program under a keeper.
 fn is_kept(row: &ProcessRecord) -> bool {
-    row.root.is_none() && row.containment == Containment::Keeper
+    row.spec.root.is_none() && row.spec.containment == Containment::Keeper
 }

@@ -9,7 +9,7 @@ use crate::{
 
 /// Returns whether a root that is gone has members that are alive: its row, with the token, is the only lead to them.
 pub(in crate::tracker) fn has_left_something(core: &Core, row: &ProcessRecord) -> Result<bool> {
-    if row.token.is_none() {
+    if row.spec.token.is_none() {
         return Ok(false);
     }
     let world = world::world(core, &[row.id])?;

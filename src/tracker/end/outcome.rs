@@ -1,6 +1,6 @@
 //! Turns what became of trees into rows, leaks and a report.
 
-use std::time::Instant;
+use std::{collections::HashMap, time::Instant};
 
 use super::{
     adopted_zombies, exit_statuses,
@@ -8,10 +8,10 @@ use super::{
     spared::kept,
 };
 use crate::{
-    error::Result,
+    identity::Identity,
     model::{
-        Because, End, EndReason, Ending, ExitStatus, LeakKind, Millis, NewLeak, NewProcess,
-        Outcome, ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId, Verdict, task_text,
+        End, EndReason, Ending, ExitStatus, Justification, LeakKind, Millis, NewLeak, Outcome,
+        ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId, Verdict, task_text,
     },
     policy::membership::Evidence,
     store::Store,
@@ -31,17 +31,16 @@ pub(in crate::tracker) fn record_found(
     core: &Core,
     root: &Root,
     found: &[&ProcessInfo],
-) -> Vec<Option<ProcessId>> {
-    let rows: Vec<NewProcess> =
-        found.iter().map(|member| member.new_row(core.instance.id, root)).collect();
-    match core.store.admit_found(&core.place(), &rows) {
-        Ok(rows) => rows.into_iter().map(Result::ok).collect(),
+) -> HashMap<Identity, ProcessId> {
+    let new = found.iter().map(|it| (it.identity, it.new_row(core.instance.id, root))).collect();
+    match core.store.admit_found(&core.place(), new) {
+        Ok(all) => all.into_iter().filter_map(|it| Some((it.key, it.row.ok()?))).collect(),
         Err(error) => {
             tracing::error!(
                 "failed to record {} processes before they are ended: {error}",
                 found.len()
             );
-            vec![None; found.len()]
+            HashMap::new()
         }
     }
 }
@@ -114,9 +113,7 @@ pub(in crate::tracker) fn conclude_tree(
     for mut member in members {
         report.checked += 1;
         if interrupted && member.outcome == Outcome::Survived && member.kept.is_none() {
-            let given_back =
-                |process| Settled { process, verdict: Verdict::Interrupted, leak: None };
-            settled.extend(member.row.map(given_back));
+            settled.extend(member.row.map(|row| Settled::new(row, Verdict::Interrupted)));
             member.obstacle = Some("the attempt was interrupted within its grace".into());
             report.endings.push(ending(cause.rule.clone(), &root, member));
             continue;
@@ -168,11 +165,7 @@ pub(in crate::tracker) fn conclude_tree(
                 "{error}; close its row with `procledger forget` when you know that it is gone"
             ),
         });
-        settled.push(Settled {
-            process: row,
-            verdict: Verdict::Unknown(error.to_string()),
-            leak: None,
-        });
+        settled.extend(row.map(|row| given_back(row, &error)));
     }
 }
 
@@ -192,7 +185,7 @@ fn is_outlived(
         entry.set_cause(Some((reason, because(cause, member))));
     }
     report.endings.push(left_in_leaf(cause, root, why.clone()));
-    member.row.map(|process| Settled { process, verdict: Verdict::Survived(why), leak: None })
+    member.row.map(|row| Settled::new(row, Verdict::Survived(why)))
 }
 
 /// Settles a dead root for which it is unknown what else there was: its row stays, and the next pass retries.
@@ -216,7 +209,7 @@ fn stays(
         command: root.command.to_vec(),
         why: why.clone(),
     });
-    member.row.map(|process| Settled { process, verdict: Verdict::Unknown(why), leak: None })
+    member.row.map(|row| Settled::new(row, Verdict::Unknown(why)))
 }
 
 /// Reports the death of a root that we hold to its waiters.
@@ -240,7 +233,7 @@ fn status_of(core: &Core, root: &Root, member: &MemberEnd) -> ExitStatus {
 
 /// Gives the claim on a row back, since it could not be handled.
 pub(in crate::tracker) fn given_back(row: ProcessId, error: &crate::error::Error) -> Settled {
-    Settled { process: row, verdict: Verdict::Unknown(error.to_string()), leak: None }
+    Settled::new(row, Verdict::Unknown(error.to_string()))
 }
 
 fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus) -> Settled {
@@ -252,7 +245,6 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
             reason: reason(cause, member, status),
             status,
             at: now,
-            error: None,
             because: because(cause, member),
         }),
     };
@@ -267,12 +259,12 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
         outcome: member.outcome,
         died_after: member.died_after,
     });
-    Settled { process: row, verdict, leak }
+    Settled { row: row.into(), verdict, leak }
 }
 
 /// Returns why a member was ended; `None` for one that was already gone.
-fn because(cause: &Cause, member: &MemberEnd) -> Option<Because> {
-    was_ended(member).then(|| Because {
+fn because(cause: &Cause, member: &MemberEnd) -> Option<Justification> {
+    was_ended(member).then(|| Justification {
         rule: rule_of(cause, member).to_owned(),
         evidence: member.info.evidence.to_string(),
     })
@@ -325,7 +317,8 @@ pub(in crate::tracker) fn suspects_of(
     let rows = store.live().unwrap_or_default();
     found.retain(|suspect| {
         let is_it = |row: &ProcessRecord| {
-            row.identity.pid == suspect.pid && row.identity.start_tick == suspect.start_tick
+            row.spec.identity.pid == suspect.pid
+                && row.spec.identity.start_tick == suspect.start_tick
         };
         !rows.iter().any(is_it)
     });

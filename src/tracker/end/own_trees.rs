@@ -78,7 +78,7 @@ pub(in crate::tracker) fn claim_own(
         let live = below.live.iter().map(|(row, _)| *row);
         rows.push([tree.root.row].into_iter().chain(live).collect());
         tree.leave = leave_of(entry, below.kept);
-        tree.recorded = below.live;
+        tree.recorded = strays::some_rows(below.live);
     }
     match claim_trees(core, &rows, over) {
         Ok(claimed) => {

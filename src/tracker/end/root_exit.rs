@@ -4,7 +4,7 @@
 //! session. A snapshot shows what it left. One transaction ends the root's row and records the strays, claimed by us: if we die
 //! now, the next pass finds their rows. Only then are they signalled, and the zombie is reaped last.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
     childless, claims, exit_statuses, keeper_departure,
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::Result,
+    identity::Identity,
     model::{
         End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, RootEnd, Settled, Verdict,
         task_text,
@@ -39,6 +40,9 @@ struct Found<'a> {
     /// Roots in whose task cgroups something lives that cannot be seen.
     hiding: Vec<Arc<Entry>>,
 }
+
+/// The strays that were recorded, by the rows of their roots; roots that another instance has settled are missing.
+type Recorded = HashMap<ProcessId, Vec<(ProcessId, Identity)>>;
 
 /// Dead roots that could not be settled.
 pub(in crate::tracker) struct Unsettled {
@@ -85,12 +89,12 @@ fn settle_looking(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> 
         }
     };
     match core.store.settle_roots(core.instance.id, &ends) {
-        Ok(rows) => {
+        Ok(recorded) => {
             for ((entry, _), status) in mine.iter().zip(statuses) {
                 mark_ended(core, entry, status);
             }
             core.export.notify();
-            end_or_keep(core, &mine, trees, &rows);
+            end_or_keep(core, &mine, trees, &recorded);
         }
         Err(error) => {
             // They are ended regardless; the record waits in memory until the ledger can be written (invariant 10).
@@ -99,7 +103,7 @@ fn settle_looking(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> 
                 ends.len()
             );
             core.pending.roots.extend(ends);
-            let unrecorded = vec![Some(Vec::new()); mine.len()];
+            let unrecorded = mine.iter().map(|(entry, _)| (entry.root.row, Vec::new())).collect();
             end_strays(core, &mine, trees, &unrecorded);
         }
     }
@@ -107,25 +111,19 @@ fn settle_looking(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> 
 }
 
 /// Ends the strays of roots whose rows have ended. Roots that another instance is ending are held back until that is done.
-fn end_or_keep(
-    core: &Arc<Core>,
-    mine: &[&Dead],
-    trees: Vec<Tree>,
-    rows: &[Option<Vec<ProcessId>>],
-) {
-    let others: Vec<&Dead> =
-        mine.iter().zip(rows).filter(|(_, rows)| rows.is_none()).map(|(dead, _)| *dead).collect();
+fn end_or_keep(core: &Arc<Core>, mine: &[&Dead], trees: Vec<Tree>, recorded: &Recorded) {
+    let is_settled = |dead: &Dead| recorded.contains_key(&dead.0.root.row);
+    let others: Vec<&Dead> = mine.iter().filter(|dead| !is_settled(dead)).copied().collect();
     let mut claimed = claims::keep_claimed(core, &others).into_iter();
-    let (mut settled, mut settled_trees, mut settled_rows) = (Vec::new(), Vec::new(), Vec::new());
-    for ((dead, tree), rows) in mine.iter().zip(trees).zip(rows) {
-        if rows.is_none() && claimed.next().unwrap_or(false) {
+    let (mut settled, mut settled_trees) = (Vec::new(), Vec::new());
+    for (dead, tree) in mine.iter().zip(trees) {
+        if !is_settled(dead) && claimed.next().unwrap_or(false) {
             continue;
         }
         settled.push(*dead);
         settled_trees.push(tree);
-        settled_rows.push(rows.clone());
     }
-    end_strays(core, &settled, settled_trees, &settled_rows);
+    end_strays(core, &settled, settled_trees, recorded);
 }
 
 /// Marks that its end, or at least its status, is in the ledger.
@@ -146,7 +144,7 @@ fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> R
     for ((tree, (entry, _)), below) in trees.iter_mut().zip(dead).zip(below) {
         // A job may ask to keep its strays where its root ends by itself.
         tree.leave = Leave { all: entry.strays.keep, ..leave_of(entry, below.kept) };
-        tree.recorded = below.live;
+        tree.recorded = strays::some_rows(below.live);
     }
     let left = strays(&world::world(core, &targets)?, &trees)?;
     let (mut mine, mut known) = (Vec::new(), Vec::new());
@@ -182,9 +180,8 @@ fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> R
     });
     let ends = ends.collect();
     for (tree, strays) in trees.iter_mut().zip(&found) {
-        // Until their rows are known, they have no row ID of their own.
-        let new = new_strays(strays).map(|stray| (ProcessId::UNRECORDED, stray.info.identity));
-        tree.recorded.extend(new);
+        // Their rows are not written yet.
+        tree.recorded.extend(new_strays(strays).map(|stray| (None, stray.info.identity)));
     }
     Ok(Found { mine, statuses: known, trees, ends, hiding })
 }
@@ -196,7 +193,7 @@ pub(in crate::tracker) fn own_end(core: &Core, entry: &Entry, status: ExitStatus
         || Some((EndReason::Oom, Some(core.cgroups.oom_because(&entry.root, status)?)));
     let (reason, because) =
         entry.cause().or_else(by_the_kernel).unwrap_or((EndReason::Exited, None));
-    End { reason, status, at: Millis::now(), error: None, because }
+    End { reason, status, at: Millis::now(), because }
 }
 
 /// Removes from the tree what is left running on purpose; and, where everything is left, what has already exited.
@@ -212,17 +209,18 @@ fn set_apart(core: &Core, tree: &mut Tree, strays: &[Seen]) -> Vec<Settled> {
             (_, Some(row)) if tree.leave.all && !stray.alive => apart.push(gone(row)),
             _ => continue,
         }
-        tree.recorded.retain(|(row, _)| Some(*row) != stray.row);
+        tree.recorded.retain(|(row, _)| row.is_none() || *row != stray.row);
     }
     apart
 }
 
 /// Ends the strays, on a separate thread if there are any: the handling of the next death must not wait for their grace.
-fn end_strays(core: &Arc<Core>, dead: &[&Dead], trees: Vec<Tree>, rows: &[Option<Vec<ProcessId>>]) {
+fn end_strays(core: &Arc<Core>, dead: &[&Dead], trees: Vec<Tree>, recorded: &Recorded) {
     let mut with_strays = Vec::new();
-    for (((entry, pidfd), mut tree), rows) in dead.iter().zip(trees).zip(rows) {
+    for ((entry, pidfd), mut tree) in dead.iter().zip(trees) {
         // `None`: another instance has ended the tree, or it was released; what is left is not ours to end.
-        let left = rows.as_deref().is_some_and(|rows| take_recorded(core, entry, &mut tree, rows));
+        let rows = recorded.get(&entry.root.row);
+        let left = rows.is_some_and(|rows| take_recorded(core, entry, &mut tree, rows));
         if left {
             with_strays.push((Arc::clone(entry), tree));
         } else {
@@ -245,22 +243,25 @@ fn end_strays(core: &Arc<Core>, dead: &[&Dead], trees: Vec<Tree>, rows: &[Option
 }
 
 /// Gives the strays their row IDs and claims descendants that earlier passes recorded; returns whether there are any.
-fn take_recorded(core: &Core, entry: &Entry, tree: &mut Tree, rows: &[ProcessId]) -> bool {
-    let mut rows = rows.iter();
-    let (new, earlier): (Vec<_>, Vec<_>) =
-        tree.recorded.drain(..).partition(|(row, _)| *row == ProcessId::UNRECORDED);
-    let kept = earlier.clone();
-    let earlier: Vec<ProcessId> = earlier.into_iter().map(|(row, _)| row).collect();
+fn take_recorded(
+    core: &Core,
+    entry: &Entry,
+    tree: &mut Tree,
+    rows: &[(ProcessId, Identity)],
+) -> bool {
+    let (new, kept): (Vec<_>, Vec<_>) = tree.recorded.drain(..).partition(|(row, _)| row.is_none());
+    let earlier: Vec<ProcessId> = kept.iter().filter_map(|(row, _)| *row).collect();
     if entry.strays.keep {
         // Only those that could not be identified are left in the list.
         release_all(core, &earlier);
         return false;
     }
-    let mut row = || rows.next().copied().unwrap_or(ProcessId::UNRECORDED);
-    tree.recorded.extend(new.into_iter().map(|(_, identity)| (row(), identity)));
+    let row = |identity| rows.iter().find(|(_, it)| *it == identity).map(|(row, _)| *row);
+    tree.recorded.extend(new.into_iter().map(|(_, identity)| (row(identity), identity)));
     match core.store.claim(&earlier, core.instance.id, Some(core.instance.id), None) {
         Ok(claimed) => {
-            tree.recorded.extend(claimed.iter().map(|record| (record.id, record.identity)));
+            tree.recorded
+                .extend(claimed.iter().map(|record| (Some(record.id), record.spec.identity)));
         }
         Err(error) => {
             tracing::error!("failed to claim recorded descendants: {error}; ending them anyway");
@@ -298,10 +299,9 @@ fn gone(row: ProcessId) -> Settled {
         reason: EndReason::Gone,
         status: ExitStatus::Unobserved,
         at: Millis::now(),
-        error: None,
         because: None,
     };
-    Settled { process: row, verdict: Verdict::Ended(end), leak: None }
+    Settled::new(row, Verdict::Ended(end))
 }
 
 /// Logs the line of the former implementation for a process whose end was not expected; for a program that we spawned, an end
@@ -341,8 +341,8 @@ pub(in crate::tracker) fn settle_alone<'a>(
             .collect();
         match core.store.settle_alone(core.instance.id, &ends) {
             Ok(settled) => {
-                for ((dead, status), settled) in alone.into_iter().zip(settled) {
-                    if settled {
+                for (dead, status) in alone {
+                    if settled.contains(&dead.0.root.row) {
                         mark_ended(core, &dead.0, status);
                         release::reap_and_let_go(core, &dead.0, Some(&dead.1));
                     } else {

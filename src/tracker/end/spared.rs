@@ -10,8 +10,8 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     model::{
-        Because, End, EndReason, ExitStatus, InstanceId, LeakKind, Millis, NewLeak, NewProcess,
-        Outcome, ProcessId, ProcessRecord, Settled, Verdict, state::State, task_text,
+        End, EndReason, ExitStatus, InstanceId, Justification, LeakKind, Millis, NewLeak,
+        NewProcess, Outcome, ProcessId, ProcessRecord, Row, Settled, Verdict, task_text,
     },
     policy::protection::SpareReason,
     tracker::{
@@ -35,20 +35,17 @@ pub(in crate::tracker) fn kept(
         task_text(root.task.as_ref()),
     );
     let now = Millis::now();
-    let new = row
-        .is_none()
-        .then(|| Box::new(NewProcess { state: State::Running, ..info.new_row(by, root) }));
+    let new = || Box::new(NewProcess { claimed: false, ..info.new_row(by, root) });
     let evidence = info.evidence.to_string();
     let end = End {
         reason: EndReason::Released,
         status: ExitStatus::Unobserved,
         at: now,
-        error: None,
-        because: Some(Because { rule: why.to_string(), evidence: evidence.clone() }),
+        because: Some(Justification { rule: why.to_string(), evidence: evidence.clone() }),
     };
     Settled {
-        process: row.unwrap_or(ProcessId::UNRECORDED),
-        verdict: Verdict::Kept(new, end),
+        row: row.map_or_else(|| Row::New(new()), Row::Existing),
+        verdict: Verdict::Kept(end),
         leak: Some(NewLeak {
             kind,
             rule: why.to_string(),
@@ -74,7 +71,7 @@ pub(in crate::tracker) fn check_names(what: &str, names: &[String]) -> Result<()
 
 /// Returns the exemptions of the trees of recorded roots, or of descendants without a live root, in the order of `records`.
 pub(in crate::tracker) fn leaves_of(core: &Core, records: &[ProcessRecord]) -> Result<Vec<Leave>> {
-    let rows = |record: &ProcessRecord| [Some(record.id), record.root].into_iter().flatten();
+    let rows = |record: &ProcessRecord| [Some(record.id), record.spec.root].into_iter().flatten();
     let targets: Vec<ProcessId> = records.iter().flat_map(rows).collect();
     let mut below = core.store.below(&targets)?.into_iter();
     let leave = |record: &ProcessRecord| {

@@ -8,6 +8,7 @@ use super::{
     world,
 };
 use crate::{
+    identity::Identity,
     model::{ProcessId, Report},
     sys::PidFd,
     tracker::{
@@ -29,10 +30,7 @@ pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<Tree>) {
             for end in &mut ends {
                 // The root's own end is recorded already.
                 end.members.retain(|member| !member.is_root);
-                end.unknown.retain(|(row, _)| *row != end.root.row);
-                for member in &mut end.members {
-                    member.row = member.row.filter(|row| *row != ProcessId::UNRECORDED);
-                }
+                end.unknown.retain(|(row, _)| *row != Some(end.root.row));
             }
             let settled = outcome::conclude(core, &cause, ends, &mut report);
             outcome::write(core, None, settled, &mut report);
@@ -40,12 +38,18 @@ pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<Tree>) {
         Err(error) => {
             // Give the claims back, so that the health pass retries.
             tracing::error!("failed to end what ended processes left running: {error}");
-            let rows = trees.iter().flat_map(|tree| &tree.recorded).map(|(row, _)| *row);
-            let settled = rows.filter(|row| *row != ProcessId::UNRECORDED);
-            let settled = settled.map(|row| super::outcome::given_back(row, &error)).collect();
+            let rows = trees.iter().flat_map(|tree| &tree.recorded).filter_map(|(row, _)| *row);
+            let settled = rows.map(|row| super::outcome::given_back(row, &error)).collect();
             outcome::write(core, None, settled, &mut report);
         }
     }
+}
+
+/// Returns recorded descendants, as a [`Tree`] holds them.
+pub(in crate::tracker) fn some_rows(
+    rows: Vec<(ProcessId, Identity)>,
+) -> Vec<(Option<ProcessId>, Identity)> {
+    rows.into_iter().map(|(row, identity)| (Some(row), identity)).collect()
 }
 
 /// Returns the tree of a root of this instance, pinned by a descriptor that is already held.

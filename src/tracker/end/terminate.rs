@@ -102,16 +102,16 @@ fn hurry(
     dead: &[InstanceId],
     grace: Option<Duration>,
 ) -> Vec<ProcessRecord> {
-    let root = |record: &ProcessRecord| record.root.unwrap_or(record.id);
+    let root = |record: &ProcessRecord| record.spec.root.unwrap_or(record.id);
     let hurried: HashSet<ProcessId> = (claimed.iter())
         .filter(|(_, former)| former.is_some_and(|former| !dead.contains(&former)))
         .map(|(record, _)| root(record))
         .collect();
     let hurry = |(mut record, _): (ProcessRecord, _)| {
         if hurried.contains(&root(&record)) {
-            record.limits.grace = Duration::ZERO;
+            record.spec.limits.grace = Duration::ZERO;
         } else if let Some(grace) = grace {
-            record.limits.grace = grace;
+            record.spec.limits.grace = grace;
         }
         record
     };
@@ -123,7 +123,7 @@ pub(in crate::tracker) fn own_entries_of(core: &Core, task: &TaskId) -> Result<V
     match core.store.live_of_task(task) {
         Ok(rows) => {
             // Where the root has just ended by itself, the rows of what it left lead to it: its end is waited for.
-            let roots = rows.iter().map(|row| row.root.unwrap_or(row.id));
+            let roots = rows.iter().map(|row| row.spec.root.unwrap_or(row.id));
             let roots: HashSet<ProcessId> = roots.collect();
             Ok(roots.iter().filter_map(|row| core.registry.get(*row)).collect())
         }

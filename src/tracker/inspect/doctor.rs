@@ -404,7 +404,7 @@ fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
     let judge = Judge::new(store, &proc, here);
     for instance in &all {
         let left =
-            live.iter().filter(|row| row.owner == instance.id && !row.limits.survive).count();
+            live.iter().filter(|row| row.owner == instance.id && !row.spec.limits.survive).count();
         match judge.judge(instance, &all) {
             Life::Alive => {}
             Life::Dead(_) => orphaned += left,
@@ -412,7 +412,7 @@ fn rows(store: &Store, findings: &mut Vec<Finding>) -> Result<()> {
         }
     }
     let survivors =
-        live.iter().filter(|row| row.state == crate::model::state::State::Survived).count();
+        live.iter().filter(|row| row.life.state() == crate::model::State::Survived).count();
     findings.push(count("running", live.len(), Level::Ok, "processes are tracked", ""));
     findings.push(count(
         "orphans",

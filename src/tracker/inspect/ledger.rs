@@ -12,7 +12,7 @@ use crate::{
     identity::Pid,
     model::{
         DeadInstance, Ending, LeakRecord, Millis, Observer, Outcome, PassRecord, PassSummary,
-        ProcessId, ProcessRecord, Report, Suspect, TaskId, state::State,
+        ProcessId, ProcessRecord, Report, State, Suspect, TaskId,
     },
     policy::{exemption::Foreign, name_match::Judgement},
     store::{LeakGroup, LeakGrouping, LeakReport, Store},
@@ -297,16 +297,16 @@ impl Ledger {
             let rows = self.store.live_of(instance.id)?;
             let life = judge.judge(instance, &all);
             if may_be_responsible(instance, &life, observer.place) {
-                let processes = rows.iter().map(|row| row.identity.pid).collect();
+                let processes = rows.iter().map(|row| row.spec.identity.pid).collect();
                 foreign.push(Foreign { instance: instance.identity.pid, processes });
             }
             match life {
                 Life::Dead(dead) => orphans.push((dead, rows)),
                 Life::Alive => {}
                 Life::Unknown(why) => report.suspects.extend(rows.into_iter().map(|row| Suspect {
-                    task_id: row.task,
-                    pid: row.identity.pid,
-                    command: row.command,
+                    task_id: row.spec.task_id,
+                    pid: row.spec.identity.pid,
+                    command: row.spec.command,
                     why: format!("its instance {} cannot be judged: {why}", instance.program),
                 })),
             }
@@ -322,10 +322,11 @@ impl Ledger {
         report: &mut Report,
     ) -> Result<()> {
         let rows: Vec<ProcessRecord> =
-            rows.into_iter().filter(|row| world.observer.may_touch(row.uid)).collect();
-        let (kept, rows): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|row| row.limits.survive && dead.processes_gone.is_none());
-        for row in kept.iter().filter(|row| row.root.is_none()) {
+            rows.into_iter().filter(|row| world.observer.may_touch(row.spec.uid)).collect();
+        let (kept, rows): (Vec<_>, Vec<_>) = rows
+            .into_iter()
+            .partition(|row| row.spec.limits.survive && dead.processes_gone.is_none());
+        for row in kept.iter().filter(|row| row.spec.root.is_none()) {
             report.endings.push(planned(
                 row,
                 "it is marked survive: the next instance of its program adopts it",
@@ -338,16 +339,17 @@ impl Ledger {
             return Ok(());
         }
         let (roots, descendants): (Vec<_>, Vec<_>) =
-            rows.iter().partition(|row| row.root.is_none());
+            rows.iter().partition(|row| row.spec.root.is_none());
         let is_root = |id: Option<ProcessId>| roots.iter().any(|root| Some(root.id) == id);
-        let alone = descendants.iter().filter(|row| !is_root(row.root));
+        let alone = descendants.iter().filter(|row| !is_root(row.spec.root));
         for root in roots.iter().chain(alone) {
             let recorded = descendants
                 .iter()
-                .filter(|row| row.root == Some(root.id))
-                .map(|row| (row.id, row.identity))
+                .filter(|row| row.spec.root == Some(root.id))
+                .map(|row| (Some(row.id), row.spec.identity))
                 .collect();
-            let of: Vec<ProcessId> = [Some(root.id), root.root].into_iter().flatten().collect();
+            let of: Vec<ProcessId> =
+                [Some(root.id), root.spec.root].into_iter().flatten().collect();
             let below = self.store.below(&of)?;
             let before = below.into_iter().flat_map(|below| below.kept).collect();
             let leave = Leave { before, ..Leave::default() };
@@ -384,9 +386,9 @@ impl Ledger {
 
 fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
     Ending {
-        task_id: row.task.clone(),
-        pid: row.identity.pid,
-        command: row.command.clone(),
+        task_id: row.spec.task_id.clone(),
+        pid: row.spec.identity.pid,
+        command: row.spec.command.clone(),
         rule: rule.into(),
         evidence: "identity".into(),
         outcome,
@@ -410,23 +412,26 @@ fn plan_tree(
             None => (orphan_rule(dead.replaced).to_owned(), Outcome::Term),
         };
         let info = member.info;
-        let command = if info.command.is_empty() { root.command.clone() } else { info.command };
+        let command =
+            if info.command.is_empty() { root.spec.command.clone() } else { info.command };
         report.endings.push(Ending {
-            task_id: root.task.clone(),
+            task_id: root.spec.task_id.clone(),
             pid: info.identity.pid,
             command,
             rule,
             evidence: info.evidence.to_string(),
             outcome,
             died_after_ms: None,
-            obstacle: (root.state == State::Survived).then(|| root.last_error.clone()).flatten(),
+            obstacle: (root.life.state() == State::Survived)
+                .then(|| root.last_error.clone())
+                .flatten(),
         });
     }
-    report.suspects.extend(suspects_of(store, root.task.as_ref(), seen.suspects));
+    report.suspects.extend(suspects_of(store, root.spec.task_id.as_ref(), seen.suspects));
     report.suspects.extend(seen.unknown.into_iter().map(|error| Suspect {
-        task_id: root.task.clone(),
-        pid: root.identity.pid,
-        command: root.command.clone(),
+        task_id: root.spec.task_id.clone(),
+        pid: root.spec.identity.pid,
+        command: root.spec.command.clone(),
         why: error.to_string(),
     }));
 }

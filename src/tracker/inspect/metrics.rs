@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     model::{
         EndCount, EndReason, InstanceCount, LeakCount, LeakKind, LedgerCounts, LedgerMetrics,
-        LedgerPasses, Metrics, Millis, Outcome, PassKind, PassRecord, state::State,
+        LedgerPasses, Metrics, Millis, Outcome, PassKind, PassRecord, State,
     },
     store::Store,
     sys::{Proc, current_place},
@@ -46,7 +46,7 @@ impl Ledger {
         let roots = counts.live.iter().filter(|(_, is_root, _)| *is_root);
         Ok(LedgerMetrics {
             executing_count: roots.map(|(.., count)| count).sum(),
-            live: State::ALL.into_iter().filter(|state| *state != State::Ended).map(live).collect(),
+            live: [State::Running, State::Ending, State::Survived].into_iter().map(live).collect(),
             orphans,
             instances,
             window,

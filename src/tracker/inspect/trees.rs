@@ -72,7 +72,7 @@ impl Ledger {
     /// Invalid input for a bad task id; if the ledger cannot be read.
     pub fn trees_of(&self, task_id: &str) -> Result<Vec<TreeRecord>> {
         let task = TaskId::new(task_id)?;
-        forest(self.store(), |root| root.task.as_ref() == Some(&task))
+        forest(self.store(), |root| root.spec.task_id.as_ref() == Some(&task))
     }
 }
 
@@ -98,12 +98,12 @@ fn forest(store: &Store, wanted: impl Fn(&ProcessRecord) -> bool) -> Result<Vec<
 /// Assigns descendants to their root; one whose root has ended stands alone.
 fn group(rows: &[ProcessRecord]) -> Vec<Rows<'_>> {
     let roots: HashSet<ProcessId> =
-        rows.iter().filter(|row| row.root.is_none()).map(|row| row.id).collect();
+        rows.iter().filter(|row| row.spec.root.is_none()).map(|row| row.id).collect();
     let (below, tops): (Vec<_>, Vec<_>) =
-        rows.iter().partition(|row| row.root.is_some_and(|root| roots.contains(&root)));
+        rows.iter().partition(|row| row.spec.root.is_some_and(|root| roots.contains(&root)));
     let mut by_root: HashMap<Option<ProcessId>, Vec<&ProcessRecord>> = HashMap::new();
     for row in below {
-        by_root.entry(row.root).or_default().push(row);
+        by_root.entry(row.spec.root).or_default().push(row);
     }
     tops.into_iter()
         .map(|root| Rows { below: by_root.remove(&Some(root.id)).unwrap_or_default(), root })
@@ -138,17 +138,20 @@ impl Sight {
         let of = |owner: InstanceId| rows.iter().filter(move |row| row.owner == owner);
         let foreign = |instance: &InstanceRecord, is_task: &dyn Fn(&ProcessRecord) -> bool| {
             let theirs = of(instance.id).filter(|row| is_task(row));
-            let processes = theirs.map(|row| row.identity.pid).collect();
+            let processes = theirs.map(|row| row.spec.identity.pid).collect();
             Foreign { instance: instance.identity.pid, processes }
         };
         let owners: HashSet<InstanceId> = rows.iter().map(|row| row.owner).collect();
         let system = |owner: InstanceId| {
             let is_registered =
-                |row: &ProcessRecord| row.root.is_none() && row.origin != Origin::Spawned;
+                |row: &ProcessRecord| row.spec.root.is_none() && row.spec.origin != Origin::Spawned;
             let all: Vec<Foreign> = (instances.iter())
-                .map(|instance| match instance.id == owner {
-                    true => foreign(instance, &is_registered),
-                    false => foreign(instance, &|_| true),
+                .map(|instance| {
+                    if instance.id == owner {
+                        foreign(instance, &is_registered)
+                    } else {
+                        foreign(instance, &|_| true)
+                    }
                 })
                 .collect();
             let acting = instances.iter().find(|instance| instance.id == owner);
@@ -165,12 +168,12 @@ impl Sight {
         trees: &[Rows<'_>],
     ) -> Result<Vec<TreeRecord>> {
         let lives = |row: &&&ProcessRecord| {
-            let probe = Pinned::probe(&self.proc, self.observer.place, &row.identity);
+            let probe = Pinned::probe(&self.proc, self.observer.place, &row.spec.identity);
             matches!(probe, Probe::Alive(_))
         };
         let recorded_tree = |tree: &Rows<'_>| {
             let living = tree.below.iter().filter(lives);
-            (tree.root.id, living.map(|row| (row.identity.pid, row.id)).collect())
+            (tree.root.id, living.map(|row| (row.spec.identity.pid, row.id)).collect())
         };
         let living: HashMap<ProcessId, HashMap<Pid, ProcessId>> =
             trees.iter().map(recorded_tree).collect();
@@ -198,7 +201,7 @@ impl Sight {
         ids: &HashMap<Pid, ProcessId>,
     ) -> TreeRecord {
         let root = rows.root;
-        let alive = match Pinned::probe(&self.proc, self.observer.place, &root.identity) {
+        let alive = match Pinned::probe(&self.proc, self.observer.place, &root.spec.identity) {
             Probe::Unknown(error) => return recorded(rows, &error.to_string()),
             Probe::Alive(_) => Some(true),
             Probe::Zombie(_) => Some(false),
@@ -228,18 +231,18 @@ impl Sight {
         found: &Membership<'_>,
         ids: &HashMap<Pid, ProcessId>,
     ) -> Vec<TreeMember> {
-        let top = root.identity.pid;
+        let top = root.spec.identity.pid;
         let stat = self.snapshot.get(top).filter(|_| alive);
         let mut shown = vec![TreeMember {
             process: Some(root.id),
             parent: None,
-            command: root.command.clone(),
+            command: root.spec.command.clone(),
             alive,
             is_root: true,
-            age: age(root.identity.start_tick),
+            age: age(root.spec.identity.start_tick),
             ..member(top, Evidence::Root, stat)
         }];
-        let arguments = may_record_arguments(&root.command);
+        let arguments = may_record_arguments(&root.spec.command);
         let owner = self.observer.uid;
         let may_touch = |pid: Pid| owner == 0 || self.proc.is_of(pid, owner);
         let stats = found.members.keys().filter(|&&pid| pid != top && may_touch(pid));
@@ -258,9 +261,9 @@ impl Sight {
 
     fn suspect(&self, root: &ProcessRecord, pid: Pid, doubt: Doubt) -> Suspect {
         Suspect {
-            task_id: root.task.clone(),
+            task_id: root.spec.task_id.clone(),
             pid,
-            command: command_of(&self.proc, pid, may_record_arguments(&root.command)),
+            command: command_of(&self.proc, pid, may_record_arguments(&root.spec.command)),
             why: doubt.to_string(),
         }
     }
@@ -317,13 +320,13 @@ fn recorded(rows: &Rows<'_>, obstacle: &str) -> TreeRecord {
     let Rows { root, below } = rows;
     let member = |row: &ProcessRecord, is_root: bool| TreeMember {
         process: Some(row.id),
-        pid: row.identity.pid,
-        parent: (!is_root).then_some(root.identity.pid),
+        pid: row.spec.identity.pid,
+        parent: (!is_root).then_some(root.spec.identity.pid),
         evidence: if is_root { Evidence::Root } else { Evidence::Recorded }.to_string(),
-        command: row.command.clone(),
+        command: row.spec.command.clone(),
         alive: true,
         is_root,
-        age: now.since(row.started_at),
+        age: now.since(row.spec.started_at),
         // The values recorded for a root are those of its whole tree.
         rss_bytes: row.peak_rss.filter(|_| !is_root),
         cpu: row.cpu,

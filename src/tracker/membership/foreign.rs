@@ -54,7 +54,7 @@ pub(in crate::tracker) fn foreign(core: &Core, targets: &[ProcessId]) -> Result<
     for instance in responsible_instances(&core.store, &core.proc, core.place(), own)? {
         let theirs = core.store.live_of(instance.id)?;
         let processes = theirs.iter().filter(|row| !targets.contains(&row.id));
-        let processes = processes.map(|row| row.identity.pid).collect();
+        let processes = processes.map(|row| row.spec.identity.pid).collect();
         foreign.push(Foreign { instance: instance.identity.pid, processes });
     }
     Ok(foreign)

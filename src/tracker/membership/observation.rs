@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Result,
     identity::{Identity, Pid},
-    model::{Observer, ProcessId, ProcessRecord, state::State},
+    model::{Observer, ProcessId, ProcessRecord, State},
     policy::{
         membership::{Known, TreeFacts},
         token_holders::{TokenHolders, TokenOwner, TokenReader, token_holders},
@@ -60,8 +60,8 @@ impl<'a> Observation<'a> {
     ) -> Result<Self> {
         let roots: Vec<&ProcessRecord> = trees.iter().map(|tree| tree.root).collect();
         let owner = |root: &&ProcessRecord| {
-            let (uid, start_tick) = (root.uid, root.identity.start_tick);
-            Some((root.token?, TokenOwner { uid, start_tick }))
+            let (uid, start_tick) = (root.spec.uid, root.spec.identity.start_tick);
+            Some((root.spec.token?, TokenOwner { uid, start_tick }))
         };
         let owners = roots.iter().filter(|root| searched(root)).filter_map(owner).collect();
         let Ok(holders) = token_holders(snapshot, &owners, skips, &mut Readable(proc));
@@ -86,14 +86,14 @@ impl<'a> Observation<'a> {
         let recorded = self.descendants.get(&root.id).into_iter().flatten();
         let left = self.left_before.get(&root.id).into_iter().flatten();
         TreeFacts {
-            root: is_there.then_some(root.identity.pid),
-            may_spare_root: root.root.is_some(),
-            session: root.session,
+            root: is_there.then_some(root.spec.identity.pid),
+            may_spare_root: root.spec.root.is_some(),
+            session: root.spec.session,
             task_cgroup: self.in_task_cgroup(root),
             keeper: self.keepers.get(&root.id).copied(),
             known: recorded.map(|pid| Known::recorded(*pid)).collect(),
-            token_holders: root.token.and_then(of_token).unwrap_or_default(),
-            other_holders: root.token.and_then(of_others).unwrap_or_default(),
+            token_holders: root.spec.token.and_then(of_token).unwrap_or_default(),
+            other_holders: root.spec.token.and_then(of_others).unwrap_or_default(),
             left_before: left.map(|it| (it.pid, it.start_tick)).collect(),
             keeps_strays: false,
             spared_before: BTreeMap::new(),
@@ -103,7 +103,7 @@ impl<'a> Observation<'a> {
     /// Returns the processes in the root's task cgroup. Listed after the snapshot: a PID in both is the same process in both. If
     /// the cgroup cannot be read, the other evidence remains.
     fn in_task_cgroup(&self, root: &ProcessRecord) -> HashSet<Pid> {
-        let record = root.cgroup.as_ref();
+        let record = root.spec.cgroup.as_ref();
         let leaf =
             record.and_then(|record| TaskCgroup::open(record, self.observer.uid).ok().flatten());
         leaf.and_then(|leaf| list(self.proc, self.snapshot, &leaf, false).ok())
@@ -123,7 +123,7 @@ fn keeper(
     let keeper = recorded_keeper(store, proc, observer.place, root)?;
     let seen = snapshot.get(keeper.pid)?;
     (seen.start_tick == keeper.start_tick).then_some(())?;
-    verified(proc, observer, &keeper, root.uid).map(|pinned| pinned.pid())
+    verified(proc, observer, &keeper, root.spec.uid).map(|pinned| pinned.pid())
 }
 
 /// Returns what was left running of each tree before. Nothing was left of a tree that no attempt was made to end: then the ledger is
@@ -133,10 +133,11 @@ fn left_before(
     roots: &[&ProcessRecord],
 ) -> Result<HashMap<ProcessId, Vec<Identity>>> {
     let was_tried = |root: &&&ProcessRecord| {
-        root.state != State::Running || root.last_error.is_some() || root.root.is_some()
+        root.life.state() != State::Running || root.last_error.is_some() || root.spec.root.is_some()
     };
     let tried: Vec<&ProcessRecord> = roots.iter().filter(was_tried).copied().collect();
-    let of = |root: &&ProcessRecord| [Some((root.id, root.id)), root.root.map(|of| (root.id, of))];
+    let of =
+        |root: &&ProcessRecord| [Some((root.id, root.id)), root.spec.root.map(|of| (root.id, of))];
     let rows: Vec<(ProcessId, ProcessId)> = tried.iter().flat_map(of).flatten().collect();
     let mut left: HashMap<ProcessId, Vec<Identity>> = HashMap::new();
     if rows.is_empty() {

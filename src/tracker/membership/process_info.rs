@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     identity::{Identity, Pid},
-    model::{Containment, InstanceId, Limits, Millis, NewProcess, Origin, state::State},
+    model::{InstanceId, Limits, Millis, NewProcess, Origin, ProcessSpec},
     policy::membership::Evidence,
     redact::mask_command,
     sys::{
@@ -66,31 +66,20 @@ impl ProcessInfo {
 
     /// Returns its row below `root`, claimed by `owner` from the start.
     pub(in crate::tracker) fn new_row(&self, owner: InstanceId, root: &Root) -> NewProcess {
+        let limits =
+            Limits { max_runtime: None, max_rss: None, survive: false, grace: root.limits.grace };
         NewProcess {
-            task: root.task.clone(),
-            owner,
-            root: Some(root.row),
-            origin: Origin::Descendant,
-            token: None,
-            identity: self.identity,
-            session: None,
-            cgroup: None,
-            containment: Containment::None,
-            keeper: None,
-            command: self.command.clone(),
-            cwd: None,
-            uid: self.uid,
-            limits: Limits {
-                max_runtime: None,
-                max_rss: None,
-                survive: false,
-                grace: root.limits.grace,
+            spec: ProcessSpec {
+                task_id: root.task.clone(),
+                root: Some(root.row),
+                command: self.command.clone(),
+                started_at: Millis::now().minus(self.age),
+                evidence: Some(self.evidence.to_string()),
+                ..ProcessSpec::new(owner, Origin::Descendant, self.identity, self.uid, limits)
             },
-            started_at: Millis::now().minus(self.age),
+            claimed: true,
             peak_rss: Some(self.rss),
             cpu: Some(self.cpu),
-            evidence: Some(self.evidence.to_string()),
-            state: State::Ending,
             allow_survivor: false,
         }
     }

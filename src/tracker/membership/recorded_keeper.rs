@@ -40,17 +40,17 @@ fn of_older_row(
     row: &ProcessRecord,
     host_started: u64,
 ) -> Option<Identity> {
-    let Probe::Alive(root) = Pinned::probe(proc, here, &row.identity) else { return None };
+    let Probe::Alive(root) = Pinned::probe(proc, here, &row.spec.identity) else { return None };
     let parent = Pid::new(i64::from(root.stat.parent))?;
     let keeper = Pinned::open(proc, here, parent).ok().flatten()?;
     // It is still the parent, so it was the parent when it was pinned.
     let is_parent = proc.stat(root.pid()).ok().flatten()?.parent == parent.get()
         && root.has_its_pid()
         && keeper.has_its_pid();
-    let between =
-        host_started < keeper.stat.start_tick && keeper.stat.start_tick <= row.identity.start_tick;
+    let between = host_started < keeper.stat.start_tick
+        && keeper.stat.start_tick <= row.spec.identity.start_tick;
     let status = proc.status(parent).ok().flatten()?;
-    (is_parent && between && status.only_uid() == Some(row.uid)).then_some(keeper.identity)
+    (is_parent && between && status.only_uid() == Some(row.spec.uid)).then_some(keeper.identity)
 }
 
 /// Returns the identity of a root's keeper, as far as it is known.
@@ -60,8 +60,8 @@ pub(in crate::tracker) fn recorded_keeper(
     here: Place,
     row: &ProcessRecord,
 ) -> Option<Identity> {
-    if row.keeper.is_some() || row.containment != Containment::Keeper {
-        return row.keeper;
+    if row.spec.keeper.is_some() || row.spec.containment != Containment::Keeper {
+        return row.spec.keeper;
     }
     let host_started = store.first_owner_started(row.id).ok().flatten()?;
     of_older_row(proc, here, row, host_started)

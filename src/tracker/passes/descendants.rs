@@ -18,8 +18,7 @@ use crate::{
     error::Result,
     identity::Pid,
     model::{
-        CPU_STEP, EndReason, Limits, NewProcess, ProcessId, ProcessRecord, Report, Sighting,
-        state::State,
+        CPU_STEP, EndReason, Limits, NewProcess, ProcessId, ProcessRecord, Report, Sighting, State,
     },
     policy::{
         exemption::System,
@@ -84,7 +83,7 @@ pub(in crate::tracker) fn look_below(
     let mut due = Vec::new();
     for (row, pinned) in alive {
         let mut rss = pinned.stat.rss_bytes;
-        if row.root.is_none() {
+        if row.spec.root.is_none() {
             let below = below(core, &scene, row);
             rss += below.iter().map(|(stat, _)| stat.rss_bytes).sum::<u64>();
             found.extend(new_rows(core, &scene, row, &below));
@@ -99,10 +98,11 @@ pub(in crate::tracker) fn look_below(
             sightings.push(sighting);
         }
     }
-    let written = core.store.observe(&sightings).and_then(|_| match found.as_slice() {
-        [] => Ok(()),
-        found => core.store.admit(&core.place(), found).map(|_| ()),
-    });
+    let mut written = core.store.observe(&sightings).map(|_| ());
+    if written.is_ok() && !found.is_empty() {
+        let new = found.into_iter().map(|new| ((), new)).collect();
+        written = core.store.admit(&core.place(), new).map(|_| ());
+    }
     if let Err(error) = written {
         report.errors.push(error.to_string());
     }
@@ -118,17 +118,17 @@ fn why_due(
     below: &[(&Stat, Evidence)],
 ) -> Option<Cause> {
     let cause = |reason, rule| Some(Cause { reason, leak: None, rule });
-    if let Some(rule) = ran_too_long(row.limits.max_runtime, entry.run_time()) {
+    if let Some(rule) = ran_too_long(row.spec.limits.max_runtime, entry.run_time()) {
         return cause(EndReason::MaxRuntime, rule);
     }
-    if let Some(limit) = row.limits.max_rss {
+    if let Some(limit) = row.spec.limits.max_rss {
         let all = std::iter::once(root).chain(below.iter().map(|(stat, _)| *stat));
         let members: Vec<_> = all.map(|stat| (stat.pid, stat.start_tick)).collect();
         if let Some(rule) = tree_memory(core, limit, &members).is_too_much(limit) {
             return cause(EndReason::MaxRss, rule);
         }
     }
-    (row.state == State::Survived || could_not_be_judged(row)).then(|| Cause {
+    (row.life.state() == State::Survived || could_not_be_judged(row)).then(|| Cause {
         reason: EndReason::Terminated,
         leak: None,
         rule: SURVIVED.into(),
@@ -144,9 +144,10 @@ pub(in crate::tracker) fn living(
     let held = held_alive(core, &rows);
     let alive = |row: ProcessRecord| {
         let held = held.get(&row.id).and_then(|fd| seen_alive(&row, fd, snapshot));
-        match held
-            .map_or_else(|| Pinned::probe(&core.proc, core.place(), &row.identity), Probe::Alive)
-        {
+        match held.map_or_else(
+            || Pinned::probe(&core.proc, core.place(), &row.spec.identity),
+            Probe::Alive,
+        ) {
             Probe::Alive(pinned) => Some((row, pinned)),
             Probe::Zombie(_) | Probe::Gone | Probe::Unknown(_) => None,
         }
@@ -160,22 +161,23 @@ pub(in crate::tracker) fn scene<'a>(
     alive: &'a [Living],
 ) -> Result<Scene<'a>> {
     let mut recorded: HashMap<ProcessId, Vec<Pid>> = HashMap::new();
-    for (row, root) in alive.iter().filter_map(|(row, _)| Some((row, row.root?))) {
-        recorded.entry(root).or_default().push(row.identity.pid);
+    for (row, root) in alive.iter().filter_map(|(row, _)| Some((row, row.spec.root?))) {
+        recorded.entry(root).or_default().push(row.spec.identity.pid);
     }
-    let roots = alive.iter().map(|(row, _)| row).filter(|row| row.root.is_none());
+    let roots = alive.iter().map(|(row, _)| row).filter(|row| row.spec.root.is_none());
     let trees = roots.map(|root| {
         let descendants = recorded.remove(&root.id).unwrap_or_default();
         RecordedTree { root, descendants }
     });
-    let known: HashSet<(Pid, u64)> =
-        (alive.iter()).map(|(row, _)| (row.identity.pid, row.identity.start_tick)).collect();
+    let known: HashSet<(Pid, u64)> = (alive.iter())
+        .map(|(row, _)| (row.spec.identity.pid, row.spec.identity.start_tick))
+        .collect();
     let context = (&core.store, &core.proc, core.instance.observer);
     let system = System::new(snapshot, Some(core.own_pid()), &foreign(core, &[])?);
     let skips = |stat: &Stat| {
         known.contains(&(stat.pid, stat.start_tick)) && !system.is_accounted_for(stat.pid)
     };
-    let limited = |root: &ProcessRecord| root.limits.max_rss.is_some();
+    let limited = |root: &ProcessRecord| root.spec.limits.max_rss.is_some();
     let observation = Observation::new(context, snapshot, trees.collect(), limited, skips)?;
     Ok(Scene { snapshot, system, observation, known })
 }
@@ -199,7 +201,7 @@ pub(in crate::tracker) fn below<'s>(
     let (owner, proc) = (core.instance.observer.uid, &core.proc);
     let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
     let others = found.members.into_iter();
-    let others = others.filter(|(pid, _)| *pid != root.identity.pid && may_touch(*pid));
+    let others = others.filter(|(pid, _)| *pid != root.spec.identity.pid && may_touch(*pid));
     others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
 }
 
@@ -233,12 +235,9 @@ pub(in crate::tracker) fn new_row(
         return None;
     }
     info.command = command_of(&core.proc, seen.pid, tree.arguments);
-    Some(NewProcess {
-        limits: Limits { max_runtime: None, max_rss: None, ..root.limits },
-        state: State::Running,
-        allow_survivor: true,
-        ..info.new_row(core.instance.id, &tree)
-    })
+    let mut new = info.new_row(core.instance.id, &tree);
+    new.spec.limits = Limits { max_runtime: None, max_rss: None, ..root.spec.limits };
+    Some(NewProcess { claimed: false, allow_survivor: true, ..new })
 }
 
 /// Returns whether a row lacks this information: usually it has it, and then the ledger is not queried.
@@ -249,5 +248,5 @@ fn is_news(row: &ProcessRecord, sighting: &Sighting) -> bool {
 
 /// Returns whether it was to be ended, but could not be identified with certainty: nothing was sent to it.
 fn could_not_be_judged(row: &ProcessRecord) -> bool {
-    row.state == State::Running && row.last_error.is_some() && !row.limits.survive
+    row.life.state() == State::Running && row.last_error.is_some() && !row.spec.limits.survive
 }

@@ -26,7 +26,7 @@ use super::{descendants, health};
 use crate::{
     error::Result,
     identity::Pid,
-    model::{NewProcess, ProcessRecord},
+    model::ProcessRecord,
     policy::{
         fork_history::{Forked, Forks, Noted},
         membership::Evidence,
@@ -175,18 +175,18 @@ impl Listener<'_> {
         let rows = self.core.store.live_of(self.core.instance.id)?;
         let forked = |row: &ProcessRecord| {
             // The end of the tick in which it was started.
-            let at = started(row.identity.start_tick) + TICK;
+            let at = started(row.spec.identity.start_tick) + TICK;
             let at = at.saturating_sub(boot_minus_monotonic());
-            let pid = row.identity.pid;
+            let pid = row.spec.identity.pid;
             Some(Forked { pid, at: u64::try_from(at.as_nanos()).ok()? })
         };
         for row in &rows {
-            let root = row.root.unwrap_or(row.id);
+            let root = row.spec.root.unwrap_or(row.id);
             let entry = self.core.registry.get(root).filter(|entry| is_session_root(entry));
             let top = rows.iter().find(|row| row.id == root).filter(|_| entry.is_some());
             let Some(top) = top.and_then(forked) else { continue };
-            let same = self.pinned(row.identity.pid)?;
-            let same = same.filter(|pinned| pinned.stat.start_tick == row.identity.start_tick);
+            let same = self.pinned(row.spec.identity.pid)?;
+            let same = same.filter(|pinned| pinned.stat.start_tick == row.spec.identity.start_tick);
             if let (Some(process), Some(_)) = (forked(row), same) {
                 self.forks.add(process, top, true);
             }
@@ -260,25 +260,20 @@ impl Listener<'_> {
         let _pass = core.scheduler.begin_pass();
         let rows = core.store.live_of(core.instance.id)?;
         let known: HashSet<(Pid, u64)> =
-            rows.iter().map(|row| (row.identity.pid, row.identity.start_tick)).collect();
+            rows.iter().map(|row| (row.spec.identity.pid, row.spec.identity.start_tick)).collect();
         let unknown = found.iter().filter(|(_, pinned)| {
             !known.contains(&(pinned.identity.pid, pinned.identity.start_tick))
         });
-        let new: Vec<NewProcess> = unknown
+        let new: Vec<_> = unknown
             .filter(|(entry, _)| !entry.is_being_ended() && !self.protects(entry))
             .filter_map(|(entry, pinned)| {
                 let root = rows.iter().find(|row| row.id == entry.root.row)?;
-                descendants::new_row(
-                    core,
-                    root,
-                    &Snapshot::default(),
-                    &pinned.stat,
-                    Evidence::ForkEvent,
-                )
+                let (snapshot, event) = (Snapshot::default(), Evidence::ForkEvent);
+                Some(((), descendants::new_row(core, root, &snapshot, &pinned.stat, event)?))
             })
             .collect();
         if !new.is_empty() {
-            core.store.admit(&core.place(), &new)?;
+            core.store.admit(&core.place(), new)?;
             core.export.notify();
         }
         Ok(())

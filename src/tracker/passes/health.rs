@@ -24,7 +24,7 @@ use crate::{
     error::Result,
     model::{
         EndReason, Ending, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId,
-        ProcessRecord, Report, Suspect, state::State, task_text,
+        ProcessRecord, Report, State, Suspect, task_text,
     },
     sys::{Pinned, Probe, spawn::gate::GATE_LIMIT},
     tracker::{
@@ -253,8 +253,8 @@ fn look_at_own(
     seen: &mut Seen,
     report: &mut Report,
 ) {
-    let probe =
-        held.map_or_else(|| Pinned::probe(&core.proc, core.place(), &row.identity), Probe::Alive);
+    let probe = held
+        .map_or_else(|| Pinned::probe(&core.proc, core.place(), &row.spec.identity), Probe::Alive);
     match probe {
         Probe::Alive(pinned) => {
             if is_left(core, &row) {
@@ -271,10 +271,12 @@ fn look_at_own(
 /// Returns whether a live row of ours has no entry by which it would be ended, and was to be ended before: an orphan or a
 /// stray that survived, or whose claim was given back.
 fn is_left(core: &Core, row: &ProcessRecord) -> bool {
-    let tried =
-        row.state == State::Survived || (row.state == State::Running && row.last_error.is_some());
-    let held =
-        [Some(row.id), row.root].into_iter().flatten().any(|id| core.registry.get(id).is_some());
+    let tried = row.life.state() == State::Survived
+        || (row.life.state() == State::Running && row.last_error.is_some());
+    let held = [Some(row.id), row.spec.root]
+        .into_iter()
+        .flatten()
+        .any(|id| core.registry.get(id).is_some());
     tried && !held
 }
 
@@ -296,8 +298,9 @@ fn claim_left(
         }
     };
     let with_cause = |row: ProcessRecord| {
-        let survived = left.iter().any(|old| old.id == row.id && old.state == State::Survived);
-        let leak = core.store.leak_kind(row.id).ok().flatten().or(match row.root {
+        let survived =
+            left.iter().any(|old| old.id == row.id && old.life.state() == State::Survived);
+        let leak = core.store.leak_kind(row.id).ok().flatten().or(match row.spec.root {
             _ if survived => None,
             Some(_) => Some(LeakKind::Stray),
             None => Some(LeakKind::Orphan),
@@ -367,17 +370,17 @@ fn found_dead(
         }
         return;
     }
-    let at_the_gate = row.root.is_none()
-        && row.state == State::Running
+    let at_the_gate = row.spec.root.is_none()
+        && row.life.state() == State::Running
         && row.last_error.is_none()
-        && Millis::now().since(row.started_at) < GATE_LIMIT;
+        && Millis::now().since(row.spec.started_at) < GATE_LIMIT;
     let waits = core.pending.rows().contains(&row.id);
-    if !at_the_gate && !waits && row.state != State::Ending {
+    if !at_the_gate && !waits && row.life.state() != State::Ending {
         match left_behind::has_left_something(core, row) {
             Ok(true) => seen.left.push(row.clone()),
             Ok(false) => {
                 orphans::record_gone(core, row, report);
-                if row.root.is_some() {
+                if row.spec.root.is_some() {
                     // If this process has adopted it, its zombie is reaped as well.
                     core.zombies.unreaped.extend(pinned.map(Pinned::into_fd));
                 }
@@ -404,13 +407,13 @@ fn claim_strays(core: &Core, row: &ProcessRecord, seen: &mut Seen, report: &mut 
 }
 
 fn look_at_other(core: &Core, row: ProcessRecord, dead: &HashSet<InstanceId>, report: &mut Report) {
-    match Pinned::probe(&core.proc, core.place(), &row.identity) {
+    match Pinned::probe(&core.proc, core.place(), &row.spec.identity) {
         Probe::Alive(_) => {}
         Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
         // A child that an exec left to this process: the orphan pass records how it ended.
         Probe::Zombie(pinned) if matches!(pinned.fd().child_status(false), Ok(Some(_))) => {}
         Probe::Zombie(_) | Probe::Gone => {
-            if dead.contains(&row.owner) && row.state != State::Ending {
+            if dead.contains(&row.owner) && row.life.state() != State::Ending {
                 if keeper_end_logs::has_account(core, &row) {
                     let why =
                         "its keeper ends the processes it left: `procledger reap` records that";
@@ -426,7 +429,7 @@ fn look_at_other(core: &Core, row: ProcessRecord, dead: &HashSet<InstanceId>, re
                         return report.suspects.push(unknown(row, &error.to_string()));
                     }
                 }
-                log_dead(row.identity.pid, &task_text(row.task.as_ref()));
+                log_dead(row.spec.identity.pid, &task_text(row.spec.task_id.as_ref()));
                 orphans::record_gone(core, &row, report);
             }
         }
@@ -467,7 +470,12 @@ fn end_due_trees(core: &Arc<Core>, due: Vec<(Arc<Entry>, Cause)>) -> Awaited {
 }
 
 fn unknown(row: ProcessRecord, why: &str) -> Suspect {
-    Suspect { task_id: row.task, pid: row.identity.pid, command: row.command, why: why.to_owned() }
+    Suspect {
+        task_id: row.spec.task_id,
+        pid: row.spec.identity.pid,
+        command: row.spec.command,
+        why: why.to_owned(),
+    }
 }
 
 /// Notes when a process that a health pass finds dead was last alive: at the previous pass, or at its start if it began

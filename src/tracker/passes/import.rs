@@ -60,9 +60,9 @@ fn import_entries(
     let new: Vec<LegacyEntry> = entries
         .into_iter()
         .filter(|entry| {
-            !known
-                .iter()
-                .any(|row| row.identity.pid == entry.pid && row.task.as_ref() == Some(&entry.task))
+            !known.iter().any(|row| {
+                row.spec.identity.pid == entry.pid && row.spec.task_id.as_ref() == Some(&entry.task)
+            })
         })
         .collect();
     if new.is_empty() {

@@ -89,7 +89,7 @@ fn members_of(core: &Core, entries: &[Arc<Entry>]) -> Result<HashMap<ProcessId, 
     let member = |stat: &Stat| (stat.pid, stat.start_tick);
     let members = roots.map(|row| {
         let below = descendants::below(core, &scene, row);
-        let root = (row.identity.pid, row.identity.start_tick);
+        let root = (row.spec.identity.pid, row.spec.identity.start_tick);
         let all = below.iter().map(|(stat, _)| member(stat));
         (row.id, std::iter::once(root).chain(all).collect())
     });

@@ -14,8 +14,8 @@ use crate::{
     error::Result,
     identity::{Pid, Place},
     model::{
-        Containment, EndReason, InstanceId, LeakKind, Limits, Millis, NewProcess, Observer, Origin,
-        ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId, state::State,
+        EndReason, InstanceId, LeakKind, Limits, Millis, NewProcess, Observer, Origin, ProcessId,
+        ProcessRecord, ProcessSpec, Report, Settled, Suspect, TaskId,
     },
     policy::{
         exemption::oneself,
@@ -230,26 +230,18 @@ impl Search<'_> {
         pinned: &Pinned,
         arguments: bool,
     ) -> Result<NewProcess> {
+        let limits = Limits { grace, survive: false, max_runtime: None, max_rss: None };
+        let uid = pinned.uid(self.proc)?.unwrap_or(self.observer.uid);
         Ok(NewProcess {
-            task,
-            owner,
-            root: None,
-            origin,
-            token: None,
-            identity: pinned.identity,
-            session: None,
-            cgroup: None,
-            containment: Containment::None,
-            keeper: None,
-            command: command_of(self.proc, pinned.pid(), arguments),
-            cwd: None,
-            uid: pinned.uid(self.proc)?.unwrap_or(self.observer.uid),
-            limits: Limits { grace, survive: false, max_runtime: None, max_rss: None },
-            started_at: Millis::now().minus(age(pinned.stat.start_tick)),
+            spec: ProcessSpec {
+                task_id: task,
+                command: command_of(self.proc, pinned.pid(), arguments),
+                started_at: Millis::now().minus(age(pinned.stat.start_tick)),
+                ..ProcessSpec::new(owner, origin, pinned.identity, uid, limits)
+            },
+            claimed: true,
             peak_rss: Some(pinned.stat.rss_bytes),
             cpu: Some(cpu_time(&pinned.stat)),
-            evidence: None,
-            state: State::Ending,
             allow_survivor: true,
         })
     }
@@ -258,7 +250,7 @@ impl Search<'_> {
     pub(in crate::tracker) fn tree(&self, found: &Match) -> Result<Option<Root>> {
         let Some(pinned) = self.pin(found)? else { return Ok(None) };
         let new = self.row(InstanceId(0), None, Origin::Swept, Duration::ZERO, &pinned, true)?;
-        Ok(Some(Root::recorded(ProcessId(0), &new, true)))
+        Ok(Some(Root::recorded(ProcessId(0), &new.spec, true)))
     }
 }
 
@@ -327,8 +319,10 @@ pub(in crate::tracker) fn end_found(
     let Some(pinned) = search.pin(found)? else { return Ok(Vec::new()) };
     let (grace, arguments) = (core.options.grace, core.options.record_arguments);
     let new = search.row(core.instance.id, task, origin, grace, &pinned, arguments)?;
-    let rows = core.store.admit(&core.place(), &[new])?;
-    let Some(Ok(row)) = rows.into_iter().next() else { return Ok(Vec::new()) };
+    let row = match core.store.admit_one(&core.place(), &new) {
+        Err(error) if error.is_already_running() => return Ok(Vec::new()),
+        row => row?,
+    };
     let record: Option<ProcessRecord> = core.store.process(row)?;
     Ok(claimed::end_claimed(core, cause, record.into_iter().collect(), report))
 }
@@ -354,9 +348,9 @@ pub(in crate::tracker) fn answered_for(
         .filter(|instance| instance.stopped_at.is_none() && !dead.contains(&instance.id))
         .filter(|instance| instance.identity.place == here);
     let mut rows = store.live()?;
-    rows.retain(|row| row.identity.place == here);
+    rows.retain(|row| row.spec.identity.place == here);
     Ok(living
         .map(|instance| instance.identity.pid)
-        .chain(rows.iter().map(|row| row.identity.pid))
+        .chain(rows.iter().map(|row| row.spec.identity.pid))
         .collect())
 }

@@ -14,8 +14,7 @@ use crate::{
     error::Result,
     model::{
         DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis, Origin,
-        OrphanClaim, Outcome, PassKind, ProcessId, ProcessRecord, Report, Settled, Suspect,
-        state::State,
+        OrphanClaim, Outcome, PassKind, ProcessId, ProcessRecord, Report, Settled, State, Suspect,
     },
     sys::{Pinned, Probe},
     tracker::{
@@ -83,7 +82,7 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
     };
     let left = claim.claimed.iter().chain(&claim.adopted);
     let left: Vec<&ProcessRecord> =
-        left.filter(|row| row.root.is_none() && claim.replaced.contains(&row.id)).collect();
+        left.filter(|row| row.spec.root.is_none() && claim.replaced.contains(&row.id)).collect();
     adopted_zombies::remember_replaced(core, &left);
     let keepers = keeper_end_logs::await_keepers(core, &claim.claimed);
     let mut settled = claimed::end_claimed_each(core, &cause_of, claim.claimed, &mut report);
@@ -118,9 +117,9 @@ fn report_unknown(core: &Core, instance: &InstanceRecord, why: &str, report: &mu
     let rows = core.store.live_of(instance.id).unwrap_or_default();
     report.checked += rows.len() as u64;
     report.suspects.extend(rows.into_iter().map(|row| Suspect {
-        task_id: row.task,
-        pid: row.identity.pid,
-        command: row.command,
+        task_id: row.spec.task_id,
+        pid: row.spec.identity.pid,
+        command: row.spec.command,
         why: format!(
             "its instance {} (pid {}) cannot be judged: {why}",
             instance.program, instance.identity.pid
@@ -140,9 +139,9 @@ fn log_loaded(core: &Core, claim: &OrphanClaim) {
 fn report_gone(core: &Core, claim: &OrphanClaim, report: &mut Report) {
     report.checked += claim.gone.len() as u64;
     report.endings.extend(claim.gone.iter().map(|row| Ending {
-        task_id: row.task.clone(),
-        pid: row.identity.pid,
-        command: row.command.clone(),
+        task_id: row.spec.task_id.clone(),
+        pid: row.spec.identity.pid,
+        command: row.spec.command.clone(),
         rule: "its machine was restarted, or its PID namespace is gone".into(),
         evidence: "boot id or namespace".into(),
         outcome: Outcome::Gone,
@@ -159,14 +158,14 @@ fn report_gone(core: &Core, claim: &OrphanClaim, report: &mut Report) {
 /// If the root is gone, the processes it left are ended like any strays; returns what is to be written.
 fn adopt(core: &Arc<Core>, records: &[ProcessRecord], report: &mut Report) -> Vec<Settled> {
     let mut gone = HashSet::new();
-    for record in records.iter().filter(|record| record.root.is_none()) {
-        match Pinned::probe(&core.proc, core.place(), &record.identity) {
+    for record in records.iter().filter(|record| record.spec.root.is_none()) {
+        match Pinned::probe(&core.proc, core.place(), &record.spec.identity) {
             Probe::Alive(pinned) => {
                 report.checked += 1;
                 report.adopted += 1;
                 // Left by an exec of this program, or adopted through the kernel: its status is reported to us.
-                let child =
-                    record.origin == Origin::Spawned && pinned.stat.parent == core.own_pid().get();
+                let child = record.spec.origin == Origin::Spawned
+                    && pinned.stat.parent == core.own_pid().get();
                 let hold = Hold { child, ..Hold::default() };
                 core.registry.track(world::root_of(core, record), hold, &pinned.into_fd());
             }
@@ -180,7 +179,8 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord], report: &mut Report) -> Ve
     if !records.is_empty() {
         core.export.notify();
     }
-    let of_the_gone = |record: &&ProcessRecord| gone.contains(&record.root.unwrap_or(record.id));
+    let of_the_gone =
+        |record: &&ProcessRecord| gone.contains(&record.spec.root.unwrap_or(record.id));
     let left: Vec<ProcessId> = records.iter().filter(of_the_gone).map(|record| record.id).collect();
     match core.store.claim(&left, core.instance.id, Some(core.instance.id), None) {
         Ok(claimed) => claimed::end_claimed(core, &Cause::stray(), claimed, report),
@@ -197,17 +197,17 @@ pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord, repor
         reason: EndReason::Gone,
         status: ExitStatus::Unobserved,
         at: Millis::now(),
-        error: None,
         because: None,
     };
-    let state = if record.state == State::Survived { State::Survived } else { State::Running };
-    match core.store.end(&[(record.id, state, end)]) {
-        Ok(changed) if changed == [true] => {
-            core.cgroups.remove_task_cgroup(record.cgroup.as_ref());
+    let state =
+        if record.life.state() == State::Survived { State::Survived } else { State::Running };
+    match core.store.end(record.id, state, end, None) {
+        Ok(true) => {
+            core.cgroups.remove_task_cgroup(record.spec.cgroup.as_ref());
             report.endings.push(Ending {
-                task_id: record.task.clone(),
-                pid: record.identity.pid,
-                command: record.command.clone(),
+                task_id: record.spec.task_id.clone(),
+                pid: record.spec.identity.pid,
+                command: record.spec.command.clone(),
                 rule: "it is not there any more".into(),
                 evidence: "identity".into(),
                 outcome: Outcome::Gone,
@@ -215,7 +215,7 @@ pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord, repor
                 obstacle: None,
             });
         }
-        Ok(_) => {}
+        Ok(false) => {}
         Err(error) => report.errors.push(error.to_string()),
     }
 }

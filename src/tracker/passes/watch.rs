@@ -287,7 +287,7 @@ fn needs_a_pass(core: &Core) -> Result<bool> {
                     || core
                         .store
                         .live_of(instance.id)
-                        .is_ok_and(|rows| rows.iter().any(|row| !row.limits.survive)))
+                        .is_ok_and(|rows| rows.iter().any(|row| !row.spec.limits.survive)))
         },
     ))
 }

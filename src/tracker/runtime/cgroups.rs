@@ -19,7 +19,7 @@ use super::{instance::Instance, list::List, lock::lock, tracked::Root};
 use crate::{
     error::{Error, Kind, Result},
     identity::Place,
-    model::{Because, Cgroup, ContainmentMode, ExitStatus, InstanceId},
+    model::{Cgroup, ContainmentMode, ExitStatus, InstanceId, Justification},
     store::Store,
     sys::{
         cgroup::{InstanceCgroup, TaskCgroup, bases, remove_instance_cgroup},
@@ -189,14 +189,14 @@ impl Cgroups {
         &self,
         root: &Root,
         status: ExitStatus,
-    ) -> Option<Because> {
+    ) -> Option<Justification> {
         if status != ExitStatus::Signaled(libc::SIGKILL) {
             return None;
         }
         let leaf = self.open_task_cgroup(root.cgroup.as_ref()).ok()??;
         let kills = leaf.oom_kills().filter(|&kills| kills > 0)?;
         let limit = root.limits.max_rss;
-        Some(Because {
+        Some(Justification {
             rule: limit.map_or_else(
                 || "the kernel ran out of memory".into(),
                 |bytes| format!("the kernel enforced its memory limit of {bytes} bytes"),

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Kind, Result},
     identity::Place,
     model::{NewProcess, ProcessId},
-    store::Store,
+    store::{Insertion, Store},
     sys::spawn::Gate,
 };
 
@@ -100,11 +100,10 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     fn commit(&self) {
-        let news: Vec<NewProcess> =
-            self.batch.iter().filter_map(|waiter| lock(&waiter.new).take()).collect();
-        match self.group.store.admit(&self.group.place, &news) {
-            Ok(rows) => {
-                for ((waiter, new), row) in self.batch.iter().zip(news).zip(rows) {
+        let new = self.batch.iter().filter_map(|waiter| Some((waiter, lock(&waiter.new).take()?)));
+        match self.group.store.admit(&self.group.place, new.collect()) {
+            Ok(all) => {
+                for Insertion { key: waiter, new, row } in all {
                     if let (Ok(_), Some(gate)) = (&row, &waiter.gate) {
                         gate.open();
                     }

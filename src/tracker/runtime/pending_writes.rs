@@ -47,7 +47,7 @@ impl PendingWrites {
     /// Returns the rows whose ends or outcomes wait to be written.
     pub(in crate::tracker) fn rows(&self) -> Vec<ProcessId> {
         let mut rows = self.roots.map(|end| end.process);
-        rows.extend(self.settled.map(|settled| settled.process));
+        rows.extend(self.settled.map(|settled| settled.row.id()).into_iter().flatten());
         rows
     }
 }

@@ -11,8 +11,8 @@ use super::keeper_handle::{Kept, Word};
 use crate::{
     identity::{Identity, Pid, Place},
     model::{
-        Because, Cgroup, Containment, EndReason, ExitStatus, Limits, NewProcess, Origin, ProcessId,
-        ProcessRecord, TaskId, task_text,
+        Cgroup, Containment, EndReason, ExitStatus, Justification, Limits, Origin, ProcessId,
+        ProcessRecord, ProcessSpec, TaskId, task_text,
     },
     policy::limits,
     sys::{PidFd, Pinned, Probe, Proc, boot_minus_monotonic},
@@ -67,20 +67,24 @@ impl Root {
 }
 
 impl Root {
-    pub(in crate::tracker) fn recorded(row: ProcessId, new: &NewProcess, arguments: bool) -> Self {
+    pub(in crate::tracker) fn recorded(
+        row: ProcessId,
+        spec: &ProcessSpec,
+        arguments: bool,
+    ) -> Self {
         Self {
             row,
-            task: new.task.clone(),
-            identity: new.identity,
-            token: new.token,
-            uid: new.uid,
-            session: new.session,
-            cgroup: new.cgroup.clone(),
-            keeper: new.keeper,
-            origin: new.origin,
-            containment: new.containment,
-            limits: new.limits,
-            command: Words::new(&new.command),
+            task: spec.task_id.clone(),
+            identity: spec.identity,
+            token: spec.token,
+            uid: spec.uid,
+            session: spec.session,
+            cgroup: spec.cgroup.clone(),
+            keeper: spec.keeper,
+            origin: spec.origin,
+            containment: spec.containment,
+            limits: spec.limits,
+            command: Words::new(&spec.command),
             arguments,
         }
     }
@@ -94,21 +98,7 @@ pub(in crate::tracker) fn may_record_arguments(command: &[String]) -> bool {
 
 impl From<&ProcessRecord> for Root {
     fn from(record: &ProcessRecord) -> Self {
-        Self {
-            row: record.id,
-            task: record.task.clone(),
-            identity: record.identity,
-            token: record.token,
-            uid: record.uid,
-            session: record.session,
-            cgroup: record.cgroup.clone(),
-            keeper: record.keeper,
-            origin: record.origin,
-            containment: record.containment,
-            limits: record.limits,
-            command: Words::new(&record.command),
-            arguments: may_record_arguments(&record.command),
-        }
+        Self::recorded(record.id, &record.spec, may_record_arguments(&record.spec.command))
     }
 }
 
@@ -138,7 +128,7 @@ struct Progress {
     /// Its end was recorded before its status was known: the row gets the status later.
     lacks_status: bool,
     /// Why it was ended, where that could not be recorded with the attempt.
-    cause: Option<Box<(EndReason, Option<Because>)>>,
+    cause: Option<Box<(EndReason, Option<Justification>)>>,
 }
 
 /// How a process came to this tracker, and how the processes it leaves are to be treated.
@@ -332,12 +322,12 @@ impl Entry {
     }
 
     /// Remembers why it has ended, for the thread that records its end later; `None` where it is about to be recorded.
-    pub(in crate::tracker) fn set_cause(&self, cause: Option<(EndReason, Option<Because>)>) {
+    pub(in crate::tracker) fn set_cause(&self, cause: Option<(EndReason, Option<Justification>)>) {
         self.progress().cause = cause.map(Box::new);
     }
 
     /// Returns why it has ended, where that is known and could not be recorded.
-    pub(in crate::tracker) fn cause(&self) -> Option<(EndReason, Option<Because>)> {
+    pub(in crate::tracker) fn cause(&self) -> Option<(EndReason, Option<Justification>)> {
         self.progress().cause.as_deref().cloned()
     }
 

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
     model::{
-        Because, End, EndReason, ExitStatus, InstanceId, LateEnd, Millis, ProcessId, Verdict,
+        End, EndReason, ExitStatus, InstanceId, Justification, LateEnd, Millis, ProcessId, Verdict,
         task_text,
     },
     store::Store,
@@ -82,7 +82,7 @@ impl KeptEnd {
             return None;
         }
         let because = self.rule.zip(self.evidence);
-        let because = because.map(|(rule, evidence)| Because { rule, evidence });
+        let because = because.map(|(rule, evidence)| Justification { rule, evidence });
         let at = Millis(self.ended_at);
         let reason = EndReason::parse(&self.reason)?;
         Some(LateEnd {
@@ -90,7 +90,7 @@ impl KeptEnd {
             pid: Pid::new(self.pid)?,
             start_tick: self.start_tick,
             task: None,
-            end: End { reason, status, at, error: None, because },
+            end: End { at, status, reason, because },
         })
     }
 }
@@ -134,9 +134,7 @@ pub(in crate::tracker) fn keep_late_ends(
 fn late_ends(store: &Store, pending: &PendingWrites) -> Vec<LateEnd> {
     let roots = pending.roots.map(|root| (root.process, root.end.clone()));
     let settled = pending.settled.map(|settled| match &settled.verdict {
-        Verdict::Ended(end) if settled.process != ProcessId::UNRECORDED => {
-            Some((settled.process, end.clone()))
-        }
+        Verdict::Ended(end) => Some((settled.row.id()?, end.clone())),
         _ => None,
     });
     let all = roots.into_iter().chain(settled.into_iter().flatten());

@@ -236,7 +236,7 @@ impl Job {
     /// drop(process);
     /// tracker.shutdown()?;
     /// # let history = tracker.ledger().history(None, None, 1)?;
-    /// # assert_eq!(history[0].end_reason, Some(procledger::EndReason::Terminated));
+    /// # assert_eq!(history[0].life.end().unwrap().reason, procledger::EndReason::Terminated);
     /// # Ok(()) }
     /// ```
     #[must_use]

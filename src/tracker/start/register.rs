@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    model::{Containment, Millis, NewProcess, Origin, TaskId, state::State},
+    model::{Millis, NewProcess, Origin, ProcessSpec, State, TaskId},
     sys::Pinned,
     tracker::{
         core::Core,
@@ -25,13 +25,9 @@ pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) 
     let pinned = pin(core, number)?;
     flush::write_late_of(core, &task);
     let new = describe(core, task, &pinned)?;
-    let rows = core.store.admit(&core.place(), std::slice::from_ref(&new))?;
-    let row = rows
-        .into_iter()
-        .next()
-        .ok_or_else(|| Error::new(Kind::Other, "the ledger returned no row"))??;
+    let row = core.store.admit_one(&core.place(), &new)?;
     // Even if it is a child of ours: its starter waits for it, and we never take its status away.
-    let root = Root::recorded(row, &new, core.options.record_arguments);
+    let root = Root::recorded(row, &new.spec, core.options.record_arguments);
     core.registry.track(root, Hold::default(), &pinned.into_fd());
     core.export.notify();
     Ok(())
@@ -44,7 +40,7 @@ pub(in crate::tracker) fn unregister(core: &Core, task_id: &str) -> Result<bool>
     let dead = claims::dead_claimants_of(core, &core.store.live_of_task(&task)?);
     core.store.void_claims(&dead)?;
     for record in core.store.live_of_task(&task)? {
-        if record.owner == core.instance.id && record.state != State::Ending {
+        if record.owner == core.instance.id && record.life.state() != State::Ending {
             any |= core.store.release(record.id, core.instance.id, Millis::now())?;
             if let Some(entry) = core.registry.get(record.id) {
                 entry.mark_recorded();
@@ -98,26 +94,10 @@ fn describe(core: &Core, task: TaskId, pinned: &Pinned) -> Result<NewProcess> {
             ),
         ));
     }
-    Ok(NewProcess {
-        task: Some(task),
-        owner: core.instance.id,
-        root: None,
-        origin: Origin::Registered,
-        token: None,
-        identity: pinned.identity,
-        session: None,
-        cgroup: None,
-        containment: Containment::None,
-        keeper: None,
+    let (by, limits) = (core.instance.id, core.options.limits());
+    Ok(NewProcess::from(ProcessSpec {
+        task_id: Some(task),
         command: command_of(&core.proc, pid, core.options.record_arguments),
-        cwd: None,
-        uid,
-        limits: core.options.limits(),
-        started_at: Millis::now(),
-        peak_rss: None,
-        cpu: None,
-        evidence: None,
-        state: State::Running,
-        allow_survivor: false,
-    })
+        ..ProcessSpec::new(by, Origin::Registered, pinned.identity, uid, limits)
+    }))
 }

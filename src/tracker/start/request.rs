@@ -8,7 +8,7 @@ use super::job::Job;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    model::{Cgroup, Containment, Limits, Millis, NewProcess, Origin, TaskId, state::State},
+    model::{Cgroup, Containment, Limits, NewProcess, Origin, ProcessSpec, TaskId},
     redact::mask_command,
     sys::{PidFd, Pinned},
     tracker::core::Core,
@@ -55,28 +55,19 @@ pub(in crate::tracker) fn describe(
 ) -> Result<NewProcess> {
     let pinned = Pinned::identify(&core.proc, core.place(), pid, Arc::clone(pidfd))?
         .ok_or_else(|| Error::new(Kind::NotStarted, "the child was killed before it ran"))?;
-    Ok(NewProcess {
-        task: Some(request.task.clone()),
-        owner: core.instance.id,
-        root: None,
-        origin: Origin::Spawned,
+    let uid = rustix::process::geteuid().as_raw();
+    let (by, limits) = (core.instance.id, request.limits);
+    let spec = ProcessSpec {
+        task_id: Some(request.task.clone()),
         token: Some(request.token),
-        identity: pinned.identity,
         session: Some(pid),
         cgroup: request.cgroup.clone().filter(|_| containment == Containment::Cgroup),
         containment,
-        keeper: None,
         command: request.command.clone(),
         cwd: request.cwd.clone(),
-        uid: rustix::process::geteuid().as_raw(),
-        limits: request.limits,
-        started_at: Millis::now(),
-        peak_rss: None,
-        cpu: None,
-        evidence: None,
-        state: State::Running,
-        allow_survivor: request.allow_survivor,
-    })
+        ..ProcessSpec::new(by, Origin::Spawned, pinned.identity, uid, limits)
+    };
+    Ok(NewProcess { allow_survivor: request.allow_survivor, ..NewProcess::from(spec) })
 }
 
 /// Returns the program and its arguments as the ledger records them.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{Containment, End, EndReason, ExitStatus, Millis, state::State, task_text},
+    model::{Containment, End, EndReason, ExitStatus, Millis, State, task_text},
     sys::{
         keeper::Binary,
         spawn::{self, Child},
@@ -111,7 +111,7 @@ fn through_gate(
     };
     match spawn::spawn(command, admit) {
         Ok(spawned) => {
-            if spawned.committed.new.cgroup.is_none() {
+            if spawned.committed.new.spec.cgroup.is_none() {
                 core.cgroups.give_up(request.cgroup.as_ref());
                 fork_events::listen_for_forks(core);
             }
@@ -157,11 +157,11 @@ fn started(
 ) -> Process {
     let spawn::Spawned { pidfd, committed, pipes: [stdin, stdout, stderr], pid } = spawned;
     let Committed { row, new } = committed;
-    let root = Root::recorded(row, &new, !hold.bare);
+    let root = Root::recorded(row, &new.spec, !hold.bare);
     let terminate_on_drop = hold.terminate_on_drop;
     let entry = core.registry.track(root, hold, &pidfd);
     core.export.notify();
-    tracing::debug!("process {pid} for task {} runs", task_text(new.task.as_ref()));
+    tracing::debug!("process {pid} for task {} runs", task_text(new.spec.task_id.as_ref()));
     let mut process = Process::new(Arc::clone(core), entry, pidfd, foreground);
     process.on_drop.armed = terminate_on_drop;
     process.stdin = stdin.map(ChildStdin::from);
@@ -184,11 +184,11 @@ fn refused(core: &Core, refusal: spawn::Refusal<Committed>, foreground: bool) ->
             reason: EndReason::Failed,
             status: ExitStatus::Unobserved,
             at: Millis::now(),
-            error: Some(format!("{}{cause}", refusal.error)),
             because: None,
         };
         // On failure the next pass finds the row gone.
-        if let Err(error) = core.store.end(&[(row, State::Running, end)]) {
+        let why = format!("{}{cause}", refusal.error);
+        if let Err(error) = core.store.end(row, State::Running, end, Some(&why)) {
             tracing::error!("failed to record that a program did not start: {error}");
         }
         core.export.notify();

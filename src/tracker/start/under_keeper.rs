@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use super::request::{Request, describe};
 use crate::{
     error::{Error, Kind, Result},
-    model::{Containment, NewProcess},
+    model::Containment,
     sys::{
         keeper::{Binary, KeeperClient, Params, Reply},
         spawn::{Command, Refusal, Spawned},
@@ -69,10 +69,11 @@ fn relay(
     let pidfd = Arc::new(pidfd);
     let described = describe(core, request, pid, &pidfd, Containment::Keeper);
     // Both are committed at once, so that no program has an unknown keeper.
-    let described = described.and_then(|new| {
+    let described = described.and_then(|mut new| {
         let gone = || Error::new(Kind::NotStarted, "the keeper was killed before the program ran");
         let keeper = client.identify(&core.proc, core.place())?.ok_or_else(gone)?;
-        Ok(NewProcess { keeper: Some(keeper), ..new })
+        new.spec.keeper = Some(keeper);
+        Ok(new)
     });
     let admitted = match described.and_then(|new| core.group_commit.commit(new, None)) {
         Ok(admitted) => admitted,

@@ -58,8 +58,8 @@ fn a_row_names_its_leaf_and_the_root_was_born_in_it() {
     });
     let leaf = leaf_of(&place, "task");
     let row = &tracker.running().expect("rows")[0];
-    let recorded = row.cgroup.as_ref().expect("a leaf");
-    assert_eq!((row.containment.as_str(), &recorded.path), ("cgroup", &leaf));
+    let recorded = row.spec.cgroup.as_ref().expect("a leaf");
+    assert_eq!((row.spec.containment.as_str(), &recorded.path), ("cgroup", &leaf));
     assert_eq!(recorded.inode, fs::metadata(&leaf).expect("the folder").ino());
     let name = leaf.file_name().expect("a name").to_str().expect("text");
     assert!(first.trim_end().ends_with(name), "{first} is {name}");

@@ -51,7 +51,7 @@ fn a_program_that_lies_about_itself_is_shown_as_text_and_ended_with_all_below_it
     assert!(pass.endings.is_empty() && pass.errors.is_empty(), "{pass:?}");
     let rows = tracker.ledger().running().expect("rows");
     assert_eq!(rows.len(), 2, "with the one that left the session: {rows:?}");
-    assert!(rows.iter().any(|row| row.containment == Containment::Session));
+    assert!(rows.iter().any(|row| row.spec.containment == Containment::Session));
     for verb in [&["ps"][..], &["tree"], &["ps", "--all"], &["reap", "--dry-run"]] {
         let output = place.procledger(verb);
         let text = String::from_utf8(output.stdout).expect("text");

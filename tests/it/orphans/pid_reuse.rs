@@ -186,8 +186,8 @@ fn end(child: &mut Child) -> u32 {
 
 fn same_tick(path: &Path, pid: u32) -> bool {
     let rows = Ledger::open(path).expect("a ledger").running().expect("rows");
-    let row = rows.iter().find(|row| row.identity.pid.get() == pid).expect("its row is live");
-    Some(row.identity.start_tick) == crate::support::start_tick(pid)
+    let row = rows.iter().find(|row| row.spec.identity.pid.get() == pid).expect("its row is live");
+    Some(row.spec.identity.start_tick) == crate::support::start_tick(pid)
 }
 
 fn check(ledger: &Ledger, task: &str, reason: EndReason, mut unrelated: Guard) {

@@ -88,7 +88,7 @@ pub(crate) fn check(given: &Given, tracker: &Tracker) {
         .stderr(Stdio::null());
     let process = tracker.spawn(job).expect("spawned");
     let pid = process.pid();
-    let row = tracker.running().expect("rows").into_iter().find(|row| row.identity.pid == pid);
+    let row = tracker.running().expect("rows").into_iter().find(|row| row.spec.identity.pid == pid);
     let text = read_all(process);
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -115,7 +115,7 @@ pub(crate) fn check(given: &Given, tracker: &Tracker) {
     assert_eq!(tokens.len(), 1, "{tokens:?}");
     let last = tokens[0].rsplit(':').next().expect("a token");
     let row = row.expect("its row was there while it ran");
-    assert_eq!(row.token.expect("a token").simple().to_string(), last);
+    assert_eq!(row.spec.token.expect("a token").simple().to_string(), last);
     assert_eq!(field("env OURS="), "1");
 }
 

@@ -47,7 +47,7 @@ fn the_name_of_a_task_is_shown_as_text_everywhere() {
     }
     let running = tracker.running().expect("rows");
     let stored: Vec<_> =
-        running.iter().filter_map(|row| Some(row.task.as_ref()?.as_str())).collect();
+        running.iter().filter_map(|row| Some(row.spec.task_id.as_ref()?.as_str())).collect();
     assert_eq!(stored, HOSTILE, "each is stored as it is");
 
     shows_only_text(

@@ -140,10 +140,10 @@ fn processes(witnesses: &[Witness]) -> String {
     for Witness { row, .. } in witnesses {
         table.row([
             task(row),
-            row.identity.pid.to_string(),
-            row.origin.to_string(),
-            row.containment.to_string(),
-            shell_words(&row.command),
+            row.spec.identity.pid.to_string(),
+            row.spec.origin.to_string(),
+            row.spec.containment.to_string(),
+            shell_words(&row.spec.command),
         ]);
     }
     table.text()
@@ -158,7 +158,11 @@ fn alive(witnesses: &[Witness], patience: Duration) -> Result<Vec<String>> {
             .has_ended(patience)
             .map_err(|error| Failure::because("failed to inspect a process", &error))?;
         if !ended {
-            alive.push(format!("{} pid {}", escape(&task(&witness.row)), witness.row.identity.pid));
+            alive.push(format!(
+                "{} pid {}",
+                escape(&task(&witness.row)),
+                witness.row.spec.identity.pid
+            ));
         }
     }
     Ok(alive)
@@ -167,7 +171,7 @@ fn alive(witnesses: &[Witness], patience: Duration) -> Result<Vec<String>> {
 fn reaped(report: &Report, witnesses: &[Witness]) -> String {
     let mut table = Table::cut(&["TASK", "PID", "OUTCOME", "COMMAND"], false).right(1);
     for ending in &report.endings {
-        let known = witnesses.iter().any(|witness| witness.row.identity.pid == ending.pid);
+        let known = witnesses.iter().any(|witness| witness.row.spec.identity.pid == ending.pid);
         let mut what = after(outcome(ending.outcome, Tense::Done), ending.died_after_ms);
         if !known && ending.outcome != Outcome::Gone {
             what.push_str(" (found just now)");
@@ -190,8 +194,8 @@ fn verify(tracker: &Tracker, witnesses: &[Witness]) -> Result<Vec<String>> {
         format!(
             "{} pid {} is {} in the ledger",
             escape(&task(row)),
-            row.identity.pid,
-            row.state.as_str()
+            row.spec.identity.pid,
+            row.life.state().as_str()
         )
     }));
     Ok(left)
@@ -219,5 +223,5 @@ fn verdict(left: &[String], ledger: &Path, keep: bool, paint: Paint) -> Result<E
 }
 
 fn task(row: &ProcessRecord) -> String {
-    row.task.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
+    row.spec.task_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
 }

@@ -204,7 +204,7 @@ fn kill(
     how: KillOptions,
 ) -> Result<(Report, Vec<TaskId>)> {
     let live = tracker.ledger().running()?;
-    let live: Vec<&TaskId> = live.iter().filter_map(|row| row.task.as_ref()).collect();
+    let live: Vec<&TaskId> = live.iter().filter_map(|row| row.spec.task_id.as_ref()).collect();
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
     for task in tasks {
         let before = known.len();

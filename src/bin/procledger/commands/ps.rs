@@ -92,8 +92,8 @@ impl PsArgs {
 /// Returns at most `limit` ended processes, newest end first.
 fn ended(ledger: &Ledger, limit: u32) -> Result<Vec<ProcessRecord>> {
     let mut ended = ledger.history(None, None, limit)?;
-    ended.retain(|row| row.state == State::Ended);
-    ended.sort_by_key(|row| Reverse((row.ended_at, row.id)));
+    ended.retain(|row| row.life.state() == State::Ended);
+    ended.sort_by_key(|row| Reverse((row.life.end().map(|end| end.at), row.id)));
     if u32::try_from(ended.len()) == Ok(limit) {
         output::to_stderr(&format!(
             "showing the newest {limit} ended processes: --limit N shows more"
@@ -105,7 +105,7 @@ fn ended(ledger: &Ledger, limit: u32) -> Result<Vec<ProcessRecord>> {
 /// Every row, including recorded descendants; roots have the figures of their trees.
 fn json(ledger: &Ledger, trees: &[TreeRecord], ended: &[ProcessRecord]) -> Result<String> {
     let mut rows = ledger.running()?;
-    rows.sort_by_key(|row| (row.started_at, row.id));
+    rows.sort_by_key(|row| (row.spec.started_at, row.id));
     let tree_of: HashMap<ProcessId, &TreeRecord> =
         trees.iter().map(|tree| (tree.root.id, tree)).collect();
     let running = rows.iter().map(|row| Line::new(row, tree_of.get(&row.id).copied()));
@@ -126,9 +126,11 @@ fn print_obstacles(trees: &[TreeRecord]) {
 
 /// Prints for each root that could not be ended the reason of the last attempt.
 fn print_survivors(trees: &[TreeRecord]) {
-    for root in trees.iter().map(|tree| &tree.root).filter(|root| root.state == State::Survived) {
+    for root in
+        trees.iter().map(|tree| &tree.root).filter(|root| root.life.state() == State::Survived)
+    {
         let why = root.last_error.as_deref().unwrap_or("it is still alive");
-        let pid = root.identity.pid;
+        let pid = root.spec.identity.pid;
         output::to_stderr(&escape(&format!("{} ({pid}) could not be ended: {why}", task(root))));
     }
 }

@@ -1,6 +1,6 @@
 //! A process in JSON.
 
-use procledger::{FigureSource, Millis, ProcessRecord, TreeRecord};
+use procledger::{FigureSource, ProcessRecord, TreeRecord};
 use serde::Serialize;
 
 /// A row in JSON. Stable: the help text of `ps` documents it.
@@ -44,33 +44,35 @@ impl<'a> Line<'a> {
     /// Adds the figures of its tree, if it is a root that has not ended.
     pub(super) fn new(row: &'a ProcessRecord, tree: Option<&TreeRecord>) -> Self {
         let live = tree.filter(|tree| tree.source == FigureSource::Live);
+        let end = row.life.end();
+        let because = end.and_then(|end| end.because.as_ref());
         Self {
             id: row.id.0,
-            task_id: row.task.as_ref().map(procledger::TaskId::as_str),
-            pid: row.identity.pid.get(),
-            state: row.state.as_str(),
+            task_id: row.spec.task_id.as_ref().map(procledger::TaskId::as_str),
+            pid: row.spec.identity.pid.get(),
+            state: row.life.state().as_str(),
             owner: &row.owner_program,
             owner_instance: row.owner.0,
-            root: row.root.map(|root| root.0),
-            origin: row.origin.as_str(),
-            containment: row.containment.as_str(),
-            command: &row.command,
-            cwd: row.cwd.as_deref(),
-            uid: row.uid,
-            started_at: row.started_at.to_rfc3339(),
-            ended_at: row.ended_at.map(Millis::to_rfc3339),
-            exit_code: row.status.and_then(procledger::ExitStatus::code),
-            exit_signal: row.status.and_then(procledger::ExitStatus::signal),
-            end_reason: row.end_reason.map(procledger::EndReason::as_str),
-            end_rule: row.end_rule.as_deref(),
-            end_evidence: row.end_evidence.as_deref(),
+            root: row.spec.root.map(|root| root.0),
+            origin: row.spec.origin.as_str(),
+            containment: row.spec.containment.as_str(),
+            command: &row.spec.command,
+            cwd: row.spec.cwd.as_deref(),
+            uid: row.spec.uid,
+            started_at: row.spec.started_at.to_rfc3339(),
+            ended_at: end.map(|end| end.at.to_rfc3339()),
+            exit_code: end.and_then(|end| end.status.code()),
+            exit_signal: end.and_then(|end| end.status.signal()),
+            end_reason: end.map(|end| end.reason.as_str()),
+            end_rule: because.map(|it| it.rule.as_str()),
+            end_evidence: because.map(|it| it.evidence.as_str()),
             peak_rss_bytes: row.peak_rss,
             cpu_ms: row.cpu.map(|cpu| cpu.as_millis()),
-            survive: row.limits.survive,
-            grace_ms: row.limits.grace.as_millis(),
-            max_runtime_ms: row.limits.max_runtime.map(|limit| limit.as_millis()),
-            max_rss_bytes: row.limits.max_rss,
-            asked_by: row.asked_by.as_deref(),
+            survive: row.spec.limits.survive,
+            grace_ms: row.spec.limits.grace.as_millis(),
+            max_runtime_ms: row.spec.limits.max_runtime.map(|limit| limit.as_millis()),
+            max_rss_bytes: row.spec.limits.max_rss,
+            asked_by: row.requested_by.as_deref(),
             last_error: row.last_error.as_deref(),
             alive: live.and_then(|tree| tree.members.first()).map(|root| root.alive),
             tree_rss_bytes: tree.and_then(|tree| tree.rss_bytes),
@@ -86,8 +88,8 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use procledger::{
-        Containment, EndReason, ExitStatus, Identity, InstanceId, Limits, Origin, Pid, Place,
-        ProcessId, State, TaskId,
+        Containment, End, EndReason, ExitStatus, Identity, InstanceId, Life, Limits, Millis,
+        Origin, Pid, Place, ProcessId, ProcessSpec, TaskId,
     };
     use uuid::Uuid;
 
@@ -104,35 +106,38 @@ pub(super) mod tests {
         let pid = Pid::new(4711).expect("valid");
         ProcessRecord {
             id: ProcessId(3),
-            task: TaskId::new("evil\n\u{9b}task").ok(),
+            spec: ProcessSpec {
+                task_id: TaskId::new("evil\n\u{9b}task").ok(),
+                recorded_by: InstanceId(2),
+                root: None,
+                origin: Origin::Spawned,
+                token: None,
+                identity: Identity { place, pid, start_tick: 7, pidfd_inode: None },
+                session: None,
+                cgroup: None,
+                containment: Containment::Session,
+                keeper: None,
+                command: vec!["sh".to_owned(), "-c".to_owned(), "exit 1".to_owned()],
+                cwd: None,
+                uid: 1000,
+                limits: Limits {
+                    survive: false,
+                    grace: Duration::from_millis(100),
+                    max_runtime: None,
+                    max_rss: Some(1 << 20),
+                },
+                started_at: Millis(1_736_512_496_000),
+                evidence: None,
+            },
+            life: Life::Ended(End {
+                at: Millis(1_736_512_500_000),
+                status: ExitStatus::Exited(1),
+                reason: EndReason::Exited,
+                because: None,
+            }),
             owner: InstanceId(2),
             owner_program: "api".to_owned(),
-            root: None,
-            origin: Origin::Spawned,
-            token: None,
-            identity: Identity { place, pid, start_tick: 7, pidfd_inode: None },
-            session: None,
-            cgroup: None,
-            containment: Containment::Session,
-            keeper: None,
-            command: vec!["sh".to_owned(), "-c".to_owned(), "exit 1".to_owned()],
-            cwd: None,
-            uid: 1000,
-            state: State::Ended,
-            claimed_by: None,
-            asked_by: None,
-            started_at: Millis(1_736_512_496_000),
-            ended_at: Some(Millis(1_736_512_500_000)),
-            status: Some(ExitStatus::Exited(1)),
-            end_reason: Some(EndReason::Exited),
-            end_rule: None,
-            end_evidence: None,
-            limits: Limits {
-                survive: false,
-                grace: Duration::from_millis(100),
-                max_runtime: None,
-                max_rss: Some(1 << 20),
-            },
+            requested_by: None,
             peak_rss: Some(1 << 20),
             cpu: None,
             last_error: None,

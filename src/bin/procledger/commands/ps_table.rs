@@ -33,20 +33,20 @@ pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<Strin
         };
         let mut cells = vec![
             task(root),
-            root.identity.pid.to_string(),
-            short_span(now.since(root.started_at)),
+            root.spec.identity.pid.to_string(),
+            short_span(now.since(root.spec.started_at)),
             marked(tree, short_bytes(tree.rss_bytes)),
             marked(tree, cpu),
             marked(tree, tree.descendants().to_string()),
-            root.containment.to_string(),
-            shell_words(&root.command),
+            root.spec.containment.to_string(),
+            shell_words(&root.spec.command),
         ];
         if states {
             cells.insert(2, state(tree).to_owned());
         }
         table.row(cells);
     }
-    painted(table, trees.iter().map(|tree| tree.root.state))
+    painted(table, trees.iter().map(|tree| tree.root.life.state()))
 }
 
 /// Formats the trees and then the ended processes, one line each, within 80 columns.
@@ -59,12 +59,12 @@ pub(super) fn history(trees: &[TreeRecord], ended: &[ProcessRecord], wide: bool)
         table.row(history_row(&tree.root, state(tree), now, figures));
     }
     for row in ended {
-        let how = row.end_reason.map_or("ended", procledger::EndReason::as_str);
+        let how = row.life.end().map_or("ended", |end| end.reason.as_str());
         let figures = [short_bytes(row.peak_rss), cpu_time(row.cpu)];
         table.row(history_row(row, how, now, figures));
     }
-    let states = trees.iter().map(|tree| tree.root.state);
-    painted(table, states.chain(ended.iter().map(|row| row.state)))
+    let states = trees.iter().map(|tree| tree.root.life.state());
+    painted(table, states.chain(ended.iter().map(|row| row.life.state())))
 }
 
 fn history_row(
@@ -73,15 +73,16 @@ fn history_row(
     now: Millis,
     [memory, cpu]: [String; 2],
 ) -> Vec<String> {
+    let end = row.life.end();
     vec![
         task(row),
-        row.identity.pid.to_string(),
+        row.spec.identity.pid.to_string(),
         state.to_owned(),
-        row.status.map_or_else(|| "-".to_owned(), exit),
-        short_span(row.ended_at.unwrap_or(now).since(row.started_at)),
+        end.map_or_else(|| "-".to_owned(), |end| exit(end.status)),
+        short_span(end.map_or(now, |end| end.at).since(row.spec.started_at)),
         memory,
         cpu,
-        shell_words(&row.command),
+        shell_words(&row.spec.command),
     ]
 }
 
@@ -99,13 +100,13 @@ fn exit(status: procledger::ExitStatus) -> String {
 
 /// The task of a row, or `-`.
 pub(super) fn task(row: &ProcessRecord) -> String {
-    row.task.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
+    row.spec.task_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
 /// The state in the ledger, or `gone` if the process does not exist any more and its end is not recorded yet.
 pub(super) fn state(tree: &TreeRecord) -> &'static str {
     let alive = tree.members.first().is_none_or(|root| root.alive);
-    if alive { tree.root.state.as_str() } else { "gone" }
+    if alive { tree.root.life.state().as_str() } else { "gone" }
 }
 
 fn marked(tree: &TreeRecord, figure: String) -> String {
@@ -129,7 +130,7 @@ fn painted(table: Table, states: impl Iterator<Item = State>) -> Vec<String> {
 mod tests {
     use std::time::Duration;
 
-    use procledger::{ExitStatus, TreeMember};
+    use procledger::{ExitStatus, Life, TreeMember};
 
     use super::*;
     use crate::commands::ps_json::tests::row;
@@ -137,10 +138,10 @@ mod tests {
     fn tree(root: ProcessRecord, alive: bool) -> TreeRecord {
         let member = TreeMember {
             process: Some(root.id),
-            pid: root.identity.pid,
+            pid: root.spec.identity.pid,
             parent: None,
             evidence: "identity".into(),
-            command: root.command.clone(),
+            command: root.spec.command.clone(),
             alive,
             is_root: true,
             age: Duration::ZERO,
@@ -169,10 +170,10 @@ mod tests {
 
     #[test]
     fn the_state_is_shown_only_if_one_is_not_running() {
-        let running = || ProcessRecord { state: State::Running, ended_at: None, ..row() };
+        let running = || ProcessRecord { life: Life::Running, ..row() };
         let plain = table(&[tree(running(), true)], true, Cpu::Time);
         assert!(!plain[0].contains("STATE") && plain[1].contains(" 3.0M  1.25s "), "{plain:?}");
-        let survived = ProcessRecord { state: State::Survived, ..running() };
+        let survived = ProcessRecord { life: Life::Survived, ..running() };
         let lines = table(&[tree(survived, true), tree(running(), false)], true, Cpu::Time);
         assert!(lines[0].contains("STATE") && lines[1].contains(" survived "), "{lines:?}");
         assert!(lines[2].contains(" gone "), "{lines:?}");

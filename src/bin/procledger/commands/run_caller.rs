@@ -123,7 +123,7 @@ fn survived(report: &Report, task: &TaskId) -> Result<()> {
 /// Returns the oldest live row of the task.
 fn running(tracker: &Tracker, task: &TaskId) -> Result<Option<ProcessRecord>> {
     let live = tracker.ledger().running()?;
-    Ok(live.into_iter().find(|row| row.task.as_ref() == Some(task)))
+    Ok(live.into_iter().find(|row| row.spec.task_id.as_ref() == Some(task)))
 }
 
 /// Waits until a run whose caller has ended has ended its tree. If it does not do so, for example because it is stopped, its
@@ -132,8 +132,8 @@ fn await_end(tracker: &Tracker, task: &TaskId) -> Result<()> {
     let began = Instant::now();
     loop {
         let Some(row) = running(tracker, task)? else { return Ok(()) };
-        let limit = match row.state {
-            State::Ending => ENDS_WITHIN + row.limits.grace,
+        let limit = match row.life.state() {
+            State::Ending => ENDS_WITHIN + row.spec.limits.grace,
             _ => BEGINS_WITHIN,
         };
         if began.elapsed() > limit {

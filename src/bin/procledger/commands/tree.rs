@@ -103,7 +103,7 @@ fn is_recorded(member: &TreeMember) -> bool {
 
 /// `nightly: running, 3 processes, 12.5M, 0.31s of CPU, containment session`
 fn heading(tree: &TreeRecord) -> String {
-    let task = tree.root.task.as_ref().map_or("(no task)", |task| task.as_str());
+    let task = tree.root.spec.task_id.as_ref().map_or("(no task)", |task| task.as_str());
     let alive = tree.members.iter().filter(|member| member.alive).count();
     let processes = if alive == 1 { "1 process".to_owned() } else { format!("{alive} processes") };
     let figures = format!(
@@ -111,7 +111,7 @@ fn heading(tree: &TreeRecord) -> String {
         state(tree),
         short_bytes(tree.rss_bytes),
         cpu_time(tree.cpu),
-        tree.root.containment,
+        tree.root.spec.containment,
     );
     let line = Paint::detect().bold(&escape(task)) + ": " + &figures;
     match &tree.obstacle {
@@ -190,10 +190,10 @@ impl<'a> From<&'a TreeRecord> for Line<'a> {
         });
         Self {
             process: tree.root.id.0,
-            task_id: tree.root.task.as_ref().map(procledger::TaskId::as_str),
-            pid: tree.root.identity.pid.get(),
+            task_id: tree.root.spec.task_id.as_ref().map(procledger::TaskId::as_str),
+            pid: tree.root.spec.identity.pid.get(),
             state: state(tree),
-            containment: tree.root.containment.as_str(),
+            containment: tree.root.spec.containment.as_str(),
             figures: tree.source,
             obstacle: tree.obstacle.as_deref(),
             rss_bytes: tree.rss_bytes,

@@ -56,7 +56,8 @@ impl Work {
             .into_iter()
             .partition(|member| member.is_alive() && !(member.is_root && self.has_true_root()));
         let why = || Error::new(Kind::Unknown, error.to_string());
-        self.unknown.extend(doubtful.into_iter().filter_map(|member| Some((member.row?, why()))));
+        let doubtful = doubtful.into_iter().filter(|member| member.row.is_some());
+        self.unknown.extend(doubtful.map(|member| (member.row, why())));
         self.pids.clear();
         for member in sure {
             self.push(member);

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::HashMap,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -99,7 +100,7 @@ pub(in crate::tracker) fn end_trees_unless(
 /// pin a process with: then it is unknown what they left.
 pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Preview>> {
     let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
-    let mut recorder = |_: &Root, found: &[&ProcessInfo]| vec![None; found.len()];
+    let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
     let mut run = Run::new(Cow::Borrowed(world), works, &mut recorder);
     let began = Instant::now();
     for looks in 0.. {
@@ -122,7 +123,7 @@ pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Ve
 
 /// Returns the members that a tree has now, without signalling any. Fails where `/proc` cannot be read.
 pub(in crate::tracker) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview> {
-    let mut recorder = |_: &Root, found: &[&ProcessInfo]| vec![None; found.len()];
+    let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
     let mut run = Run::new(Cow::Borrowed(world), vec![Work::new(world, tree)], &mut recorder);
     let before = world.proc.last_allocated();
     run.try_look()?;

@@ -140,8 +140,8 @@ fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {
         return;
     }
     let rows = recorder(&tree.root, &new);
-    for (member, row) in tree.members[first..].iter_mut().zip(rows) {
-        member.row = row;
+    for member in &mut tree.members[first..] {
+        member.row = rows.get(&member.info.identity).copied();
     }
 }
 

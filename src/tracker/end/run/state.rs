@@ -77,8 +77,8 @@ pub(in crate::tracker) struct Tree {
     pub(in crate::tracker) root: Root,
     /// A pidfd that is already held; it belongs to the root for certain.
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
-    /// Descendants that earlier passes recorded.
-    pub(in crate::tracker) recorded: Vec<(ProcessId, Identity)>,
+    /// Descendants that were found before, with their rows; a row that could not be written is missing.
+    pub(in crate::tracker) recorded: Vec<(Option<ProcessId>, Identity)>,
     pub(in crate::tracker) leave: Leave,
 }
 
@@ -112,7 +112,7 @@ pub(super) struct Work {
     pub(super) unseen_kills: u32,
     /// The task cgroup contains a process that must be left running: its members are ended one by one (invariant 13).
     pub(super) leaf_is_shared: bool,
-    pub(super) unknown: Vec<(ProcessId, Error)>,
+    pub(super) unknown: Vec<(Option<ProcessId>, Error)>,
     /// PIDs that were in its task cgroup after the last snapshot was taken, and are not in that snapshot.
     pub(super) unlisted: Vec<Pid>,
     /// The last scan saw a member that was gone before it could be pinned.
@@ -188,7 +188,7 @@ impl Work {
             work.cgroup = world.proc.cgroup(identity.pid).ok().flatten();
             work.ancestors = world.proc.ancestors(identity.pid);
         }
-        work.add_recorded(world, row, identity, Evidence::Root, probe);
+        work.add_recorded(world, Some(row), identity, Evidence::Root, probe);
         for (row, identity) in recorded {
             let probe = Pinned::probe(world.proc, world.observer.place, &identity);
             work.add_recorded(world, row, identity, Evidence::Recorded, probe);
@@ -199,7 +199,7 @@ impl Work {
     fn add_recorded(
         &mut self,
         world: &World<'_>,
-        row: ProcessId,
+        row: Option<ProcessId>,
         identity: Identity,
         evidence: Evidence,
         probe: Probe,
@@ -236,7 +236,7 @@ impl Work {
             _ => recorded,
         };
         let mut member = Member::new(info, pinned);
-        member.row = Some(row);
+        member.row = row;
         member.is_root = is_root;
         member.dead = dead;
         if !dead && !world.may_try(identity.pid) {

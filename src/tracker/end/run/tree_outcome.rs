@@ -1,11 +1,11 @@
 //! Results of an end, or of a scan.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::member::Member;
 use crate::{
     error::Error,
-    identity::Pid,
+    identity::{Identity, Pid},
     model::{ExitStatus, Millis, Outcome, ProcessId},
     policy::{protection::SpareReason, suspects::Doubt},
     sys::PidFd,
@@ -21,7 +21,7 @@ pub(in crate::tracker) struct TreeEnd {
     /// Processes that may belong to it, and were left running.
     pub(in crate::tracker) suspects: Vec<Suspected>,
     /// Rows of the root or of recorded descendants that could not be checked; the processes were left running.
-    pub(in crate::tracker) unknown: Vec<(ProcessId, Error)>,
+    pub(in crate::tracker) unknown: Vec<(Option<ProcessId>, Error)>,
     /// Why it is unknown whether these were all: the root's row must stay, since it leads to the others.
     pub(in crate::tracker) unseen: Option<String>,
     /// What still lives in the root's task cgroup and is not a known member: a survivor, to which the root's row leads.
@@ -98,6 +98,6 @@ impl From<Member> for Seen {
     }
 }
 
-/// Records members that were found, before they are signalled; returns their rows.
+/// Records members that were found, before they are signalled; returns the rows of those that could be recorded.
 pub(in crate::tracker) type Recorder<'a> =
-    dyn FnMut(&Root, &[&ProcessInfo]) -> Vec<Option<ProcessId>> + 'a;
+    dyn FnMut(&Root, &[&ProcessInfo]) -> HashMap<Identity, ProcessId> + 'a;

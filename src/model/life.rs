@@ -1,0 +1,197 @@
+//! The life of a process in the ledger, and the events that change it.
+//!
+//! ```text
+//!             Claim                Survived
+//!  running ----------> ending ------------------> survived
+//!     |  ^               |  ^                        |  |
+//!     |  '---GiveBack----'  '---------Claim----------'  |
+//!     |Died              |Died                      Died|
+//!     '----------------> ended <------------------------'
+//! ```
+//!
+//! `ended` is final. The store applies an event to the life that a row has, and writes the result by a conditional update: if
+//! zero rows changed, another instance has made a transition, and this one stops.
+
+use super::{EndReason, ExitStatus, InstanceId, Millis, State};
+
+/// What a process is, or was, doing as far as the ledger knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Not known to have ended; not being ended.
+    Running,
+    /// An instance is ending it.
+    Ending {
+        /// That instance.
+        claimed_by: InstanceId,
+    },
+    /// An attempt to end it failed; it is tried again at the next pass.
+    Survived,
+    /// It has ended. Final.
+    Ended(End),
+}
+
+/// How and why a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// When it ended, or was found to have ended.
+    pub at: Millis,
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// Why it is no longer running.
+    pub reason: EndReason,
+    /// Why and on what evidence it was ended; `None` where it ended by itself.
+    pub because: Option<Justification>,
+}
+
+/// The rule and the evidence of a kill.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Justification {
+    /// Why it was ended.
+    pub rule: String,
+    /// The evidence that linked it to its task.
+    pub evidence: String,
+}
+
+/// What can happen to a row.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// An instance begins to end it, or takes over the claim of another one.
+    Claim(InstanceId),
+    /// It is known to be dead, was released by its owner, or was forgotten by a person.
+    Died(End),
+    /// It could not be ended.
+    Survived,
+    /// A claim is given back: it cannot be determined which process it is.
+    GiveBack,
+    /// The next instance of the same program adopts it.
+    Adopt,
+}
+
+/// An event that does not fit the life of a row.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("a row that is {state} cannot accept {event:?}")]
+pub(crate) struct IllegalTransition {
+    state: State,
+    event: Event,
+}
+
+impl Life {
+    /// Returns the state of its row.
+    pub fn state(&self) -> State {
+        match self {
+            Self::Running => State::Running,
+            Self::Ending { .. } => State::Ending,
+            Self::Survived => State::Survived,
+            Self::Ended(_) => State::Ended,
+        }
+    }
+
+    /// Returns the instance that is ending it.
+    pub fn claimed_by(&self) -> Option<InstanceId> {
+        if let Self::Ending { claimed_by } = self { Some(*claimed_by) } else { None }
+    }
+
+    /// Returns how it ended; `None` for a process that is not known to have ended.
+    pub fn end(&self) -> Option<&End> {
+        if let Self::Ended(end) = self { Some(end) } else { None }
+    }
+
+    /// Returns the life after `event`.
+    ///
+    /// # Errors
+    ///
+    /// When the two do not fit: `ended` accepts no event; a survival or a return needs a claim first; only a running row is
+    /// adopted.
+    pub(crate) fn apply(&self, event: Event) -> Result<Self, IllegalTransition> {
+        match (self, event) {
+            (Self::Ended(_), event) => Err(IllegalTransition { state: State::Ended, event }),
+            (_, Event::Claim(claimed_by)) => Ok(Self::Ending { claimed_by }),
+            (_, Event::Died(end)) => Ok(Self::Ended(end)),
+            (Self::Ending { .. }, Event::Survived) => Ok(Self::Survived),
+            (Self::Ending { .. }, Event::GiveBack) | (Self::Running, Event::Adopt) => {
+                Ok(Self::Running)
+            }
+            (life, event) => Err(IllegalTransition { state: life.state(), event }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ME: InstanceId = InstanceId(1);
+
+    fn end() -> End {
+        let (status, reason) = (ExitStatus::Unobserved, EndReason::Gone);
+        End { at: Millis(0), status, reason, because: None }
+    }
+
+    fn events() -> [Event; 5] {
+        [Event::Claim(ME), Event::Died(end()), Event::Survived, Event::GiveBack, Event::Adopt]
+    }
+
+    #[test]
+    fn ended_is_final() {
+        let ended = Life::Ended(end());
+        assert!(events().into_iter().all(|event| ended.apply(event).is_err()));
+    }
+
+    #[test]
+    fn every_live_state_can_end_and_be_claimed() {
+        for life in [Life::Running, Life::Ending { claimed_by: InstanceId(2) }, Life::Survived] {
+            assert_eq!(life.apply(Event::Died(end())).expect("can end"), Life::Ended(end()));
+            let claimed = life.apply(Event::Claim(ME)).expect("can be claimed");
+            assert_eq!(claimed.claimed_by(), Some(ME));
+        }
+    }
+
+    #[test]
+    fn survival_and_return_need_a_claim() {
+        for life in [Life::Running, Life::Survived] {
+            assert!(life.apply(Event::Survived).is_err());
+            assert!(life.apply(Event::GiveBack).is_err());
+        }
+        let ending = Life::Ending { claimed_by: ME };
+        assert_eq!(ending.apply(Event::Survived).expect("claimed"), Life::Survived);
+        assert_eq!(ending.apply(Event::GiveBack).expect("claimed"), Life::Running);
+    }
+
+    #[test]
+    fn a_refusal_names_the_state_and_the_event() {
+        let error = Life::Ended(end()).apply(Event::Claim(ME)).expect_err("final");
+        assert_eq!(error.to_string(), "a row that is ended cannot accept Claim(InstanceId(1))");
+    }
+
+    proptest! {
+        /// The model: a dead process stays dead; a claim is held until it is resolved, given back or taken over.
+        #[test]
+        fn any_sequence_of_events_follows_the_model(events in prop::collection::vec(prop::sample::select(events().to_vec()), 0..30)) {
+            let (mut life, mut dead, mut claimed, mut survived) = (Life::Running, false, false, false);
+            for event in events {
+                let fits = !dead && match event {
+                    Event::Claim(_) | Event::Died(_) => true,
+                    Event::Survived | Event::GiveBack => claimed,
+                    Event::Adopt => !claimed && !survived,
+                };
+                let after = life.apply(event.clone());
+                prop_assert_eq!(after.is_ok(), fits, "{:?} of {:?}", event, life);
+                life = after.unwrap_or(life);
+                if fits {
+                    dead = matches!(event, Event::Died(_));
+                    claimed = matches!(event, Event::Claim(_));
+                    survived = matches!(event, Event::Survived);
+                }
+                let expected = match (dead, claimed, survived) {
+                    (true, ..) => State::Ended,
+                    (_, true, _) => State::Ending,
+                    (.., true) => State::Survived,
+                    _ => State::Running,
+                };
+                prop_assert_eq!(life.state(), expected, "after {:?}", event);
+            }
+        }
+    }
+}
