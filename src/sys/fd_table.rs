@@ -1,14 +1,11 @@
 //! Pidfds that are already held: they were verified when they were opened, and stay with their processes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit};
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    io::Errno,
-};
+use rustix::event::{PollFd, PollFlags};
 
-use super::{PidFd, Pinned, pidfd::timespec, snapshot::Stat};
+use super::{PidFd, Pinned, poll::poll_within, snapshot::Stat};
 use crate::{
     error::{Error, Result},
     identity::Identity,
@@ -28,13 +25,8 @@ pub(crate) fn which_are_dead(held: &[Arc<PidFd>]) -> Result<Vec<bool>> {
     for some in held.chunks(AT_ONCE) {
         let mut fds: Vec<PollFd<'_>> =
             some.iter().map(|fd| PollFd::new(fd.as_ref(), PollFlags::IN)).collect();
-        loop {
-            match poll(&mut fds, Some(&timespec(std::time::Duration::ZERO))) {
-                Ok(_) => break,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(Error::os("failed to poll pidfds", error)),
-            }
-        }
+        poll_within(&mut fds, Some(Duration::ZERO))
+            .map_err(|error| Error::os("failed to poll pidfds", error))?;
         dead.extend(fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)));
     }
     Ok(dead)

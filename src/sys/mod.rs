@@ -5,6 +5,7 @@
 //! - [`trusted_path`]: paths, followed without what another user could have put there;
 //! - `groups`: which users may write to what a group may write to;
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
+//! - [`poll`]: waiting for descriptors, with a limit;
 //! - [`proc_events`]: the fork events of the kernel;
 //! - `async_pidfd`: the same in a tokio runtime;
 //! - `pidfd_info`: what the kernel reports about the process of a pidfd;
@@ -36,6 +37,7 @@ pub(crate) mod pid_namespaces;
 pub(crate) mod pidfd;
 mod pidfd_info;
 pub(crate) mod place;
+pub(crate) mod poll;
 pub(crate) mod proc;
 pub(crate) mod proc_events;
 pub(crate) mod spawn;

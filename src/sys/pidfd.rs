@@ -12,16 +12,16 @@
 use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{PollFd, PollFlags},
     io::Errno,
     process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
 };
 
-use super::{features, proc::Proc, snapshot::Stat};
+use super::{features, poll::poll_within, proc::Proc, snapshot::Stat};
 use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid, Place, Sameness},
@@ -96,18 +96,8 @@ impl PidFd {
     }
 
     fn wait_for(&self, events: PollFlags, limit: Duration) -> Result<bool> {
-        let deadline = Instant::now().checked_add(limit);
-        loop {
-            let mut fds = [PollFd::new(&self.0, events)];
-            let left = deadline
-                .map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
-            match poll(&mut fds, left.as_ref()) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(Error::os("failed to poll a pidfd", error)),
-            }
-        }
+        let ready = poll_within(&mut [PollFd::new(&self.0, events)], Some(limit));
+        Ok(ready.map_err(|error| Error::os("failed to poll a pidfd", error))? > 0)
     }
 
     /// Returns `false` where the process is reaped; `true` also where we may not signal it.
@@ -193,13 +183,6 @@ pub(super) fn wait_status(raw: i32) -> ExitStatus {
     match raw & 0x7f {
         0 => ExitStatus::Exited((raw >> 8) & 0xff),
         signal => ExitStatus::Signaled(signal),
-    }
-}
-
-pub(crate) fn timespec(span: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(span.subsec_nanos()),
     }
 }
 

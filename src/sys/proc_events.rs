@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags},
     io::Errno,
     net::{
         AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind,
@@ -24,7 +24,7 @@ use rustix::{
     },
 };
 
-use super::pidfd::timespec;
+use super::poll::poll_within;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -130,7 +130,7 @@ impl Connector {
                 Ok(None) if Instant::now() < deadline => {
                     let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
                     let left = deadline.saturating_duration_since(Instant::now());
-                    let _ = poll(&mut fds, Some(&timespec(left)));
+                    let _ = poll_within(&mut fds, Some(left));
                 }
                 Ok(None) => {
                     return Err(Error::new(Kind::Unsupported, "the kernel does not answer"));

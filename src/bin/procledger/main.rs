@@ -16,6 +16,7 @@ mod outlet;
 mod output;
 mod page;
 mod pin;
+mod poll;
 mod privilege;
 mod render;
 mod service;

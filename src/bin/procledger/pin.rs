@@ -10,10 +10,12 @@ use std::{
 
 use procledger::{Identity, ProcessRecord};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{PollFd, PollFlags},
     io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
+
+use crate::poll::poll_within;
 
 /// A pidfd of exactly the process that the ledger names.
 #[derive(Debug)]
@@ -64,15 +66,7 @@ impl Pin {
 
     /// Returns whether it ends within `timeout`, according to the pidfd, for which a zombie has ended.
     pub(crate) fn has_ended(&self, timeout: Duration) -> io::Result<bool> {
-        let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
-        let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
-        loop {
-            match poll(&mut fds, Some(&timeout)) {
-                Ok(ready) => return Ok(ready > 0),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        Ok(poll_within(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(timeout))? > 0)
     }
 }
 

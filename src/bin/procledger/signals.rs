@@ -11,12 +11,13 @@ use nix::sys::{
     signalfd::{SfdFlags, SignalFd},
 };
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags},
     pipe::{PipeFlags, pipe_with},
 };
 
 use crate::{
     exit::{Exit, Failure, Result},
+    poll::poll_within,
     threads,
 };
 
@@ -93,10 +94,7 @@ impl Signals {
     fn next_until(&self, done: &OwnedFd) -> io::Result<Option<i32>> {
         loop {
             let mut fds = [PollFd::new(&self.0, PollFlags::IN), PollFd::new(done, PollFlags::IN)];
-            match poll(&mut fds, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            poll_within(&mut fds, None)?;
             // A signal that arrives after the work is done is for the caller.
             if !fds[1].revents().is_empty() {
                 return Ok(None);
@@ -130,10 +128,7 @@ impl Signals {
             }
             let mut fds = vec![PollFd::new(&self.0, PollFlags::IN)];
             fds.extend(others.iter().map(|&fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-            match poll(&mut fds, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            poll_within(&mut fds, None)?;
             // Signals first: one that is pending is not lost.
             let readable = fds[1..].iter().position(|fd| !fd.revents().is_empty());
             if let (Some(other), true) = (readable, fds[0].revents().is_empty()) {

@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn a_walk_has_no_depth_limit_and_ends_where_it_began() {
-        for depth in [0, 1, 65, 1000] {
+        // The last one has a path longer than PATH_MAX.
+        for depth in [0, 1, 65, 300] {
             let (_folder, top) = nested(depth);
             assert_eq!(count(&top), (1 + 2 * depth, true), "{depth}");
             remove_nested(top.as_fd()).expect("removed");

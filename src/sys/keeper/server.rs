@@ -15,7 +15,7 @@ use nix::sys::{
     signalfd::{SfdFlags, SignalFd},
 };
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags},
     fs::{FileType, Mode, OFlags},
     io::Errno,
     process::WaitOptions,
@@ -32,6 +32,7 @@ use crate::{
     sys::ExitStatus,
     sys::{
         PidFd,
+        poll::poll_within,
         spawn::{Command, Session, StdioSource, gate::GATE_LIMIT},
     },
 };
@@ -119,34 +120,28 @@ impl KeeperServer {
 
     /// Waits until there is something to do. A message from the host comes before its death, and both before the children.
     pub(crate) fn wait(&self) -> Wake {
-        loop {
-            let mut fds = [
-                PollFd::new(&self.transport, PollFlags::IN),
-                PollFd::new(&self.host, PollFlags::IN),
-                PollFd::from_borrowed_fd(self.children.as_fd(), PollFlags::IN),
-            ];
-            match poll(&mut fds, None) {
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                // If poll fails the keeper can no longer notice the host's death, so it ends the tree now.
-                Err(_) => return Wake::HostGone,
-            }
-            let ready = fds.map(|fd| !fd.revents().is_empty());
-            if ready[0] {
-                return match self.transport.receive_from_host(Duration::ZERO) {
-                    Ok(Some(message)) => Wake::Word(message),
-                    Ok(None) | Err(_) => Wake::HostGone,
-                };
-            }
-            if ready[1] {
-                return Wake::HostGone;
-            }
-            if ready[2] {
-                // One SIGCHLD may stand for several children: all signals are read, and all dead children reaped.
-                while matches!(self.children.read_signal(), Ok(Some(_))) {}
-                return Wake::Children;
-            }
+        let mut fds = [
+            PollFd::new(&self.transport, PollFlags::IN),
+            PollFd::new(&self.host, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.children.as_fd(), PollFlags::IN),
+        ];
+        // If poll fails the keeper can no longer notice the host's death, so it ends the tree now.
+        if poll_within(&mut fds, None).is_err() {
+            return Wake::HostGone;
         }
+        let [from_host, host, _] = fds.map(|fd| !fd.revents().is_empty());
+        if from_host {
+            return match self.transport.receive_from_host(Duration::ZERO) {
+                Ok(Some(message)) => Wake::Word(message),
+                Ok(None) | Err(_) => Wake::HostGone,
+            };
+        }
+        if host {
+            return Wake::HostGone;
+        }
+        // One SIGCHLD may stand for several children: all signals are read, and all dead children reaped.
+        while matches!(self.children.read_signal(), Ok(Some(_))) {}
+        Wake::Children
     }
 }
 

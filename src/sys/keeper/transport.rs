@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags},
     io::Errno,
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -19,7 +19,7 @@ use rustix::{
 use super::protocol::{FRAME, Frame, FromHost, FromKeeper, SpawnRequest, announce, announced};
 use crate::{
     error::{Error, Kind, Result},
-    sys::pidfd::timespec,
+    sys::poll::poll_within,
 };
 
 /// Maximum number of descriptors with one frame: the host's pidfd and three standard ones.
@@ -169,11 +169,11 @@ impl Transport {
     fn wait(&self, events: PollFlags, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut fds = [PollFd::new(&self.0, events)];
-        match poll(&mut fds, Some(&timespec(left))) {
+        match poll_within(&mut fds, Some(left)) {
             Ok(0) => {
                 Err(Error::new(Kind::Busy, "the other end of a keeper's socket does not answer"))
             }
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(_) => Ok(()),
             Err(error) => Err(Error::os("failed to poll a keeper's socket", error)),
         }
     }

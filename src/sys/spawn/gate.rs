@@ -10,10 +10,7 @@ use std::{
 
 use rustix::thread::futex;
 
-use crate::sys::{
-    PidFd,
-    pidfd::{Signal, timespec},
-};
+use crate::sys::{PidFd, pidfd::Signal, poll::timespec};
 
 /// How often a child at the gate checks its parent: PDEATHSIG alone has a window between clone and prctl(2).
 pub(super) const GATE_TICK: Duration = Duration::from_secs(1);

@@ -14,7 +14,7 @@ use super::process::Process;
 use crate::{
     error::{Error, Result},
     model::ExitStatus,
-    sys::pidfd::timespec,
+    sys::poll::timespec,
 };
 
 /// Once the program has ended, what is left in its pipes is read for this long: a process that still holds them open, such as a

@@ -33,8 +33,8 @@ use crate::{
     },
     sys::{
         Pinned,
-        pidfd::timespec,
         place::{boot_minus_monotonic, monotonic_clock},
+        poll::timespec,
         proc::{TICK, TICKS_PER_SECOND},
         proc_events::{Connector, Reading},
         snapshot::Snapshot,

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::{InstanceId, Report},
-    sys::{PidFd, Pinned, Probe, pidfd::timespec},
+    sys::{PidFd, Pinned, Probe, poll::timespec},
     tracker::{
         core::Core,
         runtime::{liveness::Life, other_instances},

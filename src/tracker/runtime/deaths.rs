@@ -14,7 +14,7 @@ use super::tracked::Entry;
 use crate::{
     error::{Error, Result},
     model::ProcessId,
-    sys::pidfd::timespec,
+    sys::poll::timespec,
 };
 
 /// Maximum number of deaths that one wait reports: they are handled in one transaction.

@@ -88,7 +88,8 @@ fn the_signal_that_ends_a_task_under_strace_is_kept() {
     need!("strace");
     at_once(containments(), |containment| {
         let place = Place::new();
-        let mut host = Host::start(&place, &format!("containment={containment} keeper"));
+        let mut host =
+            Host::start(&place, &format!("containment={containment} keeper grace=20000"));
         for (task, ends) in [("terminated", "host"), ("killed", "command")] {
             let program = host.spawn(task, "exec sleep 3600");
             let _strace = strace(program.pid());

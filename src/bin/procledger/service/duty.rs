@@ -25,7 +25,7 @@ use std::{
 
 use nix::unistd::geteuid;
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{PollFd, PollFlags},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
 };
@@ -39,6 +39,7 @@ use super::{
 use crate::{
     exit::{Exit, Failure, Result},
     output::complain,
+    poll::poll_within,
     privilege,
     signals::{STOP, Signals},
     threads,
@@ -166,12 +167,8 @@ impl Duty {
             PollFd::from_borrowed_fd(self.link.as_fd(), PollFlags::IN),
             PollFd::new(signals, PollFlags::IN),
         ];
-        match poll(&mut fds, Some(&timespec(limit))) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => {
-                return Err(Failure::because("failed to wait for the supervisor", &error));
-            }
-        }
+        poll_within(&mut fds, Some(limit))
+            .map_err(|error| Failure::because("failed to wait for the supervisor", &error))?;
         let (is_ordered, is_signalled) =
             (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         if is_signalled {
@@ -267,9 +264,8 @@ impl Post {
         let before = mark(path);
         let mut fds = [PollFd::new(stop, PollFlags::IN)];
         loop {
-            match poll(&mut fds, Some(&timespec(LOOK_FOR_CHANGE))) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) | Err(_) => return,
+            if poll_within(&mut fds, Some(LOOK_FOR_CHANGE)) != Ok(0) {
+                return;
             }
             let now = mark(path);
             if now.is_none() || now != before {
@@ -365,13 +361,6 @@ fn mark(path: &Path) -> Option<Mark> {
 /// Returns the folder in which a ledger appears.
 fn folder_of(ledger: &Path) -> &Path {
     ledger.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn timespec(limit: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(limit.subsec_nanos()),
-    }
 }
 
 #[cfg(test)]

@@ -16,10 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::{isolation::ENVIRONMENT, lines::Lines};
-use crate::{exit::Result, threads};
+use crate::{exit::Result, poll::poll_within, threads};
 
 /// A ledger is read in milliseconds; a dead mount never answers.
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -153,8 +153,7 @@ fn listen(child: &mut Child) -> Result<Vec<Sample>, String> {
         if left.is_zero() {
             return Err("it could not be read within 5 s".to_owned());
         }
-        let limit = Timespec::try_from(left).map_err(|error| error.to_string())?;
-        let _ = poll(&mut fds, Some(&limit));
+        let _ = poll_within(&mut fds, Some(left));
         lines.extend(out.read());
         complaint = err.read().into_iter().next().or(complaint);
         if lines.len() > LINES {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{PollFd, PollFlags},
     io::Errno,
 };
 
@@ -25,6 +25,7 @@ use crate::{
     exit::{Exit, Failure, Result},
     notify::Notify,
     output::{self, Reader, to_stderr},
+    poll::poll_within,
     signals::{STOP, Signals},
 };
 
@@ -184,14 +185,9 @@ impl Supervisor {
         let all = self.folders.iter().chain(self.ledgers.values());
         let workers: Vec<_> = all.flat_map(Watched::descriptors).collect();
         fds.extend(workers.iter().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
-        let limit = Timespec {
-            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(limit.subsec_nanos()),
-        };
-        match poll(&mut fds, Some(&limit)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(Failure::because("failed to wait for workers", &error)),
-        }
+        poll_within(&mut fds, Some(limit))
+            .map(drop)
+            .map_err(|error| Failure::because("failed to wait for workers", &error))
     }
 
     /// Passes on the workers' output, and events in their folders to the workers; returns whether it is asked to stop. Workers

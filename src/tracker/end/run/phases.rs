@@ -26,7 +26,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    sys::{Signal, fd_table::descriptor_limit, pidfd::timespec, snapshot::Snapshot},
+    sys::{Signal, fd_table::descriptor_limit, poll::timespec, snapshot::Snapshot},
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 

@@ -5,7 +5,7 @@ use std::{os::fd::OwnedFd, time::Duration};
 use rustix::{event::epoll, io::Errno};
 
 use super::{member::Member, state::Work};
-use crate::sys::pidfd::timespec;
+use crate::sys::poll::timespec;
 
 /// Maximum number of deaths that one turn reports.
 const TURN: usize = 512;

@@ -1,0 +1,21 @@
+//! `poll(2)` with a limit, which a signal does not cut short.
+
+use std::time::{Duration, Instant};
+
+use rustix::{
+    event::{PollFd, Timespec, poll},
+    io::Errno,
+};
+
+/// Waits until a descriptor is ready, at most `limit`; returns how many are.
+pub(crate) fn poll_within(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<usize, Errno> {
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(fds, left.as_ref()) {
+            Err(Errno::INTR) => {}
+            ready => return ready,
+        }
+    }
+}
