@@ -32,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) ledger: PathBuf,
     pub(crate) export: Option<PathBuf>,
     profile: Option<Profile>,
+    pub(crate) verbose: bool,
     trust_folder: Option<PathBuf>,
     /// The uid that ran the command, before root became another user.
     asked_by: u32,
@@ -65,6 +66,7 @@ impl Context {
             ledger: path.file,
             export: global.export.clone(),
             profile: global.profile,
+            verbose: global.verbose > 0,
             trust_folder,
             asked_by,
             account,

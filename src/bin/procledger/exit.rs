@@ -7,8 +7,9 @@
 //! | 2 | usage |
 //! | 3 | something survived |
 //!
-//! `run` exits with its program's code (128 + signal if a signal ended it) and has codes of its own: 75 the task already
-//! runs, 125 a failure of its own, 126 not executable, 127 not found.
+//! `run` exits with its program's code (128 + signal if a signal ended it; never 0 if something else ended it) and has codes
+//! of its own: 75 the task already runs, 124 it ran for longer than it may, 125 a failure of its own, 126 not executable, 127
+//! not found.
 
 use std::{error::Error as StdError, io, process::ExitCode};
 
@@ -25,6 +26,8 @@ impl Exit {
     pub(crate) const SURVIVED: Self = Self(3);
     /// `EX_TEMPFAIL` of sysexits.h: the task already runs, try again later.
     pub(crate) const ALREADY_RUNNING: Self = Self(75);
+    /// As timeout(1).
+    pub(crate) const TIMED_OUT: Self = Self(124);
     pub(crate) const RUN_FAILED: Self = Self(125);
     pub(crate) const NOT_EXECUTABLE: Self = Self(126);
     pub(crate) const NOT_FOUND: Self = Self(127);

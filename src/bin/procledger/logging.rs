@@ -35,13 +35,16 @@ use crate::{
 /// Filter directives of tracing-subscriber, such as `procledger=debug`; overrides `-v`.
 const FILTER: &str = "PROCLEDGER_LOG";
 
+/// Warnings, but not that a tree has passed a limit: `run` says so in a line of its own, or is not to say it.
+const WARNINGS: &str = "warn,procledger::tracker::end::background=error";
+
 /// Starts logging: warnings to stderr, more with each `-v`; the file gets at least the information level.
 pub(crate) fn start(verbose: u8, file: Option<&Path>) -> Result<()> {
     let stderr = tracing_subscriber::fmt::layer()
         .event_format(Plain { dated: false })
         .with_writer(|| Stderr)
         .with_filter(filter(match verbose {
-            0 => "warn",
+            0 => WARNINGS,
             1 => "info",
             2 => "debug",
             _ => "trace",

@@ -1,6 +1,6 @@
 //! Parsers for durations, sizes and program names on the command line, with errors that say what to write instead.
 
-use std::time::Duration;
+use std::{ffi::OsString, time::Duration};
 
 use procledger::ContainmentMode;
 
@@ -106,6 +106,14 @@ fn factor(unit: &str) -> Option<u64> {
         "tb" => 1_000_000_000_000,
         _ => return None,
     })
+}
+
+/// Parses a variable of an environment.
+pub(crate) fn variable(text: &str) -> Result<(OsString, OsString), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
 }
 
 /// Parses a containment mode.

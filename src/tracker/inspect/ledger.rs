@@ -139,7 +139,7 @@ impl Ledger {
     /// let mut process = tracker.spawn(Job::new("task-42", "true"))?;
     /// process.wait()?;
     /// let record = tracker.ledger().process(process.id())?.expect("recorded");
-    /// assert_eq!(record.end_reason, Some(EndReason::Exited));
+    /// assert_eq!(record.life.end().map(|end| end.reason), Some(EndReason::Exited));
     /// # Ok(()) }
     /// ```
     ///

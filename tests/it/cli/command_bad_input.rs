@@ -223,7 +223,7 @@ const WRONG: [(&[&str], &str); 96] = [
     (&["report", "--format", "xml"], "csv"),
     (&["report", "-o", ""], "'--output <FILE>'"),
     (&["metrics", "--since", "1"], "no unit"),
-    (&["metrics", "cpu"], "'cpu'"),
+    (&["metrics", "--cpu"], "'--cpu'"),
     (&["export", ""], "'[FILE]'"),
     (&["export", "a", "b"], "'b'"),
     (&["import"], "<FILE>"),

@@ -9,6 +9,7 @@ pub(crate) mod command_ps_watch;
 pub(crate) mod command_queries;
 pub(crate) mod command_reap;
 pub(crate) mod command_run;
+pub(crate) mod command_run_ends;
 pub(crate) mod command_terminal;
 pub(crate) mod command_tree;
 pub(crate) mod command_watch;

@@ -1,11 +1,11 @@
 //! `run`: owns a program until it ends, and exits with its status.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{IsTerminal, stdin},
     os::unix::fs::FileTypeExt,
-    path::PathBuf,
-    time::Duration,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -14,7 +14,9 @@ use procledger::{Builder, Caller, ContainmentMode, Error, Job, Process, Stdio, T
 
 use super::{
     run_caller::CallerArgs,
+    run_end::{Ended, Verbosity},
     run_events::{self, Started},
+    run_stop::Stop,
 };
 use crate::{
     context::Context,
@@ -26,10 +28,14 @@ use crate::{
     units,
 };
 
+/// Maximum length of the program's name in a generated task id.
+const NAME_LENGTH: usize = 40;
+
 /// Run a program as a task: record it first, and end it together with everything it started
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[command(
-    override_usage = "procledger run [OPTIONS] --task <ID> -- <CMD>...",
+    override_usage = "procledger run [OPTIONS] -- <CMD>...",
     after_help = "\
 Example:
   procledger run --task nightly --max-runtime 2h --max-rss 4G -- ./backup.sh --full
@@ -41,13 +47,19 @@ As root on another user's ledger the program runs as that user.
 With --die-with-parent, --owner or $PROCLEDGER_OWNER the tree is ended as an orphan when that
 process ends, however it ends. A caller that passes its own PID as the owner is never missed.
 
-Exit codes: the code of the program, or 128 + N if signal N ended it; 75 if the task already
-runs, 125 if procledger failed, 126 if the program is not executable, 127 if it is not found."
+A second SIGINT or SIGTERM ends the task at once; with --grace the first one ends it after that time.
+If something else ended the program, one line on stderr says why, and the exit code is never 0.
+
+The program finds its task in $PROCLEDGER_TASK and the path of the ledger in $PROCLEDGER_LEDGER.
+
+Exit codes: the code of the program, or 128 + N if signal N ended it; 124 after --max-runtime;
+75 if the task already runs, 125 if procledger failed, 126 if the program is not executable, 127
+if it is not found."
 )]
 pub(crate) struct RunArgs {
-    /// Name of the task; a task runs one program at a time
+    /// Name of the task, which runs one program at a time [default: the program's name and random digits]
     #[arg(long, value_name = "ID")]
-    task: String,
+    task: Option<String>,
     /// Time between SIGTERM and SIGKILL [default: 5s]
     #[arg(long, value_name = "D", value_parser = units::duration)]
     grace: Option<Duration>,
@@ -75,6 +87,15 @@ pub(crate) struct RunArgs {
     /// Record the program without its arguments (secrets in arguments are masked in any case)
     #[arg(long)]
     no_arguments: bool,
+    /// Set a variable in the program's environment (can be repeated)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = units::variable)]
+    env: Vec<(OsString, OsString)>,
+    /// Run the program in this directory
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<PathBuf>,
+    /// Print no line about how the program was ended (-v prints one in any case)
+    #[arg(short, long)]
+    quiet: bool,
     #[command(flatten)]
     caller: CallerArgs,
     #[command(flatten)]
@@ -104,12 +125,22 @@ impl RunArgs {
     }
 
     fn check(mut self) -> Result<Plan> {
-        let task = TaskId::new(std::mem::take(&mut self.task))
-            .map_err(|error| Failure::usage(error.to_string()))?;
         let program = self.command.remove(0);
         if program.is_empty() {
             return Err(Failure::usage("the program's name is empty: name it after `--`"));
         }
+        // The error of the spawn would be that of a program that is not found.
+        if let Some(folder) = &self.cwd {
+            let found = std::fs::metadata(folder).and_then(|found| {
+                if found.is_dir() { Ok(()) } else { Err(std::io::ErrorKind::NotADirectory.into()) }
+            });
+            found.map_err(|error| {
+                Failure::because(format!("--cwd {}", folder.display()), &error)
+                    .with_exit(Exit::USAGE)
+            })?;
+        }
+        let task = self.task.take().unwrap_or_else(|| generated_id(&program));
+        let task = TaskId::new(task).map_err(|error| Failure::usage(error.to_string()))?;
         let caller = self.caller.pin(self.survive)?;
         Ok(Plan { task, program, caller, raw: self })
     }
@@ -139,11 +170,13 @@ impl Plan {
         };
         // Opening may wait for other instances, and for a disk. No program of ours runs yet.
         let tracker = signals.end_us_during(|| builder.open())??;
+        let ledger = tracker.ledger();
         let result = self.own(context, &tracker, &signals);
         // Whatever the result, everything that is still ours ends now.
-        let ended = tracker.shutdown();
-        let exit = result?;
-        match ended {
+        let shutdown = tracker.shutdown();
+        // By now the ledger knows why the program was ended.
+        let exit = result?.conclude(&ledger, &self.task, self.verbosity(context))?;
+        match shutdown {
             Err(error) => output::complain(&format!("failed to shut down: {}", chain(&error))),
             Ok(report) if report.survived() > 0 => output::complain(&format!(
                 "{} processes could not be ended: `procledger ps` lists them",
@@ -155,21 +188,30 @@ impl Plan {
     }
 
     /// Starts the program and waits for it.
-    fn own(&self, context: &Context, tracker: &Tracker, signals: &Signals) -> Result<Exit> {
+    fn own(&self, context: &Context, tracker: &Tracker, signals: &Signals) -> Result<Ended> {
         let caller = self.caller.as_ref();
         run_events::handle_during(signals, tracker, caller, |events| {
             let mut process = self.start(context, tracker, signals)?;
             let (program, foreground) = (process.signaller(), process.is_foreground());
-            events.started(Started { program, foreground, task: self.task.clone() });
+            let (task, began) = (self.task.clone(), Instant::now());
+            let by = context.asked_by("run");
+            let stop = Stop::new(tracker.clone(), task.clone(), self.raw.grace, by);
+            events.started(Started { program, foreground, task, stop });
             let status = process.wait_in_foreground()?;
             if events.orphaned() {
                 let why = format!("task {} was ended, since its owner has ended", self.task);
                 return Err(Failure::new(why).with_exit(Exit::of_ended_program(status)));
             }
-            Exit::of_program(status).ok_or_else(|| {
-                Failure::new(format!("task {} has ended with an unknown exit code", self.task))
-            })
+            Ok(Ended { id: process.id(), status, after: began.elapsed() })
         })
+    }
+
+    fn verbosity(&self, context: &Context) -> Verbosity {
+        match (self.raw.quiet, context.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, false) => Verbosity::Usual,
+            (false, true) => Verbosity::Verbose,
+        }
     }
 
     /// Starts the program, once an earlier run of the task has ended, where that is to be waited for.
@@ -186,7 +228,7 @@ impl Plan {
                     "the owner, {caller}, has ended: the program was not started"
                 )));
             }
-            match tracker.spawn(self.job(context.account.as_ref())) {
+            match tracker.spawn(self.job(context.account.as_ref(), tracker.path())) {
                 Err(error) if error.is_already_running() => {
                     let make_way = || self.raw.caller.make_way(context, tracker, &self.task);
                     if !signals.end_us_during(make_way)?? {
@@ -198,7 +240,7 @@ impl Plan {
         }
     }
 
-    fn job(&self, account: Option<&Account>) -> Job {
+    fn job(&self, account: Option<&Account>, ledger: &Path) -> Job {
         let mut job = Job::new(self.task.as_str(), &self.program)
             .args(&self.raw.command)
             .stdin(Stdio::inherit())
@@ -207,7 +249,22 @@ impl Plan {
             .survive(self.raw.survive)
             .keep_strays(self.raw.keep_strays)
             .record_arguments(!self.raw.no_arguments)
-            .foreground(has_the_terminal());
+            .foreground(has_the_terminal())
+            .env("PROCLEDGER_TASK", self.task.as_str())
+            .env("PROCLEDGER_LEDGER", ledger);
+        // Root's own HOME would be of no use to the program.
+        if let Some(user) = account.and_then(|account| account.entry.as_ref()) {
+            job = job
+                .env("HOME", user.dir.as_os_str())
+                .env("USER", user.name.as_str())
+                .env("LOGNAME", user.name.as_str());
+        }
+        for (name, value) in &self.raw.env {
+            job = job.env(name, value);
+        }
+        if let Some(folder) = &self.raw.cwd {
+            job = job.current_dir(folder);
+        }
         if let Some(grace) = self.raw.grace {
             job = job.grace(grace);
         }
@@ -217,15 +274,16 @@ impl Plan {
         if let Some(limit) = self.raw.max_rss {
             job = job.max_rss(limit);
         }
-        // Root's own HOME would be of no use to the program.
-        match account.and_then(|account| account.entry.as_ref()) {
-            Some(user) => job
-                .env("HOME", user.dir.as_os_str())
-                .env("USER", user.name.as_str())
-                .env("LOGNAME", user.name.as_str()),
-            None => job,
-        }
+        job
     }
+}
+
+/// Returns the name of a task that was given none: the program's name and six random digits, as `sleep-3f9a07`.
+fn generated_id(program: &OsStr) -> String {
+    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
+    let name: String = name.chars().filter(|char| !char.is_control()).take(NAME_LENGTH).collect();
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("{name}-{}", &random[..6])
 }
 
 fn not_started(error: &Error) -> Failure {

@@ -12,6 +12,7 @@ use std::{
 use procledger::{Caller, Signaller, TaskId, Tracker};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::run_stop::Stop;
 use crate::{
     exit::{Failure, Result, chain},
     output,
@@ -26,6 +27,7 @@ pub(crate) struct Started {
     /// Whether it is a terminal's foreground job.
     pub(crate) foreground: bool,
     pub(crate) task: TaskId,
+    pub(crate) stop: Stop,
 }
 
 /// The other end of the thread. It ends when this is dropped.
@@ -84,7 +86,7 @@ impl<'a> Watch<'a> {
     where
         'a: 'scope,
     {
-        let Ok(Started { program, foreground, task }) = started.recv() else { return };
+        let Ok(Started { program, foreground, task, mut stop }) = started.recv() else { return };
         let mut caller = self.caller;
         loop {
             let mut others: Vec<BorrowedFd<'_>> = vec![self.done.as_fd()];
@@ -92,7 +94,10 @@ impl<'a> Watch<'a> {
             match self.signals.next_or(&others) {
                 // A signal that a terminal sends to its foreground job has already reached the program.
                 Ok(Event::Signal(libc::SIGINT | libc::SIGQUIT)) if foreground => {}
-                Ok(Event::Signal(signal)) => forward(&program, signal),
+                Ok(Event::Signal(signal)) => {
+                    forward(&program, signal);
+                    stop.heard(signal);
+                }
                 Ok(Event::Readable(0)) | Err(_) => return,
                 Ok(Event::Readable(_)) => {
                     caller = None;

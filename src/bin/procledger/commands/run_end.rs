@@ -1,0 +1,97 @@
+//! `run`: how the program ended, as an exit code and in one line.
+
+use std::time::Duration;
+
+use procledger::{EndReason, ExitStatus, Ledger, Life, ProcessId, ProcessRecord, TaskId};
+
+use crate::{
+    exit::{Exit, Failure, Result},
+    output,
+    render::span,
+};
+
+/// How much `run` says about the end of its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verbosity {
+    /// Nothing.
+    Quiet,
+    /// Why it was ended, if it did not end by itself.
+    Usual,
+    /// How it ended, in any case.
+    Verbose,
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) id: ProcessId,
+    pub(super) status: ExitStatus,
+    pub(super) after: Duration,
+}
+
+impl Ended {
+    /// Returns the exit code, and says why the program was ended. A program that was ended may exit with 0 all the same; `run`
+    /// does not.
+    pub(super) fn conclude(
+        &self,
+        ledger: &Ledger,
+        task: &TaskId,
+        verbosity: Verbosity,
+    ) -> Result<Exit> {
+        let record = ledger.process(self.id)?;
+        let (exit, what) = match record.as_ref().and_then(why) {
+            Some((reason, why)) => (self.of_reason(reason), Some(format!("was ended: {why}"))),
+            None => (
+                Exit::of_program(self.status).ok_or_else(|| {
+                    Failure::new(format!("task {task} has ended with an unknown exit code"))
+                })?,
+                (verbosity == Verbosity::Verbose).then(|| self.by_itself()),
+            ),
+        };
+        if let Some(what) = what.filter(|_| verbosity != Verbosity::Quiet) {
+            output::complain(&format!("task {task} {what}"));
+        }
+        Ok(exit)
+    }
+
+    fn of_reason(&self, reason: EndReason) -> Exit {
+        match reason {
+            EndReason::MaxRuntime => Exit::TIMED_OUT,
+            _ => Exit::of_ended_program(self.status),
+        }
+    }
+
+    fn by_itself(&self) -> String {
+        let how = match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("exited with code {code}"),
+            (None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, None) => "has ended".to_owned(),
+        };
+        format!("{how} after {}", span(self.after))
+    }
+}
+
+/// Returns why something else ended the program; `None` if it ended by itself.
+fn why(record: &ProcessRecord) -> Option<(EndReason, String)> {
+    // Another instance that ends the tree for a person records the reason when the last member is dead.
+    let end = match &record.life {
+        Life::Ended(end) => end,
+        Life::Ending { .. } => {
+            let by = record.requested_by.as_ref()?;
+            return Some((EndReason::Killed, format!("asked by {by}")));
+        }
+        Life::Running | Life::Survived => return None,
+    };
+    let why = match end.reason {
+        EndReason::Exited
+        | EndReason::Failed
+        | EndReason::Gone
+        | EndReason::Rebooted
+        | EndReason::Released
+        | EndReason::Forgotten => return None,
+        EndReason::Oom => "the kernel's out-of-memory killer ended it".to_owned(),
+        reason => (end.because.as_ref())
+            .map_or_else(|| reason.to_string(), |because| because.rule.clone()),
+    };
+    Some((end.reason, why))
+}

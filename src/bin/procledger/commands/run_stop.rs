@@ -1,0 +1,67 @@
+//! `run`: signals that ask it to stop. The first one is forwarded, and the program decides; a second one ends its tree, and so
+//! does the end of a grace that was requested.
+
+use std::{thread, time::Duration};
+
+use procledger::{KillOptions, TaskId, Tracker};
+
+use crate::{exit::chain, output, threads};
+
+/// Counts the signals that ask the program to end.
+#[derive(Debug)]
+pub(super) struct Stop {
+    tracker: Tracker,
+    task: TaskId,
+    /// Time from the first signal to the end of the tree, if it was requested.
+    grace: Option<Duration>,
+    asked_by: String,
+    heard: u32,
+}
+
+impl Stop {
+    pub(super) fn new(
+        tracker: Tracker,
+        task: TaskId,
+        grace: Option<Duration>,
+        asked_by: String,
+    ) -> Self {
+        Self { tracker, task, grace, asked_by, heard: 0 }
+    }
+
+    /// Acts on a signal that was forwarded.
+    pub(super) fn heard(&mut self, signal: i32) {
+        if !matches!(signal, libc::SIGINT | libc::SIGTERM) {
+            return;
+        }
+        self.heard += 1;
+        match (self.heard, self.grace) {
+            (1, Some(grace)) => self.end_after(grace, "a signal and its grace"),
+            (2, _) => self.end_after(Duration::ZERO, "a second signal"),
+            _ => {}
+        }
+    }
+
+    /// Ends the tree on another thread, so that signals are forwarded meanwhile.
+    fn end_after(&self, grace: Duration, what: &str) {
+        let (tracker, task) = (self.tracker.clone(), self.task.clone());
+        let asked_by = format!("{} after {what}", self.asked_by);
+        let started = threads::start("procledger-stop", move || {
+            thread::sleep(grace);
+            end(&tracker, &task, &asked_by);
+        });
+        if let Err(failure) = started {
+            output::complain(&failure.message);
+        }
+    }
+}
+
+fn end(tracker: &Tracker, task: &TaskId, asked_by: &str) {
+    let at_once = KillOptions::new().grace(Duration::ZERO);
+    match tracker.kill_with(&[task.as_str()], asked_by, at_once) {
+        // It has ended in the meantime.
+        Err(error) if !error.is_not_found() && !error.is_closed() => {
+            output::complain(&format!("failed to end task {task}: {}", chain(&error)));
+        }
+        _ => {}
+    }
+}
