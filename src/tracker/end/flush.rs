@@ -37,7 +37,7 @@ pub(in crate::tracker) fn write_last(core: &Core) -> Option<Error> {
                 for end in &ends {
                     if let Some(entry) = core.registry.get(end.process) {
                         entry.mark_recorded();
-                        release::let_go(core, end.process);
+                        release::untrack(core, end.process);
                     }
                 }
                 core.export.notify();

@@ -22,7 +22,7 @@ use crate::{
 const UNREAPED_LIMIT: Duration = Duration::from_secs(10);
 
 /// Releases a process whose end is recorded. Its keeper, if it has one, makes sure that nothing of the tree is left.
-pub(in crate::tracker) fn let_go(core: &Core, row: ProcessId) {
+pub(in crate::tracker) fn untrack(core: &Core, row: ProcessId) {
     remove(core, row, false);
 }
 
@@ -39,7 +39,7 @@ fn remove(core: &Core, row: ProcessId, leave: bool) {
     }
 }
 
-pub(in crate::tracker) fn reap_and_let_go(
+pub(in crate::tracker) fn reap_and_untrack(
     core: &Core,
     entry: &Arc<Entry>,
     pidfd: Option<&Arc<PidFd>>,
@@ -51,7 +51,7 @@ pub(in crate::tracker) fn reap_and_let_go(
         finish_later(core, entry, fd);
     }
     core.cgroups.remove_task_cgroup(entry.root.cgroup.as_ref());
-    let_go(core, entry.root.row);
+    untrack(core, entry.root.row);
 }
 
 /// Releases waiters once the rows are written, reaps zombies of ours, and keeps what survived.
@@ -61,7 +61,7 @@ pub(in crate::tracker) fn release_ended(core: &Core, rows: &[ProcessId]) {
         // A root whose end could not be recorded is kept, though a waiter may have learned its status.
         if entry.is_dead() && entry.cause().is_none() {
             entry.mark_recorded();
-            reap_and_let_go(core, &entry, None);
+            reap_and_untrack(core, &entry, None);
         } else if entry.status().is_some() {
             // A dead root whose task cgroup is not empty: its death has been reported, and the health pass retries.
             entry.give_up();

@@ -227,7 +227,7 @@ fn end_strays(core: &Arc<Core>, dead: &[&Dead], trees: Vec<Tree>, recorded: &Rec
             if rows.is_none() && keeper_departure::is_released(core, entry.root.row) {
                 release::release(core, entry.root.row);
             }
-            release::reap_and_let_go(core, entry, Some(pidfd));
+            release::reap_and_untrack(core, entry, Some(pidfd));
         }
     }
     if with_strays.is_empty() {
@@ -284,7 +284,7 @@ fn end_stray_trees(core: &Core, trees: Vec<(Arc<Entry>, Tree)>) {
     let (entries, trees): (Vec<_>, Vec<_>) = trees.into_iter().unzip();
     strays::end_strays_of(core, trees);
     for entry in entries {
-        release::reap_and_let_go(core, &entry, None);
+        release::reap_and_untrack(core, &entry, None);
     }
 }
 
@@ -344,7 +344,7 @@ pub(in crate::tracker) fn settle_alone<'a>(
                 for (dead, status) in alone {
                     if settled.contains(&dead.0.root.row) {
                         mark_ended(core, &dead.0, status);
-                        release::reap_and_let_go(core, &dead.0, Some(&dead.1));
+                        release::reap_and_untrack(core, &dead.0, Some(&dead.1));
                     } else {
                         // Another thread is ending its tree and needs it: its zombie pins the PID that names the session.
                         others.push((dead, status));

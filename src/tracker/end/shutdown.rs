@@ -28,7 +28,7 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
         Cause { reason: EndReason::Shutdown, leak: None, rule: "its owner shut down".into() };
     let report = settle::end_entries(core, &cause, &mine);
     for entry in survivors {
-        release::let_go(core, entry.root.row);
+        release::untrack(core, entry.root.row);
     }
     core.threads.join();
     // What the monitor was processing when it was asked to stop.

@@ -330,7 +330,7 @@ fn try_again(
     let settled = claimed::end_claimed_each(core, &cause_of, rows, report);
     outcome::write(core, None, settled, report);
     for entry in unheld {
-        let_go_unobserved(core, entry);
+        untrack_unobserved(core, entry);
     }
 }
 
@@ -366,7 +366,7 @@ fn found_dead(
                     return report.suspects.push(suspect);
                 }
             }
-            let_go_unobserved(core, &entry);
+            untrack_unobserved(core, &entry);
         }
         return;
     }
@@ -392,10 +392,10 @@ fn found_dead(
 }
 
 /// Releases a root whose exit status is unknown.
-fn let_go_unobserved(core: &Core, entry: &Entry) {
+fn untrack_unobserved(core: &Core, entry: &Entry) {
     entry.publish(crate::model::ExitStatus::Unobserved);
     entry.mark_recorded();
-    release::let_go(core, entry.root.row);
+    release::untrack(core, entry.root.row);
 }
 
 /// For a root of ours that is gone: its row leads to the processes it left, and is closed together with them.
