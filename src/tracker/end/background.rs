@@ -6,7 +6,7 @@
 //! exits when none is left. Another thread is started only while all the others are killing, which takes up to some seconds
 //! where a process is stuck in the kernel; there are at most four.
 //!
-//! A tree is in the queue once: the right to end it ([`Entry::begin`]) is taken before it is put there. If an attempt fails,
+//! A tree is in the queue once: the right to end it ([`Tracked::begin`]) is taken before it is put there. If an attempt fails,
 //! the health pass makes the next one.
 //!
 //! Shutdown waits for these threads as for all others. What is queued before shutdown has closed the tracker is ended with its
@@ -28,7 +28,7 @@ use crate::{
     store::TakeOver,
     tracker::{
         core::Core,
-        runtime::{background_ends::Due, tracked::Entry},
+        runtime::{background_ends::Due, tracked::Tracked},
     },
 };
 
@@ -76,7 +76,7 @@ impl<'a> Worker<'a> {
 
     /// Claims trees and logs each once; a tree that has already ended, or is being ended by another instance, is given up.
     fn claim(&mut self, taken: Vec<Due>) -> Vec<Tree> {
-        let entries: Vec<&Arc<Entry>> = taken.iter().map(|due| &due.entry).collect();
+        let entries: Vec<&Arc<Tracked>> = taken.iter().map(|due| &due.entry).collect();
         let (trees, recorded) = own_trees::claim_own(self.core, &entries, TakeOver::default());
         let claimed: HashSet<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
         for due in taken {

@@ -11,7 +11,7 @@ use crate::{
     tracker::{
         core::Core,
         membership::evidence::{Tie, Ties, tie},
-        runtime::tracked::Entry,
+        runtime::tracked::Tracked,
     },
 };
 
@@ -22,7 +22,7 @@ const ROUNDS: u32 = 5;
 const FEW: u32 = 128;
 
 /// Returns whether no process belongs to this dead root of ours, which still holds its PID.
-pub(in crate::tracker) fn is_childless(core: &Core, entry: &Entry) -> bool {
+pub(in crate::tracker) fn is_childless(core: &Core, entry: &Tracked) -> bool {
     let root = &entry.root;
     // Below a keeper, the keeper's children belong to the root too. A registered root may have descendants of any age.
     if !entry.child || entry.kept.is_some() {
@@ -51,7 +51,7 @@ pub(in crate::tracker) fn is_childless(core: &Core, entry: &Entry) -> bool {
     false
 }
 
-fn is_leaf_empty(core: &Core, entry: &Entry) -> bool {
+fn is_leaf_empty(core: &Core, entry: &Tracked) -> bool {
     let Ok(leaf) = core.cgroups.open_task_cgroup(entry.root.cgroup.as_ref()) else { return false };
     // Not determined from a list: a process that moves between nested cgroups may be missing from it.
     leaf.is_none_or(|leaf| leaf.is_empty())

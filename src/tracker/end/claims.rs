@@ -23,7 +23,7 @@ use crate::{
         core::Core,
         runtime::{
             liveness::{Judge, Life, lock_state},
-            tracked::{Dead, Entry},
+            tracked::{Dead, Tracked},
         },
     },
 };
@@ -111,7 +111,7 @@ pub(in crate::tracker) fn give_dead_claims_back(core: &Core, dead: &[DeadInstanc
 /// Takes over the claim on a tree of ours. Its root is dead; if a person had requested that, the history says so.
 pub(in crate::tracker) fn take_back(
     core: &Core,
-    entry: &Entry,
+    entry: &Tracked,
     claimant: Option<InstanceId>,
 ) -> bool {
     match core.store.take_back(entry.root.row, core.instance.id, claimant) {

@@ -22,7 +22,7 @@ use crate::{
     sys::PidFd,
     tracker::{
         core::Core,
-        runtime::tracked::{Dead, Entry, Learned, REAPED_BY_PARENT},
+        runtime::tracked::{Dead, Learned, REAPED_BY_PARENT, Tracked},
     },
 };
 
@@ -56,11 +56,11 @@ pub(in crate::tracker) fn status_or_patience(
     Some(ExitStatus::Unobserved)
 }
 
-pub(in crate::tracker) fn is_traced(core: &Core, entry: &Entry) -> bool {
+pub(in crate::tracker) fn is_traced(core: &Core, entry: &Tracked) -> bool {
     core.proc.tracer(entry.root.identity.pid).is_some()
 }
 
-fn say_late(core: &Core, entry: &Entry) {
+fn say_late(core: &Core, entry: &Tracked) {
     let pid = entry.root.identity.pid;
     let task = task_text(entry.root.task.as_ref());
     let why = match core.proc.tracer(pid) {
@@ -76,7 +76,7 @@ fn say_late(core: &Core, entry: &Entry) {
 /// `began`.
 pub(in crate::tracker) fn learn_or_go_on(
     core: &Core,
-    entry: &Arc<Entry>,
+    entry: &Arc<Tracked>,
     pidfd: &Arc<PidFd>,
     began: Instant,
 ) {

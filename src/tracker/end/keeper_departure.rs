@@ -15,7 +15,7 @@ use crate::{
     sys::{Pinned, Probe, keeper::KeeperClient},
     tracker::{
         core::Core,
-        runtime::{keeper_handle::Kept, tracked::Entry},
+        runtime::{keeper_handle::Kept, tracked::Tracked},
     },
 };
 
@@ -44,7 +44,7 @@ fn send_away(client: KeeperClient) {
 /// A keeper exits by itself when nothing is left below it. Otherwise this host ends the processes it finds; those that it
 /// does not find are ended by the keeper, which is waited for. It leaves only processes that are spared on purpose, such as
 /// those of another task: so a keeper never ends what its living host has decided to spare.
-pub(in crate::tracker) fn part_with_keeper(core: &Core, entry: &Arc<Entry>, leave: bool) {
+pub(in crate::tracker) fn part_with_keeper(core: &Core, entry: &Arc<Tracked>, leave: bool) {
     bury_departed(core);
     let Some(client) = entry.kept.as_deref().and_then(Kept::take) else { return };
     if leave {
@@ -62,7 +62,7 @@ pub(in crate::tracker) fn part_with_keeper(core: &Core, entry: &Arc<Entry>, leav
 }
 
 /// Lets a keeper end the processes left below it, unless they are spared on purpose.
-fn dismiss_keeper(core: &Core, entry: &Entry, client: KeeperClient) {
+fn dismiss_keeper(core: &Core, entry: &Tracked, client: KeeperClient) {
     if client.wait_dead(PART_LIMIT) {
         let _ = client.dismiss(Duration::ZERO);
         return;
@@ -85,7 +85,7 @@ fn dismiss_keeper(core: &Core, entry: &Entry, client: KeeperClient) {
 
 /// Returns whether a process that is spared on purpose is alive below a keeper: a kept part of its tree, another task, or
 /// another instance. If that is unknown, nothing is ended on a guess.
-fn spares_below(core: &Core, entry: &Entry, client: &KeeperClient) -> bool {
+fn spares_below(core: &Core, entry: &Tracked, client: &KeeperClient) -> bool {
     let root = entry.root.row;
     let looked = || -> Result<bool> {
         let kept = core.store.below(&[root])?.into_iter().flat_map(|it| it.kept);
@@ -108,7 +108,7 @@ fn spares_below(core: &Core, entry: &Entry, client: &KeeperClient) -> bool {
     })
 }
 
-fn end_unseen(core: &Core, entry: &Entry) {
+fn end_unseen(core: &Core, entry: &Tracked) {
     match core.store.below(&[entry.root.row]) {
         Ok(below) => {
             let kept = below.into_iter().flat_map(|below| below.kept).collect();

@@ -14,18 +14,18 @@ use crate::{
     store::{Below, TakeOver},
     tracker::{
         core::Core,
-        runtime::{cause::Cause, tracked::Entry},
+        runtime::{cause::Cause, tracked::Tracked},
     },
 };
 
-/// Ends the trees that can be claimed, each reserved by [`Entry::begin`]; returns those that other instances are ending.
+/// Ends the trees that can be claimed, each reserved by [`Tracked::begin`]; returns those that other instances are ending.
 pub(in crate::tracker) fn end_free(
     core: &Core,
     cause: &Cause,
-    mine: &[&Arc<Entry>],
+    mine: &[&Arc<Tracked>],
     over: TakeOver<'_>,
     report: &mut Report,
-) -> Vec<Arc<Entry>> {
+) -> Vec<Arc<Tracked>> {
     let (claimed, recorded) = claim_own(core, mine, over);
     let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
     let ours: HashSet<ProcessId> = rows.iter().copied().collect();
@@ -65,7 +65,7 @@ fn end_own(
 /// written.
 pub(in crate::tracker) fn claim_own(
     core: &Core,
-    entries: &[&Arc<Entry>],
+    entries: &[&Arc<Tracked>],
     over: TakeOver<'_>,
 ) -> (Vec<Tree>, bool) {
     let mut trees: Vec<Tree> = entries.iter().map(|entry| strays::tree_of(entry, None)).collect();

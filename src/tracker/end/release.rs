@@ -13,7 +13,7 @@ use crate::{
         core::Core,
         runtime::{
             pending_writes::Unfinished,
-            tracked::{Entry, Learned},
+            tracked::{Learned, Tracked},
         },
     },
 };
@@ -41,7 +41,7 @@ fn remove(core: &Core, row: ProcessId, leave: bool) {
 
 pub(in crate::tracker) fn reap_and_untrack(
     core: &Core,
-    entry: &Arc<Entry>,
+    entry: &Arc<Tracked>,
     pidfd: Option<&Arc<PidFd>>,
 ) {
     adopted_zombies::remember_for_zombies(core, &entry.root);
@@ -72,7 +72,7 @@ pub(in crate::tracker) fn release_ended(core: &Core, rows: &[ProcessId]) {
 }
 
 /// Reaps a dead child, and records its status where its row has none; now, or later if that is not possible yet.
-fn finish_later(core: &Core, entry: &Arc<Entry>, pidfd: Arc<PidFd>) {
+fn finish_later(core: &Core, entry: &Arc<Tracked>, pidfd: Arc<PidFd>) {
     let unfinished = Unfinished { entry: Arc::clone(entry), pidfd, since: Instant::now() };
     if !finish(core, &unfinished) {
         core.pending.unfinished.push(unfinished);

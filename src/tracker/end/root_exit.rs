@@ -25,7 +25,7 @@ use crate::{
         core::Core,
         runtime::{
             pending_writes::Waiting,
-            tracked::{Dead, Entry, REAPED_BY_PARENT},
+            tracked::{Dead, REAPED_BY_PARENT, Tracked},
         },
     },
 };
@@ -38,7 +38,7 @@ struct Found<'a> {
     trees: Vec<Tree>,
     ends: Vec<RootEnd>,
     /// Roots in whose task cgroups something lives that cannot be seen.
-    hiding: Vec<Arc<Entry>>,
+    hiding: Vec<Arc<Tracked>>,
 }
 
 /// The strays that were recorded, by the rows of their roots; roots that another instance has settled are missing.
@@ -49,7 +49,7 @@ pub(in crate::tracker) struct Unsettled {
     /// Their statuses are not available yet.
     pub(in crate::tracker) waiting: Vec<Waiting>,
     /// Something that cannot be seen lives in their task cgroups.
-    pub(in crate::tracker) hiding: Vec<Arc<Entry>>,
+    pub(in crate::tracker) hiding: Vec<Arc<Tracked>>,
 }
 
 /// Settles processes whose statuses are known, or were waited for long enough; returns the others.
@@ -71,7 +71,7 @@ pub(in crate::tracker) fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> 
 }
 
 /// Settles any kind of root, by scanning every process; returns those in whose task cgroups something lives that cannot be seen.
-fn settle_looking(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> Vec<Arc<Entry>> {
+fn settle_looking(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> Vec<Arc<Tracked>> {
     let Found { mine, statuses, trees, ends, hiding } = match find_strays(core, mine, statuses) {
         Ok(found) => found,
         Err(error) => {
@@ -127,7 +127,7 @@ fn end_or_keep(core: &Arc<Core>, mine: &[&Dead], trees: Vec<Tree>, recorded: &Re
 }
 
 /// Marks that its end, or at least its status, is in the ledger.
-pub(in crate::tracker) fn mark_ended(core: &Core, entry: &Entry, status: ExitStatus) {
+pub(in crate::tracker) fn mark_ended(core: &Core, entry: &Tracked, status: ExitStatus) {
     log_end(entry, status);
     entry.mark_recorded();
     if let Some(since) = entry.died_since.get() {
@@ -188,7 +188,7 @@ fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> R
 
 /// Returns the end of a root: by itself, or by the kernel for lack of memory, unless it was ended by us and that could not
 /// be recorded.
-pub(in crate::tracker) fn own_end(core: &Core, entry: &Entry, status: ExitStatus) -> End {
+pub(in crate::tracker) fn own_end(core: &Core, entry: &Tracked, status: ExitStatus) -> End {
     let by_the_kernel =
         || Some((EndReason::Oom, Some(core.cgroups.oom_because(&entry.root, status)?)));
     let (reason, because) =
@@ -245,7 +245,7 @@ fn end_strays(core: &Arc<Core>, dead: &[&Dead], trees: Vec<Tree>, recorded: &Rec
 /// Gives the strays their row IDs and claims descendants that earlier passes recorded; returns whether there are any.
 fn take_recorded(
     core: &Core,
-    entry: &Entry,
+    entry: &Tracked,
     tree: &mut Tree,
     rows: &[(ProcessId, Identity)],
 ) -> bool {
@@ -280,7 +280,7 @@ fn release_all(core: &Core, rows: &[ProcessId]) {
     }
 }
 
-fn end_stray_trees(core: &Core, trees: Vec<(Arc<Entry>, Tree)>) {
+fn end_stray_trees(core: &Core, trees: Vec<(Arc<Tracked>, Tree)>) {
     let (entries, trees): (Vec<_>, Vec<_>) = trees.into_iter().unzip();
     strays::end_strays_of(core, trees);
     for entry in entries {
@@ -306,7 +306,7 @@ fn gone(row: ProcessId) -> Settled {
 
 /// Logs the line of the former implementation for a process whose end was not expected; for a program that we spawned, an end
 /// is not worth more than a debug line.
-fn log_end(entry: &Entry, status: ExitStatus) {
+fn log_end(entry: &Tracked, status: ExitStatus) {
     let pid = entry.root.identity.pid;
     let task = task_text(entry.root.task.as_ref());
     if entry.root.origin == Origin::Spawned {

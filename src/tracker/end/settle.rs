@@ -1,6 +1,6 @@
 //! Settles dead roots of this instance, and ends its trees, together with the other threads and instances that do so.
 //!
-//! A root is settled once: the thread that has reserved it ([`Entry::begin`]) records its end, or ends its tree. What another
+//! A root is settled once: the thread that has reserved it ([`Tracked::begin`]) records its end, or ends its tree. What another
 //! instance has claimed is left to that instance for as long as an end may take.
 
 use std::{
@@ -24,7 +24,7 @@ use crate::{
         runtime::{
             cause::Cause,
             pending_writes::Waiting,
-            tracked::{Dead, Entry},
+            tracked::{Dead, Tracked},
         },
     },
 };
@@ -43,7 +43,7 @@ pub(in crate::tracker) fn settle(core: &Arc<Core>, dead: &[Dead]) {
     settle_begun(core, &mine);
 }
 
-/// The same for processes that were reserved by [`Entry::begin`].
+/// The same for processes that were reserved by [`Tracked::begin`].
 fn settle_begun(core: &Arc<Core>, mine: &[Dead]) {
     if mine.is_empty() {
         return;
@@ -63,7 +63,7 @@ fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> Vec<Waiting> {
 
 /// Ends trees in whose task cgroups something lives that cannot be seen. It has no row of its own, so the root's row stays
 /// until the cgroup is empty.
-fn end_hiding(core: &Arc<Core>, entries: Vec<Arc<Entry>>) {
+fn end_hiding(core: &Arc<Core>, entries: Vec<Arc<Tracked>>) {
     if entries.is_empty() {
         return;
     }
@@ -113,7 +113,7 @@ pub(in crate::tracker) fn settle_waiting(core: &Arc<Core>) {
 
 /// Settles dead roots of ours that another instance was ending when they died. Roots whose claimants are still at work are
 /// kept for a later call; for the roots in `force` the claims are taken over as well.
-pub(in crate::tracker) fn settle_claimed(core: &Arc<Core>, force: &[Arc<Entry>]) {
+pub(in crate::tracker) fn settle_claimed(core: &Arc<Core>, force: &[Arc<Tracked>]) {
     let waiting = core.pending.claimed.take();
     if waiting.is_empty() {
         return;
@@ -148,7 +148,7 @@ pub(in crate::tracker) fn settle_claimed(core: &Arc<Core>, force: &[Arc<Entry>])
 /// Ends trees of this instance because it requested that.
 pub(in crate::tracker) fn terminate_entries(
     core: &Arc<Core>,
-    entries: &[Arc<Entry>],
+    entries: &[Arc<Tracked>],
 ) -> Result<Report> {
     core.instance.check_usable()?;
     let cause = Cause { reason: EndReason::Terminated, leak: None, rule: "its owner asked".into() };
@@ -162,7 +162,7 @@ pub(in crate::tracker) fn terminate_entries(
 pub(in crate::tracker) fn end_entries(
     core: &Arc<Core>,
     cause: &Cause,
-    entries: &[Arc<Entry>],
+    entries: &[Arc<Tracked>],
 ) -> Report {
     let mut report = Report::default();
     let grace = entries.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
@@ -203,10 +203,10 @@ pub(in crate::tracker) fn end_entries(
 fn end_what_is_free(
     core: &Arc<Core>,
     cause: &Cause,
-    mut claimed: Vec<Arc<Entry>>,
+    mut claimed: Vec<Arc<Tracked>>,
     force: bool,
     report: &mut Report,
-) -> Vec<Arc<Entry>> {
+) -> Vec<Arc<Tracked>> {
     if !core.scheduler.is_monitoring() {
         settle(core, &dead_among(core, claimed.iter().cloned()));
         settle_claimed(core, &[]);
@@ -219,7 +219,7 @@ fn end_what_is_free(
     };
     let (held, free): (Vec<_>, Vec<_>) =
         claimed.into_iter().zip(claimants).partition(|(_, claimant)| !force && is_held(*claimant));
-    let free: Vec<Arc<Entry>> = free.into_iter().map(|(entry, _)| entry).collect();
+    let free: Vec<Arc<Tracked>> = free.into_iter().map(|(entry, _)| entry).collect();
     let (begun, busy): (Vec<_>, Vec<_>) = free.iter().partition(|entry| entry.begin());
     let over = TakeOver { dead: &[], live: force };
     let mut left = own_trees::end_free(core, cause, &begun, over, report);
@@ -231,7 +231,7 @@ fn end_what_is_free(
 
 /// For a tree that keeps forking, it may be unknown whether all of it was seen. Where it has a keeper, the keeper knows:
 /// the root's end is settled now, and the keeper ends the rest, instead of leaving both to the next pass.
-fn leave_to_keepers(core: &Arc<Core>, entries: &[&Arc<Entry>]) {
+fn leave_to_keepers(core: &Arc<Core>, entries: &[&Arc<Tracked>]) {
     let kept = entries.iter().filter(|entry| entry.kept.is_some());
     let dead = dead_among(core, kept.map(|entry| Arc::clone(entry)));
     settle(core, &dead);
@@ -243,7 +243,7 @@ fn leave_to_keepers(core: &Arc<Core>, entries: &[&Arc<Entry>]) {
 /// Returns those of our processes that have died.
 pub(in crate::tracker) fn dead_among(
     core: &Core,
-    entries: impl Iterator<Item = Arc<Entry>>,
+    entries: impl Iterator<Item = Arc<Tracked>>,
 ) -> Vec<Dead> {
     entries
         .filter_map(|entry| {

@@ -8,7 +8,7 @@ use crate::{
     model::{EndReason, Millis, Report, StopHow},
     tracker::{
         core::Core,
-        runtime::{cause::Cause, tracked::Entry, unrecorded_ends},
+        runtime::{cause::Cause, tracked::Tracked, unrecorded_ends},
     },
 };
 
@@ -22,7 +22,7 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
     // A program that has ended by itself is not one that the shutdown ends: its job may let its strays run on.
     settle::settle_waiting(core);
     settle::settle(core, &settle::dead_among(core, core.registry.all().into_iter()));
-    let (survivors, mine): (Vec<Arc<Entry>>, Vec<Arc<Entry>>) =
+    let (survivors, mine): (Vec<Arc<Tracked>>, Vec<Arc<Tracked>>) =
         core.registry.all().into_iter().partition(|entry| entry.root.limits.survive);
     let cause =
         Cause { reason: EndReason::Shutdown, leak: None, rule: "its owner shut down".into() };

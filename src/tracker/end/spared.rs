@@ -17,7 +17,7 @@ use crate::{
     tracker::{
         core::Core,
         membership::process_info::ProcessInfo,
-        runtime::tracked::{Entry, Root},
+        runtime::tracked::{Root, Tracked},
     },
 };
 
@@ -84,6 +84,6 @@ pub(in crate::tracker) fn leaves_of(core: &Core, records: &[ProcessRecord]) -> R
 }
 
 /// Returns the exemptions of a root of this instance; `kept` is what the ledger has below it.
-pub(in crate::tracker) fn leave_of(entry: &Entry, kept: Vec<Identity>) -> Leave {
+pub(in crate::tracker) fn leave_of(entry: &Tracked, kept: Vec<Identity>) -> Leave {
     Leave { all: false, names: entry.strays.protected.clone(), before: kept }
 }

@@ -13,7 +13,7 @@ use crate::{
     sys::PidFd,
     tracker::{
         core::Core,
-        runtime::{cause::Cause, tracked::Entry},
+        runtime::{cause::Cause, tracked::Tracked},
     },
 };
 
@@ -53,7 +53,7 @@ pub(in crate::tracker) fn some_rows(
 }
 
 /// Returns the tree of a root of this instance, pinned by a descriptor that is already held.
-pub(in crate::tracker) fn tree_of(entry: &Entry, pidfd: Option<&Arc<PidFd>>) -> Tree {
+pub(in crate::tracker) fn tree_of(entry: &Tracked, pidfd: Option<&Arc<PidFd>>) -> Tree {
     Tree {
         root: entry.root.clone(),
         pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(),

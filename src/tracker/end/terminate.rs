@@ -9,7 +9,7 @@ use crate::{
     store::TakeOver,
     tracker::{
         core::Core,
-        runtime::{cause::Cause, tracked::Entry},
+        runtime::{cause::Cause, tracked::Tracked},
     },
 };
 
@@ -119,7 +119,7 @@ fn hurry(
 }
 
 /// Returns the roots of the task that this instance holds; empty if there are none.
-pub(in crate::tracker) fn own_entries_of(core: &Core, task: &TaskId) -> Result<Vec<Arc<Entry>>> {
+pub(in crate::tracker) fn own_entries_of(core: &Core, task: &TaskId) -> Result<Vec<Arc<Tracked>>> {
     match core.store.live_of_task(task) {
         Ok(rows) => {
             // Where the root has just ended by itself, the rows of what it left lead to it: its end is waited for.
@@ -133,7 +133,7 @@ pub(in crate::tracker) fn own_entries_of(core: &Core, task: &TaskId) -> Result<V
 
 /// Returns the roots of the task that we hold, for when the ledger cannot be read: our own are ended regardless (invariant
 /// 10).
-fn entries_of(core: &Core, task: &TaskId, error: Error) -> Result<Vec<Arc<Entry>>> {
+fn entries_of(core: &Core, task: &TaskId, error: Error) -> Result<Vec<Arc<Tracked>>> {
     let mut entries = core.registry.all();
     entries.retain(|entry| entry.root.task.as_ref() == Some(task));
     if entries.is_empty() {

@@ -21,7 +21,7 @@ use crate::{
         runtime::{
             background_ends::Due,
             cause::Cause,
-            tracked::{Entry, Learned},
+            tracked::{Learned, Tracked},
         },
     },
 };
@@ -42,7 +42,7 @@ pub struct Process {
     /// The pipe from its standard error.
     pub stderr: Option<ChildStderr>,
     pub(in crate::tracker) core: Arc<Core>,
-    pub(in crate::tracker) entry: Arc<Entry>,
+    pub(in crate::tracker) entry: Arc<Tracked>,
     pub(in crate::tracker) pidfd: Arc<PidFd>,
     pub(in crate::tracker) foreground: bool,
     pub(in crate::tracker) on_drop: TerminateOnDrop,
@@ -51,7 +51,7 @@ pub struct Process {
 impl Process {
     pub(in crate::tracker) fn new(
         core: Arc<Core>,
-        entry: Arc<Entry>,
+        entry: Arc<Tracked>,
         pidfd: Arc<PidFd>,
         foreground: bool,
     ) -> Self {
@@ -203,7 +203,7 @@ impl Process {
 pub(in crate::tracker) struct TerminateOnDrop {
     pub(in crate::tracker) armed: bool,
     core: Arc<Core>,
-    entry: Arc<Entry>,
+    entry: Arc<Tracked>,
 }
 
 impl Drop for TerminateOnDrop {

@@ -41,7 +41,7 @@ use crate::{
         },
         runtime::{
             cause::{Cause, SURVIVED},
-            tracked::Entry,
+            tracked::Tracked,
         },
     },
 };
@@ -66,7 +66,7 @@ pub(in crate::tracker) fn look_below(
     snapshot: &Snapshot,
     alive: &[Living],
     report: &mut Report,
-) -> Vec<(Arc<Entry>, Cause)> {
+) -> Vec<(Arc<Tracked>, Cause)> {
     if alive.is_empty() {
         return Vec::new();
     }
@@ -113,7 +113,7 @@ pub(in crate::tracker) fn look_below(
 fn why_due(
     core: &Core,
     row: &ProcessRecord,
-    entry: &Entry,
+    entry: &Tracked,
     root: &Stat,
     below: &[(&Stat, Evidence)],
 ) -> Option<Cause> {

@@ -41,7 +41,7 @@ use crate::{
     },
     tracker::{
         core::Core,
-        runtime::{fork_listener::LINGER, tracked::Entry},
+        runtime::{fork_listener::LINGER, tracked::Tracked},
     },
 };
 
@@ -68,11 +68,11 @@ fn has_session_roots(core: &Core) -> bool {
 
 /// Returns whether a process was registered, so that its descendants belong to it.
 fn was_registered(core: &Core, pid: Pid) -> bool {
-    let is_it = |entry: &Entry| !entry.child && entry.root.identity.pid == pid;
+    let is_it = |entry: &Tracked| !entry.child && entry.root.identity.pid == pid;
     core.registry.find(is_it).is_some()
 }
 
-fn is_session_root(entry: &Entry) -> bool {
+fn is_session_root(entry: &Tracked) -> bool {
     entry.child && entry.kept.is_none() && entry.root.cgroup.is_none()
 }
 
@@ -202,7 +202,7 @@ impl Listener<'_> {
 
     fn record_due(&mut self) -> Result<()> {
         let now = Instant::now();
-        let mut found: Vec<(Arc<Entry>, Pinned)> = Vec::new();
+        let mut found: Vec<(Arc<Tracked>, Pinned)> = Vec::new();
         for noted in self.forks.due(now) {
             let pid = noted.process.pid;
             // A process that cannot be examined is left to the health pass.
@@ -232,7 +232,7 @@ impl Listener<'_> {
     }
 
     /// Returns the evidence by which an end would find it: the check here is the same as in its scan.
-    fn tie(&self, root: &Entry, pinned: &Pinned) -> Tie {
+    fn tie(&self, root: &Tracked, pinned: &Pinned) -> Tie {
         let (root, pid) = (&root.root, pinned.identity.pid);
         if root.session.map(Pid::get) == Some(pinned.stat.session) {
             return Tie::Session;
@@ -246,7 +246,7 @@ impl Listener<'_> {
     }
 
     /// Returns the root that it is below, once that is a root.
-    fn root(&self, noted: &Noted) -> Option<Arc<Entry>> {
+    fn root(&self, noted: &Noted) -> Option<Arc<Tracked>> {
         let root = self.core.registry.find(|entry| {
             let identity = entry.root.identity;
             identity.pid == noted.top.pid && was_started_at(identity.start_tick, noted.top.at)
@@ -254,7 +254,7 @@ impl Listener<'_> {
         root.filter(|entry| is_session_root(entry))
     }
 
-    fn record(&self, found: &[(Arc<Entry>, Pinned)]) -> Result<()> {
+    fn record(&self, found: &[(Arc<Tracked>, Pinned)]) -> Result<()> {
         let core = self.core;
         // A health pass would record the same.
         let _pass = core.scheduler.begin_pass();
@@ -281,7 +281,7 @@ impl Listener<'_> {
 
     /// Returns whether a process below this root may be protected: to check that takes a scan of the whole tree, which is left
     /// to the health pass.
-    fn protects(&self, entry: &Entry) -> bool {
+    fn protects(&self, entry: &Tracked) -> bool {
         !(self.core.options.protected.is_empty() && entry.strays.protected.is_empty())
     }
 

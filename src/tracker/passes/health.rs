@@ -39,7 +39,7 @@ use crate::{
             liveness::Life,
             other_instances,
             pass_run::PassRun,
-            tracked::{Dead, Entry},
+            tracked::{Dead, Tracked},
         },
     },
 };
@@ -94,17 +94,17 @@ struct Seen {
     /// Processes left by roots of ours whose end was not noticed, claimed.
     strays: Vec<ProcessRecord>,
     /// Those roots: they are released when these processes have ended.
-    unheld: Vec<Arc<Entry>>,
+    unheld: Vec<Arc<Tracked>>,
 }
 
 /// What a pass has found that is to be ended.
 struct Found {
     /// Trees of ours that have passed a limit, or had survived.
-    due: Vec<(Arc<Entry>, Cause)>,
+    due: Vec<(Arc<Tracked>, Cause)>,
     /// Claimed rows that lead to processes that were left, each with the kind of end it counts as.
     left: Vec<(Cause, ProcessRecord)>,
     /// Roots to be released when those processes have ended.
-    unheld: Vec<Arc<Entry>>,
+    unheld: Vec<Arc<Tracked>>,
 }
 
 /// Ends in progress; a pass waits for their outcomes.
@@ -320,7 +320,7 @@ fn claim_left(
 fn try_again(
     core: &Core,
     left: Vec<(Cause, ProcessRecord)>,
-    unheld: &[Arc<Entry>],
+    unheld: &[Arc<Tracked>],
     report: &mut Report,
 ) {
     let causes: HashMap<ProcessId, Cause> =
@@ -392,7 +392,7 @@ fn found_dead(
 }
 
 /// Releases a root whose exit status is unknown.
-fn untrack_unobserved(core: &Core, entry: &Entry) {
+fn untrack_unobserved(core: &Core, entry: &Tracked) {
     entry.publish(crate::model::ExitStatus::Unobserved);
     entry.mark_recorded();
     release::untrack(core, entry.root.row);
@@ -458,7 +458,7 @@ fn settle_found(core: &Arc<Core>, dead: &[Dead], report: &mut Report) {
 }
 
 /// Ends roots of ours on another thread, all together, each for its own cause.
-fn end_due_trees(core: &Arc<Core>, due: Vec<(Arc<Entry>, Cause)>) -> Awaited {
+fn end_due_trees(core: &Arc<Core>, due: Vec<(Arc<Tracked>, Cause)>) -> Awaited {
     let grace = due.iter().map(|(entry, _)| entry.root.limits.grace).max().unwrap_or_default();
     let (answer, answers) = channel();
     let count = due.len();
@@ -480,7 +480,7 @@ fn unknown(row: ProcessRecord, why: &str) -> Suspect {
 
 /// Notes when a process that a health pass finds dead was last alive: at the previous pass, or at its start if it began
 /// after that.
-pub(in crate::tracker) fn note_last_seen(core: &Core, entry: &Entry) {
+pub(in crate::tracker) fn note_last_seen(core: &Core, entry: &Tracked) {
     let age = entry.root.age();
     let since = core.counters().since_last_began(PassKind::Health).unwrap_or(age).min(age);
     if let Some(at) = Instant::now().checked_sub(since) {

@@ -39,7 +39,7 @@ use crate::{
     tracker::{
         core::Core,
         end::background,
-        runtime::{background_ends::Due, cause::Cause, tracked::Entry},
+        runtime::{background_ends::Due, cause::Cause, tracked::Tracked},
     },
 };
 
@@ -79,7 +79,7 @@ impl Pass for MemoryLimits {
 }
 
 /// Returns the members of trees with a memory limit, as an end would find them.
-fn members_of(core: &Core, entries: &[Arc<Entry>]) -> Result<HashMap<ProcessId, Vec<Member>>> {
+fn members_of(core: &Core, entries: &[Arc<Tracked>]) -> Result<HashMap<ProcessId, Vec<Member>>> {
     let rows = core.store.live_of(core.instance.id)?;
     let snapshot = core.proc.snapshot()?;
     let alive = descendants::living(core, rows, &snapshot);
@@ -122,7 +122,7 @@ impl Looks {
 
     fn look(&mut self, core: &Arc<Core>) {
         let entries = core.registry.with_memory_limit();
-        let limit = |entry: &Entry| entry.root.limits.max_rss.unwrap_or(u64::MAX);
+        let limit = |entry: &Tracked| entry.root.limits.max_rss.unwrap_or(u64::MAX);
         let is_due = self.last_full.is_none_or(|last| last.elapsed() >= FULL_INTERVAL);
         if !is_due && !entries.iter().any(|entry| self.may_be_near(core, entry, limit(entry))) {
             return;
@@ -145,7 +145,7 @@ impl Looks {
     }
 
     /// Checks by cheap means; never `false` if the memory they find is near the limit.
-    fn may_be_near(&self, core: &Core, entry: &Entry, limit: u64) -> bool {
+    fn may_be_near(&self, core: &Core, entry: &Tracked, limit: u64) -> bool {
         let root = entry.root.identity.pid;
         let in_leaf = || {
             let record = entry.root.cgroup.as_ref()?;

@@ -25,7 +25,7 @@ use crate::{
             liveness::{Life, orphan_rule},
             other_instances,
             pass_run::PassRun,
-            tracked::Hold,
+            tracked::Tracking,
             unrecorded_ends,
         },
     },
@@ -166,7 +166,7 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord], report: &mut Report) -> Ve
                 // Left by an exec of this program, or adopted through the kernel: its status is reported to us.
                 let child = record.spec.origin == Origin::Spawned
                     && pinned.stat.parent == core.own_pid().get();
-                let hold = Hold { child, ..Hold::default() };
+                let hold = Tracking { child, ..Tracking::default() };
                 core.registry.track(world::root_of(core, record), hold, &pinned.into_fd());
             }
             Probe::Zombie(_) | Probe::Gone => {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, mpsc::Sender},
 };
 
-use super::{cause::Cause, lock::lock, tracked::Entry};
+use super::{cause::Cause, lock::lock, tracked::Tracked};
 use crate::model::Report;
 
 /// Maximum number of threads that end trees.
@@ -14,7 +14,7 @@ const WORKERS: usize = 4;
 /// A tree that is to be ended, and why.
 #[derive(Debug)]
 pub(in crate::tracker) struct Due {
-    pub(in crate::tracker) entry: Arc<Entry>,
+    pub(in crate::tracker) entry: Arc<Tracked>,
     pub(in crate::tracker) cause: Cause,
     /// The channel on which the caller waits for the outcome, if it does.
     pub(in crate::tracker) answer: Option<Sender<Report>>,

@@ -10,7 +10,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::tracked::Entry;
+use super::tracked::Tracked;
 use crate::{
     error::{Error, Result},
     model::ProcessId,
@@ -63,7 +63,7 @@ impl Deaths {
     }
 
     /// Reports the death of a process, and that of its keeper.
-    pub(in crate::tracker) fn watch(&self, entry: &Entry) {
+    pub(in crate::tracker) fn watch(&self, entry: &Tracked) {
         let row = entry.root.row.0.cast_unsigned();
         if let Some(fd) = &entry.pidfd
             && let Err(error) =
@@ -82,7 +82,7 @@ impl Deaths {
     }
 
     /// Reports a death again that was reported before, and ignored.
-    pub(in crate::tracker) fn rearm(&self, entry: &Entry) {
+    pub(in crate::tracker) fn rearm(&self, entry: &Tracked) {
         if let Some(fd) = &entry.pidfd {
             let data = epoll::EventData::new_u64(entry.root.row.0.cast_unsigned());
             let _ = epoll::modify(&self.epoll, fd.as_ref(), data, ONCE);
@@ -90,7 +90,7 @@ impl Deaths {
     }
 
     /// Stops watching a process. Its keeper is not watched any more once its descriptor is closed.
-    pub(in crate::tracker) fn unwatch(&self, entry: &Entry) {
+    pub(in crate::tracker) fn unwatch(&self, entry: &Tracked) {
         if let Some(fd) = &entry.pidfd {
             let _ = epoll::delete(&self.epoll, fd.as_fd());
         }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     list::List,
-    tracked::{Dead, Entry},
+    tracked::{Dead, Tracked},
 };
 use crate::{
     model::{ProcessId, RootEnd, Settled},
@@ -17,7 +17,7 @@ pub(in crate::tracker) type Waiting = (Dead, Instant);
 /// A dead process whose end is recorded, but which is not reaped yet or whose status is unknown.
 #[derive(Debug)]
 pub(in crate::tracker) struct Unfinished {
-    pub(in crate::tracker) entry: Arc<Entry>,
+    pub(in crate::tracker) entry: Arc<Tracked>,
     pub(in crate::tracker) pidfd: Arc<PidFd>,
     pub(in crate::tracker) since: Instant,
 }

@@ -11,7 +11,7 @@ use std::{
 use super::{
     deaths::Deaths,
     lock::lock,
-    tracked::{Entry, Hold, KEPT_DESCRIPTORS, Root},
+    tracked::{KEPT_DESCRIPTORS, Root, Tracked, Tracking},
 };
 use crate::{
     error::Result,
@@ -26,7 +26,7 @@ use crate::{
 pub(in crate::tracker) struct Registry {
     pub(in crate::tracker) deaths: Deaths,
     /// Written by spawns and adoptions, and by whichever thread records an end; read by all.
-    entries: Mutex<HashMap<ProcessId, Arc<Entry>>>,
+    entries: Mutex<HashMap<ProcessId, Arc<Tracked>>>,
     /// How many of them have a maximum run time: as a rule none, and then none of them is examined.
     deadlines: AtomicUsize,
     /// How many of them have a memory limit.
@@ -52,13 +52,13 @@ impl Registry {
     pub(in crate::tracker) fn track(
         &self,
         root: Root,
-        hold: Hold,
+        hold: Tracking,
         pidfd: &Arc<PidFd>,
-    ) -> Arc<Entry> {
+    ) -> Arc<Tracked> {
         let before = self.descriptors.fetch_add(hold.descriptors(), Ordering::Relaxed);
         let kept_fd = (before < self.descriptor_limit).then(|| Arc::clone(pidfd));
         let limits = root.limits;
-        let entry = Entry::new(root, hold, kept_fd);
+        let entry = Tracked::new(root, hold, kept_fd);
         lock(&self.entries).insert(entry.root.row, Arc::clone(&entry));
         Counters::executing(1.0);
         self.deaths.watch(&entry);
@@ -76,7 +76,7 @@ impl Registry {
     }
 
     /// Stops tracking a process, and returns it if it was tracked.
-    pub(in crate::tracker) fn untrack(&self, row: ProcessId) -> Option<Arc<Entry>> {
+    pub(in crate::tracker) fn untrack(&self, row: ProcessId) -> Option<Arc<Tracked>> {
         let entry = lock(&self.entries).remove(&row)?;
         entry.mark_over();
         self.descriptors.fetch_sub(entry.descriptors(), Ordering::Relaxed);
@@ -93,16 +93,16 @@ impl Registry {
 
     /// Gives up the right to end a process that is still alive. A death that was reported meanwhile, and ignored, is reported
     /// again.
-    pub(in crate::tracker) fn give_up(&self, entry: &Entry) {
+    pub(in crate::tracker) fn give_up(&self, entry: &Tracked) {
         entry.give_up();
         self.deaths.rearm(entry);
     }
 
-    pub(in crate::tracker) fn get(&self, row: ProcessId) -> Option<Arc<Entry>> {
+    pub(in crate::tracker) fn get(&self, row: ProcessId) -> Option<Arc<Tracked>> {
         lock(&self.entries).get(&row).cloned()
     }
 
-    pub(in crate::tracker) fn all(&self) -> Vec<Arc<Entry>> {
+    pub(in crate::tracker) fn all(&self) -> Vec<Arc<Tracked>> {
         lock(&self.entries).values().cloned().collect()
     }
 
@@ -111,7 +111,10 @@ impl Registry {
     }
 
     /// Returns the first process for which `wanted` is true.
-    pub(in crate::tracker) fn find(&self, wanted: impl Fn(&Entry) -> bool) -> Option<Arc<Entry>> {
+    pub(in crate::tracker) fn find(
+        &self,
+        wanted: impl Fn(&Tracked) -> bool,
+    ) -> Option<Arc<Tracked>> {
         lock(&self.entries).values().find(|entry| wanted(entry)).cloned()
     }
 
@@ -134,7 +137,7 @@ impl Registry {
     }
 
     /// Returns the processes with a maximum run time whose ends are not under way yet.
-    pub(in crate::tracker) fn with_deadline(&self) -> Vec<Arc<Entry>> {
+    pub(in crate::tracker) fn with_deadline(&self) -> Vec<Arc<Tracked>> {
         if self.deadlines.load(Ordering::Acquire) == 0 {
             return Vec::new();
         }
@@ -149,7 +152,7 @@ impl Registry {
     }
 
     /// Returns the processes with a memory limit whose ends are not under way yet.
-    pub(in crate::tracker) fn with_memory_limit(&self) -> Vec<Arc<Entry>> {
+    pub(in crate::tracker) fn with_memory_limit(&self) -> Vec<Arc<Tracked>> {
         if !self.has_memory_limit() {
             return Vec::new();
         }

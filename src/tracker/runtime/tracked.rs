@@ -133,7 +133,7 @@ struct Progress {
 
 /// How a process came to this tracker, and how the processes it leaves are to be treated.
 #[derive(Debug, Default)]
-pub(in crate::tracker) struct Hold {
+pub(in crate::tracker) struct Tracking {
     /// This tracker had it created, so its status is reported to us.
     pub(in crate::tracker) child: bool,
     pub(in crate::tracker) strays: Strays,
@@ -148,18 +148,18 @@ pub(in crate::tracker) struct Hold {
 /// Descriptors that a process with a keeper takes: its own pidfd, the keeper's, and the socket.
 pub(in crate::tracker) const KEPT_DESCRIPTORS: usize = 3;
 
-impl Hold {
+impl Tracking {
     pub(in crate::tracker) fn descriptors(&self) -> usize {
         if self.kept.is_some() { KEPT_DESCRIPTORS } else { 1 }
     }
 }
 
 /// A dead process, with the pidfd that reported its death.
-pub(in crate::tracker) type Dead = (Arc<Entry>, Arc<PidFd>);
+pub(in crate::tracker) type Dead = (Arc<Tracked>, Arc<PidFd>);
 
-/// One process that this tracker is responsible for.
+/// A process that this instance is responsible for.
 #[derive(Debug)]
-pub(in crate::tracker) struct Entry {
+pub(in crate::tracker) struct Tracked {
     pub(in crate::tracker) root: Root,
     pub(in crate::tracker) child: bool,
     pub(in crate::tracker) strays: Strays,
@@ -177,9 +177,13 @@ pub(in crate::tracker) struct Entry {
     written: tokio::sync::Notify,
 }
 
-impl Entry {
-    pub(in crate::tracker) fn new(root: Root, hold: Hold, pidfd: Option<Arc<PidFd>>) -> Arc<Self> {
-        let Hold { child, strays, kept, bare: _, terminate_on_drop: _ } = hold;
+impl Tracked {
+    pub(in crate::tracker) fn new(
+        root: Root,
+        hold: Tracking,
+        pidfd: Option<Arc<PidFd>>,
+    ) -> Arc<Self> {
+        let Tracking { child, strays, kept, bare: _, terminate_on_drop: _ } = hold;
         Arc::new(Self {
             root,
             child,

@@ -11,7 +11,7 @@ use crate::{
         core::Core,
         end::{claims, flush, release},
         membership::process_info::command_of,
-        runtime::tracked::{Hold, Root},
+        runtime::tracked::{Root, Tracking},
     },
 };
 
@@ -28,7 +28,7 @@ pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) 
     let row = core.store.admit_one(&core.place(), &new)?;
     // Even if it is a child of ours: its starter waits for it, and we never take its status away.
     let root = Root::recorded(row, &new.spec, core.options.record_arguments);
-    core.registry.track(root, Hold::default(), &pinned.into_fd());
+    core.registry.track(root, Tracking::default(), &pinned.into_fd());
     core.export.notify();
     Ok(())
 }

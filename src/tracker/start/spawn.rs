@@ -26,7 +26,7 @@ use crate::{
         passes::fork_events,
         runtime::{
             group_commit::Committed,
-            tracked::{Hold, Root, Strays},
+            tracked::{Root, Strays, Tracking},
         },
     },
 };
@@ -69,7 +69,7 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
     let bare = !job.records_arguments(core.options.record_arguments);
     let terminate_on_drop = job.terminate_on_drop;
-    let hold = Hold { child: true, strays, kept: None, bare, terminate_on_drop };
+    let hold = Tracking { child: true, strays, kept: None, bare, terminate_on_drop };
     let mode = core.options.containment_mode()?;
     let place = core.cgroups.create_task_cgroup(mode, token, job.max_rss)?;
     let keeper = match place {
@@ -101,7 +101,7 @@ fn through_gate(
     core: &Arc<Core>,
     command: spawn::Command,
     request: &Request,
-    hold: Hold,
+    hold: Tracking,
     foreground: bool,
 ) -> Result<Process> {
     let admit = |child: &Child| {
@@ -129,11 +129,11 @@ fn through_keeper(
     keeper: &Binary,
     command: spawn::Command,
     request: &Request,
-    hold: Hold,
+    hold: Tracking,
 ) -> Result<Process> {
     match spawn_kept(core, keeper, command, request, &hold) {
         Ok((spawned, kept)) => {
-            let hold = Hold { kept: Some(kept), ..hold };
+            let hold = Tracking { kept: Some(kept), ..hold };
             Ok(started(core, spawned, hold, false))
         }
         Err(refusal) => Err(refused(core, refusal, false)),
@@ -152,7 +152,7 @@ fn carried(core: &Core, token: Uuid) -> String {
 fn started(
     core: &Arc<Core>,
     spawned: spawn::Spawned<Committed>,
-    hold: Hold,
+    hold: Tracking,
     foreground: bool,
 ) -> Process {
     let spawn::Spawned { pidfd, committed, pipes: [stdin, stdout, stderr], pid } = spawned;

@@ -15,7 +15,7 @@ use crate::{
     },
     tracker::{
         core::Core,
-        runtime::{group_commit::Committed, keeper_handle::Kept, tracked::Hold},
+        runtime::{group_commit::Committed, keeper_handle::Kept, tracked::Tracking},
     },
 };
 
@@ -28,7 +28,7 @@ pub(in crate::tracker) fn spawn_kept(
     binary: &Binary,
     command: Command,
     request: &Request,
-    hold: &Hold,
+    hold: &Tracking,
 ) -> Result<(Spawned<Committed>, Kept), Refusal<Committed>> {
     command.check()?;
     let params = Params {
