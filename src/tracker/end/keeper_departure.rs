@@ -45,7 +45,7 @@ fn send_away(client: KeeperClient) {
 /// does not find are ended by the keeper, which is waited for. It leaves only processes that are spared on purpose, such as
 /// those of another task: so a keeper never ends what its living host has decided to spare.
 pub(in crate::tracker) fn part_with_keeper(core: &Core, entry: &Arc<Tracked>, leave: bool) {
-    bury_departed(core);
+    reap_departing(core);
     let Some(client) = entry.kept.as_deref().and_then(Kept::take) else { return };
     if leave {
         return send_away(client);
@@ -123,7 +123,7 @@ fn end_unseen(core: &Core, entry: &Tracked) {
 }
 
 /// Parts with the keepers of trees that another instance was ending, once it has done so.
-pub(in crate::tracker) fn bury_departed(core: &Core) {
+pub(in crate::tracker) fn reap_departing(core: &Core) {
     let departing = core.keepers.departing.take();
     for (entry, client) in departing {
         if client.is_dead() {
@@ -137,7 +137,7 @@ pub(in crate::tracker) fn bury_departed(core: &Core) {
 }
 
 /// Does the same when this host stops: after that, nothing holds these trees together.
-pub(in crate::tracker) fn bury_last(core: &Core) {
+pub(in crate::tracker) fn dismiss_departing(core: &Core) {
     let departing = core.keepers.departing.take();
     for (entry, client) in departing {
         dismiss_keeper(core, &entry, client);

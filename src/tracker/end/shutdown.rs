@@ -34,7 +34,7 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
     // What the monitor was processing when it was asked to stop.
     settle::settle_waiting(core);
     settle::settle_claimed(core, &mine);
-    keeper_departure::bury_last(core);
+    keeper_departure::dismiss_departing(core);
     release::say_lost(core);
     core.store.be_patient_once();
     if let Some(why) = flush::write_last(core) {

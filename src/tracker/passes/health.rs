@@ -198,7 +198,7 @@ fn health_look(core: &Arc<Core>, report: &mut Report) -> Result<Found> {
     settle_found(core, &seen.dead, report);
     settle_unlisted(core, &listed);
     core.registry.all().iter().for_each(|entry| entry.notice_keeper());
-    keeper_departure::bury_departed(core);
+    keeper_departure::reap_departing(core);
     let due = match &snapshot {
         Ok(snapshot) => descendants::look_below(core, snapshot, &seen.alive, report),
         Err(error) => {
