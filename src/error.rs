@@ -98,7 +98,7 @@ impl Error {
     }
 
     /// Returns the same error for another caller, with its cause in the message.
-    pub(crate) fn told_again(&self, to: &str) -> Self {
+    pub(crate) fn with_context(&self, to: &str) -> Self {
         let cause = self.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         let message = format!("{to}: {}{cause}", self.message);
         Self { kind: self.kind, message, errno: self.errno, source: None }

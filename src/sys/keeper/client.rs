@@ -268,7 +268,7 @@ fn own_pidfd() -> Result<PidFd> {
 fn not_started(program: &OsString, message: FromKeeper) -> Error {
     match message {
         FromKeeper::Failed { step: 0, errno } if errno != 0 => {
-            not_made(errno).told_again(&format!("failed to start `{}`", program.display()))
+            not_made(errno).with_context(&format!("failed to start `{}`", program.display()))
         }
         FromKeeper::Failed { step, errno } => failure(program, step, errno),
         _ => failure(program, 0, 0),

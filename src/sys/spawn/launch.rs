@@ -83,7 +83,7 @@ pub(crate) fn spawn<T>(
     });
     drop(sources);
     let (child, committed) = made.map_err(|error| {
-        error.told_again(&format!("failed to start `{}`", command.program.display()))
+        error.with_context(&format!("failed to start `{}`", command.program.display()))
     })?;
     match outcome(&command.program, &gate, committed) {
         Ok(committed) => Ok(Spawned { pid: child.pid, pidfd: child.pidfd, committed, pipes }),

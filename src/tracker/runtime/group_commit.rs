@@ -113,7 +113,7 @@ impl Leader<'_> {
             }
             Err(error) => {
                 for waiter in &self.batch {
-                    let error = error.told_again("the program was not started");
+                    let error = error.with_context("the program was not started");
                     waiter.answer_once(|| CommitResult::Committed(Err(error)));
                 }
             }
