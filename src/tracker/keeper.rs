@@ -37,7 +37,7 @@ use crate::{
             ignore_dead_children, reap_one,
         },
         proc::{age, cpu_time},
-        spawn::{Child, Command, gate::GATE_LIMIT, spawn},
+        spawn::{Command, GatedChild, gate::GATE_LIMIT, spawn},
     },
 };
 
@@ -103,7 +103,7 @@ impl Keeper {
     }
 
     /// Asks the host about the child at the gate.
-    fn ask_host(&self, child: &Child) -> Result<Identity> {
+    fn ask_host(&self, child: &GatedChild) -> Result<Identity> {
         let lost = || Error::new(Kind::NotStarted, "the child was killed before it ran");
         let pinned = Pinned::identify(&self.proc, self.place, child.pid, Arc::clone(&child.pidfd))?
             .ok_or_else(lost)?;

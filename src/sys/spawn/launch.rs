@@ -13,7 +13,7 @@ use super::{
     gate::{Gate, step},
     program::Program,
     reap::reap,
-    shared_memory::{Child, RUNS_BESIDE, make_child},
+    shared_memory::{GatedChild, RUNS_BESIDE, make_child},
     stdio::prepare_stdio,
 };
 use crate::{
@@ -53,7 +53,7 @@ impl<T> From<Error> for Refusal<T> {
 /// `commit` runs while the child prepares itself.
 pub(crate) fn spawn<T>(
     command: Command,
-    commit: impl FnOnce(&Child) -> Result<T>,
+    commit: impl FnOnce(&GatedChild) -> Result<T>,
 ) -> Result<Spawned<T>, Refusal<T>> {
     let program = Program::new(&command)?;
     let (stdio, sources, pipes) = prepare_stdio(command.stdio)?;

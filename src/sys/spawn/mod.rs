@@ -51,5 +51,5 @@ pub(crate) use command::{Command, Place, Session, StdioSource};
 pub(crate) use gate::Gate;
 pub(super) use helper::{Helper, start};
 pub(crate) use launch::{Refusal, Spawned, failure, spawn};
-pub(crate) use shared_memory::Child;
+pub(crate) use shared_memory::GatedChild;
 pub(super) use stdio::{Pipes, prepare_stdio};

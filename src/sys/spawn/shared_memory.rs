@@ -21,7 +21,7 @@ use crate::{error::Result, identity::Pid, sys::PidFd};
 
 /// A child of ours that is not yet a program.
 #[derive(Clone, Debug)]
-pub(crate) struct Child {
+pub(crate) struct GatedChild {
     pub(crate) pid: Pid,
     pub(crate) pidfd: Arc<PidFd>,
     /// Whether it was created in the task cgroup that was created for it.
@@ -45,8 +45,8 @@ pub(super) fn make_child<R>(
     mut plan: Plan<'_>,
     place: Option<&Place>,
     gate: &Arc<Gate>,
-    meanwhile: impl FnOnce(&Child) -> R,
-) -> Result<(Child, R)> {
+    meanwhile: impl FnOnce(&GatedChild) -> R,
+) -> Result<(GatedChild, R)> {
     let mut sharing = SharedMemoryChild::begin(&plan, place.is_some(), gate);
     if sharing.is_err() && place.is_some_and(|place| !place.must) {
         (plan.cgroup, plan.suspends) = (None, !RUNS_BESIDE);
@@ -63,7 +63,7 @@ pub(super) fn make_child<R>(
 /// A child that runs in our memory, on a stack of ours. It must have left, by exec or by death, before its plan or the stack
 /// is dropped, whatever happens to this thread meanwhile.
 struct SharedMemoryChild {
-    child: Child,
+    child: GatedChild,
     stack: Option<Stack>,
     /// The thread that is suspended until then.
     maker: Option<JoinHandle<isize>>,
@@ -81,14 +81,14 @@ impl SharedMemoryChild {
         // SAFETY: the kernel stored a new descriptor there, and no other code closes it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(gate.pidfd.load(Ordering::Acquire)) };
         let pidfd = Arc::new(PidFd::from_owned(pidfd));
-        let child = Child { pid, pidfd, in_leaf, gate: Arc::clone(gate) };
+        let child = GatedChild { pid, pidfd, in_leaf, gate: Arc::clone(gate) };
         Ok(Self { child, stack: Some(stack), maker })
     }
 }
 
 impl Drop for SharedMemoryChild {
     fn drop(&mut self) {
-        let Child { gate, pidfd, .. } = &self.child;
+        let GatedChild { gate, pidfd, .. } = &self.child;
         let panics = std::thread::panicking();
         if panics {
             gate.refuse();

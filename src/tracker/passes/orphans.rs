@@ -166,8 +166,8 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord], report: &mut Report) -> Ve
                 // Left by an exec of this program, or adopted through the kernel: its status is reported to us.
                 let child = record.spec.origin == Origin::Spawned
                     && pinned.stat.parent == core.own_pid().get();
-                let hold = Tracking { child, ..Tracking::default() };
-                core.registry.track(world::root_of(core, record), hold, &pinned.into_fd());
+                let tracking = Tracking { child, ..Tracking::default() };
+                core.registry.track(world::root_of(core, record), tracking, &pinned.into_fd());
             }
             Probe::Zombie(_) | Probe::Gone => {
                 gone.insert(record.id);

@@ -52,13 +52,13 @@ impl Registry {
     pub(in crate::tracker) fn track(
         &self,
         root: Root,
-        hold: Tracking,
+        tracking: Tracking,
         pidfd: &Arc<PidFd>,
     ) -> Arc<Tracked> {
-        let before = self.descriptors.fetch_add(hold.descriptors(), Ordering::Relaxed);
-        let kept_fd = (before < self.descriptor_limit).then(|| Arc::clone(pidfd));
+        let before = self.descriptors.fetch_add(tracking.descriptors(), Ordering::Relaxed);
+        let held = (before < self.descriptor_limit).then(|| Arc::clone(pidfd));
         let limits = root.limits;
-        let entry = Tracked::new(root, hold, kept_fd);
+        let entry = Tracked::new(root, tracking, held);
         lock(&self.entries).insert(entry.root.row, Arc::clone(&entry));
         Counters::executing(1.0);
         self.deaths.watch(&entry);

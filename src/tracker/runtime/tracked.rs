@@ -139,10 +139,6 @@ pub(in crate::tracker) struct Tracking {
     pub(in crate::tracker) strays: Strays,
     /// The keeper that created it.
     pub(in crate::tracker) kept: Option<Kept>,
-    /// Its arguments, and those of its descendants, must not be recorded.
-    pub(in crate::tracker) bare: bool,
-    /// Its tree is ended when its handle is dropped.
-    pub(in crate::tracker) terminate_on_drop: bool,
 }
 
 /// Descriptors that a process with a keeper takes: its own pidfd, the keeper's, and the socket.
@@ -180,10 +176,10 @@ pub(in crate::tracker) struct Tracked {
 impl Tracked {
     pub(in crate::tracker) fn new(
         root: Root,
-        hold: Tracking,
+        tracking: Tracking,
         pidfd: Option<Arc<PidFd>>,
     ) -> Arc<Self> {
-        let Tracking { child, strays, kept, bare: _, terminate_on_drop: _ } = hold;
+        let Tracking { child, strays, kept } = tracking;
         Arc::new(Self {
             root,
             child,

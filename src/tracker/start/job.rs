@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
-use crate::sys::spawn::StdioSource;
+use crate::sys::spawn::{self, StdioSource};
 
 /// One of a program's standard descriptors.
 ///
@@ -315,13 +315,26 @@ impl Job {
         self
     }
 
-    /// Returns whether its arguments are recorded.
-    pub(in crate::tracker) fn records_arguments(&self, by_default: bool) -> bool {
-        self.record_arguments.unwrap_or(by_default)
+    /// Returns the command to start: with these tokens in its environment, and in this cgroup.
+    pub(super) fn into_command(
+        self,
+        tokens: &str,
+        foreground: bool,
+        place: Option<spawn::Place>,
+    ) -> spawn::Command {
+        spawn::Command {
+            environment: self.environment(tokens),
+            program: self.program,
+            args: self.args,
+            directory: self.directory,
+            stdio: self.stdio,
+            session: if foreground { spawn::Session::Foreground } else { spawn::Session::New },
+            place,
+        }
     }
 
     /// Returns the whole environment that the program gets, with `token` in it.
-    pub(in crate::tracker) fn environment(&self, token: &str) -> Vec<(OsString, OsString)> {
+    fn environment(&self, token: &str) -> Vec<(OsString, OsString)> {
         let mut all: Vec<(OsString, OsString)> =
             if self.clear_env { Vec::new() } else { std::env::vars_os().collect() };
         for (key, value) in &self.env {

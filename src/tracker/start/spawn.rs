@@ -7,18 +7,11 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{
-    job::Job,
-    request::{Request, describe},
-    under_keeper::spawn_kept,
-};
+use super::{job::Job, spec::SpawnSpec, under_keeper};
 use crate::{
     error::{Error, Kind, Result},
     model::{Containment, End, EndReason, ExitStatus, Millis, State, task_text},
-    sys::{
-        keeper::Binary,
-        spawn::{self, Child},
-    },
+    sys::spawn::{self, GatedChild},
     tracker::{
         core::Core,
         end::flush,
@@ -26,7 +19,8 @@ use crate::{
         passes::fork_events,
         runtime::{
             group_commit::Committed,
-            tracked::{Root, Strays, Tracking},
+            keeper_handle::Kept,
+            tracked::{Root, Tracking},
         },
     },
 };
@@ -61,87 +55,56 @@ fn may_own_programs(core: &Core) -> Result<()> {
 }
 
 fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
-    crate::tracker::end::spared::check_names("protected", &job.protected)?;
-    let token = Uuid::new_v4();
-    let mut request = Request::new(core, &job, token)?;
-    flush::write_late_of(core, &request.task);
-    let foreground = job.foreground && crate::sys::terminal::is_foreground();
-    let strays = Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() };
-    let bare = !job.records_arguments(core.options.record_arguments);
-    let terminate_on_drop = job.terminate_on_drop;
-    let hold = Tracking { child: true, strays, kept: None, bare, terminate_on_drop };
+    // 1. The job is resolved.
+    let mut spec = SpawnSpec::new(&core.options, &job)?;
+    flush::write_late_of(core, &spec.task);
     let mode = core.options.containment_mode()?;
-    let place = core.cgroups.create_task_cgroup(mode, token, job.max_rss)?;
+    let place = core.cgroups.create_task_cgroup(mode, spec.token, spec.limits.max_rss)?;
+    spec.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
     let keeper = match place {
         Some(_) => None,
         // A program that is to survive its host, or that has the terminal, gets none.
-        None if job.survive || foreground => None,
+        None if spec.limits.survive || spec.foreground => None,
         None => core.keepers.get(mode, core.registry.has_room_for_keeper())?,
     };
     if place.is_none() && keeper.is_none() {
         fork_events::listen_for_forks(core);
     }
-    request.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
-    let command = spawn::Command {
-        environment: job.environment(&carried(core, token)),
-        program: job.program,
-        args: job.args,
-        directory: job.directory,
-        stdio: job.stdio,
-        session: if foreground { spawn::Session::Foreground } else { spawn::Session::New },
-        place,
+    let command = job.into_command(&tokens(core, spec.token), spec.foreground, place);
+    // 2. Its child waits at the gate until the row is committed.
+    let spawned = match keeper {
+        Some(keeper) => under_keeper::spawn(core, keeper, command, &spec)
+            .map(|(spawned, keeper)| (spawned, Some(keeper))),
+        None => through_gate(core, command, &spec).map(|spawned| (spawned, None)),
     };
-    match keeper {
-        Some(keeper) => through_keeper(core, keeper, command, &request, hold),
-        None => through_gate(core, command, &request, hold, foreground),
+    // 3. It is tracked.
+    match spawned {
+        Ok((spawned, keeper)) => Ok(started(core, spawned, spec, keeper)),
+        Err(refusal) => Err(refused(core, refusal, spec.foreground)),
     }
 }
 
 fn through_gate(
     core: &Arc<Core>,
     command: spawn::Command,
-    request: &Request,
-    hold: Tracking,
-    foreground: bool,
-) -> Result<Process> {
-    let admit = |child: &Child| {
+    spec: &SpawnSpec,
+) -> Result<spawn::Spawned<Committed>, spawn::Refusal<Committed>> {
+    let commit = |child: &GatedChild| {
         let containment = if child.in_leaf { Containment::Cgroup } else { Containment::Session };
-        let new = describe(core, request, child.pid, &child.pidfd, containment)?;
+        let new = spec.row(core, child.pid, &child.pidfd, containment)?;
         core.group_commit.commit(new, Some(Arc::clone(&child.gate)))
     };
-    match spawn::spawn(command, admit) {
-        Ok(spawned) => {
-            if spawned.committed.new.spec.cgroup.is_none() {
-                core.cgroups.give_up(request.cgroup.as_ref());
-                fork_events::listen_for_forks(core);
-            }
-            Ok(started(core, spawned, hold, foreground))
-        }
-        Err(refusal) => {
-            core.cgroups.remove_task_cgroup(request.cgroup.as_ref());
-            Err(refused(core, refusal, foreground))
-        }
+    let spawned = spawn::spawn(command, commit)
+        .inspect_err(|_| core.cgroups.remove_task_cgroup(spec.cgroup.as_ref()))?;
+    if spawned.committed.new.spec.cgroup.is_none() {
+        core.cgroups.give_up(spec.cgroup.as_ref());
+        fork_events::listen_for_forks(core);
     }
-}
-
-fn through_keeper(
-    core: &Arc<Core>,
-    keeper: &Binary,
-    command: spawn::Command,
-    request: &Request,
-    hold: Tracking,
-) -> Result<Process> {
-    match spawn_kept(core, keeper, command, request, &hold) {
-        Ok((spawned, kept)) => {
-            let hold = Tracking { kept: Some(kept), ..hold };
-            Ok(started(core, spawned, hold, false))
-        }
-        Err(refusal) => Err(refused(core, refusal, false)),
-    }
+    Ok(spawned)
 }
 
 /// Returns the tokens that our programs carry: those of trackers of other ledgers above us, then their own.
-fn carried(core: &Core, token: Uuid) -> String {
+fn tokens(core: &Core, token: Uuid) -> String {
     let mut list = core.instance.outer_tokens.join(":");
     if !list.is_empty() {
         list.push(':');
@@ -152,18 +115,18 @@ fn carried(core: &Core, token: Uuid) -> String {
 fn started(
     core: &Arc<Core>,
     spawned: spawn::Spawned<Committed>,
-    hold: Tracking,
-    foreground: bool,
+    spec: SpawnSpec,
+    kept: Option<Kept>,
 ) -> Process {
     let spawn::Spawned { pidfd, committed, pipes: [stdin, stdout, stderr], pid } = spawned;
     let Committed { row, new } = committed;
-    let root = Root::recorded(row, &new.spec, !hold.bare);
-    let terminate_on_drop = hold.terminate_on_drop;
-    let entry = core.registry.track(root, hold, &pidfd);
+    let root = Root::recorded(row, &new.spec, spec.record_arguments);
+    let tracking = Tracking { child: true, strays: spec.strays, kept };
+    let entry = core.registry.track(root, tracking, &pidfd);
     core.export.notify();
     tracing::debug!("process {pid} for task {} runs", task_text(new.spec.task_id.as_ref()));
-    let mut process = Process::new(Arc::clone(core), entry, pidfd, foreground);
-    process.on_drop.armed = terminate_on_drop;
+    let mut process = Process::new(Arc::clone(core), entry, pidfd, spec.foreground);
+    process.on_drop.armed = spec.terminate_on_drop;
     process.stdin = stdin.map(ChildStdin::from);
     process.stdout = stdout.map(ChildStdout::from);
     process.stderr = stderr.map(ChildStderr::from);

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::request::{Request, describe};
+use super::spec::SpawnSpec;
 use crate::{
     error::{Error, Kind, Result},
     model::Containment,
@@ -15,7 +15,7 @@ use crate::{
     },
     tracker::{
         core::Core,
-        runtime::{group_commit::Committed, keeper_handle::Kept, tracked::Tracking},
+        runtime::{group_commit::Committed, keeper_handle::Kept},
     },
 };
 
@@ -23,30 +23,29 @@ use crate::{
 const REFUSED_LIMIT: Duration = Duration::from_secs(5);
 
 /// Starts a program under a keeper of its own.
-pub(in crate::tracker) fn spawn_kept(
-    core: &Arc<Core>,
+pub(super) fn spawn(
+    core: &Core,
     binary: &Binary,
     command: Command,
-    request: &Request,
-    hold: &Tracking,
+    spec: &SpawnSpec,
 ) -> Result<(Spawned<Committed>, Kept), Refusal<Committed>> {
     command.check()?;
     let params = Params {
-        token: request.token,
-        grace: request.limits.grace,
+        token: spec.token,
+        grace: spec.limits.grace,
         uid: core.instance.observer.uid,
-        arguments: !hold.bare,
+        arguments: spec.record_arguments,
         ledger: core.store.path().to_owned(),
         protected: core
             .options
             .protected
             .iter()
-            .chain(hold.strays.protected.iter())
+            .chain(spec.strays.protected.iter())
             .map(Into::into)
             .collect(),
     };
     let client = binary.start()?;
-    match relay(core, &client, request, command, params) {
+    match relay(core, &client, spec, command, params) {
         Ok(spawned) => Ok((spawned, Kept::new(client))),
         Err(refusal) => {
             // Nothing runs below it, or nothing must.
@@ -59,15 +58,15 @@ pub(in crate::tracker) fn spawn_kept(
 }
 
 fn relay(
-    core: &Arc<Core>,
+    core: &Core,
     client: &KeeperClient,
-    request: &Request,
+    spec: &SpawnSpec,
     command: Command,
     params: Params,
 ) -> Result<Spawned<Committed>, Refusal<Committed>> {
     let Reply { program, pid, pidfd, pipes } = client.request_child(command, params)?;
     let pidfd = Arc::new(pidfd);
-    let described = describe(core, request, pid, &pidfd, Containment::Keeper);
+    let described = spec.row(core, pid, &pidfd, Containment::Keeper);
     // Both are committed at once, so that no program has an unknown keeper.
     let described = described.and_then(|mut new| {
         let gone = || Error::new(Kind::NotStarted, "the keeper was killed before the program ran");

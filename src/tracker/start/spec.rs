@@ -1,0 +1,92 @@
+//! A job, resolved: all that is known of a spawn before there is a child.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::job::Job;
+use crate::{
+    error::{Error, Kind, Result},
+    identity::Pid,
+    model::{Cgroup, Containment, Limits, NewProcess, Origin, ProcessSpec, TaskId},
+    redact::mask_command,
+    sys::{PidFd, Pinned, terminal},
+    tracker::{core::Core, end::spared::check_names, options::Options, runtime::tracked::Strays},
+};
+
+/// A job, resolved with the options of its tracker.
+#[derive(Debug)]
+pub(super) struct SpawnSpec {
+    pub(super) task: TaskId,
+    pub(super) token: Uuid,
+    /// The program and its arguments as the ledger records them.
+    command: Vec<String>,
+    cwd: Option<String>,
+    pub(super) limits: Limits,
+    allow_survivor: bool,
+    pub(super) strays: Strays,
+    /// Whether its arguments, and those of its descendants, may be recorded.
+    pub(super) record_arguments: bool,
+    pub(super) terminate_on_drop: bool,
+    /// It gets the terminal.
+    pub(super) foreground: bool,
+    /// The task cgroup that was created for it.
+    pub(super) cgroup: Option<Cgroup>,
+}
+
+impl SpawnSpec {
+    pub(super) fn new(options: &Options, job: &Job) -> Result<Self> {
+        check_names("protected", &job.protected)?;
+        let record_arguments = job.record_arguments.unwrap_or(options.record_arguments);
+        Ok(Self {
+            task: TaskId::new(job.task.clone())?,
+            token: Uuid::new_v4(),
+            command: recorded_command(job, record_arguments),
+            cwd: job.directory.as_ref().map(|path| path.display().to_string()),
+            limits: Limits {
+                survive: job.survive,
+                grace: job.grace.unwrap_or(options.grace),
+                max_runtime: job.max_runtime,
+                max_rss: job.max_rss,
+            },
+            allow_survivor: job.allow_survivor,
+            strays: Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() },
+            record_arguments,
+            terminate_on_drop: job.terminate_on_drop,
+            foreground: job.foreground && terminal::is_foreground(),
+            cgroup: None,
+        })
+    }
+
+    /// Returns the row of the child that waits at the gate, whose identity is read here.
+    pub(super) fn row(
+        &self,
+        core: &Core,
+        pid: Pid,
+        pidfd: &Arc<PidFd>,
+        containment: Containment,
+    ) -> Result<NewProcess> {
+        let pinned = Pinned::identify(&core.proc, core.place(), pid, Arc::clone(pidfd))?
+            .ok_or_else(|| Error::new(Kind::NotStarted, "the child was killed before it ran"))?;
+        let uid = rustix::process::geteuid().as_raw();
+        let spec = ProcessSpec {
+            task_id: Some(self.task.clone()),
+            token: Some(self.token),
+            session: Some(pid),
+            cgroup: self.cgroup.clone().filter(|_| containment == Containment::Cgroup),
+            containment,
+            command: self.command.clone(),
+            cwd: self.cwd.clone(),
+            ..ProcessSpec::new(core.instance.id, Origin::Spawned, pinned.identity, uid, self.limits)
+        };
+        Ok(NewProcess { allow_survivor: self.allow_survivor, ..NewProcess::from(spec) })
+    }
+}
+
+/// Returns the program and its arguments as the ledger records them.
+fn recorded_command(job: &Job, arguments: bool) -> Vec<String> {
+    let args = job.args.iter().filter(|_| arguments);
+    let command = std::iter::once(&job.program).chain(args);
+    let text = command.map(|argument| argument.to_string_lossy().into_owned());
+    mask_command(&text.collect::<Vec<_>>())
+}
