@@ -25,7 +25,7 @@ const FEW: u32 = 128;
 pub(in crate::tracker) fn is_childless(core: &Core, entry: &Tracked) -> bool {
     let root = &entry.root;
     // Below a keeper, the keeper's children belong to the root too. A registered root may have descendants of any age.
-    if !entry.child || entry.kept.is_some() {
+    if !entry.child || entry.keeper.is_some() {
         return false;
     }
     let ties = Ties::of(std::iter::once(root));

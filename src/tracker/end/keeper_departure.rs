@@ -15,7 +15,7 @@ use crate::{
     sys::{Pinned, Probe, keeper::KeeperClient},
     tracker::{
         core::Core,
-        runtime::{keeper_handle::Kept, tracked::Tracked},
+        runtime::{keeper_handle::KeeperHandle, tracked::Tracked},
     },
 };
 
@@ -46,7 +46,7 @@ fn send_away(client: KeeperClient) {
 /// those of another task: so a keeper never ends what its living host has decided to spare.
 pub(in crate::tracker) fn part_with_keeper(core: &Core, entry: &Arc<Tracked>, leave: bool) {
     reap_departing(core);
-    let Some(client) = entry.kept.as_deref().and_then(Kept::take) else { return };
+    let Some(client) = entry.keeper.as_deref().and_then(KeeperHandle::take) else { return };
     if leave {
         return send_away(client);
     }

@@ -34,7 +34,7 @@ pub(in crate::tracker) fn release(core: &Core, row: ProcessId) {
 fn remove(core: &Core, row: ProcessId, leave: bool) {
     let Some(entry) = core.registry.untrack(row) else { return };
     // If the keeper has not reported yet how the program ended, see [`finish_late`].
-    if entry.kept.is_none() || !entry.lacks_status() || entry.status().is_some() {
+    if entry.keeper.is_none() || !entry.lacks_status() || entry.status().is_some() {
         keeper_departure::part_with_keeper(core, &entry, leave || entry.strays.keep);
     }
 }
@@ -111,7 +111,7 @@ fn finish(core: &Core, Unfinished { entry, pidfd, since }: &Unfinished) -> bool 
         entry.has_noted_status();
     }
     // 3. The keeper, which was left in place because it reports the status.
-    if entry.kept.is_some() && entry.is_over() {
+    if entry.keeper.is_some() && entry.is_over() {
         let leave = entry.strays.keep || keeper_departure::is_released(core, entry.root.row);
         keeper_departure::part_with_keeper(core, entry, leave);
     }

@@ -232,8 +232,8 @@ fn end_what_is_free(
 /// For a tree that keeps forking, it may be unknown whether all of it was seen. Where it has a keeper, the keeper knows:
 /// the root's end is settled now, and the keeper ends the rest, instead of leaving both to the next pass.
 fn leave_to_keepers(core: &Arc<Core>, entries: &[&Arc<Tracked>]) {
-    let kept = entries.iter().filter(|entry| entry.kept.is_some());
-    let dead = dead_among(core, kept.map(|entry| Arc::clone(entry)));
+    let with_keeper = entries.iter().filter(|entry| entry.keeper.is_some());
+    let dead = dead_among(core, with_keeper.map(|entry| Arc::clone(entry)));
     settle(core, &dead);
     for (entry, _) in dead {
         entry.wait_over(Instant::now() + OTHERS_LIMIT + entry.root.limits.grace);

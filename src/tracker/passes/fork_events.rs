@@ -73,7 +73,7 @@ fn was_registered(core: &Core, pid: Pid) -> bool {
 }
 
 fn is_session_root(entry: &Tracked) -> bool {
-    entry.child && entry.kept.is_none() && entry.root.cgroup.is_none()
+    entry.child && entry.keeper.is_none() && entry.root.cgroup.is_none()
 }
 
 fn run(core: &Arc<Core>) {

@@ -74,10 +74,10 @@ impl Deaths {
                 entry.root.identity.pid
             );
         }
-        if let Some(kept) = &entry.kept {
+        if let Some(keeper) = &entry.keeper {
             let data = epoll::EventData::new_u64(row | KEEPER);
             // A failure leaves it to the health pass.
-            let _ = kept.watched(|fd: BorrowedFd<'_>| epoll::add(&self.epoll, fd, data, ONCE));
+            let _ = keeper.watched(|fd: BorrowedFd<'_>| epoll::add(&self.epoll, fd, data, ONCE));
         }
     }
 

@@ -11,11 +11,11 @@ use crate::{model::ExitStatus, sys::keeper::KeeperClient};
 /// A keeper, until the host parts with it. Taken by the thread that releases the program; read by any thread that waits for
 /// the program.
 #[derive(Debug)]
-pub(in crate::tracker) struct Kept(Mutex<State>);
+pub(in crate::tracker) struct KeeperHandle(Mutex<State>);
 
 /// What a keeper has reported of its program's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::tracker) enum Word {
+pub(in crate::tracker) enum KeeperReport {
     Ended(ExitStatus),
     /// It is alive, and has not reported anything yet.
     NotYet,
@@ -30,7 +30,7 @@ struct State {
     reported: Option<ExitStatus>,
 }
 
-impl Kept {
+impl KeeperHandle {
     pub(in crate::tracker) fn new(client: KeeperClient) -> Self {
         Self(Mutex::new(State { client: Some(client), reported: None }))
     }
@@ -40,7 +40,7 @@ impl Kept {
     }
 
     /// Returns how the program ended, if its keeper reports it before `deadline`.
-    pub(in crate::tracker) fn word(&self, deadline: Instant) -> Word {
+    pub(in crate::tracker) fn report(&self, deadline: Instant) -> KeeperReport {
         let mut state = self.state();
         if state.reported.is_none()
             && let Some(client) = &state.client
@@ -53,10 +53,10 @@ impl Kept {
             if state.reported.is_none() && !dead {
                 // The program may have stopped its keeper before it ended; nothing else would resume that.
                 state.client.iter().for_each(KeeperClient::resume);
-                return Word::NotYet;
+                return KeeperReport::NotYet;
             }
         }
-        state.reported.map_or(Word::Gone, Word::Ended)
+        state.reported.map_or(KeeperReport::Gone, KeeperReport::Ended)
     }
 
     pub(in crate::tracker) fn take(&self) -> Option<KeeperClient> {

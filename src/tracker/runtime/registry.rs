@@ -11,7 +11,7 @@ use std::{
 use super::{
     deaths::Deaths,
     lock::lock,
-    tracked::{KEPT_DESCRIPTORS, Root, Tracked, Tracking},
+    tracked::{KEEPER_DESCRIPTORS, Root, Tracked, Tracking},
 };
 use crate::{
     error::Result,
@@ -133,7 +133,7 @@ impl Registry {
 
     /// Returns whether there are enough descriptors for one more process with a keeper.
     pub(in crate::tracker) fn has_room_for_keeper(&self) -> bool {
-        self.descriptors.load(Ordering::Relaxed) + KEPT_DESCRIPTORS <= self.descriptor_limit
+        self.descriptors.load(Ordering::Relaxed) + KEEPER_DESCRIPTORS <= self.descriptor_limit
     }
 
     /// Returns the processes with a maximum run time whose ends are not under way yet.

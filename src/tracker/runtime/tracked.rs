@@ -7,7 +7,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::keeper_handle::{Kept, Word};
+use super::keeper_handle::{KeeperHandle, KeeperReport};
 use crate::{
     identity::{Identity, Pid, Place},
     model::{
@@ -138,15 +138,15 @@ pub(in crate::tracker) struct Tracking {
     pub(in crate::tracker) child: bool,
     pub(in crate::tracker) strays: Strays,
     /// The keeper that created it.
-    pub(in crate::tracker) kept: Option<Kept>,
+    pub(in crate::tracker) keeper: Option<KeeperHandle>,
 }
 
 /// Descriptors that a process with a keeper takes: its own pidfd, the keeper's, and the socket.
-pub(in crate::tracker) const KEPT_DESCRIPTORS: usize = 3;
+pub(in crate::tracker) const KEEPER_DESCRIPTORS: usize = 3;
 
 impl Tracking {
     pub(in crate::tracker) fn descriptors(&self) -> usize {
-        if self.kept.is_some() { KEPT_DESCRIPTORS } else { 1 }
+        if self.keeper.is_some() { KEEPER_DESCRIPTORS } else { 1 }
     }
 }
 
@@ -159,7 +159,7 @@ pub(in crate::tracker) struct Tracked {
     pub(in crate::tracker) root: Root,
     pub(in crate::tracker) child: bool,
     pub(in crate::tracker) strays: Strays,
-    pub(in crate::tracker) kept: Option<Box<Kept>>,
+    pub(in crate::tracker) keeper: Option<Box<KeeperHandle>>,
     /// `None` beyond the share of the descriptor limit: then the health pass covers the process.
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
     /// How long the machine had been suspended since boot when tracking began.
@@ -179,12 +179,12 @@ impl Tracked {
         tracking: Tracking,
         pidfd: Option<Arc<PidFd>>,
     ) -> Arc<Self> {
-        let Tracking { child, strays, kept } = tracking;
+        let Tracking { child, strays, keeper } = tracking;
         Arc::new(Self {
             root,
             child,
             strays,
-            kept: kept.map(Box::new),
+            keeper: keeper.map(Box::new),
             pidfd,
             suspended_before: boot_minus_monotonic(),
             died_since: OnceLock::new(),
@@ -196,7 +196,7 @@ impl Tracked {
     }
 
     pub(in crate::tracker) fn descriptors(&self) -> usize {
-        if self.kept.is_some() { KEPT_DESCRIPTORS } else { 1 }
+        if self.keeper.is_some() { KEEPER_DESCRIPTORS } else { 1 }
     }
 
     /// Returns how long it has run, as its limit counts: without the time that the machine was suspended since tracking began.
@@ -215,7 +215,7 @@ impl Tracked {
     /// Logs that its keeper was killed while the process is alive. The process continues: its end is detected by its pidfd, and
     /// its strays by session, token and recorded descendants.
     pub(in crate::tracker) fn notice_keeper(&self) {
-        if !self.kept.as_deref().is_some_and(Kept::has_gone) {
+        if !self.keeper.as_deref().is_some_and(KeeperHandle::has_gone) {
             return;
         }
         let lives = self.pidfd.as_ref().is_some_and(|fd| !fd.is_dead().unwrap_or(true));
@@ -369,12 +369,12 @@ impl Tracked {
         if let Some(status) = self.status() {
             return Learned::Status(status);
         }
-        let learned = match self.kept.as_deref().map(|kept| kept.word(deadline)) {
-            Some(Word::Ended(status)) => Learned::Status(status),
-            Some(Word::NotYet) => Learned::NotYet,
+        let learned = match self.keeper.as_deref().map(|keeper| keeper.report(deadline)) {
+            Some(KeeperReport::Ended(status)) => Learned::Status(status),
+            Some(KeeperReport::NotYet) => Learned::NotYet,
             None if self.child => child_status(pidfd),
             // A keeper that was killed reports nothing; then its program is the child of another process.
-            Some(Word::Gone) | None => unrelated_status(pidfd, deadline),
+            Some(KeeperReport::Gone) | None => unrelated_status(pidfd, deadline),
         };
         if let Learned::Status(status) = learned {
             return Learned::Status(self.publish(status));

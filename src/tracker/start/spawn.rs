@@ -19,7 +19,7 @@ use crate::{
         passes::fork_events,
         runtime::{
             group_commit::Committed,
-            keeper_handle::Kept,
+            keeper_handle::KeeperHandle,
             tracked::{Root, Tracking},
         },
     },
@@ -116,12 +116,12 @@ fn started(
     core: &Arc<Core>,
     spawned: spawn::Spawned<Committed>,
     spec: SpawnSpec,
-    kept: Option<Kept>,
+    keeper: Option<KeeperHandle>,
 ) -> Process {
     let spawn::Spawned { pidfd, committed, pipes: [stdin, stdout, stderr], pid } = spawned;
     let Committed { row, new } = committed;
     let root = Root::recorded(row, &new.spec, spec.record_arguments);
-    let tracking = Tracking { child: true, strays: spec.strays, kept };
+    let tracking = Tracking { child: true, strays: spec.strays, keeper };
     let entry = core.registry.track(root, tracking, &pidfd);
     core.export.notify();
     tracing::debug!("process {pid} for task {} runs", task_text(new.spec.task_id.as_ref()));

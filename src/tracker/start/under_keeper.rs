@@ -15,7 +15,7 @@ use crate::{
     },
     tracker::{
         core::Core,
-        runtime::{group_commit::Committed, keeper_handle::Kept},
+        runtime::{group_commit::Committed, keeper_handle::KeeperHandle},
     },
 };
 
@@ -28,7 +28,7 @@ pub(super) fn spawn(
     binary: &Binary,
     command: Command,
     spec: &SpawnSpec,
-) -> Result<(Spawned<Committed>, Kept), Refusal<Committed>> {
+) -> Result<(Spawned<Committed>, KeeperHandle), Refusal<Committed>> {
     command.check()?;
     let params = Params {
         token: spec.token,
@@ -46,7 +46,7 @@ pub(super) fn spawn(
     };
     let client = binary.start()?;
     match relay(core, &client, spec, command, params) {
-        Ok(spawned) => Ok((spawned, Kept::new(client))),
+        Ok(spawned) => Ok((spawned, KeeperHandle::new(client))),
         Err(refusal) => {
             // Nothing runs below it, or nothing must.
             if let Some(client) = client.dismiss(REFUSED_LIMIT) {
