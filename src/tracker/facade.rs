@@ -359,14 +359,14 @@ impl Tracker {
     ///
     /// As [`watch_turns`](Self::watch_turns).
     pub fn watch(&self, stop: OwnedFd, mut on_report: impl FnMut(&Report)) -> Result<()> {
-        self.watch_turns(stop, watch::LOOK_AGAIN, |turn| {
+        self.watch_turns(stop, watch::CHECK_AGAIN, |turn| {
             if let Some(report) = turn.report {
                 on_report(report);
             }
         })
     }
 
-    /// Does the same, and calls `on_turn` after each turn, at the latest every `look_again`, or 5 s if that is less, and before
+    /// Does the same, and calls `on_turn` after each turn, at the latest every `interval`, or 5 s if that is less, and before
     /// each pass: a program that has to prove that the watch is alive does it there.
     ///
     /// # Errors
@@ -376,10 +376,10 @@ impl Tracker {
     pub fn watch_turns(
         &self,
         stop: OwnedFd,
-        look_again: Duration,
+        interval: Duration,
         on_turn: impl FnMut(&Turn<'_>),
     ) -> Result<()> {
-        watch::watch_turns(self.usable()?, stop, look_again, on_turn)
+        watch::watch_turns(self.usable()?, stop, interval, on_turn)
     }
 
     /// Does the same without an inotify instance of its own, for a program that watches the folders of many ledgers with one.
@@ -395,10 +395,10 @@ impl Tracker {
         &self,
         names: OwnedFd,
         stop: OwnedFd,
-        look_again: Duration,
+        interval: Duration,
         on_turn: impl FnMut(&Turn<'_>),
     ) -> Result<()> {
-        watch::watch_named(self.usable()?, names, stop, look_again, on_turn)
+        watch::watch_named(self.usable()?, names, stop, interval, on_turn)
     }
 
     /// Returns what this tracker has counted since it was opened.

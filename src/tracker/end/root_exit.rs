@@ -65,13 +65,13 @@ pub(in crate::tracker) fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> 
             None => waiting.push((dead, since)),
         }
     }
-    let (mine, statuses) = settle_alone(core, known.iter().collect(), statuses);
-    let hiding = if mine.is_empty() { Vec::new() } else { settle_looking(core, &mine, &statuses) };
+    let (mine, statuses) = settle_childless(core, known.iter().collect(), statuses);
+    let hiding = if mine.is_empty() { Vec::new() } else { settle_by_scan(core, &mine, &statuses) };
     Unsettled { waiting, hiding }
 }
 
 /// Settles any kind of root, by scanning every process; returns those in whose task cgroups something lives that cannot be seen.
-fn settle_looking(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> Vec<Arc<Tracked>> {
+fn settle_by_scan(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> Vec<Arc<Tracked>> {
     let Found { mine, statuses, trees, ends, hiding } = match find_strays(core, mine, statuses) {
         Ok(found) => found,
         Err(error) => {
@@ -322,7 +322,7 @@ pub(in crate::tracker) fn log_dead(pid: crate::identity::Pid, task: &str) {
 }
 
 /// Records the ends of roots that certainly left no descendant; returns the others.
-pub(in crate::tracker) fn settle_alone<'a>(
+pub(in crate::tracker) fn settle_childless<'a>(
     core: &Arc<Core>,
     mine: Vec<&'a Dead>,
     statuses: Vec<ExitStatus>,

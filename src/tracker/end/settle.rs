@@ -96,7 +96,7 @@ fn wait_for_statuses(core: &Arc<Core>, mut waiting: Vec<Waiting>) {
 }
 
 /// Repeats, for the monitor, all checks that cannot be awaited on a file descriptor.
-pub(in crate::tracker) fn look_again(core: &Arc<Core>) {
+pub(in crate::tracker) fn recheck_pending(core: &Arc<Core>) {
     let waiting = core.pending.statuses.take();
     let waiting = settle_known(core, waiting);
     core.pending.statuses.extend(waiting);

@@ -61,7 +61,7 @@ pub(in crate::tracker) struct Scene<'a> {
 /// Records the members of each living root; returns the trees that have passed a limit or had survived.
 ///
 /// The caller has verified that the roots were alive after `snapshot` was taken: they had their PIDs then.
-pub(in crate::tracker) fn look_below(
+pub(in crate::tracker) fn record_members(
     core: &Core,
     snapshot: &Snapshot,
     alive: &[Living],

@@ -112,7 +112,7 @@ struct Listener<'a> {
 impl Listener<'_> {
     fn listen(&mut self) -> Result<()> {
         while !self.core.instance.is_closed() {
-            self.look_if_lost();
+            self.rescan_if_lost();
             self.wait();
             self.take()?;
             if let Err(error) = self.record_due() {
@@ -156,7 +156,7 @@ impl Listener<'_> {
 
     /// Finds processes whose events were lost, as far as a health pass finds them; then processes that have a row are noted
     /// again.
-    fn look_if_lost(&mut self) {
+    fn rescan_if_lost(&mut self) {
         let soon = self.looked.is_some_and(|looked| looked.elapsed() < BETWEEN_LOOKS);
         if !self.lost || soon {
             return;

@@ -136,7 +136,7 @@ pub(in crate::tracker) fn health_pass(core: &Arc<Core>) -> Result<Report> {
     let pass = PassRun::begin(PassKind::Health);
     let mut report = Report::default();
     // 1. One pass at a time scans.
-    let found = health_look(core, &mut report)?;
+    let found = scan_rows(core, &mut report)?;
     // 2. What takes a grace delays neither another pass nor a kill.
     let awaited = end_due_trees(core, found.due);
     try_again(core, found.left, &found.unheld, &mut report);
@@ -150,7 +150,7 @@ pub(in crate::tracker) fn health_pass(core: &Arc<Core>) -> Result<Report> {
 pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Result<()> {
     let pass = PassRun::begin(PassKind::Health);
     let mut report = Report::default();
-    let found = health_look(core, &mut report)?;
+    let found = scan_rows(core, &mut report)?;
     drop(end_due_trees(core, found.due));
     let (left, unheld) = (found.left, found.unheld);
     if !(left.is_empty() && unheld.is_empty()) {
@@ -163,7 +163,7 @@ pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Resul
     Ok(())
 }
 
-fn health_look(core: &Arc<Core>, report: &mut Report) -> Result<Found> {
+fn scan_rows(core: &Arc<Core>, report: &mut Report) -> Result<Found> {
     let _pass = core.scheduler.begin_pass();
     flush::write_late(core);
     release::finish_late(core);
@@ -189,9 +189,9 @@ fn health_look(core: &Arc<Core>, report: &mut Report) -> Result<Found> {
                 (Some(fd), Ok(snapshot)) => seen_alive(&row, fd, snapshot),
                 _ => None,
             };
-            look_at_own(core, row, held, &mut seen, report);
+            check_own(core, row, held, &mut seen, report);
         } else {
-            look_at_other(core, row, &dead_instances, report);
+            check_other(core, row, &dead_instances, report);
         }
     }
     let removed = report.endings.len() + seen.dead.len();
@@ -200,7 +200,7 @@ fn health_look(core: &Arc<Core>, report: &mut Report) -> Result<Found> {
     core.registry.all().iter().for_each(|entry| entry.notice_keeper());
     keeper_departure::reap_departing(core);
     let due = match &snapshot {
-        Ok(snapshot) => descendants::look_below(core, snapshot, &seen.alive, report),
+        Ok(snapshot) => descendants::record_members(core, snapshot, &seen.alive, report),
         Err(error) => {
             report.errors.push(error.to_string());
             Vec::new()
@@ -246,7 +246,7 @@ fn dead_instances(core: &Core, report: &mut Report) -> HashSet<InstanceId> {
 }
 
 /// `held`: it was already found alive by its pidfd.
-fn look_at_own(
+fn check_own(
     core: &Arc<Core>,
     row: ProcessRecord,
     held: Option<Pinned>,
@@ -406,7 +406,7 @@ fn claim_strays(core: &Core, row: &ProcessRecord, seen: &mut Seen, report: &mut 
     }
 }
 
-fn look_at_other(core: &Core, row: ProcessRecord, dead: &HashSet<InstanceId>, report: &mut Report) {
+fn check_other(core: &Core, row: ProcessRecord, dead: &HashSet<InstanceId>, report: &mut Report) {
     match Pinned::probe(&core.proc, core.place(), &row.spec.identity) {
         Probe::Alive(_) => {}
         Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),

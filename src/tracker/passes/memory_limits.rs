@@ -68,7 +68,7 @@ impl Pass for MemoryLimits {
         }
         let theirs = Arc::clone(core);
         let started =
-            core.threads.start("procledger-memory", move || Looks::default().run(&theirs));
+            core.threads.start("procledger-memory", move || MemoryChecks::default().run(&theirs));
         if let Err(error) = started {
             core.memory_watch.goes_on(|| false);
             tracing::warn!(
@@ -98,13 +98,13 @@ fn members_of(core: &Core, entries: &[Arc<Tracked>]) -> Result<HashMap<ProcessId
 
 /// State that the thread keeps from one check to the next.
 #[derive(Default)]
-struct Looks {
+struct MemoryChecks {
     /// Members that the last scan of all processes has found.
     known: HashMap<ProcessId, Vec<Member>>,
     last_full: Option<Instant>,
 }
 
-impl Looks {
+impl MemoryChecks {
     fn run(mut self, core: &Arc<Core>) {
         self.last_full = Some(Instant::now());
         let mut pause = INTERVAL;
@@ -115,12 +115,12 @@ impl Looks {
                 return;
             }
             let before = thread_clock();
-            self.look(core);
+            self.check(core);
             pause = INTERVAL.max(thread_clock().saturating_sub(before) * SHARE);
         }
     }
 
-    fn look(&mut self, core: &Arc<Core>) {
+    fn check(&mut self, core: &Arc<Core>) {
         let entries = core.registry.with_memory_limit();
         let limit = |entry: &Tracked| entry.root.limits.max_rss.unwrap_or(u64::MAX);
         let is_due = self.last_full.is_none_or(|last| last.elapsed() >= FULL_INTERVAL);

@@ -36,7 +36,7 @@ impl Pass for PendingEnds {
     }
 
     fn run_once(&mut self, core: &Arc<Core>, _now: Instant) {
-        settle::look_again(core);
+        settle::recheck_pending(core);
         self.last = Instant::now();
     }
 }

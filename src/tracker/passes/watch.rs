@@ -36,11 +36,11 @@ use crate::{
 };
 
 /// Interval of checks for what the kernel does not report.
-pub(in crate::tracker) const LOOK_AGAIN: Duration = Duration::from_secs(5);
+pub(in crate::tracker) const CHECK_AGAIN: Duration = Duration::from_secs(5);
 /// Interval at which the folder is listed while there is no inotify.
-const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
-/// Interval of checks for what is about to happen and is not reported by the kernel, for as long as [`LOOK_AGAIN`].
-const LOOK_SOON: Duration = Duration::from_millis(5);
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// Interval of checks for what is about to happen and is not reported by the kernel, for as long as [`CHECK_AGAIN`].
+const CHECK_SOON: Duration = Duration::from_millis(5);
 
 /// One turn of a watch: it has checked all instances, and done what was to be done.
 #[derive(Clone, Copy, Debug)]
@@ -58,11 +58,11 @@ pub struct Turn<'a> {
 pub(in crate::tracker) fn watch_turns(
     core: &Arc<Core>,
     stop: OwnedFd,
-    look_again: Duration,
+    interval: Duration,
     on_turn: impl FnMut(&Turn<'_>),
 ) -> Result<()> {
     let folder = Folder::watched(core.store.path());
-    watch_by(core, folder, stop, look_again, on_turn)
+    watch_by(core, folder, stop, interval, on_turn)
 }
 
 /// Does the same by the names of changed files; see [`Tracker::watch_named`](crate::Tracker::watch_named).
@@ -70,14 +70,14 @@ pub(in crate::tracker) fn watch_named(
     core: &Arc<Core>,
     names: OwnedFd,
     stop: OwnedFd,
-    look_again: Duration,
+    interval: Duration,
     on_turn: impl FnMut(&Turn<'_>),
 ) -> Result<()> {
     rustix::fs::fcntl_getfl(&names)
         .and_then(|flags| rustix::fs::fcntl_setfl(&names, flags | OFlags::NONBLOCK))
         .map_err(|error| Error::os("failed to set the pipe of names non-blocking", error))?;
     let folder = Folder::reported(core.store.path(), names);
-    watch_by(core, folder, stop, look_again, on_turn)
+    watch_by(core, folder, stop, interval, on_turn)
 }
 
 #[expect(
@@ -88,7 +88,7 @@ fn watch_by(
     core: &Arc<Core>,
     folder: Folder,
     stop: OwnedFd,
-    look_again: Duration,
+    interval: Duration,
     mut on_turn: impl FnMut(&Turn<'_>),
 ) -> Result<()> {
     let mut watching = Watching::new(core, folder);
@@ -101,7 +101,7 @@ fn watch_by(
         let report = pass_where_needed(core, begins);
         on_turn(&Turn { watched, report: report.as_ref(), begins_pass: false });
         check_is_there(core)?;
-        if watching.wait(&stop, look_again.min(LOOK_AGAIN))? == Wake::Stop {
+        if watching.wait(&stop, interval.min(CHECK_AGAIN))? == Wake::Stop {
             return Ok(());
         }
     }
@@ -145,7 +145,7 @@ fn check_is_there(core: &Core) -> Result<()> {
 #[derive(Debug, PartialEq, Eq)]
 enum Wake {
     Stop,
-    Look,
+    Check,
 }
 
 /// The result of a poll.
@@ -184,10 +184,10 @@ impl<'a> Watching<'a> {
             self.list();
         }
         // From then on the checks at intervals find it, if it ever appears.
-        self.expected.retain(|_, seen| seen.elapsed() < LOOK_AGAIN);
+        self.expected.retain(|_, seen| seen.elapsed() < CHECK_AGAIN);
         let instances = core.store.instances_to_judge()?;
         let open = |id| instances.iter().any(|it| it.id == id && it.stopped_at.is_none());
-        self.undecided.retain(|&id, died| died.elapsed() < LOOK_AGAIN && open(id));
+        self.undecided.retain(|&id, died| died.elapsed() < CHECK_AGAIN && open(id));
         // An instance that stopped may be in a process that is still alive.
         self.others.retain(|&id, _| open(id));
         for instance in instances {
@@ -213,10 +213,10 @@ impl<'a> Watching<'a> {
     }
 
     /// Sleeps until there is something to check. Other files in the folder, such as an export, do not count.
-    fn wait(&mut self, stop: &OwnedFd, look_again: Duration) -> Result<Wake> {
+    fn wait(&mut self, stop: &OwnedFd, interval: Duration) -> Result<Wake> {
         let nothing_soon = self.expected.is_empty() && self.undecided.is_empty();
-        let rest = if self.folder.is_listed() { LOOK_WITHOUT_EVENTS } else { look_again };
-        let limit = if nothing_soon { rest.min(look_again) } else { LOOK_SOON };
+        let rest = if self.folder.is_listed() { LIST_AGAIN } else { interval };
+        let limit = if nothing_soon { rest.min(interval) } else { CHECK_SOON };
         let until = Instant::now() + limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -230,7 +230,7 @@ impl<'a> Watching<'a> {
                 self.undecided.insert(*id, Instant::now());
             }
             if relevant || !died.is_empty() || Instant::now() >= until {
-                return Ok(Wake::Look);
+                return Ok(Wake::Check);
             }
         }
     }
