@@ -50,7 +50,7 @@ pub(in crate::tracker) fn status_or_patience(
         return None;
     }
     if patient {
-        say_late(core, entry);
+        log_late_status(core, entry);
     }
     entry.mark_dead();
     Some(ExitStatus::Unobserved)
@@ -60,7 +60,7 @@ pub(in crate::tracker) fn is_traced(core: &Core, entry: &Tracked) -> bool {
     core.proc.tracer(entry.root.identity.pid).is_some()
 }
 
-fn say_late(core: &Core, entry: &Tracked) {
+fn log_late_status(core: &Core, entry: &Tracked) {
     let pid = entry.root.identity.pid;
     let task = task_text(entry.root.task.as_ref());
     let why = match core.proc.tracer(pid) {

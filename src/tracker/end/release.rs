@@ -120,7 +120,7 @@ fn finish(core: &Core, Unfinished { entry, pidfd, since }: &Unfinished) -> bool 
 }
 
 /// Logs, when a host stops, which statuses are lost.
-pub(in crate::tracker) fn say_lost(core: &Core) {
+pub(in crate::tracker) fn log_lost_statuses(core: &Core) {
     finish_late(core);
     for late in core.pending.unfinished.take() {
         if late.entry.lacks_status() {

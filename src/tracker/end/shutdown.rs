@@ -35,7 +35,7 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
     settle::settle_waiting(core);
     settle::settle_claimed(core, &mine);
     keeper_departure::dismiss_departing(core);
-    release::say_lost(core);
+    release::log_lost_statuses(core);
     core.store.be_patient_once();
     if let Some(why) = flush::write_last(core) {
         unrecorded_ends::keep_late_ends(&core.store, &core.pending, core.instance.id, &why);
