@@ -136,7 +136,7 @@ impl<'a> Feed<'a> for Worker<'a> {
         outcome::write(core, None, claimed, &mut Report::default());
         if !unclaimed.is_empty() {
             core.pending.settled.extend(unclaimed);
-            flush::write_late(core);
+            flush::try_flush(core);
         }
         release::release_ended(core, &rows);
         for (answer, report) in answers {

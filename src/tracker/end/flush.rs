@@ -11,24 +11,24 @@ use crate::{
 };
 
 /// Retries ends that could not be written before, if the ledger's lock is free.
-pub(in crate::tracker) fn write_late(core: &Core) {
+pub(in crate::tracker) fn try_flush(core: &Core) {
     if core.pending.is_unwritten() && core.store.can_be_written_now() {
-        write_last(core);
+        flush_all(core);
     }
 }
 
 /// Called before a task starts again: until the end of its previous process is written, that process still counts as
 /// running.
-pub(in crate::tracker) fn write_late_of(core: &Core, task: &TaskId) {
+pub(in crate::tracker) fn flush_task(core: &Core, task: &TaskId) {
     let late = core.pending.rows();
     let is_late = |rows: Vec<ProcessRecord>| rows.iter().any(|row| late.contains(&row.id));
     if !late.is_empty() && core.store.live_of_task(task).is_ok_and(is_late) {
-        write_late(core);
+        try_flush(core);
     }
 }
 
 /// Does the same, but waits for the lock as any write does. Returns the first error, if there is one.
-pub(in crate::tracker) fn write_last(core: &Core) -> Option<Error> {
+pub(in crate::tracker) fn flush_all(core: &Core) -> Option<Error> {
     let mut failed = None;
     let ends = core.pending.roots.take();
     if !ends.is_empty() {
@@ -44,7 +44,7 @@ pub(in crate::tracker) fn write_last(core: &Core) -> Option<Error> {
                 // Their strays were ended without rows; now they get rows, claimed by us.
                 let rows: Vec<ProcessId> =
                     rows.into_values().flatten().map(|(row, _)| row).collect();
-                end_late(core, &rows);
+                end_recorded(core, &rows);
             }
             Err(error) => {
                 core.pending.roots.extend(ends);
@@ -72,7 +72,7 @@ pub(in crate::tracker) fn write_last(core: &Core) -> Option<Error> {
     failed
 }
 
-fn end_late(core: &Core, rows: &[ProcessId]) {
+fn end_recorded(core: &Core, rows: &[ProcessId]) {
     let records = rows.iter().filter_map(|row| core.store.process(*row).ok().flatten()).collect();
     let mut report = Report::default();
     let settled = claimed::end_claimed(core, &Cause::stray(), records, &mut report);

@@ -57,7 +57,7 @@ fn end_own(
         // A row without a claim is not updated: the claim is written later, with the outcome.
         report.errors.push("the ledger could not be written while tasks were ended".into());
         core.pending.settled.extend(settled);
-        flush::write_late(core);
+        flush::try_flush(core);
     }
 }
 

@@ -37,8 +37,8 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
     keeper_departure::dismiss_departing(core);
     release::log_lost_statuses(core);
     core.store.be_patient_once();
-    if let Some(why) = flush::write_last(core) {
-        unrecorded_ends::keep_late_ends(&core.store, &core.pending, core.instance.id, &why);
+    if let Some(why) = flush::flush_all(core) {
+        unrecorded_ends::save_unrecorded_ends(&core.store, &core.pending, core.instance.id, &why);
     }
     release::finish_late(core);
     adopted_zombies::reap_ended(core);

@@ -165,7 +165,7 @@ pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Resul
 
 fn scan_rows(core: &Arc<Core>, report: &mut Report) -> Result<Found> {
     let _pass = core.scheduler.begin_pass();
-    flush::write_late(core);
+    flush::try_flush(core);
     release::finish_late(core);
     settle::settle_claimed(core, &[]);
     adopted_zombies::reap_ended(core);

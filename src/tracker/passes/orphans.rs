@@ -91,7 +91,7 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
     settled.extend(name_match::sweep(core, &mut report));
     log_cleaned(&report);
     outcome::write(core, Some(pass), settled, &mut report);
-    unrecorded_ends::take_late_ends(&core.store);
+    unrecorded_ends::import_unrecorded_ends(&core.store);
     core.cgroups.remove_those_of_others();
     other_instances::remove_stale_locks(&core.store);
     keeper_end_logs::remove_end_logs(core);

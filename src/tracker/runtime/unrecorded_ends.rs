@@ -30,15 +30,15 @@ const VERSION: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kept {
+struct Saved {
     version: u32,
     instance: i64,
-    ends: Vec<KeptEnd>,
+    ends: Vec<SavedEnd>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct KeptEnd {
+struct SavedEnd {
     process: i64,
     pid: i64,
     start_tick: u64,
@@ -50,7 +50,7 @@ struct KeptEnd {
     evidence: Option<String>,
 }
 
-impl From<&LateEnd> for KeptEnd {
+impl From<&LateEnd> for SavedEnd {
     fn from(late: &LateEnd) -> Self {
         let LateEnd { process, pid, start_tick, end, task: _ } = late;
         Self {
@@ -67,7 +67,7 @@ impl From<&LateEnd> for KeptEnd {
     }
 }
 
-impl KeptEnd {
+impl SavedEnd {
     /// Returns `None` for values that this program never writes.
     fn parse(self) -> Option<LateEnd> {
         let status = match (self.exit_code, self.exit_signal) {
@@ -96,24 +96,24 @@ impl KeptEnd {
 }
 
 /// At the end of a host: saves the ends that could not be written, and logs that, with `why`.
-pub(in crate::tracker) fn keep_late_ends(
+pub(in crate::tracker) fn save_unrecorded_ends(
     store: &Store,
     pending: &PendingWrites,
     instance: InstanceId,
     why: &Error,
 ) {
-    let ends = late_ends(store, pending);
+    let ends = unrecorded_ends(store, pending);
     if ends.is_empty() {
         return;
     }
-    let kept = late_ends_path(store, instance).and_then(|path| {
-        let ends = ends.iter().map(KeptEnd::from).collect();
-        let kept = Kept { version: VERSION, instance: instance.0, ends };
-        let bytes = serde_json::to_vec(&kept)
+    let saved = saved_path(store, instance).and_then(|path| {
+        let ends = ends.iter().map(SavedEnd::from).collect();
+        let saved = Saved { version: VERSION, instance: instance.0, ends };
+        let bytes = serde_json::to_vec(&saved)
             .map_err(|error| Error::new(Kind::Other, "failed to save ends").with_source(error))?;
         spool::write(&path, store.owner_uid(), &bytes).map(|()| path)
     });
-    let place = match &kept {
+    let place = match &saved {
         Ok(path) => {
             format!("it is kept in `{}` for the next program that reaps", path.display())
         }
@@ -131,7 +131,7 @@ pub(in crate::tracker) fn keep_late_ends(
 
 /// Returns the ends that wait in memory, joined with what the ledger has of them; it can be read while it cannot be
 /// written.
-fn late_ends(store: &Store, pending: &PendingWrites) -> Vec<LateEnd> {
+fn unrecorded_ends(store: &Store, pending: &PendingWrites) -> Vec<LateEnd> {
     let roots = pending.roots.map(|root| (root.process, root.end.clone()));
     let settled = pending.settled.map(|settled| match &settled.verdict {
         Verdict::Ended(end) => Some((settled.row.id()?, end.clone())),
@@ -141,7 +141,7 @@ fn late_ends(store: &Store, pending: &PendingWrites) -> Vec<LateEnd> {
     all.filter_map(|(row, end)| store.late_end(row, end).ok().flatten()).collect()
 }
 
-fn late_ends_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {
+fn saved_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {
     let instance = store.instance(instance)?;
     let instance =
         instance.ok_or_else(|| Error::new(Kind::NotFound, "this instance has no row"))?;
@@ -155,7 +155,7 @@ fn late_ends_path(store: &Store, instance: InstanceId) -> Result<PathBuf> {
 }
 
 /// After an orphan pass: adds the ends that former hosts have saved.
-pub(in crate::tracker) fn take_late_ends(store: &Store) {
+pub(in crate::tracker) fn import_unrecorded_ends(store: &Store) {
     let ledger = store.path();
     let prefix = format!("{}{INFIX}", ledger.file_name().unwrap_or_default().to_string_lossy());
     let folder = ledger.parent().and_then(|folder| folder.read_dir().ok());
@@ -172,7 +172,7 @@ pub(in crate::tracker) fn take_late_ends(store: &Store) {
         })
     });
     for (path, lock_name) in files.take(FILES).collect::<Vec<_>>() {
-        match take_file(store, &path, &lock_name) {
+        match import_file(store, &path, &lock_name) {
             Ok(true) => {}
             Ok(false) => drop(std::fs::remove_file(&path)),
             Err(error) => tracing::warn!(
@@ -184,18 +184,18 @@ pub(in crate::tracker) fn take_late_ends(store: &Store) {
 }
 
 /// Returns whether the file has to stay.
-fn take_file(store: &Store, path: &std::path::Path, lock_name: &str) -> Result<bool> {
+fn import_file(store: &Store, path: &std::path::Path, lock_name: &str) -> Result<bool> {
     let Some(bytes) = spool::read(path, store.owner_uid(), LIMIT_BYTES)? else {
         return Ok(true);
     };
     let odd = || Error::new(Kind::Unsupported, "it is of another version, or damaged");
-    let kept: Kept = serde_json::from_slice(&bytes).map_err(|error| odd().with_source(error))?;
-    if kept.version != VERSION {
+    let saved: Saved = serde_json::from_slice(&bytes).map_err(|error| odd().with_source(error))?;
+    if saved.version != VERSION {
         return Err(odd());
     }
-    let ends: Option<Vec<LateEnd>> = kept.ends.into_iter().map(KeptEnd::parse).collect();
+    let ends: Option<Vec<LateEnd>> = saved.ends.into_iter().map(SavedEnd::parse).collect();
     let ends = ends.ok_or_else(odd)?;
-    let (added, waits) = store.add_late_ends(InstanceId(kept.instance), lock_name, &ends)?;
+    let (added, waits) = store.add_late_ends(InstanceId(saved.instance), lock_name, &ends)?;
     if added > 0 {
         tracing::info!("recorded {added} ends that a former instance could not write");
     }

@@ -23,7 +23,7 @@ pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) 
         Error::invalid(format!("pid {pid} cannot be registered: it must be greater than 1"))
     })?;
     let pinned = pin(core, number)?;
-    flush::write_late_of(core, &task);
+    flush::flush_task(core, &task);
     let new = describe(core, task, &pinned)?;
     let row = core.store.admit_one(&core.place(), &new)?;
     // Even if it is a child of ours: its starter waits for it, and we never take its status away.

@@ -57,7 +57,7 @@ fn may_own_programs(core: &Core) -> Result<()> {
 fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     // 1. The job is resolved.
     let mut spec = SpawnSpec::new(&core.options, &job)?;
-    flush::write_late_of(core, &spec.task);
+    flush::flush_task(core, &spec.task);
     let mode = core.options.containment_mode()?;
     let place = core.cgroups.create_task_cgroup(mode, spec.token, spec.limits.max_rss)?;
     spec.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
