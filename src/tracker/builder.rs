@@ -233,7 +233,7 @@ impl Builder {
     ///
     /// Meant for a program that outlives the task that happened to start it: a build server, a `tmux`. The protection applies
     /// in every case: a root that ended by itself, a tree that is terminated, a shutdown, the orphans of a dead instance, the
-    /// name sweep.
+    /// name match.
     ///
     /// The name is compared with the base name of the executable, of `argv[0]`, and of the script where `argv[0]` is an
     /// interpreter; never with text in a command line. A task's own root is never protected, nor is a process that it has
@@ -361,7 +361,7 @@ fn begin(core: &Arc<Core>) -> Result<Report> {
 
 fn clean_up(core: &Arc<Core>) -> Result<Report> {
     let mut report = Report::default();
-    // Before the name sweep, which would end the same processes without knowing their tasks. Rows that the ledger has itself
+    // Before the name match, which would end the same processes without knowing their tasks. Rows that the ledger has itself
     // are not judged by the list: the orphan pass handles them.
     if let Some(path) = &core.options.export {
         match import::import(core, path) {

@@ -125,11 +125,11 @@ fn is_in_session(core: &Core, owners: &Owners, dead: &Stat) -> bool {
     let mut of = owners.sessions.get(&dead.session).into_iter().flatten();
     of.any(|&at| match owners.all[at].until {
         Some(until) => dead.start_tick < until,
-        None => has_its_number(core, &owners.all[at].root),
+        None => has_its_pid(core, &owners.all[at].root),
     })
 }
 
-fn has_its_number(core: &Core, identity: &Identity) -> bool {
+fn has_its_pid(core: &Core, identity: &Identity) -> bool {
     matches!(Pinned::probe(&core.proc, core.place(), identity), Probe::Alive(_) | Probe::Zombie(_))
 }
 
@@ -159,7 +159,7 @@ fn reap_recorded(core: &Core, owners: &Owners, unclear: &[&Stat]) {
         let is_it = |identity: &&Identity| {
             identity.pid == dead.pid && identity.start_tick == dead.start_tick
         };
-        let verified = recorded.iter().filter(is_it).any(|it| has_its_number(core, it));
+        let verified = recorded.iter().filter(is_it).any(|it| has_its_pid(core, it));
         if verified {
             reap_zombie(core, dead);
         } else {
@@ -225,7 +225,7 @@ fn remember(core: &Core, mut owner: Owner) {
     }
     let now = this_tick();
     // A root that still has its PID also had it in that tick.
-    owner.session = owner.session.filter(|_| has_its_number(core, &owner.root));
+    owner.session = owner.session.filter(|_| has_its_pid(core, &owner.root));
     // Processes started in this very tick count where a PID, once free, could not be reused within the tick.
     let within = u64::from(cannot_be_reused_within(TICK));
     owner.until = Some(now.saturating_add(within));

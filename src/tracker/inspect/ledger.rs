@@ -439,7 +439,7 @@ fn plan_tree(
 /// A dead instance with what it left.
 type Orphans = (DeadInstance, Vec<ProcessRecord>);
 
-/// Plans what the name sweep would end, each match with its descendants. A process that is ended as an orphan is gone before
+/// Plans what the name match would end, each match with its descendants. A process that is ended as an orphan is gone before
 /// the sweep.
 fn plan_sweep(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
     let planned: HashSet<Pid> = report.endings.iter().map(|ending| ending.pid).collect();

@@ -1,7 +1,7 @@
 //! Imports the JSON file of the former implementation.
 //!
 //! The file contains neither a start tick nor a boot id, so an entry is ended only if everything agrees: the process started
-//! when the file says, within two seconds; its name is a configured one; no exemption of the name sweep applies; and its parent
+//! when the file says, within two seconds; its name is a configured one; no exemption of the name match applies; and its parent
 //! is one that adopts orphans. Any other process is reported and left alone.
 
 use std::{path::Path, sync::Arc, time::Duration};

@@ -1,4 +1,4 @@
-//! The name sweep: finds what the `pgrep -f` of the former implementation did, without the unrelated processes.
+//! Name match: finds what the `pgrep -f` of the former implementation did, without the unrelated processes.
 //!
 //! Only configured names are searched for, and only unregistered processes are examined. Exempt are the acting process with its
 //! ancestors and descendants, processes of other UIDs, processes that an instance of a ledger is responsible for and their
@@ -272,7 +272,7 @@ pub(in crate::tracker) fn search<'a>(
 }
 
 /// Ends the processes that match a configured name, as part of an orphan pass; returns what is to be written.
-pub(in crate::tracker) fn sweep(core: &Arc<Core>, report: &mut Report) -> Vec<Settled> {
+pub(in crate::tracker) fn end_matches(core: &Arc<Core>, report: &mut Report) -> Vec<Settled> {
     if core.options.orphan_names.is_empty() {
         return Vec::new();
     }

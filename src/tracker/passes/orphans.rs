@@ -88,7 +88,7 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
     let mut settled = claimed::end_claimed_each(core, &cause_of, claim.claimed, &mut report);
     keeper_end_logs::end_keepers(core, keepers);
     settled.extend(adopted);
-    settled.extend(name_match::sweep(core, &mut report));
+    settled.extend(name_match::end_matches(core, &mut report));
     log_cleaned(&report);
     outcome::write(core, Some(pass), settled, &mut report);
     unrecorded_ends::import_unrecorded_ends(&core.store);
