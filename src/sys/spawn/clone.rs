@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     child::{Plan, enter, leave},
-    gate::UNBORN,
+    gate::NOT_CREATED,
     reap::reap,
     stack::Stack,
 };
@@ -184,14 +184,14 @@ pub(in crate::sys) fn try_joining(cgroup: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// What a thread needs to create a child for another one, which does not go on before the child has left.
-struct Errand {
+struct CloneRequest {
     plan: *const Plan<'static>,
     stack: *const Stack,
 }
 
 // SAFETY: the thread that created it waits, in `clone_elsewhere` until the child is created, then in `SharedMemoryChild` until
 // the thread has ended.
-unsafe impl Send for Errand {}
+unsafe impl Send for CloneRequest {}
 
 /// Clones on a thread that is suspended until the child has left our memory (`CLONE_VFORK`). Used for a child in a cgroup of
 /// its own: where that cgroup runs out of memory, the kernel ends every process that shares the memory of its victim, which
@@ -200,22 +200,22 @@ pub(super) fn clone_elsewhere(
     plan: &Plan<'_>,
     stack: &Stack,
 ) -> Result<(isize, Option<JoinHandle<isize>>)> {
-    let errand = Errand { plan: ptr::from_ref(plan).cast(), stack };
+    let request = CloneRequest { plan: ptr::from_ref(plan).cast(), stack };
     let maker = std::thread::Builder::new().name("procledger-spawn".into()).spawn(move || {
-        let errand = errand;
+        let request = request;
         crate::sys::leave_signals_to_the_host();
         // SAFETY: the stack is read before the child is created, which is waited for; the plan lives until this thread is
         // joined.
-        let (plan, stack) = unsafe { (&*errand.plan, &*errand.stack) };
+        let (plan, stack) = unsafe { (&*request.plan, &*request.stack) };
         let made = clone(plan, stack);
         // A child that was killed at once has not reported its pid itself.
-        plan.gate.tell_born(u32::try_from(made).unwrap_or(UNBORN));
+        plan.gate.report_created(u32::try_from(made).unwrap_or(NOT_CREATED));
         made
     });
     let maker = maker
         .map_err(|error| Error::os("failed to start the thread that creates its process", error))?;
-    match plan.gate.wait_until_born() {
-        UNBORN => Ok((maker.join().unwrap_or(-(libc::EAGAIN as isize)), None)),
+    match plan.gate.wait_until_created() {
+        NOT_CREATED => Ok((maker.join().unwrap_or(-(libc::EAGAIN as isize)), None)),
         born => Ok((born.cast_signed() as isize, Some(maker))),
     }
 }

@@ -38,7 +38,7 @@ pub(super) mod step {
 }
 
 /// No child was created.
-pub(super) const UNBORN: u32 = u32::MAX;
+pub(super) const NOT_CREATED: u32 = u32::MAX;
 
 /// The memory that a child and its host share.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(crate) struct Gate {
     pub(super) errno: AtomicI32,
     /// Written by the kernel before the child's first instruction (`CLONE_PIDFD`).
     pub(super) pidfd: AtomicI32,
-    /// The child's pid, for a thread that did not create it; [`UNBORN`] where none could be created.
+    /// The child's pid, for a thread that did not create it; [`NOT_CREATED`] where none could be created.
     pub(super) born: AtomicU32,
     /// Not zero while the child is in the host's memory: the kernel clears it, and wakes the threads that wait for that
     /// (`CLONE_CHILD_CLEARTID`, see `set_tid_address(2)`).
@@ -92,8 +92,8 @@ impl Gate {
         (self.step.load(Ordering::Acquire), self.errno.load(Ordering::Acquire))
     }
 
-    /// Waits for a child that another thread creates; returns its pid, or [`UNBORN`].
-    pub(super) fn wait_until_born(&self) -> u32 {
+    /// Waits for a child that another thread creates; returns its pid, or [`NOT_CREATED`].
+    pub(super) fn wait_until_created(&self) -> u32 {
         loop {
             match self.born.load(Ordering::Acquire) {
                 0 => {
@@ -104,9 +104,9 @@ impl Gate {
         }
     }
 
-    /// Reports to the waiting thread that the child was created, or [`UNBORN`], unless the child has already reported it
+    /// Reports to the waiting thread that the child was created, or [`NOT_CREATED`], unless the child has already reported it
     /// itself.
-    pub(super) fn tell_born(&self, pid: u32) {
+    pub(super) fn report_created(&self, pid: u32) {
         if self.born.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let _ = futex::wake(&self.born, futex::Flags::PRIVATE, 1);
         }

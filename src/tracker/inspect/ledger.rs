@@ -279,7 +279,7 @@ impl Ledger {
             min_age,
             answered_for,
         };
-        plan_sweep(&world, &search, &mut report)?;
+        plan_name_match(&world, &search, &mut report)?;
         Ok(report)
     }
 
@@ -440,8 +440,8 @@ fn plan_tree(
 type Orphans = (DeadInstance, Vec<ProcessRecord>);
 
 /// Plans what the name match would end, each match with its descendants. A process that is ended as an orphan is gone before
-/// the sweep.
-fn plan_sweep(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
+/// the name match.
+fn plan_name_match(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
     let planned: HashSet<Pid> = report.endings.iter().map(|ending| ending.pid).collect();
     for found in search.run()?.into_iter().filter(|found| !planned.contains(&found.pid)) {
         let Judgement::Leak(rule) = &found.judgement else {

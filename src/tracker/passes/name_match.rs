@@ -41,7 +41,7 @@ use crate::{
 /// The wall clock may have been set since a process was left: one that was left before it began is another process.
 const CLOCK_SLACK: Duration = Duration::from_hours(24);
 
-/// What a sweep searches for, and on whose behalf.
+/// What a name match searches for, and on whose behalf.
 #[derive(Debug)]
 pub(in crate::tracker) struct Search<'a> {
     pub(in crate::tracker) proc: &'a Proc,
@@ -55,7 +55,7 @@ pub(in crate::tracker) struct Search<'a> {
     pub(in crate::tracker) answered_for: HashSet<Pid>,
 }
 
-/// A process that the sweep judged.
+/// A process that was judged by its name.
 #[derive(Debug)]
 pub(in crate::tracker) struct Match {
     pub(in crate::tracker) pid: Pid,
@@ -148,9 +148,9 @@ impl Search<'_> {
         })
     }
 
-    /// Returns why a process is exempt from this sweep, apart from its relatives.
+    /// Returns why a process is exempt from a name match, apart from its relatives.
     ///
-    /// Unlike in a tree, root's sweep too examines root's processes alone: another user's processes are that user's
+    /// Unlike in a tree, a name match of root too examines root's processes alone: another user's processes are that user's
     /// responsibility, and a set-uid program belongs to the user that started it. A token means that some tracker is
     /// responsible for it, or was: its own ledger decides.
     fn exempt_by_itself(&self, pid: Pid) -> Option<String> {
