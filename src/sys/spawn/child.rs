@@ -239,10 +239,10 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
 }
 
 fn report_pid(plan: &Plan<'_>) {
-    let born = &plan.gate.born;
+    let child_pid = &plan.gate.child_pid;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "pids fit i32")]
-    born.store(call(libc::SYS_getpid, [0; 5]) as u32, Ordering::Release);
-    call(libc::SYS_futex, [born.as_ptr() as usize, FUTEX_WAKE, 1, 0, 0]);
+    child_pid.store(call(libc::SYS_getpid, [0; 5]) as u32, Ordering::Release);
+    call(libc::SYS_futex, [child_pid.as_ptr() as usize, FUTEX_WAKE, 1, 0, 0]);
 }
 
 fn wait_at_gate(plan: &Plan<'_>) {

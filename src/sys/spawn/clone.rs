@@ -216,6 +216,6 @@ pub(super) fn clone_elsewhere(
         .map_err(|error| Error::os("failed to start the thread that creates its process", error))?;
     match plan.gate.wait_until_created() {
         NOT_CREATED => Ok((maker.join().unwrap_or(-(libc::EAGAIN as isize)), None)),
-        born => Ok((born.cast_signed() as isize, Some(maker))),
+        child_pid => Ok((child_pid.cast_signed() as isize, Some(maker))),
     }
 }

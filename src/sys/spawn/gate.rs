@@ -49,7 +49,7 @@ pub(crate) struct Gate {
     /// Written by the kernel before the child's first instruction (`CLONE_PIDFD`).
     pub(super) pidfd: AtomicI32,
     /// The child's pid, for a thread that did not create it; [`NOT_CREATED`] where none could be created.
-    pub(super) born: AtomicU32,
+    pub(super) child_pid: AtomicU32,
     /// Not zero while the child is in the host's memory: the kernel clears it, and wakes the threads that wait for that
     /// (`CLONE_CHILD_CLEARTID`, see `set_tid_address(2)`).
     pub(super) inside: AtomicU32,
@@ -62,7 +62,7 @@ impl Default for Gate {
             step: AtomicU32::new(0),
             errno: AtomicI32::new(0),
             pidfd: AtomicI32::new(-1),
-            born: AtomicU32::new(0),
+            child_pid: AtomicU32::new(0),
             inside: AtomicU32::new(1),
         }
     }
@@ -95,11 +95,11 @@ impl Gate {
     /// Waits for a child that another thread creates; returns its pid, or [`NOT_CREATED`].
     pub(super) fn wait_until_created(&self) -> u32 {
         loop {
-            match self.born.load(Ordering::Acquire) {
+            match self.child_pid.load(Ordering::Acquire) {
                 0 => {
-                    let _ = futex::wait(&self.born, futex::Flags::PRIVATE, 0, None);
+                    let _ = futex::wait(&self.child_pid, futex::Flags::PRIVATE, 0, None);
                 }
-                born => return born,
+                child_pid => return child_pid,
             }
         }
     }
@@ -107,8 +107,8 @@ impl Gate {
     /// Reports to the waiting thread that the child was created, or [`NOT_CREATED`], unless the child has already reported it
     /// itself.
     pub(super) fn report_created(&self, pid: u32) {
-        if self.born.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            let _ = futex::wake(&self.born, futex::Flags::PRIVATE, 1);
+        if self.child_pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            let _ = futex::wake(&self.child_pid, futex::Flags::PRIVATE, 1);
         }
     }
 

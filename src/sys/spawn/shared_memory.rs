@@ -50,7 +50,7 @@ pub(super) fn make_child<R>(
     let mut sharing = SharedMemoryChild::begin(&plan, place.is_some(), gate);
     if sharing.is_err() && place.is_some_and(|place| !place.must) {
         (plan.cgroup, plan.suspends) = (None, !RUNS_BESIDE);
-        gate.born.store(0, Ordering::Release);
+        gate.child_pid.store(0, Ordering::Release);
         sharing = SharedMemoryChild::begin(&plan, false, gate);
     }
     let sharing = sharing?;

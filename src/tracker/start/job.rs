@@ -319,7 +319,7 @@ impl Job {
     pub(super) fn into_command(
         self,
         tokens: &str,
-        foreground: bool,
+        session: spawn::Session,
         place: Option<spawn::Place>,
     ) -> spawn::Command {
         spawn::Command {
@@ -328,7 +328,7 @@ impl Job {
             args: self.args,
             directory: self.directory,
             stdio: self.stdio,
-            session: if foreground { spawn::Session::Foreground } else { spawn::Session::New },
+            session,
             place,
         }
     }

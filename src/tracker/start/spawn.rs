@@ -64,13 +64,13 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     let keeper = match place {
         Some(_) => None,
         // A program that is to survive its host, or that has the terminal, gets none.
-        None if spec.limits.survive || spec.foreground => None,
+        None if spec.limits.survive || spec.is_foreground() => None,
         None => core.keepers.get(mode, core.registry.has_room_for_keeper())?,
     };
     if place.is_none() && keeper.is_none() {
         fork_events::listen_for_forks(core);
     }
-    let command = job.into_command(&tokens(core, spec.token), spec.foreground, place);
+    let command = job.into_command(&tokens(core, spec.token), spec.session, place);
     // 2. Its child waits at the gate until the row is committed.
     let spawned = match keeper {
         Some(keeper) => under_keeper::spawn(core, keeper, command, &spec)
@@ -80,7 +80,7 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     // 3. It is tracked.
     match spawned {
         Ok((spawned, keeper)) => Ok(started(core, spawned, spec, keeper)),
-        Err(refusal) => Err(refused(core, refusal, spec.foreground)),
+        Err(refusal) => Err(refused(core, refusal, spec.is_foreground())),
     }
 }
 
@@ -121,11 +121,12 @@ fn started(
     let spawn::Spawned { pidfd, committed, pipes: [stdin, stdout, stderr], pid } = spawned;
     let Committed { row, new } = committed;
     let root = Root::recorded(row, &new.spec, spec.record_arguments);
+    let foreground = spec.is_foreground();
     let tracking = Tracking { child: true, strays: spec.strays, keeper };
     let entry = core.registry.track(root, tracking, &pidfd);
     core.export.notify();
     tracing::debug!("process {pid} for task {} runs", task_text(new.spec.task_id.as_ref()));
-    let mut process = Process::new(Arc::clone(core), entry, pidfd, spec.foreground);
+    let mut process = Process::new(Arc::clone(core), entry, pidfd, foreground);
     process.on_drop.armed = spec.terminate_on_drop;
     process.stdin = stdin.map(ChildStdin::from);
     process.stdout = stdout.map(ChildStdout::from);

@@ -10,7 +10,7 @@ use crate::{
     identity::Pid,
     model::{Cgroup, Containment, Limits, NewProcess, Origin, ProcessSpec, TaskId},
     redact::mask_command,
-    sys::{PidFd, Pinned, terminal},
+    sys::{PidFd, Pinned, spawn::Session, terminal},
     tracker::{core::Core, end::spared::check_names, options::Options, runtime::tracked::Strays},
 };
 
@@ -28,8 +28,7 @@ pub(super) struct SpawnSpec {
     /// Whether its arguments, and those of its descendants, may be recorded.
     pub(super) record_arguments: bool,
     pub(super) terminate_on_drop: bool,
-    /// It gets the terminal.
-    pub(super) foreground: bool,
+    pub(super) session: Session,
     /// The task cgroup that was created for it.
     pub(super) cgroup: Option<Cgroup>,
 }
@@ -38,6 +37,8 @@ impl SpawnSpec {
     pub(super) fn new(options: &Options, job: &Job) -> Result<Self> {
         check_names("protected", &job.protected)?;
         let record_arguments = job.record_arguments.unwrap_or(options.record_arguments);
+        let is_foreground = job.foreground && terminal::is_foreground();
+        let session = if is_foreground { Session::Foreground } else { Session::New };
         Ok(Self {
             task: TaskId::new(job.task.clone())?,
             token: Uuid::new_v4(),
@@ -53,9 +54,14 @@ impl SpawnSpec {
             strays: Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() },
             record_arguments,
             terminate_on_drop: job.terminate_on_drop,
-            foreground: job.foreground && terminal::is_foreground(),
+            session,
             cgroup: None,
         })
+    }
+
+    /// Returns whether it gets the terminal.
+    pub(super) fn is_foreground(&self) -> bool {
+        matches!(self.session, Session::Foreground)
     }
 
     /// Returns the row of the child that waits at the gate, whose identity is read here.
