@@ -188,13 +188,14 @@ impl Keeper {
             let members = || ends.iter().flat_map(|end| &end.members);
             // Once for each: in the next round it is gone.
             for member in members().filter(|member| logged.remove(&member.info.identity)) {
-                let (outcome, status, died_after) =
-                    (member.outcome, member.status, member.died_after);
+                let (outcome, died_after) = (member.fate.outcome(), member.fate.died_after());
+                let status = member.status;
                 log.fate(&member.info.identity, &Fate { outcome, status, died_after });
             }
             while let Reaped::Dead(..) = reap_one() {}
-            let stays =
-                |member: &&MemberEnd| matches!(member.outcome, Outcome::Survived | Outcome::Kept);
+            let stays = |member: &&MemberEnd| {
+                matches!(member.fate.outcome(), Outcome::Survived | Outcome::Kept)
+            };
             let left: HashSet<Pid> =
                 members().filter(stays).map(|member| member.info.identity.pid).collect();
             let own = self.own.pid;

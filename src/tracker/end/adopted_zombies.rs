@@ -25,7 +25,7 @@ use std::{
 use super::run::MemberEnd;
 use crate::{
     identity::{Identity, Pid},
-    model::{Containment, Origin, Outcome, ProcessId, ProcessRecord},
+    model::{Containment, Origin, ProcessId, ProcessRecord},
     sys::{
         Pinned, Probe,
         children::{adopts_orphans, has_dead_child},
@@ -237,7 +237,7 @@ pub(in crate::tracker) fn reap_after_record(core: &Core, root: &Root, member: &M
     // The status of a registered process belongs to its parent, and a root that is still tracked is handled by its entry.
     let ours =
         !member.is_root || root.origin == Origin::Spawned && core.registry.get(root.row).is_none();
-    if ours && member.outcome != Outcome::Survived {
+    if ours && !member.fate.has_survived() {
         core.zombies.unreaped.extend(member.own_child.clone());
     }
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     outcome,
-    run::{MemberEnd, TreeEnd},
+    run::{Fate as MemberFate, MemberEnd, TreeEnd},
 };
 use crate::{
     error::Result,
@@ -281,7 +281,7 @@ impl EndLogs {
     pub(in crate::tracker) fn complete(&self, ends: &mut [TreeEnd]) {
         for end in ends {
             let Some(log) = self.0.get(&end.root.row) else { continue };
-            for member in end.members.iter_mut().filter(|it| it.outcome == Outcome::Gone) {
+            for member in end.members.iter_mut().filter(|it| it.fate == MemberFate::Gone) {
                 complete(log, member);
             }
         }
@@ -309,8 +309,12 @@ fn complete(log: &EndLog, member: &mut MemberEnd) {
         // It had ended before the keeper signalled it.
         Outcome::Gone => return,
         Outcome::Survived | Outcome::Kept => NOT_ENDED,
-        Outcome::Term | Outcome::Kill => {
-            (member.outcome, member.died_after) = (fate.outcome, fate.died_after);
+        Outcome::Term => {
+            member.fate = MemberFate::Terminated(fate.died_after);
+            ENDED
+        }
+        Outcome::Kill => {
+            member.fate = MemberFate::Killed(fate.died_after);
             ENDED
         }
     };

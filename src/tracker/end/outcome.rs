@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Instant};
 
 use super::{
     adopted_zombies, exit_statuses,
-    run::{MemberEnd, Suspected, TreeEnd},
+    run::{Fate, MemberEnd, Suspected, TreeEnd},
     spared::kept,
 };
 use crate::{
@@ -112,28 +112,27 @@ pub(in crate::tracker) fn conclude_tree(
     let TreeEnd { root, members, suspects, unknown, unseen, mut outlived, interrupted } = tree;
     for mut member in members {
         report.checked += 1;
-        if interrupted && member.outcome == Outcome::Survived && member.kept.is_none() {
+        if interrupted && let Fate::Survived { why, .. } = &mut member.fate {
+            *why = "the attempt was interrupted within its grace".into();
             settled.extend(member.row.map(|row| Settled::new(row, Verdict::Interrupted)));
-            member.obstacle = Some("the attempt was interrupted within its grace".into());
             report.endings.push(ending(cause.rule.clone(), &root, member));
             continue;
         }
-        if let Some(why) = member.kept.clone() {
-            if member.outcome == Outcome::Kept {
-                let kind = cause.leak.unwrap_or(LeakKind::Stray);
-                settled.push(kept(core.instance.id, &root, kind, (member.row, &member.info), &why));
-                report.endings.push(ending(why.to_string(), &root, member));
-                continue;
-            }
+        if let Fate::Spared(why) = &member.fate {
+            let kind = cause.leak.unwrap_or(LeakKind::Stray);
+            let found = (member.row, &member.info);
+            settled.push(kept(core.instance.id, &root, kind, found, why));
+            report.endings.push(ending(why.to_string(), &root, member));
+            continue;
         } else if member.is_root
-            && member.outcome != Outcome::Survived
+            && !member.fate.has_survived()
             && let Some(why) = outlived.take()
         {
             publish_root(core, cause, &root, &member, began);
             settled.extend(is_outlived(core, cause, &root, &member, why, report));
             continue;
         } else if member.is_root
-            && member.outcome != Outcome::Survived
+            && !member.fate.has_survived()
             && let Some(why) = &unseen
         {
             settled.extend(stays(core, cause, &root, &member, why, report));
@@ -147,7 +146,7 @@ pub(in crate::tracker) fn conclude_tree(
             member.row.map(|row| settle(cause, row, &member, status_of(core, &root, &member))),
         );
         log_survivor(&root, &member);
-        member.died_after.into_iter().for_each(|after| core.counters().reaped(after));
+        member.fate.died_after().into_iter().for_each(|after| core.counters().reaped(after));
         report.endings.push(ending(rule_of(cause, &member).to_owned(), &root, member));
     }
     if let Some(why) = outlived {
@@ -180,7 +179,7 @@ fn is_outlived(
     report: &mut Report,
 ) -> Option<Settled> {
     if let Some(entry) = core.registry.get(root.row) {
-        let by_itself = member.outcome == Outcome::Gone;
+        let by_itself = member.fate == Fate::Gone;
         let reason = if by_itself { EndReason::Exited } else { cause.reason };
         entry.set_cause(Some((reason, because(cause, member))));
     }
@@ -199,7 +198,7 @@ fn stays(
 ) -> Option<Settled> {
     let why = format!("it has ended, but {why}; the next pass tries again");
     if let Some(entry) = core.registry.get(root.row) {
-        let by_itself = member.outcome == Outcome::Gone;
+        let by_itself = member.fate == Fate::Gone;
         let reason = if by_itself { EndReason::Exited } else { cause.reason };
         entry.set_cause(Some((reason, because(cause, member))));
     }
@@ -216,9 +215,9 @@ fn stays(
 fn publish_root(core: &Core, cause: &Cause, root: &Root, member: &MemberEnd, began: Instant) {
     let Some(entry) = core.registry.get(root.row) else { return };
     // If SIGKILL reaches a survivor after all, perhaps hours later, the process has not ended by itself.
-    let pending = member.outcome == Outcome::Survived && member.killed;
+    let pending = matches!(member.fate, Fate::Survived { kill_pending: true, .. });
     entry.set_cause(pending.then(|| (cause.reason, because(cause, member))));
-    if member.outcome != Outcome::Survived {
+    if !member.fate.has_survived() {
         match entry.open_pidfd(&core.proc, core.place()) {
             Some(fd) => exit_statuses::learn_or_go_on(core, &entry, &fd, began),
             None => drop(entry.publish(member.status)),
@@ -238,15 +237,15 @@ pub(in crate::tracker) fn given_back(row: ProcessId, error: &crate::error::Error
 
 fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus) -> Settled {
     let now = member.at.unwrap_or_else(Millis::now);
-    let verdict = match member.outcome {
-        Outcome::Survived => Verdict::Survived(member.obstacle.clone().unwrap_or_default()),
-        // A process that was to be left running and has died since ended by itself.
-        Outcome::Gone | Outcome::Term | Outcome::Kill | Outcome::Kept => Verdict::Ended(End {
+    let verdict = if let Fate::Survived { why, .. } = &member.fate {
+        Verdict::Survived(why.clone())
+    } else {
+        Verdict::Ended(End {
             reason: reason(cause, member, status),
             status,
             at: now,
             because: because(cause, member),
-        }),
+        })
     };
     // A process that was gone before the first scan is not a leak.
     let leak = cause.leak.filter(|_| was_ended(member)).map(|kind| NewLeak {
@@ -256,8 +255,8 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
         found_at: now,
         age: member.info.age,
         rss: Some(member.info.rss),
-        outcome: member.outcome,
-        died_after: member.died_after,
+        outcome: member.fate.outcome(),
+        died_after: member.fate.died_after(),
     });
     Settled { row: row.into(), verdict, leak }
 }
@@ -272,7 +271,7 @@ fn because(cause: &Cause, member: &MemberEnd) -> Option<Justification> {
 
 /// Whether it did not end by itself: this call has ended it, or its keeper was about to when this call found it gone.
 fn was_ended(member: &MemberEnd) -> bool {
-    member.outcome != Outcome::Gone || member.rule.is_some()
+    member.fate != Fate::Gone || member.rule.is_some()
 }
 
 fn rule_of<'a>(cause: &'a Cause, member: &'a MemberEnd) -> &'a str {
@@ -281,10 +280,10 @@ fn rule_of<'a>(cause: &'a Cause, member: &'a MemberEnd) -> &'a str {
 
 /// A process that was dead before the first signal has exited by itself if its status is known, and is gone otherwise.
 fn reason(cause: &Cause, member: &MemberEnd, status: ExitStatus) -> EndReason {
-    match (member.outcome, status) {
+    match (&member.fate, status) {
         _ if member.rule.is_some() => cause.reason,
-        (Outcome::Gone, ExitStatus::Unobserved) => EndReason::Gone,
-        (Outcome::Gone, _) => EndReason::Exited,
+        (Fate::Gone, ExitStatus::Unobserved) => EndReason::Gone,
+        (Fate::Gone, _) => EndReason::Exited,
         _ => cause.reason,
     }
 }
@@ -296,11 +295,13 @@ fn ending(rule: String, root: &Root, member: MemberEnd) -> Ending {
         rule,
         evidence: member.info.evidence.to_string(),
         command: member.info.command,
-        outcome: member.outcome,
-        died_after_ms: member
-            .died_after
+        outcome: member.fate.outcome(),
+        died_after_ms: (member.fate.died_after())
             .map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
-        obstacle: member.obstacle,
+        obstacle: match member.fate {
+            Fate::Survived { why, .. } => Some(why),
+            _ => None,
+        },
     }
 }
 
@@ -354,12 +355,11 @@ fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
 }
 
 fn log_survivor(root: &Root, member: &MemberEnd) {
-    if member.outcome == Outcome::Survived {
+    if let Fate::Survived { why, .. } = &member.fate {
         tracing::error!(
-            "process {} for task {} could not be ended: {}",
+            "process {} for task {} could not be ended: {why}",
             member.info.identity.pid,
             task_text(root.task.as_ref()),
-            member.obstacle.as_deref().unwrap_or("it is still running"),
         );
     }
 }

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use super::state::{Work, World};
+use super::{
+    member::Member,
+    state::{Work, World},
+};
 use crate::{
     error::{Error, Kind},
     identity::{Identity, Pid},
@@ -34,12 +37,12 @@ impl Work {
 
     /// Whether any process in it is left running on purpose: then it cannot be ended by one action on all its members.
     pub(super) fn has_protected(&self) -> bool {
-        self.left_before || self.members.iter().any(|member| member.kept.is_some())
+        self.left_before || self.members.iter().any(|member| member.spared().is_some())
     }
 
     /// Whether a member was killed and is not dead yet.
     pub(super) fn is_dying(&self) -> bool {
-        self.members.iter().any(|member| member.is_alive() && member.killed)
+        self.members.iter().any(Member::is_dying)
     }
 
     /// Whether its root is one that a caller asked to end, rather than a descendant without a live root.

@@ -48,4 +48,4 @@ pub(in crate::tracker) use joining::{Feed, end_as_they_come};
 pub(in crate::tracker) use phases::{end_trees, end_trees_unless, preview, strays};
 pub(in crate::tracker) use request_stop::StopRequest;
 pub(in crate::tracker) use state::{Tree, World};
-pub(in crate::tracker) use tree_outcome::{MemberEnd, Preview, Seen, Suspected, TreeEnd};
+pub(in crate::tracker) use tree_outcome::{Fate, MemberEnd, Preview, Seen, Suspected, TreeEnd};

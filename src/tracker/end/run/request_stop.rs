@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{member::Member, state::Work};
+use super::{
+    member::{Death, Member, Phase},
+    state::Work,
+};
 use crate::sys::Signal;
 
 /// How trees are asked to end.
@@ -27,16 +30,15 @@ impl Work {
     /// They were alive when they were found, and what was sent to their tree has ended them.
     pub(super) fn ask(&mut self, signal: Signal) {
         let root_only = self.waits_for_root;
-        let mut begun = self.members.iter().any(|member| member.signalled.is_some());
+        let mut begun = self.members.iter().any(Member::was_signalled);
         let asked = |member: &&mut Member| needs_request(member) && (member.is_root || !root_only);
         for member in self.alive().filter(asked) {
             member.signal(signal);
             member.signal(Signal::CONT);
-            if begun && member.dead && member.signalled.is_none() {
-                member.signalled = Some(Instant::now());
-                member.died_after = Some(Duration::ZERO);
+            if begun && matches!(member.phase, Phase::Dead(Death::Before)) {
+                member.phase = Phase::Dead(Death::Asked(Duration::ZERO));
             }
-            begun |= member.signalled.is_some();
+            begun |= member.was_signalled();
         }
     }
 }
@@ -62,7 +64,7 @@ impl Work {
 }
 
 fn needs_request(member: &Member) -> bool {
-    member.signalled.is_none() && member.refused.is_none()
+    matches!(member.phase, Phase::Alive)
 }
 
 #[cfg(test)]
@@ -148,7 +150,7 @@ mod tests {
             member.look();
         }
         let end = work.finish(&world, &Snapshot::default(), None);
-        end.members.iter().map(|member| member.outcome).collect()
+        end.members.iter().map(|member| member.fate.outcome()).collect()
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub(super) fn release(works: &[Work], caught: Vec<Pinned>) {
         let is_ours = works.iter().any(|work| {
             let member = work.pids.get(&pinned.pid()).map(|&index| &work.members[index]);
             member.is_some_and(|member| {
-                member.kept.is_none() && member.info.identity.start_tick == pinned.stat.start_tick
+                member.spared().is_none()
+                    && member.info.identity.start_tick == pinned.stat.start_tick
             })
         });
         if !is_ours {

@@ -116,10 +116,7 @@ impl Work {
     /// Marks a known member as left running, unless it has been signalled or is dead; returns whether it is known.
     fn spare(&mut self, pid: Pid, why: &SpareReason) -> bool {
         let Some(&index) = self.pids.get(&pid) else { return false };
-        let member = &mut self.members[index];
-        if member.signalled.is_none() && member.is_alive() {
-            member.kept = Some(why.clone());
-        }
+        self.members[index].spare(why);
         true
     }
 
@@ -173,7 +170,7 @@ fn facts(
         {
             continue;
         }
-        if let Some(why) = &member.kept {
+        if let Some(why) = member.spared() {
             facts.spared_before.insert(pid, why.clone());
         }
         if member.is_root {
@@ -183,7 +180,7 @@ fn facts(
                 pid,
                 evidence: member.info.evidence,
                 descends: member.descends,
-                signalled: member.signalled.is_some(),
+                signalled: member.was_signalled(),
             });
         }
     }
@@ -288,10 +285,12 @@ fn add(
     let mut member = Member::new(info, Some(pinned));
     if !world.may_try(pid) {
         // It belongs to the tree for certain, so it is reported as a survivor.
-        member.refused = Some(not_ours(pid));
+        member.refuse(not_ours(pid));
     }
     member.is_suspect = spared.as_ref().is_some_and(|spared| !spared.is_member);
-    member.kept = spared.map(|spared| spared.why);
+    if let Some(spared) = &spared {
+        member.spare(&spared.why);
+    }
     member.descends = descends;
     if tree.expired {
         // Stopped before it is recorded: the next fork comes sooner than a commit. A process that turns out not to be a member

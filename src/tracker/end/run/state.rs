@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     exemptions::Leave,
-    member::{Member, conclude},
+    member::{Death, Member, Phase},
     task_cgroup::open_leaf,
     tree_outcome::{Suspected, TreeEnd},
 };
@@ -238,9 +238,10 @@ impl Work {
         let mut member = Member::new(info, pinned);
         member.row = row;
         member.is_root = is_root;
-        member.dead = dead;
-        if !dead && !world.may_try(identity.pid) {
-            member.refused = Some(not_ours(identity.pid));
+        if dead {
+            member.phase = Phase::Dead(Death::Before);
+        } else if !world.may_try(identity.pid) {
+            member.refuse(not_ours(identity.pid));
         }
         self.push(member);
     }
@@ -263,7 +264,7 @@ impl Work {
     }
 
     fn has_unkilled(&self) -> bool {
-        self.members.iter().any(|member| member.can_be_ended() && !member.killed)
+        self.members.iter().any(|member| member.can_be_ended() && !member.is_dying())
     }
 
     /// Whether something is left to do for it: to request an end, to wait or to kill.
@@ -284,7 +285,7 @@ impl Work {
 
     /// Members that live and are not left running on purpose.
     pub(super) fn alive(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.members.iter_mut().filter(|member| member.is_alive() && member.kept.is_none())
+        self.members.iter_mut().filter(|member| member.is_alive() && member.spared().is_none())
     }
 
     /// Returns what became of it. `unseen`: why the last scan failed, so that it is unknown whether these were all.
@@ -304,7 +305,7 @@ impl Work {
         };
         let outlived = self.outlived();
         let members = (self.members.into_iter())
-            .map(|member| conclude(world.proc, member, snapshot))
+            .map(|member| member.conclude(world.proc, snapshot))
             .collect();
         let suspects = suspected(world, self.suspects, self.root.arguments);
         let Self { root, unknown, interrupted, .. } = self;

@@ -1,6 +1,6 @@
 //! Why a process survived, in one line that says what to do.
 
-use super::member::Member;
+use super::member::{Member, Phase};
 use crate::{
     identity::Pid,
     sys::{Proc, snapshot::Snapshot},
@@ -9,7 +9,7 @@ use crate::{
 /// Describes why `member` survived. Its state is taken from the last snapshot; the process that holds it is looked up now.
 pub(super) fn obstacle(proc: &Proc, member: &Member, snapshot: &Snapshot) -> String {
     let pid = member.pid();
-    if let Some(error) = &member.refused {
+    if let Phase::Refused(error, _) = &member.phase {
         return if error.is_denied() { denied(pid, member.info.uid) } else { error.to_string() };
     }
     if let Some(cgroup) = proc.freezer(pid) {

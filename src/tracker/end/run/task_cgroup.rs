@@ -11,7 +11,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::state::{Work, World};
+use super::{
+    member::Member,
+    state::{Work, World},
+};
 use crate::{
     error::Result,
     model::Cgroup,
@@ -213,7 +216,9 @@ impl Work {
 
     /// Removes the task cgroup once all members are dead.
     pub(super) fn remove_leaf(&self) {
-        if let Some(leaf) = self.leaf.as_ref().filter(|_| self.members.iter().all(|m| m.dead)) {
+        if let Some(leaf) =
+            self.leaf.as_ref().filter(|_| !self.members.iter().any(Member::is_alive))
+        {
             leaf.remove();
         }
     }

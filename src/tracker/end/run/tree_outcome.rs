@@ -37,20 +37,54 @@ pub(in crate::tracker) struct MemberEnd {
     pub(in crate::tracker) row: Option<ProcessId>,
     pub(in crate::tracker) is_root: bool,
     pub(in crate::tracker) info: ProcessInfo,
-    pub(in crate::tracker) outcome: Outcome,
+    pub(in crate::tracker) fate: Fate,
     pub(in crate::tracker) status: ExitStatus,
     /// Its pidfd, where it is a zombie of this process.
     pub(in crate::tracker) own_child: Option<Arc<PidFd>>,
-    pub(in crate::tracker) died_after: Option<Duration>,
-    pub(in crate::tracker) obstacle: Option<String>,
-    /// The rule by which it was left running.
-    pub(in crate::tracker) kept: Option<SpareReason>,
     /// The rule by which another process, a keeper, has ended it: the rule of the call does not apply.
     pub(in crate::tracker) rule: Option<String>,
     /// When that happened.
     pub(in crate::tracker) at: Option<Millis>,
-    /// SIGKILL was sent and is pending, however long it takes.
-    pub(in crate::tracker) killed: bool,
+}
+
+/// How an end has come out for one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::tracker) enum Fate {
+    /// It was dead before the first signal.
+    Gone,
+    /// It ended after a request to end, this long after the first signal, where that is known.
+    Terminated(Option<Duration>),
+    /// It ended after SIGKILL, this long after the first signal, where that is known.
+    Killed(Option<Duration>),
+    /// It is alive, for the reason that `why` gives with what to do. Where `kill_pending`, SIGKILL was sent and takes effect,
+    /// however long that takes.
+    Survived { why: String, kill_pending: bool },
+    /// It was left running on purpose.
+    Spared(SpareReason),
+}
+
+impl Fate {
+    pub(in crate::tracker) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Gone => Outcome::Gone,
+            Self::Terminated(_) => Outcome::Term,
+            Self::Killed(_) => Outcome::Kill,
+            Self::Survived { .. } => Outcome::Survived,
+            Self::Spared(_) => Outcome::Kept,
+        }
+    }
+
+    pub(in crate::tracker) fn has_survived(&self) -> bool {
+        matches!(self, Self::Survived { .. })
+    }
+
+    /// Returns how long after the first signal it died.
+    pub(in crate::tracker) fn died_after(&self) -> Option<Duration> {
+        match self {
+            Self::Terminated(after) | Self::Killed(after) => *after,
+            Self::Gone | Self::Survived { .. } | Self::Spared(_) => None,
+        }
+    }
 }
 
 /// A process that may belong to a tree.
@@ -92,8 +126,8 @@ impl From<Member> for Seen {
             row: member.row,
             is_root: member.is_root,
             alive: member.is_alive(),
+            kept: member.spared().cloned(),
             info: member.info,
-            kept: member.kept,
         }
     }
 }
