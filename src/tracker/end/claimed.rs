@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::atomic::AtomicBool};
 
 use super::{
     keeper_end_logs, outcome,
-    run::{Leave, StopRequest, Tree, end_trees_unless},
+    run::{EndPlan, Leave, Tree, end_trees_unless},
     spared, world,
 };
 use crate::{
@@ -24,7 +24,7 @@ pub(in crate::tracker) fn end_claimed(
     claimed: Vec<ProcessRecord>,
     report: &mut Report,
 ) -> Vec<Settled> {
-    end_claimed_unless(core, &|_| cause.clone(), claimed, report, StopRequest::default(), None)
+    end_claimed_unless(core, &|_| cause.clone(), claimed, report, &EndPlan::default(), None)
 }
 
 /// The same, with a cause for the tree of each row.
@@ -34,7 +34,7 @@ pub(in crate::tracker) fn end_claimed_each(
     claimed: Vec<ProcessRecord>,
     report: &mut Report,
 ) -> Vec<Settled> {
-    end_claimed_unless(core, cause_of, claimed, report, StopRequest::default(), None)
+    end_claimed_unless(core, cause_of, claimed, report, &EndPlan::default(), None)
 }
 
 /// The same; gives the claims back once `interrupt` is set.
@@ -43,7 +43,7 @@ pub(in crate::tracker) fn end_claimed_unless(
     cause_of: &dyn Fn(ProcessId) -> Cause,
     mut claimed: Vec<ProcessRecord>,
     report: &mut Report,
-    request: StopRequest,
+    plan: &EndPlan,
     interrupt: Option<&AtomicBool>,
 ) -> Vec<Settled> {
     if claimed.is_empty() {
@@ -70,7 +70,7 @@ pub(in crate::tracker) fn end_claimed_unless(
     };
     let recorder =
         &mut |root: &Root, found: &[&ProcessInfo]| outcome::record_found(core, root, found);
-    let mut ends = end_trees_unless(&world, trees, recorder, request, interrupt);
+    let mut ends = end_trees_unless(&world, trees, recorder, plan, interrupt);
     logs.complete(&mut ends);
     outcome::conclude_each(core, cause_of, ends, report)
 }

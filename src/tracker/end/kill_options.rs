@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::run::StopRequest;
+use super::run::EndPlan;
 use crate::{
     error::{Error, Result},
     sys::Signal,
@@ -55,12 +55,12 @@ impl KillOptions {
         self
     }
 
-    pub(super) fn request(self) -> Result<StopRequest> {
+    pub(super) fn plan(self) -> Result<EndPlan> {
         let signal = self.signal.map_or(Ok(Signal::TERM), |number| {
             Signal::from_number(number).ok_or_else(|| {
                 Error::invalid(format!("{number} is not a signal: use 1 to {}", Signal::LAST))
             })
         })?;
-        Ok(StopRequest { signal, root_first: self.root_first })
+        Ok(if self.root_first { EndPlan::root_first(signal) } else { EndPlan::at_once(signal) })
     }
 }

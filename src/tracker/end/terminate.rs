@@ -71,7 +71,7 @@ pub(in crate::tracker) fn kill_rows(
     asked_by: Option<&str>,
     how: KillOptions,
 ) -> Result<Report> {
-    let request = how.request()?;
+    let plan = how.plan()?;
     let _pass = core.scheduler.begin_pass();
     let ids: Vec<ProcessId> = rows.iter().map(|row| row.id).collect();
     let dead = claims::dead_claimants_of(core, rows);
@@ -86,7 +86,7 @@ pub(in crate::tracker) fn kill_rows(
         &|_| cause.clone(),
         claimed,
         &mut report,
-        request,
+        &plan,
         Some(&core.kills_interrupted),
     );
     claims::await_noted(core, &owners, &settled);

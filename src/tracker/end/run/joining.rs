@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    end_plan::{EndPlan, Stage},
     phases::{BLIND_LIMIT, FREEZE_PAUSE, KILL_LIMIT, LOOK_AGAIN, Run, share_of_descriptors},
     state::{Tree, Work, World},
     suspects,
@@ -17,7 +18,7 @@ use super::{
     tree_outcome::{Recorder, TreeEnd},
     wait::Deaths,
 };
-use crate::{model::ProcessId, sys::Signal};
+use crate::model::ProcessId;
 
 /// A tree that joins requires a scan of all processes. Where that takes long, the next trees join together: scans take a third
 /// of the time at most.
@@ -41,6 +42,7 @@ pub(in crate::tracker) trait Feed<'a> {
 /// Ends trees as they come, until none is in progress and no new one is available.
 pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &mut Recorder<'_>) {
     let Some((world, trees)) = feed.join(&[], room(0)) else { return };
+    let plan = EndPlan::default();
     let mut run = Run::new(Cow::Owned(world), Vec::new(), recorder);
     run.join(trees);
     let mut next_join = Instant::now() + LOOK_AGAIN;
@@ -58,8 +60,8 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
             next_join = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_JOINS);
         }
         // 2. Ask new members to end, and kill those whose grace is over.
-        run.ask_new(Signal::TERM);
-        if run.expire() {
+        run.ask_new(&plan);
+        if run.expire(&plan) {
             feed.is_killing(true);
             run.kill();
             feed.is_killing(false);
@@ -102,8 +104,7 @@ impl Run<'_, '_> {
         }
         self.begin(first);
         // The scan may have taken longer than a grace.
-        let now = Instant::now();
-        self.works[first..].iter_mut().for_each(|work| work.began = now);
+        self.works[first..].iter_mut().for_each(|work| work.stage = Stage::first());
     }
 
     /// Removes the trees for which nothing is left to do, if one more scan shows that these members were all. Where scans fail,

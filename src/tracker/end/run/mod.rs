@@ -3,7 +3,7 @@
 //! 1. Every root and every recorded descendant is pinned by a pidfd and verified ([`state`]).
 //! 2. A snapshot of `/proc` shows which other processes belong to them ([`scan`]); these are pinned and verified too, and
 //!    recorded *before* any signal: if we die now, the next pass knows about them.
-//! 3. SIGTERM, then SIGCONT, since a stopped process keeps SIGTERM pending ([`request_stop`], [`phases`]).
+//! 3. The signals of the plan, by default SIGTERM, then SIGCONT ([`end_plan`], [`request_stop`], [`phases`]).
 //! 4. The grace starts anew as long as members keep dying: a fixed grace for all would kill cooperative processes of a large
 //!    tree. Then another snapshot is taken; new members get SIGTERM too.
 //! 5. What is left when the grace is over is frozen by SIGSTOP until a snapshot shows no new member: a stopped process cannot
@@ -27,6 +27,7 @@
 //! A session counts as evidence only while a verified member pins its ID: the kernel reuses the ID of a session once its last
 //! member is reaped.
 
+mod end_plan;
 mod exemptions;
 mod joining;
 mod keeper_children;
@@ -43,9 +44,9 @@ mod task_cgroup;
 mod tree_outcome;
 mod wait;
 
+pub(in crate::tracker) use end_plan::EndPlan;
 pub(in crate::tracker) use exemptions::{Leave, protected};
 pub(in crate::tracker) use joining::{Feed, end_as_they_come};
 pub(in crate::tracker) use phases::{end_trees, end_trees_unless, preview, strays};
-pub(in crate::tracker) use request_stop::StopRequest;
 pub(in crate::tracker) use state::{Tree, World};
 pub(in crate::tracker) use tree_outcome::{Fate, MemberEnd, Preview, Seen, Suspected, TreeEnd};

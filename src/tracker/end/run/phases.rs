@@ -13,8 +13,8 @@ use rustix::{
 };
 
 use super::{
+    end_plan::{EndPlan, Stage},
     new_members::has_newcomers,
-    request_stop::StopRequest,
     rescan::{chase, release},
     scan::look,
     state::{TokenCache, Tree, Work, World, suspected},
@@ -26,12 +26,10 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    sys::{Signal, fd_table::descriptor_limit, poll::timespec, snapshot::Snapshot},
+    sys::{fd_table::descriptor_limit, poll::timespec, snapshot::Snapshot},
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
 
-/// The grace starts anew while members keep dying, but lasts no longer than this in all, unless a single grace is longer.
-const GRACE_CAP: Duration = Duration::from_secs(2);
 /// A killed process is dead within milliseconds; a process that takes longer is stuck in the kernel and survives.
 pub(super) const KILL_LIMIT: Duration = Duration::from_secs(1);
 /// Where many die at once on an overloaded machine, that limit starts anew as long as they keep dying, up to this in all.
@@ -65,7 +63,7 @@ pub(in crate::tracker) fn end_trees(
     trees: Vec<Tree>,
     recorder: &mut Recorder<'_>,
 ) -> Vec<TreeEnd> {
-    end_trees_unless(world, trees, recorder, StopRequest::default(), None)
+    end_trees_unless(world, trees, recorder, &EndPlan::default(), None)
 }
 
 /// The same. Once `interrupt` is set, a tree whose grace is not over is left as it is; any other is ended regardless, since a
@@ -74,7 +72,7 @@ pub(in crate::tracker) fn end_trees_unless(
     world: &World<'_>,
     trees: Vec<Tree>,
     recorder: &mut Recorder<'_>,
-    request: StopRequest,
+    plan: &EndPlan,
     interrupt: Option<&AtomicBool>,
 ) -> Vec<TreeEnd> {
     let mut answers = Vec::with_capacity(trees.len());
@@ -84,14 +82,14 @@ pub(in crate::tracker) fn end_trees_unless(
         let needs = descriptors(&tree);
         if taken + needs > share && !chunk.is_empty() {
             let run = Run::new(Cow::Borrowed(world), std::mem::take(&mut chunk), recorder);
-            answers.extend(run.end(request, interrupt));
+            answers.extend(run.end(plan, interrupt));
             taken = 0;
         }
         taken += needs;
         chunk.push(Work::new(world, tree));
     }
     if !chunk.is_empty() {
-        answers.extend(Run::new(Cow::Borrowed(world), chunk, recorder).end(request, interrupt));
+        answers.extend(Run::new(Cow::Borrowed(world), chunk, recorder).end(plan, interrupt));
     }
     answers
 }
@@ -172,7 +170,7 @@ impl<'a, 'b> Run<'a, 'b> {
     ) -> Self {
         let now = Instant::now();
         for work in &mut works {
-            work.began = now;
+            work.stage = Stage::first();
         }
         let (cache, last) = (TokenCache::default(), Snapshot::default());
         Self {
@@ -202,21 +200,14 @@ impl<'a, 'b> Run<'a, 'b> {
         self.works.into_iter().map(preview).collect()
     }
 
-    fn end(mut self, request: StopRequest, interrupt: Option<&AtomicBool>) -> Vec<TreeEnd> {
+    fn end(mut self, plan: &EndPlan, interrupt: Option<&AtomicBool>) -> Vec<TreeEnd> {
         self.begin(0);
-        if request.root_first {
-            self.works.iter_mut().for_each(Work::wait_for_root);
-        }
         loop {
             if interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Acquire)) {
                 self.works.iter_mut().for_each(Work::interrupt);
             }
-            for index in 0..self.works.len() {
-                let deadline = self.deadline(&self.works[index]);
-                self.works[index].stop_waiting_for_root(deadline);
-            }
-            self.ask_new(request.signal);
-            if self.expire() {
+            self.ask_new(plan);
+            if self.expire(plan) {
                 self.kill();
                 continue;
             }
@@ -312,31 +303,28 @@ impl<'a, 'b> Run<'a, 'b> {
         Ok(any_new)
     }
 
-    pub(super) fn ask_new(&mut self, signal: Signal) {
-        let in_grace = |work: &&mut Work| !work.expired && !work.interrupted;
-        self.works.iter_mut().filter(in_grace).for_each(|work| work.ask(signal));
-    }
-
-    fn deadline(&self, work: &Work) -> Instant {
-        let grace = work.root.limits.grace;
-        (self.progress.max(work.began) + grace).min(work.began + grace.max(GRACE_CAP))
+    /// Asks the members that the current step of their tree reaches.
+    pub(super) fn ask_new(&mut self, plan: &EndPlan) {
+        for work in &mut self.works {
+            work.take_next_step(plan, self.progress);
+            work.ask(plan);
+        }
     }
 
     /// Returns when the first grace is over; `None` when no member is left to wait for.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let in_grace = |work: &&Work| !work.expired && !work.interrupted;
-        let waiting = self.works.iter().filter(in_grace).filter(|work| work.is_pending());
-        waiting.map(|work| self.deadline(work)).min()
+        let waiting = self.works.iter().filter(|work| work.is_in_grace());
+        waiting.filter_map(|work| work.deadline(self.progress)).min()
     }
 
-    /// Marks the trees whose grace is over; returns whether any has members to kill.
-    pub(super) fn expire(&mut self) -> bool {
+    /// Marks the trees whose last grace is over; returns whether any has members to kill.
+    pub(super) fn expire(&mut self, plan: &EndPlan) -> bool {
         let now = Instant::now();
-        for index in 0..self.works.len() {
-            let work = &self.works[index];
-            let in_grace = !work.expired && !work.interrupted && work.is_pending();
-            let up = in_grace && self.deadline(work) <= now;
-            self.works[index].expired |= up;
+        for work in self.works.iter_mut().filter(|work| work.is_in_grace()) {
+            let is_over = work.deadline(self.progress).is_some_and(|deadline| deadline <= now);
+            if is_over && work.stage.next_step(plan, now).is_none() {
+                work.stage = Stage::Killing { rounds: 0 };
+            }
         }
         self.works.iter().any(Work::must_be_killed)
     }
@@ -376,10 +364,12 @@ impl<'a, 'b> Run<'a, 'b> {
     /// Freezes what is left of expired trees until no new member appears, kills it, and waits.
     pub(super) fn kill(&mut self) {
         for work in self.works.iter_mut().filter(|work| work.must_be_killed()) {
-            work.kills += 1;
+            if let Stage::Killing { rounds } = &mut work.stage {
+                *rounds += 1;
+            }
         }
         self.freeze();
-        self.works.iter_mut().filter(|work| work.expired).for_each(Work::kill);
+        self.works.iter_mut().filter(|work| work.stage.is_killing()).for_each(Work::kill);
         let start = Instant::now();
         let mut last = start;
         while self.works.iter().any(Work::is_dying)
@@ -400,13 +390,16 @@ impl<'a, 'b> Run<'a, 'b> {
             if start.elapsed() > FREEZE_LIMIT {
                 return;
             }
-            self.works.iter_mut().filter(|work| work.expired).for_each(Work::stop);
+            self.works.iter_mut().filter(|work| work.stage.is_killing()).for_each(Work::stop);
             let caught = chase(&self.world, &self.works);
             let any_new = self.look() || !caught.is_empty();
             release(&self.works, caught);
             self.mark_dead();
-            let still =
-                self.works.iter().filter(|work| work.expired).all(|work| work.is_still(&self.last));
+            let still = self
+                .works
+                .iter()
+                .filter(|work| work.stage.is_killing())
+                .all(|work| work.is_still(&self.last));
             if still && !any_new {
                 return;
             }

@@ -1,39 +1,27 @@
-//! Requests that a tree end: by SIGTERM to all members at once, unless the caller wants another signal, or the root first.
+//! Asks the members of a tree to end, step by step.
 
 use std::time::{Duration, Instant};
 
 use super::{
+    end_plan::{EndPlan, Recipients},
     member::{Death, Member, Phase},
     state::Work,
 };
 use crate::sys::Signal;
 
-/// How trees are asked to end.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::tracker) struct StopRequest {
-    pub(in crate::tracker) signal: Signal,
-    /// The root alone is asked first; the other members once it has ended, or its grace is over. They then have a grace of
-    /// their own.
-    pub(in crate::tracker) root_first: bool,
-}
-
-impl Default for StopRequest {
-    fn default() -> Self {
-        Self { signal: Signal::TERM, root_first: false }
-    }
-}
-
 impl Work {
-    /// Sends the signal, then SIGCONT, to each member that has had none yet, or to the root alone while the others wait for it.
+    /// Sends the signal of the current step, then SIGCONT, to each of its recipients that has had none yet.
     ///
     /// A program that gets SIGTERM may end its helpers before their turn comes: `nginx` its workers, a browser its renderers.
     /// They were alive when they were found, and what was sent to their tree has ended them.
-    pub(super) fn ask(&mut self, signal: Signal) {
-        let root_only = self.waits_for_root;
+    pub(super) fn ask(&mut self, plan: &EndPlan) {
+        let Some(step) = self.stage.step(plan) else { return };
         let mut begun = self.members.iter().any(Member::was_signalled);
-        let asked = |member: &&mut Member| needs_request(member) && (member.is_root || !root_only);
+        let asked = |member: &&mut Member| {
+            matches!(member.phase, Phase::Alive) && (member.is_root || step.to == Recipients::Rest)
+        };
         for member in self.alive().filter(asked) {
-            member.signal(signal);
+            member.signal(step.signal);
             member.signal(Signal::CONT);
             if begun && matches!(member.phase, Phase::Dead(Death::Before)) {
                 member.phase = Phase::Dead(Death::Asked(Duration::ZERO));
@@ -41,30 +29,30 @@ impl Work {
             begun |= member.was_signalled();
         }
     }
-}
 
-impl Work {
-    /// Lets the members other than the root wait for it, where it can be asked.
-    pub(super) fn wait_for_root(&mut self) {
-        self.waits_for_root = self.has_root_to_ask();
+    /// Goes on to the next step of the plan, if there is one and the current one is over.
+    pub(super) fn take_next_step(&mut self, plan: &EndPlan, progress: Instant) {
+        let now = Instant::now();
+        let is_over = |step: Recipients| {
+            let waits_for_root = step == Recipients::Root;
+            waits_for_root && !self.has_root_to_ask()
+                || self.deadline(progress).is_some_and(|deadline| deadline <= now)
+        };
+        if self.stage.step(plan).is_some_and(|step| is_over(step.to))
+            && let Some(next) = self.stage.next_step(plan, now)
+        {
+            self.stage = next;
+        }
     }
 
-    /// Ends that wait once the root has ended, or `deadline`, the end of its grace, is over.
-    pub(super) fn stop_waiting_for_root(&mut self, deadline: Instant) {
-        let now = Instant::now();
-        if self.waits_for_root && (!self.has_root_to_ask() || deadline <= now) {
-            self.waits_for_root = false;
-            self.began = now;
-        }
+    /// Returns when the current step is over; `None` while it is being killed, or where it was interrupted.
+    pub(super) fn deadline(&self, progress: Instant) -> Option<Instant> {
+        self.stage.deadline(self.root.limits.grace, progress)
     }
 
     fn has_root_to_ask(&self) -> bool {
         self.members.iter().any(|member| member.is_root && member.can_be_ended())
     }
-}
-
-fn needs_request(member: &Member) -> bool {
-    matches!(member.phase, Phase::Alive)
 }
 
 #[cfg(test)]
@@ -142,7 +130,7 @@ mod tests {
         work.members = members;
         children[gone].0.kill().expect("killed");
         children[gone].0.wait().expect("reaped");
-        work.ask(Signal::TERM);
+        work.ask(&EndPlan::default());
         for (child, _) in &mut children {
             child.wait().expect("ended");
         }

@@ -79,7 +79,7 @@ struct Trails {
 
 impl Trails {
     fn of(world: &World<'_>, works: &[Work]) -> Self {
-        let expired = || works.iter().filter(|work| work.expired);
+        let expired = || works.iter().filter(|work| work.stage.is_killing());
         let sessions = expired().filter_map(|work| pinned_session(world, work)).map(Pid::get);
         let tokens = expired()
             .map(|work| &work.root)

@@ -292,7 +292,7 @@ fn add(
         member.spare(&spared.why);
     }
     member.descends = descends;
-    if tree.expired {
+    if tree.stage.is_killing() {
         // Stopped before it is recorded: the next fork comes sooner than a commit. A process that turns out not to be a member
         // gets SIGCONT.
         member.signal(Signal::STOP);

@@ -10,6 +10,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
+    end_plan::Stage,
     exemptions::Leave,
     member::{Death, Member, Phase},
     task_cgroup::open_leaf,
@@ -26,10 +27,6 @@ use crate::{
         runtime::tracked::Root,
     },
 };
-
-/// Limit on kill rounds. Each kill is followed by another scan; only what a member in uninterruptible sleep starts later needs
-/// more than one. Each tree has its own rounds: a fork storm must not use up those of another tree.
-const KILL_ROUNDS: u32 = 10;
 
 /// What a call acts for, and which processes it must not signal.
 #[derive(Clone)]
@@ -117,18 +114,9 @@ pub(super) struct Work {
     pub(super) unlisted: Vec<Pid>,
     /// The last scan saw a member that was gone before it could be pinned.
     pub(super) vanished: bool,
-    /// When its end began: its grace counts from here at the earliest.
-    pub(super) began: Instant,
+    pub(super) stage: Stage,
     /// Since when nothing is left to do for it, where the scans since then have not shown that these were all.
     pub(super) closing: Option<Instant>,
-    /// Its grace is over.
-    pub(super) expired: bool,
-    /// The members other than the root are not asked to end yet.
-    pub(super) waits_for_root: bool,
-    /// It was interrupted in its grace: nothing more is done to it.
-    pub(super) interrupted: bool,
-    /// How often it was frozen and killed.
-    pub(super) kills: u32,
     pub(super) leave: Leave,
     /// The keeper of the tree, while it lives.
     pub(super) keeper: Option<Pinned>,
@@ -165,12 +153,8 @@ impl Work {
             unknown: Vec::new(),
             unlisted: Vec::new(),
             vanished: false,
-            began: Instant::now(),
+            stage: Stage::first(),
             closing: None,
-            expired: false,
-            waits_for_root: false,
-            interrupted: false,
-            kills: 0,
             leave,
             keeper: None,
             exempted: HashSet::new(),
@@ -258,9 +242,9 @@ impl Work {
         self.members.iter().any(Member::can_be_ended)
     }
 
-    /// Whether its grace is over, a member was not killed yet, and rounds are left to do so.
+    /// Whether the last grace is over, a member was not killed yet, and rounds are left to do so.
     pub(super) fn must_be_killed(&self) -> bool {
-        self.expired && self.kills < KILL_ROUNDS && self.has_unkilled()
+        self.stage.may_kill() && self.has_unkilled()
     }
 
     fn has_unkilled(&self) -> bool {
@@ -269,18 +253,23 @@ impl Work {
 
     /// Whether something is left to do for it: to request an end, to wait or to kill.
     pub(super) fn goes_on(&self) -> bool {
-        if self.interrupted {
-            false
-        } else if self.expired {
-            self.must_be_killed()
-        } else {
-            self.is_pending()
+        match self.stage {
+            Stage::Asking { .. } => self.is_pending(),
+            Stage::Killing { .. } => self.must_be_killed(),
+            Stage::Interrupted => false,
         }
+    }
+
+    /// Whether it is asked to end, and a member may still do so.
+    pub(super) fn is_in_grace(&self) -> bool {
+        matches!(self.stage, Stage::Asking { .. }) && self.is_pending()
     }
 
     /// Interrupts its end, unless its grace is over.
     pub(super) fn interrupt(&mut self) {
-        self.interrupted |= !self.expired && self.is_pending();
+        if self.is_in_grace() {
+            self.stage = Stage::Interrupted;
+        }
     }
 
     /// Members that live and are not left running on purpose.
@@ -295,9 +284,10 @@ impl Work {
         snapshot: &Snapshot,
         unseen: Option<&str>,
     ) -> TreeEnd {
+        let interrupted = self.stage == Stage::Interrupted;
         let unseen = match unseen {
             Some(why) => Some(format!("the scan for its descendants failed: {why}")),
-            None if self.interrupted => Some("the attempt to end its tree was interrupted".into()),
+            None if interrupted => Some("the attempt to end its tree was interrupted".into()),
             None if self.has_unkilled() || self.vanished => {
                 Some("its tree starts new processes faster than they can be ended".into())
             }
@@ -308,7 +298,7 @@ impl Work {
             .map(|member| member.conclude(world.proc, snapshot))
             .collect();
         let suspects = suspected(world, self.suspects, self.root.arguments);
-        let Self { root, unknown, interrupted, .. } = self;
+        let Self { root, unknown, .. } = self;
         TreeEnd { root, members, suspects, unknown, unseen, outlived, interrupted }
     }
 }
