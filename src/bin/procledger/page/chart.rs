@@ -9,8 +9,8 @@ use chrono::{DateTime, Months, NaiveDateTime, Utc};
 use procledger::{LeakGroup, Millis};
 
 use super::{
-    spell::{Figure, counted, thousands},
-    step::Step,
+    format::{Figure, counted, thousands},
+    time_bucket::TimeBucket,
 };
 
 const WIDTH: f64 = 1000.0;
@@ -67,17 +67,21 @@ struct Sum {
 /// Returns the charts of leaks, process-hours and memory, from `since` or the oldest leak, whichever is earlier, until now. The
 /// groups are by hour.
 pub(super) fn charts(by_hour: &[LeakGroup], since: Option<Millis>, now: Millis) -> Vec<Chart> {
-    let Some((step, slots)) = slots(by_hour, since, now) else { return Vec::new() };
-    vec![leaks(step, &slots), hours(step, &slots), memory(step, &slots)]
+    let Some((bucket, slots)) = slots(by_hour, since, now) else { return Vec::new() };
+    vec![leaks(bucket, &slots), hours(bucket, &slots), memory(bucket, &slots)]
 }
 
 fn calendar(time: Millis) -> Option<NaiveDateTime> {
     DateTime::<Utc>::from_timestamp_millis(time.0).map(|time| time.naive_utc())
 }
 
-/// Returns the finest step that needs at most [`MOST_SLOTS`] slots, and the sums of all slots, including empty ones. A time
+/// Returns the finest bucket that needs at most [`MOST_SLOTS`] slots, and the sums of all slots, including empty ones. A time
 /// that the calendar cannot represent is in no slot.
-fn slots(groups: &[LeakGroup], since: Option<Millis>, now: Millis) -> Option<(Step, Vec<Sum>)> {
+fn slots(
+    groups: &[LeakGroup],
+    since: Option<Millis>,
+    now: Millis,
+) -> Option<(TimeBucket, Vec<Sum>)> {
     let found: Vec<(NaiveDateTime, &LeakGroup)> =
         (groups.iter()).filter_map(|group| Some((calendar(group.last_found_at)?, group))).collect();
     let oldest = found.iter().map(|(time, _)| *time).min()?;
@@ -85,10 +89,11 @@ fn slots(groups: &[LeakGroup], since: Option<Millis>, now: Millis) -> Option<(St
     let first = since.and_then(calendar).map_or(oldest, |since| since.min(oldest));
     // If the clock was set back, leaks may lie in the future.
     let last = calendar(now).map_or(newest, |now| now.max(newest));
-    let (step, mut sums) =
-        Step::ALL.into_iter().find_map(|step| Some((step, empty(step, first, last)?)))?;
+    let (bucket, mut sums) = TimeBucket::ALL
+        .into_iter()
+        .find_map(|bucket| Some((bucket, empty(bucket, first, last)?)))?;
     for (time, group) in found {
-        let start = step.start(time);
+        let start = bucket.start(time);
         if let Some(sum) = sums.iter_mut().find(|sum| sum.start == start) {
             sum.orphans += group.orphans;
             sum.strays += group.strays;
@@ -97,16 +102,18 @@ fn slots(groups: &[LeakGroup], since: Option<Millis>, now: Millis) -> Option<(St
             sum.memory = sum.memory.saturating_add(group.rss_bytes);
         }
     }
-    Some((step, sums))
+    Some((bucket, sums))
 }
 
 /// Returns empty slots, or `None` if there would be too many; with years, returns the last ones instead.
-fn empty(step: Step, first: NaiveDateTime, last: NaiveDateTime) -> Option<Vec<Sum>> {
-    let first = match step {
-        Step::Year => first.max(last.checked_sub_months(Months::new(12 * 100)).unwrap_or(first)),
+fn empty(bucket: TimeBucket, first: NaiveDateTime, last: NaiveDateTime) -> Option<Vec<Sum>> {
+    let first = match bucket {
+        TimeBucket::Year => {
+            first.max(last.checked_sub_months(Months::new(12 * 100)).unwrap_or(first))
+        }
         _ => first,
     };
-    let starts = std::iter::successors(Some(step.start(first)), |start| step.next(*start));
+    let starts = std::iter::successors(Some(bucket.start(first)), |start| bucket.next(*start));
     let sums: Vec<Sum> = starts
         .take_while(|start| *start <= last)
         .take(MOST_SLOTS + 1)
@@ -115,7 +122,7 @@ fn empty(step: Step, first: NaiveDateTime, last: NaiveDateTime) -> Option<Vec<Su
     (sums.len() <= MOST_SLOTS).then_some(sums)
 }
 
-fn leaks(step: Step, sums: &[Sum]) -> Chart {
+fn leaks(bucket: TimeBucket, sums: &[Sum]) -> Chart {
     let parts = |sum: &Sum| {
         vec![("orphans", sum.orphans), ("strays", sum.strays), ("unregistered", sum.unregistered)]
     };
@@ -136,38 +143,38 @@ fn leaks(step: Step, sums: &[Sum]) -> Chart {
     let all: u64 = sums.iter().map(count).sum();
     Chart {
         id: "chart-leaks",
-        name: format!("Leaks in each {}", step.word()),
-        summary: summary(step, sums, &counted(all, "leak", "leaks"), describe, |sum| {
+        name: format!("Leaks in each {}", bucket.word()),
+        summary: summary(bucket, sums, &counted(all, "leak", "leaks"), describe, |sum| {
             count(sum) as f64
         }),
         legend: legend.filter(seen).collect(),
         scale: scale(top, |value| format!("{value:.0}")),
-        times: times(step, sums),
-        slots: draw(step, sums, top, describe, |sum| {
+        times: times(bucket, sums),
+        slots: draw(bucket, sums, top, describe, |sum| {
             parts(sum).into_iter().map(|(kind, count)| (kind, count as f64)).collect()
         }),
     }
 }
 
-fn hours(step: Step, sums: &[Sum]) -> Chart {
+fn hours(bucket: TimeBucket, sums: &[Sum]) -> Chart {
     let top = nice(sums.iter().map(|sum| sum.hours).fold(0.0, f64::max));
     let describe = |sum: &Sum| Figure::hours(sum.hours).shown + " process-hours";
     let all = Figure::hours(sums.iter().map(|sum| sum.hours).sum()).shown + " process-hours";
     Chart {
         id: "chart-hours",
-        name: format!("Process-hours in each {}", step.word()),
-        summary: summary(step, sums, &all, describe, |sum| sum.hours),
+        name: format!("Process-hours in each {}", bucket.word()),
+        summary: summary(bucket, sums, &all, describe, |sum| sum.hours),
         legend: Vec::new(),
         scale: scale(top, |value| {
             let shown = Figure::hours(value).shown;
             shown.strip_suffix(".0").map_or(shown.clone(), ToOwned::to_owned)
         }),
-        times: times(step, sums),
-        slots: draw(step, sums, top, describe, |sum| vec![("plain", sum.hours)]),
+        times: times(bucket, sums),
+        slots: draw(bucket, sums, top, describe, |sum| vec![("plain", sum.hours)]),
     }
 }
 
-fn memory(step: Step, sums: &[Sum]) -> Chart {
+fn memory(bucket: TimeBucket, sums: &[Sum]) -> Chart {
     let most = sums.iter().map(|sum| sum.memory).max().unwrap_or(0);
     // A round number in the unit in which it is shown.
     let unit =
@@ -180,14 +187,14 @@ fn memory(step: Step, sums: &[Sum]) -> Chart {
     let all = sums.iter().fold(0_u64, |all, sum| all.saturating_add(sum.memory));
     Chart {
         id: "chart-memory",
-        name: format!("Memory held in each {}", step.word()),
-        summary: summary(step, sums, &Figure::memory(Some(all)).shown, describe, |sum| {
+        name: format!("Memory held in each {}", bucket.word()),
+        summary: summary(bucket, sums, &Figure::memory(Some(all)).shown, describe, |sum| {
             sum.memory as f64
         }),
         legend: Vec::new(),
         scale: scale(top, size),
-        times: times(step, sums),
-        slots: draw(step, sums, top, describe, |sum| vec![("plain", sum.memory as f64)]),
+        times: times(bucket, sums),
+        slots: draw(bucket, sums, top, describe, |sum| vec![("plain", sum.memory as f64)]),
     }
 }
 
@@ -206,8 +213,8 @@ fn scale(top: f64, shown: impl Fn(f64) -> String) -> Vec<String> {
 }
 
 /// Returns the labels of the first, middle and last slot.
-fn times(step: Step, sums: &[Sum]) -> Vec<String> {
-    let at = |index: usize| sums.get(index).map(|sum| step.label(sum.start));
+fn times(bucket: TimeBucket, sums: &[Sum]) -> Vec<String> {
+    let at = |index: usize| sums.get(index).map(|sum| bucket.label(sum.start));
     let marks: &[usize] = match sums.len() {
         0 | 1 => &[0],
         2 => &[0, 1],
@@ -217,7 +224,7 @@ fn times(step: Step, sums: &[Sum]) -> Vec<String> {
 }
 
 fn summary(
-    step: Step,
+    bucket: TimeBucket,
     sums: &[Sum],
     all: &str,
     describe: impl Fn(&Sum) -> String,
@@ -228,10 +235,10 @@ fn summary(
     match (ends, highest) {
         (Some((first, last)), Some(highest)) => format!(
             "From {} to {} {all} in all; maximum in the {} of {}: {}.",
-            step.label(first.start),
-            step.label(last.start),
-            step.word(),
-            step.label(highest.start),
+            bucket.label(first.start),
+            bucket.label(last.start),
+            bucket.word(),
+            bucket.label(highest.start),
             describe(highest)
         ),
         _ => all.to_owned(),
@@ -239,7 +246,7 @@ fn summary(
 }
 
 fn draw(
-    step: Step,
+    bucket: TimeBucket,
     sums: &[Sum],
     top: f64,
     describe: impl Fn(&Sum) -> String,
@@ -261,7 +268,7 @@ fn draw(
                     Bar { class, x, y: number(y), width: number(bar), height: number(height) }
                 });
             let bars = bars.collect();
-            let title = format!("{}: {}", step.label(sum.start), describe(sum));
+            let title = format!("{}: {}", bucket.label(sum.start), describe(sum));
             Slot { x: number(x), width: number(width), title, bars }
         })
         .collect()
@@ -290,19 +297,19 @@ mod tests {
     }
 
     #[test]
-    fn steps_grow_with_the_window() {
-        for (days, step, count) in [
-            (1, Step::Hour, 25),
-            (7, Step::Day, 8),
-            (90, Step::Day, 91),
-            (365, Step::Week, 53),
+    fn buckets_grow_with_the_window() {
+        for (days, bucket, count) in [
+            (1, TimeBucket::Hour, 25),
+            (7, TimeBucket::Day, 8),
+            (90, TimeBucket::Day, 91),
+            (365, TimeBucket::Week, 53),
             // January 2020 to January 2025, both included; then 1984 to 2025.
-            (5 * 366, Step::Month, 61),
-            (40 * 366, Step::Year, 42),
+            (5 * 366, TimeBucket::Month, 61),
+            (40 * 366, TimeBucket::Year, 42),
         ] {
             let since = Some(Millis(NOW - days * DAY));
             let (found, slots) = slots(&[found(NOW, 1)], since, Millis(NOW)).expect("slots");
-            assert_eq!((found, slots.len()), (step, count), "{days} days");
+            assert_eq!((found, slots.len()), (bucket, count), "{days} days");
         }
     }
 

@@ -5,9 +5,9 @@
 //! therefore unknown when the text was recorded, keeps the browser from running any other script or applying any other style.
 
 mod chart;
+mod format;
 mod report;
 mod rows;
-mod spell;
-mod step;
+mod time_bucket;
 
 pub(crate) use report::{LEAKS_SHOWN, page};

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::{
     chart::{Chart, charts},
+    format::{Figure, Shown, counted, thousands},
     rows::{Group, GroupRow, LeakRow},
-    spell::{Figure, Shown, counted, thousands},
 };
 use crate::{
     exit::{Failure, Result},

@@ -2,7 +2,7 @@
 
 use procledger::{LeakGroup, LeakRecord, Outcome};
 
-use super::spell::{Figure, Shown};
+use super::format::{Figure, Shown};
 use crate::render::{Tense, after, outcome, shell_words};
 
 /// A table of leaks counted by group.

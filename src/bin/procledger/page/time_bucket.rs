@@ -6,7 +6,7 @@ use chrono::{
 
 /// The length of a chart's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum TimeBucket {
     Hour,
     Day,
     Week,
@@ -14,8 +14,8 @@ pub(super) enum Step {
     Year,
 }
 
-impl Step {
-    /// All steps, finest first.
+impl TimeBucket {
+    /// All buckets, finest first.
     pub(super) const ALL: [Self; 5] = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Year];
 
     pub(super) fn word(self) -> &'static str {
@@ -67,20 +67,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_time_lies_in_the_step_that_it_starts() {
+    fn every_time_lies_in_the_bucket_that_it_starts() {
         let time = NaiveDate::from_ymd_opt(2025, 3, 31).and_then(|day| day.and_hms_opt(23, 59, 59));
         let time = time.expect("a time");
-        for (step, start, next) in [
-            (Step::Hour, "31 Mar 23:00", "1 Apr 00:00"),
-            (Step::Day, "31 Mar 2025", "1 Apr 2025"),
-            (Step::Week, "31 Mar 2025", "7 Apr 2025"),
-            (Step::Month, "Mar 2025", "Apr 2025"),
-            (Step::Year, "2025", "2026"),
+        for (bucket, start, next) in [
+            (TimeBucket::Hour, "31 Mar 23:00", "1 Apr 00:00"),
+            (TimeBucket::Day, "31 Mar 2025", "1 Apr 2025"),
+            (TimeBucket::Week, "31 Mar 2025", "7 Apr 2025"),
+            (TimeBucket::Month, "Mar 2025", "Apr 2025"),
+            (TimeBucket::Year, "2025", "2026"),
         ] {
-            let begins = step.start(time);
-            let ends = step.next(begins).expect("a time");
-            assert!(begins <= time && time < ends, "{step:?}");
-            assert_eq!((step.label(begins).as_str(), step.label(ends).as_str()), (start, next));
+            let begins = bucket.start(time);
+            let ends = bucket.next(begins).expect("a time");
+            assert!(begins <= time && time < ends, "{bucket:?}");
+            assert_eq!((bucket.label(begins).as_str(), bucket.label(ends).as_str()), (start, next));
         }
     }
 }
