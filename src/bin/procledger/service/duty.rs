@@ -31,7 +31,7 @@ use rustix::{
 };
 
 use super::{
-    arrivals::add,
+    folder_events::add,
     isolation::shed_inherited,
     link::{Link, Order, Say},
     watched::LEDGERS,

@@ -18,13 +18,13 @@
 //! - [`worker`]: a worker as the supervisor sees it;
 //! - [`lines`]: output of a worker, line by line, within bounds;
 //! - [`watched`]: one ledger or folder: watched, or waiting after a failure;
-//! - [`arrivals`]: one inotify instance for all folders of the supervisor's own user;
+//! - [`folder_events`]: one inotify instance for all folders of the supervisor's own user;
 //! - [`supervisor`]: all of them;
 //! - [`scrape`]: metrics of many ledgers, each read by a short-lived worker;
 //! - [`http`]: serves them.
 
-mod arrivals;
 mod duty;
+mod folder_events;
 mod http;
 mod isolation;
 mod lines;

@@ -15,7 +15,7 @@ use rustix::{
 };
 
 use super::{
-    arrivals::{Arrival, Arrivals},
+    folder_events::{FolderEvent, FolderEvents},
     http::{Ledgers, serve},
     link::Order,
     scrape::Scraper,
@@ -64,10 +64,20 @@ pub(crate) fn supervise(
     let ledgers = named.iter().map(ledger).collect();
     let folders = folders.into_iter().collect::<BTreeSet<_>>();
     let folders = folders.into_iter().map(Watched::folder).collect();
-    let (arrivals, notify) = (Arrivals::new(), Notify::from_environment());
+    let (folder_events, notify) = (FolderEvents::new(), Notify::from_environment());
     let last_look = Instant::now();
-    Supervisor { named, folders, ledgers, signals, arrivals, notify, arguments, last_look, served }
-        .run()
+    Supervisor {
+        named,
+        folders,
+        ledgers,
+        signals,
+        folder_events,
+        notify,
+        arguments,
+        last_look,
+        served,
+    }
+    .run()
 }
 
 struct Supervisor {
@@ -75,7 +85,7 @@ struct Supervisor {
     folders: Vec<Watched>,
     ledgers: BTreeMap<PathBuf, Watched>,
     signals: Signals,
-    arrivals: Arrivals,
+    folder_events: FolderEvents,
     notify: Notify,
     arguments: Vec<String>,
     /// When workers without events were last ordered to check.
@@ -113,7 +123,7 @@ impl Supervisor {
                     return true;
                 }
                 left -= 1;
-                watched.start(&self.arguments, self.arrivals.copy());
+                watched.start(&self.arguments, self.folder_events.copy());
             }
         }
         false
@@ -181,7 +191,7 @@ impl Supervisor {
 
     fn wait(&self, limit: Duration) -> Result<()> {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        fds.extend(self.arrivals.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        fds.extend(self.folder_events.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let all = self.folders.iter().chain(self.ledgers.values());
         let workers: Vec<_> = all.flat_map(Watched::descriptors).collect();
         fds.extend(workers.iter().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
@@ -201,14 +211,14 @@ impl Supervisor {
                 return true;
             }
         }
-        for arrival in self.arrivals.read() {
-            self.pass_on(&arrival);
+        for event in self.folder_events.read() {
+            self.pass_on(&event);
         }
         self.look_without_events();
         is_asked(&self.signals)
     }
 
-    fn pass_on(&mut self, Arrival { watch, name }: &Arrival) {
+    fn pass_on(&mut self, FolderEvent { watch, name }: &FolderEvent) {
         for folder in self.folders.iter_mut().filter(|it| watch.is_none() || it.watch == *watch) {
             if name.as_ref().is_none_or(|name| name.as_bytes().ends_with(b".db")) {
                 folder.order(&Order::Look);
@@ -237,12 +247,12 @@ impl Supervisor {
         let Some(error) = all.find_map(|it| it.without_watch) else {
             // Not if all of them are between two workers.
             if self.folders.iter().chain(self.ledgers.values()).any(|it| it.watch.is_some()) {
-                self.arrivals.recover();
+                self.folder_events.recover();
             }
             return;
         };
-        self.arrivals.complain(Errno::from_raw_os_error(error));
-        let is_to_be_tried = self.arrivals.is_to_be_tried();
+        self.folder_events.complain(Errno::from_raw_os_error(error));
+        let is_to_be_tried = self.folder_events.is_to_be_tried();
         let is_time = self.last_look.elapsed() >= LOOK_WITHOUT_EVENTS;
         if is_time {
             self.last_look = Instant::now();
@@ -252,7 +262,7 @@ impl Supervisor {
                 continue;
             }
             if is_to_be_tried {
-                it.order(&Order::Inotify(self.arrivals.copy()));
+                it.order(&Order::Inotify(self.folder_events.copy()));
             }
             if is_time {
                 it.order(&Order::Look);

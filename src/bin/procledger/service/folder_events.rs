@@ -27,28 +27,28 @@ const EVENTS: usize = 4096;
 
 /// A file was created or removed in the folder of this watch; without a name, everything there has to be checked.
 #[derive(Debug)]
-pub(super) struct Arrival {
+pub(super) struct FolderEvent {
     /// `None` if events were lost: it may have been any watch.
     pub(super) watch: Option<i32>,
     pub(super) name: Option<OsString>,
 }
 
 #[derive(Debug)]
-pub(super) struct Arrivals {
+pub(super) struct FolderEvents {
     instance: Result<OwnedFd, Errno>,
     tried: Instant,
     /// Whether it was reported that folders are checked each second instead.
     has_complained: bool,
 }
 
-impl Arrivals {
+impl FolderEvents {
     pub(super) fn new() -> Self {
         let (instance, tried) = (instance(), Instant::now());
-        let mut arrivals = Self { instance, tried, has_complained: false };
-        if let Err(error) = arrivals.instance {
-            arrivals.complain(error);
+        let mut folder_events = Self { instance, tried, has_complained: false };
+        if let Err(error) = folder_events.instance {
+            folder_events.complain(error);
         }
-        arrivals
+        folder_events
     }
 
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -95,12 +95,12 @@ impl Arrivals {
     }
 
     /// Reads some of the events, without waiting.
-    pub(super) fn read(&self) -> Vec<Arrival> {
-        let mut arrivals = Vec::new();
-        let Some(fd) = self.fd() else { return arrivals };
+    pub(super) fn read(&self) -> Vec<FolderEvent> {
+        let mut folder_events = Vec::new();
+        let Some(fd) = self.fd() else { return folder_events };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(fd, &mut buffer);
-        while arrivals.len() < EVENTS
+        while folder_events.len() < EVENTS
             && let Ok(event) = events.next()
         {
             // Only the closing of a lock counts, since an exec closes it. Every user of a ledger closes the ledger as well.
@@ -110,12 +110,12 @@ impl Arrivals {
             }
             let is_lost = event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
             let name = event.file_name().map(CStr::to_bytes);
-            arrivals.push(Arrival {
+            folder_events.push(FolderEvent {
                 watch: (!is_lost).then(|| event.wd()),
                 name: name.map(|name| OsStr::from_bytes(name).to_owned()),
             });
         }
-        arrivals
+        folder_events
     }
 }
 
