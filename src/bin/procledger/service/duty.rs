@@ -34,7 +34,7 @@ use super::{
     folder_events::add,
     isolation::shed_inherited,
     link::{Link, Order, Say},
-    watched::LEDGERS,
+    target::LEDGERS,
 };
 use crate::{
     exit::{Exit, Failure, Result},

@@ -17,7 +17,7 @@
 //! - [`duty`]: the worker's own side;
 //! - [`worker`]: a worker as the supervisor sees it;
 //! - [`lines`]: output of a worker, line by line, within bounds;
-//! - [`watched`]: one ledger or folder: watched, or waiting after a failure;
+//! - [`target`]: one ledger or folder: watched, or waiting after a failure;
 //! - [`folder_events`]: one inotify instance for all folders of the supervisor's own user;
 //! - [`supervisor`]: all of them;
 //! - [`scrape`]: metrics of many ledgers, each read by a short-lived worker;
@@ -31,7 +31,7 @@ mod lines;
 mod link;
 mod scrape;
 mod supervisor;
-mod watched;
+mod target;
 mod worker;
 
 pub(crate) use duty::{Duty, Post, serve_folder};

@@ -19,7 +19,7 @@ use super::{
     http::{Ledgers, serve},
     link::Order,
     scrape::Scraper,
-    watched::Watched,
+    target::Target,
 };
 use crate::{
     exit::{Exit, Failure, Result},
@@ -60,10 +60,10 @@ pub(crate) fn supervise(
         serve(address, Arc::clone(&served), scraper)?;
     }
     let named: BTreeSet<PathBuf> = named.into_iter().collect();
-    let ledger = |path: &PathBuf| (path.clone(), Watched::ledger(path.clone()));
+    let ledger = |path: &PathBuf| (path.clone(), Target::ledger(path.clone()));
     let ledgers = named.iter().map(ledger).collect();
     let folders = folders.into_iter().collect::<BTreeSet<_>>();
-    let folders = folders.into_iter().map(Watched::folder).collect();
+    let folders = folders.into_iter().map(Target::folder).collect();
     let (folder_events, notify) = (FolderEvents::new(), Notify::from_environment());
     let last_look = Instant::now();
     Supervisor {
@@ -82,8 +82,8 @@ pub(crate) fn supervise(
 
 struct Supervisor {
     named: BTreeSet<PathBuf>,
-    folders: Vec<Watched>,
-    ledgers: BTreeMap<PathBuf, Watched>,
+    folders: Vec<Target>,
+    ledgers: BTreeMap<PathBuf, Target>,
     signals: Signals,
     folder_events: FolderEvents,
     notify: Notify,
@@ -108,7 +108,7 @@ impl Supervisor {
         }
     }
 
-    fn all(&mut self) -> impl Iterator<Item = &mut Watched> {
+    fn all(&mut self) -> impl Iterator<Item = &mut Target> {
         self.folders.iter_mut().chain(self.ledgers.values_mut())
     }
 
@@ -116,14 +116,14 @@ impl Supervisor {
     fn advance(&mut self) -> bool {
         let starting = self.all().filter(|it| it.is_starting()).count();
         let mut left = STARTS.saturating_sub(starting);
-        for watched in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
-            watched.advance();
-            if watched.is_due() {
+        for target in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
+            target.advance();
+            if target.is_due() {
                 if left == 0 {
                     return true;
                 }
                 left -= 1;
-                watched.start(&self.arguments, self.folder_events.copy());
+                target.start(&self.arguments, self.folder_events.copy());
             }
         }
         false
@@ -132,7 +132,7 @@ impl Supervisor {
     /// Adds new ledgers of the folders, and removes those that are gone.
     fn pick_up(&mut self) {
         let mut there: BTreeSet<PathBuf> =
-            self.folders.iter().flat_map(Watched::ledgers).cloned().collect();
+            self.folders.iter().flat_map(Target::ledgers).cloned().collect();
         self.ledgers.retain(|path, ledger| {
             let is_wanted = there.contains(path) || self.named.contains(path);
             // A ledger that vanished while it was open is reported by its worker first.
@@ -142,7 +142,7 @@ impl Supervisor {
             is_wanted || ledger.is_running()
         });
         there.retain(|path| !self.ledgers.contains_key(path));
-        self.ledgers.extend(there.into_iter().map(|path| (path.clone(), Watched::ledger(path))));
+        self.ledgers.extend(there.into_iter().map(|path| (path.clone(), Target::ledger(path))));
         let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         if !served.iter().eq(self.ledgers.keys()) {
             *served = self.ledgers.keys().cloned().collect();
@@ -170,7 +170,7 @@ impl Supervisor {
             troubles.push(format!("; and {left_out} more"));
         }
         let status = format!("watching {watched} of {all} ledgers{}", troubles.concat());
-        if self.folders.iter().chain(self.ledgers.values()).all(Watched::is_settled) {
+        if self.folders.iter().chain(self.ledgers.values()).all(Target::is_settled) {
             self.notify.ready(&status);
         } else {
             self.notify.status(&status);
@@ -184,7 +184,7 @@ impl Supervisor {
             .folders
             .iter()
             .chain(self.ledgers.values())
-            .any(|watched| watched.without_watch.is_some());
+            .any(|target| target.without_watch.is_some());
         let limit = if needs_looks { LOOK_WITHOUT_EVENTS } else { LOOK_AGAIN };
         self.notify.interval().map_or(limit, |interval| interval.min(limit))
     }
@@ -193,7 +193,7 @@ impl Supervisor {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         fds.extend(self.folder_events.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let all = self.folders.iter().chain(self.ledgers.values());
-        let workers: Vec<_> = all.flat_map(Watched::descriptors).collect();
+        let workers: Vec<_> = all.flat_map(Target::descriptors).collect();
         fds.extend(workers.iter().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
         poll_within(&mut fds, Some(limit))
             .map(drop)
@@ -204,8 +204,8 @@ impl Supervisor {
     /// come before events, so that a watch descriptor is known before its events are read.
     fn hear(&mut self) -> bool {
         let is_asked = |signals: &Signals| signals.pending().is_ok_and(|signal| signal.is_some());
-        for watched in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
-            watched.hear();
+        for target in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
+            target.hear();
             // React to a signal however much all of them print.
             if is_asked(&self.signals) {
                 return true;
@@ -275,10 +275,10 @@ impl Supervisor {
     fn stop(&mut self) -> Result<()> {
         self.notify.stopping();
         // 1. Ask.
-        self.all().for_each(Watched::stop);
+        self.all().for_each(Target::stop);
         self.wait_for_the_last(STOP_LIMIT)?;
         // 2. Kill.
-        self.all().for_each(Watched::kill_now);
+        self.all().for_each(Target::kill_now);
         self.wait_for_the_last(DEATH_LIMIT)?;
         // 3. Leave workers that hang in the kernel: the signal is pending already.
         for it in self.folders.iter().chain(self.ledgers.values()).filter(|it| it.is_running()) {

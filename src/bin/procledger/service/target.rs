@@ -57,7 +57,7 @@ enum Kind {
 }
 
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct Target {
     path: PathBuf,
     kind: Kind,
     state: State,
@@ -78,7 +78,7 @@ pub(super) struct Watched {
     pub(super) without_watch: Option<i32>,
 }
 
-impl Watched {
+impl Target {
     pub(super) fn ledger(path: PathBuf) -> Self {
         Self::new(path, Kind::Ledger)
     }
@@ -232,7 +232,7 @@ impl Watched {
             self.kill("its worker printed too much (16 MiB at once, or more than 64 KiB a second over a longer time): it is killed and replaced");
         }
         if let Some(status) = ended {
-            self.bury(&status.to_string(), is_old);
+            self.handle_exit(&status.to_string(), is_old);
         }
     }
 
@@ -281,7 +281,7 @@ impl Watched {
     }
 
     /// Handles the death of the worker.
-    fn bury(&mut self, status: &str, is_old: bool) {
+    fn handle_exit(&mut self, status: &str, is_old: bool) {
         // A worker that has failed, and waited, ended because the file changed or another worker may try again.
         let has_waited = self.failed_at.is_some();
         let is_expected = has_waited || matches!(self.state, State::Ending { .. });
