@@ -13,8 +13,8 @@
 //! worker's output is untrusted: it is escaped, cut, bounded, and passed on with the ledger's name before it.
 //!
 //! - [`isolation`]: what a worker gives up before anything else;
-//! - [`link`]: the messages between the two;
-//! - [`duty`]: the worker's own side;
+//! - [`messages`]: the messages between the two;
+//! - [`worker_side`]: the worker's own side;
 //! - [`worker`]: a worker as the supervisor sees it;
 //! - [`lines`]: output of a worker, line by line, within bounds;
 //! - [`target`]: one ledger or folder: watched, or waiting after a failure;
@@ -23,19 +23,19 @@
 //! - [`scrape`]: metrics of many ledgers, each read by a short-lived worker;
 //! - [`http`]: serves them.
 
-mod duty;
 mod folder_events;
 mod http;
 mod isolation;
 mod lines;
-mod link;
+mod messages;
 mod scrape;
 mod supervisor;
 mod target;
 mod worker;
+mod worker_side;
 
-pub(crate) use duty::{Duty, Post, serve_folder};
 pub(crate) use http::{Ledgers, address, serve};
 pub(crate) use isolation::shed_inherited;
 pub(crate) use scrape::{Scraper, absolute};
 pub(crate) use supervisor::supervise;
+pub(crate) use worker_side::{Duty, Post, serve_folder};

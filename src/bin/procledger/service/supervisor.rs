@@ -17,7 +17,7 @@ use rustix::{
 use super::{
     folder_events::{FolderEvent, FolderEvents},
     http::{Ledgers, serve},
-    link::Order,
+    messages::Order,
     scrape::Scraper,
     target::Target,
 };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    link::{Order, Say},
+    messages::{Order, Report},
     worker::{Duty, News, Phase, Worker},
 };
 use crate::{
@@ -203,14 +203,14 @@ impl Target {
             State::Resting { .. } => return,
         };
         let before = worker.phase();
-        let News { done, complaints, said, is_too_much, ended } = worker.news();
+        let News { done, complaints, reports, is_too_much, ended } = worker.news();
         let (phase, works, is_old) = (worker.phase(), worker.works(), worker.age() > LONG);
         for line in done {
             output::print_aside(&framed(&self.path, &line));
         }
         self.complaints.extend(complaints);
-        for say in said {
-            self.note(&say);
+        for report in reports {
+            self.note(&report);
         }
         if works && !is_ending {
             (self.failure, self.has_reported_missing) = (None, false);
@@ -236,9 +236,9 @@ impl Target {
         }
     }
 
-    fn note(&mut self, say: &Say) {
-        match say {
-            Say::Missing if !self.has_reported_missing => {
+    fn note(&mut self, report: &Report) {
+        match report {
+            Report::Missing if !self.has_reported_missing => {
                 self.has_reported_missing = true;
                 (self.failure, self.rest) = (None, REST);
                 self.complain(match self.kind {
@@ -248,25 +248,25 @@ impl Target {
                     }
                 });
             }
-            Say::Failed => self.failed_at = Some(Instant::now()),
-            Say::Watch(watch) => (self.watch, self.without_watch) = (Some(*watch), None),
-            Say::NoWatch(errno) => (self.watch, self.without_watch) = (None, Some(*errno)),
-            Say::ListBegins | Say::Name(_) | Say::ListEnds(_) => self.list(say),
+            Report::Failed => self.failed_at = Some(Instant::now()),
+            Report::Watch(watch) => (self.watch, self.without_watch) = (Some(*watch), None),
+            Report::NoWatch(errno) => (self.watch, self.without_watch) = (None, Some(*errno)),
+            Report::ListBegins | Report::Name(_) | Report::ListEnds(_) => self.list(report),
             _ => {}
         }
         // Events that arrived before the watch descriptor was known here were not passed on.
-        if matches!(say, Say::Watch(_)) {
+        if matches!(report, Report::Watch(_)) {
             self.order(&Order::Look);
         }
     }
 
-    fn list(&mut self, say: &Say) {
+    fn list(&mut self, report: &Report) {
         let Kind::Folder { incoming, ledgers, left_out } = &mut self.kind else { return };
-        match say {
-            Say::Name(name) if incoming.len() < LEDGERS => {
+        match report {
+            Report::Name(name) if incoming.len() < LEDGERS => {
                 incoming.insert(self.path.join(name));
             }
-            Say::ListEnds(now_left_out) => {
+            Report::ListEnds(now_left_out) => {
                 *ledgers = std::mem::take(incoming);
                 let is_news = *now_left_out > 0 && *left_out == 0;
                 *left_out = *now_left_out;

@@ -15,7 +15,7 @@ use std::{
 use super::{
     isolation::ENVIRONMENT,
     lines::{Allowance, Lines},
-    link::{Heard, Link, Order, Say, pair},
+    messages::{Connection, Order, Received, Report, pair},
 };
 use crate::pin::Pin;
 
@@ -58,7 +58,7 @@ pub(super) struct News {
     /// Lines from stderr.
     pub(super) complaints: Vec<String>,
     /// Messages about its folder and its watch.
-    pub(super) said: Vec<Say>,
+    pub(super) reports: Vec<Report>,
     /// Whether it printed more than a worker may.
     pub(super) is_too_much: bool,
     /// Its exit status, once it has ended.
@@ -73,7 +73,7 @@ pub(super) struct Worker {
     err: Lines<ChildStderr>,
     allowance: Allowance,
     /// `None` once it was ordered to stop.
-    link: Option<Link>,
+    link: Option<Connection>,
     /// Whether an order did not fit into the link: it has to check everything.
     owes_look: bool,
     started: Instant,
@@ -177,7 +177,7 @@ impl Worker {
     pub(super) fn news(&mut self) -> News {
         // Query the status before the pipes are read: if it is dead, its output is complete.
         let ended = self.child.try_wait().unwrap_or_default();
-        let said = self.hear();
+        let reports = self.hear();
         let (done, complaints) = if ended.is_some() {
             (self.out.read_the_last(), self.err.read_the_last())
         } else {
@@ -186,20 +186,20 @@ impl Worker {
         let now = Instant::now();
         let is_covered =
             self.allowance.covers(&done, now) & self.allowance.covers(&complaints, now);
-        News { done, complaints, said, is_too_much: !is_covered, ended }
+        News { done, complaints, reports, is_too_much: !is_covered, ended }
     }
 
-    fn hear(&mut self) -> Vec<Say> {
-        let mut said = Vec::new();
+    fn hear(&mut self) -> Vec<Report> {
+        let mut reports = Vec::new();
         for _ in 0..MESSAGES {
             let Some(link) = &self.link else { break };
-            match link.heard() {
-                Ok(Heard::Said(say)) => {
-                    self.advance(&say);
-                    said.push(say);
+            match link.receive_report() {
+                Ok(Received::Message(report)) => {
+                    self.advance(&report);
+                    reports.push(report);
                 }
-                Ok(Heard::Unknown) => {}
-                Ok(Heard::Nothing) => break,
+                Ok(Received::Unknown) => {}
+                Ok(Received::Nothing) => break,
                 // It is ending: there is nothing more to receive, and no reason to poll this again.
                 Err(error) => {
                     debug_assert_ne!(error.kind(), ErrorKind::WouldBlock);
@@ -207,17 +207,19 @@ impl Worker {
                 }
             }
         }
-        said
+        reports
     }
 
-    fn advance(&mut self, say: &Say) {
-        self.phase = match say {
-            Say::Found => Phase::Opening,
-            Say::Missing => Phase::Missing,
-            Say::Looked | Say::ListEnds(_) => Phase::Settled,
-            Say::BeginsPass => Phase::InPass,
-            Say::Failed => Phase::Failed,
-            Say::Watch(_) | Say::NoWatch(_) | Say::ListBegins | Say::Name(_) => self.phase,
+    fn advance(&mut self, report: &Report) {
+        self.phase = match report {
+            Report::Found => Phase::Opening,
+            Report::Missing => Phase::Missing,
+            Report::Looked | Report::ListEnds(_) => Phase::Settled,
+            Report::BeginsPass => Phase::InPass,
+            Report::Failed => Phase::Failed,
+            Report::Watch(_) | Report::NoWatch(_) | Report::ListBegins | Report::Name(_) => {
+                self.phase
+            }
         };
         self.has_looked |= self.phase == Phase::Settled;
         self.last_sign = Instant::now();

@@ -33,7 +33,7 @@ use rustix::{
 use super::{
     folder_events::add,
     isolation::shed_inherited,
-    link::{Link, Order, Say},
+    messages::{Connection, Order, Report},
     target::LEDGERS,
 };
 use crate::{
@@ -55,7 +55,7 @@ const LOOK_FOR_CHANGE: Duration = Duration::from_millis(500);
 /// What a worker received from its supervisor.
 #[derive(Debug)]
 pub(crate) struct Duty {
-    link: Arc<Link>,
+    link: Arc<Connection>,
     events: Events,
 }
 
@@ -79,7 +79,7 @@ struct Watch {
 impl Watch {
     /// Watches the folder, also if another one is in its place now. Returns `false` if another user than root could fill
     /// the queue of root's instance there: the worker then needs one of its own.
-    fn refresh(&mut self, link: &Link, folder: &Path) -> bool {
+    fn refresh(&mut self, link: &Connection, folder: &Path) -> bool {
         let Ok(found) = fs::metadata(folder) else { return true };
         if geteuid().is_root() && (found.uid() != 0 || found.mode() & 0o022 != 0) {
             return false;
@@ -91,9 +91,9 @@ impl Watch {
         let watch = self.inotify.as_ref().ok_or(Errno::MFILE).and_then(|it| add(it, folder));
         self.of = watch.is_ok().then_some(id);
         // If the supervisor is gone, the next order is to stop.
-        let _ = link.say(&match watch {
-            Ok(watch) => Say::Watch(watch),
-            Err(error) => Say::NoWatch(error.raw_os_error()),
+        let _ = link.report(&match watch {
+            Ok(watch) => Report::Watch(watch),
+            Err(error) => Report::NoWatch(error.raw_os_error()),
         });
         true
     }
@@ -110,7 +110,7 @@ impl Duty {
     pub(crate) fn take_on() -> Result<Self> {
         let failed = |error: io::Error| Failure::because("failed to begin as a worker", &error);
         shed_inherited()?;
-        let link = Link::of_worker().map_err(failed)?;
+        let link = Connection::of_worker().map_err(failed)?;
         let Some(Order::Inotify(inotify)) = link.next_order() else {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         };
@@ -133,7 +133,7 @@ impl Duty {
             }
             let is_missing = found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
             // Any other error is reported when the ledger is opened.
-            self.say(&if is_missing { Say::Missing } else { Say::Found })?;
+            self.report(&if is_missing { Report::Missing } else { Report::Found })?;
             if !is_missing {
                 return Ok(true);
             }
@@ -151,9 +151,9 @@ impl Duty {
         }
     }
 
-    fn say(&self, say: &Say) -> Result<()> {
+    fn report(&self, report: &Report) -> Result<()> {
         self.link
-            .say(say)
+            .report(report)
             .map_err(|error| Failure::because("failed to reach the supervisor", &error))
     }
 
@@ -233,7 +233,7 @@ fn write_name(sink: &OwnedFd, name: &[u8]) -> Result<usize, Errno> {
 /// The worker's connection to the supervisor while it works.
 #[derive(Debug)]
 pub(crate) struct Post {
-    link: Arc<Link>,
+    link: Arc<Connection>,
     /// Names of files that appear in the folder, if the supervisor reports them.
     pub(crate) names: Option<OwnedFd>,
 }
@@ -245,7 +245,7 @@ impl Post {
     ///
     /// Fails once the supervisor is gone.
     pub(crate) fn looked(&self) -> io::Result<()> {
-        self.link.say(&Say::Looked)
+        self.link.report(&Report::Looked)
     }
 
     /// Reports the start of a pass, which may take long.
@@ -254,13 +254,13 @@ impl Post {
     ///
     /// Fails once the supervisor is gone.
     pub(crate) fn begins_pass(&self) -> io::Result<()> {
-        self.link.say(&Say::BeginsPass)
+        self.link.report(&Report::BeginsPass)
     }
 
     /// Reports that the work cannot be done, and waits until the file at `path` has changed, or the supervisor ends this worker
     /// to let another one try. The worker checks the file, since the supervisor would hang on a dead mount.
     pub(crate) fn wait_for_change(&self, path: &Path, stop: &OwnedFd) {
-        let _ = self.link.say(&Say::Failed);
+        let _ = self.link.report(&Report::Failed);
         let before = mark(path);
         let mut fds = [PollFd::new(stop, PollFlags::IN)];
         loop {
@@ -297,14 +297,14 @@ pub(crate) fn serve_folder(folder: &Path) -> Result<Exit> {
             Err(error) => return fail_to_list(duty, folder, &error),
         };
         if last.as_ref() != Some(&found) {
-            duty.say(&Say::ListBegins)?;
+            duty.report(&Report::ListBegins)?;
             for name in &found.0 {
-                duty.say(&Say::Name(name.clone()))?;
+                duty.report(&Report::Name(name.clone()))?;
             }
-            duty.say(&Say::ListEnds(found.1))?;
+            duty.report(&Report::ListEnds(found.1))?;
             last = Some(found);
         }
-        duty.say(&if is_missing { Say::Missing } else { Say::Looked })?;
+        duty.report(&if is_missing { Report::Missing } else { Report::Looked })?;
         if let Woken::Stop = duty.wait(signals)? {
             return Ok(Exit::DONE);
         }

@@ -26,7 +26,7 @@ const LONGEST: usize = 512;
 
 /// A message of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Say {
+pub(super) enum Report {
     /// The path to watch was checked and exists: its device answers.
     Found,
     /// The path does not exist. Shows that the worker is alive.
@@ -61,23 +61,23 @@ pub(super) enum Order {
 }
 
 /// Creates both ends: the supervisor's, and the worker's.
-pub(super) fn pair() -> io::Result<(Link, OwnedFd)> {
+pub(super) fn pair() -> io::Result<(Connection, OwnedFd)> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    Ok((Link(ours), theirs))
+    Ok((Connection(ours), theirs))
 }
 
 /// One end of the connection.
 #[derive(Debug)]
-pub(super) struct Link(OwnedFd);
+pub(super) struct Connection(OwnedFd);
 
-impl AsFd for Link {
+impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl Link {
+impl Connection {
     /// Returns the worker's end: its standard input, which must be a packet socket.
     pub(super) fn of_worker() -> io::Result<Self> {
         let stdin = io::stdin().as_fd().try_clone_to_owned()?;
@@ -93,12 +93,12 @@ impl Link {
     /// # Errors
     ///
     /// Fails once the supervisor is gone.
-    pub(super) fn say(&self, say: &Say) -> io::Result<()> {
-        let wait = match say {
-            Say::Missing | Say::Looked | Say::BeginsPass => SendFlags::DONTWAIT,
+    pub(super) fn report(&self, report: &Report) -> io::Result<()> {
+        let wait = match report {
+            Report::Missing | Report::Looked | Report::BeginsPass => SendFlags::DONTWAIT,
             _ => SendFlags::empty(),
         };
-        match self.send(&encode(say), None, wait) {
+        match self.send(&encode(report), None, wait) {
             Ok(()) | Err(Errno::AGAIN) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -109,11 +109,11 @@ impl Link {
     /// # Errors
     ///
     /// Fails once the worker has closed its end.
-    pub(super) fn heard(&self) -> io::Result<Heard> {
+    pub(super) fn receive_report(&self) -> io::Result<Received> {
         match self.receive(RecvFlags::DONTWAIT) {
             Ok((bytes, _)) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok((bytes, _)) => Ok(decode(&bytes).map_or(Heard::Unknown, Heard::Said)),
-            Err(Errno::AGAIN) => Ok(Heard::Nothing),
+            Ok((bytes, _)) => Ok(decode(&bytes).map_or(Received::Unknown, Received::Message)),
+            Err(Errno::AGAIN) => Ok(Received::Nothing),
             Err(error) => Err(error.into()),
         }
     }
@@ -184,10 +184,10 @@ impl Link {
     }
 }
 
-/// The result of [`Link::heard`].
+/// The result of [`Connection::receive_report`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    Said(Say),
+pub(super) enum Received {
+    Message(Report),
     /// A message that is not known.
     Unknown,
     Nothing,
@@ -197,35 +197,35 @@ fn message(letter: u8, rest: &[u8]) -> Vec<u8> {
     [&[letter][..], rest].concat()
 }
 
-fn encode(say: &Say) -> Vec<u8> {
-    match say {
-        Say::Found => message(b'f', b""),
-        Say::Missing => message(b'?', b""),
-        Say::Looked => message(b'.', b""),
-        Say::BeginsPass => message(b'p', b""),
-        Say::Failed => message(b'!', b""),
-        Say::Watch(watch) => message(b'w', &watch.to_ne_bytes()),
-        Say::NoWatch(errno) => message(b'x', &errno.to_ne_bytes()),
-        Say::ListBegins => message(b'[', b""),
-        Say::Name(name) => message(b'+', name.as_bytes()),
-        Say::ListEnds(missing) => message(b']', &missing.to_ne_bytes()),
+fn encode(report: &Report) -> Vec<u8> {
+    match report {
+        Report::Found => message(b'f', b""),
+        Report::Missing => message(b'?', b""),
+        Report::Looked => message(b'.', b""),
+        Report::BeginsPass => message(b'p', b""),
+        Report::Failed => message(b'!', b""),
+        Report::Watch(watch) => message(b'w', &watch.to_ne_bytes()),
+        Report::NoWatch(errno) => message(b'x', &errno.to_ne_bytes()),
+        Report::ListBegins => message(b'[', b""),
+        Report::Name(name) => message(b'+', name.as_bytes()),
+        Report::ListEnds(missing) => message(b']', &missing.to_ne_bytes()),
     }
 }
 
-fn decode(bytes: &[u8]) -> Option<Say> {
+fn decode(bytes: &[u8]) -> Option<Report> {
     let (letter, rest) = bytes.split_first()?;
     let number = || rest.try_into().ok().map(i32::from_ne_bytes);
     Some(match letter {
-        b'f' => Say::Found,
-        b'?' => Say::Missing,
-        b'.' => Say::Looked,
-        b'p' => Say::BeginsPass,
-        b'!' => Say::Failed,
-        b'w' => Say::Watch(number()?),
-        b'x' => Say::NoWatch(number()?),
-        b'[' => Say::ListBegins,
-        b'+' => Say::Name(file_name(rest)?),
-        b']' => Say::ListEnds(u32::from_ne_bytes(rest.try_into().ok()?)),
+        b'f' => Report::Found,
+        b'?' => Report::Missing,
+        b'.' => Report::Looked,
+        b'p' => Report::BeginsPass,
+        b'!' => Report::Failed,
+        b'w' => Report::Watch(number()?),
+        b'x' => Report::NoWatch(number()?),
+        b'[' => Report::ListBegins,
+        b'+' => Report::Name(file_name(rest)?),
+        b']' => Report::ListEnds(u32::from_ne_bytes(rest.try_into().ok()?)),
         _ => return None,
     })
 }
@@ -245,35 +245,35 @@ fn file_name(bytes: &[u8]) -> Option<OsString> {
 mod tests {
     use super::*;
 
-    fn both() -> (Link, Link) {
+    fn both() -> (Connection, Connection) {
         let (ours, theirs) = pair().expect("a pair");
-        (ours, Link(theirs))
+        (ours, Connection(theirs))
     }
 
     #[test]
     fn messages_of_a_worker_are_received_as_they_were_sent() {
         let (ours, theirs) = both();
         let all = [
-            Say::Found,
-            Say::Missing,
-            Say::Looked,
-            Say::BeginsPass,
-            Say::Failed,
-            Say::Watch(7),
-            Say::NoWatch(libc::EMFILE),
-            Say::ListBegins,
-            Say::Name(OsString::from_vec(b"a\nb\xff.db".to_vec())),
-            Say::ListEnds(3),
+            Report::Found,
+            Report::Missing,
+            Report::Looked,
+            Report::BeginsPass,
+            Report::Failed,
+            Report::Watch(7),
+            Report::NoWatch(libc::EMFILE),
+            Report::ListBegins,
+            Report::Name(OsString::from_vec(b"a\nb\xff.db".to_vec())),
+            Report::ListEnds(3),
         ];
-        for say in &all {
-            theirs.say(say).expect("said");
+        for report in &all {
+            theirs.report(report).expect("reports");
         }
-        for say in all {
-            assert_eq!(ours.heard().expect("a message"), Heard::Said(say));
+        for report in all {
+            assert_eq!(ours.receive_report().expect("a message"), Received::Message(report));
         }
-        assert_eq!(ours.heard().expect("open"), Heard::Nothing);
+        assert_eq!(ours.receive_report().expect("open"), Received::Nothing);
         drop(theirs);
-        assert!(ours.heard().is_err());
+        assert!(ours.receive_report().is_err());
     }
 
     #[test]
@@ -284,7 +284,7 @@ mod tests {
             [&b"z"[..], b"w12", b"+", b"+../../etc/x.db", b"+.", b"+..", b"+a\0b", b"]", &long]
         {
             theirs.send(bytes, None, SendFlags::empty()).expect("sent");
-            assert_eq!(ours.heard().expect("open"), Heard::Unknown, "{bytes:?}");
+            assert_eq!(ours.receive_report().expect("open"), Received::Unknown, "{bytes:?}");
         }
     }
 
@@ -295,7 +295,7 @@ mod tests {
         let before = count();
         for _ in 0..100 {
             theirs.send(b".", Some(theirs.as_fd()), SendFlags::empty()).expect("sent");
-            assert_eq!(ours.heard().expect("open"), Heard::Said(Say::Looked));
+            assert_eq!(ours.receive_report().expect("open"), Received::Message(Report::Looked));
         }
         // Other tests of this process open some at the same time.
         assert!(count() < before + 50);
