@@ -18,7 +18,9 @@ use crate::{
     notify::Notify,
     output::{self, Reader},
     render::{clock, ending_line},
-    service::{self, Duty, Ledgers, Post, Scraper, serve, serve_folder, supervise},
+    service::{
+        self, Ledgers, RunningWorker, Scraper, StartingWorker, serve, serve_folder, supervise,
+    },
     signals::{STOP, Signals},
     threads, units,
 };
@@ -110,24 +112,24 @@ impl WatchArgs {
 
     /// As a worker of another `watch`, for one ledger.
     fn serve_ledger(self, global: &GlobalArgs) -> Result<Exit> {
-        let mut duty = Duty::take_on()?;
+        let mut worker = StartingWorker::begin()?;
         let signals = Signals::block(&STOP)?;
         let path = LedgerPath::resolve(global.db.as_deref(), &Environment::read())?.file;
-        if !duty.wait_for(&path, &signals)? {
+        if !worker.wait_for(&path, &signals)? {
             return Ok(Exit::DONE);
         }
         let context = Context::prepare(global, Access::Existing);
         let (stop, stopper) = pipe()?;
-        let mut post = duty.hear(&path, copy(&stopper)?)?;
+        let mut worker = worker.receive_orders(&path, copy(&stopper)?)?;
         stop_on_a_signal(signals, copy(&stopper)?, false)?;
         let stop_waiting = copy(&stop)?;
         // If the context fails the names are dropped here: a pipe that is not read would block their thread.
-        let names = post.names.take();
+        let names = worker.names.take();
         let done = context
-            .and_then(|context| self.watch_one(&context, stop, &stopper, Some((&post, names))));
+            .and_then(|context| self.watch_one(&context, stop, &stopper, Some((&worker, names))));
         done.inspect_err(|failure| {
             output::complain(&failure.message);
-            post.wait_for_change(&path, &stop_waiting);
+            worker.wait_for_change(&path, &stop_waiting);
         })
         .or(Ok(Exit::FAILED))
     }
@@ -137,22 +139,22 @@ impl WatchArgs {
         context: &Context,
         stop: OwnedFd,
         stopper: &OwnedFd,
-        worker: Option<(&Post, Option<OwnedFd>)>,
+        worker: Option<(&RunningWorker, Option<OwnedFd>)>,
     ) -> Result<Exit> {
         let mut notify = Notify::from_environment();
         let builder = self.keeping.apply(context.reaper()).protected_names(self.protect);
-        let (post, names) = worker.unzip();
+        let (worker, names) = worker.unzip();
         // A worker opens first, which is fast, and then announces the pass, which may take long.
-        let tracker = builder.reap_on_open(post.is_none()).open()?;
+        let tracker = builder.reap_on_open(worker.is_none()).open()?;
         let print_report = |report: &Report| match print(report) {
             Ok(Reader::There) => {}
             Ok(Reader::Gone) => ask_to_stop(stopper),
             Err(failure) => output::complain(&failure.message),
         };
-        match post {
-            Some(post) => {
+        match worker {
+            Some(worker) => {
                 // If the supervisor is gone, the first turn notices.
-                let _ = post.begins_pass();
+                let _ = worker.begins_pass();
                 print_report(&tracker.reap_orphans()?);
             }
             None => print_report(tracker.startup_report()),
@@ -163,7 +165,9 @@ impl WatchArgs {
                 print_report(report);
             }
             let sent =
-                post.map(|post| if turn.begins_pass { post.begins_pass() } else { post.looked() });
+                worker.map(
+                    |worker| if turn.begins_pass { worker.begins_pass() } else { worker.looked() },
+                );
             if sent.is_some_and(|sent| sent.is_err()) || output::reader() == Reader::Gone {
                 ask_to_stop(stopper);
             }

@@ -44,11 +44,11 @@ pub(super) struct FolderEvents {
 impl FolderEvents {
     pub(super) fn new() -> Self {
         let (instance, tried) = (instance(), Instant::now());
-        let mut folder_events = Self { instance, tried, has_complained: false };
-        if let Err(error) = folder_events.instance {
-            folder_events.complain(error);
+        let mut events = Self { instance, tried, has_complained: false };
+        if let Err(error) = events.instance {
+            events.complain(error);
         }
-        folder_events
+        events
     }
 
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -96,12 +96,12 @@ impl FolderEvents {
 
     /// Reads some of the events, without waiting.
     pub(super) fn read(&self) -> Vec<FolderEvent> {
-        let mut folder_events = Vec::new();
-        let Some(fd) = self.fd() else { return folder_events };
+        let mut events = Vec::new();
+        let Some(fd) = self.fd() else { return events };
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut events = inotify::Reader::new(fd, &mut buffer);
-        while folder_events.len() < EVENTS
-            && let Ok(event) = events.next()
+        let mut reader = inotify::Reader::new(fd, &mut buffer);
+        while events.len() < EVENTS
+            && let Ok(event) = reader.next()
         {
             // Only the closing of a lock counts, since an exec closes it. Every user of a ledger closes the ledger as well.
             let closed = event.events().contains(inotify::ReadFlags::CLOSE_WRITE);
@@ -110,12 +110,12 @@ impl FolderEvents {
             }
             let is_lost = event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
             let name = event.file_name().map(CStr::to_bytes);
-            folder_events.push(FolderEvent {
+            events.push(FolderEvent {
                 watch: (!is_lost).then(|| event.wd()),
                 name: name.map(|name| OsStr::from_bytes(name).to_owned()),
             });
         }
-        folder_events
+        events
     }
 }
 

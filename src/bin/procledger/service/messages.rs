@@ -26,7 +26,7 @@ const LONGEST: usize = 512;
 
 /// A message of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Report {
+pub(super) enum WorkerReport {
     /// The path to watch was checked and exists: its device answers.
     Found,
     /// The path does not exist. Shows that the worker is alive.
@@ -93,9 +93,11 @@ impl Connection {
     /// # Errors
     ///
     /// Fails once the supervisor is gone.
-    pub(super) fn report(&self, report: &Report) -> io::Result<()> {
+    pub(super) fn report(&self, report: &WorkerReport) -> io::Result<()> {
         let wait = match report {
-            Report::Missing | Report::Looked | Report::BeginsPass => SendFlags::DONTWAIT,
+            WorkerReport::Missing | WorkerReport::Looked | WorkerReport::BeginsPass => {
+                SendFlags::DONTWAIT
+            }
             _ => SendFlags::empty(),
         };
         match self.send(&encode(report), None, wait) {
@@ -187,7 +189,7 @@ impl Connection {
 /// The result of [`Connection::receive_report`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    Message(Report),
+    Message(WorkerReport),
     /// A message that is not known.
     Unknown,
     Nothing,
@@ -197,35 +199,35 @@ fn message(letter: u8, rest: &[u8]) -> Vec<u8> {
     [&[letter][..], rest].concat()
 }
 
-fn encode(report: &Report) -> Vec<u8> {
+fn encode(report: &WorkerReport) -> Vec<u8> {
     match report {
-        Report::Found => message(b'f', b""),
-        Report::Missing => message(b'?', b""),
-        Report::Looked => message(b'.', b""),
-        Report::BeginsPass => message(b'p', b""),
-        Report::Failed => message(b'!', b""),
-        Report::Watch(watch) => message(b'w', &watch.to_ne_bytes()),
-        Report::NoWatch(errno) => message(b'x', &errno.to_ne_bytes()),
-        Report::ListBegins => message(b'[', b""),
-        Report::Name(name) => message(b'+', name.as_bytes()),
-        Report::ListEnds(missing) => message(b']', &missing.to_ne_bytes()),
+        WorkerReport::Found => message(b'f', b""),
+        WorkerReport::Missing => message(b'?', b""),
+        WorkerReport::Looked => message(b'.', b""),
+        WorkerReport::BeginsPass => message(b'p', b""),
+        WorkerReport::Failed => message(b'!', b""),
+        WorkerReport::Watch(watch) => message(b'w', &watch.to_ne_bytes()),
+        WorkerReport::NoWatch(errno) => message(b'x', &errno.to_ne_bytes()),
+        WorkerReport::ListBegins => message(b'[', b""),
+        WorkerReport::Name(name) => message(b'+', name.as_bytes()),
+        WorkerReport::ListEnds(missing) => message(b']', &missing.to_ne_bytes()),
     }
 }
 
-fn decode(bytes: &[u8]) -> Option<Report> {
+fn decode(bytes: &[u8]) -> Option<WorkerReport> {
     let (letter, rest) = bytes.split_first()?;
     let number = || rest.try_into().ok().map(i32::from_ne_bytes);
     Some(match letter {
-        b'f' => Report::Found,
-        b'?' => Report::Missing,
-        b'.' => Report::Looked,
-        b'p' => Report::BeginsPass,
-        b'!' => Report::Failed,
-        b'w' => Report::Watch(number()?),
-        b'x' => Report::NoWatch(number()?),
-        b'[' => Report::ListBegins,
-        b'+' => Report::Name(file_name(rest)?),
-        b']' => Report::ListEnds(u32::from_ne_bytes(rest.try_into().ok()?)),
+        b'f' => WorkerReport::Found,
+        b'?' => WorkerReport::Missing,
+        b'.' => WorkerReport::Looked,
+        b'p' => WorkerReport::BeginsPass,
+        b'!' => WorkerReport::Failed,
+        b'w' => WorkerReport::Watch(number()?),
+        b'x' => WorkerReport::NoWatch(number()?),
+        b'[' => WorkerReport::ListBegins,
+        b'+' => WorkerReport::Name(file_name(rest)?),
+        b']' => WorkerReport::ListEnds(u32::from_ne_bytes(rest.try_into().ok()?)),
         _ => return None,
     })
 }
@@ -254,16 +256,16 @@ mod tests {
     fn messages_of_a_worker_are_received_as_they_were_sent() {
         let (ours, theirs) = both();
         let all = [
-            Report::Found,
-            Report::Missing,
-            Report::Looked,
-            Report::BeginsPass,
-            Report::Failed,
-            Report::Watch(7),
-            Report::NoWatch(libc::EMFILE),
-            Report::ListBegins,
-            Report::Name(OsString::from_vec(b"a\nb\xff.db".to_vec())),
-            Report::ListEnds(3),
+            WorkerReport::Found,
+            WorkerReport::Missing,
+            WorkerReport::Looked,
+            WorkerReport::BeginsPass,
+            WorkerReport::Failed,
+            WorkerReport::Watch(7),
+            WorkerReport::NoWatch(libc::EMFILE),
+            WorkerReport::ListBegins,
+            WorkerReport::Name(OsString::from_vec(b"a\nb\xff.db".to_vec())),
+            WorkerReport::ListEnds(3),
         ];
         for report in &all {
             theirs.report(report).expect("reports");
@@ -295,7 +297,10 @@ mod tests {
         let before = count();
         for _ in 0..100 {
             theirs.send(b".", Some(theirs.as_fd()), SendFlags::empty()).expect("sent");
-            assert_eq!(ours.receive_report().expect("open"), Received::Message(Report::Looked));
+            assert_eq!(
+                ours.receive_report().expect("open"),
+                Received::Message(WorkerReport::Looked)
+            );
         }
         // Other tests of this process open some at the same time.
         assert!(count() < before + 50);

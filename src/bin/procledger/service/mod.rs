@@ -38,4 +38,4 @@ pub(crate) use http::{Ledgers, address, serve};
 pub(crate) use isolation::shed_inherited;
 pub(crate) use scrape::{Scraper, absolute};
 pub(crate) use supervisor::supervise;
-pub(crate) use worker_side::{Duty, Post, serve_folder};
+pub(crate) use worker_side::{RunningWorker, StartingWorker, serve_folder};

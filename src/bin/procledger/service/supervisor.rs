@@ -64,20 +64,10 @@ pub(crate) fn supervise(
     let ledgers = named.iter().map(ledger).collect();
     let folders = folders.into_iter().collect::<BTreeSet<_>>();
     let folders = folders.into_iter().map(Target::folder).collect();
-    let (folder_events, notify) = (FolderEvents::new(), Notify::from_environment());
+    let (events, notify) = (FolderEvents::new(), Notify::from_environment());
     let last_look = Instant::now();
-    Supervisor {
-        named,
-        folders,
-        ledgers,
-        signals,
-        folder_events,
-        notify,
-        arguments,
-        last_look,
-        served,
-    }
-    .run()
+    Supervisor { named, folders, ledgers, signals, events, notify, arguments, last_look, served }
+        .run()
 }
 
 struct Supervisor {
@@ -85,7 +75,7 @@ struct Supervisor {
     folders: Vec<Target>,
     ledgers: BTreeMap<PathBuf, Target>,
     signals: Signals,
-    folder_events: FolderEvents,
+    events: FolderEvents,
     notify: Notify,
     arguments: Vec<String>,
     /// When workers without events were last ordered to check.
@@ -101,7 +91,7 @@ impl Supervisor {
             let is_more_due = self.advance();
             self.report();
             self.wait(if is_more_due { STARTS_AGAIN } else { self.limit() })?;
-            if self.hear() || output::reader() == Reader::Gone {
+            if self.read_workers() || output::reader() == Reader::Gone {
                 self.stop()?;
                 return Ok(Exit::DONE);
             }
@@ -123,7 +113,7 @@ impl Supervisor {
                     return true;
                 }
                 left -= 1;
-                target.start(&self.arguments, self.folder_events.copy());
+                target.start(&self.arguments, self.events.copy());
             }
         }
         false
@@ -191,7 +181,7 @@ impl Supervisor {
 
     fn wait(&self, limit: Duration) -> Result<()> {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        fds.extend(self.folder_events.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        fds.extend(self.events.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let all = self.folders.iter().chain(self.ledgers.values());
         let workers: Vec<_> = all.flat_map(Target::descriptors).collect();
         fds.extend(workers.iter().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
@@ -202,16 +192,16 @@ impl Supervisor {
 
     /// Passes on the workers' output, and events in their folders to the workers; returns whether it is asked to stop. Workers
     /// come before events, so that a watch descriptor is known before its events are read.
-    fn hear(&mut self) -> bool {
+    fn read_workers(&mut self) -> bool {
         let is_asked = |signals: &Signals| signals.pending().is_ok_and(|signal| signal.is_some());
         for target in self.folders.iter_mut().chain(self.ledgers.values_mut()) {
-            target.hear();
+            target.read_worker();
             // React to a signal however much all of them print.
             if is_asked(&self.signals) {
                 return true;
             }
         }
-        for event in self.folder_events.read() {
+        for event in self.events.read() {
             self.pass_on(&event);
         }
         self.look_without_events();
@@ -247,12 +237,12 @@ impl Supervisor {
         let Some(error) = all.find_map(|it| it.without_watch) else {
             // Not if all of them are between two workers.
             if self.folders.iter().chain(self.ledgers.values()).any(|it| it.watch.is_some()) {
-                self.folder_events.recover();
+                self.events.recover();
             }
             return;
         };
-        self.folder_events.complain(Errno::from_raw_os_error(error));
-        let is_to_be_tried = self.folder_events.is_to_be_tried();
+        self.events.complain(Errno::from_raw_os_error(error));
+        let is_to_be_tried = self.events.is_to_be_tried();
         let is_time = self.last_look.elapsed() >= LOOK_WITHOUT_EVENTS;
         if is_time {
             self.last_look = Instant::now();
@@ -262,7 +252,7 @@ impl Supervisor {
                 continue;
             }
             if is_to_be_tried {
-                it.order(&Order::Inotify(self.folder_events.copy()));
+                it.order(&Order::Inotify(self.events.copy()));
             }
             if is_time {
                 it.order(&Order::Look);
@@ -296,7 +286,7 @@ impl Supervisor {
             self.notify.alive();
             self.wait(LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now())))?;
             for it in self.all() {
-                it.hear();
+                it.read_worker();
                 if Instant::now() >= deadline {
                     break;
                 }

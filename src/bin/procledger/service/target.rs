@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    messages::{Order, Report},
-    worker::{Duty, News, Phase, Worker},
+    messages::{Order, WorkerReport},
+    worker::{Assignment, News, Phase, Worker},
 };
 use crate::{
     output::{self, to_stderr},
@@ -132,11 +132,11 @@ impl Target {
         self.rest = (self.rest * 2).clamp(REST, LONGEST_REST);
         self.complaints.clear();
         (self.failed_at, self.watch, self.without_watch) = (None, None, None);
-        let duty = match self.kind {
-            Kind::Ledger => Duty::Ledger(&self.path),
-            Kind::Folder { .. } => Duty::Folder(&self.path),
+        let assignment = match self.kind {
+            Kind::Ledger => Assignment::Ledger(&self.path),
+            Kind::Folder { .. } => Assignment::Folder(&self.path),
         };
-        match Worker::start(duty, arguments, inotify) {
+        match Worker::start(assignment, arguments, inotify) {
             Ok(worker) => self.state = State::Running(Box::new(worker)),
             Err(error) => {
                 self.fail(format!("its worker could not be started: {error}"));
@@ -196,7 +196,7 @@ impl Target {
     }
 
     /// Passes on some of the worker's output.
-    pub(super) fn hear(&mut self) {
+    pub(super) fn read_worker(&mut self) {
         let (worker, is_ending) = match &mut self.state {
             State::Running(worker) => (worker, false),
             State::Ending { worker, .. } => (worker, true),
@@ -210,7 +210,7 @@ impl Target {
         }
         self.complaints.extend(complaints);
         for report in reports {
-            self.note(&report);
+            self.handle(&report);
         }
         if works && !is_ending {
             (self.failure, self.has_reported_missing) = (None, false);
@@ -236,9 +236,9 @@ impl Target {
         }
     }
 
-    fn note(&mut self, report: &Report) {
+    fn handle(&mut self, report: &WorkerReport) {
         match report {
-            Report::Missing if !self.has_reported_missing => {
+            WorkerReport::Missing if !self.has_reported_missing => {
                 self.has_reported_missing = true;
                 (self.failure, self.rest) = (None, REST);
                 self.complain(match self.kind {
@@ -248,25 +248,27 @@ impl Target {
                     }
                 });
             }
-            Report::Failed => self.failed_at = Some(Instant::now()),
-            Report::Watch(watch) => (self.watch, self.without_watch) = (Some(*watch), None),
-            Report::NoWatch(errno) => (self.watch, self.without_watch) = (None, Some(*errno)),
-            Report::ListBegins | Report::Name(_) | Report::ListEnds(_) => self.list(report),
+            WorkerReport::Failed => self.failed_at = Some(Instant::now()),
+            WorkerReport::Watch(watch) => (self.watch, self.without_watch) = (Some(*watch), None),
+            WorkerReport::NoWatch(errno) => (self.watch, self.without_watch) = (None, Some(*errno)),
+            WorkerReport::ListBegins | WorkerReport::Name(_) | WorkerReport::ListEnds(_) => {
+                self.list(report);
+            }
             _ => {}
         }
         // Events that arrived before the watch descriptor was known here were not passed on.
-        if matches!(report, Report::Watch(_)) {
+        if matches!(report, WorkerReport::Watch(_)) {
             self.order(&Order::Look);
         }
     }
 
-    fn list(&mut self, report: &Report) {
+    fn list(&mut self, report: &WorkerReport) {
         let Kind::Folder { incoming, ledgers, left_out } = &mut self.kind else { return };
         match report {
-            Report::Name(name) if incoming.len() < LEDGERS => {
+            WorkerReport::Name(name) if incoming.len() < LEDGERS => {
                 incoming.insert(self.path.join(name));
             }
-            Report::ListEnds(now_left_out) => {
+            WorkerReport::ListEnds(now_left_out) => {
                 *ledgers = std::mem::take(incoming);
                 let is_news = *now_left_out > 0 && *left_out == 0;
                 *left_out = *now_left_out;

@@ -15,7 +15,7 @@ use std::{
 use super::{
     isolation::ENVIRONMENT,
     lines::{Allowance, Lines},
-    messages::{Connection, Order, Received, Report, pair},
+    messages::{Connection, Order, Received, WorkerReport, pair},
 };
 use crate::pin::Pin;
 
@@ -32,7 +32,7 @@ const START: Duration = Duration::from_secs(2);
 const MESSAGES: usize = 1024;
 /// What a worker is for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Duty<'a> {
+pub(super) enum Assignment<'a> {
     Ledger(&'a Path),
     Folder(&'a Path),
 }
@@ -58,7 +58,7 @@ pub(super) struct News {
     /// Lines from stderr.
     pub(super) complaints: Vec<String>,
     /// Messages about its folder and its watch.
-    pub(super) reports: Vec<Report>,
+    pub(super) reports: Vec<WorkerReport>,
     /// Whether it printed more than a worker may.
     pub(super) is_too_much: bool,
     /// Its exit status, once it has ended.
@@ -73,8 +73,8 @@ pub(super) struct Worker {
     err: Lines<ChildStderr>,
     allowance: Allowance,
     /// `None` once it was ordered to stop.
-    link: Option<Connection>,
-    /// Whether an order did not fit into the link: it has to check everything.
+    connection: Option<Connection>,
+    /// Whether an order did not fit into the connection: it has to check everything.
     owes_look: bool,
     started: Instant,
     phase: Phase,
@@ -85,14 +85,14 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn start(
-        duty: Duty<'_>,
+        assignment: Assignment<'_>,
         arguments: &[String],
         inotify: Option<OwnedFd>,
     ) -> io::Result<Self> {
-        let (link, theirs) = pair()?;
+        let (connection, theirs) = pair()?;
         // Send it before the worker runs: the first order is available when the worker needs it.
-        link.order(&Order::Inotify(inotify));
-        let mut child = command(duty, arguments).stdin(theirs).spawn()?;
+        connection.order(&Order::Inotify(inotify));
+        let mut child = command(assignment, arguments).stdin(theirs).spawn()?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let piped = || io::Error::other("its output is not a pipe");
         Ok(Self {
@@ -101,7 +101,7 @@ impl Worker {
             err: Lines::new(err.ok_or_else(piped)?)?,
             allowance: Allowance::new(),
             child,
-            link: Some(link),
+            connection: Some(connection),
             owes_look: false,
             started: Instant::now(),
             phase: Phase::Looking,
@@ -154,22 +154,22 @@ impl Worker {
 
     /// Asks it to end, in the same way as the death of the supervisor.
     pub(super) fn stop(&mut self) {
-        self.link = None;
+        self.connection = None;
     }
 
     /// Sends SIGKILL to a worker that hangs. One that hangs in the kernel may live on: nothing waits for it.
     pub(super) fn kill(&mut self) {
-        self.link = None;
+        self.connection = None;
         // It was not waited for yet, so its PID is not reused.
         let _ = self.pidfd.signal(libc::SIGKILL);
     }
 
     /// Returns the descriptors to poll.
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let link = self.link.as_ref().map(AsFd::as_fd);
+        let connection = self.connection.as_ref().map(AsFd::as_fd);
         let out = self.out.pipe().map(AsFd::as_fd);
         let err = self.err.pipe().map(AsFd::as_fd);
-        let own = [link, out, err].into_iter().flatten();
+        let own = [connection, out, err].into_iter().flatten();
         own.chain([self.pidfd.as_fd()]).collect()
     }
 
@@ -177,7 +177,7 @@ impl Worker {
     pub(super) fn news(&mut self) -> News {
         // Query the status before the pipes are read: if it is dead, its output is complete.
         let ended = self.child.try_wait().unwrap_or_default();
-        let reports = self.hear();
+        let reports = self.read_reports();
         let (done, complaints) = if ended.is_some() {
             (self.out.read_the_last(), self.err.read_the_last())
         } else {
@@ -189,11 +189,11 @@ impl Worker {
         News { done, complaints, reports, is_too_much: !is_covered, ended }
     }
 
-    fn hear(&mut self) -> Vec<Report> {
+    fn read_reports(&mut self) -> Vec<WorkerReport> {
         let mut reports = Vec::new();
         for _ in 0..MESSAGES {
-            let Some(link) = &self.link else { break };
-            match link.receive_report() {
+            let Some(connection) = &self.connection else { break };
+            match connection.receive_report() {
                 Ok(Received::Message(report)) => {
                     self.advance(&report);
                     reports.push(report);
@@ -203,23 +203,24 @@ impl Worker {
                 // It is ending: there is nothing more to receive, and no reason to poll this again.
                 Err(error) => {
                     debug_assert_ne!(error.kind(), ErrorKind::WouldBlock);
-                    self.link = None;
+                    self.connection = None;
                 }
             }
         }
         reports
     }
 
-    fn advance(&mut self, report: &Report) {
+    fn advance(&mut self, report: &WorkerReport) {
         self.phase = match report {
-            Report::Found => Phase::Opening,
-            Report::Missing => Phase::Missing,
-            Report::Looked | Report::ListEnds(_) => Phase::Settled,
-            Report::BeginsPass => Phase::InPass,
-            Report::Failed => Phase::Failed,
-            Report::Watch(_) | Report::NoWatch(_) | Report::ListBegins | Report::Name(_) => {
-                self.phase
-            }
+            WorkerReport::Found => Phase::Opening,
+            WorkerReport::Missing => Phase::Missing,
+            WorkerReport::Looked | WorkerReport::ListEnds(_) => Phase::Settled,
+            WorkerReport::BeginsPass => Phase::InPass,
+            WorkerReport::Failed => Phase::Failed,
+            WorkerReport::Watch(_)
+            | WorkerReport::NoWatch(_)
+            | WorkerReport::ListBegins
+            | WorkerReport::Name(_) => self.phase,
         };
         self.has_looked |= self.phase == Phase::Settled;
         self.last_sign = Instant::now();
@@ -227,8 +228,8 @@ impl Worker {
 
     /// Sends an order, or records that one is missing.
     pub(super) fn order(&mut self, order: &Order) {
-        if let Some(link) = &self.link {
-            self.owes_look |= !link.order(order);
+        if let Some(connection) = &self.connection {
+            self.owes_look |= !connection.order(order);
         }
     }
 
@@ -248,15 +249,15 @@ impl Drop for Worker {
     }
 }
 
-fn command(duty: Duty<'_>, arguments: &[String]) -> Command {
+fn command(assignment: Assignment<'_>, arguments: &[String]) -> Command {
     #[expect(
         clippy::disallowed_methods,
         reason = "a worker is not tracked; it ends when our end of its stdin closes"
     )]
     let mut command = Command::new("/proc/self/exe");
-    let (option, path): (&str, &OsStr) = match duty {
-        Duty::Ledger(path) => ("--db", path.as_os_str()),
-        Duty::Folder(path) => ("--dir", path.as_os_str()),
+    let (option, path): (&str, &OsStr) = match assignment {
+        Assignment::Ledger(path) => ("--db", path.as_os_str()),
+        Assignment::Folder(path) => ("--dir", path.as_os_str()),
     };
     command
         .arg0("procledger")

@@ -3,7 +3,7 @@
 //! It is executed as the supervisor's own user, which may be root, and becomes the owner of what it watches. From then on
 //! that owner may signal it, and must not gain access to anything of root's in it. So, in this order,
 //!
-//! 1. every inherited descriptor is closed, except for the link and two pipes to the supervisor;
+//! 1. every inherited descriptor is closed, except for the connection and two pipes to the supervisor;
 //! 2. if it is root's, it is made undumpable: only root can read its memory or environment, trace it or take its
 //!    descriptors (ptrace(2), "Ptrace access mode checking"; `pidfd_getfd(2)`; `/proc/PID/{fd,mem,environ}`);
 //! 3. it checks whether its ledger exists, and which user owns it. Only root can do that in any folder, and it may hang on a
@@ -33,7 +33,7 @@ use rustix::{
 use super::{
     folder_events::add,
     isolation::shed_inherited,
-    messages::{Connection, Order, Report},
+    messages::{Connection, Order, WorkerReport},
     target::LEDGERS,
 };
 use crate::{
@@ -54,8 +54,8 @@ const LOOK_FOR_CHANGE: Duration = Duration::from_millis(500);
 
 /// What a worker received from its supervisor.
 #[derive(Debug)]
-pub(crate) struct Duty {
-    link: Arc<Connection>,
+pub(crate) struct StartingWorker {
+    connection: Arc<Connection>,
     events: Events,
 }
 
@@ -79,7 +79,7 @@ struct Watch {
 impl Watch {
     /// Watches the folder, also if another one is in its place now. Returns `false` if another user than root could fill
     /// the queue of root's instance there: the worker then needs one of its own.
-    fn refresh(&mut self, link: &Connection, folder: &Path) -> bool {
+    fn refresh(&mut self, connection: &Connection, folder: &Path) -> bool {
         let Ok(found) = fs::metadata(folder) else { return true };
         if geteuid().is_root() && (found.uid() != 0 || found.mode() & 0o022 != 0) {
             return false;
@@ -91,9 +91,9 @@ impl Watch {
         let watch = self.inotify.as_ref().ok_or(Errno::MFILE).and_then(|it| add(it, folder));
         self.of = watch.is_ok().then_some(id);
         // If the supervisor is gone, the next order is to stop.
-        let _ = link.report(&match watch {
-            Ok(watch) => Report::Watch(watch),
-            Err(error) => Report::NoWatch(error.raw_os_error()),
+        let _ = connection.report(&match watch {
+            Ok(watch) => WorkerReport::Watch(watch),
+            Err(error) => WorkerReport::NoWatch(error.raw_os_error()),
         });
         true
     }
@@ -105,17 +105,17 @@ enum Woken {
     Look,
 }
 
-impl Duty {
+impl StartingWorker {
     /// Performs steps 1 and 2. Must be called before anything else, and while no other thread runs.
-    pub(crate) fn take_on() -> Result<Self> {
+    pub(crate) fn begin() -> Result<Self> {
         let failed = |error: io::Error| Failure::because("failed to begin as a worker", &error);
         shed_inherited()?;
-        let link = Connection::of_worker().map_err(failed)?;
-        let Some(Order::Inotify(inotify)) = link.next_order() else {
+        let connection = Connection::of_worker().map_err(failed)?;
+        let Some(Order::Inotify(inotify)) = connection.next_order() else {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         };
         let events = Events::Supervisor(Watch { inotify, of: None });
-        Ok(Self { link: Arc::new(link), events })
+        Ok(Self { connection: Arc::new(connection), events })
     }
 
     /// Performs step 3: waits until the file exists. Returns `false` on the order to stop.
@@ -133,7 +133,7 @@ impl Duty {
             }
             let is_missing = found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
             // Any other error is reported when the ledger is opened.
-            self.report(&if is_missing { Report::Missing } else { Report::Found })?;
+            self.report(&if is_missing { WorkerReport::Missing } else { WorkerReport::Found })?;
             if !is_missing {
                 return Ok(true);
             }
@@ -145,14 +145,14 @@ impl Duty {
 
     fn watch(&mut self, folder: &Path) {
         if let Events::Supervisor(watch) = &mut self.events
-            && !watch.refresh(&self.link, folder)
+            && !watch.refresh(&self.connection, folder)
         {
             self.events = Events::Own;
         }
     }
 
-    fn report(&self, report: &Report) -> Result<()> {
-        self.link
+    fn report(&self, report: &WorkerReport) -> Result<()> {
+        self.connection
             .report(report)
             .map_err(|error| Failure::because("failed to reach the supervisor", &error))
     }
@@ -164,7 +164,7 @@ impl Duty {
             _ => LOOK_WITHOUT_EVENTS,
         };
         let mut fds = [
-            PollFd::from_borrowed_fd(self.link.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.connection.as_fd(), PollFlags::IN),
             PollFd::new(signals, PollFlags::IN),
         ];
         poll_within(&mut fds, Some(limit))
@@ -175,7 +175,7 @@ impl Duty {
             return Ok(Woken::Stop);
         }
         if is_ordered {
-            match (self.link.next_order(), &mut self.events) {
+            match (self.connection.next_order(), &mut self.events) {
                 (None, _) => return Ok(Woken::Stop),
                 (Some(Order::Inotify(inotify)), Events::Supervisor(watch)) => {
                     watch.inotify = inotify;
@@ -187,11 +187,11 @@ impl Duty {
     }
 
     /// After step 4: receives the supervisor's orders in a thread of its own, for the ledger or folder at `path`.
-    pub(crate) fn hear(self, path: &Path, stopper: OwnedFd) -> Result<Post> {
+    pub(crate) fn receive_orders(self, path: &Path, stopper: OwnedFd) -> Result<RunningWorker> {
         let failed = |error: Errno| Failure::because("failed to create a pipe", &error);
         let (names, sink) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-        let (link, folder) = (Arc::clone(&self.link), folder_of(path).to_owned());
-        let Self { link: orders, events } = self;
+        let (connection, folder) = (Arc::clone(&self.connection), folder_of(path).to_owned());
+        let Self { connection: orders, events } = self;
         let (mut watch, has_names) = match events {
             // As another user it must not use the supervisor's instance.
             Events::Supervisor(watch) if privilege::has_become_another() => {
@@ -221,7 +221,7 @@ impl Duty {
             }
             let _ = rustix::io::write(&stopper, b"x");
         })?;
-        Ok(Post { link, names: has_names.then_some(names) })
+        Ok(RunningWorker { connection, names: has_names.then_some(names) })
     }
 }
 
@@ -232,20 +232,20 @@ fn write_name(sink: &OwnedFd, name: &[u8]) -> Result<usize, Errno> {
 
 /// The worker's connection to the supervisor while it works.
 #[derive(Debug)]
-pub(crate) struct Post {
-    link: Arc<Connection>,
+pub(crate) struct RunningWorker {
+    connection: Arc<Connection>,
     /// Names of files that appear in the folder, if the supervisor reports them.
     pub(crate) names: Option<OwnedFd>,
 }
 
-impl Post {
+impl RunningWorker {
     /// Reports that it is alive, after each check.
     ///
     /// # Errors
     ///
     /// Fails once the supervisor is gone.
     pub(crate) fn looked(&self) -> io::Result<()> {
-        self.link.report(&Report::Looked)
+        self.connection.report(&WorkerReport::Looked)
     }
 
     /// Reports the start of a pass, which may take long.
@@ -254,13 +254,13 @@ impl Post {
     ///
     /// Fails once the supervisor is gone.
     pub(crate) fn begins_pass(&self) -> io::Result<()> {
-        self.link.report(&Report::BeginsPass)
+        self.connection.report(&WorkerReport::BeginsPass)
     }
 
     /// Reports that the work cannot be done, and waits until the file at `path` has changed, or the supervisor ends this worker
     /// to let another one try. The worker checks the file, since the supervisor would hang on a dead mount.
     pub(crate) fn wait_for_change(&self, path: &Path, stop: &OwnedFd) {
-        let _ = self.link.report(&Report::Failed);
+        let _ = self.connection.report(&WorkerReport::Failed);
         let before = mark(path);
         let mut fds = [PollFd::new(stop, PollFlags::IN)];
         loop {
@@ -277,12 +277,12 @@ impl Post {
 
 /// Runs a worker for a folder: lists its ledgers until it is ordered to stop.
 pub(crate) fn serve_folder(folder: &Path) -> Result<Exit> {
-    let mut duty = Duty::take_on()?;
+    let mut worker = StartingWorker::begin()?;
     let signals = &Signals::block(&STOP)?;
     let mut last: Option<(BTreeSet<OsString>, u32)> = None;
     let mut is_owner = false;
     loop {
-        duty.watch(folder);
+        worker.watch(folder);
         let listed = fs::metadata(folder).and_then(|_| {
             if !is_owner {
                 privilege::act_as_owner(folder)
@@ -294,29 +294,29 @@ pub(crate) fn serve_folder(folder: &Path) -> Result<Exit> {
         let (found, is_missing) = match listed {
             Ok(found) => (found, false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => ((BTreeSet::new(), 0), true),
-            Err(error) => return fail_to_list(duty, folder, &error),
+            Err(error) => return fail_to_list(worker, folder, &error),
         };
         if last.as_ref() != Some(&found) {
-            duty.report(&Report::ListBegins)?;
+            worker.report(&WorkerReport::ListBegins)?;
             for name in &found.0 {
-                duty.report(&Report::Name(name.clone()))?;
+                worker.report(&WorkerReport::Name(name.clone()))?;
             }
-            duty.report(&Report::ListEnds(found.1))?;
+            worker.report(&WorkerReport::ListEnds(found.1))?;
             last = Some(found);
         }
-        duty.report(&if is_missing { Report::Missing } else { Report::Looked })?;
-        if let Woken::Stop = duty.wait(signals)? {
+        worker.report(&if is_missing { WorkerReport::Missing } else { WorkerReport::Looked })?;
+        if let Woken::Stop = worker.wait(signals)? {
             return Ok(Exit::DONE);
         }
     }
 }
 
-fn fail_to_list(duty: Duty, folder: &Path, error: &io::Error) -> Result<Exit> {
+fn fail_to_list(worker: StartingWorker, folder: &Path, error: &io::Error) -> Result<Exit> {
     complain(&format!("failed to list the folder: {error}"));
     let (stop, stopper) = pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| Failure::because("failed to create a pipe", &error))?;
-    let post = Post { names: None, ..duty.hear(folder, stopper)? };
-    post.wait_for_change(folder, &stop);
+    let worker = RunningWorker { names: None, ..worker.receive_orders(folder, stopper)? };
+    worker.wait_for_change(folder, &stop);
     Ok(Exit::FAILED)
 }
 
@@ -327,7 +327,7 @@ fn list(folder: &Path) -> io::Result<(BTreeSet<OsString>, u32)> {
         let entry = entry?;
         let path = entry.path();
         let is_ledger = path.extension().is_some_and(|extension| extension == "db")
-            // A link may lead to a ledger.
+            // A connection may lead to a ledger.
             && entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink() && path.is_file());
         if is_ledger && names.len() < LEDGERS {
             names.insert(entry.file_name());
