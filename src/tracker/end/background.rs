@@ -128,10 +128,10 @@ impl<'a> Feed<'a> for Worker<'a> {
             let row = end.root.row;
             let Some(due) = self.under_way.remove(&row) else { continue };
             let settled = if self.unclaimed.remove(&row) { &mut unclaimed } else { &mut claimed };
-            let mut report = Report::default();
-            outcome::conclude_tree(core, &due.cause, end, began, settled, &mut report);
+            let concluded = outcome::conclude_tree(core, &due.cause, end, began);
+            settled.extend(concluded.settled);
             rows.push(row);
-            answers.push((due.answer, report));
+            answers.push((due.answer, concluded.report));
         }
         outcome::write(core, None, claimed, &mut Report::default());
         if !unclaimed.is_empty() {

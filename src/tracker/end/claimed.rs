@@ -72,7 +72,10 @@ pub(in crate::tracker) fn end_claimed_unless(
         &mut |root: &Root, found: &[&ProcessInfo]| outcome::record_found(core, root, found);
     let mut ends = end_trees_unless(&world, trees, recorder, plan, interrupt);
     logs.complete(&mut ends);
-    outcome::conclude_each(core, cause_of, ends, report)
+    let outcome::Concluded { settled, report: found } =
+        outcome::conclude_each(core, cause_of, ends);
+    report.absorb(found);
+    settled
 }
 
 /// Groups claimed rows into trees: descendants are grouped with their root; where the root has ended, each is a tree of its

@@ -45,14 +45,16 @@ pub(in crate::tracker) fn record_found(
     }
 }
 
-/// Adds what became of trees to `report`, and returns what to write.
-pub(in crate::tracker) fn conclude(
-    core: &Core,
-    cause: &Cause,
-    ends: Vec<TreeEnd>,
-    report: &mut Report,
-) -> Vec<Settled> {
-    conclude_each(core, &|_| cause.clone(), ends, report)
+/// What became of trees: what to write, and what to report.
+#[derive(Debug, Default)]
+pub(in crate::tracker) struct Concluded {
+    pub(in crate::tracker) settled: Vec<Settled>,
+    pub(in crate::tracker) report: Report,
+}
+
+/// Concludes what became of trees that were ended for the same cause.
+pub(in crate::tracker) fn conclude(core: &Core, cause: &Cause, ends: Vec<TreeEnd>) -> Concluded {
+    conclude_each(core, &|_| cause.clone(), ends)
 }
 
 /// The same, with a cause for the tree of each root's row.
@@ -60,15 +62,16 @@ pub(in crate::tracker) fn conclude_each(
     core: &Core,
     cause_of: &dyn Fn(ProcessId) -> Cause,
     ends: Vec<TreeEnd>,
-    report: &mut Report,
-) -> Vec<Settled> {
-    let mut settled = Vec::new();
+) -> Concluded {
+    let mut all = Concluded::default();
     let began = Instant::now();
     for end in ends {
-        let cause = cause_of(end.root.row);
-        conclude_tree(core, &cause, end, began, &mut settled, report);
+        let Concluded { settled, report } =
+            conclude_tree(core, &cause_of(end.root.row), end, began);
+        all.settled.extend(settled);
+        all.report.absorb(report);
     }
-    settled
+    all
 }
 
 /// Writes what became of claimed rows, with the pass that handled them. What cannot be written now is retried.
@@ -101,15 +104,15 @@ fn record_outcome(core: &Core, pass: Option<PassRun>, settled: Vec<Settled>, rep
     core.export.notify();
 }
 
+/// Concludes what became of one tree.
 pub(in crate::tracker) fn conclude_tree(
     core: &Core,
     cause: &Cause,
     tree: TreeEnd,
     began: Instant,
-    settled: &mut Vec<Settled>,
-    report: &mut Report,
-) {
+) -> Concluded {
     let TreeEnd { root, members, suspects, unknown, unseen, mut outlived, interrupted } = tree;
+    let Concluded { mut settled, mut report } = Concluded::default();
     for mut member in members {
         report.checked += 1;
         if interrupted && let Fate::Survived { why, .. } = &mut member.fate {
@@ -124,19 +127,23 @@ pub(in crate::tracker) fn conclude_tree(
             settled.push(kept(core.instance.id, &root, kind, found, why));
             report.endings.push(ending(why.to_string(), &root, member));
             continue;
-        } else if member.is_root
-            && !member.fate.has_survived()
-            && let Some(why) = outlived.take()
-        {
-            publish_root(core, cause, &root, &member, began);
-            settled.extend(is_outlived(core, cause, &root, &member, why, report));
-            continue;
-        } else if member.is_root
-            && !member.fate.has_survived()
-            && let Some(why) = &unseen
-        {
-            settled.extend(stays(core, cause, &root, &member, why, report));
-            continue;
+        }
+        if member.is_root && !member.fate.has_survived() {
+            if let Some(why) = outlived.take() {
+                publish_root(core, cause, &root, &member, began);
+                set_cause(core, cause, &root, &member);
+                // What lives in the cgroup and cannot be seen is a survivor, and only the root's row leads to it.
+                report.endings.push(left_in_leaf(cause, &root, why.clone()));
+                settled.extend(member.row.map(|row| Settled::new(row, Verdict::Survived(why))));
+                continue;
+            }
+            if let Some(why) = &unseen {
+                set_cause(core, cause, &root, &member);
+                let why = format!("it has ended, but {why}; the next pass tries again");
+                report.suspects.push(root_as_suspect(&root, why.clone()));
+                settled.extend(member.row.map(|row| Settled::new(row, Verdict::Unknown(why))));
+                continue;
+            }
         }
         adopted_zombies::reap_after_record(core, &root, &member);
         if member.is_root {
@@ -156,59 +163,31 @@ pub(in crate::tracker) fn conclude_tree(
     report.suspects.extend(suspects_of(&core.store, root.task.as_ref(), suspects));
     for (row, error) in unknown {
         report.checked += 1;
-        report.suspects.push(Suspect {
-            task_id: root.task.clone(),
-            pid: root.identity.pid,
-            command: root.command.to_vec(),
-            why: format!(
-                "{error}; close its row with `procledger forget` when you know that it is gone"
-            ),
-        });
+        let why = format!(
+            "{error}; close its row with `procledger forget` when you know that it is gone"
+        );
+        report.suspects.push(root_as_suspect(&root, why));
         settled.extend(row.map(|row| given_back(row, &error)));
     }
+    Concluded { settled, report }
 }
 
-/// Settles a dead root whose task cgroup is not empty: what lives in it and cannot be seen is a survivor, and only the
-/// root's row leads to it.
-fn is_outlived(
-    core: &Core,
-    cause: &Cause,
-    root: &Root,
-    member: &MemberEnd,
-    why: String,
-    report: &mut Report,
-) -> Option<Settled> {
-    if let Some(entry) = core.registry.get(root.row) {
-        let by_itself = member.fate == Fate::Gone;
-        let reason = if by_itself { EndReason::Exited } else { cause.reason };
-        entry.set_cause(Some((reason, because(cause, member))));
-    }
-    report.endings.push(left_in_leaf(cause, root, why.clone()));
-    member.row.map(|row| Settled::new(row, Verdict::Survived(why)))
-}
-
-/// Settles a dead root for which it is unknown what else there was: its row stays, and the next pass retries.
-fn stays(
-    core: &Core,
-    cause: &Cause,
-    root: &Root,
-    member: &MemberEnd,
-    why: &str,
-    report: &mut Report,
-) -> Option<Settled> {
-    let why = format!("it has ended, but {why}; the next pass tries again");
-    if let Some(entry) = core.registry.get(root.row) {
-        let by_itself = member.fate == Fate::Gone;
-        let reason = if by_itself { EndReason::Exited } else { cause.reason };
-        entry.set_cause(Some((reason, because(cause, member))));
-    }
-    report.suspects.push(Suspect {
+/// Returns what is reported where it is unknown what else there was below a root, or which process it is.
+fn root_as_suspect(root: &Root, why: String) -> Suspect {
+    Suspect {
         task_id: root.task.clone(),
         pid: root.identity.pid,
         command: root.command.to_vec(),
-        why: why.clone(),
-    });
-    member.row.map(|row| Settled::new(row, Verdict::Unknown(why)))
+        why,
+    }
+}
+
+/// Remembers why a dead root has ended, whose row stays until the rest of its tree is known to be gone.
+fn set_cause(core: &Core, cause: &Cause, root: &Root, member: &MemberEnd) {
+    let Some(entry) = core.registry.get(root.row) else { return };
+    let by_itself = member.fate == Fate::Gone;
+    let reason = if by_itself { EndReason::Exited } else { cause.reason };
+    entry.set_cause(Some((reason, because(cause, member))));
 }
 
 /// Reports the death of a root that we hold to its waiters.

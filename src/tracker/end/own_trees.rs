@@ -50,7 +50,8 @@ fn end_own(
     report: &mut Report,
 ) {
     let ends = end_trees(world, trees, &mut |root, found| outcome::record_found(core, root, found));
-    let settled = outcome::conclude(core, cause, ends, report);
+    let outcome::Concluded { settled, report: found } = outcome::conclude(core, cause, ends);
+    report.absorb(found);
     if claim_recorded {
         outcome::write(core, None, settled, report);
     } else {

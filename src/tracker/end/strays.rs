@@ -32,7 +32,9 @@ pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<Tree>) {
                 end.members.retain(|member| !member.is_root);
                 end.unknown.retain(|(row, _)| *row != Some(end.root.row));
             }
-            let settled = outcome::conclude(core, &cause, ends, &mut report);
+            let outcome::Concluded { settled, report: found } =
+                outcome::conclude(core, &cause, ends);
+            report.absorb(found);
             outcome::write(core, None, settled, &mut report);
         }
         Err(error) => {
