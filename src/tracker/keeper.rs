@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    end::run::{Leave, MemberEnd, Tree, World, end_trees},
+    end::run::{Leave, MemberOutcome, TreeTarget, World, end_trees},
     membership::process_info::ProcessInfo,
     runtime::{
         keeper_end_log::{EndLogWriter, Fate, end_log_path},
@@ -193,7 +193,7 @@ impl Keeper {
                 log.fate(&member.info.identity, &Fate { outcome, status, died_after });
             }
             while let Reaped::Dead(..) = reap_one() {}
-            let stays = |member: &&MemberEnd| {
+            let stays = |member: &&MemberOutcome| {
                 matches!(member.fate.outcome(), Outcome::Survived | Outcome::Kept)
             };
             let left: HashSet<Pid> =
@@ -229,7 +229,7 @@ impl Keeper {
     }
 
     /// The tree begins with the children of this very process.
-    fn tree(&self, program: &Identity) -> Tree {
+    fn tree(&self, program: &Identity) -> TreeTarget {
         let params = &self.server.request.params;
         let root = Root {
             row: ProcessId(0),
@@ -252,7 +252,7 @@ impl Keeper {
             command: Words::default(),
             arguments: params.arguments,
         };
-        Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() }
+        TreeTarget { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() }
     }
 
     /// Returns the program, while it is alive.

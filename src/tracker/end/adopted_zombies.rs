@@ -22,7 +22,7 @@ use std::{
     ffi::OsString,
 };
 
-use super::run::MemberEnd;
+use super::run::MemberOutcome;
 use crate::{
     identity::{Identity, Pid},
     model::{Containment, Origin, ProcessId, ProcessRecord},
@@ -233,7 +233,7 @@ fn remember(core: &Core, mut owner: Owner) {
 }
 
 /// Handles a member that an end has found: its zombie is reaped after its end is recorded.
-pub(in crate::tracker) fn reap_after_record(core: &Core, root: &Root, member: &MemberEnd) {
+pub(in crate::tracker) fn reap_after_record(core: &Core, root: &Root, member: &MemberOutcome) {
     // The status of a registered process belongs to its parent, and a root that is still tracked is handled by its entry.
     let ours =
         !member.is_root || root.origin == Origin::Spawned && core.registry.get(root.row).is_none();

@@ -20,7 +20,7 @@ use std::{
 
 use super::{
     flush, outcome, own_trees, release,
-    run::{Feed, Tree, TreeEnd, World, end_as_they_come},
+    run::{Feed, TreeOutcome, TreeTarget, World, end_as_they_come},
     world,
 };
 use crate::{
@@ -75,7 +75,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Claims trees and logs each once; a tree that has already ended, or is being ended by another instance, is given up.
-    fn claim(&mut self, taken: Vec<Due>) -> Vec<Tree> {
+    fn claim(&mut self, taken: Vec<Due>) -> Vec<TreeTarget> {
         let entries: Vec<&Arc<Tracked>> = taken.iter().map(|due| &due.entry).collect();
         let (trees, recorded) = own_trees::claim_own(self.core, &entries, TakeOver::default());
         let claimed: HashSet<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
@@ -101,7 +101,11 @@ impl<'a> Worker<'a> {
 }
 
 impl<'a> Feed<'a> for Worker<'a> {
-    fn join(&mut self, under_way: &[ProcessId], room: usize) -> Option<(World<'a>, Vec<Tree>)> {
+    fn join(
+        &mut self,
+        under_way: &[ProcessId],
+        room: usize,
+    ) -> Option<(World<'a>, Vec<TreeTarget>)> {
         loop {
             let taken = self.take(under_way.is_empty(), room);
             if taken.is_empty() {
@@ -119,7 +123,7 @@ impl<'a> Feed<'a> for Worker<'a> {
         }
     }
 
-    fn done(&mut self, ends: Vec<TreeEnd>) {
+    fn done(&mut self, ends: Vec<TreeOutcome>) {
         let core = self.core;
         let began = Instant::now();
         let (mut claimed, mut unclaimed) = (Vec::new(), Vec::new());

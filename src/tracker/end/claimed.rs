@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::atomic::AtomicBool};
 
 use super::{
     keeper_end_logs, outcome,
-    run::{EndPlan, Leave, Tree, end_trees_unless},
+    run::{EndPlan, Leave, TreeTarget, end_trees_unless},
     spared, world,
 };
 use crate::{
@@ -80,7 +80,7 @@ pub(in crate::tracker) fn end_claimed_unless(
 
 /// Groups claimed rows into trees: descendants are grouped with their root; where the root has ended, each is a tree of its
 /// own.
-fn group(core: &Core, claimed: Vec<ProcessRecord>) -> Result<Vec<Tree>> {
+fn group(core: &Core, claimed: Vec<ProcessRecord>) -> Result<Vec<TreeTarget>> {
     let (roots, descendants): (Vec<_>, Vec<_>) =
         claimed.into_iter().partition(|record| record.spec.root.is_none());
     let mut trees = trees_of_rows(core, &roots)?;
@@ -101,8 +101,8 @@ fn group(core: &Core, claimed: Vec<ProcessRecord>) -> Result<Vec<Tree>> {
 pub(in crate::tracker) fn trees_of_rows(
     core: &Core,
     records: &[ProcessRecord],
-) -> Result<Vec<Tree>> {
-    let tree = |(record, leave): (&ProcessRecord, Leave)| Tree {
+) -> Result<Vec<TreeTarget>> {
+    let tree = |(record, leave): (&ProcessRecord, Leave)| TreeTarget {
         root: world::root_of(core, record),
         pidfd: core.registry.get(record.id).and_then(|entry| entry.pidfd.clone()),
         recorded: Vec::new(),

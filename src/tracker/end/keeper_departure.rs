@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     keeper_end_logs,
-    run::Tree,
+    run::TreeTarget,
     spared::leave_of,
     strays::{self, tree_of},
 };
@@ -113,7 +113,7 @@ fn end_unseen(core: &Core, entry: &Tracked) {
         Ok(below) => {
             let kept = below.into_iter().flat_map(|below| below.kept).collect();
             let leave = leave_of(entry, kept);
-            strays::end_strays_of(core, vec![Tree { leave, ..tree_of(entry, None) }]);
+            strays::end_strays_of(core, vec![TreeTarget { leave, ..tree_of(entry, None) }]);
         }
         // It is unknown which processes to leave alone.
         Err(error) => {

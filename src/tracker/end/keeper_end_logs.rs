@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     outcome,
-    run::{Fate as MemberFate, MemberEnd, TreeEnd},
+    run::{Fate as MemberFate, MemberOutcome, TreeOutcome},
 };
 use crate::{
     error::Result,
@@ -278,7 +278,7 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
 impl EndLogs {
     /// Merges the keepers' records into the results for their trees: a member that was already gone when it was looked up, and
     /// that a keeper had ended, was ended by the keeper.
-    pub(in crate::tracker) fn complete(&self, ends: &mut [TreeEnd]) {
+    pub(in crate::tracker) fn complete(&self, ends: &mut [TreeOutcome]) {
         for end in ends {
             let Some(log) = self.0.get(&end.root.row) else { continue };
             for member in end.members.iter_mut().filter(|it| it.fate == MemberFate::Gone) {
@@ -288,7 +288,7 @@ impl EndLogs {
     }
 }
 
-fn complete(log: &EndLog, member: &mut MemberEnd) {
+fn complete(log: &EndLog, member: &mut MemberOutcome) {
     if member.is_root && log.root_status.is_some() {
         member.status = known(member.status, log.root_status);
     }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Instant};
 
 use super::{
     adopted_zombies, exit_statuses,
-    run::{Fate, MemberEnd, Suspected, TreeEnd},
+    run::{Fate, MemberOutcome, Suspected, TreeOutcome},
     spared::kept,
 };
 use crate::{
@@ -53,7 +53,11 @@ pub(in crate::tracker) struct Concluded {
 }
 
 /// Concludes what became of trees that were ended for the same cause.
-pub(in crate::tracker) fn conclude(core: &Core, cause: &Cause, ends: Vec<TreeEnd>) -> Concluded {
+pub(in crate::tracker) fn conclude(
+    core: &Core,
+    cause: &Cause,
+    ends: Vec<TreeOutcome>,
+) -> Concluded {
     conclude_each(core, &|_| cause.clone(), ends)
 }
 
@@ -61,7 +65,7 @@ pub(in crate::tracker) fn conclude(core: &Core, cause: &Cause, ends: Vec<TreeEnd
 pub(in crate::tracker) fn conclude_each(
     core: &Core,
     cause_of: &dyn Fn(ProcessId) -> Cause,
-    ends: Vec<TreeEnd>,
+    ends: Vec<TreeOutcome>,
 ) -> Concluded {
     let mut all = Concluded::default();
     let began = Instant::now();
@@ -108,10 +112,10 @@ fn record_outcome(core: &Core, pass: Option<PassRun>, settled: Vec<Settled>, rep
 pub(in crate::tracker) fn conclude_tree(
     core: &Core,
     cause: &Cause,
-    tree: TreeEnd,
+    tree: TreeOutcome,
     began: Instant,
 ) -> Concluded {
-    let TreeEnd { root, members, suspects, unknown, unseen, mut outlived, interrupted } = tree;
+    let TreeOutcome { root, members, suspects, unknown, unseen, mut outlived, interrupted } = tree;
     let Concluded { mut settled, mut report } = Concluded::default();
     for mut member in members {
         report.checked += 1;
@@ -183,7 +187,7 @@ fn root_as_suspect(root: &Root, why: String) -> Suspect {
 }
 
 /// Remembers why a dead root has ended, whose row stays until the rest of its tree is known to be gone.
-fn set_cause(core: &Core, cause: &Cause, root: &Root, member: &MemberEnd) {
+fn set_cause(core: &Core, cause: &Cause, root: &Root, member: &MemberOutcome) {
     let Some(entry) = core.registry.get(root.row) else { return };
     let by_itself = member.fate == Fate::Gone;
     let reason = if by_itself { EndReason::Exited } else { cause.reason };
@@ -191,7 +195,7 @@ fn set_cause(core: &Core, cause: &Cause, root: &Root, member: &MemberEnd) {
 }
 
 /// Reports the death of a root that we hold to its waiters.
-fn publish_root(core: &Core, cause: &Cause, root: &Root, member: &MemberEnd, began: Instant) {
+fn publish_root(core: &Core, cause: &Cause, root: &Root, member: &MemberOutcome, began: Instant) {
     let Some(entry) = core.registry.get(root.row) else { return };
     // If SIGKILL reaches a survivor after all, perhaps hours later, the process has not ended by itself.
     let pending = matches!(member.fate, Fate::Survived { kill_pending: true, .. });
@@ -204,7 +208,7 @@ fn publish_root(core: &Core, cause: &Cause, root: &Root, member: &MemberEnd, beg
     }
 }
 
-fn status_of(core: &Core, root: &Root, member: &MemberEnd) -> ExitStatus {
+fn status_of(core: &Core, root: &Root, member: &MemberOutcome) -> ExitStatus {
     let known = member.is_root.then(|| core.registry.get(root.row)?.status()).flatten();
     known.unwrap_or(member.status)
 }
@@ -214,7 +218,7 @@ pub(in crate::tracker) fn given_back(row: ProcessId, error: &crate::error::Error
     Settled::new(row, Verdict::Unknown(error.to_string()))
 }
 
-fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus) -> Settled {
+fn settle(cause: &Cause, row: ProcessId, member: &MemberOutcome, status: ExitStatus) -> Settled {
     let now = member.at.unwrap_or_else(Millis::now);
     let verdict = if let Fate::Survived { why, .. } = &member.fate {
         Verdict::Survived(why.clone())
@@ -241,7 +245,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberEnd, status: ExitStatus)
 }
 
 /// Returns why a member was ended; `None` for one that was already gone.
-fn because(cause: &Cause, member: &MemberEnd) -> Option<Justification> {
+fn because(cause: &Cause, member: &MemberOutcome) -> Option<Justification> {
     was_ended(member).then(|| Justification {
         rule: rule_of(cause, member).to_owned(),
         evidence: member.info.evidence.to_string(),
@@ -249,16 +253,16 @@ fn because(cause: &Cause, member: &MemberEnd) -> Option<Justification> {
 }
 
 /// Whether it did not end by itself: this call has ended it, or its keeper was about to when this call found it gone.
-fn was_ended(member: &MemberEnd) -> bool {
+fn was_ended(member: &MemberOutcome) -> bool {
     member.fate != Fate::Gone || member.rule.is_some()
 }
 
-fn rule_of<'a>(cause: &'a Cause, member: &'a MemberEnd) -> &'a str {
+fn rule_of<'a>(cause: &'a Cause, member: &'a MemberOutcome) -> &'a str {
     member.rule.as_deref().unwrap_or(&cause.rule)
 }
 
 /// A process that was dead before the first signal has exited by itself if its status is known, and is gone otherwise.
-fn reason(cause: &Cause, member: &MemberEnd, status: ExitStatus) -> EndReason {
+fn reason(cause: &Cause, member: &MemberOutcome, status: ExitStatus) -> EndReason {
     match (&member.fate, status) {
         _ if member.rule.is_some() => cause.reason,
         (Fate::Gone, ExitStatus::Unobserved) => EndReason::Gone,
@@ -267,7 +271,7 @@ fn reason(cause: &Cause, member: &MemberEnd, status: ExitStatus) -> EndReason {
     }
 }
 
-fn ending(rule: String, root: &Root, member: MemberEnd) -> Ending {
+fn ending(rule: String, root: &Root, member: MemberOutcome) -> Ending {
     Ending {
         task_id: root.task.clone(),
         pid: member.info.identity.pid,
@@ -333,7 +337,7 @@ fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
     }
 }
 
-fn log_survivor(root: &Root, member: &MemberEnd) {
+fn log_survivor(root: &Root, member: &MemberOutcome) {
     if let Fate::Survived { why, .. } = &member.fate {
         tracing::error!(
             "process {} for task {} could not be ended: {why}",

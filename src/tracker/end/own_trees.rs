@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{
     claims, flush, outcome, release,
-    run::{Tree, World, end_trees},
+    run::{TreeTarget, World, end_trees},
     spared::leave_of,
     strays, world,
 };
@@ -45,7 +45,7 @@ fn end_own(
     core: &Core,
     cause: &Cause,
     world: &World<'_>,
-    trees: Vec<Tree>,
+    trees: Vec<TreeTarget>,
     claim_recorded: bool,
     report: &mut Report,
 ) {
@@ -68,8 +68,9 @@ pub(in crate::tracker) fn claim_own(
     core: &Core,
     entries: &[&Arc<Tracked>],
     over: TakeOver<'_>,
-) -> (Vec<Tree>, bool) {
-    let mut trees: Vec<Tree> = entries.iter().map(|entry| strays::tree_of(entry, None)).collect();
+) -> (Vec<TreeTarget>, bool) {
+    let mut trees: Vec<TreeTarget> =
+        entries.iter().map(|entry| strays::tree_of(entry, None)).collect();
     let roots: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
     // Where the ledger cannot be read either, the names that are known here still apply; and a session holds the processes
     // of a root without recorded descendants.

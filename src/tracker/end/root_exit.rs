@@ -10,7 +10,7 @@ use super::{
     childless, claims, exit_statuses, keeper_departure,
     outcome::suspects_of,
     release,
-    run::{Leave, Seen, Tree, strays},
+    run::{Leave, Seen, TreeTarget, strays},
     spared::{kept, leave_of},
     strays, world,
 };
@@ -35,7 +35,7 @@ struct Found<'a> {
     mine: Vec<&'a Dead>,
     statuses: Vec<ExitStatus>,
     /// The tree of each, with its strays.
-    trees: Vec<Tree>,
+    trees: Vec<TreeTarget>,
     ends: Vec<RootEnd>,
     /// Roots in whose task cgroups something lives that cannot be seen.
     hiding: Vec<Arc<Tracked>>,
@@ -111,7 +111,7 @@ fn settle_by_scan(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> 
 }
 
 /// Ends the strays of roots whose rows have ended. Roots that another instance is ending are held back until that is done.
-fn end_or_keep(core: &Arc<Core>, mine: &[&Dead], trees: Vec<Tree>, recorded: &Recorded) {
+fn end_or_keep(core: &Arc<Core>, mine: &[&Dead], trees: Vec<TreeTarget>, recorded: &Recorded) {
     let is_settled = |dead: &Dead| recorded.contains_key(&dead.0.root.row);
     let others: Vec<&Dead> = mine.iter().filter(|dead| !is_settled(dead)).copied().collect();
     let mut claimed = claims::keep_claimed(core, &others).into_iter();
@@ -137,7 +137,7 @@ pub(in crate::tracker) fn mark_ended(core: &Core, entry: &Tracked, status: ExitS
 
 /// Finds and pins what each dead root left, and prepares the rows that record it.
 fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> Result<Found<'a>> {
-    let mut trees: Vec<Tree> =
+    let mut trees: Vec<TreeTarget> =
         dead.iter().map(|(entry, pidfd)| strays::tree_of(entry, Some(pidfd))).collect();
     let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
     let below = core.store.below(&targets)?;
@@ -197,7 +197,7 @@ pub(in crate::tracker) fn own_end(core: &Core, entry: &Tracked, status: ExitStat
 }
 
 /// Removes from the tree what is left running on purpose; and, where everything is left, what has already exited.
-fn set_apart(core: &Core, tree: &mut Tree, strays: &[Seen]) -> Vec<Settled> {
+fn set_apart(core: &Core, tree: &mut TreeTarget, strays: &[Seen]) -> Vec<Settled> {
     let mut apart = Vec::new();
     for stray in strays {
         match (&stray.kept, stray.row) {
@@ -215,7 +215,7 @@ fn set_apart(core: &Core, tree: &mut Tree, strays: &[Seen]) -> Vec<Settled> {
 }
 
 /// Ends the strays, on a separate thread if there are any: the handling of the next death must not wait for their grace.
-fn end_strays(core: &Arc<Core>, dead: &[&Dead], trees: Vec<Tree>, recorded: &Recorded) {
+fn end_strays(core: &Arc<Core>, dead: &[&Dead], trees: Vec<TreeTarget>, recorded: &Recorded) {
     let mut with_strays = Vec::new();
     for ((entry, pidfd), mut tree) in dead.iter().zip(trees) {
         // `None`: another instance has ended the tree, or it was released; what is left is not ours to end.
@@ -246,7 +246,7 @@ fn end_strays(core: &Arc<Core>, dead: &[&Dead], trees: Vec<Tree>, recorded: &Rec
 fn take_recorded(
     core: &Core,
     entry: &Tracked,
-    tree: &mut Tree,
+    tree: &mut TreeTarget,
     rows: &[(ProcessId, Identity)],
 ) -> bool {
     let (new, kept): (Vec<_>, Vec<_>) = tree.recorded.drain(..).partition(|(row, _)| row.is_none());
@@ -280,7 +280,7 @@ fn release_all(core: &Core, rows: &[ProcessId]) {
     }
 }
 
-fn end_stray_trees(core: &Core, trees: Vec<(Arc<Tracked>, Tree)>) {
+fn end_stray_trees(core: &Core, trees: Vec<(Arc<Tracked>, TreeTarget)>) {
     let (entries, trees): (Vec<_>, Vec<_>) = trees.into_iter().unzip();
     strays::end_strays_of(core, trees);
     for entry in entries {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     outcome,
-    run::{Leave, Tree, end_trees},
+    run::{Leave, TreeTarget, end_trees},
     world,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Ends what is left of trees whose roots' ends are recorded.
-pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<Tree>) {
+pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<TreeTarget>) {
     let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
     let cause = Cause::stray();
     let mut report = Report::default();
@@ -47,7 +47,7 @@ pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<Tree>) {
     }
 }
 
-/// Returns recorded descendants, as a [`Tree`] holds them.
+/// Returns recorded descendants, as a [`TreeTarget`] holds them.
 pub(in crate::tracker) fn some_rows(
     rows: Vec<(ProcessId, Identity)>,
 ) -> Vec<(Option<ProcessId>, Identity)> {
@@ -55,8 +55,8 @@ pub(in crate::tracker) fn some_rows(
 }
 
 /// Returns the tree of a root of this instance, pinned by a descriptor that is already held.
-pub(in crate::tracker) fn tree_of(entry: &Tracked, pidfd: Option<&Arc<PidFd>>) -> Tree {
-    Tree {
+pub(in crate::tracker) fn tree_of(entry: &Tracked, pidfd: Option<&Arc<PidFd>>) -> TreeTarget {
+    TreeTarget {
         root: entry.root.clone(),
         pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(),
         recorded: Vec::new(),

@@ -21,7 +21,7 @@ use crate::{
         core::Core,
         end::{
             outcome::suspects_of,
-            run::{Leave, Preview, Tree, World, preview},
+            run::{Leave, Preview, TreeTarget, World, preview},
         },
         membership::foreign::may_be_responsible,
         options::trusted_or_by_environment,
@@ -353,7 +353,7 @@ impl Ledger {
             let below = self.store.below(&of)?;
             let before = below.into_iter().flat_map(|below| below.kept).collect();
             let leave = Leave { before, ..Leave::default() };
-            let tree = Tree { root: Root::from(*root), pidfd: None, recorded, leave };
+            let tree = TreeTarget { root: Root::from(*root), pidfd: None, recorded, leave };
             plan_tree(&self.store, root, dead, preview(world, tree)?, report);
         }
         Ok(())
@@ -449,7 +449,7 @@ fn plan_name_match(world: &World<'_>, search: &Search<'_>, report: &mut Report) 
             continue;
         };
         let Some(root) = search.tree(&found)? else { continue };
-        let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
+        let tree = TreeTarget { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
         let seen = preview(world, tree)?;
         let members =
             seen.members.into_iter().filter(|member| !planned.contains(&member.info.identity.pid));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     member::Member,
-    state::{Work, World},
+    state::{TreeRun, World},
 };
 use crate::{
     error::{Error, Kind},
@@ -26,7 +26,7 @@ pub(in crate::tracker) struct Leave {
     pub(in crate::tracker) before: Vec<Identity>,
 }
 
-impl Work {
+impl TreeRun {
     /// Whether any process may have to be left running. As a rule there is none, and then no program is examined.
     pub(super) fn may_leave(&self, world: &World<'_>) -> bool {
         self.leave.all

@@ -12,10 +12,10 @@ use std::{
 use super::{
     end_plan::{EndPlan, Stage},
     phases::{BLIND_LIMIT, FREEZE_PAUSE, KILL_LIMIT, LOOK_AGAIN, Run, share_of_descriptors},
-    state::{Tree, Work, World},
+    state::{TreeRun, TreeTarget, World},
     suspects,
     task_cgroup::kill_unseen,
-    tree_outcome::{Recorder, TreeEnd},
+    tree_outcome::{Recorder, TreeOutcome},
     wait::Deaths,
 };
 use crate::model::ProcessId;
@@ -30,10 +30,14 @@ const DESCRIPTORS: usize = 3;
 pub(in crate::tracker) trait Feed<'a> {
     /// Returns trees to be ended besides those in progress, at most `room`, and the context that says what to leave running
     /// from now on; `None` where there is none. Where none is in progress either, the run ends with that.
-    fn join(&mut self, under_way: &[ProcessId], room: usize) -> Option<(World<'a>, Vec<Tree>)>;
+    fn join(
+        &mut self,
+        under_way: &[ProcessId],
+        room: usize,
+    ) -> Option<(World<'a>, Vec<TreeTarget>)>;
 
     /// Receives what became of trees that have ended.
-    fn done(&mut self, ends: Vec<TreeEnd>);
+    fn done(&mut self, ends: Vec<TreeOutcome>);
 
     /// Reports whether the run is killing: then no tree joins for up to some seconds.
     fn is_killing(&mut self, killing: bool);
@@ -49,12 +53,12 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
     loop {
         // 1. Accept new trees.
         let began = Instant::now();
-        if began >= next_join || run.works.is_empty() {
-            let rows: Vec<ProcessId> = run.works.iter().map(|work| work.root.row).collect();
-            if let Some((world, trees)) = feed.join(&rows, room(run.works.len())) {
+        if began >= next_join || run.trees.is_empty() {
+            let rows: Vec<ProcessId> = run.trees.iter().map(|tree| tree.root.row).collect();
+            if let Some((world, trees)) = feed.join(&rows, room(run.trees.len())) {
                 run.world = Cow::Owned(world);
                 run.join(trees);
-            } else if run.works.is_empty() {
+            } else if run.trees.is_empty() {
                 return;
             }
             next_join = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_JOINS);
@@ -69,7 +73,7 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
         }
         // 3. Return trees that have ended.
         let pending = run.next_deadline();
-        let any_done = run.works.iter().any(|work| !work.goes_on());
+        let any_done = run.trees.iter().any(|tree| !tree.goes_on());
         if any_done && (pending.is_none() || Instant::now() >= run.next_look) {
             let ends = run.take_ended();
             if !ends.is_empty() {
@@ -96,32 +100,32 @@ fn room(under_way: usize) -> usize {
 }
 
 impl Run<'_, '_> {
-    fn join(&mut self, trees: Vec<Tree>) {
-        let first = self.works.len();
+    fn join(&mut self, trees: Vec<TreeTarget>) {
+        let first = self.trees.len();
         for tree in trees {
-            let work = Work::new(&self.world, tree);
-            self.works.push(work);
+            let tree = TreeRun::new(&self.world, tree);
+            self.trees.push(tree);
         }
         self.begin(first);
         // The scan may have taken longer than a grace.
-        self.works[first..].iter_mut().for_each(|work| work.stage = Stage::first());
+        self.trees[first..].iter_mut().for_each(|tree| tree.stage = Stage::first());
     }
 
     /// Removes the trees for which nothing is left to do, if one more scan shows that these members were all. Where scans fail,
     /// or the tree keeps starting new processes, that is tried for a second.
-    fn take_ended(&mut self) -> Vec<TreeEnd> {
+    fn take_ended(&mut self) -> Vec<TreeOutcome> {
         let before = self.world.proc.last_allocated();
         let looked = self.try_look();
         let is_open = looked.is_err() || self.is_open(before);
         let now = Instant::now();
         let mut gave_up = false;
-        let ended: Vec<bool> = (self.works.iter_mut())
-            .map(|work| {
-                if work.goes_on() {
-                    work.closing = None;
+        let ended: Vec<bool> = (self.trees.iter_mut())
+            .map(|tree| {
+                if tree.goes_on() {
+                    tree.closing = None;
                     return false;
                 }
-                let since = *work.closing.get_or_insert(now);
+                let since = *tree.closing.get_or_insert(now);
                 let over = now.duration_since(since) >= BLIND_LIMIT;
                 gave_up |= is_open && over;
                 !is_open || over
@@ -131,23 +135,23 @@ impl Run<'_, '_> {
             tracing::error!("failed to scan for more members of the trees being ended: {error}");
         }
         let mut ended = ended.into_iter();
-        let mut taken: Vec<Work> =
-            self.works.extract_if(.., |_| ended.next().unwrap_or(false)).collect();
+        let mut taken: Vec<TreeRun> =
+            self.trees.extract_if(.., |_| ended.next().unwrap_or(false)).collect();
         if taken.is_empty() {
             return Vec::new();
         }
         // What is in a task's cgroup and cannot be seen is killed through it; its tree has not ended before that.
         if kill_unseen(&self.world, &mut taken, KILL_LIMIT) {
-            self.works.append(&mut taken);
+            self.trees.append(&mut taken);
         }
-        self.deaths = Deaths::restart(&mut self.works);
+        self.deaths = Deaths::restart(&mut self.trees);
         suspects::find(&self.world, &mut taken, &self.last);
         let unseen = self.unseen.as_deref();
         taken
             .into_iter()
-            .map(|work| {
-                work.remove_leaf();
-                work.finish(&self.world, &self.last, unseen)
+            .map(|tree| {
+                tree.remove_leaf();
+                tree.finish(&self.world, &self.last, unseen)
             })
             .collect()
     }

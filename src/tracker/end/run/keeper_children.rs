@@ -5,14 +5,14 @@
 
 use super::{
     member::Member,
-    state::{Work, World},
+    state::{TreeRun, World},
 };
 use crate::{
     identity::Pid, policy::exemption::Exempt, sys::snapshot::Snapshot,
     tracker::membership::recorded_keeper::verified,
 };
 
-impl Work {
+impl TreeRun {
     /// Returns the keeper, if it lives and held its PID while the snapshot was taken.
     pub(super) fn find_keeper(&mut self, world: &World<'_>, snapshot: &Snapshot) -> Option<Pid> {
         let identity = self.root.keeper?;

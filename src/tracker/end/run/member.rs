@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     survival_reason::obstacle,
-    tree_outcome::{Fate, MemberEnd},
+    tree_outcome::{Fate, MemberOutcome},
 };
 use crate::{
     error::Error,
@@ -188,7 +188,7 @@ impl Member {
     }
 
     /// Returns what became of it. Its state, where it survived, is taken from the last snapshot.
-    pub(super) fn conclude(mut self, proc: &Proc, snapshot: &Snapshot) -> MemberEnd {
+    pub(super) fn conclude(mut self, proc: &Proc, snapshot: &Snapshot) -> MemberOutcome {
         if self.spared().is_some() {
             self.look();
         }
@@ -208,7 +208,7 @@ impl Member {
                 Fate::Survived { why: obstacle(proc, &self, snapshot), kill_pending }
             }
         };
-        MemberEnd {
+        MemberOutcome {
             row: self.row,
             is_root: self.is_root,
             info: self.info,

@@ -4,7 +4,7 @@
 //! passed, and exits before it is read itself: then neither the member nor the child is seen, and for a root that has ended
 //! there is no later scan. The child has one of the PIDs that were allocated during the scan, so each of these is examined.
 
-use super::state::{Work, World};
+use super::state::{TreeRun, World};
 use crate::{
     identity::Pid,
     sys::snapshot::Snapshot,
@@ -20,12 +20,12 @@ const FEW: u32 = 128;
 /// last PID that was allocated before the snapshot was taken.
 pub(super) fn has_newcomers(
     world: &World<'_>,
-    works: &[Work],
+    trees: &[TreeRun],
     snapshot: &Snapshot,
     before: Option<Pid>,
 ) -> bool {
     let Some(mut last) = before else { return false };
-    let ties = Ties::of(works.iter().map(|work| &work.root));
+    let ties = Ties::of(trees.iter().map(|tree| &tree.root));
     for _ in 0..ROUNDS {
         // Where PID allocation has wrapped around, this cannot be determined.
         let Some(now) = world.proc.last_allocated().filter(|now| *now > last) else { break };
@@ -40,7 +40,7 @@ pub(super) fn has_newcomers(
         }
         last = now;
     }
-    works.iter().flat_map(|work| &work.unlisted).any(|&pid| lives(world, pid))
+    trees.iter().flat_map(|tree| &tree.unlisted).any(|&pid| lives(world, pid))
 }
 
 fn belongs(world: &World<'_>, ties: &Ties, pid: Pid) -> bool {

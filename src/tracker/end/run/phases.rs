@@ -17,10 +17,10 @@ use super::{
     new_members::has_newcomers,
     rescan::{chase, release},
     scan::look,
-    state::{TokenCache, Tree, Work, World, suspected},
+    state::{TokenCache, TreeRun, TreeTarget, World, suspected},
     suspects,
     task_cgroup::kill_unseen,
-    tree_outcome::{Preview, Recorder, Seen, TreeEnd},
+    tree_outcome::{Preview, Recorder, Seen, TreeOutcome},
     wait::Deaths,
 };
 use crate::{
@@ -60,9 +60,9 @@ const BETWEEN_LOOKS: u32 = 9;
 /// Ends all trees together and returns what became of each member.
 pub(in crate::tracker) fn end_trees(
     world: &World<'_>,
-    trees: Vec<Tree>,
+    trees: Vec<TreeTarget>,
     recorder: &mut Recorder<'_>,
-) -> Vec<TreeEnd> {
+) -> Vec<TreeOutcome> {
     end_trees_unless(world, trees, recorder, &EndPlan::default(), None)
 }
 
@@ -70,11 +70,11 @@ pub(in crate::tracker) fn end_trees(
 /// part of it may be stopped.
 pub(in crate::tracker) fn end_trees_unless(
     world: &World<'_>,
-    trees: Vec<Tree>,
+    trees: Vec<TreeTarget>,
     recorder: &mut Recorder<'_>,
     plan: &EndPlan,
     interrupt: Option<&AtomicBool>,
-) -> Vec<TreeEnd> {
+) -> Vec<TreeOutcome> {
     let mut answers = Vec::with_capacity(trees.len());
     let share = share_of_descriptors();
     let (mut chunk, mut taken) = (Vec::new(), 0);
@@ -86,7 +86,7 @@ pub(in crate::tracker) fn end_trees_unless(
             taken = 0;
         }
         taken += needs;
-        chunk.push(Work::new(world, tree));
+        chunk.push(TreeRun::new(world, tree));
     }
     if !chunk.is_empty() {
         answers.extend(Run::new(Cow::Borrowed(world), chunk, recorder).end(plan, interrupt));
@@ -96,15 +96,15 @@ pub(in crate::tracker) fn end_trees_unless(
 
 /// Finds what dead roots left, without signalling it. Fails where `/proc` cannot be read, or where there is no descriptor to
 /// pin a process with: then it is unknown what they left.
-pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Vec<Preview>> {
-    let works = trees.iter().map(|tree| Work::new(world, tree.clone())).collect();
+pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[TreeTarget]) -> Result<Vec<Preview>> {
+    let trees = trees.iter().map(|tree| TreeRun::new(world, tree.clone())).collect();
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
-    let mut run = Run::new(Cow::Borrowed(world), works, &mut recorder);
+    let mut run = Run::new(Cow::Borrowed(world), trees, &mut recorder);
     let began = Instant::now();
     for looks in 0.. {
         let before = world.proc.last_allocated();
         run.try_look()?;
-        let is_open = run.is_open(before) || run.works.iter().any(Work::hides);
+        let is_open = run.is_open(before) || run.trees.iter().any(TreeRun::hides);
         if !is_open || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
             break;
         }
@@ -120,9 +120,9 @@ pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[Tree]) -> Result<Ve
 }
 
 /// Returns the members that a tree has now, without signalling any. Fails where `/proc` cannot be read.
-pub(in crate::tracker) fn preview(world: &World<'_>, tree: Tree) -> Result<Preview> {
+pub(in crate::tracker) fn preview(world: &World<'_>, tree: TreeTarget) -> Result<Preview> {
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
-    let mut run = Run::new(Cow::Borrowed(world), vec![Work::new(world, tree)], &mut recorder);
+    let mut run = Run::new(Cow::Borrowed(world), vec![TreeRun::new(world, tree)], &mut recorder);
     let before = world.proc.last_allocated();
     run.try_look()?;
     let missed = run.is_open(before);
@@ -140,7 +140,7 @@ pub(super) fn share_of_descriptors() -> usize {
 
 /// Returns the number of descriptors that a tree needs before the first scan: a pidfd for each process and its keeper, and its
 /// task cgroup.
-fn descriptors(tree: &Tree) -> usize {
+fn descriptors(tree: &TreeTarget) -> usize {
     let root = &tree.root;
     1 + tree.recorded.len()
         + usize::from(root.cgroup.is_some())
@@ -149,7 +149,7 @@ fn descriptors(tree: &Tree) -> usize {
 
 pub(super) struct Run<'a, 'b> {
     pub(super) world: Cow<'a, World<'a>>,
-    pub(super) works: Vec<Work>,
+    pub(super) trees: Vec<TreeRun>,
     cache: TokenCache,
     recorder: &'a mut Recorder<'b>,
     pub(super) deaths: Deaths,
@@ -165,17 +165,17 @@ pub(super) struct Run<'a, 'b> {
 impl<'a, 'b> Run<'a, 'b> {
     pub(super) fn new(
         world: Cow<'a, World<'a>>,
-        mut works: Vec<Work>,
+        mut trees: Vec<TreeRun>,
         recorder: &'a mut Recorder<'b>,
     ) -> Self {
         let now = Instant::now();
-        for work in &mut works {
-            work.stage = Stage::first();
+        for tree in &mut trees {
+            tree.stage = Stage::first();
         }
         let (cache, last) = (TokenCache::default(), Snapshot::default());
         Self {
             world,
-            works,
+            trees,
             cache,
             recorder,
             deaths: Deaths::new(),
@@ -188,23 +188,23 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// Returns the trees as the last scan has shown them.
     fn preview(mut self, missed: bool) -> Vec<Preview> {
-        suspects::find(&self.world, &mut self.works, &self.last);
+        suspects::find(&self.world, &mut self.trees, &self.last);
         let world = &self.world;
-        let preview = |work: Work| Preview {
+        let preview = |tree: TreeRun| Preview {
             missed,
-            hides: work.hides(),
-            suspects: suspected(world, work.suspects, work.root.arguments),
-            members: work.members.into_iter().map(Seen::from).collect(),
-            unknown: work.unknown.into_iter().map(|(_, error)| error).collect(),
+            hides: tree.hides(),
+            suspects: suspected(world, tree.suspects, tree.root.arguments),
+            members: tree.members.into_iter().map(Seen::from).collect(),
+            unknown: tree.unknown.into_iter().map(|(_, error)| error).collect(),
         };
-        self.works.into_iter().map(preview).collect()
+        self.trees.into_iter().map(preview).collect()
     }
 
-    fn end(mut self, plan: &EndPlan, interrupt: Option<&AtomicBool>) -> Vec<TreeEnd> {
+    fn end(mut self, plan: &EndPlan, interrupt: Option<&AtomicBool>) -> Vec<TreeOutcome> {
         self.begin(0);
         loop {
             if interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Acquire)) {
-                self.works.iter_mut().for_each(Work::interrupt);
+                self.trees.iter_mut().for_each(TreeRun::interrupt);
             }
             self.ask_new(plan);
             if self.expire(plan) {
@@ -214,8 +214,8 @@ impl<'a, 'b> Run<'a, 'b> {
             let Some(deadline) = self.next_deadline() else {
                 // All are dead, or cannot be ended: scan once more for what was started meanwhile.
                 self.look_once_more();
-                if self.works.iter().any(Work::goes_on)
-                    || kill_unseen(&self.world, &mut self.works, KILL_LIMIT)
+                if self.trees.iter().any(TreeRun::goes_on)
+                    || kill_unseen(&self.world, &mut self.trees, KILL_LIMIT)
                 {
                     continue;
                 }
@@ -229,21 +229,21 @@ impl<'a, 'b> Run<'a, 'b> {
                 self.await_death(Duration::ZERO);
             }
         }
-        self.works.iter().for_each(Work::remove_leaf);
-        suspects::find(&self.world, &mut self.works, &self.last);
+        self.trees.iter().for_each(TreeRun::remove_leaf);
+        suspects::find(&self.world, &mut self.trees, &self.last);
         let (world, last, unseen) = (self.world, self.last, self.unseen);
-        self.works.into_iter().map(|work| work.finish(&world, &last, unseen.as_deref())).collect()
+        self.trees.into_iter().map(|tree| tree.finish(&world, &last, unseen.as_deref())).collect()
     }
 
     /// Takes the first scan of the trees from `first` on. If it fails, members that may be exempt are left running.
     pub(super) fn begin(&mut self, first: usize) {
-        self.works[first..].iter().for_each(Work::thaw_all);
+        self.trees[first..].iter().for_each(TreeRun::thaw_all);
         if let Err(error) = self.try_look() {
             let world = &self.world;
-            self.works[first..].iter_mut().for_each(|work| work.doubt_recorded(world, &error));
+            self.trees[first..].iter_mut().for_each(|tree| tree.doubt_recorded(world, &error));
         }
         let world = &self.world;
-        let opened = self.works[first..].iter_mut().map(|work| work.open_up_leaf(world));
+        let opened = self.trees[first..].iter_mut().map(|tree| tree.open_up_leaf(world));
         // `count` visits all of them: `any` would stop at the first.
         if opened.filter(|opened| *opened).count() > 0 {
             self.look();
@@ -269,7 +269,7 @@ impl<'a, 'b> Run<'a, 'b> {
             let before = self.world.proc.last_allocated();
             let looked = self.try_look();
             let is_open = looked.is_err() || self.is_open(before);
-            if !is_open || self.works.iter().any(Work::goes_on) {
+            if !is_open || self.trees.iter().any(TreeRun::goes_on) {
                 return;
             }
             if Instant::now() >= deadline {
@@ -286,16 +286,16 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// Whether the last scan has not seen all members. `before`: the last PID that was allocated before it.
     pub(super) fn is_open(&mut self, before: Option<Pid>) -> bool {
-        for work in &mut self.works {
-            work.vanished |= work.has_unseen_children(&self.world);
+        for tree in &mut self.trees {
+            tree.vanished |= tree.has_unseen_children(&self.world);
         }
-        self.works.iter().any(|work| work.vanished)
-            || has_newcomers(&self.world, &self.works, &self.last, before)
+        self.trees.iter().any(|tree| tree.vanished)
+            || has_newcomers(&self.world, &self.trees, &self.last, before)
     }
 
     pub(super) fn try_look(&mut self) -> Result<bool> {
         let began = Instant::now();
-        let looked = look(&self.world, &mut self.works, &mut self.cache, self.recorder);
+        let looked = look(&self.world, &mut self.trees, &mut self.cache, self.recorder);
         self.next_look = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_LOOKS);
         self.unseen = looked.as_ref().err().map(ToString::to_string);
         let (snapshot, any_new) = looked?;
@@ -305,33 +305,33 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// Asks the members that the current step of their tree reaches.
     pub(super) fn ask_new(&mut self, plan: &EndPlan) {
-        for work in &mut self.works {
-            work.take_next_step(plan, self.progress);
-            work.ask(plan);
+        for tree in &mut self.trees {
+            tree.take_next_step(plan, self.progress);
+            tree.ask(plan);
         }
     }
 
     /// Returns when the first grace is over; `None` when no member is left to wait for.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let waiting = self.works.iter().filter(|work| work.is_in_grace());
-        waiting.filter_map(|work| work.deadline(self.progress)).min()
+        let waiting = self.trees.iter().filter(|tree| tree.is_in_grace());
+        waiting.filter_map(|tree| tree.deadline(self.progress)).min()
     }
 
     /// Marks the trees whose last grace is over; returns whether any has members to kill.
     pub(super) fn expire(&mut self, plan: &EndPlan) -> bool {
         let now = Instant::now();
-        for work in self.works.iter_mut().filter(|work| work.is_in_grace()) {
-            let is_over = work.deadline(self.progress).is_some_and(|deadline| deadline <= now);
-            if is_over && work.stage.next_step(plan, now).is_none() {
-                work.stage = Stage::Killing { rounds: 0 };
+        for tree in self.trees.iter_mut().filter(|tree| tree.is_in_grace()) {
+            let is_over = tree.deadline(self.progress).is_some_and(|deadline| deadline <= now);
+            if is_over && tree.stage.next_step(plan, now).is_none() {
+                tree.stage = Stage::Killing { rounds: 0 };
             }
         }
-        self.works.iter().any(Work::must_be_killed)
+        self.trees.iter().any(TreeRun::must_be_killed)
     }
 
     /// Waits until a member dies, at most `limit`; marks all that are dead, and returns whether there were any.
     fn wait(&mut self, limit: Duration) -> bool {
-        match self.deaths.wait(&mut self.works, limit) {
+        match self.deaths.wait(&mut self.trees, limit) {
             Some(any) => any,
             None => self.wait_by_asking(limit),
         }
@@ -339,8 +339,8 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// The same where epoll is not available, or cannot watch them all.
     fn wait_by_asking(&mut self, limit: Duration) -> bool {
-        let mut fds: Vec<PollFd<'_>> = (self.works.iter())
-            .flat_map(|work| &work.members)
+        let mut fds: Vec<PollFd<'_>> = (self.trees.iter())
+            .flat_map(|tree| &tree.members)
             .filter(|member| member.is_alive())
             .filter_map(|member| Some(PollFd::new(member.pinned.as_ref()?.fd(), PollFlags::IN)))
             .collect();
@@ -355,7 +355,7 @@ impl<'a, 'b> Run<'a, 'b> {
 
     fn mark_dead(&mut self) -> bool {
         let mut any = false;
-        for member in self.works.iter_mut().flat_map(Work::alive) {
+        for member in self.trees.iter_mut().flat_map(TreeRun::alive) {
             any |= member.look();
         }
         any
@@ -363,16 +363,16 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// Freezes what is left of expired trees until no new member appears, kills it, and waits.
     pub(super) fn kill(&mut self) {
-        for work in self.works.iter_mut().filter(|work| work.must_be_killed()) {
-            if let Stage::Killing { rounds } = &mut work.stage {
+        for tree in self.trees.iter_mut().filter(|tree| tree.must_be_killed()) {
+            if let Stage::Killing { rounds } = &mut tree.stage {
                 *rounds += 1;
             }
         }
         self.freeze();
-        self.works.iter_mut().filter(|work| work.stage.is_killing()).for_each(Work::kill);
+        self.trees.iter_mut().filter(|tree| tree.stage.is_killing()).for_each(TreeRun::kill);
         let start = Instant::now();
         let mut last = start;
-        while self.works.iter().any(Work::is_dying)
+        while self.trees.iter().any(TreeRun::is_dying)
             && last.elapsed() < KILL_LIMIT
             && start.elapsed() < KILL_CAP
         {
@@ -390,16 +390,16 @@ impl<'a, 'b> Run<'a, 'b> {
             if start.elapsed() > FREEZE_LIMIT {
                 return;
             }
-            self.works.iter_mut().filter(|work| work.stage.is_killing()).for_each(Work::stop);
-            let caught = chase(&self.world, &self.works);
+            self.trees.iter_mut().filter(|tree| tree.stage.is_killing()).for_each(TreeRun::stop);
+            let caught = chase(&self.world, &self.trees);
             let any_new = self.look() || !caught.is_empty();
-            release(&self.works, caught);
+            release(&self.trees, caught);
             self.mark_dead();
             let still = self
-                .works
+                .trees
                 .iter()
-                .filter(|work| work.stage.is_killing())
-                .all(|work| work.is_still(&self.last));
+                .filter(|tree| tree.stage.is_killing())
+                .all(|tree| tree.is_still(&self.last));
             if still && !any_new {
                 return;
             }

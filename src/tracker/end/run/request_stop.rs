@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use super::{
     end_plan::{EndPlan, Recipients},
     member::{Death, Member, Phase},
-    state::Work,
+    state::TreeRun,
 };
 use crate::sys::Signal;
 
-impl Work {
+impl TreeRun {
     /// Sends the signal of the current step, then SIGCONT, to each of its recipients that has had none yet.
     ///
     /// A program that gets SIGTERM may end its helpers before their turn comes: `nginx` its workers, a browser its renderers.
@@ -67,7 +67,7 @@ mod tests {
         policy::membership::Evidence,
         sys::{Pinned, Proc, current_place, snapshot::Snapshot},
         tracker::{
-            end::run::{Leave, Tree, World, state::Work},
+            end::run::{Leave, TreeTarget, World, state::TreeRun},
             membership::process_info::ProcessInfo,
             runtime::tracked::{Root, Words},
         },
@@ -125,19 +125,19 @@ mod tests {
             Member::new(info, Some(pinned))
         };
         let members: Vec<Member> = pinned.into_iter().map(member).collect();
-        let tree = Tree { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
-        let mut work = Work::new(&world, tree);
-        work.members = members;
+        let tree = TreeTarget { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
+        let mut tree = TreeRun::new(&world, tree);
+        tree.members = members;
         children[gone].0.kill().expect("killed");
         children[gone].0.wait().expect("reaped");
-        work.ask(&EndPlan::default());
+        tree.ask(&EndPlan::default());
         for (child, _) in &mut children {
             child.wait().expect("ended");
         }
-        for member in &mut work.members {
+        for member in &mut tree.members {
             member.look();
         }
-        let end = work.finish(&world, &Snapshot::default(), None);
+        let end = tree.finish(&world, &Snapshot::default(), None);
         end.members.iter().map(|member| member.fate.outcome()).collect()
     }
 

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::state::{Work, World};
+use super::state::{TreeRun, World};
 use crate::{
     identity::Pid,
     sys::{Pinned, Signal, proc::this_tick, snapshot::Stat},
@@ -22,9 +22,9 @@ use crate::{
 const ROUNDS: u32 = 50;
 
 /// Stops what looks like a member of an expired tree, and returns the processes that it stopped.
-pub(super) fn chase(world: &World<'_>, works: &[Work]) -> Vec<Pinned> {
-    let trails = Trails::of(world, works);
-    let mut seen = spared(world, works);
+pub(super) fn chase(world: &World<'_>, trees: &[TreeRun]) -> Vec<Pinned> {
+    let trails = Trails::of(world, trees);
+    let mut seen = spared(world, trees);
     let mut caught = Vec::new();
     for _ in 0..ROUNDS {
         let Ok(pids) = world.proc.pids() else { break };
@@ -44,10 +44,10 @@ pub(super) fn chase(world: &World<'_>, works: &[Work]) -> Vec<Pinned> {
 }
 
 /// Resumes processes that the scan has not found to be members that are to be ended.
-pub(super) fn release(works: &[Work], caught: Vec<Pinned>) {
+pub(super) fn release(trees: &[TreeRun], caught: Vec<Pinned>) {
     for pinned in caught {
-        let is_ours = works.iter().any(|work| {
-            let member = work.pids.get(&pinned.pid()).map(|&index| &work.members[index]);
+        let is_ours = trees.iter().any(|tree| {
+            let member = tree.pids.get(&pinned.pid()).map(|&index| &tree.members[index]);
             member.is_some_and(|member| {
                 member.spared().is_none()
                     && member.info.identity.start_tick == pinned.stat.start_tick
@@ -60,11 +60,11 @@ pub(super) fn release(works: &[Work], caught: Vec<Pinned>) {
 }
 
 /// Returns the PIDs that are certainly not to be stopped, or are known already.
-fn spared(world: &World<'_>, works: &[Work]) -> HashSet<Pid> {
+fn spared(world: &World<'_>, trees: &[TreeRun]) -> HashSet<Pid> {
     let mut spared: HashSet<Pid> = world.untouchable().collect();
-    for work in works {
-        spared.extend(work.pids.keys());
-        spared.extend(work.leave.before.iter().map(|identity| identity.pid));
+    for tree in trees {
+        spared.extend(tree.pids.keys());
+        spared.extend(tree.leave.before.iter().map(|identity| identity.pid));
     }
     spared
 }
@@ -78,11 +78,11 @@ struct Trails {
 }
 
 impl Trails {
-    fn of(world: &World<'_>, works: &[Work]) -> Self {
-        let expired = || works.iter().filter(|work| work.stage.is_killing());
-        let sessions = expired().filter_map(|work| pinned_session(world, work)).map(Pid::get);
+    fn of(world: &World<'_>, trees: &[TreeRun]) -> Self {
+        let expired = || trees.iter().filter(|tree| tree.stage.is_killing());
+        let sessions = expired().filter_map(|tree| pinned_session(world, tree)).map(Pid::get);
         let tokens = expired()
-            .map(|work| &work.root)
+            .map(|tree| &tree.root)
             .filter_map(|root| Some((root.token?, (root.identity.start_tick, root.uid))));
         Self { sessions: sessions.collect(), tokens: tokens.collect() }
     }
@@ -103,10 +103,10 @@ impl Trails {
 }
 
 /// Returns the root's session, while a verified member is in it.
-fn pinned_session(world: &World<'_>, work: &Work) -> Option<Pid> {
-    work.root.session.filter(|session| {
+fn pinned_session(world: &World<'_>, tree: &TreeRun) -> Option<Pid> {
+    tree.root.session.filter(|session| {
         let is_in = |stat: &Stat| stat.session == session.get() || stat.group == session.get();
-        work.members.iter().any(|member| {
+        tree.members.iter().any(|member| {
             let stat = world.proc.stat(member.pid()).ok().flatten();
             member.pinned.as_ref().is_some_and(Pinned::has_its_pid)
                 && stat.is_some_and(|stat| {

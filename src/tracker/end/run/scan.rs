@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     exemptions::protected,
     member::Member,
-    state::{TokenCache, Work, World, not_ours},
+    state::{TokenCache, TreeRun, World, not_ours},
     tree_outcome::Recorder,
 };
 use crate::{
@@ -44,7 +44,7 @@ const EXEC_TAKES: Duration = Duration::from_millis(10);
 /// regardless.
 pub(super) fn look(
     world: &World<'_>,
-    trees: &mut [Work],
+    trees: &mut [TreeRun],
     cache: &mut TokenCache,
     recorder: &mut Recorder<'_>,
 ) -> Result<(Snapshot, bool)> {
@@ -96,7 +96,7 @@ pub(super) fn look(
 fn decide_tree<'a>(
     world: &World<'_>,
     system: &'a System<'_>,
-    tree: &mut Work,
+    tree: &mut TreeRun,
     facts: &TreeFacts,
 ) -> Membership<'a> {
     let names = [world.protected, &tree.leave.names];
@@ -112,7 +112,7 @@ fn decide_tree<'a>(
     decide(system, facts, Some(&mut protects))
 }
 
-impl Work {
+impl TreeRun {
     /// Marks a known member as left running, unless it has been signalled or is dead; returns whether it is known.
     fn spare(&mut self, pid: Pid, why: &SpareReason) -> bool {
         let Some(&index) = self.pids.get(&pid) else { return false };
@@ -131,7 +131,7 @@ impl Work {
     }
 }
 
-fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {
+fn record(tree: &mut TreeRun, first: usize, recorder: &mut Recorder<'_>) {
     let new: Vec<_> = tree.members[first..].iter().map(|member| &member.info).collect();
     if new.is_empty() {
         return;
@@ -146,7 +146,7 @@ fn record(tree: &mut Work, first: usize, recorder: &mut Recorder<'_>) {
 fn facts(
     world: &World<'_>,
     snapshot: &Snapshot,
-    tree: &mut Work,
+    tree: &mut TreeRun,
     holders: &mut TokenHolders,
 ) -> TreeFacts {
     let token = tree.root.token;
@@ -192,10 +192,10 @@ fn facts(
 fn token_holders_of(
     world: &World<'_>,
     snapshot: &Snapshot,
-    trees: &[Work],
+    trees: &[TreeRun],
     cache: &mut TokenCache,
 ) -> Result<(TokenHolders, bool)> {
-    let owner = |tree: &Work| {
+    let owner = |tree: &TreeRun| {
         let (uid, start_tick) = (tree.root.uid, tree.root.identity.start_tick);
         Some((tree.root.token?, TokenOwner { uid, start_tick }))
     };
@@ -261,7 +261,7 @@ fn tokens(world: &World<'_>, pid: Pid, patience: Instant) -> Result<Option<Vec<U
 fn add(
     world: &World<'_>,
     snapshot: &Snapshot,
-    tree: &mut Work,
+    tree: &mut TreeRun,
     cache: &mut TokenCache,
     (pid, evidence, descends, spared): (Pid, Evidence, bool, Option<Spared>),
 ) -> Result<()> {

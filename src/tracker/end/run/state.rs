@@ -14,7 +14,7 @@ use super::{
     exemptions::Leave,
     member::{Death, Member, Phase},
     task_cgroup::open_leaf,
-    tree_outcome::{Suspected, TreeEnd},
+    tree_outcome::{Suspected, TreeOutcome},
 };
 use crate::{
     error::{Error, Kind},
@@ -70,7 +70,7 @@ pub(super) fn not_ours(pid: Pid) -> Error {
 
 /// A tree that is to be ended.
 #[derive(Clone, Debug)]
-pub(in crate::tracker) struct Tree {
+pub(in crate::tracker) struct TreeTarget {
     pub(in crate::tracker) root: Root,
     /// A pidfd that is already held; it belongs to the root for certain.
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
@@ -81,7 +81,7 @@ pub(in crate::tracker) struct Tree {
 
 /// A tree that is being ended.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one tree")]
-pub(super) struct Work {
+pub(super) struct TreeRun {
     pub(super) root: Root,
     pub(super) members: Vec<Member>,
     pub(super) pids: HashMap<Pid, usize>,
@@ -128,12 +128,12 @@ pub(super) struct Work {
     pub(super) left_before: bool,
 }
 
-impl Work {
+impl TreeRun {
     /// Pins the root and the recorded descendants.
-    pub(super) fn new(world: &World<'_>, tree: Tree) -> Self {
-        let Tree { root, pidfd, recorded, leave } = tree;
+    pub(super) fn new(world: &World<'_>, tree: TreeTarget) -> Self {
+        let TreeTarget { root, pidfd, recorded, leave } = tree;
         let (leaf, leaf_error) = open_leaf(world, &root);
-        let mut work = Self {
+        let mut tree = Self {
             leaf,
             leaf_error,
             leaf_is_known: false,
@@ -161,23 +161,23 @@ impl Work {
             judged: HashMap::new(),
             left_before: false,
         };
-        let (row, identity) = (work.root.row, work.root.identity);
+        let (row, identity) = (tree.root.row, tree.root.identity);
         let probe = match pidfd {
             Some(fd) => Pinned::verify(world.proc, world.observer.place, &identity, fd)
                 .unwrap_or_else(Probe::Unknown),
             None => Pinned::probe(world.proc, world.observer.place, &identity),
         };
-        work.was_there = matches!(probe, Probe::Alive(_) | Probe::Zombie(_));
-        if work.was_there && !work.is_held {
-            work.cgroup = world.proc.cgroup(identity.pid).ok().flatten();
-            work.ancestors = world.proc.ancestors(identity.pid);
+        tree.was_there = matches!(probe, Probe::Alive(_) | Probe::Zombie(_));
+        if tree.was_there && !tree.is_held {
+            tree.cgroup = world.proc.cgroup(identity.pid).ok().flatten();
+            tree.ancestors = world.proc.ancestors(identity.pid);
         }
-        work.add_recorded(world, Some(row), identity, Evidence::Root, probe);
+        tree.add_recorded(world, Some(row), identity, Evidence::Root, probe);
         for (row, identity) in recorded {
             let probe = Pinned::probe(world.proc, world.observer.place, &identity);
-            work.add_recorded(world, row, identity, Evidence::Recorded, probe);
+            tree.add_recorded(world, row, identity, Evidence::Recorded, probe);
         }
-        work
+        tree
     }
 
     fn add_recorded(
@@ -283,7 +283,7 @@ impl Work {
         world: &World<'_>,
         snapshot: &Snapshot,
         unseen: Option<&str>,
-    ) -> TreeEnd {
+    ) -> TreeOutcome {
         let interrupted = self.stage == Stage::Interrupted;
         let unseen = match unseen {
             Some(why) => Some(format!("the scan for its descendants failed: {why}")),
@@ -299,7 +299,7 @@ impl Work {
             .collect();
         let suspects = suspected(world, self.suspects, self.root.arguments);
         let Self { root, unknown, .. } = self;
-        TreeEnd { root, members, suspects, unknown, unseen, outlived, interrupted }
+        TreeOutcome { root, members, suspects, unknown, unseen, outlived, interrupted }
     }
 }
 

@@ -15,7 +15,7 @@
 
 use std::collections::HashSet;
 
-use super::state::{Work, World};
+use super::state::{TreeRun, World};
 use crate::{
     identity::Pid,
     model::Containment,
@@ -24,15 +24,15 @@ use crate::{
 };
 
 /// Adds processes that may belong to the trees and cannot be read; each process to one tree, the first.
-pub(super) fn find(world: &World<'_>, works: &mut [Work], snapshot: &Snapshot) {
-    let members: HashSet<Pid> = works.iter().flat_map(|work| work.pids.keys().copied()).collect();
-    for work in works.iter_mut() {
-        work.suspects.retain(|pid, _| !members.contains(pid));
+pub(super) fn find(world: &World<'_>, trees: &mut [TreeRun], snapshot: &Snapshot) {
+    let members: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
+    for tree in trees.iter_mut() {
+        tree.suspects.retain(|pid, _| !members.contains(pid));
     }
-    let open = works.iter().filter(|work| work.is_loosely_held());
-    let Some(oldest) = open.map(|work| work.root.identity.start_tick).min() else { return };
+    let open = trees.iter().filter(|tree| tree.is_loosely_held());
+    let Some(oldest) = open.map(|tree| tree.root.identity.start_tick).min() else { return };
     let mut adopters: HashSet<Pid> = world.ancestors.iter().copied().collect();
-    adopters.extend(works.iter().flat_map(|work| work.ancestors.iter().copied()));
+    adopters.extend(trees.iter().flat_map(|tree| tree.ancestors.iter().copied()));
     adopters.extend(Pid::new(1));
     if world.own.get() != 1 && !adopts_orphans() {
         adopters.remove(&world.own);
@@ -45,8 +45,8 @@ pub(super) fn find(world: &World<'_>, works: &mut [Work], snapshot: &Snapshot) {
         if !world.proc.is_closed(stat.pid) {
             continue;
         }
-        if let Some(work) = works.iter_mut().find(|work| work.may_have_left(world, stat)) {
-            work.suspects.insert(stat.pid, Doubt::Unreadable);
+        if let Some(tree) = trees.iter_mut().find(|tree| tree.may_have_left(world, stat)) {
+            tree.suspects.insert(stat.pid, Doubt::Unreadable);
         }
     }
 }
@@ -55,7 +55,7 @@ fn adopts_orphans() -> bool {
     rustix::process::child_subreaper().is_ok_and(|set| set.is_some())
 }
 
-impl Work {
+impl TreeRun {
     /// Whether a process of it may be outside of what contains it.
     fn is_loosely_held(&self) -> bool {
         let token = self.root.token.is_some();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     member::Member,
-    state::{Work, World},
+    state::{TreeRun, World},
 };
 use crate::{
     error::Result,
@@ -34,7 +34,7 @@ use crate::{
 /// meanwhile.
 const UNSEEN_KILLS: u32 = 2;
 
-impl Work {
+impl TreeRun {
     /// Returns the task cgroup, where all processes in it may be ended at once: only where a scan has shown which these are.
     fn leaf_of_its_own(&self) -> Option<&TaskCgroup> {
         self.leaf.as_ref().filter(|_| self.leaf_is_known && !self.leaf_is_shared)
@@ -226,11 +226,11 @@ impl Work {
 
 /// Kills through their task cgroups what cannot be seen, and waits until these are empty, at most `limit`. Returns whether any
 /// kill was tried.
-pub(super) fn kill_unseen(world: &World<'_>, works: &mut [Work], limit: Duration) -> bool {
-    let struck: Vec<bool> = works.iter_mut().map(|work| work.kill_unseen(world)).collect();
+pub(super) fn kill_unseen(world: &World<'_>, trees: &mut [TreeRun], limit: Duration) -> bool {
+    let struck: Vec<bool> = trees.iter_mut().map(|tree| tree.kill_unseen(world)).collect();
     let deadline = Instant::now() + limit;
-    for (work, _) in works.iter().zip(&struck).filter(|(_, struck)| **struck) {
-        if let Some(leaf) = &work.leaf {
+    for (tree, _) in trees.iter().zip(&struck).filter(|(_, struck)| **struck) {
+        if let Some(leaf) = &tree.leaf {
             leaf.wait_empty(deadline.saturating_duration_since(Instant::now()));
         }
     }

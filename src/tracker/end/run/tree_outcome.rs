@@ -14,10 +14,10 @@ use crate::{
 
 /// What became of a tree.
 #[derive(Debug)]
-pub(in crate::tracker) struct TreeEnd {
+pub(in crate::tracker) struct TreeOutcome {
     pub(in crate::tracker) root: Root,
     /// The root first, where it was checked.
-    pub(in crate::tracker) members: Vec<MemberEnd>,
+    pub(in crate::tracker) members: Vec<MemberOutcome>,
     /// Processes that may belong to it, and were left running.
     pub(in crate::tracker) suspects: Vec<Suspected>,
     /// Rows of the root or of recorded descendants that could not be checked; the processes were left running.
@@ -32,7 +32,7 @@ pub(in crate::tracker) struct TreeEnd {
 
 /// What became of one member.
 #[derive(Debug)]
-pub(in crate::tracker) struct MemberEnd {
+pub(in crate::tracker) struct MemberOutcome {
     /// Its row, where it has one.
     pub(in crate::tracker) row: Option<ProcessId>,
     pub(in crate::tracker) is_root: bool,

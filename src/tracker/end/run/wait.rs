@@ -4,7 +4,7 @@ use std::{os::fd::OwnedFd, time::Duration};
 
 use rustix::{event::epoll, io::Errno};
 
-use super::{member::Member, state::Work};
+use super::{member::Member, state::TreeRun};
 use crate::sys::poll::timespec;
 
 /// Maximum number of deaths that one turn reports.
@@ -27,8 +27,8 @@ impl Deaths {
     }
 
     /// Starts over with trees whose indexes have changed.
-    pub(super) fn restart(works: &mut [Work]) -> Self {
-        for member in works.iter_mut().flat_map(|work| &mut work.members) {
+    pub(super) fn restart(trees: &mut [TreeRun]) -> Self {
+        for member in trees.iter_mut().flat_map(|tree| &mut tree.members) {
             member.watched = false;
         }
         Self::new()
@@ -36,13 +36,13 @@ impl Deaths {
 
     /// Waits until some of them die, at most `limit`, and marks those. `None` where not all of them can be watched: then
     /// nothing is known about the others, and no wait took place.
-    pub(super) fn wait(&self, works: &mut [Work], limit: Duration) -> Option<bool> {
+    pub(super) fn wait(&self, trees: &mut [TreeRun], limit: Duration) -> Option<bool> {
         let epoll = self.0.as_ref()?;
         let mut alive: u32 = 0;
-        for (tree, work) in works.iter_mut().enumerate() {
-            for (number, member) in work.members.iter_mut().enumerate() {
+        for (index, tree) in trees.iter_mut().enumerate() {
+            for (number, member) in tree.members.iter_mut().enumerate() {
                 if member.is_alive() {
-                    watch(epoll, member, (tree, number))?;
+                    watch(epoll, member, (index, number))?;
                     alive = alive.saturating_add(1);
                 }
             }
@@ -50,13 +50,13 @@ impl Deaths {
         if alive == 0 {
             return Some(false);
         }
-        let mut any = turn(epoll, works, limit)?;
+        let mut any = turn(epoll, trees, limit)?;
         if any && alive >= MANY {
             std::thread::sleep((EACH * alive).min(TOGETHER).min(limit));
         }
         let mut more = any;
         while more {
-            more = turn(epoll, works, Duration::ZERO)?;
+            more = turn(epoll, trees, Duration::ZERO)?;
             any |= more;
         }
         Some(any)
@@ -77,7 +77,7 @@ fn watch(epoll: &OwnedFd, member: &mut Member, (tree, number): (usize, usize)) -
 }
 
 /// Marks the members whose deaths were reported; returns whether there were any.
-fn turn(epoll: &OwnedFd, works: &mut [Work], limit: Duration) -> Option<bool> {
+fn turn(epoll: &OwnedFd, trees: &mut [TreeRun], limit: Duration) -> Option<bool> {
     let mut events = Vec::with_capacity(TURN);
     let room = rustix::buffer::spare_capacity(&mut events);
     match epoll::wait(epoll, room, Some(&timespec(limit))) {
@@ -90,8 +90,8 @@ fn turn(epoll: &OwnedFd, works: &mut [Work], limit: Duration) -> Option<bool> {
         // The structure is packed, so the field is copied before use.
         let data = event.data;
         let (tree, number) = (data.u64() >> 32, data.u64() & u64::from(u32::MAX));
-        let work = works.get_mut(usize::try_from(tree).ok()?)?;
-        any |= work.members.get_mut(usize::try_from(number).ok()?)?.look();
+        let tree = trees.get_mut(usize::try_from(tree).ok()?)?;
+        any |= tree.members.get_mut(usize::try_from(number).ok()?)?.look();
     }
     Some(any)
 }
