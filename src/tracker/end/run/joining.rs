@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     end_plan::{EndPlan, Stage},
-    phases::{BLIND_LIMIT, FREEZE_PAUSE, KILL_LIMIT, LOOK_AGAIN, Run, share_of_descriptors},
+    phases::{FAILED_SCAN_LIMIT, FREEZE_PAUSE, KILL_LIMIT, Run, SCAN_AGAIN, share_of_descriptors},
     state::{TreeRun, TreeTarget, World},
     suspects,
     task_cgroup::kill_unseen,
@@ -49,7 +49,7 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
     let plan = EndPlan::default();
     let mut run = Run::new(Cow::Owned(world), Vec::new(), recorder);
     run.join(trees);
-    let mut next_join = Instant::now() + LOOK_AGAIN;
+    let mut next_join = Instant::now() + SCAN_AGAIN;
     loop {
         // 1. Accept new trees.
         let began = Instant::now();
@@ -61,7 +61,7 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
             } else if run.trees.is_empty() {
                 return;
             }
-            next_join = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_JOINS);
+            next_join = Instant::now() + SCAN_AGAIN.max(began.elapsed() * BETWEEN_JOINS);
         }
         // 2. Ask new members to end, and kill those whose grace is over.
         run.ask_new(&plan);
@@ -74,7 +74,7 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
         // 3. Return trees that have ended.
         let pending = run.next_deadline();
         let any_done = run.trees.iter().any(|tree| !tree.goes_on());
-        if any_done && (pending.is_none() || Instant::now() >= run.next_look) {
+        if any_done && (pending.is_none() || Instant::now() >= run.next_scan) {
             let ends = run.take_ended();
             if !ends.is_empty() {
                 feed.done(ends);
@@ -86,9 +86,9 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
             std::thread::sleep(FREEZE_PAUSE);
             continue;
         };
-        run.await_death(deadline.saturating_duration_since(Instant::now()).min(LOOK_AGAIN));
-        if !any_done && Instant::now() >= run.next_look {
-            run.look();
+        run.await_death(deadline.saturating_duration_since(Instant::now()).min(SCAN_AGAIN));
+        if !any_done && Instant::now() >= run.next_scan {
+            run.scan();
             run.await_death(Duration::ZERO);
         }
     }
@@ -115,8 +115,8 @@ impl Run<'_, '_> {
     /// or the tree keeps starting new processes, that is tried for a second.
     fn take_ended(&mut self) -> Vec<TreeOutcome> {
         let before = self.world.proc.last_allocated();
-        let looked = self.try_look();
-        let is_open = looked.is_err() || self.is_open(before);
+        let scanned = self.try_scan();
+        let is_open = scanned.is_err() || self.is_open(before);
         let now = Instant::now();
         let mut gave_up = false;
         let ended: Vec<bool> = (self.trees.iter_mut())
@@ -126,12 +126,12 @@ impl Run<'_, '_> {
                     return false;
                 }
                 let since = *tree.closing.get_or_insert(now);
-                let over = now.duration_since(since) >= BLIND_LIMIT;
+                let over = now.duration_since(since) >= FAILED_SCAN_LIMIT;
                 gave_up |= is_open && over;
                 !is_open || over
             })
             .collect();
-        if let (true, Err(error)) = (gave_up, looked) {
+        if let (true, Err(error)) = (gave_up, scanned) {
             tracing::error!("failed to scan for more members of the trees being ended: {error}");
         }
         let mut ended = ended.into_iter();

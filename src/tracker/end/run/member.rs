@@ -161,7 +161,7 @@ impl Member {
     }
 
     /// Checks whether it has died; returns whether that is new.
-    pub(super) fn look(&mut self) -> bool {
+    pub(super) fn check_death(&mut self) -> bool {
         let newly = self.is_alive()
             && self.pinned.as_ref().is_none_or(|pinned| pinned.is_dead().unwrap_or(false));
         if newly {
@@ -190,7 +190,7 @@ impl Member {
     /// Returns what became of it. Its state, where it survived, is taken from the last snapshot.
     pub(super) fn conclude(mut self, proc: &Proc, snapshot: &Snapshot) -> MemberOutcome {
         if self.spared().is_some() {
-            self.look();
+            self.check_death();
         }
         // A dead child of this process: one that it kept across an exec, or that it has adopted. It stays a zombie until its end
         // is recorded.

@@ -16,7 +16,7 @@ use super::{
     end_plan::{EndPlan, Stage},
     new_members::has_newcomers,
     rescan::{chase, release},
-    scan::look,
+    scan::scan,
     state::{TokenCache, TreeRun, TreeTarget, World, suspected},
     suspects,
     task_cgroup::kill_unseen,
@@ -35,17 +35,17 @@ pub(super) const KILL_LIMIT: Duration = Duration::from_secs(1);
 /// Where many die at once on an overloaded machine, that limit starts anew as long as they keep dying, up to this in all.
 const KILL_CAP: Duration = Duration::from_secs(5);
 /// Limit on scans during a freeze: a frozen tree needs two or three; this bounds one whose members cannot be frozen.
-const FREEZE_LOOKS: u32 = 50;
+const FREEZE_SCANS: u32 = 50;
 /// Limit on the duration of one freeze, since scans are slow on a busy machine: after this, the members that are held are
 /// killed.
 const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 /// Pause between two scans of a tree that is still stopping.
 pub(super) const FREEZE_PAUSE: Duration = Duration::from_millis(1);
 /// How long the last scan is retried where `/proc` cannot be read: running out of descriptors is a matter of moments.
-pub(super) const BLIND_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const FAILED_SCAN_LIMIT: Duration = Duration::from_secs(1);
 /// How often the strays of a dead root are scanned for again, while a process is seen and cannot be pinned, or appeared during
 /// the scan, or is calling exec.
-const STRAY_LOOKS: u32 = 20;
+const STRAY_SCANS: u32 = 20;
 /// How long that goes on at least.
 const STRAYS_TAKE: Duration = Duration::from_millis(500);
 /// Upper limit on that, however slow the scans are: after this it is unknown what the root left, and the scan is repeated
@@ -53,9 +53,9 @@ const STRAYS_TAKE: Duration = Duration::from_millis(500);
 /// host, for minutes.
 const STRAYS_LIMIT: Duration = Duration::from_secs(5);
 /// Minimum pause between scans, while members die, for what they started before they exited.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const SCAN_AGAIN: Duration = Duration::from_millis(20);
 /// Minimum pause as a multiple of the duration of a scan: with thousands of processes, scanning is a tenth of the work.
-const BETWEEN_LOOKS: u32 = 9;
+const BETWEEN_SCANS: u32 = 9;
 
 /// Ends all trees together and returns what became of each member.
 pub(in crate::tracker) fn end_trees(
@@ -101,11 +101,11 @@ pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[TreeTarget]) -> Res
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
     let mut run = Run::new(Cow::Borrowed(world), trees, &mut recorder);
     let began = Instant::now();
-    for looks in 0.. {
+    for scans in 0.. {
         let before = world.proc.last_allocated();
-        run.try_look()?;
+        run.try_scan()?;
         let is_open = run.is_open(before) || run.trees.iter().any(TreeRun::hides);
-        if !is_open || looks >= STRAY_LOOKS && began.elapsed() > STRAYS_TAKE {
+        if !is_open || scans >= STRAY_SCANS && began.elapsed() > STRAYS_TAKE {
             break;
         }
         if began.elapsed() > STRAYS_LIMIT {
@@ -124,7 +124,7 @@ pub(in crate::tracker) fn preview(world: &World<'_>, tree: TreeTarget) -> Result
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
     let mut run = Run::new(Cow::Borrowed(world), vec![TreeRun::new(world, tree)], &mut recorder);
     let before = world.proc.last_allocated();
-    run.try_look()?;
+    run.try_scan()?;
     let missed = run.is_open(before);
     Ok(run.preview(missed).pop().unwrap_or_default())
 }
@@ -156,7 +156,7 @@ pub(super) struct Run<'a, 'b> {
     /// When a member last died.
     progress: Instant,
     /// The cost of a scan grows with the number of processes: scans are spaced by their own duration.
-    pub(super) next_look: Instant,
+    pub(super) next_scan: Instant,
     pub(super) last: Snapshot,
     /// Why the last scan failed.
     pub(super) unseen: Option<String>,
@@ -180,7 +180,7 @@ impl<'a, 'b> Run<'a, 'b> {
             recorder,
             deaths: Deaths::new(),
             progress: now,
-            next_look: now,
+            next_scan: now,
             last,
             unseen: None,
         }
@@ -213,7 +213,7 @@ impl<'a, 'b> Run<'a, 'b> {
             }
             let Some(deadline) = self.next_deadline() else {
                 // All are dead, or cannot be ended: scan once more for what was started meanwhile.
-                self.look_once_more();
+                self.scan_once_more();
                 if self.trees.iter().any(TreeRun::goes_on)
                     || kill_unseen(&self.world, &mut self.trees, KILL_LIMIT)
                 {
@@ -221,9 +221,9 @@ impl<'a, 'b> Run<'a, 'b> {
                 }
                 break;
             };
-            self.await_death(deadline.saturating_duration_since(Instant::now()).min(LOOK_AGAIN));
-            if Instant::now() >= self.next_look {
-                self.look();
+            self.await_death(deadline.saturating_duration_since(Instant::now()).min(SCAN_AGAIN));
+            if Instant::now() >= self.next_scan {
+                self.scan();
                 // With thousands of processes that takes longer than a grace: deaths in the meantime are handled before any
                 // grace expires.
                 self.await_death(Duration::ZERO);
@@ -238,7 +238,7 @@ impl<'a, 'b> Run<'a, 'b> {
     /// Takes the first scan of the trees from `first` on. If it fails, members that may be exempt are left running.
     pub(super) fn begin(&mut self, first: usize) {
         self.trees[first..].iter().for_each(TreeRun::thaw_all);
-        if let Err(error) = self.try_look() {
+        if let Err(error) = self.try_scan() {
             let world = &self.world;
             self.trees[first..].iter_mut().for_each(|tree| tree.doubt_recorded(world, &error));
         }
@@ -246,7 +246,7 @@ impl<'a, 'b> Run<'a, 'b> {
         let opened = self.trees[first..].iter_mut().map(|tree| tree.open_up_leaf(world));
         // `count` visits all of them: `any` would stop at the first.
         if opened.filter(|opened| *opened).count() > 0 {
-            self.look();
+            self.scan();
         }
     }
 
@@ -257,23 +257,23 @@ impl<'a, 'b> Run<'a, 'b> {
     }
 
     /// Scans, and returns whether there is a new member. Where `/proc` cannot be read, the known members are ended regardless.
-    pub(super) fn look(&mut self) -> bool {
-        self.try_look().unwrap_or(false)
+    pub(super) fn scan(&mut self) -> bool {
+        self.try_scan().unwrap_or(false)
     }
 
     /// Takes the scan that decides whether these were all. One that fails, or sees a process that is gone before it can be
     /// pinned, decides nothing.
-    fn look_once_more(&mut self) {
-        let deadline = Instant::now() + BLIND_LIMIT;
+    fn scan_once_more(&mut self) {
+        let deadline = Instant::now() + FAILED_SCAN_LIMIT;
         loop {
             let before = self.world.proc.last_allocated();
-            let looked = self.try_look();
-            let is_open = looked.is_err() || self.is_open(before);
+            let scanned = self.try_scan();
+            let is_open = scanned.is_err() || self.is_open(before);
             if !is_open || self.trees.iter().any(TreeRun::goes_on) {
                 return;
             }
             if Instant::now() >= deadline {
-                if let Err(error) = looked {
+                if let Err(error) = scanned {
                     tracing::error!(
                         "failed to scan for more members of the trees being ended: {error}"
                     );
@@ -293,12 +293,12 @@ impl<'a, 'b> Run<'a, 'b> {
             || has_newcomers(&self.world, &self.trees, &self.last, before)
     }
 
-    pub(super) fn try_look(&mut self) -> Result<bool> {
+    pub(super) fn try_scan(&mut self) -> Result<bool> {
         let began = Instant::now();
-        let looked = look(&self.world, &mut self.trees, &mut self.cache, self.recorder);
-        self.next_look = Instant::now() + LOOK_AGAIN.max(began.elapsed() * BETWEEN_LOOKS);
-        self.unseen = looked.as_ref().err().map(ToString::to_string);
-        let (snapshot, any_new) = looked?;
+        let scanned = scan(&self.world, &mut self.trees, &mut self.cache, self.recorder);
+        self.next_scan = Instant::now() + SCAN_AGAIN.max(began.elapsed() * BETWEEN_SCANS);
+        self.unseen = scanned.as_ref().err().map(ToString::to_string);
+        let (snapshot, any_new) = scanned?;
         self.last = snapshot;
         Ok(any_new)
     }
@@ -356,7 +356,7 @@ impl<'a, 'b> Run<'a, 'b> {
     fn mark_dead(&mut self) -> bool {
         let mut any = false;
         for member in self.trees.iter_mut().flat_map(TreeRun::alive) {
-            any |= member.look();
+            any |= member.check_death();
         }
         any
     }
@@ -381,18 +381,18 @@ impl<'a, 'b> Run<'a, 'b> {
             }
         }
         self.progress = Instant::now();
-        self.look();
+        self.scan();
     }
 
     fn freeze(&mut self) {
         let start = Instant::now();
-        for _ in 0..FREEZE_LOOKS {
+        for _ in 0..FREEZE_SCANS {
             if start.elapsed() > FREEZE_LIMIT {
                 return;
             }
             self.trees.iter_mut().filter(|tree| tree.stage.is_killing()).for_each(TreeRun::stop);
             let caught = chase(&self.world, &self.trees);
-            let any_new = self.look() || !caught.is_empty();
+            let any_new = self.scan() || !caught.is_empty();
             release(&self.trees, caught);
             self.mark_dead();
             let still = self

@@ -135,7 +135,7 @@ mod tests {
             child.wait().expect("ended");
         }
         for member in &mut tree.members {
-            member.look();
+            member.check_death();
         }
         let end = tree.finish(&world, &Snapshot::default(), None);
         end.members.iter().map(|member| member.fate.outcome()).collect()

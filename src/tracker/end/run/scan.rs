@@ -42,7 +42,7 @@ const EXEC_TAKES: Duration = Duration::from_millis(10);
 /// Takes a snapshot, adds every new member to its tree and records it; returns the snapshot, and whether any member was new.
 /// Fails where a process could not be read, or pinned, for lack of a descriptor; processes that were found are members
 /// regardless.
-pub(super) fn look(
+pub(super) fn scan(
     world: &World<'_>,
     trees: &mut [TreeRun],
     cache: &mut TokenCache,
@@ -52,7 +52,7 @@ pub(super) fn look(
     let (mut holders, undetermined) = token_holders_of(world, &snapshot, trees, cache)?;
     let system = System::new(&snapshot, Some(world.own), &world.foreign);
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
-    let (mut any, mut blind) = (false, Ok(()));
+    let (mut any, mut pinned_all) = (false, Ok(()));
     for tree in trees {
         let mut facts = facts(world, &snapshot, tree, &mut holders);
         // Listed after the snapshot: a process in both lists has held its PID all the time in between.
@@ -72,7 +72,7 @@ pub(super) fn look(
                 taken.insert(pid);
                 let descends = descendants.contains(&pid);
                 let new = (pid, spared.evidence, descends, Some(spared));
-                blind = blind.and(add(world, &snapshot, tree, cache, new));
+                pinned_all = pinned_all.and(add(world, &snapshot, tree, cache, new));
             }
         }
         // What is left running is recorded with the end, and not before.
@@ -81,7 +81,7 @@ pub(super) fn look(
             if !tree.knows(pid, evidence) {
                 taken.insert(pid);
                 let new = (pid, evidence, descendants.contains(&pid), None);
-                blind = blind.and(add(world, &snapshot, tree, cache, new));
+                pinned_all = pinned_all.and(add(world, &snapshot, tree, cache, new));
             }
         }
         tree.suspects = found.suspects;
@@ -89,7 +89,7 @@ pub(super) fn look(
         tree.mark_leaf(&in_leaf, &found.exempt);
         record(tree, first, recorder);
     }
-    blind.map(|()| (snapshot, any))
+    pinned_all.map(|()| (snapshot, any))
 }
 
 /// Decides which processes belong to one of the trees, with the names that are protected in it.

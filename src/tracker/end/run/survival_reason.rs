@@ -6,7 +6,7 @@ use crate::{
     sys::{Proc, snapshot::Snapshot},
 };
 
-/// Describes why `member` survived. Its state is taken from the last snapshot; the process that holds it is looked up now.
+/// Describes why `member` survived. Its state is taken from the last snapshot; the process that holds it is scanned up now.
 pub(super) fn obstacle(proc: &Proc, member: &Member, snapshot: &Snapshot) -> String {
     let pid = member.pid();
     if let Phase::Refused(error, _) = &member.phase {

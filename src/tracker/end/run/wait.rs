@@ -91,7 +91,7 @@ fn turn(epoll: &OwnedFd, trees: &mut [TreeRun], limit: Duration) -> Option<bool>
         let data = event.data;
         let (tree, number) = (data.u64() >> 32, data.u64() & u64::from(u32::MAX));
         let tree = trees.get_mut(usize::try_from(tree).ok()?)?;
-        any |= tree.members.get_mut(usize::try_from(number).ok()?)?.look();
+        any |= tree.members.get_mut(usize::try_from(number).ok()?)?.check_death();
     }
     Some(any)
 }
