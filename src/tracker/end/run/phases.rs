@@ -15,7 +15,7 @@ use rustix::{
 use super::{
     end_plan::{EndPlan, Stage},
     new_members::has_newcomers,
-    rescan::{chase, release},
+    rescan::{resume, stop_on_sight},
     scan::scan,
     state::{TokenCache, TreeRun, TreeTarget, World, suspected},
     suspects,
@@ -391,9 +391,9 @@ impl<'a, 'b> Run<'a, 'b> {
                 return;
             }
             self.trees.iter_mut().filter(|tree| tree.stage.is_killing()).for_each(TreeRun::stop);
-            let caught = chase(&self.world, &self.trees);
-            let any_new = self.scan() || !caught.is_empty();
-            release(&self.trees, caught);
+            let stopped = stop_on_sight(&self.world, &self.trees);
+            let any_new = self.scan() || !stopped.is_empty();
+            resume(&self.trees, stopped);
             self.mark_dead();
             let still = self
                 .trees

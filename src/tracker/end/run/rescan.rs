@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::state::{TreeRun, World};
 use crate::{
     identity::Pid,
+    policy::token_holders::TokenOwner,
     sys::{Pinned, Signal, proc::this_tick, snapshot::Stat},
 };
 
@@ -21,31 +22,31 @@ use crate::{
 /// rounds.
 const ROUNDS: u32 = 50;
 
-/// Stops what looks like a member of an expired tree, and returns the processes that it stopped.
-pub(super) fn chase(world: &World<'_>, trees: &[TreeRun]) -> Vec<Pinned> {
-    let trails = Trails::of(world, trees);
+/// Stops what looks like a member of a tree that is being killed, and returns the processes that it stopped.
+pub(super) fn stop_on_sight(world: &World<'_>, trees: &[TreeRun]) -> Vec<Pinned> {
+    let evidence = LiveEvidence::of(world, trees);
     let mut seen = spared(world, trees);
-    let mut caught = Vec::new();
+    let mut stopped = Vec::new();
     for _ in 0..ROUNDS {
         let Ok(pids) = world.proc.pids() else { break };
-        let before = caught.len();
+        let before = stopped.len();
         for pid in pids {
             if seen.insert(pid)
-                && let Some(pinned) = catch(world, &trails, pid)
+                && let Some(pinned) = stop_if_linked(world, &evidence, pid)
             {
-                caught.push(pinned);
+                stopped.push(pinned);
             }
         }
-        if caught.len() == before {
+        if stopped.len() == before {
             break;
         }
     }
-    caught
+    stopped
 }
 
 /// Resumes processes that the scan has not found to be members that are to be ended.
-pub(super) fn release(trees: &[TreeRun], caught: Vec<Pinned>) {
-    for pinned in caught {
+pub(super) fn resume(trees: &[TreeRun], stopped: Vec<Pinned>) {
+    for pinned in stopped {
         let is_ours = trees.iter().any(|tree| {
             let member = tree.pids.get(&pinned.pid()).map(|&index| &tree.members[index]);
             member.is_some_and(|member| {
@@ -69,35 +70,33 @@ fn spared(world: &World<'_>, trees: &[TreeRun]) -> HashSet<Pid> {
     spared
 }
 
-/// Evidence that leads to unknown members of all expired trees; each process is read once, however many trees there are.
-struct Trails {
+/// Evidence that leads to unknown members of all trees that are being killed; each process is read once, however many trees there are.
+struct LiveEvidence {
     /// Sessions and process groups that a verified member pins.
     sessions: HashSet<u32>,
-    /// Each token with the start of its root, and the root's user.
-    tokens: HashMap<Uuid, (u64, u32)>,
+    tokens: HashMap<Uuid, TokenOwner>,
 }
 
-impl Trails {
+impl LiveEvidence {
     fn of(world: &World<'_>, trees: &[TreeRun]) -> Self {
-        let expired = || trees.iter().filter(|tree| tree.stage.is_killing());
-        let sessions = expired().filter_map(|tree| pinned_session(world, tree)).map(Pid::get);
-        let tokens = expired()
-            .map(|tree| &tree.root)
-            .filter_map(|root| Some((root.token?, (root.identity.start_tick, root.uid))));
+        let killed = || trees.iter().filter(|tree| tree.stage.is_killing());
+        let sessions = killed().filter_map(|tree| pinned_session(world, tree)).map(Pid::get);
+        let tokens = killed().filter_map(TreeRun::token_owner);
         Self { sessions: sessions.collect(), tokens: tokens.collect() }
     }
 
-    fn lead_to(&self, world: &World<'_>, stat: &Stat) -> bool {
+    fn links(&self, world: &World<'_>, stat: &Stat) -> bool {
         if self.sessions.contains(&stat.session) || self.sessions.contains(&stat.group) {
             return true;
         }
         // A process that was forked before all of the roots carries none of their tokens.
-        if !self.tokens.values().any(|(start, _)| stat.start_tick >= *start) {
+        if !self.tokens.values().any(|owner| owner.may_have_passed_on(stat.start_tick)) {
             return false;
         }
         let carried = world.proc.tokens(stat.pid).unwrap_or_default();
-        carried.iter().filter_map(|token| self.tokens.get(token)).any(|(start, uid)| {
-            stat.start_tick >= *start && world.proc.uid(stat.pid).ok().flatten() == Some(*uid)
+        carried.iter().filter_map(|token| self.tokens.get(token)).any(|owner| {
+            owner.may_have_passed_on(stat.start_tick)
+                && world.proc.uid(stat.pid).ok().flatten() == Some(owner.uid)
         })
     }
 }
@@ -116,21 +115,21 @@ fn pinned_session(world: &World<'_>, tree: &TreeRun) -> Option<Pid> {
     })
 }
 
-fn catch(world: &World<'_>, trails: &Trails, pid: Pid) -> Option<Pinned> {
+fn stop_if_linked(world: &World<'_>, evidence: &LiveEvidence, pid: Pid) -> Option<Pinned> {
     let began = this_tick();
     let stat = world.proc.stat(pid).ok()??;
     // A process with a terminal may be a person's, and is left to the scan.
     if stat.is_kernel_thread() || stat.is_zombie() || stat.is_stopped() || stat.terminal != 0 {
         return None;
     }
-    if !trails.lead_to(world, &stat) {
+    if !evidence.links(world, &stat) {
         return None;
     }
     let pinned = Pinned::open(world.proc, world.observer.place, pid).ok()??;
     // The PID may have been reused since then, and within a tick the start time does not show it.
-    let leads = || trails.lead_to(world, &pinned.stat);
+    let is_linked = || evidence.links(world, &pinned.stat);
     let same = pinned.stat.start_tick == stat.start_tick
-        && (stat.start_tick < began || leads() && pinned.has_its_pid());
+        && (stat.start_tick < began || is_linked() && pinned.has_its_pid());
     if !same {
         return None;
     }

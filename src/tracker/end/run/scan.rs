@@ -113,6 +113,12 @@ fn decide_tree<'a>(
 }
 
 impl TreeRun {
+    /// Returns the root's token, where it has one, with what says who may have inherited it.
+    pub(super) fn token_owner(&self) -> Option<(Uuid, TokenOwner)> {
+        let (uid, start_tick) = (self.root.uid, self.root.identity.start_tick);
+        Some((self.root.token?, TokenOwner { uid, start_tick }))
+    }
+
     /// Marks a known member as left running, unless it has been signalled or is dead; returns whether it is known.
     fn spare(&mut self, pid: Pid, why: &SpareReason) -> bool {
         let Some(&index) = self.pids.get(&pid) else { return false };
@@ -195,11 +201,7 @@ fn token_holders_of(
     trees: &[TreeRun],
     cache: &mut TokenCache,
 ) -> Result<(TokenHolders, bool)> {
-    let owner = |tree: &TreeRun| {
-        let (uid, start_tick) = (tree.root.uid, tree.root.identity.start_tick);
-        Some((tree.root.token?, TokenOwner { uid, start_tick }))
-    };
-    let owners: HashMap<Uuid, TokenOwner> = trees.iter().filter_map(owner).collect();
+    let owners: HashMap<Uuid, TokenOwner> = trees.iter().filter_map(TreeRun::token_owner).collect();
     let known: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     let patience = Instant::now() + EXEC_TAKES;
     let mut reader = CachedReader { world, cache, patience, undetermined: false };
