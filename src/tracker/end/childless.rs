@@ -10,7 +10,7 @@ use crate::{
     identity::Pid,
     tracker::{
         core::Core,
-        membership::evidence::{Tie, Ties, tie},
+        membership::evidence::{OwnEvidence, RootEvidence, own_evidence},
         runtime::tracked::Tracked,
     },
 };
@@ -28,7 +28,7 @@ pub(in crate::tracker) fn is_childless(core: &Core, entry: &Tracked) -> bool {
     if !entry.child || entry.keeper.is_some() {
         return false;
     }
-    let ties = Ties::of(std::iter::once(root));
+    let evidence = RootEvidence::of(std::iter::once(root));
     let mut last = root.identity.pid.get();
     for _ in 0..ROUNDS {
         let Some(since) = core.proc.allocated_since(&root.identity) else { return false };
@@ -42,7 +42,7 @@ pub(in crate::tracker) fn is_childless(core: &Core, entry: &Tracked) -> bool {
         let few = last - root.identity.pid.get() <= FEW;
         let is_not_of = |number| {
             let pid = Pid::new(i64::from(number));
-            pid.is_none_or(|pid| tie(&core.proc, &ties, pid) == Tie::None)
+            pid.is_none_or(|pid| own_evidence(&core.proc, &evidence, pid) == OwnEvidence::None)
         };
         if !few || !new.all(is_not_of) {
             return false;

@@ -35,33 +35,33 @@ pub(in crate::tracker) fn pin(
     holds: impl Fn(Pid) -> bool,
 ) -> Result<Option<Pinned>> {
     let Some(pinned) = unless_busy(Pinned::open(proc, place, seen.pid))? else { return Ok(None) };
-    let tied = pinned.stat.start_tick == seen.start_tick
+    let linked = pinned.stat.start_tick == seen.start_tick
         && (snapshot.distinguishes(seen)
-            || is_tied(proc, &pinned.stat, seen, root, evidence, holds) && pinned.has_its_pid());
-    Ok(tied.then_some(pinned))
+            || is_linked(proc, &pinned.stat, seen, root, evidence, holds) && pinned.has_its_pid());
+    Ok(linked.then_some(pinned))
 }
 
 /// What links the process that has a PID now to any of some roots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::tracker) enum Tie {
+pub(in crate::tracker) enum OwnEvidence {
     /// No evidence of its own: this does not cover a process that is below a member by its parent alone, nor one in a task
     /// cgroup.
     None,
     /// Its session, its process group, or its token.
     Certain,
     /// It cannot be determined: the process is calling exec, or may not be read, or no descriptor is left.
-    Untold,
+    Indeterminate,
 }
 
 /// Evidence that links processes to any of some roots.
 #[derive(Debug)]
-pub(in crate::tracker) struct Ties {
+pub(in crate::tracker) struct RootEvidence {
     /// Sessions and process groups.
     made: HashSet<u32>,
     tokens: HashSet<Uuid>,
 }
 
-impl Ties {
+impl RootEvidence {
     pub(in crate::tracker) fn of<'a>(roots: impl Iterator<Item = &'a Root> + Clone) -> Self {
         let made = roots.clone().filter_map(|root| root.session).map(Pid::get);
         Self { made: made.collect(), tokens: roots.filter_map(|root| root.token).collect() }
@@ -69,36 +69,42 @@ impl Ties {
 }
 
 /// Reads this process alone, however many the roots are.
-pub(in crate::tracker) fn tie(proc: &Proc, ties: &Ties, pid: Pid) -> Tie {
+pub(in crate::tracker) fn own_evidence(
+    proc: &Proc,
+    evidence: &RootEvidence,
+    pid: Pid,
+) -> OwnEvidence {
     let stat = match proc.stat(pid) {
         Ok(Some(stat)) => stat,
-        Ok(None) => return Tie::None,
-        Err(_) => return Tie::Untold,
+        Ok(None) => return OwnEvidence::None,
+        Err(_) => return OwnEvidence::Indeterminate,
     };
     if stat.is_kernel_thread() {
-        return Tie::None;
+        return OwnEvidence::None;
     }
     if stat.is_zombie() {
         // A first thread that has exited looks the same; another thread may take over its PID by exec before it is examined.
         let dead = PidFd::open(pid).and_then(|fd| fd.map_or(Ok(true), |fd| fd.is_dead()));
-        return if dead.unwrap_or(false) { Tie::None } else { Tie::Untold };
+        return if dead.unwrap_or(false) { OwnEvidence::None } else { OwnEvidence::Indeterminate };
     }
-    if ties.made.contains(&stat.session) || ties.made.contains(&stat.group) {
-        return Tie::Certain;
+    if evidence.made.contains(&stat.session) || evidence.made.contains(&stat.group) {
+        return OwnEvidence::Certain;
     }
-    if ties.tokens.is_empty() {
-        return Tie::None;
+    if evidence.tokens.is_empty() {
+        return OwnEvidence::None;
     }
     match proc.tokens_shown(pid) {
-        Ok(Some(tokens)) if tokens.iter().any(|token| ties.tokens.contains(token)) => Tie::Certain,
-        Ok(Some(_)) => Tie::None,
+        Ok(Some(tokens)) if tokens.iter().any(|token| evidence.tokens.contains(token)) => {
+            OwnEvidence::Certain
+        }
+        Ok(Some(_)) => OwnEvidence::None,
         // Gone meanwhile; or in exec, or another user's, or no descriptor is left.
-        Ok(None) | Err(_) if matches!(proc.stat(pid), Ok(None)) => Tie::None,
-        Ok(None) | Err(_) => Tie::Untold,
+        Ok(None) | Err(_) if matches!(proc.stat(pid), Ok(None)) => OwnEvidence::None,
+        Ok(None) | Err(_) => OwnEvidence::Indeterminate,
     }
 }
 
-fn is_tied(
+fn is_linked(
     proc: &Proc,
     now: &Stat,
     seen: &Stat,
@@ -168,19 +174,25 @@ mod tests {
         }
     }
 
-    fn tied(seen: &Stat, now: &Stat, root: &Root, evidence: Evidence, parent_holds: bool) -> bool {
+    fn linked(
+        seen: &Stat,
+        now: &Stat,
+        root: &Root,
+        evidence: Evidence,
+        parent_holds: bool,
+    ) -> bool {
         let proc = Proc::open().expect("/proc");
-        is_tied(&proc, now, seen, root, evidence, |_| parent_holds)
+        is_linked(&proc, now, seen, root, evidence, |_| parent_holds)
     }
 
     #[test]
     fn a_child_is_linked_by_its_parent_while_the_parent_has_its_pid() {
         let seen = stat(20, 11, 20);
         let child = Evidence::ChildOf(pid(11));
-        assert!(tied(&seen, &stat(20, 11, 20), &root(Some(10)), child, true));
-        assert!(!tied(&seen, &stat(20, 11, 20), &root(Some(10)), child, false));
+        assert!(linked(&seen, &stat(20, 11, 20), &root(Some(10)), child, true));
+        assert!(!linked(&seen, &stat(20, 11, 20), &root(Some(10)), child, false));
         assert!(
-            !tied(&seen, &stat(20, 1, 20), &root(Some(10)), child, true),
+            !linked(&seen, &stat(20, 1, 20), &root(Some(10)), child, true),
             "a daemon reuses the PID"
         );
     }
@@ -189,11 +201,11 @@ mod tests {
     fn an_inherited_session_links_an_orphan_but_a_session_of_its_own_does_not() {
         let child = Evidence::ChildOf(pid(11));
         let (seen, orphaned) = (stat(20, 11, 15), stat(20, 1, 15));
-        assert!(tied(&seen, &orphaned, &root(Some(10)), child, false));
+        assert!(linked(&seen, &orphaned, &root(Some(10)), child, false));
         // A registered root shares its session with its starter.
-        assert!(!tied(&seen, &orphaned, &root(None), child, false));
+        assert!(!linked(&seen, &orphaned, &root(None), child, false));
         let (seen, daemon) = (stat(20, 11, 20), stat(20, 1, 20));
-        assert!(!tied(&seen, &daemon, &root(Some(10)), child, false));
+        assert!(!linked(&seen, &daemon, &root(Some(10)), child, false));
     }
 
     #[test]
@@ -201,8 +213,8 @@ mod tests {
         let seen = stat(20, 11, 10);
         let elsewhere = stat(20, 11, 20);
         for evidence in [Evidence::Session, Evidence::Group] {
-            assert!(tied(&seen, &seen.clone(), &root(Some(10)), evidence, false));
-            assert!(!tied(&seen, &elsewhere, &root(Some(10)), evidence, true));
+            assert!(linked(&seen, &seen.clone(), &root(Some(10)), evidence, false));
+            assert!(!linked(&seen, &elsewhere, &root(Some(10)), evidence, true));
         }
     }
 }

@@ -8,7 +8,7 @@ use super::state::{TreeRun, World};
 use crate::{
     identity::Pid,
     sys::snapshot::Snapshot,
-    tracker::membership::evidence::{Tie, Ties, tie},
+    tracker::membership::evidence::{OwnEvidence, RootEvidence, own_evidence},
 };
 
 /// More processes may appear while these are examined; they are examined too. This is the limit on such rounds.
@@ -25,7 +25,7 @@ pub(super) fn has_newcomers(
     before: Option<Pid>,
 ) -> bool {
     let Some(mut last) = before else { return false };
-    let ties = Ties::of(trees.iter().map(|tree| &tree.root));
+    let evidence = RootEvidence::of(trees.iter().map(|tree| &tree.root));
     for _ in 0..ROUNDS {
         // Where PID allocation has wrapped around, this cannot be determined.
         let Some(now) = world.proc.last_allocated().filter(|now| *now > last) else { break };
@@ -35,7 +35,7 @@ pub(super) fn has_newcomers(
         let new = (last.get() + 1..=now.get()).filter_map(|number| Pid::new(i64::from(number)));
         // A process that is in the snapshot was handled by the scan.
         let mut unseen = new.filter(|&pid| snapshot.get(pid).is_none());
-        if unseen.any(|pid| belongs(world, &ties, pid)) {
+        if unseen.any(|pid| belongs(world, &evidence, pid)) {
             return true;
         }
         last = now;
@@ -43,12 +43,12 @@ pub(super) fn has_newcomers(
     trees.iter().flat_map(|tree| &tree.unlisted).any(|&pid| lives(world, pid))
 }
 
-fn belongs(world: &World<'_>, ties: &Ties, pid: Pid) -> bool {
-    match tie(world.proc, ties, pid) {
-        Tie::None => false,
-        Tie::Certain => true,
+fn belongs(world: &World<'_>, evidence: &RootEvidence, pid: Pid) -> bool {
+    match own_evidence(world.proc, evidence, pid) {
+        OwnEvidence::None => false,
+        OwnEvidence::Certain => true,
         // A process that may not be read would not be recognized as a member by the next scan either.
-        Tie::Untold => world.proc.is_in_exec(pid),
+        OwnEvidence::Indeterminate => world.proc.is_in_exec(pid),
     }
 }
 
