@@ -9,11 +9,11 @@ use std::{
 use rustix::event::epoll;
 
 use super::{
-    arena::raise_descriptors,
-    herd::{Herd, Program},
+    fixture::Fixture,
+    namespace::raise_descriptors,
     samples::{Samples, in_turns},
     score::{Board, Line},
-    stage::Stage,
+    sleepers::{Program, Sleepers},
 };
 
 const SLEEP: [&str; 2] = ["/bin/sleep", "600"];
@@ -27,14 +27,14 @@ pub(crate) fn measure(board: &mut Board) {
 }
 
 fn few(board: &mut Board, rounds: usize) {
-    let stage = Stage::with(|builder| builder);
+    let fixture = Fixture::with(|builder| builder);
     let mut raw = Program::new(&SLEEP);
-    let ledger = super::bare::open(&stage.path());
+    let ledger = super::bare::open(&fixture.path());
     let mut written = Samples::default();
     let (known, limit) = in_turns(
         rounds,
         |round| {
-            let (known, row) = die(&stage, &ledger, round);
+            let (known, row) = die(&fixture, &ledger, round);
             written.add(row);
             known
         },
@@ -54,9 +54,9 @@ fn few(board: &mut Board, rounds: usize) {
 }
 
 /// Kills a program of ours; measures until `wait` returns, and until another connection sees its row ended.
-fn die(stage: &Stage, ledger: &rusqlite::Connection, round: usize) -> (Duration, Duration) {
+fn die(fixture: &Fixture, ledger: &rusqlite::Connection, round: usize) -> (Duration, Duration) {
     let task = format!("death-{round}");
-    let mut process = stage.spawn(&task, &SLEEP);
+    let mut process = fixture.spawn(&task, &SLEEP);
     let signaller = process.signaller();
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
@@ -103,21 +103,21 @@ fn epolled(raw: &mut Program, _others: usize) -> Duration {
 
 /// The same while ten thousand are watched: the cost of epoll does not depend on their number.
 fn many(board: &mut Board, rounds: usize) {
-    let herd = Herd::new(TRACKED);
-    let stage = Stage::with(|builder| builder.health_interval(Duration::from_hours(1)));
-    for pid in &herd.pids {
-        stage.tracker.register(format!("herd-{pid}"), *pid).expect("it is there");
+    let sleepers = Sleepers::new(TRACKED);
+    let fixture = Fixture::with(|builder| builder.health_interval(Duration::from_hours(1)));
+    for pid in &sleepers.pids {
+        fixture.tracker.register(format!("sleepers-{pid}"), *pid).expect("it is there");
     }
-    let ledger = super::bare::open(&stage.path());
-    let unwatched = stage.tracker.unwatched();
+    let ledger = super::bare::open(&fixture.path());
+    let unwatched = fixture.tracker.unwatched();
     let mut raw = Program::new(&SLEEP);
     let (known, limit) =
-        in_turns(rounds, |round| die(&stage, &ledger, round).0, |_| epolled(&mut raw, TRACKED));
+        in_turns(rounds, |round| die(&fixture, &ledger, round).0, |_| epolled(&mut raw, TRACKED));
     board.add(
         Line::new("death until `wait` returns, 10,000 watched", &known)
             .beside("death until epoll reports it", limit.median())
             .within(1e6)
             .and("all by pidfd", unwatched == 0),
     );
-    std::mem::forget(stage.tracker);
+    std::mem::forget(fixture.tracker);
 }

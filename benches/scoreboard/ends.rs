@@ -6,12 +6,12 @@ use procledger::{Outcome, Process};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{
-    arena::raise_descriptors,
+    fixture::{Fixture, GRACE},
     former::{self, Former},
-    herd::{Program, Raw, wait_all},
+    namespace::raise_descriptors,
     samples::{Samples, timed},
     score::{Board, Line},
-    stage::{GRACE, Stage},
+    sleepers::{Program, Raw, wait_all},
 };
 
 const OBEDIENT: [&str; 2] = ["/bin/sleep", "600"];
@@ -60,13 +60,13 @@ fn end(board: &mut Board, count: usize, rounds: usize, words: &[&str], former: f
 
 /// Ends this many trees with the tracker; returns how many of them had to be killed.
 fn shut_down(count: usize, words: &[&str]) -> (Duration, u64) {
-    let stage = Stage::quiet();
+    let fixture = Fixture::quiet();
     let processes: Vec<Process> =
-        (0..count).map(|task| stage.spawn(&format!("task-{task}"), words)).collect();
+        (0..count).map(|task| fixture.spawn(&format!("task-{task}"), words)).collect();
     for process in &processes {
         wait_settled(process.pid().get());
     }
-    let (took, report) = timed(|| stage.tracker.shutdown().expect("an orderly end"));
+    let (took, report) = timed(|| fixture.tracker.shutdown().expect("an orderly end"));
     assert_eq!(report.endings.len(), count, "{:?}", report.errors);
     (took, report.count(Outcome::Kill))
 }

@@ -12,12 +12,12 @@ use std::{
 use serde::Serialize;
 
 use super::{
+    fixture::Fixture,
     former::Former,
-    herd::Herd,
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
+    sleepers::Sleepers,
     spawns::spawn,
-    stage::Stage,
 };
 
 const ENTRIES: usize = 1000;
@@ -33,19 +33,19 @@ struct Entry {
 
 pub(crate) fn measure(board: &mut Board) {
     let rounds = board.scale().pick(60, 300);
-    let herd = Herd::new(ENTRIES);
+    let sleepers = Sleepers::new(ENTRIES);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("processes.json");
-    let stage = Stage::with(|builder| builder.monitor(false).export(&file));
-    for pid in &herd.pids {
-        stage.tracker.register(format!("task-{pid}"), *pid).expect("it is there");
+    let fixture = Fixture::with(|builder| builder.monitor(false).export(&file));
+    for pid in &sleepers.pids {
+        fixture.tracker.register(format!("task-{pid}"), *pid).expect("it is there");
     }
-    flush(&stage);
-    let entries: Vec<Entry> = herd.pids.iter().map(|&pid| entry(pid)).collect();
+    flush(&fixture);
+    let entries: Vec<Entry> = sleepers.pids.iter().map(|&pid| entry(pid)).collect();
     let other = folder.path().join("limit.json");
     let (ours, limit) = in_turns(
         rounds,
-        |round| change(&stage, &file, herd.pids[0], round, REST),
+        |round| change(&fixture, &file, sleepers.pids[0], round, REST),
         |_| {
             // With caches as cold as ours.
             thread::sleep(REST);
@@ -54,9 +54,9 @@ pub(crate) fn measure(board: &mut Board) {
     );
     let mut following = Samples::default();
     (rounds..2 * rounds).for_each(|round| {
-        following.add(change(&stage, &file, herd.pids[0], round, Duration::ZERO));
+        following.add(change(&fixture, &file, sleepers.pids[0], round, Duration::ZERO));
     });
-    let former = Former::tracking(&herd.pids);
+    let former = Former::tracking(&sleepers.pids);
     let mut former_samples = Samples::default();
     (0..rounds).for_each(|_| former_samples.add(timed(|| former.persist()).0));
     board.add(
@@ -69,8 +69,8 @@ pub(crate) fn measure(board: &mut Board) {
         Line::new("export of a change that follows another", &following)
             .beside("serialise, write, rename", limit.median()),
     );
-    spawns_do_not_wait(board, &stage, rounds);
-    std::mem::forget(stage.tracker);
+    spawns_do_not_wait(board, &fixture, rounds);
+    std::mem::forget(fixture.tracker);
 }
 
 fn entry(pid: u32) -> Entry {
@@ -78,19 +78,19 @@ fn entry(pid: u32) -> Entry {
     Entry { task_id: format!("task-{pid}"), process_id: pid, start_time }
 }
 
-fn flush(stage: &Stage) {
-    stage.tracker.flush_export(Duration::from_secs(10)).expect("written");
+fn flush(fixture: &Fixture) {
+    fixture.tracker.flush_export(Duration::from_secs(10)).expect("written");
 }
 
 /// Time from a commit until the file has been replaced. The list has the same length before and after. Changes within the pause
 /// after a write are collected; a change after a longer pause is written at once.
-fn change(stage: &Stage, file: &Path, pid: u32, round: usize, pause: Duration) -> Duration {
+fn change(fixture: &Fixture, file: &Path, pid: u32, round: usize, pause: Duration) -> Duration {
     let task = if round == 0 { format!("task-{pid}") } else { format!("again-{}", round - 1) };
-    stage.tracker.unregister(&task).expect("released");
-    flush(stage);
+    fixture.tracker.unregister(&task).expect("released");
+    flush(fixture);
     thread::sleep(pause);
     let before = inode(file);
-    stage.tracker.register(format!("again-{round}"), pid).expect("it is there");
+    fixture.tracker.register(format!("again-{round}"), pid).expect("it is there");
     let start = Instant::now();
     while inode(file) == before {
         assert!(start.elapsed() < Duration::from_secs(5), "no export");
@@ -98,7 +98,7 @@ fn change(stage: &Stage, file: &Path, pid: u32, round: usize, pause: Duration) -
         thread::sleep(Duration::from_micros(10));
     }
     let took = start.elapsed();
-    flush(stage);
+    flush(fixture);
     took
 }
 
@@ -116,13 +116,13 @@ fn write_atomically(file: &Path, entries: &[Entry]) {
 }
 
 /// With an export of a thousand entries that is written all the time, and without.
-fn spawns_do_not_wait(board: &mut Board, stage: &Stage, rounds: usize) {
-    let without = Stage::quiet();
+fn spawns_do_not_wait(board: &mut Board, fixture: &Fixture, rounds: usize) {
+    let without = Fixture::quiet();
     let (ours, limit) = in_turns(
         rounds,
         |round| {
-            let took = spawn(stage, round);
-            flush(stage);
+            let took = spawn(fixture, round);
+            flush(fixture);
             took
         },
         |round| spawn(&without, round),

@@ -9,13 +9,13 @@ use procledger::{ContainmentMode, Tracker};
 use tempfile::TempDir;
 
 use super::{
-    herd::Herd,
+    fixture::Fixture,
     opening::beside_bare,
     passes::{health_pass, orphan_scan},
     samples::{Samples, timed},
     score::{Board, Line},
+    sleepers::Sleepers,
     spawns::spawn,
-    stage::Stage,
 };
 
 /// A cost with a long history is at most this many times the cost without one.
@@ -27,7 +27,7 @@ const LONGEST: usize = 10_000_000;
 /// A ledger with a history, and what is measured in it.
 struct Past {
     rows: usize,
-    stage: Stage,
+    fixture: Fixture,
     costs: [(&'static str, Samples); 5],
 }
 
@@ -45,9 +45,11 @@ pub(crate) fn measure(board: &mut Board) {
             );
         }
     }
-    let herd = Herd::new(RUNNING);
-    let mut pasts: Vec<Past> =
-        folders.into_iter().map(|(rows, folder, path)| open(rows, folder, &path, &herd)).collect();
+    let sleepers = Sleepers::new(RUNNING);
+    let mut pasts: Vec<Past> = folders
+        .into_iter()
+        .map(|(rows, folder, path)| open(rows, folder, &path, &sleepers))
+        .collect();
     let rounds = board.scale().pick(200, 1000);
     for round in 0..rounds {
         for past in &mut pasts {
@@ -56,8 +58,8 @@ pub(crate) fn measure(board: &mut Board) {
     }
     report(board, &pasts);
     for past in pasts {
-        // Its processes are the herd's.
-        std::mem::forget(past.stage.tracker);
+        // Its processes are the sleepers's.
+        std::mem::forget(past.fixture.tracker);
     }
 }
 
@@ -81,33 +83,33 @@ fn made(length: usize) -> (usize, TempDir, PathBuf) {
     (length, folder, path)
 }
 
-fn open(rows: usize, folder: TempDir, path: &Path, herd: &Herd) -> Past {
+fn open(rows: usize, folder: TempDir, path: &Path, sleepers: &Sleepers) -> Past {
     let tracker = Tracker::builder(path)
         .monitor(false)
         .containment(ContainmentMode::Session)
         .open()
         .expect("a ledger");
-    for pid in &herd.pids {
-        tracker.register(format!("herd-{pid}"), *pid).expect("it is there");
+    for pid in &sleepers.pids {
+        tracker.register(format!("sleepers-{pid}"), *pid).expect("it is there");
     }
     let names = ["spawn", "end recorded", "running", "health pass", "orphan pass"];
     let costs = names.map(|name| (name, Samples::default()));
-    Past { rows, stage: Stage { tracker, folder }, costs }
+    Past { rows, fixture: Fixture { tracker, folder }, costs }
 }
 
 impl Past {
     fn take_turn(&mut self, round: usize) {
-        let stage = &self.stage;
-        let mut process = stage.spawn(&format!("end-{round}"), &["/bin/true"]);
+        let fixture = &self.fixture;
+        let mut process = fixture.spawn(&format!("end-{round}"), &["/bin/true"]);
         super::rows::wait_dead(process.pid().get());
         let mut times = vec![
-            spawn(stage, round),
+            spawn(fixture, round),
             timed(|| process.wait().expect("it ends")).0,
-            timed(|| assert_eq!(stage.tracker.running().expect("read").len(), RUNNING)).0,
+            timed(|| assert_eq!(fixture.tracker.running().expect("read").len(), RUNNING)).0,
         ];
         // Rare enough that most of the time is spent idle.
         if round.is_multiple_of(10) {
-            times.extend([health_pass(stage), orphan_scan(stage)]);
+            times.extend([health_pass(fixture), orphan_scan(fixture)]);
         }
         for ((_, samples), time) in self.costs.iter_mut().zip(times) {
             samples.add(time);

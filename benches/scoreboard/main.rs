@@ -20,17 +20,16 @@
     reason = "nanoseconds and counts far below 2^52"
 )]
 
-mod arena;
 mod bare;
-mod crowd;
+mod concurrent;
 mod deaths;
 mod ends;
 mod export;
 mod former;
 mod growth;
-mod herd;
 mod history;
 mod memory;
+mod namespace;
 mod opening;
 mod passes;
 mod plot;
@@ -38,9 +37,10 @@ mod rows;
 mod samples;
 mod scale;
 mod score;
+mod sleepers;
 
+mod fixture;
 mod spawns;
-mod stage;
 
 use std::process::ExitCode;
 
@@ -52,7 +52,7 @@ type Group = (&'static str, fn(&mut Board));
 
 const GROUPS: [Group; 11] = [
     ("spawn", spawns::measure),
-    ("crowd", crowd::measure),
+    ("concurrent", concurrent::measure),
     ("rows", rows::measure),
     ("deaths", deaths::measure),
     ("passes", passes::measure),
@@ -68,8 +68,8 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["herd", count, kind] => herd::serve(count, kind),
-        ["init", group, scale] => arena::be_init(group, scale),
+        ["sleepers", count, kind] => sleepers::serve(count, kind),
+        ["init", group, scale] => namespace::be_init(group, scale),
         ["group", group, scale] => measure_one(group, Scale::parse(scale)),
         words => conduct(words),
     }
@@ -81,10 +81,10 @@ fn conduct(words: &[&str]) -> ExitCode {
     let scale = if flags.contains(&"--quick") { Scale::Quick } else { Scale::Full };
     let wanted = |name: &str| names.is_empty() || names.contains(&name);
     let mut board = Board::new(scale);
-    println!("{}\n", arena::machine());
+    println!("{}\n", namespace::machine());
     for (name, _) in GROUPS.iter().filter(|(name, _)| wanted(name)) {
         let began = std::time::Instant::now();
-        board.absorb(name, arena::run(name, scale));
+        board.absorb(name, namespace::run(name, scale));
         eprintln!("{name}: {:.1?}", began.elapsed());
     }
     println!("{}", board.table());

@@ -1,11 +1,11 @@
 //! The memory of a tracked process in the host, and the size of its row on disk.
 
 use super::{
-    arena::raise_descriptors,
     bare,
-    herd::Herd,
+    fixture::Fixture,
+    namespace::raise_descriptors,
     score::{Board, Line, Unit},
-    stage::Stage,
+    sleepers::Sleepers,
 };
 
 const PROCESSES: usize = 10_000;
@@ -14,28 +14,28 @@ const BEFORE: usize = 1000;
 
 pub(crate) fn measure(board: &mut Board) {
     raise_descriptors(65_536);
-    let herd = Herd::new(PROCESSES);
-    let stage = Stage::quiet();
+    let sleepers = Sleepers::new(PROCESSES);
+    let fixture = Fixture::quiet();
     let register = |pids: &[u32]| {
         for pid in pids {
-            stage.tracker.register(format!("task-{pid}"), *pid).expect("it is there");
+            fixture.tracker.register(format!("task-{pid}"), *pid).expect("it is there");
         }
     };
-    register(&herd.pids[..BEFORE]);
-    let (rss, used) = (resident(), used_bytes(&stage));
-    register(&herd.pids[BEFORE..]);
+    register(&sleepers.pids[..BEFORE]);
+    let (rss, used) = (resident(), used_bytes(&fixture));
+    register(&sleepers.pids[BEFORE..]);
     let count = (PROCESSES - BEFORE) as f64;
     let each = (resident() - rss) / count;
     board.add(Line::of("memory of a tracked process", each, Unit::Bytes).within(1024.0));
     board.add(
-        Line::of("disk for a running row", (used_bytes(&stage) - used) / count, Unit::Bytes)
+        Line::of("disk for a running row", (used_bytes(&fixture) - used) / count, Unit::Bytes)
             .within(400.0),
     );
-    drop(herd);
-    let reader = bare::open(&stage.path());
-    // The herd has been killed, but its processes may not have exited yet.
+    drop(sleepers);
+    let reader = bare::open(&fixture.path());
+    // The sleepers has been killed, but its processes may not have exited yet.
     let rows = loop {
-        stage.tracker.health_pass().expect("a pass");
+        fixture.tracker.health_pass().expect("a pass");
         let counts = "SELECT count(*) FILTER (WHERE state = 'ended'), count(*) FROM process";
         let (ended, all): (i64, i64) =
             reader.query_one(counts, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("an answer");
@@ -43,7 +43,7 @@ pub(crate) fn measure(board: &mut Board) {
             break ended as f64;
         }
     };
-    let used = used_bytes(&stage) / rows;
+    let used = used_bytes(&fixture) / rows;
     board.add(Line::of("disk for an ended row", used, Unit::Bytes).within(400.0));
 }
 
@@ -55,8 +55,8 @@ fn resident() -> f64 {
 }
 
 /// Pages in use, independent of the size that the file has grown to.
-fn used_bytes(stage: &Stage) -> f64 {
-    let reader = bare::open(&stage.path());
+fn used_bytes(fixture: &Fixture) -> f64 {
+    let reader = bare::open(&fixture.path());
     let ask = |what: &str| -> f64 {
         reader.pragma_query_value(None, what, |row| row.get::<_, i64>(0)).expect("an answer") as f64
     };

@@ -7,9 +7,9 @@ use procledger::{ContainmentMode, Tracker};
 use super::{
     bare,
     former::Former,
-    herd::Herd,
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
+    sleepers::Sleepers,
 };
 
 pub(crate) fn measure(board: &mut Board) {
@@ -17,8 +17,8 @@ pub(crate) fn measure(board: &mut Board) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ledger.db");
     let (ours, limit) = beside_bare(&path, rounds);
-    let herd = Herd::new(20);
-    let former = Former::tracking(&herd.pids);
+    let sleepers = Sleepers::new(20);
+    let former = Former::tracking(&sleepers.pids);
     let mut former_samples = Samples::default();
     (0..rounds / 4).for_each(|_| former_samples.add(timed(|| former.start()).0));
     board.add(

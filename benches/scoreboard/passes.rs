@@ -5,13 +5,13 @@ use std::{fmt::Write, hint::black_box, os::fd::OwnedFd, time::Duration};
 use rustix::fs::{Mode, OFlags, RawDir, openat};
 
 use super::{
-    arena::raise_descriptors,
     bare,
+    fixture::Fixture,
     former::{self, Former},
-    herd::Herd,
+    namespace::raise_descriptors,
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
-    stage::Stage,
+    sleepers::Sleepers,
 };
 
 pub(crate) const PROCESSES: usize = 10_000;
@@ -21,33 +21,33 @@ const FORMER_CHECKS: usize = 300;
 pub(crate) fn measure(board: &mut Board) {
     raise_descriptors(65_536);
     let rounds = board.scale().pick(5, 15);
-    let herd = Herd::new(PROCESSES);
-    orphans(board, &herd, rounds);
-    let stage = tracked(&herd);
-    health(board, &stage, &herd, rounds);
-    // Its processes are the herd's.
-    std::mem::forget(stage.tracker);
+    let sleepers = Sleepers::new(PROCESSES);
+    orphans(board, &sleepers, rounds);
+    let fixture = tracked(&sleepers);
+    health(board, &fixture, &sleepers, rounds);
+    // Its processes are the sleepers's.
+    std::mem::forget(fixture.tracker);
 }
 
-/// A tracker that has registered the whole herd.
-pub(crate) fn tracked(herd: &Herd) -> Stage {
-    let stage = Stage::quiet();
-    for pid in &herd.pids {
-        stage.tracker.register(format!("herd-{pid}"), *pid).expect("it is there");
+/// A tracker that has registered the whole sleepers.
+pub(crate) fn tracked(sleepers: &Sleepers) -> Fixture {
+    let fixture = Fixture::quiet();
+    for pid in &sleepers.pids {
+        fixture.tracker.register(format!("sleepers-{pid}"), *pid).expect("it is there");
     }
-    stage
+    fixture
 }
 
-fn health(board: &mut Board, stage: &Stage, herd: &Herd, rounds: usize) {
-    let reader = bare::open(&stage.path());
+fn health(board: &mut Board, fixture: &Fixture, sleepers: &Sleepers, rounds: usize) {
+    let reader = bare::open(&fixture.path());
     count_changes(&reader);
-    health_pass(stage);
+    health_pass(fixture);
     let before = changes(&reader);
     let (mut ours, mut limit) = (Samples::default(), Samples::default());
     let mut stats = Samples::default();
     for _ in 0..rounds {
-        ours.add(health_pass(stage));
-        let (read, taken) = timed(|| read_stats(&herd.pids));
+        ours.add(health_pass(fixture));
+        let (read, taken) = timed(|| read_stats(&sleepers.pids));
         stats.add(read);
         assert_eq!(taken, PROCESSES);
         let (rows, count) = timed(|| bare::read_running(&reader));
@@ -56,7 +56,7 @@ fn health(board: &mut Board, stage: &Stage, herd: &Herd, rounds: usize) {
         limit.add(read.mul_f64(1.5) + rows);
     }
     let written = changes(&reader) - before;
-    let mut registry = Former::tracking(&herd.pids);
+    let mut registry = Former::tracking(&sleepers.pids);
     let former_samples = timed(|| registry.check(FORMER_CHECKS)).0;
     let former_samples = former_samples.as_nanos() as f64 * (PROCESSES / FORMER_CHECKS) as f64;
     board.add(
@@ -72,8 +72,8 @@ fn health(board: &mut Board, stage: &Stage, herd: &Herd, rounds: usize) {
     );
 }
 
-pub(crate) fn health_pass(stage: &Stage) -> Duration {
-    let (took, report) = timed(|| stage.tracker.health_pass().expect("a pass"));
+pub(crate) fn health_pass(fixture: &Fixture) -> Duration {
+    let (took, report) = timed(|| fixture.tracker.health_pass().expect("a pass"));
     assert!(report.errors.is_empty(), "{:?}", report.errors);
     took
 }
@@ -139,14 +139,14 @@ pub(crate) fn scan_command_lines() -> usize {
     read
 }
 
-fn orphans(board: &mut Board, _herd: &Herd, rounds: usize) {
-    let stage = Stage::with(|builder| {
+fn orphans(board: &mut Board, _herd: &Sleepers, rounds: usize) {
+    let fixture = Fixture::with(|builder| {
         builder.monitor(false).orphan_name("resource-claude-code").min_age(Duration::ZERO)
     });
-    orphan_scan(&stage);
+    orphan_scan(&fixture);
     let (ours, limit) = in_turns(
         rounds,
-        |_| orphan_scan(&stage),
+        |_| orphan_scan(&fixture),
         |_| {
             let (took, read) = timed(scan_command_lines);
             assert!(read >= PROCESSES);
@@ -167,8 +167,8 @@ fn orphans(board: &mut Board, _herd: &Herd, rounds: usize) {
     );
 }
 
-pub(crate) fn orphan_scan(stage: &Stage) -> Duration {
-    let (took, report) = timed(|| stage.tracker.reap_orphans().expect("a pass"));
+pub(crate) fn orphan_scan(fixture: &Fixture) -> Duration {
+    let (took, report) = timed(|| fixture.tracker.reap_orphans().expect("a pass"));
     assert!(report.errors.is_empty(), "{:?}", report.errors);
     took
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::{
     bare::Bare,
+    fixture::Fixture,
     former::Former,
-    herd::{Herd, Program},
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
-    stage::Stage,
+    sleepers::{Program, Sleepers},
 };
 
 /// Processes that are present during the measurement: the cost that grows with the load of the machine becomes visible.
@@ -16,29 +16,30 @@ const OTHERS: usize = 200;
 
 pub(crate) fn measure(board: &mut Board) {
     let rounds = board.scale().pick(500, 2000);
-    let herd = Herd::new(rounds.max(OTHERS));
-    registering(board, &herd, rounds);
-    drop(herd);
-    let _others = Herd::new(OTHERS);
+    let sleepers = Sleepers::new(rounds.max(OTHERS));
+    registering(board, &sleepers, rounds);
+    drop(sleepers);
+    let _others = Sleepers::new(OTHERS);
     ending(board, rounds);
 }
 
-fn registering(board: &mut Board, herd: &Herd, rounds: usize) {
-    let stage = Stage::quiet();
+fn registering(board: &mut Board, sleepers: &Sleepers, rounds: usize) {
+    let fixture = Fixture::quiet();
     let folder = tempfile::tempdir().expect("a folder");
     let mut bare = Bare::at(&folder.path().join("bare.db"));
-    let mut former = Former::tracking(&herd.pids[..OTHERS / 2]);
+    let mut former = Former::tracking(&sleepers.pids[..OTHERS / 2]);
     let register = |round: usize| {
         let task = format!("task-{round}");
-        let pid = herd.pids[round];
-        timed(|| stage.tracker.register(task, pid).expect("it is there")).0
+        let pid = sleepers.pids[round];
+        timed(|| fixture.tracker.register(task, pid).expect("it is there")).0
     };
-    let insert = |round: usize| bare.insert(&format!("task-{round}"), herd.pids[round]).0;
+    let insert = |round: usize| bare.insert(&format!("task-{round}"), sleepers.pids[round]).0;
     let (ours, limit) = in_turns(rounds, register, insert);
     let mut former_samples = Samples::default();
     for round in 0..rounds / 4 {
-        former_samples.add(timed(|| former.register(format!("task-{round}"), herd.pids[round])).0);
-        former.unregister(herd.pids[round]);
+        former_samples
+            .add(timed(|| former.register(format!("task-{round}"), sleepers.pids[round])).0);
+        former.unregister(sleepers.pids[round]);
     }
     board.add(
         Line::new("register a running process", &ours)
@@ -47,19 +48,19 @@ fn registering(board: &mut Board, herd: &Herd, rounds: usize) {
             .former(former_samples.median()),
     );
     // Their ends do not matter here.
-    std::mem::forget(stage.tracker);
+    std::mem::forget(fixture.tracker);
 }
 
 /// The program is dead before the measurement: what is left is to read its status, to scan for strays, and to record the end.
 fn ending(board: &mut Board, rounds: usize) {
-    let stage = Stage::quiet();
+    let fixture = Fixture::quiet();
     let folder = tempfile::tempdir().expect("a folder");
     let mut bare = Bare::at(&folder.path().join("bare.db"));
-    let herd = Herd::new(OTHERS / 2);
-    let mut former = Former::tracking(&herd.pids);
+    let sleepers = Sleepers::new(OTHERS / 2);
+    let mut former = Former::tracking(&sleepers.pids);
     let mut raw = Program::new(&["/bin/true"]);
     let end = |round: usize| {
-        let mut process = stage.spawn(&format!("task-{round}"), &["/bin/true"]);
+        let mut process = fixture.spawn(&format!("task-{round}"), &["/bin/true"]);
         wait_dead(process.pid().get());
         timed(|| process.wait().expect("it ends")).0
     };
@@ -88,7 +89,7 @@ fn ending(board: &mut Board, rounds: usize) {
     );
 }
 
-fn former_end(former: &mut Former, child: super::herd::Raw) -> Duration {
+fn former_end(former: &mut Former, child: super::sleepers::Raw) -> Duration {
     timed(|| {
         let pid = child.0.cast_unsigned();
         child.wait();

@@ -5,7 +5,7 @@ use std::{fmt::Write, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    arena,
+    namespace,
     plot::{self, Point},
     samples::Samples,
     scale::Scale,
@@ -167,7 +167,7 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(scale: Scale) -> Self {
-        let machine = arena::machine();
+        let machine = namespace::machine();
         Self { machine, scale: scale.word().to_owned(), ..Self::default() }
     }
 

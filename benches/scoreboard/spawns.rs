@@ -5,12 +5,12 @@ use std::{fs::File, hint::black_box, time::Duration};
 use procledger::{ContainmentMode, Tracker};
 
 use super::{
-    arena::raise_descriptors,
+    fixture::Fixture,
     former::Former,
-    herd::{Herd, Program},
+    namespace::raise_descriptors,
     samples::{Samples, in_turns, timed},
     score::{Board, Line},
-    stage::Stage,
+    sleepers::{Program, Sleepers},
 };
 
 const TRUE: &str = "/bin/true";
@@ -25,13 +25,13 @@ const SAME: f64 = 1.3;
 pub(crate) fn measure(board: &mut Board) {
     raise_descriptors(32_768);
     let rounds = board.scale().pick(600, 3000);
-    let stage = Stage::quiet();
+    let fixture = Fixture::quiet();
     let mut raw = Program::new(&[TRUE]);
-    let herd = Herd::new(TRACKED);
-    let mut former = Former::tracking(&herd.pids);
-    warm_up(&stage, &mut raw);
+    let sleepers = Sleepers::new(TRACKED);
+    let mut former = Former::tracking(&sleepers.pids);
+    warm_up(&fixture, &mut raw);
 
-    let (ours, limit) = in_turns(rounds, |round| spawn(&stage, round), |_| bare(&mut raw));
+    let (ours, limit) = in_turns(rounds, |round| spawn(&fixture, round), |_| bare(&mut raw));
     let (former_samples, _) =
         in_turns(rounds / 4, |round| former_spawn(&mut former, round), |_| Duration::ZERO);
     board.add(
@@ -41,21 +41,21 @@ pub(crate) fn measure(board: &mut Board) {
             .former(former_samples.median()),
     );
     contained(board, &mut raw, rounds / 4);
-    host_of_two_gigabytes(board, &stage, rounds / 3);
-    host_with_descriptors(board, &stage, rounds / 3);
+    host_of_two_gigabytes(board, &fixture, rounds / 3);
+    host_with_descriptors(board, &fixture, rounds / 3);
 }
 
-fn warm_up(stage: &Stage, raw: &mut Program) {
+fn warm_up(fixture: &Fixture, raw: &mut Program) {
     for round in 0..20 {
-        spawn(stage, 1_000_000 + round);
+        spawn(fixture, 1_000_000 + round);
         bare(raw);
     }
 }
 
 /// Time from the call until the program runs; its end is not measured.
-pub(crate) fn spawn(stage: &Stage, round: usize) -> Duration {
+pub(crate) fn spawn(fixture: &Fixture, round: usize) -> Duration {
     let task = format!("spawn-{round}");
-    let (took, mut process) = timed(|| stage.spawn(&task, &[TRUE]));
+    let (took, mut process) = timed(|| fixture.spawn(&task, &[TRUE]));
     process.wait().expect("it ends");
     took
 }
@@ -86,9 +86,9 @@ fn contained(board: &mut Board, raw: &mut Program, rounds: usize) {
             .keeper(env!("CARGO_BIN_EXE_procledger-keeper"));
         match builder.open() {
             Ok(tracker) => {
-                let stage = Stage { tracker, folder };
-                warm_up(&stage, raw);
-                let (ours, limit) = in_turns(rounds, |round| spawn(&stage, round), |_| bare(raw));
+                let fixture = Fixture { tracker, folder };
+                warm_up(&fixture, raw);
+                let (ours, limit) = in_turns(rounds, |round| spawn(&fixture, round), |_| bare(raw));
                 board.add(Line::new(what, &ours).beside("vfork + execve", limit.median()));
             }
             Err(error) => eprintln!("  {what}: not to be had here: {error}"),
@@ -99,7 +99,7 @@ fn contained(board: &mut Board, raw: &mut Program, rounds: usize) {
 /// Blocks alternate: the small host, the large one, the small one again.
 fn beside_itself(
     rounds: usize,
-    stage: &Stage,
+    fixture: &Fixture,
     grow: impl Fn() -> Box<dyn std::any::Any>,
 ) -> (Samples, Samples) {
     const BLOCKS: usize = 6;
@@ -108,7 +108,7 @@ fn beside_itself(
         let measured = |base: usize| {
             let mut samples = Samples::default();
             for round in 0..rounds / BLOCKS {
-                samples.add(spawn(stage, base + round));
+                samples.add(spawn(fixture, base + round));
             }
             samples
         };
@@ -120,8 +120,8 @@ fn beside_itself(
     (large, small)
 }
 
-fn host_of_two_gigabytes(board: &mut Board, stage: &Stage, rounds: usize) {
-    let (large, small) = beside_itself(rounds, stage, || {
+fn host_of_two_gigabytes(board: &mut Board, fixture: &Fixture, rounds: usize) {
+    let (large, small) = beside_itself(rounds, fixture, || {
         let mut memory = vec![0_u8; LARGE];
         memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
         Box::new(black_box(memory))
@@ -133,8 +133,8 @@ fn host_of_two_gigabytes(board: &mut Board, stage: &Stage, rounds: usize) {
     );
 }
 
-fn host_with_descriptors(board: &mut Board, stage: &Stage, rounds: usize) {
-    let (large, small) = beside_itself(rounds, stage, || {
+fn host_with_descriptors(board: &mut Board, fixture: &Fixture, rounds: usize) {
+    let (large, small) = beside_itself(rounds, fixture, || {
         let one = File::open("/dev/null").expect("a file");
         let files: Vec<File> =
             (0..DESCRIPTORS).map(|_| one.try_clone().expect("a descriptor")).collect();

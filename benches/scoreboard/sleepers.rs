@@ -19,18 +19,18 @@ use rustix::{
 };
 
 /// Sleepers below one server, which reaps them.
-pub(crate) struct Herd {
+pub(crate) struct Sleepers {
     server: Child,
     pub(crate) pids: Vec<u32>,
 }
 
-impl Herd {
+impl Sleepers {
     pub(crate) fn new(count: usize) -> Self {
         let own = std::env::current_exe().expect("an executable");
         let mut server = Command::new(own)
             // The command they are recorded with: the bench's own path would be longer than most commands.
             .arg0("worker")
-            .args(["herd", &count.to_string(), "sleeping"])
+            .args(["sleepers", &count.to_string(), "sleeping"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -42,7 +42,7 @@ impl Herd {
     }
 }
 
-impl Drop for Herd {
+impl Drop for Sleepers {
     fn drop(&mut self) {
         // The server ends at the end of its input, and ends them.
         drop(self.server.stdin.take());

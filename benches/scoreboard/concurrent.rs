@@ -3,12 +3,12 @@
 use std::{thread, time::Instant};
 
 use super::{
+    fixture::Fixture,
     former::Former,
-    herd::Program,
     samples::{Samples, timed},
     score::{Board, Line},
+    sleepers::Program,
     spawns::{bare, spawn},
-    stage::Stage,
 };
 
 const SPAWNS: usize = 1000;
@@ -16,23 +16,23 @@ const THREADS: usize = 8;
 
 pub(crate) fn measure(board: &mut Board) {
     let rounds = board.scale().pick(2, 5);
-    let stage = Stage::quiet();
-    spawn(&stage, 0);
-    let (mut serial, mut crowded) = (Samples::default(), Samples::default());
+    let fixture = Fixture::quiet();
+    spawn(&fixture, 0);
+    let (mut serial, mut concurrent) = (Samples::default(), Samples::default());
     let (mut each, mut alone) = (Samples::default(), Samples::default());
     let (mut former_samples, mut unrecorded) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
-        let (took, times) = timed(|| all(&stage, 1));
+        let (took, times) = timed(|| all(&fixture, 1));
         serial.add(took);
         alone.extend(times);
-        let (took, times) = timed(|| all(&stage, THREADS));
-        crowded.add(took);
+        let (took, times) = timed(|| all(&fixture, THREADS));
+        concurrent.add(took);
         each.extend(times);
         former_samples.add(timed(former_spawns).0);
         unrecorded.extend(all_bare());
     }
     board.add(
-        Line::new("1,000 spawns from 8 threads, in total", &crowded)
+        Line::new("1,000 spawns from 8 threads, in total", &concurrent)
             .beside("the same from one thread", serial.median())
             .at_most(1.0)
             .former(former_samples.median()),
@@ -67,7 +67,7 @@ fn all_bare() -> Samples {
 }
 
 /// Spawns this many programs on this many threads; each program is waited for, and only its spawn is timed.
-fn all(stage: &Stage, threads: usize) -> Samples {
+fn all(fixture: &Fixture, threads: usize) -> Samples {
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|worker| {
@@ -76,7 +76,7 @@ fn all(stage: &Stage, threads: usize) -> Samples {
                     for round in 0..SPAWNS / threads {
                         let task = format!("crowd-{worker}-{round}");
                         let start = Instant::now();
-                        let mut process = stage.spawn(&task, &["/bin/true"]);
+                        let mut process = fixture.spawn(&task, &["/bin/true"]);
                         times.add(start.elapsed());
                         process.wait().expect("it ends");
                     }

@@ -6,7 +6,7 @@ use procledger::{Builder, ContainmentMode, Job, Process, Stdio, Tracker};
 use tempfile::TempDir;
 
 /// A ledger in a folder that is removed with it.
-pub(crate) struct Stage {
+pub(crate) struct Fixture {
     pub(crate) tracker: Tracker,
     pub(crate) folder: TempDir,
 }
@@ -14,7 +14,7 @@ pub(crate) struct Stage {
 /// The grace of programs that ignore SIGTERM: that of the former implementation.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
-impl Stage {
+impl Fixture {
     /// Without the monitor, so that nothing else runs while a verb is measured; in sessions, the plainest containment.
     pub(crate) fn quiet() -> Self {
         Self::with(|builder| builder.monitor(false))
