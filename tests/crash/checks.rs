@@ -6,7 +6,7 @@ use std::{collections::HashSet, fs, path::Path, time::Duration};
 use rusqlite::{Connection, types::Value};
 
 use crate::{
-    trial::{Outcome, Stage, Strike, Trial, restart},
+    trial::{Fixture, Outcome, Strike, Trial, restart},
     workload::Part,
     world::{Eye, PATIENCE, describe, is_alive, live_processes, parent, within},
 };
@@ -17,8 +17,8 @@ const KEEPER_GOES: Duration = Duration::from_secs(10);
 /// after the next host has opened the ledger. It has the image of this binary; no other process is given this time.
 const GATE_CHILD_GOES: Duration = Duration::from_secs(2);
 
-pub(crate) fn after(stage: &mut Stage, trial: &Trial, mut outcome: Outcome) -> Outcome {
-    let part = stage.last_part(trial);
+pub(crate) fn after(fixture: &mut Fixture, trial: &Trial, mut outcome: Outcome) -> Outcome {
+    let part = fixture.last_part(trial);
     let mut found = Vec::new();
     let said = Said::read(&trial.folder);
     if matches!(trial.strike, Strike::Never) && !said.all.contains(&"shutdown".into()) {
@@ -26,19 +26,19 @@ pub(crate) fn after(stage: &mut Stage, trial: &Trial, mut outcome: Outcome) -> O
     }
     check_export(&part, &mut found);
     check_ledger(&part, "after the crash", &said, &mut found);
-    check_restart(stage, &part, "the first restart", &mut found);
+    check_restart(fixture, &part, "the first restart", &mut found);
     let first = check_ledger(&part, "after a restart", &said, &mut found);
-    check_restart(stage, &part, "the second restart", &mut found);
+    check_restart(fixture, &part, "the second restart", &mut found);
     let second = check_ledger(&part, "after a second restart", &said, &mut found);
     check_unchanged(&first, &second, &mut found);
     check_runs(&trial.folder, &second, &mut found);
     check_files(&trial.folder, &second, &mut found);
     let recorded = recorded(&part.ledger());
-    let unrelated = stage.foreign.iter().filter(|foreign| !recorded.contains(&foreign.pid()));
+    let unrelated = fixture.foreign.iter().filter(|foreign| !recorded.contains(&foreign.pid()));
     for process in unrelated.filter(|process| process.is_dead()) {
         found.push(format!("unrelated process killed: {} was never registered", process.pid()));
     }
-    for canary in stage.canaries.iter().filter(|canary| canary.is_dead()) {
+    for canary in fixture.canaries.iter().filter(|canary| canary.is_dead()) {
         found.push(format!("unrelated process killed: canary {}", canary.pid()));
     }
     outcome.findings.extend(found);
@@ -180,7 +180,7 @@ fn cgroups(ledger: &Connection) -> rusqlite::Result<Vec<String>> {
 }
 
 /// When `open` has returned, nothing of the workload is alive; a process that was never recorded must not be ended.
-fn check_restart(stage: &mut Stage, part: &Part, when: &str, found: &mut Vec<String>) {
+fn check_restart(fixture: &mut Fixture, part: &Part, when: &str, found: &mut Vec<String>) {
     let opened = || {
         let said = fs::read_to_string(part.folder.join("said")).unwrap_or_default();
         said.matches("reopen ").count()
@@ -188,26 +188,26 @@ fn check_restart(stage: &mut Stage, part: &Part, when: &str, found: &mut Vec<Str
     let before = opened();
     let (host, input) = restart(part);
     let up = within(PATIENCE, || {
-        stage.reap();
+        fixture.reap();
         opened() > before || host.is_dead()
     });
     if !up || host.is_dead() {
         found.push(format!("{when}: the ledger was not opened"));
     }
-    let mut left = left(stage, part, host.pid());
+    let mut left = left(fixture, part, host.pid());
     left.retain(|&pid| !is_at_the_gate(pid) || !within(GATE_CHILD_GOES, || !is_alive(pid)));
     if !left.is_empty() {
         let left: Vec<String> = left.into_iter().map(describe).collect();
         found.push(format!("{when}: leaked: {left:?}"));
     }
     drop(input);
-    let status = stage.wait(host.pid());
+    let status = fixture.wait(host.pid());
     if status != 0 {
         found.push(format!("{when}: the host failed: wait status {status}"));
     }
     let is_keeper = |pid: &u32| describe(*pid).contains("procledger-keep");
     let gone = within(KEEPER_GOES, || {
-        stage.reap();
+        fixture.reap();
         !live_processes().iter().any(is_keeper)
     });
     if !gone {
@@ -219,12 +219,12 @@ fn check_restart(stage: &mut Stage, part: &Part, when: &str, found: &mut Vec<Str
 }
 
 /// Live processes besides the host and those that are in no ledger.
-fn left(stage: &mut Stage, part: &Part, host: u32) -> Vec<u32> {
-    stage.reap();
+fn left(fixture: &mut Fixture, part: &Part, host: u32) -> Vec<u32> {
+    fixture.reap();
     let recorded = recorded(&part.ledger());
-    let mut spared: HashSet<u32> = stage.canaries.iter().map(Eye::pid).collect();
+    let mut spared: HashSet<u32> = fixture.canaries.iter().map(Eye::pid).collect();
     spared.insert(host);
-    for foreign in &stage.foreign {
+    for foreign in &fixture.foreign {
         if !recorded.contains(&foreign.pid()) {
             spared.insert(foreign.pid());
         }

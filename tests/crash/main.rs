@@ -94,10 +94,10 @@ fn act(role: &str) {
     match role {
         "trial" => trial::body(&serde_json::from_str(&task).expect("JSON")),
         "host" => workload::host(&serde_json::from_str(&task).expect("JSON")),
-        "chaos" => chaos::play(serde_json::from_str(&task).expect("JSON")),
-        "small-pid-max" => chaos::play_small(serde_json::from_str(&task).expect("JSON")),
+        "chaos" => chaos::body(serde_json::from_str(&task).expect("JSON")),
+        "small-pid-max" => chaos::small_body(serde_json::from_str(&task).expect("JSON")),
         "chaos-host" => chaos::host(&serde_json::from_str(&task).expect("JSON")),
-        "reuse" => reuse::play(&serde_json::from_str(&task).expect("JSON")),
+        "reuse" => reuse::body(&serde_json::from_str(&task).expect("JSON")),
         "reuse-own" => reuse::own(&serde_json::from_str(&task).expect("JSON")),
         "reuse-act" => reuse::act(&serde_json::from_str(&task).expect("JSON")),
         "next-host" => workload::next_host(&serde_json::from_str(&task).expect("JSON")),

@@ -17,7 +17,7 @@ use std::{
 use crate::{
     Wish,
     trial::{OUTCOME, Outcome, Sabotage, Strike, Trial},
-    world::{Chance, folder, modes, play},
+    world::{Chance, folder, modes, run_role},
 };
 
 /// Cores of a small machine.
@@ -254,7 +254,7 @@ fn run_with(scene: Scene, strike: Strike, sabotage: Option<Sabotage>) -> Result<
         sabotage,
     };
     let task = serde_json::to_string(&trial).expect("JSON");
-    play("trial", &task, folder.path(), LIMIT)?;
+    run_role("trial", &task, folder.path(), LIMIT)?;
     let outcome = fs::read(folder.path().join(OUTCOME)).map_err(|error| error.to_string())?;
     let outcome: Outcome = serde_json::from_slice(&outcome).map_err(|error| error.to_string())?;
     if !outcome.findings.is_empty() && sabotage.is_none() {

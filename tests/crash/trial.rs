@@ -73,21 +73,21 @@ pub(crate) const OUTCOME: &str = "outcome.json";
 pub(crate) fn body(trial: &Trial) {
     assert_eq!(std::process::id(), 1, "a trial is the first process of a namespace");
     write_worker(&trial.folder);
-    let mut stage = Stage::set(trial);
+    let mut fixture = Fixture::set(trial);
     if trial.after_a_crash {
-        stage.first_crash(trial);
+        fixture.first_crash(trial);
     }
-    let outcome = strike(&mut stage, trial);
+    let outcome = strike(&mut fixture, trial);
     if let Some(sabotage) = trial.sabotage {
-        stage.break_something(trial, sabotage);
+        fixture.break_something(trial, sabotage);
     }
-    let outcome = checks::after(&mut stage, trial, outcome);
+    let outcome = checks::after(&mut fixture, trial, outcome);
     let path = trial.folder.join(OUTCOME);
     fs::write(path, serde_json::to_vec(&outcome).expect("JSON")).expect("an outcome");
 }
 
 /// The processes besides the host.
-pub(crate) struct Stage {
+pub(crate) struct Fixture {
     /// The programs of the workload, started outside of any tracker and in no ledger.
     pub(crate) canaries: Vec<Eye>,
     /// What the hosts register: the first one, and the one that is killed.
@@ -95,7 +95,7 @@ pub(crate) struct Stage {
     statuses: HashMap<u32, i32>,
 }
 
-impl Stage {
+impl Fixture {
     fn set(trial: &Trial) -> Self {
         let worker = trial.folder.join("worker");
         let start = |kind: &str, file: &str| {
@@ -184,8 +184,8 @@ pub(crate) fn restart(part: &Part) -> (Eye, ChildStdin) {
     start_host("next-host", part)
 }
 
-fn strike(stage: &mut Stage, trial: &Trial) -> Outcome {
-    let part = stage.last_part(trial);
+fn strike(fixture: &mut Fixture, trial: &Trial) -> Outcome {
+    let part = fixture.last_part(trial);
     let said = trial.folder.join("said");
     let ready = |wanted| {
         let said = fs::read_to_string(&said).unwrap_or_default();
@@ -200,9 +200,9 @@ fn strike(stage: &mut Stage, trial: &Trial) -> Outcome {
     let (eye, go) = start_host("host", &part);
     assert!(within(PATIENCE, || ready(if trial.after_a_crash { 2 } else { 1 })));
     let outcome = match trial.strike {
-        Strike::Instant(micros) => strike_at_an_instant(stage, &eye, go, micros),
-        Strike::Never => strike_at_a_step(stage, &eye, go, u64::MAX),
-        Strike::Step(step) => strike_at_a_step(stage, &eye, go, step),
+        Strike::Instant(micros) => strike_at_an_instant(fixture, &eye, go, micros),
+        Strike::Never => strike_at_a_step(fixture, &eye, go, u64::MAX),
+        Strike::Step(step) => strike_at_a_step(fixture, &eye, go, step),
     };
     if let Some(reader) = reader {
         let outcome =
@@ -220,17 +220,17 @@ fn open_reader(ledger: &std::path::Path) -> rusqlite::Connection {
     reader
 }
 
-fn strike_at_an_instant(stage: &mut Stage, host: &Eye, go: ChildStdin, micros: u64) -> Outcome {
+fn strike_at_an_instant(fixture: &mut Fixture, host: &Eye, go: ChildStdin, micros: u64) -> Outcome {
     let began = Instant::now();
     drop(go);
     let ended = host.dies_within(Duration::from_micros(micros));
     let lived = u64::try_from(began.elapsed().as_micros()).expect("hours");
     host.send_kill();
-    let status = stage.wait(host.pid());
+    let status = fixture.wait(host.pid());
     Outcome { struck: !ended && libc::WIFSIGNALED(status), lived, ..Outcome::default() }
 }
 
-fn strike_at_a_step(stage: &mut Stage, host: &Eye, go: ChildStdin, wanted: u64) -> Outcome {
+fn strike_at_a_step(fixture: &mut Fixture, host: &Eye, go: ChildStdin, wanted: u64) -> Outcome {
     let mut outcome = Outcome::default();
     let mut seen: HashMap<(String, u64), u64> = HashMap::new();
     let mut stepper = Stepper::attach(host.pid());
@@ -252,7 +252,7 @@ fn strike_at_a_step(stage: &mut Stage, host: &Eye, go: ChildStdin, wanted: u64) 
         }
     };
     outcome.lived = u64::try_from(began.elapsed().as_micros()).expect("hours");
-    stage.statuses.extend(stepper.reaped);
+    fixture.statuses.extend(stepper.reaped);
     if !outcome.struck && status != 0 {
         outcome.findings.push(format!("the host failed by itself: wait status {status}"));
     }

@@ -53,7 +53,12 @@ fn namespaced(program: impl AsRef<OsStr>) -> Command {
 
 /// Plays a role as the first process of its own PID namespace: everything that it starts ends with it. Returns its output if it
 /// failed or did not end within `limit`.
-pub(crate) fn play(role: &str, task: &str, folder: &Path, limit: Duration) -> Result<(), String> {
+pub(crate) fn run_role(
+    role: &str,
+    task: &str,
+    folder: &Path,
+    limit: Duration,
+) -> Result<(), String> {
     let log = folder.join(format!("{role}.log"));
     let file = fs::File::create(&log).expect("a log");
     let mut child = namespaced(own_binary())

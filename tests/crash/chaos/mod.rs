@@ -3,20 +3,20 @@
 //! The actions follow from a seed; how far a host has come when it is killed depends on the machine.
 
 mod host;
-mod oracle;
-mod play;
+mod model;
+mod run;
 mod small_pid_max;
 
 use std::{path::PathBuf, time::Duration};
 
 pub(crate) use host::body as host;
-pub(crate) use play::body as play;
+pub(crate) use run::body;
 use serde::{Deserialize, Serialize};
-pub(crate) use small_pid_max::{body as play_small, scenario as small_pid_max};
+pub(crate) use small_pid_max::{body as small_body, scenario as small_pid_max};
 
 use crate::{
     Wish,
-    world::{Chance, folder, modes, play as play_role},
+    world::{Chance, folder, modes, run_role},
 };
 
 /// Crashes in the sample, and in the whole.
@@ -51,7 +51,7 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
     };
     println!("PROCLEDGER_CHAOS_SEED={} repeats the same decisions", task.seed);
     let text = serde_json::to_string(&task).expect("JSON");
-    if let Err(error) = play_role("chaos", &text, folder.path(), LIMIT) {
+    if let Err(error) = run_role("chaos", &text, folder.path(), LIMIT) {
         return vec![error];
     }
     let outcome = std::fs::read(folder.path().join(OUTCOME)).expect("an outcome");

@@ -20,8 +20,7 @@ use crate::{
     Wish,
     stepper::reap,
     world::{
-        COMMAND, Chance, Eye, PATIENCE, again, folder, is_alive, modes, play as play_role, start,
-        within,
+        COMMAND, Chance, Eye, PATIENCE, again, folder, is_alive, modes, run_role, start, within,
     },
 };
 
@@ -68,7 +67,7 @@ pub(crate) fn scenario(wish: &Wish, chance: &mut Chance) -> Vec<String> {
         modes: modes().into_iter().filter(|mode| *mode != "keeper").map(str::to_owned).collect(),
     };
     let text = serde_json::to_string(&task).expect("JSON");
-    if let Err(error) = play_role("small-pid-max", &text, folder.path(), LIMIT) {
+    if let Err(error) = run_role("small-pid-max", &text, folder.path(), LIMIT) {
         return vec![error];
     }
     let outcome = fs::read(folder.path().join(OUTCOME)).expect("an outcome");
@@ -87,7 +86,7 @@ fn has_limits_of_its_own() -> bool {
     (next(), next()) >= (6, 14)
 }
 
-struct Play {
+struct Run {
     task: Task,
     chance: Chance,
     bystanders: VecDeque<Eye>,
@@ -103,7 +102,7 @@ pub(crate) fn body(task: Task) {
     let worker = task.folder.join("worker");
     fs::write(&worker, WORKER).expect("a script");
     fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).expect("its mode");
-    let mut play = Play {
+    let mut run = Run {
         chance: Chance::new(task.seed),
         task,
         bystanders: VecDeque::new(),
@@ -111,15 +110,15 @@ pub(crate) fn body(task: Task) {
         members: 0,
         outcome: Outcome { reuses: 0, hosts: 0, bystanders: 0, findings: Vec::new() },
     };
-    while play.outcome.reuses < play.task.reuses && play.outcome.findings.is_empty() {
-        play.round();
+    while run.outcome.reuses < run.task.reuses && run.outcome.findings.is_empty() {
+        run.round();
     }
-    play.end();
-    let path = play.task.folder.join(OUTCOME);
-    fs::write(path, serde_json::to_vec(&play.outcome).expect("JSON")).expect("an outcome");
+    run.end();
+    let path = run.task.folder.join(OUTCOME);
+    fs::write(path, serde_json::to_vec(&run.outcome).expect("JSON")).expect("an outcome");
 }
 
-impl Play {
+impl Run {
     /// Ends what the last host left, including its cgroup.
     fn end(&mut self) {
         let mut command = Command::new(COMMAND);

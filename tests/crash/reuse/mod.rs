@@ -3,19 +3,19 @@
 //!
 //! The actor is held by ptrace(2), and pids are steered by `ns_last_pid`, in a PID namespace of the trial.
 
+mod fixture;
 mod host;
-mod play;
-mod stage;
+mod run;
 
 use std::{path::PathBuf, time::Duration};
 
 pub(crate) use host::{act, own};
-pub(crate) use play::body as play;
+pub(crate) use run::body;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Wish,
-    world::{Chance, folder, modes, play as play_role},
+    world::{Chance, folder, modes, run_role},
 };
 
 /// The operation on the tree.
@@ -92,7 +92,7 @@ fn run(way: Way, mode: &str, trials: u64, seed: u64) -> Result<Outcome, String> 
     let folder = folder();
     let task = Task { folder: folder.path().to_owned(), seed, way, mode: mode.to_owned(), trials };
     let text = serde_json::to_string(&task).expect("JSON");
-    play_role("reuse", &text, folder.path(), LIMIT)?;
+    run_role("reuse", &text, folder.path(), LIMIT)?;
     let outcome = std::fs::read(folder.path().join(OUTCOME)).map_err(|error| error.to_string())?;
     let outcome: Outcome = serde_json::from_slice(&outcome).map_err(|error| error.to_string())?;
     if !outcome.findings.is_empty() {

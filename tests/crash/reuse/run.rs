@@ -4,8 +4,8 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::{
     OUTCOME, Outcome, Task, Way,
+    fixture::{Fixture, await_tick, with_number},
     host::{Part, SWARM, has_said},
-    stage::{Stage, await_tick, with_number},
 };
 use crate::{
     stepper::{Event, Step, Stepper},
@@ -52,24 +52,30 @@ impl Plan {
         Self::Newborn { alive: None, left: BIRTHS }
     }
 
-    fn at(&mut self, step: &Step, stage: &mut Stage, stepper: &mut Stepper, outcome: &mut Outcome) {
+    fn at(
+        &mut self,
+        step: &Step,
+        fixture: &mut Fixture,
+        stepper: &mut Stepper,
+        outcome: &mut Outcome,
+    ) {
         match self {
             Self::Count(steps) => *steps += 1,
             Self::At(at, steps) => {
                 *steps += 1;
                 for _ in at.iter().filter(|at| *at == steps) {
-                    swap_any(stage, stepper, outcome);
+                    swap_any(fixture, stepper, outcome);
                 }
             }
             Self::Newborn { alive: newborn, left } => match newborn {
                 None if *left == 0 => {}
                 None if syscalls::name(step.syscall) == "getdents64" => {
                     *left -= 1;
-                    *newborn = Some(bear(stage));
+                    *newborn = Some(bear(fixture));
                 }
                 Some((eye, _)) if opens(step, eye.pid()) => {
                     let (eye, tick) = newborn.take().expect("it is there");
-                    if let Some(pid) = stage.swap(&eye, stepper) {
+                    if let Some(pid) = fixture.swap(&eye, stepper) {
                         outcome.reused += 1;
                         outcome.before_the_pidfd += 1;
                         outcome.same_tick += u64::from(start_tick(pid) == Some(tick));
@@ -86,16 +92,16 @@ fn opens(step: &Step, pid: u32) -> bool {
 }
 
 /// The next victim; includes the root where its pid can be freed by us.
-fn swap_any(stage: &mut Stage, stepper: &mut Stepper, outcome: &mut Outcome) {
-    let Some(victim) = stage.victims.pop() else { return };
-    outcome.reused += u64::from(stage.swap(&victim, stepper).is_some());
+fn swap_any(fixture: &mut Fixture, stepper: &mut Stepper, outcome: &mut Outcome) {
+    let Some(victim) = fixture.victims.pop() else { return };
+    outcome.reused += u64::from(fixture.swap(&victim, stepper).is_some());
 }
 
 /// Starts a new process of the tree, at the start of a tick.
-fn bear(stage: &Stage) -> (Eye, u64) {
-    let leaf = stage.leaf();
+fn bear(fixture: &Fixture) -> (Eye, u64) {
+    let leaf = fixture.leaf();
     await_tick();
-    let token = leaf.is_none().then_some(stage.token.as_str());
+    let token = leaf.is_none().then_some(fixture.token.as_str());
     let newborn = with_number(20_000, token);
     if let Some(leaf) = leaf {
         fs::write(leaf.join("cgroup.procs"), newborn.pid().to_string()).expect("in the leaf");
@@ -110,13 +116,13 @@ fn trial(task: &Task, number: u64, plan: &mut Plan, outcome: &mut Outcome) -> u6
     fs::create_dir(&folder).expect("a folder");
     let part =
         Part { folder: folder.clone(), mode: task.mode.clone(), way: task.way, daemons: DAEMONS };
-    let mut stage = Stage::set(part);
+    let mut fixture = Fixture::set(part);
     if task.way == Way::Open && matches!(plan, Plan::At(..)) {
         // Its parent is dead, so we reap it and can free its pid.
-        let root = Eye::find(stage.root.pid()).expect("alive");
-        stage.victims.insert(usize::try_from(number).expect("few") % DAEMONS, root);
+        let root = Eye::find(fixture.root.pid()).expect("alive");
+        fixture.victims.insert(usize::try_from(number).expect("few") % DAEMONS, root);
     }
-    let (actor, mut go) = stage.actor();
+    let (actor, mut go) = fixture.actor();
     let mut stepper = Stepper::attach(actor.pid());
     std::io::Write::write_all(&mut go, b"g").expect("it listens");
     let mut steps = 0;
@@ -135,7 +141,7 @@ fn trial(task: &Task, number: u64, plan: &mut Plan, outcome: &mut Outcome) -> u6
                 {
                     break;
                 }
-                plan.at(&step, &mut stage, &mut stepper, outcome);
+                plan.at(&step, &mut fixture, &mut stepper, outcome);
             }
         }
     }
@@ -145,9 +151,9 @@ fn trial(task: &Task, number: u64, plan: &mut Plan, outcome: &mut Outcome) -> u6
             eye.send_kill();
         }
     }
-    stage.statuses.extend(stepper.reaped.drain(..));
+    fixture.statuses.extend(stepper.reaped.drain(..));
     stepper.detach();
-    let found = stage.close((actor, go));
+    let found = fixture.close((actor, go));
     outcome.findings.extend(found.into_iter().map(|found| format!("trial {number}: {found}")));
     steps
 }

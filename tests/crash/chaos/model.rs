@@ -1,4 +1,4 @@
-//! Which processes should be alive and which are: by what the programs report about themselves, and by pidfds. The oracle opens
+//! Which processes should be alive and which are: by what the programs report about themselves, and by pidfds. The model opens
 //! the ledger only to check that it contains every program that ran and everything that a host reported.
 
 use std::{
@@ -28,7 +28,7 @@ impl Tree {
     }
 }
 
-pub(super) struct Oracle {
+pub(super) struct Model {
     folder: PathBuf,
     canaries: Vec<Eye>,
     trees: BTreeMap<String, Tree>,
@@ -38,7 +38,7 @@ pub(super) struct Oracle {
     pub(super) findings: Vec<String>,
 }
 
-impl Oracle {
+impl Model {
     pub(super) fn new(folder: &Path, canaries: Vec<Eye>) -> Self {
         Self {
             folder: folder.to_owned(),

@@ -1,4 +1,4 @@
-//! The first process of the namespace: it chooses the actions and asks the oracle for the outcome.
+//! The first process of the namespace: it chooses the actions and asks the model for the outcome.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use std::{
 use super::{
     OUTCOME, Outcome, Task,
     host::{KINDS, Kind, Part, WORKER},
-    oracle::{Oracle, Tree},
+    model::{Model, Tree},
 };
 use crate::{
     stepper::reap,
@@ -36,13 +36,13 @@ pub(super) struct Host {
     trees: usize,
 }
 
-pub(super) struct Play {
+pub(super) struct Run {
     pub(super) task: Task,
     chance: Chance,
     pub(super) hosts: Vec<Host>,
     pub(super) watch: Option<Eye>,
     reaps: Vec<Eye>,
-    oracle: Oracle,
+    model: Model,
     statuses: HashMap<u32, i32>,
     number: u64,
     marks: u64,
@@ -58,29 +58,29 @@ pub(crate) fn body(task: Task) {
         let mut command = Command::new("setsid");
         start(command.arg(&worker).arg("canary").arg(&task.folder).stdin(Stdio::null())).0
     });
-    let oracle = Oracle::new(&task.folder, canaries.collect());
+    let model = Model::new(&task.folder, canaries.collect());
     let up = task.folder.join("canaries");
     let all_are_up = || fs::read_to_string(&up).is_ok_and(|up| up.lines().count() == CANARIES);
     assert!(within(PATIENCE, all_are_up));
-    let mut play = Play {
+    let mut run = Run {
         chance: Chance::new(task.seed),
         task,
         hosts: Vec::new(),
         watch: None,
         reaps: Vec::new(),
-        oracle,
+        model,
         statuses: HashMap::new(),
         number: 0,
         marks: 0,
         crashes: HashMap::new(),
     };
-    play.play();
+    run.run();
 }
 
-impl Play {
-    fn play(&mut self) {
+impl Run {
+    fn run(&mut self) {
         let mut next_look = ROUND;
-        while self.count() < self.task.crashes && self.oracle.findings.len() < 10 {
+        while self.count() < self.task.crashes && self.model.findings.len() < 10 {
             self.act();
             self.take_notice();
             if self.count() >= next_look {
@@ -94,16 +94,16 @@ impl Play {
             self.crash_host(0);
         }
         self.look_at_everything();
-        self.oracle.check_at_the_end();
+        self.model.check_at_the_end();
         let outcome = Outcome {
             counts: format!(
                 "{} crashes {:?}; {} hosts, {}",
                 self.count(),
                 self.crashes,
                 self.number,
-                self.oracle.counts()
+                self.model.counts()
             ),
-            findings: std::mem::take(&mut self.oracle.findings),
+            findings: std::mem::take(&mut self.model.findings),
         };
         let path = self.task.folder.join(OUTCOME);
         fs::write(path, serde_json::to_vec(&outcome).expect("JSON")).expect("an outcome");
@@ -156,7 +156,7 @@ impl Play {
         let line = match self.chance.below(10) {
             0 => "health".to_owned(),
             1 => "reap".to_owned(),
-            2..=3 => match self.oracle.any_of(part.number, &mut self.chance) {
+            2..=3 => match self.model.any_of(part.number, &mut self.chance) {
                 Some(task) => format!("terminate {task}"),
                 None => return,
             },
@@ -174,13 +174,13 @@ impl Play {
         // In session mode a process that removes all of its marks is lost by design (README, "What escapes").
         let name =
             if *name == "daemon" && host.part.mode != "session" { "hidden-daemon" } else { name };
-        let task = self.oracle.expect(Tree::new(host.part.number, *size, *stays));
+        let task = self.model.expect(Tree::new(host.part.number, *size, *stays));
         format!("spawn {task} {name}")
     }
 
     fn crash_host(&mut self, at: usize) {
         let host = self.hosts.swap_remove(at);
-        self.oracle.host_ends(host.part.number);
+        self.model.host_ends(host.part.number);
         host.eye.send_kill();
         *self.crashes.entry("host").or_default() += 1;
         self.wait(&host.eye);
@@ -189,7 +189,7 @@ impl Play {
     /// An orderly end: the host's input ends. Does not wait for it.
     fn stop_host(&mut self, at: usize) {
         let host = self.hosts.swap_remove(at);
-        self.oracle.host_ends(host.part.number);
+        self.model.host_ends(host.part.number);
         drop(host.stdin);
         // It may be killed in the middle of its shutdown.
         if self.chance.below(2) == 0 {
@@ -240,7 +240,7 @@ impl Play {
             status.is_some()
         });
         if !ended {
-            self.oracle.find(format!("{} does not end", crate::world::describe(eye.pid())));
+            self.model.find(format!("{} does not end", crate::world::describe(eye.pid())));
         }
         status.unwrap_or(-1)
     }
@@ -251,10 +251,10 @@ impl Play {
         if let Some(at) = self.hosts.iter().position(|host| host.eye.is_dead()) {
             let host = self.hosts.swap_remove(at);
             let status = self.wait(&host.eye);
-            self.oracle.host_ends(host.part.number);
-            self.oracle.find(format!("host {} ended by itself: {status}", host.part.number));
+            self.model.host_ends(host.part.number);
+            self.model.find(format!("host {} ended by itself: {status}", host.part.number));
         }
-        self.oracle.take_notice();
+        self.model.take_notice();
     }
 
     /// With everything at rest, each live process must belong to a tree.
@@ -271,7 +271,7 @@ impl Play {
                 fs::read_to_string(&said).is_ok_and(|said| said.contains(&mark))
             });
             if !answered {
-                self.oracle.find(format!("host {} does not answer", self.hosts[at].part.number));
+                self.model.find(format!("host {} does not answer", self.hosts[at].part.number));
             }
         }
         for running in std::mem::take(&mut self.reaps) {
@@ -281,13 +281,13 @@ impl Play {
         self.check_status("reap", &last);
         let mut spared: Vec<u32> = self.hosts.iter().map(|host| host.eye.pid()).collect();
         spared.extend(self.watch.as_ref().map(Eye::pid));
-        self.oracle.look_at_everything(&spared, &mut self.statuses);
+        self.model.look_at_everything(&spared, &mut self.statuses);
     }
 
     fn check_status(&mut self, what: &str, eye: &Eye) {
         let status = self.wait(eye);
         if status != 0 {
-            self.oracle.find(format!("`{what}` ended with wait status {status}"));
+            self.model.find(format!("`{what}` ended with wait status {status}"));
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 /// How often a pid is steered to before giving up because another process took it.
 const ATTEMPTS: u32 = 20;
 
-pub(super) struct Stage {
+pub(super) struct Fixture {
     pub(super) part: Part,
     pub(super) root: Eye,
     pub(super) token: String,
@@ -27,7 +27,7 @@ pub(super) struct Stage {
     pub(super) statuses: HashMap<u32, i32>,
 }
 
-impl Stage {
+impl Fixture {
     /// Starts the tree; its owner has crashed, or waits.
     pub(super) fn set(part: Part) -> Self {
         let folder = part.folder.clone();
