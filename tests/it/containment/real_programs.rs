@@ -4,8 +4,8 @@
 //! Each scenario runs in a PID namespace of its own, so that the oracle can count everything, and so that all of it dies with
 //! the test.
 
-mod cast;
-mod oracle;
+mod programs;
+mod survivors;
 
 use std::{
     collections::HashSet,
@@ -15,8 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cast::{Actor, CAST};
-use oracle::{Identity, Seen, left, live_processes};
+use programs::{PROGRAMS, Program};
+use survivors::{Identity, Seen, left, live_processes};
 
 use crate::{
     containment::leaves::leaves,
@@ -49,16 +49,16 @@ struct Stage {
 impl Stage {
     fn set(containment: &'static str) -> Self {
         let place = Place::new();
-        let actors = cast::present(&CAST);
+        let programs = programs::present(&PROGRAMS);
         let (shell, unrelated) = unrelated(&place);
         let named = if containment == "keeper" { " keeper" } else { "" };
         let mut host = Host::start(&place, &format!("containment={containment}{named}"));
         let others = unrelated.iter().map(|seen| seen.identity.pid).chain([host.pid()]).collect();
         let folder = folder(&place, "task");
-        let root = host.spawn("play", &cast::write_script(&actors, &folder));
-        cast::wait_until_up(&actors, &folder);
+        let root = host.spawn("play", &programs::write_script(&programs, &folder));
+        programs::wait_until_up(&programs, &folder);
         let company = live_processes(&others);
-        for Actor { name, trace, .. } in actors {
+        for Program { name, trace, .. } in programs {
             let is_it = |identity: &Identity| {
                 identity.name.contains(trace) || identity.command.contains(trace)
             };
@@ -116,13 +116,13 @@ fn all<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> Vec<&'a Identity> {
 
 /// Starts the daemons of the cast again, outside of any ledger. Excludes those that take long to start.
 fn unrelated(place: &Place) -> (Guard, Vec<Seen>) {
-    let mut actors = cast::present(&CAST);
-    actors.retain(|actor| actor.is_small);
+    let mut programs = programs::present(&PROGRAMS);
+    programs.retain(|program| program.is_small);
     let folder = folder(place, "unrelated");
-    let shell = place.child(&cast::write_script(&actors, &folder));
-    cast::wait_until_up(&actors, &folder);
+    let shell = place.child(&programs::write_script(&programs, &folder));
+    programs::wait_until_up(&programs, &folder);
     let seen = live_processes(&HashSet::new());
-    assert!(seen.len() > actors.len(), "{:#?}", all(&seen));
+    assert!(seen.len() > programs.len(), "{:#?}", all(&seen));
     (shell, seen)
 }
 

@@ -16,7 +16,7 @@ use std::{
 use crate::support::{self, skipped};
 
 /// A program of the task.
-pub(super) struct Actor {
+pub(super) struct Program {
     pub(super) name: &'static str,
     /// Part of the name or the arguments of one of its processes.
     pub(super) trace: &'static str,
@@ -28,8 +28,8 @@ pub(super) struct Actor {
     is_up: fn(&Path) -> bool,
 }
 
-pub(super) const CAST: [Actor; 7] = [
-    Actor {
+pub(super) const PROGRAMS: [Program; 7] = [
+    Program {
         name: "redis-server",
         trace: "redis-server",
         is_small: true,
@@ -37,7 +37,7 @@ pub(super) const CAST: [Actor; 7] = [
         script: r#"redis-server --daemonize yes --port 0 --unixsocket "$D/redis.sock" --dir "$D" --save '' --logfile "$D/redis.log""#,
         is_up: |folder| says(&folder.join("redis.sock"), "PING\r\n", "+PONG"),
     },
-    Actor {
+    Program {
         name: "nginx",
         trace: "nginx",
         is_small: true,
@@ -58,7 +58,7 @@ CONF
 nginx -p "$D/nginx" -c "$D/nginx/conf""#,
         is_up: |folder| says(&folder.join("nginx.sock"), "GET / HTTP/1.0\r\n\r\n", "HTTP/1.1 200"),
     },
-    Actor {
+    Program {
         name: "tmux",
         trace: "tmux: server",
         is_small: true,
@@ -67,7 +67,7 @@ nginx -p "$D/nginx" -c "$D/nginx/conf""#,
 tmux -S "$D/tmux.sock" -f /dev/null new-session -d "exec $D/tmux-window $D""#,
         is_up: |folder| folder.join("tmux-window.up").exists(),
     },
-    Actor {
+    Program {
         name: "ssh-agent",
         trace: "ssh-agent",
         is_small: true,
@@ -76,7 +76,7 @@ tmux -S "$D/tmux.sock" -f /dev/null new-session -d "exec $D/tmux-window $D""#,
         // A request for the list of keys, and the head of the answer that there are none.
         is_up: |folder| says(&folder.join("agent.sock"), "\0\0\0\u{1}\u{b}", "\0\0\0\u{5}\u{c}"),
     },
-    Actor {
+    Program {
         name: "chromium",
         trace: "chromium",
         is_small: false,
@@ -91,7 +91,7 @@ tmux -S "$D/tmux.sock" -f /dev/null new-session -d "exec $D/tmux-window $D""#,
                 && has("--type=renderer")
         },
     },
-    Actor {
+    Program {
         name: "npx",
         trace: "mcp-server-filesystem",
         is_small: false,
@@ -103,7 +103,7 @@ until grep -q 'running on stdio' "$D/node.err"; do sleep 0.05; done
 kill -KILL "$npx"; wait "$npx"; : > "$D/node.up""#,
         is_up: |folder| folder.join("node.up").exists(),
     },
-    Actor {
+    Program {
         name: "hidden-daemon",
         trace: "hidden-daemon",
         is_small: true,
@@ -130,11 +130,11 @@ mkfifo "$D/go"; exec 4<> "$D/go"; : > "$D/ready"; read go <&4; exit 0
 "#;
 
 /// Returns those whose programs are installed; a missing one is reported, and fails under CI.
-pub(super) fn present(cast: &'static [Actor]) -> Vec<&'static Actor> {
-    let is_there = |actor: &&Actor| {
-        let missing = actor.tools.iter().find(|tool| !is_installed(tool));
+pub(super) fn present(cast: &'static [Program]) -> Vec<&'static Program> {
+    let is_there = |program: &&Program| {
+        let missing = program.tools.iter().find(|tool| !is_installed(tool));
         let missing = missing.copied().or_else(|| {
-            let wants_package = actor.name == "npx";
+            let wants_package = program.name == "npx";
             (wants_package && !server().exists()).then_some("mcp-server-filesystem in target/npm")
         });
         if let Some(tool) = missing {
@@ -160,9 +160,9 @@ fn server() -> PathBuf {
 }
 
 /// Writes the script that starts these in the folder, and returns the command line that runs it.
-pub(super) fn write_script(actors: &[&Actor], folder: &Path) -> String {
+pub(super) fn write_script(programs: &[&Program], folder: &Path) -> String {
     let path = folder.join("play");
-    let scripts: Vec<&str> = actors.iter().map(|actor| actor.script).collect();
+    let scripts: Vec<&str> = programs.iter().map(|program| program.script).collect();
     let text = [HEAD, &scripts.join("\n"), TAIL].concat();
     fs::write(&path, text).expect("a script");
     let log = folder.join("log");
@@ -176,9 +176,9 @@ pub(super) fn write_script(actors: &[&Actor], folder: &Path) -> String {
 }
 
 /// Waits until each of them serves, and the root stands still.
-pub(super) fn wait_until_up(actors: &[&Actor], folder: &Path) {
-    for actor in actors {
-        support::until(actor.name, || (actor.is_up)(folder));
+pub(super) fn wait_until_up(programs: &[&Program], folder: &Path) {
+    for program in programs {
+        support::until(program.name, || (program.is_up)(folder));
     }
     support::until("all are started", || folder.join("ready").exists());
 }

@@ -1,5 +1,5 @@
 //! Which processes are left, according to the kernel: pidfds of all that were there, and a scan of the whole PID namespace. The
-//! oracle does not use the ledger.
+//! scan does not use the ledger.
 
 use std::{collections::HashSet, fs};
 
