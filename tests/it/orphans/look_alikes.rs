@@ -16,7 +16,7 @@ use crate::{
     support::{Eye, Guard, Host, Place, in_namespace, need, root, tool, until},
 };
 
-/// The expected fate of a member of the cast.
+/// The expected fate of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// Left behind: ended.
@@ -27,33 +27,34 @@ enum Fate {
     Suspect,
 }
 
-struct Stage {
+struct Fixture {
     place: Place,
     /// The name that is searched for: longer than the 15 characters of `comm`.
     name: String,
-    cast: Vec<(&'static str, Eye, Fate)>,
+    members: Vec<(&'static str, Eye, Fate)>,
     guards: Vec<Guard>,
     hosts: Vec<Host>,
     terminals: Vec<Pty>,
 }
 
-impl Stage {
+impl Fixture {
     fn new(name: impl Fn(&str) -> String) -> Self {
         let place = Place::new();
         let name = name(place.marker());
-        let stage = Self {
+        let fixture = Self {
             place,
             name,
-            cast: Vec::new(),
+            members: Vec::new(),
             guards: Vec::new(),
             hosts: Vec::new(),
             terminals: Vec::new(),
         };
         // Other users may run them as well.
-        fs::set_permissions(stage.place.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
-        fs::create_dir(stage.path("cast")).expect("a folder");
-        stage.program(&stage.name);
-        stage
+        fs::set_permissions(fixture.place.path(), fs::Permissions::from_mode(0o755))
+            .expect("a mode");
+        fs::create_dir(fixture.path("members")).expect("a folder");
+        fixture.program(&fixture.name);
+        fixture
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -77,8 +78,7 @@ impl Stage {
 
     /// A shell script; `$NAME` is the name that is searched for, and its parent is gone when this returns.
     fn orphan(&mut self, label: &'static str, fate: Fate, script: &str) -> u32 {
-        let around =
-            "sh -c \"$SCRIPT\" & echo $! > \"cast/$0.new\"; mv \"cast/$0.new\" \"cast/$0\"";
+        let around = "sh -c \"$SCRIPT\" & echo $! > \"members/$0.new\"; mv \"members/$0.new\" \"members/$0\"";
         let mut shell = self.shell(around, label);
         shell.env("SCRIPT", script);
         let ended = shell.status().expect("a shell");
@@ -88,8 +88,7 @@ impl Stage {
 
     /// The same below a parent that lives.
     fn child(&mut self, label: &'static str, fate: Fate, script: &str) -> u32 {
-        let around =
-            "sh -c \"$SCRIPT\" & echo $! > \"cast/$0.new\"; mv \"cast/$0.new\" \"cast/$0\"; wait";
+        let around = "sh -c \"$SCRIPT\" & echo $! > \"members/$0.new\"; mv \"members/$0.new\" \"members/$0\"; wait";
         let mut shell = self.shell(around, label);
         shell.env("SCRIPT", script);
         self.guards.push(Guard(shell.spawn().expect("a shell")));
@@ -107,7 +106,7 @@ impl Stage {
 
     /// Waits until the process that wrote its pid has executed its final program: no longer the shell with the script's text.
     fn enter(&mut self, label: &'static str, fate: Fate) -> u32 {
-        let eye = self.place.eye(&format!("cast/{label}"));
+        let eye = self.place.eye(&format!("members/{label}"));
         let pid = eye.pid();
         until(label, || {
             assert!(!eye.is_dead(), "{label} has not begun to play");
@@ -115,12 +114,12 @@ impl Stage {
             let is = |text: &[u8]| line.windows(text.len()).any(|part| part == text);
             !line.is_empty() && !is(b"exec ") && !is(b"$SCRIPT")
         });
-        self.cast.push((label, eye, fate));
+        self.members.push((label, eye, fate));
         pid
     }
 
     fn add(&mut self, label: &'static str, pid: u32, fate: Fate) {
-        self.cast.push((label, Eye::on(pid), fate));
+        self.members.push((label, Eye::on(pid), fate));
     }
 
     fn host(&mut self, ledger: &str) -> &mut Host {
@@ -136,17 +135,17 @@ impl Stage {
     }
 
     fn pids(&self, fate: Fate) -> BTreeSet<u32> {
-        self.cast.iter().filter(|(.., its)| *its == fate).map(|(_, eye, _)| eye.pid()).collect()
+        self.members.iter().filter(|(.., its)| *its == fate).map(|(_, eye, _)| eye.pid()).collect()
     }
 
     fn label(&self, pid: u32) -> &str {
-        let member = self.cast.iter().find(|(_, eye, _)| eye.pid() == pid);
-        member.map_or("(not of the cast)", |(label, ..)| label)
+        let member = self.members.iter().find(|(_, eye, _)| eye.pid() == pid);
+        member.map_or("(not a member)", |(label, ..)| label)
     }
 
     /// Checks that no other process was ended.
     fn check_all_live(&self) {
-        for (label, eye, _) in &self.cast {
+        for (label, eye, _) in &self.members {
             assert!(!eye.is_dead(), "{label} is dead");
         }
     }
@@ -171,7 +170,7 @@ impl Stage {
             let said = |key: &str| ending[key].as_str().is_some_and(|text| !text.is_empty());
             assert!(said("rule") && said("evidence"), "{ending:#}");
         }
-        for (label, eye, fate) in &self.cast {
+        for (label, eye, fate) in &self.members {
             assert_eq!(eye.is_dead(), *fate == Fate::Ended, "{label}: {done:#}");
         }
     }
@@ -183,7 +182,7 @@ impl Stage {
             let wrong: Vec<_> = actual
                 .difference(&meant)
                 .map(|pid| self.label(*pid))
-                .filter(|label| key != "endings" || *label != "(not of the cast)")
+                .filter(|label| key != "endings" || *label != "(not a member)")
                 .collect();
             assert!(missing.is_empty(), "not {what} among {key}: {missing:?}: {report:#}");
             assert!(wrong.is_empty(), "wrongly {what} among {key}: {wrong:?}: {report:#}");
@@ -205,27 +204,27 @@ fn odd(marker: &str) -> String {
     format!("odd ) S 1 (name {marker}")
 }
 
-fn left_behind(stage: &mut Stage) {
-    stage.orphan("executable", Fate::Ended, "exec ./\"$NAME\" 300");
-    stage.orphan("another argv[0]", Fate::Ended, "exec bash -c 'exec -a other ./\"$NAME\" 300'");
-    stage.orphan("argv[0]", Fate::Ended, "exec bash -c 'exec -a \"/x/$NAME\" sleep 300'");
-    stage.orphan("wiped environment", Fate::Ended, "exec env -i ./\"$NAME\" 300");
-    stage.orphan("own session", Fate::Ended, "exec setsid ./\"$NAME\" 300");
-    stage.program(&format!("deleted/{}", stage.name));
-    stage.orphan("deleted", Fate::Ended, "cd deleted; exec ./\"$NAME\" 300");
-    fs::remove_dir_all(stage.path("deleted")).expect("removed");
-    stage.text(&format!("sh/{}", stage.name), "#!/bin/sh\n(sleep 300; :) & sleep 300; :\n");
+fn left_behind(fixture: &mut Fixture) {
+    fixture.orphan("executable", Fate::Ended, "exec ./\"$NAME\" 300");
+    fixture.orphan("another argv[0]", Fate::Ended, "exec bash -c 'exec -a other ./\"$NAME\" 300'");
+    fixture.orphan("argv[0]", Fate::Ended, "exec bash -c 'exec -a \"/x/$NAME\" sleep 300'");
+    fixture.orphan("wiped environment", Fate::Ended, "exec env -i ./\"$NAME\" 300");
+    fixture.orphan("own session", Fate::Ended, "exec setsid ./\"$NAME\" 300");
+    fixture.program(&format!("deleted/{}", fixture.name));
+    fixture.orphan("deleted", Fate::Ended, "cd deleted; exec ./\"$NAME\" 300");
+    fs::remove_dir_all(fixture.path("deleted")).expect("removed");
+    fixture.text(&format!("sh/{}", fixture.name), "#!/bin/sh\n(sleep 300; :) & sleep 300; :\n");
     // A shell, its subshell of the same name, and their sleeps.
-    stage.orphan("script", Fate::Ended, "exec sh/\"$NAME\"");
-    stage.orphan("script of sh", Fate::Ended, "exec sh -u sh/\"$NAME\" argument");
-    stage.orphan("script of bash", Fate::Ended, "exec bash --norc -o pipefail sh/\"$NAME\"");
-    stage.text(&format!("env/{}", stage.name), "#!/usr/bin/env -S bash -eu\nsleep 300\n:\n");
-    stage.orphan("env -S", Fate::Ended, "exec env/\"$NAME\"");
+    fixture.orphan("script", Fate::Ended, "exec sh/\"$NAME\"");
+    fixture.orphan("script of sh", Fate::Ended, "exec sh -u sh/\"$NAME\" argument");
+    fixture.orphan("script of bash", Fate::Ended, "exec bash --norc -o pipefail sh/\"$NAME\"");
+    fixture.text(&format!("env/{}", fixture.name), "#!/usr/bin/env -S bash -eu\nsleep 300\n:\n");
+    fixture.orphan("env -S", Fate::Ended, "exec env/\"$NAME\"");
 }
 
 /// `python3` on PATH may be a script that takes a while to find the real one.
-fn becomes(stage: &Stage, interpreter: &str) {
-    let (label, eye, _) = stage.cast.last().expect("it was just added");
+fn becomes(fixture: &Fixture, interpreter: &str) {
+    let (label, eye, _) = fixture.members.last().expect("it was just added");
     until(label, || {
         assert!(!eye.is_dead(), "{label} has not begun to play");
         let path = fs::read_link(format!("/proc/{}/exe", eye.pid())).unwrap_or_default();
@@ -233,100 +232,100 @@ fn becomes(stage: &Stage, interpreter: &str) {
     });
 }
 
-fn left_behind_by_interpreters(stage: &mut Stage) {
+fn left_behind_by_interpreters(fixture: &mut Fixture) {
     if tool("perl").is_some() {
         let title = "$0 = \"$ENV{NAME}: idle\"; sleep 300";
-        stage.text("title", title);
-        stage.orphan("title", Fate::Ended, "exec perl title");
+        fixture.text("title", title);
+        fixture.orphan("title", Fate::Ended, "exec perl title");
         until("the title is set", || {
-            let pid = stage.cast.last().expect("the title").1.pid();
+            let pid = fixture.members.last().expect("the title").1.pid();
             fs::read_to_string(format!("/proc/{pid}/cmdline"))
                 .is_ok_and(|line| line.contains(": idle"))
         });
-        stage.text(&format!("perl/{}", stage.name), "sleep 300;");
-        stage.orphan("script of perl", Fate::Ended, "exec perl -I lib -w perl/\"$NAME\"");
-        stage.orphan("text of perl", Fate::Spared, "exec perl -we 'sleep 300' \"$NAME\"");
+        fixture.text(&format!("perl/{}", fixture.name), "sleep 300;");
+        fixture.orphan("script of perl", Fate::Ended, "exec perl -I lib -w perl/\"$NAME\"");
+        fixture.orphan("text of perl", Fate::Spared, "exec perl -we 'sleep 300' \"$NAME\"");
     }
     if tool("python3").is_some() {
-        stage.text(&format!("python/{}", stage.name), "import time\ntime.sleep(300)\n");
-        stage.text(&format!("python/{}.py", stage.name), "import time\ntime.sleep(300)\n");
+        fixture.text(&format!("python/{}", fixture.name), "import time\ntime.sleep(300)\n");
+        fixture.text(&format!("python/{}.py", fixture.name), "import time\ntime.sleep(300)\n");
         let python =
             "PYTHONDONTWRITEBYTECODE=1; export PYTHONDONTWRITEBYTECODE; cd python; exec python3";
         let orphan = format!("{python} -u -W ignore ./\"$NAME\"");
-        stage.orphan("script of python", Fate::Ended, &orphan);
-        becomes(stage, "python");
-        stage.orphan("NAME.py", Fate::Spared, &format!("{python} \"$NAME.py\""));
-        becomes(stage, "python");
-        stage.orphan("module", Fate::Spared, &format!("{python} -m \"$NAME\""));
-        becomes(stage, "python");
+        fixture.orphan("script of python", Fate::Ended, &orphan);
+        becomes(fixture, "python");
+        fixture.orphan("NAME.py", Fate::Spared, &format!("{python} \"$NAME.py\""));
+        becomes(fixture, "python");
+        fixture.orphan("module", Fate::Spared, &format!("{python} -m \"$NAME\""));
+        becomes(fixture, "python");
     }
     if tool("node").is_some() {
-        stage.text(&format!("node/{}", stage.name), "setTimeout(() => {}, 300000);\n");
-        stage.text("node/other.cjs", "setTimeout(() => {}, 300000);\n");
+        fixture.text(&format!("node/{}", fixture.name), "setTimeout(() => {}, 300000);\n");
+        fixture.text("node/other.cjs", "setTimeout(() => {}, 300000);\n");
         let node = "exec node --require ./node/other.cjs node/\"$NAME\"";
-        stage.orphan("script of node", Fate::Ended, node);
-        becomes(stage, "node");
+        fixture.orphan("script of node", Fate::Ended, node);
+        becomes(fixture, "node");
         let required = "exec node --require \"./node/$NAME\" node/other.cjs";
-        stage.orphan("required by node", Fate::Spared, required);
-        becomes(stage, "node");
+        fixture.orphan("required by node", Fate::Spared, required);
+        becomes(fixture, "node");
     }
 }
 
-fn look_alikes(stage: &mut Stage) {
-    fs::write(stage.path(&format!("{}.log", stage.name)), "").expect("a log");
-    stage.orphan("tail", Fate::Spared, "exec tail -f \"$NAME.log\"");
-    stage.orphan("tail of itself", Fate::Spared, "exec tail -f \"$NAME\"");
-    stage.text("vim", "#!/bin/sh\nsleep 300\n:\n");
-    stage.orphan("editor", Fate::Spared, "exec ./vim \"$NAME.md\"");
-    stage.orphan("editor of the program", Fate::Spared, "exec ./vim \"$NAME\"");
-    stage.orphan("mention", Fate::Spared, "eval \"exec sh -c \\\"sleep 300; : '$NAME'\\\"\"");
-    stage.orphan("argument", Fate::Spared, "exec sh ./vim \"$NAME\"");
-    stage.program(&format!("{}-helper", stage.name));
-    stage.orphan("longer name", Fate::Spared, "exec ./\"$NAME-helper\" 300");
-    stage.program(&format!("{}.d/other", stage.name));
-    stage.orphan("folder", Fate::Spared, "exec ./\"$NAME.d\"/other 300");
-    stage.child("living parent", Fate::Suspect, "exec ./\"$NAME\" 300");
-    stage.orphan("service", Fate::Suspect, "SYSTEMD_EXEC_PID=$$ exec ./\"$NAME\" 300");
-    stage.orphan("below a service", Fate::Ended, "SYSTEMD_EXEC_PID=1 exec ./\"$NAME\" 300");
+fn look_alikes(fixture: &mut Fixture) {
+    fs::write(fixture.path(&format!("{}.log", fixture.name)), "").expect("a log");
+    fixture.orphan("tail", Fate::Spared, "exec tail -f \"$NAME.log\"");
+    fixture.orphan("tail of itself", Fate::Spared, "exec tail -f \"$NAME\"");
+    fixture.text("vim", "#!/bin/sh\nsleep 300\n:\n");
+    fixture.orphan("editor", Fate::Spared, "exec ./vim \"$NAME.md\"");
+    fixture.orphan("editor of the program", Fate::Spared, "exec ./vim \"$NAME\"");
+    fixture.orphan("mention", Fate::Spared, "eval \"exec sh -c \\\"sleep 300; : '$NAME'\\\"\"");
+    fixture.orphan("argument", Fate::Spared, "exec sh ./vim \"$NAME\"");
+    fixture.program(&format!("{}-helper", fixture.name));
+    fixture.orphan("longer name", Fate::Spared, "exec ./\"$NAME-helper\" 300");
+    fixture.program(&format!("{}.d/other", fixture.name));
+    fixture.orphan("folder", Fate::Spared, "exec ./\"$NAME.d\"/other 300");
+    fixture.child("living parent", Fate::Suspect, "exec ./\"$NAME\" 300");
+    fixture.orphan("service", Fate::Suspect, "SYSTEMD_EXEC_PID=$$ exec ./\"$NAME\" 300");
+    fixture.orphan("below a service", Fate::Ended, "SYSTEMD_EXEC_PID=1 exec ./\"$NAME\" 300");
 }
 
-fn owned(stage: &mut Stage) {
-    let registered = stage.orphan("registered", Fate::Spared, "exec ./\"$NAME\" 300");
-    let program = stage.path(&stage.name.clone());
+fn owned(fixture: &mut Fixture) {
+    let registered = fixture.orphan("registered", Fate::Spared, "exec ./\"$NAME\" 300");
+    let program = fixture.path(&fixture.name.clone());
     let program = format!("'{}' 300", program.display());
-    let (wiped, token) = (stage.path("cast/wiped"), stage.path("cast/token"));
-    let host = stage.host("ledger.db");
+    let (wiped, token) = (fixture.path("members/wiped"), fixture.path("members/token"));
+    let host = fixture.host("ledger.db");
     assert_eq!(host.ask(&format!("register theirs {registered}")), "done");
     let spawned = host.spawn("spawned", &format!("exec {program}")).pid();
     let below = format!("env -i {program} & echo $! > {}; wait", wiped.display());
     host.spawn("root", &below);
-    stage.enter("wiped", Fate::Spared);
-    stage.add("spawned", spawned, Fate::Spared);
-    let other = stage.host("other.db");
+    fixture.enter("wiped", Fate::Spared);
+    fixture.add("spawned", spawned, Fate::Spared);
+    let other = fixture.host("other.db");
     // Its parent is gone, and a process with a token of a ledger that this sweep does not know is left.
     let daemon = format!("(setsid {program} & echo $! > {}); sleep 300; :", token.display());
     other.spawn("daemon", &daemon);
-    stage.enter("token", Fate::Spared);
+    fixture.enter("token", Fate::Spared);
 }
 
-fn a_person(stage: &mut Stage) {
+fn a_person(fixture: &mut Fixture) {
     let terminal = Pty::new();
-    let person = terminal.spawn(Command::new(stage.path(&stage.name.clone())).arg("300"));
-    stage.add("person", person.pid(), Fate::Spared);
-    stage.guards.push(person);
-    stage.terminals.push(terminal);
+    let person = terminal.spawn(Command::new(fixture.path(&fixture.name.clone())).arg("300"));
+    fixture.add("person", person.pid(), Fate::Spared);
+    fixture.guards.push(person);
+    fixture.terminals.push(terminal);
 }
 
-fn a_container(stage: &mut Stage) {
-    stage.text(
+fn a_container(fixture: &mut Fixture) {
+    fixture.text(
         "inner",
         "#!/bin/sh\nunshare --pid --fork ./\"$NAME\" 300 & pid=$!\n\
         while read -r inner < /proc/$pid/task/$pid/children; [ -z \"$inner\" ]; do sleep 0.01; done\n\
-        kill -KILL $pid; echo $inner > cast/container\n",
+        kill -KILL $pid; echo $inner > members/container\n",
     );
-    let status = stage.shell("./inner", "inner").status().expect("a shell");
+    let status = fixture.shell("./inner", "inner").status().expect("a shell");
     assert!(status.success(), "{status}");
-    stage.enter("container", Fate::Spared);
+    fixture.enter("container", Fate::Spared);
 }
 
 #[test]
@@ -334,14 +333,14 @@ fn the_sweep_ends_orphans_and_spares_look_alikes() {
     if !in_namespace("orphans::look_alikes::the_sweep_ends_orphans_and_spares_look_alikes") {
         return;
     }
-    let mut stage = Stage::new(|marker| format!("worker-{marker}"));
-    left_behind(&mut stage);
-    left_behind_by_interpreters(&mut stage);
-    look_alikes(&mut stage);
-    owned(&mut stage);
-    a_person(&mut stage);
-    a_container(&mut stage);
-    stage.play();
+    let mut fixture = Fixture::new(|marker| format!("worker-{marker}"));
+    left_behind(&mut fixture);
+    left_behind_by_interpreters(&mut fixture);
+    look_alikes(&mut fixture);
+    owned(&mut fixture);
+    a_person(&mut fixture);
+    a_container(&mut fixture);
+    fixture.play();
 }
 
 #[test]
@@ -349,11 +348,11 @@ fn a_name_may_have_spaces_and_parentheses() {
     if !in_namespace("orphans::look_alikes::a_name_may_have_spaces_and_parentheses") {
         return;
     }
-    let mut stage = Stage::new(odd);
-    left_behind(&mut stage);
-    look_alikes(&mut stage);
-    owned(&mut stage);
-    stage.play();
+    let mut fixture = Fixture::new(odd);
+    left_behind(&mut fixture);
+    look_alikes(&mut fixture);
+    owned(&mut fixture);
+    fixture.play();
 }
 
 /// A made-up user.
@@ -369,28 +368,32 @@ fn root_leaves_another_users_match_and_a_user_leaves_roots() {
     {
         return;
     }
-    let mut stage = Stage::new(|marker| format!("worker-{marker}"));
-    let mine = stage.orphan("mine", Fate::Ended, "exec ./\"$NAME\" 300");
+    let mut fixture = Fixture::new(|marker| format!("worker-{marker}"));
+    let mine = fixture.orphan("mine", Fate::Ended, "exec ./\"$NAME\" 300");
     let user = USER.join(" ");
     let theirs =
-        stage.orphan("theirs", Fate::Spared, &format!("exec setpriv {user} ./\"$NAME\" 300"));
+        fixture.orphan("theirs", Fate::Spared, &format!("exec setpriv {user} ./\"$NAME\" 300"));
     until("it belongs to the user", || crate::support::is_only(theirs, 12345));
     // First as the user, on a ledger of that user: root's process lives.
-    let folder = stage.path("theirs.d");
+    let folder = fixture.path("theirs.d");
     fs::create_dir(&folder).expect("a folder");
     std::os::unix::fs::chown(&folder, Some(12345), Some(12345)).expect("a gift");
-    fs::copy(PROCLEDGER, stage.path("procledger")).expect("a copy");
+    fs::copy(PROCLEDGER, fixture.path("procledger")).expect("a copy");
     let as_user = |args: &[&str]| {
         let mut command = Command::new("setpriv");
-        clean(&mut command, &stage.place);
-        command.args(USER).arg(stage.path("procledger")).arg("--db").arg(folder.join("ledger.db"));
+        clean(&mut command, &fixture.place);
+        command
+            .args(USER)
+            .arg(fixture.path("procledger"))
+            .arg("--db")
+            .arg(folder.join("ledger.db"));
         answer(command.args(args)).expect(0)
     };
     as_user(&["reap"]);
-    let name = stage.name.as_str();
+    let name = fixture.name.as_str();
     let plan = as_user(&["reap", "--dry-run", "--json", "--min-age", "0s", "--orphan-name", name]);
     let plan = plan.json();
     assert_eq!(pids(&plan, "endings"), BTreeSet::from([theirs]), "{plan:#}");
     assert!(!pids(&plan, "suspects").contains(&mine), "{plan:#}");
-    stage.play();
+    fixture.play();
 }
