@@ -139,7 +139,7 @@ pub(crate) fn scan_command_lines() -> usize {
     read
 }
 
-fn orphans(board: &mut Board, _herd: &Sleepers, rounds: usize) {
+fn orphans(board: &mut Board, _sleepers: &Sleepers, rounds: usize) {
     let fixture = Fixture::with(|builder| {
         builder.monitor(false).orphan_name("resource-claude-code").min_age(Duration::ZERO)
     });

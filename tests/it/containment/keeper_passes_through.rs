@@ -12,7 +12,7 @@ use procledger::{Containment, ExitStatus, Job, Stdio};
 
 use crate::{
     containment::keepers::{keepers, kept},
-    spawn::gate_host::{Given, children, descriptors, play_kept},
+    spawn::gate_host::{Given, children, descriptors, in_another_process_under_keeper},
     support::{Place, parent, stat_field, until},
 };
 
@@ -21,7 +21,7 @@ use crate::{
 fn the_guarantees_of_the_gate_hold_when_it_is_relayed() {
     for role in ["clean-program", "closed", "crosswise", "not-started", "thread-ends"] {
         let place = Place::new();
-        play_kept(&place, role, Duration::from_mins(2));
+        in_another_process_under_keeper(&place, role, Duration::from_mins(2));
         assert_eq!(place.alive(), [0_u32; 0], "{role}");
     }
 }
@@ -29,7 +29,7 @@ fn the_guarantees_of_the_gate_hold_when_it_is_relayed() {
 #[test]
 fn a_group_that_is_stopped_and_continued_hangs_no_spawn_under_a_keeper() {
     let place = Place::new();
-    play_kept(&place, "stopped-group", Duration::from_mins(2));
+    in_another_process_under_keeper(&place, "stopped-group", Duration::from_mins(2));
 }
 
 #[test]
@@ -128,7 +128,7 @@ const AT_ONCE: u32 = 100;
 #[test]
 fn a_hundred_at_once_leave_no_zombie_and_no_descriptor() {
     let place = Place::new();
-    play_kept(&place, "kept-many", Duration::from_mins(2));
+    in_another_process_under_keeper(&place, "kept-many", Duration::from_mins(2));
     assert_eq!(
         place.sqlite3(
             "SELECT count(*), count(DISTINCT exit_code) FROM process WHERE task_id <> 'first'"

@@ -55,15 +55,15 @@ impl Stage {
         let mut host = Host::start(&place, &format!("containment={containment}{named}"));
         let others = unrelated.iter().map(|seen| seen.identity.pid).chain([host.pid()]).collect();
         let folder = folder(&place, "task");
-        let root = host.spawn("play", &programs::write_script(&programs, &folder));
+        let root = host.spawn("programs", &programs::write_script(&programs, &folder));
         programs::wait_until_up(&programs, &folder);
         let company = live_processes(&others);
         for Program { name, trace, .. } in programs {
             let is_it = |identity: &Identity| {
                 identity.name.contains(trace) || identity.command.contains(trace)
             };
-            let plays = company.iter().any(|seen| is_it(&seen.identity));
-            assert!(plays, "no {name} in {:#?}", all(&company));
+            let runs = company.iter().any(|seen| is_it(&seen.identity));
+            assert!(runs, "no {name} in {:#?}", all(&company));
         }
         let rows = "SELECT containment FROM process WHERE root IS NULL";
         assert_eq!(place.sqlite3(rows), containment, "the row says how it is contained");
@@ -82,12 +82,12 @@ impl Stage {
         assert!(lost.is_empty(), "left in {} mode: {lost:#?}", self.containment);
         let hit: Vec<_> = self.unrelated.iter().filter(|seen| seen.eye.is_dead()).collect();
         assert!(hit.is_empty(), "unrelated programs were ended: {:#?}", all(hit));
-        println!("{}: {} played, left: {left:?}", self.containment, self.company.len());
+        println!("{}: {} processes, left: {left:?}", self.containment, self.company.len());
     }
 
     /// Every process that died is in the leak report, with its task.
     fn assert_reported(&self) {
-        let leaks = self.place.sqlite3("SELECT pid FROM leaks WHERE task_id = 'play'");
+        let leaks = self.place.sqlite3("SELECT pid FROM leaks WHERE task_id = 'programs'");
         let leaks: HashSet<u32> = leaks.lines().map(|pid| pid.parse().expect("a pid")).collect();
         let is_missing = |seen: &&Seen| {
             let pid = seen.identity.pid;

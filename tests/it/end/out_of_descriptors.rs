@@ -9,14 +9,14 @@ use std::{
 use procledger::{ContainmentMode, Job, Stdio, Tracker};
 
 use crate::{
-    spawn::gate_host::{Given, play},
+    spawn::gate_host::{Given, in_another_process},
     support::{PATIENCE, Place, processes_with, until},
 };
 
 #[test]
 fn strays_left_while_proc_cannot_be_read_are_found_later() {
     let place = Place::new();
-    play(&place, "out-of-descriptors", Duration::from_mins(2));
+    in_another_process(&place, "out-of-descriptors", Duration::from_mins(2));
     assert_eq!(place.sqlite3("SELECT task_id, kind FROM leaks"), "task|stray");
     assert_eq!(place.alive(), [0_u32; 0]);
 }
@@ -25,7 +25,7 @@ fn strays_left_while_proc_cannot_be_read_are_found_later() {
 #[test]
 fn strays_left_while_no_pidfd_can_be_opened_are_found_later() {
     let place = Place::new();
-    play(&place, "few-descriptors", Duration::from_mins(2));
+    in_another_process(&place, "few-descriptors", Duration::from_mins(2));
     assert_eq!(place.alive(), [0_u32; 0]);
     // For each root one in its session, and one that only its token links to it.
     let strays = 2 * 2 * FEW.count();

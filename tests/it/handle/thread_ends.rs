@@ -6,7 +6,7 @@ use std::{thread, time::Duration};
 use procledger::{Job, Stdio};
 
 use crate::{
-    spawn::gate_host::{Given, play},
+    spawn::gate_host::{Given, in_another_process},
     support::{Place, is_alive},
 };
 
@@ -15,7 +15,7 @@ const PROGRAMS: usize = 50;
 #[test]
 fn programs_outlive_the_thread_that_spawned_them() {
     let place = Place::new();
-    play(&place, "thread-ends", Duration::from_mins(1));
+    in_another_process(&place, "thread-ends", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

@@ -109,7 +109,7 @@ impl Fixture {
         let eye = self.place.eye(&format!("members/{label}"));
         let pid = eye.pid();
         until(label, || {
-            assert!(!eye.is_dead(), "{label} has not begun to play");
+            assert!(!eye.is_dead(), "{label} has not started");
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let is = |text: &[u8]| line.windows(text.len()).any(|part| part == text);
             !line.is_empty() && !is(b"exec ") && !is(b"$SCRIPT")
@@ -151,7 +151,7 @@ impl Fixture {
     }
 
     /// Plans, reaps, and checks that both agree with each other and with the fates.
-    fn play(self) {
+    fn dry_run_and_reap(self) {
         let young = self.reap(&["--json", "--min-age", "1h"]).expect(0).json();
         assert_eq!(pids(&young, "endings"), BTreeSet::new(), "{young:#}");
         self.check_all_live();
@@ -226,7 +226,7 @@ fn left_behind(fixture: &mut Fixture) {
 fn becomes(fixture: &Fixture, interpreter: &str) {
     let (label, eye, _) = fixture.members.last().expect("it was just added");
     until(label, || {
-        assert!(!eye.is_dead(), "{label} has not begun to play");
+        assert!(!eye.is_dead(), "{label} has not started");
         let path = fs::read_link(format!("/proc/{}/exe", eye.pid())).unwrap_or_default();
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(interpreter))
     });
@@ -340,7 +340,7 @@ fn the_sweep_ends_orphans_and_spares_look_alikes() {
     owned(&mut fixture);
     a_person(&mut fixture);
     a_container(&mut fixture);
-    fixture.play();
+    fixture.dry_run_and_reap();
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn a_name_may_have_spaces_and_parentheses() {
     left_behind(&mut fixture);
     look_alikes(&mut fixture);
     owned(&mut fixture);
-    fixture.play();
+    fixture.dry_run_and_reap();
 }
 
 /// A made-up user.
@@ -395,5 +395,5 @@ fn root_leaves_another_users_match_and_a_user_leaves_roots() {
     let plan = plan.json();
     assert_eq!(pids(&plan, "endings"), BTreeSet::from([theirs]), "{plan:#}");
     assert!(!pids(&plan, "suspects").contains(&mine), "{plan:#}");
-    fixture.play();
+    fixture.dry_run_and_reap();
 }

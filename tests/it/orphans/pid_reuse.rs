@@ -14,7 +14,7 @@ use std::{
 use procledger::{EndReason, Ledger, Tracker};
 
 use crate::{
-    spawn::gate_host::{self, Given, note, play_command},
+    spawn::gate_host::{self, Given, note, run_command},
     support::{Guard, Place, namespaced, namespaces},
 };
 
@@ -33,7 +33,7 @@ fn an_unrelated_process_with_a_reused_pid_survives() {
     for (key, value) in inner.get_envs() {
         command.env(key, value.expect("set"));
     }
-    play_command(command, &place, "pid-reuse", Duration::from_mins(3));
+    run_command(command, &place, "pid-reuse", Duration::from_mins(3));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

@@ -14,28 +14,28 @@ use std::{
 use procledger::{Job, Stdio, Tracker};
 
 use crate::{
-    spawn::gate_host::{Given, play},
+    spawn::gate_host::{Given, in_another_process},
     support::{Place, state, until},
 };
 
 #[test]
 fn standard_descriptors_may_be_given_crosswise() {
     let place = Place::new();
-    play(&place, "crosswise", Duration::from_mins(1));
+    in_another_process(&place, "crosswise", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
 #[test]
 fn nothing_of_a_tracker_reaches_programs_of_a_host_that_has_closed_its_standard_descriptors() {
     let place = Place::new();
-    play(&place, "closed", Duration::from_mins(1));
+    in_another_process(&place, "closed", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
 #[test]
 fn a_program_starts_clean_in_an_unclean_host() {
     let place = Place::new();
-    play(&place, "clean-program", Duration::from_mins(1));
+    in_another_process(&place, "clean-program", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

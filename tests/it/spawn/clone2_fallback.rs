@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     spawn::clean_program,
-    spawn::gate_host::{Given, note, play},
+    spawn::gate_host::{Given, in_another_process, note},
     spawn::not_started,
     spawn::storm,
     support::{Place, sqlite3},
@@ -22,7 +22,7 @@ const SPAWNS: u32 = 1_000;
 fn nothing_changes_where_clone3_is_unknown() {
     let _one = storm::ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
-    play(&place, "clone2-enosys", Duration::from_mins(2));
+    in_another_process(&place, "clone2-enosys", Duration::from_mins(2));
     check(&place);
 }
 
@@ -30,7 +30,7 @@ fn nothing_changes_where_clone3_is_unknown() {
 fn nothing_changes_where_clone3_is_forbidden() {
     let _one = storm::ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
-    play(&place, "clone2-eperm", Duration::from_mins(2));
+    in_another_process(&place, "clone2-eperm", Duration::from_mins(2));
     check(&place);
 }
 

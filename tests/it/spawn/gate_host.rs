@@ -1,4 +1,4 @@
-//! Not a scenario: the code of a separate process that [`play`] has started. Run by itself it does nothing.
+//! Not a scenario: the code of a separate process that [`in_another_process`] has started. Run by itself it does nothing.
 //!
 //! A scenario that counts descriptors or zombies, changes dispositions, sends signals to its process group or installs a
 //! seccomp filter must not share a process with the other tests: its body runs in a second run of this binary.
@@ -47,12 +47,16 @@ pub(crate) fn is_kept() -> bool {
     std::env::var_os("PROCLEDGER_CONTAINMENT").is_some_and(|word| word == "keeper")
 }
 
-/// [`play`], with every program under a keeper.
+/// [`in_another_process`], with every program under a keeper.
 #[track_caller]
-pub(crate) fn play_kept(place: &Place, role: &str, limit: Duration) -> String {
+pub(crate) fn in_another_process_under_keeper(
+    place: &Place,
+    role: &str,
+    limit: Duration,
+) -> String {
     let mut command = command(place, role);
     command.env("PROCLEDGER_CONTAINMENT", "keeper");
-    play_command(command, place, role, limit)
+    run_command(command, place, role, limit)
 }
 
 #[test]
@@ -110,12 +114,12 @@ fn variables(folder: &Path, marker: &str, role: &str) -> [(&'static str, String)
 
 /// Plays a role to its end; fails with all of its output if it fails, or takes longer than `limit`.
 #[track_caller]
-pub(crate) fn play(place: &Place, role: &str, limit: Duration) -> String {
-    play_command(command(place, role), place, role, limit)
+pub(crate) fn in_another_process(place: &Place, role: &str, limit: Duration) -> String {
+    run_command(command(place, role), place, role, limit)
 }
 
 #[track_caller]
-pub(crate) fn play_command(
+pub(crate) fn run_command(
     mut command: Command,
     place: &Place,
     role: &str,
@@ -152,7 +156,7 @@ pub(crate) fn play_command(
     text
 }
 
-/// A line that [`play`] passes on to the reader of the test's output.
+/// A line that [`in_another_process`] passes on to the reader of the test's output.
 pub(crate) fn note(text: &str) {
     println!("\nnote> {text}");
 }

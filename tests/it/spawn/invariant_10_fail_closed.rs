@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use procledger::{Job, Stdio};
 
 use crate::{
-    spawn::gate_host::{Given, WriteLock, children, descriptors, play},
+    spawn::gate_host::{Given, WriteLock, children, descriptors, in_another_process},
     support::{Place, until},
 };
 
@@ -15,7 +15,7 @@ const BOUND: Duration = Duration::from_secs(15);
 #[test]
 fn invariant_10_a_program_without_a_row_never_runs() {
     let place = Place::new();
-    play(&place, "fail-closed", Duration::from_secs(90));
+    in_another_process(&place, "fail-closed", Duration::from_secs(90));
     assert_eq!(
         place.sqlite3("SELECT task_id, exit_code FROM process ORDER BY id"),
         "before|0\nafter-0|0\nrefused-0|0\nrefused-1|0\nrefused-2|0"

@@ -10,14 +10,14 @@ use std::{
 use procledger::{ExitStatus, Job, Stdio, Tracker};
 
 use crate::{
-    spawn::gate_host::{Given, children, descriptors, play},
+    spawn::gate_host::{Given, children, descriptors, in_another_process},
     support::{Place, sqlite3, until},
 };
 
 #[test]
 fn programs_that_cannot_be_started_leave_a_failed_row_and_nothing_else() {
     let place = Place::new();
-    play(&place, "not-started", Duration::from_mins(1));
+    in_another_process(&place, "not-started", Duration::from_mins(1));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

@@ -12,7 +12,7 @@ use procledger::{Job, Stdio};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::{
-    spawn::gate_host::{Given, WriteLock, children, descriptors, note, play},
+    spawn::gate_host::{Given, WriteLock, children, descriptors, in_another_process, note},
     support::{Place, eventually, is_alive, pidfd, sqlite3, until},
 };
 
@@ -22,7 +22,7 @@ const PROGRAMS: usize = 1_000;
 #[test]
 fn a_thousand_programs_at_once_all_have_their_rows() {
     let place = Place::new();
-    play(&place, "load", Duration::from_mins(3));
+    in_another_process(&place, "load", Duration::from_mins(3));
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
     assert_eq!(place.alive(), [0_u32; 0]);
 }
@@ -30,14 +30,14 @@ fn a_thousand_programs_at_once_all_have_their_rows() {
 #[test]
 fn children_that_wait_together_are_committed_together() {
     let place = Place::new();
-    play(&place, "together", Duration::from_mins(2));
+    in_another_process(&place, "together", Duration::from_mins(2));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 
 #[test]
 fn a_child_killed_at_the_gate_is_an_error_and_leaves_nothing() {
     let place = Place::new();
-    play(&place, "killed-at-the-gate", Duration::from_mins(2));
+    in_another_process(&place, "killed-at-the-gate", Duration::from_mins(2));
     assert_eq!(place.alive(), [0_u32; 0]);
 }
 

@@ -15,7 +15,7 @@ use std::{
 use procledger::{ExitStatus, Job, Stdio, Tracker};
 
 use crate::{
-    spawn::gate_host::{Given, children, descriptors, note, play},
+    spawn::gate_host::{Given, children, descriptors, in_another_process, note},
     support::{Place, long, until},
 };
 
@@ -31,7 +31,7 @@ pub(crate) static ONE_STORM: Mutex<()> = Mutex::new(());
 fn storm() {
     let _one = ONE_STORM.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
-    play(&place, "storm", Duration::from_mins(10));
+    in_another_process(&place, "storm", Duration::from_mins(10));
     let wanted = u64::from(spawns());
     assert_eq!(
         place.sqlite3("SELECT state, end_reason, exit_code, exit_signal, count(*) FROM process GROUP BY 1, 2, 3, 4"),

@@ -17,7 +17,7 @@ use std::{
 use procledger::{Job, Stdio, Tracker};
 
 use crate::{
-    spawn::gate_host::{Given, children, command, descriptors, note, play_command},
+    spawn::gate_host::{Given, children, command, descriptors, note, run_command},
     support::{Guard, Place, alone, long, until},
 };
 
@@ -34,7 +34,7 @@ fn play(place: &Place, role: &str) {
     fs::create_dir(place.path().join("tmp")).expect("a folder");
     let mut host = command(place, role);
     host.env("TMPDIR", place.path().join("tmp"));
-    play_command(host, place, role, Duration::from_mins(if long() { 120 } else { 5 }));
+    run_command(host, place, role, Duration::from_mins(if long() { 120 } else { 5 }));
     assert_eq!(place.alive(), [0_u32; 0]);
     let open = "SELECT count(*) FROM process WHERE state <> 'ended'";
     assert_eq!(place.sqlite3(open), "0");
