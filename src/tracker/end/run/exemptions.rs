@@ -1,30 +1,17 @@
 //! Processes that a scan leaves running on purpose: programs with protected names and their descendants, the strays of a job
 //! that keeps them, and processes that were left before.
 
-use std::sync::Arc;
-
 use super::{
     member::Member,
     state::{TreeRun, World},
 };
 use crate::{
     error::{Error, Kind},
-    identity::{Identity, Pid},
+    identity::Pid,
     model::Origin,
     policy::name_match::{Program, matched, protects},
     sys::Proc,
 };
-
-/// What of a tree is left running on purpose, besides the names that the world protects.
-#[derive(Clone, Debug, Default)]
-pub(in crate::tracker) struct Leave {
-    /// Everything except the root: its job keeps its strays.
-    pub(in crate::tracker) all: bool,
-    /// Names of programs that the job protects.
-    pub(in crate::tracker) names: Arc<[String]>,
-    /// What was left of this tree before: it has its own row, and no instance is responsible for it.
-    pub(in crate::tracker) before: Vec<Identity>,
-}
 
 impl TreeRun {
     /// Whether any process may have to be left running. As a rule there is none, and then no program is examined.

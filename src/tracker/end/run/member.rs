@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     survival_reason::obstacle,
-    tree_outcome::{Fate, MemberOutcome},
+    tree_outcome::{Fate, MemberOutcome, Seen},
 };
 use crate::{
     error::Error,
@@ -205,7 +205,12 @@ impl Member {
             Phase::Dead(Death::Killed(after)) => Fate::Killed(Some(after)),
             Phase::Spared(ref why) => Fate::Spared(why.clone()),
             Phase::Alive | Phase::Signalled(_) | Phase::KillSent(_) | Phase::Refused(..) => {
-                Fate::Survived { why: obstacle(proc, &self, snapshot), kill_pending }
+                let refused = match &self.phase {
+                    Phase::Refused(error, _) => Some(error),
+                    _ => None,
+                };
+                let why = obstacle(proc, (self.pid(), self.info.uid), refused, snapshot);
+                Fate::Survived { why, kill_pending }
             }
         };
         MemberOutcome {
@@ -217,6 +222,18 @@ impl Member {
             own_child: self.pinned.filter(|_| own.is_some()).map(Pinned::into_fd),
             rule: None,
             at: None,
+        }
+    }
+}
+
+impl From<Member> for Seen {
+    fn from(member: Member) -> Self {
+        Self {
+            row: member.row,
+            is_root: member.is_root,
+            alive: member.is_alive(),
+            kept: member.spared().cloned(),
+            info: member.info,
         }
     }
 }

@@ -11,9 +11,7 @@ use uuid::Uuid;
 
 use super::{
     end_plan::Stage,
-    exemptions::Leave,
     member::{Death, Member, Phase},
-    task_cgroup::open_leaf,
     tree_outcome::{Suspected, TreeOutcome},
 };
 use crate::{
@@ -66,6 +64,17 @@ impl World<'_> {
 
 pub(super) fn not_ours(pid: Pid) -> Error {
     Error::new(Kind::Denied, format!("process {pid} does not belong to the ledger's user"))
+}
+
+/// What of a tree is left running on purpose, besides the names that the world protects.
+#[derive(Clone, Debug, Default)]
+pub(in crate::tracker) struct Leave {
+    /// Everything except the root: its job keeps its strays.
+    pub(in crate::tracker) all: bool,
+    /// Names of programs that the job protects.
+    pub(in crate::tracker) names: Arc<[String]>,
+    /// What was left of this tree before: it has its own row, and no instance is responsible for it.
+    pub(in crate::tracker) before: Vec<Identity>,
 }
 
 /// A tree that is to be ended.
@@ -300,6 +309,20 @@ impl TreeRun {
         let suspects = suspected(world, self.suspects, self.root.arguments);
         let Self { root, unknown, .. } = self;
         TreeOutcome { root, members, suspects, unknown, unseen, outlived, interrupted }
+    }
+}
+
+/// Opens the recorded task cgroup; returns why it cannot be opened, since its members may be known by other evidence.
+pub(super) fn open_leaf(world: &World<'_>, root: &Root) -> (Option<TaskCgroup>, Option<String>) {
+    let Some(record) = &root.cgroup else { return (None, None) };
+    match TaskCgroup::open(record, world.observer.uid) {
+        Ok(leaf) => (leaf, None),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            let why = format!("{error}{}", cause.unwrap_or_default());
+            tracing::error!("{why}: searching for its members by other evidence");
+            (None, Some(why))
+        }
     }
 }
 

@@ -1,16 +1,21 @@
 //! Why a process survived, in one line that says what to do.
 
-use super::member::{Member, Phase};
 use crate::{
+    error::Error,
     identity::Pid,
     sys::{Proc, snapshot::Snapshot},
 };
 
-/// Describes why `member` survived. Its state is taken from the last snapshot; the process that holds it is scanned up now.
-pub(super) fn obstacle(proc: &Proc, member: &Member, snapshot: &Snapshot) -> String {
-    let pid = member.pid();
-    if let Phase::Refused(error, _) = &member.phase {
-        return if error.is_denied() { denied(pid, member.info.uid) } else { error.to_string() };
+/// Describes why a process of `uid` survived; `refused`: why it could not be signalled. Its state is taken from the last
+/// snapshot; the process that holds it is looked up now.
+pub(super) fn obstacle(
+    proc: &Proc,
+    (pid, uid): (Pid, u32),
+    refused: Option<&Error>,
+    snapshot: &Snapshot,
+) -> String {
+    if let Some(error) = refused {
+        return if error.is_denied() { denied(pid, uid) } else { error.to_string() };
     }
     if let Some(cgroup) = proc.freezer(pid) {
         return format!(

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     member::Member,
-    state::{TreeRun, World},
+    state::{TreeRun, World, open_leaf},
 };
 use crate::{
     error::Result,
@@ -24,10 +24,7 @@ use crate::{
         cgroup::{Paths, TaskCgroup, open_up_instance_cgroup},
         snapshot::Snapshot,
     },
-    tracker::{
-        membership::task_cgroup::{InTaskCgroup, list},
-        runtime::tracked::Root,
-    },
+    tracker::membership::task_cgroup::{InTaskCgroup, list},
 };
 
 /// Limit on kills of what cannot be seen. `cgroup.kill` hits all processes at once; the second kill is for what was moved in
@@ -242,18 +239,4 @@ pub(super) fn kill_unseen(world: &World<'_>, trees: &mut [TreeRun], limit: Durat
 fn is_free_of_others(world: &World<'_>, leaf: &TaskCgroup) -> bool {
     let Ok(paths) = Paths::read() else { return false };
     world.untouchable().all(|pid| paths.is_in(world.proc, pid, &leaf.record().path) == Some(false))
-}
-
-/// Opens the recorded task cgroup; returns why it cannot be opened, since its members may be known by other evidence.
-pub(super) fn open_leaf(world: &World<'_>, root: &Root) -> (Option<TaskCgroup>, Option<String>) {
-    let Some(record) = &root.cgroup else { return (None, None) };
-    match TaskCgroup::open(record, world.observer.uid) {
-        Ok(leaf) => (leaf, None),
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            let why = format!("{error}{}", cause.unwrap_or_default());
-            tracing::error!("{why}: searching for its members by other evidence");
-            (None, Some(why))
-        }
-    }
 }

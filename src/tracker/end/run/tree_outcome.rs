@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::member::Member;
 use crate::{
     error::Error,
     identity::{Identity, Pid},
@@ -118,18 +117,6 @@ pub(in crate::tracker) struct Seen {
     pub(in crate::tracker) info: ProcessInfo,
     /// The rule by which it is left running.
     pub(in crate::tracker) kept: Option<SpareReason>,
-}
-
-impl From<Member> for Seen {
-    fn from(member: Member) -> Self {
-        Self {
-            row: member.row,
-            is_root: member.is_root,
-            alive: member.is_alive(),
-            kept: member.spared().cloned(),
-            info: member.info,
-        }
-    }
 }
 
 /// Records members that were found, before they are signalled; returns the rows of those that could be recorded.
