@@ -11,7 +11,8 @@ use std::{
 };
 
 pub(crate) use procledger_testing::{
-    Chance, Eye, PATIENCE, is_alive, namespaces, parent, pids, skipped, start_tick, within,
+    Chance, Eye, PATIENCE, await_tick, is_alive, namespaces, parent, pids, skipped, start_tick,
+    within,
 };
 
 /// The role of this binary when it is started again; the rest of its task is in [`TASK`], as JSON.

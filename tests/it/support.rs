@@ -18,9 +18,9 @@ use std::{
 
 use procledger::{Job, Stdio};
 pub(crate) use procledger_testing::{
-    Eye, PATIENCE, at_once, children, eventually, find, is_alive, is_only, namespaced, namespaces,
-    parent, pidfd, pids, random, root, skipped, start_tick, stat_field, state, status, stays,
-    threads, tool, until, zombies_of,
+    Eye, PATIENCE, at_once, await_tick, children, eventually, find, is_alive, is_only, namespaced,
+    namespaces, parent, pidfd, pids, random, root, skipped, start_tick, stat_field, state, status,
+    stays, threads, tool, until, zombies_of,
 };
 use rustix::process::{Signal, pidfd_send_signal};
 use tempfile::TempDir;
@@ -67,6 +67,15 @@ impl Place {
         let path = self.path().join(name);
         fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("a script");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+        path
+    }
+
+    /// A copy of setpriv(1) that runs as root whoever starts it.
+    pub(crate) fn elevated(&self) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.path().join("elevated");
+        fs::copy(tool("setpriv").expect("it is there"), &path).expect("copied");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).expect("its mode");
         path
     }
 

@@ -161,15 +161,3 @@ fn not_ended(ledger: &Path) -> Vec<String> {
 fn steer(pid: u32) {
     fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("steered");
 }
-
-/// Waits for the start of a tick of 10 ms, so that what follows can happen within it.
-pub(super) fn await_tick() {
-    let tick = || {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        now.tv_nsec / 10_000_000
-    };
-    let first = tick();
-    while tick() == first {
-        std::hint::spin_loop();
-    }
-}

@@ -4,13 +4,13 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::{
     OUTCOME, Outcome, Task, Way,
-    fixture::{Fixture, await_tick, with_number},
+    fixture::{Fixture, with_number},
     host::{Part, SWARM, has_said},
 };
 use crate::{
     stepper::{Event, Step, Stepper},
     syscalls,
-    world::{Chance, Eye, start_tick},
+    world::{Chance, Eye, await_tick, start_tick},
 };
 
 const DAEMONS: usize = 8;

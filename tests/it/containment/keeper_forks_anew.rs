@@ -3,6 +3,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use procledger::{Process, Tracker};
+
 use crate::{
     containment::keepers::{HOST, keepers, kept},
     support::{Host, Place, at_once, need, stays, until},
@@ -51,6 +53,16 @@ fn script(place: &Place, (forks, pause): (u32, u32)) -> String {
     format!("exec env -i {} {folder}/up {forks} {pause} {}", program.display(), place.marker())
 }
 
+/// The program under a keeper, waiting for its first SIGTERM.
+fn started(variant: (u32, u32)) -> (Place, Tracker, Process) {
+    let place = Place::new();
+    let tracker = kept(&place).open().expect("a ledger");
+    let job = place.job("task", &script(&place, variant));
+    let process = tracker.spawn(job).expect("spawned");
+    place.wait_for("up");
+    (place, tracker, process)
+}
+
 fn check_gone(place: &Place) {
     until("the keeper is gone", || keepers(&place.ledger()).is_empty());
     assert_eq!(place.alive(), [0_u32; 0]);
@@ -62,11 +74,7 @@ fn check_gone(place: &Place) {
 fn it_does_not_outlive_its_hosts_terminate() {
     need!("cc");
     at_once(VARIANTS, |variant| {
-        let place = Place::new();
-        let tracker = kept(&place).open().expect("a ledger");
-        let mut process =
-            tracker.spawn(place.job("task", &script(&place, variant))).expect("spawned");
-        place.wait_for("up");
+        let (place, tracker, mut process) = started(variant);
         process.terminate().expect("ended");
         check_gone(&place);
         tracker.shutdown().expect("an orderly end");
@@ -77,11 +85,7 @@ fn it_does_not_outlive_its_hosts_terminate() {
 fn it_does_not_outlive_another_instances_kill() {
     need!("cc");
     at_once(VARIANTS, |variant| {
-        let place = Place::new();
-        let tracker = kept(&place).open().expect("a ledger");
-        let mut process =
-            tracker.spawn(place.job("task", &script(&place, variant))).expect("spawned");
-        place.wait_for("up");
+        let (place, tracker, mut process) = started(variant);
         let killed = place.procledger(&["kill", "task"]);
         assert!(killed.status.success(), "{killed:?}");
         process.wait().expect("waited");

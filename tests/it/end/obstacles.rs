@@ -6,7 +6,6 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{ChildStdin, Stdio},
     time::Duration,
@@ -19,8 +18,7 @@ use crate::{
     handle::refusals::{grounds_of_nobody, host_of_nobody},
     spawn::gate_host,
     support::{
-        Eye, Guard, Place, children, is_only, procledger, root, skipped, sqlite3, state, tool,
-        until,
+        Eye, Guard, Place, children, is_only, procledger, root, skipped, sqlite3, state, until,
     },
 };
 
@@ -146,9 +144,7 @@ fn a_frozen_orphan_is_a_survivor_of_the_reap_and_tried_again_by_the_next() {
 fn a_descendant_of_another_uid_survives_by_name() {
     let place = Place::new();
     let Some((ledger, binary)) = grounds_of_nobody(&place) else { return };
-    let elevated = place.path().join("elevated");
-    fs::copy(tool("setpriv").expect("it is there"), &elevated).expect("copied");
-    fs::set_permissions(&elevated, fs::Permissions::from_mode(0o4755)).expect("its mode");
+    let elevated = place.elevated();
     let mut host = host_of_nobody(&place, &ledger, &binary);
     let script =
         format!("{} --reuid 0 --regid 0 --clear-groups sleep 3600 & wait", elevated.display());

@@ -158,9 +158,7 @@ fn invariant_12_a_process_that_cannot_be_killed_stays_in_the_ledger_and_is_tried
     let place = Place::new();
     let Some((ledger, binary)) = grounds_of_nobody(&place) else { return };
     // A program of root that every user may start: the user `nobody` cannot signal it after it has changed its uid.
-    let elevated = place.path().join("elevated");
-    fs::copy(tool("setpriv").expect("it is there"), &elevated).expect("copied");
-    fs::set_permissions(&elevated, fs::Permissions::from_mode(0o4755)).expect("its mode");
+    let elevated = place.elevated();
     let mut host = host_of_nobody(&place, &ledger, &binary);
     let script =
         format!("exec {} --reuid 0 --regid 0 --clear-groups sleep 3600", elevated.display());

@@ -90,18 +90,6 @@ fn unrelated_with(given: &Given, pid: u32) -> Guard {
     }
 }
 
-/// Waits for the start of a tick, so that all that follows can happen within it.
-fn await_tick() {
-    let tick = || {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        now.tv_nsec / 10_000_000
-    };
-    let first = tick();
-    while tick() == first {
-        std::hint::spin_loop();
-    }
-}
-
 /// Returns whether both started in the same tick.
 fn try_way(given: &Given, way: Way, number: u32) -> bool {
     let path = given.folder.join(format!("{way:?}-{number}.db"));
@@ -112,7 +100,7 @@ fn try_way(given: &Given, way: Way, number: u32) -> bool {
     if matches!(way, Way::OrphanPass) {
         // The owner is a separate process: only then it can be dead.
         let mut host = Host::start(given, &path);
-        await_tick();
+        crate::support::await_tick();
         let mut dead = sleeper(given);
         host.ask(&format!("register {task} {}", dead.id()));
         let pid = end(&mut dead);
@@ -125,7 +113,7 @@ fn try_way(given: &Given, way: Way, number: u32) -> bool {
         return equal;
     }
     let tracker = Tracker::builder(&path).monitor(false).open().expect("opened");
-    await_tick();
+    crate::support::await_tick();
     let mut dead = sleeper(given);
     tracker.register(task, dead.id()).expect("registered");
     let pid = end(&mut dead);
@@ -154,7 +142,7 @@ fn try_way(given: &Given, way: Way, number: u32) -> bool {
 /// A spawned row this time: with session and token.
 fn crash(given: &Given, path: &Path, task: &str) -> bool {
     let mut host = Host::start(given, path);
-    await_tick();
+    crate::support::await_tick();
     let pid: u32 = host
         .ask(&format!("spawn {task} exec sleep 600"))
         .strip_prefix("pid ")

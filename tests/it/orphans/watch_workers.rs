@@ -24,7 +24,7 @@ use crate::{
     orphans::watch_service::{Watch, run_as, start_host, users_place},
     support::{
         Eye, Host, PATIENCE, Place, alone, eventually, is_only, need, pidfd, pids, processes_with,
-        root, skipped, status, until,
+        root, skipped, status, tool, until,
     },
 };
 
@@ -135,6 +135,27 @@ fn roots_shell(place: &Place) -> Command {
     command
 }
 
+/// A folder with the ledger of this user, which has been used; `None` where that cannot be tested.
+fn with_a_users_ledger(uid: u32) -> Option<(Place, PathBuf)> {
+    tool("setpriv")?;
+    if !root() {
+        return None;
+    }
+    let place = Place::new();
+    let ledger = users_place(&place, uid);
+    run_as(&place, uid, &ledger).stop_it();
+    Some((place, ledger))
+}
+
+/// Asks a process to stop, and waits until it is dead: within [`STOP`].
+fn stops_soon(pid: u32) {
+    let supervisor = Eye::on(pid);
+    let began = Instant::now();
+    pidfd_send_signal(pidfd(pid).expect("it"), Signal::TERM).expect("a signal");
+    until("it stops", || supervisor.is_dead());
+    assert!(began.elapsed() < STOP, "{:?}", began.elapsed());
+}
+
 fn becomes(pid: u32, uid: u32) {
     until("it has become that user", || is_only(pid, uid));
 }
@@ -217,13 +238,7 @@ fn holds_nothing_of_roots(place: &Place, worker: u32, folder: &Path) {
 #[test]
 fn a_command_of_roots_gives_the_owner_of_the_ledger_nothing_of_roots() {
     const UID: u32 = 12_352;
-    need!("setpriv");
-    if !root() {
-        return;
-    }
-    let place = Place::new();
-    let ledger = users_place(&place, UID);
-    run_as(&place, UID, &ledger).stop_it();
+    let Some((place, ledger)) = with_a_users_ledger(UID) else { return };
     let forms: [&[&str]; 4] = [
         &["watch"],
         &["run", "--task", "a", "--containment", "session", "--", "sleep", "300"],
@@ -244,13 +259,7 @@ fn a_command_of_roots_gives_the_owner_of_the_ledger_nothing_of_roots() {
 #[test]
 fn no_moment_of_a_workers_start_shows_roots_environment_to_the_user() {
     const UID: u32 = 12_353;
-    need!("setpriv");
-    if !root() {
-        return;
-    }
-    let place = Place::new();
-    let ledger = users_place(&place, UID);
-    run_as(&place, UID, &ledger).stop_it();
+    let Some((place, ledger)) = with_a_users_ledger(UID) else { return };
     let mut spy = as_user(&place, UID);
     spy.arg(std::env::current_exe().expect("this binary"));
     spy.args([
@@ -346,11 +355,7 @@ fn a_worker_that_floods_is_ended_and_blocks_nothing() {
     let peak = peak(watch.child.id());
     assert!(peak < 64 << 10, "{peak} KiB");
     assert!(!endless.is_dead(), "an endless line is cut, and costs nothing");
-    let began = Instant::now();
-    watch.signal(Signal::TERM);
-    let supervisor = Eye::on(watch.child.id());
-    until("it stops in the middle of a flood", || supervisor.is_dead());
-    assert!(began.elapsed() < STOP, "{:?}", began.elapsed());
+    stops_soon(watch.child.id());
     drop(floods);
     finish(watch.child).expect(0);
 }
@@ -378,16 +383,12 @@ fn a_log_that_is_not_read_blocks_neither_the_work_nor_the_stop() {
     command.stderr(writer.try_clone().expect("a copy")).stdout(writer);
     let child = command.spawn().expect("procledger");
     drop(command);
-    let supervisor = Eye::on(child.id());
     until("its output is full", || is_full(&reader));
     let mut host = start_host(&place, "good.db");
     let root = host.spawn("served", "exec sleep 300");
     host.crash();
     until("the work goes on", || root.is_dead());
-    let began = Instant::now();
-    pidfd_send_signal(pidfd(child.id()).expect("it"), Signal::TERM).expect("a signal");
-    until("it stops", || supervisor.is_dead());
-    assert!(began.elapsed() < STOP, "{:?}", began.elapsed());
+    stops_soon(child.id());
     drop(reader);
     finish(child).expect(0);
 }
@@ -509,11 +510,7 @@ fn a_dead_mount_hangs_its_worker_alone(answers: bool) {
     host.spawn("again", "exec sleep 300");
     host.crash();
     watch.done(&["good.db: ", "again pid"]);
-    let supervisor = Eye::on(watch.child.id());
-    let began = Instant::now();
-    watch.signal(Signal::TERM);
-    until("it stops", || supervisor.is_dead());
-    assert!(began.elapsed() < STOP, "{:?}", began.elapsed());
+    stops_soon(watch.child.id());
     drop(mount);
     until("what hung is dead once the mount is", || hung.is_dead());
     finish(watch.child).expect(0);
@@ -533,13 +530,7 @@ fn a_mount_that_cannot_even_be_left_hangs_its_worker_alone() {
 #[test]
 fn a_worker_that_its_owner_stops_is_replaced_and_stops_no_other() {
     const UID: u32 = 12_354;
-    need!("setpriv");
-    if !root() {
-        return;
-    }
-    let place = Place::new();
-    let ledger = users_place(&place, UID);
-    run_as(&place, UID, &ledger).stop_it();
+    let Some((place, ledger)) = with_a_users_ledger(UID) else { return };
     start_host(&place, "mine.db").stop();
     let mut watch = Watch::on(&place, &["mine.db", ledger.to_str().expect("text")]);
     let worker = watch.worker(&ledger);
@@ -595,11 +586,7 @@ fn a_stop_does_not_wait_for_a_long_grace_and_loses_nothing() {
                 .is_ok_and(|count| count > 0)
         };
         until("it is in the middle of ending the tree", state);
-        let supervisor = Eye::on(watch.child.id());
-        let began = Instant::now();
-        watch.signal(Signal::TERM);
-        until("it stops", || supervisor.is_dead());
-        assert!(began.elapsed() < STOP, "{:?}", began.elapsed());
+        stops_soon(watch.child.id());
         finish(watch.child);
         assert!(!tree.is_dead(), "its grace is not over");
     }

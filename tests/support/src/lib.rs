@@ -14,4 +14,4 @@ pub use process::{
 };
 pub use random::{Chance, random};
 pub use tools::{find, root, skipped, tool};
-pub use wait::{PATIENCE, at_once, eventually, stays, until, within};
+pub use wait::{PATIENCE, at_once, await_tick, eventually, stays, until, within};

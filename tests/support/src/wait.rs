@@ -61,3 +61,15 @@ pub fn stays(what: &str, mut condition: impl FnMut() -> bool) {
         thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// Waits for the start of a tick, so that all that follows can happen within it.
+pub fn await_tick() {
+    let tick = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        now.tv_nsec / 10_000_000
+    };
+    let first = tick();
+    while tick() == first {
+        std::hint::spin_loop();
+    }
+}
