@@ -45,6 +45,8 @@ use crate::{
 
 /// Time between two checks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A thread that could not be started is tried again after this time.
+const RETRY: Duration = Duration::from_secs(5);
 /// Time between two scans of all processes, where no tree comes near its limit.
 const FULL_INTERVAL: Duration = Duration::from_secs(5);
 /// Checks take a twentieth of one processor; twice that, where a scan of all processes uses another thread.
@@ -54,15 +56,24 @@ const MEMBERS: usize = 4096;
 
 /// Starts the thread that checks memory limits, when there is a limit. Without a monitor there is none: then health passes,
 /// called by the host, check them.
-pub(super) struct MemoryLimits;
+pub(super) struct MemoryLimits {
+    /// Where the thread could not be started, the next attempt is made then.
+    not_before: Instant,
+}
+
+impl MemoryLimits {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { not_before: now }
+    }
+}
 
 impl Pass for MemoryLimits {
     fn due(&self, core: &Core) -> Option<Instant> {
         let is_needed = core.registry.has_memory_limit() && !core.memory_watch.is_running();
-        is_needed.then(Instant::now)
+        is_needed.then_some(self.not_before)
     }
 
-    fn run_once(&mut self, core: &Arc<Core>, _now: Instant) {
+    fn run_once(&mut self, core: &Arc<Core>, now: Instant) {
         if !core.memory_watch.begin() {
             return;
         }
@@ -71,6 +82,7 @@ impl Pass for MemoryLimits {
             core.threads.start("procledger-memory", move || MemoryChecks::default().run(&theirs));
         if let Err(error) = started {
             core.memory_watch.goes_on(|| false);
+            self.not_before = now + RETRY;
             tracing::warn!(
                 "failed to start the thread for memory limits: {error}; health passes check them instead"
             );

@@ -24,7 +24,7 @@ impl Schedule {
         Self(vec![
             Box::new(PendingEnds::new(now)),
             Box::new(RunTimeLimits),
-            Box::new(MemoryLimits),
+            Box::new(MemoryLimits::new(now)),
             Box::new(AdoptedZombies::new(now)),
             Box::new(FirstMaintenance::new(now)),
             Box::new(HealthPass::new(now, options.health_interval)),
