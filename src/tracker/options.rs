@@ -78,7 +78,7 @@ pub(super) fn trusted_or_by_environment(named: Option<&Path>) -> Option<PathBuf>
 }
 
 /// Returns the folder that `PROCLEDGER_TRUST_FOLDER` names. It has no effect if a program has more rights than its caller.
-pub(in crate::tracker) fn trusted_by_environment() -> Option<PathBuf> {
+fn trusted_by_environment() -> Option<PathBuf> {
     let folder = std::env::var_os(TRUST_VARIABLE).filter(|folder| !folder.is_empty())?;
     (!is_secure()).then(|| folder.into())
 }

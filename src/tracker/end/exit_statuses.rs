@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long an end waits for a status that is certain to come: strace and gdb release a process within milliseconds.
-pub(in crate::tracker) const STATUS_PATIENCE: Duration = Duration::from_secs(1);
+const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause between two queries for such a status.
 pub(in crate::tracker) const STATUS_PAUSE: Duration = Duration::from_millis(5);
 /// How long a waiter gives the parent of a process that is not our child: it reaps the process as soon as it is scheduled.

@@ -127,7 +127,7 @@ fn end_or_keep(core: &Arc<Core>, mine: &[&Dead], trees: Vec<TreeTarget>, recorde
 }
 
 /// Marks that its end, or at least its status, is in the ledger.
-pub(in crate::tracker) fn mark_ended(core: &Core, entry: &Tracked, status: ExitStatus) {
+fn mark_ended(core: &Core, entry: &Tracked, status: ExitStatus) {
     log_end(entry, status);
     entry.mark_recorded();
     if let Some(since) = entry.died_since.get() {
@@ -188,7 +188,7 @@ fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> R
 
 /// Returns the end of a root: by itself, or by the kernel for lack of memory, unless it was ended by us and that could not
 /// be recorded.
-pub(in crate::tracker) fn own_end(core: &Core, entry: &Tracked, status: ExitStatus) -> End {
+fn own_end(core: &Core, entry: &Tracked, status: ExitStatus) -> End {
     let by_the_kernel =
         || Some((EndReason::Oom, Some(core.cgroups.oom_because(&entry.root, status)?)));
     let (reason, because) =
@@ -322,7 +322,7 @@ pub(in crate::tracker) fn log_dead(pid: crate::identity::Pid, task: &str) {
 }
 
 /// Records the ends of roots that certainly left no descendant; returns the others.
-pub(in crate::tracker) fn settle_childless<'a>(
+fn settle_childless<'a>(
     core: &Arc<Core>,
     mine: Vec<&'a Dead>,
     statuses: Vec<ExitStatus>,

@@ -480,7 +480,7 @@ fn unknown(row: ProcessRecord, why: &str) -> Suspect {
 
 /// Notes when a process that a health pass finds dead was last alive: at the previous pass, or at its start if it began
 /// after that.
-pub(in crate::tracker) fn note_last_seen(core: &Core, entry: &Tracked) {
+fn note_last_seen(core: &Core, entry: &Tracked) {
     let age = entry.root.age();
     let since = core.counters().since_last_began(PassKind::Health).unwrap_or(age).min(age);
     if let Some(at) = Instant::now().checked_sub(since) {

@@ -21,7 +21,7 @@ pub(in crate::tracker) fn tree_memory(core: &Core, limit: u64, members: &[Member
     memory
 }
 
-pub(in crate::tracker) fn proportional(core: &Core, (pid, start_tick): Member) -> u64 {
+fn proportional(core: &Core, (pid, start_tick): Member) -> u64 {
     let read = core.proc.proportional(pid);
     // Checked afterwards: a process that has its PID and its tick now had them while it was read.
     let same = core.proc.stat(pid).is_ok_and(|stat| {

@@ -164,8 +164,9 @@ pub(in crate::tracker) struct Tracked {
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
     /// How long the machine had been suspended since boot when tracking began.
     suspended_before: Duration,
-    /// When it was last known to be alive; set once it is known to be dead.
+    /// When it was last known to be alive; set by the thread that finds it dead, read when its end is recorded.
     pub(in crate::tracker) died_since: OnceLock<Instant>,
+    /// Written by the thread that has reserved its end, and by those that learn its status; read by all.
     progress: Mutex<Progress>,
     changed: Condvar,
     /// The same for futures: notified when its end is in the ledger.
