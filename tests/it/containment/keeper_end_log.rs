@@ -107,6 +107,8 @@ fn a_watch_records_it_at_once() {
     let done = "SELECT count(*) FROM process WHERE state <> 'ended'";
     until("the row has ended", || place.sqlite3(done) == "0");
     assert!(root.is_dead() && daemon.is_dead());
+    // It is removed after the commit that the row shows.
+    until("the keeper's record is removed", || records(&place).is_empty());
     drop(watch);
     check_recorded(&place, &root, &daemon);
 }
