@@ -12,18 +12,23 @@ use std::{
     time::SystemTime,
 };
 
-use rustix::{fs::FlockOperation, io::Errno, process::geteuid};
+use rustix::{
+    fs::{FlockOperation, OFlags},
+    io::Errno,
+    process::geteuid,
+};
 use tempfile::NamedTempFile;
 
 use super::{
     in_place::{self, Refusal},
-    lock::{FileId, Lock, hand_over, open_as_is, try_flock},
+    lock::{Lock, hand_over},
 };
 use crate::{
     error::{Error, Kind, Result},
     model::ExportEntry,
     sys::{
         fs_user::{Account, act_as},
+        plain_file::{FileId, open_as_is, try_flock},
         trusted_path::{Folders, Trust, controller_of_folder},
     },
 };
@@ -335,7 +340,7 @@ impl Target {
     }
 
     fn remove_leftover(&self, path: &Path) {
-        let Ok(file) = open_as_is(path) else { return };
+        let Ok(file) = open_as_is(path, OFlags::RDONLY) else { return };
         let ours = file.metadata().is_ok_and(|found| found.is_file() && found.uid() == self.owner);
         if ours && try_flock(&file) == Ok(true) && std::fs::remove_file(path).is_ok() {
             tracing::debug!("removed `{}`, which a crashed writer left", path.display());

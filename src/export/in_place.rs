@@ -27,11 +27,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags},
+    fs::{AtFlags, CWD, FallocateFlags, FlockOperation, OFlags, StatxAttributes, StatxFlags},
     io::Errno,
 };
 
-use super::lock::try_flock;
+use crate::sys::plain_file::{open_as_is, try_flock};
 
 /// How long to wait for a reader that has locked the file: a list is read in milliseconds.
 const READERS: Duration = Duration::from_secs(1);
@@ -63,9 +63,7 @@ pub(super) fn is_about_the_place(error: &io::Error) -> bool {
 
 /// Opens the file for writing, as it is; fails, with the reason in words, where it is not one that we may write to.
 pub(super) fn open(path: &Path, owner: u32) -> Result<File, Refusal> {
-    let flags =
-        OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(Refusal::Os)?;
+    let file = open_as_is(path, OFlags::WRONLY).map_err(Refusal::Os)?;
     let found = file.metadata().map_err(|_| Refusal::Os(Errno::IO))?;
     match distrust(path, &found, owner) {
         Some(why) => Err(Refusal::NotOurs(why)),

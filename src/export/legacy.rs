@@ -17,19 +17,20 @@ use std::{
 };
 
 use chrono::DateTime;
-use rustix::io::Errno;
+use rustix::{fs::OFlags, io::Errno};
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{
-    in_place,
-    lock::{FileId, open_as_is},
-};
+use super::in_place;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
     model::{Millis, TaskId},
-    sys::{fs_user::act_as, trusted_path::controller_of_folder},
+    sys::{
+        fs_user::act_as,
+        plain_file::{FileId, open_as_is},
+        trusted_path::controller_of_folder,
+    },
 };
 
 /// Largest file that is read: some 100,000 processes, held in memory. A larger one is not a list of processes.
@@ -91,7 +92,7 @@ pub(crate) fn read_legacy(path: &Path, trusted_uid: u32) -> Result<Legacy> {
 }
 
 fn read_here(path: &Path, trusted_uid: u32) -> Result<Legacy> {
-    let file = match open_as_is(path) {
+    let file = match open_as_is(path, OFlags::RDONLY) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(Legacy::Absent),
         Err(Errno::LOOP) => return Ok(untrusted(path, "is a symlink")),
@@ -167,7 +168,7 @@ fn keep_aside(path: &Path, found: &Metadata, reason: String) -> Result<Legacy> {
 fn copy(path: &Path, to: &Path) -> std::io::Result<()> {
     let folder = to.parent().unwrap_or(Path::new("."));
     let mut new = tempfile::NamedTempFile::new_in(folder)?;
-    std::io::copy(&mut open_as_is(path)?.take(SIZE_MAX), &mut new)?;
+    std::io::copy(&mut open_as_is(path, OFlags::RDONLY)?.take(SIZE_MAX), &mut new)?;
     new.persist(to).map(drop).map_err(|error| error.error)
 }
 

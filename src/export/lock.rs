@@ -11,29 +11,14 @@ use rustix::{
     io::Errno,
 };
 
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    sys::plain_file::{FileId, open_as_is, try_flock},
+};
 
 /// How often a lock file may vanish between opening and locking before we give up: each time means that another instance ended
 /// cleanly in these microseconds.
 const ATTEMPTS: u32 = 100;
-
-/// Identifies a file as long as it is held open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    pub(super) fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
-    }
-
-    /// Reports whether `path` itself, not what it may point to, is this file.
-    pub(super) fn is_at(self, path: &Path) -> bool {
-        path.symlink_metadata().is_ok_and(|found| Self::of(&found) == self)
-    }
-}
 
 /// The result of one attempt to lock a file.
 #[derive(Debug)]
@@ -131,27 +116,11 @@ impl Drop for Lock {
     }
 }
 
-/// Takes an exclusive `flock` without waiting; `false` while it is held elsewhere.
-pub(super) fn try_flock(file: &File) -> Result<bool, Errno> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Opens what is at `path` itself for reading: no symlink is followed, no FIFO is waited for, no terminal is acquired.
-pub(super) fn open_as_is(path: &Path) -> Result<File, Errno> {
-    let flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map(File::from)
-}
-
 /// Returns `None` where the file appeared or vanished meanwhile, so that the caller starts again.
 ///
 /// In two steps: with `O_CREAT` on an existing file `fs.protected_regular` may refuse even root in a sticky folder.
 fn open_or_create(path: &Path, owner: u32) -> Result<Option<File>> {
-    match open_as_is(path) {
+    match open_as_is(path, OFlags::RDONLY) {
         Ok(file) => Ok(Some(file)),
         Err(Errno::NOENT) => create(path, owner),
         Err(Errno::LOOP) => Err(is_a_symlink(path)),

@@ -5,7 +5,7 @@
 //! outlive its host by the microseconds that such a child takes to notice; callers poll.
 
 use std::{
-    fs::{File, Metadata},
+    fs::File,
     io::Write,
     os::unix::fs::{MetadataExt, fchown},
     path::{Path, PathBuf},
@@ -16,6 +16,7 @@ use rustix::{
     io::Errno,
 };
 
+use super::plain_file::{FileId, open_as_is, try_flock};
 use crate::{
     error::{Error, Kind, Result},
     identity::Identity,
@@ -129,15 +130,14 @@ fn create_locked(path: &Path) -> Result<File, Errno> {
 /// regular file of `owner` or of root is refused.
 pub(crate) fn open_plain(path: &Path, access: OFlags, owner: u32) -> Result<File> {
     let shown = path.display();
-    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let refused = |what: &str| {
         Err(Error::new(
             Kind::Denied,
             format!("the lock `{shown}` is {what}: find out what created it, then remove it"),
         ))
     };
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
+    let file = match open_as_is(path, access) {
+        Ok(file) => file,
         Err(error @ Errno::NOENT) => {
             let message = format!("there is no lock `{shown}`");
             return Err(Error::new(Kind::NotFound, message).with_errno(error.raw_os_error()));
@@ -162,9 +162,7 @@ pub(crate) fn open_plain(path: &Path, access: OFlags, owner: u32) -> Result<File
 
 /// Reports whether the path still names this file.
 fn is_at(file: &File, path: &Path) -> bool {
-    let id = |found: &Metadata| (found.dev(), found.ino());
-    let opened = file.metadata().as_ref().map(id).ok();
-    opened.is_some() && path.symlink_metadata().as_ref().map(id).ok() == opened
+    file.metadata().is_ok_and(|opened| FileId::of(&opened).is_at(path))
 }
 
 /// Determines whether the lock at `path`, a file of `owner`, is held.
@@ -189,14 +187,12 @@ pub(crate) fn probe(path: &Path, owner: u32) -> Result<LockState> {
 ///
 /// It is locked meanwhile: a process that has just created it detects that it is gone, and creates another.
 pub(crate) fn discard(path: &Path) {
-    let flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()).map(File::from) else { return };
+    let Ok(file) = open_as_is(path, OFlags::RDONLY) else { return };
     // Anything else with such a name is not a lock of ours, and is not removed.
     if !file.metadata().is_ok_and(|seen| seen.is_file()) {
         return;
     }
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, path) {
+    if try_flock(&file) == Ok(true) && is_at(&file, path) {
         drop(std::fs::remove_file(path));
     }
 }

@@ -10,6 +10,7 @@
 //! - `async_pidfd`: the same in a tokio runtime;
 //! - `pidfd_info`: what the kernel reports about the process of a pidfd;
 //! - [`proc`]: the files of `/proc`, parsed from bytes;
+//! - [`plain_file`]: files at paths that another user may control;
 //! - [`place`]: boot, namespaces, machine;
 //! - [`fd_table`]: pidfds that are already held;
 //! - [`features`]: what the kernel allows;
@@ -37,6 +38,7 @@ pub(crate) mod pid_namespaces;
 pub(crate) mod pidfd;
 mod pidfd_info;
 pub(crate) mod place;
+pub(crate) mod plain_file;
 pub(crate) mod poll;
 pub(crate) mod proc;
 pub(crate) mod proc_events;

@@ -5,17 +5,14 @@
 //! at all.
 
 use std::{
-    fs::File,
     io::{Read, Write},
     os::unix::fs::{MetadataExt, fchown},
     path::Path,
 };
 
-use rustix::{
-    fs::{Mode, OFlags},
-    io::Errno,
-};
+use rustix::{fs::OFlags, io::Errno};
 
+use super::plain_file::open_as_is;
 use crate::error::{Error, Kind, Result};
 
 /// The permissions of group and others: they may neither read nor write it.
@@ -41,9 +38,8 @@ pub(crate) fn write(path: &Path, owner: u32, bytes: &[u8]) -> Result<()> {
 /// than `limit`.
 pub(crate) fn read(path: &Path, owner: u32, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |error: Errno| Error::os(format!("failed to read `{}`", path.display()), error);
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
+    let file = match open_as_is(path, OFlags::RDONLY) {
+        Ok(file) => file,
         Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(failed(error)),
     };

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{PATIENCE, entry, make_fifo, my_uid, names_in};
-use crate::export::{Exporter, file::Target, lock::try_flock, to_json, write_once};
+use crate::{
+    export::{Exporter, file::Target, to_json, write_once},
+    sys::plain_file::try_flock,
+};
 
 #[test]
 fn the_text_is_that_of_the_former_implementation() {

@@ -32,7 +32,10 @@ use crate::{
     identity::{Identity, Pid, Place},
     model::{ExitStatus, Millis, Outcome},
     policy::membership::Evidence,
-    sys::keeper::protocol::{put, put_number, take_bytes, take_number, take_text},
+    sys::{
+        keeper::protocol::{put, put_number, take_bytes, take_number, take_text},
+        plain_file::open_as_is,
+    },
     tracker::membership::process_info::ProcessInfo,
 };
 
@@ -192,10 +195,8 @@ pub(crate) fn read_end_log(
         )
     };
     // A FIFO that another user has put there must not block this process.
-    let flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
+    let file = match open_as_is(path, OFlags::RDONLY) {
+        Ok(file) => file,
         Err(Errno::NOENT) => return Ok(None),
         Err(Errno::LOOP) => return Err(refused("it is a symlink")),
         Err(error) => {
