@@ -1,6 +1,6 @@
 //! Whether a root that is gone has left processes behind.
 
-use super::{claimed, run::preview, world};
+use super::{claimed, run::previews, world};
 use crate::{
     error::{Error, Kind, Result},
     model::ProcessRecord,
@@ -14,8 +14,8 @@ pub(in crate::tracker) fn has_left_something(core: &Core, row: &ProcessRecord) -
     }
     let world = world::world(core, &[row.id])?;
     let mut missed = false;
-    for tree in claimed::trees_of_rows(core, std::slice::from_ref(row))? {
-        let seen = preview(&world, tree)?;
+    let trees = claimed::trees_of_rows(core, std::slice::from_ref(row))?;
+    for seen in previews(&world, trees)? {
         if seen.members.iter().any(|member| member.alive) {
             return Ok(true);
         }

@@ -21,9 +21,9 @@ use crate::{
         core::Core,
         end::{
             outcome::suspects_of,
-            run::{Leave, Preview, TreeTarget, World, preview},
+            run::{Leave, Preview, TreeTarget, World, previews},
         },
-        membership::foreign::may_be_responsible,
+        membership::{foreign::may_be_responsible, recorded_keeper::recorded_keeper},
         options::trusted_or_by_environment,
         passes::name_match::{Search, answered_for, suspect},
         runtime::{
@@ -265,8 +265,14 @@ impl Ledger {
         let protected = &self.protected;
         let world = World { proc: &proc, observer, own, ancestors, foreign, protected };
         let dead = orphans.iter().map(|(dead, _)| dead.id).collect();
+        let mut planned = Vec::new();
         for (dead, rows) in orphans {
-            self.plan_instance(&world, dead, rows, &mut report)?;
+            planned.extend(self.plan_instance(&world, dead, rows, &mut report)?);
+        }
+        // As one call ends them: a process that several of them lead to is in one tree.
+        let targets = planned.iter().map(|tree| tree.target.clone()).collect();
+        for (tree, seen) in planned.iter().zip(previews(&world, targets)?) {
+            plan_tree(&self.store, tree, seen, &mut report);
         }
         let answered_for = answered_for(&self.store, observer.place, &dead)?;
         let search = Search {
@@ -320,7 +326,7 @@ impl Ledger {
         dead: DeadInstance,
         rows: Vec<ProcessRecord>,
         report: &mut Report,
-    ) -> Result<()> {
+    ) -> Result<Vec<PlannedTree>> {
         let rows: Vec<ProcessRecord> =
             rows.into_iter().filter(|row| world.observer.may_touch(row.spec.uid)).collect();
         let (kept, rows): (Vec<_>, Vec<_>) = rows
@@ -336,12 +342,13 @@ impl Ledger {
         if dead.processes_gone.is_some() {
             let rule = "its machine was restarted, or its PID namespace is gone";
             report.endings.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
-            return Ok(());
+            return Ok(Vec::new());
         }
         let (roots, descendants): (Vec<_>, Vec<_>) =
             rows.iter().partition(|row| row.spec.root.is_none());
         let is_root = |id: Option<ProcessId>| roots.iter().any(|root| Some(root.id) == id);
         let alone = descendants.iter().filter(|row| !is_root(row.spec.root));
+        let mut trees = Vec::new();
         for root in roots.iter().chain(alone) {
             let recorded = descendants
                 .iter()
@@ -353,10 +360,13 @@ impl Ledger {
             let below = self.store.below(&of)?;
             let before = below.into_iter().flat_map(|below| below.kept).collect();
             let leave = Leave { before, ..Leave::default() };
-            let tree = TreeTarget { root: Root::from(*root), pidfd: None, recorded, leave };
-            plan_tree(&self.store, root, dead, preview(world, tree)?, report);
+            let row: ProcessRecord = (**root).clone();
+            let keeper = recorded_keeper(&self.store, world.proc, world.observer.place, &row);
+            let root = Root { keeper, ..Root::from(&row) };
+            let target = TreeTarget { root, pidfd: None, recorded, leave };
+            trees.push(PlannedTree { row, dead, target });
         }
-        Ok(())
+        Ok(trees)
     }
 
     /// Returns the JSON export, as bytes.
@@ -397,13 +407,16 @@ fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
     }
 }
 
-fn plan_tree(
-    store: &Store,
-    root: &ProcessRecord,
+/// A tree that an orphan pass would end.
+struct PlannedTree {
+    /// The row of its root.
+    row: ProcessRecord,
     dead: DeadInstance,
-    seen: Preview,
-    report: &mut Report,
-) {
+    target: TreeTarget,
+}
+
+fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview, report: &mut Report) {
+    let PlannedTree { row: root, dead, .. } = tree;
     report.checked += seen.members.len() as u64;
     for member in seen.members {
         let (rule, outcome) = match &member.kept {
@@ -450,10 +463,8 @@ fn plan_name_match(world: &World<'_>, search: &Search<'_>, report: &mut Report) 
         };
         let Some(root) = search.tree(&found)? else { continue };
         let tree = TreeTarget { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
-        let seen = preview(world, tree)?;
-        let members =
-            seen.members.into_iter().filter(|member| !planned.contains(&member.info.identity.pid));
-        for member in members {
+        let seen = previews(world, vec![tree])?.into_iter().flat_map(|seen| seen.members);
+        for member in seen.filter(|member| !planned.contains(&member.info.identity.pid)) {
             report.checked += 1;
             let outcome = if member.kept.is_some() { Outcome::Kept } else { Outcome::Term };
             report.endings.push(Ending {

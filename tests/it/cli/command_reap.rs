@@ -10,7 +10,7 @@ use std::{
 use crate::{
     cli::command::{Answer, PROCLEDGER, Running, answer, bytes_of, clean, on_ledger, run},
     cli::command_queries::rows_of,
-    support::{Place, canary, is_alive, namespaced, need, root, skipped, sqlite3, tool},
+    support::{Host, Place, canary, is_alive, namespaced, need, root, skipped, sqlite3, tool},
 };
 
 #[test]
@@ -56,6 +56,15 @@ fn a_dry_run_changes_nothing_that_sqlite3_sees() {
     assert_eq!(sqlite3(&place.ledger(), ".dump"), dump);
 }
 
+/// The pids of the endings in a report.
+fn pids(answer: Answer) -> Vec<u64> {
+    let report = answer.expect(0).json();
+    let endings = report["endings"].as_array().expect("endings").iter();
+    let mut pids: Vec<u64> = endings.map(|ending| ending["pid"].as_u64().expect("a pid")).collect();
+    pids.sort_unstable();
+    pids
+}
+
 #[test]
 fn a_dry_run_plans_what_the_reap_then_does() {
     let place = Place::new();
@@ -63,21 +72,36 @@ fn a_dry_run_plans_what_the_reap_then_does() {
     let script = "sh -c 'echo up; sleep 300; :' & wait";
     let running = ["a", "b", "c"].map(|task| Running::start(&place, task, &[], script));
     running.into_iter().for_each(Running::crash);
-    let pids = |answer: Answer| {
-        let report = answer.expect(0).json();
-        let mut pids: Vec<u64> = report["endings"]
-            .as_array()
-            .expect("endings")
-            .iter()
-            .map(|ending| ending["pid"].as_u64().expect("a pid"))
-            .collect();
-        pids.sort_unstable();
-        pids
-    };
     let planned = pids(run(&place, &["reap", "--dry-run", "--json"]));
     let done = pids(run(&place, &["reap", "--json"]));
     assert_eq!(planned, done);
     assert!(done.len() >= 9, "{done:?}");
+}
+
+/// A process that was registered is a task of its own, also where it runs below the root of another task.
+#[test]
+fn a_process_registered_below_another_task_is_in_one_tree_only() {
+    let place = Place::new();
+    let mut host = Host::start(&place, "no-monitor containment=session");
+    let inner = format!("echo $$ > {}/inner; sleep 300 & wait", place.path().display());
+    host.spawn("outer", &format!("/bin/sh -c '{inner}' {} & wait", place.marker()));
+    let inner = place.eye("inner").pid();
+    assert_eq!(host.ask(&format!("register inner {inner}")), "done");
+    let shown = |task: &str| -> Vec<u64> {
+        let tree = run(&place, &["tree", task, "--json"]).expect(0).json()[0].take();
+        let members = tree["members"].as_array().expect("members").iter();
+        members.map(|member| member["pid"].as_u64().expect("a pid")).collect()
+    };
+    let (outer, inner_tree) = (shown("outer"), shown("inner"));
+    assert!(inner_tree.len() == 2 && inner_tree.contains(&u64::from(inner)), "{inner_tree:?}");
+    assert!(outer.iter().all(|pid| !inner_tree.contains(pid)), "{outer:?} and {inner_tree:?}");
+    host.crash();
+    let (planned, done) = (
+        pids(run(&place, &["reap", "--dry-run", "--json"])),
+        pids(run(&place, &["reap", "--json"])),
+    );
+    assert_eq!(planned, done, "each once");
+    assert_eq!(done.len(), outer.len() + inner_tree.len(), "{done:?}");
 }
 
 #[test]

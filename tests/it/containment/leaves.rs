@@ -211,6 +211,45 @@ fn a_host_in_a_leaf_of_another_ledger_dies_with_it_and_all_it_started() {
     assert!(!outer.exists(), "with what the inner one made in it");
 }
 
+/// A task has started a new host of the same ledger, which has lost its parents: it is in the task's cgroup, and is a host of its
+/// own.
+#[test]
+fn invariant_07_a_health_pass_does_not_record_a_new_host_in_a_tasks_cgroup() {
+    if !leaves() {
+        return;
+    }
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger())
+        .containment(ContainmentMode::Cgroup)
+        .monitor(false)
+        .open()
+        .expect("open");
+    let folder = place.path().display();
+    let script = format!(
+        "(setsid /bin/sh -c 'echo $$ > {folder}/host; exec {} --db {} run --task inner --containment session -- \
+            /bin/sh -c \"echo \\$\\$ > {folder}/up; exec sleep 3600\"' {} > /dev/null 2>&1 &); exec sleep 3600",
+        env!("CARGO_BIN_EXE_procledger"),
+        place.ledger().display(),
+        place.marker(),
+    );
+    tracker.spawn(place.job("outer", &script)).expect("spawned");
+    let (host, program) = (place.eye("host"), place.eye("up"));
+    let listed = std::fs::read_to_string(leaf_of(&place, "outer").join("cgroup.procs"));
+    let listed = listed.expect("its processes");
+    assert!(
+        listed.lines().any(|pid| pid == host.pid().to_string()),
+        "it is in the cgroup: {listed}"
+    );
+    tracker.health_pass().expect("a pass");
+    let recorded = "SELECT count(*) FROM process WHERE origin = 'descendant' AND pid IN";
+    let recorded = place.sqlite3(&format!("{recorded} ({}, {})", host.pid(), program.pid()));
+    assert_eq!(recorded, "0", "they belong to the new host");
+    tracker.terminate("outer").expect("ended");
+    assert!(!host.is_dead() && !program.is_dead());
+    let report = tracker.kill(&["inner"], "a test").expect("killed");
+    assert_eq!(report.survived(), 0, "{report:?}");
+}
+
 #[test]
 fn a_kept_stray_keeps_its_leaf_until_it_ends() {
     if !leaves() {

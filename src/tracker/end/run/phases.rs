@@ -75,23 +75,12 @@ pub(in crate::tracker) fn end_trees_unless(
     plan: &EndPlan,
     interrupt: Option<&AtomicBool>,
 ) -> Vec<TreeOutcome> {
-    let mut answers = Vec::with_capacity(trees.len());
-    let share = share_of_descriptors();
-    let (mut chunk, mut taken) = (Vec::new(), 0);
-    for tree in trees {
-        let needs = descriptors(&tree);
-        if taken + needs > share && !chunk.is_empty() {
-            let run = Run::new(Cow::Borrowed(world), std::mem::take(&mut chunk), recorder);
-            answers.extend(run.end(plan, interrupt));
-            taken = 0;
-        }
-        taken += needs;
-        chunk.push(TreeRun::new(world, tree));
+    let mut outcomes = Vec::with_capacity(trees.len());
+    for batch in batches(trees) {
+        let trees = batch.into_iter().map(|tree| TreeRun::new(world, tree)).collect();
+        outcomes.extend(Run::new(Cow::Borrowed(world), trees, recorder).end(plan, interrupt));
     }
-    if !chunk.is_empty() {
-        answers.extend(Run::new(Cow::Borrowed(world), chunk, recorder).end(plan, interrupt));
-    }
-    answers
+    outcomes
 }
 
 /// Finds what dead roots left, without signalling it. Fails where `/proc` cannot be read, or where there is no descriptor to
@@ -119,14 +108,43 @@ pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[TreeTarget]) -> Res
     Ok(run.preview(false))
 }
 
-/// Returns the members that a tree has now, without signalling any. Fails where `/proc` cannot be read.
-pub(in crate::tracker) fn preview(world: &World<'_>, tree: TreeTarget) -> Result<Preview> {
+/// Returns the members that trees have now, without signalling any: as an end of all of them would find them. Fails where `/proc`
+/// cannot be read.
+pub(in crate::tracker) fn previews(
+    world: &World<'_>,
+    trees: Vec<TreeTarget>,
+) -> Result<Vec<Preview>> {
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
-    let mut run = Run::new(Cow::Borrowed(world), vec![TreeRun::new(world, tree)], &mut recorder);
-    let before = world.proc.last_allocated();
-    run.try_scan()?;
-    let missed = run.is_open(before);
-    Ok(run.preview(missed).pop().unwrap_or_default())
+    let mut previews = Vec::with_capacity(trees.len());
+    for batch in batches(trees) {
+        let trees = batch.into_iter().map(|tree| TreeRun::new(world, tree)).collect();
+        let mut run = Run::new(Cow::Borrowed(world), trees, &mut recorder);
+        let before = world.proc.last_allocated();
+        run.try_scan()?;
+        let missed = run.is_open(before);
+        previews.extend(run.preview(missed));
+    }
+    Ok(previews)
+}
+
+/// Splits trees into those that there are descriptors for at the same time; a tree that needs more is alone.
+fn batches(trees: Vec<TreeTarget>) -> Vec<Vec<TreeTarget>> {
+    let share = share_of_descriptors();
+    let (mut batches, mut taken) = (Vec::<Vec<TreeTarget>>::new(), 0);
+    for tree in trees {
+        let needs = descriptors(&tree);
+        match batches.last_mut() {
+            Some(batch) if taken + needs <= share => {
+                taken += needs;
+                batch.push(tree);
+            }
+            _ => {
+                taken = needs;
+                batches.push(vec![tree]);
+            }
+        }
+    }
+    batches
 }
 
 /// Returns the number of descriptors for the trees that are ended together: half of what this process may still open. The rest
