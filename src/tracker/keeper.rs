@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    end::run::{Leave, MemberOutcome, TreeTarget, World, end_trees},
+    end::run::{Exemptions, MemberOutcome, TreeTarget, World, end_trees},
     membership::process_info::ProcessInfo,
     runtime::{
         keeper_end_log::{EndLogWriter, Fate, end_log_path},
@@ -252,7 +252,7 @@ impl Keeper {
             command: Words::default(),
             arguments: params.arguments,
         };
-        TreeTarget { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() }
+        TreeTarget { root, pidfd: None, recorded: Vec::new(), exemptions: Exemptions::default() }
     }
 
     /// Returns the program, while it is alive.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::atomic::AtomicBool};
 
 use super::{
     keeper_end_logs, outcome,
-    run::{EndPlan, Leave, TreeTarget, end_trees_unless},
+    run::{EndPlan, Exemptions, TreeTarget, end_trees_unless},
     spared, world,
 };
 use crate::{
@@ -102,11 +102,11 @@ pub(in crate::tracker) fn trees_of_rows(
     core: &Core,
     records: &[ProcessRecord],
 ) -> Result<Vec<TreeTarget>> {
-    let tree = |(record, leave): (&ProcessRecord, Leave)| TreeTarget {
+    let tree = |(record, exemptions): (&ProcessRecord, Exemptions)| TreeTarget {
         root: world::root_of(core, record),
         pidfd: core.registry.get(record.id).and_then(|entry| entry.pidfd.clone()),
         recorded: Vec::new(),
-        leave,
+        exemptions,
     };
-    Ok(records.iter().zip(spared::leaves_of(core, records)?).map(tree).collect())
+    Ok(records.iter().zip(spared::exemptions_of_rows(core, records)?).map(tree).collect())
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     keeper_end_logs,
     run::TreeTarget,
-    spared::leave_of,
+    spared::exemptions_of,
     strays::{self, tree_of},
 };
 use crate::{
@@ -112,8 +112,8 @@ fn end_unseen(core: &Core, entry: &Tracked) {
     match core.store.below(&[entry.root.row]) {
         Ok(below) => {
             let kept = below.into_iter().flat_map(|below| below.kept).collect();
-            let leave = leave_of(entry, kept);
-            strays::end_strays_of(core, vec![TreeTarget { leave, ..tree_of(entry, None) }]);
+            let exemptions = exemptions_of(entry, kept);
+            strays::end_strays_of(core, vec![TreeTarget { exemptions, ..tree_of(entry, None) }]);
         }
         // It is unknown which processes to leave alone.
         Err(error) => {

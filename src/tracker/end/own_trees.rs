@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use super::{
     claims, flush, outcome, release,
     run::{TreeTarget, World, end_trees},
-    spared::leave_of,
+    spared::exemptions_of,
     strays, world,
 };
 use crate::{
@@ -79,7 +79,7 @@ pub(in crate::tracker) fn claim_own(
     for ((tree, entry), below) in trees.iter_mut().zip(entries).zip(below) {
         let live = below.live.iter().map(|(row, _)| *row);
         rows.push([tree.root.row].into_iter().chain(live).collect());
-        tree.leave = leave_of(entry, below.kept);
+        tree.exemptions = exemptions_of(entry, below.kept);
         tree.recorded = strays::some_rows(below.live);
     }
     match claim_trees(core, &rows, over) {

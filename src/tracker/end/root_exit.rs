@@ -10,8 +10,8 @@ use super::{
     childless, claims, exit_statuses, keeper_departure,
     outcome::suspects_of,
     release,
-    run::{Leave, Seen, TreeTarget, strays},
-    spared::{kept, leave_of},
+    run::{Exemptions, Seen, TreeTarget, strays},
+    spared::{exemptions_of, kept},
     strays, world,
 };
 use crate::{
@@ -143,7 +143,7 @@ fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> R
     let below = core.store.below(&targets)?;
     for ((tree, (entry, _)), below) in trees.iter_mut().zip(dead).zip(below) {
         // A job may ask to keep its strays where its root ends by itself.
-        tree.leave = Leave { all: entry.strays.keep, ..leave_of(entry, below.kept) };
+        tree.exemptions = Exemptions { all: entry.strays.keep, ..exemptions_of(entry, below.kept) };
         tree.recorded = strays::some_rows(below.live);
     }
     let left = strays(&world::world(core, &targets)?, &trees)?;
@@ -158,7 +158,7 @@ fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> R
                 suspect.why
             );
         }
-        if left.hides && !tree.leave.all {
+        if left.hides && !tree.exemptions.all {
             hiding.push(Arc::clone(&dead.0));
             continue;
         }
@@ -202,11 +202,11 @@ fn set_apart(core: &Core, tree: &mut TreeTarget, strays: &[Seen]) -> Vec<Settled
     for stray in strays {
         match (&stray.kept, stray.row) {
             (Some(why), _) if stray.alive => {
-                tree.leave.before.push(stray.info.identity);
+                tree.exemptions.before.push(stray.info.identity);
                 let found = (stray.row, &stray.info);
                 apart.push(kept(core.instance.id, &tree.root, LeakKind::Stray, found, why));
             }
-            (_, Some(row)) if tree.leave.all && !stray.alive => apart.push(gone(row)),
+            (_, Some(row)) if tree.exemptions.all && !stray.alive => apart.push(gone(row)),
             _ => continue,
         }
         tree.recorded.retain(|(row, _)| row.is_none() || *row != stray.row);

@@ -5,7 +5,7 @@
 //! A process that was left once is left for good: a later attempt on the same tree, by any instance and with any set of names,
 //! reads these rows first.
 
-use super::run::Leave;
+use super::run::Exemptions;
 use crate::{
     error::{Error, Result},
     identity::Identity,
@@ -70,20 +70,23 @@ pub(in crate::tracker) fn check_names(what: &str, names: &[String]) -> Result<()
 }
 
 /// Returns the exemptions of the trees of recorded roots, or of descendants without a live root, in the order of `records`.
-pub(in crate::tracker) fn leaves_of(core: &Core, records: &[ProcessRecord]) -> Result<Vec<Leave>> {
+pub(in crate::tracker) fn exemptions_of_rows(
+    core: &Core,
+    records: &[ProcessRecord],
+) -> Result<Vec<Exemptions>> {
     let rows = |record: &ProcessRecord| [Some(record.id), record.spec.root].into_iter().flatten();
     let targets: Vec<ProcessId> = records.iter().flat_map(rows).collect();
     let mut below = core.store.below(&targets)?.into_iter();
-    let leave = |record: &ProcessRecord| {
+    let exemptions = |record: &ProcessRecord| {
         let names = core.registry.get(record.id).map(|entry| entry.strays.protected.clone());
         let before = below.by_ref().take(rows(record).count());
         let before = before.flat_map(|below| below.kept).collect();
-        Leave { all: false, names: names.unwrap_or_default(), before }
+        Exemptions { all: false, names: names.unwrap_or_default(), before }
     };
-    Ok(records.iter().map(leave).collect())
+    Ok(records.iter().map(exemptions).collect())
 }
 
 /// Returns the exemptions of a root of this instance; `kept` is what the ledger has below it.
-pub(in crate::tracker) fn leave_of(entry: &Tracked, kept: Vec<Identity>) -> Leave {
-    Leave { all: false, names: entry.strays.protected.clone(), before: kept }
+pub(in crate::tracker) fn exemptions_of(entry: &Tracked, kept: Vec<Identity>) -> Exemptions {
+    Exemptions { all: false, names: entry.strays.protected.clone(), before: kept }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     outcome,
-    run::{Leave, TreeTarget, end_trees},
+    run::{Exemptions, TreeTarget, end_trees},
     world,
 };
 use crate::{
@@ -60,6 +60,6 @@ pub(in crate::tracker) fn tree_of(entry: &Tracked, pidfd: Option<&Arc<PidFd>>) -
         root: entry.root.clone(),
         pidfd: pidfd.or(entry.pidfd.as_ref()).cloned(),
         recorded: Vec::new(),
-        leave: Leave::default(),
+        exemptions: Exemptions::default(),
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         core::Core,
         end::{
             outcome::suspects_of,
-            run::{Leave, Preview, TreeTarget, World, previews},
+            run::{Exemptions, Preview, TreeTarget, World, previews},
         },
         membership::{foreign::may_be_responsible, recorded_keeper::recorded_keeper},
         options::trusted_or_by_environment,
@@ -359,11 +359,11 @@ impl Ledger {
                 [Some(root.id), root.spec.root].into_iter().flatten().collect();
             let below = self.store.below(&of)?;
             let before = below.into_iter().flat_map(|below| below.kept).collect();
-            let leave = Leave { before, ..Leave::default() };
+            let exemptions = Exemptions { before, ..Exemptions::default() };
             let row: ProcessRecord = (**root).clone();
             let keeper = recorded_keeper(&self.store, world.proc, world.observer.place, &row);
             let root = Root { keeper, ..Root::from(&row) };
-            let target = TreeTarget { root, pidfd: None, recorded, leave };
+            let target = TreeTarget { root, pidfd: None, recorded, exemptions };
             trees.push(PlannedTree { row, dead, target });
         }
         Ok(trees)
@@ -462,7 +462,12 @@ fn plan_name_match(world: &World<'_>, search: &Search<'_>, report: &mut Report) 
             continue;
         };
         let Some(root) = search.tree(&found)? else { continue };
-        let tree = TreeTarget { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
+        let tree = TreeTarget {
+            root,
+            pidfd: None,
+            recorded: Vec::new(),
+            exemptions: Exemptions::default(),
+        };
         let seen = previews(world, vec![tree])?.into_iter().flat_map(|seen| seen.members);
         for member in seen.filter(|member| !planned.contains(&member.info.identity.pid)) {
             report.checked += 1;

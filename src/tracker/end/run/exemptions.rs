@@ -16,9 +16,9 @@ use crate::{
 impl TreeRun {
     /// Whether any process may have to be left running. As a rule there is none, and then no program is examined.
     pub(super) fn may_leave(&self, world: &World<'_>) -> bool {
-        self.leave.all
-            || !(self.leave.names.is_empty()
-                && self.leave.before.is_empty()
+        self.exemptions.all
+            || !(self.exemptions.names.is_empty()
+                && self.exemptions.before.is_empty()
                 && world.protected.is_empty())
     }
 

@@ -45,7 +45,7 @@ impl TreeRun {
         let Some(keeper) = &self.keeper else { return false };
         let is_known = |pid: Pid| {
             let member = self.pids.get(&pid).map(|&index| &self.members[index]);
-            let was_left = || self.leave.before.iter().any(|it| it.pid == pid);
+            let was_left = || self.exemptions.before.iter().any(|it| it.pid == pid);
             member.is_some_and(Member::is_alive) || self.exempted.contains(&pid) || was_left()
         };
         world.proc.has_other_children(keeper.pid(), is_known).unwrap_or(false)

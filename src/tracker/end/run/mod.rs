@@ -48,7 +48,7 @@ pub(in crate::tracker) use end_plan::EndPlan;
 pub(in crate::tracker) use exemptions::protected;
 pub(in crate::tracker) use joining::{Feed, end_as_they_come};
 pub(in crate::tracker) use phases::{end_trees, end_trees_unless, previews, strays};
-pub(in crate::tracker) use state::{Leave, TreeTarget, World};
+pub(in crate::tracker) use state::{Exemptions, TreeTarget, World};
 pub(in crate::tracker) use tree_outcome::{
     Fate, MemberOutcome, Preview, Seen, Suspected, TreeOutcome,
 };

@@ -67,7 +67,7 @@ mod tests {
         policy::membership::Evidence,
         sys::{Pinned, Proc, current_place, snapshot::Snapshot},
         tracker::{
-            end::run::{Leave, TreeTarget, World, state::TreeRun},
+            end::run::{Exemptions, TreeTarget, World, state::TreeRun},
             membership::process_info::ProcessInfo,
             runtime::tracked::{Root, Words},
         },
@@ -125,7 +125,12 @@ mod tests {
             Member::new(info, Some(pinned))
         };
         let members: Vec<Member> = pinned.into_iter().map(member).collect();
-        let tree = TreeTarget { root, pidfd: None, recorded: Vec::new(), leave: Leave::default() };
+        let tree = TreeTarget {
+            root,
+            pidfd: None,
+            recorded: Vec::new(),
+            exemptions: Exemptions::default(),
+        };
         let mut tree = TreeRun::new(&world, tree);
         tree.members = members;
         children[gone].0.kill().expect("killed");

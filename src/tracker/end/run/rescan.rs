@@ -65,7 +65,7 @@ fn spared(world: &World<'_>, trees: &[TreeRun]) -> HashSet<Pid> {
     let mut spared: HashSet<Pid> = world.untouchable().collect();
     for tree in trees {
         spared.extend(tree.pids.keys());
-        spared.extend(tree.leave.before.iter().map(|identity| identity.pid));
+        spared.extend(tree.exemptions.before.iter().map(|identity| identity.pid));
     }
     spared
 }

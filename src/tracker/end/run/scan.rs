@@ -99,7 +99,7 @@ fn decide_tree<'a>(
     tree: &mut TreeRun,
     facts: &TreeFacts,
 ) -> Membership<'a> {
-    let names = [world.protected, &tree.leave.names];
+    let names = [world.protected, &tree.exemptions.names];
     if names.iter().all(|names| names.is_empty()) {
         return decide(system, facts, None);
     }
@@ -162,8 +162,8 @@ fn facts(
         keeper: tree.find_keeper(world, snapshot),
         token_holders: token.and_then(|it| holders.of_user.remove(&it)).unwrap_or_default(),
         other_holders: token.and_then(|it| holders.of_others.remove(&it)).unwrap_or_default(),
-        left_before: tree.leave.before.iter().map(|it| (it.pid, it.start_tick)).collect(),
-        keeps_strays: tree.leave.all,
+        left_before: tree.exemptions.before.iter().map(|it| (it.pid, it.start_tick)).collect(),
+        keeps_strays: tree.exemptions.all,
         ..TreeFacts::default()
     };
     tree.had_keeper |= facts.keeper.is_some();

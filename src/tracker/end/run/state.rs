@@ -68,7 +68,7 @@ pub(super) fn not_ours(pid: Pid) -> Error {
 
 /// What of a tree is left running on purpose, besides the names that the world protects.
 #[derive(Clone, Debug, Default)]
-pub(in crate::tracker) struct Leave {
+pub(in crate::tracker) struct Exemptions {
     /// Everything except the root: its job keeps its strays.
     pub(in crate::tracker) all: bool,
     /// Names of programs that the job protects.
@@ -85,7 +85,7 @@ pub(in crate::tracker) struct TreeTarget {
     pub(in crate::tracker) pidfd: Option<Arc<PidFd>>,
     /// Descendants that were found before, with their rows; a row that could not be written is missing.
     pub(in crate::tracker) recorded: Vec<(Option<ProcessId>, Identity)>,
-    pub(in crate::tracker) leave: Leave,
+    pub(in crate::tracker) exemptions: Exemptions,
 }
 
 /// A tree that is being ended.
@@ -126,7 +126,7 @@ pub(super) struct TreeRun {
     pub(super) stage: Stage,
     /// Since when nothing is left to do for it, where the scans since then have not shown that these were all.
     pub(super) closing: Option<Instant>,
-    pub(super) leave: Leave,
+    pub(super) exemptions: Exemptions,
     /// The keeper of the tree, while it lives.
     pub(super) keeper: Option<Pinned>,
     /// Children of the keeper that the last scan has exempted: they belong to another task, or to another instance.
@@ -140,7 +140,7 @@ pub(super) struct TreeRun {
 impl TreeRun {
     /// Pins the root and the recorded descendants.
     pub(super) fn new(world: &World<'_>, tree: TreeTarget) -> Self {
-        let TreeTarget { root, pidfd, recorded, leave } = tree;
+        let TreeTarget { root, pidfd, recorded, exemptions } = tree;
         let (leaf, leaf_error) = open_leaf(world, &root);
         let mut tree = Self {
             leaf,
@@ -164,7 +164,7 @@ impl TreeRun {
             vanished: false,
             stage: Stage::first(),
             closing: None,
-            leave,
+            exemptions,
             keeper: None,
             exempted: HashSet::new(),
             judged: HashMap::new(),

@@ -115,9 +115,9 @@ impl TreeRun {
             let probe = Pinned::probe(world.proc, world.observer.place, identity);
             !matches!(probe, Probe::Gone | Probe::Zombie(_))
         };
-        self.leave.all
-            || !(self.leave.names.is_empty() && world.protected.is_empty())
-            || self.leave.before.iter().any(is_there)
+        self.exemptions.all
+            || !(self.exemptions.names.is_empty() && world.protected.is_empty())
+            || self.exemptions.before.iter().any(is_there)
     }
 
     /// Returns what is left in the task cgroup and cannot be seen, in one line that says what to do.
