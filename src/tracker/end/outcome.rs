@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Instant};
 use super::{
     adopted_zombies, exit_statuses,
     run::{Fate, MemberOutcome, Suspected, TreeOutcome},
-    spared::kept,
+    spared::settle_spared,
 };
 use crate::{
     identity::Identity,
@@ -128,7 +128,7 @@ pub(in crate::tracker) fn conclude_tree(
         if let Fate::Spared(why) = &member.fate {
             let kind = cause.leak.unwrap_or(LeakKind::Stray);
             let found = (member.row, &member.info);
-            settled.push(kept(core.instance.id, &root, kind, found, why));
+            settled.push(settle_spared(core.instance.id, &root, kind, found, why));
             report.endings.push(ending(why.to_string(), &root, member));
             continue;
         }

@@ -11,7 +11,7 @@ use super::{
     outcome::suspects_of,
     release,
     run::{Exemptions, Seen, TreeTarget, strays},
-    spared::{exemptions_of, kept},
+    spared::{exemptions_of, settle_spared},
     strays, world,
 };
 use crate::{
@@ -200,11 +200,17 @@ fn own_end(core: &Core, entry: &Tracked, status: ExitStatus) -> End {
 fn set_apart(core: &Core, tree: &mut TreeTarget, strays: &[Seen]) -> Vec<Settled> {
     let mut apart = Vec::new();
     for stray in strays {
-        match (&stray.kept, stray.row) {
+        match (&stray.spared, stray.row) {
             (Some(why), _) if stray.alive => {
                 tree.exemptions.before.push(stray.info.identity);
                 let found = (stray.row, &stray.info);
-                apart.push(kept(core.instance.id, &tree.root, LeakKind::Stray, found, why));
+                apart.push(settle_spared(
+                    core.instance.id,
+                    &tree.root,
+                    LeakKind::Stray,
+                    found,
+                    why,
+                ));
             }
             (_, Some(row)) if tree.exemptions.all && !stray.alive => apart.push(gone(row)),
             _ => continue,
@@ -290,7 +296,7 @@ fn end_stray_trees(core: &Core, trees: Vec<(Arc<Tracked>, TreeTarget)>) {
 
 /// Strays that are to be ended and have no row yet.
 fn new_strays(strays: &[Seen]) -> impl Iterator<Item = &Seen> {
-    strays.iter().filter(|stray| stray.alive && stray.kept.is_none() && stray.row.is_none())
+    strays.iter().filter(|stray| stray.alive && stray.spared.is_none() && stray.row.is_none())
 }
 
 /// Returns the end of a recorded descendant that exited unobserved.

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Returns what to write for a member that is left running. `row`: its own, where it has one.
-pub(in crate::tracker) fn kept(
+pub(in crate::tracker) fn settle_spared(
     by: InstanceId,
     root: &Root,
     kind: LeakKind,

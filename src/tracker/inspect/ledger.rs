@@ -419,7 +419,7 @@ fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview, report: &mut Repo
     let PlannedTree { row: root, dead, .. } = tree;
     report.checked += seen.members.len() as u64;
     for member in seen.members {
-        let (rule, outcome) = match &member.kept {
+        let (rule, outcome) = match &member.spared {
             _ if !member.alive => ("it is not there any more".to_owned(), Outcome::Gone),
             Some(why) => (why.to_string(), Outcome::Kept),
             None => (orphan_rule(dead.replaced).to_owned(), Outcome::Term),
@@ -471,12 +471,12 @@ fn plan_name_match(world: &World<'_>, search: &Search<'_>, report: &mut Report) 
         let seen = previews(world, vec![tree])?.into_iter().flat_map(|seen| seen.members);
         for member in seen.filter(|member| !planned.contains(&member.info.identity.pid)) {
             report.checked += 1;
-            let outcome = if member.kept.is_some() { Outcome::Kept } else { Outcome::Term };
+            let outcome = if member.spared.is_some() { Outcome::Kept } else { Outcome::Term };
             report.endings.push(Ending {
                 task_id: None,
                 pid: member.info.identity.pid,
                 command: member.info.command,
-                rule: member.kept.map_or_else(|| rule.clone(), |why| why.to_string()),
+                rule: member.spared.map_or_else(|| rule.clone(), |why| why.to_string()),
                 evidence: member.info.evidence.to_string(),
                 outcome,
                 died_after_ms: None,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    survival_reason::obstacle,
+    survival_reason::survival_reason,
     tree_outcome::{Fate, MemberOutcome, Seen},
 };
 use crate::{
@@ -209,7 +209,7 @@ impl Member {
                     Phase::Refused(error, _) => Some(error),
                     _ => None,
                 };
-                let why = obstacle(proc, (self.pid(), self.info.uid), refused, snapshot);
+                let why = survival_reason(proc, (self.pid(), self.info.uid), refused, snapshot);
                 Fate::Survived { why, kill_pending }
             }
         };
@@ -232,7 +232,7 @@ impl From<Member> for Seen {
             row: member.row,
             is_root: member.is_root,
             alive: member.is_alive(),
-            kept: member.spared().cloned(),
+            spared: member.spared().cloned(),
             info: member.info,
         }
     }

@@ -8,7 +8,7 @@ use crate::{
 
 /// Describes why a process of `uid` survived; `refused`: why it could not be signalled. Its state is taken from the last
 /// snapshot; the process that holds it is looked up now.
-pub(super) fn obstacle(
+pub(super) fn survival_reason(
     proc: &Proc,
     (pid, uid): (Pid, u32),
     refused: Option<&Error>,

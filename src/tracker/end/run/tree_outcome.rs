@@ -116,7 +116,7 @@ pub(in crate::tracker) struct Seen {
     pub(in crate::tracker) alive: bool,
     pub(in crate::tracker) info: ProcessInfo,
     /// The rule by which it is left running.
-    pub(in crate::tracker) kept: Option<SpareReason>,
+    pub(in crate::tracker) spared: Option<SpareReason>,
 }
 
 /// Records members that were found, before they are signalled; returns the rows of those that could be recorded.
