@@ -44,12 +44,14 @@ fn memory_of_processes_outside_of_the_session_counts_against_the_limit() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     // The shell in between ends, so that no chain of parents leads from the root to the process that uses the memory.
-    let script = "(setsid /bin/sh -c 'echo $$ > hungry; (head -c 50000000 /dev/zero; sleep 3600) | \
+    let script = "(setsid /bin/sh -c 'echo $$ > hungry; (head -c 50000000 /dev/zero; echo > grown; sleep 3600) | \
                   tail -c 50000000' & exit 0); exec sleep 3600";
     let hungry = tracker.spawn(place.job("hungry", script).max_rss(40_000_000)).expect("spawned");
     let root = Eye::on(hungry.pid().get());
     let escaped = place.eye("hungry");
-    until("it has grown, and a pass sees it", || {
+    // A pass that sees it grow records less than what it measures a moment later.
+    until("it has grown", || place.path().join("grown").exists());
+    until("a pass sees it", || {
         tracker.health_pass().expect("a pass");
         root.is_dead()
     });
@@ -79,13 +81,19 @@ fn a_pass_records_a_process_that_lost_its_parent_but_not_its_session() {
 #[test]
 fn a_tree_that_uses_too_much_memory_is_ended_by_the_health_pass() {
     let place = Place::new();
-    let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
+    // With a monitor its thread for memory limits may be first.
+    let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     // The memory is not the root's: `tail` holds the last 50 MB until its input ends.
-    let script = "(head -c 50000000 /dev/zero; sleep 3600) | tail -c 50000000";
-    let fat = tracker.spawn(place.job("fat", script).max_rss(40_000_000)).expect("spawned");
+    let script = |name| {
+        format!("(head -c 50000000 /dev/zero; echo > {name}; sleep 3600) | tail -c 50000000")
+    };
+    let fat = tracker.spawn(place.job("fat", &script("fat")).max_rss(40_000_000)).expect("spawned");
     let fat = Eye::on(fat.pid().get());
-    let roomy = tracker.spawn(place.job("roomy", script).max_rss(4_000_000_000)).expect("spawned");
-    until("it has grown, and a pass sees it", || {
+    let roomy = tracker
+        .spawn(place.job("roomy", &script("roomy")).max_rss(4_000_000_000))
+        .expect("spawned");
+    until("it has grown", || place.path().join("fat").exists());
+    until("a pass sees it", || {
         tracker.health_pass().expect("a pass");
         fat.is_dead()
     });
