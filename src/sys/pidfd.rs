@@ -121,12 +121,12 @@ impl PidFd {
             .or_else(|_| self.signal_raw(Some(signal)))
     }
 
-    /// Reports whether our child has been stopped since the last call.
-    pub(crate) fn has_stopped(&self) -> Result<bool> {
+    /// Returns the signal that has stopped our child since the last call.
+    pub(crate) fn stopped_by(&self) -> Result<Option<i32>> {
         match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)
         {
-            Ok(status) => Ok(status.is_some_and(|status| status.stopped())),
-            Err(Errno::INTR | Errno::CHILD) => Ok(false),
+            Ok(status) => Ok(status.and_then(|status| status.stopping_signal())),
+            Err(Errno::INTR | Errno::CHILD) => Ok(None),
             Err(error) => Err(Error::os("failed to wait for a child to stop", error)),
         }
     }

@@ -1,8 +1,9 @@
-//! The terminal's foreground process group.
+//! The controlling terminal and its foreground process group.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
+use rustix::fs::{Mode, OFlags};
 
 use crate::{
     error::{Error, Result},
@@ -16,29 +17,49 @@ pub(crate) fn is_foreground() -> bool {
         && rustix::termios::tcgetpgrp(stdin).is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
-/// Gives the terminal on standard input to a process group of our session.
-pub(crate) fn give_to(group: Pid) -> Result<()> {
-    let number = rustix::process::Pid::from_raw(group.raw())
-        .ok_or_else(|| Error::invalid("pid 0 does not name a group"))?;
-    set_foreground(number)
-        .map_err(|error| Error::os(format!("failed to give the terminal to group {group}"), error))
-}
+/// The terminal of our session.
+#[derive(Debug)]
+pub(crate) struct Terminal(OwnedFd);
 
-/// Takes the terminal on standard input back for our own group.
-pub(crate) fn take_back() -> Result<()> {
-    set_foreground(rustix::process::getpgrp())
-        .map_err(|error| Error::os("failed to take the terminal back", error))
-}
+impl Terminal {
+    /// Opens it; `None` if the session has none.
+    pub(crate) fn open() -> Option<Self> {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        rustix::fs::open("/dev/tty", flags, Mode::empty()).ok().map(Self)
+    }
 
-/// Sets the foreground group with SIGTTOU blocked: otherwise it stops a background group that sets the foreground
-/// (tcsetpgrp(3)).
-fn set_foreground(group: rustix::process::Pid) -> Result<(), nix::Error> {
-    let mut blocked = SigSet::empty();
-    blocked.add(nix::sys::signal::Signal::SIGTTOU);
-    let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-    let result = rustix::termios::tcsetpgrp(rustix::stdio::stdin().as_fd(), group);
-    before.thread_set_mask()?;
-    result.map_err(|error| nix::Error::from_raw(error.raw_os_error()))
+    /// Reports whether its foreground group is ours.
+    pub(crate) fn is_ours(&self) -> bool {
+        rustix::termios::tcgetpgrp(&self.0).is_ok_and(|group| group == rustix::process::getpgrp())
+    }
+
+    /// Gives it to a process group of our session.
+    pub(crate) fn give_to(&self, group: Pid) -> Result<()> {
+        let number = rustix::process::Pid::from_raw(group.raw())
+            .ok_or_else(|| Error::invalid("pid 0 does not name a group"))?;
+        self.set_foreground(number).map_err(|error| {
+            Error::os(format!("failed to give the terminal to group {group}"), error)
+        })
+    }
+
+    /// Takes it back for our own group. A terminal that has hung up cannot be taken, and need not be.
+    pub(crate) fn take_back(&self) -> Result<()> {
+        match self.set_foreground(rustix::process::getpgrp()) {
+            Err(nix::Error::EIO | nix::Error::ENOTTY) | Ok(()) => Ok(()),
+            Err(error) => Err(Error::os("failed to take the terminal back", error)),
+        }
+    }
+
+    /// Sets the foreground group with SIGTTOU blocked: otherwise it stops a background group that sets the foreground
+    /// (tcsetpgrp(3)).
+    fn set_foreground(&self, group: rustix::process::Pid) -> Result<(), nix::Error> {
+        let mut blocked = SigSet::empty();
+        blocked.add(nix::sys::signal::Signal::SIGTTOU);
+        let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let result = rustix::termios::tcsetpgrp(self.0.as_fd(), group);
+        before.thread_set_mask()?;
+        result.map_err(|error| nix::Error::from_raw(error.raw_os_error()))
+    }
 }
 
 /// Stops our whole process group, as the terminal's Ctrl-Z would; returns when it is continued.

@@ -13,6 +13,7 @@ use nix::sys::{
 use rustix::{
     event::{PollFd, PollFlags},
     pipe::{PipeFlags, pipe_with},
+    process::{Resource, Rlimit, setrlimit},
 };
 
 use crate::{
@@ -24,15 +25,41 @@ use crate::{
 /// Signals that ask a service to stop.
 pub(crate) const STOP: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// Signals that `run` forwards. The last three would otherwise end `run` and leave its program without an owner.
-pub(crate) const FORWARDED: [Signal; 6] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
+/// Signals that `run` does not forward: those that cannot be caught, those that report an error of the thread that gets them,
+/// those of a terminal to a background process, and those that concern only the process itself.
+const NOT_FORWARDED: [Signal; 14] = [
+    Signal::SIGKILL,
+    Signal::SIGSTOP,
+    Signal::SIGABRT,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGILL,
+    Signal::SIGSEGV,
+    Signal::SIGSYS,
+    Signal::SIGTRAP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGCHLD,
+    Signal::SIGPIPE,
+    Signal::SIGXFSZ,
 ];
+
+/// The default action of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    End,
+    Stop,
+    Ignore,
+}
+
+/// Returns the default action of one of the signals that are blocked here (signal(7)).
+fn default_action(signal: i32) -> Action {
+    match signal {
+        libc::SIGTSTP => Action::Stop,
+        libc::SIGCONT | libc::SIGURG | libc::SIGWINCH => Action::Ignore,
+        _ => Action::End,
+    }
+}
 
 /// What [`Signals::next_or`] waits for.
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +83,26 @@ impl Signals {
     /// Blocks `which` in this thread and in those that it starts, so call it before any other thread runs. Signals that were
     /// ignored at the start, as by `nohup`, stay ignored.
     pub(crate) fn block(which: &[Signal]) -> Result<Self> {
-        let ignored = fs::read_to_string("/proc/self/status").map_or(0, |text| ignored(&text));
         let mut set = SigSet::empty();
-        for &signal in which.iter().filter(|&&signal| ignored & bit(signal) == 0) {
+        for &signal in which {
             set.add(signal);
+        }
+        Self::block_set(set)
+    }
+
+    /// Blocks, in the same way, every signal that can be forwarded, real-time signals included.
+    pub(crate) fn block_all() -> Result<Self> {
+        let mut set = SigSet::all();
+        for signal in NOT_FORWARDED {
+            set.remove(signal);
+        }
+        Self::block_set(set)
+    }
+
+    fn block_set(mut set: SigSet) -> Result<Self> {
+        let ignored = fs::read_to_string("/proc/self/status").map_or(0, |text| ignored(&text));
+        for signal in Signal::iterator().filter(|&signal| ignored & bit(signal) != 0) {
+            set.remove(signal);
         }
         set.thread_block()
             .and_then(|()| {
@@ -69,7 +112,7 @@ impl Signals {
             .map_err(|error| Failure::because("failed to set up signals", &error))
     }
 
-    /// Runs `work`; a signal that arrives meanwhile ends this process as if it were not blocked.
+    /// Runs `work`; a signal that arrives meanwhile has its default action, as if it were not blocked.
     ///
     /// Threads that `work` starts inherit the blocked signals, so the signals cannot simply stay unblocked until they are needed.
     /// The exit is like a crash, which `work` must tolerate; if the signal cannot end this process, as for PID 1 of a PID
@@ -79,9 +122,8 @@ impl Signals {
             .map_err(|error| Failure::because("failed to create a pipe", &error))?;
         thread::scope(|scope| {
             threads::start_in(scope, "procledger-signals", || {
-                if let Ok(Some(signal)) = self.next_until(&done) {
-                    let exit = die_by(signal);
-                    std::process::exit(exit.code());
+                while let Ok(Some(signal)) = self.next_until(&done) {
+                    act_by_default(signal);
                 }
             })?;
             // Dropped also when `work` panics: otherwise the scope would wait for the thread.
@@ -102,6 +144,13 @@ impl Signals {
             if let Some(signal) = self.pending()? {
                 return Ok(Some(signal));
             }
+        }
+    }
+
+    /// Gives the signals that are pending their default actions.
+    pub(crate) fn act_on_pending(&self) {
+        while let Ok(Some(signal)) = self.pending() {
+            act_by_default(signal);
         }
     }
 
@@ -138,17 +187,46 @@ impl Signals {
     }
 }
 
+/// Does what a signal that [`Signals`] had blocked does by default.
+fn act_by_default(signal: i32) {
+    match default_action(signal) {
+        Action::Ignore => {}
+        Action::Stop => raise_unblocked(signal),
+        Action::End => {
+            let exit = die_by(signal);
+            std::process::exit(exit.code());
+        }
+    }
+}
+
+/// Raises a blocked signal for this thread alone; returns if it did not end this process.
+fn raise_unblocked(signal: i32) {
+    let Ok(signal) = Signal::try_from(signal) else { return };
+    let mut set = SigSet::empty();
+    set.add(signal);
+    // It is blocked, so it stays pending for this thread.
+    let _ = nix::sys::signal::raise(signal);
+    let _ = set.thread_unblock();
+    let _ = set.thread_block();
+}
+
 /// Ends this process by a signal that [`Signals`] had blocked, so that a shell or a loop around it sees that it was interrupted;
 /// if that fails, returns the code that a shell would report for it.
 pub(crate) fn die_by(signal: i32) -> Exit {
-    if let Ok(signal) = Signal::try_from(signal) {
-        let mut set = SigSet::empty();
-        set.add(signal);
-        // It is blocked, so it stays pending for this thread.
-        let _ = nix::sys::signal::raise(signal);
-        let _ = set.thread_unblock();
-    }
+    // A dump of this process would not be one of the program.
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = setrlimit(Resource::Core, none);
+    raise_unblocked(signal);
     Exit::signal(signal)
+}
+
+/// Does the same, after sending the signal to this process group, as a terminal does to all processes of its foreground job:
+/// the program had a group of its own. A script around this process is interrupted, too.
+pub(crate) fn die_with_group_by(signal: i32) -> Exit {
+    if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
+        let _ = rustix::process::kill_current_process_group(signal);
+    }
+    die_by(signal)
 }
 
 /// Blocks SIGXFSZ, so that a write beyond `ulimit -f` fails instead of ending the owner of programs. Must be called before any
@@ -173,6 +251,15 @@ fn ignored(status: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resize_ends_nothing_and_real_time_signals_do() {
+        assert_eq!(default_action(libc::SIGWINCH), Action::Ignore);
+        assert_eq!(default_action(libc::SIGTSTP), Action::Stop);
+        for signal in [libc::SIGTERM, libc::SIGALRM, libc::SIGPWR, 34, 64] {
+            assert_eq!(default_action(signal), Action::End, "{signal}");
+        }
+    }
 
     #[test]
     fn what_nohup_ignored_is_read_from_the_status() {

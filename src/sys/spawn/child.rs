@@ -40,7 +40,9 @@ pub(in crate::sys) enum Descriptor {
 pub(crate) enum Session {
     /// A session of its own.
     New,
-    /// The host's session, as the foreground process group of the terminal on descriptor 0.
+    /// The host's session, in a process group of its own.
+    Group,
+    /// The same, as the foreground process group of the terminal on descriptor 0.
     Foreground,
 }
 
@@ -64,6 +66,8 @@ pub(super) struct Plan<'a> {
     pub(super) executable: Option<i32>,
     /// Paths to try, terminated by null.
     pub(super) programs: *const *const c_char,
+    /// The shell and its arguments for a file that is no executable format: the second one is set to its path; null for none.
+    pub(super) shell: *mut *const c_char,
     pub(super) argv: *const *const c_char,
     pub(super) envp: *const *const c_char,
 }
@@ -150,7 +154,7 @@ fn leave_the_host(plan: &Plan<'_>) {
     }
     let result = match plan.session {
         Session::New => call(libc::SYS_setsid, [0; 5]),
-        Session::Foreground => call(libc::SYS_setpgid, [0; 5]),
+        Session::Group | Session::Foreground => call(libc::SYS_setpgid, [0; 5]),
     };
     check(plan, step::SESSION, result);
 }
@@ -318,7 +322,7 @@ fn execute_open(plan: &Plan<'_>) -> isize {
 }
 
 /// Tries each path as execvp(3) does: a path that does not exist or may not be executed is skipped, and the best reason is
-/// kept.
+/// kept; a file of no known format is given to the shell.
 fn try_programs(plan: &Plan<'_>) -> isize {
     let mut reason = -(libc::ENOENT as isize);
     let mut next = plan.programs;
@@ -333,12 +337,28 @@ fn try_programs(plan: &Plan<'_>) -> isize {
         match i32::try_from(result.wrapping_neg()) {
             Ok(libc::EACCES) => reason = result,
             Ok(libc::ENOENT) => {}
+            Ok(libc::ENOEXEC) => return execute_by_shell(plan, path, result),
             // In a list of paths it is skipped; for a program named by its path it is the reason.
-            Ok(libc::ENOTDIR) if !is_alone(plan.programs) => {}
+            Ok(
+                libc::ENOTDIR | libc::ENAMETOOLONG | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT,
+            ) if !is_alone(plan.programs) => {}
             _ => return result,
         }
         next = next.wrapping_add(1);
     }
+}
+
+/// Returns `refused`, why the file itself could not be executed, if the shell cannot either.
+fn execute_by_shell(plan: &Plan<'_>, path: *const c_char, refused: isize) -> isize {
+    if plan.shell.is_null() {
+        return refused;
+    }
+    // SAFETY: the list has at least two elements before the null at its end, and no other code uses it.
+    unsafe { *plan.shell.wrapping_add(1) = path };
+    // SAFETY: as above.
+    let shell = unsafe { *plan.shell } as usize;
+    call(libc::SYS_execve, [shell, plan.shell as usize, plan.envp as usize, 0, 0]);
+    refused
 }
 
 fn is_alone(programs: *const *const c_char) -> bool {

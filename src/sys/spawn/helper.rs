@@ -58,6 +58,7 @@ pub(in crate::sys) fn start(helper: &Helper) -> Result<(Pid, Arc<PidFd>)> {
         directory: ptr::null(),
         executable: Some(executable.as_raw_fd()),
         programs: nothing.as_ptr(),
+        shell: ptr::null_mut(),
         argv: argv.as_ptr(),
         envp: nothing.as_ptr(),
     };

@@ -55,7 +55,7 @@ pub(crate) fn spawn<T>(
     command: Command,
     commit: impl FnOnce(&GatedChild) -> Result<T>,
 ) -> Result<Spawned<T>, Refusal<T>> {
-    let program = Program::new(&command)?;
+    let mut program = Program::new(&command)?;
     let (stdio, sources, pipes) = prepare_stdio(command.stdio)?;
     let gate = Arc::new(Gate::default());
     let plan = Plan {
@@ -69,6 +69,7 @@ pub(crate) fn spawn<T>(
         directory: program.directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
         executable: None,
         programs: program.paths.pointers.as_ptr(),
+        shell: program.shell.as_mut_ptr(),
         argv: program.argv.pointers.as_ptr(),
         envp: program.envp.pointers.as_ptr(),
     };

@@ -1,7 +1,7 @@
 //! A command in the form that execve(2) takes, prepared while allocation is still allowed.
 
 use std::{
-    ffi::{CString, OsString, c_char},
+    ffi::{CStr, CString, OsString, c_char},
     os::unix::ffi::OsStrExt,
     ptr,
 };
@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 
 /// Where programs are searched for when the environment has no `PATH`: the default of execvp(3).
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+
+/// What executes a file without a `#!` line, as by execvp(3).
+const SHELL: &CStr = c"/bin/sh";
 
 /// Strings and the null-terminated array of pointers to them that execve(2) takes.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ impl Command {
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) paths: Strings,
+    /// The shell, a place for the path of a script, and the arguments.
+    pub(super) shell: Vec<*const c_char>,
     pub(super) argv: Strings,
     pub(super) envp: Strings,
     pub(super) directory: Option<CString>,
@@ -65,9 +70,12 @@ impl Program {
             .directory
             .as_ref()
             .map(|path| no_nul_in("working directory", path.as_os_str().as_bytes()));
+        let argv = Strings::new(argv);
+        let arguments = argv.pointers.iter().skip(1).copied();
         Ok(Self {
             paths: Strings::new(candidates(command)?),
-            argv: Strings::new(argv),
+            shell: [SHELL.as_ptr(), SHELL.as_ptr()].into_iter().chain(arguments).collect(),
+            argv,
             envp: Strings::new(envp),
             directory: directory.transpose()?,
         })

@@ -1,4 +1,4 @@
-//! Waits for a program as a shell waits for its foreground job.
+//! Waits for a program that shares the host's terminal, as a shell waits for its job.
 
 use std::time::Duration;
 
@@ -6,59 +6,120 @@ use super::process::Process;
 use crate::{
     error::{Error, Result},
     model::ExitStatus,
-    sys::{Signal, terminal},
+    sys::{
+        Proc, Signal,
+        terminal::{Terminal, stop_own_group},
+    },
 };
 
-/// A stop is noticed within this time; an end is noticed at once.
+/// A stop, and a change of the terminal's foreground group, is noticed within this time; an end is noticed at once.
 const STOP_TICK: Duration = Duration::from_millis(20);
 
+/// A program in our session, in a process group of its own.
+#[derive(Debug)]
+pub(in crate::tracker) struct JobControl {
+    pub(in crate::tracker) terminal: Terminal,
+    /// Whether it has the terminal whenever our group would have it. Otherwise it gets the terminal when it needs it.
+    pub(in crate::tracker) foreground: bool,
+    /// Whether we have given it the terminal, and not taken it back.
+    pub(in crate::tracker) has_terminal: bool,
+}
+
 impl Process {
-    /// Waits for a program that has the terminal ([`Job::foreground`](crate::Job::foreground)).
+    /// Waits for a program that shares the host's terminal ([`Job::foreground`](crate::Job::foreground),
+    /// [`Job::share_terminal`](crate::Job::share_terminal)).
     ///
     /// When the program stops, for example by Ctrl-Z, the terminal is taken back and this process group stops too, so that the
-    /// parent shell shows its prompt; when that shell continues us, the program gets the terminal again and is continued. When
-    /// the program has ended the terminal is taken back. A program that was not given the terminal is waited for as by
-    /// [`wait`](Process::wait).
+    /// parent shell shows its prompt; when that shell continues us, the program is continued, and has the terminal again if the
+    /// shell has put us into the foreground, at once or later. A program that was not given the terminal, and stops because it
+    /// reads from it, gets it if this process group has it. When the program has ended, the terminal is taken back from it. A
+    /// program that does not share the terminal is waited for as by [`wait`](Process::wait).
     ///
     /// # Errors
     ///
     /// As [`wait`](Process::wait).
     pub fn wait_in_foreground(&mut self) -> Result<ExitStatus> {
-        if !self.foreground {
-            return self.wait();
-        }
-        let result = self.wait_and_stop_along();
-        // From a background group this needs SIGTTOU to be blocked; see `tty::take_back`.
-        let taken = terminal::take_back();
+        let Some(mut control) = self.job_control.take() else { return self.wait() };
+        let result = self.wait_as_a_shell(&mut control);
+        let taken = if control.has_terminal { control.terminal.take_back() } else { Ok(()) };
+        self.job_control = Some(control);
         let status = result?;
         taken?;
         Ok(status)
     }
 
-    fn wait_and_stop_along(&mut self) -> Result<ExitStatus> {
+    fn wait_as_a_shell(&mut self, control: &mut JobControl) -> Result<ExitStatus> {
         loop {
             if let Some(status) = self.wait_timeout(STOP_TICK)? {
                 return Ok(status);
             }
-            if self.pidfd.has_stopped()? {
-                self.stop_along()?;
+            if let Some(signal) = self.pidfd.stopped_by()? {
+                self.stop_along(control, signal)?;
+            } else if control.foreground && !control.has_terminal && control.terminal.is_ours() {
+                // The shell has brought us back by `fg` while the program ran in the background.
+                self.give_terminal(control)?;
             }
         }
     }
 
-    fn stop_along(&mut self) -> Result<()> {
-        terminal::take_back()?;
-        terminal::stop_own_group()?;
+    fn stop_along(&self, control: &mut JobControl, signal: i32) -> Result<()> {
+        let needs_terminal = matches!(signal, libc::SIGTTIN | libc::SIGTTOU);
+        if needs_terminal && control.terminal.is_ours() {
+            self.give_terminal(control)?;
+            return self.continue_group();
+        }
+        if control.has_terminal {
+            control.terminal.take_back()?;
+            control.has_terminal = false;
+        }
+        if is_orphaned_group(&self.core.proc) {
+            // No shell could continue us. The terminal does not stop an orphaned group by Ctrl-Z (setpgid(2)).
+            return match signal {
+                libc::SIGTSTP if control.foreground => {
+                    self.give_terminal(control)?;
+                    self.continue_group()
+                }
+                libc::SIGTSTP => self.continue_group(),
+                _ => Ok(()),
+            };
+        }
+        stop_own_group()?;
         // The parent shell has continued us. It may have put us into the background: then the terminal is not ours to give, and
         // the program continues without it.
-        if terminal::is_foreground() {
-            terminal::give_to(self.pid())?;
+        if (control.foreground || needs_terminal) && control.terminal.is_ours() {
+            self.give_terminal(control)?;
         }
-        match self.pidfd.send_to_group(Signal::CONT) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                Err(Error::os(format!("failed to continue process {}", self.pid()), error))
-            }
+        self.continue_group()
+    }
+
+    fn give_terminal(&self, control: &mut JobControl) -> Result<()> {
+        control.terminal.give_to(self.pid())?;
+        control.has_terminal = true;
+        Ok(())
+    }
+
+    fn continue_group(&self) -> Result<()> {
+        self.pidfd
+            .send_to_group(Signal::CONT)
+            .map_err(|error| Error::os(format!("failed to continue process {}", self.pid()), error))
+    }
+}
+
+/// Reports whether no parent of a member of our process group is in another group of our session, such as a shell with job
+/// control. Of the members only our ancestors are considered.
+fn is_orphaned_group(proc: &Proc) -> bool {
+    let own = crate::identity::Pid::new(i64::from(std::process::id()));
+    let Some(Ok(Some(own))) = own.map(|own| proc.stat(own)) else { return true };
+    let mut parent = own.parent;
+    loop {
+        let stat = crate::identity::Pid::new(i64::from(parent)).map(|parent| proc.stat(parent));
+        let Some(Ok(Some(stat))) = stat else { return true };
+        if stat.session != own.session {
+            return true;
         }
+        if stat.group != own.group {
+            return false;
+        }
+        parent = stat.parent;
     }
 }

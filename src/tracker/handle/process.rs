@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::foreground::JobControl;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -44,17 +45,12 @@ pub struct Process {
     pub(in crate::tracker) core: Arc<Core>,
     pub(in crate::tracker) entry: Arc<Tracked>,
     pub(in crate::tracker) pidfd: Arc<PidFd>,
-    pub(in crate::tracker) foreground: bool,
+    pub(in crate::tracker) job_control: Option<JobControl>,
     pub(in crate::tracker) on_drop: TerminateOnDrop,
 }
 
 impl Process {
-    pub(in crate::tracker) fn new(
-        core: Arc<Core>,
-        entry: Arc<Tracked>,
-        pidfd: Arc<PidFd>,
-        foreground: bool,
-    ) -> Self {
+    pub(in crate::tracker) fn new(core: Arc<Core>, entry: Arc<Tracked>, pidfd: Arc<PidFd>) -> Self {
         let terminate =
             TerminateOnDrop { armed: false, core: Arc::clone(&core), entry: Arc::clone(&entry) };
         Self {
@@ -64,7 +60,7 @@ impl Process {
             core,
             entry,
             pidfd,
-            foreground,
+            job_control: None,
             on_drop: terminate,
         }
     }
@@ -85,9 +81,15 @@ impl Process {
         self.entry.root.task.as_ref().expect("a spawned process has a task")
     }
 
-    /// Returns whether it was given the terminal, as [`Job::foreground`](crate::Job::foreground) requests.
+    /// Returns whether it has the terminal: as [`Job::foreground`](crate::Job::foreground) requests, or since it needed it; or had it
+    /// when it ended.
     pub fn is_foreground(&self) -> bool {
-        self.foreground
+        self.job_control.as_ref().is_some_and(|control| control.has_terminal)
+    }
+
+    /// Returns whether it is in the session of this process, which has a terminal.
+    pub fn shares_terminal(&self) -> bool {
+        self.job_control.is_some()
     }
 
     /// Waits until the program has ended and its end is in the ledger.

@@ -84,6 +84,7 @@ pub struct Job {
     pub(in crate::tracker) protected: Vec<String>,
     pub(in crate::tracker) terminate_on_drop: bool,
     pub(in crate::tracker) foreground: bool,
+    pub(in crate::tracker) share_terminal: bool,
     pub(in crate::tracker) record_arguments: Option<bool>,
 }
 
@@ -109,6 +110,7 @@ impl Job {
             protected: Vec::new(),
             terminate_on_drop: false,
             foreground: false,
+            share_terminal: false,
             record_arguments: None,
         }
     }
@@ -281,6 +283,18 @@ impl Job {
     #[must_use]
     pub fn foreground(mut self, on: bool) -> Self {
         self.foreground = on;
+        self
+    }
+
+    /// Keeps the program in the host's session, in a process group of its own, if that session has a terminal: the program can
+    /// open `/dev/tty`, and is stopped when it reads from the terminal in the background. Wait for it with
+    /// [`wait_in_foreground`](crate::Process::wait_in_foreground).
+    ///
+    /// It has no keeper then; where [`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper) is requested, it does not share
+    /// the terminal.
+    #[must_use]
+    pub fn share_terminal(mut self, on: bool) -> Self {
+        self.share_terminal = on;
         self
     }
 

@@ -15,7 +15,7 @@ use crate::{
     tracker::{
         core::Core,
         end::flush,
-        handle::process::Process,
+        handle::{foreground::JobControl, process::Process},
         passes::fork_events,
         runtime::{
             group_commit::Committed,
@@ -63,14 +63,14 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     spec.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
     let keeper = match place {
         Some(_) => None,
-        // A program that is to survive its host, or that has the terminal, gets none.
-        None if spec.limits.survive || spec.is_foreground() => None,
+        // A program that is to survive its host, or that shares the terminal, gets none.
+        None if spec.limits.survive || spec.job_control.is_some() => None,
         None => core.keepers.get(mode, core.registry.has_room_for_keeper())?,
     };
     if place.is_none() && keeper.is_none() {
         fork_events::listen_for_forks(core);
     }
-    let command = job.into_command(&tokens(core, spec.token), spec.session, place);
+    let command = job.into_command(&tokens(core, spec.token), spec.session(), place);
     // 2. Its child waits at the gate until the row is committed.
     let spawned = match keeper {
         Some(keeper) => under_keeper::spawn(core, keeper, command, &spec)
@@ -80,7 +80,7 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     // 3. It is tracked.
     match spawned {
         Ok((spawned, keeper)) => Ok(started(core, spawned, spec, keeper)),
-        Err(refusal) => Err(refused(core, refusal, spec.is_foreground())),
+        Err(refusal) => Err(refused(core, refusal, spec.job_control.as_ref())),
     }
 }
 
@@ -121,12 +121,12 @@ fn started(
     let spawn::Spawned { pidfd, committed, pipes: [stdin, stdout, stderr], pid } = spawned;
     let Committed { row, new } = committed;
     let root = Root::recorded(row, &new.spec, spec.record_arguments);
-    let foreground = spec.is_foreground();
     let tracking = Tracking { child: true, strays: spec.strays, keeper };
     let entry = core.registry.track(root, tracking, &pidfd);
     core.export.notify();
     tracing::debug!("process {pid} for task {} runs", task_text(new.spec.task_id.as_ref()));
-    let mut process = Process::new(Arc::clone(core), entry, pidfd, foreground);
+    let mut process = Process::new(Arc::clone(core), entry, pidfd);
+    process.job_control = spec.job_control;
     process.on_drop.armed = spec.terminate_on_drop;
     process.stdin = stdin.map(ChildStdin::from);
     process.stdout = stdout.map(ChildStdout::from);
@@ -135,10 +135,14 @@ fn started(
 }
 
 /// Ends the row of a program that did not run, where one was committed.
-fn refused(core: &Core, refusal: spawn::Refusal<Committed>, foreground: bool) -> Error {
-    if foreground {
+fn refused(
+    core: &Core,
+    refusal: spawn::Refusal<Committed>,
+    job_control: Option<&JobControl>,
+) -> Error {
+    if let Some(control) = job_control.filter(|control| control.has_terminal) {
         // The child may already have had the terminal.
-        let _ = crate::sys::terminal::take_back();
+        let _ = control.terminal.take_back();
     }
     if let Some(Committed { row, .. }) = refusal.committed {
         let cause = std::error::Error::source(&refusal.error)

@@ -8,10 +8,19 @@ use super::job::Job;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    model::{Cgroup, Containment, Limits, NewProcess, Origin, ProcessSpec, TaskId},
+    model::{
+        Cgroup, Containment, ContainmentMode, Limits, NewProcess, Origin, ProcessSpec, TaskId,
+    },
     redact::mask_command,
-    sys::{PidFd, Pinned, spawn::Session, terminal},
-    tracker::{core::Core, end::spared::check_names, options::Options, runtime::tracked::Strays},
+    sys::{
+        PidFd, Pinned,
+        spawn::Session,
+        terminal::{Terminal, is_foreground},
+    },
+    tracker::{
+        core::Core, end::spared::check_names, handle::foreground::JobControl, options::Options,
+        runtime::tracked::Strays,
+    },
 };
 
 /// A job, resolved with the options of its tracker.
@@ -28,7 +37,8 @@ pub(super) struct SpawnSpec {
     /// Whether its arguments, and those of its descendants, may be recorded.
     pub(super) record_arguments: bool,
     pub(super) terminate_on_drop: bool,
-    pub(super) session: Session,
+    /// How it shares our terminal, if it does.
+    pub(super) job_control: Option<JobControl>,
     /// The task cgroup that was created for it.
     pub(super) cgroup: Option<Cgroup>,
 }
@@ -37,8 +47,6 @@ impl SpawnSpec {
     pub(super) fn new(options: &Options, job: &Job) -> Result<Self> {
         check_names("protected", &job.protected)?;
         let record_arguments = job.record_arguments.unwrap_or(options.record_arguments);
-        let is_foreground = job.foreground && terminal::is_foreground();
-        let session = if is_foreground { Session::Foreground } else { Session::New };
         Ok(Self {
             task: TaskId::new(job.task.clone())?,
             token: Uuid::new_v4(),
@@ -54,14 +62,18 @@ impl SpawnSpec {
             strays: Strays { keep: job.keep_strays, protected: job.protected.as_slice().into() },
             record_arguments,
             terminate_on_drop: job.terminate_on_drop,
-            session,
+            job_control: job_control(options, job)?,
             cgroup: None,
         })
     }
 
-    /// Returns whether it gets the terminal.
-    pub(super) fn is_foreground(&self) -> bool {
-        matches!(self.session, Session::Foreground)
+    /// Returns the session and the process group that it gets.
+    pub(super) fn session(&self) -> Session {
+        match &self.job_control {
+            Some(control) if control.foreground => Session::Foreground,
+            Some(_) => Session::Group,
+            None => Session::New,
+        }
     }
 
     /// Returns the row of the child that waits at the gate, whose identity is read here.
@@ -87,6 +99,16 @@ impl SpawnSpec {
         };
         Ok(NewProcess { allow_survivor: self.allow_survivor, ..NewProcess::from(spec) })
     }
+}
+
+fn job_control(options: &Options, job: &Job) -> Result<Option<JobControl>> {
+    let foreground = job.foreground && is_foreground();
+    let shares = job.share_terminal && options.containment_mode()? != ContainmentMode::Keeper;
+    if !foreground && !shares {
+        return Ok(None);
+    }
+    let control = |terminal| JobControl { terminal, foreground, has_terminal: foreground };
+    Ok(Terminal::open().map(control))
 }
 
 /// Returns the program and its arguments as the ledger records them.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -55,8 +55,47 @@ fn failures_of_its_own_have_codes_of_their_own() {
         let answer = run(&place, &["run", "--task", "t", "--", command]).expect(code);
         assert!(answer.complaint().contains(command), "{answer:?}");
     }
-    fs::set_permissions(text, fs::Permissions::from_mode(0o755)).expect("a mode");
-    run(&place, &["run", "--task", "t", "--", text]).expect(126);
+}
+
+/// As execvp(3) does, and with it env(1), nohup(1) and timeout(1).
+#[test]
+fn a_script_without_an_interpreter_is_run_by_the_shell() {
+    let place = Place::new();
+    let script = place.script("script", "");
+    fs::write(&script, "echo $# $1 $0; exit 4\n").expect("a script");
+    let script = script.to_str().expect("UTF-8");
+    let plain = answer(Command::new("env").args([script, "a b"]).stdout(Stdio::piped())).expect(4);
+    for containment in ["session", "keeper"] {
+        let args = ["run", "--task", "t", "--containment", containment, "--", script, "a b"];
+        assert_eq!(run(&place, &args).expect(4).out, plain.out);
+    }
+    // Also where it is searched for, after a folder whose name is too long.
+    let path = format!("/{}:{}", "x".repeat(5000), place.path().display());
+    let mut command = procledger(&place);
+    let answer = answer(command.env("PATH", path).args(["run", "--task", "t", "--", "script"]));
+    assert!(answer.expect(4).out.starts_with("0 "));
+}
+
+#[test]
+fn every_other_signal_is_forwarded() {
+    let place = Place::new();
+    // The C library's own are 32 and 33. SIGTSTP does not stop a program in a session of its own.
+    let numbers = [libc::SIGALRM, libc::SIGPWR, libc::SIGVTALRM, libc::SIGPROF, libc::SIGXCPU];
+    let more = [libc::SIGIO, libc::SIGSTKFLT, libc::SIGWINCH, libc::SIGURG, libc::SIGCONT, 34, 64];
+    for number in numbers.into_iter().chain(more) {
+        let script = format!(
+            "trap 'echo got {number}; exit 42' {number}; echo up; while :; do sleep 0.01; done"
+        );
+        let mut command = procledger(&place);
+        command.args(["run", "--task", "all", "--", "bash", "-c", &script, place.marker()]);
+        let running = Running::spawn(&mut command);
+        let kill = Command::new("bash")
+            .args(["-c", &format!("kill -{number} {}", running.child.id())])
+            .status()
+            .expect("bash");
+        assert!(kill.success(), "{number}");
+        assert_eq!(running.finish().expect(42).out, format!("got {number}\n"));
+    }
 }
 
 #[test]
@@ -238,6 +277,23 @@ fn max_runtime_ends_the_program() {
     let rows = run(&place, &["ps", "--all", "--json"]).expect(0).json();
     assert_eq!(rows[0]["end_reason"], "max_runtime", "{rows:#}");
     assert_eq!(rows[0]["max_runtime_ms"], 200);
+    // Whatever the program makes of it.
+    let script = "trap 'exit 0' TERM; while :; do sleep 0.01; done";
+    let args = ["run", "--task", "long", "--max-runtime", "200ms", "--", "sh", "-c", script];
+    run(&place, &args).expect(124);
+}
+
+#[test]
+fn a_program_that_was_ended_is_no_success() {
+    let place = Place::new();
+    let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let running = Running::start(&place, "t", &["--grace", "20s"], script);
+    run(&place, &["kill", "t"]).expect(0);
+    running.finish().expect(128 + 15);
+    // A signal that a person sends to it is its own matter.
+    let running = Running::start(&place, "t", &[], script);
+    running.signal(Signal::TERM);
+    running.finish().expect(0);
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub(crate) fn check(given: &Given, tracker: &Tracker, ask: &dyn Fn(&str) -> Stri
     let before = descriptors();
     let folder = fs::canonicalize(&given.folder).expect("a folder").join("programs");
     let plain = file(&folder.join("a/plain"), "#!/bin/sh\n", 0o644);
-    let text = file(&folder.join("a/text"), "just text\n", 0o755);
+    let text = file(&folder.join("a/text"), "exit $1\n", 0o755);
     let orphaned = file(&folder.join("a/orphaned"), "#!/no/such/interpreter\n", 0o755);
     file(&folder.join("a/both"), "#!/bin/sh\nexit 3\n", 0o644);
     file(&folder.join("b/both"), "#!/bin/sh\nexit 4\n", 0o755);
@@ -58,12 +58,10 @@ pub(crate) fn check(given: &Given, tracker: &Tracker, ask: &dyn Fn(&str) -> Stri
         ("below-a-file", Job::new("below-a-file", plain.join("x")), libc::ENOTDIR),
         ("not-executable", Job::new("not-executable", &plain), libc::EACCES),
         ("a-folder", Job::new("a-folder", &folder), libc::EACCES),
-        ("no-shebang", Job::new("no-shebang", &text), libc::ENOEXEC),
         ("no-interpreter", Job::new("no-interpreter", &orphaned), libc::ENOENT),
         ("no-cwd", Job::new("no-cwd", "true").current_dir(folder.join("none")), libc::ENOENT),
         ("cwd-is-a-file", Job::new("cwd-is-a-file", "true").current_dir(&plain), libc::ENOTDIR),
         ("denied-in-path", Job::new("denied-in-path", "denied").env("PATH", &path), libc::EACCES),
-        ("text-in-path", Job::new("text-in-path", "text").env("PATH", &path), libc::ENOEXEC),
         // The host's PATH contains it; the job's own does not.
         ("own-path", Job::new("own-path", "true").env("PATH", folder.join("b")), libc::ENOENT),
         ("long-name", Job::new("long-name", format!("/{}", "x".repeat(300))), libc::ENAMETOOLONG),
@@ -89,6 +87,9 @@ pub(crate) fn check(given: &Given, tracker: &Tracker, ask: &dyn Fn(&str) -> Stri
         ("empty-path", Job::new("empty-path", "local").env("PATH", ""), 5),
         ("relative", Job::new("relative", "./local"), 5),
         ("relative-path", Job::new("relative-path", "local").env("PATH", "../here"), 5),
+        // The shell is given a file without a `#!` line.
+        ("no-shebang", Job::new("no-shebang", &text).arg("6"), 6),
+        ("text-in-path", Job::new("text-in-path", "text").arg("7").env("PATH", &path), 7),
         // Without PATH the default of execvp(3).
         ("no-path", Job::new("no-path", "false").env_remove("PATH"), 1),
     ];

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{IsTerminal, stdin},
+    io::{IsTerminal, stderr, stdin, stdout},
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -10,7 +10,9 @@ use std::{
 
 use clap::Args;
 use nix::unistd::{getpgrp, tcgetpgrp};
-use procledger::{Builder, Caller, ContainmentMode, Error, Job, Process, Stdio, TaskId, Tracker};
+use procledger::{
+    Builder, Caller, ContainmentMode, Error, ExitStatus, Job, Process, Stdio, TaskId, Tracker,
+};
 
 use super::{
     run_caller::CallerArgs,
@@ -24,7 +26,8 @@ use crate::{
     keeping::KeepingArgs,
     output,
     privilege::Account,
-    signals::{FORWARDED, Signals},
+    signals::{Signals, die_by, die_with_group_by},
+    terminal::Modes,
     units,
 };
 
@@ -40,8 +43,8 @@ const NAME_LENGTH: usize = 40;
 Example:
   procledger run --task nightly --max-runtime 2h --max-rss 4G -- ./backup.sh --full
 
-SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are forwarded to the program. On a
-terminal it runs in the foreground as from a shell: Ctrl-C and Ctrl-Z reach it directly.
+All signals that can be caught are forwarded to the program. At a terminal it is a job as
+from a shell: Ctrl-C, Ctrl-Z, fg and bg work, and SIGINT and SIGQUIT end this command as well.
 As root on another user's ledger the program runs as that user.
 
 With --die-with-parent, --owner or $PROCLEDGER_OWNER the tree is ended as an orphan when that
@@ -160,7 +163,7 @@ impl Plan {
 
     fn run(self, context: &Context) -> Result<Exit> {
         // Before any thread is started, so that none of them takes a signal.
-        let signals = Signals::block(&FORWARDED)?;
+        let signals = Signals::block_all()?;
         std::env::current_dir()
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
         let builder = self.raw.keeping.apply(context.owner()).protected_names(&self.raw.protect);
@@ -175,7 +178,8 @@ impl Plan {
         // Whatever the result, everything that is still ours ends now.
         let shutdown = tracker.shutdown();
         // By now the ledger knows why the program was ended.
-        let exit = result?.conclude(&ledger, &self.task, self.verbosity(context))?;
+        let ended = result?;
+        let exit = ended.conclude(&ledger, &self.task, self.verbosity(context))?;
         match shutdown {
             Err(error) => output::complain(&format!("failed to shut down: {}", chain(&error))),
             Ok(report) if report.survived() > 0 => output::complain(&format!(
@@ -184,25 +188,35 @@ impl Plan {
             )),
             Ok(_) => {}
         }
-        Ok(exit)
+        Ok(match ended.interrupted_by {
+            Some((signal, true)) => die_with_group_by(signal),
+            Some((signal, false)) => die_by(signal),
+            None => exit,
+        })
     }
 
     /// Starts the program and waits for it.
     fn own(&self, context: &Context, tracker: &Tracker, signals: &Signals) -> Result<Ended> {
         let caller = self.caller.as_ref();
+        let modes = Modes::save();
         run_events::handle_during(signals, tracker, caller, |events| {
             let mut process = self.start(context, tracker, signals)?;
-            let (program, foreground) = (process.signaller(), process.is_foreground());
+            let program = process.signaller();
             let (task, began) = (self.task.clone(), Instant::now());
             let by = context.asked_by("run");
             let stop = Stop::new(tracker.clone(), task.clone(), self.raw.grace, by);
-            events.started(Started { program, foreground, task, stop });
+            events.started(Started { program, task, stop });
             let status = process.wait_in_foreground()?;
+            let killed = matches!(status, ExitStatus::Signaled(_));
+            if let Some(modes) = modes.filter(|_| killed && process.shares_terminal()) {
+                modes.restore();
+            }
             if events.orphaned() {
                 let why = format!("task {} was ended, since its owner has ended", self.task);
                 return Err(Failure::new(why).with_exit(Exit::of_ended_program(status)));
             }
-            Ok(Ended { id: process.id(), status, after: began.elapsed() })
+            let interrupted_by = interruption(&process, status);
+            Ok(Ended { id: process.id(), status, after: began.elapsed(), interrupted_by })
         })
     }
 
@@ -217,10 +231,7 @@ impl Plan {
     /// Starts the program, once an earlier run of the task has ended, where that is to be waited for.
     fn start(&self, context: &Context, tracker: &Tracker, signals: &Signals) -> Result<Process> {
         loop {
-            if let Ok(Some(signal)) = signals.pending() {
-                return Err(Failure::new("interrupted before the program was started")
-                    .with_exit(Exit::signal(signal)));
-            }
+            signals.act_on_pending();
             if let Some(caller) = &self.caller
                 && caller.has_ended()?
             {
@@ -250,6 +261,7 @@ impl Plan {
             .keep_strays(self.raw.keep_strays)
             .record_arguments(!self.raw.no_arguments)
             .foreground(has_the_terminal())
+            .share_terminal(!self.raw.survive && is_at_a_terminal())
             .env("PROCLEDGER_TASK", self.task.as_str())
             .env("PROCLEDGER_LEDGER", ledger);
         // Root's own HOME would be of no use to the program.
@@ -293,6 +305,23 @@ fn not_started(error: &Error) -> Failure {
         return Failure { message, ..failure };
     }
     failure
+}
+
+/// Returns the signal of the terminal that ended the program, and whether the program alone got it.
+fn interruption(process: &Process, status: ExitStatus) -> Option<(i32, bool)> {
+    match status {
+        ExitStatus::Signaled(signal @ (libc::SIGINT | libc::SIGQUIT))
+            if process.shares_terminal() =>
+        {
+            Some((signal, process.is_foreground()))
+        }
+        _ => None,
+    }
+}
+
+/// Returns whether a person is at a standard descriptor. A service may have a terminal that it does not use.
+fn is_at_a_terminal() -> bool {
+    stdin().is_terminal() || stdout().is_terminal() || stderr().is_terminal()
 }
 
 /// Returns whether stdin is a terminal, this is its foreground job, and stdout is not a pipe. In a pipeline the terminal stays

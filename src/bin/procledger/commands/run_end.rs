@@ -27,6 +27,8 @@ pub(super) struct Ended {
     pub(super) id: ProcessId,
     pub(super) status: ExitStatus,
     pub(super) after: Duration,
+    /// The signal of the terminal that ended it, and whether the program alone got it.
+    pub(super) interrupted_by: Option<(i32, bool)>,
 }
 
 impl Ended {

@@ -24,8 +24,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) program: Signaller,
-    /// Whether it is a terminal's foreground job.
-    pub(crate) foreground: bool,
     pub(crate) task: TaskId,
     pub(crate) stop: Stop,
 }
@@ -86,14 +84,12 @@ impl<'a> Watch<'a> {
     where
         'a: 'scope,
     {
-        let Ok(Started { program, foreground, task, mut stop }) = started.recv() else { return };
+        let Ok(Started { program, task, mut stop }) = started.recv() else { return };
         let mut caller = self.caller;
         loop {
             let mut others: Vec<BorrowedFd<'_>> = vec![self.done.as_fd()];
             others.extend(caller.map(AsFd::as_fd));
             match self.signals.next_or(&others) {
-                // A signal that a terminal sends to its foreground job has already reached the program.
-                Ok(Event::Signal(libc::SIGINT | libc::SIGQUIT)) if foreground => {}
                 Ok(Event::Signal(signal)) => {
                     forward(&program, signal);
                     stop.heard(signal);

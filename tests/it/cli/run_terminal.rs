@@ -1,0 +1,293 @@
+//! `run` as a transparent prefix at a terminal: each scenario is played with the plain program and with `run`, in bash and in
+//! dash, and ends in the same way.
+
+use std::process::Command;
+
+use crate::{
+    cli::{
+        command::{PROCLEDGER, clean},
+        pty::Pty,
+    },
+    support::{Guard, Place, eventually, is_alive, need, state, stays, until},
+};
+
+/// An interactive shell on a terminal, and a person in front of it.
+struct Person {
+    place: Place,
+    pty: Pty,
+    shell: Guard,
+    name: &'static str,
+    /// What is typed before the program: nothing, or `run`.
+    prefix: &'static str,
+    prompts: usize,
+}
+
+const PREFIXES: [&str; 2] = ["", "$P run --task t -- "];
+
+impl Person {
+    fn new(name: &'static str, prefix: &'static str) -> Self {
+        let (place, pty) = (Place::new(), Pty::new());
+        let mut command = Command::new(name);
+        clean(&mut command, &place);
+        if name == "bash" {
+            command.args(["--norc", "--noprofile"]);
+        }
+        command.arg("-i").env("PS1", "prompt> ").env("P", PROCLEDGER).env("HISTFILE", "");
+        command.env("PROCLEDGER_DB", place.ledger()).env_remove("ENV");
+        let shell = pty.spawn(command.current_dir(place.path()));
+        let person = Self { place, pty, shell, name, prefix, prompts: 1 };
+        person.pty.wait_for("prompt> ", 1);
+        person
+    }
+
+    /// Types a command line, in which `@` stands for the prefix.
+    fn types(&mut self, line: &str) {
+        self.pty.type_in(&format!("{}\n", line.replace('@', self.prefix)));
+    }
+
+    fn keys(&mut self, keys: &str) {
+        self.pty.type_in(keys);
+    }
+
+    fn sees(&self, text: &str) {
+        self.pty.wait_for(text, 1);
+    }
+
+    /// The shell has the terminal again, and shows its prompt.
+    fn gets_the_prompt(&mut self) {
+        self.prompts += 1;
+        self.pty.wait_for("prompt> ", self.prompts);
+        until("the shell has the terminal", || self.pty.foreground() == self.shell.pid());
+    }
+
+    /// The pid that a script has written.
+    fn program(&self) -> u32 {
+        let path = self.place.path().join("pid");
+        eventually("its pid", || std::fs::read_to_string(&path).ok()?.trim().parse().ok())
+    }
+
+    /// The shell answers.
+    fn shell_is_well(&mut self) {
+        self.types("echo well$((1+1))done");
+        self.sees("well2done");
+        self.gets_the_prompt();
+        assert!(self.shell.is_running(), "{}", self.pty.seen());
+    }
+}
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}, {:?}: {}", self.name, self.prefix, self.pty.seen());
+        }
+    }
+}
+
+/// Plays a scenario in each shell, first with the plain program.
+fn play(scene: impl Fn(&mut Person)) {
+    for shell in ["bash", "dash"] {
+        for prefix in PREFIXES {
+            let mut person = Person::new(shell, prefix);
+            scene(&mut person);
+        }
+    }
+}
+
+/// A program that says when it runs, and stays.
+const SLEEPER: &str = "sh -c 'echo $$ > pid; echo it$((1+1))runs; exec sleep 3600'";
+
+#[test]
+fn a_program_that_ends_in_the_background_leaves_the_terminal_to_the_shell() {
+    need!("bash", "dash");
+    play(|person| {
+        person.types(
+            "@sh -c 'echo $$ > pid; echo it$((1+1))runs; while [ ! -e go ]; do sleep 0.1; done'",
+        );
+        person.sees("it2runs");
+        person.keys("\x1a");
+        person.gets_the_prompt();
+        let program = person.program();
+        assert_eq!(state(program), Some('T'));
+        person.types("bg");
+        person.gets_the_prompt();
+        until("it goes on", || state(program) != Some('T'));
+        std::fs::write(person.place.path().join("go"), "").expect("a file");
+        until("it has ended", || !is_alive(program));
+        stays("the shell has the terminal", || person.pty.foreground() == person.shell.pid());
+        person.shell_is_well();
+    });
+}
+
+#[test]
+fn fg_after_bg_brings_the_program_back_to_the_terminal() {
+    need!("bash", "dash");
+    play(|person| {
+        person.types(&format!("@{SLEEPER}; echo code=$?"));
+        person.sees("it2runs");
+        person.keys("\x1a");
+        person.gets_the_prompt();
+        person.types("bg");
+        person.gets_the_prompt();
+        let program = person.program();
+        until("it goes on", || state(program) != Some('T'));
+        person.types("fg; echo code=$?");
+        until("it has the terminal", || person.pty.foreground() != person.shell.pid());
+        // Ctrl-Z and Ctrl-C work as before.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        person.keys("\x1a");
+        person.gets_the_prompt();
+        assert_eq!(state(program), Some('T'), "{}", person.pty.seen());
+        person.types("fg");
+        until("it goes on", || state(program) != Some('T'));
+        until("it has the terminal", || person.pty.foreground() != person.shell.pid());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        person.keys("\x03");
+        person.gets_the_prompt();
+        until("it has ended", || !is_alive(program));
+        person.shell_is_well();
+    });
+}
+
+#[test]
+fn a_program_in_the_background_is_stopped_when_it_reads_from_the_terminal() {
+    need!("bash", "dash");
+    play(|person| {
+        person.types("@sh -c 'echo $$ > pid; exec cat' &");
+        person.gets_the_prompt();
+        let program = person.program();
+        until("it is stopped", || state(program) == Some('T'));
+        // The line is the shell's.
+        person.types("echo for$((1+1))me");
+        person.sees("for2me");
+        person.gets_the_prompt();
+        person.types("fg");
+        until("it goes on", || state(program) != Some('T'));
+        person.types("to the cat");
+        person.pty.wait_for("to the cat", 2);
+        person.keys("\x04");
+        person.gets_the_prompt();
+        until("it has ended", || !is_alive(program));
+        person.shell_is_well();
+    });
+}
+
+#[test]
+fn a_pipeline_is_stopped_continued_and_reads_from_the_terminal() {
+    need!("bash", "dash");
+    play(|person| {
+        person.types("@sh -c 'echo $$ > pid; exec cat' | cat");
+        let program = person.program();
+        person.types("first line");
+        person.pty.wait_for("first line", 2);
+        person.keys("\x1a");
+        person.gets_the_prompt();
+        assert_eq!(state(program), Some('T'));
+        person.types("fg");
+        until("it goes on", || state(program) != Some('T'));
+        person.types("second line");
+        person.pty.wait_for("second line", 2);
+        person.keys("\x04");
+        person.gets_the_prompt();
+        person.shell_is_well();
+    });
+}
+
+#[test]
+fn ctrl_c_ends_a_pipeline() {
+    need!("bash", "dash");
+    play(|person| {
+        person.types(&format!("@{SLEEPER} | cat"));
+        person.sees("it2runs");
+        let program = person.program();
+        person.keys("\x03");
+        person.gets_the_prompt();
+        until("it has ended", || !is_alive(program));
+        person.shell_is_well();
+    });
+}
+
+#[test]
+fn a_program_with_redirected_input_finds_the_terminal() {
+    need!("bash", "dash");
+    play(|person| {
+        person.types("@sh -c 'echo on$((1+1))tty > /dev/tty' < /dev/null");
+        person.sees("on2tty");
+        person.gets_the_prompt();
+        person.types("@sh -c 'echo by$((1+1))pipe > /dev/tty' | cat");
+        person.sees("by2pipe");
+        person.gets_the_prompt();
+        // As ssh and sudo ask for a password.
+        person
+            .types("@sh -c 'echo ask$((1+1))s; read x < /dev/tty; echo got$((1+1))$x' < /dev/null");
+        person.sees("ask2s");
+        person.types("secret");
+        person.sees("got2secret");
+        person.gets_the_prompt();
+        person.shell_is_well();
+    });
+}
+
+/// Not a comparison: the plain program leaves the terminal raw, and so would `run`.
+#[test]
+fn the_modes_are_restored_after_a_program_that_was_killed() {
+    need!("dash");
+    let mut person = Person::new("dash", PREFIXES[1]);
+    let before = person.pty.modes();
+    person.types("@sh -c 'stty raw -echo; echo $$ > pid; kill -9 $$'; echo code=$?");
+    person.sees("code=137");
+    person.gets_the_prompt();
+    assert_eq!(person.pty.modes(), before);
+    // A program that ends by itself may change them, as stty(1) does.
+    person.types("@stty -echo");
+    person.gets_the_prompt();
+    assert_ne!(person.pty.modes(), before);
+}
+
+#[test]
+fn ctrl_c_ends_a_script_around_the_program() {
+    need!("bash", "dash");
+    play(|person| {
+        let loops = "for i in 1 2 3; do @sh -c 'echo $$ > pid; echo turn$((i+1)); exec sleep 3600'; done; echo not$((1+1))reached";
+        let script = person.place.script("loops", &loops.replace('@', person.prefix));
+        let shell = person.name;
+        person.types(&format!("i=1 {shell} {}", script.display()));
+        person.sees("turn");
+        person.keys("\x03");
+        person.gets_the_prompt();
+        assert!(!person.pty.seen().contains("not2reached"), "{}", person.pty.seen());
+        let program = person.program();
+        until("it has ended", || !is_alive(program));
+    });
+}
+
+#[test]
+fn a_job_is_killed_by_its_number() {
+    need!("bash", "dash");
+    play(|person| {
+        person.types(&format!("@{SLEEPER} &"));
+        person.sees("it2runs");
+        person.gets_the_prompt();
+        let program = person.program();
+        person.types("kill %1; wait; echo all$((1+1))gone");
+        person.sees("all2gone");
+        person.gets_the_prompt();
+        until("it has ended", || !is_alive(program));
+        person.shell_is_well();
+    });
+}
+
+#[test]
+fn a_change_of_the_window_reaches_the_program() {
+    need!("bash", "dash");
+    let script = "trap 'echo size$((1+1))changed; exit 0' WINCH; echo it$((1+1))waits; \
+                  while :; do sleep 0.05; done";
+    play(|person| {
+        for (turn, pipe) in ["", " | cat"].into_iter().enumerate() {
+            person.types(&format!("@sh -c \"{}\"{pipe}", script.replace('$', "\\$")));
+            person.pty.wait_for("it2waits", turn + 1);
+            person.pty.resize(30 + u16::try_from(turn).expect("small"), 100);
+            person.pty.wait_for("size2changed", turn + 1);
+            person.gets_the_prompt();
+        }
+    });
+}
