@@ -2,28 +2,15 @@
 
 use std::time::Duration;
 
-use super::process::Process;
+use super::{job_control::JobControl, process::Process};
 use crate::{
     error::{Error, Result},
     model::ExitStatus,
-    sys::{
-        Proc, Signal,
-        terminal::{Terminal, stop_own_group},
-    },
+    sys::{Proc, Signal, terminal::stop_own_group},
 };
 
 /// A stop, and a change of the terminal's foreground group, is noticed within this time; an end is noticed at once.
 const STOP_TICK: Duration = Duration::from_millis(20);
-
-/// A program in our session, in a process group of its own.
-#[derive(Debug)]
-pub(in crate::tracker) struct JobControl {
-    pub(in crate::tracker) terminal: Terminal,
-    /// Whether it has the terminal whenever our group would have it. Otherwise it gets the terminal when it needs it.
-    pub(in crate::tracker) foreground: bool,
-    /// Whether we have given it the terminal, and not taken it back.
-    pub(in crate::tracker) has_terminal: bool,
-}
 
 impl Process {
     /// Waits for a program that shares the host's terminal ([`Job::foreground`](crate::Job::foreground),

@@ -2,11 +2,13 @@
 //!
 //! - `asynchronous`: the same as futures, with the feature `tokio`;
 //! - [`foreground`]: the terminal;
+//! - [`job_control`]: how a program shares the terminal;
 //! - [`output`]: all output of a program;
 //! - [`process`]: waiting and signalling.
 
 #[cfg(feature = "tokio")]
 pub(super) mod asynchronous;
 pub(super) mod foreground;
+pub(super) mod job_control;
 pub(super) mod output;
 pub(super) mod process;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::foreground::JobControl;
+use super::job_control::JobControl;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,

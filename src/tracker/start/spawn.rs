@@ -15,7 +15,7 @@ use crate::{
     tracker::{
         core::Core,
         end::flush,
-        handle::{foreground::JobControl, process::Process},
+        handle::{job_control::JobControl, process::Process},
         passes::fork_events,
         runtime::{
             group_commit::Committed,

@@ -18,7 +18,7 @@ use crate::{
         terminal::{Terminal, is_foreground},
     },
     tracker::{
-        core::Core, end::spared::check_names, handle::foreground::JobControl, options::Options,
+        core::Core, end::spared::check_names, handle::job_control::JobControl, options::Options,
         runtime::tracked::Strays,
     },
 };

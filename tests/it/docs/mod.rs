@@ -1,5 +1,6 @@
 //! The pages and the layout of the source.
 
+pub(crate) mod callers;
 pub(crate) mod faults;
 pub(crate) mod guarantees;
 pub(crate) mod imports;

@@ -1,0 +1,142 @@
+//! Callers in four languages are killed at random moments: no tree outlives its caller, each leak is in the report, and the task
+//! can be started again. A sample of moments; with `PROCLEDGER_LONG=1` fifty for each language, containment and tree.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cli::command::{PROCLEDGER, clean, run},
+    containment::leaves::leaves,
+    support::{Guard, Place, in_namespace_with_init, long, tool, until},
+};
+
+const GRACE: Duration = Duration::from_millis(300);
+/// What an end may take beyond the grace.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// Each starts `run` with its own PID as the owner, and waits for it.
+const PYTHON: &str = r#"
+import os, subprocess, sys
+subprocess.run([os.environ["P"], "run", "--task", "t", "--owner", str(os.getpid()), *sys.argv[1:]])
+"#;
+const NODE: &str = r#"
+const { spawn } = require("node:child_process");
+const args = ["run", "--task", "t", "--owner", String(process.pid), ...process.argv.slice(2)];
+spawn(process.env.P, args, { stdio: "inherit" });
+"#;
+const GO: &str = r#"package main
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+)
+
+func main() {
+	args := append([]string{"run", "--task", "t", "--owner", strconv.Itoa(os.Getpid())}, os.Args[1:]...)
+	_ = exec.Command(os.Getenv("P"), args...).Run()
+}
+"#;
+const SHELL: &str = r#""$P" run --task t --owner $$ "$@"; :"#;
+
+/// Obedient; with a member that ignores SIGTERM; with a daemon in a session of its own.
+const TREES: [&str; 3] = [
+    "sleep 3600 & wait",
+    "sh -c 'trap \"\" TERM; while :; do sleep 3600; done' & wait",
+    "(setsid sleep 3600 &); exec sleep 3600",
+];
+
+fn play(language: &str, caller: &[&str]) {
+    let times = if long() { 50 } else { 2 };
+    let has_leaves = leaves();
+    for containment in ["session", "cgroup", "keeper"] {
+        if containment == "cgroup" && !has_leaves {
+            continue;
+        }
+        for tree in TREES {
+            let place = Place::new();
+            for _ in 0..times {
+                kill_a_caller(&place, caller, containment, tree);
+            }
+            let rows = run(&place, &["ps", "--all", "--json"]).expect(0).json();
+            let rows = rows.as_array().expect("rows");
+            let orphans = rows.iter().filter(|row| row["end_reason"] == "orphan").count();
+            let leaks = run(&place, &["report", "--format", "json"]).expect(0).json();
+            let leaks = leaks.as_array().expect("leaks").len();
+            assert_eq!(leaks, orphans, "{language}, {containment}, {tree}");
+        }
+    }
+}
+
+fn kill_a_caller(place: &Place, caller: &[&str], containment: &str, tree: &str) {
+    let moment = Duration::from_millis(u64::from(uuid::Uuid::new_v4().as_bytes()[0]));
+    let mut command = Command::new(caller[0]);
+    clean(&mut command, place);
+    let grace = format!("{}ms", GRACE.as_millis());
+    command.env("P", PROCLEDGER).env("PROCLEDGER_DB", place.ledger()).args(&caller[1..]);
+    command.args(["--containment", containment, "--grace", &grace, "--", "sh", "-c", tree]);
+    command.current_dir(place.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = Guard(command.spawn().expect("a caller"));
+    thread::sleep(moment);
+    child.0.kill().expect("killed");
+    child.0.wait().expect("a child");
+    let since = Instant::now();
+    until("nothing lives", || place.alive().is_empty());
+    let took = since.elapsed();
+    assert!(took < GRACE + SLACK, "{caller:?}, {containment}, {tree}, {moment:?}: {took:?}");
+    run(place, &["run", "--task", "t", "--", "true"]).expect(0);
+}
+
+fn script(name: &str, text: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text).expect("a script");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn python() {
+    let test = "cli::run_callers_killed_at_random::python";
+    if in_namespace_with_init(test) && tool("python3").is_some() {
+        let path = script("caller.py", PYTHON);
+        play("python", &["python3", &path]);
+        fs::remove_file(path).expect("removed");
+    }
+}
+
+#[test]
+fn node() {
+    let test = "cli::run_callers_killed_at_random::node";
+    if in_namespace_with_init(test) && tool("node").is_some() {
+        let path = script("caller.js", NODE);
+        play("node", &["node", &path]);
+        fs::remove_file(path).expect("removed");
+    }
+}
+
+#[test]
+fn go() {
+    let test = "cli::run_callers_killed_at_random::go";
+    if in_namespace_with_init(test) && tool("go").is_some() {
+        let path = script("caller.go", GO);
+        let built = path.replace(".go", "");
+        let mut compiler = Command::new("go");
+        compiler
+            .args(["build", "-o", &built, &path])
+            .env("GOCACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/go"));
+        assert!(compiler.status().expect("go").success());
+        play("go", &[&built]);
+        fs::remove_file(path).expect("removed");
+        fs::remove_file(built).expect("removed");
+    }
+}
+
+#[test]
+fn shell() {
+    if in_namespace_with_init("cli::run_callers_killed_at_random::shell") {
+        play("sh", &["sh", "-c", SHELL, "sh"]);
+    }
+}
