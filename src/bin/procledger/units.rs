@@ -1,6 +1,9 @@
 //! Parsers for durations, sizes and program names on the command line, with errors that say what to write instead.
 
-use std::{ffi::OsString, time::Duration};
+use std::{
+    ffi::OsString,
+    time::{Duration, SystemTime},
+};
 
 use procledger::ContainmentMode;
 
@@ -31,6 +34,23 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         format!("`{text}` is not a duration: write one such as 500ms, 30s, 5m or 2h")
     })?;
     if span > LONGEST { Err("it is longer than 1000 years".to_owned()) } else { Ok(span) }
+}
+
+/// Parses how long ago a time was: a span, or a date such as `2026-11-01` or `2026-11-01T10:00:00Z`, in UTC.
+pub(crate) fn age(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    if !text.contains('-') || text.starts_with('-') {
+        return duration(text);
+    }
+    let midnight = format!("{text}T00:00:00Z");
+    let time = humantime::parse_rfc3339_weak(text)
+        .or_else(|_| humantime::parse_rfc3339_weak(&midnight))
+        .map_err(|_| {
+            format!(
+                "`{text}` is not a date: write one such as 2026-11-01 or 2026-11-01T10:00:00Z, or a duration such as 7days"
+            )
+        })?;
+    SystemTime::now().duration_since(time).map_err(|_| format!("`{text}` is in the future"))
 }
 
 /// Parses a span longer than zero.
@@ -173,6 +193,26 @@ mod tests {
             [("100ms", 100), ("30s", 30_000), ("5m", 300_000), ("1h 30m", 5_400_000), ("0s", 0)]
         {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_age_is_a_duration_or_a_date() {
+        assert_eq!(age("7days"), Ok(Duration::from_hours(7 * 24)));
+        let day = |text| age(text).expect("a date").as_secs() / 10;
+        assert_eq!(day("2025-11-01"), day("2025-11-01T00:00:00Z"));
+        assert_eq!(day("2025-11-01"), day("2025-11-01 00:00:00"));
+        let later = age("2025-11-02").expect("a date");
+        let between = age("2025-11-01").expect("a date").saturating_sub(later);
+        assert!(between.abs_diff(Duration::from_hours(24)) < Duration::from_secs(10));
+        for (text, part) in [
+            ("2999-01-01", "in the future"),
+            ("2025-13-01", "not a date"),
+            ("-1h", "not a duration"),
+            ("yesterday", "not a duration"),
+        ] {
+            let error = age(text).expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
         }
     }
 

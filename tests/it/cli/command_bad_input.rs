@@ -138,7 +138,7 @@ fn a_missing_folder() {
 }
 
 /// Wrong command lines, over all subcommands and global options, each with a part of the message.
-const WRONG: [(&[&str], &str); 96] = [
+const WRONG: [(&[&str], &str); 99] = [
     (
         &["run", "--task", "t", "--max-runtime", "10", "--", "true"],
         "'--max-runtime <D>': `10` has no unit",
@@ -234,6 +234,9 @@ const WRONG: [(&[&str], &str); 96] = [
     (&["prune", "--older-than", "x"], "`x` is not a duration: write one such as"),
     (&["prune", "--older-than", "30"], "write 30s for seconds"),
     (&["prune", "5days"], "'5days'"),
+    (&["prune", "--older-than", "2026-13-01"], "is not a date"),
+    (&["report", "--since", "2999-01-01"], "is in the future"),
+    (&["ps", "t", "--watch"], "cannot be used with"),
     (&["completions"], "<SHELL>"),
     (&["completions", "tcl"], "bash"),
     (&["man"], "<DIR>"),

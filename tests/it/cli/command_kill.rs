@@ -147,3 +147,21 @@ fn its_report_is_json_on_request() {
     assert_eq!(report["endings"][0]["outcome"], "term", "{report:#}");
     running.finish().expect(128 + 15);
 }
+
+#[test]
+fn ps_lists_the_tasks_that_are_named() {
+    let place = Place::new();
+    run(&place, &["run", "--task", "a/old", "--", "true"]).expect(0);
+    let _running = ["a/web", "b"].map(|task| Running::start(&place, task, &[], SLEEPER));
+    let tasks = |args: &[&str]| {
+        let rows = run(&place, &[&["ps", "--json"], args].concat()).expect(0).json();
+        let rows = rows.as_array().expect("rows").iter();
+        rows.map(|row| row["task_id"].as_str().expect("a task").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(tasks(&["b"]), ["b"]);
+    assert_eq!(tasks(&["a/*"]), ["a/web"]);
+    assert_eq!(tasks(&["a/*", "--all"]), ["a/web", "a/old"]);
+    assert_eq!(tasks(&["missing"]), [""; 0]);
+    let table = run(&place, &["ps", "b"]).expect(0).out;
+    assert!(table.lines().count() == 2 && !table.contains("a/web"), "{table}");
+}

@@ -25,8 +25,8 @@ const UPDATE: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  procledger prune --older-than 90days")]
 pub(crate) struct PruneArgs {
-    /// Delete processes that ended longer ago than this
-    #[arg(long, value_name = "D", value_parser = units::duration)]
+    /// Delete processes that ended longer ago than this, or before this date (2026-11-01, UTC)
+    #[arg(long, value_name = "D", value_parser = units::age)]
     older_than: Duration,
 }
 

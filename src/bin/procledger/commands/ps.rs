@@ -1,9 +1,13 @@
 //! `ps`: lists the running tasks, and on request the ended ones.
 
-use std::{cmp::Reverse, collections::HashMap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use clap::Args;
-use procledger::{Ledger, ProcessId, ProcessRecord, State, TreeRecord};
+use procledger::{Ledger, ProcessId, ProcessRecord, State, TaskId, TreeRecord};
 
 use super::{
     ps_json::Line,
@@ -15,6 +19,7 @@ use crate::{
     exit::{Exit, Result},
     output,
     render::escape,
+    task_pattern,
     terminal::Screen,
     units,
 };
@@ -41,6 +46,9 @@ Colors: on a terminal, unless $NO_COLOR is set, and everywhere if $CLICOLOR_FORC
   not ended, what was looked up now, otherwise null; alive is null where it cannot be seen
 Recorded descendants have objects of their own. Fields may be added, none is renamed or removed.")]
 pub(crate) struct PsArgs {
+    /// Tasks to list, or patterns as of `kill` [default: all]
+    #[arg(value_name = "TASK", conflicts_with = "watch")]
+    tasks: Vec<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -70,10 +78,18 @@ impl PsArgs {
             return ps_watch::watch(context, self.interval, self.wide);
         }
         let ledger = context.read()?;
-        let ended = if self.all { ended(&ledger, self.limit)? } else { Vec::new() };
-        let trees = ledger.trees()?;
+        let mut ended = if self.all { ended(&ledger, self.limit)? } else { Vec::new() };
+        let mut trees = ledger.trees()?;
+        let mut rows = ledger.running()?;
+        if !self.tasks.is_empty() {
+            let ids = rows.iter().chain(&ended).filter_map(|row| row.spec.task_id.clone());
+            let named = Named::among(&self.tasks, ids.collect());
+            ended.retain(|row| named.has(row));
+            rows.retain(|row| named.has(row));
+            trees.retain(|tree| named.has(&tree.root));
+        }
         let text = if self.json {
-            json(&ledger, &trees, &ended)?
+            json(rows, &trees, &ended)?
         } else {
             let lines = if self.all {
                 history(&trees, &ended, self.wide)
@@ -86,6 +102,21 @@ impl PsArgs {
         };
         output::print(text)?;
         Ok(Exit::DONE)
+    }
+}
+
+/// The tasks that were named.
+struct Named(HashSet<String>);
+
+impl Named {
+    fn among(names: &[String], ids: Vec<TaskId>) -> Self {
+        let ids: Vec<&TaskId> = ids.iter().collect();
+        let named = names.iter().flat_map(|name| task_pattern::matching(name, &ids));
+        Self(named.map(str::to_owned).collect())
+    }
+
+    fn has(&self, row: &ProcessRecord) -> bool {
+        row.spec.task_id.as_ref().is_some_and(|task| self.0.contains(task.as_str()))
     }
 }
 
@@ -103,8 +134,11 @@ fn ended(ledger: &Ledger, limit: u32) -> Result<Vec<ProcessRecord>> {
 }
 
 /// Every row, including recorded descendants; roots have the figures of their trees.
-fn json(ledger: &Ledger, trees: &[TreeRecord], ended: &[ProcessRecord]) -> Result<String> {
-    let mut rows = ledger.running()?;
+fn json(
+    mut rows: Vec<ProcessRecord>,
+    trees: &[TreeRecord],
+    ended: &[ProcessRecord],
+) -> Result<String> {
     rows.sort_by_key(|row| (row.spec.started_at, row.id));
     let tree_of: HashMap<ProcessId, &TreeRecord> =
         trees.iter().map(|tree| (tree.root.id, tree)).collect();

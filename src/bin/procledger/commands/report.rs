@@ -41,8 +41,8 @@ raw data: import them as text, because a spreadsheet takes a leading `=` for a f
 On stderr: how many of these trees were contained by a session only, so that a daemon
 may have escaped unseen.")]
 pub(crate) struct ReportArgs {
-    /// Include only leaks that were found within this time
-    #[arg(long, value_name = "D", value_parser = units::duration)]
+    /// Include only leaks that were found within this time, or since this date (2026-11-01, UTC)
+    #[arg(long, value_name = "D", value_parser = units::age)]
     since: Option<Duration>,
     /// Print sums instead of a list
     #[arg(long)]
