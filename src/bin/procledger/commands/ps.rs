@@ -83,7 +83,7 @@ impl PsArgs {
         let mut rows = ledger.running()?;
         if !self.tasks.is_empty() {
             let ids = rows.iter().chain(&ended).filter_map(|row| row.spec.task_id.clone());
-            let named = Named::among(&self.tasks, ids.collect());
+            let named = Named::among(&self.tasks, &ids.collect::<Vec<_>>());
             ended.retain(|row| named.has(row));
             rows.retain(|row| named.has(row));
             trees.retain(|tree| named.has(&tree.root));
@@ -109,10 +109,10 @@ impl PsArgs {
 struct Named(HashSet<String>);
 
 impl Named {
-    fn among(names: &[String], ids: Vec<TaskId>) -> Self {
+    fn among(names: &[String], ids: &[TaskId]) -> Self {
         let ids: Vec<&TaskId> = ids.iter().collect();
-        let named = names.iter().flat_map(|name| task_pattern::matching(name, &ids));
-        Self(named.map(str::to_owned).collect())
+        let found = names.iter().flat_map(|name| task_pattern::matching(name, &ids));
+        Self(found.map(str::to_owned).collect())
     }
 
     fn has(&self, row: &ProcessRecord) -> bool {
