@@ -132,6 +132,12 @@ impl Exempt<'_> {
         self.pids.contains(&pid) || self.is_foreign(pid)
     }
 
+    /// Returns what is exempt for a reason that a later scan may not find again: the acting process with its kin, and what
+    /// other instances have passed the tree's cgroup or token on to.
+    pub(crate) fn found(&self) -> impl Iterator<Item = Pid> + '_ {
+        self.pids.iter().copied()
+    }
+
     /// Returns whether an instance that is not inside of the tree is responsible for a process, or is it.
     fn is_foreign(&self, pid: Pid) -> bool {
         let owners = self.owners.and_then(|owners| owners.get(&pid)).into_iter().flatten();

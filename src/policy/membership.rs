@@ -144,6 +144,8 @@ pub(crate) struct TreeFacts {
     pub(crate) keeps_strays: bool,
     /// What earlier scans of the same end have spared: it stays spared, whatever becomes of its parents.
     pub(crate) spared_before: BTreeMap<Pid, SpareReason>,
+    /// What they have exempted: it stays exempt, even if what showed that the acting process is within the tree has died.
+    pub(crate) exempt_before: HashSet<Pid>,
 }
 
 /// A process that is left running on purpose.
@@ -218,7 +220,8 @@ pub(crate) fn decide<'a>(
 fn find<'a>(system: &'a System<'_>, start: &Start<'_>) -> Membership<'a> {
     let (snapshot, tree) = (system.snapshot, start.tree);
     // 1. What must not be touched, and whether the keeper is evidence.
-    let kin = system.kin(|stat| start.contains(stat));
+    let mut kin = system.kin(|stat| start.contains(stat));
+    kin.extend(&tree.exempt_before);
     let inside = system.instances_that(|chain| start.descends(&kin, chain));
     let keeper = tree.keeper.filter(|keeper| !system.has_outside_below(*keeper, &inside));
     let passed_on = tree.task_cgroup.iter().chain(&tree.token_holders).copied();

@@ -115,6 +115,7 @@ impl Truth {
             left_before: left.map(|stat| (stat.pid, stat.start_tick)).collect(),
             keeps_strays: self.keeps_strays,
             spared_before: BTreeMap::new(),
+            exempt_before: HashSet::new(),
         }
     }
 
@@ -157,15 +158,18 @@ impl Truth {
             self.recorded().into_iter().map(|known| (known.pid, known)).collect();
         let mut done =
             Verdict { ended: BTreeMap::new(), spared: BTreeMap::new(), suspects: BTreeMap::new() };
+        let mut exempt = HashSet::new();
         for _ in 0..SCANS {
             let is_there = |pid: &Pid| machine.snapshot.get(*pid).is_some();
             let pinned = known.keys().chain(done.spared.keys()).copied();
             let skipped = pinned.chain([self.root]).collect();
             let mut facts = machine.facts(known.values().copied().collect(), &skipped);
             let before = done.spared.iter().map(|(&pid, it)| (pid, it.why.clone()));
+            facts.exempt_before.clone_from(&exempt);
             facts.spared_before = before.filter(|(pid, _)| is_there(pid)).collect();
             machine.decide(&facts, |system, found| {
                 let descendants = descendants(system, &facts, found.session);
+                exempt.extend(found.exempt.found());
                 let mut note = |pid: Pid, evidence: Evidence, signalled: bool| {
                     let descends = descendants.contains(&pid);
                     let new = Known { pid, evidence, descends, signalled };

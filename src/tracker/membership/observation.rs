@@ -97,6 +97,7 @@ impl<'a> Observation<'a> {
             left_before: left.map(|it| (it.pid, it.start_tick)).collect(),
             keeps_strays: false,
             spared_before: BTreeMap::new(),
+            exempt_before: HashSet::new(),
         }
     }
 

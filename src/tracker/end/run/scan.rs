@@ -62,6 +62,7 @@ pub(super) fn scan(
         tree.unlisted = in_leaf.pids.iter().filter(is_unlisted).copied().collect();
         let mut found = decide_tree(world, &system, tree, &facts);
         tree.exempt_children(&snapshot, found.keeper, &found.exempt);
+        tree.exempt_before.extend(found.exempt.found());
         tree.left_before |= found.leaves_some_from_before();
         found.without(|pid| taken.contains(&pid) && !tree.pids.contains_key(&pid));
         tree.vanished = undetermined && tree.root.token.is_some();
@@ -164,6 +165,7 @@ fn facts(
         other_holders: token.and_then(|it| holders.of_others.remove(&it)).unwrap_or_default(),
         left_before: tree.exemptions.before.iter().map(|it| (it.pid, it.start_tick)).collect(),
         keeps_strays: tree.exemptions.all,
+        exempt_before: tree.exempt_before.clone(),
         ..TreeFacts::default()
     };
     tree.had_keeper |= facts.keeper.is_some();

@@ -129,6 +129,8 @@ pub(super) struct TreeRun {
     pub(super) exemptions: Exemptions,
     /// The keeper of the tree, while it lives.
     pub(super) keeper: Option<Pinned>,
+    /// What scans have exempted.
+    pub(super) exempt_before: HashSet<Pid>,
     /// Children of the keeper that the last scan has exempted: they belong to another task, or to another instance.
     pub(super) exempted: HashSet<Pid>,
     /// Programs that were matched against protected names, with the result for each.
@@ -166,6 +168,7 @@ impl TreeRun {
             closing: None,
             exemptions,
             keeper: None,
+            exempt_before: HashSet::new(),
             exempted: HashSet::new(),
             judged: HashMap::new(),
             left_before: false,
