@@ -316,8 +316,8 @@ impl Job {
     /// tracker.spawn(Job::new("b", "echo").arg("hunter2").record_arguments(false))?.wait()?;
     /// let history = tracker.ledger().history(None, None, 2)?;
     /// let command = |task: &str| {
-    ///     let of_task = |row: &&procledger::ProcessRecord| row.task.as_ref().unwrap().as_str() == task;
-    ///     history.iter().find(of_task).unwrap().command.join(" ")
+    ///     let of_task = |row: &&procledger::ProcessRecord| row.spec.task_id.as_ref().unwrap().as_str() == task;
+    ///     history.iter().find(of_task).unwrap().spec.command.join(" ")
     /// };
     /// assert_eq!(command("a"), "echo --token ***");
     /// assert_eq!(command("b"), "echo");
