@@ -43,8 +43,10 @@ fn a_program_that_was_killed_is_no_success() {
     let running = Running::start(&place, "t", &[], SUCCEEDS);
     run(&place, &["kill", "t"]).expect(0);
     let answer = running.finish().expect(128 + 15);
-    assert!(answer.err.starts_with("procledger: task t was ended: asked by uid "), "{answer:?}");
-    assert!(answer.err.ends_with(" (procledger kill)\n"), "{answer:?}");
+    let line = said(&answer);
+    assert_eq!(line.len(), 1, "{answer:?}");
+    assert!(line[0].starts_with("procledger: task t was ended: asked by uid "), "{answer:?}");
+    assert!(line[0].ends_with(" (procledger kill)"), "{answer:?}");
     // Its own failure is kept.
     let fails = "trap 'exit 9' TERM; echo up; while :; do sleep 0.01; done";
     let running = Running::start(&place, "t", &["-q"], fails);
