@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
 use super::{
     isolation::ENVIRONMENT,
     lines::{Allowance, Lines},
@@ -131,6 +133,8 @@ impl Worker {
 
     /// Returns a message about the limit that it has exceeded, if any.
     pub(super) fn hangs(&self) -> Option<&'static str> {
+        let silent =
+            (SILENCE_LIMIT, "its worker has not responded for 20 s: it is killed and replaced");
         let (limit, what) = match self.phase {
             Phase::Looking => (
                 ANSWER_LIMIT,
@@ -140,16 +144,23 @@ impl Worker {
                 SILENCE_LIMIT,
                 "its worker has not opened it within 20 s: it is killed and replaced",
             ),
+            // Its owner may stop it at any time, and a stopped pass waits for nothing.
+            Phase::InPass if self.is_stopped() => silent,
             Phase::InPass => (
                 PASS_LIMIT,
                 "its worker has been in one pass for 10 min: it is killed and replaced",
             ),
-            Phase::Missing | Phase::Settled => {
-                (SILENCE_LIMIT, "its worker has not responded for 20 s: it is killed and replaced")
-            }
+            Phase::Missing | Phase::Settled => silent,
             Phase::Failed => return None,
         };
         (self.last_sign.elapsed() > limit).then_some(what)
+    }
+
+    /// Returns whether a signal has stopped it, as SIGSTOP does.
+    fn is_stopped(&self) -> bool {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let found = waitid(WaitId::PidFd(self.pidfd.as_fd()), options);
+        found.is_ok_and(|found| found.is_some_and(|found| found.stopped()))
     }
 
     /// Asks it to end, in the same way as the death of the supervisor.
