@@ -124,6 +124,11 @@ pub(crate) struct Exempt<'a> {
 }
 
 impl Exempt<'_> {
+    /// Adds what an earlier scan of the same end has exempted.
+    pub(super) fn keep(&mut self, before: &HashSet<Pid>) {
+        self.pids.extend(before);
+    }
+
     pub(super) fn only(pids: HashSet<Pid>) -> Self {
         Self { owners: None, root: None, pids, inside: Vec::new() }
     }

@@ -146,6 +146,9 @@ pub(crate) struct TreeFacts {
     pub(crate) spared_before: BTreeMap<Pid, SpareReason>,
     /// What they have exempted: it stays exempt, even if what showed that the acting process is within the tree has died.
     pub(crate) exempt_before: HashSet<Pid>,
+    /// What they have found on a terminal: it stays a suspect, even if the process that used the terminal has died, by this very
+    /// end.
+    pub(crate) on_terminal_before: HashSet<Pid>,
 }
 
 /// A process that is left running on purpose.
@@ -220,12 +223,12 @@ pub(crate) fn decide<'a>(
 fn find<'a>(system: &'a System<'_>, start: &Start<'_>) -> Membership<'a> {
     let (snapshot, tree) = (system.snapshot, start.tree);
     // 1. What must not be touched, and whether the keeper is evidence.
-    let mut kin = system.kin(|stat| start.contains(stat));
-    kin.extend(&tree.exempt_before);
+    let kin = system.kin(|stat| start.contains(stat));
     let inside = system.instances_that(|chain| start.descends(&kin, chain));
     let keeper = tree.keeper.filter(|keeper| !system.has_outside_below(*keeper, &inside));
     let passed_on = tree.task_cgroup.iter().chain(&tree.token_holders).copied();
-    let exempt = system.exempt(tree.root, kin, inside, passed_on);
+    let mut exempt = system.exempt(tree.root, kin, inside, passed_on);
+    exempt.keep(&tree.exempt_before);
     // 2. The members, in the order of the evidence.
     let mut found = Closure::of(snapshot, &exempt);
     found.add(tree.root, Evidence::Root);
@@ -242,8 +245,9 @@ fn find<'a>(system: &'a System<'_>, start: &Start<'_>) -> Membership<'a> {
     let recorded = start.known.iter().filter(|known| known.evidence == Evidence::Recorded);
     found.add(recorded.map(|known| known.pid), Evidence::Recorded);
     found.add_descendants();
-    let (on_terminal, plain): (Vec<Pid>, Vec<Pid>) =
-        tree.token_holders.iter().partition(|&&pid| serves_a_terminal(snapshot, pid));
+    let (on_terminal, plain): (Vec<Pid>, Vec<Pid>) = tree.token_holders.iter().partition(|&&pid| {
+        tree.on_terminal_before.contains(&pid) || serves_a_terminal(snapshot, pid)
+    });
     found.add(plain, Evidence::Token);
     found.add_descendants();
     // 3. What may be a person's.

@@ -98,6 +98,7 @@ impl<'a> Observation<'a> {
             keeps_strays: false,
             spared_before: BTreeMap::new(),
             exempt_before: HashSet::new(),
+            on_terminal_before: HashSet::new(),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::{
         exemption::System,
         membership::{Evidence, Known, Membership, Spared, TreeFacts, decide, descendants},
         protection::SpareReason,
+        suspects::Doubt,
         token_holders::{TokenHolders, TokenOwner, TokenReader, token_holders},
     },
     sys::{
@@ -157,6 +158,8 @@ fn facts(
     holders: &mut TokenHolders,
 ) -> TreeFacts {
     let token = tree.root.token;
+    let on_terminal = tree.suspects.iter().filter(|(_, doubt)| **doubt == Doubt::Terminal);
+    let on_terminal_before = on_terminal.map(|(&pid, _)| pid).collect();
     let mut facts = TreeFacts {
         may_spare_root: !tree.has_true_root(),
         session: tree.root.session,
@@ -166,6 +169,7 @@ fn facts(
         left_before: tree.exemptions.before.iter().map(|it| (it.pid, it.start_tick)).collect(),
         keeps_strays: tree.exemptions.all,
         exempt_before: tree.exempt_before.clone(),
+        on_terminal_before,
         ..TreeFacts::default()
     };
     tree.had_keeper |= facts.keeper.is_some();
