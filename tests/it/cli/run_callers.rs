@@ -88,6 +88,9 @@ impl Scene {
         let mut child = None;
         let caller = if loss == Loss::OwnerKilled {
             let owner = place.child("exec sleep 3600");
+            let command = format!("/proc/{}/cmdline", owner.pid());
+            let is_sleep = |line: String| line.starts_with("sleep");
+            until("it is sleep", || std::fs::read_to_string(&command).is_ok_and(is_sleep));
             let mut run = procledger(&place);
             run.args(["run", "--task", "t", "--owner", &owner.pid().to_string()]);
             run.args(options.split(' ')).args(["--", "./tree"]).current_dir(place.path());
