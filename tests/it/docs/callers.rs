@@ -27,7 +27,7 @@ fn run_block(place: &Place, interpreter: &[&str], name: &str, text: &str) -> Str
     let path = std::iter::once(folder).chain(std::env::split_paths(&path));
     command.env("PATH", std::env::join_paths(path).expect("paths"));
     command.env("PROCLEDGER_DB", place.ledger()).current_dir(place.path());
-    command.env("GOCACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/go"));
+    command.env("GOCACHE", place.path().join("cache"));
     answer(command.args(&interpreter[1..]).arg(name)).expect(0).out
 }
 
