@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     cli::command::{Running, answer, bare, bytes_of, on_ledger, procledger, run},
-    support::{Host, Place, canary, is_alive, need},
+    support::{Eye, Host, Place, canary, is_alive, need, until},
 };
 
 const UP: &str = "echo $$; exec sleep 300";
@@ -191,12 +191,11 @@ fn health_records_the_dead_of_dead_owners() {
         "echo up; while [ ! -e \"$0.go\" ]; do sleep 0.01; done",
     );
     running.crash();
-    for pid in place.alive() {
-        // A `sleep` of the loop may have ended since.
-        let Some(fd) = crate::support::pidfd(pid) else { continue };
-        let _ = rustix::process::pidfd_send_signal(&fd, rustix::process::Signal::KILL);
-    }
-    crate::support::until("all are dead", || place.alive().is_empty());
+    // A `sleep` of the loop may have ended since. A process that is exiting has no environment
+    // any more and is not listed as alive, but is not dead yet: wait on the pidfds as well.
+    let killed: Vec<_> = place.alive().into_iter().filter_map(Eye::find).collect();
+    killed.iter().for_each(Eye::send_kill);
+    until("all are dead", || killed.iter().all(Eye::is_dead) && place.alive().is_empty());
     let report = run(&place, &["health", "--json"]).expect(0).json();
     assert_eq!(names(&report), ["adopted", "checked", "endings", "errors", "suspects"]);
     let ending = &report["endings"][0];
