@@ -120,7 +120,7 @@ async fn list(State(tracker): State<AsyncTracker>) -> Result<Json<Vec<Value>>, F
             "start_time": row.spec.started_at.to_rfc3339(),
         })
     };
-    let running = tracker.run(Tracker::running).await?;
+    let running = tracker.run(|tracker| tracker.ledger().roots()).await?;
     Ok(Json(running.iter().map(entry).collect()))
 }
 

@@ -69,20 +69,20 @@ impl fmt::Debug for Pid {
 
 /// Where a pid is meaningful: a boot of a machine, a PID namespace and a boottime offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub(crate) struct Place {
     /// `/etc/machine-id`; `None` where the machine has none.
-    pub machine_id: Option<Uuid>,
+    pub(crate) machine_id: Option<Uuid>,
     /// `/proc/sys/kernel/random/boot_id`.
-    pub boot_id: Uuid,
+    pub(crate) boot_id: Uuid,
     /// Inode of `/proc/self/ns/pid`.
-    pub pid_namespace: u64,
+    pub(crate) pid_namespace: u64,
     /// Nanoseconds that the time namespace adds to the boot clock.
-    pub boottime_offset: i64,
+    pub(crate) boottime_offset: i64,
 }
 
 /// What an observer can determine about everything recorded in some place, before checking a single process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub(crate) enum Reach {
     /// The same place: pids can be looked up.
     Here,
     /// An earlier boot of this machine: everything recorded there is gone.
@@ -102,7 +102,7 @@ impl Place {
     /// An equal boot id proves the same boot of the same machine. A different one proves a reboot only when the machine ids
     /// agree and the observer is in the initial PID namespace: containers share their host's kernel but have whatever machine
     /// id their image has.
-    pub fn reach(&self, recorded: &Self) -> Reach {
+    pub(crate) fn reach(&self, recorded: &Self) -> Reach {
         if self.boot_id == recorded.boot_id {
             let same = self.pid_namespace == recorded.pid_namespace
                 && self.boottime_offset == recorded.boottime_offset;
@@ -115,7 +115,7 @@ impl Place {
 
 /// Whether two identities are of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sameness {
+pub(crate) enum Sameness {
     /// The same process.
     Same,
     /// Certainly another process, so the recorded one is gone.
@@ -128,7 +128,7 @@ pub enum Sameness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Boot and namespaces in which the pid is meaningful.
-    pub place: Place,
+    pub(crate) place: Place,
     /// The process number in that place.
     pub pid: Pid,
     /// Field 22 of `/proc/PID/stat`, in clock ticks since boot, raw.
@@ -142,7 +142,7 @@ impl Identity {
     ///
     /// Every part that both sides have must agree. A recorded inode that can no longer be observed makes the result unknown:
     /// within one boot the kernel does not lose pidfs, so something hides it from us.
-    pub fn sameness(&self, observed: &Self) -> Sameness {
+    pub(crate) fn sameness(&self, observed: &Self) -> Sameness {
         match observed.place.reach(&self.place) {
             Reach::Elsewhere => return Sameness::Unknown,
             Reach::Gone => return Sameness::Different,

@@ -35,7 +35,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use procledger::{EndReason, ExitStatus, Job, Stdio, Tracker};
+//! use procledger::{EndReason, ExitStatus, Job, Query, Stdio, Tracker};
 //!
 //! # fn main() -> procledger::Result<()> {
 //! # let folder = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@
 //!     .max_rss(4 << 30); // of the whole tree
 //! let mut process = tracker.spawn(job)?;
 //!
-//! let running = tracker.running()?;
+//! let running = tracker.ledger().roots()?;
 //! assert_eq!(running[0].spec.identity.pid, process.pid());
 //!
 //! // Ends the whole tree: pins each process by a pidfd, verifies it, SIGTERM, grace, SIGKILL.
@@ -57,7 +57,7 @@
 //! assert_eq!(process.wait()?, ExitStatus::Signaled(15));
 //!
 //! // The history keeps ended processes, with the reason.
-//! let past = tracker.ledger().history(Some("task-43"), None, 10)?;
+//! let past = tracker.ledger().history(Query::new().task_id("task-43").limit(10))?;
 //! assert!(past.iter().all(|process| process.life.end().unwrap().reason == EndReason::Terminated));
 //! # Ok(()) }
 //! ```
@@ -184,13 +184,13 @@ mod tests;
 mod tracker;
 
 pub use error::{Error, Result};
-pub use identity::{Identity, Pid, Place, Reach, Sameness};
+pub use identity::{Identity, Pid};
 pub use model::{
     Cgroup, Containment, ContainmentMode, End, EndCount, EndReason, Ending, ExitStatus,
-    FigureSource, Histogram, InstanceCount, InstanceId, InstanceRecord, Justification, LeakCount,
-    LeakKind, LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Millis, Origin,
-    Outcome, PassKind, PassMetrics, PassRecord, PassSummary, ProcessId, ProcessRecord, ProcessSpec,
-    Report, State, StopHow, Suspect, TASK_ID_MAX, TaskId, TreeMember, TreeRecord,
+    FigureSource, Histogram, InstanceCount, InstanceId, Justification, LeakCount, LeakKind,
+    LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Millis, Origin, Outcome,
+    PassKind, PassMetrics, PassRecord, PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query,
+    Report, State, Suspect, TASK_ID_MAX, TaskId, TreeMember, TreeRecord,
 };
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]

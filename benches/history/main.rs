@@ -63,7 +63,7 @@ impl Side {
     }
 
     fn running(&self) -> Duration {
-        timed(|| assert_eq!(self.tracker.running().expect("read").len(), RUNNING))
+        timed(|| assert_eq!(self.tracker.ledger().roots().expect("read").len(), RUNNING))
     }
 
     /// Reads the view, as `sqlite3` does.

@@ -105,7 +105,7 @@ impl Past {
         let mut times = vec![
             spawn(fixture, round),
             timed(|| process.wait().expect("it ends")).0,
-            timed(|| assert_eq!(fixture.tracker.running().expect("read").len(), RUNNING)).0,
+            timed(|| assert_eq!(fixture.tracker.ledger().roots().expect("read").len(), RUNNING)).0,
         ];
         // Rare enough that most of the time is spent idle.
         if round.is_multiple_of(10) {

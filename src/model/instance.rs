@@ -17,25 +17,21 @@ pub(crate) struct NewInstance {
 
 /// One run of a program that opened the ledger for writing.
 #[derive(Clone, Debug)]
-pub struct InstanceRecord {
+pub(crate) struct InstanceRecord {
     /// Row number.
-    pub id: InstanceId,
+    pub(crate) id: InstanceId,
     /// Name of the embedding program.
-    pub program: String,
+    pub(crate) program: String,
     /// What identifies its process.
-    pub identity: Identity,
-    /// The user that it ran as.
-    pub uid: u32,
+    pub(crate) identity: Identity,
     /// File name, beside the ledger, of the file that it keeps locked while it is alive.
-    pub lock_name: String,
+    pub(crate) lock_name: String,
     /// Device and inode of the ledger file that it opened.
-    pub ledger_file: (u64, u64),
-    /// When it opened the ledger.
-    pub started_at: Millis,
+    pub(crate) ledger_file: (u64, u64),
     /// When it stopped, or was found dead.
-    pub stopped_at: Option<Millis>,
+    pub(crate) stopped_at: Option<Millis>,
     /// How it stopped.
-    pub stopped_how: Option<StopHow>,
+    pub(crate) stopped_how: Option<StopHow>,
 }
 
 /// An instance that is known to be dead.

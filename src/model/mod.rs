@@ -7,6 +7,7 @@ mod instance;
 mod life;
 mod metrics;
 mod process;
+mod query;
 mod report;
 mod tree;
 mod words;
@@ -14,8 +15,7 @@ mod words;
 pub use crate::sys::{ExitStatus, cgroup::Cgroup};
 pub use ids::{InstanceId, Millis, ProcessId, TASK_ID_MAX, TaskId};
 pub(crate) use ids::{millis, task_text};
-pub use instance::InstanceRecord;
-pub(crate) use instance::{DeadInstance, NewInstance, Observer, OrphanClaim};
+pub(crate) use instance::{DeadInstance, InstanceRecord, NewInstance, Observer, OrphanClaim};
 pub(crate) use life::Event;
 pub use life::{End, Justification, Life};
 pub(crate) use metrics::LedgerCounts;
@@ -27,10 +27,12 @@ pub(crate) use process::{
     CPU_STEP, ExportEntry, LateEnd, NewProcess, RootEnd, Row, Settled, Sighting, Verdict,
 };
 pub use process::{Limits, ProcessRecord, ProcessSpec};
+pub use query::Query;
 pub(crate) use report::NewLeak;
 pub use report::{Ending, LeakRecord, PassRecord, PassSummary, Report, Suspect};
 pub use tree::{TreeMember, TreeRecord};
+pub(crate) use words::StopHow;
 pub use words::{
     Containment, ContainmentMode, EndReason, FigureSource, LeakKind, Origin, Outcome, PassKind,
-    State, StopHow,
+    State,
 };

@@ -4,23 +4,23 @@ use serde::Serialize;
 
 /// An enum whose variants are words in the ledger and in JSON.
 macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
+    ($(#[$meta:meta])* $vis:vis $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-        pub enum $name { $($(#[$doc])* #[serde(rename = $word)] $variant,)+ }
+        $vis enum $name { $($(#[$doc])* #[serde(rename = $word)] $variant,)+ }
 
         impl $name {
             /// Every variant.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+            $vis const ALL: &[Self] = &[$(Self::$variant,)+];
 
             /// Returns the word in the ledger.
-            pub fn as_str(self) -> &'static str {
+            $vis fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }
 
             /// Returns the variant that a word in the ledger names.
-            pub fn parse(word: &str) -> Option<Self> {
-                match word { $($word => Some(Self::$variant),)+ _ => None }
+            $vis fn parse(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|it| it.as_str() == word)
             }
         }
 
@@ -34,7 +34,7 @@ macro_rules! words {
 
 words! {
     /// How a process came into the ledger.
-    Origin {
+    pub Origin {
         /// Started through the gate.
         Spawned = "spawned",
         /// Started by the caller, then registered.
@@ -50,7 +50,7 @@ words! {
 
 words! {
     /// The state of a row.
-    State {
+    pub State {
         /// Not known to have ended; not being ended.
         Running = "running",
         /// Claimed: an instance is ending it.
@@ -64,7 +64,7 @@ words! {
 
 words! {
     /// The requested containment of trees.
-    ContainmentMode {
+    pub ContainmentMode {
         /// A cgroup leaf, else a keeper, else a session: the best that is available.
         Auto = "auto",
         /// A cgroup leaf, or an error.
@@ -78,7 +78,7 @@ words! {
 
 words! {
     /// What contains a tree.
-    Containment {
+    pub Containment {
         /// Nothing of ours: parent pids and recorded descendants only.
         None = "none",
         /// A session (or a foreground process group) that the gate created.
@@ -92,7 +92,7 @@ words! {
 
 words! {
     /// Why a process is no longer running.
-    EndReason {
+    pub EndReason {
         /// It ended by itself: exit code or signal show how.
         Exited = "exited",
         /// It never ran: the gate was refused or exec failed.
@@ -128,7 +128,7 @@ words! {
 
 words! {
     /// How an instance stopped.
-    StopHow {
+    pub(crate) StopHow {
         /// It shut down.
         Clean = "clean",
         /// It died without shutting down.
@@ -140,7 +140,7 @@ words! {
 
 words! {
     /// What kind of leak it was.
-    LeakKind {
+    pub LeakKind {
         /// Its instance was dead.
         Orphan = "orphan",
         /// Its root had ended.
@@ -152,7 +152,7 @@ words! {
 
 words! {
     /// The outcome of ending a process.
-    Outcome {
+    pub Outcome {
         /// It was already gone.
         Gone = "gone",
         /// It ended after SIGTERM.
@@ -168,7 +168,7 @@ words! {
 
 words! {
     /// Which check a pass was.
-    PassKind {
+    pub PassKind {
         /// Checks whether the recorded processes still exist.
         Health = "health",
         /// Checks for processes that dead instances left.
@@ -178,7 +178,7 @@ words! {
 
 words! {
     /// Where the figures of a tree come from.
-    FigureSource {
+    pub FigureSource {
         /// The processes themselves, at the time of the query.
         Live = "live",
         /// The ledger: as the last health pass observed them.

@@ -27,16 +27,16 @@ table! {
         pid = new.identity.pid;
         start_tick = new.identity.start_tick;
         pidfd_inode = new.identity.pidfd_inode;
-        uid = new.uid;
         lock_name = new.lock_name;
         ledger_device = ledger_device;
         ledger_inode = ledger_inode;
-        started_at = new.started_at;
         stopped_at = None::<Millis>;
         stopped_how = None::<StopHow>;
     },
     unread {
         version = env!("CARGO_PKG_VERSION").to_owned();
+        uid = new.uid;
+        started_at = new.started_at;
     },
     InstanceRecord {
         id,
@@ -47,10 +47,8 @@ table! {
             start_tick,
             pidfd_inode,
         },
-        uid,
         lock_name,
         ledger_file: (ledger_device, ledger_inode),
-        started_at,
         stopped_at,
         stopped_how,
     }

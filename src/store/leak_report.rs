@@ -39,7 +39,7 @@ impl Store {
                 by_task: by(LeakGrouping::Task)?,
                 by_rule: by(LeakGrouping::Rule)?,
                 by_program: by(LeakGrouping::Program)?,
-                newest: leaks::list(&snapshot, self.schema(), since, Some(limit))?,
+                newest: leaks::list(&snapshot, self.schema(), None, since, Some(limit))?,
                 passes: passes::summaries(&snapshot, since)?,
             })
         })

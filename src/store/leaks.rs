@@ -120,7 +120,7 @@ table! {
     }
 }
 
-/// The statement that selects the newest leaks since `?1`, at most `?2`.
+/// The statement that selects the newest leaks since `?1`, at most `?2`, of the task `?3`.
 pub(super) fn newest(schema: Schema) -> String {
     let columns = table::select("l", schema, COLUMNS);
     format!(
@@ -130,7 +130,8 @@ pub(super) fn newest(schema: Schema) -> String {
            p.task_id, p.pid, p.command, {columns}
          FROM leak AS l INDEXED BY leak_found
          CROSS JOIN process AS p ON p.id = l.process
-         WHERE l.found_at >= ?1 ORDER BY l.found_at DESC, l.id DESC LIMIT ?2"
+         WHERE l.found_at >= ?1 AND (?3 IS NULL OR p.task_id = ?3)
+         ORDER BY l.found_at DESC, l.id DESC LIMIT ?2"
     )
 }
 
@@ -160,9 +161,16 @@ pub(super) const BY_PROGRAM: &str = sum_leaks!(
 );
 
 impl Store {
-    /// Returns leaks that were found since, newest first.
-    pub(crate) fn leaks(&self, since: Option<Millis>) -> Result<Vec<LeakRecord>> {
-        self.read("read the leaks", |connection| list(connection, self.schema(), from(since), None))
+    /// Returns leaks that were found since, newest first: of a task, or all.
+    pub(crate) fn leaks(
+        &self,
+        task: Option<&TaskId>,
+        since: Option<Millis>,
+        limit: Option<u32>,
+    ) -> Result<Vec<LeakRecord>> {
+        self.read("read the leaks", |connection| {
+            list(connection, self.schema(), task, from(since), limit)
+        })
     }
 
     /// Returns leaks that were found since, counted: by time newest first, otherwise most first.
@@ -183,12 +191,16 @@ pub(super) fn from(since: Option<Millis>) -> i64 {
 pub(super) fn list(
     connection: &Connection,
     schema: Schema,
+    task: Option<&TaskId>,
     since: i64,
     limit: Option<u32>,
 ) -> rusqlite::Result<Vec<LeakRecord>> {
     // SQLite treats a negative limit as none.
     let limit = limit.map_or(-1, i64::from);
-    connection.prepare_cached(&newest(schema))?.query_map((since, limit), leak)?.collect()
+    connection
+        .prepare_cached(&newest(schema))?
+        .query_map((since, limit, task.map(TaskId::as_str)), leak)?
+        .collect()
 }
 
 pub(super) fn groups(

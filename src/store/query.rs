@@ -131,8 +131,10 @@ impl Store {
         &self,
         task: Option<&TaskId>,
         since: Option<Millis>,
-        limit: u32,
+        limit: Option<u32>,
     ) -> Result<Vec<ProcessRecord>> {
+        // SQLite treats a negative limit as none.
+        let limit = limit.map_or(-1, i64::from);
         let since = since.map_or(i64::MIN, |since| since.0);
         match task {
             Some(task) => self.processes(

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{Metrics, Millis, ProcessRecord, Report},
+    model::{Metrics, Report},
 };
 
 /// A handle on an open ledger: starts programs, watches them, ends them.
@@ -135,6 +135,9 @@ impl Tracker {
     /// Tracks a process that the caller started by other means. It is ended with this tracker, like a spawned one, but only the
     /// process itself and its descendants: its session and its cgroup belong to its starter.
     ///
+    /// The handle waits for it, signals and ends it as that of a spawned program. The status of a process that is not our child
+    /// can be observed from Linux 6.15 on only; that of a child is left to its starter.
+    ///
     /// Between its start and this call the process is not tracked: prefer [`spawn`](Tracker::spawn), which has no such gap.
     ///
     /// ```
@@ -156,7 +159,7 @@ impl Tracker {
     /// - [`is_denied`](crate::Error::is_denied): it belongs to a uid other than the ledger's;
     /// - [`is_already_running`](crate::Error::is_already_running): the task has a live process;
     /// - [`is_closed`](crate::Error::is_closed): after shutdown.
-    pub fn register(&self, task_id: impl Into<String>, pid: impl Into<i64>) -> Result<()> {
+    pub fn register(&self, task_id: impl Into<String>, pid: impl Into<i64>) -> Result<Process> {
         register::register(&self.inner.core, task_id.into(), pid.into())
     }
 
@@ -168,29 +171,6 @@ impl Tracker {
     /// Invalid input for a bad task id; when the ledger cannot be written.
     pub fn unregister(&self, task_id: &str) -> Result<bool> {
         register::unregister(self.usable()?, task_id)
-    }
-
-    /// Returns the live roots of this ledger, of all instances, the longest-running first.
-    ///
-    /// # Errors
-    ///
-    /// If the ledger cannot be read.
-    pub fn running(&self) -> Result<Vec<ProcessRecord>> {
-        let mut rows = self.inner.core.store.live()?;
-        rows.retain(|row| row.spec.root.is_none());
-        Ok(rows)
-    }
-
-    /// Returns the leaks that were found since a time, newest first; all of them with `None`.
-    ///
-    /// # Errors
-    ///
-    /// If the ledger cannot be read.
-    pub fn leaks(
-        &self,
-        since: impl Into<Option<std::time::SystemTime>>,
-    ) -> Result<Vec<crate::model::LeakRecord>> {
-        self.inner.core.store.leaks(since.into().map(Millis::from))
     }
 
     /// Ends the whole tree of a task of this instance: sends SIGTERM, waits for the grace, sends SIGKILL, and verifies that

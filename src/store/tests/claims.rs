@@ -47,14 +47,14 @@ fn only_the_claimant_records_the_result() {
     assert!(!f.record(other, ended()), "no claim");
     f.store.claim(&[id], f.me, None, None).expect("committed");
     assert!(!f.record(other, ended()));
-    assert!(f.store.leaks(None).expect("read").is_empty(), "and no leak of it");
+    assert!(f.store.leaks(None, None, None).expect("read").is_empty(), "and no leak of it");
     assert!(f.record(f.me, ended()));
     assert!(!f.record(f.me, ended()), "only once");
     let row = f.get(id);
     assert_eq!((row.life.state(), row.life.claimed_by()), (State::Ended, None));
     let End { reason, status, .. } = *self::ended(&row);
     assert_eq!((reason, status), (EndReason::Orphan, ExitStatus::Exited(3)));
-    assert_eq!(f.store.leaks(None).expect("read").len(), 1);
+    assert_eq!(f.store.leaks(None, None, None).expect("read").len(), 1);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_survivor_met_again_is_one_leak() {
         let took = f.store.record(f.me, Some(&pass), &[settled]).expect("committed");
         assert_eq!(took, 1, "{round}");
     }
-    let leaks = f.store.leaks(None).expect("read");
+    let leaks = f.store.leaks(None, None, None).expect("read");
     assert_eq!(leaks.len(), 1);
     assert_eq!((leaks[0].outcome, leaks[0].found_at), (Outcome::Kill, Millis(1_000)));
     assert_eq!(leaks[0].died_after_ms, Some(12));
@@ -110,7 +110,7 @@ fn a_survivor_that_is_found_dead_is_no_longer_reported_as_a_survivor() {
     let verdict = Verdict::Survived("x".to_owned());
     f.record(f.me, Settled { row: id.into(), verdict, leak });
     f.store.end(id, State::Survived, end(EndReason::Gone), None).expect("committed");
-    assert_eq!(f.store.leaks(None).expect("read")[0].outcome, Outcome::Gone);
+    assert_eq!(f.store.leaks(None, None, None).expect("read")[0].outcome, Outcome::Gone);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn one_process_can_be_a_leak_of_two_kinds() {
         let verdict = Verdict::Survived("x".to_owned());
         f.record(f.me, Settled { row: id.into(), verdict, leak });
     }
-    assert_eq!(f.store.leaks(None).expect("read").len(), 2);
+    assert_eq!(f.store.leaks(None, None, None).expect("read").len(), 2);
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn history_is_newest_first_and_can_be_narrowed() {
     f.admit(process(f.me, "a", 13));
     let history = |name: Option<&str>, since: Option<i64>, limit| {
         let name = name.map(task);
-        let rows = f.store.history(name.as_ref(), since.map(Millis), limit).expect("read");
+        let rows = f.store.history(name.as_ref(), since.map(Millis), Some(limit)).expect("read");
         rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
     };
     assert_eq!(history(None, None, 10), [ids[2], ids[1], ids[0]]);
@@ -94,7 +94,7 @@ fn leaks_are_counted_by_day_task_and_rule() {
     assert_eq!(groups(LeakGrouping::Rule)[0].key, "owner-dead");
     let since = f.store.leak_groups(Some(Millis(2 * DAY)), LeakGrouping::Day).expect("read");
     assert_eq!(since.len(), 1);
-    let leaks = f.store.leaks(Some(Millis(DAY + 5))).expect("read");
+    let leaks = f.store.leaks(None, Some(Millis(DAY + 5)), None).expect("read");
     assert_eq!(leaks.iter().map(|leak| leak.process).collect::<Vec<_>>(), [ids[2], ids[1]]);
     assert_eq!((leaks[0].task_id.as_ref(), leaks[0].age_ms), (None, 3_600_000));
 }
@@ -147,7 +147,7 @@ fn old_history_goes_and_the_rest_stays() {
     }
     f.store.stop_instance(gone, StopHow::Crashed, Millis(150)).expect("committed");
     assert_eq!(prune(&f, 1_000, 1), 4, "one process, two passes, one instance");
-    assert_eq!(f.store.leaks(None).expect("read").len(), 1, "with its leak");
+    assert_eq!(f.store.leaks(None, None, None).expect("read").len(), 1, "with its leak");
     assert!(f.store.instance(gone).expect("read").is_none());
     for id in [root, below, new] {
         assert!(f.store.process(id).expect("read").is_some(), "{id:?} has to stay");
@@ -223,7 +223,7 @@ fn the_last_number_of_each_table_stays_whatever_row_has_it() {
     let before = largest(&f);
     prune(&f, i64::MAX, 3);
     assert_eq!(largest(&f), before);
-    let left = f.store.history(None, None, 10).expect("read");
+    let left = f.store.history(None, None, Some(10)).expect("read");
     let mut left: Vec<_> = left.into_iter().map(|row| row.id).collect();
     left.sort();
     assert_eq!(left, [root, first, last], "the last, the leak's, and its root");
@@ -234,7 +234,7 @@ fn the_last_number_of_each_table_stays_whatever_row_has_it() {
     let later = f.admit(process(f.me, "c", 17));
     leaked(&f, later, LeakKind::Stray, Outcome::Term, 100);
     prune(&f, i64::MAX, 3);
-    let left = f.store.history(None, None, 10).expect("read");
+    let left = f.store.history(None, None, Some(10)).expect("read");
     assert_eq!(left.into_iter().map(|row| row.id).collect::<Vec<_>>(), [later]);
 }
 

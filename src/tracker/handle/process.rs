@@ -30,7 +30,7 @@ use crate::{
 /// A death is recorded within milliseconds; a ledger that cannot be written must not delay the waiter for longer than this.
 pub(in crate::tracker) const RECORD_LIMIT: Duration = Duration::from_secs(1);
 
-/// One spawned program.
+/// One spawned program, or registered process.
 ///
 /// Dropping it kills nothing and closes our ends of its pipes: the tracker still tracks the process. With
 /// [`Job::terminate_on_drop`](crate::Job::terminate_on_drop) it ends the program's tree, in the background.

@@ -12,7 +12,7 @@ use crate::{
     identity::Pid,
     model::{
         DeadInstance, Ending, LeakRecord, Millis, Observer, Outcome, PassRecord, PassSummary,
-        ProcessId, ProcessRecord, Report, State, Suspect, TaskId,
+        ProcessId, ProcessRecord, Query, Report, State, Suspect, TaskId,
     },
     policy::{exemption::Foreign, name_match::Judgement},
     store::{LeakGroup, LeakGrouping, LeakReport, Store},
@@ -41,7 +41,7 @@ use crate::{
 /// # let path = folder.path().join("ledger.db");
 /// # procledger::Tracker::builder(&path).open()?.shutdown()?;
 /// let ledger = procledger::Ledger::open(&path)?;
-/// assert!(ledger.running()?.is_empty());
+/// assert!(ledger.processes()?.is_empty());
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
@@ -119,13 +119,25 @@ impl Ledger {
         self.store.path()
     }
 
-    /// Returns everything that is not known to have ended, roots and recorded descendants, the longest-running first.
+    /// Returns every process that is not known to have ended, of all instances, the longest-running first: roots, and recorded
+    /// descendants.
     ///
     /// # Errors
     ///
     /// If the ledger cannot be read.
-    pub fn running(&self) -> Result<Vec<ProcessRecord>> {
+    pub fn processes(&self) -> Result<Vec<ProcessRecord>> {
         self.store.live()
+    }
+
+    /// Returns those of the [`processes`](Self::processes) that are roots.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read.
+    pub fn roots(&self) -> Result<Vec<ProcessRecord>> {
+        let mut rows = self.store.live()?;
+        rows.retain(|row| row.spec.root.is_none());
+        Ok(rows)
     }
 
     /// Returns one process; `None` if the ledger has no such row.
@@ -150,32 +162,27 @@ impl Ledger {
         self.store.process(id)
     }
 
-    /// Returns ended processes, newest end first: of one task or of all tasks, since a time or since the beginning, at most
-    /// `limit`.
+    /// Returns ended processes, newest end first.
     ///
     /// # Errors
     ///
     /// Invalid input for a bad task id; if the ledger cannot be read.
-    pub fn history(
-        &self,
-        task_id: Option<&str>,
-        since: Option<SystemTime>,
-        limit: u32,
-    ) -> Result<Vec<ProcessRecord>> {
-        let task = task_id.map(TaskId::new).transpose()?;
-        self.store.history(task.as_ref(), since.map(Millis::from), limit)
+    pub fn history(&self, query: Query) -> Result<Vec<ProcessRecord>> {
+        let task = query.task_id.map(TaskId::new).transpose()?;
+        self.store.history(task.as_ref(), query.since.map(Millis::from), query.limit)
     }
 
-    /// Returns the leaks that were found since a time, newest first.
+    /// Returns leaks, newest first.
     ///
     /// # Errors
     ///
-    /// If the ledger cannot be read.
-    pub fn leaks(&self, since: Option<SystemTime>) -> Result<Vec<LeakRecord>> {
-        self.store.leaks(since.map(Millis::from))
+    /// Invalid input for a bad task id; if the ledger cannot be read.
+    pub fn leaks(&self, query: Query) -> Result<Vec<LeakRecord>> {
+        let task = query.task_id.map(TaskId::new).transpose()?;
+        self.store.leaks(task.as_ref(), query.since.map(Millis::from), query.limit)
     }
 
-    /// Returns the same leaks, counted by hour, day, task, rule or program.
+    /// Returns the leaks that were found since a time, counted by hour, day, task, rule or program.
     ///
     /// # Errors
     ///

@@ -237,7 +237,7 @@ impl Job {
     /// let process = tracker.spawn(Job::new("task-42", "sleep").arg("3600").terminate_on_drop(true))?;
     /// drop(process);
     /// tracker.shutdown()?;
-    /// # let history = tracker.ledger().history(None, None, 1)?;
+    /// # let history = tracker.ledger().history(procledger::Query::new().limit(1))?;
     /// # assert_eq!(history[0].life.end().unwrap().reason, procledger::EndReason::Terminated);
     /// # Ok(()) }
     /// ```
@@ -314,7 +314,7 @@ impl Job {
     ///
     /// tracker.spawn(Job::new("a", "echo").args(["--token", "hunter2"]))?.wait()?;
     /// tracker.spawn(Job::new("b", "echo").arg("hunter2").record_arguments(false))?.wait()?;
-    /// let history = tracker.ledger().history(None, None, 2)?;
+    /// let history = tracker.ledger().history(procledger::Query::new().limit(2))?;
     /// let command = |task: &str| {
     ///     let of_task = |row: &&procledger::ProcessRecord| row.spec.task_id.as_ref().unwrap().as_str() == task;
     ///     history.iter().find(of_task).unwrap().spec.command.join(" ")

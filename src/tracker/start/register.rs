@@ -10,13 +10,14 @@ use crate::{
     tracker::{
         core::Core,
         end::{claims, flush, release},
+        handle::process::Process,
         membership::process_info::command_of,
         runtime::tracked::{Root, Tracking},
     },
 };
 
 /// Tracks a process that was started by other means; see [`Tracker::register`](crate::Tracker::register).
-pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) -> Result<()> {
+pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) -> Result<Process> {
     let _spawning = core.instance.begin_spawn()?;
     let task = TaskId::new(task_id)?;
     let number = Pid::new(pid).filter(|pid| pid.get() != 1).ok_or_else(|| {
@@ -28,9 +29,10 @@ pub(in crate::tracker) fn register(core: &Arc<Core>, task_id: String, pid: i64) 
     let row = core.store.admit_one(&core.place(), &new)?;
     // Even if it is a child of ours: its starter waits for it, and we never take its status away.
     let root = Root::recorded(row, &new.spec, core.options.record_arguments);
-    core.registry.track(root, Tracking::default(), &pinned.into_fd());
+    let pidfd = pinned.into_fd();
+    let entry = core.registry.track(root, Tracking::default(), &pidfd);
     core.export.notify();
-    Ok(())
+    Ok(Process::new(Arc::clone(core), entry, pidfd))
 }
 
 /// Stops tracking a task; see [`Tracker::unregister`](crate::Tracker::unregister).

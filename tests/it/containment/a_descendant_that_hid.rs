@@ -54,6 +54,8 @@ fn strays_that_become_children_of_the_host_are_ended() {
     let marker = Place::new();
     let mut process = tracker.spawn(job(&marker, "sleep 3600 & exit 0")).expect("spawned");
     process.wait().expect("ended");
-    until("the stray is ended", || !tracker.leaks(None).expect("leaks").is_empty());
+    until("the stray is ended", || {
+        !tracker.ledger().leaks(procledger::Query::new()).expect("leaks").is_empty()
+    });
     until("nothing is left", || marker.alive().is_empty());
 }

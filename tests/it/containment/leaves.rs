@@ -57,7 +57,7 @@ fn a_row_names_its_leaf_and_the_root_was_born_in_it() {
         fs::read_to_string(&first).ok().filter(|t| !t.is_empty())
     });
     let leaf = leaf_of(&place, "task");
-    let row = &tracker.running().expect("rows")[0];
+    let row = &tracker.ledger().roots().expect("rows")[0];
     let recorded = row.spec.cgroup.as_ref().expect("a leaf");
     assert_eq!((row.spec.containment.as_str(), &recorded.path), ("cgroup", &leaf));
     assert_eq!(recorded.inode, fs::metadata(&leaf).expect("the folder").ino());

@@ -59,7 +59,7 @@ fn names_made_to_mislead_are_spawned_registered_seen_and_ended() {
 
         let pass = tracker.health_pass().expect("a pass");
         assert!(pass.endings.is_empty() && pass.errors.is_empty(), "{name}: {pass:?}");
-        assert_eq!(tracker.running().expect("rows").len(), 2, "{name}");
+        assert_eq!(tracker.ledger().roots().expect("rows").len(), 2, "{name}");
 
         for task in [&spawned, &registered] {
             let report = tracker.terminate(task).expect("ended");
@@ -71,7 +71,7 @@ fn names_made_to_mislead_are_spawned_registered_seen_and_ended() {
         }
         process.wait().expect("waited");
         until("the registered one is dead", || !outside.is_running());
-        assert!(tracker.running().expect("rows").is_empty(), "{name}");
+        assert!(tracker.ledger().roots().expect("rows").is_empty(), "{name}");
     }
     tracker.shutdown().expect("an orderly end");
     assert!(canary.is_running());

@@ -172,7 +172,7 @@ fn strays_of_an_unwatched_root_ran_on_where_the_host_had_reaped_it() {
     let _ = nix::sys::wait::waitpid(pid, None);
     let report = tracker.health_pass().expect("a pass");
     assert!(daemon.is_dead(), "{report:?}");
-    let leaks = tracker.leaks(None).expect("leaks");
+    let leaks = tracker.ledger().leaks(procledger::Query::new()).expect("leaks");
     assert!(leaks.iter().any(|leak| leak.pid.get() == daemon.pid()), "{leaks:?}");
     tracker.shutdown().expect("shut down");
     assert_eq!(place.alive(), [0_u32; 0]);

@@ -64,7 +64,7 @@ fn ten_times(containment: ContainmentMode) {
         assert_eq!(report.survived(), 0, "round {round}");
         thread::sleep(4 * PAUSE);
         assert_eq!(left(), [0_u32; 0], "round {round}: it came back");
-        assert_eq!(tracker.running().expect("readable").len(), 0, "round {round}");
+        assert_eq!(tracker.ledger().roots().expect("readable").len(), 0, "round {round}");
         fs::remove_file(place.path().join("stubborn")).expect("removed");
     }
     assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");

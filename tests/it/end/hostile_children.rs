@@ -49,7 +49,7 @@ fn a_program_that_lies_about_itself_is_shown_as_text_and_ended_with_all_below_it
 
     let pass = tracker.health_pass().expect("a pass");
     assert!(pass.endings.is_empty() && pass.errors.is_empty(), "{pass:?}");
-    let rows = tracker.ledger().running().expect("rows");
+    let rows = tracker.ledger().processes().expect("rows");
     assert_eq!(rows.len(), 2, "with the one that left the session: {rows:?}");
     assert!(rows.iter().any(|row| row.spec.containment == Containment::Session));
     for verb in [&["ps"][..], &["tree"], &["ps", "--all"], &["reap", "--dry-run"]] {

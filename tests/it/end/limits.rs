@@ -103,6 +103,6 @@ fn a_tree_that_uses_too_much_memory_is_ended_by_the_health_pass() {
     let peak =
         "SELECT peak_rss_bytes > 40000000 FROM process WHERE task_id = 'fat' AND root IS NULL";
     assert_eq!(place.sqlite3(peak), "1");
-    let below = Ledger::open(place.ledger()).expect("a ledger").running().expect("readable");
+    let below = Ledger::open(place.ledger()).expect("a ledger").processes().expect("readable");
     assert!(below.iter().any(|row| row.spec.root.is_some()), "what is below a root is recorded");
 }

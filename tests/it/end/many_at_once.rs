@@ -34,7 +34,7 @@ fn a_thousand_deaths_are_all_recorded() {
     for eye in &eyes {
         eye.kill();
     }
-    until("all are recorded", || tracker.running().expect("readable").is_empty());
+    until("all are recorded", || tracker.ledger().roots().expect("readable").is_empty());
     let rows =
         "SELECT count(*), count(DISTINCT pid), sum(end_reason = 'exited' OR end_reason = 'gone')
                 FROM process WHERE state = 'ended'";

@@ -61,7 +61,7 @@ fn end_with(left: usize, given: &Given, tracker: &Tracker) {
     until("it has started what it will leave", || {
         tree().iter().filter(|pid| sleeps(pid)).count() == 2
     });
-    assert_eq!(tracker.running().expect("readable").len(), 1);
+    assert_eq!(tracker.ledger().roots().expect("readable").len(), 1);
 
     let mut all = Vec::new();
     while let Ok(file) = File::open("/dev/null") {
@@ -74,7 +74,7 @@ fn end_with(left: usize, given: &Given, tracker: &Tracker) {
 
     until("what it left is found, then or later", || {
         tracker.health_pass().expect("a pass");
-        tracker.running().expect("readable").is_empty() && tree().is_empty()
+        tracker.ledger().roots().expect("readable").is_empty() && tree().is_empty()
     });
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn body(given: &Given) {
     let mut process = tracker.spawn(job).expect("it runs");
     let stray = || processes_with(&format!("STRAY_OF={}", given.marker)).len() > 1;
     until("it has started what it will leave", stray);
-    assert_eq!(tracker.running().expect("readable").len(), 1);
+    assert_eq!(tracker.ledger().roots().expect("readable").len(), 1);
 
     let mut all = Vec::new();
     while let Ok(file) = File::open("/dev/null") {
@@ -99,13 +99,13 @@ pub(crate) fn body(given: &Given) {
     drop(all);
 
     assert_eq!(
-        tracker.running().expect("readable").len(),
+        tracker.ledger().roots().expect("readable").len(),
         1,
         "its row is all that leads to the stray"
     );
     until("the next look finds what it left", || {
         tracker.health_pass().expect("a pass");
-        tracker.running().expect("readable").is_empty() && !stray()
+        tracker.ledger().roots().expect("readable").is_empty() && !stray()
     });
     tracker.shutdown().expect("an orderly end");
 }

@@ -44,7 +44,7 @@ fn a_stray_that_keeps_forking_while_its_dead_root_is_settled_is_ended() {
             (0..5).all(|_| none_new())
         });
     }
-    assert_eq!(tracker.running().expect("readable").len(), 0);
+    assert_eq!(tracker.ledger().roots().expect("readable").len(), 0);
 }
 
 /// A root that exits once the process that it leaves has begun.

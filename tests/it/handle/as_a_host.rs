@@ -290,7 +290,7 @@ fn obey(
             let report = tracker.import(task)?;
             format!("endings {} suspects {}", report.endings.len(), report.suspects.len())
         }
-        "running" => format!("{}", tracker.running()?.len()),
+        "running" => format!("{}", tracker.ledger().roots()?.len()),
         "adopted" => format!("{}", tracker.startup_report().adopted),
         "fork" => in_a_forked_child(tracker),
         other => format!("error no command {other}"),

@@ -1,6 +1,7 @@
 //! Tracked processes die by themselves.
 
 use std::{
+    os::unix::process::ExitStatusExt,
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ fn time_until_noticed(tracker: &Tracker, eye: &Eye, kill: impl FnOnce()) -> Dura
     kill();
     until("it dies", || eye.is_dead());
     let died = Instant::now();
-    until("its row is ended", || tracker.running().expect("readable").is_empty());
+    until("its row is ended", || tracker.ledger().roots().expect("readable").is_empty());
     died.elapsed()
 }
 
@@ -73,8 +74,25 @@ fn the_exit_code_of_a_registered_child_comes_from_its_pidfd() {
     tracker.register("registered", child.id()).expect("registered");
     drop(child.stdin.take());
     assert_eq!(child.wait().expect("its status stays ours").code(), Some(7));
-    until("its row is ended", || tracker.running().expect("readable").is_empty());
+    until("its row is ended", || tracker.ledger().roots().expect("readable").is_empty());
     assert_eq!(place.sqlite3("SELECT end_reason, exit_code FROM process"), "exited|7");
+}
+
+#[test]
+fn the_handle_of_a_registered_process_waits_for_it_and_ends_its_tree() {
+    let place = Place::new();
+    let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
+    let mut child: Child = Command::new("/bin/sh")
+        .args(["-c", "exec sleep 3600", place.marker()])
+        .spawn()
+        .expect("a shell");
+    let mut process = tracker.register("registered", child.id()).expect("registered");
+    assert_eq!((process.pid().get(), process.task_id().as_str()), (child.id(), "registered"));
+    assert_eq!(process.try_wait().expect("waited"), None);
+    assert_eq!(process.terminate().expect("ended").survived(), 0);
+    assert_eq!(child.wait().expect("its status stays ours").signal(), Some(15));
+    process.wait().expect("it has ended");
+    assert_eq!(place.sqlite3("SELECT state, end_reason FROM process"), "ended|terminated");
 }
 
 #[test]
@@ -84,7 +102,7 @@ fn a_registered_process_that_is_never_reaped_is_ended_without_a_code() {
     let guard = place.child("exec sleep 3600");
     tracker.register("zombie", guard.pid()).expect("registered");
     Eye::on(guard.pid()).kill();
-    until("its row is ended", || tracker.running().expect("readable").is_empty());
+    until("its row is ended", || tracker.ledger().roots().expect("readable").is_empty());
     assert_eq!(crate::support::state(guard.pid()), Some('Z'), "the zombie is its parent's to reap");
     let row = "SELECT state, exit_code IS NULL AND exit_signal IS NULL FROM process";
     assert_eq!(place.sqlite3(row), "ended|1");

@@ -204,7 +204,7 @@ fn nothing_is_spawned_before_the_first_reap_nor_after_shutdown() {
         assert!(result.is_err_and(|error| error.is_closed()), "{what}");
     };
     closed("spawn", tracker.spawn(place.job("late", "touch ran")).map(drop));
-    closed("register", tracker.register("late", place.child("exec sleep 9").pid()));
+    closed("register", tracker.register("late", place.child("exec sleep 9").pid()).map(drop));
     closed("terminate", tracker.terminate("new").map(drop));
     closed("reap", tracker.reap_orphans().map(drop));
     tracker.shutdown().expect("a second one does nothing");

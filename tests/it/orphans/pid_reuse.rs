@@ -128,7 +128,7 @@ fn try_way(given: &Given, way: Way, number: u32) -> bool {
         Way::Reap => {
             // The rows of a live owner are its own.
             drop(command(&path, &["reap"]));
-            assert_eq!(ledger.running().expect("rows").len(), 1, "the owner lives");
+            assert_eq!(ledger.processes().expect("rows").len(), 1, "the owner lives");
             drop(tracker.health_pass().expect("a pass"));
         }
         Way::OrphanPass | Way::OrphanOfACrash => unreachable!("above"),
@@ -173,7 +173,7 @@ fn end(child: &mut Child) -> u32 {
 }
 
 fn same_tick(path: &Path, pid: u32) -> bool {
-    let rows = Ledger::open(path).expect("a ledger").running().expect("rows");
+    let rows = Ledger::open(path).expect("a ledger").processes().expect("rows");
     let row = rows.iter().find(|row| row.spec.identity.pid.get() == pid).expect("its row is live");
     Some(row.spec.identity.start_tick) == crate::support::start_tick(pid)
 }

@@ -147,6 +147,8 @@ fn a_watcher_reaps_the_moment_an_instance_dies() {
     assert_eq!(place.sqlite3("SELECT count(*) FROM running"), "0");
     let since = Duration::from_hours(1);
     let leaks = procledger::Ledger::open(place.ledger()).expect("a ledger");
-    let leaks = leaks.leaks(std::time::SystemTime::now().checked_sub(since)).expect("leaks");
+    let leaks = leaks
+        .leaks(procledger::Query::new().since(std::time::SystemTime::now().checked_sub(since)))
+        .expect("leaks");
     assert!(leaks.iter().any(|leak| leak.pid.get() == orphan.pid()));
 }

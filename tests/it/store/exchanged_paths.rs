@@ -252,7 +252,7 @@ fn the_library(bait: Bait) {
     let done = scene.race(|| {
         let Ok(tracker) = Tracker::builder(scene.ledger()).open() else { return false };
         let _ = tracker.health_pass();
-        let _ = Ledger::open(scene.ledger()).and_then(|ledger| ledger.running());
+        let _ = Ledger::open(scene.ledger()).and_then(|ledger| ledger.processes());
         tracker.shutdown().is_ok()
     });
     println!("{done} hosts got through");

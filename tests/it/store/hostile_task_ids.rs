@@ -45,7 +45,7 @@ fn the_name_of_a_task_is_shown_as_text_everywhere() {
         let line = again.to_string();
         assert!(is_harmless(&line) && line.lines().count() == 1, "{line:?}");
     }
-    let running = tracker.running().expect("rows");
+    let running = tracker.ledger().roots().expect("rows");
     let stored: Vec<_> =
         running.iter().filter_map(|row| Some(row.spec.task_id.as_ref()?.as_str())).collect();
     assert_eq!(stored, HOSTILE, "each is stored as it is");

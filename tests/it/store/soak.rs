@@ -194,7 +194,7 @@ pub(crate) fn body(given: &Given) {
 
 fn settle(tracker: &Tracker) {
     until("nothing runs", || tracker.executing_count() == 0);
-    until("nothing is left", || tracker.ledger().running().expect("rows").is_empty());
+    until("nothing is left", || tracker.ledger().processes().expect("rows").is_empty());
 }
 
 fn work(tracker: &Tracker, given: &Given, spawns: u32) {

@@ -181,8 +181,8 @@ fn let_go(tracker: &Tracker, turn: u32) -> procledger::Result<()> {
 
 fn look(tracker: &Tracker, _: u32) -> procledger::Result<()> {
     tracker.metrics();
-    tracker.running()?;
-    tracker.ledger().history(None, None, 10)?;
+    tracker.ledger().roots()?;
+    tracker.ledger().history(procledger::Query::new().limit(10))?;
     tracker.flush_export(Duration::from_secs(5))?;
     Ok(())
 }

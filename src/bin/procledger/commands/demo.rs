@@ -93,7 +93,7 @@ fn show(ledger: &Path, signals: &Signals, keep: bool) -> Result<Exit> {
     say(&format!("Done in {} ms, before anything new could have been started.", took.as_millis()))?;
 
     act(paint, "4. The ledger keeps a record.")?;
-    output::print(leak_table(&tracker.leaks(None)?))?;
+    output::print(leak_table(&tracker.ledger().leaks(procledger::Query::new())?))?;
     let left = verify(&tracker, &witnesses)?;
     if left.is_empty() {
         host.reaped();
@@ -127,7 +127,7 @@ fn check(signals: &Signals) -> Result<()> {
 }
 
 fn witnesses(ledger: &Path) -> Result<Vec<Witness>> {
-    let rows = Ledger::open(ledger)?.running()?;
+    let rows = Ledger::open(ledger)?.processes()?;
     rows.into_iter()
         .map(|row| Ok(Witness { pin: Pin::of(&row)?, row }))
         .collect::<io::Result<_>>()
@@ -189,7 +189,7 @@ fn reaped(report: &Report, witnesses: &[Witness]) -> String {
 /// Returns what is left of the demo, according to its own pidfds and to the ledger.
 fn verify(tracker: &Tracker, witnesses: &[Witness]) -> Result<Vec<String>> {
     let mut left = alive(witnesses, Duration::from_millis(500))?;
-    let rows = tracker.ledger().running()?;
+    let rows = tracker.ledger().processes()?;
     left.extend(rows.iter().map(|row| {
         format!(
             "{} pid {} is {} in the ledger",

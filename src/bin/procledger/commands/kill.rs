@@ -203,7 +203,7 @@ fn kill(
     asked_by: &str,
     how: KillOptions,
 ) -> Result<(Report, Vec<TaskId>)> {
-    let live = tracker.ledger().running()?;
+    let live = tracker.ledger().processes()?;
     let live: Vec<&TaskId> = live.iter().filter_map(|row| row.spec.task_id.as_ref()).collect();
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
     for task in tasks {

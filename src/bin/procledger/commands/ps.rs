@@ -80,7 +80,7 @@ impl PsArgs {
         let ledger = context.read()?;
         let mut ended = if self.all { ended(&ledger, self.limit)? } else { Vec::new() };
         let mut trees = ledger.trees()?;
-        let mut rows = ledger.running()?;
+        let mut rows = ledger.processes()?;
         if !self.tasks.is_empty() {
             let ids = rows.iter().chain(&ended).filter_map(|row| row.spec.task_id.clone());
             let named = Named::among(&self.tasks, &ids.collect::<Vec<_>>());
@@ -122,7 +122,7 @@ impl Named {
 
 /// Returns at most `limit` ended processes, newest end first.
 fn ended(ledger: &Ledger, limit: u32) -> Result<Vec<ProcessRecord>> {
-    let mut ended = ledger.history(None, None, limit)?;
+    let mut ended = ledger.history(procledger::Query::new().limit(limit))?;
     ended.retain(|row| row.life.state() == State::Ended);
     ended.sort_by_key(|row| Reverse((row.life.end().map(|end| end.at), row.id)));
     if u32::try_from(ended.len()) == Ok(limit) {

@@ -87,61 +87,29 @@ impl<'a> Line<'a> {
 pub(super) mod tests {
     use std::time::Duration;
 
-    use procledger::{
-        Containment, End, EndReason, ExitStatus, Identity, InstanceId, Life, Limits, Millis,
-        Origin, Pid, Place, ProcessId, ProcessSpec, TaskId,
-    };
-    use uuid::Uuid;
+    use procledger::{End, EndReason, ExitStatus, Job, Life, Millis, Pid, Query, Tracker};
 
     use super::*;
     use crate::output;
 
+    /// Returns the row of a program that has ended, with figures that do not depend on when the test runs.
     pub(in crate::commands) fn row() -> ProcessRecord {
-        let place = Place {
-            machine_id: None,
-            boot_id: Uuid::from_u128(1),
-            pid_namespace: 1,
-            boottime_offset: 0,
-        };
-        let pid = Pid::new(4711).expect("valid");
-        ProcessRecord {
-            id: ProcessId(3),
-            spec: ProcessSpec {
-                task_id: TaskId::new("evil\n\u{9b}task").ok(),
-                recorded_by: InstanceId(2),
-                root: None,
-                origin: Origin::Spawned,
-                token: None,
-                identity: Identity { place, pid, start_tick: 7, pidfd_inode: None },
-                session: None,
-                cgroup: None,
-                containment: Containment::Session,
-                keeper: None,
-                command: vec!["sh".to_owned(), "-c".to_owned(), "exit 1".to_owned()],
-                cwd: None,
-                uid: 1000,
-                limits: Limits {
-                    survive: false,
-                    grace: Duration::from_millis(100),
-                    max_runtime: None,
-                    max_rss: Some(1 << 20),
-                },
-                started_at: Millis(1_736_512_496_000),
-                evidence: None,
-            },
-            life: Life::Ended(End {
-                at: Millis(1_736_512_500_000),
-                status: ExitStatus::Exited(1),
-                reason: EndReason::Exited,
-                because: None,
-            }),
-            owner: InstanceId(2),
-            owner_program: "api".to_owned(),
-            requested_by: None,
-            peak_rss: Some(1 << 20),
-            cpu: None,
-            last_error: None,
-        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let tracker = Tracker::builder(folder.path().join("ledger.db")).open().expect("opens");
+        let job = Job::new("evil\n\u{9b}task", "sh").args(["-c", "exit 1"]);
+        let job = job.grace(Duration::from_millis(100)).max_rss(1 << 20);
+        tracker.spawn(job).expect("started").wait().expect("ended");
+        let mut row = tracker.ledger().history(Query::new().limit(1)).expect("read").remove(0);
+        let start = 1_736_512_496_000;
+        row.spec.identity.pid = Pid::new(4711).expect("valid");
+        row.spec.started_at = Millis(start);
+        row.life = Life::Ended(End {
+            at: Millis(start + 4_000),
+            status: ExitStatus::Exited(1),
+            reason: EndReason::Exited,
+            because: None,
+        });
+        ProcessRecord { owner_program: "api".to_owned(), peak_rss: Some(1 << 20), cpu: None, ..row }
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl ReportArgs {
                 (sums(&ledger, &groups, format, by, since)?, ledger.unverified_trees(since)?)
             }
             (format, None) => {
-                let leaks = ledger.leaks(since)?;
+                let leaks = ledger.leaks(procledger::Query::new().since(since))?;
                 (list(&ledger, &leaks, format, since)?, unverified(&leaks))
             }
         };

@@ -122,7 +122,7 @@ fn survived(report: &Report, task: &TaskId) -> Result<()> {
 
 /// Returns the oldest live row of the task.
 fn running(tracker: &Tracker, task: &TaskId) -> Result<Option<ProcessRecord>> {
-    let live = tracker.ledger().running()?;
+    let live = tracker.ledger().processes()?;
     Ok(live.into_iter().find(|row| row.spec.task_id.as_ref() == Some(task)))
 }
 

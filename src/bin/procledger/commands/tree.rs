@@ -67,7 +67,7 @@ impl TreeArgs {
 }
 
 fn missing(ledger: &Ledger, task: &str) -> Result<String> {
-    Ok(if ledger.history(Some(task), None, 1)?.is_empty() {
+    Ok(if ledger.history(procledger::Query::new().task_id(task).limit(1))?.is_empty() {
         format!("no task {task} is in the ledger: `procledger ps` lists those that run")
     } else {
         format!("task {task} has ended: `procledger ps --all` shows how")
