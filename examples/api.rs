@@ -28,6 +28,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use chrono::{DateTime, SecondsFormat, Utc};
 use procledger::{AsyncTracker, Job, LeakGrouping, PassKind, ProcessRecord, Stdio, Tracker};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -114,10 +115,11 @@ async fn start(
 
 async fn list(State(tracker): State<AsyncTracker>) -> Result<Json<Vec<Value>>, Failure> {
     let entry = |row: &ProcessRecord| {
+        let started_at = DateTime::<Utc>::from(row.spec.started_at);
         json!({
             "task_id": row.spec.task_id,
             "process_id": row.spec.identity.pid.get(),
-            "start_time": row.spec.started_at.to_rfc3339(),
+            "start_time": started_at.to_rfc3339_opts(SecondsFormat::Millis, true),
         })
     };
     let running = tracker.run(|tracker| tracker.ledger().roots()).await?;

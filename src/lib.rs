@@ -188,9 +188,9 @@ pub use identity::{Identity, Pid};
 pub use model::{
     Cgroup, Containment, ContainmentMode, End, EndCount, EndReason, Ending, ExitStatus,
     FigureSource, Histogram, InstanceCount, InstanceId, Justification, LeakCount, LeakKind,
-    LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Millis, Origin, Outcome,
-    PassKind, PassMetrics, PassRecord, PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query,
-    Report, State, Suspect, TASK_ID_MAX, TaskId, TreeMember, TreeRecord,
+    LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Origin, Outcome, PassKind,
+    PassMetrics, PassRecord, PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query, Report,
+    State, Suspect, TASK_ID_MAX, TaskId, TreeMember, TreeRecord,
 };
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]

@@ -5,7 +5,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -17,8 +17,7 @@ use super::{
     latency::Latency,
 };
 use crate::model::{
-    EndCount, EndReason, LeakCount, LeakKind, Metrics, Millis, Outcome, PassKind, PassMetrics,
-    PassRecord,
+    EndCount, EndReason, LeakCount, LeakKind, Metrics, Outcome, PassKind, PassMetrics, PassRecord,
 };
 
 const REASONS: usize = EndReason::ALL.len();
@@ -115,7 +114,7 @@ impl Counters {
         let kind = ("kind", pass.kind.as_str());
         facade::count(PASSES, [kind, ("result", result)], 1);
         facade::observe(PASS_DURATION, [kind], pass.duration);
-        facade::set(LAST_PASS, [kind], super::page::unix_seconds(Millis::now()));
+        facade::set(LAST_PASS, [kind], super::page::unix_seconds(SystemTime::now()));
     }
 
     /// Counts a pass that could not be made, or not be recorded.

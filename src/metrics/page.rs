@@ -1,7 +1,10 @@
 //! A page in Prometheus' text format, 0.0.4:
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::Write,
+    time::{Duration, SystemTime},
+};
 
 use super::families::{Family, Kind};
 use crate::model::{Histogram, Millis};
@@ -87,6 +90,6 @@ pub(super) fn seconds(span: Duration) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact until the year 287396")]
-pub(super) fn unix_seconds(at: Millis) -> f64 {
-    at.0 as f64 / 1_000.0
+pub(super) fn unix_seconds(at: SystemTime) -> f64 {
+    Millis::from(at).0 as f64 / 1_000.0
 }

@@ -1,5 +1,7 @@
 //! Figures in the format that Prometheus reads.
 
+use std::time::SystemTime;
+
 use super::{
     counts::{COMPLETED, FAILED, WITH_ERRORS},
     families::{
@@ -78,7 +80,7 @@ fn passes(page: &mut Page, passes: &[PassMetrics]) {
         page.sample(&[kind, ("result", WITH_ERRORS)], pass.with_errors);
         page.sample(&[kind, ("result", FAILED)], pass.failed);
     }
-    let now = unix_seconds(Millis::now());
+    let now = unix_seconds(SystemTime::now());
     page.family(LAST_PASS);
     for pass in passes {
         if let Some(since) = pass.since_last {

@@ -10,19 +10,18 @@ use crate::error::{Error, Result};
 /// Longest task id, in bytes: long enough for any path or URL, short enough for an index.
 pub const TASK_ID_MAX: usize = 1024;
 
-/// Unix time in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Millis(pub i64);
+/// Unix time in whole milliseconds, as the ledger stores it. Public types have a [`SystemTime`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Millis(pub(crate) i64);
 
 impl Millis {
     /// Returns the current wall clock time.
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self::from(SystemTime::now())
     }
 
     /// Formats it as RFC 3339 in UTC with milliseconds, as `2025-01-10T12:34:56.000Z`.
-    pub fn to_rfc3339(self) -> String {
+    pub(crate) fn to_rfc3339(self) -> String {
         DateTime::<Utc>::from_timestamp_millis(self.0).map_or_else(
             || self.0.to_string(),
             |time| time.to_rfc3339_opts(SecondsFormat::Millis, true),
@@ -30,13 +29,13 @@ impl Millis {
     }
 
     /// Returns the time since `earlier`; zero where the clock was set back between them.
-    pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    pub(crate) fn since(self, earlier: impl Into<Self>) -> Duration {
+        let span = self.0.saturating_sub(earlier.into().0);
+        Duration::from_millis(u64::try_from(span).unwrap_or(0))
     }
 
     /// Returns this time minus `span`.
-    #[must_use]
-    pub fn minus(self, span: Duration) -> Self {
+    pub(crate) fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(millis(span)))
     }
 }
@@ -47,6 +46,13 @@ impl From<SystemTime> for Millis {
             Ok(after) => Self(millis(after)),
             Err(before) => Self(-millis(before.duration())),
         }
+    }
+}
+
+impl From<Millis> for SystemTime {
+    fn from(Millis(time): Millis) -> Self {
+        let span = Duration::from_millis(time.unsigned_abs());
+        if time < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span }
     }
 }
 

@@ -12,7 +12,9 @@
 //! `ended` is final. The store applies an event to the life that a row has, and writes the result by a conditional update: if
 //! zero rows changed, another instance has made a transition, and this one stops.
 
-use super::{EndReason, ExitStatus, InstanceId, Millis, State};
+use std::time::SystemTime;
+
+use super::{EndReason, ExitStatus, InstanceId, State};
 
 /// What a process is, or was, doing as far as the ledger knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub enum Life {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     /// When it ended, or was found to have ended.
-    pub at: Millis,
+    pub at: SystemTime,
     /// Its exit status.
     pub status: ExitStatus,
     /// Why it is no longer running.
@@ -126,7 +128,7 @@ mod tests {
 
     fn end() -> End {
         let (status, reason) = (ExitStatus::Unobserved, EndReason::Gone);
-        End { at: Millis(0), status, reason, because: None }
+        End { at: SystemTime::UNIX_EPOCH, status, reason, because: None }
     }
 
     fn events() -> [Event; 5] {

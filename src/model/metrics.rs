@@ -1,8 +1,8 @@
 //! Figures: what a tracker has counted since it was opened, and what a ledger contains.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::{EndReason, LeakKind, Millis, Outcome, PassKind, State};
+use super::{EndReason, LeakKind, Outcome, PassKind, State};
 
 /// What one tracker has counted since it was opened. Returned by [`Tracker::metrics`](crate::Tracker::metrics).
 ///
@@ -164,7 +164,7 @@ pub struct LedgerPasses {
     /// Passes with errors, within the window.
     pub with_errors: u64,
     /// When the last one started, whenever that was; `None` when there was none.
-    pub last_started_at: Option<Millis>,
+    pub last_started_at: Option<SystemTime>,
     /// Whether the last one went well.
     pub last_went_well: Option<bool>,
 }

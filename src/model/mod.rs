@@ -1,6 +1,6 @@
 //! Plain records and reports: the content of the ledger, and the results of passes.
 //!
-//! All times are [`Millis`], unix milliseconds as the ledger stores them.
+//! Times are [`SystemTime`](std::time::SystemTime)s of whole milliseconds, as the ledger stores them.
 
 mod ids;
 mod instance;
@@ -13,8 +13,8 @@ mod tree;
 mod words;
 
 pub use crate::sys::{ExitStatus, cgroup::Cgroup};
-pub use ids::{InstanceId, Millis, ProcessId, TASK_ID_MAX, TaskId};
-pub(crate) use ids::{millis, task_text};
+pub use ids::{InstanceId, ProcessId, TASK_ID_MAX, TaskId};
+pub(crate) use ids::{Millis, millis, task_text};
 pub(crate) use instance::{DeadInstance, InstanceRecord, NewInstance, Observer, OrphanClaim};
 pub(crate) use life::Event;
 pub use life::{End, Justification, Life};
@@ -29,6 +29,7 @@ pub(crate) use process::{
 pub use process::{Limits, ProcessRecord, ProcessSpec};
 pub use query::Query;
 pub(crate) use report::NewLeak;
+pub(crate) use report::unix_millis;
 pub use report::{Ending, LeakRecord, PassRecord, PassSummary, Report, Suspect};
 pub use tree::{TreeMember, TreeRecord};
 pub(crate) use words::StopHow;

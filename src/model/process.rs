@@ -1,6 +1,6 @@
 //! Processes: what is recorded of one, and the result of a claim.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -57,7 +57,7 @@ pub struct ProcessSpec {
     /// Its limits.
     pub limits: Limits,
     /// When it was started, or registered.
-    pub started_at: Millis,
+    pub started_at: SystemTime,
     /// The evidence that linked a descendant to its root when it was found; `None` for a root.
     pub evidence: Option<String>,
 }
@@ -86,7 +86,7 @@ impl ProcessSpec {
             cwd: None,
             uid,
             limits,
-            started_at: Millis::now(),
+            started_at: Millis::now().into(),
             evidence: None,
         }
     }

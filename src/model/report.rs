@@ -1,10 +1,10 @@
 //! Leaks, passes and reports.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::{LeakKind, Millis, Outcome, PassKind, ProcessId, TaskId};
+use super::{LeakKind, Millis, Outcome, PassKind, ProcessId, TaskId, millis};
 use crate::{error::Result, identity::Pid};
 
 /// A leak about to be recorded.
@@ -41,23 +41,46 @@ pub struct LeakRecord {
     pub rule: String,
     /// The evidence that linked it to the task.
     pub evidence: String,
-    /// Unix milliseconds.
-    pub found_at: Millis,
-    /// Milliseconds from its start until it was found.
-    pub age_ms: u64,
+    /// When it was found; serialized as Unix milliseconds.
+    #[serde(serialize_with = "unix_millis")]
+    pub found_at: SystemTime,
+    /// The time from its start until it was found; serialized as `age_ms`, in milliseconds.
+    #[serde(rename = "age_ms", serialize_with = "whole_millis")]
+    pub age: Duration,
     /// Resident bytes when it was found.
     pub rss_bytes: Option<u64>,
     /// The outcome.
     pub outcome: Outcome,
-    /// Milliseconds from the first signal until it was dead.
-    pub died_after_ms: Option<u64>,
+    /// The time from the first signal until it was dead; serialized as `died_after_ms`, in milliseconds.
+    #[serde(rename = "died_after_ms", serialize_with = "whole_millis_or_null")]
+    pub died_after: Option<Duration>,
     /// Program and arguments.
     pub command: Vec<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-fn pid_number<S: serde::Serializer>(pid: &Pid, serializer: S) -> Result<S::Ok, S::Error> {
+fn pid_number<S: Serializer>(pid: &Pid, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u32(pid.get())
+}
+
+/// Serializes a time as Unix milliseconds.
+pub(crate) fn unix_millis<S: Serializer>(
+    time: &SystemTime,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(Millis::from(*time).0)
+}
+
+fn whole_millis<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(millis(*span))
+}
+
+#[expect(clippy::ref_option, reason = "serde passes fields by reference")]
+fn whole_millis_or_null<S: Serializer>(
+    span: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    span.map(millis).serialize(serializer)
 }
 
 /// Figures of a pass, as in its row.
@@ -66,7 +89,7 @@ pub struct PassRecord {
     /// Which check.
     pub kind: PassKind,
     /// When it started.
-    pub started_at: Millis,
+    pub started_at: SystemTime,
     /// How long it took.
     pub duration: Duration,
     /// Number of processes checked.
@@ -93,9 +116,9 @@ pub struct PassSummary {
     /// Those of them in which something went wrong.
     pub failed: u64,
     /// When the first one started.
-    pub first_at: Millis,
+    pub first_at: SystemTime,
     /// When the last one started.
-    pub last_at: Millis,
+    pub last_at: SystemTime,
     /// The longest time between the starts of two consecutive passes; zero where there was only one.
     pub longest_gap: Duration,
 }
@@ -116,8 +139,9 @@ pub struct Ending {
     pub evidence: String,
     /// The outcome; in a dry run, what would be done.
     pub outcome: Outcome,
-    /// Milliseconds from the first signal until it was dead.
-    pub died_after_ms: Option<u64>,
+    /// The time from the first signal until it was dead; serialized as `died_after_ms`, in milliseconds.
+    #[serde(rename = "died_after_ms", serialize_with = "whole_millis_or_null")]
+    pub died_after: Option<Duration>,
     /// For a survivor: why it survived, and what to do.
     pub obstacle: Option<String>,
 }

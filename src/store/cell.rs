@@ -1,6 +1,6 @@
 //! Cells: how the values of records are written to the ledger, and read from it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::{
     Row,
@@ -114,6 +114,7 @@ integers! {
     ProcessId: |it| it.0, |number| Some(Self(number));
     InstanceId: |it| it.0, |number| Some(Self(number));
     Millis: |it| it.0, |number| Some(Self(number));
+    SystemTime: |it| Millis::from(*it).0, |number| Some(Millis(number).into());
     Duration: |it| millis(*it), |number| Some(Self::from_millis(u64::try_from(number).unwrap_or(0)));
 }
 

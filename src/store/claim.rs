@@ -214,7 +214,7 @@ impl Store {
 
 /// The end of a row whose process may still run.
 fn closed(reason: EndReason, at: Millis) -> End {
-    End { at, status: ExitStatus::Unobserved, reason, because: None }
+    End { at: at.into(), status: ExitStatus::Unobserved, reason, because: None }
 }
 
 /// Gives back the claims that a query finds; returns how many.

@@ -1,5 +1,7 @@
 //! Leaks: processes that outlived their owner, one row for each process and kind.
 
+use std::time::SystemTime;
+
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 
@@ -14,7 +16,7 @@ use super::{
 use crate::{
     error::Result,
     identity::{Identity, Pid},
-    model::{LeakKind, LeakRecord, Millis, NewLeak, ProcessId, TaskId, millis},
+    model::{LeakKind, LeakRecord, Millis, NewLeak, ProcessId, TaskId, millis, unix_millis},
 };
 
 /// The key by which leaks are counted.
@@ -51,8 +53,9 @@ pub struct LeakGroup {
     pub process_hours: f64,
     /// Resident bytes when found, summed over all; a value that could not be measured counts as 0.
     pub rss_bytes: u64,
-    /// When the newest was found, unix milliseconds.
-    pub last_found_at: Millis,
+    /// When the newest was found; serialized as Unix milliseconds.
+    #[serde(serialize_with = "unix_millis")]
+    pub last_found_at: SystemTime,
 }
 
 /// Leaks since a time, counted by a key.
@@ -112,10 +115,10 @@ table! {
         rule,
         evidence,
         found_at,
-        age_ms,
+        age: age_ms,
         rss_bytes,
         outcome,
-        died_after_ms,
+        died_after: died_after_ms,
         command,
     }
 }

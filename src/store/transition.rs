@@ -139,7 +139,7 @@ fn write_end(
         ":id": row.id.0,
         ":was": row.life.state().as_str(),
         ":was_claimed_by": claimed_by.write(),
-        ":at": end.at.0,
+        ":at": end.at.write(),
         ":reason": end.reason.as_str(),
         ":code": end.status.code(),
         ":signal": end.status.signal(),

@@ -7,10 +7,13 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::{Store, cell::Cells};
+use super::{
+    Store,
+    cell::{Cell, Cells},
+};
 use crate::{
     error::Result,
-    model::{End, InstanceId, LateEnd, Millis, ProcessId},
+    model::{End, InstanceId, LateEnd, ProcessId},
     redact::mask_text,
 };
 
@@ -77,7 +80,7 @@ fn add(connection: &Connection, late: &LateEnd) -> rusqlite::Result<u64> {
             ":reason": end.reason.as_str(),
             ":code": end.status.code(),
             ":signal": end.status.signal(),
-            ":at": Millis(end.at.0).0,
+            ":at": end.at.write(),
             ":rule": end.because.as_ref().map(|because| mask_text(&because.rule)),
             ":evidence": end.because.as_ref().map(|because| mask_text(&because.evidence)),
         })

@@ -7,12 +7,10 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Mutex,
+    time::SystemTime,
 };
 
-use procledger::{
-    Millis,
-    paths::{Account, controller},
-};
+use procledger::paths::{Account, controller};
 use rustix::fs::OFlags;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
@@ -29,7 +27,7 @@ use tracing_subscriber::{
 use crate::{
     exit::{Failure, Result},
     output,
-    render::escape,
+    render::{escape, rfc3339},
 };
 
 /// Filter directives of tracing-subscriber, such as `procledger=debug`; overrides `-v`.
@@ -119,7 +117,7 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         if self.dated {
-            write!(writer, "{} ", Millis::now().to_rfc3339())?;
+            write!(writer, "{} ", rfc3339(SystemTime::now()))?;
         }
         write!(writer, "{}: ", event.metadata().level())?;
         DefaultFields::new().format_fields(writer.by_ref(), event)?;

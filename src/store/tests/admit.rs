@@ -146,10 +146,11 @@ fn what_a_root_may_keep_is_recorded_with_its_end_and_has_no_owner_any_more() {
     assert_eq!(f.number(reasons), 2);
     let below = f.store.below(&[root]).expect("read").remove(0).kept;
     assert_eq!(below.iter().map(|kept| kept.pid.get()).collect::<Vec<_>>(), [11, 12]);
-    assert!(f.store.was_kept(&below[1], leaks[0].found_at).expect("read"));
-    assert!(!f.store.was_kept(&below[1], Millis(leaks[0].found_at.0 + 1)).expect("read"));
+    let found_at = Millis::from(leaks[0].found_at);
+    assert!(f.store.was_kept(&below[1], found_at).expect("read"));
+    assert!(!f.store.was_kept(&below[1], Millis(found_at.0 + 1)).expect("read"));
     let other = crate::identity::Identity { start_tick: 5, ..below[1] };
-    assert!(!f.store.was_kept(&other, leaks[0].found_at).expect("read"));
+    assert!(!f.store.was_kept(&other, found_at).expect("read"));
 }
 
 #[test]

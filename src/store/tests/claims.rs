@@ -95,8 +95,8 @@ fn a_survivor_met_again_is_one_leak() {
     }
     let leaks = f.store.leaks(None, None, None).expect("read");
     assert_eq!(leaks.len(), 1);
-    assert_eq!((leaks[0].outcome, leaks[0].found_at), (Outcome::Kill, Millis(1_000)));
-    assert_eq!(leaks[0].died_after_ms, Some(12));
+    assert_eq!((leaks[0].outcome, leaks[0].found_at), (Outcome::Kill, Millis(1_000).into()));
+    assert_eq!(leaks[0].died_after, Some(Duration::from_millis(12)));
     assert_eq!(f.number("SELECT pass FROM leak"), 3, "the pass that met it last");
     assert_eq!(f.store.passes(None, 10).expect("read").len(), 3);
 }
@@ -150,7 +150,7 @@ fn forgetting_names_the_person_and_takes_any_live_row() {
         assert_eq!((row.life.state(), row.life.claimed_by()), (State::Ended, None));
         let End { at, status, reason, .. } = *ended(&row);
         assert_eq!(reason, EndReason::Forgotten);
-        assert_eq!((status, at), (ExitStatus::Unobserved, Millis(50)));
+        assert_eq!((status, at), (ExitStatus::Unobserved, Millis(50).into()));
         assert_eq!(row.requested_by.as_deref(), Some("ann"));
     }
     assert_eq!(f.get(ids[3]).requested_by, None, "what had ended is history");
@@ -165,7 +165,7 @@ fn only_the_owner_releases_a_row_that_is_not_being_ended() {
     assert!(f.store.release(id, f.me, Millis(50)).expect("committed"));
     assert!(!f.store.release(id, f.me, Millis(51)).expect("committed"), "only once");
     let End { at, reason, .. } = *ended(&f.get(id));
-    assert_eq!((reason, at), (EndReason::Released, Millis(50)));
+    assert_eq!((reason, at), (EndReason::Released, Millis(50).into()));
     let ending = f.row(f.me, 11, State::Ending);
     assert!(!f.store.release(ending, f.me, Millis(50)).expect("committed"));
 }

@@ -163,7 +163,7 @@ pub(super) fn process(owner: InstanceId, name: &str, pid: i64) -> NewProcess {
         containment: Containment::Session,
         command: ["resource-claude-code", "run", "--tag", name].map(str::to_owned).to_vec(),
         cwd: Some("/srv/api".to_owned()),
-        started_at: Millis(pid),
+        started_at: Millis(pid).into(),
         ..ProcessSpec::new(owner, Origin::Spawned, identity(here(), pid), UID, limits)
     })
 }
@@ -195,7 +195,7 @@ pub(super) fn kept(owner: InstanceId, root: ProcessId, pid: i64) -> Settled {
 }
 
 pub(super) fn end(reason: EndReason) -> End {
-    End { reason, status: ExitStatus::Exited(3), at: Millis(9_000), because: None }
+    End { reason, status: ExitStatus::Exited(3), at: Millis(9_000).into(), because: None }
 }
 
 /// Returns how a row has ended.
@@ -210,7 +210,7 @@ pub(super) fn dead(id: InstanceId) -> DeadInstance {
 pub(super) fn pass(kind: PassKind, started_at: i64) -> PassRecord {
     PassRecord {
         kind,
-        started_at: Millis(started_at),
+        started_at: Millis(started_at).into(),
         duration: Duration::from_micros(1_234),
         checked: 5,
         found: 2,

@@ -9,7 +9,7 @@ use crate::{
 
 fn ended(f: &Fixture, owner: InstanceId, name: &str, pid: i64, at: i64) -> ProcessId {
     let id = f.admit(process(owner, name, pid));
-    let end = crate::model::End { at: Millis(at), ..end(EndReason::Exited) };
+    let end = crate::model::End { at: Millis(at).into(), ..end(EndReason::Exited) };
     f.store.end(id, State::Running, end, None).expect("committed");
     id
 }
@@ -87,7 +87,7 @@ fn leaks_are_counted_by_day_task_and_rule() {
     );
     assert_eq!((days[1].leaks, days[1].orphans, days[1].strays, days[1].survived), (2, 1, 1, 1));
     assert!((days[1].process_hours - 2.0).abs() < 1e-9);
-    assert_eq!((days[1].rss_bytes, days[1].last_found_at), (2 << 20, Millis(DAY + 5)));
+    assert_eq!((days[1].rss_bytes, days[1].last_found_at), (2 << 20, Millis(DAY + 5).into()));
     let tasks = groups(LeakGrouping::Task);
     assert_eq!(tasks.iter().map(|g| g.key.as_str()).collect::<Vec<_>>(), ["a", ""]);
     assert_eq!((tasks[1].leaks, tasks[1].unregistered), (1, 1));
@@ -96,7 +96,10 @@ fn leaks_are_counted_by_day_task_and_rule() {
     assert_eq!(since.len(), 1);
     let leaks = f.store.leaks(None, Some(Millis(DAY + 5)), None).expect("read");
     assert_eq!(leaks.iter().map(|leak| leak.process).collect::<Vec<_>>(), [ids[2], ids[1]]);
-    assert_eq!((leaks[0].task_id.as_ref(), leaks[0].age_ms), (None, 3_600_000));
+    assert_eq!(
+        (leaks[0].task_id.as_ref(), leaks[0].age),
+        (None, std::time::Duration::from_hours(1))
+    );
 }
 
 #[test]
@@ -107,14 +110,14 @@ fn the_newest_pass_of_each_kind_is_found() {
     }
     let last = f.store.last_passes().expect("read");
     assert_eq!(
-        last.iter().map(|p| (p.kind, p.started_at.0)).collect::<Vec<_>>(),
+        last.iter().map(|p| (p.kind, Millis::from(p.started_at).0)).collect::<Vec<_>>(),
         [(PassKind::Health, 3), (PassKind::Orphan, 2)]
     );
     let sent = pass(PassKind::Health, 3);
     assert_eq!((last[0].duration, last[0].checked), (sent.duration, sent.checked));
     assert_eq!((&last[0].error, last[0].survived), (&sent.error, 1));
     let since = f.store.passes(Some(Millis(2)), 10).expect("read");
-    assert_eq!(since.iter().map(|p| p.started_at.0).collect::<Vec<_>>(), [3, 2]);
+    assert_eq!(since.iter().map(|p| Millis::from(p.started_at).0).collect::<Vec<_>>(), [3, 2]);
     assert_eq!(f.store.passes(None, 1).expect("read").len(), 1);
 }
 
@@ -275,7 +278,7 @@ fn a_pass_stays_as_long_as_a_leak_that_it_found() {
     leaked(&f, last, LeakKind::Orphan, Outcome::Survived, 4_000);
     f.store.record_pass(f.me, &pass(PassKind::Orphan, 5_000)).expect("committed");
     assert_eq!(prune(&f, 1_000, 10), 0, "the survivor is still there");
-    let end = crate::model::End { at: Millis(200), ..end(EndReason::Gone) };
+    let end = crate::model::End { at: Millis(200).into(), ..end(EndReason::Gone) };
     f.store.end(id, State::Survived, end, None).expect("committed");
     assert_eq!(prune(&f, 1_000, 10), 2, "the process and the pass");
 }

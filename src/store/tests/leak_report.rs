@@ -73,7 +73,8 @@ fn the_sums_of_a_report_agree_with_each_other() {
         let hours: f64 = groups.iter().map(|group| group.process_hours).sum();
         assert!((hours - 18.0).abs() < 1e-9, "{groups:?}");
     }
-    let newest: Vec<i64> = report.newest.iter().map(|leak| leak.found_at.0 / HOUR).collect();
+    let hour = |leak: &crate::model::LeakRecord| Millis::from(leak.found_at).0 / HOUR;
+    let newest: Vec<i64> = report.newest.iter().map(hour).collect();
     assert_eq!(newest, [29, 28, 27, 26, 25]);
     assert_eq!((report.passes.len(), report.passes[0].passes), (1, 18));
 }
@@ -95,7 +96,7 @@ fn passes_are_counted_with_their_longest_gap() {
     let gap = std::time::Duration::from_secs;
     assert_eq!(figures(0), (PassKind::Health, 4, 4, gap(300)));
     assert_eq!(figures(1), (PassKind::Orphan, 1, 1, gap(0)));
-    assert_eq!((all[0].first_at, all[0].last_at), (Millis(1_000), Millis(361_000)));
+    assert_eq!((all[0].first_at, all[0].last_at), (Millis(1_000).into(), Millis(361_000).into()));
     let late = f.store.pass_summaries(Some(Millis(300_000))).expect("read");
     assert_eq!((late.len(), late[0].passes, late[0].longest_gap), (1, 2, gap(30)));
     assert!(f.store.pass_summaries(Some(Millis(400_000))).expect("read").is_empty());

@@ -73,7 +73,7 @@ fn a_process_that_is_certainly_gone_is_ended_without_a_check() {
     assert!(answer.claimed.is_empty() && answer.adopted.is_empty());
     for row in &answer.gone {
         let End { at, status, reason, .. } = *ended(row);
-        assert_eq!((at, status, reason), (AT, ExitStatus::Unobserved, EndReason::Rebooted));
+        assert_eq!((at, status, reason), (AT.into(), ExitStatus::Unobserved, EndReason::Rebooted));
         assert_eq!(row.owner, old);
     }
 }

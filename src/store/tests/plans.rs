@@ -244,7 +244,7 @@ fn a_row_stays_under_400_bytes_with_its_indexes() {
         let batch: Vec<_> = (start..start + 1_000)
             .map(|n| {
                 let mut new = process(f.me, &format!("task-{n:08}"), 100_000 + n);
-                new.spec.started_at = Millis(1_736_512_496_789 + n * 1_000);
+                new.spec.started_at = Millis(1_736_512_496_789 + n * 1_000).into();
                 new.spec.identity.start_tick = 123_456_789 + n.cast_unsigned();
                 new.spec.identity.pidfd_inode = Some(4_000_000 + n.cast_unsigned());
                 new
@@ -257,7 +257,7 @@ fn a_row_stays_under_400_bytes_with_its_indexes() {
                 let at = Millis(1_736_512_999_999 + start * 1_000);
                 RootEnd {
                     process: admitted.row.expect("admitted"),
-                    end: End { at, ..end(EndReason::Exited) },
+                    end: End { at: at.into(), ..end(EndReason::Exited) },
                     strays: Vec::new(),
                     kept: Vec::new(),
                 }

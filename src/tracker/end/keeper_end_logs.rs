@@ -193,7 +193,7 @@ fn claim_logged(
 
 fn logged_row(core: &Core, root: &Root, log: &EndLog, member: &ProcessInfo) -> NewProcess {
     let mut new = member.new_row(core.instance.id, root);
-    new.spec.started_at = log.began.minus(member.age);
+    new.spec.started_at = log.began.minus(member.age).into();
     new
 }
 
@@ -255,7 +255,12 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
             let at = ended_at(&log, &fate);
             let because =
                 Justification { rule: rule.clone(), evidence: member.info.evidence.to_string() };
-            let end = End { reason: cause.reason, status: fate.status, at, because: Some(because) };
+            let end = End {
+                reason: cause.reason,
+                status: fate.status,
+                at: at.into(),
+                because: Some(because),
+            };
             let leak = NewLeak {
                 kind: LeakKind::Stray,
                 rule,

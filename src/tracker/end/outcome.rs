@@ -226,7 +226,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberOutcome, status: ExitSta
         Verdict::Ended(End {
             reason: reason(cause, member, status),
             status,
-            at: now,
+            at: now.into(),
             because: because(cause, member),
         })
     };
@@ -279,8 +279,7 @@ fn ending(rule: String, root: &Root, member: MemberOutcome) -> Ending {
         evidence: member.info.evidence.to_string(),
         command: member.info.command,
         outcome: member.fate.outcome(),
-        died_after_ms: (member.fate.died_after())
-            .map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        died_after: member.fate.died_after(),
         obstacle: match member.fate {
             Fate::Survived { why, .. } => Some(why),
             _ => None,
@@ -332,7 +331,7 @@ fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
         rule: cause.rule.clone(),
         evidence: Evidence::TaskCgroup.to_string(),
         outcome: Outcome::Survived,
-        died_after_ms: None,
+        died_after: None,
         obstacle: Some(why),
     }
 }

@@ -193,7 +193,7 @@ fn own_end(core: &Core, entry: &Tracked, status: ExitStatus) -> End {
         || Some((EndReason::Oom, Some(core.cgroups.oom_because(&entry.root, status)?)));
     let (reason, because) =
         entry.cause().or_else(by_the_kernel).unwrap_or((EndReason::Exited, None));
-    End { reason, status, at: Millis::now(), because }
+    End { reason, status, at: Millis::now().into(), because }
 }
 
 /// Removes from the tree what is left running on purpose; and, where everything is left, what has already exited.
@@ -304,7 +304,7 @@ fn gone(row: ProcessId) -> Settled {
     let end = End {
         reason: EndReason::Gone,
         status: ExitStatus::Unobserved,
-        at: Millis::now(),
+        at: Millis::now().into(),
         because: None,
     };
     Settled::new(row, Verdict::Ended(end))

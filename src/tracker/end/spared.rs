@@ -40,7 +40,7 @@ pub(in crate::tracker) fn settle_spared(
     let end = End {
         reason: EndReason::Released,
         status: ExitStatus::Unobserved,
-        at: now,
+        at: now.into(),
         because: Some(Justification { rule: why.to_string(), evidence: evidence.clone() }),
     };
     Settled {

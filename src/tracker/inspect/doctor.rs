@@ -452,8 +452,12 @@ fn last_pass(store: &Store, anything_runs: bool) -> Result<Finding> {
         return Ok(finding("last pass", Level::Ok, "none yet", ""));
     };
     let ago = Millis::now().since(newest.started_at);
-    let detail =
-        format!("{} at {}, {} s ago", newest.kind, newest.started_at.to_rfc3339(), ago.as_secs());
+    let detail = format!(
+        "{} at {}, {} s ago",
+        newest.kind,
+        Millis::from(newest.started_at).to_rfc3339(),
+        ago.as_secs()
+    );
     Ok(if anything_runs && ago > PASS_IS_LATE {
         finding(
             "last pass",

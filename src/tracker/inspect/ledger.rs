@@ -409,7 +409,7 @@ fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
         rule: rule.into(),
         evidence: "identity".into(),
         outcome,
-        died_after_ms: None,
+        died_after: None,
         obstacle: None,
     }
 }
@@ -441,7 +441,7 @@ fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview, report: &mut Repo
             rule,
             evidence: info.evidence.to_string(),
             outcome,
-            died_after_ms: None,
+            died_after: None,
             obstacle: (root.life.state() == State::Survived)
                 .then(|| root.last_error.clone())
                 .flatten(),
@@ -486,7 +486,7 @@ fn plan_name_match(world: &World<'_>, search: &Search<'_>, report: &mut Report) 
                 rule: member.spared.map_or_else(|| rule.clone(), |why| why.to_string()),
                 evidence: member.info.evidence.to_string(),
                 outcome,
-                died_after_ms: None,
+                died_after: None,
                 obstacle: None,
             });
         }

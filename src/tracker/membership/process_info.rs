@@ -73,7 +73,7 @@ impl ProcessInfo {
                 task_id: root.task.clone(),
                 root: Some(root.row),
                 command: self.command.clone(),
-                started_at: Millis::now().minus(self.age),
+                started_at: Millis::now().minus(self.age).into(),
                 evidence: Some(self.evidence.to_string()),
                 ..ProcessSpec::new(owner, Origin::Descendant, self.identity, self.uid, limits)
             },

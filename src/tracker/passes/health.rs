@@ -450,7 +450,7 @@ fn settle_found(core: &Arc<Core>, dead: &[Dead], report: &mut Report) {
             rule: "it is not there any more".into(),
             evidence: "identity".into(),
             outcome: Outcome::Gone,
-            died_after_ms: None,
+            died_after: None,
             obstacle: None,
         });
     }

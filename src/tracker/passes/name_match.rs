@@ -236,7 +236,7 @@ impl Search<'_> {
             spec: ProcessSpec {
                 task_id: task,
                 command: command_of(self.proc, pinned.pid(), arguments),
-                started_at: Millis::now().minus(age(pinned.stat.start_tick)),
+                started_at: Millis::now().minus(age(pinned.stat.start_tick)).into(),
                 ..ProcessSpec::new(owner, origin, pinned.identity, uid, limits)
             },
             claimed: true,

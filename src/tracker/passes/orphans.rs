@@ -145,7 +145,7 @@ fn report_gone(core: &Core, claim: &OrphanClaim, report: &mut Report) {
         rule: "its machine was restarted, or its PID namespace is gone".into(),
         evidence: "boot id or namespace".into(),
         outcome: Outcome::Gone,
-        died_after_ms: None,
+        died_after: None,
         obstacle: None,
     }));
     if !claim.gone.is_empty() {
@@ -196,7 +196,7 @@ pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord, repor
     let end = End {
         reason: EndReason::Gone,
         status: ExitStatus::Unobserved,
-        at: Millis::now(),
+        at: Millis::now().into(),
         because: None,
     };
     let state =
@@ -211,7 +211,7 @@ pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord, repor
                 rule: "it is not there any more".into(),
                 evidence: "identity".into(),
                 outcome: Outcome::Gone,
-                died_after_ms: None,
+                died_after: None,
                 obstacle: None,
             });
         }

@@ -22,7 +22,7 @@ impl PassRun {
         let duration: Duration = self.began.elapsed();
         PassRecord {
             kind: self.kind,
-            started_at: self.started_at,
+            started_at: self.started_at.into(),
             duration,
             checked: report.checked,
             found: report.endings.len() as u64,

@@ -57,7 +57,7 @@ impl From<&LateEnd> for SavedEnd {
             process: process.0,
             pid: i64::from(pid.get()),
             start_tick: *start_tick,
-            ended_at: end.at.0,
+            ended_at: Millis::from(end.at).0,
             reason: end.reason.as_str().to_owned(),
             exit_code: end.status.code(),
             exit_signal: end.status.signal(),
@@ -90,7 +90,7 @@ impl SavedEnd {
             pid: Pid::new(self.pid)?,
             start_tick: self.start_tick,
             task: None,
-            end: End { at, status, reason, because },
+            end: End { at: at.into(), status, reason, because },
         })
     }
 }

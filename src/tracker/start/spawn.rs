@@ -151,7 +151,7 @@ fn refused(
         let end = End {
             reason: EndReason::Failed,
             status: ExitStatus::Unobserved,
-            at: Millis::now(),
+            at: Millis::now().into(),
             because: None,
         };
         // On failure the next pass finds the row gone.

@@ -329,7 +329,7 @@ fn import_leaves_a_process_alone_that_only_the_file_names() {
     let place = Place::new();
     let mut canary = canary();
     let file = place.path().join("former.json");
-    let start = procledger::Millis::now().to_rfc3339();
+    let start = chrono::Utc::now().to_rfc3339();
     let json =
         format!(r#"[{{"task_id":"t","process_id":{},"start_time":"{start}"}}]"#, canary.pid());
     fs::write(&file, json).expect("a file");

@@ -38,7 +38,7 @@ const PLAIN: Leak<'_> = Leak {
 /// A ledger with these leaks; its only passes are those that opened it.
 fn with_leaks(place: &Place, leaks: &[Leak<'_>]) {
     run(place, &["run", "--task", "t", "--", "true"]).expect(0);
-    let now = procledger::Millis::now().0;
+    let now = chrono::Utc::now().timestamp_millis();
     let mut ledger = rusqlite::Connection::open(place.ledger()).expect("a ledger");
     let all = ledger.transaction().expect("a transaction");
     for (index, leak) in (1..).zip(leaks) {

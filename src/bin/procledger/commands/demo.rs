@@ -172,7 +172,7 @@ fn reaped(report: &Report, witnesses: &[Witness]) -> String {
     let mut table = Table::cut(&["TASK", "PID", "OUTCOME", "COMMAND"], false).right(1);
     for ending in &report.endings {
         let known = witnesses.iter().any(|witness| witness.row.spec.identity.pid == ending.pid);
-        let mut what = after(outcome(ending.outcome, Tense::Done), ending.died_after_ms);
+        let mut what = after(outcome(ending.outcome, Tense::Done), ending.died_after);
         if !known && ending.outcome != Outcome::Gone {
             what.push_str(" (found just now)");
         }

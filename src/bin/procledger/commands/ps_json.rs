@@ -3,6 +3,8 @@
 use procledger::{FigureSource, ProcessRecord, TreeRecord};
 use serde::Serialize;
 
+use crate::render::rfc3339;
+
 /// A row in JSON. Stable: the help text of `ps` documents it.
 #[derive(Debug, Serialize)]
 pub(super) struct Line<'a> {
@@ -59,8 +61,8 @@ impl<'a> Line<'a> {
             command: &row.spec.command,
             cwd: row.spec.cwd.as_deref(),
             uid: row.spec.uid,
-            started_at: row.spec.started_at.to_rfc3339(),
-            ended_at: end.map(|end| end.at.to_rfc3339()),
+            started_at: rfc3339(row.spec.started_at),
+            ended_at: end.map(|end| rfc3339(end.at)),
             exit_code: end.and_then(|end| end.status.code()),
             exit_signal: end.and_then(|end| end.status.signal()),
             end_reason: end.map(|end| end.reason.as_str()),
@@ -85,9 +87,9 @@ impl<'a> Line<'a> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
-    use procledger::{End, EndReason, ExitStatus, Job, Life, Millis, Pid, Query, Tracker};
+    use procledger::{End, EndReason, ExitStatus, Job, Life, Pid, Query, Tracker};
 
     use super::*;
     use crate::output;
@@ -100,11 +102,11 @@ pub(super) mod tests {
         let job = job.grace(Duration::from_millis(100)).max_rss(1 << 20);
         tracker.spawn(job).expect("started").wait().expect("ended");
         let mut row = tracker.ledger().history(Query::new().limit(1)).expect("read").remove(0);
-        let start = 1_736_512_496_000;
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_736_512_496);
         row.spec.identity.pid = Pid::new(4711).expect("valid");
-        row.spec.started_at = Millis(start);
+        row.spec.started_at = start;
         row.life = Life::Ended(End {
-            at: Millis(start + 4_000),
+            at: start + Duration::from_secs(4),
             status: ExitStatus::Exited(1),
             reason: EndReason::Exited,
             because: None,

@@ -1,8 +1,10 @@
 //! The tables of `ps` and `ps --watch`.
 
-use procledger::{FigureSource, Millis, ProcessRecord, State, TreeRecord};
+use std::time::SystemTime;
 
-use crate::render::{Paint, Table, cpu_time, shell_words, short_bytes, short_span};
+use procledger::{FigureSource, ProcessRecord, State, TreeRecord};
+
+use crate::render::{Paint, Table, cpu_time, shell_words, short_bytes, short_span, since};
 
 /// What the column `CPU` shows.
 #[derive(Clone, Copy)]
@@ -24,7 +26,7 @@ pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<Strin
     for column in header.len() - 6..header.len() - 2 {
         table = table.right(column);
     }
-    let now = Millis::now();
+    let now = SystemTime::now();
     for tree in trees {
         let root = &tree.root;
         let cpu = match cpu {
@@ -34,7 +36,7 @@ pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<Strin
         let mut cells = vec![
             task(root),
             root.spec.identity.pid.to_string(),
-            short_span(now.since(root.spec.started_at)),
+            short_span(since(now, root.spec.started_at)),
             marked(tree, short_bytes(tree.rss_bytes)),
             marked(tree, cpu),
             marked(tree, tree.descendants().to_string()),
@@ -53,7 +55,7 @@ pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<Strin
 pub(super) fn history(trees: &[TreeRecord], ended: &[ProcessRecord], wide: bool) -> Vec<String> {
     let header = ["TASK", "PID", "STATE", "EXIT", "AGE", "MEMORY", "CPU", "COMMAND"];
     let mut table = (4..7).fold(Table::cut(&header, wide).right(1), Table::right);
-    let now = Millis::now();
+    let now = SystemTime::now();
     for tree in trees {
         let figures = [marked(tree, short_bytes(tree.rss_bytes)), marked(tree, cpu_time(tree.cpu))];
         table.row(history_row(&tree.root, state(tree), now, figures));
@@ -70,7 +72,7 @@ pub(super) fn history(trees: &[TreeRecord], ended: &[ProcessRecord], wide: bool)
 fn history_row(
     row: &ProcessRecord,
     state: &str,
-    now: Millis,
+    now: SystemTime,
     [memory, cpu]: [String; 2],
 ) -> Vec<String> {
     let end = row.life.end();
@@ -79,7 +81,7 @@ fn history_row(
         row.spec.identity.pid.to_string(),
         state.to_owned(),
         end.map_or_else(|| "-".to_owned(), |end| exit(end.status)),
-        short_span(end.map_or(now, |end| end.at).since(row.spec.started_at)),
+        short_span(since(end.map_or(now, |end| end.at), row.spec.started_at)),
         memory,
         cpu,
         shell_words(&row.spec.command),

@@ -2,11 +2,11 @@
 
 use std::{
     collections::HashMap,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::sys::signal::Signal;
-use procledger::{Ledger, Millis, ProcessId, TreeRecord};
+use procledger::{Ledger, ProcessId, TreeRecord};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     stdio::stdin,
@@ -179,7 +179,7 @@ impl Look {
         };
         format!(
             "{}  {trees} tasks, {processes} processes, {}{others}; every {}, q quits",
-            clock(Millis::now()),
+            clock(SystemTime::now()),
             short_bytes(Some(memory)),
             span(interval),
         )

@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use procledger::{
-    LeakGroup, LeakGrouping, LeakRecord, Ledger, Millis, PassSummary, paths::refuse_as_output,
+    LeakGroup, LeakGrouping, LeakRecord, Ledger, PassSummary, paths::refuse_as_output,
 };
 
 use super::report_lines::{GroupLine, LeakLine};
@@ -17,7 +17,7 @@ use crate::{
     exit::{Exit, Result},
     output, page,
     render::{
-        Table, Tense, after, bytes, csv, outcome, shell_words, short_bytes, short_span, span,
+        Table, Tense, after, bytes, csv, outcome, shell_words, short_bytes, short_span, since, span,
     },
     units,
 };
@@ -102,7 +102,7 @@ impl ReportArgs {
 fn html(ledger: &Ledger, since: Option<SystemTime>, by: Option<By>) -> Result<String> {
     let report = ledger.leak_report(since, page::LEAKS_SHOWN)?;
     let path = ledger.path().to_string_lossy();
-    page::page(&report, &path, since.map(Millis::from), by.map(LeakGrouping::from))
+    page::page(&report, &path, since, by.map(LeakGrouping::from))
 }
 
 fn list(
@@ -175,7 +175,7 @@ fn nothing(passes: &[PassSummary]) -> String {
         None => "No leaks recorded, but no pass was made in this time: it is unknown whether anything leaked.\n".to_owned(),
         Some(last) => {
             let passes = if made == 1 { "pass" } else { "passes" };
-            let ago = span(Millis::now().since(last));
+            let ago = span(since(SystemTime::now(), last));
             format!("No leaks found in {made} {passes}, the last one {ago} ago.\n")
         }
     }
@@ -185,17 +185,17 @@ fn nothing(passes: &[PassSummary]) -> String {
 pub(super) fn leak_table(leaks: &[LeakRecord]) -> String {
     let header = ["TASK", "PID", "KIND", "FOUND", "OUTCOME", "WHY", "COMMAND"];
     let mut table = Table::new(&header, 2).right(1);
-    let now = Millis::now();
+    let now = SystemTime::now();
     for leak in leaks {
-        let age = span(Duration::from_millis(leak.age_ms));
+        let age = span(leak.age);
         let memory =
             leak.rss_bytes.map_or_else(String::new, |rss| format!(", {}", bytes(Some(rss))));
         table.row([
             leak.task_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             leak.pid.to_string(),
             leak.kind.to_string(),
-            format!("{} ago", span(now.since(leak.found_at))),
-            after(outcome(leak.outcome, Tense::Done), leak.died_after_ms),
+            format!("{} ago", span(since(now, leak.found_at))),
+            after(outcome(leak.outcome, Tense::Done), leak.died_after),
             format!("{}: {} ({age} old{memory})", leak.rule, leak.evidence),
             shell_words(&leak.command),
         ]);
@@ -222,7 +222,7 @@ fn group_table(groups: &[LeakGroup], by: By) -> String {
         "LAST FOUND",
     ];
     let mut table = (1..8).fold(Table::new(&header, 0), Table::right);
-    let now = Millis::now();
+    let now = SystemTime::now();
     for group in groups {
         table.row([
             if group.key.is_empty() { "-".to_owned() } else { group.key.clone() },
@@ -233,7 +233,7 @@ fn group_table(groups: &[LeakGroup], by: By) -> String {
             group.survived.to_string(),
             format!("{:.1}", group.process_hours),
             short_bytes(Some(group.rss_bytes)),
-            format!("{} ago", short_span(now.since(group.last_found_at))),
+            format!("{} ago", short_span(since(now, group.last_found_at))),
         ]);
     }
     table.text()

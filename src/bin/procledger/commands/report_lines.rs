@@ -3,7 +3,7 @@
 use procledger::{LeakGroup, LeakRecord};
 use serde::Serialize;
 
-use crate::render::shell_words;
+use crate::render::{rfc3339, shell_words};
 
 /// A leak in JSON and CSV. Stable: the help text of `report` documents it.
 #[derive(Debug, Serialize)]
@@ -15,10 +15,10 @@ pub(super) struct LeakLine<'a> {
     rule: &'a str,
     evidence: &'a str,
     found_at: String,
-    age_ms: u64,
+    age_ms: u128,
     rss_bytes: Option<u64>,
     outcome: &'static str,
-    died_after_ms: Option<u64>,
+    died_after_ms: Option<u128>,
     command: &'a [String],
 }
 
@@ -31,11 +31,11 @@ impl<'a> From<&'a LeakRecord> for LeakLine<'a> {
             kind: leak.kind.as_str(),
             rule: &leak.rule,
             evidence: &leak.evidence,
-            found_at: leak.found_at.to_rfc3339(),
-            age_ms: leak.age_ms,
+            found_at: rfc3339(leak.found_at),
+            age_ms: leak.age.as_millis(),
             rss_bytes: leak.rss_bytes,
             outcome: leak.outcome.as_str(),
-            died_after_ms: leak.died_after_ms,
+            died_after_ms: leak.died_after.map(|span| span.as_millis()),
             command: &leak.command,
         }
     }
@@ -58,7 +58,7 @@ impl LeakLine<'_> {
     ];
 
     pub(super) fn fields(&self) -> Vec<String> {
-        let number = |number: Option<u64>| number.map_or_else(String::new, |n| n.to_string());
+        let number = |number: Option<u128>| number.map_or_else(String::new, |n| n.to_string());
         vec![
             self.process.to_string(),
             self.task_id.unwrap_or_default().to_owned(),
@@ -68,7 +68,7 @@ impl LeakLine<'_> {
             self.evidence.to_owned(),
             self.found_at.clone(),
             self.age_ms.to_string(),
-            number(self.rss_bytes),
+            number(self.rss_bytes.map(u128::from)),
             self.outcome.to_owned(),
             number(self.died_after_ms),
             shell_words(self.command),
@@ -101,7 +101,7 @@ impl<'a> From<&'a LeakGroup> for GroupLine<'a> {
             survived: group.survived,
             process_hours: group.process_hours,
             rss_bytes: group.rss_bytes,
-            last_found_at: group.last_found_at.to_rfc3339(),
+            last_found_at: rfc3339(group.last_found_at),
         }
     }
 }

@@ -1,11 +1,16 @@
 //! `watch`: reaps as soon as an owner dies.
 
 use std::{
-    net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::PoisonError, thread, time::Duration,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::PoisonError,
+    thread,
+    time::{Duration, SystemTime},
 };
 
 use clap::Args;
-use procledger::{Millis, Report, Tracker, Turn};
+use procledger::{Report, Tracker, Turn};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::{
@@ -237,7 +242,7 @@ fn print(report: &Report) -> Result<Reader> {
     for error in &report.errors {
         output::complain(error);
     }
-    let now = clock(Millis::now());
+    let now = clock(SystemTime::now());
     let line = |ending| now.clone() + " " + &ending_line(ending) + "\n";
     output::print(report.endings.iter().map(line).collect::<String>())
 }

@@ -5,8 +5,10 @@
 
 #![expect(clippy::cast_precision_loss, reason = "a drawing shows no more than three digits")]
 
-use chrono::{DateTime, Months, NaiveDateTime, Utc};
-use procledger::{LeakGroup, Millis};
+use std::time::SystemTime;
+
+use chrono::{Months, NaiveDateTime};
+use procledger::LeakGroup;
 
 use super::{
     format::{Figure, counted, thousands},
@@ -66,21 +68,25 @@ struct Sum {
 
 /// Returns the charts of leaks, process-hours and memory, from `since` or the oldest leak, whichever is earlier, until now. The
 /// groups are by hour.
-pub(super) fn charts(by_hour: &[LeakGroup], since: Option<Millis>, now: Millis) -> Vec<Chart> {
+pub(super) fn charts(
+    by_hour: &[LeakGroup],
+    since: Option<SystemTime>,
+    now: SystemTime,
+) -> Vec<Chart> {
     let Some((bucket, slots)) = slots(by_hour, since, now) else { return Vec::new() };
     vec![leaks(bucket, &slots), hours(bucket, &slots), memory(bucket, &slots)]
 }
 
-fn calendar(time: Millis) -> Option<NaiveDateTime> {
-    DateTime::<Utc>::from_timestamp_millis(time.0).map(|time| time.naive_utc())
+fn calendar(time: SystemTime) -> Option<NaiveDateTime> {
+    crate::render::calendar(time).map(|time| time.naive_utc())
 }
 
 /// Returns the finest bucket that needs at most [`MOST_SLOTS`] slots, and the sums of all slots, including empty ones. A time
 /// that the calendar cannot represent is in no slot.
 fn slots(
     groups: &[LeakGroup],
-    since: Option<Millis>,
-    now: Millis,
+    since: Option<SystemTime>,
+    now: SystemTime,
 ) -> Option<(TimeBucket, Vec<Sum>)> {
     let found: Vec<(NaiveDateTime, &LeakGroup)> =
         (groups.iter()).filter_map(|group| Some((calendar(group.last_found_at)?, group))).collect();
@@ -276,13 +282,20 @@ fn draw(
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     const DAY: i64 = 86_400_000;
     /// 2025-01-10T12:34:56Z
     const NOW: i64 = 1_736_512_496_000;
 
-    fn found(at: i64, orphans: u64) -> LeakGroup {
+    fn at(unix_millis: i64) -> SystemTime {
+        let span = Duration::from_millis(unix_millis.unsigned_abs());
+        if unix_millis < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span }
+    }
+
+    fn found(last_found_at: SystemTime, orphans: u64) -> LeakGroup {
         LeakGroup {
             key: String::new(),
             leaks: orphans,
@@ -292,7 +305,7 @@ mod tests {
             survived: 0,
             process_hours: 0.5,
             rss_bytes: 3 << 20,
-            last_found_at: Millis(at),
+            last_found_at,
         }
     }
 
@@ -307,27 +320,31 @@ mod tests {
             (5 * 366, TimeBucket::Month, 61),
             (40 * 366, TimeBucket::Year, 42),
         ] {
-            let since = Some(Millis(NOW - days * DAY));
-            let (found, slots) = slots(&[found(NOW, 1)], since, Millis(NOW)).expect("slots");
+            let since = Some(at(NOW - days * DAY));
+            let (found, slots) = slots(&[found(at(NOW), 1)], since, at(NOW)).expect("slots");
             assert_eq!((found, slots.len()), (bucket, count), "{days} days");
         }
     }
 
     #[test]
     fn no_leak_is_left_out_of_the_drawing() {
-        let groups: Vec<LeakGroup> = (0..30).map(|day| found(NOW - day * DAY, 2)).collect();
-        let (_, slots) = slots(&groups, None, Millis(NOW)).expect("slots");
+        let groups: Vec<LeakGroup> = (0..30).map(|day| found(at(NOW - day * DAY), 2)).collect();
+        let (_, slots) = slots(&groups, None, at(NOW)).expect("slots");
         assert_eq!(slots.len(), 30);
         assert!(slots.iter().all(|sum| sum.orphans == 2), "{slots:?}");
     }
 
     #[test]
     fn impossible_times_break_nothing() {
-        assert!(charts(&[], None, Millis(NOW)).is_empty());
-        assert!(charts(&[found(i64::MAX, 1)], None, Millis(NOW)).is_empty());
-        let odd = [found(i64::MIN, 1), found(NOW + 400 * DAY, 1), found(-62_000_000_000_000, 1)];
-        for since in [None, Some(Millis(i64::MIN)), Some(Millis(NOW))] {
-            for chart in charts(&odd, since, Millis(NOW)) {
+        assert!(charts(&[], None, at(NOW)).is_empty());
+        assert!(charts(&[found(at(i64::MAX), 1)], None, at(NOW)).is_empty());
+        let odd = [
+            found(at(i64::MIN), 1),
+            found(at(NOW + 400 * DAY), 1),
+            found(at(-62_000_000_000_000), 1),
+        ];
+        for since in [None, Some(at(i64::MIN)), Some(at(NOW))] {
+            for chart in charts(&odd, since, at(NOW)) {
                 assert!(chart.slots.len() <= MOST_SLOTS, "{chart:?}");
             }
         }
@@ -344,8 +361,8 @@ mod tests {
 
     #[test]
     fn a_drawing_says_in_words_what_it_shows() {
-        let groups = [found(NOW - DAY, 5), found(NOW, 1)];
-        let chart = charts(&groups, Some(Millis(NOW - 3 * DAY)), Millis(NOW)).remove(0);
+        let groups = [found(at(NOW - DAY), 5), found(at(NOW), 1)];
+        let chart = charts(&groups, Some(at(NOW - 3 * DAY)), at(NOW)).remove(0);
         assert!(chart.name == "Leaks in each hour" || chart.name == "Leaks in each day");
         assert!(
             chart.summary.contains("6 leaks in all")

@@ -1,10 +1,11 @@
 //! Formatting of figures for the page.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
-use procledger::Millis;
-
-use crate::render::{bytes, clock, escape, span};
+use crate::render::{bytes, clock, escape, span, unix_millis};
 
 /// Text from the ledger with control characters escaped. The template additionally escapes it for HTML.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,13 +48,12 @@ impl Figure {
         Self { raw: size.map_or_else(String::new, |size| size.to_string()), shown: bytes(size) }
     }
 
-    pub(super) fn time(time: Millis) -> Self {
-        Self { raw: time.0.to_string(), shown: clock(time) }
+    pub(super) fn time(time: SystemTime) -> Self {
+        Self { raw: unix_millis(time).to_string(), shown: clock(time) }
     }
 
-    /// Milliseconds.
-    pub(super) fn age(millis: u64) -> Self {
-        Self { raw: millis.to_string(), shown: span(Duration::from_millis(millis)) }
+    pub(super) fn age(age: Duration) -> Self {
+        Self { raw: age.as_millis().to_string(), shown: span(age) }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The page of a leak report.
 
+use std::time::SystemTime;
+
 use askama::Template;
-use procledger::{LeakGroup, LeakGrouping, LeakReport, Millis, PassKind, PassSummary};
+use procledger::{LeakGroup, LeakGrouping, LeakReport, PassKind, PassSummary};
 use uuid::Uuid;
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
 };
 use crate::{
     exit::{Failure, Result},
-    render::{clock, span},
+    render::{clock, rfc3339, since, span},
 };
 
 /// At most this many leaks are listed individually: a page with tens of thousands could not be read.
@@ -57,10 +59,10 @@ struct Tile {
 pub(crate) fn page(
     report: &LeakReport,
     ledger: &str,
-    since: Option<Millis>,
+    since: Option<SystemTime>,
     first: Option<LeakGrouping>,
 ) -> Result<String> {
-    let now = Millis::now();
+    let now = SystemTime::now();
     let all = Sums::of(&report.by_rule);
     let window = since.map_or_else(
         || "everything that is still in the ledger".to_owned(),
@@ -71,7 +73,7 @@ pub(crate) fn page(
         version: env!("CARGO_PKG_VERSION"),
         ledger: Shown::new(ledger),
         window,
-        made: Figure { raw: now.to_rfc3339(), shown: clock(now) },
+        made: Figure { raw: rfc3339(now), shown: clock(now) },
         verdict: verdict(&all, &report.passes),
         checked: !report.passes.is_empty(),
         checker: checker(&report.passes, now),
@@ -136,7 +138,7 @@ fn verdict(all: &Sums, passes: &[PassSummary]) -> Verdict {
     Verdict { headline, text }
 }
 
-fn checker(passes: &[PassSummary], now: Millis) -> Vec<String> {
+fn checker(passes: &[PassSummary], now: SystemTime) -> Vec<String> {
     if passes.is_empty() {
         return vec![
             "No health pass and no orphan pass in this window: no program had the ledger open, or its history was pruned.".to_owned(),
@@ -153,7 +155,7 @@ fn checker(passes: &[PassSummary], now: Millis) -> Vec<String> {
 }
 
 /// `20,160 health passes, the last 12s before this page was made; the longest time between two 31s.`
-fn made(summary: &PassSummary, now: Millis) -> String {
+fn made(summary: &PassSummary, now: SystemTime) -> String {
     let (one, more) = match summary.kind {
         PassKind::Health => ("health pass", "health passes"),
         PassKind::Orphan => ("orphan pass", "orphan passes"),
@@ -161,7 +163,7 @@ fn made(summary: &PassSummary, now: Millis) -> String {
     let mut line = format!(
         "{}, the last {} before this page was made",
         counted(summary.passes, one, more),
-        span(now.since(summary.last_at))
+        span(since(now, summary.last_at))
     );
     if summary.passes > 1 {
         line += &("; the longest time between two ".to_owned() + &span(summary.longest_gap));

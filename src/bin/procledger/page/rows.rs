@@ -74,10 +74,10 @@ impl From<&LeakRecord> for LeakRow {
             task: Shown::new(leak.task_id.as_ref().map_or("", |task| task.as_str())),
             pid: leak.pid.get(),
             kind: leak.kind.as_str(),
-            age: Figure::age(leak.age_ms),
+            age: Figure::age(leak.age),
             memory: Figure::memory(leak.rss_bytes),
             survived: leak.outcome == Outcome::Survived,
-            outcome: after(outcome(leak.outcome, Tense::Done), leak.died_after_ms),
+            outcome: after(outcome(leak.outcome, Tense::Done), leak.died_after),
             why: Shown::new(&format!("{}: {}", leak.rule, leak.evidence)),
             // Escaped already.
             command: shell_words(&leak.command),

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use procledger::Millis;
-
 /// `850ms`, `12s`, `4m 05s`, `1h 02m`, `3d 04:05:06`.
 pub(crate) fn span(span: Duration) -> String {
     let Parts { days, hours, minutes, seconds } = Parts::of(span);
@@ -88,12 +86,6 @@ pub(crate) fn short_bytes(size: Option<u64>) -> String {
     }
 }
 
-/// `2025-01-10 12:34:56Z`.
-pub(crate) fn clock(time: Millis) -> String {
-    let text = time.to_rfc3339();
-    text.get(..19).map_or_else(|| text.clone(), |text| text.replace('T', " ") + "Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,10 +142,5 @@ mod tests {
             assert_eq!(short_bytes(Some(size)), shown);
         }
         assert_eq!((short_bytes(None), cpu_time(None)), ("-".to_owned(), "-".to_owned()));
-    }
-
-    #[test]
-    fn the_clock_is_utc() {
-        assert_eq!(clock(Millis(1_736_512_496_789)), "2025-01-10 12:34:56Z");
     }
 }

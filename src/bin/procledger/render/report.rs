@@ -1,5 +1,7 @@
 //! Reports of a pass or a call, process by process.
 
+use std::time::Duration;
+
 use procledger::{Ending, Outcome, Report, Suspect, TaskId};
 
 use super::{Table, escape, shell_words};
@@ -71,7 +73,7 @@ pub(crate) fn ending_line_after(ending: &Ending, signal: &str) -> String {
         "{} pid {}: {} ({}): {}",
         escape(&task(ending.task_id.as_ref())),
         ending.pid,
-        after(&how, ending.died_after_ms),
+        after(&how, ending.died_after),
         escape(&ending.rule),
         shell_words(&ending.command)
     );
@@ -93,8 +95,9 @@ pub(crate) fn suspect_line(suspect: &Suspect) -> String {
 }
 
 /// `ended by TERM, 3 ms`.
-pub(crate) fn after(outcome: &str, millis: Option<u64>) -> String {
-    millis.map_or_else(|| outcome.to_owned(), |millis| format!("{outcome}, {millis} ms"))
+pub(crate) fn after(outcome: &str, died_after: Option<Duration>) -> String {
+    let after = |span: Duration| format!("{outcome}, {} ms", span.as_millis());
+    died_after.map_or_else(|| outcome.to_owned(), after)
 }
 
 fn endings(report: &Report, tense: Tense) -> String {
@@ -110,7 +113,7 @@ fn endings(report: &Report, tense: Tense) -> String {
             ending.pid.to_string(),
             after(
                 outcome(ending.outcome, tense),
-                ending.died_after_ms.filter(|_| tense == Tense::Done),
+                ending.died_after.filter(|_| tense == Tense::Done),
             ),
             why,
             shell_words(&ending.command),
@@ -178,7 +181,7 @@ mod tests {
             rule: "orphan".to_owned(),
             evidence: "owner is dead".to_owned(),
             outcome,
-            died_after_ms: Some(3),
+            died_after: Some(Duration::from_millis(3)),
             obstacle: None,
         }
     }
