@@ -11,11 +11,11 @@ use std::{
 use syn::visit::Visit;
 
 /// A module of a crate, as its segments below the crate's root.
-type Module = Vec<String>;
+pub(super) type Module = Vec<String>;
 
 /// The files of one crate.
-struct Crate {
-    files: BTreeMap<Module, syn::File>,
+pub(super) struct Crate {
+    pub(super) files: BTreeMap<Module, syn::File>,
 }
 
 /// What one file names: the segments of each path, as written.
@@ -26,7 +26,7 @@ struct Named {
 
 impl Crate {
     /// Reads all files below the folder of `root`, such as `src/lib.rs`; folders in `without` belong to other crates.
-    fn read(root: &str, without: &[&str]) -> Self {
+    pub(super) fn read(root: &str, without: &[&str]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(root);
         let folder = root.parent().expect("a folder").to_owned();
         let mut files = BTreeMap::new();
@@ -65,7 +65,12 @@ impl Crate {
     }
 
     /// The file that defines what `path` names as seen from `module`; `None` for another crate's.
-    fn defined_in(&self, module: &Module, path: &[String], depth: u32) -> Option<Module> {
+    pub(super) fn defined_in(
+        &self,
+        module: &Module,
+        path: &[String],
+        depth: u32,
+    ) -> Option<Module> {
         let mut at = module.clone();
         let mut rest = path;
         match rest.first()?.as_str() {
@@ -151,7 +156,7 @@ impl<'ast> Visit<'ast> for Named {
 }
 
 /// The leaves of a `use`: the name that becomes visible, and its path.
-fn leaves_of(
+pub(super) fn leaves_of(
     tree: &syn::UseTree,
     before: &mut Vec<String>,
     leaves: &mut Vec<(String, Vec<String>)>,
@@ -188,7 +193,7 @@ fn module_of(below: &Path) -> Module {
     parts
 }
 
-fn is_of_tests(module: &[String]) -> bool {
+pub(super) fn is_of_tests(module: &[String]) -> bool {
     module.iter().any(|part| part == "tests")
 }
 

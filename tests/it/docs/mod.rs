@@ -4,5 +4,6 @@ pub(crate) mod callers;
 pub(crate) mod faults;
 pub(crate) mod guarantees;
 pub(crate) mod imports;
+pub(crate) mod public_api;
 pub(crate) mod readme;
 pub(crate) mod tidy;
