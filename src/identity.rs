@@ -24,7 +24,7 @@ const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// A process number that may identify a process: greater than 0, and at most `i32::MAX`.
 ///
 /// Zero and negative numbers mean "my process group" and "everything" to kill(2); they cannot be expressed here.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct Pid(NonZeroU32);
 
 impl Pid {

@@ -138,7 +138,7 @@
 //! | processes that were started by other means | [`Tracker::register`], [`Tracker::unregister`] |
 //! | ending | [`Tracker::terminate`], [`Tracker::kill`], [`Tracker::shutdown`] |
 //! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_turns`], [`Tracker::watch_named`] |
-//! | reading without changing anything | [`Ledger`], [`diagnose`] |
+//! | reading without changing anything | [`Ledger`], [`diagnose`], [`scan_orphans`] |
 //! | metrics | [`Tracker::metrics`], [`Ledger::metrics`], [`Metrics::to_prometheus`] |
 //!
 //! # After a crash
@@ -188,9 +188,10 @@ pub use identity::{Identity, Pid};
 pub use model::{
     Cgroup, Containment, ContainmentMode, End, EndCount, EndReason, Ending, ExitStatus,
     FigureSource, Histogram, InstanceCount, InstanceId, Justification, LeakCount, LeakKind,
-    LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Origin, Outcome, PassKind,
-    PassMetrics, PassRecord, PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query, Report,
-    State, Suspect, TASK_ID_MAX, TaskId, TreeMember, TreeRecord,
+    LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Origin, OrphanMember,
+    OrphanScan, OrphanTree, OrphansLeftOut, Outcome, PassKind, PassMetrics, PassRecord,
+    PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query, Report, State, Suspect, TASK_ID_MAX,
+    TaskId, TreeMember, TreeRecord,
 };
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]
@@ -199,6 +200,7 @@ pub use tracker::{
     Builder, Caller, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
     ECOSYSTEM_MANAGER_NAME, Finding, Job, KillOptions, Ledger, Level, Output, Process,
     PruneProgress, Pruned, Signaller, Stdio, Tracker, Turn, diagnose, diagnose_trusting,
+    scan_orphans,
 };
 
 /// The README's Rust, compiled and run.

@@ -6,6 +6,7 @@ mod ids;
 mod instance;
 mod life;
 mod metrics;
+mod orphan_scan;
 mod process;
 mod query;
 mod report;
@@ -23,6 +24,7 @@ pub use metrics::{
     EndCount, Histogram, InstanceCount, LeakCount, LedgerMetrics, LedgerPasses, Metrics,
     PassMetrics,
 };
+pub use orphan_scan::{OrphanMember, OrphanScan, OrphanTree, OrphansLeftOut};
 pub(crate) use process::{
     CPU_STEP, ExportEntry, LateEnd, NewProcess, RootEnd, Row, Settled, Sighting, Verdict,
 };

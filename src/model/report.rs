@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use super::{LeakKind, Millis, Outcome, PassKind, ProcessId, TaskId, millis};
-use crate::{error::Result, identity::Pid};
+use crate::identity::Pid;
 
 /// A leak about to be recorded.
 #[derive(Clone, Debug)]
@@ -33,7 +33,6 @@ pub struct LeakRecord {
     /// The task it belonged to.
     pub task_id: Option<TaskId>,
     /// Its pid.
-    #[serde(serialize_with = "pid_number")]
     pub pid: Pid,
     /// What it was.
     pub kind: LeakKind,
@@ -58,11 +57,6 @@ pub struct LeakRecord {
     pub command: Vec<String>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-fn pid_number<S: Serializer>(pid: &Pid, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u32(pid.get())
-}
-
 /// Serializes a time as Unix milliseconds.
 pub(crate) fn unix_millis<S: Serializer>(
     time: &SystemTime,
@@ -71,7 +65,10 @@ pub(crate) fn unix_millis<S: Serializer>(
     serializer.serialize_i64(Millis::from(*time).0)
 }
 
-fn whole_millis<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn whole_millis<S: Serializer>(
+    span: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_i64(millis(*span))
 }
 
@@ -129,7 +126,6 @@ pub struct Ending {
     /// The task it belonged to.
     pub task_id: Option<TaskId>,
     /// Its pid.
-    #[serde(serialize_with = "pid_number")]
     pub pid: Pid,
     /// Program and arguments.
     pub command: Vec<String>,
@@ -152,7 +148,6 @@ pub struct Suspect {
     /// The task whose token it carries, where there is one.
     pub task_id: Option<TaskId>,
     /// Its pid.
-    #[serde(serialize_with = "pid_number")]
     pub pid: Pid,
     /// Program and arguments.
     pub command: Vec<String>,

@@ -7,10 +7,12 @@
 //! - [`protection`]: which members are left running, because of a protected name;
 //! - [`suspects`]: which other processes may belong to a tree;
 //! - [`token_holders`]: which processes carry a token;
+//! - [`adoption`]: which processes were adopted after their parent had ended;
 //! - [`name_match`]: which unregistered processes match a configured name, using [`interpreter`] for scripts;
 //! - [`limits`]: which trees have used up their time or memory;
 //! - [`retention`]: how history is shortened without delaying writers.
 
+pub(crate) mod adoption;
 pub(crate) mod exemption;
 pub(crate) mod fork_history;
 mod interpreter;

@@ -129,8 +129,19 @@ fn match_one(program: &Program, name: &str) -> Option<Matched> {
     by("script", script.doubtful.then_some("it may be the value of an unknown option"))
 }
 
+/// Returns the name by which a program matches for certain: that of the script that it interprets, else of its executable.
+pub(crate) fn name_of(program: &Program) -> Option<String> {
+    let executable = program.executable.as_deref().map(without_deletion);
+    let argv0 = program.argv.first().map_or(&b""[..], |argv0| title(argv0));
+    let interpreters = [base_name(argv0), executable.map_or(&b""[..], base_name)];
+    let scripts = interpreters.iter().flat_map(|name| scripts(name, &program.argv));
+    let script = scripts.into_iter().find(|script| !script.doubtful).map(|script| script.path);
+    let name = base_name(script.or(executable).unwrap_or(argv0));
+    String::from_utf8(name.to_vec()).ok().filter(|name| !name.is_empty())
+}
+
 /// Removes the kernel's mark on the path of a file that no longer exists (`proc_pid_exe(5)`).
-fn without_deletion(path: &[u8]) -> &[u8] {
+pub(crate) fn without_deletion(path: &[u8]) -> &[u8] {
     path.strip_suffix(b" (deleted)").unwrap_or(path)
 }
 
@@ -140,7 +151,8 @@ fn title(argv0: &[u8]) -> &[u8] {
     &argv0[..end]
 }
 
-fn is_reaper(name: &str) -> bool {
+/// Returns whether a program of this name adopts orphans.
+pub(super) fn is_reaper(name: &str) -> bool {
     REAPERS.contains(&name)
 }
 

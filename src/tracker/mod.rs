@@ -41,6 +41,7 @@ pub use inspect::ledger::Ledger;
 pub use inspect::{
     doctor::{diagnose, diagnose_trusting},
     finding::{Finding, Level},
+    orphan_scan::scan_orphans,
 };
 pub use keeper::main as keeper_main;
 pub use passes::retention::{DEFAULT_KEEP_HISTORY, PruneProgress, Pruned};

@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::{
     commands::{
         completions, demo, demo_host, doctor, export, forget, health, import, kill, man, metrics,
-        prune, ps, reap, report, run, tree, watch,
+        prune, ps, reap, report, run, scan, tree, watch,
     },
     context::{Access, Context},
     exit::{Exit, Result},
@@ -18,6 +18,7 @@ Examples:
   procledger run --task nightly -- ./backup.sh   run a program and own it until it ends
   procledger ps                                  list what runs now
   procledger reap --dry-run                      list what dead owners left
+  procledger scan                                list what looks orphaned, without any ledger
   procledger demo                                watch a crash being cleaned up
 
 The ledger is --db FILE, else $PROCLEDGER_DB, else $XDG_STATE_HOME/procledger/ledger.db,
@@ -47,6 +48,7 @@ enum Command {
     Forget(forget::ForgetArgs),
     Health(health::HealthArgs),
     Reap(reap::ReapArgs),
+    Scan(scan::ScanArgs),
     Watch(watch::WatchArgs),
     Report(report::ReportArgs),
     Metrics(metrics::MetricsArgs),
@@ -76,6 +78,7 @@ impl Cli {
                 let context = context(args.access())?;
                 args.run(&context)
             }
+            Command::Scan(args) => args.run(&self.global),
             Command::Watch(args) => args.run(&self.global),
             Command::Report(args) => args.run(&context(Existing)?),
             Command::Metrics(args) => args.run(&self.global),

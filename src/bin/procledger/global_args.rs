@@ -49,6 +49,23 @@ impl GlobalArgs {
         }
     }
 
+    /// Fails if an option is given that makes no sense for a subcommand that opens no ledger of its own.
+    pub(crate) fn refuse_options_of_a_ledger(&self, subcommand: &str) -> Result<()> {
+        let given = [
+            ("--db", self.db.is_some()),
+            ("--profile", self.profile.is_some()),
+            ("--export", self.export.is_some()),
+            ("--trust-folder", self.trust_folder.is_some()),
+            ("--migrate", self.migrate),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => Err(Failure::usage(format!(
+                "{option} is of no use to `procledger {subcommand}`, which needs no ledger"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Fails if an option is given that makes no sense for several ledgers.
     pub(crate) fn refuse_options_of_one_ledger(&self) -> Result<()> {
         let given = [

@@ -49,6 +49,15 @@ pub(crate) fn act_as_owner(ledger: &Path) -> Result<Option<Account>> {
     })
 }
 
+/// Becomes another user for good. Must be called while no other thread runs.
+pub(crate) fn act_as(uid: Uid) -> Result<()> {
+    // Without an entry in passwd(5) its group has the same number.
+    let became = become_user(uid, Gid::from_raw(uid.as_raw()));
+    became
+        .map(drop)
+        .map_err(|error| Failure::because(format!("root could not become uid {uid}"), &error))
+}
+
 /// Returns whether this process started as root and has become another user.
 pub(crate) fn has_become_another() -> bool {
     HAS_BECOME.load(Ordering::Relaxed)

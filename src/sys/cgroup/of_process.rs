@@ -38,6 +38,12 @@ impl Proc {
         names.ok().flatten().unwrap_or_default()
     }
 
+    /// Returns the innermost unit of systemd's that it is in: a service or a scope; `None` where it is in none, or that may not
+    /// be read.
+    pub(crate) fn systemd_unit(&self, pid: Pid) -> Option<OsString> {
+        self.with_cgroups(pid, unit).ok().flatten()?
+    }
+
     /// Returns the cgroup of the v1 freezer that the process is in, where it is not the topmost one (`cgroups(7)`). In v2 a
     /// frozen process can be killed; in v1 it cannot.
     pub(crate) fn freezer(&self, pid: Pid) -> Option<String> {
@@ -76,6 +82,20 @@ fn is_below(cgroups: &[u8], name: &OsStr) -> bool {
     names(cgroups).any(|part| part == name.as_bytes())
 }
 
+/// Returns the last name with the ending of a unit in the path of the v2 hierarchy, or else of systemd's own in v1.
+fn unit(cgroups: &[u8]) -> Option<OsString> {
+    let is_unit = |name: &&[u8]| name.ends_with(b".service") || name.ends_with(b".scope");
+    let last = |path: &[u8]| {
+        let mut names = path.rsplit(|&byte| byte == b'/').filter(is_unit);
+        names.next().map(|name| OsStr::from_bytes(name).to_owned())
+    };
+    let of_v1 = |line: &[u8]| {
+        let (_, rest) = line.split_at_checked(line.iter().position(|&byte| byte == b':')?)?;
+        last(rest.strip_prefix(b":name=systemd:")?)
+    };
+    path(cgroups).and_then(last).or_else(|| cgroups.split(|&byte| byte == b'\n').find_map(of_v1))
+}
+
 /// Returns the path after `N:freezer:`, except for the root; controllers may be mounted together.
 fn freezer(cgroups: &[u8]) -> Option<String> {
     cgroups.split(|&byte| byte == b'\n').find_map(|line| {
@@ -107,6 +127,17 @@ mod tests {
         }
         assert!(!is_below(b"4:memory:/leaf\n", OsStr::new("leaf")));
         assert!(is_below(b"0::/a/leaf (deleted)\n", OsStr::new("leaf")));
+    }
+
+    #[test]
+    fn the_innermost_unit_counts() {
+        let unit = |text: &str| unit(text.as_bytes()).map(|name| name.into_string().expect("text"));
+        let session = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope\n";
+        assert_eq!(unit(session).as_deref(), Some("app-x.scope"));
+        assert_eq!(unit("0::/system.slice/a.service/payload\n").as_deref(), Some("a.service"));
+        let v1 = "4:memory:/b.service\n1:name=systemd:/system.slice/a.service\n0::/\n";
+        assert_eq!(unit(v1).as_deref(), Some("a.service"));
+        assert_eq!(unit("4:memory:/b.service\n0::/\n"), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
     fs::File,
     io::Read,
     os::unix::{ffi::OsStrExt, fs::FileTypeExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -36,24 +36,35 @@ pub(crate) fn hosts_below(
 }
 
 fn is_host(proc: &Proc, here: Place, pid: Pid, prefix: &Path) -> bool {
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let is_wanted =
+        |path: &Path| path.as_os_str().as_bytes().starts_with(prefix.as_os_str().as_bytes());
+    !signed_locks(proc, here, pid, is_wanted).is_empty()
+}
+
+/// Returns the lock files, of those with a wanted path, that a process holds and that name it.
+pub(crate) fn signed_locks(
+    proc: &Proc,
+    here: Place,
+    pid: Pid,
+    is_wanted: impl Fn(&Path) -> bool,
+) -> Vec<PathBuf> {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
     let mut identity = None;
-    descriptors.filter_map(Result::ok).any(|descriptor| {
-        let target = std::fs::read_link(descriptor.path()).unwrap_or_default();
-        if !target.as_os_str().as_bytes().starts_with(prefix.as_os_str().as_bytes()) {
-            return false;
-        }
+    let mut signed = |descriptor: std::fs::DirEntry| {
+        let target = std::fs::read_link(descriptor.path()).ok().filter(|path| is_wanted(path))?;
         let number = descriptor.file_name();
         let info = format!("/proc/{pid}/fdinfo/{}", number.display());
         // Finds the line `lock:` of proc_pid_fdinfo(5).
         let info = std::fs::read_to_string(info).unwrap_or_default();
         let holds = info.lines().any(|line| line.starts_with("lock:") && line.contains("WRITE"));
-        holds && {
+        let is_signed = holds && {
             let pinned = || Pinned::open(proc, here, pid).ok().flatten();
             identity = identity.or_else(|| pinned().map(|pinned| pinned.identity));
             identity.is_some_and(|identity| names(&descriptor.path(), &identity))
-        }
-    })
+        };
+        is_signed.then_some(target)
+    };
+    descriptors.filter_map(Result::ok).filter_map(&mut signed).collect()
 }
 
 /// Reports whether the open file names the process.

@@ -58,6 +58,17 @@ impl Proc {
         })
     }
 
+    /// Returns the value of a variable in its environment; `None` where there is none, or it may not be read.
+    pub(crate) fn variable(&self, pid: Pid, name: &str) -> Option<Vec<u8>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let there = self.read_of_memory(pid, "environ", buffer, ENVIRON_LIMIT).ok()?;
+            let value = |entry: &'_ [u8]| {
+                Some(entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec())
+            };
+            split_nul(buffer).filter(|_| there).find_map(value)
+        })
+    }
+
     /// Reports whether systemd started this very process, as the main process of a service; `false` where that may not be read.
     pub(crate) fn is_started_by_systemd(&self, pid: Pid) -> bool {
         BUFFER.with_borrow_mut(|buffer| {

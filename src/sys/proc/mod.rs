@@ -126,6 +126,12 @@ impl Proc {
         Ok(Some(arguments(&buffer)))
     }
 
+    /// Returns the path of its working directory; `None` where it is gone or may not be read.
+    pub(crate) fn working_directory(&self, pid: Pid) -> Option<Vec<u8>> {
+        let path = rustix::fs::readlinkat(&self.dir, format!("{pid}/cwd"), Vec::new());
+        path.ok().map(std::ffi::CString::into_bytes)
+    }
+
     /// Returns the path of the executable; `None` where it is gone or may not be read.
     pub(crate) fn executable(&self, pid: Pid) -> Option<Vec<u8>> {
         let read = |path: String| rustix::fs::readlinkat(&self.dir, path, Vec::new());

@@ -4,6 +4,7 @@
 //! - [`finding`]: the findings of `doctor`;
 //! - [`ledger`]: what is recorded;
 //! - `metrics`: numbers;
+//! - [`orphan_scan`]: processes that look orphaned, without a ledger;
 //! - [`trees`]: the same, joined with the processes as they are now;
 //! - [`wal_readers`]: readers that keep the WAL from being emptied.
 
@@ -11,5 +12,6 @@ pub(super) mod doctor;
 pub(super) mod finding;
 pub(super) mod ledger;
 pub(super) mod metrics;
+pub(super) mod orphan_scan;
 pub(super) mod trees;
 pub(super) mod wal_readers;

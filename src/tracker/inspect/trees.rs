@@ -271,7 +271,7 @@ impl Sight {
 
 /// Returns each member with the member below which it stands, in the order of a drawing of the tree from top to bottom. A
 /// member whose parent is not a member stands directly below the root.
-fn below(top: Pid, stats: Vec<&Stat>) -> Vec<(&Stat, Pid)> {
+pub(super) fn below(top: Pid, stats: Vec<&Stat>) -> Vec<(&Stat, Pid)> {
     let pids: HashSet<Pid> = stats.iter().map(|stat| stat.pid).collect();
     let mut children: BTreeMap<Pid, Vec<&Stat>> = BTreeMap::new();
     for stat in stats {

@@ -298,6 +298,14 @@ pub(in crate::tracker) fn is_lock_name(ledger: &Path, name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(&lock_prefix(ledger)))
 }
 
+/// Returns the ledger that a lock file with a name as [`new_lock_name`] makes it belongs to.
+pub(in crate::tracker) fn ledger_of_lock(lock: &Path) -> Option<PathBuf> {
+    let name = lock.file_name()?.to_str()?;
+    let (ledger, _) = name.rsplit_once("-instance-")?;
+    let ledger = lock.with_file_name(ledger);
+    is_made_lock_name(&ledger, name).then_some(ledger)
+}
+
 /// Returns whether it is exactly a name as [`new_lock_name`] makes it.
 pub(in crate::tracker) fn is_made_lock_name(ledger: &Path, name: &str) -> bool {
     let random =

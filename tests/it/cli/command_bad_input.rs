@@ -138,7 +138,7 @@ fn a_missing_folder() {
 }
 
 /// Wrong command lines, over all subcommands and global options, each with a part of the message.
-const WRONG: [(&[&str], &str); 99] = [
+const WRONG: [(&[&str], &str); 101] = [
     (
         &["run", "--task", "t", "--max-runtime", "10", "--", "true"],
         "'--max-runtime <D>': `10` has no unit",
@@ -205,6 +205,8 @@ const WRONG: [(&[&str], &str); 99] = [
     (&["reap", "--orphan-name", ""], "orphan-name"),
     (&["reap", "--protect", "x/y"], "without a slash"),
     (&["reap", "--dryrun"], "'--dry-run'"),
+    (&["scan", "--min-age", "5"], "no unit"),
+    (&["scan", "t"], "'t'"),
     (&["watch", "--protect", ""], "'--protect <NAME>'"),
     (&["watch", "--dir", ""], "'--dir <DIR>'"),
     (&["watch", ""], "[LEDGER]"),

@@ -10,6 +10,7 @@ pub(crate) mod command_queries;
 pub(crate) mod command_reap;
 pub(crate) mod command_run;
 pub(crate) mod command_run_ends;
+pub(crate) mod command_scan;
 pub(crate) mod command_terminal;
 pub(crate) mod command_tree;
 pub(crate) mod command_watch;

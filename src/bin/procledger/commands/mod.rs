@@ -16,6 +16,7 @@ pub(crate) mod ps;
 pub(crate) mod reap;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod scan;
 pub(crate) mod tree;
 pub(crate) mod watch;
 

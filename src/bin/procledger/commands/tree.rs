@@ -77,7 +77,8 @@ fn missing(ledger: &Ledger, task: &str) -> Result<String> {
 fn text(tree: &TreeRecord, wide: bool) -> String {
     let mut table = Table::cut(&["PID", "AGE", "MEMORY", "CPU", "WHY", "PROCESS"], wide);
     table = (0..4).fold(table, Table::right);
-    let stems = stems(&tree.members);
+    let branch = |member: &TreeMember| Branch { pid: member.pid, parent: member.parent };
+    let stems = stems(&tree.members.iter().map(branch).collect::<Vec<_>>());
     for (member, stem) in tree.members.iter().zip(stems) {
         let recorded = !member.is_root && member.process.is_some() && !is_recorded(member);
         table.row([
@@ -120,8 +121,15 @@ fn heading(tree: &TreeRecord) -> String {
     }
 }
 
+/// A process in a drawing, and the one below which it stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Branch {
+    pub(super) pid: Pid,
+    pub(super) parent: Option<Pid>,
+}
+
 /// Returns the branch lines to draw before each member.
-fn stems(members: &[TreeMember]) -> Vec<String> {
+pub(super) fn stems(members: &[Branch]) -> Vec<String> {
     let mut children: HashMap<Option<Pid>, Vec<usize>> = HashMap::new();
     for (index, member) in members.iter().enumerate() {
         children.entry(member.parent).or_default().push(index);
@@ -223,23 +231,13 @@ impl<'a> From<&'a TreeMember> for MemberLine<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn a_drawing_shows_the_hierarchy() {
-        let member = |pid: i64, parent: Option<i64>| TreeMember {
-            process: None,
+        let member = |pid: i64, parent: Option<i64>| Branch {
             pid: Pid::new(pid).expect("a pid"),
             parent: parent.and_then(Pid::new),
-            evidence: "session".into(),
-            command: Vec::new(),
-            alive: true,
-            is_root: parent.is_none(),
-            age: Duration::ZERO,
-            rss_bytes: None,
-            cpu: None,
         };
         let members = [
             member(10, None),
