@@ -50,7 +50,7 @@ fn run_all(language: &str, interpreter: &[&str], count: usize) -> Vec<String> {
 #[test]
 fn python() {
     if in_namespace_with_init("docs::callers::python") && tool("python3").is_some() {
-        let out = run_all("python", &["python3"], 3);
+        let out = run_all("python", &["python3"], 4);
         assert_eq!(out[1], "cancelled\n");
     }
 }
@@ -58,15 +58,16 @@ fn python() {
 #[test]
 fn node() {
     if in_namespace_with_init("docs::callers::node") && tool("node").is_some() {
-        run_all("js", &["node"], 2);
+        run_all("js", &["node"], 3);
     }
 }
 
 #[test]
 fn go() {
     if in_namespace_with_init("docs::callers::go") && tool("go").is_some() {
-        let out = run_all("go", &["go", "run"], 1);
+        let out = run_all("go", &["go", "run"], 2);
         assert_eq!(out[0], "one\ntwo\nslow: 143\n");
+        assert_eq!(out[1], "runs: 1\nstarted again\nleaked: crash\n");
     }
 }
 
