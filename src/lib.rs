@@ -200,7 +200,7 @@ pub use tracker::{
     Builder, Caller, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
     ECOSYSTEM_MANAGER_NAME, Finding, Job, KillOptions, Ledger, Level, Output, Process,
     PruneProgress, Pruned, Signaller, Stdio, Tracker, Turn, diagnose, diagnose_trusting,
-    scan_orphans,
+    plan_name_match, scan_orphans,
 };
 
 /// The README's Rust, compiled and run.

@@ -164,6 +164,8 @@ pub struct Report {
     pub endings: Vec<Ending>,
     /// Each process that was left running because it could not be identified with certainty.
     pub suspects: Vec<Suspect>,
+    /// Each process that has a name to match and is younger than the minimum age; it was left running.
+    pub young: Vec<Suspect>,
     /// Processes that a dead instance left on purpose and this one adopted.
     pub adopted: u64,
     /// The errors that occurred, one line each. The pass went on.
@@ -190,6 +192,7 @@ impl Report {
         self.checked += other.checked;
         self.endings.extend(other.endings);
         self.suspects.extend(other.suspects);
+        self.young.extend(other.young);
         self.adopted += other.adopted;
         self.errors.extend(other.errors);
     }

@@ -65,6 +65,8 @@ pub(crate) enum Judgement {
     Suspect(String),
     /// It matches, and is exempt. With the reason.
     Spared(String),
+    /// It matches, and is younger than the minimum age. With the reason.
+    Young(String),
 }
 
 /// Judges a process that matches.
@@ -79,7 +81,10 @@ pub(crate) fn judge(matched: &Matched, about: &Circumstances, min_age: Duration)
         return spared("it has a controlling terminal: it may be a person's");
     }
     if about.age < min_age {
-        return spared(&format!("it is {:?} old, and younger than {min_age:?}", whole(about.age)));
+        let age = whole(about.age);
+        return Judgement::Young(format!(
+            "{rule}, but it is {age:?} old, and younger than {min_age:?}"
+        ));
     }
     if let Some(why) = doubt.or(about.doubt.as_deref()) {
         return suspect(why);
@@ -241,14 +246,15 @@ mod tests {
         let plain = orphan();
         for about in [
             Circumstances { on_terminal: true, ..plain.clone() },
-            Circumstances { age: Duration::from_millis(999), ..plain.clone() },
             Circumstances { exempt: Some("it is ours".into()), ..plain.clone() },
         ] {
             assert!(matches!(verdict(&about), Judgement::Spared(_)), "{about:?}");
         }
-        let young = Circumstances { age: Duration::from_micros(12_345), ..plain };
+        let young = |age| Circumstances { age, ..plain.clone() };
+        let nearly = young(Duration::from_millis(999));
+        assert!(matches!(verdict(&nearly), Judgement::Young(_)));
         let why = "executable is named worker, but it is 12ms old, and younger than 1s";
-        assert_eq!(verdict(&young), Judgement::Spared(why.into()));
+        assert_eq!(verdict(&young(Duration::from_micros(12_345))), Judgement::Young(why.into()));
     }
 
     #[test]

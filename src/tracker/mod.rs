@@ -37,7 +37,7 @@ pub use facade::Tracker;
 pub use handle::asynchronous::{AsyncProcess, AsyncTracker};
 pub use handle::output::Output;
 pub use handle::process::{Process, Signaller};
-pub use inspect::ledger::Ledger;
+pub use inspect::ledger::{Ledger, plan_name_match};
 pub use inspect::{
     doctor::{diagnose, diagnose_trusting},
     finding::{Finding, Level},

@@ -78,6 +78,16 @@ impl Context {
         Ok(context)
     }
 
+    /// Returns whether there is a file in place of the ledger, whether it can be opened or not.
+    pub(crate) fn has_ledger(&self) -> bool {
+        !matches!(self.ledger.try_exists(), Ok(false))
+    }
+
+    /// Fails with one clear line if there is no ledger.
+    pub(crate) fn demand_ledger(&self) -> Result<()> {
+        LedgerPath { file: self.ledger.clone(), is_default: false }.demand()
+    }
+
     /// Opens the ledger for reading.
     pub(crate) fn read(&self) -> Result<Ledger> {
         Ok(Ledger::open(&self.ledger)?)

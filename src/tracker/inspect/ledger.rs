@@ -25,7 +25,7 @@ use crate::{
         },
         membership::{foreign::may_be_responsible, recorded_keeper::recorded_keeper},
         options::trusted_or_by_environment,
-        passes::name_match::{Search, answered_for, suspect},
+        passes::name_match::{Search, answered_for, leave},
         runtime::{
             liveness::{Judge, Life, orphan_rule},
             tracked::Root,
@@ -264,8 +264,7 @@ impl Ledger {
     pub fn plan_reap(&self, orphan_names: &[String], min_age: Duration) -> Result<Report> {
         let proc = Proc::open()?;
         let observer = Observer { place: current_place()?, uid: self.store.owner_uid() };
-        let own = Pid::new(i64::from(std::process::id()))
-            .ok_or_else(|| Error::invalid("pid 0 cannot read a ledger"))?;
+        let own = own_pid()?;
         let mut report = Report::default();
         let (orphans, foreign) = self.orphans(&proc, observer, &mut report)?;
         let ancestors = proc.ancestors(own);
@@ -286,13 +285,13 @@ impl Ledger {
             proc: &proc,
             observer,
             own,
-            store: &self.store,
+            store: Some(&self.store),
             names: orphan_names,
             protected,
             min_age,
             answered_for,
         };
-        plan_name_match(&world, &search, &mut report)?;
+        plan_matches(&world, &search, &mut report)?;
         Ok(report)
     }
 
@@ -401,6 +400,51 @@ impl Ledger {
     }
 }
 
+/// Returns what a name match would do now if there were no ledger, with rule and evidence, without doing it. See
+/// [`Ledger::plan_reap`].
+///
+/// ```
+/// # fn main() -> procledger::Result<()> {
+/// let names = ["no-such-program".to_owned()];
+/// let plan = procledger::plan_name_match(&names, &[], procledger::DEFAULT_MIN_AGE)?;
+/// assert!(plan.endings.is_empty());
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// If `/proc` cannot be read.
+pub fn plan_name_match(
+    orphan_names: &[String],
+    protected: &[String],
+    min_age: Duration,
+) -> Result<Report> {
+    let proc = Proc::open()?;
+    let uid = rustix::process::geteuid().as_raw();
+    let observer = Observer { place: current_place()?, uid };
+    let own = own_pid()?;
+    let ancestors = proc.ancestors(own);
+    let world = World { proc: &proc, observer, own, ancestors, foreign: Vec::new(), protected };
+    let search = Search {
+        proc: &proc,
+        observer,
+        own,
+        store: None,
+        names: orphan_names,
+        protected,
+        min_age,
+        answered_for: HashSet::new(),
+    };
+    let mut report = Report::default();
+    plan_matches(&world, &search, &mut report)?;
+    Ok(report)
+}
+
+fn own_pid() -> Result<Pid> {
+    Pid::new(i64::from(std::process::id()))
+        .ok_or_else(|| Error::invalid("pid 0 cannot read a ledger"))
+}
+
 fn planned(row: &ProcessRecord, rule: &str, outcome: Outcome) -> Ending {
     Ending {
         task_id: row.spec.task_id.clone(),
@@ -461,11 +505,11 @@ type Orphans = (DeadInstance, Vec<ProcessRecord>);
 
 /// Plans what the name match would end, each match with its descendants. A process that is ended as an orphan is gone before
 /// the name match.
-fn plan_name_match(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
+fn plan_matches(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
     let planned: HashSet<Pid> = report.endings.iter().map(|ending| ending.pid).collect();
     for found in search.run()?.into_iter().filter(|found| !planned.contains(&found.pid)) {
         let Judgement::Leak(rule) = &found.judgement else {
-            suspect(found, report);
+            leave(found, report);
             continue;
         };
         let Some(root) = search.tree(&found)? else { continue };

@@ -136,6 +136,8 @@ fn judge(search: &Search<'_>, entry: &LegacyEntry) -> Result<Verdict> {
     };
     Ok(match found.judgement.clone() {
         Judgement::Leak(rule) => Verdict::End(found, rule),
-        Judgement::Suspect(why) | Judgement::Spared(why) => Verdict::Leave { command, why },
+        Judgement::Suspect(why) | Judgement::Spared(why) | Judgement::Young(why) => {
+            Verdict::Leave { command, why }
+        }
     })
 }

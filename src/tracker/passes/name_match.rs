@@ -47,7 +47,8 @@ pub(in crate::tracker) struct Search<'a> {
     pub(in crate::tracker) proc: &'a Proc,
     pub(in crate::tracker) observer: Observer,
     pub(in crate::tracker) own: Pid,
-    pub(in crate::tracker) store: &'a Store,
+    /// `None` where there is no ledger.
+    pub(in crate::tracker) store: Option<&'a Store>,
     pub(in crate::tracker) names: &'a [String],
     pub(in crate::tracker) protected: &'a [String],
     pub(in crate::tracker) min_age: Duration,
@@ -85,16 +86,23 @@ impl Search<'_> {
         let mut found: Vec<Match> =
             running.filter_map(|stat| self.look(&snapshot, &exempt, stat)).collect();
         found.retain(|found| match &found.judgement {
-            Judgement::Leak(_) | Judgement::Suspect(_) => true,
+            Judgement::Leak(_) | Judgement::Suspect(_) | Judgement::Young(_) => true,
             Judgement::Spared(why) => {
                 tracing::debug!("process {} is left alone: {why}", found.pid);
                 false
             }
         });
-        let is_leak = |found: &&Match| matches!(found.judgement, Judgement::Leak(_));
-        let leaks: HashSet<Pid> = found.iter().filter(is_leak).map(|found| found.pid).collect();
-        let is_below = |pid| snapshot.ancestors(pid).iter().any(|above| leaks.contains(above));
-        found.retain(|found| !is_below(found.pid));
+        let pids = |is_wanted: fn(&Judgement) -> bool| -> HashSet<Pid> {
+            let wanted = found.iter().filter(|found| is_wanted(&found.judgement));
+            wanted.map(|found| found.pid).collect()
+        };
+        let leaks = pids(|judgement| matches!(judgement, Judgement::Leak(_)));
+        let young = pids(|judgement| matches!(judgement, Judgement::Young(_)));
+        found.retain(|found| {
+            let is_young = young.contains(&found.pid);
+            let covers = |above: &Pid| leaks.contains(above) || is_young && young.contains(above);
+            !snapshot.ancestors(found.pid).iter().any(covers)
+        });
         found.sort_unstable_by_key(|found| found.pid);
         Ok(found)
     }
@@ -175,10 +183,10 @@ impl Search<'_> {
 
     /// A process that a task was allowed to keep is not a leak, whatever its name, and even if its environment has been wiped.
     fn exempt_by_ledger(&self, stat: &Stat) -> Option<String> {
+        let store = self.store?;
         let since = Millis::now().minus(age(stat.start_tick) + CLOCK_SLACK);
-        let kept = Pinned::open(self.proc, self.observer.place, stat.pid).and_then(|pinned| {
-            pinned.map_or(Ok(false), |it| self.store.was_kept(&it.identity, since))
-        });
+        let kept = Pinned::open(self.proc, self.observer.place, stat.pid)
+            .and_then(|pinned| pinned.map_or(Ok(false), |it| store.was_kept(&it.identity, since)));
         match kept {
             Ok(false) => None,
             Ok(true) => Some("a task was allowed to keep it".into()),
@@ -263,7 +271,7 @@ pub(in crate::tracker) fn search<'a>(
         proc: &core.proc,
         observer: core.instance.observer,
         own: core.own_pid(),
-        store: &core.store,
+        store: Some(&core.store),
         names,
         protected: &core.options.protected,
         min_age,
@@ -299,7 +307,7 @@ pub(in crate::tracker) fn end_matches(core: &Arc<Core>, report: &mut Report) -> 
                     Err(error) => report.errors.push(error.to_string()),
                 }
             }
-            Judgement::Suspect(_) => suspect(found, report),
+            Judgement::Suspect(_) | Judgement::Young(_) => leave(found, report),
             Judgement::Spared(_) => {}
         }
     }
@@ -327,12 +335,18 @@ pub(in crate::tracker) fn end_found(
     Ok(claimed::end_claimed(core, cause, record.into_iter().collect(), report))
 }
 
-/// Reports a match that is left alone.
-pub(in crate::tracker) fn suspect(found: Match, report: &mut Report) {
-    let Judgement::Suspect(why) = found.judgement else { return };
-    report.checked += 1;
+/// Reports a match that is left running.
+pub(in crate::tracker) fn leave(found: Match, report: &mut Report) {
     let Match { pid, command, .. } = found;
-    report.suspects.push(Suspect { task_id: None, pid, command, why });
+    let left = |why| Suspect { task_id: None, pid, command, why };
+    match found.judgement {
+        Judgement::Suspect(why) => {
+            report.checked += 1;
+            report.suspects.push(left(why));
+        }
+        Judgement::Young(why) => report.young.push(left(why)),
+        Judgement::Leak(_) | Judgement::Spared(_) => {}
+    }
 }
 
 /// Returns the processes that the ledger knows: instances that have not stopped and are not `dead`, and live rows of any state.

@@ -197,7 +197,7 @@ fn health_records_the_dead_of_dead_owners() {
     killed.iter().for_each(Eye::send_kill);
     until("all are dead", || killed.iter().all(Eye::is_dead) && place.alive().is_empty());
     let report = run(&place, &["health", "--json"]).expect(0).json();
-    assert_eq!(names(&report), ["adopted", "checked", "endings", "errors", "suspects"]);
+    assert_eq!(names(&report), ["adopted", "checked", "endings", "errors", "suspects", "young"]);
     let ending = &report["endings"][0];
     assert_eq!(
         names(ending),

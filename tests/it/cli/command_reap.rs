@@ -140,6 +140,13 @@ done < labels
 "#;
 
 fn look_alikes(place: &Place, args: &str) -> Option<String> {
+    let (out, err) = look_alikes_with(place, args)?;
+    assert_eq!(err, "", "{out}");
+    Some(out)
+}
+
+/// Does the same; returns also what was printed to stderr.
+fn look_alikes_with(place: &Place, args: &str) -> Option<(String, String)> {
     tool("unshare")?;
     let mut shell = namespaced("sh");
     clean(&mut shell, place);
@@ -154,8 +161,8 @@ fn look_alikes(place: &Place, args: &str) -> Option<String> {
         skipped("this machine allows no PID namespaces");
         return None;
     }
-    assert_eq!(answer.err, "", "{answer:?}");
-    Some(answer.expect(0).out)
+    let answer = answer.expect(0);
+    Some((answer.out, answer.err))
 }
 
 #[test]
@@ -184,7 +191,34 @@ fn a_dry_run_with_a_name_ends_nothing() {
 fn a_young_process_is_left_running() {
     let place = Place::new();
     let Some(out) = look_alikes(&place, "reap --min-age 1h --orphan-name NAME") else { return };
-    assert!(out.contains("script alive"), "{out}");
+    assert!(out.contains("script alive") && out.contains(", too young 1\n"), "{out}");
+}
+
+/// Without a ledger there are names only; what the minimum age leaves out is counted, and listed on request.
+#[test]
+fn a_dry_run_with_a_name_needs_no_ledger_and_counts_what_is_too_young() {
+    let place = Place::new();
+    let args = "reap --dry-run --orphan-name NAME";
+    let Some((out, err)) = look_alikes_with(&place, &format!("{args} --min-age 0s")) else {
+        return;
+    };
+    let none = format!("no ledger at {}: only processes with", place.ledger().display());
+    assert!(err.starts_with(&none) && err.lines().count() == 1, "{err}");
+    assert!(out.contains("would act on ") && out.contains(" is named "), "{out}");
+    assert!(!out.contains("too young") && !out.contains(" dead\n"), "{out}");
+    let all = |args: &str| look_alikes_with(&Place::new(), args).expect("a namespace").0;
+    let young = all(args);
+    assert!(young.contains("would act on 0, too young 1\n"), "{young}");
+    assert!(!young.contains("Left running"), "{young}");
+    let listed = all(&format!("{args} -v"));
+    assert!(listed.contains("Left running (younger than --min-age):\n"), "{listed}");
+    assert!(listed.contains(" old, and younger than 10s"), "{listed}");
+    let json = all(&format!("{args} --json"));
+    let json = json.split_once("code 0").expect("the exit code").0;
+    let json: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    assert_eq!(json["endings"], serde_json::json!([]), "{json:#}");
+    assert_eq!(json["young"].as_array().map(Vec::len), Some(1), "{json:#}");
+    assert!(!place.ledger().exists(), "a dry run created a ledger");
 }
 
 const NOBODY: u32 = 65534;

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use procledger::Report;
+use procledger::{Report, plan_name_match};
 
 use crate::{
     context::{Access, Context},
     exit::{Exit, Failure, Result},
     output,
-    render::{Tense, report_exit, report_text},
+    render::{Tense, escape, report_exit, report_text, suspects},
     units,
 };
 
@@ -25,8 +25,11 @@ Example:
 
 A name is compared with the base name of the executable, of argv[0] or of the script, never
 with other text in a command line; --protect takes precedence. Processes that are left running
-are recorded as `kept`. Exits with 3 if something survived.
---json: as `health --json`; in a dry run `outcome` is what would be done.")]
+are recorded as `kept`. Matches that are younger than --min-age are counted as `too young`; -v lists
+them. A dry run with names needs no ledger: `procledger scan` finds names. Exits with 3 if something
+survived.
+--json: as `health --json`; in a dry run `outcome` is what would be done; `young` has what --min-age left
+out, as suspects.")]
 pub(crate) struct ReapArgs {
     /// Print what would be ended, with rule and evidence, and change nothing
     #[arg(long)]
@@ -40,15 +43,15 @@ pub(crate) struct ReapArgs {
     /// Leave programs with this name and their descendants running
     #[arg(long, value_name = "NAME", value_parser = units::program_name)]
     protect: Vec<String>,
-    /// Leave processes running that were found only by name and are younger than this
+    /// Leave processes running that were found only by name and are younger than this [default: 10s]
     #[arg(long, value_name = "D", value_parser = units::duration)]
     min_age: Option<Duration>,
 }
 
 impl ReapArgs {
-    /// A dry run creates nothing.
+    /// A dry run creates nothing, and needs no ledger to look for names.
     pub(crate) fn access(&self) -> Access {
-        if self.dry_run { Access::Existing } else { Access::Create }
+        if self.dry_run { Access::Inspect } else { Access::Create }
     }
 
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
@@ -62,9 +65,18 @@ impl ReapArgs {
 
     fn plan(&self, context: &Context) -> Result<Exit> {
         let names = context.orphan_names(&self.orphan_name);
-        let ledger = context.read()?.protected_names(&self.protect);
-        let plan = ledger.plan_reap(&names, self.min_age.unwrap_or(MIN_AGE))?;
-        self.print(&plan, Tense::Planned)?;
+        let min_age = self.min_age.unwrap_or(MIN_AGE);
+        let plan = if names.is_empty() || context.has_ledger() {
+            context.demand_ledger()?;
+            context.read()?.protected_names(&self.protect).plan_reap(&names, min_age)?
+        } else {
+            output::to_stderr(&escape(&format!(
+                "no ledger at {}: only processes with these names were looked for",
+                context.ledger.display()
+            )));
+            plan_name_match(&names, &self.protect, min_age)?
+        };
+        self.print(&plan, Tense::Planned, context.verbose)?;
         Ok(match report_exit(&plan) {
             // Nothing was attempted, so nothing survived.
             Exit::SURVIVED => Exit::DONE,
@@ -83,13 +95,21 @@ impl ReapArgs {
         // Opening the ledger reaps.
         let tracker = builder.open()?;
         let report = tracker.startup_report().clone();
-        self.print(&report, Tense::Done)?;
+        self.print(&report, Tense::Done, context.verbose)?;
         tracker.shutdown()?;
         Ok(report_exit(&report))
     }
 
-    fn print(&self, report: &Report, tense: Tense) -> Result<()> {
-        let text = if self.json { output::json(report)? } else { report_text(report, tense) };
-        output::print(text).map(drop)
+    fn print(&self, report: &Report, tense: Tense, verbose: bool) -> Result<()> {
+        if self.json {
+            return output::print(output::json(report)?).map(drop);
+        }
+        let mut text = String::new();
+        if verbose && !report.young.is_empty() {
+            text += "Left running (younger than --min-age):\n";
+            text += &suspects(&report.young);
+            text += "\n";
+        }
+        output::print(text + &report_text(report, tense)).map(drop)
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn report_text(report: &Report, tense: Tense) -> String {
     }
     if !report.suspects.is_empty() {
         text.push_str("Left running (could not be identified with certainty):\n");
-        text.push_str(&suspects(report));
+        text.push_str(&suspects(&report.suspects));
         text.push('\n');
     }
     text + &summary(report, tense) + "\n"
@@ -122,9 +122,10 @@ fn endings(report: &Report, tense: Tense) -> String {
     table.text()
 }
 
-fn suspects(report: &Report) -> String {
+/// Formats a table of processes that were left running.
+pub(crate) fn suspects(suspects: &[Suspect]) -> String {
     let mut table = Table::new(&["TASK", "PID", "WHY", "COMMAND"], 2).right(1);
-    for suspect in &report.suspects {
+    for suspect in suspects {
         table.row([
             task(suspect.task_id.as_ref()),
             suspect.pid.to_string(),
@@ -155,6 +156,7 @@ fn summary(report: &Report, tense: Tense) -> String {
         ("adopted", report.adopted),
         ("kept", report.count(Outcome::Kept)),
         ("left alone", report.suspects.len() as u64),
+        ("too young", report.young.len() as u64),
     ] {
         if count > 0 {
             parts.push(format!("{word} {count}"));
