@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use crate::{
     docs::faults::Fault,
-    support::{Host, Place, need, until},
+    support::{Host, PATIENCE, Place, need, until},
 };
 
 /// A host that starts, loses and ends programs while `inject` applies, and afterwards. Returns its answer to a spawn.
@@ -30,10 +30,13 @@ fn while_it_fails(place: &Place, inject: &str) -> String {
     fault.lift();
 
     let rows = "SELECT task_id, end_reason, exit_code, exit_signal FROM history
-        WHERE task_id IN ('ends', 'left') ORDER BY task_id";
-    until("what became of them is recorded", || {
-        place.sqlite3(rows) == "ends|exited|7|\nleft|terminated||15"
+        WHERE task_id IN ('ends', 'left') AND NOT descendant ORDER BY task_id";
+    let mut recorded = String::new();
+    let as_it_was = procledger_testing::within(PATIENCE, || {
+        recorded = place.sqlite3(rows);
+        recorded == "ends|exited|7|\nleft|terminated||15"
     });
+    assert!(as_it_was, "what became of them is recorded: {recorded}");
     if started {
         until("it has run", || ran.exists());
         assert_eq!(host.ask("terminate new"), "1");
