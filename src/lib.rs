@@ -190,8 +190,8 @@ pub use model::{
     FigureSource, Histogram, InstanceCount, InstanceId, Justification, LeakCount, LeakKind,
     LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Origin, OrphanMember,
     OrphanScan, OrphanTree, OrphansLeftOut, Outcome, PassKind, PassMetrics, PassRecord,
-    PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query, Report, State, Suspect, TASK_ID_MAX,
-    TaskId, TreeMember, TreeRecord,
+    PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query, Report, SignalState, State, Suspect,
+    TASK_ID_MAX, TaskId, TreeMember, TreeRecord,
 };
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]

@@ -19,6 +19,7 @@
 //! - [`file_lock`]: an instance's lock file, and [`lock_note`]: what is written in it;
 //! - [`pid_namespaces`]: which PID namespaces exist;
 //! - [`wal_readers`]: which processes hold a snapshot of a database;
+//! - `signal_state`: the signals that a process ignores and blocks;
 //! - [`spawn`]: the gate;
 //! - [`terminal`]: the terminal's foreground group.
 
@@ -42,6 +43,7 @@ pub(crate) mod plain_file;
 pub(crate) mod poll;
 pub(crate) mod proc;
 pub(crate) mod proc_events;
+mod signal_state;
 pub(crate) mod spawn;
 pub(crate) mod spool;
 mod syscall;
@@ -61,3 +63,4 @@ pub use exit_status::ExitStatus;
 pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};
 pub(crate) use place::{boot_clock, boot_minus_monotonic, current_place, thread_clock};
 pub(crate) use proc::{Proc, children, exec_image, pid_alloc, snapshot, unless_busy};
+pub use signal_state::SignalState;

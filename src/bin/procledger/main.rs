@@ -30,7 +30,7 @@ mod usage;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    signals::outlive_file_limit();
+    signals::take_over();
     let code = output::conclude(usage::parse().and_then(args::Cli::run));
     output::flush();
     code

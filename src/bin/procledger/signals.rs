@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::OnceLock,
     thread,
 };
 
@@ -10,6 +11,7 @@ use nix::sys::{
     signal::{SigSet, Signal},
     signalfd::{SfdFlags, SignalFd},
 };
+use procledger::SignalState;
 use rustix::{
     event::{PollFd, PollFlags},
     pipe::{PipeFlags, pipe_with},
@@ -229,9 +231,19 @@ pub(crate) fn die_with_group_by(signal: i32) -> Exit {
     die_by(signal)
 }
 
-/// Blocks SIGXFSZ, so that a write beyond `ulimit -f` fails instead of ending the owner of programs. Must be called before any
-/// other thread runs; started programs get no signal blocked.
-pub(crate) fn outlive_file_limit() {
+/// The signals that this process ignored and blocked when it started.
+static AT_START: OnceLock<SignalState> = OnceLock::new();
+
+/// Returns the signals that this process ignored and blocked when it started.
+pub(crate) fn inherited() -> SignalState {
+    AT_START.get().copied().unwrap_or_default()
+}
+
+/// Makes this process fit to own programs, whatever signals its caller ignored: the exit statuses of its children are kept, and
+/// a write beyond `ulimit -f` fails instead of ending it (SIGXFSZ). Must be called before any other thread runs.
+pub(crate) fn take_over() {
+    AT_START.get_or_init(SignalState::current);
+    SignalState::stop_ignoring_children();
     let mut set = SigSet::empty();
     set.add(Signal::SIGXFSZ);
     // It fails only for a bad argument.

@@ -117,12 +117,12 @@ impl KeeperClient {
     /// Requests the program's child from the keeper; the child then waits at the gate.
     pub(crate) fn request_child(&self, command: Command, params: Params) -> Result<Reply> {
         command.check()?;
-        let Command { program, args, environment, directory, stdio, .. } = command;
+        let Command { program, args, environment, directory, stdio, signals, .. } = command;
         let (descriptors, sources, pipes) = prepare_stdio(stdio)?;
         let (open, standard) = passed_on(&descriptors, &sources);
         let own = own_pidfd()?;
         let rights: Vec<BorrowedFd<'_>> = [own.as_fd()].into_iter().chain(standard).collect();
-        let request = SpawnRequest { program, args, environment, directory, open, params };
+        let request = SpawnRequest { program, args, environment, directory, open, signals, params };
         let sent = self.transport()?.send_request(&request, &rights, SEND_LIMIT);
         sent.map_err(|error| lost(&request.program).with_source(error))?;
         match self.receive_reply(&request.program)? {

@@ -15,11 +15,11 @@ use uuid::Uuid;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    sys::ExitStatus,
+    sys::{ExitStatus, SignalState},
 };
 
 /// The version of this protocol. A host uses only a keeper of its own version.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 pub(super) const FRAME: usize = 16;
 pub(super) type Frame = [u8; FRAME];
 
@@ -60,6 +60,7 @@ pub(crate) struct SpawnRequest {
     pub(crate) directory: Option<PathBuf>,
     /// Which of the program's standard descriptors are open.
     pub(crate) open: [bool; 3],
+    pub(crate) signals: SignalState,
     pub(crate) params: Params,
 }
 
@@ -182,6 +183,8 @@ impl SpawnRequest {
         bytes.extend_from_slice(token.as_bytes());
         put_number(&mut bytes, u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX));
         put_number(&mut bytes, u64::from(*uid));
+        put_number(&mut bytes, self.signals.ignored);
+        put_number(&mut bytes, self.signals.blocked);
         bytes.extend(self.open.map(u8::from));
         bytes.extend([self.directory.is_some(), *arguments].map(u8::from));
         let directory = self.directory.iter().map(|path| path.as_os_str().as_bytes());
@@ -209,6 +212,7 @@ impl SpawnRequest {
         let token = Uuid::from_slice(take_bytes(rest, 16)?).ok()?;
         let grace = Duration::from_nanos(take_number(rest)?);
         let uid = u32::try_from(take_number(rest)?).ok()?;
+        let signals = SignalState { ignored: take_number(rest)?, blocked: take_number(rest)? };
         let switches = take_bytes(rest, 5)?;
         let open = [switches[0] != 0, switches[1] != 0, switches[2] != 0];
         let directory = if switches[3] == 0 { None } else { Some(PathBuf::from(take_text(rest)?)) };
@@ -222,7 +226,7 @@ impl SpawnRequest {
             environment.push((take_text(rest)?, take_text(rest)?));
         }
         let params = Params { token, grace, uid, arguments, ledger, protected };
-        Some(Self { program, args, environment, directory, open, params })
+        Some(Self { program, args, environment, directory, open, signals, params })
     }
 }
 
@@ -272,6 +276,7 @@ mod tests {
             environment in proptest::collection::vec((text(), text()), 0..5),
             directory in proptest::option::of(text()),
             open in any::<[bool; 3]>(),
+            (ignored, blocked) in any::<(u64, u64)>(),
             token in any::<u128>(),
             grace in any::<u64>(),
             uid in any::<u32>(),
@@ -285,6 +290,7 @@ mod tests {
                 environment,
                 directory: directory.map(PathBuf::from),
                 open,
+                signals: SignalState { ignored, blocked },
                 params: Params {
                     token: Uuid::from_u128(token),
                     grace: Duration::from_nanos(grace),

@@ -157,6 +157,7 @@ fn command(request: &SpawnRequest, mut standard: impl Iterator<Item = OwnedFd>) 
         environment: request.environment.clone(),
         directory: request.directory.clone(),
         stdio,
+        signals: request.signals,
         session: Session::New,
         place: None,
     }

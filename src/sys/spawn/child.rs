@@ -12,12 +12,11 @@ use core::{
 };
 
 use super::gate::{GATE_LIMIT, GATE_TICK, Gate, step, word};
-use crate::sys::syscall::syscall;
+use crate::sys::{
+    signal_state::{SIGNAL_SET, SIGNALS, SignalAction, SignalState},
+    syscall::syscall,
+};
 
-/// Highest signal number of the kernel on the architectures that this crate supports (signal(7)).
-const SIGNALS: usize = 64;
-/// Size of the kernel's signal set in bytes.
-const SIGNAL_SET: usize = 8;
 /// Exit code of a child that never became a program; it is never read.
 const NEVER_RAN: usize = 125;
 
@@ -60,6 +59,8 @@ pub(super) struct Plan<'a> {
     /// The cgroup that it is created in.
     pub(super) cgroup: Option<i32>,
     pub(super) stdio: [Descriptor; 3],
+    /// The signals that the program ignores and blocks.
+    pub(super) signals: SignalState,
     /// Null: the host's working directory.
     pub(super) directory: *const c_char,
     /// An open executable, on a number above [`EXECUTABLE`]; it is executed with every signal blocked.
@@ -77,10 +78,6 @@ struct Timespec {
     seconds: i64,
     nanoseconds: i64,
 }
-
-/// `struct sigaction` of the kernel, all zero: default disposition, no flags, empty mask.
-#[repr(C)]
-struct DefaultAction([usize; 4]);
 
 /// The child's entry point.
 pub(super) extern "C" fn enter(plan: *const c_void) -> ! {
@@ -162,7 +159,7 @@ fn leave_the_host(plan: &Plan<'_>) {
 fn prepare(plan: &Plan<'_>) {
     leave_table(plan);
     drain_signals();
-    reset_dispositions();
+    set_dispositions(plan.signals);
     for (target, descriptor) in plan.stdio.iter().enumerate() {
         install(plan, target, *descriptor);
     }
@@ -213,12 +210,14 @@ fn drain_signals() {
     }
 }
 
-fn reset_dispositions() {
-    let default = DefaultAction([0; 4]);
-    let mut signal = 1;
+fn set_dispositions(signals: SignalState) {
+    let (default, ignore) = (SignalAction::DEFAULT, SignalAction::IGNORE);
+    let mut signal = 1_u32;
     while signal <= SIGNALS {
+        let action = if signals.ignores(signal) { &ignore } else { &default };
+        let action = ptr::from_ref(action) as usize;
         // SIGKILL and SIGSTOP refuse; they are always at their defaults.
-        call(libc::SYS_rt_sigaction, [signal, ptr::from_ref(&default) as usize, 0, SIGNAL_SET, 0]);
+        call(libc::SYS_rt_sigaction, [signal as usize, action, 0, SIGNAL_SET, 0]);
         signal = signal.wrapping_add(1);
     }
 }
@@ -309,8 +308,8 @@ fn become_program(plan: &Plan<'_>) -> ! {
     if plan.executable.is_some() {
         fail(plan, step::EXEC, execute_open(plan));
     }
-    let none = 0_u64;
-    let args = [libc::SIG_SETMASK as usize, ptr::from_ref(&none) as usize, 0, SIGNAL_SET, 0];
+    let mask = ptr::from_ref(&plan.signals.blocked) as usize;
+    let args = [libc::SIG_SETMASK as usize, mask, 0, SIGNAL_SET, 0];
     call(libc::SYS_rt_sigprocmask, args);
     fail(plan, step::EXEC, try_programs(plan))
 }

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf};
 
 pub(crate) use super::child::Session;
-use crate::sys::cgroup::TaskCgroup;
+use crate::sys::{cgroup::TaskCgroup, signal_state::SignalState};
 
 /// The source of one of the program's standard descriptors.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub(crate) struct Command {
     pub(crate) directory: Option<PathBuf>,
     /// Stdin, stdout, stderr.
     pub(crate) stdio: [StdioSource; 3],
+    pub(crate) signals: SignalState,
     pub(crate) session: Session,
     pub(crate) place: Option<Place>,
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     identity::Pid,
-    sys::PidFd,
+    sys::{PidFd, signal_state::SignalState},
 };
 
 /// What to execute: with an empty environment, every signal blocked, a session of its own, `/dev/null` as output and errors.
@@ -55,6 +55,7 @@ pub(in crate::sys) fn start(helper: &Helper) -> Result<(Pid, Arc<PidFd>)> {
         session: Session::New,
         cgroup: None,
         stdio: [socket.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()].map(Descriptor::Copy),
+        signals: SignalState::default(),
         directory: ptr::null(),
         executable: Some(executable.as_raw_fd()),
         programs: nothing.as_ptr(),

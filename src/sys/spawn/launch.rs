@@ -66,6 +66,7 @@ pub(crate) fn spawn<T>(
         session: command.session,
         cgroup: command.place.as_ref().map(|place| place.leaf.as_fd().as_raw_fd()),
         stdio,
+        signals: command.signals,
         directory: program.directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
         executable: None,
         programs: program.paths.pointers.as_ptr(),

@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
-use crate::sys::spawn::{self, StdioSource};
+use crate::{
+    model::SignalState,
+    sys::spawn::{self, StdioSource},
+};
 
 /// One of a program's standard descriptors.
 ///
@@ -49,8 +52,9 @@ impl From<std::fs::File> for Stdio {
 
 /// A program to run for a task, and the limits it runs within.
 ///
-/// The program gets a session of its own, default signal dispositions, an empty signal mask, the descriptors 0 to 2 and no
-/// others. It is searched for as execvp(3) does, in the `PATH` of its own environment.
+/// The program gets a session of its own, the descriptors 0 to 2 and no others, and unless [`signals`](Self::signals) says
+/// otherwise, default signal dispositions and an empty signal mask. It is searched for as execvp(3) does, in the `PATH` of its
+/// own environment.
 ///
 /// ```
 /// use std::time::Duration;
@@ -75,6 +79,7 @@ pub struct Job {
     pub(in crate::tracker) env: Vec<(OsString, Option<OsString>)>,
     pub(in crate::tracker) directory: Option<PathBuf>,
     pub(in crate::tracker) stdio: [StdioSource; 3],
+    pub(in crate::tracker) signals: SignalState,
     pub(in crate::tracker) grace: Option<Duration>,
     pub(in crate::tracker) max_runtime: Option<Duration>,
     pub(in crate::tracker) max_rss: Option<u64>,
@@ -101,6 +106,7 @@ impl Job {
             env: Vec::new(),
             directory: None,
             stdio: [StdioSource::Inherit, StdioSource::Inherit, StdioSource::Inherit],
+            signals: SignalState::default(),
             grace: None,
             max_runtime: None,
             max_rss: None,
@@ -176,6 +182,15 @@ impl Job {
     #[must_use]
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stdio[2] = stderr.into().0;
+        self
+    }
+
+    /// Sets the signals that the program ignores and blocks when it starts; none by default.
+    ///
+    /// To hand on those of the host, as a program does that executes another one: `.signals(SignalState::current())`.
+    #[must_use]
+    pub fn signals(mut self, signals: SignalState) -> Self {
+        self.signals = signals;
         self
     }
 
@@ -342,6 +357,7 @@ impl Job {
             args: self.args,
             directory: self.directory,
             stdio: self.stdio,
+            signals: self.signals,
             session,
             place,
         }

@@ -12,7 +12,10 @@ use std::{
 
 use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::support::{Guard, PATIENCE, Place, eventually, pidfd};
+use crate::{
+    containment::leaves::leaves,
+    support::{Guard, PATIENCE, Place, eventually, pidfd},
+};
 
 /// The command as built.
 pub(crate) const PROCLEDGER: &str = env!("CARGO_BIN_EXE_procledger");
@@ -103,6 +106,15 @@ pub(crate) fn answer(command: &mut Command) -> Answer {
 #[track_caller]
 pub(crate) fn run(place: &Place, args: &[&str]) -> Answer {
     answer(procledger(place).args(args))
+}
+
+/// The values of `--containment` that can be used here.
+pub(crate) fn containments() -> Vec<&'static str> {
+    // Inside a user namespace the keeper's file belongs to an unknown user, and root there does not use it.
+    let map = fs::read_to_string("/proc/self/uid_map").expect("a map");
+    let has_keepers = map.contains("4294967295");
+    let usable = [("session", true), ("cgroup", leaves()), ("keeper", has_keepers)];
+    usable.into_iter().filter(|(_, usable)| *usable).map(|(name, _)| name).collect()
 }
 
 /// Waits for a started command, and collects its output until then.

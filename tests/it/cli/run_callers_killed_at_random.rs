@@ -9,8 +9,7 @@ use std::{
 };
 
 use crate::{
-    cli::command::{PROCLEDGER, clean, run},
-    containment::leaves::leaves,
+    cli::command::{PROCLEDGER, clean, containments, run},
     support::{Guard, Place, in_namespace_with_init, long, tool, until},
 };
 
@@ -52,14 +51,7 @@ const TREES: [&str; 3] = [
 
 fn play(language: &str, caller: &[&str]) {
     let times = if long() { 50 } else { 2 };
-    let has_leaves = leaves();
-    // Inside a user namespace the keeper's file belongs to an unknown user, and root there does not use it.
-    let map = fs::read_to_string("/proc/self/uid_map").expect("a map");
-    let has_keepers = map.contains("4294967295");
-    for containment in ["session", "cgroup", "keeper"] {
-        if containment == "cgroup" && !has_leaves || containment == "keeper" && !has_keepers {
-            continue;
-        }
+    for containment in containments() {
         for tree in TREES {
             let place = Place::new();
             for _ in 0..times {

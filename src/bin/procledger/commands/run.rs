@@ -26,7 +26,7 @@ use crate::{
     keeping::KeepingArgs,
     output,
     privilege::Account,
-    signals::{Signals, die_by, die_with_group_by},
+    signals::{self, Signals, die_by, die_with_group_by},
     terminal::Modes,
     units,
 };
@@ -52,6 +52,8 @@ process ends, however it ends. A caller that passes its own PID as the owner is 
 
 A second SIGINT or SIGTERM ends the task at once; with --grace the first one ends it after that time.
 If something else ended the program, one line on stderr says why, and the exit code is never 0.
+
+Ignored signals and the signal mask are handed on to the program, as by env(1), except with --clean.
 
 The program finds its task in $PROCLEDGER_TASK and the path of the ledger in $PROCLEDGER_LEDGER.
 
@@ -96,6 +98,9 @@ pub(crate) struct RunArgs {
     /// Run the program in this directory
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
+    /// Give the program default signal dispositions and an empty signal mask, not those inherited by this command
+    #[arg(long)]
+    clean: bool,
     /// Print no line about how the program was ended (-v prints one in any case)
     #[arg(short, long)]
     quiet: bool,
@@ -276,6 +281,9 @@ impl Plan {
         }
         if let Some(folder) = &self.raw.cwd {
             job = job.current_dir(folder);
+        }
+        if !self.raw.clean {
+            job = job.signals(signals::inherited());
         }
         if let Some(grace) = self.raw.grace {
             job = job.grace(grace);
