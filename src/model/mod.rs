@@ -13,7 +13,11 @@ mod report;
 mod tree;
 mod words;
 
-pub use crate::sys::{ExitStatus, SignalState, cgroup::Cgroup};
+pub use crate::sys::{
+    ExitStatus, SignalState,
+    cgroup::Cgroup,
+    spawn::{Attributes, Resource, Rlimit},
+};
 pub use ids::{InstanceId, ProcessId, TASK_ID_MAX, TaskId};
 pub(crate) use ids::{Millis, millis, task_text};
 pub(crate) use instance::{DeadInstance, InstanceRecord, NewInstance, Observer, OrphanClaim};

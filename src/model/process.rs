@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Containment, End, InstanceId, Life, Millis, NewLeak, Origin, ProcessId, TaskId};
 use crate::{
     identity::{Identity, Pid},
-    sys::cgroup::Cgroup,
+    sys::{cgroup::Cgroup, spawn::Attributes},
 };
 
 /// Limits and settings that a process is tracked with.
@@ -54,6 +54,8 @@ pub struct ProcessSpec {
     pub cwd: Option<String>,
     /// The user that it runs as.
     pub uid: u32,
+    /// What it was started with instead of what it would have inherited from its host.
+    pub attributes: Attributes,
     /// Its limits.
     pub limits: Limits,
     /// When it was started, or registered.
@@ -85,6 +87,7 @@ impl ProcessSpec {
             command: Vec::new(),
             cwd: None,
             uid,
+            attributes: Attributes::default(),
             limits,
             started_at: Millis::now().into(),
             evidence: None,

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::{
     identity::{Pid, Place},
     model::{
-        Containment, EndReason, ExitStatus, InstanceId, LeakKind, Millis, Origin, Outcome,
-        PassKind, ProcessId, State, StopHow, TaskId, millis,
+        Attributes, Containment, EndReason, ExitStatus, InstanceId, LeakKind, Millis, Origin,
+        Outcome, PassKind, ProcessId, State, StopHow, TaskId, millis,
     },
 };
 
@@ -152,6 +152,9 @@ texts! {
     Uuid: |it| ToSqlOutput::Owned(hex(*it).into()), |text| Self::try_parse(text).ok();
     // A JSON array of strings.
     Vec<String>: |it| ToSqlOutput::Owned(serde_json::Value::from(it.as_slice()).to_string().into()),
+        |text| serde_json::from_str(text).ok();
+    // A JSON object; all of its values have a form in JSON.
+    Attributes: |it| ToSqlOutput::Owned(serde_json::to_string(it).unwrap_or_default().into()),
         |text| serde_json::from_str(text).ok();
     State: |it| text(it.as_str()), |text| Self::parse(text);
     Origin: |it| text(it.as_str()), |text| Self::parse(text);

@@ -59,7 +59,7 @@ impl Schema {
     pub(super) const CGROUP: Self = Self(2);
     /// The table `ledger`.
     pub(super) const LEDGER: Self = Self(4);
-    /// `process.keeper_pid`, `process.keeper_start_tick` and `process.keeper_pidfd_inode`.
+    /// `process.keeper_pid`, `process.keeper_start_tick`, `process.keeper_pidfd_inode` and `process.attributes`.
     pub(super) const KEEPER: Self = Self(5);
 
     /// Returns the schema of a new ledger: that of all migrations.

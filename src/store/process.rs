@@ -11,10 +11,10 @@ use super::{
 use crate::{
     identity::{Identity, Place},
     model::{
-        Cgroup, End, InstanceId, Justification, Life, Limits, Millis, NewProcess, ProcessId,
-        ProcessRecord, ProcessSpec, State,
+        Attributes, Cgroup, End, InstanceId, Justification, Life, Limits, Millis, NewProcess,
+        ProcessId, ProcessRecord, ProcessSpec, State,
     },
-    redact::mask_command,
+    redact::{mask_command, mask_text},
 };
 
 /// What a row has of other tables, and its number.
@@ -28,11 +28,12 @@ struct Joined {
 struct Added {
     owner: InstanceId,
     command: Vec<String>,
+    attributes: Option<Attributes>,
 }
 
 table! {
     "process",
-    insert(new: &NewProcess, Added { owner, command } => Added),
+    insert(new: &NewProcess, Added { owner, command, attributes } => Added),
     read(Joined { id, owner_program, place } => Joined) -> ProcessRecord,
     {
         task_id = new.spec.task_id;
@@ -51,6 +52,7 @@ table! {
         keeper_pid since KEEPER = new.spec.keeper.map(|it| it.pid);
         keeper_start_tick since KEEPER = new.spec.keeper.map(|it| it.start_tick);
         keeper_pidfd_inode since KEEPER = new.spec.keeper.and_then(|it| it.pidfd_inode);
+        attributes since KEEPER = attributes;
         command = command;
         cwd = new.spec.cwd;
         uid = new.spec.uid;
@@ -97,6 +99,7 @@ table! {
             command,
             cwd,
             uid,
+            attributes: Option::<Attributes>::unwrap_or_default(attributes),
             limits: Limits {
                 survive,
                 grace: grace_ms,
@@ -141,7 +144,12 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewProcess) -> rusqlite::Result
     // The code that created the row may have masked it already; masking twice changes nothing, and this is the only way to the
     // disk.
     let command = mask_command(&new.spec.command);
-    insert_row(tx, new, Added { owner, command }).map(ProcessId)
+    let attributes = Attributes {
+        arg0: new.spec.attributes.arg0.as_deref().map(mask_text),
+        ..new.spec.attributes.clone()
+    };
+    let attributes = Some(attributes).filter(|it| !it.is_empty());
+    insert_row(tx, new, Added { owner, command, attributes }).map(ProcessId)
 }
 
 /// The statement that selects rows `p` for [`read`]: what follows FROM, and the rest.

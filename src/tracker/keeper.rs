@@ -33,8 +33,8 @@ use crate::{
     sys::{
         Pinned, Proc, current_place,
         keeper::{
-            FromHost, FromKeeper, KeeperServer, Reaped, Wake, block_all_signals, hosts_below,
-            ignore_dead_children, reap_one,
+            FromHost, FromKeeper, KeeperServer, Reaped, SpawnRequest, Wake, block_all_signals,
+            hosts_below, ignore_dead_children, reap_one,
         },
         proc::{age, cpu_time},
         spawn::{Command, GatedChild, gate::GATE_LIMIT, spawn},
@@ -230,13 +230,13 @@ impl Keeper {
 
     /// The tree begins with the children of this very process.
     fn tree(&self, program: &Identity) -> TreeTarget {
-        let params = &self.server.request.params;
+        let SpawnRequest { params, attributes, .. } = &self.server.request;
         let root = Root {
             row: ProcessId(0),
             task: None,
             identity: *program,
             token: Some(params.token),
-            uid: rustix::process::geteuid().as_raw(),
+            uid: attributes.uid.unwrap_or_else(|| rustix::process::geteuid().as_raw()),
             session: Some(program.pid),
             cgroup: None,
             keeper: Some(self.own),

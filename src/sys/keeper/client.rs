@@ -20,8 +20,8 @@ use crate::{
     sys::{
         PidFd, Pinned, Proc, Signal,
         spawn::{
-            Command, Descriptor, Helper, Pipes, failure, gate::GATE_LIMIT, not_made, prepare_stdio,
-            start,
+            Command, Descriptor, Helper, Sources, failure, gate::GATE_LIMIT, not_made,
+            prepare_stdio, start,
         },
     },
 };
@@ -117,12 +117,35 @@ impl KeeperClient {
     /// Requests the program's child from the keeper; the child then waits at the gate.
     pub(crate) fn request_child(&self, command: Command, params: Params) -> Result<Reply> {
         command.check()?;
-        let Command { program, args, environment, directory, stdio, signals, .. } = command;
+        let Command {
+            program,
+            arg0,
+            args,
+            environment,
+            directory,
+            stdio,
+            signals,
+            fds,
+            attributes,
+            ..
+        } = command;
         let (descriptors, sources, pipes) = prepare_stdio(stdio)?;
         let (open, standard) = passed_on(&descriptors, &sources);
         let own = own_pidfd()?;
-        let rights: Vec<BorrowedFd<'_>> = [own.as_fd()].into_iter().chain(standard).collect();
-        let request = SpawnRequest { program, args, environment, directory, open, signals, params };
+        let others = fds.iter().map(|(_, fd)| fd.as_fd());
+        let rights: Vec<BorrowedFd<'_>> =
+            [own.as_fd()].into_iter().chain(standard).chain(others).collect();
+        let request = SpawnRequest {
+            program,
+            arg0,
+            args,
+            environment,
+            directory,
+            open,
+            signals,
+            attributes,
+            params,
+        };
         let sent = self.transport()?.send_request(&request, &rights, SEND_LIMIT);
         sent.map_err(|error| lost(&request.program).with_source(error))?;
         match self.receive_reply(&request.program)? {
@@ -232,7 +255,7 @@ impl AsFd for KeeperClient {
 /// closed or close-on-exec.
 fn passed_on<'a>(
     descriptors: &[Descriptor; 3],
-    sources: &'a Pipes,
+    sources: &'a Sources,
 ) -> ([bool; 3], Vec<BorrowedFd<'a>>) {
     let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     let mut open = [false; 3];

@@ -38,7 +38,7 @@ mod transport;
 pub(crate) use binary::{Binary, is_secure};
 pub(crate) use client::{KeeperClient, Reply};
 pub(crate) use hosts::{hosts_below, signed_locks};
-pub(crate) use protocol::{FromHost, FromKeeper, Params};
+pub(crate) use protocol::{FromHost, FromKeeper, Params, SpawnRequest};
 pub(crate) use server::{
     KeeperServer, Reaped, Wake, block_all_signals, ignore_dead_children, is_asked, reap_one,
 };

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    sys::{ExitStatus, SignalState},
+    sys::{ExitStatus, SignalState, spawn::Attributes},
 };
 
 /// The version of this protocol. A host uses only a keeper of its own version.
@@ -51,16 +51,19 @@ pub(crate) enum FromHost {
     Leave,
 }
 
-/// A program to run below the keeper. Its standard descriptors and the host's pidfd are sent with it.
+/// A program to run below the keeper. The host's pidfd, the program's standard descriptors and its further ones are sent with
+/// it, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SpawnRequest {
     pub(crate) program: OsString,
+    pub(crate) arg0: Option<OsString>,
     pub(crate) args: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
     pub(crate) directory: Option<PathBuf>,
     /// Which of the program's standard descriptors are open.
     pub(crate) open: [bool; 3],
     pub(crate) signals: SignalState,
+    pub(crate) attributes: Attributes,
     pub(crate) params: Params,
 }
 
@@ -186,10 +189,14 @@ impl SpawnRequest {
         put_number(&mut bytes, self.signals.ignored);
         put_number(&mut bytes, self.signals.blocked);
         bytes.extend(self.open.map(u8::from));
-        bytes.extend([self.directory.is_some(), *arguments].map(u8::from));
+        let switches = [self.directory.is_some(), *arguments, self.arg0.is_some()];
+        bytes.extend(switches.map(u8::from));
         let directory = self.directory.iter().map(|path| path.as_os_str().as_bytes());
         let texts = directory.chain([ledger.as_os_str().as_bytes(), self.program.as_bytes()]);
         texts.for_each(|text| put(&mut bytes, text));
+        self.arg0.iter().for_each(|text| put(&mut bytes, text.as_bytes()));
+        // It has no value that JSON could not hold.
+        put(&mut bytes, &serde_json::to_vec(&self.attributes).unwrap_or_default());
         for list in [&self.args, protected] {
             put_number(&mut bytes, list.len() as u64);
             for text in list {
@@ -213,12 +220,14 @@ impl SpawnRequest {
         let grace = Duration::from_nanos(take_number(rest)?);
         let uid = u32::try_from(take_number(rest)?).ok()?;
         let signals = SignalState { ignored: take_number(rest)?, blocked: take_number(rest)? };
-        let switches = take_bytes(rest, 5)?;
+        let switches = take_bytes(rest, 6)?;
         let open = [switches[0] != 0, switches[1] != 0, switches[2] != 0];
         let directory = if switches[3] == 0 { None } else { Some(PathBuf::from(take_text(rest)?)) };
         let arguments = switches[4] != 0;
         let ledger = take_text(rest)?.into();
         let program = take_text(rest)?;
+        let zeroth = if switches[5] == 0 { None } else { Some(take_text(rest)?) };
+        let attributes = serde_json::from_slice(take_text(rest)?.as_bytes()).ok()?;
         let args = take_list(rest)?;
         let protected = take_list(rest)?;
         let mut environment = Vec::new();
@@ -226,7 +235,17 @@ impl SpawnRequest {
             environment.push((take_text(rest)?, take_text(rest)?));
         }
         let params = Params { token, grace, uid, arguments, ledger, protected };
-        Some(Self { program, args, environment, directory, open, signals, params })
+        Some(Self {
+            program,
+            arg0: zeroth,
+            args,
+            environment,
+            directory,
+            open,
+            signals,
+            attributes,
+            params,
+        })
     }
 }
 
@@ -264,19 +283,36 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sys::spawn::{Resource, Rlimit};
 
     fn text() -> impl Strategy<Value = OsString> {
         proptest::collection::vec(any::<u8>(), 0..20).prop_map(OsString::from_vec)
     }
 
     prop_compose! {
+        fn attributes()(
+            uid: Option<u32>,
+            groups: Option<Vec<u32>>,
+            nice: Option<i32>,
+            limits in proptest::collection::vec(any::<(Option<u64>, Option<u64>)>(), 0..3),
+            fds: Vec<i32>,
+        ) -> Attributes {
+            let limit = |(soft, hard)| Rlimit { resource: Resource::Nofile, soft, hard };
+            let rlimits = limits.into_iter().map(limit).collect();
+            Attributes { uid, gid: uid, groups, nice, rlimits, fds, ..Attributes::default() }
+        }
+    }
+
+    prop_compose! {
         fn request()(
             program in text(),
+            arg0 in proptest::option::of(text()),
             args in proptest::collection::vec(text(), 0..5),
             environment in proptest::collection::vec((text(), text()), 0..5),
             directory in proptest::option::of(text()),
             open in any::<[bool; 3]>(),
             (ignored, blocked) in any::<(u64, u64)>(),
+            attributes in attributes(),
             token in any::<u128>(),
             grace in any::<u64>(),
             uid in any::<u32>(),
@@ -286,11 +322,13 @@ mod tests {
         ) -> SpawnRequest {
             SpawnRequest {
                 program,
+                arg0,
                 args,
                 environment,
                 directory: directory.map(PathBuf::from),
                 open,
                 signals: SignalState { ignored, blocked },
+                attributes,
                 params: Params {
                     token: Uuid::from_u128(token),
                     grace: Duration::from_nanos(grace),

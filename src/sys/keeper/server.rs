@@ -7,6 +7,7 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     time::Duration,
 };
 
@@ -104,7 +105,7 @@ impl KeeperServer {
         let Ok((request, rights)) = transport.receive_request(GATE_LIMIT) else { return Ok(None) };
         let mut rights = rights.into_iter();
         let host = rights.next().ok_or_else(|| Error::invalid("the request contains no host"))?;
-        let command = command(&request, rights);
+        let command = command(&request, rights)?;
         let mut chld = SigSet::empty();
         chld.add(Signal::SIGCHLD);
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -146,21 +147,31 @@ impl KeeperServer {
 }
 
 /// Returns the program, with the descriptors that were sent for it.
-fn command(request: &SpawnRequest, mut standard: impl Iterator<Item = OwnedFd>) -> Command {
+fn command(request: &SpawnRequest, rights: impl Iterator<Item = OwnedFd>) -> Result<Command> {
+    let mut rights = rights.map(Arc::new);
     let stdio = request.open.map(|open| {
-        let fd = if open { standard.next() } else { None };
+        let fd = if open { rights.next() } else { None };
         fd.map_or(StdioSource::Closed, StdioSource::Fd)
     });
-    Command {
+    let fds: Vec<_> = request.attributes.fds.iter().copied().zip(rights).collect();
+    if fds.len() < request.attributes.fds.len() {
+        return Err(Error::invalid("the request lacks descriptors"));
+    }
+    // In a session that has no other group than those of this keeper and its programs.
+    let has_group = request.attributes.process_group.is_some();
+    Ok(Command {
         program: request.program.clone(),
+        arg0: request.arg0.clone(),
         args: request.args.clone(),
         environment: request.environment.clone(),
         directory: request.directory.clone(),
         stdio,
         signals: request.signals,
-        session: Session::New,
+        fds,
+        attributes: request.attributes.clone(),
+        session: if has_group { Session::Group } else { Session::New },
         place: None,
-    }
+    })
 }
 
 /// Reaps one dead child.

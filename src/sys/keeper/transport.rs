@@ -19,11 +19,11 @@ use rustix::{
 use super::protocol::{FRAME, Frame, FromHost, FromKeeper, SpawnRequest, announce, announced};
 use crate::{
     error::{Error, Kind, Result},
-    sys::poll::poll_within,
+    sys::{poll::poll_within, spawn::FDS_MAX},
 };
 
-/// Maximum number of descriptors with one frame: the host's pidfd and three standard ones.
-const RIGHTS: usize = 4;
+/// Maximum number of descriptors with one frame: the host's pidfd, three standard ones, and the further ones.
+const RIGHTS: usize = 4 + FDS_MAX;
 
 /// One end of the socket.
 #[derive(Debug)]

@@ -43,6 +43,30 @@ pub(crate) enum Session {
     Group,
     /// The same, as the foreground process group of the terminal on descriptor 0.
     Foreground,
+    /// The host's session, in this process group.
+    Join(i32),
+}
+
+/// The user and the groups of the child, where they differ from the host's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Credentials<'a> {
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) groups: Option<&'a [u32]>,
+    /// Whether the user becomes another one, which must get no capability of the host's.
+    pub(super) changes_user: bool,
+}
+
+/// What the child changes of its attributes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes<'a> {
+    /// Further descriptors, sorted by the numbers that they get: copies above all of these, with those numbers.
+    pub(super) fds: &'a [(i32, i32)],
+    pub(super) umask: Option<u32>,
+    /// Numbers of resources, each with the soft and the hard limit.
+    pub(super) limits: &'a [(usize, [u64; 2])],
+    pub(super) nice: Option<i32>,
+    pub(super) credentials: Option<Credentials<'a>>,
 }
 
 /// Everything that the child needs, prepared while allocation was still allowed. The pointers stay valid until the child has
@@ -61,6 +85,7 @@ pub(super) struct Plan<'a> {
     pub(super) stdio: [Descriptor; 3],
     /// The signals that the program ignores and blocks.
     pub(super) signals: SignalState,
+    pub(super) changes: Changes<'a>,
     /// Null: the host's working directory.
     pub(super) directory: *const c_char,
     /// An open executable, on a number above [`EXECUTABLE`]; it is executed with every signal blocked.
@@ -149,11 +174,16 @@ fn leave_the_host(plan: &Plan<'_>) {
     if !has_parent(plan) {
         fail(plan, step::PARENT, -(libc::ESRCH as isize));
     }
-    let result = match plan.session {
-        Session::New => call(libc::SYS_setsid, [0; 5]),
-        Session::Group | Session::Foreground => call(libc::SYS_setpgid, [0; 5]),
-    };
-    check(plan, step::SESSION, result);
+    match plan.session {
+        Session::New => check(plan, step::SESSION, call(libc::SYS_setsid, [0; 5])),
+        Session::Group | Session::Foreground => {
+            check(plan, step::SESSION, call(libc::SYS_setpgid, [0; 5]));
+        }
+        Session::Join(group) => {
+            let args = [0, group.cast_unsigned() as usize, 0, 0, 0];
+            check(plan, step::GROUP, call(libc::SYS_setpgid, args));
+        }
+    }
 }
 
 fn prepare(plan: &Plan<'_>) {
@@ -163,7 +193,19 @@ fn prepare(plan: &Plan<'_>) {
     for (target, descriptor) in plan.stdio.iter().enumerate() {
         install(plan, target, *descriptor);
     }
+    for (source, target) in plan.changes.fds {
+        let (source, target) = (source.cast_unsigned() as usize, target.cast_unsigned() as usize);
+        check(plan, step::DESCRIPTORS, call(libc::SYS_dup3, [source, target, 0, 0, 0]));
+    }
     close_others(plan);
+    if let Some(mask) = plan.changes.umask {
+        call(libc::SYS_umask, [mask as usize, 0, 0, 0, 0]);
+    }
+    // Last: a limit of descriptors counts for those that are installed here.
+    for (resource, values) in plan.changes.limits {
+        let args = [0, *resource, ptr::from_ref(values) as usize, 0, 0];
+        check(plan, step::LIMITS, call(libc::SYS_prlimit64, args));
+    }
 }
 
 /// Leaves the host's table of descriptors, which this child was created with (`CLONE_FILES`), for one that contains only what
@@ -175,6 +217,9 @@ fn leave_table(plan: &Plan<'_>) {
             last = last.max(source.cast_unsigned() as usize);
         }
     }
+    for (source, _) in plan.changes.fds {
+        last = last.max(source.cast_unsigned() as usize);
+    }
     if let Some(executable) = plan.executable {
         last = last.max(executable.cast_unsigned() as usize);
     }
@@ -183,7 +228,7 @@ fn leave_table(plan: &Plan<'_>) {
     check(plan, step::DESCRIPTORS, call(libc::SYS_close_range, args));
 }
 
-/// Closes all but the standard descriptors, and the executable where one is open: exec closes that.
+/// Closes all but the standard descriptors, the further ones, and the executable where one is open: exec closes that.
 fn close_others(plan: &Plan<'_>) {
     let mut first = usize::from(EXECUTABLE);
     if let Some(executable) = plan.executable {
@@ -193,8 +238,18 @@ fn close_others(plan: &Plan<'_>) {
         check(plan, step::DESCRIPTORS, copied);
         first = first.wrapping_add(1);
     }
-    let closed = call(libc::SYS_close_range, [first, u32::MAX as usize, 0, 0, 0]);
-    check(plan, step::DESCRIPTORS, closed);
+    for (_, target) in plan.changes.fds {
+        let target = target.cast_unsigned() as usize;
+        if target > first {
+            close_from_to(plan, first, target.wrapping_sub(1));
+        }
+        first = target.wrapping_add(1);
+    }
+    close_from_to(plan, first, u32::MAX as usize);
+}
+
+fn close_from_to(plan: &Plan<'_>, first: usize, last: usize) {
+    check(plan, step::DESCRIPTORS, call(libc::SYS_close_range, [first, last, 0, 0, 0]));
 }
 
 /// Consumes signals that were sent to the host's process group while the child was still in it: pending until unmasked, they
@@ -289,7 +344,50 @@ fn wait_at_gate(plan: &Plan<'_>) {
 const FUTEX_WAKE: usize = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
 const FUTEX_WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
 
+/// `struct __user_cap_header_struct` of capset(2), version 3, for the calling thread.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// Becomes another user, or changes its groups.
+///
+/// The groups first: a user that is not root may not set them. Nothing of what root had remains: no supplementary group, no
+/// capability, not even one that a host without root's uid had as ambient (capabilities(7)). The memory is still the host's:
+/// it must not be dumpable, or that user could trace this process, whatever `fs.suid_dumpable` says (`proc_sys_fs(5)`).
+fn become_user(plan: &Plan<'_>, credentials: &Credentials<'_>) {
+    plan.gate.step.store(step::USER, Ordering::Release);
+    if let Some(groups) = credentials.groups {
+        let args = [groups.len(), groups.as_ptr() as usize, 0, 0, 0];
+        check(plan, step::USER, call(libc::SYS_setgroups, args));
+    }
+    if let Some(gid) = credentials.gid {
+        let gid = gid as usize;
+        check(plan, step::USER, call(libc::SYS_setresgid, [gid, gid, gid, 0, 0]));
+    }
+    let Some(uid) = credentials.uid.filter(|_| credentials.changes_user) else { return };
+    let id = uid as usize;
+    check(plan, step::USER, call(libc::SYS_setresuid, [id, id, id, 0, 0]));
+    let none = [libc::PR_SET_DUMPABLE as usize, 0, 0, 0, 0];
+    check(plan, step::USER, call(libc::SYS_prctl, none));
+    if uid != 0 {
+        let header = CapabilityHeader { version: 0x2008_0522, pid: 0 };
+        let no_capabilities = [0_u32; 6];
+        let args = [ptr::from_ref(&header) as usize, no_capabilities.as_ptr() as usize, 0, 0, 0];
+        check(plan, step::USER, call(libc::SYS_capset, args));
+    }
+}
+
 fn become_program(plan: &Plan<'_>) -> ! {
+    if let Some(nice) = plan.changes.nice {
+        #[expect(clippy::cast_sign_loss, reason = "the kernel takes the lower half, signed")]
+        let args = [libc::PRIO_PROCESS as usize, 0, nice as usize, 0, 0];
+        check(plan, step::NICE, call(libc::SYS_setpriority, args));
+    }
+    if let Some(credentials) = &plan.changes.credentials {
+        become_user(plan, credentials);
+    }
     if !plan.directory.is_null() {
         check(plan, step::DIRECTORY, call(libc::SYS_chdir, [plan.directory as usize, 0, 0, 0, 0]));
     }

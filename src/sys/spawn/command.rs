@@ -1,17 +1,19 @@
 //! What a caller wants to start.
 
-use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf};
+use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
+use super::attributes::Attributes;
 pub(crate) use super::child::Session;
 use crate::sys::{cgroup::TaskCgroup, signal_state::SignalState};
 
 /// The source of one of the program's standard descriptors.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum StdioSource {
     Inherit,
     Null,
     Piped,
-    Fd(OwnedFd),
+    /// Shared by the copies of a job.
+    Fd(Arc<OwnedFd>),
     /// No descriptor at all.
     Closed,
 }
@@ -20,6 +22,8 @@ pub(crate) enum StdioSource {
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) program: OsString,
+    /// Its argument zero, if that is not the program.
+    pub(crate) arg0: Option<OsString>,
     pub(crate) args: Vec<OsString>,
     /// The whole environment.
     pub(crate) environment: Vec<(OsString, OsString)>,
@@ -27,6 +31,9 @@ pub(crate) struct Command {
     /// Stdin, stdout, stderr.
     pub(crate) stdio: [StdioSource; 3],
     pub(crate) signals: SignalState,
+    /// Descriptors besides the standard ones, with the numbers that they get.
+    pub(crate) fds: Vec<(i32, Arc<OwnedFd>)>,
+    pub(crate) attributes: Attributes,
     pub(crate) session: Session,
     pub(crate) place: Option<Place>,
 }

@@ -29,12 +29,16 @@ pub(super) mod word {
 pub(super) mod step {
     pub(in crate::sys::spawn) const PARENT: u32 = 1;
     pub(in crate::sys::spawn) const SESSION: u32 = 2;
-    pub(in crate::sys::spawn) const STDIO: u32 = 3;
-    pub(in crate::sys::spawn) const DESCRIPTORS: u32 = 4;
-    pub(in crate::sys::spawn) const GATE: u32 = 5;
-    pub(in crate::sys::spawn) const DIRECTORY: u32 = 6;
-    pub(in crate::sys::spawn) const TERMINAL: u32 = 7;
-    pub(in crate::sys::spawn) const EXEC: u32 = 8;
+    pub(in crate::sys::spawn) const GROUP: u32 = 3;
+    pub(in crate::sys::spawn) const STDIO: u32 = 4;
+    pub(in crate::sys::spawn) const DESCRIPTORS: u32 = 5;
+    pub(in crate::sys::spawn) const LIMITS: u32 = 6;
+    pub(in crate::sys::spawn) const GATE: u32 = 7;
+    pub(in crate::sys::spawn) const NICE: u32 = 8;
+    pub(in crate::sys::spawn) const USER: u32 = 9;
+    pub(in crate::sys::spawn) const DIRECTORY: u32 = 10;
+    pub(in crate::sys::spawn) const TERMINAL: u32 = 11;
+    pub(in crate::sys::spawn) const EXEC: u32 = 12;
 }
 
 /// No child was created.
@@ -115,7 +119,8 @@ impl Gate {
     /// Waits until the child has left the host's memory, by exec or by death.
     ///
     /// A SIGSTOP to the host's process group that reaches the child just before it leaves that group would stop it for good,
-    /// since the SIGCONT goes to the group alone: a child that does not arrive at the gate is continued.
+    /// since the SIGCONT goes to the group alone: a child that does not arrive at the gate is continued. So is one that has
+    /// become another user, who may stop it.
     pub(super) fn wait_until_left(&self, child: &PidFd) {
         let tick = timespec(GATE_TICK);
         let mut last_check = Instant::now();
@@ -126,7 +131,7 @@ impl Gate {
                 continue;
             }
             last_check = Instant::now();
-            if self.step.load(Ordering::Acquire) < step::GATE {
+            if self.step.load(Ordering::Acquire) != step::GATE {
                 let _ = child.send(Signal::CONT);
             }
             // Older kernels do not clear it for a child that dumps core.

@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{
-    child::{Descriptor, EXECUTABLE, Plan, Session},
+    child::{Changes, Descriptor, EXECUTABLE, Plan, Session},
     gate::{Gate, step},
     launch::failure,
     reap::reap,
@@ -56,6 +56,7 @@ pub(in crate::sys) fn start(helper: &Helper) -> Result<(Pid, Arc<PidFd>)> {
         cgroup: None,
         stdio: [socket.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()].map(Descriptor::Copy),
         signals: SignalState::default(),
+        changes: Changes::default(),
         directory: ptr::null(),
         executable: Some(executable.as_raw_fd()),
         programs: nothing.as_ptr(),

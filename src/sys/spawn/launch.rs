@@ -8,13 +8,14 @@ use std::{
 };
 
 use super::{
-    child::Plan,
+    attributes::Attributes,
+    child::{Changes, Credentials, Plan},
     command::Command,
     gate::{Gate, step},
     program::Program,
     reap::reap,
     shared_memory::{GatedChild, RUNS_BESIDE, make_child},
-    stdio::prepare_stdio,
+    stdio::{prepare_fds, prepare_stdio},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -57,6 +58,10 @@ pub(crate) fn spawn<T>(
 ) -> Result<Spawned<T>, Refusal<T>> {
     let mut program = Program::new(&command)?;
     let (stdio, sources, pipes) = prepare_stdio(command.stdio)?;
+    let copies = prepare_fds(&command.fds)?;
+    let fds: Vec<(i32, i32)> =
+        copies.iter().map(|(copy, target)| (copy.as_raw_fd(), *target)).collect();
+    let limits = command.attributes.limits_to_set();
     let gate = Arc::new(Gate::default());
     let plan = Plan {
         gate: &gate,
@@ -67,6 +72,7 @@ pub(crate) fn spawn<T>(
         cgroup: command.place.as_ref().map(|place| place.leaf.as_fd().as_raw_fd()),
         stdio,
         signals: command.signals,
+        changes: changes(&command.attributes, &fds, &limits),
         directory: program.directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
         executable: None,
         programs: program.paths.pointers.as_ptr(),
@@ -83,7 +89,7 @@ pub(crate) fn spawn<T>(
         }
         committed
     });
-    drop(sources);
+    drop((sources, copies, command.fds));
     let (child, committed) = made.map_err(|error| {
         error.with_context(&format!("failed to start `{}`", command.program.display()))
     })?;
@@ -93,6 +99,26 @@ pub(crate) fn spawn<T>(
             reap(&child.pidfd);
             Err(refusal)
         }
+    }
+}
+
+fn changes<'a>(
+    attributes: &'a Attributes,
+    fds: &'a [(i32, i32)],
+    limits: &'a [(usize, [u64; 2])],
+) -> Changes<'a> {
+    let credentials = Credentials {
+        uid: attributes.uid,
+        gid: attributes.gid,
+        groups: attributes.groups_to_set(),
+        changes_user: attributes.changes_user(),
+    };
+    Changes {
+        fds,
+        umask: attributes.umask,
+        limits,
+        nice: attributes.nice,
+        credentials: attributes.changes_groups().then_some(credentials),
     }
 }
 
@@ -119,6 +145,13 @@ pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
         }
         step::PARENT => format!("failed to start `{name}`: PR_SET_PDEATHSIG is refused"),
         step::SESSION => format!("failed to start `{name}`: it could not get a session of its own"),
+        step::GROUP => format!("failed to start `{name}`: it cannot join its process group"),
+        step::LIMITS => format!("failed to start `{name}`: a resource limit cannot be set"),
+        step::NICE => format!("failed to start `{name}`: its nice value cannot be set"),
+        step::USER if errno == libc::EINVAL => format!(
+            "failed to start `{name}`: its user or group does not exist in this user namespace"
+        ),
+        step::USER => format!("failed to start `{name}`: its user or groups cannot be set"),
         step::STDIO => {
             format!("failed to start `{name}`: its standard descriptors could not be set")
         }
@@ -135,7 +168,15 @@ pub(crate) fn failure(program: &OsStr, at: u32, errno: i32) -> Error {
     // Of these the program and its directory are not the cause: the kernel, or a seccomp profile, refuses them to the host.
     let is_hosts = matches!(
         at,
-        step::PARENT | step::SESSION | step::STDIO | step::DESCRIPTORS | step::TERMINAL
+        step::PARENT
+            | step::SESSION
+            | step::GROUP
+            | step::STDIO
+            | step::DESCRIPTORS
+            | step::LIMITS
+            | step::NICE
+            | step::USER
+            | step::TERMINAL
     );
     if is_hosts && !matches!(errno, 0 | libc::ESRCH) {
         return Error::os(what, std::io::Error::from_raw_os_error(errno));

@@ -16,14 +16,21 @@
 //!  clone3 ---------------------------> PDEATHSIG, parent check
 //!  unblocks them                       setsid, drain signals, defaults
 //!  stat, commit                        stdio, close_range
+//!                                      umask, limits
 //!  opens the gate -------------------> at the gate
-//!  sleeps until it has left            clear PDEATHSIG, chdir, unmask
+//!  sleeps until it has left            nice value, user, chdir, clear PDEATHSIG, unmask
 //!  goes on <-------------------------- execve
 //! ```
 //!
 //! Between clone and exec the child makes raw system calls only ([`super::syscall`]): it shares the allocator's locks and
 //! everything else with its running host, and errno and all thread-local data with the thread that created it. It also shares
 //! the host's table of descriptors until it leaves it, before it opens or closes any.
+//!
+//! A child that becomes another user does so last of all, while it still shares the memory of its host. From then on that user
+//! may signal it, but must not read or write that memory: the kernel makes the memory undumpable when the user changes
+//! (`commit_creds` in `kernel/cred.c`), and the child makes sure that it is so. The host stays undumpable (`PR_SET_DUMPABLE` in
+//! prctl(2)): no instant can be determined at which it would be safe to revert that, since the kernel reports that the child
+//! has left a moment before it has.
 //!
 //! In a cgroup of its own a child must not share the memory of running code: where the cgroup runs out of memory, the kernel
 //! ends its victim and every process that shares that memory, so also the host; only a child of vfork(2) is skipped. Such a
@@ -33,6 +40,7 @@
 //!
 //! Linux 5.9 is needed (`close_range(2)`). Where clone3 is refused, as by seccomp profiles older than it, clone(2) is used.
 
+mod attributes;
 mod child;
 mod clone;
 mod command;
@@ -45,6 +53,8 @@ mod shared_memory;
 mod stack;
 mod stdio;
 
+pub(super) use attributes::FDS_MAX;
+pub use attributes::{Attributes, Resource, Rlimit};
 pub(super) use child::Descriptor;
 pub(super) use clone::{not_made, try_joining};
 pub(crate) use command::{Command, Place, Session, StdioSource};
@@ -52,4 +62,4 @@ pub(crate) use gate::Gate;
 pub(super) use helper::{Helper, start};
 pub(crate) use launch::{Refusal, Spawned, failure, spawn};
 pub(crate) use shared_memory::GatedChild;
-pub(super) use stdio::{Pipes, prepare_stdio};
+pub(super) use stdio::{Sources, prepare_stdio};

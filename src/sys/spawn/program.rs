@@ -55,7 +55,7 @@ impl Program {
         if command.program.is_empty() {
             return Err(Error::invalid("the program's name is empty: name a program to run"));
         }
-        let argv = std::iter::once(&command.program)
+        let argv = std::iter::once(command.arg0.as_ref().unwrap_or(&command.program))
             .chain(&command.args)
             .enumerate()
             // Named by its position: its content may be a secret.

@@ -1,20 +1,26 @@
-//! The program's standard descriptors.
+//! The program's descriptors.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::Arc,
+};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::{child::Descriptor, command::StdioSource};
 use crate::error::{Error, Result};
 
+/// Our ends of the pipes.
 pub(in crate::sys) type Pipes = [Option<OwnedFd>; 3];
+/// What keeps the sources open until the child has them.
+pub(in crate::sys) type Sources = [Option<Arc<OwnedFd>>; 3];
 
-/// Opens the sources of the child's standard descriptors; the second value keeps them open until the child has them.
+/// Opens the sources of the child's standard descriptors.
 pub(in crate::sys) fn prepare_stdio(
     stdio: [StdioSource; 3],
-) -> Result<([Descriptor; 3], Pipes, Pipes)> {
+) -> Result<([Descriptor; 3], Sources, Pipes)> {
     let mut descriptors = [Descriptor::Keep; 3];
-    let mut sources = Pipes::default();
+    let mut sources = Sources::default();
     let mut ours = Pipes::default();
     for (target, source) in stdio.into_iter().enumerate() {
         let source = match source {
@@ -24,30 +30,40 @@ pub(in crate::sys) fn prepare_stdio(
                 continue;
             }
             StdioSource::Null => {
-                rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-                    .map_err(|error| Error::os("failed to open `/dev/null`", error))?
+                let null =
+                    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+                Arc::new(null.map_err(|error| Error::os("failed to open `/dev/null`", error))?)
             }
             StdioSource::Piped => {
                 let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
                     .map_err(|error| Error::os("failed to create a pipe", error))?;
                 let (theirs, own) = if target == 0 { (read, write) } else { (write, read) };
-                ours[target] = Some(above_stdio(own)?);
-                theirs
+                let own = if own.as_raw_fd() > 2 { own } else { copy_above(&own, 2)? };
+                ours[target] = Some(own);
+                Arc::new(theirs)
             }
             StdioSource::Fd(fd) => fd,
         };
-        let source = above_stdio(source)?;
+        // So that installing one never overwrites another.
+        let source =
+            if source.as_raw_fd() > 2 { source } else { Arc::new(copy_above(&source, 2)?) };
         descriptors[target] = Descriptor::Copy(source.as_raw_fd());
         sources[target] = Some(source);
     }
     Ok((descriptors, sources, ours))
 }
 
-/// Returns a descriptor that is 3 or higher, so that installing one never overwrites another.
-fn above_stdio(fd: OwnedFd) -> Result<OwnedFd> {
-    if fd.as_raw_fd() > 2 {
-        return Ok(fd);
-    }
-    rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)
+/// Copies of the further descriptors, each above all numbers that they get, so that installing one never overwrites another;
+/// in the order of those numbers.
+pub(super) fn prepare_fds(fds: &[(i32, Arc<OwnedFd>)]) -> Result<Vec<(OwnedFd, i32)>> {
+    let highest = fds.iter().map(|(target, _)| *target).max().unwrap_or(0);
+    let copy = |(target, fd): &(i32, Arc<OwnedFd>)| Ok((copy_above(fd, highest)?, *target));
+    let mut copies = fds.iter().map(copy).collect::<Result<Vec<_>>>()?;
+    copies.sort_unstable_by_key(|(_, target)| *target);
+    Ok(copies)
+}
+
+fn copy_above(fd: &OwnedFd, number: i32) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), number + 1)
         .map_err(|error| Error::os("failed to duplicate a descriptor", error))
 }

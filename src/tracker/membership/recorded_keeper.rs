@@ -11,9 +11,9 @@ use crate::{
     tracker::core::Core,
 };
 
-/// Returns the keeper, pinned, if it lives: the very process that was recorded, with the user of its program. `None` also where
-/// the observer may not touch that user's processes: where root acts for a user, a forged row must not lead to a process of
-/// root.
+/// Returns the keeper, pinned, if it lives: the very process that was recorded, with the user of its program, or with the
+/// ledger's owner, where a host of root's has started the program as another user. `None` also where the observer may not
+/// touch that user's processes: where root acts for a user, a forged row must not lead to a process of root.
 pub(in crate::tracker) fn verified(
     proc: &Proc,
     observer: Observer,
@@ -26,7 +26,8 @@ pub(in crate::tracker) fn verified(
     let Probe::Alive(pinned) = Pinned::probe(proc, observer.place, keeper) else { return None };
     let status = proc.status(pinned.pid()).ok().flatten()?;
     // Without pidfs, a PID that is reused within a tick looks the same.
-    (status.only_uid() == Some(uid) && pinned.has_its_pid()).then_some(pinned)
+    let only = status.only_uid().filter(|only| [uid, observer.uid].contains(only));
+    (only.is_some() && pinned.has_its_pid()).then_some(pinned)
 }
 
 /// Returns the keeper of a row from an older version, which recorded that there is one but not which.

@@ -1,9 +1,11 @@
 //! The program to run, and how to track it.
 
-use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap, ffi::OsString, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use crate::{
-    model::SignalState,
+    model::{Attributes, SignalState},
     sys::spawn::{self, StdioSource},
 };
 
@@ -13,7 +15,7 @@ use crate::{
 /// use procledger::{Job, Stdio};
 /// let job = Job::new("task-42", "cat").stdin(Stdio::piped()).stdout(Stdio::null());
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Stdio(pub(in crate::tracker) StdioSource);
 
 impl Stdio {
@@ -32,9 +34,10 @@ impl Stdio {
         Self(StdioSource::Piped)
     }
 
-    /// Uses a descriptor of the caller: a log file, a socket.
+    /// Uses a descriptor of the caller: a log file, a socket. The host's copy is closed once the job, and each clone of it, has been
+    /// spawned or dropped.
     pub fn fd(fd: impl Into<OwnedFd>) -> Self {
-        Self(StdioSource::Fd(fd.into()))
+        Self(StdioSource::Fd(Arc::new(fd.into())))
     }
 }
 
@@ -50,11 +53,51 @@ impl From<std::fs::File> for Stdio {
     }
 }
 
+impl From<std::io::PipeReader> for Stdio {
+    fn from(pipe: std::io::PipeReader) -> Self {
+        Self::fd(pipe)
+    }
+}
+
+impl From<std::io::PipeWriter> for Stdio {
+    fn from(pipe: std::io::PipeWriter) -> Self {
+        Self::fd(pipe)
+    }
+}
+
+impl From<std::process::ChildStdin> for Stdio {
+    fn from(pipe: std::process::ChildStdin) -> Self {
+        Self::fd(pipe)
+    }
+}
+
+impl From<std::process::ChildStdout> for Stdio {
+    fn from(pipe: std::process::ChildStdout) -> Self {
+        Self::fd(pipe)
+    }
+}
+
+impl From<std::process::ChildStderr> for Stdio {
+    fn from(pipe: std::process::ChildStderr) -> Self {
+        Self::fd(pipe)
+    }
+}
+
 /// A program to run for a task, and the limits it runs within.
 ///
-/// The program gets a session of its own, the descriptors 0 to 2 and no others, and unless [`signals`](Self::signals) says
-/// otherwise, default signal dispositions and an empty signal mask. It is searched for as execvp(3) does, in the `PATH` of its
-/// own environment.
+/// The program gets a session of its own, the descriptors 0 to 2 and no others but those of [`fd`](Self::fd), and unless
+/// [`signals`](Self::signals) says otherwise, default signal dispositions and an empty signal mask. It is searched for as
+/// execvp(3) does, in the `PATH` of its own environment.
+///
+/// Names are those of [`std::process::Command`] where that has one. There is no `pre_exec`: a closure would run before the row
+/// is committed, in a child that shares the memory, the locks and the thread-local data of its running host, so that it could
+/// neither allocate nor fail without harm to the host. What such closures are used for has a method here:
+/// [`uid`](Self::uid), [`gid`](Self::gid), [`groups`](Self::groups), [`umask`](Self::umask), [`nice`](Self::nice),
+/// [`rlimit`](Self::rlimit), [`process_group`](Self::process_group), [`fd`](Self::fd). A session of its own (`setsid`) and
+/// default signals are there already. For anything else start a program that does it and executes the next one, such as
+/// setpriv(1) or prlimit(1): both are one process with one row.
+///
+/// A job can be cloned and spawned again, for another task by [`task_id`](Self::task_id).
 ///
 /// ```
 /// use std::time::Duration;
@@ -66,7 +109,7 @@ impl From<std::fs::File> for Stdio {
 ///     .stdout(Stdio::piped())
 ///     .max_runtime(Duration::from_secs(3600));
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent switches, each with a setter of its own"
@@ -74,12 +117,16 @@ impl From<std::fs::File> for Stdio {
 pub struct Job {
     pub(in crate::tracker) task: String,
     pub(in crate::tracker) program: OsString,
+    pub(in crate::tracker) arg0: Option<OsString>,
     pub(in crate::tracker) args: Vec<OsString>,
     pub(in crate::tracker) clear_env: bool,
-    pub(in crate::tracker) env: Vec<(OsString, Option<OsString>)>,
+    pub(in crate::tracker) env: BTreeMap<OsString, Option<OsString>>,
     pub(in crate::tracker) directory: Option<PathBuf>,
     pub(in crate::tracker) stdio: [StdioSource; 3],
     pub(in crate::tracker) signals: SignalState,
+    /// The descriptors of [`Attributes::fds`], in that order.
+    pub(in crate::tracker) fds: Vec<Arc<OwnedFd>>,
+    pub(in crate::tracker) attributes: Attributes,
     pub(in crate::tracker) grace: Option<Duration>,
     pub(in crate::tracker) max_runtime: Option<Duration>,
     pub(in crate::tracker) max_rss: Option<u64>,
@@ -101,12 +148,15 @@ impl Job {
         Self {
             task: task_id.into(),
             program: program.into(),
+            arg0: None,
             args: Vec::new(),
             clear_env: false,
-            env: Vec::new(),
+            env: BTreeMap::new(),
             directory: None,
             stdio: [StdioSource::Inherit, StdioSource::Inherit, StdioSource::Inherit],
             signals: SignalState::default(),
+            fds: Vec::new(),
+            attributes: Attributes::default(),
             grace: None,
             max_runtime: None,
             max_rss: None,
@@ -138,14 +188,27 @@ impl Job {
     /// Sets a variable in the program's environment, which by default is the host's.
     #[must_use]
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((key.into(), Some(value.into())));
+        self.env.insert(key.into(), Some(value.into()));
+        self
+    }
+
+    /// Sets variables in the program's environment.
+    #[must_use]
+    pub fn envs<I, K, V>(mut self, variables: I) -> Self
+    where
+        I: IntoIterator<Item = (K, V)>,
+        K: Into<OsString>,
+        V: Into<OsString>,
+    {
+        let set = |(key, value): (K, V)| (key.into(), Some(value.into()));
+        self.env.extend(variables.into_iter().map(set));
         self
     }
 
     /// Removes a variable from the program's environment.
     #[must_use]
     pub fn env_remove(mut self, key: impl Into<OsString>) -> Self {
-        self.env.push((key.into(), None));
+        self.env.insert(key.into(), None);
         self
     }
 
@@ -354,10 +417,13 @@ impl Job {
         spawn::Command {
             environment: self.environment(tokens),
             program: self.program,
+            arg0: self.arg0,
             args: self.args,
             directory: self.directory,
             stdio: self.stdio,
             signals: self.signals,
+            fds: self.attributes.fds.iter().copied().zip(self.fds).collect(),
+            attributes: self.attributes,
             session,
             place,
         }
@@ -367,10 +433,10 @@ impl Job {
     fn environment(&self, token: &str) -> Vec<(OsString, OsString)> {
         let mut all: Vec<(OsString, OsString)> =
             if self.clear_env { Vec::new() } else { std::env::vars_os().collect() };
-        for (key, value) in &self.env {
-            all.retain(|(other, _)| other != key);
-            all.extend(value.clone().map(|value| (key.clone(), value)));
-        }
+        all.retain(|(key, _)| !self.env.contains_key(key));
+        let set =
+            |(key, value): (&OsString, &Option<OsString>)| Some((key.clone(), value.clone()?));
+        all.extend(self.env.iter().filter_map(set));
         all.retain(|(key, _)| key != crate::sys::proc::TOKEN_VARIABLE);
         all.push((crate::sys::proc::TOKEN_VARIABLE.into(), token.into()));
         all

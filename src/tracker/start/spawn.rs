@@ -29,7 +29,8 @@ use crate::{
 pub(in crate::tracker) fn spawn(core: &Arc<Core>, job: Job) -> Result<Process> {
     let _spawning = core.instance.begin_spawn()?;
     core.instance.check_clean()?;
-    may_own_programs(core)?;
+    job.attributes.check()?;
+    may_own_programs(core, &job)?;
     let spawned = spawn_job(core, job);
     match &spawned {
         Ok(_) => core.counters().spawned(),
@@ -38,20 +39,26 @@ pub(in crate::tracker) fn spawn(core: &Arc<Core>, job: Job) -> Result<Process> {
     spawned
 }
 
-/// Refuses to spawn for another user: root may open a user's ledger to end what is in it, but programs of root do not belong
-/// there.
-fn may_own_programs(core: &Core) -> Result<()> {
+/// Refuses to spawn where the program, or what this host starts with it, would belong to a user whose processes this ledger
+/// must not signal: root may open a user's ledger to end what is in it, but programs of root do not belong there.
+fn may_own_programs(core: &Core, job: &Job) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
-    if core.instance.observer.may_touch(own) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Denied,
-        format!(
+    let observer = core.instance.observer;
+    let denied = |message| Err(Error::new(Kind::Denied, message));
+    if !observer.may_touch(own) {
+        return denied(format!(
             "the ledger belongs to uid {}: start its programs as that user, not as uid {own}",
-            core.instance.observer.uid
-        ),
-    ))
+            observer.uid
+        ));
+    }
+    match job.attributes.uid {
+        Some(uid) if !observer.may_touch(uid) => denied(format!(
+            "the ledger belongs to uid {}, and a program of uid {uid} could not be ended from it: only root's ledger may have \
+             programs of other users",
+            observer.uid
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
@@ -63,8 +70,7 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     spec.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
     let keeper = match place {
         Some(_) => None,
-        // A program that is to survive its host, or that shares the terminal, gets none.
-        None if spec.limits.survive || spec.job_control.is_some() => None,
+        None if spec.excludes_keeper() => None,
         None => core.keepers.get(mode, core.registry.has_room_for_keeper())?,
     };
     if place.is_none() && keeper.is_none() {

@@ -9,9 +9,10 @@ use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
     model::{
-        Cgroup, Containment, ContainmentMode, Limits, NewProcess, Origin, ProcessSpec, TaskId,
+        Attributes, Cgroup, Containment, ContainmentMode, Limits, NewProcess, Origin, ProcessSpec,
+        TaskId,
     },
-    redact::mask_command,
+    redact::{mask_command, mask_text},
     sys::{
         PidFd, Pinned,
         spawn::Session,
@@ -30,6 +31,8 @@ pub(super) struct SpawnSpec {
     pub(super) token: Uuid,
     /// The program and its arguments as the ledger records them.
     command: Vec<String>,
+    /// The attributes as the ledger records them.
+    attributes: Attributes,
     cwd: Option<String>,
     pub(super) limits: Limits,
     allow_survivor: bool,
@@ -46,11 +49,13 @@ pub(super) struct SpawnSpec {
 impl SpawnSpec {
     pub(super) fn new(options: &Options, job: &Job) -> Result<Self> {
         check_names("protected", &job.protected)?;
+        check_process_group(options, job)?;
         let record_arguments = job.record_arguments.unwrap_or(options.record_arguments);
         Ok(Self {
             task: TaskId::new(job.task.clone())?,
             token: Uuid::new_v4(),
             command: recorded_command(job, record_arguments),
+            attributes: recorded_attributes(job, record_arguments),
             cwd: job.directory.as_ref().map(|path| path.display().to_string()),
             limits: Limits {
                 survive: job.survive,
@@ -72,8 +77,20 @@ impl SpawnSpec {
         match &self.job_control {
             Some(control) if control.foreground => Session::Foreground,
             Some(_) => Session::Group,
-            None => Session::New,
+            None => match self.attributes.process_group {
+                None => Session::New,
+                Some(0) => Session::Group,
+                Some(group) => Session::Join(group),
+            },
         }
+    }
+
+    /// Returns whether a keeper cannot start it: the program is to survive its host, or to be in a process group or session
+    /// of the host's.
+    pub(super) fn excludes_keeper(&self) -> bool {
+        self.limits.survive
+            || self.job_control.is_some()
+            || matches!(self.session(), Session::Join(_))
     }
 
     /// Returns the row of the child that waits at the gate, whose identity is read here.
@@ -86,19 +103,37 @@ impl SpawnSpec {
     ) -> Result<NewProcess> {
         let pinned = Pinned::identify(&core.proc, core.place(), pid, Arc::clone(pidfd))?
             .ok_or_else(|| Error::new(Kind::NotStarted, "the child was killed before it ran"))?;
-        let uid = rustix::process::geteuid().as_raw();
+        let uid = self.attributes.uid;
+        let uid = uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         let spec = ProcessSpec {
             task_id: Some(self.task.clone()),
             token: Some(self.token),
-            session: Some(pid),
+            session: Some(pid).filter(|_| !matches!(self.session(), Session::Join(_))),
             cgroup: self.cgroup.clone().filter(|_| containment == Containment::Cgroup),
             containment,
             command: self.command.clone(),
             cwd: self.cwd.clone(),
+            attributes: self.attributes.clone(),
             ..ProcessSpec::new(core.instance.id, Origin::Spawned, pinned.identity, uid, self.limits)
         };
         Ok(NewProcess { allow_survivor: self.allow_survivor, ..NewProcess::from(spec) })
     }
+}
+
+/// Refuses to join a process group of the host's session where the program would not be in that session, or gets a group of
+/// its own.
+fn check_process_group(options: &Options, job: &Job) -> Result<()> {
+    let Some(group) = job.attributes.process_group.filter(|group| *group != 0) else {
+        return Ok(());
+    };
+    let why = if job.foreground || job.share_terminal {
+        "a program that shares the terminal has a group of its own"
+    } else if options.containment_mode()? == ContainmentMode::Keeper {
+        "under a keeper it is in another session"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!("the program cannot join process group {group}: {why}")))
 }
 
 fn job_control(options: &Options, job: &Job) -> Result<Option<JobControl>> {
@@ -109,6 +144,13 @@ fn job_control(options: &Options, job: &Job) -> Result<Option<JobControl>> {
     }
     let control = |terminal| JobControl { terminal, foreground, has_terminal: foreground };
     Ok(Terminal::open().map(control))
+}
+
+/// Returns the attributes as the ledger records them.
+fn recorded_attributes(job: &Job, arguments: bool) -> Attributes {
+    let arg0 = job.arg0.as_ref().filter(|_| arguments);
+    let arg0 = arg0.map(|text| mask_text(&text.to_string_lossy()));
+    Attributes { arg0, ..job.attributes.clone() }
 }
 
 /// Returns the program and its arguments as the ledger records them.

@@ -71,6 +71,7 @@ fn ps_json_has_the_documented_fields() {
         "command",
         "cwd",
         "uid",
+        "attributes",
         "started_at",
         "ended_at",
         "exit_code",

@@ -1,6 +1,6 @@
 //! A process in JSON.
 
-use procledger::{FigureSource, ProcessRecord, TreeRecord};
+use procledger::{Attributes, FigureSource, ProcessRecord, TreeRecord};
 use serde::Serialize;
 
 use crate::render::rfc3339;
@@ -20,6 +20,7 @@ pub(super) struct Line<'a> {
     command: &'a [String],
     cwd: Option<&'a str>,
     uid: u32,
+    attributes: &'a Attributes,
     started_at: String,
     ended_at: Option<String>,
     exit_code: Option<i32>,
@@ -61,6 +62,7 @@ impl<'a> Line<'a> {
             command: &row.spec.command,
             cwd: row.spec.cwd.as_deref(),
             uid: row.spec.uid,
+            attributes: &row.spec.attributes,
             started_at: rfc3339(row.spec.started_at),
             ended_at: end.map(|end| rfc3339(end.at)),
             exit_code: end.and_then(|end| end.status.code()),

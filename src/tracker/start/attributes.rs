@@ -1,0 +1,245 @@
+//! Options of a job that its child sets up between clone and exec, and what a job was given so far.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::fd::{OwnedFd, RawFd},
+    path::Path,
+    sync::Arc,
+};
+
+use super::job::Job;
+use crate::model::{Attributes, Resource, Rlimit};
+
+/// What the program does not inherit from its host. [`Tracker::spawn`](crate::Tracker::spawn) checks it before anything is
+/// started; what the kernel refuses to the child nevertheless, for example in a user namespace, is an error with its errno.
+/// Either way the program has not run.
+///
+/// The row has it in [`attributes`](crate::ProcessSpec::attributes), `ps --json` under the same name.
+impl Job {
+    /// Sets the program's argument zero, which by default is the program as it was named, as
+    /// [`CommandExt::arg0`](std::os::unix::process::CommandExt::arg0).
+    ///
+    /// A NUL byte in it is invalid input. A file that the shell has to execute, since it has no `#!` line, does not get it.
+    #[must_use]
+    pub fn arg0(mut self, arg: impl Into<OsString>) -> Self {
+        self.arg0 = Some(arg.into());
+        self
+    }
+
+    /// Sets the program's user: its real, effective, saved and file system uid (`setresuid(2)`). The row has it in
+    /// [`uid`](crate::ProcessSpec::uid).
+    ///
+    /// For a host of root with root's own ledger; in others a program of another user could not be ended. Unlike in
+    /// [`std::process::Command`], [`gid`](Self::gid) must be set as well, since the program would keep root's group otherwise;
+    /// and it gets no supplementary group but those of [`groups`](Self::groups), and no capability, in no set
+    /// (`capabilities(7)`). The working directory is entered and the program is searched for as that user; the environment is
+    /// the host's, `HOME` and `USER` included, unless the job sets it.
+    ///
+    /// The host becomes undumpable by it, and stays so (`PR_SET_DUMPABLE` in `prctl(2)`): it dumps no core, and only
+    /// root may trace it. The child shares its memory until it executes the program, and that user must not read it.
+    ///
+    /// ```no_run
+    /// # fn main() -> procledger::Result<()> {
+    /// # let tracker = procledger::Tracker::builder("/var/lib/my-api/ledger.db").open()?;
+    /// use procledger::Job;
+    ///
+    /// let job = Job::new("task-42", "id").uid(1000).gid(1000).groups(&[27]).current_dir("/");
+    /// tracker.spawn(job)?.wait()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Of the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, without `CAP_SETUID` or in a ledger of another user
+    /// than root; invalid input without a gid, and for `u32::MAX`. The host's own uid is always allowed and changes nothing.
+    #[must_use]
+    pub fn uid(mut self, uid: u32) -> Self {
+        self.attributes.uid = Some(uid);
+        self
+    }
+
+    /// Sets the program's group: its real, effective, saved and file system gid (`setresgid(2)`).
+    ///
+    /// # Errors
+    ///
+    /// Of the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, for another gid than the host's without
+    /// `CAP_SETGID`.
+    #[must_use]
+    pub fn gid(mut self, gid: u32) -> Self {
+        self.attributes.gid = Some(gid);
+        self
+    }
+
+    /// Sets the program's supplementary groups (`setgroups(2)`), at most 65536; by default those of the host, or none if
+    /// [`uid`](Self::uid) sets another user. Those of passwd(5) and group(5) are not looked up.
+    ///
+    /// # Errors
+    ///
+    /// Of the spawn: [`is_denied`](crate::Error::is_denied), with `EPERM`, without `CAP_SETGID`.
+    #[must_use]
+    pub fn groups(mut self, groups: &[u32]) -> Self {
+        self.attributes.groups = Some(groups.to_vec());
+        self
+    }
+
+    /// Sets the program's file mode creation mask (`umask(2)`), 0 to `0o777`; by default the host's.
+    #[must_use]
+    pub fn umask(mut self, mask: u32) -> Self {
+        self.attributes.umask = Some(mask);
+        self
+    }
+
+    /// Sets the program's nice value (`setpriority(2)`) itself, as `Nice=` of systemd.exec(5) does and unlike nice(1), which adds
+    /// to it: -20, the most favorable, to 19.
+    ///
+    /// # Errors
+    ///
+    /// Of the spawn: [`is_denied`](crate::Error::is_denied), with `EACCES`, below the host's own value without `CAP_SYS_NICE`
+    /// or a sufficient `RLIMIT_NICE`.
+    #[must_use]
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.attributes.nice = Some(nice);
+        self
+    }
+
+    /// Sets a resource limit (`setrlimit(2)`), in the unit of the resource; `None` for unlimited. Each process of the tree has the
+    /// limit by itself; for the memory of the whole tree see [`max_rss`](Self::max_rss). The last one for a resource counts.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::{Job, Resource, Stdio};
+    ///
+    /// let job = Job::new("task-42", "sh").args(["-c", "ulimit -n"]).stdout(Stdio::piped());
+    /// let job = job.rlimit(Resource::Nofile, 64, 128).rlimit(Resource::Core, 0, 0).umask(0o077);
+    /// assert_eq!(tracker.spawn(job)?.wait_with_output()?.stdout, b"64\n");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Of the spawn: invalid input for a soft limit above the hard one; [`is_denied`](crate::Error::is_denied), with `EPERM`,
+    /// for a hard limit above the host's without `CAP_SYS_RESOURCE`.
+    #[must_use]
+    pub fn rlimit(
+        mut self,
+        resource: Resource,
+        soft: impl Into<Option<u64>>,
+        hard: impl Into<Option<u64>>,
+    ) -> Self {
+        self.attributes.rlimits.retain(|limit| limit.resource != resource);
+        self.attributes.rlimits.push(Rlimit { resource, soft: soft.into(), hard: hard.into() });
+        self
+    }
+
+    /// Puts the program into this process group (`setpgid(2)`) and leaves it in the host's session; 0 for a group of its own. As
+    /// [`CommandExt::process_group`](std::os::unix::process::CommandExt::process_group). By default it gets a session of its own.
+    ///
+    /// Without a session of its own a tree is kept together less well in `session` containment: what leaves the program's group,
+    /// and what is in a group that it has joined, is known by its descent and its environment alone. It still has the terminal
+    /// of the host, and can be stopped by it. Under a keeper, 0 is a group in the keeper's session.
+    ///
+    /// # Errors
+    ///
+    /// Of the spawn: invalid input for a negative number, and for another number than 0 together with
+    /// [`foreground`](Self::foreground) or [`share_terminal`](Self::share_terminal), or where
+    /// [`ContainmentMode::Keeper`](crate::ContainmentMode::Keeper) is requested; [`is_denied`](crate::Error::is_denied), with
+    /// `EPERM`, for a group that does not exist in the host's session.
+    #[must_use]
+    pub fn process_group(mut self, group: i32) -> Self {
+        self.attributes.process_group = Some(group);
+        self
+    }
+
+    /// Gives the program one more descriptor, with this number. The host's copy is closed once the job, and each clone of it, has
+    /// been spawned or dropped.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use std::io::Read;
+    /// use procledger::Job;
+    ///
+    /// let (mut read, write) = std::io::pipe()?;
+    /// tracker.spawn(Job::new("task-42", "sh").args(["-c", "echo ready >&5"]).fd(5, write))?;
+    /// let mut line = String::new();
+    /// read.read_to_string(&mut line)?;
+    /// assert_eq!(line, "ready\n");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Of the spawn: invalid input for 0 to 2, which [`stdin`](Self::stdin), [`stdout`](Self::stdout) and
+    /// [`stderr`](Self::stderr) set; for a number that is negative, at or above the host's `RLIMIT_NOFILE` less one, or given
+    /// twice; and for more than 249 descriptors.
+    #[must_use]
+    pub fn fd(mut self, number: RawFd, fd: impl Into<OwnedFd>) -> Self {
+        self.attributes.fds.push(number);
+        self.fds.push(Arc::new(fd.into()));
+        self
+    }
+}
+
+/// What the job was given so far, as the getters of [`std::process::Command`] return it.
+impl Job {
+    /// Sets another task, for a clone of a job.
+    #[must_use]
+    pub fn task_id(mut self, task_id: impl Into<String>) -> Self {
+        self.task = task_id.into();
+        self
+    }
+
+    /// Returns the task.
+    pub fn get_task_id(&self) -> &str {
+        &self.task
+    }
+
+    /// Returns the program.
+    pub fn get_program(&self) -> &OsStr {
+        &self.program
+    }
+
+    /// Returns argument zero, if it is not the program.
+    pub fn get_arg0(&self) -> Option<&OsStr> {
+        self.arg0.as_deref()
+    }
+
+    /// Returns the arguments, without argument zero.
+    pub fn get_args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
+        self.args.iter().map(OsString::as_os_str)
+    }
+
+    /// Returns the variables that the job sets, or removes (`None`), sorted by name.
+    ///
+    /// ```
+    /// use std::ffi::OsStr;
+    /// use procledger::Job;
+    ///
+    /// let job = Job::new("task-42", "env").env("A", "1").env_remove("B").args(["-0"]);
+    /// let again = job.clone().task_id("task-43");
+    /// let (a, b) = (OsStr::new("A"), OsStr::new("B"));
+    /// assert!(again.get_envs().eq([(a, Some(OsStr::new("1"))), (b, None)]));
+    /// assert_eq!((again.get_task_id(), job.get_task_id()), ("task-43", "task-42"));
+    /// ```
+    pub fn get_envs(&self) -> impl ExactSizeIterator<Item = (&OsStr, Option<&OsStr>)> {
+        self.env.iter().map(|(key, value)| (key.as_os_str(), value.as_deref()))
+    }
+
+    /// Returns whether the program inherits none of the host's variables.
+    pub fn get_env_clear(&self) -> bool {
+        self.clear_env
+    }
+
+    /// Returns the working directory, if it is not the host's.
+    pub fn get_current_dir(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
+    /// Returns what the program does not inherit from its host, argument zero apart.
+    pub fn get_attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+}
