@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::{
     commands::{
         completions, demo, demo_host, doctor, export, forget, health, import, kill, man, metrics,
-        prune, ps, reap, report, run, scan, tree, watch,
+        prune, ps, reap, report, run, scan, tree, wait, watch,
     },
     context::{Access, Context},
     exit::{Exit, Result},
@@ -26,7 +26,8 @@ else $HOME/.local/state/procledger/ledger.db. As root on another user's ledger t
 command becomes that user first. $PROCLEDGER_TRUST_FOLDER is --trust-folder for all
 commands. $PROCLEDGER_LOG takes log filters (procledger=debug).
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` exits with the code of its program.
+Exit codes: 0 done, 1 failed, 2 usage, 3 something survived. `run` and `wait` exit with the code of the
+program.
 Exits with 0 if its output is closed early, as in `procledger ps | head -1`.";
 
 /// The command line.
@@ -45,6 +46,7 @@ enum Command {
     Ps(ps::PsArgs),
     Tree(tree::TreeArgs),
     Kill(kill::KillArgs),
+    Wait(wait::WaitArgs),
     Forget(forget::ForgetArgs),
     Health(health::HealthArgs),
     Reap(reap::ReapArgs),
@@ -72,6 +74,7 @@ impl Cli {
             Command::Ps(args) => args.run(&context(Existing)?),
             Command::Tree(args) => args.run(&context(Existing)?),
             Command::Kill(args) => args.run(&context(Existing)?),
+            Command::Wait(args) => args.run(context(Existing)),
             Command::Forget(args) => args.run(&context(Existing)?),
             Command::Health(args) => args.run(&context(Existing)?),
             Command::Reap(args) => {

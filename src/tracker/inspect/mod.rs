@@ -6,6 +6,7 @@
 //! - `metrics`: numbers;
 //! - [`orphan_scan`]: processes that look orphaned, without a ledger;
 //! - [`trees`]: the same, joined with the processes as they are now;
+//! - [`wait`]: waiting for the end of a process of any instance;
 //! - [`wal_readers`]: readers that keep the WAL from being emptied.
 
 pub(super) mod doctor;
@@ -14,4 +15,5 @@ pub(super) mod ledger;
 pub(super) mod metrics;
 pub(super) mod orphan_scan;
 pub(super) mod trees;
+mod wait;
 pub(super) mod wal_readers;

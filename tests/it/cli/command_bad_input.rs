@@ -12,12 +12,13 @@ use crate::{
 };
 
 /// Every subcommand that opens a ledger, in its simplest form.
-const ON_A_LEDGER: [&[&str]; 15] = [
+const ON_A_LEDGER: [&[&str]; 16] = [
     &["run", "--task", "t", "--", "true"],
     &["ps"],
     &["ps", "--all", "--json"],
     &["tree"],
     &["kill", "t"],
+    &["wait", "t"],
     &["forget", "t"],
     &["health"],
     &["reap"],
@@ -35,7 +36,7 @@ const ON_A_LEDGER: [&[&str]; 15] = [
 fn refused(place: &Place, ledger: &Path, named: &str) {
     let before = bytes_of(place.path());
     for args in ON_A_LEDGER {
-        let code = if args[0] == "run" { 125 } else { 1 };
+        let code = if ["run", "wait"].contains(&args[0]) { 125 } else { 1 };
         let answer = answer(on_ledger(place, ledger).args(args)).expect(code);
         let line = answer.complaint();
         assert!(line.contains(named), "{args:?}: {line}");
@@ -130,7 +131,7 @@ fn a_missing_folder() {
     let place = Place::new();
     let ledger = place.path().join("missing/ledger.db");
     for args in ON_A_LEDGER {
-        let code = if args[0] == "run" { 125 } else { 1 };
+        let code = if ["run", "wait"].contains(&args[0]) { 125 } else { 1 };
         let answer = answer(on_ledger(&place, &ledger).args(args)).expect(code);
         assert!(answer.complaint().contains("missing"), "{args:?}: {answer:?}");
         assert!(bytes_of(place.path()).is_empty(), "{args:?}");
@@ -138,7 +139,7 @@ fn a_missing_folder() {
 }
 
 /// Wrong command lines, over all subcommands and global options, each with a part of the message.
-const WRONG: [(&[&str], &str); 101] = [
+const WRONG: [(&[&str], &str); 104] = [
     (
         &["run", "--task", "t", "--max-runtime", "10", "--", "true"],
         "'--max-runtime <D>': `10` has no unit",
@@ -180,6 +181,9 @@ const WRONG: [(&[&str], &str); 101] = [
     (&["kill", "t", "--signal", "BYE"], "write a signal such as TERM"),
     (&["kill", "t", "--signal", "65"], "from 1 to 64"),
     (&["kill", "t", "--now", "--grace", "1s"], "cannot be used with"),
+    (&["wait"], "<TASK>..."),
+    (&["wait", ""], "the task id is empty"),
+    (&["wait", "t", "--timeout", "5"], "no unit"),
     (&["forget"], "<TASK>..."),
     (&["forget", ""], "the task id is empty"),
     (&["forget", "--all"], "'--all'"),

@@ -13,6 +13,7 @@ pub(crate) mod command_run_ends;
 pub(crate) mod command_scan;
 pub(crate) mod command_terminal;
 pub(crate) mod command_tree;
+pub(crate) mod command_wait;
 pub(crate) mod command_watch;
 pub(crate) mod doctor_knows_the_keeper;
 pub(crate) mod in_a_browser;

@@ -18,6 +18,7 @@ pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod scan;
 pub(crate) mod tree;
+pub(crate) mod wait;
 pub(crate) mod watch;
 
 mod demo_guard;

@@ -226,11 +226,7 @@ impl Plan {
     }
 
     fn verbosity(&self, context: &Context) -> Verbosity {
-        match (self.raw.quiet, context.verbose) {
-            (true, _) => Verbosity::Quiet,
-            (false, false) => Verbosity::Usual,
-            (false, true) => Verbosity::Verbose,
-        }
+        Verbosity::of(self.raw.quiet, context.verbose)
     }
 
     /// Starts the program, once an earlier run of the task has ended, where that is to be waited for.

@@ -31,6 +31,16 @@ pub(super) struct Ended {
     pub(super) interrupted_by: Option<(i32, bool)>,
 }
 
+impl Verbosity {
+    pub(super) fn of(quiet: bool, verbose: bool) -> Self {
+        match (quiet, verbose) {
+            (true, _) => Self::Quiet,
+            (false, false) => Self::Usual,
+            (false, true) => Self::Verbose,
+        }
+    }
+}
+
 impl Ended {
     /// Returns the exit code, and says why the program was ended. A program that was ended may exit with 0 all the same; `run`
     /// does not.
@@ -41,36 +51,41 @@ impl Ended {
         verbosity: Verbosity,
     ) -> Result<Exit> {
         let record = ledger.process(self.id)?;
-        let (exit, what) = match record.as_ref().and_then(why) {
-            Some((reason, why)) => (self.of_reason(reason), Some(format!("was ended: {why}"))),
-            None => (
-                Exit::of_program(self.status).ok_or_else(|| {
-                    Failure::new(format!("task {task} has ended with an unknown exit code"))
-                })?,
-                (verbosity == Verbosity::Verbose).then(|| self.by_itself()),
-            ),
-        };
-        if let Some(what) = what.filter(|_| verbosity != Verbosity::Quiet) {
-            output::complain(&format!("task {task} {what}"));
-        }
-        Ok(exit)
+        conclude(record.as_ref(), self.status, self.after, task, verbosity)
     }
+}
 
-    fn of_reason(&self, reason: EndReason) -> Exit {
-        match reason {
-            EndReason::MaxRuntime => Exit::TIMED_OUT,
-            _ => Exit::of_ended_program(self.status),
-        }
+/// Returns the exit code for a program that has ended, and says why it was ended.
+pub(super) fn conclude(
+    record: Option<&ProcessRecord>,
+    status: ExitStatus,
+    after: Duration,
+    task: &TaskId,
+    verbosity: Verbosity,
+) -> Result<Exit> {
+    let (exit, what) = match record.and_then(why) {
+        Some((EndReason::MaxRuntime, why)) => (Exit::TIMED_OUT, Some(format!("was ended: {why}"))),
+        Some((_, why)) => (Exit::of_ended_program(status), Some(format!("was ended: {why}"))),
+        None => (
+            Exit::of_program(status).ok_or_else(|| {
+                Failure::new(format!("task {task} has ended with an unknown exit code"))
+            })?,
+            (verbosity == Verbosity::Verbose).then(|| by_itself(status, after)),
+        ),
+    };
+    if let Some(what) = what.filter(|_| verbosity != Verbosity::Quiet) {
+        output::complain(&format!("task {task} {what}"));
     }
+    Ok(exit)
+}
 
-    fn by_itself(&self) -> String {
-        let how = match (self.status.code(), self.status.signal()) {
-            (Some(code), _) => format!("exited with code {code}"),
-            (None, Some(signal)) => format!("was ended by signal {signal}"),
-            (None, None) => "has ended".to_owned(),
-        };
-        format!("{how} after {}", span(self.after))
-    }
+fn by_itself(status: ExitStatus, after: Duration) -> String {
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "has ended".to_owned(),
+    };
+    format!("{how} after {}", span(after))
 }
 
 /// Returns why something else ended the program; `None` if it ended by itself.

@@ -1,0 +1,179 @@
+//! Waits for the end of a process of any instance, without being its parent and without changing anything.
+//!
+//! The process is pinned by a pidfd, and the files of the ledger are watched by inotify(7): its row may be closed while it runs
+//! on, and its end is recorded by another process. Both wake the waiter; without inotify the row is read ten times a second.
+
+use std::{
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags},
+    fs::inotify,
+};
+
+use super::ledger::Ledger;
+use crate::{
+    error::{Error, Kind, Result},
+    model::{Observer, ProcessId, ProcessRecord},
+    store::Store,
+    sys::{Pinned, Probe, Proc, current_place, poll::poll_within},
+    tracker::runtime::liveness::{Judge, Life},
+};
+
+/// Interval of looks at the row without inotify.
+const UNWATCHED: Duration = Duration::from_millis(100);
+/// The same with inotify, which some file systems do not support for the changes of other machines.
+const WATCHED: Duration = Duration::from_secs(5);
+/// Pause after a change, so that a busy ledger is not read for each of its transactions.
+const SETTLES: Duration = Duration::from_millis(5);
+/// How long after the death of a process whose owner is dead, too, its end may be recorded by an instance that cleans up.
+const RECORDED_WITHIN: Duration = Duration::from_secs(2);
+
+impl Ledger {
+    /// Waits until a process has ended and its end is recorded, and returns its record then; `None` if that has not happened
+    /// within `timeout`.
+    ///
+    /// Any process may wait, whichever instance started the program. While the owner of a process is dead and the process
+    /// lives, this waits on: the process may survive, or be ended as an orphan.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::{ExitStatus, Job};
+    ///
+    /// let id = tracker.spawn(Job::new("task-42", "false"))?.id();
+    /// let record = tracker.ledger().wait(id, None)?.expect("it has ended");
+    /// assert_eq!(record.life.end().map(|end| end.status), Some(ExitStatus::Exited(1)));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](Error::is_not_found) if the ledger has no such row; [`is_unknown`](Error::is_unknown) if the process
+    /// has ended and its owner, which would have recorded how, is dead; if the ledger or `/proc` cannot be read.
+    pub fn wait(&self, id: ProcessId, timeout: Option<Duration>) -> Result<Option<ProcessRecord>> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let store = self.store();
+        let proc = Proc::open()?;
+        let here = current_place()?;
+        // Before the row is read, so that no change is missed.
+        let writes = Writes::of(store);
+        let mut pinned = None;
+        let mut unrecorded = None;
+        loop {
+            let row = store.process(id)?;
+            let row = row.ok_or_else(|| {
+                Error::new(Kind::NotFound, format!("the ledger has no process {}", id.0))
+            })?;
+            if row.life.end().is_some() {
+                return Ok(Some(row));
+            }
+            if pinned.is_none()
+                && let Probe::Alive(found) = Pinned::probe(&proc, here, &row.spec.identity)
+            {
+                pinned = Some(found);
+            }
+            let lives = pinned.as_ref().is_some_and(|pinned| !pinned.is_dead().unwrap_or(false));
+            let may_live = lives
+                || matches!(Pinned::probe(&proc, here, &row.spec.identity), Probe::Unknown(_));
+            if !may_live {
+                let since = *unrecorded.get_or_insert_with(Instant::now);
+                if since.elapsed() > RECORDED_WITHIN && is_owner_dead(store, &proc, &row)? {
+                    return Err(Error::new(
+                        Kind::Unknown,
+                        format!(
+                            "process {} has ended, and its owner is dead: how it ended is unknown",
+                            row.spec.identity.pid
+                        ),
+                    ));
+                }
+            }
+            if left() == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            let pause = if may_live && writes.is_some() { WATCHED } else { UNWATCHED };
+            let pause = left().map_or(pause, |left| left.min(pause));
+            let pidfd = pinned.as_ref().filter(|_| lives);
+            wait_for_a_change(pidfd, writes.as_ref(), pause)?;
+        }
+    }
+}
+
+fn is_owner_dead(store: &Store, proc: &Proc, row: &ProcessRecord) -> Result<bool> {
+    let all = store.instances_to_judge()?;
+    let owner = all.iter().find(|instance| instance.id == row.owner);
+    let observer = Observer { place: current_place()?, uid: store.owner_uid() };
+    let judge = Judge::new(store, proc, observer.place);
+    Ok(owner.is_none_or(|owner| matches!(judge.judge(owner, &all), Life::Dead(_))))
+}
+
+/// Waits until the process has ended or the ledger was written, at most `limit`.
+fn wait_for_a_change(
+    pinned: Option<&Pinned>,
+    writes: Option<&Writes>,
+    limit: Duration,
+) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let fds =
+            [pinned.map(|pinned| pinned.fd().as_fd()), writes.map(|writes| writes.fd.as_fd())];
+        let mut fds: Vec<PollFd<'_>> = fds
+            .into_iter()
+            .flatten()
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ready = poll_within(&mut fds, Some(left))
+            .map_err(|error| Error::os("failed to wait for a process", error))?;
+        let has_ended = pinned.is_some() && fds[0].revents().contains(PollFlags::IN);
+        if ready == 0 || has_ended || writes.is_some_and(Writes::take) {
+            if ready > 0 && !has_ended {
+                std::thread::sleep(SETTLES.min(left));
+            }
+            return Ok(());
+        }
+    }
+}
+
+/// Writes to the files of a ledger.
+struct Writes {
+    fd: OwnedFd,
+    /// The beginning of the names of these files.
+    name: Vec<u8>,
+}
+
+impl Writes {
+    /// Returns `None` where inotify is not available.
+    fn of(store: &Store) -> Option<Self> {
+        let fd =
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
+        let events = inotify::WatchFlags::MODIFY
+            | inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::ONLYDIR;
+        let path = store.path();
+        let _acting = store.act_as_owner().ok()?;
+        inotify::add_watch(&fd, path.parent()?, events).ok()?;
+        Some(Self { fd, name: path.file_name()?.as_bytes().to_vec() })
+    }
+
+    /// Reads the events that have arrived, and returns whether one of them was of a file of the ledger, or may have been.
+    fn take(&self) -> bool {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(self.fd.as_fd(), &mut buffer);
+        let mut is_of_ledger = false;
+        while let Ok(event) = events.next() {
+            let name = event.file_name().map(std::ffi::CStr::to_bytes);
+            is_of_ledger |= name.is_none_or(|name| name.starts_with(&self.name));
+        }
+        is_of_ledger
+    }
+}
