@@ -81,6 +81,7 @@ impl Tracker {
                 trust_folder: None,
                 upgrade: Upgrade::Migrate,
                 caller: None,
+                reap_all: false,
             },
         }
     }
@@ -292,6 +293,14 @@ impl Builder {
     /// [`Tracker::end_orphaned`] ends them: the host has to call it.
     pub fn caller(mut self, caller: Caller) -> Self {
         self.options.caller = Some(caller);
+        self
+    }
+
+    /// Reaps every child of this process that ends, not only those that tasks have left to it. Meant for a host that starts no
+    /// process by other means, as `procledger run`: as PID 1, or as a subreaper, it is an init. While tasks run it checks each
+    /// 100 ms, otherwise in health passes.
+    pub fn reap_all(mut self, on: bool) -> Self {
+        self.options.reap_all = on;
         self
     }
 

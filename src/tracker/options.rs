@@ -18,6 +18,10 @@ const CONTAINMENT_VARIABLE: &str = "PROCLEDGER_CONTAINMENT";
 
 /// The options of a tracker.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches, each with a setter of its own"
+)]
 pub(in crate::tracker) struct Options {
     pub(in crate::tracker) program: String,
     pub(in crate::tracker) export: Option<PathBuf>,
@@ -42,6 +46,8 @@ pub(in crate::tracker) struct Options {
     pub(in crate::tracker) upgrade: Upgrade,
     /// The process on whose behalf this host runs its tasks.
     pub(in crate::tracker) caller: Option<Caller>,
+    /// Whether zombies that belong to no task are reaped, too.
+    pub(in crate::tracker) reap_all: bool,
 }
 
 impl Options {

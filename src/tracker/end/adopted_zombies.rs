@@ -14,6 +14,8 @@
 //! counts only for processes that were started while the root still had its PID. Every other zombie is left to the host.
 //! Members that an end has found are reaped once their ends are recorded ([`crate::tracker::end::outcome`]).
 //!
+//! A host that starts no processes by other means can have all of them reaped ([`Builder::reap_all`](crate::Builder::reap_all)).
+//!
 //! The kernel notifies a library of no such death: `SIGCHLD` belongs to the host. While tasks run, one system call each 100 ms
 //! checks for zombies.
 
@@ -70,6 +72,9 @@ pub(in crate::tracker) fn reap_adopted(core: &Core) {
         Ok(dead) => dead,
         Err(error) => return tracing::debug!("failed to list zombies: {error}"),
     };
+    if core.options.reap_all {
+        return reap_others(core, &dead);
+    }
     let owners = owners(core);
     let mut unclear = Vec::new();
     // Roots are reaped when their ends are recorded.
@@ -88,12 +93,33 @@ pub(in crate::tracker) fn reap_adopted(core: &Core) {
 
 /// Returns whether a zombie may appear before the next health pass.
 pub(in crate::tracker) fn may_adopt(core: &Core) -> bool {
-    expects_zombies(core) && (core.zombies.linger() || core.registry.len() > 0)
+    may_get_children(core) && (core.zombies.linger() || core.registry.len() > 0)
 }
 
-/// Returns whether this process may have children that this image did not start.
-fn expects_zombies(core: &Core) -> bool {
+/// Returns whether this process may get children that this image did not start.
+fn may_get_children(core: &Core) -> bool {
     adopts_orphans() || core.zombies.expect_keeper()
+}
+
+/// Returns whether this process may have such children: a former image may have left some.
+fn expects_zombies(core: &Core) -> bool {
+    core.options.reap_all || may_get_children(core)
+}
+
+/// Reaps all zombies, except roots and keepers, which the tracker waits for. A child that was being spawned when the zombies
+/// were listed is tracked by now, or there is a spawn that is not done yet: then the next check reaps them.
+fn reap_others(core: &Core, dead: &[Stat]) {
+    if core.instance.is_spawning() {
+        return;
+    }
+    let own: HashSet<(Pid, u64)> = (core.registry.all().iter())
+        .flat_map(|entry| [Some(entry.root.identity), entry.root.keeper])
+        .flatten()
+        .map(|it| (it.pid, it.start_tick))
+        .collect();
+    for dead in dead.iter().filter(|dead| !own.contains(&(dead.pid, dead.start_tick))) {
+        reap_zombie(core, dead);
+    }
 }
 
 /// Running roots, and ended ones that are still remembered.
@@ -176,7 +202,7 @@ fn reap_zombie(core: &Core, dead: &Stat) {
     };
     // An error: the host has reaped it meanwhile. A zombie that has live threads, or is traced, is reaped later.
     if matches!(zombie.fd().child_status(true), Ok(Some(_))) {
-        tracing::debug!("reaped process {}, which a task had left", dead.pid);
+        tracing::debug!("reaped process {}, which was left to this one", dead.pid);
     }
 }
 

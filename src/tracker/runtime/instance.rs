@@ -184,7 +184,12 @@ impl Instance {
         Ok(spawning)
     }
 
-    /// Does the same, but waits for nothing and returns `None` once a shutdown has begun.
+    /// Returns whether a process may be being spawned now.
+    pub(in crate::tracker) fn is_spawning(&self) -> bool {
+        matches!(self.spawning.try_write(), Err(TryLockError::WouldBlock))
+    }
+
+    /// Does the same as [`Self::begin_spawn`], but waits for nothing and returns `None` once a shutdown has begun.
     pub(in crate::tracker) fn hold_open(&self) -> Option<RwLockReadGuard<'_, ()>> {
         if self.is_forked() {
             return None;

@@ -47,6 +47,8 @@ All signals that can be caught are forwarded to the program. At a terminal it is
 from a shell: Ctrl-C, Ctrl-Z, fg and bg work, and SIGINT and SIGQUIT end this command as well.
 As root on another user's ledger the program runs as that user.
 
+As PID 1 of a container, or as a subreaper, this command is an init: it reaps every zombie.
+
 With --die-with-parent, --owner or $PROCLEDGER_OWNER the tree is ended as an orphan when that
 process ends, however it ends. A caller that passes its own PID as the owner is never missed.
 
@@ -172,6 +174,7 @@ impl Plan {
         std::env::current_dir()
             .map_err(|error| Failure::because("the working directory is gone", &error))?;
         let builder = self.raw.keeping.apply(context.owner()).protected_names(&self.raw.protect);
+        let builder = builder.reap_all(true);
         let builder = match &self.caller {
             Some(caller) => self.contained(builder).caller(caller.clone()),
             None => self.contained(builder),
