@@ -36,6 +36,9 @@ Exits with 0 if its output is closed early, as in `procledger ps | head -1`.";
 pub(crate) struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
+    /// The task of which this is the supervisor: `run --detach` starts itself with this option.
+    #[arg(long, hide = true, value_name = "TASK")]
+    supervise: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -70,7 +73,7 @@ impl Cli {
         use Access::{Create, Existing, Inspect};
         let context = |access| Context::prepare(&self.global, access);
         match self.command {
-            Command::Run(args) => args.run(context(Create)),
+            Command::Run(args) => args.run(self.supervise.clone(), || context(Create)),
             Command::Ps(args) => args.run(&context(Existing)?),
             Command::Tree(args) => args.run(&context(Existing)?),
             Command::Kill(args) => args.run(&context(Existing)?),

@@ -72,9 +72,9 @@ where
         })?))
 }
 
-/// Opens the log file; if root names one in another user's folder, with the access of the user that controls the path. A FIFO
+/// Opens a log file, or that of a program's output; if root names one in another user's folder, with the access of the user that controls the path. A FIFO
 /// without a reader is an error, and not waited for.
-fn open_to_append(path: &Path) -> io::Result<File> {
+pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
     let owner = controller(path)?;
     let _acting = owner.as_ref().map(Account::act).transpose().map_err(io::Error::other)?;
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;

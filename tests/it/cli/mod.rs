@@ -9,6 +9,7 @@ pub(crate) mod command_ps_watch;
 pub(crate) mod command_queries;
 pub(crate) mod command_reap;
 pub(crate) mod command_run;
+pub(crate) mod command_run_detach;
 pub(crate) mod command_run_ends;
 pub(crate) mod command_scan;
 pub(crate) mod command_terminal;

@@ -27,6 +27,7 @@ mod ps_table;
 mod ps_watch;
 mod report_lines;
 mod run_caller;
+mod run_detach;
 mod run_end;
 mod run_events;
 mod run_stop;

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    fs::File,
     io::{IsTerminal, stderr, stdin, stdout},
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
@@ -11,11 +12,12 @@ use std::{
 use clap::Args;
 use nix::unistd::{getpgrp, tcgetpgrp};
 use procledger::{
-    Builder, Caller, ContainmentMode, Error, ExitStatus, Job, Process, Stdio, TaskId, Tracker,
+    Builder, Caller, ContainmentMode, Error, ExitStatus, Job, Process, TaskId, Tracker,
 };
 
 use super::{
     run_caller::CallerArgs,
+    run_detach::DetachArgs,
     run_end::{Ended, Verbosity},
     run_events::{self, Started},
     run_stop::Stop,
@@ -58,6 +60,10 @@ If something else ended the program, one line on stderr says why, and the exit c
 Ignored signals and the signal mask are handed on to the program, as by env(1), except with --clean.
 
 The program finds its task in $PROCLEDGER_TASK and the path of the ledger in $PROCLEDGER_LEDGER.
+
+With --detach it prints the task and returns once the program runs, with the exit codes below if that fails.
+A supervisor in a session of its own owns the task: `wait`, `ps` and `kill` work on it, and it ends with the
+machine or with its supervisor. The program reads from /dev/null and inherits no descriptor.
 
 Exit codes: the code of the program, or 128 + N if signal N ended it; 124 after --max-runtime;
 75 if the task already runs, 125 if procledger failed, 126 if the program is not executable, 127
@@ -107,6 +113,8 @@ pub(crate) struct RunArgs {
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
+    detach: DetachArgs,
+    #[command(flatten)]
     caller: CallerArgs,
     #[command(flatten)]
     keeping: KeepingArgs,
@@ -124,14 +132,27 @@ struct Plan {
 }
 
 impl RunArgs {
-    pub(crate) fn run(self, context: Result<Context>) -> Result<Exit> {
+    /// Runs the task, or starts a supervisor that does. `supervised` is the task, if this process is the supervisor.
+    pub(crate) fn run(
+        mut self,
+        supervised: Option<String>,
+        context: impl FnOnce() -> Result<Context>,
+    ) -> Result<Exit> {
+        if supervised.is_some() {
+            self.task = supervised;
+            self.detach.supervise()?;
+        }
+        let quiet = self.quiet;
         let plan = self.check()?;
+        if plan.raw.detach.is_requested() {
+            return plan.raw.detach.start(&plan.task, quiet);
+        }
         // A failure before the program runs exits with 125, so that it is not mistaken for the program's own 1.
         let own = |failure: Failure| match failure.exit {
             Exit::FAILED => failure.with_exit(Exit::RUN_FAILED),
             _ => failure,
         };
-        context.and_then(|context| plan.run(&context)).map_err(own)
+        context().and_then(|context| plan.run(&context)).map_err(own)
     }
 
     fn check(mut self) -> Result<Plan> {
@@ -182,7 +203,8 @@ impl Plan {
         // Opening may wait for other instances, and for a disk. No program of ours runs yet.
         let tracker = signals.end_us_during(|| builder.open())??;
         let ledger = tracker.ledger();
-        let result = self.own(context, &tracker, &signals);
+        let result = (self.raw.detach.open(tracker.path()))
+            .and_then(|output| self.own(context, &tracker, &signals, output.as_ref()));
         // Whatever the result, everything that is still ours ends now.
         let shutdown = tracker.shutdown();
         // By now the ledger knows why the program was ended.
@@ -204,16 +226,23 @@ impl Plan {
     }
 
     /// Starts the program and waits for it.
-    fn own(&self, context: &Context, tracker: &Tracker, signals: &Signals) -> Result<Ended> {
+    fn own(
+        &self,
+        context: &Context,
+        tracker: &Tracker,
+        signals: &Signals,
+        output: Option<&File>,
+    ) -> Result<Ended> {
         let caller = self.caller.as_ref();
         let modes = Modes::save();
         run_events::handle_during(signals, tracker, caller, |events| {
-            let mut process = self.start(context, tracker, signals)?;
+            let mut process = self.start(context, tracker, signals, output)?;
             let program = process.signaller();
             let (task, began) = (self.task.clone(), Instant::now());
             let by = context.asked_by("run");
             let stop = Stop::new(tracker.clone(), task.clone(), self.raw.grace, by);
             events.started(Started { program, task, stop });
+            self.raw.detach.confirm(output)?;
             let status = process.wait_in_foreground()?;
             let killed = matches!(status, ExitStatus::Signaled(_));
             if let Some(modes) = modes.filter(|_| killed && process.shares_terminal()) {
@@ -233,9 +262,16 @@ impl Plan {
     }
 
     /// Starts the program, once an earlier run of the task has ended, where that is to be waited for.
-    fn start(&self, context: &Context, tracker: &Tracker, signals: &Signals) -> Result<Process> {
+    fn start(
+        &self,
+        context: &Context,
+        tracker: &Tracker,
+        signals: &Signals,
+        output: Option<&File>,
+    ) -> Result<Process> {
         loop {
             signals.act_on_pending();
+            self.raw.detach.check_caller()?;
             if let Some(caller) = &self.caller
                 && caller.has_ended()?
             {
@@ -243,7 +279,8 @@ impl Plan {
                     "the owner, {caller}, has ended: the program was not started"
                 )));
             }
-            match tracker.spawn(self.job(context.account.as_ref(), tracker.path())) {
+            let job = self.job(context.account.as_ref(), tracker.path(), output)?;
+            match tracker.spawn(job) {
                 Err(error) if error.is_already_running() => {
                     let make_way = || self.raw.caller.make_way(context, tracker, &self.task);
                     if !signals.end_us_during(make_way)?? {
@@ -255,17 +292,19 @@ impl Plan {
         }
     }
 
-    fn job(&self, account: Option<&Account>, ledger: &Path) -> Job {
+    fn job(&self, account: Option<&Account>, ledger: &Path, output: Option<&File>) -> Result<Job> {
+        let [stdin, stdout, stderr] = DetachArgs::streams(output)?;
+        let has_terminal = !self.raw.detach.is_supervisor();
         let mut job = Job::new(self.task.as_str(), &self.program)
             .args(&self.raw.command)
-            .stdin(Stdio::inherit())
-            .stdout(Stdio::inherit())
-            .stderr(Stdio::inherit())
+            .stdin(stdin)
+            .stdout(stdout)
+            .stderr(stderr)
             .survive(self.raw.survive)
             .keep_strays(self.raw.keep_strays)
             .record_arguments(!self.raw.no_arguments)
-            .foreground(has_the_terminal())
-            .share_terminal(!self.raw.survive && is_at_a_terminal())
+            .foreground(has_terminal && has_the_terminal())
+            .share_terminal(has_terminal && !self.raw.survive && is_at_a_terminal())
             .env("PROCLEDGER_TASK", self.task.as_str())
             .env("PROCLEDGER_LEDGER", ledger);
         // Root's own HOME would be of no use to the program.
@@ -293,7 +332,7 @@ impl Plan {
         if let Some(limit) = self.raw.max_rss {
             job = job.max_rss(limit);
         }
-        job
+        Ok(job)
     }
 }
 
