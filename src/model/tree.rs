@@ -10,6 +10,8 @@ use crate::identity::Pid;
 pub struct TreeRecord {
     /// The root's row; a recorded descendant's where its root has ended and it has not.
     pub root: ProcessRecord,
+    /// Whether the instance that owns it is alive; `None` where that cannot be determined from here.
+    pub owner_alive: Option<bool>,
     /// Where members and figures come from.
     pub source: FigureSource,
     /// Why nothing was observed and the recorded data is used; `None` where it was.

@@ -256,6 +256,15 @@ impl Ledger {
         self.store.passes(since.map(Millis::from), limit)
     }
 
+    /// Returns how many rows [`Tracker::prune`](crate::Tracker::prune) would delete at most: a few may have to stay.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read.
+    pub fn prunable(&self, older_than: Duration) -> Result<u64> {
+        self.store.count_before(Millis::now().minus(older_than))
+    }
+
     /// Returns what an orphan pass would do now, with rule and evidence, without doing it.
     ///
     /// # Errors

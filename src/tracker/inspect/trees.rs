@@ -36,7 +36,10 @@ use crate::{
             observation::{Observation, RecordedTree},
             process_info::command_of,
         },
-        runtime::tracked::may_record_arguments,
+        runtime::{
+            liveness::{Judge, Life},
+            tracked::may_record_arguments,
+        },
     },
 };
 
@@ -88,7 +91,12 @@ fn forest(store: &Store, wanted: impl Fn(&ProcessRecord) -> bool) -> Result<Vec<
     trees.retain(|tree| wanted(tree.root));
     let seen = Sight::open(store).and_then(|sight| {
         let systems = sight.systems(store, &rows)?;
-        sight.trees(store, &systems, &trees)
+        let mut seen = sight.trees(store, &systems, &trees)?;
+        let owners = sight.owners(store)?;
+        for tree in &mut seen {
+            tree.owner_alive = owners.get(&tree.root.owner).copied();
+        }
+        Ok(seen)
     });
     Ok(seen.unwrap_or_else(|error| {
         trees.iter().map(|tree| recorded(tree, &error.to_string())).collect()
@@ -161,6 +169,18 @@ impl Sight {
         Ok(owners.into_iter().map(system).collect())
     }
 
+    /// Returns which owners are alive and which are dead; those of which that is unknown are left out.
+    fn owners(&self, store: &Store) -> Result<HashMap<InstanceId, bool>> {
+        let all = store.instances_to_judge()?;
+        let judge = Judge::new(store, &self.proc, self.observer.place);
+        let is_alive = |instance: &InstanceRecord| match judge.judge(instance, &all) {
+            Life::Alive => Some((instance.id, true)),
+            Life::Dead(_) => Some((instance.id, false)),
+            Life::Unknown(_) => None,
+        };
+        Ok(all.iter().filter_map(is_alive).collect())
+    }
+
     fn trees(
         &self,
         store: &Store,
@@ -214,6 +234,7 @@ impl Sight {
             found.suspects.iter().partition(|(_, doubt)| is_others(doubt));
         let suspects = on_terminals.into_iter().chain(others.into_iter().take(SUSPECTS));
         TreeRecord {
+            owner_alive: None,
             source: FigureSource::Live,
             obstacle: None,
             rss_bytes: Some(members.iter().filter_map(|member| member.rss_bytes).sum()),
@@ -336,6 +357,7 @@ fn recorded(rows: &Rows<'_>, obstacle: &str) -> TreeRecord {
         .chain(below.iter().map(|row| member(row, false)))
         .collect();
     TreeRecord {
+        owner_alive: None,
         source: FigureSource::Recorded,
         obstacle: Some(obstacle.to_owned()),
         rss_bytes: root.peak_rss,

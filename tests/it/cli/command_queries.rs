@@ -64,6 +64,7 @@ fn ps_json_has_the_documented_fields() {
         "pid",
         "state",
         "owner",
+        "owner_alive",
         "owner_instance",
         "root",
         "origin",

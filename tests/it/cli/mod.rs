@@ -12,6 +12,7 @@ pub(crate) mod command_run;
 pub(crate) mod command_run_detach;
 pub(crate) mod command_run_ends;
 pub(crate) mod command_scan;
+pub(crate) mod command_selections;
 pub(crate) mod command_terminal;
 pub(crate) mod command_tree;
 pub(crate) mod command_wait;

@@ -26,6 +26,7 @@ mod ps_json;
 mod ps_table;
 mod ps_watch;
 mod report_lines;
+mod report_task;
 mod run_caller;
 mod run_detach;
 mod run_end;

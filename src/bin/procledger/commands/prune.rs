@@ -23,15 +23,28 @@ const UPDATE: Duration = Duration::from_millis(100);
 /// Deletes in steps of milliseconds, so that writers are not held up. Running processes, survivors and the last pass of each
 /// kind are kept, and so is the last row of each table, so that no row number is used twice.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  procledger prune --older-than 90days")]
+#[command(after_help = "\
+Example:
+  procledger prune --older-than 90days --dry-run
+
+--dry-run counts processes and passes. A few of them may have to stay: the last ones, and a task's program
+whose descendants are younger.")]
 pub(crate) struct PruneArgs {
     /// Delete processes that ended longer ago than this, or before this date (2026-11-01, UTC)
     #[arg(long, value_name = "D", value_parser = units::age)]
     older_than: Duration,
+    /// Print how many rows would be deleted, and change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl PruneArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit> {
+        if self.dry_run {
+            let rows = context.read()?.prunable(self.older_than)?;
+            output::print_line(&format!("nothing was changed; would delete up to {rows} rows"))?;
+            return Ok(Exit::DONE);
+        }
         let tracker = context.actor().open()?;
         let on_terminal = stderr().is_terminal();
         let mut shown = None::<Instant>;

@@ -17,7 +17,7 @@ pub(super) enum Cpu<'a> {
 
 /// Formats the trees, one line each, after a header. The state is shown only if one is not `running`.
 pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<String> {
-    let states = trees.iter().any(|tree| state(tree) != State::Running.as_str());
+    let states = trees.iter().any(|tree| shown_state(tree) != State::Running.as_str());
     let mut header = vec!["TASK", "PID", "AGE", "MEMORY", "CPU", "BELOW", "CONTAINED", "COMMAND"];
     if states {
         header.insert(2, "STATE");
@@ -44,7 +44,7 @@ pub(super) fn table(trees: &[TreeRecord], wide: bool, cpu: Cpu<'_>) -> Vec<Strin
             shell_words(&root.spec.command),
         ];
         if states {
-            cells.insert(2, state(tree).to_owned());
+            cells.insert(2, shown_state(tree).to_owned());
         }
         table.row(cells);
     }
@@ -58,7 +58,7 @@ pub(super) fn history(trees: &[TreeRecord], ended: &[ProcessRecord], wide: bool)
     let now = SystemTime::now();
     for tree in trees {
         let figures = [marked(tree, short_bytes(tree.rss_bytes)), marked(tree, cpu_time(tree.cpu))];
-        table.row(history_row(&tree.root, state(tree), now, figures));
+        table.row(history_row(&tree.root, shown_state(tree), now, figures));
     }
     for row in ended {
         let how = row.life.end().map_or("ended", |end| end.reason.as_str());
@@ -111,6 +111,14 @@ pub(super) fn state(tree: &TreeRecord) -> &'static str {
     if alive { tree.root.life.state().as_str() } else { "gone" }
 }
 
+/// The same for a table, in which a running process whose owner is dead has `no owner`.
+pub(super) fn shown_state(tree: &TreeRecord) -> &'static str {
+    match state(tree) {
+        "running" if tree.owner_alive == Some(false) => "no owner",
+        state => state,
+    }
+}
+
 fn marked(tree: &TreeRecord, figure: String) -> String {
     if tree.source == FigureSource::Recorded { figure + "*" } else { figure }
 }
@@ -152,6 +160,7 @@ mod tests {
         };
         TreeRecord {
             root,
+            owner_alive: Some(true),
             source: FigureSource::Live,
             obstacle: None,
             members: vec![member],
@@ -179,6 +188,11 @@ mod tests {
         let lines = table(&[tree(survived, true), tree(running(), false)], true, Cpu::Time);
         assert!(lines[0].contains("STATE") && lines[1].contains(" survived "), "{lines:?}");
         assert!(lines[2].contains(" gone "), "{lines:?}");
+        let orphan = TreeRecord { owner_alive: Some(false), ..tree(running(), true) };
+        let lines = table(&[orphan], true, Cpu::Time);
+        assert!(lines[1].contains(" no owner "), "{lines:?}");
+        let unknown = TreeRecord { owner_alive: None, ..tree(running(), true) };
+        assert!(!table(&[unknown], true, Cpu::Time)[0].contains("STATE"));
     }
 
     #[test]

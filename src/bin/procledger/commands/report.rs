@@ -1,20 +1,23 @@
 //! `report`: lists leaks.
 
 use std::{
-    collections::HashSet,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
 
 use clap::{Args, ValueEnum};
 use procledger::{
-    LeakGroup, LeakGrouping, LeakRecord, Ledger, PassSummary, paths::refuse_as_output,
+    LeakGroup, LeakGrouping, LeakRecord, LeakReport, Ledger, PassSummary, TaskId,
+    paths::refuse_as_output,
 };
 
-use super::report_lines::{GroupLine, LeakLine};
+use super::{
+    report_lines::{GroupLine, LeakLine},
+    report_task::{groups, leaks_of, report, unverified},
+};
 use crate::{
     context::Context,
-    exit::{Exit, Result},
+    exit::{Exit, Failure, Result},
     output, page,
     render::{
         Table, Tense, after, bytes, csv, outcome, shell_words, short_bytes, short_span, since, span,
@@ -28,6 +31,7 @@ use crate::{
 Examples:
   procledger report --since 7days --by task
   procledger report --since 30days --format html -o leaks.html
+  procledger report --task 'agent-7/*'
 
 Process-hours run from the start of a process until it was found; memory is its resident memory then.
 --by program: by the last part of the command's first word. Days and hours are UTC.
@@ -44,6 +48,9 @@ pub(crate) struct ReportArgs {
     /// Include only leaks that were found within this time, or since this date (2026-11-01, UTC)
     #[arg(long, value_name = "D", value_parser = units::age)]
     since: Option<Duration>,
+    /// Include only leaks of this task, or of the tasks that match this pattern, as of `kill`
+    #[arg(long, value_name = "TASK")]
+    task: Option<String>,
     /// Print sums instead of a list
     #[arg(long)]
     by: Option<By>,
@@ -76,16 +83,9 @@ impl ReportArgs {
         // If it is further back than the clock reaches, include everything.
         let since = self.since.and_then(|span| SystemTime::now().checked_sub(span));
         let ledger = context.read()?;
-        let (text, unverified) = match (self.format, self.by) {
-            (Format::Html, by) => (html(&ledger, since, by)?, ledger.unverified_trees(since)?),
-            (format, Some(by)) => {
-                let groups = ledger.leak_groups(since, by.into())?;
-                (sums(&ledger, &groups, format, by, since)?, ledger.unverified_trees(since)?)
-            }
-            (format, None) => {
-                let leaks = ledger.leaks(procledger::Query::new().since(since))?;
-                (list(&ledger, &leaks, format, since)?, unverified(&leaks))
-            }
+        let (text, unverified) = match &self.task {
+            Some(task) => self.of_task(&ledger, since, task)?,
+            None => self.of_all(&ledger, since)?,
         };
         match &self.output {
             None => output::print(text).map(drop)?,
@@ -97,12 +97,52 @@ impl ReportArgs {
         warn_unverified(unverified);
         Ok(Exit::DONE)
     }
+
+    /// Returns the text, and how many trees may have leaked unseen.
+    fn of_all(&self, ledger: &Ledger, since: Option<SystemTime>) -> Result<(String, u64)> {
+        Ok(match (self.format, self.by) {
+            (Format::Html, by) => {
+                let report = ledger.leak_report(since, page::LEAKS_SHOWN)?;
+                (html(ledger, &report, since, by)?, ledger.unverified_trees(since)?)
+            }
+            (format, Some(by)) => {
+                let groups = ledger.leak_groups(since, by.into())?;
+                (sums(ledger, &groups, format, by, since)?, ledger.unverified_trees(since)?)
+            }
+            (format, None) => {
+                let leaks = ledger.leaks(procledger::Query::new().since(since))?;
+                (list(ledger, &leaks, format, since)?, unverified(&leaks))
+            }
+        })
+    }
+
+    /// Does the same for the leaks of some tasks.
+    fn of_task(
+        &self,
+        ledger: &Ledger,
+        since: Option<SystemTime>,
+        task: &str,
+    ) -> Result<(String, u64)> {
+        let task = TaskId::new(task).map_err(|error| Failure::usage(error.to_string()))?;
+        let leaks = leaks_of(ledger, since, task.as_str())?;
+        let unverified = unverified(&leaks);
+        let text = match (self.format, self.by) {
+            (Format::Html, by) => html(ledger, &report(ledger, since, leaks)?, since, by)?,
+            (format, Some(by)) => sums(ledger, &groups(&leaks, by.into()), format, by, since)?,
+            (format, None) => list(ledger, &leaks, format, since)?,
+        };
+        Ok((text, unverified))
+    }
 }
 
-fn html(ledger: &Ledger, since: Option<SystemTime>, by: Option<By>) -> Result<String> {
-    let report = ledger.leak_report(since, page::LEAKS_SHOWN)?;
+fn html(
+    ledger: &Ledger,
+    report: &LeakReport,
+    since: Option<SystemTime>,
+    by: Option<By>,
+) -> Result<String> {
     let path = ledger.path().to_string_lossy();
-    page::page(&report, &path, since, by.map(LeakGrouping::from))
+    page::page(report, &path, since, by.map(LeakGrouping::from))
 }
 
 fn list(
@@ -134,14 +174,6 @@ fn sums(
         _ if groups.is_empty() => Ok(nothing(&ledger.pass_summaries(since)?)),
         _ => Ok(group_table(groups, by)),
     }
-}
-
-/// Counts trees with leaks whose members may not all have been seen, from the list that was read already: a second query would
-/// take as long.
-fn unverified(leaks: &[LeakRecord]) -> u64 {
-    let roots: HashSet<_> =
-        leaks.iter().filter(|leak| !leak.verified).map(|leak| leak.root.0).collect();
-    roots.len() as u64
 }
 
 /// Warns on stderr about trees that may have leaked unseen, since no format has a place for that.

@@ -6,7 +6,10 @@ use clap::Args;
 use procledger::{FigureSource, Ledger, Pid, TreeMember, TreeRecord};
 use serde::Serialize;
 
-use super::{ps_table::state, task_ids};
+use super::{
+    ps_table::{shown_state, state},
+    task_ids,
+};
 use crate::{
     context::Context,
     exit::{Exit, Result},
@@ -109,7 +112,7 @@ fn heading(tree: &TreeRecord) -> String {
     let processes = if alive == 1 { "1 process".to_owned() } else { format!("{alive} processes") };
     let figures = format!(
         "{}, {processes}, {}, {} of CPU, containment {}",
-        state(tree),
+        shown_state(tree),
         short_bytes(tree.rss_bytes),
         cpu_time(tree.cpu),
         tree.root.spec.containment,
