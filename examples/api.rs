@@ -109,7 +109,9 @@ async fn start(
     let process = tracker.spawn(job.stdout(Stdio::piped())).await?;
     let output = process.terminate_on_drop(true).wait_with_output().await?;
     let stdout = String::from_utf8_lossy(&output.stdout);
-    let answer = json!({"task_id": task.task_id, "status": output.status, "stdout": stdout});
+    let answer = json!({
+        "task_id": task.task_id, "status": output.exit.status, "reason": output.exit.reason, "stdout": stdout
+    });
     Ok(Json(answer).into_response())
 }
 

@@ -21,7 +21,7 @@
 //!
 //! let job = Job::new("task-42", "sh").args(["-c", "echo done"]).stdout(Stdio::piped());
 //! let output = tracker.spawn(job)?.wait_with_output()?;
-//! assert!(output.status.success());
+//! assert!(output.exit.success());
 //! assert_eq!(output.stdout, b"done\n");
 //!
 //! // Ends the tasks that are still running, with everything that they started.
@@ -198,7 +198,7 @@ pub use store::{LeakGroup, LeakGrouping, LeakReport};
 pub use tracker::{AsyncProcess, AsyncTracker};
 pub use tracker::{
     Builder, Caller, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
-    ECOSYSTEM_MANAGER_NAME, Finding, Job, KillOptions, Ledger, Level, Output, Process,
+    ECOSYSTEM_MANAGER_NAME, Exit, Finding, Job, KillOptions, Ledger, Level, Output, Process,
     PruneProgress, Pruned, Signaller, Stdio, Tracker, Turn, diagnose, diagnose_trusting,
     plan_name_match, scan_orphans,
 };

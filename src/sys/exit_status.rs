@@ -1,6 +1,10 @@
 //! How a process ended.
 
+use std::{os::unix::process::ExitStatusExt, process};
+
 use serde::Serialize;
+
+use crate::error::{Error, Kind};
 
 /// How a process ended, as far as that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -33,6 +37,36 @@ impl ExitStatus {
     /// Returns the signal, where one ended it.
     pub fn signal(self) -> Option<i32> {
         if let Self::Signaled(signal) = self { Some(signal) } else { None }
+    }
+}
+
+/// How a process died: what a keeper reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Death {
+    pub(crate) status: ExitStatus,
+    pub(crate) dumped_core: bool,
+}
+
+/// A status that [`std::process`] has reported. One of a process that was only stopped or continued is `Unobserved`.
+impl From<process::ExitStatus> for ExitStatus {
+    fn from(status: process::ExitStatus) -> Self {
+        Self::new(status.code(), status.signal())
+    }
+}
+
+/// Fails for `Unobserved`, which [`std::process`] does not have.
+impl TryFrom<ExitStatus> for process::ExitStatus {
+    type Error = Error;
+
+    fn try_from(status: ExitStatus) -> Result<Self, Error> {
+        // As wait(2) packs it.
+        match status {
+            ExitStatus::Exited(code) => Ok(Self::from_raw((code & 0xff) << 8)),
+            ExitStatus::Signaled(signal) => Ok(Self::from_raw(signal & 0x7f)),
+            ExitStatus::Unobserved => {
+                Err(Error::new(Kind::Unknown, "the exit status was not observed"))
+            }
+        }
     }
 }
 

@@ -59,6 +59,7 @@ pub(crate) fn leave_signals_to_the_host() {
 
 #[cfg(feature = "tokio")]
 pub(crate) use async_pidfd::{AsyncPidFd, current_runtime};
+pub(crate) use exit_status::Death;
 pub use exit_status::ExitStatus;
 pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};
 pub(crate) use place::{boot_clock, boot_minus_monotonic, current_place, thread_clock};

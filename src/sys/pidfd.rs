@@ -67,6 +67,12 @@ impl PidFd {
     }
 
     /// Takes ownership of a descriptor that clone created.
+    /// Returns another descriptor of the same process.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let copy = self.0.try_clone();
+        copy.map(Self).map_err(|error| Error::os("failed to duplicate a pidfd", error))
+    }
+
     pub(crate) fn from_owned(fd: OwnedFd) -> Self {
         Self(fd)
     }
@@ -169,6 +175,18 @@ impl PidFd {
     }
 }
 
+impl PidFd {
+    /// Returns whether the process, which was ended by a signal, has dumped its core; `None` where the kernel does not report it:
+    /// it was not our child, or was reaped before Linux 6.15.
+    pub(crate) fn has_dumped_core(&self) -> Option<bool> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::PidFd(self.0.as_fd()), options) {
+            Ok(Some(status)) => Some(status.dumped()),
+            _ => self.exit_code().map(|raw| raw & WAIT_CORE != 0),
+        }
+    }
+}
+
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -177,6 +195,9 @@ impl AsFd for PidFd {
 
 /// `linux/pidfd.h`.
 const PIDFD_SIGNAL_PROCESS_GROUP: usize = 1 << 2;
+
+/// The flag of a core dump in a wait status (wait(2)).
+pub(in crate::sys) const WAIT_CORE: i32 = 0x80;
 
 /// Decodes a wait status as wait(2) packs it.
 pub(super) fn wait_status(raw: i32) -> ExitStatus {

@@ -41,7 +41,12 @@ impl PidFd {
 
     /// Returns the status that the kernel remembers of a reaped process (Linux 6.15). Available only after it was reaped.
     pub(crate) fn exit_info(&self) -> Option<ExitStatus> {
-        self.info(EXIT).map(|info| super::pidfd::wait_status(info.exit_code))
+        self.exit_code().map(super::pidfd::wait_status)
+    }
+
+    /// Returns the same as wait(2) packs it.
+    pub(super) fn exit_code(&self) -> Option<i32> {
+        self.info(EXIT).map(|info| info.exit_code)
     }
 }
 

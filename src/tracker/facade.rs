@@ -10,7 +10,7 @@ use std::{
 use super::{
     core::Core,
     end::{forget, kill_options::KillOptions, orphaned, shutdown, terminate},
-    handle::process::Process,
+    handle::{exit::Exit, find, process::Process},
     inspect::{ledger::Ledger, metrics},
     passes::{
         health, import, orphans,
@@ -161,6 +161,49 @@ impl Tracker {
     /// - [`is_closed`](crate::Error::is_closed): after shutdown.
     pub fn register(&self, task_id: impl Into<String>, pid: impl Into<i64>) -> Result<Process> {
         register::register(&self.inner.core, task_id.into(), pid.into())
+    }
+
+    /// Returns another handle on a task that this instance runs; `None` where it runs none, or where that has ended and its end is
+    /// recorded. Of a task with several roots it is the one that was started last.
+    ///
+    /// The handle has no pipes, and its drop ends nothing, whatever the job says: several threads can wait for one program, each
+    /// by a handle of its own.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::{EndReason, Job};
+    ///
+    /// let mut process = tracker.spawn(Job::new("task-42", "sleep").arg("3600"))?;
+    /// let waiter = tracker.get("task-42")?.expect("it runs");
+    /// let waiter = std::thread::spawn(move || { let mut waiter = waiter; waiter.wait() });
+    /// tracker.kill(&["task-42"], "the operator")?;
+    /// let exit = waiter.join().unwrap()?;
+    /// assert_eq!(exit.reason, EndReason::Killed);
+    /// assert_eq!(exit.requested_by.as_deref(), Some("the operator"));
+    /// assert_eq!(process.wait()?, exit);
+    /// // Also when it has ended.
+    /// assert_eq!(tracker.wait("task-42")?.reason, EndReason::Killed);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Invalid input for a bad task id; when there is no descriptor for another pidfd.
+    pub fn get(&self, task_id: &str) -> Result<Option<Process>> {
+        find::get(self.usable()?, task_id)
+    }
+
+    /// Waits until a task that this instance runs has ended, as [`Process::wait`]; where it has ended already, returns how it did
+    /// the last time.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_found`](crate::Error::is_not_found) when this instance has never run the task, or its row was pruned; as
+    /// [`Process::wait`].
+    pub fn wait(&self, task_id: &str) -> Result<Exit> {
+        find::wait(self.usable()?, task_id)
     }
 
     /// Stops tracking a task: its process lives on, and no instance is responsible for it. Returns `false` when the task is not

@@ -133,10 +133,10 @@ impl Keeper {
                     }
                     return;
                 }
-                Reaped::Dead(pid, ended) => {
+                Reaped::Dead(pid, death) => {
                     if pid == program.pid && status.is_none() {
-                        status = Some(ended);
-                        let message = FromKeeper::Ended(ended);
+                        status = Some(death.status);
+                        let message = FromKeeper::Ended(death);
                         let _ = self.server.transport.send_to_host(message, &[], GATE_LIMIT);
                     }
                     continue;
@@ -161,9 +161,9 @@ impl Keeper {
     /// opener.
     fn end(&self, program: &Identity, mut status: Option<ExitStatus>) {
         ignore_dead_children();
-        while let Reaped::Dead(pid, ended) = reap_one() {
+        while let Reaped::Dead(pid, death) = reap_one() {
             if pid == program.pid {
-                status.get_or_insert(ended);
+                status.get_or_insert(death.status);
             }
         }
         let mut log = self.end_log(status);

@@ -35,6 +35,7 @@ pub use end::kill_options::KillOptions;
 pub use facade::Tracker;
 #[cfg(feature = "tokio")]
 pub use handle::asynchronous::{AsyncProcess, AsyncTracker};
+pub use handle::exit::Exit;
 pub use handle::output::Output;
 pub use handle::process::{Process, Signaller};
 pub use inspect::ledger::{Ledger, plan_name_match};

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid, Place},
-    sys::ExitStatus,
+    sys::Death,
     sys::{
         PidFd, Pinned, Proc, Signal,
         spawn::{
@@ -183,9 +183,9 @@ impl KeeperClient {
     }
 
     /// Returns how the program ended, as far as the keeper reports it within `limit`.
-    pub(crate) fn status(&self, limit: Duration) -> Option<ExitStatus> {
+    pub(crate) fn death(&self, limit: Duration) -> Option<Death> {
         match self.transport().ok()?.receive_from_keeper(limit) {
-            Ok(Some((FromKeeper::Ended(status), _))) => Some(status),
+            Ok(Some((FromKeeper::Ended(death), _))) => Some(death),
             _ => None,
         }
     }

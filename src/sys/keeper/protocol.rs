@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    sys::{ExitStatus, SignalState, spawn::Attributes},
+    sys::{Death, ExitStatus, SignalState, spawn::Attributes},
 };
 
 /// The version of this protocol. A host uses only a keeper of its own version.
@@ -37,7 +37,7 @@ pub(crate) enum FromKeeper {
     /// The program runs.
     Started,
     /// The program has ended.
-    Ended(ExitStatus),
+    Ended(Death),
 }
 
 /// A message of a host after the request.
@@ -139,9 +139,11 @@ impl FromKeeper {
             Self::Child(pid) => frame(1, pid.raw(), 0),
             Self::Failed { step, errno } => frame(2, step.cast_signed(), errno),
             Self::Started => frame(3, 0, 0),
-            Self::Ended(ExitStatus::Exited(code)) => frame(4, 0, code),
-            Self::Ended(ExitStatus::Signaled(signal)) => frame(4, 1, signal),
-            Self::Ended(ExitStatus::Unobserved) => frame(4, 2, 0),
+            Self::Ended(Death { status, dumped_core }) => match status {
+                ExitStatus::Exited(code) => frame(4, 0, code),
+                ExitStatus::Signaled(signal) => frame(4, if dumped_core { 3 } else { 1 }, signal),
+                ExitStatus::Unobserved => frame(4, 2, 0),
+            },
         }
     }
 
@@ -152,9 +154,14 @@ impl FromKeeper {
             }
             (2, step, errno) => Ok(Self::Failed { step: step.cast_unsigned(), errno }),
             (3, ..) => Ok(Self::Started),
-            (4, 0, code) => Ok(Self::Ended(ExitStatus::Exited(code))),
-            (4, 1, signal) => Ok(Self::Ended(ExitStatus::Signaled(signal))),
-            (4, 2, _) => Ok(Self::Ended(ExitStatus::Unobserved)),
+            (4, how @ 0..=3, number) => {
+                let status = match how {
+                    0 => ExitStatus::Exited(number),
+                    2 => ExitStatus::Unobserved,
+                    _ => ExitStatus::Signaled(number),
+                };
+                Ok(Self::Ended(Death { status, dumped_core: how == 3 }))
+            }
             _ => Err(unknown("the keeper")),
         }
     }
@@ -376,9 +383,10 @@ mod tests {
             FromKeeper::Child(pid),
             FromKeeper::Failed { step: 8, errno: 2 },
             FromKeeper::Started,
-            FromKeeper::Ended(ExitStatus::Exited(255)),
-            FromKeeper::Ended(ExitStatus::Signaled(64)),
-            FromKeeper::Ended(ExitStatus::Unobserved),
+            FromKeeper::Ended(Death { status: ExitStatus::Exited(255), dumped_core: false }),
+            FromKeeper::Ended(Death { status: ExitStatus::Signaled(64), dumped_core: false }),
+            FromKeeper::Ended(Death { status: ExitStatus::Signaled(11), dumped_core: true }),
+            FromKeeper::Ended(Death { status: ExitStatus::Unobserved, dumped_core: false }),
         ] {
             assert_eq!(FromKeeper::decode(&message.encode()).expect("understood"), message);
         }

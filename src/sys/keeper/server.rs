@@ -30,9 +30,9 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    sys::ExitStatus,
     sys::{
-        PidFd,
+        Death, ExitStatus, PidFd,
+        pidfd::WAIT_CORE,
         poll::poll_within,
         spawn::{Command, Session, StdioSource, gate::GATE_LIMIT},
     },
@@ -60,7 +60,7 @@ pub(crate) enum Wake {
 /// The result of [`reap_one`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reaped {
-    Dead(Pid, ExitStatus),
+    Dead(Pid, Death),
     /// There are children, and they are alive.
     Living,
     /// There is no child left.
@@ -180,9 +180,11 @@ pub(crate) fn reap_one() -> Reaped {
         match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) => {
                 let (code, signal) = (status.exit_status(), status.terminating_signal());
-                let status = ExitStatus::new(code, signal);
+                // A flag of the packed status (wait(2)).
+                let dumped_core = signal.is_some() && status.as_raw() & WAIT_CORE != 0;
+                let death = Death { status: ExitStatus::new(code, signal), dumped_core };
                 if let Some(pid) = Pid::new(i64::from(pid.as_raw_nonzero().get())) {
-                    return Reaped::Dead(pid, status);
+                    return Reaped::Dead(pid, death);
                 }
             }
             Ok(None) => return Reaped::Living,

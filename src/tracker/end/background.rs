@@ -91,6 +91,7 @@ impl<'a> Worker<'a> {
                 task_text(root.task.as_ref()),
                 due.cause.rule
             );
+            due.entry.set_ending(&due.cause);
             if !recorded {
                 self.unclaimed.insert(root.row);
             }

@@ -49,6 +49,11 @@ pub(in crate::tracker) fn end_claimed_unless(
     if claimed.is_empty() {
         return Vec::new();
     }
+    for record in &claimed {
+        if let Some(entry) = core.registry.get(record.id) {
+            entry.set_ending(&cause_of(record.id));
+        }
+    }
     let logs = keeper_end_logs::take_end_logs(core, &mut claimed, report);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let world = match world::world(core, &rows) {

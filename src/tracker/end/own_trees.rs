@@ -29,6 +29,9 @@ pub(in crate::tracker) fn end_free(
     let (claimed, recorded) = claim_own(core, mine, over);
     let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
     let ours: HashSet<ProcessId> = rows.iter().copied().collect();
+    for entry in mine.iter().filter(|entry| ours.contains(&entry.root.row)) {
+        entry.set_ending(cause);
+    }
     let mut others = Vec::new();
     for entry in mine.iter().filter(|entry| !ours.contains(&entry.root.row)) {
         // Another instance is ending it, for a person's kill, or has already settled it.

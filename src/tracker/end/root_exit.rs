@@ -90,8 +90,9 @@ fn settle_by_scan(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> 
     };
     match core.store.settle_roots(core.instance.id, &ends) {
         Ok(recorded) => {
-            for ((entry, _), status) in mine.iter().zip(statuses) {
-                mark_ended(core, entry, status);
+            for (((entry, _), status), end) in mine.iter().zip(statuses).zip(&ends) {
+                let is_settled = recorded.contains_key(&entry.root.row);
+                mark_ended(core, entry, status, Some(&end.end).filter(|_| is_settled));
             }
             core.export.notify();
             end_or_keep(core, &mine, trees, &recorded);
@@ -126,10 +127,14 @@ fn end_or_keep(core: &Arc<Core>, mine: &[&Dead], trees: Vec<TreeTarget>, recorde
     end_strays(core, &settled, settled_trees, recorded);
 }
 
-/// Marks that its end, or at least its status, is in the ledger.
-fn mark_ended(core: &Core, entry: &Tracked, status: ExitStatus) {
+/// Marks that its end, or at least its status, is in the ledger; `end` where it was this instance that has recorded it.
+fn mark_ended(core: &Core, entry: &Tracked, status: ExitStatus, end: Option<&End>) {
     log_end(entry, status);
-    entry.mark_recorded();
+    if end.is_some_and(|end| end.reason == EndReason::Exited) {
+        entry.mark_recorded_by_itself();
+    } else {
+        entry.mark_recorded();
+    }
     if let Some(since) = entry.died_since.get() {
         core.counters().detected(since.elapsed());
     }
@@ -347,9 +352,9 @@ fn settle_childless<'a>(
             .collect();
         match core.store.settle_alone(core.instance.id, &ends) {
             Ok(settled) => {
-                for (dead, status) in alone {
+                for ((dead, status), end) in alone.into_iter().zip(&ends) {
                     if settled.contains(&dead.0.root.row) {
-                        mark_ended(core, &dead.0, status);
+                        mark_ended(core, &dead.0, status, Some(&end.end));
                         release::reap_and_untrack(core, &dead.0, Some(&dead.1));
                     } else {
                         // Another thread is ending its tree and needs it: its zombie pins the PID that names the session.

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::{job_control::JobControl, process::Process};
+use super::{exit::Exit, job_control::JobControl, process::Process};
 use crate::{
     error::{Error, Result},
-    model::ExitStatus,
     sys::{Proc, Signal, terminal::stop_own_group},
 };
 
@@ -25,20 +24,20 @@ impl Process {
     /// # Errors
     ///
     /// As [`wait`](Process::wait).
-    pub fn wait_in_foreground(&mut self) -> Result<ExitStatus> {
+    pub fn wait_in_foreground(&mut self) -> Result<Exit> {
         let Some(mut control) = self.job_control.take() else { return self.wait() };
         let result = self.wait_as_a_shell(&mut control);
         let taken = if control.has_terminal { control.terminal.take_back() } else { Ok(()) };
         self.job_control = Some(control);
-        let status = result?;
+        let exit = result?;
         taken?;
-        Ok(status)
+        Ok(exit)
     }
 
-    fn wait_as_a_shell(&mut self, control: &mut JobControl) -> Result<ExitStatus> {
+    fn wait_as_a_shell(&mut self, control: &mut JobControl) -> Result<Exit> {
         loop {
-            if let Some(status) = self.wait_timeout(STOP_TICK)? {
-                return Ok(status);
+            if let Some(exit) = self.wait_timeout(STOP_TICK)? {
+                return Ok(exit);
             }
             if let Some(signal) = self.pidfd.stopped_by()? {
                 self.stop_along(control, signal)?;

@@ -1,6 +1,8 @@
 //! Handles on a process: waiting for it, reading its output, giving it the terminal.
 //!
 //! - `asynchronous`: the same as futures, with the feature `tokio`;
+//! - [`exit`]: how a program ended, and why;
+//! - [`find`]: handles, and waiting, by task;
 //! - [`foreground`]: the terminal;
 //! - [`job_control`]: how a program shares the terminal;
 //! - [`output`]: all output of a program;
@@ -8,6 +10,8 @@
 
 #[cfg(feature = "tokio")]
 pub(super) mod asynchronous;
+pub(super) mod exit;
+pub(super) mod find;
 pub(super) mod foreground;
 pub(super) mod job_control;
 pub(super) mod output;

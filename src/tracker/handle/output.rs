@@ -10,10 +10,9 @@ use rustix::{
     io::Errno,
 };
 
-use super::process::Process;
+use super::{exit::Exit, process::Process};
 use crate::{
     error::{Error, Result},
-    model::ExitStatus,
     sys::poll::timespec,
 };
 
@@ -26,8 +25,8 @@ pub(in crate::tracker) const READS_AT_ONCE: u32 = 16;
 /// What a program printed, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// How it ended.
-    pub status: ExitStatus,
+    /// How it ended, and why.
+    pub exit: Exit,
     /// All of standard output, where it was piped.
     pub stdout: Vec<u8>,
     /// All of standard error, where it was piped.
@@ -58,9 +57,9 @@ impl Process {
             }
             return Err(error);
         }
-        let status = self.wait()?;
+        let exit = self.wait()?;
         let [stdout, stderr] = pipes.map(|pipe| pipe.read);
-        Ok(Output { status, stdout, stderr })
+        Ok(Output { exit, stdout, stderr })
     }
 
     fn read_all(&self, pipes: &mut [Pipe; 2]) -> Result<()> {

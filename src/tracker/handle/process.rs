@@ -1,12 +1,16 @@
 //! The handle on one spawned program, and waiting for it.
 
 use std::{
+    os::fd::{AsFd, BorrowedFd},
     process::{ChildStderr, ChildStdin, ChildStdout},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::job_control::JobControl;
+use super::{
+    exit::{Exit, exit_of},
+    job_control::JobControl,
+};
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
@@ -92,7 +96,7 @@ impl Process {
         self.job_control.is_some()
     }
 
-    /// Waits until the program has ended and its end is in the ledger.
+    /// Waits until the program has ended and its end is in the ledger; returns how it ended and why.
     ///
     /// The processes it left behind are ended by the monitor at the same time; this does not wait for that. While a tracer
     /// (strace, gdb) holds the dead program its status is not available, and this waits for it, as waitpid(2) does.
@@ -101,22 +105,22 @@ impl Process {
     ///
     /// Only if the kernel cannot be queried. A status that was taken elsewhere, for example by another thread of the host, is
     /// [`Unobserved`](ExitStatus::Unobserved) and not an error.
-    pub fn wait(&mut self) -> Result<ExitStatus> {
+    pub fn wait(&mut self) -> Result<Exit> {
         // Standard input is closed, as `std::process::Child::wait` does: a program that reads it to the end would never end.
         self.stdin = None;
         loop {
-            if let Some(status) = self.wait_timeout(Duration::from_hours(1))? {
-                return Ok(status);
+            if let Some(exit) = self.wait_timeout(Duration::from_hours(1))? {
+                return Ok(exit);
             }
         }
     }
 
-    /// Returns its status, if it has ended.
+    /// Returns how it ended, if it has ended.
     ///
     /// # Errors
     ///
     /// As [`wait`](Self::wait).
-    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+    pub fn try_wait(&mut self) -> Result<Option<Exit>> {
         self.wait_timeout(Duration::ZERO)
     }
 
@@ -125,7 +129,7 @@ impl Process {
     /// # Errors
     ///
     /// As [`wait`](Self::wait).
-    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Exit>> {
         if self.core.instance.is_forked() {
             self.core.instance.check_usable()?;
         }
@@ -160,14 +164,14 @@ impl Process {
     }
 
     /// Called when the program is dead: makes sure that its end is recorded.
-    fn ended(&self, status: ExitStatus) -> ExitStatus {
+    fn ended(&self, status: ExitStatus) -> Exit {
         let deadline = Instant::now() + RECORD_LIMIT;
         let watched = self.entry.pidfd.is_some() && self.core.scheduler.is_monitoring();
         if !watched {
             settle::settle(&self.core, &[(Arc::clone(&self.entry), Arc::clone(&self.pidfd))]);
         }
         self.entry.wait_recorded(deadline);
-        status
+        exit_of(&self.core, &self.entry, status)
     }
 
     /// Ends the program's whole tree: SIGTERM, the grace, SIGKILL; the report has the outcome for each member.
@@ -192,9 +196,27 @@ impl Process {
         self.signaller().signal(signal)
     }
 
+    /// Sends SIGKILL to the program itself, as [`std::process::Child::kill`]: what it has started is ended by the tracker
+    /// afterwards, as strays. To end the whole tree use [`terminate`](Self::terminate).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it. A program that has ended already is no error.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signaller().kill()
+    }
+
     /// Returns a handle that signals the program while this one waits for it.
     pub fn signaller(&self) -> Signaller {
         Signaller { pid: self.pid(), pidfd: Arc::clone(&self.pidfd) }
+    }
+}
+
+impl AsFd for Process {
+    /// Returns its pidfd, which is readable once the program is dead (`pidfd_open(2)`): for poll(2), epoll, mio. Do not reap the
+    /// program by it.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 }
 
@@ -261,5 +283,17 @@ impl Signaller {
         self.pidfd
             .send(signal)
             .map_err(|error| Error::os(format!("failed to signal process {pid}"), error))
+    }
+
+    /// Sends SIGKILL to the program itself, as [`Process::kill`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::kill`].
+    pub fn kill(&self) -> Result<()> {
+        match self.signal(libc::SIGKILL) {
+            Err(error) if error.is_gone() => Ok(()),
+            sent => sent,
+        }
     }
 }

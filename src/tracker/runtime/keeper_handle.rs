@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{model::ExitStatus, sys::keeper::KeeperClient};
+use crate::sys::{Death, keeper::KeeperClient};
 
 /// A keeper, until the host parts with it. Taken by the thread that releases the program; read by any thread that waits for
 /// the program.
@@ -16,7 +16,7 @@ pub(in crate::tracker) struct KeeperHandle(Mutex<State>);
 /// What a keeper has reported of its program's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tracker) enum KeeperReport {
-    Ended(ExitStatus),
+    Ended(Death),
     /// It is alive, and has not reported anything yet.
     NotYet,
     /// It has exited without a report.
@@ -27,7 +27,7 @@ pub(in crate::tracker) enum KeeperReport {
 struct State {
     /// `None` once it has exited, or was released.
     client: Option<KeeperClient>,
-    reported: Option<ExitStatus>,
+    reported: Option<Death>,
 }
 
 impl KeeperHandle {
@@ -49,7 +49,7 @@ impl KeeperHandle {
             // socket.
             let dead = client.is_dead();
             let limit = deadline.saturating_duration_since(Instant::now());
-            state.reported = client.status(if dead { Duration::ZERO } else { limit });
+            state.reported = client.death(if dead { Duration::ZERO } else { limit });
             if state.reported.is_none() && !dead {
                 // The program may have stopped its keeper before it ended; nothing else would resume that.
                 state.client.iter().for_each(KeeperClient::resume);
@@ -68,7 +68,7 @@ impl KeeperHandle {
         let mut state = self.state();
         let Some(client) = state.client.take_if(|client| client.is_dead()) else { return false };
         // Its last message may still be in the socket.
-        state.reported = state.reported.or_else(|| client.status(Duration::ZERO));
+        state.reported = state.reported.or_else(|| client.death(Duration::ZERO));
         drop(state);
         let _ = client.dismiss(Duration::ZERO);
         true

@@ -7,6 +7,7 @@ use std::{
 
 use uuid::Uuid;
 
+use super::cause::Cause;
 use super::keeper_handle::{KeeperHandle, KeeperReport};
 use crate::{
     identity::{Identity, Pid, Place},
@@ -127,6 +128,12 @@ struct Progress {
     dead: bool,
     /// Its end was recorded before its status was known: the row gets the status later.
     lacks_status: bool,
+    /// It has dumped its core.
+    dumped_core: bool,
+    /// Its end was recorded by this instance, as one by itself.
+    by_itself: bool,
+    /// Why it is being ended, by the last attempt that has begun.
+    ending: Option<Box<(EndReason, String)>>,
     /// Why it was ended, where that could not be recorded with the attempt.
     cause: Option<Box<(EndReason, Option<Justification>)>>,
 }
@@ -251,6 +258,7 @@ impl Tracked {
         let mut progress = self.progress();
         progress.busy = false;
         progress.given_up = true;
+        progress.ending = None;
         drop(progress);
         self.changed.notify_all();
     }
@@ -303,6 +311,31 @@ impl Tracked {
 
     pub(in crate::tracker) fn is_recorded(&self) -> bool {
         self.progress().recorded
+    }
+
+    /// Notes that its end is in the ledger, as one by itself.
+    pub(in crate::tracker) fn mark_recorded_by_itself(&self) {
+        self.progress().by_itself = true;
+        self.mark_recorded();
+    }
+
+    /// Returns whether this instance has recorded that it ended by itself.
+    pub(in crate::tracker) fn has_ended_by_itself(&self) -> bool {
+        self.progress().by_itself
+    }
+
+    pub(in crate::tracker) fn has_dumped_core(&self) -> bool {
+        self.progress().dumped_core
+    }
+
+    /// Remembers why it is being ended, for those that wait for it before that is recorded.
+    pub(in crate::tracker) fn set_ending(&self, cause: &Cause) {
+        self.progress().ending = Some(Box::new((cause.reason, cause.rule.clone())));
+    }
+
+    /// Returns why it is being ended, and by which rule.
+    pub(in crate::tracker) fn ending(&self) -> Option<(EndReason, String)> {
+        self.progress().ending.as_deref().cloned()
     }
 
     /// Resolves when its end is in the ledger.
@@ -371,13 +404,19 @@ impl Tracked {
             return Learned::Status(status);
         }
         let learned = match self.keeper.as_deref().map(|keeper| keeper.report(deadline)) {
-            Some(KeeperReport::Ended(status)) => Learned::Status(status),
+            Some(KeeperReport::Ended(death)) => {
+                self.progress().dumped_core |= death.dumped_core;
+                Learned::Status(death.status)
+            }
             Some(KeeperReport::NotYet) => Learned::NotYet,
             None if self.child => child_status(pidfd),
             // A keeper that was killed reports nothing; then its program is the child of another process.
             Some(KeeperReport::Gone) | None => unrelated_status(pidfd, deadline),
         };
         if let Learned::Status(status) = learned {
+            if status.signal().is_some() && pidfd.has_dumped_core() == Some(true) {
+                self.progress().dumped_core = true;
+            }
             return Learned::Status(self.publish(status));
         }
         learned

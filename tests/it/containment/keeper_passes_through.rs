@@ -82,7 +82,7 @@ fn every_byte_passes_and_a_pipe_ends_when_its_program_does() {
     writer.join().expect("written");
     assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
     let output = process.wait_with_output().expect("waited");
-    assert_eq!((output.status, output.stderr), (ExitStatus::Exited(0), b"done\n".to_vec()));
+    assert_eq!((output.exit.status, output.stderr), (ExitStatus::Exited(0), b"done\n".to_vec()));
 }
 
 #[test]

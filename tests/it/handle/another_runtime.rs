@@ -74,7 +74,7 @@ fn output_is_read_on_in_another_runtime_while_the_first_is_idle() {
     });
     assert_eq!(String::from_utf8_lossy(&output.stdout), "first\nlast\n");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "oops\n");
-    assert_eq!(output.status, ExitStatus::Exited(5));
+    assert_eq!(output.exit, ExitStatus::Exited(5));
     tracker.shutdown().expect("an orderly end");
     drop(first);
 }

@@ -254,7 +254,7 @@ fn a_task_that_is_waited_for_answers_with_its_output() {
     let Some(api) = Api::start(&place) else { return };
     let (status, answer) = api.ask("POST", "/tasks", &body("task", "echo hello; exit 3", true));
     assert_eq!(status, 200);
-    let expected = json!({"task_id": "task", "status": {"exited": 3}, "stdout": "hello\n"});
+    let expected = json!({"task_id": "task", "reason": "exited", "status": {"exited": 3}, "stdout": "hello\n"});
     assert_eq!(answer, expected);
     assert!(api.stop().success());
 }

@@ -106,7 +106,7 @@ fn output_that_was_read_by_a_dropped_future_is_in_the_next_ones_answer() {
         let output = process.wait_with_output().await.expect("read");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "first\nlast\n");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "oops\n");
-        assert!(output.status.success());
+        assert!(output.exit.success());
         tracker.shutdown().await.expect("an orderly end");
     });
 }

@@ -5,6 +5,7 @@ pub(crate) mod api_over_http;
 pub(crate) mod as_a_host;
 pub(crate) mod dropped_handles;
 pub(crate) mod exit_without_a_shutdown;
+pub(crate) mod exits;
 pub(crate) mod failed_operation;
 pub(crate) mod grandchild_holds_stdout;
 pub(crate) mod in_a_tokio_runtime;

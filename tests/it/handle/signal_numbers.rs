@@ -21,7 +21,7 @@ fn real_time_signals_reach_the_program() {
     process.signal(34).expect("sent");
     let status = process.wait().expect("waited");
     assert!(
-        matches!(status, ExitStatus::Exited(7) | ExitStatus::Signaled(34)),
+        matches!(status.status, ExitStatus::Exited(7) | ExitStatus::Signaled(34)),
         "a shell that cannot trap it dies by it: {status}"
     );
     tracker.shutdown().expect("an orderly end");

@@ -98,7 +98,7 @@ fn has_nothing_of_root(given: &Given, tracker: &Tracker) {
     let report = |job: Job| {
         let process = tracker.spawn(job.stdout(Stdio::piped())).expect("spawned");
         let output = process.wait_with_output().expect("ended");
-        assert!(output.status.success());
+        assert!(output.exit.success());
         String::from_utf8(output.stdout).expect("text")
     };
     let text = report(job(given, "report", script));

@@ -35,7 +35,7 @@ fn on_a_full_disk_nothing_starts_and_all_can_be_ended_and_the_ends_are_recorded_
     fs::write(place.path().join("end"), "").expect("a file");
     until("it ends", || ending.is_dead());
     let status = ends.wait_timeout(Duration::from_secs(20)).expect("a status");
-    assert_eq!(status, Some(procledger::ExitStatus::Exited(7)));
+    assert_eq!(status.expect("it has ended"), procledger::ExitStatus::Exited(7));
     let report = tracker.terminate("left").expect("ended all the same");
     assert!(left.is_dead());
     assert_eq!(report.ended(), 1);

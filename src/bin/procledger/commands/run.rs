@@ -243,7 +243,7 @@ impl Plan {
             let stop = Stop::new(tracker.clone(), task.clone(), self.raw.grace, by);
             events.started(Started { program, task, stop });
             self.raw.detach.confirm(output)?;
-            let status = process.wait_in_foreground()?;
+            let status = process.wait_in_foreground()?.status;
             let killed = matches!(status, ExitStatus::Signaled(_));
             if let Some(modes) = modes.filter(|_| killed && process.shares_terminal()) {
                 modes.restore();

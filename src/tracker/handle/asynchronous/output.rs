@@ -46,9 +46,9 @@ impl AsyncProcess {
         }
         // A process that still holds the other ends must not write into a pipe that is not read any more.
         (self.stdout, self.stderr) = (None, None);
-        let status = self.wait().await?;
+        let exit = self.wait().await?;
         let Read { stdout, stderr, .. } = std::mem::take(&mut self.read);
-        Ok(Output { status, stdout, stderr })
+        Ok(Output { exit, stdout, stderr })
     }
 
     /// Ready when both pipes are at their end, or when the program is dead and the time to drain them is over.

@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
@@ -17,7 +17,7 @@ use super::aside;
 use crate::{
     error::{Error, Result},
     identity::Pid,
-    model::{ExitStatus, Report, TaskId},
+    model::{ExitStatus, ProcessId, Report, TaskId},
     sys::{AsyncPidFd, current_runtime},
     tracker::{
         core::Core,
@@ -25,7 +25,10 @@ use crate::{
             exit_statuses::{self, REAPED_WITHIN, STATUS_PAUSE},
             settle,
         },
-        handle::process::{Process, RECORD_LIMIT, Signaller},
+        handle::{
+            exit::{Exit, exit_of, exit_without_reading},
+            process::{Process, RECORD_LIMIT, Signaller},
+        },
         runtime::tracked::Learned,
     },
 };
@@ -88,6 +91,11 @@ impl Process {
 }
 
 impl AsyncProcess {
+    /// Returns its row number in the ledger; see [`Ledger::process`](crate::Ledger::process).
+    pub fn id(&self) -> ProcessId {
+        self.process.id()
+    }
+
     /// Returns its PID, as [`Process::pid`].
     pub fn pid(&self) -> Pid {
         self.process.pid()
@@ -142,18 +150,18 @@ impl AsyncProcess {
     /// # Panics
     ///
     /// In a runtime that was built without `enable_all`.
-    pub async fn wait(&mut self) -> Result<ExitStatus> {
+    pub async fn wait(&mut self) -> Result<Exit> {
         self.stdin = None;
         poll_fn(|cx| self.poll_dead(cx)).await?;
         self.ended().await
     }
 
-    /// Returns its status, if it has ended, as [`Process::try_wait`]. Blocks while the end is being recorded.
+    /// Returns how it ended, if it has ended, as [`Process::try_wait`]. Blocks while the end is being recorded.
     ///
     /// # Errors
     ///
     /// As [`Process::wait`].
-    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+    pub fn try_wait(&mut self) -> Result<Option<Exit>> {
         self.process.try_wait()
     }
 
@@ -176,6 +184,25 @@ impl AsyncProcess {
         self.process.signal(signal)
     }
 
+    /// Sends SIGKILL to the program itself, as [`Process::kill`], and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::kill`] and [`wait`](Self::wait).
+    pub async fn kill(&mut self) -> Result<()> {
+        self.start_kill()?;
+        self.wait().await.map(drop)
+    }
+
+    /// Sends SIGKILL to the program itself, as [`Process::kill`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::kill`].
+    pub fn start_kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
     /// Returns a handle that signals the program while this one waits for it.
     pub fn signaller(&self) -> Signaller {
         self.process.signaller()
@@ -194,7 +221,7 @@ impl AsyncProcess {
     }
 
     /// Called when the program is dead: reads its status, and waits for its end to be recorded, as `Process::ended` does.
-    async fn ended(&self) -> Result<ExitStatus> {
+    async fn ended(&self) -> Result<Exit> {
         let Process { core, entry, pidfd, .. } = &self.process;
         let mut untraced = None;
         let status = loop {
@@ -217,6 +244,17 @@ impl AsyncProcess {
         }
         // A ledger that cannot be written must not delay the waiter for longer.
         let _ = tokio::time::timeout(RECORD_LIMIT, entry.recorded()).await;
-        Ok(status)
+        if let Some(exit) = exit_without_reading(entry, status) {
+            return Ok(exit);
+        }
+        let (core, entry) = (Arc::clone(core), Arc::clone(entry));
+        aside(move || exit_of(&core, &entry, status)).await
+    }
+}
+
+impl AsFd for AsyncProcess {
+    /// Returns its pidfd, as [`Process::as_fd`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
     }
 }

@@ -6,7 +6,11 @@ use super::{AsyncProcess, aside};
 use crate::{
     error::Result,
     model::Report,
-    tracker::{Job, Tracker, end::settle},
+    tracker::{
+        Job, Tracker,
+        end::settle,
+        handle::{exit::Exit, process::Process},
+    },
 };
 
 /// A [`Tracker`] for use in a tokio runtime: blocking operations run on the runtime's blocking pool.
@@ -70,6 +74,32 @@ impl AsyncTracker {
                 Err(error)
             }
         }
+    }
+
+    /// Returns another handle on a task of this instance, as [`Tracker::get`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Tracker::get`] and [`Process::into_async`](crate::Process::into_async).
+    ///
+    /// # Panics
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub fn get(&self, task_id: &str) -> Result<Option<AsyncProcess>> {
+        self.0.get(task_id)?.map(Process::into_async).transpose()
+    }
+
+    /// Waits for a task of this instance, as [`Tracker::wait`]. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tracker::wait`].
+    pub async fn wait(&self, task_id: &str) -> Result<Exit> {
+        if let Some(mut process) = self.get(task_id)? {
+            return process.wait().await;
+        }
+        let task_id = task_id.to_owned();
+        self.run(move |tracker| tracker.wait(&task_id)).await
     }
 
     /// Ends a task, as [`Tracker::terminate`]. Its trees are ended even if the future is dropped.

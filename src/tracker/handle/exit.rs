@@ -1,0 +1,149 @@
+//! How a program ended, and why.
+
+use std::{fmt, os::unix::process::ExitStatusExt, process};
+
+use crate::{
+    error::Error,
+    model::{EndReason, ExitStatus, Justification, Life, ProcessRecord},
+    policy::membership::Evidence,
+    tracker::{core::Core, runtime::tracked::Tracked},
+};
+
+/// How a program ended, and why. It compares with an [`ExitStatus`] as its status does.
+///
+/// ```
+/// # fn main() -> procledger::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+/// use std::time::Duration;
+/// use procledger::{EndReason, ExitStatus, Job};
+///
+/// let job = Job::new("task-42", "sleep").arg("3600").max_runtime(Duration::from_millis(50));
+/// let exit = tracker.spawn(job)?.wait()?;
+/// assert_eq!((exit.reason, exit.signal()), (EndReason::MaxRuntime, Some(15)));
+/// assert_eq!(exit, ExitStatus::Signaled(15));
+/// println!("{exit}"); // signal 15 (max_runtime: ran for … of at most …)
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exit {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// Why it ended. [`Exited`](EndReason::Exited) where neither the tracker nor the kernel's out-of-memory killer has ended it,
+    /// also if it was ended by a signal that another process has sent.
+    pub reason: EndReason,
+    /// The rule and the evidence by which it was ended; `None` where it ended by itself.
+    pub because: Option<Justification>,
+    /// The person who requested its end, where the reason is [`Killed`](EndReason::Killed).
+    pub requested_by: Option<String>,
+    /// Whether it dumped its core; `false` as well where that is not known, as for a program that was not observed until its end,
+    /// and for a status that is read from the ledger.
+    pub core_dumped: bool,
+}
+
+impl Exit {
+    /// Returns whether it exited with code 0.
+    pub fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// Returns the exit code, where it called exit(3).
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Returns the signal, where one ended it.
+    pub fn signal(&self) -> Option<i32> {
+        self.status.signal()
+    }
+
+    fn by_itself(status: ExitStatus) -> Self {
+        Self {
+            status,
+            reason: EndReason::Exited,
+            because: None,
+            requested_by: None,
+            core_dumped: false,
+        }
+    }
+
+    /// Returns what the row of an ended process says; `None` where it has not ended.
+    pub(in crate::tracker) fn of_row(row: ProcessRecord) -> Option<Self> {
+        let Life::Ended(end) = row.life else { return None };
+        Some(Self {
+            status: end.status,
+            reason: end.reason,
+            because: end.because,
+            requested_by: row.requested_by,
+            core_dumped: false,
+        })
+    }
+}
+
+impl PartialEq<ExitStatus> for Exit {
+    fn eq(&self, status: &ExitStatus) -> bool {
+        self.status == *status
+    }
+}
+
+impl From<Exit> for ExitStatus {
+    fn from(exit: Exit) -> Self {
+        exit.status
+    }
+}
+
+/// As [`ExitStatus`] converts, with the flag of a core dump.
+impl TryFrom<Exit> for process::ExitStatus {
+    type Error = Error;
+
+    fn try_from(exit: Exit) -> Result<Self, Error> {
+        /// `WCOREFLAG` of wait(2).
+        const CORE: i32 = 0x80;
+        let status = Self::try_from(exit.status)?;
+        let dumped = exit.core_dumped && status.signal().is_some();
+        Ok(if dumped { Self::from_raw(status.into_raw() | CORE) } else { status })
+    }
+}
+
+/// Writes the status, and why it was ended.
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.status)?;
+        match &self.because {
+            Some(because) => write!(f, " ({}: {})", self.reason, because.rule),
+            None if self.reason == EndReason::Exited => Ok(()),
+            None => write!(f, " ({})", self.reason),
+        }
+    }
+}
+
+/// Returns the exit of a process of ours that is dead; `None` where the ledger has to be read for its reason.
+pub(in crate::tracker) fn exit_without_reading(
+    entry: &Tracked,
+    status: ExitStatus,
+) -> Option<Exit> {
+    let exit = Exit { core_dumped: entry.has_dumped_core(), ..Exit::by_itself(status) };
+    entry.has_ended_by_itself().then_some(exit)
+}
+
+/// Returns the exit of a process of ours that is dead. While the rest of its tree is still being ended, and where the ledger
+/// cannot be read or written, the reason is what is known in memory.
+pub(in crate::tracker) fn exit_of(core: &Core, entry: &Tracked, status: ExitStatus) -> Exit {
+    if let Some(exit) = exit_without_reading(entry, status) {
+        return exit;
+    }
+    let row = core.store.process(entry.root.row).ok().flatten();
+    let requested_by = row.as_ref().and_then(|row| row.requested_by.clone());
+    let core_dumped = entry.has_dumped_core();
+    if let Some(exit) = row.and_then(Exit::of_row) {
+        return Exit { status, core_dumped, ..exit };
+    }
+    let known = entry.cause().or_else(|| {
+        let (reason, rule) = entry.ending()?;
+        Some((reason, Some(Justification { rule, evidence: Evidence::Root.to_string() })))
+    });
+    let by_request = || requested_by.is_some().then_some((EndReason::Killed, None));
+    let (reason, because) = known.or_else(by_request).unwrap_or((EndReason::Exited, None));
+    Exit { status, reason, because, requested_by, core_dumped }
+}
