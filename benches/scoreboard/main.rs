@@ -33,6 +33,7 @@ mod namespace;
 mod opening;
 mod passes;
 mod plot;
+mod prefix;
 mod rows;
 mod samples;
 mod scale;
@@ -50,7 +51,7 @@ use score::Board;
 /// A group of lines that one process measures.
 type Group = (&'static str, fn(&mut Board));
 
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 12] = [
     ("spawn", spawns::measure),
     ("concurrent", concurrent::measure),
     ("rows", rows::measure),
@@ -59,6 +60,7 @@ const GROUPS: [Group; 11] = [
     ("ends", ends::measure),
     ("export", export::measure),
     ("opening", opening::measure),
+    ("prefix", prefix::measure),
     ("memory", memory::measure),
     ("growth", growth::measure),
     ("history", history::measure),
