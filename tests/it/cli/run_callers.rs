@@ -133,6 +133,8 @@ impl Scene {
             Loss::BothKilled => {
                 signal(self.run.pid(), Signal::KILL);
                 self.caller.0.kill().expect("killed");
+                // Until it has exited it holds its lock, as a `run` does that is only stopped.
+                until("it is dead", || self.run.is_dead());
             }
             Loss::RunStopped => {
                 signal(self.run.pid(), Signal::STOP);

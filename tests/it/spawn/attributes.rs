@@ -27,7 +27,10 @@ pub(crate) fn trackers() -> Vec<(Place, Tracker, Containment)> {
         match builder(&place, mode).open() {
             Ok(tracker) => Some((place, tracker, containment)),
             Err(error) => {
-                skipped(&format!("{mode}: {error}"));
+                // An ordinary user may not create a cgroup outside of a delegated one.
+                if rustix::process::geteuid().is_root() || !error.is_denied() {
+                    skipped(&format!("{mode}: {error}"));
+                }
                 None
             }
         }
