@@ -36,8 +36,8 @@ pub fn command_line(bytes: &[u8]) {
     let Some(found) = matched(&program, std::slice::from_ref(&name)) else { return };
     let is_it = |word: &[u8]| base_name(word) == name.as_bytes();
     let first = program.argv.first().map_or(&b""[..], Vec::as_slice);
-    let rule = found.rule.strip_suffix(&format!(" is named {name}")).expect("the rule names it");
-    let holds = match rule {
+    assert_eq!(found.named.name, name);
+    let holds = match found.named.part {
         "executable" => {
             let path = program.executable.as_deref().expect("it has one");
             is_it(path) || path.strip_suffix(b" (deleted)").is_some_and(is_it)

@@ -186,12 +186,12 @@ mod tracker;
 pub use error::{Error, Result};
 pub use identity::{Identity, Pid};
 pub use model::{
-    Attributes, Cgroup, Containment, ContainmentMode, End, EndCount, EndReason, Ending, ExitStatus,
-    FigureSource, Histogram, InstanceCount, InstanceId, Justification, LeakCount, LeakKind,
-    LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Origin, OrphanMember,
-    OrphanScan, OrphanTree, OrphansLeftOut, Outcome, PassKind, PassMetrics, PassRecord,
-    PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query, Report, Resource, Rlimit,
-    SignalState, State, Suspect, TASK_ID_MAX, TaskId, TreeMember, TreeRecord,
+    Attributes, Cgroup, Containment, ContainmentMode, End, EndCount, EndReason, Ending,
+    EvidenceKey, ExitStatus, FigureSource, Histogram, InstanceCount, InstanceId, Justification,
+    LeakCount, LeakKind, LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Origin,
+    OrphanMember, OrphanScan, OrphanTree, OrphansLeftOut, Outcome, PassKind, PassMetrics,
+    PassRecord, PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query, Report, Resource,
+    Rlimit, RuleKey, SignalState, State, Suspect, TASK_ID_MAX, TaskId, TreeMember, TreeRecord,
 };
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]

@@ -84,9 +84,11 @@ const PASSES: &str = "
     FROM n";
 
 const LEAKS: &str = "
-    INSERT INTO leak (process, kind, rule, evidence, found_at, age_ms, rss_bytes, outcome, died_after_ms)
+    INSERT INTO leak (process, kind, rule, rule_key, evidence, evidence_key,
+      found_at, age_ms, rss_bytes, outcome, died_after_ms)
     SELECT id, CASE id % 60 WHEN 0 THEN 'stray' ELSE 'orphan' END,
       CASE id % 60 WHEN 0 THEN 'its root had ended' ELSE 'its instance is dead' END,
-      CASE id % 3 WHEN 0 THEN 'session' ELSE 'identity' END,
+      CASE id % 60 WHEN 0 THEN 'root_ended' ELSE 'instance_dead' END,
+      CASE id % 3 WHEN 0 THEN 'session' ELSE 'identity' END, CASE id % 3 WHEN 0 THEN 'session' ELSE 'identity' END,
       ended_at, ended_at - started_at, peak_rss_bytes, CASE id % 7 WHEN 0 THEN 'kill' ELSE 'term' END, 12
     FROM process WHERE id >= 1000 AND (id - 1000) % ?1 = 0";

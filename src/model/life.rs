@@ -14,7 +14,7 @@
 
 use std::time::SystemTime;
 
-use super::{EndReason, ExitStatus, InstanceId, State};
+use super::{EndReason, Evidence, EvidenceKey, ExitStatus, InstanceId, Rule, RuleKey, State};
 
 /// What a process is, or was, doing as far as the ledger knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +48,38 @@ pub struct End {
 /// The rule and the evidence of a kill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Justification {
-    /// Why it was ended.
+    /// Why it was ended, as a sentence.
     pub rule: String,
+    /// Identifies the rule.
+    pub rule_key: RuleKey,
     /// The evidence that linked it to its task.
     pub evidence: String,
+    /// Identifies the evidence.
+    pub evidence_key: EvidenceKey,
+}
+
+impl Justification {
+    pub(crate) fn new(rule: &Rule, evidence: Evidence) -> Self {
+        Self {
+            rule: rule.to_string(),
+            rule_key: rule.key(),
+            evidence: evidence.to_string(),
+            evidence_key: evidence.key(),
+        }
+    }
+
+    /// Returns what was recorded in words; the keys are found from them where none were recorded.
+    pub(crate) fn recorded(
+        (rule, rule_key): (String, Option<RuleKey>),
+        (evidence, evidence_key): (String, Option<EvidenceKey>),
+    ) -> Self {
+        Self {
+            rule_key: rule_key.unwrap_or_else(|| RuleKey::of_sentence(&rule)),
+            rule,
+            evidence_key: evidence_key.unwrap_or_else(|| EvidenceKey::of_text(&evidence)),
+            evidence,
+        }
+    }
 }
 
 /// What can happen to a row.

@@ -2,6 +2,7 @@
 //!
 //! Times are [`SystemTime`](std::time::SystemTime)s of whole milliseconds, as the ledger stores them.
 
+mod evidence;
 mod ids;
 mod instance;
 mod life;
@@ -10,6 +11,7 @@ mod orphan_scan;
 mod process;
 mod query;
 mod report;
+mod rule;
 mod tree;
 mod words;
 
@@ -18,6 +20,8 @@ pub use crate::sys::{
     cgroup::Cgroup,
     spawn::{Attributes, Resource, Rlimit},
 };
+pub(crate) use evidence::Evidence;
+pub use evidence::EvidenceKey;
 pub use ids::{InstanceId, ProcessId, TASK_ID_MAX, TaskId};
 pub(crate) use ids::{Millis, millis, task_text};
 pub(crate) use instance::{DeadInstance, InstanceRecord, NewInstance, Observer, OrphanClaim};
@@ -37,9 +41,15 @@ pub use query::Query;
 pub(crate) use report::NewLeak;
 pub(crate) use report::unix_millis;
 pub use report::{Ending, LeakRecord, PassRecord, PassSummary, Report, Suspect};
+pub use rule::RuleKey;
+pub(crate) use rule::{Named, Rule, SpareReason};
 pub use tree::{TreeMember, TreeRecord};
 pub(crate) use words::StopHow;
 pub use words::{
     Containment, ContainmentMode, EndReason, FigureSource, LeakKind, Origin, Outcome, PassKind,
     State,
+};
+#[cfg(test)]
+pub(crate) use {
+    evidence::tests::all as evidence_of_each_kind, rule::tests::all as rules_of_each_kind,
 };

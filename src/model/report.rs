@@ -4,15 +4,18 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
-use super::{LeakKind, Millis, Outcome, PassKind, ProcessId, TaskId, millis};
+use super::{
+    Evidence, EvidenceKey, LeakKind, Millis, Outcome, PassKind, ProcessId, Rule, RuleKey, TaskId,
+    millis,
+};
 use crate::identity::Pid;
 
 /// A leak about to be recorded.
 #[derive(Clone, Debug)]
 pub(crate) struct NewLeak {
     pub(crate) kind: LeakKind,
-    pub(crate) rule: String,
-    pub(crate) evidence: String,
+    pub(crate) rule: Rule,
+    pub(crate) evidence: Evidence,
     pub(crate) found_at: Millis,
     pub(crate) age: Duration,
     pub(crate) rss: Option<u64>,
@@ -36,10 +39,14 @@ pub struct LeakRecord {
     pub pid: Pid,
     /// What it was.
     pub kind: LeakKind,
-    /// Why it counts as a leak.
+    /// Why it counts as a leak, as a sentence.
     pub rule: String,
+    /// Identifies the rule.
+    pub rule_key: RuleKey,
     /// The evidence that linked it to the task.
     pub evidence: String,
+    /// Identifies the evidence.
+    pub evidence_key: EvidenceKey,
     /// When it was found; serialized as Unix milliseconds.
     #[serde(serialize_with = "unix_millis")]
     pub found_at: SystemTime,

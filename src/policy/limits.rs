@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use crate::model::Rule;
+
 /// From this part of its limit on, in eighths, a tree's members are determined anew each time: what the cheap check misses is
 /// usually less than the rest.
 const NEAR: u64 = 7;
 
-/// Returns the rule by which a process that has run for `age` is over its limit, in words.
-pub(crate) fn ran_too_long(limit: Option<Duration>, age: Duration) -> Option<String> {
+/// Returns the rule by which a process that has run for `age` is over its limit.
+pub(crate) fn ran_too_long(limit: Option<Duration>, age: Duration) -> Option<Rule> {
     let limit = limit?;
-    (age >= limit).then(|| format!("ran for {age:.1?}, longer than its limit of {limit:.1?}"))
+    (age >= limit).then_some(Rule::MaxRuntime { age, limit })
 }
 
 /// The memory that a tree uses, in bytes.
@@ -28,14 +30,10 @@ impl TreeMemory {
         self.resident > limit / 8 * NEAR
     }
 
-    /// Returns the rule by which it is over its limit, in words, with both figures. Without the proportional one no tree is.
-    pub(crate) fn is_too_much(&self, limit: u64) -> Option<String> {
+    /// Returns the rule by which it is over its limit, with both figures. Without the proportional one no tree is.
+    pub(crate) fn is_too_much(&self, limit: u64) -> Option<Rule> {
         let used = self.proportional.filter(|used| *used > limit)?;
-        let resident = self.resident;
-        Some(format!(
-            "its tree used {used} bytes of memory and swap, shared pages counted once ({resident} when counted in each \
-             process), more than its limit of {limit}"
-        ))
+        Some(Rule::MaxRss { used, resident: self.resident, limit })
     }
 }
 
@@ -69,7 +67,7 @@ mod tests {
         assert!(shared.is_near(600));
         assert_eq!(shared.is_too_much(600), None);
         assert_eq!(TreeMemory { resident: 1_228, proportional: None }.is_too_much(600), None);
-        let rule = shared.is_too_much(133).expect("too much");
+        let rule = shared.is_too_much(133).expect("too much").to_string();
         assert!(rule.starts_with("its tree used 134 bytes"), "{rule}");
         assert!(rule.contains("1228") && rule.ends_with("its limit of 133"), "{rule}");
         assert_eq!(shared.is_too_much(134), None, "the limit itself is allowed");

@@ -14,92 +14,18 @@
 //! and which is read only of processes without other evidence, comes last. A row alone says nothing about a process that another
 //! instance is responsible for.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fmt,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     exemption::{Exempt, System},
-    protection::{self, SpareReason},
+    protection,
     suspects::Doubt,
 };
 use crate::{
     identity::Pid,
+    model::{Evidence, Named, SpareReason},
     sys::snapshot::{Snapshot, Stat},
 };
-
-/// The evidence that links a process to a root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Evidence {
-    /// It is the root.
-    Root,
-    /// It is in the cgroup that was created for the root.
-    TaskCgroup,
-    /// It is in the session that the gate created for the root.
-    Session,
-    /// It is in the foreground process group that the gate created for the root.
-    Group,
-    /// Its parent is a member.
-    ChildOf(Pid),
-    /// It was orphaned below the keeper that the gate started for the root.
-    Keeper,
-    /// It carries the root's token.
-    Token,
-    /// An earlier pass recorded it below the root.
-    Recorded,
-    /// The kernel reported that it was forked by a member.
-    ForkEvent,
-}
-
-impl fmt::Display for Evidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Root => f.write_str("identity"),
-            Self::TaskCgroup => f.write_str("cgroup"),
-            Self::Session => f.write_str("session"),
-            Self::Group => f.write_str("process group"),
-            Self::ChildOf(parent) => write!(f, "child of {parent}"),
-            Self::Keeper => f.write_str("below its keeper"),
-            Self::Token => f.write_str("token"),
-            Self::Recorded => f.write_str("recorded descendant"),
-            Self::ForkEvent => f.write_str("forked below it, as the kernel reported"),
-        }
-    }
-}
-
-impl Evidence {
-    /// Returns it as two numbers, for the file that a keeper leaves.
-    pub(crate) fn code(self) -> (u8, u32) {
-        match self {
-            Self::Root => (1, 0),
-            Self::TaskCgroup => (2, 0),
-            Self::Session => (3, 0),
-            Self::Group => (4, 0),
-            Self::ChildOf(parent) => (5, parent.get()),
-            Self::Keeper => (6, 0),
-            Self::Token => (7, 0),
-            Self::Recorded => (8, 0),
-            Self::ForkEvent => (9, 0),
-        }
-    }
-
-    /// Returns the evidence with this code; `None` where there is none.
-    pub(crate) fn from_code(code: u8, pid: Option<Pid>) -> Option<Self> {
-        Some(match code {
-            1 => Self::Root,
-            2 => Self::TaskCgroup,
-            3 => Self::Session,
-            4 => Self::Group,
-            5 => Self::ChildOf(pid?),
-            6 => Self::Keeper,
-            7 => Self::Token,
-            8 => Self::Recorded,
-            9 => Self::ForkEvent,
-            _ => return None,
-        })
-    }
-}
 
 /// A member that was recorded, or found by an earlier scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,8 +118,8 @@ impl Membership<'_> {
     }
 }
 
-/// Returns the rule by which a protected name applies to a process.
-pub(crate) type Protects<'a> = &'a mut dyn FnMut(&Stat) -> Option<String>;
+/// Returns the part of a process that has a protected name.
+pub(crate) type Protects<'a> = &'a mut dyn FnMut(&Stat) -> Option<Named>;
 
 /// Decides which processes belong to a tree. `protects` is `None` where no name is protected.
 pub(crate) fn decide<'a>(
@@ -693,7 +619,10 @@ mod tests {
         let spares = |signalled: bool| {
             let evidence = Evidence::Session;
             let known = vec![Known { pid: pid(11), evidence, descends: true, signalled }];
-            let mut protects = |stat: &Stat| (stat.pid == pid(11)).then(|| "named".to_owned());
+            let mut protects = |stat: &Stat| {
+                let named = || Named { part: "program", name: "named".to_owned() };
+                (stat.pid == pid(11)).then(named)
+            };
             let tree = TreeFacts { known, ..tree(10) };
             decide(&system, &tree, Some(&mut protects)).spared.contains_key(&pid(11))
         };

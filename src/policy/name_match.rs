@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::interpreter::scripts;
-use crate::identity::Pid;
+use crate::{identity::Pid, model::Named};
 
 /// Programs that adopt orphans, besides pid 1: a user's service manager, and the inits that containers use. Not the shims of
 /// container engines: they have started their children themselves.
@@ -26,7 +26,7 @@ pub(crate) struct Program {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Matched {
     /// Which part of it has the name.
-    pub(crate) rule: String,
+    pub(crate) named: Named,
     /// Why the match may be accidental.
     pub(crate) doubt: Option<&'static str>,
 }
@@ -59,8 +59,8 @@ pub(crate) enum Parent {
 /// The judgement of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {
-    /// It was left behind: end it. With the rule.
-    Leak(String),
+    /// It was left behind: end it. With the part that has the name.
+    Leak(Named),
     /// It matches, but may be in use: report it and leave it running. With the reason.
     Suspect(String),
     /// It matches, and is exempt. With the reason.
@@ -71,9 +71,9 @@ pub(crate) enum Judgement {
 
 /// Judges a process that matches.
 pub(crate) fn judge(matched: &Matched, about: &Circumstances, min_age: Duration) -> Judgement {
-    let Matched { rule, doubt } = matched;
-    let spared = |why: &str| Judgement::Spared(format!("{rule}, but {why}"));
-    let suspect = |why: &str| Judgement::Suspect(format!("{rule}, but {why}"));
+    let Matched { named, doubt } = matched;
+    let spared = |why: &str| Judgement::Spared(format!("{named}, but {why}"));
+    let suspect = |why: &str| Judgement::Suspect(format!("{named}, but {why}"));
     if let Some(why) = &about.exempt {
         return spared(why);
     }
@@ -83,24 +83,19 @@ pub(crate) fn judge(matched: &Matched, about: &Circumstances, min_age: Duration)
     if about.age < min_age {
         let age = whole(about.age);
         return Judgement::Young(format!(
-            "{rule}, but it is {age:?} old, and younger than {min_age:?}"
+            "{named}, but it is {age:?} old, and younger than {min_age:?}"
         ));
     }
     if let Some(why) = doubt.or(about.doubt.as_deref()) {
         return suspect(why);
     }
     match &about.parent {
-        Parent::Init => Judgement::Leak(rule.clone()),
-        Parent::Alive(_, name) if is_reaper(name) => Judgement::Leak(rule.clone()),
+        Parent::Init => Judgement::Leak(named.clone()),
+        Parent::Alive(_, name) if is_reaper(name) => Judgement::Leak(named.clone()),
         Parent::Alive(pid, name) => suspect(&format!("its parent {pid} ({name}) lives")),
         Parent::Hidden(pid) => suspect(&format!("its parent {pid} cannot be seen")),
         Parent::Outside => suspect("its parent is outside of this PID namespace"),
     }
-}
-
-/// Returns the rule by which a program is protected, from the rule by which it matched.
-pub(crate) fn protects(matched: &str) -> String {
-    format!("its {matched}, which is protected")
 }
 
 /// Milliseconds are exact enough for messages.
@@ -108,14 +103,14 @@ fn whole(age: Duration) -> Duration {
     Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Returns the rule by which a program matches one of the names.
+/// Returns the part by which a program matches one of the names.
 pub(crate) fn matched(program: &Program, names: &[String]) -> Option<Matched> {
     names.iter().find_map(|name| match_one(program, name))
 }
 
 fn match_one(program: &Program, name: &str) -> Option<Matched> {
     let is_named = |path: &[u8]| base_name(path) == name.as_bytes();
-    let by = |what: &str, doubt| Some(Matched { rule: format!("{what} is named {name}"), doubt });
+    let by = |part, doubt| Some(Matched { named: Named { part, name: name.to_owned() }, doubt });
     let executable = program.executable.as_deref().map(without_deletion);
     if executable.is_some_and(is_named) {
         return by("executable", None);
@@ -169,7 +164,7 @@ pub(crate) fn base_name(path: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::snapshot::tests::pid;
+    use crate::{model::SpareReason, sys::snapshot::tests::pid};
 
     fn program(executable: &str, argv: &[&str]) -> Program {
         Program {
@@ -180,7 +175,7 @@ mod tests {
 
     fn rule(executable: &str, argv: &[&str]) -> Option<String> {
         let found = matched(&program(executable, argv), &["worker".to_owned()])?;
-        Some(found.rule)
+        Some(found.named.to_string())
     }
 
     fn orphan() -> Circumstances {
@@ -194,7 +189,8 @@ mod tests {
     }
 
     fn verdict(about: &Circumstances) -> Judgement {
-        let matched = Matched { rule: "executable is named worker".into(), doubt: None };
+        let matched =
+            Matched { named: Named { part: "executable", name: "worker".into() }, doubt: None };
         judge(&matched, about, Duration::from_secs(1))
     }
 
@@ -273,7 +269,7 @@ mod tests {
     fn a_protected_name_is_left_running_and_reported() {
         let node = program("/usr/bin/node", &["node", "/opt/worker"]);
         let find = |name: &str| matched(&node, &[name.to_owned()]);
-        let doubt = find("node").map(|other| protects(&other.rule));
+        let doubt = find("node").map(|other| SpareReason::Protected(other.named).to_string());
         let worker = find("worker").expect("a match");
         let why = "script is named worker, but its executable is named node, which is protected";
         let about = Circumstances { doubt, ..orphan() };

@@ -1,36 +1,9 @@
 //! Which members of a tree are left running: programs that have a protected name, and what is below them.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fmt,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use super::exemption::Exempt;
-use crate::{identity::Pid, sys::snapshot::Snapshot};
-
-/// Why a process is left running on purpose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum SpareReason {
-    /// It was left running when the tree was ended before: no instance is responsible for it any more.
-    LeftBefore,
-    /// Its job keeps what its root leaves.
-    KeepsStrays,
-    /// Its name is protected, by this rule.
-    Protected(String),
-    /// It is a descendant of a process that is left running.
-    Below(Pid, Box<SpareReason>),
-}
-
-impl fmt::Display for SpareReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::LeftBefore => f.write_str("it was left before"),
-            Self::KeepsStrays => f.write_str("its job keeps its strays"),
-            Self::Protected(rule) => f.write_str(rule),
-            Self::Below(pid, why) => write!(f, "it is below process {pid}: {why}"),
-        }
-    }
-}
+use crate::{identity::Pid, model::SpareReason, sys::snapshot::Snapshot};
 
 /// Returns the members of a tree that are left running, each with the reason.
 ///
@@ -90,7 +63,10 @@ fn same_program(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::snapshot::tests::{pid, stat};
+    use crate::{
+        model::Named,
+        sys::snapshot::tests::{pid, stat},
+    };
 
     /// Root 10 with a server 11 (its window 12, a shell 13 in that) and a sibling 14.
     fn world() -> Snapshot {
@@ -104,12 +80,14 @@ mod tests {
         ])
     }
 
-    fn protected(rule: &str) -> SpareReason {
-        SpareReason::Protected(rule.to_owned())
+    const PROTECTED: &str = "its program is named tmux, which is protected";
+
+    fn protected(name: &str) -> SpareReason {
+        SpareReason::Protected(Named { part: "program", name: name.to_owned() })
     }
 
     fn named(number: u32) -> impl Fn(Pid) -> Option<SpareReason> {
-        move |candidate| (candidate == pid(number)).then(|| protected("its name is protected"))
+        move |candidate| (candidate == pid(number)).then(|| protected("tmux"))
     }
 
     fn none() -> Exempt<'static> {
@@ -128,8 +106,8 @@ mod tests {
     fn what_is_below_a_protected_program_is_left_with_it_and_its_sibling_is_not() {
         let left = spared(&world(), Some(pid(10)), members(), &none(), &BTreeMap::new(), named(11));
         assert_eq!(pids(&left), [11, 12, 13]);
-        assert_eq!(left[&pid(11)].to_string(), "its name is protected");
-        assert_eq!(left[&pid(13)].to_string(), "it is below process 11: its name is protected");
+        assert_eq!(left[&pid(11)].to_string(), PROTECTED);
+        assert_eq!(left[&pid(13)].to_string(), format!("it is below process 11: {PROTECTED}"));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::{
     identity::{Pid, Place},
     model::{
-        Attributes, Containment, EndReason, ExitStatus, InstanceId, LeakKind, Millis, Origin,
-        Outcome, PassKind, ProcessId, State, StopHow, TaskId, millis,
+        Attributes, Containment, EndReason, EvidenceKey, ExitStatus, InstanceId, LeakKind, Millis,
+        Origin, Outcome, PassKind, ProcessId, RuleKey, State, StopHow, TaskId, millis,
     },
 };
 
@@ -164,4 +164,7 @@ texts! {
     LeakKind: |it| text(it.as_str()), |text| Self::parse(text);
     Outcome: |it| text(it.as_str()), |text| Self::parse(text);
     PassKind: |it| text(it.as_str()), |text| Self::parse(text);
+    // A newer version may know more of them.
+    RuleKey: |it| text(it.as_str()), |text| Some(Self::parse(text).unwrap_or(Self::Other));
+    EvidenceKey: |it| text(it.as_str()), |text| Some(Self::parse(text).unwrap_or(Self::Other));
 }

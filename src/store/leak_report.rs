@@ -32,7 +32,7 @@ impl Store {
         let since = leaks::from(since);
         self.read("read the leaks", |connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let by = |by| leaks::groups(&snapshot, since, by);
+            let by = |by| leaks::groups(&snapshot, self.schema(), since, by);
             Ok(LeakReport {
                 by_hour: by(LeakGrouping::Hour)?,
                 by_day: by(LeakGrouping::Day)?,

@@ -1,6 +1,6 @@
 //! Leaks: processes that outlived their owner, one row for each process and kind.
 
-use std::time::SystemTime;
+use std::{cmp::Reverse, time::SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
@@ -16,7 +16,10 @@ use super::{
 use crate::{
     error::Result,
     identity::{Identity, Pid},
-    model::{LeakKind, LeakRecord, Millis, NewLeak, ProcessId, TaskId, millis, unix_millis},
+    model::{
+        Justification, LeakKind, LeakRecord, Millis, NewLeak, ProcessId, RuleKey, TaskId, millis,
+        unix_millis,
+    },
 };
 
 /// The key by which leaks are counted.
@@ -37,7 +40,8 @@ pub enum LeakGrouping {
 /// Leaks that have an hour, a day, a task, a rule or a program in common.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LeakGroup {
-    /// Hour as `2025-01-10T12:00Z`, day as `2025-01-10`, task id, rule or program. Empty for leaks of no task.
+    /// Hour as `2025-01-10T12:00Z`, day as `2025-01-10`, task id, the sentence of the rule's key ([`RuleKey::sentence`]) or
+    /// program. Empty for leaks of no task.
     pub key: String,
     /// How many there were.
     pub leaks: u64,
@@ -56,6 +60,19 @@ pub struct LeakGroup {
     /// When the newest was found; serialized as Unix milliseconds.
     #[serde(serialize_with = "unix_millis")]
     pub last_found_at: SystemTime,
+}
+
+impl LeakGroup {
+    fn add(&mut self, other: &Self) {
+        self.leaks += other.leaks;
+        self.orphans += other.orphans;
+        self.strays += other.strays;
+        self.unregistered += other.unregistered;
+        self.survived += other.survived;
+        self.process_hours += other.process_hours;
+        self.rss_bytes += other.rss_bytes;
+        self.last_found_at = self.last_found_at.max(other.last_found_at);
+    }
 }
 
 /// Leaks since a time, counted by a key.
@@ -94,32 +111,39 @@ table! {
     {
         process = process;
         kind = leak.kind;
-        rule = leak.rule;
-        evidence = leak.evidence;
+        rule = leak.rule.to_string();
+        evidence = leak.evidence.to_string();
         found_at = leak.found_at;
         age_ms = leak.age;
         rss_bytes = leak.rss;
         outcome = leak.outcome;
         died_after_ms = leak.died_after;
+        rule_key since KEYS = Some(leak.rule.key());
+        evidence_key since KEYS = Some(leak.evidence.key());
     },
     unread {
         pass = pass;
     },
-    LeakRecord {
-        process,
-        root,
-        verified,
-        task_id,
-        pid,
-        kind,
-        rule,
-        evidence,
-        found_at,
-        age: age_ms,
-        rss_bytes,
-        outcome,
-        died_after: died_after_ms,
-        command,
+    {
+        let because = Justification::recorded((rule, rule_key), (evidence, evidence_key));
+        LeakRecord {
+            process,
+            root,
+            verified,
+            task_id,
+            pid,
+            kind,
+            rule: because.rule,
+            rule_key: because.rule_key,
+            evidence: because.evidence,
+            evidence_key: because.evidence_key,
+            found_at,
+            age: age_ms,
+            rss_bytes,
+            outcome,
+            died_after: died_after_ms,
+            command,
+        }
     }
 }
 
@@ -155,7 +179,10 @@ pub(super) const BY_TASK: &str = sum_leaks!(
     "CROSS JOIN process AS p ON p.id = l.process",
     "leaks DESC, last DESC, key"
 );
-pub(super) const BY_RULE: &str = sum_leaks!("l.rule", "", "leaks DESC, last DESC, key");
+/// Rows of programs before [`Schema::KEYS`] have no key: those are counted by their sentence, from which the key follows.
+pub(super) const BY_RULE: &str =
+    sum_leaks!("coalesce(l.rule_key, l.rule)", "", "leaks DESC, last DESC, key");
+const BY_SENTENCE: &str = sum_leaks!("l.rule", "", "leaks DESC, last DESC, key");
 // The first word without everything up to its last slash: rtrim() with all characters but the slash leaves the folder.
 pub(super) const BY_PROGRAM: &str = sum_leaks!(
     "coalesce(replace(p.command ->> 0, rtrim(p.command ->> 0, replace(p.command ->> 0, '/', '')), ''), '')",
@@ -182,7 +209,9 @@ impl Store {
         since: Option<Millis>,
         by: LeakGrouping,
     ) -> Result<Vec<LeakGroup>> {
-        self.read("count the leaks", |connection| groups(connection, from(since), by))
+        self.read("count the leaks", |connection| {
+            groups(connection, self.schema(), from(since), by)
+        })
     }
 }
 
@@ -208,6 +237,7 @@ pub(super) fn list(
 
 pub(super) fn groups(
     connection: &Connection,
+    schema: Schema,
     since: i64,
     by: LeakGrouping,
 ) -> rusqlite::Result<Vec<LeakGroup>> {
@@ -215,10 +245,31 @@ pub(super) fn groups(
         LeakGrouping::Hour => BY_HOUR,
         LeakGrouping::Day => BY_DAY,
         LeakGrouping::Task => BY_TASK,
-        LeakGrouping::Rule => BY_RULE,
+        LeakGrouping::Rule if schema >= Schema::KEYS => BY_RULE,
+        LeakGrouping::Rule => BY_SENTENCE,
         LeakGrouping::Program => BY_PROGRAM,
     };
-    connection.prepare_cached(query)?.query_map([since], group)?.collect()
+    let mut statement = connection.prepare_cached(query)?;
+    let groups = statement.query_map([since], group)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(if by == LeakGrouping::Rule { by_rule(groups) } else { groups })
+}
+
+/// Joins the groups whose keys, or sentences, are those of the same rule.
+fn by_rule(found: Vec<LeakGroup>) -> Vec<LeakGroup> {
+    let mut groups: Vec<LeakGroup> = Vec::new();
+    for group in found {
+        let rule = RuleKey::parse(&group.key).unwrap_or_else(|| RuleKey::of_sentence(&group.key));
+        let group = LeakGroup { key: rule.sentence().to_owned(), ..group };
+        match groups.iter_mut().find(|other| other.key == group.key) {
+            Some(other) => other.add(&group),
+            None => groups.push(group),
+        }
+    }
+    groups.sort_by(|a, b| {
+        let most = |group: &LeakGroup| Reverse((group.leaks, group.last_found_at));
+        most(a).cmp(&most(b)).then_with(|| a.key.cmp(&b.key))
+    });
+    groups
 }
 
 impl Store {

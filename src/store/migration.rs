@@ -35,12 +35,13 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use crate::error::{Error, Kind, Result};
 
 /// The migrations in their order: the first one leads to schema 1.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../../migrations/01-ledger/up.sql"),
     include_str!("../../migrations/02-cgroup/up.sql"),
     include_str!("../../migrations/03-views/up.sql"),
     include_str!("../../migrations/04-ledger/up.sql"),
     include_str!("../../migrations/05-keeper/up.sql"),
+    include_str!("../../migrations/06-keys/up.sql"),
 ];
 
 /// The last migration that older programs cannot work with, and the first release that contains it.
@@ -61,6 +62,8 @@ impl Schema {
     pub(super) const LEDGER: Self = Self(4);
     /// `process.keeper_pid`, `process.keeper_start_tick`, `process.keeper_pidfd_inode` and `process.attributes`.
     pub(super) const KEEPER: Self = Self(5);
+    /// `process.end_rule_key`, `process.end_evidence_key`, `leak.rule_key` and `leak.evidence_key`.
+    pub(super) const KEYS: Self = Self(6);
 
     /// Returns the schema of a new ledger: that of all migrations.
     pub(crate) fn latest() -> Self {

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     identity::{Identity, Place},
     model::{
-        Attributes, Cgroup, End, InstanceId, Justification, Life, Limits, Millis, NewProcess,
-        ProcessId, ProcessRecord, ProcessSpec, State,
+        Attributes, Cgroup, End, EvidenceKey, InstanceId, Justification, Life, Limits, Millis,
+        NewProcess, ProcessId, ProcessRecord, ProcessSpec, RuleKey, State,
     },
     redact::{mask_command, mask_text},
 };
@@ -66,6 +66,8 @@ table! {
         end_reason = None::<String>;
         end_rule = None::<String>;
         end_evidence = None::<String>;
+        end_rule_key since KEYS = None::<RuleKey>;
+        end_evidence_key since KEYS = None::<EvidenceKey>;
         survive = new.spec.limits.survive;
         grace_ms = new.spec.limits.grace;
         max_runtime_ms = new.spec.limits.max_runtime;
@@ -116,8 +118,9 @@ table! {
                 at,
                 status: status(exit_code, exit_signal),
                 reason,
-                because: Option::zip(end_rule, end_evidence)
-                    .map(|(rule, evidence)| Justification { rule, evidence }),
+                because: Option::zip(end_rule, end_evidence).map(|(rule, evidence)| {
+                    Justification::recorded((rule, end_rule_key), (evidence, end_evidence_key))
+                }),
             }),
             (State::Survived, ..) => Life::Survived,
             _ => Life::Running,

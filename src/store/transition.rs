@@ -8,6 +8,7 @@ use rusqlite::{OptionalExtension, named_params};
 use super::{
     cell::{Cell, Cells},
     leaks,
+    migration::Schema,
     tally::Tally,
     transaction::Transaction,
 };
@@ -153,7 +154,18 @@ fn write_end(
         if !matches!(end.reason, EndReason::Released | EndReason::Forgotten) {
             leaks::survives_no_more(tx, row.id)?;
         }
+        write_keys(tx, row.id, end)?;
         tally.ended(end.reason);
     }
     Ok(changed == 1)
+}
+
+/// Writes the keys of rule and evidence of a row that was ended, where the ledger has columns for them.
+pub(super) fn write_keys(tx: &Transaction<'_>, id: ProcessId, end: &End) -> rusqlite::Result<()> {
+    let Some(because) = end.because.as_ref().filter(|_| tx.schema() >= Schema::KEYS) else {
+        return Ok(());
+    };
+    tx.prepare_cached("UPDATE process SET end_rule_key = ?1, end_evidence_key = ?2 WHERE id = ?3")?
+        .execute((because.rule_key.as_str(), because.evidence_key.as_str(), id.0))
+        .map(|_| ())
 }

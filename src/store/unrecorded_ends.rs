@@ -10,6 +10,8 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use super::{
     Store,
     cell::{Cell, Cells},
+    transaction::Transaction,
+    transition::write_keys,
 };
 use crate::{
     error::Result,
@@ -63,9 +65,9 @@ impl Store {
     }
 }
 
-fn add(connection: &Connection, late: &LateEnd) -> rusqlite::Result<u64> {
+fn add(tx: &Transaction<'_>, late: &LateEnd) -> rusqlite::Result<u64> {
     let end = &late.end;
-    connection
+    let changed = tx
         .prepare_cached(
             "UPDATE process
              SET end_reason = :reason, exit_code = :code, exit_signal = :signal,
@@ -84,7 +86,11 @@ fn add(connection: &Connection, late: &LateEnd) -> rusqlite::Result<u64> {
             ":rule": end.because.as_ref().map(|because| mask_text(&because.rule)),
             ":evidence": end.because.as_ref().map(|because| mask_text(&because.evidence)),
         })
-        .map(|changed| changed as u64)
+        ?;
+    if changed > 0 {
+        write_keys(tx, late.process, end)?;
+    }
+    Ok(changed as u64)
 }
 
 fn is_live(connection: &Connection, late: &LateEnd) -> rusqlite::Result<bool> {

@@ -284,7 +284,7 @@ impl Tracker {
     ///
     /// Invalid input for a bad task id; if the ledger cannot be read.
     pub fn orphaned(&self, task_id: &str) -> Result<Option<String>> {
-        orphaned::orphaned(&self.inner.core, task_id)
+        Ok(orphaned::orphaned(&self.inner.core, task_id)?.map(|rule| rule.to_string()))
     }
 
     /// Ends a task whose [caller](crate::Builder::caller) has ended: the whole tree, as [`terminate`](Self::terminate) does, and

@@ -28,8 +28,10 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid, Place},
-    model::{Containment, ExitStatus, Limits, Millis, Observer, Origin, Outcome, ProcessId},
-    policy::{exemption::Foreign, membership::Evidence},
+    model::{
+        Containment, Evidence, ExitStatus, Limits, Millis, Observer, Origin, Outcome, ProcessId,
+    },
+    policy::exemption::Foreign,
     sys::{
         Pinned, Proc, current_place,
         keeper::{

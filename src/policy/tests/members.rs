@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::{any_pid, machine, number, pid, some_pids};
 use crate::{
     identity::Pid,
+    model::Evidence,
     policy::{exemption::*, membership::*, suspects::Doubt},
     sys::snapshot::Snapshot,
 };

@@ -2,9 +2,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::policy::{
-    interpreter::scripts,
-    name_match::{Circumstances, Judgement, Matched, Parent, Program, base_name, judge, matched},
+use crate::{
+    model::Named,
+    policy::{
+        interpreter::scripts,
+        name_match::{
+            Circumstances, Judgement, Matched, Parent, Program, base_name, judge, matched,
+        },
+    },
 };
 
 const NAME: &str = "worker";
@@ -77,7 +82,7 @@ proptest! {
         doubt in prop::option::weighted(0.3, Just("an accident")),
         min_age in 0..20_u64,
     ) {
-        let matched = Matched { rule: "executable is named worker".to_owned(), doubt };
+        let matched = Matched { named: Named { part: "executable", name: "worker".to_owned() }, doubt };
         let min_age = Duration::from_secs(min_age);
         let spoken_for = about.exempt.is_some() || about.on_terminal || about.age < min_age;
         let doubtful = matched.doubt.is_some() || about.doubt.is_some();
@@ -112,7 +117,7 @@ proptest! {
     ) {
         let program = program(Some(&format!("/usr/bin/{interpreter}")), argv(interpreter, &words));
         if let Some(found) = find(&program) {
-            prop_assert_eq!(found.rule, "script is named worker");
+            prop_assert_eq!(found.named.to_string(), "script is named worker");
             prop_assert!(words.iter().any(|word| base_name(word) == NAME.as_bytes()));
         }
     }

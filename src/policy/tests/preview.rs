@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     identity::Pid,
+    model::{Evidence, Named},
     policy::{exemption::*, membership::*, suspects::Doubt, token_holders::*},
     sys::snapshot::{Snapshot, Stat},
 };
@@ -136,7 +137,7 @@ impl Truth {
         let system = System::new(&self.snapshot, self.acting, &self.foreign);
         let mut protects = |stat: &Stat| match self.names[stat.pid.get() as usize] {
             0 => None,
-            name => Some(format!("its name is {name}")),
+            name => Some(Named { part: "program", name: name.to_string() }),
         };
         let found = decide(&system, facts, Some(&mut protects));
         then(&system, found)

@@ -5,10 +5,8 @@ use proptest::prelude::*;
 use super::{any_pid, line_up, machine, number, some_pids};
 use crate::{
     identity::Pid,
-    policy::{
-        exemption::Exempt,
-        protection::{SpareReason, spared},
-    },
+    model::{Named, SpareReason},
+    policy::{exemption::Exempt, protection::spared},
 };
 
 /// Which process has which protected name: 0 is none.
@@ -27,7 +25,7 @@ proptest! {
     ) {
         let judge = |pid: Pid| match names[pid.get() as usize] {
             0 => None,
-            name => Some(SpareReason::Protected(format!("its name is {name}"))),
+            name => Some(SpareReason::Protected(Named { part: "program", name: name.to_string() })),
         };
         let exempted = Exempt::only(exempt.clone());
         let found = spared(&snapshot, root, candidates.clone(), &exempted, &BTreeMap::new(), judge);

@@ -19,9 +19,10 @@ use crate::{
     error::Result,
     identity::{Identity, Pid, Place},
     model::{
-        Containment, DeadInstance, End, EndReason, ExitStatus, InstanceId, LeakKind, Limits,
-        Millis, NewInstance, NewLeak, NewProcess, Origin, Outcome, PassKind, PassRecord, ProcessId,
-        ProcessRecord, ProcessSpec, Row, Settled, State, StopHow, TaskId, Verdict,
+        Containment, DeadInstance, End, EndReason, Evidence, ExitStatus, InstanceId, LeakKind,
+        Limits, Millis, NewInstance, NewLeak, NewProcess, Origin, Outcome, PassKind, PassRecord,
+        ProcessId, ProcessRecord, ProcessSpec, Row, RuleKey, Settled, State, StopHow, TaskId,
+        Verdict,
     },
     store::{Insertion, Store, Upgrade},
 };
@@ -224,8 +225,8 @@ pub(super) fn pass(kind: PassKind, started_at: i64) -> PassRecord {
 pub(super) fn leak(kind: LeakKind, outcome: Outcome) -> NewLeak {
     NewLeak {
         kind,
-        rule: "owner-dead".to_owned(),
-        evidence: "cgroup".to_owned(),
+        rule: RuleKey::InstanceDead.into(),
+        evidence: Evidence::TaskCgroup,
         found_at: Millis(86_400_000 * 3),
         age: Duration::from_hours(1),
         rss: Some(1 << 20),

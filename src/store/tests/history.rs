@@ -14,7 +14,7 @@ fn ended(f: &Fixture, owner: InstanceId, name: &str, pid: i64, at: i64) -> Proce
     id
 }
 
-fn leaked(f: &Fixture, id: ProcessId, kind: LeakKind, outcome: Outcome, at: i64) {
+pub(super) fn leaked(f: &Fixture, id: ProcessId, kind: LeakKind, outcome: Outcome, at: i64) {
     f.put(id, State::Ending, Some(f.me));
     let mut leak = leak(kind, outcome);
     leak.found_at = Millis(at);
@@ -91,7 +91,7 @@ fn leaks_are_counted_by_day_task_and_rule() {
     let tasks = groups(LeakGrouping::Task);
     assert_eq!(tasks.iter().map(|g| g.key.as_str()).collect::<Vec<_>>(), ["a", ""]);
     assert_eq!((tasks[1].leaks, tasks[1].unregistered), (1, 1));
-    assert_eq!(groups(LeakGrouping::Rule)[0].key, "owner-dead");
+    assert_eq!(groups(LeakGrouping::Rule)[0].key, "its instance is dead");
     let since = f.store.leak_groups(Some(Millis(2 * DAY)), LeakGrouping::Day).expect("read");
     assert_eq!(since.len(), 1);
     let leaks = f.store.leaks(None, Some(Millis(DAY + 5)), None).expect("read");

@@ -4,6 +4,7 @@ mod admit;
 mod claims;
 mod fixture;
 mod history;
+mod keys;
 mod leak_report;
 mod open;
 mod orphans;

@@ -14,10 +14,9 @@ use crate::{
     error::Result,
     identity::Reach,
     model::{
-        DeadInstance, EndReason, ExitStatus, InstanceId, InstanceRecord, Justification, ProcessId,
-        ProcessRecord, Settled, Verdict,
+        DeadInstance, EndReason, Evidence, ExitStatus, InstanceId, InstanceRecord, Justification,
+        ProcessId, ProcessRecord, Rule, Settled, Verdict,
     },
-    policy::membership::Evidence,
     sys::{Pinned, Probe, file_lock::LockState},
     tracker::{
         core::Core,
@@ -117,8 +116,7 @@ pub(in crate::tracker) fn take_back(
     match core.store.take_back(entry.root.row, core.instance.id, claimant) {
         Ok(asked_by) => {
             if let Some(asked_by) = asked_by {
-                let rule = format!("asked by {asked_by}");
-                let because = Justification { rule, evidence: Evidence::Root.to_string() };
+                let because = Justification::new(&Rule::PersonAsked(asked_by), Evidence::Root);
                 entry.set_cause(Some((EndReason::Killed, Some(because))));
             }
             true

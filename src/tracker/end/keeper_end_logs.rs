@@ -25,7 +25,7 @@ use crate::{
     error::Result,
     model::{
         Containment, End, ExitStatus, Justification, LeakKind, Millis, NewLeak, NewProcess,
-        Outcome, ProcessId, ProcessRecord, Report, Row, Settled, Verdict,
+        Outcome, ProcessId, ProcessRecord, Report, Row, Rule, RuleKey, Settled, Verdict,
     },
     sys::{Pinned, Signal},
     tracker::{
@@ -54,10 +54,6 @@ const GRACE_CAP: Duration = Duration::from_secs(2);
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
 /// A live host reads the record of its keeper within seconds; an older record is not needed by any instance.
 const STALE: Duration = Duration::from_mins(1);
-
-const ENDED: &str = "its instance died, and its keeper ended it";
-const NOT_ENDED: &str = "its instance died, and its keeper could not end it";
-const CUT_SHORT: &str = "its instance died, and its keeper was ending it when that was killed";
 
 /// The records of the keepers of some roots.
 #[derive(Debug, Default)]
@@ -251,10 +247,9 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
             if fate.outcome == Outcome::Survived || member.info.identity == root.identity {
                 return None;
             }
-            let rule = format!("{}, and its keeper ended it", cause.rule);
+            let rule = Rule::from(RuleKey::KeeperEndedStray);
             let at = ended_at(&log, &fate);
-            let because =
-                Justification { rule: rule.clone(), evidence: member.info.evidence.to_string() };
+            let because = Justification::new(&rule, member.info.evidence);
             let end = End {
                 reason: cause.reason,
                 status: fate.status,
@@ -264,7 +259,7 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
             let leak = NewLeak {
                 kind: LeakKind::Stray,
                 rule,
-                evidence: member.info.evidence.to_string(),
+                evidence: member.info.evidence,
                 found_at: at,
                 age: member.info.age,
                 rss: Some(member.info.rss),
@@ -305,7 +300,7 @@ fn complete(log: &EndLog, member: &mut MemberOutcome) {
     }
     let Some(fate) = logged.fate else {
         member.at = Some(log.began);
-        member.rule = Some(CUT_SHORT.into());
+        member.rule = Some(RuleKey::KeeperKilled);
         return;
     };
     member.status = known(member.status, Some(fate.status));
@@ -313,17 +308,17 @@ fn complete(log: &EndLog, member: &mut MemberOutcome) {
     let rule = match fate.outcome {
         // It had ended before the keeper signalled it.
         Outcome::Gone => return,
-        Outcome::Survived | Outcome::Kept => NOT_ENDED,
+        Outcome::Survived | Outcome::Kept => RuleKey::KeeperFailed,
         Outcome::Term => {
             member.fate = MemberFate::Terminated(fate.died_after);
-            ENDED
+            RuleKey::KeeperEnded
         }
         Outcome::Kill => {
             member.fate = MemberFate::Killed(fate.died_after);
-            ENDED
+            RuleKey::KeeperEnded
         }
     };
-    member.rule = Some(rule.into());
+    member.rule = Some(rule);
 }
 
 fn known(status: ExitStatus, other: Option<ExitStatus>) -> ExitStatus {

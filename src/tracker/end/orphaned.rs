@@ -6,7 +6,7 @@ use super::{settle, terminate};
 use crate::{
     error::{Error, Kind, Result},
     identity::Identity,
-    model::{EndReason, InstanceId, LeakKind, Report, TaskId},
+    model::{EndReason, InstanceId, LeakKind, Report, Rule, TaskId},
     sys::{Pinned, Probe, lock_note::NotedCaller},
     tracker::{
         core::Core,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Returns the rule by which a task is an orphan; see [`Tracker::orphaned`](crate::Tracker::orphaned).
-pub(in crate::tracker) fn orphaned(core: &Core, task_id: &str) -> Result<Option<String>> {
+pub(in crate::tracker) fn orphaned(core: &Core, task_id: &str) -> Result<Option<Rule>> {
     let rows = core.store.live_of_task(&TaskId::new(task_id)?)?;
     let owners: HashSet<InstanceId> = rows.iter().map(|row| row.owner).collect();
     for owner in owners {
@@ -45,8 +45,8 @@ pub(in crate::tracker) fn end_orphaned(core: &Arc<Core>, task_id: &str) -> Resul
 }
 
 /// Returns the rule by which the tasks of an instance are orphans although it is alive.
-fn ended_caller(core: &Core, instance: InstanceId) -> Result<Option<String>> {
-    let rule = |caller: &NotedCaller| format!("its caller {caller} has ended");
+fn ended_caller(core: &Core, instance: InstanceId) -> Result<Option<Rule>> {
+    let rule = |caller: &NotedCaller| Rule::CallerEnded(caller.to_string());
     if instance == core.instance.id {
         let Some(caller) = &core.options.caller else { return Ok(None) };
         return Ok(caller.has_ended()?.then(|| rule(&caller.note())));

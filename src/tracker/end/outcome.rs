@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{
     identity::Identity,
+    model::Evidence,
     model::{
         End, EndReason, Ending, ExitStatus, Justification, LeakKind, Millis, NewLeak, Outcome,
-        ProcessId, ProcessRecord, Report, Settled, Suspect, TaskId, Verdict, task_text,
+        ProcessId, ProcessRecord, Report, Rule, Settled, Suspect, TaskId, Verdict, task_text,
     },
-    policy::membership::Evidence,
     store::Store,
     tracker::{
         core::Core,
@@ -122,14 +122,14 @@ pub(in crate::tracker) fn conclude_tree(
         if interrupted && let Fate::Survived { why, .. } = &mut member.fate {
             *why = "the attempt was interrupted within its grace".into();
             settled.extend(member.row.map(|row| Settled::new(row, Verdict::Interrupted)));
-            report.endings.push(ending(cause.rule.clone(), &root, member));
+            report.endings.push(ending(&cause.rule, &root, member));
             continue;
         }
         if let Fate::Spared(why) = &member.fate {
             let kind = cause.leak.unwrap_or(LeakKind::Stray);
             let found = (member.row, &member.info);
             settled.push(settle_spared(core.instance.id, &root, kind, found, why));
-            report.endings.push(ending(why.to_string(), &root, member));
+            report.endings.push(ending(&Rule::Spared(why.clone()), &root, member));
             continue;
         }
         if member.is_root && !member.fate.has_survived() {
@@ -158,7 +158,7 @@ pub(in crate::tracker) fn conclude_tree(
         );
         log_survivor(&root, &member);
         member.fate.died_after().into_iter().for_each(|after| core.counters().reaped(after));
-        report.endings.push(ending(rule_of(cause, &member).to_owned(), &root, member));
+        report.endings.push(ending(&rule_of(cause, &member), &root, member));
     }
     if let Some(why) = outlived {
         // The root survived as well, or its end is already in the ledger.
@@ -233,8 +233,8 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberOutcome, status: ExitSta
     // A process that was gone before the first scan is not a leak.
     let leak = cause.leak.filter(|_| was_ended(member)).map(|kind| NewLeak {
         kind,
-        rule: rule_of(cause, member).to_owned(),
-        evidence: member.info.evidence.to_string(),
+        rule: rule_of(cause, member),
+        evidence: member.info.evidence,
         found_at: now,
         age: member.info.age,
         rss: Some(member.info.rss),
@@ -246,10 +246,7 @@ fn settle(cause: &Cause, row: ProcessId, member: &MemberOutcome, status: ExitSta
 
 /// Returns why a member was ended; `None` for one that was already gone.
 fn because(cause: &Cause, member: &MemberOutcome) -> Option<Justification> {
-    was_ended(member).then(|| Justification {
-        rule: rule_of(cause, member).to_owned(),
-        evidence: member.info.evidence.to_string(),
-    })
+    was_ended(member).then(|| Justification::new(&rule_of(cause, member), member.info.evidence))
 }
 
 /// Whether it did not end by itself: this call has ended it, or its keeper was about to when this call found it gone.
@@ -257,8 +254,8 @@ fn was_ended(member: &MemberOutcome) -> bool {
     member.fate != Fate::Gone || member.rule.is_some()
 }
 
-fn rule_of<'a>(cause: &'a Cause, member: &'a MemberOutcome) -> &'a str {
-    member.rule.as_deref().unwrap_or(&cause.rule)
+fn rule_of(cause: &Cause, member: &MemberOutcome) -> Rule {
+    member.rule.map_or_else(|| cause.rule.clone(), Rule::from)
 }
 
 /// A process that was dead before the first signal has exited by itself if its status is known, and is gone otherwise.
@@ -271,11 +268,11 @@ fn reason(cause: &Cause, member: &MemberOutcome, status: ExitStatus) -> EndReaso
     }
 }
 
-fn ending(rule: String, root: &Root, member: MemberOutcome) -> Ending {
+fn ending(rule: &Rule, root: &Root, member: MemberOutcome) -> Ending {
     Ending {
         task_id: root.task.clone(),
         pid: member.info.identity.pid,
-        rule,
+        rule: rule.to_string(),
         evidence: member.info.evidence.to_string(),
         command: member.info.command,
         outcome: member.fate.outcome(),
@@ -328,7 +325,7 @@ fn left_in_leaf(cause: &Cause, root: &Root, why: String) -> Ending {
         task_id: root.task.clone(),
         pid: root.identity.pid,
         command: root.command.to_vec(),
-        rule: cause.rule.clone(),
+        rule: cause.rule.to_string(),
         evidence: Evidence::TaskCgroup.to_string(),
         outcome: Outcome::Survived,
         died_after: None,

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{EndReason, InstanceId, ProcessId, Report},
+    model::{EndReason, InstanceId, ProcessId, Report, RuleKey},
     store::TakeOver,
     tracker::{
         core::Core,
@@ -151,7 +151,8 @@ pub(in crate::tracker) fn terminate_entries(
     entries: &[Arc<Tracked>],
 ) -> Result<Report> {
     core.instance.check_usable()?;
-    let cause = Cause { reason: EndReason::Terminated, leak: None, rule: "its owner asked".into() };
+    let cause =
+        Cause { reason: EndReason::Terminated, leak: None, rule: RuleKey::OwnerAsked.into() };
     Ok(end_entries(core, &cause, entries))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{adopted_zombies, flush, keeper_departure, release, settle};
 use crate::{
     error::Result,
-    model::{EndReason, Millis, Report, StopHow},
+    model::{EndReason, Millis, Report, RuleKey, StopHow},
     tracker::{
         core::Core,
         runtime::{cause::Cause, tracked::Tracked, unrecorded_ends},
@@ -25,7 +25,7 @@ pub(in crate::tracker) fn shut_down(core: &Arc<Core>) -> Result<Report> {
     let (survivors, mine): (Vec<Arc<Tracked>>, Vec<Arc<Tracked>>) =
         core.registry.all().into_iter().partition(|entry| entry.root.limits.survive);
     let cause =
-        Cause { reason: EndReason::Shutdown, leak: None, rule: "its owner shut down".into() };
+        Cause { reason: EndReason::Shutdown, leak: None, rule: RuleKey::OwnerShutDown.into() };
     let report = settle::end_entries(core, &cause, &mine);
     for entry in survivors {
         release::untrack(core, entry.root.row);

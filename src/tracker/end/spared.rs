@@ -9,11 +9,11 @@ use super::run::Exemptions;
 use crate::{
     error::{Error, Result},
     identity::Identity,
+    model::SpareReason,
     model::{
         End, EndReason, ExitStatus, InstanceId, Justification, LeakKind, Millis, NewLeak,
-        NewProcess, Outcome, ProcessId, ProcessRecord, Row, Settled, Verdict, task_text,
+        NewProcess, Outcome, ProcessId, ProcessRecord, Row, Rule, Settled, Verdict, task_text,
     },
-    policy::protection::SpareReason,
     tracker::{
         core::Core,
         membership::process_info::ProcessInfo,
@@ -36,20 +36,20 @@ pub(in crate::tracker) fn settle_spared(
     );
     let now = Millis::now();
     let new = || Box::new(NewProcess { claimed: false, ..info.new_row(by, root) });
-    let evidence = info.evidence.to_string();
+    let rule = Rule::Spared(why.clone());
     let end = End {
         reason: EndReason::Released,
         status: ExitStatus::Unobserved,
         at: now.into(),
-        because: Some(Justification { rule: why.to_string(), evidence: evidence.clone() }),
+        because: Some(Justification::new(&rule, info.evidence)),
     };
     Settled {
         row: row.map_or_else(|| Row::New(new()), Row::Existing),
         verdict: Verdict::Kept(end),
         leak: Some(NewLeak {
             kind,
-            rule: why.to_string(),
-            evidence,
+            rule,
+            evidence: info.evidence,
             found_at: now,
             age: info.age,
             rss: Some(info.rss),

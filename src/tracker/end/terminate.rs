@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use super::{claimed, claims, kill_options::KillOptions, outcome, release, settle};
 use crate::{
     error::{Error, Kind, Result},
-    model::{EndReason, InstanceId, ProcessId, ProcessRecord, Report, TaskId},
+    model::{EndReason, InstanceId, ProcessId, ProcessRecord, Report, Rule, TaskId},
     store::TakeOver,
     tracker::{
         core::Core,
@@ -60,7 +60,7 @@ fn not_found(task: &TaskId, whose: &str) -> Error {
 }
 
 fn asked(asked_by: &str) -> Cause {
-    Cause { reason: EndReason::Killed, leak: None, rule: format!("asked by {asked_by}") }
+    Cause { reason: EndReason::Killed, leak: None, rule: Rule::PersonAsked(asked_by.to_owned()) }
 }
 
 /// Ends live rows of any instance, even if another one is ending them.

@@ -4,8 +4,7 @@ use std::{fmt, os::unix::process::ExitStatusExt, process};
 
 use crate::{
     error::Error,
-    model::{EndReason, ExitStatus, Justification, Life, ProcessRecord},
-    policy::membership::Evidence,
+    model::{EndReason, Evidence, ExitStatus, Justification, Life, ProcessRecord},
     tracker::{core::Core, runtime::tracked::Tracked},
 };
 
@@ -141,7 +140,7 @@ pub(in crate::tracker) fn exit_of(core: &Core, entry: &Tracked, status: ExitStat
     }
     let known = entry.cause().or_else(|| {
         let (reason, rule) = entry.ending()?;
-        Some((reason, Some(Justification { rule, evidence: Evidence::Root.to_string() })))
+        Some((reason, Some(Justification::new(&rule, Evidence::Root))))
     });
     let by_request = || requested_by.is_some().then_some((EndReason::Killed, None));
     let (reason, because) = known.or_else(by_request).unwrap_or((EndReason::Exited, None));

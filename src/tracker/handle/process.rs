@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     identity::Pid,
-    model::{EndReason, ExitStatus, ProcessId, Report, TaskId},
+    model::{EndReason, ExitStatus, ProcessId, Report, RuleKey, TaskId},
     sys::{PidFd, Signal},
     tracker::{
         core::Core,
@@ -246,7 +246,7 @@ impl Drop for TerminateOnDrop {
             let cause = Cause {
                 reason: EndReason::Terminated,
                 leak: None,
-                rule: "its handle was dropped".into(),
+                rule: RuleKey::HandleDropped.into(),
             };
             let entry = Arc::clone(&self.entry);
             background::end_aside(&self.core, vec![Due { entry, cause, answer: None }]);

@@ -12,7 +12,7 @@ use crate::{
     identity::Pid,
     model::{
         DeadInstance, Ending, LeakRecord, Millis, Observer, Outcome, PassRecord, PassSummary,
-        ProcessId, ProcessRecord, Query, Report, State, Suspect, TaskId,
+        ProcessId, ProcessRecord, Query, Report, Rule, RuleKey, State, Suspect, TaskId,
     },
     policy::{exemption::Foreign, name_match::Judgement},
     store::{LeakGroup, LeakGrouping, LeakReport, Store},
@@ -355,7 +355,7 @@ impl Ledger {
             ));
         }
         if dead.processes_gone.is_some() {
-            let rule = "its machine was restarted, or its PID namespace is gone";
+            let rule = RuleKey::PlaceGone.sentence();
             report.endings.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
             return Ok(Vec::new());
         }
@@ -480,9 +480,9 @@ fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview, report: &mut Repo
     report.checked += seen.members.len() as u64;
     for member in seen.members {
         let (rule, outcome) = match &member.spared {
-            _ if !member.alive => ("it is not there any more".to_owned(), Outcome::Gone),
-            Some(why) => (why.to_string(), Outcome::Kept),
-            None => (orphan_rule(dead.replaced).to_owned(), Outcome::Term),
+            _ if !member.alive => (RuleKey::Gone.into(), Outcome::Gone),
+            Some(why) => (Rule::Spared(why.clone()), Outcome::Kept),
+            None => (orphan_rule(dead.replaced).into(), Outcome::Term),
         };
         let info = member.info;
         let command =
@@ -491,7 +491,7 @@ fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview, report: &mut Repo
             task_id: root.spec.task_id.clone(),
             pid: info.identity.pid,
             command,
-            rule,
+            rule: rule.to_string(),
             evidence: info.evidence.to_string(),
             outcome,
             died_after: None,
@@ -517,7 +517,7 @@ type Orphans = (DeadInstance, Vec<ProcessRecord>);
 fn plan_matches(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
     let planned: HashSet<Pid> = report.endings.iter().map(|ending| ending.pid).collect();
     for found in search.run()?.into_iter().filter(|found| !planned.contains(&found.pid)) {
-        let Judgement::Leak(rule) = &found.judgement else {
+        let Judgement::Leak(named) = &found.judgement else {
             leave(found, report);
             continue;
         };
@@ -536,7 +536,7 @@ fn plan_matches(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> 
                 task_id: None,
                 pid: member.info.identity.pid,
                 command: member.info.command,
-                rule: member.spared.map_or_else(|| rule.clone(), |why| why.to_string()),
+                rule: member.spared.map_or_else(|| named.to_string(), |why| why.to_string()),
                 evidence: member.info.evidence.to_string(),
                 outcome,
                 died_after: None,

@@ -14,12 +14,12 @@ use crate::{
     error::Result,
     identity::Pid,
     model::{
-        FigureSource, InstanceId, InstanceRecord, Millis, Observer, Origin, ProcessId,
+        Evidence, FigureSource, InstanceId, InstanceRecord, Millis, Observer, Origin, ProcessId,
         ProcessRecord, Suspect, TaskId, TreeMember, TreeRecord,
     },
     policy::{
         exemption::{Foreign, System},
-        membership::{Evidence, Membership, decide},
+        membership::{Membership, decide},
         suspects::Doubt,
     },
     store::Store,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     error::Result,
     identity::{Pid, Place},
-    policy::membership::Evidence,
+    model::Evidence,
     sys::{
         PidFd, Pinned, Proc,
         snapshot::{Snapshot, Stat},
@@ -129,6 +129,8 @@ fn is_linked(
         Evidence::ChildOf(parent) => {
             in_same_session || (now.parent == parent.get() && holds(parent))
         }
+        // It is evidence of a death, and links no process.
+        Evidence::OomKills(_) => false,
         Evidence::Keeper => in_same_session || now.parent == seen.parent,
         Evidence::Token => root.token.is_some_and(|token| {
             proc.tokens(now.pid).is_some_and(|tokens| tokens.contains(&token))

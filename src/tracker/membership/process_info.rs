@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::{
     identity::{Identity, Pid},
+    model::Evidence,
     model::{InstanceId, Limits, Millis, NewProcess, Origin, ProcessSpec},
-    policy::membership::Evidence,
     redact::mask_command,
     sys::{
         Pinned, Proc,

@@ -18,12 +18,13 @@ use crate::{
     error::Result,
     identity::Pid,
     model::{
-        CPU_STEP, EndReason, Limits, NewProcess, ProcessId, ProcessRecord, Report, Sighting, State,
+        CPU_STEP, EndReason, Evidence, Limits, NewProcess, ProcessId, ProcessRecord, Report,
+        RuleKey, Sighting, State,
     },
     policy::{
         exemption::System,
         limits::ran_too_long,
-        membership::{Evidence, Protects, decide},
+        membership::{Protects, decide},
     },
     sys::{
         Pinned, Probe,
@@ -39,10 +40,7 @@ use crate::{
             observation::{Observation, RecordedTree},
             process_info::{ProcessInfo, command_of},
         },
-        runtime::{
-            cause::{Cause, SURVIVED},
-            tracked::Tracked,
-        },
+        runtime::{cause::Cause, tracked::Tracked},
     },
 };
 
@@ -131,7 +129,7 @@ fn why_due(
     (row.life.state() == State::Survived || could_not_be_judged(row)).then(|| Cause {
         reason: EndReason::Terminated,
         leak: None,
-        rule: SURVIVED.into(),
+        rule: RuleKey::SurvivedBefore.into(),
     })
 }
 

@@ -26,11 +26,8 @@ use super::{descendants, health};
 use crate::{
     error::Result,
     identity::Pid,
-    model::ProcessRecord,
-    policy::{
-        fork_history::{Forked, Forks, Noted},
-        membership::Evidence,
-    },
+    model::{Evidence, ProcessRecord},
+    policy::fork_history::{Forked, Forks, Noted},
     sys::{
         Pinned,
         place::{boot_minus_monotonic, monotonic_clock},

@@ -24,7 +24,7 @@ use crate::{
     error::Result,
     model::{
         EndReason, Ending, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId,
-        ProcessRecord, Report, State, Suspect, task_text,
+        ProcessRecord, Report, RuleKey, State, Suspect, task_text,
     },
     sys::{Pinned, Probe, spawn::gate::GATE_LIMIT},
     tracker::{
@@ -35,7 +35,7 @@ use crate::{
         },
         runtime::{
             background_ends::Due,
-            cause::{Cause, SURVIVED},
+            cause::Cause,
             liveness::Life,
             other_instances,
             pass_run::PassRun,
@@ -311,7 +311,7 @@ fn claim_left(
             Some(LeakKind::Unregistered) => EndReason::Unregistered,
             None => EndReason::Terminated,
         };
-        (Cause { reason, leak, rule: SURVIVED.into() }, row)
+        (Cause { reason, leak, rule: RuleKey::SurvivedBefore.into() }, row)
     };
     claimed.into_iter().map(with_cause).collect()
 }
@@ -447,7 +447,7 @@ fn settle_found(core: &Arc<Core>, dead: &[Dead], report: &mut Report) {
             task_id: root.task.clone(),
             pid: root.identity.pid,
             command: root.command.to_vec(),
-            rule: "it is not there any more".into(),
+            rule: RuleKey::Gone.sentence().into(),
             evidence: "identity".into(),
             outcome: Outcome::Gone,
             died_after: None,

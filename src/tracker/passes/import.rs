@@ -10,7 +10,7 @@ use super::name_match::{self, Match, Search};
 use crate::{
     error::Result,
     export::{Legacy, LegacyEntry, read_legacy},
-    model::{EndReason, LeakKind, Millis, Origin, Report, Suspect},
+    model::{EndReason, LeakKind, Millis, Named, Origin, Report, Rule, Suspect},
     policy::name_match::Judgement,
     sys::proc::age,
     tracker::{
@@ -93,10 +93,13 @@ fn import_entries(
                     why,
                 });
             }
-            Verdict::End(found, rule) => {
+            Verdict::End(found, named) => {
                 report.checked -= 1;
-                let rule = format!("the former processor left it; {rule}");
-                let cause = Cause { reason: EndReason::Orphan, leak: Some(LeakKind::Orphan), rule };
+                let cause = Cause {
+                    reason: EndReason::Orphan,
+                    leak: Some(LeakKind::Orphan),
+                    rule: Rule::Imported(named),
+                };
                 settled.extend(name_match::end_found(
                     core,
                     &search,
@@ -116,7 +119,7 @@ fn import_entries(
 enum Verdict {
     Gone,
     Leave { command: Vec<String>, why: String },
-    End(Match, String),
+    End(Match, Named),
 }
 
 fn judge(search: &Search<'_>, entry: &LegacyEntry) -> Result<Verdict> {
@@ -135,7 +138,7 @@ fn judge(search: &Search<'_>, entry: &LegacyEntry) -> Result<Verdict> {
         return Ok(Verdict::Leave { command, why: "no configured name matches it".into() });
     };
     Ok(match found.judgement.clone() {
-        Judgement::Leak(rule) => Verdict::End(found, rule),
+        Judgement::Leak(named) => Verdict::End(found, named),
         Judgement::Suspect(why) | Judgement::Spared(why) | Judgement::Young(why) => {
             Verdict::Leave { command, why }
         }

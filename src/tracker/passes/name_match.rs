@@ -15,13 +15,11 @@ use crate::{
     identity::{Pid, Place},
     model::{
         EndReason, InstanceId, LeakKind, Limits, Millis, NewProcess, Observer, Origin, ProcessId,
-        ProcessRecord, ProcessSpec, Report, Settled, Suspect, TaskId,
+        ProcessRecord, ProcessSpec, Report, Rule, Settled, SpareReason, Suspect, TaskId,
     },
     policy::{
         exemption::oneself,
-        name_match::{
-            Circumstances, Judgement, Parent, Program, base_name, judge, matched, protects,
-        },
+        name_match::{Circumstances, Judgement, Parent, Program, base_name, judge, matched},
     },
     redact::mask_command,
     store::Store,
@@ -199,7 +197,7 @@ impl Search<'_> {
     /// A program that has a protected name as well is reported: the two options contradict each other.
     fn doubt(&self, pid: Pid, program: &Program) -> Option<String> {
         if let Some(other) = matched(program, self.protected) {
-            return Some(protects(&other.rule));
+            return Some(SpareReason::Protected(other.named).to_string());
         }
         let is_service = self.proc.is_started_by_systemd(pid);
         is_service.then(|| "systemd started it as a service of its own".into())
@@ -296,11 +294,11 @@ pub(in crate::tracker) fn end_matches(core: &Arc<Core>, report: &mut Report) -> 
     let mut settled = Vec::new();
     for found in matches {
         match found.judgement {
-            Judgement::Leak(ref rule) => {
+            Judgement::Leak(ref named) => {
                 let cause = Cause {
                     reason: EndReason::Unregistered,
                     leak: Some(LeakKind::Unregistered),
-                    rule: rule.clone(),
+                    rule: Rule::NameMatch(named.clone()),
                 };
                 match end_found(core, &search, &cause, None, Origin::Swept, &found, report) {
                     Ok(ended) => settled.extend(ended),

@@ -14,7 +14,8 @@ use crate::{
     error::Result,
     model::{
         DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis, Origin,
-        OrphanClaim, Outcome, PassKind, ProcessId, ProcessRecord, Report, Settled, State, Suspect,
+        OrphanClaim, Outcome, PassKind, ProcessId, ProcessRecord, Report, RuleKey, Settled, State,
+        Suspect,
     },
     sys::{Pinned, Probe},
     tracker::{
@@ -142,7 +143,7 @@ fn report_gone(core: &Core, claim: &OrphanClaim, report: &mut Report) {
         task_id: row.spec.task_id.clone(),
         pid: row.spec.identity.pid,
         command: row.spec.command.clone(),
-        rule: "its machine was restarted, or its PID namespace is gone".into(),
+        rule: RuleKey::PlaceGone.sentence().into(),
         evidence: "boot id or namespace".into(),
         outcome: Outcome::Gone,
         died_after: None,
@@ -208,7 +209,7 @@ pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord, repor
                 task_id: record.spec.task_id.clone(),
                 pid: record.spec.identity.pid,
                 command: record.spec.command.clone(),
-                rule: "it is not there any more".into(),
+                rule: RuleKey::Gone.sentence().into(),
                 evidence: "identity".into(),
                 outcome: Outcome::Gone,
                 died_after: None,

@@ -1,6 +1,6 @@
 //! Why trees are ended.
 
-use crate::model::{EndReason, LeakKind};
+use crate::model::{EndReason, LeakKind, Rule, RuleKey};
 
 /// Why trees are ended, as recorded in their rows.
 #[derive(Clone, Debug)]
@@ -8,8 +8,7 @@ pub(in crate::tracker) struct Cause {
     pub(in crate::tracker) reason: EndReason,
     /// The kind of leak that their members count as, if they do.
     pub(in crate::tracker) leak: Option<LeakKind>,
-    /// The rule, in words.
-    pub(in crate::tracker) rule: String,
+    pub(in crate::tracker) rule: Rule,
 }
 
 impl Cause {
@@ -18,10 +17,7 @@ impl Cause {
         Self {
             reason: EndReason::Stray,
             leak: Some(LeakKind::Stray),
-            rule: "its root had ended".into(),
+            rule: RuleKey::RootEnded.into(),
         }
     }
 }
-
-/// The rule by which a pass ends what an earlier attempt did not.
-pub(in crate::tracker) const SURVIVED: &str = "it had survived an earlier attempt";

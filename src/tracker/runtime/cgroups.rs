@@ -19,7 +19,9 @@ use super::{instance::Instance, list::List, lock::lock, tracked::Root};
 use crate::{
     error::{Error, Kind, Result},
     identity::Place,
-    model::{Cgroup, ContainmentMode, ExitStatus, InstanceId, Justification},
+    model::{
+        Cgroup, ContainmentMode, Evidence, ExitStatus, InstanceId, Justification, Rule, RuleKey,
+    },
     store::Store,
     sys::{
         cgroup::{InstanceCgroup, TaskCgroup, bases, remove_instance_cgroup},
@@ -196,13 +198,8 @@ impl Cgroups {
         let leaf = self.open_task_cgroup(root.cgroup.as_ref()).ok()??;
         let kills = leaf.oom_kills().filter(|&kills| kills > 0)?;
         let limit = root.limits.max_rss;
-        Some(Justification {
-            rule: limit.map_or_else(
-                || "the kernel ran out of memory".into(),
-                |bytes| format!("the kernel enforced its memory limit of {bytes} bytes"),
-            ),
-            evidence: format!("oom_kill {kills} in its cgroup's memory.events"),
-        })
+        let rule = limit.map_or(RuleKey::OutOfMemory.into(), Rule::CgroupLimit);
+        Some(Justification::new(&rule, Evidence::OomKills(kills)))
     }
 
     /// Removes the task cgroup of a tree that has ended; later, where a process is still in it.

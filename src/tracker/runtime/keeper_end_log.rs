@@ -30,8 +30,8 @@ use uuid::Uuid;
 use crate::{
     error::{Error, Kind, Result},
     identity::{Identity, Pid, Place},
+    model::Evidence,
     model::{ExitStatus, Millis, Outcome},
-    policy::membership::Evidence,
     sys::{
         keeper::protocol::{put, put_number, take_bytes, take_number, take_text},
         plain_file::open_as_is,

@@ -21,7 +21,7 @@ use super::lock::lock;
 use crate::{
     error::Result,
     identity::{Pid, Place, Reach},
-    model::{DeadInstance, EndReason, InstanceRecord, StopHow},
+    model::{DeadInstance, EndReason, InstanceRecord, RuleKey, StopHow},
     store::Store,
     sys::{
         Pinned, Probe, Proc,
@@ -52,12 +52,8 @@ pub(in crate::tracker) fn lock_state(
 }
 
 /// Returns the rule by which the processes of an instance that is over are orphans.
-pub(in crate::tracker) fn orphan_rule(replaced: bool) -> &'static str {
-    if replaced {
-        "its instance was ended by an exec of its program"
-    } else {
-        "its instance is dead"
-    }
+pub(in crate::tracker) fn orphan_rule(replaced: bool) -> RuleKey {
+    if replaced { RuleKey::InstanceReplaced } else { RuleKey::InstanceDead }
 }
 
 /// Judges instances by their locks and identities; created anew for each pass.

@@ -13,7 +13,7 @@ use crate::{
     identity::{Identity, Pid, Place},
     model::{
         Cgroup, Containment, EndReason, ExitStatus, Justification, Limits, Origin, ProcessId,
-        ProcessRecord, ProcessSpec, TaskId, task_text,
+        ProcessRecord, ProcessSpec, Rule, TaskId, task_text,
     },
     policy::limits,
     sys::{PidFd, Pinned, Probe, Proc, boot_minus_monotonic},
@@ -133,7 +133,7 @@ struct Progress {
     /// Its end was recorded by this instance, as one by itself.
     by_itself: bool,
     /// Why it is being ended, by the last attempt that has begun.
-    ending: Option<Box<(EndReason, String)>>,
+    ending: Option<Box<(EndReason, Rule)>>,
     /// Why it was ended, where that could not be recorded with the attempt.
     cause: Option<Box<(EndReason, Option<Justification>)>>,
 }
@@ -334,7 +334,7 @@ impl Tracked {
     }
 
     /// Returns why it is being ended, and by which rule.
-    pub(in crate::tracker) fn ending(&self) -> Option<(EndReason, String)> {
+    pub(in crate::tracker) fn ending(&self) -> Option<(EndReason, Rule)> {
         self.progress().ending.as_deref().cloned()
     }
 

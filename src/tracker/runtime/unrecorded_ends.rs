@@ -82,7 +82,8 @@ impl SavedEnd {
             return None;
         }
         let because = self.rule.zip(self.evidence);
-        let because = because.map(|(rule, evidence)| Justification { rule, evidence });
+        let because =
+            because.map(|(rule, evidence)| Justification::recorded((rule, None), (evidence, None)));
         let at = Millis(self.ended_at);
         let reason = EndReason::parse(&self.reason)?;
         Some(LateEnd {

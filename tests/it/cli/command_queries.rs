@@ -225,11 +225,15 @@ fn report_shows_rule_and_evidence_in_every_format() {
     let json = run(&place, &["report", "--format", "json"]).expect(0).json();
     assert_eq!(json[0]["task_id"], task);
     assert_eq!(json[0]["rule"], "its instance is dead");
+    assert_eq!(
+        (&json[0]["rule_key"], &json[0]["evidence_key"]),
+        (&"instance_dead".into(), &"identity".into())
+    );
     let csv = run(&place, &["report", "--format", "csv"]).expect(0).out;
     let records = parse_csv(&csv);
     assert_eq!(records.len(), 2, "{csv}");
-    assert_eq!(records[0].len(), 12);
-    assert_eq!(records[1].len(), 12);
+    assert_eq!(records[0].len(), 14);
+    assert_eq!(records[1].len(), 14);
     for (name, field) in records[0].iter().zip(&records[1]) {
         match &json[0][name] {
             serde_json::Value::String(text) => assert_eq!(text, field, "{name}"),

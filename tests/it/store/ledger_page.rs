@@ -104,6 +104,22 @@ fn every_recipe_answers_in_sqlite3() {
 }
 
 #[test]
+fn the_page_lists_every_key() {
+    let page = doc("ledger.md");
+    let section = section(&page, "## Keys");
+    let rules = procledger::RuleKey::ALL.iter().map(|key| key.as_str());
+    let evidence = procledger::EvidenceKey::ALL.iter().map(|key| key.as_str());
+    let rows = |text: &str| section.matches(&format!("| `{text}` |")).count();
+    let mut expected = std::collections::HashMap::new();
+    rules.chain(evidence).for_each(|key| *expected.entry(key).or_insert(0) += 1);
+    for (key, count) in &expected {
+        assert_eq!(rows(key), *count, "{key}");
+    }
+    let listed = section.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(listed, expected.values().sum::<usize>(), "and no other");
+}
+
+#[test]
 fn the_first_command_of_the_page_shows_running_processes() {
     need!("sqlite3");
     let place = Place::new();

@@ -38,8 +38,9 @@ Process-hours run from the start of a process until it was found; memory is its 
 --format html: one self-contained file with charts and tables, which loads nothing; --by selects
 the first table.
 --format json: an array of objects; without --by {process, task_id, pid, kind, rule, evidence,
-found_at, age_ms, rss_bytes, outcome, died_after_ms, command}, with --by {key, leaks, orphans,
-strays, unregistered, survived, process_hours, rss_bytes, last_found_at}; times are RFC 3339.
+found_at, age_ms, rss_bytes, outcome, died_after_ms, command, rule_key, evidence_key}, with --by
+{key, leaks, orphans, strays, unregistered, survived, process_hours, rss_bytes, last_found_at};
+times are RFC 3339.
 --format csv: the same columns (RFC 4180). Control characters are escaped, otherwise fields are
 raw data: import them as text, because a spreadsheet takes a leading `=` for a formula.
 On stderr: how many of these trees were contained by a session only, so that a daemon

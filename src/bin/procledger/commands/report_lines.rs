@@ -20,6 +20,8 @@ pub(super) struct LeakLine<'a> {
     outcome: &'static str,
     died_after_ms: Option<u128>,
     command: &'a [String],
+    rule_key: &'static str,
+    evidence_key: &'static str,
 }
 
 impl<'a> From<&'a LeakRecord> for LeakLine<'a> {
@@ -37,12 +39,14 @@ impl<'a> From<&'a LeakRecord> for LeakLine<'a> {
             outcome: leak.outcome.as_str(),
             died_after_ms: leak.died_after.map(|span| span.as_millis()),
             command: &leak.command,
+            rule_key: leak.rule_key.as_str(),
+            evidence_key: leak.evidence_key.as_str(),
         }
     }
 }
 
 impl LeakLine<'_> {
-    pub(super) const HEADER: [&'static str; 12] = [
+    pub(super) const HEADER: [&'static str; 14] = [
         "process",
         "task_id",
         "pid",
@@ -55,6 +59,8 @@ impl LeakLine<'_> {
         "outcome",
         "died_after_ms",
         "command",
+        "rule_key",
+        "evidence_key",
     ];
 
     pub(super) fn fields(&self) -> Vec<String> {
@@ -72,6 +78,8 @@ impl LeakLine<'_> {
             self.outcome.to_owned(),
             number(self.died_after_ms),
             shell_words(self.command),
+            self.rule_key.to_owned(),
+            self.evidence_key.to_owned(),
         ]
     }
 }

@@ -8,8 +8,8 @@ use super::{
 use crate::{
     error::{Error, Kind},
     identity::Pid,
-    model::Origin,
-    policy::name_match::{Program, matched, protects},
+    model::{Named, Origin},
+    policy::name_match::{Program, matched},
     sys::Proc,
 };
 
@@ -55,12 +55,12 @@ impl TreeRun {
     }
 }
 
-/// Returns the rule by which one of the names protects a process.
-pub(in crate::tracker) fn protected(proc: &Proc, pid: Pid, names: &[&[String]]) -> Option<String> {
+/// Returns the part of a process by which one of the names protects it.
+pub(in crate::tracker) fn protected(proc: &Proc, pid: Pid, names: &[&[String]]) -> Option<Named> {
     if names.iter().all(|names| names.is_empty()) {
         return None;
     }
     let argv = proc.command(pid).ok().flatten().unwrap_or_default();
     let program = Program { executable: proc.executable(pid), argv };
-    names.iter().find_map(|names| matched(&program, names)).map(|found| protects(&found.rule))
+    names.iter().find_map(|names| matched(&program, names)).map(|found| found.named)
 }

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     error::Error,
     identity::Pid,
+    model::SpareReason,
     model::{ExitStatus, ProcessId},
-    policy::protection::SpareReason,
     sys::{PidFd, Pinned, Proc, Signal, snapshot::Snapshot},
     tracker::membership::process_info::ProcessInfo,
 };

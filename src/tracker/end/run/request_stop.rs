@@ -63,8 +63,8 @@ mod tests {
     use super::*;
     use crate::{
         identity::{Identity, Pid},
+        model::Evidence,
         model::{Limits, Observer, Origin, Outcome, ProcessId},
-        policy::membership::Evidence,
         sys::{Pinned, Proc, current_place, snapshot::Snapshot},
         tracker::{
             end::run::{Exemptions, TreeTarget, World, state::TreeRun},

@@ -17,10 +17,10 @@ use super::{
 use crate::{
     error::{Error, Result},
     identity::Pid,
+    model::{Evidence, SpareReason},
     policy::{
         exemption::System,
-        membership::{Evidence, Known, Membership, Spared, TreeFacts, decide, descendants},
-        protection::SpareReason,
+        membership::{Known, Membership, Spared, TreeFacts, decide, descendants},
         suspects::Doubt,
         token_holders::{TokenHolders, TokenOwner, TokenReader, token_holders},
     },

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     error::{Error, Kind},
     identity::{Identity, Pid},
-    model::{Observer, Origin, ProcessId},
-    policy::{exemption::Foreign, membership::Evidence, suspects::Doubt},
+    model::{Evidence, Named, Observer, Origin, ProcessId},
+    policy::{exemption::Foreign, suspects::Doubt},
     sys::{PidFd, Pinned, Probe, Proc, cgroup::TaskCgroup, snapshot::Snapshot},
     tracker::{
         membership::process_info::{ProcessInfo, command_of},
@@ -134,7 +134,7 @@ pub(super) struct TreeRun {
     /// Children of the keeper that the last scan has exempted: they belong to another task, or to another instance.
     pub(super) exempted: HashSet<Pid>,
     /// Programs that were matched against protected names, with the result for each.
-    pub(super) judged: HashMap<(Pid, u64), Option<String>>,
+    pub(super) judged: HashMap<(Pid, u64), Option<Named>>,
     /// A process exists that was left before.
     pub(super) left_before: bool,
 }

@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use crate::{
     error::Error,
     identity::{Identity, Pid},
-    model::{ExitStatus, Millis, Outcome, ProcessId},
-    policy::{protection::SpareReason, suspects::Doubt},
+    model::{ExitStatus, Millis, Outcome, ProcessId, RuleKey, SpareReason},
+    policy::suspects::Doubt,
     sys::PidFd,
     tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
 };
@@ -41,7 +41,7 @@ pub(in crate::tracker) struct MemberOutcome {
     /// Its pidfd, where it is a zombie of this process.
     pub(in crate::tracker) own_child: Option<Arc<PidFd>>,
     /// The rule by which another process, a keeper, has ended it: the rule of the call does not apply.
-    pub(in crate::tracker) rule: Option<String>,
+    pub(in crate::tracker) rule: Option<RuleKey>,
     /// When that happened.
     pub(in crate::tracker) at: Option<Millis>,
 }
