@@ -28,7 +28,7 @@ pub(crate) fn trackers() -> Vec<(Place, Tracker, Containment)> {
             Ok(tracker) => Some((place, tracker, containment)),
             Err(error) => {
                 // An ordinary user may not create a cgroup outside of a delegated one.
-                if rustix::process::geteuid().is_root() || !error.is_denied() {
+                if rustix::process::geteuid().is_root() || !error.is_unsupported() {
                     skipped(&format!("{mode}: {error}"));
                 }
                 None
