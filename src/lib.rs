@@ -195,9 +195,9 @@ pub use model::{
 };
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]
-pub use tracker::{AsyncProcess, AsyncTracker};
+pub use tracker::{AsyncCommunicator, AsyncProcess, AsyncTracker};
 pub use tracker::{
-    Builder, Caller, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
+    Builder, Caller, Communicator, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
     ECOSYSTEM_MANAGER_NAME, Exit, Finding, Job, KillOptions, Ledger, Level, Output, Process,
     PruneProgress, Pruned, Signaller, Stdio, Tracker, Turn, diagnose, diagnose_trusting,
     plan_name_match, scan_orphans,

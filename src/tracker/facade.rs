@@ -10,7 +10,7 @@ use std::{
 use super::{
     core::Core,
     end::{forget, kill_options::KillOptions, orphaned, shutdown, terminate},
-    handle::{exit::Exit, find, process::Process},
+    handle::{exit::Exit, find, output::Output, process::Process},
     inspect::{ledger::Ledger, metrics},
     passes::{
         health, import, orphans,
@@ -130,6 +130,41 @@ impl Tracker {
     /// - [`is_closed`](crate::Error::is_closed): after shutdown, or in a forked child.
     pub fn spawn(&self, job: Job) -> Result<Process> {
         spawn::spawn(&self.inner.core, job)
+    }
+
+    /// Starts a program, waits for it and returns all of its output, as [`std::process::Command::output`]: standard output and
+    /// standard error are piped and standard input is `/dev/null`, where the job sets nothing else.
+    ///
+    /// For a limit of time set [`Job::max_runtime`]; for one of bytes see [`Process::communicate`].
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::{Job, Stdio};
+    ///
+    /// let job = Job::new("task-42", "sh").args(["-c", "echo out; echo err >&2"]).stderr(Stdio::merge());
+    /// let output = tracker.output(job)?;
+    /// assert_eq!(output.stdout, b"out\nerr\n");
+    /// assert!(output.exit.success());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Tracker::spawn) and [`Process::wait_with_output`].
+    pub fn output(&self, job: Job) -> Result<Output> {
+        self.spawn(job.with_output())?.wait_with_output()
+    }
+
+    /// Starts a program, with inherited standard descriptors where the job sets nothing else, and waits for it, as
+    /// [`std::process::Command::status`].
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Tracker::spawn) and [`Process::wait`].
+    pub fn status(&self, job: Job) -> Result<Exit> {
+        self.spawn(job)?.wait()
     }
 
     /// Tracks a process that the caller started by other means. It is ended with this tracker, like a spawned one, but only the

@@ -34,9 +34,9 @@ pub use caller::Caller;
 pub use end::kill_options::KillOptions;
 pub use facade::Tracker;
 #[cfg(feature = "tokio")]
-pub use handle::asynchronous::{AsyncProcess, AsyncTracker};
+pub use handle::asynchronous::{AsyncCommunicator, AsyncProcess, AsyncTracker};
 pub use handle::exit::Exit;
-pub use handle::output::Output;
+pub use handle::output::{Communicator, Output};
 pub use handle::process::{Process, Signaller};
 pub use inspect::ledger::{Ledger, plan_name_match};
 pub use inspect::{

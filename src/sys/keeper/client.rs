@@ -260,16 +260,20 @@ fn passed_on<'a>(
     let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     let mut open = [false; 3];
     let mut passed = Vec::with_capacity(3);
+    let mut passed_last = None;
     for (target, descriptor) in descriptors.iter().enumerate() {
         let stays =
             |fd| rustix::io::fcntl_getfd(fd).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC));
         let fd = match descriptor {
             Descriptor::Keep => Some(own[target]).filter(|fd| stays(*fd)),
             Descriptor::Copy(_) => sources[target].as_ref().map(AsFd::as_fd),
+            Descriptor::Merge => passed_last,
             Descriptor::Close => None,
         };
         open[target] = fd.is_some();
         passed.extend(fd);
+        // Standard error comes after standard output, whose copy it may be.
+        passed_last = fd;
     }
     (open, passed)
 }

@@ -30,6 +30,8 @@ pub(in crate::sys) enum Descriptor {
     Keep,
     /// A copy of this one, which is 3 or higher.
     Copy(i32),
+    /// A copy of descriptor 1, once that is installed.
+    Merge,
     /// None.
     Close,
 }
@@ -288,6 +290,15 @@ fn install(plan: &Plan<'_>, target: usize, descriptor: Descriptor) {
                 step::STDIO,
                 call(libc::SYS_dup3, [source.cast_unsigned() as usize, target, 0, 0, 0]),
             );
+        }
+        // If standard output is closed, or will be by exec, as above, so is this.
+        Descriptor::Merge => {
+            let flags = call(libc::SYS_fcntl, [1, libc::F_GETFD as usize, 0, 0, 0]);
+            if flags < 0 || flags & libc::FD_CLOEXEC as isize != 0 {
+                call(libc::SYS_close, [target, 0, 0, 0, 0]);
+            } else {
+                check(plan, step::STDIO, call(libc::SYS_dup3, [1, target, 0, 0, 0]));
+            }
         }
         // A descriptor that is already closed needs nothing.
         Descriptor::Close => {

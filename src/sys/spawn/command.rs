@@ -14,6 +14,10 @@ pub(crate) enum StdioSource {
     Piped,
     /// Shared by the copies of a job.
     Fd(Arc<OwnedFd>),
+    /// A file in memory with these bytes.
+    Bytes(Arc<[u8]>),
+    /// What standard output has; for standard error.
+    Merge,
     /// No descriptor at all.
     Closed,
 }

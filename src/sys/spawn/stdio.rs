@@ -1,11 +1,13 @@
 //! The program's descriptors.
 
 use std::{
+    fs::File,
+    io::{Seek, Write},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use super::{child::Descriptor, command::StdioSource};
 use crate::error::{Error, Result};
@@ -29,6 +31,16 @@ pub(in crate::sys) fn prepare_stdio(
                 descriptors[target] = Descriptor::Close;
                 continue;
             }
+            StdioSource::Merge if target == 2 => {
+                descriptors[target] = Descriptor::Merge;
+                continue;
+            }
+            StdioSource::Merge => {
+                return Err(Error::invalid(
+                    "only standard error can be merged, into standard output",
+                ));
+            }
+            StdioSource::Bytes(bytes) => Arc::new(file_in_memory(&bytes)?),
             StdioSource::Null => {
                 let null =
                     rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
@@ -61,6 +73,25 @@ pub(super) fn prepare_fds(fds: &[(i32, Arc<OwnedFd>)]) -> Result<Vec<(OwnedFd, i
     let mut copies = fds.iter().map(copy).collect::<Result<Vec<_>>>()?;
     copies.sort_unstable_by_key(|(_, target)| *target);
     Ok(copies)
+}
+
+/// Returns a file in memory that contains `bytes`, which no process can change any more.
+fn file_in_memory(bytes: &[u8]) -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    let create = || {
+        // Older kernels than 6.3 do not know the flag, and newer ones may require it (`vm.memfd_noexec`).
+        let file = memfd_create(c"stdin", flags | MemfdFlags::NOEXEC_SEAL)
+            .or_else(|_| memfd_create(c"stdin", flags))?;
+        let mut file = File::from(file);
+        file.write_all(bytes)?;
+        file.rewind()?;
+        fcntl_add_seals(&file, seals)?;
+        Ok(file.into())
+    };
+    create().map_err(|error: std::io::Error| {
+        Error::os("failed to create a file in memory for a program's input", error)
+    })
 }
 
 fn copy_above(fd: &OwnedFd, number: i32) -> Result<OwnedFd> {

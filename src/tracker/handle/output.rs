@@ -1,4 +1,4 @@
-//! Waits for a program and all of its output.
+//! Waits for a program and all of its output, and feeds its input meanwhile.
 
 use std::{
     os::fd::OwnedFd,
@@ -7,6 +7,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    fs::OFlags,
     io::Errno,
 };
 
@@ -37,78 +38,221 @@ impl Process {
     /// Reads both pipes at once until the program has ended, then waits for it. Standard input is closed first.
     ///
     /// A grandchild that keeps the pipes open after the program has ended does not delay this: what it prints later is lost.
+    /// For limits, and to write to standard input meanwhile, see [`communicate`](Self::communicate).
     ///
     /// # Errors
     ///
     /// If a pipe cannot be read; then the program's tree is ended before this returns.
     pub fn wait_with_output(mut self) -> Result<Output> {
-        self.stdin = None;
-        let mut pipes = [
+        let mut communicator = self.communicate([]);
+        loop {
+            if let Some(output) = communicator.read()? {
+                return Ok(output);
+            }
+        }
+    }
+
+    /// Takes the pipes of the program, to write `input` to its standard input while its output is read: neither a full pipe
+    /// nor a program that does not read its input can block the other direction. Nothing happens before
+    /// [`Communicator::read`].
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use std::time::Duration;
+    /// use procledger::{Job, Stdio};
+    ///
+    /// let job = Job::new("task-42", "sort").stdin(Stdio::piped()).stdout(Stdio::piped());
+    /// let mut process = tracker.spawn(job)?;
+    /// let mut communicator = process.communicate("b\na\n").limit_time(Duration::from_secs(60));
+    /// match communicator.limit_size(1 << 20).read()? {
+    ///     Some(output) => assert_eq!(output.stdout, b"a\nb\n"),
+    ///     None => drop(process.terminate()?), // it takes too long, or prints too much
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn communicate(&mut self, input: impl Into<Vec<u8>>) -> Communicator<'_> {
+        let input = input.into();
+        let stdin = self.stdin.take().map(OwnedFd::from);
+        let pipes = [
             Pipe::new(self.stdout.take().map(OwnedFd::from)),
             Pipe::new(self.stderr.take().map(OwnedFd::from)),
         ];
-        if let Err(error) = self.read_all(&mut pipes) {
-            // As in the former implementation: an operation that failed leaves no process behind.
-            if let Err(other) = self.terminate() {
-                tracing::error!(
-                    "failed to end process {} after a failed read: {other}",
-                    self.pid()
-                );
-            }
-            return Err(error);
+        Communicator {
+            is_unwritable: stdin.is_none() && !input.is_empty(),
+            // Without input it is closed at once: a program that reads it to the end would never end.
+            input: Input { fd: stdin.filter(|_| !input.is_empty()), bytes: input, written: 0 },
+            process: self,
+            pipes,
+            time: None,
+            size: None,
+            dead_since: None,
         }
-        let exit = self.wait()?;
-        let [stdout, stderr] = pipes.map(|pipe| pipe.read);
-        Ok(Output { exit, stdout, stderr })
+    }
+}
+
+/// Writes a program's input and reads its output, within limits; see [`Process::communicate`]. Dropping it closes the pipes.
+#[derive(Debug)]
+#[must_use = "nothing is written or read before `read`"]
+pub struct Communicator<'a> {
+    process: &'a mut Process,
+    input: Input,
+    pipes: [Pipe; 2],
+    /// There is input, and no pipe for it.
+    is_unwritable: bool,
+    time: Option<Duration>,
+    size: Option<usize>,
+    dead_since: Option<Instant>,
+}
+
+impl Communicator<'_> {
+    /// Limits the time that each [`read`](Self::read) takes.
+    pub fn limit_time(mut self, limit: Duration) -> Self {
+        self.time = Some(limit);
+        self
     }
 
-    fn read_all(&self, pipes: &mut [Pipe; 2]) -> Result<()> {
-        for pipe in &*pipes {
-            pipe.make_nonblocking()?;
-        }
-        let mut dead_since: Option<Instant> = None;
-        while pipes.iter().any(|pipe| pipe.fd.is_some()) {
-            let left = match dead_since {
-                None => None,
-                Some(since) => match DRAIN.checked_sub(since.elapsed()) {
-                    Some(left) => Some(left),
-                    None => return Ok(()),
-                },
-            };
-            let dead = self.poll(pipes, dead_since.is_none(), left)?;
-            for pipe in &mut *pipes {
-                pipe.read_available()?;
-            }
-            if dead && dead_since.is_none() {
-                dead_since = Some(Instant::now());
-            }
-        }
-        Ok(())
+    /// Limits how many bytes each [`read`](Self::read) reads, of standard output and standard error together.
+    pub fn limit_size(mut self, bytes: usize) -> Self {
+        self.size = Some(bytes);
+        self
     }
 
-    /// Waits until there is something to read, the program ends, or `limit` has passed; returns whether the program has ended.
-    fn poll(
-        &self,
-        pipes: &[Pipe; 2],
-        watch_process: bool,
-        limit: Option<Duration>,
-    ) -> Result<bool> {
-        let mut fds: Vec<PollFd<'_>> = pipes
-            .iter()
-            .filter_map(|pipe| Some(PollFd::new(pipe.fd.as_ref()?, PollFlags::IN)))
-            .collect();
+    /// Returns what was read of standard output so far.
+    pub fn stdout(&self) -> &[u8] {
+        &self.pipes[0].read
+    }
+
+    /// Returns what was read of standard error so far.
+    pub fn stderr(&self) -> &[u8] {
+        &self.pipes[1].read
+    }
+
+    /// Writes and reads until the program has ended, and returns all that it printed. Returns `None` when a limit is reached
+    /// first: the program runs on, what was read is kept, and another call continues there.
+    ///
+    /// A program that closes its standard input, or ends, before it has read all of its input is no error. As with
+    /// [`std::process::ChildStdin`], the host must ignore SIGPIPE, as programs in Rust do.
+    ///
+    /// # Errors
+    ///
+    /// Invalid input where there is input for a program whose standard input is no pipe. If a pipe cannot be read or written;
+    /// then the program's tree is ended before this returns.
+    pub fn read(&mut self) -> Result<Option<Output>> {
+        if self.is_unwritable {
+            return Err(Error::invalid(
+                "the program's standard input is not a pipe: set it to `Stdio::piped()`",
+            ));
+        }
+        let deadline = self.time.and_then(|limit| Instant::now().checked_add(limit));
+        match self.transfer(deadline) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) => {
+                // As in the former implementation: an operation that failed leaves no process behind.
+                if let Err(other) = self.process.terminate() {
+                    let pid = self.process.pid();
+                    tracing::error!("failed to end process {pid} after a failed read: {other}");
+                }
+                return Err(error);
+            }
+        }
+        let exit = match deadline {
+            None => self.process.wait()?,
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let Some(exit) = self.process.wait_timeout(left)? else { return Ok(None) };
+                exit
+            }
+        };
+        let [stdout, stderr] = self.pipes.each_mut().map(|pipe| std::mem::take(&mut pipe.read));
+        Ok(Some(Output { exit, stdout, stderr }))
+    }
+
+    /// Returns whether all is written and read; `false` at a limit.
+    fn transfer(&mut self, deadline: Option<Instant>) -> Result<bool> {
+        let open = self.pipes.iter().map(|pipe| &pipe.fd).chain([&self.input.fd]);
+        open.flatten().try_for_each(make_nonblocking)?;
+        let mut room = self.size.unwrap_or(usize::MAX);
+        while !self.is_done() {
+            let now = Instant::now();
+            if room == 0 || deadline.is_some_and(|deadline| deadline <= now) {
+                return Ok(false);
+            }
+            let drained = self.dead_since.map(|since| since + DRAIN);
+            if drained.is_some_and(|drained| drained <= now) {
+                break;
+            }
+            let until = deadline.into_iter().chain(drained).min();
+            let dead = self.poll(until.map(|until| until.saturating_duration_since(now)))?;
+            self.input.write_available()?;
+            for pipe in &mut self.pipes {
+                pipe.read_available(&mut room)?;
+            }
+            if dead && self.dead_since.is_none() {
+                self.dead_since = Some(Instant::now());
+            }
+        }
+        // A process that still holds the other ends must not write into a pipe that is not read any more.
+        self.pipes.iter_mut().for_each(|pipe| pipe.fd = None);
+        self.input.fd = None;
+        Ok(true)
+    }
+
+    fn is_done(&self) -> bool {
+        let is_read = self.pipes.iter().all(|pipe| pipe.fd.is_none());
+        // No other process has to read what the program has not.
+        is_read && (self.input.fd.is_none() || self.dead_since.is_some())
+    }
+
+    /// Waits until there is something to read or to write, the program ends, or `limit` has passed; returns whether the program
+    /// has ended.
+    fn poll(&self, limit: Option<Duration>) -> Result<bool> {
+        let outputs = self.pipes.iter().filter_map(|pipe| pipe.fd.as_ref());
+        let mut fds: Vec<PollFd<'_>> = outputs.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         let process = fds.len();
-        if watch_process {
-            fds.push(PollFd::new(&*self.pidfd, PollFlags::IN));
+        if self.dead_since.is_none() {
+            fds.push(PollFd::new(&*self.process.pidfd, PollFlags::IN));
+            fds.extend(self.input.fd.as_ref().map(|fd| PollFd::new(fd, PollFlags::OUT)));
         }
         match poll(&mut fds, limit.map(timespec).as_ref()) {
-            Ok(_) => Ok(fds.get(process).is_some_and(|fd| !fd.revents().is_empty())),
-            Err(Errno::INTR) => Ok(false),
+            Ok(_) if self.dead_since.is_none() => Ok(!fds[process].revents().is_empty()),
+            Ok(_) | Err(Errno::INTR) => Ok(false),
             Err(error) => Err(Error::os("failed to poll a program's pipes", error)),
         }
     }
 }
 
+#[derive(Debug)]
+struct Input {
+    fd: Option<OwnedFd>,
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Input {
+    fn write_available(&mut self) -> Result<()> {
+        while let Some(fd) = &self.fd {
+            match rustix::io::write(fd, &self.bytes[self.written..]) {
+                Ok(count) => {
+                    self.written += count;
+                    if self.written == self.bytes.len() {
+                        self.fd = None;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                // The program reads no more.
+                Err(Errno::PIPE) => self.fd = None,
+                Err(error) => return Err(Error::os("failed to write a program's input", error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
 struct Pipe {
     fd: Option<OwnedFd>,
     read: Vec<u8>,
@@ -119,26 +263,34 @@ impl Pipe {
         Self { fd, read: Vec::new() }
     }
 
-    fn make_nonblocking(&self) -> Result<()> {
-        let Some(fd) = &self.fd else { return Ok(()) };
-        // The flag belongs to our end of the pipe alone.
-        rustix::fs::fcntl_getfl(fd)
-            .and_then(|flags| rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK))
-            .map_err(|error| Error::os("failed to set up a program's pipe", error))
-    }
-
-    fn read_available(&mut self) -> Result<()> {
+    /// Reads what is available, at most `room`, which is reduced by it.
+    fn read_available(&mut self, room: &mut usize) -> Result<()> {
         // Bounded: a process that writes faster than we read must not keep us from noticing that the program has ended.
         for _ in 0..READS_AT_ONCE {
             let Some(fd) = &self.fd else { break };
-            self.read.reserve(CHUNK);
-            match rustix::io::read(fd, rustix::buffer::spare_capacity(&mut self.read)) {
+            if *room == 0 {
+                break;
+            }
+            let start = self.read.len();
+            self.read.resize(start + CHUNK.min(*room), 0);
+            let result = rustix::io::read(fd, &mut self.read[start..]);
+            let count = result.unwrap_or(0);
+            self.read.truncate(start + count);
+            *room -= count;
+            match result {
                 Ok(0) => self.fd = None,
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::AGAIN) => break,
                 Err(error) => return Err(Error::os("failed to read a program's output", error)),
             }
         }
         Ok(())
     }
+}
+
+/// The flag belongs to our end of the pipe alone.
+fn make_nonblocking(fd: &OwnedFd) -> Result<()> {
+    rustix::fs::fcntl_getfl(fd)
+        .and_then(|flags| rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK))
+        .map_err(|error| Error::os("failed to set up a program's pipe", error))
 }

@@ -34,6 +34,12 @@ impl Stdio {
         Self(StdioSource::Piped)
     }
 
+    /// For standard error: uses what standard output has, as `2>&1` in a shell. With a pipe there, all of it is read from
+    /// [`Process::stdout`](crate::Process::stdout), in the order in which the program has written it.
+    pub fn merge() -> Self {
+        Self(StdioSource::Merge)
+    }
+
     /// Uses a descriptor of the caller: a log file, a socket. The host's copy is closed once the job, and each clone of it, has been
     /// spawned or dropped.
     pub fn fd(fd: impl Into<OwnedFd>) -> Self {
@@ -122,7 +128,8 @@ pub struct Job {
     pub(in crate::tracker) clear_env: bool,
     pub(in crate::tracker) env: BTreeMap<OsString, Option<OsString>>,
     pub(in crate::tracker) directory: Option<PathBuf>,
-    pub(in crate::tracker) stdio: [StdioSource; 3],
+    /// `None`: by default, which depends on the call that starts it.
+    pub(in crate::tracker) stdio: [Option<StdioSource>; 3],
     pub(in crate::tracker) signals: SignalState,
     /// The descriptors of [`Attributes::fds`], in that order.
     pub(in crate::tracker) fds: Vec<Arc<OwnedFd>>,
@@ -153,7 +160,7 @@ impl Job {
             clear_env: false,
             env: BTreeMap::new(),
             directory: None,
-            stdio: [StdioSource::Inherit, StdioSource::Inherit, StdioSource::Inherit],
+            stdio: [None, None, None],
             signals: SignalState::default(),
             fds: Vec::new(),
             attributes: Attributes::default(),
@@ -230,21 +237,42 @@ impl Job {
     /// Sets standard input.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
-        self.stdio[0] = stdin.into().0;
+        self.stdio[0] = Some(stdin.into().0);
+        self
+    }
+
+    /// Sets standard input to these bytes, which are in a file in memory (`memfd_create(2)`) that no process can change: however
+    /// the program is waited for, nothing has to be written meanwhile, and a program that does not read them is no error. Each
+    /// clone of the job reads them from the beginning. Input that is not known at the start is for
+    /// [`Stdio::piped`] and [`Process::communicate`](crate::Process::communicate).
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::Job;
+    ///
+    /// let output = tracker.output(Job::new("task-42", "sort").stdin_bytes("b\na\n"))?;
+    /// assert_eq!(output.stdout, b"a\nb\n");
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn stdin_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdio[0] = Some(StdioSource::Bytes(bytes.into().into()));
         self
     }
 
     /// Sets standard output.
     #[must_use]
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
-        self.stdio[1] = stdout.into().0;
+        self.stdio[1] = Some(stdout.into().0);
         self
     }
 
     /// Sets standard error.
     #[must_use]
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
-        self.stdio[2] = stderr.into().0;
+        self.stdio[2] = Some(stderr.into().0);
         self
     }
 
@@ -407,6 +435,15 @@ impl Job {
         self
     }
 
+    /// Sets the standard descriptors that were not set: nothing to read, and pipes.
+    pub(in crate::tracker) fn with_output(mut self) -> Self {
+        let [stdin, stdout, stderr] = &mut self.stdio;
+        stdin.get_or_insert(StdioSource::Null);
+        stdout.get_or_insert(StdioSource::Piped);
+        stderr.get_or_insert(StdioSource::Piped);
+        self
+    }
+
     /// Returns the command to start: with these tokens in its environment, and in this cgroup.
     pub(super) fn into_command(
         self,
@@ -420,7 +457,7 @@ impl Job {
             arg0: self.arg0,
             args: self.args,
             directory: self.directory,
-            stdio: self.stdio,
+            stdio: self.stdio.map(|source| source.unwrap_or(StdioSource::Inherit)),
             signals: self.signals,
             fds: self.attributes.fds.iter().copied().zip(self.fds).collect(),
             attributes: self.attributes,

@@ -3,6 +3,7 @@
 pub(crate) mod another_runtime;
 pub(crate) mod api_over_http;
 pub(crate) mod as_a_host;
+pub(crate) mod communication;
 pub(crate) mod dropped_handles;
 pub(crate) mod exit_without_a_shutdown;
 pub(crate) mod exits;

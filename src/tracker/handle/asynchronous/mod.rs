@@ -14,6 +14,7 @@ mod process;
 mod read_so_far;
 mod tracker;
 
+pub use output::AsyncCommunicator;
 pub use process::AsyncProcess;
 pub use tracker::AsyncTracker;
 

@@ -1,16 +1,17 @@
-//! Waits for a program and all of its output, as a future.
+//! Waits for a program and all of its output, and feeds its input meanwhile, as a future.
 
 use std::{
     future::{Future, poll_fn},
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::unix::pipe::Receiver,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 
 use super::{AsyncProcess, read_so_far::Read};
@@ -33,53 +34,184 @@ impl AsyncProcess {
     /// If a pipe cannot be read; then the program's tree is ended before this returns. If a pipe cannot be registered with the
     /// current runtime, for example because there are too many descriptors; then the program runs on.
     pub async fn wait_with_output(&mut self) -> Result<Output> {
-        self.stdin = None;
-        self.take_pipes_here()?;
-        let mut drained = None;
-        if let Err(error) = poll_fn(|cx| self.poll_output(cx, &mut drained)).await {
-            // As in the former implementation: an operation that failed leaves no process behind.
-            if let Err(other) = self.terminate().await {
-                let pid = self.pid();
-                tracing::error!("failed to end process {pid} after a failed read: {other}");
+        let mut communicator = self.communicate([]);
+        loop {
+            if let Some(output) = communicator.read().await? {
+                return Ok(output);
             }
-            return Err(error);
         }
-        // A process that still holds the other ends must not write into a pipe that is not read any more.
-        (self.stdout, self.stderr) = (None, None);
-        let exit = self.wait().await?;
-        let Read { stdout, stderr, .. } = std::mem::take(&mut self.read);
-        Ok(Output { exit, stdout, stderr })
     }
 
-    /// Ready when both pipes are at their end, or when the program is dead and the time to drain them is over.
-    fn poll_output(
-        &mut self,
-        cx: &mut Context<'_>,
-        drained: &mut Option<Pin<Box<Sleep>>>,
-    ) -> Poll<Result<()>> {
-        poll_pipe(&mut self.stdout, &mut self.read.stdout, cx)?;
-        poll_pipe(&mut self.stderr, &mut self.read.stderr, cx)?;
-        if self.stdout.is_none() && self.stderr.is_none() {
-            return Poll::Ready(Ok(()));
+    /// Writes `input` to the program's standard input while its output is read, as [`Process::communicate`]; nothing happens
+    /// before [`AsyncCommunicator::read`]. Where it is dropped early, the rest of the input is lost, and what was read stays in
+    /// the handle.
+    ///
+    /// [`Process::communicate`]: crate::Process::communicate
+    pub fn communicate(&mut self, input: impl Into<Vec<u8>>) -> AsyncCommunicator<'_> {
+        let input = input.into();
+        if input.is_empty() {
+            self.stdin = None;
         }
-        if self.read.dead_since.is_none() && self.poll_dead(cx)?.is_ready() {
-            self.read.dead_since = Some(Instant::now());
+        let is_unwritable = self.stdin.is_none() && !input.is_empty();
+        AsyncCommunicator {
+            process: self,
+            input,
+            written: 0,
+            is_unwritable,
+            time: None,
+            size: None,
+            drained: None,
         }
-        let Some(since) = self.read.dead_since else { return Poll::Pending };
-        let drained = drained.get_or_insert_with(|| Box::pin(sleep_until(since + DRAIN)));
-        drained.as_mut().poll(cx).map(Ok)
     }
 }
 
-/// Reads what is available; at its end the pipe is closed. If there is more, the caller is woken again at once: a process that
-/// writes faster than we read must not keep us from noticing that the program has ended.
-fn poll_pipe(pipe: &mut Option<Receiver>, read: &mut Vec<u8>, cx: &mut Context<'_>) -> Result<()> {
+/// Writes a program's input and reads its output, within limits; see [`AsyncProcess::communicate`].
+#[derive(Debug)]
+#[must_use = "nothing is written or read before `read`"]
+pub struct AsyncCommunicator<'a> {
+    process: &'a mut AsyncProcess,
+    input: Vec<u8>,
+    written: usize,
+    /// There is input, and no pipe for it.
+    is_unwritable: bool,
+    time: Option<Duration>,
+    size: Option<usize>,
+    drained: Option<Pin<Box<Sleep>>>,
+}
+
+impl AsyncCommunicator<'_> {
+    /// Limits the time that each [`read`](Self::read) takes.
+    pub fn limit_time(mut self, limit: Duration) -> Self {
+        self.time = Some(limit);
+        self
+    }
+
+    /// Limits how many bytes each [`read`](Self::read) reads, of standard output and standard error together.
+    pub fn limit_size(mut self, bytes: usize) -> Self {
+        self.size = Some(bytes);
+        self
+    }
+
+    /// Returns what was read of standard output so far.
+    pub fn stdout(&self) -> &[u8] {
+        &self.process.read.stdout
+    }
+
+    /// Returns what was read of standard error so far.
+    pub fn stderr(&self) -> &[u8] {
+        &self.process.read.stderr
+    }
+
+    /// Writes and reads until the program has ended, or a limit is reached (`None`), as [`Communicator::read`]. Cancel safe.
+    ///
+    /// [`Communicator::read`]: crate::Communicator::read
+    ///
+    /// # Errors
+    ///
+    /// As [`Communicator::read`] and [`AsyncProcess::wait_with_output`].
+    pub async fn read(&mut self) -> Result<Option<Output>> {
+        if self.is_unwritable {
+            return Err(Error::invalid(
+                "the program's standard input is not a pipe: set it to `Stdio::piped()`",
+            ));
+        }
+        match self.time {
+            None => self.read_all().await,
+            Some(limit) => timeout(limit, self.read_all()).await.unwrap_or(Ok(None)),
+        }
+    }
+
+    async fn read_all(&mut self) -> Result<Option<Output>> {
+        self.process.take_pipes_here()?;
+        let mut room = self.size.unwrap_or(usize::MAX);
+        match poll_fn(|cx| self.poll_transfer(cx, &mut room)).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) => {
+                // As in the former implementation: an operation that failed leaves no process behind.
+                if let Err(other) = self.process.terminate().await {
+                    let pid = self.process.pid();
+                    tracing::error!("failed to end process {pid} after a failed read: {other}");
+                }
+                return Err(error);
+            }
+        }
+        // A process that still holds the other ends must not write into a pipe that is not read any more.
+        (self.process.stdout, self.process.stderr) = (None, None);
+        let exit = self.process.wait().await?;
+        let Read { stdout, stderr, .. } = std::mem::take(&mut self.process.read);
+        Ok(Some(Output { exit, stdout, stderr }))
+    }
+
+    /// Ready when all is written and read, or when the program is dead and the time to drain its pipes is over; with `false`, when
+    /// there is no room left.
+    fn poll_transfer(&mut self, cx: &mut Context<'_>, room: &mut usize) -> Poll<Result<bool>> {
+        if *room == 0 {
+            return Poll::Ready(Ok(false));
+        }
+        self.poll_input(cx)?;
+        let process = &mut *self.process;
+        poll_pipe(&mut process.stdout, &mut process.read.stdout, room, cx)?;
+        poll_pipe(&mut process.stderr, &mut process.read.stderr, room, cx)?;
+        let is_read = process.stdout.is_none() && process.stderr.is_none();
+        if is_read && process.stdin.is_none() {
+            return Poll::Ready(Ok(true));
+        }
+        if *room == 0 {
+            return Poll::Ready(Ok(false));
+        }
+        if process.read.dead_since.is_none() && process.poll_dead(cx)?.is_ready() {
+            process.read.dead_since = Some(Instant::now());
+        }
+        let Some(since) = process.read.dead_since else { return Poll::Pending };
+        if is_read {
+            return Poll::Ready(Ok(true));
+        }
+        let drained = self.drained.get_or_insert_with(|| Box::pin(sleep_until(since + DRAIN)));
+        drained.as_mut().poll(cx).map(|()| Ok(true))
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        while let Some(stdin) = &mut self.process.stdin {
+            let Poll::Ready(written) = Pin::new(stdin).poll_write(cx, &self.input[self.written..])
+            else {
+                return Ok(());
+            };
+            match written {
+                Ok(count) => {
+                    self.written += count;
+                    if self.written == self.input.len() {
+                        self.process.stdin = None;
+                    }
+                }
+                // The program reads no more.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    self.process.stdin = None;
+                }
+                Err(error) => return Err(Error::os("failed to write a program's input", error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads what is available, at most `room`, which is reduced by it; at its end the pipe is closed. If there is more, the caller is
+/// woken again at once: a process that writes faster than we read must not keep us from noticing that the program has ended.
+fn poll_pipe(
+    pipe: &mut Option<Receiver>,
+    read: &mut Vec<u8>,
+    room: &mut usize,
+    cx: &mut Context<'_>,
+) -> Result<()> {
     for _ in 0..READS_AT_ONCE {
         let Some(open) = pipe else { return Ok(()) };
-        match poll_chunk(open, read, cx) {
+        if *room == 0 {
+            return Ok(());
+        }
+        match poll_chunk(open, read, *room, cx) {
             Poll::Pending => return Ok(()),
             Poll::Ready(Ok(0)) => *pipe = None,
-            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Ok(count)) => *room -= count,
             Poll::Ready(Err(error)) => {
                 return Err(Error::os("failed to read a program's output", error));
             }
@@ -92,11 +224,12 @@ fn poll_pipe(pipe: &mut Option<Receiver>, read: &mut Vec<u8>, cx: &mut Context<'
 fn poll_chunk(
     pipe: &mut Receiver,
     read: &mut Vec<u8>,
+    room: usize,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
     ready!(pipe.poll_read_ready(cx))?;
     let start = read.len();
-    read.resize(start + CHUNK, 0);
+    read.resize(start + CHUNK.min(room), 0);
     let mut buffer = ReadBuf::new(&mut read[start..]);
     let answer = Pin::new(pipe).poll_read(cx, &mut buffer);
     let count = buffer.filled().len();

@@ -124,15 +124,18 @@ impl AsyncProcess {
             return Ok(());
         }
         let pid = self.pid();
-        let failed = |error| {
-            Error::os(format!("failed to read the output of process {pid} in tokio"), error)
-        };
+        let failed =
+            |error| Error::os(format!("failed to use the pipes of process {pid} in tokio"), error);
         for pipe in [&mut self.stdout, &mut self.stderr] {
             if let Some(open) = pipe.take() {
                 let fd = open.into_nonblocking_fd().map_err(failed)?;
                 // The caller may have put another kind of descriptor there.
                 *pipe = Some(Receiver::from_owned_fd_unchecked(fd).map_err(failed)?);
             }
+        }
+        if let Some(open) = self.stdin.take() {
+            let fd = open.into_nonblocking_fd().map_err(failed)?;
+            self.stdin = Some(Sender::from_owned_fd_unchecked(fd).map_err(failed)?);
         }
         self.runtime = current;
         Ok(())

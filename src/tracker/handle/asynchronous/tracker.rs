@@ -9,7 +9,7 @@ use crate::{
     tracker::{
         Job, Tracker,
         end::settle,
-        handle::{exit::Exit, process::Process},
+        handle::{exit::Exit, output::Output, process::Process},
     },
 };
 
@@ -74,6 +74,34 @@ impl AsyncTracker {
                 Err(error)
             }
         }
+    }
+
+    /// Starts a program, waits for it and returns all of its output, as [`Tracker::output`]. If the future is dropped, the
+    /// program's tree is ended: nothing else has a handle on it.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn) and [`AsyncProcess::wait_with_output`].
+    ///
+    /// # Panics
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub async fn output(&self, job: Job) -> Result<Output> {
+        let job = job.with_output().terminate_on_drop(true);
+        self.spawn(job).await?.wait_with_output().await
+    }
+
+    /// Starts a program and waits for it, as [`Tracker::status`]. If the future is dropped, the program's tree is ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn) and [`AsyncProcess::wait`].
+    ///
+    /// # Panics
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub async fn status(&self, job: Job) -> Result<Exit> {
+        self.spawn(job.terminate_on_drop(true)).await?.wait().await
     }
 
     /// Returns another handle on a task of this instance, as [`Tracker::get`].
