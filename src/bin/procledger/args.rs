@@ -36,8 +36,8 @@ Exits with 0 if its output is closed early, as in `procledger ps | head -1`.";
 pub(crate) struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
-    /// The task of which this is the supervisor: `run --detach` starts itself with this option.
-    #[arg(long, hide = true, value_name = "TASK")]
+    /// The task of which this is the supervisor.
+    #[arg(skip)]
     supervise: Option<String>,
     #[command(subcommand)]
     command: Command,
@@ -62,12 +62,19 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Prune(prune::PruneArgs),
     Completions(completions::CompletionsArgs),
+    #[command(name = "__tasks", hide = true)]
+    Tasks(completions::TasksArgs),
     Man(man::ManArgs),
     Demo(demo::DemoArgs),
     DemoHost(demo_host::DemoHostArgs),
 }
 
 impl Cli {
+    /// Makes this process the supervisor of a task, if there is one.
+    pub(crate) fn supervising(self, task: Option<String>) -> Self {
+        Self { supervise: task, ..self }
+    }
+
     /// Runs the subcommand.
     pub(crate) fn run(self) -> Result<Exit> {
         use Access::{Create, Existing, Inspect};
@@ -93,6 +100,7 @@ impl Cli {
             Command::Doctor(args) => args.run(&context(Inspect)?),
             Command::Prune(args) => args.run(&context(Existing)?),
             Command::Completions(args) => args.run(Self::command()),
+            Command::Tasks(args) => args.run(&context(Inspect)?),
             Command::Man(args) => args.run(Self::command()),
             Command::Demo(args) => {
                 logging::start(self.global.verbose, self.global.log_file.as_deref())?;

@@ -1,9 +1,12 @@
 //! Errors of the command line, each in one line that names the subcommand, what is wrong, and where the help is.
 
+use std::ffi::OsString;
+
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
 use crate::{
     args::Cli,
+    commands::run_detach::SUPERVISE,
     exit::{Failure, Result},
 };
 
@@ -23,7 +26,12 @@ const SYNONYMS: [(&str, &str); 10] = [
 
 /// Parses the command line of this process. Prints the help or the version, and exits, where that is requested.
 pub(crate) fn parse() -> Result<Cli> {
-    Cli::try_parse().map_err(|error| {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    let is_supervisor = words.len() > 2 && words[1] == SUPERVISE;
+    let supervise = is_supervisor.then(|| words.drain(1..3).next_back()).flatten();
+    let supervise = supervise.map(|task| task.to_string_lossy().into_owned());
+    let parsed = Cli::try_parse_from(words).map(|cli| cli.supervising(supervise));
+    parsed.map_err(|error| {
         if !error.use_stderr()
             || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         {

@@ -28,7 +28,7 @@ mod ps_watch;
 mod report_lines;
 mod report_task;
 mod run_caller;
-mod run_detach;
+pub(crate) mod run_detach;
 mod run_end;
 mod run_events;
 mod run_stop;

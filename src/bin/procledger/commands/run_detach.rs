@@ -29,6 +29,10 @@ use crate::{
     poll::poll_within,
 };
 
+/// The first word of the command line of a supervisor, followed by its task. It is no option, so that no help, completion or
+/// manual page has it.
+pub(crate) const SUPERVISE: &str = "--supervise";
+
 /// What the supervisor writes once the program runs.
 const STARTED: &[u8] = b"started\n";
 
@@ -79,7 +83,7 @@ impl DetachArgs {
             reason = "the supervisor is not tracked: it is the owner of the task"
         )]
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("procledger").args(["--supervise", task.as_str()]);
+        command.arg0("procledger").args([SUPERVISE, task.as_str()]);
         command.args(std::env::args_os().skip(1));
         command.stdin(process::Stdio::null()).stdout(process::Stdio::piped());
         let mut supervisor = command.spawn().map_err(failed)?;
