@@ -4,6 +4,8 @@
 //! that claims; that of a live one only where a person, or the owner of the row, requested it ([`TakeOver`]). The former
 //! claimant then records nothing more: each of its updates is conditional on its claim.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
@@ -98,10 +100,11 @@ impl Store {
         })
     }
 
-    /// Returns the claimant of each of these rows; `None` for one that is not being ended.
-    pub(crate) fn claimants(&self, ids: &[ProcessId]) -> Result<Vec<Option<InstanceId>>> {
+    /// Returns the claimants of those of these rows that are being ended.
+    pub(crate) fn claimants(&self, ids: &[ProcessId]) -> Result<HashMap<ProcessId, InstanceId>> {
         self.read("look up claims", |connection| {
-            ids.iter().map(|id| claimant(connection, *id)).collect()
+            let claim = |id: &ProcessId| Ok(claimant(connection, *id)?.map(|by| (*id, by)));
+            ids.iter().filter_map(|id| claim(id).transpose()).collect()
         })
     }
 

@@ -1,5 +1,7 @@
 //! The recorded descendants of roots: queried for all of them in one read, however many are ended together.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, named_params};
 
 use super::{
@@ -15,11 +17,11 @@ use crate::{
 
 /// The recorded descendants of one root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Below {
+pub(crate) struct RecordedDescendants {
     /// Descendants that have not ended.
     pub(crate) live: Vec<(ProcessId, Identity)>,
     /// Processes that were left running on purpose: they must not be ended, whatever else is done to the tree.
-    pub(crate) kept: Vec<Identity>,
+    pub(crate) spared: Vec<Identity>,
 }
 
 pub(super) const LIVE_BELOW: &str =
@@ -30,14 +32,17 @@ pub(super) const LIVE_BELOW: &str =
      WHERE p.root = ?1 AND p.state <> 'ended' ORDER BY p.started_at, p.id";
 
 impl Store {
-    /// Returns the descendants of each of `roots`, in their order. A root that does not exist has none.
-    pub(crate) fn below(&self, roots: &[ProcessId]) -> Result<Vec<Below>> {
+    /// Returns the descendants of each of `roots`. A root that does not exist has none.
+    pub(crate) fn descendants(
+        &self,
+        roots: &[ProcessId],
+    ) -> Result<HashMap<ProcessId, RecordedDescendants>> {
         self.read("list the descendants of processes", |connection| {
             // Within one transaction the locks are taken once, and the data that was read stays in the cache.
             let all = connection.unchecked_transaction()?;
-            let below = roots.iter().map(|root| below(&all, *root)).collect();
+            let found = roots.iter().map(|root| Ok((*root, descendants(&all, *root)?))).collect();
             all.finish()?;
-            below
+            found
         })
     }
 }
@@ -79,7 +84,7 @@ impl Store {
     }
 }
 
-fn below(connection: &Connection, root: ProcessId) -> rusqlite::Result<Below> {
+fn descendants(connection: &Connection, root: ProcessId) -> rusqlite::Result<RecordedDescendants> {
     let live = connection
         .prepare_cached(LIVE_BELOW)?
         .query_map([root.0], |row| {
@@ -87,9 +92,9 @@ fn below(connection: &Connection, root: ProcessId) -> rusqlite::Result<Below> {
             Ok((cells.take()?, identity(&mut cells)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
-    let kept = connection
+    let spared = connection
         .prepare_cached(KEPT_BELOW)?
         .query_map([root.0], |row| identity(&mut Cells::of(row)))?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Below { live, kept })
+    Ok(RecordedDescendants { live, spared })
 }

@@ -72,7 +72,7 @@ mod unrecorded_ends;
 
 pub(crate) use claim::TakeOver;
 pub(crate) use connection::Store;
-pub(crate) use descendants::Below;
+pub(crate) use descendants::RecordedDescendants;
 pub(crate) use housekeeping::Housekeeper;
 pub(crate) use insert::Insertion;
 pub use leak_report::LeakReport;

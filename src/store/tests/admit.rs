@@ -117,7 +117,7 @@ fn a_root_ends_together_with_what_it_left() {
     let ends = [RootEnd { process: root, end: end(EndReason::Exited), strays, kept: Vec::new() }];
     let recorded = f.store.settle_roots(f.me, &ends).expect("committed");
     assert_eq!(f.get(root).life, Life::Ended(ends[0].end.clone()));
-    let below = f.store.below(&[root]).expect("read").remove(0).live;
+    let below = f.store.descendants(&[root]).expect("read")[&root].live.clone();
     assert_eq!(recorded[&root], below);
     assert!(below.iter().all(|(id, _)| {
         let row = f.store.process(*id).expect("read").expect("there");
@@ -144,7 +144,7 @@ fn what_a_root_may_keep_is_recorded_with_its_end_and_has_no_owner_any_more() {
     assert!(leaks.iter().all(|leak| leak.outcome == Outcome::Kept));
     let reasons = "SELECT count(*) FROM process WHERE end_reason = 'released' AND root IS NOT NULL";
     assert_eq!(f.number(reasons), 2);
-    let below = f.store.below(&[root]).expect("read").remove(0).kept;
+    let below = f.store.descendants(&[root]).expect("read")[&root].spared.clone();
     assert_eq!(below.iter().map(|kept| kept.pid.get()).collect::<Vec<_>>(), [11, 12]);
     let found_at = Millis::from(leaks[0].found_at);
     assert!(f.store.was_kept(&below[1], found_at).expect("read"));

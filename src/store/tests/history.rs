@@ -60,7 +60,7 @@ fn what_lives_is_listed_by_age_owner_task_and_root() {
     assert_eq!(ids(f.store.live().expect("read")), [old, theirs, young, below]);
     assert_eq!(ids(f.store.live_of(other).expect("read")), [theirs]);
     assert_eq!(ids(f.store.live_of_task(&task("task-30")).expect("read")), [young]);
-    let live = f.store.below(&[young, old]).expect("read").remove(1).live;
+    let live = &f.store.descendants(&[young, old]).expect("read")[&old].live;
     assert_eq!(live.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [below]);
     assert!(f.store.process(ProcessId(99)).expect("read").is_none());
 }

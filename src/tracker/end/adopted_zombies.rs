@@ -172,14 +172,14 @@ fn reap_recorded(core: &Core, owners: &Owners, unclear: &[&Stat]) {
         return;
     }
     let rows: Vec<ProcessId> = owners.all.iter().map(|owner| owner.row).collect();
-    let below = match core.store.below(&rows) {
-        Ok(below) => below,
+    let descendants = match core.store.descendants(&rows) {
+        Ok(descendants) => descendants,
         Err(error) => {
             return tracing::debug!("failed to look up the roots of zombies: {error}");
         }
     };
-    let recorded: Vec<Identity> = (below.into_iter())
-        .flat_map(|below| below.live.into_iter().map(|(_, identity)| identity).chain(below.kept))
+    let recorded: Vec<Identity> = (descendants.into_values())
+        .flat_map(|it| it.live.into_iter().map(|(_, identity)| identity).chain(it.spared))
         .collect();
     for dead in unclear {
         let is_it = |identity: &&Identity| {

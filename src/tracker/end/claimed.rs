@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::atomic::AtomicBool};
 
 use super::{
     keeper_end_logs, outcome,
-    run::{EndPlan, Exemptions, TreeTarget, end_trees_unless},
+    run::{EndPlan, TreeTarget, end_trees_unless},
     spared, world,
 };
 use crate::{
@@ -102,16 +102,17 @@ fn group(core: &Core, claimed: Vec<ProcessRecord>) -> Result<Vec<TreeTarget>> {
     Ok(trees)
 }
 
-/// Returns trees for which only the rows are known, in the order of `records`.
+/// Returns trees for which only the rows are known.
 pub(in crate::tracker) fn trees_of_rows(
     core: &Core,
     records: &[ProcessRecord],
 ) -> Result<Vec<TreeTarget>> {
-    let tree = |(record, exemptions): (&ProcessRecord, Exemptions)| TreeTarget {
+    let mut exemptions = spared::exemptions_of_rows(core, records)?;
+    let tree = |record: &ProcessRecord| TreeTarget {
         root: world::root_of(core, record),
         pidfd: core.registry.get(record.id).and_then(|entry| entry.pidfd.clone()),
         recorded: Vec::new(),
-        exemptions,
+        exemptions: exemptions.remove(&record.id).unwrap_or_default(),
     };
-    Ok(records.iter().zip(spared::exemptions_of_rows(core, records)?).map(tree).collect())
+    Ok(records.iter().map(tree).collect())
 }

@@ -6,7 +6,7 @@
 //! session, and the status is in the row.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -92,8 +92,7 @@ pub(in crate::tracker) fn dead_among_claimants(
     core: &Core,
     rows: &[ProcessId],
 ) -> Result<Vec<InstanceId>> {
-    let mut claimants: Vec<InstanceId> =
-        core.store.claimants(rows)?.into_iter().flatten().collect();
+    let mut claimants: Vec<InstanceId> = core.store.claimants(rows)?.into_values().collect();
     claimants.sort_unstable();
     claimants.dedup();
     claimants.retain(|claimant| is_dead_claimant(core, *claimant));
@@ -128,19 +127,14 @@ pub(in crate::tracker) fn take_back(
     }
 }
 
-/// Keeps those of these dead roots, whose rows did not end, that another instance is ending; returns for each whether it
-/// was kept.
-pub(in crate::tracker) fn keep_claimed(core: &Core, roots: &[&Dead]) -> Vec<bool> {
+/// Keeps those of these dead roots, whose rows did not end, that another instance is ending; returns their rows.
+pub(in crate::tracker) fn keep_claimed(core: &Core, roots: &[&Dead]) -> HashSet<ProcessId> {
     let rows: Vec<ProcessId> = roots.iter().map(|(entry, _)| entry.root.row).collect();
-    let claimants = core.store.claimants(&rows).unwrap_or_else(|_| vec![None; rows.len()]);
-    let mut kept = Vec::with_capacity(roots.len());
-    for (root, claimant) in roots.iter().zip(claimants) {
-        if claimant.is_some() {
-            core.pending.claimed.push((*root).clone());
-        }
-        kept.push(claimant.is_some());
-    }
-    if kept.contains(&true) && core.scheduler.is_monitoring() {
+    let claimants = core.store.claimants(&rows).unwrap_or_default();
+    let kept: HashSet<ProcessId> = claimants.into_keys().collect();
+    let are_kept = roots.iter().filter(|(entry, _)| kept.contains(&entry.root.row));
+    core.pending.claimed.extend(are_kept.map(|root| (*root).clone()));
+    if !kept.is_empty() && core.scheduler.is_monitoring() {
         core.registry.deaths.wake();
     }
     kept

@@ -88,13 +88,13 @@ fn dismiss_keeper(core: &Core, entry: &Tracked, client: KeeperClient) {
 fn spares_below(core: &Core, entry: &Tracked, client: &KeeperClient) -> bool {
     let root = entry.root.row;
     let looked = || -> Result<bool> {
-        let kept = core.store.below(&[root])?.into_iter().flat_map(|it| it.kept);
+        let spared = core.store.descendants(&[root])?.into_values().flat_map(|it| it.spared);
         let instances = core.store.instances_to_judge()?.into_iter().map(|it| it.identity);
         // Rows of this tree may have another owner: the instance that is, or was, ending it.
         let others = core.store.live()?.into_iter();
         let others = others.filter(|row| row.spec.root.unwrap_or(row.id) != root);
         let spared: Vec<Identity> =
-            kept.chain(instances).chain(others.map(|row| row.spec.identity)).collect();
+            spared.chain(instances).chain(others.map(|row| row.spec.identity)).collect();
         let below = core.proc.snapshot()?.below(client.pid());
         let lives =
             |it: &Identity| matches!(Pinned::probe(&core.proc, core.place(), it), Probe::Alive(_));
@@ -109,10 +109,10 @@ fn spares_below(core: &Core, entry: &Tracked, client: &KeeperClient) -> bool {
 }
 
 fn end_unseen(core: &Core, entry: &Tracked) {
-    match core.store.below(&[entry.root.row]) {
-        Ok(below) => {
-            let kept = below.into_iter().flat_map(|below| below.kept).collect();
-            let exemptions = exemptions_of(entry, kept);
+    match core.store.descendants(&[entry.root.row]) {
+        Ok(descendants) => {
+            let spared = descendants.into_values().flat_map(|it| it.spared).collect();
+            let exemptions = exemptions_of(entry, spared);
             strays::end_strays_of(core, vec![TreeTarget { exemptions, ..tree_of(entry, None) }]);
         }
         // It is unknown which processes to leave alone.

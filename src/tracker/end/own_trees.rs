@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::Result,
     model::{ProcessId, Report},
-    store::{Below, TakeOver},
+    store::{RecordedDescendants, TakeOver},
     tracker::{
         core::Core,
         runtime::{cause::Cause, tracked::Tracked},
@@ -72,18 +72,21 @@ pub(in crate::tracker) fn claim_own(
     entries: &[&Arc<Tracked>],
     over: TakeOver<'_>,
 ) -> (Vec<TreeTarget>, bool) {
-    let mut trees: Vec<TreeTarget> =
-        entries.iter().map(|entry| strays::tree_of(entry, None)).collect();
-    let roots: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
+    let roots: Vec<ProcessId> = entries.iter().map(|entry| entry.root.row).collect();
     // Where the ledger cannot be read either, the names that are known here still apply; and a session holds the processes
     // of a root without recorded descendants.
-    let below = core.store.below(&roots).unwrap_or_else(|_| vec![Below::default(); roots.len()]);
-    let mut rows = Vec::with_capacity(trees.len());
-    for ((tree, entry), below) in trees.iter_mut().zip(entries).zip(below) {
-        let live = below.live.iter().map(|(row, _)| *row);
-        rows.push([tree.root.row].into_iter().chain(live).collect());
-        tree.exemptions = exemptions_of(entry, below.kept);
-        tree.recorded = strays::some_rows(below.live);
+    let mut descendants = core.store.descendants(&roots).unwrap_or_default();
+    let mut rows = Vec::with_capacity(entries.len());
+    let mut trees = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let RecordedDescendants { live, spared } =
+            descendants.remove(&entry.root.row).unwrap_or_default();
+        rows.push([entry.root.row].into_iter().chain(live.iter().map(|(row, _)| *row)).collect());
+        trees.push(TreeTarget {
+            exemptions: exemptions_of(entry, spared),
+            recorded: strays::some_rows(live),
+            ..strays::tree_of(entry, None)
+        });
     }
     match claim_trees(core, &rows, over) {
         Ok(claimed) => {

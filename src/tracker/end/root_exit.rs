@@ -21,6 +21,7 @@ use crate::{
         End, EndReason, ExitStatus, LeakKind, Millis, Origin, ProcessId, RootEnd, Settled, Verdict,
         task_text,
     },
+    store::RecordedDescendants,
     tracker::{
         core::Core,
         runtime::{
@@ -115,14 +116,13 @@ fn settle_by_scan(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> 
 fn end_or_keep(core: &Arc<Core>, mine: &[&Dead], trees: Vec<TreeTarget>, recorded: &Recorded) {
     let is_settled = |dead: &Dead| recorded.contains_key(&dead.0.root.row);
     let others: Vec<&Dead> = mine.iter().filter(|dead| !is_settled(dead)).copied().collect();
-    let mut claimed = claims::keep_claimed(core, &others).into_iter();
+    let kept = claims::keep_claimed(core, &others);
     let (mut settled, mut settled_trees) = (Vec::new(), Vec::new());
     for (dead, tree) in mine.iter().zip(trees) {
-        if !is_settled(dead) && claimed.next().unwrap_or(false) {
-            continue;
+        if !kept.contains(&dead.0.root.row) {
+            settled.push(*dead);
+            settled_trees.push(tree);
         }
-        settled.push(*dead);
-        settled_trees.push(tree);
     }
     end_strays(core, &settled, settled_trees, recorded);
 }
@@ -142,15 +142,19 @@ fn mark_ended(core: &Core, entry: &Tracked, status: ExitStatus, end: Option<&End
 
 /// Finds and pins what each dead root left, and prepares the rows that record it.
 fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> Result<Found<'a>> {
-    let mut trees: Vec<TreeTarget> =
-        dead.iter().map(|(entry, pidfd)| strays::tree_of(entry, Some(pidfd))).collect();
-    let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
-    let below = core.store.below(&targets)?;
-    for ((tree, (entry, _)), below) in trees.iter_mut().zip(dead).zip(below) {
-        // A job may ask to keep its strays where its root ends by itself.
-        tree.exemptions = Exemptions { all: entry.strays.keep, ..exemptions_of(entry, below.kept) };
-        tree.recorded = strays::some_rows(below.live);
-    }
+    let targets: Vec<ProcessId> = dead.iter().map(|(entry, _)| entry.root.row).collect();
+    let mut descendants = core.store.descendants(&targets)?;
+    let tree = |(entry, pidfd): &&Dead| {
+        let RecordedDescendants { live, spared } =
+            descendants.remove(&entry.root.row).unwrap_or_default();
+        TreeTarget {
+            // A job may ask to keep its strays where its root ends by itself.
+            exemptions: Exemptions { all: entry.strays.keep, ..exemptions_of(entry, spared) },
+            recorded: strays::some_rows(live),
+            ..strays::tree_of(entry, Some(pidfd))
+        }
+    };
+    let trees: Vec<TreeTarget> = dead.iter().map(tree).collect();
     let left = strays(&world::world(core, &targets)?, &trees)?;
     let (mut mine, mut known) = (Vec::new(), Vec::new());
     let (mut seen, mut found, mut hiding) = (Vec::new(), Vec::new(), Vec::new());

@@ -124,10 +124,11 @@ pub(in crate::tracker) fn settle_claimed(core: &Arc<Core>, force: &[Arc<Tracked>
     };
     let mut dead: HashMap<InstanceId, bool> = HashMap::new();
     let mut free = Vec::new();
-    for (root, claimant) in waiting.into_iter().zip(claimants) {
+    for root in waiting {
         if root.0.is_over() {
             continue;
         }
+        let claimant = claimants.get(&root.0.root.row).copied();
         let goes_on = match claimant {
             None => true,
             Some(by) if by == core.instance.id => false,
@@ -215,18 +216,18 @@ fn end_what_is_free(
     claimed.retain(|entry| !entry.is_over());
     let rows: Vec<ProcessId> = claimed.iter().map(|entry| entry.root.row).collect();
     let Ok(claimants) = core.store.claimants(&rows) else { return claimed };
-    let is_held = |claimant: Option<InstanceId>| {
-        claimant.is_some_and(|by| by != core.instance.id && !claims::is_dead_claimant(core, by))
+    let is_held = |entry: &Arc<Tracked>| {
+        let other = claimants.get(&entry.root.row).filter(|by| **by != core.instance.id);
+        other.is_some_and(|by| !claims::is_dead_claimant(core, *by))
     };
     let (held, free): (Vec<_>, Vec<_>) =
-        claimed.into_iter().zip(claimants).partition(|(_, claimant)| !force && is_held(*claimant));
-    let free: Vec<Arc<Tracked>> = free.into_iter().map(|(entry, _)| entry).collect();
+        claimed.into_iter().partition(|entry| !force && is_held(entry));
     let (begun, busy): (Vec<_>, Vec<_>) = free.iter().partition(|entry| entry.begin());
     let over = TakeOver { dead: &[], live: force };
     let mut left = own_trees::end_free(core, cause, &begun, over, report);
     leave_to_keepers(core, &begun);
     left.extend(busy.into_iter().cloned());
-    left.extend(held.into_iter().map(|(entry, _)| entry));
+    left.extend(held);
     left
 }
 

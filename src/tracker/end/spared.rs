@@ -5,6 +5,8 @@
 //! A process that was left once is left for good: a later attempt on the same tree, by any instance and with any set of names,
 //! reads these rows first.
 
+use std::collections::HashMap;
+
 use super::run::Exemptions;
 use crate::{
     error::{Error, Result},
@@ -69,24 +71,24 @@ pub(in crate::tracker) fn check_names(what: &str, names: &[String]) -> Result<()
     }
 }
 
-/// Returns the exemptions of the trees of recorded roots, or of descendants without a live root, in the order of `records`.
+/// Returns the exemptions of the trees of recorded roots, or of descendants without a live root.
 pub(in crate::tracker) fn exemptions_of_rows(
     core: &Core,
     records: &[ProcessRecord],
-) -> Result<Vec<Exemptions>> {
+) -> Result<HashMap<ProcessId, Exemptions>> {
     let rows = |record: &ProcessRecord| [Some(record.id), record.spec.root].into_iter().flatten();
     let targets: Vec<ProcessId> = records.iter().flat_map(rows).collect();
-    let mut below = core.store.below(&targets)?.into_iter();
+    let descendants = core.store.descendants(&targets)?;
     let exemptions = |record: &ProcessRecord| {
         let names = core.registry.get(record.id).map(|entry| entry.strays.protected.clone());
-        let before = below.by_ref().take(rows(record).count());
-        let before = before.flat_map(|below| below.kept).collect();
-        Exemptions { all: false, names: names.unwrap_or_default(), before }
+        let before = rows(record).filter_map(|row| descendants.get(&row));
+        let before = before.flat_map(|found| found.spared.clone()).collect();
+        (record.id, Exemptions { all: false, names: names.unwrap_or_default(), before })
     };
     Ok(records.iter().map(exemptions).collect())
 }
 
-/// Returns the exemptions of a root of this instance; `kept` is what the ledger has below it.
-pub(in crate::tracker) fn exemptions_of(entry: &Tracked, kept: Vec<Identity>) -> Exemptions {
-    Exemptions { all: false, names: entry.strays.protected.clone(), before: kept }
+/// Returns the exemptions of a root of this instance; `before` is what the ledger has as spared below it.
+pub(in crate::tracker) fn exemptions_of(entry: &Tracked, before: Vec<Identity>) -> Exemptions {
+    Exemptions { all: false, names: entry.strays.protected.clone(), before }
 }

@@ -372,8 +372,8 @@ impl Ledger {
                 .collect();
             let of: Vec<ProcessId> =
                 [Some(root.id), root.spec.root].into_iter().flatten().collect();
-            let below = self.store.below(&of)?;
-            let before = below.into_iter().flat_map(|below| below.kept).collect();
+            let descendants = self.store.descendants(&of)?;
+            let before = descendants.into_values().flat_map(|found| found.spared).collect();
             let exemptions = Exemptions { before, ..Exemptions::default() };
             let row: ProcessRecord = (**root).clone();
             let keeper = recorded_keeper(&self.store, world.proc, world.observer.place, &row);

@@ -146,8 +146,10 @@ fn left_before(
         return Ok(left);
     }
     let of: Vec<ProcessId> = rows.iter().map(|(_, of)| *of).collect();
-    for ((root, _), found) in rows.iter().zip(store.below(&of)?) {
-        left.entry(*root).or_default().extend(found.kept);
+    let descendants = store.descendants(&of)?;
+    for (root, of) in rows {
+        let spared = descendants.get(&of).map(|found| found.spared.clone());
+        left.entry(root).or_default().extend(spared.unwrap_or_default());
     }
     Ok(left)
 }
