@@ -341,6 +341,8 @@ fn check_options(options: &Options) -> Result<()> {
             "the program's name is empty: give the name of the embedding program",
         ));
     }
+    // Before there is an instance: it depends on the environment.
+    options.containment_mode()?;
     check_names("orphan", &options.orphan_names)?;
     check_names("protected", &options.protected)?;
     if let Some(limit) = options.limit_size.filter(|limit| *limit < SMALLEST_LIMIT) {

@@ -34,7 +34,7 @@ use crate::{
 const FILTER: &str = "PROCLEDGER_LOG";
 
 /// Warnings, but not that a tree has passed a limit: `run` says so in a line of its own, or is not to say it.
-const WARNINGS: &str = "warn,procledger::tracker::end::background=error";
+const WARNINGS: &str = "warn,procledger::ends=error";
 
 /// Starts logging: warnings to stderr, more with each `-v`; the file gets at least the information level.
 pub(crate) fn start(verbose: u8, file: Option<&Path>) -> Result<()> {

@@ -32,6 +32,9 @@ use crate::{
     },
 };
 
+/// The target of the log line for each tree, whatever the module is called: log filters name it.
+const LOG_TARGET: &str = "procledger::ends";
+
 /// Ends trees in the background, all of them together. Trees that are already being ended are skipped.
 pub(in crate::tracker) fn end_aside(core: &Arc<Core>, due: Vec<Due>) {
     let due: Vec<Due> = due.into_iter().filter(|due| due.entry.begin()).collect();
@@ -86,6 +89,7 @@ impl<'a> Worker<'a> {
                 continue;
             }
             tracing::warn!(
+                target: LOG_TARGET,
                 "ending process {} for task {}: {}",
                 root.identity.pid,
                 task_text(root.task.as_ref()),

@@ -338,10 +338,17 @@ fn a_containment_that_cannot_be_had_is_refused_in_one_line() {
     let (code, error) = run(&[], "wood");
     assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
     assert!(error.contains("PROCLEDGER_CONTAINMENT"), "{error}");
-    // With the default, a folder that is not a cgroup is no reason not to run: a keeper is used instead.
-    let (code, error) = run(&["--cgroup", folder], "");
-    assert_eq!(code, Some(0), "{error}");
-    assert_eq!(place.sqlite3("SELECT DISTINCT containment FROM process"), "keeper");
+    // A folder that was asked for is not replaced by another containment, whatever the environment says.
+    for (arguments, variable) in [
+        (&["--cgroup", folder][..], ""),
+        (&["--cgroup", folder, "--containment", "auto"], ""),
+        (&["--cgroup", folder], "session"),
+    ] {
+        let (code, error) = run(arguments, variable);
+        assert_eq!((code, error.lines().count()), (Some(125), 1), "{error}");
+        assert!(error.contains("not on a cgroup v2 file system"), "{error}");
+    }
+    assert_eq!(place.sqlite3("SELECT count(*) FROM process"), "0");
 }
 
 #[test]

@@ -91,7 +91,7 @@ pub(crate) struct RunArgs {
     /// How to contain the tree: auto, cgroup, keeper or session [default: auto]
     #[arg(long, value_name = "HOW", value_parser = units::containment)]
     containment: Option<ContainmentMode>,
-    /// cgroup v2 directory in which to create the cgroup of the task
+    /// cgroup v2 directory in which to create the cgroup of the task; fails if that is not possible
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
     /// When the task is ended, leave programs with this name and their descendants running
@@ -160,6 +160,14 @@ impl RunArgs {
         if program.is_empty() {
             return Err(Failure::usage("the program's name is empty: name it after `--`"));
         }
+        if let (Some(_), Some(mode @ (ContainmentMode::Keeper | ContainmentMode::Session))) =
+            (&self.cgroup, self.containment)
+        {
+            return Err(Failure::usage(format!(
+                "--cgroup is of no use with --containment {}: leave one of them out",
+                if mode == ContainmentMode::Keeper { "keeper" } else { "session" }
+            )));
+        }
         // The error of the spawn would be that of a program that is not found.
         if let Some(folder) = &self.cwd {
             let found = std::fs::metadata(folder).and_then(|found| {
@@ -179,13 +187,11 @@ impl RunArgs {
 
 impl Plan {
     fn contained(&self, builder: Builder) -> Builder {
-        let builder = match self.raw.containment {
-            Some(mode) => builder.containment(mode),
-            None => builder,
-        };
-        match &self.raw.cgroup {
-            Some(folder) => builder.cgroup(folder),
-            None => builder,
+        // A cgroup that was asked for is not replaced by another containment.
+        match (&self.raw.cgroup, self.raw.containment) {
+            (Some(folder), _) => builder.containment(ContainmentMode::Cgroup).cgroup(folder),
+            (None, Some(mode)) => builder.containment(mode),
+            (None, None) => builder,
         }
     }
 
