@@ -195,7 +195,7 @@ pub use model::{
 };
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]
-pub use tracker::{AsyncCommunicator, AsyncProcess, AsyncTracker};
+pub use tracker::{AsyncCommunicator, AsyncProcess, AsyncTracker, ProcessSet};
 pub use tracker::{
     Builder, Caller, Communicator, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
     ECOSYSTEM_MANAGER_NAME, Exit, Finding, Job, KillOptions, Ledger, Level, Output, Process,

@@ -34,7 +34,7 @@ pub use caller::Caller;
 pub use end::kill_options::KillOptions;
 pub use facade::Tracker;
 #[cfg(feature = "tokio")]
-pub use handle::asynchronous::{AsyncCommunicator, AsyncProcess, AsyncTracker};
+pub use handle::asynchronous::{AsyncCommunicator, AsyncProcess, AsyncTracker, ProcessSet};
 pub use handle::exit::Exit;
 pub use handle::output::{Communicator, Output};
 pub use handle::process::{Process, Signaller};

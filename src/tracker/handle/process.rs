@@ -230,12 +230,10 @@ pub(in crate::tracker) struct TerminateOnDrop {
     entry: Arc<Tracked>,
 }
 
-impl Drop for TerminateOnDrop {
-    /// Never waits: a future may be dropped on a runtime's thread.
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
+impl TerminateOnDrop {
+    /// Ends the tree in the background, unless the program has ended. Never waits: a future may be dropped on a runtime's
+    /// thread.
+    pub(in crate::tracker) fn end_aside(&self, rule: RuleKey) {
         // Not held if a shutdown has begun: that ends the tree, or has ended it. Otherwise the shutdown waits for what is
         // started here.
         let Some(open) = self.core.instance.hold_open() else { return };
@@ -243,15 +241,19 @@ impl Drop for TerminateOnDrop {
         let has_ended = self.entry.status().is_some()
             || self.entry.pidfd.as_ref().is_some_and(|fd| fd.is_dead().unwrap_or(false));
         if !has_ended {
-            let cause = Cause {
-                reason: EndReason::Terminated,
-                leak: None,
-                rule: RuleKey::HandleDropped.into(),
-            };
+            let cause = Cause { reason: EndReason::Terminated, leak: None, rule: rule.into() };
             let entry = Arc::clone(&self.entry);
             background::end_aside(&self.core, vec![Due { entry, cause, answer: None }]);
         }
         drop(open);
+    }
+}
+
+impl Drop for TerminateOnDrop {
+    fn drop(&mut self) {
+        if self.armed {
+            self.end_aside(RuleKey::HandleDropped);
+        }
     }
 }
 

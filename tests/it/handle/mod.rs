@@ -12,6 +12,7 @@ pub(crate) mod grandchild_holds_stdout;
 pub(crate) mod in_a_tokio_runtime;
 pub(crate) mod odd_hosts;
 pub(crate) mod process_death;
+pub(crate) mod process_set;
 pub(crate) mod refusals;
 pub(crate) mod signal_numbers;
 pub(crate) mod stopped_group;

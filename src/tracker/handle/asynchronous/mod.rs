@@ -1,6 +1,7 @@
 //! The same operations as futures, in a tokio runtime.
 //!
 //! - [`process`]: waiting for one program; [`output`]: and for all of its output;
+//! - [`set`]: waiting for many programs, and ending them together;
 //! - [`tracker`]: spawning, ending, and whatever else has to leave the runtime's threads.
 //!
 //! A wait is one registration of the program's pidfd (`pidfd_open(2)`: readable once the process is dead) with the runtime's
@@ -12,10 +13,12 @@
 mod output;
 mod process;
 mod read_so_far;
+mod set;
 mod tracker;
 
 pub use output::AsyncCommunicator;
 pub use process::AsyncProcess;
+pub use set::ProcessSet;
 pub use tracker::AsyncTracker;
 
 use crate::error::{Error, Kind, Result};

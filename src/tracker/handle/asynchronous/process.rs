@@ -17,7 +17,7 @@ use super::aside;
 use crate::{
     error::{Error, Result},
     identity::Pid,
-    model::{ExitStatus, ProcessId, Report, TaskId},
+    model::{ExitStatus, ProcessId, Report, RuleKey, TaskId},
     sys::{AsyncPidFd, current_runtime},
     tracker::{
         core::Core,
@@ -38,6 +38,30 @@ use crate::{
 ///
 /// Dropping it kills nothing and closes our ends of its pipes: the tracker still tracks the process. If the program is of no
 /// use without its handle, set [`Job::terminate_on_drop`](crate::Job::terminate_on_drop).
+///
+/// Its pipes are tokio's: `AsyncRead` and `AsyncWrite`, so that lines are read as they are printed.
+///
+/// ```
+/// use procledger::{Job, Stdio, Tracker};
+/// use tokio::io::{AsyncBufReadExt, BufReader};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let tracker = Tracker::builder(folder.path().join("ledger.db")).open()?.into_async();
+/// let job = Job::new("task-42", "sh").args(["-c", "echo one; echo two"]).stdout(Stdio::piped());
+/// // The program ends with this handle, for example when the client that reads its lines goes away.
+/// let mut process = tracker.spawn(job).await?.terminate_on_drop(true);
+/// let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+/// let mut read = Vec::new();
+/// while let Some(line) = lines.next_line().await? {
+///     read.push(line);
+/// }
+/// assert_eq!(read, ["one", "two"]);
+/// assert!(process.wait().await?.success());
+/// # tracker.shutdown().await?;
+/// # Ok(()) }
+/// ```
 ///
 /// It is not bound to a runtime: [`wait`](Self::wait) and [`wait_with_output`](Self::wait_with_output) can be called in another
 /// runtime than the one it was created in, even after that one has ended. A pipe that is read or written directly belongs to
@@ -209,6 +233,11 @@ impl AsyncProcess {
     /// Returns a handle that signals the program while this one waits for it.
     pub fn signaller(&self) -> Signaller {
         self.process.signaller()
+    }
+
+    /// Ends the program's tree in the background, unless the program has ended.
+    pub(super) fn end_aside(&self, rule: RuleKey) {
+        self.process.on_drop.end_aside(rule);
     }
 
     fn core(&self) -> &Arc<Core> {

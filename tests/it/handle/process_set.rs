@@ -1,0 +1,124 @@
+//! A set of programs in a tokio runtime: waited for together, and ended with it.
+
+use std::time::Duration;
+
+use procledger::{AsyncTracker, EndReason, ProcessSet};
+
+use crate::{
+    spawn::attributes::trackers,
+    support::{Eye, Place, until},
+};
+
+fn asynchronous() -> impl Iterator<Item = (Place, AsyncTracker)> {
+    trackers().into_iter().map(|(place, tracker, _)| (place, tracker.into_async()))
+}
+
+/// Fills a set with three trees that run until they are ended; returns their roots and a descendant of each in a session of its
+/// own.
+async fn fill(place: &Place, tracker: &AsyncTracker, set: &mut ProcessSet) -> Vec<Eye> {
+    let mut eyes = Vec::new();
+    for number in 0..3 {
+        let script = format!("setsid sleep 3600 & echo $! > below{number}; exec sleep 3600");
+        let job = place.job(&format!("task{number}"), &script);
+        if number == 0 {
+            let process = tracker.spawn(job).await.expect("spawned");
+            eyes.push(Eye::on(process.pid().get()));
+            set.add(process);
+        } else {
+            set.spawn(tracker, job).await.expect("spawned");
+            let task = tracker.get(&format!("task{number}")).expect("a look").expect("it runs");
+            eyes.push(Eye::on(task.pid().get()));
+        }
+        eyes.push(place.eye(&format!("below{number}")));
+    }
+    eyes
+}
+
+const ENDS: &str =
+    "SELECT count(*), end_reason, end_rule FROM process WHERE root IS NULL GROUP BY 2, 3";
+
+#[tokio::test(flavor = "current_thread")]
+async fn programs_are_returned_as_they_end() {
+    for (place, tracker) in asynchronous() {
+        let mut set = ProcessSet::new();
+        assert!(set.join_next().await.is_none());
+        let waits =
+            |number: i32| format!("until [ -e go{number} ]; do sleep 0.01; done; exit {number}");
+        for number in 1..=3 {
+            let job = place.job(&format!("task{number}"), &waits(number));
+            set.spawn(&tracker, job).await.expect("spawned");
+        }
+        for number in [2, 3, 1] {
+            assert!(tokio::time::timeout(Duration::from_millis(5), set.join_next()).await.is_err());
+            std::fs::write(place.path().join(format!("go{number}")), "").expect("a file");
+            let (task, exit) = set.join_next().await.expect("one has ended");
+            let exit = exit.expect("waited");
+            assert_eq!((task.as_str(), exit.code()), (&*format!("task{number}"), Some(number)));
+            assert_eq!(exit.reason, EndReason::Exited);
+        }
+        assert!(set.is_empty() && set.join_next().await.is_none());
+        // One that was not started is not in it.
+        let missing = procledger::Job::new("missing", "no-such-program-at-all");
+        assert!(set.spawn(&tracker, missing).await.is_err_and(|error| error.is_not_started()));
+        assert!(set.is_empty());
+        tracker.shutdown().await.expect("an orderly end");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_set_that_is_dropped_ends_its_trees() {
+    for (place, tracker) in asynchronous() {
+        let mut set = ProcessSet::new();
+        let eyes = fill(&place, &tracker, &mut set).await;
+        let other = tracker.spawn(place.job("other", "exec sleep 3600")).await.expect("spawned");
+        assert_eq!(set.len(), 3);
+        drop(set);
+        // Its tasks are dropped by the runtime.
+        while !eyes.iter().all(Eye::is_dead) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let expected = "3|terminated|its handle was dropped";
+        until("it is recorded", || place.sqlite3(ENDS).contains(expected));
+        assert!(!Eye::on(other.pid().get()).is_dead());
+        tracker.shutdown().await.expect("an orderly end");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_set_that_is_shut_down_returns_how_its_programs_ended() {
+    for (place, tracker) in asynchronous() {
+        let mut set = ProcessSet::new();
+        let eyes = fill(&place, &tracker, &mut set).await;
+        let mut ended = set.shutdown().await;
+        ended.sort_by(|one, other| one.0.as_str().cmp(other.0.as_str()));
+        let tasks: Vec<&str> = ended.iter().map(|(task, _)| task.as_str()).collect();
+        assert_eq!(tasks, ["task0", "task1", "task2"]);
+        for (_, exit) in &ended {
+            let exit = exit.as_ref().expect("waited");
+            assert_eq!((exit.reason, exit.signal()), (EndReason::Terminated, Some(libc::SIGTERM)));
+        }
+        until("the trees are dead", || eyes.iter().all(Eye::is_dead));
+        until("it is recorded", || place.sqlite3(ENDS) == "3|terminated|its owner asked");
+        // It can be used again.
+        set.spawn(&tracker, place.job("again", "exit 4")).await.expect("spawned");
+        let (_, exit) = set.join_next().await.expect("it ends");
+        assert_eq!(exit.expect("waited").code(), Some(4));
+        tracker.shutdown().await.expect("an orderly end");
+    }
+}
+
+#[test]
+fn a_runtime_that_ends_ends_the_programs_of_its_sets() {
+    for (place, tracker, _) in trackers() {
+        let tracker = tracker.into_async();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let mut set = ProcessSet::new();
+        let eyes = runtime.block_on(fill(&place, &tracker, &mut set));
+        drop(runtime);
+        until("the trees are dead", || eyes.iter().all(Eye::is_dead));
+        drop(set);
+        tracker.tracker().shutdown().expect("an orderly end");
+        assert!(place.sqlite3(ENDS).contains("3|terminated|its handle was dropped"));
+    }
+}
