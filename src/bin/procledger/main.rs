@@ -8,6 +8,7 @@ mod commands;
 mod context;
 mod exit;
 mod global_args;
+mod inherited;
 mod keeping;
 mod ledger_path;
 mod logging;

@@ -20,7 +20,7 @@ use crate::{
     sys::{
         PidFd, Pinned, Proc, Signal,
         spawn::{
-            Command, Descriptor, Helper, Sources, failure, gate::GATE_LIMIT, not_made,
+            Command, Descriptor, Helper, Sources, borrowed, failure, gate::GATE_LIMIT, not_made,
             prepare_stdio, start,
         },
     },
@@ -126,6 +126,8 @@ impl KeeperClient {
             stdio,
             signals,
             fds,
+            inherited,
+            listens,
             attributes,
             ..
         } = command;
@@ -133,8 +135,12 @@ impl KeeperClient {
         let (open, standard) = passed_on(&descriptors, &sources);
         let own = own_pidfd()?;
         let others = fds.iter().map(|(_, fd)| fd.as_fd());
-        let rights: Vec<BorrowedFd<'_>> =
-            [own.as_fd()].into_iter().chain(standard).chain(others).collect();
+        let rights: Vec<BorrowedFd<'_>> = [own.as_fd()]
+            .into_iter()
+            .chain(standard)
+            .chain(others)
+            .chain(inherited.iter().map(|&number| borrowed(number)))
+            .collect();
         let request = SpawnRequest {
             program,
             arg0,
@@ -143,6 +149,8 @@ impl KeeperClient {
             directory,
             open,
             signals,
+            inherited: inherited.clone(),
+            listens,
             attributes,
             params,
         };

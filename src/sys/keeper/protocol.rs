@@ -63,6 +63,10 @@ pub(crate) struct SpawnRequest {
     /// Which of the program's standard descriptors are open.
     pub(crate) open: [bool; 3],
     pub(crate) signals: SignalState,
+    /// Numbers of the host's own descriptors that are sent for the program as well.
+    pub(crate) inherited: Vec<i32>,
+    /// Whether `LISTEN_PID` is set to the PID that the program gets.
+    pub(crate) listens: bool,
     pub(crate) attributes: Attributes,
     pub(crate) params: Params,
 }
@@ -196,7 +200,7 @@ impl SpawnRequest {
         put_number(&mut bytes, self.signals.ignored);
         put_number(&mut bytes, self.signals.blocked);
         bytes.extend(self.open.map(u8::from));
-        let switches = [self.directory.is_some(), *arguments, self.arg0.is_some()];
+        let switches = [self.directory.is_some(), *arguments, self.arg0.is_some(), self.listens];
         bytes.extend(switches.map(u8::from));
         let directory = self.directory.iter().map(|path| path.as_os_str().as_bytes());
         let texts = directory.chain([ledger.as_os_str().as_bytes(), self.program.as_bytes()]);
@@ -204,6 +208,10 @@ impl SpawnRequest {
         self.arg0.iter().for_each(|text| put(&mut bytes, text.as_bytes()));
         // It has no value that JSON could not hold.
         put(&mut bytes, &serde_json::to_vec(&self.attributes).unwrap_or_default());
+        put_number(&mut bytes, self.inherited.len() as u64);
+        for number in &self.inherited {
+            put_number(&mut bytes, u64::from(number.cast_unsigned()));
+        }
         for list in [&self.args, protected] {
             put_number(&mut bytes, list.len() as u64);
             for text in list {
@@ -227,7 +235,7 @@ impl SpawnRequest {
         let grace = Duration::from_nanos(take_number(rest)?);
         let uid = u32::try_from(take_number(rest)?).ok()?;
         let signals = SignalState { ignored: take_number(rest)?, blocked: take_number(rest)? };
-        let switches = take_bytes(rest, 6)?;
+        let switches = take_bytes(rest, 7)?;
         let open = [switches[0] != 0, switches[1] != 0, switches[2] != 0];
         let directory = if switches[3] == 0 { None } else { Some(PathBuf::from(take_text(rest)?)) };
         let arguments = switches[4] != 0;
@@ -235,6 +243,9 @@ impl SpawnRequest {
         let program = take_text(rest)?;
         let zeroth = if switches[5] == 0 { None } else { Some(take_text(rest)?) };
         let attributes = serde_json::from_slice(take_text(rest)?.as_bytes()).ok()?;
+        let inherited = (0..take_number(rest)?)
+            .map(|_| i32::try_from(take_number(rest)?).ok())
+            .collect::<Option<_>>()?;
         let args = take_list(rest)?;
         let protected = take_list(rest)?;
         let mut environment = Vec::new();
@@ -250,6 +261,8 @@ impl SpawnRequest {
             directory,
             open,
             signals,
+            inherited,
+            listens: switches[6] != 0,
             attributes,
             params,
         })
@@ -319,6 +332,8 @@ mod tests {
             directory in proptest::option::of(text()),
             open in any::<[bool; 3]>(),
             (ignored, blocked) in any::<(u64, u64)>(),
+            inherited in proptest::collection::vec(0..i32::MAX, 0..3),
+            listens: bool,
             attributes in attributes(),
             token in any::<u128>(),
             grace in any::<u64>(),
@@ -335,6 +350,8 @@ mod tests {
                 directory: directory.map(PathBuf::from),
                 open,
                 signals: SignalState { ignored, blocked },
+                inherited,
+                listens,
                 attributes,
                 params: Params {
                     token: Uuid::from_u128(token),

@@ -153,8 +153,9 @@ fn command(request: &SpawnRequest, rights: impl Iterator<Item = OwnedFd>) -> Res
         let fd = if open { rights.next() } else { None };
         fd.map_or(StdioSource::Closed, StdioSource::Fd)
     });
-    let fds: Vec<_> = request.attributes.fds.iter().copied().zip(rights).collect();
-    if fds.len() < request.attributes.fds.len() {
+    let numbers = || request.attributes.fds.iter().chain(&request.inherited);
+    let fds: Vec<_> = numbers().copied().zip(rights).collect();
+    if fds.len() < numbers().count() {
         return Err(Error::invalid("the request lacks descriptors"));
     }
     // In a session that has no other group than those of this keeper and its programs.
@@ -168,6 +169,8 @@ fn command(request: &SpawnRequest, rights: impl Iterator<Item = OwnedFd>) -> Res
         stdio,
         signals: request.signals,
         fds,
+        inherited: Vec::new(),
+        listens: request.listens,
         attributes: request.attributes.clone(),
         session: if has_group { Session::Group } else { Session::New },
         place: None,

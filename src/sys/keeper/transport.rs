@@ -62,8 +62,16 @@ impl Transport {
         limit: Duration,
     ) -> Result<()> {
         let bytes = request.encode();
-        self.send(&announce(bytes.len()), rights, limit)?;
-        self.send(&bytes, &[], limit)
+        let (first, more) = rights.split_at(rights.len().min(RIGHTS));
+        self.send(&announce(bytes.len()), first, limit)?;
+        let mut bytes = bytes.as_slice();
+        // Each of these messages carries one byte: the request is longer than the list of descriptors in it.
+        for some in more.chunks(RIGHTS) {
+            let (byte, rest) = bytes.split_at(1);
+            self.send(byte, some, limit)?;
+            bytes = rest;
+        }
+        self.send(bytes, &[], limit)
     }
 
     /// Receives the request and the descriptors that were sent with it.

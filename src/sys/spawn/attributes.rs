@@ -277,11 +277,10 @@ fn check_fds(fds: &[i32]) -> Result<()> {
                 "descriptor {fd} is a standard one: set it with `stdin`, `stdout` or `stderr`"
             )));
         }
-        // One more is needed above the highest, for the copy that becomes it.
-        if u64::try_from(*fd).map_or(true, |fd| fd + 1 >= limit) {
+        if u64::try_from(*fd).map_or(true, |fd| fd >= limit) {
             return Err(Error::invalid(format!(
                 "descriptor {fd} does not exist: use 3 to {} (RLIMIT_NOFILE of this process)",
-                limit.saturating_sub(2)
+                limit.saturating_sub(1)
             )));
         }
         if fds[..at].contains(fd) {

@@ -20,6 +20,9 @@ use crate::sys::{
 /// Exit code of a child that never became a program; it is never read.
 const NEVER_RAN: usize = 125;
 
+/// The largest PID has fewer digits.
+pub(super) const OWN_PID_DIGITS: usize = 10;
+
 /// The number of an open executable until exec.
 pub(super) const EXECUTABLE: u16 = 3;
 
@@ -62,8 +65,10 @@ pub(super) struct Credentials<'a> {
 /// What the child changes of its attributes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Changes<'a> {
-    /// Further descriptors, sorted by the numbers that they get: copies above all of these, with those numbers.
+    /// Further descriptors, each with the number that it gets, in the order in which they are installed.
     pub(super) fds: &'a [(i32, i32)],
+    /// Those numbers, sorted.
+    pub(super) numbers: &'a [i32],
     pub(super) umask: Option<u32>,
     /// Numbers of resources, each with the soft and the hard limit.
     pub(super) limits: &'a [(usize, [u64; 2])],
@@ -98,6 +103,8 @@ pub(super) struct Plan<'a> {
     pub(super) shell: *mut *const c_char,
     pub(super) argv: *const *const c_char,
     pub(super) envp: *const *const c_char,
+    /// Room in the environment for the PID of the child, [`OWN_PID_DIGITS`] and a NUL; null for none.
+    pub(super) own_pid: *mut u8,
 }
 
 #[repr(C)]
@@ -197,7 +204,12 @@ fn prepare(plan: &Plan<'_>) {
     }
     for (source, target) in plan.changes.fds {
         let (source, target) = (source.cast_unsigned() as usize, target.cast_unsigned() as usize);
-        check(plan, step::DESCRIPTORS, call(libc::SYS_dup3, [source, target, 0, 0, 0]));
+        let installed = if source == target {
+            call(libc::SYS_fcntl, [source, libc::F_SETFD as usize, 0, 0, 0])
+        } else {
+            call(libc::SYS_dup3, [source, target, 0, 0, 0])
+        };
+        check(plan, step::DESCRIPTORS, installed);
     }
     close_others(plan);
     if let Some(mask) = plan.changes.umask {
@@ -240,7 +252,7 @@ fn close_others(plan: &Plan<'_>) {
         check(plan, step::DESCRIPTORS, copied);
         first = first.wrapping_add(1);
     }
-    for (_, target) in plan.changes.fds {
+    for target in plan.changes.numbers {
         let target = target.cast_unsigned() as usize;
         if target > first {
             close_from_to(plan, first, target.wrapping_sub(1));
@@ -390,7 +402,29 @@ fn become_user(plan: &Plan<'_>, credentials: &Credentials<'_>) {
     }
 }
 
+/// Writes the PID of this process into its environment.
+fn write_own_pid(plan: &Plan<'_>) {
+    let pid = call(libc::SYS_getpid, [0; 5]).cast_unsigned();
+    let (mut unit, mut at) = (1, plan.own_pid);
+    while pid / unit >= 10 {
+        unit = usize::wrapping_mul(unit, 10);
+    }
+    while unit > 0 {
+        #[expect(clippy::cast_possible_truncation, reason = "a digit")]
+        let digit = b'0'.wrapping_add((pid / unit % 10) as u8);
+        // SAFETY: there is room for the largest PID, and no other code uses it until this process has left the memory.
+        unsafe { *at = digit };
+        at = at.wrapping_add(1);
+        unit /= 10;
+    }
+    // SAFETY: as above; the room includes the NUL at the end.
+    unsafe { *at = 0 };
+}
+
 fn become_program(plan: &Plan<'_>) -> ! {
+    if !plan.own_pid.is_null() {
+        write_own_pid(plan);
+    }
     if let Some(nice) = plan.changes.nice {
         #[expect(clippy::cast_sign_loss, reason = "the kernel takes the lower half, signed")]
         let args = [libc::PRIO_PROCESS as usize, 0, nice as usize, 0, 0];

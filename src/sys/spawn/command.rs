@@ -37,6 +37,10 @@ pub(crate) struct Command {
     pub(crate) signals: SignalState,
     /// Descriptors besides the standard ones, with the numbers that they get.
     pub(crate) fds: Vec<(i32, Arc<OwnedFd>)>,
+    /// Numbers of descriptors of the host that the program gets as well, in order.
+    pub(crate) inherited: Vec<i32>,
+    /// Whether `LISTEN_PID` is set to the PID that the program gets.
+    pub(crate) listens: bool,
     pub(crate) attributes: Attributes,
     pub(crate) session: Session,
     pub(crate) place: Option<Place>,

@@ -63,6 +63,7 @@ pub(in crate::sys) fn start(helper: &Helper) -> Result<(Pid, Arc<PidFd>)> {
         shell: ptr::null_mut(),
         argv: argv.as_ptr(),
         envp: nothing.as_ptr(),
+        own_pid: ptr::null_mut(),
     };
     let (child, ()) = make_child(plan, None, &gate, |_| ())?;
     let (at, errno) = gate.reached();

@@ -12,10 +12,10 @@ use super::{
     child::{Changes, Credentials, Plan},
     command::Command,
     gate::{Gate, step},
-    program::Program,
+    program::{OwnPid, Program},
     reap::reap,
     shared_memory::{GatedChild, RUNS_BESIDE, make_child},
-    stdio::{prepare_fds, prepare_stdio},
+    stdio::{Further, prepare_fds, prepare_stdio},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -58,9 +58,7 @@ pub(crate) fn spawn<T>(
 ) -> Result<Spawned<T>, Refusal<T>> {
     let mut program = Program::new(&command)?;
     let (stdio, sources, pipes) = prepare_stdio(command.stdio)?;
-    let copies = prepare_fds(&command.fds)?;
-    let fds: Vec<(i32, i32)> =
-        copies.iter().map(|(copy, target)| (copy.as_raw_fd(), *target)).collect();
+    let (further, copies) = prepare_fds(&command.fds, &command.inherited)?;
     let limits = command.attributes.limits_to_set();
     let gate = Arc::new(Gate::default());
     let plan = Plan {
@@ -72,13 +70,14 @@ pub(crate) fn spawn<T>(
         cgroup: command.place.as_ref().map(|place| place.leaf.as_fd().as_raw_fd()),
         stdio,
         signals: command.signals,
-        changes: changes(&command.attributes, &fds, &limits),
+        changes: changes(&command.attributes, &further, &limits),
         directory: program.directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
         executable: None,
         programs: program.paths.pointers.as_ptr(),
         shell: program.shell.as_mut_ptr(),
         argv: program.argv.pointers.as_ptr(),
         envp: program.envp.pointers.as_ptr(),
+        own_pid: program.own_pid.as_mut().map_or(ptr::null_mut(), OwnPid::digits),
     };
     let made = make_child(plan, command.place.as_ref(), &gate, |child| {
         let committed = commit(child);
@@ -104,7 +103,7 @@ pub(crate) fn spawn<T>(
 
 fn changes<'a>(
     attributes: &'a Attributes,
-    fds: &'a [(i32, i32)],
+    further: &'a Further,
     limits: &'a [(usize, [u64; 2])],
 ) -> Changes<'a> {
     let credentials = Credentials {
@@ -114,7 +113,8 @@ fn changes<'a>(
         changes_user: attributes.changes_user(),
     };
     Changes {
-        fds,
+        fds: &further.moves,
+        numbers: &further.numbers,
         umask: attributes.umask,
         limits,
         nice: attributes.nice,

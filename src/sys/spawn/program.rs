@@ -6,7 +6,7 @@ use std::{
     ptr,
 };
 
-use super::command::Command;
+use super::{child::OWN_PID_DIGITS, command::Command};
 use crate::error::{Error, Result};
 
 /// Where programs are searched for when the environment has no `PATH`: the default of execvp(3).
@@ -14,6 +14,29 @@ const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
 /// What executes a file without a `#!` line, as by execvp(3).
 const SHELL: &CStr = c"/bin/sh";
+
+/// Names the process that gets the descriptors of `LISTEN_FDS` (`sd_listen_fds(3)`).
+const LISTEN_PID: &str = "LISTEN_PID";
+
+/// A variable in the environment whose value is written by the child.
+#[derive(Debug)]
+pub(super) struct OwnPid(Vec<u8>);
+
+impl OwnPid {
+    fn new() -> Self {
+        let zero = "0".repeat(OWN_PID_DIGITS);
+        Self(format!("{LISTEN_PID}={zero}\0").into_bytes())
+    }
+
+    fn variable(&self) -> *const c_char {
+        self.0.as_ptr().cast()
+    }
+
+    /// Returns where the child writes the value.
+    pub(super) fn digits(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().wrapping_add(LISTEN_PID.len() + 1)
+    }
+}
 
 /// Strings and the null-terminated array of pointers to them that execve(2) takes.
 #[derive(Debug)]
@@ -47,6 +70,8 @@ pub(super) struct Program {
     pub(super) shell: Vec<*const c_char>,
     pub(super) argv: Strings,
     pub(super) envp: Strings,
+    /// The variable of `envp` that gets the PID of the child.
+    pub(super) own_pid: Option<OwnPid>,
     pub(super) directory: Option<CString>,
 }
 
@@ -64,19 +89,26 @@ impl Program {
         let envp = command
             .environment
             .iter()
+            .filter(|(key, _)| !(command.listens && key == LISTEN_PID))
             .map(|(key, value)| variable(key, value))
             .collect::<Result<Vec<_>>>()?;
         let directory = command
             .directory
             .as_ref()
             .map(|path| no_nul_in("working directory", path.as_os_str().as_bytes()));
+        let mut envp = Strings::new(envp);
+        let own_pid = command.listens.then(OwnPid::new);
+        if let Some(own_pid) = &own_pid {
+            envp.pointers.insert(0, own_pid.variable());
+        }
         let argv = Strings::new(argv);
         let arguments = argv.pointers.iter().skip(1).copied();
         Ok(Self {
             paths: Strings::new(candidates(command)?),
             shell: [SHELL.as_ptr(), SHELL.as_ptr()].into_iter().chain(arguments).collect(),
             argv,
-            envp: Strings::new(envp),
+            envp,
+            own_pid,
             directory: directory.transpose()?,
         })
     }

@@ -1,6 +1,7 @@
 //! The program's descriptors.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::{Seek, Write},
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -9,7 +10,7 @@ use std::{
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create};
 
-use super::{child::Descriptor, command::StdioSource};
+use super::{child::Descriptor, command::StdioSource, inherited::borrowed};
 use crate::error::{Error, Result};
 
 /// Our ends of the pipes.
@@ -65,14 +66,12 @@ pub(in crate::sys) fn prepare_stdio(
     Ok((descriptors, sources, ours))
 }
 
-/// Copies of the further descriptors, each above all numbers that they get, so that installing one never overwrites another;
-/// in the order of those numbers.
-pub(super) fn prepare_fds(fds: &[(i32, Arc<OwnedFd>)]) -> Result<Vec<(OwnedFd, i32)>> {
-    let highest = fds.iter().map(|(target, _)| *target).max().unwrap_or(0);
-    let copy = |(target, fd): &(i32, Arc<OwnedFd>)| Ok((copy_above(fd, highest)?, *target));
-    let mut copies = fds.iter().map(copy).collect::<Result<Vec<_>>>()?;
-    copies.sort_unstable_by_key(|(_, target)| *target);
-    Ok(copies)
+/// Further descriptors, in an order in which none is overwritten before it is installed.
+pub(super) struct Further {
+    /// Each with the number that it gets.
+    pub(super) moves: Vec<(i32, i32)>,
+    /// The numbers that they get, in order.
+    pub(super) numbers: Vec<i32>,
 }
 
 /// Returns a file in memory that contains `bytes`, which no process can change any more.
@@ -94,7 +93,108 @@ fn file_in_memory(bytes: &[u8]) -> Result<OwnedFd> {
     })
 }
 
-fn copy_above(fd: &OwnedFd, number: i32) -> Result<OwnedFd> {
+/// Orders the descriptors that are given with the numbers that they get, and those of the host that keep their numbers. Where
+/// some are to exchange their numbers, one of them is copied: the others need no further number, of which there may be none. The
+/// second value keeps the copies open until the child has them.
+pub(super) fn prepare_fds(
+    given: &[(i32, Arc<OwnedFd>)],
+    inherited: &[i32],
+) -> Result<(Further, Vec<OwnedFd>)> {
+    let given = given.iter().map(|(target, fd)| (*target, fd.as_raw_fd()));
+    let mut sources: BTreeMap<i32, i32> =
+        given.chain(inherited.iter().map(|&number| (number, number))).collect();
+    let numbers: Vec<i32> = sources.keys().copied().collect();
+    let (mut moves, mut copies) = (Vec::with_capacity(numbers.len()), Vec::new());
+    // The standard descriptors are installed first.
+    for source in sources.values_mut().filter(|source| **source <= 2) {
+        copies.push(copy_apart(*source, &numbers)?);
+        *source = copies.last().map_or(-1, AsRawFd::as_raw_fd);
+    }
+    let mut waiting: HashMap<i32, usize> = HashMap::new();
+    for (target, source) in &sources {
+        *waiting.entry(*source).or_default() += usize::from(source != target);
+    }
+    let is_free =
+        |waiting: &HashMap<i32, usize>, target: &i32| waiting.get(target).is_none_or(|&n| n == 0);
+    let mut ready: Vec<i32> = numbers.iter().copied().filter(|it| is_free(&waiting, it)).collect();
+    loop {
+        while let Some(target) = ready.pop() {
+            let Some(source) = sources.remove(&target) else { continue };
+            moves.push((source, target));
+            if source == target {
+                continue;
+            }
+            waiting.entry(source).and_modify(|count| *count -= 1);
+            // Its number may be what another one waits for.
+            if is_free(&waiting, &source) && sources.contains_key(&source) {
+                ready.push(source);
+            }
+        }
+        // The rest are in circles: the first of them leaves its number for another one.
+        let Some((&target, _)) = sources.first_key_value() else { break };
+        let copy = copy_apart(target, &numbers)?;
+        for source in sources.values_mut().filter(|source| **source == target) {
+            *source = copy.as_raw_fd();
+        }
+        let users = waiting.insert(target, 0).unwrap_or(0);
+        waiting.insert(copy.as_raw_fd(), users);
+        copies.push(copy);
+        ready.push(target);
+    }
+    Ok((Further { moves, numbers }, copies))
+}
+
+/// Returns a copy whose number is not one of these, which are sorted.
+fn copy_apart(fd: i32, numbers: &[i32]) -> Result<OwnedFd> {
+    let mut copy = copy_above(borrowed(fd), 2)?;
+    while numbers.binary_search(&copy.as_raw_fd()).is_ok() {
+        copy = copy_above(borrowed(fd), copy.as_raw_fd())?;
+    }
+    Ok(copy)
+}
+
+fn copy_above(fd: impl AsFd, number: i32) -> Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), number + 1)
         .map_err(|error| Error::os("failed to duplicate a descriptor", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inode(number: i32) -> u64 {
+        rustix::fs::fstat(borrowed(number)).expect("open").st_ino
+    }
+
+    /// Gives descriptors of these indices these numbers, which are indices as well. Plays the moves, checks that each number gets
+    /// what was given for it, and returns how many copies were needed.
+    fn copies(wanted: &[(usize, usize)]) -> usize {
+        let all: Vec<Arc<OwnedFd>> =
+            (0..6).map(|_| Arc::new(std::io::pipe().expect("a pipe").0.into())).collect();
+        let number = |index: usize| all[index].as_raw_fd();
+        let given: Vec<_> =
+            wanted.iter().map(|&(from, to)| (number(to), Arc::clone(&all[from]))).collect();
+        let (further, copies) = prepare_fds(&given, &[]).expect("prepared");
+        let mut table: HashMap<i32, u64> = HashMap::new();
+        for (source, target) in &further.moves {
+            let content = table.get(source).copied().unwrap_or_else(|| inode(*source));
+            table.insert(*target, content);
+        }
+        for (target, fd) in &given {
+            assert_eq!(table[target], inode(fd.as_raw_fd()), "{wanted:?} {:?}", further.moves);
+        }
+        assert_eq!(table.len(), wanted.len());
+        copies.len()
+    }
+
+    #[test]
+    fn descriptors_that_change_their_places_are_copied_only_in_circles() {
+        assert_eq!(copies(&[]), 0);
+        assert_eq!(copies(&[(0, 0), (1, 1)]), 0);
+        assert_eq!(copies(&[(0, 1), (1, 2), (2, 3), (3, 4)]), 0);
+        assert_eq!(copies(&[(4, 3), (3, 2), (2, 1)]), 0);
+        assert_eq!(copies(&[(0, 1), (0, 2), (1, 3)]), 0);
+        assert_eq!(copies(&[(0, 1), (1, 0)]), 1);
+        assert_eq!(copies(&[(0, 1), (1, 2), (2, 0), (2, 5), (3, 4), (4, 3)]), 2);
+    }
 }

@@ -152,6 +152,18 @@ impl Job {
         self
     }
 
+    /// Gives the program all descriptors of the host above 2 that are not close-on-exec, as when the host executed it, except those
+    /// of procledger itself; off by default. The host keeps its own, and they are not recorded.
+    ///
+    /// If `LISTEN_PID` (`sd_listen_fds(3)`) is the PID of the host, it is that of the program in the program's environment. Meant
+    /// for a host that one program is started through, as by `procledger run`: what another thread of the host opens without
+    /// `O_CLOEXEC` is inherited as well.
+    #[must_use]
+    pub fn inherit_fds(mut self, on: bool) -> Self {
+        self.inherit_fds = on;
+        self
+    }
+
     /// Gives the program one more descriptor, with this number. The host's copy is closed once the job, and each clone of it, has
     /// been spawned or dropped.
     ///
@@ -173,7 +185,7 @@ impl Job {
     /// # Errors
     ///
     /// Of the spawn: invalid input for 0 to 2, which [`stdin`](Self::stdin), [`stdout`](Self::stdout) and
-    /// [`stderr`](Self::stderr) set; for a number that is negative, at or above the host's `RLIMIT_NOFILE` less one, or given
+    /// [`stderr`](Self::stderr) set; for a number that is negative, at or above the host's `RLIMIT_NOFILE`, or given
     /// twice; and for more than 249 descriptors.
     #[must_use]
     pub fn fd(mut self, number: RawFd, fd: impl Into<OwnedFd>) -> Self {

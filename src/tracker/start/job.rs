@@ -5,6 +5,7 @@ use std::{
 };
 
 use crate::{
+    error::Result,
     model::{Attributes, SignalState},
     sys::spawn::{self, StdioSource},
 };
@@ -91,9 +92,9 @@ impl From<std::process::ChildStderr> for Stdio {
 
 /// A program to run for a task, and the limits it runs within.
 ///
-/// The program gets a session of its own, the descriptors 0 to 2 and no others but those of [`fd`](Self::fd), and unless
-/// [`signals`](Self::signals) says otherwise, default signal dispositions and an empty signal mask. It is searched for as
-/// execvp(3) does, in the `PATH` of its own environment.
+/// The program gets a session of its own, the descriptors 0 to 2 and no others but those of [`fd`](Self::fd) and
+/// [`inherit_fds`](Self::inherit_fds), and unless [`signals`](Self::signals) says otherwise, default signal dispositions and an
+/// empty signal mask. It is searched for as execvp(3) does, in the `PATH` of its own environment.
 ///
 /// Names are those of [`std::process::Command`] where that has one. There is no `pre_exec`: a closure would run before the row
 /// is committed, in a child that shares the memory, the locks and the thread-local data of its running host, so that it could
@@ -133,6 +134,7 @@ pub struct Job {
     pub(in crate::tracker) signals: SignalState,
     /// The descriptors of [`Attributes::fds`], in that order.
     pub(in crate::tracker) fds: Vec<Arc<OwnedFd>>,
+    pub(in crate::tracker) inherit_fds: bool,
     pub(in crate::tracker) attributes: Attributes,
     pub(in crate::tracker) grace: Option<Duration>,
     pub(in crate::tracker) max_runtime: Option<Duration>,
@@ -163,6 +165,7 @@ impl Job {
             stdio: [None, None, None],
             signals: SignalState::default(),
             fds: Vec::new(),
+            inherit_fds: false,
             attributes: Attributes::default(),
             grace: None,
             max_runtime: None,
@@ -444,15 +447,28 @@ impl Job {
         self
     }
 
-    /// Returns the command to start: with these tokens in its environment, and in this cgroup.
+    /// Returns the numbers of the host's own descriptors that the program inherits.
+    pub(super) fn inherited(&self) -> Result<Vec<i32>> {
+        let mut inherited = if self.inherit_fds { spawn::inheritable()? } else { Vec::new() };
+        inherited.retain(|number| !self.attributes.fds.contains(number));
+        Ok(inherited)
+    }
+
+    /// Returns the command to start: with these tokens in its environment, these descriptors of the host, and in this cgroup.
     pub(super) fn into_command(
         self,
         tokens: &str,
+        inherited: Vec<i32>,
         session: spawn::Session,
         place: Option<spawn::Place>,
     ) -> spawn::Command {
+        let environment = self.environment(tokens);
+        let own_pid = std::process::id().to_string();
+        let is_ours =
+            |(name, value): &(OsString, OsString)| name == "LISTEN_PID" && *value == *own_pid;
         spawn::Command {
-            environment: self.environment(tokens),
+            listens: self.inherit_fds && environment.iter().any(is_ours),
+            environment,
             program: self.program,
             arg0: self.arg0,
             args: self.args,
@@ -460,6 +476,7 @@ impl Job {
             stdio: self.stdio.map(|source| source.unwrap_or(StdioSource::Inherit)),
             signals: self.signals,
             fds: self.attributes.fds.iter().copied().zip(self.fds).collect(),
+            inherited,
             attributes: self.attributes,
             session,
             place,

@@ -64,6 +64,7 @@ fn may_own_programs(core: &Core, job: &Job) -> Result<()> {
 fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     // 1. The job is resolved.
     let mut spec = SpawnSpec::new(&core.options, &job)?;
+    let inherited = job.inherited()?;
     flush::flush_task(core, &spec.task);
     let mode = core.options.containment_mode()?;
     let place = core.cgroups.create_task_cgroup(mode, spec.token, spec.limits.max_rss)?;
@@ -76,7 +77,7 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     if place.is_none() && keeper.is_none() {
         fork_events::listen_for_forks(core);
     }
-    let command = job.into_command(&tokens(core, spec.token), spec.session(), place);
+    let command = job.into_command(&tokens(core, spec.token), inherited, spec.session(), place);
     // 2. Its child waits at the gate until the row is committed.
     let spawned = match keeper {
         Some(keeper) => under_keeper::spawn(core, keeper, command, &spec)

@@ -45,6 +45,7 @@ pub(crate) fn body(given: &Given) {
     unsafe { std::env::set_var("PROCLEDGER_TOKEN", "7d444840-9dc0-11d1-b245-5ffdce74fad2") };
     let tracker = given.builder().open().expect("a ledger");
     check(given, &tracker);
+    check_inherited(&tracker);
     tracker.shutdown().expect("an orderly end");
 }
 
@@ -122,6 +123,26 @@ pub(crate) fn check(given: &Given, tracker: &Tracker) {
     let row = row.expect("its row was there while it ran");
     assert_eq!(row.spec.token.expect("a token").simple().to_string(), last);
     assert_eq!(field("env OURS="), "1");
+}
+
+/// A program that inherits descriptors gets all that were left open for it, and none of the tracker's.
+fn check_inherited(tracker: &Tracker) {
+    let _other = tracker.spawn(Job::new("other", "cat").stdin(Stdio::piped())).expect("spawned");
+    let listing = "ls -1 /proc/$$/fd; cat >&2";
+    let job = Job::new("inherits", "/bin/sh").args(["-c", listing]).inherit_fds(true);
+    let given = File::open("/dev/null").expect("a file");
+    let job = job.fd(17, given).stdin(Stdio::null()).stdout(Stdio::piped());
+    let text = read_all(tracker.spawn(job).expect("spawned"));
+    let has = |number: &i32| {
+        // SAFETY: reads a flag of a descriptor, if there is one.
+        unsafe { libc::fcntl(*number, libc::F_GETFD) == 0 }
+    };
+    let mut expected: Vec<i32> = (0..=1000).filter(has).collect();
+    assert!([0, 1, 2, 9, 17, 200, 1000].iter().all(|number| expected.contains(number)));
+    let mut numbers: Vec<i32> = text.lines().map(|line| line.parse().expect("a number")).collect();
+    numbers.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(numbers, expected);
 }
 
 fn read_all(mut process: procledger::Process) -> String {

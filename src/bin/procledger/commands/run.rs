@@ -25,6 +25,7 @@ use super::{
 use crate::{
     context::Context,
     exit::{Exit, Failure, Result, chain, of_run_error},
+    inherited::Inherited,
     keeping::KeepingArgs,
     output,
     privilege::Account,
@@ -57,7 +58,8 @@ process ends, however it ends. A caller that passes its own PID as the owner is 
 A second SIGINT or SIGTERM ends the task at once; with --grace the first one ends it after that time.
 If something else ended the program, one line on stderr says why, and the exit code is never 0.
 
-Ignored signals and the signal mask are handed on to the program, as by env(1), except with --clean.
+Inherited descriptors, ignored signals and the signal mask are handed on to the program, as by
+env(1), except with --clean; with --detach no descriptors are.
 
 The program finds its task in $PROCLEDGER_TASK and the path of the ledger in $PROCLEDGER_LEDGER.
 
@@ -106,7 +108,7 @@ pub(crate) struct RunArgs {
     /// Run the program in this directory
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
-    /// Give the program default signal dispositions and an empty signal mask, not those inherited by this command
+    /// Hand on no inherited descriptors, ignored signals and signal mask to the program
     #[arg(long)]
     clean: bool,
     /// Print no line about how the program was ended (-v prints one in any case)
@@ -142,6 +144,11 @@ impl RunArgs {
             self.task = supervised;
             self.detach.supervise()?;
         }
+        // Before the log is opened.
+        let inherited = Inherited::list().map_err(|error| {
+            Failure::because("failed to list the inherited descriptors", &error)
+                .with_exit(Exit::RUN_FAILED)
+        })?;
         let quiet = self.quiet;
         let plan = self.check()?;
         if plan.raw.detach.is_requested() {
@@ -152,7 +159,7 @@ impl RunArgs {
             Exit::FAILED => failure.with_exit(Exit::RUN_FAILED),
             _ => failure,
         };
-        context().and_then(|context| plan.run(&context)).map_err(own)
+        context().and_then(|context| plan.run(&context, &inherited)).map_err(own)
     }
 
     fn check(mut self) -> Result<Plan> {
@@ -195,7 +202,7 @@ impl Plan {
         }
     }
 
-    fn run(self, context: &Context) -> Result<Exit> {
+    fn run(self, context: &Context, inherited: &Inherited) -> Result<Exit> {
         // Before any thread is started, so that none of them takes a signal.
         let signals = Signals::block_all()?;
         std::env::current_dir()
@@ -210,7 +217,7 @@ impl Plan {
         let tracker = signals.end_us_during(|| builder.open())??;
         let ledger = tracker.ledger();
         let result = (self.raw.detach.open(tracker.path()))
-            .and_then(|output| self.own(context, &tracker, &signals, output.as_ref()));
+            .and_then(|output| self.own(context, &tracker, &signals, output.as_ref(), inherited));
         // Whatever the result, everything that is still ours ends now.
         let shutdown = tracker.shutdown();
         // By now the ledger knows why the program was ended.
@@ -231,18 +238,20 @@ impl Plan {
         })
     }
 
-    /// Starts the program and waits for it.
+    /// Starts the program, which alone has the `inherited` descriptors from then on, and waits for it.
     fn own(
         &self,
         context: &Context,
         tracker: &Tracker,
         signals: &Signals,
         output: Option<&File>,
+        inherited: &Inherited,
     ) -> Result<Ended> {
         let caller = self.caller.as_ref();
         let modes = Modes::save();
         run_events::handle_during(signals, tracker, caller, |events| {
             let mut process = self.start(context, tracker, signals, output)?;
+            inherited.close();
             let program = process.signaller();
             let (task, began) = (self.task.clone(), Instant::now());
             let by = context.asked_by("run");
@@ -327,7 +336,8 @@ impl Plan {
             job = job.current_dir(folder);
         }
         if !self.raw.clean {
-            job = job.signals(signals::inherited());
+            // Root's descriptors are not for another user.
+            job = job.signals(signals::inherited()).inherit_fds(account.is_none());
         }
         if let Some(grace) = self.raw.grace {
             job = job.grace(grace);

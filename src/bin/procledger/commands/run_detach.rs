@@ -7,7 +7,7 @@
 //! caller does not know of.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{BufRead, BufReader, Error},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use std::{
 };
 
 use clap::Args;
-use nix::unistd::{close, setsid};
+use nix::unistd::setsid;
 use procledger::{ExitStatus, Stdio, TaskId, paths::refuse_as_output};
 use rustix::{
     event::{PollFd, PollFlags},
@@ -25,6 +25,7 @@ use rustix::{
 
 use crate::{
     exit::{Exit, Failure, Result},
+    inherited::Inherited,
     logging, output,
     poll::poll_within,
 };
@@ -67,7 +68,8 @@ impl DetachArgs {
         self.is_supervisor = true;
         // It fails only for the leader of a process group, which a child of the caller is not.
         let _ = setsid();
-        close_others().map_err(|error| {
+        // A caller may wait until all copies of one of its pipes are closed.
+        Inherited::list().map(|inherited| inherited.close()).map_err(|error| {
             Failure::because("failed to close inherited descriptors", &error)
                 .with_exit(Exit::RUN_FAILED)
         })
@@ -163,15 +165,4 @@ impl DetachArgs {
             Failure::because("the caller has ended: the program was ended, too", &error)
         })
     }
-}
-
-/// Closes every descriptor except the three standard ones: a caller may wait until all copies of one of its pipes are closed.
-fn close_others() -> std::io::Result<()> {
-    let numbers = fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    for number in numbers.filter(|number| *number > 2).collect::<Vec<_>>() {
-        // The one of the listing itself is closed by now.
-        let _ = close(number);
-    }
-    Ok(())
 }

@@ -1,0 +1,26 @@
+//! Descriptors above the standard ones that this process has inherited.
+
+use std::{fs, io};
+
+/// Their numbers.
+#[derive(Debug)]
+pub(crate) struct Inherited(Vec<i32>);
+
+impl Inherited {
+    /// Lists them. Must be called before this process opens any itself, and while no other thread runs.
+    pub(crate) fn list() -> io::Result<Self> {
+        let entries = fs::read_dir("/proc/self/fd")?;
+        let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let mut numbers: Vec<i32> = numbers.filter(|&number| number > 2).collect();
+        // The descriptor that the list was read from is closed by now.
+        numbers.retain(|number| fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok());
+        Ok(Self(numbers))
+    }
+
+    /// Closes them: they belong to no owner in this process.
+    pub(crate) fn close(&self) {
+        for &number in &self.0 {
+            let _ = nix::unistd::close(number);
+        }
+    }
+}
