@@ -195,6 +195,11 @@ impl Report {
         self.count(Outcome::Survived)
     }
 
+    /// Adds the error, if there is one.
+    pub(crate) fn add_error(&mut self, result: crate::error::Result<()>) {
+        self.errors.extend(result.err().map(|error| error.to_string()));
+    }
+
     pub(crate) fn absorb(&mut self, other: Self) {
         self.checked += other.checked;
         self.endings.extend(other.endings);

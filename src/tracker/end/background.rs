@@ -24,7 +24,7 @@ use super::{
     world,
 };
 use crate::{
-    model::{ProcessId, Report, task_text},
+    model::{ProcessId, task_text},
     store::TakeOver,
     tracker::{
         core::Core,
@@ -121,10 +121,8 @@ impl<'a> Feed<'a> for Worker<'a> {
                 continue;
             }
             let rows: Vec<ProcessId> = self.under_way.keys().copied().collect();
-            return Some((
-                world::world_or_certain(self.core, &rows, &mut Report::default()),
-                trees,
-            ));
+            let (world, _) = world::world_or_certain(self.core, &rows);
+            return Some((world, trees));
         }
     }
 
@@ -142,7 +140,8 @@ impl<'a> Feed<'a> for Worker<'a> {
             rows.push(row);
             answers.push((due.answer, concluded.report));
         }
-        outcome::write(core, None, claimed, &mut Report::default());
+        // An error is logged, and retried.
+        let _ = outcome::write(core, None, claimed);
         if !unclaimed.is_empty() {
             core.pending.settled.extend(unclaimed);
             flush::try_flush(core);

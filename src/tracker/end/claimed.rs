@@ -3,13 +3,14 @@
 use std::{collections::HashMap, sync::atomic::AtomicBool};
 
 use super::{
-    keeper_end_logs, outcome,
+    keeper_end_logs,
+    outcome::{self, Concluded},
     run::{EndPlan, TreeTarget, end_trees_unless},
     spared, world,
 };
 use crate::{
     error::Result,
-    model::{ProcessId, ProcessRecord, Report, Settled},
+    model::{ProcessId, ProcessRecord},
     tracker::{
         core::Core,
         membership::process_info::ProcessInfo,
@@ -17,14 +18,13 @@ use crate::{
     },
 };
 
-/// Ends the trees of claimed rows, and returns what to write.
+/// Ends the trees of claimed rows, and returns what to write and to report.
 pub(in crate::tracker) fn end_claimed(
     core: &Core,
     cause: &Cause,
     claimed: Vec<ProcessRecord>,
-    report: &mut Report,
-) -> Vec<Settled> {
-    end_claimed_unless(core, &|_| cause.clone(), claimed, report, &EndPlan::default(), None)
+) -> Concluded {
+    end_claimed_unless(core, &|_| cause.clone(), claimed, &EndPlan::default(), None)
 }
 
 /// The same, with a cause for the tree of each row.
@@ -32,9 +32,8 @@ pub(in crate::tracker) fn end_claimed_each(
     core: &Core,
     cause_of: &dyn Fn(ProcessId) -> Cause,
     claimed: Vec<ProcessRecord>,
-    report: &mut Report,
-) -> Vec<Settled> {
-    end_claimed_unless(core, cause_of, claimed, report, &EndPlan::default(), None)
+) -> Concluded {
+    end_claimed_unless(core, cause_of, claimed, &EndPlan::default(), None)
 }
 
 /// The same; gives the claims back once `interrupt` is set.
@@ -42,45 +41,37 @@ pub(in crate::tracker) fn end_claimed_unless(
     core: &Core,
     cause_of: &dyn Fn(ProcessId) -> Cause,
     mut claimed: Vec<ProcessRecord>,
-    report: &mut Report,
     plan: &EndPlan,
     interrupt: Option<&AtomicBool>,
-) -> Vec<Settled> {
+) -> Concluded {
     if claimed.is_empty() {
-        return Vec::new();
+        return Concluded::default();
     }
     for record in &claimed {
         if let Some(entry) = core.registry.get(record.id) {
             entry.set_ending(&cause_of(record.id));
         }
     }
-    let logs = keeper_end_logs::take_end_logs(core, &mut claimed, report);
+    let logs = keeper_end_logs::take_end_logs(core, &mut claimed);
+    let mut all = Concluded::default();
+    all.report.errors.extend_from_slice(&logs.errors);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
-    let world = match world::world(core, &rows) {
-        Ok(world) => world,
-        Err(error) => {
-            // Give the claims back, so that the next pass retries.
-            let settled = rows.iter().map(|row| super::outcome::given_back(*row, &error));
-            report.errors.push(error.to_string());
-            return settled.collect();
+    let trees = world::world(core, &rows).and_then(|world| Ok((world, group(core, claimed)?)));
+    all.absorb(match trees {
+        Ok((world, trees)) => {
+            let recorder =
+                &mut |root: &Root, found: &[&ProcessInfo]| outcome::record_found(core, root, found);
+            let mut ends = end_trees_unless(&world, trees, recorder, plan, interrupt);
+            logs.complete(&mut ends);
+            outcome::conclude_each(core, cause_of, ends)
         }
-    };
-    let trees = match group(core, claimed) {
-        Ok(trees) => trees,
-        Err(error) => {
-            let settled = rows.iter().map(|row| super::outcome::given_back(*row, &error));
-            report.errors.push(error.to_string());
-            return settled.collect();
-        }
-    };
-    let recorder =
-        &mut |root: &Root, found: &[&ProcessInfo]| outcome::record_found(core, root, found);
-    let mut ends = end_trees_unless(&world, trees, recorder, plan, interrupt);
-    logs.complete(&mut ends);
-    let outcome::Concluded { settled, report: found } =
-        outcome::conclude_each(core, cause_of, ends);
-    report.absorb(found);
-    settled
+        // Give the claims back, so that the next pass retries.
+        Err(error) => Concluded {
+            settled: rows.iter().map(|row| outcome::given_back(*row, &error)).collect(),
+            ..Concluded::failed(&error)
+        },
+    });
+    all
 }
 
 /// Groups claimed rows into trees: descendants are grouped with their root; where the root has ended, each is a tree of its

@@ -3,10 +3,14 @@
 //! Each health pass retries them, and so does a task that starts again. While another connection holds the ledger's lock they
 //! do not wait for it: the retry would only delay the next writer. An orderly shutdown does wait.
 
-use super::{claimed, outcome, release};
+use super::{
+    claimed,
+    outcome::{self, Concluded},
+    release,
+};
 use crate::{
     error::Error,
-    model::{ProcessId, ProcessRecord, Report, TaskId},
+    model::{ProcessId, ProcessRecord, TaskId},
     tracker::{core::Core, runtime::cause::Cause},
 };
 
@@ -74,7 +78,7 @@ pub(in crate::tracker) fn flush_all(core: &Core) -> Option<Error> {
 
 fn end_recorded(core: &Core, rows: &[ProcessId]) {
     let records = rows.iter().filter_map(|row| core.store.process(*row).ok().flatten()).collect();
-    let mut report = Report::default();
-    let settled = claimed::end_claimed(core, &Cause::stray(), records, &mut report);
-    outcome::write(core, None, settled, &mut report);
+    let Concluded { settled, .. } = claimed::end_claimed(core, &Cause::stray(), records);
+    // An error is logged, and retried by the next flush.
+    let _ = outcome::write(core, None, settled);
 }

@@ -25,7 +25,7 @@ use crate::{
     error::Result,
     model::{
         Containment, End, ExitStatus, Justification, LeakKind, Millis, NewLeak, NewProcess,
-        Outcome, ProcessId, ProcessRecord, Report, Row, Rule, RuleKey, Settled, Verdict,
+        Outcome, ProcessId, ProcessRecord, Row, Rule, RuleKey, Settled, Verdict,
     },
     sys::{Pinned, Signal},
     tracker::{
@@ -57,7 +57,11 @@ const STALE: Duration = Duration::from_mins(1);
 
 /// The records of the keepers of some roots.
 #[derive(Debug, Default)]
-pub(in crate::tracker) struct EndLogs(HashMap<ProcessId, Arc<EndLog>>);
+pub(in crate::tracker) struct EndLogs {
+    by_row: HashMap<ProcessId, Arc<EndLog>>,
+    /// Why some could not be read, or used.
+    pub(super) errors: Vec<String>,
+}
 
 /// The keepers of rows whose hosts are dead.
 #[derive(Debug, Default)]
@@ -98,40 +102,38 @@ pub(in crate::tracker) fn end_keepers(core: &Core, keepers: OrphanedKeepers) {
 }
 
 /// Reads the records that the keepers of claimed roots have left, and claims the members that have no row yet.
-pub(in crate::tracker) fn take_end_logs(
-    core: &Core,
-    claimed: &mut Vec<ProcessRecord>,
-    report: &mut Report,
-) -> EndLogs {
+pub(in crate::tracker) fn take_end_logs(core: &Core, claimed: &mut Vec<ProcessRecord>) -> EndLogs {
     let mut logs = EndLogs::default();
-    for root in kept_roots_of(core, claimed, report) {
+    let (roots, errors) = kept_roots_of(core, claimed);
+    logs.errors = errors;
+    for root in roots {
         let Some(token) = root.spec.token else { continue };
         match end_log_of(core, &root, token) {
             Ok(Some(log)) => {
-                claimed.extend(claim_logged(core, &root, &log, claimed, report));
+                match claim_logged(core, &root, &log, claimed) {
+                    Ok(new) => claimed.extend(new),
+                    Err(error) => logs.errors.push(error.to_string()),
+                }
                 let log = Arc::new(log);
                 // A descendant stands alone if its root's row has ended already.
                 let below = claimed.iter().filter(|row| row.spec.root == Some(root.id));
                 let rows = below.map(|row| row.id).chain([root.id]);
-                logs.0.extend(rows.map(|row| (row, Arc::clone(&log))));
+                logs.by_row.extend(rows.map(|row| (row, Arc::clone(&log))));
                 core.keepers.note_read(token);
             }
             Ok(None) => {}
             Err(error) => {
                 tracing::error!("{error}");
-                report.errors.push(error.to_string());
+                logs.errors.push(error.to_string());
             }
         }
     }
     logs
 }
 
-/// Returns the roots under a keeper that claimed rows are, or belong to.
-fn kept_roots_of(
-    core: &Core,
-    claimed: &[ProcessRecord],
-    report: &mut Report,
-) -> Vec<ProcessRecord> {
+/// Returns the roots under a keeper that claimed rows are, or belong to, and the errors of those that cannot be looked up.
+fn kept_roots_of(core: &Core, claimed: &[ProcessRecord]) -> (Vec<ProcessRecord>, Vec<String>) {
+    let mut errors = Vec::new();
     let mut roots: Vec<ProcessRecord> =
         claimed.iter().filter(|row| is_kept(row)).cloned().collect();
     let mut seen: HashSet<ProcessId> = claimed.iter().map(|row| row.id).collect();
@@ -139,11 +141,11 @@ fn kept_roots_of(
         if seen.insert(root) {
             match core.store.process(root) {
                 Ok(root) => roots.extend(root.filter(is_kept)),
-                Err(error) => report.errors.push(error.to_string()),
+                Err(error) => errors.push(error.to_string()),
             }
         }
     }
-    roots
+    (roots, errors)
 }
 
 /// Returns the record of a root's keeper. While the keeper is alive, its record is not complete yet.
@@ -164,8 +166,7 @@ fn claim_logged(
     root: &ProcessRecord,
     log: &EndLog,
     claimed: &[ProcessRecord],
-    report: &mut Report,
-) -> Vec<ProcessRecord> {
+) -> Result<Vec<ProcessRecord>> {
     let root_of = Root { arguments: true, ..Root::from(root) };
     let is_new = |member: &&Logged| {
         let known = claimed.iter().any(|row| row.spec.identity == member.info.identity);
@@ -175,15 +176,11 @@ fn claim_logged(
     let new = log.members.iter().filter(is_new);
     let new: Vec<_> = new.map(|it| ((), logged_row(core, &root_of, log, &it.info))).collect();
     if new.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let rows = core.store.admit(&core.place(), new).and_then(|all| {
+    core.store.admit(&core.place(), new).and_then(|all| {
         let rows = all.into_iter().flat_map(|it| it.row).map(|id| core.store.process(id));
-        rows.filter_map(Result::transpose).collect::<Result<Vec<_>>>()
-    });
-    rows.unwrap_or_else(|error| {
-        report.errors.push(error.to_string());
-        Vec::new()
+        rows.filter_map(Result::transpose).collect()
     })
 }
 
@@ -270,7 +267,8 @@ pub(in crate::tracker) fn record_ended_by_keeper(core: &Core, root: &Root) {
             Some(Settled { row: Row::New(new), verdict: Verdict::Ended(end), leak: Some(leak) })
         })
         .collect();
-    outcome::write(core, None, settled, &mut Report::default());
+    // An error is logged.
+    let _ = outcome::write(core, None, settled);
     // What could not be written waits in memory.
     remove_end_log(&path);
 }
@@ -280,7 +278,7 @@ impl EndLogs {
     /// that a keeper had ended, was ended by the keeper.
     pub(in crate::tracker) fn complete(&self, ends: &mut [TreeOutcome]) {
         for end in ends {
-            let Some(log) = self.0.get(&end.root.row) else { continue };
+            let Some(log) = self.by_row.get(&end.root.row) else { continue };
             for member in end.members.iter_mut().filter(|it| it.fate == MemberFate::Gone) {
                 complete(log, member);
             }

@@ -8,17 +8,19 @@ use super::{
     spared::settle_spared,
 };
 use crate::{
+    error::Result,
     identity::Identity,
     model::Evidence,
     model::{
         End, EndReason, Ending, ExitStatus, Justification, LeakKind, Millis, NewLeak, Outcome,
-        ProcessId, ProcessRecord, Report, Rule, Settled, Suspect, TaskId, Verdict, task_text,
+        PassRecord, ProcessId, ProcessRecord, Report, Rule, Settled, Suspect, TaskId, Verdict,
+        task_text,
     },
     store::Store,
     tracker::{
         core::Core,
         membership::process_info::ProcessInfo,
-        runtime::{cause::Cause, pass_run::PassRun, tracked::Root},
+        runtime::{cause::Cause, tracked::Root},
     },
 };
 
@@ -52,6 +54,21 @@ pub(in crate::tracker) struct Concluded {
     pub(in crate::tracker) report: Report,
 }
 
+impl Concluded {
+    /// Returns what to report where nothing was ended.
+    pub(in crate::tracker) fn failed(error: &crate::error::Error) -> Self {
+        Self {
+            settled: Vec::new(),
+            report: Report { errors: vec![error.to_string()], ..Report::default() },
+        }
+    }
+
+    pub(in crate::tracker) fn absorb(&mut self, other: Self) {
+        self.settled.extend(other.settled);
+        self.report.absorb(other.report);
+    }
+}
+
 /// Concludes what became of trees that were ended for the same cause.
 pub(in crate::tracker) fn conclude(
     core: &Core,
@@ -70,42 +87,43 @@ pub(in crate::tracker) fn conclude_each(
     let mut all = Concluded::default();
     let began = Instant::now();
     for end in ends {
-        let Concluded { settled, report } =
-            conclude_tree(core, &cause_of(end.root.row), end, began);
-        all.settled.extend(settled);
-        all.report.absorb(report);
+        all.absorb(conclude_tree(core, &cause_of(end.root.row), end, began));
     }
     all
 }
 
-/// Writes what became of claimed rows, with the pass that handled them. What cannot be written now is retried.
+/// Writes what became of claimed rows, with the pass that handled them.
+///
+/// # Errors
+///
+/// If it cannot be written now: that is logged, and retried.
 pub(in crate::tracker) fn write(
     core: &Core,
-    pass: Option<PassRun>,
+    pass: Option<PassRecord>,
     settled: Vec<Settled>,
-    report: &mut Report,
-) {
-    record_outcome(core, pass, settled, report);
+) -> Result<()> {
+    let written = record_outcome(core, pass, settled);
     adopted_zombies::reap_ended(core);
+    written
 }
 
-fn record_outcome(core: &Core, pass: Option<PassRun>, settled: Vec<Settled>, report: &mut Report) {
-    let pass = pass.map(|pass| pass.record(report));
+fn record_outcome(core: &Core, pass: Option<PassRecord>, settled: Vec<Settled>) -> Result<()> {
     if settled.is_empty() && pass.is_none() {
-        return;
+        return Ok(());
     }
-    if let Err(error) = core.store.record(core.instance.id, pass.as_ref(), &settled) {
+    let written = core.store.record(core.instance.id, pass.as_ref(), &settled).map(|_| ());
+    if let Err(error) = &written {
         tracing::error!(
             "failed to record what became of {} processes: {error}; will be retried",
             settled.len()
         );
-        report.errors.push(error.to_string());
         if let Some(pass) = pass {
             core.counters().pass_failed(pass.kind);
         }
         core.pending.settled.extend(settled);
     }
     core.export.notify();
+    written
 }
 
 /// Concludes what became of one tree.

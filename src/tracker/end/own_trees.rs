@@ -18,14 +18,14 @@ use crate::{
     },
 };
 
-/// Ends the trees that can be claimed, each reserved by [`Tracked::begin`]; returns those that other instances are ending.
+/// Ends the trees that can be claimed, each reserved by [`Tracked::begin`]; returns those that other instances are ending, and
+/// what became of the others.
 pub(in crate::tracker) fn end_free(
     core: &Core,
     cause: &Cause,
     mine: &[&Arc<Tracked>],
     over: TakeOver<'_>,
-    report: &mut Report,
-) -> Vec<Arc<Tracked>> {
+) -> (Vec<Arc<Tracked>>, Report) {
     let (claimed, recorded) = claim_own(core, mine, over);
     let rows: Vec<ProcessId> = claimed.iter().map(|tree| tree.root.row).collect();
     let ours: HashSet<ProcessId> = rows.iter().copied().collect();
@@ -38,10 +38,12 @@ pub(in crate::tracker) fn end_free(
         core.registry.give_up(entry);
         others.push(Arc::clone(entry));
     }
-    let world = world::world_or_certain(core, &rows, report);
-    end_own(core, cause, &world, claimed, recorded, report);
+    let mut report = Report::default();
+    let (world, complete) = world::world_or_certain(core, &rows);
+    report.add_error(complete);
+    report.absorb(end_own(core, cause, &world, claimed, recorded));
     release::release_ended(core, &rows);
-    others
+    (others, report)
 }
 
 fn end_own(
@@ -50,19 +52,18 @@ fn end_own(
     world: &World<'_>,
     trees: Vec<TreeTarget>,
     claim_recorded: bool,
-    report: &mut Report,
-) {
+) -> Report {
     let ends = end_trees(world, trees, &mut |root, found| outcome::record_found(core, root, found));
-    let outcome::Concluded { settled, report: found } = outcome::conclude(core, cause, ends);
-    report.absorb(found);
+    let outcome::Concluded { settled, mut report } = outcome::conclude(core, cause, ends);
     if claim_recorded {
-        outcome::write(core, None, settled, report);
+        report.add_error(outcome::write(core, None, settled));
     } else {
         // A row without a claim is not updated: the claim is written later, with the outcome.
         report.errors.push("the ledger could not be written while tasks were ended".into());
         core.pending.settled.extend(settled);
         flush::try_flush(core);
     }
+    report
 }
 
 /// Claims our own roots with their recorded descendants; returns all of them, and `false`, where the ledger cannot be

@@ -166,17 +166,18 @@ pub(in crate::tracker) fn end_entries(
     cause: &Cause,
     entries: &[Arc<Tracked>],
 ) -> Report {
-    let mut report = Report::default();
     let grace = entries.iter().map(|entry| entry.root.limits.grace).max().unwrap_or_default();
     let deadline = Instant::now() + OTHERS_LIMIT + grace;
     let (mine, busy): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.begin());
     // 1. Trees that are free, and trees that a dead instance had claimed.
-    let mut claimed = own_trees::end_free(core, cause, &mine, TakeOver::default(), &mut report);
+    let (mut claimed, mut report) = own_trees::end_free(core, cause, &mine, TakeOver::default());
     leave_to_keepers(core, &mine);
     // 2. Trees that other instances are ending.
     while !claimed.is_empty() {
         let late = Instant::now() >= deadline;
-        claimed = end_what_is_free(core, cause, claimed, late, &mut report);
+        let (left, found) = end_what_is_free(core, cause, claimed, late);
+        report.absorb(found);
+        claimed = left;
         if late {
             break;
         }
@@ -201,21 +202,20 @@ pub(in crate::tracker) fn end_entries(
 }
 
 /// Checks once the trees that other instances were ending: ends those that are free now, or all of them with `force`.
-/// Returns the others.
+/// Returns the others, and what became of these.
 fn end_what_is_free(
     core: &Arc<Core>,
     cause: &Cause,
     mut claimed: Vec<Arc<Tracked>>,
     force: bool,
-    report: &mut Report,
-) -> Vec<Arc<Tracked>> {
+) -> (Vec<Arc<Tracked>>, Report) {
     if !core.scheduler.is_monitoring() {
         settle(core, &dead_among(core, claimed.iter().cloned()));
         settle_claimed(core, &[]);
     }
     claimed.retain(|entry| !entry.is_over());
     let rows: Vec<ProcessId> = claimed.iter().map(|entry| entry.root.row).collect();
-    let Ok(claimants) = core.store.claimants(&rows) else { return claimed };
+    let Ok(claimants) = core.store.claimants(&rows) else { return (claimed, Report::default()) };
     let is_held = |entry: &Arc<Tracked>| {
         let other = claimants.get(&entry.root.row).filter(|by| **by != core.instance.id);
         other.is_some_and(|by| !claims::is_dead_claimant(core, *by))
@@ -224,11 +224,11 @@ fn end_what_is_free(
         claimed.into_iter().partition(|entry| !force && is_held(entry));
     let (begun, busy): (Vec<_>, Vec<_>) = free.iter().partition(|entry| entry.begin());
     let over = TakeOver { dead: &[], live: force };
-    let mut left = own_trees::end_free(core, cause, &begun, over, report);
+    let (mut left, report) = own_trees::end_free(core, cause, &begun, over);
     leave_to_keepers(core, &begun);
     left.extend(busy.into_iter().cloned());
     left.extend(held);
-    left
+    (left, report)
 }
 
 /// For a tree that keeps forking, it may be unknown whether all of it was seen. Where it has a keeper, the keeper knows:

@@ -35,14 +35,14 @@ pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<TreeTarget>) {
             let outcome::Concluded { settled, report: found } =
                 outcome::conclude(core, &cause, ends);
             report.absorb(found);
-            outcome::write(core, None, settled, &mut report);
+            report.add_error(outcome::write(core, None, settled));
         }
         Err(error) => {
             // Give the claims back, so that the health pass retries.
             tracing::error!("failed to end what ended processes left running: {error}");
             let rows = trees.iter().flat_map(|tree| &tree.recorded).filter_map(|(row, _)| *row);
             let settled = rows.map(|row| super::outcome::given_back(row, &error)).collect();
-            outcome::write(core, None, settled, &mut report);
+            report.add_error(outcome::write(core, None, settled));
         }
     }
 }

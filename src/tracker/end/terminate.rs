@@ -2,7 +2,12 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::{claimed, claims, kill_options::KillOptions, outcome, release, settle};
+use super::{
+    claimed, claims,
+    kill_options::KillOptions,
+    outcome::{self, Concluded},
+    release, settle,
+};
 use crate::{
     error::{Error, Kind, Result},
     model::{EndReason, InstanceId, ProcessId, ProcessRecord, Report, Rule, TaskId},
@@ -77,20 +82,18 @@ pub(in crate::tracker) fn kill_rows(
     let dead = claims::dead_claimants_of(core, rows);
     let over = TakeOver { dead: &dead, live: true };
     let claimed = core.store.claim_over(&ids, core.instance.id, None, asked_by, over)?;
-    let mut report = Report::default();
     let claimed = hurry(claimed, &dead, how.grace);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
     let owners = claimed.iter().map(|record| (record.id, record.owner)).collect();
-    let settled = claimed::end_claimed_unless(
+    let Concluded { settled, mut report } = claimed::end_claimed_unless(
         core,
         &|_| cause.clone(),
         claimed,
-        &mut report,
         &plan,
         Some(&core.kills_interrupted),
     );
     claims::await_noted(core, &owners, &settled);
-    outcome::write(core, None, settled, &mut report);
+    report.add_error(outcome::write(core, None, settled));
     release::release_ended(core, &rows);
     Ok(report)
 }

@@ -3,7 +3,7 @@
 use super::run::World;
 use crate::{
     error::Result,
-    model::{ProcessId, ProcessRecord, Report},
+    model::{ProcessId, ProcessRecord},
     tracker::{
         core::Core,
         membership::{foreign::foreign, recorded_keeper},
@@ -12,23 +12,24 @@ use crate::{
 };
 
 /// Returns the context for an end of our own. Where it is unknown which processes other instances are responsible for, only
-/// what is certainly below our own roots is ended.
+/// what is certainly below our own roots is ended, and the error is returned with it.
 pub(in crate::tracker) fn world_or_certain<'a>(
     core: &'a Core,
     rows: &[ProcessId],
-    report: &mut Report,
-) -> World<'a> {
-    world(core, rows).unwrap_or_else(|error| {
-        report.errors.push(error.to_string());
-        World {
-            proc: &core.proc,
-            observer: core.instance.observer,
-            own: core.own_pid(),
-            ancestors: core.proc.ancestors(core.own_pid()),
-            foreign: Vec::new(),
-            protected: &core.options.protected,
-        }
-    })
+) -> (World<'a>, Result<()>) {
+    let error = match world(core, rows) {
+        Ok(world) => return (world, Ok(())),
+        Err(error) => error,
+    };
+    let certain = World {
+        proc: &core.proc,
+        observer: core.instance.observer,
+        own: core.own_pid(),
+        ancestors: core.proc.ancestors(core.own_pid()),
+        foreign: Vec::new(),
+        protected: &core.options.protected,
+    };
+    (certain, Err(error))
 }
 
 /// Returns the context of an end: which processes to leave alone. `targets` are the rows that are to be ended.

@@ -518,7 +518,7 @@ fn plan_matches(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> 
     let planned: HashSet<Pid> = report.endings.iter().map(|ending| ending.pid).collect();
     for found in search.run()?.into_iter().filter(|found| !planned.contains(&found.pid)) {
         let Judgement::Leak(named) = &found.judgement else {
-            leave(found, report);
+            report.absorb(leave(found));
             continue;
         };
         let Some(root) = search.tree(&found)? else { continue };

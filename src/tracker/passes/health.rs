@@ -31,7 +31,11 @@ use crate::{
         core::Core,
         end::{
             adopted_zombies, background, claimed, claims, flush, keeper_departure, keeper_end_logs,
-            left_behind, outcome, release, root_exit::log_dead, settle,
+            left_behind,
+            outcome::{self, Concluded},
+            release,
+            root_exit::log_dead,
+            settle,
         },
         runtime::{
             background_ends::Due,
@@ -139,7 +143,7 @@ pub(in crate::tracker) fn health_pass(core: &Arc<Core>) -> Result<Report> {
     let found = scan_rows(core, &mut report)?;
     // 2. What takes a grace delays neither another pass nor a kill.
     let awaited = end_due_trees(core, found.due);
-    try_again(core, found.left, &found.unheld, &mut report);
+    report.absorb(try_again(core, found.left, &found.unheld));
     awaited.absorb_into(&mut report);
     // 3. The record contains the outcomes.
     record_health_pass(core, &pass, &mut report);
@@ -156,7 +160,8 @@ pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Resul
     if !(left.is_empty() && unheld.is_empty()) {
         let theirs = Arc::clone(core);
         core.threads.run("procledger-left", move || {
-            try_again(&theirs, left, &unheld, &mut Report::default());
+            // Errors are logged.
+            let _ = try_again(&theirs, left, &unheld);
         });
     }
     record_health_pass(core, &pass, &mut report);
@@ -317,21 +322,17 @@ fn claim_left(
 }
 
 /// Ends claimed rows, all together, each with its own cause.
-fn try_again(
-    core: &Core,
-    left: Vec<(Cause, ProcessRecord)>,
-    unheld: &[Arc<Tracked>],
-    report: &mut Report,
-) {
+fn try_again(core: &Core, left: Vec<(Cause, ProcessRecord)>, unheld: &[Arc<Tracked>]) -> Report {
     let causes: HashMap<ProcessId, Cause> =
         left.iter().map(|(cause, row)| (row.id, cause.clone())).collect();
     let rows = left.into_iter().map(|(_, row)| row).collect();
     let cause_of = |row: ProcessId| causes.get(&row).cloned().unwrap_or_else(Cause::stray);
-    let settled = claimed::end_claimed_each(core, &cause_of, rows, report);
-    outcome::write(core, None, settled, report);
+    let Concluded { settled, mut report } = claimed::end_claimed_each(core, &cause_of, rows);
+    report.add_error(outcome::write(core, None, settled));
     for entry in unheld {
         untrack_unobserved(core, entry);
     }
+    report
 }
 
 /// Releases processes that have died while another instance ended their rows, in case the monitor has missed it.

@@ -100,19 +100,20 @@ fn import_entries(
                     leak: Some(LeakKind::Orphan),
                     rule: Rule::Imported(named),
                 };
-                settled.extend(name_match::end_found(
+                let ended = name_match::end_found(
                     core,
                     &search,
                     &cause,
                     Some(entry.task),
                     Origin::Imported,
                     &found,
-                    report,
-                )?);
+                )?;
+                settled.extend(ended.settled);
+                report.absorb(ended.report);
             }
         }
     }
-    outcome::write(core, None, settled, report);
+    report.add_error(outcome::write(core, None, settled));
     Ok(())
 }
 

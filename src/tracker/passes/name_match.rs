@@ -15,7 +15,7 @@ use crate::{
     identity::{Pid, Place},
     model::{
         EndReason, InstanceId, LeakKind, Limits, Millis, NewProcess, Observer, Origin, ProcessId,
-        ProcessRecord, ProcessSpec, Report, Rule, Settled, SpareReason, Suspect, TaskId,
+        ProcessRecord, ProcessSpec, Report, Rule, SpareReason, Suspect, TaskId,
     },
     policy::{
         exemption::oneself,
@@ -30,7 +30,7 @@ use crate::{
     },
     tracker::{
         core::Core,
-        end::claimed,
+        end::{claimed, outcome::Concluded},
         membership::process_info::command_of,
         runtime::{cause::Cause, tracked::Root},
     },
@@ -277,21 +277,19 @@ pub(in crate::tracker) fn search<'a>(
     })
 }
 
-/// Ends the processes that match a configured name, as part of an orphan pass; returns what is to be written.
-pub(in crate::tracker) fn end_matches(core: &Arc<Core>, report: &mut Report) -> Vec<Settled> {
+/// Ends the processes that match a configured name, as part of an orphan pass; returns what is to be written and
+/// reported.
+pub(in crate::tracker) fn end_matches(core: &Arc<Core>) -> Concluded {
     if core.options.orphan_names.is_empty() {
-        return Vec::new();
+        return Concluded::default();
     }
     let found = search(core, &core.options.orphan_names, core.options.min_age)
         .and_then(|search| Ok((search.run()?, search)));
     let (matches, search) = match found {
         Ok(found) => found,
-        Err(error) => {
-            report.errors.push(error.to_string());
-            return Vec::new();
-        }
+        Err(error) => return Concluded::failed(&error),
     };
-    let mut settled = Vec::new();
+    let mut all = Concluded::default();
     for found in matches {
         match found.judgement {
             Judgement::Leak(ref named) => {
@@ -300,16 +298,14 @@ pub(in crate::tracker) fn end_matches(core: &Arc<Core>, report: &mut Report) -> 
                     leak: Some(LeakKind::Unregistered),
                     rule: Rule::NameMatch(named.clone()),
                 };
-                match end_found(core, &search, &cause, None, Origin::Swept, &found, report) {
-                    Ok(ended) => settled.extend(ended),
-                    Err(error) => report.errors.push(error.to_string()),
-                }
+                let ended = end_found(core, &search, &cause, None, Origin::Swept, &found);
+                all.absorb(ended.unwrap_or_else(|error| Concluded::failed(&error)));
             }
-            Judgement::Suspect(_) | Judgement::Young(_) => leave(found, report),
+            Judgement::Suspect(_) | Judgement::Young(_) => all.report.absorb(leave(found)),
             Judgement::Spared(_) => {}
         }
     }
-    settled
+    all
 }
 
 /// Records an unregistered process, claimed by us, and ends its tree.
@@ -320,21 +316,21 @@ pub(in crate::tracker) fn end_found(
     task: Option<TaskId>,
     origin: Origin,
     found: &Match,
-    report: &mut Report,
-) -> Result<Vec<Settled>> {
-    let Some(pinned) = search.pin(found)? else { return Ok(Vec::new()) };
+) -> Result<Concluded> {
+    let Some(pinned) = search.pin(found)? else { return Ok(Concluded::default()) };
     let (grace, arguments) = (core.options.grace, core.options.record_arguments);
     let new = search.row(core.instance.id, task, origin, grace, &pinned, arguments)?;
     let row = match core.store.admit_one(&core.place(), &new) {
-        Err(error) if error.is_already_running() => return Ok(Vec::new()),
+        Err(error) if error.is_already_running() => return Ok(Concluded::default()),
         row => row?,
     };
     let record: Option<ProcessRecord> = core.store.process(row)?;
-    Ok(claimed::end_claimed(core, cause, record.into_iter().collect(), report))
+    Ok(claimed::end_claimed(core, cause, record.into_iter().collect()))
 }
 
-/// Reports a match that is left running.
-pub(in crate::tracker) fn leave(found: Match, report: &mut Report) {
+/// Returns the report of a match that is left running.
+pub(in crate::tracker) fn leave(found: Match) -> Report {
+    let mut report = Report::default();
     let Match { pid, command, .. } = found;
     let left = |why| Suspect { task_id: None, pid, command, why };
     match found.judgement {
@@ -345,6 +341,7 @@ pub(in crate::tracker) fn leave(found: Match, report: &mut Report) {
         Judgement::Young(why) => report.young.push(left(why)),
         Judgement::Leak(_) | Judgement::Spared(_) => {}
     }
+    report
 }
 
 /// Returns the processes that the ledger knows: instances that have not stopped and are not `dead`, and live rows of any state.

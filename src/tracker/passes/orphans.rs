@@ -14,13 +14,16 @@ use crate::{
     error::Result,
     model::{
         DeadInstance, End, EndReason, Ending, ExitStatus, InstanceRecord, LeakKind, Millis, Origin,
-        OrphanClaim, Outcome, PassKind, ProcessId, ProcessRecord, Report, RuleKey, Settled, State,
-        Suspect,
+        OrphanClaim, Outcome, PassKind, ProcessId, ProcessRecord, Report, RuleKey, State, Suspect,
     },
     sys::{Pinned, Probe},
     tracker::{
         core::Core,
-        end::{adopted_zombies, claimed, claims, keeper_end_logs, outcome, world},
+        end::{
+            adopted_zombies, claimed, claims, keeper_end_logs,
+            outcome::{self, Concluded},
+            world,
+        },
         runtime::{
             cause::Cause,
             liveness::{Life, orphan_rule},
@@ -71,7 +74,8 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
     )?;
     log_loaded(core, &claim);
     report_gone(core, &claim, &mut report);
-    let adopted = adopt(core, &claim.adopted, &mut report);
+    let adopted = adopt(core, &claim.adopted);
+    report.absorb(adopted.report);
     let cause = |replaced| Cause {
         reason: EndReason::Orphan,
         leak: Some(LeakKind::Orphan),
@@ -86,12 +90,14 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
         left.filter(|row| row.spec.root.is_none() && claim.replaced.contains(&row.id)).collect();
     adopted_zombies::remember_replaced(core, &left);
     let keepers = keeper_end_logs::await_keepers(core, &claim.claimed);
-    let mut settled = claimed::end_claimed_each(core, &cause_of, claim.claimed, &mut report);
+    let mut ended = claimed::end_claimed_each(core, &cause_of, claim.claimed);
     keeper_end_logs::end_keepers(core, keepers);
-    settled.extend(adopted);
-    settled.extend(name_match::end_matches(core, &mut report));
+    ended.settled.extend(adopted.settled);
+    ended.absorb(name_match::end_matches(core));
+    report.absorb(ended.report);
     log_cleaned(&report);
-    outcome::write(core, Some(pass), settled, &mut report);
+    let pass = pass.record(&report);
+    report.add_error(outcome::write(core, Some(pass), ended.settled));
     unrecorded_ends::import_unrecorded_ends(&core.store);
     core.cgroups.remove_those_of_others();
     other_instances::remove_stale_locks(&core.store);
@@ -156,8 +162,10 @@ fn report_gone(core: &Core, claim: &OrphanClaim, report: &mut Report) {
 
 /// Adopts what a former run of this program left on purpose.
 ///
-/// If the root is gone, the processes it left are ended like any strays; returns what is to be written.
-fn adopt(core: &Arc<Core>, records: &[ProcessRecord], report: &mut Report) -> Vec<Settled> {
+/// If the root is gone, the processes it left are ended like any strays; returns what is to be written and
+/// reported.
+fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Concluded {
+    let mut report = Report::default();
     let mut gone = HashSet::new();
     for record in records.iter().filter(|record| record.spec.root.is_none()) {
         match Pinned::probe(&core.proc, core.place(), &record.spec.identity) {
@@ -183,13 +191,13 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord], report: &mut Report) -> Ve
     let of_the_gone =
         |record: &&ProcessRecord| gone.contains(&record.spec.root.unwrap_or(record.id));
     let left: Vec<ProcessId> = records.iter().filter(of_the_gone).map(|record| record.id).collect();
-    match core.store.claim(&left, core.instance.id, Some(core.instance.id), None) {
-        Ok(claimed) => claimed::end_claimed(core, &Cause::stray(), claimed, report),
-        Err(error) => {
-            report.errors.push(error.to_string());
-            Vec::new()
-        }
-    }
+    let claimed = core.store.claim(&left, core.instance.id, Some(core.instance.id), None);
+    let mut all = Concluded { settled: Vec::new(), report };
+    all.absorb(match claimed {
+        Ok(claimed) => claimed::end_claimed(core, &Cause::stray(), claimed),
+        Err(error) => Concluded::failed(&error),
+    });
+    all
 }
 
 /// Records a row of ours, or of a dead instance, whose process is gone: not a leak, and how it ended is unknown.
