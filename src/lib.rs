@@ -139,6 +139,7 @@
 //! | ending | [`Tracker::terminate`], [`Tracker::kill`], [`Tracker::shutdown`] |
 //! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_turns`], [`Tracker::watch_named`] |
 //! | reading without changing anything | [`Ledger`], [`diagnose`], [`scan_orphans`] |
+//! | following what is recorded | [`Tracker::subscribe`], [`Ledger::subscribe`], [`Ledger::wait`] |
 //! | metrics | [`Tracker::metrics`], [`Ledger::metrics`], [`Metrics::to_prometheus`] |
 //!
 //! # After a crash
@@ -188,19 +189,20 @@ pub use identity::{Identity, Pid};
 pub use model::{
     Attributes, Cgroup, Containment, ContainmentMode, End, EndCount, EndReason, Ending,
     EvidenceKey, ExitStatus, FigureSource, Histogram, InstanceCount, InstanceId, Justification,
-    LeakCount, LeakKind, LeakRecord, LedgerMetrics, LedgerPasses, Life, Limits, Metrics, Origin,
-    OrphanMember, OrphanScan, OrphanTree, OrphansLeftOut, Outcome, PassKind, PassMetrics,
-    PassRecord, PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query, Report, Resource,
-    Rlimit, RuleKey, SignalState, State, Suspect, TASK_ID_MAX, TaskId, TreeMember, TreeRecord,
+    LeakCount, LeakKind, LeakRecord, LedgerEvent, LedgerMetrics, LedgerPasses, Life, Limits,
+    Metrics, Origin, OrphanMember, OrphanScan, OrphanTree, OrphansLeftOut, Outcome, PassKind,
+    PassMetrics, PassRecord, PassSummary, ProcessId, ProcessRecord, ProcessSpec, Query, Report,
+    Resource, Rlimit, RuleKey, SignalState, State, Suspect, TASK_ID_MAX, TaskId, TreeMember,
+    TreeRecord,
 };
 pub use store::{LeakGroup, LeakGrouping, LeakReport};
 #[cfg(feature = "tokio")]
-pub use tracker::{AsyncCommunicator, AsyncProcess, AsyncTracker, ProcessSet};
+pub use tracker::{AsyncCommunicator, AsyncProcess, AsyncSubscription, AsyncTracker, ProcessSet};
 pub use tracker::{
     Builder, Caller, Communicator, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
     ECOSYSTEM_MANAGER_NAME, Exit, Finding, Job, KillOptions, Ledger, Level, Output, Process,
-    PruneProgress, Pruned, Signaller, Stdio, Tracker, Turn, diagnose, diagnose_trusting,
-    plan_name_match, scan_orphans,
+    PruneProgress, Pruned, Signaller, Stdio, Subscription, Tracker, Turn, diagnose,
+    diagnose_trusting, plan_name_match, scan_orphans,
 };
 
 /// The README's Rust, compiled and run.

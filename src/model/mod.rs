@@ -5,6 +5,7 @@
 mod evidence;
 mod ids;
 mod instance;
+mod ledger_event;
 mod life;
 mod metrics;
 mod orphan_scan;
@@ -25,6 +26,7 @@ pub use evidence::EvidenceKey;
 pub use ids::{InstanceId, ProcessId, TASK_ID_MAX, TaskId};
 pub(crate) use ids::{Millis, millis, task_text};
 pub(crate) use instance::{DeadInstance, InstanceRecord, NewInstance, Observer, OrphanClaim};
+pub use ledger_event::LedgerEvent;
 pub(crate) use life::Event;
 pub use life::{End, Justification, Life};
 pub(crate) use metrics::LedgerCounts;

@@ -149,17 +149,43 @@ table! {
 
 /// The statement that selects the newest leaks since `?1`, at most `?2`, of the task `?3`.
 pub(super) fn newest(schema: Schema) -> String {
+    select(
+        schema,
+        "",
+        "leak AS l INDEXED BY leak_found",
+        "WHERE l.found_at >= ?1 AND (?3 IS NULL OR p.task_id = ?3)
+         ORDER BY l.found_at DESC, l.id DESC LIMIT ?2",
+    )
+}
+
+/// Selects leaks from one table, joined with their processes; `before` is selected before what [`leak`] reads.
+fn select(schema: Schema, before: &str, from: &str, rest: &str) -> String {
     let columns = table::select("l", schema, COLUMNS);
     format!(
-        "SELECT coalesce(p.root, p.id),
+        "SELECT {before} coalesce(p.root, p.id),
            NOT CASE WHEN p.root IS NULL THEN p.origin = 'spawned' AND p.containment = 'session' ELSE (
              SELECT r.origin = 'spawned' AND r.containment = 'session' FROM process AS r WHERE r.id = p.root) END,
            p.task_id, p.pid, p.command, {columns}
-         FROM leak AS l INDEXED BY leak_found
+         FROM {from}
          CROSS JOIN process AS p ON p.id = l.process
-         WHERE l.found_at >= ?1 AND (?3 IS NULL OR p.task_id = ?3)
-         ORDER BY l.found_at DESC, l.id DESC LIMIT ?2"
+         {rest}"
     )
+}
+
+/// Returns the next leaks after a row number, at most `limit`, each with its number.
+pub(super) fn behind(
+    connection: &Connection,
+    schema: Schema,
+    after: i64,
+    limit: u32,
+) -> rusqlite::Result<Vec<(i64, LeakRecord)>> {
+    let sql = select(schema, "l.id,", "leak AS l", "WHERE l.id > ?1 ORDER BY l.id LIMIT ?2");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let leaks = statement.query_map((after, limit), |row| {
+        let mut cells = Cells::of(row);
+        Ok((cells.take()?, leak_of(&mut cells)?))
+    })?;
+    leaks.collect()
 }
 
 // Named constants, so that a test can ask SQLite for their query plans.
@@ -363,7 +389,10 @@ pub(super) fn upsert(
 }
 
 fn leak(row: &Row<'_>) -> rusqlite::Result<LeakRecord> {
-    let mut cells = Cells::of(row);
+    leak_of(&mut Cells::of(row))
+}
+
+fn leak_of(cells: &mut Cells<'_, '_>) -> rusqlite::Result<LeakRecord> {
     let joined = Joined {
         root: cells.take()?,
         verified: cells.take()?,
@@ -371,7 +400,7 @@ fn leak(row: &Row<'_>) -> rusqlite::Result<LeakRecord> {
         pid: cells.take()?,
         command: cells.take()?,
     };
-    read_row(&mut cells, joined)
+    read_row(cells, joined)
 }
 
 fn group(row: &Row<'_>) -> rusqlite::Result<LeakGroup> {

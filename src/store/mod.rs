@@ -35,6 +35,7 @@
 mod access;
 mod budget;
 mod cell;
+mod changes;
 mod claim;
 mod connection;
 mod connector;
@@ -70,6 +71,7 @@ mod transition;
 mod trust;
 mod unrecorded_ends;
 
+pub(crate) use changes::Position;
 pub(crate) use claim::TakeOver;
 pub(crate) use connection::Store;
 pub(crate) use descendants::RecordedDescendants;

@@ -173,6 +173,15 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<ProcessRecord> {
     read_row(&mut cells, Joined { id, owner_program, place })
 }
 
+/// Returns one row, within the transaction of the caller; `None` if there is none.
+pub(super) fn find(
+    connection: &Connection,
+    schema: Schema,
+    id: ProcessId,
+) -> rusqlite::Result<Option<ProcessRecord>> {
+    one(connection, schema, id).optional()
+}
+
 /// Returns one row, within the transaction of the caller.
 pub(super) fn one(
     connection: &Connection,

@@ -7,7 +7,7 @@
 //! - [`pidfd`]: handles on processes: opened, then verified, then signalled;
 //! - [`poll`]: waiting for descriptors, with a limit;
 //! - [`proc_events`]: the fork events of the kernel;
-//! - `async_pidfd`: the same in a tokio runtime;
+//! - `async_pidfd`: the same in a tokio runtime; `async_readable`: any descriptor there;
 //! - `pidfd_info`: what the kernel reports about the process of a pidfd;
 //! - [`proc`]: the files of `/proc`, parsed from bytes;
 //! - [`plain_file`]: files at paths that another user may control;
@@ -25,6 +25,8 @@
 
 #[cfg(feature = "tokio")]
 mod async_pidfd;
+#[cfg(feature = "tokio")]
+mod async_readable;
 pub(crate) mod cgroup;
 mod exit_status;
 pub(crate) mod fd_table;
@@ -59,6 +61,8 @@ pub(crate) fn leave_signals_to_the_host() {
 
 #[cfg(feature = "tokio")]
 pub(crate) use async_pidfd::{AsyncPidFd, current_runtime};
+#[cfg(feature = "tokio")]
+pub(crate) use async_readable::readable;
 pub(crate) use exit_status::Death;
 pub use exit_status::ExitStatus;
 pub(crate) use pidfd::{PidFd, Pinned, Probe, Signal};

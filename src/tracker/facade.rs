@@ -11,7 +11,7 @@ use super::{
     core::Core,
     end::{forget, kill_options::KillOptions, orphaned, shutdown, terminate},
     handle::{exit::Exit, find, output::Output, process::Process},
-    inspect::{ledger::Ledger, metrics},
+    inspect::{ledger::Ledger, metrics, subscription::Subscription},
     passes::{
         health, import, orphans,
         retention::{self, PruneProgress, Pruned},
@@ -98,6 +98,17 @@ impl Tracker {
     /// Returns the canonical path of the ledger.
     pub fn path(&self) -> &Path {
         self.inner.core.store.path()
+    }
+
+    /// Subscribes to what the ledger records from now on: ends, survivors and leaks, of this and of every other instance. The
+    /// subscription ends when this tracker has shut down.
+    ///
+    /// # Errors
+    ///
+    /// [`is_closed`](crate::Error::is_closed) after a shutdown; if the ledger cannot be read.
+    pub fn subscribe(&self) -> Result<Subscription> {
+        let core = self.usable()?;
+        Subscription::new(core.store.clone(), Some(Arc::clone(core)))
     }
 
     /// Returns a read-only view of the same ledger.

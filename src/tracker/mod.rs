@@ -34,7 +34,9 @@ pub use caller::Caller;
 pub use end::kill_options::KillOptions;
 pub use facade::Tracker;
 #[cfg(feature = "tokio")]
-pub use handle::asynchronous::{AsyncCommunicator, AsyncProcess, AsyncTracker, ProcessSet};
+pub use handle::asynchronous::{
+    AsyncCommunicator, AsyncProcess, AsyncSubscription, AsyncTracker, ProcessSet,
+};
 pub use handle::exit::Exit;
 pub use handle::output::{Communicator, Output};
 pub use handle::process::{Process, Signaller};
@@ -43,6 +45,7 @@ pub use inspect::{
     doctor::{diagnose, diagnose_trusting},
     finding::{Finding, Level},
     orphan_scan::scan_orphans,
+    subscription::Subscription,
 };
 pub use keeper::main as keeper_main;
 pub use passes::retention::{DEFAULT_KEEP_HISTORY, PruneProgress, Pruned};

@@ -1,6 +1,7 @@
 //! Tests of the store on real files, in folders of their own. No process is ever signalled.
 
 mod admit;
+mod changes;
 mod claims;
 mod fixture;
 mod history;

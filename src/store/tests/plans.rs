@@ -8,8 +8,8 @@ use super::fixture::*;
 use crate::{
     model::{End, EndReason, Millis, RootEnd, State},
     store::{
-        Schema, claim, descendants, insert, instances, leaks, metrics, orphans, passes, prune,
-        query, settle,
+        Schema, changes, claim, descendants, insert, instances, leaks, metrics, orphans, passes,
+        prune, query, settle,
     },
 };
 
@@ -36,6 +36,7 @@ fn no_recurring_query_reads_all_history() {
         ("live_of", &*query::LIVE_OF.sql(Schema::latest()), "process_live_owner"),
         ("live_of_task", &*query::LIVE_OF_TASK.sql(Schema::latest()), "process_live_task"),
         ("live_below", descendants::LIVE_BELOW, "process_root"),
+        ("changes", changes::OPEN, "process_live_owner"),
         ("settle_alone", settle::HAS_DESCENDANTS, "process_root"),
         ("export_entries", query::EXPORTED, "process_live_owner"),
         ("kept_below", query::KEPT_BELOW, "process_root"),

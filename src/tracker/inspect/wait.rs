@@ -4,20 +4,16 @@
 //! on, and its end is recorded by another process. Both wake the waiter; without inotify the row is read ten times a second.
 
 use std::{
-    mem::MaybeUninit,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags},
-    fs::inotify,
-};
+use rustix::event::{PollFd, PollFlags};
 
-use super::ledger::Ledger;
+use super::{
+    ledger::Ledger,
+    writes::{SETTLES, UNWATCHED, WATCHED, Writes},
+};
 use crate::{
     error::{Error, Kind, Result},
     model::{Observer, ProcessId, ProcessRecord},
@@ -26,12 +22,6 @@ use crate::{
     tracker::runtime::liveness::{Judge, Life},
 };
 
-/// Interval of looks at the row without inotify.
-const UNWATCHED: Duration = Duration::from_millis(100);
-/// The same with inotify, which some file systems do not support for the changes of other machines.
-const WATCHED: Duration = Duration::from_secs(5);
-/// Pause after a change, so that a busy ledger is not read for each of its transactions.
-const SETTLES: Duration = Duration::from_millis(5);
 /// How long after the death of a process whose owner is dead, too, its end may be recorded by an instance that cleans up.
 const RECORDED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -123,8 +113,7 @@ fn wait_for_a_change(
 ) -> Result<()> {
     let deadline = Instant::now() + limit;
     loop {
-        let fds =
-            [pinned.map(|pinned| pinned.fd().as_fd()), writes.map(|writes| writes.fd.as_fd())];
+        let fds = [pinned.map(|pinned| pinned.fd().as_fd()), writes.map(AsFd::as_fd)];
         let mut fds: Vec<PollFd<'_>> = fds
             .into_iter()
             .flatten()
@@ -140,40 +129,5 @@ fn wait_for_a_change(
             }
             return Ok(());
         }
-    }
-}
-
-/// Writes to the files of a ledger.
-struct Writes {
-    fd: OwnedFd,
-    /// The beginning of the names of these files.
-    name: Vec<u8>,
-}
-
-impl Writes {
-    /// Returns `None` where inotify is not available.
-    fn of(store: &Store) -> Option<Self> {
-        let fd =
-            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
-        let events = inotify::WatchFlags::MODIFY
-            | inotify::WatchFlags::CREATE
-            | inotify::WatchFlags::DELETE
-            | inotify::WatchFlags::ONLYDIR;
-        let path = store.path();
-        let _acting = store.act_as_owner().ok()?;
-        inotify::add_watch(&fd, path.parent()?, events).ok()?;
-        Some(Self { fd, name: path.file_name()?.as_bytes().to_vec() })
-    }
-
-    /// Reads the events that have arrived, and returns whether one of them was of a file of the ledger, or may have been.
-    fn take(&self) -> bool {
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut events = inotify::Reader::new(self.fd.as_fd(), &mut buffer);
-        let mut is_of_ledger = false;
-        while let Ok(event) = events.next() {
-            let name = event.file_name().map(std::ffi::CStr::to_bytes);
-            is_of_ledger |= name.is_none_or(|name| name.starts_with(&self.name));
-        }
-        is_of_ledger
     }
 }

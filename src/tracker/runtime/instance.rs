@@ -207,6 +207,11 @@ impl Instance {
         drop(self.spawning.write().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Returns whether a shutdown is complete: everything that it records is committed.
+    pub(in crate::tracker) fn is_shut_down(&self) -> bool {
+        lock(&self.lock).is_none()
+    }
+
     /// Releases the lock and removes its file, once the stop is recorded: otherwise the next instance has to find this one
     /// dead.
     pub(in crate::tracker) fn release_lock(&self, store: &Store, stop_is_recorded: bool) {

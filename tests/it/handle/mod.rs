@@ -16,6 +16,7 @@ pub(crate) mod process_set;
 pub(crate) mod refusals;
 pub(crate) mod signal_numbers;
 pub(crate) mod stopped_group;
+pub(crate) mod subscriptions;
 pub(crate) mod survive;
 pub(crate) mod thread_ends;
 pub(crate) mod verbs;

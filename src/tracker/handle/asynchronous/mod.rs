@@ -2,6 +2,7 @@
 //!
 //! - [`process`]: waiting for one program; [`output`]: and for all of its output;
 //! - [`set`]: waiting for many programs, and ending them together;
+//! - [`subscription`]: ends, survivors and leaks;
 //! - [`tracker`]: spawning, ending, and whatever else has to leave the runtime's threads.
 //!
 //! A wait is one registration of the program's pidfd (`pidfd_open(2)`: readable once the process is dead) with the runtime's
@@ -14,11 +15,13 @@ mod output;
 mod process;
 mod read_so_far;
 mod set;
+mod subscription;
 mod tracker;
 
 pub use output::AsyncCommunicator;
 pub use process::AsyncProcess;
 pub use set::ProcessSet;
+pub use subscription::AsyncSubscription;
 pub use tracker::AsyncTracker;
 
 use crate::error::{Error, Kind, Result};

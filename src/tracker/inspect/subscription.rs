@@ -1,0 +1,185 @@
+//! [`Subscription`]: what a ledger records, as it is recorded.
+//!
+//! The ledger itself is the queue: a subscriber keeps its position and what it has read but not returned, at most some
+//! thousand records, and the numbers of the rows that are open. No writer knows of it or waits for it, and a subscriber that
+//! does not read costs nothing.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::{
+    ledger::Ledger,
+    writes::{SETTLES, UNWATCHED, WATCHED, Writes},
+};
+use crate::{
+    error::{Error, Result},
+    model::LedgerEvent,
+    store::{Position, Store},
+    sys::poll::poll_within,
+    tracker::core::Core,
+};
+
+/// Ends, survivors and leaks, from the moment of [`Tracker::subscribe`](crate::Tracker::subscribe) or [`Ledger::subscribe`] on,
+/// whichever instance or pass has recorded them.
+///
+/// As an iterator it waits for the next one. Each is returned once, in the order of the ledger's transactions; those that were
+/// committed since the last look come as ends, then survivors, then leaks, each by row number. A commit is noticed by inotify(7),
+/// some 5 ms later; without inotify within 100 ms.
+///
+/// ```
+/// # fn main() -> procledger::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+/// use procledger::{ExitStatus, Job, LedgerEvent};
+///
+/// let mut events = tracker.subscribe()?;
+/// tracker.spawn(Job::new("task-42", "false"))?;
+/// match events.next().expect("the tracker is open")? {
+///     LedgerEvent::Ended(row) => {
+///         assert_eq!(row.life.end().unwrap().status, ExitStatus::Exited(1));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// tracker.shutdown()?;
+/// assert!(events.next().is_none(), "nothing else has happened");
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Subscription {
+    store: Store,
+    /// The tracker with which it ends.
+    tracker: Option<Arc<Core>>,
+    position: Position,
+    /// Read, and not returned yet.
+    events: VecDeque<LedgerEvent>,
+    writes: Option<Writes>,
+}
+
+/// What a look at the ledger has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::tracker) enum Look {
+    Events,
+    Nothing,
+    /// Nothing, and the tracker was shut down before.
+    End,
+}
+
+impl Ledger {
+    /// Subscribes to what this ledger records from now on. It never ends by itself.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read.
+    pub fn subscribe(&self) -> Result<Subscription> {
+        Subscription::new(self.store().clone(), None)
+    }
+}
+
+impl Subscription {
+    pub(in crate::tracker) fn new(store: Store, tracker: Option<Arc<Core>>) -> Result<Self> {
+        // Before the position is read, so that no write is missed.
+        let writes = Writes::of(&store);
+        let position = store.position()?;
+        Ok(Self { store, tracker, position, events: VecDeque::new(), writes })
+    }
+
+    /// Returns the next event, without waiting; `None` if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read. The next call tries again, and nothing is lost.
+    pub fn try_next(&mut self) -> Result<Option<LedgerEvent>> {
+        self.look()?;
+        Ok(self.events.pop_front())
+    }
+
+    /// Waits for the next event, at most `limit`; `None` if there was none, or if the tracker was shut down.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_next`](Self::try_next).
+    pub fn next_within(&mut self, limit: Duration) -> Result<Option<LedgerEvent>> {
+        let deadline = Instant::now().checked_add(limit);
+        loop {
+            if self.look()? != Look::Nothing {
+                return Ok(self.events.pop_front());
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            self.wait(left.unwrap_or(WATCHED))?;
+        }
+    }
+
+    /// Reads what has been recorded, unless something that was read before is left.
+    pub(in crate::tracker) fn look(&mut self) -> Result<Look> {
+        if self.events.is_empty() {
+            // Before the ledger is read: what a shutdown records comes before it is complete.
+            let is_over = self.tracker.as_ref().is_some_and(|core| core.instance.is_shut_down());
+            self.events = self.store.changes(&mut self.position)?.into();
+            if self.events.is_empty() {
+                return Ok(if is_over { Look::End } else { Look::Nothing });
+            }
+        }
+        Ok(Look::Events)
+    }
+
+    /// Waits until the ledger is written, at most `limit`, or until it is time to look again.
+    fn wait(&self, limit: Duration) -> Result<()> {
+        let Some(writes) = &self.writes else {
+            std::thread::sleep(UNWATCHED.min(limit));
+            return Ok(());
+        };
+        let deadline = Instant::now() + limit.min(WATCHED);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(writes, PollFlags::IN)];
+            let ready = poll_within(&mut fds, Some(left))
+                .map_err(|error| Error::os("failed to wait for a write to the ledger", error))?;
+            if ready == 0 {
+                return Ok(());
+            }
+            if writes.take() {
+                std::thread::sleep(SETTLES.min(left));
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Subscription {
+    pub(in crate::tracker) fn pop(&mut self) -> Option<LedgerEvent> {
+        self.events.pop_front()
+    }
+
+    /// Takes what notices writes, for a waiter of another kind.
+    pub(in crate::tracker) fn take_writes(&mut self) -> Option<Writes> {
+        self.writes.take()
+    }
+}
+
+impl Iterator for Subscription {
+    type Item = Result<LedgerEvent>;
+
+    /// Waits for the next event; `None` once the tracker is shut down and everything was returned.
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.look() {
+                Ok(Look::Events) => return self.events.pop_front().map(Ok),
+                Ok(Look::End) => return None,
+                Ok(Look::Nothing) => {}
+                Err(error) => return Some(Err(error)),
+            }
+            if let Err(error) = self.wait(WATCHED) {
+                return Some(Err(error));
+            }
+        }
+    }
+}
