@@ -137,7 +137,7 @@
 //! | starting programs | [`Job`], [`Tracker::spawn`], [`Process`] |
 //! | processes that were started by other means | [`Tracker::register`], [`Tracker::unregister`] |
 //! | ending | [`Tracker::terminate`], [`Tracker::kill`], [`Tracker::shutdown`] |
-//! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_turns`], [`Tracker::watch_named`] |
+//! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_cycles`], [`Tracker::watch_named`] |
 //! | reading without changing anything | [`Ledger`], [`diagnose`], [`scan_orphans`] |
 //! | following what is recorded | [`Tracker::subscribe`], [`Ledger::subscribe`], [`Ledger::wait`] |
 //! | metrics | [`Tracker::metrics`], [`Ledger::metrics`], [`Metrics::to_prometheus`] |
@@ -201,7 +201,7 @@ pub use tracker::{AsyncCommunicator, AsyncProcess, AsyncSubscription, AsyncTrack
 pub use tracker::{
     Builder, Caller, Communicator, DEFAULT_KEEP_HISTORY, DEFAULT_MIN_AGE, ECOSYSTEM_MANAGER_EXPORT,
     ECOSYSTEM_MANAGER_NAME, Exit, Finding, Job, KillOptions, Ledger, Level, Output, Process,
-    PruneProgress, Pruned, Signaller, Stdio, Subscription, Tracker, Turn, diagnose,
+    PruneProgress, Pruned, Signaller, Stdio, Subscription, Tracker, WatchCycle, diagnose,
     diagnose_trusting, plan_name_match, scan_orphans,
 };
 

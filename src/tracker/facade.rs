@@ -15,7 +15,7 @@ use super::{
     passes::{
         health, import, orphans,
         retention::{self, PruneProgress, Pruned},
-        watch::{self, Turn},
+        watch::{self, WatchCycle},
     },
     start::{job::Job, register, spawn},
 };
@@ -426,48 +426,48 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// As [`watch_turns`](Self::watch_turns).
+    /// As [`watch_cycles`](Self::watch_cycles).
     pub fn watch(&self, stop: OwnedFd, mut on_report: impl FnMut(&Report)) -> Result<()> {
-        self.watch_turns(stop, watch::CHECK_AGAIN, |turn| {
-            if let Some(report) = turn.report {
+        self.watch_cycles(stop, watch::CHECK_AGAIN, |cycle| {
+            if let Some(report) = cycle.report {
                 on_report(report);
             }
         })
     }
 
-    /// Does the same, and calls `on_turn` after each turn, at the latest every `interval`, or 5 s if that is less, and before
+    /// Does the same, and calls `on_cycle` after each cycle, at the latest every `interval`, or 5 s if that is less, and before
     /// each pass: a program that has to prove that the watch is alive does it there.
     ///
     /// # Errors
     ///
     /// Errors of a single pass are logged, and the watch goes on. [`is_not_found`](crate::Error::is_not_found) once the ledger was
     /// removed, or another file is in its place: instances that open the new file would not be watched.
-    pub fn watch_turns(
+    pub fn watch_cycles(
         &self,
         stop: OwnedFd,
         interval: Duration,
-        on_turn: impl FnMut(&Turn<'_>),
+        on_cycle: impl FnMut(&WatchCycle<'_>),
     ) -> Result<()> {
-        watch::watch_turns(self.usable()?, stop, interval, on_turn)
+        watch::watch_cycles(self.usable()?, stop, interval, on_cycle)
     }
 
     /// Does the same without an inotify instance of its own, for a program that watches the folders of many ledgers with one.
     ///
     /// `names` is a pipe of the names of files that were created or removed in the ledger's folder, each terminated by a NUL
     /// byte; an empty name means that some may be missing, and causes the folder to be listed. It is set non-blocking. Once its
-    /// other end is closed the folder is watched as [`watch_turns`](Self::watch_turns) does it.
+    /// other end is closed the folder is watched as [`watch_cycles`](Self::watch_cycles) does it.
     ///
     /// # Errors
     ///
-    /// As [`watch_turns`](Self::watch_turns), and if `names` cannot be set non-blocking.
+    /// As [`watch_cycles`](Self::watch_cycles), and if `names` cannot be set non-blocking.
     pub fn watch_named(
         &self,
         names: OwnedFd,
         stop: OwnedFd,
         interval: Duration,
-        on_turn: impl FnMut(&Turn<'_>),
+        on_cycle: impl FnMut(&WatchCycle<'_>),
     ) -> Result<()> {
-        watch::watch_named(self.usable()?, names, stop, interval, on_turn)
+        watch::watch_named(self.usable()?, names, stop, interval, on_cycle)
     }
 
     /// Returns what this tracker has counted since it was opened.

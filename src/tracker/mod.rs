@@ -49,7 +49,7 @@ pub use inspect::{
 };
 pub use keeper::main as keeper_main;
 pub use passes::retention::{DEFAULT_KEEP_HISTORY, PruneProgress, Pruned};
-pub use passes::watch::Turn;
+pub use passes::watch::WatchCycle;
 pub use start::job::{Job, Stdio};
 
 pub(crate) use crate::sys::keeper::is_asked as keeper_is_asked;

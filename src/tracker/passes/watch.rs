@@ -42,27 +42,27 @@ const LIST_AGAIN: Duration = Duration::from_secs(1);
 /// Interval of checks for what is about to happen and is not reported by the kernel, for as long as [`CHECK_AGAIN`].
 const CHECK_SOON: Duration = Duration::from_millis(5);
 
-/// One turn of a watch: it has checked all instances, and done what was to be done.
+/// One cycle of a watch: it has checked all instances, and done what was to be done.
 #[derive(Clone, Copy, Debug)]
-pub struct Turn<'a> {
+pub struct WatchCycle<'a> {
     /// Living instances whose deaths the kernel will report.
     pub watched: usize,
     /// What a pass found, if one was needed and found something.
     pub report: Option<&'a Report>,
-    /// An orphan pass is about to run, which may take as long as the graces of the trees that it ends. The turn itself follows,
+    /// An orphan pass is about to run, which may take as long as the graces of the trees that it ends. The cycle itself follows,
     /// with the report.
     pub begins_pass: bool,
 }
 
-/// Reaps for other instances; see [`Tracker::watch_turns`](crate::Tracker::watch_turns).
-pub(in crate::tracker) fn watch_turns(
+/// Reaps for other instances; see [`Tracker::watch_cycles`](crate::Tracker::watch_cycles).
+pub(in crate::tracker) fn watch_cycles(
     core: &Arc<Core>,
     stop: OwnedFd,
     interval: Duration,
-    on_turn: impl FnMut(&Turn<'_>),
+    on_cycle: impl FnMut(&WatchCycle<'_>),
 ) -> Result<()> {
     let folder = Folder::watched(core.store.path());
-    watch_by(core, folder, stop, interval, on_turn)
+    watch_by(core, folder, stop, interval, on_cycle)
 }
 
 /// Does the same by the names of changed files; see [`Tracker::watch_named`](crate::Tracker::watch_named).
@@ -71,13 +71,13 @@ pub(in crate::tracker) fn watch_named(
     names: OwnedFd,
     stop: OwnedFd,
     interval: Duration,
-    on_turn: impl FnMut(&Turn<'_>),
+    on_cycle: impl FnMut(&WatchCycle<'_>),
 ) -> Result<()> {
     rustix::fs::fcntl_getfl(&names)
         .and_then(|flags| rustix::fs::fcntl_setfl(&names, flags | OFlags::NONBLOCK))
         .map_err(|error| Error::os("failed to set the pipe of names non-blocking", error))?;
     let folder = Folder::reported(core.store.path(), names);
-    watch_by(core, folder, stop, interval, on_turn)
+    watch_by(core, folder, stop, interval, on_cycle)
 }
 
 #[expect(
@@ -89,7 +89,7 @@ fn watch_by(
     folder: Folder,
     stop: OwnedFd,
     interval: Duration,
-    mut on_turn: impl FnMut(&Turn<'_>),
+    mut on_cycle: impl FnMut(&WatchCycle<'_>),
 ) -> Result<()> {
     let mut watching = Watching::new(core, folder);
     loop {
@@ -97,9 +97,9 @@ fn watch_by(
             tracing::error!("failed to list the instances: {error}; retrying");
         }
         let watched = watching.others.len();
-        let begins = || on_turn(&Turn { watched, report: None, begins_pass: true });
+        let begins = || on_cycle(&WatchCycle { watched, report: None, begins_pass: true });
         let report = pass_where_needed(core, begins);
-        on_turn(&Turn { watched, report: report.as_ref(), begins_pass: false });
+        on_cycle(&WatchCycle { watched, report: report.as_ref(), begins_pass: false });
         check_is_there(core)?;
         if watching.wait(&stop, interval.min(CHECK_AGAIN))? == Wake::Stop {
             return Ok(());

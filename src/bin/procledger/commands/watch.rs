@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Args;
-use procledger::{Report, Tracker, Turn};
+use procledger::{Report, Tracker, WatchCycle};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::{
@@ -158,32 +158,32 @@ impl WatchArgs {
         };
         match worker {
             Some(worker) => {
-                // If the supervisor is gone, the first turn notices.
+                // If the supervisor is gone, the first cycle notices.
                 let _ = worker.begins_pass();
                 print_report(&tracker.reap_orphans()?);
             }
             None => print_report(tracker.startup_report()),
         }
         let look_again = notify.interval().map_or(LOOK_AGAIN, |limit| limit.min(LOOK_AGAIN));
-        let on_turn = |turn: &Turn<'_>| {
-            if let Some(report) = turn.report {
+        let on_cycle = |cycle: &WatchCycle<'_>| {
+            if let Some(report) = cycle.report {
                 print_report(report);
             }
             let sent =
                 worker.map(
-                    |worker| if turn.begins_pass { worker.begins_pass() } else { worker.looked() },
+                    |worker| if cycle.begins_pass { worker.begins_pass() } else { worker.looked() },
                 );
             if sent.is_some_and(|sent| sent.is_err()) || output::reader() == Reader::Gone {
                 ask_to_stop(stopper);
             }
-            if !turn.begins_pass {
-                notify.ready(&status(&tracker, turn));
+            if !cycle.begins_pass {
+                notify.ready(&status(&tracker, cycle));
             }
             notify.alive();
         };
         let watched = match names.flatten() {
-            Some(names) => tracker.watch_named(names, stop, look_again, on_turn),
-            None => tracker.watch_turns(stop, look_again, on_turn),
+            Some(names) => tracker.watch_named(names, stop, look_again, on_cycle),
+            None => tracker.watch_cycles(stop, look_again, on_cycle),
         };
         notify.stopping();
         // Also if the watch has failed: its claims are released.
@@ -208,9 +208,9 @@ fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
     fd.try_clone().map_err(|error| Failure::because("failed to copy a descriptor", &error))
 }
 
-fn status(tracker: &Tracker, turn: &Turn<'_>) -> String {
-    let s = if turn.watched == 1 { "" } else { "s" };
-    format!("watching {} instance{s} of {}", turn.watched, tracker.path().display())
+fn status(tracker: &Tracker, cycle: &WatchCycle<'_>) -> String {
+    let s = if cycle.watched == 1 { "" } else { "s" };
+    format!("watching {} instance{s} of {}", cycle.watched, tracker.path().display())
 }
 
 /// Requests a stop on a signal. With `is_limited`, exits after [`STOP_LIMIT`] if the watch has not stopped by then: on a
