@@ -20,6 +20,7 @@
 //! - [`run`]: the steps of an end, for all trees of a call together;
 //! - [`settle`]: settling and ending trees together with other threads and instances;
 //! - [`shutdown`]: the orderly shutdown of a tracker;
+//! - [`signal_tree`]: a signal to a tree that runs on;
 //! - [`spared`]: processes that are left running on purpose;
 //! - [`strays`]: what is left of trees whose roots' ends are recorded;
 //! - [`terminate`]: ends that the owner, or a person, requested;
@@ -45,6 +46,7 @@ pub(super) mod root_exit;
 pub(super) mod run;
 pub(super) mod settle;
 pub(super) mod shutdown;
+pub(super) mod signal_tree;
 pub(super) mod spared;
 pub(super) mod strays;
 pub(super) mod terminate;

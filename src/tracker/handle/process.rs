@@ -22,6 +22,7 @@ use crate::{
             background,
             exit_statuses::{self, REAPED_WITHIN, STATUS_PAUSE},
             settle,
+            signal_tree::signal_tree,
         },
         runtime::{
             background_ends::Due,
@@ -194,6 +195,33 @@ impl Process {
     /// Invalid input for any other number, including 0; [`is_gone`](Error::is_gone) when the program has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.signaller().signal(signal)
+    }
+
+    /// Sends a signal, by its number in signal(7), to the program and all processes that belong to its tree: those that
+    /// [`terminate`](Self::terminate) would end now, wherever they are, and not only a process group as killpg(3). Returns how
+    /// many got it. Each is verified and gets it once; protected programs get none, nor does what is forked from now on.
+    ///
+    /// It is not recorded: a program that ends by it has ended by itself, and what it leaves is ended as strays.
+    ///
+    /// ```
+    /// # fn main() -> procledger::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let tracker = procledger::Tracker::builder(folder.path().join("ledger.db")).open()?;
+    /// use procledger::{ExitStatus, Job};
+    ///
+    /// let mut process = tracker.spawn(Job::new("task-42", "sleep").arg("300"))?;
+    /// assert_eq!(process.signal_tree(2)?, 1);
+    /// assert_eq!(process.wait()?, ExitStatus::Signaled(2));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Invalid input for a number that is no signal; [`is_gone`](Error::is_gone) when the program has ended; if the processes
+    /// or the ledger cannot be read, and then no process gets it; [`is_denied`](Error::is_denied) where a process of the tree
+    /// may not be signalled, after all others were.
+    pub fn signal_tree(&self, signal: i32) -> Result<usize> {
+        signal_tree(&self.core, &self.entry, signal)
     }
 
     /// Sends SIGKILL to the program itself, as [`std::process::Child::kill`]: what it has started is ended by the tracker

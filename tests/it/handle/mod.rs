@@ -15,6 +15,7 @@ pub(crate) mod process_death;
 pub(crate) mod process_set;
 pub(crate) mod refusals;
 pub(crate) mod signal_numbers;
+pub(crate) mod signal_trees;
 pub(crate) mod stopped_group;
 pub(crate) mod subscriptions;
 pub(crate) mod survive;

@@ -24,6 +24,8 @@
 //! Where the tree has a keeper, the tree has ended only when the keeper has no children left that are to be ended
 //! ([`keeper_children`]).
 //!
+//! A signal to a tree that runs on goes to the same members ([`signal_tree`](mod@signal_tree)).
+//!
 //! A session counts as evidence only while a verified member pins its ID: the kernel reuses the ID of a session once its last
 //! member is reaped.
 
@@ -37,6 +39,7 @@ mod phases;
 mod request_stop;
 mod rescan;
 mod scan;
+mod signal_tree;
 mod state;
 mod survival_reason;
 mod suspects;
@@ -48,6 +51,7 @@ pub(in crate::tracker) use end_plan::EndPlan;
 pub(in crate::tracker) use exemptions::protected;
 pub(in crate::tracker) use joining::{Feed, end_as_they_come};
 pub(in crate::tracker) use phases::{end_trees, end_trees_unless, previews, strays};
+pub(in crate::tracker) use signal_tree::signal_tree;
 pub(in crate::tracker) use state::{Exemptions, TreeTarget, World};
 pub(in crate::tracker) use tree_outcome::{
     Fate, MemberOutcome, Preview, Seen, Suspected, TreeOutcome,

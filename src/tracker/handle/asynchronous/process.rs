@@ -24,6 +24,7 @@ use crate::{
         end::{
             exit_statuses::{self, REAPED_WITHIN, STATUS_PAUSE},
             settle,
+            signal_tree::signal_tree,
         },
         handle::{
             exit::{Exit, exit_of, exit_without_reading},
@@ -209,6 +210,17 @@ impl AsyncProcess {
     /// As [`Process::signal`].
     pub fn signal(&self, signal: i32) -> Result<()> {
         self.process.signal(signal)
+    }
+
+    /// Sends a signal to all processes of the program's tree, as [`Process::signal_tree`]. They get it even if the future is
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::signal_tree`]; [`is_closed`](Error::is_closed) also when the runtime is shutting down.
+    pub async fn signal_tree(&self, signal: i32) -> Result<usize> {
+        let (core, entry) = (Arc::clone(&self.process.core), Arc::clone(&self.process.entry));
+        aside(move || signal_tree(&core, &entry, signal)).await?
     }
 
     /// Sends SIGKILL to the program itself, as [`Process::kill`], and waits for it.

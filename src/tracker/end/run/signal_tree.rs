@@ -1,0 +1,46 @@
+//! Sends one signal to all members of a tree, without ending it.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use super::{
+    member::{Member, Phase},
+    phases::Run,
+    state::{TreeRun, TreeTarget, World},
+};
+use crate::{
+    error::Result,
+    sys::Signal,
+    tracker::{membership::process_info::ProcessInfo, runtime::tracked::Root},
+};
+
+/// A tree in which processes appear during each scan is scanned this often.
+const SCANS: u32 = 10;
+
+/// Sends the signal once to each member that an end would signal now, the root first, and returns how many got it. All members are
+/// found before the first of them gets it: what a program starts in response to it gets none.
+///
+/// Fails where `/proc` cannot be read, and, after all others were signalled, where a member may not be signalled.
+pub(in crate::tracker) fn signal_tree(
+    world: &World<'_>,
+    tree: TreeTarget,
+    signal: Signal,
+) -> Result<usize> {
+    let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
+    let trees = vec![TreeRun::new(world, tree)];
+    let mut run = Run::new(Cow::Borrowed(world), trees, &mut recorder);
+    for _ in 0..SCANS {
+        let before = world.proc.last_allocated();
+        run.try_scan()?;
+        if !run.is_open(before) {
+            break;
+        }
+    }
+    run.trees.iter_mut().flat_map(TreeRun::alive).for_each(|member| member.signal(signal));
+    let mut members: Vec<Member> = run.trees.into_iter().flat_map(|tree| tree.members).collect();
+    let count = members.iter().filter(|member| member.was_signalled()).count();
+    let refused = members.drain(..).find_map(|member| match member.phase {
+        Phase::Refused(error, _) => Some(error),
+        _ => None,
+    });
+    refused.map_or(Ok(count), Err)
+}
