@@ -224,7 +224,7 @@ fn a_dry_run_with_a_name_needs_no_ledger_and_counts_what_is_too_young() {
 const NOBODY: u32 = 65534;
 
 /// A folder and the command for uid 65534; `None` if the test cannot become that user.
-fn nobodys_place(place: &Place) -> Option<std::path::PathBuf> {
+pub(crate) fn nobodys_place(place: &Place) -> Option<std::path::PathBuf> {
     if !root() {
         return None;
     }
@@ -239,7 +239,7 @@ fn nobodys_place(place: &Place) -> Option<std::path::PathBuf> {
     Some(folder.join("ledger.db"))
 }
 
-fn as_nobody(place: &Place, ledger: &Path) -> Command {
+pub(crate) fn as_nobody(place: &Place, ledger: &Path) -> Command {
     let mut command = Command::new("setpriv");
     clean(&mut command, place);
     command

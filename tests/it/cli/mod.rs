@@ -17,6 +17,7 @@ pub(crate) mod command_terminal;
 pub(crate) mod command_tree;
 pub(crate) mod command_wait;
 pub(crate) mod command_watch;
+pub(crate) mod command_watch_on_leak;
 pub(crate) mod doctor_knows_the_keeper;
 pub(crate) mod in_a_browser;
 pub(crate) mod installed;

@@ -32,6 +32,7 @@ pub(crate) mod run_detach;
 mod run_end;
 mod run_events;
 mod run_stop;
+mod watch_hook;
 
 use procledger::TaskId;
 

@@ -13,6 +13,7 @@ use clap::Args;
 use procledger::{Report, Tracker, WatchCycle};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::watch_hook::HookArgs;
 use crate::{
     context::{Access, Context},
     exit::{Exit, Failure, Result},
@@ -43,7 +44,11 @@ Each ledger that is given as an argument or found in a --dir has a worker proces
 own, which acts as the owner of the ledger: a worker that fails does not stop the others,
 and a ledger that does not exist yet is watched as soon as it does. Only the ledger of
 --db is created. --metrics serves GET /metrics with the figures of the last 24 h, as
-`procledger metrics` prints them. Notifies systemd of READY, STATUS and WATCHDOG
+`procledger metrics` prints them. --on-leak runs its program for each leak that any instance
+records from now on, with an object as of `report --format json` on its standard input and the
+path of the ledger in $PROCLEDGER_LEDGER: at most 4 at once, each as a task `on-leak/...` of the
+ledger, as its owner, and ended with all that it has started; its errors go to stderr. If 1000 leaks wait,
+further ones are skipped and counted. Notifies systemd of READY, STATUS and WATCHDOG
 (docs/systemd.md).")]
 pub(crate) struct WatchArgs {
     /// Ledgers to watch [default: the default ledger]
@@ -58,6 +63,8 @@ pub(crate) struct WatchArgs {
     /// Serve metrics of the ledgers for Prometheus: a PORT on 127.0.0.1, or an ADDRESS:PORT that is as public as it says
     #[arg(long, value_name = "PORT", value_parser = service::address)]
     metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    hook: HookArgs,
     #[command(flatten)]
     keeping: KeepingArgs,
     /// Be a worker of another `watch`
@@ -74,6 +81,13 @@ const METRICS_WINDOW: Duration = Duration::from_hours(24);
 
 impl WatchArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<Exit> {
+        // A worker is given a path that was checked, as its own user may not.
+        let hook = if self.worker { self.hook } else { self.hook.check()? };
+        let args = Self { hook, ..self };
+        args.start(global)
+    }
+
+    fn start(self, global: &GlobalArgs) -> Result<Exit> {
         match (&self.dir[..], self.worker) {
             ([folder], true) => serve_folder(folder),
             (_, true) => self.serve_ledger(global),
@@ -108,6 +122,7 @@ impl WatchArgs {
         let trust =
             trust.flat_map(|dir| ["--trust-folder".to_owned(), dir.to_string_lossy().into_owned()]);
         let words = verbose.chain(migrate).chain(protect).chain(trust).chain(self.keeping.words());
+        let words = words.chain(self.hook.words());
         let metrics = match self.metrics {
             Some(address) => Some((address, scraper(global)?)),
             None => None,
@@ -147,10 +162,12 @@ impl WatchArgs {
         worker: Option<(&RunningWorker, Option<OwnedFd>)>,
     ) -> Result<Exit> {
         let mut notify = Notify::from_environment();
+        let began = SystemTime::now();
         let builder = self.keeping.apply(context.reaper()).protected_names(self.protect);
         let (worker, names) = worker.unzip();
         // A worker opens first, which is fast, and then announces the pass, which may take long.
         let tracker = builder.reap_on_open(worker.is_none()).open()?;
+        let mut hook = self.hook.start(&tracker, began)?;
         let print_report = |report: &Report| match print(report) {
             Ok(Reader::There) => {}
             Ok(Reader::Gone) => ask_to_stop(stopper),
@@ -175,6 +192,9 @@ impl WatchArgs {
                 );
             if sent.is_some_and(|sent| sent.is_err()) || output::reader() == Reader::Gone {
                 ask_to_stop(stopper);
+            }
+            if let Some(hook) = hook.as_mut().filter(|_| !cycle.begins_pass) {
+                hook.look();
             }
             if !cycle.begins_pass {
                 notify.ready(&status(&tracker, cycle));
