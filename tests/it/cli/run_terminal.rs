@@ -1,5 +1,5 @@
-//! `run` as a transparent prefix at a terminal: each scenario is played with the plain program and with `run`, in bash and in
-//! dash, and ends in the same way.
+//! `run` as a transparent prefix at a terminal: each scenario is played with the plain program and with `run`, in bash, dash
+//! and zsh, and ends in the same way.
 
 use std::process::Command;
 
@@ -22,6 +22,7 @@ struct Person {
     prompts: usize,
 }
 
+const SHELLS: [&str; 3] = ["bash", "dash", "zsh"];
 const PREFIXES: [&str; 2] = ["", "$P run --task t -- "];
 
 impl Person {
@@ -29,9 +30,12 @@ impl Person {
         let (place, pty) = (Place::new(), Pty::new());
         let mut command = Command::new(name);
         clean(&mut command, &place);
-        if name == "bash" {
-            command.args(["--norc", "--noprofile"]);
-        }
+        match name {
+            "bash" => command.args(["--norc", "--noprofile"]),
+            // No files, no line editor, no marks of lines that do not end.
+            "zsh" => command.args(["-f", "+Z", "-o", "no_prompt_sp", "-o", "no_prompt_cr"]),
+            _ => &mut command,
+        };
         command.arg("-i").env("PS1", "prompt> ").env("P", PROCLEDGER).env("HISTFILE", "");
         command.env("PROCLEDGER_DB", place.ledger()).env_remove("ENV");
         let shell = pty.spawn(command.current_dir(place.path()));
@@ -85,7 +89,7 @@ impl Drop for Person {
 
 /// Plays a scenario in each shell, first with the plain program.
 fn play(scene: impl Fn(&mut Person)) {
-    for shell in ["bash", "dash"] {
+    for shell in SHELLS {
         for prefix in PREFIXES {
             let mut person = Person::new(shell, prefix);
             scene(&mut person);
@@ -98,7 +102,7 @@ const SLEEPER: &str = "sh -c 'echo $$ > pid; echo it$((1+1))runs; exec sleep 360
 
 #[test]
 fn a_program_that_ends_in_the_background_leaves_the_terminal_to_the_shell() {
-    need!("bash", "dash");
+    need!("bash", "dash", "zsh");
     play(|person| {
         let go = person.place.path().join("go");
         nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
@@ -121,7 +125,7 @@ fn a_program_that_ends_in_the_background_leaves_the_terminal_to_the_shell() {
 
 #[test]
 fn fg_after_bg_brings_the_program_back_to_the_terminal() {
-    need!("bash", "dash");
+    need!("bash", "dash", "zsh");
     play(|person| {
         person.types(&format!("@{SLEEPER}; echo code=$?"));
         person.sees("it2runs");
@@ -151,7 +155,7 @@ fn fg_after_bg_brings_the_program_back_to_the_terminal() {
 
 #[test]
 fn a_program_in_the_background_is_stopped_when_it_reads_from_the_terminal() {
-    need!("bash", "dash");
+    need!("bash", "dash", "zsh");
     play(|person| {
         person.types("@sh -c 'echo $$ > pid; exec cat' &");
         person.gets_the_prompt();
@@ -174,7 +178,7 @@ fn a_program_in_the_background_is_stopped_when_it_reads_from_the_terminal() {
 
 #[test]
 fn a_pipeline_is_stopped_continued_and_reads_from_the_terminal() {
-    need!("bash", "dash");
+    need!("bash", "dash", "zsh");
     play(|person| {
         person.types("@sh -c 'echo $$ > pid; exec cat' | cat");
         let program = person.program();
@@ -195,7 +199,7 @@ fn a_pipeline_is_stopped_continued_and_reads_from_the_terminal() {
 
 #[test]
 fn ctrl_c_ends_a_pipeline() {
-    need!("bash", "dash");
+    need!("bash", "dash", "zsh");
     play(|person| {
         person.types(&format!("@{SLEEPER} | cat"));
         person.sees("it2runs");
@@ -209,7 +213,7 @@ fn ctrl_c_ends_a_pipeline() {
 
 #[test]
 fn a_program_with_redirected_input_finds_the_terminal() {
-    need!("bash", "dash");
+    need!("bash", "dash", "zsh");
     play(|person| {
         person.types("@sh -c 'echo on$((1+1))tty > /dev/tty' < /dev/null");
         person.sees("on2tty");
@@ -246,7 +250,7 @@ fn the_modes_are_restored_after_a_program_that_was_killed() {
 
 #[test]
 fn ctrl_c_ends_a_script_around_the_program() {
-    need!("bash", "dash");
+    need!("bash", "dash", "zsh");
     play(|person| {
         let loops = "for i in 1 2 3; do @sh -c 'echo $$ > pid; echo turn$((i+1)); exec sleep 3600'; done; echo not$((1+1))reached";
         let script = person.place.script("loops", &loops.replace('@', person.prefix));
@@ -263,7 +267,7 @@ fn ctrl_c_ends_a_script_around_the_program() {
 
 #[test]
 fn a_job_is_killed_by_its_number() {
-    need!("bash", "dash");
+    need!("bash", "dash", "zsh");
     play(|person| {
         person.types(&format!("@{SLEEPER} &"));
         person.sees("it2runs");
@@ -279,7 +283,7 @@ fn a_job_is_killed_by_its_number() {
 
 #[test]
 fn a_change_of_the_window_reaches_the_program() {
-    need!("bash", "dash");
+    need!("bash", "dash", "zsh");
     let script = "trap 'echo size$((1+1))changed; exit 0' WINCH; echo it$((1+1))waits; \
                   while :; do sleep 0.05; done";
     play(|person| {
