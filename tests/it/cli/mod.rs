@@ -30,6 +30,7 @@ pub(crate) mod report_in_a_browser;
 pub(crate) mod run_as_init;
 pub(crate) mod run_callers;
 pub(crate) mod run_callers_killed_at_random;
+pub(crate) mod run_in_tmux;
 pub(crate) mod run_inherits;
 pub(crate) mod run_terminal;
 pub(crate) mod systemd_units;
