@@ -12,8 +12,9 @@
 //! 2. [`Instance::begin_spawn`]: held, for reading, by a spawn until its program runs;
 //! 3. the instance cgroup, while it is created, which writes the ledger;
 //! 4. the state of the fork listener, while its thread is started, and while the registry is searched;
-//! 5. all others, none of which is held while another one is taken: the registry, a tracked process, a keeper's handle, the
-//!    queues, the lists of pending writes, the export, the threads.
+//! 5. the queue of the group commit, while its waiters are answered;
+//! 6. all others, none of which is held while another one is taken: the registry, a tracked process, a keeper's handle, the
+//!    other queues, the lists of pending writes, the export, the threads.
 //!
 //! No lock of the last kind is held during a system call that may block, a query on the ledger, or a signal; but a keeper's
 //! handle is locked while its report is awaited.
