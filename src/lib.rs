@@ -134,13 +134,40 @@
 //! | for | see |
 //! | --- | --- |
 //! | opening, and its clean-up | [`Tracker::builder`], [`Builder::open`], [`Tracker::startup_report`] |
-//! | starting programs | [`Job`], [`Tracker::spawn`], [`Process`] |
+//! | starting programs | [`Job`], [`Tracker::spawn`], [`Tracker::output`], [`Process`] |
 //! | processes that were started by other means | [`Tracker::register`], [`Tracker::unregister`] |
 //! | ending | [`Tracker::terminate`], [`Tracker::kill`], [`Tracker::shutdown`] |
 //! | checking | [`Tracker::health_pass`], [`Tracker::reap_orphans`], [`Tracker::watch`], [`Tracker::watch_cycles`], [`Tracker::watch_named`] |
 //! | reading without changing anything | [`Ledger`], [`diagnose`], [`scan_orphans`] |
 //! | following what is recorded | [`Tracker::subscribe`], [`Ledger::subscribe`], [`Ledger::wait`] |
 //! | metrics | [`Tracker::metrics`], [`Ledger::metrics`], [`Metrics::to_prometheus`] |
+//!
+//! # Beside std, tokio and process-wrap
+//!
+//! A [`Job`] is a `Command` with a task, and a [`Process`] is a `Child`. `AsyncTracker`, `AsyncProcess`, `AsyncCommunicator` and
+//! `ProcessSet` (feature `tokio`) have the same methods as futures. What differs:
+//!
+//! | here | std | tokio | process-wrap | difference |
+//! | --- | --- | --- | --- | --- |
+//! | [`Job::new`], [`arg`](Job::arg), [`envs`](Job::envs), [`current_dir`](Job::current_dir), [`get_args`](Job::get_args) … | `Command` | `Command` | `CommandWrap` around either | the methods take and return the job, which is [`Clone`] and is moved into the spawn |
+//! | [`Tracker::spawn`] | `Command::spawn` | the same | the same | the program runs only after its row is committed; a task runs once at a time |
+//! | a session of its own, default signals, no inherited descriptor | by `pre_exec` | by `pre_exec` | `ProcessSession`, `ResetSigmask` | by default; [`process_group`](Job::process_group), [`signals`](Job::signals) and [`fd`](Job::fd) change it |
+//! | [`uid`](Job::uid), [`gid`](Job::gid), [`groups`](Job::groups) | `CommandExt` | `Command` | those of the command | another uid needs a gid; no capability and no supplementary group stays; for a ledger of root's only |
+//! | [`umask`](Job::umask), [`nice`](Job::nice), [`rlimit`](Job::rlimit) | by `pre_exec` | by `pre_exec` | by the command's | checked before the spawn |
+//! | none | `pre_exec`, `exec` | `pre_exec` | `CommandWrapper` hooks | see [`Job`] |
+//! | [`Stdio::merge`], [`Job::stdin_bytes`] | none | none | none | |
+//! | [`Tracker::output`], [`Tracker::status`] | `Command::output`, `status` | the same | `wait_with_output` | the futures end their program when they are dropped |
+//! | [`Process::communicate`] | none | none | none | input and output at once, with limits of time and bytes |
+//! | [`Process::wait`], [`try_wait`](Process::try_wait), [`wait_timeout`](Process::wait_timeout) | `wait`, `try_wait` | `wait`, `try_wait` | the same, for the whole group | an [`Exit`] with the reason, once the end is in the ledger; does not wait for what the program leaves |
+//! | [`Tracker::get`], [`Tracker::wait`] | none | none | none | by task, from any number of threads |
+//! | [`Process::kill`] | `kill` | `start_kill`; `kill` also waits | the whole group | the program alone, as in std; what it leaves is ended as strays |
+//! | [`Process::signal`], [`Process::signal_tree`] | none | none | `signal`, to the group | to the program by its pidfd; to the whole tree, also to what has left the group |
+//! | [`Process::terminate`] | none | none | none | SIGTERM, a grace, SIGKILL, to the whole tree, verified |
+//! | [`terminate_on_drop`](Job::terminate_on_drop) | none | `kill_on_drop` | `KillOnDrop` | the whole tree, with its grace; off by default |
+//! | `ProcessSet` | none | a `JoinSet` of waits | none | ends what it holds when it is dropped |
+//! | [`Tracker::subscribe`] | none | none | none | ends and leaks, in the order of the ledger |
+//! | [`ExitStatus`] | `ExitStatus` | std's | std's | has `Unobserved`; converts from and to std's |
+//! | a program of a host that has ended | runs on | runs on | runs on | is ended by its keeper, by `procledger watch` or by the next host |
 //!
 //! # After a crash
 //!
