@@ -28,6 +28,7 @@ pub(crate) mod outputs_that_are_the_ledger;
 pub(crate) mod pty;
 pub(crate) mod report_in_a_browser;
 pub(crate) mod run_as_init;
+pub(crate) mod run_beside_others;
 pub(crate) mod run_callers;
 pub(crate) mod run_callers_killed_at_random;
 pub(crate) mod run_in_tmux;

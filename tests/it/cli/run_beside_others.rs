@@ -1,0 +1,123 @@
+//! `run` beside tini, dumb-init, env, nohup, setsid, nice and timeout: each case first with the other tool, then with `run`. Where
+//! they differ, [docs/callers.md](../../../docs/callers.md) says why.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::{
+    cli::command::{Answer, PROCLEDGER, Running, answer, clean, finish},
+    support::{Place, need, pidfd},
+};
+
+const RUN: &[&str] = &[PROCLEDGER, "run", "--task", "t", "--"];
+const INITS: [&[&str]; 2] = [&["tini", "-s", "--"], &["dumb-init", "--"]];
+const PREFIXES: [&[&str]; 5] =
+    [&["env"], &["nohup"], &["setsid", "-w"], &["nice"], &["timeout", "60"]];
+
+fn command(place: &Place, prefix: &[&str], program: &[&str]) -> Command {
+    let mut command = Command::new(prefix[0]);
+    clean(&mut command, place);
+    command.env("PROCLEDGER_DB", place.ledger()).current_dir(place.path());
+    command.args(&prefix[1..]).args(program);
+    command
+}
+
+fn play(place: &Place, prefix: &[&str], program: &[&str]) -> Answer {
+    answer(&mut command(place, prefix, program))
+}
+
+#[test]
+fn an_exit_code_is_that_of_the_program() {
+    need!("tini", "dumb-init", "nohup", "setsid", "nice", "timeout");
+    let place = Place::new();
+    for prefix in INITS.into_iter().chain(PREFIXES).chain([RUN]) {
+        for code in [0, 1, 7, 126, 255] {
+            let script = format!("echo out; echo err >&2; exit {code}");
+            let ours = play(&place, prefix, &["sh", "-c", &script]).expect(code);
+            assert_eq!(ours.out, "out\n", "{prefix:?}");
+            assert!(ours.err.ends_with("err\n"), "{prefix:?}: {}", ours.err);
+        }
+    }
+}
+
+#[test]
+fn a_death_by_a_signal_is_128_and_its_number() {
+    need!("tini", "dumb-init");
+    let place = Place::new();
+    for prefix in INITS.into_iter().chain([RUN]) {
+        for signal in [1, 6, 9, 10, 15] {
+            let script = format!("kill -{signal} $$");
+            play(&place, prefix, &["sh", "-c", &script]).expect(128 + signal);
+        }
+    }
+}
+
+#[test]
+fn a_program_that_cannot_run_is_126_or_127() {
+    need!("tini", "nohup", "setsid", "nice", "timeout");
+    let place = Place::new();
+    let inits = [INITS[0], RUN];
+    for prefix in inits.into_iter().chain(PREFIXES) {
+        play(&place, prefix, &["/no/such/program"]).expect(127);
+        play(&place, prefix, &["/etc/passwd"]).expect(126);
+    }
+}
+
+#[test]
+fn signals_reach_the_program() {
+    need!("tini", "dumb-init");
+    let signals = [
+        ("HUP", Signal::HUP),
+        ("INT", Signal::INT),
+        ("QUIT", Signal::QUIT),
+        ("USR1", Signal::USR1),
+        ("USR2", Signal::USR2),
+        ("TERM", Signal::TERM),
+        ("CONT", Signal::CONT),
+        ("WINCH", Signal::WINCH),
+        ("ALRM", Signal::ALARM),
+    ];
+    for prefix in INITS.into_iter().chain([RUN]) {
+        for (name, signal) in signals {
+            let place = Place::new();
+            let script = format!("trap 'exit 42' {name}; echo up; while :; do sleep 0.01; done");
+            let running = Running::spawn(&mut command(&place, prefix, &["sh", "-c", &script]));
+            let pid = pidfd(running.child.id()).expect("alive");
+            pidfd_send_signal(pid, signal).expect("sent");
+            running.finish().expect(42);
+        }
+    }
+}
+
+#[test]
+fn input_reaches_the_program() {
+    need!("tini", "dumb-init", "timeout");
+    let place = Place::new();
+    for prefix in INITS.into_iter().chain(PREFIXES).chain([RUN]) {
+        let mut command = command(&place, prefix, &["cat"]);
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("started");
+        child.stdin.take().expect("piped").write_all(b"a line\n").expect("written");
+        assert_eq!(finish(child).expect(0).out, "a line\n", "{prefix:?}");
+    }
+}
+
+#[test]
+fn a_time_limit_is_124() {
+    need!("timeout");
+    let place = Place::new();
+    let limited =
+        [PROCLEDGER, "run", "--task", "t", "--max-runtime", "200ms", "--grace", "100ms", "--"];
+    for prefix in [&["timeout", "0.2"][..], &limited] {
+        play(&place, prefix, &["sleep", "3600"]).expect(124);
+        play(&place, prefix, &["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.01; done"])
+            .expect(124);
+    }
+    // Here they differ: one code for all that passed their limit.
+    let stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"];
+    play(&place, &["timeout", "-k", "0.1", "0.2"], &stubborn).expect(-1);
+    play(&place, &limited, &stubborn).expect(124);
+}
