@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    file::Target,
-    writer::{Ending, Held, Shared, Writer},
+    json_file::Target,
+    writer_thread::{Ending, Held, Shared, Writer},
 };
 use crate::{
     error::{Error, Kind, Result},

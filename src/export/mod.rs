@@ -1,8 +1,8 @@
 //! The JSON export: a file that follows the ledger, for people and for readers of the former implementation's file.
 //!
 //! The file is an array of `{"task_id", "process_id", "start_time"}`, `[]` while nothing runs. The ledger is authoritative; a
-//! reader that needs certainty reads that. `exporter` is the handle on the thread in `writer` that follows the ledger, `file`
-//! replaces the file, `lock` decides which instance may do so, and `legacy` reads the file of the former implementation.
+//! reader that needs certainty reads that. `exporter` is the handle on the thread in `writer_thread` that follows the ledger,
+//! `json_file` replaces the file, `lock` decides which instance may do so, and `legacy` reads the file of the former implementation.
 //!
 //! # At a crash
 //!
@@ -28,17 +28,17 @@
 //! on. The lock and the legacy file are opened without following a symlink and without blocking, and are judged by what was
 //! opened, not by the name.
 mod exporter;
-mod file;
 mod in_place;
+mod json_file;
 mod legacy;
 mod lock;
 #[cfg(test)]
 mod tests;
-mod writer;
+mod writer_thread;
 
 pub(crate) use exporter::Exporter;
-pub(crate) use file::{Prospect, prospect, to_json, write_once};
 pub(crate) use in_place::is_mount_point;
+pub(crate) use json_file::{Prospect, prospect, to_json, write_once};
 #[cfg(fuzzing)]
 pub(crate) use legacy::fuzz as fuzz_legacy;
 pub(crate) use legacy::{Legacy, LegacyEntry, read_legacy};

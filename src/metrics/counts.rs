@@ -114,7 +114,7 @@ impl Counters {
         let kind = ("kind", pass.kind.as_str());
         facade::count(PASSES, [kind, ("result", result)], 1);
         facade::observe(PASS_DURATION, [kind], pass.duration);
-        facade::set(LAST_PASS, [kind], super::page::unix_seconds(SystemTime::now()));
+        facade::set(LAST_PASS, [kind], super::text_format::unix_seconds(SystemTime::now()));
     }
 
     /// Counts a pass that could not be made, or not be recorded.

@@ -10,7 +10,7 @@ mod counts;
 mod facade;
 mod families;
 mod latency;
-mod page;
 mod prometheus;
+mod text_format;
 
 pub(crate) use counts::Counters;

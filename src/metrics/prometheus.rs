@@ -12,7 +12,7 @@ use super::{
         LEDGER_WAL, LEDGER_WINDOW, MONITOR_UP, PASS_DURATION, PASSES, REAP_LATENCY, SPAWN_FAILURES,
         SPAWNS, SURVIVORS, UNWATCHED,
     },
-    page::{Page, seconds, unix_seconds},
+    text_format::{Page, seconds, unix_seconds},
 };
 use crate::model::{
     EndCount, LeakCount, LedgerMetrics, LedgerPasses, Metrics, Millis, PassMetrics,

@@ -2,8 +2,23 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::exemption::Exempt;
-use crate::{identity::Pid, model::SpareReason, sys::snapshot::Snapshot};
+use super::{
+    exemption::Exempt,
+    name_match::{Program, matched},
+};
+use crate::{
+    identity::Pid,
+    model::{Named, SpareReason},
+    sys::snapshot::Snapshot,
+};
+
+/// Returns the part of a program by which one of the names protects it.
+///
+/// No name is protected by default: they are those of [`Builder::protect`](crate::Builder::protect) and
+/// [`Job::protect`](crate::Job::protect).
+pub(crate) fn protecting(program: &Program, names: &[&[String]]) -> Option<Named> {
+    names.iter().find_map(|names| matched(program, names)).map(|found| found.named)
+}
 
 /// Returns the members of a tree that are left running, each with the reason.
 ///

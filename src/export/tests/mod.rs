@@ -1,9 +1,9 @@
 //! The guarantees of the export, by event.
 
-mod file;
+mod json_file;
 mod legacy;
 mod lock;
-mod writer;
+mod writer_thread;
 
 use std::{
     path::Path,

@@ -8,8 +8,8 @@ use super::fixture::*;
 use crate::{
     model::{End, EndReason, Millis, RootEnd, State},
     store::{
-        Schema, changes, claim, descendants, insert, instances, leaks, metrics, orphans, passes,
-        prune, query, settle,
+        Schema, changes, claim, claim_orphans, descendants, insert, instances, leaks, metrics,
+        passes, prune, query, settle,
     },
 };
 
@@ -41,7 +41,7 @@ fn no_recurring_query_reads_all_history() {
         ("export_entries", query::EXPORTED, "process_live_owner"),
         ("kept_below", query::KEPT_BELOW, "process_root"),
         ("admit", insert::ALIVE, "process_live_task"),
-        ("claim_orphans", orphans::LIVE_ROWS, "process_live_owner"),
+        ("claim_orphans", claim_orphans::LIVE_ROWS, "process_live_owner"),
         ("other_claimants", claim::OTHER_CLAIMANTS, "process_live_owner"),
         ("instances_to_judge", &*instances::to_judge(Schema::latest()), "process_live_owner"),
         ("figures: live", metrics::LIVE_BY_STATE, "process_live_owner"),
@@ -174,7 +174,7 @@ fn recurring_queries_take_as_many_steps_with_a_long_history_as_with_none() {
         &*query::LIVE_OF.sql(Schema::latest()),
         &*query::LIVE_OF_TASK.sql(Schema::latest()),
         insert::ALIVE,
-        orphans::LIVE_ROWS,
+        claim_orphans::LIVE_ROWS,
         &*instances::to_judge(Schema::latest()),
         "SELECT * FROM running",
         "SELECT * FROM running WHERE task_id = 'task-1'",

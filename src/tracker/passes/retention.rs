@@ -55,7 +55,7 @@ pub(in crate::tracker) fn prune(
     let before = Millis::now().minus(older_than);
     let expected = core.store.count_before(before)?;
     let open = || !core.instance.is_closed();
-    let mut work = TreeRun::begin(core, &open)?;
+    let mut work = PruneRun::begin(core, &open)?;
     work.prune(before, &mut |rows| progress(PruneProgress { rows, expected }))?;
     work.finish()
 }
@@ -115,7 +115,7 @@ fn is_too_large(core: &Core) -> bool {
 fn shorten(core: &Core) -> Result<()> {
     let go_on = || core.scheduler.is_monitoring();
     let before = Millis::now().minus(core.options.keep_history);
-    let mut work = TreeRun::begin(core, &go_on)?;
+    let mut work = PruneRun::begin(core, &go_on)?;
     work.prune(before, &mut |_| {})?;
     if let Some(limit) = core.options.limit_size {
         work.fit(limit)?;
@@ -128,7 +128,7 @@ fn shorten(core: &Core) -> Result<()> {
 }
 
 /// A prune in progress.
-struct TreeRun<'a> {
+struct PruneRun<'a> {
     house: Housekeeper,
     go_on: &'a dyn Fn() -> bool,
     /// Rows and pages have different costs.
@@ -139,7 +139,7 @@ struct TreeRun<'a> {
     bytes_before: u64,
 }
 
-impl<'a> TreeRun<'a> {
+impl<'a> PruneRun<'a> {
     fn begin(core: &Core, go_on: &'a dyn Fn() -> bool) -> Result<Self> {
         Ok(Self {
             house: core.store.housekeeper()?,

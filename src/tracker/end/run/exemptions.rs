@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Kind},
     identity::Pid,
     model::{Named, Origin},
-    policy::name_match::{Program, matched},
+    policy::{name_match::Program, protection::protecting},
     sys::Proc,
 };
 
@@ -61,6 +61,5 @@ pub(in crate::tracker) fn protected(proc: &Proc, pid: Pid, names: &[&[String]]) 
         return None;
     }
     let argv = proc.command(pid).ok().flatten().unwrap_or_default();
-    let program = Program { executable: proc.executable(pid), argv };
-    names.iter().find_map(|names| matched(&program, names)).map(|found| found.named)
+    protecting(&Program { executable: proc.executable(pid), argv }, names)
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    file::{Target, Written, to_json},
+    json_file::{Target, Written, to_json},
     lock::Lock,
 };
 use crate::{

@@ -7,7 +7,7 @@ use std::{
 
 use super::{PATIENCE, entry, make_fifo, my_uid, names_in};
 use crate::{
-    export::{Exporter, file::Target, to_json, write_once},
+    export::{Exporter, json_file::Target, to_json, write_once},
     sys::plain_file::try_flock,
 };
 
@@ -148,7 +148,7 @@ fn the_mode_is_0644_whatever_the_umask() {
     let path = folder.path().join("x.json");
     #[expect(clippy::disallowed_methods, reason = "a test starts itself; there is no ledger here")]
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    let name = "export::tests::file::the_mode_is_0644_whatever_the_umask";
+    let name = "export::tests::json_file::the_mode_is_0644_whatever_the_umask";
     let output = again.args(["--exact", name]).env(VARIABLE, &path).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;

@@ -12,7 +12,7 @@ use std::{
 use super::{PATIENCE, entry, my_uid, names_in, until};
 use crate::{
     error::Error,
-    export::{Exporter, lock::Lock, to_json, writer::Complaints},
+    export::{Exporter, lock::Lock, to_json, writer_thread::Complaints},
 };
 
 struct Scene {
