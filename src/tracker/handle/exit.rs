@@ -4,7 +4,7 @@ use std::{fmt, os::unix::process::ExitStatusExt, process};
 
 use crate::{
     error::Error,
-    model::{EndReason, Evidence, ExitStatus, Justification, Life, ProcessRecord},
+    model::{EndReason, Evidence, ExitStatus, Justification, Life, ProcessRecord, State},
     tracker::{core::Core, runtime::tracked::Tracked},
 };
 
@@ -133,7 +133,9 @@ pub(in crate::tracker) fn exit_of(core: &Core, entry: &Tracked, status: ExitStat
         return exit;
     }
     let row = core.store.process(entry.root.row).ok().flatten();
-    let requested_by = row.as_ref().and_then(|row| row.requested_by.clone());
+    // A request whose claim was given back, because the command that made it died, has ended nothing.
+    let is_being_ended = |row: &&ProcessRecord| row.life.state() == State::Ending;
+    let requested_by = row.as_ref().filter(is_being_ended).and_then(|row| row.requested_by.clone());
     let core_dumped = entry.has_dumped_core();
     if let Some(exit) = row.and_then(Exit::of_row) {
         return Exit { status, core_dumped, ..exit };
