@@ -45,9 +45,20 @@ impl Store {
         })
     }
 
-    /// Returns what was recorded behind the position, and moves it there: ends and survivors by row number, then leaks. If it
-    /// returns anything, there may be more.
+    /// Returns what was recorded behind the position, and moves it there: ends and survivors by row number, then leaks. There
+    /// may be more unless it returns nothing.
     pub(crate) fn changes(&self, position: &mut Position) -> Result<Vec<LedgerEvent>> {
+        loop {
+            let before = position.process;
+            let events = self.next_changes(position)?;
+            // Rows that are still live are no events, and may stand before some that are.
+            if !events.is_empty() || position.process - before < i64::from(BATCH) {
+                return Ok(events);
+            }
+        }
+    }
+
+    fn next_changes(&self, position: &mut Position) -> Result<Vec<LedgerEvent>> {
         let schema = self.schema();
         let (next, events) = self.read("read what has changed", |connection| {
             let mut next = position.clone();

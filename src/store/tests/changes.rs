@@ -76,6 +76,16 @@ fn rows_that_were_pruned_unread_are_counted() {
 }
 
 #[test]
+fn an_end_behind_many_rows_that_live_is_not_missed() {
+    let f = Fixture::new();
+    let mut position = f.store.position().expect("read");
+    let batch = (0..2_500).map(|n| process(f.me, &format!("task-{n}"), 100 + n));
+    f.admit_all(batch).expect("committed");
+    let last = f.row(f.me, 5_000, State::Ended);
+    assert_eq!(next(&f, &mut position), [("ended", last.0)]);
+}
+
+#[test]
 fn many_changes_come_in_parts_and_none_twice() {
     let f = Fixture::new();
     let batch = (0..2_500).map(|n| process(f.me, &format!("task-{n}"), 100 + n));

@@ -58,7 +58,12 @@ pub struct Subscription {
     /// Read, and not returned yet.
     events: VecDeque<LedgerEvent>,
     writes: Option<Writes>,
+    /// How long the last look at the ledger took, which grows with the number of live rows.
+    took: Duration,
 }
+
+/// The share of the time that looks at a busy ledger take is at most one in this many.
+const SHARE: u32 = 10;
 
 /// What a look at the ledger has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +90,7 @@ impl Subscription {
         // Before the position is read, so that no write is missed.
         let writes = Writes::of(&store);
         let position = store.position()?;
-        Ok(Self { store, tracker, position, events: VecDeque::new(), writes })
+        Ok(Self { store, tracker, position, events: VecDeque::new(), writes, took: Duration::ZERO })
     }
 
     /// Returns the next event, without waiting; `None` if there is none yet.
@@ -122,7 +127,9 @@ impl Subscription {
         if self.events.is_empty() {
             // Before the ledger is read: what a shutdown records comes before it is complete.
             let is_over = self.tracker.as_ref().is_some_and(|core| core.instance.is_shut_down());
+            let began = Instant::now();
             self.events = self.store.changes(&mut self.position)?.into();
+            self.took = began.elapsed();
             if self.events.is_empty() {
                 return Ok(if is_over { Look::End } else { Look::Nothing });
             }
@@ -146,10 +153,15 @@ impl Subscription {
                 return Ok(());
             }
             if writes.take() {
-                std::thread::sleep(SETTLES.min(left));
+                std::thread::sleep(self.pause().min(left));
                 return Ok(());
             }
         }
+    }
+
+    /// Returns how long to wait after a write before the next look.
+    pub(in crate::tracker) fn pause(&self) -> Duration {
+        SETTLES.max(self.took * SHARE)
     }
 }
 

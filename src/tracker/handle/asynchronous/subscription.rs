@@ -11,7 +11,7 @@ use crate::{
         Tracker,
         inspect::{
             subscription::{Look, Subscription},
-            writes::{SETTLES, UNWATCHED, WATCHED, Writes},
+            writes::{UNWATCHED, WATCHED, Writes},
         },
         runtime::lock::lock,
     },
@@ -97,7 +97,8 @@ impl AsyncSubscription {
         };
         if let Ok(written) = tokio::time::timeout(WATCHED, written).await {
             written?;
-            tokio::time::sleep(SETTLES).await;
+            let pause = lock(&self.inner).pause();
+            tokio::time::sleep(pause).await;
         }
         Ok(())
     }
