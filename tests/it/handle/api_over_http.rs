@@ -1,5 +1,5 @@
 //! `examples/api.rs` over real HTTP, through the scenarios of the processor that it stands for: clean restart, crash, process
-//! death, failed operations, and clients that disconnect in the middle.
+//! death, failed operations, clients that disconnect in the middle, and clients and servers that end at random instants.
 
 use std::{
     fs::{self, File},
@@ -7,8 +7,12 @@ use std::{
     net::TcpStream,
     path::PathBuf,
     process::{Command, ExitStatus, Stdio},
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
+use procledger::{Ledger, LedgerEvent};
+use procledger_testing::Chance;
 use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::{Value, json};
 
@@ -72,6 +76,44 @@ impl Api {
         )
         .expect("sent");
         stream
+    }
+
+    /// Sends a request whose answer is sent as it comes, without chunks; returns the lines of its body.
+    fn lines_of(&self, method: &str, path: &str, body: &str) -> Answer {
+        let mut stream = self.connect();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nhost: api\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        )
+        .expect("sent");
+        let mut answer = Answer(BufReader::new(stream));
+        let status = answer.line().expect("a status");
+        assert!(status.contains(" 200 "), "{status}");
+        while answer.line().is_some_and(|line| !line.is_empty()) {}
+        answer
+    }
+
+    /// Reads the ids of the rows that `GET /events` reports as ended, on a thread of its own, until the API ends.
+    fn ends(&self) -> JoinHandle<Vec<i64>> {
+        let mut events = self.lines_of("GET", "/events", "");
+        thread::spawn(move || {
+            let mut ids = Vec::new();
+            let mut kind = String::new();
+            while let Some(line) = events.line() {
+                if let Some(name) = line.strip_prefix("event: ") {
+                    name.clone_into(&mut kind);
+                } else if let Some(data) = line.strip_prefix("data: ")
+                    && kind == "ended"
+                {
+                    let data: Value = serde_json::from_str(data).expect("JSON");
+                    assert!(data["reason"].is_string(), "{data}");
+                    ids.push(data["id"].as_i64().expect("a row"));
+                }
+            }
+            ids
+        })
     }
 
     /// Status and body of an answer.
@@ -138,6 +180,30 @@ impl Api {
         self.signal(Signal::TERM);
         self.process.0.wait().expect("reaped")
     }
+}
+
+/// An answer that is read while it is sent.
+struct Answer(BufReader<TcpStream>);
+
+impl Answer {
+    /// The next whole line; `None` when the other side has ended.
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        // A server that is killed resets the connection.
+        let read = self.0.read_line(&mut line).unwrap_or(0);
+        (read > 0).then_some(())?;
+        line.strip_suffix('\n').map(|line| line.trim_end_matches('\r').to_owned())
+    }
+
+    #[track_caller]
+    fn json(&mut self) -> Value {
+        let line = self.line().expect("a line");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+}
+
+fn streamed(task: &str, script: &str) -> String {
+    json!({"task_id": task, "program": "sh", "args": ["-c", script], "stream": true}).to_string()
 }
 
 fn body(task: &str, script: &str, wait: bool) -> String {
@@ -312,4 +378,110 @@ fn an_api_that_stops_answers_waiting_clients_and_does_not_wait_for_unfinished_re
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.contains("so far") && answer.contains("\"signaled\":15"), "{answer}");
     assert_eq!(place.alive(), [0_u32; 0]);
+}
+
+#[test]
+fn lines_are_sent_while_the_program_runs_until_it_ends_or_the_client_hangs_up() {
+    let place = Place::new();
+    let Some(api) = Api::start(&place) else { return };
+    let script = "echo one; until [ -e go ]; do sleep 0.01; done; printf two; exit 3";
+    let mut lines = api.lines_of("POST", "/tasks", &streamed("task", script));
+    assert_eq!(lines.json(), json!({"line": "one"}));
+    assert_eq!(api.tasks(), ["task"], "it runs");
+    fs::write(place.path().join("go"), "").expect("a file");
+    assert_eq!(lines.json(), json!({"line": "two"}));
+    let end = lines.json();
+    assert_eq!((&end["status"], &end["reason"]), (&json!({"exited": 3}), &json!("exited")));
+    assert!(lines.line().is_none());
+
+    let mut lines = api.lines_of("POST", "/tasks", &streamed("ended", "echo up; exec sleep 3600"));
+    assert_eq!(lines.json(), json!({"line": "up"}));
+    assert_eq!(api.ask("DELETE", "/tasks/ended", "").0, 200);
+    let end = lines.json();
+    assert_eq!((&end["reason"], &end["rule"]), (&json!("terminated"), &json!("its owner asked")));
+
+    let script = "setsid sleep 3600 & echo $! > daemon; echo up; exec sleep 3600";
+    let mut lines = api.lines_of("POST", "/tasks", &streamed("left", script));
+    assert_eq!(lines.json(), json!({"line": "up"}));
+    let daemon = place.eye("daemon");
+    drop(lines);
+    until("the tree of a client that has hung up is ended", || daemon.is_dead());
+    until("it is off the list", || api.tasks().is_empty());
+    assert!(api.stop().success());
+}
+
+/// Ends as another process's reader sees them in the ledger, whichever API has recorded them.
+fn new_ends(events: &mut procledger::Subscription) -> Vec<i64> {
+    let mut ids = Vec::new();
+    while let Some(event) = events.try_next().expect("read") {
+        match event {
+            LedgerEvent::Ended(row) => ids.push(row.id.0),
+            LedgerEvent::Leaked(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    ids
+}
+
+/// Clients hang up, and the API is killed or stopped, at instants that a seed chooses.
+#[test]
+fn whatever_ends_at_random_nothing_is_left_and_each_end_is_reported_once() {
+    const ROUNDS: usize = 8;
+    let place = Place::new();
+    let Some(api) = Api::start(&place) else { return };
+    assert!(api.stop().success());
+    let ledger = Ledger::open(place.ledger()).expect("a ledger");
+    let mut all = ledger.subscribe().expect("subscribed");
+    let mut reported = Vec::new();
+    let mut chance = Chance::new(13);
+    let (mut of_clients, mut kills) = (0, 0);
+    for round in 0..ROUNDS {
+        let api = Api::start(&place).expect("built");
+        let ends = api.ends();
+        let scripts = [
+            "i=0; while :; do echo $((i += 1)); done",
+            "setsid sleep 3600 & echo up; wait",
+            "echo done; exit 4",
+        ];
+        let mut clients: Vec<TcpStream> = Vec::new();
+        for i in 0..4 {
+            let script = *chance.pick(&scripts);
+            clients.push(api.send("POST", "/tasks", &streamed(&format!("{round}-{i}"), script)));
+            thread::sleep(Duration::from_micros(chance.below(10_000)));
+            if chance.below(2) == 0 {
+                let gone = usize::try_from(chance.below(clients.len() as u64)).expect("small");
+                drop(clients.swap_remove(gone));
+            }
+        }
+        api.post(&format!("{round}-posted"), "sleep 3600 & exit 0");
+        thread::sleep(Duration::from_micros(chance.below(30_000)));
+        let killed = chance.below(2) == 0;
+        if killed {
+            kills += 1;
+            api.crash();
+        } else {
+            // The trees of clients that have hung up are ended before the rest.
+            drop(clients);
+            assert!(api.stop().success());
+            assert_eq!(place.alive(), [0_u32; 0]);
+        }
+        let mut ids = ends.join().expect("well-formed events");
+        of_clients += ids.len();
+        ids.sort_unstable();
+        let count = ids.len();
+        ids.dedup();
+        assert_eq!(ids.len(), count, "round {round}: an end was reported twice to a client");
+        reported.extend(new_ends(&mut all));
+    }
+    assert!(kills > 0 && kills < ROUNDS, "both ways to end: {kills} kills");
+    assert!(of_clients > 0, "clients were notified");
+    // The last one may have been killed: this one ends what it left.
+    assert!(Api::start(&place).expect("built").stop().success());
+    reported.extend(new_ends(&mut all));
+    assert_eq!(place.alive(), [0_u32; 0]);
+    assert_eq!(place.sqlite3("SELECT count(*) FROM process WHERE state <> 'ended'"), "0");
+    reported.sort_unstable();
+    let recorded = place.sqlite3("SELECT id FROM process ORDER BY id");
+    let recorded: Vec<i64> = recorded.lines().map(|id| id.parse().expect("a row")).collect();
+    assert_eq!(reported, recorded, "each once");
 }
