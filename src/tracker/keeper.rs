@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    end::run::{Exemptions, MemberOutcome, TreeTarget, World, end_trees},
+    end::run::{EndContext, Exemptions, MemberOutcome, TreeTarget, end_trees},
     membership::process_info::ProcessInfo,
     runtime::{
         keeper_end_log::{EndLogWriter, Fate, end_log_path},
@@ -177,10 +177,10 @@ impl Keeper {
         let protected: Vec<String> = (self.server.request.params.protected.iter())
             .map(|name| name.to_string_lossy().into())
             .collect();
-        let world = self.world(&protected);
+        let context = self.context(&protected);
         let mut tree = self.tree(program);
         for _ in 0..ROUNDS {
-            let ends = end_trees(&world, vec![tree.clone()], &mut |_, found| {
+            let ends = end_trees(&context, vec![tree.clone()], &mut |_, found| {
                 for member in found {
                     log.member(member);
                     logged.insert(member.identity);
@@ -202,7 +202,7 @@ impl Keeper {
                 members().filter(stays).map(|member| member.info.identity.pid).collect();
             let own = self.own.pid;
             // With a host below, being below this process proves nothing.
-            let is_done = !world.foreign.is_empty()
+            let is_done = !context.foreign.is_empty()
                 || self.proc.has_other_children(own, |pid| left.contains(&pid)) != Some(true);
             if is_done {
                 return;
@@ -211,7 +211,7 @@ impl Keeper {
         }
     }
 
-    fn world<'a>(&'a self, protected: &'a [String]) -> World<'a> {
+    fn context<'a>(&'a self, protected: &'a [String]) -> EndContext<'a> {
         let params = &self.server.request.params;
         let snapshot = self.proc.snapshot().unwrap_or_default();
         let prefix = params.ledger.with_file_name(lock_prefix(&params.ledger));
@@ -220,7 +220,7 @@ impl Keeper {
             instance,
             processes: snapshot.below(instance).into_iter().collect(),
         });
-        World {
+        EndContext {
             proc: &self.proc,
             observer: Observer { place: self.place, uid: params.uid },
             own: self.own.pid,

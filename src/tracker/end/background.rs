@@ -19,9 +19,8 @@ use std::{
 };
 
 use super::{
-    flush, outcome, own_trees, release,
-    run::{Feed, TreeOutcome, TreeTarget, World, end_as_they_come},
-    world,
+    context, flush, outcome, own_trees, release,
+    run::{EndContext, Feed, TreeOutcome, TreeTarget, end_as_they_come},
 };
 use crate::{
     model::{ProcessId, task_text},
@@ -110,7 +109,7 @@ impl<'a> Feed<'a> for Worker<'a> {
         &mut self,
         under_way: &[ProcessId],
         room: usize,
-    ) -> Option<(World<'a>, Vec<TreeTarget>)> {
+    ) -> Option<(EndContext<'a>, Vec<TreeTarget>)> {
         loop {
             let taken = self.take(under_way.is_empty(), room);
             if taken.is_empty() {
@@ -121,8 +120,8 @@ impl<'a> Feed<'a> for Worker<'a> {
                 continue;
             }
             let rows: Vec<ProcessId> = self.under_way.keys().copied().collect();
-            let (world, _) = world::world_or_certain(self.core, &rows);
-            return Some((world, trees));
+            let (context, _) = context::context_or_certain(self.core, &rows);
+            return Some((context, trees));
         }
     }
 

@@ -3,10 +3,10 @@
 use std::{collections::HashMap, sync::atomic::AtomicBool};
 
 use super::{
-    keeper_end_logs,
+    context, keeper_end_logs,
     outcome::{self, Concluded},
     run::{EndPlan, TreeTarget, end_trees_unless},
-    spared, world,
+    spared,
 };
 use crate::{
     error::Result,
@@ -56,12 +56,13 @@ pub(in crate::tracker) fn end_claimed_unless(
     let mut all = Concluded::default();
     all.report.errors.extend_from_slice(&logs.errors);
     let rows: Vec<ProcessId> = claimed.iter().map(|record| record.id).collect();
-    let trees = world::world(core, &rows).and_then(|world| Ok((world, group(core, claimed)?)));
+    let trees =
+        context::context(core, &rows).and_then(|context| Ok((context, group(core, claimed)?)));
     all.absorb(match trees {
-        Ok((world, trees)) => {
+        Ok((context, trees)) => {
             let recorder =
                 &mut |root: &Root, found: &[&ProcessInfo]| outcome::record_found(core, root, found);
-            let mut ends = end_trees_unless(&world, trees, recorder, plan, interrupt);
+            let mut ends = end_trees_unless(&context, trees, recorder, plan, interrupt);
             logs.complete(&mut ends);
             outcome::conclude_each(core, cause_of, ends)
         }
@@ -100,7 +101,7 @@ pub(in crate::tracker) fn trees_of_rows(
 ) -> Result<Vec<TreeTarget>> {
     let mut exemptions = spared::exemptions_of_rows(core, records)?;
     let tree = |record: &ProcessRecord| TreeTarget {
-        root: world::root_of(core, record),
+        root: context::root_of(core, record),
         pidfd: core.registry.get(record.id).and_then(|entry| entry.pidfd.clone()),
         recorded: Vec::new(),
         exemptions: exemptions.remove(&record.id).unwrap_or_default(),

@@ -24,13 +24,14 @@
 //! - [`spared`]: processes that are left running on purpose;
 //! - [`strays`]: what is left of trees whose roots' ends are recorded;
 //! - [`terminate`]: ends that the owner, or a person, requested;
-//! - [`world`]: what an end acts for, and which processes it must not signal.
+//! - [`context`]: what an end acts for, and which processes it must not signal.
 
 pub(super) mod adopted_zombies;
 pub(super) mod background;
 pub(super) mod childless;
 pub(super) mod claimed;
 pub(super) mod claims;
+pub(super) mod context;
 pub(super) mod exit_statuses;
 pub(super) mod flush;
 pub(super) mod forget;
@@ -50,4 +51,3 @@ pub(super) mod signal_tree;
 pub(super) mod spared;
 pub(super) mod strays;
 pub(super) mod terminate;
-pub(super) mod world;

@@ -3,10 +3,10 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    claims, flush, outcome, release,
-    run::{TreeTarget, World, end_trees},
+    claims, context, flush, outcome, release,
+    run::{EndContext, TreeTarget, end_trees},
     spared::exemptions_of,
-    strays, world,
+    strays,
 };
 use crate::{
     error::Result,
@@ -39,9 +39,9 @@ pub(in crate::tracker) fn end_free(
         others.push(Arc::clone(entry));
     }
     let mut report = Report::default();
-    let (world, complete) = world::world_or_certain(core, &rows);
+    let (context, complete) = context::context_or_certain(core, &rows);
     report.add_error(complete);
-    report.absorb(end_own(core, cause, &world, claimed, recorded));
+    report.absorb(end_own(core, cause, &context, claimed, recorded));
     release::release_ended(core, &rows);
     (others, report)
 }
@@ -49,11 +49,12 @@ pub(in crate::tracker) fn end_free(
 fn end_own(
     core: &Core,
     cause: &Cause,
-    world: &World<'_>,
+    context: &EndContext<'_>,
     trees: Vec<TreeTarget>,
     claim_recorded: bool,
 ) -> Report {
-    let ends = end_trees(world, trees, &mut |root, found| outcome::record_found(core, root, found));
+    let ends =
+        end_trees(context, trees, &mut |root, found| outcome::record_found(core, root, found));
     let outcome::Concluded { settled, mut report } = outcome::conclude(core, cause, ends);
     if claim_recorded {
         report.add_error(outcome::write(core, None, settled));

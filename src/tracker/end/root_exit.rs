@@ -7,12 +7,12 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
-    childless, claims, exit_statuses, keeper_departure,
+    childless, claims, context, exit_statuses, keeper_departure,
     outcome::suspects_of,
     release,
     run::{Exemptions, Seen, TreeTarget, strays},
     spared::{exemptions_of, settle_spared},
-    strays, world,
+    strays,
 };
 use crate::{
     error::Result,
@@ -155,7 +155,7 @@ fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> R
         }
     };
     let trees: Vec<TreeTarget> = dead.iter().map(tree).collect();
-    let left = strays(&world::world(core, &targets)?, &trees)?;
+    let left = strays(&context::context(core, &targets)?, &trees)?;
     let (mut mine, mut known) = (Vec::new(), Vec::new());
     let (mut seen, mut found, mut hiding) = (Vec::new(), Vec::new(), Vec::new());
     for (((dead, status), tree), left) in dead.iter().zip(statuses).zip(trees).zip(left) {

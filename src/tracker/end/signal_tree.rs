@@ -1,9 +1,10 @@
 //! A signal to the whole tree of a program that runs on.
 
 use super::{
+    context,
     run::{self, TreeTarget},
     spared::exemptions_of,
-    strays, world,
+    strays,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -31,5 +32,5 @@ pub(in crate::tracker) fn signal_tree(core: &Core, entry: &Tracked, signal: i32)
         recorded: strays::some_rows(live),
         ..strays::tree_of(entry, None)
     };
-    run::signal_tree(&world::world(core, &[row])?, tree, signal)
+    run::signal_tree(&context::context(core, &[row])?, tree, signal)
 }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    outcome,
+    context, outcome,
     run::{Exemptions, TreeTarget, end_trees},
-    world,
 };
 use crate::{
     identity::Identity,
@@ -22,9 +21,9 @@ pub(in crate::tracker) fn end_strays_of(core: &Core, trees: Vec<TreeTarget>) {
     let targets: Vec<ProcessId> = trees.iter().map(|tree| tree.root.row).collect();
     let cause = Cause::stray();
     let mut report = Report::default();
-    match world::world(core, &targets) {
-        Ok(world) => {
-            let mut ends = end_trees(&world, trees, &mut |root, found| {
+    match context::context(core, &targets) {
+        Ok(context) => {
+            let mut ends = end_trees(&context, trees, &mut |root, found| {
                 outcome::record_found(core, root, found)
             });
             for end in &mut ends {

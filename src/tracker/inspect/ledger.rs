@@ -21,7 +21,7 @@ use crate::{
         core::Core,
         end::{
             outcome::suspects_of,
-            run::{Exemptions, Preview, TreeTarget, World, previews},
+            run::{EndContext, Exemptions, Preview, TreeTarget, previews},
         },
         membership::{foreign::may_be_responsible, recorded_keeper::recorded_keeper},
         options::trusted_or_by_environment,
@@ -278,15 +278,15 @@ impl Ledger {
         let (orphans, foreign) = self.orphans(&proc, observer, &mut report)?;
         let ancestors = proc.ancestors(own);
         let protected = &self.protected;
-        let world = World { proc: &proc, observer, own, ancestors, foreign, protected };
+        let context = EndContext { proc: &proc, observer, own, ancestors, foreign, protected };
         let dead = orphans.iter().map(|(dead, _)| dead.id).collect();
         let mut planned = Vec::new();
         for (dead, rows) in orphans {
-            planned.extend(self.plan_instance(&world, dead, rows, &mut report)?);
+            planned.extend(self.plan_instance(&context, dead, rows, &mut report)?);
         }
         // As one call ends them: a process that several of them lead to is in one tree.
         let targets = planned.iter().map(|tree| tree.target.clone()).collect();
-        for (tree, seen) in planned.iter().zip(previews(&world, targets)?) {
+        for (tree, seen) in planned.iter().zip(previews(&context, targets)?) {
             plan_tree(&self.store, tree, seen, &mut report);
         }
         let answered_for = answered_for(&self.store, observer.place, &dead)?;
@@ -300,7 +300,7 @@ impl Ledger {
             min_age,
             answered_for,
         };
-        plan_matches(&world, &search, &mut report)?;
+        plan_matches(&context, &search, &mut report)?;
         Ok(report)
     }
 
@@ -337,13 +337,13 @@ impl Ledger {
 
     fn plan_instance(
         &self,
-        world: &World<'_>,
+        context: &EndContext<'_>,
         dead: DeadInstance,
         rows: Vec<ProcessRecord>,
         report: &mut Report,
     ) -> Result<Vec<PlannedTree>> {
         let rows: Vec<ProcessRecord> =
-            rows.into_iter().filter(|row| world.observer.may_touch(row.spec.uid)).collect();
+            rows.into_iter().filter(|row| context.observer.may_touch(row.spec.uid)).collect();
         let (kept, rows): (Vec<_>, Vec<_>) = rows
             .into_iter()
             .partition(|row| row.spec.limits.survive && dead.processes_gone.is_none());
@@ -376,7 +376,7 @@ impl Ledger {
             let before = descendants.into_values().flat_map(|found| found.spared).collect();
             let exemptions = Exemptions { before, ..Exemptions::default() };
             let row: ProcessRecord = (**root).clone();
-            let keeper = recorded_keeper(&self.store, world.proc, world.observer.place, &row);
+            let keeper = recorded_keeper(&self.store, context.proc, context.observer.place, &row);
             let root = Root { keeper, ..Root::from(&row) };
             let target = TreeTarget { root, pidfd: None, recorded, exemptions };
             trees.push(PlannedTree { row, dead, target });
@@ -433,7 +433,8 @@ pub fn plan_name_match(
     let observer = Observer { place: current_place()?, uid };
     let own = own_pid()?;
     let ancestors = proc.ancestors(own);
-    let world = World { proc: &proc, observer, own, ancestors, foreign: Vec::new(), protected };
+    let context =
+        EndContext { proc: &proc, observer, own, ancestors, foreign: Vec::new(), protected };
     let search = Search {
         proc: &proc,
         observer,
@@ -445,7 +446,7 @@ pub fn plan_name_match(
         answered_for: HashSet::new(),
     };
     let mut report = Report::default();
-    plan_matches(&world, &search, &mut report)?;
+    plan_matches(&context, &search, &mut report)?;
     Ok(report)
 }
 
@@ -514,7 +515,7 @@ type Orphans = (DeadInstance, Vec<ProcessRecord>);
 
 /// Plans what the name match would end, each match with its descendants. A process that is ended as an orphan is gone before
 /// the name match.
-fn plan_matches(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
+fn plan_matches(context: &EndContext<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
     let planned: HashSet<Pid> = report.endings.iter().map(|ending| ending.pid).collect();
     for found in search.run()?.into_iter().filter(|found| !planned.contains(&found.pid)) {
         let Judgement::Leak(named) = &found.judgement else {
@@ -528,7 +529,7 @@ fn plan_matches(world: &World<'_>, search: &Search<'_>, report: &mut Report) -> 
             recorded: Vec::new(),
             exemptions: Exemptions::default(),
         };
-        let seen = previews(world, vec![tree])?.into_iter().flat_map(|seen| seen.members);
+        let seen = previews(context, vec![tree])?.into_iter().flat_map(|seen| seen.members);
         for member in seen.filter(|member| !planned.contains(&member.info.identity.pid)) {
             report.checked += 1;
             let outcome = if member.spared.is_some() { Outcome::Kept } else { Outcome::Term };

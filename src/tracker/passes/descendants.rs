@@ -33,7 +33,7 @@ use crate::{
     },
     tracker::{
         core::Core,
-        end::{run::protected, world::root_of},
+        end::{context::root_of, run::protected},
         membership::{
             evidence::pin,
             foreign::foreign,

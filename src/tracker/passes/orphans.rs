@@ -20,9 +20,8 @@ use crate::{
     tracker::{
         core::Core,
         end::{
-            adopted_zombies, claimed, claims, keeper_end_logs,
+            adopted_zombies, claimed, claims, context, keeper_end_logs,
             outcome::{self, Concluded},
-            world,
         },
         runtime::{
             cause::Cause,
@@ -176,7 +175,7 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Concluded {
                 let child = record.spec.origin == Origin::Spawned
                     && pinned.stat.parent == core.own_pid().get();
                 let tracking = Tracking { child, ..Tracking::default() };
-                core.registry.track(world::root_of(core, record), tracking, &pinned.into_fd());
+                core.registry.track(context::root_of(core, record), tracking, &pinned.into_fd());
             }
             Probe::Zombie(_) | Probe::Gone => {
                 gone.insert(record.id);

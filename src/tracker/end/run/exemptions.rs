@@ -3,7 +3,7 @@
 
 use super::{
     member::Member,
-    state::{TreeRun, World},
+    state::{EndContext, TreeRun},
 };
 use crate::{
     error::{Error, Kind},
@@ -15,11 +15,11 @@ use crate::{
 
 impl TreeRun {
     /// Whether any process may have to be left running. As a rule there is none, and then no program is examined.
-    pub(super) fn may_leave(&self, world: &World<'_>) -> bool {
+    pub(super) fn may_leave(&self, context: &EndContext<'_>) -> bool {
         self.exemptions.all
             || !(self.exemptions.names.is_empty()
                 && self.exemptions.before.is_empty()
-                && world.protected.is_empty())
+                && context.protected.is_empty())
     }
 
     /// Whether any process in it is left running on purpose: then it cannot be ended by one action on all its members.
@@ -38,8 +38,8 @@ impl TreeRun {
     }
 
     /// Where the scan failed, it is unknown which recorded descendants are to be left: none of them is signalled.
-    pub(super) fn doubt_recorded(&mut self, world: &World<'_>, error: &Error) {
-        if !self.may_leave(world) {
+    pub(super) fn doubt_recorded(&mut self, context: &EndContext<'_>, error: &Error) {
+        if !self.may_leave(context) {
             return;
         }
         let (doubtful, sure): (Vec<_>, Vec<_>) = std::mem::take(&mut self.members)

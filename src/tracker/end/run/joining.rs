@@ -12,7 +12,7 @@ use std::{
 use super::{
     end_plan::{EndPlan, Stage},
     phases::{FAILED_SCAN_LIMIT, FREEZE_PAUSE, KILL_LIMIT, Run, SCAN_AGAIN, share_of_descriptors},
-    state::{TreeRun, TreeTarget, World},
+    state::{EndContext, TreeRun, TreeTarget},
     suspects,
     task_cgroup::kill_unseen,
     tree_outcome::{Recorder, TreeOutcome},
@@ -34,7 +34,7 @@ pub(in crate::tracker) trait Feed<'a> {
         &mut self,
         under_way: &[ProcessId],
         room: usize,
-    ) -> Option<(World<'a>, Vec<TreeTarget>)>;
+    ) -> Option<(EndContext<'a>, Vec<TreeTarget>)>;
 
     /// Receives what became of trees that have ended.
     fn done(&mut self, ends: Vec<TreeOutcome>);
@@ -45,9 +45,9 @@ pub(in crate::tracker) trait Feed<'a> {
 
 /// Ends trees as they come, until none is in progress and no new one is available.
 pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &mut Recorder<'_>) {
-    let Some((world, trees)) = feed.join(&[], room(0)) else { return };
+    let Some((context, trees)) = feed.join(&[], room(0)) else { return };
     let plan = EndPlan::default();
-    let mut run = Run::new(Cow::Owned(world), Vec::new(), recorder);
+    let mut run = Run::new(Cow::Owned(context), Vec::new(), recorder);
     run.join(trees);
     let mut next_join = Instant::now() + SCAN_AGAIN;
     loop {
@@ -55,8 +55,8 @@ pub(in crate::tracker) fn end_as_they_come(feed: &mut dyn Feed<'_>, recorder: &m
         let began = Instant::now();
         if began >= next_join || run.trees.is_empty() {
             let rows: Vec<ProcessId> = run.trees.iter().map(|tree| tree.root.row).collect();
-            if let Some((world, trees)) = feed.join(&rows, room(run.trees.len())) {
-                run.world = Cow::Owned(world);
+            if let Some((context, trees)) = feed.join(&rows, room(run.trees.len())) {
+                run.context = Cow::Owned(context);
                 run.join(trees);
             } else if run.trees.is_empty() {
                 return;
@@ -103,7 +103,7 @@ impl Run<'_, '_> {
     fn join(&mut self, trees: Vec<TreeTarget>) {
         let first = self.trees.len();
         for tree in trees {
-            let tree = TreeRun::new(&self.world, tree);
+            let tree = TreeRun::new(&self.context, tree);
             self.trees.push(tree);
         }
         self.begin(first);
@@ -114,7 +114,7 @@ impl Run<'_, '_> {
     /// Removes the trees for which nothing is left to do, if one more scan shows that these members were all. Where scans fail,
     /// or the tree keeps starting new processes, that is tried for a second.
     fn take_ended(&mut self) -> Vec<TreeOutcome> {
-        let before = self.world.proc.last_allocated();
+        let before = self.context.proc.last_allocated();
         let scanned = self.try_scan();
         let is_open = scanned.is_err() || self.is_open(before);
         let now = Instant::now();
@@ -141,17 +141,17 @@ impl Run<'_, '_> {
             return Vec::new();
         }
         // What is in a task's cgroup and cannot be seen is killed through it; its tree has not ended before that.
-        if kill_unseen(&self.world, &mut taken, KILL_LIMIT) {
+        if kill_unseen(&self.context, &mut taken, KILL_LIMIT) {
             self.trees.append(&mut taken);
         }
         self.deaths = Deaths::restart(&mut self.trees);
-        suspects::find(&self.world, &mut taken, &self.last);
+        suspects::find(&self.context, &mut taken, &self.last);
         let unseen = self.unseen.as_deref();
         taken
             .into_iter()
             .map(|tree| {
                 tree.remove_leaf();
-                tree.finish(&self.world, &self.last, unseen)
+                tree.finish(&self.context, &self.last, unseen)
             })
             .collect()
     }

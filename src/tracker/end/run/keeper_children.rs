@@ -5,7 +5,7 @@
 
 use super::{
     member::Member,
-    state::{TreeRun, World},
+    state::{EndContext, TreeRun},
 };
 use crate::{
     identity::Pid, policy::exemption::Exempt, sys::snapshot::Snapshot,
@@ -14,11 +14,15 @@ use crate::{
 
 impl TreeRun {
     /// Returns the keeper, if it lives and held its PID while the snapshot was taken.
-    pub(super) fn find_keeper(&mut self, world: &World<'_>, snapshot: &Snapshot) -> Option<Pid> {
+    pub(super) fn find_keeper(
+        &mut self,
+        context: &EndContext<'_>,
+        snapshot: &Snapshot,
+    ) -> Option<Pid> {
         let identity = self.root.keeper?;
         let lives = |pinned: &crate::sys::Pinned| !pinned.is_dead().unwrap_or(true);
         if !self.keeper.as_ref().is_some_and(lives) {
-            self.keeper = verified(world.proc, world.observer, &identity, self.root.uid);
+            self.keeper = verified(context.proc, context.observer, &identity, self.root.uid);
         }
         self.keeper.as_ref()?;
         let seen = snapshot.get(identity.pid)?;
@@ -41,14 +45,14 @@ impl TreeRun {
     }
 
     /// Whether the keeper has a living child that no scan has seen: then the tree has not ended.
-    pub(super) fn has_unseen_children(&self, world: &World<'_>) -> bool {
+    pub(super) fn has_unseen_children(&self, context: &EndContext<'_>) -> bool {
         let Some(keeper) = &self.keeper else { return false };
         let is_known = |pid: Pid| {
             let member = self.pids.get(&pid).map(|&index| &self.members[index]);
             let was_left = || self.exemptions.before.iter().any(|it| it.pid == pid);
             member.is_some_and(Member::is_alive) || self.exempted.contains(&pid) || was_left()
         };
-        world.proc.has_other_children(keeper.pid(), is_known).unwrap_or(false)
+        context.proc.has_other_children(keeper.pid(), is_known).unwrap_or(false)
             && keeper.has_its_pid()
     }
 }

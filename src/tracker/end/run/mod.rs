@@ -52,7 +52,7 @@ pub(in crate::tracker) use exemptions::protected;
 pub(in crate::tracker) use joining::{Feed, end_as_they_come};
 pub(in crate::tracker) use phases::{end_trees, end_trees_unless, previews, strays};
 pub(in crate::tracker) use signal_tree::signal_tree;
-pub(in crate::tracker) use state::{Exemptions, TreeTarget, World};
+pub(in crate::tracker) use state::{EndContext, Exemptions, TreeTarget};
 pub(in crate::tracker) use tree_outcome::{
     Fate, MemberOutcome, Preview, Seen, Suspected, TreeOutcome,
 };

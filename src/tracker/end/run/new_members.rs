@@ -4,7 +4,7 @@
 //! passed, and exits before it is read itself: then neither the member nor the child is seen, and for a root that has ended
 //! there is no later scan. The child has one of the PIDs that were allocated during the scan, so each of these is examined.
 
-use super::state::{TreeRun, World};
+use super::state::{EndContext, TreeRun};
 use crate::{
     identity::Pid,
     sys::snapshot::Snapshot,
@@ -19,7 +19,7 @@ const FEW: u32 = 128;
 /// Whether a process that is not in the snapshot belongs to one of the trees, so that another scan finds more. `before`: the
 /// last PID that was allocated before the snapshot was taken.
 pub(super) fn has_newcomers(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     trees: &[TreeRun],
     snapshot: &Snapshot,
     before: Option<Pid>,
@@ -28,30 +28,30 @@ pub(super) fn has_newcomers(
     let evidence = RootEvidence::of(trees.iter().map(|tree| &tree.root));
     for _ in 0..ROUNDS {
         // Where PID allocation has wrapped around, this cannot be determined.
-        let Some(now) = world.proc.last_allocated().filter(|now| *now > last) else { break };
+        let Some(now) = context.proc.last_allocated().filter(|now| *now > last) else { break };
         if now.get() - last.get() > FEW {
             break;
         }
         let new = (last.get() + 1..=now.get()).filter_map(|number| Pid::new(i64::from(number)));
         // A process that is in the snapshot was handled by the scan.
         let mut unseen = new.filter(|&pid| snapshot.get(pid).is_none());
-        if unseen.any(|pid| belongs(world, &evidence, pid)) {
+        if unseen.any(|pid| belongs(context, &evidence, pid)) {
             return true;
         }
         last = now;
     }
-    trees.iter().flat_map(|tree| &tree.unlisted).any(|&pid| lives(world, pid))
+    trees.iter().flat_map(|tree| &tree.unlisted).any(|&pid| lives(context, pid))
 }
 
-fn belongs(world: &World<'_>, evidence: &RootEvidence, pid: Pid) -> bool {
-    match own_evidence(world.proc, evidence, pid) {
+fn belongs(context: &EndContext<'_>, evidence: &RootEvidence, pid: Pid) -> bool {
+    match own_evidence(context.proc, evidence, pid) {
         OwnEvidence::None => false,
         OwnEvidence::Certain => true,
         // A process that may not be read would not be recognized as a member by the next scan either.
-        OwnEvidence::Indeterminate => world.proc.is_in_exec(pid),
+        OwnEvidence::Indeterminate => context.proc.is_in_exec(pid),
     }
 }
 
-fn lives(world: &World<'_>, pid: Pid) -> bool {
-    matches!(world.proc.stat(pid), Ok(Some(stat)) if !stat.is_zombie())
+fn lives(context: &EndContext<'_>, pid: Pid) -> bool {
+    matches!(context.proc.stat(pid), Ok(Some(stat)) if !stat.is_zombie())
 }

@@ -17,7 +17,7 @@ use super::{
     new_members::has_newcomers,
     rescan::{resume, stop_on_sight},
     scan::scan,
-    state::{TokenCache, TreeRun, TreeTarget, World, suspected},
+    state::{EndContext, TokenCache, TreeRun, TreeTarget, suspected},
     suspects,
     task_cgroup::kill_unseen,
     tree_outcome::{Preview, Recorder, Seen, TreeOutcome},
@@ -59,17 +59,17 @@ const BETWEEN_SCANS: u32 = 9;
 
 /// Ends all trees together and returns what became of each member.
 pub(in crate::tracker) fn end_trees(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     trees: Vec<TreeTarget>,
     recorder: &mut Recorder<'_>,
 ) -> Vec<TreeOutcome> {
-    end_trees_unless(world, trees, recorder, &EndPlan::default(), None)
+    end_trees_unless(context, trees, recorder, &EndPlan::default(), None)
 }
 
 /// The same. Once `interrupt` is set, a tree whose grace is not over is left as it is; any other is ended regardless, since a
 /// part of it may be stopped.
 pub(in crate::tracker) fn end_trees_unless(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     trees: Vec<TreeTarget>,
     recorder: &mut Recorder<'_>,
     plan: &EndPlan,
@@ -77,21 +77,24 @@ pub(in crate::tracker) fn end_trees_unless(
 ) -> Vec<TreeOutcome> {
     let mut outcomes = Vec::with_capacity(trees.len());
     for batch in batches(trees) {
-        let trees = batch.into_iter().map(|tree| TreeRun::new(world, tree)).collect();
-        outcomes.extend(Run::new(Cow::Borrowed(world), trees, recorder).end(plan, interrupt));
+        let trees = batch.into_iter().map(|tree| TreeRun::new(context, tree)).collect();
+        outcomes.extend(Run::new(Cow::Borrowed(context), trees, recorder).end(plan, interrupt));
     }
     outcomes
 }
 
 /// Finds what dead roots left, without signalling it. Fails where `/proc` cannot be read, or where there is no descriptor to
 /// pin a process with: then it is unknown what they left.
-pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[TreeTarget]) -> Result<Vec<Preview>> {
-    let trees = trees.iter().map(|tree| TreeRun::new(world, tree.clone())).collect();
+pub(in crate::tracker) fn strays(
+    context: &EndContext<'_>,
+    trees: &[TreeTarget],
+) -> Result<Vec<Preview>> {
+    let trees = trees.iter().map(|tree| TreeRun::new(context, tree.clone())).collect();
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
-    let mut run = Run::new(Cow::Borrowed(world), trees, &mut recorder);
+    let mut run = Run::new(Cow::Borrowed(context), trees, &mut recorder);
     let began = Instant::now();
     for scans in 0.. {
-        let before = world.proc.last_allocated();
+        let before = context.proc.last_allocated();
         run.try_scan()?;
         let is_open = run.is_open(before) || run.trees.iter().any(TreeRun::hides);
         if !is_open || scans >= STRAY_SCANS && began.elapsed() > STRAYS_TAKE {
@@ -111,15 +114,15 @@ pub(in crate::tracker) fn strays(world: &World<'_>, trees: &[TreeTarget]) -> Res
 /// Returns the members that trees have now, without signalling any: as an end of all of them would find them. Fails where `/proc`
 /// cannot be read.
 pub(in crate::tracker) fn previews(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     trees: Vec<TreeTarget>,
 ) -> Result<Vec<Preview>> {
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
     let mut previews = Vec::with_capacity(trees.len());
     for batch in batches(trees) {
-        let trees = batch.into_iter().map(|tree| TreeRun::new(world, tree)).collect();
-        let mut run = Run::new(Cow::Borrowed(world), trees, &mut recorder);
-        let before = world.proc.last_allocated();
+        let trees = batch.into_iter().map(|tree| TreeRun::new(context, tree)).collect();
+        let mut run = Run::new(Cow::Borrowed(context), trees, &mut recorder);
+        let before = context.proc.last_allocated();
         run.try_scan()?;
         let missed = run.is_open(before);
         previews.extend(run.preview(missed));
@@ -166,7 +169,7 @@ fn descriptors(tree: &TreeTarget) -> usize {
 }
 
 pub(super) struct Run<'a, 'b> {
-    pub(super) world: Cow<'a, World<'a>>,
+    pub(super) context: Cow<'a, EndContext<'a>>,
     pub(super) trees: Vec<TreeRun>,
     cache: TokenCache,
     recorder: &'a mut Recorder<'b>,
@@ -182,7 +185,7 @@ pub(super) struct Run<'a, 'b> {
 
 impl<'a, 'b> Run<'a, 'b> {
     pub(super) fn new(
-        world: Cow<'a, World<'a>>,
+        context: Cow<'a, EndContext<'a>>,
         mut trees: Vec<TreeRun>,
         recorder: &'a mut Recorder<'b>,
     ) -> Self {
@@ -192,7 +195,7 @@ impl<'a, 'b> Run<'a, 'b> {
         }
         let (cache, last) = (TokenCache::default(), Snapshot::default());
         Self {
-            world,
+            context,
             trees,
             cache,
             recorder,
@@ -206,12 +209,12 @@ impl<'a, 'b> Run<'a, 'b> {
 
     /// Returns the trees as the last scan has shown them.
     fn preview(mut self, missed: bool) -> Vec<Preview> {
-        suspects::find(&self.world, &mut self.trees, &self.last);
-        let world = &self.world;
+        suspects::find(&self.context, &mut self.trees, &self.last);
+        let context = &self.context;
         let preview = |tree: TreeRun| Preview {
             missed,
             hides: tree.hides(),
-            suspects: suspected(world, tree.suspects, tree.root.arguments),
+            suspects: suspected(context, tree.suspects, tree.root.arguments),
             members: tree.members.into_iter().map(Seen::from).collect(),
             unknown: tree.unknown.into_iter().map(|(_, error)| error).collect(),
         };
@@ -233,7 +236,7 @@ impl<'a, 'b> Run<'a, 'b> {
                 // All are dead, or cannot be ended: scan once more for what was started meanwhile.
                 self.scan_once_more();
                 if self.trees.iter().any(TreeRun::goes_on)
-                    || kill_unseen(&self.world, &mut self.trees, KILL_LIMIT)
+                    || kill_unseen(&self.context, &mut self.trees, KILL_LIMIT)
                 {
                     continue;
                 }
@@ -248,20 +251,20 @@ impl<'a, 'b> Run<'a, 'b> {
             }
         }
         self.trees.iter().for_each(TreeRun::remove_leaf);
-        suspects::find(&self.world, &mut self.trees, &self.last);
-        let (world, last, unseen) = (self.world, self.last, self.unseen);
-        self.trees.into_iter().map(|tree| tree.finish(&world, &last, unseen.as_deref())).collect()
+        suspects::find(&self.context, &mut self.trees, &self.last);
+        let (context, last, unseen) = (self.context, self.last, self.unseen);
+        self.trees.into_iter().map(|tree| tree.finish(&context, &last, unseen.as_deref())).collect()
     }
 
     /// Takes the first scan of the trees from `first` on. If it fails, members that may be exempt are left running.
     pub(super) fn begin(&mut self, first: usize) {
         self.trees[first..].iter().for_each(TreeRun::thaw_all);
         if let Err(error) = self.try_scan() {
-            let world = &self.world;
-            self.trees[first..].iter_mut().for_each(|tree| tree.doubt_recorded(world, &error));
+            let context = &self.context;
+            self.trees[first..].iter_mut().for_each(|tree| tree.doubt_recorded(context, &error));
         }
-        let world = &self.world;
-        let opened = self.trees[first..].iter_mut().map(|tree| tree.open_up_leaf(world));
+        let context = &self.context;
+        let opened = self.trees[first..].iter_mut().map(|tree| tree.open_up_leaf(context));
         // `count` visits all of them: `any` would stop at the first.
         if opened.filter(|opened| *opened).count() > 0 {
             self.scan();
@@ -284,7 +287,7 @@ impl<'a, 'b> Run<'a, 'b> {
     fn scan_once_more(&mut self) {
         let deadline = Instant::now() + FAILED_SCAN_LIMIT;
         loop {
-            let before = self.world.proc.last_allocated();
+            let before = self.context.proc.last_allocated();
             let scanned = self.try_scan();
             let is_open = scanned.is_err() || self.is_open(before);
             if !is_open || self.trees.iter().any(TreeRun::goes_on) {
@@ -305,15 +308,15 @@ impl<'a, 'b> Run<'a, 'b> {
     /// Whether the last scan has not seen all members. `before`: the last PID that was allocated before it.
     pub(super) fn is_open(&mut self, before: Option<Pid>) -> bool {
         for tree in &mut self.trees {
-            tree.vanished |= tree.has_unseen_children(&self.world);
+            tree.vanished |= tree.has_unseen_children(&self.context);
         }
         self.trees.iter().any(|tree| tree.vanished)
-            || has_newcomers(&self.world, &self.trees, &self.last, before)
+            || has_newcomers(&self.context, &self.trees, &self.last, before)
     }
 
     pub(super) fn try_scan(&mut self) -> Result<bool> {
         let began = Instant::now();
-        let scanned = scan(&self.world, &mut self.trees, &mut self.cache, self.recorder);
+        let scanned = scan(&self.context, &mut self.trees, &mut self.cache, self.recorder);
         self.next_scan = Instant::now() + SCAN_AGAIN.max(began.elapsed() * BETWEEN_SCANS);
         self.unseen = scanned.as_ref().err().map(ToString::to_string);
         let (snapshot, any_new) = scanned?;
@@ -409,7 +412,7 @@ impl<'a, 'b> Run<'a, 'b> {
                 return;
             }
             self.trees.iter_mut().filter(|tree| tree.stage.is_killing()).for_each(TreeRun::stop);
-            let stopped = stop_on_sight(&self.world, &self.trees);
+            let stopped = stop_on_sight(&self.context, &self.trees);
             let any_new = self.scan() || !stopped.is_empty();
             resume(&self.trees, stopped);
             self.mark_dead();

@@ -67,7 +67,7 @@ mod tests {
         model::{Limits, Observer, Origin, Outcome, ProcessId},
         sys::{Pinned, Proc, current_place, snapshot::Snapshot},
         tracker::{
-            end::run::{Exemptions, TreeTarget, World, state::TreeRun},
+            end::run::{EndContext, Exemptions, TreeTarget, state::TreeRun},
             membership::process_info::ProcessInfo,
             runtime::tracked::{Root, Words},
         },
@@ -108,7 +108,7 @@ mod tests {
         let (proc, place) = (Proc::open().expect("/proc"), current_place().expect("a place"));
         let own = Pid::new(i64::from(std::process::id())).expect("a pid");
         let observer = Observer { place, uid: rustix::process::geteuid().as_raw() };
-        let world = World {
+        let context = EndContext {
             proc: &proc,
             observer,
             own,
@@ -131,7 +131,7 @@ mod tests {
             recorded: Vec::new(),
             exemptions: Exemptions::default(),
         };
-        let mut tree = TreeRun::new(&world, tree);
+        let mut tree = TreeRun::new(&context, tree);
         tree.members = members;
         children[gone].0.kill().expect("killed");
         children[gone].0.wait().expect("reaped");
@@ -142,7 +142,7 @@ mod tests {
         for member in &mut tree.members {
             member.check_death();
         }
-        let end = tree.finish(&world, &Snapshot::default(), None);
+        let end = tree.finish(&context, &Snapshot::default(), None);
         end.members.iter().map(|member| member.fate.outcome()).collect()
     }
 

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::state::{TreeRun, World};
+use super::state::{EndContext, TreeRun};
 use crate::{
     identity::Pid,
     policy::token_holders::TokenOwner,
@@ -23,16 +23,16 @@ use crate::{
 const ROUNDS: u32 = 50;
 
 /// Stops what looks like a member of a tree that is being killed, and returns the processes that it stopped.
-pub(super) fn stop_on_sight(world: &World<'_>, trees: &[TreeRun]) -> Vec<Pinned> {
-    let evidence = LiveEvidence::of(world, trees);
-    let mut seen = spared(world, trees);
+pub(super) fn stop_on_sight(context: &EndContext<'_>, trees: &[TreeRun]) -> Vec<Pinned> {
+    let evidence = LiveEvidence::of(context, trees);
+    let mut seen = spared(context, trees);
     let mut stopped = Vec::new();
     for _ in 0..ROUNDS {
-        let Ok(pids) = world.proc.pids() else { break };
+        let Ok(pids) = context.proc.pids() else { break };
         let before = stopped.len();
         for pid in pids {
             if seen.insert(pid)
-                && let Some(pinned) = stop_if_linked(world, &evidence, pid)
+                && let Some(pinned) = stop_if_linked(context, &evidence, pid)
             {
                 stopped.push(pinned);
             }
@@ -61,8 +61,8 @@ pub(super) fn resume(trees: &[TreeRun], stopped: Vec<Pinned>) {
 }
 
 /// Returns the PIDs that are certainly not to be stopped, or are known already.
-fn spared(world: &World<'_>, trees: &[TreeRun]) -> HashSet<Pid> {
-    let mut spared: HashSet<Pid> = world.untouchable().collect();
+fn spared(context: &EndContext<'_>, trees: &[TreeRun]) -> HashSet<Pid> {
+    let mut spared: HashSet<Pid> = context.untouchable().collect();
     for tree in trees {
         spared.extend(tree.pids.keys());
         spared.extend(tree.exemptions.before.iter().map(|identity| identity.pid));
@@ -78,14 +78,14 @@ struct LiveEvidence {
 }
 
 impl LiveEvidence {
-    fn of(world: &World<'_>, trees: &[TreeRun]) -> Self {
+    fn of(context: &EndContext<'_>, trees: &[TreeRun]) -> Self {
         let killed = || trees.iter().filter(|tree| tree.stage.is_killing());
-        let sessions = killed().filter_map(|tree| pinned_session(world, tree)).map(Pid::get);
+        let sessions = killed().filter_map(|tree| pinned_session(context, tree)).map(Pid::get);
         let tokens = killed().filter_map(TreeRun::token_owner);
         Self { sessions: sessions.collect(), tokens: tokens.collect() }
     }
 
-    fn links(&self, world: &World<'_>, stat: &Stat) -> bool {
+    fn links(&self, context: &EndContext<'_>, stat: &Stat) -> bool {
         if self.sessions.contains(&stat.session) || self.sessions.contains(&stat.group) {
             return true;
         }
@@ -93,20 +93,20 @@ impl LiveEvidence {
         if !self.tokens.values().any(|owner| owner.may_have_passed_on(stat.start_tick)) {
             return false;
         }
-        let carried = world.proc.tokens(stat.pid).unwrap_or_default();
+        let carried = context.proc.tokens(stat.pid).unwrap_or_default();
         carried.iter().filter_map(|token| self.tokens.get(token)).any(|owner| {
             owner.may_have_passed_on(stat.start_tick)
-                && world.proc.uid(stat.pid).ok().flatten() == Some(owner.uid)
+                && context.proc.uid(stat.pid).ok().flatten() == Some(owner.uid)
         })
     }
 }
 
 /// Returns the root's session, while a verified member is in it.
-fn pinned_session(world: &World<'_>, tree: &TreeRun) -> Option<Pid> {
+fn pinned_session(context: &EndContext<'_>, tree: &TreeRun) -> Option<Pid> {
     tree.root.session.filter(|session| {
         let is_in = |stat: &Stat| stat.session == session.get() || stat.group == session.get();
         tree.members.iter().any(|member| {
-            let stat = world.proc.stat(member.pid()).ok().flatten();
+            let stat = context.proc.stat(member.pid()).ok().flatten();
             member.pinned.as_ref().is_some_and(Pinned::has_its_pid)
                 && stat.is_some_and(|stat| {
                     stat.start_tick == member.info.identity.start_tick && is_in(&stat)
@@ -115,19 +115,19 @@ fn pinned_session(world: &World<'_>, tree: &TreeRun) -> Option<Pid> {
     })
 }
 
-fn stop_if_linked(world: &World<'_>, evidence: &LiveEvidence, pid: Pid) -> Option<Pinned> {
+fn stop_if_linked(context: &EndContext<'_>, evidence: &LiveEvidence, pid: Pid) -> Option<Pinned> {
     let began = this_tick();
-    let stat = world.proc.stat(pid).ok()??;
+    let stat = context.proc.stat(pid).ok()??;
     // A process with a terminal may be a person's, and is left to the scan.
     if stat.is_kernel_thread() || stat.is_zombie() || stat.is_stopped() || stat.terminal != 0 {
         return None;
     }
-    if !evidence.links(world, &stat) {
+    if !evidence.links(context, &stat) {
         return None;
     }
-    let pinned = Pinned::open(world.proc, world.observer.place, pid).ok()??;
+    let pinned = Pinned::open(context.proc, context.observer.place, pid).ok()??;
     // The PID may have been reused since then, and within a tick the start time does not show it.
-    let is_linked = || evidence.links(world, &pinned.stat);
+    let is_linked = || evidence.links(context, &pinned.stat);
     let same = pinned.stat.start_tick == stat.start_tick
         && (stat.start_tick < began || is_linked() && pinned.has_its_pid());
     if !same {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     exemptions::protected,
     member::Member,
-    state::{TokenCache, TreeRun, World, not_ours},
+    state::{EndContext, TokenCache, TreeRun, not_ours},
     tree_outcome::Recorder,
 };
 use crate::{
@@ -44,24 +44,24 @@ const EXEC_TAKES: Duration = Duration::from_millis(10);
 /// Fails where a process could not be read, or pinned, for lack of a descriptor; processes that were found are members
 /// regardless.
 pub(super) fn scan(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     trees: &mut [TreeRun],
     cache: &mut TokenCache,
     recorder: &mut Recorder<'_>,
 ) -> Result<(Snapshot, bool)> {
-    let snapshot = world.proc.snapshot()?;
-    let (mut holders, undetermined) = token_holders_of(world, &snapshot, trees, cache)?;
-    let system = System::new(&snapshot, Some(world.own), &world.foreign);
+    let snapshot = context.proc.snapshot()?;
+    let (mut holders, undetermined) = token_holders_of(context, &snapshot, trees, cache)?;
+    let system = System::new(&snapshot, Some(context.own), &context.foreign);
     let mut taken: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     let (mut any, mut pinned_all) = (false, Ok(()));
     for tree in trees {
-        let mut facts = facts(world, &snapshot, tree, &mut holders);
+        let mut facts = facts(context, &snapshot, tree, &mut holders);
         // Listed after the snapshot: a process in both lists has held its PID all the time in between.
-        let in_leaf = tree.list_leaf(world, &snapshot)?;
+        let in_leaf = tree.list_leaf(context, &snapshot)?;
         facts.task_cgroup.clone_from(&in_leaf.pids);
         let is_unlisted = |pid: &&Pid| snapshot.get(**pid).is_none();
         tree.unlisted = in_leaf.pids.iter().filter(is_unlisted).copied().collect();
-        let mut found = decide_tree(world, &system, tree, &facts);
+        let mut found = decide_tree(context, &system, tree, &facts);
         tree.exempt_children(&snapshot, found.keeper, &found.exempt);
         tree.exempt_before.extend(found.exempt.found());
         tree.left_before |= found.leaves_some_from_before();
@@ -74,7 +74,7 @@ pub(super) fn scan(
                 taken.insert(pid);
                 let descends = descendants.contains(&pid);
                 let new = (pid, spared.evidence, descends, Some(spared));
-                pinned_all = pinned_all.and(add(world, &snapshot, tree, cache, new));
+                pinned_all = pinned_all.and(add(context, &snapshot, tree, cache, new));
             }
         }
         // What is left running is recorded with the end, and not before.
@@ -83,7 +83,7 @@ pub(super) fn scan(
             if !tree.knows(pid, evidence) {
                 taken.insert(pid);
                 let new = (pid, evidence, descendants.contains(&pid), None);
-                pinned_all = pinned_all.and(add(world, &snapshot, tree, cache, new));
+                pinned_all = pinned_all.and(add(context, &snapshot, tree, cache, new));
             }
         }
         tree.suspects = found.suspects;
@@ -96,12 +96,12 @@ pub(super) fn scan(
 
 /// Decides which processes belong to one of the trees, with the names that are protected in it.
 fn decide_tree<'a>(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     system: &'a System<'_>,
     tree: &mut TreeRun,
     facts: &TreeFacts,
 ) -> Membership<'a> {
-    let names = [world.protected, &tree.exemptions.names];
+    let names = [context.protected, &tree.exemptions.names];
     if names.iter().all(|names| names.is_empty()) {
         return decide(system, facts, None);
     }
@@ -109,7 +109,7 @@ fn decide_tree<'a>(
     let judged = &mut tree.judged;
     let mut protects = |stat: &Stat| {
         let known = judged.entry((stat.pid, stat.start_tick));
-        known.or_insert_with(|| protected(world.proc, stat.pid, &names)).clone()
+        known.or_insert_with(|| protected(context.proc, stat.pid, &names)).clone()
     };
     decide(system, facts, Some(&mut protects))
 }
@@ -152,7 +152,7 @@ fn record(tree: &mut TreeRun, first: usize, recorder: &mut Recorder<'_>) {
 
 /// Returns what is known of a tree in this snapshot, besides its task cgroup.
 fn facts(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     snapshot: &Snapshot,
     tree: &mut TreeRun,
     holders: &mut TokenHolders,
@@ -163,7 +163,7 @@ fn facts(
     let mut facts = TreeFacts {
         may_spare_root: !tree.has_true_root(),
         session: tree.root.session,
-        keeper: tree.find_keeper(world, snapshot),
+        keeper: tree.find_keeper(context, snapshot),
         token_holders: token.and_then(|it| holders.of_user.remove(&it)).unwrap_or_default(),
         other_holders: token.and_then(|it| holders.of_others.remove(&it)).unwrap_or_default(),
         left_before: tree.exemptions.before.iter().map(|it| (it.pid, it.start_tick)).collect(),
@@ -202,7 +202,7 @@ fn facts(
 /// Reads the environments of processes that are in no tree yet, where some tree has a token. Returns also whether a process
 /// kept calling exec, so that its tokens are unknown.
 fn token_holders_of(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     snapshot: &Snapshot,
     trees: &[TreeRun],
     cache: &mut TokenCache,
@@ -210,14 +210,14 @@ fn token_holders_of(
     let owners: HashMap<Uuid, TokenOwner> = trees.iter().filter_map(TreeRun::token_owner).collect();
     let known: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     let patience = Instant::now() + EXEC_TAKES;
-    let mut reader = CachedReader { world, cache, patience, undetermined: false };
+    let mut reader = CachedReader { context, cache, patience, undetermined: false };
     let found = token_holders(snapshot, &owners, |stat| known.contains(&stat.pid), &mut reader)?;
     Ok((found, reader.undetermined))
 }
 
 /// Reads each process's tokens once in a call, except for processes that show none.
 struct CachedReader<'a, 'w> {
-    world: &'a World<'w>,
+    context: &'a EndContext<'w>,
     cache: &'a mut TokenCache,
     patience: Instant,
     /// A process kept calling exec, so that its tokens are unknown.
@@ -232,7 +232,7 @@ impl TokenReader for CachedReader<'_, '_> {
         if let Some(tokens) = self.cache.0.get(&key) {
             return Ok(tokens.clone());
         }
-        let tokens = tokens(self.world, stat.pid, self.patience)?;
+        let tokens = tokens(self.context, stat.pid, self.patience)?;
         self.undetermined |= tokens.is_none();
         let tokens = tokens.unwrap_or_default();
         if !tokens.is_empty() {
@@ -242,21 +242,21 @@ impl TokenReader for CachedReader<'_, '_> {
     }
 
     fn uid(&mut self, pid: Pid) -> Result<Option<u32>> {
-        unless_busy(self.world.proc.uid(pid))
+        unless_busy(self.context.proc.uid(pid))
     }
 }
 
 /// Returns the tokens that a process carries. A process that has left the session and is calling exec shows none for a moment:
 /// of 120 daemons that a short-lived root left, one to nine were missed. `None` for a process that is still calling it when
 /// `patience` is over.
-fn tokens(world: &World<'_>, pid: Pid, patience: Instant) -> Result<Option<Vec<Uuid>>> {
+fn tokens(context: &EndContext<'_>, pid: Pid, patience: Instant) -> Result<Option<Vec<Uuid>>> {
     loop {
-        if let Some(tokens) = world.proc.tokens_shown(pid)? {
+        if let Some(tokens) = context.proc.tokens_shown(pid)? {
             return Ok(Some(tokens));
         }
-        if !world.proc.is_in_exec(pid) {
+        if !context.proc.is_in_exec(pid) {
             // It may have completed exec between the two reads.
-            return Ok(Some(world.proc.tokens_shown(pid)?.unwrap_or_default()));
+            return Ok(Some(context.proc.tokens_shown(pid)?.unwrap_or_default()));
         }
         if Instant::now() >= patience {
             return Ok(None);
@@ -267,7 +267,7 @@ fn tokens(world: &World<'_>, pid: Pid, patience: Instant) -> Result<Option<Vec<U
 
 /// Pins a process that the snapshot shows as a member, if it is still the process that the snapshot saw.
 fn add(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     snapshot: &Snapshot,
     tree: &mut TreeRun,
     cache: &mut TokenCache,
@@ -279,8 +279,8 @@ fn add(
         let member = tree.pids.get(&pid).and_then(|&index| tree.members[index].pinned.as_ref());
         member.is_some_and(Pinned::has_its_pid)
     };
-    let place = world.observer.place;
-    let pinned = pin(world.proc, place, snapshot, seen, &tree.root, evidence, holds)?;
+    let place = context.observer.place;
+    let pinned = pin(context.proc, place, snapshot, seen, &tree.root, evidence, holds)?;
     let Some(pinned) = pinned.filter(|pinned| !pinned.is_dead().unwrap_or(true)) else {
         // The tokens of the former process say nothing about a process that may have its PID now.
         cache.0.remove(&(pid, seen.start_tick));
@@ -288,10 +288,10 @@ fn add(
         tree.vanished |= !seen.is_zombie();
         return Ok(());
     };
-    let mut info = ProcessInfo::observed(world.proc, &pinned, &tree.root, evidence);
-    info.command = command_of(world.proc, pid, tree.root.arguments);
+    let mut info = ProcessInfo::observed(context.proc, &pinned, &tree.root, evidence);
+    info.command = command_of(context.proc, pid, tree.root.arguments);
     let mut member = Member::new(info, Some(pinned));
-    if !world.may_try(pid) {
+    if !context.may_try(pid) {
         // It belongs to the tree for certain, so it is reported as a survivor.
         member.refuse(not_ours(pid));
     }

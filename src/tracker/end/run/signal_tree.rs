@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashMap};
 use super::{
     member::{Member, Phase},
     phases::Run,
-    state::{TreeRun, TreeTarget, World},
+    state::{EndContext, TreeRun, TreeTarget},
 };
 use crate::{
     error::Result,
@@ -21,15 +21,15 @@ const SCANS: u32 = 10;
 ///
 /// Fails where `/proc` cannot be read, and, after all others were signalled, where a member may not be signalled.
 pub(in crate::tracker) fn signal_tree(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     tree: TreeTarget,
     signal: Signal,
 ) -> Result<usize> {
     let mut recorder = |_: &Root, _: &[&ProcessInfo]| HashMap::new();
-    let trees = vec![TreeRun::new(world, tree)];
-    let mut run = Run::new(Cow::Borrowed(world), trees, &mut recorder);
+    let trees = vec![TreeRun::new(context, tree)];
+    let mut run = Run::new(Cow::Borrowed(context), trees, &mut recorder);
     for _ in 0..SCANS {
-        let before = world.proc.last_allocated();
+        let before = context.proc.last_allocated();
         run.try_scan()?;
         if !run.is_open(before) {
             break;

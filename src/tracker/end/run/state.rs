@@ -28,7 +28,7 @@ use crate::{
 
 /// What a call acts for, and which processes it must not signal.
 #[derive(Clone)]
-pub(in crate::tracker) struct World<'a> {
+pub(in crate::tracker) struct EndContext<'a> {
     pub(in crate::tracker) proc: &'a Proc,
     pub(in crate::tracker) observer: Observer,
     pub(in crate::tracker) own: Pid,
@@ -39,7 +39,7 @@ pub(in crate::tracker) struct World<'a> {
     pub(in crate::tracker) protected: &'a [String],
 }
 
-impl World<'_> {
+impl EndContext<'_> {
     /// Returns the processes that no end may touch: the acting process and its ancestors, other instances, and what these are
     /// responsible for.
     pub(super) fn untouchable(&self) -> impl Iterator<Item = Pid> + '_ {
@@ -66,7 +66,7 @@ pub(super) fn not_ours(pid: Pid) -> Error {
     Error::new(Kind::Denied, format!("process {pid} does not belong to the ledger's user"))
 }
 
-/// What of a tree is left running on purpose, besides the names that the world protects.
+/// What of a tree is left running on purpose, besides the names that the context protects.
 #[derive(Clone, Debug, Default)]
 pub(in crate::tracker) struct Exemptions {
     /// Everything except the root: its job keeps its strays.
@@ -141,9 +141,9 @@ pub(super) struct TreeRun {
 
 impl TreeRun {
     /// Pins the root and the recorded descendants.
-    pub(super) fn new(world: &World<'_>, tree: TreeTarget) -> Self {
+    pub(super) fn new(context: &EndContext<'_>, tree: TreeTarget) -> Self {
         let TreeTarget { root, pidfd, recorded, exemptions } = tree;
-        let (leaf, leaf_error) = open_leaf(world, &root);
+        let (leaf, leaf_error) = open_leaf(context, &root);
         let mut tree = Self {
             leaf,
             leaf_error,
@@ -175,26 +175,26 @@ impl TreeRun {
         };
         let (row, identity) = (tree.root.row, tree.root.identity);
         let probe = match pidfd {
-            Some(fd) => Pinned::verify(world.proc, world.observer.place, &identity, fd)
+            Some(fd) => Pinned::verify(context.proc, context.observer.place, &identity, fd)
                 .unwrap_or_else(Probe::Unknown),
-            None => Pinned::probe(world.proc, world.observer.place, &identity),
+            None => Pinned::probe(context.proc, context.observer.place, &identity),
         };
         tree.was_there = matches!(probe, Probe::Alive(_) | Probe::Zombie(_));
         if tree.was_there && !tree.is_held {
-            tree.cgroup = world.proc.cgroup(identity.pid).ok().flatten();
-            tree.ancestors = world.proc.ancestors(identity.pid);
+            tree.cgroup = context.proc.cgroup(identity.pid).ok().flatten();
+            tree.ancestors = context.proc.ancestors(identity.pid);
         }
-        tree.add_recorded(world, Some(row), identity, Evidence::Root, probe);
+        tree.add_recorded(context, Some(row), identity, Evidence::Root, probe);
         for (row, identity) in recorded {
-            let probe = Pinned::probe(world.proc, world.observer.place, &identity);
-            tree.add_recorded(world, row, identity, Evidence::Recorded, probe);
+            let probe = Pinned::probe(context.proc, context.observer.place, &identity);
+            tree.add_recorded(context, row, identity, Evidence::Recorded, probe);
         }
         tree
     }
 
     fn add_recorded(
         &mut self,
-        world: &World<'_>,
+        context: &EndContext<'_>,
         row: Option<ProcessId>,
         identity: Identity,
         evidence: Evidence,
@@ -202,7 +202,7 @@ impl TreeRun {
     ) {
         let (pinned, dead) = match probe {
             Probe::Alive(pinned) => {
-                if let Some(why) = spared(world, pinned.pid(), {
+                if let Some(why) = spared(context, pinned.pid(), {
                     // A recorded descendant without a live root is no more certain than one below its root.
                     evidence == Evidence::Recorded || self.root.origin == Origin::Descendant
                 }) {
@@ -222,12 +222,12 @@ impl TreeRun {
         // The command of a root is recorded; reading each anew would take as long as requesting its end.
         let recorded = if is_root { self.root.command.to_vec() } else { Vec::new() };
         let mut info = match &pinned {
-            Some(pinned) => ProcessInfo::observed(world.proc, pinned, &self.root, evidence),
+            Some(pinned) => ProcessInfo::observed(context.proc, pinned, &self.root, evidence),
             None => ProcessInfo::gone(identity, &self.root, evidence),
         };
         info.command = match &pinned {
             Some(pinned) if recorded.is_empty() => {
-                command_of(world.proc, pinned.pid(), self.root.arguments)
+                command_of(context.proc, pinned.pid(), self.root.arguments)
             }
             _ => recorded,
         };
@@ -236,7 +236,7 @@ impl TreeRun {
         member.is_root = is_root;
         if dead {
             member.phase = Phase::Dead(Death::Before);
-        } else if !world.may_try(identity.pid) {
+        } else if !context.may_try(identity.pid) {
             member.refuse(not_ours(identity.pid));
         }
         self.push(member);
@@ -292,7 +292,7 @@ impl TreeRun {
     /// Returns what became of it. `unseen`: why the last scan failed, so that it is unknown whether these were all.
     pub(super) fn finish(
         self,
-        world: &World<'_>,
+        context: &EndContext<'_>,
         snapshot: &Snapshot,
         unseen: Option<&str>,
     ) -> TreeOutcome {
@@ -307,18 +307,21 @@ impl TreeRun {
         };
         let outlived = self.outlived();
         let members = (self.members.into_iter())
-            .map(|member| member.conclude(world.proc, snapshot))
+            .map(|member| member.conclude(context.proc, snapshot))
             .collect();
-        let suspects = suspected(world, self.suspects, self.root.arguments);
+        let suspects = suspected(context, self.suspects, self.root.arguments);
         let Self { root, unknown, .. } = self;
         TreeOutcome { root, members, suspects, unknown, unseen, outlived, interrupted }
     }
 }
 
 /// Opens the recorded task cgroup; returns why it cannot be opened, since its members may be known by other evidence.
-pub(super) fn open_leaf(world: &World<'_>, root: &Root) -> (Option<TaskCgroup>, Option<String>) {
+pub(super) fn open_leaf(
+    context: &EndContext<'_>,
+    root: &Root,
+) -> (Option<TaskCgroup>, Option<String>) {
     let Some(record) = &root.cgroup else { return (None, None) };
-    match TaskCgroup::open(record, world.observer.uid) {
+    match TaskCgroup::open(record, context.observer.uid) {
         Ok(leaf) => (leaf, None),
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
@@ -331,13 +334,18 @@ pub(super) fn open_leaf(world: &World<'_>, root: &Root) -> (Option<TaskCgroup>, 
 
 /// Returns suspects with what is reported of them.
 pub(super) fn suspected(
-    world: &World<'_>,
+    context: &EndContext<'_>,
     suspects: BTreeMap<Pid, Doubt>,
     arguments: bool,
 ) -> Vec<Suspected> {
     let described = |(pid, doubt)| {
-        let start_tick = world.proc.stat(pid).ok().flatten()?.start_tick;
-        Some(Suspected { pid, start_tick, doubt, command: command_of(world.proc, pid, arguments) })
+        let start_tick = context.proc.stat(pid).ok().flatten()?.start_tick;
+        Some(Suspected {
+            pid,
+            start_tick,
+            doubt,
+            command: command_of(context.proc, pid, arguments),
+        })
     };
     suspects.into_iter().filter_map(described).collect()
 }
@@ -346,14 +354,14 @@ pub(super) fn suspected(
 /// (invariant 13); and, where a row of an earlier pass is the only evidence that links it to the root, another live instance or
 /// a process that such an instance is responsible for (invariant 7). A scan finds the latter again if it really runs below the
 /// root.
-fn spared(world: &World<'_>, pid: Pid, recorded: bool) -> Option<Error> {
+fn spared(context: &EndContext<'_>, pid: Pid, recorded: bool) -> Option<Error> {
     let left = |what: &str| {
         Some(Error::new(Kind::Unknown, format!("process {pid} is {what}: left running")))
     };
-    if pid == world.own || world.ancestors.contains(&pid) {
+    if pid == context.own || context.ancestors.contains(&pid) {
         return left("the acting process, or an ancestor of it");
     }
-    if recorded && world.foreign_processes().any(|theirs| theirs == pid) {
+    if recorded && context.foreign_processes().any(|theirs| theirs == pid) {
         return left("another live instance, or belongs to one");
     }
     None

@@ -15,7 +15,7 @@
 
 use std::collections::HashSet;
 
-use super::state::{TreeRun, World};
+use super::state::{EndContext, TreeRun};
 use crate::{
     identity::Pid,
     model::Containment,
@@ -24,28 +24,28 @@ use crate::{
 };
 
 /// Adds processes that may belong to the trees and cannot be read; each process to one tree, the first.
-pub(super) fn find(world: &World<'_>, trees: &mut [TreeRun], snapshot: &Snapshot) {
+pub(super) fn find(context: &EndContext<'_>, trees: &mut [TreeRun], snapshot: &Snapshot) {
     let members: HashSet<Pid> = trees.iter().flat_map(|tree| tree.pids.keys().copied()).collect();
     for tree in trees.iter_mut() {
         tree.suspects.retain(|pid, _| !members.contains(pid));
     }
     let open = trees.iter().filter(|tree| tree.is_loosely_held());
     let Some(oldest) = open.map(|tree| tree.root.identity.start_tick).min() else { return };
-    let mut adopters: HashSet<Pid> = world.ancestors.iter().copied().collect();
+    let mut adopters: HashSet<Pid> = context.ancestors.iter().copied().collect();
     adopters.extend(trees.iter().flat_map(|tree| tree.ancestors.iter().copied()));
     adopters.extend(Pid::new(1));
-    if world.own.get() != 1 && !adopts_orphans() {
-        adopters.remove(&world.own);
+    if context.own.get() != 1 && !adopts_orphans() {
+        adopters.remove(&context.own);
     } else {
-        adopters.insert(world.own);
+        adopters.insert(context.own);
     }
-    let others: HashSet<Pid> = world.untouchable().collect();
+    let others: HashSet<Pid> = context.untouchable().collect();
     let unknown = |stat: &&Stat| !members.contains(&stat.pid) && !others.contains(&stat.pid);
     for stat in orphans(snapshot, &adopters, oldest).into_iter().filter(unknown) {
-        if !world.proc.is_closed(stat.pid) {
+        if !context.proc.is_closed(stat.pid) {
             continue;
         }
-        if let Some(tree) = trees.iter_mut().find(|tree| tree.may_have_left(world, stat)) {
+        if let Some(tree) = trees.iter_mut().find(|tree| tree.may_have_left(context, stat)) {
             tree.suspects.insert(stat.pid, Doubt::Unreadable);
         }
     }
@@ -68,19 +68,19 @@ impl TreeRun {
             }
     }
 
-    fn may_have_left(&self, world: &World<'_>, stat: &Stat) -> bool {
+    fn may_have_left(&self, context: &EndContext<'_>, stat: &Stat) -> bool {
         if !self.is_loosely_held() || stat.start_tick < self.root.identity.start_tick {
             return false;
         }
-        let Ok(Some(status)) = world.proc.status(stat.pid) else { return false };
+        let Ok(Some(status)) = context.proc.status(stat.pid) else { return false };
         let uids = [status.real_uid, status.effective_uid, status.saved_uid];
         if self.root.uid != 0 && !uids.contains(&self.root.uid) {
             return false;
         }
         // A child of ours is in our cgroup; the cgroup of another instance's child was read when the child was pinned.
-        let own = || world.proc.cgroup(world.own).ok().flatten();
+        let own = || context.proc.cgroup(context.own).ok().flatten();
         let roots = self.cgroup.clone().or_else(|| if self.is_held { own() } else { None });
-        match (roots, world.proc.cgroup(stat.pid)) {
+        match (roots, context.proc.cgroup(stat.pid)) {
             (Some(roots), Ok(Some(at))) => at.starts_with(roots),
             // Where one of them is unknown, the process stays a suspect.
             _ => true,

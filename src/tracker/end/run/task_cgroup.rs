@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     member::Member,
-    state::{TreeRun, World, open_leaf},
+    state::{EndContext, TreeRun, open_leaf},
 };
 use crate::{
     error::Result,
@@ -40,12 +40,12 @@ impl TreeRun {
     /// Lists the processes that are in the task cgroup now.
     pub(super) fn list_leaf(
         &mut self,
-        world: &World<'_>,
+        context: &EndContext<'_>,
         snapshot: &Snapshot,
     ) -> Result<InTaskCgroup> {
         let Some(leaf) = &self.leaf else { return Ok(InTaskCgroup::default()) };
         // A shared cgroup cannot be ended as a whole, so no process in it may be missed.
-        let found = list(world.proc, snapshot, leaf, self.leaf_is_known && self.leaf_is_shared)?;
+        let found = list(context.proc, snapshot, leaf, self.leaf_is_known && self.leaf_is_shared)?;
         self.leaf_has_gaps = found.has_gaps;
         self.leaf_is_closed = found.is_closed;
         Ok(found)
@@ -53,13 +53,13 @@ impl TreeRun {
 
     /// Restores access to what a task has closed: its cgroup, those nested in it, or the instance cgroup. Returns whether there
     /// was any.
-    pub(super) fn open_up_leaf(&mut self, world: &World<'_>) -> bool {
+    pub(super) fn open_up_leaf(&mut self, context: &EndContext<'_>) -> bool {
         if self.leaf_error.is_some()
             && let Some(Cgroup { path, .. }) = &self.root.cgroup
             && let Some(branch) = path.parent()
         {
-            open_up_instance_cgroup(branch, world.observer.uid);
-            (self.leaf, self.leaf_error) = open_leaf(world, &self.root);
+            open_up_instance_cgroup(branch, context.observer.uid);
+            (self.leaf, self.leaf_error) = open_leaf(context, &self.root);
             return self.leaf.is_some();
         }
         let Some(leaf) =
@@ -87,8 +87,9 @@ impl TreeRun {
 
     /// Kills what is in the task cgroup and cannot be seen, unless it contains a process that is to be left running. Returns
     /// whether that was tried.
-    fn kill_unseen(&mut self, world: &World<'_>) -> bool {
-        if self.unseen_kills >= UNSEEN_KILLS || !self.hides() || self.may_hold_what_is_left(world) {
+    fn kill_unseen(&mut self, context: &EndContext<'_>) -> bool {
+        if self.unseen_kills >= UNSEEN_KILLS || !self.hides() || self.may_hold_what_is_left(context)
+        {
             return false;
         }
         // The unseen process may be a recorded member that cannot be verified: a process that cannot be identified is left
@@ -96,7 +97,7 @@ impl TreeRun {
         if !self.unknown.is_empty() {
             return false;
         }
-        let Some(leaf) = self.leaf.as_ref().filter(|leaf| is_free_of_others(world, leaf)) else {
+        let Some(leaf) = self.leaf.as_ref().filter(|leaf| is_free_of_others(context, leaf)) else {
             return false;
         };
         self.unseen_kills += 1;
@@ -110,13 +111,13 @@ impl TreeRun {
     }
 
     /// Whether the unseen processes in the task cgroup may include some that are left on purpose, as far as is known.
-    fn may_hold_what_is_left(&self, world: &World<'_>) -> bool {
+    fn may_hold_what_is_left(&self, context: &EndContext<'_>) -> bool {
         let is_there = |identity| {
-            let probe = Pinned::probe(world.proc, world.observer.place, identity);
+            let probe = Pinned::probe(context.proc, context.observer.place, identity);
             !matches!(probe, Probe::Gone | Probe::Zombie(_))
         };
         self.exemptions.all
-            || !(self.exemptions.names.is_empty() && world.protected.is_empty())
+            || !(self.exemptions.names.is_empty() && context.protected.is_empty())
             || self.exemptions.before.iter().any(is_there)
     }
 
@@ -223,8 +224,12 @@ impl TreeRun {
 
 /// Kills through their task cgroups what cannot be seen, and waits until these are empty, at most `limit`. Returns whether any
 /// kill was tried.
-pub(super) fn kill_unseen(world: &World<'_>, trees: &mut [TreeRun], limit: Duration) -> bool {
-    let struck: Vec<bool> = trees.iter_mut().map(|tree| tree.kill_unseen(world)).collect();
+pub(super) fn kill_unseen(
+    context: &EndContext<'_>,
+    trees: &mut [TreeRun],
+    limit: Duration,
+) -> bool {
+    let struck: Vec<bool> = trees.iter_mut().map(|tree| tree.kill_unseen(context)).collect();
     let deadline = Instant::now() + limit;
     for (tree, _) in trees.iter().zip(&struck).filter(|(_, struck)| **struck) {
         if let Some(leaf) = &tree.leaf {
@@ -236,7 +241,9 @@ pub(super) fn kill_unseen(world: &World<'_>, trees: &mut [TreeRun], limit: Durat
 
 /// Whether a task cgroup contains neither the acting process, nor an ancestor of it, nor another live instance or one of its
 /// processes.
-fn is_free_of_others(world: &World<'_>, leaf: &TaskCgroup) -> bool {
+fn is_free_of_others(context: &EndContext<'_>, leaf: &TaskCgroup) -> bool {
     let Ok(paths) = Paths::read() else { return false };
-    world.untouchable().all(|pid| paths.is_in(world.proc, pid, &leaf.record().path) == Some(false))
+    context
+        .untouchable()
+        .all(|pid| paths.is_in(context.proc, pid, &leaf.record().path) == Some(false))
 }

@@ -1,6 +1,6 @@
 //! What an end acts for, and which processes it must not signal.
 
-use super::run::World;
+use super::run::EndContext;
 use crate::{
     error::Result,
     model::{ProcessId, ProcessRecord},
@@ -13,15 +13,15 @@ use crate::{
 
 /// Returns the context for an end of our own. Where it is unknown which processes other instances are responsible for, only
 /// what is certainly below our own roots is ended, and the error is returned with it.
-pub(in crate::tracker) fn world_or_certain<'a>(
+pub(in crate::tracker) fn context_or_certain<'a>(
     core: &'a Core,
     rows: &[ProcessId],
-) -> (World<'a>, Result<()>) {
-    let error = match world(core, rows) {
-        Ok(world) => return (world, Ok(())),
+) -> (EndContext<'a>, Result<()>) {
+    let error = match context(core, rows) {
+        Ok(context) => return (context, Ok(())),
         Err(error) => error,
     };
-    let certain = World {
+    let certain = EndContext {
         proc: &core.proc,
         observer: core.instance.observer,
         own: core.own_pid(),
@@ -33,8 +33,11 @@ pub(in crate::tracker) fn world_or_certain<'a>(
 }
 
 /// Returns the context of an end: which processes to leave alone. `targets` are the rows that are to be ended.
-pub(in crate::tracker) fn world<'a>(core: &'a Core, targets: &[ProcessId]) -> Result<World<'a>> {
-    Ok(World {
+pub(in crate::tracker) fn context<'a>(
+    core: &'a Core,
+    targets: &[ProcessId],
+) -> Result<EndContext<'a>> {
+    Ok(EndContext {
         proc: &core.proc,
         observer: core.instance.observer,
         own: core.own_pid(),
