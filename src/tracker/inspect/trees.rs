@@ -89,10 +89,10 @@ fn forest(store: &Store, wanted: impl Fn(&ProcessRecord) -> bool) -> Result<Vec<
     let rows = store.live()?;
     let mut trees = group(&rows);
     trees.retain(|tree| wanted(tree.root));
-    let seen = Sight::open(store).and_then(|sight| {
-        let systems = sight.systems(store, &rows)?;
-        let mut seen = sight.trees(store, &systems, &trees)?;
-        let owners = sight.owners(store)?;
+    let seen = Machine::open(store).and_then(|machine| {
+        let systems = machine.systems(store, &rows)?;
+        let mut seen = machine.trees(store, &systems, &trees)?;
+        let owners = machine.owners(store)?;
         for tree in &mut seen {
             tree.owner_alive = owners.get(&tree.root.owner).copied();
         }
@@ -119,13 +119,13 @@ fn group(rows: &[ProcessRecord]) -> Vec<Rows<'_>> {
 }
 
 /// The machine at one moment.
-struct Sight {
+struct Machine {
     proc: Proc,
     observer: Observer,
     snapshot: Snapshot,
 }
 
-impl Sight {
+impl Machine {
     fn open(store: &Store) -> Result<Self> {
         let (proc, here) = (Proc::open()?, current_place()?);
         let snapshot = proc.snapshot()?;

@@ -213,10 +213,10 @@ impl Listener<'_> {
                 continue;
             }
             match self.root(&noted) {
-                Some(entry) => match self.tie(&entry, &pinned) {
-                    Tie::Session => {}
-                    Tie::Token => self.forks.watch(pid, now),
-                    Tie::None => {
+                Some(entry) => match self.own_evidence(&entry, &pinned) {
+                    OwnEvidence::Session => {}
+                    OwnEvidence::Token => self.forks.watch(pid, now),
+                    OwnEvidence::None => {
                         self.forks.done(pid);
                         found.push((entry, pinned));
                     }
@@ -229,17 +229,17 @@ impl Listener<'_> {
     }
 
     /// Returns the evidence by which an end would find it: the check here is the same as in its scan.
-    fn tie(&self, root: &Tracked, pinned: &Pinned) -> Tie {
+    fn own_evidence(&self, root: &Tracked, pinned: &Pinned) -> OwnEvidence {
         let (root, pid) = (&root.root, pinned.identity.pid);
         if root.session.map(Pid::get) == Some(pinned.stat.session) {
-            return Tie::Session;
+            return OwnEvidence::Session;
         }
         let carries = root.token.is_some_and(|token| {
             let carried = self.core.proc.tokens(pid);
             carried.is_some_and(|carried| carried.contains(&token))
         });
         let counts = carries && self.core.proc.uid(pid).ok().flatten() == Some(root.uid);
-        if counts { Tie::Token } else { Tie::None }
+        if counts { OwnEvidence::Token } else { OwnEvidence::None }
     }
 
     /// Returns the root that it is below, once that is a root.
@@ -287,8 +287,8 @@ impl Listener<'_> {
     }
 }
 
-/// The evidence that ties a process to its root, apart from its parents.
-enum Tie {
+/// The evidence of a process itself that it belongs to its root, apart from its parents.
+enum OwnEvidence {
     Session,
     /// For as long as the token can be read, and the process has the root's UID.
     Token,
