@@ -4,6 +4,7 @@
 //! opens SQLite itself. Exit codes are in [`exit`]; the ledger's path, and the user that root acts as, in [`context`].
 
 mod args;
+mod bounded_output;
 mod commands;
 mod context;
 mod exit;
@@ -13,7 +14,6 @@ mod keeping;
 mod ledger_path;
 mod logging;
 mod notify;
-mod outlet;
 mod output;
 mod page;
 mod pin;

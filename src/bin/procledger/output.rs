@@ -1,7 +1,7 @@
 //! Writing to stdout and stderr. Never use `println!`: it panics when the reader is gone.
 //!
-//! A service must not hang because its log is not read: after [`go_aside`] all output passes through
-//! [`Outlet`]s, which keep a bounded amount, drop the rest, and report how much was dropped.
+//! A service must not hang because its log is not read: after [`write_from_threads`] all output passes through
+//! [`BoundedOutput`]s, which keep a bounded amount, drop the rest, and report how much was dropped.
 
 use std::{
     fs::{self, Permissions},
@@ -17,13 +17,13 @@ use procledger::paths::{Account, controller};
 use serde::Serialize;
 
 use crate::{
+    bounded_output::BoundedOutput,
     exit::{Exit, Failure, Result},
-    outlet::Outlet,
     render::{escape, escape_json},
 };
 
 /// The destination of all output once no write may wait for a reader.
-static ASIDE: OnceLock<[Outlet; 2]> = OnceLock::new();
+static ASIDE: OnceLock<[BoundedOutput; 2]> = OnceLock::new();
 
 /// Time within which an active reader takes the last output.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -33,18 +33,18 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// # Errors
 ///
 /// A thread cannot be started.
-pub(crate) fn go_aside() -> Result<()> {
+pub(crate) fn write_from_threads() -> Result<()> {
     if ASIDE.get().is_none() {
-        let out = Outlet::new(io::stdout, "standard output")?;
-        let _ = ASIDE.set([out, Outlet::new(io::stderr, "standard error")?]);
+        let out = BoundedOutput::new(io::stdout, "standard output")?;
+        let _ = ASIDE.set([out, BoundedOutput::new(io::stderr, "standard error")?]);
     }
     Ok(())
 }
 
 /// Gives readers a moment to take the last output, before the process ends.
 pub(crate) fn flush() {
-    for outlet in ASIDE.get().into_iter().flatten() {
-        outlet.flush(LAST_WORDS);
+    for output in ASIDE.get().into_iter().flatten() {
+        output.flush(LAST_WORDS);
     }
 }
 

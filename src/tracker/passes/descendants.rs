@@ -48,7 +48,7 @@ use crate::{
 pub(in crate::tracker) type Living = (ProcessRecord, Pinned);
 
 /// All living rows of ours, in one snapshot.
-pub(in crate::tracker) struct Scene<'a> {
+pub(in crate::tracker) struct SeenTrees<'a> {
     snapshot: &'a Snapshot,
     system: System<'a>,
     observation: Observation<'a>,
@@ -68,8 +68,8 @@ pub(in crate::tracker) fn record_members(
     if alive.is_empty() {
         return Vec::new();
     }
-    let scene = match scene(core, snapshot, alive) {
-        Ok(scene) => scene,
+    let seen_trees = match seen_trees(core, snapshot, alive) {
+        Ok(seen_trees) => seen_trees,
         Err(error) => {
             // It is unknown which processes belong to other instances: none is recorded as ours.
             report.errors.push(error.to_string());
@@ -82,9 +82,9 @@ pub(in crate::tracker) fn record_members(
     for (row, pinned) in alive {
         let mut rss = pinned.stat.rss_bytes;
         if row.spec.root.is_none() {
-            let below = below(core, &scene, row);
+            let below = below(core, &seen_trees, row);
             rss += below.iter().map(|(stat, _)| stat.rss_bytes).sum::<u64>();
-            found.extend(new_rows(core, &scene, row, &below));
+            found.extend(new_rows(core, &seen_trees, row, &below));
             if let Some(entry) = core.registry.get(row.id)
                 && let Some(cause) = why_due(core, row, &entry, &pinned.stat, &below)
             {
@@ -153,11 +153,11 @@ pub(in crate::tracker) fn living(
     rows.into_iter().filter_map(alive).collect()
 }
 
-pub(in crate::tracker) fn scene<'a>(
+pub(in crate::tracker) fn seen_trees<'a>(
     core: &'a Core,
     snapshot: &'a Snapshot,
     alive: &'a [Living],
-) -> Result<Scene<'a>> {
+) -> Result<SeenTrees<'a>> {
     let mut recorded: HashMap<ProcessId, Vec<Pid>> = HashMap::new();
     for (row, root) in alive.iter().filter_map(|(row, _)| Some((row, row.spec.root?))) {
         recorded.entry(root).or_default().push(row.spec.identity.pid);
@@ -177,44 +177,44 @@ pub(in crate::tracker) fn scene<'a>(
     };
     let limited = |root: &ProcessRecord| root.spec.limits.max_rss.is_some();
     let observation = Observation::new(context, snapshot, trees.collect(), limited, skips)?;
-    Ok(Scene { snapshot, system, observation, known })
+    Ok(SeenTrees { snapshot, system, observation, known })
 }
 
 /// Returns the members of a root's tree except the root itself and processes that an end would spare. Those are not
 /// recorded: with a row, an instance without the same protected names would end them.
 pub(in crate::tracker) fn below<'s>(
     core: &Core,
-    scene: &'s Scene<'_>,
+    seen_trees: &'s SeenTrees<'_>,
     root: &ProcessRecord,
 ) -> Vec<(&'s Stat, Evidence)> {
-    let facts = scene.observation.facts(root, true);
+    let facts = seen_trees.observation.facts(root, true);
     let job = core.registry.get(root.id).map(|entry| Arc::clone(&entry.strays.protected));
     let names = [core.options.protected.as_slice(), job.as_deref().unwrap_or_default()];
     let mut protects = |stat: &Stat| protected(&core.proc, stat.pid, &names);
     let protects: Option<Protects<'_>> =
         if names.iter().all(|names| names.is_empty()) { None } else { Some(&mut protects) };
-    let found = decide(&scene.system, &facts, protects);
+    let found = decide(&seen_trees.system, &facts, protects);
     // A process that must not be touched, such as another user's program that a task has started, is in no sum and gets no
     // row.
     let (owner, proc) = (core.instance.observer.uid, &core.proc);
     let may_touch = |pid: Pid| owner == 0 || proc.is_of(pid, owner);
     let others = found.members.into_iter();
     let others = others.filter(|(pid, _)| *pid != root.spec.identity.pid && may_touch(*pid));
-    others.filter_map(|(pid, evidence)| Some((scene.snapshot.get(pid)?, evidence))).collect()
+    others.filter_map(|(pid, evidence)| Some((seen_trees.snapshot.get(pid)?, evidence))).collect()
 }
 
 /// Returns rows for members that have none yet, so that one that later leaves the session and wipes its environment is
 /// known.
 fn new_rows(
     core: &Core,
-    scene: &Scene<'_>,
+    seen_trees: &SeenTrees<'_>,
     root: &ProcessRecord,
     below: &[(&Stat, Evidence)],
 ) -> Vec<NewProcess> {
     let new = below.iter().filter(|(seen, _)| {
-        !seen.is_zombie() && !scene.known.contains(&(seen.pid, seen.start_tick))
+        !seen.is_zombie() && !seen_trees.known.contains(&(seen.pid, seen.start_tick))
     });
-    new.filter_map(|(seen, evidence)| new_row(core, root, scene.snapshot, seen, *evidence))
+    new.filter_map(|(seen, evidence)| new_row(core, root, seen_trees.snapshot, seen, *evidence))
         .collect()
 }
 

@@ -95,12 +95,12 @@ fn members_of(core: &Core, entries: &[Arc<Tracked>]) -> Result<HashMap<ProcessId
     let rows = core.store.live_of(core.instance.id)?;
     let snapshot = core.proc.snapshot()?;
     let alive = descendants::living(core, rows, &snapshot);
-    let scene = descendants::scene(core, &snapshot, &alive)?;
+    let seen_trees = descendants::seen_trees(core, &snapshot, &alive)?;
     let limited: HashSet<ProcessId> = entries.iter().map(|entry| entry.root.row).collect();
     let roots = alive.iter().map(|(row, _)| row).filter(|row| limited.contains(&row.id));
     let member = |stat: &Stat| (stat.pid, stat.start_tick);
     let members = roots.map(|row| {
-        let below = descendants::below(core, &scene, row);
+        let below = descendants::below(core, &seen_trees, row);
         let root = (row.spec.identity.pid, row.spec.identity.start_tick);
         let all = below.iter().map(|(stat, _)| member(stat));
         (row.id, std::iter::once(root).chain(all).collect())

@@ -94,7 +94,7 @@ impl WatchArgs {
             ([], false) if self.ledgers.is_empty() => {
                 let context = Context::prepare(global, Access::Create)?;
                 let signals = Signals::block(&STOP)?;
-                output::go_aside()?;
+                output::write_from_threads()?;
                 if let Some(address) = self.metrics {
                     let served = Ledgers::default();
                     served

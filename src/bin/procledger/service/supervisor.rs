@@ -54,7 +54,7 @@ pub(crate) fn supervise(
     metrics: Option<(SocketAddr, Scraper)>,
 ) -> Result<Exit> {
     let signals = Signals::block(&STOP)?;
-    output::go_aside()?;
+    output::write_from_threads()?;
     let served = Ledgers::default();
     if let Some((address, scraper)) = metrics {
         serve(address, Arc::clone(&served), scraper)?;

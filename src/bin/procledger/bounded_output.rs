@@ -28,7 +28,7 @@ struct Queue {
 }
 
 #[derive(Debug)]
-pub(crate) struct Outlet(Arc<Shared>);
+pub(crate) struct BoundedOutput(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -42,7 +42,7 @@ impl Shared {
     }
 }
 
-impl Outlet {
+impl BoundedOutput {
     /// Starts the writing thread, which calls `open`; `name` is used in messages.
     pub(crate) fn new<W: Write>(
         open: impl FnOnce() -> W + Send + 'static,
@@ -131,28 +131,28 @@ mod tests {
     #[test]
     fn lines_are_written_in_order_and_a_flush_waits_for_them() {
         let (reader, writer) = std::io::pipe().expect("a pipe");
-        let outlet = Outlet::new(move || writer, "the pipe").expect("a thread");
-        outlet.push(b"one");
-        outlet.push(b"two");
-        outlet.flush(SOON);
+        let output = BoundedOutput::new(move || writer, "the pipe").expect("a thread");
+        output.push(b"one");
+        output.push(b"two");
+        output.flush(SOON);
         let lines: Vec<String> =
             BufReader::new(reader).lines().take(2).map_while(Result::ok).collect();
         assert_eq!(lines, ["one", "two"]);
-        assert!(!outlet.has_lost_its_reader());
+        assert!(!output.has_lost_its_reader());
     }
 
     #[test]
     fn a_reader_that_does_not_read_blocks_nothing_and_sees_how_much_was_dropped() {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
-        let outlet = Outlet::new(move || writer, "the pipe").expect("a thread");
+        let output = BoundedOutput::new(move || writer, "the pipe").expect("a thread");
         let line = vec![b'x'; 1023];
         let began = Instant::now();
         for _ in 0..10_000 {
-            outlet.push(&line);
+            output.push(&line);
         }
-        outlet.flush(Duration::from_millis(50));
+        output.flush(Duration::from_millis(50));
         assert!(began.elapsed() < SOON);
-        assert!(outlet.0.queue().bytes <= ROOM);
+        assert!(output.0.queue().bytes <= ROOM);
         let mut heard = Vec::new();
         let mut buffer = vec![0; 64 << 10];
         let is_said = |heard: &[u8]| {
@@ -163,20 +163,20 @@ mod tests {
             heard.extend_from_slice(&buffer[..read]);
             assert!(heard.len() < 4 << 20, "all of it was kept");
         }
-        outlet.push(b"after");
-        outlet.flush(SOON);
-        assert!(!outlet.has_lost_its_reader());
+        output.push(b"after");
+        output.flush(SOON);
+        assert!(!output.has_lost_its_reader());
     }
 
     #[test]
     fn a_reader_that_has_gone_is_noticed() {
         let (reader, writer) = std::io::pipe().expect("a pipe");
-        let outlet = Outlet::new(move || writer, "the pipe").expect("a thread");
+        let output = BoundedOutput::new(move || writer, "the pipe").expect("a thread");
         drop(reader);
-        outlet.push(b"one");
-        outlet.flush(SOON);
-        assert!(outlet.has_lost_its_reader());
-        outlet.push(b"two");
-        outlet.flush(SOON);
+        output.push(b"one");
+        output.flush(SOON);
+        assert!(output.has_lost_its_reader());
+        output.push(b"two");
+        output.flush(SOON);
     }
 }
