@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    Store, instances, process,
-    tally::Tally,
+    Store,
+    commit_counts::CommitCounts,
+    instances, process,
     transaction::Transaction,
     transition::{Live, Note, apply, live},
 };
@@ -66,10 +67,10 @@ impl Store {
         requested_by: Option<&str>,
         over: TakeOver<'_>,
     ) -> Result<Vec<(ProcessRecord, Option<InstanceId>)>> {
-        self.write_counted("claim processes", |tx, tally| {
+        self.write_counted("claim processes", |tx, counts| {
             let mut claimed = Vec::with_capacity(ids.len());
             for id in ids {
-                if let Some(claim) = claim_one(tx, tally, *id, by, owner, requested_by, over)? {
+                if let Some(claim) = claim_one(tx, counts, *id, by, owner, requested_by, over)? {
                     claimed.push((process::one(tx, tx.schema(), *id)?, claim.former));
                 }
             }
@@ -85,11 +86,11 @@ impl Store {
         owner: InstanceId,
         over: TakeOver<'_>,
     ) -> Result<Vec<ProcessId>> {
-        self.write_counted("claim processes", |tx, tally| {
+        self.write_counted("claim processes", |tx, counts| {
             let mut claimed = Vec::with_capacity(trees.len());
             for tree in trees {
                 for (index, id) in tree.iter().enumerate() {
-                    if claim_one(tx, tally, *id, owner, Some(owner), None, over)?.is_some() {
+                    if claim_one(tx, counts, *id, owner, Some(owner), None, over)?.is_some() {
                         claimed.push(*id);
                     } else if index == 0 {
                         break;
@@ -122,11 +123,11 @@ impl Store {
         if dead.is_empty() {
             return Ok(0);
         }
-        self.write_counted("give claims back", |tx, tally| {
+        self.write_counted("give claims back", |tx, counts| {
             let give_back = |dead: &InstanceId| {
                 let claims = "SELECT id FROM process
                     WHERE claimed_by = ?1 AND claimed_by IS NOT NULL AND state = 'ending'";
-                give_back(tx, tally, claims, [dead.0])
+                give_back(tx, counts, claims, [dead.0])
             };
             dead.iter().map(give_back).sum()
         })
@@ -140,11 +141,11 @@ impl Store {
         owner: InstanceId,
         claimant: Option<InstanceId>,
     ) -> Result<Option<String>> {
-        self.write_counted("take a claim over", |tx, tally| {
+        self.write_counted("take a claim over", |tx, counts| {
             let claims = "SELECT id FROM process
                 WHERE (id = ?1 OR root = ?1) AND owner = ?2 AND state = 'ending' AND claimed_by = ?3";
             let claimant = claimant.map(|claimant| claimant.0);
-            give_back(tx, tally, claims, (root.0, owner.0, claimant))?;
+            give_back(tx, counts, claims, (root.0, owner.0, claimant))?;
             tx.prepare_cached("SELECT asked_by FROM process WHERE id = ?1 AND state = 'running'")?
                 .query_one([root.0], |row| row.get(0))
                 .optional()
@@ -179,11 +180,11 @@ impl Store {
         if dead.is_empty() {
             return Ok(0);
         }
-        self.write_counted("give claims back", |tx, tally| {
+        self.write_counted("give claims back", |tx, counts| {
             let give_back = |dead: &InstanceId| {
                 let claims = "SELECT id FROM process
                     WHERE owner = ?1 AND state = 'ending' AND claimed_by = ?2";
-                give_back(tx, tally, claims, (owner.0, dead.0))
+                give_back(tx, counts, claims, (owner.0, dead.0))
             };
             dead.iter().map(give_back).sum()
         })
@@ -192,12 +193,12 @@ impl Store {
     /// Closes rows that cannot be judged, on behalf of a person. Nothing is signalled; how they ended stays unobserved.
     pub(crate) fn forget(&self, ids: &[ProcessId], requested_by: &str, at: Millis) -> Result<u64> {
         let note = Note { requested_by: Some(requested_by), ..Note::default() };
-        self.write_counted("forget processes", |tx, tally| {
+        self.write_counted("forget processes", |tx, counts| {
             let mut forgotten = 0;
             for id in ids {
                 if let Some(row) = live(tx, *id)? {
                     let died = Event::Died(closed(EndReason::Forgotten, at));
-                    forgotten += u64::from(apply(tx, tally, &row, [died], note)?);
+                    forgotten += u64::from(apply(tx, counts, &row, [died], note)?);
                 }
             }
             Ok(forgotten)
@@ -206,11 +207,11 @@ impl Store {
 
     /// Stops tracking a row that is not being ended; the process keeps running.
     pub(crate) fn release(&self, id: ProcessId, owner: InstanceId, at: Millis) -> Result<bool> {
-        self.write_counted("release a process", |tx, tally| {
+        self.write_counted("release a process", |tx, counts| {
             let free = |row: &Live| row.owner == owner && row.life.claimed_by().is_none();
             let row = live(tx, id)?.filter(free);
             let died = Event::Died(closed(EndReason::Released, at));
-            row.map_or(Ok(false), |row| apply(tx, tally, &row, [died], Note::default()))
+            row.map_or(Ok(false), |row| apply(tx, counts, &row, [died], Note::default()))
         })
     }
 }
@@ -223,7 +224,7 @@ fn closed(reason: EndReason, at: Millis) -> End {
 /// Gives back the claims that a query finds; returns how many.
 fn give_back(
     tx: &Transaction<'_>,
-    tally: &mut Tally,
+    counts: &mut CommitCounts,
     claims: &str,
     params: impl rusqlite::Params,
 ) -> rusqlite::Result<u64> {
@@ -234,7 +235,7 @@ fn give_back(
     let mut given_back = 0;
     for id in ids {
         if let Some(row) = live(tx, id)? {
-            let took = apply(tx, tally, &row, [Event::GiveBack], Note::default())?;
+            let took = apply(tx, counts, &row, [Event::GiveBack], Note::default())?;
             given_back += u64::from(took);
         }
     }
@@ -253,7 +254,7 @@ struct Claimed {
 /// Claims a row; `None` where it has ended, belongs to another owner, or stays with its claimant.
 fn claim_one(
     tx: &Transaction<'_>,
-    tally: &mut Tally,
+    counts: &mut CommitCounts,
     id: ProcessId,
     by: InstanceId,
     owner: Option<InstanceId>,
@@ -268,7 +269,7 @@ fn claim_one(
         return Ok(None);
     }
     let note = Note { requested_by, ..Note::default() };
-    Ok(apply(tx, tally, &row, [Event::Claim(by)], note)?.then_some(Claimed { former }))
+    Ok(apply(tx, counts, &row, [Event::Claim(by)], note)?.then_some(Claimed { former }))
 }
 
 fn claimant(connection: &Connection, id: ProcessId) -> rusqlite::Result<Option<InstanceId>> {

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use super::{
     Store,
     cell::Cells,
+    commit_counts::CommitCounts,
     instances, process,
-    tally::Tally,
     transaction::Transaction,
     transition::{self, Live, Note},
 };
@@ -61,7 +61,7 @@ impl Store {
         if dead.is_empty() {
             return Ok(OrphanClaim::default());
         }
-        self.write_counted("claim orphans", |tx, tally| {
+        self.write_counted("claim orphans", |tx, counts| {
             for dead in dead.values() {
                 instances::mark_stopped(tx, dead.id, dead.how, at)?;
             }
@@ -72,7 +72,7 @@ impl Store {
                     if dead.get(&left.row.owner).is_some_and(|owner| owner.replaced) {
                         claim.replaced.insert(left.row.id);
                     }
-                    apply(tx, tally, by, at, &left, fate, &mut claim)?;
+                    apply(tx, counts, by, at, &left, fate, &mut claim)?;
                 }
             }
             Ok(claim)
@@ -124,7 +124,7 @@ fn live_rows(tx: &Transaction<'_>, program: &str) -> rusqlite::Result<Vec<Left>>
 
 fn apply(
     tx: &Transaction<'_>,
-    tally: &mut Tally,
+    counts: &mut CommitCounts,
     by: InstanceId,
     at: Millis,
     Left { row, .. }: &Left,
@@ -133,7 +133,7 @@ fn apply(
 ) -> rusqlite::Result<()> {
     let mine = Note { owner: Some(by), ..Note::default() };
     let mut make =
-        |events: &[Event], note| transition::apply(tx, tally, row, events.iter().cloned(), note);
+        |events: &[Event], note| transition::apply(tx, counts, row, events.iter().cloned(), note);
     let (took, list) = match fate {
         Fate::Leave => return Ok(()),
         Fate::GiveBack => return make(&[Event::GiveBack], Note::default()).map(|_| ()),

@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::{
     Store,
     cell::Cells,
+    commit_counts::CommitCounts,
     migration::Schema,
     table::{self, table},
-    tally::Tally,
     transaction::Transaction,
 };
 use crate::{
@@ -363,7 +363,7 @@ pub(super) fn survives_no_more(tx: &Transaction<'_>, process: ProcessId) -> rusq
 /// Inserts a leak or updates it. A survivor that is found again at each pass stays one leak: only its outcome is updated.
 pub(super) fn upsert(
     tx: &Transaction<'_>,
-    tally: &mut Tally,
+    counts: &mut CommitCounts,
     pass: Option<i64>,
     process: ProcessId,
     leak: &NewLeak,
@@ -374,7 +374,7 @@ pub(super) fn upsert(
         .query_one((process.0, leak.kind.as_str()), |row| row.get(0))
         .optional()?;
     if before.as_deref() != Some(leak.outcome.as_str()) {
-        tally.leaked(leak.kind, leak.outcome);
+        counts.leaked(leak.kind, leak.outcome);
     }
     let updated = tx
         .prepare_cached(

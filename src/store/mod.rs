@@ -30,7 +30,7 @@
 //! `connection`, `access`, `trust`, `filesystem`, `setup`, `migration`, `schema`, `budget`, `in_place` and `failure` make up a
 //! [`Store`]; `process`, `leaks`, `instances` and `passes` each declare a `table`, which makes INSERT, SELECT and reader of one
 //! list of columns; each other file is one group of operations, each query beside the function that maps its rows. Every file
-//! may use these modules of the crate: `identity`, `error`, `state`, `record` and `counters`, which counts what was committed.
+//! may use these modules of the crate: `error`, `identity`, `model`, `redact`, `sys`, and `metrics`, which counts what was committed.
 
 mod access;
 mod budget;
@@ -38,6 +38,7 @@ mod cell;
 mod changes;
 mod claim;
 mod claim_orphans;
+mod commit_counts;
 mod connection;
 mod connector;
 mod descendants;
@@ -63,7 +64,6 @@ mod settle;
 mod setup;
 mod surroundings;
 mod table;
-mod tally;
 #[cfg(test)]
 mod tests;
 mod transaction;

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Store, claim, leaks, passes, process,
-    tally::Tally,
+    Store, claim,
+    commit_counts::CommitCounts,
+    leaks, passes, process,
     transaction::Transaction,
     transition::{Live, Note, apply, live},
 };
@@ -27,15 +28,15 @@ impl Store {
         by: InstanceId,
         ends: &[RootEnd],
     ) -> Result<HashMap<ProcessId, Vec<(ProcessId, Identity)>>> {
-        self.write_counted("record the end of processes", |tx, tally| {
+        self.write_counted("record the end of processes", |tx, counts| {
             let mut ended = HashMap::with_capacity(ends.len());
             for root in ends {
-                if !end_own(tx, tally, by, root)? {
+                if !end_own(tx, counts, by, root)? {
                     claim::note_status(tx, root.process, by, root.end.status)?;
                     continue;
                 }
                 for kept in &root.kept {
-                    settle(tx, tally, by, None, kept)?;
+                    settle(tx, counts, by, None, kept)?;
                 }
                 let strays = root.strays.iter();
                 let strays = strays.map(|it| Ok((process::insert(tx, it)?, it.spec.identity)));
@@ -52,13 +53,13 @@ impl Store {
         by: InstanceId,
         ends: &[RootEnd],
     ) -> Result<HashSet<ProcessId>> {
-        self.write_counted("record the end of processes", |tx, tally| {
+        self.write_counted("record the end of processes", |tx, counts| {
             let mut ended = HashSet::with_capacity(ends.len());
             for root in ends {
                 let has_descendants: bool = tx
                     .prepare_cached(HAS_DESCENDANTS)?
                     .query_one([root.process.0], |row| row.get(0))?;
-                if !has_descendants && end_own(tx, tally, by, root)? {
+                if !has_descendants && end_own(tx, counts, by, root)? {
                     ended.insert(root.process);
                 }
             }
@@ -74,10 +75,10 @@ impl Store {
         end: End,
         error: Option<&str>,
     ) -> Result<bool> {
-        self.write_counted("record the end of processes", |tx, tally| {
+        self.write_counted("record the end of processes", |tx, counts| {
             let row = live(tx, id)?.filter(|row| row.life.state() == expected);
             let note = Note { error, ..Note::default() };
-            row.map_or(Ok(false), |row| apply(tx, tally, &row, [Event::Died(end)], note))
+            row.map_or(Ok(false), |row| apply(tx, counts, &row, [Event::Died(end)], note))
         })
     }
 
@@ -91,11 +92,11 @@ impl Store {
         pass: Option<&PassRecord>,
         settled: &[Settled],
     ) -> Result<usize> {
-        let took = self.write_counted("record a pass", |tx, tally| {
+        let took = self.write_counted("record a pass", |tx, counts| {
             let pass = pass.map(|pass| passes::insert(tx, by, pass)).transpose()?;
             let mut took = 0;
             for settled in settled {
-                took += usize::from(settle(tx, tally, by, pass, settled)?);
+                took += usize::from(settle(tx, counts, by, pass, settled)?);
             }
             Ok(took)
         })?;
@@ -113,20 +114,20 @@ pub(super) const HAS_DESCENDANTS: &str = "SELECT EXISTS (
 /// it.
 fn end_own(
     tx: &Transaction<'_>,
-    tally: &mut Tally,
+    counts: &mut CommitCounts,
     by: InstanceId,
     root: &RootEnd,
 ) -> rusqlite::Result<bool> {
     let own = |row: &Live| row.owner == by && row.life.claimed_by().is_none();
     let row = live(tx, root.process)?.filter(own);
     let died = || Event::Died(root.end.clone());
-    row.map_or(Ok(false), |row| apply(tx, tally, &row, [died()], Note::default()))
+    row.map_or(Ok(false), |row| apply(tx, counts, &row, [died()], Note::default()))
 }
 
 /// Settles one row, which is inserted first where there is none yet.
 fn settle(
     tx: &Transaction<'_>,
-    tally: &mut Tally,
+    counts: &mut CommitCounts,
     by: InstanceId,
     pass: Option<i64>,
     settled: &Settled,
@@ -142,7 +143,7 @@ fn settle(
         Verdict::Interrupted => (Event::GiveBack, None),
     };
     let took = match live(tx, id)?.filter(|row| may_settle(row, by)) {
-        Some(row) => apply(tx, tally, &row, [event], Note { error, ..Note::default() })?,
+        Some(row) => apply(tx, counts, &row, [event], Note { error, ..Note::default() })?,
         None => false,
     };
     if let Verdict::Ended(end) = &settled.verdict
@@ -153,7 +154,7 @@ fn settle(
         claim::note_status(tx, id, by, end.status)?;
     }
     if took && let Some(leak) = &settled.leak {
-        leaks::upsert(tx, tally, pass, id, leak)?;
+        leaks::upsert(tx, counts, pass, id, leak)?;
     }
     Ok(took)
 }

@@ -7,9 +7,9 @@ use rusqlite::{OptionalExtension, named_params};
 
 use super::{
     cell::{Cell, Cells},
+    commit_counts::CommitCounts,
     leaks,
     migration::Schema,
-    tally::Tally,
     transaction::Transaction,
 };
 use crate::{
@@ -59,14 +59,14 @@ pub(super) fn life(cells: &mut Cells<'_, '_>) -> rusqlite::Result<Option<Life>> 
 /// row is not as it was read any more.
 pub(super) fn apply(
     tx: &Transaction<'_>,
-    tally: &mut Tally,
+    counts: &mut CommitCounts,
     row: &Live,
     events: impl IntoIterator<Item = Event>,
     note: Note<'_>,
 ) -> rusqlite::Result<bool> {
     let life = events.into_iter().try_fold(row.life.clone(), |life, event| life.apply(event));
     match life {
-        Ok(Life::Ended(end)) => write_end(tx, tally, row, &end, note),
+        Ok(Life::Ended(end)) => write_end(tx, counts, row, &end, note),
         Ok(life) => write_live(tx, row, &life, note),
         Err(illegal) => {
             tracing::debug!("row {} stays as it is: {illegal}", row.id.0);
@@ -129,7 +129,7 @@ const END_CLAIMED: &str = end_where!(", claimed_by = NULL", "claimed_by = :was_c
 
 fn write_end(
     tx: &Transaction<'_>,
-    tally: &mut Tally,
+    counts: &mut CommitCounts,
     row: &Live,
     end: &End,
     note: Note<'_>,
@@ -155,7 +155,7 @@ fn write_end(
             leaks::survives_no_more(tx, row.id)?;
         }
         write_keys(tx, row.id, end)?;
-        tally.ended(end.reason);
+        counts.ended(end.reason);
     }
     Ok(changed == 1)
 }

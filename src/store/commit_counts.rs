@@ -8,12 +8,12 @@ use crate::{
 
 /// Ends and leaks that one transaction writes.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct CommitCounts {
     ends: Vec<EndReason>,
     leaks: Vec<(LeakKind, Outcome)>,
 }
 
-impl Tally {
+impl CommitCounts {
     pub(super) fn ended(&mut self, reason: EndReason) {
         self.ends.push(reason);
     }
@@ -28,12 +28,12 @@ impl Store {
     pub(super) fn write_counted<T>(
         &self,
         doing: &str,
-        work: impl FnOnce(&Transaction<'_>, &mut Tally) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Transaction<'_>, &mut CommitCounts) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let mut tally = Tally::default();
-        let answer = self.write(doing, |tx| work(tx, &mut tally))?;
-        tally.ends.into_iter().for_each(|reason| self.counters().ended(reason, 1));
-        tally.leaks.into_iter().for_each(|(kind, outcome)| self.counters().leaked(kind, outcome));
+        let mut counts = CommitCounts::default();
+        let answer = self.write(doing, |tx| work(tx, &mut counts))?;
+        counts.ends.into_iter().for_each(|reason| self.counters().ended(reason, 1));
+        counts.leaks.into_iter().for_each(|(kind, outcome)| self.counters().leaked(kind, outcome));
         Ok(answer)
     }
 }
