@@ -97,15 +97,15 @@ impl Fixture {
 
     /// Runs one step; returns how many rows were deleted.
     pub(super) fn prune(&self, before: i64, batch: u32) -> u64 {
-        let mut house = self.store.housekeeper().expect("opens");
-        house.prune(Millis(before), batch).expect("committed").done
+        let mut connection = self.store.maintenance_connection().expect("opens");
+        connection.prune(Millis(before), batch).expect("committed").done
     }
 
     /// Releases free pages and empties the WAL.
     pub(super) fn vacuum(&self) {
-        let house = self.store.housekeeper().expect("opens");
-        while house.free_pages(1_000).expect("committed").done > 0 {}
-        assert!(house.checkpoint(true).expect("written back"), "there is no reader");
+        let connection = self.store.maintenance_connection().expect("opens");
+        while connection.free_pages(1_000).expect("committed").done > 0 {}
+        assert!(connection.checkpoint(true).expect("written back"), "there is no reader");
     }
 
     pub(super) fn get(&self, id: ProcessId) -> ProcessRecord {

@@ -299,10 +299,10 @@ fn vacuum_releases_pages_and_tolerates_readers() {
     f.sql("DROP TABLE big", []);
     let reader = Connection::open(f.store.path()).expect("opens");
     reader.execute_batch("BEGIN; SELECT * FROM instance").expect("reads");
-    let house = f.store.housekeeper().expect("opens");
-    while house.free_pages(100).expect("a reader is not an error").done > 0 {}
+    let connection = f.store.maintenance_connection().expect("opens");
+    while connection.free_pages(100).expect("a reader is not an error").done > 0 {}
     let began = Instant::now();
-    assert!(!house.checkpoint(true).expect("a reader is not an error"));
+    assert!(!connection.checkpoint(true).expect("a reader is not an error"));
     assert!(began.elapsed() < Duration::from_secs(2), "it does not wait for the reader");
     reader.execute_batch("COMMIT").expect("done");
     f.vacuum();

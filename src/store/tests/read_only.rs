@@ -74,7 +74,7 @@ fn every_write_is_refused() {
         store.claim(&[id], f.me, None, None).err(),
         store.record_pass(f.me, &pass(PassKind::Health, 1)).err(),
         store.forget(&[id], "a", Millis(1)).err(),
-        store.housekeeper().err(),
+        store.maintenance_connection().err(),
     ];
     for error in errors {
         let error = error.expect("refused");

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     model::Millis,
     policy::retention::{Pace, interval, next_cutoff},
-    store::Housekeeper,
+    store::MaintenanceConnection,
     tracker::core::Core,
 };
 
@@ -129,7 +129,7 @@ fn shorten(core: &Core) -> Result<()> {
 
 /// A prune in progress.
 struct PruneRun<'a> {
-    house: Housekeeper,
+    connection: MaintenanceConnection,
     go_on: &'a dyn Fn() -> bool,
     /// Rows and pages have different costs.
     rows: Pace,
@@ -142,7 +142,7 @@ struct PruneRun<'a> {
 impl<'a> PruneRun<'a> {
     fn begin(core: &Core, go_on: &'a dyn Fn() -> bool) -> Result<Self> {
         Ok(Self {
-            house: core.store.housekeeper()?,
+            connection: core.store.maintenance_connection()?,
             go_on,
             rows: Pace::default(),
             pages: Pace::default(),
@@ -156,7 +156,7 @@ impl<'a> PruneRun<'a> {
     fn prune(&mut self, before: Millis, progress: &mut dyn FnMut(u64)) -> Result<u64> {
         let at_first = self.deleted;
         while (self.go_on)() {
-            let step = self.house.prune(before, self.rows.size())?;
+            let step = self.connection.prune(before, self.rows.size())?;
             if step.done == 0 {
                 break;
             }
@@ -171,12 +171,12 @@ impl<'a> PruneRun<'a> {
     /// Deletes the oldest history until the rest fits.
     fn fit(&mut self, limit: u64) -> Result<()> {
         let mut last = None;
-        while (self.go_on)() && self.house.store().size()?.used > limit {
+        while (self.go_on)() && self.connection.store().size()?.used > limit {
             let now = Millis::now();
-            let Some(oldest) = self.house.store().oldest()? else { return Ok(()) };
+            let Some(oldest) = self.connection.store().oldest()? else { return Ok(()) };
             let before = next_cutoff(oldest, last, now);
             if self.prune(before, &mut |_| {})? == 0 && before >= now {
-                let used = self.house.store().size()?.used;
+                let used = self.connection.store().size()?.used;
                 tracing::warn!(
                     "the ledger holds {used} bytes, its limit is {limit}: the rest cannot be deleted"
                 );
@@ -190,15 +190,15 @@ impl<'a> PruneRun<'a> {
     /// Frees the space.
     fn finish(mut self) -> Result<Pruned> {
         while (self.go_on)() {
-            let step = self.house.free_pages(self.pages.size())?;
+            let step = self.connection.free_pages(self.pages.size())?;
             if step.done == 0 {
                 break;
             }
             let pause = self.pages.took(step.held);
             self.rest(pause)?;
         }
-        self.house.checkpoint(self.deleted > 0)?;
-        let total = self.house.store().size()?.total;
+        self.connection.checkpoint(self.deleted > 0)?;
+        let total = self.connection.store().size()?.total;
         Ok(Pruned { rows: self.deleted, bytes: self.bytes_before.saturating_sub(total) })
     }
 
@@ -207,7 +207,7 @@ impl<'a> PruneRun<'a> {
     fn rest(&mut self, pause: Duration) -> Result<()> {
         self.steps += 1;
         if self.steps.is_multiple_of(STEPS) {
-            match self.house.checkpoint(false) {
+            match self.connection.checkpoint(false) {
                 Ok(_) => {}
                 // Another process is just doing it.
                 Err(error) if Error::is_busy(&error) => {}

@@ -1,6 +1,6 @@
 //! Keeping the file small: old rows, free pages and the WAL.
 //!
-//! A [`Housekeeper`] has a connection of its own, so that no thread of this process waits for the pool's writer while it works.
+//! A [`MaintenanceConnection`] has a connection of its own, so that no thread of this process waits for the pool's writer while it works.
 //! It holds the write lock for one small step at a time, and reports how long that was: its user paces it.
 //!
 //! The WAL is copied back (`PASSIVE`) without the write lock, however long the disk takes. Only `TRUNCATE` needs it, and waits
@@ -48,7 +48,7 @@ pub(crate) struct Size {
 
 /// A connection for work that can wait.
 #[derive(Debug)]
-pub(crate) struct Housekeeper {
+pub(crate) struct MaintenanceConnection {
     store: Store,
     connection: Owned,
     /// Instances that may be deleted: finding them needs a scan of all processes, so many are found at once.
@@ -61,12 +61,12 @@ impl Store {
     /// # Errors
     ///
     /// When the ledger was opened for reading only, or cannot be opened once more.
-    pub(crate) fn housekeeper(&self) -> Result<Housekeeper> {
-        self.check_writable("keep house")?;
+    pub(crate) fn maintenance_connection(&self) -> Result<MaintenanceConnection> {
+        self.check_writable("maintain the ledger")?;
         let _acting = self.act_as_owner()?;
         self.check_in_place()?;
         let connection = Owned::new(another_writer(self.path())?, self.account());
-        Ok(Housekeeper { store: self.clone(), connection, unnamed: Vec::new() })
+        Ok(MaintenanceConnection { store: self.clone(), connection, unnamed: Vec::new() })
     }
 
     /// Returns the size of the ledger.
@@ -94,7 +94,7 @@ impl Store {
     }
 }
 
-impl Housekeeper {
+impl MaintenanceConnection {
     pub(crate) fn store(&self) -> &Store {
         &self.store
     }
