@@ -8,7 +8,7 @@ use rusqlite::{Connection, types::Value};
 use crate::{
     trial::{Fixture, Outcome, Strike, Trial, restart},
     workload::Part,
-    world::{Eye, PATIENCE, describe, is_alive, live_processes, parent, within},
+    world::{PATIENCE, PidfdWatch, describe, is_alive, live_processes, parent, within},
 };
 
 /// A keeper exits after its tree; nothing waits for it.
@@ -222,7 +222,7 @@ fn check_restart(fixture: &mut Fixture, part: &Part, when: &str, found: &mut Vec
 fn left(fixture: &mut Fixture, part: &Part, host: u32) -> Vec<u32> {
     fixture.reap();
     let recorded = recorded(&part.ledger());
-    let mut spared: HashSet<u32> = fixture.canaries.iter().map(Eye::pid).collect();
+    let mut spared: HashSet<u32> = fixture.canaries.iter().map(PidfdWatch::pid).collect();
     spared.insert(host);
     for foreign in &fixture.foreign {
         if !recorded.contains(&foreign.pid()) {

@@ -15,7 +15,7 @@ use crate::{
     stepper::{self, Event, Stepper},
     syscalls,
     workload::{Part, write_worker},
-    world::{self, Eye, PATIENCE, again, within},
+    world::{self, PATIENCE, PidfdWatch, again, within},
 };
 
 /// When the host is killed.
@@ -89,9 +89,9 @@ pub(crate) fn body(trial: &Trial) {
 /// The processes besides the host.
 pub(crate) struct Fixture {
     /// The programs of the workload, started outside of any tracker and in no ledger.
-    pub(crate) canaries: Vec<Eye>,
+    pub(crate) canaries: Vec<PidfdWatch>,
     /// What the hosts register: the first one, and the one that is killed.
-    pub(crate) foreign: Vec<Eye>,
+    pub(crate) foreign: Vec<PidfdWatch>,
     statuses: HashMap<u32, i32>,
 }
 
@@ -173,14 +173,14 @@ impl Fixture {
 }
 
 /// Starts a host that begins at a byte or at the end of its input.
-fn start_host(role: &str, part: &Part) -> (Eye, ChildStdin) {
+fn start_host(role: &str, part: &Part) -> (PidfdWatch, ChildStdin) {
     let mut command = again(role, &serde_json::to_string(part).expect("JSON"));
-    let (eye, stdin) = world::start(command.stdin(Stdio::piped()));
-    (eye, stdin.expect("piped"))
+    let (watched, stdin) = world::start(command.stdin(Stdio::piped()));
+    (watched, stdin.expect("piped"))
 }
 
 /// The next run of the program; it has opened the ledger when it answers.
-pub(crate) fn restart(part: &Part) -> (Eye, ChildStdin) {
+pub(crate) fn restart(part: &Part) -> (PidfdWatch, ChildStdin) {
     start_host("next-host", part)
 }
 
@@ -197,12 +197,12 @@ fn strike(fixture: &mut Fixture, trial: &Trial) -> Outcome {
         Strike::Instant(_) if trial.after_a_crash => Some(open_reader(&part.ledger())),
         _ => None,
     };
-    let (eye, go) = start_host("host", &part);
+    let (watched, go) = start_host("host", &part);
     assert!(within(PATIENCE, || ready(if trial.after_a_crash { 2 } else { 1 })));
     let outcome = match trial.strike {
-        Strike::Instant(micros) => strike_at_an_instant(fixture, &eye, go, micros),
-        Strike::Never => strike_at_a_step(fixture, &eye, go, u64::MAX),
-        Strike::Step(step) => strike_at_a_step(fixture, &eye, go, step),
+        Strike::Instant(micros) => strike_at_an_instant(fixture, &watched, go, micros),
+        Strike::Never => strike_at_a_step(fixture, &watched, go, u64::MAX),
+        Strike::Step(step) => strike_at_a_step(fixture, &watched, go, step),
     };
     if let Some(reader) = reader {
         let outcome =
@@ -220,7 +220,12 @@ fn open_reader(ledger: &std::path::Path) -> rusqlite::Connection {
     reader
 }
 
-fn strike_at_an_instant(fixture: &mut Fixture, host: &Eye, go: ChildStdin, micros: u64) -> Outcome {
+fn strike_at_an_instant(
+    fixture: &mut Fixture,
+    host: &PidfdWatch,
+    go: ChildStdin,
+    micros: u64,
+) -> Outcome {
     let began = Instant::now();
     drop(go);
     let ended = host.dies_within(Duration::from_micros(micros));
@@ -230,7 +235,12 @@ fn strike_at_an_instant(fixture: &mut Fixture, host: &Eye, go: ChildStdin, micro
     Outcome { struck: !ended && libc::WIFSIGNALED(status), lived, ..Outcome::default() }
 }
 
-fn strike_at_a_step(fixture: &mut Fixture, host: &Eye, go: ChildStdin, wanted: u64) -> Outcome {
+fn strike_at_a_step(
+    fixture: &mut Fixture,
+    host: &PidfdWatch,
+    go: ChildStdin,
+    wanted: u64,
+) -> Outcome {
     let mut outcome = Outcome::default();
     let mut seen: HashMap<(String, u64), u64> = HashMap::new();
     let mut stepper = Stepper::attach(host.pid());

@@ -11,8 +11,8 @@ use std::{
 };
 
 pub(crate) use procledger_testing::{
-    Chance, Eye, PATIENCE, await_tick, is_alive, namespaces, parent, pids, skipped, start_tick,
-    within,
+    Chance, PATIENCE, PidfdWatch, await_tick, is_alive, namespaces, parent, pids, skipped,
+    start_tick, within,
 };
 
 /// The role of this binary when it is started again; the rest of its task is in [`TASK`], as JSON.
@@ -91,11 +91,11 @@ pub(crate) fn run_role(
 
 /// Starts a child of the first process of a namespace, which reaps all children itself.
 #[expect(clippy::zombie_processes, reason = "an init waits for any child")]
-pub(crate) fn start(command: &mut Command) -> (Eye, Option<ChildStdin>) {
+pub(crate) fn start(command: &mut Command) -> (PidfdWatch, Option<ChildStdin>) {
     let mut child = command.spawn().expect("a program");
     // It has not been reaped yet, so the pid is its own.
-    let eye = Eye::find(child.id()).expect("a child");
-    (eye, child.stdin.take())
+    let watched = PidfdWatch::find(child.id()).expect("a child");
+    (watched, child.stdin.take())
 }
 
 /// Starts this binary in a role, as a child of the first process of a namespace.

@@ -18,9 +18,9 @@ use std::{
 
 use procledger::{Job, Stdio};
 pub(crate) use procledger_testing::{
-    Eye, PATIENCE, at_once, await_tick, children, eventually, find, is_alive, is_only, namespaced,
-    namespaces, parent, pidfd, pids, random, root, skipped, start_tick, stat_field, state, status,
-    stays, threads, tool, until, zombies_of,
+    PATIENCE, PidfdWatch, at_once, await_tick, children, eventually, find, is_alive, is_only,
+    namespaced, namespaces, parent, pidfd, pids, random, root, skipped, start_tick, stat_field,
+    state, status, stays, threads, tool, until, zombies_of,
 };
 use rustix::process::{Signal, pidfd_send_signal};
 use tempfile::TempDir;
@@ -85,10 +85,10 @@ impl Place {
     }
 
     /// The process whose pid a script writes to this file of the folder, held by its pidfd.
-    pub(crate) fn eye(&self, name: &str) -> Eye {
+    pub(crate) fn watch(&self, name: &str) -> PidfdWatch {
         let path = self.path().join(name);
         let pid = eventually(name, || fs::read_to_string(&path).ok()?.trim().parse().ok());
-        Eye::on_one_that_ran(pid)
+        PidfdWatch::on_one_that_ran(pid)
     }
 
     /// Waits until a script has created this file.
@@ -443,15 +443,15 @@ impl Host {
     }
 
     /// Spawns a shell script for a task; returns the shell.
-    pub(crate) fn spawn(&mut self, task: &str, script: &str) -> Eye {
+    pub(crate) fn spawn(&mut self, task: &str, script: &str) -> PidfdWatch {
         self.spawn_as("spawn", task, script)
     }
 
     /// The same by another verb: `survive` or `keep`.
-    pub(crate) fn spawn_as(&mut self, verb: &str, task: &str, script: &str) -> Eye {
+    pub(crate) fn spawn_as(&mut self, verb: &str, task: &str, script: &str) -> PidfdWatch {
         let answer = self.ask(&format!("{verb} {task} {script}"));
         let pid = answer.strip_prefix("pid ").and_then(|pid| pid.parse().ok());
-        Eye::on_one_that_ran(pid.unwrap_or_else(|| panic!("no pid: {answer}")))
+        PidfdWatch::on_one_that_ran(pid.unwrap_or_else(|| panic!("no pid: {answer}")))
     }
 
     /// Makes the host execute itself; returns the answer of its new image when its tracker is open.

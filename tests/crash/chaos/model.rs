@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     stepper::reap,
-    world::{Chance, Eye, PATIENCE, describe, live_processes, parent, within},
+    world::{Chance, PATIENCE, PidfdWatch, describe, live_processes, parent, within},
 };
 
 /// What one spawn started.
@@ -19,7 +19,7 @@ pub(super) struct Tree {
     size: usize,
     /// Its end was not requested, and it does not end by itself.
     stays: bool,
-    members: Vec<Eye>,
+    members: Vec<PidfdWatch>,
 }
 
 impl Tree {
@@ -30,7 +30,7 @@ impl Tree {
 
 pub(super) struct Model {
     folder: PathBuf,
-    canaries: Vec<Eye>,
+    canaries: Vec<PidfdWatch>,
     trees: BTreeMap<String, Tree>,
     /// How much of the members' file has been read.
     read: usize,
@@ -39,7 +39,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(folder: &Path, canaries: Vec<Eye>) -> Self {
+    pub(super) fn new(folder: &Path, canaries: Vec<PidfdWatch>) -> Self {
         Self {
             folder: folder.to_owned(),
             canaries,
@@ -114,8 +114,8 @@ impl Model {
         let Some(tree) = self.trees.get_mut(task) else {
             return self.find(format!("{pid} is of no tree: {task}"));
         };
-        match Eye::find(pid) {
-            Some(eye) => tree.members.push(eye),
+        match PidfdWatch::find(pid) {
+            Some(watched) => tree.members.push(watched),
             None if tree.stays => self.find(format!("unrelated process killed: {pid} of {task}")),
             None => {}
         }
@@ -172,8 +172,8 @@ impl Model {
     fn unrelated(&self, spared: &[u32]) -> Vec<u32> {
         let staying = self.trees.values().filter(|tree| tree.stays);
         let mut known: HashSet<u32> =
-            staying.flat_map(|tree| tree.members.iter().map(Eye::pid)).collect();
-        known.extend(self.canaries.iter().map(Eye::pid));
+            staying.flat_map(|tree| tree.members.iter().map(PidfdWatch::pid)).collect();
+        known.extend(self.canaries.iter().map(PidfdWatch::pid));
         known.extend(spared);
         let is_a_keeper = |pid: u32| {
             describe(pid).contains("procledger-keep")

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     stepper::reap,
-    world::{COMMAND, Chance, Eye, PATIENCE, again, start, within},
+    world::{COMMAND, Chance, PATIENCE, PidfdWatch, again, start, within},
 };
 
 const HOSTS: usize = 4;
@@ -31,7 +31,7 @@ const MOST: usize = 6;
 /// A live host.
 pub(super) struct Host {
     pub(super) part: Part,
-    pub(super) eye: Eye,
+    pub(super) watched: PidfdWatch,
     stdin: ChildStdin,
     trees: usize,
 }
@@ -40,8 +40,8 @@ pub(super) struct Run {
     pub(super) task: Task,
     chance: Chance,
     pub(super) hosts: Vec<Host>,
-    pub(super) watch: Option<Eye>,
-    reaps: Vec<Eye>,
+    pub(super) watch: Option<PidfdWatch>,
+    reaps: Vec<PidfdWatch>,
     model: Model,
     statuses: HashMap<u32, i32>,
     number: u64,
@@ -146,8 +146,8 @@ impl Run {
             number: self.number,
         };
         let mut command = again("chaos-host", &serde_json::to_string(&part).expect("JSON"));
-        let (eye, stdin) = start(command.stdin(Stdio::piped()));
-        self.hosts.push(Host { part, eye, stdin: stdin.expect("piped"), trees: 0 });
+        let (watched, stdin) = start(command.stdin(Stdio::piped()));
+        self.hosts.push(Host { part, watched, stdin: stdin.expect("piped"), trees: 0 });
     }
 
     fn tell_host(&mut self) {
@@ -181,9 +181,9 @@ impl Run {
     fn crash_host(&mut self, at: usize) {
         let host = self.hosts.swap_remove(at);
         self.model.host_ends(host.part.number);
-        host.eye.send_kill();
+        host.watched.send_kill();
         *self.crashes.entry("host").or_default() += 1;
-        self.wait(&host.eye);
+        self.wait(&host.watched);
     }
 
     /// An orderly end: the host's input ends. Does not wait for it.
@@ -193,13 +193,13 @@ impl Run {
         drop(host.stdin);
         // It may be killed in the middle of its shutdown.
         if self.chance.below(2) == 0 {
-            host.eye.dies_within(Duration::from_micros(self.chance.below(30_000)));
-            if !host.eye.is_dead() {
-                host.eye.send_kill();
+            host.watched.dies_within(Duration::from_micros(self.chance.below(30_000)));
+            if !host.watched.is_dead() {
+                host.watched.send_kill();
                 *self.crashes.entry("host at its end").or_default() += 1;
             }
         }
-        self.wait(&host.eye);
+        self.wait(&host.watched);
     }
 
     fn start_or_crash_watch(&mut self) {
@@ -226,21 +226,21 @@ impl Run {
         self.wait(&reap);
     }
 
-    fn command(&self, args: &[&str]) -> Eye {
+    fn command(&self, args: &[&str]) -> PidfdWatch {
         let mut command = Command::new(COMMAND);
         command.arg("--db").arg(self.task.folder.join("ledger.db")).args(args);
         start(command.stdin(Stdio::null()).stdout(Stdio::null())).0
     }
 
-    fn wait(&mut self, eye: &Eye) -> i32 {
+    fn wait(&mut self, watched: &PidfdWatch) -> i32 {
         let mut status = None;
         let ended = within(PATIENCE, || {
             self.statuses.extend(reap());
-            status = self.statuses.remove(&eye.pid());
+            status = self.statuses.remove(&watched.pid());
             status.is_some()
         });
         if !ended {
-            self.model.find(format!("{} does not end", crate::world::describe(eye.pid())));
+            self.model.find(format!("{} does not end", crate::world::describe(watched.pid())));
         }
         status.unwrap_or(-1)
     }
@@ -248,9 +248,9 @@ impl Run {
     /// Returns what has happened without a request.
     fn take_notice(&mut self) {
         self.statuses.extend(reap());
-        if let Some(at) = self.hosts.iter().position(|host| host.eye.is_dead()) {
+        if let Some(at) = self.hosts.iter().position(|host| host.watched.is_dead()) {
             let host = self.hosts.swap_remove(at);
-            let status = self.wait(&host.eye);
+            let status = self.wait(&host.watched);
             self.model.host_ends(host.part.number);
             self.model.find(format!("host {} ended by itself: {status}", host.part.number));
         }
@@ -279,13 +279,13 @@ impl Run {
         }
         let last = self.command(&["reap"]);
         self.check_status("reap", &last);
-        let mut spared: Vec<u32> = self.hosts.iter().map(|host| host.eye.pid()).collect();
-        spared.extend(self.watch.as_ref().map(Eye::pid));
+        let mut spared: Vec<u32> = self.hosts.iter().map(|host| host.watched.pid()).collect();
+        spared.extend(self.watch.as_ref().map(PidfdWatch::pid));
         self.model.look_at_everything(&spared, &mut self.statuses);
     }
 
-    fn check_status(&mut self, what: &str, eye: &Eye) {
-        let status = self.wait(eye);
+    fn check_status(&mut self, what: &str, watched: &PidfdWatch) {
+        let status = self.wait(watched);
         if status != 0 {
             self.model.find(format!("`{what}` ended with wait status {status}"));
         }

@@ -20,7 +20,8 @@ use crate::{
     Wish,
     stepper::reap,
     world::{
-        COMMAND, Chance, Eye, PATIENCE, again, folder, is_alive, modes, run_role, start, within,
+        COMMAND, Chance, PATIENCE, PidfdWatch, again, folder, is_alive, modes, run_role, start,
+        within,
     },
 };
 
@@ -89,7 +90,7 @@ fn has_limits_of_its_own() -> bool {
 struct Run {
     task: Task,
     chance: Chance,
-    bystanders: VecDeque<Eye>,
+    bystanders: VecDeque<PidfdWatch>,
     /// Pids that tracked programs had last.
     left: HashMap<u32, String>,
     members: usize,
@@ -147,9 +148,9 @@ impl Run {
         // Half of what it left dies before the next host opens.
         for pid in self.meet() {
             if self.chance.below(2) == 0
-                && let Some(eye) = Eye::find(pid)
+                && let Some(watched) = PidfdWatch::find(pid)
             {
-                eye.send_kill();
+                watched.send_kill();
             }
         }
         for _ in 0..BYSTANDERS {
@@ -158,7 +159,7 @@ impl Run {
         self.check();
     }
 
-    fn start_host(&mut self) -> (Eye, ChildStdin, Part) {
+    fn start_host(&mut self) -> (PidfdWatch, ChildStdin, Part) {
         self.outcome.hosts += 1;
         let part = Part {
             folder: self.task.folder.clone(),
@@ -171,7 +172,7 @@ impl Run {
     }
 
     /// Meanwhile unrelated processes start and end.
-    fn until_said(&mut self, host: &Eye, part: &Part, what: &str) {
+    fn until_said(&mut self, host: &PidfdWatch, part: &Part, what: &str) {
         let said = |line: &str| {
             fs::read_to_string(part.said()).is_ok_and(|said| said.lines().any(|it| it == line))
         };
@@ -227,7 +228,7 @@ impl Run {
         }
     }
 
-    fn check_one(&mut self, bystander: &Eye) {
+    fn check_one(&mut self, bystander: &PidfdWatch) {
         if bystander.is_dead() {
             self.outcome.findings.push(format!("unrelated process killed: {}", bystander.pid()));
         }

@@ -10,7 +10,7 @@ use std::{
 use super::host::{Part, has_said};
 use crate::{
     stepper::{Stepper, reap, reap_one},
-    world::{Eye, PATIENCE, again, start, within},
+    world::{PATIENCE, PidfdWatch, again, start, within},
 };
 
 /// How often a pid is steered to before giving up because another process took it.
@@ -18,12 +18,12 @@ const ATTEMPTS: u32 = 20;
 
 pub(super) struct Fixture {
     pub(super) part: Part,
-    pub(super) root: Eye,
+    pub(super) root: PidfdWatch,
     pub(super) token: String,
     /// The descendants of the root; the next victim is the last one.
-    pub(super) victims: Vec<Eye>,
-    pub(super) bystanders: Vec<Eye>,
-    owner: Option<(Eye, ChildStdin)>,
+    pub(super) victims: Vec<PidfdWatch>,
+    pub(super) bystanders: Vec<PidfdWatch>,
+    owner: Option<(PidfdWatch, ChildStdin)>,
     pub(super) statuses: HashMap<u32, i32>,
 }
 
@@ -47,15 +47,15 @@ impl Fixture {
         let read = |name: &str| fs::read_to_string(folder.join(name)).expect("said");
         let root = read("root");
         let (pid, token) = root.trim().split_once(' ').expect("pid and token");
-        let find = |pid: &str| Eye::find(pid.parse().expect("a number")).expect("alive");
-        let victims: Vec<Eye> = read("daemons").lines().map(find).collect();
+        let find = |pid: &str| PidfdWatch::find(pid.parse().expect("a number")).expect("alive");
+        let victims: Vec<PidfdWatch> = read("daemons").lines().map(find).collect();
         assert_eq!(victims.len(), part.daemons);
         let (root, token) = (find(pid), token.to_owned());
         Self { part, root, token, victims, bystanders: Vec::new(), owner, statuses }
     }
 
     /// Starts the actor, stopped before its first system call of the pass, and returns the pipe that lets it begin.
-    pub(super) fn actor(&mut self) -> (Eye, ChildStdin) {
+    pub(super) fn actor(&mut self) -> (PidfdWatch, ChildStdin) {
         if self.part.way == super::Way::Terminate {
             return self.owner.take().expect("the owner itself");
         }
@@ -65,7 +65,7 @@ impl Fixture {
     }
 
     /// Kills a process of the tree and starts an unrelated process with its pid. `None` if another process was faster.
-    pub(super) fn swap(&mut self, victim: &Eye, stepper: &mut Stepper) -> Option<u32> {
+    pub(super) fn swap(&mut self, victim: &PidfdWatch, stepper: &mut Stepper) -> Option<u32> {
         victim.send_kill();
         // We reap it, since its parent is dead: its pid is free afterwards.
         let gone = within(PATIENCE, || {
@@ -94,7 +94,7 @@ impl Fixture {
     }
 
     /// Ends everything that is left and returns the findings.
-    pub(super) fn close(mut self, actor: (Eye, ChildStdin)) -> Vec<String> {
+    pub(super) fn close(mut self, actor: (PidfdWatch, ChildStdin)) -> Vec<String> {
         let mut found = Vec::new();
         let bystanders = std::mem::take(&mut self.bystanders);
         for bystander in bystanders.iter().filter(|bystander| bystander.is_dead()) {
@@ -103,9 +103,9 @@ impl Fixture {
         for left in self.victims.iter().chain([&self.root]).filter(|one| !one.is_dead()) {
             found.push(format!("leaked: {}", crate::world::describe(left.pid())));
         }
-        for (eye, stdin) in [Some(actor), self.owner.take()].into_iter().flatten() {
+        for (watched, stdin) in [Some(actor), self.owner.take()].into_iter().flatten() {
             drop(stdin);
-            match self.wait(&eye) {
+            match self.wait(&watched) {
                 0 => {}
                 status => found.push(format!("a host failed: wait status {status}")),
             }
@@ -121,19 +121,19 @@ impl Fixture {
         found
     }
 
-    fn wait(&mut self, eye: &Eye) -> i32 {
+    fn wait(&mut self, watched: &PidfdWatch) -> i32 {
         let ended = within(PATIENCE, || {
             self.statuses.extend(reap());
-            self.statuses.contains_key(&eye.pid())
+            self.statuses.contains_key(&watched.pid())
         });
-        assert!(ended, "{} ends", eye.pid());
+        assert!(ended, "{} ends", watched.pid());
         // An unrelated process has the same pid as its victim: the last status counts.
-        self.statuses.remove(&eye.pid()).expect("a status")
+        self.statuses.remove(&watched.pid()).expect("a status")
     }
 }
 
 /// Starts a program in a session of its own that is in no ledger, or one with this token.
-pub(super) fn with_number(pid: u32, token: Option<&str>) -> Eye {
+pub(super) fn with_number(pid: u32, token: Option<&str>) -> PidfdWatch {
     let mut command = Command::new("/usr/bin/setsid");
     command.args(["/bin/sleep", "600"]).stdin(Stdio::null()).env_clear();
     if let Some(token) = token {
@@ -143,10 +143,10 @@ pub(super) fn with_number(pid: u32, token: Option<&str>) -> Eye {
     start(&mut command).0
 }
 
-fn start_role(role: &str, part: &Part) -> (Eye, ChildStdin) {
+fn start_role(role: &str, part: &Part) -> (PidfdWatch, ChildStdin) {
     let mut command = again(role, &serde_json::to_string(part).expect("JSON"));
-    let (eye, stdin) = start(command.stdin(Stdio::piped()));
-    (eye, stdin.expect("piped"))
+    let (watched, stdin) = start(command.stdin(Stdio::piped()));
+    (watched, stdin.expect("piped"))
 }
 
 fn not_ended(ledger: &Path) -> Vec<String> {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     stepper::{Event, Step, Stepper},
     syscalls,
-    world::{Chance, Eye, await_tick, start_tick},
+    world::{Chance, PidfdWatch, await_tick, start_tick},
 };
 
 const DAEMONS: usize = 8;
@@ -44,7 +44,7 @@ enum Plan {
     /// At these steps; holds their number.
     At(Vec<u64>, u64),
     /// A process of the tree is created while the actor lists `/proc`, and loses its pid when its pidfd is about to be opened.
-    Newborn { alive: Option<(Eye, u64)>, left: u32 },
+    Newborn { alive: Option<(PidfdWatch, u64)>, left: u32 },
 }
 
 impl Plan {
@@ -73,9 +73,9 @@ impl Plan {
                     *left -= 1;
                     *newborn = Some(bear(fixture));
                 }
-                Some((eye, _)) if opens(step, eye.pid()) => {
-                    let (eye, tick) = newborn.take().expect("it is there");
-                    if let Some(pid) = fixture.swap(&eye, stepper) {
+                Some((watched, _)) if opens(step, watched.pid()) => {
+                    let (watched, tick) = newborn.take().expect("it is there");
+                    if let Some(pid) = fixture.swap(&watched, stepper) {
                         outcome.reused += 1;
                         outcome.before_the_pidfd += 1;
                         outcome.same_tick += u64::from(start_tick(pid) == Some(tick));
@@ -98,7 +98,7 @@ fn swap_any(fixture: &mut Fixture, stepper: &mut Stepper, outcome: &mut Outcome)
 }
 
 /// Starts a new process of the tree, at the start of a tick.
-fn bear(fixture: &Fixture) -> (Eye, u64) {
+fn bear(fixture: &Fixture) -> (PidfdWatch, u64) {
     let leaf = fixture.leaf();
     await_tick();
     let token = leaf.is_none().then_some(fixture.token.as_str());
@@ -119,7 +119,7 @@ fn trial(task: &Task, number: u64, plan: &mut Plan, outcome: &mut Outcome) -> u6
     let mut fixture = Fixture::set(part);
     if task.way == Way::Open && matches!(plan, Plan::At(..)) {
         // Its parent is dead, so we reap it and can free its pid.
-        let root = Eye::find(fixture.root.pid()).expect("alive");
+        let root = PidfdWatch::find(fixture.root.pid()).expect("alive");
         fixture.victims.insert(usize::try_from(number).expect("few") % DAEMONS, root);
     }
     let (actor, mut go) = fixture.actor();
@@ -147,8 +147,8 @@ fn trial(task: &Task, number: u64, plan: &mut Plan, outcome: &mut Outcome) -> u6
     }
     if let Plan::Newborn { alive: newborn, .. } = plan {
         // It was not seen: it was created after the tree had ended. No process of the tree could have started it then.
-        if let Some((eye, _)) = newborn.take() {
-            eye.send_kill();
+        if let Some((watched, _)) = newborn.take() {
+            watched.send_kill();
         }
     }
     fixture.statuses.extend(stepper.reaped.drain(..));

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     cli::command::{Running, answer, bare, bytes_of, on_ledger, procledger, run},
-    support::{Eye, Host, Place, canary, is_alive, need, until},
+    support::{Host, PidfdWatch, Place, canary, is_alive, need, until},
 };
 
 const UP: &str = "echo $$; exec sleep 300";
@@ -148,7 +148,7 @@ fn forget_left_no_way_to_end_what_a_dead_root_had_left() {
     let pid = place.path().join("daemon").display().to_string();
     let script = format!("setsid sleep 3600 & echo $! > {pid}.tmp; mv {pid}.tmp {pid}; wait");
     let root = host.spawn("gone", &script);
-    let daemon = place.eye("daemon");
+    let daemon = place.watch("daemon");
     host.crash();
     root.kill();
     let refused = run(&place, &["forget", "gone"]).expect(1);
@@ -195,9 +195,9 @@ fn health_records_the_dead_of_dead_owners() {
     running.crash();
     // A `sleep` of the loop may have ended since. A process that is exiting has no environment
     // any more and is not listed as alive, but is not dead yet: wait on the pidfds as well.
-    let killed: Vec<_> = place.alive().into_iter().filter_map(Eye::find).collect();
-    killed.iter().for_each(Eye::send_kill);
-    until("all are dead", || killed.iter().all(Eye::is_dead) && place.alive().is_empty());
+    let killed: Vec<_> = place.alive().into_iter().filter_map(PidfdWatch::find).collect();
+    killed.iter().for_each(PidfdWatch::send_kill);
+    until("all are dead", || killed.iter().all(PidfdWatch::is_dead) && place.alive().is_empty());
     let report = run(&place, &["health", "--json"]).expect(0).json();
     assert_eq!(names(&report), ["adopted", "checked", "endings", "errors", "suspects", "young"]);
     let ending = &report["endings"][0];

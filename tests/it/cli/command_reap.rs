@@ -85,7 +85,7 @@ fn a_process_registered_below_another_task_is_in_one_tree_only() {
     let mut host = Host::start(&place, "no-monitor containment=session");
     let inner = format!("echo $$ > {}/inner; sleep 300 & wait", place.path().display());
     host.spawn("outer", &format!("/bin/sh -c '{inner}' {} & wait", place.marker()));
-    let inner = place.eye("inner").pid();
+    let inner = place.watch("inner").pid();
     assert_eq!(host.ask(&format!("register inner {inner}")), "done");
     let shown = |task: &str| -> Vec<u64> {
         let tree = run(&place, &["tree", task, "--json"]).expect(0).json()[0].take();

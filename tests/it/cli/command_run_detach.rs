@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     cli::command::{Answer, PROCLEDGER, answer, procledger, run},
-    support::{Eye, Place, children, is_alive, need, parent, stat_field, until},
+    support::{PidfdWatch, Place, children, is_alive, need, parent, stat_field, until},
 };
 
 /// Starts a script with `run --detach`; what it prints is its task.
@@ -26,14 +26,14 @@ fn up(place: &Place, rest: &str) -> String {
 }
 
 /// The process that owns the task, by its arguments.
-fn supervisor(task: &str, place: &Place) -> Eye {
+fn supervisor(task: &str, place: &Place) -> PidfdWatch {
     let is_it = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
         words.starts_with(&[b"procledger", b"--supervise", task.as_bytes()])
     };
     let pids = place.alive();
-    Eye::on(*pids.iter().find(|pid| is_it(pid)).expect("a supervisor"))
+    PidfdWatch::on(*pids.iter().find(|pid| is_it(pid)).expect("a supervisor"))
 }
 
 fn link(pid: u32, descriptor: u32) -> std::path::PathBuf {
@@ -48,7 +48,7 @@ fn it_returns_once_the_program_runs_and_wait_ps_and_kill_work_on_it() {
     assert_eq!(started.err, "the output of the program is discarded: --output FILE keeps it\n");
     let rows = run(&place, &["ps", "--json"]).expect(0).json();
     assert_eq!((&rows[0]["task_id"], &rows[0]["state"]), (&"t".into(), &"running".into()));
-    let program = place.eye("up");
+    let program = place.watch("up");
     assert_eq!(rows[0]["pid"], program.pid());
     let supervisor = supervisor("t", &place);
     for pid in [program.pid(), supervisor.pid()] {
@@ -146,7 +146,7 @@ fn a_caller_that_waits_for_its_pipes_is_not_held() {
     shell.env("PROCLEDGER_DB", place.ledger());
     let answer = answer(shell.args(["-c", &script, "sh", PROCLEDGER, place.marker()])).expect(0);
     assert!(answer.out.ends_with("\nt\n"), "{answer:?}");
-    assert!(is_alive(place.eye("up").pid()));
+    assert!(is_alive(place.watch("up").pid()));
     run(&place, &["kill", "t"]).expect(0);
 }
 
@@ -173,7 +173,7 @@ fn it_survives_its_terminal_in_each_containment() {
             assert!(seen.out.contains("containment") || seen.out.contains(containment), "{seen:?}");
             continue;
         }
-        let program = place.eye("up");
+        let program = place.watch("up");
         assert!(!program.is_dead(), "{containment}: {seen:?}");
         let rows = run(&place, &["ps", "--json"]).expect(0).json();
         assert_eq!(rows[0]["state"], "running", "{containment}: {rows:#}");
@@ -194,7 +194,7 @@ fn it_survives_its_terminal_in_each_containment() {
 fn without_its_caller_a_supervisor_starts_nothing() {
     let place = Place::new();
     detach(&place, &["--task", "t"], &up(&place, "exec sleep 300")).expect(0);
-    let first = place.eye("up");
+    let first = place.watch("up");
     let second = place.path().join("second");
     let script = format!("echo started > {}", second.display());
     let mut command = procledger(&place);
@@ -213,7 +213,7 @@ fn without_its_caller_a_supervisor_starts_nothing() {
     let mut caller = command.spawn().expect("procledger");
     let supervisor =
         crate::support::eventually("a supervisor", || children(caller.id()).first().copied());
-    let supervisor = Eye::on(supervisor);
+    let supervisor = PidfdWatch::on(supervisor);
     caller.kill().expect("ours");
     caller.wait().expect("reaped");
     run(&place, &["kill", "t"]).expect(0);
@@ -228,7 +228,7 @@ fn the_crash_of_a_supervisor_is_the_crash_of_an_owner() {
     let place = Place::new();
     detach(&place, &["--task", "t", "--containment", "session"], &up(&place, "exec sleep 300"))
         .expect(0);
-    let program = place.eye("up");
+    let program = place.watch("up");
     supervisor("t", &place).kill();
     assert!(!program.is_dead());
     let report = run(&place, &["reap", "--json"]).expect(0).json();

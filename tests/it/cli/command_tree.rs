@@ -94,7 +94,7 @@ fn a_descendant_recorded_by_a_pass_stays_shown_without_other_evidence() {
         place.marker()
     );
     let _root = host.spawn("loses", &script);
-    let lost = place.eye("lost");
+    let lost = place.watch("lost");
     let evidence = || {
         let tree = tree(&place, "loses");
         let found = members(&tree).iter().find(|member| member["pid"] == lost.pid()).cloned();
@@ -127,7 +127,7 @@ fn a_process_that_only_the_keeper_holds_is_shown() {
         place.marker()
     );
     let _root = host.spawn("keeps", &script);
-    let lost = place.eye("lost");
+    let lost = place.watch("lost");
     until("its keeper is what ties it", || {
         let tree = tree(&place, "keeps");
         let member = members(&tree).iter().find(|member| member["pid"] == lost.pid());
@@ -176,7 +176,7 @@ fn a_dead_root_of_a_dead_owner_is_reported_as_gone() {
     let running = Running::start(&place, "left", &[], "sleep 300 & echo $$; exec sleep 300");
     let pid: u32 = running.said.parse().expect("a pid");
     running.crash();
-    let root = crate::support::Eye::on(pid);
+    let root = crate::support::PidfdWatch::on(pid);
     root.kill();
     until("it is reaped", || crate::support::state(pid).is_none());
     let shown = tree(&place, "left");

@@ -4,7 +4,7 @@ use std::{fs, process::Child, time::Duration};
 
 use crate::{
     cli::command::{Running, answer, bare, bytes_of, finish, procledger, run},
-    support::{Eye, PATIENCE, Place, state, status, until},
+    support::{PATIENCE, PidfdWatch, Place, state, status, until},
 };
 
 /// A `wait` that runs.
@@ -145,7 +145,7 @@ fn it_waits_for_what_is_ended_after_the_program() {
     )
     .replace("trap ''", "trap \"\"");
     let running = Running::start(&place, "t", &["--grace", "300ms"], &script);
-    let stray = place.eye("stray");
+    let stray = place.watch("stray");
     let waits = waiting(&place, &["t"]);
     until_it_sleeps(&waits);
     assert!(!stray.is_dead());
@@ -175,11 +175,11 @@ fn a_task_whose_owner_is_killed_is_waited_for_until_it_ends() {
     let lost = Running::start(&place, "lost", &[], &until_go(&place, "exit 2"));
     let waits = ["reaped", "lost"].map(|task| waiting(&place, &[task]));
     waits.iter().for_each(until_it_sleeps);
-    let eye = Eye::on_one_that_ran(lost.said.parse().expect("a pid"));
+    let watched = PidfdWatch::on_one_that_ran(lost.said.parse().expect("a pid"));
     reaped.crash();
     lost.crash();
     go(&place);
-    assert!(eye.dies_within(PATIENCE));
+    assert!(watched.dies_within(PATIENCE));
     let [waits_reaped, waits_lost] = waits;
     let answer = finish(waits_lost).expect(125);
     assert!(

@@ -16,7 +16,7 @@ use crate::{
         command::{Answer, Running, finish, procledger, run},
         command_reap::{as_nobody, nobodys_place},
     },
-    support::{Eye, Host, Place, eventually, pidfd, until},
+    support::{Host, PidfdWatch, Place, eventually, pidfd, until},
 };
 
 const UP: &str = "echo $$; exec sleep 300";
@@ -118,11 +118,11 @@ fn a_program_that_hangs_is_ended_after_its_time_and_delays_nothing() {
         (text.lines().count() == 2)
             .then(|| text.lines().map(|pid| pid.parse().expect("a pid")).collect::<Vec<u32>>())
     });
-    let eyes: Vec<Eye> = pids.into_iter().map(Eye::on_one_that_ran).collect();
+    let all_watched: Vec<PidfdWatch> = pids.into_iter().map(PidfdWatch::on_one_that_ran).collect();
     let mut lines = err.lines().map_while(Result::ok);
     let line = lines.find(|line| line.contains("--on-leak")).expect("a complaint");
     assert!(line.contains("/hook was ended: ran for "), "{line}");
-    until("what it has started is ended", || eyes.iter().all(Eye::is_dead));
+    until("what it has started is ended", || all_watched.iter().all(PidfdWatch::is_dead));
     let rows = run(&place, &["ps", "--all", "--json"]).expect(0).json();
     let is_hook =
         |row: &&Value| row["task_id"].as_str().is_some_and(|id| id.starts_with("on-leak/"));

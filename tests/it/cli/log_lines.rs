@@ -7,7 +7,7 @@ use std::{
 
 use procledger::Tracker;
 
-use crate::support::{Eye, Host, Place, until};
+use crate::support::{Host, PidfdWatch, Place, until};
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -52,7 +52,7 @@ fn a_restart_says_what_it_loaded_and_what_it_cleaned_up() {
     let lines = logged(|| {
         tracker = Some(Tracker::builder(place.ledger()).export(&export).open().expect("a ledger"));
     });
-    assert!(orphans.iter().all(Eye::is_dead));
+    assert!(orphans.iter().all(PidfdWatch::is_dead));
     let loaded = format!("Loaded 3 persisted processes from {}", export.display());
     assert_eq!(lines, [loaded.as_str(), "Cleaned up 3 orphaned processes from previous run"]);
 }
@@ -71,9 +71,9 @@ fn the_health_pass_names_each_dead_process_once_and_counts_them() {
     let mut registered = place.child("exec sleep 3600");
     tracker.register("registered", registered.pid()).expect("registered");
     let spawned = tracker.spawn(place.job("spawned", "exec sleep 3600")).expect("spawned");
-    let spawned = Eye::on(spawned.pid().get());
+    let spawned = PidfdWatch::on(spawned.pid().get());
     assert_eq!(logged(|| drop(tracker.health_pass().expect("a pass"))), [""; 0], "all live");
-    Eye::on(registered.pid()).kill();
+    PidfdWatch::on(registered.pid()).kill();
     registered.0.wait().expect("reaped");
     spawned.kill();
     let mut lines = logged(|| drop(tracker.health_pass().expect("a pass")));
@@ -94,7 +94,7 @@ fn the_monitor_names_a_registered_process_that_has_died() {
     let mut host = Host::start(&place, &format!("log={}", log.display()));
     let child = place.child("exec sleep 3600");
     host.ask(&format!("register task {}", child.pid()));
-    Eye::on(child.pid()).kill();
+    PidfdWatch::on(child.pid()).kill();
     let line = format!(
         "Process {} for task task is no longer alive - removing from registry",
         child.pid()

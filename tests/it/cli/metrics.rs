@@ -13,7 +13,7 @@ use procledger::{EndReason, Job, LeakKind, Ledger, Outcome, PassKind, Tracker};
 
 use crate::{
     cli::command,
-    support::{Eye, Host, Place, need, until},
+    support::{Host, PidfdWatch, Place, need, until},
 };
 
 pub(crate) fn file(name: &str) -> String {
@@ -172,9 +172,9 @@ fn each_figure_matches_what_happened() {
     assert_eq!(then.death_detection_latency.count, 1);
     assert_eq!(then.survivors, Some(0));
 
-    let eye = Eye::on(long.pid().get());
+    let watched = PidfdWatch::on(long.pid().get());
     tracker.terminate("long").expect("ended");
-    assert!(eye.is_dead());
+    assert!(watched.is_dead());
     let last = tracker.metrics();
     assert_eq!((last.executing_count, last.ends_by(EndReason::Terminated)), (0, 1));
     assert_eq!(last.reap_latency.count, 2);
@@ -281,7 +281,7 @@ fn a_death_that_only_a_pass_notices_counts_from_the_last_scan() {
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
     tracker.health_pass().expect("a pass");
     let looked = std::time::Instant::now();
-    Eye::on(process.pid().get()).kill();
+    PidfdWatch::on(process.pid().get()).kill();
     until("a while", || looked.elapsed() > Duration::from_millis(120));
     tracker.health_pass().expect("a pass");
     let detection = tracker.metrics().death_detection_latency;

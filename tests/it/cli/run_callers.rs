@@ -13,8 +13,8 @@ use crate::{
     cli::command::{Answer, PROCLEDGER, Running, answer, clean, procledger, run},
     containment::leaves::leaves,
     support::{
-        Eye, Guard, Place, eventually, in_namespace, in_namespace_with_init, is_alive, parent,
-        pidfd, root, state, stays, until,
+        Guard, PidfdWatch, Place, eventually, in_namespace, in_namespace_with_init, is_alive,
+        parent, pidfd, root, state, stays, until,
     },
 };
 
@@ -75,7 +75,7 @@ fn signal(pid: u32, signal: Signal) {
 /// A task, its `run`, and the process on whose behalf it runs.
 struct Scene {
     place: Place,
-    run: Eye,
+    run: PidfdWatch,
     caller: Guard,
     /// `run`, where it is a child of this test.
     child: Option<Guard>,
@@ -116,8 +116,8 @@ impl Scene {
         };
         place.wait_for("up");
         let run = match &child {
-            Some(child) => Eye::on(child.pid()),
-            None => place.eye("run"),
+            Some(child) => PidfdWatch::on(child.pid()),
+            None => place.watch("run"),
         };
         Self { place, run, caller, child }
     }
@@ -332,7 +332,7 @@ fn a_parent_that_has_ended_already_is_a_usage_error() {
     let script = format!("sh -c '{orphan}' \"$0\" > out 2> err < /dev/null &");
     caller.env("PROCLEDGER_DB", place.ledger()).current_dir(place.path());
     answer(caller.args(["-c", &script, PROCLEDGER, place.marker()])).expect(0);
-    let orphan = place.eye("pid");
+    let orphan = place.watch("pid");
     let initial = std::fs::read_link("/proc/self/ns/pid").expect("a link");
     let certain = parent(orphan.pid()) == Some(1) && initial.ends_with("pid:[4026531836]");
     std::fs::write(place.path().join("go"), "").expect("a file");

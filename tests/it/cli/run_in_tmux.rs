@@ -97,7 +97,7 @@ fn a_window_outlives_a_program_that_ends_in_the_background() {
         nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
         tmux.types("@sh -c 'echo $$ > pid; echo it$((1+1))runs; read line < go'");
         tmux.sees("it2runs", 1);
-        let program = tmux.place.eye("pid");
+        let program = tmux.place.watch("pid");
         tmux.server(&["send-keys", "C-z"]);
         tmux.gets_the_prompt();
         assert_eq!(state(program.pid()), Some('T'));
@@ -121,7 +121,7 @@ fn fg_ctrl_c_and_the_size_of_the_window_reach_the_program() {
         std::fs::write(tmux.place.path().join("script"), script).expect("a script");
         tmux.types("@sh script");
         tmux.sees("it2waits", 1);
-        let program = tmux.place.eye("pid");
+        let program = tmux.place.watch("pid");
         tmux.server(&["send-keys", "C-z"]);
         tmux.gets_the_prompt();
         assert_eq!(state(program.pid()), Some('T'));

@@ -67,7 +67,7 @@ fn nohup_protects_the_program_from_sighup() {
     command.args([PROCLEDGER, "run", "--task", "t", "--", "sh", "-c"]);
     command.args(["echo $$ > pid; eval \"$0\"", script]);
     let running = Running::spawn(&mut command);
-    let program = place.eye("pid");
+    let program = place.watch("pid");
     for pid in [running.child.id(), program.pid()] {
         pidfd_send_signal(pidfd(pid).expect("alive"), Signal::HUP).expect("sent");
     }

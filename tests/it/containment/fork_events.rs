@@ -1,6 +1,6 @@
 //! A daemon that leaves its session and wipes its environment between two health passes, and a host that crashes then.
 
-use crate::support::{Eye, Host, Place, canary, stays, until};
+use crate::support::{Host, PidfdWatch, Place, canary, stays, until};
 
 /// The interval is so long that no health pass finds it.
 const SESSION: &str = "containment=session interval=3600000";
@@ -34,8 +34,8 @@ fn reported_rows(place: &Place) -> String {
     place.sqlite3(&format!("SELECT pid FROM process WHERE evidence = '{EVIDENCE}' ORDER BY pid"))
 }
 
-fn has_row(place: &Place, eye: &Eye) -> bool {
-    reported_rows(place).lines().any(|pid| pid == eye.pid().to_string())
+fn has_row(place: &Place, watched: &PidfdWatch) -> bool {
+    reported_rows(place).lines().any(|pid| pid == watched.pid().to_string())
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_daemon_that_hid_is_recorded_at_once_and_ended_after_a_crash() {
     let mut host = Host::start(&place, SESSION);
     let script = format!("{}; exec sleep 3600", daemon(&place, "hidden"));
     let program = host.spawn("task", &script);
-    let hidden = place.eye("hidden");
+    let hidden = place.watch("hidden");
     until("it has a row", || has_row(&place, &hidden));
     let task = format!("SELECT task_id, origin FROM process WHERE pid = {}", hidden.pid());
     assert_eq!(place.sqlite3(&task), "task|descendant");
@@ -72,7 +72,7 @@ fn a_process_that_hides_long_after_its_fork_is_recorded_as_well() {
     let mut host = Host::start(&place, SESSION);
     let script = format!("(sleep 0.5; {}); exec sleep 3600", daemon(&place, "hidden"));
     host.spawn("task", &script);
-    let hidden = place.eye("hidden");
+    let hidden = place.watch("hidden");
     until("it has a row", || has_row(&place, &hidden));
     host.stop();
     assert!(hidden.is_dead());
@@ -91,7 +91,7 @@ fn unrelated_and_helper_processes_that_hide_nothing_get_no_row() {
     );
     let storm = "i=0; while [ $i -lt 2000 ]; do /bin/true; i=$((i+1)); done; setsid env -i sleep 1; echo > stormed";
     let mut unrelated = place.child(storm);
-    let hidden = place.eye("hidden");
+    let hidden = place.watch("hidden");
     until("the listener is at work", || has_row(&place, &hidden));
     place.wait_for("stormed");
     until("it is over", || !unrelated.is_running());

@@ -9,7 +9,8 @@ use std::{
 };
 
 use crate::support::{
-    Eye, Host, Place, canary, find, in_namespace_as_a_user, need, root, skipped, sqlite3, until,
+    Host, PidfdWatch, Place, canary, find, in_namespace_as_a_user, need, root, skipped, sqlite3,
+    until,
 };
 
 /// An ordinary user.
@@ -114,10 +115,10 @@ fn reports_forks(place: &Place) -> bool {
     reported
 }
 
-fn has_row(place: &Place, eye: &Eye) -> bool {
+fn has_row(place: &Place, watched: &PidfdWatch) -> bool {
     let row = format!(
         "SELECT count(*) FROM process WHERE pid = {} AND evidence = '{EVIDENCE}'",
-        eye.pid()
+        watched.pid()
     );
     sqlite3(&place.ledger(), &row) == "1"
 }
@@ -130,7 +131,7 @@ fn is_ended(user: bool, containment: &str, how: &str, crash: bool) {
     let options = format!("containment={containment} keeper grace=300 interval=3600000");
     let mut host = host(&place, user, &options);
     let task = host.spawn("task", &script(&place, how));
-    let hidden = place.eye("hidden");
+    let hidden = place.watch("hidden");
     let what = format!("{how} in {containment}, as user: {user}, crash: {crash}");
     if containment == "session" {
         // It may be found by its token as long as that can be read: what matters is that it does not escape.
@@ -223,14 +224,14 @@ fn is_reported(how: &str, verb: &[&str]) {
     let path = place.path().display();
     let older = format!("perl {path}/hides.pl {path}/older undumpable {}", place.marker());
     place.child(&older).0.wait().expect("it forks and ends");
-    let older = place.eye("older");
+    let older = place.watch("older");
     std::thread::sleep(std::time::Duration::from_millis(30));
     let mut host = Host::start(&place, "containment=session grace=100 interval=3600000");
     let task = host.spawn("task", &script(&place, how));
-    let hidden = place.eye("hidden");
+    let hidden = place.watch("hidden");
     until("it is orphaned", || crate::support::parent(hidden.pid()) == Some(1));
     let _parent = place.child("setsid sh -c 'echo $$ > sibling; exec ./hidden.sleep 3600' & wait");
-    let sibling = place.eye("sibling");
+    let sibling = place.watch("sibling");
     until("it cannot be read", || {
         std::fs::read(format!("/proc/{}/environ", sibling.pid())).is_err()
     });
@@ -250,8 +251,8 @@ fn is_reported(how: &str, verb: &[&str]) {
     let lines: Vec<&str> = text.lines().filter(|line| line.contains("may not be read")).collect();
     assert_eq!(lines.len(), 1, "{how} {verb:?}: {text}");
     assert!(lines[0].contains(&hidden.pid().to_string()), "{how} {verb:?}: {text}");
-    for eye in [hidden, older, sibling] {
-        eye.kill();
+    for watched in [hidden, older, sibling] {
+        watched.kill();
     }
     if let Some(host) = host {
         host.stop();
@@ -274,7 +275,7 @@ fn a_carrier_of_the_token_that_is_another_users_is_reported() {
         prepare(&place);
         let mut host = Host::start(&place, "containment=session grace=100 interval=3600000");
         host.spawn("task", &script(&place, how));
-        let hidden = place.eye("hidden");
+        let hidden = place.watch("hidden");
         until("it is another user's", || {
             Path::new(&format!("/proc/{}", hidden.pid())).exists()
                 && std::fs::read_to_string(format!("/proc/{}/status", hidden.pid()))

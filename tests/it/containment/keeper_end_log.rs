@@ -6,7 +6,9 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 use crate::{
     containment::keepers::{HOST, daemon, keepers},
     docs::faults::SmallDisk,
-    support::{Eye, Host, Place, eventually, in_namespace, in_namespace_as_a_user, root, until},
+    support::{
+        Host, PidfdWatch, Place, eventually, in_namespace, in_namespace_as_a_user, root, until,
+    },
 };
 
 /// A root that ignores SIGTERM, a child of it, and a daemon with no session and no token.
@@ -32,7 +34,7 @@ fn leak_of(place: &Place, pid: u32) -> String {
 const RULE: &str = "its instance died, and its keeper ended it";
 
 /// Each member of the tree is a leak, once, with its rule and its evidence.
-fn check_recorded(place: &Place, root: &Eye, daemon: &Eye) {
+fn check_recorded(place: &Place, root: &PidfdWatch, daemon: &PidfdWatch) {
     assert_eq!(leak_of(place, root.pid()), format!("orphan|kill|{RULE}|identity"));
     assert_eq!(leak_of(place, daemon.pid()), format!("orphan|term|{RULE}|below its keeper"));
     let rows = "SELECT end_reason, end_rule, state FROM process WHERE root IS NULL";
@@ -49,8 +51,8 @@ fn a_host_dies_and_the_next_one_records_what_its_keeper_ended() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let root = host.spawn("task", &script(&place));
-    let daemon = place.eye("daemon.pid");
-    let child = place.eye("child");
+    let daemon = place.watch("daemon.pid");
+    let child = place.watch("child");
     place.wait_for("up");
     host.crash();
     until("the keeper is gone", || keepers(&place.ledger()).is_empty());
@@ -97,7 +99,7 @@ fn a_watch_records_it_at_once() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let root = host.spawn("task", &script(&place));
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     place.wait_for("up");
     let mut watch = Command::new(env!("CARGO_BIN_EXE_procledger"));
     watch.arg("--db").arg(place.ledger()).arg("watch").env("PROCLEDGER_IT_MARKER", place.marker());
@@ -118,7 +120,7 @@ fn invariant_08_the_next_one_opens_when_the_keeper_has_done_its_work() {
     let place = Place::new();
     let mut host = Host::start(&place, &format!("{HOST} grace=1500"));
     let root = host.spawn("task", &script(&place));
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     place.wait_for("up");
     host.crash();
     assert!(!root.is_dead(), "it has a grace");
@@ -134,7 +136,7 @@ fn a_stopped_keeper_goes_on_when_the_next_one_opens() {
     let place = Place::new();
     let mut host = Host::start(&place, HOST);
     let root = host.spawn("task", &script(&place));
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     place.wait_for("up");
     let keeper = crate::support::pidfd(keepers(&place.ledger())[0]).expect("alive");
     rustix::process::pidfd_send_signal(&keeper, rustix::process::Signal::STOP).expect("stopped");
@@ -159,8 +161,8 @@ fn a_keeper_killed_while_it_ends_the_tree_leaves_a_record_that_leads_to_the_rest
         place.marker()
     );
     let root = host.spawn("task", &text);
-    let daemon = place.eye("daemon.pid");
-    let keeper = Eye::on(keepers(&place.ledger())[0]);
+    let daemon = place.watch("daemon.pid");
+    let keeper = PidfdWatch::on(keepers(&place.ledger())[0]);
     host.crash();
     eventually("both are named", || {
         let record = records(&place).pop()?;
@@ -187,7 +189,7 @@ fn an_opener_that_is_killed_while_it_takes_the_record_in_loses_nothing_and_doubl
         let place = Place::new();
         let mut host = Host::start(&place, HOST);
         let root = host.spawn("task", &script(&place));
-        let daemon = place.eye("daemon.pid");
+        let daemon = place.watch("daemon.pid");
         place.wait_for("up");
         host.crash();
         until("the keeper is gone", || keepers(&place.ledger()).is_empty());
@@ -219,7 +221,7 @@ fn a_full_disk_or_a_folder_that_is_gone_keeps_no_keeper_from_its_work() {
         let disk = SmallDisk::mount(&place, 4096);
         let mut host = Host::start_on(&place, &disk.ledger(), HOST);
         let root = host.spawn("task", &script(&place));
-        let daemon = place.eye("daemon.pid");
+        let daemon = place.watch("daemon.pid");
         place.wait_for("up");
         if is_full {
             disk.fill();
@@ -250,7 +252,7 @@ fn an_exit_code_that_the_host_had_no_time_to_record_is_in_the_history() {
         daemon(&place, "daemon.pid")
     );
     let root = host.spawn("task", &text);
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     fs::write(place.path().join("go"), "").expect("the sign");
     until("the root has ended", || root.is_dead());
     host.crash();

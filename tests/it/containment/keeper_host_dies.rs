@@ -6,7 +6,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::{
     containment::keepers::{HOST, daemon, keepers},
-    support::{Eye, Host, Place, pidfd, stays, until},
+    support::{Host, PidfdWatch, Place, pidfd, stays, until},
 };
 
 #[test]
@@ -19,10 +19,10 @@ fn a_daemon_without_session_environment_and_folder_dies_with_the_host() {
         daemon(&place, "daemon.pid")
     );
     let root = host.spawn("task", &script);
-    let eyes = ["daemon.pid", "child", "leader"].map(|name| place.eye(name));
+    let all_watched = ["daemon.pid", "child", "leader"].map(|name| place.watch(name));
     let killed = Instant::now();
     host.crash();
-    until("the tree is dead", || root.is_dead() && eyes.iter().all(Eye::is_dead));
+    until("the tree is dead", || root.is_dead() && all_watched.iter().all(PidfdWatch::is_dead));
     eprintln!("dead {:?} after its host was killed", killed.elapsed());
     until("the keeper is gone", || keepers(&place.ledger()).is_empty());
     assert_eq!(place.alive(), [0_u32; 0]);
@@ -49,7 +49,7 @@ fn a_daemon_that_the_root_left_a_moment_before_dies_too() {
             place.path().display()
         ),
     );
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     fs::write(place.path().join("go"), "").expect("the sign");
     until("the root has ended", || root.is_dead());
     host.crash();

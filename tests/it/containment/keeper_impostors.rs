@@ -11,7 +11,7 @@ use procledger::ExitStatus;
 
 use crate::{
     containment::keepers::{daemon, keepers, kept},
-    support::{Eye, Guard, Place, need, parent, root, sqlite3, start_tick, stays, until},
+    support::{Guard, PidfdWatch, Place, need, parent, root, sqlite3, start_tick, stays, until},
 };
 
 /// A uid without an account.
@@ -21,7 +21,7 @@ const LARGE: u64 = 60_000_000;
 /// A process with a keeper's name and the token of a tree as its only argument, and a child that uses much memory.
 struct Impostor {
     _process: Guard,
-    child: Eye,
+    child: PidfdWatch,
 }
 
 impl Impostor {
@@ -54,7 +54,7 @@ impl Impostor {
         place.wait_for(&format!("{name}/up"));
         let argv = fs::read_to_string(format!("/proc/{}/cmdline", process.pid())).expect("argv");
         assert_eq!(argv, format!("procledger-keeper\0{token}\0"));
-        Self { _process: process, child: place.eye(&format!("{name}/pid")) }
+        Self { _process: process, child: place.watch(&format!("{name}/pid")) }
     }
 }
 
@@ -65,7 +65,7 @@ fn check(users: &[Option<u32>]) {
     let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));
     let job = place.job("task", &script).max_rss(LARGE / 2);
     let mut process = tracker.spawn(job).expect("spawned");
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     let impostors: Vec<Impostor> = (users.iter().enumerate())
         .map(|(number, user)| Impostor::start(&place, &format!("impostor-{number}"), *user))
         .collect();
@@ -115,7 +115,7 @@ fn another_instances_kill_ends_the_true_keepers_tree_and_spares_the_impostors() 
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));
     let mut process = tracker.spawn(place.job("task", &script)).expect("spawned");
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     let impostor = Impostor::start(&place, "impostor", None);
     let killed = place.procledger(&["kill", "task"]);
     assert!(killed.status.success() && daemon.is_dead(), "{killed:?}");
@@ -135,7 +135,7 @@ fn a_task_that_calls_itself_a_keeper_of_another_task_is_that_ones_no_more() {
     fs::write(place.path().join(&token), "sleep 3600 & echo $! > child; wait\n").expect("a script");
     let script = format!("PATH={folder}:$PATH; exec procledger-keeper {token}");
     let mut second = tracker.spawn(place.job("second", &script)).expect("spawned");
-    let child = place.eye("child");
+    let child = place.watch("child");
     tracker.health_pass().expect("a pass");
     let task = format!("SELECT task_id FROM process WHERE pid = {}", child.pid());
     assert_eq!(place.sqlite3(&task), "second");
@@ -162,9 +162,9 @@ fn a_process_with_the_reused_pid_of_a_dead_keeper_is_not_a_keeper() {
         let place = Place::new();
         let tracker = kept(&place).open().expect("a ledger");
         let mut process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
-        let keeper = Eye::on(keepers(&place.ledger())[0]);
+        let keeper = PidfdWatch::on(keepers(&place.ledger())[0]);
         let other = place.child("sleep 3600 & echo $! > child; wait");
-        let child = place.eye("child");
+        let child = place.watch("child");
         keeper.kill();
         if same_tick
             && sqlite3(&place.ledger(), "SELECT keeper_pidfd_inode FROM process").is_empty()
@@ -191,7 +191,7 @@ fn a_row_of_an_older_version_leads_to_its_keeper_and_to_no_impostor() {
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));
     let mut process = tracker.spawn(place.job("task", &script)).expect("spawned");
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     edit(&place, "keeper_pid = NULL, keeper_start_tick = NULL, keeper_pidfd_inode = NULL");
     let impostor = Impostor::start(&place, "impostor", None);
     let killed = place.procledger(&["kill", "task"]);
@@ -209,7 +209,7 @@ fn a_row_of_an_older_version_whose_keeper_is_dead_leads_to_no_parent_of_the_prog
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
-    let keeper = Eye::on(keepers(&place.ledger())[0]);
+    let keeper = PidfdWatch::on(keepers(&place.ledger())[0]);
     let other = place.child("exec sleep 3600");
     keeper.kill();
     until("it has another parent", || parent(process.pid().get()) != Some(keeper.pid()));

@@ -4,7 +4,7 @@ use procledger::ExitStatus;
 
 use crate::{
     containment::keepers::{HOST, daemon, keepers, kept},
-    support::{Eye, Host, Place, eventually, parent, until},
+    support::{Host, PidfdWatch, Place, eventually, parent, until},
 };
 
 #[test]
@@ -17,9 +17,9 @@ fn the_program_goes_on_its_end_is_known_and_so_are_its_strays() {
         place.path().display()
     );
     let root = host.spawn("task", &script);
-    let daemon = place.eye("daemon");
+    let daemon = place.watch("daemon");
     let keeper = keepers(&place.ledger())[0];
-    Eye::on(keeper).kill();
+    PidfdWatch::on(keeper).kill();
     let said = "the keeper of process";
     eventually("the host says so", || {
         std::fs::read_to_string(&log).ok().filter(|text| text.contains(said))
@@ -51,7 +51,7 @@ fn a_host_waited_for_ever_for_a_keeper_that_its_program_had_stopped() {
         format!("{}; kill -STOP $PPID; echo > stopped; exec sleep 3600", daemon(&place, "away"));
     tracker.spawn(place.job("ended", &script)).expect("spawned");
     place.wait_for("stopped");
-    let away = place.eye("away");
+    let away = place.watch("away");
     tracker.terminate("ended").expect("ended");
     assert!(away.is_dead());
     tracker.shutdown().expect("an orderly end");
@@ -70,22 +70,22 @@ fn with_its_host_then_recorded_descendants_and_the_token_lead_to_all() {
         daemon(&place, "daemon.pid")
     );
     let root = host.spawn("task", &script);
-    let eyes = ["daemon.pid", "leader"].map(|name| place.eye(name));
+    let all_watched = ["daemon.pid", "leader"].map(|name| place.watch(name));
     // The pass that has seen the daemon while it was still a descendant of the keeper.
     host.ask("health");
-    let keeper = Eye::on(keepers(&place.ledger())[0]);
+    let keeper = PidfdWatch::on(keepers(&place.ledger())[0]);
     // Stopped, it cannot act between the two kills.
     let fd = crate::support::pidfd(keeper.pid()).expect("alive");
     rustix::process::pidfd_send_signal(&fd, rustix::process::Signal::STOP).expect("stopped");
     host.crash();
     keeper.kill();
     assert!(
-        !root.is_dead() && eyes.iter().all(|eye| !eye.is_dead()),
+        !root.is_dead() && all_watched.iter().all(|watched| !watched.is_dead()),
         "no process is left to end them"
     );
     let reap = place.procledger(&["reap"]);
     assert!(reap.status.success(), "{reap:?}");
-    assert!(root.is_dead() && eyes.iter().all(Eye::is_dead));
+    assert!(root.is_dead() && all_watched.iter().all(PidfdWatch::is_dead));
     assert_eq!(place.sqlite3("SELECT count(*) FROM leaks WHERE kind = 'orphan'"), "3");
 }
 
@@ -111,7 +111,7 @@ fn at_the_gate_then_the_program_never_runs() {
         };
         crate::support::pids().into_iter().filter(gated).find_map(of_ours)
     });
-    Eye::on(keeper).kill();
+    PidfdWatch::on(keeper).kill();
     lock.release();
     let error = spawning.join().expect("joined").expect_err("its keeper is dead");
     assert!(error.is_not_started(), "{error:?}");

@@ -3,7 +3,7 @@
 
 use crate::{
     containment::keepers::{HOST, daemon, keepers},
-    support::{Eye, Host, Place, need, until},
+    support::{Host, PidfdWatch, Place, need, until},
 };
 
 /// A host of a task with a hidden daemon and a hidden holder of the lock file `lock`, which is killed.
@@ -21,11 +21,11 @@ fn check(place: &Place, lock: &str, mode: &str) {
         place.marker()
     );
     let root = host.spawn("task", &script);
-    let eyes = ["daemon.pid", "holder.pid"].map(|name| place.eye(name));
+    let all_watched = ["daemon.pid", "holder.pid"].map(|name| place.watch(name));
     host.crash();
     until("the keeper is gone", || keepers(&place.ledger()).is_empty());
     assert!(root.is_dead(), "{lock}");
-    assert!(eyes.iter().all(Eye::is_dead), "{lock}: {eyes:?}");
+    assert!(all_watched.iter().all(PidfdWatch::is_dead), "{lock}: {all_watched:?}");
     Host::start(place, HOST).stop();
     assert_eq!(place.alive(), [0_u32; 0], "{lock}");
 }

@@ -4,7 +4,7 @@ use procledger::ExitStatus;
 
 use crate::{
     containment::keepers::{daemon, keepers, kept},
-    support::{Eye, Place, eventually, stays, until},
+    support::{PidfdWatch, Place, eventually, stays, until},
 };
 
 #[test]
@@ -39,7 +39,7 @@ fn kept_strays_stay_although_their_keeper_exits() {
     );
     let mut process =
         tracker.spawn(place.job("leaves", &script).keep_strays(true)).expect("spawned");
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     process.wait().expect("waited");
     until("the keeper is gone", || keepers(&place.ledger()).is_empty());
     tracker.shutdown().expect("an orderly end");
@@ -53,7 +53,7 @@ fn a_task_registered_below_another_tasks_program_is_not_its_stray() {
     let script =
         format!("{}; while [ ! -e go ]; do sleep 0.01; done; exit 0", daemon(&place, "daemon.pid"));
     let mut process = tracker.spawn(place.job("starter", &script)).expect("spawned");
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     tracker.register("of-its-own", daemon.pid()).expect("registered");
     std::fs::write(place.path().join("go"), "").expect("the sign");
     process.wait().expect("waited");
@@ -68,11 +68,11 @@ fn a_task_that_is_unregistered_lives_on_and_its_keeper_goes() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
-    let eye = Eye::on(process.pid().get());
+    let watched = PidfdWatch::on(process.pid().get());
     assert!(tracker.unregister("task").expect("written"));
     until("the keeper is gone", || keepers(&place.ledger()).is_empty());
     tracker.shutdown().expect("an orderly end");
-    stays("the program lives", || !eye.is_dead());
+    stays("the program lives", || !watched.is_dead());
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn an_end_that_is_asked_for_reaches_the_daemon_and_says_why() {
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));
     let mut process = tracker.spawn(place.job("task", &script)).expect("spawned");
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     let report = process.terminate().expect("ended");
     assert!(daemon.is_dead() && report.survived() == 0, "{report:?}");
     let evidence: Vec<&str> = report.endings.iter().map(|end| end.evidence.as_str()).collect();
@@ -95,7 +95,7 @@ fn another_instances_kill_reaches_the_daemon_too() {
     let tracker = kept(&place).open().expect("a ledger");
     let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));
     let mut process = tracker.spawn(place.job("task", &script)).expect("spawned");
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     let killed = place.procledger(&["kill", "task"]);
     assert!(killed.status.success() && daemon.is_dead(), "{killed:?}");
     assert_eq!(process.wait().expect("waited"), ExitStatus::Signaled(15));
@@ -109,7 +109,7 @@ fn a_health_pass_records_descendants_that_only_the_keeper_leads_to() {
     let tracker = kept(&place).monitor(false).open().expect("a ledger");
     let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));
     tracker.spawn(place.job("task", &script)).expect("spawned");
-    let daemon = place.eye("daemon.pid");
+    let daemon = place.watch("daemon.pid");
     tracker.health_pass().expect("a pass");
     let rows = format!("SELECT task_id, origin, state FROM process WHERE pid = {}", daemon.pid());
     assert_eq!(place.sqlite3(&rows), "task|descendant|running");

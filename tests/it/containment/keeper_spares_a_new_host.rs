@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::{
     containment::keepers::{HOST, daemon},
-    support::{Eye, Host, Place, eventually, stays, until},
+    support::{Host, PidfdWatch, Place, eventually, stays, until},
 };
 
 #[test]
@@ -22,16 +22,16 @@ fn invariant_13_a_host_adopted_by_the_keeper_lives_with_all_that_it_started() {
         binary = binary.display()
     );
     let root = old.spawn("restarts", &script);
-    let sibling = place.eye("sibling");
-    let new = place.eye("host");
+    let sibling = place.watch("sibling");
+    let new = place.watch("host");
     eventually("the new host opens the ledger", || {
         let text = fs::read_to_string(place.path().join("out")).unwrap_or_default();
         text.contains("host> open").then_some(())
     });
     place.send_to_fifo(&format!("spawn fresh {}; exec sleep 3600", daemon(&place, "fresh-daemon")));
     let fresh = "SELECT pid FROM process WHERE task_id = 'fresh' AND root IS NULL";
-    let fresh = eventually("it spawns", || place.sqlite3(fresh).parse().ok().map(Eye::on));
-    let daemon = place.eye("fresh-daemon");
+    let fresh = eventually("it spawns", || place.sqlite3(fresh).parse().ok().map(PidfdWatch::on));
+    let daemon = place.watch("fresh-daemon");
     old.crash();
     until("the old tree is gone", || root.is_dead() && sibling.is_dead());
     stays("the new host and its programs live", || {
@@ -56,13 +56,13 @@ fn a_nested_host_goes_with_its_task() {
         binary = binary.display()
     );
     let root = outer.spawn("nests", &script);
-    let inner = place.eye("host");
+    let inner = place.watch("host");
     eventually("the inner host opens its ledger", || {
         let text = fs::read_to_string(place.path().join("out")).unwrap_or_default();
         text.contains("host> open").then_some(())
     });
     place.send_to_fifo(&format!("spawn deep {}; exec sleep 3600", daemon(&place, "deep-daemon")));
-    let daemon = place.eye("deep-daemon");
+    let daemon = place.watch("deep-daemon");
     outer.crash();
     until("all of it is gone", || root.is_dead() && inner.is_dead() && daemon.is_dead());
     until("nothing is left", || place.alive().is_empty());

@@ -10,7 +10,7 @@ use std::{
 
 use procledger::{ContainmentMode, Tracker};
 
-use crate::support::{Eye, Host, Place, canary, eventually, skipped, until};
+use crate::support::{Host, PidfdWatch, Place, canary, eventually, skipped, until};
 
 /// Whether leaves can be used here.
 pub(crate) fn leaves() -> bool {
@@ -78,7 +78,7 @@ fn a_daemon_that_left_everything_behind_is_ended_after_a_crash() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=cgroup");
     let root = host.spawn("task", &format!("{}; exec sleep 3600", daemon(&place, "daemon")));
-    let daemon = place.eye("daemon");
+    let daemon = place.watch("daemon");
     let leaf = leaf_of(&place, "task");
     let unrelated = canary();
     host.crash();
@@ -102,7 +102,7 @@ fn a_daemon_that_a_root_leaves_when_it_ends_well_is_a_stray_of_its_task() {
         Tracker::builder(place.ledger()).containment(ContainmentMode::Cgroup).open().expect("open");
     let script = format!("{}; until [ -s daemon ]; do sleep 0.01; done", daemon(&place, "daemon"));
     let mut process = tracker.spawn(place.job("task", &script)).expect("spawned");
-    let daemon = place.eye("daemon");
+    let daemon = place.watch("daemon");
     assert!(process.wait().expect("ended").success());
     let ended = Instant::now();
     until("the daemon is ended", || daemon.is_dead());
@@ -176,9 +176,9 @@ fn invariant_02_a_leaf_with_another_inode_is_not_touched() {
     fs::create_dir(&leaf).expect("another one of its name");
     let unrelated = canary();
     fs::write(leaf.join("cgroup.procs"), unrelated.pid().to_string()).expect("moved in");
-    let eye = Eye::on(unrelated.pid());
+    let watched = PidfdWatch::on(unrelated.pid());
     let reap = place.procledger(&["reap"]);
-    assert!(!eye.is_dead(), "{reap:?}");
+    assert!(!watched.is_dead(), "{reap:?}");
     drop(unrelated);
     until("it is empty", || fs::remove_dir(&leaf).is_ok());
 }
@@ -200,7 +200,7 @@ fn a_host_in_a_leaf_of_another_ledger_dies_with_it_and_all_it_started() {
         place.marker()
     );
     tracker.spawn(place.job("outer", &script)).expect("spawned");
-    let (program, daemon) = (place.eye("up"), place.eye("daemon"));
+    let (program, daemon) = (place.watch("up"), place.watch("daemon"));
     let outer = leaf_of(&place, "outer");
     let inside: PathBuf =
         crate::support::sqlite3(&inner, "SELECT cgroup FROM process WHERE root IS NULL").into();
@@ -233,7 +233,7 @@ fn invariant_07_a_health_pass_does_not_record_a_new_host_in_a_tasks_cgroup() {
         place.marker(),
     );
     tracker.spawn(place.job("outer", &script)).expect("spawned");
-    let (host, program) = (place.eye("host"), place.eye("up"));
+    let (host, program) = (place.watch("host"), place.watch("up"));
     let listed = std::fs::read_to_string(leaf_of(&place, "outer").join("cgroup.procs"));
     let listed = listed.expect("its processes");
     assert!(
@@ -258,7 +258,7 @@ fn a_kept_stray_keeps_its_leaf_until_it_ends() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=cgroup");
     let root = host.spawn_as("keep", "task", &format!("{}; sleep 0.2", daemon(&place, "daemon")));
-    let daemon = place.eye("daemon");
+    let daemon = place.watch("daemon");
     let leaf = leaf_of(&place, "task");
     until("the root ends", || root.is_dead());
     host.stop();

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     containment::leaves::leaves,
-    support::{Eye, Host, Place, canary, eventually, namespaces, need, root, until},
+    support::{Host, PidfdWatch, Place, canary, eventually, namespaces, need, root, until},
 };
 
 /// An ordinary user that owns only the subtree that is delegated to it.
@@ -169,7 +169,7 @@ impl Subtree {
     }
 
     /// Starts the task, and returns its root and the hidden process.
-    fn start(&self, host: &mut Host, how: &str, then: &str) -> (Eye, Eye) {
+    fn start(&self, host: &mut Host, how: &str, then: &str) -> (PidfdWatch, PidfdWatch) {
         for (name, script) in [("root.pl", ROOT), ("hides.pl", HIDES)] {
             fs::write(self.place.path().join(name), script).expect("a script");
         }
@@ -178,7 +178,7 @@ impl Subtree {
             self.place.path().display()
         );
         let root = host.spawn("task", &script);
-        (root, self.place.eye("hidden"))
+        (root, self.place.watch("hidden"))
     }
 
     fn leaf(&self) -> PathBuf {
@@ -376,10 +376,10 @@ fn an_unlistable_member_beside_a_protected_program_is_reported_as_a_survivor() {
         let members = members();
         members.lines().find(|pid| is_keepme(pid)).map(|pid| pid.parse().expect("a pid"))
     });
-    let kept = Eye::on(kept);
+    let kept = PidfdWatch::on(kept);
     let outside = canary();
     fs::write(leaf.join("cgroup.procs"), outside.pid().to_string()).expect("moved in");
-    let outside = (Eye::on(outside.pid()), outside);
+    let outside = (PidfdWatch::on(outside.pid()), outside);
 
     let children = format!("/proc/{0}/task/{0}/children", host.pid());
     let inside = fs::read_to_string(children).expect("children").trim().to_owned();

@@ -20,7 +20,7 @@ use survivors::{Identity, Seen, left, live_processes};
 
 use crate::{
     containment::leaves::leaves,
-    support::{Eye, Guard, Host, Place, in_namespace, in_namespace_as_a_user, root, until},
+    support::{Guard, Host, PidfdWatch, Place, in_namespace, in_namespace_as_a_user, root, until},
 };
 
 /// What session mode may lose or has to spare, according to the README's section on what escapes: `redis-server`, `nginx` and
@@ -36,7 +36,7 @@ struct Stage {
     containment: &'static str,
     place: Place,
     host: Host,
-    root: Eye,
+    root: PidfdWatch,
     /// All processes of the task, including the root.
     company: Vec<Seen>,
     unrelated: Vec<Seen>,
@@ -72,7 +72,7 @@ impl Stage {
 
     /// No process is left except, in session mode, those that the README names; and no unrelated program was ended.
     fn assert_clean(&self) {
-        let has_gone = |seen: &Seen| !is_keeper(seen) || seen.eye.is_dead();
+        let has_gone = |seen: &Seen| !is_keeper(seen) || seen.watched.is_dead();
         until("the keeper has gone after its tree", || self.company.iter().all(has_gone));
         let left = left(&self.company, &self.others);
         let may_be_left = |identity: &&Identity| {
@@ -80,7 +80,7 @@ impl Stage {
         };
         let lost: Vec<_> = left.iter().filter(|identity| !may_be_left(identity)).collect();
         assert!(lost.is_empty(), "left in {} mode: {lost:#?}", self.containment);
-        let hit: Vec<_> = self.unrelated.iter().filter(|seen| seen.eye.is_dead()).collect();
+        let hit: Vec<_> = self.unrelated.iter().filter(|seen| seen.watched.is_dead()).collect();
         assert!(hit.is_empty(), "unrelated programs were ended: {:#?}", all(hit));
         println!("{}: {} processes, left: {left:?}", self.containment, self.company.len());
     }
@@ -92,7 +92,7 @@ impl Stage {
         let is_missing = |seen: &&Seen| {
             let pid = seen.identity.pid;
             let is_of_the_task = pid != self.root.pid() && !is_keeper(seen);
-            is_of_the_task && seen.eye.is_dead() && !leaks.contains(&pid)
+            is_of_the_task && seen.watched.is_dead() && !leaks.contains(&pid)
         };
         let missing: Vec<_> = self.company.iter().filter(is_missing).collect();
         let rows = "SELECT pid, end_reason, exit_code, exit_signal, command FROM process";
@@ -135,7 +135,7 @@ fn folder(place: &Place, name: &str) -> PathBuf {
 /// The host is killed: after one `reap` no process is left.
 fn a_host_is_killed(containment: &'static str) {
     let stage = Stage::set(containment);
-    Eye::on(stage.host.pid()).kill();
+    PidfdWatch::on(stage.host.pid()).kill();
     let output = stage.place.procledger(&["reap", "--json"]);
     assert!(output.status.success(), "{output:?}");
     stage.assert_clean();
@@ -165,7 +165,7 @@ fn a_root_ends_well(containment: &'static str) -> Duration {
             containment != "session" || !NAMED_IN_THE_README.contains(&seen.identity.name.as_str())
         })
         .collect();
-    until("all are gone", || has_to_go.iter().all(|seen| seen.eye.is_dead()));
+    until("all are gone", || has_to_go.iter().all(|seen| seen.watched.is_dead()));
     let took = ended.elapsed();
     let pending = "SELECT count(*) FROM process WHERE state <> 'ended'";
     until("it is recorded", || stage.place.sqlite3(pending) == "0");

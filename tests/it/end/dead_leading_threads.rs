@@ -5,7 +5,7 @@ use procledger::{ContainmentMode, Tracker};
 
 use crate::{
     containment::{keepers::KEEPER, leaves::leaves},
-    support::{Eye, Place, in_namespace_as_a_user, state, until},
+    support::{PidfdWatch, Place, in_namespace_as_a_user, state, until},
 };
 
 /// Shell text that starts such a program: in a session of its own, without its parent, deaf to SIGTERM, with the token of its
@@ -20,8 +20,8 @@ fn leaderless() -> String {
     )
 }
 
-fn seen_without_its_first_thread(place: &Place) -> Eye {
-    let daemon = place.eye("daemon");
+fn seen_without_its_first_thread(place: &Place) -> PidfdWatch {
+    let daemon = place.watch("daemon");
     until("its first thread ends", || state(daemon.pid()) == Some('Z'));
     assert!(!daemon.is_dead(), "another thread lives");
     daemon

@@ -4,7 +4,7 @@ use std::{fs, process::Command, time::Duration};
 
 use procledger::{Job, Stdio, Tracker};
 
-use crate::support::{Eye, Host, Place, canary, is_alive, need, until};
+use crate::support::{Host, PidfdWatch, Place, canary, is_alive, need, until};
 
 fn job(place: &Place, task: &str, script: &str) -> Job {
     Job::new(task, "/bin/sh")
@@ -24,7 +24,7 @@ fn leaves_a_child(place: &Place) -> String {
 ///
 /// Identified by its pid: a pass may see any child between fork and exec, when its command is still the shell's.
 fn recorded_child(place: &Place, tracker: &Tracker) -> u32 {
-    let child = place.eye("child").pid();
+    let child = place.watch("child").pid();
     let row = format!("SELECT count(*) FROM process WHERE root IS NOT NULL AND pid = {child}");
     until("the child is recorded", || {
         tracker.health_pass().expect("a pass");
@@ -158,7 +158,7 @@ fn strays_of_an_unwatched_root_ran_on_where_the_host_had_reaped_it() {
     let watched = tracker.unwatched();
     let process = tracker.spawn(job(&place, "leaver", &script)).expect("spawned");
     assert!(tracker.unwatched() > watched, "it is not watched");
-    let (root, daemon) = (Eye::on(process.pid().get()), place.eye("daemon"));
+    let (root, daemon) = (PidfdWatch::on(process.pid().get()), place.watch("daemon"));
     drop(process);
     // A pass opens pidfds on all live processes, and must have the descriptors for that.
     let others: Vec<String> = (0..tracker.executing_count() - 1).map(|n| n.to_string()).collect();

@@ -43,8 +43,8 @@ fn a_member_missed_by_terminate_is_found_by_the_next_pass() {
     let builder = Tracker::builder(place.ledger()).monitor(false).grace(Duration::from_secs(20));
     let tracker = builder.containment(ContainmentMode::Session).open().expect("a ledger");
     let root = tracker.spawn(place.job("task", &script(&place))).expect("spawned").pid();
-    let root = crate::support::Eye::on(root.get());
-    let daemon = place.eye("daemon");
+    let root = crate::support::PidfdWatch::on(root.get());
+    let daemon = place.watch("daemon");
     let report = blind(|| tracker.terminate("task").expect("tried"));
     assert!(root.is_dead() && !daemon.is_dead());
     assert_eq!(report.suspects.len(), 1, "it is reported: {report:?}");
@@ -68,7 +68,7 @@ fn a_member_missed_by_a_reap_is_found_by_the_next_pass() {
     let place = Place::new();
     let mut host = Host::start(&place, "containment=session");
     let root = host.spawn("task", &script(&place));
-    let daemon = place.eye("daemon");
+    let daemon = place.watch("daemon");
     host.crash();
     let builder = Tracker::builder(place.ledger()).monitor(false).grace(Duration::from_secs(20));
     let tracker = builder.reap_on_open(false).open().expect("a ledger");

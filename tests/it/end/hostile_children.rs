@@ -5,7 +5,7 @@ use std::fs;
 
 use procledger::{Containment, ContainmentMode, Job, Stdio, Tracker};
 
-use crate::support::{Eye, Place, canary, need, until};
+use crate::support::{PidfdWatch, Place, canary, need, until};
 
 /// Perl overwrites its arguments, and with them its environment, when `$0` is set.
 const LIES: &str = r#"
@@ -42,7 +42,7 @@ fn a_program_that_lies_about_itself_is_shown_as_text_and_ended_with_all_below_it
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     let process = tracker.spawn(job).expect("spawned");
-    let (liar, away) = (place.eye("ready"), place.eye("away"));
+    let (liar, away) = (place.watch("ready"), place.watch("away"));
     assert_eq!(liar.pid(), process.pid().get());
     let title = fs::read(format!("/proc/{}/cmdline", liar.pid())).expect("a title");
     assert!(title.starts_with(b"\x1b]0;owned\x07) S 1 (b"), "it lies");
@@ -62,5 +62,5 @@ fn a_program_that_lies_about_itself_is_shown_as_text_and_ended_with_all_below_it
     assert!(liar.is_dead() && away.is_dead());
     tracker.shutdown().expect("an orderly end");
     assert!(canary.is_running());
-    until("nothing is left", || place.alive().iter().all(|&pid| Eye::find(pid).is_none()));
+    until("nothing is left", || place.alive().iter().all(|&pid| PidfdWatch::find(pid).is_none()));
 }

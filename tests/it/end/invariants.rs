@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use procledger::Tracker;
 
-use crate::support::{Eye, Guard, Host, Place, in_namespace, is_alive, until};
+use crate::support::{Guard, Host, PidfdWatch, Place, in_namespace, is_alive, until};
 
 /// In a namespace of its own, where no other process takes pids.
 #[test]
@@ -74,8 +74,8 @@ fn invariant_10_a_member_is_ended_although_it_cannot_be_recorded() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let process = tracker.spawn(place.job("task", "setsid sleep 3600 & echo $! > daemon; wait"));
-    let root = Eye::on(process.expect("spawned").pid().get());
-    let daemon = place.eye("daemon");
+    let root = PidfdWatch::on(process.expect("spawned").pid().get());
+    let daemon = place.watch("daemon");
     let lock = locked(&place);
     let report = tracker.terminate("task").expect("ended");
     assert!(root.is_dead() && daemon.is_dead(), "{report:?}");

@@ -4,7 +4,7 @@ use std::fs;
 
 use procledger::{Job, Tracker};
 
-use crate::support::{Eye, Host, Place, until};
+use crate::support::{Host, PidfdWatch, Place, until};
 
 /// Leaves a child in its session, a daemon outside of it, and one that an earlier pass has recorded.
 fn job(place: &Place) -> Job {
@@ -16,8 +16,8 @@ fn job(place: &Place) -> Job {
 const KEPT: &str = "SELECT l.kind, l.outcome, l.rule, p.task_id, p.state, p.end_reason, p.root IS NOT NULL
     FROM leak AS l JOIN process AS p ON p.id = l.process WHERE p.command LIKE '%360%' GROUP BY p.id";
 
-fn left(place: &Place) -> Vec<Eye> {
-    ["early", "child", "daemon"].map(|name| place.eye(name)).into()
+fn left(place: &Place) -> Vec<PidfdWatch> {
+    ["early", "child", "daemon"].map(|name| place.watch(name)).into()
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn strays_that_a_job_keeps_are_recorded_as_kept() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(job(&place)).expect("spawned");
-    let early = place.eye("early");
+    let early = place.watch("early");
     until("a pass has recorded one of them", || {
         tracker.health_pass().expect("a pass");
         let rows = format!("SELECT count(*) FROM process WHERE pid = {}", early.pid());
@@ -45,7 +45,7 @@ fn strays_that_a_job_keeps_are_recorded_as_kept() {
     tracker.health_pass().expect("a pass");
     tracker.shutdown().expect("shut down");
     drop(Tracker::builder(place.ledger()).open().expect("a ledger"));
-    assert!(kept.iter().all(|eye| !eye.is_dead()), "what was kept was ended later");
+    assert!(kept.iter().all(|watched| !watched.is_dead()), "what was kept was ended later");
     assert_eq!(place.sqlite3("SELECT count(*) FROM leak WHERE outcome <> 'gone'"), "3");
 }
 
@@ -55,12 +55,12 @@ fn kept_strays_are_left_by_a_shutdown_that_is_the_first_to_see_the_roots_end() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let process = tracker.spawn(job(&place)).expect("spawned");
-    let root = Eye::on(process.pid().get());
+    let root = PidfdWatch::on(process.pid().get());
     fs::write(place.path().join("go"), "").expect("the sign");
     let kept = left(&place);
     until("the root ends", || root.is_dead());
     tracker.shutdown().expect("shut down");
-    assert!(kept.iter().all(|eye| !eye.is_dead()), "what was kept was ended");
+    assert!(kept.iter().all(|watched| !watched.is_dead()), "what was kept was ended");
     let line = "stray|kept|its job keeps its strays|keeps|ended|released|1";
     assert_eq!(place.sqlite3(KEPT), [line; 3].join("\n"));
 }
@@ -73,7 +73,7 @@ fn kept_strays_outlive_the_crash_of_their_host() {
     let folder = place.path().display();
     let script = format!("setsid sleep 3600 & echo $! > {folder}/kept");
     let root = host.spawn_as("keep", "keeps", &script);
-    let kept = place.eye("kept");
+    let kept = place.watch("kept");
     until("the root is settled", || root.is_dead() && host.ask("running") == "0");
     until("it is recorded", || place.sqlite3("SELECT count(*) FROM leaks") == "1");
     host.crash();
@@ -89,7 +89,7 @@ fn a_tree_that_is_terminated_keeps_nothing_by_itself() {
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let script = "setsid sleep 3600 & echo $! > daemon; wait";
     tracker.spawn(place.job("keeps", script).keep_strays(true)).expect("spawned");
-    let daemon = place.eye("daemon");
+    let daemon = place.watch("daemon");
     tracker.terminate("keeps").expect("terminated");
     assert!(daemon.is_dead());
 }
@@ -110,7 +110,7 @@ fn a_name_sweep_leaves_kept_strays() {
     );
     let mut process =
         tracker.spawn(place.job("keeps", &script).keep_strays(true)).expect("spawned");
-    let kept = place.eye("worker");
+    let kept = place.watch("worker");
     until("a pass sees it below its root", || {
         tracker.health_pass().expect("a pass");
         let row = format!("SELECT count(*) FROM process WHERE pid = {}", kept.pid());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use procledger::{Ledger, Tracker};
 
-use crate::support::{Eye, Place, is_alive, until};
+use crate::support::{PidfdWatch, Place, is_alive, until};
 
 const TREE: &str = "setsid sleep 3600 & echo $! > daemon; wait";
 
@@ -13,8 +13,8 @@ fn a_job_that_runs_too_long_is_ended_with_its_tree() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let job = place.job("long", TREE).max_runtime(Duration::from_millis(300));
-    let root = Eye::on(tracker.spawn(job).expect("spawned").pid().get());
-    let daemon = place.eye("daemon");
+    let root = PidfdWatch::on(tracker.spawn(job).expect("spawned").pid().get());
+    let daemon = place.watch("daemon");
     let patient = place.job("patient", "exec sleep 3600").max_runtime(Duration::from_hours(1));
     let patient = tracker.spawn(patient).expect("spawned");
     until("the tree is ended", || root.is_dead() && daemon.is_dead());
@@ -30,7 +30,7 @@ fn without_a_monitor_the_health_pass_ends_jobs_that_run_too_long() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let job = place.job("long", "exec sleep 3600").max_runtime(Duration::from_millis(1));
-    let root = Eye::on(tracker.spawn(job).expect("spawned").pid().get());
+    let root = PidfdWatch::on(tracker.spawn(job).expect("spawned").pid().get());
     until("the limit is over", || {
         tracker.health_pass().expect("a pass");
         root.is_dead()
@@ -47,8 +47,8 @@ fn memory_of_processes_outside_of_the_session_counts_against_the_limit() {
     let script = "(setsid /bin/sh -c 'echo $$ > hungry; (head -c 50000000 /dev/zero; echo > grown; sleep 3600) | \
                   tail -c 50000000' & exit 0); exec sleep 3600";
     let hungry = tracker.spawn(place.job("hungry", script).max_rss(40_000_000)).expect("spawned");
-    let root = Eye::on(hungry.pid().get());
-    let escaped = place.eye("hungry");
+    let root = PidfdWatch::on(hungry.pid().get());
+    let escaped = place.watch("hungry");
     // A pass that sees it grow records less than what it measures a moment later.
     until("it has grown", || place.path().join("grown").exists());
     until("a pass sees it", || {
@@ -70,7 +70,7 @@ fn a_pass_records_a_process_that_lost_its_parent_but_not_its_session() {
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let script = "(sleep 3600 & echo $! > orphan; exit 0); exec sleep 3600";
     tracker.spawn(place.job("task", script)).expect("spawned");
-    let orphan = place.eye("orphan");
+    let orphan = place.watch("orphan");
     until("it is recorded", || {
         tracker.health_pass().expect("a pass");
         let row = format!("SELECT count(*) FROM running WHERE pid = {}", orphan.pid());
@@ -88,7 +88,7 @@ fn a_tree_that_uses_too_much_memory_is_ended_by_the_health_pass() {
         format!("(head -c 50000000 /dev/zero; echo > {name}; sleep 3600) | tail -c 50000000")
     };
     let fat = tracker.spawn(place.job("fat", &script("fat")).max_rss(40_000_000)).expect("spawned");
-    let fat = Eye::on(fat.pid().get());
+    let fat = PidfdWatch::on(fat.pid().get());
     let roomy = tracker
         .spawn(place.job("roomy", &script("roomy")).max_rss(4_000_000_000))
         .expect("spawned");

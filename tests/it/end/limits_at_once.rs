@@ -10,7 +10,7 @@ use procledger::{ContainmentMode, Job, Tracker};
 
 use crate::{
     containment::keepers::KEEPER,
-    support::{Eye, Host, Place, alone, long, until},
+    support::{Host, PidfdWatch, Place, alone, long, until},
 };
 
 /// Ignores SIGTERM, and so do its children.
@@ -34,7 +34,7 @@ fn five_trees_over_their_limits_take_one_grace_and_not_five() {
         let tracker = Tracker::builder(place.ledger()).monitor(false).keeper(KEEPER);
         let tracker = tracker.containment(containment).open().expect("a ledger");
         let grace = Duration::from_millis(1500);
-        let eyes: Vec<Eye> = (1..=5_u64)
+        let all_watched: Vec<PidfdWatch> = (1..=5_u64)
             .map(|number| {
                 // Some exceed their time limit, some their memory limit.
                 let job = place.job(&format!("task-{number}"), STUBBORN).grace(grace);
@@ -42,14 +42,14 @@ fn five_trees_over_their_limits_take_one_grace_and_not_five() {
                     0 => job.max_runtime(Duration::from_millis(100 * number)),
                     _ => job.max_rss(number),
                 };
-                Eye::on(tracker.spawn(job).expect("spawned").pid().get())
+                PidfdWatch::on(tracker.spawn(job).expect("spawned").pid().get())
             })
             .collect();
         std::thread::sleep(Duration::from_millis(700));
         let began = Instant::now();
         let report = tracker.health_pass().expect("a pass");
         let took = began.elapsed();
-        assert!(eyes.iter().all(Eye::is_dead), "{containment:?}: {report:?}");
+        assert!(all_watched.iter().all(PidfdWatch::is_dead), "{containment:?}: {report:?}");
         // One after another they take at least five grace periods.
         assert!(
             took < grace.saturating_mul(5).saturating_sub(Duration::from_millis(500)),
@@ -74,7 +74,7 @@ fn nothing_else_is_late(place: &Place, tracker: &Tracker, name: &str) {
         let limit = Duration::from_millis(400);
         let job = place.job(&format!("brief-{round}"), "exec sleep 3600").max_runtime(limit);
         let (began, brief) = (Instant::now(), tracker.spawn(job).expect("spawned"));
-        let brief = Eye::on(brief.pid().get());
+        let brief = PidfdWatch::on(brief.pid().get());
         let status = short.wait().expect("waited");
         let waited = began.elapsed();
         assert_eq!(status.code(), Some(3));
@@ -183,9 +183,9 @@ fn a_shutdown_waits_for_trees_that_are_being_ended_for_a_limit() {
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let stubborn = |task: &str| place.job(task, STUBBORN).grace(Duration::from_millis(600));
     let over = stubborn("over").max_runtime(Duration::from_millis(300));
-    let over = Eye::on(tracker.spawn(over).expect("spawned").pid().get());
+    let over = PidfdWatch::on(tracker.spawn(over).expect("spawned").pid().get());
     let other: Job = stubborn("other");
-    let other = Eye::on(tracker.spawn(other).expect("spawned").pid().get());
+    let other = PidfdWatch::on(tracker.spawn(other).expect("spawned").pid().get());
     std::thread::sleep(Duration::from_millis(500));
     tracker.shutdown().expect("an orderly end");
     assert!(over.is_dead() && other.is_dead());

@@ -8,7 +8,7 @@ use std::{
 
 use procledger::Tracker;
 
-use crate::support::{Eye, Guard, Host, Place, alone, is_alive, state, until};
+use crate::support::{Guard, Host, PidfdWatch, Place, alone, is_alive, state, until};
 
 #[test]
 fn a_thousand_deaths_are_all_recorded() {
@@ -26,13 +26,13 @@ fn a_thousand_deaths_are_all_recorded() {
     let pids = fs::read_to_string(place.path().join("pids")).expect("pids");
     let pids: Vec<u32> = pids.lines().map(|pid| pid.parse().expect("a pid")).collect();
     assert_eq!(pids.len(), COUNT);
-    let eyes: Vec<Eye> = pids.iter().map(|&pid| Eye::on(pid)).collect();
+    let all_watched: Vec<PidfdWatch> = pids.iter().map(|&pid| PidfdWatch::on(pid)).collect();
     for pid in &pids {
         tracker.register(format!("task-{pid}"), *pid).expect("registered");
     }
     assert_eq!(tracker.executing_count(), COUNT);
-    for eye in &eyes {
-        eye.kill();
+    for watched in &all_watched {
+        watched.kill();
     }
     until("all are recorded", || tracker.ledger().roots().expect("readable").is_empty());
     let rows =
@@ -71,12 +71,12 @@ fn end_a_hundred() -> Duration {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let names: Vec<String> = (0..COUNT).map(|number| format!("stubborn-{number}")).collect();
-    let mut eyes = Vec::new();
+    let mut all_watched = Vec::new();
     for name in &names {
         // The shell itself becomes the sleep, and the disposition "ignore" survives exec.
         let script = format!("trap '' TERM; touch ready-{name}; exec sleep 3600");
         let process = tracker.spawn(place.job(name, &script)).expect("spawned");
-        eyes.push(Eye::on(process.pid().get()));
+        all_watched.push(PidfdWatch::on(process.pid().get()));
     }
     for name in &names {
         place.wait_for(&format!("ready-{name}"));
@@ -85,7 +85,7 @@ fn end_a_hundred() -> Duration {
     let started = Instant::now();
     let report = tracker.kill(&tasks, "the test").expect("ended");
     let took = started.elapsed();
-    assert!(eyes.iter().all(|eye| eye.is_dead() && !is_alive(eye.pid())));
+    assert!(all_watched.iter().all(|watched| watched.is_dead() && !is_alive(watched.pid())));
     assert_eq!(report.count(procledger::Outcome::Kill), COUNT as u64, "{report:?}");
     assert_eq!(place.sqlite3("SELECT count(*) FROM history WHERE end_reason = 'killed'"), "100");
     took
@@ -101,7 +101,7 @@ fn reap_a_hundred() -> Duration {
     let place = Place::new();
     let folder = place.path().display();
     let mut host = Host::start(&place, "");
-    let orphans: Vec<Eye> = (0..COUNT)
+    let orphans: Vec<PidfdWatch> = (0..COUNT)
         .map(|number| {
             let script = format!("trap '' TERM; touch {folder}/ready-{number}; exec sleep 3600");
             host.spawn(&format!("stubborn-{number}"), &script)
@@ -115,7 +115,7 @@ fn reap_a_hundred() -> Duration {
     let started = Instant::now();
     let report = tracker.reap_orphans().expect("reaped");
     let took = started.elapsed();
-    assert!(orphans.iter().all(Eye::is_dead));
+    assert!(orphans.iter().all(PidfdWatch::is_dead));
     assert_eq!(report.count(procledger::Outcome::Kill), COUNT as u64, "{report:?}");
     let leaks = "SELECT count(*), sum(outcome = 'kill') FROM leaks WHERE kind = 'orphan'";
     assert_eq!(place.sqlite3(leaks), "100|100");
@@ -134,21 +134,21 @@ fn invariant_04_a_death_is_detected_by_the_pidfd_and_not_by_the_state_letter() {
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     // Its first thread has ended, so its state letter is that of a zombie; another thread lives.
     let living: Guard = zombie_leader(&place);
-    let eye = Eye::on(living.pid());
+    let watched = PidfdWatch::on(living.pid());
     tracker.register("leader", living.pid()).expect("registered");
     // A true zombie accepts signal 0.
     let dead = place.child("exec sleep 3600");
     tracker.register("dead", dead.pid()).expect("registered");
-    Eye::on(dead.pid()).kill();
+    PidfdWatch::on(dead.pid()).kill();
     assert_eq!(crate::support::state(dead.pid()), Some('Z'));
 
     tracker.health_pass().expect("a pass");
     assert_eq!(crate::support::state(living.pid()), Some('Z'));
-    assert!(!eye.is_dead());
+    assert!(!watched.is_dead());
     let rows = place.sqlite3("SELECT task_id, state FROM process ORDER BY id");
     assert_eq!(rows, "leader|running\ndead|ended");
     tracker.terminate("leader").expect("ended");
-    assert!(eye.is_dead(), "it can be ended, too");
+    assert!(watched.is_dead(), "it can be ended, too");
 }
 
 /// A child of the test whose first thread has ended while another one continues.

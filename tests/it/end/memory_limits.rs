@@ -11,8 +11,8 @@ use crate::{
     containment::keepers::KEEPER,
     handle::as_a_host::end_the_first_thread,
     support::{
-        Eye, Host, PATIENCE, Place, at_once, children, in_namespace_as_a_user, is_alive, root,
-        threads, until,
+        Host, PATIENCE, PidfdWatch, Place, at_once, children, in_namespace_as_a_user, is_alive,
+        root, threads, until,
     },
 };
 
@@ -95,13 +95,13 @@ fn shared_pages_count_once(containment: ContainmentMode, mode: &str) {
     let tracker = tracker.open().expect("a ledger");
     let job = program(&place, "pool", mode).max_rss(120 * MIB);
     let pool = tracker.spawn(job).expect("spawned").pid().get();
-    let eye = Eye::on(pool);
+    let watched = PidfdWatch::on(pool);
     until("it has its children", || children(pool).len() == CHILDREN);
     // More than one scan of all processes, and health passes as well.
     let until_then = Instant::now() + Duration::from_secs(7);
     while Instant::now() < until_then {
         tracker.health_pass().expect("a pass");
-        assert!(!eye.is_dead(), "{containment:?}, {mode}: {}", rule(&place));
+        assert!(!watched.is_dead(), "{containment:?}, {mode}: {}", rule(&place));
         std::thread::sleep(Duration::from_millis(300));
     }
     let peak = place.sqlite3("SELECT peak_rss_bytes FROM process WHERE root IS NULL");
@@ -109,7 +109,7 @@ fn shared_pages_count_once(containment: ContainmentMode, mode: &str) {
     // Now each has 40 MB of its own.
     fs::write(place.path().join("grow"), "").expect("a file");
     let grew = Instant::now();
-    until("it is ended", || eye.is_dead());
+    until("it is ended", || watched.is_dead());
     assert!(grew.elapsed() < SOON, "{containment:?}: {:?}", grew.elapsed());
     until("the end is recorded", || rule(&place).starts_with("its tree used "));
     let rule = rule(&place);
@@ -153,12 +153,12 @@ fn growth_is_noticed(containment: ContainmentMode, script: &str) {
     let tracker = Tracker::builder(place.ledger()).containment(containment).keeper(KEEPER);
     let tracker = tracker.open().expect("a ledger");
     let job = place.job("grows", script).max_rss(40_000_000);
-    let eye = Eye::on(tracker.spawn(job).expect("spawned").pid().get());
+    let watched = PidfdWatch::on(tracker.spawn(job).expect("spawned").pid().get());
     let modest = place.job("modest", "exec sleep 3600").max_rss(40_000_000);
     let modest = tracker.spawn(modest).expect("spawned");
     place.wait_for("growing");
     let grew = Instant::now();
-    until("it is ended", || eye.is_dead());
+    until("it is ended", || watched.is_dead());
     assert!(grew.elapsed() < SOON, "{containment:?}: noticed after {:?}", grew.elapsed());
     until("the end is recorded", || rule(&place).starts_with("its tree used "));
     let members =
@@ -197,7 +197,7 @@ fn a_program_whose_first_thread_had_ended_had_no_limit() {
         let tracker = tracker.open().expect("a ledger");
         let spawn = |task: &str, limit| {
             let job = program(&place, task, "leaderless").max_rss(limit);
-            Eye::on(tracker.spawn(job).expect("spawned").pid().get())
+            PidfdWatch::on(tracker.spawn(job).expect("spawned").pid().get())
         };
         let (small, roomy) = (spawn("small", 30 * MIB), spawn("roomy", 400 * MIB));
         until("its first thread ends", || crate::support::state(roomy.pid()) == Some('Z'));
@@ -223,7 +223,7 @@ fn a_program_that_hides_its_memory_from_an_ordinary_user_is_not_without_a_limit(
     let tracker = tracker.open().expect("a ledger");
     let spawn = |task: &str, limit| {
         let job = program(&place, task, "hidden").max_rss(limit);
-        Eye::on(tracker.spawn(job).expect("spawned").pid().get())
+        PidfdWatch::on(tracker.spawn(job).expect("spawned").pid().get())
     };
     let (small, roomy) = (spawn("small", 30 * MIB), spawn("roomy", 400 * MIB));
     until("it is over its limit", || small.is_dead());
@@ -246,13 +246,13 @@ fn a_program_that_was_adopted_keeps_its_limit() {
     let script = "until [ -e go ]; do sleep 0.05; done; (head -c 50000000 /dev/zero; \
                   sleep 3600) | tail -c 50000000";
     let job = place.job("adopted", script).survive(true).max_rss(40_000_000);
-    let eye = Eye::on(tracker.spawn(job).expect("spawned").pid().get());
+    let watched = PidfdWatch::on(tracker.spawn(job).expect("spawned").pid().get());
     tracker.shutdown().expect("an orderly end");
     let tracker = open();
     assert_eq!(tracker.startup_report().adopted, 1);
     fs::write(place.path().join("go"), "").expect("a file");
     let grew = Instant::now();
-    until("it is ended", || eye.is_dead());
+    until("it is ended", || watched.is_dead());
     assert!(grew.elapsed() < SOON, "{:?}", grew.elapsed());
     until("the end is recorded", || rule(&place).starts_with("its tree used "));
     tracker.shutdown().expect("an orderly end");

@@ -18,7 +18,8 @@ use crate::{
     handle::refusals::{grounds_of_nobody, host_of_nobody},
     spawn::gate_host,
     support::{
-        Eye, Guard, Place, children, is_only, procledger, root, skipped, sqlite3, state, until,
+        Guard, PidfdWatch, Place, children, is_only, procledger, root, skipped, sqlite3, state,
+        until,
     },
 };
 
@@ -85,11 +86,11 @@ fn a_process_that_no_signal_reaches_survives_and_ends_when_it_wakes() {
     let Some(freezer) = Freezer::make(&place) else { return };
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(place.job("frozen", "exec sleep 3600")).expect("spawned");
-    let eye = Eye::on(process.pid().get());
-    freezer.freeze(eye.pid());
+    let watched = PidfdWatch::on(process.pid().get());
+    freezer.freeze(watched.pid());
     let line = format!(
         "process {} is frozen in the cgroup `/{}` of the freezer: write THAWED to its freezer.state",
-        eye.pid(),
+        watched.pid(),
         place.marker()
     );
     let report = process.terminate().expect("tried");
@@ -106,7 +107,7 @@ fn a_process_that_no_signal_reaches_survives_and_ends_when_it_wakes() {
     );
 
     freezer.thaw();
-    until("it ends", || eye.is_dead());
+    until("it ends", || watched.is_dead());
     assert!(process.wait().expect("waited").signal().is_some());
     until("its end is recorded", || place.sqlite3("SELECT count(*) FROM running") == "0");
     // It was ended, however long that took; it did not end by itself.
@@ -119,8 +120,8 @@ fn a_frozen_orphan_is_a_survivor_of_the_reap_and_tried_again_by_the_next() {
     let place = Place::new();
     let Some(freezer) = Freezer::make(&place) else { return };
     let mut host = crate::support::Host::start(&place, "");
-    let eye = host.spawn("frozen", "exec sleep 3600");
-    freezer.freeze(eye.pid());
+    let watched = host.spawn("frozen", "exec sleep 3600");
+    freezer.freeze(watched.pid());
     host.crash();
     for _ in 0..2 {
         let output = place.procledger(&["reap"]);
@@ -130,10 +131,10 @@ fn a_frozen_orphan_is_a_survivor_of_the_reap_and_tried_again_by_the_next() {
     }
     assert_eq!(place.sqlite3("SELECT outcome FROM leaks"), "survived", "one leak, not two");
     let printed = String::from_utf8(place.procledger(&["ps"]).stderr).expect("text");
-    let line = format!("frozen ({}) could not be ended: process ", eye.pid());
+    let line = format!("frozen ({}) could not be ended: process ", watched.pid());
     assert!(printed.starts_with(&line) && printed.contains("is frozen in the cgroup"), "{printed}");
     freezer.thaw();
-    until("it ends", || eye.is_dead());
+    until("it ends", || watched.is_dead());
     assert_eq!(place.procledger(&["reap"]).status.code(), Some(0));
     assert_eq!(place.sqlite3("SELECT count(*) FROM survivors"), "0");
     assert_eq!(place.sqlite3("SELECT outcome FROM leaks"), "gone", "it survives no more");
@@ -152,7 +153,7 @@ fn a_descendant_of_another_uid_survives_by_name() {
     let query = |query: &str| sqlite3(&ledger, query);
     let child = crate::support::eventually("its child is root's", || {
         let child = children(root.pid()).pop()?;
-        is_only(child, 0).then(|| Eye::on(child))
+        is_only(child, 0).then(|| PidfdWatch::on(child))
     });
     host.ask("terminate denied");
     assert!(root.is_dead() && !child.is_dead());
@@ -195,13 +196,13 @@ fn a_leader_that_is_a_zombie_with_living_threads_is_ended_by_kill() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let leader: Guard = zombie_leader(&place);
-    let eye = Eye::on(leader.pid());
+    let watched = PidfdWatch::on(leader.pid());
     tracker.register("leader", leader.pid()).expect("registered");
     let output = place.procledger(&["kill", "leader"]);
     let text = String::from_utf8(output.stdout).expect("text");
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("ended by TERM"), "{text}");
-    assert!(eye.is_dead());
+    assert!(watched.is_dead());
 }
 
 /// A process that traces another one until its input ends; libtest's last output is not waited for.
@@ -273,17 +274,17 @@ fn a_process_held_by_a_debugger_is_killed_and_its_zombie_does_not_stay() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(place.job("traced", "exec sleep 3600")).expect("spawned");
-    let eye = Eye::on(process.pid().get());
-    let Some(debugger) = Tracer::of(&place, eye.pid(), 0) else { return };
+    let watched = PidfdWatch::on(process.pid().get());
+    let Some(debugger) = Tracer::of(&place, watched.pid(), 0) else { return };
     let report = process.terminate().expect("ended");
     assert_eq!(report.count(Outcome::Kill), 1, "{report:?}");
-    assert!(eye.is_dead());
+    assert!(watched.is_dead());
     assert_eq!(place.sqlite3("SELECT task_id, end_reason FROM history"), "traced|terminated");
     // The tracer is notified of a zombie first; we, as the parent, are second.
     drop(debugger);
     until("the zombie is reaped", || {
         tracker.health_pass().expect("a pass");
-        state(eye.pid()).is_none()
+        state(watched.pid()).is_none()
     });
 }
 
@@ -293,21 +294,23 @@ fn a_process_held_by_a_debugger_at_its_exit_is_reported_with_its_tracer() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let mut process = tracker.spawn(place.job("traced", "exec sleep 3600")).expect("spawned");
-    let eye = Eye::on(process.pid().get());
-    let Some(debugger) = Tracer::of(&place, eye.pid(), libc::PTRACE_O_TRACEEXIT) else { return };
+    let watched = PidfdWatch::on(process.pid().get());
+    let Some(debugger) = Tracer::of(&place, watched.pid(), libc::PTRACE_O_TRACEEXIT) else {
+        return;
+    };
     let report = process.terminate().expect("tried");
     let line = format!(
         "process {} is being traced by process {}: detach the tracer or end it",
-        eye.pid(),
+        watched.pid(),
         debugger.guard.pid()
     );
     assert_eq!(obstacle(&report), line);
     let printed = kill(&place.ledger(), "traced");
     assert!(printed.trim_end().ends_with(&line), "{printed}");
     drop(debugger);
-    until("it ends", || eye.is_dead());
+    until("it ends", || watched.is_dead());
     until("its end is recorded", || {
         tracker.health_pass().expect("a pass");
-        place.sqlite3("SELECT count(*) FROM running") == "0" && state(eye.pid()).is_none()
+        place.sqlite3("SELECT count(*) FROM running") == "0" && state(watched.pid()).is_none()
     });
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use procledger::{Builder, ContainmentMode, Outcome, Report, Tracker};
 
-use crate::support::{Eye, Host, Place, is_alive, need, until};
+use crate::support::{Host, PidfdWatch, Place, is_alive, need, until};
 
 /// A script with a name of its own, which starts a child: `NAME.pid` and `NAME.child` contain their pids.
 fn server(place: &Place, name: &str) -> PathBuf {
@@ -27,25 +27,25 @@ fn task(place: &Place) -> String {
 }
 
 struct Servers {
-    kept: [Eye; 2],
-    ended: [Eye; 2],
+    kept: [PidfdWatch; 2],
+    ended: [PidfdWatch; 2],
 }
 
 impl Servers {
     fn of(place: &Place) -> Self {
-        let both = |name: &str| ["pid", "child"].map(|what| place.eye(&format!("{name}.{what}")));
+        let both = |name: &str| ["pid", "child"].map(|what| place.watch(&format!("{name}.{what}")));
         Self { kept: both("buildserver"), ended: both("buildserver-other") }
     }
 
     #[track_caller]
     fn check(&self, place: &Place, kind: &str) {
-        assert!(self.kept.iter().all(|eye| !eye.is_dead()), "what is protected was ended");
-        assert!(self.ended.iter().all(Eye::is_dead), "its sibling was not ended");
-        let rows = |eye: &Eye| {
+        assert!(self.kept.iter().all(|watched| !watched.is_dead()), "what is protected was ended");
+        assert!(self.ended.iter().all(PidfdWatch::is_dead), "its sibling was not ended");
+        let rows = |watched: &PidfdWatch| {
             place.sqlite3(&format!(
                 "SELECT l.kind, l.outcome, l.rule, p.end_reason, p.end_rule = l.rule, p.end_evidence = l.evidence
                  FROM leak AS l JOIN process AS p ON p.id = l.process WHERE p.pid = {}",
-                eye.pid()
+                watched.pid()
             ))
         };
         let rule = "its script is named buildserver, which is protected";
@@ -104,8 +104,8 @@ fn a_health_pass_does_not_record_protected_processes() {
         let pid = servers.ended[1].pid();
         place.sqlite3(&format!("SELECT count(*) FROM process WHERE pid = {pid}")) == "1"
     });
-    for eye in &servers.kept {
-        let pid = eye.pid();
+    for watched in &servers.kept {
+        let pid = watched.pid();
         assert_eq!(place.sqlite3(&format!("SELECT count(*) FROM process WHERE pid = {pid}")), "0");
     }
     host.crash();
@@ -122,7 +122,8 @@ fn a_recorded_process_is_left_by_an_instance_that_protects_its_name() {
     let servers = Servers::of(&place);
     until("all are recorded", || {
         host.ask("health");
-        let pids = servers.kept.iter().chain(&servers.ended).map(|eye| eye.pid().to_string());
+        let pids =
+            servers.kept.iter().chain(&servers.ended).map(|watched| watched.pid().to_string());
         let pids: Vec<String> = pids.collect();
         let rows = format!("SELECT count(*) FROM process WHERE pid IN ({})", pids.join(", "));
         place.sqlite3(&rows) == "4"
@@ -153,7 +154,7 @@ fn a_tmux_outlives_the_crash_of_its_host_and_the_reap() {
         socket.display()
     );
     let root = host.spawn("task", &script);
-    let (window, sibling) = (place.eye("window"), place.eye("sibling"));
+    let (window, sibling) = (place.watch("window"), place.watch("sibling"));
     host.crash();
     let next = Host::start(&place, "protect=tmux");
     assert!(root.is_dead() && sibling.is_dead());
@@ -175,7 +176,7 @@ fn a_root_of_a_protected_name_is_ended() {
         .env("PROCLEDGER_IT_MARKER", place.marker())
         .stdin(procledger::Stdio::null());
     let root = tracker.spawn(job).expect("spawned").pid().get();
-    let [shell, child] = ["pid", "child"].map(|what| place.eye(&format!("buildserver.{what}")));
+    let [shell, child] = ["pid", "child"].map(|what| place.watch(&format!("buildserver.{what}")));
     assert_eq!(shell.pid(), root);
     let report = tracker.terminate("task").expect("terminated");
     assert!(shell.is_dead() && child.is_dead() && kept(&report) == 0, "{report:?}");
@@ -188,7 +189,7 @@ fn a_look_alike_is_not_protected() {
     let tracker = builder(&place).open().expect("a ledger");
     let script = "/bin/sh -c 'echo $$ > alike; while :; do sleep 1; done; buildserver' & wait";
     tracker.spawn(place.job("task", script)).expect("spawned");
-    let alike = place.eye("alike");
+    let alike = place.watch("alike");
     tracker.terminate("task").expect("terminated");
     assert!(alike.is_dead());
 }
@@ -203,7 +204,7 @@ fn a_task_that_left_something_protected_may_run_again() {
     let again = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned again");
     assert!(is_alive(again.pid().get()));
     tracker.shutdown().expect("shut down");
-    assert!(servers.kept.iter().all(|eye| !eye.is_dead()));
+    assert!(servers.kept.iter().all(|watched| !watched.is_dead()));
 }
 
 #[test]

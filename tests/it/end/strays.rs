@@ -32,7 +32,7 @@ fn terminate_waits_for_the_strays_of_a_root_that_has_just_ended() {
     let script = "(trap '' TERM; setsid sleep 3600 & echo $! > stray; exit 0); exit 0";
     let mut process = tracker.spawn(place.job("leaves", script)).expect("spawned");
     process.wait().expect("ended");
-    let stray = place.eye("stray");
+    let stray = place.watch("stray");
     if !stray.is_dead() {
         let report = tracker.terminate("leaves").expect("it still has something of the task");
         assert!(report.errors.is_empty(), "{report:?}");
@@ -54,7 +54,7 @@ fn a_crash_between_a_roots_end_and_its_strays_end_loses_nothing() {
          while [ ! -e {folder}/go ]; do sleep 0.01; done"
     );
     let root = host.spawn("leaves", &script);
-    let stray = place.eye("stray");
+    let stray = place.watch("stray");
     std::fs::write(place.path().join("go"), "").expect("the sign");
     let ending = "SELECT count(*) FROM process WHERE root IS NOT NULL AND state = 'ending'";
     eventually("the stray is recorded before it gets a signal", || {

@@ -16,7 +16,7 @@ use procledger_testing::Chance;
 use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::{Value, json};
 
-use crate::support::{Eye, Guard, PATIENCE, Place, is_alive, pidfd, skipped, until};
+use crate::support::{Guard, PATIENCE, PidfdWatch, Place, is_alive, pidfd, skipped, until};
 
 /// The example as `cargo test` builds it, beside the tests.
 fn example() -> Option<PathBuf> {
@@ -134,10 +134,12 @@ impl Api {
 
     /// Starts a shell script as a task; returns the shell.
     #[track_caller]
-    fn post(&self, task: &str, script: &str) -> Eye {
+    fn post(&self, task: &str, script: &str) -> PidfdWatch {
         let (status, entry) = self.ask("POST", "/tasks", &body(task, script, false));
         assert_eq!(status, 201, "{entry}");
-        Eye::on(entry["process_id"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a pid"))
+        PidfdWatch::on(
+            entry["process_id"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a pid"),
+        )
     }
 
     /// Ids of the tasks that run, in order.
@@ -218,12 +220,12 @@ fn export(place: &Place) -> Option<String> {
 fn clean_restart_an_api_that_stops_leaves_nothing() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
-    let eyes = [api.post("one", "exec sleep 3600"), api.post("two", "sleep 3600 & wait")];
+    let all_watched = [api.post("one", "exec sleep 3600"), api.post("two", "sleep 3600 & wait")];
     assert_eq!(api.tasks(), ["one", "two"]);
     until("the export follows", || export(&place).is_some_and(|text| text.contains("\"two\"")));
     assert!(api.is_healthy());
     assert!(api.stop().success());
-    assert!(eyes.iter().all(Eye::is_dead));
+    assert!(all_watched.iter().all(PidfdWatch::is_dead));
     assert_eq!(place.alive(), [0_u32; 0]);
     assert_eq!(export(&place), None, "the list is gone");
 
@@ -237,18 +239,21 @@ fn clean_restart_an_api_that_stops_leaves_nothing() {
 fn crash_restart_programs_of_a_killed_api_are_dead_before_the_next_one_answers() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
-    let eyes = [
+    let all_watched = [
         api.post("plain", "exec sleep 3600"),
         api.post("stubborn", "trap '' TERM; touch trap; while :; do sleep 1; done"),
         api.post("daemon", "setsid sleep 3600 & echo $! > daemon; wait"),
-        place.eye("daemon"),
+        place.watch("daemon"),
     ];
     place.wait_for("trap");
     api.crash();
-    assert!(eyes.iter().all(|eye| is_alive(eye.pid())), "SIGKILL of the API ends none of them");
+    assert!(
+        all_watched.iter().all(|watched| is_alive(watched.pid())),
+        "SIGKILL of the API ends none of them"
+    );
 
     let api = Api::start(&place).expect("built");
-    assert!(eyes.iter().all(Eye::is_dead), "all are dead before it answers");
+    assert!(all_watched.iter().all(PidfdWatch::is_dead), "all are dead before it answers");
     assert_eq!(api.tasks(), [""; 0]);
     let mut leaked: Vec<String> =
         api.report().iter().map(|group| group["key"].as_str().expect("a task").into()).collect();
@@ -270,9 +275,9 @@ fn crash_restart_programs_of_a_killed_api_are_dead_before_the_next_one_answers()
 fn process_death_a_task_that_is_killed_is_off_the_list() {
     let place = Place::new();
     let Some(api) = Api::start(&place) else { return };
-    let eye = api.post("task", "exec sleep 3600");
+    let watched = api.post("task", "exec sleep 3600");
     assert_eq!(api.tasks(), ["task"]);
-    eye.kill();
+    watched.kill();
     until("it is off the list", || api.tasks().is_empty());
     until("and out of the export", || export(&place).is_some_and(|text| text.trim() == "[]"));
     let row = "SELECT end_reason, exit_signal FROM process";
@@ -350,11 +355,11 @@ fn a_client_that_hangs_up_while_it_waits_has_its_tree_ended() {
     let Some(api) = Api::start(&place) else { return };
     let script = "setsid sleep 3600 & echo $! > daemon; sleep 3600 & echo $! > child; wait";
     let waiting = api.send("POST", "/tasks", &body("long", script, true));
-    let tree = [place.eye("daemon"), place.eye("child")];
+    let tree = [place.watch("daemon"), place.watch("child")];
     let other = api.post("other", "exec sleep 3600");
     assert_eq!(api.tasks(), ["long", "other"], "the API answers others meanwhile");
     drop(waiting);
-    until("the tree is ended", || tree.iter().all(Eye::is_dead));
+    until("the tree is ended", || tree.iter().all(PidfdWatch::is_dead));
     until("it is off the list", || api.tasks() == ["other"]);
     assert!(!other.is_dead());
     let row = "SELECT end_reason FROM process WHERE task_id = 'long' AND root IS NULL";
@@ -403,7 +408,7 @@ fn lines_are_sent_while_the_program_runs_until_it_ends_or_the_client_hangs_up() 
     let script = "setsid sleep 3600 & echo $! > daemon; echo up; exec sleep 3600";
     let mut lines = api.lines_of("POST", "/tasks", &streamed("left", script));
     assert_eq!(lines.json(), json!({"line": "up"}));
-    let daemon = place.eye("daemon");
+    let daemon = place.watch("daemon");
     drop(lines);
     until("the tree of a client that has hung up is ended", || daemon.is_dead());
     until("it is off the list", || api.tasks().is_empty());

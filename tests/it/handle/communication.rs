@@ -6,7 +6,7 @@ use procledger::{AsyncTracker, EndReason, ExitStatus, Job, Stdio, Tracker};
 
 use crate::{
     spawn::attributes::trackers,
-    support::{Eye, Place, until},
+    support::{PidfdWatch, Place, until},
 };
 
 /// Larger than a pipe, which holds 64 KiB.
@@ -141,7 +141,7 @@ fn a_read_that_reaches_its_limit_of_bytes_goes_on_with_the_next() {
     for (place, tracker, containment) in trackers() {
         // Without an end, and faster than it is read.
         let mut process = tracker.spawn(piped(place.job("yes", "exec yes"))).expect("spawned");
-        let eye = Eye::on(process.pid().get());
+        let watched = PidfdWatch::on(process.pid().get());
         let mut communicator = process.communicate([]).limit_size(100_001);
         for times in 1..4 {
             assert_eq!(communicator.read().expect("read"), None, "{containment}");
@@ -149,7 +149,7 @@ fn a_read_that_reaches_its_limit_of_bytes_goes_on_with_the_next() {
         }
         drop(communicator);
         process.terminate().expect("ended");
-        assert!(eye.is_dead());
+        assert!(watched.is_dead());
 
         let job = piped(place.job("both", "printf 12345; printf 67890 >&2"));
         let mut process = tracker.spawn(job).expect("spawned");
@@ -292,8 +292,8 @@ async fn a_call_for_output_that_is_dropped_ends_its_program() {
                 ended = running => panic!("it has ended: {ended:?}"),
                 () = is_written => {}
             }
-            let eye = place.eye("pid");
-            until("its program is ended", || eye.is_dead());
+            let watched = place.watch("pid");
+            until("its program is ended", || watched.is_dead());
             std::fs::remove_file(path).expect("removed");
             let row = "SELECT count(*) FROM process WHERE task_id = 'dropped' AND state <> 'ended'";
             until("its end is recorded", || place.sqlite3(row) == "0");

@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     containment::keepers::KEEPER,
-    support::{Eye, Place, alone, until},
+    support::{PidfdWatch, Place, alone, until},
 };
 
 const RULE: &str = "SELECT DISTINCT end_reason, end_rule FROM history WHERE NOT descendant";
@@ -44,10 +44,10 @@ fn a_dropped_handle_ends_the_whole_tree_and_no_other() {
         let place = Place::new();
         let tracker = tracker(&place, containment);
         let kept = tracker.spawn(place.job("kept", "exec sleep 3600")).expect("spawned");
-        let kept = Eye::on(kept.pid().get());
+        let kept = PidfdWatch::on(kept.pid().get());
         let job = place.job("tree", "setsid sleep 3600 & echo $! > daemon; wait");
         let process = tracker.spawn(job.terminate_on_drop(true)).expect("spawned");
-        let (root, daemon) = (Eye::on(process.pid().get()), place.eye("daemon"));
+        let (root, daemon) = (PidfdWatch::on(process.pid().get()), place.watch("daemon"));
         let began = Instant::now();
         drop(process);
         assert!(began.elapsed() < Duration::from_millis(500), "a drop does not wait");
@@ -81,12 +81,13 @@ fn no_cancelled_spawn_leaves_a_program() {
             }
             handles
         });
-        let kept: Vec<Eye> = handles.iter().map(|handle| Eye::on(handle.pid().get())).collect();
+        let kept: Vec<PidfdWatch> =
+            handles.iter().map(|handle| PidfdWatch::on(handle.pid().get())).collect();
         until("only what has a handle runs", || {
             let running = place.sqlite3("SELECT count(*) FROM running WHERE NOT descendant");
             running == kept.len().to_string() && tracker.tracker().executing_count() == kept.len()
         });
-        assert!(kept.iter().all(|eye| !eye.is_dead()), "{containment:?}");
+        assert!(kept.iter().all(|watched| !watched.is_dead()), "{containment:?}");
         drop(handles);
         until("nothing runs", || place.alive().is_empty());
         runtime.block_on(tracker.shutdown()).expect("an orderly end");
@@ -151,15 +152,15 @@ fn a_runtime_that_is_shut_down_while_it_spawns_leaves_no_program() {
 fn a_panic_ends_the_programs_of_its_handles() {
     let place = Place::new();
     let tracker = tracker(&place, ContainmentMode::Session);
-    let mut eyes = Vec::new();
+    let mut all_watched = Vec::new();
     let unwound = catch_unwind(AssertUnwindSafe(|| {
         let one = tracker.spawn(tree(&place, "one")).expect("spawned");
         let two = tracker.spawn(tree(&place, "two")).expect("spawned");
-        eyes.extend([&one, &two].map(|process| Eye::on(process.pid().get())));
+        all_watched.extend([&one, &two].map(|process| PidfdWatch::on(process.pid().get())));
         std::panic::resume_unwind(Box::new("lost"));
     }));
     assert!(unwound.is_err());
-    until("both are dead", || eyes.iter().all(Eye::is_dead));
+    until("both are dead", || all_watched.iter().all(PidfdWatch::is_dead));
     tracker.shutdown().expect("an orderly end");
     assert_eq!(place.sqlite3(RULE), DROPPED);
     assert!(place.alive().is_empty());
@@ -174,13 +175,13 @@ fn a_shutdown_waits_for_trees_that_dropped_handles_end() {
     let script = "trap '' TERM; echo $$ > up; while :; do sleep 1; done";
     let job = place.job("stubborn", script).grace(Duration::from_millis(700));
     let process = tracker.spawn(job.terminate_on_drop(true)).expect("spawned");
-    let eye = place.eye("up");
+    let watched = place.watch("up");
     // Further clones of the tracker do not matter.
     drop(tracker);
-    assert!(!eye.is_dead());
+    assert!(!watched.is_dead());
     drop(process);
     other.shutdown().expect("an orderly end");
-    assert!(eye.is_dead());
+    assert!(watched.is_dead());
     assert_eq!(place.sqlite3(RULE), DROPPED);
 }
 
@@ -204,7 +205,7 @@ fn a_handle_of_a_program_that_has_ended_takes_nothing_with_it() {
         let job = place.job("leaves", "setsid sleep 3600 & echo $! > left; exit 0");
         let process = tracker.spawn(job.keep_strays(true).terminate_on_drop(true));
         let process = process.expect("spawned");
-        let (root, left) = (Eye::on(process.pid().get()), place.eye("left"));
+        let (root, left) = (PidfdWatch::on(process.pid().get()), place.watch("left"));
         until("it has ended", || root.is_dead());
         drop(process);
         tracker.health_pass().expect("a pass");

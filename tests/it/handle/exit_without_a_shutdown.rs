@@ -7,7 +7,7 @@ use crate::{
     support::{Host, Place, root, stays, until},
 };
 
-fn left_by_exit(place: &Place, options: &str) -> crate::support::Eye {
+fn left_by_exit(place: &Place, options: &str) -> crate::support::PidfdWatch {
     let mut host = Host::start(place, options);
     let program = host.spawn("task", "exec sleep 3600");
     host.send("exit");

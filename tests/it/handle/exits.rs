@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     spawn::attributes::trackers,
-    support::{Eye, GRACE, Place},
+    support::{GRACE, PidfdWatch, Place},
 };
 
 /// Spawns a task that runs until it is ended.
@@ -133,7 +133,7 @@ async fn a_future_resolves_to_why_a_program_ended() {
         dies.kill().await.expect("killed already");
         dies.start_kill().expect("killed already");
         assert_eq!(dies.wait().await.expect("ended"), ExitStatus::Signaled(libc::SIGKILL));
-        assert!(Eye::find(dies.pid().get()).is_none_or(|eye| eye.is_dead()));
+        assert!(PidfdWatch::find(dies.pid().get()).is_none_or(|watched| watched.is_dead()));
         tracker.shutdown().await.expect("an orderly end");
     }
 }

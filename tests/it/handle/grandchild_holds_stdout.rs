@@ -21,7 +21,7 @@ fn a_grandchild_that_holds_stdout_does_not_hold_up_the_waiter() {
         (output.exit.status, output.stdout.as_slice()),
         (ExitStatus::Exited(3), &b"said\n"[..])
     );
-    let daemon = place.eye("daemon");
+    let daemon = place.watch("daemon");
     assert!(is_alive(daemon.pid()), "what is kept on purpose lives");
     daemon.kill();
 }

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     containment::keepers::{daemon, kept},
-    support::{Eye, PATIENCE, Place, alone, until},
+    support::{PATIENCE, PidfdWatch, Place, alone, until},
 };
 
 /// A runtime with one thread, where any blocking call would be noticed.
@@ -165,11 +165,15 @@ fn a_failed_read_ends_the_whole_tree_before_the_error_is_returned() {
         let script = "setsid sleep 3600 & echo $! > daemon; sleep 3600 & echo $! > child; wait";
         let job = place.job("reads", script).stdout(Stdio::piped());
         let mut process = tracker.spawn(job).await.expect("spawned");
-        let tree = [Eye::on(process.pid().get()), place.eye("daemon"), place.eye("child")];
+        let tree =
+            [PidfdWatch::on(process.pid().get()), place.watch("daemon"), place.watch("child")];
         // A terminal whose other side is closed: read(2) fails with EIO.
         process.stdout = Some(broken());
         let error = process.wait_with_output().await.expect_err("it cannot be read");
-        assert!(tree.iter().all(Eye::is_dead), "the whole tree is dead when the error is here");
+        assert!(
+            tree.iter().all(PidfdWatch::is_dead),
+            "the whole tree is dead when the error is here"
+        );
         assert_eq!(error.raw_os_error(), Some(5), "the error is that of the read: {error}");
         let row = "SELECT state, end_reason FROM process WHERE root IS NULL";
         assert_eq!(place.sqlite3(row), "ended|terminated");
@@ -194,11 +198,11 @@ fn a_termination_that_is_dropped_is_done_all_the_same() {
         let script = "trap '' TERM; echo $$ > up; while :; do sleep 1; done";
         let stubborn = |task: &str| place.job(task, script).grace(Duration::from_millis(300));
         let _one = tracker.spawn(stubborn("one")).await.expect("spawned");
-        let one = place.eye("up");
+        let one = place.watch("up");
         give_up(tracker.terminate("one")).await;
         fs::remove_file(place.path().join("up")).expect("removed");
         let mut two = tracker.spawn(stubborn("two")).await.expect("spawned");
-        let other = place.eye("up");
+        let other = place.watch("up");
         give_up(two.terminate()).await;
         until("both are dead", || one.is_dead() && other.is_dead());
         assert_eq!(two.wait().await.expect("waited"), ExitStatus::Signaled(9));
@@ -217,7 +221,7 @@ fn a_termination_answers_for_each_member() {
         let tracker = tracker(&place);
         let job = place.job("task", "sleep 3600 & echo $! > child; wait");
         let mut process = tracker.spawn(job).await.expect("spawned");
-        let child = place.eye("child");
+        let child = place.watch("child");
         let report = process.terminate().await.expect("ended");
         assert_eq!(report.count(Outcome::Term), 2, "{report:?}");
         assert!(child.is_dead());
@@ -248,7 +252,7 @@ fn under_a_keeper_a_wait_has_the_status_and_the_tree_goes_as_a_whole() {
         );
         let script = format!("{}; exec sleep 3600", daemon(&place, "daemon.pid"));
         let mut process = tracker.spawn(place.job("daemon", &script)).await.expect("spawned");
-        let daemon = place.eye("daemon.pid");
+        let daemon = place.watch("daemon.pid");
         give_up(process.wait()).await;
         assert_eq!(place.sqlite3("SELECT DISTINCT containment FROM process"), "keeper");
         process.terminate().await.expect("ended");
@@ -263,12 +267,12 @@ fn a_shutdown_that_is_dropped_is_done_all_the_same() {
     block_on(async {
         let tracker = tracker(&place);
         let process = tracker.spawn(place.job("task", "exec sleep 3600")).await.expect("spawned");
-        let eye = Eye::on(process.pid().get());
+        let watched = PidfdWatch::on(process.pid().get());
         let mut shutdown = Box::pin(tracker.shutdown());
         // Polled once, then dropped.
         let _ = poll_once(shutdown.as_mut()).await;
         drop(shutdown);
-        until("it is dead", || eye.is_dead());
+        until("it is dead", || watched.is_dead());
         until("it is recorded", || {
             place.sqlite3("SELECT stopped_how FROM instance WHERE stopped_at IS NOT NULL")
                 == "clean"
@@ -294,17 +298,17 @@ fn a_handle_that_is_dropped_kills_nothing_unless_it_was_asked_to() {
         let tracker = tracker(&place);
         let kept = tracker.spawn(place.job("kept", "exec sleep 3600")).await.expect("spawned");
         let ended = tracker.spawn(place.job("ended", "exec sleep 3600")).await.expect("spawned");
-        let eyes = [Eye::on(kept.pid().get()), Eye::on(ended.pid().get())];
+        let all_watched = [PidfdWatch::on(kept.pid().get()), PidfdWatch::on(ended.pid().get())];
         drop(kept);
         drop(ended.terminate_on_drop(true));
-        until("it is dead", || eyes[1].is_dead());
+        until("it is dead", || all_watched[1].is_dead());
         until("it is recorded", || {
             place.sqlite3("SELECT end_reason FROM history WHERE task_id = 'ended'") == "terminated"
         });
-        assert!(!eyes[0].is_dead(), "the tracker still has it");
+        assert!(!all_watched[0].is_dead(), "the tracker still has it");
         assert_eq!(tracker.tracker().executing_count(), 1);
         tracker.shutdown().await.expect("an orderly end");
-        assert!(eyes[0].is_dead());
+        assert!(all_watched[0].is_dead());
     });
 }
 

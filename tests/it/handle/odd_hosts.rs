@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use crate::support::{Eye, Host, Place, is_alive, until};
+use crate::support::{Host, PidfdWatch, Place, is_alive, until};
 
 #[test]
 fn a_forked_child_is_refused_and_its_exit_shuts_nothing_down() {
@@ -65,7 +65,7 @@ fn a_registered_child_keeps_its_status_for_its_parent() {
     let mut child = place.child("exec sleep 3600");
     host.ask(&format!("register task {}", child.pid()));
     assert_eq!(host.ask("terminate task"), "1");
-    assert!(Eye::on(child.pid()).is_dead());
+    assert!(PidfdWatch::on(child.pid()).is_dead());
     assert_eq!(child.0.wait().expect("a status").signal(), Some(15));
     host.stop();
 }

@@ -8,16 +8,16 @@ use std::{
 
 use procledger::{ExitStatus, Tracker};
 
-use crate::support::{Eye, Place, alone, until};
+use crate::support::{PidfdWatch, Place, alone, until};
 
 /// The bound for the monitor; the best of several tries counts, since the machine has other load.
 const NOTICED: Duration = Duration::from_millis(50);
 const TRIES: u32 = 10;
 
 /// Time from the death of a process until the ledger records it.
-fn time_until_noticed(tracker: &Tracker, eye: &Eye, kill: impl FnOnce()) -> Duration {
+fn time_until_noticed(tracker: &Tracker, watched: &PidfdWatch, kill: impl FnOnce()) -> Duration {
     kill();
-    until("it dies", || eye.is_dead());
+    until("it dies", || watched.is_dead());
     let died = Instant::now();
     until("its row is ended", || tracker.ledger().roots().expect("readable").is_empty());
     died.elapsed()
@@ -30,8 +30,8 @@ fn the_monitor_sees_the_death_of_a_spawned_process_at_once_and_keeps_its_signal(
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let best = (0..TRIES).map(|_| {
         let process = tracker.spawn(place.job("dies", "exec sleep 3600")).expect("spawned");
-        let eye = Eye::on(process.pid().get());
-        time_until_noticed(&tracker, &eye, || eye.kill())
+        let watched = PidfdWatch::on(process.pid().get());
+        time_until_noticed(&tracker, &watched, || watched.kill())
     });
     let best = best.min().expect("some");
     assert!(best < NOTICED, "noticed after {best:?}");
@@ -46,13 +46,13 @@ fn the_monitor_sees_the_death_of_a_registered_process_at_once_and_its_code_once_
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let best = (0..TRIES).map(|_| {
         let mut guard = place.child("exec sleep 3600");
-        let eye = Eye::on(guard.pid());
+        let watched = PidfdWatch::on(guard.pid());
         tracker.register("registered", guard.pid()).expect("registered");
         let fd = crate::support::pidfd(guard.pid()).expect("it lives");
         // Reaped at once by its parent, as in a host that waits for its child.
         let reaper = std::thread::spawn(move || guard.0.wait().expect("reaped"));
         let _ = rustix::process::pidfd_send_signal(&fd, rustix::process::Signal::TERM);
-        let took = time_until_noticed(&tracker, &eye, || {});
+        let took = time_until_noticed(&tracker, &watched, || {});
         reaper.join().expect("reaped");
         took
     });
@@ -101,7 +101,7 @@ fn a_registered_process_that_is_never_reaped_is_ended_without_a_code() {
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let guard = place.child("exec sleep 3600");
     tracker.register("zombie", guard.pid()).expect("registered");
-    Eye::on(guard.pid()).kill();
+    PidfdWatch::on(guard.pid()).kill();
     until("its row is ended", || tracker.ledger().roots().expect("readable").is_empty());
     assert_eq!(crate::support::state(guard.pid()), Some('Z'), "the zombie is its parent's to reap");
     let row = "SELECT state, exit_code IS NULL AND exit_signal IS NULL FROM process";
@@ -126,8 +126,8 @@ fn without_a_monitor_the_health_pass_sees_each_death() {
     let mut guard = place.child("exec sleep 3600");
     tracker.register("registered", guard.pid()).expect("registered");
     let living = tracker.spawn(place.job("living", "exec sleep 3600")).expect("spawned");
-    let eye = Eye::on(guard.pid());
-    eye.kill();
+    let watched = PidfdWatch::on(guard.pid());
+    watched.kill();
     guard.0.wait().expect("reaped");
     let spawned = spawned.pid().get();
     until("it dies", || crate::support::state(spawned) == Some('Z'));

@@ -6,7 +6,7 @@ use procledger::{AsyncTracker, EndReason, ProcessSet};
 
 use crate::{
     spawn::attributes::trackers,
-    support::{Eye, Place, until},
+    support::{PidfdWatch, Place, until},
 };
 
 fn asynchronous() -> impl Iterator<Item = (Place, AsyncTracker)> {
@@ -15,23 +15,23 @@ fn asynchronous() -> impl Iterator<Item = (Place, AsyncTracker)> {
 
 /// Fills a set with three trees that run until they are ended; returns their roots and a descendant of each in a session of its
 /// own.
-async fn fill(place: &Place, tracker: &AsyncTracker, set: &mut ProcessSet) -> Vec<Eye> {
-    let mut eyes = Vec::new();
+async fn fill(place: &Place, tracker: &AsyncTracker, set: &mut ProcessSet) -> Vec<PidfdWatch> {
+    let mut all_watched = Vec::new();
     for number in 0..3 {
         let script = format!("setsid sleep 3600 & echo $! > below{number}; exec sleep 3600");
         let job = place.job(&format!("task{number}"), &script);
         if number == 0 {
             let process = tracker.spawn(job).await.expect("spawned");
-            eyes.push(Eye::on(process.pid().get()));
+            all_watched.push(PidfdWatch::on(process.pid().get()));
             set.add(process);
         } else {
             set.spawn(tracker, job).await.expect("spawned");
             let task = tracker.get(&format!("task{number}")).expect("a look").expect("it runs");
-            eyes.push(Eye::on(task.pid().get()));
+            all_watched.push(PidfdWatch::on(task.pid().get()));
         }
-        eyes.push(place.eye(&format!("below{number}")));
+        all_watched.push(place.watch(&format!("below{number}")));
     }
-    eyes
+    all_watched
 }
 
 const ENDS: &str =
@@ -69,17 +69,17 @@ async fn programs_are_returned_as_they_end() {
 async fn a_set_that_is_dropped_ends_its_trees() {
     for (place, tracker) in asynchronous() {
         let mut set = ProcessSet::new();
-        let eyes = fill(&place, &tracker, &mut set).await;
+        let all_watched = fill(&place, &tracker, &mut set).await;
         let other = tracker.spawn(place.job("other", "exec sleep 3600")).await.expect("spawned");
         assert_eq!(set.len(), 3);
         drop(set);
         // Its tasks are dropped by the runtime.
-        while !eyes.iter().all(Eye::is_dead) {
+        while !all_watched.iter().all(PidfdWatch::is_dead) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let expected = "3|terminated|its handle was dropped";
         until("it is recorded", || place.sqlite3(ENDS).contains(expected));
-        assert!(!Eye::on(other.pid().get()).is_dead());
+        assert!(!PidfdWatch::on(other.pid().get()).is_dead());
         tracker.shutdown().await.expect("an orderly end");
     }
 }
@@ -88,7 +88,7 @@ async fn a_set_that_is_dropped_ends_its_trees() {
 async fn a_set_that_is_shut_down_returns_how_its_programs_ended() {
     for (place, tracker) in asynchronous() {
         let mut set = ProcessSet::new();
-        let eyes = fill(&place, &tracker, &mut set).await;
+        let all_watched = fill(&place, &tracker, &mut set).await;
         let mut ended = set.shutdown().await;
         ended.sort_by(|one, other| one.0.as_str().cmp(other.0.as_str()));
         let tasks: Vec<&str> = ended.iter().map(|(task, _)| task.as_str()).collect();
@@ -97,7 +97,7 @@ async fn a_set_that_is_shut_down_returns_how_its_programs_ended() {
             let exit = exit.as_ref().expect("waited");
             assert_eq!((exit.reason, exit.signal()), (EndReason::Terminated, Some(libc::SIGTERM)));
         }
-        until("the trees are dead", || eyes.iter().all(Eye::is_dead));
+        until("the trees are dead", || all_watched.iter().all(PidfdWatch::is_dead));
         until("it is recorded", || place.sqlite3(ENDS) == "3|terminated|its owner asked");
         // It can be used again.
         set.spawn(&tracker, place.job("again", "exit 4")).await.expect("spawned");
@@ -114,9 +114,9 @@ fn a_runtime_that_ends_ends_the_programs_of_its_sets() {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
         let mut set = ProcessSet::new();
-        let eyes = runtime.block_on(fill(&place, &tracker, &mut set));
+        let all_watched = runtime.block_on(fill(&place, &tracker, &mut set));
         drop(runtime);
-        until("the trees are dead", || eyes.iter().all(Eye::is_dead));
+        until("the trees are dead", || all_watched.iter().all(PidfdWatch::is_dead));
         drop(set);
         tracker.tracker().shutdown().expect("an orderly end");
         assert!(place.sqlite3(ENDS).contains("3|terminated|its handle was dropped"));

@@ -9,7 +9,7 @@ use std::{
 
 use procledger::{Error, Job, Tracker};
 
-use crate::support::{Eye, Host, Place, is_alive, is_only, need, root, status, tool, until};
+use crate::support::{Host, PidfdWatch, Place, is_alive, is_only, need, root, status, tool, until};
 
 fn nothing_is_recorded(place: &Place) {
     assert_eq!(place.sqlite3("SELECT count(*) FROM process"), "0");
@@ -69,8 +69,9 @@ fn names_and_arguments_that_cannot_be_stored_or_started_are_refused() {
 fn a_task_that_runs_is_refused_and_may_run_again_after_its_end() {
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
-    let first =
-        Eye::on(tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned").pid().get());
+    let first = PidfdWatch::on(
+        tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned").pid().get(),
+    );
     let error = tracker.spawn(place.job("task", "touch ran")).expect_err("it runs");
     assert!(error.is_already_running(), "{error}");
     let child = place.child("exec sleep 3600");

@@ -6,7 +6,7 @@ use procledger::{EndReason, ExitStatus, Job};
 
 use crate::{
     spawn::attributes::trackers,
-    support::{Eye, Place, canary, state, until},
+    support::{PidfdWatch, Place, canary, state, until},
 };
 
 /// Adds its pid to the file `got` at each SIGUSR1, and goes on; starts no process. It listens once the file of its name is written.
@@ -25,10 +25,10 @@ fn tree(place: &Place, task: &str) -> Job {
     place.job(task, "(setsid ./listens daemon &); ./listens child & exec ./listens root")
 }
 
-fn eyes(place: &Place) -> [Eye; 3] {
+fn all_watched(place: &Place) -> [PidfdWatch; 3] {
     ["root", "child", "daemon"].map(|name| {
         until(name, || fs::read(place.path().join(name)).is_ok_and(|pid| pid.ends_with(b"\n")));
-        place.eye(name)
+        place.watch(name)
     })
 }
 
@@ -42,12 +42,12 @@ fn got(place: &Place) -> Vec<u32> {
 fn a_signal_reaches_each_process_of_the_tree_once_and_no_other() {
     for (place, tracker, containment) in trackers() {
         let process = tracker.spawn(tree(&place, "tree")).expect("spawned");
-        let eyes = eyes(&place);
-        let all: BTreeSet<u32> = eyes.iter().map(Eye::pid).collect();
+        let all_watched = all_watched(&place);
+        let all: BTreeSet<u32> = all_watched.iter().map(PidfdWatch::pid).collect();
         let other = Place::new();
         let bystander = canary();
         let _other = tracker.spawn(tree(&other, "other")).expect("spawned");
-        let others = self::eyes(&other);
+        let others = self::all_watched(&other);
         for times in 1..=3 {
             let count = process.signal_tree(libc::SIGUSR1).expect("sent");
             assert_eq!(count, 3, "{containment}");
@@ -56,17 +56,22 @@ fn a_signal_reaches_each_process_of_the_tree_once_and_no_other() {
             assert_eq!(got(&place).into_iter().collect::<BTreeSet<u32>>(), all, "{containment}");
         }
         assert_eq!(got(&other), [0_u32; 0]);
-        assert!(others.iter().chain(&eyes).all(|eye| !eye.is_dead()));
+        assert!(others.iter().chain(&all_watched).all(|watched| !watched.is_dead()));
         // The whole tree is stopped, and continued, by signals as well.
         process.signal_tree(libc::SIGSTOP).expect("sent");
-        until("all are stopped", || eyes.iter().all(|eye| state(eye.pid()) == Some('T')));
+        until("all are stopped", || {
+            all_watched.iter().all(|watched| state(watched.pid()) == Some('T'))
+        });
         process.signal_tree(libc::SIGCONT).expect("sent");
-        until("none is", || eyes.iter().all(|eye| state(eye.pid()) != Some('T')));
+        until("none is", || all_watched.iter().all(|watched| state(watched.pid()) != Some('T')));
         // Stopped once more, it can still be ended.
         process.signal_tree(libc::SIGSTOP).expect("sent");
         assert_eq!(tracker.terminate("tree").expect("ended").survived(), 0);
-        assert!(eyes.iter().all(Eye::is_dead) && others.iter().all(|eye| !eye.is_dead()));
-        assert!(!Eye::on(bystander.pid()).is_dead());
+        assert!(
+            all_watched.iter().all(PidfdWatch::is_dead)
+                && others.iter().all(|watched| !watched.is_dead())
+        );
+        assert!(!PidfdWatch::on(bystander.pid()).is_dead());
     }
 }
 
@@ -75,11 +80,11 @@ async fn a_future_signals_the_whole_tree() {
     for (place, tracker, containment) in trackers() {
         let tracker = tracker.into_async();
         let mut process = tracker.spawn(tree(&place, "tree")).await.expect("spawned");
-        let eyes = eyes(&place);
+        let all_watched = all_watched(&place);
         assert!(process.signal_tree(libc::SIGKILL).await.expect("sent") == 3);
         let exit = process.wait().await.expect("ended");
         assert_eq!((exit.signal(), exit.reason), (Some(libc::SIGKILL), EndReason::Exited));
-        until("all are dead", || eyes.iter().all(Eye::is_dead));
+        until("all are dead", || all_watched.iter().all(PidfdWatch::is_dead));
         let late = process.signal_tree(libc::SIGTERM).await;
         assert!(late.is_err_and(|error| error.is_gone()), "{containment}");
         tracker.shutdown().await.expect("an orderly end");
@@ -94,7 +99,7 @@ fn a_protected_program_gets_no_signal_of_its_tree() {
         let job = place.job("tree", script).protect("spared");
         let mut process = tracker.spawn(job).expect("spawned");
         until("it listens", || fs::read(place.path().join("child")).is_ok_and(|it| !it.is_empty()));
-        let child = place.eye("child");
+        let child = place.watch("child");
         assert_eq!(process.signal_tree(libc::SIGINT).expect("sent"), 1, "{containment}");
         assert_eq!(process.wait().expect("ended"), ExitStatus::Signaled(libc::SIGINT));
         assert!(!child.is_dead() && got(&place).is_empty());

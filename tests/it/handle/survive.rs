@@ -1,16 +1,16 @@
 //! Jobs that are meant to outlive their host.
 
-use crate::support::{Eye, Host, Place, is_alive, until};
+use crate::support::{Host, PidfdWatch, Place, is_alive, until};
 
 fn start(place: &Place, program: &str) -> Host {
     Host::start(place, &format!("program={program}"))
 }
 
 /// A `survive` job with a daemon as its descendant, and a task that is to end with its host.
-fn grow(place: &Place, host: &mut Host) -> ([Eye; 2], Eye) {
+fn grow(place: &Place, host: &mut Host) -> ([PidfdWatch; 2], PidfdWatch) {
     let script = format!("setsid sleep 3600 & echo $! > {}/daemon; wait", place.path().display());
     let root = host.spawn_as("survive", "lasting", &script);
-    ([root, place.eye("daemon")], host.spawn("passing", "exec sleep 3600"))
+    ([root, place.watch("daemon")], host.spawn("passing", "exec sleep 3600"))
 }
 
 fn owner(place: &Place) -> String {
@@ -40,7 +40,10 @@ fn a_surviving_job_outlives_a_crash_and_is_adopted_by_the_same_program_only() {
     let spawn = next.ask("spawn lasting exec sleep 3600");
     assert!(spawn.starts_with("error "), "the task runs: {spawn}");
     assert!(next.ask("terminate lasting").parse::<u32>().is_ok_and(|ended| ended >= 2));
-    assert!(lasting.iter().all(Eye::is_dead), "the adopted tree can be ended, daemon and all");
+    assert!(
+        lasting.iter().all(PidfdWatch::is_dead),
+        "the adopted tree can be ended, daemon and all"
+    );
     next.stop();
     assert_eq!(place.sqlite3("SELECT count(*) FROM leaks WHERE task_id = 'lasting'"), "0");
 }

@@ -2,7 +2,7 @@
 
 use procledger::Tracker;
 
-use crate::support::{Eye, Host, Place, is_alive, procledger, sqlite3};
+use crate::support::{Host, PidfdWatch, Place, is_alive, procledger, sqlite3};
 
 #[test]
 fn an_unregistered_process_lives_on_and_has_no_owner() {
@@ -79,12 +79,12 @@ fn dropping_a_process_kills_nothing_and_dropping_the_tracker_ends_all() {
     let tracker = Tracker::builder(place.ledger()).open().expect("a ledger");
     let clone = tracker.clone();
     let process = tracker.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
-    let eye = Eye::on(process.pid().get());
+    let watched = PidfdWatch::on(process.pid().get());
     drop(process);
     drop(tracker);
-    assert!(!eye.is_dead());
+    assert!(!watched.is_dead());
     drop(clone);
-    assert!(eye.is_dead());
+    assert!(watched.is_dead());
     assert_eq!(place.sqlite3("SELECT end_reason FROM process"), "shutdown");
     assert_eq!(place.sqlite3("SELECT stopped_how FROM instance"), "clean");
 }

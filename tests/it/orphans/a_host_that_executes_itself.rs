@@ -12,8 +12,8 @@ use procledger::{ContainmentMode, Tracker};
 use crate::{
     containment::leaves::leaves,
     support::{
-        Eye, Host, Place, alone, canary, eventually, in_namespace_as_a_user, long, parent, pids,
-        stays, until, zombies_of,
+        Host, PidfdWatch, Place, alone, canary, eventually, in_namespace_as_a_user, long, parent,
+        pids, stays, until, zombies_of,
     },
 };
 
@@ -36,7 +36,7 @@ fn its_tree_is_ended_and_the_task_can_start_again(options: &str) {
     let _canary = canary();
     let root = host.spawn("task", "sleep 3600 & wait");
     let child = eventually("it has a child", || {
-        pids().into_iter().find(|&pid| parent(pid) == Some(root.pid())).and_then(Eye::find)
+        pids().into_iter().find(|&pid| parent(pid) == Some(root.pid())).and_then(PidfdWatch::find)
     });
     let before = host.pid();
     host.execute_itself();
@@ -128,7 +128,7 @@ fn each_exec_ends_the_orphans_of_the_former_image() {
     for number in 0..3 {
         roots.push(host.spawn("task", &format!("sleep 3600 & wait {number}; sleep 3600 & wait")));
         host.execute_itself();
-        assert!(roots.iter().all(Eye::is_dead), "after exec {number}");
+        assert!(roots.iter().all(PidfdWatch::is_dead), "after exec {number}");
     }
     assert_eq!(place.sqlite3("SELECT count(*) FROM instance WHERE stopped_at IS NULL"), "1");
     host.stop();
@@ -203,7 +203,7 @@ fn no_program_without_an_owner_is_left_by_an_exec_amid_spawns() {
     host.stop();
 }
 
-fn becomes_another_program(place: &Place, options: &str) -> (Host, Eye) {
+fn becomes_another_program(place: &Place, options: &str) -> (Host, PidfdWatch) {
     let mut host = Host::start(place, options);
     let root = host.spawn("task", "sleep 3600 & wait");
     assert_eq!(host.ask("become sleep 3600"), "becoming");
@@ -225,7 +225,7 @@ fn orphans_of_a_host_that_became_another_program_are_ended_by_any_other_instance
         let reap = place.procledger(&["reap"]);
         assert_eq!(reap.status.code(), Some(0), "{reap:?}");
         assert!(root.is_dead(), "{mode}");
-        assert!(!Eye::on(host.pid()).is_dead(), "the program that it became is no task");
+        assert!(!PidfdWatch::on(host.pid()).is_dead(), "the program that it became is no task");
         assert_eq!(row(&place, "task"), format!("ended|orphan|||{BY_EXEC}"), "{mode}");
     }
 }
@@ -308,7 +308,7 @@ fn two_trackers_of_one_process_on_one_ledger_do_not_take_each_other_for_former_o
     };
     let (one, two) = (open(), open());
     let process = one.spawn(place.job("task", "exec sleep 3600")).expect("spawned");
-    let root = Eye::on(process.pid().get());
+    let root = PidfdWatch::on(process.pid().get());
     for tracker in [&two, &one, &two] {
         assert_eq!(tracker.reap_orphans().expect("a pass").endings.len(), 0);
         assert!(!root.is_dead());

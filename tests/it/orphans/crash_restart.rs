@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use crate::support::{Eye, Host, Place, canary, is_alive};
+use crate::support::{Host, PidfdWatch, Place, canary, is_alive};
 
 /// Trees of every kind; each process of them.
-fn grow(place: &Place, host: &mut Host) -> Vec<Eye> {
+fn grow(place: &Place, host: &mut Host) -> Vec<PidfdWatch> {
     let folder = place.path().display();
     let mut all = vec![
         host.spawn("plain", "exec sleep 3600"),
@@ -22,7 +22,7 @@ fn grow(place: &Place, host: &mut Host) -> Vec<Eye> {
         ),
         host.spawn("daemon", &format!("setsid sleep 3600 & echo $! > {folder}/daemon; wait")),
     ];
-    all.extend(["child", "grandchild", "daemon"].map(|name| place.eye(name)));
+    all.extend(["child", "grandchild", "daemon"].map(|name| place.watch(name)));
     place.wait_for("trap");
     all
 }
@@ -38,7 +38,7 @@ fn invariant_08_orphans_of_a_crash_are_dead_before_open_returns() {
     assert!(trees.iter().all(|one| is_alive(one.pid())), "SIGKILL of the host ends none of them");
 
     let again = Host::start(&place, &format!("log={}", log.display()));
-    assert!(trees.iter().all(Eye::is_dead), "all are dead when `open` has returned");
+    assert!(trees.iter().all(PidfdWatch::is_dead), "all are dead when `open` has returned");
     let left: Vec<u32> = place.alive().into_iter().filter(|&pid| pid != again.pid()).collect();
     assert_eq!(left, [0_u32; 0], "and so is all that they had started since");
     assert!(canary.is_running(), "the canary lives");

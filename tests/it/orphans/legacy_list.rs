@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::support::{Eye, Guard, Host, Place, in_namespace, is_alive, root};
+use crate::support::{Guard, Host, PidfdWatch, Place, in_namespace, is_alive, root};
 
 /// Makes a list untrustworthy.
 type Spoil = fn(&Path);
@@ -55,7 +55,7 @@ fn an_entry_is_ended_only_when_time_name_and_parent_agree() {
     let left = program(&place, &worker);
     let named_otherwise = program(&place, &other);
     let owned = place.child(&format!("{} & echo $! > owned; wait", worker.display()));
-    let its_child = place.eye("owned");
+    let its_child = place.watch("owned");
     // The sweep alone would find only the first one; the entries prove the owner of the others.
     let hour_ago = now.checked_sub(Duration::from_hours(1)).expect("a time");
     write(
@@ -69,7 +69,7 @@ fn an_entry_is_ended_only_when_time_name_and_parent_agree() {
         ],
     );
     let host = Host::start(&place, &options);
-    assert!(Eye::on(left.pid()).is_dead());
+    assert!(PidfdWatch::on(left.pid()).is_dead());
     assert!(is_alive(named_otherwise.pid()) && is_alive(its_child.pid()) && is_alive(owned.pid()));
     let leak = "SELECT p.task_id, l.kind, p.origin, p.pid FROM leak AS l JOIN process AS p ON p.id = l.process
                 WHERE p.root IS NULL";

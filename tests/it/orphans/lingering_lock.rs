@@ -10,10 +10,10 @@ use std::{
 use procledger::Tracker;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::support::{Eye, Host, Place};
+use crate::support::{Host, PidfdWatch, Place};
 
 /// A crashed host with one program, and its lock held by another process.
-fn crash(place: &Place) -> (Eye, File) {
+fn crash(place: &Place) -> (PidfdWatch, File) {
     let mut host = Host::start(place, "no-monitor containment=session");
     let root = host.spawn("task", "exec sleep 3600");
     let lock: PathBuf = place.path().join(place.sqlite3("SELECT lock_name FROM instance"));

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     cli::command::{Answer, PROCLEDGER, answer, clean, run},
     cli::pty::Pty,
-    support::{Eye, Guard, Host, Place, in_namespace, need, root, tool, until},
+    support::{Guard, Host, PidfdWatch, Place, in_namespace, need, root, tool, until},
 };
 
 /// The expected fate of a member.
@@ -31,7 +31,7 @@ struct Fixture {
     place: Place,
     /// The name that is searched for: longer than the 15 characters of `comm`.
     name: String,
-    members: Vec<(&'static str, Eye, Fate)>,
+    members: Vec<(&'static str, PidfdWatch, Fate)>,
     guards: Vec<Guard>,
     hosts: Vec<Host>,
     terminals: Vec<Pty>,
@@ -106,20 +106,20 @@ impl Fixture {
 
     /// Waits until the process that wrote its pid has executed its final program: no longer the shell with the script's text.
     fn enter(&mut self, label: &'static str, fate: Fate) -> u32 {
-        let eye = self.place.eye(&format!("members/{label}"));
-        let pid = eye.pid();
+        let watched = self.place.watch(&format!("members/{label}"));
+        let pid = watched.pid();
         until(label, || {
-            assert!(!eye.is_dead(), "{label} has not started");
+            assert!(!watched.is_dead(), "{label} has not started");
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let is = |text: &[u8]| line.windows(text.len()).any(|part| part == text);
             !line.is_empty() && !is(b"exec ") && !is(b"$SCRIPT")
         });
-        self.members.push((label, eye, fate));
+        self.members.push((label, watched, fate));
         pid
     }
 
     fn add(&mut self, label: &'static str, pid: u32, fate: Fate) {
-        self.members.push((label, Eye::on(pid), fate));
+        self.members.push((label, PidfdWatch::on(pid), fate));
     }
 
     fn host(&mut self, ledger: &str) -> &mut Host {
@@ -135,18 +135,22 @@ impl Fixture {
     }
 
     fn pids(&self, fate: Fate) -> BTreeSet<u32> {
-        self.members.iter().filter(|(.., its)| *its == fate).map(|(_, eye, _)| eye.pid()).collect()
+        self.members
+            .iter()
+            .filter(|(.., its)| *its == fate)
+            .map(|(_, watched, _)| watched.pid())
+            .collect()
     }
 
     fn label(&self, pid: u32) -> &str {
-        let member = self.members.iter().find(|(_, eye, _)| eye.pid() == pid);
+        let member = self.members.iter().find(|(_, watched, _)| watched.pid() == pid);
         member.map_or("(not a member)", |(label, ..)| label)
     }
 
     /// Checks that no other process was ended.
     fn check_all_live(&self) {
-        for (label, eye, _) in &self.members {
-            assert!(!eye.is_dead(), "{label} is dead");
+        for (label, watched, _) in &self.members {
+            assert!(!watched.is_dead(), "{label} is dead");
         }
     }
 
@@ -170,8 +174,8 @@ impl Fixture {
             let said = |key: &str| ending[key].as_str().is_some_and(|text| !text.is_empty());
             assert!(said("rule") && said("evidence"), "{ending:#}");
         }
-        for (label, eye, fate) in &self.members {
-            assert_eq!(eye.is_dead(), *fate == Fate::Ended, "{label}: {done:#}");
+        for (label, watched, fate) in &self.members {
+            assert_eq!(watched.is_dead(), *fate == Fate::Ended, "{label}: {done:#}");
         }
     }
 
@@ -224,10 +228,10 @@ fn left_behind(fixture: &mut Fixture) {
 
 /// `python3` on PATH may be a script that takes a while to find the real one.
 fn becomes(fixture: &Fixture, interpreter: &str) {
-    let (label, eye, _) = fixture.members.last().expect("it was just added");
+    let (label, watched, _) = fixture.members.last().expect("it was just added");
     until(label, || {
-        assert!(!eye.is_dead(), "{label} has not started");
-        let path = fs::read_link(format!("/proc/{}/exe", eye.pid())).unwrap_or_default();
+        assert!(!watched.is_dead(), "{label} has not started");
+        let path = fs::read_link(format!("/proc/{}/exe", watched.pid())).unwrap_or_default();
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(interpreter))
     });
 }

@@ -6,7 +6,7 @@ use procledger::Tracker;
 
 use crate::{
     docs::faults::run,
-    support::{Eye, Place, in_namespace, need, root, until},
+    support::{PidfdWatch, Place, in_namespace, need, root, until},
 };
 
 #[test]
@@ -45,7 +45,7 @@ fn a_proc_that_is_covered_while_a_host_runs_ends_no_row_and_all_goes_on_when_it_
     let place = Place::new();
     let tracker = Tracker::builder(place.ledger()).monitor(false).open().expect("a ledger");
     let left = tracker.spawn(place.job("left", "exec sleep 3600")).expect("spawned");
-    let left = Eye::on(left.pid().get());
+    let left = PidfdWatch::on(left.pid().get());
     run("mount", &["-t", "tmpfs", "tmpfs"], "/proc".as_ref());
     // Its open descriptors still show what they showed.
     let pass = tracker.health_pass().expect("a pass");

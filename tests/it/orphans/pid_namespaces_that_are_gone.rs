@@ -6,8 +6,8 @@ use std::{fs, path::Path, process::Command};
 use procledger::Tracker;
 
 use crate::support::{
-    Eye, Host, Place, eventually, namespaced, namespaces, need, parent, pids, root, skipped, stays,
-    until,
+    Host, PidfdWatch, Place, eventually, namespaced, namespaces, need, parent, pids, root, skipped,
+    stays, until,
 };
 
 /// Whether this test sees all PID namespaces, and can create some.
@@ -41,8 +41,8 @@ const INIT: &str = "\"$@\"; exit $?";
 const INIT_THAT_STAYS: &str = "\"$@\"; sleep 3600; exit 0";
 
 /// A process that runs `sleep NUMBER` in the container, as this namespace sees it.
-fn sleeper(place: &Place, number: &str) -> Eye {
-    Eye::on(eventually("it sleeps", || {
+fn sleeper(place: &Place, number: &str) -> PidfdWatch {
+    PidfdWatch::on(eventually("it sleeps", || {
         place.alive().into_iter().find(|pid| {
             fs::read(format!("/proc/{pid}/cmdline"))
                 .is_ok_and(|it| it == format!("sleep\0{number}\0").as_bytes())
@@ -51,8 +51,8 @@ fn sleeper(place: &Place, number: &str) -> Eye {
 }
 
 /// Ends its first process, and with it all others. The host's input stays open until then: it must not shut down in order.
-fn end_container(host: Host, task: &Eye) {
-    Eye::on(host.pid()).kill();
+fn end_container(host: Host, task: &PidfdWatch) {
+    PidfdWatch::on(host.pid()).kill();
     until("its container is gone", || task.is_dead());
     host.crash();
 }
@@ -110,7 +110,7 @@ fn rows_of_a_container_without_an_init_are_closed_too() {
 }
 
 /// The first process of the host's namespace outlived it, and so did the task.
-fn crash_of_the_host_alone(place: &Place) -> (Host, Eye) {
+fn crash_of_the_host_alone(place: &Place) -> (Host, PidfdWatch) {
     let mut host = in_a_container(place, INIT_THAT_STAYS);
     host.ask("spawn task exec sleep 3599");
     let task = sleeper(place, "3599");
@@ -122,7 +122,7 @@ fn crash_of_the_host_alone(place: &Place) -> (Host, Eye) {
             .into_iter()
             .find(|pid| parent(*pid) == Some(init) && !names(pid).starts_with("sleep"))
     });
-    Eye::on(inside).kill();
+    PidfdWatch::on(inside).kill();
     (host, task)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Eye, Host, Place, eventually, is_alive, until};
+use crate::support::{Host, PidfdWatch, Place, eventually, is_alive, until};
 
 #[test]
 fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_gone() {
@@ -20,12 +20,12 @@ fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_
         binary = binary.display()
     );
     let root = old.spawn("restarts", &script);
-    let sibling = place.eye("sibling");
+    let sibling = place.watch("sibling");
     let same_session = old.spawn("other", "exec sleep 3600");
     old.crash();
     fs::write(place.path().join("go"), "").expect("the sign");
 
-    let new = place.eye("host");
+    let new = place.watch("host");
     let out = place.path().join("out");
     let open = eventually("the new host opens the ledger", || {
         let text = fs::read_to_string(&out).unwrap_or_default();
@@ -40,7 +40,7 @@ fn invariant_13_a_host_that_one_of_its_tasks_restarts_lives_and_the_old_tree_is_
     // The programs that it starts have a token of their own, and outlive a further pass.
     place.send_to_fifo("spawn fresh exec sleep 3600");
     let fresh = "SELECT pid FROM process WHERE task_id = 'fresh'";
-    let fresh = eventually("it spawns", || place.sqlite3(fresh).parse().ok().map(Eye::on));
+    let fresh = eventually("it spawns", || place.sqlite3(fresh).parse().ok().map(PidfdWatch::on));
     // The row exists before the program: until exec the child still shows its host's environment.
     let commands = format!("/proc/{}/cmdline", fresh.pid());
     until("it runs", || fs::read(&commands).is_ok_and(|command| command.starts_with(b"sleep")));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Eye, Host, Place, canary, eventually, is_alive};
+use crate::support::{Host, PidfdWatch, Place, canary, eventually, is_alive};
 
 const TREE: &str = "setsid sleep 3600 & sleep 3600 & wait";
 
@@ -56,7 +56,7 @@ fn invariant_05_two_hosts_that_restart_at_once_end_each_orphan_once() {
     const ORPHANS: usize = 30;
     let place = Place::new();
     let mut host = Host::start(&place, "");
-    let orphans: Vec<Eye> = (0..ORPHANS)
+    let orphans: Vec<PidfdWatch> = (0..ORPHANS)
         .map(|number| {
             host.spawn(&format!("task-{number}"), "trap '' TERM; while :; do sleep 9; done")
         })
@@ -68,7 +68,7 @@ fn invariant_05_two_hosts_that_restart_at_once_end_each_orphan_once() {
         let open = one.answer();
         assert!(open.starts_with("open "), "{open}");
         assert!(
-            orphans.iter().all(Eye::is_dead),
+            orphans.iter().all(PidfdWatch::is_dead),
             "clean before new, whichever instance did the work"
         );
     }

@@ -24,8 +24,8 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::{
     cli::command::{Answer, PROCLEDGER, Running, bare, clean, finish, run},
     support::{
-        Eye, Host, PATIENCE, Place, alone, eventually, in_namespace, is_alive, is_only, need,
-        parent, pidfd, pids, root, until,
+        Host, PATIENCE, PidfdWatch, Place, alone, eventually, in_namespace, is_alive, is_only,
+        need, parent, pidfd, pids, root, until,
     },
 };
 
@@ -82,7 +82,7 @@ impl Watch {
     }
 
     /// The worker for this ledger.
-    pub(crate) fn worker(&self, ledger: &Path) -> Eye {
+    pub(crate) fn worker(&self, ledger: &Path) -> PidfdWatch {
         let (own, ledger) = (self.child.id(), ledger.as_os_str().as_encoded_bytes());
         let is_worker = |pid: &u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -91,7 +91,7 @@ impl Watch {
                 && words.contains(&ledger)
                 && parent(*pid) == Some(own)
         };
-        Eye::on(eventually("a worker", || pids().into_iter().find(is_worker)))
+        PidfdWatch::on(eventually("a worker", || pids().into_iter().find(is_worker)))
     }
 }
 
@@ -293,7 +293,7 @@ fn a_watch_that_is_killed_loses_nothing_and_its_successor_kills_nothing_twice() 
     };
     until("it is in the middle of ending the tree", claimed);
     first.crash();
-    until("its workers are gone with it", || workers.iter().all(Eye::is_dead));
+    until("its workers are gone with it", || workers.iter().all(PidfdWatch::is_dead));
     assert!(!kept.is_dead() && idle.ask("running") == "1", "a host is not touched");
     let second = Watch::on(&place, &["idle.db", "busy.db"]);
     until("the next one ends the tree", || tree.is_dead());
@@ -314,7 +314,7 @@ fn a_watch_that_is_killed_loses_nothing_and_its_successor_kills_nothing_twice() 
     });
     let workers = ["idle.db", "busy.db"].map(|ledger| second.worker(Path::new(ledger)));
     second.stop().expect(0);
-    assert!(workers.iter().all(Eye::is_dead), "a clean end leaves no worker");
+    assert!(workers.iter().all(PidfdWatch::is_dead), "a clean end leaves no worker");
     assert!(!kept.is_dead() && idle.ask("running") == "1", "a host is not touched");
     idle.stop();
 }
@@ -414,7 +414,7 @@ fn root_watches_ledgers_of_several_users_each_as_its_owner() {
     let watch = Watch::start(command.args(ledgers.iter().map(|(_, ledger)| ledger)));
     for (uid, ledger) in &ledgers {
         let running = run_as(&place, *uid, ledger);
-        let orphan = Eye::on(running.said.parse().expect("a pid"));
+        let orphan = PidfdWatch::on(running.said.parse().expect("a pid"));
         let worker = watch.worker(ledger);
         until("the worker is that user", || is_only(worker.pid(), *uid));
         running.crash();
@@ -464,16 +464,16 @@ fn a_tree_of_50_processes_is_dead_within_the_grace_and_100_ms() {
         host.spawn(&format!("tree-{}", took.len()), &script);
         place.wait_for("up");
         let outside = [1, watch.child.id(), host.pid()];
-        let tree: Vec<Eye> = pids()
+        let tree: Vec<PidfdWatch> = pids()
             .into_iter()
             .filter(|pid| !outside.contains(pid) && is_alive(*pid))
-            .map(Eye::on)
+            .map(PidfdWatch::on)
             .collect();
         assert_eq!(tree.len(), 50);
         let fd = pidfd(host.pid()).expect("the host");
         let since = Instant::now();
         pidfd_send_signal(fd.as_fd(), Signal::KILL).expect("killed");
-        until("the tree is dead", || tree.iter().all(Eye::is_dead));
+        until("the tree is dead", || tree.iter().all(PidfdWatch::is_dead));
         took.push(since.elapsed());
         host.crash();
         fs::remove_file(place.path().join("up")).expect("removed");

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     cli::command::{PROCLEDGER, clean},
     orphans::watch_service::{Watch, start_host},
-    support::{Eye, Place, alone, at_once, children, need, skipped, until},
+    support::{PidfdWatch, Place, alone, at_once, children, need, skipped, until},
 };
 
 /// A watch with these limits; raised once there is a file `more` in its folder.
@@ -143,7 +143,7 @@ fn one_ledger_is_watched_without_inotify() {
             watch.complaint(&["failed to watch", said]);
             for round in ["one", "two"] {
                 let mut host = start_host(&place, "ledger.db");
-                let root: Eye = host.spawn(round, "exec sleep 300");
+                let root: PidfdWatch = host.spawn(round, "exec sleep 300");
                 host.crash();
                 watch.done(&[&format!("{round} pid")]);
                 assert!(root.is_dead());

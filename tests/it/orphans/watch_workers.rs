@@ -23,8 +23,8 @@ use crate::{
     cli::command::{Answer, PROCLEDGER, Running, answer, bare, clean, finish},
     orphans::watch_service::{Watch, run_as, start_host, users_place},
     support::{
-        Eye, Host, PATIENCE, Place, alone, eventually, is_only, need, pidfd, pids, processes_with,
-        root, skipped, status, tool, until,
+        Host, PATIENCE, PidfdWatch, Place, alone, eventually, is_only, need, pidfd, pids,
+        processes_with, root, skipped, status, tool, until,
     },
 };
 
@@ -149,7 +149,7 @@ fn with_a_users_ledger(uid: u32) -> Option<(Place, PathBuf)> {
 
 /// Asks a process to stop, and waits until it is dead: within [`STOP`].
 fn stops_soon(pid: u32) {
-    let supervisor = Eye::on(pid);
+    let supervisor = PidfdWatch::on(pid);
     let began = Instant::now();
     pidfd_send_signal(pidfd(pid).expect("it"), Signal::TERM).expect("a signal");
     until("it stops", || supervisor.is_dead());
@@ -199,7 +199,7 @@ fn a_worker_gives_the_owner_of_its_ledger_nothing_of_roots() {
     becomes(plain.id(), UID);
     let taken = attack(&place, UID, plain.id());
     assert!(taken.err.contains("environ") && taken.err.contains("descriptor 1"), "{taken:#?}");
-    Eye::on(plain.id()).kill();
+    PidfdWatch::on(plain.id()).kill();
     finish(plain);
     for path in [&ledger, folder] {
         let worker = watch.worker(path);
@@ -301,7 +301,7 @@ struct Flood {
 }
 
 impl Flood {
-    fn start(worker: &Eye, descriptor: u32, bytes: Vec<u8>) -> Self {
+    fn start(worker: &PidfdWatch, descriptor: u32, bytes: Vec<u8>) -> Self {
         let path = format!("/proc/{}/fd/{descriptor}", worker.pid());
         let mut pipe = fs::OpenOptions::new().write(true).open(path).expect("root opens it");
         let ended = Arc::new(AtomicBool::new(false));
@@ -545,7 +545,7 @@ fn a_worker_that_its_owner_stops_is_replaced_and_stops_no_other() {
     watch.complaint(&[ledger.to_str().expect("text"), "it is killed and replaced"]);
     until("it is ended", || worker.is_dead());
     let running = run_as(&place, UID, &ledger);
-    let orphan = Eye::on(running.said.parse().expect("a pid"));
+    let orphan = PidfdWatch::on(running.said.parse().expect("a pid"));
     running.crash();
     until("the next one does its work", || orphan.is_dead());
     watch.stop().expect(0);
@@ -660,7 +660,7 @@ fn a_folder_of_a_user_is_listed_as_that_user() {
     let watch = Watch::on(&place, &["--dir", folder.to_str().expect("text")]);
     becomes(watch.worker(folder).pid(), UID);
     let running = run_as(&place, UID, &ledger);
-    let orphan = Eye::on(running.said.parse().expect("a pid"));
+    let orphan = PidfdWatch::on(running.said.parse().expect("a pid"));
     becomes(watch.worker(&ledger).pid(), UID);
     running.crash();
     until("what was left is dead", || orphan.is_dead());

@@ -8,8 +8,8 @@ use procledger::{ContainmentMode, Tracker};
 use crate::{
     containment::leaves::leaves,
     support::{
-        Eye, Host, Place, eventually, in_namespace, in_namespace_as_a_user, namespaced, namespaces,
-        parent, pids, state, stays, until, zombies_of,
+        Host, PidfdWatch, Place, eventually, in_namespace, in_namespace_as_a_user, namespaced,
+        namespaces, parent, pids, state, stays, until, zombies_of,
     },
 };
 
@@ -77,7 +77,7 @@ fn a_daemon_that_was_recorded_stayed_as_a_zombie() {
           while [ ! -e {folder}/go ]; do sleep 0.02; done) &"
     );
     host.spawn("task", &format!("{daemon} exec sleep 3600"));
-    let daemon = place.eye("daemon");
+    let daemon = place.watch("daemon");
     until("it is recorded", || {
         host.ask("health");
         let row =
@@ -100,7 +100,7 @@ fn a_kept_stray_is_reaped_when_it_ends_later() {
         let script =
             format!("(sh -c 'echo $$ > {}; exec sleep 3600' &) ; sleep 0.1", path.display());
         host.spawn_as("keep", "task", &script);
-        let left = place.eye("left");
+        let left = place.watch("left");
         until("the task has ended", || host.ask("running") == "0");
         assert!(!left.is_dead(), "{mode}");
         left.kill();
@@ -181,7 +181,7 @@ fn as_the_first_process() {
     until("they are adopted", || children() > 1);
     until("all are reaped", || children() == 1);
     tracker.terminate("task").expect("ended");
-    assert!(Eye::find(task.pid().get()).is_none(), "the root too");
+    assert!(PidfdWatch::find(task.pid().get()).is_none(), "the root too");
     tracker.shutdown().expect("an orderly end");
 }
 

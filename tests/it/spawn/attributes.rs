@@ -12,7 +12,7 @@ use procledger::{
 
 use crate::{
     containment::keepers::KEEPER,
-    support::{Eye, Place, in_namespace_as_a_user, root, skipped, stat_field},
+    support::{PidfdWatch, Place, in_namespace_as_a_user, root, skipped, stat_field},
 };
 
 /// A tracker of each containment that can be used here, each on a ledger of its own.
@@ -139,7 +139,7 @@ fn a_program_can_have_a_group_without_a_session() {
         let script = "sleep 3600 & echo $! > child; wait";
         let job = place.job("leader", script).process_group(0);
         let leader = tracker.spawn(job).expect("spawned").pid().get();
-        let child = place.eye("child");
+        let child = place.watch("child");
         assert_eq!(group_of(leader), leader.to_string(), "{containment}");
         assert_eq!(group_of(child.pid()), leader.to_string());
         // A keeper has a session of its own.
@@ -148,7 +148,7 @@ fn a_program_can_have_a_group_without_a_session() {
         let row = "SELECT session FROM process WHERE task_id = 'leader' AND root IS NULL";
         assert_eq!(place.sqlite3(row), leader.to_string());
 
-        let leader = Eye::on(leader);
+        let leader = PidfdWatch::on(leader);
         let group = i32::try_from(leader.pid()).expect("a pid");
         let joins = place.job("joins", "setsid sleep 3600 & echo $! > other; wait");
         let joins = joins.process_group(group);
@@ -160,7 +160,7 @@ fn a_program_can_have_a_group_without_a_session() {
             continue;
         }
         let joins = tracker.spawn(joins).expect("spawned").pid().get();
-        let (joins, other) = (Eye::on(joins), place.eye("other"));
+        let (joins, other) = (PidfdWatch::on(joins), place.watch("other"));
         assert_eq!(group_of(joins.pid()), group.to_string());
         let row = "SELECT session IS NULL FROM process WHERE task_id = 'joins' AND root IS NULL";
         assert_eq!(place.sqlite3(row), "1", "the group is not its own");

@@ -16,7 +16,7 @@ use rustix::{
 use crate::{
     containment::{keepers::KEEPER, leaves::leaves},
     spawn::gate_host::{self, Given, is_kept, run_command},
-    support::{Eye, Guard, Place, eventually, is_only, root, until},
+    support::{Guard, PidfdWatch, Place, eventually, is_only, root, until},
 };
 
 /// No account of a usual machine.
@@ -51,11 +51,11 @@ fn job(given: &Given, task: &str, script: &str) -> Job {
         .gid(GROUP)
 }
 
-fn read_pid(given: &Given, name: &str) -> Eye {
+fn read_pid(given: &Given, name: &str) -> PidfdWatch {
     let path = given.folder.join("theirs").join(name);
     until(name, || fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n')));
     let pid = fs::read_to_string(&path).expect("a pid").trim().parse().expect("a pid");
-    Eye::on_one_that_ran(pid)
+    PidfdWatch::on_one_that_ran(pid)
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn is_refused(given: &Given, tracker: &Tracker) {
 fn is_ended(given: &Given, tracker: &Tracker) {
     let script = "setsid sleep 3600 & echo $! > below; trap '' TERM; sleep 3600";
     let process = tracker.spawn(job(given, "tree", script)).expect("spawned");
-    let (top, below) = (Eye::on(process.pid().get()), read_pid(given, "below"));
+    let (top, below) = (PidfdWatch::on(process.pid().get()), read_pid(given, "below"));
     assert!(is_only(top.pid(), USER) && is_only(below.pid(), USER));
     let row = tracker.ledger().process(process.id()).expect("read").expect("a row");
     assert_eq!((row.spec.uid, row.spec.attributes.uid), (USER, Some(USER)));

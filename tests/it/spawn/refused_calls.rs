@@ -6,7 +6,7 @@ use procledger::{Job, Stdio, Tracker};
 
 use crate::{
     spawn::clone2_fallback::refuse,
-    support::{Eye, Place, procledger, until},
+    support::{PidfdWatch, Place, procledger, until},
 };
 
 /// Runs on a thread for which the call fails.
@@ -82,7 +82,7 @@ fn a_process_that_cannot_be_signalled_is_a_survivor_and_is_ended_later() {
     for (number, errno) in [libc::ENOSYS, libc::EPERM].into_iter().enumerate() {
         let task = format!("task-{number}");
         let left = tracker.spawn(place.job(&task, "exec sleep 3600")).expect("spawned");
-        let left = Eye::on(left.pid().get());
+        let left = PidfdWatch::on(left.pid().get());
         let refused = without(libc::SYS_pidfd_send_signal, errno, || tracker.terminate(&task));
         let report = refused.expect("tried");
         // ENOSYS: the identity cannot be verified, and it gets no signal. EPERM: it exists, and root's cgroup ends it.

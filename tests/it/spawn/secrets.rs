@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use procledger::{Job, Stdio, Tracker};
 
-use crate::support::{Eye, Host, Place, in_namespace, procledger, sqlite3, until};
+use crate::support::{Host, PidfdWatch, Place, in_namespace, procledger, sqlite3, until};
 
 /// Used in many forms, and in no other name. Assembled here, so that no list of files contains it.
 fn secret(place: &Place) -> String {
@@ -175,10 +175,10 @@ fn a_name_match_is_masked_and_matched_by_its_real_name() {
         "setsid '{}' --token {secret} >/dev/null 2>&1 & echo $! > pid",
         script.display()
     ));
-    let eye: Eye = place.eye("pid");
+    let watched: PidfdWatch = place.watch("pid");
     drop(left);
     until("it has its name", || {
-        fs::read(format!("/proc/{}/cmdline", eye.pid()))
+        fs::read(format!("/proc/{}/cmdline", watched.pid()))
             .is_ok_and(|line| line.windows(7).any(|part| part == b"--token"))
     });
     // Its instance is this very process, whose descendants are all exempt: other instances search for it.
@@ -194,7 +194,7 @@ fn a_name_match_is_masked_and_matched_by_its_real_name() {
     ]);
     assert!(String::from_utf8_lossy(&plan.stdout).contains("***"), "{plan:?}");
     let real = place.procledger(&["reap", "--json", "--orphan-name", name, "--min-age", "0s"]);
-    until("it is ended", || eye.is_dead());
+    until("it is ended", || watched.is_dead());
     let text = format!("{plan:?}{real:?}");
     assert!(!text.contains(&secret), "{text}");
     assert_eq!(

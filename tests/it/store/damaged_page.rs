@@ -21,7 +21,7 @@ fn damage(ledger: &Path, name: &str) {
 }
 
 /// A ledger with a history, whose orphan lives.
-fn ledger_with_an_orphan(place: &Place) -> crate::support::Eye {
+fn ledger_with_an_orphan(place: &Place) -> crate::support::PidfdWatch {
     let mut host = Host::start(place, "");
     host.ask("spawn past exit 0");
     host.ask("wait past");

@@ -6,7 +6,7 @@ use procledger::Tracker;
 
 use crate::{
     docs::faults::SmallDisk,
-    support::{Eye, Place, in_namespace, need, procledger, sqlite3, until},
+    support::{PidfdWatch, Place, in_namespace, need, procledger, sqlite3, until},
 };
 
 #[test]
@@ -24,7 +24,7 @@ fn on_a_full_disk_nothing_starts_and_all_can_be_ended_and_the_ends_are_recorded_
     let left = tracker.spawn(place.job("left", "exec sleep 3600")).expect("spawned");
     let ends = place.job("ends", "while [ ! -e end ]; do sleep 0.02; done; exit 7");
     let mut ends = tracker.spawn(ends).expect("spawned");
-    let (left, ending) = (Eye::on(left.pid().get()), Eye::on(ends.pid().get()));
+    let (left, ending) = (PidfdWatch::on(left.pid().get()), PidfdWatch::on(ends.pid().get()));
 
     disk.fill();
     let refused = tracker.spawn(place.job("new", ": > ran")).expect_err("there is no room");

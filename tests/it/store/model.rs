@@ -13,7 +13,7 @@ use proptest::{
     test_runner::{Config, RngSeed, TestRunner},
 };
 
-use crate::support::{Eye, Guard, Host, Place, canary, in_namespace_with_init, long, until};
+use crate::support::{Guard, Host, PidfdWatch, Place, canary, in_namespace_with_init, long, until};
 
 const PROGRAMS: [&str; 2] = ["one", "two"];
 const TASKS: [&str; 3] = ["a", "b", "c"];
@@ -105,7 +105,7 @@ fn act() -> impl Strategy<Value = Act> {
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about a row")]
 struct Row {
     /// The root first, then what it started.
-    eyes: Vec<Eye>,
+    all_watched: Vec<PidfdWatch>,
     /// The child of the test, if the row was registered.
     own: Option<Guard>,
     owner: usize,
@@ -125,9 +125,9 @@ struct World {
     rows: [Option<Row>; 3],
     /// How many rows of each task ended for each reason.
     ended: BTreeMap<(usize, &'static str), u32>,
-    dead: Vec<Eye>,
+    dead: Vec<PidfdWatch>,
     /// Released, and so untracked; they live to the end.
-    free: Vec<(Vec<Eye>, Option<Guard>)>,
+    free: Vec<(Vec<PidfdWatch>, Option<Guard>)>,
     canary: Guard,
     spawned: u32,
 }
@@ -201,15 +201,15 @@ impl World {
         }
         let answer = answer.expect("spawned");
         let pid = answer.strip_prefix("pid ").and_then(|pid| pid.parse().ok()).expect("a pid");
-        let mut eyes = vec![Eye::on(pid)];
+        let mut all_watched = vec![PidfdWatch::on(pid)];
         if tree {
             until("the daemon is there", || daemon.exists());
             let pid = fs::read_to_string(&daemon).expect("a pid").trim().parse().expect("a pid");
-            eyes.push(Eye::on(pid));
+            all_watched.push(PidfdWatch::on(pid));
         }
         let kept = self.options.contains("keeper") && !survive;
         self.rows[task] = Some(Row {
-            eyes,
+            all_watched,
             own: None,
             owner: by,
             survive,
@@ -244,9 +244,9 @@ impl World {
             return assert!(error.contains("already runs"), "{error}");
         }
         assert_eq!(answer, Ok("done".to_owned()));
-        let (eyes, own) = (vec![Eye::on(own.pid())], Some(own));
+        let (all_watched, own) = (vec![PidfdWatch::on(own.pid())], Some(own));
         let row = Row {
-            eyes,
+            all_watched,
             own,
             owner: by,
             survive: false,
@@ -262,7 +262,7 @@ impl World {
         let is_its = self.rows[task].as_ref().is_some_and(|row| row.owner == by);
         assert_eq!(answer, Ok(is_its.to_string()));
         if is_its && let Some(row) = self.rows[task].take() {
-            self.free.push((row.eyes, row.own));
+            self.free.push((row.all_watched, row.own));
             *self.ended.entry((task, "released")).or_default() += 1;
         }
     }
@@ -271,7 +271,7 @@ impl World {
         let Some(answer) = self.ask(by, &format!("terminate {}", TASKS[task])) else { return };
         if self.rows[task].as_ref().is_some_and(|row| row.owner == by) {
             let ended: usize = answer.expect("ended").parse().expect("a number");
-            assert!(ended >= self.rows[task].as_ref().map_or(0, |row| row.eyes.len()));
+            assert!(ended >= self.rows[task].as_ref().map_or(0, |row| row.all_watched.len()));
             self.end(task, "terminated");
         } else {
             let error = answer.expect_err("it is not this host's");
@@ -292,7 +292,7 @@ impl World {
     fn forget(&mut self, task: usize) {
         let output = self.place.procledger(&["forget", TASKS[task]]);
         match &self.rows[task] {
-            Some(row) if row.eyes.iter().all(Eye::is_dead) => {
+            Some(row) if row.all_watched.iter().all(PidfdWatch::is_dead) => {
                 assert!(output.status.success(), "{output:?}");
                 self.end(task, "forgotten");
             }
@@ -306,7 +306,7 @@ impl World {
         if row.unnoticed {
             return;
         }
-        row.eyes[0].kill();
+        row.all_watched[0].kill();
         if let Some(own) = &mut row.own {
             own.0.wait().expect("reaped");
         }
@@ -322,7 +322,8 @@ impl World {
         let Some(answer) = self.ask(by, "health") else { return };
         answer.expect("a pass").parse::<u32>().expect("a number");
         for task in 0..TASKS.len() {
-            let is_gone = |row: &Row| row.unnoticed && row.eyes.iter().all(Eye::is_dead);
+            let is_gone =
+                |row: &Row| row.unnoticed && row.all_watched.iter().all(PidfdWatch::is_dead);
             // Not for a task that is to be adopted: its owner may have stopped in good order. Nor for one that a keeper has
             // ended: the orphan pass records that.
             let row = self.rows[task].as_ref().filter(|row| !row.by_keeper);
@@ -347,7 +348,7 @@ impl World {
         let Some(died) = self.hosts[host].take() else { return };
         died.crash();
         for row in self.rows.iter_mut().flatten().filter(|row| row.owner == host && row.kept) {
-            until("its keeper has ended it", || row.eyes.iter().all(Eye::is_dead));
+            until("its keeper has ended it", || row.all_watched.iter().all(PidfdWatch::is_dead));
             row.unnoticed = true;
             row.by_keeper = true;
         }
@@ -383,8 +384,8 @@ impl World {
     /// The tree of a task is dead, and its row has the reason.
     fn end(&mut self, task: usize, reason: &'static str) {
         let row = self.rows[task].take().expect("a row");
-        until("the whole tree is dead", || row.eyes.iter().all(Eye::is_dead));
-        self.dead.extend(row.eyes);
+        until("the whole tree is dead", || row.all_watched.iter().all(PidfdWatch::is_dead));
+        self.dead.extend(row.all_watched);
         *self.ended.entry((task, reason)).or_default() += 1;
     }
 
@@ -400,18 +401,25 @@ impl World {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         assert_eq!(seen, expected, "the ledger, and the model");
-        assert!(self.dead.iter().all(Eye::is_dead));
-        let alive = |eyes: &[Eye]| eyes.iter().all(|eye| !eye.is_dead());
-        assert!(self.free.iter().all(|(eyes, _)| alive(eyes)), "what was released lives");
+        assert!(self.dead.iter().all(PidfdWatch::is_dead));
+        let alive =
+            |all_watched: &[PidfdWatch]| all_watched.iter().all(|watched| !watched.is_dead());
+        assert!(
+            self.free.iter().all(|(all_watched, _)| alive(all_watched)),
+            "what was released lives"
+        );
         for row in self.rows.iter().flatten() {
-            assert!(alive(&row.eyes[usize::from(row.unnoticed)..]) || row.kept, "a tree lives");
+            assert!(
+                alive(&row.all_watched[usize::from(row.unnoticed)..]) || row.kept,
+                "a tree lives"
+            );
         }
         assert!(self.canary.is_running(), "a bystander lives");
     }
 
     fn expected_rows(&self) -> String {
         let live = |(task, row): (usize, &Option<Row>)| {
-            Some(format!("live|{}|running|{}", TASKS[task], row.as_ref()?.eyes[0].pid()))
+            Some(format!("live|{}|running|{}", TASKS[task], row.as_ref()?.all_watched[0].pid()))
         };
         let mut counts: BTreeMap<(usize, &str), u32> = BTreeMap::new();
         for ((task, reason), count) in &self.ended {
@@ -442,7 +450,11 @@ impl World {
         self.compare();
         let mut left = self.place.alive();
         left.retain(|pid| {
-            !self.free.iter().flat_map(|(eyes, _)| eyes).any(|eye| eye.pid() == *pid)
+            !self
+                .free
+                .iter()
+                .flat_map(|(all_watched, _)| all_watched)
+                .any(|watched| watched.pid() == *pid)
         });
         assert_eq!(left, [0_u32; 0], "nothing else is alive");
         assert_eq!(self.place.sqlite3("SELECT * FROM pragma_integrity_check"), "ok");

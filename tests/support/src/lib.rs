@@ -9,8 +9,8 @@ mod wait;
 
 pub use namespace::{namespaced, namespaces};
 pub use process::{
-    Eye, children, is_alive, is_only, parent, pidfd, pids, start_tick, stat_field, state, status,
-    threads, zombies_of,
+    PidfdWatch, children, is_alive, is_only, parent, pidfd, pids, start_tick, stat_field, state,
+    status, threads, zombies_of,
 };
 pub use random::{Chance, random};
 pub use tools::{find, root, skipped, tool};

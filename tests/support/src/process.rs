@@ -75,13 +75,13 @@ pub fn pidfd(pid: u32) -> Option<OwnedFd> {
 
 /// One process, held by its pidfd: not affected by PID reuse.
 #[derive(Debug)]
-pub struct Eye {
+pub struct PidfdWatch {
     pid: u32,
     /// `None` if it was dead and reaped before this call.
     fd: Option<OwnedFd>,
 }
 
-impl Eye {
+impl PidfdWatch {
     #[track_caller]
     pub fn on(pid: u32) -> Self {
         Self::find(pid).unwrap_or_else(|| panic!("process {pid} is not there"))

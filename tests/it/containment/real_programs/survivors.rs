@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, fs};
 
-use crate::support::{Eye, is_alive, pids};
+use crate::support::{PidfdWatch, is_alive, pids};
 
 /// The identity of a process when it was seen.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Identity {
 
 /// A process that was seen, held by its pidfd.
 pub(super) struct Seen {
-    pub(super) eye: Eye,
+    pub(super) watched: PidfdWatch,
     pub(super) identity: Identity,
 }
 
@@ -28,7 +28,7 @@ pub(super) fn live_processes(others: &HashSet<u32>) -> Vec<Seen> {
 
 /// Those of them that are alive, and all that have started since.
 pub(super) fn left(of: &[Seen], others: &HashSet<u32>) -> Vec<Identity> {
-    let living = of.iter().filter(|seen| !seen.eye.is_dead()).map(|seen| seen.identity.clone());
+    let living = of.iter().filter(|seen| !seen.watched.is_dead()).map(|seen| seen.identity.clone());
     let mut left: Vec<Identity> = living.collect();
     let known = of.iter().map(|seen| seen.identity.pid).chain(others.iter().copied()).collect();
     left.extend(live_processes(&known).into_iter().map(|seen| seen.identity));
@@ -36,9 +36,9 @@ pub(super) fn left(of: &[Seen], others: &HashSet<u32>) -> Vec<Identity> {
 }
 
 fn see(pid: u32) -> Option<Seen> {
-    let eye = Eye::find(pid)?;
+    let watched = PidfdWatch::find(pid)?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned();
     let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let command = String::from_utf8_lossy(&command).replace('\0', " ").chars().take(160).collect();
-    is_alive(pid).then_some(Seen { eye, identity: Identity { pid, name, command } })
+    is_alive(pid).then_some(Seen { watched, identity: Identity { pid, name, command } })
 }
