@@ -41,7 +41,7 @@ pub struct ProcessSpec {
     pub identity: Identity,
     /// Session or foreground process group that the gate created for it.
     pub session: Option<Pid>,
-    /// The cgroup leaf that was created for it.
+    /// The task cgroup that was created for it.
     pub cgroup: Option<Cgroup>,
     /// What keeps its tree together.
     pub containment: Containment,

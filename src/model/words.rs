@@ -64,9 +64,9 @@ words! {
 words! {
     /// The requested containment of trees.
     pub ContainmentMode {
-        /// A cgroup leaf, else a keeper, else a session: the best that is available.
+        /// A cgroup for each task, else a keeper, else a session: the best that is available.
         Auto = "auto",
-        /// A cgroup leaf, or an error.
+        /// A cgroup for each task, or an error.
         Cgroup = "cgroup",
         /// A keeper process, or an error.
         Keeper = "keeper",
@@ -84,7 +84,7 @@ words! {
         Session = "session",
         /// A keeper process that is the tree's subreaper.
         Keeper = "keeper",
-        /// A cgroup v2 leaf.
+        /// A cgroup v2 of its own.
         Cgroup = "cgroup",
     }
 }

@@ -91,7 +91,7 @@ impl Store {
         self.write("stop an instance", |tx| mark_stopped(tx, id, how, at))
     }
 
-    /// Records where an instance is about to create its branch; called before that, so that a crash in between loses nothing.
+    /// Records where an instance is about to create its cgroup; called before that, so that a crash in between loses nothing.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ impl Store {
         })
     }
 
-    /// Records the inode of the branch that was planned.
+    /// Records the inode of the cgroup that was planned.
     pub(crate) fn confirm_cgroup(&self, id: InstanceId, inode: u64) -> Result<()> {
         self.write("record a cgroup", |tx| {
             tx.prepare_cached("UPDATE instance SET cgroup_inode = ?1 WHERE id = ?2")?
@@ -118,7 +118,7 @@ impl Store {
         })
     }
 
-    /// Records that the branch is gone.
+    /// Records that the cgroup is gone.
     pub(crate) fn forget_cgroup(&self, id: InstanceId) -> Result<()> {
         if self.schema() < Schema::CGROUP {
             return Ok(());

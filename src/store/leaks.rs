@@ -299,7 +299,7 @@ fn by_rule(found: Vec<LeakGroup>) -> Vec<LeakGroup> {
 }
 
 impl Store {
-    /// Returns trees with leaks that were found since, whose root was held neither by a leaf nor by a keeper.
+    /// Returns trees with leaks that were found since, whose root was held neither by a task cgroup nor by a keeper.
     pub(crate) fn unverified_trees(&self, since: Option<Millis>) -> Result<u64> {
         let since = since.map_or(i64::MIN, |since| since.0);
         self.read("count the trees that could not be verified", |connection| {

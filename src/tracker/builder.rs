@@ -156,7 +156,7 @@ impl Builder {
     /// Sets the containment of the trees of spawned programs; by default the value of the environment variable
     /// `PROCLEDGER_CONTAINMENT` (`auto`, `cgroup`, `keeper`, `session`), else [`ContainmentMode::Auto`].
     ///
-    /// A cgroup v2 leaf holds every process that a program starts, whichever session it is in; a session loses a daemon that
+    /// A cgroup v2 of its own holds every process that a program starts, whichever session it is in; a session loses a daemon that
     /// leaves it, wipes its environment and loses its parent before a health pass has seen it. Each row records which
     /// containment it has.
     pub fn containment(mut self, mode: ContainmentMode) -> Self {
@@ -164,7 +164,7 @@ impl Builder {
         self
     }
 
-    /// Sets the cgroup v2 folder in which leaves are created. By default it is the nearest one that a manager has delegated
+    /// Sets the cgroup v2 folder in which cgroups are created. By default it is the nearest one that a manager has delegated
     /// (systemd's `Delegate=`, detected by its extended attribute), else the one that this process is in.
     ///
     /// The process that opens the tracker must be able to create folders there, and to write the `cgroup.procs` of the nearest

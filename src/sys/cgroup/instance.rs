@@ -23,7 +23,7 @@ use crate::{
     sys::spawn::try_joining,
 };
 
-/// A cgroup of this instance in which leaves can be created and joined: both were tried.
+/// A cgroup of this instance in which task cgroups can be created and joined: both were tried.
 #[derive(Debug)]
 pub(crate) struct InstanceCgroup {
     base: OwnedFd,

@@ -63,18 +63,18 @@ pub(crate) struct TaskCgroup {
 
 impl TaskCgroup {
     /// Creates a task cgroup in an open instance cgroup.
-    pub(super) fn make(branch: &OwnedFd, folder: &Path, name: &str) -> Result<Self> {
+    pub(super) fn make(instance_cgroup: &OwnedFd, folder: &Path, name: &str) -> Result<Self> {
         let path = folder.join(name);
         let failed = |errno: Errno| {
             Error::os(format!("failed to create the cgroup `{}`", path.display()), errno)
         };
-        rustix::fs::mkdirat(branch, name, Mode::from_raw_mode(0o755)).map_err(failed)?;
-        let made = openat(branch, name, FOLDER, Mode::empty()).and_then(|fd| {
+        rustix::fs::mkdirat(instance_cgroup, name, Mode::from_raw_mode(0o755)).map_err(failed)?;
+        let made = openat(instance_cgroup, name, FOLDER, Mode::empty()).and_then(|fd| {
             let inode = fstat(&fd)?.st_ino;
             Ok(Self { fd, record: Cgroup { path: path.clone(), inode } })
         });
         made.map_err(|errno| {
-            let _ = unlinkat(branch, name, AtFlags::REMOVEDIR);
+            let _ = unlinkat(instance_cgroup, name, AtFlags::REMOVEDIR);
             failed(errno)
         })
     }
@@ -286,8 +286,8 @@ pub(super) fn is_cgroup2(fd: &OwnedFd) -> Result<bool, Errno> {
 /// Reports whether the path is one of our instance cgroups followed by a token.
 fn is_a_task_cgroups_name(path: &Path) -> bool {
     let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_owned());
-    name(Some(path)).is_some_and(|leaf| uuid::Uuid::try_parse(&leaf).is_ok())
-        && name(path.parent()).is_some_and(|branch| branch.starts_with(PREFIX))
+    name(Some(path)).is_some_and(|cgroup| uuid::Uuid::try_parse(&cgroup).is_ok())
+        && name(path.parent()).is_some_and(|instance_cgroup| instance_cgroup.starts_with(PREFIX))
 }
 
 /// Removes the folders below, the deepest first, then the folder itself.

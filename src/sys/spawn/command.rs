@@ -49,7 +49,7 @@ pub(crate) struct Command {
 /// The cgroup that a child is created in.
 #[derive(Debug)]
 pub(crate) struct Place {
-    pub(crate) leaf: TaskCgroup,
+    pub(crate) task_cgroup: TaskCgroup,
     /// Fail if the child cannot be created in it.
     pub(crate) must: bool,
 }

@@ -67,7 +67,7 @@ pub(crate) fn spawn<T>(
         suspends: command.place.is_some() || !RUNS_BESIDE,
         parent: std::process::id() as usize,
         session: command.session,
-        cgroup: command.place.as_ref().map(|place| place.leaf.as_fd().as_raw_fd()),
+        cgroup: command.place.as_ref().map(|place| place.task_cgroup.as_fd().as_raw_fd()),
         stdio,
         signals: command.signals,
         changes: changes(&command.attributes, &further, &limits),

@@ -25,7 +25,7 @@ pub(crate) struct GatedChild {
     pub(crate) pid: Pid,
     pub(crate) pidfd: Arc<PidFd>,
     /// Whether it was created in the task cgroup that was created for it.
-    pub(crate) in_leaf: bool,
+    pub(crate) in_task_cgroup: bool,
     pub(crate) gate: Arc<Gate>,
 }
 
@@ -70,7 +70,7 @@ struct SharedMemoryChild {
 }
 
 impl SharedMemoryChild {
-    fn begin(plan: &Plan<'_>, in_leaf: bool, gate: &Arc<Gate>) -> Result<Self> {
+    fn begin(plan: &Plan<'_>, in_task_cgroup: bool, gate: &Arc<Gate>) -> Result<Self> {
         let stack = STACK.take().map_or_else(Stack::new, Ok)?;
         let (made, maker) = if plan.suspends {
             clone_elsewhere(plan, &stack)?
@@ -81,7 +81,7 @@ impl SharedMemoryChild {
         // SAFETY: the kernel stored a new descriptor there, and no other code closes it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(gate.pidfd.load(Ordering::Acquire)) };
         let pidfd = Arc::new(PidFd::from_owned(pidfd));
-        let child = GatedChild { pid, pidfd, in_leaf, gate: Arc::clone(gate) };
+        let child = GatedChild { pid, pidfd, in_task_cgroup, gate: Arc::clone(gate) };
         Ok(Self { child, stack: Some(stack), maker })
     }
 }

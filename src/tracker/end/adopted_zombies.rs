@@ -51,7 +51,7 @@ struct Owners {
     roots: HashSet<(Pid, u64)>,
     /// A PID may have been reused by the sessions of several roots, one after the other.
     sessions: HashMap<u32, Vec<usize>>,
-    leaves: HashSet<OsString>,
+    task_cgroups: HashSet<OsString>,
     /// The host's own session, which proves nothing.
     own_session: u32,
 }
@@ -133,15 +133,16 @@ fn owners(core: &Core) -> Owners {
             sessions.entry(session.get()).or_default().push(at);
         }
     }
-    let mut leaves: HashSet<OsString> = all.iter().filter_map(|owner| owner.leaf.clone()).collect();
+    let mut task_cgroups: HashSet<OsString> =
+        all.iter().filter_map(|owner| owner.task_cgroup.clone()).collect();
     // A host that a task has started is in that task's cgroup, together with everything that it starts itself.
-    if !leaves.is_empty() {
+    if !task_cgroups.is_empty() {
         for own in core.proc.cgroup_names(core.own_pid()) {
-            leaves.remove(&own);
+            task_cgroups.remove(&own);
         }
     }
     let roots = all.iter().map(|owner| (owner.root.pid, owner.root.start_tick)).collect();
-    Owners { roots, sessions, leaves, own_session: own.map_or(0, |own| own.session), all }
+    Owners { roots, sessions, task_cgroups, own_session: own.map_or(0, |own| own.session), all }
 }
 
 fn is_in_session(core: &Core, owners: &Owners, dead: &Stat) -> bool {
@@ -160,8 +161,8 @@ fn has_its_pid(core: &Core, identity: &Identity) -> bool {
 }
 
 fn is_in_leaf(core: &Core, owners: &Owners, dead: Pid) -> bool {
-    !owners.leaves.is_empty()
-        && core.proc.cgroup_names(dead).iter().any(|name| owners.leaves.contains(name))
+    !owners.task_cgroups.is_empty()
+        && core.proc.cgroup_names(dead).iter().any(|name| owners.task_cgroups.contains(name))
 }
 
 /// The ledger also knows daemons that have left both session and cgroup.

@@ -52,7 +52,9 @@ pub(in crate::tracker) fn is_childless(core: &Core, entry: &Tracked) -> bool {
 }
 
 fn is_leaf_empty(core: &Core, entry: &Tracked) -> bool {
-    let Ok(leaf) = core.cgroups.open_task_cgroup(entry.root.cgroup.as_ref()) else { return false };
+    let Ok(task_cgroup) = core.cgroups.open_task_cgroup(entry.root.cgroup.as_ref()) else {
+        return false;
+    };
     // Not determined from a list: a process that moves between nested cgroups may be missing from it.
-    leaf.is_none_or(|leaf| leaf.is_empty())
+    task_cgroup.is_none_or(|task_cgroup| task_cgroup.is_empty())
 }

@@ -198,7 +198,7 @@ impl Ledger {
     /// Returns how many of the trees with leaks since a time were held together by their session alone.
     ///
     /// For these it cannot be verified that the leaks are all that they left: a process that has left the session, wiped its
-    /// environment and lost its parent before a pass saw it is in no list. With a cgroup leaf or a keeper there is no such
+    /// environment and lost its parent before a pass saw it is in no list. With a task cgroup or a keeper there is no such
     /// uncertainty.
     ///
     /// # Errors

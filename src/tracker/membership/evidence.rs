@@ -122,7 +122,7 @@ fn is_linked(
         Evidence::TaskCgroup => root
             .cgroup
             .as_ref()
-            .and_then(|leaf| leaf.path.file_name())
+            .and_then(|task_cgroup| task_cgroup.path.file_name())
             .is_some_and(|name| proc.is_in_cgroup(now.pid, name)),
         Evidence::Session => now.session == seen.session,
         Evidence::Group => now.group == seen.group,

@@ -106,9 +106,10 @@ impl<'a> Observation<'a> {
     /// the cgroup cannot be read, the other evidence remains.
     fn in_task_cgroup(&self, root: &ProcessRecord) -> HashSet<Pid> {
         let record = root.spec.cgroup.as_ref();
-        let leaf =
+        let task_cgroup =
             record.and_then(|record| TaskCgroup::open(record, self.observer.uid).ok().flatten());
-        leaf.and_then(|leaf| list(self.proc, self.snapshot, &leaf, false).ok())
+        task_cgroup
+            .and_then(|task_cgroup| list(self.proc, self.snapshot, &task_cgroup, false).ok())
             .unwrap_or_default()
             .pids
     }

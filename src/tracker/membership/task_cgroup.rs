@@ -31,12 +31,12 @@ pub(in crate::tracker) struct InTaskCgroup {
 pub(in crate::tracker) fn list(
     proc: &Proc,
     snapshot: &Snapshot,
-    leaf: &TaskCgroup,
+    task_cgroup: &TaskCgroup,
     search: bool,
 ) -> Result<InTaskCgroup> {
-    let listing = leaf.list()?;
+    let listing = task_cgroup.list()?;
     // A process that moves between nested cgroups may be in none of the lists.
-    let misses = listing.pids.is_empty() && !leaf.is_empty();
+    let misses = listing.pids.is_empty() && !task_cgroup.is_empty();
     let mut found = InTaskCgroup {
         pids: listing.pids.into_iter().collect(),
         has_gaps: listing.foreign,
@@ -48,7 +48,7 @@ pub(in crate::tracker) fn list(
     }
     let paths = Paths::read()?;
     for stat in snapshot.iter().filter(|stat| !stat.is_kernel_thread()) {
-        match paths.is_in(proc, stat.pid, &leaf.record().path) {
+        match paths.is_in(proc, stat.pid, &task_cgroup.record().path) {
             Some(true) => drop(found.pids.insert(stat.pid)),
             Some(false) => {}
             None => drop(found.doubtful.insert(stat.pid)),

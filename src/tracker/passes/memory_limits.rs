@@ -3,7 +3,7 @@
 //! While a tree has such a limit, a dedicated thread checks it; without one there is no thread and no timer. A check goes from
 //! cheap to exact measurements:
 //!
-//! 1. Each second: the resident memory and swap of the members that are known by cheap means (the processes in the leaf, else
+//! 1. Each second: the resident memory and swap of the members that are known by cheap means (the processes in the task cgroup, else
 //!    those below the root and below members that a scan has found). These sums are too high, never too low.
 //! 2. Where that comes near the limit, and each five seconds: the members by a scan of all processes, as an end finds them.
 //!    This finds the members that have lost their parent.
@@ -16,7 +16,7 @@
 //! Where the proportional value of a member cannot be read, its anonymous memory and its swap count: its shared memory is left
 //! out. A member that this instance may not signal does not count at all: the limit could not free its memory.
 //!
-//! In a leaf that has a memory controller the kernel enforces the limit as well, at once (`memory.max`, see
+//! In a task cgroup that has a memory controller the kernel enforces the limit as well, at once (`memory.max`, see
 //! [`crate::tracker::runtime::cgroups`]).
 
 use std::{
@@ -159,7 +159,7 @@ impl MemoryChecks {
     /// Checks by cheap means; never `false` if the memory they find is near the limit.
     fn may_be_near(&self, core: &Core, entry: &Tracked, limit: u64) -> bool {
         let root = entry.root.identity.pid;
-        let in_leaf = || {
+        let in_task_cgroup = || {
             let record = entry.root.cgroup.as_ref()?;
             let listing =
                 TaskCgroup::open(record, core.instance.observer.uid).ok()??.list().ok()?;
@@ -173,7 +173,7 @@ impl MemoryChecks {
             }
             memory.is_near(limit)
         };
-        if let Some(pids) = in_leaf() {
+        if let Some(pids) = in_task_cgroup() {
             return pids.into_iter().any(add);
         }
         // A PID that was reused since makes the sum too high at most.

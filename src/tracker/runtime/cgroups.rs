@@ -93,13 +93,13 @@ impl Cgroups {
             ContainmentMode::Cgroup => true,
         };
         let created = self.instance_cgroup().and_then(|instance| {
-            let leaf = instance.create_task_cgroup(token).inspect_err(|error| {
+            let task_cgroup = instance.create_task_cgroup(token).inspect_err(|error| {
                 tracing::warn!("{error}: the task gets no cgroup of its own");
             })?;
             if let Some(bytes) = max_rss.filter(|_| instance.enable_memory()) {
-                leaf.limit_memory(bytes);
+                task_cgroup.limit_memory(bytes);
             }
-            Ok(spawn::Place { leaf, must })
+            Ok(spawn::Place { task_cgroup, must })
         });
         match created {
             Ok(place) => Ok(Some(place)),
@@ -110,9 +110,9 @@ impl Cgroups {
 
     /// Stops using task cgroups, since a child could not be put into the one that was created for it, though another could
     /// before.
-    pub(in crate::tracker) fn give_up(&self, leaf: Option<&Cgroup>) {
-        let Some(leaf) = leaf else { return };
-        self.remove_task_cgroup(Some(leaf));
+    pub(in crate::tracker) fn give_up(&self, task_cgroup: Option<&Cgroup>) {
+        let Some(task_cgroup) = task_cgroup else { return };
+        self.remove_task_cgroup(Some(task_cgroup));
         tracing::warn!("no more task cgroups are used: moving a process into one was refused");
         let why = "moving a process into it was refused".into();
         if let Some(Found::Created(created)) = lock(&self.instance_cgroup).replace(Found::None(why))
@@ -195,8 +195,8 @@ impl Cgroups {
         if status != ExitStatus::Signaled(libc::SIGKILL) {
             return None;
         }
-        let leaf = self.open_task_cgroup(root.cgroup.as_ref()).ok()??;
-        let kills = leaf.oom_kills().filter(|&kills| kills > 0)?;
+        let task_cgroup = self.open_task_cgroup(root.cgroup.as_ref()).ok()??;
+        let kills = task_cgroup.oom_kills().filter(|&kills| kills > 0)?;
         let limit = root.limits.max_rss;
         let rule = limit.map_or(RuleKey::OutOfMemory.into(), Rule::CgroupLimit);
         Some(Justification::new(&rule, Evidence::OomKills(kills)))
@@ -213,7 +213,7 @@ impl Cgroups {
     fn is_removed(&self, record: &Cgroup) -> bool {
         match TaskCgroup::open(record, self.owner) {
             Ok(None) => true,
-            Ok(Some(leaf)) => leaf.remove(),
+            Ok(Some(task_cgroup)) => task_cgroup.remove(),
             Err(_) => false,
         }
     }
@@ -246,14 +246,14 @@ impl Cgroups {
                 continue;
             }
             match remove_instance_cgroup(Path::new(&path), inode, self.owner) {
-                Ok(leaves) if leaves.is_empty() => {
+                Ok(task_cgroups) if task_cgroups.is_empty() => {
                     if let Err(error) = self.store.forget_cgroup(instance) {
                         tracing::warn!("failed to record that a cgroup is removed: {error}");
                     }
                 }
                 // They contain a survivor, or what a task may leave behind.
-                Ok(leaves) => {
-                    tracing::debug!("{} task cgroups of `{path}` are in use", leaves.len());
+                Ok(task_cgroups) => {
+                    tracing::debug!("{} task cgroups of `{path}` are in use", task_cgroups.len());
                 }
                 Err(error) => tracing::warn!("{error}"),
             }

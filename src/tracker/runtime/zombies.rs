@@ -45,7 +45,7 @@ pub(in crate::tracker) struct Owner {
     pub(in crate::tracker) root: Identity,
     pub(in crate::tracker) session: Option<Pid>,
     /// The name of its cgroup, which is unique.
-    pub(in crate::tracker) leaf: Option<OsString>,
+    pub(in crate::tracker) task_cgroup: Option<OsString>,
     /// For a root that has ended: processes started before this tick were started while the root had its PID. `None`: whether
     /// the root still has its PID is checked.
     pub(in crate::tracker) until: Option<u64>,
@@ -55,12 +55,12 @@ pub(in crate::tracker) struct Owner {
 
 impl Owner {
     pub(in crate::tracker) fn new(root: &Root) -> Self {
-        let leaf = root.cgroup.as_ref().and_then(|leaf| leaf.path.file_name());
+        let task_cgroup = root.cgroup.as_ref().and_then(|task_cgroup| task_cgroup.path.file_name());
         Self {
             row: root.row,
             root: root.identity,
             session: root.session,
-            leaf: leaf.map(OsStr::to_owned),
+            task_cgroup: task_cgroup.map(OsStr::to_owned),
             until: None,
             keeper: false,
         }

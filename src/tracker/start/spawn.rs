@@ -68,7 +68,7 @@ fn spawn_job(core: &Arc<Core>, job: Job) -> Result<Process> {
     flush::flush_task(core, &spec.task);
     let mode = core.options.containment_mode()?;
     let place = core.cgroups.create_task_cgroup(mode, spec.token, spec.limits.max_rss)?;
-    spec.cgroup = place.as_ref().map(|place| place.leaf.record().clone());
+    spec.cgroup = place.as_ref().map(|place| place.task_cgroup.record().clone());
     let keeper = match place {
         Some(_) => None,
         None if spec.excludes_keeper() => None,
@@ -97,7 +97,8 @@ fn through_gate(
     spec: &SpawnSpec,
 ) -> Result<spawn::Spawned<Committed>, spawn::Refusal<Committed>> {
     let commit = |child: &GatedChild| {
-        let containment = if child.in_leaf { Containment::Cgroup } else { Containment::Session };
+        let containment =
+            if child.in_task_cgroup { Containment::Cgroup } else { Containment::Session };
         let new = spec.row(core, child.pid, &child.pidfd, containment)?;
         core.group_commit.commit(new, Some(Arc::clone(&child.gate)))
     };

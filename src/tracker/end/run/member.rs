@@ -51,7 +51,7 @@ pub(super) struct Member {
     pub(super) info: ProcessInfo,
     pub(super) phase: Phase,
     /// `cgroup.kill` of the task cgroup reaches it, whatever its uid.
-    pub(super) in_leaf: bool,
+    pub(super) in_task_cgroup: bool,
     /// The last scan found it in the task cgroup.
     pub(super) is_listed: bool,
     /// `None` where it was gone before it could be pinned.
@@ -72,7 +72,7 @@ impl Member {
             is_root: false,
             info,
             phase: Phase::Alive,
-            in_leaf: false,
+            in_task_cgroup: false,
             is_listed: false,
             pinned,
             watched: false,
@@ -101,7 +101,7 @@ impl Member {
     pub(super) fn can_be_ended(&self) -> bool {
         match self.phase {
             Phase::Alive | Phase::Signalled(_) | Phase::KillSent(_) => true,
-            Phase::Refused(..) => self.in_leaf,
+            Phase::Refused(..) => self.in_task_cgroup,
             Phase::Spared(_) | Phase::Dead(_) => false,
         }
     }

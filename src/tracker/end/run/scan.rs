@@ -57,10 +57,10 @@ pub(super) fn scan(
     for tree in trees {
         let mut facts = facts(context, &snapshot, tree, &mut holders);
         // Listed after the snapshot: a process in both lists has held its PID all the time in between.
-        let in_leaf = tree.list_leaf(context, &snapshot)?;
-        facts.task_cgroup.clone_from(&in_leaf.pids);
+        let in_task_cgroup = tree.list_leaf(context, &snapshot)?;
+        facts.task_cgroup.clone_from(&in_task_cgroup.pids);
         let is_unlisted = |pid: &&Pid| snapshot.get(**pid).is_none();
-        tree.unlisted = in_leaf.pids.iter().filter(is_unlisted).copied().collect();
+        tree.unlisted = in_task_cgroup.pids.iter().filter(is_unlisted).copied().collect();
         let mut found = decide_tree(context, &system, tree, &facts);
         tree.exempt_children(&snapshot, found.keeper, &found.exempt);
         tree.exempt_before.extend(found.exempt.found());
@@ -88,7 +88,7 @@ pub(super) fn scan(
         }
         tree.suspects = found.suspects;
         any |= tree.members.len() > first || tree.vanished;
-        tree.mark_leaf(&in_leaf, &found.exempt);
+        tree.mark_leaf(&in_task_cgroup, &found.exempt);
         record(tree, first, recorder);
     }
     pinned_all.map(|()| (snapshot, any))

@@ -105,19 +105,19 @@ pub(super) struct TreeRun {
     pub(super) cgroup: Option<PathBuf>,
     pub(super) ancestors: Vec<Pid>,
     /// The root's task cgroup, where it has one and it is the recorded one.
-    pub(super) leaf: Option<TaskCgroup>,
+    pub(super) task_cgroup: Option<TaskCgroup>,
     /// Why the task cgroup could not be opened.
-    pub(super) leaf_error: Option<String>,
+    pub(super) task_cgroup_error: Option<String>,
     /// A scan has shown which processes are in it.
-    pub(super) leaf_is_known: bool,
+    pub(super) task_cgroup_is_known: bool,
     /// The last scan could not list all of it, or found a process for which it cannot be determined whether it is in it.
-    pub(super) leaf_has_gaps: bool,
+    pub(super) task_cgroup_has_gaps: bool,
     /// A part of it cannot be read for lack of permission.
-    pub(super) leaf_is_closed: bool,
+    pub(super) task_cgroup_is_closed: bool,
     /// How often it was killed because of what cannot be seen in it.
     pub(super) unseen_kills: u32,
     /// The task cgroup contains a process that must be left running: its members are ended one by one (invariant 13).
-    pub(super) leaf_is_shared: bool,
+    pub(super) task_cgroup_is_shared: bool,
     pub(super) unknown: Vec<(Option<ProcessId>, Error)>,
     /// PIDs that were in its task cgroup after the last snapshot was taken, and are not in that snapshot.
     pub(super) unlisted: Vec<Pid>,
@@ -143,15 +143,15 @@ impl TreeRun {
     /// Pins the root and the recorded descendants.
     pub(super) fn new(context: &EndContext<'_>, tree: TreeTarget) -> Self {
         let TreeTarget { root, pidfd, recorded, exemptions } = tree;
-        let (leaf, leaf_error) = open_leaf(context, &root);
+        let (task_cgroup, task_cgroup_error) = open_task_cgroup(context, &root);
         let mut tree = Self {
-            leaf,
-            leaf_error,
-            leaf_is_known: false,
-            leaf_has_gaps: false,
-            leaf_is_closed: false,
+            task_cgroup,
+            task_cgroup_error,
+            task_cgroup_is_known: false,
+            task_cgroup_has_gaps: false,
+            task_cgroup_is_closed: false,
             unseen_kills: 0,
-            leaf_is_shared: false,
+            task_cgroup_is_shared: false,
             root,
             members: Vec::new(),
             pids: HashMap::new(),
@@ -316,13 +316,13 @@ impl TreeRun {
 }
 
 /// Opens the recorded task cgroup; returns why it cannot be opened, since its members may be known by other evidence.
-pub(super) fn open_leaf(
+pub(super) fn open_task_cgroup(
     context: &EndContext<'_>,
     root: &Root,
 ) -> (Option<TaskCgroup>, Option<String>) {
     let Some(record) = &root.cgroup else { return (None, None) };
     match TaskCgroup::open(record, context.observer.uid) {
-        Ok(leaf) => (leaf, None),
+        Ok(task_cgroup) => (task_cgroup, None),
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
             let why = format!("{error}{}", cause.unwrap_or_default());

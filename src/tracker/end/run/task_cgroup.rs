@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     member::Member,
-    state::{EndContext, TreeRun, open_leaf},
+    state::{EndContext, TreeRun, open_task_cgroup},
 };
 use crate::{
     error::Result,
@@ -33,8 +33,10 @@ const UNSEEN_KILLS: u32 = 2;
 
 impl TreeRun {
     /// Returns the task cgroup, where all processes in it may be ended at once: only where a scan has shown which these are.
-    fn leaf_of_its_own(&self) -> Option<&TaskCgroup> {
-        self.leaf.as_ref().filter(|_| self.leaf_is_known && !self.leaf_is_shared)
+    fn task_cgroup_of_its_own(&self) -> Option<&TaskCgroup> {
+        self.task_cgroup
+            .as_ref()
+            .filter(|_| self.task_cgroup_is_known && !self.task_cgroup_is_shared)
     }
 
     /// Lists the processes that are in the task cgroup now.
@@ -43,46 +45,51 @@ impl TreeRun {
         context: &EndContext<'_>,
         snapshot: &Snapshot,
     ) -> Result<InTaskCgroup> {
-        let Some(leaf) = &self.leaf else { return Ok(InTaskCgroup::default()) };
+        let Some(task_cgroup) = &self.task_cgroup else { return Ok(InTaskCgroup::default()) };
         // A shared cgroup cannot be ended as a whole, so no process in it may be missed.
-        let found = list(context.proc, snapshot, leaf, self.leaf_is_known && self.leaf_is_shared)?;
-        self.leaf_has_gaps = found.has_gaps;
-        self.leaf_is_closed = found.is_closed;
+        let found = list(
+            context.proc,
+            snapshot,
+            task_cgroup,
+            self.task_cgroup_is_known && self.task_cgroup_is_shared,
+        )?;
+        self.task_cgroup_has_gaps = found.has_gaps;
+        self.task_cgroup_is_closed = found.is_closed;
         Ok(found)
     }
 
     /// Restores access to what a task has closed: its cgroup, those nested in it, or the instance cgroup. Returns whether there
     /// was any.
     pub(super) fn open_up_leaf(&mut self, context: &EndContext<'_>) -> bool {
-        if self.leaf_error.is_some()
+        if self.task_cgroup_error.is_some()
             && let Some(Cgroup { path, .. }) = &self.root.cgroup
-            && let Some(branch) = path.parent()
+            && let Some(instance_cgroup) = path.parent()
         {
-            open_up_instance_cgroup(branch, context.observer.uid);
-            (self.leaf, self.leaf_error) = open_leaf(context, &self.root);
-            return self.leaf.is_some();
+            open_up_instance_cgroup(instance_cgroup, context.observer.uid);
+            (self.task_cgroup, self.task_cgroup_error) = open_task_cgroup(context, &self.root);
+            return self.task_cgroup.is_some();
         }
-        let Some(leaf) =
-            self.leaf.as_ref().filter(|leaf| self.leaf_is_closed || leaf.is_populated().is_none())
-        else {
+        let Some(task_cgroup) = self.task_cgroup.as_ref().filter(|task_cgroup| {
+            self.task_cgroup_is_closed || task_cgroup.is_populated().is_none()
+        }) else {
             return false;
         };
-        leaf.open_up();
+        task_cgroup.open_up();
         true
     }
 
     /// Whether the kernel reports more processes in the task cgroup than are known.
     pub(super) fn hides(&self) -> bool {
-        if self.leaf_error.is_some() {
+        if self.task_cgroup_error.is_some() {
             return true;
         }
-        if self.leaf.as_ref().is_none_or(TaskCgroup::is_empty) {
+        if self.task_cgroup.as_ref().is_none_or(TaskCgroup::is_empty) {
             return false;
         }
-        let is_accounted_for = self.leaf_is_known
-            && (self.leaf_is_shared
+        let is_accounted_for = self.task_cgroup_is_known
+            && (self.task_cgroup_is_shared
                 || self.members.iter().any(|member| member.is_alive() && member.is_listed));
-        !is_accounted_for || self.leaf_has_gaps
+        !is_accounted_for || self.task_cgroup_has_gaps
     }
 
     /// Kills what is in the task cgroup and cannot be seen, unless it contains a process that is to be left running. Returns
@@ -97,11 +104,13 @@ impl TreeRun {
         if !self.unknown.is_empty() {
             return false;
         }
-        let Some(leaf) = self.leaf.as_ref().filter(|leaf| is_free_of_others(context, leaf)) else {
+        let Some(task_cgroup) =
+            self.task_cgroup.as_ref().filter(|task_cgroup| is_free_of_others(context, task_cgroup))
+        else {
             return false;
         };
         self.unseen_kills += 1;
-        match leaf.kill() {
+        match task_cgroup.kill() {
             Ok(()) => true,
             Err(error) => {
                 tracing::debug!("{error}: processes in it that cannot be seen are left running");
@@ -123,11 +132,11 @@ impl TreeRun {
 
     /// Returns what is left in the task cgroup and cannot be seen, in one line that says what to do.
     pub(super) fn outlived(&self) -> Option<String> {
-        if let Some(error) = &self.leaf_error {
+        if let Some(error) = &self.task_cgroup_error {
             return Some(format!("{error}: restore its owner's access to it"));
         }
-        let leaf = self.leaf.as_ref().filter(|_| self.hides())?;
-        let path = leaf.record().path.display();
+        let task_cgroup = self.task_cgroup.as_ref().filter(|_| self.hides())?;
+        let path = task_cgroup.record().path.display();
         Some(if self.unseen_kills > 0 {
             format!(
                 "the cgroup `{path}` still contains processes after cgroup.kill: see its cgroup.procs, and those of the cgroups nested in it"
@@ -140,23 +149,23 @@ impl TreeRun {
     }
 
     /// Marks the members that are in the task cgroup: those that `cgroup.kill` reaches.
-    pub(super) fn mark_leaf(&mut self, in_leaf: &InTaskCgroup, exempt: &Exempt<'_>) {
-        let mut in_it = in_leaf.pids.iter().chain(&in_leaf.doubtful);
+    pub(super) fn mark_leaf(&mut self, in_task_cgroup: &InTaskCgroup, exempt: &Exempt<'_>) {
+        let mut in_it = in_task_cgroup.pids.iter().chain(&in_task_cgroup.doubtful);
         let shared = self.has_protected() || in_it.any(|pid| exempt.contains(*pid));
-        self.leaf_is_shared = shared;
-        self.leaf_is_known = true;
+        self.task_cgroup_is_shared = shared;
+        self.task_cgroup_is_known = true;
         for member in &mut self.members {
-            let is_in_it = in_leaf.pids.contains(&member.pid());
+            let is_in_it = in_task_cgroup.pids.contains(&member.pid());
             member.is_listed = is_in_it;
-            member.in_leaf = !shared && is_in_it;
+            member.in_task_cgroup = !shared && is_in_it;
         }
     }
 
     /// Thaws what an earlier attempt, whose host died during it, has left frozen, or what a task has frozen itself: a frozen
     /// process cannot respond to SIGTERM.
     pub(super) fn thaw_all(&self) {
-        if let Some(leaf) = &self.leaf {
-            leaf.thaw();
+        if let Some(task_cgroup) = &self.task_cgroup {
+            task_cgroup.thaw();
         }
     }
 
@@ -164,28 +173,30 @@ impl TreeRun {
     fn thaw(&self) {
         // Done whether it is shared or not: only this program freezes it, and processes that must be left running must not stay
         // frozen.
-        if let Some(leaf) = &self.leaf {
-            let _ = leaf.freeze(false);
+        if let Some(task_cgroup) = &self.task_cgroup {
+            let _ = task_cgroup.freeze(false);
         }
     }
 
     /// Stops all members, so that none can fork any more.
     pub(super) fn stop(&mut self) {
-        if self.leaf_is_shared {
+        if self.task_cgroup_is_shared {
             // A process that is to be left running was found only after it was frozen.
             self.thaw();
         }
-        let frozen = self.leaf_of_its_own().is_some_and(|leaf| leaf.freeze(true).is_ok());
-        for member in self.alive().filter(|member| !(frozen && member.in_leaf)) {
+        let frozen = self
+            .task_cgroup_of_its_own()
+            .is_some_and(|task_cgroup| task_cgroup.freeze(true).is_ok());
+        for member in self.alive().filter(|member| !(frozen && member.in_task_cgroup)) {
             member.signal(Signal::STOP);
         }
     }
 
     /// Whether no member can fork any more, according to the last snapshot.
     pub(super) fn is_still(&self, last: &Snapshot) -> bool {
-        let leaf_is_still = self.leaf_of_its_own().is_none_or(TaskCgroup::is_frozen);
+        let task_cgroup_is_still = self.task_cgroup_of_its_own().is_none_or(TaskCgroup::is_frozen);
         self.members.iter().filter(|member| member.can_be_ended()).all(|member| {
-            (member.in_leaf && leaf_is_still)
+            (member.in_task_cgroup && task_cgroup_is_still)
                 || last.get(member.pid()).is_none_or(|stat| {
                     stat.is_stopped() || stat.is_zombie() || stat.is_uninterruptible()
                 })
@@ -194,15 +205,16 @@ impl TreeRun {
 
     /// Kills all members; those in the task cgroup through it, including what they are forking.
     pub(super) fn kill(&mut self) {
-        let killed = self.leaf_of_its_own().is_some_and(|leaf| match leaf.kill() {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!("{error}: killing its members one by one");
-                false
-            }
-        });
+        let killed =
+            self.task_cgroup_of_its_own().is_some_and(|task_cgroup| match task_cgroup.kill() {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::debug!("{error}: killing its members one by one");
+                    false
+                }
+            });
         for member in self.alive() {
-            if killed && member.in_leaf {
+            if killed && member.in_task_cgroup {
                 member.mark_killed();
             } else {
                 member.signal(Signal::KILL);
@@ -214,10 +226,10 @@ impl TreeRun {
 
     /// Removes the task cgroup once all members are dead.
     pub(super) fn remove_leaf(&self) {
-        if let Some(leaf) =
-            self.leaf.as_ref().filter(|_| !self.members.iter().any(Member::is_alive))
+        if let Some(task_cgroup) =
+            self.task_cgroup.as_ref().filter(|_| !self.members.iter().any(Member::is_alive))
         {
-            leaf.remove();
+            task_cgroup.remove();
         }
     }
 }
@@ -232,8 +244,8 @@ pub(super) fn kill_unseen(
     let struck: Vec<bool> = trees.iter_mut().map(|tree| tree.kill_unseen(context)).collect();
     let deadline = Instant::now() + limit;
     for (tree, _) in trees.iter().zip(&struck).filter(|(_, struck)| **struck) {
-        if let Some(leaf) = &tree.leaf {
-            leaf.wait_empty(deadline.saturating_duration_since(Instant::now()));
+        if let Some(task_cgroup) = &tree.task_cgroup {
+            task_cgroup.wait_empty(deadline.saturating_duration_since(Instant::now()));
         }
     }
     struck.contains(&true)
@@ -241,9 +253,9 @@ pub(super) fn kill_unseen(
 
 /// Whether a task cgroup contains neither the acting process, nor an ancestor of it, nor another live instance or one of its
 /// processes.
-fn is_free_of_others(context: &EndContext<'_>, leaf: &TaskCgroup) -> bool {
+fn is_free_of_others(context: &EndContext<'_>, task_cgroup: &TaskCgroup) -> bool {
     let Ok(paths) = Paths::read() else { return false };
     context
         .untouchable()
-        .all(|pid| paths.is_in(context.proc, pid, &leaf.record().path) == Some(false))
+        .all(|pid| paths.is_in(context.proc, pid, &task_cgroup.record().path) == Some(false))
 }
