@@ -11,12 +11,12 @@ use crate::{
 };
 
 /// A shell that starts 20 processes, which it leaves to `run`: they belong to no task.
-const STRANGERS: &str = "i=0; while [ $i -lt 20 ]; do i=$((i+1)); \
-    (sh -c 'echo $$ >> strangers; exec sleep 0.3' &); done; exec \"$@\"";
+const UNRELATED: &str = "i=0; while [ $i -lt 20 ]; do i=$((i+1)); \
+    (sh -c 'echo $$ >> unrelated; exec sleep 0.3' &); done; exec \"$@\"";
 
 /// A program that ends with 42 once none of them is left, not even as a zombie.
-const WAITS: &str = "while :; do left=$((20 - $(wc -l < strangers))); \
-    for pid in $(cat strangers); do [ ! -e /proc/$pid ] || left=$((left+1)); done; \
+const WAITS: &str = "while :; do left=$((20 - $(wc -l < unrelated))); \
+    for pid in $(cat unrelated); do [ ! -e /proc/$pid ] || left=$((left+1)); done; \
     [ $left != 0 ] || exit 42; sleep 0.05; done";
 
 /// Those that can be used in the namespace: there an ordinary user is root of a user namespace, to which root's files belong to
@@ -45,7 +45,7 @@ fn as_the_first_process_it_reaps_what_belongs_to_no_task() {
     for containment in containments_inside() {
         let place = Place::new();
         let args = ["--containment", containment, "--", "sh", "-c", WAITS];
-        as_first_process(&place, &["sh", "-c", STRANGERS, "sh"], &args).expect(42);
+        as_first_process(&place, &["sh", "-c", UNRELATED, "sh"], &args).expect(42);
     }
 }
 
@@ -57,7 +57,7 @@ fn as_a_subreaper_it_reaps_what_belongs_to_no_task() {
         let mut command = Command::new("sh");
         clean(&mut command, &place);
         command.env("PROCLEDGER_DB", place.ledger()).current_dir(place.path());
-        command.args(["-c", STRANGERS, "sh", PROCLEDGER, "run", "--containment", containment]);
+        command.args(["-c", UNRELATED, "sh", PROCLEDGER, "run", "--containment", containment]);
         command.args(["--", "sh", "-c", WAITS]);
         // SAFETY: getpid(2) and prctl(2) are async-signal-safe, and nothing else happens there.
         unsafe { command.pre_exec(|| Ok(set_child_subreaper(Some(getpid()))?)) };
