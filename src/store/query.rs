@@ -1,7 +1,5 @@
 //! Queries of processes.
 
-use rusqlite::OptionalExtension;
-
 use super::{
     Store,
     cell::{Cells, hex},
@@ -121,9 +119,7 @@ impl Store {
 
     /// Returns one row, whatever its state.
     pub(crate) fn process(&self, id: ProcessId) -> Result<Option<ProcessRecord>> {
-        self.read("look up a process", |connection| {
-            process::one(connection, self.schema(), id).optional()
-        })
+        self.read("look up a process", |connection| process::find(connection, self.schema(), id))
     }
 
     /// Returns rows that have ended, newest end first: of a task, since a time, or all.
