@@ -1,10 +1,13 @@
 //! A keeper is killed: alone, or together with its host.
 
+use std::time::Duration;
+
 use procledger::ExitStatus;
 
 use crate::{
-    containment::keepers::{HOST, daemon, keepers, kept},
-    support::{Host, PidfdWatch, Place, eventually, parent, until},
+    containment::keepers::{HOST, KEEPER, daemon, keepers, kept},
+    spawn::gate_host::{WriteLock, in_another_process},
+    support::{Host, PidfdWatch, Place, children, eventually, until},
 };
 
 #[test]
@@ -91,25 +94,25 @@ fn with_its_host_then_recorded_descendants_and_the_token_lead_to_all() {
 
 #[test]
 fn at_the_gate_then_the_program_never_runs() {
+    // In a process of its own, whose only keeper is this one's: tests that run beside it have keepers too.
+    in_another_process(&Place::new(), "keeper-killed-at-the-gate", Duration::from_secs(60));
+}
+
+pub(crate) fn at_the_gate() {
     let place = Place::new();
     let tracker = kept(&place).open().expect("a ledger");
-    let lock = crate::spawn::gate_host::WriteLock::take(&place.ledger(), place.marker());
+    let lock = WriteLock::take(&place.ledger(), place.marker());
     let spawning = {
         let (tracker, job) = (tracker.clone(), place.job("task", "echo ran > ran"));
         std::thread::spawn(move || tracker.spawn(job).map(|process| process.pid()))
     };
-    // The only child of this process that is a keeper of this place: its own child, at the gate, has the folder as its working
-    // directory.
     let keeper = eventually("the child is at the gate", || {
-        let gated = |pid: &u32| {
-            std::fs::read_link(format!("/proc/{pid}/exe"))
-                .is_ok_and(|exe| exe == *crate::containment::keepers::KEEPER)
+        let runs_keeper = |pid: &u32| {
+            std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == *KEEPER)
         };
-        let of_ours = |pid: u32| {
-            let above = parent(pid)?;
-            (gated(&above) && parent(above) == Some(std::process::id())).then_some(above)
-        };
-        crate::support::pids().into_iter().filter(gated).find_map(of_ours)
+        let keepers = children(std::process::id()).into_iter().filter(runs_keeper);
+        // Its own child is the keeper's program until the gate opens.
+        keepers.into_iter().find(|&keeper| children(keeper).iter().any(runs_keeper))
     });
     PidfdWatch::on(keeper).kill();
     lock.release();
