@@ -13,6 +13,7 @@ mod process;
 mod query;
 mod report;
 mod rule;
+mod shipment;
 mod tree;
 mod words;
 
@@ -45,6 +46,7 @@ pub(crate) use report::unix_millis;
 pub use report::{Ending, LeakRecord, PassRecord, PassSummary, Report, Suspect};
 pub use rule::RuleKey;
 pub(crate) use rule::{Named, Rule, SpareReason};
+pub(crate) use shipment::Shipment;
 pub use tree::{TreeMember, TreeRecord};
 pub(crate) use words::StopHow;
 pub use words::{

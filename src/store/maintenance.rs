@@ -17,6 +17,7 @@ use super::{
     manager::Owned,
     prune,
     prune_instances::{self, WithoutForeignKeys},
+    shipment::Unshipped,
     transaction::Transaction,
 };
 use crate::{
@@ -102,9 +103,14 @@ impl MaintenanceConnection {
     /// Deletes at most `batch` rows that ended before the given time; 0 when nothing is left.
     ///
     /// Processes go with their leaks, and a root after its descendants; the newest pass of each kind stays, the last row of
-    /// each table, and an instance that a row still names.
-    pub(crate) fn prune(&mut self, before: Millis, batch: u32) -> Result<Step> {
-        match self.store.pick(before, batch)? {
+    /// each table, an instance that a row still names, and what a fleet does not have if that is to be kept.
+    pub(crate) fn prune(
+        &mut self,
+        before: Millis,
+        batch: u32,
+        unshipped: Unshipped,
+    ) -> Result<Step> {
+        match self.store.pick(before, batch, unshipped)? {
             Some(picked) => self.step("prune the history", |tx| prune::delete(tx, &picked)),
             None => self.prune_instances(before, batch),
         }

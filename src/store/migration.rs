@@ -35,13 +35,14 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use crate::error::{Error, Kind, Result};
 
 /// The migrations in their order: the first one leads to schema 1.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../../migrations/01-ledger/up.sql"),
     include_str!("../../migrations/02-cgroup/up.sql"),
     include_str!("../../migrations/03-views/up.sql"),
     include_str!("../../migrations/04-ledger/up.sql"),
     include_str!("../../migrations/05-keeper/up.sql"),
     include_str!("../../migrations/06-keys/up.sql"),
+    include_str!("../../migrations/07-shipment/up.sql"),
 ];
 
 /// The last migration that older programs cannot work with, and the first release that contains it.
@@ -64,6 +65,8 @@ impl Schema {
     pub(super) const KEEPER: Self = Self(5);
     /// `process.end_rule_key`, `process.end_evidence_key`, `leak.rule_key` and `leak.evidence_key`.
     pub(super) const KEYS: Self = Self(6);
+    /// The table `shipment`.
+    pub(super) const SHIPMENT: Self = Self(7);
 
     /// Returns the schema of a new ledger: that of all migrations.
     pub(crate) fn latest() -> Self {

@@ -62,6 +62,7 @@ mod query;
 mod schema;
 mod settle;
 mod setup;
+mod shipment;
 mod surroundings;
 mod table;
 #[cfg(test)]
@@ -81,4 +82,5 @@ pub use leaks::{LeakGroup, LeakGrouping};
 pub(crate) use maintenance::MaintenanceConnection;
 pub(crate) use migration::Schema;
 pub(crate) use setup::Upgrade;
+pub(crate) use shipment::Unshipped;
 pub(crate) use trust::check_path;

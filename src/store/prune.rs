@@ -7,10 +7,16 @@
 //! largest existing number: if that row were deleted, its number would be used a second time, and a reference outside of the
 //! ledger (a log line, a report, a copy of the rows) would name another process. AUTOINCREMENT would prevent that as well, and
 //! cost each spawn a quarter of the time of its row.
+//!
+//! History that a fleet does not have yet stays as well, unless [`Unshipped::Delete`] says otherwise (`shipment`).
 
 use rusqlite::Connection;
 
-use super::{Store, transaction::Transaction};
+use super::{
+    Store,
+    shipment::{Shipped, Unshipped},
+    transaction::Transaction,
+};
 use crate::{error::Result, model::Millis};
 
 /// Rows that may be deleted.
@@ -18,6 +24,7 @@ use crate::{error::Result, model::Millis};
 pub(super) struct Picked {
     table: Table,
     ids: Vec<i64>,
+    unshipped: Unshipped,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -28,29 +35,43 @@ enum Table {
 
 impl Store {
     /// Returns rows that ended before, at most `batch`; `None` when nothing is left. First processes, then passes.
-    pub(super) fn pick(&self, before: Millis, batch: u32) -> Result<Option<Picked>> {
+    pub(super) fn pick(
+        &self,
+        before: Millis,
+        batch: u32,
+        unshipped: Unshipped,
+    ) -> Result<Option<Picked>> {
         self.read("look for old history", |connection| {
-            let tables = [(Table::Process, PROCESSES), (Table::Pass, PASSES)];
-            for (table, sql) in tables {
-                let ids = ids(connection, sql, before, batch)?;
+            let shipped = Shipped::now(connection, self.schema(), unshipped)?;
+            for table in [Table::Process, Table::Pass] {
+                let ids = match table {
+                    Table::Process => {
+                        let before = before.min(shipped.ends).0;
+                        ids(connection, PROCESSES, (before, batch, shipped.process, shipped.leak))
+                    }
+                    Table::Pass => ids(connection, PASSES, (before.min(shipped.passes).0, batch)),
+                }?;
                 if !ids.is_empty() {
-                    return Ok(Some(Picked { table, ids }));
+                    return Ok(Some(Picked { table, ids, unshipped }));
                 }
             }
             Ok(None)
         })
     }
 
-    /// Returns how many processes and passes ended before; a few of them may have to stay.
+    /// Returns how many processes and passes ended before and are not kept for a fleet; a few of them may have to stay.
     pub(crate) fn count_before(&self, before: Millis) -> Result<u64> {
         self.read("count old history", |connection| {
+            let shipped = Shipped::now(connection, self.schema(), Unshipped::Keep)?;
+            let (ends, passes) = (before.min(shipped.ends).0, before.min(shipped.passes).0);
             connection
                 .prepare_cached(
-                    "SELECT (SELECT count(*) FROM process INDEXED BY process_ended WHERE ended_at < ?1)
+                    "SELECT (SELECT count(*) FROM process INDEXED BY process_ended
+                             WHERE ended_at < ?1 AND id <= ?2)
                        + (SELECT count(*) FROM pass INDEXED BY pass_kind
-                          WHERE kind IN ('health', 'orphan') AND started_at < ?1)",
+                          WHERE kind IN ('health', 'orphan') AND started_at < ?3)",
                 )?
-                .query_one([before.0], |row| row.get::<_, i64>(0))
+                .query_one((ends, shipped.process, passes), |row| row.get::<_, i64>(0))
                 .map(i64::cast_unsigned)
         })
     }
@@ -70,11 +91,13 @@ impl Store {
     }
 }
 
-/// A root is deleted after its descendants. The last one stays, and so does the one that has the last leak.
+/// A root is deleted after its descendants. The last one stays, and so do the one that has the last leak, and those that were
+/// not shipped: above `?3`, or with a leak above `?4`.
 pub(super) const PROCESSES: &str = "SELECT p.id FROM process AS p INDEXED BY process_ended
      WHERE p.ended_at < ?1 AND NOT EXISTS (SELECT 1 FROM process AS d WHERE d.root = p.id)
        AND p.id <> (SELECT max(id) FROM process)
        AND p.id IS NOT (SELECT process FROM leak WHERE id = (SELECT max(id) FROM leak))
+       AND p.id <= ?3 AND NOT EXISTS (SELECT 1 FROM leak AS l WHERE l.process = p.id AND l.id > ?4)
      ORDER BY p.ended_at LIMIT ?2";
 
 /// The newest pass of each kind stays, and so does the last one by number, which is another one where the clock was set back. A
@@ -90,34 +113,40 @@ pub(super) const PASSES: &str = "SELECT s.id FROM pass AS s INDEXED BY pass_kind
 fn ids(
     connection: &Connection,
     sql: &str,
-    before: Millis,
-    batch: u32,
+    params: impl rusqlite::Params,
 ) -> rusqlite::Result<Vec<i64>> {
-    connection.prepare_cached(sql)?.query_map((before.0, batch), |row| row.get(0))?.collect()
+    connection.prepare_cached(sql)?.query_map(params, |row| row.get(0))?.collect()
 }
 
 /// Deletes the picked rows; returns how many were deleted, leaks not counted.
 pub(super) fn delete(tx: &Transaction<'_>, picked: &Picked) -> rusqlite::Result<u64> {
     let ids = &picked.ids;
     match picked.table {
-        Table::Process => processes(tx, ids),
+        Table::Process => {
+            let shipped = Shipped::now(tx, tx.schema(), picked.unshipped)?;
+            processes(tx, ids, shipped)
+        }
         Table::Pass => passes(tx, ids),
     }
 }
 
 /// Deletes processes with their leaks. Since the row was picked a stray may have been recorded below a root, or a leak of it,
-/// which is the last one now.
-fn processes(tx: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<u64> {
+/// which is the last one now; and a fleet may have been added, or reset to an earlier state.
+fn processes(tx: &Transaction<'_>, ids: &[i64], shipped: Shipped) -> rusqlite::Result<u64> {
     let mut stays = tx.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM process WHERE root = ?1)
            OR ?1 = (SELECT max(id) FROM process)
-           OR ?1 IS (SELECT process FROM leak WHERE id = (SELECT max(id) FROM leak))",
+           OR ?1 IS (SELECT process FROM leak WHERE id = (SELECT max(id) FROM leak))
+           OR ?1 > ?2
+           OR EXISTS (SELECT 1 FROM leak WHERE process = ?1 AND id > ?3)
+           OR NOT EXISTS (SELECT 1 FROM process WHERE id = ?1 AND ended_at < ?4)",
     )?;
     let mut leaks = tx.prepare_cached("DELETE FROM leak WHERE process = ?1")?;
     let mut process = tx.prepare_cached("DELETE FROM process WHERE id = ?1")?;
     let mut deleted = 0;
     for id in ids {
-        if !stays.query_one([id], |row| row.get::<_, bool>(0))? {
+        let params = (id, shipped.process, shipped.leak, shipped.ends.0);
+        if !stays.query_one(params, |row| row.get::<_, bool>(0))? {
             leaks.execute([id])?;
             deleted += process.execute([id])? as u64;
         }

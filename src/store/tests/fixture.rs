@@ -24,7 +24,7 @@ use crate::{
         ProcessId, ProcessRecord, ProcessSpec, Row, RuleKey, Settled, State, StopHow, TaskId,
         Verdict,
     },
-    store::{Insertion, Store, Upgrade},
+    store::{Insertion, Store, Unshipped, Upgrade},
 };
 
 /// Opens a ledger as the program that owns it does.
@@ -98,7 +98,7 @@ impl Fixture {
     /// Runs one step; returns how many rows were deleted.
     pub(super) fn prune(&self, before: i64, batch: u32) -> u64 {
         let mut connection = self.store.maintenance_connection().expect("opens");
-        connection.prune(Millis(before), batch).expect("committed").done
+        connection.prune(Millis(before), batch, Unshipped::Keep).expect("committed").done
     }
 
     /// Releases free pages and empties the WAL.

@@ -4,7 +4,7 @@ use crate::{
         EndReason, InstanceId, LeakKind, Millis, Outcome, PassKind, ProcessId, Settled, State,
         StopHow, Verdict,
     },
-    store::LeakGrouping,
+    store::{LeakGrouping, Unshipped},
 };
 
 fn ended(f: &Fixture, owner: InstanceId, name: &str, pid: i64, at: i64) -> ProcessId {
@@ -247,7 +247,8 @@ fn a_leak_that_is_found_between_the_scan_and_the_deletion_keeps_its_number() {
     let f = Fixture::new();
     let id = ended(&f, f.me, "a", 10, 100);
     ended(&f, f.me, "b", 11, 9_000);
-    let picked = f.store.pick(Millis(1_000), 10).expect("read").expect("something");
+    let picked =
+        f.store.pick(Millis(1_000), 10, Unshipped::Keep).expect("read").expect("something");
     f.sql(
         "INSERT INTO leak (process, kind, rule, evidence, found_at, age_ms, outcome)
          VALUES (?1, 'stray', 'x', 'x', 1, 1, 'gone')",

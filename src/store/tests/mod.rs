@@ -12,5 +12,6 @@ mod orphans;
 mod plans;
 mod read_only;
 mod refusals;
+mod shipment;
 mod together;
 mod transitions;

@@ -68,6 +68,13 @@ pub fn diagnose_trusting(
             soundness(open.store(), &mut findings);
             findings.extend(second_name(ledger));
             findings.push(super::wal_readers::state(open.store()));
+            match super::shipments::states(open.store(), Millis::now()) {
+                Ok(states) => findings.extend(states),
+                Err(error) => {
+                    let advice = "see the line `integrity`";
+                    findings.push(finding("shipment", Level::Problem, whole(&error), advice));
+                }
+            }
             if let Err(error) = rows(open.store(), &mut findings) {
                 findings.push(finding("rows", Level::Problem, whole(&error), "see the line above"));
             }

@@ -5,6 +5,7 @@
 //! - [`ledger`]: what is recorded;
 //! - `metrics`: numbers;
 //! - [`orphan_scan`]: processes that look orphaned, without a ledger;
+//! - [`shipments`]: what fleets have of a ledger;
 //! - [`subscription`]: ends, survivors and leaks as they are recorded, noticed by [`writes`];
 //! - [`trees`]: the same, joined with the processes as they are now;
 //! - [`wait`]: waiting for the end of a process of any instance;
@@ -15,6 +16,7 @@ pub(super) mod finding;
 pub(super) mod ledger;
 pub(super) mod metrics;
 pub(super) mod orphan_scan;
+mod shipments;
 pub(super) mod subscription;
 pub(super) mod trees;
 mod wait;

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     model::Millis,
     policy::retention::{Pace, interval, next_cutoff},
-    store::MaintenanceConnection,
+    store::{MaintenanceConnection, Unshipped},
     tracker::core::Core,
 };
 
@@ -56,7 +56,8 @@ pub(in crate::tracker) fn prune(
     let expected = core.store.count_before(before)?;
     let open = || !core.instance.is_closed();
     let mut work = PruneRun::begin(core, &open)?;
-    work.prune(before, &mut |rows| progress(PruneProgress { rows, expected }))?;
+    let mut report = |rows| progress(PruneProgress { rows, expected });
+    work.prune(before, Unshipped::Keep, &mut report)?;
     work.finish()
 }
 
@@ -116,7 +117,7 @@ fn shorten(core: &Core) -> Result<()> {
     let go_on = || core.scheduler.is_monitoring();
     let before = Millis::now().minus(core.options.keep_history);
     let mut work = PruneRun::begin(core, &go_on)?;
-    work.prune(before, &mut |_| {})?;
+    work.prune(before, Unshipped::Keep, &mut |_| {})?;
     if let Some(limit) = core.options.limit_size {
         work.fit(limit)?;
     }
@@ -153,10 +154,15 @@ impl<'a> PruneRun<'a> {
     }
 
     /// Deletes rows that ended before this time; returns their number.
-    fn prune(&mut self, before: Millis, progress: &mut dyn FnMut(u64)) -> Result<u64> {
+    fn prune(
+        &mut self,
+        before: Millis,
+        unshipped: Unshipped,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<u64> {
         let at_first = self.deleted;
         while (self.go_on)() {
-            let step = self.connection.prune(before, self.rows.size())?;
+            let step = self.connection.prune(before, self.rows.size(), unshipped)?;
             if step.done == 0 {
                 break;
             }
@@ -168,14 +174,15 @@ impl<'a> PruneRun<'a> {
         Ok(self.deleted - at_first)
     }
 
-    /// Deletes the oldest history until the rest fits.
+    /// Deletes the oldest history until the rest fits, whether a fleet has it or not: an outage of the fleet must not fill the
+    /// disk of its hosts.
     fn fit(&mut self, limit: u64) -> Result<()> {
         let mut last = None;
         while (self.go_on)() && self.connection.store().size()?.used > limit {
             let now = Millis::now();
             let Some(oldest) = self.connection.store().oldest()? else { return Ok(()) };
             let before = next_cutoff(oldest, last, now);
-            if self.prune(before, &mut |_| {})? == 0 && before >= now {
+            if self.prune(before, Unshipped::Delete, &mut |_| {})? == 0 && before >= now {
                 let used = self.connection.store().size()?.used;
                 tracing::warn!(
                     "the ledger holds {used} bytes, its limit is {limit}: the rest cannot be deleted"

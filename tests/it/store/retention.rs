@@ -239,6 +239,34 @@ fn a_ledger_that_is_larger_than_its_limit_loses_its_oldest_history() {
     host.stop();
 }
 
+/// A fleet that has nothing so far keeps all history from being pruned by age, and none from being pruned by size.
+#[test]
+fn limit_size_wins() {
+    const LIMIT: u64 = 2 << 20;
+    let place = Place::new();
+    Tracker::builder(place.ledger()).open().expect("a ledger").shutdown().expect("closed");
+    fill(&place.ledger(), 20_000, 1);
+    let ledger = Connection::open(place.ledger()).expect("opens");
+    let shipment =
+        "INSERT INTO shipment VALUES (lower(hex(randomblob(16))), lower(hex(randomblob(16))), 0, 0,
+           (CAST(strftime('%s', 'now') AS INTEGER) - 20 * 86400) * 1000, 30 * 86400000)";
+    ledger.execute(shipment, []).expect("written");
+    drop(ledger);
+    let left = || sqlite3(&place.ledger(), "SELECT count(*) FROM process");
+    for words in
+        [&["prune", "--older-than", "1h", "--dry-run"][..], &["prune", "--older-than", "1h"]]
+    {
+        let answer = place.procledger(words);
+        let printed = String::from_utf8_lossy(&answer.stdout).into_owned();
+        assert!(printed.contains(" 0 rows"), "{words:?}: {printed}");
+    }
+    assert_eq!(left(), "20000");
+    let host = Host::start(&place, &format!("interval=50 limit-size={LIMIT}"));
+    until("it fits", || files(&place) <= LIMIT);
+    host.stop();
+    assert!(left().parse::<u32>().expect("a number") > 1_000, "no more than was needed");
+}
+
 #[test]
 fn a_limit_that_could_hold_nothing_is_refused() {
     let place = Place::new();

@@ -1,0 +1,107 @@
+//! How far this ledger was shipped to fleets, and which history has to stay for them.
+//!
+//! A shipper writes a row of `shipment` after each acknowledgement of its fleet. Row numbers are dense and are given in the order
+//! of the commits, so a number says which rows a fleet has. It does not say which ends it has: a process that was shipped while
+//! it ran has ended since. So an old row may be deleted when its number is shipped, its last leak is, and it ended well before
+//! the last acknowledgement.
+//!
+//! A shipment that was not acknowledged for as long as its `give_up_ms` no longer counts, and neither does any where the ledger
+//! exceeds its size limit: a fleet that never comes back must not fill the disk. What is deleted unshipped counts as a gap,
+//! which the shipper derives from the missing numbers.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{Store, cell::Cells, migration::Schema};
+use crate::{
+    error::Result,
+    model::{Millis, Shipment},
+};
+
+/// A process has certainly ended before an acknowledgement if its end is this much older: the clock may have been set back in
+/// between, and an end may be recorded late.
+const END_MARGIN: Duration = Duration::from_hours(1);
+/// A fleet has sums of passes by day, which are computed anew as long as the day goes on.
+const PASS_MARGIN: Duration = Duration::from_hours(25);
+
+/// What happens to old history that a fleet does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unshipped {
+    /// It stays, until its shipment is given up.
+    Keep,
+    /// It is deleted like any other.
+    Delete,
+}
+
+/// The history that every fleet has, and that may therefore be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shipped {
+    /// The largest number of a process.
+    pub(super) process: i64,
+    /// The largest number of a leak.
+    pub(super) leak: i64,
+    /// Ends before this time.
+    pub(super) ends: Millis,
+    /// Passes that started before this time.
+    pub(super) passes: Millis,
+}
+
+impl Shipped {
+    /// All history: there is no fleet, or it does not matter.
+    const ALL: Self = Self {
+        process: i64::MAX,
+        leak: i64::MAX,
+        ends: Millis(i64::MAX),
+        passes: Millis(i64::MAX),
+    };
+
+    /// Returns what may be deleted now.
+    pub(super) fn now(
+        connection: &Connection,
+        schema: Schema,
+        unshipped: Unshipped,
+    ) -> rusqlite::Result<Self> {
+        if unshipped == Unshipped::Delete || schema < Schema::SHIPMENT {
+            return Ok(Self::ALL);
+        }
+        let slowest = connection
+            .prepare_cached(
+                "SELECT min(process), min(leak), min(acked_at) FROM shipment
+                 WHERE acked_at + give_up_ms > ?1 HAVING count(*) > 0",
+            )?
+            .query_one([Millis::now().0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        Ok(slowest.map_or(Self::ALL, |(process, leak, acked_at)| Self {
+            process,
+            leak,
+            ends: Millis(acked_at).minus(END_MARGIN),
+            passes: Millis(acked_at).minus(PASS_MARGIN),
+        }))
+    }
+}
+
+impl Store {
+    /// Returns the shipments, by fleet; none in a ledger of a schema without them.
+    pub(crate) fn shipments(&self) -> Result<Vec<Shipment>> {
+        if self.schema() < Schema::SHIPMENT {
+            return Ok(Vec::new());
+        }
+        self.read("read the shipments", |connection| {
+            let sql =
+                "SELECT fleet, process, leak, acked_at, give_up_ms FROM shipment ORDER BY fleet";
+            let mut shipments = connection.prepare_cached(sql)?;
+            let shipments = shipments.query_map([], |row| {
+                let mut cells = Cells::of(row);
+                Ok(Shipment {
+                    fleet: cells.take()?,
+                    process: cells.take()?,
+                    leak: cells.take()?,
+                    acked_at: cells.take()?,
+                    give_up: cells.take()?,
+                })
+            })?;
+            shipments.collect()
+        })
+    }
+}
