@@ -14,6 +14,8 @@ mod query;
 mod report;
 mod rule;
 mod shipment;
+#[cfg(feature = "fleet")]
+mod stream;
 mod tree;
 mod words;
 
@@ -47,6 +49,10 @@ pub use report::{Ending, LeakRecord, PassRecord, PassSummary, Report, Suspect};
 pub use rule::RuleKey;
 pub(crate) use rule::{Named, Rule, SpareReason};
 pub(crate) use shipment::Shipment;
+#[cfg(feature = "fleet")]
+pub use stream::{Batch, LostRow, OpenProcess, Position, StreamLeak, StreamProcess};
+#[cfg(feature = "fleet")]
+pub(crate) use stream::{print_of_leak, print_of_process};
 pub use tree::{TreeMember, TreeRecord};
 pub(crate) use words::StopHow;
 pub use words::{

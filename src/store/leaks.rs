@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, time::SystemTime};
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Params, Row};
 use serde::Serialize;
 
 use super::{
@@ -179,9 +179,18 @@ pub(super) fn behind(
     after: i64,
     limit: u32,
 ) -> rusqlite::Result<Vec<(i64, LeakRecord)>> {
-    let sql = select(schema, "l.id,", "leak AS l", "WHERE l.id > ?1 ORDER BY l.id LIMIT ?2");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let leaks = statement.query_map((after, limit), |row| {
+    numbered(connection, schema, "WHERE l.id > ?1 ORDER BY l.id LIMIT ?2", (after, limit))
+}
+
+/// Returns the leaks that these clauses select, each with its number.
+pub(super) fn numbered(
+    connection: &Connection,
+    schema: Schema,
+    rest: &str,
+    params: impl Params,
+) -> rusqlite::Result<Vec<(i64, LeakRecord)>> {
+    let mut statement = connection.prepare_cached(&select(schema, "l.id,", "leak AS l", rest))?;
+    let leaks = statement.query_map(params, |row| {
         let mut cells = Cells::of(row);
         Ok((cells.take()?, leak_of(&mut cells)?))
     })?;

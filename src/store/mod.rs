@@ -63,6 +63,8 @@ mod schema;
 mod settle;
 mod setup;
 mod shipment;
+#[cfg(feature = "fleet")]
+mod stream;
 mod surroundings;
 mod table;
 #[cfg(test)]
@@ -83,4 +85,6 @@ pub(crate) use maintenance::MaintenanceConnection;
 pub(crate) use migration::Schema;
 pub(crate) use setup::Upgrade;
 pub(crate) use shipment::Unshipped;
+#[cfg(feature = "fleet")]
+pub(crate) use stream::Room;
 pub(crate) use trust::check_path;

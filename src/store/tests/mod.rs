@@ -13,5 +13,7 @@ mod plans;
 mod read_only;
 mod refusals;
 mod shipment;
+#[cfg(feature = "fleet")]
+mod stream;
 mod together;
 mod transitions;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Returns how SQLite runs a statement, one line per table.
-fn plan(f: &Fixture, sql: &str) -> Vec<String> {
+pub(super) fn plan(f: &Fixture, sql: &str) -> Vec<String> {
     f.store
         .read("test", |c| {
             let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;

@@ -197,7 +197,7 @@ fn text(items: Vec<Item>) -> String {
 /// Returns the exported names, each with the module that defines it.
 fn exported(library: &Crate) -> BTreeMap<String, Module> {
     let mut all = BTreeMap::new();
-    let public_modules = [Vec::new(), vec!["keeper".to_owned()]];
+    let public_modules = [Vec::new(), vec!["fleet".to_owned()], vec!["keeper".to_owned()]];
     for module in &public_modules {
         for item in &library.files[module].items {
             let prefix = module.join("::") + if module.is_empty() { "" } else { "::" };

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Each layer with the modules of the crate that it may use; see docs/architecture.md.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("identity", &[]),
     ("error", &["identity"]),
     ("sys", &["identity", "error"]),
@@ -21,6 +21,8 @@ const LAYERS: [(&str, &[&str]); 13] = [
         "tracker",
         &["identity", "error", "sys", "redact", "model", "policy", "metrics", "store", "export"],
     ),
+    // Reads a ledger for a receiver in another place; it knows no process.
+    ("fleet", &["error", "model", "store"]),
     // The public face of the tracker's keeper.
     ("keeper", &["tracker"]),
     // What the command needs of paths.

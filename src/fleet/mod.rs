@@ -1,0 +1,27 @@
+//! The fleet: ledgers of many machines, followed by one receiver.
+//!
+//! Each ledger stays where it is, and stays the truth of its machine: a PID means something only there, and nothing that a
+//! receiver has makes a signal be sent. A [`Stream`] reads a ledger batch by batch; it writes nothing, migrates nothing, and
+//! holds no snapshot between two batches.
+//!
+//! ```
+//! use procledger::{Job, Tracker, fleet::Stream};
+//!
+//! # fn main() -> procledger::Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("ledger.db");
+//! let tracker = Tracker::builder(&path).open()?;
+//! tracker.spawn(Job::new("task-42", "true"))?.wait()?;
+//!
+//! let stream = Stream::open(&path)?;
+//! let batch = stream.next(stream.start())?;
+//! assert_eq!(batch.rows(), 1);
+//! let position = stream.start().clone().after(&batch); // once the receiver has it
+//! assert!(stream.next(&position)?.is_empty());
+//! # Ok(()) }
+//! ```
+
+mod stream;
+
+pub use crate::model::{Batch, LostRow, OpenProcess, Position, StreamLeak, StreamProcess};
+pub use stream::Stream;

@@ -1,0 +1,220 @@
+//! Streams: a ledger as a receiver in another place follows it, batch by batch.
+//!
+//! A [`Position`] is what the receiver has; a [`Batch`] is what it lacks. Both are plain data: [`Position::after`] needs neither
+//! the ledger nor the receiver.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{LeakRecord, Millis, Outcome, ProcessRecord, millis};
+
+/// What a receiver has of a ledger.
+///
+/// Row numbers are dense and are given in the order of the commits, so two numbers say which rows it has. Of those that had not
+/// ended it has to be known which they are, since they change without a new number.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The largest number of a process that it has.
+    pub process: i64,
+    /// The largest number of a leak that it has.
+    pub leak: i64,
+    /// Missing processes are counted above this number; `None` before the first batch, which begins with the oldest row.
+    pub counted: Option<i64>,
+    /// The same for leaks.
+    pub counted_leaks: Option<i64>,
+    /// The processes that had not ended, by number.
+    pub open: BTreeMap<i64, OpenProcess>,
+    /// The fingerprints of the leaks that had survived, by number.
+    pub open_leaks: BTreeMap<i64, u32>,
+}
+
+/// A process that had not ended when it was shipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenProcess {
+    /// Fingerprint of what never changes.
+    pub print: u32,
+    /// Fingerprint of what may change: state, owner, memory and CPU time.
+    pub content: u32,
+}
+
+/// A process in a batch.
+#[derive(Clone, Debug)]
+pub struct StreamProcess {
+    /// Fingerprint of what never changes: boot, PID namespace, PID, start tick, inode of the pidfd, token and time of the start.
+    /// In a ledger that was restored from a backup, the same number may belong to another process.
+    pub print: u32,
+    /// The row.
+    pub row: ProcessRecord,
+}
+
+/// A leak in a batch.
+#[derive(Clone, Debug)]
+pub struct StreamLeak {
+    /// Row number.
+    pub id: i64,
+    /// Fingerprint of what never changes: process, kind, time, age and memory.
+    pub print: u32,
+    /// The row.
+    pub row: LeakRecord,
+}
+
+/// A row that the receiver has, and the ledger does not have any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LostRow {
+    /// Its number.
+    pub id: i64,
+    /// Its fingerprint.
+    pub print: u32,
+}
+
+/// What a receiver lacks, at most as much as fits a batch. All of it is from one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Processes that have not ended, and are new or have changed.
+    pub live: Vec<StreamProcess>,
+    /// Processes that have ended.
+    pub ended: Vec<StreamProcess>,
+    /// Processes that had not ended when they were shipped, and are not in the ledger any more.
+    pub lost: Vec<LostRow>,
+    /// Leaks that are new or have changed.
+    pub leaks: Vec<StreamLeak>,
+    /// Leaks that had survived when they were shipped, and are not in the ledger any more.
+    pub lost_leaks: Vec<LostRow>,
+    /// The number of processes that were pruned before they were shipped.
+    pub gap: u64,
+    /// The number of leaks that were pruned before they were shipped.
+    pub leak_gap: u64,
+    /// The largest number of a process that the receiver has with this batch.
+    pub process: i64,
+    /// The largest number of a leak that the receiver has with this batch.
+    pub leak: i64,
+    /// Whether another batch is needed to get to the present.
+    pub more: bool,
+}
+
+impl Batch {
+    /// Reports whether the receiver has all of the ledger.
+    pub fn is_empty(&self) -> bool {
+        self.rows() == 0
+    }
+
+    /// Returns the number of rows.
+    pub fn rows(&self) -> usize {
+        self.live.len()
+            + self.ended.len()
+            + self.lost.len()
+            + self.leaks.len()
+            + self.lost_leaks.len()
+    }
+}
+
+impl Position {
+    /// Returns the position of a receiver that has this batch as well. Receiving a batch twice changes nothing.
+    #[must_use]
+    pub fn after(mut self, batch: &Batch) -> Self {
+        (self.process, self.leak) = (batch.process, batch.leak);
+        self.counted = self.counted.max(Some(batch.process));
+        self.counted_leaks = self.counted_leaks.max(Some(batch.leak));
+        // What was lost first: another process may have its number now.
+        let gone = batch.lost.iter().map(|row| row.id);
+        let ended = batch.ended.iter().map(|process| process.row.id.0);
+        for id in gone.chain(ended) {
+            self.open.remove(&id);
+        }
+        self.open.extend(batch.live.iter().map(|it| (it.row.id.0, OpenProcess::of(&it.row))));
+        for row in &batch.lost_leaks {
+            self.open_leaks.remove(&row.id);
+        }
+        for leak in &batch.leaks {
+            if leak.row.outcome == Outcome::Survived {
+                self.open_leaks.insert(leak.id, leak.print);
+            } else {
+                self.open_leaks.remove(&leak.id);
+            }
+        }
+        self
+    }
+}
+
+impl OpenProcess {
+    pub(crate) fn of(row: &ProcessRecord) -> Self {
+        let content = Fingerprint::default()
+            .text(row.life.state().as_str())
+            .number(row.owner.0)
+            .maybe(row.peak_rss.map(u64::cast_signed))
+            .maybe(row.cpu.map(millis));
+        Self { print: print_of_process(row), content: content.0 }
+    }
+}
+
+pub(crate) fn print_of_process(row: &ProcessRecord) -> u32 {
+    let (spec, identity) = (&row.spec, &row.spec.identity);
+    Fingerprint::default()
+        .bytes(identity.place.boot_id.as_bytes())
+        .number(identity.place.pid_namespace.cast_signed())
+        .number(identity.pid.get().into())
+        .number(identity.start_tick.cast_signed())
+        .maybe(identity.pidfd_inode.map(u64::cast_signed))
+        .bytes(spec.token.as_ref().map_or(&[][..], |token| token.as_bytes()))
+        .number(Millis::from(spec.started_at).0)
+        .0
+}
+
+pub(crate) fn print_of_leak(row: &LeakRecord) -> u32 {
+    Fingerprint::default()
+        .number(row.process.0)
+        .text(row.kind.as_str())
+        .number(Millis::from(row.found_at).0)
+        .number(millis(row.age))
+        .maybe(row.rss_bytes.map(u64::cast_signed))
+        .0
+}
+
+/// FNV-1a in 32 bits: the same on every machine and in every version, which the standard library's hashers do not promise.
+struct Fingerprint(u32);
+
+impl Default for Fingerprint {
+    fn default() -> Self {
+        Self(0x811c_9dc5)
+    }
+}
+
+impl Fingerprint {
+    fn bytes(self, bytes: &[u8]) -> Self {
+        Self(
+            bytes
+                .iter()
+                .fold(self.0, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)),
+        )
+    }
+
+    fn number(self, number: i64) -> Self {
+        self.bytes(&number.to_le_bytes())
+    }
+
+    /// A value that is missing differs from every other one.
+    fn maybe(self, number: Option<i64>) -> Self {
+        match number {
+            Some(number) => self.bytes(&[1]).number(number),
+            None => self.bytes(&[0]),
+        }
+    }
+
+    /// Ended by a byte that no text contains.
+    fn text(self, text: &str) -> Self {
+        self.bytes(text.as_bytes()).bytes(&[0xff])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Test vectors of <http://www.isthe.com/chongo/tech/comp/fnv/>.
+    #[test]
+    fn fingerprints_are_those_of_fnv_1a() {
+        let of = |text: &str| Fingerprint::default().bytes(text.as_bytes()).0;
+        assert_eq!((of(""), of("a"), of("foobar")), (0x811c_9dc5, 0xe40c_292c, 0xbf9c_f968));
+    }
+}

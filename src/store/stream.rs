@@ -1,0 +1,240 @@
+//! The next batch of a ledger for a receiver that follows it.
+//!
+//! There is no change feed, so a spawn costs nothing more. New rows are found by their numbers, rows that have not ended by the
+//! index of live rows, and what was live and is not any more by number. Each batch is one read transaction, which is over before
+//! anything is sent: a network that hangs holds no snapshot.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{Store, leaks, migration::Schema, process};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{
+        Batch, LostRow, OpenProcess, Outcome, Position, ProcessId, ProcessRecord, StreamLeak,
+        StreamProcess, print_of_leak, print_of_process,
+    },
+};
+
+/// The bytes of a row apart from its texts.
+const ROW_BYTES: usize = 256;
+
+/// How much fits a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub(crate) rows: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Room {
+    /// Takes the place of one more row; `false` where there is none left.
+    fn take(&mut self, texts: usize) -> bool {
+        let fits = self.rows > 0 && self.bytes > 0;
+        self.rows = self.rows.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(ROW_BYTES + texts);
+        fits
+    }
+}
+
+impl Store {
+    /// Returns where a receiver that has nothing of this ledger begins: at the rows of its own, if it was copied from another.
+    ///
+    /// # Errors
+    ///
+    /// Unsupported if the ledger has no uuid; if it cannot be read.
+    pub(crate) fn stream_start(&self) -> Result<(String, Position)> {
+        if self.schema() < Schema::LEDGER {
+            let message = format!(
+                "the ledger `{}` has schema {}, and only one of schema {} or newer can be shipped: start the program that \
+                 owns it in this version, or repeat this with --migrate",
+                self.path().display(),
+                self.schema(),
+                Schema::LEDGER
+            );
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        self.read("read where the ledger begins", |connection| {
+            let sql = "SELECT uuid, process_floor, leak_floor FROM ledger WHERE one = 1";
+            connection.query_one(sql, [], |row| {
+                let start =
+                    Position { process: row.get(1)?, leak: row.get(2)?, ..Position::default() };
+                Ok((row.get(0)?, start))
+            })
+        })
+    }
+
+    /// Returns what a receiver lacks, as far as it fits.
+    pub(crate) fn next_batch(&self, position: &Position, room: Room) -> Result<Batch> {
+        self.read("read a batch to ship", |connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            let batch =
+                Batch { process: position.process, leak: position.leak, ..Batch::default() };
+            let mut reading =
+                Reading { connection: &snapshot, schema: self.schema(), position, room, batch };
+            // In this order: a number that belongs to another process now is reported as lost before it is used again.
+            let fits = reading.open()? && reading.fresh()? && reading.leaks()?;
+            reading.batch.more = !fits;
+            Ok(reading.batch)
+        })
+    }
+}
+
+/// A batch in the making. Each step returns whether all of it has fitted.
+struct Reading<'a> {
+    connection: &'a Connection,
+    schema: Schema,
+    position: &'a Position,
+    room: Room,
+    batch: Batch,
+}
+
+impl Reading<'_> {
+    /// Reads what has become of the processes that had not ended.
+    fn open(&mut self) -> rusqlite::Result<bool> {
+        let live = self.live()?;
+        for (id, open) in &self.position.open {
+            if live.get(id).is_some_and(|row| print_of_process(row) == open.print) {
+                continue;
+            }
+            let row = process::one(self.connection, self.schema, ProcessId(*id)).optional()?;
+            let row = row.filter(|row| print_of_process(row) == open.print);
+            match row {
+                // It comes with the new rows: the receiver was set back.
+                Some(_) if *id > self.position.process => {}
+                Some(row) => {
+                    if !self.add(row) {
+                        return Ok(false);
+                    }
+                }
+                None => {
+                    if !self.room.take(0) {
+                        return Ok(false);
+                    }
+                    self.batch.lost.push(LostRow { id: *id, print: open.print });
+                }
+            }
+        }
+        for (id, row) in live {
+            let known = self.position.open.get(&id);
+            if known != Some(&OpenProcess::of(&row)) && !self.add(row) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns the processes that have not ended, among those that the receiver has.
+    fn live(&self) -> rusqlite::Result<BTreeMap<i64, ProcessRecord>> {
+        let mut rows = self.connection.prepare_cached(&live(self.schema))?;
+        let rows = rows.query_map([self.floor()?, self.position.process], process::read)?;
+        rows.map(|row| row.map(|row| (row.id.0, row))).collect()
+    }
+
+    /// Returns the number up to which processes belong to another ledger.
+    fn floor(&self) -> rusqlite::Result<i64> {
+        let sql = "SELECT process_floor FROM ledger WHERE one = 1";
+        self.connection.prepare_cached(sql)?.query_one([], |row| row.get(0))
+    }
+
+    /// Reads the processes with larger numbers.
+    fn fresh(&mut self) -> rusqlite::Result<bool> {
+        let after = self.position.process;
+        let mut statement = self.connection.prepare_cached(&fresh(self.schema))?;
+        for row in statement.query_map([after], process::read)? {
+            let row = row?;
+            let id = row.id.0;
+            if !self.add(row) {
+                return Ok(false);
+            }
+            self.batch.gap += missing(self.position.counted, after, self.batch.process, id);
+            self.batch.process = id;
+        }
+        Ok(true)
+    }
+
+    fn add(&mut self, row: ProcessRecord) -> bool {
+        let texts = row.spec.command.iter().map(String::len).sum::<usize>()
+            + row.spec.cwd.as_ref().map_or(0, String::len)
+            + row.last_error.as_ref().map_or(0, String::len);
+        let fits = self.room.take(texts);
+        if fits {
+            let process = StreamProcess { print: print_of_process(&row), row };
+            let has_ended = process.row.life.end().is_some();
+            let list = if has_ended { &mut self.batch.ended } else { &mut self.batch.live };
+            list.push(process);
+        }
+        fits
+    }
+
+    /// Reads the leaks that have changed, and those with larger numbers.
+    fn leaks(&mut self) -> rusqlite::Result<bool> {
+        for (&id, &print) in &self.position.open_leaks {
+            let row = self.read_leaks("WHERE l.id = ?1 LIMIT ?2", id, 1)?.pop();
+            match row.filter(|leak| leak.print == print) {
+                Some(leak) if leak.row.outcome == Outcome::Survived => {}
+                Some(leak) => {
+                    if !self.add_leak(leak) {
+                        return Ok(false);
+                    }
+                }
+                None => {
+                    if !self.room.take(0) {
+                        return Ok(false);
+                    }
+                    self.batch.lost_leaks.push(LostRow { id, print });
+                }
+            }
+        }
+        let most = self.room.rows + 1;
+        let rest = "WHERE l.id > ?1 ORDER BY l.id LIMIT ?2";
+        let after = self.position.leak;
+        for leak in self.read_leaks(rest, after, most)? {
+            let id = leak.id;
+            if !self.add_leak(leak) {
+                return Ok(false);
+            }
+            self.batch.leak_gap += missing(self.position.counted_leaks, after, self.batch.leak, id);
+            self.batch.leak = id;
+        }
+        Ok(true)
+    }
+
+    fn read_leaks(&self, rest: &str, id: i64, most: usize) -> rusqlite::Result<Vec<StreamLeak>> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let leaks = leaks::numbered(self.connection, self.schema, rest, (id, most))?;
+        let print = |(id, row)| StreamLeak { id, print: print_of_leak(&row), row };
+        Ok(leaks.into_iter().map(print).collect())
+    }
+
+    fn add_leak(&mut self, leak: StreamLeak) -> bool {
+        let texts = leak.row.command.iter().map(String::len).sum::<usize>()
+            + leak.row.rule.len()
+            + leak.row.evidence.len();
+        let fits = self.room.take(texts);
+        if fits {
+            self.batch.leaks.push(leak);
+        }
+        fits
+    }
+}
+
+/// Returns how many numbers are missing before `id`, of a batch that begins after the number `after` and had come to `last`.
+fn missing(counted: Option<i64>, after: i64, last: i64, id: i64) -> u64 {
+    let known = match counted {
+        // The oldest row of all: rows before it were pruned before there was a receiver.
+        None if last == after => id - 1,
+        counted => last.max(counted.unwrap_or(last)),
+    };
+    u64::try_from(id - 1 - known).unwrap_or(0)
+}
+
+// Named, so that a test can ask SQLite for their query plans.
+pub(super) fn fresh(schema: Schema) -> String {
+    process::select(schema, "process AS p", "WHERE p.id > ?1 ORDER BY p.id")
+}
+
+pub(super) fn live(schema: Schema) -> String {
+    let from = "process AS p INDEXED BY process_live_owner";
+    process::select(schema, from, "WHERE p.state <> 'ended' AND p.id > ?1 AND p.id <= ?2")
+}
