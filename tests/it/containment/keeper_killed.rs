@@ -95,7 +95,7 @@ fn with_its_host_then_recorded_descendants_and_the_token_lead_to_all() {
 #[test]
 fn at_the_gate_then_the_program_never_runs() {
     // In a process of its own, whose only keeper is this one's: tests that run beside it have keepers too.
-    in_another_process(&Place::new(), "keeper-killed-at-the-gate", Duration::from_secs(60));
+    in_another_process(&Place::new(), "keeper-killed-at-the-gate", Duration::from_mins(1));
 }
 
 pub(crate) fn at_the_gate() {
