@@ -23,13 +23,13 @@ impl Store {
     /// Returns the strays that were recorded, by root. A root that another instance is ending, or that has been ended, is
     /// missing there: its strays are not recorded then, but its status is, where its row has none. A root that had survived an
     /// attempt to end it, and is gone now, is ended as well.
-    pub(crate) fn settle_roots(
+    pub(crate) fn settle_roots<'a>(
         &self,
         by: InstanceId,
-        ends: &[RootEnd],
+        ends: impl IntoIterator<Item = &'a RootEnd>,
     ) -> Result<HashMap<ProcessId, Vec<(ProcessId, Identity)>>> {
         self.write_counted("record the end of processes", |tx, counts| {
-            let mut ended = HashMap::with_capacity(ends.len());
+            let mut ended = HashMap::new();
             for root in ends {
                 if !end_own(tx, counts, by, root)? {
                     claim::note_status(tx, root.process, by, root.end.status)?;
@@ -48,13 +48,13 @@ impl Store {
 
     /// Does the same for roots that left no processes, as far as `/proc` shows. Skips one that has recorded descendants, or
     /// that another instance is ending or has ended; returns the others.
-    pub(crate) fn settle_alone(
+    pub(crate) fn settle_alone<'a>(
         &self,
         by: InstanceId,
-        ends: &[RootEnd],
+        ends: impl IntoIterator<Item = &'a RootEnd>,
     ) -> Result<HashSet<ProcessId>> {
         self.write_counted("record the end of processes", |tx, counts| {
-            let mut ended = HashSet::with_capacity(ends.len());
+            let mut ended = HashSet::new();
             for root in ends {
                 let has_descendants: bool = tx
                     .prepare_cached(HAS_DESCENDANTS)?

@@ -31,13 +31,38 @@ use crate::{
     },
 };
 
-/// The strays of dead roots.
+/// A dead root whose status is known.
+#[derive(Clone, Copy)]
+struct DeadRoot<'a> {
+    dead: &'a Dead,
+    status: ExitStatus,
+}
+
+impl<'a> DeadRoot<'a> {
+    fn entry(self) -> &'a Arc<Tracked> {
+        &self.dead.0
+    }
+
+    fn row(self) -> ProcessId {
+        self.dead.0.root.row
+    }
+
+    fn reap_and_untrack(self, core: &Core) {
+        release::reap_and_untrack(core, self.entry(), Some(&self.dead.1));
+    }
+}
+
+/// A dead root, with the rows that record its end, and its strays.
+struct Exited<'a> {
+    root: DeadRoot<'a>,
+    end: RootEnd,
+    /// Its tree, with its strays.
+    tree: TreeTarget,
+}
+
+/// What a scan found that dead roots left.
 struct Found<'a> {
-    mine: Vec<&'a Dead>,
-    statuses: Vec<ExitStatus>,
-    /// The tree of each, with its strays.
-    trees: Vec<TreeTarget>,
-    ends: Vec<RootEnd>,
+    exited: Vec<Exited<'a>>,
     /// Roots in whose task cgroups something lives that cannot be seen.
     hiding: Vec<Arc<Tracked>>,
 }
@@ -56,75 +81,72 @@ pub(in crate::tracker) struct Unsettled {
 /// Settles processes whose statuses are known, or were waited for long enough; returns the others.
 pub(in crate::tracker) fn settle_known(core: &Arc<Core>, mine: Vec<Waiting>) -> Unsettled {
     let deadline = Instant::now() + REAPED_BY_PARENT;
-    let (mut known, mut statuses, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut known, mut waiting) = (Vec::new(), Vec::new());
     for (dead, since) in mine {
         match exit_statuses::status_or_patience(core, &dead, since, deadline) {
-            Some(status) => {
-                known.push(dead);
-                statuses.push(status);
-            }
+            Some(status) => known.push((dead, status)),
             None => waiting.push((dead, since)),
         }
     }
-    let (mine, statuses) = settle_childless(core, known.iter().collect(), statuses);
-    let hiding = if mine.is_empty() { Vec::new() } else { settle_by_scan(core, &mine, &statuses) };
+    let known = known.iter().map(|(dead, status)| DeadRoot { dead, status: *status }).collect();
+    let others = settle_childless(core, known);
+    let hiding = if others.is_empty() { Vec::new() } else { settle_by_scan(core, &others) };
     Unsettled { waiting, hiding }
 }
 
 /// Settles any kind of root, by scanning every process; returns those in whose task cgroups something lives that cannot be seen.
-fn settle_by_scan(core: &Arc<Core>, mine: &[&Dead], statuses: &[ExitStatus]) -> Vec<Arc<Tracked>> {
-    let Found { mine, statuses, trees, ends, hiding } = match find_strays(core, mine, statuses) {
+fn settle_by_scan(core: &Arc<Core>, roots: &[DeadRoot<'_>]) -> Vec<Arc<Tracked>> {
+    let Found { exited, hiding } = match find_strays(core, roots) {
         Ok(found) => found,
         Err(error) => {
             // Ending the row now would hide what its root has left: the health pass scans again.
-            tracing::error!("failed to scan for what {} ended processes left: {error}", mine.len());
-            for dead in mine {
-                if dead.0.is_recorded() {
+            tracing::error!(
+                "failed to scan for what {} ended processes left: {error}",
+                roots.len()
+            );
+            for root in roots {
+                if root.entry().is_recorded() {
                     // Its claimant died while ending it: the next check of claims retries.
-                    core.pending.claimed.push((*dead).clone());
+                    core.pending.claimed.push(root.dead.clone());
                 } else {
-                    dead.0.give_up();
+                    root.entry().give_up();
                 }
             }
             return Vec::new();
         }
     };
-    match core.store.settle_roots(core.instance.id, &ends) {
+    match core.store.settle_roots(core.instance.id, exited.iter().map(|exited| &exited.end)) {
         Ok(recorded) => {
-            for (((entry, _), status), end) in mine.iter().zip(statuses).zip(&ends) {
-                let is_settled = recorded.contains_key(&entry.root.row);
-                mark_ended(core, entry, status, Some(&end.end).filter(|_| is_settled));
+            for Exited { root, end, .. } in &exited {
+                let is_settled = recorded.contains_key(&root.row());
+                let end = Some(&end.end).filter(|_| is_settled);
+                mark_ended(core, root.entry(), root.status, end);
             }
             core.export.notify();
-            end_or_keep(core, &mine, trees, &recorded);
+            end_or_keep(core, exited, &recorded);
         }
         Err(error) => {
             // They are ended regardless; the record waits in memory until the ledger can be written (invariant 10).
             tracing::error!(
                 "failed to record the end of {} processes: {error}; will be retried",
-                ends.len()
+                exited.len()
             );
-            core.pending.roots.extend(ends);
-            let unrecorded = mine.iter().map(|(entry, _)| (entry.root.row, Vec::new())).collect();
-            end_strays(core, &mine, trees, &unrecorded);
+            core.pending.roots.extend(exited.iter().map(|exited| exited.end.clone()));
+            let unrecorded = exited.iter().map(|exited| (exited.root.row(), Vec::new())).collect();
+            end_strays(core, exited, &unrecorded);
         }
     }
     hiding
 }
 
 /// Ends the strays of roots whose rows have ended. Roots that another instance is ending are held back until that is done.
-fn end_or_keep(core: &Arc<Core>, mine: &[&Dead], trees: Vec<TreeTarget>, recorded: &Recorded) {
-    let is_settled = |dead: &Dead| recorded.contains_key(&dead.0.root.row);
-    let others: Vec<&Dead> = mine.iter().filter(|dead| !is_settled(dead)).copied().collect();
+fn end_or_keep(core: &Arc<Core>, mut exited: Vec<Exited<'_>>, recorded: &Recorded) {
+    let others = exited.iter().map(|exited| exited.root);
+    let others = others.filter(|root| !recorded.contains_key(&root.row()));
+    let others: Vec<&Dead> = others.map(|root| root.dead).collect();
     let kept = claims::keep_claimed(core, &others);
-    let (mut settled, mut settled_trees) = (Vec::new(), Vec::new());
-    for (dead, tree) in mine.iter().zip(trees) {
-        if !kept.contains(&dead.0.root.row) {
-            settled.push(*dead);
-            settled_trees.push(tree);
-        }
-    }
-    end_strays(core, &settled, settled_trees, recorded);
+    exited.retain(|exited| !kept.contains(&exited.root.row()));
+    end_strays(core, exited, recorded);
 }
 
 /// Marks that its end, or at least its status, is in the ledger; `end` where it was this instance that has recorded it.
@@ -141,12 +163,13 @@ fn mark_ended(core: &Core, entry: &Tracked, status: ExitStatus, end: Option<&End
 }
 
 /// Finds and pins what each dead root left, and prepares the rows that record it.
-fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> Result<Found<'a>> {
-    let targets: Vec<ProcessId> = dead.iter().map(|(entry, _)| entry.root.row).collect();
+fn find_strays<'a>(core: &Core, roots: &[DeadRoot<'a>]) -> Result<Found<'a>> {
+    let targets: Vec<ProcessId> = roots.iter().map(|root| root.row()).collect();
     let mut descendants = core.store.descendants(&targets)?;
-    let tree = |(entry, pidfd): &&Dead| {
+    let tree = |root: &DeadRoot<'_>| {
         let RecordedDescendants { live, spared } =
-            descendants.remove(&entry.root.row).unwrap_or_default();
+            descendants.remove(&root.row()).unwrap_or_default();
+        let (entry, pidfd) = root.dead;
         TreeTarget {
             // A job may ask to keep its strays where its root ends by itself.
             exemptions: Exemptions { all: entry.strays.keep, ..exemptions_of(entry, spared) },
@@ -154,11 +177,10 @@ fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> R
             ..strays::tree_of(entry, Some(pidfd))
         }
     };
-    let trees: Vec<TreeTarget> = dead.iter().map(tree).collect();
+    let trees: Vec<TreeTarget> = roots.iter().map(tree).collect();
     let left = strays(&context::context(core, &targets)?, &trees)?;
-    let (mut mine, mut known) = (Vec::new(), Vec::new());
-    let (mut seen, mut found, mut hiding) = (Vec::new(), Vec::new(), Vec::new());
-    for (((dead, status), tree), left) in dead.iter().zip(statuses).zip(trees).zip(left) {
+    let mut found = Found { exited: Vec::with_capacity(roots.len()), hiding: Vec::new() };
+    for ((root, tree), left) in roots.iter().zip(trees).zip(left) {
         for suspect in suspects_of(&core.store, tree.root.task.as_ref(), left.suspects) {
             tracing::warn!(
                 "process {} may have been left by task {}, and is left running: {}",
@@ -168,31 +190,34 @@ fn find_strays<'a>(core: &Core, dead: &[&'a Dead], statuses: &[ExitStatus]) -> R
             );
         }
         if left.hides && !tree.exemptions.all {
-            hiding.push(Arc::clone(&dead.0));
-            continue;
+            found.hiding.push(Arc::clone(root.entry()));
+        } else {
+            found.exited.push(exited(core, *root, tree, left.members));
         }
-        mine.push(*dead);
-        known.push(*status);
-        seen.push(tree);
-        let strays = left.members.into_iter().filter(|member| !member.is_root);
-        found.push(strays.collect::<Vec<_>>());
     }
-    let mut trees = seen;
-    let ends = (mine.iter().zip(&known)).zip(trees.iter_mut().zip(&found));
-    let ends = ends.map(|(((entry, _), status), (tree, strays))| RootEnd {
-        process: tree.root.row,
-        end: own_end(core, entry, *status),
-        kept: set_apart(core, tree, strays),
-        strays: new_strays(strays)
+    Ok(found)
+}
+
+/// Prepares the rows of one root and of what it left.
+fn exited<'a>(
+    core: &Core,
+    root: DeadRoot<'a>,
+    mut tree: TreeTarget,
+    members: Vec<Seen>,
+) -> Exited<'a> {
+    let strays: Vec<Seen> = members.into_iter().filter(|member| !member.is_root).collect();
+    let kept = set_apart(core, &mut tree, &strays);
+    let end = RootEnd {
+        process: root.row(),
+        end: own_end(core, root.entry(), root.status),
+        kept,
+        strays: new_strays(&strays)
             .map(|stray| stray.info.new_row(core.instance.id, &tree.root))
             .collect(),
-    });
-    let ends = ends.collect();
-    for (tree, strays) in trees.iter_mut().zip(&found) {
-        // Their rows are not written yet.
-        tree.recorded.extend(new_strays(strays).map(|stray| (None, stray.info.identity)));
-    }
-    Ok(Found { mine, statuses: known, trees, ends, hiding })
+    };
+    // Their rows are not written yet.
+    tree.recorded.extend(new_strays(&strays).map(|stray| (None, stray.info.identity)));
+    Exited { root, end, tree }
 }
 
 /// Returns the end of a root: by itself, or by the kernel for lack of memory, unless it was ended by us and that could not
@@ -230,19 +255,19 @@ fn set_apart(core: &Core, tree: &mut TreeTarget, strays: &[Seen]) -> Vec<Settled
 }
 
 /// Ends the strays, on a separate thread if there are any: the handling of the next death must not wait for their grace.
-fn end_strays(core: &Arc<Core>, dead: &[&Dead], trees: Vec<TreeTarget>, recorded: &Recorded) {
+fn end_strays(core: &Arc<Core>, exited: Vec<Exited<'_>>, recorded: &Recorded) {
     let mut with_strays = Vec::new();
-    for ((entry, pidfd), mut tree) in dead.iter().zip(trees) {
+    for Exited { root, mut tree, .. } in exited {
         // `None`: another instance has ended the tree, or it was released; what is left is not ours to end.
-        let rows = recorded.get(&entry.root.row);
-        let left = rows.is_some_and(|rows| take_recorded(core, entry, &mut tree, rows));
+        let rows = recorded.get(&root.row());
+        let left = rows.is_some_and(|rows| take_recorded(core, root.entry(), &mut tree, rows));
         if left {
-            with_strays.push((Arc::clone(entry), tree));
+            with_strays.push((Arc::clone(root.entry()), tree));
         } else {
-            if rows.is_none() && keeper_departure::is_released(core, entry.root.row) {
-                release::release(core, entry.root.row);
+            if rows.is_none() && keeper_departure::is_released(core, root.row()) {
+                release::release(core, root.row());
             }
-            release::reap_and_untrack(core, entry, Some(pidfd));
+            root.reap_and_untrack(core);
         }
     }
     if with_strays.is_empty() {
@@ -337,39 +362,33 @@ pub(in crate::tracker) fn log_dead(pid: crate::identity::Pid, task: &str) {
 }
 
 /// Records the ends of roots that certainly left no descendant; returns the others.
-fn settle_childless<'a>(
-    core: &Arc<Core>,
-    mine: Vec<&'a Dead>,
-    statuses: Vec<ExitStatus>,
-) -> (Vec<&'a Dead>, Vec<ExitStatus>) {
-    let all = mine.into_iter().zip(statuses);
+fn settle_childless<'a>(core: &Arc<Core>, roots: Vec<DeadRoot<'a>>) -> Vec<DeadRoot<'a>> {
     let (alone, mut others): (Vec<_>, Vec<_>) =
-        all.partition(|((entry, _), _)| childless::is_childless(core, entry));
-    if !alone.is_empty() {
-        let ends: Vec<RootEnd> = (alone.iter())
-            .map(|((entry, _), status)| RootEnd {
-                process: entry.root.row,
-                end: own_end(core, entry, *status),
-                kept: Vec::new(),
-                strays: Vec::new(),
-            })
-            .collect();
-        match core.store.settle_alone(core.instance.id, &ends) {
-            Ok(settled) => {
-                for ((dead, status), end) in alone.into_iter().zip(&ends) {
-                    if settled.contains(&dead.0.root.row) {
-                        mark_ended(core, &dead.0, status, Some(&end.end));
-                        release::reap_and_untrack(core, &dead.0, Some(&dead.1));
-                    } else {
-                        // Another thread is ending its tree and needs it: its zombie pins the PID that names the session.
-                        others.push((dead, status));
-                    }
-                }
-                core.export.notify();
-            }
-            // These get the full scan; what still cannot be written then is held in memory.
-            Err(_) => others.extend(alone),
+        roots.into_iter().partition(|root| childless::is_childless(core, root.entry()));
+    if alone.is_empty() {
+        return others;
+    }
+    let end_alone = |root: DeadRoot<'a>| RootEnd {
+        process: root.row(),
+        end: own_end(core, root.entry(), root.status),
+        kept: Vec::new(),
+        strays: Vec::new(),
+    };
+    let ended: Vec<(DeadRoot<'a>, RootEnd)> =
+        alone.into_iter().map(|root| (root, end_alone(root))).collect();
+    // Those that cannot be written get the full scan; what still cannot be written then is held in memory.
+    let settled = core.store.settle_alone(core.instance.id, ended.iter().map(|(_, end)| end)).ok();
+    for (root, end) in &ended {
+        if settled.as_ref().is_some_and(|settled| settled.contains(&root.row())) {
+            mark_ended(core, root.entry(), root.status, Some(&end.end));
+            root.reap_and_untrack(core);
+        } else {
+            // Or another thread is ending its tree and needs it: its zombie pins the PID that names the session.
+            others.push(*root);
         }
     }
-    others.into_iter().unzip()
+    if settled.is_some() {
+        core.export.notify();
+    }
+    others
 }
