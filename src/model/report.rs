@@ -196,11 +196,12 @@ impl Report {
     }
 
     /// Adds the error, if there is one.
-    pub(crate) fn add_error(&mut self, result: crate::error::Result<()>) {
+    pub(crate) fn add_error<T>(&mut self, result: crate::error::Result<T>) {
         self.errors.extend(result.err().map(|error| error.to_string()));
     }
 
-    pub(crate) fn absorb(&mut self, other: Self) {
+    /// Adds another report to this one.
+    pub fn absorb(&mut self, other: Self) {
         self.checked += other.checked;
         self.endings.extend(other.endings);
         self.suspects.extend(other.suspects);

@@ -274,20 +274,22 @@ impl Ledger {
         let proc = Proc::open()?;
         let observer = Observer { place: current_place()?, uid: self.store.owner_uid() };
         let own = own_pid()?;
-        let mut report = Report::default();
-        let (orphans, foreign) = self.orphans(&proc, observer, &mut report)?;
+        let Orphans { by_instance, foreign, unjudged } = self.orphans(&proc, observer)?;
+        let mut report = Report { suspects: unjudged, ..Report::default() };
         let ancestors = proc.ancestors(own);
         let protected = &self.protected;
         let context = EndContext { proc: &proc, observer, own, ancestors, foreign, protected };
-        let dead = orphans.iter().map(|(dead, _)| dead.id).collect();
+        let dead = by_instance.iter().map(|(dead, _)| dead.id).collect();
         let mut planned = Vec::new();
-        for (dead, rows) in orphans {
-            planned.extend(self.plan_instance(&context, dead, rows, &mut report)?);
+        for (dead, rows) in by_instance {
+            let (trees, left) = self.plan_instance(&context, dead, rows)?;
+            planned.extend(trees);
+            report.endings.extend(left);
         }
         // As one call ends them: a process that several of them lead to is in one tree.
         let targets = planned.iter().map(|tree| tree.target.clone()).collect();
         for (tree, seen) in planned.iter().zip(previews(&context, targets)?) {
-            plan_tree(&self.store, tree, seen, &mut report);
+            report.absorb(plan_tree(&self.store, tree, seen));
         }
         let answered_for = answered_for(&self.store, observer.place, &dead)?;
         let search = Search {
@@ -300,18 +302,15 @@ impl Ledger {
             min_age,
             answered_for,
         };
-        plan_matches(&context, &search, &mut report)?;
+        // A process that is ended as an orphan is gone before the name match.
+        let ended = report.endings.iter().map(|ending| ending.pid).collect();
+        report.absorb(plan_matches(&context, &search, &ended)?);
         Ok(report)
     }
 
-    /// Returns dead instances with what they left, and the processes that others are responsible for.
-    fn orphans(
-        &self,
-        proc: &Proc,
-        observer: Observer,
-        report: &mut Report,
-    ) -> Result<(Vec<Orphans>, Vec<Foreign>)> {
-        let (mut orphans, mut foreign) = (Vec::new(), Vec::new());
+    /// Judges every instance.
+    fn orphans(&self, proc: &Proc, observer: Observer) -> Result<Orphans> {
+        let mut orphans = Orphans::default();
         let all = self.store.instances_to_judge()?;
         let judge = Judge::new(&self.store, proc, observer.place);
         for instance in &all {
@@ -319,45 +318,44 @@ impl Ledger {
             let life = judge.judge(instance, &all);
             if may_be_responsible(instance, &life, observer.place) {
                 let processes = rows.iter().map(|row| row.spec.identity.pid).collect();
-                foreign.push(Foreign { instance: instance.identity.pid, processes });
+                orphans.foreign.push(Foreign { instance: instance.identity.pid, processes });
             }
             match life {
-                Life::Dead(dead) => orphans.push((dead, rows)),
+                Life::Dead(dead) => orphans.by_instance.push((dead, rows)),
                 Life::Alive => {}
-                Life::Unknown(why) => report.suspects.extend(rows.into_iter().map(|row| Suspect {
-                    task_id: row.spec.task_id,
-                    pid: row.spec.identity.pid,
-                    command: row.spec.command,
-                    why: format!("its instance {} cannot be judged: {why}", instance.program),
-                })),
+                Life::Unknown(why) => {
+                    let why = format!("its instance {} cannot be judged: {why}", instance.program);
+                    orphans.unjudged.extend(rows.into_iter().map(|row| Suspect {
+                        task_id: row.spec.task_id,
+                        pid: row.spec.identity.pid,
+                        command: row.spec.command,
+                        why: why.clone(),
+                    }));
+                }
             }
         }
-        Ok((orphans, foreign))
+        Ok(orphans)
     }
 
+    /// Returns the trees that an orphan pass would end, and what it would report without ending anything.
     fn plan_instance(
         &self,
         context: &EndContext<'_>,
         dead: DeadInstance,
         rows: Vec<ProcessRecord>,
-        report: &mut Report,
-    ) -> Result<Vec<PlannedTree>> {
+    ) -> Result<(Vec<PlannedTree>, Vec<Ending>)> {
         let rows: Vec<ProcessRecord> =
             rows.into_iter().filter(|row| context.observer.may_touch(row.spec.uid)).collect();
         let (kept, rows): (Vec<_>, Vec<_>) = rows
             .into_iter()
             .partition(|row| row.spec.limits.survive && dead.processes_gone.is_none());
-        for row in kept.iter().filter(|row| row.spec.root.is_none()) {
-            report.endings.push(planned(
-                row,
-                "it is marked survive: the next instance of its program adopts it",
-                Outcome::Kept,
-            ));
-        }
+        let survives = "it is marked survive: the next instance of its program adopts it";
+        let kept = kept.iter().filter(|row| row.spec.root.is_none());
+        let mut left: Vec<Ending> = kept.map(|row| planned(row, survives, Outcome::Kept)).collect();
         if dead.processes_gone.is_some() {
             let rule = RuleKey::PlaceGone.sentence();
-            report.endings.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
-            return Ok(Vec::new());
+            left.extend(rows.iter().map(|row| planned(row, rule, Outcome::Gone)));
+            return Ok((Vec::new(), left));
         }
         let (roots, descendants): (Vec<_>, Vec<_>) =
             rows.iter().partition(|row| row.spec.root.is_none());
@@ -381,7 +379,7 @@ impl Ledger {
             let target = TreeTarget { root, pidfd: None, recorded, exemptions };
             trees.push(PlannedTree { row, dead, target });
         }
-        Ok(trees)
+        Ok((trees, left))
     }
 
     /// Returns the JSON export, as bytes.
@@ -445,9 +443,7 @@ pub fn plan_name_match(
         min_age,
         answered_for: HashSet::new(),
     };
-    let mut report = Report::default();
-    plan_matches(&context, &search, &mut report)?;
-    Ok(report)
+    plan_matches(&context, &search, &HashSet::new())
 }
 
 fn own_pid() -> Result<Pid> {
@@ -476,9 +472,9 @@ struct PlannedTree {
     target: TreeTarget,
 }
 
-fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview, report: &mut Report) {
+fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview) -> Report {
     let PlannedTree { row: root, dead, .. } = tree;
-    report.checked += seen.members.len() as u64;
+    let mut report = Report { checked: seen.members.len() as u64, ..Report::default() };
     for member in seen.members {
         let (rule, outcome) = match &member.spared {
             _ if !member.alive => (RuleKey::Gone.into(), Outcome::Gone),
@@ -508,15 +504,26 @@ fn plan_tree(store: &Store, tree: &PlannedTree, seen: Preview, report: &mut Repo
         command: root.spec.command.clone(),
         why: error.to_string(),
     }));
+    report
 }
 
-/// A dead instance with what it left.
-type Orphans = (DeadInstance, Vec<ProcessRecord>);
+/// What dead instances left, as [`Ledger::orphans`] judges them.
+#[derive(Default)]
+struct Orphans {
+    by_instance: Vec<(DeadInstance, Vec<ProcessRecord>)>,
+    /// Processes that other instances are responsible for.
+    foreign: Vec<Foreign>,
+    /// Processes of instances that cannot be judged.
+    unjudged: Vec<Suspect>,
+}
 
-/// Plans what the name match would end, each match with its descendants. A process that is ended as an orphan is gone before
-/// the name match.
-fn plan_matches(context: &EndContext<'_>, search: &Search<'_>, report: &mut Report) -> Result<()> {
-    let planned: HashSet<Pid> = report.endings.iter().map(|ending| ending.pid).collect();
+/// Plans what the name match would end, each match with its descendants, except for what is already planned.
+fn plan_matches(
+    context: &EndContext<'_>,
+    search: &Search<'_>,
+    planned: &HashSet<Pid>,
+) -> Result<Report> {
+    let mut report = Report::default();
     for found in search.run()?.into_iter().filter(|found| !planned.contains(&found.pid)) {
         let Judgement::Leak(named) = &found.judgement else {
             report.absorb(leave(found));
@@ -545,5 +552,5 @@ fn plan_matches(context: &EndContext<'_>, search: &Search<'_>, report: &mut Repo
             });
         }
     }
-    Ok(())
+    Ok(report)
 }

@@ -18,8 +18,8 @@ use crate::{
     error::Result,
     identity::Pid,
     model::{
-        CPU_STEP, EndReason, Evidence, Limits, NewProcess, ProcessId, ProcessRecord, Report,
-        RuleKey, Sighting, State,
+        CPU_STEP, EndReason, Evidence, Limits, NewProcess, ProcessId, ProcessRecord, RuleKey,
+        Sighting, State,
     },
     policy::{
         exemption::System,
@@ -56,25 +56,22 @@ pub(in crate::tracker) struct SeenTrees<'a> {
     known: HashSet<(Pid, u64)>,
 }
 
-/// Records the members of each living root; returns the trees that have passed a limit or had survived.
+/// Records the members of each living root; returns the trees that have passed a limit or had survived, and whether all was
+/// recorded.
 ///
 /// The caller has verified that the roots were alive after `snapshot` was taken: they had their PIDs then.
 pub(in crate::tracker) fn record_members(
     core: &Core,
     snapshot: &Snapshot,
     alive: &[Living],
-    report: &mut Report,
-) -> Vec<(Arc<Tracked>, Cause)> {
+) -> (Vec<(Arc<Tracked>, Cause)>, Result<()>) {
     if alive.is_empty() {
-        return Vec::new();
+        return (Vec::new(), Ok(()));
     }
     let seen_trees = match seen_trees(core, snapshot, alive) {
         Ok(seen_trees) => seen_trees,
-        Err(error) => {
-            // It is unknown which processes belong to other instances: none is recorded as ours.
-            report.errors.push(error.to_string());
-            return Vec::new();
-        }
+        // It is unknown which processes belong to other instances: none is recorded as ours.
+        Err(error) => return (Vec::new(), Err(error)),
     };
     let mut sightings = Vec::new();
     let mut found = Vec::new();
@@ -101,10 +98,7 @@ pub(in crate::tracker) fn record_members(
         let new = found.into_iter().map(|new| ((), new)).collect();
         written = core.store.admit(&core.place(), new).map(|_| ());
     }
-    if let Err(error) = written {
-        report.errors.push(error.to_string());
-    }
-    due
+    (due, written)
 }
 
 /// Returns why a tree of ours is to be ended now; its age is checked before its memory.

@@ -88,9 +88,13 @@ impl Pass for HealthPass {
     }
 }
 
-/// What was found about our own rows.
-#[derive(Default)]
-struct Seen {
+/// A scan of the recorded processes, with what it has found so far.
+struct Scan<'a> {
+    core: &'a Arc<Core>,
+    /// Instances that are dead.
+    dead_instances: HashSet<InstanceId>,
+    report: Report,
+    // Of our own rows:
     alive: Vec<(ProcessRecord, Pinned)>,
     dead: Vec<Dead>,
     /// Ours, alive, and not being ended by any thread since an attempt to end them failed.
@@ -101,8 +105,9 @@ struct Seen {
     unheld: Vec<Arc<Tracked>>,
 }
 
-/// What a pass has found that is to be ended.
+/// What a pass has found that is to be ended, with its report so far.
 struct Found {
+    report: Report,
     /// Trees of ours that have passed a limit, or had survived.
     due: Vec<(Arc<Tracked>, Cause)>,
     /// Claimed rows that lead to processes that were left, each with the kind of end it counts as.
@@ -119,44 +124,43 @@ struct Awaited {
 }
 
 impl Awaited {
-    fn absorb_into(self, report: &mut Report) {
+    fn report(self) -> Report {
+        let mut report = Report::default();
         for answered in 0..self.count {
             let left = self.deadline.saturating_duration_since(Instant::now());
             match self.answers.recv_timeout(left) {
                 Ok(answer) => report.absorb(answer),
                 // The others are being ended by another call.
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     let open = self.count - answered;
                     report.errors.push(format!("{open} trees are still being ended"));
-                    return;
+                    break;
                 }
             }
         }
+        report
     }
 }
 
 pub(in crate::tracker) fn health_pass(core: &Arc<Core>) -> Result<Report> {
     let pass = PassRun::begin(PassKind::Health);
-    let mut report = Report::default();
     // 1. One pass at a time scans.
-    let found = scan_rows(core, &mut report)?;
+    let Found { mut report, due, left, unheld } = scan_rows(core)?;
     // 2. What takes a grace delays neither another pass nor a kill.
-    let awaited = end_due_trees(core, found.due);
-    report.absorb(try_again(core, found.left, &found.unheld));
-    awaited.absorb_into(&mut report);
+    let awaited = end_due_trees(core, due);
+    report.absorb(try_again(core, left, &unheld));
+    report.absorb(awaited.report());
     // 3. The record contains the outcomes.
-    record_health_pass(core, &pass, &mut report);
+    report.add_error(record_health_pass(core, &pass, &report));
     Ok(report)
 }
 
 /// Does the same on a thread that must not wait for the grace of a tree: trees are ended on another thread.
 pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Result<()> {
     let pass = PassRun::begin(PassKind::Health);
-    let mut report = Report::default();
-    let found = scan_rows(core, &mut report)?;
-    drop(end_due_trees(core, found.due));
-    let (left, unheld) = (found.left, found.unheld);
+    let Found { report, due, left, unheld } = scan_rows(core)?;
+    drop(end_due_trees(core, due));
     if !(left.is_empty() && unheld.is_empty()) {
         let theirs = Arc::clone(core);
         core.threads.run("procledger-left", move || {
@@ -164,69 +168,71 @@ pub(in crate::tracker) fn health_pass_without_waiting(core: &Arc<Core>) -> Resul
             let _ = try_again(&theirs, left, &unheld);
         });
     }
-    record_health_pass(core, &pass, &mut report);
+    // Logged as well: this pass has no caller that reads its report.
+    let _ = record_health_pass(core, &pass, &report);
     Ok(())
 }
 
-fn scan_rows(core: &Arc<Core>, report: &mut Report) -> Result<Found> {
+fn scan_rows(core: &Arc<Core>) -> Result<Found> {
     let _pass = core.scheduler.begin_pass();
     flush::try_flush(core);
     release::finish_late(core);
     settle::settle_claimed(core, &[]);
     adopted_zombies::reap_ended(core);
     adopted_zombies::reap_adopted(core);
-    let dead_instances = dead_instances(core, report);
-    let dead: Result<Vec<InstanceId>> = claims::dead_claimants(core);
-    if let Err(error) = dead.and_then(|dead| core.store.give_back(core.instance.id, &dead)) {
-        report.errors.push(error.to_string());
-    }
+    let mut scan = Scan::begin(core);
+    let dead = claims::dead_claimants(core);
+    scan.report.add_error(dead.and_then(|dead| core.store.give_back(core.instance.id, &dead)));
     let failed = |_: &_| core.counters().pass_failed(PassKind::Health);
     let rows = core.store.live().inspect_err(failed).inspect_err(|_| save_lost_wal(core))?;
     // Before any process is found alive: one that is alive afterwards had its PID while this snapshot was taken.
     let snapshot = core.proc.snapshot();
     let held = held_pidfds::held_alive(core, &rows);
-    let mut seen = Seen::default();
     let listed: HashSet<ProcessId> = rows.iter().map(|row| row.id).collect();
     for row in rows {
-        report.checked += 1;
+        scan.report.checked += 1;
         if row.owner == core.instance.id {
             let held = match (held.get(&row.id), &snapshot) {
                 (Some(fd), Ok(snapshot)) => seen_alive(&row, fd, snapshot),
                 _ => None,
             };
-            check_own(core, row, held, &mut seen, report);
+            scan.check_own(row, held);
         } else {
-            check_other(core, row, &dead_instances, report);
+            scan.check_other(row);
         }
     }
-    let removed = report.endings.len() + seen.dead.len();
-    settle_found(core, &seen.dead, report);
+    let removed = scan.report.endings.len() + scan.dead.len();
+    scan.report.endings.extend(settle_found(core, &scan.dead));
     settle_unlisted(core, &listed);
     core.registry.all().iter().for_each(|entry| entry.notice_keeper());
     keeper_departure::reap_departing(core);
     let due = match &snapshot {
-        Ok(snapshot) => descendants::record_members(core, snapshot, &seen.alive, report),
+        Ok(snapshot) => {
+            let (due, written) = descendants::record_members(core, snapshot, &scan.alive);
+            scan.report.add_error(written);
+            due
+        }
         Err(error) => {
-            report.errors.push(error.to_string());
+            scan.report.errors.push(error.to_string());
             Vec::new()
         }
     };
-    let mut left = claim_left(core, &seen.left, report);
-    left.extend(seen.strays.into_iter().map(|record| (Cause::stray(), record)));
     if removed > 0 {
         tracing::info!("Cleaned up {removed} dead processes from registry");
     }
-    Ok(Found { due, left, unheld: seen.unheld })
+    Ok(scan.finish(due))
 }
 
-fn record_health_pass(core: &Core, pass: &PassRun, report: &mut Report) {
-    if let Err(error) = core.store.record_pass(core.instance.id, &pass.record(report)) {
+/// Returns why the pass could not be recorded, if so.
+fn record_health_pass(core: &Core, pass: &PassRun, report: &Report) -> Result<()> {
+    let recorded = core.store.record_pass(core.instance.id, &pass.record(report));
+    if let Err(error) = &recorded {
         core.counters().pass_failed(PassKind::Health);
         save_lost_wal(core);
         tracing::error!("failed to record the health pass: {error}");
-        report.errors.push(error.to_string());
     }
     core.export.notify();
+    recorded
 }
 
 /// Saves a lost WAL, where that is the reason that the ledger can neither be read nor written.
@@ -236,40 +242,152 @@ fn save_lost_wal(core: &Core) {
     }
 }
 
-fn dead_instances(core: &Core, report: &mut Report) -> HashSet<InstanceId> {
-    match other_instances::judge_others(&core.store, &core.proc, &core.instance) {
-        Ok(others) => others
-            .into_iter()
-            .filter(|(_, life)| matches!(life, Life::Dead(_)))
-            .map(|(instance, _)| instance.id)
-            .collect(),
-        Err(error) => {
-            report.errors.push(error.to_string());
-            HashSet::new()
-        }
-    }
+fn dead_instances(core: &Core) -> Result<HashSet<InstanceId>> {
+    let others = other_instances::judge_others(&core.store, &core.proc, &core.instance)?;
+    let dead = others.into_iter().filter(|(_, life)| matches!(life, Life::Dead(_)));
+    Ok(dead.map(|(instance, _)| instance.id).collect())
 }
 
-/// `held`: it was already found alive by its pidfd.
-fn check_own(
-    core: &Arc<Core>,
-    row: ProcessRecord,
-    held: Option<Pinned>,
-    seen: &mut Seen,
-    report: &mut Report,
-) {
-    let probe = held
-        .map_or_else(|| Pinned::probe(&core.proc, core.place(), &row.spec.identity), Probe::Alive);
-    match probe {
-        Probe::Alive(pinned) => {
-            if is_left(core, &row) {
-                seen.left.push(row.clone());
-            }
-            seen.alive.push((row, pinned));
+impl<'a> Scan<'a> {
+    fn begin(core: &'a Arc<Core>) -> Self {
+        let mut scan = Self {
+            core,
+            dead_instances: HashSet::new(),
+            report: Report::default(),
+            alive: Vec::new(),
+            dead: Vec::new(),
+            left: Vec::new(),
+            strays: Vec::new(),
+            unheld: Vec::new(),
+        };
+        match dead_instances(core) {
+            Ok(dead) => scan.dead_instances = dead,
+            Err(error) => scan.report.errors.push(error.to_string()),
         }
-        Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
-        Probe::Zombie(pinned) => found_dead(core, &row, Some(pinned), seen, report),
-        Probe::Gone => found_dead(core, &row, None, seen, report),
+        scan
+    }
+
+    /// `held`: it was already found alive by its pidfd.
+    fn check_own(&mut self, row: ProcessRecord, held: Option<Pinned>) {
+        let core = self.core;
+        let probe = held.map_or_else(
+            || Pinned::probe(&core.proc, core.place(), &row.spec.identity),
+            Probe::Alive,
+        );
+        match probe {
+            Probe::Alive(pinned) => {
+                if is_left(core, &row) {
+                    self.left.push(row.clone());
+                }
+                self.alive.push((row, pinned));
+            }
+            Probe::Unknown(error) => self.suspect(row, &error.to_string()),
+            Probe::Zombie(pinned) => self.found_dead(row, Some(pinned)),
+            Probe::Gone => self.found_dead(row, None),
+        }
+    }
+
+    /// Settles a root that we hold with its status; a row without an entry is closed, unless an entry is about to be created.
+    fn found_dead(&mut self, row: ProcessRecord, pinned: Option<Pinned>) {
+        let core = self.core;
+        if let Some(entry) = core.registry.get(row.id) {
+            if let Some(fd) = entry.pidfd.clone().or_else(|| pinned.map(Pinned::into_fd)) {
+                note_last_seen(core, &entry);
+                self.dead.push((entry, fd));
+            } else {
+                self.found_reaped(row, entry);
+            }
+            return;
+        }
+        let at_the_gate = row.spec.root.is_none()
+            && row.life.state() == State::Running
+            && row.last_error.is_none()
+            && Millis::now().since(row.spec.started_at) < GATE_LIMIT;
+        let waits = core.pending.rows().contains(&row.id);
+        if at_the_gate || waits || row.life.state() == State::Ending {
+            return;
+        }
+        match left_behind::has_left_something(core, &row) {
+            Ok(true) => self.left.push(row),
+            Ok(false) => {
+                self.report.absorb(orphans::record_gone(core, &row));
+                if row.spec.root.is_some() {
+                    // If this process has adopted it, its zombie is reaped as well.
+                    core.zombies.unreaped.extend(pinned.map(Pinned::into_fd));
+                }
+            }
+            // Its row may be the only lead to the processes it left.
+            Err(error) => self.suspect(row, &error.to_string()),
+        }
+    }
+
+    /// A root of ours that we hold no pidfd of, reaped by another process: its status is lost, its end is not.
+    fn found_reaped(&mut self, row: ProcessRecord, entry: Arc<Tracked>) {
+        let core = self.core;
+        match left_behind::has_left_something(core, &row) {
+            Ok(true) if !entry.strays.keep => {
+                // Its row leads to the processes it left, and is closed together with them.
+                match core.store.claim(&[row.id], core.instance.id, Some(core.instance.id), None) {
+                    Ok(claimed) => self.strays.extend(claimed),
+                    Err(error) => self.report.errors.push(error.to_string()),
+                }
+                return self.unheld.push(entry);
+            }
+            Ok(_) => self.report.absorb(orphans::record_gone(core, &row)),
+            Err(error) => return self.suspect(row, &error.to_string()),
+        }
+        untrack_unobserved(core, &entry);
+    }
+
+    fn check_other(&mut self, row: ProcessRecord) {
+        let core = self.core;
+        match Pinned::probe(&core.proc, core.place(), &row.spec.identity) {
+            Probe::Alive(_) => return,
+            Probe::Unknown(error) => return self.suspect(row, &error.to_string()),
+            // A child that an exec left to this process: the orphan pass records how it ended.
+            Probe::Zombie(pinned) if matches!(pinned.fd().child_status(false), Ok(Some(_))) => {
+                return;
+            }
+            Probe::Zombie(_) | Probe::Gone => {}
+        }
+        if !self.dead_instances.contains(&row.owner) || row.life.state() == State::Ending {
+            return;
+        }
+        if keeper_end_logs::has_account(core, &row) {
+            let why = "its keeper ends the processes it left: `procledger reap` records that";
+            return self.suspect(row, why);
+        }
+        match left_behind::has_left_something(core, &row) {
+            Ok(false) => {}
+            Ok(true) => {
+                let why =
+                    "it is gone, but processes it left are alive: `procledger reap` ends them";
+                return self.suspect(row, why);
+            }
+            Err(error) => return self.suspect(row, &error.to_string()),
+        }
+        log_dead(row.spec.identity.pid, &task_text(row.spec.task_id.as_ref()));
+        self.report.absorb(orphans::record_gone(core, &row));
+    }
+
+    fn suspect(&mut self, row: ProcessRecord, why: &str) {
+        self.report.suspects.push(Suspect {
+            task_id: row.spec.task_id,
+            pid: row.spec.identity.pid,
+            command: row.spec.command,
+            why: why.to_owned(),
+        });
+    }
+
+    /// Claims what is to be retried. `due`: trees that have passed a limit, or had survived.
+    fn finish(mut self, due: Vec<(Arc<Tracked>, Cause)>) -> Found {
+        let claimed = claim_left(self.core, &self.left);
+        let mut left = claimed.unwrap_or_else(|error| {
+            self.report.errors.push(error.to_string());
+            Vec::new()
+        });
+        left.extend(self.strays.into_iter().map(|record| (Cause::stray(), record)));
+        Found { report: self.report, due, left, unheld: self.unheld }
     }
 }
 
@@ -286,22 +404,12 @@ fn is_left(core: &Core, row: &ProcessRecord) -> bool {
 }
 
 /// Claims such rows, so that they are retried once (invariant 12), each with its earlier kind of end.
-fn claim_left(
-    core: &Core,
-    left: &[ProcessRecord],
-    report: &mut Report,
-) -> Vec<(Cause, ProcessRecord)> {
+fn claim_left(core: &Core, left: &[ProcessRecord]) -> Result<Vec<(Cause, ProcessRecord)>> {
     if left.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let ids: Vec<ProcessId> = left.iter().map(|row| row.id).collect();
-    let claimed = match core.store.claim(&ids, core.instance.id, Some(core.instance.id), None) {
-        Ok(claimed) => claimed,
-        Err(error) => {
-            report.errors.push(error.to_string());
-            return Vec::new();
-        }
-    };
+    let claimed = core.store.claim(&ids, core.instance.id, Some(core.instance.id), None)?;
     let with_cause = |row: ProcessRecord| {
         let survived =
             left.iter().any(|old| old.id == row.id && old.life.state() == State::Survived);
@@ -318,7 +426,7 @@ fn claim_left(
         };
         (Cause { reason, leak, rule: RuleKey::SurvivedBefore.into() }, row)
     };
-    claimed.into_iter().map(with_cause).collect()
+    Ok(claimed.into_iter().map(with_cause).collect())
 }
 
 /// Ends claimed rows, all together, each with its own cause.
@@ -342,56 +450,6 @@ fn settle_unlisted(core: &Arc<Core>, listed: &HashSet<ProcessId>) {
     settle::settle(core, &settle::dead_among(core, unlisted));
 }
 
-/// Settles a root that we hold with its status; a row without an entry is closed, unless an entry is about to be created.
-fn found_dead(
-    core: &Arc<Core>,
-    row: &ProcessRecord,
-    pinned: Option<Pinned>,
-    seen: &mut Seen,
-    report: &mut Report,
-) {
-    if let Some(entry) = core.registry.get(row.id) {
-        if let Some(fd) = entry.pidfd.clone().or_else(|| pinned.map(Pinned::into_fd)) {
-            note_last_seen(core, &entry);
-            seen.dead.push((entry, fd));
-        } else {
-            // It has no entry, and was reaped by another process: its status is lost, its end is not.
-            match left_behind::has_left_something(core, row) {
-                Ok(true) if !entry.strays.keep => {
-                    claim_strays(core, row, seen, report);
-                    return seen.unheld.push(entry);
-                }
-                Ok(_) => orphans::record_gone(core, row, report),
-                Err(error) => {
-                    let suspect = unknown(row.clone(), &error.to_string());
-                    return report.suspects.push(suspect);
-                }
-            }
-            untrack_unobserved(core, &entry);
-        }
-        return;
-    }
-    let at_the_gate = row.spec.root.is_none()
-        && row.life.state() == State::Running
-        && row.last_error.is_none()
-        && Millis::now().since(row.spec.started_at) < GATE_LIMIT;
-    let waits = core.pending.rows().contains(&row.id);
-    if !at_the_gate && !waits && row.life.state() != State::Ending {
-        match left_behind::has_left_something(core, row) {
-            Ok(true) => seen.left.push(row.clone()),
-            Ok(false) => {
-                orphans::record_gone(core, row, report);
-                if row.spec.root.is_some() {
-                    // If this process has adopted it, its zombie is reaped as well.
-                    core.zombies.unreaped.extend(pinned.map(Pinned::into_fd));
-                }
-            }
-            // Its row may be the only lead to the processes it left.
-            Err(error) => report.suspects.push(unknown(row.clone(), &error.to_string())),
-        }
-    }
-}
-
 /// Releases a root whose exit status is unknown.
 fn untrack_unobserved(core: &Core, entry: &Tracked) {
     entry.publish(crate::model::ExitStatus::Unobserved);
@@ -399,52 +457,14 @@ fn untrack_unobserved(core: &Core, entry: &Tracked) {
     release::untrack(core, entry.root.row);
 }
 
-/// For a root of ours that is gone: its row leads to the processes it left, and is closed together with them.
-fn claim_strays(core: &Core, row: &ProcessRecord, seen: &mut Seen, report: &mut Report) {
-    match core.store.claim(&[row.id], core.instance.id, Some(core.instance.id), None) {
-        Ok(claimed) => seen.strays.extend(claimed),
-        Err(error) => report.errors.push(error.to_string()),
-    }
-}
-
-fn check_other(core: &Core, row: ProcessRecord, dead: &HashSet<InstanceId>, report: &mut Report) {
-    match Pinned::probe(&core.proc, core.place(), &row.spec.identity) {
-        Probe::Alive(_) => {}
-        Probe::Unknown(error) => report.suspects.push(unknown(row, &error.to_string())),
-        // A child that an exec left to this process: the orphan pass records how it ended.
-        Probe::Zombie(pinned) if matches!(pinned.fd().child_status(false), Ok(Some(_))) => {}
-        Probe::Zombie(_) | Probe::Gone => {
-            if dead.contains(&row.owner) && row.life.state() != State::Ending {
-                if keeper_end_logs::has_account(core, &row) {
-                    let why =
-                        "its keeper ends the processes it left: `procledger reap` records that";
-                    return report.suspects.push(unknown(row, why));
-                }
-                match left_behind::has_left_something(core, &row) {
-                    Ok(false) => {}
-                    Ok(true) => {
-                        let why = "it is gone, but processes it left are alive: `procledger reap` ends them";
-                        return report.suspects.push(unknown(row, why));
-                    }
-                    Err(error) => {
-                        return report.suspects.push(unknown(row, &error.to_string()));
-                    }
-                }
-                log_dead(row.spec.identity.pid, &task_text(row.spec.task_id.as_ref()));
-                orphans::record_gone(core, &row, report);
-            }
-        }
-    }
-}
-
-fn settle_found(core: &Arc<Core>, dead: &[Dead], report: &mut Report) {
-    for (entry, _) in dead {
+fn settle_found(core: &Arc<Core>, dead: &[Dead]) -> Vec<Ending> {
+    let ending = |(entry, _): &Dead| {
         let root = &entry.root;
         if root.origin == crate::model::Origin::Spawned {
             // For the others settling logs it.
             log_dead(root.identity.pid, &task_text(root.task.as_ref()));
         }
-        report.endings.push(Ending {
+        Ending {
             task_id: root.task.clone(),
             pid: root.identity.pid,
             command: root.command.to_vec(),
@@ -453,9 +473,11 @@ fn settle_found(core: &Arc<Core>, dead: &[Dead], report: &mut Report) {
             outcome: Outcome::Gone,
             died_after: None,
             obstacle: None,
-        });
-    }
+        }
+    };
+    let endings = dead.iter().map(ending).collect();
     settle::settle(core, dead);
+    endings
 }
 
 /// Ends roots of ours on another thread, all together, each for its own cause.
@@ -468,15 +490,6 @@ fn end_due_trees(core: &Arc<Core>, due: Vec<(Arc<Tracked>, Cause)>) -> Awaited {
     background::end_aside(core, due.collect());
     drop(answer);
     Awaited { answers, count, deadline: Instant::now() + grace + ENDS_LIMIT }
-}
-
-fn unknown(row: ProcessRecord, why: &str) -> Suspect {
-    Suspect {
-        task_id: row.spec.task_id,
-        pid: row.spec.identity.pid,
-        command: row.spec.command,
-        why: why.to_owned(),
-    }
 }
 
 /// Notes when a process that a health pass finds dead was last alive: at the previous pass, or at its start if it began

@@ -44,18 +44,14 @@ pub(in crate::tracker) fn import(core: &Arc<Core>, path: &Path) -> Result<Report
                 tracing::warn!("`{}`: {line}", path.display());
                 report.errors.push(line);
             }
-            import_entries(core, path, entries, &mut report)?;
+            report.absorb(import_entries(core, path, entries)?);
         }
     }
     Ok(report)
 }
 
-fn import_entries(
-    core: &Arc<Core>,
-    path: &Path,
-    entries: Vec<LegacyEntry>,
-    report: &mut Report,
-) -> Result<()> {
+fn import_entries(core: &Arc<Core>, path: &Path, entries: Vec<LegacyEntry>) -> Result<Report> {
+    let mut report = Report::default();
     let known = core.store.live()?;
     let new: Vec<LegacyEntry> = entries
         .into_iter()
@@ -66,7 +62,7 @@ fn import_entries(
         })
         .collect();
     if new.is_empty() {
-        return Ok(());
+        return Ok(report);
     }
     tracing::info!("Loaded {} persisted processes from {}", new.len(), path.display());
     let mut settled = Vec::new();
@@ -114,7 +110,7 @@ fn import_entries(
         }
     }
     report.add_error(outcome::write(core, None, settled));
-    Ok(())
+    Ok(report)
 }
 
 enum Verdict {

@@ -43,8 +43,15 @@ pub(in crate::tracker) fn reap_orphans(core: &Arc<Core>) -> Result<Report> {
     let deadline = Instant::now() + OTHER_REAPER_LIMIT;
     let mut report = orphan_pass(core)?;
     // A reaper that dies while we wait for it loses its claims to us.
-    while other_reaper_has_died(core, deadline, &mut report) {
-        report.absorb(orphan_pass(core)?);
+    loop {
+        match other_reaper_has_died(core, deadline) {
+            Ok(true) => report.absorb(orphan_pass(core)?),
+            Ok(false) => break,
+            Err(why) => {
+                report.errors.push(why);
+                break;
+            }
+        }
     }
     adopted_zombies::reap_former_roots(core);
     core.instance.mark_clean();
@@ -57,12 +64,9 @@ fn orphan_pass(core: &Arc<Core>) -> Result<Report> {
 
 fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
     let pass = PassRun::begin(PassKind::Orphan);
-    let mut report = Report::default();
-    let dead = find_dead(core, &mut report)?;
+    let (dead, mut report) = find_dead(core)?;
     // Rows of instances that cannot be judged as dead, but that have no claims any more.
-    if let Err(error) = claims::give_dead_claims_back(core, &dead) {
-        report.errors.push(error.to_string());
-    }
+    report.add_error(claims::give_dead_claims_back(core, &dead));
     let uid_limit = (core.instance.observer.uid != 0).then_some(core.instance.observer.uid);
     let claim = core.store.claim_orphans(
         core.instance.id,
@@ -72,7 +76,10 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
         pass.started_at,
     )?;
     log_loaded(core, &claim);
-    report_gone(core, &claim, &mut report);
+    report.absorb(report_gone(&claim));
+    if !claim.gone.is_empty() {
+        core.export.notify();
+    }
     let adopted = adopt(core, &claim.adopted);
     report.absorb(adopted.report);
     let cause = |replaced| Cause {
@@ -104,25 +111,26 @@ fn try_orphan_pass(core: &Arc<Core>) -> Result<Report> {
     Ok(report)
 }
 
-fn find_dead(core: &Core, report: &mut Report) -> Result<Vec<DeadInstance>> {
-    let mut dead = Vec::new();
+/// Returns the dead instances, and a report of those that cannot be judged.
+fn find_dead(core: &Core) -> Result<(Vec<DeadInstance>, Report)> {
+    let (mut dead, mut report) = (Vec::new(), Report::default());
     for (instance, life) in
         other_instances::judge_others_at_rest(&core.store, &core.proc, &core.instance)?
     {
         match life {
             Life::Alive => {}
             Life::Dead(record) => dead.push(record),
-            Life::Unknown(why) => report_unknown(core, &instance, &why, report),
+            Life::Unknown(why) => report.absorb(report_unknown(core, &instance, &why)),
         }
     }
-    Ok(dead)
+    Ok((dead, report))
 }
 
 /// Reports what an instance that cannot be judged has left; it is left alone.
-fn report_unknown(core: &Core, instance: &InstanceRecord, why: &str, report: &mut Report) {
+fn report_unknown(core: &Core, instance: &InstanceRecord, why: &str) -> Report {
     let rows = core.store.live_of(instance.id).unwrap_or_default();
-    report.checked += rows.len() as u64;
-    report.suspects.extend(rows.into_iter().map(|row| Suspect {
+    let checked = rows.len() as u64;
+    let suspect = |row: ProcessRecord| Suspect {
         task_id: row.spec.task_id,
         pid: row.spec.identity.pid,
         command: row.spec.command,
@@ -130,7 +138,8 @@ fn report_unknown(core: &Core, instance: &InstanceRecord, why: &str, report: &mu
             "its instance {} (pid {}) cannot be judged: {why}",
             instance.program, instance.identity.pid
         ),
-    }));
+    };
+    Report { checked, suspects: rows.into_iter().map(suspect).collect(), ..Report::default() }
 }
 
 /// The line of the former implementation; the path is the export's where there is one, as there.
@@ -142,20 +151,26 @@ fn log_loaded(core: &Core, claim: &OrphanClaim) {
     }
 }
 
-fn report_gone(core: &Core, claim: &OrphanClaim, report: &mut Report) {
-    report.checked += claim.gone.len() as u64;
-    report.endings.extend(claim.gone.iter().map(|row| Ending {
-        task_id: row.spec.task_id.clone(),
-        pid: row.spec.identity.pid,
-        command: row.spec.command.clone(),
-        rule: RuleKey::PlaceGone.sentence().into(),
-        evidence: "boot id or namespace".into(),
+fn report_gone(claim: &OrphanClaim) -> Report {
+    let ending = |row| gone(row, RuleKey::PlaceGone, "boot id or namespace");
+    Report {
+        checked: claim.gone.len() as u64,
+        endings: claim.gone.iter().map(ending).collect(),
+        ..Report::default()
+    }
+}
+
+/// Returns the report of a process that was found gone.
+fn gone(record: &ProcessRecord, rule: RuleKey, evidence: &str) -> Ending {
+    Ending {
+        task_id: record.spec.task_id.clone(),
+        pid: record.spec.identity.pid,
+        command: record.spec.command.clone(),
+        rule: rule.sentence().into(),
+        evidence: evidence.into(),
         outcome: Outcome::Gone,
         died_after: None,
         obstacle: None,
-    }));
-    if !claim.gone.is_empty() {
-        core.export.notify();
     }
 }
 
@@ -200,7 +215,7 @@ fn adopt(core: &Arc<Core>, records: &[ProcessRecord]) -> Concluded {
 }
 
 /// Records a row of ours, or of a dead instance, whose process is gone: not a leak, and how it ended is unknown.
-pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord, report: &mut Report) {
+pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord) -> Report {
     let end = End {
         reason: EndReason::Gone,
         status: ExitStatus::Unobserved,
@@ -209,42 +224,29 @@ pub(in crate::tracker) fn record_gone(core: &Core, record: &ProcessRecord, repor
     };
     let state =
         if record.life.state() == State::Survived { State::Survived } else { State::Running };
+    let mut report = Report::default();
     match core.store.end(record.id, state, end, None) {
         Ok(true) => {
             core.cgroups.remove_task_cgroup(record.spec.cgroup.as_ref());
-            report.endings.push(Ending {
-                task_id: record.spec.task_id.clone(),
-                pid: record.spec.identity.pid,
-                command: record.spec.command.clone(),
-                rule: RuleKey::Gone.sentence().into(),
-                evidence: "identity".into(),
-                outcome: Outcome::Gone,
-                died_after: None,
-                obstacle: None,
-            });
+            report.endings.push(gone(record, RuleKey::Gone, "identity"));
         }
         Ok(false) => {}
         Err(error) => report.errors.push(error.to_string()),
     }
+    report
 }
 
 /// Waits for rows that another reaper took over and is still ending: clean before new (invariant 8). Returns whether one of
-/// those reapers has died meanwhile.
-fn other_reaper_has_died(core: &Core, deadline: Instant, report: &mut Report) -> bool {
+/// those reapers has died meanwhile, or why that is unknown.
+fn other_reaper_has_died(core: &Core, deadline: Instant) -> Result<bool, String> {
     loop {
-        let live = match core.store.live_ending_by_others(core.instance.id) {
-            Ok(live) => live,
-            Err(error) => {
-                report.errors.push(error.to_string());
-                return false;
-            }
-        };
+        let live = core.store.live_ending_by_others(core.instance.id);
+        let live = live.map_err(|error| error.to_string())?;
         if live == 0 {
-            return false;
+            return Ok(false);
         }
         if Instant::now() >= deadline {
-            report.errors.push(format!("another instance is still ending {live} orphans"));
-            return false;
+            return Err(format!("another instance is still ending {live} orphans"));
         }
         std::thread::sleep(OTHER_REAPER_PAUSE);
         let died = |(instance, life): &(InstanceRecord, Life)| {
@@ -253,7 +255,7 @@ fn other_reaper_has_died(core: &Core, deadline: Instant, report: &mut Report) ->
         if other_instances::judge_others(&core.store, &core.proc, &core.instance)
             .is_ok_and(|others| others.iter().any(died))
         {
-            return true;
+            return Ok(true);
         }
     }
 }

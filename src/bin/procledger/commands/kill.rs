@@ -226,19 +226,12 @@ fn kill(
     let mut report = Report::default();
     for task in known {
         match tracker.kill_with(&[task], asked_by, how) {
-            Ok(one) => absorb(&mut report, one),
+            Ok(one) => report.absorb(one),
             Err(error) if error.is_not_found() => unknown.extend(TaskId::new(task).ok()),
             Err(error) => report.errors.push(chain(&error)),
         }
     }
     Ok((report, unknown))
-}
-
-fn absorb(report: &mut Report, other: Report) {
-    report.checked += other.checked;
-    report.endings.extend(other.endings);
-    report.suspects.extend(other.suspects);
-    report.errors.extend(other.errors);
 }
 
 #[cfg(test)]
